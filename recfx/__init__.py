@@ -1,0 +1,1 @@
+"""recfx: a graph optimiser for recommendation models on PyTorch."""

@@ -1,0 +1,66 @@
+"""The exceptions recfx raises: one small tree, so that `except recfx.RecfxError` catches them all.
+
+Every message says what is wrong, where it is, and what to do next; `RecfxError` takes the three apart so that none is
+forgotten.
+"""
+
+from __future__ import annotations
+
+
+class RecfxError(Exception):
+    """The root of every error recfx raises on purpose.
+
+    Args:
+        what: What is wrong, in one sentence.
+        where: The module path, graph node, input or user's source line it concerns.
+        hint: The next step for the reader.
+    """
+
+    def __init__(self, what: str, *, where: str | None = None, hint: str | None = None) -> None:
+        self.what = what
+        self.where = where
+        self.hint = hint
+        parts = [what]
+        if where:
+            parts.append(f"  where: {where}")
+        if hint:
+            parts.append(f"  next:  {hint}")
+        super().__init__("\n".join(parts))
+
+
+class CaptureError(RecfxError):
+    """The model could not be captured as a graph, or the captured graph does not compute what the model does."""
+
+
+class InputError(RecfxError, ValueError):
+    """Inputs that do not fit the model: wrong rank, dtype, device, batch size, missing or unknown names, bad ids."""
+
+
+class VerificationError(RecfxError):
+    """A program is malformed, or a pass changed what it computes."""
+
+
+class PipelineError(RecfxError):
+    """A pipeline that cannot run as written: unknown passes or options, broken ordering rules."""
+
+
+class PassError(RecfxError):
+    """A pass raised, or left a program that fails verification; `reproducer` is the folder to re-run it from."""
+
+    def __init__(
+        self, what: str, *, where: str | None = None, hint: str | None = None, reproducer: str | None = None
+    ) -> None:
+        super().__init__(what, where=where, hint=hint)
+        self.reproducer = reproducer
+
+
+class TargetError(RecfxError):
+    """A target that does not exist, is not installed here, or cannot run the program."""
+
+
+class ArtifactError(RecfxError):
+    """A saved model that is damaged, cut short, or written by an incompatible version."""
+
+
+class DataError(RecfxError, ValueError):
+    """Data files or arrays that do not have the expected format."""
