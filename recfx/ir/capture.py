@@ -1,0 +1,251 @@
+"""Capture: an nn.Module and example inputs become a `Program`.
+
+The ladder: `torch.export` non-strict, then strict, then a `CaptureError` that says what to change. A draft export is only ever used
+to explain. What was captured is compared with the user's model before anything else happens to it.
+"""
+
+from __future__ import annotations
+
+import io
+import logging
+import warnings
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager, redirect_stderr, redirect_stdout
+from typing import Any
+
+import torch
+from torch import fx
+from torch.utils import _pytree as pytree
+
+from recfx.errors import CaptureError
+from recfx.ir.crosscheck import compare_with_model
+from recfx.ir.explain_export import capture_error, draft_line, user_frame
+from recfx.ir.functionalize import functionalize
+from recfx.ir.inline import inline_regions
+from recfx.ir.inputs import Call, normalize_call
+from recfx.ir.jagged import opaque_sparse_modules
+from recfx.ir.program import Program, copy_module
+from recfx.ir.propagate import refresh
+from recfx.ir.shapes import BATCH, infer_dynamic_shapes, sizes_of, widen_batch
+from recfx.ir.signature import LeafSpec, Signature
+
+MAX_BATCH = 65536
+
+
+def capture(
+    model: torch.nn.Module,
+    args: Sequence[Any] = (),
+    kwargs: Mapping[str, Any] | None = None,
+    *,
+    dynamic_shapes: Any = None,
+    max_batch: int = MAX_BATCH,
+    check: bool = True,
+) -> Program:
+    """Captures a model in eval mode as a functional graph with a free batch dimension.
+
+    Args:
+        model: The model.
+        args: Example positional inputs: tensors, or any nesting of tuples, lists, dicts, dataclasses and
+            KeyedJaggedTensors of tensors and constants. Two rows or more is best; one row is repeated.
+        kwargs: Example keyword inputs.
+        dynamic_shapes: Which dimensions vary, in torch.export's form; by default dimension 0 of every tensor that has the
+            batch's size, from 1 to `max_batch`. False fixes all shapes to the example's.
+        max_batch: The largest batch the program shall take.
+        check: Compare with the model on other inputs and batch sizes.
+
+    Raises:
+        CaptureError: The model is in training mode, cannot be traced, writes to its inputs or state, is random in eval
+            mode, or the graph does not compute what the model does.
+        InputError: The example inputs do not fit `forward`.
+    """
+    _require_eval(model)
+    call = normalize_call(model, args, kwargs or {})
+    leaves, in_spec = pytree.tree_flatten((tuple(call.values), {}))
+    if dynamic_shapes is None:
+        leaves = widen_batch(leaves)
+    values = list(pytree.tree_unflatten(leaves, in_spec)[0])
+    call = call.with_values(values)
+    exported, method = _export(model, call, _shapes_for(call, dynamic_shapes, max_batch))
+    program = _to_program(exported, call, leaves, in_spec)
+    notes = [] if method == "non-strict" else ["captured with strict export (non-strict export failed)"]
+    notes += _range_notices(program.signature, max_batch if dynamic_shapes is None else None)
+    program.notices = tuple(notes)
+    if check:
+        program.notices += tuple(compare_with_model(program, model, call))
+    return program
+
+
+def _require_eval(model: torch.nn.Module) -> None:
+    training = [name or type(model).__name__ for name, module in model.named_modules() if module.training]
+    if training:
+        shown = ", ".join(training[:3]) + (" …" if len(training) > 3 else "")
+        raise CaptureError(
+            "the model is in training mode",
+            where=f"{len(training)} module(s): {shown}",
+            hint="call model.eval() first: dropout and batch statistics would change the answers",
+        )
+
+
+def _shapes_for(call: Call, dynamic_shapes: Any, max_batch: int) -> Any:
+    if dynamic_shapes is False:
+        return None
+    if dynamic_shapes is not None:
+        return dynamic_shapes
+    marks = infer_dynamic_shapes(tuple(call.values), max_batch)
+    return call.like_signature(marks)
+
+
+def _export(model: torch.nn.Module, call: Call, shapes: Any) -> tuple[torch.export.ExportedProgram, str]:
+    first: BaseException | None = None
+    for strict in (False, True):
+        try:
+            return _export_refining(model, call, shapes, strict), "strict" if strict else "non-strict"
+        except CaptureError:
+            raise
+        except Exception as error:  # noqa: BLE001 - export raises anything; the ladder decides
+            first = first or error
+    assert first is not None
+    with _quiet():
+        line = user_frame(first) or draft_line(model, call.args, call.kwargs, shapes)
+    raise capture_error(first, model, line) from first
+
+
+def _export_refining(model: torch.nn.Module, call: Call, shapes: Any, strict: bool) -> torch.export.ExportedProgram:
+    """Exports, narrowing the range of a dimension when the model's own branches on shapes demand it."""
+    from torch.export.dynamic_shapes import refine_dynamic_shapes_from_suggested_fixes
+
+    for _ in range(4):
+        try:
+            return _run_export(model, call, shapes, strict)
+        except torch._dynamo.exc.UserError as error:
+            text = str(error)
+            if "Suggested fixes" not in text or shapes is None:
+                raise
+            refined = refine_dynamic_shapes_from_suggested_fixes(text.split("\n\n")[0], shapes)
+            if _fixes_a_dim(refined):
+                raise
+            shapes = refined
+    return _run_export(model, call, shapes, strict)
+
+
+def _fixes_a_dim(shapes: Any) -> bool:
+    """Whether a refinement turned a free dimension into a number."""
+    return any(isinstance(leaf, int) and not isinstance(leaf, bool) for leaf in pytree.tree_leaves(shapes))
+
+
+def _run_export(model: torch.nn.Module, call: Call, shapes: Any, strict: bool) -> torch.export.ExportedProgram:
+    with _quiet(), opaque_sparse_modules(model) as wrapped:
+        return torch.export.export(wrapped, call.args, call.kwargs, dynamic_shapes=shapes, strict=strict)
+
+
+@contextmanager
+def _quiet() -> Iterator[None]:
+    """Export's own output is about its internals; what matters to the user becomes an error or a notice.
+
+    A failing export prints its partial graph, logs through loggers it creates on the way, and warns: all three are held back.
+    """
+    disabled = logging.root.manager.disable
+    logging.disable(logging.CRITICAL)
+    try:
+        with warnings.catch_warnings(), redirect_stdout(io.StringIO()), redirect_stderr(io.StringIO()):
+            warnings.simplefilter("ignore")
+            yield
+    finally:
+        logging.disable(disabled)
+
+
+def _to_program(
+    exported: torch.export.ExportedProgram, call: Call, leaves: Sequence[Any], in_spec: pytree.TreeSpec
+) -> Program:
+    with _quiet():
+        module = exported.module(check_guards=False)
+    assert isinstance(module, fx.GraphModule)
+    out_spec = exported.call_spec.out_spec
+    assert out_spec is not None
+    _drop_guard_calls(module)
+    module.graph.set_codegen(fx.graph.CodeGen())
+    inline_regions(module)
+    functionalize(module)
+    module = copy_module(module)
+    _flat_output(module)
+    refresh(module)
+    signature = _signature(exported, module, call, leaves, in_spec, out_spec)
+    return Program(module, signature, tuple(leaves), properties=frozenset({"functional"}))
+
+
+def _drop_guard_calls(module: fx.GraphModule) -> None:
+    for node in list(module.graph.nodes):
+        if node.op == "call_module" and node.target == "_guards_fn":
+            module.graph.erase_node(node)
+            delattr(module, "_guards_fn")
+
+
+def _flat_output(module: fx.GraphModule) -> None:
+    output = next(iter(reversed(module.graph.nodes)))
+    if not isinstance(output.args[0], tuple | list):
+        output.args = ((output.args[0],),)
+    else:
+        output.args = (tuple(output.args[0]),)
+    module.recompile()
+
+
+def _signature(
+    exported: torch.export.ExportedProgram,
+    module: fx.GraphModule,
+    call: Call,
+    leaves: Sequence[Any],
+    in_spec: pytree.TreeSpec,
+    out_spec: pytree.TreeSpec,
+) -> Signature:
+    names = _leaf_names(call)
+    symbols: dict[str, str] = {}
+    placeholders = module.graph.find_nodes(op="placeholder")
+    specs = []
+    for leaf_name, node, leaf in zip(names, placeholders, leaves, strict=True):
+        value = node.meta.get("val")
+        if isinstance(value, torch.Tensor):
+            if not symbols:
+                symbols.update(_batch_symbol(value, leaf))
+            specs.append(LeafSpec(leaf_name, "tensor", value.dtype, value.device, sizes_of(value, symbols)))
+        else:
+            specs.append(LeafSpec(leaf_name, "constant", value=leaf))
+    dims: dict[str, tuple[int, int | None]] = {}
+    for symbol, bounds in exported.range_constraints.items():
+        name = symbols.get(str(symbol))
+        if name is not None:
+            upper = int(bounds.upper) if bounds.upper.is_finite and int(bounds.upper) < 2**62 else None
+            dims[name] = (int(bounds.lower), upper)
+    return Signature(
+        parameters=call.names,
+        defaults=call.defaults,
+        in_spec=in_spec,
+        out_spec=out_spec,
+        leaves=tuple(specs),
+        dims=dims,
+        keyword_only=frozenset(call.kwargs),
+    )
+
+
+def _batch_symbol(value: torch.Tensor, leaf: Any) -> dict[str, str]:
+    if value.ndim and not isinstance(value.shape[0], int):
+        symbol = value.shape[0].node.expr
+        if symbol.is_Symbol:
+            return {str(symbol): BATCH}
+    return {}
+
+
+def _leaf_names(call: Call) -> list[str]:
+    names = []
+    for parameter, value in zip(call.names, call.values, strict=True):
+        for path, _ in pytree.tree_flatten_with_path(value)[0]:
+            names.append(parameter + pytree.keystr(path))
+    return names
+
+
+def _range_notices(signature: Signature, max_batch: int | None) -> list[str]:
+    if BATCH not in signature.dims or max_batch is None:
+        return []
+    low, high = signature.dims[BATCH]
+    if low > 1 or (high is not None and high < max_batch):
+        return [f"a branch on the batch size in forward limits the program to batches {low} to {high}"]
+    return []

@@ -1,0 +1,119 @@
+"""Turns what torch.export raised into a `CaptureError` that names the user's own line and what to change there."""
+
+from __future__ import annotations
+
+import os
+import re
+import traceback
+
+import torch
+
+import recfx
+from recfx.errors import CaptureError
+
+_ENGINE = (
+    os.path.dirname(torch.__file__),
+    os.path.dirname(recfx.__file__),
+    os.path.dirname(re.__file__),
+    "<",
+)
+
+# (pattern in the error's text, what is wrong, what to change)
+_CAUSES: tuple[tuple[str, str, str], ...] = (
+    (
+        r"pack_padded_sequence|_pack_padded_sequence",
+        "packed sequences depend on the values of the lengths",
+        "run the recurrent layer on the padded batch and mask its outputs by length",
+    ),
+    (
+        r"\.numpy\(\)|__array__|numpy\(\)|cannot be converted to numpy|Can't call numpy",
+        "forward converts a tensor to NumPy",
+        "do the computation with torch operators",
+    ),
+    (
+        r"Could not guard on data-dependent|data-dependent (expression|branching|control flow)|GuardOnDataDependent"
+        r"|Could not extract specialized integer|Cannot call item\(\)|\.item\(\)|tolist",
+        "forward takes a decision, or a size, from the values in a tensor",
+        "compute both sides and choose with torch.where, use torch.cond, or compute the size outside the model",
+    ),
+    (
+        r"specialized|Constraints violated|marked batch as dynamic|not all values of batch|Not all values of",
+        "forward fixes a dimension that must be free",
+        "take the size from x.shape[0] or write -1, never a literal; or pass dynamic_shapes for inputs that do not vary",
+    ),
+    (
+        r"new_zeros|torch\.zeros|must be tuple of ints|received an invalid combination of arguments",
+        "forward builds a tensor from sizes that are tensors",
+        "pass plain integers or x.shape[i] as sizes",
+    ),
+    (
+        r"Unsupported input type|unexpected type|pytree",
+        "an input has a type that cannot be captured",
+        "register it with torch.export.register_dataclass or torch.utils._pytree.register_pytree_node",
+    ),
+)
+
+
+def capture_error(error: BaseException, model: torch.nn.Module, line: str | None) -> CaptureError:
+    """Builds the error to raise from what export raised.
+
+    Args:
+        error: What `torch.export.export` raised.
+        model: The user's model.
+        line: The user's line it comes from, when known.
+    """
+    text = f"{type(error).__name__}: {error}"
+    what, hint = "torch.export could not trace forward", "change that line"
+    for pattern, cause, mend in _CAUSES:
+        if re.search(pattern, f"{text}\n{line or ''}", flags=re.IGNORECASE):
+            what, hint = cause, mend
+            break
+    return CaptureError(
+        f"{type(model).__name__} could not be captured: {what} ({_first_lines(text)})",
+        where=line or f"forward of {type(model).__name__}",
+        hint=f"{hint}; a part of the model can be optimized on its own: recfx.optimize(model.submodule, ...)",
+    )
+
+
+def user_frame(error: BaseException) -> str | None:
+    """The innermost line of the traceback that is neither torch's nor recfx's, as `file:line: code`."""
+    seen: BaseException | None = error
+    while seen is not None:
+        for frame in reversed(traceback.extract_tb(seen.__traceback__)):
+            if not frame.filename.startswith(_ENGINE) and "importlib" not in frame.filename:
+                if frame.name == "<module>" and seen is error:
+                    break
+                if _called_recfx(frame.line):
+                    break
+                return f"{frame.filename}:{frame.lineno} in {frame.name}: {frame.line}"
+        seen = seen.__cause__ or seen.__context__
+    return None
+
+
+def _called_recfx(line: str | None) -> bool:
+    return bool(line and re.search(r"\b(optimize|capture)\(", line))
+
+
+def _first_lines(text: str, limit: int = 300) -> str:
+    short = " ".join(text.split())
+    return short if len(short) <= limit else short[:limit] + " …"
+
+
+def draft_line(
+    model: torch.nn.Module, args: tuple[object, ...], kwargs: dict[str, object], shapes: object
+) -> str | None:
+    """The user's line that a draft export finds at fault, or None when it finds none or fails itself.
+
+    A draft specialises and guesses where a real export stops, so it gets further and records where each guess was made.
+    """
+    try:
+        draft = torch.export.draft_export(model, args, kwargs, dynamic_shapes=shapes, strict=False)  # type: ignore[arg-type]
+    except Exception as error:  # noqa: BLE001 - the draft is only asked for a better message; its own failure has one too
+        return user_frame(error)
+    report = getattr(draft, "_report", None)
+    for failure in getattr(report, "failures", []):
+        for frame in reversed(failure.data.get("user_stack") or failure.data.get("stack") or []):
+            file = report.str_to_filename.get(frame["filename"], "")  # type: ignore[union-attr]
+            if file and not file.startswith(_ENGINE):
+                return f"{file}:{frame['line']} in {frame['name']}: {frame['loc']}"
+    return None

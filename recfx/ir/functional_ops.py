@@ -1,0 +1,118 @@
+"""The out-of-place form of each in-place operator."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import torch
+from torch import fx
+
+from recfx.errors import CaptureError
+from recfx.ir.program import where
+
+_aten = torch.ops.aten
+
+
+def is_inplace(node: fx.Node) -> bool:
+    """Whether the node writes to one of its arguments."""
+    target = node.target
+    return (
+        node.op == "call_function" and isinstance(target, torch._ops.OpOverload) and _written_index(target) is not None
+    )
+
+
+def written_argument(node: fx.Node) -> fx.Node:
+    """The argument an in-place node writes to.
+
+    Raises:
+        CaptureError: It writes to a list of tensors or to a keyword `out=`, which has no functional form here.
+    """
+    target = node.target
+    assert isinstance(target, torch._ops.OpOverload)
+    index = _written_index(target)
+    written = node.args[index] if index is not None and index < len(node.args) else None
+    if not isinstance(written, fx.Node):
+        raise CaptureError(
+            f"{target} writes to its arguments in a form that cannot be made functional",
+            where=where(node),
+            hint="use the operator that returns a new tensor",
+        )
+    return written
+
+
+def functional_call(graph: fx.Graph, node: fx.Node, like: fx.Node) -> fx.Node:
+    """Inserts the out-of-place form of an in-place node, with the dtype and shape of what it wrote to.
+
+    Raises:
+        CaptureError: There is no such form.
+    """
+    target, args = node.target, node.args
+    value = like.meta["val"]
+    source: Any = args[1] if len(args) > 1 else None
+    if target is _aten.copy_.default:
+        new = _fit(graph, source, args[0], value, node)
+    elif target is _aten.zero_.default:
+        new = graph.call_function(_aten.zeros_like.default, (args[0],))
+    elif target is _aten.fill_.Scalar:
+        new = graph.call_function(_aten.full_like.default, (args[0], source))
+    elif target is _aten.fill_.Tensor:
+        new = _fit(graph, source, args[0], value, node)
+    else:
+        new = graph.call_function(_functional_overload(node), args, dict(node.kwargs))
+        new.meta = dict(node.meta)
+        dtype = _result_dtype(new)
+        if dtype is not None and dtype is not value.dtype:
+            new = graph.call_function(_aten.to.dtype, (new, value.dtype))
+    if new is not source:
+        new.meta = {**node.meta, "val": value}
+    return new
+
+
+def _fit(graph: fx.Graph, source: fx.Node, target: Any, value: torch.Tensor, node: fx.Node) -> fx.Node:
+    """`source` converted and broadcast to the dtype and shape of `target`."""
+    held = source.meta.get("val")
+    if not isinstance(held, torch.Tensor) or held.dtype is not value.dtype:
+        source = graph.call_function(_aten.to.dtype, (source, value.dtype))
+        source.meta = dict(node.meta)
+    if not isinstance(held, torch.Tensor) or tuple(held.shape) != tuple(value.shape):
+        source = graph.call_function(_aten.expand_as.default, (source, target))
+        source.meta = dict(node.meta)
+    return source
+
+
+def _result_dtype(node: fx.Node) -> torch.dtype | None:
+    """The dtype an out-of-place node gives, from running it on fake values."""
+    fakes = [n.meta.get("val") for n in node.all_input_nodes]
+    tensor = next((f for f in fakes if isinstance(f, torch.Tensor)), None)
+    if tensor is None:
+        return None
+    args, kwargs = fx.map_arg((node.args, node.kwargs), lambda n: n.meta.get("val"))
+    assert callable(node.target)
+    with tensor.fake_mode, torch.no_grad():  # type: ignore[attr-defined]
+        result = node.target(*args, **kwargs)
+    return result.dtype if isinstance(result, torch.Tensor) else None
+
+
+def _functional_overload(node: fx.Node) -> torch._ops.OpOverload:
+    target = node.target
+    assert isinstance(target, torch._ops.OpOverload)
+    namespace, name = target._schema.name.split("::")
+    packet = getattr(getattr(torch.ops, namespace), name.removesuffix("_"), None)
+    if packet is not None and name.endswith("_"):
+        wanted = [str(a.type) for a in target._schema.arguments]
+        for overload in packet.overloads():
+            candidate: torch._ops.OpOverload = getattr(packet, overload)
+            if _written_index(candidate) is None and [str(a.type) for a in candidate._schema.arguments] == wanted:
+                return candidate
+    raise CaptureError(
+        f"{target} writes to its argument and has no out-of-place form known to recfx",
+        where=where(node),
+        hint="use the operator that returns a new tensor",
+    )
+
+
+def _written_index(target: torch._ops.OpOverload) -> int | None:
+    for index, argument in enumerate(target._schema.arguments):
+        if argument.alias_info is not None and argument.alias_info.is_write:
+            return index
+    return None

@@ -1,0 +1,125 @@
+"""Readable text of a program: nodes grouped by the user's modules, tables and weights with their sizes."""
+
+from __future__ import annotations
+
+import operator
+import re
+from collections.abc import Mapping
+from typing import Any
+
+import torch
+from torch import fx
+
+from recfx.ir.program import Program, module_path
+
+_TABLE_OPS = (
+    torch.ops.aten.embedding.default,
+    torch.ops.aten.embedding_bag.default,
+    torch.ops.aten.embedding_bag.padding_idx,
+)
+
+
+def render(program: Program, *, max_nodes: int | None = None) -> str:
+    """The program as text.
+
+    Args:
+        program: The program.
+        max_nodes: Stop after so many operators, saying how many were left out.
+    """
+    lines = [f"program({', '.join(map(str, program.signature.leaves))})"]
+    for name, (low, high) in program.signature.dims.items():
+        lines.append(f"  {name} in {low}..{'' if high is None else high}")
+    lines += _state_lines(program)
+    names = symbol_names(program)
+    path = None
+    calls = [n for n in program.graph.nodes if n.op == "call_function"]
+    for shown, node in enumerate(calls):
+        if max_nodes is not None and shown == max_nodes:
+            lines.append(f"  … {len(calls) - shown} more operators")
+            break
+        here = module_path(node)
+        if here != path:
+            lines.append(f"  [{here or 'top level'}]")
+            path = here
+        lines.append(f"    {describe(node, names)}")
+    output = next(iter(reversed(program.graph.nodes)))
+    lines.append(f"  return {_argument(output.args[0])}")
+    return "\n".join(lines)
+
+
+def symbol_names(program: Program) -> dict[str, str]:
+    """Symbol of the captured shapes (`s11`) -> the dimension's name (`batch`)."""
+    names: dict[str, str] = {}
+    for spec, node in zip(program.signature.leaves, program.placeholders(), strict=True):
+        value = node.meta.get("val")
+        if isinstance(value, torch.Tensor):
+            names |= {
+                str(size): want
+                for want, size in zip(spec.shape, value.shape, strict=True)
+                if isinstance(want, str) and want in program.signature.dims
+            }
+    return names
+
+
+def describe(node: fx.Node, names: Mapping[str, str] | None = None) -> str:
+    """One operator as `name: type = operator(arguments)`; `names` translates shape symbols."""
+    arguments = [_argument(a) for a in node.args] + [f"{k}={_argument(v)}" for k, v in node.kwargs.items()]
+    return (
+        f"{node.name}: {value_text(node.meta.get('val'), names)} = {operator_name(node.target)}({', '.join(arguments)})"
+    )
+
+
+def operator_name(target: Any) -> str:
+    """`aten.linear`, `aten.add.Tensor`, `getitem`."""
+    if isinstance(target, torch._ops.OpOverload):
+        return str(target).removesuffix(".default")
+    if target is operator.getitem:
+        return "getitem"
+    return getattr(target, "__name__", str(target))
+
+
+def value_text(value: Any, names: Mapping[str, str] | None = None) -> str:
+    """`float32[batch, 13]` for a fake tensor; the nesting of it for several."""
+    if isinstance(value, torch.Tensor):
+        sizes = ", ".join(str(s) for s in value.shape)
+        for symbol, name in (names or {}).items():
+            sizes = re.sub(rf"\b{symbol}\b", name, sizes)
+        return f"{str(value.dtype).removeprefix('torch.')}[{sizes}]"
+    if isinstance(value, tuple | list):
+        return f"({', '.join(value_text(v, names) for v in value)})"
+    return type(value).__name__ if value is not None else "?"
+
+
+def human_bytes(count: float) -> str:
+    """`26.6 MB`; powers of 1000."""
+    for unit in ("B", "kB", "MB", "GB"):
+        if count < 1000:
+            return f"{count:.0f} {unit}" if unit == "B" else f"{count:.1f} {unit}"
+        count /= 1000
+    return f"{count:.1f} TB"
+
+
+def _state_lines(program: Program) -> list[str]:
+    tables = {
+        str(node.args[0].target)
+        for node in program.graph.nodes
+        if node.target in _TABLE_OPS and isinstance(node.args[0], fx.Node) and node.args[0].op == "get_attr"
+    }
+    lines = []
+    for name, tensor in program.state().items():
+        if not isinstance(tensor, torch.Tensor):
+            continue
+        kind = "table " if name in tables else "weight"
+        size = human_bytes(tensor.numel() * tensor.element_size())
+        lines.append(f"  {kind} {name}: {value_text(tensor)}, {size}")
+    if lines:
+        lines.append(f"  {human_bytes(program.state_bytes())} of state in all")
+    return lines
+
+
+def _argument(value: Any) -> str:
+    if isinstance(value, fx.Node):
+        return str(value.target) if value.op == "get_attr" else value.name
+    if isinstance(value, tuple | list):
+        return f"[{', '.join(map(_argument, value))}]"
+    return str(value)

@@ -1,0 +1,202 @@
+"""`Program`: a captured model, the value every pass takes and returns."""
+
+from __future__ import annotations
+
+import dataclasses
+from collections.abc import Sequence
+from enum import Enum
+from typing import Any
+
+import torch
+from torch import fx
+
+from recfx.ir.signature import Signature
+
+
+class Origin(Enum):
+    """Where an input's rows come from: one per request, one per candidate item, or the same at every call."""
+
+    REQUEST = "request"
+    CANDIDATE = "candidate"
+    CONSTANT = "constant"
+
+
+@dataclasses.dataclass(frozen=True)
+class Applied:
+    """One rewrite that was made, or refused by the gate.
+
+    Attributes:
+        index: Its number among all rewrites asked for in this run, from 0.
+        pass_name: The pass that made it.
+        rule: The rule inside the pass.
+        node: Name of the graph node it was made at.
+        where: Module path of that node.
+        allowed: False when the gate refused it.
+    """
+
+    index: int
+    pass_name: str
+    rule: str
+    node: str
+    where: str
+    allowed: bool = True
+
+
+@dataclasses.dataclass
+class Program:
+    """A model as a functional graph of ATen (training dialect) and recfx operators, with what is known about it.
+
+    Attributes:
+        module: The graph module. Placeholders are the leaves of `signature`, in order; parameters and buffers are
+            `get_attr` nodes carrying the user's own names; the output is a flat tuple.
+        signature: The calling convention.
+        example: One set of leaves, used for checks and measurements.
+        properties: Facts that passes established ("functional", "canonical", ...).
+        history: Every rewrite made so far.
+        origins: Leaf name -> where its rows come from; leaves not named are `Origin.CANDIDATE`.
+        notices: What the user should know about the capture, in plain sentences.
+    """
+
+    module: fx.GraphModule
+    signature: Signature
+    example: tuple[Any, ...]
+    properties: frozenset[str] = frozenset()
+    history: tuple[Applied, ...] = ()
+    origins: dict[str, Origin] = dataclasses.field(default_factory=dict)
+    notices: tuple[str, ...] = ()
+
+    @property
+    def graph(self) -> fx.Graph:
+        """The graph of `module`."""
+        return self.module.graph
+
+    def clone(self) -> Program:
+        """A copy whose graph can be edited freely; tensors are shared, nodes and their `meta` dictionaries are not."""
+        return dataclasses.replace(self, module=copy_module(self.module), origins=dict(self.origins))
+
+    def placeholders(self) -> list[fx.Node]:
+        """The input nodes, in the order of `signature.leaves`."""
+        return list(self.graph.find_nodes(op="placeholder"))
+
+    def state(self) -> dict[str, torch.Tensor]:
+        """Parameters, buffers and constants the graph reads: name -> tensor, in order of first use."""
+        found: dict[str, torch.Tensor] = {}
+        for node in self.graph.find_nodes(op="get_attr"):
+            name = str(node.target)
+            if name not in found:
+                found[name] = get_state(self.module, name)
+        return found
+
+    def state_bytes(self) -> int:
+        """Bytes of the state, counting storage that several names share once."""
+        storages = {t.untyped_storage().data_ptr(): t.untyped_storage().nbytes() for t in self.state().values()}
+        return sum(storages.values())
+
+    def run(self, leaves: Sequence[Any]) -> list[Any]:
+        """Runs the graph on flat inputs, node by node, without gradients, and returns the flat outputs.
+
+        This is the slow, plain meaning of the program; targets make fast versions of it.
+        """
+        with torch.no_grad():
+            outputs = fx.Interpreter(self.module).run(*leaves)
+        return list(outputs)
+
+    def __call__(self, *args: Any, **kwargs: Any) -> Any:
+        """Runs the program on inputs in the user's own form."""
+        leaves = self.signature.flatten(args, kwargs)
+        self.signature.check(leaves)
+        return self.signature.unflatten(self.run(leaves))
+
+    def __str__(self) -> str:
+        from recfx.ir.printer import render
+
+        return render(self)
+
+
+def copy_module(module: fx.GraphModule) -> fx.GraphModule:
+    """Copies a graph module: new nodes with their own `meta`, the same tensors, no unused attributes."""
+    graph = fx.Graph()
+    copies: dict[fx.Node, fx.Node] = {}
+    output = graph.graph_copy(module.graph, copies)
+    for old, new in copies.items():
+        new.meta = dict(old.meta)
+    graph.output(output)
+    old_output = next(iter(reversed(module.graph.nodes)))
+    next(iter(reversed(graph.nodes))).meta = dict(old_output.meta)
+    return fx.GraphModule(module, graph)
+
+
+def get_state(module: torch.nn.Module, name: str) -> Any:
+    """The attribute at a dotted path of a module."""
+    value: Any = module
+    for part in name.split("."):
+        value = getattr(value, part)
+    return value
+
+
+def set_state(module: torch.nn.Module, name: str, tensor: torch.Tensor) -> None:
+    """Stores a tensor at a dotted path, as a parameter when it is one and as a buffer otherwise."""
+    *path, last = name.split(".")
+    owner = module
+    for part in path:
+        if not hasattr(owner, part):
+            owner.add_module(part, torch.nn.Module())
+        owner = getattr(owner, part)
+    if hasattr(owner, last):
+        delattr(owner, last)
+    if isinstance(tensor, torch.nn.Parameter):
+        owner.register_parameter(last, tensor)
+    else:
+        owner.register_buffer(last, tensor)
+
+
+def unused_name(module: torch.nn.Module, stem: str) -> str:
+    """A dotted path like `stem` at which the module holds nothing yet."""
+    name, number = stem, 0
+    while _holds(module, name):
+        number += 1
+        name = f"{stem}_{number}"
+    return name
+
+
+def _holds(module: torch.nn.Module, name: str) -> bool:
+    try:
+        get_state(module, name)
+    except AttributeError:
+        return False
+    return True
+
+
+def module_path(node: fx.Node) -> str:
+    """The user's module path a node came from (`bottom.0`), or "" for the top level."""
+    stack = node.meta.get("nn_module_stack")
+    if not stack:
+        return ""
+    path = str(next(reversed(stack.values()))[0])
+    if path.startswith("_empty_nn_module_stack"):
+        return ""
+    return path.removeprefix("L['self']").removeprefix(".")
+
+
+def user_line(node: fx.Node) -> str | None:
+    """The last line of the user's source a node came from, as `file:line: code`, when it is known."""
+    trace = node.meta.get("stack_trace")
+    if not trace:
+        return None
+    lines = [line.strip() for line in str(trace).strip().splitlines()]
+    frames = [i for i, line in enumerate(lines) if line.startswith("File ")]
+    if not frames:
+        return None
+    last = frames[-1]
+    code = lines[last + 1] if last + 1 < len(lines) else ""
+    return f"{lines[last].removeprefix('File ')}: {code}"
+
+
+def where(node: fx.Node) -> str:
+    """A node for humans: its name, operator, module path and source line."""
+    parts = [f"{node.name} = {node.target}"]
+    if path := module_path(node):
+        parts.append(f"in module {path!r}")
+    if line := user_line(node):
+        parts.append(f"at {line}")
+    return " ".join(parts)

@@ -1,0 +1,151 @@
+"""Fake-value propagation: what every node of a program will be (dtype, symbolic shape), without computing it."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+from typing import Any
+
+import torch
+from torch import fx
+from torch._subclasses.fake_tensor import FakeTensorMode
+from torch.fx.experimental.symbolic_shapes import ShapeEnv, free_unbacked_symbols
+
+from recfx.errors import VerificationError
+from recfx.ir.program import get_state, where
+
+
+def fake_mode_of(graph: fx.Graph) -> FakeTensorMode:
+    """The fake mode the placeholders' values live in; a new one when no placeholder holds a tensor."""
+    for node in graph.nodes:
+        value = node.meta.get("val")
+        if isinstance(value, torch._subclasses.FakeTensor):
+            return value.fake_mode
+    return FakeTensorMode(shape_env=ShapeEnv(), allow_non_fake_inputs=False)
+
+
+def propagate(module: fx.GraphModule, nodes: Iterable[fx.Node] | None = None) -> dict[fx.Node, Any]:
+    """Computes the fake value of every node from the placeholders' `meta["val"]`, without storing anything.
+
+    Args:
+        module: The graph module.
+        nodes: Compute only these (they must be in graph order); the values of all others are taken from `meta`.
+
+    Returns:
+        Node -> fake value (tensor, SymInt, number, or a tuple or list of those).
+
+    Raises:
+        VerificationError: An operator rejects the shapes or dtypes it is given.
+    """
+    mode = fake_mode_of(module.graph)
+    wanted = None if nodes is None else set(nodes)
+    values: dict[fx.Node, Any] = {}
+
+    def value_of(node: fx.Node) -> Any:
+        return values[node] if node in values else node.meta.get("val")
+
+    for node in module.graph.nodes:
+        if wanted is not None and node not in wanted:
+            continue
+        if node.op == "call_function":
+            values[node] = _call(node, value_of, mode)
+        elif node.op == "get_attr":
+            values[node] = _fake_state(module, node, mode)
+        elif node.op == "output":
+            values[node] = fx.map_arg(node.args[0], value_of)
+        else:
+            values[node] = node.meta.get("val")
+    return values
+
+
+def refresh(module: fx.GraphModule, nodes: Iterable[fx.Node] | None = None) -> None:
+    """Stores the fake value of every node (or of `nodes`) in its `meta["val"]`.
+
+    Raises:
+        VerificationError: As `propagate`.
+    """
+    for node, value in propagate(module, nodes).items():
+        if node.op != "output":
+            node.meta["val"] = value
+            node.meta.pop("tensor_meta", None)
+
+
+def fake_inputs(
+    shapes: Iterable[tuple[tuple[int | str, ...], torch.dtype, torch.device]],
+) -> list[torch.Tensor]:
+    """Fresh fake tensors in a new fake mode, one symbol for each dimension name; for graphs that are built by hand.
+
+    Args:
+        shapes: For each tensor its sizes (integers, dimension names or expressions over names), dtype and device.
+    """
+    from torch._dynamo.source import ConstantSource
+    from torch.fx.experimental.symbolic_shapes import DimDynamic
+
+    env = ShapeEnv()
+    mode = FakeTensorMode(shape_env=env)
+    symbols: dict[str, Any] = {}
+
+    def size(entry: int | str) -> Any:
+        if isinstance(entry, int):
+            return entry
+        if entry.isidentifier() and entry not in symbols:
+            source = ConstantSource(entry)
+            hint = 7 + len(symbols)
+            symbol = env.create_symbol(hint, source, DimDynamic.DYNAMIC, constraint_dim=None)
+            symbols[entry] = env.create_symintnode(symbol, hint=hint, source=source)
+        return eval(entry, {"__builtins__": {}}, symbols)
+
+    with mode:
+        return [torch.empty([size(s) for s in sizes], dtype=dtype, device=device) for sizes, dtype, device in shapes]
+
+
+def _call(node: fx.Node, value_of: Any, mode: FakeTensorMode) -> Any:
+    args, kwargs = fx.map_arg((node.args, node.kwargs), value_of)
+    env = mode.shape_env
+    assert callable(node.target)
+    try:
+        with torch.no_grad(), mode:
+            if env is None:
+                return node.target(*args, **kwargs)
+            with env.ignore_fresh_unbacked_symbols():
+                result = node.target(*args, **kwargs)
+    except Exception as error:
+        described = ", ".join(_describe(a) for a in args)
+        raise VerificationError(
+            f"{node.target} rejects its arguments: {str(error).splitlines()[0] if str(error) else type(error).__name__}",
+            where=f"{where(node)} with ({described})",
+        ) from error
+    known = node.meta.get("val")
+    if known is not None and _fresh_unbacked(result, args, kwargs):
+        return known  # a data-dependent size keeps the symbol it already has
+    return result
+
+
+def _fresh_unbacked(result: Any, args: Any, kwargs: Any) -> bool:
+    made = free_unbacked_symbols(result) if _sized(result) else set()
+    if not made:
+        return False
+    had: set[Any] = set()
+    for value in torch.utils._pytree.tree_leaves((args, kwargs)):
+        if _sized(value):
+            had |= free_unbacked_symbols(value)
+    return bool(made - had)
+
+
+def _sized(value: Any) -> bool:
+    leaves = torch.utils._pytree.tree_leaves(value)
+    return bool(leaves) and all(
+        isinstance(v, torch.Tensor | torch.SymInt | torch.SymFloat | torch.SymBool) for v in leaves
+    )
+
+
+def _fake_state(module: fx.GraphModule, node: fx.Node, mode: FakeTensorMode) -> Any:
+    tensor = get_state(module, str(node.target))
+    if not isinstance(tensor, torch.Tensor):
+        return tensor
+    return mode.from_tensor(tensor, static_shapes=True)
+
+
+def _describe(value: Any) -> str:
+    if isinstance(value, torch.Tensor):
+        return f"{str(value.dtype).removeprefix('torch.')}{list(value.shape)}"
+    return repr(value) if not isinstance(value, list | tuple) else f"[{', '.join(_describe(v) for v in value)}]"

@@ -1,0 +1,313 @@
+"""Programs as plain JSON and tensors, without pickle: the form that artifacts and reproducer folders are written in."""
+
+from __future__ import annotations
+
+import importlib
+import math
+import operator
+from collections.abc import Callable
+from typing import Any
+
+import torch
+from torch import fx
+from torch.utils import _pytree as pytree
+
+from recfx.errors import ArtifactError
+from recfx.ir.program import Origin, Program, get_state, set_state
+from recfx.ir.propagate import fake_inputs, refresh
+from recfx.ir.signature import LeafSpec, Signature
+
+FORMAT = 1
+
+_KINDS: dict[str, type] = {
+    "dtype": torch.dtype,
+    "layout": torch.layout,
+    "memory_format": torch.memory_format,
+}
+_SIZE_OPERATORS = (
+    "sym_max",
+    "sym_min",
+    "sym_not",
+    "sym_int",
+    "sym_float",
+    "sym_ite",
+    "sym_sum",
+    "_check",
+    "_check_is_size",
+)
+
+
+def to_json(program: Program) -> tuple[dict[str, Any], dict[str, torch.Tensor]]:
+    """A program as a JSON-able dictionary and the tensors it refers to, storage shared by several names stored once.
+
+    The example inputs are not part of it.
+
+    Raises:
+        ArtifactError: The program holds something that has no plain form.
+    """
+    tensors, state = _encode_state(program)
+    nodes = []
+    for node in program.graph.nodes:
+        entry: dict[str, Any] = {"op": node.op, "name": node.name}
+        if node.op in ("call_function", "get_attr"):
+            entry["target"] = _encode_target(node)
+        if node.op != "placeholder":
+            entry["args"] = [encode(a) for a in node.args]
+        if node.kwargs:
+            entry["kwargs"] = {k: encode(v) for k, v in node.kwargs.items()}
+        if path := _plain_path(node):
+            entry["path"] = path
+        nodes.append(entry)
+    document = {
+        "format": FORMAT,
+        "nodes": nodes,
+        "state": state,
+        "signature": _encode_signature(program.signature),
+        "properties": sorted(program.properties),
+        "origins": {name: origin.value for name, origin in program.origins.items()},
+        "notices": list(program.notices),
+    }
+    return document, tensors
+
+
+def from_json(document: dict[str, Any], tensors: dict[str, torch.Tensor], example: tuple[Any, ...] = ()) -> Program:
+    """Rebuilds a program, with its fake values recomputed.
+
+    Raises:
+        ArtifactError: The document names an operator that this installation does not have, or is of another format.
+    """
+    if document.get("format") != FORMAT:
+        raise ArtifactError(
+            f"the program is of format {document.get('format')!r}, this recfx reads format {FORMAT}",
+            hint="optimize and save the model again with this version",
+        )
+    root = torch.nn.Module()
+    for name, entry in document["state"].items():
+        set_state(root, name, _decode_tensor(entry, tensors))
+    signature = _decode_signature(document["signature"])
+    graph = fx.Graph()
+    known: dict[str, fx.Node] = {}
+    for entry in document["nodes"]:
+        known[entry["name"]] = _add_node(graph, entry, known)
+    module = fx.GraphModule(root, graph)
+    tensor_leaves = [leaf for leaf in signature.leaves if leaf.kind == "tensor"]
+    fakes = iter(fake_inputs([(leaf.shape, leaf.dtype, leaf.device) for leaf in tensor_leaves]))  # type: ignore[misc]
+    for leaf, node in zip(signature.leaves, graph.find_nodes(op="placeholder"), strict=True):
+        node.meta["val"] = next(fakes) if leaf.kind == "tensor" else leaf.value
+    refresh(module)
+    return Program(
+        module,
+        signature,
+        example,
+        properties=frozenset(document["properties"]),
+        origins={name: Origin(value) for name, value in document["origins"].items()},
+        notices=tuple(document["notices"]),
+    )
+
+
+def encode(value: Any) -> Any:
+    """One argument as JSON; anything but plain scalars, None and strings becomes a single-key dictionary.
+
+    Raises:
+        ArtifactError: It has no plain form.
+    """
+    if isinstance(value, fx.Node):
+        return {"node": value.name}
+    if isinstance(value, bool | int | str | None):
+        return value
+    if isinstance(value, float):
+        return value if math.isfinite(value) else {"float": repr(value)}
+    if isinstance(value, tuple | list):
+        return {"tuple" if isinstance(value, tuple) else "list": [encode(v) for v in value]}
+    if isinstance(value, slice):
+        return {"slice": [encode(v) for v in (value.start, value.stop, value.step)]}
+    if isinstance(value, torch.device):
+        return {"device": str(value)}
+    if isinstance(value, complex):
+        return {"complex": [value.real, value.imag]}
+    for kind, type_ in _KINDS.items():
+        if isinstance(value, type_):
+            return {kind: str(value).removeprefix("torch.")}
+    raise ArtifactError(
+        f"a {type(value).__name__} cannot be saved", hint="keep only tensors and plain values in the graph"
+    )
+
+
+def decode(value: Any, node: Callable[[str], Any]) -> Any:
+    """The inverse of `encode`; `node` finds nodes by name."""
+    if not isinstance(value, dict):
+        return value
+    ((kind, held),) = value.items()
+    if kind == "node":
+        return node(held)
+    if kind in ("tuple", "list"):
+        items = [decode(v, node) for v in held]
+        return tuple(items) if kind == "tuple" else items
+    if kind == "slice":
+        return slice(*(decode(v, node) for v in held))
+    if kind == "device":
+        return torch.device(held)
+    if kind == "float":
+        return float(held)
+    if kind == "complex":
+        return complex(*held)
+    if kind in _KINDS:
+        return getattr(torch, held)
+    raise ArtifactError(f"unknown kind of value {kind!r}")
+
+
+def _encode_target(node: fx.Node) -> str:
+    target = node.target
+    if isinstance(target, str):
+        return target
+    if isinstance(target, torch._ops.OpOverload):
+        return f"op:{target}"
+    name = getattr(target, "__name__", "")
+    if target is getattr(operator, name, None):
+        return f"operator:{name}"
+    if target is getattr(torch, name, None) and name in _SIZE_OPERATORS:
+        return f"torch:{name}"
+    if target is getattr(math, name, None):
+        return f"math:{name}"
+    raise ArtifactError(f"the operator {target} cannot be saved", where=node.name)
+
+
+def _decode_target(text: str) -> Any:
+    kind, _, name = text.partition(":")
+    if kind == "op":
+        found: Any = torch.ops
+        try:
+            for part in name.split("."):
+                found = getattr(found, part)
+        except AttributeError as error:
+            raise ArtifactError(
+                f"the operator {name} does not exist here",
+                hint="import the package that defines it before loading",
+            ) from error
+        return found
+    if kind == "torch" and name not in _SIZE_OPERATORS:
+        raise ArtifactError(f"{name!r} is no operator on sizes")
+    if kind in ("operator", "math", "torch"):
+        return getattr(importlib.import_module(kind), name)
+    raise ArtifactError(f"unknown kind of operator {text!r}")
+
+
+def _add_node(graph: fx.Graph, entry: dict[str, Any], known: dict[str, fx.Node]) -> fx.Node:
+    args = tuple(decode(a, known.__getitem__) for a in entry.get("args", ()))
+    kwargs = {k: decode(v, known.__getitem__) for k, v in entry.get("kwargs", {}).items()}
+    target = entry.get("target", entry["name"])
+    if entry["op"] == "call_function":
+        target = _decode_target(target)
+    node = graph.create_node(entry["op"], target, args, kwargs, name=entry["name"])
+    if "path" in entry:
+        node.meta["nn_module_stack"] = {entry["path"]: (entry["path"], "")}
+    return node
+
+
+def _plain_path(node: fx.Node) -> str:
+    from recfx.ir.program import module_path
+
+    return module_path(node)
+
+
+def _encode_state(program: Program) -> tuple[dict[str, torch.Tensor], dict[str, Any]]:
+    tensors: dict[str, torch.Tensor] = {}
+    stored: dict[Any, str] = {}
+    state: dict[str, Any] = {}
+
+    def store(name: str, tensor: torch.Tensor) -> str:
+        key = (
+            tensor.untyped_storage().data_ptr(),
+            tensor.storage_offset(),
+            tuple(tensor.shape),
+            tensor.stride(),
+            tensor.dtype,
+        )
+        if tensor.numel() == 0 or key not in stored:
+            stored[key] = name
+            tensors[name] = tensor.detach().contiguous()
+            if tensors[name].untyped_storage().nbytes() != tensors[name].numel() * tensor.element_size():
+                tensors[name] = tensors[name].clone()  # a view of something larger: store only what is read
+        return stored[key]
+
+    for name in dict.fromkeys(str(n.target) for n in program.graph.find_nodes(op="get_attr")):
+        value = get_state(program.module, name)
+        if not isinstance(value, torch.Tensor):
+            raise ArtifactError(f"the state {name!r} is a {type(value).__name__}, not a tensor")
+        parameter = isinstance(value, torch.nn.Parameter)
+        if value.layout is torch.strided:
+            state[name] = {"dense": store(name, value), "parameter": parameter}
+        elif value.layout is torch.sparse_coo:
+            parts = value.coalesce()
+            state[name] = {
+                "coo": [store(f"{name}.indices", parts.indices()), store(f"{name}.values", parts.values())],
+                "size": list(value.shape),
+            }
+        elif value.layout is torch.sparse_csr:
+            pieces = (value.crow_indices(), value.col_indices(), value.values())
+            state[name] = {
+                "csr": [store(f"{name}.{i}", piece) for i, piece in enumerate(pieces)],
+                "size": list(value.shape),
+            }
+        else:
+            raise ArtifactError(f"the state {name!r} has layout {value.layout}, which cannot be saved")
+    return tensors, state
+
+
+def _decode_tensor(entry: dict[str, Any], tensors: dict[str, torch.Tensor]) -> torch.Tensor:
+    if "coo" in entry:
+        indices, values = (tensors[k] for k in entry["coo"])
+        return torch.sparse_coo_tensor(indices, values, entry["size"], is_coalesced=True)
+    if "csr" in entry:
+        rows, columns, values = (tensors[k] for k in entry["csr"])
+        return torch.sparse_csr_tensor(rows, columns, values, size=entry["size"])
+    tensor = tensors[entry["dense"]]
+    return torch.nn.Parameter(tensor, requires_grad=False) if entry["parameter"] else tensor
+
+
+def _encode_signature(signature: Signature) -> dict[str, Any]:
+    return {
+        "parameters": list(signature.parameters),
+        "keyword_only": sorted(signature.keyword_only),
+        "defaults": {k: encode(v) for k, v in signature.defaults.items()},
+        "in_spec": pytree.treespec_dumps(signature.in_spec),
+        "out_spec": pytree.treespec_dumps(signature.out_spec),
+        "leaves": [
+            {
+                "name": leaf.name,
+                "kind": leaf.kind,
+                "dtype": encode(leaf.dtype),
+                "device": encode(leaf.device),
+                "shape": list(leaf.shape),
+                "value": encode(leaf.value),
+            }
+            for leaf in signature.leaves
+        ],
+        "dims": {name: list(bounds) for name, bounds in signature.dims.items()},
+    }
+
+
+def _decode_signature(document: dict[str, Any]) -> Signature:
+    def nothing(name: str) -> Any:
+        raise ArtifactError(f"a signature refers to the graph node {name!r}")
+
+    leaves = tuple(
+        LeafSpec(
+            leaf["name"],
+            leaf["kind"],
+            decode(leaf["dtype"], nothing),
+            decode(leaf["device"], nothing),
+            tuple(leaf["shape"]),
+            decode(leaf["value"], nothing),
+        )
+        for leaf in document["leaves"]
+    )
+    return Signature(
+        parameters=tuple(document["parameters"]),
+        defaults={k: decode(v, nothing) for k, v in document["defaults"].items()},
+        in_spec=pytree.treespec_loads(document["in_spec"]),
+        out_spec=pytree.treespec_loads(document["out_spec"]),
+        leaves=leaves,
+        dims={name: (low, high) for name, (low, high) in document["dims"].items()},
+        keyword_only=frozenset(document["keyword_only"]),
+    )

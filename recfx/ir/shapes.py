@@ -1,0 +1,86 @@
+"""Which dimensions of the inputs vary: from the example inputs, or from `dynamic_shapes` in torch.export's own form."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Any
+
+import torch
+from torch.utils import _pytree as pytree
+
+from recfx.errors import InputError
+
+BATCH = "batch"
+
+
+def batch_size(leaves: Sequence[Any]) -> int | None:
+    """The size of the first dimension of the first tensor that has one; None when there is none."""
+    for leaf in leaves:
+        if isinstance(leaf, torch.Tensor) and leaf.ndim:
+            return int(leaf.shape[0])
+    return None
+
+
+def widen_batch(leaves: Sequence[Any]) -> list[Any]:
+    """Repeats a batch of one to two rows, since tracing with one row would fix the batch at one.
+
+    Raises:
+        InputError: The example batch is empty.
+    """
+    size = batch_size(leaves)
+    if size == 0:
+        raise InputError("the example batch is empty", hint="give example inputs of two rows or more")
+    if size != 1:
+        return list(leaves)
+    return [
+        torch.cat([leaf, leaf]) if isinstance(leaf, torch.Tensor) and leaf.ndim and leaf.shape[0] == 1 else leaf
+        for leaf in leaves
+    ]
+
+
+def infer_dynamic_shapes(values: Any, max_batch: int) -> Any:
+    """Marks dimension 0 of every tensor as the batch when it has the batch's size.
+
+    Args:
+        values: The parameter values, nested as the user nests them.
+        max_batch: The largest batch the captured model shall take.
+
+    Returns:
+        The same nesting with `{0: Dim("batch", min=1, max=max_batch)}` or None at each leaf.
+
+    Raises:
+        InputError: The example batch is larger than `max_batch`.
+    """
+    leaves, spec = pytree.tree_flatten(values)
+    size = batch_size(leaves)
+    if size is not None and size > max_batch:
+        raise InputError(
+            f"the example batch has {size} rows, more than max_batch={max_batch}",
+            hint="give a smaller example or a larger max_batch",
+        )
+    dim = torch.export.Dim(BATCH, min=1, max=max_batch)
+    marks = [
+        {0: dim} if isinstance(leaf, torch.Tensor) and leaf.ndim and leaf.shape[0] == size else None for leaf in leaves
+    ]
+    return pytree.tree_unflatten(marks, spec)
+
+
+def sizes_of(value: torch.Tensor, names: dict[str, str]) -> tuple[int | str, ...]:
+    """The sizes of a fake tensor: integers, or expressions over dimension names.
+
+    Args:
+        value: The fake tensor.
+        names: Symbol of the shape environment (`s11`) -> dimension name (`batch`).
+    """
+    return tuple(_size(s, names) for s in value.shape)
+
+
+def _size(size: Any, names: dict[str, str]) -> int | str:
+    if isinstance(size, int):
+        return size
+    expression = size.node.expr
+    for symbol in sorted(expression.free_symbols, key=str):
+        names.setdefault(str(symbol), f"dim{len(names)}")
+    import sympy
+
+    return str(expression.subs({s: sympy.Symbol(names[str(s)], integer=True) for s in expression.free_symbols}))

@@ -1,0 +1,245 @@
+"""The calling convention of a captured model: which leaves the inputs have, and what each must look like.
+
+A *leaf* is one tensor or one constant inside the (possibly nested) inputs. Shapes are tuples whose entries are integers,
+the name of a dimension ("batch"), or a Python expression over such names ("batch + 1").
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import inspect
+from collections.abc import Mapping, Sequence
+from typing import Any, Literal
+
+import torch
+from torch.utils import _pytree as pytree
+
+from recfx.errors import InputError
+
+Size = int | str
+
+
+@dataclasses.dataclass(frozen=True)
+class LeafSpec:
+    """What one leaf of the inputs must be.
+
+    Attributes:
+        name: How a user would write it: `sparse`, `features['user_id']`.
+        kind: "tensor" or "constant" (a constant was baked in at capture and must not change).
+        dtype: Element type, for a tensor.
+        device: Device, for a tensor.
+        shape: Sizes, for a tensor: integers, dimension names, or expressions over dimension names.
+        value: The captured value, for a constant.
+    """
+
+    name: str
+    kind: Literal["tensor", "constant"]
+    dtype: torch.dtype | None = None
+    device: torch.device | None = None
+    shape: tuple[Size, ...] = ()
+    value: Any = None
+
+    def __str__(self) -> str:
+        if self.kind == "constant":
+            return f"{self.name}={self.value!r}"
+        sizes = ", ".join(str(s) for s in self.shape)
+        return f"{self.name}: {str(self.dtype).removeprefix('torch.')}[{sizes}]"
+
+
+@dataclasses.dataclass(frozen=True)
+class Signature:
+    """How the model is called, and what it returns.
+
+    Attributes:
+        parameters: Names of the `forward` parameters that were given at capture, in the order of the signature.
+        defaults: `forward` parameters that were left at their default: name -> that default.
+        keyword_only: Those of `parameters` that only a keyword can give.
+        in_spec: The pytree of `(parameter values, {})`.
+        out_spec: The pytree of the result.
+        leaves: One entry per leaf, in the order of the graph's placeholders.
+        dims: Dimension name -> (smallest, largest) size.
+    """
+
+    parameters: tuple[str, ...]
+    defaults: Mapping[str, Any]
+    in_spec: pytree.TreeSpec
+    out_spec: pytree.TreeSpec
+    leaves: tuple[LeafSpec, ...]
+    dims: Mapping[str, tuple[int, int | None]]
+    keyword_only: frozenset[str] = frozenset()
+
+    def bind(self, args: Sequence[Any], kwargs: Mapping[str, Any]) -> list[Any]:
+        """Puts call arguments in the order of `parameters`.
+
+        Raises:
+            InputError: A parameter is missing, unknown, given twice, or was left at its default at capture and now is not.
+        """
+        given = dict(zip((p for p in self.parameters if p not in self.keyword_only), args, strict=False))
+        positional = len(self.parameters) - len(self.keyword_only)
+        if len(args) > positional:
+            raise InputError(
+                f"{len(args)} positional arguments given, the captured model takes {positional}",
+                where=f"call of a model captured as ({', '.join(self.parameters)})",
+                hint="pass the arguments that were in example_inputs, in that order",
+            )
+        for name, value in kwargs.items():
+            if name in given:
+                raise InputError(f"argument {name!r} is given twice", hint="pass it once, by position or by keyword")
+            if name in self.defaults:
+                if not same_constant(value, self.defaults[name]):
+                    raise InputError(
+                        f"argument {name!r} was left at its default {self.defaults[name]!r} when the model was captured",
+                        hint=f"optimize again with {name!r} in example_inputs",
+                    )
+                continue
+            if name not in self.parameters:
+                raise InputError(
+                    f"unknown argument {name!r}",
+                    hint=f"the captured model takes ({', '.join(self.parameters)})",
+                )
+            given[name] = value
+        missing = [p for p in self.parameters if p not in given]
+        if missing:
+            raise InputError(
+                f"missing argument(s) {', '.join(map(repr, missing))}",
+                hint=f"the captured model takes ({', '.join(self.parameters)})",
+            )
+        return [given[p] for p in self.parameters]
+
+    def flatten(self, args: Sequence[Any], kwargs: Mapping[str, Any]) -> list[Any]:
+        """Binds the arguments and flattens them to leaves, checking the structure but not the leaves.
+
+        Raises:
+            InputError: The arguments do not bind, or their nesting differs from the one captured.
+        """
+        leaves, spec = pytree.tree_flatten((tuple(self.bind(args, kwargs)), {}))
+        if spec != self.in_spec:
+            raise InputError(
+                "the inputs are nested differently from the captured ones",
+                where=f"got {_brief(spec)}",
+                hint=f"pass {_brief(self.in_spec)}",
+            )
+        return leaves
+
+    def check(self, leaves: Sequence[Any]) -> dict[str, int]:
+        """Checks every leaf against its spec and returns the size of each dimension.
+
+        Raises:
+            InputError: A leaf has the wrong type, dtype, device, rank or size, or a dimension is outside its range.
+        """
+        sizes: dict[str, int] = {}
+        for spec, leaf in zip(self.leaves, leaves, strict=True):
+            check_leaf(spec, leaf, sizes, self.dims)
+        return sizes
+
+    def unflatten(self, outputs: Sequence[Any]) -> Any:
+        """Rebuilds the user's result from the flat outputs."""
+        return pytree.tree_unflatten(list(outputs), self.out_spec)
+
+
+def check_leaf(spec: LeafSpec, leaf: Any, sizes: dict[str, int], dims: Mapping[str, tuple[int, int | None]]) -> None:
+    """Checks one leaf, adding the dimensions it fixes to `sizes`; raises `InputError`."""
+    if spec.kind == "constant":
+        if not same_constant(leaf, spec.value):
+            raise InputError(
+                f"the value {spec.value!r} was built into the model when it was captured, now it is {leaf!r}",
+                where=f"input {spec.name}",
+                hint="optimize once for each value, or pass a tensor",
+            )
+        return
+    if not isinstance(leaf, torch.Tensor):
+        raise InputError(f"expected a tensor, got {type(leaf).__name__}", where=f"input {spec}")
+    if leaf.dtype is not spec.dtype:
+        raise InputError(
+            f"expected dtype {spec.dtype}, got {leaf.dtype}",
+            where=f"input {spec}",
+            hint=f"convert it with .to({spec.dtype}), or optimize with example inputs of the new dtype",
+        )
+    if leaf.device != spec.device:
+        raise InputError(
+            f"expected a tensor on {spec.device}, got one on {leaf.device}",
+            where=f"input {spec}",
+            hint=f"move it with .to('{spec.device}')",
+        )
+    if leaf.ndim != len(spec.shape):
+        raise InputError(f"expected {len(spec.shape)} dimensions, got shape {list(leaf.shape)}", where=f"input {spec}")
+    for axis, (want, got) in enumerate(zip(spec.shape, leaf.shape, strict=True)):
+        _check_size(spec, axis, want, got, sizes, dims)
+
+
+def _check_size(
+    spec: LeafSpec,
+    axis: int,
+    want: Size,
+    got: int,
+    sizes: dict[str, int],
+    dims: Mapping[str, tuple[int, int | None]],
+) -> None:
+    where = f"input {spec}, dimension {axis}"
+    if isinstance(want, int):
+        if got != want:
+            raise InputError(f"expected size {want}, got {got}", where=where)
+        return
+    if want not in dims:
+        expected = evaluate_size(want, sizes)
+        if expected is not None and got != expected:
+            raise InputError(f"expected {want} = {expected}, got {got}", where=where)
+        return
+    if sizes.setdefault(want, got) != got:
+        raise InputError(
+            f"{want} is {got} here and {sizes[want]} in an earlier input",
+            where=where,
+            hint="all inputs of one call must agree on it",
+        )
+    low, high = dims[want]
+    if got < low or (high is not None and got > high):
+        raise InputError(
+            f"{want} = {got} is outside the captured range {low} to {'any' if high is None else high}",
+            where=where,
+            hint=(
+                f"split the call, or optimize with a larger max_batch than {high}"
+                if got > low
+                else f"pass at least {low} row(s)"
+            ),
+        )
+
+
+def evaluate_size(expression: str, sizes: Mapping[str, int]) -> int | None:
+    """The value of a size expression, or None when a dimension in it is not known yet."""
+    try:
+        return int(eval(expression, {"__builtins__": {}}, dict(sizes)))
+    except NameError:
+        return None
+
+
+def same_constant(a: Any, b: Any) -> bool:
+    """Equality that also holds for NaN and for types without a usable `==`."""
+    if a is b:
+        return True
+    if type(a) is not type(b):
+        return False
+    if isinstance(a, float) and a != a:
+        return bool(b != b)
+    result = a == b
+    return bool(result) if isinstance(result, bool) else False
+
+
+def forward_parameters(forward: Any, args: Sequence[Any], kwargs: Mapping[str, Any]) -> inspect.BoundArguments:
+    """Binds example inputs to the signature of the user's `forward`.
+
+    Raises:
+        InputError: They do not fit it.
+    """
+    try:
+        return inspect.signature(forward).bind(*args, **kwargs)
+    except TypeError as error:
+        raise InputError(
+            f"example inputs do not fit the model's forward: {error}",
+            where=f"forward{inspect.signature(forward)}",
+            hint="pass positional inputs as a tuple, keyword inputs as example_kwargs",
+        ) from error
+
+
+def _brief(spec: pytree.TreeSpec) -> str:
+    text = " ".join(str(spec).split())
+    return text if len(text) <= 400 else text[:400] + " …"

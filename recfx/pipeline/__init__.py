@@ -1,0 +1,31 @@
+"""How passes run: declarations, the pipeline, the gate and bisection, instruments, the reproducer."""
+
+from recfx.pipeline.bisect import BisectResult
+from recfx.pipeline.context import MissRecord, PassContext
+from recfx.pipeline.gate import Gate
+from recfx.pipeline.instruments import Dump, Instrument, PrintAfter, Timing
+from recfx.pipeline.pipeline import PassRecord, Pipeline, PipelineResult
+from recfx.pipeline.registry import register, registered
+from recfx.pipeline.rewrite import apply_rules, rewrite
+from recfx.pipeline.spec import Miss, Pass, PassSpec
+
+__all__ = [
+    "BisectResult",
+    "Dump",
+    "Gate",
+    "Instrument",
+    "Miss",
+    "MissRecord",
+    "Pass",
+    "PassContext",
+    "PassRecord",
+    "PassSpec",
+    "Pipeline",
+    "PipelineResult",
+    "PrintAfter",
+    "Timing",
+    "apply_rules",
+    "register",
+    "registered",
+    "rewrite",
+]

@@ -1,0 +1,166 @@
+"""`PassContext`: what a pass is given besides the program."""
+
+from __future__ import annotations
+
+import dataclasses
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from typing import Any, TypeVar
+
+import torch
+from torch import fx
+
+from recfx.ir.dead_code import remove_dead_code
+from recfx.ir.program import Program, get_state, module_path, set_state, unused_name
+from recfx.ir.propagate import fake_mode_of, propagate, refresh
+from recfx.pipeline.gate import Gate
+from recfx.pipeline.spec import PassSpec
+
+T = TypeVar("T")
+
+
+@dataclasses.dataclass(frozen=True)
+class MissRecord:
+    """A rule that looked at a node and did not fire: where and why."""
+
+    pass_name: str
+    rule: str
+    node: str
+    where: str
+    reason: str
+
+
+class PassContext:
+    """The services of one pass run: the gate, insertion of nodes with their values, state, analyses, and misses.
+
+    Attributes:
+        program: The program being rewritten.
+        spec: The declaration of the pass that is running.
+        resources: What `PassSpec.needs` names: "examples", "calibration", ... -> the data.
+        misses: What did not fire, and why.
+    """
+
+    def __init__(
+        self,
+        program: Program,
+        spec: PassSpec,
+        gate: Gate | None = None,
+        resources: Mapping[str, Any] | None = None,
+    ) -> None:
+        self.program = program
+        self.spec = spec
+        self.resources = dict(resources or {})
+        self.misses: list[MissRecord] = []
+        self.fired = 0
+        self._gate = gate or Gate()
+        self._analyses: dict[Any, Any] = {}
+        self._like: fx.Node | None = None
+
+    @property
+    def graph(self) -> fx.Graph:
+        """The graph being rewritten."""
+        return self.program.graph
+
+    def gate(self, rule: str, node: fx.Node) -> bool:
+        """Asks leave for one rewrite; do it only on True. Analyses the pass does not preserve are forgotten."""
+        allowed = self._gate.ask(self.spec.name, rule, node, mandatory=self.spec.mandatory)
+        if allowed:
+            self.fired += 1
+            self._analyses = {k: v for k, v in self._analyses.items() if k.__name__ in self.spec.preserves}
+        return allowed
+
+    def miss(self, rule: str, node: fx.Node, reason: str) -> None:
+        """Records why a rule did not fire at a node."""
+        self.misses.append(MissRecord(self.spec.name, rule, node.name, module_path(node), reason))
+
+    def nodes(self, *targets: Any) -> list[fx.Node]:
+        """The operators with one of these targets, in graph order; all operators when none is named."""
+        wanted = set(targets)
+        return [n for n in self.graph.nodes if n.op == "call_function" and (not wanted or n.target in wanted)]
+
+    def analysis(self, compute: Callable[[Program], T]) -> T:
+        """The result of an analysis, computed once until the next rewrite."""
+        if compute not in self._analyses:
+            self._analyses[compute] = compute(self.program)
+        result: T = self._analyses[compute]
+        return result
+
+    @contextmanager
+    def before(self, node: fx.Node) -> Iterator[None]:
+        """Within it, `call` and `constant` insert before `node` and inherit its provenance."""
+        previous, self._like = self._like, node
+        try:
+            with self.graph.inserting_before(node):
+                yield
+        finally:
+            self._like = previous
+
+    def call(self, target: Any, *args: Any, **kwargs: Any) -> fx.Node:
+        """Inserts an operator at the place set by `before`, with its value computed and its provenance set."""
+        node = self.graph.call_function(target, args, kwargs)
+        self._inherit(node)
+        refresh(self.program.module, [node])
+        return node
+
+    def constant(self, stem: str, tensor: torch.Tensor) -> fx.Node:
+        """Adds a tensor to the program's state under a free name like `stem`, and inserts a read of it."""
+        name = unused_name(self.program.module, stem)
+        set_state(self.program.module, name, tensor)
+        return self.read(name)
+
+    def read(self, name: str) -> fx.Node:
+        """Inserts a read of existing state."""
+        node = self.graph.get_attr(name)
+        self._inherit(node)
+        mode = fake_mode_of(self.graph)
+        node.meta["val"] = mode.from_tensor(get_state(self.program.module, name), static_shapes=True)
+        return node
+
+    def tensor(self, node: Any) -> torch.Tensor | None:
+        """The tensor behind a read of state; None for any other argument."""
+        if isinstance(node, fx.Node) and node.op == "get_attr":
+            value = get_state(self.program.module, str(node.target))
+            return value if isinstance(value, torch.Tensor) else None
+        return None
+
+    def replace(self, node: fx.Node, new: fx.Node) -> None:
+        """Makes every user of `node` use `new` and erases `node`; users' values are recomputed when they may differ."""
+        changed = not _same_meta(node.meta.get("val"), new.meta.get("val"))
+        node.replace_all_uses_with(new)
+        self.graph.erase_node(node)
+        if changed:
+            self.refresh_after(new)
+
+    def replace_many(self, nodes: Sequence[fx.Node], new: Sequence[fx.Node]) -> None:
+        """`replace` for several nodes at once, pairwise."""
+        for old, other in zip(nodes, new, strict=True):
+            self.replace(old, other)
+
+    def refresh_after(self, node: fx.Node) -> None:
+        """Recomputes the values of everything that depends on `node`."""
+        stale = {node}
+        for later in self.graph.nodes:
+            if any(n in stale for n in later.all_input_nodes):
+                stale.add(later)
+        stale = {n for n in stale if n.op == "call_function"}
+        for later, value in propagate(self.program.module, stale).items():
+            later.meta["val"] = value
+
+    def sweep(self) -> int:
+        """Removes what nobody reads any more; returns how many nodes."""
+        return remove_dead_code(self.graph)
+
+    def _inherit(self, node: fx.Node) -> None:
+        like = self._like
+        if like is not None:
+            kept = ("nn_module_stack", "stack_trace", "torch_fn", "source_fn_stack")
+            node.meta.update({k: like.meta[k] for k in kept if k in like.meta})
+            origin = fx.traceback.NodeSource(like, self.spec.name, fx.traceback.NodeSourceAction.CREATE)
+            node.meta["from_node"] = [*like.meta.get("from_node", []), origin]
+        node.meta["recfx_pass"] = self.spec.name
+
+
+def _same_meta(a: Any, b: Any) -> bool:
+    if isinstance(a, torch.Tensor) and isinstance(b, torch.Tensor):
+        return a.dtype is b.dtype and a.ndim == b.ndim and list(map(str, a.shape)) == list(map(str, b.shape))
+    return a is b

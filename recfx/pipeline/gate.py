@@ -1,0 +1,37 @@
+"""The gate every rewrite asks: it numbers rewrites and lets a bisection hold them back one by one."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+
+from torch import fx
+
+from recfx.ir.program import Applied, module_path
+
+
+class Gate:
+    """Numbers the rewrites of one run and decides which are made.
+
+    Args:
+        allow: Rewrite number -> whether to make it; by default all are made.
+    """
+
+    def __init__(self, allow: Callable[[int], bool] | None = None) -> None:
+        self._allow = allow or (lambda index: True)
+        self.asked: list[Applied] = []
+        self._refused: set[tuple[str, str, str]] = set()
+
+    def ask(self, pass_name: str, rule: str, node: fx.Node, *, mandatory: bool = False) -> bool:
+        """Whether the next rewrite may be made; mandatory passes are always allowed.
+
+        A rewrite refused once stays refused, and keeps its number, however often a pass sweeps over the graph.
+        """
+        key = (pass_name, rule, node.name)
+        if key in self._refused:
+            return False
+        index = len(self.asked)
+        allowed = mandatory or self._allow(index)
+        self.asked.append(Applied(index, pass_name, rule, node.name, module_path(node), allowed))
+        if not allowed:
+            self._refused.add(key)
+        return allowed

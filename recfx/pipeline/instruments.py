@@ -1,0 +1,75 @@
+"""Instruments: observers of a pipeline run (timing, printing, dumping). They see programs, they never change them."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Callable, Collection
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from recfx.ir.diff import diff
+from recfx.ir.printer import render
+from recfx.ir.program import Program
+from recfx.pipeline.spec import Pass
+
+if TYPE_CHECKING:
+    from recfx.pipeline.pipeline import PassRecord
+
+
+class Instrument:
+    """The base of all instruments; override what you want to see."""
+
+    def before_pass(self, index: int, item: Pass, program: Program) -> None:
+        """Called before each pass with the program it will get."""
+
+    def after_pass(self, index: int, item: Pass, before: Program, after: Program, record: PassRecord) -> None:
+        """Called after each verified pass."""
+
+
+class PrintAfter(Instrument):
+    """Writes the program after the named passes (all, when none is named) wherever `write` puts it."""
+
+    def __init__(self, write: Callable[[str], object], passes: Collection[str] = ()) -> None:
+        self._write = write
+        self._passes = frozenset(passes)
+
+    def after_pass(self, index: int, item: Pass, before: Program, after: Program, record: PassRecord) -> None:
+        if not self._passes or item.spec.name in self._passes:
+            self._write(f"# after {item} ({record.fired} rewrites, {record.seconds * 1e3:.1f} ms)\n{render(after)}")
+
+
+class Timing(Instrument):
+    """Collects seconds per pass, running and verification apart."""
+
+    def __init__(self) -> None:
+        self.seconds: dict[str, tuple[float, float]] = {}
+
+    def after_pass(self, index: int, item: Pass, before: Program, after: Program, record: PassRecord) -> None:
+        self.seconds[f"{index:02d}-{item.spec.name}"] = (record.seconds, record.verify_seconds)
+
+
+class Dump(Instrument):
+    """Writes `NN-pass.before.txt`, `.after.txt` and `.diff` for every pass that changed something, and `timing.json`.
+
+    Args:
+        folder: Made when missing.
+    """
+
+    def __init__(self, folder: Path) -> None:
+        self.folder = folder
+        self._timing: dict[str, dict[str, float]] = {}
+
+    def after_pass(self, index: int, item: Pass, before: Program, after: Program, record: PassRecord) -> None:
+        self.folder.mkdir(parents=True, exist_ok=True)
+        stem = f"{index:02d}-{item.spec.name}"
+        self._timing[stem] = {
+            "run_s": record.seconds,
+            "verify_s": record.verify_seconds,
+            "rewrites": record.fired,
+        }
+        (self.folder / "timing.json").write_text(json.dumps(self._timing, indent=1) + "\n")
+        changes = diff(before, after)
+        if changes:
+            (self.folder / f"{stem}.before.txt").write_text(render(before) + "\n")
+            (self.folder / f"{stem}.after.txt").write_text(render(after) + "\n")
+            (self.folder / f"{stem}.diff").write_text(changes + "\n")

@@ -1,0 +1,218 @@
+"""`Pipeline`: passes in the user's order, validated as a whole, run one by one with verification after each."""
+
+from __future__ import annotations
+
+import dataclasses
+import time
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+from recfx.errors import PassError, PipelineError, RecfxError
+from recfx.ir.numeric import verify_numeric
+from recfx.ir.program import Applied, Program
+from recfx.ir.verify import Level, verify_meta, verify_structure
+from recfx.pipeline.bisect import BisectResult, bisect_rewrites
+from recfx.pipeline.context import MissRecord, PassContext
+from recfx.pipeline.gate import Gate
+from recfx.pipeline.instruments import Instrument
+from recfx.pipeline.reproducer import write_reproducer
+from recfx.pipeline.spec import Pass
+from recfx.pipeline.text import parse_pipeline
+from recfx.pipeline.validate import require_valid
+
+
+@dataclasses.dataclass(frozen=True)
+class PassRecord:
+    """What one pass did.
+
+    Attributes:
+        text: The pass with its options.
+        fired: Rewrites made.
+        misses: Rules that did not fire, with reasons.
+        operators: Operators before and after.
+        state_bytes: Bytes of state before and after.
+        seconds: Time of the pass itself.
+        verify_seconds: Time of the verification after it.
+    """
+
+    text: str
+    exactness: str
+    fired: int
+    misses: tuple[MissRecord, ...]
+    operators: tuple[int, int]
+    state_bytes: tuple[int, int]
+    seconds: float
+    verify_seconds: float
+
+
+@dataclasses.dataclass(frozen=True)
+class PipelineResult:
+    """The program a pipeline made, what each pass did, and every rewrite that asked for leave."""
+
+    program: Program
+    records: tuple[PassRecord, ...]
+    rewrites: tuple[Applied, ...]
+
+
+class Pipeline:
+    """An ordered list of passes.
+
+    Args:
+        passes: Passes, pass classes, or a text such as `"canonicalize,fold-batchnorm"`.
+
+    Raises:
+        PipelineError: The text does not parse, or something in the list is no pass.
+    """
+
+    def __init__(self, passes: str | Iterable[Pass | type[Pass] | str] = ()) -> None:
+        if isinstance(passes, str):
+            passes = parse_pipeline(passes)
+        self.passes: tuple[Pass, ...] = tuple(p for item in passes for p in _as_passes(item))
+
+    def __str__(self) -> str:
+        return ",".join(map(str, self.passes))
+
+    def __repr__(self) -> str:
+        return f"Pipeline({str(self)!r})"
+
+    def __iter__(self) -> Iterator[Pass]:
+        return iter(self.passes)
+
+    def __len__(self) -> int:
+        return len(self.passes)
+
+    def __eq__(self, other: object) -> bool:
+        return isinstance(other, Pipeline) and self.passes == other.passes
+
+    def __hash__(self) -> int:
+        return hash(self.passes)
+
+    def __add__(self, other: Pipeline) -> Pipeline:
+        return Pipeline([*self.passes, *other.passes])
+
+    def validate(self, program: Program, resources: Mapping[str, Any] | None = None) -> None:
+        """Checks the whole pipeline against a program; raises `PipelineError` listing every violation."""
+        require_valid(self.passes, program.properties, resources or {})
+
+    def run(
+        self,
+        program: Program,
+        *,
+        verify: Level = Level.META,
+        gate: Gate | None = None,
+        instruments: Sequence[Instrument] = (),
+        resources: Mapping[str, Any] | None = None,
+        reproducer: Path | None = None,
+    ) -> PipelineResult:
+        """Runs the passes on a copy of the program.
+
+        Args:
+            program: Left as it is.
+            verify: How thoroughly to check the program after each pass that changed something.
+            gate: Holds rewrites back; for bisection.
+            instruments: Observers.
+            resources: What passes need besides the program.
+            reproducer: Where to write the reproducer folder on failure; a temporary folder by default.
+
+        Raises:
+            PipelineError: The pipeline cannot run as written.
+            PassError: A pass failed, or left a program that fails verification. It names the reproducer folder.
+        """
+        self.validate(program, resources)
+        gate = gate or Gate()
+        current = program.clone()
+        records = []
+        for index, item in enumerate(self.passes):
+            for instrument in instruments:
+                instrument.before_pass(index, item, current)
+            before = current
+            try:
+                current, record = _run_pass(item, before, verify, gate, resources)
+            except Exception as error:
+                raise self._failure(item, index, before, error, reproducer) from error
+            records.append(record)
+            for instrument in instruments:
+                instrument.after_pass(index, item, before, current, record)
+        current.history = (*program.history, *gate.asked)
+        return PipelineResult(current, tuple(records), tuple(gate.asked))
+
+    def bisect(self, program: Program, is_bad: Callable[[Program], bool], **options: Any) -> BisectResult:
+        """Finds the first rewrite that makes the program bad, in about log2(rewrites) runs.
+
+        Args:
+            program: The program before the pipeline.
+            is_bad: Tells a bad program; it must be false for `program` and true for the pipeline's result.
+            **options: Passed to `run`; verification is off unless asked for.
+
+        Raises:
+            PipelineError: The result is not bad, or the program is bad before any rewrite.
+        """
+        options.setdefault("verify", Level.OFF)
+        return bisect_rewrites(lambda gate: self.run(program, gate=gate, **options).program, is_bad)
+
+    def _failure(self, item: Pass, index: int, before: Program, error: Exception, folder: Path | None) -> PassError:
+        rest = Pipeline(self.passes[index : index + 1])
+        written = write_reproducer(before, rest.passes, error, folder)
+        what = error.what if isinstance(error, RecfxError) else f"{type(error).__name__}: {error}"
+        place = getattr(error, "where", None)
+        return PassError(
+            f"pass {item} (number {index + 1}) failed: {what}",
+            where=place,
+            hint=f"re-run it alone with: python {written / 'run.py'}",
+            reproducer=str(written),
+        )
+
+
+def _run_pass(
+    item: Pass, before: Program, verify: Level, gate: Gate, resources: Mapping[str, Any] | None
+) -> tuple[Program, PassRecord]:
+    spec = item.spec
+    after = before.clone()
+    ctx = PassContext(after, spec, gate, resources)
+    start = time.perf_counter()
+    item.run(after, ctx)
+    ctx.sweep()
+    after.module.recompile()
+    after = after.clone()  # drops state that nothing reads any more
+    after.properties = (before.properties - spec.invalidates) | spec.establishes
+    ran = time.perf_counter()
+    if ctx.fired or verify is Level.NUMERIC:
+        _verify(before, after, item, verify)
+    record = PassRecord(
+        text=str(item),
+        exactness=spec.exactness.value,
+        fired=ctx.fired,
+        misses=tuple(ctx.misses),
+        operators=(_operators(before), _operators(after)),
+        state_bytes=(before.state_bytes(), after.state_bytes()),
+        seconds=ran - start,
+        verify_seconds=time.perf_counter() - ran,
+    )
+    return after, record
+
+
+def _verify(before: Program, after: Program, item: Pass, level: Level) -> None:
+    if level >= Level.META:
+        verify_meta(after)
+    elif level >= Level.STRUCTURE:
+        verify_structure(after)
+    if level >= Level.NUMERIC:
+        verify_numeric(before, after, item.spec.exactness)
+
+
+def _operators(program: Program) -> int:
+    return sum(n.op == "call_function" for n in program.graph.nodes)
+
+
+def _as_passes(item: Pass | type[Pass] | str) -> list[Pass]:
+    if isinstance(item, Pass):
+        return [item]
+    if isinstance(item, str):
+        return parse_pipeline(item)
+    if isinstance(item, type) and issubclass(item, Pass):
+        return [item()]
+    raise PipelineError(
+        f"{item!r} is no pass",
+        hint="give instances or classes of recfx.Pass, results of @recfx.rewrite, or names",
+    )

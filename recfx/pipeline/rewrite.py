@@ -1,0 +1,137 @@
+"""`@recfx.rewrite`: a pass from a plain function over one node."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from typing import Any, ClassVar
+
+from torch import fx
+
+from recfx.errors import PassError
+from recfx.ir.numeric import Exactness
+from recfx.ir.program import Program, where
+from recfx.pipeline.context import PassContext
+from recfx.pipeline.spec import Miss, Pass, PassSpec
+
+Rule = Callable[[fx.Node, PassContext], "fx.Node | Miss | None"]
+
+
+def rewrite(
+    *targets: Any, name: str | None = None, exactness: Exactness = Exactness.EXACT, **spec: Any
+) -> Callable[[Rule], Pass]:
+    """Makes a pass of a function that looks at one operator and gives what shall stand in its place.
+
+    The function gets the node and the context. It returns the node to use instead (an existing one, or one inserted with `ctx.call`,
+    which inserts before the node), or `Miss("why not")`, or None when the node is of no interest. What it inserted is taken back when the
+    gate refuses the rewrite or when it returns a `Miss` after all.
+
+    Args:
+        *targets: The operators to look at, such as `torch.ops.aten.relu.default`.
+        name: The pass's name; by default the function's, with dashes.
+        exactness: What the rewrite may do to the numbers.
+        **spec: Further fields of `PassSpec`.
+
+    Example:
+        >>> @recfx.rewrite(torch.ops.aten.relu.default)
+        ... def drop_double_relu(node, ctx):
+        ...     '''relu(relu(x)) is relu(x).'''
+        ...     inner = node.args[0]
+        ...     if inner.target is not torch.ops.aten.relu.default:
+        ...         return recfx.Miss("its input is not a relu")
+        ...     return inner
+    """
+
+    def decorate(rule: Rule) -> Pass:
+        title = name or rule.__name__.replace("_", "-")
+        summary = (rule.__doc__ or title).strip().splitlines()[0]
+        declared = PassSpec(title, summary, exactness=exactness, **spec)
+        cls = type(rule.__name__, (RewritePass,), {"spec": declared, "rule": staticmethod(rule), "targets": targets})
+        cls.__module__, cls.__doc__ = rule.__module__, rule.__doc__
+        made: Pass = cls()
+        return made
+
+    return decorate
+
+
+class RewritePass(Pass):
+    """A pass that applies one rule to every matching operator until none fires."""
+
+    rule: ClassVar[Rule]
+    targets: ClassVar[tuple[Any, ...]]
+
+    def run(self, program: Program, ctx: PassContext) -> None:
+        for _ in range(_MAX_SWEEPS):
+            if not self._sweep(ctx):
+                return
+            ctx.sweep()
+        raise PassError(
+            f"{self.spec.name} still fires after {_MAX_SWEEPS} sweeps over the graph",
+            hint="a rewrite must make progress: its result must not match the rule again for ever",
+        )
+
+    def _sweep(self, ctx: PassContext) -> bool:
+        fired = False
+        ctx.misses.clear()
+        for node in ctx.nodes(*self.targets):
+            if node.users and apply_rule(type(self).rule, node, ctx, self.spec.name):
+                fired = True
+        return fired
+
+
+_MAX_SWEEPS = 64
+
+
+def apply_rule(rule: Rule, node: fx.Node, ctx: PassContext, name: str) -> bool:
+    """Offers one node to a rule and makes the rewrite if the gate allows it; returns whether it was made.
+
+    Raises:
+        PassError: The rule returned something that is neither a node, nor a Miss, nor None.
+    """
+    anchor = node.prev
+    with ctx.before(node):
+        result = rule(node, ctx)
+    if result is None or isinstance(result, Miss):
+        if result is not None:
+            ctx.miss(name, result.node or node, result.reason)
+        _take_back(ctx.graph, anchor, node)
+        return False
+    if not isinstance(result, fx.Node):
+        raise PassError(
+            f"the rule returned {type(result).__name__}",
+            where=where(node),
+            hint="return the replacing node, recfx.Miss(reason), or None",
+        )
+    if result is node:
+        _take_back(ctx.graph, anchor, node)
+        return False
+    if not ctx.gate(name, node):
+        _take_back(ctx.graph, anchor, node)
+        return False
+    ctx.replace(node, result)
+    return True
+
+
+def _take_back(graph: fx.Graph, anchor: fx.Node, node: fx.Node) -> None:
+    """Erases what was inserted between `anchor` and `node`."""
+    inserted: list[fx.Node] = []
+    current = node.prev
+    while current is not anchor:
+        inserted.append(current)
+        current = current.prev
+    for extra in inserted:
+        graph.erase_node(extra)
+
+
+def apply_rules(rules: Sequence[tuple[str, tuple[Any, ...], Rule]], ctx: PassContext) -> None:
+    """Applies several rules, each `(name, targets, rule)`, until none fires; the body of most passes of many small rules."""
+    for _ in range(_MAX_SWEEPS):
+        fired = False
+        ctx.misses.clear()
+        for name, targets, rule in rules:
+            for node in ctx.nodes(*targets):
+                if node.users and apply_rule(rule, node, ctx, name):
+                    fired = True
+        ctx.sweep()
+        if not fired:
+            return
+    raise PassError(f"{ctx.spec.name} still fires after {_MAX_SWEEPS} sweeps over the graph")

@@ -1,0 +1,105 @@
+"""What a pass is: its declaration (`PassSpec`), its base class (`Pass`) and the reason it gives for not firing (`Miss`)."""
+
+from __future__ import annotations
+
+import dataclasses
+import re
+from abc import ABC, abstractmethod
+from typing import TYPE_CHECKING, Any, ClassVar
+
+from recfx.errors import PipelineError
+from recfx.ir.numeric import Exactness
+
+if TYPE_CHECKING:
+    from torch import fx
+
+    from recfx.ir.program import Program
+    from recfx.pipeline.context import PassContext
+
+NEEDS = frozenset({"examples", "calibration", "labels", "fine-tuning"})
+_NAME = re.compile(r"[a-z][a-z0-9]*(-[a-z0-9]+)*")
+
+
+@dataclasses.dataclass(frozen=True)
+class PassSpec:
+    """The declaration of a pass.
+
+    Attributes:
+        name: Kebab-case, verb first: "fold-batchnorm".
+        summary: One sentence.
+        exactness: EXACT keeps every bit, REASSOC reorders sums, APPROX changes the function.
+        requires: Properties the program must have.
+        forbids: Properties the program must not have.
+        establishes: Properties the program has afterwards.
+        invalidates: Properties the program may lose.
+        preserves: Names of analyses that stay valid although the pass rewrites.
+        needs: What it needs besides the program: "examples", "calibration", "labels", "fine-tuning".
+        changes_state: Whether it changes, adds or removes parameters.
+        idempotent: Whether running it twice is the same as once.
+        mandatory: Whether it runs whole even when a bisection holds other rewrites back.
+    """
+
+    name: str
+    summary: str
+    exactness: Exactness = Exactness.EXACT
+    requires: frozenset[str] = frozenset({"functional"})
+    forbids: frozenset[str] = frozenset()
+    establishes: frozenset[str] = frozenset()
+    invalidates: frozenset[str] = frozenset()
+    preserves: frozenset[str] = frozenset()
+    needs: frozenset[str] = frozenset()
+    changes_state: bool = False
+    idempotent: bool = True
+    mandatory: bool = False
+
+    def __post_init__(self) -> None:
+        if not _NAME.fullmatch(self.name):
+            raise PipelineError(f"{self.name!r} is no pass name", hint="write it in kebab-case: 'fuse-lookups'")
+        for field in ("requires", "forbids", "establishes", "invalidates", "preserves", "needs"):
+            object.__setattr__(self, field, frozenset(getattr(self, field)))
+        if unknown := self.needs - NEEDS:
+            raise PipelineError(f"unknown needs {sorted(unknown)}", where=self.name, hint=f"known: {sorted(NEEDS)}")
+
+
+@dataclasses.dataclass(frozen=True)
+class Miss:
+    """Why a rule did not fire at a node it looked at.
+
+    Attributes:
+        reason: In words, for `recfx.explain`.
+        node: The node that stood in the way; None for the one looked at.
+    """
+
+    reason: str
+    node: fx.Node | None = None
+
+
+@dataclasses.dataclass(frozen=True)
+class Pass(ABC):
+    """A pass: one change of a program, under one declaration.
+
+    Subclass it with a class attribute `spec` and a method `run`. A pass with options is a frozen dataclass whose fields are
+    the options:
+
+        @dataclass(frozen=True)
+        class PruneChannels(recfx.Pass):
+            spec = recfx.PassSpec("prune-channels", "Removes weak channels.", exactness=recfx.Exactness.APPROX)
+            ratio: float = 0.5
+
+            def run(self, program, ctx): ...
+    """
+
+    spec: ClassVar[PassSpec]
+
+    @abstractmethod
+    def run(self, program: Program, ctx: PassContext) -> None:
+        """Edits the program's graph in place, asking `ctx.gate` before each rewrite."""
+
+    def options(self) -> dict[str, Any]:
+        """Option name -> value, in the order of declaration."""
+        return {f.name: getattr(self, f.name) for f in dataclasses.fields(self)}
+
+    def __str__(self) -> str:
+        from recfx.pipeline.text import print_pass
+
+        return print_pass(self)

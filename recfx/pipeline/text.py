@@ -1,0 +1,128 @@
+"""Pipelines as text: `"fold-batchnorm,prune-channels{ratio=0.5, keep=[4, 8]}"`, parsed and printed without loss."""
+
+from __future__ import annotations
+
+import ast
+import dataclasses
+import re
+from typing import Any
+
+from recfx.errors import PipelineError
+from recfx.pipeline.registry import find
+from recfx.pipeline.spec import Pass
+
+_BARE = re.compile(r"[A-Za-z_][A-Za-z0-9_.-]*")
+
+
+def parse_pipeline(text: str) -> list[Pass]:
+    """The passes a text names, with their options.
+
+    Raises:
+        PipelineError: Unbalanced braces, an unknown pass or option, or an option value that does not fit. All are listed.
+    """
+    passes: list[Pass] = []
+    problems: list[str] = []
+    for piece in _split(text):
+        try:
+            passes.append(_parse_pass(piece))
+        except PipelineError as error:
+            problems.append(str(error).replace("\n", ";"))
+    if problems:
+        raise PipelineError("; ".join(problems), where=f"pipeline {text!r}")
+    return passes
+
+
+def print_pass(item: Pass) -> str:
+    """A pass as text, naming the options that differ from their defaults."""
+    options = []
+    for field in dataclasses.fields(item):
+        value = getattr(item, field.name)
+        default = field.default if field.default is not dataclasses.MISSING else _factory(field)
+        if value != default:
+            options.append(f"{field.name}={_print_value(value)}")
+    return item.spec.name + (f"{{{', '.join(options)}}}" if options else "")
+
+
+def _factory(field: dataclasses.Field[Any]) -> Any:
+    return field.default_factory() if field.default_factory is not dataclasses.MISSING else dataclasses.MISSING
+
+
+def _print_value(value: Any) -> str:
+    if (
+        isinstance(value, str)
+        and _BARE.fullmatch(value)
+        and value not in ("true", "false", "none", "True", "False", "None")
+    ):
+        return value
+    return repr(value)
+
+
+def _split(text: str) -> list[str]:
+    """Splits at the commas outside braces, brackets and quotes.
+
+    Raises:
+        PipelineError: A bracket or quote is not closed.
+    """
+    pieces, depth, start, quote = [], 0, 0, ""
+    for position, character in enumerate(text):
+        if quote:
+            escaped = text[position - 1] == "\\"
+            quote = "" if character == quote and not escaped else quote
+        elif character in "'\"":
+            quote = character
+        elif character in "{[(":
+            depth += 1
+        elif character in "}])":
+            depth -= 1
+            if depth < 0:
+                raise PipelineError(f"a {character!r} too many", where=f"pipeline {text!r}, character {position}")
+        elif character == "," and depth == 0:
+            pieces.append(text[start:position])
+            start = position + 1
+    if depth or quote:
+        raise PipelineError("a bracket or quote is not closed", where=f"pipeline {text!r}")
+    pieces.append(text[start:])
+    stripped = [p.strip() for p in pieces]
+    if stripped == [""]:
+        return []
+    if "" in stripped:
+        raise PipelineError("an empty name between commas", where=f"pipeline {text!r}")
+    return stripped
+
+
+def _parse_pass(piece: str) -> Pass:
+    name, brace, rest = piece.partition("{")
+    cls = find(name.strip())
+    options: dict[str, Any] = {}
+    if brace:
+        if not rest.endswith("}"):
+            raise PipelineError(f"text after the options of {name.strip()!r}: {piece!r}")
+        for item in _split(rest[:-1]):
+            key, equals, value = item.partition("=")
+            if not equals:
+                raise PipelineError(f"option {item!r} has no value", where=name.strip(), hint="write option=value")
+            options[key.strip()] = _parse_value(value.strip(), f"{name.strip()}{{{key.strip()}}}")
+    known = {f.name: f for f in dataclasses.fields(cls)}
+    if unknown := options.keys() - known.keys():
+        raise PipelineError(
+            f"{name.strip()!r} has no option {', '.join(sorted(unknown))}",
+            hint=f"its options: {', '.join(known) or 'none'}",
+        )
+    try:
+        return cls(**options)
+    except (TypeError, ValueError) as error:
+        raise PipelineError(f"{name.strip()!r} refuses its options: {error}") from error
+
+
+def _parse_value(text: str, place: str) -> Any:
+    constants = {"true": True, "false": False, "none": None}
+    if text in constants:
+        return constants[text]
+    try:
+        return ast.literal_eval(text)
+    except (ValueError, SyntaxError) as error:
+        if _BARE.fullmatch(text):
+            return text
+        raise PipelineError(
+            f"{text!r} is no value", where=place, hint="use numbers, true/false, words, quotes or [lists]"
+        ) from error

@@ -1,0 +1,54 @@
+"""Validation of a pipeline as a whole, before anything runs: every violation is found, nothing is reordered."""
+
+from __future__ import annotations
+
+from collections.abc import Collection, Sequence
+
+from recfx.errors import PipelineError
+from recfx.pipeline.spec import Pass
+
+
+def violations(passes: Sequence[Pass], properties: Collection[str], resources: Collection[str] = ()) -> list[str]:
+    """What is wrong with running these passes, in this order, on a program with these properties.
+
+    Args:
+        passes: The passes, in order.
+        properties: What is established before the first one.
+        resources: Which of `PassSpec.needs` are at hand.
+    """
+    found: list[str] = []
+    held = set(properties)
+    for index, item in enumerate(passes):
+        spec = item.spec
+        place = f"{spec.name} (number {index + 1})"
+        for missing in sorted(spec.requires - held):
+            found.append(f"{place} requires {missing!r}, {_who_establishes(missing, passes, index)}")
+        for present in sorted(spec.forbids & held):
+            found.append(f"{place} must not run once the program is {present!r}; move it before what makes it so")
+        for need in sorted(spec.needs - set(resources)):
+            found.append(f"{place} needs {need}; pass {need.replace('-', '_')}= to optimize")
+        if spec.idempotent and index and passes[index - 1] == item:
+            found.append(f"{place} stands twice in a row; the second does nothing")
+        held = (held - spec.invalidates) | spec.establishes
+    return found
+
+
+def require_valid(passes: Sequence[Pass], properties: Collection[str], resources: Collection[str] = ()) -> None:
+    """Raises `PipelineError` listing every violation."""
+    found = violations(passes, properties, resources)
+    if found:
+        raise PipelineError(
+            f"the pipeline cannot run as written: {len(found)} violation(s)\n" + "\n".join(f"  - {v}" for v in found),
+            where=",".join(map(str, passes)),
+            hint="the order you write is the order that runs; change it",
+        )
+
+
+def _who_establishes(name: str, passes: Sequence[Pass], index: int) -> str:
+    later = [p.spec.name for p in passes[index + 1 :] if name in p.spec.establishes]
+    if later:
+        return f"which only {later[0]} establishes, and that stands after it"
+    earlier = [p.spec.name for p in passes[:index] if name in p.spec.establishes]
+    if earlier:
+        return f"which {earlier[-1]} established but a pass in between invalidated"
+    return "which no pass in the pipeline establishes"
