@@ -1,0 +1,3 @@
+"""Built-in passes."""
+
+DEFAULT_PIPELINE = ""

@@ -1,1 +1,99 @@
-"""recfx: a graph optimiser for recommendation models on PyTorch."""
+"""recfx: a graph optimiser for recommendation models on PyTorch.
+
+fast = recfx.optimize(model, target="cpu", example_inputs=(dense, sparse))
+scores = fast(dense, sparse)
+print(fast.report)
+"""
+
+from __future__ import annotations
+
+import importlib
+from typing import TYPE_CHECKING, Any
+
+from recfx.errors import RecfxError
+
+__version__ = "0.1.0"
+
+if TYPE_CHECKING:
+    from recfx import testing
+    from recfx.artifact import load
+    from recfx.compiled import CompiledModel
+    from recfx.errors import (
+        ArtifactError,
+        CaptureError,
+        DataError,
+        InputError,
+        PassError,
+        PipelineError,
+        TargetError,
+        VerificationError,
+    )
+    from recfx.ir import Exactness, Program
+    from recfx.optimizer import optimize
+    from recfx.pipeline import Miss, Pass, PassContext, PassSpec, Pipeline, rewrite
+    from recfx.report import explain
+
+#: Public name -> the module it lives in; imported at first use, so that `import recfx` stays quick.
+_PUBLIC = {
+    "ArtifactError": "recfx.errors",
+    "CaptureError": "recfx.errors",
+    "CompiledModel": "recfx.compiled",
+    "DataError": "recfx.errors",
+    "Exactness": "recfx.ir",
+    "InputError": "recfx.errors",
+    "Miss": "recfx.pipeline",
+    "Pass": "recfx.pipeline",
+    "PassContext": "recfx.pipeline",
+    "PassError": "recfx.errors",
+    "PassSpec": "recfx.pipeline",
+    "Pipeline": "recfx.pipeline",
+    "PipelineError": "recfx.errors",
+    "Program": "recfx.ir",
+    "TargetError": "recfx.errors",
+    "VerificationError": "recfx.errors",
+    "explain": "recfx.report",
+    "load": "recfx.artifact",
+    "optimize": "recfx.optimizer",
+    "rewrite": "recfx.pipeline",
+}
+
+__all__ = [
+    "ArtifactError",
+    "CaptureError",
+    "CompiledModel",
+    "DataError",
+    "Exactness",
+    "InputError",
+    "Miss",
+    "Pass",
+    "PassContext",
+    "PassError",
+    "PassSpec",
+    "Pipeline",
+    "PipelineError",
+    "Program",
+    "RecfxError",
+    "TargetError",
+    "VerificationError",
+    "explain",
+    "load",
+    "optimize",
+    "rewrite",
+    "testing",
+]
+
+
+def __getattr__(name: str) -> Any:
+    if name == "testing":
+        return importlib.import_module("recfx.testing")
+    if name not in _PUBLIC:
+        raise AttributeError(f"module 'recfx' has no attribute {name!r}")
+    if name == "Pipeline":
+        importlib.import_module("recfx.passes")  # so that text pipelines know the built-in passes
+    value = getattr(importlib.import_module(_PUBLIC[name]), name)
+    globals()[name] = value
+    return value
+
+
+def __dir__() -> list[str]:
+    return sorted([*globals(), *__all__])

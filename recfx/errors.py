@@ -64,3 +64,7 @@ class ArtifactError(RecfxError):
 
 class DataError(RecfxError, ValueError):
     """Data files or arrays that do not have the expected format."""
+
+
+class MeasureError(RecfxError):
+    """A measurement that could not be made."""

@@ -23,7 +23,7 @@ from recfx.ir.explain_export import capture_error, draft_line, user_frame
 from recfx.ir.functionalize import functionalize
 from recfx.ir.inline import inline_regions
 from recfx.ir.inputs import Call, normalize_call
-from recfx.ir.jagged import opaque_sparse_modules
+from recfx.ir.jagged import LENGTHS, PARTS, is_jagged
 from recfx.ir.program import Program, copy_module
 from recfx.ir.propagate import refresh
 from recfx.ir.shapes import BATCH, infer_dynamic_shapes, sizes_of, widen_batch
@@ -60,11 +60,9 @@ def capture(
     """
     _require_eval(model)
     call = normalize_call(model, args, kwargs or {})
-    leaves, in_spec = pytree.tree_flatten((tuple(call.values), {}))
     if dynamic_shapes is None:
-        leaves = widen_batch(leaves)
-    values = list(pytree.tree_unflatten(leaves, in_spec)[0])
-    call = call.with_values(values)
+        call = call.with_values(widen_batch(call.values))
+    leaves, in_spec = pytree.tree_flatten((tuple(call.values), {}))
     exported, method = _export(model, call, _shapes_for(call, dynamic_shapes, max_batch))
     program = _to_program(exported, call, leaves, in_spec)
     notes = [] if method == "non-strict" else ["captured with strict export (non-strict export failed)"]
@@ -134,8 +132,8 @@ def _fixes_a_dim(shapes: Any) -> bool:
 
 
 def _run_export(model: torch.nn.Module, call: Call, shapes: Any, strict: bool) -> torch.export.ExportedProgram:
-    with _quiet(), opaque_sparse_modules(model) as wrapped:
-        return torch.export.export(wrapped, call.args, call.kwargs, dynamic_shapes=shapes, strict=strict)
+    with _quiet():
+        return torch.export.export(model, call.args, call.kwargs, dynamic_shapes=shapes, strict=strict)
 
 
 @contextmanager
@@ -198,14 +196,12 @@ def _signature(
     out_spec: pytree.TreeSpec,
 ) -> Signature:
     names = _leaf_names(call)
-    symbols: dict[str, str] = {}
     placeholders = module.graph.find_nodes(op="placeholder")
+    symbols = _batch_symbol(call, [node.meta.get("val") for node in placeholders])
     specs = []
     for leaf_name, node, leaf in zip(names, placeholders, leaves, strict=True):
         value = node.meta.get("val")
         if isinstance(value, torch.Tensor):
-            if not symbols:
-                symbols.update(_batch_symbol(value, leaf))
             specs.append(LeafSpec(leaf_name, "tensor", value.dtype, value.device, sizes_of(value, symbols)))
         else:
             specs.append(LeafSpec(leaf_name, "constant", value=leaf))
@@ -213,8 +209,8 @@ def _signature(
     for symbol, bounds in exported.range_constraints.items():
         name = symbols.get(str(symbol))
         if name is not None:
-            upper = int(bounds.upper) if bounds.upper.is_finite and int(bounds.upper) < 2**62 else None
-            dims[name] = (int(bounds.lower), upper)
+            unbounded = str(bounds.upper) in ("int_oo", "oo") or int(bounds.upper) >= 2**62
+            dims[name] = (int(bounds.lower), None if unbounded else int(bounds.upper))
     return Signature(
         parameters=call.names,
         defaults=call.defaults,
@@ -226,12 +222,21 @@ def _signature(
     )
 
 
-def _batch_symbol(value: torch.Tensor, leaf: Any) -> dict[str, str]:
-    if value.ndim and not isinstance(value.shape[0], int):
-        symbol = value.shape[0].node.expr
-        if symbol.is_Symbol:
-            return {str(symbol): BATCH}
-    return {}
+def _batch_symbol(call: Call, values: Sequence[Any]) -> dict[str, str]:
+    """The symbol of the batch: of dimension 0 of the first plain tensor where that is free, else of a jagged tensor's lengths."""
+    position = 0
+    jagged: dict[str, str] = {}
+    for part in pytree.tree_leaves(call.values, is_leaf=is_jagged):
+        size = PARTS if is_jagged(part) else 1
+        value = values[position + LENGTHS if is_jagged(part) else position]
+        position += size
+        if isinstance(value, torch.Tensor) and value.ndim and isinstance(value.shape[0], torch.SymInt):
+            symbols = value.shape[0].node.expr.free_symbols
+            found = {str(symbol): BATCH for symbol in symbols} if len(symbols) == 1 else {}
+            if found and not is_jagged(part):
+                return found
+            jagged = jagged or found
+    return jagged
 
 
 def _leaf_names(call: Call) -> list[str]:

@@ -14,8 +14,9 @@ from torch.utils import _pytree as pytree
 
 from recfx.errors import CaptureError
 from recfx.ir.inputs import Call
+from recfx.ir.jagged import PARTS, is_jagged, resample, rows
 from recfx.ir.program import Program
-from recfx.ir.shapes import BATCH
+from recfx.ir.shapes import BATCH, batch_size
 
 PROBE_BATCHES = (1, 2, 7)
 
@@ -56,30 +57,44 @@ def compare_with_model(program: Program, model: torch.nn.Module, call: Call) -> 
 def probes(program: Program, seed: int = 0) -> list[tuple[str, list[Any]]]:
     """Other inputs of the same kind: every column reshuffled on its own, batches of 1, 2, 7 and the example's size.
 
-    Values are drawn from the column they stand in, so ids stay in range and flags stay flags.
+    Values are drawn from the column they stand in, so ids stay in range and flags stay flags. The bags of a jagged tensor
+    are drawn whole.
     """
-    batch_leaves = [BATCH in map(str, spec.shape) for spec in program.signature.leaves]
-    if not any(batch_leaves):
+    signature = program.signature
+    if BATCH not in signature.dims:
         return [("shuffled values", _shuffle_static(program, seed))]
-    low, high = program.signature.dims[BATCH]
-    size = next(leaf.shape[0] for leaf, batched in zip(program.example, batch_leaves, strict=True) if batched)
+    low, high = signature.dims[BATCH]
+    values = pytree.tree_unflatten(list(program.example), signature.in_spec)
+    parts, spec = pytree.tree_flatten(values, is_leaf=is_jagged)
+    batched = _batched_parts(program, parts)
+    size = batch_size(values) or 1
     generator = torch.Generator().manual_seed(seed)
     found = []
     for batch in dict.fromkeys((*PROBE_BATCHES, size)):
         batch = max(batch, low) if high is None else min(max(batch, low), high)
-        leaves = [
-            _resample(leaf, batch, generator) if batched else leaf
-            for leaf, batched in zip(program.example, batch_leaves, strict=True)
-        ]
+        drawn = [_resample(p, batch, generator) if b else p for p, b in zip(parts, batched, strict=True)]
+        leaves = pytree.tree_leaves(pytree.tree_unflatten(drawn, spec))
         found.append((f"reshuffled inputs at batch {batch}", leaves))
     return found
 
 
-def _resample(leaf: torch.Tensor, batch: int, generator: torch.Generator) -> torch.Tensor:
-    """Draws `batch` values, with replacement, for each column on its own."""
-    rows, columns = leaf.shape[0], leaf.reshape(leaf.shape[0], -1)
-    picks = torch.randint(rows, (batch, columns.shape[1]), generator=generator).to(leaf.device)
-    return columns.gather(0, picks).reshape(batch, *leaf.shape[1:])
+def _batched_parts(program: Program, parts: Sequence[Any]) -> list[bool]:
+    """Which parts (leaves, or whole jagged tensors) have one row for each row of the batch."""
+    specs = iter(program.signature.leaves)
+    found = []
+    for part in parts:
+        own = [next(specs) for _ in range(PARTS if is_jagged(part) else 1)]
+        found.append(is_jagged(part) or (bool(own[0].shape) and own[0].shape[0] == BATCH))
+    return found
+
+
+def _resample(part: Any, batch: int, generator: torch.Generator) -> Any:
+    """Draws `batch` values, with replacement, for each column on its own; whole bags of a jagged tensor."""
+    if is_jagged(part):
+        return resample(part, torch.randint(rows(part), (len(part.keys()), batch), generator=generator))
+    size, columns = part.shape[0], part.reshape(part.shape[0], -1)
+    picks = torch.randint(size, (batch, columns.shape[1]), generator=generator).to(part.device)
+    return columns.gather(0, picks).reshape(batch, *part.shape[1:])
 
 
 def _shuffle_static(program: Program, seed: int) -> list[Any]:

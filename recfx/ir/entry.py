@@ -13,6 +13,7 @@ from typing import Any
 import torch
 from torch.utils import _pytree as pytree
 
+from recfx.ir.jagged import is_jagged_type, without_caches
 from recfx.ir.signature import LeafSpec, Signature
 
 MISSING: Any = type("Missing", (), {"__repr__": lambda self: "<missing>"})()
@@ -38,6 +39,7 @@ class _EntryWriter:
             "_explain": self._explain,
             "_tree_flatten": pytree.tree_flatten,
             "_unflatten": signature.unflatten,
+            "_without_caches": without_caches,
         }
         self.lines: list[str] = []
         self.leaf_expressions: list[str] = []
@@ -104,7 +106,8 @@ class _EntryWriter:
         else:
             name = f"s{len(self.lines)}"
             self.namespace[f"_{name}"] = spec
-            self._emit(f"l{name}, t{name} = _tree_flatten({expression})")
+            value = f"_without_caches({expression})" if is_jagged_type(spec.type) else expression
+            self._emit(f"l{name}, t{name} = _tree_flatten({value})")
             self._emit(f"if t{name} != _{name}: _explain({self.values})")
             self.leaf_expressions += [f"l{name}[{i}]" for i in range(spec.num_leaves)]
 

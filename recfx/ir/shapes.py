@@ -9,33 +9,41 @@ import torch
 from torch.utils import _pytree as pytree
 
 from recfx.errors import InputError
+from recfx.ir.jagged import dynamic_shapes, is_jagged, resample, rows
 
 BATCH = "batch"
 
 
-def batch_size(leaves: Sequence[Any]) -> int | None:
-    """The size of the first dimension of the first tensor that has one; None when there is none."""
-    for leaf in leaves:
+def batch_size(values: Any) -> int | None:
+    """The size of the first dimension of the first tensor that has one, or of the first jagged tensor; None without any."""
+    for leaf in pytree.tree_leaves(values, is_leaf=is_jagged):
+        if is_jagged(leaf):
+            return rows(leaf)
         if isinstance(leaf, torch.Tensor) and leaf.ndim:
             return int(leaf.shape[0])
     return None
 
 
-def widen_batch(leaves: Sequence[Any]) -> list[Any]:
+def widen_batch(values: Sequence[Any]) -> list[Any]:
     """Repeats a batch of one to two rows, since tracing with one row would fix the batch at one.
 
     Raises:
         InputError: The example batch is empty.
     """
-    size = batch_size(leaves)
+    size = batch_size(values)
     if size == 0:
         raise InputError("the example batch is empty", hint="give example inputs of two rows or more")
     if size != 1:
-        return list(leaves)
-    return [
-        torch.cat([leaf, leaf]) if isinstance(leaf, torch.Tensor) and leaf.ndim and leaf.shape[0] == 1 else leaf
-        for leaf in leaves
-    ]
+        return list(values)
+
+    def widen(leaf: Any) -> Any:
+        if is_jagged(leaf):
+            return resample(leaf, torch.zeros(len(leaf.keys()), 2, dtype=torch.int64))
+        batched = isinstance(leaf, torch.Tensor) and leaf.ndim and leaf.shape[0] == 1
+        return torch.cat([leaf, leaf]) if batched else leaf
+
+    widened: list[Any] = pytree.tree_map(widen, list(values), is_leaf=is_jagged)
+    return widened
 
 
 def infer_dynamic_shapes(values: Any, max_batch: int) -> Any:
@@ -51,17 +59,21 @@ def infer_dynamic_shapes(values: Any, max_batch: int) -> Any:
     Raises:
         InputError: The example batch is larger than `max_batch`.
     """
-    leaves, spec = pytree.tree_flatten(values)
-    size = batch_size(leaves)
+    leaves, spec = pytree.tree_flatten(values, is_leaf=is_jagged)
+    size = batch_size(values)
     if size is not None and size > max_batch:
         raise InputError(
             f"the example batch has {size} rows, more than max_batch={max_batch}",
             hint="give a smaller example or a larger max_batch",
         )
     dim = torch.export.Dim(BATCH, min=1, max=max_batch)
-    marks = [
-        {0: dim} if isinstance(leaf, torch.Tensor) and leaf.ndim and leaf.shape[0] == size else None for leaf in leaves
-    ]
+    marks: list[Any] = []
+    for leaf in leaves:
+        if is_jagged(leaf):
+            marks.append(dynamic_shapes(leaf, dim, f"jagged{len(marks)}"))
+        else:
+            batched = isinstance(leaf, torch.Tensor) and leaf.ndim and leaf.shape[0] == size
+            marks.append({0: dim} if batched else None)
     return pytree.tree_unflatten(marks, spec)
 
 

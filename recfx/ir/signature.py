@@ -7,7 +7,6 @@ the name of a dimension ("batch"), or a Python expression over such names ("batc
 from __future__ import annotations
 
 import dataclasses
-import inspect
 from collections.abc import Mapping, Sequence
 from typing import Any, Literal
 
@@ -15,6 +14,7 @@ import torch
 from torch.utils import _pytree as pytree
 
 from recfx.errors import InputError
+from recfx.ir.jagged import is_jagged, without_caches
 
 Size = int | str
 
@@ -112,7 +112,8 @@ class Signature:
         Raises:
             InputError: The arguments do not bind, or their nesting differs from the one captured.
         """
-        leaves, spec = pytree.tree_flatten((tuple(self.bind(args, kwargs)), {}))
+        values = pytree.tree_map(without_caches, tuple(self.bind(args, kwargs)), is_leaf=is_jagged)
+        leaves, spec = pytree.tree_flatten((values, {}))
         if spec != self.in_spec:
             raise InputError(
                 "the inputs are nested differently from the captured ones",
@@ -222,22 +223,6 @@ def same_constant(a: Any, b: Any) -> bool:
         return bool(b != b)
     result = a == b
     return bool(result) if isinstance(result, bool) else False
-
-
-def forward_parameters(forward: Any, args: Sequence[Any], kwargs: Mapping[str, Any]) -> inspect.BoundArguments:
-    """Binds example inputs to the signature of the user's `forward`.
-
-    Raises:
-        InputError: They do not fit it.
-    """
-    try:
-        return inspect.signature(forward).bind(*args, **kwargs)
-    except TypeError as error:
-        raise InputError(
-            f"example inputs do not fit the model's forward: {error}",
-            where=f"forward{inspect.signature(forward)}",
-            hint="pass positional inputs as a tuple, keyword inputs as example_kwargs",
-        ) from error
 
 
 def _brief(spec: pytree.TreeSpec) -> str:

@@ -1,0 +1,167 @@
+"""Saved models: a folder of JSON and safetensors, versioned, checksummed, memory-mapped, without pickle.
+
+model/
+  manifest.json        format, versions, checksums of the other files, which backend has which region
+  program.json         the graph and the calling convention
+  state.safetensors    tables, weights and constants
+  region-0/            what a backend saved for itself, if anything
+"""
+
+from __future__ import annotations
+
+import json
+import shutil
+import tempfile
+import zlib
+from collections.abc import Sequence
+from os import PathLike
+from pathlib import Path
+from typing import Any
+
+import torch
+from safetensors import SafetensorError
+from safetensors.torch import load_file, save_file
+
+from recfx.compiled import CompiledModel, Parts
+from recfx.errors import ArtifactError
+from recfx.ir.program import Program
+from recfx.ir.serialize import from_json, to_json
+from recfx.pipeline import MissRecord, PassRecord
+from recfx.report import Measured, Report
+from recfx.targets import BACKENDS, Lowered
+
+FORMAT = 1
+_MANIFEST = "manifest.json"
+
+
+def save(program: Program, regions: Sequence[Lowered], report: Report, path: str | PathLike[str]) -> None:
+    """Writes an artifact; a crash in the middle leaves whatever was there before.
+
+    Raises:
+        ArtifactError: `path` exists and is no artifact, or the program has no plain form.
+    """
+    folder = Path(path)
+    if folder.exists() and not (folder / _MANIFEST).is_file():
+        raise ArtifactError("the path exists and is no recfx artifact", where=str(folder), hint="choose another path")
+    document, tensors = to_json(program)
+    folder.parent.mkdir(parents=True, exist_ok=True)
+    staging = Path(tempfile.mkdtemp(prefix=f".{folder.name}-", dir=folder.parent))
+    try:
+        (staging / "program.json").write_text(json.dumps(document))
+        save_file(tensors, staging / "state.safetensors")
+        for index, region in enumerate(regions):
+            (staging / f"region-{index}").mkdir()
+            BACKENDS[region.backend].save(region, staging / f"region-{index}")
+        _write_manifest(staging, regions, report)
+        _replace(staging, folder)
+    finally:
+        shutil.rmtree(staging, ignore_errors=True)
+
+
+def load(path: str | PathLike[str], *, check: bool = True) -> CompiledModel:
+    """Loads a saved model; its tables are memory-mapped.
+
+    Args:
+        path: The folder `CompiledModel.save` wrote.
+        check: Compare checksums of every file, the tables included (about a second for every few gigabytes).
+
+    Raises:
+        ArtifactError: It is not there, damaged, cut short, or of another format version.
+    """
+    folder = Path(path)
+    manifest = _read_manifest(folder)
+    for name, expected in manifest["files"].items():
+        _check_file(folder / name, expected, check)
+    try:
+        tensors = load_file(folder / "state.safetensors")
+    except SafetensorError as error:
+        raise ArtifactError(f"the tensors cannot be read: {error}", where=str(folder / "state.safetensors")) from error
+    program = from_json(json.loads((folder / "program.json").read_text()), tensors)
+    regions = []
+    for index, name in enumerate(manifest["regions"]):
+        if name not in BACKENDS:
+            raise ArtifactError(f"the artifact needs the backend {name!r}, unknown here", where=str(folder))
+        regions.append(BACKENDS[name].load(program, folder / f"region-{index}"))
+    return CompiledModel(Parts(program, regions, _decode_report(manifest["report"])))
+
+
+def _write_manifest(folder: Path, regions: Sequence[Lowered], report: Report) -> None:
+    from recfx import __version__
+
+    files = {
+        str(file.relative_to(folder)): {"bytes": file.stat().st_size, "crc32": _crc32(file)}
+        for file in sorted(folder.rglob("*"))
+        if file.is_file()
+    }
+    manifest = {
+        "format": FORMAT,
+        "recfx": __version__,
+        "torch": torch.__version__,
+        "files": files,
+        "regions": [region.backend for region in regions],
+        "report": report.to_json(),
+    }
+    (folder / _MANIFEST).write_text(json.dumps(manifest, indent=1) + "\n")
+
+
+def _read_manifest(folder: Path) -> dict[str, Any]:
+    try:
+        manifest: dict[str, Any] = json.loads((folder / _MANIFEST).read_text())
+    except FileNotFoundError as error:
+        raise ArtifactError(
+            "there is no saved model here", where=str(folder), hint="pass the folder given to CompiledModel.save"
+        ) from error
+    except (json.JSONDecodeError, UnicodeDecodeError) as error:
+        raise ArtifactError(f"the manifest is damaged: {error}", where=str(folder / _MANIFEST)) from error
+    if not isinstance(manifest, dict) or manifest.get("format") != FORMAT:
+        found = manifest.get("format") if isinstance(manifest, dict) else None
+        raise ArtifactError(
+            f"the artifact is of format {found!r}, this recfx reads format {FORMAT}",
+            where=str(folder),
+            hint="optimize and save the model again with this version",
+        )
+    missing = {"files", "regions", "report"} - manifest.keys()
+    if missing:
+        raise ArtifactError(f"the manifest lacks {', '.join(sorted(missing))}", where=str(folder / _MANIFEST))
+    return manifest
+
+
+def _check_file(file: Path, expected: dict[str, int], thorough: bool) -> None:
+    if not file.is_file():
+        raise ArtifactError("a file of the artifact is missing", where=str(file), hint="copy the whole folder")
+    size = file.stat().st_size
+    if size != expected["bytes"]:
+        raise ArtifactError(f"the file has {size} bytes instead of {expected['bytes']}", where=str(file))
+    if (thorough or file.suffix == ".json") and _crc32(file) != expected["crc32"]:
+        raise ArtifactError("the file's checksum is wrong: it was damaged", where=str(file))
+
+
+def _crc32(file: Path) -> int:
+    value = 0
+    with file.open("rb") as stream:
+        while block := stream.read(1 << 22):
+            value = zlib.crc32(block, value)
+    return value
+
+
+def _replace(staging: Path, folder: Path) -> None:
+    if not folder.exists():
+        staging.rename(folder)
+        return
+    old = Path(tempfile.mkdtemp(prefix=f".{folder.name}-old-", dir=folder.parent))
+    folder.rename(old / "artifact")
+    staging.rename(folder)
+    shutil.rmtree(old)
+
+
+def _decode_report(document: dict[str, Any]) -> Report:
+    def tuples(value: Any) -> Any:
+        return tuple(value) if isinstance(value, list) else value
+
+    passes = tuple(
+        PassRecord(**{**{k: tuples(v) for k, v in p.items()}, "misses": tuple(MissRecord(**m) for m in p["misses"])})
+        for p in document["passes"]
+    )
+    measured = tuple(Measured(**{k: tuples(v) for k, v in m.items()}) for m in document["measured"])
+    plain = {k: tuples(v) for k, v in document.items() if k not in ("passes", "measured")}
+    return Report(**plain, passes=passes, measured=measured)

@@ -1,0 +1,123 @@
+"""`CompiledModel`: what `optimize` and `load` return; called like the user's model."""
+
+from __future__ import annotations
+
+import threading
+from collections.abc import Callable, Sequence
+from os import PathLike
+from typing import Any, NoReturn
+
+from recfx.diagnose import diagnose
+from recfx.errors import RecfxError
+from recfx.ir.entry import entry_function
+from recfx.ir.program import Program
+from recfx.report import Report
+from recfx.targets import Lowered
+
+Build = Callable[[tuple[Any, ...], dict[str, Any]], "Parts"]
+
+
+class Parts:
+    """What a compiled model consists of once it is built.
+
+    Args:
+        program: The program after all passes.
+        regions: The lowered regions, in order.
+        report: What was done.
+        run: Flat inputs -> flat outputs; by default the only region's runner.
+    """
+
+    def __init__(
+        self, program: Program, regions: Sequence[Lowered], report: Report, run: Callable[..., Any] | None = None
+    ) -> None:
+        self.program = program
+        self.regions = tuple(regions)
+        self.report = report
+        self.entry = entry_function(program.signature, run or regions[0].run)
+
+
+class CompiledModel:
+    """A model made faster: same inputs, same outputs, same nesting.
+
+    It is a snapshot of the weights at the time of `optimize`, in inference mode; calls from several threads at once are safe.
+    Tables and weights that no pass changed share memory with the original model.
+    """
+
+    def __init__(self, parts: Parts | None = None, *, build: Build | None = None) -> None:
+        self._parts = parts
+        self._build = build
+        self._lock = threading.Lock()
+        self._entry: Callable[..., Any] = parts.entry if parts is not None else self._first_call
+
+    def __call__(self, *args: Any, **kwargs: Any) -> Any:
+        """Runs the model.
+
+        Raises:
+            InputError: The inputs do not fit: wrong names, dtypes, shapes, devices, batch size, or ids outside their table.
+        """
+        try:
+            return self._entry(*args, **kwargs)
+        except Exception as error:  # noqa: BLE001 - re-raised at once, as the clearest error that can be had
+            self._explain(error, args, kwargs)
+
+    forward = __call__
+
+    @property
+    def program(self) -> Program:
+        """The program after all passes."""
+        return self._ready().program
+
+    @property
+    def report(self) -> Report:
+        """What was done, why, what it cost, what it won."""
+        return self._ready().report
+
+    @property
+    def placement(self) -> dict[str, str]:
+        """Region -> backend."""
+        return {f"region {i}": region.backend for i, region in enumerate(self._ready().regions)}
+
+    def explain(self) -> str:
+        """Why rules did not fire, one line each."""
+        return self.report.misses()
+
+    def save(self, path: str | PathLike[str]) -> None:
+        """Writes the model as a folder that `recfx.load` reads: JSON and safetensors, checksummed, no pickle.
+
+        Args:
+            path: The folder; it must not exist, or be an artifact to replace.
+
+        Raises:
+            ArtifactError: The folder holds something else, or the model has no plain form.
+        """
+        from recfx.artifact import save
+
+        parts = self._ready()
+        save(parts.program, parts.regions, parts.report, path)
+
+    def __repr__(self) -> str:
+        if self._parts is None:
+            return "CompiledModel(captured at its first call)"
+        report = self._parts.report
+        return f"CompiledModel({report.model}, target={report.target!r}, operators={report.operators[1]})"
+
+    def _ready(self) -> Parts:
+        if self._parts is None:
+            raise RecfxError(
+                "the model has not been captured yet",
+                hint="call it once, or pass example_inputs to optimize",
+            )
+        return self._parts
+
+    def _first_call(self, *args: Any, **kwargs: Any) -> Any:
+        assert self._build is not None
+        with self._lock:
+            if self._parts is None:
+                self._parts = self._build(args, kwargs)
+                self._entry = self._parts.entry
+        return self._parts.entry(*args, **kwargs)
+
+    def _explain(self, error: Exception, args: tuple[Any, ...], kwargs: dict[str, Any]) -> NoReturn:
+        if self._parts is None:
+            raise error
+        raise diagnose(self._parts.program, args, kwargs, error) from error

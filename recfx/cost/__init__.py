@@ -1,0 +1,1 @@
+"""What things cost: the timing engine and, later, the cost model and placement."""

@@ -1,0 +1,100 @@
+"""Why a call of a compiled model failed: bad arguments, ids outside their table, or something else."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Any
+
+import torch
+from torch import fx
+
+from recfx.errors import InputError, RecfxError
+from recfx.ir.printer import operator_name
+from recfx.ir.program import Program, module_path
+
+_aten = torch.ops.aten
+
+#: Lookup operators: target -> (position of the table, position of the ids, dimension of the table that ids select).
+_LOOKUPS: dict[Any, tuple[int, int, int]] = {
+    _aten.embedding.default: (0, 1, 0),
+    _aten.embedding_bag.default: (0, 1, 0),
+    _aten.embedding_bag.padding_idx: (0, 1, 0),
+}
+
+
+def diagnose(program: Program, args: Sequence[Any], kwargs: dict[str, Any], error: Exception) -> Exception:
+    """The error to raise in place of the one a call ended in.
+
+    Args:
+        program: The program that ran.
+        args: The call's positional arguments.
+        kwargs: The call's keyword arguments.
+        error: What was raised.
+    """
+    if isinstance(error, RecfxError):
+        return error
+    try:
+        leaves = program.signature.flatten(args, kwargs)
+        program.signature.check(leaves)
+    except InputError as problem:
+        return problem
+    found = _LookupCheck(program).find(leaves)
+    return found or InputError(
+        f"the model fails on these inputs: {type(error).__name__}: {str(error).splitlines()[0] if str(error) else ''}",
+        hint="values that must fit each other (ids, lengths, offsets) may not; your own model fails on them as well",
+    )
+
+
+class _LookupCheck(fx.Interpreter):
+    """Runs the program node by node and looks at the ids of every lookup before it is made."""
+
+    def __init__(self, program: Program) -> None:
+        super().__init__(program.module)
+        self.inputs = {
+            node: leaf.name for node, leaf in zip(program.placeholders(), program.signature.leaves, strict=True)
+        }
+
+    def find(self, leaves: Sequence[Any]) -> InputError | None:
+        try:
+            with torch.no_grad():
+                self.run(*leaves)
+        except InputError as problem:  # made anew: the interpreter appends the graph's own text to the message
+            return InputError(problem.what, where=problem.where, hint=problem.hint)
+        except Exception:  # noqa: BLE001 - whatever else is wrong, the caller raises the first error
+            return None
+        return None
+
+    def run_node(self, n: fx.Node) -> Any:
+        if n.target in _LOOKUPS:
+            table_at, ids_at, dim = _LOOKUPS[n.target]
+            args, _ = self.fetch_args_kwargs_from_env(n)
+            _check_ids(n, args[ids_at], args[table_at].shape[dim], self._source(n.args[ids_at]))
+        return super().run_node(n)
+
+    def _source(self, value: Any) -> str:
+        """The input the ids come from, when they come from one."""
+        while isinstance(value, fx.Node):
+            if value in self.inputs:
+                return f"input {self.inputs[value]!r}"
+            sources = [n for n in value.all_input_nodes if n.op != "get_attr"]
+            if len(sources) != 1:
+                break
+            value = sources[0]
+        return "ids computed in the model"
+
+
+def _check_ids(node: fx.Node, ids: torch.Tensor, rows: int, source: str) -> None:
+    if ids.numel() == 0:
+        return
+    bad = (ids < 0) | (ids >= rows)
+    if not bool(bad.any()):
+        return
+    first = [int(i) for i in bad.nonzero()[0]]
+    table = node.args[0]
+    name = str(table.target) if isinstance(table, fx.Node) and table.op == "get_attr" else operator_name(node.target)
+    raise InputError(
+        f"{int(bad.sum())} id(s) out of range: the table {name!r} has {rows} rows, ids lie in "
+        f"{int(ids.min())}..{int(ids.max())}; the first bad one is {int(ids[tuple(first)])} at position {first}",
+        where=f"{source}, looked up in module {module_path(node) or 'top level'!r}",
+        hint=f"map ids to 0..{rows - 1} before the call",
+    )

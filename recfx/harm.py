@@ -1,0 +1,92 @@
+"""Do no harm: a compiled model that measures slower than the user's own is not the one that runs."""
+
+from __future__ import annotations
+
+import dataclasses
+from collections.abc import Callable, Sequence
+from functools import partial
+from typing import Any
+
+import torch
+from torch.utils import _pytree as pytree
+
+from recfx.compiled import Parts
+from recfx.cost.timing import Comparison, compare
+from recfx.ir.crosscheck import probes
+from recfx.report import Measured
+
+SECONDS = 0.25
+
+
+def do_no_harm(parts: Parts, model: torch.nn.Module, *, seconds: float = SECONDS) -> Parts:
+    """Measures the compiled model against the user's, interleaved, at batch 1 and at the example's batch.
+
+    Args:
+        parts: The compiled model.
+        model: The user's model.
+        seconds: Time for each batch size.
+
+    Returns:
+        The same parts with the measurements in the report; with the user's model behind the entry when the compiled one is slower
+        at one of the sizes, beyond the measurement's own interval, and not faster by more at the other.
+    """
+    measured: list[Measured] = []
+    comparisons: list[Comparison] = []
+    for leaves in _measured_inputs(parts):
+        positional, keyword = _split(parts, pytree.tree_unflatten(list(leaves), parts.program.signature.in_spec)[0])
+        comparison = compare(
+            {
+                "eager": _eager_call(model, positional, keyword),
+                "compiled": partial(parts.entry, *positional, **keyword),
+            },
+            seconds=seconds,
+            baseline="eager",
+        )
+        comparisons.append(comparison)
+        ratio = comparison.ratios["compiled"]
+        medians = {name: timing.median for name, timing in comparison.timings.items()}
+        bounds = (ratio.value, ratio.low, ratio.high)
+        measured.append(Measured(_rows(leaves), medians["eager"], medians["compiled"], bounds))
+    harmful = any(c.slower("compiled", than="eager") for c in comparisons)
+    report = dataclasses.replace(parts.report, measured=tuple(measured), kept_eager=harmful)
+    run = bind_user_model(parts, model) if harmful else None
+    return Parts(parts.program, parts.regions, report, run)
+
+
+def bind_user_model(parts: Parts, model: torch.nn.Module) -> Callable[..., list[Any]]:
+    """The user's model as a function from flat inputs to flat outputs, without gradients."""
+    spec = parts.program.signature.in_spec
+
+    def run(*leaves: Any) -> list[Any]:
+        positional, keyword = _split(parts, pytree.tree_unflatten(list(leaves), spec)[0])
+        with torch.no_grad():
+            return pytree.tree_leaves(model(*positional, **keyword))
+
+    return run
+
+
+def _eager_call(model: torch.nn.Module, positional: tuple[Any, ...], keyword: dict[str, Any]) -> Callable[[], Any]:
+    """The user's model as a careful user would serve it: in inference mode."""
+
+    def run() -> Any:
+        with torch.inference_mode():
+            return model(*positional, **keyword)
+
+    return run
+
+
+def _split(parts: Parts, values: Sequence[Any]) -> tuple[tuple[Any, ...], dict[str, Any]]:
+    signature = parts.program.signature
+    named = dict(zip(signature.parameters, values, strict=True))
+    keyword = {name: value for name, value in named.items() if name in signature.keyword_only}
+    return tuple(value for name, value in named.items() if name not in keyword), keyword
+
+
+def _measured_inputs(parts: Parts) -> list[Sequence[Any]]:
+    """One row, and the example."""
+    one = [leaves for name, leaves in probes(parts.program) if name.endswith("batch 1")]
+    return [*one[:1], list(parts.program.example)]
+
+
+def _rows(leaves: Sequence[Any]) -> int:
+    return next((int(leaf.shape[0]) for leaf in leaves if isinstance(leaf, torch.Tensor) and leaf.ndim), 1)

@@ -1,0 +1,149 @@
+"""The road, walked once: capture, pipeline, lowering, do no harm."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Iterable, Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+import torch
+
+from recfx.compiled import CompiledModel, Parts
+from recfx.errors import InputError
+from recfx.harm import do_no_harm
+from recfx.ir import MAX_BATCH, Level, Program, capture, verify_numeric
+from recfx.ir.inputs import split_example
+from recfx.ir.numeric import Exactness
+from recfx.passes import DEFAULT_PIPELINE
+from recfx.pipeline import Dump, Instrument, Pass, Pipeline, PipelineResult
+from recfx.report import Report
+from recfx.targets import Backend, resolve
+
+
+def optimize(
+    model: torch.nn.Module,
+    target: str | Sequence[str] = "cpu",
+    *,
+    example_inputs: Any = None,
+    example_kwargs: Mapping[str, Any] | None = None,
+    pipeline: str | Pipeline | Iterable[Pass | type[Pass] | str] | None = None,
+    dynamic_shapes: Any = None,
+    max_batch: int = MAX_BATCH,
+    verify: str = "meta",
+    measure: bool = True,
+    debug: str | Path | None = None,
+) -> CompiledModel:
+    """Makes a trained model faster.
+
+    Args:
+        model: The model, in eval mode.
+        target: "cpu" lets every CPU backend present compete; a backend's name pins one.
+        example_inputs: A tensor, a tuple of positional arguments, or a dict (of keyword arguments when its keys are
+            parameters of `forward`, otherwise one argument). Two rows or more is best. Without it, the model is captured at its first call.
+        example_kwargs: Keyword arguments to go with a tuple.
+        pipeline: Passes to run, as a text, a `Pipeline` or a list; by default all exact and reassociating ones.
+        dynamic_shapes: Which dimensions vary, in torch.export's form; by default the batch alone. False fixes all shapes.
+        max_batch: The largest batch the compiled model shall take.
+        verify: What to check after each pass: "off", "structure", "meta" or "numeric".
+        measure: Compare with the user's own model on the clock and keep that one if the compiled one is slower.
+        debug: Folder for the program before and after each pass.
+
+    Returns:
+        The compiled model; `.report` says what was done.
+
+    Raises:
+        CaptureError: The model cannot be captured faithfully; the message names the line and what to change.
+        InputError: The example inputs do not fit the model.
+        PipelineError: The pipeline cannot run as written.
+        PassError: A pass failed; a reproducer folder is named.
+        TargetError: The target is unknown or not installed.
+    """
+    backends = resolve(target)
+    plan = pipeline if isinstance(pipeline, Pipeline) else Pipeline(DEFAULT_PIPELINE if pipeline is None else pipeline)
+    level = _level(verify)
+    if not isinstance(model, torch.nn.Module):
+        raise InputError(f"expected an nn.Module, got {type(model).__name__}", hint="pass the model object itself")
+
+    def build(args: tuple[Any, ...], kwargs: Mapping[str, Any]) -> Parts:
+        clock = _Stages()
+        captured = capture(model, args, kwargs, dynamic_shapes=dynamic_shapes, max_batch=max_batch)
+        clock.done("capture")
+        instruments: list[Instrument] = [Dump(Path(debug))] if debug else []
+        result = plan.run(captured, verify=level, instruments=instruments, reproducer=_reproducer(debug))
+        _final_check(captured, result, level)
+        clock.done("passes")
+        region = _lower(result.program, backends)
+        clock.done("lowering")
+        report = _report(model, target, region.backend, captured, result)
+        parts = Parts(result.program, [region], report)
+        if measure:
+            parts = do_no_harm(parts, model)
+            clock.done("measuring")
+        parts.report.seconds.update(clock.seconds)
+        return parts
+
+    if example_inputs is None and example_kwargs is None:
+        return CompiledModel(build=build)
+    args, kwargs = split_example(example_inputs, model) if example_inputs is not None else ((), {})
+    return CompiledModel(build(args, {**kwargs, **(example_kwargs or {})}))
+
+
+class _Stages:
+    """Seconds of each stage of the road."""
+
+    def __init__(self) -> None:
+        self.seconds: dict[str, float] = {}
+        self._last = time.perf_counter()
+
+    def done(self, stage: str) -> None:
+        now = time.perf_counter()
+        self.seconds[stage] = now - self._last
+        self._last = now
+
+
+def _level(verify: str) -> Level:
+    try:
+        return Level[verify.upper()]
+    except KeyError:
+        names = ", ".join(repr(level.name.lower()) for level in Level)
+        raise InputError(f"verify={verify!r} is no level", hint=f"one of {names}") from None
+
+
+def _reproducer(debug: str | Path | None) -> Path | None:
+    return Path(debug) / "reproducer" if debug else None
+
+
+def _final_check(captured: Program, result: PipelineResult, level: Level) -> None:
+    """One numeric comparison of the pipeline as a whole, by the weakest class among the passes that did something."""
+    if level is Level.OFF:
+        return
+    order = list(Exactness)
+    applied = [order.index(Exactness(record.exactness)) for record in result.records if record.fired]
+    verify_numeric(captured, result.program, order[max(applied, default=0)])
+
+
+def _lower(program: Program, backends: Sequence[Backend]) -> Any:
+    """The whole program on the first backend that supports all of it; the eager backend supports everything."""
+    for backend in backends:
+        if all(backend.supports(node) for node in program.graph.nodes):
+            return backend.lower(program)
+    return backends[0].lower(program)  # raises the error that names what it cannot run
+
+
+def _report(
+    model: torch.nn.Module, target: str | Sequence[str], backend: str, captured: Program, result: PipelineResult
+) -> Report:
+    def operators(program: Program) -> int:
+        return sum(node.op == "call_function" for node in program.graph.nodes)
+
+    return Report(
+        model=type(model).__name__,
+        target=target if isinstance(target, str) else ", ".join(target),
+        backend=(backend,),
+        notices=result.program.notices,
+        passes=result.records,
+        state_bytes=(captured.state_bytes(), result.program.state_bytes()),
+        operators=(operators(captured), operators(result.program)),
+        seconds={},
+    )

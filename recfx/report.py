@@ -1,0 +1,128 @@
+"""The report of an optimization: what was done, why, what it cost, what it won."""
+
+from __future__ import annotations
+
+import dataclasses
+from typing import TYPE_CHECKING, Any
+
+from recfx.errors import InputError
+from recfx.ir.printer import human_bytes
+from recfx.pipeline import PassRecord
+
+if TYPE_CHECKING:
+    from recfx.compiled import CompiledModel
+
+
+_CLASSES = {
+    "exact": "every output keeps its bits",
+    "reassoc": "outputs differ by the rounding of reordered sums at most",
+    "approx": "approximating passes changed the function",
+}
+
+
+@dataclasses.dataclass(frozen=True)
+class Measured:
+    """One do-no-harm measurement: the user's model against the compiled one.
+
+    Attributes:
+        batch: Rows.
+        eager_s: Median seconds of the user's model.
+        compiled_s: Median seconds of the compiled model.
+        ratio: compiled / eager, with its interval.
+    """
+
+    batch: int
+    eager_s: float
+    compiled_s: float
+    ratio: tuple[float, float, float]
+
+
+@dataclasses.dataclass(frozen=True)
+class Report:
+    """What `optimize` did.
+
+    Attributes:
+        model: The model's class name.
+        target: What the user asked for.
+        backend: Backend of each region, in order.
+        notices: What the user should know about the capture.
+        passes: One record per pass, in order.
+        state_bytes: Bytes of parameters and buffers before and after.
+        operators: Operators before and after.
+        seconds: Seconds of each stage: capture, passes, lowering, measuring.
+        measured: The do-no-harm measurements; empty when they were not asked for.
+        kept_eager: Whether the compiled model was slower and the user's own model runs instead.
+    """
+
+    model: str
+    target: str
+    backend: tuple[str, ...]
+    notices: tuple[str, ...]
+    passes: tuple[PassRecord, ...]
+    state_bytes: tuple[int, int]
+    operators: tuple[int, int]
+    seconds: dict[str, float]
+    measured: tuple[Measured, ...] = ()
+    kept_eager: bool = False
+
+    @property
+    def exactness(self) -> str:
+        """The weakest class among the passes that rewrote something: "exact", "reassoc" or "approx"."""
+        order = ("exact", "reassoc", "approx")
+        applied = [order.index(p.exactness) for p in self.passes if p.fired]
+        return order[max(applied, default=0)]
+
+    def misses(self) -> str:
+        """Why rules did not fire, one line each."""
+        lines = []
+        for record in self.passes:
+            for miss in record.misses:
+                place = f" in {miss.where}" if miss.where else ""
+                lines.append(f"{miss.pass_name} / {miss.rule} at {miss.node}{place}: {miss.reason}")
+        return "\n".join(lines) or "every rule that looked at something fired"
+
+    def to_json(self) -> dict[str, Any]:
+        """The report as plain values."""
+        return dataclasses.asdict(self)
+
+    def __str__(self) -> str:
+        before, after = self.state_bytes
+        lines = [
+            f"recfx: {self.model} for {self.target}, on {', '.join(self.backend)}",
+            f"  operators {self.operators[0]} → {self.operators[1]}, state {human_bytes(before)} → {human_bytes(after)}, "
+            + _CLASSES[self.exactness],
+        ]
+        width = max((len(p.text) for p in self.passes), default=0)
+        for record in self.passes:
+            lines.append(
+                f"  {record.text:<{width}}  {record.exactness:<7}  {record.fired:>3} rewrites  "
+                f"{len(record.misses):>3} misses  operators {record.operators[0]} → {record.operators[1]}"
+                f"  {record.seconds * 1e3:.0f} ms + {record.verify_seconds * 1e3:.0f} ms verification"
+            )
+        lines += [f"  note: {notice}" for notice in self.notices]
+        for m in self.measured:
+            value, low, high = m.ratio
+            lines.append(
+                f"  batch {m.batch}: {m.eager_s * 1e6:.0f} µs → {m.compiled_s * 1e6:.0f} µs"
+                f"  ({value:.2f} ×, 95 % interval {low:.2f} to {high:.2f})"
+            )
+        if self.kept_eager:
+            lines.append("  the compiled model measured slower than your own, so your own model runs (do no harm)")
+        stages = ", ".join(f"{name} {seconds:.2f} s" for name, seconds in self.seconds.items())
+        lines.append(f"  {stages}")
+        return "\n".join(lines)
+
+
+def explain(model: CompiledModel) -> str:
+    """What each pass did to a compiled model, and why every rule that looked at something and did not fire did not.
+
+    Args:
+        model: What `recfx.optimize` or `recfx.load` returned.
+
+    Raises:
+        InputError: Something else was given.
+    """
+    report = getattr(model, "report", None)
+    if not isinstance(report, Report):
+        raise InputError(f"expected a CompiledModel, got {type(model).__name__}", hint="pass what optimize returned")
+    return f"{report}\n\nrules that did not fire:\n{report.misses()}"

@@ -1,0 +1,80 @@
+"""The backend interface: what a target must say and do."""
+
+from __future__ import annotations
+
+import dataclasses
+from abc import ABC, abstractmethod
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any, ClassVar
+
+from torch import fx
+
+from recfx.ir.program import Program
+
+Runner = Callable[..., tuple[Any, ...]]
+
+
+@dataclasses.dataclass(frozen=True)
+class Verdict:
+    """Whether a backend can run an operator, and if not, why.
+
+    Attributes:
+        supported: The answer.
+        reason: Why not; "" when it can.
+    """
+
+    supported: bool
+    reason: str = ""
+
+    def __bool__(self) -> bool:
+        return self.supported
+
+
+@dataclasses.dataclass(frozen=True)
+class Lowered:
+    """A region made runnable by a backend.
+
+    Attributes:
+        backend: The backend's name.
+        program: The region that was lowered.
+        run: Takes the region's flat inputs by position, returns its flat outputs as a tuple.
+    """
+
+    backend: str
+    program: Program
+    run: Runner
+
+
+class Backend(ABC):
+    """A way to run programs. One instance serves many programs and threads; it holds no state of any of them."""
+
+    name: ClassVar[str]
+    devices: ClassVar[frozenset[str]]
+
+    @abstractmethod
+    def unavailable(self) -> str | None:
+        """None when the backend can run here, otherwise what is missing and how to install it."""
+
+    @abstractmethod
+    def supports(self, node: fx.Node) -> Verdict:
+        """Whether the backend can run an operator of the dialect."""
+
+    @abstractmethod
+    def lower(self, region: Program) -> Lowered:
+        """Makes a region runnable.
+
+        Raises:
+            TargetError: It holds an operator the backend does not support.
+        """
+
+    def save(self, lowered: Lowered, folder: Path) -> None:  # noqa: B027 - most backends have nothing to save
+        """Writes what `lower` built and is costly to build again; nothing, by default."""
+
+    def load(self, region: Program, folder: Path) -> Lowered:
+        """Restores a region from what `save` wrote; by default it is lowered anew.
+
+        Raises:
+            ArtifactError: What is in the folder does not fit.
+        """
+        return self.lower(region)

@@ -1,0 +1,39 @@
+"""The eager backend."""
+
+from __future__ import annotations
+
+from typing import ClassVar
+
+import torch
+from torch import fx
+
+from recfx.errors import TargetError
+from recfx.ir.flat import flat_function
+from recfx.ir.program import Program, where
+from recfx.targets.base import Backend, Lowered, Verdict
+
+
+class EagerBackend(Backend):
+    """Runs any program torch can run, without the user's Python: the fallback and the yardstick of all other backends."""
+
+    name: ClassVar[str] = "eager"
+    devices: ClassVar[frozenset[str]] = frozenset({"cpu", "cuda"})
+
+    def unavailable(self) -> str | None:
+        return None
+
+    def supports(self, node: fx.Node) -> Verdict:
+        if node.op in ("placeholder", "get_attr", "output"):
+            return Verdict(True)
+        if node.op != "call_function":
+            return Verdict(False, f"{node.op} is not part of the dialect")
+        if isinstance(node.target, torch._ops.HigherOrderOperator):
+            return Verdict(False, f"the higher-order operator {node.target} needs its sub-graphs as modules")
+        return Verdict(True)
+
+    def lower(self, region: Program) -> Lowered:
+        for node in region.graph.nodes:
+            verdict = self.supports(node)
+            if not verdict:
+                raise TargetError(f"eager cannot run this: {verdict.reason}", where=where(node))
+        return Lowered(self.name, region, flat_function(region))
