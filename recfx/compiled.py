@@ -33,7 +33,8 @@ class Parts:
         self.program = program
         self.regions = tuple(regions)
         self.report = report
-        self.entry = entry_function(program.signature, run or regions[0].run)
+        self.run = run or regions[0].run
+        self.entry = entry_function(program.signature, self.run)
 
 
 class CompiledModel:

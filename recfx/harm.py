@@ -49,7 +49,7 @@ def do_no_harm(parts: Parts, model: torch.nn.Module, *, seconds: float = SECONDS
         measured.append(Measured(_rows(leaves), medians["eager"], medians["compiled"], bounds))
     harmful = any(c.slower("compiled", than="eager") for c in comparisons)
     report = dataclasses.replace(parts.report, measured=tuple(measured), kept_eager=harmful)
-    run = bind_user_model(parts, model) if harmful else None
+    run = bind_user_model(parts, model) if harmful else parts.run
     return Parts(parts.program, parts.regions, report, run)
 
 

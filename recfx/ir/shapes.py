@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from typing import Any
 
 import torch
@@ -74,7 +74,17 @@ def infer_dynamic_shapes(values: Any, max_batch: int) -> Any:
         else:
             batched = isinstance(leaf, torch.Tensor) and leaf.ndim and leaf.shape[0] == size
             marks.append({0: dim} if batched else None)
-    return pytree.tree_unflatten(marks, spec)
+    return _in_export_form(spec, iter(marks))
+
+
+def _in_export_form(spec: pytree.TreeSpec, marks: Iterator[Any]) -> Any:
+    """Marks nested as torch.export wants them: built-in containers as they are, any other as a list of its parts."""
+    if spec.is_leaf():
+        return next(marks)
+    parts = [_in_export_form(child, marks) for child in spec.children()]
+    if spec.type in pytree.BUILTIN_TYPES:
+        return pytree.SUPPORTED_NODES[spec.type].unflatten_fn(parts, spec.context)
+    return parts
 
 
 def sizes_of(value: torch.Tensor, names: dict[str, str]) -> tuple[int | str, ...]:

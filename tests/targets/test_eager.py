@@ -1,0 +1,44 @@
+"""The backend interface and the eager backend."""
+
+from __future__ import annotations
+
+import pytest
+import torch
+from models import TinyCtr, tiny_inputs
+
+import recfx
+from recfx.ir import capture
+from recfx.targets import BACKENDS, EagerBackend, resolve
+
+
+def test_resolve_names_and_groups() -> None:
+    assert [b.name for b in resolve("cpu")] == ["eager"]
+    assert resolve("eager") == [BACKENDS["eager"]]
+    assert [b.name for b in resolve(["eager", "cpu"])] == ["eager"]
+    with pytest.raises(recfx.TargetError, match="known targets"):
+        resolve("abacus")
+    with pytest.raises(recfx.TargetError, match="no target"):
+        resolve([])
+
+
+def test_lowering_keeps_the_meaning_and_reads_state_without_gradients() -> None:
+    model = TinyCtr()
+    program = capture(model, tiny_inputs(4))
+    lowered = EagerBackend().lower(program)
+    inputs = tiny_inputs(9)
+    (got,) = lowered.run(*inputs)
+    assert torch.equal(got, model(*inputs).detach())
+    assert not got.requires_grad
+
+
+def test_what_is_not_in_the_dialect_is_refused_with_its_place() -> None:
+    program = capture(TinyCtr(), tiny_inputs(4)).clone()
+    output = next(iter(reversed(program.graph.nodes)))
+    with program.graph.inserting_before(output):
+        bad = program.graph.call_method("relu", (output.args[0][0],))
+    output.args = ((bad,),)
+    verdict = EagerBackend().supports(bad)
+    assert not verdict
+    assert "call_method" in verdict.reason
+    with pytest.raises(recfx.TargetError, match="call_method"):
+        EagerBackend().lower(program)

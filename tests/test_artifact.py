@@ -1,0 +1,118 @@
+"""Saving and loading compiled models."""
+
+from __future__ import annotations
+
+import json
+import shutil
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+import torch
+from models import TinyCtr, tiny_inputs
+
+import recfx
+
+
+@pytest.fixture(scope="module")
+def fast() -> recfx.CompiledModel:
+    return recfx.optimize(TinyCtr(), example_inputs=tiny_inputs(4), measure=False)
+
+
+@pytest.fixture
+def saved(fast: recfx.CompiledModel, tmp_path: Path) -> Path:
+    fast.save(tmp_path / "model")
+    return tmp_path / "model"
+
+
+@pytest.mark.parametrize("batch", [1, 7])
+def test_round_trip_keeps_every_bit(fast: recfx.CompiledModel, saved: Path, batch: int) -> None:
+    again = recfx.load(saved)
+    inputs = tiny_inputs(batch)
+    assert torch.equal(again(*inputs), fast(*inputs))
+    assert again.report == fast.report
+    assert again.placement == fast.placement
+
+
+def test_tied_tables_are_stored_once(fast: recfx.CompiledModel, saved: Path) -> None:
+    document = json.loads((saved / "program.json").read_text())
+    stored = {entry["dense"] for entry in document["state"].values()}
+    assert len(stored) <= len(document["state"])
+    assert (saved / "state.safetensors").stat().st_size < fast.program.state_bytes() + 4096
+
+
+def test_no_pickle_inside(saved: Path) -> None:
+    names = {file.suffix for file in saved.rglob("*") if file.is_file()}
+    assert names == {".json", ".safetensors"}
+
+
+def test_loads_in_a_fresh_process_without_the_model_class(
+    fast: recfx.CompiledModel, saved: Path, tmp_path: Path
+) -> None:
+    from safetensors.torch import save_file
+
+    dense, sparse = tiny_inputs(5)
+    save_file({"dense": dense, "sparse": sparse, "want": fast(dense, sparse)}, tmp_path / "case.safetensors")
+    script = (
+        "import sys, torch, recfx\n"
+        "from safetensors.torch import load_file\n"
+        "case = load_file(sys.argv[2])\n"
+        "torch.set_num_threads(1)\n"
+        "got = recfx.load(sys.argv[1])(case['dense'], case['sparse'])\n"
+        "assert torch.equal(got, case['want']), (got, case['want'])\n"
+    )
+    subprocess.run([sys.executable, "-c", script, str(saved), str(tmp_path / "case.safetensors")], check=True)
+
+
+def test_saving_again_replaces_an_artifact_but_nothing_else(fast: recfx.CompiledModel, tmp_path: Path) -> None:
+    fast.save(tmp_path / "model")
+    fast.save(tmp_path / "model")
+    assert recfx.load(tmp_path / "model")(*tiny_inputs(2)).shape == (2,)
+    (tmp_path / "mine").mkdir()
+    (tmp_path / "mine" / "precious.txt").write_text("keep")
+    with pytest.raises(recfx.ArtifactError, match="no recfx artifact"):
+        fast.save(tmp_path / "mine")
+    assert (tmp_path / "mine" / "precious.txt").read_text() == "keep"
+    assert sorted(p.name for p in tmp_path.iterdir()) == ["mine", "model"]
+
+
+def test_missing_folder(tmp_path: Path) -> None:
+    with pytest.raises(recfx.ArtifactError, match="no saved model"):
+        recfx.load(tmp_path / "nowhere")
+
+
+@pytest.mark.parametrize("name", ["program.json", "state.safetensors"])
+def test_a_flipped_byte_is_found(saved: Path, name: str) -> None:
+    data = bytearray((saved / name).read_bytes())
+    data[len(data) // 2] ^= 1
+    (saved / name).write_bytes(data)
+    with pytest.raises(recfx.ArtifactError, match="checksum"):
+        recfx.load(saved)
+
+
+@pytest.mark.parametrize("name", ["program.json", "state.safetensors"])
+@pytest.mark.parametrize("keep", [0, 10, -1])
+def test_a_file_cut_short_is_found(saved: Path, name: str, keep: int) -> None:
+    data = (saved / name).read_bytes()
+    (saved / name).write_bytes(data[:keep])
+    with pytest.raises(recfx.ArtifactError, match="bytes instead of"):
+        recfx.load(saved, check=False)
+
+
+def test_missing_file_and_damaged_manifest(saved: Path, tmp_path: Path) -> None:
+    shutil.copytree(saved, tmp_path / "copy")
+    (tmp_path / "copy" / "state.safetensors").unlink()
+    with pytest.raises(recfx.ArtifactError, match="missing"):
+        recfx.load(tmp_path / "copy")
+    (saved / "manifest.json").write_text("{")
+    with pytest.raises(recfx.ArtifactError, match="damaged"):
+        recfx.load(saved)
+
+
+def test_another_format_version_is_refused(saved: Path) -> None:
+    manifest = json.loads((saved / "manifest.json").read_text())
+    manifest["format"] = 999
+    (saved / "manifest.json").write_text(json.dumps(manifest))
+    with pytest.raises(recfx.ArtifactError, match="format 999"):
+        recfx.load(saved)
