@@ -1,0 +1,135 @@
+"""The command line: recfx demo | doctor | explain | bisect."""
+
+from __future__ import annotations
+
+import argparse
+import importlib.util
+import sys
+from collections.abc import Callable, Sequence
+from pathlib import Path
+from typing import Any
+
+from recfx.errors import InputError, RecfxError
+
+
+def main(argv: Sequence[str] | None = None) -> int:
+    """Runs one command and returns its exit status."""
+    parser = _parser()
+    options = parser.parse_args(argv)
+    try:
+        status: int = options.run(options)
+    except RecfxError as error:
+        print(f"recfx: {error}", file=sys.stderr)
+        return 1
+    except KeyboardInterrupt:
+        print("recfx: interrupted", file=sys.stderr)
+        return 130
+    return status
+
+
+def _parser() -> argparse.ArgumentParser:
+    parser = argparse.ArgumentParser(prog="recfx", description="A graph optimiser for recommendation models.")
+    commands = parser.add_subparsers(required=True, metavar="COMMAND")
+
+    demo = commands.add_parser("demo", help="train a model, optimize it, compare before and after")
+    demo.add_argument("--model", default="deepfm", help="a model of the zoo (default: deepfm)")
+    demo.add_argument("--data", type=Path, help="file or folder of real data (default: generated data)")
+    demo.add_argument("--seconds", type=float, default=60.0, help="time for training (default: 60)")
+    demo.add_argument("--rows", type=int, help="use at most this many rows of data")
+    demo.add_argument("--pipeline", help="passes to run (default: the default pipeline)")
+    demo.add_argument("--threads", type=int, help="threads torch may use (default: torch's own choice)")
+    demo.add_argument("--save", type=Path, help="folder to save the compiled model in")
+    demo.add_argument("--seed", type=int, default=0)
+    demo.set_defaults(run=_demo)
+
+    doctor = commands.add_parser("doctor", help="what is installed, what is missing, how to get it")
+    doctor.set_defaults(run=_doctor)
+
+    explain = commands.add_parser("explain", help="what was done to a saved model, and why not more")
+    explain.add_argument("model", type=Path, help="folder of a saved model")
+    explain.add_argument("--graph", action="store_true", help="print the graph as well")
+    explain.set_defaults(run=_explain)
+
+    bisect = commands.add_parser("bisect", help="find the rewrite that breaks a program")
+    bisect.add_argument("folder", type=Path, help="a reproducer folder")
+    bisect.add_argument("--pipeline", help="passes to run (default: the folder's own)")
+    bisect.add_argument(
+        "--check", required=True, help="FILE.py: defines is_bad(program) -> bool, and any passes of your own"
+    )
+    bisect.set_defaults(run=_bisect)
+    return parser
+
+
+def _demo(options: argparse.Namespace) -> int:
+    from recfx.demo import run_demo
+
+    run_demo(
+        options.model,
+        options.data,
+        seconds=options.seconds,
+        rows=options.rows,
+        pipeline=options.pipeline,
+        threads=options.threads,
+        save=options.save,
+        seed=options.seed,
+    )
+    return 0
+
+
+def _doctor(options: argparse.Namespace) -> int:
+    from rich.console import Console
+    from rich.table import Table
+
+    from recfx.doctor import examine
+
+    table = Table(title="recfx doctor")
+    for column in ("subject", "", "detail", "how to get it"):
+        table.add_column(column)
+    findings = examine()
+    for finding in findings:
+        table.add_row(
+            finding.subject, "yes" if finding.present else "no", finding.detail, "" if finding.present else finding.hint
+        )
+    Console().print(table)
+    return 0
+
+
+def _explain(options: argparse.Namespace) -> int:
+    from recfx.artifact import load
+    from recfx.report import explain
+
+    model = load(options.model)
+    print(explain(model))
+    if options.graph:
+        print(model.program)
+    return 0
+
+
+def _bisect(options: argparse.Namespace) -> int:
+    import recfx.passes  # noqa: F401 - registers the built-in passes
+    from recfx.pipeline import Pipeline
+    from recfx.pipeline.reproducer import read_reproducer
+
+    is_bad = _load_check(Path(options.check))
+    text = options.pipeline or (options.folder / "pipeline.txt").read_text().strip()
+    print(Pipeline(text).bisect(read_reproducer(options.folder), is_bad))
+    return 0
+
+
+def _load_check(path: Path) -> Callable[[Any], bool]:
+    spec = importlib.util.spec_from_file_location("recfx_bisect_check", path)
+    if spec is None or spec.loader is None or not path.is_file():
+        raise InputError(
+            "there is no Python file here", where=str(path), hint="give a file that defines is_bad(program)"
+        )
+    module = importlib.util.module_from_spec(spec)
+    spec.loader.exec_module(module)
+    check = getattr(module, "is_bad", None)
+    if not callable(check):
+        raise InputError("the file defines no is_bad", where=str(path), hint="define is_bad(program) -> bool")
+    found: Callable[[Any], bool] = check
+    return found
+
+
+if __name__ == "__main__":
+    raise SystemExit(main())

@@ -1,0 +1,68 @@
+"""`recfx doctor`: what is installed here, what is missing, and how to get it."""
+
+from __future__ import annotations
+
+import dataclasses
+import importlib.metadata
+import os
+import platform
+
+import torch
+
+from recfx.targets import BACKENDS
+
+_EXTRAS = {
+    "pyarrow": ("reads MovieLens in parquet files", "pip install 'recfx[data]'"),
+    "hypothesis": ("property tests of passes with recfx.testing", "pip install 'recfx[testing]'"),
+    "torchrec": ("KeyedJaggedTensor inputs", "pip install torchrec fbgemm-gpu-cpu, in versions that fit torch"),
+}
+
+
+@dataclasses.dataclass(frozen=True)
+class Finding:
+    """One line of the doctor's report.
+
+    Attributes:
+        subject: What was looked at.
+        present: Whether it is there and works.
+        detail: Version or state.
+        hint: How to get it, when it is missing.
+    """
+
+    subject: str
+    present: bool
+    detail: str
+    hint: str = ""
+
+
+def examine() -> list[Finding]:
+    """Looks at torch, the processor, every backend and every optional package."""
+    low, high = (2, 11), (2, 15)
+    version = tuple(int(part) for part in torch.__version__.split("+")[0].split(".")[:2])
+    findings = [
+        Finding("python", True, platform.python_version()),
+        Finding(
+            "torch",
+            low <= version <= high,
+            torch.__version__,
+            f"recfx is made for torch {low[0]}.{low[1]} to {high[0]}.{high[1]}",
+        ),
+        Finding(
+            "processor",
+            True,
+            f"{torch.backends.cpu.get_cpu_capability()}, {os.cpu_count()} cores, {torch.get_num_threads()} threads",
+        ),
+    ]
+    for name, backend in BACKENDS.items():
+        missing = backend.unavailable()
+        findings.append(
+            Finding(f"backend {name}", missing is None, "ready" if missing is None else "missing", missing or "")
+        )
+    for package, (purpose, hint) in _EXTRAS.items():
+        try:
+            found = importlib.metadata.version(package)
+        except importlib.metadata.PackageNotFoundError:
+            findings.append(Finding(package, False, f"optional: {purpose}", hint))
+        else:
+            findings.append(Finding(package, True, found))
+    return findings
