@@ -1,0 +1,157 @@
+"""Click data over users and items, with histories, for sequence, two-tower and factorisation models."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Literal
+
+import torch
+from torch import Tensor
+
+from recfx.data.feedback import Feedback
+from recfx.errors import DataError
+
+Side = Literal["left", "right"]
+
+
+@dataclass(frozen=True)
+class Histories:
+    """What each user liked in training, oldest first.
+
+    Attributes:
+        indptr: int64 [n_users + 1].
+        items: int64 [n], ids from 1, so that 0 can pad.
+        length: Items a padded history holds.
+        pad: Side of the padding: "left" puts the latest item last, "right" the oldest first.
+    """
+
+    indptr: Tensor
+    items: Tensor
+    length: int
+    pad: Side
+
+    def before(self, user: Tensor, count: Tensor) -> Tensor:
+        """The last of each user's first `count` items, both [n]; int64 [n, length], 0 where there is none."""
+        taken = count.clamp(max=self.length)
+        column = torch.arange(self.length)
+        offset = (
+            column - (self.length - taken)[:, None] if self.pad == "left" else column.expand(len(user), -1)
+        )
+        used = (offset >= 0) & (offset < taken[:, None])
+        place = (self.indptr[user] + count - taken)[:, None] + offset
+        if len(self.items) == 0:
+            return torch.zeros_like(place)
+        return torch.where(used, self.items[place.clamp(0, len(self.items) - 1)], 0)
+
+    def full(self, user: Tensor) -> Tensor:
+        """The latest items of each user, int64 [n, length]: what is known when serving."""
+        return self.before(user, self.indptr[user + 1] - self.indptr[user])
+
+
+@dataclass(frozen=True)
+class ClickSplit:
+    """One split of click data; a row's history holds only what came before it, never the row's own item.
+
+    Attributes:
+        user: int64 [N] in [0, n_users).
+        item: int64 [N] in [1, n_items]; 0 is the padding of histories.
+        label: float32 [N].
+        seen: int64 [N], how many items of the user's history come before the row.
+        histories: The histories, shared by the splits.
+    """
+
+    user: Tensor
+    item: Tensor
+    label: Tensor
+    seen: Tensor
+    histories: Histories
+
+    def __len__(self) -> int:
+        return len(self.label)
+
+    def history(self, rows: Tensor) -> Tensor:
+        """Padded histories, int64 [n, length], of some rows (int64 [n])."""
+        return self.histories.before(self.user[rows], self.seen[rows])
+
+    def inputs(self, rows: Tensor) -> tuple[Tensor, Tensor, Tensor]:
+        """Model inputs `(user [n], item [n], history [n, length])` of some rows (int64 [n])."""
+        return self.user[rows], self.item[rows], self.history(rows)
+
+
+@dataclass(frozen=True)
+class ClickData:
+    """Click data over users and items in three splits.
+
+    Attributes:
+        train: The split to fit on.
+        valid: The split to choose on.
+        test: The split to report on.
+        n_users: Number of users.
+        n_items: Number of items; ids are 1 to n_items, so tables need n_items + 1 rows.
+        name: Where the data come from, for reports.
+    """
+
+    train: ClickSplit
+    valid: ClickSplit
+    test: ClickSplit
+    n_users: int
+    n_items: int
+    name: str = "clicks"
+
+    @property
+    def histories(self) -> Histories:
+        """What each user liked in training."""
+        return self.train.histories
+
+
+def clicks(
+    feedback: Feedback,
+    *,
+    history: int = 50,
+    pad: Side = "right",
+    valid_share: float = 0.1,
+    seed: int = 0,
+) -> ClickData:
+    """Turns feedback into click data with histories.
+
+    Of the judgements that are not held out for the test, a random share is for validation. A user's history
+    is what the user liked in train, in order of time, or, where times are unknown, in a random order; each
+    row sees the part before its own place in that order, in all three splits alike, so that no row's own
+    label shows in its history.
+
+    Args:
+        feedback: Judged pairs.
+        history: Items a padded history holds.
+        pad: Side of the padding.
+        valid_share: Share of the training judgements that validate.
+        seed: Seed of the validation split and of the order where there are no times.
+
+    Raises:
+        DataError: A split would be empty, or an argument is out of range.
+    """
+    if history < 1:
+        raise DataError(f"history must be at least 1, got {history}", where="clicks")
+    if pad not in ("left", "right"):
+        raise DataError(f'pad must be "left" or "right", got {pad!r}', where="clicks")
+    if not 0 < valid_share < 1:
+        raise DataError(f"valid_share must be between 0 and 1, got {valid_share}", where="clicks")
+    generator = torch.Generator().manual_seed(seed)
+    order = torch.randperm(len(feedback), generator=generator)  # breaks ties of time
+    if feedback.time is not None:
+        order = order[feedback.time[order].argsort(stable=True)]
+    order = order[feedback.user[order].argsort(stable=True)]  # by user, then by time
+    user, item, label = feedback.user[order], feedback.item[order] + 1, feedback.positive[order]
+    test = feedback.test[order]
+    valid = ~test & (torch.rand(len(feedback), generator=generator) < valid_share)
+    train = ~test & ~valid
+    kept = train & label
+    counts = torch.bincount(user[kept], minlength=feedback.n_users)
+    indptr = torch.cat([counts.new_zeros(1), counts.cumsum(0)])
+    seen = kept.long().cumsum(0) - kept.long() - indptr[user]
+    histories = Histories(indptr, item[kept], history, pad)
+    splits = []
+    for name, mask in (("train", train), ("valid", valid), ("test", test)):
+        if not mask.any():
+            raise DataError(f"no judgement falls into {name}", where=feedback.name, hint="give more feedback")
+        splits.append(ClickSplit(user[mask], item[mask], label[mask].float(), seen[mask], histories))
+    return ClickData(splits[0], splits[1], splits[2], feedback.n_users, feedback.n_items, feedback.name)

@@ -1,0 +1,84 @@
+"""What users thought of items: the common form of explicit feedback, from any file or generator."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor
+
+from recfx.errors import DataError
+
+
+@dataclass(frozen=True)
+class Feedback:
+    """Judged (user, item) pairs, at most one per pair.
+
+    Attributes:
+        user: int64 [N] in [0, n_users).
+        item: int64 [N] in [0, n_items).
+        positive: bool [N], liked or clicked.
+        test: bool [N], True for the pairs held out for the final figures.
+        n_users: Number of users.
+        n_items: Number of items.
+        time: int64 [N], when it happened, where known.
+        probability: float32 [N], the true probability of `positive`, where known (generated data).
+        name: Where the data come from, for reports.
+    """
+
+    user: Tensor
+    item: Tensor
+    positive: Tensor
+    test: Tensor
+    n_users: int
+    n_items: int
+    time: Tensor | None = None
+    probability: Tensor | None = None
+    name: str = "feedback"
+
+    def __post_init__(self) -> None:
+        want = {
+            "user": torch.int64,
+            "item": torch.int64,
+            "positive": torch.bool,
+            "test": torch.bool,
+            "time": torch.int64,
+            "probability": torch.float32,
+        }
+        for name, dtype in want.items():
+            tensor: Tensor | None = getattr(self, name)
+            if tensor is None:
+                continue
+            if tensor.dtype != dtype or tensor.shape != self.user.shape or tensor.dim() != 1:
+                raise DataError(
+                    f"expected {dtype} [{len(self.user)}], got {tensor.dtype} {list(tensor.shape)}",
+                    where=f"Feedback.{name} of {self.name}",
+                )
+        require_ids(self.user, self.n_users, f"Feedback.user of {self.name}")
+        require_ids(self.item, self.n_items, f"Feedback.item of {self.name}")
+        pair, count = torch.unique(self.user * self.n_items + self.item, return_counts=True)
+        if len(pair) != len(self):
+            twice = int(pair[count > 1][0])
+            raise DataError(
+                f"user {twice // self.n_items} judges item {twice % self.n_items} more than once",
+                where=f"Feedback of {self.name}",
+                hint="keep one judgement per pair, e.g. the last",
+            )
+
+    def __len__(self) -> int:
+        return len(self.user)
+
+
+def require_ids(ids: Tensor, size: int, where: str) -> None:
+    """Checks that ids are in [0, size).
+
+    Raises:
+        DataError: One is outside.
+    """
+    if len(ids) == 0:
+        return
+    low, high = int(ids.min()), int(ids.max())
+    if low < 0 or high >= size:
+        raise DataError(
+            f"ids run from {low} to {high}, outside 0 to {size - 1}", where=where, hint="ids are 0-based"
+        )

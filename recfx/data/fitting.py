@@ -1,0 +1,179 @@
+"""The training loop: any model, any batches, any loss."""
+
+from __future__ import annotations
+
+import math
+import time
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass, field
+from typing import Literal, TypeVar
+
+import torch
+from torch import Tensor, nn
+
+from recfx.data._optimizers import TableAdam, sparse_gradients
+from recfx.data.batches import Batches
+from recfx.errors import DataError, RecfxError
+
+Batch = TypeVar("Batch")
+Stop = Literal["epochs", "time", "patience"]
+Report = Callable[[float, str], None]
+
+
+@dataclass
+class TrainLog:
+    """What happened in training.
+
+    Attributes:
+        losses: Mean training loss of each epoch, a last, unfinished one included.
+        scores: Validation score after each epoch, empty without validation.
+        best_epoch: Index into `scores` of the state the model was left in; None without validation.
+        steps: Optimiser steps.
+        seconds: Wall-clock time, validation included.
+        stopped: What ended training: all epochs done, the time budget, or no better score for `patience`
+            epochs.
+    """
+
+    losses: list[float] = field(default_factory=list)
+    scores: list[float] = field(default_factory=list)
+    best_epoch: int | None = None
+    steps: int = 0
+    seconds: float = 0.0
+    stopped: Stop = "epochs"
+
+
+def fit(
+    model: nn.Module,
+    batches: Batches[Batch],
+    loss_fn: Callable[[nn.Module, Batch], Tensor],
+    *,
+    epochs: int = 1,
+    lr: float = 1e-3,
+    seconds: float | None = None,
+    validate: Callable[[nn.Module], float] | None = None,
+    patience: int | None = None,
+    seed: int = 0,
+    progress: bool = True,
+) -> TrainLog:
+    """Trains a model in place with Adam and leaves it in eval mode, in its best validated state.
+
+    The global random state is not disturbed; dropout and the like depend on `seed` alone.
+
+    Args:
+        model: The model.
+        batches: Minibatches.
+        loss_fn: Gives the scalar loss of a batch.
+        epochs: Passes over the data, at most.
+        lr: Adam's learning rate.
+        seconds: Stop after so long, at the next step; at least one step is made. None: no limit.
+        validate: Gives a score, higher is better; called in eval mode without gradients after each epoch, and
+            at the end of an unfinished one. None: the last state is kept.
+        patience: Stop after so many epochs without a better score; None: never.
+        seed: Seed of the randomness inside the model.
+        progress: Show a progress bar when on a terminal.
+
+    Raises:
+        DataError: No batches, epochs or patience below 1.
+        RecfxError: The loss or the validation score became NaN or infinite.
+    """
+    if len(batches) < 1 or epochs < 1 or (patience is not None and patience < 1):
+        raise DataError(f"nothing to train: {len(batches)} batches, {epochs} epochs, patience {patience}")
+    log = TrainLog()
+    best: dict[str, Tensor] | None = None
+    begin = time.perf_counter()
+    limit = math.inf if seconds is None else max(seconds, 1e-9)
+    devices = sorted({p.device.index for p in model.parameters() if p.device.type == "cuda"})
+    optimizer = TableAdam(model, lr)
+    with torch.random.fork_rng(devices), sparse_gradients(model), _progress_bar(progress) as report:
+        torch.manual_seed(seed)
+        for epoch in range(epochs):
+            model.train()
+            total, done = 0.0, 0
+            for batch in batches:
+                total += _step(model, batch, loss_fn, optimizer, log)
+                done += 1
+                spent = time.perf_counter() - begin
+                share = (epoch + done / len(batches)) / epochs
+                report(max(share, spent / limit), _status(total / done, log))
+                if spent >= limit:
+                    log.stopped = "time"
+                    break
+            log.losses.append(total / done)
+            if validate is not None:
+                log.scores.append(_validated(model, validate))
+                if log.best_epoch is None or log.scores[-1] > log.scores[log.best_epoch]:
+                    log.best_epoch = epoch
+                    best = {name: value.detach().clone() for name, value in model.state_dict().items()}
+                elif patience is not None and epoch - log.best_epoch >= patience and log.stopped != "time":
+                    log.stopped = "patience"
+            if log.stopped != "epochs":
+                break
+    model.zero_grad(set_to_none=True)
+    model.eval()
+    if best is not None:
+        model.load_state_dict(best)
+    log.seconds = time.perf_counter() - begin
+    return log
+
+
+def _step(
+    model: nn.Module,
+    batch: Batch,
+    loss_fn: Callable[[nn.Module, Batch], Tensor],
+    optimizer: TableAdam,
+    log: TrainLog,
+) -> float:
+    optimizer.zero_grad()
+    loss = loss_fn(model, batch)
+    value = float(loss.detach())
+    if not math.isfinite(value):
+        raise RecfxError(
+            f"training diverged: the loss is {value} at step {log.steps + 1}",
+            where=type(model).__name__,
+            hint="lower the learning rate, or look for NaN and unscaled features in the data",
+        )
+    loss.backward()  # type: ignore[no-untyped-call]
+    optimizer.step()
+    log.steps += 1
+    return value
+
+
+def _validated(model: nn.Module, validate: Callable[[nn.Module], float]) -> float:
+    model.eval()
+    with torch.no_grad():
+        score = validate(model)
+    if not math.isfinite(score):
+        raise RecfxError(
+            f"the validation score is {score}",
+            where=type(model).__name__,
+            hint="look for NaN in the model's outputs",
+        )
+    return score
+
+
+def _status(loss: float, log: TrainLog) -> str:
+    score = f"  valid {log.scores[-1]:.4f}" if log.scores else ""
+    return f"epoch {len(log.losses) + 1}  loss {loss:.4f}{score}"
+
+
+@contextmanager
+def _progress_bar(wanted: bool) -> Iterator[Report]:
+    """A bar on stderr, or nothing where that is no terminal; gives `report(share done, status)`."""
+    if not wanted:
+        yield lambda share, status: None
+        return
+    from rich.console import Console
+    from rich.progress import BarColumn, Progress, TextColumn, TimeElapsedColumn, TimeRemainingColumn
+
+    console = Console(stderr=True)
+    columns = (
+        TextColumn("training"),
+        BarColumn(),
+        TextColumn("{task.description}"),
+        TimeElapsedColumn(),
+        TimeRemainingColumn(),
+    )
+    with Progress(*columns, console=console, disable=not console.is_terminal, transient=True) as bar:
+        task = bar.add_task("", total=1.0)
+        yield lambda share, status: bar.update(task, completed=min(share, 1.0), description=status)

@@ -1,0 +1,146 @@
+"""Figures of merit of click models: AUC, log loss, normalised entropy.
+
+Labels and scores may be tensors or arrays of any shape with equal numbers of elements.
+"""
+
+from __future__ import annotations
+
+from typing import Any
+
+import numpy as np
+from numpy.typing import ArrayLike, NDArray
+from torch import Tensor
+
+from recfx.errors import DataError
+
+Values = ArrayLike | Tensor
+
+
+def auc(label: Values, score: Values) -> float:
+    """Area under the ROC curve: the chance that a random positive scores above a random negative, ties
+    counting half.
+
+    Exact (integer counts of pairs), in O(n log n).
+
+    Args:
+        label: 0 or 1, [N].
+        score: Any real scale, infinities included, [N].
+
+    Raises:
+        DataError: NaN scores, labels other than 0 and 1, only one class, or different lengths.
+    """
+    labels, scores = checked(label, score, both_classes=True)
+    positive = labels.astype(np.int64)
+    won = _pairs_won(scores, positive, 1 - positive)
+    return float(won / (2 * int(positive.sum()) * int((1 - positive).sum())))
+
+
+def expected_auc(probability: Values) -> float:
+    """The AUC to expect of ranking by the true probabilities, over labels drawn from them.
+
+    It is the ratio of the expected number of rightly ordered (positive, negative) pairs to the expected
+    number of such pairs, over pairs of different rows, in O(n log n).
+
+    Args:
+        probability: The true probabilities, [N], N at least 2.
+
+    Raises:
+        DataError: A value outside 0 to 1, or no pair can differ in label.
+    """
+    p = to_float64(probability)
+    if np.isnan(p).any() or (p < 0).any() or (p > 1).any():
+        raise DataError("probabilities must be numbers from 0 to 1", where="expected_auc")
+    own = float((p * (1 - p)).sum())  # a row paired with itself: a tie, to be taken out
+    pairs = float(p.sum()) * float((1 - p).sum()) - own
+    if pairs <= 1e-12 * len(p):
+        raise DataError("these probabilities never give both classes", where="expected_auc")
+    return float(_pairs_won(p, p, 1 - p) / 2 - own / 2) / pairs
+
+
+def log_loss(label: Values, score: Values, *, from_logits: bool = False) -> float:
+    """Mean binary cross-entropy in nats.
+
+    Args:
+        label: 0 or 1, [N].
+        score: Predicted probabilities, clipped into [eps, 1 - eps] with eps of float64, or logits, [N].
+        from_logits: Whether `score` is logits; then nothing is clipped.
+
+    Raises:
+        DataError: NaN scores, probabilities outside 0 to 1, labels other than 0 and 1, or different lengths.
+    """
+    labels, scores = checked(label, score)
+    if from_logits:
+        losses = np.logaddexp(0.0, np.where(labels, -scores, scores))
+        return float(losses.mean())
+    if (scores < 0).any() or (scores > 1).any():
+        raise DataError(
+            f"probabilities must be from 0 to 1, got {scores.min():g} to {scores.max():g}",
+            where="log_loss",
+            hint="pass from_logits=True for logits",
+        )
+    eps = np.finfo(np.float64).eps
+    p = np.clip(scores, eps, 1 - eps)
+    return float(-np.log(np.where(labels, p, 1 - p)).mean())
+
+
+def normalized_entropy(label: Values, score: Values, *, from_logits: bool = False) -> float:
+    """Log loss over that of always predicting the observed click rate (He et al., 2014); below 1 is better
+    than that.
+
+    Arguments and errors as for `log_loss`; only one class is an error too, as the rate then has no entropy.
+    """
+    labels, _ = checked(label, score, both_classes=True)
+    rate = labels.mean()
+    entropy = -(rate * np.log(rate) + (1 - rate) * np.log1p(-rate))
+    return log_loss(label, score, from_logits=from_logits) / float(entropy)
+
+
+def checked(
+    label: Values, score: Values, *, both_classes: bool = False
+) -> tuple[NDArray[np.bool_], NDArray[np.float64]]:
+    """Labels as booleans and scores as float64, both flat.
+
+    Raises:
+        DataError: As the metrics say.
+    """
+    labels, scores = to_float64(label), to_float64(score)
+    if labels.shape != scores.shape:
+        raise DataError(f"{labels.size} labels for {scores.size} scores", hint="give one score a row")
+    if labels.size == 0:
+        raise DataError("there are no rows to measure on")
+    bad = np.flatnonzero((labels != 0) & (labels != 1))
+    if bad.size:
+        raise DataError(f"labels must be 0 or 1, row {bad[0]} has {labels[bad[0]]:g}")
+    nan = np.flatnonzero(np.isnan(scores))
+    if nan.size:
+        raise DataError(
+            f"{nan.size} of {scores.size} scores are NaN, the first in row {nan[0]}",
+            hint="look for overflow or a division by zero in the model",
+        )
+    positives = int(labels.sum())
+    if both_classes and positives in (0, labels.size):
+        raise DataError(
+            f"all {labels.size} labels are {int(labels[0])}: the metric compares two classes",
+            hint="measure on more rows",
+        )
+    return labels.astype(np.bool_), scores
+
+
+def to_float64(values: Values) -> NDArray[np.float64]:
+    """A flat float64 array of a tensor's or array's elements."""
+    array = values.detach().cpu().double().numpy() if isinstance(values, Tensor) else values
+    return np.asarray(array, dtype=np.float64).reshape(-1)
+
+
+def _pairs_won(scores: NDArray[np.float64], positive: NDArray[Any], negative: NDArray[Any]) -> Any:
+    """Twice the (weighted) number of rightly ordered positive-negative pairs, a tie counting half."""
+    _, group = np.unique(scores, return_inverse=True)
+    dtype = positive.dtype
+    size = int(group.max()) + 1
+    won_by = np.zeros(size, dtype)
+    against = np.zeros(size, dtype)
+    np.add.at(won_by, group, positive)
+    np.add.at(against, group, negative)
+    below = np.cumsum(against) - against
+    total = (won_by * (2 * below + against)).sum()
+    return int(total) if dtype.kind == "i" else float(total)

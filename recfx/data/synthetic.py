@@ -1,0 +1,201 @@
+"""Criteo-shaped click data with planted structure, so that the best possible AUC is known.
+
+Ids of each field follow a bounded Zipf law. The true logit is
+
+    bias + scale * (field effects + pairwise effects + dense effects), each part with variance about 1/3,
+
+the pairwise effects being those of a factorisation machine (Rendle, 2010): the sum over pairs of fields of
+the inner product of the ids' factors. Labels are drawn from the sigmoid of the logit, mixed with a coin: the
+true probability is known for every row, and the AUC of the true probability is what no model can beat.
+"""
+
+from __future__ import annotations
+
+import math
+from dataclasses import dataclass
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from torch import Tensor
+
+from recfx.data.ctr import CtrData, CtrSplit, split_rows
+from recfx.data.metrics import expected_auc
+from recfx.errors import DataError
+
+# The field sizes of the Criteo challenge, as the DLRM paper's code counts them, cut at 20,000.
+CRITEO_SIZES = (
+    *(1460, 583, 20_000, 20_000, 305, 24, 12_517, 633, 3, 20_000, 5683, 20_000, 3194),
+    *(27, 14_992, 20_000, 10, 5652, 2173, 4, 20_000, 18, 15, 20_000, 105, 20_000),
+)
+_REFERENCE_ROWS = 100_000
+
+
+@dataclass(frozen=True)
+class CtrRecipe:
+    """What to generate.
+
+    Attributes:
+        rows: Rows of the three splits together.
+        cardinalities: Number of ids of each field.
+        n_dense: Number of dense features.
+        zipf: Exponent of the id distribution, P(id k) ~ (k + 1)^-zipf; 0 is uniform.
+        rank: Length of the ids' factors, the rank of the pairwise effects.
+        scale: Standard deviation of the true logit, about; 0 leaves nothing to learn.
+        label_noise: Share of labels replaced by a fair coin.
+        base_rate: Share of clicks in the population; with noise, between noise / 2 and 1 - noise / 2.
+        seed: Everything is drawn from it.
+    """
+
+    rows: int = 120_000
+    cardinalities: tuple[int, ...] = CRITEO_SIZES
+    n_dense: int = 13
+    zipf: float = 1.1
+    rank: int = 4
+    scale: float = 1.7
+    label_noise: float = 0.0
+    base_rate: float = 0.25
+    seed: int = 0
+
+    def __post_init__(self) -> None:
+        if not self.cardinalities:
+            raise DataError("a recipe needs at least one sparse field", where="CtrRecipe.cardinalities")
+        limits = {
+            "rows": (10, math.inf),
+            "n_dense": (0, math.inf),
+            "zipf": (0, math.inf),
+            "rank": (1, math.inf),
+            "scale": (0, math.inf),
+            "label_noise": (0, 1),
+            "seed": (0, math.inf),
+        }
+        for name, (low, high) in limits.items():
+            value = getattr(self, name)
+            if not low <= value <= high:
+                raise DataError(f"must be from {low} to {high}, got {value}", where=f"CtrRecipe.{name}")
+        if min(self.cardinalities) < 1:
+            raise DataError(
+                f"every field needs at least one id, got {self.cardinalities}",
+                where="CtrRecipe.cardinalities",
+            )
+        margin = self.label_noise / 2
+        if not margin < self.base_rate < 1 - margin:
+            raise DataError(
+                f"must lie strictly between {margin} and {1 - margin}, got {self.base_rate}",
+                where="CtrRecipe.base_rate",
+                hint="the noise alone makes half of its labels clicks",
+            )
+
+
+class PlantedCtr:
+    """The true model behind generated data: draws rows, and knows their click probability.
+
+    Args:
+        recipe: What to generate. Two of the same recipe are the same model.
+
+    Attributes:
+        recipe: The recipe.
+        bias: The logit's constant, found so that the population has the recipe's base rate.
+        bayes_auc: AUC of the true probability, expected over labels, on 100,000 fresh rows.
+    """
+
+    def __init__(self, recipe: CtrRecipe) -> None:
+        self.recipe = recipe
+        rng = np.random.default_rng([recipe.seed, 0])
+        fields = len(recipe.cardinalities)
+        pairs = fields * (fields - 1) // 2
+        self._cdf = [_zipf_cdf(size, recipe.zipf) for size in recipe.cardinalities]
+        self._effect = [rng.standard_normal(size) / math.sqrt(fields) for size in recipe.cardinalities]
+        unit = (max(pairs, 1) * recipe.rank) ** -0.25  # so that the sum over pairs has variance 1
+        self._factor = [rng.standard_normal((size, recipe.rank)) * unit for size in recipe.cardinalities]
+        self._spread = rng.uniform(0.5, 1.5, recipe.n_dense)
+        self._centre = rng.uniform(0.5, 3.0, recipe.n_dense)
+        self._slope = rng.standard_normal(recipe.n_dense) / math.sqrt(max(recipe.n_dense, 1))
+        self.bias = 0.0
+        reference = self._draw_inputs(_REFERENCE_ROWS, np.random.default_rng([recipe.seed, 1]))
+        signal = self._logit(*reference)
+        self.bias = self._solve_bias(signal)
+        self.bayes_auc = expected_auc(self._probability(signal + self.bias))
+
+    def logit(self, dense: Tensor, sparse: Tensor) -> Tensor:
+        """The true logit, float64 [N], of dense [N, D] and sparse [N, F], before label noise."""
+        return torch.from_numpy(self._logit(dense.numpy(), sparse.numpy()) + self.bias)
+
+    def probability(self, dense: Tensor, sparse: Tensor) -> Tensor:
+        """The true click probability, float64 [N], label noise included."""
+        return torch.from_numpy(self._probability(self.logit(dense, sparse).numpy()))
+
+    def sample(self, rows: int, seed: int) -> CtrSplit:
+        """Draws rows with labels and their true probability; the same seed gives the same rows."""
+        rng = np.random.default_rng([self.recipe.seed, 2, seed])
+        dense, sparse = self._draw_inputs(rows, rng)
+        probability = self._probability(self._logit(dense, sparse) + self.bias)
+        label = rng.random(rows) < probability
+        return CtrSplit(
+            torch.from_numpy(dense),
+            torch.from_numpy(sparse),
+            torch.from_numpy(label.astype(np.float32)),
+            torch.from_numpy(probability.astype(np.float32)),
+        )
+
+    def _draw_inputs(
+        self, rows: int, rng: np.random.Generator
+    ) -> tuple[NDArray[np.float32], NDArray[np.int64]]:
+        """Counts spread log-normally, as log(1 + count) like the encoded Criteo numbers, and Zipf ids."""
+        counts = np.floor(
+            np.exp(self._centre + self._spread * rng.standard_normal((rows, self.recipe.n_dense)))
+        )
+        sparse = np.empty((rows, len(self._cdf)), np.int64)
+        for field, cdf in enumerate(self._cdf):
+            sparse[:, field] = np.searchsorted(cdf, rng.random(rows), side="right")
+        return np.log1p(counts).astype(np.float32), sparse
+
+    def _logit(self, dense: NDArray[np.float32], sparse: NDArray[np.int64]) -> NDArray[np.float64]:
+        """The logit without the bias."""
+        # log1p(count) has about the mean and spread that its log-normal exponent has.
+        total = ((dense - self._centre) / self._spread) @ self._slope
+        factor_sum = np.zeros((len(sparse), self.recipe.rank))
+        own = np.zeros(len(sparse))
+        for field, ids in enumerate(sparse.T):
+            total += self._effect[field][ids]
+            factor = self._factor[field][ids]
+            factor_sum += factor
+            own += (factor * factor).sum(1)
+        total += ((factor_sum * factor_sum).sum(1) - own) / 2
+        scaled: NDArray[np.float64] = total * (self.recipe.scale / math.sqrt(3))
+        return scaled
+
+    def _solve_bias(self, signal: NDArray[np.float64]) -> float:
+        """Bisects the bias at which the mean probability is the base rate; the mean rises with the bias."""
+        high = float(np.abs(signal).max()) + 50
+        low = -high
+        for _ in range(60):
+            middle = (low + high) / 2
+            too_low = self._probability(signal + middle).mean() < self.recipe.base_rate
+            low, high = (middle, high) if too_low else (low, middle)
+        return (low + high) / 2
+
+    def _probability(self, logit: NDArray[np.float64]) -> NDArray[np.float64]:
+        noise = self.recipe.label_noise
+        clean: NDArray[np.float64] = 0.5 * (1 + np.tanh(logit / 2))  # a sigmoid that cannot overflow
+        return noise / 2 + (1 - noise) * clean
+
+
+def synthetic_ctr(recipe: CtrRecipe | None = None) -> CtrData:
+    """Generates click data, split 80/10/10, with `bayes_auc` and each row's true probability."""
+    recipe = recipe or CtrRecipe()
+    truth = PlantedCtr(recipe)
+    whole = truth.sample(recipe.rows, seed=0)
+    assert whole.probability is not None
+    parts = []
+    for rows in map(torch.from_numpy, split_rows(recipe.rows, recipe.seed)):
+        parts.append(CtrSplit(*whole.inputs(rows), whole.label[rows], whole.probability[rows]))
+    train, valid, test = parts
+    return CtrData(train, valid, test, recipe.cardinalities, name="synthetic", bayes_auc=truth.bayes_auc)
+
+
+def _zipf_cdf(size: int, exponent: float) -> NDArray[np.float64]:
+    weights = np.arange(1, size + 1, dtype=np.float64) ** -exponent
+    cdf: NDArray[np.float64] = np.cumsum(weights) / weights.sum()
+    cdf[-1] = 1.0  # so that rounding never draws the id `size`
+    return cdf
