@@ -54,9 +54,7 @@ def require_file(path: Path, what: str) -> Path:
     if path.is_dir():
         raise DataError(f"{what} should be a file, and this is a folder", where=str(path))
     if not path.is_file():
-        raise DataError(
-            f"{what}: no such file", where=str(path), hint="check the path, or fetch the data set"
-        )
+        raise DataError(f"{what}: no such file", where=str(path), hint="check the path, or fetch the data set")
     return path
 
 

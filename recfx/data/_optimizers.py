@@ -24,10 +24,7 @@ def sparse_gradients(model: nn.Module, min_rows: int = SPARSE_ROWS) -> Iterator[
     Tables that several modules share, and bags that take the maximum, keep dense gradients.
     """
     owners = Counter(
-        id(weight)
-        for module in model.modules()
-        for weight in module._parameters.values()
-        if weight is not None
+        id(weight) for module in model.modules() for weight in module._parameters.values() if weight is not None
     )
     tables = [module for module in model.modules() if isinstance(module, nn.Embedding | nn.EmbeddingBag)]
     before = [table.sparse for table in tables]

@@ -70,9 +70,7 @@ def tensor_batches(
     """
     rows = {len(tensor) for tensor in tensors}
     if len(rows) != 1:
-        raise DataError(
-            f"tensors with rows {sorted(rows)} cannot be batched together", where="tensor_batches"
-        )
+        raise DataError(f"tensors with rows {sorted(rows)} cannot be batched together", where="tensor_batches")
     return Batches(
         rows.pop(),
         lambda chosen: tuple(tensor[chosen] for tensor in tensors),

@@ -34,9 +34,7 @@ class Histories:
         """The last of each user's first `count` items, both [n]; int64 [n, length], 0 where there is none."""
         taken = count.clamp(max=self.length)
         column = torch.arange(self.length)
-        offset = (
-            column - (self.length - taken)[:, None] if self.pad == "left" else column.expand(len(user), -1)
-        )
+        offset = column - (self.length - taken)[:, None] if self.pad == "left" else column.expand(len(user), -1)
         used = (offset >= 0) & (offset < taken[:, None])
         place = (self.indptr[user] + count - taken)[:, None] + offset
         if len(self.items) == 0:

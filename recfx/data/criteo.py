@@ -103,9 +103,7 @@ def _read_npz(path: Path, max_rows: int | None) -> CriteoRows:
     arrays = {name: array[:max_rows] for name, array in load_npz(path, _NPZ).items()}
     sizes = {name: len(array) for name, array in arrays.items()}
     if len(set(sizes.values())) != 1:
-        raise DataError(
-            f"the arrays differ in rows: {sizes}", where=str(path), hint="save them together again"
-        )
+        raise DataError(f"the arrays differ in rows: {sizes}", where=str(path), hint="save them together again")
     label, dense, cat = arrays["label"], arrays["dense"], arrays["cat"]
     _require_range(label, 0, 1, f"{path}, array 'label'")
     _require_range(dense, np.iinfo(np.int32).min, np.iinfo(np.int32).max, f"{path}, array 'dense'")

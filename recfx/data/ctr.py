@@ -188,9 +188,7 @@ def _buckets(dense: NDArray[np.int32]) -> NDArray[np.int64]:
     return np.where(dense > 2, logs + 3, dense)
 
 
-def _encode_field(
-    column: NDArray[Any], train: NDArray[np.int64], min_count: int
-) -> tuple[NDArray[np.int64], int]:
+def _encode_field(column: NDArray[Any], train: NDArray[np.int64], min_count: int) -> tuple[NDArray[np.int64], int]:
     values, counts = np.unique(column[train], return_counts=True)
     kept, counts = values[counts >= min_count], counts[counts >= min_count]
     if kept.size == 0:

@@ -79,6 +79,4 @@ def require_ids(ids: Tensor, size: int, where: str) -> None:
         return
     low, high = int(ids.min()), int(ids.max())
     if low < 0 or high >= size:
-        raise DataError(
-            f"ids run from {low} to {high}, outside 0 to {size - 1}", where=where, hint="ids are 0-based"
-        )
+        raise DataError(f"ids run from {low} to {high}, outside 0 to {size - 1}", where=where, hint="ids are 0-based")

@@ -40,12 +40,7 @@ class Interactions:
 
     def _check(self, part: str, indptr: Tensor, indices: Tensor) -> None:
         where = f"{self.name}, {part}_indptr"
-        if (
-            indptr.dtype != torch.int64
-            or indices.dtype != torch.int64
-            or indptr.dim() != 1
-            or indices.dim() != 1
-        ):
+        if indptr.dtype != torch.int64 or indices.dtype != torch.int64 or indptr.dim() != 1 or indices.dim() != 1:
             raise DataError("row pointers and indices must be int64 vectors", where=where)
         if len(indptr) != self.n_users + 1:
             raise DataError(

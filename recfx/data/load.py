@@ -39,9 +39,7 @@ def load_ctr(
     if path is None:
         if dense_as != "numbers":
             raise DataError("generated data have numbers only", hint='leave dense_as at "numbers"')
-        return synthetic_ctr(
-            CtrRecipe(seed=seed) if max_rows is None else CtrRecipe(rows=max_rows, seed=seed)
-        )
+        return synthetic_ctr(CtrRecipe(seed=seed) if max_rows is None else CtrRecipe(rows=max_rows, seed=seed))
     path = _existing(path)
     file = path
     if path.is_dir():

@@ -114,9 +114,7 @@ def read_movielens(folder: Path, seed: int = 0) -> MovieLens:
         movie.
     """
     if not folder.is_dir():
-        raise DataError(
-            "MovieLens data: no such folder", where=str(folder), hint="give the folder of ratings.dat"
-        )
+        raise DataError("MovieLens data: no such folder", where=str(folder), hint="give the folder of ratings.dat")
     if (folder / "ratings.dat").is_file():
         paths = {kind: folder / f"{kind}.dat" for kind in _LAYOUTS}
         ratings, users, movies = (_read_dat(paths[kind], kind) for kind in _LAYOUTS)
@@ -150,9 +148,7 @@ def _read_dat(path: Path, kind: str) -> dict[str, NDArray[Any]]:
     table: dict[str, NDArray[Any]] = {}
     for name, column in zip(names, zip(*fields, strict=True), strict=True):
         table[name] = (
-            np.array(column, object)
-            if name in ("gender", "zip", "title", "genres")
-            else _integers(column, name, path)
+            np.array(column, object) if name in ("gender", "zip", "title", "genres") else _integers(column, name, path)
         )
     return table
 
@@ -161,9 +157,7 @@ def _integers(column: tuple[str, ...], name: str, path: Path) -> NDArray[np.int6
     try:
         return np.array(column, dtype=np.int64)
     except (ValueError, OverflowError):
-        bad = next(
-            i for i, text in enumerate(column) if not text.isascii() or not text.isdigit() or len(text) > 18
-        )
+        bad = next(i for i, text in enumerate(column) if not text.isascii() or not text.isdigit() or len(text) > 18)
         raise DataError(
             f"{name} must be an integer, got {column[bad]!r}",
             where=f"{path}, line {bad + 1}",

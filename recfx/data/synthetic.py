@@ -138,13 +138,9 @@ class PlantedCtr:
             torch.from_numpy(probability.astype(np.float32)),
         )
 
-    def _draw_inputs(
-        self, rows: int, rng: np.random.Generator
-    ) -> tuple[NDArray[np.float32], NDArray[np.int64]]:
+    def _draw_inputs(self, rows: int, rng: np.random.Generator) -> tuple[NDArray[np.float32], NDArray[np.int64]]:
         """Counts spread log-normally, as log(1 + count) like the encoded Criteo numbers, and Zipf ids."""
-        counts = np.floor(
-            np.exp(self._centre + self._spread * rng.standard_normal((rows, self.recipe.n_dense)))
-        )
+        counts = np.floor(np.exp(self._centre + self._spread * rng.standard_normal((rows, self.recipe.n_dense))))
         sparse = np.empty((rows, len(self._cdf)), np.int64)
         for field, cdf in enumerate(self._cdf):
             sparse[:, field] = np.searchsorted(cdf, rng.random(rows), side="right")

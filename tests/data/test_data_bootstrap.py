@@ -39,9 +39,7 @@ def test_a_resample_is_the_auc_of_repeated_rows(seed: int, n: int, levels: int, 
 def test_the_interval_covers_the_true_auc_about_as_often_as_it_says() -> None:
     truth = 0.7602  # P(N(1, 1) > N(0, 1)) = Phi(1 / sqrt(2))
     rng = np.random.default_rng(1)
-    covered = sum(
-        truth in auc_interval(*scored(400, rng), confidence=0.9, resamples=200, seed=i) for i in range(150)
-    )
+    covered = sum(truth in auc_interval(*scored(400, rng), confidence=0.9, resamples=200, seed=i) for i in range(150))
     assert 120 <= covered <= 148  # 135 expected, standard deviation 3.7
 
 

@@ -17,10 +17,7 @@ from recfx.errors import DataError
 def check_histories(data: ClickData, feedback: Feedback, length: int, pad: Side) -> None:
     """Every history against a plain loop over the user's training likes in order of time."""
     assert feedback.time is not None
-    when = {
-        (int(u), int(i) + 1): int(t)
-        for u, i, t in zip(feedback.user, feedback.item, feedback.time, strict=True)
-    }
+    when = {(int(u), int(i) + 1): int(t) for u, i, t in zip(feedback.user, feedback.item, feedback.time, strict=True)}
     likes: dict[int, list[tuple[int, int]]] = {}
     for user, item, label in zip(data.train.user, data.train.item, data.train.label, strict=True):
         if label:

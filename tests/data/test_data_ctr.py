@@ -22,9 +22,7 @@ def random_rows(n: int, values: int, seed: int) -> CriteoRows:
     rng = np.random.default_rng(seed)
     dense = rng.integers(-2, 2000, (n, 13)).astype(np.int32)
     dense[rng.random(dense.shape) < 0.2] = MISSING_DENSE
-    return CriteoRows(
-        rng.integers(0, 2, n).astype(np.int8), dense, rng.integers(0, values, (n, 26)).astype(np.uint32)
-    )
+    return CriteoRows(rng.integers(0, 2, n).astype(np.int8), dense, rng.integers(0, values, (n, 26)).astype(np.uint32))
 
 
 def test_the_split_is_the_documented_permutation() -> None:

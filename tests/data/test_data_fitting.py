@@ -69,9 +69,7 @@ def test_the_best_validated_state_is_restored() -> None:
 
 def test_patience_and_time_stop_it() -> None:
     scripted = iter([0.5, 0.4, 0.6, 0.1, 0.1, 0.9])
-    log = fit(
-        nn.Linear(1, 1), line_batches(), squared, epochs=9, patience=2, validate=lambda module: next(scripted)
-    )
+    log = fit(nn.Linear(1, 1), line_batches(), squared, epochs=9, patience=2, validate=lambda module: next(scripted))
     assert (log.stopped, log.scores, log.best_epoch) == ("patience", [0.5, 0.4, 0.6, 0.1, 0.1], 2)
     log = fit(nn.Linear(1, 1), line_batches(), squared, epochs=10**6, seconds=0.2)
     assert log.stopped == "time"

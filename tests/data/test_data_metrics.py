@@ -76,9 +76,7 @@ def test_expected_auc_refuses(p: list[float]) -> None:
 @given(st.lists(st.tuples(st.booleans(), probability), min_size=1, max_size=50))
 def test_log_loss_is_scikit_learns(rows: list[tuple[bool, float]]) -> None:
     label, p = map(np.array, zip(*rows, strict=True))
-    assert log_loss(label, p) == pytest.approx(
-        sklearn_metrics.log_loss(label, p, labels=[0, 1]), rel=1e-9, abs=1e-12
-    )
+    assert log_loss(label, p) == pytest.approx(sklearn_metrics.log_loss(label, p, labels=[0, 1]), rel=1e-9, abs=1e-12)
 
 
 @given(st.lists(st.tuples(st.booleans(), st.floats(-30, 30)), min_size=1, max_size=50))

@@ -51,16 +51,12 @@ def write_parquet(folder: Path, **changes: dict[str, Any]) -> None:
             "rating": np.array(rating, np.int8),
             "fold": np.array([1, 5, 2, 3, 4], np.int8),
         },
-        "users": dict(
-            zip(("user", "gender", "age", "occupation", "zip"), zip(*USERS, strict=True), strict=True)
-        ),
+        "users": dict(zip(("user", "gender", "age", "occupation", "zip"), zip(*USERS, strict=True), strict=True)),
         "movies": dict(zip(("item", "title", "genres"), zip(*MOVIES, strict=True), strict=True)),
     }
     for name, columns in tables.items():
         columns |= changes.get(name, {})
-        pq.write_table(
-            pa.table({k: v for k, v in columns.items() if v is not None}), folder / f"ml1m_{name}.parquet"
-        )
+        pq.write_table(pa.table({k: v for k, v in columns.items() if v is not None}), folder / f"ml1m_{name}.parquet")
 
 
 @pytest.mark.parametrize("kind", ["dat", "parquet"])
@@ -154,9 +150,7 @@ def test_damaged_or_missing_parquet(parquet: Path) -> None:
         read_movielens(parquet / "nowhere")
 
 
-def test_without_pyarrow_the_error_says_how_to_install_it(
-    parquet: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_without_pyarrow_the_error_says_how_to_install_it(parquet: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setitem(sys.modules, "pyarrow", None)
     with pytest.raises(DataError, match="pip install"):
         read_movielens(parquet)

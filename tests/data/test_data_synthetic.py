@@ -84,9 +84,7 @@ def test_the_logit_is_the_documented_sum() -> None:
         assert float(truth.logit(split.dense, split.sparse)[row]) == pytest.approx(logit, abs=1e-5)
     assert split.probability is not None
     torch.testing.assert_close(truth.probability(split.dense, split.sparse).float(), split.probability)
-    torch.testing.assert_close(
-        torch.sigmoid(truth.logit(split.dense, split.sparse)).float(), split.probability
-    )
+    torch.testing.assert_close(torch.sigmoid(truth.logit(split.dense, split.sparse)).float(), split.probability)
 
 
 @pytest.mark.parametrize("noise", [0.0, 0.3])
@@ -182,9 +180,7 @@ def test_generated_feedback_is_deterministic_and_calibrated() -> None:
     assert feedback.probability is not None
     assert feedback.time is not None
     assert 0.15 < float(feedback.test.float().mean()) < 0.25
-    assert float(feedback.positive.float().mean()) == pytest.approx(
-        float(feedback.probability.mean()), abs=0.01
-    )
+    assert float(feedback.positive.float().mean()) == pytest.approx(float(feedback.probability.mean()), abs=0.01)
     assert auc(feedback.positive, feedback.probability) > 0.8
     counts = torch.bincount(feedback.item, minlength=300).sort(descending=True).values
     assert int(counts[0]) > 5 * int(counts[150])  # popularity is skewed

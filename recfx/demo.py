@@ -1,0 +1,192 @@
+"""The main job: train a model, optimize it, and show side by side what it was and what it became."""
+
+from __future__ import annotations
+
+import dataclasses
+from collections.abc import Callable
+from functools import partial
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from recfx.compiled import CompiledModel
+from recfx.cost.timing import Comparison, compare
+from recfx.data import ClickFigures, Interval, auc_difference, evaluate_ctr, predict, train_ctr
+from recfx.demo_tasks import Task, task_for
+from recfx.ir.printer import human_bytes
+from recfx.optimizer import optimize
+
+BATCHES = (1, 64, 1024)
+
+
+@dataclasses.dataclass(frozen=True)
+class DemoResult:
+    """What the demo measured.
+
+    Attributes:
+        before: Figures of the trained model on the test split.
+        after: Figures of the compiled model on the same rows.
+        auc_change: AUC after minus before, with a paired bootstrap interval.
+        largest_difference: Largest absolute difference of two logits.
+        latency: Batch size -> interleaved timing of "eager" and "compiled".
+        state_bytes: Bytes of parameters and buffers before and after.
+        compiled: The compiled model.
+    """
+
+    before: ClickFigures
+    after: ClickFigures
+    auc_change: Interval
+    largest_difference: float
+    latency: dict[int, Comparison]
+    state_bytes: tuple[int, int]
+    compiled: CompiledModel
+
+
+def run_demo(
+    name: str = "deepfm",
+    data: Path | None = None,
+    *,
+    seconds: float = 60.0,
+    rows: int | None = None,
+    pipeline: str | None = None,
+    threads: int | None = None,
+    save: Path | None = None,
+    seed: int = 0,
+    timing_seconds: float = 2.0,
+    progress: bool = True,
+) -> DemoResult:
+    """Trains a model of the zoo, optimizes it, compares, and prints the tables.
+
+    Args:
+        name: The model.
+        data: File or folder of real data; generated data without it.
+        seconds: Time for training.
+        rows: Use at most this many rows of click-through data.
+        pipeline: Passes to run; the default pipeline without it.
+        threads: Threads torch may use.
+        save: Folder to save the compiled model in.
+        seed: Seed of data, weights and training.
+        timing_seconds: Time for measuring latency at each batch size.
+        progress: Show progress bars on a terminal.
+
+    Raises:
+        RecfxError: Unknown model, unreadable data, or anything `optimize` raises.
+    """
+    if threads is not None:
+        torch.set_num_threads(threads)
+    torch.manual_seed(seed)
+    say = _Printer()
+    task = task_for(name, data, rows=rows, seed=seed)
+    model = task.model
+    say.line(f"{name} on {task.data.name}: {len(task.data.train):,} rows to train on, {len(task.data.test):,} to test on")
+    log = train_ctr(model, task.data, epochs=4, seconds=seconds, seed=seed, progress=progress, forward=task.forward)
+    say.line(f"trained {log.steps:,} steps in {log.seconds:.0f} s (stopped by {log.stopped})")
+    compiled = optimize(model, target="cpu", example_inputs=task.inputs(64), pipeline=pipeline)
+    result = _compare(task, model, compiled, timing_seconds)
+    say.result(name, result, task.bayes_auc)
+    if save is not None:
+        compiled.save(save)
+        say.line(f"saved in {save}")
+    return result
+
+
+def _compare(task: Task, model: nn.Module, compiled: CompiledModel, timing_seconds: float) -> DemoResult:
+    test = task.data.test
+    logits = {name: predict(f, test, forward=task.forward) for name, f in (("before", model), ("after", compiled))}
+    return DemoResult(
+        before=evaluate_ctr(model, test, forward=task.forward),
+        after=evaluate_ctr(compiled, test, forward=task.forward),
+        auc_change=auc_difference(test.label, logits["before"], logits["after"]),
+        largest_difference=float((logits["before"] - logits["after"]).abs().max()),
+        latency={batch: _latency(model, compiled, task.inputs(batch), timing_seconds) for batch in BATCHES},
+        state_bytes=compiled.report.state_bytes,
+        compiled=compiled,
+    )
+
+
+def _latency(model: nn.Module, compiled: CompiledModel, inputs: tuple[Tensor, ...], seconds: float) -> Comparison:
+    return compare(
+        {"eager": _served(model, inputs), "compiled": partial(compiled, *inputs)}, seconds=seconds, baseline="eager"
+    )
+
+
+def _served(model: nn.Module, inputs: tuple[Tensor, ...]) -> Callable[[], Any]:
+    """The model as a careful user would serve it: in eval mode, in inference mode."""
+
+    def call() -> Any:
+        with torch.inference_mode():
+            return model(*inputs)
+
+    return call
+
+
+class _Printer:
+    """Writes the demo's lines and tables to the terminal."""
+
+    def __init__(self) -> None:
+        from rich.console import Console
+
+        self._console = Console(highlight=False)
+
+    def line(self, text: str) -> None:
+        self._console.print(text)
+
+    def result(self, name: str, result: DemoResult, bayes_auc: float | None) -> None:
+        self._console.print(self._comparison(name, result, bayes_auc))
+        self._console.print(self._passes(result.compiled))
+        for notice in result.compiled.report.notices:
+            self.line(f"note: {notice}")
+        change = result.auc_change
+        self.line(
+            f"AUC change {change.estimate:+.6f} (95 % interval {change.low:+.6f} to {change.high:+.6f}), "
+            f"largest difference of two logits {result.largest_difference:.3g}"
+        )
+        if result.compiled.report.kept_eager:
+            self.line("the compiled model measured slower than the original, so the original runs (do no harm)")
+
+    def _comparison(self, name: str, result: DemoResult, bayes_auc: float | None) -> Any:
+        from rich.table import Table
+
+        table = Table(title=f"{name}, {next(iter(result.latency.values())).threads} thread(s)")
+        for column in ("", "before", "after", "after / before (95 % interval)"):
+            table.add_column(column, justify="left" if not column else "right")
+        before, after = result.before, result.after
+        best = f" (at best {bayes_auc:.4f})" if bayes_auc is not None else ""
+        table.add_row(f"AUC{best}", f"{before.auc:.6f}", f"{after.auc:.6f}", "")
+        table.add_row("log loss", f"{before.log_loss:.6f}", f"{after.log_loss:.6f}", "")
+        for batch, timing in result.latency.items():
+            old, new = timing.timings["eager"], timing.timings["compiled"]
+            ratio = timing.ratios["compiled"]
+            table.add_row(
+                f"batch {batch}, p50",
+                f"{old.median * 1e6:,.0f} µs",
+                f"{new.median * 1e6:,.0f} µs",
+                f"{ratio.value:.2f} ({ratio.low:.2f} to {ratio.high:.2f})",
+            )
+            table.add_row(
+                f"batch {batch}, p99", f"{old.p99 * 1e6:,.0f} µs", f"{new.p99 * 1e6:,.0f} µs", f"{new.p99 / old.p99:.2f}"
+            )
+        bytes_before, bytes_after = result.state_bytes
+        table.add_row(
+            "bytes", human_bytes(bytes_before), human_bytes(bytes_after), f"{bytes_after / max(bytes_before, 1):.2f}"
+        )
+        return table
+
+    def _passes(self, compiled: CompiledModel) -> Any:
+        from rich.table import Table
+
+        table = Table(title="what each pass did")
+        for column in ("pass", "exactness", "rewrites", "operators", "bytes", "time"):
+            table.add_column(column, justify="left" if column in ("pass", "exactness") else "right")
+        for record in compiled.report.passes:
+            table.add_row(
+                record.text,
+                record.exactness,
+                str(record.fired),
+                f"{record.operators[0]} → {record.operators[1]}",
+                f"{human_bytes(record.state_bytes[0])} → {human_bytes(record.state_bytes[1])}",
+                f"{(record.seconds + record.verify_seconds) * 1e3:.0f} ms",
+            )
+        return table
