@@ -1,3 +1,27 @@
-"""Built-in passes."""
+"""Built-in passes. Importing this package registers them by name."""
 
-DEFAULT_PIPELINE = ""
+from recfx.passes.batch_selects import BatchSelects
+from recfx.passes.canonicalize import Canonicalize
+from recfx.passes.fold_affine import FoldAffine
+from recfx.passes.fold_batchnorm import FoldBatchnorm
+from recfx.passes.fold_constants import FoldConstants
+from recfx.passes.merge_duplicates import MergeDuplicates
+from recfx.passes.merge_tables import MergeTables
+
+#: What keeps every bit. Constants are folded before duplicates are looked for, so that equal index tables merge too.
+EXACT_PIPELINE = "canonicalize,fold-constants,merge-tables,merge-duplicates,batch-selects"
+
+#: What `optimize` runs unless told otherwise. Affine folds come before batch norm is folded into what they leave.
+DEFAULT_PIPELINE = "canonicalize,fold-constants,merge-tables,merge-duplicates,fold-affine,fold-batchnorm,batch-selects"
+
+__all__ = [
+    "DEFAULT_PIPELINE",
+    "EXACT_PIPELINE",
+    "BatchSelects",
+    "Canonicalize",
+    "FoldAffine",
+    "FoldBatchnorm",
+    "FoldConstants",
+    "MergeDuplicates",
+    "MergeTables",
+]

@@ -80,7 +80,9 @@ def run_demo(
     say = _Printer()
     task = task_for(name, data, rows=rows, seed=seed)
     model = task.model
-    say.line(f"{name} on {task.data.name}: {len(task.data.train):,} rows to train on, {len(task.data.test):,} to test on")
+    say.line(
+        f"{name} on {task.data.name}: {len(task.data.train):,} rows to train on, {len(task.data.test):,} to test on"
+    )
     log = train_ctr(model, task.data, epochs=4, seconds=seconds, seed=seed, progress=progress, forward=task.forward)
     say.line(f"trained {log.steps:,} steps in {log.seconds:.0f} s (stopped by {log.stopped})")
     compiled = optimize(model, target="cpu", example_inputs=task.inputs(64), pipeline=pipeline)
@@ -166,7 +168,10 @@ class _Printer:
                 f"{ratio.value:.2f} ({ratio.low:.2f} to {ratio.high:.2f})",
             )
             table.add_row(
-                f"batch {batch}, p99", f"{old.p99 * 1e6:,.0f} µs", f"{new.p99 * 1e6:,.0f} µs", f"{new.p99 / old.p99:.2f}"
+                f"batch {batch}, p99",
+                f"{old.p99 * 1e6:,.0f} µs",
+                f"{new.p99 * 1e6:,.0f} µs",
+                f"{new.p99 / old.p99:.2f}",
             )
         bytes_before, bytes_after = result.state_bytes
         table.add_row(

@@ -96,9 +96,7 @@ def _click_task(name: str, path: Path | None, seed: int) -> Task:
     return Task(model, data, forward, arguments)
 
 
-def _call_with(
-    arguments: Callable[..., tuple[Tensor, ...]], model: Callable[..., Tensor], *inputs: Tensor
-) -> Tensor:
+def _call_with(arguments: Callable[..., tuple[Tensor, ...]], model: Callable[..., Tensor], *inputs: Tensor) -> Tensor:
     return model(*arguments(*inputs)).reshape(-1)
 
 

@@ -171,6 +171,7 @@ def _run_pass(
     after = before.clone()
     ctx = PassContext(after, spec, gate, resources)
     start = time.perf_counter()
+    ctx.sweep()  # dead users would make a value look shared
     item.run(after, ctx)
     ctx.sweep()
     after.module.recompile()

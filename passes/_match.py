@@ -1,0 +1,73 @@
+"""Small questions about nodes that several passes ask."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import torch
+from torch import fx
+
+_aten = torch.ops.aten
+
+#: Operators whose result is drawn anew at every call; they are neither folded nor merged.
+_RANDOM_TAG = torch.Tag.nondeterministic_seeded
+
+
+def argument(node: fx.Node, index: int, name: str, default: Any = None) -> Any:
+    """An argument by position or, failing that, by keyword."""
+    return node.args[index] if index < len(node.args) else node.kwargs.get(name, default)
+
+
+def value(node: Any) -> torch.Tensor | None:
+    """The fake tensor of a node that gives one tensor."""
+    held = node.meta.get("val") if isinstance(node, fx.Node) else None
+    return held if isinstance(held, torch.Tensor) else None
+
+
+def same_size(a: Any, b: Any) -> bool:
+    """Whether two sizes are the same expression; asking `==` of symbolic sizes could fix them."""
+    return str(a) == str(b)
+
+
+def same_shape(a: torch.Tensor, b: torch.Tensor) -> bool:
+    """Whether two fake tensors have the same sizes, as expressions."""
+    return a.ndim == b.ndim and all(same_size(x, y) for x, y in zip(a.shape, b.shape, strict=True))
+
+
+def same_layout(a: torch.Tensor, b: torch.Tensor) -> bool:
+    """Whether two fake tensors agree in dtype, device, sizes and strides."""
+    return (
+        a.dtype is b.dtype
+        and a.device == b.device
+        and a.layout is b.layout
+        and same_shape(a, b)
+        and (a.layout is not torch.strided or all(same_size(x, y) for x, y in zip(a.stride(), b.stride(), strict=True)))
+    )
+
+
+def is_random(node: fx.Node) -> bool:
+    """Whether a node's result differs from call to call."""
+    return (
+        isinstance(node.target, torch._ops.OpOverload) and _RANDOM_TAG in node.target.tags and not is_eval_dropout(node)
+    )
+
+
+def is_eval_dropout(node: fx.Node) -> bool:
+    """Whether a node is a dropout that drops nothing."""
+    dropouts = (
+        _aten.dropout.default,
+        _aten.feature_dropout.default,
+        _aten.alpha_dropout.default,
+        _aten.native_dropout.default,
+    )
+    return node.target in dropouts and (argument(node, 2, "train") is False or argument(node, 1, "p") == 0.0)
+
+
+def static_shape(tensor: torch.Tensor) -> tuple[int, ...] | None:
+    """The sizes, when all are numbers."""
+    return tuple(int(s) for s in tensor.shape) if all(isinstance(s, int) for s in tensor.shape) else None
+
+
+def only_user(node: fx.Node) -> fx.Node | None:
+    """The single user of a node; None when there are several or none."""
+    return next(iter(node.users)) if len(node.users) == 1 else None

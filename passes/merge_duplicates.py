@@ -1,0 +1,67 @@
+"""merge-duplicates: the same operator on the same arguments is computed once (common subexpression elimination).
+
+    op(a, b), ..., op(a, b) -> one op(a, b)
+    two reads of one parameter -> one read
+
+Requires: functional. Exactness: EXACT.
+"""
+
+from __future__ import annotations
+
+from typing import Any
+
+import torch
+from torch import fx
+
+from recfx.ir.dead_code import EFFECTS
+from recfx.ir.program import Program
+from recfx.passes._match import is_random
+from recfx.pipeline import Pass, PassContext, PassSpec, register
+
+
+@register
+class MergeDuplicates(Pass):
+    """Computes equal expressions once."""
+
+    spec = PassSpec("merge-duplicates", "Computes equal expressions once.")
+
+    def run(self, program: Program, ctx: PassContext) -> None:
+        first: dict[Any, fx.Node] = {}
+        for node in list(ctx.graph.nodes):
+            key = _key(node, ctx)
+            if key is None:
+                continue
+            earlier = first.setdefault(key, node)
+            if earlier is not node and ctx.gate("merge", node):
+                ctx.replace(node, earlier)
+
+
+def _key(node: fx.Node, ctx: PassContext) -> Any:
+    """What two nodes must share to be one; None for a node that must stay on its own."""
+    if node.op == "get_attr":
+        tensor = ctx.tensor(node)
+        return ("state", id(tensor)) if tensor is not None else None
+    if node.op != "call_function" or node.target in EFFECTS or is_random(node):
+        return None
+    try:
+        key = (node.target, _freeze(node.args), _freeze(dict(sorted(node.kwargs.items()))))
+        hash(key)
+    except TypeError:
+        ctx.miss("merge", node, "an argument cannot be compared")
+        return None
+    return key
+
+
+def _freeze(value: Any) -> Any:
+    """An argument as something hashable, in which 1, 1.0, True and -0.0 stay apart."""
+    if isinstance(value, tuple | list):
+        return (type(value), tuple(_freeze(v) for v in value))
+    if isinstance(value, dict):
+        return tuple((k, _freeze(v)) for k, v in value.items())
+    if isinstance(value, slice):
+        return ("slice", _freeze((value.start, value.stop, value.step)))
+    if isinstance(value, float):
+        return (float, value.hex() if value == value else "nan")
+    if isinstance(value, torch.Tensor):
+        raise TypeError("a tensor is no literal")
+    return (type(value), value)

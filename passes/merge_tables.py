@@ -1,0 +1,76 @@
+"""merge-tables: tables that hold the same bits are stored once.
+
+    lookup(W1, i), lookup(W2, j) with W1 and W2 equal byte for byte -> lookup(W1, i), lookup(W1, j)
+
+Requires: functional. Exactness: EXACT.
+"""
+
+from __future__ import annotations
+
+import hashlib
+from typing import Any
+
+import torch
+from torch import fx
+
+from recfx.ir.program import Program
+from recfx.passes._match import argument
+from recfx.pipeline import Pass, PassContext, PassSpec, register
+
+_aten = torch.ops.aten
+
+#: Operators that look rows up: target -> position of the table.
+LOOKUPS: dict[Any, int] = {
+    _aten.embedding.default: 0,
+    _aten.embedding_bag.default: 0,
+    _aten.embedding_bag.padding_idx: 0,
+    _aten.index_select.default: 0,
+}
+
+
+@register
+class MergeTables(Pass):
+    """Stores tables of equal content once."""
+
+    spec = PassSpec("merge-tables", "Stores tables of equal content once.", changes_state=True)
+
+    def run(self, program: Program, ctx: PassContext) -> None:
+        groups: dict[Any, list[fx.Node]] = {}
+        for node in ctx.graph.find_nodes(op="get_attr"):
+            tensor = ctx.tensor(node)
+            if tensor is None or tensor.layout is not torch.strided:
+                continue
+            if any(
+                argument(user, LOOKUPS[user.target], "weight") is node for user in node.users if user.target in LOOKUPS
+            ):
+                groups.setdefault((tuple(tensor.shape), tensor.stride(), tensor.dtype, tensor.device), []).append(node)
+        for nodes in groups.values():
+            if len({id(ctx.tensor(n)) for n in nodes}) > 1:
+                _merge(ctx, nodes)
+
+
+def _merge(ctx: PassContext, nodes: list[fx.Node]) -> None:
+    """Merges those of some equally shaped tables that have equal bytes; hashes first, then compares in full."""
+    first: dict[bytes, fx.Node] = {}
+    for node in nodes:
+        kept = first.setdefault(_digest(ctx, node), node)
+        ours, theirs = ctx.tensor(node), ctx.tensor(kept)
+        assert ours is not None
+        assert theirs is not None
+        if ours is theirs:
+            continue
+        if not torch.equal(_bytes(ours), _bytes(theirs)):
+            continue
+        if ctx.gate("merge-table", node):
+            ctx.replace(node, kept)
+
+
+def _digest(ctx: PassContext, node: fx.Node) -> bytes:
+    tensor = ctx.tensor(node)
+    assert tensor is not None
+    return hashlib.blake2b(_bytes(tensor).numpy().data, digest_size=16).digest()
+
+
+def _bytes(tensor: torch.Tensor) -> torch.Tensor:
+    """The raw content, so that NaNs equal themselves and -0.0 differs from 0.0."""
+    return tensor.detach().cpu().contiguous().view(-1).view(torch.uint8)

@@ -1,0 +1,95 @@
+"""What tests of passes share: running one pass on a small model, and the questions every pass must answer."""
+
+from __future__ import annotations
+
+import dataclasses
+from collections import Counter
+from collections.abc import Callable
+from typing import Any
+
+import torch
+from torch import nn
+
+from recfx.ir import Exactness, Program, capture, same_graph, verify_meta, verify_numeric
+from recfx.ir.printer import operator_name
+from recfx.pipeline import Pass, Pipeline, PipelineResult
+
+
+@dataclasses.dataclass(frozen=True)
+class Case:
+    """One row of a pass's table.
+
+    Attributes:
+        model: Makes the model, in eval mode.
+        inputs: Example inputs.
+        fired: How many rewrites to expect.
+        after: Operator -> how many of it to expect afterwards.
+        reason: For a case that must not fire: part of the reason given.
+    """
+
+    model: Callable[[], nn.Module]
+    inputs: tuple[torch.Tensor, ...]
+    fired: int = 1
+    after: dict[str, int] = dataclasses.field(default_factory=dict)
+    reason: str = ""
+
+
+class Function(nn.Module):
+    """A function of parameters and inputs as a module: `Function(lambda m, x: ..., weight=...)`."""
+
+    def __init__(self, body: Callable[..., Any], **state: Any) -> None:
+        super().__init__()
+        self.body = body
+        for name, value in state.items():
+            if isinstance(value, torch.Tensor) and not isinstance(value, nn.Parameter):
+                self.register_buffer(name, value)
+            else:
+                setattr(self, name, value)
+        self.eval()
+
+    def forward(self, *inputs: torch.Tensor) -> Any:
+        return self.body(self, *inputs)
+
+
+def program_of(case: Case) -> Program:
+    """The captured program of a case."""
+    torch.manual_seed(0)
+    return capture(case.model(), case.inputs)
+
+
+def run(item: Pass | str, program: Program) -> PipelineResult:
+    """One pass, verified."""
+    return Pipeline([item]).run(program)
+
+
+def operators(program: Program) -> Counter[str]:
+    """Operator -> how many."""
+    return Counter(operator_name(n.target) for n in program.graph.nodes if n.op == "call_function")
+
+
+def check_fires(item: Pass | str, case: Case, exactness: Exactness) -> Program:
+    """The pass fires as often as the case says, leaves the operators it says, keeps the meaning on batches 1, 2 and 7,
+    and does nothing more when it runs again."""
+    program = program_of(case)
+    result = run(item, program)
+    (record,) = result.records
+    assert record.fired == case.fired, (record.fired, str(program), record.misses)
+    counts = operators(result.program)
+    assert {name: counts[name] for name in case.after} == case.after, str(result.program)
+    verify_meta(result.program)
+    verify_numeric(program, result.program, exactness)
+    again = run(item, result.program)
+    assert again.records[0].fired == 0
+    assert same_graph(result.program, again.program) is None
+    return result.program
+
+
+def check_does_not_fire(item: Pass | str, case: Case) -> None:
+    """The pass leaves the case alone, and says why."""
+    program = program_of(case)
+    result = run(item, program)
+    (record,) = result.records
+    assert [r for r in result.rewrites if r.rule != "assertion"] == []  # export's own assertions go in any case
+    reasons = [miss.reason for miss in record.misses]
+    assert any(case.reason in reason for reason in reasons), (case.reason, reasons)
+    assert operators(result.program) <= operators(program)

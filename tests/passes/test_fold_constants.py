@@ -1,0 +1,85 @@
+"""fold-constants: what depends on state alone is computed once."""
+
+from __future__ import annotations
+
+import pytest
+import torch
+from hypothesis import given
+from hypothesis import strategies as st
+from pass_cases import Case, Function, check_does_not_fire, check_fires, program_of, run
+from torch import nn
+
+from recfx.ir import Exactness, verify_numeric
+from recfx.passes import FoldConstants
+from recfx.zoo import MODELS
+
+X = (torch.randn(3, 4),)
+
+FIRES = {
+    "a computed weight": Case(
+        lambda: Function(lambda m, x: x * (m.w * 2 + 1), w=nn.Parameter(torch.randn(4))), X, 1, {"aten.add.Tensor": 0}
+    ),
+    "an index table": Case(lambda: Function(lambda m, x: x[:, torch.arange(4).flip(0)]), X, 1, {"aten.arange": 0}),
+    "a cast weight": Case(
+        lambda: Function(lambda m, x: x.double() @ m.w.double(), w=nn.Parameter(torch.randn(4, 2))),
+        X,
+        1,
+        {"aten.to.dtype": 1},
+    ),
+    "a split weight": Case(
+        lambda: Function(lambda m, x: x * m.w.chunk(2)[0] + m.w.chunk(2)[1], w=nn.Parameter(torch.randn(8))),
+        X,
+        2,
+        {"aten.chunk": 0},
+    ),
+    "a tied weight read twice": Case(
+        lambda: Function(lambda m, x: x * m.w.exp() + m.v.exp(), **dict.fromkeys("wv", nn.Parameter(torch.randn(4)))),
+        X,
+        2,
+        {"aten.exp": 0},
+    ),
+}
+
+
+@pytest.mark.parametrize("name", FIRES)
+def test_fires(name: str) -> None:
+    check_fires("fold-constants", FIRES[name], Exactness.EXACT)
+
+
+def test_growth_is_limited() -> None:
+    def body(m: nn.Module, x: torch.Tensor) -> torch.Tensor:
+        return x + (m.w[:, None] * m.w[None, :]).sum() + (m.w[:, None] * m.w[None, :])[0, :4]
+
+    big = Case(lambda: Function(lambda m, x: (m.w[:, None] * m.w[None, :]) + x.sum(), w=torch.randn(600)), X)
+    check_does_not_fire(FoldConstants(), Case(big.model, X, reason="larger than what it replaces"))
+    check_fires(FoldConstants(max_growth_bytes=1 << 22), Case(big.model, X, 1, {"aten.mul.Tensor": 0}), Exactness.EXACT)
+    check_fires("fold-constants", Case(lambda: Function(body, w=torch.randn(8)), X, 2), Exactness.EXACT)
+
+
+def test_random_numbers_and_the_batch_size_are_not_constants() -> None:
+    case = Case(lambda: Function(lambda m, x: x + torch.zeros(x.shape[0], 4)), X)
+    program = program_of(case)
+    (record,) = run("fold-constants", program).records
+    assert record.fired == 0
+
+
+def test_lightgcn_propagation_becomes_a_table() -> None:
+    model = MODELS["lightgcn"].small().eval()
+    case = Case(lambda: model, model.example_inputs(4), fired=2, after={"aten.embedding_bag.padding_idx": 0})
+    after = check_fires("fold-constants", case, Exactness.EXACT)
+    assert sum(n.op == "call_function" for n in after.graph.nodes) <= 5
+
+
+@given(seed=st.integers(0, 2**16), depth=st.integers(1, 4), width=st.integers(1, 5))
+def test_any_expression_of_weights_keeps_its_bits(seed: int, depth: int, width: int) -> None:
+    generator = torch.Generator().manual_seed(seed)
+    weights = {f"w{i}": torch.randn(width, generator=generator) for i in range(depth)}
+
+    def body(m: nn.Module, x: torch.Tensor) -> torch.Tensor:
+        total = m.w0
+        for i in range(1, depth):
+            total = torch.tanh(total * getattr(m, f"w{i}")) - 0.5
+        return x * total.sum() + total[0]
+
+    program = program_of(Case(lambda: Function(body, **weights), X))
+    verify_numeric(program, run("fold-constants", program).program, Exactness.EXACT)

@@ -1,0 +1,86 @@
+"""merge-duplicates: equal expressions are computed once."""
+
+from __future__ import annotations
+
+import pytest
+import torch
+from hypothesis import given
+from hypothesis import strategies as st
+from models import TinyCtr, tiny_inputs
+from pass_cases import Case, Function, check_fires, operators, program_of, run
+from torch import nn
+
+from recfx.ir import Exactness, verify_numeric
+
+X = (torch.randn(3, 4),)
+
+FIRES = {
+    "same call": Case(lambda: Function(lambda m, x: x.exp() + x.exp()), X, 1, {"aten.exp": 1}),
+    "same chain": Case(
+        lambda: Function(lambda m, x: x.exp().tanh() * x.exp().tanh()), X, 2, {"aten.exp": 1, "aten.tanh": 1}
+    ),
+    "same column": Case(lambda: Function(lambda m, x: x[:, 1] + x[:, 1] * 2), X, 1, {"aten.select.int": 1}),
+    "same keywords": Case(lambda: Function(lambda m, x: x.sum(1, keepdim=True) * x.sum(1, keepdim=True)), X, 1),
+    "tied weights": Case(
+        lambda: Function(
+            lambda m, x: x * m.a.exp() + x * m.b.exp(), **dict.fromkeys("ab", nn.Parameter(torch.randn(4)))
+        ),
+        X,
+        2,
+        {"aten.exp": 1, "aten.mul.Tensor": 1},
+    ),
+}
+
+
+@pytest.mark.parametrize("name", FIRES)
+def test_fires(name: str) -> None:
+    check_fires("merge-duplicates", FIRES[name], Exactness.EXACT)
+
+
+LEAVES_ALONE = {
+    "other argument": lambda m, x: x[:, 1] + x[:, 2],
+    "1 and 1.0": lambda m, x: (x * 1).exp() + (x * 1.0).exp(),
+    "0.0 and -0.0": lambda m, x: (x + 0.0).exp() + (x + -0.0).exp(),
+    "True and 1": lambda m, x: x.sum(1, keepdim=True) + x.sum(0, keepdim=True),
+    "different operator": lambda m, x: x.exp() + x.tanh(),
+}
+
+
+@pytest.mark.parametrize("name", LEAVES_ALONE)
+def test_leaves_alone(name: str) -> None:
+    program = program_of(Case(lambda: Function(LEAVES_ALONE[name]), X))
+    result = run("merge-duplicates", program)
+    assert result.records[0].fired == 0
+    assert operators(result.program) == operators(program)
+
+
+def test_random_operators_are_not_merged() -> None:
+    program = program_of(Case(lambda: Function(lambda m, x: x + 1), X)).clone()
+    output = next(iter(reversed(program.graph.nodes)))
+    (last,) = output.args[0]
+    with program.graph.inserting_before(output):
+        drops = [program.graph.call_function(torch.ops.aten.dropout.default, (last, 0.5, True)) for _ in range(2)]
+        total = program.graph.call_function(torch.ops.aten.add.Tensor, tuple(drops))
+    for node in (*drops, total):
+        node.meta["val"] = last.meta["val"]
+    output.args = ((total,),)
+    assert run("merge-duplicates", program).records[0].fired == 0
+
+
+def test_tied_tables_stay_tied() -> None:
+    program = program_of(Case(TinyCtr, tiny_inputs(4)))
+    result = run("merge-duplicates", program)
+    tables = {id(t) for name, t in result.program.state().items() if name in ("item.weight", "bag.weight")}
+    assert len(tables) == 1
+    verify_numeric(program, result.program, Exactness.EXACT)
+
+
+@given(picks=st.lists(st.tuples(st.sampled_from(["exp", "tanh", "neg"]), st.integers(0, 2)), min_size=2, max_size=8))
+def test_any_repetition_keeps_its_bits(picks: list[tuple[str, int]]) -> None:
+    def body(m: nn.Module, x: torch.Tensor) -> torch.Tensor:
+        return torch.stack([getattr(x[:, column], name)() for name, column in picks], dim=1)
+
+    program = program_of(Case(lambda: Function(body), X))
+    result = run("merge-duplicates", program)
+    verify_numeric(program, result.program, Exactness.EXACT)
+    assert sum(operators(result.program).values()) - 1 == len(set(picks)) + len({c for _, c in picks})
