@@ -1,0 +1,100 @@
+"""What holds for every model: example inputs, gradients, learning."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+
+import pytest
+import torch
+import torch.nn.functional as F
+
+from recfx.zoo import DIEN, MODELS, ZooError, ZooModel
+
+#: Parameters whose gradient is zero in exact arithmetic: a softmax over one expert or one place, a first state of 0.
+VANISHING: dict[str, tuple[str, ...]] = {
+    "mmoe-one-task": ("gates",),
+    "dien-one-place": ("relevance", "extractor.weight_hh", "evolution.state", "next_item"),
+}
+
+
+def test_example_inputs_depend_on_their_arguments_alone(case: str, make_model: Callable[[str], ZooModel]) -> None:
+    model = make_model(case)
+    torch.manual_seed(1)
+    first = model.example_inputs(5, zipf=1.2, seed=7)
+    state = torch.get_rng_state()
+    torch.manual_seed(2)
+    second = model.example_inputs(5, zipf=1.2, seed=7)
+    assert all(torch.equal(a, b) for a, b in zip(first, second, strict=True))
+    other = model.example_inputs(5, zipf=1.2, seed=8)
+    assert not all(torch.equal(a, b) for a, b in zip(first, other, strict=True))
+    torch.manual_seed(1)
+    assert torch.equal(state, torch.get_rng_state())  # the global generator is left alone
+
+
+@pytest.mark.parametrize("zipf", [None, 0.0, 0.7, 1.0, 1.2])
+def test_example_inputs_are_accepted(case: str, make_model: Callable[[str], ZooModel], zipf: float | None) -> None:
+    model = make_model(case)
+    for batch in (0, 1, 300):
+        inputs = model.example_inputs(batch, zipf=zipf)
+        assert all(part.shape[0] == batch for part in inputs)
+        assert all(part.dtype in (torch.int64, torch.float32) for part in inputs)
+        with torch.no_grad():
+            out = model(*inputs)
+        assert out.shape[0] == batch
+        assert out.isfinite().all()
+
+
+@pytest.mark.parametrize("name", MODELS)
+def test_bad_draws_are_refused(name: str) -> None:
+    model = MODELS[name].small()
+    with pytest.raises(ZooError, match="batch"):
+        model.example_inputs(-1)
+    for exponent in (-0.5, float("nan"), float("inf")):
+        with pytest.raises(ZooError, match="exponent"):
+            model.example_inputs(2, zipf=exponent)
+
+
+def test_gradients_reach_every_parameter(case: str, make_model: Callable[[str], ZooModel]) -> None:
+    model = make_model(case).train()
+    inputs = model.example_inputs(256)
+    weights = torch.randn(256, generator=torch.Generator().manual_seed(0))
+    out = model(*inputs)
+    loss = (out.reshape(256, -1).mean(1) * weights).sum()
+    if isinstance(model, DIEN):
+        _, _, history = inputs
+        loss = loss + model.auxiliary_loss(history, 1 + (history + 3) % model.num_items)
+    loss.backward()
+    for name, parameter in model.named_parameters():
+        assert parameter.grad is not None, name
+        assert parameter.grad.isfinite().all(), name
+        if not name.startswith(VANISHING.get(case, ())):
+            assert parameter.grad.abs().sum() > 0, name
+
+
+#: Overrides for learning: no dropout, and hidden layers wide enough that not all their ReLUs die.
+LARGER: dict[str, dict[str, object]] = {
+    "bst": {"dropout": 0.0},
+    "sasrec": {"dropout": 0.0},
+    "dcn-v2": {"deep": (32, 16)},
+    "mmoe": {"expert": (32, 16), "tower": (16,)},
+}
+
+
+@pytest.mark.parametrize("name", MODELS)
+def test_models_learn(name: str) -> None:
+    torch.manual_seed(0)
+    overrides = LARGER.get(name, {})
+    model = MODELS[name].small(**overrides).train()
+    inputs = model.example_inputs(64)
+    with torch.no_grad():
+        shape = model(*inputs).shape
+    labels = (torch.rand(shape) < 0.5).float()
+    optimizer = torch.optim.Adam(model.parameters(), lr=0.02)
+    losses = []
+    for _ in range(150):
+        optimizer.zero_grad()
+        loss = F.binary_cross_entropy_with_logits(model(*inputs), labels)
+        loss.backward()
+        optimizer.step()
+        losses.append(loss.item())
+    assert losses[-1] < 0.75 * losses[0], losses[::10]
