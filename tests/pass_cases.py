@@ -10,6 +10,7 @@ from typing import Any
 import torch
 from torch import nn
 
+import recfx.passes  # noqa: F401 - registers the passes by name
 from recfx.ir import Exactness, Program, capture, same_graph, verify_meta, verify_numeric
 from recfx.ir.printer import operator_name
 from recfx.pipeline import Pass, Pipeline, PipelineResult

@@ -13,6 +13,7 @@ from models import TinyCtr, tiny_inputs
 from torch import nn
 
 import recfx
+from recfx.passes import EXACT_PIPELINE
 
 
 @pytest.fixture(scope="module")
@@ -22,7 +23,7 @@ def model() -> TinyCtr:
 
 @pytest.fixture(scope="module")
 def exact(model: TinyCtr) -> recfx.CompiledModel:
-    return recfx.optimize(model, example_inputs=tiny_inputs(4), pipeline="", measure=False)
+    return recfx.optimize(model, example_inputs=tiny_inputs(4), pipeline=EXACT_PIPELINE, measure=False)
 
 
 @pytest.mark.parametrize("batch", [1, 2, 7, 64])

@@ -25,7 +25,7 @@ from recfx.ir.inline import inline_regions
 from recfx.ir.inputs import Call, normalize_call
 from recfx.ir.jagged import LENGTHS, PARTS, is_jagged
 from recfx.ir.program import Program, copy_module
-from recfx.ir.propagate import refresh
+from recfx.ir.propagate import free_symbols, refresh
 from recfx.ir.shapes import BATCH, infer_dynamic_shapes, sizes_of, widen_batch
 from recfx.ir.signature import LeafSpec, Signature
 
@@ -162,11 +162,18 @@ def _to_program(
     assert out_spec is not None
     _drop_guard_calls(module)
     module.graph.set_codegen(fx.graph.CodeGen())
+    free = free_symbols(module)
     inline_regions(module)
     functionalize(module)
     module = copy_module(module)
     _flat_output(module)
     refresh(module)
+    if free - free_symbols(module):
+        raise CaptureError(
+            "an operator of the model fixes a dimension that must be free, when its shapes are recomputed",
+            where=", ".join(call.names),
+            hint="pass dynamic_shapes=False to capture this model for the example's shapes alone",
+        )
     signature = _signature(exported, module, call, leaves, in_spec, out_spec)
     return Program(module, signature, tuple(leaves), properties=frozenset({"functional"}))
 

@@ -7,6 +7,7 @@ from typing import Any
 
 import torch
 from torch import fx
+from torch._dispatch.python import enable_python_dispatcher
 from torch._subclasses.fake_tensor import FakeTensorMode
 from torch.fx.experimental.symbolic_shapes import ShapeEnv, free_unbacked_symbols
 
@@ -69,6 +70,18 @@ def refresh(module: fx.GraphModule, nodes: Iterable[fx.Node] | None = None) -> N
             node.meta.pop("tensor_meta", None)
 
 
+def free_symbols(module: fx.GraphModule) -> set[str]:
+    """The symbols in the sizes of the placeholders that no guard has fixed."""
+    names: set[str] = set()
+    for node in module.graph.find_nodes(op="placeholder"):
+        value = node.meta.get("val")
+        if isinstance(value, torch.Tensor):
+            for size in value.shape:
+                if isinstance(size, torch.SymInt):
+                    names |= {str(symbol) for symbol in size.node.expr.free_symbols}
+    return names
+
+
 def fake_inputs(
     shapes: Iterable[tuple[tuple[int | str, ...], torch.dtype, torch.device]],
 ) -> list[torch.Tensor]:
@@ -103,7 +116,8 @@ def _call(node: fx.Node, value_of: Any, mode: FakeTensorMode) -> Any:
     env = mode.shape_env
     assert callable(node.target)
     try:
-        with torch.no_grad(), mode:
+        # The python dispatcher has the decompositions that keep sizes symbolic; without it a GRU would fix the batch.
+        with torch.no_grad(), enable_python_dispatcher(), mode:
             if env is None:
                 return node.target(*args, **kwargs)
             with env.ignore_fresh_unbacked_symbols():

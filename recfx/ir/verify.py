@@ -17,7 +17,7 @@ from torch import fx
 from recfx.errors import VerificationError
 from recfx.ir.functional_ops import is_inplace
 from recfx.ir.program import Program, get_state, where
-from recfx.ir.propagate import propagate
+from recfx.ir.propagate import free_symbols, propagate
 
 
 class Level(IntEnum):
@@ -105,7 +105,7 @@ def verify_meta(program: Program) -> None:
             a dimension that was free and now is fixed.
     """
     verify_structure(program)
-    before = _free_symbols(program)
+    before = free_symbols(program.module)
     for node, value in propagate(program.module).items():
         if node.op == "output":
             continue
@@ -119,7 +119,7 @@ def verify_meta(program: Program) -> None:
                 where=where(node),
                 hint="refresh the values of the users of every node you replace by another shape or dtype",
             )
-    lost = before - _free_symbols(program)
+    lost = before - free_symbols(program.module)
     if lost:
         raise VerificationError(f"the free dimension(s) {sorted(lost)} became fixed", hint="never bake a batch size in")
 
@@ -144,17 +144,6 @@ def _check_output(program: Program) -> None:
     want, got = program.signature.out_spec.num_leaves, len(output.args[0])
     if want != got:
         raise VerificationError(f"the graph returns {got} values, the signature {want}", where=where(output))
-
-
-def _free_symbols(program: Program) -> set[str]:
-    names: set[str] = set()
-    for node in program.placeholders():
-        value = node.meta.get("val")
-        if isinstance(value, torch.Tensor):
-            for size in value.shape:
-                if isinstance(size, torch.SymInt):
-                    names |= {str(s) for s in size.node.expr.free_symbols}
-    return names
 
 
 def _same_value(recorded: Any, computed: Any) -> bool:
