@@ -4,7 +4,7 @@ from recfx.pipeline.bisect import BisectResult
 from recfx.pipeline.context import MissRecord, PassContext
 from recfx.pipeline.gate import Gate
 from recfx.pipeline.instruments import Dump, Instrument, PrintAfter, Timing
-from recfx.pipeline.pipeline import PassRecord, Pipeline, PipelineResult
+from recfx.pipeline.pipeline import PassRecord, Pipeline, PipelineResult, run_pass
 from recfx.pipeline.registry import register, registered
 from recfx.pipeline.rewrite import apply_rules, rewrite
 from recfx.pipeline.spec import Miss, Pass, PassSpec
@@ -28,4 +28,5 @@ __all__ = [
     "register",
     "registered",
     "rewrite",
+    "run_pass",
 ]

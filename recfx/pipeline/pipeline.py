@@ -128,7 +128,7 @@ class Pipeline:
                 instrument.before_pass(index, item, current)
             before = current
             try:
-                current, record = _run_pass(item, before, verify, gate, resources)
+                current, record = run_pass(item, before, verify=verify, gate=gate, resources=resources)
             except Exception as error:
                 raise self._failure(item, index, before, error, reproducer) from error
             records.append(record)
@@ -164,12 +164,18 @@ class Pipeline:
         )
 
 
-def _run_pass(
-    item: Pass, before: Program, verify: Level, gate: Gate, resources: Mapping[str, Any] | None
+def run_pass(
+    item: Pass,
+    before: Program,
+    *,
+    verify: Level = Level.META,
+    gate: Gate | None = None,
+    resources: Mapping[str, Any] | None = None,
 ) -> tuple[Program, PassRecord]:
+    """Runs one pass on a copy of a program, without validating its place; what it raises is not wrapped."""
     spec = item.spec
     after = before.clone()
-    ctx = PassContext(after, spec, gate, resources)
+    ctx = PassContext(after, spec, gate or Gate(), resources)
     start = time.perf_counter()
     ctx.sweep()  # dead users would make a value look shared
     item.run(after, ctx)

@@ -1,0 +1,102 @@
+"""Programs built by hand, without capture."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+import torch
+from torch import fx
+from torch.utils import _pytree as pytree
+
+from recfx.ir.dead_code import remove_dead_code
+from recfx.ir.program import Program, set_state
+from recfx.ir.propagate import fake_inputs, fake_mode_of, refresh
+from recfx.ir.signature import LeafSpec, Signature
+from recfx.testing.inputs import random_leaves
+
+Shape = Sequence[int | str]
+
+
+class GraphBuilder:
+    """Builds a program operator by operator.
+
+        b = GraphBuilder({"x": ("batch", 4)})
+        y = b.call(aten.linear.default, b.inputs["x"], b.state("w", torch.randn(3, 4)))
+        program = b.build(y)
+
+    Args:
+        inputs: Input name -> shape, or (shape, dtype); sizes are integers or dimension names, the batch being "batch".
+        max_batch: The largest batch.
+    """
+
+    def __init__(self, inputs: Mapping[str, Shape | tuple[Shape, torch.dtype]], *, max_batch: int = 65536) -> None:
+        self._root = torch.nn.Module()
+        self.graph = fx.Graph()
+        self.inputs: dict[str, fx.Node] = {}
+        self._reads: dict[str, fx.Node] = {}
+        self._max_batch = max_batch
+        described = {name: _split(given) for name, given in inputs.items()}
+        cpu = torch.device("cpu")
+        fakes = fake_inputs([(tuple(shape), dtype, cpu) for shape, dtype in described.values()])
+        for (name, (shape, dtype)), fake in zip(described.items(), fakes, strict=True):
+            node = self.graph.placeholder(name)
+            node.meta["val"] = fake
+            self.inputs[name] = node
+        self._leaves = tuple(
+            LeafSpec(name, "tensor", dtype, cpu, tuple(shape)) for name, (shape, dtype) in described.items()
+        )
+        self._module = fx.GraphModule(self._root, fx.Graph())
+
+    def state(self, name: str, tensor: torch.Tensor) -> fx.Node:
+        """A read of a parameter, buffer or constant; the same name gives the same read."""
+        if name not in self._reads:
+            set_state(self._root, name, tensor)
+            node = self.graph.get_attr(name)
+            node.meta["val"] = fake_mode_of(self.graph).from_tensor(tensor, static_shapes=True)
+            self._reads[name] = node
+        return self._reads[name]
+
+    def call(self, target: Any, *args: Any, **kwargs: Any) -> fx.Node:
+        """An operator, with its value computed.
+
+        Raises:
+            VerificationError: The operator rejects its arguments.
+        """
+        node = self.graph.call_function(target, args, kwargs)
+        holder = fx.GraphModule.__new__(fx.GraphModule)
+        torch.nn.Module.__init__(holder)
+        holder._graph = self.graph
+        refresh(holder, [node])
+        return node
+
+    def build(self, *outputs: fx.Node, seed: int = 0, batch: int = 3) -> Program:
+        """The program that returns these nodes, one tensor or a tuple.
+
+        Args:
+            *outputs: What it returns.
+            seed: Seed of the example inputs.
+            batch: Rows of the example inputs.
+        """
+        self.graph.output(tuple(outputs))
+        remove_dead_code(self.graph)
+        self.graph.lint()
+        module = fx.GraphModule(self._root, self.graph)
+        result: Any = tuple(range(len(outputs))) if len(outputs) != 1 else 0
+        signature = Signature(
+            parameters=tuple(self.inputs),
+            defaults={},
+            in_spec=pytree.tree_flatten((tuple(range(len(self.inputs))), {}))[1],
+            out_spec=pytree.tree_flatten(result)[1],
+            leaves=self._leaves,
+            dims={"batch": (1, self._max_batch)} if any("batch" in map(str, s.shape) for s in self._leaves) else {},
+        )
+        program = Program(module, signature, (), properties=frozenset({"functional"}))
+        program.example = tuple(random_leaves(program, batch, torch.Generator().manual_seed(seed)))
+        return program
+
+
+def _split(given: Any) -> tuple[Shape, torch.dtype]:
+    if len(given) == 2 and isinstance(given[1], torch.dtype):
+        return given[0], given[1]
+    return given, torch.float32

@@ -1,0 +1,198 @@
+"""The testing kit, tested: it makes valid programs of every kind, quickly, and finds and shrinks what is wrong."""
+
+from __future__ import annotations
+
+import json
+import time
+from collections import Counter
+from typing import Any
+
+import pytest
+import torch
+from hypothesis import HealthCheck, find, given, settings
+from hypothesis import strategies as st
+from hypothesis.stateful import run_state_machine_as_test
+
+import recfx
+from recfx.ir import Exactness, Program, flat_function, same_graph, verify_meta, verify_numeric
+from recfx.ir.numeric import same_bits
+from recfx.ir.printer import operator_name
+from recfx.ir.serialize import from_json, to_json
+from recfx.passes import DEFAULT_PIPELINE, EXACT_PIPELINE
+from recfx.pipeline import Pass, Pipeline, PipelineResult, registered
+from recfx.testing import (
+    GraphBuilder,
+    assert_pass_preserves,
+    assert_same_graph,
+    batch_sizes,
+    pass_order_machine,
+    pipelines,
+    rec_graphs,
+    tensors_for,
+)
+from recfx.testing.steps import STEPS
+
+aten = torch.ops.aten
+RELAXED = settings(suppress_health_check=list(HealthCheck), deadline=None)
+
+
+def operators(program: Program) -> list[Any]:
+    return [n for n in program.graph.nodes if n.op == "call_function"]
+
+
+@RELAXED
+@given(program=rec_graphs(), data=st.data())
+def test_programs_verify_and_run_at_any_batch(program: Program, data: st.DataObject) -> None:
+    verify_meta(program)
+    batch = data.draw(batch_sizes())
+    leaves = data.draw(tensors_for(program, batch=batch))
+    outputs = program.run(leaves)
+    assert all(out.shape[0] == batch and bool(out.isfinite().all()) for out in outputs)
+    assert all(same_bits(a, b) for a, b in zip(outputs, flat_function(program)(*leaves), strict=True))
+
+
+@pytest.mark.parametrize("step", sorted(STEPS))
+def test_every_step_can_be_asked_for(step: str) -> None:
+    program = find(rec_graphs(steps=[step]), lambda p: bool(operators(p)), settings=RELAXED)
+    verify_meta(program)
+
+
+@RELAXED
+@given(program=rec_graphs())
+def test_programs_survive_saving(program: Program) -> None:
+    document, tensors = to_json(program)
+    again = from_json(json.loads(json.dumps(document)), tensors, program.example)
+    assert_same_graph(again, program)
+    verify_numeric(program, again, Exactness.EXACT)
+
+
+def test_a_program_takes_milliseconds() -> None:
+    times: list[float] = []
+    last = time.perf_counter()
+
+    @settings(max_examples=60, deadline=None, suppress_health_check=list(HealthCheck))
+    @given(rec_graphs())
+    def generate(program: Program) -> None:
+        nonlocal last
+        now = time.perf_counter()
+        times.append(now - last)
+        last = now
+
+    generate()
+    assert sorted(times)[len(times) // 2] < 0.2  # far above what it takes, for a busy machine
+
+
+@RELAXED
+@given(program=rec_graphs(), pipeline=pipelines())
+def test_legal_pipelines_keep_the_meaning(program: Program, pipeline: Pipeline) -> None:
+    result: PipelineResult = pipeline.run(program)
+    classes = [p.spec.exactness for p in pipeline] or [Exactness.EXACT]
+    verify_numeric(program, result.program, max(classes, key=list(Exactness).index))
+    assert Pipeline(str(pipeline)) == pipeline
+
+
+@pytest.mark.parametrize("name", sorted(Pipeline(DEFAULT_PIPELINE + "," + EXACT_PIPELINE), key=str), ids=str)
+def test_built_in_passes_keep_their_declarations(name: Pass) -> None:
+    assert_pass_preserves(name, max_examples=40)
+
+
+@pytest.mark.nightly
+@pytest.mark.parametrize("name", sorted(registered()))
+def test_built_in_passes_on_many_programs(name: str) -> None:
+    assert_pass_preserves(name, max_examples=3000)
+
+
+def test_passes_in_any_legal_order() -> None:
+    machine = pass_order_machine(DEFAULT_PIPELINE.split(","))
+    run_state_machine_as_test(
+        machine,
+        settings=settings(
+            max_examples=15, stateful_step_count=6, deadline=None, suppress_health_check=list(HealthCheck)
+        ),
+    )
+
+
+@recfx.rewrite(aten.sub.Tensor)
+def swap_sub(node: Any, ctx: Any) -> Any:
+    """Wrong on purpose: a - b is not b - a."""
+    if isinstance(node.args[0], torch.fx.Node) and isinstance(node.args[1], torch.fx.Node) and "wrong" not in node.meta:
+        new = ctx.call(aten.sub.Tensor, node.args[1], node.args[0])
+        new.meta["wrong"] = True
+        return new
+    return recfx.Miss("done")
+
+
+class FixBatch(Pass):
+    """Wrong on purpose: right for the example batch alone."""
+
+    spec = recfx.PassSpec("fix-batch", "Expands by the example's batch.")
+
+    def run(self, program: Program, ctx: Any) -> None:
+        rows = program.example[0].shape[0]
+        for node in ctx.nodes(aten.relu.default):
+            with ctx.before(node):
+                zeros = ctx.call(aten.zeros.default, [rows, node.meta["val"].shape[1]])
+                if ctx.gate("fix", node):
+                    ctx.replace(node, ctx.call(aten.maximum.default, node.args[0], zeros))
+
+
+@recfx.rewrite(aten.relu.default)
+def forget_relu(node: Any, ctx: Any) -> Any:
+    """Wrong on purpose."""
+    return node.args[0]
+
+
+@pytest.mark.parametrize("wrong", [swap_sub, FixBatch(), forget_relu], ids=str)
+def test_a_wrong_pass_is_found_and_shrunk_to_a_few_operators(wrong: Pass) -> None:
+    seen: list[Program] = []
+
+    def breaks(program: Program) -> bool:
+        try:
+            assert_pass_preserves(wrong, program)
+        except AssertionError:
+            seen.append(program)
+            return True
+        return False
+
+    smallest = find(rec_graphs(), breaks, settings=settings(RELAXED, max_examples=2000))
+    assert len(operators(smallest)) <= 5, str(smallest)
+    with pytest.raises(AssertionError, match="breaks this program|idempotent"):
+        assert_pass_preserves(wrong, max_examples=500)
+
+
+def test_a_declaration_that_is_too_strong_is_found() -> None:
+    class Unsteady(Pass):
+        spec = recfx.PassSpec("unsteady", "Adds an alias at every run, and says it is idempotent.")
+
+        def run(self, program: Program, ctx: Any) -> None:
+            for node in ctx.nodes(aten.sigmoid.default):
+                if ctx.gate("add", node):
+                    with ctx.graph.inserting_after(node):
+                        extra = ctx.graph.call_function(aten.alias.default, (node,))
+                    extra.meta = dict(node.meta)
+                    node.replace_all_uses_with(extra, delete_user_cb=lambda user, extra=extra: user is not extra)
+
+    with pytest.raises(AssertionError, match="idempotent"):
+        assert_pass_preserves(Unsteady())
+
+
+def test_builder_and_same_graph() -> None:
+    def build(order: tuple[str, str], number: float = 2.0) -> Program:
+        b = GraphBuilder({"x": ("batch", 4), "ids": (("batch",), torch.int64)})
+        parts = {}
+        for name in order:
+            if name == "scale":
+                parts[name] = b.call(aten.mul.Tensor, b.inputs["x"], number)
+            else:
+                parts[name] = b.call(aten.embedding.default, b.state("t", torch.ones(3, 4)), b.inputs["ids"])
+        return b.build(b.call(aten.add.Tensor, parts["scale"], parts["look"]))
+
+    first, other_order = build(("scale", "look")), build(("look", "scale"))
+    assert_same_graph(first, other_order)
+    assert same_graph(first, build(("scale", "look"), 3.0)) is not None
+    with pytest.raises(AssertionError, match="differ"):
+        assert_same_graph(first, build(("scale", "look"), 3.0))
+    assert Counter(operator_name(n.target) for n in operators(first))["aten.embedding"] == 1
+    with pytest.raises(recfx.VerificationError, match="rejects its arguments"):
+        b = GraphBuilder({"x": ("batch", 4)})
+        b.call(aten.mm.default, b.inputs["x"], b.inputs["x"])
