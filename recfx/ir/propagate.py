@@ -7,6 +7,7 @@ from typing import Any
 
 import torch
 from torch import fx
+from torch._dispatch.python import enable_python_dispatcher
 from torch._subclasses.fake_tensor import FakeTensorMode
 from torch.fx.experimental.symbolic_shapes import ShapeEnv, free_unbacked_symbols
 
@@ -103,7 +104,8 @@ def _call(node: fx.Node, value_of: Any, mode: FakeTensorMode) -> Any:
     env = mode.shape_env
     assert callable(node.target)
     try:
-        with torch.no_grad(), mode:
+        # Without the Python dispatcher, C++ composite kernels (gru, conv1d) would read sizes as numbers and so fix the batch.
+        with torch.no_grad(), mode, enable_python_dispatcher():
             if env is None:
                 return node.target(*args, **kwargs)
             with env.ignore_fresh_unbacked_symbols():
