@@ -143,7 +143,7 @@ def _run_export(model: torch.nn.Module, call: Call, shapes: Any, strict: bool) -
 @contextmanager
 def _data_as_detach() -> Iterator[None]:
     """Makes `tensor.data` mean `tensor.detach()` while tracing: the tracer does not see `.data` and would bake a constant in."""
-    descriptor = torch._C.TensorBase.data  # type: ignore[attr-defined]
+    descriptor: Any = torch._C.TensorBase.data
     torch.Tensor.data = property(lambda t: t.detach(), descriptor.__set__)  # type: ignore[assignment]
     try:
         yield

@@ -24,8 +24,6 @@ class Call:
         args: The values to pass by position.
         kwargs: The values to pass by keyword.
         defaults: Parameters left at their default.
-        variadic: The name of `*args`, when it is given values.
-        variadic_keywords: The name of `**kwargs`, when it is given values, and their names.
     """
 
     names: tuple[str, ...]
@@ -34,7 +32,6 @@ class Call:
     kwargs: dict[str, Any]
     defaults: Mapping[str, Any]
     variadic: str | None = None
-    variadic_keywords: tuple[str, tuple[str, ...]] | None = None
 
     def with_values(self, values: Sequence[Any]) -> Call:
         """The same call with other values for the same parameters."""
@@ -49,10 +46,6 @@ class Call:
     def like_signature(self, marks: Sequence[Any]) -> Any:
         """Dynamic-shape marks, one for each parameter, in the form torch.export expects for this signature."""
         named = dict(zip(self.names, marks, strict=True))
-        if self.variadic_keywords is not None:
-            name, extra = self.variadic_keywords
-            collected = {n: named.pop(n) for n in extra}
-            named[name] = collected
         if self.variadic is None:
             return named
         rest = [n for n in self.names if n.startswith(f"{self.variadic}_") and n not in self.kwargs]
@@ -78,7 +71,6 @@ def normalize_call(model: torch.nn.Module, args: Sequence[Any], kwargs: Mapping[
     positional: dict[str, Any] = {}
     keyword: dict[str, Any] = {}
     variadic: str | None = None
-    variadic_keywords: tuple[str, tuple[str, ...]] | None = None
     for name, value in bound.arguments.items():
         kind = signature.parameters[name].kind
         if kind is inspect.Parameter.VAR_POSITIONAL:
@@ -86,7 +78,6 @@ def normalize_call(model: torch.nn.Module, args: Sequence[Any], kwargs: Mapping[
             positional.update({f"{name}_{i}": v for i, v in enumerate(value)})
         elif kind is inspect.Parameter.VAR_KEYWORD:
             keyword.update(value)
-            variadic_keywords = (name, tuple(value))
         elif kind is inspect.Parameter.KEYWORD_ONLY:
             keyword[name] = value
         else:
@@ -100,9 +91,7 @@ def normalize_call(model: torch.nn.Module, args: Sequence[Any], kwargs: Mapping[
     given = {**positional, **keyword}
     for value in given.values():
         _register_dataclasses(value)
-    return Call(
-        tuple(given), tuple(given.values()), tuple(positional.values()), keyword, defaults, variadic, variadic_keywords
-    )
+    return Call(tuple(given), tuple(given.values()), tuple(positional.values()), keyword, defaults, variadic)
 
 
 def split_example(example: Any, model: torch.nn.Module) -> tuple[tuple[Any, ...], dict[str, Any]]:

@@ -10,9 +10,9 @@ import pytest
 import torch
 from hypothesis import given
 from hypothesis import strategies as st
+from models import TinyCtr, tiny_inputs
 from torch import nn
 
-from models import TinyCtr, tiny_inputs
 from recfx.errors import InputError, VerificationError
 from recfx.ir import (
     Exactness,
