@@ -10,7 +10,7 @@ import io
 import logging
 import warnings
 from collections.abc import Iterator, Mapping, Sequence
-from contextlib import contextmanager, redirect_stderr, redirect_stdout
+from contextlib import contextmanager, nullcontext, redirect_stderr, redirect_stdout
 from typing import Any
 
 import torch
@@ -132,8 +132,23 @@ def _fixes_a_dim(shapes: Any) -> bool:
 
 
 def _run_export(model: torch.nn.Module, call: Call, shapes: Any, strict: bool) -> torch.export.ExportedProgram:
-    with _quiet():
-        return torch.export.export(model, call.args, call.kwargs, dynamic_shapes=shapes, strict=strict)
+    with _quiet(), nullcontext() if strict else _data_as_detach():
+        exported = torch.export.export(model, call.args, call.kwargs, dynamic_shapes=shapes, strict=strict)
+    fakes = [n for n, v in exported.constants.items() if isinstance(v, torch._subclasses.FakeTensor)]
+    if fakes:
+        raise ValueError(f"export baked {fakes[0]}, which depends on the inputs, in as a constant (.data in forward?)")
+    return exported
+
+
+@contextmanager
+def _data_as_detach() -> Iterator[None]:
+    """Makes `tensor.data` mean `tensor.detach()` while tracing: the tracer does not see `.data` and would bake a constant in."""
+    descriptor: Any = torch._C.TensorBase.data
+    torch.Tensor.data = property(lambda t: t.detach(), descriptor.__set__)  # type: ignore[assignment]
+    try:
+        yield
+    finally:
+        del torch.Tensor.data
 
 
 @contextmanager

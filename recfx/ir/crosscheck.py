@@ -31,7 +31,7 @@ def compare_with_model(program: Program, model: torch.nn.Module, call: Call) -> 
         CaptureError: They disagree, or the model disagrees with itself.
     """
     with torch.no_grad():
-        first = _run_model(model, call, program.example)
+        first = _run_example(model, call, program)
         if not _agree(first, _run_model(model, call, program.example)):
             raise CaptureError(
                 "the model gives different answers for the same inputs in eval mode",
@@ -98,10 +98,10 @@ def _resample(part: Any, batch: int, generator: torch.Generator) -> Any:
 
 
 def _shuffle_static(program: Program, seed: int) -> list[Any]:
-    generator = torch.Generator().manual_seed(seed)
+    """The example with every row in another row's place (a random permutation could leave the telling row where it is)."""
     return [
-        leaf[torch.randperm(leaf.shape[0], generator=generator).to(leaf.device)]
-        if isinstance(leaf, torch.Tensor) and leaf.ndim > 1
+        leaf.roll(1 + seed % (leaf.shape[0] - 1), 0)
+        if isinstance(leaf, torch.Tensor) and leaf.ndim > 1 and leaf.shape[0] > 1
         else leaf
         for leaf in program.example
     ]
@@ -112,6 +112,17 @@ def _run_model(model: torch.nn.Module, call: Call, leaves: Sequence[Any]) -> lis
     fresh = [leaf.clone() if isinstance(leaf, torch.Tensor) else leaf for leaf in leaves]
     bound = call.with_values(pytree.tree_unflatten(fresh, spec)[0])
     return pytree.tree_leaves(model(*bound.args, **bound.kwargs))
+
+
+def _run_example(model: torch.nn.Module, call: Call, program: Program) -> list[Any]:
+    try:
+        return _run_model(model, call, program.example)
+    except Exception as error:
+        raise CaptureError(
+            f"the model itself fails on the example inputs ({type(error).__name__}: {error})",
+            where=type(model).__name__,
+            hint="give example inputs on which model(*inputs) works",
+        ) from error
 
 
 def _require_agreement(expected: list[Any], actual: list[Any], inputs: str, model: torch.nn.Module) -> None:

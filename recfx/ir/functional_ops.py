@@ -6,11 +6,15 @@ from typing import Any
 
 import torch
 from torch import fx
+from torch._dispatch.python import enable_python_dispatcher
 
 from recfx.errors import CaptureError
 from recfx.ir.program import where
 
 _aten = torch.ops.aten
+
+#: In-place operators that are named after Python's augmented assignments.
+_AUGMENTED = ("__iand__", "__ior__", "__ixor__", "__ilshift__", "__irshift__")
 
 
 def is_inplace(node: fx.Node) -> bool:
@@ -88,7 +92,7 @@ def _result_dtype(node: fx.Node) -> torch.dtype | None:
         return None
     args, kwargs = fx.map_arg((node.args, node.kwargs), lambda n: n.meta.get("val"))
     assert callable(node.target)
-    with tensor.fake_mode, torch.no_grad():  # type: ignore[attr-defined]
+    with tensor.fake_mode, torch.no_grad(), enable_python_dispatcher():  # type: ignore[attr-defined]
         result = node.target(*args, **kwargs)
     return result.dtype if isinstance(result, torch.Tensor) else None
 
@@ -97,8 +101,9 @@ def _functional_overload(node: fx.Node) -> torch._ops.OpOverload:
     target = node.target
     assert isinstance(target, torch._ops.OpOverload)
     namespace, name = target._schema.name.split("::")
-    packet = getattr(getattr(torch.ops, namespace), name.removesuffix("_"), None)
-    if packet is not None and name.endswith("_"):
+    plain = f"__{name[3:]}" if name in _AUGMENTED else name.removesuffix("_")
+    packet = getattr(getattr(torch.ops, namespace), plain, None)
+    if packet is not None and plain != name:
         wanted = [str(a.type) for a in target._schema.arguments]
         for overload in packet.overloads():
             candidate: torch._ops.OpOverload = getattr(packet, overload)

@@ -10,6 +10,7 @@ from typing import Any
 
 import torch
 from torch import fx
+from torch._dispatch.python import enable_python_dispatcher
 from torch._subclasses.fake_tensor import FakeTensorMode
 from torch.utils._python_dispatch import TorchDispatchMode
 
@@ -101,6 +102,7 @@ class _Autocast:
         with (
             torch.no_grad(),
             fake_mode,
+            enable_python_dispatcher(),
             torch.autocast(self.device, dtype=self.dtype, cache_enabled=False),
             watcher,
         ):

@@ -89,7 +89,10 @@ class Program:
 
     def state_bytes(self) -> int:
         """Bytes of the state, counting storage that several names share once."""
-        storages = {t.untyped_storage().data_ptr(): t.untyped_storage().nbytes() for t in self.state().values()}
+        storages = {}
+        for tensor in self.state().values():
+            for part in dense_parts(tensor):
+                storages[part.untyped_storage()._cdata] = part.untyped_storage().nbytes()
         return sum(storages.values())
 
     def run(self, leaves: Sequence[Any]) -> list[Any]:
@@ -124,6 +127,17 @@ def copy_module(module: fx.GraphModule) -> fx.GraphModule:
     old_output = next(iter(reversed(module.graph.nodes)))
     next(iter(reversed(graph.nodes))).meta = dict(old_output.meta)
     return fx.GraphModule(module, graph)
+
+
+def dense_parts(tensor: torch.Tensor) -> list[torch.Tensor]:
+    """The dense tensors a tensor is made of: itself, or the indices and values of a sparse one."""
+    if tensor.layout is torch.strided:
+        return [tensor]
+    if tensor.layout is torch.sparse_coo:
+        return [tensor._indices(), tensor._values()]
+    if tensor.layout in (torch.sparse_csr, torch.sparse_bsr):
+        return [tensor.crow_indices(), tensor.col_indices(), tensor.values()]
+    return [tensor.ccol_indices(), tensor.row_indices(), tensor.values()]
 
 
 def get_state(module: torch.nn.Module, name: str) -> Any:

@@ -116,8 +116,8 @@ def _call(node: fx.Node, value_of: Any, mode: FakeTensorMode) -> Any:
     env = mode.shape_env
     assert callable(node.target)
     try:
-        # The python dispatcher has the decompositions that keep sizes symbolic; without it a GRU would fix the batch.
-        with torch.no_grad(), enable_python_dispatcher(), mode:
+        # Without the Python dispatcher, C++ composite kernels (gru, conv1d) would read sizes as numbers and so fix the batch.
+        with torch.no_grad(), mode, enable_python_dispatcher():
             if env is None:
                 return node.target(*args, **kwargs)
             with env.ignore_fresh_unbacked_symbols():

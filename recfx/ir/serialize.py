@@ -214,8 +214,12 @@ def _encode_state(program: Program) -> tuple[dict[str, torch.Tensor], dict[str, 
     tensors: dict[str, torch.Tensor] = {}
     stored: dict[Any, str] = {}
     state: dict[str, Any] = {}
+    alive: list[
+        torch.Tensor
+    ] = []  # pieces of sparse tensors are made here; freed, their addresses would be taken again
 
     def store(name: str, tensor: torch.Tensor) -> str:
+        alive.append(tensor)
         key = (
             tensor.untyped_storage().data_ptr(),
             tensor.storage_offset(),

@@ -112,7 +112,8 @@ class Signature:
         Raises:
             InputError: The arguments do not bind, or their nesting differs from the one captured.
         """
-        values = pytree.tree_map(without_caches, tuple(self.bind(args, kwargs)), is_leaf=is_jagged)
+        bound = _in_captured_order(tuple(self.bind(args, kwargs)), self.in_spec.children()[0])
+        values = pytree.tree_map(without_caches, bound, is_leaf=is_jagged)
         leaves, spec = pytree.tree_flatten((values, {}))
         if spec != self.in_spec:
             raise InputError(
@@ -223,6 +224,18 @@ def same_constant(a: Any, b: Any) -> bool:
         return bool(b != b)
     result = a == b
     return bool(result) if isinstance(result, bool) else False
+
+
+def _in_captured_order(value: Any, spec: pytree.TreeSpec) -> Any:
+    """The same value with the keys of its dicts in the captured order, which means nothing to a user."""
+    if type(value) is not spec.type or spec.is_leaf():
+        return value
+    children = spec.children()
+    if spec.type is dict and value.keys() == set(spec.context):
+        return {k: _in_captured_order(value[k], child) for k, child in zip(spec.context, children, strict=True)}
+    if spec.type in (tuple, list) and len(value) == len(children):
+        return spec.type(_in_captured_order(v, child) for v, child in zip(value, children, strict=True))
+    return value
 
 
 def _brief(spec: pytree.TreeSpec) -> str:

@@ -13,7 +13,15 @@ from recfx.errors import CaptureError
 from recfx.ir.program import where
 
 _aten = torch.ops.aten
-_Write = Callable[[fx.Node, fx.Node, fx.Node], tuple[Any, tuple[Any, ...]]]
+
+#: Operators (input, p, train) that return their input itself when not training.
+EVAL_IDENTITIES = (
+    _aten.dropout.default,
+    _aten.feature_dropout.default,
+    _aten.alpha_dropout.default,
+    _aten.feature_alpha_dropout.default,
+)
+_Write = Callable[[fx.Node, fx.Node, fx.Node], tuple[Any, tuple[Any, ...]] | None]
 
 
 def write_through(graph: fx.Graph, view: fx.Node, base: fx.Node, value: fx.Node, at: fx.Node) -> fx.Node:
@@ -35,7 +43,7 @@ def write_through(graph: fx.Graph, view: fx.Node, base: fx.Node, value: fx.Node,
         source = original
         original = source.all_input_nodes[0]
         call = _split_write(view, source, base, value)
-    elif _same_layout(view.meta["val"], original.meta["val"]):
+    elif view.target in EVAL_IDENTITIES or _same_layout(view.meta["val"], original.meta["val"]):
         return value
     else:
         rule = _RULES.get(view.target)
@@ -84,6 +92,26 @@ def _transpose(view: fx.Node, base: fx.Node, value: fx.Node) -> tuple[Any, tuple
     return _aten.transpose.int, (value, view.args[1], view.args[2])
 
 
+def _matrix_transpose(view: fx.Node, base: fx.Node, value: fx.Node) -> tuple[Any, tuple[Any, ...]]:
+    return _aten.transpose.int, (value, -1, -2)
+
+
+def _movedim(view: fx.Node, base: fx.Node, value: fx.Node) -> tuple[Any, tuple[Any, ...]]:
+    return view.target, (value, view.args[2], view.args[1])
+
+
+def _narrow(view: fx.Node, base: fx.Node, value: fx.Node) -> tuple[Any, tuple[Any, ...]] | None:
+    dim, start, length = view.args[1:4]
+    if not isinstance(start, int) or not isinstance(length, int):
+        return None
+    end = None if start < 0 and start + length == 0 else start + length
+    return _aten.slice_scatter.default, (base, value, dim, start, end, 1)
+
+
+def _diagonal(view: fx.Node, base: fx.Node, value: fx.Node) -> tuple[Any, tuple[Any, ...]]:
+    return _aten.diagonal_scatter.default, (base, value, *view.args[1:])
+
+
 def _t(view: fx.Node, base: fx.Node, value: fx.Node) -> tuple[Any, tuple[Any, ...]]:
     return _aten.t.default, (value,)
 
@@ -102,6 +130,8 @@ def _split_write(view: fx.Node, source: fx.Node, base: fx.Node, value: fx.Node) 
         _aten.split_with_sizes.default,
         _aten.split.sizes,
         _aten.chunk.default,
+        _aten.tensor_split.sections,
+        _aten.tensor_split.indices,
     ):
         return None
     dim = _arg(source, 2, 0)
@@ -117,6 +147,13 @@ _RULES: dict[Any, _Write] = {
     _aten.select.int: _select,
     _aten.permute.default: _permute,
     _aten.transpose.int: _transpose,
+    _aten.swapaxes.default: _transpose,
+    _aten.swapdims.default: _transpose,
+    _aten.mT.default: _matrix_transpose,
+    _aten.movedim.int: _movedim,
+    _aten.movedim.intlist: _movedim,
+    _aten.narrow.default: _narrow,
+    _aten.diagonal.default: _diagonal,
     _aten.t.default: _t,
     _aten.numpy_T.default: _t,
     **dict.fromkeys(
