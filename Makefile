@@ -4,7 +4,7 @@ VENV   := .venv
 BIN    := $(VENV)/bin
 STAMP  := $(VENV)/.installed
 
-.PHONY: demo test slow lint types check setup clean
+.PHONY: demo test bench slow lint types check setup clean
 
 setup: $(STAMP)
 
@@ -21,6 +21,9 @@ demo: $(STAMP)
 test: $(STAMP)
 	$(BIN)/python -m pytest $(ARGS)
 
+bench: $(STAMP)
+	$(BIN)/python -m benchmarks run $(ARGS)
+
 slow: $(STAMP)
 	$(BIN)/python -m pytest -m slow $(ARGS)
 
@@ -29,7 +32,7 @@ lint: $(STAMP)
 	$(BIN)/ruff format --check .
 
 types: $(STAMP)
-	$(BIN)/mypy -p recfx
+	$(BIN)/mypy -p recfx -p benchmarks
 
 check: lint types test
 

@@ -10,17 +10,24 @@ import dataclasses
 import gc
 import random
 import time
-from collections.abc import Callable, Mapping, Sequence
-from typing import Any
+from collections.abc import Callable, Mapping
+from typing import Any, Self
 
 import numpy as np
 import torch
 
+from recfx.cost.bootstrap import Ratio, Samples, paired_ratio
 from recfx.errors import MeasureError
 
-_SAMPLE_NS = 50_000
+__all__ = ["Comparison", "Ratio", "Timing", "compare"]
+
+_SAMPLE_NS = 50_000  # shorter samples would measure the clock
+_TURN_NS = 500_000
+_TURN_SAMPLES = 8
 _WARM_UP = 3
-_RESAMPLES = 1000
+_MAX_WARM_UP = 20
+_MAX_REPEATS = 10_000
+_P99_SAMPLES = 100
 
 
 @dataclasses.dataclass(frozen=True)
@@ -29,7 +36,7 @@ class Timing:
 
     Attributes:
         median: Median over all samples.
-        p99: 99th percentile over all samples.
+        p99: 99th percentile over all samples; with fewer than 100 of them, close to the largest.
         best: Smallest sample.
         samples: How many samples were taken.
         calls_per_sample: Calls averaged in one sample; 1 when a call is long enough to be timed alone.
@@ -43,40 +50,84 @@ class Timing:
 
 
 @dataclasses.dataclass(frozen=True)
-class Ratio:
-    """A ratio of medians and its 95 % interval."""
-
-    value: float
-    low: float
-    high: float
-
-
-@dataclasses.dataclass(frozen=True)
 class Comparison:
-    """Timings of all candidates, and their ratios to the baseline."""
+    """Timings of all candidates, and their ratios to the baseline.
+
+    Attributes:
+        timings: Name -> timing.
+        ratios: Name -> ratio of its median to the baseline's; the baseline's own is 1.
+        baseline: The candidate the ratios refer to.
+        threads: Threads torch had.
+        samples: Name -> seconds [rounds, samples in a round]; not part of the JSON form.
+    """
 
     timings: dict[str, Timing]
     ratios: dict[str, Ratio]
     baseline: str
     threads: int
-    rounds: dict[str, np.ndarray[Any, Any]] = dataclasses.field(repr=False, default_factory=dict)
+    samples: dict[str, Samples] = dataclasses.field(repr=False, compare=False, default_factory=dict)
 
     def slower(self, name: str, than: str) -> bool:
         """Whether a candidate is slower than another beyond doubt: the whole interval of their ratio lies above 1."""
         return self.ratio(name, than).low > 1.0
 
     def ratio(self, name: str, than: str) -> Ratio:
-        """The ratio of the medians of two candidates."""
-        return _ratio(self.rounds[name], self.rounds[than], seed=0)
+        """The ratio of the medians of two candidates.
+
+        Raises:
+            MeasureError: There is no such candidate, or the samples are gone because this was read from JSON.
+        """
+        if than == self.baseline and name in self.ratios:
+            return self.ratios[name]
+        for wanted in (name, than):
+            if wanted not in self.timings:
+                raise MeasureError(f"no candidate {wanted!r} was timed", hint=f"one of {', '.join(self.timings)}")
+        if not self.samples:
+            raise MeasureError(
+                f"the ratio of {name} to {than} needs the samples, and JSON does not hold them",
+                hint=f"only ratios to the baseline, {self.baseline}, are stored",
+            )
+        return paired_ratio(self.samples[name], self.samples[than])
 
     def to_json(self) -> dict[str, Any]:
         """Plain values, without the single samples."""
         return {
             "baseline": self.baseline,
             "threads": self.threads,
-            "timings": {name: dataclasses.asdict(t) for name, t in self.timings.items()},
-            "ratios": {name: dataclasses.asdict(r) for name, r in self.ratios.items()},
+            "timings": {name: dataclasses.asdict(timing) for name, timing in self.timings.items()},
+            "ratios": {name: dataclasses.asdict(ratio) for name, ratio in self.ratios.items()},
         }
+
+    @classmethod
+    def from_json(cls, values: Mapping[str, Any]) -> Self:
+        """What `to_json` gave, without the single samples."""
+        return cls(
+            timings={name: Timing(**timing) for name, timing in values["timings"].items()},
+            ratios={name: Ratio(**ratio) for name, ratio in values["ratios"].items()},
+            baseline=values["baseline"],
+            threads=values["threads"],
+        )
+
+    def table(self) -> str:
+        """A line for each candidate, in microseconds; `~` before a p99 of fewer than 100 samples."""
+        head = ("", "p50 us", "p99 us", "min us", "samples", f"ratio to {self.baseline} [95 %]")
+        lines = [head, *(self._line(name) for name in self.timings)]
+        widths = [max(len(line[column]) for line in lines) for column in range(len(head))]
+        return "\n".join(
+            "  ".join(
+                cell.ljust(width) if column in (0, len(head) - 1) else cell.rjust(width)
+                for column, (cell, width) in enumerate(zip(line, widths, strict=True))
+            ).rstrip()
+            for line in lines
+        )
+
+    def _line(self, name: str) -> tuple[str, ...]:
+        timing = self.timings[name]
+        doubt = "~" if timing.samples < _P99_SAMPLES else ""
+        median, p99, best = (f"{seconds * 1e6:,.1f}" for seconds in (timing.median, timing.p99, timing.best))
+        return name, median, doubt + p99, best, str(timing.samples), str(self.ratios[name])
+
+    __str__ = table
 
 
 def compare(
@@ -84,93 +135,126 @@ def compare(
     *,
     seconds: float = 1.0,
     min_rounds: int = 15,
+    max_rounds: int = 50_000,
     baseline: str | None = None,
     seed: int = 0,
     clock: Callable[[], int] = time.perf_counter_ns,
 ) -> Comparison:
     """Times candidates in turns.
 
+    Each round gives every candidate one turn, in a random order. A turn is an untimed call, which brings the candidate's own data
+    back into the caches, and then one or several samples. The collector of garbage is off meanwhile.
+
     Args:
         candidates: Name -> callable without arguments.
         seconds: How long to measure, for all candidates together; more when `min_rounds` takes longer.
         min_rounds: Rounds to run at least.
+        max_rounds: Rounds to run at most.
         baseline: The candidate the ratios refer to; by default the first.
         seed: Seed of the order in each round and of the intervals.
-        clock: Nanoseconds; for tests.
+        clock: Nanoseconds.
 
     Raises:
-        MeasureError: A candidate raised, there is none, or the baseline is unknown.
+        MeasureError: A candidate raised, there is none, the baseline is unknown, or there are no rounds to run.
     """
     names = list(candidates)
     base = baseline if baseline is not None else (names[0] if names else "")
     if base not in candidates:
-        raise MeasureError(f"there is no candidate {base!r} to compare with", hint=f"candidates: {', '.join(names)}")
-    repeats = {name: _calibrate(name, call, clock) for name, call in candidates.items()}
-    samples = _measure(candidates, repeats, seconds, min_rounds, random.Random(seed), clock)
-    timings = {name: _timing(samples[name], repeats[name]) for name in names}
-    ratios = {name: _ratio(samples[name], samples[base], seed) for name in names}
-    return Comparison(timings, ratios, base, torch.get_num_threads(), samples)
+        raise MeasureError(
+            f"there is no candidate {base!r} to compare with", hint=f"candidates: {', '.join(names) or 'none'}"
+        )
+    if not 1 <= min_rounds <= max_rounds:
+        raise MeasureError(f"cannot run at least {min_rounds} and at most {max_rounds} rounds")
+    turns = {name: _Turn.calibrated(name, call, seconds, clock) for name, call in candidates.items()}
+    samples = _rounds(turns, seconds, (min_rounds, max_rounds), random.Random(seed), clock)
+    return Comparison(
+        timings={name: turns[name].timing(samples[name]) for name in names},
+        ratios={name: paired_ratio(samples[name], samples[base], seed=seed) for name in names},
+        baseline=base,
+        threads=torch.get_num_threads(),
+        samples=samples,
+    )
 
 
-def _calibrate(name: str, call: Callable[[], object], clock: Callable[[], int]) -> int:
-    """Warms up, and finds how many calls make one sample long enough for the clock."""
-    _guarded(name, call, _WARM_UP, clock)
-    fastest = min(_guarded(name, call, 1, clock) for _ in range(5))
-    return max(1, min(1000, _SAMPLE_NS // max(fastest, 1)))
-
-
-def _measure(
-    candidates: Mapping[str, Callable[[], object]],
-    repeats: Mapping[str, int],
+def _rounds(
+    turns: Mapping[str, _Turn],
     seconds: float,
-    min_rounds: int,
+    limits: tuple[int, int],
     order: random.Random,
     clock: Callable[[], int],
-) -> dict[str, np.ndarray[Any, Any]]:
-    taken: dict[str, list[float]] = {name: [] for name in candidates}
-    names = list(candidates)
-    deadline = clock() + int(seconds * 1e9)
+) -> dict[str, Samples]:
+    taken: dict[str, list[list[float]]] = {name: [] for name in turns}
+    names = list(turns)
+    at_least, at_most = limits
+    done = 0
     collecting = gc.isenabled()
-    gc.collect()
     gc.disable()
+    deadline = clock() + int(seconds * 1e9)
     try:
-        while clock() < deadline or len(taken[names[0]]) < min_rounds:
+        while done < at_least or (done < at_most and clock() < deadline):
             order.shuffle(names)
             for name in names:
-                elapsed = _guarded(name, candidates[name], repeats[name], clock)
-                taken[name].append(elapsed / repeats[name] * 1e-9)
+                taken[name].append(turns[name].take(clock))
+            done += 1
     finally:
         if collecting:
             gc.enable()
     return {name: np.asarray(values) for name, values in taken.items()}
 
 
-def _guarded(name: str, call: Callable[[], object], times: int, clock: Callable[[], int]) -> int:
-    try:
-        start = clock()
-        for _ in range(times):
-            call()
-        return clock() - start
-    except Exception as error:
-        raise MeasureError(f"{name} failed while it was timed: {type(error).__name__}: {error}") from error
+@dataclasses.dataclass(frozen=True)
+class _Turn:
+    """How one candidate is sampled.
 
+    Attributes:
+        repeats: Calls in a sample, so that it is long enough for the clock.
+        samples: Samples in a turn, so that short candidates get more of them.
+        warm: Whether to call once, untimed, before the samples.
+    """
 
-def _timing(samples: np.ndarray[Any, Any], repeats: int) -> Timing:
-    return Timing(
-        median=float(np.median(samples)),
-        p99=float(np.percentile(samples, 99)),
-        best=float(samples.min()),
-        samples=len(samples),
-        calls_per_sample=repeats,
-    )
+    name: str
+    call: Callable[[], object]
+    repeats: int
+    samples: int
+    warm: bool
 
+    @classmethod
+    def calibrated(cls, name: str, call: Callable[[], object], seconds: float, clock: Callable[[], int]) -> Self:
+        """Warms up, and derives the numbers from the fastest call seen."""
+        turn = cls(name, call, 1, 1, False)
+        budget = clock() + int(seconds * 1e9 / 20)
+        seen: list[int] = []
+        while len(seen) < _WARM_UP or (len(seen) < _MAX_WARM_UP and clock() < budget):
+            seen.append(turn._elapsed(1, clock))
+        fastest = max(min(seen), 1)
+        repeats = min(_MAX_REPEATS, -(-_SAMPLE_NS // fastest))
+        sample = fastest * repeats
+        return cls(name, call, repeats, max(1, min(_TURN_SAMPLES, _TURN_NS // sample)), warm=sample < 2 * _TURN_NS)
 
-def _ratio(samples: Sequence[float] | np.ndarray[Any, Any], base: np.ndarray[Any, Any], seed: int) -> Ratio:
-    """Ratio of medians; the interval resamples rounds, the same ones for both, so that shared noise cancels."""
-    values = np.asarray(samples)
-    rng = np.random.default_rng(seed)
-    size = min(len(values), 400)
-    picks = rng.integers(len(values), size=(_RESAMPLES, size))
-    draws = np.median(values[picks], axis=1) / np.median(base[picks], axis=1)
-    low, high = np.percentile(draws, [2.5, 97.5])
-    return Ratio(float(np.median(values) / np.median(base)), float(low), float(high))
+    def take(self, clock: Callable[[], int]) -> list[float]:
+        """Seconds per call of each sample of one turn."""
+        if self.warm:
+            self._elapsed(1, clock)
+        return [self._elapsed(self.repeats, clock) / self.repeats * 1e-9 for _ in range(self.samples)]
+
+    def timing(self, samples: Samples) -> Timing:
+        """The summary of all turns."""
+        return Timing(
+            median=float(np.median(samples)),
+            p99=float(np.percentile(samples, 99)),
+            best=float(samples.min()),
+            samples=samples.size,
+            calls_per_sample=self.repeats,
+        )
+
+    def _elapsed(self, calls: int, clock: Callable[[], int]) -> int:
+        call = self.call
+        try:
+            start = clock()
+            for _ in range(calls):
+                call()
+            return clock() - start
+        except Exception as error:
+            raise MeasureError(
+                f"{self.name} failed while it was timed: {type(error).__name__}: {error}", where=self.name
+            ) from error

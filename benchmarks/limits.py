@@ -1,0 +1,170 @@
+"""How fast a model could be at most: what it must read over how fast memory reads, and its arithmetic over the peak."""
+
+from __future__ import annotations
+
+import dataclasses
+from collections import defaultdict
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+import numpy as np
+import torch
+from torch import Tensor, nn
+from torch.utils import _pytree as pytree
+from torch.utils._python_dispatch import TorchDispatchMode
+from torch.utils.flop_counter import FlopCounterMode
+
+from recfx.cost.machine import Machine
+
+_aten: Any = torch.ops.aten
+_LOOKUPS = {_aten.embedding: 1, _aten._embedding_bag: 1, _aten._embedding_bag_forward_only: 1}
+_ROW_PICKS = {_aten.index_select, _aten.index}
+
+
+@dataclasses.dataclass(frozen=True)
+class Work:
+    """What one call of a model does.
+
+    Attributes:
+        flops: Floating-point operations of its matrix products, as torch's flop counter knows them; a multiply-add is two.
+        weight_bytes: Parameters and buffers that are read whole.
+        lookups: Rows gathered from tables.
+        lookup_bytes: Their bytes.
+        distinct: Row bytes -> different rows gathered, those that memory must deliver.
+        table_bytes: Size of the tables looked up in.
+    """
+
+    flops: int
+    weight_bytes: int
+    lookups: int
+    lookup_bytes: int
+    distinct: Mapping[int, int]
+    table_bytes: int
+
+    @property
+    def distinct_bytes(self) -> int:
+        """Bytes of the different rows gathered."""
+        return sum(row * count for row, count in self.distinct.items())
+
+    def to_json(self) -> dict[str, Any]:
+        """Plain values."""
+        return {**dataclasses.asdict(self), "distinct": {str(row): count for row, count in self.distinct.items()}}
+
+    @classmethod
+    def from_json(cls, values: Mapping[str, Any]) -> Work:
+        """What `to_json` gave."""
+        return cls(**{**values, "distinct": {int(row): count for row, count in values["distinct"].items()}})
+
+
+@dataclasses.dataclass(frozen=True)
+class Limit:
+    """Seconds that a call takes at least on a machine.
+
+    Attributes:
+        weights: Reading the weights once.
+        lookups: Reading the rows.
+        arithmetic: The operations in fp32 at the peak rate.
+    """
+
+    weights: float
+    lookups: float
+    arithmetic: float
+
+    @property
+    def seconds(self) -> float:
+        """Reading and arithmetic may overlap; reading weights and reading rows share the memory."""
+        return max(self.weights + self.lookups, self.arithmetic)
+
+
+def limit_of(work: Work, machine: Machine, *, sets: int = 1) -> Limit:
+    """The limit of a model on a machine.
+
+    Args:
+        work: What one call does.
+        machine: Measured at the number of threads that will be used.
+        sets: Different inputs that are rotated through: rows they read again and again come from the caches.
+    """
+    hot_weights = machine.stream_rate(work.weight_bytes)
+    touched = min(work.table_bytes, sets * work.distinct_bytes)
+    rows = sum(count / machine.gather_rate(touched, row) for row, count in work.distinct.items())
+    return Limit(work.weight_bytes / hot_weights, rows, work.flops / machine.matmul)
+
+
+def count_work(model: nn.Module, inputs: Sequence[Tensor]) -> Work:
+    """Runs the model once and counts.
+
+    Args:
+        model: In eval mode.
+        inputs: Positional inputs.
+    """
+    reads = _Reads(model)
+    flops = FlopCounterMode(display=False)
+    with torch.no_grad(), flops, reads:
+        model(*inputs)
+    distinct: defaultdict[int, int] = defaultdict(int)
+    for (_, row_bytes), ids in reads.ids.items():
+        distinct[row_bytes] += len(np.unique(torch.cat(ids).numpy()))
+    return Work(
+        flops=flops.get_total_flops(),
+        weight_bytes=sum(min(sum(parts.values()), reads.state[key]) for key, parts in reads.whole.items()),
+        lookups=reads.lookups,
+        lookup_bytes=reads.lookup_bytes,
+        distinct=dict(distinct),
+        table_bytes=sum(reads.tables.values()),
+    )
+
+
+class _Reads(TorchDispatchMode):  # type: ignore[no-untyped-call]
+    """Notes which state is read whole and which rows are gathered, operator by operator."""
+
+    def __init__(self, model: nn.Module) -> None:
+        super().__init__()  # type: ignore[no-untyped-call]
+        tensors = [*model.parameters(), *model.buffers()]
+        self.state = {_storage(t): t.untyped_storage().nbytes() for t in tensors if t.numel()}
+        self.whole: defaultdict[int, dict[tuple[int, int], int]] = defaultdict(dict)
+        self.tables: dict[int, int] = {}
+        self.ids: defaultdict[tuple[int, int], list[Tensor]] = defaultdict(list)
+        self.alive: list[Tensor] = []  # computed tables, so that no two of them have the same address
+        self.lookups = 0
+        self.lookup_bytes = 0
+
+    def __torch_dispatch__(
+        self, func: Any, types: Sequence[type], args: tuple[Any, ...] = (), kwargs: dict[str, Any] | None = None
+    ) -> Any:
+        read = args
+        if func.overloadpacket in _LOOKUPS:
+            self._gather(args[0], args[1])
+            read = args[1:]
+        elif func.overloadpacket in _ROW_PICKS and _storage(args[0]) in self.state:
+            picked = _picked_rows(func.overloadpacket, args)
+            if picked is not None:
+                self._gather(args[0], picked)
+                read = args[1:]
+        if not func.is_view:
+            for value in pytree.tree_leaves((read, kwargs)):
+                if isinstance(value, Tensor) and _storage(value) in self.state:
+                    part = (int(value.storage_offset()), value.numel())
+                    self.whole[_storage(value)][part] = value.numel() * value.element_size()
+        return func(*args, **(kwargs or {}))
+
+    def _gather(self, table: Tensor, ids: Tensor) -> None:
+        row_bytes = table[0].numel() * table.element_size()
+        self.tables[_storage(table)] = table.untyped_storage().nbytes()
+        self.alive.append(table)
+        self.ids[_storage(table), row_bytes].append(ids.reshape(-1).clone())
+        self.lookups += ids.numel()
+        self.lookup_bytes += ids.numel() * row_bytes
+
+
+def _picked_rows(packet: Any, args: tuple[Any, ...]) -> Tensor | None:
+    """The row numbers, where an indexing operator picks rows by number."""
+    if packet is _aten.index_select:
+        return args[2] if args[1] == 0 else None
+    (first, *rest) = args[1]
+    if first is None or first.dtype == torch.bool or any(index is not None for index in rest):
+        return None
+    return first  # type: ignore[no-any-return]
+
+
+def _storage(tensor: Tensor) -> int:
+    return tensor.untyped_storage().data_ptr()

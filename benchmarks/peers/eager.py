@@ -1,0 +1,24 @@
+"""The model as it is, in inference mode: what all others are compared with."""
+
+from __future__ import annotations
+
+import torch
+from torch import Tensor, nn
+
+from benchmarks.peer import Peer, Run
+
+
+class Eager(Peer):
+    name = "eager"
+    summary = "the model itself under torch.inference_mode"
+
+    def prepare(self, model: nn.Module, inputs: tuple[Tensor, ...]) -> Run:
+        def run(*values: Tensor) -> object:
+            with torch.inference_mode():
+                return model(*values)
+
+        run(*inputs)
+        return run
+
+
+PEERS = (Eager(),)

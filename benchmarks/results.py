@@ -1,0 +1,154 @@
+"""Results of a run, and their JSON form."""
+
+from __future__ import annotations
+
+import dataclasses
+import json
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any, Self
+
+from benchmarks.accuracy import Error
+from benchmarks.limits import Limit, Work
+from recfx.cost.machine import Machine
+from recfx.cost.timing import Ratio, Timing
+from recfx.errors import InputError
+
+_FORMAT = 1
+
+#: What can become of a measurement: timed, wrong answers (not timed), raised, or not installed.
+STATUSES = ("ok", "wrong", "failed", "unavailable")
+
+
+@dataclasses.dataclass(frozen=True, order=True)
+class Point:
+    """Where the peers were compared: a case at a thread count, id distribution and batch size."""
+
+    case: str
+    threads: int
+    zipf: float | None
+    batch: int
+
+    def ids(self) -> str:
+        """The ids' distribution in words."""
+        return "uniform ids" if self.zipf is None else f"Zipf {self.zipf:g} ids"
+
+
+@dataclasses.dataclass(frozen=True)
+class Measurement:
+    """One peer at one point.
+
+    Attributes:
+        point: Where.
+        peer: Who.
+        status: One of `STATUSES`.
+        reason: Why it is not "ok".
+        prepare_seconds: Time until the first answer.
+        error: Distance of the outputs from eager's.
+        timing: Seconds per call.
+        ratio: Ratio of medians to eager.
+    """
+
+    point: Point
+    peer: str
+    status: str
+    reason: str | None = None
+    prepare_seconds: float | None = None
+    error: Error | None = None
+    timing: Timing | None = None
+    ratio: Ratio | None = None
+
+
+@dataclasses.dataclass(frozen=True)
+class Bound:
+    """The physical limit at one point, and the work it follows from; `sets` inputs are rotated through."""
+
+    point: Point
+    sets: int
+    work: Work
+    limit: Limit
+
+
+@dataclasses.dataclass
+class Results:
+    """A whole run.
+
+    Attributes:
+        environment: See `benchmarks.environment`.
+        settings: What was asked for.
+        cases: Name -> summary.
+        machines: Threads -> measured limits of the machine.
+        bounds: Physical limits.
+        measurements: What was measured.
+    """
+
+    environment: dict[str, Any]
+    settings: dict[str, Any]
+    cases: dict[str, str] = dataclasses.field(default_factory=dict)
+    machines: dict[int, Machine] = dataclasses.field(default_factory=dict)
+    bounds: list[Bound] = dataclasses.field(default_factory=list)
+    measurements: list[Measurement] = dataclasses.field(default_factory=list)
+
+    def to_json(self) -> dict[str, Any]:
+        """Plain values."""
+        return {
+            "format": _FORMAT,
+            "environment": self.environment,
+            "settings": self.settings,
+            "cases": self.cases,
+            "machines": {str(threads): machine.to_json() for threads, machine in self.machines.items()},
+            "bounds": [{**dataclasses.asdict(bound), "work": bound.work.to_json()} for bound in self.bounds],
+            "measurements": [dataclasses.asdict(measurement) for measurement in self.measurements],
+        }
+
+    @classmethod
+    def from_json(cls, values: Mapping[str, Any]) -> Self:
+        """What `to_json` gave.
+
+        Raises:
+            InputError: Written in another form.
+        """
+        try:
+            if values["format"] != _FORMAT:
+                raise ValueError(f"format {values['format']} instead of {_FORMAT}")
+            return cls(
+                environment=values["environment"],
+                settings=values["settings"],
+                cases=values["cases"],
+                machines={int(threads): Machine.from_json(machine) for threads, machine in values["machines"].items()},
+                bounds=[_bound(bound) for bound in values["bounds"]],
+                measurements=[_measurement(measurement) for measurement in values["measurements"]],
+            )
+        except (KeyError, TypeError, ValueError) as error:
+            raise InputError(f"not benchmark results: {error}", where="benchmarks") from error
+
+    def save(self, path: Path) -> None:
+        """Writes JSON, so that a reader finds either the old file or the new one."""
+        path.parent.mkdir(parents=True, exist_ok=True)
+        partial = path.with_name(path.name + ".partial")
+        partial.write_text(json.dumps(self.to_json(), indent=1, allow_nan=False) + "\n")
+        partial.replace(path)
+
+    @classmethod
+    def load(cls, path: Path) -> Self:
+        """Reads what `save` wrote.
+
+        Raises:
+            InputError: No such file, or something else in it.
+        """
+        try:
+            values = json.loads(path.read_text())
+        except (OSError, ValueError) as error:
+            raise InputError(f"cannot read results: {error}", where=str(path)) from error
+        return cls.from_json(values)
+
+
+def _bound(values: Mapping[str, Any]) -> Bound:
+    work = Work.from_json(values["work"])
+    return Bound(Point(**values["point"]), values["sets"], work, Limit(**values["limit"]))
+
+
+def _measurement(values: Mapping[str, Any]) -> Measurement:
+    parts = {"error": Error, "timing": Timing, "ratio": Ratio}
+    made = {key: kind(**values[key]) if values[key] is not None else None for key, kind in parts.items()}
+    return Measurement(**{**values, **made, "point": Point(**values["point"])})

@@ -1,0 +1,36 @@
+"""Cases made of models of the zoo."""
+
+from __future__ import annotations
+
+from typing import Any
+
+from torch import nn
+
+from benchmarks.case import Case
+
+
+def zoo_case(name: str, summary: str, gigabytes: float, *, model: str | None = None, **overrides: Any) -> Case:
+    """A case that builds a model of `recfx.zoo`.
+
+    Args:
+        name: The case's name.
+        summary: Its sizes.
+        gigabytes: What its parameters occupy.
+        model: The model's name in the zoo, where it is not the case's.
+        overrides: Arguments of the model's constructor.
+    """
+    return Case(name, summary, _Build(model or name, overrides), gigabytes)
+
+
+class _Build:
+    """Builds the model when called; knows its name and arguments before."""
+
+    def __init__(self, model: str, overrides: dict[str, Any]) -> None:
+        self.model = model
+        self.overrides = overrides
+
+    def __call__(self) -> nn.Module:
+        from recfx import zoo
+
+        model: nn.Module = zoo.build(self.model, **self.overrides)
+        return model

@@ -1,0 +1,81 @@
+"""Intervals of ratios of medians, from resampling the rounds of an interleaved measurement."""
+
+from __future__ import annotations
+
+import dataclasses
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+
+Samples = npt.NDArray[np.float64]
+
+_RESAMPLES = 1000
+_CONFIDENCE = 0.95
+_BLOCKS = 200
+_GRID = 4096
+_CHUNK = 250
+
+
+@dataclasses.dataclass(frozen=True)
+class Ratio:
+    """A ratio of medians and its 95 % interval."""
+
+    value: float
+    low: float
+    high: float
+
+    def __str__(self) -> str:
+        value, low, high = (f"{x:.3f}" if 0.1 <= x < 100 else f"{x:.3g}" for x in (self.value, self.low, self.high))
+        return f"{value} [{low}, {high}]"
+
+
+def paired_ratio(values: Samples, base: Samples, *, seed: int = 0, resamples: int = _RESAMPLES) -> Ratio:
+    """The ratio of two medians, with the percentile bootstrap interval of Efron and Tibshirani 1993, section 13.3.
+
+    Whole rounds are resampled, the same for both, so that what disturbed both at once cancels. Where there are many rounds, runs of
+    consecutive ones stay together, because disturbances outlast a round.
+
+    Args:
+        values: Seconds [rounds, samples in a round].
+        base: Seconds [rounds, samples in a round] of the candidate to compare with; the number of samples may differ.
+        seed: Seed of the resampling.
+        resamples: How often to resample.
+
+    Returns:
+        The median of `values` over that of `base`, and the interval.
+    """
+    rounds = len(values)
+    blocks = min(rounds, _BLOCKS)
+    block_of = np.arange(rounds) * blocks // rounds
+    rng = np.random.default_rng(seed)
+    weights = rng.multinomial(blocks, np.full(blocks, 1 / blocks), size=resamples).astype(np.float32)
+    draws = _weighted_medians(values, block_of, weights) / _weighted_medians(base, block_of, weights)
+    tail = 100 * (1 - _CONFIDENCE) / 2
+    low, high = np.percentile(draws, [tail, 100 - tail])
+    return Ratio(float(np.median(values) / np.median(base)), float(low), float(high))
+
+
+def _weighted_medians(values: Samples, block_of: npt.NDArray[Any], weights: npt.NDArray[np.float32]) -> Samples:
+    """Medians of the samples with each block taken as often as a row of `weights` says, [resamples].
+
+    Counted instead of sorted: a histogram of each block over a grid of values, so that a resample is a weighted sum of histograms.
+    The grid holds every distinct value; beyond `_GRID` of them, that many quantiles.
+    """
+    grid = np.unique(values)
+    if len(grid) > _GRID:
+        grid = np.unique(np.quantile(values, np.linspace(0, 1, _GRID)))
+    codes = np.minimum(np.searchsorted(grid, values), len(grid) - 1)
+    histograms = np.zeros((weights.shape[1], len(grid)), dtype=np.float32)
+    np.add.at(histograms, (np.broadcast_to(block_of[:, None], codes.shape), codes), 1)
+    medians = [_medians(grid, chunk @ histograms) for chunk in np.array_split(weights, max(1, len(weights) // _CHUNK))]
+    return np.concatenate(medians)
+
+
+def _medians(grid: Samples, counts: npt.NDArray[np.float32]) -> Samples:
+    """The median of each row of counts over the grid: the mean of the two middle values where their number is even."""
+    cumulated = np.cumsum(counts, axis=1, dtype=np.float64)
+    total = cumulated[:, -1:]
+    lower, upper = ((cumulated <= rank).sum(axis=1) for rank in (np.floor((total - 1) / 2), np.floor(total / 2)))
+    middle: Samples = (grid[lower] + grid[upper]) / 2
+    return middle

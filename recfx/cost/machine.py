@@ -1,0 +1,243 @@
+"""What this machine can do at most: read bandwidth, random row reads, fp32 matrix products.
+
+Rates are those of torch's own kernels, at the number of threads torch has; the best of many runs, because a limit is wanted.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import hashlib
+import json
+import os
+import time
+from collections.abc import Callable, Mapping
+from pathlib import Path
+from typing import Any, Self
+
+import numpy as np
+import torch
+import torch.nn.functional as F
+
+from recfx.cost.processor import processor
+from recfx.errors import MeasureError
+
+Clock = Callable[[], int]
+
+_FORMAT = 1
+_MIB = 2**20
+_STREAM_SIZES = (_MIB // 4, _MIB, 4 * _MIB, 16 * _MIB, 64 * _MIB, 256 * _MIB)
+_GATHER_TABLES = (_MIB, 16 * _MIB, 256 * _MIB)
+_GATHER_ROWS = (64, 256, 512)
+_POINT_SECONDS = 0.1
+_BAG = 64
+_MIN_LOOKUPS = 16_384
+_MATRIX = 1024
+
+
+@dataclasses.dataclass(frozen=True)
+class StreamPoint:
+    """Bytes per second of reading a working set of `nbytes` over and over."""
+
+    nbytes: int
+    rate: float
+
+
+@dataclasses.dataclass(frozen=True)
+class GatherPoint:
+    """Rows per second of reading rows of `row_bytes` in random order from a table of `table_bytes`."""
+
+    table_bytes: int
+    row_bytes: int
+    rate: float
+
+
+@dataclasses.dataclass(frozen=True)
+class Machine:
+    """Measured limits of a machine at a number of threads.
+
+    Attributes:
+        cpu: Name of the processor.
+        cores: Logical cores.
+        flags: Instruction sets, see `recfx.cost.processor.FLAGS`.
+        threads: Threads torch had while measuring.
+        torch: Version of torch.
+        matmul: fp32 floating-point operations per second (a multiply-add is two).
+        stream: Read bandwidth by size of the working set.
+        gather: Random row reads by sizes of table and row; a full grid.
+    """
+
+    cpu: str
+    cores: int
+    flags: tuple[str, ...]
+    threads: int
+    torch: str
+    matmul: float
+    stream: tuple[StreamPoint, ...]
+    gather: tuple[GatherPoint, ...]
+
+    def stream_rate(self, nbytes: float) -> float:
+        """Bytes per second for a working set of that size, interpolated between the measured sizes."""
+        points = sorted(self.stream, key=lambda point: point.nbytes)
+        return _interpolate(nbytes, [p.nbytes for p in points], [p.rate for p in points])
+
+    def gather_rate(self, table_bytes: float, row_bytes: float) -> float:
+        """Rows per second, interpolated between the measured sizes of tables and rows."""
+        widths = sorted({point.row_bytes for point in self.gather})
+        at_width = []
+        for width in widths:
+            points = sorted((p for p in self.gather if p.row_bytes == width), key=lambda p: p.table_bytes)
+            at_width.append(_interpolate(table_bytes, [p.table_bytes for p in points], [p.rate for p in points]))
+        return _interpolate(row_bytes, widths, at_width)
+
+    def to_json(self) -> dict[str, Any]:
+        """Plain values."""
+        return {"format": _FORMAT, **dataclasses.asdict(self), "flags": list(self.flags)}
+
+    @classmethod
+    def from_json(cls, values: Mapping[str, Any]) -> Self:
+        """What `to_json` gave.
+
+        Raises:
+            MeasureError: Written in another form.
+        """
+        try:
+            if values["format"] != _FORMAT:
+                raise ValueError(f"format {values['format']} instead of {_FORMAT}")
+            plain = {field.name: values[field.name] for field in dataclasses.fields(cls)}
+            plain["flags"] = tuple(plain["flags"])
+            plain["stream"] = tuple(StreamPoint(**point) for point in plain["stream"])
+            plain["gather"] = tuple(GatherPoint(**point) for point in plain["gather"])
+            return cls(**plain)
+        except (KeyError, TypeError, ValueError) as error:
+            raise MeasureError(f"not a machine description: {error}", hint="measure the machine again") from error
+
+
+def _interpolate(x: float, known: list[int], values: list[float]) -> float:
+    """Straight lines in doubly logarithmic scale, flat beyond both ends."""
+    return float(np.exp(np.interp(np.log(max(x, 1.0)), np.log(known), np.log(values))))
+
+
+def measure_machine(
+    *, cache: bool | Path = False, seconds: float = _POINT_SECONDS, clock: Clock = time.perf_counter_ns
+) -> Machine:
+    """Measures the limits at torch's present number of threads; takes about three seconds and 300 MB.
+
+    Args:
+        cache: Read and write the result: True for the user's cache folder, or a folder. Different processors, threads and versions
+            of torch are kept apart. A damaged file is measured again.
+        seconds: Time for each of the points.
+        clock: Nanoseconds.
+    """
+    chip = processor()
+    identity = (chip.name, chip.cores, chip.flags, torch.get_num_threads(), torch.__version__)
+    path = _cache_file(cache, identity)
+    if path is not None and path.is_file():
+        try:
+            return Machine.from_json(json.loads(path.read_text()))
+        except (MeasureError, ValueError):
+            path.unlink()
+    machine = Machine(
+        *identity,
+        matmul=matmul_peak(seconds=3 * seconds, clock=clock),
+        stream=tuple(StreamPoint(size, stream_bandwidth(size, seconds=seconds, clock=clock)) for size in _STREAM_SIZES),
+        gather=tuple(
+            GatherPoint(table, row, random_gather_rate(table, row, seconds=seconds, clock=clock))
+            for table in _GATHER_TABLES
+            for row in _GATHER_ROWS
+        ),
+    )
+    if path is not None:
+        path.parent.mkdir(parents=True, exist_ok=True)
+        partial = path.with_suffix(f".{os.getpid()}.tmp")
+        partial.write_text(json.dumps(machine.to_json(), indent=1))
+        partial.replace(path)
+    return machine
+
+
+def _cache_file(cache: bool | Path, identity: tuple[object, ...]) -> Path | None:
+    if cache is False:
+        return None
+    folder = cache if isinstance(cache, Path) else Path(os.environ.get("XDG_CACHE_HOME") or "~/.cache") / "recfx"
+    digest = hashlib.sha256(repr((_FORMAT, *identity)).encode()).hexdigest()[:16]
+    return folder.expanduser() / f"machine-{digest}.json"
+
+
+def stream_bandwidth(nbytes: int, *, seconds: float = _POINT_SECONDS, clock: Clock = time.perf_counter_ns) -> float:
+    """Bytes per second of reading `nbytes` over and over: from memory when larger than the caches, else from them.
+
+    Args:
+        nbytes: Size of the working set, at least 1 KiB.
+        seconds: Time to measure.
+        clock: Nanoseconds.
+
+    Raises:
+        MeasureError: The working set is too small.
+    """
+    if nbytes < 1024:
+        raise MeasureError(f"a stream of {nbytes} bytes is too short to be timed", hint="1 KiB or more")
+    data = torch.ones(nbytes // 4)
+    first, second = data[: len(data) // 2], data[len(data) // 2 : len(data) // 2 * 2]
+    # Two readers, as either may be the better one: torch's sum, and the dot product of its BLAS.
+    fastest = min(
+        _best(data.sum, seconds / 2, clock),
+        _best(lambda: torch.dot(first, second), seconds / 2, clock),
+    )
+    return 4 * len(data) / fastest
+
+
+def random_gather_rate(
+    table_bytes: int, row_bytes: int, *, seconds: float = _POINT_SECONDS, clock: Clock = time.perf_counter_ns
+) -> float:
+    """Rows per second of reading fp32 rows in random order, each row of the table as often as any other.
+
+    Rows are summed in bags of 64, so that nothing but reading counts.
+
+    Args:
+        table_bytes: Size of the table.
+        row_bytes: Size of a row, a multiple of 4.
+        seconds: Time to measure.
+        clock: Nanoseconds.
+
+    Raises:
+        MeasureError: The sizes make no table.
+    """
+    rows = table_bytes // row_bytes if row_bytes >= 4 else 0
+    if row_bytes % 4 or rows < 1:
+        raise MeasureError(f"no fp32 table of {table_bytes} bytes has rows of {row_bytes} bytes")
+    table = torch.ones(rows, row_bytes // 4)
+    passes = -(-_MIN_LOOKUPS // rows)
+    generator = torch.Generator().manual_seed(0)
+    ids = torch.cat([torch.randperm(rows, generator=generator) for _ in range(passes)])
+    offsets = torch.arange(0, len(ids), _BAG)
+    with torch.inference_mode():
+        fastest = _best(lambda: F.embedding_bag(ids, table, offsets, mode="sum"), seconds, clock)
+    return len(ids) / fastest
+
+
+def matmul_peak(
+    *, size: int = _MATRIX, seconds: float = 3 * _POINT_SECONDS, clock: Clock = time.perf_counter_ns
+) -> float:
+    """fp32 floating-point operations per second of a square matrix product.
+
+    Args:
+        size: Rows and columns.
+        seconds: Time to measure.
+        clock: Nanoseconds.
+    """
+    left, right, out = (torch.ones(size, size) for _ in range(3))
+    return 2 * size**3 / _best(lambda: torch.mm(left, right, out=out), seconds, clock)
+
+
+def _best(call: Callable[[], object], seconds: float, clock: Clock) -> float:
+    """Seconds of the fastest call; one untimed call first, then three at least."""
+    call()
+    end = clock() + int(seconds * 1e9)
+    fastest = 0
+    calls = 0
+    while calls < 3 or clock() < end:
+        start = clock()
+        call()
+        elapsed = max(clock() - start, 1)
+        fastest = min(fastest or elapsed, elapsed)
+        calls += 1
+    return fastest * 1e-9

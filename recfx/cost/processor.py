@@ -1,0 +1,47 @@
+"""Which processor this is: its name, its cores, the instruction sets that matter to recommendation models."""
+
+from __future__ import annotations
+
+import dataclasses
+import os
+import platform
+from pathlib import Path
+
+#: Vector, matrix and low-precision extensions, as Linux names them on x86 and Arm.
+# fmt: off
+FLAGS = frozenset({
+    "sse4_2", "avx", "avx2", "fma", "f16c", "avx_vnni", "avx_vnni_int8", "avx512f", "avx512bw", "avx512dq", "avx512vl",
+    "avx512vbmi", "avx512_vnni", "avx512_bf16", "avx512_fp16", "avx512_vpopcntdq", "amx_tile", "amx_int8", "amx_bf16",
+    "amx_fp16", "asimd", "asimddp", "asimdhp", "fphp", "i8mm", "bf16", "sve", "sve2", "sme",
+})
+# fmt: on
+
+
+@dataclasses.dataclass(frozen=True)
+class Processor:
+    """The processor this process may use.
+
+    Attributes:
+        name: As the system calls it.
+        cores: Logical cores this process may run on.
+        flags: Those of `FLAGS` it has, sorted.
+    """
+
+    name: str
+    cores: int
+    flags: tuple[str, ...]
+
+
+def processor(cpuinfo: Path = Path("/proc/cpuinfo")) -> Processor:
+    """Reads the system's description; outside Linux the flags are unknown and left empty."""
+    cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
+    fields = _first_block(cpuinfo.read_text()) if cpuinfo.is_file() else {}
+    name = fields.get("model name") or platform.processor() or platform.machine() or "unknown"
+    words = (fields.get("flags") or fields.get("Features") or "").split()
+    return Processor(name, cores, tuple(sorted(FLAGS.intersection(words))))
+
+
+def _first_block(text: str) -> dict[str, str]:
+    """The fields of the first core."""
+    lines = (line.partition(":") for line in text.split("\n\n")[0].splitlines())
+    return {key.strip(): value.strip() for key, colon, value in lines if colon}
