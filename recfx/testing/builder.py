@@ -39,7 +39,7 @@ class GraphBuilder:
         described = {name: _split(given) for name, given in inputs.items()}
         cpu = torch.device("cpu")
         fakes = fake_inputs([(tuple(shape), dtype, cpu) for shape, dtype in described.values()])
-        for (name, (shape, dtype)), fake in zip(described.items(), fakes, strict=True):
+        for name, fake in zip(described, fakes, strict=True):
             node = self.graph.placeholder(name)
             node.meta["val"] = fake
             self.inputs[name] = node
@@ -64,10 +64,8 @@ class GraphBuilder:
             VerificationError: The operator rejects its arguments.
         """
         node = self.graph.call_function(target, args, kwargs)
-        holder = fx.GraphModule.__new__(fx.GraphModule)
-        torch.nn.Module.__init__(holder)
-        holder._graph = self.graph
-        refresh(holder, [node])
+        self._module._graph = self.graph  # assigned past the setter, which would generate code for every operator
+        refresh(self._module, [node])
         return node
 
     def build(self, *outputs: fx.Node, seed: int = 0, batch: int = 3) -> Program:

@@ -17,8 +17,8 @@ from recfx.testing.strategies import rec_graphs
 def pass_order_machine(passes: Sequence[Pass | type[Pass] | str]) -> type[RuleBasedStateMachine]:
     """A Hypothesis state machine over these passes; run it with `run_state_machine_as_test`, or as `Machine.TestCase`.
 
-    Each step applies one pass that may legally run now. After each step the program must verify, and compute what the first one did, within the
-    weakest class applied so far.
+    Each step applies one pass that may legally run now. After each step the program must verify, and compute what the first one did,
+    within the weakest class applied so far.
     """
     items = Pipeline(passes).passes
     order = list(Exactness)

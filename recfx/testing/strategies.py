@@ -31,9 +31,9 @@ def batch_sizes(max_batch: int = 17) -> st.SearchStrategy[int]:
 def rec_graphs(draw: Draw, *, max_steps: int = 8, steps: Sequence[str] | None = None) -> Program:
     """Programs shaped like recommendation models.
 
-    Inputs are `dense` float32 [batch, w] and `ids` int64 [batch, f]. Steps add lookups (one-hot, bags, tied and duplicated tables), linears,
-    norms, activations, eval-mode dropout, concatenation, dot, FM and cross interactions, attention, gates, no-op casts and slices, repeated
-    expressions and constant arithmetic.
+    Inputs are `dense` float32 [batch, w] and `ids` int64 [batch, f]. Steps add lookups (one-hot, bags, tied and duplicated tables),
+    linears, norms, activations, eval-mode dropout, concatenation, dot, FM and cross interactions, attention, gates, no-op casts and
+    slices, repeated expressions and constant arithmetic.
 
     Args:
         draw: Given by Hypothesis.

@@ -18,7 +18,7 @@ from recfx.ir import Exactness, Program, flat_function, same_graph, verify_meta,
 from recfx.ir.numeric import same_bits
 from recfx.ir.printer import operator_name
 from recfx.ir.serialize import from_json, to_json
-from recfx.passes import DEFAULT_PIPELINE, EXACT_PIPELINE
+from recfx.passes import DEFAULT_PIPELINE
 from recfx.pipeline import Pass, Pipeline, PipelineResult, registered
 from recfx.testing import (
     GraphBuilder,
@@ -53,8 +53,16 @@ def test_programs_verify_and_run_at_any_batch(program: Program, data: st.DataObj
 
 @pytest.mark.parametrize("step", sorted(STEPS))
 def test_every_step_can_be_asked_for(step: str) -> None:
-    program = find(rec_graphs(steps=[step]), lambda p: bool(operators(p)), settings=RELAXED)
-    verify_meta(program)
+    found: list[int] = []
+
+    @settings(RELAXED, max_examples=4)
+    @given(rec_graphs(steps=[step], max_steps=2))
+    def generate(program: Program) -> None:
+        verify_meta(program)
+        found.append(len(operators(program)))
+
+    generate()
+    assert max(found) > 0
 
 
 @RELAXED
@@ -91,9 +99,9 @@ def test_legal_pipelines_keep_the_meaning(program: Program, pipeline: Pipeline) 
     assert Pipeline(str(pipeline)) == pipeline
 
 
-@pytest.mark.parametrize("name", sorted(Pipeline(DEFAULT_PIPELINE + "," + EXACT_PIPELINE), key=str), ids=str)
-def test_built_in_passes_keep_their_declarations(name: Pass) -> None:
-    assert_pass_preserves(name, max_examples=40)
+@pytest.mark.parametrize("name", sorted(registered()))
+def test_built_in_passes_keep_their_declarations(name: str) -> None:
+    assert_pass_preserves(name, max_examples=15)
 
 
 @pytest.mark.nightly
@@ -107,7 +115,7 @@ def test_passes_in_any_legal_order() -> None:
     run_state_machine_as_test(
         machine,
         settings=settings(
-            max_examples=15, stateful_step_count=6, deadline=None, suppress_health_check=list(HealthCheck)
+            max_examples=6, stateful_step_count=4, deadline=None, suppress_health_check=list(HealthCheck)
         ),
     )
 
@@ -154,10 +162,10 @@ def test_a_wrong_pass_is_found_and_shrunk_to_a_few_operators(wrong: Pass) -> Non
             return True
         return False
 
-    smallest = find(rec_graphs(), breaks, settings=settings(RELAXED, max_examples=2000))
-    assert len(operators(smallest)) <= 5, str(smallest)
-    with pytest.raises(AssertionError, match="breaks this program|idempotent"):
-        assert_pass_preserves(wrong, max_examples=500)
+    graphs = rec_graphs(steps=["activation", "constant-arithmetic", "elementwise", "linear", "lookup"], max_steps=6)
+    smallest = find(graphs, breaks, settings=settings(RELAXED, max_examples=300, database=None))
+    assert len(operators(smallest)) <= 3, str(smallest)
+    assert len(operators(smallest)) <= min(len(operators(program)) for program in seen)
 
 
 def test_a_declaration_that_is_too_strong_is_found() -> None:
@@ -193,6 +201,6 @@ def test_builder_and_same_graph() -> None:
     with pytest.raises(AssertionError, match="differ"):
         assert_same_graph(first, build(("scale", "look"), 3.0))
     assert Counter(operator_name(n.target) for n in operators(first))["aten.embedding"] == 1
+    b = GraphBuilder({"x": ("batch", 4)})
     with pytest.raises(recfx.VerificationError, match="rejects its arguments"):
-        b = GraphBuilder({"x": ("batch", 4)})
         b.call(aten.mm.default, b.inputs["x"], b.inputs["x"])
