@@ -32,6 +32,7 @@ from recfx.targets import BACKENDS, Lowered
 
 FORMAT = 1
 _MANIFEST = "manifest.json"
+_COPIED_BYTES = 16 << 20
 
 
 def save(program: Program, regions: Sequence[Lowered], report: Report, path: str | PathLike[str]) -> None:
@@ -59,7 +60,7 @@ def save(program: Program, regions: Sequence[Lowered], report: Report, path: str
 
 
 def load(path: str | PathLike[str], *, check: bool = True) -> CompiledModel:
-    """Loads a saved model; its tables are memory-mapped.
+    """Loads a saved model; its large tables are memory-mapped.
 
     Args:
         path: The folder `CompiledModel.save` wrote.
@@ -76,6 +77,7 @@ def load(path: str | PathLike[str], *, check: bool = True) -> CompiledModel:
         tensors = load_file(folder / "state.safetensors")
     except SafetensorError as error:
         raise ArtifactError(f"the tensors cannot be read: {error}", where=str(folder / "state.safetensors")) from error
+    tensors = {name: _settled(tensor) for name, tensor in tensors.items()}
     program = from_json(json.loads((folder / "program.json").read_text()), tensors)
     regions = []
     for index, name in enumerate(manifest["regions"]):
@@ -83,6 +85,11 @@ def load(path: str | PathLike[str], *, check: bool = True) -> CompiledModel:
             raise ArtifactError(f"the artifact needs the backend {name!r}, unknown here", where=str(folder))
         regions.append(BACKENDS[name].load(program, folder / f"region-{index}"))
     return CompiledModel(Parts(program, regions, _decode_report(manifest["report"])))
+
+
+def _settled(tensor: torch.Tensor) -> torch.Tensor:
+    """Weights are copied to aligned memory, where matrix products keep the bits they had; large tables stay mapped."""
+    return tensor.clone() if tensor.numel() * tensor.element_size() <= _COPIED_BYTES else tensor
 
 
 def _write_manifest(folder: Path, regions: Sequence[Lowered], report: Report) -> None:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import logging
 import os
 from pathlib import Path
 
@@ -34,9 +33,3 @@ def data_dir() -> Path:
     if not folder.is_dir():
         pytest.skip(f"no real data at {folder} (set RECFX_DATA)")
     return folder
-
-
-@pytest.fixture(autouse=True, scope="session")
-def _quiet_torch_trace() -> None:
-    """Keeps torch's trace log, which is DEBUG for every test, out of failure reports."""
-    logging.getLogger("torch.__trace").setLevel(logging.WARNING)

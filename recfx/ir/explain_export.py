@@ -7,6 +7,7 @@ import re
 import traceback
 
 import torch
+from torch._logging import structured
 
 import recfx
 from recfx.errors import CaptureError
@@ -111,9 +112,11 @@ def draft_line(
     except Exception as error:  # noqa: BLE001 - the draft is only asked for a better message; its own failure has one too
         return user_frame(error)
     report = getattr(draft, "_report", None)
+    # A report holds only the file names that no earlier report of this process held; torch's own table holds all.
+    files = {number: name for name, number in structured.INTERN_TABLE.items()} | getattr(report, "str_to_filename", {})
     for failure in getattr(report, "failures", []):
         for frame in reversed(failure.data.get("user_stack") or failure.data.get("stack") or []):
-            file = report.str_to_filename.get(frame["filename"], "")  # type: ignore[union-attr]
+            file = files.get(frame["filename"], "")
             if file and not file.startswith(_ENGINE):
                 return f"{file}:{frame['line']} in {frame['name']}: {frame['loc']}"
     return None

@@ -393,6 +393,7 @@ class Raises(nn.Module):
         (ValueBranch(), (4, 4)),
         (Packed(), (4, 3, 4)),
         (Raises(), (4, 4)),
+        (BatchLiteral(), (4, 4)),
     ],
     ids=lambda v: type(v).__name__,
 )

@@ -1,0 +1,65 @@
+"""The main job, end to end."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import pytest
+import torch
+
+import recfx
+from recfx.cli import main
+from recfx.demo import BATCHES, DemoResult, run_demo
+from recfx.demo_tasks import CTR_MODELS, task_for
+from recfx.passes import EXACT_PIPELINE
+from recfx.zoo import MODELS
+
+
+def check(result: DemoResult) -> None:
+    assert result.before.auc > 0.55
+    assert set(result.latency) == set(BATCHES)
+    assert all(t.timings["compiled"].median > 0 for t in result.latency.values())
+    assert result.compiled.report.passes
+
+
+def test_on_generated_data(capsys: pytest.CaptureFixture[str], tmp_path: Path) -> None:
+    result = run_demo(seconds=4, rows=20_000, timing_seconds=0.2, save=tmp_path / "model", progress=False)
+    check(result)
+    printed = capsys.readouterr().out
+    for expected in ("AUC (at best", "log loss", "batch 1, p50", "batch 1024, p99", "bytes", "what each pass did"):
+        assert expected in printed
+    assert recfx.load(tmp_path / "model").report.model == "DeepFM"
+
+
+def test_on_real_criteo_exact_passes_leave_auc_as_it_is(data_dir: Path) -> None:
+    result = run_demo(data=data_dir, seconds=5, timing_seconds=0.2, pipeline=EXACT_PIPELINE, progress=False)
+    check(result)
+    assert result.before == result.after
+    assert result.largest_difference == 0.0
+    assert (result.auc_change.low, result.auc_change.high) == (0.0, 0.0)
+
+
+@pytest.mark.parametrize("name", sorted(MODELS))
+def test_every_model_has_a_task(name: str) -> None:
+    task = task_for(name, None, rows=3_000, seed=0)
+    inputs = task.inputs(5)
+    with torch.no_grad():
+        output = task.model.eval()(*inputs)
+    assert len(output) == 5
+    assert (name in CTR_MODELS) == (inputs[0].dtype is torch.float32)
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("name", sorted(set(MODELS) - {"deepfm"}))
+def test_every_model_of_the_zoo(name: str) -> None:
+    result = run_demo(name, seconds=8, rows=10_000, timing_seconds=0.2, progress=False)
+    assert set(result.latency) == set(BATCHES)
+    assert result.largest_difference < 1e-4
+    assert abs(result.auc_change.estimate) < 1e-4
+
+
+def test_unknown_model_and_missing_data(capsys: pytest.CaptureFixture[str]) -> None:
+    assert main(["demo", "--model", "oracle"]) == 1
+    assert "known:" in capsys.readouterr().err
+    assert main(["demo", "--data", "/nowhere/at/all"]) == 1
+    assert "no such file" in capsys.readouterr().err

@@ -1,0 +1,51 @@
+"""What the documents say stays true."""
+
+from __future__ import annotations
+
+import re
+from pathlib import Path
+
+import pytest
+import torch
+from models import TinyCtr, tiny_inputs
+
+import recfx
+from recfx.passes import DEFAULT_PIPELINE
+from recfx.pipeline import registered
+
+ROOT = Path(__file__).parents[1]
+BUILT_IN = {name: cls for name, cls in registered().items() if cls.__module__.startswith("recfx.passes.")}
+
+
+@pytest.mark.parametrize("name", sorted(BUILT_IN))
+def test_every_pass_is_documented_with_its_exactness(name: str) -> None:
+    row = re.search(rf"^\| `{name}` \| (\w+) \|", (ROOT / "docs" / "passes.md").read_text(), flags=re.MULTILINE)
+    assert row is not None
+    assert row[1] == BUILT_IN[name].spec.exactness.value
+
+
+def test_the_default_pipeline_is_documented() -> None:
+    assert f"`{DEFAULT_PIPELINE}`" in (ROOT / "docs" / "passes.md").read_text()
+
+
+def test_the_pass_in_the_readme_works() -> None:
+    blocks = re.findall(r"```python\n(.*?)```", (ROOT / "README.md").read_text(), flags=re.DOTALL)
+    code = next(block for block in blocks if "drop_double_relu" in block)
+
+    class DoubleRelu(TinyCtr):
+        def forward(self, dense: torch.Tensor, sparse: torch.Tensor) -> torch.Tensor:
+            return super().forward(dense, sparse).relu().relu()
+
+    names: dict[str, object] = {"model": DoubleRelu(), "batch": tiny_inputs(4), "print": lambda *args: None}
+    exec(code, names)
+    fast = names["fast"]
+    assert isinstance(fast, recfx.CompiledModel)
+    assert [r.fired for r in fast.report.passes if r.text == "drop-double-relu"] == [1]
+
+
+@pytest.mark.parametrize(
+    "document", ["README.md", *sorted(str(p.relative_to(ROOT)) for p in (ROOT / "docs").glob("*.md"))]
+)
+def test_links_lead_somewhere(document: str) -> None:
+    for target in re.findall(r"\]\(([^)#]+)\)", (ROOT / document).read_text()):
+        assert "://" in target or ((ROOT / document).parent / target).exists(), target
