@@ -3,8 +3,9 @@ PYTHON ?= python3
 VENV   := .venv
 BIN    := $(VENV)/bin
 STAMP  := $(VENV)/.installed
+THIRDPARTY := $(VENV)/.thirdparty
 
-.PHONY: demo test slow lint types check setup clean
+.PHONY: demo test slow thirdparty lint types check setup clean
 
 setup: $(STAMP)
 
@@ -23,6 +24,16 @@ test: $(STAMP)
 
 slow: $(STAMP)
 	$(BIN)/python -m pytest -m slow $(ARGS)
+
+# Models of other libraries: captured, optimised and compared with eager. Packages that are no dependency of recfx.
+thirdparty: $(THIRDPARTY)
+	$(BIN)/python -m pytest -m slow tests/thirdparty $(ARGS)
+
+# --no-deps: what they ask for includes other versions of torch and numpy, and whole training frameworks.
+$(THIRDPARTY): $(STAMP) requirements-thirdparty.txt constraints-thirdparty.txt
+	$(BIN)/python -m pip install --quiet --disable-pip-version-check --no-deps \
+		-c constraints-thirdparty.txt -r requirements-thirdparty.txt
+	touch $(THIRDPARTY)
 
 lint: $(STAMP)
 	$(BIN)/ruff check .
