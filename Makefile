@@ -3,6 +3,7 @@ PYTHON ?= python3
 VENV   := .venv
 BIN    := $(VENV)/bin
 STAMP  := $(VENV)/.installed
+THIRDPARTY := $(VENV)/.thirdparty
 
 .PHONY: demo test bench slow lint types check setup clean
 
@@ -26,6 +27,16 @@ bench: $(STAMP)
 
 slow: $(STAMP)
 	$(BIN)/python -m pytest -m slow $(ARGS)
+
+# Models of other libraries: captured, optimised and compared with eager. Packages that are no dependency of recfx.
+thirdparty: $(THIRDPARTY)
+	$(BIN)/python -m pytest -m slow tests/thirdparty $(ARGS)
+
+# --no-deps: what they ask for includes other versions of torch and numpy, and whole training frameworks.
+$(THIRDPARTY): $(STAMP) requirements-thirdparty.txt constraints-thirdparty.txt
+	$(BIN)/python -m pip install --quiet --disable-pip-version-check --no-deps \
+		-c constraints-thirdparty.txt -r requirements-thirdparty.txt
+	touch $(THIRDPARTY)
 
 lint: $(STAMP)
 	$(BIN)/ruff check .

@@ -1,0 +1,123 @@
+"""Takes one model of the corpus down the road and compares what comes out with the model itself."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass, field
+from typing import Any
+
+import torch
+from corpus import COMPARED_BATCHES, BuiltModel, ModelCase, generator
+from torch import Tensor
+from torch.utils import _pytree as pytree
+
+import recfx
+from recfx.ir import capture
+
+MAX_BATCH = 4096
+
+
+@dataclass
+class Outcome:
+    """What happened to one model.
+
+    Attributes:
+        label: `library/name`.
+        error: The message of the `CaptureError`, when there was one.
+        differences: Per batch size, the largest difference of captured or optimised outputs from eager ones,
+            relative to the largest eager output; 0.0 means bitwise equal.
+        refused: Per batch size, what the model itself raised there.
+        notices: What capture had to say.
+    """
+
+    label: str
+    error: str | None = None
+    differences: dict[int, float] = field(default_factory=dict)
+    refused: dict[int, str] = field(default_factory=dict)
+    notices: tuple[str, ...] = ()
+
+    @property
+    def captured(self) -> bool:
+        """Whether capture took the model."""
+        return self.error is None
+
+    @property
+    def worst(self) -> float:
+        """The largest relative difference over all batch sizes."""
+        return max(self.differences.values())
+
+
+def examine(case: ModelCase) -> Outcome:
+    """Captures and optimises one model and compares both with eager at batches 1, 2, 7 and 64, on fresh inputs.
+
+    The model is built anew for each of the three, because some models keep tables they computed in their first call.
+    Do-no-harm is off: it may hand the user's own model back, and then nothing would be compared.
+    """
+    outcome = Outcome(case.label)
+    args, kwargs = case.build().example()
+    try:
+        program = capture(case.build().model, args, kwargs, max_batch=MAX_BATCH)
+        fast = recfx.optimize(
+            case.build().model,
+            target="cpu",
+            example_inputs=args,
+            example_kwargs=kwargs,
+            max_batch=MAX_BATCH,
+            measure=False,
+        )
+    except recfx.CaptureError as error:
+        outcome.error = str(error)
+        return outcome
+    outcome.notices = program.notices
+    eager = case.build()
+    for batch in COMPARED_BATCHES:
+        _compare(outcome, eager, (program, fast), batch)
+    return outcome
+
+
+def _compare(outcome: Outcome, eager: BuiltModel, others: tuple[Callable[..., Any], ...], batch: int) -> None:
+    def call(function: Callable[..., Any]) -> list[Any]:
+        args, kwargs = eager.inputs(batch, generator(100 + batch))
+        with torch.no_grad():
+            return pytree.tree_leaves(function(*args, **kwargs))
+
+    try:
+        expected = call(eager.model)
+    except (RuntimeError, IndexError, ValueError) as error:
+        outcome.refused[batch] = f"{type(error).__name__}: {error}".splitlines()[0]
+        return
+    outcome.differences[batch] = max(difference(expected, call(other)) for other in others)
+
+
+def difference(expected: list[Any], actual: list[Any]) -> float:
+    """The largest absolute difference over the largest expected magnitude; infinite where structure, shape or dtype differ."""
+    if len(expected) != len(actual):
+        return float("inf")
+    return max(_leaf_difference(want, got) for want, got in zip(expected, actual, strict=True))
+
+
+def _leaf_difference(want: Any, got: Any) -> float:
+    if not isinstance(want, Tensor):
+        return 0.0 if want == got else float("inf")
+    if not isinstance(got, Tensor) or want.shape != got.shape or want.dtype != got.dtype:
+        return float("inf")
+    if torch.equal(want, got):
+        return 0.0
+    gap = (want.double() - got.double()).abs().max()
+    return float("inf") if gap.isnan() else float(gap / want.double().abs().max().clamp(min=1e-30))
+
+
+def spread(built: BuiltModel) -> float:
+    """How much a model's outputs vary over a batch of 64 different rows, relative to their size.
+
+    A model that answers the same for every row would agree with any wrong graph.
+    """
+    args, kwargs = built.inputs(64, generator(7))
+    with torch.no_grad():
+        outputs = pytree.tree_leaves(built.model(*args, **kwargs))
+    found = []
+    for output in outputs:
+        if isinstance(output, Tensor) and output.is_floating_point() and output.numel() >= 64:
+            rows = output.reshape(64, -1).double()
+            found.append(float(rows.std(dim=0).max() / rows.abs().max().clamp(min=1e-30)))
+    return max(found)

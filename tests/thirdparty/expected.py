@@ -1,0 +1,80 @@
+"""The models that capture refuses, why, and what their users can do.  The test asserts that each fails just so."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+
+@dataclass(frozen=True)
+class ExpectedFailure:
+    """One model that is not captured.
+
+    Attributes:
+        reason: The cause, in the model's own terms.
+        mend: What a user of the model can do.
+        fragment: A part of the message that capture must give.
+    """
+
+    reason: str
+    mend: str
+    fragment: str
+
+
+_PACKED = "run the recurrent layer on the padded batch and mask what lies behind each length"
+_NUMPY = "write the loop over sequences with torch operators, or call it before the model and pass its result in"
+
+EXPECTED_FAILURES: dict[str, ExpectedFailure] = {
+    "deepctr-torch/DIEN-GRU": ExpectedFailure(
+        "drops the rows with an empty history, so that a size depends on values, and packs the rest by length",
+        _PACKED,
+        "masked_keys_length.shape[0] == 0",
+    ),
+    "deepctr-torch/DIEN-AUGRU": ExpectedFailure(
+        "drops the rows with an empty history, so that a size depends on values, and packs the rest by length",
+        _PACKED,
+        "masked_keys_length.shape[0] == 0",
+    ),
+    "torch-rechub/DIEN": ExpectedFailure(
+        "branches on whether any row has a history, and packs by length",
+        _PACKED,
+        "takes a decision, or a size, from the values in a tensor",
+    ),
+    "torch-rechub/YoutubeSBC": ExpectedFailure(
+        "scores each row against others of its batch, with NumPy indices made for one batch size",
+        "serve the two towers (`mode = 'user'`, `mode = 'item'`), which are captured",
+        "YoutubeSBC could not be captured",
+    ),
+    "torch-rechub/MIND": ExpectedFailure(
+        "starts its routing from `torch.randn` in eval mode too: two calls give two answers",
+        "start from fixed values, as ComirecDR does",
+        "different answers for the same inputs",
+    ),
+    "torch-rechub/NARM": ExpectedFailure(
+        "packs by length (`pack_padded_sequence`)", _PACKED, "NARM could not be captured"
+    ),
+    "recbole/DGCF": ExpectedFailure(
+        "asserts on values inside forward (`assert not torch.isnan(...)`) for each of its routing steps",
+        "take the assertion out of forward",
+        "torch.isnan(d_values).any()",
+    ),
+    "recbole/DiffRec": ExpectedFailure(
+        "builds its time steps as a Python list as long as the batch, which fixes the batch",
+        "`torch.full((x.shape[0],), i)`",
+        "forward fixes a dimension that must be free",
+    ),
+    "recbole/SRGNN": ExpectedFailure(
+        "builds the session graph with NumPy inside forward", _NUMPY, "converts a tensor to NumPy"
+    ),
+    "recbole/GCSAN": ExpectedFailure(
+        "builds the session graph with NumPy inside forward", _NUMPY, "converts a tensor to NumPy"
+    ),
+    "recbole/HRM": ExpectedFailure(
+        "reverses each sequence with NumPy inside forward", _NUMPY, "converts a tensor to NumPy"
+    ),
+    "recbole/BERT4Rec": ExpectedFailure(
+        "writes the mask token row by row, at positions read from a tensor, in a Python loop over the batch",
+        "append the mask token where the sequences are made, or use `scatter`",
+        "item_seq[batch_id][last_position] = self.mask_token",
+    ),
+    "recbole/DIEN": ExpectedFailure("packs by length (`pack_padded_sequence`)", _PACKED, "self.gru(packed_keys)"),
+}
