@@ -5,7 +5,7 @@ BIN    := $(VENV)/bin
 STAMP  := $(VENV)/.installed
 THIRDPARTY := $(VENV)/.thirdparty
 
-.PHONY: demo test bench slow lint types check setup clean
+.PHONY: demo test bench slow thirdparty lint types check setup clean
 
 setup: $(STAMP)
 
@@ -25,7 +25,7 @@ test: $(STAMP)
 bench: $(STAMP)
 	$(BIN)/python -m benchmarks run $(ARGS)
 
-slow: $(STAMP)
+slow: $(THIRDPARTY)
 	$(BIN)/python -m pytest -m slow $(ARGS)
 
 # Models of other libraries: captured, optimised and compared with eager. Packages that are no dependency of recfx.
