@@ -19,6 +19,7 @@ from recfx.ir.printer import human_bytes
 from recfx.optimizer import optimize
 
 BATCHES = (1, 64, 1024)
+_TABLE_WIDTH = 110
 
 
 @dataclasses.dataclass(frozen=True)
@@ -131,6 +132,8 @@ class _Printer:
         from rich.console import Console
 
         self._console = Console(highlight=False)
+        if self._console.width < _TABLE_WIDTH and not self._console.is_terminal:
+            self._console = Console(highlight=False, width=_TABLE_WIDTH)  # a pipe or a file has room
 
     def line(self, text: str) -> None:
         self._console.print(text)
