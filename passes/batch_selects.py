@@ -47,10 +47,11 @@ class BatchSelects(Pass):
             held = value(source)
             if held is not None and isinstance(index, int):
                 groups.setdefault((source, dim % held.ndim), []).append(node)
-        for (source, dim), selects in groups.items():
-            self._batch(ctx, source, dim, selects)
+        for (_, dim), selects in groups.items():
+            self._batch(ctx, dim, selects)
 
-    def _batch(self, ctx: PassContext, source: fx.Node, dim: int, selects: list[fx.Node]) -> None:
+    def _batch(self, ctx: PassContext, dim: int, selects: list[fx.Node]) -> None:
+        source: Any = selects[0].args[0]  # read now: an earlier batch may have replaced what they select from
         held = value(source)
         assert held is not None
         parts = held.shape[dim]

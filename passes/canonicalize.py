@@ -58,6 +58,7 @@ _RESHAPES = (
     _aten.slice.Tensor,
     _aten.cat.default,
 )
+_SQUEEZES = (_aten.squeeze.dim, _aten.squeeze.dims, _aten.squeeze.default)
 _DROPOUTS = (_aten.dropout.default, _aten.feature_dropout.default, _aten.alpha_dropout.default)
 _ASSERTIONS = (_aten._assert_tensor_metadata.default, _aten._assert_scalar.default)
 
@@ -131,9 +132,18 @@ def _no_reshape(node: fx.Node, ctx: PassContext) -> Any:
         return None
     if node.target is _aten.slice.Tensor and argument(node, 4, "step", 1) != 1:
         return None
+    if node.target in _SQUEEZES and not _squeezes_nothing(node, before):
+        return Miss("a dimension that varies may be 1")
     if node.target in (_aten.permute.default, _aten.transpose.int) and not _keeps_order(node, before.ndim):
         return Miss("it exchanges dimensions of equal size")
     return source
+
+
+def _squeezes_nothing(node: fx.Node, before: torch.Tensor) -> bool:
+    """Whether none of the squeezed dimensions can ever be 1; a free one is 1 at batch 1."""
+    dims: Any = argument(node, 1, "dim", range(before.ndim))
+    sizes = [before.shape[d] for d in ([dims] if isinstance(dims, int) else dims)]
+    return all(isinstance(size, int) and size != 1 for size in sizes)
 
 
 def _keeps_order(node: fx.Node, rank: int) -> bool:

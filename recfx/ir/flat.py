@@ -95,8 +95,9 @@ FAST_CALLS: dict[Any, Callable[..., Any]] = {
 def flat_function(program: Program) -> Callable[..., tuple[Any, ...]]:
     """Compiles a program to a function from its flat inputs (positional) to its flat outputs.
 
-    The function reads nothing but its arguments and the state it was built with. It neither checks its inputs nor disables gradients;
-    state is bound detached, so no graph is recorded unless an input requires gradients.
+    The function reads nothing but its arguments and the state it was built with. It does not check its inputs, and records no gradients.
+    Parameters are bound as they are, not detached: torch multiplies another way by a matrix that requires gradients, even while none are
+    recorded, and the last bit should be the one the user's model gives.
     """
     source, namespace = flat_source(program)
     exec(compile(source, "<recfx flat program>", "exec"), namespace)
@@ -114,24 +115,30 @@ class _Writer:
     def __init__(self, program: Program) -> None:
         self.program = program
         self.namespace: dict[str, Any] = {}
-        self.bound: dict[Any, str] = {}
+        self.bound: dict[int, str] = {}
         self.names: dict[fx.Node, str] = {}
 
     def write(self) -> tuple[str, dict[str, Any]]:
         last = self._last_uses()
         parameters = [self._name(n) for n in self.program.placeholders()]
-        lines = [f"def run({', '.join(parameters)}):"]
+        self.namespace |= {"_is_grad_enabled": torch.is_grad_enabled, "_set_grad_enabled": torch._C._set_grad_enabled}
+        lines = [
+            f"def run({', '.join(parameters)}):",
+            "    _grad = _is_grad_enabled()",
+            "    _set_grad_enabled(False)",
+            "    try:",
+        ]
         for node in self.program.graph.nodes:
             if node.op == "get_attr":
                 state = get_state(self.program.module, str(node.target))
-                value = state.detach() if isinstance(state, torch.Tensor) else state
-                self.names[node] = self._bind(value, f"p_{_identifier(str(node.target))}", key=id(state))
+                self.names[node] = self._bind(state, f"p_{_identifier(str(node.target))}")
             elif node.op == "call_function":
-                lines.append(f"    {self._name(node)} = {self._call(node)}")
+                lines.append(f"        {self._name(node)} = {self._call(node)}")
                 lines += self._free(last.get(node, []))
             elif node.op == "output":
                 results = ", ".join(self._text(a) for a in node.args[0])
-                lines.append(f"    return ({results}{',' if results else ''})")
+                lines.append(f"        return ({results}{',' if results else ''})")
+        lines += ["    finally:", "        _set_grad_enabled(_grad)"]
         return "\n".join(lines) + "\n", self.namespace
 
     def _last_uses(self) -> dict[fx.Node, list[fx.Node]]:
@@ -147,7 +154,7 @@ class _Writer:
 
     def _free(self, nodes: Sequence[fx.Node]) -> list[str]:
         names = [self.names[n] for n in nodes if n.op in ("call_function", "placeholder")]
-        return [f"    {' = '.join(names)} = None"] if names else []
+        return [f"        {' = '.join(names)} = None"] if names else []
 
     def _name(self, node: fx.Node) -> str:
         if node not in self.names:
@@ -194,9 +201,9 @@ class _Writer:
             return repr(value)
         return self._bind(value, "c")
 
-    def _bind(self, value: Any, stem: str, key: Any = None) -> str:
+    def _bind(self, value: Any, stem: str) -> str:
         """The name under which the function finds a value."""
-        key = ("id", key or id(value))
+        key = id(value)
         if key not in self.bound:
             name, number = stem, 0
             while name in self.namespace or keyword.iskeyword(name):

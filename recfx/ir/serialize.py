@@ -238,7 +238,7 @@ def _encode_state(program: Program) -> tuple[dict[str, torch.Tensor], dict[str, 
         value = get_state(program.module, name)
         if not isinstance(value, torch.Tensor):
             raise ArtifactError(f"the state {name!r} is a {type(value).__name__}, not a tensor")
-        parameter = isinstance(value, torch.nn.Parameter)
+        parameter = {"requires_grad": value.requires_grad} if isinstance(value, torch.nn.Parameter) else None
         if value.layout is torch.strided:
             state[name] = {"dense": store(name, value), "parameter": parameter}
         elif value.layout is torch.sparse_coo:
@@ -266,7 +266,7 @@ def _decode_tensor(entry: dict[str, Any], tensors: dict[str, torch.Tensor]) -> t
         rows, columns, values = (tensors[k] for k in entry["csr"])
         return torch.sparse_csr_tensor(rows, columns, values, size=entry["size"])
     tensor = tensors[entry["dense"]]
-    return torch.nn.Parameter(tensor, requires_grad=False) if entry["parameter"] else tensor
+    return torch.nn.Parameter(tensor, **entry["parameter"]) if entry["parameter"] else tensor
 
 
 def _encode_signature(signature: Signature) -> dict[str, Any]:

@@ -30,6 +30,16 @@ def test_fires(case: Case) -> None:
     check_fires("batch-selects", case, Exactness.EXACT)
 
 
+def test_selections_of_selections() -> None:
+    body = Function(lambda m, x: [x[:, i][:, j] * 2 for i in range(3) for j in range(3)])
+    case = Case(lambda: body, X, 4, {"aten.select.int": 0, "aten.unbind.int": 4})
+    program = run("merge-duplicates", program_of(case)).program
+    result = run("batch-selects", program)
+    assert operators(result.program)["aten.select.int"] == 0
+    assert operators(result.program)["aten.unbind.int"] == 4
+    verify_numeric(program, result.program, Exactness.EXACT)
+
+
 def test_leaves_alone() -> None:
     check_does_not_fire("batch-selects", Case(columns(0, 1).model, X, reason="only 2"))
     wide = Case(

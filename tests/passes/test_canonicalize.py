@@ -52,6 +52,7 @@ LEAVES_ALONE = {
         (torch.randn(3, 4, 4),),
         reason="",
     ),
+    "squeeze of the batch": Case(lambda: Function(lambda m, x: x.sum(1).squeeze(-1) + 1), X, reason="may be 1"),
     "contiguous of a transpose": Case(
         lambda: Function(lambda m, x: x.transpose(1, 2).contiguous() + 1), (torch.randn(3, 4, 5),), reason="strides"
     ),
