@@ -57,12 +57,33 @@ def read_once(ctx: PassContext, read: Any) -> bool:
     return len(uses) == 1
 
 
-def call_linear(ctx: PassContext, source: fx.Node, like: Linear, weight: torch.Tensor, bias: torch.Tensor) -> fx.Node:
-    """Inserts a linear with new weights, computed in float64 and rounded once."""
+def rounded(exact: torch.Tensor, dtype: torch.dtype, *, like: torch.Tensor) -> torch.Tensor | Miss:
+    """New weights from float64, unless they leave the range in which the dtype keeps its precision.
+
+    Args:
+        exact: The new weights, float64.
+        dtype: The dtype to round to.
+        like: The weights they replace; where these were infinite or NaN, the new ones may be.
+    """
+    result = exact.to(dtype).contiguous()
+    if bool(like.isfinite().all()) and not bool(result.isfinite().all()):
+        return Miss("the folded weights would overflow")
+    if bool(((exact != 0) & (result.abs() < torch.finfo(dtype).tiny)).any()):
+        return Miss("the folded weights would underflow")
+    return result
+
+
+def call_linear(
+    ctx: PassContext, source: fx.Node, like: Linear, weight: torch.Tensor, bias: torch.Tensor
+) -> fx.Node | Miss:
+    """Inserts a linear with new weights, computed in float64 and rounded once; a Miss when that loses precision."""
     name = str(like.node.args[1].target)  # type: ignore[union-attr]
     dtype = like.weight.dtype
-    new_weight = ctx.constant(f"{name}_folded", weight.to(dtype).contiguous())
-    new_bias = ctx.constant(f"{name.removesuffix('weight')}bias_folded", bias.to(dtype).contiguous())
+    weights = [rounded(new, dtype, like=like.weight) for new in (weight, bias)]
+    if refused := next((new for new in weights if isinstance(new, Miss)), None):
+        return refused
+    new_weight = ctx.constant(f"{name}_folded", weights[0])  # type: ignore[arg-type]
+    new_bias = ctx.constant(f"{name.removesuffix('weight')}bias_folded", weights[1])  # type: ignore[arg-type]
     return ctx.call(_aten.linear.default, source, new_weight, new_bias)
 
 

@@ -23,7 +23,7 @@ from torch import fx
 
 from recfx.ir.inline import inline_regions
 from recfx.ir.program import Program
-from recfx.passes._match import argument, is_eval_dropout, same_layout, same_shape, value
+from recfx.passes._match import argument, is_eval_dropout, same_layout, value
 from recfx.pipeline import Miss, Pass, PassContext, PassSpec, apply_rules, register
 
 _aten = torch.ops.aten
@@ -183,6 +183,6 @@ def _times_one(node: fx.Node, ctx: PassContext) -> Any:
     if not isinstance(factor, int | float) or isinstance(factor, bool) or factor != 1:
         return None
     before, after = value(source), value(node)
-    if before is None or after is None or before.dtype is not after.dtype or not same_shape(before, after):
-        return Miss("it changes the dtype")
+    if before is None or after is None or not same_layout(before, after):
+        return Miss("it changes the dtype or the strides")
     return source

@@ -20,7 +20,14 @@ from torch import fx
 
 from recfx.ir.numeric import Exactness
 from recfx.ir.program import Program
-from recfx.passes._linear import call_linear, channel_constant, keeps_shape_and_dtype, match_linear, read_once
+from recfx.passes._linear import (
+    call_linear,
+    channel_constant,
+    keeps_shape_and_dtype,
+    match_linear,
+    read_once,
+    rounded,
+)
 from recfx.passes._match import argument, only_user, value
 from recfx.pipeline import Miss, Pass, PassContext, PassSpec, apply_rules, register
 
@@ -125,7 +132,9 @@ def _into_table(node: fx.Node, ctx: PassContext) -> Any:
     if refused := _no_own_table(ctx, lookup, lookup, table):
         return refused
     assert table is not None
-    new = (table.detach().double() * scale + shift).to(table.dtype)
+    new = rounded(table.detach().double() * scale + shift, table.dtype, like=table)
+    if isinstance(new, Miss):
+        return new
     name = f"{lookup.args[0].target}_folded"  # type: ignore[union-attr]
     return ctx.call(_aten.embedding.default, ctx.constant(name, new), *lookup.args[1:], **lookup.kwargs)
 
@@ -148,8 +157,11 @@ def _into_bag_table(node: fx.Node, ctx: PassContext) -> Any:
     if refused := _no_own_table(ctx, bag, pooled, table):
         return refused
     assert table is not None
-    new = ctx.constant(f"{bag.args[0].target}_folded", (table.detach().double() * scale).to(table.dtype))
-    again = ctx.call(bag.target, new, *bag.args[1:], **bag.kwargs)
+    new = rounded(table.detach().double() * scale, table.dtype, like=table)
+    if isinstance(new, Miss):
+        return new
+    read = ctx.constant(f"{bag.args[0].target}_folded", new)
+    again = ctx.call(bag.target, read, *bag.args[1:], **bag.kwargs)
     return ctx.call(operator.getitem, again, 0)
 
 

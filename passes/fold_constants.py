@@ -27,7 +27,7 @@ class FoldConstants(Pass):
     """Computes constant parts of the graph once.
 
     Attributes:
-        max_growth_bytes: A result may be larger than the state that it makes unnecessary by this much at most.
+        max_growth_bytes: All results together may be larger than the state they make unnecessary by this much at most.
     """
 
     spec = PassSpec("fold-constants", "Computes once what depends on state alone.", changes_state=True)
@@ -36,14 +36,16 @@ class FoldConstants(Pass):
 
     def run(self, program: Program, ctx: PassContext) -> None:
         constant = _constant_nodes(ctx)
+        budget = self.max_growth_bytes
         for node in [n for n in ctx.nodes() if n in constant and _leaves_the_constant_part(n, constant)]:
             held = value(node)
             if held is None:
                 continue
             growth = held.numel() * held.element_size() - _freed_bytes(ctx, node, constant)
-            if growth > self.max_growth_bytes:
+            if growth > budget:
                 ctx.miss("fold", node, f"the result is {growth:,} bytes larger than what it replaces")
             elif ctx.gate("fold", node):
+                budget -= max(growth, 0)
                 _fold(ctx, node)
 
 

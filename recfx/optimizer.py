@@ -15,6 +15,7 @@ from recfx.harm import do_no_harm
 from recfx.ir import MAX_BATCH, Level, Program, capture, verify_numeric
 from recfx.ir.inputs import split_example
 from recfx.ir.numeric import Exactness
+from recfx.ir.outputs import own_outputs
 from recfx.passes import DEFAULT_PIPELINE
 from recfx.pipeline import Dump, Instrument, Pass, Pipeline, PipelineResult
 from recfx.report import Report
@@ -73,10 +74,11 @@ def optimize(
         result = plan.run(captured, verify=level, instruments=instruments, reproducer=_reproducer(debug))
         _final_check(captured, result, level)
         clock.done("passes")
-        region = _lower(result.program, backends)
+        program = own_outputs(result.program)
+        region = _lower(program, backends)
         clock.done("lowering")
         report = _report(model, target, region.backend, captured, result)
-        parts = Parts(result.program, [region], report)
+        parts = Parts(program, [region], report)
         if measure:
             parts = do_no_harm(parts, model)
             clock.done("measuring")

@@ -119,7 +119,10 @@ def _export_refining(model: torch.nn.Module, call: Call, shapes: Any, strict: bo
             text = str(error)
             if "Suggested fixes" not in text or shapes is None:
                 raise
-            refined = refine_dynamic_shapes_from_suggested_fixes(text.split("\n\n")[0], shapes)
+            try:
+                refined = refine_dynamic_shapes_from_suggested_fixes(text.split("\n\n")[0], shapes)
+            except (torch._dynamo.exc.UserError, ValueError):
+                raise error from None  # no fix that can be applied: the first error is the one to show
             if _fixes_a_dim(refined):
                 raise
             shapes = refined

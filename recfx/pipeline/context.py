@@ -162,5 +162,6 @@ class PassContext:
 
 def _same_meta(a: Any, b: Any) -> bool:
     if isinstance(a, torch.Tensor) and isinstance(b, torch.Tensor):
-        return a.dtype is b.dtype and a.ndim == b.ndim and list(map(str, a.shape)) == list(map(str, b.shape))
+        same = a.dtype is b.dtype and a.layout is b.layout and list(map(str, a.shape)) == list(map(str, b.shape))
+        return same and (a.layout is not torch.strided or list(map(str, a.stride())) == list(map(str, b.stride())))
     return a is b

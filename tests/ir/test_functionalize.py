@@ -7,7 +7,7 @@ from typing import Any
 
 import pytest
 import torch
-from hypothesis import given
+from hypothesis import given, reject
 from hypothesis import strategies as st
 from torch import nn
 
@@ -660,4 +660,9 @@ def test_random_programs_of_views_and_writes(steps: list[tuple[str, str, int]]) 
                 WRITES[name](source)
         return values
 
-    check(body, batches=(2, 5))
+    try:
+        check(body, batches=(2, 5))
+    except CaptureError as error:
+        if "fixes a dimension" not in error.what:
+            raise
+        reject()  # half of a transposed value splits the batch, which no graph with a free batch can do

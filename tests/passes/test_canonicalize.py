@@ -123,3 +123,8 @@ def test_any_chain_of_steps_keeps_its_bits(names: list[str]) -> None:
     result = run("canonicalize", check)
     verify_numeric(check, result.program, Exactness.EXACT)
     assert run("canonicalize", result.program).records[0].fired == 0
+
+
+def test_an_expanded_value_times_one_is_not_the_same_memory() -> None:
+    body = Function(lambda m, x: (x[:, :, None].expand(-1, 4, 3) * 1).view(-1, 12))
+    check_does_not_fire("canonicalize", Case(lambda: body, X, reason="strides"))

@@ -115,3 +115,17 @@ def test_any_chain_stays_within_rounding(seed: int, steps: list[tuple[str, float
     result = run("fold-affine", program)
     verify_numeric(program, result.program, Exactness.REASSOC)
     assert sum(n.op == "call_function" for n in result.program.graph.nodes) == 1
+
+
+def test_weights_that_would_leave_the_dtypes_range_are_kept() -> None:
+    overflow = Case(lambda: Function(lambda m, x: m.a(x) * 1e38, a=big()), X, reason="overflow")
+    check_does_not_fire("fold-affine", overflow)
+    underflow = Case(lambda: Function(lambda m, x: m.a(x * 1e-38), a=nn.Linear(4, 5)), X, reason="underflow")
+    check_does_not_fire("fold-affine", underflow)
+
+
+def big() -> nn.Linear:
+    layer = nn.Linear(4, 5)
+    with torch.no_grad():
+        layer.weight.mul_(1e6)
+    return layer

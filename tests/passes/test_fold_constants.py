@@ -83,3 +83,13 @@ def test_any_expression_of_weights_keeps_its_bits(seed: int, depth: int, width: 
 
     program = program_of(Case(lambda: Function(body, **weights), X))
     verify_numeric(program, run("fold-constants", program).program, Exactness.EXACT)
+
+
+def test_growth_is_limited_in_total() -> None:
+    def body(m: nn.Module, x: torch.Tensor) -> list[torch.Tensor]:
+        return [x.sum() + m.w.roll(i, 0) for i in range(5)] + [m.w + x.sum()]
+
+    program = program_of(Case(lambda: Function(body, w=torch.randn(100)), X))
+    (record,) = run(FoldConstants(max_growth_bytes=1000), program).records
+    assert record.fired == 2
+    assert "larger than what it replaces" in record.misses[-1].reason

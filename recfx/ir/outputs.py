@@ -1,0 +1,48 @@
+"""Outputs of their own: what a compiled model returns may be written to without harm.
+
+Passes may make an output the very state, input or other output that has its value. Before lowering, each such output becomes a
+copy, so that a caller who writes to a result changes neither the model nor anything else.
+"""
+
+from __future__ import annotations
+
+import torch
+from torch import fx
+
+from recfx.ir.program import Program
+from recfx.ir.propagate import propagate, refresh
+
+_clone = torch.ops.aten.clone.default
+
+
+def own_outputs(program: Program) -> Program:
+    """The program with a copy in place of every output that shares memory with state or an input, or stands twice."""
+    result = program.clone()
+    output = next(iter(reversed(result.graph.nodes)))
+    returned: list[fx.Node] = list(output.args[0])
+    storages = {node: _storage(value) for node, value in propagate(result.module).items()}
+    foreign = {storages.get(node) for node in result.graph.nodes if node.op in ("placeholder", "get_attr")} - {None}
+    seen: set[fx.Node] = set()
+    changed = False
+    with result.graph.inserting_before(output):
+        for index, node in enumerate(returned):
+            if not isinstance(node, fx.Node):
+                continue
+            if node in seen or storages.get(node) in foreign:
+                copy = result.graph.call_function(_clone, (node,))
+                copy.meta = {k: v for k, v in node.meta.items() if k not in ("val", "tensor_meta")}
+                refresh(result.module, [copy])
+                returned[index] = copy
+                changed = True
+            seen.add(node)
+    if not changed:
+        return program
+    output.args = (tuple(returned),)
+    result.module.recompile()
+    return result
+
+
+def _storage(value: object) -> int | None:
+    if not isinstance(value, torch.Tensor) or value.layout is not torch.strided:
+        return None
+    return int(value.untyped_storage()._cdata)
