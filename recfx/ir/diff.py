@@ -44,10 +44,13 @@ def ancestor(node: fx.Node, names: dict[str, fx.Node]) -> str | None:
     """The name, among `names`, of the node that `node` is or descends from."""
     if node.name in names:
         return node.name
-    for source in reversed(node.meta.get("from_node") or []):
+    sources = list(node.meta.get("from_node") or [])
+    while sources:
+        source = sources.pop()
         name = getattr(source, "name", None)
         if name in names:
             return str(name)
+        sources += getattr(source, "from_node", None) or []
     return None
 
 

@@ -156,7 +156,7 @@ class PassContext:
             kept = ("nn_module_stack", "stack_trace", "torch_fn", "source_fn_stack")
             node.meta.update({k: like.meta[k] for k in kept if k in like.meta})
             origin = fx.traceback.NodeSource(like, self.spec.name, fx.traceback.NodeSourceAction.CREATE)
-            node.meta["from_node"] = [*like.meta.get("from_node", []), origin]
+            node.meta["from_node"] = [origin]  # it holds the history of `like` in turn
         node.meta["recfx_pass"] = self.spec.name
 
 

@@ -1,0 +1,132 @@
+"""Pipelines as text, pass declarations, the registry, and validation as a whole."""
+
+from __future__ import annotations
+
+import math
+from dataclasses import dataclass
+from typing import Any
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+import recfx
+from recfx.passes import DEFAULT_PIPELINE
+from recfx.pipeline import Pass, PassSpec, Pipeline, register, registered
+from recfx.pipeline.text import parse_pipeline
+from recfx.pipeline.validate import violations
+
+
+@register
+@dataclass(frozen=True)
+class TakesAnything(Pass):
+    spec = PassSpec("takes-anything", "Has options of every kind.")
+    number: float = 0.5
+    thing: Any = None
+
+    def run(self, program: Any, ctx: Any) -> None:
+        return None
+
+
+VALUES = st.recursive(
+    st.none() | st.booleans() | st.integers() | st.floats(allow_nan=False, allow_infinity=False) | st.text(),
+    lambda inner: st.lists(inner, max_size=3),
+    max_leaves=6,
+)
+
+
+@given(number=st.floats(allow_nan=False, allow_infinity=False), thing=VALUES)
+def test_text_round_trips(number: float, thing: Any) -> None:
+    made = TakesAnything(number=number, thing=thing)
+    pipeline = Pipeline([made, "canonicalize", made])
+    again = Pipeline(str(pipeline))
+    assert again == pipeline
+    assert str(again) == str(pipeline)
+    (first, _, _) = again.passes
+    assert type(first.options()["number"]) is float or math.isclose(first.options()["number"], number)
+
+
+def test_defaults_are_left_out_and_spaces_do_not_matter() -> None:
+    assert str(TakesAnything()) == "takes-anything"
+    assert Pipeline(" canonicalize ,\n takes-anything { number = 2 , thing=word } ") == Pipeline(
+        ["canonicalize", TakesAnything(number=2, thing="word")]
+    )
+    assert len(Pipeline("")) == 0
+    assert str(Pipeline(DEFAULT_PIPELINE)) == DEFAULT_PIPELINE
+
+
+BAD_TEXTS = {
+    "canonicalise": "did you mean canonicalize",
+    "takes-anything{number}": "has no value",
+    "takes-anything{colour=1}": "has no option colour",
+    "takes-anything{number=1": "not closed",
+    "takes-anything}": "too many",
+    "takes-anything{thing='a}": "not closed",
+    "canonicalize,,canonicalize": "empty name",
+    "takes-anything{thing=1+}": "is no value",
+    "takes-anything{number=1} x": "text after",
+}
+
+
+@pytest.mark.parametrize("text", BAD_TEXTS)
+def test_bad_texts(text: str) -> None:
+    with pytest.raises(recfx.PipelineError, match=BAD_TEXTS[text]):
+        parse_pipeline(text)
+
+
+def test_every_problem_of_a_text_is_listed() -> None:
+    with pytest.raises(recfx.PipelineError) as caught:
+        Pipeline("no-such-pass,takes-anything{colour=1},nor-this")
+    for part in ("no-such-pass", "colour", "nor-this"):
+        assert part in str(caught.value)
+
+
+def test_what_is_no_pass_is_refused() -> None:
+    with pytest.raises(recfx.PipelineError, match="is no pass"):
+        Pipeline([42])  # type: ignore[list-item]
+
+
+def test_declarations_are_checked() -> None:
+    with pytest.raises(recfx.PipelineError, match="kebab-case"):
+        PassSpec("Fold_It", "x")
+    with pytest.raises(recfx.PipelineError, match="unknown needs"):
+        PassSpec("fold-it", "x", needs=frozenset({"luck"}))
+
+
+def test_two_passes_cannot_share_a_name() -> None:
+    class Other(TakesAnything):
+        pass
+
+    with pytest.raises(recfx.PipelineError, match="two passes are called 'takes-anything'"):
+        register(Other)
+    assert register(TakesAnything) is TakesAnything
+    assert registered()["takes-anything"] is TakesAnything
+
+
+def make(name: str, **spec: Any) -> Pass:
+    cls = type(name, (Pass,), {"spec": PassSpec(name, "A test pass.", **spec), "run": lambda self, program, ctx: None})
+    made: Pass = cls()
+    return made
+
+
+def test_order_is_law_and_every_violation_is_listed() -> None:
+    fuse = make("fuse", requires=frozenset({"canonical"}), establishes=frozenset({"fused"}))
+    quantise = make(
+        "quantise",
+        requires=frozenset({"fused"}),
+        invalidates=frozenset({"canonical"}),
+        establishes=frozenset({"quantised"}),
+    )
+    hoist = make("hoist", forbids=frozenset({"quantised"}))
+    tune = make("tune", needs=frozenset({"calibration"}))
+    clean = make("clean", establishes=frozenset({"canonical"}))
+    assert violations([clean, fuse, quantise], {"functional"}) == []
+    found = violations([fuse, clean, quantise, hoist, tune, fuse, clean, clean], {"functional"})
+    assert len(found) == 5
+    assert "which only clean establishes, and that stands after it" in found[0]
+    assert "hoist (number 4) must not run once the program is 'quantised'" in found[1]
+    assert "tune (number 5) needs calibration" in found[2]
+    assert "fuse (number 6) requires 'canonical', which only clean establishes" in found[3] or "invalidated" in found[3]
+    assert "twice in a row" in found[4]
+    assert violations([tune], {"functional"}, {"calibration"}) == []
+    assert "which no pass in the pipeline establishes" in violations([quantise], {"functional"})[0]
