@@ -9,6 +9,7 @@ from pathlib import Path
 from typing import Any
 
 from recfx.errors import PassError, PipelineError, RecfxError
+from recfx.ir.diff import same_graph
 from recfx.ir.numeric import verify_numeric
 from recfx.ir.program import Applied, Program
 from recfx.ir.verify import Level, verify_meta, verify_structure
@@ -184,7 +185,7 @@ def run_pass(
     after = after.clone()  # drops state that nothing reads any more
     after.properties = (before.properties - spec.invalidates) | spec.establishes
     ran = time.perf_counter()
-    if ctx.fired or verify is Level.NUMERIC:
+    if ctx.fired or verify is Level.NUMERIC or same_graph(before, after) is not None:  # also what skipped the gate
         _verify(before, after, item, verify)
     record = PassRecord(
         text=str(item),

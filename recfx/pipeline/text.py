@@ -64,10 +64,12 @@ def _split(text: str) -> list[str]:
         PipelineError: A bracket or quote is not closed.
     """
     pieces, depth, start, quote = [], 0, 0, ""
+    escaped = False
     for position, character in enumerate(text):
+        was_escaped, escaped = escaped, False
         if quote:
-            escaped = text[position - 1] == "\\"
-            quote = "" if character == quote and not escaped else quote
+            escaped = character == "\\" and not was_escaped
+            quote = "" if character == quote and not was_escaped else quote
         elif character in "'\"":
             quote = character
         elif character in "{[(":
