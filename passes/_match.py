@@ -63,11 +63,6 @@ def is_eval_dropout(node: fx.Node) -> bool:
     return node.target in dropouts and (argument(node, 2, "train") is False or argument(node, 1, "p") == 0.0)
 
 
-def static_shape(tensor: torch.Tensor) -> tuple[int, ...] | None:
-    """The sizes, when all are numbers."""
-    return tuple(int(s) for s in tensor.shape) if all(isinstance(s, int) for s in tensor.shape) else None
-
-
 def only_user(node: fx.Node) -> fx.Node | None:
     """The single user of a node; None when there are several or none."""
     return next(iter(node.users)) if len(node.users) == 1 else None

@@ -179,7 +179,9 @@ def run_pass(
     ctx = PassContext(after, spec, gate or Gate(), resources)
     start = time.perf_counter()
     ctx.sweep()  # dead users would make a value look shared
+    versions = _state_versions(before)
     item.run(after, ctx)
+    _refuse_written_state(item, versions, _state_versions(before))
     ctx.sweep()
     after.module.recompile()
     after = after.clone()  # drops state that nothing reads any more
@@ -198,6 +200,21 @@ def run_pass(
         verify_seconds=time.perf_counter() - ran,
     )
     return after, record
+
+
+def _state_versions(program: Program) -> dict[str, int]:
+    """How often each tensor of the state was written to; programs share tensors, so a pass must write to none."""
+    return {name: t._version for name, t in program.state().items() if not t.is_inference()}
+
+
+def _refuse_written_state(item: Pass, before: Mapping[str, int], after: Mapping[str, int]) -> None:
+    written = [name for name, version in before.items() if after[name] != version]
+    if written:
+        raise PassError(
+            f"the pass {item.spec.name} wrote to existing state in place",
+            where=", ".join(written),
+            hint="the user's model shares these tensors; add a new one with ctx.constant",
+        )
 
 
 def _verify(before: Program, after: Program, item: Pass, level: Level) -> None:

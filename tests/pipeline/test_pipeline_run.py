@@ -259,3 +259,32 @@ def test_a_pass_that_leaves_a_wrong_shape_on_record_is_caught() -> None:
 
     with pytest.raises(recfx.PassError, match="recorded as"):
         Pipeline([Lies()]).run(chain(TANH, RELU))
+
+
+def test_a_pass_that_writes_to_state_in_place_is_caught() -> None:
+    class Writes(Pass):
+        spec = PassSpec("writes", "Edits a weight where it is.")
+
+        def run(self, program: Program, ctx: PassContext) -> None:
+            weight = ctx.tensor(ctx.nodes(aten.linear.default)[0].args[1])
+            assert weight is not None
+            with torch.no_grad():
+                weight.mul_(2)
+
+    b = GraphBuilder({"x": ("batch", 4)})
+    program = b.build(b.call(aten.linear.default, b.inputs["x"], b.state("w", torch.randn(3, 4))))
+    with pytest.raises(recfx.PassError, match="in place"):
+        Pipeline([Writes()]).run(program)
+
+
+def test_what_skips_the_gate_is_verified_all_the_same() -> None:
+    class Sneaks(Pass):
+        spec = PassSpec("sneaks", "Rewrites without asking, and records a wrong shape.")
+
+        def run(self, program: Program, ctx: PassContext) -> None:
+            (node,) = ctx.nodes(RELU)
+            node.args = (program.placeholders()[0],)
+            node.meta["val"] = node.meta["val"][:, :2]
+
+    with pytest.raises(recfx.PassError, match="recorded as"):
+        Pipeline([Sneaks()]).run(chain(TANH, RELU))

@@ -130,3 +130,8 @@ def test_order_is_law_and_every_violation_is_listed() -> None:
     assert "twice in a row" in found[4]
     assert violations([tune], {"functional"}, {"calibration"}) == []
     assert "which no pass in the pipeline establishes" in violations([quantise], {"functional"})[0]
+
+
+def test_a_backslash_at_the_end_of_an_option_round_trips() -> None:
+    pipeline = Pipeline([TakesAnything(thing="a\\"), "canonicalize"])
+    assert Pipeline(str(pipeline)) == pipeline
