@@ -1,0 +1,8 @@
+"""The recfx dialect: recommendation-shaped macro operators, one file per family.
+
+Importing this package registers the operators in torch's namespace `recfx`.
+"""
+
+from recfx.ops import cross, interaction, lookup, mlp
+
+__all__ = ["cross", "interaction", "lookup", "mlp"]

@@ -1,0 +1,70 @@
+"""Cross layers of DCN and DCN-v2, a stack of them in one call.
+
+    cross(x0, x, params, layers) -> [B, D]
+
+    vector (DCN):      x <- x0 * (x . w) + b + x
+    full (DCN-v2):     x <- x0 * (W x + b) + x
+    low rank (DCN-v2): x <- x0 * (U (V x) + b) + x
+
+Wang et al. 2017 (DCN), 2021 (DCN V2).
+"""
+
+from __future__ import annotations
+
+import dataclasses
+from collections.abc import Sequence
+
+import torch
+from torch.nn import functional
+
+from recfx.ops.library import define
+
+VECTOR, FULL, LOW_RANK = 0, 1, 2
+
+
+@dataclasses.dataclass(frozen=True)
+class CrossLayer:
+    """One cross layer; numbers are positions in `params`, -1 for what it does not have.
+
+    Attributes:
+        kind: VECTOR, FULL or LOW_RANK.
+        weight: w [D] or [1, D]; W [D, D]; U [D, R].
+        bias: b [D].
+        inner: V [R, D] of a low-rank layer.
+    """
+
+    kind: int
+    weight: int
+    bias: int = -1
+    inner: int = -1
+
+
+def encode(layers: Sequence[CrossLayer]) -> list[int]:
+    """Layers as the flat list of integers that the operator takes."""
+    return [v for layer in layers for v in dataclasses.astuple(layer)]
+
+
+def decode(numbers: Sequence[int]) -> list[CrossLayer]:
+    """Layers from the flat list."""
+    return [CrossLayer(*numbers[i : i + 4]) for i in range(0, len(numbers), 4)]
+
+
+def reference(x0: torch.Tensor, x: torch.Tensor, params: list[torch.Tensor], layers: list[int]) -> torch.Tensor:
+    """The meaning of `recfx::cross`, layer by layer. x0 and x: [B, D]."""
+    for layer in decode(layers):
+        weight = params[layer.weight]
+        bias = params[layer.bias] if layer.bias >= 0 else None
+        if layer.kind == VECTOR:
+            step = x0 * functional.linear(x, weight.reshape(1, -1))
+            x = (step if bias is None else step + bias) + x
+        else:
+            inner = functional.linear(x, params[layer.inner]) if layer.kind == LOW_RANK else x
+            x = x0 * functional.linear(inner, weight, bias) + x
+    return x.clone()
+
+
+def _fake(x0: torch.Tensor, x: torch.Tensor, params: list[torch.Tensor], layers: list[int]) -> torch.Tensor:
+    return x.new_empty(x.shape)
+
+
+cross = define("cross(Tensor x0, Tensor x, Tensor[] params, int[] layers) -> Tensor", reference, _fake)

@@ -1,0 +1,70 @@
+"""Pairwise feature interactions: dot products of all pairs, and the factorisation machine's second-order term."""
+
+from __future__ import annotations
+
+from functools import lru_cache
+
+import torch
+
+from recfx.ops.library import define
+
+
+@lru_cache
+def _pairs(features: int, self_interaction: bool, upper: bool) -> tuple[torch.Tensor, torch.Tensor]:
+    """Rows and columns of the pairs, in the order in which they are written."""
+    if upper:
+        rows, columns = torch.triu_indices(features, features, 0 if self_interaction else 1)
+    else:
+        rows, columns = torch.tril_indices(features, features, 0 if self_interaction else -1)
+    return rows, columns
+
+
+def pair_count(features: int, self_interaction: bool) -> int:
+    """How many pairs `features` vectors have."""
+    return features * (features + 1) // 2 if self_interaction else features * (features - 1) // 2
+
+
+def dot_reference(x: torch.Tensor, prefix: torch.Tensor | None, self_interaction: bool, upper: bool) -> torch.Tensor:
+    """The meaning of `recfx::dot_interaction`.
+
+    Args:
+        x: [B, F, D].
+        prefix: [B, P], copied in front; None for none.
+        self_interaction: Whether a feature is paired with itself.
+        upper: Pairs in the row-major order of the upper triangle (0,1), (0,2), ...; otherwise of the lower (1,0), (2,0), (2,1), ...
+
+    Returns:
+        [B, P + pairs].
+    """
+    rows, columns = _pairs(x.shape[1], self_interaction, upper)
+    dots = torch.bmm(x, x.transpose(1, 2))[:, rows, columns]
+    return dots if prefix is None else torch.cat([prefix, dots], 1)
+
+
+def _dot_fake(x: torch.Tensor, prefix: torch.Tensor | None, self_interaction: bool, upper: bool) -> torch.Tensor:
+    front = 0 if prefix is None else prefix.shape[1]
+    return x.new_empty((x.shape[0], front + pair_count(int(x.shape[1]), self_interaction)))
+
+
+def fm_reference(x: torch.Tensor, reduce: bool) -> torch.Tensor:
+    """The meaning of `recfx::fm`: ((sum_f x)^2 - sum_f x^2) / 2 over the fields (Rendle 2010, eq. 3).
+
+    Args:
+        x: [B, F, D].
+        reduce: Whether the dimensions are summed too.
+
+    Returns:
+        [B, 1] when reduced, otherwise [B, D].
+    """
+    term = 0.5 * (x.sum(1).square() - x.square().sum(1))
+    return term.sum(1, keepdim=True) if reduce else term
+
+
+def _fm_fake(x: torch.Tensor, reduce: bool) -> torch.Tensor:
+    return x.new_empty((x.shape[0], 1 if reduce else x.shape[2]))
+
+
+dot_interaction = define(
+    "dot_interaction(Tensor x, Tensor? prefix, bool self_interaction, bool upper) -> Tensor", dot_reference, _dot_fake
+)
+fm = define("fm(Tensor x, bool reduce) -> Tensor", fm_reference, _fm_fake)

@@ -1,0 +1,32 @@
+"""Defines the operators of the recfx dialect for torch.
+
+Every operator has a schema, a reference in plain torch (its meaning, and what backends without a kernel run) and a fake kernel for shapes.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import Any
+
+import torch
+
+_LIBRARY = torch.library.Library("recfx", "DEF")
+
+
+def define(schema: str, reference: Callable[..., Any], fake: Callable[..., Any]) -> Any:
+    """Registers an operator of namespace `recfx`.
+
+    Args:
+        schema: The signature, in torch's schema language, without the namespace.
+        reference: Plain torch, for every device.
+        fake: Gives tensors of the right shape without looking at data.
+
+    Returns:
+        The operator's overload, as it appears as a node's target.
+    """
+    name = schema.split("(", 1)[0]
+    _LIBRARY.define(  # type: ignore[no-untyped-call]
+        schema, tags=(torch.Tag.pt2_compliant_tag,))
+    _LIBRARY.impl(name, reference, "CompositeExplicitAutograd")  # type: ignore[no-untyped-call]
+    torch.library.register_fake(f"recfx::{name}", fake, lib=_LIBRARY)
+    return getattr(torch.ops.recfx, name).default

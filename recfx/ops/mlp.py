@@ -1,0 +1,173 @@
+"""MLP chain: a stack of linear layers with everything between them, in one call.
+
+    mlp(x, params, layers, numbers) -> [..., N]
+
+Each layer computes `y = activation(norm(x W^T + b)) + residual`. Weights are float32 or bfloat16 [N, K], or int8 [N, K] with one scale per
+output channel. The input of a bfloat16 layer is rounded to bfloat16 and products are summed in float32. The input of an int8 layer is
+quantised per row: without negative values to 0..255 by `max / 255`, otherwise to -127..127 by `max|x| / 127`, or by a calibrated scale.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+from collections.abc import Callable, Sequence
+from typing import Any
+
+import torch
+from torch.nn import functional
+
+from recfx.ops.library import define
+
+#: Activations, by the number that stands for them.
+ACTIVATIONS = (
+    "none",
+    "relu",
+    "gelu",
+    "gelu-tanh",
+    "silu",
+    "sigmoid",
+    "tanh",
+    "prelu",
+    "dice",
+    "leaky-relu",
+)
+
+
+@dataclasses.dataclass(frozen=True)
+class Layer:
+    """One layer; numbers are positions in `params`, -1 for what it does not have.
+
+    Attributes:
+        weight: [N, K], float32, bfloat16 or int8.
+        bias: [N].
+        scale: [N] float32, of an int8 weight.
+        activation: A name of ACTIVATIONS.
+        slope: [N] or [1]: PReLU's slope, Dice's alpha.
+        gate_scale: [N]: Dice's gate is sigmoid(x * gate_scale + gate_shift), its batch norm folded.
+        gate_shift: [N].
+        norm_weight: [N] of a LayerNorm between the linear and the activation; `norm` says whether there is one.
+        norm_bias: [N].
+        norm: Whether there is a LayerNorm.
+        residual: -1 for none, 0 for the chain's input, i for the output of layer i (counted from 1).
+        norm_eps: Of the LayerNorm.
+        number: Slope of leaky ReLU.
+        input_scale: Calibrated scale of an int8 layer's input, symmetric; 0 when each row finds its own.
+    """
+
+    weight: int
+    bias: int = -1
+    scale: int = -1
+    activation: str = "none"
+    slope: int = -1
+    gate_scale: int = -1
+    gate_shift: int = -1
+    norm_weight: int = -1
+    norm_bias: int = -1
+    norm: bool = False
+    residual: int = -1
+    norm_eps: float = 1e-5
+    number: float = 0.0
+    input_scale: float = 0.0
+
+
+_INTS, _FLOATS = 11, 3
+
+
+def encode(layers: Sequence[Layer]) -> tuple[list[int], list[float]]:
+    """Layers as the flat lists of integers and numbers that the operator takes."""
+    ints: list[int] = []
+    numbers: list[float] = []
+    for layer in layers:
+        values: list[Any] = list(dataclasses.astuple(layer))
+        values[3] = ACTIVATIONS.index(layer.activation)
+        ints += [int(v) for v in values[:_INTS]]
+        numbers += [float(v) for v in values[_INTS:]]
+    return ints, numbers
+
+
+def decode(ints: Sequence[int], numbers: Sequence[float]) -> list[Layer]:
+    """Layers from the flat lists."""
+    layers = []
+    for i in range(len(ints) // _INTS):
+        values: list[Any] = [*ints[i * _INTS : (i + 1) * _INTS], *numbers[i * _FLOATS : (i + 1) * _FLOATS]]
+        values[3] = ACTIVATIONS[values[3]]
+        values[9] = bool(values[9])
+        layers.append(Layer(*values))
+    return layers
+
+
+def quantize_rows(x: torch.Tensor, input_scale: float = 0.0) -> tuple[torch.Tensor, torch.Tensor]:
+    """What an int8 layer makes of its input.
+
+    Args:
+        x: float32 [M, K].
+        input_scale: A calibrated scale, or 0 for each row's own.
+
+    Returns:
+        Integers as float64 [M, K], and the scale [M, 1] float32.
+    """
+    if input_scale > 0:
+        scale = torch.full((x.shape[0], 1), input_scale)
+        return (x * (1 / scale)).round().clamp(-127, 127).double(), scale
+    high, low = x.amax(1, keepdim=True), x.amin(1, keepdim=True)
+    span = torch.maximum(high, -low)
+    levels = torch.where(low >= 0, 255.0, 127.0)
+    inverse = torch.where(span > 0, levels / span, 0.0)
+    return (x * inverse).round().double(), span / levels
+
+
+def activate(y: torch.Tensor, layer: Layer, params: Sequence[torch.Tensor]) -> torch.Tensor:
+    """The layer's activation."""
+    simple: dict[str, Callable[[torch.Tensor], torch.Tensor]] = {
+        "none": lambda v: v,
+        "relu": torch.relu,
+        "gelu": functional.gelu,
+        "gelu-tanh": lambda v: functional.gelu(v, approximate="tanh"),
+        "silu": functional.silu,
+        "sigmoid": torch.sigmoid,
+        "tanh": torch.tanh,
+        "leaky-relu": lambda v: functional.leaky_relu(v, layer.number),
+    }
+    if layer.activation in simple:
+        return simple[layer.activation](y)
+    slope = params[layer.slope]
+    if layer.activation == "prelu":
+        return torch.where(y > 0, y, y * slope)
+    gate = torch.sigmoid(y * params[layer.gate_scale] + params[layer.gate_shift])
+    return gate * y + (1 - gate) * slope * y
+
+
+def _linear(x: torch.Tensor, layer: Layer, params: Sequence[torch.Tensor]) -> torch.Tensor:
+    weight = params[layer.weight]
+    bias = params[layer.bias] if layer.bias >= 0 else None
+    if weight.dtype is torch.float32:
+        return functional.linear(x, weight, bias)
+    if weight.dtype is torch.bfloat16:
+        return functional.linear(x.bfloat16().float(), weight.float(), bias)
+    flat = x.reshape(-1, x.shape[-1])
+    codes, scale = quantize_rows(flat, layer.input_scale)
+    sums = (codes @ weight.double().T).float()
+    y = sums * (scale * params[layer.scale])
+    return (y if bias is None else y + bias).reshape(*x.shape[:-1], weight.shape[0])
+
+
+def reference(x: torch.Tensor, params: list[torch.Tensor], layers: list[int], numbers: list[float]) -> torch.Tensor:
+    """The meaning of `recfx::mlp`, layer by layer."""
+    values = [x]
+    for layer in decode(layers, numbers):
+        y = _linear(values[-1], layer, params)
+        if layer.norm:
+            gamma = params[layer.norm_weight] if layer.norm_weight >= 0 else None
+            beta = params[layer.norm_bias] if layer.norm_bias >= 0 else None
+            y = functional.layer_norm(y, (y.shape[-1],), gamma, beta, layer.norm_eps)
+        y = activate(y, layer, params)
+        values.append(y if layer.residual < 0 else y + values[layer.residual])
+    return values[-1].contiguous()
+
+
+def _fake(x: torch.Tensor, params: list[torch.Tensor], layers: list[int], numbers: list[float]) -> torch.Tensor:
+    last = decode(layers, numbers)[-1]
+    return x.new_empty((*x.shape[:-1], params[last.weight].shape[0]), dtype=torch.float32)
+
+
+mlp = define("mlp(Tensor x, Tensor[] params, int[] layers, float[] numbers) -> Tensor", reference, _fake)
