@@ -1,8 +1,8 @@
 """Row-wise n-bit tables: every row carries its own scale and bias.
 
 One row of a table of dimension D at b bits is `[ceil(D * b / 8) bytes of codes | fp16 scale | fp16 bias]`, the layout of FBGEMM's fused
-n-bit row-wise format (`FloatOrHalfToFusedNBitRowwiseQuantizedSBHalf`). Codes are packed from the lowest bits of a byte upwards; the value of
-a code q is `q * scale + bias`.
+n-bit row-wise format (`FloatOrHalfToFusedNBitRowwiseQuantizedSBHalf`). Codes are packed from the lowest bits of a byte upwards;
+the value of a code q is `q * scale + bias`.
 """
 
 from __future__ import annotations

@@ -10,7 +10,7 @@ from typing import Any
 
 import torch
 
-_LIBRARY = torch.library.Library("recfx", "DEF")
+_LIBRARY = torch.library.Library("recfx", "DEF")  # type: ignore[no-untyped-call]
 
 
 def define(schema: str, reference: Callable[..., Any], fake: Callable[..., Any]) -> Any:
@@ -26,7 +26,8 @@ def define(schema: str, reference: Callable[..., Any], fake: Callable[..., Any])
     """
     name = schema.split("(", 1)[0]
     _LIBRARY.define(  # type: ignore[no-untyped-call]
-        schema, tags=(torch.Tag.pt2_compliant_tag,))
+        schema, tags=(torch.Tag.pt2_compliant_tag,)
+    )
     _LIBRARY.impl(name, reference, "CompositeExplicitAutograd")  # type: ignore[no-untyped-call]
     torch.library.register_fake(f"recfx::{name}", fake, lib=_LIBRARY)
     return getattr(torch.ops.recfx, name).default

@@ -17,7 +17,10 @@ def generator(seed: int) -> torch.Generator:
 
 
 def test_features_survive_their_codec() -> None:
-    features = [Feature(1, 2, 3, 4), Feature(5, 6, 7, 8, -1, lookup.JAGGED, 9, 10, 11, False, 12, lookup.MEAN, 13, 14, 4)]
+    features = [
+        Feature(1, 2, 3, 4),
+        Feature(5, 6, 7, 8, -1, lookup.JAGGED, 9, 10, 11, False, 12, lookup.MEAN, 13, 14, 4),
+    ]
     assert lookup.decode(lookup.encode(features)) == features
 
 
@@ -66,7 +69,14 @@ def test_offsets_outside_their_ids_are_refused(offsets: list[int]) -> None:
     feature = Feature(0, 0, 2, 0, length=lookup.JAGGED, offsets=0)
     with pytest.raises(IndexError, match="offsets"):
         lookup.grouped_lookup(
-            [torch.randn(7, 2)], [torch.tensor([1, 2, 3])], [torch.tensor(offsets)], [], [], lookup.encode([feature]), [], 2
+            [torch.randn(7, 2)],
+            [torch.tensor([1, 2, 3])],
+            [torch.tensor(offsets)],
+            [],
+            [],
+            lookup.encode([feature]),
+            [],
+            2,
         )
 
 
