@@ -1,0 +1,131 @@
+"""The structs of csrc/abi.h, for ctypes."""
+
+from __future__ import annotations
+
+import ctypes
+from enum import IntEnum
+from typing import Any
+
+import torch
+
+RANK, VIEWS, INTS, FLOATS, POINTERS = 4, 8, 48, 24, 12
+
+_i32, _i64 = ctypes.c_int32, ctypes.c_int64
+
+
+class Kind(IntEnum):
+    """Kinds of steps."""
+
+    GEMM = 0
+    LOOKUP = 1
+    DOT = 2
+    FM = 3
+    POINTWISE = 4
+    REDUCE = 5
+    SOFTMAX = 6
+    NORM = 7
+    BMM = 8
+    ATTENTION = 9
+
+
+class Place(IntEnum):
+    """Where a slot's memory is."""
+
+    INPUT = 0
+    OUTPUT = 1
+    TEMP = 2
+    CONST = 3
+
+
+#: torch's dtypes that slots may have. Booleans are bytes.
+DTYPES: dict[torch.dtype, int] = {
+    torch.float32: 0,
+    torch.int64: 1,
+    torch.int32: 2,
+    torch.uint8: 3,
+    torch.bool: 3,
+    torch.bfloat16: 4,
+    torch.float16: 5,
+}
+
+
+class CSlot(ctypes.Structure):
+    """RecfxSlot."""
+
+    _fields_ = (
+        ("kind", _i32),
+        ("dtype", _i32),
+        ("argument", _i32),
+        ("once", _i32),
+        ("row_stride", _i64),
+        ("data", ctypes.c_void_p),
+    )
+
+
+class CView(ctypes.Structure):
+    """RecfxView."""
+
+    _fields_ = (
+        ("slot", _i32),
+        ("rank", _i32),
+        ("offset", _i64),
+        ("size", _i64 * RANK),
+        ("stride", _i64 * RANK),
+    )
+
+
+class CStep(ctypes.Structure):
+    """RecfxStep."""
+
+    _fields_ = (
+        ("kind", _i32),
+        ("once", _i32),
+        ("views", CView * VIEWS),
+        ("out", CView),
+        ("ints", _i64 * INTS),
+        ("floats", ctypes.c_double * FLOATS),
+        ("pointers", ctypes.c_void_p * POINTERS),
+    )
+
+
+class CFeature(ctypes.Structure):
+    """RecfxFeature."""
+
+    _fields_ = (
+        ("rows", ctypes.c_void_p),
+        ("row_count", _i64),
+        ("row_bytes", _i64),
+        ("format", _i32),
+        ("dim", _i32),
+        ("output", _i64),
+        ("ids", _i32),
+        ("offsets", _i32),
+        ("weights", _i32),
+        ("pooling", _i32),
+        ("ids_offset", _i64),
+        ("ids_stride", _i64),
+        ("weights_offset", _i64),
+        ("weights_stride", _i64),
+        ("length", _i64),
+        ("segment", _i64),
+        ("segments", _i64),
+        ("last", _i64),
+        ("padding", _i64),
+        ("base", _i64),
+    )
+
+
+class CError(ctypes.Structure):
+    """RecfxError."""
+
+    _fields_ = (
+        ("code", _i64),
+        ("step", _i64),
+        ("feature", _i64),
+        ("row", _i64),
+        ("value", _i64),
+        ("limit", _i64),
+    )
+
+
+STRUCTS: tuple[Any, ...] = (CSlot, CView, CStep, CFeature, CError)

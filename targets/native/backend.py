@@ -1,0 +1,31 @@
+"""The native backend: recommendation kernels in one shared library, whole regions in one call."""
+
+from __future__ import annotations
+
+from typing import ClassVar
+
+from torch import fx
+
+from recfx.ir.flat import flat_function
+from recfx.ir.program import Program
+from recfx.targets.base import Backend, Lowered, Verdict
+from recfx.targets.eager import EagerBackend
+from recfx.targets.native.library import level, library, missing
+from recfx.targets.native.partition import Partitioner
+
+
+class NativeBackend(Backend):
+    """Runs what it has kernels for in plans of its own, and the rest with torch."""
+
+    name: ClassVar[str] = "native"
+    devices: ClassVar[frozenset[str]] = frozenset({"cpu"})
+
+    def unavailable(self) -> str | None:
+        return missing()
+
+    def supports(self, node: fx.Node) -> Verdict:
+        return EagerBackend().supports(node)
+
+    def lower(self, region: Program) -> Lowered:
+        partition = Partitioner(region, library(), level()).run()
+        return Lowered(self.name, region, flat_function(partition.program))

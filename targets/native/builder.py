@@ -1,0 +1,264 @@
+"""Builds a plan: slots, steps, and where every value lies."""
+
+from __future__ import annotations
+
+import dataclasses
+from collections.abc import Callable, Sequence
+from typing import Any
+
+import torch
+from torch import fx
+
+from recfx.ir.program import get_state
+from recfx.targets.native.abi import DTYPES, RANK, Kind, Place
+from recfx.targets.native.library import Library
+from recfx.targets.native.values import Dim, Unsupported, Value, contiguous, merge, shape_of
+from recfx.targets.native.weights import Packer
+
+
+@dataclasses.dataclass
+class Slot:
+    """A buffer of the plan.
+
+    Attributes:
+        place: Whose memory it is.
+        dtype: Of its elements.
+        width: Elements per batch row.
+        once: Whether it has one row for the whole batch.
+        node: The node whose tensor it is, for inputs and outputs.
+        data: The constant's tensor.
+        jagged: Whether it is an input read by position, not by batch row.
+    """
+
+    place: Place
+    dtype: torch.dtype
+    width: int
+    once: bool
+    node: fx.Node | None = None
+    data: torch.Tensor | None = None
+    jagged: bool = False
+
+
+@dataclasses.dataclass(frozen=True)
+class View:
+    """What a step reads or writes: runs of elements from an offset of a slot's row."""
+
+    slot: int
+    offset: int
+    runs: tuple[tuple[int, int], ...]
+
+
+@dataclasses.dataclass
+class Step:
+    """One call of a kernel; the meaning of numbers and pointers is the kernel's."""
+
+    kind: Kind
+    once: bool
+    views: dict[int, View]
+    out: View
+    ints: list[int] = dataclasses.field(default_factory=list)
+    floats: list[float] = dataclasses.field(default_factory=list)
+    pointers: dict[int, int] = dataclasses.field(default_factory=dict)
+    features: list[dict[str, Any]] = dataclasses.field(default_factory=list)
+
+
+class PlanBuilder:
+    """Collects the steps of one plan.
+
+    Args:
+        module: Holds the constants.
+        library: The kernel library.
+        level: The instruction-set level.
+        batch: The batch's symbol, None when all sizes are fixed.
+        inside: Whether a node may belong to this plan; decides which concatenations producers write into.
+    """
+
+    def __init__(
+        self, module: torch.nn.Module, library: Library, level: str, batch: Any, inside: Callable[[fx.Node], bool]
+    ) -> None:
+        self.module = module
+        self.batch = batch
+        self.packer = Packer(library, level)
+        self.slots: list[Slot] = []
+        self.steps: list[Step] = []
+        self.values: dict[fx.Node, Value] = {}
+        self.lowered: list[fx.Node] = []
+        self.pointwise: dict[int, Any] = {}
+        self._inside = inside
+        self._placed: dict[fx.Node, Value] = {}
+
+    def value(self, node: Any) -> Value:
+        """Where a node's tensor lies; what comes from outside the plan becomes an input, state a constant.
+
+        Raises:
+            Unsupported: It is no tensor, or one that no slot can hold.
+        """
+        if not isinstance(node, fx.Node):
+            raise Unsupported(f"{node!r} is no tensor of the graph")
+        if node not in self.values:
+            self.values[node] = self._constant(node) if node.op == "get_attr" else self._input(node)
+        return self.values[node]
+
+    def tensor(self, node: Any) -> torch.Tensor:
+        """The tensor of a constant.
+
+        Raises:
+            Unsupported: It is not state of the program.
+        """
+        if not isinstance(node, fx.Node) or node.op != "get_attr":
+            raise Unsupported(f"{node} is no constant")
+        state = get_state(self.module, str(node.target))
+        if not isinstance(state, torch.Tensor):
+            raise Unsupported(f"{node} is no tensor")
+        return state.detach()
+
+    def dtype(self, value: Value) -> torch.dtype:
+        """The dtype of a value."""
+        return self.slots[value.slot].dtype
+
+    def shape(self, node: fx.Node) -> list[Dim]:
+        """The dimensions of a node's tensor, strides open."""
+        held = node.meta.get("val")
+        if not isinstance(held, torch.Tensor):
+            raise Unsupported(f"{node} gives no single tensor")
+        if held.device.type != "cpu" or held.layout is not torch.strided:
+            raise Unsupported(f"{node} is not a dense tensor in main memory")
+        return shape_of(held.shape, self.batch)
+
+    def result(self, node: fx.Node, *, anywhere: bool = False) -> Value:
+        """Where a step shall write a node's tensor.
+
+        Args:
+            node: The node.
+            anywhere: Whether the step can write rows that are not side by side; then a concatenation's buffer may be given.
+        """
+        held: torch.Tensor = node.meta["val"]
+        if held.dtype not in (torch.float32, torch.bool):
+            raise Unsupported(f"it gives {held.dtype}")
+        if anywhere and held.dtype is torch.float32:
+            placed = self._place_in_concatenation(node)
+            if placed is not None:
+                return placed
+        return self.temp(self.shape(node), held.dtype)
+
+    def temp(self, shape: Sequence[Dim], dtype: torch.dtype = torch.float32) -> Value:
+        """A new temporary of some shape."""
+        value = contiguous(len(self.slots), shape)
+        self.slots.append(Slot(Place.TEMP, dtype, value.width, not value.batched))
+        return value
+
+    def jagged(self, node: fx.Node) -> int:
+        """The slot of an input that is read by position: values or offsets of a jagged feature."""
+        for number, slot in enumerate(self.slots):
+            if slot.node is node and slot.jagged:
+                return number
+        held: torch.Tensor = node.meta["val"]
+        if held.ndim != 1 or held.dtype not in DTYPES or node in self.lowered:
+            raise Unsupported(f"{node} cannot be read by position")
+        self.slots.append(Slot(Place.INPUT, held.dtype, 0, True, node=node, jagged=True))
+        return len(self.slots) - 1
+
+    def emit(self, kind: Kind, out: Value, out_runs: Sequence[tuple[int, int]], views: dict[int, View], **rest: Any) -> None:
+        """Adds a step."""
+        self.steps.append(Step(kind, not out.batched, views, view(out, out_runs), **rest))
+
+    def copy(self, value: Value, to: Value) -> None:
+        """Copies a value to another place of the same shape."""
+        from recfx.targets.native.rules_pointwise import emit_pointwise
+
+        emit_pointwise(self, [value], to, [], [])
+
+    def compact(self, value: Value) -> Value:
+        """The value with its elements side by side in the order of its dimensions, copied if need be."""
+        if len(merge(value.dims)) <= 1 and all(d.stride for d in value.dims if d.size != 1):
+            return value
+        fresh = self.temp(value.dims, self.dtype(value))
+        self.copy(value, fresh)
+        return fresh
+
+    def _constant(self, node: fx.Node) -> Value:
+        tensor = self.tensor(node).contiguous()
+        if tensor.dtype not in DTYPES:
+            raise Unsupported(f"a constant of dtype {tensor.dtype}")
+        if tensor.device.type != "cpu":
+            raise Unsupported("a constant on another device")
+        value = contiguous(len(self.slots), [Dim(s, 0) for s in tensor.shape])
+        self.packer.keep(tensor)
+        self.slots.append(Slot(Place.CONST, tensor.dtype, tensor.numel(), True, data=tensor))
+        return value
+
+    def _input(self, node: fx.Node) -> Value:
+        if node in self.lowered:
+            raise Unsupported(f"{node} has no place in this plan")
+        shape = self.shape(node)
+        held: torch.Tensor = node.meta["val"]
+        if held.dtype not in DTYPES:
+            raise Unsupported(f"an input of dtype {held.dtype}")
+        if any(d.batch for d in shape[1:]):
+            raise Unsupported(f"the batch is not the first dimension of {node}")
+        value = contiguous(len(self.slots), shape)
+        self.slots.append(Slot(Place.INPUT, held.dtype, value.width, not value.batched, node=node))
+        return value
+
+    def _place_in_concatenation(self, node: fx.Node) -> Value | None:
+        """The columns of the first concatenation that reads a node, if it is to be part of this plan."""
+        for user in node.users:
+            if user in self.values or not self._inside(user):
+                continue
+            try:
+                found = _columns_in(self, node, user)
+            except Unsupported:
+                continue
+            if found is None:
+                continue
+            dim, start = found
+            own, shape = self.shape(node), self.shape(user)
+            if not any(d.batch for d in own):
+                continue
+            whole = self._placed.setdefault(user, self.temp(shape)) if user not in self._placed else self._placed[user]
+            dims = tuple(Dim(d.size, w.stride, d.batch) for d, w in zip(own, whole.dims, strict=True))
+            return Value(whole.slot, whole.offset + start * whole.dims[dim].stride, dims)
+        return None
+
+    def placed(self, node: fx.Node) -> Value | None:
+        """The buffer that producers have written a concatenation into, if any has."""
+        return self._placed.get(node)
+
+
+def _columns_in(builder: PlanBuilder, node: fx.Node, user: fx.Node) -> tuple[int, int] | None:
+    """Dimension and first index of a node's place in a concatenation or in a lookup's output; None when it has no single one."""
+    if user.target is torch.ops.recfx.grouped_lookup.default:
+        dense, copies = user.args[4], user.args[6]
+        columns = [c for source, c in zip(copies[::2], copies[1::2], strict=True) if dense[source] is node]  # type: ignore[index]
+        return (1, columns[0]) if len(columns) == 1 and builder.shape(node)[0].size == 1 else None
+    if user.target is not torch.ops.aten.cat.default:
+        return None
+    parts: Any = user.args[0]
+    given: Any = user.args[1] if len(user.args) > 1 else user.kwargs.get("dim", 0)
+    shape = builder.shape(user)
+    dim = given % len(shape)
+    if shape[dim].batch or parts.count(node) != 1 or any(p.meta["val"].dtype is not torch.float32 for p in parts):
+        return None
+    return dim, sum(builder.shape(p)[dim].size for p in parts[: parts.index(node)])
+
+
+def view(value: Value, runs: Sequence[tuple[int, int]]) -> View:
+    """A view of a value's slot with some runs."""
+    if len(runs) > RANK:
+        raise Unsupported(f"it has more than {RANK} dimensions")
+    return View(value.slot, value.offset, tuple(runs))
+
+
+def rows_of(value: Value) -> View:
+    """A value as rows of its last dimension: [rows, n].
+
+    Raises:
+        Unsupported: The last dimension is not contiguous, is the batch, or the rows do not lie evenly.
+    """
+    last = value.dims[-1]
+    if last.batch or (last.stride != 1 and last.size != 1):
+        raise Unsupported("the last dimension is not contiguous")
+    runs = merge(value.dims[:-1])
+    if len(runs) > 1:
+        raise Unsupported("its rows do not lie evenly")
+    return view(value, [runs[0] if runs else (1, last.size), (last.size, 1)])

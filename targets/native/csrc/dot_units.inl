@@ -1,0 +1,71 @@
+// How a GEMM multiplies: one 32-bit unit of the input against one of the weights, per number format.
+#pragma once
+
+struct DotF32 {
+    using V = vf;
+    static constexpr int64_t depth = 1;
+    static V step(V acc, uint32_t a, const uint32_t* b) {
+        float x;
+        __builtin_memcpy(&x, &a, 4);
+        return acc + x * load_as<vf>(b);
+    }
+};
+
+#if RECFX_HAS_BF16
+struct DotBF16 {
+    using V = vf;
+    static constexpr int64_t depth = 2;
+    static V step(V acc, uint32_t a, const uint32_t* b) {
+        return (vf)_mm512_dpbf16_ps((__m512)acc, (__m512bh)_mm512_set1_epi32(int32_t(a)), (__m512bh)load_as<vi>(b));
+    }
+};
+#else
+using DotBF16 = DotF32;  // weights are kept as the float32 values of their bfloat16 numbers
+#endif
+
+#if RECFX_HAS_VNNI
+struct DotI8 {
+    using V = vi;
+    static constexpr int64_t depth = 4;
+    static constexpr bool shifted = true;  // signed inputs are stored plus 128, and the weights' column sums take it back
+    static V step(V acc, uint32_t a, const uint32_t* b) {
+        return (vi)_mm512_dpbusd_epi32((__m512i)acc, _mm512_set1_epi32(int32_t(a)), (__m512i)load_as<vi>(b));
+    }
+};
+#elif RECFX_HAS_MADD512
+struct DotI8 {
+    using V = vi;
+    static constexpr int64_t depth = 2;
+    static constexpr bool shifted = false;
+    static V step(V acc, uint32_t a, const uint32_t* b) {
+        return acc + (vi)_mm512_madd_epi16(_mm512_set1_epi32(int32_t(a)), (__m512i)load_as<vi>(b));
+    }
+};
+#elif RECFX_HAS_MADD256
+struct DotI8 {
+    using V = vi;
+    static constexpr int64_t depth = 2;
+    static constexpr bool shifted = false;
+    static V step(V acc, uint32_t a, const uint32_t* b) {
+        return acc + (vi)_mm256_madd_epi16(_mm256_set1_epi32(int32_t(a)), (__m256i)load_as<vi>(b));
+    }
+};
+#else
+struct DotI8 {
+    using V = vi;
+    static constexpr int64_t depth = 1;
+    static constexpr bool shifted = false;
+    static V step(V acc, uint32_t a, const uint32_t* b) { return acc + int32_t(a) * load_as<vi>(b); }
+};
+#endif
+
+// `depth` small integers as one unit.
+template <class D>
+inline uint32_t unit_of_integers(const int32_t* q) {
+    if constexpr (D::depth == 4)
+        return uint32_t(uint8_t(q[0])) | uint32_t(uint8_t(q[1])) << 8 | uint32_t(uint8_t(q[2])) << 16 | uint32_t(uint8_t(q[3])) << 24;
+    else if constexpr (D::depth == 2)
+        return uint32_t(uint16_t(q[0])) | uint32_t(uint16_t(q[1])) << 16;
+    else
+        return uint32_t(q[0]);
+}

@@ -1,0 +1,94 @@
+// What one instruction-set level offers, and what a running step sees.
+#pragma once
+#include <atomic>
+#include <cstddef>
+#include "abi.h"
+
+namespace recfx {
+
+// A slot while a plan runs: where batch row `first_row` lies.
+struct Bound {
+    char* base;
+    int64_t first_row;
+    int64_t row_stride;  // elements
+    int64_t count;       // elements of a jagged input, for its bounds
+    int32_t dtype;
+};
+
+// Scratch that grows and is kept; one per thread.
+class Scratch {
+  public:
+    ~Scratch();
+    void* at_least(size_t bytes);  // 64-byte aligned; nullptr when there is no memory
+
+  private:
+    void* memory_ = nullptr;
+    size_t size_ = 0;
+};
+
+struct Errors {
+    std::atomic<int64_t> raised{0};
+    RecfxError first{};
+    void raise(const RecfxError& error);  // keeps the first
+};
+
+// A range of work: batch rows [begin, end); with `parts` > 1, only the part `part` of it, split in whatever way suits the step.
+struct Range {
+    int64_t begin, end;
+    int64_t part, parts;
+    int64_t batch;  // rows of the whole call
+};
+
+struct Context {
+    const Bound* slots;
+    Scratch* scratch;
+    Errors* errors;
+    int64_t step;
+};
+
+inline int64_t size_of(int32_t dtype) {
+    switch (dtype) {
+        case RECFX_I64: return 8;
+        case RECFX_U8: return 1;
+        case RECFX_BF16:
+        case RECFX_F16: return 2;
+        default: return 4;
+    }
+}
+
+// The address of a view's first element in batch row `row`.
+template <class T>
+inline T* at(const Context& context, const RecfxView& view, int64_t row) {
+    const Bound& slot = context.slots[view.slot];
+    const int64_t element = (row - slot.first_row) * slot.row_stride + view.offset;
+    return reinterpret_cast<T*>(slot.base + element * size_of(slot.dtype));
+}
+
+// [begin, end) of part `part` when `count` things are split in `parts`.
+inline void split(int64_t count, int64_t part, int64_t parts, int64_t& begin, int64_t& end) {
+    begin = count * part / parts;
+    end = count * (part + 1) / parts;
+}
+
+using StepFunction = void (*)(const RecfxStep&, const Context&, const Range&);
+
+// Shapes of packed weights: panels of `columns` columns, `depth` consecutive inputs in one 32-bit unit.
+struct Packing {
+    int64_t columns;
+    int64_t depth_f32, depth_bf16, depth_i8;
+};
+
+struct Level {
+    const char* name;
+    Packing packing;
+    StepFunction steps[RECFX_STEP_KINDS];
+    // Packs W [n, k] of a dtype (0 float32, 1 bfloat16 given as float32, 2 int8) into panels; sizes by packed_units.
+    void (*pack)(int32_t format, const void* weight, int64_t n, int64_t k, uint32_t* packed);
+};
+
+const Level* level_avx512_bf16();
+const Level* level_avx512();
+const Level* level_avx2();
+const Level* level_portable();
+
+}  // namespace recfx

@@ -1,0 +1,41 @@
+// One instruction-set level: everything of the kernels, compiled with that level's flags in a namespace of its own.
+#include "kernels.h"
+#if defined(__x86_64__)
+#include <immintrin.h>
+#endif
+
+#if defined(__AVX512BF16__) && RECFX_LANES == 16
+#define RECFX_HAS_BF16 1
+#endif
+#if defined(__AVX512VNNI__) && RECFX_LANES == 16
+#define RECFX_HAS_VNNI 1
+#endif
+#if defined(__AVX512BW__) && RECFX_LANES == 16
+#define RECFX_HAS_MADD512 1
+#endif
+#if defined(__AVX2__) && RECFX_LANES == 8
+#define RECFX_HAS_MADD256 1
+#endif
+
+namespace recfx {
+namespace {
+#include "simd.h"
+#include "activation.inl"
+#include "dot_units.inl"
+#include "pack.inl"
+#include "convert.inl"
+#include "gemm.inl"
+#include "lookup.inl"
+#include "interaction.inl"
+#include "pointwise.inl"
+#include "rows.inl"
+#include "bmm.inl"
+
+const Level level = {
+    RECFX_LEVEL_NAME,
+    {PANEL, DotF32::depth, DotBF16::depth, DotI8::depth},
+    {gemm_step, lookup_step, dot_step, fm_step, pointwise_step, reduce_step, softmax_step, norm_step, bmm_step, attention_step},
+    pack,
+};
+}  // namespace
+}  // namespace recfx

@@ -1,0 +1,5 @@
+#define RECFX_LANES 16
+#define RECFX_LEVEL_NAME "avx512_bf16"
+#include "level.inl"
+
+const recfx::Level* recfx::level_avx512_bf16() { return &level; }

@@ -1,0 +1,240 @@
+// Runs plans: binds slots to memory, takes blocks of batch rows through all steps, on one thread or a team.
+#include "plan.h"
+
+#include <atomic>
+#include <cstdlib>
+#include <map>
+#include <new>
+#include <utility>
+#include <vector>
+
+#include "kernels.h"
+#include "levels.h"
+#include "pool.h"
+
+namespace recfx {
+
+Scratch::~Scratch() { std::free(memory_); }
+
+void* Scratch::at_least(size_t bytes) {
+    if (bytes > size_) {
+        std::free(memory_);
+        size_ = 0;
+        const size_t rounded = (bytes + 4095) / 4096 * 4096;
+        memory_ = std::aligned_alloc(64, rounded);
+        if (memory_) size_ = rounded;
+    }
+    return memory_;
+}
+
+void Errors::raise(const RecfxError& error) {
+    int64_t none = 0;
+    if (raised.compare_exchange_strong(none, -1)) {
+        first = error;
+        raised.store(error.code, std::memory_order_release);
+    }
+}
+
+namespace {
+
+struct Thread {
+    Scratch temps, scratch;
+};
+thread_local Thread mine;
+thread_local RecfxError last_error;
+
+constexpr int64_t FEW_ROWS = 24;  // up to here a team shares every step; above, it shares the rows
+
+}  // namespace
+
+struct Group {
+    bool once;
+    int64_t bytes;  // a batch row
+    std::vector<size_t> slots;
+};
+
+struct Plan {
+    const Level* level;
+    std::vector<RecfxSlot> slots;
+    std::vector<RecfxStep> steps;
+    int64_t block, arguments;
+    int64_t inner = 1;                // rows of the widest product per batch row
+    std::vector<Group> groups;
+    bool has_once = false;
+
+    int64_t temps(int64_t rows, std::vector<int64_t>* offsets, bool once) const;
+};
+
+// Where each temporary lies when `rows` rows are worked on; the total in bytes. Slots of the other kind keep their offset. Temporaries of one group
+// (the number in `data`) are never alive together and share their memory.
+int64_t Plan::temps(int64_t rows, std::vector<int64_t>* offsets, bool once) const {
+    int64_t total = 0;
+    for (const Group& group : groups) {
+        if (group.once != once) continue;
+        if (offsets)
+            for (const size_t slot : group.slots) (*offsets)[slot] = total;
+        total += (group.bytes * (once ? 1 : rows) + 128) / 64 * 64;
+    }
+    return total;
+}
+
+namespace {
+
+struct Call {
+    const Plan& plan;
+    int64_t batch, threads, block;
+    const int64_t *pointers, *counts;
+    Errors errors;
+    std::atomic<int64_t> next{0};
+    Barrier barrier;
+    char *shared = nullptr, *shared_rows = nullptr;  // temporaries of the once steps; of all rows, when a team shares the steps
+    bool share_steps;
+
+    Call(const Plan& p, int64_t b, int64_t t, const int64_t* ptrs, const int64_t* cnts)
+        : plan(p), batch(b), threads(t), block(p.block), pointers(ptrs), counts(cnts), barrier(t),
+          share_steps(b * p.inner <= FEW_ROWS || b < t) {}
+};
+
+// Slots bound to memory: inputs and outputs to the caller's, temporaries to `once_temps` and `row_temps` (whose first row is `first_row`).
+void bind(const Call& call, std::vector<Bound>& bound, char* once_temps, char* row_temps, int64_t rows, int64_t first_row) {
+    const Plan& plan = call.plan;
+    std::vector<int64_t> offsets(plan.slots.size(), 0);
+    plan.temps(rows, &offsets, true);
+    plan.temps(rows, &offsets, false);
+    bound.resize(plan.slots.size());
+    for (size_t i = 0; i < plan.slots.size(); ++i) {
+        const RecfxSlot& slot = plan.slots[i];
+        Bound& b = bound[i];
+        b = {nullptr, 0, slot.row_stride, 0, slot.dtype};
+        if (slot.kind == RECFX_TEMP) {
+            b.base = (slot.once ? once_temps : row_temps) + offsets[i];
+            b.first_row = slot.once ? 0 : first_row;
+        } else if (slot.kind == RECFX_CONST) {
+            b.base = static_cast<char*>(slot.data);
+        } else {
+            b.base = reinterpret_cast<char*>(call.pointers[slot.argument]);
+            b.count = call.counts ? call.counts[slot.argument] : 0;
+        }
+    }
+}
+
+void run_steps(Call& call, const std::vector<Bound>& bound, bool once, Range range, bool meet) {
+    Context context{bound.data(), &mine.scratch, &call.errors, 0};
+    for (size_t i = 0; i < call.plan.steps.size(); ++i) {
+        const RecfxStep& step = call.plan.steps[i];
+        if (bool(step.once) != once) continue;
+        context.step = int64_t(i);
+        call.plan.level->steps[step.kind](step, context, range);
+        if (meet) call.barrier.wait();
+    }
+}
+
+void member(void* state, int64_t m) {
+    Call& call = *static_cast<Call*>(state);
+    std::vector<Bound> bound;
+    if (call.plan.has_once || call.share_steps) {
+        bind(call, bound, call.shared, call.shared_rows, call.batch, 0);
+        if (call.plan.has_once) run_steps(call, bound, true, {0, 1, m, call.threads, call.batch}, call.threads > 1);
+    }
+    if (call.share_steps) return run_steps(call, bound, false, {0, call.batch, m, call.threads, call.batch}, call.threads > 1);
+    const int64_t blocks = (call.batch + call.block - 1) / call.block;
+    char* temps = static_cast<char*>(mine.temps.at_least(size_t(call.plan.temps(call.block, nullptr, false)) + 64));
+    if (!temps) return call.errors.raise({3, 0, 0, 0, 0, 0});
+    for (int64_t b; (b = call.next.fetch_add(1)) < blocks;) {
+        int64_t begin, end;
+        split(call.batch, b, blocks, begin, end);
+        bind(call, bound, call.shared, temps, call.block, begin);
+        run_steps(call, bound, false, {begin, end, 0, 1, call.batch}, false);
+        if (call.errors.raised.load(std::memory_order_acquire)) return;
+    }
+}
+
+int64_t execute(const Plan& plan, int64_t batch, int64_t threads, const int64_t* pointers, const int64_t* counts) {
+    if (batch < 1) return 0;
+    Call call(plan, batch, threads, pointers, counts);
+    if (threads > 1 && !call.share_steps) {
+        const int64_t share = (batch + threads - 1) / threads;
+        call.block = call.block < share ? call.block : share;
+    }
+    const int64_t once = plan.temps(batch, nullptr, true), rows = call.share_steps ? plan.temps(batch, nullptr, false) : 0;
+    // The calling thread's own memory, apart from `temps`, which its part of the blocks uses.
+    thread_local Scratch shared;
+    if (once + rows) {
+        call.shared = static_cast<char*>(shared.at_least(size_t(once + rows) + 128));
+        if (!call.shared) call.errors.raise({3, 0, 0, 0, once + rows, 0});
+        call.shared_rows = call.shared + (once + 63) / 64 * 64;
+    }
+    if (!call.errors.raised.load()) {
+        if (threads == 1 || !run_team(threads, member, &call)) {
+            if (threads > 1) {
+                Call alone(plan, batch, 1, pointers, counts);
+                alone.shared = call.shared;
+                alone.shared_rows = call.shared_rows;
+                alone.share_steps = call.share_steps;
+                alone.block = call.block;
+                member(&alone, 0);
+                if (alone.errors.raised.load()) call.errors.raise(alone.errors.first);
+            } else {
+                member(&call, 0);
+            }
+        }
+    }
+    const int64_t code = call.errors.raised.load();
+    if (code) last_error = call.errors.first;
+    return code;
+}
+
+}  // namespace
+}  // namespace recfx
+
+using recfx::Plan;
+
+extern "C" {
+
+int64_t recfx_struct_bytes(int32_t which) {
+    const size_t sizes[] = {sizeof(RecfxSlot), sizeof(RecfxView), sizeof(RecfxStep), sizeof(RecfxFeature), sizeof(RecfxError)};
+    return which >= 0 && which < 5 ? int64_t(sizes[which]) : -1;
+}
+
+void* recfx_plan_new(const char* name, const RecfxSlot* slots, int64_t slot_count, const RecfxStep* steps, int64_t step_count, int64_t block,
+                     int64_t arguments) {
+    const recfx::Level* level = recfx::find_level(name);
+    if (!level) return nullptr;
+    try {
+        auto* plan = new Plan{level, {slots, slots + slot_count}, {steps, steps + step_count}, block < 1 ? 1 : block, arguments, 1, {}, false};
+        std::map<std::pair<int64_t, bool>, recfx::Group> groups;
+        for (size_t i = 0; i < plan->slots.size(); ++i) {
+            const RecfxSlot& slot = plan->slots[i];
+            if (slot.kind != RECFX_TEMP) continue;
+            recfx::Group& group = groups[{int64_t(reinterpret_cast<intptr_t>(slot.data)), bool(slot.once)}];
+            // A temporary's row width is kept in `argument`: it has no caller's pointer.
+            const int64_t bytes = int64_t(slot.argument) * recfx::size_of(slot.dtype);
+            group.once = slot.once;
+            group.bytes = bytes > group.bytes ? bytes : group.bytes;
+            group.slots.push_back(i);
+        }
+        for (auto& group : groups) plan->groups.push_back(group.second);
+        for (const RecfxStep& step : plan->steps) {
+            plan->has_once |= step.once != 0;
+            if (step.kind == RECFX_GEMM && step.views[0].size[0] > plan->inner && !step.once) plan->inner = step.views[0].size[0];
+        }
+        return plan;
+    } catch (const std::bad_alloc&) {
+        return nullptr;
+    }
+}
+
+void recfx_plan_free(void* plan) { delete static_cast<Plan*>(plan); }
+
+int64_t recfx_run(void* plan, int64_t batch, int64_t threads, const int64_t* pointers, const int64_t* counts) {
+    return recfx::execute(*static_cast<Plan*>(plan), batch, threads, pointers, counts);
+}
+
+int64_t recfx_run8(void* plan, int64_t batch, int64_t threads, int64_t a0, int64_t a1, int64_t a2, int64_t a3, int64_t a4, int64_t a5, int64_t a6,
+                   int64_t a7) {
+    const int64_t pointers[] = {a0, a1, a2, a3, a4, a5, a6, a7};
+    return recfx::execute(*static_cast<Plan*>(plan), batch, threads, pointers, nullptr);
+}
+
+void recfx_last_error(RecfxError* error) { *error = recfx::last_error; }
+}

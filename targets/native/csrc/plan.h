@@ -1,0 +1,34 @@
+// The plain C functions of the library.
+#pragma once
+#include "abi.h"
+
+#define RECFX_API __attribute__((visibility("default")))
+
+extern "C" {
+
+// The levels this processor can run, best first, separated by commas.
+RECFX_API const char* recfx_levels();
+
+// Columns of a panel and inputs in a unit, by format (0 float32, 1 bfloat16, 2 int8), of a level; -1 when there is no such level here.
+RECFX_API int64_t recfx_panel_columns(const char* level);
+RECFX_API int64_t recfx_unit_depth(const char* level, int32_t format);
+RECFX_API void recfx_pack(const char* level, int32_t format, const void* weight, int64_t n, int64_t k, uint32_t* packed);
+
+// Sizes of the structs, so that the caller can check that both sides agree.
+RECFX_API int64_t recfx_struct_bytes(int32_t which);
+
+// A plan over copies of the slots and steps. `block` is how many batch rows are taken through all steps at once. nullptr: no such level, or no memory.
+RECFX_API void* recfx_plan_new(const char* level, const RecfxSlot* slots, int64_t slot_count, const RecfxStep* steps, int64_t step_count, int64_t block,
+                     int64_t arguments);
+RECFX_API void recfx_plan_free(void* plan);
+
+// Runs a plan for `batch` rows on up to `threads` threads. pointers: one per argument; counts: their elements. Returns 0, or the error's code.
+RECFX_API int64_t recfx_run(void* plan, int64_t batch, int64_t threads, const int64_t* pointers, const int64_t* counts);
+
+// The same with up to 8 arguments and no jagged ones, for callers to whom an array costs more than parameters.
+RECFX_API int64_t recfx_run8(void* plan, int64_t batch, int64_t threads, int64_t a0, int64_t a1, int64_t a2, int64_t a3, int64_t a4, int64_t a5, int64_t a6,
+                   int64_t a7);
+
+// What went wrong in the last run that failed on this thread.
+RECFX_API void recfx_last_error(RecfxError* error);
+}

@@ -1,0 +1,151 @@
+// Element-wise arithmetic: a short program of operations over registers of a few vectors, so that a chain of them reads and writes memory once.
+//
+// ints: count of operations, then (operation, left, right) each; registers 0..7 are the views, the result of operation i is register 8 + i.
+// floats: the constant of each operation that has one. Inputs are float32, or integers and booleans turned to float32.
+#pragma once
+
+constexpr int64_t LANES = 64, LINES = LANES / W, REGISTERS = RECFX_VIEWS + (RECFX_INTS - 1) / 3;
+
+struct Register {
+    vf v[LINES];
+};
+
+template <class F>
+inline void each(Register& to, F f) {
+    for (int i = 0; i < LINES; ++i) to.v[i] = f(i);
+}
+inline vf truth(vi mask) { return mask ? splat(1.0f) : splat(0.0f); }
+
+inline vf power(vf x, float exponent) {
+    if (exponent == 2.0f) return x * x;
+    if (exponent == 3.0f) return x * x * x;
+    if (exponent == 0.5f || exponent == -0.5f) {
+        vf r = {};
+        for (int i = 0; i < W; ++i) r[i] = __builtin_sqrtf(x[i]);
+        return exponent < 0 ? 1.0f / r : r;
+    }
+    vf r = {};
+    for (int i = 0; i < W; ++i) r[i] = __builtin_powf(x[i], exponent);
+    return r;
+}
+
+inline void operate(int64_t op, Register& to, const Register& a, const Register& b, float c) {
+    switch (op) {
+        case 0: return each(to, [&](int i) { return a.v[i] + b.v[i]; });
+        case 1: return each(to, [&](int i) { return a.v[i] - b.v[i]; });
+        case 2: return each(to, [&](int i) { return a.v[i] * b.v[i]; });
+        case 3: return each(to, [&](int i) { return a.v[i] / b.v[i]; });
+        case 4: return each(to, [&](int i) { return a.v[i] + c; });
+        case 5: return each(to, [&](int i) { return a.v[i] * c; });
+        case 6: return each(to, [&](int i) { return c - a.v[i]; });
+        case 7: return each(to, [&](int i) { return c / a.v[i]; });
+        case 8: return each(to, [&](int i) { return a.v[i] < 0.0f ? splat(0.0f) : a.v[i]; });
+        case 9: return each(to, [&](int i) { return gelu(a.v[i]); });
+        case 10: return each(to, [&](int i) { return gelu_tanh(a.v[i]); });
+        case 11: return each(to, [&](int i) { return a.v[i] * sigmoid(a.v[i]); });
+        case 12: return each(to, [&](int i) { return sigmoid(a.v[i]); });
+        case 13: return each(to, [&](int i) { return tanh_(a.v[i]); });
+        case 14: return each(to, [&](int i) { return exponential(a.v[i]); });
+        case 15: return each(to, [&](int i) { return power(a.v[i], c); });
+        case 16: return each(to, [&](int i) { return -a.v[i]; });
+        case 17: return each(to, [&](int i) { return magnitude(a.v[i]); });
+        case 18: return each(to, [&](int i) { return a.v[i] < c ? splat(c) : a.v[i]; });
+        case 19: return each(to, [&](int i) { return a.v[i] > c ? splat(c) : a.v[i]; });
+        case 20: return each(to, [&](int i) { return truth(a.v[i] == c); });
+        case 21: return each(to, [&](int i) { return truth(a.v[i] != c); });
+        case 22: return each(to, [&](int i) { return truth(a.v[i] > c); });
+        case 23: return each(to, [&](int i) { return truth(a.v[i] >= c); });
+        case 24: return each(to, [&](int i) { return truth(a.v[i] < c); });
+        case 25: return each(to, [&](int i) { return truth(a.v[i] <= c); });
+        case 26: return each(to, [&](int i) { return truth(a.v[i] == 0.0f); });                       // not
+        case 27: return each(to, [&](int i) { return a.v[i] != 0.0f ? splat(c) : b.v[i]; });          // masked_fill(b, a, c)
+        case 28: return each(to, [&](int i) { return a.v[i] > 0.0f ? a.v[i] : a.v[i] * c; });         // leaky relu
+        case 29: return each(to, [&](int i) { return a.v[i] > 0.0f ? a.v[i] : a.v[i] * b.v[i]; });    // prelu
+        case 30: return each(to, [&](int i) { return (a.v[i] < b.v[i] || b.v[i] != b.v[i]) ? b.v[i] : a.v[i]; });  // maximum
+        case 31: return each(to, [&](int i) { return (a.v[i] > b.v[i] || b.v[i] != b.v[i]) ? b.v[i] : a.v[i]; });  // minimum
+        case 32: return each(to, [&](int i) { return a.v[i] / c; });
+        case 34: return each(to, [&](int i) { return a.v[i] * a.v[i]; });
+        default: to = a;
+    }
+}
+
+template <class T>
+inline void widen(const char* base, int64_t first, int64_t stride, int64_t count, float* to) {
+    const T* p = reinterpret_cast<const T*>(base);
+    for (int64_t i = 0; i < count; ++i) to[i] = float(p[first + i * stride]);
+}
+
+// `count` elements of a view's innermost dimension.
+inline void read(const Bound& slot, int64_t first, int64_t stride, int64_t count, Register& to) {
+    float* lanes = reinterpret_cast<float*>(&to);
+    switch (slot.dtype) {
+        case RECFX_I64: return widen<int64_t>(slot.base, first, stride, count, lanes);
+        case RECFX_I32: return widen<int32_t>(slot.base, first, stride, count, lanes);
+        case RECFX_U8: return widen<uint8_t>(slot.base, first, stride, count, lanes);
+        default: break;
+    }
+    const float* p = reinterpret_cast<const float*>(slot.base) + first;
+    if (stride == 1) {
+        __builtin_memcpy(lanes, p, size_t(count) * 4);
+    } else if (stride == 0) {
+        for (auto& line : to.v) line = splat(*p);
+    } else {
+        for (int64_t i = 0; i < count; ++i) lanes[i] = p[i * stride];
+    }
+}
+
+inline void write(const Bound& slot, int64_t first, int64_t stride, int64_t count, const Register& from) {
+    const float* lanes = reinterpret_cast<const float*>(&from);
+    if (slot.dtype == RECFX_U8) {
+        for (int64_t i = 0; i < count; ++i) reinterpret_cast<uint8_t*>(slot.base)[first + i * stride] = lanes[i] != 0.0f;
+        return;
+    }
+    float* p = reinterpret_cast<float*>(slot.base) + first;
+    if (stride == 1) __builtin_memcpy(p, lanes, size_t(count) * 4);
+    else
+        for (int64_t i = 0; i < count; ++i) p[i * stride] = lanes[i];
+}
+
+void pointwise_step(const RecfxStep& step, const Context& context, const Range& range) {
+    int64_t begin, end;
+    split(range.end - range.begin, range.part, range.parts, begin, end);
+    const RecfxView& out = step.out;
+    const int64_t operations = step.ints[0];
+    int64_t views = 0;
+    while (views < RECFX_VIEWS && step.views[views].slot >= 0) ++views;
+    Register registers[REGISTERS];
+    int64_t element[RECFX_VIEWS + 1];
+    auto start = [&](const RecfxView& v, int64_t row) {
+        const Bound& slot = context.slots[v.slot];
+        return (row - slot.first_row) * slot.row_stride + v.offset;
+    };
+    for (int64_t row = range.begin + begin; row < range.begin + end; ++row)
+        for (int64_t i = 0; i < out.size[0]; ++i)
+            for (int64_t j = 0; j < out.size[1]; ++j)
+                for (int64_t k = 0; k < out.size[2]; ++k) {
+                    auto inner = [&](const RecfxView& v) { return start(v, row) + i * v.stride[0] + j * v.stride[1] + k * v.stride[2]; };
+                    for (int64_t v = 0; v < views; ++v) element[v] = inner(step.views[v]);
+                    const int64_t to = inner(out), n = out.size[3];
+                    for (int64_t l = 0; l < n; l += LANES) {
+                        const int64_t count = n - l < LANES ? n - l : LANES;
+                        for (int64_t v = 0; v < views; ++v) {
+                            const int64_t stride = step.views[v].stride[3];
+                            read(context.slots[step.views[v].slot], element[v] + l * stride, stride, count, registers[v]);
+                        }
+                        const Register* result = &registers[0];
+                        for (int64_t o = 0; o < operations; ++o) {
+                            const int64_t* code = step.ints + 1 + 3 * o;
+                            Register& target = registers[RECFX_VIEWS + o];
+                            const Register &a = registers[code[1]], &b = registers[code[2]];
+                            if (code[0] == 33) {  // where(a, b, third): the constant is the third's number
+                                const Register& other = registers[int64_t(step.floats[o])];
+                                each(target, [&](int line) { return a.v[line] != 0.0f ? b.v[line] : other.v[line]; });
+                            } else {
+                                operate(code[0], target, a, b, float(step.floats[o]));
+                            }
+                            result = &target;
+                        }
+                        write(context.slots[out.slot], to + l * out.stride[3], out.stride[3], count, *result);
+                    }
+                }
+}

@@ -1,0 +1,112 @@
+// Along one axis: reductions, softmax and layer norm.
+#pragma once
+
+// ints: 0 sum, 1 mean, 2 max, 3 min. views: x [outer, r, inner]; out [outer, inner].
+void reduce_step(const RecfxStep& step, const Context& context, const Range& range) {
+    int64_t begin, end;
+    split(range.end - range.begin, range.part, range.parts, begin, end);
+    const RecfxView &x = step.views[0], &out = step.out;
+    const int64_t kind = step.ints[0], outer = x.size[0], r = x.size[1], inner = x.size[2];
+    auto combine = [kind](vf a, vf b) {
+        if (kind < 2) return a + b;
+        return kind == 2 ? ((a < b) | (b != b) ? b : a) : ((a > b) | (b != b) ? b : a);
+    };
+    const float factor = kind == 1 ? 1.0f / float(r) : 1.0f;
+    for (int64_t row = range.begin + begin; row < range.begin + end; ++row)
+        for (int64_t o = 0; o < outer; ++o) {
+            const float* p = at<const float>(context, x, row) + o * x.stride[0];
+            float* to = at<float>(context, out, row) + o * out.stride[0];
+            if (inner == 1 && x.stride[1] == 1) {
+                vf acc = r >= W ? load(p) : load_some(p, r);
+                int64_t i = W;
+                for (; i + W <= r; i += W) acc = combine(acc, load(p + i));
+                const int64_t lanes = r < W ? r : W;
+                float total = acc[0];
+                if (kind < 2) total = sum_lanes(acc);
+                else
+                    for (int64_t l = 1; l < lanes; ++l) total = combine(splat(total), splat(acc[l]))[0];
+                for (; i < r; ++i) total = combine(splat(total), splat(p[i]))[0];
+                *to = kind == 1 ? total / float(r) : total;
+                continue;
+            }
+            for (int64_t c = 0; c < inner; c += W) {
+                const int64_t left = inner - c;
+                auto get = [&](int64_t i) { return left >= W ? load(p + i * x.stride[1] + c) : load_some(p + i * x.stride[1] + c, left); };
+                vf acc = get(0);
+                for (int64_t i = 1; i < r; ++i) acc = combine(acc, get(i));
+                if (kind == 1) acc = acc * factor;
+                if (left >= W) store(to + c, acc);
+                else store_some(to + c, acc, left);
+            }
+        }
+}
+
+// Softmax of n numbers, in place or not.
+inline void softmax_row(const float* x, float* to, int64_t n) {
+    float high = x[0];
+    for (int64_t i = 1; i < n; ++i) high = x[i] > high ? x[i] : high;
+    vf total = {};
+    for (int64_t i = 0; i < n; i += W) {
+        const int64_t left = n - i;
+        if (left >= W) {
+            const vf e = exponential(load(x + i) - high);
+            store(to + i, e);
+            total = total + e;
+        } else {
+            const vf e = exponential(load_some(x + i, left) - high);
+            store_some(to + i, e, left);
+            total = total + load_some(to + i, left);
+        }
+    }
+    const float factor = 1.0f / sum_lanes(total);
+    for (int64_t i = 0; i < n; ++i) to[i] *= factor;
+}
+
+// views: x [outer, n]; out likewise, the last dimension contiguous.
+void softmax_step(const RecfxStep& step, const Context& context, const Range& range) {
+    int64_t begin, end;
+    split(range.end - range.begin, range.part, range.parts, begin, end);
+    const RecfxView &x = step.views[0], &out = step.out;
+    for (int64_t row = range.begin + begin; row < range.begin + end; ++row)
+        for (int64_t o = 0; o < x.size[0]; ++o)
+            softmax_row(at<const float>(context, x, row) + o * x.stride[0], at<float>(context, out, row) + o * out.stride[0], x.size[1]);
+}
+
+// y = activation(norm(x) * weight + bias) + residual over the last of [outer, n].
+// ints: 0 whether there is a weight, 3 activation. floats: 0 eps. pointers: 7 weight, 8 bias. views: 0 x, 2 residual.
+void norm_step(const RecfxStep& step, const Context& context, const Range& range) {
+    int64_t begin, end;
+    split(range.end - range.begin, range.part, range.parts, begin, end);
+    const RecfxView &x = step.views[0], &add = step.views[2], &out = step.out;
+    const int64_t n = x.size[1];
+    const auto* weight = static_cast<const float*>(step.pointers[7]);
+    const auto* bias = static_cast<const float*>(step.pointers[8]);
+    const Activation activation = activation_of(step, step.ints[3]);
+    for (int64_t row = range.begin + begin; row < range.begin + end; ++row)
+        for (int64_t o = 0; o < x.size[0]; ++o) {
+            const float* p = at<const float>(context, x, row) + o * x.stride[0];
+            const float* residual = add.slot >= 0 ? at<const float>(context, add, row) + o * add.stride[0] : nullptr;
+            float* to = at<float>(context, out, row) + o * out.stride[0];
+            vf total = {};
+            for (int64_t i = 0; i < n; i += W) total = total + (n - i >= W ? load(p + i) : load_some(p + i, n - i));
+            const float mean = sum_lanes(total) / float(n);
+            vf squares = {};
+            for (int64_t i = 0; i < n; i += W) {
+                vf d = (n - i >= W ? load(p + i) : load_some(p + i, n - i)) - mean;
+                if (n - i < W)
+                    for (int64_t l = n - i; l < W; ++l) d[l] = 0;
+                squares = squares + d * d;
+            }
+            const float inverse = 1.0f / __builtin_sqrtf(sum_lanes(squares) / float(n) + float(step.floats[0]));
+            for (int64_t i = 0; i < n; i += W) {
+                const int64_t left = n - i;
+                vf y = ((left >= W ? load(p + i) : load_some(p + i, left)) - mean) * inverse;
+                if (weight) y = y * load(weight + i);
+                if (bias) y = y + load(bias + i);
+                if (activation.kind) y = activate(y, activation, i);
+                if (residual) y = y + (left >= W ? load(residual + i) : load_some(residual + i, left));
+                if (left >= W) store(to + i, y);
+                else store_some(to + i, y, left);
+            }
+        }
+}

@@ -1,0 +1,153 @@
+// Vectors of W lanes in the compiler's own vector extension, so that one source serves every level. Included once per level, inside its namespace.
+#pragma once
+
+constexpr int W = RECFX_LANES;
+typedef float vf __attribute__((vector_size(W * 4)));
+typedef int32_t vi __attribute__((vector_size(W * 4)));
+typedef uint32_t vu __attribute__((vector_size(W * 4)));
+
+template <class V, class T>
+inline V load_as(const T* p) {
+    V v;
+    __builtin_memcpy(&v, p, sizeof v);
+    return v;
+}
+inline vf load(const float* p) { return load_as<vf>(p); }
+inline void store(float* p, vf v) { __builtin_memcpy(p, &v, sizeof v); }
+inline vf splat(float x) { return vf{} + x; }
+inline vi splat(int32_t x) { return vi{} + x; }
+
+// The first n < W lanes, the rest zero.
+inline vf load_some(const float* p, int64_t n) {
+    vf v = {};
+    for (int64_t i = 0; i < n; ++i) v[i] = p[i];
+    return v;
+}
+inline void store_some(float* p, vf v, int64_t n) {
+    alignas(64) float lanes[W];
+    __builtin_memcpy(lanes, &v, sizeof v);
+    for (int64_t i = 0; i < n; ++i) p[i] = lanes[i];
+}
+
+inline vf max(vf a, vf b) { return a > b ? a : b; }
+inline vf min(vf a, vf b) { return a < b ? a : b; }
+inline vf as_float(vi v) { return (vf)v; }
+inline vi as_int(vf v) { return (vi)v; }
+inline vf to_float(vi v) { return __builtin_convertvector(v, vf); }
+inline vi to_int(vf v) { return __builtin_convertvector(v, vi); }
+inline vf magnitude(vf v) { return as_float(as_int(v) & 0x7fffffff); }
+
+// Nearest integer, ties to even, for |v| < 2^22.
+inline vf round_even(vf v) {
+    const vf shift = splat(12582912.0f);
+    return (v + shift) - shift;
+}
+
+inline float sum_lanes(vf v) {
+    alignas(64) float lanes[W];
+    __builtin_memcpy(lanes, &v, sizeof v);
+    for (int half = W / 2; half > 0; half /= 2)
+        for (int i = 0; i < half; ++i) lanes[i] += lanes[i + half];
+    return lanes[0];
+}
+inline float max_lanes(vf v) {
+    float best = v[0];
+    for (int i = 1; i < W; ++i) best = v[i] > best ? v[i] : best;
+    return best;
+}
+
+// e^v by range reduction to [-ln2/2, ln2/2] and the Taylor polynomial of degree 7 (remainder under 1e-8 there).
+inline vf exponential(vf v) {
+    const vf clamped = min(max(v, splat(-87.0f)), splat(88.3762589f));
+    const vf n = round_even(clamped * 1.44269504f);
+    const vf r = (clamped - n * 0.693359375f) + n * 2.12194440e-4f;
+    vf p = splat(1.0f / 5040);
+    p = p * r + 1.0f / 720;
+    p = p * r + 1.0f / 120;
+    p = p * r + 1.0f / 24;
+    p = p * r + 1.0f / 6;
+    p = p * r + 0.5f;
+    p = p * r + 1.0f;
+    p = p * r + 1.0f;
+    const vf result = p * as_float((to_int(n) + 127) << 23);
+    const vf low = v < -87.0f ? splat(0.0f) : result;
+    const vf high = v > 88.7228394f ? splat(__builtin_inff()) : low;
+    return v != v ? v : high;
+}
+
+inline vf sigmoid(vf v) { return 1.0f / (1.0f + exponential(-v)); }
+
+// Near zero an odd polynomial (minimax on [-0.625, 0.625], Cephes), elsewhere through e^2v.
+inline vf tanh_(vf v) {
+    const vf s = v * v;
+    vf p = splat(-5.70498872745e-3f);
+    p = p * s + 2.06390887954e-2f;
+    p = p * s - 5.37397155531e-2f;
+    p = p * s + 1.33314422036e-1f;
+    p = p * s - 3.33332819422e-1f;
+    const vf near = p * s * v + v;
+    const vf far = 1.0f - 2.0f / (exponential(v * 2.0f) + 1.0f);
+    return magnitude(v) < 0.625f ? near : far;
+}
+
+// Abramowitz and Stegun 7.1.26: absolute error under 1.5e-7.
+inline vf erf_(vf v) {
+    const vf a = magnitude(v);
+    const vf t = 1.0f / (1.0f + a * 0.3275911f);
+    vf p = splat(1.061405429f);
+    p = p * t - 1.453152027f;
+    p = p * t + 1.421413741f;
+    p = p * t - 0.284496736f;
+    p = p * t + 0.254829592f;
+    const vf e = 1.0f - p * t * exponential(-(a * a));
+    return v < 0.0f ? -e : e;
+}
+
+inline float half_to_float(uint16_t h) {
+#if defined(__F16C__)
+    return _cvtsh_ss(h);
+#else
+    const uint32_t sign = uint32_t(h & 0x8000) << 16, rest = h & 0x7fff;
+    uint32_t bits;
+    if (rest >= 0x7c00) {
+        bits = sign | 0x7f800000 | (rest & 0x3ff) << 13;
+    } else if (rest >= 0x400) {
+        bits = sign | ((rest << 13) + 0x38000000);
+    } else {  // subnormal
+        float f = float(rest) * 5.9604644775390625e-8f;
+        __builtin_memcpy(&bits, &f, 4);
+        bits |= sign;
+    }
+    float f;
+    __builtin_memcpy(&f, &bits, 4);
+    return f;
+#endif
+}
+
+// Rounds to bfloat16, ties to even; the result's low 16 bits are zero. NaN stays NaN.
+inline uint32_t bf16_bits(float f) {
+    uint32_t bits;
+    __builtin_memcpy(&bits, &f, 4);
+    if ((bits & 0x7fffffff) > 0x7f800000) return (bits | 0x400000) & 0xffff0000;
+    return (bits + 0x7fff + ((bits >> 16) & 1)) & 0xffff0000;
+}
+
+#if RECFX_LANES > 1
+// W vectors to the vector of their sums: lane i is the sum over vector i.
+template <int Half>
+inline void fold(vf* v) {
+    vi low, high;
+    for (int lane = 0; lane < W; ++lane) {
+        const int block = lane / (2 * Half) * 2 * Half, j = lane - block;
+        low[lane] = j < Half ? block + j : W + block + j - Half;
+        high[lane] = j < Half ? block + Half + j : W + block + j;
+    }
+#pragma GCC unroll 16
+    for (int i = 0; i < Half; ++i) v[i] = __builtin_shuffle(v[i], v[i + Half], low) + __builtin_shuffle(v[i], v[i + Half], high);
+    if constexpr (Half > 1) fold<Half / 2>(v);
+}
+inline vf sums(vf* v) {
+    fold<W / 2>(v);
+    return v[0];
+}
+#endif

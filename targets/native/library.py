@@ -1,0 +1,94 @@
+"""The kernel library: where it is, what it can run here, and its functions."""
+
+from __future__ import annotations
+
+import ctypes
+import os
+from functools import lru_cache
+from pathlib import Path
+from typing import Any
+
+from recfx.errors import TargetError
+from recfx.targets.native.abi import STRUCTS
+
+_FOLDER = Path(__file__).parent
+_BUILD_HINT = "install recfx where a C++17 compiler is found (g++ or clang++), or run `python setup.py build_ext --inplace` in a checkout"
+_p, _i32, _i64, _text = ctypes.c_void_p, ctypes.c_int32, ctypes.c_int64, ctypes.c_char_p
+
+#: Name -> argument types, result type.
+_FUNCTIONS: dict[str, tuple[list[Any], Any]] = {
+    "recfx_levels": ([], _text),
+    "recfx_panel_columns": ([_text], _i64),
+    "recfx_unit_depth": ([_text, _i32], _i64),
+    "recfx_pack": ([_text, _i32, _p, _i64, _i64, _p], None),
+    "recfx_struct_bytes": ([_i32], _i64),
+    "recfx_plan_new": ([_text, _p, _i64, _p, _i64, _i64, _i64], _p),
+    "recfx_plan_free": ([_p], None),
+    "recfx_run": ([_p, _i64, _i64, _p, _p], _i64),
+    "recfx_run8": ([_p, _i64, _i64, *[_i64] * 8], _i64),
+    "recfx_last_error": ([_p], None),
+}
+
+
+class Library:
+    """The loaded library.
+
+    Attributes:
+        calls: Its functions by name.
+        levels: The instruction-set levels this processor runs, best first.
+    """
+
+    def __init__(self, path: Path) -> None:
+        loaded = ctypes.CDLL(str(path))
+        self.calls: dict[str, Any] = {}
+        for name, (arguments, result) in _FUNCTIONS.items():
+            function = getattr(loaded, name)
+            function.argtypes, function.restype = arguments, result
+            self.calls[name] = function
+        for which, struct in enumerate(STRUCTS):
+            if self.calls["recfx_struct_bytes"](which) != ctypes.sizeof(struct):
+                raise OSError(f"{path.name} was built from other sources: its {struct.__name__} has another size")
+        self.levels: tuple[str, ...] = tuple(self.calls["recfx_levels"]().decode().split(","))
+
+
+@lru_cache
+def _load() -> Library | str:
+    """The library, or why there is none."""
+    found = sorted(_FOLDER.glob("_kernels*.so"))
+    if not found:
+        return f"the native kernels were not built; {_BUILD_HINT}"
+    try:
+        return Library(found[-1])
+    except (OSError, AttributeError) as error:
+        return f"the native kernels do not load ({error}); {_BUILD_HINT}"
+
+
+def missing() -> str | None:
+    """None when the kernels can run here, otherwise what is missing and what to do."""
+    held = _load()
+    return held if isinstance(held, str) else None
+
+
+def library() -> Library:
+    """The library.
+
+    Raises:
+        TargetError: It was not built or does not load.
+    """
+    held = _load()
+    if isinstance(held, str):
+        raise TargetError("the native backend cannot run here", hint=held)
+    return held
+
+
+def level() -> str:
+    """The instruction-set level to use: the best, or the one that the environment variable RECFX_LEVEL names.
+
+    Raises:
+        TargetError: This processor cannot run the level asked for.
+    """
+    levels = library().levels
+    asked = os.environ.get("RECFX_LEVEL")
+    if asked and asked not in levels:
+        raise TargetError(f"RECFX_LEVEL={asked!r} cannot run here", hint=f"this processor runs {', '.join(levels)}")
+    return asked or levels[0]

@@ -1,0 +1,229 @@
+"""Splits a program into plans and what torch runs between them."""
+
+from __future__ import annotations
+
+import dataclasses
+from collections.abc import Iterable
+from typing import Any
+
+import torch
+from torch import fx
+
+from recfx.ir.program import Program
+from recfx.targets.native.abi import Kind, Place
+from recfx.targets.native.builder import PlanBuilder, Slot
+from recfx.targets.native.library import Library
+from recfx.targets.native.plan import Plan, plan_call
+from recfx.targets.native.rules import RULES
+from recfx.targets.native.rules_view import PARTS
+from recfx.targets.native.values import Unsupported, Value, contiguous
+
+
+@dataclasses.dataclass
+class Partition:
+    """A program whose plans are single nodes.
+
+    Attributes:
+        program: The program to run.
+        plans: How many plans it calls.
+        refused: Node -> why torch runs it.
+    """
+
+    program: Program
+    plans: int
+    refused: dict[fx.Node, str]
+
+
+class Partitioner:
+    """Lowers a program.
+
+    Args:
+        program: The program; it is left as it is.
+        library: The kernel library.
+        level: The instruction-set level.
+    """
+
+    def __init__(self, program: Program, library: Library, level: str) -> None:
+        self.program, self.library, self.level = program, library, level
+        self.batch = batch_symbol(program)
+        self.refused: dict[fx.Node, str] = {}
+        self.graph = fx.Graph()
+        self.copies: dict[fx.Node, fx.Node] = {}
+        self.plans = 0
+
+    def run(self) -> Partition:
+        """Takes, in turns, everything ready that a plan can hold, then what it cannot."""
+        nodes = list(self.program.graph.nodes)
+        for node in nodes:
+            if node.op in ("placeholder", "get_attr"):
+                self.copies[node] = self.graph.node_copy(node)
+        left = [n for n in nodes if n.op == "call_function"]
+        done = {n for n in nodes if n.op in ("placeholder", "get_attr")}
+        while left:
+            builder = self._builder()
+            taken = self._take(builder, left, done)
+            if taken:
+                self._close(builder, taken, done)
+            left = [n for n in left if n not in done]
+            left = self._torch(left, done)
+        output = next(n for n in nodes if n.op == "output")
+        self.graph.node_copy(output, lambda n: self.copies[n])
+        self.graph.eliminate_dead_code()
+        module = fx.GraphModule(self.program.module, self.graph)
+        return Partition(dataclasses.replace(self.program, module=module), self.plans, self.refused)
+
+    def _builder(self) -> PlanBuilder:
+        return PlanBuilder(self.program.module, self.library, self.level, self.batch, lambda n: n.target in RULES and n not in self.refused)
+
+    def _take(self, builder: PlanBuilder, left: Iterable[fx.Node], done: set[fx.Node]) -> list[fx.Node]:
+        """Lowers every node whose inputs are there and that has a rule which does not refuse it."""
+        taken: list[fx.Node] = []
+        held = set(done)
+        for node in left:
+            if node in self.refused or not all(i in held for i in node.all_input_nodes):
+                continue
+            function = RULES.get(node.target)
+            if function is None:
+                self.refused[node] = f"no kernel for {node.target}"
+                continue
+            snapshot = _Snapshot(builder)
+            try:
+                function(builder, node)
+            except Unsupported as reason:
+                snapshot.restore(builder)
+                self.refused[node] = str(reason)
+                continue
+            builder.lowered.append(node)
+            taken.append(node)
+            held.add(node)
+        return taken
+
+    def _close(self, builder: PlanBuilder, taken: list[fx.Node], done: set[fx.Node]) -> None:
+        """Makes a plan of what was taken. Views of what lies outside stay torch's."""
+        inside = set(taken)
+        wanted = [n for n in taken if any(u not in inside for u in n.users) and n.target not in PARTS]
+        outputs: list[tuple[fx.Node, int]] = []
+        views: list[fx.Node] = []
+        for node in wanted:
+            place = builder.slots[builder.values[node].slot].place
+            if place in (Place.INPUT, Place.CONST):
+                views.append(node)
+                continue
+            try:
+                outputs.append((node, _output(builder, node)))
+            except Unsupported as reason:
+                self.refused[node] = str(reason)
+                return  # next time round without it
+        parts = [n for n in taken if n.target in PARTS and any(u not in inside for u in n.users)]
+        self._emit(builder, outputs)
+        for node in [*views, *parts]:
+            self._copy(node)
+        done.update(taken)
+
+    def _emit(self, builder: PlanBuilder, outputs: list[tuple[fx.Node, int]]) -> None:
+        if not outputs:
+            return
+        used = {s for step in builder.steps for s in [v.slot for v in step.views.values()]}
+        used |= {f[name] for step in builder.steps for f in step.features for name in ("ids", "offsets", "weights")}
+        inputs = [i for i, s in enumerate(builder.slots) if s.place is Place.INPUT and i in used]
+        arguments = [*inputs, *(slot for _, slot in outputs)]
+        plan = Plan(self.library, self.level, builder, arguments)
+        call = plan_call(plan, self.library, builder, arguments, len(outputs))
+        call.__name__ = f"native_plan_{self.plans}"
+        self.plans += 1
+        sources = [builder.slots[i].node for i in inputs]
+        node = self.graph.call_function(_Call(call, plan), tuple(self.copies[s] for s in sources if s is not None))
+        if len(outputs) == 1:
+            self.copies[outputs[0][0]] = node
+            return
+        for position, (original, _) in enumerate(outputs):
+            self.copies[original] = self.graph.call_function(_getitem, (node, position))
+
+    def _torch(self, left: list[fx.Node], done: set[fx.Node]) -> list[fx.Node]:
+        """Gives torch everything ready that no plan can hold."""
+        rest = []
+        for node in left:
+            if node in self.refused and all(i in done for i in node.all_input_nodes):
+                self._copy(node)
+                done.add(node)
+            else:
+                rest.append(node)
+        return rest
+
+    def _copy(self, node: fx.Node) -> fx.Node:
+        """A node for torch; views of outside values that only plans saw so far come with it."""
+        if node not in self.copies:
+            for source in node.all_input_nodes:
+                self._copy(source)
+            self.copies[node] = self.graph.node_copy(node, lambda n: self.copies[n])
+        return self.copies[node]
+
+
+class _Call:
+    """A plan as the target of a node."""
+
+    def __init__(self, call: Any, plan: Plan) -> None:
+        self.call, self.plan = call, plan
+        self.__name__ = call.__name__
+        self.__module__ = __name__
+        self.__qualname__ = self.__name__
+
+    def __call__(self, *args: Any) -> Any:
+        return self.call(*args)
+
+    def __str__(self) -> str:
+        return self.__name__
+
+
+def _getitem(values: Any, index: int) -> Any:
+    return values[index]
+
+
+class _Snapshot:
+    """What a rule may have changed when it refused halfway."""
+
+    def __init__(self, builder: PlanBuilder) -> None:
+        self.slots = [(s, s.width) for s in builder.slots]
+        self.steps, self.values = list(builder.steps), dict(builder.values)
+        self.placed = dict(builder._placed)
+
+    def restore(self, builder: PlanBuilder) -> None:
+        for slot, width in self.slots:
+            slot.width = width
+        builder.slots[:] = [slot for slot, _ in self.slots]
+        builder.steps[:] = self.steps
+        builder.values.clear()
+        builder.values.update(self.values)
+        builder._placed.clear()
+        builder._placed.update(self.placed)
+
+
+def _output(builder: PlanBuilder, node: fx.Node) -> int:
+    """The slot through which a node's tensor leaves the plan: its own, or one it is copied to."""
+    value = builder.values[node]
+    shape = builder.shape(node)
+    if any(d.batch for d in shape[1:]):
+        raise Unsupported("the batch is not the first dimension of what leaves the plan")
+    slot = builder.slots[value.slot]
+    own = contiguous(value.slot, shape)
+    if slot.place is Place.TEMP and own == value and slot.width == value.width and slot.once is not value.batched:
+        builder.slots[value.slot] = dataclasses.replace(slot, place=Place.OUTPUT, node=node)
+        return value.slot
+    target = contiguous(len(builder.slots), shape)
+    builder.slots.append(Slot(Place.OUTPUT, slot.dtype, target.width, not target.batched, node=node))
+    builder.copy(value, target)
+    return target.slot
+
+
+def batch_symbol(program: Program) -> Any:
+    """The symbol of the batch: that of the first dimension of the inputs; None when nothing varies."""
+    for node in program.placeholders():
+        held = node.meta.get("val")
+        if isinstance(held, torch.Tensor) and held.ndim and not isinstance(held.shape[0], int):
+            expression = held.shape[0].node.expr
+            if expression.is_Symbol:
+                return expression
+    return None
+
+
+__all__ = ["Kind", "Partition", "Partitioner", "Value", "batch_symbol"]

@@ -1,0 +1,148 @@
+"""Nodes along one axis: reductions, softmax, layer norm."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import torch
+from torch import fx
+
+from recfx.targets.native.abi import Kind
+from recfx.targets.native.builder import PlanBuilder, rows_of, view
+from recfx.targets.native.rules import rule
+from recfx.targets.native.values import Unsupported, Value, merge
+
+_aten = torch.ops.aten
+_REDUCTIONS = {
+    _aten.sum.dim_IntList: 0,
+    _aten.mean.dim: 1,
+    _aten.amax.default: 2,
+    _aten.amin.default: 3,
+}
+
+
+@rule(*_REDUCTIONS)
+def _reduce(builder: PlanBuilder, node: fx.Node) -> None:
+    if node.kwargs.get("dtype") is not None:
+        raise Unsupported("it changes the dtype")
+    value = builder.value(node.args[0])
+    if builder.dtype(value) is not torch.float32:
+        raise Unsupported(f"it reduces {builder.dtype(value)}")
+    rank = len(value.dims)
+    given: Any = node.args[1] if len(node.args) > 1 else node.kwargs.get("dim")
+    dims = sorted({int(d) % rank for d in ([given] if isinstance(given, int) else given or range(rank))})
+    if any(value.dims[d].batch for d in dims):
+        raise Unsupported("it reduces over the batch")
+    if dims != list(range(dims[0], dims[-1] + 1)):
+        raise Unsupported("it reduces over dimensions that are not neighbours")
+    groups = _three_runs(value, dims)
+    if groups is None:
+        value = builder.compact(value)
+        groups = _three_runs(value, dims)
+        assert groups is not None
+    out = builder.result(node)
+    outer, _, inner = groups
+    source = view(value, list(groups))
+    builder.emit(
+        Kind.REDUCE, out, [(outer[0], inner[0]), (inner[0], 1)], {0: source}, ints=[_REDUCTIONS[node.target]]
+    )
+    builder.values[node] = out
+
+
+def _three_runs(value: Value, dims: list[int]) -> tuple[tuple[int, int], tuple[int, int], tuple[int, int]] | None:
+    """(outer, reduced, inner) as one run each; None when they do not lie evenly."""
+    runs = []
+    for part in (value.dims[: dims[0]], value.dims[dims[0] : dims[-1] + 1], value.dims[dims[-1] + 1 :]):
+        merged = merge(part)
+        if len(merged) > 1:
+            return None
+        runs.append(merged[0] if merged else (1, 1))
+    outer, reduced, inner = runs
+    if inner[0] > 1 and inner[1] != 1:
+        return None
+    return outer, reduced, inner
+
+
+@rule(_aten.softmax.int, _aten._softmax.default)
+def _softmax(builder: PlanBuilder, node: fx.Node) -> None:
+    if node.target is _aten.softmax.int and len(node.args) > 2 and node.args[2] not in (None, torch.float32):
+        raise Unsupported("it changes the dtype")
+    value = builder.value(node.args[0])
+    if builder.dtype(value) is not torch.float32:
+        raise Unsupported(f"it reads {builder.dtype(value)}")
+    dim = int(node.args[1]) % len(value.dims)  # type: ignore[arg-type]
+    if value.dims[dim].batch:
+        raise Unsupported("it normalises over the batch")
+    if any(d.size != 1 for d in value.dims[dim + 1 :]):
+        raise Unsupported("its axis is not the last")
+    out = builder.result(node)
+    source = Value(value.slot, value.offset, value.dims[: dim + 1])
+    target = Value(out.slot, out.offset, out.dims[: dim + 1])
+    try:
+        rows = rows_of(source)
+    except Unsupported:
+        compact = builder.compact(value)
+        rows = rows_of(Value(compact.slot, compact.offset, compact.dims[: dim + 1]))
+    builder.emit(Kind.SOFTMAX, out, rows_of(target).runs, {0: rows})
+    builder.values[node] = out
+
+
+def emit_norm(
+    builder: PlanBuilder,
+    value: Value,
+    out: Value,
+    weight: torch.Tensor | None,
+    bias: torch.Tensor | None,
+    eps: float,
+    *,
+    activation: int = 0,
+    number: float = 0.0,
+    vectors: dict[int, int] | None = None,
+    residual: Value | None = None,
+) -> None:
+    """Adds a layer norm over the last dimension, with what may follow it."""
+    n = value.dims[-1].size
+    pointers = dict(vectors or {})
+    if weight is not None:
+        pointers[7] = builder.packer.vector(weight, n)
+    if bias is not None:
+        pointers[8] = builder.packer.vector(bias, n)
+    views = {0: rows_of(value)}
+    if residual is not None:
+        views[2] = rows_of(residual)
+    builder.emit(
+        Kind.NORM,
+        out,
+        rows_of(out).runs,
+        views,
+        ints=[0, 0, 0, activation],
+        floats=[eps, number],
+        pointers=pointers,
+    )
+
+
+@rule(_aten.layer_norm.default)
+def _layer_norm(builder: PlanBuilder, node: fx.Node) -> None:
+    arguments: Any = list(node.args) + [None] * (5 - len(node.args))
+    x, shape, weight, bias, eps = arguments[:5]
+    weight, bias = weight or node.kwargs.get("weight"), bias or node.kwargs.get("bias")
+    eps = node.kwargs.get("eps", 1e-5) if eps is None else eps
+    if len(shape) != 1:
+        raise Unsupported("it normalises over several dimensions")
+    value = builder.value(x)
+    if builder.dtype(value) is not torch.float32:
+        raise Unsupported(f"it reads {builder.dtype(value)}")
+    try:
+        rows_of(value)
+    except Unsupported:
+        value = builder.compact(value)
+    out = builder.result(node, anywhere=True)
+    emit_norm(
+        builder,
+        value,
+        out,
+        builder.tensor(weight) if weight is not None else None,
+        builder.tensor(bias) if bias is not None else None,
+        float(eps),
+    )
+    builder.values[node] = out

@@ -1,0 +1,160 @@
+"""Nodes that move nothing: the same elements under other dimensions."""
+
+from __future__ import annotations
+
+import operator
+from typing import Any
+
+import torch
+from torch import fx
+
+from recfx.targets.native.builder import PlanBuilder
+from recfx.targets.native.rules import rule
+from recfx.targets.native.values import Dim, Unsupported, Value, reshape
+
+_aten = torch.ops.aten
+
+
+def _argument(node: fx.Node, index: int, name: str, default: Any = None) -> Any:
+    return node.args[index] if index < len(node.args) else node.kwargs.get(name, default)
+
+
+def _reshaped(builder: PlanBuilder, node: fx.Node) -> None:
+    value, shape = builder.value(node.args[0]), builder.shape(node)
+    found = reshape(value, shape)
+    if found is None:
+        found = reshape(builder.compact(value), shape)
+    if found is None:
+        raise Unsupported("elements of several batch rows would be mixed")
+    builder.values[node] = found
+
+
+for _target in (
+    _aten.view.default,
+    _aten.reshape.default,
+    _aten._unsafe_view.default,
+    _aten.flatten.using_ints,
+    _aten.unflatten.int,
+    _aten.unsqueeze.default,
+    _aten.squeeze.default,
+    _aten.squeeze.dim,
+    _aten.squeeze.dims,
+):
+    rule(_target)(_reshaped)
+
+
+@rule(
+    _aten.contiguous.default,
+    _aten.clone.default,
+    _aten.alias.default,
+    _aten.detach.default,
+    _aten.lift_fresh_copy.default,
+)
+def _same(builder: PlanBuilder, node: fx.Node) -> None:
+    """Values are never written twice, so a copy is the original."""
+    builder.values[node] = builder.value(node.args[0])
+
+
+@rule(_aten.transpose.int, _aten.permute.default, _aten.t.default)
+def _permuted(builder: PlanBuilder, node: fx.Node) -> None:
+    value = builder.value(node.args[0])
+    order: Any = list(range(len(value.dims)))
+    if node.target is _aten.permute.default:
+        order = [i % len(order) for i in node.args[1]]  # type: ignore[union-attr]
+    elif node.target is _aten.transpose.int:
+        a, b = (int(i) % len(order) for i in node.args[1:3])  # type: ignore[arg-type]
+        order[a], order[b] = order[b], order[a]
+    else:
+        order.reverse()
+    builder.values[node] = Value(value.slot, value.offset, tuple(value.dims[i] for i in order))
+
+
+def narrowed(value: Value, dim: int, start: int, size: int, step: int = 1) -> Value:
+    """Part of a value along one dimension that is not the batch."""
+    held = value.dims[dim]
+    if held.batch:
+        raise Unsupported("it takes part of the batch")
+    dims = list(value.dims)
+    dims[dim] = Dim(size, held.stride * step)
+    return Value(value.slot, value.offset + start * held.stride, tuple(dims))
+
+
+def _without(value: Value, dim: int) -> Value:
+    return Value(value.slot, value.offset, value.dims[:dim] + value.dims[dim + 1 :])
+
+
+@rule(_aten.select.int)
+def _select(builder: PlanBuilder, node: fx.Node) -> None:
+    value = builder.value(node.args[0])
+    dim, index = (int(i) for i in node.args[1:3])  # type: ignore[arg-type]
+    dim %= len(value.dims)
+    builder.values[node] = _without(narrowed(value, dim, index % value.dims[dim].size, 1), dim)
+
+
+@rule(_aten.slice.Tensor)
+def _slice(builder: PlanBuilder, node: fx.Node) -> None:
+    value = builder.value(node.args[0])
+    dim = int(_argument(node, 1, "dim", 0)) % len(value.dims)
+    start, end, step = _argument(node, 2, "start"), _argument(node, 3, "end"), _argument(node, 4, "step", 1)
+    size = value.dims[dim].size
+    if not all(isinstance(v, int) or v is None for v in (start, end, step)):
+        raise Unsupported("its bounds vary")
+    first, last, by = slice(start, end, step).indices(size)
+    if value.dims[dim].batch:
+        if start not in (None, 0) or by != 1 or (end is not None and end < 2**31):
+            raise Unsupported("it takes part of the batch")
+        builder.values[node] = value
+        return
+    builder.values[node] = narrowed(value, dim, first, len(range(first, last, by)), by)
+
+
+@rule(_aten.expand.default)
+def _expand(builder: PlanBuilder, node: fx.Node) -> None:
+    value, shape = builder.value(node.args[0]), builder.shape(node)
+    added = len(shape) - len(value.dims)
+    dims = []
+    for i, wanted in enumerate(shape):
+        held = value.dims[i - added] if i >= added else Dim(1, 0)
+        if held.batch or (held.size == wanted.size and not wanted.batch):
+            dims.append(held)
+        else:
+            dims.append(Dim(wanted.size, 0, wanted.batch))
+    builder.values[node] = Value(value.slot, value.offset, tuple(dims))
+
+
+@rule(operator.getitem)
+def _part(builder: PlanBuilder, node: fx.Node) -> None:
+    """One of the parts that unbind, split or chunk give; they are looked through, and make nothing themselves."""
+    source: Any = node.args[0]
+    index: Any = node.args[1]
+    parts = source.meta.get("val")
+    if source.target not in PARTS or not isinstance(parts, list | tuple):
+        raise Unsupported("a part of something that is not split into views")
+    value = builder.value(source.args[0])
+    unbinds = source.target is _aten.unbind.int
+    dim = int(_argument(source, 1 if unbinds else 2, "dim", 0)) % len(value.dims)
+    index %= len(parts)
+    if unbinds:
+        builder.values[node] = _without(narrowed(value, dim, index, 1), dim)
+        return
+    sizes = [p.shape[dim] for p in parts]
+    if not all(isinstance(s, int) for s in sizes):
+        raise Unsupported("it takes part of the batch")
+    builder.values[node] = narrowed(value, dim, sum(sizes[:index]), sizes[index])
+
+
+#: Operators that give several views; their parts are lowered, they are not.
+PARTS = {
+    _aten.unbind.int,
+    _aten.split.Tensor,
+    _aten.split.sizes,
+    _aten.split_with_sizes.default,
+    _aten.chunk.default,
+    _aten.tensor_split.sections,
+}
+
+
+@rule(*PARTS)
+def _parts(builder: PlanBuilder, node: fx.Node) -> None:
+    """Checks that the source has a place; the parts themselves are asked for one by one."""
+    builder.value(node.args[0])
