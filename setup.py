@@ -1,7 +1,7 @@
 """Builds the native kernels. Everything else about the package is in pyproject.toml.
 
-The library needs no torch to build. Each instruction-set level is one source with flags of its own. Where there is no compiler, the package installs
-without the library and recfx runs on its other backends.
+The library needs no torch to build. Each instruction-set level is one source with flags of its own. Where there is no compiler, the
+package installs without the library and recfx runs on its other backends.
 """
 
 from __future__ import annotations
@@ -33,7 +33,9 @@ class BuildKernels(build_ext):
         compiler: Any = self.compiler
         compile_one = compiler._compile
 
-        def with_level_flags(obj: str, src: str, ext_: str, cc_args: list[str], extra: list[str], pp: list[str]) -> None:
+        def with_level_flags(
+            obj: str, src: str, ext_: str, cc_args: list[str], extra: list[str], pp: list[str]
+        ) -> None:
             language = ["-std=c++17"] if src.endswith(".cpp") else []
             compile_one(obj, src, ext_, cc_args, [*extra, *language, *LEVEL_FLAGS.get(Path(src).stem, [])], pp)
 

@@ -14,9 +14,13 @@ EXACT_PIPELINE = "canonicalize,fold-constants,merge-tables,merge-duplicates,batc
 #: What `optimize` runs unless told otherwise. Affine folds come before batch norm is folded into what they leave.
 DEFAULT_PIPELINE = "canonicalize,fold-constants,merge-tables,merge-duplicates,fold-affine,fold-batchnorm,batch-selects"
 
+#: What `optimize` runs for a backend with kernels for the recfx dialect: the default, then the passes that form the dialect's operators.
+NATIVE_PIPELINE = DEFAULT_PIPELINE
+
 __all__ = [
     "DEFAULT_PIPELINE",
     "EXACT_PIPELINE",
+    "NATIVE_PIPELINE",
     "BatchSelects",
     "Canonicalize",
     "FoldAffine",

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import time
 from collections.abc import Iterable, Mapping, Sequence
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -13,13 +14,14 @@ from recfx.compiled import CompiledModel, Parts
 from recfx.errors import InputError
 from recfx.harm import do_no_harm
 from recfx.ir import MAX_BATCH, Level, Program, capture, verify_numeric
+from recfx.ir.crosscheck import probes
 from recfx.ir.inputs import split_example
-from recfx.ir.numeric import Exactness
+from recfx.ir.numeric import Exactness, compare_outputs, run_in_float64
 from recfx.ir.outputs import own_outputs
-from recfx.passes import DEFAULT_PIPELINE
+from recfx.passes import DEFAULT_PIPELINE, NATIVE_PIPELINE
 from recfx.pipeline import Dump, Instrument, Pass, Pipeline, PipelineResult
 from recfx.report import Report
-from recfx.targets import Backend, resolve
+from recfx.targets import BACKENDS, GROUPS, Backend, Lowered, resolve
 
 
 def optimize(
@@ -61,7 +63,9 @@ def optimize(
         TargetError: The target is unknown or not installed.
     """
     backends = resolve(target)
-    plan = pipeline if isinstance(pipeline, Pipeline) else Pipeline(DEFAULT_PIPELINE if pipeline is None else pipeline)
+    plan = _pipeline(pipeline, backends)
+    if target in GROUPS:
+        backends = _as_exact_as(plan, backends)
     level = _level(verify)
     if not isinstance(model, torch.nn.Module):
         raise InputError(f"expected an nn.Module, got {type(model).__name__}", hint="pass the model object itself")
@@ -76,6 +80,7 @@ def optimize(
         clock.done("passes")
         program = own_outputs(result.program)
         region = _lower(program, backends)
+        _check_lowered(region, result, level)
         clock.done("lowering")
         report = _report(model, target, region.backend, captured, result)
         parts = Parts(program, [region], report)
@@ -123,6 +128,40 @@ def _final_check(captured: Program, result: PipelineResult, level: Level) -> Non
     order = list(Exactness)
     applied = [order.index(Exactness(record.exactness)) for record in result.records if record.fired]
     verify_numeric(captured, result.program, order[max(applied, default=0)])
+
+
+def _pipeline(pipeline: Any, backends: Sequence[Backend]) -> Pipeline:
+    """The user's pipeline, or the default that fits the backends."""
+    if isinstance(pipeline, Pipeline):
+        return pipeline
+    if pipeline is not None:
+        return Pipeline(pipeline)
+    return Pipeline(NATIVE_PIPELINE if backends[0].dialect else DEFAULT_PIPELINE)
+
+
+_CLASSES = list(Exactness)
+
+
+def _as_exact_as(plan: Pipeline, backends: list[Backend]) -> list[Backend]:
+    """Of a group of backends, those that are no less exact than the pipeline: who asks for exact passes gets exact arithmetic."""
+    weakest = max((_CLASSES.index(item.spec.exactness) for item in plan.passes), default=0)
+    return [b for b in backends if _CLASSES.index(b.exactness) <= weakest]
+
+
+def _check_lowered(region: Lowered, result: PipelineResult, level: Level) -> None:
+    """Compares what a backend made with the program it was made from."""
+    exactness = BACKENDS[region.backend].exactness
+    if level is Level.OFF or exactness is Exactness.EXACT:
+        return
+    approximate = any(Exactness(r.exactness) is Exactness.APPROX for r in result.records if r.fired)
+    program = region.program
+    for name, leaves in [("the example inputs", list(program.example)), *probes(program)]:
+        truth = partial(run_in_float64, program, leaves)
+        try:
+            expected = program.run(leaves)
+        except Exception:  # noqa: BLE001 - inputs the program itself refuses say nothing about the backend
+            continue
+        compare_outputs(expected, region.run(*leaves), Exactness.APPROX if approximate else exactness, name, truth)
 
 
 def _lower(program: Program, backends: Sequence[Backend]) -> Any:

@@ -7,8 +7,9 @@ from collections.abc import Sequence
 from recfx.errors import TargetError
 from recfx.targets.base import Backend, Lowered, Runner, Verdict
 from recfx.targets.eager import EagerBackend
+from recfx.targets.native import NativeBackend
 
-BACKENDS: dict[str, Backend] = {backend.name: backend for backend in (EagerBackend(),)}
+BACKENDS: dict[str, Backend] = {backend.name: backend for backend in (NativeBackend(), EagerBackend())}
 
 #: Names that stand for every backend present on a device, competing with each other.
 GROUPS: dict[str, str] = {"cpu": "cpu"}
@@ -41,4 +42,4 @@ def resolve(target: str | Sequence[str]) -> list[Backend]:
     return list(found.values())
 
 
-__all__ = ["BACKENDS", "GROUPS", "Backend", "EagerBackend", "Lowered", "Runner", "Verdict", "resolve"]
+__all__ = ["BACKENDS", "GROUPS", "Backend", "EagerBackend", "Lowered", "NativeBackend", "Runner", "Verdict", "resolve"]

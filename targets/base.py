@@ -10,6 +10,7 @@ from typing import Any, ClassVar
 
 from torch import fx
 
+from recfx.ir.numeric import Exactness
 from recfx.ir.program import Program
 
 Runner = Callable[..., tuple[Any, ...]]
@@ -51,6 +52,10 @@ class Backend(ABC):
 
     name: ClassVar[str]
     devices: ClassVar[frozenset[str]]
+    #: How its results differ from torch's own operators: EXACT keeps every bit, REASSOC reorders sums.
+    exactness: ClassVar[Exactness] = Exactness.EXACT
+    #: Whether it has kernels for the recfx dialect, so that the passes that form its operators pay.
+    dialect: ClassVar[bool] = False
 
     @abstractmethod
     def unavailable(self) -> str | None:

@@ -7,6 +7,7 @@ from typing import ClassVar
 from torch import fx
 
 from recfx.ir.flat import flat_function
+from recfx.ir.numeric import Exactness
 from recfx.ir.program import Program
 from recfx.targets.base import Backend, Lowered, Verdict
 from recfx.targets.eager import EagerBackend
@@ -19,6 +20,8 @@ class NativeBackend(Backend):
 
     name: ClassVar[str] = "native"
     devices: ClassVar[frozenset[str]] = frozenset({"cpu"})
+    exactness: ClassVar[Exactness] = Exactness.REASSOC
+    dialect: ClassVar[bool] = True
 
     def unavailable(self) -> str | None:
         return missing()

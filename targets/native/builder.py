@@ -158,7 +158,9 @@ class PlanBuilder:
         self.slots.append(Slot(Place.INPUT, held.dtype, 0, True, node=node, jagged=True))
         return len(self.slots) - 1
 
-    def emit(self, kind: Kind, out: Value, out_runs: Sequence[tuple[int, int]], views: dict[int, View], **rest: Any) -> None:
+    def emit(
+        self, kind: Kind, out: Value, out_runs: Sequence[tuple[int, int]], views: dict[int, View], **rest: Any
+    ) -> None:
         """Adds a step."""
         self.steps.append(Step(kind, not out.batched, views, view(out, out_runs), **rest))
 
@@ -228,8 +230,9 @@ class PlanBuilder:
 def _columns_in(builder: PlanBuilder, node: fx.Node, user: fx.Node) -> tuple[int, int] | None:
     """Dimension and first index of a node's place in a concatenation or in a lookup's output; None when it has no single one."""
     if user.target is torch.ops.recfx.grouped_lookup.default:
-        dense, copies = user.args[4], user.args[6]
-        columns = [c for source, c in zip(copies[::2], copies[1::2], strict=True) if dense[source] is node]  # type: ignore[index]
+        dense: Any = user.args[4]
+        copies: Any = user.args[6]
+        columns = [c for source, c in zip(copies[::2], copies[1::2], strict=True) if dense[source] is node]
         return (1, columns[0]) if len(columns) == 1 and builder.shape(node)[0].size == 1 else None
     if user.target is not torch.ops.aten.cat.default:
         return None

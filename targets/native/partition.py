@@ -73,7 +73,13 @@ class Partitioner:
         return Partition(dataclasses.replace(self.program, module=module), self.plans, self.refused)
 
     def _builder(self) -> PlanBuilder:
-        return PlanBuilder(self.program.module, self.library, self.level, self.batch, lambda n: n.target in RULES and n not in self.refused)
+        return PlanBuilder(
+            self.program.module,
+            self.library,
+            self.level,
+            self.batch,
+            lambda n: n.target in RULES and n not in self.refused,
+        )
 
     def _take(self, builder: PlanBuilder, left: Iterable[fx.Node], done: set[fx.Node]) -> list[fx.Node]:
         """Lowers every node whose inputs are there and that has a rule which does not refuse it."""
@@ -172,7 +178,7 @@ class _Call:
         return self.call(*args)
 
     def __str__(self) -> str:
-        return self.__name__
+        return str(self.__name__)
 
 
 def _getitem(values: Any, index: int) -> Any:

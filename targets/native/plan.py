@@ -131,7 +131,9 @@ def _groups(builder: PlanBuilder) -> dict[int, int]:
     return groups
 
 
-def plan_call(plan: Plan, library: Library, builder: PlanBuilder, arguments: Sequence[int], outputs: int) -> Callable[..., Any]:
+def plan_call(
+    plan: Plan, library: Library, builder: PlanBuilder, arguments: Sequence[int], outputs: int
+) -> Callable[..., Any]:
     """The function that runs a plan: input tensors -> output tensor, or a tuple of them.
 
     Args:
@@ -146,7 +148,9 @@ def plan_call(plan: Plan, library: Library, builder: PlanBuilder, arguments: Seq
     inputs, names = slots[:count], [f"x{i}" for i in range(count)]
     lines = [f"def call({', '.join(names)}):"]
     lines += [f"    if not {x}.is_contiguous(): {x} = {x}.contiguous()" for x in names]
-    rows = next((f"{x}.numel() // {s.width}" for x, s in zip(names, inputs, strict=True) if not s.jagged and not s.once), None)
+    rows = next(
+        (f"{x}.numel() // {s.width}" for x, s in zip(names, inputs, strict=True) if not s.jagged and not s.once), None
+    )
     shaped = next(
         (
             f"{x}.shape[0]"
@@ -158,14 +162,20 @@ def plan_call(plan: Plan, library: Library, builder: PlanBuilder, arguments: Seq
     jagged = [i for i, s in enumerate(inputs) if s.jagged]
     lines.append(f"    batch = {shaped or rows or _jagged_batch(builder, arguments) or 1}")
     for i, slot in enumerate(slots[count:]):
-        lines.append(f"    y{i} = _empty({_output_shape(builder, slot)}, dtype=_dtype{i})" if slot.dtype is not torch.float32 else f"    y{i} = _empty({_output_shape(builder, slot)})")
+        lines.append(
+            f"    y{i} = _empty({_output_shape(builder, slot)}, dtype=_dtype{i})"
+            if slot.dtype is not torch.float32
+            else f"    y{i} = _empty({_output_shape(builder, slot)})"
+        )
     pointers = [f"{n}.data_ptr()" for n in [*names, *(f"y{i}" for i in range(outputs))]]
     if len(pointers) <= _FEW_POINTERS and not jagged:
         pointers += ["0"] * (_FEW_POINTERS - len(pointers))
         lines.append(f"    code = _run8(_handle, batch, _threads(), {', '.join(pointers)})")
     else:
         counts = [f"{x}.numel()" for x in names] + ["0"] * outputs
-        lines.append(f"    code = _run(_handle, batch, _threads(), _array({', '.join(pointers)}), _array({', '.join(counts)}))")
+        lines.append(
+            f"    code = _run(_handle, batch, _threads(), _array({', '.join(pointers)}), _array({', '.join(counts)}))"
+        )
     lines.append("    if code: _fail(code)")
     results = [f"y{i}" for i in range(outputs)]
     lines.append(f"    return {results[0] if outputs == 1 else '(' + ', '.join(results) + ')'}")

@@ -122,7 +122,11 @@ def _layer(
         if (held := tensor(position)) is not None:
             vectors[pointer] = builder.packer.vector(held, n)
     activation = mlp.ACTIVATIONS.index(layer.activation)
-    common: dict[str, Any] = {"bias": tensor(layer.bias), "scale": tensor(layer.scale), "input_scale": layer.input_scale}
+    common: dict[str, Any] = {
+        "bias": tensor(layer.bias),
+        "scale": tensor(layer.scale),
+        "input_scale": layer.input_scale,
+    }
     if not layer.norm:
         emit_gemm(
             builder, x, weight, out, activation=activation, number=layer.number, vectors=vectors, add=residual, **common

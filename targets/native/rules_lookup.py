@@ -26,8 +26,7 @@ def _lookup(builder: PlanBuilder, node: fx.Node) -> None:
         _feature(builder, feature, tables[feature.table], ids, offsets, weights) for feature in lookup.decode(numbers)
     ]
     out = builder.placed(node) or builder.result(node)
-    views = {}
-    builder.emit(Kind.LOOKUP, out, rows_of(out).runs, views, ints=[len(features)])
+    builder.emit(Kind.LOOKUP, out, rows_of(out).runs, {}, ints=[len(features)])
     builder.steps[-1].features = features
     for source, column in zip(copies[::2], copies[1::2], strict=True):
         value = builder.value(dense[source])
@@ -139,9 +138,7 @@ def _dots(builder: PlanBuilder, node: fx.Node) -> None:
         columns = front.dims[-1].size
         views[1] = rows_of(front)
     out = builder.result(node, anywhere=True)
-    builder.emit(
-        Kind.DOT, out, rows_of(out).runs, views, ints=[columns, int(bool(self_interaction)), int(bool(upper))]
-    )
+    builder.emit(Kind.DOT, out, rows_of(out).runs, views, ints=[columns, int(bool(self_interaction)), int(bool(upper))])
     builder.values[node] = out
 
 

@@ -48,7 +48,10 @@ def _broadcast(value: Value, outer: list[Dim]) -> Value:
     """Repeats a matrix over the outer dimensions it does not have."""
     own = list(value.dims[:-2])
     own = [Dim(1, 0)] * (len(outer) - len(own)) + own
-    dims = [w if w.size == d.size and w.batch == d.batch else Dim(d.size, 0, d.batch) for w, d in zip(own, outer, strict=True)]
+    dims = [
+        w if w.size == d.size and w.batch == d.batch else Dim(d.size, 0, d.batch)
+        for w, d in zip(own, outer, strict=True)
+    ]
     return Value(value.slot, value.offset, (*dims, *value.dims[-2:]))
 
 
@@ -76,9 +79,7 @@ def _product(builder: PlanBuilder, node: fx.Node) -> None:
             wide = builder.compact(wide)
         sides.append(wide)
     out = builder.result(node)
-    builder.emit(
-        Kind.BMM, out, _matrices(out).runs, {0: _matrices(sides[0]), 1: _matrices(sides[1])}, floats=[1.0]
-    )
+    builder.emit(Kind.BMM, out, _matrices(out).runs, {0: _matrices(sides[0]), 1: _matrices(sides[1])}, floats=[1.0])
     builder.values[node] = out
 
 

@@ -21,7 +21,18 @@ _MOST = (INTS - 1) // 3
 
 ADD, SUB, MUL, DIV = 0, 1, 2, 3
 ADD_C, MUL_C, C_MINUS, C_OVER, DIV_C = 4, 5, 6, 7, 32
-MASKED_FILL, LEAKY_RELU, PRELU, MAXIMUM, MINIMUM, NOT, COPY, WHERE, CLAMP_LOW, CLAMP_HIGH = 27, 28, 29, 30, 31, 26, 63, 33, 18, 19
+MASKED_FILL, LEAKY_RELU, PRELU, MAXIMUM, MINIMUM, NOT, COPY, WHERE, CLAMP_LOW, CLAMP_HIGH = (
+    27,
+    28,
+    29,
+    30,
+    31,
+    26,
+    63,
+    33,
+    18,
+    19,
+)
 
 
 @dataclasses.dataclass(frozen=True)
@@ -43,7 +54,9 @@ class Pointwise:
     out: Value
 
 
-def emit_pointwise(builder: PlanBuilder, inputs: Sequence[Value], out: Value, operations: Sequence[Operation], absorb: Sequence[int]) -> None:
+def emit_pointwise(
+    builder: PlanBuilder, inputs: Sequence[Value], out: Value, operations: Sequence[Operation], absorb: Sequence[int]
+) -> None:
     """Adds a pointwise step.
 
     Args:
@@ -69,9 +82,7 @@ def emit_pointwise(builder: PlanBuilder, inputs: Sequence[Value], out: Value, op
     ints = [len(program.operations)]
     for operation in program.operations:
         ints += [operation.code, _register(operation.left), _register(operation.right)]
-    floats = [
-        float(_register(int(o.constant))) if o.code == WHERE else o.constant for o in program.operations
-    ]
+    floats = [float(_register(int(o.constant))) if o.code == WHERE else o.constant for o in program.operations]
     builder.emit(Kind.POINTWISE, out, [(size, strides[0]) for size, strides in runs], views, ints=ints, floats=floats)
     builder.pointwise[id(builder.steps[-1])] = program
 
@@ -106,7 +117,12 @@ def _absorb(builder: PlanBuilder, program: Pointwise, value: Value) -> None:
         return operand if operand < 0 else inputs.index(earlier.inputs[operand])
 
     operations = [
-        dataclasses.replace(o, left=first(o.left), right=first(o.right), constant=first(int(o.constant)) if o.code == WHERE else o.constant)
+        dataclasses.replace(
+            o,
+            left=first(o.left),
+            right=first(o.right),
+            constant=first(int(o.constant)) if o.code == WHERE else o.constant,
+        )
         for o in earlier.operations
     ]
     operations += [
@@ -184,7 +200,7 @@ rule(_aten.div.Tensor, _aten.div.Scalar)(_binary(DIV, DIV_C))
 rule(_aten.maximum.default)(_binary(MAXIMUM, CLAMP_LOW))
 rule(_aten.minimum.default)(_binary(MINIMUM, CLAMP_HIGH))
 
-_UNARY = {
+_UNARY: dict[Any, int] = {
     _aten.relu.default: 8,
     _aten.silu.default: 11,
     _aten.sigmoid.default: 12,

@@ -13,7 +13,7 @@ from recfx.targets.native.rules import rule
 from recfx.targets.native.values import Unsupported, Value, merge
 
 _aten = torch.ops.aten
-_REDUCTIONS = {
+_REDUCTIONS: dict[Any, int] = {
     _aten.sum.dim_IntList: 0,
     _aten.mean.dim: 1,
     _aten.amax.default: 2,
@@ -43,9 +43,7 @@ def _reduce(builder: PlanBuilder, node: fx.Node) -> None:
     out = builder.result(node)
     outer, _, inner = groups
     source = view(value, list(groups))
-    builder.emit(
-        Kind.REDUCE, out, [(outer[0], inner[0]), (inner[0], 1)], {0: source}, ints=[_REDUCTIONS[node.target]]
-    )
+    builder.emit(Kind.REDUCE, out, [(outer[0], inner[0]), (inner[0], 1)], {0: source}, ints=[_REDUCTIONS[node.target]])
     builder.values[node] = out
 
 
@@ -126,7 +124,7 @@ def _layer_norm(builder: PlanBuilder, node: fx.Node) -> None:
     arguments: Any = list(node.args) + [None] * (5 - len(node.args))
     x, shape, weight, bias, eps = arguments[:5]
     weight, bias = weight or node.kwargs.get("weight"), bias or node.kwargs.get("bias")
-    eps = node.kwargs.get("eps", 1e-5) if eps is None else eps
+    epsilon: Any = node.kwargs.get("eps", 1e-5) if eps is None else eps
     if len(shape) != 1:
         raise Unsupported("it normalises over several dimensions")
     value = builder.value(x)
@@ -143,6 +141,6 @@ def _layer_norm(builder: PlanBuilder, node: fx.Node) -> None:
         out,
         builder.tensor(weight) if weight is not None else None,
         builder.tensor(bias) if bias is not None else None,
-        float(eps),
+        float(epsilon),
     )
     builder.values[node] = out

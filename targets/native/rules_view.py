@@ -59,10 +59,11 @@ def _same(builder: PlanBuilder, node: fx.Node) -> None:
 def _permuted(builder: PlanBuilder, node: fx.Node) -> None:
     value = builder.value(node.args[0])
     order: Any = list(range(len(value.dims)))
+    arguments: Any = node.args
     if node.target is _aten.permute.default:
-        order = [i % len(order) for i in node.args[1]]  # type: ignore[union-attr]
+        order = [i % len(order) for i in arguments[1]]
     elif node.target is _aten.transpose.int:
-        a, b = (int(i) % len(order) for i in node.args[1:3])  # type: ignore[arg-type]
+        a, b = (int(i) % len(order) for i in arguments[1:3])
         order[a], order[b] = order[b], order[a]
     else:
         order.reverse()

@@ -85,7 +85,7 @@ def reshape(value: Value, shape: Sequence[Dim]) -> Value | None:
 
     Args:
         value: What to reshape.
-        shape: Sizes and which dimension is the batch; strides are ignored. The batch dimension must lie outermost among what it is merged with.
+        shape: Sizes and which dimension is the batch; strides are ignored. The batch must lie outermost among what it is merged with.
     """
     old = [d for d in value.dims if d.size != 1 or d.batch]
     new = [(i, d) for i, d in enumerate(shape) if d.size != 1 or d.batch]
@@ -127,7 +127,8 @@ def _regroup(group: list[Dim], wanted: list[tuple[int, Dim]], dims: list[Dim]) -
     runs = merge(group)
     if len(runs) > 1:
         return len(group) == len(wanted) and all(
-            g.size == w.size and g.batch == w.batch and _keep(dims, i, g) for g, (i, w) in zip(group, wanted, strict=True)
+            g.size == w.size and g.batch == w.batch and _keep(dims, i, g)
+            for g, (i, w) in zip(group, wanted, strict=True)
         )
     stride = runs[0][1] if runs else 1
     for i, d in reversed(wanted):

@@ -5,7 +5,10 @@
 template <class D>
 inline void row_units(const float* x, int64_t k, int64_t units, uint32_t* to) {
     if constexpr (D::depth == 1) {
-        __builtin_memcpy(to, x, size_t(k) * 4);
+        if constexpr (D::rounds)
+            for (int64_t i = 0; i < k; ++i) to[i] = bf16_bits(x[i]);
+        else
+            __builtin_memcpy(to, x, size_t(k) * 4);
     } else {
         const int64_t whole = k / 2;
         for (int64_t u = 0; u < whole; ++u) to[u] = bf16_bits(x[2 * u]) >> 16 | bf16_bits(x[2 * u + 1]);

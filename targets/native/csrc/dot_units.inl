@@ -4,6 +4,7 @@
 struct DotF32 {
     using V = vf;
     static constexpr int64_t depth = 1;
+    static constexpr bool rounds = false;
     static V step(V acc, uint32_t a, const uint32_t* b) {
         float x;
         __builtin_memcpy(&x, &a, 4);
@@ -20,7 +21,10 @@ struct DotBF16 {
     }
 };
 #else
-using DotBF16 = DotF32;  // weights are kept as the float32 values of their bfloat16 numbers
+// Weights and inputs are kept as the float32 values of their bfloat16 numbers.
+struct DotBF16 : DotF32 {
+    static constexpr bool rounds = true;
+};
 #endif
 
 #if RECFX_HAS_VNNI

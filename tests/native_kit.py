@@ -1,0 +1,74 @@
+"""Lowers small modules at a chosen instruction-set level."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from typing import Any
+
+import pytest
+import torch
+
+import recfx.passes  # noqa: F401 - registers the passes
+from recfx.ir import Program, capture
+from recfx.ir.flat import flat_function
+from recfx.pipeline import Pipeline
+from recfx.targets.native.library import library, missing
+from recfx.targets.native.partition import Partition, Partitioner
+
+needs_kernels = pytest.mark.skipif(missing() is not None, reason=str(missing()))
+LEVELS = () if missing() else library().levels
+
+
+class Module(torch.nn.Module):
+    """A function of tensors with state of its own."""
+
+    def __init__(self, function: Callable[..., Any], state: Sequence[torch.Tensor] = ()) -> None:
+        super().__init__()
+        self.function = function
+        for i, tensor in enumerate(state):
+            self.register_buffer(f"state{i}", tensor)
+        self.count = len(state)
+
+    def forward(self, *inputs: torch.Tensor) -> Any:
+        return self.function(*inputs, *(getattr(self, f"state{i}") for i in range(self.count)))
+
+
+def program_of(
+    function: Callable[..., Any], inputs: Sequence[torch.Tensor], state: Sequence[torch.Tensor] = (), **how: Any
+) -> Program:
+    """The captured program of a function of some inputs and constants."""
+    captured = capture(Module(function, state).eval(), tuple(inputs), {}, **how)
+    return Pipeline("canonicalize").run(captured).program
+
+
+def partition(program: Program, level: str) -> Partition:
+    """The program lowered at a level."""
+    return Partitioner(program, library(), level).run()
+
+
+def lower(program: Program, level: str = "") -> Callable[..., tuple[Any, ...]]:
+    """The lowered program; fails when torch would have to run any of it."""
+    made = partition(program, level or LEVELS[0])
+    assert not made.refused, {n.name: reason for n, reason in made.refused.items()}
+    return flat_function(made.program)
+
+
+def lower_everywhere(
+    function: Callable[..., Any], inputs: Sequence[torch.Tensor], state: Sequence[torch.Tensor] = (), **how: Any
+) -> list[Callable[..., tuple[Any, ...]]]:
+    """A function lowered at every level this processor runs."""
+    program = program_of(function, inputs, state, **how)
+    return [lower(program, level) for level in LEVELS]
+
+
+def generator(seed: int) -> torch.Generator:
+    """A random generator of a drawn seed."""
+    return torch.Generator().manual_seed(seed)
+
+
+def closer_than(found: torch.Tensor, plain: torch.Tensor, exact: torch.Tensor, factor: float = 8.0) -> None:
+    """The error against float64 is at most `factor` times torch's own and a few last bits."""
+    scale = float(exact.abs().max()) if exact.numel() else 0.0
+    allowed = factor * float((plain.double() - exact).abs().max()) + 16 * torch.finfo(torch.float32).eps * scale
+    worst = float((found.double() - exact).abs().max())
+    assert worst <= allowed, f"{worst:.3g} > {allowed:.3g}"

@@ -1,0 +1,311 @@
+"""Every kernel at every instruction-set level against its reference in plain torch."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from functools import cache
+from typing import Any
+
+import pytest
+import torch
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from native_kit import closer_than, generator, lower_everywhere, needs_kernels
+from torch.nn import functional
+
+import recfx
+from recfx.formats import row_bytes
+from recfx.ops import cross, interaction, lookup, mlp
+
+pytestmark = needs_kernels
+seeds = st.integers(0, 2**32)
+relaxed = settings(deadline=None, max_examples=12)
+
+
+def drawn(data: st.DataObject, low: int, high: int) -> int:
+    return data.draw(st.integers(low, high))
+
+
+def check(function: Callable[..., Any], inputs: list[torch.Tensor], state: list[torch.Tensor]) -> None:
+    """At every level a kernel is no further from float64 than torch's own, within a factor."""
+    plain = function(*inputs, *state)
+    exact = function(*(t.double() if t.is_floating_point() else t for t in [*inputs, *state]))
+    for run in lower_everywhere(function, inputs, state):
+        (found,) = run(*inputs)
+        assert found.shape == plain.shape
+        closer_than(found, plain, exact)
+
+
+def near(
+    function: Callable[..., Any],
+    inputs: list[torch.Tensor],
+    state: list[torch.Tensor],
+    rtol: float,
+    atol: float,
+    **how: Any,
+) -> None:
+    """At every level a kernel gives what its reference gives."""
+    expected = function(*inputs, *state)
+    for run in lower_everywhere(function, inputs, state, **how):
+        (found,) = run(*inputs)
+        torch.testing.assert_close(found, expected, rtol=rtol, atol=atol, equal_nan=True)
+
+
+def chain(layers: list[mlp.Layer]) -> Callable[..., torch.Tensor]:
+    ints, numbers = mlp.encode(layers)
+    return lambda x, *params: torch.ops.recfx.mlp(x, list(params), ints, numbers)
+
+
+@relaxed
+@given(st.data())
+def test_float_layers(data: st.DataObject) -> None:
+    rng = generator(data.draw(seeds))
+    rows, k, n = drawn(data, 2, 40), drawn(data, 1, 70), drawn(data, 1, 70)
+    x, w, b = torch.randn(rows, k, generator=rng), torch.randn(n, k, generator=rng), torch.randn(n, generator=rng)
+    activation = data.draw(
+        st.sampled_from(["none", "relu", "gelu", "gelu-tanh", "silu", "sigmoid", "tanh", "leaky-relu"])
+    )
+    bias = data.draw(st.booleans())
+    check(chain([mlp.Layer(0, 1 if bias else -1, activation=activation, number=0.1)]), [x], [w, b])
+
+
+@relaxed
+@given(st.data())
+def test_a_stack_with_norms_and_residuals(data: st.DataObject) -> None:
+    rng = generator(data.draw(seeds))
+    rows, width = drawn(data, 2, 20), drawn(data, 2, 40)
+    x = torch.randn(rows, width, generator=rng)
+    state = [torch.randn(width, width, generator=rng) / width**0.5 for _ in range(2)]
+    state += [torch.rand(width, generator=rng) + 0.5 for _ in range(4)]
+    layers = [
+        mlp.Layer(0, 2, activation="prelu", slope=3),
+        mlp.Layer(1, 2, activation="dice", slope=3, gate_scale=4, gate_shift=5, residual=0),
+        mlp.Layer(0, norm=True, norm_weight=2, norm_bias=3, activation="relu", residual=1),
+    ]
+    check(chain(layers), [x], state)
+
+
+@relaxed
+@given(st.data())
+def test_bfloat16_layers(data: st.DataObject) -> None:
+    rng = generator(data.draw(seeds))
+    rows, k, n = drawn(data, 2, 40), drawn(data, 1, 70), drawn(data, 1, 70)
+    x, w = torch.randn(rows, k, generator=rng), torch.randn(n, k, generator=rng).bfloat16()
+    function = chain([mlp.Layer(0)])
+    near(function, [x], [w], 1e-5, 1e-5 * k**0.5)
+
+
+@relaxed
+@given(st.data())
+def test_int8_layers_are_exact_sums(data: st.DataObject) -> None:
+    rng = generator(data.draw(seeds))
+    rows, k, n = drawn(data, 2, 40), drawn(data, 1, 150), drawn(data, 1, 70)
+    x = torch.randn(rows, k, generator=rng)
+    x = x.relu() if data.draw(st.booleans()) else x
+    w = torch.randint(-127, 128, (n, k), generator=rng).to(torch.int8)
+    scale, b = torch.rand(n, generator=rng), torch.randn(n, generator=rng)
+    function = chain([mlp.Layer(0, 2, 1, input_scale=data.draw(st.sampled_from([0.0, 0.02])))])
+    near(function, [x], [w, scale, b], 1e-5, 1e-3)
+
+
+def test_int8_rows_of_zeros_stay_zero() -> None:
+    x, w, scale = torch.zeros(3, 9), torch.ones(4, 9, dtype=torch.int8), torch.ones(4)
+    near(chain([mlp.Layer(0, -1, 1)]), [x], [w, scale], 0, 0)
+
+
+def table(rng: torch.Generator, kind: int, rows: int, dim: int) -> torch.Tensor:
+    """A table in one of the formats: 32, 16 (bfloat16), -16 (float16), or bits."""
+    if kind in (32, 16, -16):
+        dtype = {32: torch.float32, 16: torch.bfloat16, -16: torch.float16}[kind]
+        return torch.randn(rows, dim, generator=rng).to(dtype)
+    packed = torch.randint(0, 256, (rows, row_bytes(kind, dim)), generator=rng).to(torch.uint8)
+    packed[:, -4:] = torch.randn(rows, 2, generator=rng).half().view(torch.uint8)
+    return packed
+
+
+FORMATS = [32, 16, -16, 8, 4, 2, 1]
+
+
+@pytest.mark.parametrize("kind", FORMATS)
+@relaxed
+@given(st.data())
+def test_lookups_of_fixed_length(kind: int, data: st.DataObject) -> None:
+    rng = generator(data.draw(seeds))
+    bits = 32 if abs(kind) >= 16 else kind
+    features, output, tables, batch = [], 0, [], drawn(data, 2, 9)
+    for column in range(drawn(data, 1, 3)):
+        rows, dim = drawn(data, 1, 20), drawn(data, 1, 40)
+        length = drawn(data, 1, 5)
+        tables.append(table(rng, kind, rows, dim))
+        features.append(
+            lookup.Feature(
+                column, 0, dim, output, column=0, length=length, bits=bits,
+                pooling=data.draw(st.sampled_from([lookup.SUM, lookup.MEAN, lookup.NONE])),
+                padding=data.draw(st.sampled_from([-1, 0])), weights=data.draw(st.sampled_from([-1, 0])),
+            )
+        )  # fmt: skip
+        output += features[-1].columns
+    least = min(t.shape[0] for t in tables)
+    ids = torch.randint(0, least, (batch, 5), generator=rng)
+    ids = ids.int() if data.draw(st.booleans()) else ids
+    factors, dense = torch.rand(batch, 5, generator=rng), torch.randn(batch, 3, generator=rng)
+    numbers = lookup.encode(features)
+
+    def function(ids: torch.Tensor, factors: torch.Tensor, dense: torch.Tensor, *tables: torch.Tensor) -> torch.Tensor:
+        return torch.ops.recfx.grouped_lookup(
+            list(tables), [ids], [], [factors], [dense], numbers, [0, output], output + 3
+        )
+
+    near(function, [ids, factors, dense], tables, 1e-5, 1e-5)
+
+
+def jagged_inputs(rng: torch.Generator, lengths: torch.Tensor, batch: int, last: bool) -> list[torch.Tensor]:
+    """Dense [B, 1], ids, offsets and weights of jagged bags with the given lengths."""
+    offsets = torch.cat([torch.zeros(1, dtype=torch.long), lengths.cumsum(0)])
+    ids = torch.randint(0, 9, (int(lengths.sum()),), generator=rng)
+    dense = torch.randn(batch, 1, generator=rng)
+    return [dense, ids, offsets if last else offsets[:-1], torch.rand(ids.shape, generator=rng)]
+
+
+@cache
+def jagged_lookup(segments: int, last: bool) -> tuple[Callable[..., torch.Tensor], list[Any]]:
+    """A lookup of several jagged features of every kind, and its lowerings."""
+    rng = generator(segments)
+    tables = [torch.randn(9, 7 + 10 * s, generator=rng) for s in range(segments)]
+    features, output = [], 0
+    for s, held in enumerate(tables):
+        features.append(
+            lookup.Feature(
+                s, 0, held.shape[1], output, length=lookup.JAGGED, offsets=0, segment=s, segments=segments, last=last,
+                pooling=lookup.MEAN if s == 1 else lookup.SUM, padding=2 if s else -1, weights=0 if s == 2 else -1,
+            )
+        )  # fmt: skip
+        output += held.shape[1]
+    numbers = lookup.encode(features)
+
+    def function(dense: Any, ids: Any, offsets: Any, factors: Any, *tables: torch.Tensor) -> Any:
+        held = torch.ops.recfx.grouped_lookup(
+            list(tables), [ids], [offsets], [factors], [dense], numbers, [0, output], output + 1
+        )
+        return held * 1.0
+
+    example = jagged_inputs(rng, torch.full((4 * segments,), 2), 4, last)
+    sizes = tuple({0: torch.export.Dim(name)} for name in ("batch", "count", "ends"))
+    runs = lower_everywhere(function, example, tables, dynamic_shapes={"inputs": (*sizes, sizes[1])})
+    return lambda *inputs: function(*inputs, *tables), runs
+
+
+@pytest.mark.parametrize("segments", [1, 3])
+@pytest.mark.parametrize("last", [False, True])
+@relaxed
+@given(st.data())
+def test_jagged_lookups(segments: int, last: bool, data: st.DataObject) -> None:
+    function, runs = jagged_lookup(segments, last)
+    batch = drawn(data, 1, 6)
+    size = batch * segments
+    lengths = torch.tensor(data.draw(st.lists(st.integers(0, 6), min_size=size, max_size=size)))
+    inputs = jagged_inputs(generator(data.draw(seeds)), lengths, batch, last)
+    for run in runs:
+        torch.testing.assert_close(run(*inputs)[0], function(*inputs), rtol=1e-5, atol=1e-5)
+
+
+@pytest.mark.parametrize("bad", [[0, 3, 1, 4], [0, 2, 3, 99], [-1, 2, 3, 4]])
+def test_wrong_offsets_are_an_error(bad: list[int]) -> None:
+    _, runs = jagged_lookup(1, True)
+    for run in runs:
+        with pytest.raises(recfx.InputError, match="offsets"):
+            run(torch.randn(3, 1), torch.tensor([1, 2, 3, 4]), torch.tensor(bad), torch.rand(4))
+
+
+@relaxed
+@given(st.data())
+def test_interactions(data: st.DataObject) -> None:
+    rng = generator(data.draw(seeds))
+    batch, features, dim = drawn(data, 2, 5), drawn(data, 2, 40), drawn(data, 1, 40)
+    x, prefix = torch.randn(batch, features, dim, generator=rng), torch.randn(batch, 3, generator=rng)
+    own, upper, front = (data.draw(st.booleans()) for _ in range(3))
+
+    def dots(x: torch.Tensor, prefix: torch.Tensor) -> torch.Tensor:
+        held = prefix if front else None
+        if x.dtype is torch.float64:
+            return interaction.dot_reference(x, held, own, upper)
+        return torch.ops.recfx.dot_interaction(x, held, own, upper)
+
+    check(dots, [x, prefix], [])
+    reduce = data.draw(st.booleans())
+    check(lambda x: torch.ops.recfx.fm(x, reduce), [x], [])
+
+
+@relaxed
+@given(st.data())
+def test_cross_layers(data: st.DataObject) -> None:
+    rng = generator(data.draw(seeds))
+    batch, dim, rank = drawn(data, 2, 9), drawn(data, 1, 40), drawn(data, 1, 8)
+    x = torch.randn(batch, dim, generator=rng)
+    shapes = [(dim,), (dim, dim), (dim,), (dim, rank), (rank, dim)]
+    state = [torch.randn(s, generator=rng) / s[-1] ** 0.5 for s in shapes]
+    kinds = data.draw(st.lists(st.sampled_from([cross.VECTOR, cross.FULL, cross.LOW_RANK]), min_size=1, max_size=3))
+    made = {
+        cross.VECTOR: cross.CrossLayer(cross.VECTOR, 0, 2),
+        cross.FULL: cross.CrossLayer(cross.FULL, 1, 2),
+        cross.LOW_RANK: cross.CrossLayer(cross.LOW_RANK, 3, -1, 4),
+    }
+    layers = cross.encode([made[kind] for kind in kinds])
+    check(lambda x, *params: torch.ops.recfx.cross(x, x, list(params), layers), [x], state)
+
+
+@relaxed
+@given(st.data())
+def test_attention(data: st.DataObject) -> None:
+    rng = generator(data.draw(seeds))
+    batch, heads, length, dim = drawn(data, 2, 4), drawn(data, 1, 3), drawn(data, 2, 20), drawn(data, 2, 20)
+    x = torch.randn(batch, length, heads, dim, generator=rng)
+    causal, masked = data.draw(st.sampled_from([(False, False), (True, False), (False, True)]))
+    mask = torch.rand(batch, 1, length, length, generator=rng) < 0.7
+    mask[..., 0] = True
+
+    def attend(x: torch.Tensor, mask: torch.Tensor) -> torch.Tensor:
+        h = x.transpose(1, 2)
+        held = mask if masked else None
+        return functional.scaled_dot_product_attention(h, h * 0.5, h + 1, attn_mask=held, is_causal=causal)
+
+    check(attend, [x, mask], [])
+
+
+@relaxed
+@given(st.data())
+def test_products_softmax_and_reductions(data: st.DataObject) -> None:
+    rng = generator(data.draw(seeds))
+    batch, m, k, n = drawn(data, 2, 4), drawn(data, 1, 20), drawn(data, 1, 40), drawn(data, 1, 40)
+    a, b = torch.randn(batch, m, k, generator=rng), torch.randn(batch, n, k, generator=rng)
+    check(lambda a, b: torch.bmm(a, b.transpose(1, 2)), [a, b], [])
+    check(lambda a: a.softmax(-1), [a], [])
+    dim = data.draw(st.sampled_from([1, 2, (1, 2)]))
+    keep = data.draw(st.booleans())
+    check(lambda a: a.sum(dim, keepdim=keep), [a], [])
+    check(lambda a: a.mean(dim, keepdim=keep), [a], [])
+    check(lambda a: a.amax(dim, keepdim=keep), [a], [])
+
+
+CHAINS: dict[str, Callable[[torch.Tensor, torch.Tensor], torch.Tensor]] = {
+    "broadcast": lambda a, b: (a.unsqueeze(1) * b.unsqueeze(2) + 1.5).flatten(1),
+    "activations": lambda a, b: torch.sigmoid(a) + torch.tanh(b) * functional.silu(a) - functional.gelu(b),
+    "powers": lambda a, b: (a * a + 1).sqrt() / (b.abs() + 1) ** 2 + torch.rsqrt(b * b + 1),
+    "masks": lambda a, b: torch.where(a > 0, b, -a).masked_fill(b <= 0.5, 3.0) * (a != 0).float(),
+    "bounds": lambda a, b: a.clamp(-0.5, 0.5) + b.clamp(min=0) + torch.maximum(a, b) - torch.minimum(a, b),
+    "constants": lambda a, b: (2 - a) / 3 + 4 / (b * b + 1) - (a - 0.25) + a.exp() + functional.leaky_relu(b, 0.2),
+    "concatenations": lambda a, b: torch.cat([a, b * 2, torch.stack([a, b], 1).flatten(1)], 1),
+}
+
+
+@pytest.mark.parametrize("name", CHAINS)
+@pytest.mark.parametrize("width", [1, 5, 64, 130])
+def test_pointwise_chains(name: str, width: int) -> None:
+    rng = generator(width)
+    check(CHAINS[name], [torch.randn(3, width, generator=rng), torch.randn(3, width, generator=rng)], [])
+
+
+def test_special_numbers_go_through_activations() -> None:
+    x = torch.tensor([[0.0, -0.0, float("inf"), -float("inf"), float("nan"), 1e30, -1e30, 100.0, -100.0]] * 2)
+    for function in (torch.relu, torch.sigmoid, torch.tanh, torch.exp):
+        near(lambda x, f=function: f(x), [x], [], 1e-5, 1e-6)
