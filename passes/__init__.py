@@ -5,6 +5,7 @@ from recfx.passes.canonicalize import Canonicalize
 from recfx.passes.fold_affine import FoldAffine
 from recfx.passes.fold_batchnorm import FoldBatchnorm
 from recfx.passes.fold_constants import FoldConstants
+from recfx.passes.fuse_mlp import FuseMlp
 from recfx.passes.merge_duplicates import MergeDuplicates
 from recfx.passes.merge_tables import MergeTables
 
@@ -14,14 +15,24 @@ EXACT_PIPELINE = "canonicalize,fold-constants,merge-tables,merge-duplicates,batc
 #: What `optimize` runs unless told otherwise. Affine folds come before batch norm is folded into what they leave.
 DEFAULT_PIPELINE = "canonicalize,fold-constants,merge-tables,merge-duplicates,fold-affine,fold-batchnorm,batch-selects"
 
+#: What the default pipeline leaves, in operators of the dialect: interactions and lookups first, MLP chains last, as they take any linear.
+NATIVE_PIPELINE = ",".join(
+    [
+        DEFAULT_PIPELINE,
+        "fuse-mlp",
+    ]
+)
+
 __all__ = [
     "DEFAULT_PIPELINE",
     "EXACT_PIPELINE",
+    "NATIVE_PIPELINE",
     "BatchSelects",
     "Canonicalize",
     "FoldAffine",
     "FoldBatchnorm",
     "FoldConstants",
+    "FuseMlp",
     "MergeDuplicates",
     "MergeTables",
 ]
