@@ -5,6 +5,8 @@ from recfx.passes.canonicalize import Canonicalize
 from recfx.passes.fold_affine import FoldAffine
 from recfx.passes.fold_batchnorm import FoldBatchnorm
 from recfx.passes.fold_constants import FoldConstants
+from recfx.passes.fuse_dot_interaction import FuseDotInteraction
+from recfx.passes.fuse_fm import FuseFm
 from recfx.passes.fuse_mlp import FuseMlp
 from recfx.passes.merge_duplicates import MergeDuplicates
 from recfx.passes.merge_tables import MergeTables
@@ -19,6 +21,8 @@ DEFAULT_PIPELINE = "canonicalize,fold-constants,merge-tables,merge-duplicates,fo
 NATIVE_PIPELINE = ",".join(
     [
         DEFAULT_PIPELINE,
+        "fuse-dot-interaction",
+        "fuse-fm",
         "fuse-mlp",
     ]
 )
@@ -32,6 +36,8 @@ __all__ = [
     "FoldAffine",
     "FoldBatchnorm",
     "FoldConstants",
+    "FuseDotInteraction",
+    "FuseFm",
     "FuseMlp",
     "MergeDuplicates",
     "MergeTables",

@@ -207,7 +207,7 @@ ACTIVATIONS: dict[str, Callable[[int], nn.Module]] = {
 }
 
 
-@settings(deadline=None, max_examples=25)
+@settings(deadline=None, max_examples=12)
 @given(
     seed=st.integers(0, 2**16),
     plan=st.lists(
