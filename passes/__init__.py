@@ -5,6 +5,9 @@ from recfx.passes.canonicalize import Canonicalize
 from recfx.passes.fold_affine import FoldAffine
 from recfx.passes.fold_batchnorm import FoldBatchnorm
 from recfx.passes.fold_constants import FoldConstants
+from recfx.passes.fuse_dot_interaction import FuseDotInteraction
+from recfx.passes.fuse_fm import FuseFm
+from recfx.passes.fuse_mlp import FuseMlp
 from recfx.passes.merge_duplicates import MergeDuplicates
 from recfx.passes.merge_tables import MergeTables
 
@@ -14,8 +17,15 @@ EXACT_PIPELINE = "canonicalize,fold-constants,merge-tables,merge-duplicates,batc
 #: What `optimize` runs unless told otherwise. Affine folds come before batch norm is folded into what they leave.
 DEFAULT_PIPELINE = "canonicalize,fold-constants,merge-tables,merge-duplicates,fold-affine,fold-batchnorm,batch-selects"
 
-#: What `optimize` runs for a backend with kernels for the recfx dialect: the default, then the passes that form the dialect's operators.
-NATIVE_PIPELINE = DEFAULT_PIPELINE
+#: What the default pipeline leaves, in operators of the dialect: interactions and lookups first, MLP chains last, as they take any linear.
+NATIVE_PIPELINE = ",".join(
+    [
+        DEFAULT_PIPELINE,
+        "fuse-dot-interaction",
+        "fuse-fm",
+        "fuse-mlp",
+    ]
+)
 
 __all__ = [
     "DEFAULT_PIPELINE",
@@ -26,6 +36,9 @@ __all__ = [
     "FoldAffine",
     "FoldBatchnorm",
     "FoldConstants",
+    "FuseDotInteraction",
+    "FuseFm",
+    "FuseMlp",
     "MergeDuplicates",
     "MergeTables",
 ]
