@@ -7,12 +7,14 @@ from recfx.passes.fold_batchnorm import FoldBatchnorm
 from recfx.passes.fold_constants import FoldConstants
 from recfx.passes.merge_duplicates import MergeDuplicates
 from recfx.passes.merge_tables import MergeTables
+from recfx.passes.narrow_last_position import NarrowLastPosition
 
 #: What keeps every bit. Constants are folded before duplicates are looked for, so that equal index tables merge too.
 EXACT_PIPELINE = "canonicalize,fold-constants,merge-tables,merge-duplicates,batch-selects"
 
 #: What `optimize` runs unless told otherwise. Affine folds come before batch norm is folded into what they leave.
-DEFAULT_PIPELINE = "canonicalize,fold-constants,merge-tables,merge-duplicates,fold-affine,fold-batchnorm,batch-selects"
+#: Encoders are narrowed before anything is batched, since what is batched is read as a whole.
+DEFAULT_PIPELINE = "canonicalize,fold-constants,merge-tables,merge-duplicates,fold-affine,fold-batchnorm,narrow-last-position,batch-selects"
 
 __all__ = [
     "DEFAULT_PIPELINE",
@@ -24,4 +26,5 @@ __all__ = [
     "FoldConstants",
     "MergeDuplicates",
     "MergeTables",
+    "NarrowLastPosition",
 ]
