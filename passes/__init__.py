@@ -5,6 +5,7 @@ from recfx.passes.canonicalize import Canonicalize
 from recfx.passes.fold_affine import FoldAffine
 from recfx.passes.fold_batchnorm import FoldBatchnorm
 from recfx.passes.fold_constants import FoldConstants
+from recfx.passes.fuse_parallel_linears import FuseParallelLinears
 from recfx.passes.merge_duplicates import MergeDuplicates
 from recfx.passes.merge_tables import MergeTables
 from recfx.passes.narrow_last_position import NarrowLastPosition
@@ -14,7 +15,11 @@ EXACT_PIPELINE = "canonicalize,fold-constants,merge-tables,merge-duplicates,batc
 
 #: What `optimize` runs unless told otherwise. Affine folds come before batch norm is folded into what they leave.
 #: Encoders are narrowed before anything is batched, since what is batched is read as a whole.
-DEFAULT_PIPELINE = "canonicalize,fold-constants,merge-tables,merge-duplicates,fold-affine,fold-batchnorm,narrow-last-position,batch-selects"
+DEFAULT_PIPELINE = (
+    "canonicalize,fold-constants,merge-tables,merge-duplicates,fold-affine,fold-batchnorm,"
+    "narrow-last-position,fuse-parallel-linears,batch-selects"
+)
+
 
 __all__ = [
     "DEFAULT_PIPELINE",
@@ -24,6 +29,7 @@ __all__ = [
     "FoldAffine",
     "FoldBatchnorm",
     "FoldConstants",
+    "FuseParallelLinears",
     "MergeDuplicates",
     "MergeTables",
     "NarrowLastPosition",
