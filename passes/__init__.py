@@ -5,6 +5,7 @@ from recfx.passes.canonicalize import Canonicalize
 from recfx.passes.fold_affine import FoldAffine
 from recfx.passes.fold_batchnorm import FoldBatchnorm
 from recfx.passes.fold_constants import FoldConstants
+from recfx.passes.fold_linear_into_table import FoldLinearIntoTable
 from recfx.passes.fuse_parallel_linears import FuseParallelLinears
 from recfx.passes.merge_duplicates import MergeDuplicates
 from recfx.passes.merge_tables import MergeTables
@@ -16,7 +17,7 @@ EXACT_PIPELINE = "canonicalize,fold-constants,merge-tables,merge-duplicates,batc
 #: What `optimize` runs unless told otherwise. Affine folds come before batch norm is folded into what they leave.
 #: Encoders are narrowed before anything is batched, since what is batched is read as a whole.
 DEFAULT_PIPELINE = (
-    "canonicalize,fold-constants,merge-tables,merge-duplicates,fold-affine,fold-batchnorm,"
+    "canonicalize,fold-constants,merge-tables,merge-duplicates,fold-affine,fold-batchnorm,fold-linear-into-table,"
     "narrow-last-position,fuse-parallel-linears,batch-selects"
 )
 
@@ -29,6 +30,7 @@ __all__ = [
     "FoldAffine",
     "FoldBatchnorm",
     "FoldConstants",
+    "FoldLinearIntoTable",
     "FuseParallelLinears",
     "MergeDuplicates",
     "MergeTables",
