@@ -8,14 +8,22 @@ from recfx.passes.fold_constants import FoldConstants
 from recfx.passes.fuse_dot_interaction import FuseDotInteraction
 from recfx.passes.fuse_fm import FuseFm
 from recfx.passes.fuse_mlp import FuseMlp
+from recfx.passes.fold_linear_into_table import FoldLinearIntoTable
+from recfx.passes.fuse_parallel_linears import FuseParallelLinears
 from recfx.passes.merge_duplicates import MergeDuplicates
 from recfx.passes.merge_tables import MergeTables
+from recfx.passes.narrow_last_position import NarrowLastPosition
 
 #: What keeps every bit. Constants are folded before duplicates are looked for, so that equal index tables merge too.
 EXACT_PIPELINE = "canonicalize,fold-constants,merge-tables,merge-duplicates,batch-selects"
 
 #: What `optimize` runs unless told otherwise. Affine folds come before batch norm is folded into what they leave.
-DEFAULT_PIPELINE = "canonicalize,fold-constants,merge-tables,merge-duplicates,fold-affine,fold-batchnorm,batch-selects"
+#: Encoders are narrowed before anything is batched, since what is batched is read as a whole.
+DEFAULT_PIPELINE = (
+    "canonicalize,fold-constants,merge-tables,merge-duplicates,fold-affine,fold-batchnorm,fold-linear-into-table,"
+    "narrow-last-position,fuse-parallel-linears,batch-selects"
+)
+
 
 #: What the default pipeline leaves, in operators of the dialect: interactions and lookups first, MLP chains last, as they take any linear.
 NATIVE_PIPELINE = ",".join(
@@ -39,6 +47,9 @@ __all__ = [
     "FuseDotInteraction",
     "FuseFm",
     "FuseMlp",
+    "FoldLinearIntoTable",
+    "FuseParallelLinears",
     "MergeDuplicates",
     "MergeTables",
+    "NarrowLastPosition",
 ]
