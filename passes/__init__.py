@@ -5,10 +5,10 @@ from recfx.passes.canonicalize import Canonicalize
 from recfx.passes.fold_affine import FoldAffine
 from recfx.passes.fold_batchnorm import FoldBatchnorm
 from recfx.passes.fold_constants import FoldConstants
+from recfx.passes.fold_linear_into_table import FoldLinearIntoTable
 from recfx.passes.fuse_dot_interaction import FuseDotInteraction
 from recfx.passes.fuse_fm import FuseFm
 from recfx.passes.fuse_mlp import FuseMlp
-from recfx.passes.fold_linear_into_table import FoldLinearIntoTable
 from recfx.passes.fuse_parallel_linears import FuseParallelLinears
 from recfx.passes.merge_duplicates import MergeDuplicates
 from recfx.passes.merge_tables import MergeTables
@@ -44,10 +44,10 @@ __all__ = [
     "FoldAffine",
     "FoldBatchnorm",
     "FoldConstants",
+    "FoldLinearIntoTable",
     "FuseDotInteraction",
     "FuseFm",
     "FuseMlp",
-    "FoldLinearIntoTable",
     "FuseParallelLinears",
     "MergeDuplicates",
     "MergeTables",
