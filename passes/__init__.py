@@ -10,6 +10,7 @@ from recfx.passes.fuse_dot_interaction import FuseDotInteraction
 from recfx.passes.fuse_fm import FuseFm
 from recfx.passes.fuse_mlp import FuseMlp
 from recfx.passes.fuse_parallel_linears import FuseParallelLinears
+from recfx.passes.fuse_lookups import FuseLookups
 from recfx.passes.merge_duplicates import MergeDuplicates
 from recfx.passes.merge_tables import MergeTables
 from recfx.passes.narrow_last_position import NarrowLastPosition
@@ -35,6 +36,9 @@ NATIVE_PIPELINE = ",".join(
     ]
 )
 
+#: The default passes and those that write the dialect, for backends with kernels of their own for it.
+NATIVE_PIPELINE = f"{DEFAULT_PIPELINE},fuse-lookups"
+
 __all__ = [
     "DEFAULT_PIPELINE",
     "EXACT_PIPELINE",
@@ -49,6 +53,7 @@ __all__ = [
     "FuseFm",
     "FuseMlp",
     "FuseParallelLinears",
+    "FuseLookups",
     "MergeDuplicates",
     "MergeTables",
     "NarrowLastPosition",
