@@ -5,6 +5,7 @@ from recfx.passes.canonicalize import Canonicalize
 from recfx.passes.fold_affine import FoldAffine
 from recfx.passes.fold_batchnorm import FoldBatchnorm
 from recfx.passes.fold_constants import FoldConstants
+from recfx.passes.fuse_cross import FuseCross
 from recfx.passes.fuse_dot_interaction import FuseDotInteraction
 from recfx.passes.fuse_fm import FuseFm
 from recfx.passes.fuse_mlp import FuseMlp
@@ -23,6 +24,7 @@ NATIVE_PIPELINE = ",".join(
         DEFAULT_PIPELINE,
         "fuse-dot-interaction",
         "fuse-fm",
+        "fuse-cross",
         "fuse-mlp",
     ]
 )
@@ -36,6 +38,7 @@ __all__ = [
     "FoldAffine",
     "FoldBatchnorm",
     "FoldConstants",
+    "FuseCross",
     "FuseDotInteraction",
     "FuseFm",
     "FuseMlp",
