@@ -6,6 +6,7 @@ from recfx.passes.fold_affine import FoldAffine
 from recfx.passes.fold_batchnorm import FoldBatchnorm
 from recfx.passes.fold_constants import FoldConstants
 from recfx.passes.fold_linear_into_table import FoldLinearIntoTable
+from recfx.passes.fuse_cross import FuseCross
 from recfx.passes.fuse_dot_interaction import FuseDotInteraction
 from recfx.passes.fuse_fm import FuseFm
 from recfx.passes.fuse_mlp import FuseMlp
@@ -32,6 +33,7 @@ NATIVE_PIPELINE = ",".join(
         DEFAULT_PIPELINE,
         "fuse-dot-interaction",
         "fuse-fm",
+        "fuse-cross",
         "fuse-mlp",
     ]
 )
@@ -49,6 +51,7 @@ __all__ = [
     "FoldBatchnorm",
     "FoldConstants",
     "FoldLinearIntoTable",
+    "FuseCross",
     "FuseDotInteraction",
     "FuseFm",
     "FuseMlp",

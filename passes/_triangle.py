@@ -81,7 +81,7 @@ def _einsum_product(node: fx.Node) -> fx.Node | None:
     parts = inputs.split(",")
     if len(parts) != 2 or operands[0] is not operands[1] or any(len(p) != 3 for p in (*parts, output)):
         return None
-    (b, i, d), (b2, j, d2) = parts
+    (b, i, d), (b2, j, d2) = tuple(parts[0]), tuple(parts[1])
     if b != b2 or d != d2 or len({b, i, j, d}) != 4 or output not in (b + i + j, b + j + i):
         return None
     found: Any = operands[0]

@@ -1,0 +1,132 @@
+"""fuse-cross: cross layers, one after another, become one operator.
+
+    x0 * (x . w) + b + x             -> recfx.cross (vector, DCN)
+    x0 * (W x + b) + x               -> recfx.cross (full, DCN-v2)
+    x0 * (U (V x) + b) + x           -> recfx.cross (low rank)
+    cross(cross(x0, x)) with one x0  -> one recfx.cross of all layers
+
+Layers may be written on rows [B, D] or on columns [B, D, 1] (deepctr-torch), with linear, matmul or tensordot.
+
+Requires: functional. Exactness: REASSOC (a backend may sum in another order).
+"""
+
+from __future__ import annotations
+
+import dataclasses
+from typing import Any
+
+import torch
+from torch import fx
+
+from recfx.ir.numeric import Exactness
+from recfx.ir.program import Program
+from recfx.ops import cross
+from recfx.passes._activations import Fresh, Param
+from recfx.passes._cross_match import CrossStep, match_cross, rows_of
+from recfx.passes._match import only_user, same_shape, value
+from recfx.pipeline import Miss, Pass, PassContext, PassSpec, apply_rules, register
+
+_aten = torch.ops.aten
+
+
+@register
+class FuseCross(Pass):
+    """Recognises cross layers and merges those that follow each other."""
+
+    spec = PassSpec(
+        "fuse-cross",
+        "Fuses cross layers (vector, full, low rank), one after another, into one operator.",
+        exactness=Exactness.REASSOC,
+        changes_state=True,
+    )
+
+    def run(self, program: Program, ctx: PassContext) -> None:
+        apply_rules(
+            [
+                ("cross-layer", (_aten.add.Tensor,), _layer),
+                ("merge-layers", (cross.cross,), _merge),
+                ("column-and-back", (_aten.squeeze.dim,), _column_and_back),
+            ],
+            ctx,
+        )
+
+
+def _layer(node: fx.Node, ctx: PassContext) -> Any:
+    found = match_cross(ctx, node)
+    if found is None or isinstance(found, Miss):
+        return found
+    held, x = value(node), value(found.x)
+    assert held is not None
+    assert x is not None
+    as_rows = same_shape(held, x)
+    as_column = held.ndim == 3 and same_shape(held[..., 0], x) and held.shape[2] == 1
+    if not as_rows and not as_column:
+        return Miss("its terms broadcast against each other", node)
+    if _bias_follows(ctx, node, found):
+        return None
+    return _emit(ctx, found, column=as_column and not as_rows)
+
+
+def _bias_follows(ctx: PassContext, node: fx.Node, found: CrossStep) -> bool:
+    """Whether a vector layer's bias is added behind it, so that the next addition is the whole layer."""
+    user = only_user(node)
+    if found.kind != cross.VECTOR or found.bias is not None or user is None:
+        return False
+    whole = match_cross(ctx, user)
+    return isinstance(whole, CrossStep) and whole.x is found.x and whole.bias is not None
+
+
+def _emit(ctx: PassContext, step: CrossStep, *, column: bool) -> fx.Node:
+    params: list[fx.Node] = []
+
+    def position(param: Param | None) -> int:
+        if param is None:
+            return -1
+        params.append(ctx.constant(param.stem, param.tensor) if isinstance(param, Fresh) else param)
+        return len(params) - 1
+
+    layer = cross.CrossLayer(step.kind, position(step.weight), position(step.bias), position(step.inner))
+    result = ctx.call(cross.cross, step.x0, step.x, params, cross.encode([layer]))
+    if column:
+        result = ctx.call(_aten.unsqueeze.default, result, 2)
+    return result if step.after is None else ctx.call(_aten.add.Tensor, result, step.after)
+
+
+def _merge(node: fx.Node, ctx: PassContext) -> Any:
+    """A stack behind another stack of layers that multiply with the same x0."""
+    first = rows_of(node.args[1])
+    if first is None or first.target is not cross.cross:
+        return None
+    if first.args[0] is not node.args[0]:
+        return Miss("the layers before multiply with another tensor", first)
+    if only_user(first) is not node:
+        return Miss("the result of the layers before is read elsewhere as well", first)
+    params: list[Any] = list(first.args[2])  # type: ignore[arg-type]
+    moved = [_position(ctx, params, param) for param in node.args[2]]  # type: ignore[union-attr]
+    layers = cross.decode(first.args[3])  # type: ignore[arg-type]
+    for layer in cross.decode(node.args[3]):  # type: ignore[arg-type]
+        at = {name: moved[n] for name, n in dataclasses.asdict(layer).items() if name != "kind" and n >= 0}
+        layers.append(dataclasses.replace(layer, **at))
+    return ctx.call(cross.cross, node.args[0], first.args[1], params, cross.encode(layers))
+
+
+def _position(ctx: PassContext, params: list[Any], param: Any) -> int:
+    """Where a parameter stands among others, appended when it is new; tied weights stand there once."""
+    tensor = ctx.tensor(param)
+    for index, other in enumerate(params):
+        if other is param or (tensor is not None and ctx.tensor(other) is tensor):
+            return index
+    params.append(param)
+    return len(params) - 1
+
+
+def _column_and_back(node: fx.Node, ctx: PassContext) -> Any:
+    """squeeze(unsqueeze(cross)) -> cross."""
+    source: Any = node.args[0]
+    if node.args[1] not in (2, -1) or source.target is not _aten.unsqueeze.default:
+        return None
+    inner: Any = source.args[0]
+    held = value(inner)
+    if inner.target is not cross.cross or source.args[1] != 2 or held is None or held.ndim != 2:
+        return None
+    return inner
