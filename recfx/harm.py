@@ -13,6 +13,8 @@ from torch.utils import _pytree as pytree
 from recfx.compiled import Parts
 from recfx.cost.timing import Comparison, compare
 from recfx.ir.crosscheck import probes
+from recfx.ir.program import Origin
+from recfx.ir.requests import user_leaves
 from recfx.report import Measured
 
 SECONDS = 0.25
@@ -36,7 +38,7 @@ def do_no_harm(parts: Parts, model: torch.nn.Module, *, seconds: float = SECONDS
         positional, keyword = _split(parts, pytree.tree_unflatten(list(leaves), parts.program.signature.in_spec)[0])
         comparison = compare(
             {
-                "eager": _eager_call(model, positional, keyword),
+                "eager": _eager_call(model, *_as_user(parts, leaves)),
                 "compiled": partial(parts.entry, *positional, **keyword),
             },
             seconds=seconds,
@@ -55,10 +57,9 @@ def do_no_harm(parts: Parts, model: torch.nn.Module, *, seconds: float = SECONDS
 
 def bind_user_model(parts: Parts, model: torch.nn.Module) -> Callable[..., list[Any]]:
     """The user's model as a function from flat inputs to flat outputs, without gradients."""
-    spec = parts.program.signature.in_spec
 
     def run(*leaves: Any) -> list[Any]:
-        positional, keyword = _split(parts, pytree.tree_unflatten(list(leaves), spec)[0])
+        positional, keyword = _as_user(parts, leaves)
         with torch.no_grad():
             return pytree.tree_leaves(model(*positional, **keyword))
 
@@ -73,6 +74,16 @@ def _eager_call(model: torch.nn.Module, positional: tuple[Any, ...], keyword: di
             return model(*positional, **keyword)
 
     return run
+
+
+def _as_user(parts: Parts, leaves: Sequence[Any]) -> tuple[tuple[Any, ...], dict[str, Any]]:
+    """Flat inputs as arguments of the user's model, request rows repeated for the candidates."""
+    own = user_leaves(parts.program, leaves)
+    spec = parts.program.signature.in_spec
+    values = pytree.tree_unflatten([*own, *leaves[len(own) :]], spec)[0]
+    positional, keyword = _split(parts, values)
+    added = [name for name, origin in parts.program.origins.items() if origin is Origin.INDEX]
+    return positional, {name: value for name, value in keyword.items() if name not in added}
 
 
 def _split(parts: Parts, values: Sequence[Any]) -> tuple[tuple[Any, ...], dict[str, Any]]:

@@ -16,7 +16,8 @@ from recfx.ir import MAX_BATCH, Level, Program, capture, verify_numeric
 from recfx.ir.inputs import split_example
 from recfx.ir.numeric import Exactness
 from recfx.ir.outputs import own_outputs
-from recfx.passes import DEFAULT_PIPELINE
+from recfx.ir.requests import repeat_example, share_requests
+from recfx.passes import DEFAULT_PIPELINE, REQUEST_PIPELINE
 from recfx.pipeline import Dump, Instrument, Pass, Pipeline, PipelineResult
 from recfx.report import Report
 from recfx.targets import Backend, resolve
@@ -31,6 +32,9 @@ def optimize(
     pipeline: str | Pipeline | Iterable[Pass | type[Pass] | str] | None = None,
     dynamic_shapes: Any = None,
     max_batch: int = MAX_BATCH,
+    request_inputs: str | Sequence[str] = (),
+    many_requests: bool = False,
+    check_requests: bool = True,
     verify: str = "meta",
     measure: bool = True,
     debug: str | Path | None = None,
@@ -46,6 +50,12 @@ def optimize(
         pipeline: Passes to run, as a text, a `Pipeline` or a list; by default all exact and reassociating ones.
         dynamic_shapes: Which dimensions vary, in torch.export's form; by default the batch alone. False fixes all shapes.
         max_batch: The largest batch the compiled model shall take.
+        request_inputs: Inputs that hold one row for each request, such as the user and the history, while the others hold one for each
+            candidate: names of `forward`'s parameters, or of leaves (`"features['user_id']"`). The compiled model takes them with one row,
+            and computes what depends on them alone once.
+        many_requests: Take request inputs with a row for each of several requests, and a keyword `request_index`, int64 [batch], that
+            says which of them each candidate belongs to.
+        check_requests: Compare the rows of a request input that is given with one row for each candidate; False trusts them to be equal.
         verify: What to check after each pass: "off", "structure", "meta" or "numeric".
         measure: Compare with the user's own model on the clock and keep that one if the compiled one is slower.
         debug: Folder for the program before and after each pass.
@@ -61,14 +71,21 @@ def optimize(
         TargetError: The target is unknown or not installed.
     """
     backends = resolve(target)
-    plan = pipeline if isinstance(pipeline, Pipeline) else Pipeline(DEFAULT_PIPELINE if pipeline is None else pipeline)
+    requests = (request_inputs,) if isinstance(request_inputs, str) else tuple(request_inputs)
+    default = REQUEST_PIPELINE if requests else DEFAULT_PIPELINE
+    plan = pipeline if isinstance(pipeline, Pipeline) else Pipeline(default if pipeline is None else pipeline)
     level = _level(verify)
     if not isinstance(model, torch.nn.Module):
         raise InputError(f"expected an nn.Module, got {type(model).__name__}", hint="pass the model object itself")
 
     def build(args: tuple[Any, ...], kwargs: Mapping[str, Any]) -> Parts:
         clock = _Stages()
+        if requests:
+            call = repeat_example(model, args, kwargs, requests)
+            args, kwargs = call.args, call.kwargs
         captured = capture(model, args, kwargs, dynamic_shapes=dynamic_shapes, max_batch=max_batch)
+        if requests:
+            captured = share_requests(captured, requests, many=many_requests, check=check_requests)
         clock.done("capture")
         instruments: list[Instrument] = [Dump(Path(debug))] if debug else []
         result = plan.run(captured, verify=level, instruments=instruments, reproducer=_reproducer(debug))
