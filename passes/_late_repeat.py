@@ -49,7 +49,8 @@ def broadcast(shared: Shared) -> None:
         if ctx.gate("broadcast", node):
             for wide in set(repeated):
                 once = shared.once(wide)
-                assert isinstance(wide, fx.Node) and once is not None
+                assert isinstance(wide, fx.Node)
+                assert once is not None
                 node.replace_input_with(wide, once)
 
 

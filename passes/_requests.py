@@ -10,7 +10,7 @@ from torch import fx
 
 from recfx.ir.origins import Origins, origins
 from recfx.ir.program import Origin
-from recfx.ir.rowwise import Rows, depends_on, multiple
+from recfx.ir.rows import Rows, depends_on, multiple
 from recfx.passes._match import value
 from recfx.pipeline import PassContext
 
@@ -57,15 +57,13 @@ class Shared:
         if self.many:
             wide = call(_aten.index_select.default, node, rows.axis, self.found.index)
         else:
-            sizes = [self.rows() if i == rows.axis else -1 for i in range(held.ndim)]
-            wide = call(_aten.expand.default, node, sizes)
+            shape: list[Any] = [self.rows() if i == rows.axis else -1 for i in range(held.ndim)]
+            wide = call(_aten.expand.default, node, shape)
         self._made[wide] = node
         return wide
 
     def join(self, wide: fx.Node, once: fx.Node) -> fx.Node:
         """Inserts the sum of a value of the candidates and one of the request."""
-        held, own = value(wide), value(once)
-        assert held is not None and own is not None
         if self.many:
             once = self.widen(once)
         return self.ctx.call(_aten.add.Tensor, wide, once)

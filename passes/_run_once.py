@@ -13,7 +13,8 @@ from torch import fx
 from recfx.ir.origins import data_inputs
 from recfx.ir.program import Origin
 from recfx.ir.propagate import refresh
-from recfx.ir.rowwise import EXPANSIONS, Rows, depends_on, multiple, offsets_of_fixed_bags
+from recfx.ir.rows import Rows, depends_on, multiple, offsets_of_fixed_bags
+from recfx.ir.rowwise import EXPANSIONS
 from recfx.passes._match import value
 from recfx.passes._requests import Shared
 from recfx.pipeline import PassContext

@@ -3,8 +3,8 @@
     linear(cat([repeat(x), y]), W, b)   -> linear(y, W_y, b) + linear(x, W_x)
     linear(cat([q, k, q - k, q * k]))   -> linear(q * k, W_4, b) + linear(q, W_1 + W_3) + linear(k, W_2 - W_3)
 
-The input is taken apart into a sum of *terms*, each a value times a matrix: through concatenations, flattened fields, selections of columns,
-sums and differences. Terms of the same shape are multiplied together.
+The input is taken apart into a sum of *terms*, each a value times a matrix: through concatenations, flattened fields, selections of
+columns, sums and differences. Terms of the same shape are multiplied together.
 """
 
 from __future__ import annotations
@@ -231,17 +231,17 @@ def _unflattened(node: Any) -> fx.Node:
         return node  # type: ignore[no-any-return]
     before = value(node.args[0])
     same = before is not None and before.ndim > 2 and before.shape[-1] == held.shape[-1]
-    return node.args[0] if same else node  # type: ignore[no-any-return]
+    return node.args[0] if same else node
 
 
-def _unexpanded(node: fx.Node, held: torch.Tensor) -> fx.Node:
+def _unexpanded(node: fx.Node, held: torch.Tensor) -> Any:
     """The value a node repeats along other axes than its columns, if it does nothing else."""
     source: Any = node.args[0] if node.target in _EXPANSIONS else None
     own = value(source)
     if own is None or own.ndim != held.ndim or own.shape[-1] != held.shape[-1]:
         return node
     repeats = zip(own.shape, held.shape, strict=True)
-    return source if all(str(a) in (str(b), "1") for a, b in repeats) else node  # type: ignore[no-any-return]
+    return source if all(str(a) in (str(b), "1") for a, b in repeats) else node
 
 
 def _covers(groups: list[list[Base]], whole: torch.Tensor, many: bool) -> bool:

@@ -10,16 +10,18 @@ from typing import Any
 import torch
 
 from recfx.compiled import CompiledModel, Parts
+from recfx.cost.arithmetic import arithmetic
 from recfx.errors import InputError
 from recfx.harm import do_no_harm
 from recfx.ir import MAX_BATCH, Level, Program, capture, verify_numeric
 from recfx.ir.inputs import split_example
 from recfx.ir.numeric import Exactness
 from recfx.ir.outputs import own_outputs
+from recfx.ir.program import Origin
 from recfx.ir.requests import repeat_example, share_requests
 from recfx.passes import DEFAULT_PIPELINE, REQUEST_PIPELINE
 from recfx.pipeline import Dump, Instrument, Pass, Pipeline, PipelineResult
-from recfx.report import Report
+from recfx.report import ARITHMETIC_ROWS, Report
 from recfx.targets import Backend, resolve
 
 
@@ -165,4 +167,10 @@ def _report(
         state_bytes=(captured.state_bytes(), result.program.state_bytes()),
         operators=(operators(captured), operators(result.program)),
         seconds={},
+        arithmetic=_arithmetic(captured, result.program) if Origin.REQUEST in captured.origins.values() else None,
     )
+
+
+def _arithmetic(before: Program, after: Program) -> tuple[int, int]:
+    first, last = (arithmetic(program, ARITHMETIC_ROWS).multiply_adds for program in (before, after))
+    return first, last

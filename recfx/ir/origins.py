@@ -12,7 +12,8 @@ import torch
 from torch import fx
 
 from recfx.ir.program import Origin, Program
-from recfx.ir.rowwise import Rows, depends_on, mixes_rows, multiple, offsets_of_fixed_bags, rows_of
+from recfx.ir.rows import Rows, depends_on, multiple, offsets_of_fixed_bags, rows_of
+from recfx.ir.rowwise import mixes_rows
 from recfx.ir.shapes import BATCH
 
 _aten = torch.ops.aten
@@ -136,10 +137,9 @@ def _of_call(node: fx.Node, found: dict[fx.Node, OriginOf], batch: sympy.Symbol 
         return OriginOf(origin)
     if not isinstance(held, torch.Tensor | tuple | list):
         return OriginOf(origin)  # a size
+    reason: str | None = rows if isinstance(rows, str) else "it leaves no rows"
     if isinstance(rows, Rows):
         reason = _bad_size(node, batch) or mixes_rows(node, inputs, rows, batch)
-    else:
-        reason = rows or "it leaves no rows"
     if reason is None and isinstance(rows, Rows):
         return OriginOf(origin, rows)
     return _candidate(held, batch, reason if origin is Origin.REQUEST else None)
@@ -173,6 +173,8 @@ def _bad_size(node: fx.Node, batch: sympy.Symbol) -> str | None:
 
 def _is_random(node: fx.Node) -> bool:
     target = node.target
+    if target in (_aten.gru.input, _aten.lstm.input):
+        return node.args[6] is not False
     if not isinstance(target, torch._ops.OpOverload) or torch.Tag.nondeterministic_seeded not in target.tags:
         return False
     if target is _aten.dropout.default:

@@ -6,7 +6,6 @@ each operator when it is; an operator that is not in the table counts as one tha
 
 from __future__ import annotations
 
-import dataclasses
 import math
 from collections.abc import Callable, Mapping
 from typing import Any
@@ -15,53 +14,9 @@ import sympy
 import torch
 from torch import fx
 
+from recfx.ir.rows import Rows, depends_on, held_by
+
 _aten = torch.ops.aten
-
-
-@dataclasses.dataclass(frozen=True)
-class Rows:
-    """Where a value has its rows: along `axis`, each row being `inner` consecutive places of it.
-
-    Attributes:
-        axis: The axis, from 0.
-        inner: Places along the axis for each row: 1 for [B, D], L for the [B * L, D] of a flattened history.
-    """
-
-    axis: int
-    inner: int = 1
-
-
-def rows_of(value: Any, batch: sympy.Symbol) -> Rows | str | None:
-    """The rows of a fake value (of the first tensor, for several); None when it has none; a string saying why they cannot be told.
-
-    Args:
-        value: A fake tensor, or a tuple or list of them.
-        batch: The symbol of the batch.
-    """
-    if isinstance(value, tuple | list):
-        return rows_of(value[0], batch) if value else None
-    if not isinstance(value, torch.Tensor):
-        return None
-    axes = [axis for axis, size in enumerate(value.shape) if depends_on(size, batch)]
-    if not axes:
-        return None
-    if len(axes) > 1:
-        return "it has the batch along two axes"
-    inner = multiple(value.shape[axes[0]], batch)
-    if inner is None:
-        return f"its size {value.shape[axes[0]]} is no multiple of the batch"
-    return Rows(axes[0], inner)
-
-
-def depends_on(size: Any, batch: sympy.Symbol) -> bool:
-    """Whether a size is an expression of the batch."""
-    return isinstance(size, torch.SymInt) and batch in size.node.expr.free_symbols
-
-
-def multiple(size: Any, batch: sympy.Symbol) -> int | None:
-    """k of a size `k * batch`; None for any other size."""
-    quotient = sympy.simplify(size.node.expr / batch)
-    return int(quotient) if quotient.is_Integer and quotient >= 1 else None
 
 
 def mixes_rows(node: fx.Node, inputs: Mapping[fx.Node, Rows], rows: Rows, batch: sympy.Symbol) -> str | None:
@@ -78,24 +33,9 @@ def mixes_rows(node: fx.Node, inputs: Mapping[fx.Node, Rows], rows: Rows, batch:
         rule = _pointwise
     if rule is None:
         return f"{node.target} is not known to work row by row"
-    if rule not in (_reshape, _expand, _factory) and any(depends_on(_held(a), batch) for a in node.all_input_nodes):
+    if rule not in (_reshape, _expand, _factory) and any(depends_on(held_by(a), batch) for a in node.all_input_nodes):
         return "it computes with the batch size"
     return rule(node, inputs, rows)
-
-
-def offsets_of_fixed_bags(offsets: Any, flat: Any, batch: sympy.Symbol) -> bool:
-    """Whether the offsets of a bag operator are 0, L, 2 L, ... for ids [B * L], as `nn.EmbeddingBag` makes them of ids [B, L]."""
-    rows = rows_of(_held(flat), batch)
-    if not isinstance(offsets, fx.Node) or not isinstance(rows, Rows) or rows.axis:
-        return False
-    if offsets.target is not _aten.arange.start_step or offsets.args[0] != 0:
-        return False
-    held, step = _held(offsets), offsets.args[2] if len(offsets.args) > 2 else 1
-    return step == rows.inner and rows_of(held, batch) == Rows(0)
-
-
-def _held(value: Any) -> Any:
-    return value.meta.get("val") if isinstance(value, fx.Node) else None
 
 
 def _argument(node: fx.Node, index: int, name: str, default: Any = None) -> Any:
@@ -103,7 +43,7 @@ def _argument(node: fx.Node, index: int, name: str, default: Any = None) -> Any:
 
 
 def _ndim(node: Any) -> int:
-    held = _held(node)
+    held = held_by(node)
     assert isinstance(held, torch.Tensor)
     return held.ndim
 
@@ -127,21 +67,21 @@ def _moves(node: fx.Node, inputs: Mapping[fx.Node, Rows], rows: Rows) -> str | N
 def _reshape(node: fx.Node, inputs: Mapping[fx.Node, Rows], rows: Rows) -> str | None:
     """Rows stay whole when the places before their axis are as many as before."""
     ((source, own),) = inputs.items()
-    before, after = _held(source).shape[: own.axis], _held(node).shape[: rows.axis]
+    before, after = held_by(source).shape[: own.axis], held_by(node).shape[: rows.axis]
     if any(isinstance(s, torch.SymInt) for s in (*before, *after)):
         return "it reshapes an axis of varying size that comes before the rows"
     return None if math.prod(before) == math.prod(after) else "it reshapes across rows"
 
 
 def _expand(node: fx.Node, inputs: Mapping[fx.Node, Rows], rows: Rows) -> str | None:
-    own = inputs.get(node.args[0])  # type: ignore[call-overload]
-    if own is not None:
-        return _pointwise(node, {node.args[0]: own}, rows)  # type: ignore[dict-item]
+    source: Any = node.args[0]
+    if source in inputs:
+        return _pointwise(node, {source: inputs[source]}, rows)
     return None if rows.inner == 1 else "it repeats several places for each row"
 
 
 def _factory(node: fx.Node, inputs: Mapping[fx.Node, Rows], rows: Rows) -> str | None:
-    filled = [a for a in node.args[1:] if isinstance(a, fx.Node)]
+    filled = [a for a in node.args[1:] if isinstance(a, fx.Node)]  # sizes come in a list
     return "it fills in the batch size" if filled else None
 
 
@@ -239,17 +179,42 @@ def _gather(node: fx.Node, inputs: Mapping[fx.Node, Rows], rows: Rows) -> str | 
 
 
 def _index(node: fx.Node, inputs: Mapping[fx.Node, Rows], rows: Rows) -> str | None:
+    source: Any
+    picks: Any
     source, picks = node.args[:2]
-    given = [i for i, pick in enumerate(picks) if pick is not None]  # type: ignore[union-attr,arg-type]
+    given = [i for i, pick in enumerate(picks) if pick is not None]
     if given != list(range(given[0], given[-1] + 1)):
         return "its indices are not side by side"
     indexed = [v for v in inputs if v is not source]
     if source in inputs:
-        own = inputs[source]  # type: ignore[index]
+        own = inputs[source]
         return "it picks rows" if own.axis in given or indexed else None
-    widest = max(_ndim(picks[i]) for i in given)  # type: ignore[index]
+    widest = max(_ndim(picks[i]) for i in given)
     shifts = {inputs[v].axis + widest - _ndim(v) + given[0] for v in indexed}
     return None if shifts == {rows.axis} else "its indices have their rows along different axes"
+
+
+def _einsum(node: fx.Node, inputs: Mapping[fx.Node, Rows], rows: Rows) -> str | None:
+    equation: Any
+    operands: Any
+    equation, operands = node.args[:2]
+    terms, arrow, result = equation.replace(" ", "").partition("->")
+    if not arrow or "." in equation:
+        return "its equation does not name every axis"
+    letters = {
+        term[inputs[value].axis] for term, value in zip(terms.split(","), operands, strict=True) if value in inputs
+    }
+    return None if letters == {result[rows.axis]} else "it sums over the batch, or multiplies rows with rows"
+
+
+def _recurrent(node: fx.Node, inputs: Mapping[fx.Node, Rows], rows: Rows) -> str | None:
+    batch_first = _argument(node, 8, "batch_first")
+    want = {node.args[0]: 0 if batch_first else 1}
+    states = node.args[1] if isinstance(node.args[1], tuple | list) else [node.args[1]]
+    want.update(dict.fromkeys(states, 1))
+    if held_by(node.args[0]).ndim != 3 or any(want.get(value) != own.axis for value, own in inputs.items()):
+        return "its rows are its steps"
+    return None if _argument(node, 6, "train") is False else "it drops at random"
 
 
 def _getitem(node: fx.Node, inputs: Mapping[fx.Node, Rows], rows: Rows) -> str | None:
@@ -269,6 +234,7 @@ _GROUPS: tuple[tuple[_Rule, tuple[Any, ...]], ...] = (
             *(_aten.to.dtype, _aten.to.device, _aten.to.dtype_layout, _aten._to_copy.default, _aten.type_as.default),
             *(_aten.contiguous.default, _aten.clone.default, _aten.alias.default, _aten.detach.default),
             *(
+                *(_aten.__and__.Tensor, _aten.__or__.Tensor, _aten.__xor__.Tensor),
                 _aten.masked_fill.Tensor,
                 _aten.zeros_like.default,
                 _aten.ones_like.default,
@@ -292,7 +258,13 @@ _GROUPS: tuple[tuple[_Rule, tuple[Any, ...]], ...] = (
         ),
     ),
     (_expand, (*EXPANSIONS,)),
-    (_factory, (_aten.full.default, _aten.zeros.default, _aten.ones.default)),
+    (
+        _factory,
+        (
+            *(_aten.full.default, _aten.zeros.default, _aten.ones.default),
+            *(_aten.new_full.default, _aten.new_zeros.default, _aten.new_ones.default),
+        ),
+    ),
     (
         _along(1, "dim"),
         (
@@ -336,6 +308,8 @@ _GROUPS: tuple[tuple[_Rule, tuple[Any, ...]], ...] = (
     (_one_hot, (_aten.one_hot.default,)),
     (_embedding_bag, (_aten.embedding_bag.default, _aten.embedding_bag.padding_idx)),
     (_gather, (_aten.gather.default,)),
+    (_einsum, (_aten.einsum.default,)),
+    (_recurrent, (_aten.gru.input, _aten.lstm.input)),
     (_index, (_aten.index.Tensor,)),
 )
 
