@@ -242,8 +242,8 @@ def _split_dots(shared: Shared, split: Fields, node: fx.Node, pairs: list[tuple[
             columns.update({p: k for k, p in enumerate(once_pairs)})
         if len(once_pairs) + len(wide_pairs) < len(pairs):
             start = len(once_pairs)
-            transposed = call(_aten.transpose.int, split.once, 1, 2)
-            products = call(_aten.bmm.default, split.wide, shared.widen(transposed))
+            transposed = shared.widen(call(_aten.transpose.int, split.once, 1, 2))
+            products = call(_aten.bmm.default, split.wide, transposed)
             parts.append(call(_aten.reshape.default, products, [-1, mixed]))
             for w, i in wide_at.items():
                 for o, j in once_at.items():

@@ -44,6 +44,10 @@ class Shared:
             return source if self.found[node].origin is Origin.REQUEST else None
         return None
 
+    def is_repeated(self, node: fx.Node) -> bool:
+        """Whether a value is a request's row for each candidate."""
+        return node in self.found.of and self.found[node].repeated and self.found[node].origin is Origin.REQUEST
+
     def widen(self, node: fx.Node, rows: Rows = Rows(0)) -> fx.Node:  # noqa: B008 - frozen
         """Inserts the repetition of a value for the candidates."""
         call, held = self.ctx.call, value(node)

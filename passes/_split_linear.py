@@ -231,7 +231,8 @@ def _unflattened(node: Any) -> fx.Node:
         return node  # type: ignore[no-any-return]
     before = value(node.args[0])
     same = before is not None and before.ndim > 2 and before.shape[-1] == held.shape[-1]
-    return node.args[0] if same else node
+    source: fx.Node = node.args[0] if same else node
+    return source
 
 
 def _unexpanded(node: fx.Node, held: torch.Tensor) -> Any:

@@ -1,5 +1,6 @@
 """hoist-requests: what depends on the request alone is computed once per request, and repeated as late as algebra allows.
 
+    select(cat([repeat(x), y], 1), 1, i)          -> select(repeat(x), 1, i) or select(y, 1, i - n)
     op(repeat(x), repeat(y))                      -> repeat(op(x, y))                                when op works row by row
     linear(cat([repeat(x), y]), W, b)             -> linear(y, W_y, b) + linear(x, W_x)
     linear(cat([q, repeat(k), q - repeat(k), q * repeat(k)]), W, b)
@@ -23,6 +24,7 @@ from recfx.ir.numeric import Exactness
 from recfx.ir.program import Program
 from recfx.passes._field_split import FieldSplitter, split_dots, split_sums
 from recfx.passes._late_repeat import broadcast, multiply_by_shared
+from recfx.passes._pick_parts import pick_parts
 from recfx.passes._requests import Shared
 from recfx.passes._run_once import run_once
 from recfx.passes._split_linear import LinearSplitter
@@ -54,6 +56,8 @@ class HoistRequests(Pass):
         if not shared.found.shared:
             output = next(iter(reversed(program.graph.nodes)))
             return ctx.miss("run-once", output, "no input is marked as one row per request")
+        pick_parts(shared)
+        ctx.sweep()
         run_once(ctx)
         shared = Shared(ctx)
         fields = FieldSplitter(shared, self.least_fields)

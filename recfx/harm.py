@@ -48,7 +48,7 @@ def do_no_harm(parts: Parts, model: torch.nn.Module, *, seconds: float = SECONDS
         ratio = comparison.ratios["compiled"]
         medians = {name: timing.median for name, timing in comparison.timings.items()}
         bounds = (ratio.value, ratio.low, ratio.high)
-        measured.append(Measured(_rows(leaves), medians["eager"], medians["compiled"], bounds))
+        measured.append(Measured(_rows(parts, leaves), medians["eager"], medians["compiled"], bounds))
     harmful = any(c.slower("compiled", than="eager") for c in comparisons)
     report = dataclasses.replace(parts.report, measured=tuple(measured), kept_eager=harmful)
     run = bind_user_model(parts, model) if harmful else parts.run
@@ -99,5 +99,8 @@ def _measured_inputs(parts: Parts) -> list[Sequence[Any]]:
     return [*one[:1], list(parts.program.example)]
 
 
-def _rows(leaves: Sequence[Any]) -> int:
+def _rows(parts: Parts, leaves: Sequence[Any]) -> int:
+    batch = parts.program.signature.batch_leaf
+    if batch is not None:
+        return int(leaves[batch].shape[0])
     return next((int(leaf.shape[0]) for leaf in leaves if isinstance(leaf, torch.Tensor) and leaf.ndim), 1)
