@@ -61,10 +61,20 @@ class _Hoist:
         inputs = [n for n in data_inputs(node, self.found.batch) if self.found[n].rows is not None]
         if any(n not in self.narrow for n in inputs) or self._is_last_step(node, inputs):
             return
-        if inputs and known.origin is Origin.REQUEST and not self.ctx.gate("run-once", node):
-            return
         with self.ctx.before(node):
-            self.narrow[node] = self._build(node)
+            made = self._build(node)
+        if not self._has_one_row(node, made):
+            self.ctx.miss("run-once", node, "a single row gives another shape")
+        elif not inputs or known.origin is Origin.CONSTANT or self.ctx.gate("run-once", node):
+            self.narrow[node] = made
+
+    def _has_one_row(self, node: fx.Node, made: fx.Node) -> bool:
+        """Whether what was made for one row is a row of what the node gives; a squeeze of the batch, for one, is not."""
+        wide, once, rows = value(node), value(made), self.found[node].rows
+        if wide is None or once is None or rows is None:
+            return wide is None and once is None  # several tensors: looked at one by one
+        want = [str(s) for i, s in enumerate(wide.shape) if i != rows.axis]
+        return once.ndim == wide.ndim and want == [str(s) for i, s in enumerate(once.shape) if i != rows.axis]
 
     def _is_last_step(self, node: fx.Node, inputs: list[fx.Node]) -> bool:
         """Whether a node does nothing but bring the repetition into the form its users want, as this pass leaves it."""

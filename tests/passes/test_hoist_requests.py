@@ -142,6 +142,36 @@ def test_reshapes_across_rows_stay() -> None:
     verify_numeric(program, result.program, Exactness.REASSOC)
 
 
+def test_a_squeeze_of_the_batch_stays() -> None:
+    builder = GraphBuilder({"r": ("batch", 4), "c": ("batch", 4)})
+    squeezed = builder.call(aten.squeeze.dim, builder.inputs["r"], 0)
+    program = share_requests(builder.build(builder.call(aten.mul.Tensor, squeezed, builder.inputs["c"])), ["r"])
+    result = run(PASS, program)
+    assert "a single row gives another shape" in [miss.reason for miss in result.records[0].misses]
+    verify_numeric(program, result.program, Exactness.REASSOC)
+
+
+@pytest.mark.parametrize("many", [False, True])
+def test_histories_of_any_length(many: bool) -> None:
+    model = small("two-tower")
+
+    class Any_(nn.Module):
+        def forward(self, history: Tensor, item: Tensor) -> Tensor:
+            rows = model.items.item(history)  # type: ignore[union-attr,operator]
+            mask = (history != 0)[..., None]
+            user = (rows * mask).sum(1) / mask.sum(1).clamp(min=1)
+            queries = model.items.item(item)[:, None].expand_as(rows)  # type: ignore[union-attr,operator]
+            return (torch.cat([rows, queries - rows], 2).tanh().sum(1)[:, :4] * user).sum(1)
+
+    batch, length = torch.export.Dim("batch", min=1, max=99), torch.export.Dim("length", min=1, max=50)
+    inputs = (torch.randint(0, 9, (4, 6)), torch.randint(0, 9, (4,)))
+    shapes = {"history": {0: batch, 1: length}, "item": {0: batch}}
+    program = share_requests(capture(Any_().eval(), inputs, dynamic_shapes=shapes), ["history"], many=many)
+    result = check(program)
+    once, wide = narrow_share(result, aten.div.Tensor)
+    assert (once, wide) == (1, 0)
+
+
 def test_nothing_happens_without_request_inputs() -> None:
     program = capture(Function(lambda m, r, c: m.a(r) * c, a=linear(4, 6)), (R, C))
     result = run(PASS, program)
