@@ -12,6 +12,7 @@ from recfx.passes.fuse_fm import FuseFm
 from recfx.passes.fuse_mlp import FuseMlp
 from recfx.passes.fuse_parallel_linears import FuseParallelLinears
 from recfx.passes.fuse_lookups import FuseLookups
+from recfx.passes.hoist_requests import HoistRequests
 from recfx.passes.merge_duplicates import MergeDuplicates
 from recfx.passes.merge_tables import MergeTables
 from recfx.passes.narrow_last_position import NarrowLastPosition
@@ -41,10 +42,15 @@ NATIVE_PIPELINE = ",".join(
 #: The default passes and those that write the dialect, for backends with kernels of their own for it.
 NATIVE_PIPELINE = f"{DEFAULT_PIPELINE},fuse-lookups"
 
+#: What `optimize` runs for a model with request inputs: hoisting comes after the folds, which simplify what it looks at, and before
+#: anything is batched, which would weld values of the request and of the candidates together.
+REQUEST_PIPELINE = DEFAULT_PIPELINE.replace("fold-batchnorm,", "fold-batchnorm,hoist-requests,")
+
 __all__ = [
     "DEFAULT_PIPELINE",
     "EXACT_PIPELINE",
     "NATIVE_PIPELINE",
+    "REQUEST_PIPELINE",
     "BatchSelects",
     "Canonicalize",
     "FoldAffine",
@@ -57,6 +63,7 @@ __all__ = [
     "FuseMlp",
     "FuseParallelLinears",
     "FuseLookups",
+    "HoistRequests",
     "MergeDuplicates",
     "MergeTables",
     "NarrowLastPosition",

@@ -69,6 +69,11 @@ class _LookupCheck(fx.Interpreter):
             table_at, ids_at, dim = _LOOKUPS[n.target]
             args, _ = self.fetch_args_kwargs_from_env(n)
             _check_ids(n, args[ids_at], args[table_at].shape[dim], self._source(n.args[ids_at]))
+        elif (
+            n.target is _aten.index_select.default and n.args[2] in self.inputs
+        ):  # which request each candidate belongs to
+            args, _ = self.fetch_args_kwargs_from_env(n)
+            _check_ids(n, args[2], args[0].shape[args[1]], self._source(n.args[2]))
         return super().run_node(n)
 
     def _source(self, value: Any) -> str:
@@ -90,8 +95,10 @@ def _check_ids(node: fx.Node, ids: torch.Tensor, rows: int, source: str) -> None
     if not bool(bad.any()):
         return
     first = [int(i) for i in bad.nonzero()[0]]
-    table = node.args[0]
-    name = str(table.target) if isinstance(table, fx.Node) and table.op == "get_attr" else operator_name(node.target)
+    table: Any = node.args[0]
+    name = str(table.target) if table.op in ("get_attr", "placeholder") else operator_name(node.target)
+    if node.target is _aten.index_select.default:
+        name = "rows of the requests"
     raise InputError(
         f"{int(bad.sum())} id(s) out of range: the table {name!r} has {rows} rows, ids lie in "
         f"{int(ids.min())}..{int(ids.max())}; the first bad one is {int(ids[tuple(first)])} at position {first}",

@@ -13,6 +13,8 @@ from torch.utils import _pytree as pytree
 from recfx.compiled import Parts
 from recfx.cost.timing import Comparison, compare
 from recfx.ir.crosscheck import probes
+from recfx.ir.program import Origin
+from recfx.ir.requests import user_leaves
 from recfx.report import Measured
 
 SECONDS = 0.25
@@ -36,7 +38,7 @@ def do_no_harm(parts: Parts, model: torch.nn.Module, *, seconds: float = SECONDS
         positional, keyword = _split(parts, pytree.tree_unflatten(list(leaves), parts.program.signature.in_spec)[0])
         comparison = compare(
             {
-                "eager": _eager_call(model, positional, keyword),
+                "eager": _eager_call(model, *_as_user(parts, leaves)),
                 "compiled": partial(parts.entry, *positional, **keyword),
             },
             seconds=seconds,
@@ -46,7 +48,7 @@ def do_no_harm(parts: Parts, model: torch.nn.Module, *, seconds: float = SECONDS
         ratio = comparison.ratios["compiled"]
         medians = {name: timing.median for name, timing in comparison.timings.items()}
         bounds = (ratio.value, ratio.low, ratio.high)
-        measured.append(Measured(_rows(leaves), medians["eager"], medians["compiled"], bounds))
+        measured.append(Measured(_rows(parts, leaves), medians["eager"], medians["compiled"], bounds))
     harmful = any(c.slower("compiled", than="eager") for c in comparisons)
     report = dataclasses.replace(parts.report, measured=tuple(measured), kept_eager=harmful)
     run = bind_user_model(parts, model) if harmful else parts.run
@@ -55,10 +57,9 @@ def do_no_harm(parts: Parts, model: torch.nn.Module, *, seconds: float = SECONDS
 
 def bind_user_model(parts: Parts, model: torch.nn.Module) -> Callable[..., list[Any]]:
     """The user's model as a function from flat inputs to flat outputs, without gradients."""
-    spec = parts.program.signature.in_spec
 
     def run(*leaves: Any) -> list[Any]:
-        positional, keyword = _split(parts, pytree.tree_unflatten(list(leaves), spec)[0])
+        positional, keyword = _as_user(parts, leaves)
         with torch.no_grad():
             return pytree.tree_leaves(model(*positional, **keyword))
 
@@ -75,6 +76,16 @@ def _eager_call(model: torch.nn.Module, positional: tuple[Any, ...], keyword: di
     return run
 
 
+def _as_user(parts: Parts, leaves: Sequence[Any]) -> tuple[tuple[Any, ...], dict[str, Any]]:
+    """Flat inputs as arguments of the user's model, request rows repeated for the candidates."""
+    own = user_leaves(parts.program, leaves)
+    spec = parts.program.signature.in_spec
+    values = pytree.tree_unflatten([*own, *leaves[len(own) :]], spec)[0]
+    positional, keyword = _split(parts, values)
+    added = [name for name, origin in parts.program.origins.items() if origin is Origin.INDEX]
+    return positional, {name: value for name, value in keyword.items() if name not in added}
+
+
 def _split(parts: Parts, values: Sequence[Any]) -> tuple[tuple[Any, ...], dict[str, Any]]:
     signature = parts.program.signature
     named = dict(zip(signature.parameters, values, strict=True))
@@ -88,5 +99,8 @@ def _measured_inputs(parts: Parts) -> list[Sequence[Any]]:
     return [*one[:1], list(parts.program.example)]
 
 
-def _rows(leaves: Sequence[Any]) -> int:
+def _rows(parts: Parts, leaves: Sequence[Any]) -> int:
+    batch = parts.program.signature.batch_leaf
+    if batch is not None:
+        return int(leaves[batch].shape[0])
     return next((int(leaf.shape[0]) for leaf in leaves if isinstance(leaf, torch.Tensor) and leaf.ndim), 1)

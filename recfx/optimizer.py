@@ -11,6 +11,7 @@ from typing import Any
 import torch
 
 from recfx.compiled import CompiledModel, Parts
+from recfx.cost.arithmetic import arithmetic
 from recfx.errors import InputError
 from recfx.harm import do_no_harm
 from recfx.ir import MAX_BATCH, Level, Program, capture, verify_numeric
@@ -18,9 +19,11 @@ from recfx.ir.crosscheck import probes
 from recfx.ir.inputs import split_example
 from recfx.ir.numeric import Exactness, compare_outputs, run_in_float64
 from recfx.ir.outputs import own_outputs
-from recfx.passes import DEFAULT_PIPELINE, NATIVE_PIPELINE
+from recfx.ir.program import Origin
+from recfx.ir.requests import repeat_example, share_requests
+from recfx.passes import default_pipeline
 from recfx.pipeline import Dump, Instrument, Pass, Pipeline, PipelineResult
-from recfx.report import Report
+from recfx.report import ARITHMETIC_ROWS, Report
 from recfx.targets import BACKENDS, GROUPS, Backend, Lowered, resolve
 
 
@@ -33,6 +36,9 @@ def optimize(
     pipeline: str | Pipeline | Iterable[Pass | type[Pass] | str] | None = None,
     dynamic_shapes: Any = None,
     max_batch: int = MAX_BATCH,
+    request_inputs: str | Sequence[str] = (),
+    many_requests: bool = False,
+    check_requests: bool = True,
     verify: str = "meta",
     measure: bool = True,
     debug: str | Path | None = None,
@@ -48,6 +54,12 @@ def optimize(
         pipeline: Passes to run, as a text, a `Pipeline` or a list; by default all exact and reassociating ones.
         dynamic_shapes: Which dimensions vary, in torch.export's form; by default the batch alone. False fixes all shapes.
         max_batch: The largest batch the compiled model shall take.
+        request_inputs: Inputs that hold one row for each request, such as the user and the history, while the others hold one for each
+            candidate: names of `forward`'s parameters, or of leaves (`"features['user_id']"`). The compiled model takes them with one row,
+            and computes what depends on them alone once.
+        many_requests: Take request inputs with a row for each of several requests, and a keyword `request_index`, int64 [batch], that
+            says which of them each candidate belongs to.
+        check_requests: Compare the rows of a request input that is given with one row for each candidate; False trusts them to be equal.
         verify: What to check after each pass: "off", "structure", "meta" or "numeric".
         measure: Compare with the user's own model on the clock and keep that one if the compiled one is slower.
         debug: Folder for the program before and after each pass.
@@ -63,7 +75,8 @@ def optimize(
         TargetError: The target is unknown or not installed.
     """
     backends = resolve(target)
-    plan = _pipeline(pipeline, backends)
+    requests = (request_inputs,) if isinstance(request_inputs, str) else tuple(request_inputs)
+    plan = _pipeline(pipeline, backends, bool(requests))
     if target in GROUPS:
         backends = _as_exact_as(plan, backends)
     level = _level(verify)
@@ -72,7 +85,12 @@ def optimize(
 
     def build(args: tuple[Any, ...], kwargs: Mapping[str, Any]) -> Parts:
         clock = _Stages()
+        if requests:
+            call = repeat_example(model, args, kwargs, requests)
+            args, kwargs = call.args, call.kwargs
         captured = capture(model, args, kwargs, dynamic_shapes=dynamic_shapes, max_batch=max_batch)
+        if requests:
+            captured = share_requests(captured, requests, many=many_requests, check=check_requests)
         clock.done("capture")
         instruments: list[Instrument] = [Dump(Path(debug))] if debug else []
         result = plan.run(captured, verify=level, instruments=instruments, reproducer=_reproducer(debug))
@@ -130,13 +148,13 @@ def _final_check(captured: Program, result: PipelineResult, level: Level) -> Non
     verify_numeric(captured, result.program, order[max(applied, default=0)])
 
 
-def _pipeline(pipeline: Any, backends: Sequence[Backend]) -> Pipeline:
+def _pipeline(pipeline: Any, backends: Sequence[Backend], requests: bool) -> Pipeline:
     """The user's pipeline, or the default that fits the backends."""
     if isinstance(pipeline, Pipeline):
         return pipeline
     if pipeline is not None:
         return Pipeline(pipeline)
-    return Pipeline(NATIVE_PIPELINE if backends[0].dialect else DEFAULT_PIPELINE)
+    return Pipeline(default_pipeline(requests=requests, dialect=backends[0].dialect))
 
 
 _CLASSES = list(Exactness)
@@ -187,4 +205,10 @@ def _report(
         state_bytes=(captured.state_bytes(), result.program.state_bytes()),
         operators=(operators(captured), operators(result.program)),
         seconds={},
+        arithmetic=_arithmetic(captured, result.program) if Origin.REQUEST in captured.origins.values() else None,
     )
+
+
+def _arithmetic(before: Program, after: Program) -> tuple[int, int]:
+    first, last = (arithmetic(program, ARITHMETIC_ROWS).multiply_adds for program in (before, after))
+    return first, last

@@ -12,6 +12,8 @@ from recfx.pipeline import PassRecord
 if TYPE_CHECKING:
     from recfx.compiled import CompiledModel
 
+#: Candidates for which the report counts the arithmetic.
+ARITHMETIC_ROWS = 500
 
 _CLASSES = {
     "exact": "every output keeps its bits",
@@ -51,6 +53,7 @@ class Report:
         operators: Operators before and after.
         seconds: Seconds of each stage: capture, passes, lowering, measuring.
         measured: The do-no-harm measurements; empty when they were not asked for.
+        arithmetic: Multiply-adds before and after for `ARITHMETIC_ROWS` candidates of one request, for a model with request inputs.
         kept_eager: Whether the compiled model was slower and the user's own model runs instead.
     """
 
@@ -63,6 +66,7 @@ class Report:
     operators: tuple[int, int]
     seconds: dict[str, float]
     measured: tuple[Measured, ...] = ()
+    arithmetic: tuple[int, int] | None = None
     kept_eager: bool = False
 
     @property
@@ -92,6 +96,12 @@ class Report:
             f"  operators {self.operators[0]} → {self.operators[1]}, state {human_bytes(before)} → {human_bytes(after)}, "
             + _CLASSES[self.exactness],
         ]
+        if self.arithmetic is not None:
+            first, last = self.arithmetic
+            lines.append(
+                f"  multiply-adds for {ARITHMETIC_ROWS} candidates of one request: {first / 1e6:.2f} M → {last / 1e6:.2f} M"
+                f"  ({1 - last / max(first, 1):.0%} saved)"
+            )
         width = max((len(p.text) for p in self.passes), default=0)
         for record in self.passes:
             lines.append(

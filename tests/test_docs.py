@@ -43,6 +43,22 @@ def test_the_pass_in_the_readme_works() -> None:
     assert [r.fired for r in fast.report.passes if r.text == "drop-double-relu"] == [1]
 
 
+def test_the_examples_of_request_inputs_work() -> None:
+    blocks = re.findall(r"```python\n(.*?)```", (ROOT / "docs" / "requests.md").read_text(), flags=re.DOTALL)
+    names: dict[str, object] = {"print": lambda *args: None}
+    exec("\n".join(blocks), names)
+    model, user, item, history = (names[n] for n in ("model", "user", "item", "history"))
+    zeros = torch.zeros(8, dtype=torch.int64)
+    want = model(user[zeros], item, history[zeros])  # type: ignore[operator,index]
+    for name in ("fast", "own"):
+        compiled = names[name]
+        assert isinstance(compiled, recfx.CompiledModel)
+        torch.testing.assert_close(compiled(user[:1], item, history[:1]), want, rtol=1e-4, atol=1e-5)  # type: ignore[index]
+    index = names["belongs_to"]
+    want = model(user[index], item, history[index])  # type: ignore[operator,index]
+    torch.testing.assert_close(names["scores"], want, rtol=1e-4, atol=1e-5)
+
+
 @pytest.mark.parametrize(
     "document", ["README.md", *sorted(str(p.relative_to(ROOT)) for p in (ROOT / "docs").glob("*.md"))]
 )

@@ -22,7 +22,7 @@ from recfx.ir.crosscheck import compare_with_model
 from recfx.ir.explain_export import capture_error, draft_line, user_frame
 from recfx.ir.functionalize import functionalize
 from recfx.ir.inline import inline_regions
-from recfx.ir.inputs import Call, normalize_call
+from recfx.ir.inputs import Call, leaf_names, normalize_call
 from recfx.ir.jagged import LENGTHS, PARTS, is_jagged
 from recfx.ir.program import Program, copy_module
 from recfx.ir.propagate import free_symbols, refresh
@@ -220,7 +220,7 @@ def _signature(
     in_spec: pytree.TreeSpec,
     out_spec: pytree.TreeSpec,
 ) -> Signature:
-    names = _leaf_names(call)
+    names = leaf_names(call)
     placeholders = module.graph.find_nodes(op="placeholder")
     symbols = _batch_symbol(call, [node.meta.get("val") for node in placeholders])
     specs = []
@@ -262,14 +262,6 @@ def _batch_symbol(call: Call, values: Sequence[Any]) -> dict[str, str]:
                 return found
             jagged = jagged or found
     return jagged
-
-
-def _leaf_names(call: Call) -> list[str]:
-    names = []
-    for parameter, value in zip(call.names, call.values, strict=True):
-        for path, _ in pytree.tree_flatten_with_path(value)[0]:
-            names.append(parameter + pytree.keystr(path))
-    return names
 
 
 def _range_notices(signature: Signature, max_batch: int | None) -> list[str]:

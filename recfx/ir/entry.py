@@ -14,7 +14,7 @@ import torch
 from torch.utils import _pytree as pytree
 
 from recfx.ir.jagged import is_jagged_type, without_caches
-from recfx.ir.signature import LeafSpec, Signature
+from recfx.ir.signature import LeafSpec, Signature, one_row
 
 MISSING: Any = type("Missing", (), {"__repr__": lambda self: "<missing>"})()
 
@@ -126,8 +126,17 @@ class _EntryWriter:
         conditions = [f"not isinstance({x}, _T)", f"{x}.dtype is not _dt{index}", f"not {on_device}"]
         conditions.append(f"{x}.ndim != {len(spec.shape)}")
         self._emit(f"if {' or '.join(conditions)}: _explain({self.values})")
+        if spec.repeats != "refused":
+            self._take_one_row(index, spec)
         if spec.shape:
             self._check_sizes(x, spec)
+
+    def _take_one_row(self, index: int, spec: LeafSpec) -> None:
+        """Accepts a request's row repeated for each candidate."""
+        self.namespace[f"_spec{index}"], self.namespace["_one_row"] = spec, one_row
+        batch = self.signature.batch_leaf
+        rows = "None" if batch is None else self.leaf_expressions[batch]
+        self._emit(f"if x{index}.shape[0] != 1: x{index} = _one_row(_spec{index}, x{index}, {rows})")
 
     def _check_sizes(self, x: str, spec: LeafSpec) -> None:
         names = [f"{x}_{axis}" for axis in range(len(spec.shape))]

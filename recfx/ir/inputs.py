@@ -94,6 +94,15 @@ def normalize_call(model: torch.nn.Module, args: Sequence[Any], kwargs: Mapping[
     return Call(tuple(given), tuple(given.values()), tuple(positional.values()), keyword, defaults, variadic)
 
 
+def leaf_names(call: Call) -> list[str]:
+    """The name of every leaf of a call as a user would write it: `sparse`, `features['user_id']`."""
+    names = []
+    for parameter, value in zip(call.names, call.values, strict=True):
+        for path, _ in pytree.tree_flatten_with_path(value)[0]:
+            names.append(parameter + pytree.keystr(path))
+    return names
+
+
 def split_example(example: Any, model: torch.nn.Module) -> tuple[tuple[Any, ...], dict[str, Any]]:
     """What a user means by `example_inputs`: a tensor, a tuple or list of arguments, or a dict.
 

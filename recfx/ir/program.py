@@ -14,11 +14,13 @@ from recfx.ir.signature import Signature
 
 
 class Origin(Enum):
-    """Where an input's rows come from: one per request, one per candidate item, or the same at every call."""
+    """Where rows come from: one per request, one per candidate item, or the same at every call; `INDEX` marks the input that
+    says which request each candidate belongs to."""
 
     REQUEST = "request"
     CANDIDATE = "candidate"
     CONSTANT = "constant"
+    INDEX = "index"
 
 
 @dataclasses.dataclass(frozen=True)

@@ -90,25 +90,35 @@ def fake_inputs(
     Args:
         shapes: For each tensor its sizes (integers, dimension names or expressions over names), dtype and device.
     """
-    from torch._dynamo.source import ConstantSource
-    from torch.fx.experimental.symbolic_shapes import DimDynamic
-
-    env = ShapeEnv()
-    mode = FakeTensorMode(shape_env=env)
+    mode = FakeTensorMode(shape_env=ShapeEnv())
     symbols: dict[str, Any] = {}
 
     def size(entry: int | str) -> Any:
         if isinstance(entry, int):
             return entry
         if entry.isidentifier() and entry not in symbols:
-            source = ConstantSource(entry)
-            hint = 7 + len(symbols)
-            symbol = env.create_symbol(hint, source, DimDynamic.DYNAMIC, constraint_dim=None)
-            symbols[entry] = env.create_symintnode(symbol, hint=hint, source=source)
+            symbols[entry] = new_size(mode, entry, 7 + len(symbols))
         return eval(entry, {"__builtins__": {}}, symbols)
 
     with mode:
         return [torch.empty([size(s) for s in sizes], dtype=dtype, device=device) for sizes, dtype, device in shapes]
+
+
+def new_size(mode: FakeTensorMode, name: str, hint: int = 7) -> Any:
+    """A new free size in the shape environment of a fake mode.
+
+    Args:
+        mode: The fake mode; it must have a shape environment.
+        name: What the size is called in error messages.
+        hint: A size it might have.
+    """
+    from torch._dynamo.source import ConstantSource
+    from torch.fx.experimental.symbolic_shapes import DimDynamic
+
+    env, source = mode.shape_env, ConstantSource(name)
+    assert env is not None
+    symbol = env.create_symbol(hint, source, DimDynamic.DYNAMIC, constraint_dim=None)
+    return env.create_symintnode(symbol, hint=hint, source=source)
 
 
 def _call(node: fx.Node, value_of: Any, mode: FakeTensorMode) -> Any:

@@ -284,6 +284,7 @@ def _encode_signature(signature: Signature) -> dict[str, Any]:
                 "device": encode(leaf.device),
                 "shape": list(leaf.shape),
                 "value": encode(leaf.value),
+                "repeats": leaf.repeats,
             }
             for leaf in signature.leaves
         ],
@@ -303,6 +304,7 @@ def _decode_signature(document: dict[str, Any]) -> Signature:
             decode(leaf["device"], nothing),
             tuple(leaf["shape"]),
             decode(leaf["value"], nothing),
+            leaf.get("repeats", "refused"),
         )
         for leaf in document["leaves"]
     )

@@ -7,6 +7,7 @@ the name of a dimension ("batch"), or a Python expression over such names ("batc
 from __future__ import annotations
 
 import dataclasses
+import functools
 from collections.abc import Mapping, Sequence
 from typing import Any, Literal
 
@@ -30,6 +31,8 @@ class LeafSpec:
         device: Device, for a tensor.
         shape: Sizes, for a tensor: integers, dimension names, or expressions over dimension names.
         value: The captured value, for a constant.
+        repeats: What happens when several rows come for a dimension 0 of size one: "refused"; "compared", and refused unless they
+            are equal; "trusted" to be equal. Where they are accepted, the first row is used.
     """
 
     name: str
@@ -38,6 +41,7 @@ class LeafSpec:
     device: torch.device | None = None
     shape: tuple[Size, ...] = ()
     value: Any = None
+    repeats: Literal["refused", "compared", "trusted"] = "refused"
 
     def __str__(self) -> str:
         if self.kind == "constant":
@@ -121,7 +125,18 @@ class Signature:
                 where=f"got {_brief(spec)}",
                 hint=f"pass {_brief(self.in_spec)}",
             )
-        return leaves
+        if all(leaf.repeats == "refused" for leaf in self.leaves):
+            return leaves
+        rows = leaves[self.batch_leaf] if self.batch_leaf is not None else None
+        return [
+            one_row(leaf, value, rows) if leaf.repeats != "refused" else value
+            for leaf, value in zip(self.leaves, leaves, strict=True)
+        ]
+
+    @functools.cached_property
+    def batch_leaf(self) -> int | None:
+        """The number of the first leaf with one row for each row of the batch."""
+        return next((i for i, leaf in enumerate(self.leaves) if leaf.shape and leaf.shape[0] == "batch"), None)
 
     def check(self, leaves: Sequence[Any]) -> dict[str, int]:
         """Checks every leaf against its spec and returns the size of each dimension.
@@ -137,6 +152,40 @@ class Signature:
     def unflatten(self, outputs: Sequence[Any]) -> Any:
         """Rebuilds the user's result from the flat outputs."""
         return pytree.tree_unflatten(list(outputs), self.out_spec)
+
+
+def one_row(spec: LeafSpec, leaf: Any, like: Any) -> Any:
+    """The one row of an input that has one row for each request, given that or the same row for each candidate.
+
+    Args:
+        spec: What the leaf must be, its `repeats` being "compared" or "trusted".
+        leaf: What was given.
+        like: An input with one row for each candidate.
+
+    Raises:
+        InputError: The rows differ, or are neither one nor as many as the candidates.
+    """
+    if not isinstance(leaf, torch.Tensor) or not leaf.ndim or leaf.shape[0] == 1:
+        return leaf  # whatever else may be wrong with it is told by `check_leaf`
+    rows = int(leaf.shape[0])
+    candidates = int(like.shape[0]) if isinstance(like, torch.Tensor) and like.ndim else rows
+    if rows != candidates or not rows:
+        raise InputError(
+            f"{rows} rows given for one request and {candidates} candidate(s)",
+            where=f"input {spec}",
+            hint="pass the request's one row, or that row once for each candidate",
+        )
+    first = leaf[:1]
+    if spec.repeats == "compared" and not torch.equal(leaf, first.expand_as(leaf)):
+        same = (leaf == first) | ((leaf != leaf) & (first != first))  # NaN is the same as NaN
+        if not bool(same.all()):
+            row = int((~same).reshape(rows, -1).any(1).nonzero()[0])
+            raise InputError(
+                f"row {row} differs from row 0, but the model was optimized for one row per request",
+                where=f"input {spec}",
+                hint="call once for each request, or optimize with many_requests=True and pass request_index",
+            )
+    return first
 
 
 def check_leaf(spec: LeafSpec, leaf: Any, sizes: dict[str, int], dims: Mapping[str, tuple[int, int | None]]) -> None:

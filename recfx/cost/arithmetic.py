@@ -1,0 +1,144 @@
+"""How much a program computes and moves for a given number of rows, counted from its fake shapes."""
+
+from __future__ import annotations
+
+import dataclasses
+import math
+import operator
+from collections.abc import Mapping
+from typing import Any
+
+import torch
+from torch import fx
+
+from recfx.ir.program import Program
+
+_aten = torch.ops.aten
+
+
+@dataclasses.dataclass(frozen=True)
+class Arithmetic:
+    """Work, added up.
+
+    Attributes:
+        multiply_adds: One for each multiplication of a matrix product, with the addition that follows it; one for each element that an
+            elementwise operator makes or a reduction reads.
+        bytes: Bytes of the operands read and the results written, as if nothing stayed in a cache. A lookup reads the rows it picks, not
+            the table; a view moves nothing.
+    """
+
+    multiply_adds: int = 0
+    bytes: int = 0
+
+    def __add__(self, other: Arithmetic) -> Arithmetic:
+        return Arithmetic(self.multiply_adds + other.multiply_adds, self.bytes + other.bytes)
+
+
+def arithmetic(program: Program, rows: int, *, requests: int = 1) -> Arithmetic:
+    """The work of one call.
+
+    Args:
+        program: The program.
+        rows: The batch: candidates.
+        requests: Requests, for a program that takes several.
+    """
+    return sum(arithmetic_of_nodes(program, rows, requests=requests).values(), Arithmetic())
+
+
+def arithmetic_of_nodes(program: Program, rows: int, *, requests: int = 1) -> dict[fx.Node, Arithmetic]:
+    """The work of each operator, for a number of rows; see `arithmetic`."""
+    sizes = _sizes(program, {"batch": rows, "requests": requests})
+    return {node: _work(node, sizes) for node in program.graph.nodes if node.op == "call_function"}
+
+
+class _Sizes:
+    """Numbers of elements under given values of the symbols."""
+
+    def __init__(self, symbols: Mapping[Any, int]) -> None:
+        self.symbols = dict(symbols)
+
+    def number(self, size: Any) -> int:
+        if isinstance(size, int):
+            return size
+        expression = size.node.expr.subs(self.symbols)
+        return int(expression) if expression.is_number else int(size.node.hint or 1)
+
+    def elements(self, value: Any) -> int:
+        if isinstance(value, tuple | list):
+            return sum(map(self.elements, value))
+        return math.prod(map(self.number, value.shape)) if isinstance(value, torch.Tensor) else 0
+
+    def bytes(self, value: Any) -> int:
+        if isinstance(value, tuple | list):
+            return sum(map(self.bytes, value))
+        return self.elements(value) * value.element_size() if isinstance(value, torch.Tensor) else 0
+
+
+def _sizes(program: Program, dims: Mapping[str, int]) -> _Sizes:
+    symbols: dict[Any, int] = {}
+    for node, leaf in zip(program.placeholders(), program.signature.leaves, strict=True):
+        held = node.meta.get("val")
+        if not isinstance(held, torch.Tensor):
+            continue
+        for size, name in zip(held.shape, leaf.shape, strict=True):
+            if isinstance(size, torch.SymInt) and name in dims:
+                symbols[size.node.expr] = dims[str(name)]
+    return _Sizes(symbols)
+
+
+def _work(node: fx.Node, sizes: _Sizes) -> Arithmetic:
+    result = node.meta.get("val")
+    if node.target in _FREE or not isinstance(result, torch.Tensor | tuple | list):
+        return Arithmetic()
+    operands = [n.meta.get("val") for n in node.all_input_nodes]
+    written = sizes.bytes(result)
+    if node.target in _LOOKUPS:
+        return _lookup(node, operands, result, sizes)
+    moved = written + sum(map(sizes.bytes, operands))
+    if node.target in _MOVES:
+        return Arithmetic(0, 2 * written)
+    if node.target in _PRODUCTS:
+        return Arithmetic(sizes.elements(result) * _depth(node, sizes), moved)
+    if node.target is _aten.scaled_dot_product_attention.default:
+        length = sizes.number(operands[1].shape[-2])  # type: ignore[union-attr]
+        return Arithmetic(2 * sizes.elements(operands[0]) * length, moved)
+    reduces = sizes.elements(result) < max(map(sizes.elements, operands), default=0)
+    return Arithmetic(max(map(sizes.elements, operands)) if reduces else sizes.elements(result), moved)
+
+
+def _depth(node: fx.Node, sizes: _Sizes) -> int:
+    """The places that each element of a matrix product sums over."""
+    first: Any = node.args[1 if node.target in (_aten.addmm.default, _aten.baddbmm.default) else 0]
+    return sizes.number(first.meta["val"].shape[-1])
+
+
+def _lookup(node: fx.Node, operands: list[Any], result: Any, sizes: _Sizes) -> Arithmetic:
+    table, ids = operands[:2]
+    if node.target is _aten.embedding.default:
+        return Arithmetic(0, sizes.bytes(ids) + 2 * sizes.bytes(result))
+    width = sizes.number(table.shape[1])
+    read = sizes.elements(ids) * width
+    return Arithmetic(read, sizes.bytes(ids) + read * table.element_size() + sizes.bytes(result[0]))
+
+
+_PRODUCTS = {
+    *(_aten.linear.default, _aten.matmul.default, _aten.mm.default, _aten.bmm.default),
+    *(_aten.addmm.default, _aten.baddbmm.default),
+}
+_LOOKUPS = {_aten.embedding.default, _aten.embedding_bag.default, _aten.embedding_bag.padding_idx}
+#: Operators that copy and compute nothing.
+_MOVES = {
+    *(_aten.cat.default, _aten.stack.default, _aten.clone.default, _aten.contiguous.default, _aten.repeat.default),
+    *(_aten.index.Tensor, _aten.index_select.default, _aten.gather.default, _aten.flip.default, _aten.to.dtype),
+    *(_aten.full.default, _aten.zeros.default, _aten.ones.default, _aten.arange.start_step),
+}
+#: Operators that only look at their operand in another way; a reshape is counted as a view.
+_FREE = {
+    operator.getitem,
+    *(_aten.view.default, _aten.reshape.default, _aten._unsafe_view.default, _aten.flatten.using_ints),
+    *(_aten.unflatten.int, _aten.unsqueeze.default, _aten.squeeze.dim, _aten.squeeze.dims, _aten.expand.default),
+    *(_aten.expand_as.default, _aten.permute.default, _aten.transpose.int, _aten.mT.default, _aten.t.default),
+    *(_aten.select.int, _aten.slice.Tensor, _aten.narrow.default, _aten.unbind.int, _aten.split.Tensor),
+    *(_aten.split_with_sizes.default, _aten.chunk.default, _aten.alias.default, _aten.detach.default),
+    *(_aten.dropout.default, _aten.swapaxes.default, _aten.movedim.int, _aten.movedim.intlist),
+}

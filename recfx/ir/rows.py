@@ -1,0 +1,74 @@
+"""Rows: where a value of a graph with a free batch has one row for each row of the batch."""
+
+from __future__ import annotations
+
+import dataclasses
+from typing import Any
+
+import sympy
+import torch
+from torch import fx
+
+_aten = torch.ops.aten
+
+
+@dataclasses.dataclass(frozen=True)
+class Rows:
+    """Where a value has its rows: along `axis`, each row being `inner` consecutive places of it.
+
+    Attributes:
+        axis: The axis, from 0.
+        inner: Places along the axis for each row: 1 for [B, D], L for the [B * L, D] of a flattened history.
+    """
+
+    axis: int
+    inner: int = 1
+
+
+def rows_of(value: Any, batch: sympy.Symbol) -> Rows | str | None:
+    """The rows of a fake value (of the first tensor, for several); None when it has none; a string saying why they cannot be told.
+
+    Args:
+        value: A fake tensor, or a tuple or list of them.
+        batch: The symbol of the batch.
+    """
+    if isinstance(value, tuple | list):
+        return rows_of(value[0], batch) if value else None
+    if not isinstance(value, torch.Tensor):
+        return None
+    axes = [axis for axis, size in enumerate(value.shape) if depends_on(size, batch)]
+    if not axes:
+        return None
+    if len(axes) > 1:
+        return "it has the batch along two axes"
+    inner = multiple(value.shape[axes[0]], batch)
+    if inner is None:
+        return f"its size {value.shape[axes[0]]} is no multiple of the batch"
+    return Rows(axes[0], inner)
+
+
+def depends_on(size: Any, batch: sympy.Symbol) -> bool:
+    """Whether a size is an expression of the batch."""
+    return isinstance(size, torch.SymInt) and bool(batch in size.node.expr.free_symbols)
+
+
+def multiple(size: Any, batch: sympy.Symbol) -> int | None:
+    """k of a size `k * batch`; None for any other size."""
+    quotient = sympy.simplify(size.node.expr / batch)
+    return int(quotient) if quotient.is_Integer and quotient >= 1 else None
+
+
+def offsets_of_fixed_bags(offsets: Any, flat: Any, batch: sympy.Symbol) -> bool:
+    """Whether the offsets of a bag operator are 0, L, 2 L, ... for ids [B * L], as `nn.EmbeddingBag` makes them of ids [B, L]."""
+    rows = rows_of(held_by(flat), batch)
+    if not isinstance(offsets, fx.Node) or not isinstance(rows, Rows) or rows.axis:
+        return False
+    if offsets.target is not _aten.arange.start_step or offsets.args[0] != 0:
+        return False
+    step: Any = offsets.args[2] if len(offsets.args) > 2 else 1
+    return bool(step == rows.inner and rows_of(held_by(offsets), batch) == Rows(0))
+
+
+def held_by(value: Any) -> Any:
+    """The fake value of a node; None for anything else."""
+    return value.meta.get("val") if isinstance(value, fx.Node) else None
