@@ -31,12 +31,19 @@ class GatheredBag(nn.Module):
         return total / kept.sum(1).clamp(min=1) if self.mean else total
 
 
-def gather_bags(model: nn.Module) -> nn.Module:
-    """A copy of the model that shares its state, with a `GatheredBag` for every bag that sums or averages."""
+def gather_bags(model: nn.Module, *, only_padded: bool = False) -> nn.Module:
+    """A copy of the model that shares its state, with a `GatheredBag` for every bag that sums or averages.
+
+    Args:
+        model: In eval mode.
+        only_padded: Leave bags alone that have no padding.
+    """
     state = {id(tensor): tensor for tensor in (*model.parameters(), *model.buffers())}
     clone = copy.deepcopy(model, state)
     for parent in list(clone.modules()):
         for name, child in list(parent.named_children()):
-            if isinstance(child, nn.EmbeddingBag) and child.mode in ("sum", "mean") and child.max_norm is None:
+            if not isinstance(child, nn.EmbeddingBag) or child.mode == "max" or child.max_norm is not None:
+                continue
+            if child.padding_idx is not None or not only_padded:
                 setattr(parent, name, GatheredBag(child).eval())
     return clone

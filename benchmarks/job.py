@@ -100,7 +100,11 @@ class Job:
 
     def exported(self) -> torch.export.ExportedProgram:
         """The model exported with a free batch."""
-        return self.store.once("exported", lambda: export(self.model, self.draw(_TRACED_ROWS, 1)))
+        return self.store.once("exported", lambda: self.traced(self.model))
+
+    def traced(self, model: nn.Module) -> torch.export.ExportedProgram:
+        """A model that takes the same inputs, exported with a free batch."""
+        return export(model, self.draw(_TRACED_ROWS, 1))
 
 
 def export(model: nn.Module, inputs: Inputs) -> torch.export.ExportedProgram:

@@ -92,7 +92,7 @@ def limit_of(
     Args:
         work: What one call does.
         machine: Measured at the number of threads that will be used.
-        peaks: Operations per second by precision, fp32 aside.
+        peaks: Operations per second by precision, where they are known better than the machine's own figure.
         precision: Of weights, tables and arithmetic; a key of `PRECISIONS`.
         sets: Different inputs that are rotated through: rows they read again and again come from the caches.
     """
@@ -100,7 +100,7 @@ def limit_of(
     weight_bytes = work.weight_bytes * share
     touched = min(work.table_bytes, sets * work.distinct_bytes) * share
     rows = sum(count / machine.gather_rate(touched, row * share) for row, count in work.distinct.items())
-    peak = machine.matmul if precision == "fp32" else max((peaks or {}).get(precision, 0.0), machine.matmul)
+    peak = max((peaks or {}).get(precision, 0.0), machine.matmul)
     return Limit(weight_bytes / machine.stream_rate(weight_bytes), rows, work.needed_flops / peak)
 
 

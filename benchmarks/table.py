@@ -41,7 +41,7 @@ def _preamble(results: Results) -> str:
         lines.append(
             f"{_threads(threads)}: reads {machine.stream_rate(big) / 1e9:.1f} GB/s from memory, "
             f"{machine.gather_rate(big, 256) / 1e6:.1f} M random rows of 256 bytes/s, "
-            f"{machine.matmul / 1e9:.0f} GFLOP/s in fp32"
+            f"{machine.matmul / 1e9:.0f} GFLOP/s in torch.mm"
             + "".join(f", {rate / 1e9:.0f} Gop/s in {kind}" for kind, rate in results.peaks.get(threads, {}).items())
         )
     return "\n".join(lines)
@@ -53,9 +53,21 @@ def _section(results: Results, measurements: Sequence[Measurement], bounds: dict
     lines += [
         _limit_line(bounds[p]) for p in sorted({m.point for m in measurements}, key=lambda p: p.batch) if p in bounds
     ]
-    ordered = sorted(measurements, key=lambda m: m.point.batch)
+    absent = _absent(measurements)
+    lines += [f"- {peer}: not available: {reason}" for peer, reason in absent.items()]
+    ordered = sorted((m for m in measurements if m.peer not in absent), key=lambda m: m.point.batch)
     rows = [_row(measurement, bounds.get(measurement.point), results) for measurement in ordered]
     return "\n".join([*lines, "", markdown(_HEAD, rows, _RIGHT)])
+
+
+def _absent(measurements: Sequence[Measurement]) -> dict[str, str]:
+    """Peer -> reason, for those that are not available at any batch size: a line says it better than a row for each."""
+    reasons = {m.peer: m.reason or "" for m in measurements if m.status == "unavailable"}
+    return {
+        peer: why
+        for peer, why in reasons.items()
+        if all(m.status == "unavailable" for m in measurements if m.peer == peer)
+    }
 
 
 def _limit_line(bound: Bound) -> str:

@@ -96,7 +96,7 @@ def fake_machine() -> Machine:
 
 
 def fake_peaks() -> dict[str, float]:
-    return {"bf16": 2e9, "int8": 4e9}
+    return {"fp32": 1e9, "bf16": 2e9, "int8": 4e9}
 
 
 QUICK = Settings(batches=(1, 3), seconds=0.005, footprint=1000)
