@@ -4,8 +4,9 @@ VENV   := .venv
 BIN    := $(VENV)/bin
 STAMP  := $(VENV)/.installed
 THIRDPARTY := $(VENV)/.thirdparty
+PEERS      := $(VENV)/.peers
 
-.PHONY: demo test bench slow thirdparty lint types check setup clean
+.PHONY: demo test bench bench-peers slow thirdparty lint types check setup clean
 
 setup: $(STAMP)
 
@@ -25,6 +26,10 @@ test: $(STAMP)
 bench: $(STAMP)
 	$(BIN)/python -m benchmarks run $(ARGS)
 
+# The same with every other compiler that the benchmarks know.
+bench-peers: $(PEERS)
+	$(BIN)/python -m benchmarks run --peers '*' $(ARGS)
+
 slow: $(THIRDPARTY)
 	$(BIN)/python -m pytest -m slow $(ARGS)
 
@@ -37,6 +42,12 @@ $(THIRDPARTY): $(STAMP) requirements-thirdparty.txt constraints-thirdparty.txt
 	$(BIN)/python -m pip install --quiet --disable-pip-version-check --no-deps \
 		-c constraints-thirdparty.txt -r requirements-thirdparty.txt
 	touch $(THIRDPARTY)
+
+# --no-deps: everything they need is named, so that none of them brings a torch of its own.
+$(PEERS): $(STAMP) requirements-bench.txt constraints-bench.txt
+	$(BIN)/python -m pip install --quiet --disable-pip-version-check --no-deps \
+		-c constraints-bench.txt -r requirements-bench.txt
+	touch $(PEERS)
 
 lint: $(STAMP)
 	$(BIN)/ruff check .

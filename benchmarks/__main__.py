@@ -7,11 +7,13 @@ import sys
 from collections.abc import Sequence
 from pathlib import Path
 
+from benchmarks.markdown import markdown
 from benchmarks.progress import ProgressLine
-from benchmarks.registry import all_cases, all_peers, select
+from benchmarks.registry import GROUPS, all_cases, all_peers, select
 from benchmarks.results import Results
-from benchmarks.runner import BASELINE, Settings, run
-from benchmarks.table import markdown, render
+from benchmarks.runner import run
+from benchmarks.settings import BASELINE, Settings
+from benchmarks.table import render
 from recfx.errors import RecfxError
 
 
@@ -34,19 +36,44 @@ def _parser() -> argparse.ArgumentParser:
     commands = parser.add_subparsers(required=True, metavar="COMMAND")
 
     start = commands.add_parser("run", help="measure")
-    start.add_argument("cases", nargs="*", help="cases or patterns such as 'dlrm*' (default: all but the large ones)")
-    start.add_argument("--peers", default="eager,recfx,torch.compile", help="default: %(default)s; * for all")
-    start.add_argument("--batch", type=_integers, default=(1, 16, 64), help="batch sizes (default: 1,16,64)")
+    start.add_argument(
+        "cases",
+        nargs="*",
+        help="cases, patterns such as 'dlrm*', or @standard, @request, @lookup; default: the small ones",
+    )
+    start.add_argument("--cases", dest="more_cases", default="", help="the same, with commas between")
+    start.add_argument(
+        "--peers", default="eager,recfx,torch.compile", help="default: %(default)s; * for all, !name to leave one out"
+    )
+    start.add_argument("--batches", type=_integers, default=(1, 16, 64), help="batch sizes (default: 1,16,64)")
+    start.add_argument(
+        "--candidates",
+        type=_integers,
+        default=(100, 500, 2000),
+        help="the same for request cases (default: 100,500,2000)",
+    )
     start.add_argument("--threads", type=_integers, default=(1,), help="numbers of threads (default: 1)")
     start.add_argument(
-        "--zipf", type=_exponents, default=(None,), help="distributions of ids: uniform or exponents (default: uniform)"
+        "--ids",
+        "--zipf",
+        type=_exponents,
+        default=(None,),
+        help="distributions of ids: uniform or exponents (default: uniform)",
     )
     start.add_argument("--seconds", type=float, default=1.0, help="time per peer and point (default: 1)")
+    start.add_argument("--rounds", type=int, default=15, help="turns of each peer at a point at least (default: 15)")
+    start.add_argument(
+        "--budget",
+        type=float,
+        default=300.0,
+        help="seconds that a peer may prepare at a point, 0 for any (default: 300)",
+    )
     start.add_argument(
         "--footprint", type=int, default=64, help="MiB of table rows that the inputs in turn shall touch (default: 64)"
     )
     start.add_argument("--seed", type=int, default=0)
     start.add_argument("--out", type=Path, help="file for the results, as JSON; always holds what there is so far")
+    start.add_argument("--resume", action="store_true", help="go on from what that file holds")
     start.set_defaults(command=_run)
 
     listing = commands.add_parser("list", help="cases and peers")
@@ -60,21 +87,25 @@ def _parser() -> argparse.ArgumentParser:
 
 def _run(options: argparse.Namespace) -> int:
     known = all_cases()
-    wanted = options.cases or [name for name, case in known.items() if not case.large]
-    cases = select(known, wanted, "case")
+    asked = [*options.cases, *filter(None, options.more_cases.split(","))]
+    cases = select(known, asked or [name for name, case in known.items() if not case.large], "case", GROUPS)
     names = options.peers.split(",")
     peers = select(all_peers(), names if BASELINE in names else [BASELINE, *names], "peer")
     settings = Settings(
-        batches=options.batch,
+        batches=options.batches,
+        candidates=options.candidates,
         threads=options.threads,
-        zipfs=options.zipf,
+        zipfs=options.ids,
         seconds=options.seconds,
+        rounds=options.rounds,
+        budget=options.budget or None,
         footprint=options.footprint * 2**20,
         seed=options.seed,
     )
-    points = len(cases) * len(settings.batches) * len(settings.threads) * len(settings.zipfs)
+    earlier = Results.load(options.out) if options.resume and options.out and options.out.exists() else None
+    points = sum(len(settings.points(case)) for case in cases)
     with ProgressLine(points, options.out) as line:
-        results = run(cases, peers, settings, watcher=line)
+        results = run(cases, peers, settings, watcher=line, earlier=earlier)
     print(render(results), end="")
     return 2 if any(measurement.status == "wrong" for measurement in results.measurements) else 0
 

@@ -28,7 +28,7 @@ class Error:
     wrong: str | None = None
 
 
-def outputs(run: Run, sets: Sequence[tuple[Tensor, ...]]) -> list[object]:
+def outputs(run: Run, sets: Sequence[tuple[object, ...]]) -> list[object]:
     """What a peer answers to each of several inputs, safe from being overwritten by its next call."""
     return [pytree.tree_map_only(Tensor, torch.clone, run(*inputs)) for inputs in sets]
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+import inspect
 from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any, Protocol
@@ -44,6 +45,9 @@ class Case:
         gigabytes: What its parameters occupy, roughly.
         inputs: Draws inputs.
         large: Whether it runs only when named.
+        request: Parameters of `forward` that belong to the request: a batch is one request with many candidates, and their rows
+            are all the same.
+        max_batch: The largest batch that it is run with.
     """
 
     name: str
@@ -52,6 +56,8 @@ class Case:
     gigabytes: float
     inputs: Inputs = example_inputs
     large: bool = False
+    request: tuple[str, ...] = ()
+    max_batch: int | None = None
 
     def model(self) -> nn.Module:
         """The model in eval mode, the same each time."""
@@ -59,15 +65,49 @@ class Case:
             torch.manual_seed(0)
             return self.build().eval()
 
+    def request_positions(self, model: nn.Module) -> tuple[int, ...]:
+        """Where among the positional inputs those of the request are."""
+        names = list(inspect.signature(model.forward).parameters)
+        return tuple(names.index(name) for name in self.request)
+
+    def sets(self, model: nn.Module, batch: int, count: int, zipf: float | None, seed: int) -> list[tuple[Tensor, ...]]:
+        """Several inputs of the same batch size.
+
+        Args:
+            model: What `model` returned.
+            batch: Rows of each.
+            count: How many.
+            zipf: Exponent of the ids' distribution; None for uniform ids.
+            seed: Seed of the draw.
+        """
+        drawn = self.inputs(model, batch * count, zipf, seed)
+        request = self.request_positions(model)
+
+        def part(position: int, start: int) -> Tensor:
+            if position in request:
+                row = drawn[position][start : start + 1]
+                return row.repeat(batch, *[1] * (row.dim() - 1))
+            # A clone, because the allocator aligns it and a slice would not be.
+            return drawn[position][start : start + batch].clone()
+
+        starts = range(0, batch * count, batch)
+        return [tuple(part(position, start) for position in range(len(drawn))) for start in starts]
+
+    def too_large(self, batch: int) -> str | None:
+        """Why it is not run with a batch, or None."""
+        if self.max_batch is None or batch <= self.max_batch:
+            return None
+        return f"not run with more than {self.max_batch} rows, for the memory and the time it would take"
+
     def unfit(self) -> str | None:
         """Why it cannot run here, or None."""
-        free = _available_gigabytes()
+        free = available_gigabytes()
         if free is not None and self.gigabytes * _ROOM > free:
             return f"needs about {self.gigabytes * _ROOM:.1f} GB of memory, {free:.1f} GB are free"
         return None
 
 
-def _available_gigabytes(meminfo: Path = Path("/proc/meminfo")) -> float | None:
+def available_gigabytes(meminfo: Path = Path("/proc/meminfo")) -> float | None:
     """Memory that can be had without swapping; None where the system does not say."""
     if not meminfo.is_file():
         return None

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 from collections import defaultdict
-from collections.abc import Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from typing import Any
 
 import numpy as np
@@ -14,10 +14,13 @@ from torch.utils import _pytree as pytree
 from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils.flop_counter import FlopCounterMode
 
+from benchmarks.varying import Varying
 from recfx.cost.machine import Machine
 
 _aten: Any = torch.ops.aten
 _LOOKUPS = {_aten.embedding: 1, _aten._embedding_bag: 1, _aten._embedding_bag_forward_only: 1}
+#: Bytes of a number.
+PRECISIONS = {"fp32": 4, "bf16": 2, "int8": 1}
 _ROW_PICKS = {_aten.index_select, _aten.index}
 
 
@@ -27,6 +30,7 @@ class Work:
 
     Attributes:
         flops: Floating-point operations of its matrix products, as torch's flop counter knows them; a multiply-add is two.
+        needed_flops: The same with operators that see nothing but a request's inputs, whose rows are all equal, done for one row.
         weight_bytes: Parameters and buffers that are read whole.
         lookups: Rows gathered from tables.
         lookup_bytes: Their bytes.
@@ -35,6 +39,7 @@ class Work:
     """
 
     flops: int
+    needed_flops: int
     weight_bytes: int
     lookups: int
     lookup_bytes: int
@@ -58,12 +63,12 @@ class Work:
 
 @dataclasses.dataclass(frozen=True)
 class Limit:
-    """Seconds that a call takes at least on a machine.
+    """Seconds that a call takes at least on a machine, at a precision.
 
     Attributes:
         weights: Reading the weights once.
         lookups: Reading the rows.
-        arithmetic: The operations in fp32 at the peak rate.
+        arithmetic: The operations at the peak rate.
     """
 
     weights: float
@@ -76,36 +81,52 @@ class Limit:
         return max(self.weights + self.lookups, self.arithmetic)
 
 
-def limit_of(work: Work, machine: Machine, *, sets: int = 1) -> Limit:
+def limit_of(
+    work: Work, machine: Machine, peaks: Mapping[str, float] | None = None, *, precision: str = "fp32", sets: int = 1
+) -> Limit:
     """The limit of a model on a machine.
+
+    In request mode it is the limit of whole operators: algebra that splits an operator into the request's share and the
+    candidates' can go below it.
 
     Args:
         work: What one call does.
         machine: Measured at the number of threads that will be used.
+        peaks: Operations per second by precision, where they are known better than the machine's own figure.
+        precision: Of weights, tables and arithmetic; a key of `PRECISIONS`.
         sets: Different inputs that are rotated through: rows they read again and again come from the caches.
     """
-    hot_weights = machine.stream_rate(work.weight_bytes)
-    touched = min(work.table_bytes, sets * work.distinct_bytes)
-    rows = sum(count / machine.gather_rate(touched, row) for row, count in work.distinct.items())
-    return Limit(work.weight_bytes / hot_weights, rows, work.flops / machine.matmul)
+    share = PRECISIONS[precision] / PRECISIONS["fp32"]
+    weight_bytes = work.weight_bytes * share
+    touched = min(work.table_bytes, sets * work.distinct_bytes) * share
+    rows = sum(count / machine.gather_rate(touched, row * share) for row, count in work.distinct.items())
+    peak = max((peaks or {}).get(precision, 0.0), machine.matmul)
+    return Limit(weight_bytes / machine.stream_rate(weight_bytes), rows, work.needed_flops / peak)
 
 
-def count_work(model: nn.Module, inputs: Sequence[Tensor]) -> Work:
+def count_work(model: nn.Module, inputs: Sequence[Tensor], *, request: Collection[int] = ()) -> Work:
     """Runs the model once and counts.
 
     Args:
         model: In eval mode.
         inputs: Positional inputs.
+        request: Positions of the inputs whose rows are all the same.
     """
     reads = _Reads(model)
     flops = FlopCounterMode(display=False)
-    with torch.no_grad(), flops, reads:
+    sides: dict[bool, list[Tensor]] = {True: [], False: []}
+    for position, value in enumerate(inputs):
+        sides[position in request].append(value)
+    varying = Varying(sides[True], sides[False])
+    with torch.no_grad(), flops, reads, varying:
         model(*inputs)
+    total, rows = flops.get_total_flops(), max(len(inputs[0]) if inputs else 1, 1)
     distinct: defaultdict[int, int] = defaultdict(int)
     for (_, row_bytes), ids in reads.ids.items():
         distinct[row_bytes] += len(np.unique(torch.cat(ids).numpy()))
     return Work(
-        flops=flops.get_total_flops(),
+        flops=total,
+        needed_flops=total - varying.equal_flops * (rows - 1) // rows,
         weight_bytes=sum(min(sum(parts.values()), reads.state[key]) for key, parts in reads.whole.items()),
         lookups=reads.lookups,
         lookup_bytes=reads.lookup_bytes,

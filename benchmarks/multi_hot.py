@@ -3,11 +3,12 @@
 from __future__ import annotations
 
 import itertools
-import math
 from collections.abc import Sequence
 
 import torch
 from torch import Tensor, nn
+
+from benchmarks.lookup_model import multi_hot_ids, sum_bag
 
 
 class MultiHotModel(nn.Module):
@@ -40,7 +41,7 @@ class MultiHotModel(nn.Module):
         self.dense_features = dense
         self.rows = tuple(tables)
         self.hots = tuple(hots)
-        self.bags = nn.ModuleList(_bag(rows, dim) for rows in tables)
+        self.bags = nn.ModuleList(sum_bag(rows, dim) for rows in tables)
         self.bottom = _mlp([dense, *bottom], last_activation=True)
         width = (bottom[-1] if bottom else dense) + dim * len(self.rows)
         self.cross = nn.ModuleList(LowRankCross(width, rank) for _ in range(cross_layers))
@@ -58,15 +59,9 @@ class MultiHotModel(nn.Module):
 
     def example_inputs(self, batch: int, *, zipf: float | None = None, seed: int = 0) -> tuple[Tensor, ...]:
         """`(dense, ids)`; the ids of a field are independent draws."""
-        from recfx.zoo import sample_ids
-
         generator = torch.Generator().manual_seed(seed)
         dense = torch.randn(batch, self.dense_features, generator=generator)
-        ids = [
-            sample_ids(rows, (batch, hot), zipf=zipf, generator=generator)
-            for rows, hot in zip(self.rows, self.hots, strict=True)
-        ]
-        return dense, torch.cat(ids, dim=1)
+        return dense, multi_hot_ids(self.rows, self.hots, batch, zipf, generator)
 
 
 class LowRankCross(nn.Module):
@@ -81,11 +76,6 @@ class LowRankCross(nn.Module):
         """[B, width], [B, width] -> [B, width]."""
         crossed: Tensor = first * self.up(self.down(x)) + x
         return crossed
-
-
-def _bag(rows: int, dim: int) -> nn.EmbeddingBag:
-    bound = 1 / math.sqrt(rows)
-    return nn.EmbeddingBag(rows, dim, mode="sum", _weight=torch.empty(rows, dim).uniform_(-bound, bound))
 
 
 def _mlp(widths: Sequence[int], *, last_activation: bool) -> nn.Sequential:

@@ -10,7 +10,7 @@ from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn
 
 from benchmarks.results import Point, Results
-from benchmarks.runner import Watcher
+from benchmarks.settings import Watcher
 
 
 class ProgressLine(Watcher):

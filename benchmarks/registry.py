@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import importlib
 import pkgutil
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from difflib import get_close_matches
 from fnmatch import fnmatchcase
 from types import ModuleType
@@ -15,6 +15,16 @@ import benchmarks.peers
 from benchmarks.case import Case
 from benchmarks.peer import Peer
 from recfx.errors import InputError
+
+#: Sets of cases under one name.
+GROUPS: dict[str, tuple[str, ...]] = {
+    "standard": (
+        *("dlrm", "rm1", "rm2", "rm3", "dlrm-dcnv2", "dlrm-kaggle", "deepfm", "xdeepfm", "autoint"),
+        *("din-100", "din-1000", "bst", "mmoe", "sasrec", "two-tower"),
+    ),
+    "request": ("request-*",),
+    "lookup": ("lookup-*",),
+}
 
 
 class _Named(Protocol):
@@ -35,14 +45,24 @@ def all_peers() -> dict[str, Peer]:
     return _collect(benchmarks.peers, "PEERS", Peer)  # type: ignore[type-abstract]
 
 
-def select(known: dict[str, T], wanted: Sequence[str], what: str) -> list[T]:
+def select(
+    known: dict[str, T], wanted: Sequence[str], what: str, groups: Mapping[str, Sequence[str]] | None = None
+) -> list[T]:
     """Those whose names are given or fit a pattern such as `dlrm*`, each once, in the order asked for.
+
+    Args:
+        known: All there are.
+        wanted: Names, patterns, groups as `@name`; with `!` before it, what fits is left out.
+        what: What they are, for the message.
+        groups: Name -> names or patterns.
 
     Raises:
         InputError: A name or pattern that fits nothing.
     """
     chosen: dict[str, T] = {}
-    for pattern in wanted:
+    for pattern in _flat(wanted, groups or {}):
+        out = pattern.startswith("!")
+        pattern = pattern.removeprefix("!")
         fitting = [name for name in known if fnmatchcase(name, pattern)]
         if not fitting:
             close = get_close_matches(pattern, known)
@@ -51,8 +71,22 @@ def select(known: dict[str, T], wanted: Sequence[str], what: str) -> list[T]:
                 hint=f"did you mean {' or '.join(close or known)}?",
                 where="benchmarks",
             )
-        chosen.update((name, known[name]) for name in fitting)
+        for name in fitting:
+            if out:
+                chosen.pop(name, None)
+            else:
+                chosen[name] = known[name]
     return list(chosen.values())
+
+
+def _flat(wanted: Sequence[str], groups: Mapping[str, Sequence[str]]) -> list[str]:
+    """Patterns, with those of a group in its place; those to leave out come last."""
+    flat: list[str] = []
+    for pattern in wanted:
+        if pattern.startswith("@") and pattern[1:] not in groups:
+            raise InputError(f"there is no group {pattern!r}", hint=f"groups: {', '.join(groups)}", where="benchmarks")
+        flat += groups[pattern[1:]] if pattern.startswith("@") else [pattern]
+    return sorted(flat, key=lambda pattern: pattern.startswith("!"))
 
 
 def _collect(package: ModuleType, attribute: str, kind: type[T]) -> dict[str, T]:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 import json
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from pathlib import Path
 from typing import Any, Self
 
@@ -14,7 +14,7 @@ from recfx.cost.machine import Machine
 from recfx.cost.timing import Ratio, Timing
 from recfx.errors import InputError
 
-_FORMAT = 1
+_FORMAT = 2
 
 #: What can become of a measurement: timed, wrong answers (not timed), raised, or not installed.
 STATUSES = ("ok", "wrong", "failed", "unavailable")
@@ -61,12 +61,25 @@ class Measurement:
 
 @dataclasses.dataclass(frozen=True)
 class Bound:
-    """The physical limit at one point, and the work it follows from; `sets` inputs are rotated through."""
+    """The physical limit at one point, by precision, and the work it follows from; `sets` inputs are rotated through."""
 
     point: Point
     sets: int
     work: Work
-    limit: Limit
+    limits: dict[str, Limit]
+
+    @property
+    def limit(self) -> Limit:
+        """That of fp32."""
+        return self.limits["fp32"]
+
+
+@dataclasses.dataclass(frozen=True)
+class PeerNote:
+    """What tables must know of a peer: its precision, and whether it is recfx itself."""
+
+    precision: str
+    ours: bool
 
 
 @dataclasses.dataclass
@@ -78,6 +91,8 @@ class Results:
         settings: What was asked for.
         cases: Name -> summary.
         machines: Threads -> measured limits of the machine.
+        peaks: Threads -> precision -> operations per second.
+        peers: Name -> what it is.
         bounds: Physical limits.
         measurements: What was measured.
     """
@@ -86,8 +101,20 @@ class Results:
     settings: dict[str, Any]
     cases: dict[str, str] = dataclasses.field(default_factory=dict)
     machines: dict[int, Machine] = dataclasses.field(default_factory=dict)
+    peaks: dict[int, dict[str, float]] = dataclasses.field(default_factory=dict)
+    peers: dict[str, PeerNote] = dataclasses.field(default_factory=dict)
     bounds: list[Bound] = dataclasses.field(default_factory=list)
     measurements: list[Measurement] = dataclasses.field(default_factory=list)
+
+    def complete(self, point: Point, peers: Iterable[str]) -> bool:
+        """Whether a point was measured with just these peers."""
+        measured = [m.peer for m in self.measurements if m.point == point]
+        return sorted(measured) == sorted(peers)
+
+    def drop(self, point: Point) -> None:
+        """Forgets a point."""
+        self.measurements = [m for m in self.measurements if m.point != point]
+        self.bounds = [bound for bound in self.bounds if bound.point != point]
 
     def to_json(self) -> dict[str, Any]:
         """Plain values."""
@@ -97,6 +124,8 @@ class Results:
             "settings": self.settings,
             "cases": self.cases,
             "machines": {str(threads): machine.to_json() for threads, machine in self.machines.items()},
+            "peaks": {str(threads): peaks for threads, peaks in self.peaks.items()},
+            "peers": {name: dataclasses.asdict(note) for name, note in self.peers.items()},
             "bounds": [{**dataclasses.asdict(bound), "work": bound.work.to_json()} for bound in self.bounds],
             "measurements": [dataclasses.asdict(measurement) for measurement in self.measurements],
         }
@@ -116,6 +145,8 @@ class Results:
                 settings=values["settings"],
                 cases=values["cases"],
                 machines={int(threads): Machine.from_json(machine) for threads, machine in values["machines"].items()},
+                peaks={int(threads): peaks for threads, peaks in values["peaks"].items()},
+                peers={name: PeerNote(**note) for name, note in values["peers"].items()},
                 bounds=[_bound(bound) for bound in values["bounds"]],
                 measurements=[_measurement(measurement) for measurement in values["measurements"]],
             )
@@ -145,7 +176,12 @@ class Results:
 
 def _bound(values: Mapping[str, Any]) -> Bound:
     work = Work.from_json(values["work"])
-    return Bound(Point(**values["point"]), values["sets"], work, Limit(**values["limit"]))
+    return Bound(
+        Point(**values["point"]),
+        values["sets"],
+        work,
+        {kind: Limit(**limit) for kind, limit in values["limits"].items()},
+    )
 
 
 def _measurement(values: Mapping[str, Any]) -> Measurement:

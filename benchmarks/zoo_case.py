@@ -9,7 +9,16 @@ from torch import nn
 from benchmarks.case import Case
 
 
-def zoo_case(name: str, summary: str, gigabytes: float, *, model: str | None = None, **overrides: Any) -> Case:
+def zoo_case(
+    name: str,
+    summary: str,
+    gigabytes: float,
+    *,
+    model: str | None = None,
+    request: tuple[str, ...] = (),
+    max_batch: int | None = None,
+    **overrides: Any,
+) -> Case:
     """A case that builds a model of `recfx.zoo`.
 
     Args:
@@ -17,9 +26,12 @@ def zoo_case(name: str, summary: str, gigabytes: float, *, model: str | None = N
         summary: Its sizes.
         gigabytes: What its parameters occupy.
         model: The model's name in the zoo, where it is not the case's.
+        request: See `Case`.
+        max_batch: See `Case`.
         overrides: Arguments of the model's constructor.
     """
-    return Case(name, summary, _Build(model or name, overrides), gigabytes)
+    build = _Build(model or name, overrides)
+    return Case(name, summary, build, gigabytes, request=request, max_batch=max_batch)
 
 
 class _Build:

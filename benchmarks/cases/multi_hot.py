@@ -9,7 +9,9 @@ from typing import Any
 from benchmarks.case import Case, table_gigabytes
 from benchmarks.multi_hot import MultiHotModel
 
+# Rows are capped so that a dozen peers can hold a copy of the tables each.
 _CAP = 1_000_000
+_RM2_CAP = 125_000
 
 # fmt: off
 _MLPERF_ROWS = (
@@ -20,10 +22,10 @@ _MLPERF_HOTS = (3, 2, 1, 2, 6, 1, 1, 1, 1, 7, 3, 8, 1, 6, 9, 5, 1, 1, 1, 12, 100
 # fmt: on
 
 
-def _case(name: str, summary: str, tables: Sequence[int], dim: int, **sizes: Any) -> Case:
-    rows = tuple(min(count, _CAP) for count in tables)
+def _case(name: str, summary: str, tables: Sequence[int], dim: int, *, cap: int = _CAP, **sizes: Any) -> Case:
+    rows = tuple(min(count, cap) for count in tables)
     if rows != tuple(tables):
-        summary += "; rows capped at 1M"
+        summary += f"; rows capped at {cap:,}"
     build = partial(MultiHotModel, tables=rows, dim=dim, **sizes)
     return Case(name, summary, build, table_gigabytes(rows, dim), large=True)
 
@@ -44,6 +46,7 @@ CASES = (
         "DeepRecSys RM2: 32 tables of 500k x 64, 120 ids each, bottom 256-128-64, concat, top 128-64-1",
         (500_000,) * 32,
         64,
+        cap=_RM2_CAP,
         hots=(120,) * 32,
         dense=256,
         bottom=(128, 64),

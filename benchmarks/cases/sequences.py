@@ -7,6 +7,7 @@ from benchmarks.zoo_case import zoo_case
 
 _AMAZON = (192_403, 63_002)
 _ROWS = "192k users, 63k items"
+_DIN_ROWS = 102_400  # behaviours in a batch: eager keeps five vectors of 128 to 512 numbers for each
 _MILLION = (1_000_000, 1_000_000, 100_000)
 
 CASES = (
@@ -20,6 +21,7 @@ CASES = (
             length=length,
             attention=(80, 40),
             hidden=(200, 80),
+            max_batch=_DIN_ROWS // length,
         )
         for name, length in (("din", 50), ("din-100", 100), ("din-1000", 1000))
     ),

@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 import torch
-from torch import Tensor, nn
+from torch import Tensor
 
+from benchmarks.job import Job
 from benchmarks.peer import Peer, Run
 
 
@@ -12,12 +13,14 @@ class Eager(Peer):
     name = "eager"
     summary = "the model itself under torch.inference_mode"
 
-    def prepare(self, model: nn.Module, inputs: tuple[Tensor, ...]) -> Run:
+    def prepare(self, job: Job) -> Run:
+        model = job.model
+
         def run(*values: Tensor) -> object:
             with torch.inference_mode():
                 return model(*values)
 
-        run(*inputs)
+        run(*job.inputs)
         return run
 
 

@@ -1,39 +1,67 @@
-"""torch.compile in its default mode, compiled for each batch size."""
+"""torch.compile in its modes, compiled for each batch size."""
 
 from __future__ import annotations
+
+from typing import Any, ClassVar
 
 import torch
 from torch import Tensor, nn
 
+from benchmarks.job import Job
 from benchmarks.peer import Peer, Run
+
+
+def compiler_missing() -> str | None:
+    """What keeps Inductor from compiling for the CPU, or None."""
+    from torch._inductor.cpp_builder import get_cpp_compiler
+    from torch._inductor.exc import InvalidCxxCompiler
+
+    try:
+        get_cpp_compiler()
+    except InvalidCxxCompiler:
+        return "no C++ compiler: install g++"
+    return None
+
+
+def compiled(model: nn.Module, job: Job, options: dict[str, Any]) -> Run:
+    """A model compiled and run once, under inference mode."""
+    quick = torch.compile(model, dynamic=False, options=options or None)
+
+    def run(*values: Tensor) -> object:
+        with torch.inference_mode():
+            return quick(*values)
+
+    run(*job.inputs)  # compiles
+    return run
 
 
 class TorchCompile(Peer):
     name = "torch.compile"
     summary = "torch.compile(dynamic=False), default mode, under torch.inference_mode"
+    options: ClassVar[dict[str, Any]] = {}
 
     def available(self) -> str | None:
-        from torch._inductor.cpp_builder import get_cpp_compiler
-        from torch._inductor.exc import InvalidCxxCompiler
+        return compiler_missing()
 
-        try:
-            get_cpp_compiler()
-        except InvalidCxxCompiler:
-            return "no C++ compiler: install g++"
-        return None
-
-    def prepare(self, model: nn.Module, inputs: tuple[Tensor, ...]) -> Run:
-        compiled = torch.compile(model, dynamic=False)
-
-        def run(*values: Tensor) -> object:
-            with torch.inference_mode():
-                return compiled(*values)
-
-        run(*inputs)  # compiles
-        return run
+    def prepare(self, job: Job) -> Run:
+        return compiled(job.model, job, self.options)
 
     def release(self) -> None:
         torch._dynamo.reset()
 
 
-PEERS = (TorchCompile(),)
+class TorchCompileFreezing(TorchCompile):
+    name = "torch.compile freezing"
+    summary = "the same with weights frozen, so that they can be packed beforehand"
+    options: ClassVar[dict[str, Any]] = {"freezing": True}
+    copies = 1.0
+
+
+class TorchCompileMaxAutotune(TorchCompile):
+    name = "torch.compile max-autotune"
+    summary = "the same with weights frozen and kernels chosen by measuring"
+    options: ClassVar[dict[str, Any]] = {"freezing": True, "max_autotune": True}
+    copies = 1.0
+
+
+PEERS = (TorchCompile(), TorchCompileFreezing(), TorchCompileMaxAutotune())

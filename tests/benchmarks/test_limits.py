@@ -123,7 +123,13 @@ def test_limits_follow_from_the_work() -> None:
         gather=tuple(GatherPoint(t, r, 1e6 if t < 5000 else 1e5) for t in (1000, 10_000) for r in (64, 128)),
     )
     work = Work(
-        flops=3000, weight_bytes=1000, lookups=30, lookup_bytes=1920, distinct={64: 10, 128: 5}, table_bytes=10_000
+        flops=3000,
+        needed_flops=3000,
+        weight_bytes=1000,
+        lookups=30,
+        lookup_bytes=1920,
+        distinct={64: 10, 128: 5},
+        table_bytes=10_000,
     )
     once = limit_of(work, machine)
     assert once.weights == pytest.approx(1e-6)
@@ -132,6 +138,6 @@ def test_limits_follow_from_the_work() -> None:
     assert many.lookups == pytest.approx(15 / 1e5)
     assert once.lookups < many.lookups
     assert many.seconds == pytest.approx(1e-6 + 15 / 1e5)
-    compute_bound = limit_of(Work(10**9, 1000, 0, 0, {}, 0), machine)
+    compute_bound = limit_of(Work(10**9, 10**9, 1000, 0, 0, {}, 0), machine)
     assert compute_bound.seconds == compute_bound.arithmetic == pytest.approx(1.0)
     assert Work.from_json(work.to_json()) == work

@@ -14,12 +14,14 @@ from torch import Tensor, nn
 
 from benchmarks import registry
 from benchmarks.__main__ import main
-from benchmarks.case import Case, _available_gigabytes
+from benchmarks.case import Case, available_gigabytes
+from benchmarks.job import Job
 from benchmarks.peer import Peer, Run
 from benchmarks.peers.eager import Eager
 from benchmarks.progress import ProgressLine
 from benchmarks.results import Measurement, Point, Results
-from benchmarks.runner import Settings, run
+from benchmarks.runner import run
+from benchmarks.settings import Settings
 from benchmarks.table import render
 from recfx.cost.machine import GatherPoint, Machine, StreamPoint
 from recfx.errors import InputError
@@ -58,11 +60,11 @@ class FakePeer(Peer):
         self.calls = 0
         self.released = 0
 
-    def prepare(self, model: nn.Module, inputs: tuple[Tensor, ...]) -> Run:
+    def prepare(self, job: Job) -> Run:
         def answer(*values: Tensor) -> object:
             self.calls += 1
             with torch.inference_mode():
-                return self.change(model(*values))
+                return self.change(job.model(*values))
 
         return answer
 
@@ -76,7 +78,7 @@ class Missing(FakePeer):
 
 
 class Unprepared(FakePeer):
-    def prepare(self, model: nn.Module, inputs: tuple[Tensor, ...]) -> Run:
+    def prepare(self, job: Job) -> Run:
         raise RuntimeError("does not\ncompile")
 
 
@@ -93,11 +95,15 @@ def fake_machine() -> Machine:
     )
 
 
+def fake_peaks() -> dict[str, float]:
+    return {"fp32": 1e9, "bf16": 2e9, "int8": 4e9}
+
+
 QUICK = Settings(batches=(1, 3), seconds=0.005, footprint=1000)
 
 
 def measure(*peers: Peer, case: Case = TINY, settings: Settings = QUICK) -> Results:
-    return run([case], [Eager(), *peers], settings, machine=fake_machine)
+    return run([case], [Eager(), *peers], settings, machine=fake_machine, peaks=fake_peaks)
 
 
 def by_peer(results: Results, batch: int = 1) -> dict[str, Measurement]:
@@ -218,7 +224,9 @@ def _no_model() -> nn.Module:
     ],
 )
 def test_a_case_that_cannot_run_is_reported_and_the_next_one_runs(case: Case, reason: str) -> None:
-    results = run([case, TINY], [Eager()], Settings(batches=(2,), seconds=0.005), machine=fake_machine)
+    results = run(
+        [case, TINY], [Eager()], Settings(batches=(2,), seconds=0.005), machine=fake_machine, peaks=fake_peaks
+    )
     bad, good = results.measurements
     assert (bad.point.case, bad.status) == ("bad", "failed")
     assert reason in (bad.reason or "")
@@ -245,12 +253,12 @@ def test_inputs_rotate_to_touch_the_footprint() -> None:
     ids: set[int] = set()
 
     class Spy(FakePeer):
-        def prepare(self, model: nn.Module, inputs: tuple[Tensor, ...]) -> Run:
+        def prepare(self, job: Job) -> Run:
             def answer(*values: Tensor) -> object:
                 ids.update(values[1].tolist())
                 assert all(value.is_contiguous() for value in values)
                 with torch.inference_mode():
-                    return model(*values)
+                    return job.model(*values)
 
             return answer
 
@@ -276,7 +284,7 @@ def test_results_survive_a_file(tmp_path: Path) -> None:
     assert {"date", "revision", "cpu", "cores", "flags"} <= values["environment"].keys()
 
 
-@pytest.mark.parametrize("text", ["", "[]", "{}", '{"format": 99}', '{"format": 1, "environment": {}}'])
+@pytest.mark.parametrize("text", ["", "[]", "{}", '{"format": 99}', '{"format": 2, "environment": {}}'])
 def test_files_that_are_no_results(tmp_path: Path, text: str) -> None:
     file = tmp_path / "results.json"
     file.write_text(text)
@@ -302,7 +310,7 @@ def test_progress_is_quiet_without_a_terminal_and_speaks_on_one() -> None:
     for terminal in (False, True):
         out = io.StringIO()
         with ProgressLine(2, console=Console(file=out, force_terminal=terminal, width=200)) as line:
-            run([TINY], [Eager()], QUICK, watcher=line, machine=fake_machine)
+            run([TINY], [Eager()], QUICK, watcher=line, machine=fake_machine, peaks=fake_peaks)
         assert ("tiny" in out.getvalue()) == terminal
         assert terminal or out.getvalue() == ""
 
@@ -317,14 +325,14 @@ def test_settings_that_make_no_sense(settings: dict[str, object]) -> None:
 
 def test_eager_must_take_part() -> None:
     with pytest.raises(InputError, match="eager"):
-        run([TINY], [FakePeer("same", lambda out: out)], QUICK, machine=fake_machine)
+        run([TINY], [FakePeer("same", lambda out: out)], QUICK, machine=fake_machine, peaks=fake_peaks)
 
 
 def test_memory_is_read_where_the_system_says(tmp_path: Path) -> None:
     file = tmp_path / "meminfo"
     file.write_text("MemTotal: 9 kB\nMemAvailable:    2000000 kB\n")
-    assert _available_gigabytes(file) == pytest.approx(2.048)
-    assert _available_gigabytes(tmp_path / "absent") is None
+    assert available_gigabytes(file) == pytest.approx(2.048)
+    assert available_gigabytes(tmp_path / "absent") is None
 
 
 @pytest.fixture
@@ -333,7 +341,9 @@ def tiny_world(monkeypatch: pytest.MonkeyPatch) -> Sequence[Peer]:
     peers = [Eager(), FakePeer("same", lambda out: out), FakePeer("liar", _wrong_value)]
     monkeypatch.setattr("benchmarks.__main__.all_cases", lambda: {"tiny": TINY})
     monkeypatch.setattr("benchmarks.__main__.all_peers", lambda: {peer.name: peer for peer in peers})
-    monkeypatch.setattr(run, "__kwdefaults__", {**(run.__kwdefaults__ or {}), "machine": fake_machine})
+    monkeypatch.setattr(
+        run, "__kwdefaults__", {**(run.__kwdefaults__ or {}), "machine": fake_machine, "peaks": fake_peaks}
+    )
     return peers
 
 

@@ -1,0 +1,119 @@
+"""What a peer is asked to do, and what peers may share while one case lasts."""
+
+from __future__ import annotations
+
+import dataclasses
+import tempfile
+import time
+from collections.abc import Callable, Sequence
+from pathlib import Path
+from typing import Any, TypeVar
+
+import torch
+from torch import Tensor, nn
+
+from benchmarks.budget import OverBudget
+
+Inputs = tuple[Tensor, ...]
+T = TypeVar("T")
+
+_TRACED_ROWS = 8
+_CALIBRATION = (16, 32)  # draws, rows
+
+
+class Store:
+    """Things made once for a case and used again: exported programs, converted files. Use as a context manager.
+
+    Attributes:
+        reused: Seconds that the things cost which were asked for again; set to 0 by whoever counts.
+    """
+
+    def __init__(self) -> None:
+        self.reused = 0.0
+        self._made: dict[object, tuple[Any, BaseException | None, float]] = {}
+        self._folder = tempfile.TemporaryDirectory(prefix="recfx-benchmark-", ignore_cleanup_errors=True)
+
+    def __enter__(self) -> Store:
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self._made.clear()
+        self._folder.cleanup()
+
+    @property
+    def folder(self) -> Path:
+        """Files kept here last as long as the case."""
+        return Path(self._folder.name)
+
+    def once(self, key: object, make: Callable[[], T]) -> T:
+        """What `make` gave at the first call with this key; raises what it raised then, so that nothing fails twice slowly."""
+        if key in self._made:
+            self.reused += self._made[key][2]
+        else:
+            self._made[key] = self._make(make)
+        value, error, _ = self._made[key]
+        if error is not None:
+            raise error
+        made: T = value
+        return made
+
+    def _make(self, make: Callable[[], T]) -> tuple[T | None, BaseException | None, float]:
+        start, reused = time.perf_counter(), self.reused
+        value: T | None = None
+        failed: BaseException | None = None
+        try:
+            value = make()
+        except (Exception, OverBudget) as error:  # noqa: BLE001 - kept, and raised again by `once`
+            failed = error.with_traceback(None)  # whose frames would keep tables alive
+        return value, failed, time.perf_counter() - start + self.reused - reused
+
+
+@dataclasses.dataclass(frozen=True)
+class Job:
+    """One model at one point.
+
+    Attributes:
+        model: In eval mode; not to be changed.
+        sets: Positional inputs to rotate through, all of the batch size that will be used.
+        draw: Rows, seed -> other inputs of the same distribution, for tracing and calibration.
+        store: What is shared by the peers of the case.
+        threads: Threads to run on; torch's own are set already.
+        request: Positions of the inputs whose rows are all the same, because they belong to the request.
+    """
+
+    model: nn.Module
+    sets: Sequence[Inputs]
+    draw: Callable[[int, int], Inputs]
+    store: Store
+    threads: int = 1
+    request: tuple[int, ...] = ()
+
+    @property
+    def inputs(self) -> Inputs:
+        """The first of the sets."""
+        return self.sets[0]
+
+    def calibration(self) -> list[Inputs]:
+        """Inputs to calibrate on; none of them is among those timed."""
+        draws, rows = _CALIBRATION
+        return [self.draw(rows, 1_000 + draw) for draw in range(draws)]
+
+    def exported(self) -> torch.export.ExportedProgram:
+        """The model exported with a free batch."""
+        return self.store.once("exported", lambda: self.traced(self.model))
+
+    def traced(self, model: nn.Module) -> torch.export.ExportedProgram:
+        """A model that takes the same inputs, exported with a free batch."""
+        return export(model, self.draw(_TRACED_ROWS, 1))
+
+
+def export(model: nn.Module, inputs: Inputs) -> torch.export.ExportedProgram:
+    """Exports a model whose inputs all begin with the batch.
+
+    Args:
+        model: In eval mode.
+        inputs: Two rows or more, or torch would take a batch of one for a constant.
+    """
+    batch = torch.export.Dim("batch", min=1, max=1 << 16)
+    with torch.no_grad():
+        return torch.export.export(model, inputs, dynamic_shapes=tuple({0: batch} for _ in inputs))

@@ -1,0 +1,50 @@
+"""AOTInductor: the exported program compiled ahead of time, once for all batch sizes."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from benchmarks.job import Job
+from benchmarks.peer import Peer, Run
+from benchmarks.peers.torch_compile import compiler_missing
+
+
+class AOTInductor(Peer):
+    name = "aot-inductor"
+    summary = (
+        "torch._inductor.aoti_compile_and_package of the exported program, free batch; weights shared with the model"
+    )
+
+    def available(self) -> str | None:
+        return compiler_missing()
+
+    def prepare(self, job: Job) -> Run:
+        runner = job.store.once(("aot-inductor", job.threads), lambda: _package(job))
+
+        def run(*values: Tensor) -> object:
+            with torch.inference_mode():
+                return runner(*values)
+
+        run(*job.inputs)
+        return run
+
+
+def _package(job: Job) -> Any:
+    """Compiles and loads; the generated code knows the number of threads."""
+    program = job.exported()
+    path = str(job.store.folder / f"aot-inductor-{job.threads}.pt2")
+    # Constants outside the library: copying tables into an object file and out again would take minutes and twice their memory.
+    options = {"aot_inductor.package_constants_in_so": False}
+    torch._inductor.aoti_compile_and_package(program, package_path=path, inductor_configs=options)
+    runner = torch._inductor.aoti_load_package(path)
+    wanted = set(runner.get_constant_fqns())
+    state = {**program.state_dict, **program.constants}
+    given = {name: value.detach() for name, value in state.items() if name in wanted}
+    runner.load_constants(given, check_full_update=True, user_managed=True)
+    return runner
+
+
+PEERS = (AOTInductor(),)
