@@ -9,9 +9,9 @@ from recfx.passes.fold_linear_into_table import FoldLinearIntoTable
 from recfx.passes.fuse_cross import FuseCross
 from recfx.passes.fuse_dot_interaction import FuseDotInteraction
 from recfx.passes.fuse_fm import FuseFm
+from recfx.passes.fuse_lookups import FuseLookups
 from recfx.passes.fuse_mlp import FuseMlp
 from recfx.passes.fuse_parallel_linears import FuseParallelLinears
-from recfx.passes.fuse_lookups import FuseLookups
 from recfx.passes.hoist_requests import HoistRequests
 from recfx.passes.merge_duplicates import MergeDuplicates
 from recfx.passes.merge_tables import MergeTables
@@ -28,29 +28,31 @@ DEFAULT_PIPELINE = (
 )
 
 
-#: What the default pipeline leaves, in operators of the dialect: interactions and lookups first, MLP chains last, as they take any linear.
-NATIVE_PIPELINE = ",".join(
-    [
-        DEFAULT_PIPELINE,
-        "fuse-dot-interaction",
-        "fuse-fm",
-        "fuse-cross",
-        "fuse-mlp",
-    ]
-)
+#: What the default pipeline leaves, in operators of the dialect: interactions before the lookups whose stacks they read, MLP chains last,
+#: as they take any linear.
+DIALECT_PIPELINE = "fuse-dot-interaction,fuse-fm,fuse-cross,fuse-lookups,fuse-mlp"
 
 #: The default passes and those that write the dialect, for backends with kernels of their own for it.
-NATIVE_PIPELINE = f"{DEFAULT_PIPELINE},fuse-lookups"
+NATIVE_PIPELINE = f"{DEFAULT_PIPELINE},{DIALECT_PIPELINE}"
 
-#: What `optimize` runs for a model with request inputs: hoisting comes after the folds, which simplify what it looks at, and before
-#: anything is batched, which would weld values of the request and of the candidates together.
-REQUEST_PIPELINE = DEFAULT_PIPELINE.replace("fold-batchnorm,", "fold-batchnorm,hoist-requests,")
+
+def default_pipeline(*, requests: bool, dialect: bool) -> str:
+    """The passes `optimize` runs unless told otherwise.
+
+    Args:
+        requests: Whether the model has request inputs. Hoisting comes after the folds, which simplify what it looks at, and before anything
+            is batched, which would weld values of the request and of the candidates together.
+        dialect: Whether the backend has kernels for the recfx dialect.
+    """
+    text = NATIVE_PIPELINE if dialect else DEFAULT_PIPELINE
+    return text.replace("fold-batchnorm,", "fold-batchnorm,hoist-requests,") if requests else text
+
 
 __all__ = [
     "DEFAULT_PIPELINE",
+    "DIALECT_PIPELINE",
     "EXACT_PIPELINE",
     "NATIVE_PIPELINE",
-    "REQUEST_PIPELINE",
     "BatchSelects",
     "Canonicalize",
     "FoldAffine",
@@ -60,11 +62,12 @@ __all__ = [
     "FuseCross",
     "FuseDotInteraction",
     "FuseFm",
+    "FuseLookups",
     "FuseMlp",
     "FuseParallelLinears",
-    "FuseLookups",
     "HoistRequests",
     "MergeDuplicates",
     "MergeTables",
     "NarrowLastPosition",
+    "default_pipeline",
 ]
