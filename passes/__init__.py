@@ -33,7 +33,9 @@ DEFAULT_PIPELINE = (
 DIALECT_PIPELINE = "fuse-dot-interaction,fuse-fm,fuse-cross,fuse-lookups,fuse-mlp"
 
 #: The default passes and those that write the dialect, for backends with kernels of their own for it.
-NATIVE_PIPELINE = f"{DEFAULT_PIPELINE},{DIALECT_PIPELINE}"
+NATIVE_PIPELINE = f"{DEFAULT_PIPELINE},{DIALECT_PIPELINE}".replace(
+    "fuse-parallel-linears", "fuse-parallel-linears{max_weight=0}"
+)
 
 
 def default_pipeline(*, requests: bool, dialect: bool) -> str:

@@ -13,7 +13,9 @@ from recfx.passes import default_pipeline
 from recfx.zoo import MODELS
 
 #: The request pipeline for models of the zoo's tiny sizes, where nothing is too small to split.
-EAGER_TO_SPLIT = default_pipeline(requests=True, dialect=False).replace("hoist-requests", "hoist-requests{least_columns=1,least_fields=1}")
+EAGER_TO_SPLIT = default_pipeline(requests=True, dialect=False).replace(
+    "hoist-requests", "hoist-requests{least_columns=1,least_fields=1}"
+)
 
 
 class SplitFields(nn.Module):

@@ -1,6 +1,23 @@
 """The native backend: C++ kernels for recommendation models on CPUs, reached through a plain C interface."""
 
-from recfx.targets.native import rules_gemm, rules_lookup, rules_matrix, rules_pointwise, rules_rows, rules_view
+from recfx.targets.native import (
+    rules_gemm,
+    rules_integer,
+    rules_lookup,
+    rules_matrix,
+    rules_pointwise,
+    rules_rows,
+    rules_view,
+)
 from recfx.targets.native.backend import NativeBackend
 
-__all__ = ["NativeBackend", "rules_gemm", "rules_lookup", "rules_matrix", "rules_pointwise", "rules_rows", "rules_view"]
+__all__ = [
+    "NativeBackend",
+    "rules_gemm",
+    "rules_integer",
+    "rules_lookup",
+    "rules_matrix",
+    "rules_pointwise",
+    "rules_rows",
+    "rules_view",
+]

@@ -26,6 +26,9 @@ class Kind(IntEnum):
     NORM = 7
     BMM = 8
     ATTENTION = 9
+    TAKE = 10
+    INTEGER = 11
+    INTEGER_SUM = 12
 
 
 class Place(IntEnum):
@@ -112,6 +115,8 @@ class CFeature(ctypes.Structure):
         ("last", _i64),
         ("padding", _i64),
         ("base", _i64),
+        ("ids_row", _i64),
+        ("weights_row", _i64),
     )
 
 

@@ -60,6 +60,7 @@ class Step:
     floats: list[float] = dataclasses.field(default_factory=list)
     pointers: dict[int, int] = dataclasses.field(default_factory=dict)
     features: list[dict[str, Any]] = dataclasses.field(default_factory=list)
+    reads: fx.Node | None = None  # whose index a pick reads, for its error
 
 
 class PlanBuilder:
@@ -125,15 +126,18 @@ class PlanBuilder:
             raise Unsupported(f"{node} is not a dense tensor in main memory")
         return shape_of(held.shape, self.batch)
 
-    def result(self, node: fx.Node, *, anywhere: bool = False) -> Value:
+    def result(
+        self, node: fx.Node, *, anywhere: bool = False, dtypes: Sequence[torch.dtype] = (torch.float32, torch.bool)
+    ) -> Value:
         """Where a step shall write a node's tensor.
 
         Args:
             node: The node.
             anywhere: Whether the step can write rows that are not side by side; then a concatenation's buffer may be given.
+            dtypes: What the step can write.
         """
         held: torch.Tensor = node.meta["val"]
-        if held.dtype not in (torch.float32, torch.bool):
+        if held.dtype not in dtypes:
             raise Unsupported(f"it gives {held.dtype}")
         if anywhere and held.dtype is torch.float32:
             placed = self._place_in_concatenation(node)
@@ -168,7 +172,8 @@ class PlanBuilder:
         """Copies a value to another place of the same shape."""
         from recfx.targets.native.rules_pointwise import emit_pointwise
 
-        emit_pointwise(self, [value], to, [], [])
+        kind = Kind.POINTWISE if self.dtype(value) is torch.float32 else Kind.INTEGER
+        emit_pointwise(self, [value], to, [], [], kind)
 
     def compact(self, value: Value) -> Value:
         """The value with its elements side by side in the order of its dimensions, copied if need be."""
@@ -265,3 +270,17 @@ def rows_of(value: Value) -> View:
     if len(runs) > 1:
         raise Unsupported("its rows do not lie evenly")
     return view(value, [runs[0] if runs else (1, last.size), (last.size, 1)])
+
+
+def three_runs(value: Value, dims: list[int]) -> tuple[tuple[int, int], tuple[int, int], tuple[int, int]] | None:
+    """(outer, reduced, inner) as one run each; None when they do not lie evenly."""
+    runs = []
+    for part in (value.dims[: dims[0]], value.dims[dims[0] : dims[-1] + 1], value.dims[dims[-1] + 1 :]):
+        merged = merge(part)
+        if len(merged) > 1:
+            return None
+        runs.append(merged[0] if merged else (1, 1))
+    outer, reduced, inner = runs
+    if inner[0] > 1 and inner[1] != 1:
+        return None
+    return outer, reduced, inner

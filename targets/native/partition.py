@@ -86,6 +86,10 @@ class Partitioner:
         taken: list[fx.Node] = []
         held = set(done)
         for node in left:
+            if _is_size(node) and all(i in held for i in node.all_input_nodes):
+                taken.append(node)
+                held.add(node)
+                continue
             if node in self.refused or not all(i in held for i in node.all_input_nodes):
                 continue
             function = RULES.get(node.target)
@@ -107,7 +111,9 @@ class Partitioner:
     def _close(self, builder: PlanBuilder, taken: list[fx.Node], done: set[fx.Node]) -> None:
         """Makes a plan of what was taken. Views of what lies outside stay torch's."""
         inside = set(taken)
-        wanted = [n for n in taken if any(u not in inside for u in n.users) and n.target not in PARTS]
+        wanted = [
+            n for n in taken if any(u not in inside for u in n.users) and n.target not in PARTS and not _is_size(n)
+        ]
         outputs: list[tuple[fx.Node, int]] = []
         views: list[fx.Node] = []
         for node in wanted:
@@ -120,7 +126,7 @@ class Partitioner:
             except Unsupported as reason:
                 self.refused[node] = str(reason)
                 return  # next time round without it
-        parts = [n for n in taken if n.target in PARTS and any(u not in inside for u in n.users)]
+        parts = [n for n in taken if (n.target in PARTS or _is_size(n)) and any(u not in inside for u in n.users)]
         self._emit(builder, outputs)
         for node in [*views, *parts]:
             self._copy(node)
@@ -163,6 +169,11 @@ class Partitioner:
                 self._copy(source)
             self.copies[node] = self.graph.node_copy(node, lambda n: self.copies[n])
         return self.copies[node]
+
+
+def _is_size(node: fx.Node) -> bool:
+    """Whether a node gives a size; plans know sizes by themselves."""
+    return isinstance(node.meta.get("val"), torch.SymInt | int) and not isinstance(node.meta.get("val"), bool)
 
 
 class _Call:

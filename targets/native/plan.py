@@ -228,8 +228,8 @@ class _Failure:
         self._last_error(ctypes.byref(error))
         if code == 3:
             raise TargetError("there is not enough memory for this batch", hint="call with fewer rows")
-        feature = self._plan.steps[error.step].features[error.feature]
-        node: fx.Node = feature["node"]
+        step = self._plan.steps[error.step]
+        node: fx.Node = step.reads if step.reads is not None else step.features[error.feature]["node"]
         if code == 1:
             what = f"id {error.value} in row {error.row} is outside its table of {error.limit} rows"
             hint = f"ids of this feature must be in [0, {error.limit})"

@@ -19,11 +19,10 @@ _FORMATS = {torch.float32: 32, torch.bfloat16: 16, torch.float16: -16}
 @rule(lookup.grouped_lookup)
 def _lookup(builder: PlanBuilder, node: fx.Node) -> None:
     tables, ids, offsets, weights, dense, numbers, copies, _ = _arguments(node)
-    shape = builder.shape(node)
-    if shape[0].size != 1:
-        raise Unsupported("several rows a batch row")
+    lead = builder.shape(node)[0].size
     features = [
-        _feature(builder, feature, tables[feature.table], ids, offsets, weights) for feature in lookup.decode(numbers)
+        _feature(builder, feature, tables[feature.table], ids, offsets, weights, lead)
+        for feature in lookup.decode(numbers)
     ]
     out = builder.placed(node) or builder.result(node)
     builder.emit(Kind.LOOKUP, out, rows_of(out).runs, {}, ints=[len(features)])
@@ -63,22 +62,26 @@ def _arguments(node: fx.Node) -> Any:
 
 
 def _feature(
-    builder: PlanBuilder, f: lookup.Feature, table_node: Any, ids: Any, offsets: Any, weights: Any
+    builder: PlanBuilder, f: lookup.Feature, table_node: Any, ids: Any, offsets: Any, weights: Any, lead: int
 ) -> dict[str, Any]:
     fields = _table(builder, f, builder.tensor(table_node)) | {"offsets": -1, "weights": -1, "node": ids[f.ids]}
     if f.length == lookup.JAGGED:
+        if lead != 1:
+            raise Unsupported("several rows of bags a batch row")
         fields["ids"] = _integers(builder, builder.jagged(ids[f.ids]))
         fields["offsets"] = _integers(builder, builder.jagged(offsets[f.offsets]))
         if f.weights >= 0:
             fields["weights"] = builder.jagged(weights[f.weights])
         return fields
-    slot, fields["ids_offset"], fields["ids_stride"] = _columns(builder.value(ids[f.ids]), f.column)
-    fields["ids"] = _integers(builder, slot)
+    held = builder.value(ids[f.ids])
+    slot, fields["ids_offset"], fields["ids_stride"] = _columns(held, f.column)
+    fields["ids"], fields["ids_row"] = _integers(builder, slot), held.dims[0].stride
     if f.weights >= 0:
         value = builder.value(weights[f.weights])
         if builder.dtype(value) is not torch.float32:
             raise Unsupported(f"weights of dtype {builder.dtype(value)}")
         fields["weights"], fields["weights_offset"], fields["weights_stride"] = _columns(value, f.column)
+        fields["weights_row"] = value.dims[0].stride
     return fields
 
 
@@ -107,6 +110,8 @@ def _table(builder: PlanBuilder, f: lookup.Feature, table: torch.Tensor) -> dict
         "ids_stride": 1,
         "weights_offset": 0,
         "weights_stride": 1,
+        "ids_row": 0,
+        "weights_row": 0,
     }
 
 
@@ -118,8 +123,6 @@ def _integers(builder: PlanBuilder, slot: int) -> int:
 
 def _columns(value: Value, column: int) -> tuple[int, int, int]:
     """Slot, first element and step of the columns of [B, ...] from one on."""
-    if value.dims[0].batch and value.dims[0].size != 1:
-        raise Unsupported("several rows of ids a batch row")
     runs = merge(value.dims[1:])
     if len(runs) > 1:
         raise Unsupported("ids do not lie evenly")

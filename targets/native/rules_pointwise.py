@@ -16,6 +16,9 @@ from recfx.targets.native.values import Unsupported, Value
 
 _aten = torch.ops.aten
 
+#: Dtypes that can be moved about.
+COPIED = (torch.float32, torch.bool, torch.int64, torch.int32)
+
 #: Most operations of one step.
 _MOST = (INTS - 1) // 3
 
@@ -55,7 +58,12 @@ class Pointwise:
 
 
 def emit_pointwise(
-    builder: PlanBuilder, inputs: Sequence[Value], out: Value, operations: Sequence[Operation], absorb: Sequence[int]
+    builder: PlanBuilder,
+    inputs: Sequence[Value],
+    out: Value,
+    operations: Sequence[Operation],
+    absorb: Sequence[int],
+    kind: Kind = Kind.POINTWISE,
 ) -> None:
     """Adds a pointwise step.
 
@@ -65,6 +73,7 @@ def emit_pointwise(
         out: Where it writes.
         operations: What it computes; none copies the first input.
         absorb: Inputs that nobody else reads: if a pointwise step made them, it is taken into this one.
+        kind: POINTWISE for float32, INTEGER for integers and masks.
     """
     program = Pointwise(list(inputs), list(operations), out)
     for value in [inputs[i] for i in absorb]:
@@ -83,8 +92,9 @@ def emit_pointwise(
     for operation in program.operations:
         ints += [operation.code, _register(operation.left), _register(operation.right)]
     floats = [float(_register(int(o.constant))) if o.code == WHERE else o.constant for o in program.operations]
-    builder.emit(Kind.POINTWISE, out, [(size, strides[0]) for size, strides in runs], views, ints=ints, floats=floats)
-    builder.pointwise[id(builder.steps[-1])] = program
+    builder.emit(kind, out, [(size, strides[0]) for size, strides in runs], views, ints=ints, floats=floats)
+    if kind is Kind.POINTWISE:
+        builder.pointwise[id(builder.steps[-1])] = program
 
 
 def _register(operand: int) -> int:
@@ -141,13 +151,21 @@ def _absorb(builder: PlanBuilder, program: Pointwise, value: Value) -> None:
 
 def _joint_runs(out: Value, inputs: Sequence[Value]) -> list[tuple[int, list[int]]]:
     """The output's dimensions with every tensor's stride, merged as far as all of them allow."""
-    runs: list[tuple[int, list[int]]] = []
+    strides_of = []
     for i, d in enumerate(out.dims):
         strides = [d.stride]
         for value in inputs:
             j = i - len(out.dims) + len(value.dims)
             held = value.dims[j] if j >= 0 else None
             strides.append(0 if held is None or held.size == 1 else held.stride)
+        strides_of.append(strides)
+    return joint_runs(out, strides_of)
+
+
+def joint_runs(out: Value, strides_of: Sequence[list[int]]) -> list[tuple[int, list[int]]]:
+    """The output's dimensions, given each dimension's stride in several tensors, merged as far as all of them allow."""
+    runs: list[tuple[int, list[int]]] = []
+    for d, strides in zip(out.dims, strides_of, strict=True):
         if d.size == 1:
             continue
         if runs and all(a == d.size * b for a, b in zip(runs[-1][1], strides, strict=True)):
@@ -161,7 +179,7 @@ def _lower(builder: PlanBuilder, node: fx.Node, operands: Sequence[Any], operati
     """A node whose tensors are `operands`, computed by `operations`."""
     values = [builder.value(o) for o in operands]
     for value in values:
-        if builder.dtype(value) not in (torch.float32, torch.bool, torch.int64, torch.int32):
+        if builder.dtype(value) not in COPIED:
             raise Unsupported(f"it reads {builder.dtype(value)}")
     out = builder.result(node, anywhere=True)
     absorb = [
@@ -339,15 +357,17 @@ def _cast(builder: PlanBuilder, node: fx.Node) -> None:
 @rule(_aten.cat.default, _aten.stack.default)
 def _concatenate(builder: PlanBuilder, node: fx.Node) -> None:
     """Copies what did not write into the buffer itself."""
-    _floating(builder, node)
     parts: Any = node.args[0]
     values = [builder.value(p) for p in parts]
+    dtype = node.meta["val"].dtype
+    if any(builder.dtype(v) is not dtype for v in values):
+        raise Unsupported("its parts have several dtypes")
     shape = builder.shape(node)
     dim: Any = node.args[1] if len(node.args) > 1 else node.kwargs.get("dim", 0)
     dim %= len(shape)
     if shape[dim].batch:
         raise Unsupported("it joins along the batch")
-    out = builder.placed(node) or builder.result(node)
+    out = builder.placed(node) or builder.result(node, dtypes=COPIED)
     start = 0
     for value in values:
         whole = list(out.dims)

@@ -8,9 +8,10 @@ import torch
 from torch import fx
 
 from recfx.targets.native.abi import Kind
-from recfx.targets.native.builder import PlanBuilder, rows_of, view
+from recfx.targets.native.builder import PlanBuilder, rows_of, three_runs, view
 from recfx.targets.native.rules import rule
-from recfx.targets.native.values import Unsupported, Value, merge
+from recfx.targets.native.rules_integer import emit_integer_sum
+from recfx.targets.native.values import Unsupported, Value
 
 _aten = torch.ops.aten
 _REDUCTIONS: dict[Any, int] = {
@@ -18,6 +19,7 @@ _REDUCTIONS: dict[Any, int] = {
     _aten.mean.dim: 1,
     _aten.amax.default: 2,
     _aten.amin.default: 3,
+    _aten.linalg_vector_norm.default: 4,
 }
 
 
@@ -27,38 +29,31 @@ def _reduce(builder: PlanBuilder, node: fx.Node) -> None:
         raise Unsupported("it changes the dtype")
     value = builder.value(node.args[0])
     if builder.dtype(value) is not torch.float32:
+        if node.target is _aten.sum.dim_IntList:
+            return emit_integer_sum(builder, node, value)
         raise Unsupported(f"it reduces {builder.dtype(value)}")
     rank = len(value.dims)
-    given: Any = node.args[1] if len(node.args) > 1 else node.kwargs.get("dim")
+    position = 1
+    if node.target is _aten.linalg_vector_norm.default:
+        if len(node.args) > 1 and node.args[1] not in (2, 2.0):
+            raise Unsupported("a norm of another order")
+        position = 2
+    given: Any = node.args[position] if len(node.args) > position else node.kwargs.get("dim")
     dims = sorted({int(d) % rank for d in ([given] if isinstance(given, int) else given or range(rank))})
     if any(value.dims[d].batch for d in dims):
         raise Unsupported("it reduces over the batch")
     if dims != list(range(dims[0], dims[-1] + 1)):
         raise Unsupported("it reduces over dimensions that are not neighbours")
-    groups = _three_runs(value, dims)
+    groups = three_runs(value, dims)
     if groups is None:
         value = builder.compact(value)
-        groups = _three_runs(value, dims)
+        groups = three_runs(value, dims)
         assert groups is not None
     out = builder.result(node)
     outer, _, inner = groups
     source = view(value, list(groups))
     builder.emit(Kind.REDUCE, out, [(outer[0], inner[0]), (inner[0], 1)], {0: source}, ints=[_REDUCTIONS[node.target]])
     builder.values[node] = out
-
-
-def _three_runs(value: Value, dims: list[int]) -> tuple[tuple[int, int], tuple[int, int], tuple[int, int]] | None:
-    """(outer, reduced, inner) as one run each; None when they do not lie evenly."""
-    runs = []
-    for part in (value.dims[: dims[0]], value.dims[dims[0] : dims[-1] + 1], value.dims[dims[-1] + 1 :]):
-        merged = merge(part)
-        if len(merged) > 1:
-            return None
-        runs.append(merged[0] if merged else (1, 1))
-    outer, reduced, inner = runs
-    if inner[0] > 1 and inner[1] != 1:
-        return None
-    return outer, reduced, inner
 
 
 @rule(_aten.softmax.int, _aten._softmax.default)

@@ -109,7 +109,7 @@ def _slice(builder: PlanBuilder, node: fx.Node) -> None:
     builder.values[node] = narrowed(value, dim, first, len(range(first, last, by)), by)
 
 
-@rule(_aten.expand.default)
+@rule(_aten.expand.default, _aten.expand_as.default)
 def _expand(builder: PlanBuilder, node: fx.Node) -> None:
     value, shape = builder.value(node.args[0]), builder.shape(node)
     added = len(shape) - len(value.dims)

@@ -27,7 +27,10 @@ enum RecfxStepKind : int32_t {
     RECFX_NORM = 7,
     RECFX_BMM = 8,
     RECFX_ATTENTION = 9,
-    RECFX_STEP_KINDS = 10,
+    RECFX_TAKE = 10,
+    RECFX_INTEGER = 11,
+    RECFX_INTEGER_SUM = 12,
+    RECFX_STEP_KINDS = 13,
 };
 
 enum { RECFX_RANK = 4, RECFX_VIEWS = 8, RECFX_INTS = 48, RECFX_FLOATS = 24, RECFX_POINTERS = 12 };
@@ -76,6 +79,7 @@ struct RecfxFeature {
     int64_t length;                          // -1: jagged
     int64_t segment, segments, last;
     int64_t padding, base;
+    int64_t ids_row, weights_row;            // elements from one row to the next, where a batch row holds several
 };
 
 struct RecfxError {

@@ -147,10 +147,10 @@ struct Bag {
 };
 
 // Where a feature's bag for a batch row lies; false, and an error, when its offsets are wrong.
-inline bool find_bag(const RecfxFeature& f, const Context& c, const Range& range, int64_t row, int64_t feature, Bag& bag) {
+inline bool find_bag(const RecfxFeature& f, const Context& c, const Range& range, int64_t row, int64_t inner, int64_t feature, Bag& bag) {
     if (f.length >= 0) {
-        bag = {fixed_element(c, f.ids, f.ids_offset, row), f.length, f.ids_stride, 0, f.weights_stride};
-        if (f.weights >= 0) bag.weights = fixed_element(c, f.weights, f.weights_offset, row);
+        bag = {fixed_element(c, f.ids, f.ids_offset + inner * f.ids_row, row), f.length, f.ids_stride, 0, f.weights_stride};
+        if (f.weights >= 0) bag.weights = fixed_element(c, f.weights, f.weights_offset + inner * f.weights_row, row);
         return true;
     }
     const Bound& offsets = c.slots[f.offsets];
@@ -167,9 +167,9 @@ inline bool find_bag(const RecfxFeature& f, const Context& c, const Range& range
 }
 
 template <int Format>
-inline void pool(const RecfxFeature& f, const Context& c, const Range& range, int64_t row, int64_t feature, float* out) {
+inline void pool(const RecfxFeature& f, const Context& c, const Range& range, int64_t row, int64_t inner, int64_t feature, float* out) {
     Bag bag;
-    if (!find_bag(f, c, range, row, feature, bag)) return;
+    if (!find_bag(f, c, range, row, inner, feature, bag)) return;
     const Bound& ids = c.slots[f.ids];
     const float* weights = f.weights >= 0 ? reinterpret_cast<const float*>(c.slots[f.weights].base) : nullptr;
     const bool side_by_side = f.pooling == 2;
@@ -194,15 +194,15 @@ inline void pool(const RecfxFeature& f, const Context& c, const Range& range, in
         for (int64_t d = 0; d < f.dim; ++d) out[d] /= float(counted);
 }
 
-inline void one_feature(const RecfxFeature& f, const Context& c, const Range& range, int64_t row, int64_t feature, float* out) {
+inline void one_feature(const RecfxFeature& f, const Context& c, const Range& range, int64_t row, int64_t inner, int64_t feature, float* out) {
     switch (f.format) {
-        case 32: return pool<32>(f, c, range, row, feature, out);
-        case 16: return pool<16>(f, c, range, row, feature, out);
-        case -16: return pool<-16>(f, c, range, row, feature, out);
-        case 8: return pool<8>(f, c, range, row, feature, out);
-        case 4: return pool<4>(f, c, range, row, feature, out);
-        case 2: return pool<2>(f, c, range, row, feature, out);
-        default: return pool<1>(f, c, range, row, feature, out);
+        case 32: return pool<32>(f, c, range, row, inner, feature, out);
+        case 16: return pool<16>(f, c, range, row, inner, feature, out);
+        case -16: return pool<-16>(f, c, range, row, inner, feature, out);
+        case 8: return pool<8>(f, c, range, row, inner, feature, out);
+        case 4: return pool<4>(f, c, range, row, inner, feature, out);
+        case 2: return pool<2>(f, c, range, row, inner, feature, out);
+        default: return pool<1>(f, c, range, row, inner, feature, out);
     }
 }
 
@@ -226,9 +226,10 @@ void lookup_step(const RecfxStep& step, const Context& context, const Range& ran
         for (int64_t i = first; i < last; ++i) ahead(features[i], context, row, end);
     for (int64_t row = begin; row < end; ++row) {
         float* out = at<float>(context, step.out, row);
-        for (int64_t i = first; i < last; ++i) {
-            ahead(features[i], context, row + distance, end);
-            one_feature(features[i], context, range, row, i, out + features[i].output);
-        }
+        for (int64_t inner = 0; inner < step.out.size[0]; ++inner, out += step.out.stride[0])
+            for (int64_t i = first; i < last; ++i) {
+                if (inner == 0) ahead(features[i], context, row + distance, end);
+                one_feature(features[i], context, range, row, inner, i, out + features[i].output);
+            }
     }
 }

@@ -106,46 +106,17 @@ inline void write(const Bound& slot, int64_t first, int64_t stride, int64_t coun
         for (int64_t i = 0; i < count; ++i) p[i * stride] = lanes[i];
 }
 
-void pointwise_step(const RecfxStep& step, const Context& context, const Range& range) {
-    int64_t begin, end;
-    split(range.end - range.begin, range.part, range.parts, begin, end);
-    const RecfxView& out = step.out;
-    const int64_t operations = step.ints[0];
-    int64_t views = 0;
-    while (views < RECFX_VIEWS && step.views[views].slot >= 0) ++views;
-    Register registers[REGISTERS];
-    int64_t element[RECFX_VIEWS + 1];
-    auto start = [&](const RecfxView& v, int64_t row) {
-        const Bound& slot = context.slots[v.slot];
-        return (row - slot.first_row) * slot.row_stride + v.offset;
-    };
-    for (int64_t row = range.begin + begin; row < range.begin + end; ++row)
-        for (int64_t i = 0; i < out.size[0]; ++i)
-            for (int64_t j = 0; j < out.size[1]; ++j)
-                for (int64_t k = 0; k < out.size[2]; ++k) {
-                    auto inner = [&](const RecfxView& v) { return start(v, row) + i * v.stride[0] + j * v.stride[1] + k * v.stride[2]; };
-                    for (int64_t v = 0; v < views; ++v) element[v] = inner(step.views[v]);
-                    const int64_t to = inner(out), n = out.size[3];
-                    for (int64_t l = 0; l < n; l += LANES) {
-                        const int64_t count = n - l < LANES ? n - l : LANES;
-                        for (int64_t v = 0; v < views; ++v) {
-                            const int64_t stride = step.views[v].stride[3];
-                            read(context.slots[step.views[v].slot], element[v] + l * stride, stride, count, registers[v]);
-                        }
-                        const Register* result = &registers[0];
-                        for (int64_t o = 0; o < operations; ++o) {
-                            const int64_t* code = step.ints + 1 + 3 * o;
-                            Register& target = registers[RECFX_VIEWS + o];
-                            const Register &a = registers[code[1]], &b = registers[code[2]];
-                            if (code[0] == 33) {  // where(a, b, third): the constant is the third's number
-                                const Register& other = registers[int64_t(step.floats[o])];
-                                each(target, [&](int line) { return a.v[line] != 0.0f ? b.v[line] : other.v[line]; });
-                            } else {
-                                operate(code[0], target, a, b, float(step.floats[o]));
-                            }
-                            result = &target;
-                        }
-                        write(context.slots[out.slot], to + l * out.stride[3], out.stride[3], count, *result);
-                    }
-                }
+inline void run_program(const RecfxStep& step, Register* registers, const Register*& result) {
+    for (int64_t o = 0; o < step.ints[0]; ++o) {
+        const int64_t* code = step.ints + 1 + 3 * o;
+        Register& target = registers[RECFX_VIEWS + o];
+        const Register &a = registers[code[1]], &b = registers[code[2]];
+        if (code[0] == 33) {  // where(a, b, third): the constant is the third's number
+            const Register& other = registers[int64_t(step.floats[o])];
+            each(target, [&](int line) { return a.v[line] != 0.0f ? b.v[line] : other.v[line]; });
+        } else {
+            operate(code[0], target, a, b, float(step.floats[o]));
+        }
+        result = &target;
+    }
 }

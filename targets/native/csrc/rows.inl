@@ -1,40 +1,44 @@
 // Along one axis: reductions, softmax and layer norm.
 #pragma once
 
-// ints: 0 sum, 1 mean, 2 max, 3 min. views: x [outer, r, inner]; out [outer, inner].
+// ints: 0 sum, 1 mean, 2 max, 3 min, 4 root of the sum of squares. views: x [outer, r, inner]; out [outer, inner].
 void reduce_step(const RecfxStep& step, const Context& context, const Range& range) {
     int64_t begin, end;
     split(range.end - range.begin, range.part, range.parts, begin, end);
     const RecfxView &x = step.views[0], &out = step.out;
     const int64_t kind = step.ints[0], outer = x.size[0], r = x.size[1], inner = x.size[2];
     auto combine = [kind](vf a, vf b) {
-        if (kind < 2) return a + b;
+        if (kind < 2 || kind == 4) return a + b;
         return kind == 2 ? ((a < b) | (b != b) ? b : a) : ((a > b) | (b != b) ? b : a);
     };
     const float factor = kind == 1 ? 1.0f / float(r) : 1.0f;
+    auto seen = [kind](vf v) { return kind == 4 ? v * v : v; };
+    auto root = [kind](float v) { return kind == 4 ? __builtin_sqrtf(v) : v; };
     for (int64_t row = range.begin + begin; row < range.begin + end; ++row)
         for (int64_t o = 0; o < outer; ++o) {
             const float* p = at<const float>(context, x, row) + o * x.stride[0];
             float* to = at<float>(context, out, row) + o * out.stride[0];
             if (inner == 1 && x.stride[1] == 1) {
-                vf acc = r >= W ? load(p) : load_some(p, r);
+                vf acc = seen(r >= W ? load(p) : load_some(p, r));
                 int64_t i = W;
-                for (; i + W <= r; i += W) acc = combine(acc, load(p + i));
+                for (; i + W <= r; i += W) acc = combine(acc, seen(load(p + i)));
                 const int64_t lanes = r < W ? r : W;
                 float total = acc[0];
-                if (kind < 2) total = sum_lanes(acc);
+                if (kind < 2 || kind == 4) total = sum_lanes(acc);
                 else
                     for (int64_t l = 1; l < lanes; ++l) total = combine(splat(total), splat(acc[l]))[0];
-                for (; i < r; ++i) total = combine(splat(total), splat(p[i]))[0];
-                *to = kind == 1 ? total / float(r) : total;
+                for (; i < r; ++i) total = combine(splat(total), seen(splat(p[i])))[0];
+                *to = kind == 1 ? total / float(r) : root(total);
                 continue;
             }
             for (int64_t c = 0; c < inner; c += W) {
                 const int64_t left = inner - c;
-                auto get = [&](int64_t i) { return left >= W ? load(p + i * x.stride[1] + c) : load_some(p + i * x.stride[1] + c, left); };
+                auto get = [&](int64_t i) { return seen(left >= W ? load(p + i * x.stride[1] + c) : load_some(p + i * x.stride[1] + c, left)); };
                 vf acc = get(0);
                 for (int64_t i = 1; i < r; ++i) acc = combine(acc, get(i));
                 if (kind == 1) acc = acc * factor;
+                if (kind == 4)
+                    for (int lane = 0; lane < W; ++lane) acc[lane] = __builtin_sqrtf(acc[lane]);
                 if (left >= W) store(to + c, acc);
                 else store_some(to + c, acc, left);
             }

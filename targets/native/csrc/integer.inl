@@ -1,0 +1,100 @@
+// Arithmetic on ids and masks in 64-bit integers: what models do to ids before they look them up.
+#pragma once
+
+// The same program format as the floating-point one; constants are whole numbers.
+struct IntegerRegister {
+    int64_t v[LANES];
+};
+
+template <class F>
+inline void each(IntegerRegister& to, F f) {
+    for (int64_t i = 0; i < LANES; ++i) to.v[i] = f(i);
+}
+
+inline int64_t floor_remainder(int64_t a, int64_t c) {
+    const int64_t r = a % c;
+    return r && (r < 0) != (c < 0) ? r + c : r;
+}
+
+inline void operate(int64_t op, IntegerRegister& to, const IntegerRegister& a, const IntegerRegister& b, int64_t c) {
+    switch (op) {
+        case 0: return each(to, [&](int64_t i) { return int64_t(uint64_t(a.v[i]) + uint64_t(b.v[i])); });
+        case 1: return each(to, [&](int64_t i) { return int64_t(uint64_t(a.v[i]) - uint64_t(b.v[i])); });
+        case 2: return each(to, [&](int64_t i) { return int64_t(uint64_t(a.v[i]) * uint64_t(b.v[i])); });
+        case 4: return each(to, [&](int64_t i) { return int64_t(uint64_t(a.v[i]) + uint64_t(c)); });
+        case 5: return each(to, [&](int64_t i) { return int64_t(uint64_t(a.v[i]) * uint64_t(c)); });
+        case 6: return each(to, [&](int64_t i) { return int64_t(uint64_t(c) - uint64_t(a.v[i])); });
+        case 18: return each(to, [&](int64_t i) { return a.v[i] < c ? c : a.v[i]; });
+        case 19: return each(to, [&](int64_t i) { return a.v[i] > c ? c : a.v[i]; });
+        case 20: return each(to, [&](int64_t i) { return int64_t(a.v[i] == c); });
+        case 21: return each(to, [&](int64_t i) { return int64_t(a.v[i] != c); });
+        case 22: return each(to, [&](int64_t i) { return int64_t(a.v[i] > c); });
+        case 23: return each(to, [&](int64_t i) { return int64_t(a.v[i] >= c); });
+        case 24: return each(to, [&](int64_t i) { return int64_t(a.v[i] < c); });
+        case 25: return each(to, [&](int64_t i) { return int64_t(a.v[i] <= c); });
+        case 26: return each(to, [&](int64_t i) { return int64_t(a.v[i] == 0); });
+        case 40: return each(to, [&](int64_t i) { return a.v[i] & b.v[i]; });
+        case 41: return each(to, [&](int64_t i) { return a.v[i] | b.v[i]; });
+        case 42: return each(to, [&](int64_t i) { return floor_remainder(a.v[i], c); });
+        default: to = a;
+    }
+}
+
+template <class T>
+inline void widen_integers(const char* base, int64_t first, int64_t stride, int64_t count, int64_t* to) {
+    const T* p = reinterpret_cast<const T*>(base) + first;
+    for (int64_t i = 0; i < count; ++i) to[i] = int64_t(p[i * stride]);
+}
+
+inline void read(const Bound& slot, int64_t first, int64_t stride, int64_t count, IntegerRegister& to) {
+    switch (slot.dtype) {
+        case RECFX_I32: return widen_integers<int32_t>(slot.base, first, stride, count, to.v);
+        case RECFX_U8: return widen_integers<uint8_t>(slot.base, first, stride, count, to.v);
+        default: return widen_integers<int64_t>(slot.base, first, stride, count, to.v);
+    }
+}
+
+inline void write(const Bound& slot, int64_t first, int64_t stride, int64_t count, const IntegerRegister& from) {
+    for (int64_t i = 0; i < count; ++i) {
+        const int64_t element = first + i * stride;
+        switch (slot.dtype) {
+            case RECFX_I32: reinterpret_cast<int32_t*>(slot.base)[element] = int32_t(from.v[i]); break;
+            case RECFX_U8: reinterpret_cast<uint8_t*>(slot.base)[element] = from.v[i] != 0; break;
+            default: reinterpret_cast<int64_t*>(slot.base)[element] = from.v[i];
+        }
+    }
+}
+
+inline void run_program(const RecfxStep& step, IntegerRegister* registers, const IntegerRegister*& result) {
+    for (int64_t o = 0; o < step.ints[0]; ++o) {
+        const int64_t* code = step.ints + 1 + 3 * o;
+        IntegerRegister& target = registers[RECFX_VIEWS + o];
+        operate(code[0], target, registers[code[1]], registers[code[2]], int64_t(step.floats[o]));
+        result = &target;
+    }
+}
+
+// Sums of integers and masks over one axis. ints: 1 running sums instead of totals. views: x [outer, r, inner]; out [outer, inner] or [outer, r, inner].
+void integer_sum_step(const RecfxStep& step, const Context& context, const Range& range) {
+    int64_t begin, end;
+    split(range.end - range.begin, range.part, range.parts, begin, end);
+    const RecfxView &x = step.views[0], &out = step.out;
+    const Bound& slot = context.slots[x.slot];
+    for (int64_t row = range.begin + begin; row < range.begin + end; ++row) {
+        const int64_t first = (row - slot.first_row) * slot.row_stride + x.offset;
+        int64_t* to = at<int64_t>(context, out, row);
+        for (int64_t o = 0; o < x.size[0]; ++o)
+            for (int64_t c = 0; c < x.size[2]; ++c) {
+                int64_t total = 0;
+                for (int64_t i = 0; i < x.size[1]; ++i) {
+                    int64_t value;
+                    IntegerRegister one;
+                    read(slot, first + o * x.stride[0] + i * x.stride[1] + c * x.stride[2], 1, 1, one);
+                    value = one.v[0];
+                    total += value;
+                    if (step.ints[0]) to[o * out.stride[0] + i * out.stride[1] + c * out.stride[2]] = total;
+                }
+                if (!step.ints[0]) to[o * out.stride[0] + c * out.stride[1]] = total;
+            }
+    }
+}
