@@ -5,6 +5,7 @@ from recfx.passes.canonicalize import Canonicalize
 from recfx.passes.fold_affine import FoldAffine
 from recfx.passes.fold_batchnorm import FoldBatchnorm
 from recfx.passes.fold_constants import FoldConstants
+from recfx.passes.form_bags import FormBags
 from recfx.passes.fuse_lookups import FuseLookups
 from recfx.passes.merge_duplicates import MergeDuplicates
 from recfx.passes.merge_tables import MergeTables
@@ -16,7 +17,7 @@ EXACT_PIPELINE = "canonicalize,fold-constants,merge-tables,merge-duplicates,batc
 DEFAULT_PIPELINE = "canonicalize,fold-constants,merge-tables,merge-duplicates,fold-affine,fold-batchnorm,batch-selects"
 
 #: The default passes and those that write the dialect, for backends with kernels of their own for it.
-NATIVE_PIPELINE = f"{DEFAULT_PIPELINE},fuse-lookups"
+NATIVE_PIPELINE = f"{DEFAULT_PIPELINE},form-bags,fuse-lookups"
 
 __all__ = [
     "DEFAULT_PIPELINE",
@@ -27,6 +28,7 @@ __all__ = [
     "FoldAffine",
     "FoldBatchnorm",
     "FoldConstants",
+    "FormBags",
     "FuseLookups",
     "MergeDuplicates",
     "MergeTables",
