@@ -15,6 +15,7 @@ from torch.nn import functional as F
 
 from recfx.ir import Exactness, verify_numeric
 from recfx.ops.lookup import MEAN, decode, grouped_lookup
+from recfx.testing import assert_pass_preserves
 
 IDS = torch.randint(0, 9, (4, 5), generator=torch.Generator().manual_seed(0))
 CUBE = torch.randint(0, 9, (4, 3, 5), generator=torch.Generator().manual_seed(1))
@@ -148,3 +149,7 @@ def test_any_bag_keeps_its_meaning(length: int, dim: int, mean: bool, mask: str,
     found = [n for n in result.program.graph.nodes if n.target is grouped_lookup]
     assert operators(result.program)["aten.embedding"] == 0
     assert (decode(found[0].args[5])[0].pooling == MEAN) == (mean and not mask)
+
+
+def test_random_graphs_keep_their_meaning() -> None:
+    assert_pass_preserves("form-bags", max_examples=20)
