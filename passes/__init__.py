@@ -9,6 +9,7 @@ from recfx.passes.fold_linear_into_table import FoldLinearIntoTable
 from recfx.passes.fuse_cross import FuseCross
 from recfx.passes.fuse_dot_interaction import FuseDotInteraction
 from recfx.passes.fuse_fm import FuseFm
+from recfx.passes.form_bags import FormBags
 from recfx.passes.fuse_lookups import FuseLookups
 from recfx.passes.fuse_mlp import FuseMlp
 from recfx.passes.fuse_parallel_linears import FuseParallelLinears
@@ -49,6 +50,7 @@ def default_pipeline(*, requests: bool, dialect: bool) -> str:
     text = NATIVE_PIPELINE if dialect else DEFAULT_PIPELINE
     return text.replace("fold-batchnorm,", "fold-batchnorm,hoist-requests,") if requests else text
 
+NATIVE_PIPELINE = f"{DEFAULT_PIPELINE},form-bags,fuse-lookups"
 
 __all__ = [
     "DEFAULT_PIPELINE",
@@ -64,6 +66,7 @@ __all__ = [
     "FuseCross",
     "FuseDotInteraction",
     "FuseFm",
+    "FormBags",
     "FuseLookups",
     "FuseMlp",
     "FuseParallelLinears",

@@ -80,7 +80,7 @@ def match_lookup(ctx: PassContext, node: fx.Node, lead: int) -> list[Read] | Mis
         return _grouped(ctx, node, lead)
     call: Any = node.args[0] if node.target is operator.getitem else node
     table = call.args[0]
-    if refused := _bad_table(ctx, table):
+    if refused := bad_table(ctx, table):
         return refused
     if call.target in BAGS:
         return _bag(ctx, call, lead)
@@ -89,7 +89,8 @@ def match_lookup(ctx: PassContext, node: fx.Node, lead: int) -> list[Read] | Mis
     return _rows(ctx, table, call.args[2 if call.target is _aten.index_select.default else 1], lead)
 
 
-def _bad_table(ctx: PassContext, node: Any) -> Miss | None:
+def bad_table(ctx: PassContext, node: Any) -> Miss | None:
+    """Why a node is no table of a grouped lookup."""
     table = ctx.tensor(node)
     if table is None:
         return Miss("its table is computed")
@@ -98,7 +99,8 @@ def _bad_table(ctx: PassContext, node: Any) -> Miss | None:
     return None if table.is_contiguous() else Miss("its table is not contiguous")
 
 
-def _bad_ids(node: Any) -> Miss | None:
+def bad_ids(node: Any) -> Miss | None:
+    """Why a node holds no ids of a grouped lookup."""
     held = value(node)
     if held is None or held.dtype not in _IDS or not held.ndim:
         return Miss("its ids are no int32 or int64 tensor with rows")
@@ -113,7 +115,7 @@ def _dim(table: fx.Node) -> int:
 
 def _rows(ctx: PassContext, table: fx.Node, ids: Any, lead: int) -> list[Read] | Miss:
     """An embedding: one row for each id."""
-    if refused := _bad_ids(ids):
+    if refused := bad_ids(ids):
         return refused
     columns = columns_of(ctx, ids, lead)
     if columns is None:
@@ -151,7 +153,7 @@ def _bag(ctx: PassContext, call: fx.Node, lead: int) -> list[Read] | Miss:
         return Miss("its bags are rows, not columns of rows")
     if any(user.args[1] != 0 for user in call.users if user.users):
         return Miss("the bag's other results are read")
-    if refused := _bad_ids(ids):
+    if refused := bad_ids(ids):
         return refused
     if weights is not None and (value(weights) is None or value(weights).dtype is not torch.float32):  # type: ignore[union-attr]
         return Miss("its weights are not float32")
