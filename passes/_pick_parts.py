@@ -35,9 +35,10 @@ def pick_parts(shared: Shared) -> None:
         part, start = found
         with ctx.before(node):
             if node.target is _aten.select.int:
-                ctx.replace(node, ctx.call(_aten.select.int, part, 1, start))
+                new = ctx.call(_aten.select.int, part, 1, start)
             else:
-                ctx.replace(node, ctx.call(_aten.slice.Tensor, part, 1, start, start + len(columns)))
+                new = ctx.call(_aten.slice.Tensor, part, 1, start, start + len(columns))
+        node.replace_all_uses_with(new)  # only strides differ; `run_once` recomputes all values at its end
 
 
 def _columns(node: fx.Node, held: torch.Tensor) -> list[int] | None:

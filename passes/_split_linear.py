@@ -1,7 +1,7 @@
 """Part of hoist-requests: linears over columns of which some are the request's, or the same for a whole history.
 
-    linear(cat([repeat(x), y]), W, b)   -> linear(y, W_y, b) + linear(x, W_x)
-    linear(cat([q, k, q - k, q * k]))   -> linear(q * k, W_4, b) + linear(q, W_1 + W_3) + linear(k, W_2 - W_3)
+    linear(cat([repeat(x), y]), W, b)   -> linear(y, W_y) + linear(x, W_x, b)
+    linear(cat([q, k, q - k, q * k]))   -> linear(q * k, W_4) + linear(q, W_1 + W_3) + linear(k, W_2 - W_3, b)
 
 The input is taken apart into a sum of *terms*, each a value times a matrix: through concatenations, flattened fields, selections of
 columns, sums and differences. Terms of the same shape are multiplied together.
@@ -105,9 +105,10 @@ class LinearSplitter:
             total: fx.Node | None = None
             for group, columns, new in zip(groups, inputs, weights, strict=True):
                 stem = f"{name}_{'request' if group[0].once else 'candidate'}"
-                made = self.ctx.call(
-                    _aten.linear.default, columns, self.ctx.constant(stem, new), bias if total is None else None
-                )
+                own = (
+                    bias if group is groups[-1] else None
+                )  # the request's part takes the bias: one row, and added anyway
+                made = self.ctx.call(_aten.linear.default, columns, self.ctx.constant(stem, new), own)
                 if total is None:
                     total = self.shared.widen(made) if group[0].once and self.shared.many else made
                 elif group[0].once:

@@ -2,9 +2,9 @@
 
     select(cat([repeat(x), y], 1), 1, i)          -> select(repeat(x), 1, i) or select(y, 1, i - n)
     op(repeat(x), repeat(y))                      -> repeat(op(x, y))                                when op works row by row
-    linear(cat([repeat(x), y]), W, b)             -> linear(y, W_y, b) + linear(x, W_x)
+    linear(cat([repeat(x), y]), W, b)             -> linear(y, W_y) + linear(x, W_x, b)
     linear(cat([q, repeat(k), q - repeat(k), q * repeat(k)]), W, b)
-                                                  -> linear(q * k, W_4, b) + linear(q, W_1 + W_3) + linear(k, W_2 - W_3)
+                                                  -> linear(q * k, W_4) + linear(q, W_1 + W_3) + linear(k, W_2 - W_3, b)
     sum over fields of f(stack([repeat(x), y]))   -> sum f(y) + sum f(x)
     pairwise dots of stack([repeat(x), y])        -> dots of x once, of y with x, and of y
     bmm(a, repeat(b))                             -> a @ b                                            for one request

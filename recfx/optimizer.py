@@ -76,6 +76,10 @@ def optimize(
     """
     backends = resolve(target)
     requests = (request_inputs,) if isinstance(request_inputs, str) else tuple(request_inputs)
+    if many_requests and not requests:
+        raise InputError(
+            "many_requests needs request_inputs", hint="name the inputs that hold one row for each request"
+        )
     plan = _pipeline(pipeline, backends, bool(requests))
     if target in GROUPS:
         backends = _as_exact_as(plan, backends)

@@ -17,6 +17,7 @@ from recfx.ir.program import Program
 #: A re-associated result may be this many times as far from the float64 result as the original's own, plus a few last bits.
 REASSOC_FACTOR = 8.0
 _LAST_BITS = 16.0
+_embedding = torch.ops.aten.embedding.default
 
 
 class Exactness(Enum):
@@ -89,6 +90,11 @@ def run_in_float64(program: Program, leaves: Sequence[Any]) -> list[Any]:
     """The outputs of the same graph with all floating-point state and inputs in float64."""
 
     class _Double(fx.Interpreter):
+        def run_node(self, n: fx.Node) -> Any:
+            if n.op == "get_attr" and all(u.target is _embedding and u.args[1] is not n for u in n.users):
+                return super().get_attr(str(n.target), (), {})  # the rows that are picked are widened, not the table
+            return super().run_node(n)
+
         def get_attr(self, target: Any, args: Any, kwargs: Any) -> Any:
             return _to_double(super().get_attr(target, args, kwargs))
 

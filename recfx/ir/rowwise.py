@@ -7,6 +7,7 @@ each operator when it is; an operator that is not in the table counts as one tha
 from __future__ import annotations
 
 import math
+import operator
 from collections.abc import Callable, Mapping
 from typing import Any
 
@@ -227,97 +228,47 @@ _Rule = Callable[[fx.Node, Mapping[fx.Node, Rows], Rows], "str | None"]
 
 #: Operators that give a value of the same rows, whatever the rows are.
 EXPANSIONS = (_aten.expand.default, _aten.expand_as.default, _aten.repeat.default)
-_GROUPS: tuple[tuple[_Rule, tuple[Any, ...]], ...] = (
-    (
-        _pointwise,
-        (
-            *(_aten.to.dtype, _aten.to.device, _aten.to.dtype_layout, _aten._to_copy.default, _aten.type_as.default),
-            *(_aten.contiguous.default, _aten.clone.default, _aten.alias.default, _aten.detach.default),
-            *(
-                *(_aten.__and__.Tensor, _aten.__or__.Tensor, _aten.__xor__.Tensor),
-                _aten.masked_fill.Tensor,
-                _aten.zeros_like.default,
-                _aten.ones_like.default,
-                _aten.lift_fresh_copy.default,
-            ),
-        ),
-    ),
-    (
-        _moves,
-        (
-            *(_aten.unsqueeze.default, _aten.squeeze.dim, _aten.squeeze.dims, _aten.permute.default),
-            *(_aten.transpose.int, _aten.swapaxes.default, _aten.movedim.int, _aten.movedim.intlist),
-            *(_aten.t.default, _aten.mT.default, _aten.numpy_T.default),
-        ),
-    ),
-    (
-        _reshape,
-        (
-            *(_aten.reshape.default, _aten.view.default, _aten._unsafe_view.default),
-            *(_aten.flatten.using_ints, _aten.unflatten.int),
-        ),
-    ),
-    (_expand, (*EXPANSIONS,)),
-    (
-        _factory,
-        (
-            *(_aten.full.default, _aten.zeros.default, _aten.ones.default),
-            *(_aten.new_full.default, _aten.new_zeros.default, _aten.new_ones.default),
-        ),
-    ),
-    (
-        _along(1, "dim"),
-        (
-            *(
-                _aten.sum.dim_IntList,
-                _aten.mean.dim,
-                _aten.amax.default,
-                _aten.amin.default,
-                _aten.max.dim,
-                _aten.min.dim,
-            ),
-            *(_aten.prod.dim_int, _aten.any.dim, _aten.all.dim, _aten.argmax.default, _aten.argmin.default),
-            *(_aten.var.correction, _aten.std.correction, _aten.logsumexp.default),
-            *(
-                _aten.softmax.int,
-                _aten.log_softmax.int,
-                _aten._softmax.default,
-                _aten.cumsum.default,
-                _aten.cumprod.default,
-            ),
-            *(_aten.flip.default, _aten.select.int, _aten.slice.Tensor, _aten.narrow.default),
-        ),
-    ),
-    (_along(1, "dim", -1), (_aten.sort.default, _aten.glu.default, _aten.argsort.default)),
-    (_along(2, "dim", -1), (_aten.topk.default,)),
-    (_along(1, "dim", 0), (_aten.cat.default, _aten.unbind.int, _aten.index_select.default)),
-    (_along(2, "dim"), (_aten.linalg_vector_norm.default, _aten.norm.ScalarOpt_dim, _aten.roll.default)),
-    (
-        _along(2, "dim", 0),
-        (_aten.split.Tensor, _aten.split_with_sizes.default, _aten.split.sizes, _aten.chunk.default),
-    ),
-    (_stack, (_aten.stack.default,)),
-    (_norm, (_aten.layer_norm.default, _aten.rms_norm.default)),
-    (_batch_norm, (_aten.batch_norm.default,)),
-    (_channels, (_aten.prelu.default,)),
-    (_dropout, (_aten.dropout.default,)),
-    (_linear, (_aten.linear.default,)),
-    (_matmul, (_aten.matmul.default, _aten.mm.default, _aten.addmm.default)),
-    (_batched, (_aten.bmm.default, _aten.baddbmm.default, _aten.scaled_dot_product_attention.default)),
-    (_embedding, (_aten.embedding.default,)),
-    (_one_hot, (_aten.one_hot.default,)),
-    (_embedding_bag, (_aten.embedding_bag.default, _aten.embedding_bag.padding_idx)),
-    (_gather, (_aten.gather.default,)),
-    (_einsum, (_aten.einsum.default,)),
-    (_recurrent, (_aten.gru.input, _aten.lstm.input)),
-    (_index, (_aten.index.Tensor,)),
-)
 
 
-def _table() -> dict[Any, _Rule]:
-    import operator
+def _overloads(names: str) -> list[Any]:
+    """Operators by name: `"add.Tensor relu"` are `aten.add.Tensor` and `aten.relu.default`."""
+    return [
+        getattr(getattr(_aten, name.partition(".")[0]), name.partition(".")[2] or "default") for name in names.split()
+    ]
 
-    return {**{target: rule for rule, targets in _GROUPS for target in targets}, operator.getitem: _getitem}
 
-
-_RULES: dict[Any, _Rule] = _table()
+_TABLE: dict[str, _Rule] = {
+    "to.dtype to.device to.dtype_layout _to_copy type_as contiguous clone alias detach lift_fresh_copy": _pointwise,
+    "__and__.Tensor __or__.Tensor __xor__.Tensor masked_fill.Tensor zeros_like ones_like": _pointwise,
+    "unsqueeze squeeze.dim squeeze.dims permute transpose.int swapaxes movedim.int movedim.intlist t mT numpy_T": _moves,
+    "reshape view _unsafe_view flatten.using_ints unflatten.int": _reshape,
+    "expand expand_as repeat": _expand,
+    "full zeros ones new_full new_zeros new_ones": _factory,
+    "sum.dim_IntList mean.dim amax amin max.dim min.dim prod.dim_int any.dim all.dim argmax argmin": _along(1, "dim"),
+    "var.correction std.correction logsumexp softmax.int log_softmax.int _softmax cumsum cumprod": _along(1, "dim"),
+    "flip select.int slice.Tensor narrow": _along(1, "dim"),
+    "sort glu argsort": _along(1, "dim", -1),
+    "cat unbind.int index_select": _along(1, "dim", 0),
+    "topk": _along(2, "dim", -1),
+    "linalg_vector_norm norm.ScalarOpt_dim roll": _along(2, "dim"),
+    "split.Tensor split_with_sizes split.sizes chunk": _along(2, "dim", 0),
+    "stack": _stack,
+    "layer_norm rms_norm": _norm,
+    "batch_norm": _batch_norm,
+    "prelu": _channels,
+    "dropout": _dropout,
+    "linear": _linear,
+    "matmul mm addmm": _matmul,
+    "bmm baddbmm scaled_dot_product_attention": _batched,
+    "embedding": _embedding,
+    "embedding_bag embedding_bag.padding_idx": _embedding_bag,
+    "one_hot": _one_hot,
+    "gather": _gather,
+    "index.Tensor": _index,
+    "einsum": _einsum,
+    "gru.input lstm.input": _recurrent,
+}
+_RULES: dict[Any, _Rule] = {
+    operator.getitem: _getitem,
+    **{target: rule for names, rule in _TABLE.items() for target in _overloads(names)},
+}

@@ -175,6 +175,11 @@ def test_names_and_inputs_that_do_not_fit(din: Any) -> None:
         hoist(Features().eval(), ({"user_id": torch.tensor([3]), "item_id": torch.tensor([1])},), "features")
 
 
+def test_many_requests_of_what() -> None:
+    with pytest.raises(InputError, match="needs request_inputs"):
+        recfx.optimize(nn.Identity(), many_requests=True)
+
+
 def test_an_input_called_request_index_is_the_users_own() -> None:
     class Model(nn.Module):
         def forward(self, user: Tensor, request_index: Tensor) -> Tensor:
