@@ -78,7 +78,7 @@ def _limit_line(bound: Bound) -> str:
         if kind != "fp32" and other.seconds
     )
     saved = work.flops - work.needed_flops
-    equal = f", {saved / work.flops:.1%} of it for rows that are all equal" if saved else ""
+    equal = f", {saved / work.flops:.1%} of it not needed in request mode" if saved else ""
     return (
         f"- batch {bound.point.batch}: limit {_micro(limit.seconds)} µs{others} "
         f"(weights {work.weight_bytes / 1e6:.2f} MB in {_micro(limit.weights)} µs, "
