@@ -28,14 +28,16 @@ def _din_split(model: Any, candidates: int) -> int:
     pairs = candidates * behaviours
     attention: int = (4 * pairs - pairs - candidates - behaviours) * width * first.out_features
     users: int = (candidates - 1) * model.users.embedding_dim * head.out_features
-    return 2 * (attention + users)
+    total: int = 2 * (attention + users)
+    return total
 
 
 def _dlrm_split(model: Any, candidates: int) -> int:
     """Dot products of two of the request's vectors, and the top MLP's first layer over them and the bottom MLP's output."""
     vectors, dim, first = 1 + len(model.user_rows), model.dim, _linears(model.dlrm.top)[0]
     columns = dim + vectors * (vectors - 1) // 2
-    return 2 * (candidates - 1) * (vectors * vectors * dim + columns * first.out_features)
+    saved: int = 2 * (candidates - 1) * (vectors * vectors * dim + columns * first.out_features)
+    return saved
 
 
 def _tower_split(model: Any, candidates: int) -> int:
