@@ -47,6 +47,8 @@ class Case:
         large: Whether it runs only when named.
         request: Parameters of `forward` that belong to the request: a batch is one request with many candidates, and their rows
             are all the same.
+        split: Model, candidates -> floating-point operations that algebra saves in request mode, beyond those of whole operators
+            that see nothing of the candidates: the request's share of an operator that sees both.
         max_batch: The largest batch that it is run with.
     """
 
@@ -57,6 +59,7 @@ class Case:
     inputs: Inputs = example_inputs
     large: bool = False
     request: tuple[str, ...] = ()
+    split: Callable[[Any, int], int] | None = None
     max_batch: int | None = None
 
     def model(self) -> nn.Module:

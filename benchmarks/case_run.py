@@ -107,7 +107,8 @@ class CaseRun:
         """Inputs to rotate through, as many as touch the footprint; their limit goes to the results."""
         (example,) = self.case.sets(model, point.batch, 1, point.zipf, self.settings.seed)
         request = self.case.request_positions(model)
-        work = count_work(model, example, request=request)
+        split = self.case.split(model, point.batch) if self.case.split else 0
+        work = count_work(model, example, request=request, split=split)
         count = _set_count(work, self.settings.footprint, sum(value.nbytes for value in example))
         machine, peaks = self.results.machines[point.threads], self.results.peaks[point.threads]
         limits = {kind: limit_of(work, machine, peaks, precision=kind, sets=count) for kind in PRECISIONS}

@@ -30,7 +30,7 @@ class Work:
 
     Attributes:
         flops: Floating-point operations of its matrix products, as torch's flop counter knows them; a multiply-add is two.
-        needed_flops: The same with operators that see nothing but a request's inputs, whose rows are all equal, done for one row.
+        needed_flops: The same in request mode, where all rows of some inputs are equal, and what follows from those alone is done once.
         weight_bytes: Parameters and buffers that are read whole.
         lookups: Rows gathered from tables.
         lookup_bytes: Their bytes.
@@ -86,9 +86,6 @@ def limit_of(
 ) -> Limit:
     """The limit of a model on a machine.
 
-    In request mode it is the limit of whole operators: algebra that splits an operator into the request's share and the
-    candidates' can go below it.
-
     Args:
         work: What one call does.
         machine: Measured at the number of threads that will be used.
@@ -104,13 +101,14 @@ def limit_of(
     return Limit(weight_bytes / machine.stream_rate(weight_bytes), rows, work.needed_flops / peak)
 
 
-def count_work(model: nn.Module, inputs: Sequence[Tensor], *, request: Collection[int] = ()) -> Work:
+def count_work(model: nn.Module, inputs: Sequence[Tensor], *, request: Collection[int] = (), split: int = 0) -> Work:
     """Runs the model once and counts.
 
     Args:
         model: In eval mode.
         inputs: Positional inputs.
         request: Positions of the inputs whose rows are all the same.
+        split: Operations saved besides by splitting operators into the request's share and the candidates'.
     """
     reads = _Reads(model)
     flops = FlopCounterMode(display=False)
@@ -126,7 +124,7 @@ def count_work(model: nn.Module, inputs: Sequence[Tensor], *, request: Collectio
         distinct[row_bytes] += len(np.unique(torch.cat(ids).numpy()))
     return Work(
         flops=total,
-        needed_flops=total - varying.equal_flops * (rows - 1) // rows,
+        needed_flops=total - varying.equal_flops * (rows - 1) // rows - split,
         weight_bytes=sum(min(sum(parts.values()), reads.state[key]) for key, parts in reads.whole.items()),
         lookups=reads.lookups,
         lookup_bytes=reads.lookup_bytes,

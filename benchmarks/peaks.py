@@ -23,7 +23,7 @@ def measure_peaks(seconds: float = _SECONDS) -> Peaks:
     ones = torch.ones(_SIZE, _SIZE)
     wide, narrow = ones.bfloat16(), ones.to(torch.int8)
     # oneDNN's product with packed weights: torch.mm calls another library, which may know the processor less well.
-    packed = torch.ops.mkldnn._reorder_linear_weight(ones.clone(), _SIZE) if torch._C.has_mkldnn else None
+    packed = torch.ops.mkldnn._reorder_linear_weight(ones.clone(), _SIZE) if torch._C._has_mkldnn else None
 
     def single() -> object:
         if packed is None:

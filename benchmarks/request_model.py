@@ -30,6 +30,7 @@ class HalvedDLRM(nn.Module):
         super().__init__()
         self.dlrm = zoo.build("dlrm", tables=tables, dim=dim, bottom=bottom, top=top)
         self.user_rows, self.item_rows = tuple(tables[:user_fields]), tuple(tables[user_fields:])
+        self.dim = dim
 
     def forward(self, dense: Tensor, user: Tensor, item: Tensor) -> Tensor:
         """float [B, 13], int64 [B, user fields], int64 [B, item fields] -> logits [B]."""

@@ -52,7 +52,7 @@ def request_mode(results: Results) -> str:
         "threads",
         "candidates",
         "peer",
-        "arithmetic saved by whole operators",
+        "arithmetic that can be saved",
         "time / unhoisted",
         "time / eager",
     )

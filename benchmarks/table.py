@@ -13,6 +13,7 @@ from benchmarks.summary import against_best, means, request_mode
 _HEAD = ("batch", "peer", "p50 µs", "p99 µs", "ratio to eager [95 %]", "× limit", "max error", "prepare s", "note")
 _RIGHT = {0, 2, 3, 5, 6, 7}
 _P99_SAMPLES = 100
+_DOUBTFUL = 0.95
 
 
 def render(results: Results) -> str:
@@ -78,7 +79,7 @@ def _limit_line(bound: Bound) -> str:
         if kind != "fp32" and other.seconds
     )
     saved = work.flops - work.needed_flops
-    equal = f", {saved / work.flops:.1%} of it for rows that are all equal" if saved else ""
+    equal = f", {saved / work.flops:.1%} of it not needed in request mode" if saved else ""
     return (
         f"- batch {bound.point.batch}: limit {_micro(limit.seconds)} µs{others} "
         f"(weights {work.weight_bytes / 1e6:.2f} MB in {_micro(limit.weights)} µs, "
@@ -99,7 +100,7 @@ def _row(measurement: Measurement, bound: Bound | None, results: Results) -> lis
         _micro(timing.median) if timing else "",
         doubt + _micro(timing.p99) if timing else "",
         str(measurement.ratio) if measurement.ratio else "",
-        f"{timing.median / limit:.2f}" if timing and limit else "",
+        _times(timing.median / limit) if timing and limit else "",
         _error(error),
         "" if measurement.prepare_seconds is None else f"{measurement.prepare_seconds:.2f}",
         status + (measurement.reason or ""),
@@ -112,6 +113,11 @@ def _threads(threads: int) -> str:
 
 def _micro(seconds: float) -> str:
     return f"{seconds * 1e6:,.1f}" if seconds < 1e-3 else f"{seconds * 1e6:,.0f}"
+
+
+def _times(ratio: float) -> str:
+    """A median below the limit means that something disturbed the measurement of the machine."""
+    return f"{ratio:.2f}" + ("?" if ratio < _DOUBTFUL else "")
 
 
 def _error(error: Error | None) -> str:

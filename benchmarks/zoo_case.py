@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from typing import Any
 
 from torch import nn
@@ -16,6 +17,7 @@ def zoo_case(
     *,
     model: str | None = None,
     request: tuple[str, ...] = (),
+    split: Callable[[Any, int], int] | None = None,
     max_batch: int | None = None,
     **overrides: Any,
 ) -> Case:
@@ -27,11 +29,12 @@ def zoo_case(
         gigabytes: What its parameters occupy.
         model: The model's name in the zoo, where it is not the case's.
         request: See `Case`.
+        split: See `Case`.
         max_batch: See `Case`.
         overrides: Arguments of the model's constructor.
     """
     build = _Build(model or name, overrides)
-    return Case(name, summary, build, gigabytes, request=request, max_batch=max_batch)
+    return Case(name, summary, build, gigabytes, request=request, split=split, max_batch=max_batch)
 
 
 class _Build:

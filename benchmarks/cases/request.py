@@ -5,6 +5,8 @@ from __future__ import annotations
 from functools import partial
 from typing import Any
 
+from torch import nn
+
 from benchmarks.case import Case, table_gigabytes
 from benchmarks.request_model import HalvedDLRM, HeavyUserTower
 from benchmarks.zoo_case import zoo_case
@@ -12,12 +14,45 @@ from benchmarks.zoo_case import zoo_case
 _EVEN = (100_000,) * 26
 _FEW = (100_000,) * 16
 _AMAZON = (192_403, 63_002)
+
+
+def _linears(module: nn.Module) -> list[nn.Linear]:
+    return [layer for layer in module.modules() if isinstance(layer, nn.Linear)]
+
+
+def _din_split(model: Any, candidates: int) -> int:
+    """The activation unit's first layer over [q, k, q - k, q * k] is (W1 + W3) q for each candidate, (W2 - W3) k for each
+    behaviour, and W4 (q * k) for each pair of them; the user is a share of the head's first layer."""
+    first, head = _linears(model.attention)[0], _linears(model.mlp)[0]
+    width, behaviours = first.in_features // 4, model.length
+    pairs = candidates * behaviours
+    attention: int = (4 * pairs - pairs - candidates - behaviours) * width * first.out_features
+    users: int = (candidates - 1) * model.users.embedding_dim * head.out_features
+    total: int = 2 * (attention + users)
+    return total
+
+
+def _dlrm_split(model: Any, candidates: int) -> int:
+    """Dot products of two of the request's vectors, and the top MLP's first layer over them and the bottom MLP's output."""
+    vectors, dim, first = 1 + len(model.user_rows), model.dim, _linears(model.dlrm.top)[0]
+    columns = dim + vectors * (vectors - 1) // 2
+    saved: int = 2 * (candidates - 1) * (vectors * vectors * dim + columns * first.out_features)
+    return saved
+
+
+def _tower_split(model: Any, candidates: int) -> int:
+    """The tower's output is a share of the head's first layer."""
+    first = _linears(model.head)[0]
+    return 2 * (candidates - 1) * _linears(model.tower)[-1].out_features * first.out_features
+
+
 _DIN: dict[str, Any] = {
     "model": "din",
     "dim": 64,
     "attention": (80, 40),
     "hidden": (200, 80),
     "request": ("user", "history"),
+    "split": _din_split,
 }
 
 CASES = (
@@ -43,6 +78,7 @@ CASES = (
         partial(HalvedDLRM, tables=_EVEN, user_fields=13, dim=64, bottom=(512, 256), top=(1024, 512, 256)),
         table_gigabytes(_EVEN, 64),
         request=("dense", "user"),
+        split=_dlrm_split,
     ),
     Case(
         "request-user-tower",
@@ -51,6 +87,7 @@ CASES = (
         partial(HeavyUserTower, tables=_FEW, user_fields=12, dim=32, tower=(1024, 512, 128), head=(640, 384)),
         table_gigabytes(_FEW, 32),
         request=("user",),
+        split=_tower_split,
     ),
     zoo_case(
         "request-two-tower",

@@ -358,6 +358,12 @@ def test_command_line(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> Non
     assert len(Results.load(out).measurements) == 2 * 2 * 2
     assert main(["table", str(out)]) == 0
     assert capsys.readouterr().out == shown.out
+    stored = Results.load(out).measurements
+    again = ["--seconds", "0.005", "--ids", "uniform", "--batches", "1,2", "--out", str(out), "--resume"]
+    assert main(["run", "--cases", "tiny", "--peers", "*,!liar", *again]) == 0
+    assert capsys.readouterr().err == ""
+    assert Results.load(out).measurements[: len(stored)] == stored
+    assert len(Results.load(out).measurements) == len(stored) + 2
     assert main(["run", "--peers", "*", *quick]) == 2
     assert "WRONG" in capsys.readouterr().out
     assert main(["run", "tony"]) == 1
