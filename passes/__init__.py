@@ -6,10 +6,10 @@ from recfx.passes.fold_affine import FoldAffine
 from recfx.passes.fold_batchnorm import FoldBatchnorm
 from recfx.passes.fold_constants import FoldConstants
 from recfx.passes.fold_linear_into_table import FoldLinearIntoTable
+from recfx.passes.form_bags import FormBags
 from recfx.passes.fuse_cross import FuseCross
 from recfx.passes.fuse_dot_interaction import FuseDotInteraction
 from recfx.passes.fuse_fm import FuseFm
-from recfx.passes.form_bags import FormBags
 from recfx.passes.fuse_lookups import FuseLookups
 from recfx.passes.fuse_mlp import FuseMlp
 from recfx.passes.fuse_parallel_linears import FuseParallelLinears
@@ -31,9 +31,10 @@ DEFAULT_PIPELINE = (
 
 #: What the default pipeline leaves, in operators of the dialect: interactions before the lookups whose stacks they read, MLP chains last,
 #: as they take any linear.
-DIALECT_PIPELINE = "fuse-dot-interaction,fuse-fm,fuse-cross,fuse-lookups,fuse-mlp"
+DIALECT_PIPELINE = "fuse-dot-interaction,fuse-fm,fuse-cross,form-bags,fuse-lookups,fuse-mlp"
 
-#: The default passes and those that write the dialect, for backends with kernels of their own for it.
+#: The default passes and those that write the dialect, for backends with kernels of their own for it. Equal products over different inputs
+#: stay apart: one after another they cost such a backend nothing.
 NATIVE_PIPELINE = f"{DEFAULT_PIPELINE},{DIALECT_PIPELINE}".replace(
     "fuse-parallel-linears", "fuse-parallel-linears{max_weight=0}"
 )
@@ -50,7 +51,6 @@ def default_pipeline(*, requests: bool, dialect: bool) -> str:
     text = NATIVE_PIPELINE if dialect else DEFAULT_PIPELINE
     return text.replace("fold-batchnorm,", "fold-batchnorm,hoist-requests,") if requests else text
 
-NATIVE_PIPELINE = f"{DEFAULT_PIPELINE},form-bags,fuse-lookups"
 
 __all__ = [
     "DEFAULT_PIPELINE",
@@ -63,10 +63,10 @@ __all__ = [
     "FoldBatchnorm",
     "FoldConstants",
     "FoldLinearIntoTable",
+    "FormBags",
     "FuseCross",
     "FuseDotInteraction",
     "FuseFm",
-    "FormBags",
     "FuseLookups",
     "FuseMlp",
     "FuseParallelLinears",

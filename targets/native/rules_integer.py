@@ -88,7 +88,7 @@ def _remainder(builder: PlanBuilder, node: fx.Node) -> None:
 def _clamp(builder: PlanBuilder, node: fx.Node) -> None:
     low: Any = node.args[1] if len(node.args) > 1 else node.kwargs.get("min")
     high: Any = node.args[2] if len(node.args) > 2 else node.kwargs.get("max")
-    operations = []
+    operations: list[Operation] = []
     for code, bound in ((LOW, low), (HIGH, high)):
         if bound is None:
             continue

@@ -51,7 +51,7 @@ def _embedding(builder: PlanBuilder, node: fx.Node) -> None:
     fields = _table(builder, feature, table) | {
         "node": node.args[1], "ids": ids.slot, "ids_offset": ids.offset, "ids_stride": step, "offsets": -1, "weights": -1
     }  # fmt: skip
-    builder.emit(Kind.LOOKUP, out, [(length * table.shape[1], 1)], {}, ints=[1])
+    builder.emit(Kind.LOOKUP, out, [(1, 0), (length * table.shape[1], 1)], {}, ints=[1])
     builder.steps[-1].features = [fields]
     builder.values[node] = out
 
