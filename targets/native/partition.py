@@ -138,6 +138,10 @@ class Partitioner:
         used = {s for step in builder.steps for s in [v.slot for v in step.views.values()]}
         used |= {f[name] for step in builder.steps for f in step.features for name in ("ids", "offsets", "weights")}
         inputs = [i for i, s in enumerate(builder.slots) if s.place is Place.INPUT and i in used]
+        if any(not s.once and s.place is Place.OUTPUT for s in builder.slots) and not any(
+            not builder.slots[i].once for i in inputs
+        ):
+            inputs += self._batch_source(builder)
         arguments = [*inputs, *(slot for _, slot in outputs)]
         plan = Plan(self.library, self.level, builder, arguments)
         call = plan_call(plan, self.library, builder, arguments, len(outputs))
@@ -150,6 +154,17 @@ class Partitioner:
             return
         for position, (original, _) in enumerate(outputs):
             self.copies[original] = self.graph.call_function(_getitem, (node, position))
+
+    def _batch_source(self, builder: PlanBuilder) -> list[int]:
+        """An input that tells the batch to a plan all of whose own inputs have one row."""
+        for node in self.program.placeholders():
+            try:
+                value = builder.value(node)
+            except Unsupported:
+                continue
+            if value.batched:
+                return [value.slot]
+        return []  # jagged lookups tell it by their offsets
 
     def _torch(self, left: list[fx.Node], done: set[fx.Node]) -> list[fx.Node]:
         """Gives torch everything ready that no plan can hold."""

@@ -104,7 +104,9 @@ def _groups(builder: PlanBuilder) -> dict[int, int]:
         touched += [f[name] for f in step.features for name in ("ids", "offsets", "weights") if f[name] >= 0]
         for slot in touched:
             first.setdefault(slot, number)
-            last[slot] = number
+            # Steps for one row run before all others: what the others read of theirs lives to the end.
+            kept = builder.slots[slot].once and not step.once
+            last[slot] = len(builder.steps) if kept else max(number, last.get(slot, 0))
     groups: dict[int, int] = {}
     free: list[tuple[int, bool]] = []
     busy: list[tuple[int, int, bool]] = []
