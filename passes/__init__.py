@@ -17,6 +17,8 @@ from recfx.passes.hoist_requests import HoistRequests
 from recfx.passes.merge_duplicates import MergeDuplicates
 from recfx.passes.merge_tables import MergeTables
 from recfx.passes.narrow_last_position import NarrowLastPosition
+from recfx.passes.quantize_linears import QuantizeLinears
+from recfx.passes.quantize_tables import QuantizeTables
 from recfx.passes.tabulate_towers import TabulateTowers
 
 #: What keeps every bit. Constants are folded before duplicates are looked for, so that equal index tables merge too.
@@ -41,15 +43,26 @@ NATIVE_PIPELINE = f"{DEFAULT_PIPELINE},{DIALECT_PIPELINE}".replace(
 )
 
 
-def default_pipeline(*, requests: bool, dialect: bool) -> str:
+#: What follows the dialect passes at each precision.
+PRECISIONS = {
+    "fp32": "",
+    "bf16": "quantize-tables{bits=16},quantize-linears{bits=16}",
+    "int8": "quantize-tables{bits=8},quantize-linears{bits=8}",
+}
+
+
+def default_pipeline(*, requests: bool, dialect: bool, precision: str = "fp32") -> str:
     """The passes `optimize` runs unless told otherwise.
 
     Args:
         requests: Whether the model has request inputs. Hoisting comes after the folds, which simplify what it looks at, and before anything
             is batched, which would weld values of the request and of the candidates together.
         dialect: Whether the backend has kernels for the recfx dialect.
+        precision: A key of PRECISIONS.
     """
     text = NATIVE_PIPELINE if dialect else DEFAULT_PIPELINE
+    if PRECISIONS[precision]:
+        text = f"{text},{PRECISIONS[precision]}"
     return text.replace("fold-batchnorm,", "fold-batchnorm,hoist-requests,") if requests else text
 
 
@@ -58,6 +71,7 @@ __all__ = [
     "DIALECT_PIPELINE",
     "EXACT_PIPELINE",
     "NATIVE_PIPELINE",
+    "PRECISIONS",
     "BatchSelects",
     "Canonicalize",
     "FoldAffine",
@@ -75,6 +89,8 @@ __all__ = [
     "MergeDuplicates",
     "MergeTables",
     "NarrowLastPosition",
+    "QuantizeLinears",
+    "QuantizeTables",
     "TabulateTowers",
     "default_pipeline",
 ]

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import time
 import weakref
 from collections.abc import Iterable, Mapping, Sequence
@@ -14,7 +15,7 @@ import torch
 from recfx.compiled import CompiledModel, Parts
 from recfx.constant_inputs import hold_constants
 from recfx.cost.arithmetic import arithmetic
-from recfx.errors import InputError
+from recfx.errors import InputError, TargetError
 from recfx.harm import do_no_harm
 from recfx.ir import MAX_BATCH, Level, Program, capture, verify_numeric
 from recfx.ir.crosscheck import probes
@@ -23,7 +24,7 @@ from recfx.ir.numeric import Exactness, compare_outputs, run_in_float64
 from recfx.ir.outputs import own_outputs
 from recfx.ir.program import Origin
 from recfx.ir.requests import repeat_example, share_requests
-from recfx.passes import default_pipeline
+from recfx.passes import PRECISIONS, default_pipeline
 from recfx.pipeline import Dump, Instrument, Pass, Pipeline, PipelineResult
 from recfx.refresh import Recipe, RequestInputs, state_shapes
 from recfx.report import ARITHMETIC_ROWS, Report
@@ -42,6 +43,7 @@ def optimize(
     request_inputs: str | Sequence[str] = (),
     many_requests: bool = False,
     check_requests: bool = True,
+    precision: str = "fp32",
     verify: str = "meta",
     measure: bool = True,
     debug: str | Path | None = None,
@@ -65,6 +67,8 @@ def optimize(
         many_requests: Take request inputs with a row for each of several requests, and a keyword `request_index`, int64 [batch], that
             says which of them each candidate belongs to.
         check_requests: Compare the rows of a request input that is given with one row for each candidate; False trusts them to be equal.
+        precision: "fp32", "bf16" or "int8": what tables and dense weights are stored and multiplied in. Below fp32 the answers change; the
+            report says by how much on the example inputs.
         verify: What to check after each pass: "off", "structure", "meta" or "numeric".
         measure: Compare with the user's own model on the clock and keep that one if the compiled one is slower.
         debug: Folder for the program before and after each pass.
@@ -89,7 +93,7 @@ def optimize(
         raise InputError(
             "many_requests needs request_inputs", hint="name the inputs that hold one row for each request"
         )
-    plan = _pipeline(pipeline, backends, bool(requests))
+    plan = _pipeline(pipeline, backends, bool(requests), precision)
     if target in GROUPS:
         backends = _as_exact_as(plan, backends)
     level = _level(verify)
@@ -119,6 +123,8 @@ def optimize(
         _check_lowered(region, result, level)
         clock.done("lowering")
         report = _report(model, target, region.backend, captured, result)
+        if any(r.fired and Exactness(r.exactness) is Exactness.APPROX for r in result.records):
+            report = dataclasses.replace(report, approximation=_approximation(captured, region))
         parts = Parts(program, [region], report)
         if measure:
             parts = do_no_harm(parts, held.model)
@@ -177,13 +183,25 @@ def _final_check(captured: Program, result: PipelineResult, level: Level) -> Non
     verify_numeric(captured, result.program, order[max(applied, default=0)])
 
 
-def _pipeline(pipeline: Any, backends: Sequence[Backend], requests: bool) -> Pipeline:
-    """The user's pipeline, or the default that fits the backends."""
+def _pipeline(pipeline: Any, backends: Sequence[Backend], requests: bool, precision: str) -> Pipeline:
+    """The user's pipeline, or the default that fits the backends and the precision."""
+    if precision not in PRECISIONS:
+        raise InputError(f"precision={precision!r} is unknown", hint=f"one of {', '.join(map(repr, PRECISIONS))}")
+    if precision != "fp32" and pipeline is not None:
+        raise InputError(
+            "precision= is a short form for passes, and a pipeline was given as well",
+            hint=f"leave precision out and append {PRECISIONS[precision]!r} to the pipeline",
+        )
+    if precision != "fp32" and not backends[0].dialect:
+        raise TargetError(
+            f"no backend of this target computes in {precision}",
+            hint=BACKENDS["native"].unavailable() or "pass target='cpu' or target='native'",
+        )
     if isinstance(pipeline, Pipeline):
         return pipeline
     if pipeline is not None:
         return Pipeline(pipeline)
-    return Pipeline(default_pipeline(requests=requests, dialect=backends[0].dialect))
+    return Pipeline(default_pipeline(requests=requests, dialect=backends[0].dialect, precision=precision))
 
 
 _CLASSES = list(Exactness)
@@ -209,6 +227,19 @@ def _check_lowered(region: Lowered, result: PipelineResult, level: Level) -> Non
         except Exception:  # noqa: BLE001 - inputs the program itself refuses say nothing about the backend
             continue
         compare_outputs(expected, region.run(*leaves), Exactness.APPROX if approximate else exactness, name, truth)
+
+
+def _approximation(captured: Program, region: Lowered) -> tuple[float, float]:
+    """The largest difference of an output on the example inputs, as it is and over the output's standard deviation."""
+    worst, relative = 0.0, 0.0
+    found = region.run(*region.program.example)
+    for want, got in zip(captured.run(captured.example), found, strict=True):
+        if isinstance(want, torch.Tensor) and want.is_floating_point() and want.numel():
+            difference = float((got.double() - want.double()).abs().max())
+            spread = float(want.double().std(correction=0))
+            worst = max(worst, difference)
+            relative = max(relative, difference / spread if spread else float(difference > 0))
+    return worst, relative
 
 
 def _lower(program: Program, backends: Sequence[Backend]) -> Any:

@@ -54,6 +54,8 @@ class Report:
         seconds: Seconds of each stage: capture, passes, lowering, measuring.
         measured: The do-no-harm measurements; empty when they were not asked for.
         arithmetic: Multiply-adds before and after for `ARITHMETIC_ROWS` candidates of one request, for a model with request inputs.
+        approximation: The largest difference of an output from the original's on the example inputs, as it is and over the output's standard
+            deviation, when passes changed the function.
         kept_eager: Whether the compiled model was slower and the user's own model runs instead.
     """
 
@@ -67,6 +69,7 @@ class Report:
     seconds: dict[str, float]
     measured: tuple[Measured, ...] = ()
     arithmetic: tuple[int, int] | None = None
+    approximation: tuple[float, float] | None = None
     kept_eager: bool = False
 
     @property
@@ -101,6 +104,11 @@ class Report:
             lines.append(
                 f"  multiply-adds for {ARITHMETIC_ROWS} candidates of one request: {first / 1e6:.2f} M → {last / 1e6:.2f} M"
                 f"  ({1 - last / max(first, 1):.0%} saved)"
+            )
+        if self.approximation is not None:
+            worst, relative = self.approximation
+            lines.append(
+                f"  answers on the example inputs differ by at most {worst:.3g} ({relative:.2%} of their standard deviation)"
             )
         width = max((len(p.text) for p in self.passes), default=0)
         for record in self.passes:
