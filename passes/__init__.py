@@ -17,6 +17,7 @@ from recfx.passes.hoist_requests import HoistRequests
 from recfx.passes.merge_duplicates import MergeDuplicates
 from recfx.passes.merge_tables import MergeTables
 from recfx.passes.narrow_last_position import NarrowLastPosition
+from recfx.passes.tabulate_towers import TabulateTowers
 
 #: What keeps every bit. Constants are folded before duplicates are looked for, so that equal index tables merge too.
 EXACT_PIPELINE = "canonicalize,fold-constants,merge-tables,merge-duplicates,batch-selects"
@@ -74,5 +75,6 @@ __all__ = [
     "MergeDuplicates",
     "MergeTables",
     "NarrowLastPosition",
+    "TabulateTowers",
     "default_pipeline",
 ]

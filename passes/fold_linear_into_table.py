@@ -125,20 +125,20 @@ def _bag(allowed: int, node: fx.Node, ctx: PassContext) -> Any:
 
 def _pooled(allowed: int, node: fx.Node, ctx: PassContext) -> Any:
     pooling: Any = node.args[0]
-    lookup: Any = pooling.args[0] if pooling.target in _POOLINGS else pooling
-    if lookup is pooling or lookup.target is not _aten.embedding.default:
+    if pooling.target not in _POOLINGS or pooling.args[0].target is not _aten.embedding.default:
         return None
-    rank, dims = value(lookup), argument(pooling, 1, "dim")
-    if rank is None or not dims or any(d % rank.ndim == rank.ndim - 1 for d in dims):
+    lookup: Any = pooling.args[0]
+    rows, dims = value(lookup), argument(pooling, 1, "dim")
+    if rows is None or not dims or any(d % rows.ndim == rows.ndim - 1 for d in dims):
         return Miss("it pools over columns", pooling)
     if argument(pooling, 3, "dtype") is not None:
         return Miss("it pools in another dtype", pooling)
-    if only_user(lookup) is not pooling or only_user(pooling) is not node:
+    if (only_user(lookup), only_user(pooling)) != (pooling, node):
         return Miss("the looked-up rows are read elsewhere as well", lookup)
 
     def again(table: fx.Node) -> fx.Node:
-        rows = ctx.call(lookup.target, table, *lookup.args[1:], **lookup.kwargs)
-        return ctx.call(pooling.target, rows, *pooling.args[1:], **pooling.kwargs)
+        found = ctx.call(lookup.target, table, *lookup.args[1:], **lookup.kwargs)
+        return ctx.call(pooling.target, found, *pooling.args[1:], **pooling.kwargs)
 
     return _behind_pooling(allowed, node, ctx, lookup.args[0], again)
 

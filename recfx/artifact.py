@@ -4,6 +4,7 @@ model/
   manifest.json        format, versions, checksums of the other files, which backend has which region
   program.json         the graph and the calling convention
   state.safetensors    tables, weights and constants
+  constants.safetensors  inputs declared constant, for a refresh
   region-0/            what a backend saved for itself, if anything
 """
 
@@ -27,6 +28,7 @@ from recfx.errors import ArtifactError
 from recfx.ir.program import Program
 from recfx.ir.serialize import from_json, to_json
 from recfx.pipeline import MissRecord, PassRecord
+from recfx.refresh import Recipe, load_recipe
 from recfx.report import Measured, Report
 from recfx.targets import BACKENDS, Lowered
 
@@ -35,7 +37,13 @@ _MANIFEST = "manifest.json"
 _COPIED_BYTES = 16 << 20
 
 
-def save(program: Program, regions: Sequence[Lowered], report: Report, path: str | PathLike[str]) -> None:
+def save(
+    program: Program,
+    regions: Sequence[Lowered],
+    report: Report,
+    path: str | PathLike[str],
+    recipe: Recipe | None = None,
+) -> None:
     """Writes an artifact; a crash in the middle leaves whatever was there before.
 
     Raises:
@@ -53,7 +61,7 @@ def save(program: Program, regions: Sequence[Lowered], report: Report, path: str
         for index, region in enumerate(regions):
             (staging / f"region-{index}").mkdir()
             BACKENDS[region.backend].save(region, staging / f"region-{index}")
-        _write_manifest(staging, regions, report)
+        _write_manifest(staging, regions, report, recipe.save(staging) if recipe is not None else None)
         _replace(staging, folder)
     finally:
         shutil.rmtree(staging, ignore_errors=True)
@@ -84,7 +92,8 @@ def load(path: str | PathLike[str], *, check: bool = True) -> CompiledModel:
         if name not in BACKENDS:
             raise ArtifactError(f"the artifact needs the backend {name!r}, unknown here", where=str(folder))
         regions.append(BACKENDS[name].load(program, folder / f"region-{index}"))
-    return CompiledModel(Parts(program, regions, _decode_report(manifest["report"])))
+    recipe = load_recipe(manifest.get("recipe"), folder)
+    return CompiledModel(Parts(program, regions, _decode_report(manifest["report"]), recipe=recipe))
 
 
 def _settled(tensor: torch.Tensor) -> torch.Tensor:
@@ -92,7 +101,7 @@ def _settled(tensor: torch.Tensor) -> torch.Tensor:
     return tensor.clone() if tensor.numel() * tensor.element_size() <= _COPIED_BYTES else tensor
 
 
-def _write_manifest(folder: Path, regions: Sequence[Lowered], report: Report) -> None:
+def _write_manifest(folder: Path, regions: Sequence[Lowered], report: Report, recipe: dict[str, Any] | None) -> None:
     from recfx import __version__
 
     files = {
@@ -107,6 +116,7 @@ def _write_manifest(folder: Path, regions: Sequence[Lowered], report: Report) ->
         "files": files,
         "regions": [region.backend for region in regions],
         "report": report.to_json(),
+        "recipe": recipe,
     }
     (folder / _MANIFEST).write_text(json.dumps(manifest, indent=1) + "\n")
 

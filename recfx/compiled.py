@@ -3,9 +3,9 @@
 from __future__ import annotations
 
 import threading
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from os import PathLike
-from typing import Any, NoReturn
+from typing import TYPE_CHECKING, Any, NoReturn
 
 from recfx.diagnose import diagnose
 from recfx.errors import RecfxError
@@ -13,6 +13,11 @@ from recfx.ir.entry import entry_function
 from recfx.ir.program import Program
 from recfx.report import Report
 from recfx.targets import Lowered
+
+if TYPE_CHECKING:
+    import torch
+
+    from recfx.refresh import Recipe
 
 Build = Callable[[tuple[Any, ...], dict[str, Any]], "Parts"]
 
@@ -25,11 +30,18 @@ class Parts:
         regions: The lowered regions, in order.
         report: What was done.
         run: Flat inputs -> flat outputs; by default the only region's runner.
+        recipe: How to make it again from other weights; None when that is not known.
     """
 
     def __init__(
-        self, program: Program, regions: Sequence[Lowered], report: Report, run: Callable[..., Any] | None = None
+        self,
+        program: Program,
+        regions: Sequence[Lowered],
+        report: Report,
+        run: Callable[..., Any] | None = None,
+        recipe: Recipe | None = None,
     ) -> None:
+        self.recipe = recipe
         self.program = program
         self.regions = tuple(regions)
         self.report = report
@@ -94,7 +106,40 @@ class CompiledModel:
         from recfx.artifact import save
 
         parts = self._ready()
-        save(parts.program, parts.regions, parts.report, path)
+        save(parts.program, parts.regions, parts.report, path, parts.recipe)
+
+    @property
+    def parts(self) -> Parts:
+        """What the model consists of."""
+        return self._ready()
+
+    def refresh(
+        self,
+        model: torch.nn.Module | None = None,
+        *,
+        example_inputs: Any = None,
+        constant_inputs: Mapping[str, torch.Tensor] | None = None,
+    ) -> None:
+        """Takes over the weights as they are now: folded constants and precomputed tables are computed anew.
+
+        The model is captured and goes through the same passes again, without measuring: as long as `optimize` took for that. Calls go on
+        meanwhile with the old weights, and change to the new ones all at once.
+
+        Args:
+            model: The model with the new weights; by default the one given to `optimize`, when it still exists.
+            example_inputs: As for `optimize`; a loaded model needs them, any other keeps its own.
+            constant_inputs: New values of inputs that were declared constant, such as the items' new features.
+
+        Raises:
+            InputError: No model or example is at hand, or shapes changed.
+            ArtifactError: The saved model cannot be refreshed.
+        """
+        from recfx.refresh import refreshed
+
+        with self._lock:
+            parts = refreshed(self._ready(), model, example_inputs, constant_inputs)
+            self._parts = parts
+            self._entry = parts.entry
 
     def __repr__(self) -> str:
         if self._parts is None:

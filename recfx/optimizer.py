@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import time
+import weakref
 from collections.abc import Iterable, Mapping, Sequence
 from functools import partial
 from pathlib import Path
@@ -11,6 +12,7 @@ from typing import Any
 import torch
 
 from recfx.compiled import CompiledModel, Parts
+from recfx.constant_inputs import hold_constants
 from recfx.cost.arithmetic import arithmetic
 from recfx.errors import InputError
 from recfx.harm import do_no_harm
@@ -23,6 +25,7 @@ from recfx.ir.program import Origin
 from recfx.ir.requests import repeat_example, share_requests
 from recfx.passes import default_pipeline
 from recfx.pipeline import Dump, Instrument, Pass, Pipeline, PipelineResult
+from recfx.refresh import Recipe, state_shapes
 from recfx.report import ARITHMETIC_ROWS, Report
 from recfx.targets import BACKENDS, GROUPS, Backend, Lowered, resolve
 
@@ -42,6 +45,8 @@ def optimize(
     verify: str = "meta",
     measure: bool = True,
     debug: str | Path | None = None,
+    constant_inputs: Mapping[str, Any] | Sequence[str] | None = None,
+    tables: bool = False,
 ) -> CompiledModel:
     """Makes a trained model faster.
 
@@ -63,6 +68,10 @@ def optimize(
         verify: What to check after each pass: "off", "structure", "meta" or "numeric".
         measure: Compare with the user's own model on the clock and keep that one if the compiled one is slower.
         debug: Folder for the program before and after each pass.
+        constant_inputs: Inputs that are the same at every call, as {name: tensor}, or as names with the example's values: they become
+            part of the model, what depends on them alone is computed once, and calls may leave them out.
+        tables: `constant_inputs` is a catalogue instead: its first entry lists all ids an input can have, the others what each id
+            determines. Towers over the ids become tables, and calls may leave the others out.
 
     Returns:
         The compiled model; `.report` says what was done.
@@ -89,15 +98,21 @@ def optimize(
 
     def build(args: tuple[Any, ...], kwargs: Mapping[str, Any]) -> Parts:
         clock = _Stages()
+        held = hold_constants(model, constant_inputs, tables, args, kwargs)
+        source, args, kwargs = held.model, held.args, held.kwargs
         if requests:
-            call = repeat_example(model, args, kwargs, requests)
+            call = repeat_example(source, args, kwargs, requests)
             args, kwargs = call.args, call.kwargs
-        captured = capture(model, args, kwargs, dynamic_shapes=dynamic_shapes, max_batch=max_batch)
+        captured = capture(source, args, kwargs, dynamic_shapes=dynamic_shapes, max_batch=max_batch)
         if requests:
             captured = share_requests(captured, requests, many=many_requests, check=check_requests)
+        captured.signature = held.mark(captured.signature)
         clock.done("capture")
         instruments: list[Instrument] = [Dump(Path(debug))] if debug else []
-        result = plan.run(captured, verify=level, instruments=instruments, reproducer=_reproducer(debug))
+        result = (held.first_passes() + plan).run(
+            captured, verify=level, instruments=instruments, reproducer=_reproducer(debug), resources=held.resources
+        )
+        result.program.notices += held.notices(result)
         _final_check(captured, result, level)
         clock.done("passes")
         program = own_outputs(result.program)
@@ -107,8 +122,19 @@ def optimize(
         report = _report(model, target, region.backend, captured, result)
         parts = Parts(program, [region], report)
         if measure:
-            parts = do_no_harm(parts, model)
+            parts = do_no_harm(parts, source)
             clock.done("measuring")
+        parts.recipe = Recipe(
+            plan,
+            target if isinstance(target, str) else tuple(target),
+            dynamic_shapes,
+            max_batch,
+            held.values,
+            tables,
+            {"request_inputs": requests, "many_requests": many_requests, "check_requests": check_requests},
+            state_shapes(model),
+            weakref.ref(model),
+        )
         parts.report.seconds.update(clock.seconds)
         return parts
 

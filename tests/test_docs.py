@@ -59,6 +59,19 @@ def test_the_examples_of_request_inputs_work() -> None:
     torch.testing.assert_close(names["scores"], want, rtol=1e-4, atol=1e-5)
 
 
+def test_the_examples_of_constant_inputs_work() -> None:
+    text = (ROOT / "docs" / "constant-inputs.md").read_text()
+    names: dict[str, object] = {"torch": torch, "recfx": recfx}
+    for block in re.findall(r"```python\n(.*?)```", text, flags=re.DOTALL):
+        exec(block, names)
+    fast, model, prices = names["fast"], names["model"], names["prices"]
+    assert isinstance(fast, recfx.CompiledModel)
+    assert isinstance(model, torch.nn.Module)
+    assert isinstance(prices, torch.Tensor)
+    user, item = torch.tensor([1, 2]), torch.tensor([10, 20])
+    torch.testing.assert_close(fast(user, item), model(user, item, prices[item] * 1.1), rtol=1e-4, atol=1e-5)
+
+
 @pytest.mark.parametrize(
     "document", ["README.md", *sorted(str(p.relative_to(ROOT)) for p in (ROOT / "docs").glob("*.md"))]
 )

@@ -13,6 +13,7 @@ from typing import Any
 import torch
 from torch.utils import _pytree as pytree
 
+from recfx.ir.constants import without_constants
 from recfx.ir.jagged import is_jagged_type, without_caches
 from recfx.ir.signature import LeafSpec, Signature, one_row
 
@@ -26,7 +27,20 @@ def entry_function(signature: Signature, run: Callable[..., Any]) -> Callable[..
         signature: The calling convention.
         run: Takes the leaves by position and returns the flat outputs.
     """
-    return _EntryWriter(signature, run).compile()
+    entry = _EntryWriter(signature, run).compile()
+    return _with_constants(entry, signature) if signature.constants else entry
+
+
+def _with_constants(entry: Callable[..., Any], signature: Signature) -> Callable[..., Any]:
+    """The entry of a model with constant inputs: calls may pass or leave out what was declared constant."""
+    takes, forward, constants = len(signature.parameters), signature.forward, signature.constants
+
+    def entry_with_constants(*args: Any, **kwargs: Any) -> Any:
+        if len(args) + len(kwargs) > takes:
+            args, kwargs = without_constants(forward, constants, args, kwargs)
+        return entry(*args, **kwargs)
+
+    return entry_with_constants
 
 
 class _EntryWriter:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import importlib
 import math
 import operator
@@ -13,6 +14,7 @@ from torch import fx
 from torch.utils import _pytree as pytree
 
 from recfx.errors import ArtifactError
+from recfx.ir.constants import Fingerprint
 from recfx.ir.program import Origin, Program, get_state, set_state
 from recfx.ir.propagate import fake_inputs, refresh
 from recfx.ir.signature import LeafSpec, Signature
@@ -289,6 +291,8 @@ def _encode_signature(signature: Signature) -> dict[str, Any]:
             for leaf in signature.leaves
         ],
         "dims": {name: list(bounds) for name, bounds in signature.dims.items()},
+        "constants": {k: None if v is None else dataclasses.asdict(v) for k, v in signature.constants.items()},
+        "forward": list(signature.forward),
     }
 
 
@@ -316,4 +320,9 @@ def _decode_signature(document: dict[str, Any]) -> Signature:
         leaves=leaves,
         dims={name: (low, high) for name, (low, high) in document["dims"].items()},
         keyword_only=frozenset(document["keyword_only"]),
+        constants={
+            k: None if v is None else Fingerprint(v["dtype"], tuple(v["shape"]), v["digest"])
+            for k, v in document.get("constants", {}).items()
+        },
+        forward=tuple(document.get("forward", ())),
     )

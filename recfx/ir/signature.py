@@ -15,6 +15,7 @@ import torch
 from torch.utils import _pytree as pytree
 
 from recfx.errors import InputError
+from recfx.ir.constants import Fingerprint, without_constants
 from recfx.ir.jagged import is_jagged, without_caches
 
 Size = int | str
@@ -62,6 +63,9 @@ class Signature:
         out_spec: The pytree of the result.
         leaves: One entry per leaf, in the order of the graph's placeholders.
         dims: Dimension name -> (smallest, largest) size.
+        constants: Parameters that were declared constant, and are none of `parameters`: name -> what they must be when they are passed
+            all the same; None for one that is not looked at.
+        forward: With constants: these and `parameters`, in the order of the model's `forward`.
     """
 
     parameters: tuple[str, ...]
@@ -71,6 +75,8 @@ class Signature:
     leaves: tuple[LeafSpec, ...]
     dims: Mapping[str, tuple[int, int | None]]
     keyword_only: frozenset[str] = frozenset()
+    constants: Mapping[str, Fingerprint | None] = dataclasses.field(default_factory=dict)
+    forward: tuple[str, ...] = ()
 
     def bind(self, args: Sequence[Any], kwargs: Mapping[str, Any]) -> list[Any]:
         """Puts call arguments in the order of `parameters`.
@@ -78,6 +84,8 @@ class Signature:
         Raises:
             InputError: A parameter is missing, unknown, given twice, or was left at its default at capture and now is not.
         """
+        if self.constants:
+            args, kwargs = without_constants(self.forward, self.constants, args, kwargs)
         given = dict(zip((p for p in self.parameters if p not in self.keyword_only), args, strict=False))
         positional = len(self.parameters) - len(self.keyword_only)
         if len(args) > positional:

@@ -16,7 +16,7 @@ if TYPE_CHECKING:
     from recfx.ir.program import Program
     from recfx.pipeline.context import PassContext
 
-NEEDS = frozenset({"examples", "calibration", "labels", "fine-tuning"})
+NEEDS = frozenset({"examples", "calibration", "catalogue", "labels", "fine-tuning"})
 _NAME = re.compile(r"[a-z][a-z0-9]*(-[a-z0-9]+)*")
 
 
@@ -33,7 +33,7 @@ class PassSpec:
         establishes: Properties the program has afterwards.
         invalidates: Properties the program may lose.
         preserves: Names of analyses that stay valid although the pass rewrites.
-        needs: What it needs besides the program: "examples", "calibration", "labels", "fine-tuning".
+        needs: What it needs besides the program: "examples", "calibration", "catalogue", "labels", "fine-tuning".
         changes_state: Whether it changes, adds or removes parameters.
         idempotent: Whether running it twice is the same as once.
         mandatory: Whether it runs whole even when a bisection holds other rewrites back.

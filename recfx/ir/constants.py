@@ -1,0 +1,69 @@
+"""Inputs declared constant: they are part of the model, and a call may leave them out."""
+
+from __future__ import annotations
+
+import dataclasses
+import hashlib
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+import torch
+
+from recfx.errors import InputError
+
+
+@dataclasses.dataclass(frozen=True)
+class Fingerprint:
+    """What identifies a tensor's contents without keeping them.
+
+    Attributes:
+        dtype: Element type, without "torch.".
+        shape: Sizes.
+        digest: BLAKE2 of the elements in order.
+    """
+
+    dtype: str
+    shape: tuple[int, ...]
+    digest: str
+
+
+def fingerprint(tensor: torch.Tensor) -> Fingerprint:
+    """The fingerprint of a dense tensor."""
+    flat = tensor.detach().cpu().contiguous().reshape(-1).view(torch.uint8)
+    digest = hashlib.blake2b(flat.numpy().tobytes(), digest_size=16).hexdigest()
+    return Fingerprint(str(tensor.dtype).removeprefix("torch."), tuple(tensor.shape), digest)
+
+
+def without_constants(
+    forward: Sequence[str],
+    constants: Mapping[str, Fingerprint | None],
+    args: Sequence[Any],
+    kwargs: Mapping[str, Any],
+) -> tuple[tuple[Any, ...], dict[str, Any]]:
+    """A call's arguments without those declared constant.
+
+    Args:
+        forward: The parameters given at capture and the constant ones, in the order of the model's forward.
+        constants: What each constant parameter must be when it is passed; None for one that is not looked at.
+        args: Positional arguments: for all parameters, or for those that are not constant.
+        kwargs: Keyword arguments.
+
+    Raises:
+        InputError: A constant is passed with another value.
+    """
+    given = {name: value for name, value in kwargs.items() if name in constants}
+    rest = {name: value for name, value in kwargs.items() if name not in constants}
+    positional = tuple(args)
+    free = len(forward) - len(constants)
+    if len(args) + sum(name in forward for name in rest) > free and len(args) <= len(forward):
+        named = dict(zip(forward, args, strict=False))
+        given.update({name: value for name, value in named.items() if name in constants})
+        positional = tuple(value for name, value in named.items() if name not in constants)
+    for name, value in given.items():
+        expected = constants[name]
+        if expected is not None and (not isinstance(value, torch.Tensor) or fingerprint(value) != expected):
+            raise InputError(
+                f"input {name!r} was declared constant and is not what it was then",
+                hint="leave it out, or recompute what depends on it: compiled.refresh(constant_inputs={...})",
+            )
+    return positional, rest

@@ -1,0 +1,379 @@
+"""constant_inputs, item tables and refresh."""
+
+from __future__ import annotations
+
+import copy
+import gc
+import threading
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from torch import Tensor, nn
+
+import recfx
+from recfx.zoo import MODELS
+
+USERS, ITEMS = 12, 20
+
+
+class Scores(nn.Module):
+    """Users against a list of items."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        torch.manual_seed(0)
+        self.users, self.items = nn.Embedding(USERS, 4), nn.Embedding(ITEMS, 4)
+        self.tower = nn.Sequential(nn.Linear(4, 6), nn.ReLU(), nn.Linear(6, 4))
+        self.eval()
+
+    def forward(self, item_ids: Tensor, user: Tensor, *, bias: float = 0.5) -> Tensor:
+        return self.users(user) @ self.tower(self.items(item_ids)).T + bias
+
+
+class Rank(nn.Module):
+    """A user, an item and what the item determines: its price and category."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        torch.manual_seed(0)
+        self.users, self.items, self.kinds = nn.Embedding(USERS, 4), nn.Embedding(ITEMS, 4), nn.Embedding(3, 2)
+        self.tower = nn.Sequential(nn.Linear(7, 6), nn.LayerNorm(6), nn.GELU(), nn.Linear(6, 4))
+        self.eval()
+
+    def forward(self, user: Tensor, item: Tensor, price: Tensor, kind: Tensor) -> Tensor:
+        vector = self.tower(torch.cat([self.items(item), self.kinds(kind), price[:, None]], 1))
+        return (self.users(user) * torch.nn.functional.normalize(vector, dim=1)).sum(1)
+
+
+IDS = torch.tensor([3, 1, 4, 15, 9])
+USER = torch.tensor([0, 5, 5, 11])
+
+
+def catalogue(ids: Tensor) -> dict[str, Tensor]:
+    generator = torch.Generator().manual_seed(3)
+    rows = {"price": torch.rand(ITEMS, generator=generator), "kind": torch.randint(0, 3, (ITEMS,), generator=generator)}
+    return {"item": ids, **{name: rows[name][ids] for name in rows}}
+
+
+def rank_inputs(batch: int, seed: int = 0) -> tuple[Tensor, ...]:
+    generator = torch.Generator().manual_seed(seed)
+    items = torch.randint(0, ITEMS, (batch,), generator=generator)
+    whole = catalogue(torch.arange(ITEMS))
+    return torch.randint(0, USERS, (batch,), generator=generator), items, whole["price"][items], whole["kind"][items]
+
+
+def optimize(model: nn.Module, **given: Any) -> recfx.CompiledModel:
+    return recfx.optimize(model, **{"measure": False, "verify": "numeric", **given})
+
+
+def close(a: Tensor, b: Tensor) -> None:
+    torch.testing.assert_close(a, b, rtol=1e-5, atol=1e-6)
+
+
+def linears(fast: recfx.CompiledModel) -> int:
+    return sum("linear" in str(n.target) for n in fast.program.graph.nodes if n.op == "call_function")
+
+
+@pytest.mark.parametrize(
+    ("declared", "example"),
+    [
+        ({"item_ids": IDS}, (USER,)),
+        ({"item_ids": IDS}, (IDS, USER)),
+        (("item_ids",), (IDS, USER)),
+        ("item_ids", (IDS, USER)),
+    ],
+    ids=["value, short example", "value, full example", "name", "one name"],
+)
+def test_what_depends_on_constants_is_computed_once(declared: Any, example: tuple[Tensor, ...]) -> None:
+    model = Scores()
+    fast = optimize(model, example_inputs=example, constant_inputs=declared)
+    assert linears(fast) == 0
+    assert fast.program.signature.dims["batch"] == (1, 65536)
+    for batch in (1, 2, 7):
+        user = torch.randint(0, USERS, (batch,), generator=torch.Generator().manual_seed(batch))
+        expected = model(IDS, user)
+        for got in (
+            fast(user),
+            fast(user=user),
+            fast(IDS, user),
+            fast(user, item_ids=IDS.clone()),
+            fast(IDS, user=user),
+        ):
+            close(got, expected)
+
+
+def test_a_constant_passed_with_another_value_is_refused() -> None:
+    fast = optimize(Scores(), example_inputs=(USER,), constant_inputs={"item_ids": IDS})
+    for wrong in (IDS + 1, IDS.int(), IDS[:-1], 3):
+        with pytest.raises(recfx.RecfxError, match="declared constant"):
+            fast(wrong, USER)
+    with pytest.raises(recfx.RecfxError, match="missing"):
+        fast(item_ids=IDS)
+    with pytest.raises(recfx.RecfxError, match="default"):
+        fast(USER, bias=1.0)
+
+
+@pytest.mark.parametrize(
+    ("declared", "tables", "message"),
+    [
+        ({"items": IDS}, False, "no parameter"),
+        ({"item_ids": [1, 2]}, False, "no tensor"),
+        (None, True, "needs a catalogue"),
+        ({"item_ids": IDS.float()}, True, "int64"),
+        ({"item_ids": torch.tensor([1, 1])}, True, "different"),
+        ({"item_ids": torch.arange(3), "user": torch.arange(4)}, True, "column"),
+    ],
+)
+def test_declarations_that_do_not_fit(declared: Any, tables: bool, message: str) -> None:
+    with pytest.raises(recfx.RecfxError, match=message):
+        optimize(Scores(), example_inputs=(IDS, USER), constant_inputs=declared, tables=tables)
+
+
+@pytest.mark.parametrize("start", [0, 2, None])
+def test_item_towers_become_tables(start: int | None, tmp_path: Path) -> None:
+    model = Rank()
+    ids = torch.randperm(ITEMS) if start is None else torch.arange(start, ITEMS)
+    example = tuple(t[rank_inputs(64)[1] >= (start or 0)] for t in rank_inputs(64))
+    fast = optimize(model, example_inputs=example, constant_inputs=catalogue(ids), tables=True)
+    assert linears(fast) == 0
+    assert fast.program.signature.parameters == ("user", "item")
+    fast.save(tmp_path / "model")
+    loaded = recfx.load(tmp_path / "model")
+    for batch in (1, 2, 7):
+        keep = rank_inputs(50, seed=batch)[1] >= (start or 0)
+        inputs = tuple(t[keep][:batch] for t in rank_inputs(50, seed=batch))
+        expected = model(*inputs)
+        for got in (
+            fast(*inputs[:2]),
+            fast(*inputs),
+            fast(*inputs[:2], price=inputs[2]),
+            loaded(*inputs),
+            loaded(*inputs[:2]),
+        ):
+            close(got, expected)
+
+
+def test_an_id_outside_the_catalogue_is_an_error() -> None:
+    for ids in (torch.arange(3, ITEMS), torch.tensor([5, 3, 4, 19])):
+        example = (USER, torch.tensor([3, 4, 5, 19]))
+        fast = optimize(Rank(), example_inputs=example, constant_inputs=catalogue(ids), tables=True)
+        for outside in (2, ITEMS):
+            with pytest.raises(recfx.RecfxError, match=r"out of range|fails on these inputs"):
+                fast(USER[:1], torch.tensor([outside]))
+
+
+def test_an_example_that_contradicts_the_catalogue_is_refused() -> None:
+    user, item, price, kind = rank_inputs(6)
+    with pytest.raises(recfx.RecfxError, match=r"not what the catalogue says"):
+        optimize(
+            Rank(),
+            example_inputs=(user, item, price + 1, kind),
+            constant_inputs=catalogue(torch.arange(ITEMS)),
+            tables=True,
+        )
+    with pytest.raises(recfx.RecfxError, match="not in the catalogue"):
+        optimize(Rank(), example_inputs=rank_inputs(40), constant_inputs=catalogue(torch.arange(3)), tables=True)
+
+
+def test_the_report_says_when_there_is_no_tower() -> None:
+    class Mixed(nn.Module):
+        def __init__(self) -> None:
+            super().__init__()
+            self.items = nn.Embedding(ITEMS, 4)
+
+        def forward(self, item: Tensor, other: Tensor) -> Tensor:
+            return (self.items(item) * self.items(other)).sum(1)
+
+    inputs = (torch.tensor([1, 2]), torch.tensor([3, 4]))
+    fast = optimize(Mixed().eval(), example_inputs=inputs, constant_inputs={"item": torch.arange(ITEMS)}, tables=True)
+    assert "no tower over 'item'" in " ".join(fast.report.notices)
+
+
+def test_what_mixes_rows_is_no_tower() -> None:
+    class Batchwise(nn.Module):
+        def __init__(self) -> None:
+            super().__init__()
+            self.items, self.a = nn.Embedding(ITEMS, 4), nn.Linear(4, 4)
+
+        def forward(self, item: Tensor, user: Tensor) -> Tensor:
+            rows = torch.softmax(self.a(self.items(item)), 0)
+            return rows * user[:, None]
+
+    model = Batchwise().eval()
+    inputs = (torch.tensor([1, 2, 3]), torch.rand(3))
+    fast = optimize(
+        model,
+        example_inputs=inputs,
+        constant_inputs={"item": torch.arange(ITEMS)},
+        tables=True,
+        pipeline="canonicalize",
+    )
+    assert any("softmax" in str(n.target) for n in fast.program.graph.nodes)
+    assert linears(fast) == 0  # the linear before it is a tower still
+    close(fast(*inputs), model(*inputs))
+
+
+@pytest.mark.parametrize("name", ["two-tower", "neumf"])
+def test_models_of_the_zoo(name: str) -> None:
+    torch.manual_seed(0)
+    model = MODELS[name].small().eval()  # type: ignore[attr-defined]
+    inputs = model.example_inputs(6)
+    key = "item" if name == "two-tower" else "items"
+    fast = optimize(model, example_inputs=inputs, constant_inputs={key: torch.arange(0, 40)}, tables=True)
+    fired = sum(r.fired for r in fast.report.passes if r.text == "tabulate-towers")
+    assert fired == (name == "two-tower")  # NeuMF meets the user before its first layer
+    for batch in (1, 2, 17):
+        again = model.example_inputs(batch, seed=batch)
+        again = tuple(t.clamp(max=39) for t in again)
+        with torch.no_grad():
+            close(fast(*again), model(*again))
+
+
+def test_lightgcn_follows_its_weights() -> None:
+    torch.manual_seed(0)
+    model = MODELS["lightgcn"].small().eval()  # type: ignore[attr-defined]
+    inputs = model.example_inputs(6)
+    fast = optimize(model, example_inputs=inputs)
+    with torch.no_grad():
+        before = fast(*inputs).clone()
+        for parameter in model.parameters():
+            parameter.add_(torch.rand_like(parameter))
+        assert torch.equal(fast(*inputs), before)
+        fast.refresh()
+        close(fast(*inputs), model(*inputs))
+        assert not torch.allclose(fast(*inputs), before)
+
+
+def test_refresh_takes_new_weights_and_new_constants(tmp_path: Path) -> None:
+    model = Rank()
+    inputs = rank_inputs(6)
+    columns = catalogue(torch.arange(ITEMS))
+    fast = optimize(model, example_inputs=inputs, constant_inputs=columns, tables=True)
+    old = fast(*inputs)
+    other = Rank()
+    with torch.no_grad():
+        for parameter in [*model.parameters(), *other.parameters()]:
+            parameter.mul_(1.5)
+    fast.refresh()
+    close(fast(*inputs), model(*inputs))
+    prices = columns["price"] + 1
+    fast.refresh(constant_inputs={"price": prices})
+    close(fast(*inputs[:2]), model(inputs[0], inputs[1], prices[inputs[1]], inputs[3]))
+    fast.save(tmp_path / "model")
+    loaded = recfx.load(tmp_path / "model")
+    with pytest.raises(recfx.RecfxError, match="no model to refresh from"):
+        loaded.refresh()
+    with pytest.raises(recfx.RecfxError, match="no example inputs"):
+        loaded.refresh(other)
+    new = (inputs[0], inputs[1], prices[inputs[1]], inputs[3])
+    loaded.refresh(other, example_inputs=new)
+    close(loaded(*new), other(*new))
+    assert not torch.allclose(old, loaded(*new))
+
+
+def test_refresh_refuses_other_shapes() -> None:
+    model = Scores()
+    fast = optimize(model, example_inputs=(USER,), constant_inputs={"item_ids": IDS})
+    expected = fast(USER)
+    wider = Scores()
+    wider.items = nn.Embedding(ITEMS + 1, 4)
+    with pytest.raises(recfx.RecfxError, match=r"'items.weight' was float32\[20, 4\], now it is float32\[21, 4\]"):
+        fast.refresh(wider.eval())
+    with pytest.raises(recfx.RecfxError, match="constant input 'item_ids'"):
+        fast.refresh(constant_inputs={"item_ids": IDS[:2]})
+    with pytest.raises(recfx.RecfxError, match="not declared constant"):
+        fast.refresh(constant_inputs={"user": IDS})
+    assert torch.equal(fast(USER), expected)  # a refresh that fails changes nothing
+    del model
+    gc.collect()
+    with pytest.raises(recfx.RecfxError, match="no model to refresh from"):
+        fast.refresh()
+
+
+def test_calls_go_on_while_a_refresh_runs() -> None:
+    model = Scores()
+    fast = optimize(model, example_inputs=(USER,), constant_inputs={"item_ids": IDS})
+    trained = copy.deepcopy(model)
+    with torch.no_grad():
+        old = fast(USER).clone()
+        trained.users.weight.mul_(2)
+        trained.tower[2].weight.mul_(3)
+        new = trained(IDS, USER)
+    stop, wrong, seen = threading.Event(), [], [0]
+
+    def call() -> None:
+        while not stop.is_set():
+            got = fast(USER)
+            seen[0] += 1
+            if not (torch.equal(got, old) or torch.allclose(got, new, rtol=1e-5, atol=1e-6)):
+                wrong.append(got)
+
+    threads = [threading.Thread(target=call) for _ in range(2)]
+    for thread in threads:
+        thread.start()
+    fast.refresh(trained)
+    stop.set()
+    for thread in threads:
+        thread.join()
+    assert wrong == []
+    assert seen[0] > 0
+    close(fast(USER), new)
+
+
+def test_a_model_that_was_captured_at_its_first_call() -> None:
+    model = Scores()
+    fast = optimize(model, constant_inputs={"item_ids": IDS})
+    close(fast(USER), model(IDS, USER))
+    close(fast(IDS, USER), model(IDS, USER))
+    with torch.no_grad():
+        model.users.weight.add_(1)
+    fast.refresh()
+    close(fast(USER), model(IDS, USER))
+
+
+@settings(max_examples=5, deadline=None)
+@given(seed=st.integers(0, 2**16), batch=st.integers(2, 5), shuffled=st.booleans(), rows=st.integers(1, ITEMS))
+def test_any_catalogue_gives_what_the_model_gives(seed: int, batch: int, shuffled: bool, rows: int) -> None:
+    generator = torch.Generator().manual_seed(seed)
+    ids = torch.randperm(ITEMS, generator=generator)[:rows]
+    ids = ids if shuffled else ids.sort().values
+    columns = catalogue(ids)
+    model = Rank()
+    picks = torch.randint(0, rows, (batch,), generator=generator)
+    user = torch.randint(0, USERS, (batch,), generator=generator)
+    inputs = (user, *(column[picks] for column in columns.values()))
+    fast = optimize(model, example_inputs=inputs, constant_inputs=columns, tables=True, pipeline="canonicalize")
+    assert linears(fast) == 0
+    close(fast(*inputs[:2]), model(*inputs))
+
+
+@pytest.mark.parametrize("many", [False, True])
+def test_item_tables_go_with_request_inputs(many: bool, tmp_path: Path) -> None:
+    model = Rank()
+    columns = catalogue(torch.arange(ITEMS))
+    _, item, price, kind = rank_inputs(6)
+    user = torch.tensor([3, 7]) if many else torch.tensor([3])
+    index = torch.tensor([0, 0, 1, 0, 1, 1])
+    extra = {"request_index": index} if many else {}
+    fast = optimize(
+        model,
+        example_inputs=(user, item, price, kind),
+        example_kwargs=extra,
+        constant_inputs=columns,
+        tables=True,
+        request_inputs=("user",),
+        many_requests=many,
+    )
+    fast.save(tmp_path / "model")
+    loaded = recfx.load(tmp_path / "model")
+    expected = model(user[index] if many else user.expand(6), item, price, kind)
+    for compiled in (fast, loaded):
+        assert linears(compiled) == 0
+        close(compiled(user, item, **extra), expected)
+        close(compiled(user, item, price, kind, **extra), expected)
+    fast.refresh()
+    close(fast(user, item, **extra), expected)
