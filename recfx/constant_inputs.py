@@ -16,6 +16,7 @@ import torch
 from recfx.errors import InputError
 from recfx.ir.catalogue import Catalogue, make_catalogue
 from recfx.ir.constants import Fingerprint, fingerprint
+from recfx.ir.requests import INDEX
 from recfx.ir.signature import Signature
 from recfx.pipeline import Pipeline, PipelineResult
 
@@ -83,6 +84,11 @@ def hold_constants(
         if tables:
             raise InputError("tables=True needs a catalogue", hint="constant_inputs={'item': torch.arange(num_items)}")
         return Held(model, tuple(args), dict(kwargs))
+    parameters = inspect.signature(model.forward).parameters
+    kwargs, others = (
+        {name: value for name, value in kwargs.items() if (name != INDEX or INDEX in parameters) is wanted}
+        for wanted in (True, False)
+    )
     values = read_constants(model, declared, args, kwargs)
     catalogue = make_catalogue(values) if tables else None
     constants = {} if catalogue is not None else values
@@ -91,10 +97,10 @@ def hold_constants(
         _require_example_fits(model, catalogue, args, kwargs)
         marks = dict.fromkeys(catalogue.columns)
     if not marks:
-        return Held(model, tuple(args), dict(kwargs), values, catalogue=catalogue)
+        return Held(model, tuple(args), {**kwargs, **others}, values, catalogue=catalogue)
     left, left_by_name = drop_from_example(model, marks, args, kwargs)
-    forward = tuple(inspect.signature(model.forward).parameters)
-    return Held(bind(model, constants, catalogue), left, left_by_name, values, marks, forward, catalogue)
+    bound = bind(model, constants, catalogue)
+    return Held(bound, left, {**left_by_name, **others}, values, marks, tuple(parameters), catalogue)
 
 
 def _require_example_fits(

@@ -26,7 +26,7 @@ from recfx.ir.program import Origin
 from recfx.ir.requests import repeat_example, share_requests
 from recfx.passes import PRECISIONS, default_pipeline
 from recfx.pipeline import Dump, Instrument, Pass, Pipeline, PipelineResult
-from recfx.refresh import Recipe, RequestInputs, state_shapes
+from recfx.refresh import Recipe, state_shapes
 from recfx.report import ARITHMETIC_ROWS, Report
 from recfx.targets import BACKENDS, GROUPS, Backend, Lowered, resolve
 
@@ -103,10 +103,11 @@ def optimize(
     def build(args: tuple[Any, ...], kwargs: Mapping[str, Any]) -> Parts:
         clock = _Stages()
         held = hold_constants(model, constant_inputs, tables, args, kwargs)
-        example: Any = held
+        source, args, kwargs = held.model, held.args, held.kwargs
         if requests:
-            example = repeat_example(held.model, held.args, held.kwargs, requests)
-        captured = capture(held.model, example.args, example.kwargs, dynamic_shapes=dynamic_shapes, max_batch=max_batch)
+            call = repeat_example(source, args, kwargs, requests)
+            args, kwargs = call.args, call.kwargs
+        captured = capture(source, args, kwargs, dynamic_shapes=dynamic_shapes, max_batch=max_batch)
         if requests:
             captured = share_requests(captured, requests, many=many_requests, check=check_requests)
         captured.signature = held.mark(captured.signature)
@@ -127,7 +128,7 @@ def optimize(
             report = dataclasses.replace(report, approximation=_approximation(captured, region))
         parts = Parts(program, [region], report)
         if measure:
-            parts = do_no_harm(parts, held.model)
+            parts = do_no_harm(parts, source)
             clock.done("measuring")
         parts.recipe = Recipe(
             plan,
@@ -136,9 +137,9 @@ def optimize(
             max_batch,
             held.values,
             tables,
+            {"request_inputs": requests, "many_requests": many_requests, "check_requests": check_requests},
             state_shapes(model),
             weakref.ref(model),
-            RequestInputs(requests, many_requests, check_requests),
         )
         parts.report.seconds.update(clock.seconds)
         return parts

@@ -22,21 +22,6 @@ _CONSTANTS = "constants.safetensors"
 
 
 @dataclasses.dataclass(frozen=True)
-class RequestInputs:
-    """The arguments of `optimize` about requests.
-
-    Attributes:
-        names: The request inputs.
-        many: Whether calls hold several requests.
-        check: Whether repeated request rows are compared.
-    """
-
-    names: tuple[str, ...] = ()
-    many: bool = False
-    check: bool = True
-
-
-@dataclasses.dataclass(frozen=True)
 class Recipe:
     """The arguments of `optimize` that a refresh needs, and what the weights looked like.
 
@@ -47,9 +32,9 @@ class Recipe:
         max_batch: The largest batch.
         constants: The constant inputs' values.
         tables: Whether they are a catalogue.
+        requests: What was said of request inputs.
         shapes: Parameter or buffer name -> dtype and sizes.
         source: The user's model, when it is still there.
-        requests: The request inputs.
     """
 
     pipeline: Pipeline
@@ -58,9 +43,9 @@ class Recipe:
     max_batch: int
     constants: Mapping[str, torch.Tensor]
     tables: bool
+    requests: Mapping[str, Any]
     shapes: Mapping[str, str]
     source: weakref.ref[torch.nn.Module] | None = None
-    requests: RequestInputs = RequestInputs()
 
     def save(self, folder: Path) -> dict[str, Any] | None:
         """Writes the constants and returns the rest as plain values; None when the recipe has no plain form."""
@@ -74,8 +59,8 @@ class Recipe:
             "max_batch": self.max_batch,
             "constants": list(self.constants),
             "tables": self.tables,
+            "requests": dict(self.requests),
             "shapes": dict(self.shapes),
-            "requests": [list(self.requests.names), self.requests.many, self.requests.check],
         }
 
 
@@ -87,7 +72,6 @@ def load_recipe(document: Mapping[str, Any] | None, folder: Path) -> Recipe | No
 
     tensors = load_file(folder / _CONSTANTS)
     target = document["target"]
-    names, many, check = document["requests"]
     return Recipe(
         Pipeline(document["pipeline"]),
         target if isinstance(target, str) else tuple(target),
@@ -95,8 +79,8 @@ def load_recipe(document: Mapping[str, Any] | None, folder: Path) -> Recipe | No
         document["max_batch"],
         {name: tensors[name] for name in document["constants"]},
         document["tables"],
+        document["requests"],
         document["shapes"],
-        requests=RequestInputs(tuple(names), many, check),
     )
 
 
@@ -147,9 +131,7 @@ def refreshed(
         measure=False,
         constant_inputs=constants or None,
         tables=recipe.tables,
-        request_inputs=recipe.requests.names,
-        many_requests=recipe.requests.many,
-        check_requests=recipe.requests.check,
+        **recipe.requests,
     ).parts
     report = dataclasses.replace(made.report, measured=parts.report.measured, kept_eager=parts.report.kept_eager)
     run = made.run

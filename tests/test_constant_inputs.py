@@ -1,10 +1,7 @@
-"""constant_inputs, item tables and refresh."""
+"""constant_inputs, and item towers as tables."""
 
 from __future__ import annotations
 
-import copy
-import gc
-import threading
 from pathlib import Path
 from typing import Any
 
@@ -12,70 +9,11 @@ import pytest
 import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from item_models import IDS, ITEMS, USER, USERS, Rank, Scores, catalogue, close, linears, optimize, rank_inputs
 from torch import Tensor, nn
 
 import recfx
 from recfx.zoo import MODELS
-
-USERS, ITEMS = 12, 20
-
-
-class Scores(nn.Module):
-    """Users against a list of items."""
-
-    def __init__(self) -> None:
-        super().__init__()
-        torch.manual_seed(0)
-        self.users, self.items = nn.Embedding(USERS, 4), nn.Embedding(ITEMS, 4)
-        self.tower = nn.Sequential(nn.Linear(4, 6), nn.ReLU(), nn.Linear(6, 4))
-        self.eval()
-
-    def forward(self, item_ids: Tensor, user: Tensor, *, bias: float = 0.5) -> Tensor:
-        return self.users(user) @ self.tower(self.items(item_ids)).T + bias
-
-
-class Rank(nn.Module):
-    """A user, an item and what the item determines: its price and category."""
-
-    def __init__(self) -> None:
-        super().__init__()
-        torch.manual_seed(0)
-        self.users, self.items, self.kinds = nn.Embedding(USERS, 4), nn.Embedding(ITEMS, 4), nn.Embedding(3, 2)
-        self.tower = nn.Sequential(nn.Linear(7, 6), nn.LayerNorm(6), nn.GELU(), nn.Linear(6, 4))
-        self.eval()
-
-    def forward(self, user: Tensor, item: Tensor, price: Tensor, kind: Tensor) -> Tensor:
-        vector = self.tower(torch.cat([self.items(item), self.kinds(kind), price[:, None]], 1))
-        return (self.users(user) * torch.nn.functional.normalize(vector, dim=1)).sum(1)
-
-
-IDS = torch.tensor([3, 1, 4, 15, 9])
-USER = torch.tensor([0, 5, 5, 11])
-
-
-def catalogue(ids: Tensor) -> dict[str, Tensor]:
-    generator = torch.Generator().manual_seed(3)
-    rows = {"price": torch.rand(ITEMS, generator=generator), "kind": torch.randint(0, 3, (ITEMS,), generator=generator)}
-    return {"item": ids, **{name: rows[name][ids] for name in rows}}
-
-
-def rank_inputs(batch: int, seed: int = 0) -> tuple[Tensor, ...]:
-    generator = torch.Generator().manual_seed(seed)
-    items = torch.randint(0, ITEMS, (batch,), generator=generator)
-    whole = catalogue(torch.arange(ITEMS))
-    return torch.randint(0, USERS, (batch,), generator=generator), items, whole["price"][items], whole["kind"][items]
-
-
-def optimize(model: nn.Module, **given: Any) -> recfx.CompiledModel:
-    return recfx.optimize(model, **{"measure": False, "verify": "numeric", **given})
-
-
-def close(a: Tensor, b: Tensor) -> None:
-    torch.testing.assert_close(a, b, rtol=1e-5, atol=1e-6)
-
-
-def linears(fast: recfx.CompiledModel) -> int:
-    return sum("linear" in str(n.target) for n in fast.program.graph.nodes if n.op == "call_function")
 
 
 @pytest.mark.parametrize(
@@ -233,97 +171,6 @@ def test_models_of_the_zoo(name: str) -> None:
             close(fast(*again), model(*again))
 
 
-def test_lightgcn_follows_its_weights() -> None:
-    torch.manual_seed(0)
-    model = MODELS["lightgcn"].small().eval()  # type: ignore[attr-defined]
-    inputs = model.example_inputs(6)
-    fast = optimize(model, example_inputs=inputs)
-    with torch.no_grad():
-        before = fast(*inputs).clone()
-        for parameter in model.parameters():
-            parameter.add_(torch.rand_like(parameter))
-        assert torch.equal(fast(*inputs), before)
-        fast.refresh()
-        close(fast(*inputs), model(*inputs))
-        assert not torch.allclose(fast(*inputs), before)
-
-
-def test_refresh_takes_new_weights_and_new_constants(tmp_path: Path) -> None:
-    model = Rank()
-    inputs = rank_inputs(6)
-    columns = catalogue(torch.arange(ITEMS))
-    fast = optimize(model, example_inputs=inputs, constant_inputs=columns, tables=True)
-    old = fast(*inputs)
-    other = Rank()
-    with torch.no_grad():
-        for parameter in [*model.parameters(), *other.parameters()]:
-            parameter.mul_(1.5)
-    fast.refresh()
-    close(fast(*inputs), model(*inputs))
-    prices = columns["price"] + 1
-    fast.refresh(constant_inputs={"price": prices})
-    close(fast(*inputs[:2]), model(inputs[0], inputs[1], prices[inputs[1]], inputs[3]))
-    fast.save(tmp_path / "model")
-    loaded = recfx.load(tmp_path / "model")
-    with pytest.raises(recfx.RecfxError, match="no model to refresh from"):
-        loaded.refresh()
-    with pytest.raises(recfx.RecfxError, match="no example inputs"):
-        loaded.refresh(other)
-    new = (inputs[0], inputs[1], prices[inputs[1]], inputs[3])
-    loaded.refresh(other, example_inputs=new)
-    close(loaded(*new), other(*new))
-    assert not torch.allclose(old, loaded(*new))
-
-
-def test_refresh_refuses_other_shapes() -> None:
-    model = Scores()
-    fast = optimize(model, example_inputs=(USER,), constant_inputs={"item_ids": IDS})
-    expected = fast(USER)
-    wider = Scores()
-    wider.items = nn.Embedding(ITEMS + 1, 4)
-    with pytest.raises(recfx.RecfxError, match=r"'items.weight' was float32\[20, 4\], now it is float32\[21, 4\]"):
-        fast.refresh(wider.eval())
-    with pytest.raises(recfx.RecfxError, match="constant input 'item_ids'"):
-        fast.refresh(constant_inputs={"item_ids": IDS[:2]})
-    with pytest.raises(recfx.RecfxError, match="not declared constant"):
-        fast.refresh(constant_inputs={"user": IDS})
-    assert torch.equal(fast(USER), expected)  # a refresh that fails changes nothing
-    del model
-    gc.collect()
-    with pytest.raises(recfx.RecfxError, match="no model to refresh from"):
-        fast.refresh()
-
-
-def test_calls_go_on_while_a_refresh_runs() -> None:
-    model = Scores()
-    fast = optimize(model, example_inputs=(USER,), constant_inputs={"item_ids": IDS})
-    trained = copy.deepcopy(model)
-    with torch.no_grad():
-        old = fast(USER).clone()
-        trained.users.weight.mul_(2)
-        trained.tower[2].weight.mul_(3)
-        new = trained(IDS, USER)
-    stop, wrong, seen = threading.Event(), [], [0]
-
-    def call() -> None:
-        while not stop.is_set():
-            got = fast(USER)
-            seen[0] += 1
-            if not (torch.equal(got, old) or torch.allclose(got, new, rtol=1e-5, atol=1e-6)):
-                wrong.append(got)
-
-    threads = [threading.Thread(target=call) for _ in range(2)]
-    for thread in threads:
-        thread.start()
-    fast.refresh(trained)
-    stop.set()
-    for thread in threads:
-        thread.join()
-    assert wrong == []
-    assert seen[0] > 0
-    close(fast(USER), new)
-
-
 def test_a_model_that_was_captured_at_its_first_call() -> None:
     model = Scores()
     fast = optimize(model, constant_inputs={"item_ids": IDS})
@@ -349,3 +196,31 @@ def test_any_catalogue_gives_what_the_model_gives(seed: int, batch: int, shuffle
     fast = optimize(model, example_inputs=inputs, constant_inputs=columns, tables=True, pipeline="canonicalize")
     assert linears(fast) == 0
     close(fast(*inputs[:2]), model(*inputs))
+
+
+@pytest.mark.parametrize("many", [False, True])
+def test_item_tables_go_with_request_inputs(many: bool, tmp_path: Path) -> None:
+    model = Rank()
+    columns = catalogue(torch.arange(ITEMS))
+    _, item, price, kind = rank_inputs(6)
+    user = torch.tensor([3, 7]) if many else torch.tensor([3])
+    index = torch.tensor([0, 0, 1, 0, 1, 1])
+    extra = {"request_index": index} if many else {}
+    fast = optimize(
+        model,
+        example_inputs=(user, item, price, kind),
+        example_kwargs=extra,
+        constant_inputs=columns,
+        tables=True,
+        request_inputs=("user",),
+        many_requests=many,
+    )
+    fast.save(tmp_path / "model")
+    loaded = recfx.load(tmp_path / "model")
+    expected = model(user[index] if many else user.expand(6), item, price, kind)
+    for compiled in (fast, loaded):
+        assert linears(compiled) == 0
+        close(compiled(user, item, **extra), expected)
+        close(compiled(user, item, price, kind, **extra), expected)
+    fast.refresh()
+    close(fast(user, item, **extra), expected)
