@@ -36,12 +36,12 @@ DEFAULT_PIPELINE = (
 #: as they take any linear.
 DIALECT_PIPELINE = "fuse-dot-interaction,fuse-fm,fuse-cross,form-bags,fuse-lookups,fuse-mlp"
 
-#: The default passes and those that write the dialect, for backends with kernels of their own for it. Equal products over different inputs
-#: stay apart: one after another they cost such a backend nothing.
-NATIVE_PIPELINE = f"{DEFAULT_PIPELINE},{DIALECT_PIPELINE}".replace(
-    "fuse-parallel-linears", "fuse-parallel-linears{max_weight=0}"
+#: The default passes and those that write the dialect, for backends with kernels of their own for it. What saves torch dispatches is left
+#: out: to such a backend, a selection costs nothing, and equal products over different inputs cost no more one after another.
+NATIVE_PIPELINE = (
+    DEFAULT_PIPELINE.replace(",batch-selects", "").replace("fuse-parallel-linears", "fuse-parallel-linears{max_weight=0}")
+    + f",{DIALECT_PIPELINE}"
 )
-
 
 #: What follows the dialect passes at each precision.
 PRECISIONS = {

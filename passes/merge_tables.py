@@ -45,8 +45,12 @@ class MergeTables(Pass):
             ):
                 groups.setdefault((tuple(tensor.shape), tensor.stride(), tensor.dtype, tensor.device), []).append(node)
         for nodes in groups.values():
-            if len({id(ctx.tensor(n)) for n in nodes}) > 1:
-                _merge(ctx, nodes)
+            alike: dict[bytes, list[fx.Node]] = {}
+            for node in nodes:
+                alike.setdefault(_sample(ctx, node), []).append(node)
+            for same in alike.values():
+                if len({id(ctx.tensor(n)) for n in same}) > 1:
+                    _merge(ctx, same)
 
 
 def _merge(ctx: PassContext, nodes: list[fx.Node]) -> None:
@@ -63,6 +67,14 @@ def _merge(ctx: PassContext, nodes: list[fx.Node]) -> None:
             continue
         if ctx.gate("merge-table", node):
             ctx.replace(node, kept)
+
+
+def _sample(ctx: PassContext, node: fx.Node) -> bytes:
+    """Some bytes from all over a table: tables that differ there need not be read in full."""
+    tensor = ctx.tensor(node)
+    assert tensor is not None
+    rows = tensor.detach()[:: max(1, tensor.shape[0] // 64)] if tensor.ndim else tensor
+    return _bytes(rows).numpy().tobytes()
 
 
 def _digest(ctx: PassContext, node: fx.Node) -> bytes:

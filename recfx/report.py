@@ -54,8 +54,8 @@ class Report:
         seconds: Seconds of each stage: capture, passes, lowering, measuring.
         measured: The do-no-harm measurements; empty when they were not asked for.
         arithmetic: Multiply-adds before and after for `ARITHMETIC_ROWS` candidates of one request, for a model with request inputs.
-        approximation: The largest difference of an output from the original's on the example inputs, as it is and over the output's standard
-            deviation, when passes changed the function.
+        approximation: When passes changed the function, the largest difference of an output from the original's on the example inputs, as
+            it is and over the output's standard deviation.
         kept_eager: Whether the compiled model was slower and the user's own model runs instead.
     """
 
