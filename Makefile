@@ -11,7 +11,7 @@ PEERS      := $(VENV)/.peers
 setup: $(STAMP)
 
 # torch first and alone: an unpinned torch pulled in by something else is a CUDA build of several gigabytes.
-$(STAMP): pyproject.toml constraints.txt
+$(STAMP): pyproject.toml constraints.txt setup.py $(wildcard targets/native/csrc/*)
 	test -x $(BIN)/python || $(PYTHON) -m venv $(VENV)
 	$(BIN)/python -m pip install --quiet --disable-pip-version-check -c constraints.txt torch
 	$(BIN)/python -m pip install --quiet --disable-pip-version-check -c constraints.txt --editable '.[dev]'

@@ -32,16 +32,15 @@ DEFAULT_PIPELINE = (
 )
 
 
-#: What the default pipeline leaves, in operators of the dialect: interactions before the lookups whose stacks they read, MLP chains last,
-#: as they take any linear.
-DIALECT_PIPELINE = "fuse-dot-interaction,fuse-fm,fuse-cross,form-bags,fuse-lookups,fuse-mlp"
-
-#: The default passes and those that write the dialect, for backends with kernels of their own for it. What saves torch dispatches is left
-#: out: to such a backend, a selection costs nothing, and equal products over different inputs cost no more one after another.
-NATIVE_PIPELINE = (
-    DEFAULT_PIPELINE.replace(",batch-selects", "").replace("fuse-parallel-linears", "fuse-parallel-linears{max_weight=0}")
-    + f",{DIALECT_PIPELINE}"
+#: What the folds leave, in operators of the dialect: interactions before the lookups whose stacks they read and before linears are joined
+#: across them, MLP chains last, as they take any linear. Equal products over different inputs stay apart: to a backend with kernels for the
+#: dialect, one after another they cost no more.
+DIALECT_PIPELINE = (
+    "fuse-dot-interaction,fuse-fm,fuse-cross,fuse-parallel-linears{max_weight=0},form-bags,fuse-lookups,fuse-mlp"
 )
+
+#: What `optimize` runs for such a backend.
+NATIVE_PIPELINE = DEFAULT_PIPELINE.replace("fuse-parallel-linears,batch-selects", DIALECT_PIPELINE)
 
 #: What follows the dialect passes at each precision.
 PRECISIONS = {

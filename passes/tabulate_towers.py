@@ -40,7 +40,9 @@ class TabulateTowers(Pass):
     )
 
     def run(self, program: Program, ctx: PassContext) -> None:
-        catalogue = ctx.resources["catalogue"]
+        catalogue = ctx.resources.get("catalogue")
+        if catalogue is None:
+            return  # nothing was declared
         if not isinstance(catalogue, Catalogue):
             raise PassError(f"the catalogue is a {type(catalogue).__name__}", hint="pass constant_inputs to optimize")
         leaves = zip(program.signature.leaves, program.placeholders(), strict=True)

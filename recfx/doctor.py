@@ -56,7 +56,9 @@ def examine() -> list[Finding]:
     for name, backend in BACKENDS.items():
         missing = backend.unavailable()
         findings.append(
-            Finding(f"backend {name}", missing is None, "ready" if missing is None else "missing", missing or "")
+            Finding(
+                f"backend {name}", missing is None, backend.state() if missing is None else "missing", missing or ""
+            )
         )
     for package, (purpose, hint) in _EXTRAS.items():
         try:

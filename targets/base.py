@@ -61,6 +61,10 @@ class Backend(ABC):
     def unavailable(self) -> str | None:
         """None when the backend can run here, otherwise what is missing and how to install it."""
 
+    def state(self) -> str:
+        """In a few words, how it stands here; asked only of a backend that can run."""
+        return "ready"
+
     @abstractmethod
     def supports(self, node: fx.Node) -> Verdict:
         """Whether the backend can run an operator of the dialect."""

@@ -105,6 +105,9 @@ def _state_lines(program: Program) -> list[str]:
         for node in program.graph.nodes
         if node.target in _TABLE_OPS and isinstance(node.args[0], fx.Node) and node.args[0].op == "get_attr"
     }
+    for node in program.graph.nodes:
+        if str(node.target) == "recfx.grouped_lookup.default":  # by name: the dialect stands below this room
+            tables |= {str(table.target) for table in node.args[0]}
     lines = []
     for name, tensor in program.state().items():
         if not isinstance(tensor, torch.Tensor):

@@ -26,6 +26,9 @@ class NativeBackend(Backend):
     def unavailable(self) -> str | None:
         return missing()
 
+    def state(self) -> str:
+        return f"ready, kernels for {level()} (this processor runs {', '.join(library().levels)})"
+
     def supports(self, node: fx.Node) -> Verdict:
         return EagerBackend().supports(node)
 

@@ -660,6 +660,8 @@ def test_random_programs_of_views_and_writes(steps: list[tuple[str, str, int]]) 
                 WRITES[name](source)
         return values
 
+    if ("contiguous" in [name for _, name, _ in steps]) and any(kind == "write" for kind, _, _ in steps):
+        reject()  # one row of columns is contiguous already, several are not: whether a write reaches the original depends on the batch
     try:
         check(body, batches=(2, 5))
     except CaptureError as error:

@@ -15,7 +15,7 @@ from torch import nn
 from recfx import zoo
 from recfx.ir import Exactness, Program, capture, verify_numeric
 from recfx.ops import cross
-from recfx.passes import DEFAULT_PIPELINE
+from recfx.passes import NATIVE_PIPELINE
 from recfx.pipeline import Pipeline
 
 D = 4
@@ -172,7 +172,8 @@ def test_tied_layers_share_their_parameters() -> None:
 @pytest.mark.parametrize("structure", ["stacked", "parallel"])
 def test_dcn_v2(rank: int | None, structure: str) -> None:
     model = zoo.DCNv2.small(rank=rank, structure=structure).eval()
-    program = Pipeline(DEFAULT_PIPELINE).run(capture(model, model.example_inputs(4))).program
+    before = NATIVE_PIPELINE.split(",fuse-cross")[0]
+    program = Pipeline(before).run(capture(model, model.example_inputs(4))).program
     result = run("fuse-cross", program).program
     (layers,) = layers_of(result)
     assert [layer.kind for layer in layers] == [cross.FULL if rank is None else cross.LOW_RANK] * 2

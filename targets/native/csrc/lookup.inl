@@ -1,7 +1,7 @@
 // Grouped lookup: rows of many tables, pooled and written into their columns. Every id is checked before its row is read.
 #pragma once
 
-constexpr int64_t IN_FLIGHT = 32;  // rows asked for ahead of their use
+constexpr int64_t IN_FLIGHT = 48;  // bags whose first rows are asked for ahead of their use
 
 inline int64_t id_at(const Bound& slot, int64_t element) {
     return slot.dtype == RECFX_I32 ? reinterpret_cast<const int32_t*>(slot.base)[element] : reinterpret_cast<const int64_t*>(slot.base)[element];
@@ -12,13 +12,14 @@ inline int64_t fixed_element(const Context& c, int32_t slot, int64_t offset, int
     return (row - b.first_row) * b.row_stride + offset;
 }
 
-inline void fetch(const RecfxFeature& f, int64_t id) {
+// Forced inline: GCC takes a function that only prefetches for one without effect, and drops the call.
+__attribute__((always_inline)) inline void fetch(const RecfxFeature& f, int64_t id) {
     const int64_t row = id + f.base;
     if (uint64_t(row) >= uint64_t(f.row_count)) return;
     const char* p = static_cast<const char*>(f.rows) + row * f.row_bytes;
     const int64_t bytes = f.row_bytes < 512 ? f.row_bytes : 512;
     for (int64_t b = 0; b < bytes; b += 64) __builtin_prefetch(p + b);
-    __builtin_prefetch(p + bytes - 1);
+    if (bytes % 64) __builtin_prefetch(p + bytes - 1);
 }
 
 // W values of a row from column d.
@@ -206,14 +207,54 @@ inline void one_feature(const RecfxFeature& f, const Context& c, const Range& ra
     }
 }
 
-// Asks for the first rows of a batch row's bags.
-inline void ahead(const RecfxFeature& f, const Context& c, int64_t row, int64_t end) {
-    if (row >= end || f.length < 0) return;
+// Walks over all rows of all features some way ahead of the work, asking for what it will read.
+struct Scout {
+    const RecfxFeature* features;
+    const Context& context;
+    int64_t last, begin, end, feature, row;
+
+    __attribute__((always_inline)) inline void step() {
+        if (feature >= last) return;
+        const RecfxFeature& f = features[feature];
+        if (f.length >= 0) {
+            const Bound& ids = context.slots[f.ids];
+            const int64_t first = fixed_element(context, f.ids, f.ids_offset, row), count = f.length < 4 ? f.length : 4;
+            for (int64_t i = 0; i < count; ++i) fetch(f, id_at(ids, first + i * f.ids_stride));
+        }
+        if (++row == end) row = begin, ++feature;
+    }
+};
+
+// One row of one table for every batch row: no bags, no weights, nothing left out.
+template <int Format>
+inline void copy_rows(const RecfxFeature& f, const Context& c, int64_t feature, int64_t begin, int64_t end, Scout& scout, float* out, int64_t out_stride) {
     const Bound& ids = c.slots[f.ids];
-    const int64_t first = fixed_element(c, f.ids, f.ids_offset, row), count = f.length < 4 ? f.length : 4;
-    for (int64_t i = 0; i < count; ++i) fetch(f, id_at(ids, first + i * f.ids_stride));
+    const RecfxFeature held = f;  // a copy of its own, which stores to the output cannot change
+    const uint64_t limit = uint64_t(held.row_count);
+    int64_t element = fixed_element(c, f.ids, f.ids_offset, begin);
+    for (int64_t row = begin; row < end; ++row, element += ids.row_stride, out += out_stride) {
+        scout.step();
+        const int64_t id = id_at(ids, element), at = id + held.base;
+        if (uint64_t(at) >= limit) return c.errors->raise({1, c.step, feature, row, id, held.row_count - held.base});
+        take_row<Format, false, false>(held, at, 1.0f, out);
+    }
 }
 
+inline bool plain(const RecfxFeature& f) { return f.length == 1 && f.weights < 0 && f.padding < 0; }
+
+inline void plain_feature(const RecfxFeature& f, const Context& c, int64_t feature, int64_t begin, int64_t end, Scout& scout, float* out, int64_t stride) {
+    switch (f.format) {
+        case 32: return copy_rows<32>(f, c, feature, begin, end, scout, out, stride);
+        case 16: return copy_rows<16>(f, c, feature, begin, end, scout, out, stride);
+        case -16: return copy_rows<-16>(f, c, feature, begin, end, scout, out, stride);
+        case 8: return copy_rows<8>(f, c, feature, begin, end, scout, out, stride);
+        case 4: return copy_rows<4>(f, c, feature, begin, end, scout, out, stride);
+        case 2: return copy_rows<2>(f, c, feature, begin, end, scout, out, stride);
+        default: return copy_rows<1>(f, c, feature, begin, end, scout, out, stride);
+    }
+}
+
+// ints: number of features. out: [rows of a batch row, width]. Feature by feature, so that what describes a table stays in registers.
 void lookup_step(const RecfxStep& step, const Context& context, const Range& range) {
     const auto* features = static_cast<const RecfxFeature*>(step.pointers[0]);
     int64_t first = 0, last = step.ints[0], begin = range.begin, end = range.end;
@@ -221,15 +262,22 @@ void lookup_step(const RecfxStep& step, const Context& context, const Range& ran
         if (last >= end - begin) split(step.ints[0], range.part, range.parts, first, last);
         else split(range.end - range.begin, range.part, range.parts, begin, end), begin += range.begin, end += range.begin;
     }
-    const int64_t distance = last - first < IN_FLIGHT ? IN_FLIGHT / (last - first ? last - first : 1) : 1;
-    for (int64_t row = begin; row < begin + distance && row < end; ++row)
-        for (int64_t i = first; i < last; ++i) ahead(features[i], context, row, end);
-    for (int64_t row = begin; row < end; ++row) {
-        float* out = at<float>(context, step.out, row);
-        for (int64_t inner = 0; inner < step.out.size[0]; ++inner, out += step.out.stride[0])
-            for (int64_t i = first; i < last; ++i) {
-                if (inner == 0) ahead(features[i], context, row + distance, end);
-                one_feature(features[i], context, range, row, inner, i, out + features[i].output);
-            }
+    if (begin >= end || first >= last) return;
+    const int64_t inner_rows = step.out.size[0], stride = context.slots[step.out.slot].row_stride;
+    Scout scout{features, context, last, begin, end, first, begin};
+    for (int64_t i = 0; i < IN_FLIGHT; ++i) scout.step();
+    float* base = at<float>(context, step.out, begin);
+    for (int64_t i = first; i < last; ++i) {
+        const RecfxFeature& f = features[i];
+        float* out = base + f.output;
+        if (inner_rows == 1 && plain(f)) {
+            plain_feature(f, context, i, begin, end, scout, out, stride);
+            continue;
+        }
+        for (int64_t row = begin; row < end; ++row, out += stride) {
+            scout.step();
+            for (int64_t inner = 0; inner < inner_rows; ++inner)
+                one_feature(f, context, range, row, inner, i, out + inner * step.out.stride[0]);
+        }
     }
 }
