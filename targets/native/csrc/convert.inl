@@ -56,7 +56,6 @@ inline void quantize_row(const float* x, int64_t k, int64_t units, float calibra
     };
     alignas(64) int32_t q[W] = {};
     int64_t i = 0;
-    constexpr int64_t per = W / D::depth ? W / D::depth : 1;
     for (; i + W <= k; i += W) {
         const vi v = lanes(load(x + i));
 #if RECFX_HAS_VNNI
@@ -64,7 +63,7 @@ inline void quantize_row(const float* x, int64_t k, int64_t units, float calibra
         __builtin_memcpy(to + i / 4, &bytes, 16);
 #else
         __builtin_memcpy(q, &v, sizeof v);
-        for (int64_t u = 0; u < per; ++u) to[i / D::depth + u] = unit_of_integers<D>(q + u * D::depth);
+        for (int64_t u = 0; u < W / D::depth; ++u) to[i / D::depth + u] = unit_of_integers<D>(q + u * D::depth);
 #endif
     }
     if (i < k) {
@@ -72,10 +71,4 @@ inline void quantize_row(const float* x, int64_t k, int64_t units, float calibra
         __builtin_memcpy(q, &v, sizeof v);
         for (int64_t u = i / D::depth; u < units; ++u) to[u] = unit_of_integers<D>(q + (u - i / D::depth) * D::depth);
     }
-}
-
-// [rows][units] to [units][rows].
-inline void interleave(const uint32_t* from, int64_t rows, int64_t units, uint32_t* to) {
-    for (int64_t u = 0; u < units; ++u)
-        for (int64_t r = 0; r < rows; ++r) to[u * rows + r] = from[r * units + u];
 }

@@ -9,7 +9,6 @@ constexpr int TILE_ROWS = 14;  // 28 of 32 registers hold sums
 #else
 constexpr int TILE_ROWS = 6;
 #endif
-constexpr int FEW_ROWS = 4;  // up to here the input is read as it lies, and several panels at once hide the latency of the sums
 constexpr int64_t CHUNK_BYTES = 256 << 10;
 
 struct GemmRows {
@@ -23,6 +22,14 @@ inline T* row_at(const Context& context, const RecfxView& view, const GemmRows& 
     return at<T>(context, view, rows.first + batch) + inner * view.stride[0];
 }
 
+// Where one row's epilogue reads and writes.
+struct EpilogueRow {
+    const float *mul, *add;
+    float* out;
+    float scale;   // of an int8 input
+    int32_t zero;  // 128 where an int8 input was shifted
+};
+
 struct Epilogue {
     const Context& context;
     const RecfxStep& step;
@@ -30,45 +37,38 @@ struct Epilogue {
     Activation activation;
     const float *bias, *scale;
     const int32_t* column_sums;
-    const float* row_scale;   // of int8 inputs, per row of the chunk
-    const int32_t* row_zero;  // 128 where an int8 input was shifted
+    const float* row_scale;  // of int8 inputs, per row of the chunk
+    const int32_t* row_zero;
     int64_t n;
 
-    template <class V>
-    inline vf value(V acc, int64_t chunk_row, int64_t column) const {
-        if constexpr (sizeof(V) && __is_same(V, vi)) {
-            const vi sum = acc - row_zero[chunk_row] * load_as<vi>(column_sums + column);
-            return to_float(sum) * (row_scale[chunk_row] * load(scale + column));
-        } else {
-            return acc;
-        }
+    inline EpilogueRow row(int64_t row, int64_t chunk_row) const {
+        return {rows.mul->slot >= 0 ? row_at<const float>(context, *rows.mul, rows, row) : nullptr,
+                rows.add->slot >= 0 ? row_at<const float>(context, *rows.add, rows, row) : nullptr,
+                row_at<float>(context, *rows.out, rows, row), row_scale[chunk_row], row_zero[chunk_row]};
     }
 
     template <class V>
-    inline void write(V acc, int64_t row, int64_t chunk_row, int64_t column) const {
+    inline void write(V acc, const EpilogueRow& r, int64_t column) const {
         const int64_t left = n - column;
         if (left <= 0) return;
-        vf y = value(acc, chunk_row, column);
+        vf y;
+        if constexpr (__is_same(V, vi)) {
+            const vi sum = r.zero ? acc - r.zero * load_as<vi>(column_sums + column) : acc;
+            y = to_float(sum) * (r.scale * load(scale + column));
+        } else {
+            y = acc;
+        }
         if (bias) y = y + load(bias + column);
         if (activation.kind) y = activate(y, activation, column);
-        if (rows.mul->slot >= 0) {
-            const float* m = row_at<float>(context, *rows.mul, rows, row) + column;
-            y = y * (left >= W ? load(m) : load_some(m, left));
-        }
-        if (rows.add->slot >= 0) {
-            const float* a = row_at<float>(context, *rows.add, rows, row) + column;
-            y = y + (left >= W ? load(a) : load_some(a, left));
-        }
-        float* out = row_at<float>(context, *rows.out, rows, row) + column;
-        if (left >= W)
-            store(out, y);
-        else
-            store_some(out, y, left);
+        if (r.mul) y = y * (left >= W ? load(r.mul + column) : load_some(r.mul + column, left));
+        if (r.add) y = y + (left >= W ? load(r.add + column) : load_some(r.add + column, left));
+        if (left >= W) store(r.out + column, y);
+        else store_some(r.out + column, y, left);
     }
 };
 
-// MR rows by P panels. Inputs are units: packed [u][MR], or rows `stride` apart.
-template <class D, int MR, int P, bool Packed>
+// MR rows, `stride` units apart, by P panels.
+template <class D, int MR, int P>
 inline void tile(const uint32_t* a, int64_t stride, const uint32_t* b, int64_t units, const Epilogue& e, int64_t row, int64_t chunk_row, int64_t panel) {
     typename D::V acc[MR][2 * P] = {};
     const int64_t panel_units = units * PANEL;
@@ -78,36 +78,38 @@ inline void tile(const uint32_t* a, int64_t stride, const uint32_t* b, int64_t u
             const uint32_t* bp = b + p * panel_units + u * PANEL;
 #pragma GCC unroll 16
             for (int r = 0; r < MR; ++r) {
-                const uint32_t unit = Packed ? a[u * MR + r] : a[r * stride + u];
-                acc[r][2 * p] = D::step(acc[r][2 * p], unit, bp);
-                acc[r][2 * p + 1] = D::step(acc[r][2 * p + 1], unit, bp + W);
+                acc[r][2 * p] = D::step(acc[r][2 * p], a[r * stride + u], bp);
+                acc[r][2 * p + 1] = D::step(acc[r][2 * p + 1], a[r * stride + u], bp + W);
             }
         }
     }
-    for (int r = 0; r < MR; ++r)
+    for (int r = 0; r < MR; ++r) {
+        const EpilogueRow to = e.row(row + r, chunk_row + r);
         for (int p = 0; p < P; ++p) {
-            e.write(acc[r][2 * p], row + r, chunk_row + r, (panel + p) * PANEL);
-            e.write(acc[r][2 * p + 1], row + r, chunk_row + r, (panel + p) * PANEL + W);
+            e.write(acc[r][2 * p], to, (panel + p) * PANEL);
+            e.write(acc[r][2 * p + 1], to, (panel + p) * PANEL + W);
         }
+    }
 }
 
+// A few rows do not fill the registers with sums; several panels at once hide the latency of those there are.
 template <class D, int MR>
 inline void few_rows(const uint32_t* a, int64_t stride, const uint32_t* packed, int64_t units, const Epilogue& e, int64_t row, int64_t p0, int64_t p1) {
     constexpr int P = MR == 1 ? 4 : 2;
     int64_t panel = p0;
-    for (; panel + P <= p1; panel += P) tile<D, MR, P, false>(a, stride, packed + panel * units * PANEL, units, e, row, 0, panel);
-    for (; panel < p1; ++panel) tile<D, MR, 1, false>(a, stride, packed + panel * units * PANEL, units, e, row, 0, panel);
+    for (; panel + P <= p1; panel += P) tile<D, MR, P>(a, stride, packed + panel * units * PANEL, units, e, row, 0, panel);
+    for (; panel < p1; ++panel) tile<D, MR, 1>(a, stride, packed + panel * units * PANEL, units, e, row, 0, panel);
 }
 
 template <class D>
 using TileFunction = void (*)(const uint32_t*, int64_t, const uint32_t*, int64_t, const Epilogue&, int64_t, int64_t, int64_t);
 
 template <class D, int MR>
-inline TileFunction<D> packed_tile(int rows) {
+inline TileFunction<D> tile_of(int rows) {
     if constexpr (MR > TILE_ROWS)
         return nullptr;
     else
-        return rows == MR ? &tile<D, MR, 1, true> : packed_tile<D, MR + 1>(rows);
+        return rows == MR ? &tile<D, MR, 1> : tile_of<D, MR + 1>(rows);
 }
 
 // Units of `rows` rows from `row`: scratch [rows][units], and for int8 the scale and shift of each row.
@@ -139,34 +141,28 @@ inline void gemm(const RecfxStep& step, const Context& context, const Range& ran
     const int64_t chunk = CHUNK_BYTES / (units * 4) < TILE_ROWS ? TILE_ROWS : CHUNK_BYTES / (units * 4);
     const int64_t held = chunk < m1 - m0 ? chunk : m1 - m0;
     const size_t unit_bytes = (size_t(held * units) * 4 + 63) / 64 * 64;
-    char* memory = static_cast<char*>(context.scratch->at_least(2 * unit_bytes + size_t(held) * 8 + 64));
+    char* memory = static_cast<char*>(context.scratch->at_least(unit_bytes + size_t(held) * 8));
     if (!memory) return context.errors->raise({3, context.step, 0, 0, int64_t(unit_bytes), 0});
-    auto* plain = reinterpret_cast<uint32_t*>(memory);
-    auto* tiled = reinterpret_cast<uint32_t*>(memory + unit_bytes);
-    auto* scales = reinterpret_cast<float*>(memory + 2 * unit_bytes);
+    auto* inputs = reinterpret_cast<uint32_t*>(memory);
+    auto* scales = reinterpret_cast<float*>(memory + unit_bytes);
     auto* zeros = reinterpret_cast<int32_t*>(scales + held);
     e.row_scale = scales;
     e.row_zero = zeros;
     for (int64_t row = m0; row < m1; row += held) {
         const int64_t count = held < m1 - row ? held : m1 - row;
-        convert_rows<D, Integers>(e, row, count, k, units, plain, scales, zeros);
+        convert_rows<D, Integers>(e, row, count, k, units, inputs, scales, zeros);
         switch (count) {
-            case 1: few_rows<D, 1>(plain, units, packed, units, e, row, p0, p1); continue;
-            case 2: few_rows<D, 2>(plain, units, packed, units, e, row, p0, p1); continue;
-            case 3: few_rows<D, 3>(plain, units, packed, units, e, row, p0, p1); continue;
-            case 4: few_rows<D, 4>(plain, units, packed, units, e, row, p0, p1); continue;
+            case 1: few_rows<D, 1>(inputs, units, packed, units, e, row, p0, p1); continue;
+            case 2: few_rows<D, 2>(inputs, units, packed, units, e, row, p0, p1); continue;
+            case 3: few_rows<D, 3>(inputs, units, packed, units, e, row, p0, p1); continue;
+            case 4: few_rows<D, 4>(inputs, units, packed, units, e, row, p0, p1); continue;
         }
         const int64_t tiles = (count + TILE_ROWS - 1) / TILE_ROWS;
-        for (int64_t t = 0; t < tiles; ++t) {
-            int64_t r0, r1;
-            split(count, t, tiles, r0, r1);
-            interleave(plain + r0 * units, r1 - r0, units, tiled + r0 * units);
-        }
         for (int64_t panel = p0; panel < p1; ++panel)
             for (int64_t t = 0; t < tiles; ++t) {
                 int64_t r0, r1;
                 split(count, t, tiles, r0, r1);
-                packed_tile<D, 1>(int(r1 - r0))(tiled + r0 * units, 0, packed + panel * units * PANEL, units, e, row + r0, r0, panel);
+                tile_of<D, 1>(int(r1 - r0))(inputs + r0 * units, units, packed + panel * units * PANEL, units, e, row + r0, r0, panel);
             }
     }
 }

@@ -1,32 +1,43 @@
 // Pairwise dot products of a row's feature vectors, and the factorisation machine's second-order term.
 #pragma once
 
-// Dots of x with `count` <= W vectors of D dims, `stride` apart, into `out`.
-inline void dots(const float* x, const float* others, int64_t stride, int64_t count, int64_t d, float* out) {
-#if RECFX_LANES > 1
-    if (count == W) {
-        vf acc[W] = {};
-        int64_t i = 0;
-        for (; i + W <= d; i += W) {
-            const vf v = load(x + i);
-#pragma GCC unroll 16
-            for (int j = 0; j < W; ++j) acc[j] = acc[j] + v * load(others + j * stride + i);
+// MR rows of x from `row` against the first V vectors of columns of the turned features [d][width]: one row of `to` each.
+template <int MR, int V>
+inline void dot_tile(const float* x, int64_t stride, const float* turned, int64_t width, int64_t d, float* to) {
+    vf acc[MR][V] = {};
+    for (int64_t k = 0; k < d; ++k) {
+        vf b[V];
+        for (int v = 0; v < V; ++v) b[v] = load(turned + k * width + v * W);
+#pragma GCC unroll 8
+        for (int r = 0; r < MR; ++r) {
+            const float a = x[r * stride + k];
+#pragma GCC unroll 2
+            for (int v = 0; v < V; ++v) acc[r][v] = acc[r][v] + a * b[v];
         }
-        if (i < d) {
-            const vf v = load_some(x + i, d - i);
-            for (int j = 0; j < W; ++j) acc[j] = acc[j] + v * load_some(others + j * stride + i, d - i);
+    }
+    for (int r = 0; r < MR; ++r)
+        for (int v = 0; v < V; ++v) store(to + r * width + v * W, acc[r][v]);
+}
+
+template <int V>
+inline void dot_rows(const float* x, int64_t stride, int64_t rows, const float* turned, int64_t width, int64_t d, float* to) {
+    int64_t r = 0;
+    for (; r + 6 <= rows; r += 6) dot_tile<6, V>(x + r * stride, stride, turned, width, d, to + r * width);
+    for (; r + 2 <= rows; r += 2) dot_tile<2, V>(x + r * stride, stride, turned, width, d, to + r * width);
+    for (; r < rows; ++r) dot_tile<1, V>(x + r * stride, stride, turned, width, d, to + r * width);
+}
+
+// All features turned: [d][width], zero beyond the last feature.
+inline void turn_features(const float* x, int64_t stride, int64_t features, int64_t d, int64_t width, float* to) {
+    for (int64_t f = 0; f < width; f += W)
+        for (int64_t k = 0; k < d; k += W) {
+            if (W > 1 && f + W <= features && k + W <= d) {
+                turn(x + f * stride + k, stride, to + k * width + f, width);
+                continue;
+            }
+            for (int64_t kk = k; kk < (k + W < d ? k + W : d); ++kk)
+                for (int64_t ff = f; ff < f + W; ++ff) to[kk * width + ff] = ff < features ? x[ff * stride + kk] : 0.0f;
         }
-        store(out, sums(acc));
-        return;
-    }
-#endif
-    for (int64_t j = 0; j < count; ++j) {
-        vf acc = {};
-        int64_t i = 0;
-        for (; i + W <= d; i += W) acc = acc + load(x + i) * load(others + j * stride + i);
-        if (i < d) acc = acc + load_some(x + i, d - i) * load_some(others + j * stride + i, d - i);
-        out[j] = sum_lanes(acc);
-    }
 }
 
 // ints: prefix columns, self interaction, upper. views: x [F, D], prefix [P].
@@ -35,26 +46,30 @@ void dot_step(const RecfxStep& step, const Context& context, const Range& range)
     split(range.end - range.begin, range.part, range.parts, begin, end);
     const RecfxView& x = step.views[0];
     const int64_t features = x.size[0], d = x.size[1], stride = x.stride[0], prefix = step.ints[0];
-    const bool self = step.ints[1], upper = step.ints[2];
+    const int64_t self = step.ints[1], upper = step.ints[2], width = (features + 2 * W - 1) / (2 * W) * (2 * W);
+    auto* turned = static_cast<float*>(context.scratch->at_least(size_t(width * (d + features) + W) * 4));
+    if (!turned) return context.errors->raise({3, context.step, 0, 0, width * d * 4, 0});
+    float* dots = turned + width * d;
     for (int64_t row = range.begin + begin; row < range.begin + end; ++row) {
         const float* vectors = at<const float>(context, x, row);
         float* out = at<float>(context, step.out, row);
         if (prefix) __builtin_memcpy(out, at<const float>(context, step.views[1], row), size_t(prefix) * 4);
         out += prefix;
+        turn_features(vectors, stride, features, d, width, turned);
+        for (int64_t v = 0; v < width; v += 2 * W) {
+            // Of the lower triangle, rows before these columns need none of them, and the first of these rows only the first vector.
+            const int64_t first = upper ? 0 : v, last = upper ? (v + 2 * W < features ? v + 2 * W : features) : features;
+            const int64_t middle = upper ? first : (v + W < features ? v + W : features);
+            dot_rows<1>(vectors + first * stride, stride, middle - first, turned + v, width, d, dots + first * width + v);
+            dot_rows<2>(vectors + middle * stride, stride, last - middle, turned + v, width, d, dots + middle * width + v);
+        }
         for (int64_t i = 0; i < features; ++i) {
-            const int64_t first = upper ? (self ? i : i + 1) : 0, last = upper ? features : (self ? i + 1 : i);
-            for (int64_t j = first; j < last; j += W) {
-                const int64_t count = last - j < W ? last - j : W;
-                // A group cut short by the triangle is widened backwards or forwards where vectors are there to be read: whole groups are faster.
-                if (count < W && count > 2 && j + W <= features && W > 1) {
-                    alignas(64) float lanes[W];
-                    dots(vectors + i * stride, vectors + j * stride, stride, W, d, lanes);
-                    __builtin_memcpy(out + (j - first), lanes, size_t(count) * 4);
-                } else {
-                    dots(vectors + i * stride, vectors + j * stride, stride, count, d, out + (j - first));
-                }
-            }
-            out += last > first ? last - first : 0;
+            const int64_t from = upper ? i + 1 - self : 0, count = (upper ? features : i + self) - from;
+            const float* source = dots + i * width + from;
+            int64_t j = 0;
+            for (; j + W <= count; j += W) store(out + j, load(source + j));
+            if (j < count) store_some(out + j, load(source + j), count - j);
+            out += count > 0 ? count : 0;
         }
     }
 }

@@ -18,6 +18,10 @@ inline vf splat(float x) { return vf{} + x; }
 inline vi splat(int32_t x) { return vi{} + x; }
 
 // The first n < W lanes, the rest zero.
+#if RECFX_LANES == 16
+inline vf load_some(const float* p, int64_t n) { return (vf)_mm512_maskz_loadu_ps(__mmask16((1u << n) - 1), p); }
+inline void store_some(float* p, vf v, int64_t n) { _mm512_mask_storeu_ps(p, __mmask16((1u << n) - 1), (__m512)v); }
+#else
 inline vf load_some(const float* p, int64_t n) {
     vf v = {};
     for (int64_t i = 0; i < n; ++i) v[i] = p[i];
@@ -27,6 +31,33 @@ inline void store_some(float* p, vf v, int64_t n) {
     alignas(64) float lanes[W];
     __builtin_memcpy(lanes, &v, sizeof v);
     for (int64_t i = 0; i < n; ++i) p[i] = lanes[i];
+}
+#endif
+
+// W rows of W floats, `from_row` apart, turned: column j of the rows becomes row j, `to_row` apart.
+inline void turn(const float* from, int64_t from_row, float* to, int64_t to_row) {
+#if RECFX_LANES > 1
+    vf v[W];
+    for (int i = 0; i < W; ++i) v[i] = load(from + i * from_row);
+#pragma GCC unroll 4
+    for (int step = 1; step < W; step *= 2) {
+        vf next[W];
+        vi low, high;
+        for (int lane = 0; lane < W; ++lane) {
+            const bool upper = lane & step;
+            low[lane] = upper ? W + lane - step : lane;
+            high[lane] = upper ? W + lane : lane + step;
+        }
+#pragma GCC unroll 16
+        for (int i = 0; i < W; ++i) {
+            const int j = i & ~step;
+            next[i] = i & step ? __builtin_shuffle(v[j], v[j + step], high) : __builtin_shuffle(v[j], v[j + step], low);
+        }
+#pragma GCC unroll 16
+        for (int i = 0; i < W; ++i) v[i] = next[i];
+    }
+    for (int i = 0; i < W; ++i) store(to + i * to_row, v[i]);
+#endif
 }
 
 inline vf max(vf a, vf b) { return a > b ? a : b; }
@@ -131,23 +162,3 @@ inline uint32_t bf16_bits(float f) {
     if ((bits & 0x7fffffff) > 0x7f800000) return (bits | 0x400000) & 0xffff0000;
     return (bits + 0x7fff + ((bits >> 16) & 1)) & 0xffff0000;
 }
-
-#if RECFX_LANES > 1
-// W vectors to the vector of their sums: lane i is the sum over vector i.
-template <int Half>
-inline void fold(vf* v) {
-    vi low, high;
-    for (int lane = 0; lane < W; ++lane) {
-        const int block = lane / (2 * Half) * 2 * Half, j = lane - block;
-        low[lane] = j < Half ? block + j : W + block + j - Half;
-        high[lane] = j < Half ? block + Half + j : W + block + j;
-    }
-#pragma GCC unroll 16
-    for (int i = 0; i < Half; ++i) v[i] = __builtin_shuffle(v[i], v[i + Half], low) + __builtin_shuffle(v[i], v[i + Half], high);
-    if constexpr (Half > 1) fold<Half / 2>(v);
-}
-inline vf sums(vf* v) {
-    fold<W / 2>(v);
-    return v[0];
-}
-#endif
