@@ -13,6 +13,7 @@ from recfx.passes.fuse_fm import FuseFm
 from recfx.passes.fuse_lookups import FuseLookups
 from recfx.passes.fuse_mlp import FuseMlp
 from recfx.passes.fuse_parallel_linears import FuseParallelLinears
+from recfx.passes.fuse_target_attention import FuseTargetAttention
 from recfx.passes.hoist_requests import HoistRequests
 from recfx.passes.merge_duplicates import MergeDuplicates
 from recfx.passes.merge_tables import MergeTables
@@ -34,7 +35,7 @@ DEFAULT_PIPELINE = (
 
 #: What the folds leave, in operators of the dialect: interactions before the lookups whose stacks they read and before linears are joined
 #: across them, MLP chains last, as they take any linear. Equal products over different inputs stay apart: to a backend with kernels for the
-#: dialect, one after another they cost no more.
+#: dialect, one after another they cost no more. For a backend with a kernel for it, `fuse-target-attention` belongs behind `fuse-cross`.
 DIALECT_PIPELINE = (
     "fuse-dot-interaction,fuse-fm,fuse-cross,fuse-parallel-linears{max_weight=0},form-bags,fuse-lookups,fuse-mlp"
 )
@@ -84,6 +85,7 @@ __all__ = [
     "FuseLookups",
     "FuseMlp",
     "FuseParallelLinears",
+    "FuseTargetAttention",
     "HoistRequests",
     "MergeDuplicates",
     "MergeTables",

@@ -1,0 +1,231 @@
+"""Target attention in a graph: what becomes of the scores, from the MLP's single column to the weighted sum of the keys."""
+
+from __future__ import annotations
+
+import dataclasses
+from typing import Any
+
+import torch
+from torch import fx
+
+from recfx.ops.attention import FILL, ZERO
+from recfx.passes._match import argument, only_user, same_size, value
+from recfx.pipeline import PassContext
+
+_aten = torch.ops.aten
+_RESHAPES = (_aten.view.default, _aten.reshape.default, _aten.flatten.using_ints)
+_SHAPE_OPS = (
+    *_RESHAPES,
+    _aten.squeeze.dim,
+    _aten.unsqueeze.default,
+    _aten.transpose.int,
+    _aten.mT.default,
+    _aten.permute.default,
+)
+_LIKE = (_aten.zeros_like.default, _aten.ones_like.default, _aten.full_like.default)
+
+
+@dataclasses.dataclass
+class Scores:
+    """What becomes of the scores, up to `output`.
+
+    Attributes:
+        output: The node that holds the scores, the weights or the pooled keys.
+        mask: Where items are; bool. `inverted` when it is True where they are not.
+        pooled: Whether the output is the weighted sum of the keys.
+    """
+
+    output: fx.Node
+    softmax: bool = False
+    scale: float = 1.0
+    masking: int = 0
+    fill: float = 0.0
+    mask: fx.Node | None = None
+    inverted: bool = False
+    pooled: bool = False
+
+
+def follow_scores(ctx: PassContext, scores: fx.Node, keys: fx.Node, shared: fx.Node) -> Scores | None:
+    """Scale, mask, softmax, mask and weighted sum behind the MLP's single column, as far as they go."""
+    held = value(keys)
+    assert held is not None
+    batch, length = held.shape[:2]
+    found = Scores(scores)
+    start = _aligned(value(scores), batch, length)
+    best = dataclasses.replace(found) if start else None
+    current = scores
+    while (user := _reader(current)) is not None:
+        if pooled := _pooled(user, current, (keys, shared), length):
+            return dataclasses.replace(found, output=pooled, pooled=True)
+        if user.target in _SHAPE_OPS and _aligned(value(user), batch, length):
+            start = True
+        elif not start or not (_scaled(user, found) or _masked(ctx, user, current, found) or _normalised(user, found)):
+            break
+        found.output = current = user
+        best = dataclasses.replace(found)
+    return best
+
+
+def _reader(scores: fx.Node) -> fx.Node | None:
+    """What alone reads the scores' values; tensors of their shape, such as the zeros of a `where`, may read their size."""
+    sizes = [u for u in scores.users if u.target in _LIKE]
+    readers = [u for u in scores.users if u not in sizes]
+    if len(readers) != 1:
+        return None
+    for like in sizes:
+        end = only_user(like)
+        if end is not None and end is not readers[0] and end.target is _aten.mul.Tensor:
+            end = only_user(end)
+        if end is not readers[0]:
+            return None
+    return readers[0]
+
+
+def _aligned(held: torch.Tensor | None, batch: Any, length: Any) -> bool:
+    """Whether a tensor is [B, L], [B, 1, L] or [B, L, 1]: the scores, one after another."""
+    if held is None or held.ndim not in (2, 3) or not same_size(held.shape[0], batch):
+        return False
+    sizes = list(held.shape[1:])
+    return any(
+        len(sizes) == len(form) and all(same_size(a, b) for a, b in zip(sizes, form, strict=True))
+        for form in ((length,), (1, length), (length, 1))
+    )
+
+
+def _length_dim(held: torch.Tensor) -> int:
+    """The dimension along the keys of an aligned tensor."""
+    return 2 if held.ndim == 3 and held.shape[1] == 1 else 1
+
+
+def _scaled(user: fx.Node, found: Scores) -> bool:
+    factor: Any = user.args[1] if len(user.args) > 1 else None
+    if user.target not in (_aten.mul.Tensor, _aten.div.Tensor) or not isinstance(factor, int | float) or user.kwargs:
+        return False
+    if found.softmax or found.masking or factor <= 0:
+        return False
+    found.scale *= float(factor) if user.target is _aten.mul.Tensor else 1.0 / float(factor)
+    return True
+
+
+def _normalised(user: fx.Node, found: Scores) -> bool:
+    held = value(user)
+    if user.target is not _aten.softmax.int or found.softmax or held is None or argument(user, 2, "dtype") is not None:
+        return False
+    if found.masking & ZERO:
+        return False
+    dim: Any = user.args[1]
+    if dim % held.ndim != _length_dim(held):
+        return False
+    found.softmax = True
+    return True
+
+
+def _masked(ctx: PassContext, user: fx.Node, scores: fx.Node, found: Scores) -> bool:
+    """Takes in a masking of the scores, before the softmax or after it."""
+    mask: Any = None
+    kind, fill, inverted = FILL, 0.0, False
+    if user.target is _aten.where.self and user.args[1] is scores:
+        constant = _constant(ctx, user.args[2])
+        mask, fill = user.args[0], constant if constant is not None else 0.0
+        mask = None if constant is None else mask
+    elif user.target is _aten.masked_fill.Scalar and user.args[0] is scores:
+        mask, fill, inverted = user.args[1], float(user.args[2]), True  # type: ignore[arg-type]
+    elif user.target is _aten.mul.Tensor:
+        mask = user.args[1] if user.args[0] is scores else user.args[0]
+        if isinstance(mask, fx.Node) and mask.target is _aten.to.dtype:
+            mask = mask.args[0]
+        kind = ZERO
+    held, like = value(mask), value(scores)
+    if held is None or like is None or held.dtype is not torch.bool or not _broadcasts(held, like):
+        return False
+    if kind == FILL and (found.softmax or found.masking):
+        return False  # the operator fills before the softmax, and once
+    while inverted and mask.target in (_aten.bitwise_not.default, _aten.logical_not.default):
+        mask, inverted = mask.args[0], False
+    if (
+        found.mask is not None and (found.mask, found.inverted) != (_flat_mask(mask), inverted)
+    ) or found.masking & kind:
+        return False
+    found.mask, found.inverted = _flat_mask(mask), inverted
+    found.masking |= kind
+    found.fill = fill if kind == FILL else found.fill
+    return True
+
+
+def _broadcasts(mask: torch.Tensor, scores: torch.Tensor) -> bool:
+    """Whether a mask has the scores' shape, but for a batch of one."""
+    return mask.ndim == scores.ndim and all(
+        same_size(a, b) or (i == 0 and a == 1 and isinstance(a, int))
+        for i, (a, b) in enumerate(zip(mask.shape, scores.shape, strict=True))
+    )
+
+
+def _flat_mask(mask: fx.Node) -> fx.Node:
+    """A mask without the dimension that was added to it."""
+    held = value(mask)
+    while held is not None and held.ndim == 3 and mask.target is _aten.unsqueeze.default:
+        mask = mask.args[0]  # type: ignore[assignment]
+        held = value(mask)
+    return mask
+
+
+def _constant(ctx: PassContext, node: Any) -> float | None:
+    """The number that all elements of a tensor are."""
+    tensor = ctx.tensor(node)
+    if tensor is not None:
+        return float(tensor.reshape(-1)[0]) if tensor.numel() == 1 and tensor.is_floating_point() else None
+    if not isinstance(node, fx.Node):
+        return None
+    if node.target is _aten.zeros_like.default:
+        return 0.0
+    if node.target is _aten.ones_like.default:
+        return 1.0
+    if node.target in (_aten.full_like.default, _aten.full.default, _aten.scalar_tensor.default):
+        fill = node.args[0] if node.target is _aten.scalar_tensor.default else node.args[1]
+        return float(fill) if isinstance(fill, int | float) else None
+    if node.target is _aten.mul.Tensor and isinstance(node.args[1], int | float):
+        inner = _constant(ctx, node.args[0])
+        return None if inner is None else inner * float(node.args[1])
+    return None
+
+
+def _pooled(user: fx.Node, weights: fx.Node, keys: tuple[fx.Node, fx.Node], length: Any) -> fx.Node | None:
+    """The node that holds the weighted sum of the keys, [B, D] or [B, 1, D]."""
+    held = value(weights)
+    if held is None or held.ndim != 3:
+        return None if user.target is not _aten.einsum.default else _einsum_pooled(user, weights, keys)
+    if user.target in (_aten.bmm.default, _aten.matmul.default):
+        row = held.shape[1] == 1 and user.args[0] is weights and user.args[1] in keys
+        return _squeezed(user) if row and same_size(held.shape[2], length) else None
+    if user.target is not _aten.mul.Tensor or not same_size(held.shape[1], length) or held.shape[2] != 1:
+        return None
+    other = user.args[1] if user.args[0] is weights else user.args[0]
+    summed = only_user(user)
+    if other not in keys or summed is None or summed.target is not _aten.sum.dim_IntList:
+        return None
+    dims: Any = summed.args[1]
+    return _squeezed(summed) if [d % 3 for d in dims] == [1] and argument(summed, 3, "dtype") is None else None
+
+
+def _squeezed(node: fx.Node) -> fx.Node:
+    """What follows when it only drops the dimension of size 1."""
+    user = only_user(node)
+    held = value(node)
+    drops = user is not None and user.target is _aten.squeeze.dim and user.args[1] in (1, -2)
+    return user if drops and user is not None and held is not None and held.ndim == 3 else node
+
+
+def _einsum_pooled(user: fx.Node, weights: fx.Node, keys: tuple[fx.Node, fx.Node]) -> fx.Node | None:
+    """einsum("bl,bld->bd")."""
+    operands: Any = user.args[1]
+    inputs, _, output = str(user.args[0]).replace(" ", "").partition("->")
+    if (
+        len(operands) != 2
+        or operands[0] is not weights
+        or operands[1] not in keys
+        or len(inputs.split(",")[0]) != 2
+        or len(inputs) != 6
+    ):
+        return None
+    batch, at, batch2, at2, d = tuple(inputs.replace(",", ""))
+    return user if (batch, at, output) == (batch2, at2, batch + d) and len({batch, at, d}) == 3 else None
