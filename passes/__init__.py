@@ -35,9 +35,10 @@ DEFAULT_PIPELINE = (
 
 #: What the folds leave, in operators of the dialect: interactions before the lookups whose stacks they read and before linears are joined
 #: across them, MLP chains last, as they take any linear. Equal products over different inputs stay apart: to a backend with kernels for the
-#: dialect, one after another they cost no more. For a backend with a kernel for it, `fuse-target-attention` belongs behind `fuse-cross`.
+#: dialect, one after another they cost no more.
 DIALECT_PIPELINE = (
-    "fuse-dot-interaction,fuse-fm,fuse-cross,fuse-parallel-linears{max_weight=0},form-bags,fuse-lookups,fuse-mlp"
+    "fuse-dot-interaction,fuse-fm,fuse-cross,fuse-target-attention,fuse-parallel-linears{max_weight=0},form-bags,"
+    "fuse-lookups,fuse-mlp"
 )
 
 #: What `optimize` runs for such a backend.

@@ -1,6 +1,7 @@
 """The native backend: C++ kernels for recommendation models on CPUs, reached through a plain C interface."""
 
 from recfx.targets.native import (
+    rules_attention,
     rules_gemm,
     rules_integer,
     rules_lookup,
@@ -13,6 +14,7 @@ from recfx.targets.native.backend import NativeBackend
 
 __all__ = [
     "NativeBackend",
+    "rules_attention",
     "rules_gemm",
     "rules_integer",
     "rules_lookup",

@@ -31,8 +31,12 @@ def emit_gemm(
     vectors: dict[int, int] | None = None,
     mul: Value | None = None,
     add: Value | None = None,
+    sums_first: bool = False,
 ) -> None:
-    """Adds `out = activation(x weight^T + bias) * mul + add`; weight [N, K]."""
+    """Adds `out = activation(x weight^T + bias) * mul + add`, or with `sums_first` `activation(x weight^T + bias + mul + add)`.
+
+    The weight is [N, K].
+    """
     n, k = weight.shape
     address, format_ = builder.packer.weight(weight)
     pointers = {0: address, **(vectors or {})}
@@ -52,7 +56,7 @@ def emit_gemm(
         out,
         rows_of(out).runs,
         views,
-        ints=[format_, n, k, activation],
+        ints=[format_, n, k, activation, int(sums_first)],
         floats=[0.0, number, input_scale],
         pointers=pointers,
     )
@@ -97,30 +101,40 @@ def _mlp(builder: PlanBuilder, node: fx.Node) -> None:
     for number, layer in enumerate(layers):
         weight = builder.tensor(params[layer.weight])
         last = number == len(layers) - 1
-        out = builder.result(node, anywhere=True) if last else _inner(builder, values[-1], weight.shape[0])
+        out = builder.result(node, anywhere=True) if last else widened(builder, values[-1], weight.shape[0])
         residual = values[layer.residual] if layer.residual >= 0 else None
-        _layer(builder, layer, params, values[-1], out, residual)
+        emit_layer(builder, layer, params, values[-1], out, residual)
         values.append(out)
     builder.values[node] = values[-1]
 
 
-def _inner(builder: PlanBuilder, value: Value, width: int) -> Value:
+def widened(builder: PlanBuilder, value: Value, width: int) -> Value:
+    """A new temporary like a value, with another last dimension."""
     return builder.temp([*value.dims[:-1], Dim(width, 1)])
 
 
-def _layer(
+def activation_vectors(builder: PlanBuilder, layer: mlp.Layer, params: list[fx.Node], n: int) -> dict[int, int]:
+    """The vectors of a layer's activation by the pointer that takes them."""
+    positions = {4: layer.slope, 5: layer.gate_scale, 6: layer.gate_shift}
+    return {
+        pointer: builder.packer.vector(builder.tensor(params[position]), n)
+        for pointer, position in positions.items()
+        if position >= 0
+    }
+
+
+def emit_layer(
     builder: PlanBuilder, layer: mlp.Layer, params: list[fx.Node], x: Value, out: Value, residual: Value | None
 ) -> None:
+    """Adds the steps of one layer of an MLP chain."""
+
     def tensor(position: int) -> torch.Tensor | None:
         return builder.tensor(params[position]) if position >= 0 else None
 
     weight = tensor(layer.weight)
     assert weight is not None
     n = weight.shape[0]
-    vectors: dict[int, int] = {}
-    for pointer, position in ((4, layer.slope), (5, layer.gate_scale), (6, layer.gate_shift)):
-        if (held := tensor(position)) is not None:
-            vectors[pointer] = builder.packer.vector(held, n)
+    vectors = activation_vectors(builder, layer, params, n)
     activation = mlp.ACTIVATIONS.index(layer.activation)
     common: dict[str, Any] = {
         "bias": tensor(layer.bias),
@@ -162,7 +176,7 @@ def _cross(builder: PlanBuilder, node: fx.Node) -> None:
         weight = builder.tensor(params[layer.weight])
         bias = builder.tensor(params[layer.bias]) if layer.bias >= 0 else None
         if layer.kind == cross.VECTOR:
-            dot = _inner(builder, x, 1)
+            dot = widened(builder, x, 1)
             emit_gemm(builder, x, weight.reshape(1, -1), dot)
             inputs, operations = [x0, dot, x], [Operation(MUL, 0, 1), Operation(ADD, -1, 2)]
             if bias is not None:
@@ -172,7 +186,7 @@ def _cross(builder: PlanBuilder, node: fx.Node) -> None:
             emit_pointwise(builder, inputs, out, operations, [])
         elif layer.kind == cross.LOW_RANK:
             inner_weight = builder.tensor(params[layer.inner])
-            inner = _inner(builder, x, inner_weight.shape[0])
+            inner = widened(builder, x, inner_weight.shape[0])
             emit_gemm(builder, x, inner_weight, inner)
             emit_gemm(builder, inner, weight, out, bias=bias, mul=x0, add=x)
         else:

@@ -15,7 +15,7 @@ from torch.nn import functional
 
 import recfx
 from recfx.formats import row_bytes
-from recfx.ops import cross, interaction, lookup, mlp
+from recfx.ops import attention, cross, interaction, lookup, mlp
 
 pytestmark = needs_kernels
 seeds = st.integers(0, 2**32)
@@ -270,6 +270,29 @@ def test_attention(data: st.DataObject) -> None:
         return functional.scaled_dot_product_attention(h, h * 0.5, h + 1, attn_mask=held, is_causal=causal)
 
     check(attend, [x, mask], [])
+
+
+@relaxed
+@given(st.data())
+def test_target_attention(data: st.DataObject) -> None:
+    rng = generator(data.draw(seeds))
+    batch, length, dim, hidden = drawn(data, 2, 5), drawn(data, 2, 12), drawn(data, 1, 20), drawn(data, 1, 20)
+    parts = data.draw(st.lists(st.integers(0, len(attention.PARTS) - 1), min_size=1, max_size=5))
+    softmax, pool = data.draw(st.booleans()), data.draw(st.booleans())
+    masking, scale = data.draw(st.integers(0, 3)), data.draw(st.sampled_from([1.0, 0.5]))
+    query, keys = torch.randn(batch, dim, generator=rng), torch.randn(batch, length, dim, generator=rng)
+    mask = torch.rand(batch, length, generator=rng) < 0.6
+    state = [torch.randn(s, generator=rng) for s in [(hidden, len(parts) * dim), (hidden,), (1, hidden)]]
+    activation = data.draw(st.sampled_from(["sigmoid", "relu"]))
+    ints, numbers = mlp.encode([mlp.Layer(0, 1, activation=activation), mlp.Layer(2)])
+
+    def attend(query: torch.Tensor, keys: torch.Tensor, mask: torch.Tensor, *params: torch.Tensor) -> torch.Tensor:
+        given = (list(params), ints, numbers, parts, softmax, scale, masking, -7.0, pool)
+        if query.dtype is torch.float64:
+            return attention.reference(query, keys, mask, *given)
+        return attention.target_attention(query, keys, mask, *given)
+
+    check(attend, [query, keys, mask], state)
 
 
 @relaxed

@@ -1,4 +1,4 @@
-// y = activation(x W^T * scale + bias) * mul + add, for float32, bfloat16 and int8 weights.
+// y = activation(x W^T * scale + bias) * mul + add, or activation(x W^T * scale + bias + mul + add), for float32, bfloat16 and int8 weights.
 //
 // Every element of the product is summed over k in order in one accumulator, whatever the tile: the result does not depend on the batch size, on
 // the blocking or on the number of threads.
@@ -40,6 +40,7 @@ struct Epilogue {
     const float* row_scale;  // of int8 inputs, per row of the chunk
     const int32_t* row_zero;
     int64_t n;
+    bool sums_first;  // both `mul` and `add` are added before the activation
 
     inline EpilogueRow row(int64_t row, int64_t chunk_row) const {
         return {rows.mul->slot >= 0 ? row_at<const float>(context, *rows.mul, rows, row) : nullptr,
@@ -59,9 +60,12 @@ struct Epilogue {
             y = acc;
         }
         if (bias) y = y + load(bias + column);
+        const vf m = !r.mul ? vf{} : left >= W ? load(r.mul + column) : load_some(r.mul + column, left);
+        const vf a = !r.add ? vf{} : left >= W ? load(r.add + column) : load_some(r.add + column, left);
+        if (sums_first) y = y + a + m;
         if (activation.kind) y = activate(y, activation, column);
-        if (r.mul) y = y * (left >= W ? load(r.mul + column) : load_some(r.mul + column, left));
-        if (r.add) y = y + (left >= W ? load(r.add + column) : load_some(r.add + column, left));
+        if (!sums_first && r.mul) y = y * m;
+        if (!sums_first && r.add) y = y + a;
         if (left >= W) store(r.out + column, y);
         else store_some(r.out + column, y, left);
     }
@@ -131,7 +135,7 @@ inline void gemm(const RecfxStep& step, const Context& context, const Range& ran
     GemmRows rows{&x, &step.views[1], &step.views[2], &step.out, range.begin, x.size[0]};
     const auto* packed = static_cast<const uint32_t*>(step.pointers[0]);
     Epilogue e{context, step, rows, activation_of(step, step.ints[3]), static_cast<const float*>(step.pointers[1]),
-               static_cast<const float*>(step.pointers[2]), static_cast<const int32_t*>(step.pointers[3]), nullptr, nullptr, n};
+               static_cast<const float*>(step.pointers[2]), static_cast<const int32_t*>(step.pointers[3]), nullptr, nullptr, n, step.ints[4] != 0};
     const int64_t total = (range.end - range.begin) * x.size[0], panels = (n + PANEL - 1) / PANEL;
     int64_t p0 = 0, p1 = panels, m0 = 0, m1 = total;
     if (range.parts > 1) {
