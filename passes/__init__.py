@@ -39,7 +39,9 @@ DIALECT_PIPELINE = "fuse-dot-interaction,fuse-fm,fuse-cross,form-bags,fuse-looku
 #: The default passes and those that write the dialect, for backends with kernels of their own for it. What saves torch dispatches is left
 #: out: to such a backend, a selection costs nothing, and equal products over different inputs cost no more one after another.
 NATIVE_PIPELINE = (
-    DEFAULT_PIPELINE.replace(",batch-selects", "").replace("fuse-parallel-linears", "fuse-parallel-linears{max_weight=0}")
+    DEFAULT_PIPELINE.replace(",batch-selects", "").replace(
+        "fuse-parallel-linears", "fuse-parallel-linears{max_weight=0}"
+    )
     + f",{DIALECT_PIPELINE}"
 )
 
