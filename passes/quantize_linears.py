@@ -79,12 +79,8 @@ class QuantizeLinears(Pass):
                     continue
                 done[id(tensor)] = made
             codes, scale = done[id(tensor)]
-            params.append(codes)
-            new = dataclasses.replace(layer, weight=len(params) - 1)
-            if scale is not None:
-                params.append(scale)
-                new = dataclasses.replace(new, scale=len(params) - 1)
-            layers[position] = new
+            at = -1 if scale is None else _place(params, scale)
+            layers[position] = dataclasses.replace(layer, weight=_place(params, codes), scale=at)
             changed = True
         if changed:
             node.args = (arguments[0], *_compact(params, layers))
@@ -121,6 +117,13 @@ class QuantizeLinears(Pass):
 
 #: id of a weight, which several names may share -> the reads of its codes and scales.
 _Done = dict[int, tuple[fx.Node, fx.Node | None]]
+
+
+def _place(params: list[fx.Node], node: fx.Node) -> int:
+    """The position of a parameter, which is added when it is new."""
+    if node not in params:
+        params.append(node)
+    return params.index(node)
 
 
 def _compact(params: list[fx.Node], layers: list[mlp.Layer]) -> tuple[list[fx.Node], list[int], list[float]]:
