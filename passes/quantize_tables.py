@@ -1,9 +1,9 @@
 """quantize-tables: the tables of grouped lookups are stored in fewer bits.
 
-    grouped_lookup([float32 tables], ...) -> grouped_lookup([row-wise n-bit or bfloat16 tables], ...)
+    grouped_lookup([float32 tables], ...) -> grouped_lookup([row-wise n-bit, bfloat16 or float16 tables], ...)
 
-At 8, 4, 2 and 1 bits every row has its own scale and bias (`recfx.formats.rowwise`); at 16 bits a table is bfloat16. A table that something
-else reads as well, such as tied output weights, is left alone.
+At 8, 4, 2 and 1 bits every row has its own scale and bias (`recfx.formats.rowwise`); at 16 bits a table is bfloat16 or float16. A table
+that something else reads as well, such as tied output weights, is left alone, under whatever names it is tied.
 
 Requires: functional; lookups must have been fused. Exactness: APPROX.
 """
@@ -18,10 +18,12 @@ import torch
 from torch import fx
 
 from recfx.errors import InputError
-from recfx.formats import ROW_BITS, encode_rows
+from recfx.formats import HALVES, ROW_BITS, encode_rows, round_to_half, row_bytes
 from recfx.ir.numeric import Exactness
 from recfx.ir.program import Program
 from recfx.ops import lookup
+from recfx.passes._match import argument
+from recfx.passes.merge_tables import LOOKUPS
 from recfx.pipeline import Pass, PassContext, PassSpec, register
 
 
@@ -31,8 +33,10 @@ class QuantizeTables(Pass):
     """Stores embedding tables in fewer bits.
 
     Attributes:
-        bits: 16 (bfloat16), 8, 4, 2 or 1.
+        bits: 16, 8, 4, 2 or 1.
+        refine: Search the scale and bias of each row for the least squared error instead of taking its extremes (8, 4 and 2 bits).
         min_rows: Tables of fewer rows are left alone.
+        format: "bf16" or "fp16", at 16 bits.
     """
 
     spec = PassSpec(
@@ -43,42 +47,69 @@ class QuantizeTables(Pass):
     )
 
     bits: int = 8
+    refine: bool = False
     min_rows: int = 1
+    format: str = "bf16"
 
     def __post_init__(self) -> None:
         if self.bits not in (16, *ROW_BITS):
             raise InputError(f"bits={self.bits} is no width of a table", hint="one of 16, 8, 4, 2, 1")
+        if self.format not in HALVES:
+            raise InputError(f"format={self.format!r} is no format of 16 bits", hint=f"one of {', '.join(HALVES)}")
 
     def run(self, program: Program, ctx: PassContext) -> None:
+        reads: dict[int, list[fx.Node]] = {}  # one tensor may be read under several names
+        for node in ctx.graph.find_nodes(op="get_attr"):
+            reads.setdefault(id(ctx.tensor(node)), []).append(node)
         tables = {t: None for node in ctx.nodes(lookup.grouped_lookup) for t in _tables(node)}
-        for node in ctx.nodes(torch.ops.aten.embedding.default):
-            ctx.miss("table", node, "the lookup is not grouped; run fuse-lookups before")
+        for node in ctx.nodes(*LOOKUPS):
+            table = argument(node, LOOKUPS[node.target], "weight")
+            if table not in tables and ctx.tensor(table) is not None:
+                ctx.miss("table", node, "the lookup is not grouped; run fuse-lookups before")
+        done: set[fx.Node] = set()
         for table in tables:
-            self._quantize(ctx, table)
+            if table not in done:
+                same = reads[id(ctx.tensor(table))] if ctx.tensor(table) is not None else [table]
+                done.update(same)
+                self._quantize(ctx, table, same)
         ctx.sweep()
 
-    def _quantize(self, ctx: PassContext, table: fx.Node) -> None:
+    def _quantize(self, ctx: PassContext, table: fx.Node, reads: list[fx.Node]) -> None:
+        """Quantises what a node reads, for all nodes that read the same tensor."""
         tensor = ctx.tensor(table)
-        if tensor is None:
-            return ctx.miss("table", table, "the table is computed")
-        if tensor.dtype is not torch.float32:
-            return ctx.miss("table", table, f"the table is {tensor.dtype} already")
-        if tensor.shape[0] < self.min_rows:
-            return ctx.miss("table", table, f"only {tensor.shape[0]} row(s)")
-        reader = next((u for u in table.users if not _only_looks_up(u, table)), None)
-        if reader is not None:
-            return ctx.miss("table", table, f"{reader.name} reads the table as well")
+        reason = self._refusal(tensor, reads)
+        if tensor is None or reason is not None:
+            return ctx.miss("table", table, reason or "the table is computed")
         try:
-            packed = tensor.detach().to(torch.bfloat16) if self.bits == 16 else encode_rows(tensor, self.bits)
+            packed = self._packed(tensor)
         except InputError as error:
             return ctx.miss("table", table, error.what)
         if not ctx.gate("table", table):
             return None
-        with ctx.before(table):
+        with ctx.before(min(reads)):
             new = ctx.constant(f"{str(table.target).replace('.', '_')}_{self.bits}bit", packed)
-        for node in list(table.users):
-            self._read(node, table, new)
+        for node in reads:
+            for user in list(node.users):
+                self._read(user, node, new)
         return None
+
+    def _packed(self, tensor: torch.Tensor) -> torch.Tensor:
+        if self.bits == 16:
+            return round_to_half(tensor, HALVES[self.format])
+        return encode_rows(tensor, self.bits, refine=self.refine)
+
+    def _refusal(self, tensor: torch.Tensor | None, reads: list[fx.Node]) -> str | None:
+        if tensor is None:
+            return "the table is computed"
+        if tensor.dtype is not torch.float32:
+            return f"the table is {tensor.dtype} already"
+        rows, dim = tensor.shape
+        if rows < self.min_rows:
+            return f"only {rows} row(s)"
+        if self.bits != 16 and row_bytes(self.bits, dim) >= 4 * dim:
+            return f"a row of {dim} would take {row_bytes(self.bits, dim)} bytes instead of {4 * dim}"
+        reader = next((u for node in reads for u in node.users if not _only_looks_up(u, node)), None)
+        return None if reader is None else f"{reader.name} reads the table as well"
 
     def _read(self, node: fx.Node, table: fx.Node, new: fx.Node) -> None:
         """Makes a lookup read the packed table."""

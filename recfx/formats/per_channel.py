@@ -6,14 +6,18 @@ import torch
 
 from recfx.errors import InputError
 
+#: What share of a channel's largest magnitude the search for the least squared error tries to keep.
+_KEPT = tuple(1 - 0.02 * step for step in range(26))
 
-def quantize_per_channel(weight: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
+
+def quantize_per_channel(weight: torch.Tensor, *, clip: bool = False) -> tuple[torch.Tensor, torch.Tensor]:
     """Symmetric int8 codes of a linear's weight.
 
-    `|error| <= scale / 2` for every element; a channel of zeros keeps zeros and has scale 1.
+    `|error| <= scale / 2` for every element that is not clipped; a channel of zeros keeps zeros and has scale 1.
 
     Args:
         weight: Floating point [N, K].
+        clip: Clip each channel where its squared error is least, instead of representing its largest magnitude.
 
     Returns:
         int8 [N, K] in -127..127, and float32 scales [N]; `codes * scale[:, None]` stands for the weight.
@@ -26,6 +30,23 @@ def quantize_per_channel(weight: torch.Tensor) -> tuple[torch.Tensor, torch.Tens
     held = weight.detach().float()
     if not bool(held.isfinite().all()):
         raise InputError("the weight holds NaN or infinities", hint="it cannot be quantised")
-    largest = held.abs().amax(1)
-    scale = torch.where(largest > 0, largest / 127, 1.0)
-    return (held / scale[:, None]).round().clamp(-127, 127).to(torch.int8), scale
+    largest = held.abs().amax(1, keepdim=True) if held.shape[1] else held.new_zeros(len(held), 1)
+    scale = _scale(largest)
+    codes = _codes(held, scale)
+    if clip:
+        least = (codes * scale - held).square().sum(1, keepdim=True)
+        for kept in _KEPT[1:]:
+            tried = _scale(largest * kept)
+            error = (_codes(held, tried) * tried - held).square().sum(1, keepdim=True)
+            scale, least = torch.where(error < least, tried, scale), torch.minimum(error, least)
+        codes = _codes(held, scale)
+    return codes.to(torch.int8), scale.squeeze(1)
+
+
+def _scale(largest: torch.Tensor) -> torch.Tensor:
+    scale = largest / 127
+    return torch.where(scale > 0, scale, 1.0)
+
+
+def _codes(weight: torch.Tensor, scale: torch.Tensor) -> torch.Tensor:
+    return (weight / scale).round_().clamp_(-127, 127)

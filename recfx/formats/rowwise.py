@@ -3,7 +3,8 @@
 One row of a table of dimension D at b bits is `[ceil(D * b / 8) bytes of codes | fp16 scale | fp16 bias]`, the layout of FBGEMM's fused
 n-bit row-wise format (`FloatOrHalfToFusedNBitRowwiseQuantizedSBHalf`). Codes are packed from the lowest bits of a byte upwards;
 the value of a code q is `q * scale + bias`. At 4 and 2 bits the bytes equal those of torch's
-`quantized::embedding_bag_{4,2}bit_prepack`; at 8 bits torch's own prepack keeps scale and bias in float32 and is 4 bytes longer.
+`quantized::embedding_bag_{4,2}bit_prepack`; at 8 bits torch's own prepack keeps scale and bias in float32 and is 4 bytes longer. A scale
+that rounds to zero is stored as 1, with codes of zero.
 """
 
 from __future__ import annotations
@@ -11,6 +12,8 @@ from __future__ import annotations
 import torch
 
 from recfx.errors import InputError
+from recfx.formats._progress import progress
+from recfx.formats._row_fit import codes_of, least_squares, spread, two_levels
 
 #: The widths a row-wise table may have.
 ROW_BITS = (8, 4, 2, 1)
@@ -18,9 +21,7 @@ ROW_BITS = (8, 4, 2, 1)
 #: Bytes of the scale and the bias at the end of each row.
 TAIL_BYTES = 4
 
-_BLOCK_VALUES = 1 << 22
-_LARGEST_HALF = 65504.0
-_LLOYD_STEPS = 4
+_BLOCK_VALUES = 1 << 17  # what stays in the second-level cache from one step to the next
 
 
 def row_bytes(bits: int, dim: int) -> int:
@@ -28,74 +29,86 @@ def row_bytes(bits: int, dim: int) -> int:
     return -(-dim * bits // 8) + TAIL_BYTES
 
 
-def encode_rows(table: torch.Tensor, bits: int) -> torch.Tensor:
+def encode_rows(table: torch.Tensor, bits: int, *, refine: bool = False) -> torch.Tensor:
     """Packs a table.
 
     At 8, 4 and 2 bits a row's bias is its minimum and its scale spreads the codes to its maximum, both rounded to half precision before
-    codes are chosen, so that `|error| <= scale / 2` but for what that rounding cuts off at the top. At 1 bit the two values of a row are
-    the means of what lies above and below a threshold, found by Lloyd's iteration from the row's mean.
+    codes are chosen, so that `|error| <= |scale| / 2` but for what these roundings cut off at the two ends: at most
+    `2^bits - 1` times the scale's and once the bias's. At 1 bit the two values of a row are those of least squared error.
 
     Args:
         table: Floating point [rows, dim].
         bits: 8, 4, 2 or 1.
+        refine: Search scale and bias of each row for the least squared error instead of taking its extremes; never worse in that sense. A
+            single value may then be further off than half a scale. Without effect at 1 bit.
 
     Returns:
         uint8 [rows, row_bytes(bits, dim)].
 
     Raises:
-        InputError: The table is no matrix, holds NaN or infinities, or numbers that half precision cannot hold as a scale or a bias.
+        InputError: The table is no matrix, holds NaN or infinities, or numbers too large or too close together for a scale and a bias in
+            half precision.
     """
     if bits not in ROW_BITS:
         raise InputError(f"row-wise tables have 8, 4, 2 or 1 bits, not {bits}")
-    if table.ndim != 2 or not table.is_floating_point():
-        raise InputError(f"expected a floating-point matrix, got {table.dtype} {list(table.shape)}")
+    if table.ndim != 2 or not table.is_floating_point() or not table.shape[1]:
+        raise InputError(f"expected a floating-point matrix with columns, got {table.dtype} {list(table.shape)}")
     rows, dim = table.shape
     packed = torch.empty(rows, row_bytes(bits, dim), dtype=torch.uint8)
-    step = max(1, _BLOCK_VALUES // max(dim, 1))
-    for start in range(0, rows, step):
-        block = table[start : start + step].detach().float()
-        packed[start : start + step] = _encode_block(block, bits, start)
+    step = max(1, _BLOCK_VALUES // dim)
+    largest_step = vanished = 0.0
+    with torch.no_grad(), progress(f"packing {rows:,} rows into {bits} bits", rows) as advance:
+        for start in range(0, rows, step):
+            block = table[start : start + step].detach().float()
+            tail = _fit(block, bits, refine, start)
+            scale, bias = tail.float()[:, :1], tail.float()[:, 1:]
+            largest_step = max(largest_step, float(scale.abs().max()))
+            if bool((scale == 0).any()):
+                vanished = max(vanished, _vanished(block[scale[:, 0] == 0], bias[scale[:, 0] == 0]))
+                scale = torch.where(scale == 0, 1.0, scale)
+                tail = torch.cat([scale, bias], 1).half()
+            codes = codes_of(block, scale, bias, (1 << bits) - 1).to(torch.uint8)
+            packed[start : start + step] = torch.cat([_pack(codes, bits), tail.view(torch.uint8)], 1)
+            advance(len(block))
+    if vanished > largest_step / 2:  # beside larger rows, which are no closer to their own values, they may
+        raise InputError(
+            f"rows whose values lie within {vanished:.3g} would vanish: too close for a scale in half precision",
+            hint="multiply the table by a power of two and what reads it by the inverse, or store it in bfloat16",
+        )
     return packed
 
 
-def _encode_block(block: torch.Tensor, bits: int, first_row: int) -> torch.Tensor:
-    wrong = ~block.isfinite().all(1)
-    wrong |= block.abs().amax(1) > _LARGEST_HALF if block.shape[1] else False
+def _vanished(block: torch.Tensor, bias: torch.Tensor) -> float:
+    """The widest range of a row that its bias alone does not stand for, as the error is of the size of the values."""
+    gone = (block - bias).abs().amax(1) > block.abs().amax(1) / 4
+    span = (block.amax(1) - block.amin(1))[gone]
+    return float(span.max()) if len(span) else 0.0
+
+
+def _fit(block: torch.Tensor, bits: int, refine: bool, first_row: int) -> torch.Tensor:
+    """Scale and bias of each row in half precision, [rows, 2]; a scale may have rounded to zero."""
+    plain = two_levels(block) if bits == 1 else spread(block, bits)
+    tail = torch.cat(plain, 1).half()
+    wrong = ~(block.isfinite().all(1) & tail.isfinite().all(1))
     if bool(wrong.any()):
-        row = first_row + int(wrong.nonzero()[0])
         raise InputError(
-            f"row {row} of the table holds NaN, an infinity or a number beyond {_LARGEST_HALF:.0f}",
+            f"row {first_row + int(wrong.nonzero()[0])} of the table holds NaN, infinities or numbers beyond half precision",
             hint="such a table cannot be stored row-wise; clean it, or leave it out of quantisation",
         )
-    bias, scale = _two_levels(block) if bits == 1 else _spread(block, bits)
-    tail = torch.stack([scale, bias], 1).half()
+    if not refine or bits == 1:
+        return tail
+    other = torch.cat(least_squares(block, bits), 1).half()
+    better = _squared_error(block, other, bits) < _squared_error(block, tail, bits)
+    return torch.where(better, other, tail)
+
+
+def _squared_error(block: torch.Tensor, tail: torch.Tensor, bits: int) -> torch.Tensor:
+    """The error of each row, [rows, 1]; NaN for a scale or a bias that is none."""
     scale, bias = tail.float()[:, :1], tail.float()[:, 1:]
     scale = torch.where(scale == 0, 1.0, scale)
-    codes = ((block - bias) * (1 / scale)).round().clamp(0, (1 << bits) - 1).to(torch.uint8)
-    tail[:, 0] = scale[:, 0].half()
-    return torch.cat([_pack(codes, bits), tail.view(torch.uint8)], 1)
-
-
-def _spread(block: torch.Tensor, bits: int) -> tuple[torch.Tensor, torch.Tensor]:
-    """Bias and scale that spread the codes from the row's minimum to its maximum."""
-    bias = block.amin(1).half().float()
-    span = block.amax(1) - bias
-    return bias, torch.where(span == 0, 1.0, span / ((1 << bits) - 1))
-
-
-def _two_levels(block: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
-    """Bias and scale of the two values of least squared error (Lloyd 1982), started at the mean."""
-    threshold = block.mean(1, keepdim=True)
-    low = high = threshold
-    for _ in range(_LLOYD_STEPS):
-        above = block > threshold
-        count = above.sum(1, keepdim=True)
-        total = torch.where(above, block, 0.0).sum(1, keepdim=True)
-        high = torch.where(count > 0, total / count.clamp(min=1), threshold)
-        others = block.shape[1] - count
-        low = torch.where(others > 0, (block.sum(1, keepdim=True) - total) / others.clamp(min=1), threshold)
-        threshold = (low + high) / 2
-    return low[:, 0], (high - low)[:, 0]
+    return (
+        codes_of(block, scale, bias, (1 << bits) - 1).mul_(scale).add_(bias).sub_(block).square_().sum(1, keepdim=True)
+    )
 
 
 def _pack(codes: torch.Tensor, bits: int) -> torch.Tensor:
@@ -120,7 +133,12 @@ def decode_rows(packed: torch.Tensor, bits: int, dim: int) -> torch.Tensor:
         float32 [..., dim].
     """
     codes_end = row_bytes(bits, dim) - TAIL_BYTES
-    tail = packed[..., codes_end : codes_end + TAIL_BYTES].contiguous().view(torch.float16).float()
+    tail = (
+        packed[..., codes_end : codes_end + TAIL_BYTES]
+        .clone(memory_format=torch.contiguous_format)
+        .view(torch.float16)
+        .float()
+    )
     codes = packed[..., :codes_end]
     if bits < 8:
         shifts = torch.arange(0, 8, bits, dtype=torch.uint8, device=packed.device)

@@ -1,0 +1,27 @@
+"""Tables and weights in 16 bits: bfloat16 and float16."""
+
+from __future__ import annotations
+
+import torch
+
+from recfx.errors import InputError
+
+#: Name -> dtype.
+HALVES = {"bf16": torch.bfloat16, "fp16": torch.float16}
+
+
+def round_to_half(weight: torch.Tensor, dtype: torch.dtype) -> torch.Tensor:
+    """A tensor rounded to bfloat16 (8 significant bits, the range of float32) or float16 (11 bits, up to 65504).
+
+    Args:
+        weight: Floating point.
+        dtype: torch.bfloat16 or torch.float16.
+
+    Raises:
+        InputError: It holds NaN, infinities, or numbers that round to infinity.
+    """
+    result = weight.detach().to(dtype)
+    if not bool(result.isfinite().all()):
+        name = str(dtype).removeprefix("torch.")
+        raise InputError(f"it holds NaN, infinities or numbers beyond {name}", hint="leave it in float32")
+    return result
