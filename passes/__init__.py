@@ -39,17 +39,6 @@ DEFAULT_PIPELINE = (
 DIALECT_PIPELINE = (
     "fuse-dot-interaction,fuse-fm,fuse-cross,fuse-target-attention,fuse-parallel-linears{max_weight=0},form-bags,"
     "fuse-lookups,fuse-mlp"
-#: What the default pipeline leaves, in operators of the dialect: interactions before the lookups whose stacks they read, MLP chains last,
-#: as they take any linear.
-DIALECT_PIPELINE = "fuse-dot-interaction,fuse-fm,fuse-cross,form-bags,fuse-lookups,fuse-mlp"
-
-#: The default passes and those that write the dialect, for backends with kernels of their own for it. What saves torch dispatches is left
-#: out: to such a backend, a selection costs nothing, and equal products over different inputs cost no more one after another.
-NATIVE_PIPELINE = (
-    DEFAULT_PIPELINE.replace(",batch-selects", "").replace(
-        "fuse-parallel-linears", "fuse-parallel-linears{max_weight=0}"
-    )
-    + f",{DIALECT_PIPELINE}"
 )
 
 #: What `optimize` runs for such a backend.
