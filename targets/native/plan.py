@@ -17,7 +17,7 @@ from recfx.targets.native.builder import PlanBuilder, Slot, Step, View
 from recfx.targets.native.library import Library
 
 #: Scratch of one block of rows, so that it stays in a core's own cache.
-_BLOCK_BYTES = 384 << 10
+_BLOCK_BYTES = 768 << 10
 _MOST_ROWS = 256
 _FEW_POINTERS = 8
 
@@ -39,7 +39,7 @@ class Plan:
         steps = (CStep * len(builder.steps))(*(self._step(step) for step in builder.steps))
         self._kept += [slots, steps]
         self.handle: int = library.calls["recfx_plan_new"](
-            level.encode(), slots, len(slots), steps, len(steps), _block(builder.slots), len(arguments)
+            level.encode(), slots, len(slots), steps, len(steps), _block(builder.slots, slots), len(arguments)
         )
         if not self.handle:
             raise TargetError("there is not enough memory for a plan")
@@ -89,10 +89,13 @@ def _view(held: View | None) -> CView:
     return c
 
 
-def _block(slots: Sequence[Slot]) -> int:
-    """Rows taken through all steps at once."""
-    row = sum(4 * s.width for s in slots if s.place is not Place.CONST and not s.once)
-    return max(1, min(_MOST_ROWS, _BLOCK_BYTES // max(row, 1)))
+def _block(slots: Sequence[Slot], placed: Any) -> int:
+    """Rows taken through all steps at once: their scratch stays in cache, and weights are not read anew for too few of them."""
+    groups: dict[int, int] = {}
+    for slot, c in zip(slots, placed, strict=True):
+        if slot.place is Place.TEMP and not slot.once:
+            groups[int(c.data or 0)] = max(groups.get(int(c.data or 0), 0), slot.width * slot.dtype.itemsize)
+    return max(1, min(_MOST_ROWS, _BLOCK_BYTES // max(sum(groups.values()), 1)))
 
 
 def _groups(builder: PlanBuilder) -> dict[int, int]:

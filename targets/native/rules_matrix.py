@@ -67,6 +67,9 @@ def _product(builder: PlanBuilder, node: fx.Node) -> None:
         emit_gemm(builder, x, weight.T.contiguous(), out)
         builder.values[node] = out
         return
+    left: Any = node.args[0]
+    if left.op == "get_attr" and builder.tensor(left).ndim == 2 and len(builder.value(right).dims) > 2:
+        return _turned_product(builder, node, builder.tensor(left), right)
     if any(len(builder.value(a).dims) < 2 for a in node.args[:2]):
         raise Unsupported("a product with a vector")
     out_shape = builder.shape(node)
@@ -81,6 +84,19 @@ def _product(builder: PlanBuilder, node: fx.Node) -> None:
     out = builder.result(node)
     builder.emit(Kind.BMM, out, _matrices(out).runs, {0: _matrices(sides[0]), 1: _matrices(sides[1])}, floats=[1.0])
     builder.values[node] = out
+
+
+def _turned_product(builder: PlanBuilder, node: fx.Node, weight: torch.Tensor, right: Any) -> None:
+    """A constant times a matrix of each row: W x = (x^T W^T)^T, so that the constant is packed once for all rows."""
+    if weight.dtype is not torch.float32:
+        raise Unsupported(f"a weight of dtype {weight.dtype}")
+    value = builder.value(right)
+    if builder.dtype(value) is not torch.float32 or any(d.batch for d in value.dims[-2:]):
+        raise Unsupported("a matrix runs over the batch, or is not float32")
+    turned = builder.compact(Value(value.slot, value.offset, (*value.dims[:-2], value.dims[-1], value.dims[-2])))
+    out = builder.temp((*turned.dims[:-1], Dim(weight.shape[0], 1)))
+    emit_gemm(builder, turned, weight, out)
+    builder.values[node] = Value(out.slot, out.offset, (*out.dims[:-2], out.dims[-1], out.dims[-2]))
 
 
 @rule(_aten.scaled_dot_product_attention.default)
