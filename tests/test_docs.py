@@ -8,9 +8,10 @@ from pathlib import Path
 import pytest
 import torch
 from models import TinyCtr, tiny_inputs
+from native_kit import needs_kernels
 
 import recfx
-from recfx.passes import DEFAULT_PIPELINE
+from recfx.passes import DEFAULT_PIPELINE, PRECISIONS
 from recfx.pipeline import registered
 
 ROOT = Path(__file__).parents[1]
@@ -41,6 +42,22 @@ def test_the_pass_in_the_readme_works() -> None:
     fast = names["fast"]
     assert isinstance(fast, recfx.CompiledModel)
     assert [r.fired for r in fast.report.passes if r.text == "drop-double-relu"] == [1]
+
+
+@needs_kernels
+def test_the_example_of_fewer_bits_works() -> None:
+    blocks = re.findall(r"```python\n(.*?)```", (ROOT / "docs" / "quantization.md").read_text(), flags=re.DOTALL)
+    names: dict[str, object] = {"print": lambda *args: None}
+    exec("\n".join(blocks), names)
+    fast = names["fast"]
+    assert isinstance(fast, recfx.CompiledModel)
+    assert fast.report.approximation == (names["largest"], names["relative"])
+
+
+def test_the_precisions_are_documented() -> None:
+    document = (ROOT / "docs" / "quantization.md").read_text()
+    for precision, text in PRECISIONS.items():
+        assert f'| `"{precision}"` | {f"`{text}`" if text else "nothing"} |' in document
 
 
 def test_the_examples_of_request_inputs_work() -> None:
