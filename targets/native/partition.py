@@ -15,7 +15,7 @@ from recfx.targets.native.builder import PlanBuilder, Slot
 from recfx.targets.native.library import Library
 from recfx.targets.native.plan import Plan, plan_call
 from recfx.targets.native.rules import RULES
-from recfx.targets.native.rules_view import PARTS
+from recfx.targets.native.rules_view import PARTS, drops_the_batch
 from recfx.targets.native.values import Unsupported, Value, contiguous
 
 
@@ -58,6 +58,7 @@ class Partitioner:
             if node.op in ("placeholder", "get_attr"):
                 self.copies[node] = self.graph.node_copy(node)
         left = [n for n in nodes if n.op == "call_function"]
+        self._refuse_varying_ranks(left)
         done = {n for n in nodes if n.op in ("placeholder", "get_attr")}
         while left:
             builder = self._builder()
@@ -71,6 +72,12 @@ class Partitioner:
         self.graph.eliminate_dead_code()
         module = fx.GraphModule(self.program.module, self.graph)
         return Partition(dataclasses.replace(self.program, module=module), self.plans, self.refused)
+
+    def _refuse_varying_ranks(self, nodes: Iterable[fx.Node]) -> None:
+        """Leaves to torch what has another rank when the batch is one row, and all that comes of it."""
+        for node in nodes:
+            if drops_the_batch(node) or any(source in self.refused for source in node.all_input_nodes):
+                self.refused[node] = "its rank depends on the batch"
 
     def _builder(self) -> PlanBuilder:
         return PlanBuilder(

@@ -19,6 +19,23 @@ def _argument(node: fx.Node, index: int, name: str, default: Any = None) -> Any:
     return node.args[index] if index < len(node.args) else node.kwargs.get(name, default)
 
 
+#: Operators that drop dimensions of one element.
+SQUEEZES = (_aten.squeeze.default, _aten.squeeze.dim, _aten.squeeze.dims)
+
+
+def drops_the_batch(node: fx.Node) -> bool:
+    """Whether a node's rank depends on the batch: it squeezes a dimension that varies, and drops it when there is one row."""
+    if node.target not in SQUEEZES:
+        return False
+    source: Any = node.args[0]
+    held = source.meta.get("val")
+    if not isinstance(held, torch.Tensor):
+        return True
+    given: Any = range(held.ndim) if node.target is _aten.squeeze.default else node.args[1]
+    dims = [given] if isinstance(given, int) else list(given)
+    return any(held.ndim and not isinstance(held.shape[d], int) for d in dims)
+
+
 def _reshaped(builder: PlanBuilder, node: fx.Node) -> None:
     value, shape = builder.value(node.args[0]), builder.shape(node)
     found = reshape(value, shape)
@@ -36,9 +53,7 @@ for _target in (
     _aten.flatten.using_ints,
     _aten.unflatten.int,
     _aten.unsqueeze.default,
-    _aten.squeeze.default,
-    _aten.squeeze.dim,
-    _aten.squeeze.dims,
+    *SQUEEZES,
 ):
     rule(_target)(_reshaped)
 

@@ -208,7 +208,7 @@ def test_din(softmax: bool, activation: str) -> None:
 def test_the_native_pipeline_leaves_no_linear(name: str) -> None:
     model = getattr(zoo, name).small().eval()
     captured = capture(model, model.example_inputs(4))
-    text = NATIVE_PIPELINE.replace(",fuse-cross,", ",fuse-cross,fuse-target-attention,")
+    text = NATIVE_PIPELINE
     result = Pipeline(text).run(captured).program
     assert operators(result)["recfx.target_attention"] == int(name == "DIN")
     assert operators(result)["aten.linear"] == 0

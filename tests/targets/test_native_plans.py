@@ -177,6 +177,17 @@ def test_what_has_no_kernel_stays_with_torch() -> None:
     torch.testing.assert_close(flat_function(made.program)(x)[0], function(x, w), rtol=1e-4, atol=1e-4)
 
 
+def test_a_rank_that_depends_on_the_batch_stays_with_torch() -> None:
+    """A squeeze of the batch drops it when there is one row, in the model and so in what it becomes."""
+    x = torch.randn(3, 4)
+    function = lambda x: torch.relu(torch.relu(x).sum(1).squeeze(-1)) + 1  # noqa: E731
+    run = flat_function(partition(program_of(function, [x]), LEVELS[0]).program)
+    for batch in (1, 2):
+        inputs = torch.randn(batch, 4)
+        assert run(inputs)[0].shape == function(inputs).shape
+        torch.testing.assert_close(run(inputs)[0], function(inputs))
+
+
 def test_values_of_one_row_outlive_the_steps_of_their_own() -> None:
     """Steps for one row run first: what they made must not be overwritten before the rows read it."""
     rng = generator(7)

@@ -14,7 +14,7 @@ from expected import EXPECTED_FAILURES
 from make_table import PAGE, page
 
 CASES = {case.label: case for case in all_cases()}
-TOLERANCE = 1e-6
+TOLERANCE = 1e-5  # kernels add in another order than torch's operators
 
 pytestmark = pytest.mark.slow
 
