@@ -64,7 +64,15 @@ def default_pipeline(*, requests: bool, dialect: bool, precision: str = "fp32") 
     text = NATIVE_PIPELINE if dialect else DEFAULT_PIPELINE
     if PRECISIONS[precision]:
         text = f"{text},{PRECISIONS[precision]}"
-    return text.replace("fold-batchnorm,", "fold-batchnorm,hoist-requests,") if requests else text
+    if not requests:
+        return text
+    if dialect:
+        # Its kernel does once for all rows what they share: nothing of it is to be split beforehand.
+        text = text.replace("fuse-target-attention,", "").replace(
+            "fold-batchnorm,", "fold-batchnorm,fuse-target-attention,"
+        )
+        return text.replace("fuse-target-attention,", "fuse-target-attention,hoist-requests,")
+    return text.replace("fold-batchnorm,", "fold-batchnorm,hoist-requests,")
 
 
 __all__ = [

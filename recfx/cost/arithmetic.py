@@ -11,7 +11,9 @@ from typing import Any
 import torch
 from torch import fx
 
+from recfx.cost.dialect_arithmetic import dialect_multiply_adds
 from recfx.ir.program import Program
+from recfx.ops.lookup import grouped_lookup
 
 _aten = torch.ops.aten
 
@@ -95,6 +97,10 @@ def _work(node: fx.Node, sizes: _Sizes) -> Arithmetic:
     if node.target in _LOOKUPS:
         return _lookup(node, operands, result, sizes)
     moved = written + sum(map(sizes.bytes, operands))
+    known = dialect_multiply_adds(node, sizes.elements)
+    if known is not None:
+        read = 0 if node.target is grouped_lookup else moved - written  # of tables, the rows picked alone
+        return Arithmetic(known, written + (read or written))
     if node.target in _MOVES:
         return Arithmetic(0, 2 * written)
     if node.target in _PRODUCTS:

@@ -35,7 +35,7 @@ def _target_attention(builder: PlanBuilder, node: fx.Node) -> None:
     layers = mlp.decode(ints, numbers)
     if layers[0].norm or layers[0].residual >= 0 or any(layer.residual == 0 for layer in layers):
         raise Unsupported("its first layer has a norm, or its input is added later on")
-    q, k = even_rows(builder, query), even_rows(builder, keys)
+    q, k = even_rows(builder, query), _shared(builder, even_rows(builder, keys))
     values = [q, _first_layer(builder, layers[0], params, q, k, [attention.PARTS[p] for p in parts])]
     for layer in layers[1:]:
         out = widened(builder, values[-1], builder.tensor(params[layer.weight]).shape[0])
@@ -50,6 +50,14 @@ def _target_attention(builder: PlanBuilder, node: fx.Node) -> None:
     else:
         builder.copy(weights, out)
     builder.values[node] = out
+
+
+def _shared(builder: PlanBuilder, keys: Value) -> Value:
+    """Keys that are one row repeated over the batch, as that one row."""
+    first = keys.dims[0]
+    if first.batch and first.size == 1 and builder.slots[keys.slot].once:
+        return Value(keys.slot, keys.offset, (Dim(1, 0), *keys.dims[1:]))
+    return keys
 
 
 def _first_layer(

@@ -1,0 +1,93 @@
+"""Multiply-adds of the operators of the recfx dialect, as backends with kernels for them compute them."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable
+from typing import Any
+
+import torch
+from torch import fx
+
+from recfx.ops import attention, cross, interaction, lookup, mlp
+
+#: The number of elements of a (possibly fake) tensor.
+Count = Callable[[Any], int]
+
+
+def dialect_multiply_adds(node: fx.Node, elements: Count) -> int | None:
+    """The multiply-adds of a node of the dialect; None for any other node.
+
+    Args:
+        node: The node.
+        elements: Gives the number of elements of a fake tensor under the sizes asked for.
+    """
+    count = _COUNTS.get(node.target)
+    return None if count is None else count(node, elements)
+
+
+def _held(node: Any) -> torch.Tensor:
+    held: torch.Tensor = node.meta["val"]
+    return held
+
+
+def _layers(rows: int, params: Any, layers: list[mlp.Layer]) -> int:
+    return sum(rows * math.prod(map(int, _held(params[layer.weight]).shape)) for layer in layers)
+
+
+def _mlp(node: fx.Node, elements: Count) -> int:
+    arguments: Any = node.args
+    x, params, ints, numbers = arguments
+    held: Any = _held(x)
+    return _layers(elements(held) // int(held.shape[-1]), params, mlp.decode(ints, numbers))
+
+
+def _lookup(node: fx.Node, elements: Count) -> int:
+    """Pooled rows are added up; jagged bags are counted as one row each, as nobody knows their length."""
+    numbers: Any = node.args[5]
+    held: Any = _held(node)
+    rows = elements(held) // int(held.shape[1])
+    pooled = [f for f in lookup.decode(numbers) if f.pooling != lookup.NONE and f.length > 1]
+    return rows * sum(f.dim * f.length for f in pooled)
+
+
+def _dots(node: fx.Node, elements: Count) -> int:
+    held: Any = _held(node.args[0])
+    features, dim = int(held.shape[1]), int(held.shape[2])
+    return elements(held) // (features * dim) * interaction.pair_count(features, bool(node.args[2])) * dim
+
+
+def _cross(node: fx.Node, elements: Count) -> int:
+    arguments: Any = node.args
+    x, params, numbers = arguments[1:4]
+    held: Any = _held(x)
+    rows, width = elements(held) // int(held.shape[-1]), int(held.shape[-1])
+    total = 0
+    for layer in cross.decode(numbers):
+        weights = [p for p in (layer.weight, layer.inner) if p >= 0]
+        total += rows * (sum(_held(params[p]).numel() for p in weights) + 2 * width)
+    return total
+
+
+def _attention(node: fx.Node, elements: Count) -> int:
+    """The first layer is split: the query's term once a row, the keys' once for all rows that share them, their product's for every key."""
+    arguments: Any = node.args
+    query, keys, params, parts, pool = arguments[0], arguments[1], arguments[3], arguments[6], arguments[11]
+    shared: Any = keys.args[0] if keys.target is torch.ops.aten.expand.default else keys
+    dim, length = int(_held(keys).shape[2]), int(_held(keys).shape[1])
+    rows = elements(_held(query)) // dim
+    layers = mlp.decode(arguments[4], arguments[5])
+    hidden = int(_held(params[layers[0].weight]).shape[0])
+    products = int(attention.PARTS.index("q*k") in parts)
+    first = (rows + elements(_held(shared)) // dim + products * rows * length) * dim * hidden
+    return first + _layers(rows * length, params, layers[1:]) + (rows * length * dim if pool else 0)
+
+
+_COUNTS: dict[Any, Callable[[fx.Node, Count], int]] = {
+    mlp.mlp: _mlp,
+    lookup.grouped_lookup: _lookup,
+    interaction.dot_interaction: _dots,
+    interaction.fm: lambda node, elements: 2 * elements(_held(node.args[0])),
+    cross.cross: _cross,
+    attention.target_attention: _attention,
+}
