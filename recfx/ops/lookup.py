@@ -132,7 +132,8 @@ def _jagged(
     factors = torch.ones(held.shape) if weights is None else weights[bounds[0] : bounds[-1]]
     counted = held != f.padding if f.padding >= 0 else torch.ones_like(held, dtype=torch.bool)
     rows = _rows(table, held if f.padding < 0 else torch.where(counted, held, -f.base), f)
-    pooled = torch.zeros(batch, f.dim).index_add(0, bag_of, rows * (factors * counted).unsqueeze(-1))
+    weighted = rows * (factors * counted).unsqueeze(-1)  # float64 in runs that serve as the truth
+    pooled = weighted.new_zeros(batch, f.dim).index_add(0, bag_of, weighted)
     if f.pooling != MEAN:
         return pooled
     counts = torch.zeros(batch).index_add(0, bag_of, counted.float())
