@@ -176,6 +176,8 @@ def unused_name(module: torch.nn.Module, stem: str) -> str:
 
 
 def _holds(module: torch.nn.Module, name: str) -> bool:
+    if any(hasattr(torch.nn.Module, part) for part in name.split(".")):
+        return True  # a method's name, such as that of an operator `to`
     try:
         get_state(module, name)
     except AttributeError:

@@ -9,6 +9,7 @@ from hypothesis import strategies as st
 from pass_cases import Case, Function, check_does_not_fire, check_fires, program_of, run
 from torch import nn
 
+import recfx
 from recfx.ir import Exactness, verify_numeric
 from recfx.passes import FoldConstants
 from recfx.zoo import MODELS
@@ -93,3 +94,18 @@ def test_growth_is_limited_in_total() -> None:
     (record,) = run(FoldConstants(max_growth_bytes=1000), program).records
     assert record.fired == 2
     assert "larger than what it replaces" in record.misses[-1].reason
+
+
+def test_a_folded_operator_may_be_called_like_a_method_of_modules() -> None:
+    class Cast(torch.nn.Module):
+        def __init__(self) -> None:
+            super().__init__()
+            self.table = torch.nn.Parameter(torch.randn(5, 3))
+
+        def forward(self, ids: torch.Tensor) -> torch.Tensor:
+            return torch.nn.functional.embedding(ids, self.table.double())
+
+    model = Cast().eval()
+    ids = torch.tensor([1, 4, 2])
+    fast = recfx.optimize(model, example_inputs=ids, pipeline="canonicalize,fold-constants", measure=False)
+    assert torch.equal(fast(ids), model(ids))
