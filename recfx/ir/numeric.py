@@ -117,8 +117,7 @@ def run_in_float64(program: Program, leaves: Sequence[Any]) -> list[Any]:
             return _to_double(super().get_attr(target, args, kwargs))
 
         def call_function(self, target: Any, args: Any, kwargs: Any) -> Any:
-            narrow = (torch.float32, torch.float16, torch.bfloat16)
-            args, kwargs = torch.utils._pytree.tree_map(lambda a: torch.float64 if a in narrow else a, (args, kwargs))
+            args, kwargs = torch.utils._pytree.tree_map(_wide_dtype, (args, kwargs))
             return _to_double(super().call_function(target, args, kwargs))
 
     with torch.no_grad():
@@ -133,6 +132,19 @@ def _looks_up(user: fx.Node, table: fx.Node) -> bool:
     if str(user.target) != "recfx.grouped_lookup.default":
         return False
     return not any(isinstance(held, list | tuple) and table in held for held in user.args[1:])
+
+
+def _wide_dtype(value: Any) -> Any:
+    """A dtype that an operator is told to use, in double precision; anything else as it is."""
+    if not isinstance(value, torch.dtype):
+        return value
+    wide = {
+        torch.float32: torch.float64,
+        torch.float16: torch.float64,
+        torch.bfloat16: torch.float64,
+        torch.complex64: torch.complex128,
+    }
+    return wide.get(value, value)
 
 
 def _to_double(value: Any) -> Any:
