@@ -16,12 +16,6 @@ struct GemmRows {
     int64_t first, per_batch;  // batch row of row 0; rows of one batch row
 };
 
-template <class T>
-inline T* row_at(const Context& context, const RecfxView& view, const GemmRows& rows, int64_t row) {
-    const int64_t batch = row / rows.per_batch, inner = row - batch * rows.per_batch;
-    return at<T>(context, view, rows.first + batch) + inner * view.stride[0];
-}
-
 // Where one row's epilogue reads and writes.
 struct EpilogueRow {
     const float *mul, *add;
@@ -31,34 +25,29 @@ struct EpilogueRow {
 };
 
 struct Epilogue {
-    const Context& context;
-    const RecfxStep& step;
-    const GemmRows& rows;
     Activation activation;
     const float *bias, *scale;
     const int32_t* column_sums;
-    const float* row_scale;  // of int8 inputs, per row of the chunk
-    const int32_t* row_zero;
+    const EpilogueRow* rows;  // of the chunk
     int64_t n;
     bool sums_first;  // both `mul` and `add` are added before the activation
+    bool plain;       // neither `mul` nor `add`, and at most a ReLU
 
-    inline EpilogueRow row(int64_t row, int64_t chunk_row) const {
-        return {rows.mul->slot >= 0 ? row_at<const float>(context, *rows.mul, rows, row) : nullptr,
-                rows.add->slot >= 0 ? row_at<const float>(context, *rows.add, rows, row) : nullptr,
-                row_at<float>(context, *rows.out, rows, row), row_scale[chunk_row], row_zero[chunk_row]};
+    template <class V>
+    inline vf product(V acc, const EpilogueRow& r, int64_t column) const {
+        if constexpr (__is_same(V, vi)) {
+            const vi sum = r.zero ? acc - r.zero * load_as<vi>(column_sums + column) : acc;
+            return to_float(sum) * (r.scale * load(scale + column));
+        } else {
+            return acc;
+        }
     }
 
     template <class V>
     inline void write(V acc, const EpilogueRow& r, int64_t column) const {
         const int64_t left = n - column;
         if (left <= 0) return;
-        vf y;
-        if constexpr (__is_same(V, vi)) {
-            const vi sum = r.zero ? acc - r.zero * load_as<vi>(column_sums + column) : acc;
-            y = to_float(sum) * (r.scale * load(scale + column));
-        } else {
-            y = acc;
-        }
+        vf y = product(acc, r, column);
         if (bias) y = y + load(bias + column);
         const vf m = !r.mul ? vf{} : left >= W ? load(r.mul + column) : load_some(r.mul + column, left);
         const vf a = !r.add ? vf{} : left >= W ? load(r.add + column) : load_some(r.add + column, left);
@@ -69,11 +58,19 @@ struct Epilogue {
         if (left >= W) store(r.out + column, y);
         else store_some(r.out + column, y, left);
     }
+
+    // Whole vectors and nothing but a bias and perhaps a ReLU.
+    template <class V>
+    inline void write_plain(V acc, const EpilogueRow& r, int64_t column, bool relu) const {
+        vf y = product(acc, r, column);
+        if (bias) y = y + load(bias + column);
+        store(r.out + column, relu ? (y < 0.0f ? splat(0.0f) : y) : y);
+    }
 };
 
 // MR rows, `stride` units apart, by P panels.
 template <class D, int MR, int P>
-inline void tile(const uint32_t* a, int64_t stride, const uint32_t* b, int64_t units, const Epilogue& e, int64_t row, int64_t chunk_row, int64_t panel) {
+inline void tile(const uint32_t* a, int64_t stride, const uint32_t* b, int64_t units, const Epilogue& e, int64_t chunk_row, int64_t panel) {
     typename D::V acc[MR][2 * P] = {};
     const int64_t panel_units = units * PANEL;
     for (int64_t u = 0; u < units; ++u) {
@@ -87,26 +84,30 @@ inline void tile(const uint32_t* a, int64_t stride, const uint32_t* b, int64_t u
             }
         }
     }
-    for (int r = 0; r < MR; ++r) {
-        const EpilogueRow to = e.row(row + r, chunk_row + r);
-        for (int p = 0; p < P; ++p) {
-            e.write(acc[r][2 * p], to, (panel + p) * PANEL);
-            e.write(acc[r][2 * p + 1], to, (panel + p) * PANEL + W);
-        }
+    const EpilogueRow* to = e.rows + chunk_row;
+    if (e.plain && (panel + P) * PANEL <= e.n) {
+        const bool relu = e.activation.kind == 1;
+#pragma GCC unroll 16
+        for (int r = 0; r < MR; ++r)
+#pragma GCC unroll 16
+            for (int v = 0; v < 2 * P; ++v) e.write_plain(acc[r][v], to[r], panel * PANEL + v * W, relu);
+        return;
     }
+    for (int r = 0; r < MR; ++r)
+        for (int v = 0; v < 2 * P; ++v) e.write(acc[r][v], to[r], panel * PANEL + v * W);
 }
 
 // A few rows do not fill the registers with sums; several panels at once hide the latency of those there are.
 template <class D, int MR>
-inline void few_rows(const uint32_t* a, int64_t stride, const uint32_t* packed, int64_t units, const Epilogue& e, int64_t row, int64_t p0, int64_t p1) {
+inline void few_rows(const uint32_t* a, int64_t stride, const uint32_t* packed, int64_t units, const Epilogue& e, int64_t p0, int64_t p1) {
     constexpr int P = MR == 1 ? 4 : 2;
     int64_t panel = p0;
-    for (; panel + P <= p1; panel += P) tile<D, MR, P>(a, stride, packed + panel * units * PANEL, units, e, row, 0, panel);
-    for (; panel < p1; ++panel) tile<D, MR, 1>(a, stride, packed + panel * units * PANEL, units, e, row, 0, panel);
+    for (; panel + P <= p1; panel += P) tile<D, MR, P>(a, stride, packed + panel * units * PANEL, units, e, 0, panel);
+    for (; panel < p1; ++panel) tile<D, MR, 1>(a, stride, packed + panel * units * PANEL, units, e, 0, panel);
 }
 
 template <class D>
-using TileFunction = void (*)(const uint32_t*, int64_t, const uint32_t*, int64_t, const Epilogue&, int64_t, int64_t, int64_t);
+using TileFunction = void (*)(const uint32_t*, int64_t, const uint32_t*, int64_t, const Epilogue&, int64_t, int64_t);
 
 template <class D, int MR>
 inline TileFunction<D> tile_of(int rows) {
@@ -116,58 +117,72 @@ inline TileFunction<D> tile_of(int rows) {
         return rows == MR ? &tile<D, MR, 1> : tile_of<D, MR + 1>(rows);
 }
 
-// Units of `rows` rows from `row`: scratch [rows][units], and for int8 the scale and shift of each row.
+// What a product needs of one chunk of its rows, in scratch: their units [rows][units], and where their results go.
+struct Chunk {
+    uint32_t* units;
+    EpilogueRow* rows;
+};
+
+// Fills a chunk from row `first` on.
 template <class D, bool Integers>
-inline void convert_rows(const Epilogue& e, int64_t row, int64_t rows, int64_t k, int64_t units, uint32_t* to, float* scales, int32_t* zeros) {
-    for (int64_t i = 0; i < rows; ++i) {
-        const float* x = row_at<const float>(e.context, *e.rows.x, e.rows, row + i);
-        if constexpr (Integers)
-            quantize_row<D>(x, k, units, float(e.step.floats[2]), to + i * units, scales[i], zeros[i]);
-        else
-            row_units<D>(x, k, units, to + i * units);
+inline void convert_rows(const Context& context, const RecfxStep& step, const GemmRows& rows, int64_t first, int64_t count, int64_t units, const Chunk& chunk) {
+    const int64_t k = step.ints[2];
+    for (int64_t i = 0; i < count; ++i) {
+        const int64_t batch = rows.first + (first + i) / rows.per_batch, inner = (first + i) % rows.per_batch;
+        const float* x = at<const float>(context, *rows.x, batch) + inner * rows.x->stride[0];
+        EpilogueRow& r = chunk.rows[i];
+        r.mul = rows.mul->slot < 0 ? nullptr : at<const float>(context, *rows.mul, batch) + inner * rows.mul->stride[0];
+        r.add = rows.add->slot < 0 ? nullptr : at<const float>(context, *rows.add, batch) + inner * rows.add->stride[0];
+        r.out = at<float>(context, *rows.out, batch) + inner * rows.out->stride[0];
+        if constexpr (Integers) quantize_row<D>(x, k, units, float(step.floats[2]), chunk.units + i * units, r.scale, r.zero);
+        else row_units<D>(x, k, units, chunk.units + i * units);
     }
+}
+
+// The product of a chunk's rows with panels [p0, p1).
+template <class D>
+inline void multiply(const Chunk& chunk, int64_t count, const uint32_t* packed, int64_t units, const Epilogue& e, int64_t p0, int64_t p1) {
+    const uint32_t* inputs = chunk.units;
+    switch (count) {
+        case 1: return few_rows<D, 1>(inputs, units, packed, units, e, p0, p1);
+        case 2: return few_rows<D, 2>(inputs, units, packed, units, e, p0, p1);
+        case 3: return few_rows<D, 3>(inputs, units, packed, units, e, p0, p1);
+        case 4: return few_rows<D, 4>(inputs, units, packed, units, e, p0, p1);
+    }
+    const int64_t tiles = (count + TILE_ROWS - 1) / TILE_ROWS;
+    for (int64_t panel = p0; panel < p1; ++panel)
+        for (int64_t t = 0; t < tiles; ++t) {
+            int64_t r0, r1;
+            split(count, t, tiles, r0, r1);
+            tile_of<D, 1>(int(r1 - r0))(inputs + r0 * units, units, packed + panel * units * PANEL, units, e, r0, panel);
+        }
 }
 
 template <class D, bool Integers>
 inline void gemm(const RecfxStep& step, const Context& context, const Range& range) {
     const int64_t n = step.ints[1], k = step.ints[2], units = (k + D::depth - 1) / D::depth;
     const RecfxView& x = step.views[0];
-    GemmRows rows{&x, &step.views[1], &step.views[2], &step.out, range.begin, x.size[0]};
+    const GemmRows rows{&x, &step.views[1], &step.views[2], &step.out, range.begin, x.size[0]};
     const auto* packed = static_cast<const uint32_t*>(step.pointers[0]);
-    Epilogue e{context, step, rows, activation_of(step, step.ints[3]), static_cast<const float*>(step.pointers[1]),
-               static_cast<const float*>(step.pointers[2]), static_cast<const int32_t*>(step.pointers[3]), nullptr, nullptr, n, step.ints[4] != 0};
+    const bool plain = rows.mul->slot < 0 && rows.add->slot < 0 && step.ints[3] <= 1;
     const int64_t total = (range.end - range.begin) * x.size[0], panels = (n + PANEL - 1) / PANEL;
     int64_t p0 = 0, p1 = panels, m0 = 0, m1 = total;
     if (range.parts > 1) {
         if (panels >= total) split(panels, range.part, range.parts, p0, p1);
         else split(total, range.part, range.parts, m0, m1);
     }
-    const int64_t chunk = CHUNK_BYTES / (units * 4) < TILE_ROWS ? TILE_ROWS : CHUNK_BYTES / (units * 4);
-    const int64_t held = chunk < m1 - m0 ? chunk : m1 - m0;
+    const int64_t chunk_rows = CHUNK_BYTES / (units * 4) < TILE_ROWS ? TILE_ROWS : CHUNK_BYTES / (units * 4);
+    const int64_t held = chunk_rows < m1 - m0 ? chunk_rows : m1 - m0;
     const size_t unit_bytes = (size_t(held * units) * 4 + 63) / 64 * 64;
-    char* memory = static_cast<char*>(context.scratch->at_least(unit_bytes + size_t(held) * 8));
+    char* memory = static_cast<char*>(context.scratch->at_least(unit_bytes + size_t(held) * sizeof(EpilogueRow)));
     if (!memory) return context.errors->raise({3, context.step, 0, 0, int64_t(unit_bytes), 0});
-    auto* inputs = reinterpret_cast<uint32_t*>(memory);
-    auto* scales = reinterpret_cast<float*>(memory + unit_bytes);
-    auto* zeros = reinterpret_cast<int32_t*>(scales + held);
-    e.row_scale = scales;
-    e.row_zero = zeros;
+    const Chunk chunk{reinterpret_cast<uint32_t*>(memory), reinterpret_cast<EpilogueRow*>(memory + unit_bytes)};
+    const Epilogue e{activation_of(step, step.ints[3]), static_cast<const float*>(step.pointers[1]), static_cast<const float*>(step.pointers[2]),
+                     static_cast<const int32_t*>(step.pointers[3]), chunk.rows, n, step.ints[4] != 0, plain};
     for (int64_t row = m0; row < m1; row += held) {
         const int64_t count = held < m1 - row ? held : m1 - row;
-        convert_rows<D, Integers>(e, row, count, k, units, inputs, scales, zeros);
-        switch (count) {
-            case 1: few_rows<D, 1>(inputs, units, packed, units, e, row, p0, p1); continue;
-            case 2: few_rows<D, 2>(inputs, units, packed, units, e, row, p0, p1); continue;
-            case 3: few_rows<D, 3>(inputs, units, packed, units, e, row, p0, p1); continue;
-            case 4: few_rows<D, 4>(inputs, units, packed, units, e, row, p0, p1); continue;
-        }
-        const int64_t tiles = (count + TILE_ROWS - 1) / TILE_ROWS;
-        for (int64_t panel = p0; panel < p1; ++panel)
-            for (int64_t t = 0; t < tiles; ++t) {
-                int64_t r0, r1;
-                split(count, t, tiles, r0, r1);
-                tile_of<D, 1>(int(r1 - r0))(inputs + r0 * units, units, packed + panel * units * PANEL, units, e, row + r0, r0, panel);
-            }
+        convert_rows<D, Integers>(context, step, rows, row, count, units, chunk);
+        multiply<D>(chunk, count, packed, units, e, p0, p1);
     }
 }
 

@@ -1,38 +1,60 @@
 // Pairwise dot products of a row's feature vectors, and the factorisation machine's second-order term.
 #pragma once
 
-// MR rows of x from `row` against the first V vectors of columns of the turned features [d][width]: one row of `to` each.
+#if RECFX_LANES == 16
+constexpr int64_t DOT_ROWS = 14;
+#else
+constexpr int64_t DOT_ROWS = 6;
+#endif
+
+// MR rows of x, `stride` apart, against the first V vectors of columns of the turned features [d][width]: one row of `to` each.
 template <int MR, int V>
 inline void dot_tile(const float* x, int64_t stride, const float* turned, int64_t width, int64_t d, float* to) {
     vf acc[MR][V] = {};
     for (int64_t k = 0; k < d; ++k) {
         vf b[V];
+#pragma GCC unroll 2
         for (int v = 0; v < V; ++v) b[v] = load(turned + k * width + v * W);
-#pragma GCC unroll 8
+#pragma GCC unroll 16
         for (int r = 0; r < MR; ++r) {
             const float a = x[r * stride + k];
 #pragma GCC unroll 2
             for (int v = 0; v < V; ++v) acc[r][v] = acc[r][v] + a * b[v];
         }
     }
+#pragma GCC unroll 16
     for (int r = 0; r < MR; ++r)
+#pragma GCC unroll 2
         for (int v = 0; v < V; ++v) store(to + r * width + v * W, acc[r][v]);
 }
 
-template <int V>
-inline void dot_rows(const float* x, int64_t stride, int64_t rows, const float* turned, int64_t width, int64_t d, float* to) {
-    int64_t r = 0;
-    for (; r + 6 <= rows; r += 6) dot_tile<6, V>(x + r * stride, stride, turned, width, d, to + r * width);
-    for (; r + 2 <= rows; r += 2) dot_tile<2, V>(x + r * stride, stride, turned, width, d, to + r * width);
-    for (; r < rows; ++r) dot_tile<1, V>(x + r * stride, stride, turned, width, d, to + r * width);
+using DotTile = void (*)(const float*, int64_t, const float*, int64_t, int64_t, float*);
+
+template <int V, int MR = 1>
+inline DotTile dot_tile_of(int64_t rows) {
+    if constexpr (MR > DOT_ROWS)
+        return nullptr;
+    else
+        return rows == MR ? &dot_tile<MR, V> : dot_tile_of<V, MR + 1>(rows);
 }
 
-// All features turned: [d][width], zero beyond the last feature.
+// Rows in even tiles, large enough to hide the latency of the sums.
+template <int V>
+inline void dot_rows(const float* x, int64_t stride, int64_t rows, const float* turned, int64_t width, int64_t d, float* to) {
+    const int64_t tiles = (rows + DOT_ROWS - 1) / DOT_ROWS;
+    for (int64_t t = 0; t < tiles; ++t) {
+        int64_t r0, r1;
+        split(rows, t, tiles, r0, r1);
+        dot_tile_of<V>(r1 - r0)(x + r0 * stride, stride, turned, width, d, to + r0 * width);
+    }
+}
+
+// All features turned: [d][width]. What stands beyond the last feature's column is of no account: no product with it is read.
 inline void turn_features(const float* x, int64_t stride, int64_t features, int64_t d, int64_t width, float* to) {
-    for (int64_t f = 0; f < width; f += W)
+    for (int64_t f = 0; f < features; f += W)
         for (int64_t k = 0; k < d; k += W) {
-            if (W > 1 && f + W <= features && k + W <= d) {
-                turn(x + f * stride + k, stride, to + k * width + f, width);
+            if (W > 1 && k + W <= d) {
+                turn(x + f * stride + k, stride, to + k * width + f, width, features - f);
                 continue;
             }
             for (int64_t kk = k; kk < (k + W < d ? k + W : d); ++kk)

@@ -34,11 +34,33 @@ inline void store_some(float* p, vf v, int64_t n) {
 }
 #endif
 
-// W rows of W floats, `from_row` apart, turned: column j of the rows becomes row j, `to_row` apart.
-inline void turn(const float* from, int64_t from_row, float* to, int64_t to_row) {
-#if RECFX_LANES > 1
+// W rows of W floats, `from_row` apart, turned: column j of the rows becomes row j, `to_row` apart. Where only the first `rows` are there, the last of
+// them stands in for the others.
+inline void turn(const float* from, int64_t from_row, float* to, int64_t to_row, int64_t rows = W) {
+    const float* row[W];
+    for (int i = 0; i < W; ++i) row[i] = from + (i < rows ? i : rows - 1) * from_row;
+#if RECFX_LANES == 16
+    // Quarters of four rows into one vector while loading, then twice pairs within quarters: half the shuffles of four rounds of pairs.
+#pragma GCC unroll 4
+    for (int q = 0; q < 4; ++q) {
+        __m512 v[4];
+#pragma GCC unroll 4
+        for (int i = 0; i < 4; ++i) {
+            v[i] = _mm512_castps128_ps512(_mm_loadu_ps(row[i] + 4 * q));
+            v[i] = _mm512_mask_broadcast_f32x4(v[i], 0x00f0, _mm_loadu_ps(row[i + 4] + 4 * q));
+            v[i] = _mm512_mask_broadcast_f32x4(v[i], 0x0f00, _mm_loadu_ps(row[i + 8] + 4 * q));
+            v[i] = _mm512_mask_broadcast_f32x4(v[i], 0xf000, _mm_loadu_ps(row[i + 12] + 4 * q));
+        }
+        const __m512d a = (__m512d)_mm512_unpacklo_ps(v[0], v[1]), b = (__m512d)_mm512_unpackhi_ps(v[0], v[1]);
+        const __m512d c = (__m512d)_mm512_unpacklo_ps(v[2], v[3]), d = (__m512d)_mm512_unpackhi_ps(v[2], v[3]);
+        const __m512 column[4] = {(__m512)_mm512_unpacklo_pd(a, c), (__m512)_mm512_unpackhi_pd(a, c), (__m512)_mm512_unpacklo_pd(b, d),
+                                  (__m512)_mm512_unpackhi_pd(b, d)};
+#pragma GCC unroll 4
+        for (int i = 0; i < 4; ++i) _mm512_storeu_ps(to + (4 * q + i) * to_row, column[i]);
+    }
+#elif RECFX_LANES > 1
     vf v[W];
-    for (int i = 0; i < W; ++i) v[i] = load(from + i * from_row);
+    for (int i = 0; i < W; ++i) v[i] = load(row[i]);
 #pragma GCC unroll 4
     for (int step = 1; step < W; step *= 2) {
         vf next[W];
@@ -57,6 +79,9 @@ inline void turn(const float* from, int64_t from_row, float* to, int64_t to_row)
         for (int i = 0; i < W; ++i) v[i] = next[i];
     }
     for (int i = 0; i < W; ++i) store(to + i * to_row, v[i]);
+#else
+    to[0] = row[0][0];
+    (void)to_row;
 #endif
 }
 
@@ -82,6 +107,9 @@ inline float sum_lanes(vf v) {
     return lanes[0];
 }
 inline float max_lanes(vf v) {
+#if RECFX_LANES == 16
+    return _mm512_reduce_max_ps((__m512)v);
+#endif
     float best = v[0];
     for (int i = 1; i < W; ++i) best = v[i] > best ? v[i] : best;
     return best;
