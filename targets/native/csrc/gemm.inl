@@ -68,53 +68,55 @@ struct Epilogue {
     }
 };
 
-// MR rows, `stride` units apart, by P panels.
-template <class D, int MR, int P>
+// MR rows, `stride` units apart, by V vectors of columns from a panel's first on: half a panel, a panel, or several.
+template <class D, int MR, int V>
 inline void tile(const uint32_t* a, int64_t stride, const uint32_t* b, int64_t units, const Epilogue& e, int64_t chunk_row, int64_t panel) {
-    typename D::V acc[MR][2 * P] = {};
+    typename D::V acc[MR][V] = {};
     const int64_t panel_units = units * PANEL;
     for (int64_t u = 0; u < units; ++u) {
 #pragma GCC unroll 16
-        for (int p = 0; p < P; ++p) {
-            const uint32_t* bp = b + p * panel_units + u * PANEL;
+        for (int v = 0; v < V; v += 2) {
+            const uint32_t* bp = b + v / 2 * panel_units + u * PANEL;
 #pragma GCC unroll 16
             for (int r = 0; r < MR; ++r) {
-                acc[r][2 * p] = D::step(acc[r][2 * p], a[r * stride + u], bp);
-                acc[r][2 * p + 1] = D::step(acc[r][2 * p + 1], a[r * stride + u], bp + W);
+                acc[r][v] = D::step(acc[r][v], a[r * stride + u], bp);
+                if constexpr (V > 1) acc[r][v + 1] = D::step(acc[r][v + 1], a[r * stride + u], bp + W);
             }
         }
     }
     const EpilogueRow* to = e.rows + chunk_row;
-    if (e.plain && (panel + P) * PANEL <= e.n) {
+    if (e.plain && panel * PANEL + V * W <= e.n) {
         const bool relu = e.activation.kind == 1;
 #pragma GCC unroll 16
         for (int r = 0; r < MR; ++r)
 #pragma GCC unroll 16
-            for (int v = 0; v < 2 * P; ++v) e.write_plain(acc[r][v], to[r], panel * PANEL + v * W, relu);
+            for (int v = 0; v < V; ++v) e.write_plain(acc[r][v], to[r], panel * PANEL + v * W, relu);
         return;
     }
     for (int r = 0; r < MR; ++r)
-        for (int v = 0; v < 2 * P; ++v) e.write(acc[r][v], to[r], panel * PANEL + v * W);
+        for (int v = 0; v < V; ++v) e.write(acc[r][v], to[r], panel * PANEL + v * W);
 }
+
+inline bool half(const Epilogue& e, int64_t panel) { return e.n - panel * PANEL <= W; }
 
 // A few rows do not fill the registers with sums; several panels at once hide the latency of those there are.
 template <class D, int MR>
 inline void few_rows(const uint32_t* a, int64_t stride, const uint32_t* packed, int64_t units, const Epilogue& e, int64_t p0, int64_t p1) {
     constexpr int P = MR == 1 ? 4 : 2;
     int64_t panel = p0;
-    for (; panel + P <= p1; panel += P) tile<D, MR, P>(a, stride, packed + panel * units * PANEL, units, e, 0, panel);
-    for (; panel < p1; ++panel) tile<D, MR, 1>(a, stride, packed + panel * units * PANEL, units, e, 0, panel);
+    for (; panel + P <= p1; panel += P) tile<D, MR, 2 * P>(a, stride, packed + panel * units * PANEL, units, e, 0, panel);
+    for (; panel < p1; ++panel) tile<D, MR, 2>(a, stride, packed + panel * units * PANEL, units, e, 0, panel);
 }
 
 template <class D>
 using TileFunction = void (*)(const uint32_t*, int64_t, const uint32_t*, int64_t, const Epilogue&, int64_t, int64_t);
 
-template <class D, int MR>
-inline TileFunction<D> tile_of(int rows) {
+template <class D, int V, int MR = 1>
+inline TileFunction<D> tile_of(int64_t rows) {
     if constexpr (MR > TILE_ROWS)
         return nullptr;
     else
-        return rows == MR ? &tile<D, MR, 1> : tile_of<D, MR + 1>(rows);
+        return rows == MR ? &tile<D, MR, V> : tile_of<D, V, MR + 1>(rows);
 }
 
 // What a product needs of one chunk of its rows, in scratch: their units [rows][units], and where their results go.
@@ -123,17 +125,22 @@ struct Chunk {
     EpilogueRow* rows;
 };
 
+// The input of row `row`, and where its result goes.
+inline const float* place_row(const Context& context, const GemmRows& rows, int64_t row, EpilogueRow& r) {
+    const int64_t batch = rows.first + row / rows.per_batch, inner = row % rows.per_batch;
+    r.mul = rows.mul->slot < 0 ? nullptr : at<const float>(context, *rows.mul, batch) + inner * rows.mul->stride[0];
+    r.add = rows.add->slot < 0 ? nullptr : at<const float>(context, *rows.add, batch) + inner * rows.add->stride[0];
+    r.out = at<float>(context, *rows.out, batch) + inner * rows.out->stride[0];
+    return at<const float>(context, *rows.x, batch) + inner * rows.x->stride[0];
+}
+
 // Fills a chunk from row `first` on.
 template <class D, bool Integers>
 inline void convert_rows(const Context& context, const RecfxStep& step, const GemmRows& rows, int64_t first, int64_t count, int64_t units, const Chunk& chunk) {
     const int64_t k = step.ints[2];
     for (int64_t i = 0; i < count; ++i) {
-        const int64_t batch = rows.first + (first + i) / rows.per_batch, inner = (first + i) % rows.per_batch;
-        const float* x = at<const float>(context, *rows.x, batch) + inner * rows.x->stride[0];
         EpilogueRow& r = chunk.rows[i];
-        r.mul = rows.mul->slot < 0 ? nullptr : at<const float>(context, *rows.mul, batch) + inner * rows.mul->stride[0];
-        r.add = rows.add->slot < 0 ? nullptr : at<const float>(context, *rows.add, batch) + inner * rows.add->stride[0];
-        r.out = at<float>(context, *rows.out, batch) + inner * rows.out->stride[0];
+        const float* x = place_row(context, rows, first + i, r);
         if constexpr (Integers) quantize_row<D>(x, k, units, float(step.floats[2]), chunk.units + i * units, r.scale, r.zero);
         else row_units<D>(x, k, units, chunk.units + i * units);
     }
@@ -154,7 +161,8 @@ inline void multiply(const Chunk& chunk, int64_t count, const uint32_t* packed, 
         for (int64_t t = 0; t < tiles; ++t) {
             int64_t r0, r1;
             split(count, t, tiles, r0, r1);
-            tile_of<D, 1>(int(r1 - r0))(inputs + r0 * units, units, packed + panel * units * PANEL, units, e, r0, panel);
+            const auto of_rows = half(e, panel) ? tile_of<D, 1>(r1 - r0) : tile_of<D, 2>(r1 - r0);
+            of_rows(inputs + r0 * units, units, packed + panel * units * PANEL, units, e, r0, panel);
         }
 }
 
@@ -186,7 +194,37 @@ inline void gemm(const RecfxStep& step, const Context& context, const Range& ran
     }
 }
 
+// A float32 product with one column: as a tile it would fill one lane of 2 W. Its sums run over the lanes of k, for any number of rows alike.
+inline void one_column(const RecfxStep& step, const Context& context, const Range& range) {
+    const int64_t k = step.ints[2];
+    const RecfxView& x = step.views[0];
+    const GemmRows rows{&x, &step.views[1], &step.views[2], &step.out, range.begin, x.size[0]};
+    auto* weight = static_cast<float*>(context.scratch->at_least(size_t(k) * 4));
+    if (!weight) return context.errors->raise({3, context.step, 0, 0, k * 4, 0});
+    for (int64_t i = 0; i < k; ++i) weight[i] = static_cast<const float*>(step.pointers[0])[i * PANEL];
+    const Epilogue e{activation_of(step, step.ints[3]), static_cast<const float*>(step.pointers[1]), nullptr, nullptr, nullptr, 1, step.ints[4] != 0, false};
+    int64_t begin, end;
+    split((range.end - range.begin) * x.size[0], range.part, range.parts, begin, end);
+    for (int64_t row = begin; row < end; ++row) {
+        EpilogueRow r{};
+        const float* input = place_row(context, rows, row, r);
+        vf even = {}, odd = {}, y = {};
+        int64_t i = 0;
+        for (; i + 2 * W <= k; i += 2 * W) {
+            even = even + load(input + i) * load(weight + i);
+            odd = odd + load(input + i + W) * load(weight + i + W);
+        }
+        for (; i < k; i += W) {
+            const int64_t left = k - i;
+            even = even + (left >= W ? load(input + i) * load(weight + i) : load_some(input + i, left) * load_some(weight + i, left));
+        }
+        y[0] = sum_lanes(even + odd);
+        e.write(y, r, 0);
+    }
+}
+
 void gemm_step(const RecfxStep& step, const Context& context, const Range& range) {
+    if (step.ints[0] == 0 && step.ints[1] == 1) return one_column(step, context, range);
     switch (step.ints[0]) {
         case 1: return gemm<DotBF16, false>(step, context, range);
         case 2: return gemm<DotI8, true>(step, context, range);
