@@ -163,7 +163,9 @@ def test_a_wrong_pass_is_found_and_shrunk_to_a_few_operators(wrong: Pass) -> Non
         return False
 
     graphs = rec_graphs(steps=["activation", "constant-arithmetic", "elementwise", "linear", "lookup"], max_steps=6)
-    smallest = find(graphs, breaks, settings=settings(RELAXED, max_examples=300, database=None))
+    # Derandomized: Hypothesis shrinks choices, and in rare draws what takes fewer choices has one operator more.
+    found = settings(RELAXED, max_examples=300, database=None, derandomize=True)
+    smallest = find(graphs, breaks, settings=found)
     assert len(operators(smallest)) <= 3, str(smallest)
     assert len(operators(smallest)) <= min(len(operators(program)) for program in seen)
 
