@@ -11,8 +11,8 @@ from torch import fx
 from recfx.targets.native.abi import Kind
 from recfx.targets.native.builder import PlanBuilder, View, three_runs, view
 from recfx.targets.native.rules import RULES, Rule, rule
-from recfx.targets.native.rules_pointwise import COPIED, Operation, emit_pointwise, joint_runs
-from recfx.targets.native.values import Dim, Unsupported, Value
+from recfx.targets.native.rules_pointwise import COPIED, Operation, emit_pointwise
+from recfx.targets.native.values import Dim, Unsupported, Value, joint_runs
 
 _aten = torch.ops.aten
 _WHOLE = (torch.bool, torch.int64, torch.int32)
