@@ -14,11 +14,11 @@ from torch import fx
 from recfx.errors import VerificationError
 from recfx.ir.crosscheck import largest_difference, probes
 from recfx.ir.program import Program
+from recfx.ir.tables import only_picks_rows
 
 #: A re-associated result may be this many times as far from the float64 result as the original's own, plus a few last bits.
 REASSOC_FACTOR = 8.0
 _LAST_BITS = 16.0
-_embedding = torch.ops.aten.embedding.default
 
 
 class Exactness(Enum):
@@ -141,7 +141,7 @@ def run_in_float64(program: Program, leaves: Sequence[Any]) -> list[Any]:
 
     class _Double(fx.Interpreter):
         def run_node(self, n: fx.Node) -> Any:
-            if n.op == "get_attr" and all(_looks_up(u, n) for u in n.users):
+            if n.op == "get_attr" and all(only_picks_rows(u, n) for u in n.users):
                 return super().get_attr(str(n.target), (), {})  # the rows that are picked are widened, not the table
             return super().run_node(n)
 
@@ -154,16 +154,6 @@ def run_in_float64(program: Program, leaves: Sequence[Any]) -> list[Any]:
 
     with torch.no_grad():
         return list(_Double(program.module).run(*[_to_double(leaf) for leaf in leaves]))
-
-
-def _looks_up(user: fx.Node, table: fx.Node) -> bool:
-    """Whether a user reads a tensor as a table of rows to pick, and in no other way."""
-    if user.target is _embedding:
-        return user.args[1] is not table
-    # By name: the dialect stands below this room.
-    if str(user.target) != "recfx.grouped_lookup.default":
-        return False
-    return not any(isinstance(held, list | tuple) and table in held for held in user.args[1:])
 
 
 def _wide_dtype(value: Any) -> Any:
