@@ -30,6 +30,9 @@ ROW_WISE: dict[str, tuple[Callable[..., Any], tuple[Tensor, ...], dict[str, Any]
     "flattened-batch-norm": (
         lambda m, r, c: m.n(r.reshape(-1, 4)).reshape(r.shape).sum(1) * c, (KEYS, C), {"n": nn.BatchNorm1d(4)}, aten.batch_norm.default, 0,
     ),
+    "selected-rows-of-state": (
+        lambda m, r, c: m.t.index_select(0, r).exp() * c, (torch.randint(0, 9, (5,)), C), {"t": torch.randn(9, 4)}, aten.exp.default, 0,
+    ),
     "softmax-along-a-row": (lambda m, r, c: r.softmax(1)[:, :4] * c, (R, C), {}, aten.softmax.int, 0),
     "attention": (
         lambda m, r, c: F.scaled_dot_product_attention(r, r, r).mean(1) * c, (KEYS, C), {}, aten.scaled_dot_product_attention.default, 0,
