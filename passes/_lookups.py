@@ -159,7 +159,7 @@ def _bag(ctx: PassContext, call: fx.Node, lead: int) -> list[Read] | Miss:
         return Miss("its weights are not float32")
     like = Feature(0, 0, _dim(table), 0, pooling=pooling, padding=_padding(ctx, call))
     last = bool(argument(call, 7, "include_last_offset", False))
-    fixed = _fixed_bags(ids, offsets, last)
+    fixed = None if last else _fixed_bags(ctx, ids, offsets)
     if fixed is not None:
         return _fixed_bag(ctx, table, fixed, weights, like)
     keyed = keyed_bag(ids, offsets, weights, last)
@@ -185,19 +185,21 @@ def _padding(ctx: PassContext, call: fx.Node) -> int:
     return int(padding) % int(held.shape[0])
 
 
-def _fixed_bags(ids: fx.Node, offsets: Any, last: bool) -> fx.Node | None:
+def _fixed_bags(ctx: PassContext, ids: fx.Node, offsets: Any) -> fx.Node | None:
     """The id matrix [B, L] of a bag over its flattened ids, when the offsets are 0, L, 2 L, ..., (B - 1) L."""
-    if not isinstance(offsets, fx.Node) or offsets.target is not _aten.arange.start_step or last:
-        return None
     matrix = unflattened(ids)
     held, starts = value(matrix), value(offsets)
     if matrix is None or held is None or starts is None:
         return None
-    begin, step = offsets.args[0], argument(offsets, 2, "step", 1)
-    length = held.shape[1]
-    if begin != 0 or not isinstance(length, int) or step != length or not same_size(starts.shape[0], held.shape[0]):
+    rows, length = held.shape
+    if not isinstance(length, int) or not same_size(starts.shape[0], rows):
         return None
-    return matrix
+    constant = ctx.tensor(offsets)
+    if constant is not None:
+        return matrix if torch.equal(constant, length * torch.arange(len(constant), dtype=constant.dtype)) else None
+    if offsets.target is not _aten.arange.start_step:
+        return None
+    return matrix if offsets.args[0] == 0 and argument(offsets, 2, "step", 1) == length else None
 
 
 def unflattened(node: Any) -> fx.Node | None:

@@ -144,6 +144,14 @@ def _lookup(ids_at: Callable[[fx.Node], Any]) -> Callable[[fx.Node, Place], Step
     return rule
 
 
+def _index_select(node: fx.Node, place: Place) -> Step | None:
+    """Rows of state by one id a row."""
+    table, dim, ids = node.args
+    if dim != 0 or place != Place(0) or not isinstance(ids, fx.Node):
+        return None
+    return Step(node.target, (table, dim, Narrow(ids, place)), dict(node.kwargs), heavy=True)
+
+
 def _single_index(node: fx.Node) -> Any:
     indices: Any = node.args[1]
     return indices[0] if len(indices) == 1 else None
@@ -173,5 +181,6 @@ _RULES: dict[Any, Callable[[fx.Node, Place], Step | None]] = {
     _aten.expand.default: _sink_views.expand,
     _aten.embedding.default: _lookup(lambda node: node.args[1]),
     _aten.index.Tensor: _lookup(_single_index),
+    _aten.index_select.default: _index_select,
     operator.getitem: _sink_views.item,
 }

@@ -23,8 +23,9 @@ from torch import fx
 
 from recfx.ir.inline import inline_regions
 from recfx.ir.program import Program
+from recfx.ir.verify import Level
 from recfx.passes._match import argument, is_eval_dropout, same_layout, value
-from recfx.pipeline import Miss, Pass, PassContext, PassSpec, apply_rules, register
+from recfx.pipeline import Miss, Pass, PassContext, PassSpec, apply_rules, property_check, register, run_pass
 
 _aten = torch.ops.aten
 
@@ -93,6 +94,12 @@ class Canonicalize(Pass):
                 ctx.miss("assertion", node, "it depends on the inputs' values")
             elif ctx.gate("assertion", node):
                 ctx.graph.erase_node(node)
+
+
+@property_check("canonical")
+def _canonical(program: Program) -> str | None:
+    _, record = run_pass(Canonicalize(), program, verify=Level.OFF)
+    return f"canonicalize would still rewrite it {record.fired} time(s)" if record.fired else None
 
 
 def _is_true(condition: Any) -> bool:

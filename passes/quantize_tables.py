@@ -21,6 +21,7 @@ from recfx.errors import InputError
 from recfx.formats import HALVES, ROW_BITS, encode_rows, round_to_half, row_bytes
 from recfx.ir.numeric import Exactness
 from recfx.ir.program import Program
+from recfx.ir.tables import only_picks_rows, tables_of
 from recfx.ops import lookup
 from recfx.passes._match import argument
 from recfx.passes.merge_tables import LOOKUPS
@@ -61,7 +62,7 @@ class QuantizeTables(Pass):
         reads: dict[int, list[fx.Node]] = {}  # one tensor may be read under several names
         for node in ctx.graph.find_nodes(op="get_attr"):
             reads.setdefault(id(ctx.tensor(node)), []).append(node)
-        tables = {t: None for node in ctx.nodes(lookup.grouped_lookup) for t in _tables(node)}
+        tables = {t: None for node in ctx.nodes(lookup.grouped_lookup) for t in tables_of(node)}
         for node in ctx.nodes(*LOOKUPS):
             table = argument(node, LOOKUPS[node.target], "weight")
             if table not in tables and ctx.tensor(table) is not None:
@@ -124,12 +125,6 @@ class QuantizeTables(Pass):
         node.args = tuple(arguments)
 
 
-def _tables(node: fx.Node) -> list[fx.Node]:
-    tables: Any = node.args[0]
-    return list(tables)
-
-
 def _only_looks_up(user: fx.Node, table: fx.Node) -> bool:
     """Whether a user reads the table as a table of a grouped lookup and in no other way."""
-    others: list[Any] = [part for rest in user.args[1:5] for part in (rest if isinstance(rest, list | tuple) else ())]
-    return user.target is lookup.grouped_lookup and not any(part is table for part in others)
+    return user.target is lookup.grouped_lookup and only_picks_rows(user, table)

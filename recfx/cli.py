@@ -108,11 +108,11 @@ def _explain(options: argparse.Namespace) -> int:
 def _bisect(options: argparse.Namespace) -> int:
     import recfx.passes  # noqa: F401 - registers the built-in passes
     from recfx.pipeline import Pipeline
-    from recfx.pipeline.reproducer import read_reproducer
+    from recfx.pipeline.reproducer import read_reproducer, read_resources
 
     is_bad = _load_check(Path(options.check))
     text = options.pipeline or (options.folder / "pipeline.txt").read_text().strip()
-    print(Pipeline(text).bisect(read_reproducer(options.folder), is_bad))
+    print(Pipeline(text).bisect(read_reproducer(options.folder), is_bad, resources=read_resources(options.folder)))
     return 0
 
 

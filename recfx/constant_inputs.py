@@ -182,7 +182,7 @@ def bind(
         arguments |= {name: getattr(bound, PREFIX + name) for name in constants}
         if columns and catalogue is not None:
             places = _places(bound, first, arguments[catalogue.key])
-            arguments |= {name: getattr(bound, PREFIX + name)[places] for name in columns}
+            arguments |= {name: _rows(getattr(bound, PREFIX + name), places) for name in columns}
         call = full.bind_partial()
         call.arguments = {name: arguments[name] for name in full.parameters if name in arguments}
         return type(model).forward(bound, *call.args, **call.kwargs)
@@ -195,8 +195,15 @@ def bind(
 def _places(bound: torch.nn.Module, first: int | None, ids: torch.Tensor) -> torch.Tensor:
     """Where each id stands in the catalogue."""
     if first is None:
-        return getattr(bound, f"{PREFIX}places")[ids]  # type: ignore[no-any-return]
+        return _rows(getattr(bound, f"{PREFIX}places"), ids)
     return ids if first == 0 else ids - first
+
+
+def _rows(column: torch.Tensor, places: torch.Tensor) -> torch.Tensor:
+    """A column's rows. Indexing would count negative places, which ids outside the catalogue have, from the end; this refuses them."""
+    if places.ndim == 1:
+        return column.index_select(0, places)
+    return column.index_select(0, places.reshape(-1)).reshape(*places.shape, *column.shape[1:])
 
 
 def drop_from_example(

@@ -6,7 +6,6 @@ import dataclasses
 import time
 import weakref
 from collections.abc import Iterable, Mapping, Sequence
-from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -18,17 +17,17 @@ from recfx.cost.arithmetic import arithmetic
 from recfx.errors import InputError, TargetError
 from recfx.harm import do_no_harm
 from recfx.ir import MAX_BATCH, Level, Program, capture, verify_numeric
-from recfx.ir.crosscheck import probes
 from recfx.ir.inputs import split_example
-from recfx.ir.numeric import Exactness, compare_outputs, run_in_float64
+from recfx.ir.numeric import Exactness, Run, weakest
 from recfx.ir.outputs import own_outputs
 from recfx.ir.program import Origin
 from recfx.ir.requests import repeat_example, share_requests
+from recfx.lowering import lower
 from recfx.passes import PRECISIONS, default_pipeline
 from recfx.pipeline import Dump, Instrument, Pass, Pipeline, PipelineResult
 from recfx.refresh import Recipe, state_shapes
 from recfx.report import ARITHMETIC_ROWS, Report
-from recfx.targets import BACKENDS, GROUPS, Backend, Lowered, resolve
+from recfx.targets import BACKENDS, Backend, Lowered, resolve
 
 
 def optimize(
@@ -94,7 +93,7 @@ def optimize(
             "many_requests needs request_inputs", hint="name the inputs that hold one row for each request"
         )
     plan = _pipeline(pipeline, backends, bool(requests), precision)
-    if target in GROUPS:
+    if len(backends) > 1:
         backends = _as_exact_as(plan, backends)
     level = _level(verify)
     if not isinstance(model, torch.nn.Module):
@@ -117,16 +116,15 @@ def optimize(
             captured, verify=level, instruments=instruments, reproducer=_reproducer(debug), resources=held.resources
         )
         result.program.notices += held.notices(result)
-        _final_check(captured, result, level)
+        runs = _final_check(captured, result, level)
         clock.done("passes")
-        program = own_outputs(result.program)
-        region = _lower(program, backends)
-        _check_lowered(region, result, level)
+        region, notices = lower(own_outputs(result.program), backends, runs, _applied(result))
+        result.program.notices += notices
         clock.done("lowering")
         report = _report(model, target, region.backend, captured, result)
-        if any(r.fired and Exactness(r.exactness) is Exactness.APPROX for r in result.records):
+        if _applied(result) is Exactness.APPROX:
             report = dataclasses.replace(report, approximation=_approximation(captured, region))
-        parts = Parts(program, [region], report)
+        parts = Parts(region.program, [region], report)
         if measure:
             parts = do_no_harm(parts, source)
             clock.done("measuring")
@@ -175,13 +173,13 @@ def _reproducer(debug: str | Path | None) -> Path | None:
     return Path(debug) / "reproducer" if debug else None
 
 
-def _final_check(captured: Program, result: PipelineResult, level: Level) -> None:
+def _final_check(captured: Program, result: PipelineResult, level: Level) -> list[Run]:
     """One numeric comparison of the pipeline as a whole, by the weakest class among the passes that did something."""
-    if level is Level.OFF:
-        return
-    order = list(Exactness)
-    applied = [order.index(Exactness(record.exactness)) for record in result.records if record.fired]
-    verify_numeric(captured, result.program, order[max(applied, default=0)])
+    return [] if level is Level.OFF else verify_numeric(captured, result.program, _applied(result))
+
+
+def _applied(result: PipelineResult) -> Exactness:
+    return weakest(Exactness(record.exactness) for record in result.records if record.fired)
 
 
 def _pipeline(pipeline: Any, backends: Sequence[Backend], requests: bool, precision: str) -> Pipeline:
@@ -205,35 +203,10 @@ def _pipeline(pipeline: Any, backends: Sequence[Backend], requests: bool, precis
     return Pipeline(default_pipeline(requests=requests, dialect=backends[0].dialect, precision=precision))
 
 
-_CLASSES = list(Exactness)
-
-#: Kernels have exponentials and the like of their own, a few units in the last place from torch's.
-_KERNEL_SLACK = 8.0
-
-
 def _as_exact_as(plan: Pipeline, backends: list[Backend]) -> list[Backend]:
     """Of a group of backends, those that are no less exact than the pipeline: who asks for exact passes gets exact arithmetic."""
-    weakest = max((_CLASSES.index(item.spec.exactness) for item in plan.passes), default=0)
-    return [b for b in backends if _CLASSES.index(b.exactness) <= weakest]
-
-
-def _check_lowered(region: Lowered, result: PipelineResult, level: Level) -> None:
-    """Compares what a backend made with the program it was made from."""
-    exactness = BACKENDS[region.backend].exactness
-    if level is Level.OFF or exactness is Exactness.EXACT:
-        return
-    approximate = any(Exactness(r.exactness) is Exactness.APPROX for r in result.records if r.fired)
-    program = region.program
-    for name, leaves in [("the example inputs", list(program.example)), *probes(program)]:
-        truth = partial(run_in_float64, program, leaves)
-        try:
-            expected = program.run(leaves)
-        except Exception:  # noqa: BLE001 - inputs the program itself refuses say nothing about the backend
-            continue
-        found = region.run(*leaves)
-        compare_outputs(
-            expected, found, Exactness.APPROX if approximate else exactness, name, truth, slack=_KERNEL_SLACK
-        )
+    allowed = weakest(item.spec.exactness for item in plan.passes)
+    return [b for b in backends if weakest([allowed, b.exactness]) is allowed]
 
 
 def _approximation(captured: Program, region: Lowered) -> tuple[float, float]:
@@ -247,14 +220,6 @@ def _approximation(captured: Program, region: Lowered) -> tuple[float, float]:
             worst = max(worst, difference)
             relative = max(relative, difference / spread if spread else float(difference > 0))
     return worst, relative
-
-
-def _lower(program: Program, backends: Sequence[Backend]) -> Any:
-    """The whole program on the first backend that supports all of it; the eager backend supports everything."""
-    for backend in backends:
-        if all(backend.supports(node) for node in program.graph.nodes):
-            return backend.lower(program)
-    return backends[0].lower(program)  # raises the error that names what it cannot run
 
 
 def _report(

@@ -6,6 +6,7 @@ import dataclasses
 from typing import TYPE_CHECKING, Any
 
 from recfx.errors import InputError
+from recfx.ir.numeric import Exactness, weakest
 from recfx.ir.printer import human_bytes
 from recfx.pipeline import PassRecord
 
@@ -75,9 +76,7 @@ class Report:
     @property
     def exactness(self) -> str:
         """The weakest class among the passes that rewrote something: "exact", "reassoc" or "approx"."""
-        order = ("exact", "reassoc", "approx")
-        applied = [order.index(p.exactness) for p in self.passes if p.fired]
-        return order[max(applied, default=0)]
+        return weakest(Exactness(p.exactness) for p in self.passes if p.fired).value
 
     def misses(self) -> str:
         """Why rules did not fire, one line each."""

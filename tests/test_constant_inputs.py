@@ -104,6 +104,31 @@ def test_an_id_outside_the_catalogue_is_an_error() -> None:
                 fast(USER[:1], torch.tensor([outside]))
 
 
+class Discounts(nn.Module):
+    """Uses what the item determines as it is, without a tower."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.users = nn.Embedding(USERS, 4)
+        self.eval()
+
+    def forward(self, user: Tensor, item: Tensor, price: Tensor) -> Tensor:
+        return self.users(user).sum(1) * price
+
+
+@pytest.mark.parametrize("pipeline", ["canonicalize", None])
+@pytest.mark.parametrize("ids", [torch.arange(3, ITEMS), torch.tensor([5, 3, 4, 19])], ids=["counted", "listed"])
+def test_an_id_outside_the_catalogue_is_an_error_without_towers_too(ids: Tensor, pipeline: str | None) -> None:
+    columns = {name: column for name, column in catalogue(ids).items() if name != "kind"}
+    model = Discounts()
+    options = {} if pipeline is None else {"pipeline": pipeline}
+    fast = optimize(model, example_inputs=(USER[:2], ids[:2]), constant_inputs=columns, tables=True, **options)
+    close(fast(USER[:2], ids[:2]), model(USER[:2], ids[:2], columns["price"][:2]))
+    for outside in (-1, 0, 2, ITEMS):
+        with pytest.raises(recfx.InputError, match=r"out of range|outside its table"):
+            fast(USER[:2], torch.tensor([int(ids[0]), outside]))
+
+
 def test_an_example_that_contradicts_the_catalogue_is_refused() -> None:
     user, item, price, kind = rank_inputs(6)
     with pytest.raises(recfx.RecfxError, match=r"not what the catalogue says"):
@@ -178,6 +203,8 @@ def test_a_model_that_was_captured_at_its_first_call() -> None:
     close(fast(IDS, USER), model(IDS, USER))
     with torch.no_grad():
         model.users.weight.add_(1)
+        model.items.weight.add_(1)  # what the constant ids look up is part of the compiled model
+    assert not torch.allclose(fast(USER), model(IDS, USER))
     fast.refresh()
     close(fast(USER), model(IDS, USER))
 

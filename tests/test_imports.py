@@ -24,6 +24,10 @@ FORBIDDEN = {
     "passes": {"targets", "zoo", "data", "optimizer", "compiled", "artifact", "cli", "serve", "testing"},
     "targets": {"passes", "zoo", "data", "optimizer", "compiled", "artifact", "cli", "serve", "testing"},
 }  # fmt: skip
+for _rooms in FORBIDDEN.values():
+    if "optimizer" in _rooms:  # of which lowering is a part
+        _rooms.add("lowering")
+
 ROOMS = sorted(
     p.stem if p.is_file() else p.name for p in ROOT.iterdir() if p.suffix == ".py" or (p / "__init__.py").exists()
 )

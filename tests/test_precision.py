@@ -158,7 +158,9 @@ def test_a_pipeline_and_a_precision_contradict_each_other(model: zoo.DLRM, pipel
 
 
 def test_a_pipeline_may_be_given_with_full_precision(model: zoo.DLRM) -> None:
-    optimized(model, model.example_inputs(4), pipeline="canonicalize", precision="fp32")
+    fast = optimized(model, model.example_inputs(4), pipeline="canonicalize", precision="fp32")
+    assert [record.text for record in fast.report.passes] == ["canonicalize"]
+    assert fast.report.exactness == "exact"
 
 
 def test_an_unknown_precision_is_named(model: zoo.DLRM) -> None:

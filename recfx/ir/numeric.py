@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+import dataclasses
+from collections.abc import Callable, Iterable, Sequence
 from enum import Enum
-from functools import partial
+from functools import cache, partial
 from typing import Any
 
 import torch
@@ -13,11 +14,11 @@ from torch import fx
 from recfx.errors import VerificationError
 from recfx.ir.crosscheck import largest_difference, probes
 from recfx.ir.program import Program
+from recfx.ir.tables import only_picks_rows
 
 #: A re-associated result may be this many times as far from the float64 result as the original's own, plus a few last bits.
 REASSOC_FACTOR = 8.0
 _LAST_BITS = 16.0
-_embedding = torch.ops.aten.embedding.default
 
 
 class Exactness(Enum):
@@ -28,23 +29,54 @@ class Exactness(Enum):
     APPROX = "approx"
 
 
-def verify_numeric(before: Program, after: Program, exactness: Exactness) -> None:
+def weakest(classes: Iterable[Exactness]) -> Exactness:
+    """The class that promises least; EXACT when there is none."""
+    return max(classes, key=list(Exactness).index, default=Exactness.EXACT)
+
+
+@dataclasses.dataclass(frozen=True)
+class Run:
+    """What a verified program gave for some inputs, so that what is made from it can be held to the same.
+
+    Attributes:
+        name: What the inputs are called.
+        leaves: The flat inputs.
+        outputs: The flat outputs; None when it refuses these inputs.
+        truth: Gives the outputs of the program it was compared with in float64.
+    """
+
+    name: str
+    leaves: Sequence[Any]
+    outputs: Sequence[Any] | None
+    truth: Callable[[], Sequence[Any]]
+
+
+def verify_numeric(before: Program, after: Program, exactness: Exactness) -> list[Run]:
     """Runs two programs on several batches (one row included) and compares them.
 
     EXACT demands equal bits. REASSOC demands that the error against a float64 run of `before` is at most `REASSOC_FACTOR` times
     the error of `before` itself plus a few last bits of the result's scale. APPROX demands the same shapes and dtypes, and no new NaN.
+    Inputs that `before` refuses must be refused by `after` as well.
+
+    Returns:
+        The runs of `after`.
 
     Raises:
         VerificationError: They differ by more than the class allows.
     """
-    cases = [("the example inputs", list(before.example)), *probes(before)]
-    for name, leaves in cases:
+    runs = []
+    for name, leaves in [("the example inputs", list(before.example)), *probes(before)]:
+        truth = cache(partial(run_in_float64, before, leaves))
         try:
             expected = before.run(leaves)
         except Exception as error:  # noqa: BLE001 - inputs the original refuses must be refused by the new one as well
-            _require_refusal(after, leaves, name, error)
+            require_refusal(after.run, leaves, name, f"{type(error).__name__}: {error}")
+            runs.append(Run(name, leaves, None, truth))
             continue
-        compare_outputs(expected, after.run(leaves), exactness, name, partial(run_in_float64, before, leaves))
+        found = after.run(leaves)
+        compare_outputs(expected, found, exactness, name, truth)
+        runs.append(Run(name, leaves, found, truth))
+    return runs
 
 
 def compare_outputs(
@@ -109,7 +141,7 @@ def run_in_float64(program: Program, leaves: Sequence[Any]) -> list[Any]:
 
     class _Double(fx.Interpreter):
         def run_node(self, n: fx.Node) -> Any:
-            if n.op == "get_attr" and all(_looks_up(u, n) for u in n.users):
+            if n.op == "get_attr" and all(only_picks_rows(u, n) for u in n.users):
                 return super().get_attr(str(n.target), (), {})  # the rows that are picked are widened, not the table
             return super().run_node(n)
 
@@ -122,16 +154,6 @@ def run_in_float64(program: Program, leaves: Sequence[Any]) -> list[Any]:
 
     with torch.no_grad():
         return list(_Double(program.module).run(*[_to_double(leaf) for leaf in leaves]))
-
-
-def _looks_up(user: fx.Node, table: fx.Node) -> bool:
-    """Whether a user reads a tensor as a table of rows to pick, and in no other way."""
-    if user.target is _embedding:
-        return user.args[1] is not table
-    # By name: the dialect stands below this room.
-    if str(user.target) != "recfx.grouped_lookup.default":
-        return False
-    return not any(isinstance(held, list | tuple) and table in held for held in user.args[1:])
 
 
 def _wide_dtype(value: Any) -> Any:
@@ -174,9 +196,10 @@ def _check_reassociated(
         )
 
 
-def _require_refusal(after: Program, leaves: Sequence[Any], name: str, error: Exception) -> None:
+def require_refusal(run: Callable[[Sequence[Any]], Any], leaves: Sequence[Any], name: str, why: str) -> None:
+    """Raises `VerificationError` unless `run` refuses inputs that were refused before, for whatever reason of its own."""
     try:
-        after.run(leaves)
+        run(leaves)
     except Exception:  # noqa: BLE001 - any refusal is a refusal
         return
-    raise VerificationError(f"inputs that failed before now pass: {type(error).__name__}: {error}", where=name)
+    raise VerificationError(f"inputs that failed before now pass: {why}", where=name)

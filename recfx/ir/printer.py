@@ -11,12 +11,7 @@ import torch
 from torch import fx
 
 from recfx.ir.program import Program, module_path
-
-_TABLE_OPS = (
-    torch.ops.aten.embedding.default,
-    torch.ops.aten.embedding_bag.default,
-    torch.ops.aten.embedding_bag.padding_idx,
-)
+from recfx.ir.tables import tables_of
 
 
 def render(program: Program, *, max_nodes: int | None = None) -> str:
@@ -100,14 +95,7 @@ def human_bytes(count: float) -> str:
 
 
 def _state_lines(program: Program) -> list[str]:
-    tables = {
-        str(node.args[0].target)
-        for node in program.graph.nodes
-        if node.target in _TABLE_OPS and isinstance(node.args[0], fx.Node) and node.args[0].op == "get_attr"
-    }
-    for node in program.graph.nodes:
-        if str(node.target) == "recfx.grouped_lookup.default":  # by name: the dialect stands below this room
-            tables |= {str(table.target) for table in node.args[0]}
+    tables = {str(table.target) for node in program.graph.nodes for table in tables_of(node) if table.op == "get_attr"}
     lines = []
     for name, tensor in program.state().items():
         if not isinstance(tensor, torch.Tensor):

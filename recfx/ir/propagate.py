@@ -13,6 +13,7 @@ from torch.fx.experimental.symbolic_shapes import ShapeEnv, free_unbacked_symbol
 
 from recfx.errors import VerificationError
 from recfx.ir.program import get_state, where
+from recfx.ir.shapes import dimension_names
 
 
 def fake_mode_of(graph: fx.Graph) -> FakeTensorMode:
@@ -90,15 +91,14 @@ def fake_inputs(
     Args:
         shapes: For each tensor its sizes (integers, dimension names or expressions over names), dtype and device.
     """
+    shapes = list(shapes)
     mode = FakeTensorMode(shape_env=ShapeEnv())
     symbols: dict[str, Any] = {}
+    for name in dict.fromkeys(n for sizes, _, _ in shapes for entry in sizes for n in dimension_names(entry)):
+        symbols[name] = new_size(mode, name, 7 + len(symbols))
 
     def size(entry: int | str) -> Any:
-        if isinstance(entry, int):
-            return entry
-        if entry.isidentifier() and entry not in symbols:
-            symbols[entry] = new_size(mode, entry, 7 + len(symbols))
-        return eval(entry, {"__builtins__": {}}, symbols)
+        return entry if isinstance(entry, int) else eval(entry, {"__builtins__": {}}, symbols)
 
     with mode:
         return [torch.empty([size(s) for s in sizes], dtype=dtype, device=device) for sizes, dtype, device in shapes]

@@ -195,6 +195,12 @@ def _index(node: fx.Node, inputs: Mapping[fx.Node, Rows], rows: Rows) -> str | N
     return None if shifts == {rows.axis} else "its indices have their rows along different axes"
 
 
+def _index_select(node: fx.Node, inputs: Mapping[fx.Node, Rows], rows: Rows) -> str | None:
+    if node.args[0] in inputs:
+        return _along(1, "dim", 0)(node, inputs, rows)  # type: ignore[no-any-return]
+    return None if node.args[1] == rows.axis else "its ids have their rows along another axis"
+
+
 def _einsum(node: fx.Node, inputs: Mapping[fx.Node, Rows], rows: Rows) -> str | None:
     equation: Any
     operands: Any
@@ -248,7 +254,7 @@ _TABLE: dict[str, _Rule] = {
     "var.correction std.correction logsumexp softmax.int log_softmax.int _softmax cumsum cumprod": _along(1, "dim"),
     "flip select.int slice.Tensor narrow": _along(1, "dim"),
     "sort glu argsort": _along(1, "dim", -1),
-    "cat unbind.int index_select": _along(1, "dim", 0),
+    "cat unbind.int": _along(1, "dim", 0),
     "topk": _along(2, "dim", -1),
     "linalg_vector_norm norm.ScalarOpt_dim roll": _along(2, "dim"),
     "split.Tensor split_with_sizes split.sizes chunk": _along(2, "dim", 0),
@@ -265,6 +271,7 @@ _TABLE: dict[str, _Rule] = {
     "one_hot": _one_hot,
     "gather": _gather,
     "index.Tensor": _index,
+    "index_select": _index_select,
     "einsum": _einsum,
     "gru.input lstm.input": _recurrent,
 }

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Iterator, Sequence
 from typing import Any
 
@@ -12,6 +13,11 @@ from recfx.errors import InputError
 from recfx.ir.jagged import dynamic_shapes, is_jagged, resample, rows
 
 BATCH = "batch"
+
+
+def dimension_names(size: int | str) -> list[str]:
+    """The dimensions that a size of a signature is made of."""
+    return [] if isinstance(size, int) else re.findall(r"[A-Za-z_]\w*", size)
 
 
 def batch_size(values: Any) -> int | None:

@@ -16,6 +16,7 @@ from typing import Any
 import torch
 
 from recfx.formats import decode_rows
+from recfx.ir.tables import ROW_PICKERS, TABLE_ARGUMENTS
 from recfx.ops.library import define
 
 #: Ways to combine the rows of a bag.
@@ -192,3 +193,6 @@ grouped_lookup = define(
     reference,
     _fake,
 )
+
+TABLE_ARGUMENTS[grouped_lookup] = 0
+ROW_PICKERS.add(grouped_lookup)

@@ -5,6 +5,7 @@ from recfx.pipeline.context import MissRecord, PassContext
 from recfx.pipeline.gate import Gate
 from recfx.pipeline.instruments import Dump, Instrument, PrintAfter, Timing
 from recfx.pipeline.pipeline import PassRecord, Pipeline, PipelineResult, run_pass
+from recfx.pipeline.properties import property_check
 from recfx.pipeline.registry import register, registered
 from recfx.pipeline.rewrite import apply_rules, rewrite
 from recfx.pipeline.spec import Miss, Pass, PassSpec
@@ -25,6 +26,7 @@ __all__ = [
     "PrintAfter",
     "Timing",
     "apply_rules",
+    "property_check",
     "register",
     "registered",
     "rewrite",

@@ -5,6 +5,7 @@ from __future__ import annotations
 import dataclasses
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
+from functools import partial
 from typing import Any, TypeVar
 
 import torch
@@ -66,7 +67,7 @@ class PassContext:
         allowed = self._gate.ask(self.spec.name, rule, node, mandatory=self.spec.mandatory)
         if allowed:
             self.fired += 1
-            self._analyses = {k: v for k, v in self._analyses.items() if k.__name__ in self.spec.preserves}
+            self._analyses = {k: v for k, v in self._analyses.items() if _name_of(k) in self.spec.preserves}
         return allowed
 
     def miss(self, rule: str, node: fx.Node, reason: str) -> None:
@@ -79,7 +80,7 @@ class PassContext:
         return [n for n in self.graph.nodes if n.op == "call_function" and (not wanted or n.target in wanted)]
 
     def analysis(self, compute: Callable[[Program], T]) -> T:
-        """The result of an analysis, computed once until the next rewrite."""
+        """The result of an analysis, computed once until the next rewrite; of a `functools.partial`, once for each partial object."""
         if compute not in self._analyses:
             self._analyses[compute] = compute(self.program)
         result: T = self._analyses[compute]
@@ -158,6 +159,13 @@ class PassContext:
             origin = fx.traceback.NodeSource(like, self.spec.name, fx.traceback.NodeSourceAction.CREATE)
             node.meta["from_node"] = [origin]  # it holds the history of `like` in turn
         node.meta["recfx_pass"] = self.spec.name
+
+
+def _name_of(compute: Any) -> str:
+    """What `PassSpec.preserves` calls an analysis: the name of the function behind partial applications."""
+    while isinstance(compute, partial):
+        compute = compute.func
+    return getattr(compute, "__name__", type(compute).__name__)
 
 
 def _same_meta(a: Any, b: Any) -> bool:

@@ -131,7 +131,7 @@ class Pipeline:
             try:
                 current, record = run_pass(item, before, verify=verify, gate=gate, resources=resources)
             except Exception as error:
-                raise self._failure(item, index, before, error, reproducer) from error
+                raise self._failure(item, index, before, error, reproducer, resources) from error
             records.append(record)
             for instrument in instruments:
                 instrument.after_pass(index, item, before, current, record)
@@ -152,9 +152,16 @@ class Pipeline:
         options.setdefault("verify", Level.OFF)
         return bisect_rewrites(lambda gate: self.run(program, gate=gate, **options).program, is_bad)
 
-    def _failure(self, item: Pass, index: int, before: Program, error: Exception, folder: Path | None) -> PassError:
-        rest = Pipeline(self.passes[index : index + 1])
-        written = write_reproducer(before, rest.passes, error, folder)
+    def _failure(
+        self,
+        item: Pass,
+        index: int,
+        before: Program,
+        error: Exception,
+        folder: Path | None,
+        resources: Mapping[str, Any] | None,
+    ) -> PassError:
+        written = write_reproducer(before, [item], error, folder, resources)
         what = error.what if isinstance(error, RecfxError) else f"{type(error).__name__}: {error}"
         place = getattr(error, "where", None)
         return PassError(

@@ -3,11 +3,16 @@
 from __future__ import annotations
 
 import json
+import math
+import pickle
 import platform
 import tempfile
 import traceback
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
+from importlib import import_module
+from operator import attrgetter
 from pathlib import Path
+from typing import Any
 
 import torch
 
@@ -17,6 +22,7 @@ from recfx.ir.program import Program
 from recfx.ir.serialize import from_json, to_json
 from recfx.pipeline.spec import Pass
 
+_RESOURCES = "resources.pt"
 _RUN = '''\
 """Runs the failing pass again: python run.py"""
 
@@ -24,23 +30,30 @@ from pathlib import Path
 
 {imports}from recfx.ir import Level
 from recfx.pipeline import Pipeline
-from recfx.pipeline.reproducer import read_reproducer
+from recfx.pipeline.reproducer import find_pass, read_reproducer, read_resources
 
 folder = Path(__file__).parent
-pipeline = Pipeline({passes})
-result = pipeline.run(read_reproducer(folder), verify=Level.NUMERIC)
+pipeline = Pipeline([{passes}])
+result = pipeline.run(read_reproducer(folder), verify=Level.NUMERIC, resources=read_resources(folder))
 print(result.program)
 '''
 
 
-def write_reproducer(program: Program, passes: Sequence[Pass], error: BaseException, folder: Path | None) -> Path:
-    """Writes the program, its example inputs, the passes, the error, versions and `run.py`.
+def write_reproducer(
+    program: Program,
+    passes: Sequence[Pass],
+    error: BaseException,
+    folder: Path | None,
+    resources: Mapping[str, Any] | None = None,
+) -> Path:
+    """Writes the program, its example inputs, the passes and what they need, the error, versions and `run.py`.
 
     Args:
         program: The program before the failing pass.
         passes: The failing pass.
         error: What it raised.
         folder: Where to; a new temporary folder by default.
+        resources: What the passes were given besides the program.
     """
     if folder is None:
         folder = Path(tempfile.mkdtemp(prefix="recfx-reproducer-"))
@@ -59,7 +72,41 @@ def write_reproducer(program: Program, passes: Sequence[Pass], error: BaseExcept
         _write_program(program, folder)
     except ArtifactError as problem:
         (folder / "program-not-saved.txt").write_text(f"{problem}\n")
+    try:
+        torch.save(dict(resources or {}), folder / _RESOURCES)
+    except (pickle.PicklingError, AttributeError, TypeError) as problem:
+        (folder / _RESOURCES).unlink(missing_ok=True)
+        (folder / "resources-not-saved.txt").write_text(f"{problem}\n")
     return folder
+
+
+def read_resources(folder: Path) -> dict[str, Any]:
+    """What the passes of a reproducer folder were given besides the program. Loads pickles, as `run.py` runs code: open your own folders.
+
+    Raises:
+        ArtifactError: They could not be saved.
+    """
+    if not (folder / _RESOURCES).is_file():
+        raise ArtifactError("what the pass needs was not saved: it cannot be pickled", where=str(folder))
+    resources: dict[str, Any] = torch.load(folder / _RESOURCES, weights_only=False)
+    return resources
+
+
+def find_pass(module: str, name: str, **options: Any) -> Pass:
+    """A user's pass: the object of that name if it is a pass, as `@recfx.rewrite` makes them, otherwise made of the class.
+
+    Raises:
+        ArtifactError: There is no such pass, because it is defined in a function or in a script.
+    """
+    try:
+        found = attrgetter(name)(import_module(module))
+    except (ImportError, AttributeError) as error:
+        raise ArtifactError(
+            f"the pass {name} cannot be imported from {module}: {error}",
+            hint="define it at the top of a module, not in a function or a script, and put the module on PYTHONPATH",
+        ) from error
+    made: Pass = found if isinstance(found, Pass) else found(**options)
+    return made
 
 
 def read_reproducer(folder: Path) -> Program:
@@ -92,22 +139,21 @@ def _write_program(program: Program, folder: Path) -> None:
 
 
 def _run_script(passes: Sequence[Pass]) -> str:
-    """Registered passes are named by text, a user's own by import."""
-    from recfx.pipeline.registry import registered
-
-    known = registered()
+    """Built-in passes are named by text, a user's own by where they are defined."""
     imports, items = "", []
     for item in passes:
         cls = type(item)
-        if known.get(item.spec.name) is cls:
-            imports += (
-                "" if "import recfx.passes" in imports else "import recfx.passes  # registers the built-in passes\n"
-            )
+        if cls.__module__.startswith("recfx.passes."):
+            imports = "import recfx.passes  # registers the built-in passes\n"
             items.append(repr(str(item)))
         else:
-            name = (
-                item.spec.name.replace("-", "_") if cls.__qualname__ == cls.__name__ and "targets" in vars(cls) else ""
-            )
-            imports += f"from {cls.__module__} import {name or cls.__qualname__}\n"
-            items.append(name or f"{cls.__qualname__}(**{item.options()!r})")
-    return _RUN.format(imports=imports, passes=f"[{', '.join(items)}]")
+            options = "".join(f", {name}={_as_code(value)}" for name, value in item.options().items())
+            items.append(f"find_pass({cls.__module__!r}, {cls.__qualname__!r}{options})")
+    return _RUN.format(imports=imports, passes=", ".join(items))
+
+
+def _as_code(value: Any) -> str:
+    """A value as Python source, numbers without a literal included."""
+    if isinstance(value, float) and not math.isfinite(value):
+        return f"float({str(value)!r})"
+    return repr(value)

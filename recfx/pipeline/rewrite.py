@@ -46,7 +46,7 @@ def rewrite(
         summary = (rule.__doc__ or title).strip().splitlines()[0]
         declared = PassSpec(title, summary, exactness=exactness, **spec)
         cls = type(rule.__name__, (RewritePass,), {"spec": declared, "rule": staticmethod(rule), "targets": targets})
-        cls.__module__, cls.__doc__ = rule.__module__, rule.__doc__
+        cls.__module__, cls.__qualname__, cls.__doc__ = rule.__module__, rule.__qualname__, rule.__doc__
         made: Pass = cls()
         return made
 
@@ -60,22 +60,7 @@ class RewritePass(Pass):
     targets: ClassVar[tuple[Any, ...]]
 
     def run(self, program: Program, ctx: PassContext) -> None:
-        for _ in range(_MAX_SWEEPS):
-            if not self._sweep(ctx):
-                return
-            ctx.sweep()
-        raise PassError(
-            f"{self.spec.name} still fires after {_MAX_SWEEPS} sweeps over the graph",
-            hint="a rewrite must make progress: its result must not match the rule again for ever",
-        )
-
-    def _sweep(self, ctx: PassContext) -> bool:
-        fired = False
-        ctx.misses.clear()
-        for node in ctx.nodes(*self.targets):
-            if node.users and apply_rule(type(self).rule, node, ctx, self.spec.name):
-                fired = True
-        return fired
+        apply_rules([(self.spec.name, self.targets, type(self).rule)], ctx)
 
 
 _MAX_SWEEPS = 64
@@ -123,10 +108,15 @@ def _take_back(graph: fx.Graph, anchor: fx.Node, node: fx.Node) -> None:
 
 
 def apply_rules(rules: Sequence[tuple[str, tuple[Any, ...], Rule]], ctx: PassContext) -> None:
-    """Applies several rules, each `(name, targets, rule)`, until none fires; the body of most passes of many small rules."""
+    """Applies several rules, each `(name, targets, rule)`, until none fires; the body of most passes of many small rules.
+
+    Raises:
+        PassError: They fire for ever, or a rule returned something that is neither a node, nor a Miss, nor None.
+    """
+    earlier = len(ctx.misses)
     for _ in range(_MAX_SWEEPS):
         fired = False
-        ctx.misses.clear()
+        del ctx.misses[earlier:]  # what missed in the last sweep is what missed
         for name, targets, rule in rules:
             for node in ctx.nodes(*targets):
                 if node.users and apply_rule(rule, node, ctx, name):
@@ -134,4 +124,7 @@ def apply_rules(rules: Sequence[tuple[str, tuple[Any, ...], Rule]], ctx: PassCon
         ctx.sweep()
         if not fired:
             return
-    raise PassError(f"{ctx.spec.name} still fires after {_MAX_SWEEPS} sweeps over the graph")
+    raise PassError(
+        f"{ctx.spec.name} still fires after {_MAX_SWEEPS} sweeps over the graph",
+        hint="a rewrite must make progress: its result must not match the rule again for ever",
+    )

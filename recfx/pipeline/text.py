@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import ast
 import dataclasses
+import math
 import re
 from typing import Any
 
@@ -12,6 +13,9 @@ from recfx.pipeline.registry import find
 from recfx.pipeline.spec import Pass
 
 _BARE = re.compile(r"[A-Za-z_][A-Za-z0-9_.-]*")
+
+#: Words that are values; Python prints numbers beyond all others like this.
+_NAMED = {"true": True, "false": False, "none": None, "inf": math.inf, "nan": math.nan}
 
 
 def parse_pipeline(text: str) -> list[Pass]:
@@ -48,11 +52,7 @@ def _factory(field: dataclasses.Field[Any]) -> Any:
 
 
 def _print_value(value: Any) -> str:
-    if (
-        isinstance(value, str)
-        and _BARE.fullmatch(value)
-        and value not in ("true", "false", "none", "True", "False", "None")
-    ):
+    if isinstance(value, str) and _BARE.fullmatch(value) and value not in (*_NAMED, "True", "False", "None"):
         return value
     return repr(value)
 
@@ -103,6 +103,8 @@ def _parse_pass(piece: str) -> Pass:
             key, equals, value = item.partition("=")
             if not equals:
                 raise PipelineError(f"option {item!r} has no value", where=name.strip(), hint="write option=value")
+            if key.strip() in options:
+                raise PipelineError(f"option {key.strip()!r} is given twice", where=name.strip())
             options[key.strip()] = _parse_value(value.strip(), f"{name.strip()}{{{key.strip()}}}")
     known = {f.name: f for f in dataclasses.fields(cls)}
     if unknown := options.keys() - known.keys():
@@ -116,13 +118,17 @@ def _parse_pass(piece: str) -> Pass:
         raise PipelineError(f"{name.strip()!r} refuses its options: {error}") from error
 
 
+class _Named(ast.NodeTransformer):
+    """Puts values in place of the names that stand for them, also inside lists."""
+
+    def visit_Name(self, node: ast.Name) -> ast.expr:
+        return ast.Constant(_NAMED[node.id]) if node.id in _NAMED else node
+
+
 def _parse_value(text: str, place: str) -> Any:
-    constants = {"true": True, "false": False, "none": None}
-    if text in constants:
-        return constants[text]
     try:
-        return ast.literal_eval(text)
-    except (ValueError, SyntaxError) as error:
+        return ast.literal_eval(_Named().visit(ast.parse(text, mode="eval")))
+    except (ValueError, TypeError, SyntaxError, MemoryError, RecursionError) as error:
         if _BARE.fullmatch(text):
             return text
         raise PipelineError(

@@ -2,13 +2,17 @@
 
 from __future__ import annotations
 
-import dataclasses
+from collections.abc import Sequence
 
 from hypothesis import HealthCheck, given, note, settings
 
 from recfx.errors import RecfxError
 from recfx.ir import Exactness, Level, Program, diff, same_graph, verify_numeric
-from recfx.pipeline import Pass, Pipeline, run_pass
+from recfx.ir.numeric import weakest
+from recfx.pipeline import Pass, Pipeline, registered, run_pass
+from recfx.pipeline.properties import why_not
+from recfx.pipeline.spec import NEEDS
+from recfx.pipeline.validate import violations
 from recfx.testing.strategies import rec_graphs
 
 
@@ -20,43 +24,68 @@ def assert_same_graph(actual: Program, expected: Program) -> None:
 
 
 def assert_pass_preserves(
-    item: Pass | type[Pass] | str,
+    item: Pass | type[Pass] | str | Pipeline,
     program: Program | None = None,
     *,
     exactness: Exactness | None = None,
     max_examples: int = 50,
 ) -> None:
-    """Holds a pass to its declaration.
+    """Holds a pass, or every pass of a pipeline in turn, to its declaration.
 
     The program it leaves must verify, compute the same within the pass's exactness class on several batches (one row included), keep its
-    signature, have the properties the pass establishes, and be left alone by a second run of an idempotent pass.
+    signature, have the properties the pass establishes (as `recfx.pipeline.property_check` says what they mean), and be left alone by a
+    second run of an idempotent pass.
 
     Args:
-        item: The pass.
-        program: The program to try it on; without it, random recommendation graphs, shrunk when the pass fails.
-        exactness: A stricter class than the declared one.
+        item: The pass, or several as a pipeline or its text.
+        program: The program to try it on, with the properties the pass requires; without it, random recommendation graphs, shrunk when the
+            pass fails. On those, registered passes first establish what is required.
+        exactness: A stricter class than the declared one; for a pipeline, of the whole.
         max_examples: How many random graphs to try.
 
     Raises:
-        AssertionError: The pass breaks its declaration; the message shows the program and what the pass did to it.
+        AssertionError: The pass breaks its declaration, or may not run on the program; the message shows the program and what the pass did
+            to it.
     """
-    (made,) = Pipeline([item]).passes
+    passes = (item if isinstance(item, Pipeline) else Pipeline([item])).passes
     if program is not None:
-        _check(made, program, exactness)
+        _check_all(passes, program, exactness)
         return
 
     @settings(max_examples=max_examples, deadline=None, suppress_health_check=list(HealthCheck))
     @given(rec_graphs())
     def holds(random_program: Program) -> None:
         note(str(random_program))
-        _check(made, random_program, exactness)
+        _check_all(passes, _prepared(passes, random_program), exactness)
 
     holds()
 
 
-def _check(item: Pass, given_program: Program, exactness: Exactness | None) -> None:
+def _prepared(passes: Sequence[Pass], program: Program) -> Program:
+    """The program after passes that establish what the first one requires."""
+    for name in sorted(passes[0].spec.requires - program.properties) if passes else ():
+        makers = [cls for cls in registered().values() if name in cls.spec.establishes and not cls.spec.needs]
+        if not makers:
+            raise AssertionError(f"{passes[0]} requires {name!r}, which no registered pass establishes: give a program")
+        program = Pipeline([makers[0]]).run(program).program
+    return program
+
+
+def _check_all(passes: Sequence[Pass], program: Program, exactness: Exactness | None) -> None:
+    if wrong := violations(passes, program.properties, NEEDS):
+        raise AssertionError("it may not run on this program: " + "; ".join(wrong))
+    after = program
+    for item in passes:
+        after = _check(item, after, exactness if len(passes) == 1 else None)
+    if len(passes) > 1:
+        try:
+            verify_numeric(program, after, exactness or weakest(item.spec.exactness for item in passes))
+        except RecfxError as error:
+            raise AssertionError(f"the passes together break this program: {error}\n{program}") from error
+
+
+def _check(item: Pass, program: Program, exactness: Exactness | None) -> Program:
     spec = item.spec
-    program = dataclasses.replace(given_program, properties=(given_program.properties | spec.requires) - spec.forbids)
     try:
         after, _ = run_pass(item, program, verify=Level.META)
         verify_numeric(program, after, exactness or spec.exactness)
@@ -65,10 +94,12 @@ def _check(item: Pass, given_program: Program, exactness: Exactness | None) -> N
     changes = diff(program, after)
     if after.signature != program.signature:
         raise AssertionError(f"{item} changed the signature\n{changes}")
-    if not spec.establishes <= after.properties:
-        raise AssertionError(f"{item} does not establish {sorted(spec.establishes - after.properties)}")
+    for name in sorted(spec.establishes):
+        if reason := why_not(after, name):
+            raise AssertionError(f"{item} does not establish {name!r}: {reason}\n{after}")
     if spec.idempotent:
         again, _ = run_pass(item, after, verify=Level.OFF)
         difference = same_graph(after, again)
         if difference is not None:
             raise AssertionError(f"{item} is declared idempotent, but its second run changes: {difference}\n{changes}")
+    return after

@@ -12,6 +12,7 @@ from torch.utils import _pytree as pytree
 from recfx.ir.dead_code import remove_dead_code
 from recfx.ir.program import Program, set_state
 from recfx.ir.propagate import fake_inputs, fake_mode_of, refresh
+from recfx.ir.shapes import dimension_names
 from recfx.ir.signature import LeafSpec, Signature
 from recfx.testing.inputs import random_leaves
 
@@ -26,7 +27,8 @@ class GraphBuilder:
         program = b.build(y)
 
     Args:
-        inputs: Input name -> shape, or (shape, dtype); sizes are integers or dimension names, the batch being "batch".
+        inputs: Input name -> shape, or (shape, dtype); sizes are integers, dimension names (the batch being "batch") or
+            expressions over them.
         max_batch: The largest batch.
     """
 
@@ -74,7 +76,7 @@ class GraphBuilder:
         Args:
             *outputs: What it returns.
             seed: Seed of the example inputs.
-            batch: Rows of the example inputs.
+            batch: Rows of the example inputs; other dimensions are one, two, ... longer.
         """
         self.graph.output(tuple(outputs))
         remove_dead_code(self.graph)
@@ -87,11 +89,17 @@ class GraphBuilder:
             in_spec=pytree.tree_flatten((tuple(range(len(self.inputs))), {}))[1],
             out_spec=pytree.tree_flatten(result)[1],
             leaves=self._leaves,
-            dims={"batch": (1, self._max_batch)} if any("batch" in map(str, s.shape) for s in self._leaves) else {},
+            dims={name: (1, self._max_batch if name == "batch" else None) for name in _dimensions(self._leaves)},
         )
         program = Program(module, signature, (), properties=frozenset({"functional"}))
         program.example = tuple(random_leaves(program, batch, torch.Generator().manual_seed(seed)))
         return program
+
+
+def _dimensions(leaves: Sequence[LeafSpec]) -> list[str]:
+    """The dimension names in the leaves' sizes, the batch first."""
+    found = {name: None for leaf in leaves for size in leaf.shape for name in dimension_names(size)}
+    return sorted(found, key=lambda name: name != "batch")
 
 
 def _split(given: Any) -> tuple[Shape, torch.dtype]:

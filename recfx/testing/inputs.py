@@ -9,6 +9,7 @@ import torch
 from torch import fx
 
 from recfx.ir.program import Program
+from recfx.ir.shapes import BATCH
 from recfx.ir.signature import evaluate_size
 
 _aten = torch.ops.aten
@@ -17,12 +18,12 @@ _FREE_IDS = 8
 
 
 def random_leaves(program: Program, batch: int, generator: torch.Generator) -> list[Any]:
-    """Flat inputs with so many rows.
+    """Flat inputs with so many rows; other dimensions than the batch are one, two, ... longer, so that none is taken for another.
 
     Numbers lie in [-2, 2], so that nothing overflows. Integers are ids: below the rows of every table they reach.
     """
     bounds = id_bounds(program)
-    sizes = dict.fromkeys(program.signature.dims, batch)
+    sizes = {name: batch + place for place, name in enumerate(sorted(program.signature.dims, key=lambda n: n != BATCH))}
     leaves: list[Any] = []
     for spec, node in zip(program.signature.leaves, program.placeholders(), strict=True):
         if spec.kind == "constant":

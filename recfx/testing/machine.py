@@ -9,6 +9,7 @@ from hypothesis import strategies as st
 from hypothesis.stateful import RuleBasedStateMachine, initialize, invariant, rule
 
 from recfx.ir import Exactness, Program, verify_meta, verify_numeric
+from recfx.ir.numeric import weakest
 from recfx.pipeline import Pass, Pipeline
 from recfx.pipeline.validate import violations
 from recfx.testing.strategies import rec_graphs
@@ -21,7 +22,6 @@ def pass_order_machine(passes: Sequence[Pass | type[Pass] | str]) -> type[RuleBa
     within the weakest class applied so far.
     """
     items = Pipeline(passes).passes
-    order = list(Exactness)
 
     class PassOrders(RuleBasedStateMachine):
         @initialize(program=rec_graphs())
@@ -37,7 +37,7 @@ def pass_order_machine(passes: Sequence[Pass | type[Pass] | str]) -> type[RuleBa
             item = data.draw(st.sampled_from(legal), label="pass")
             note(f"{item} on\n{self.current}")
             self.current = Pipeline([item]).run(self.current).program
-            self.weakest = max(self.weakest, item.spec.exactness, key=order.index)
+            self.weakest = weakest([self.weakest, item.spec.exactness])
 
         @invariant()
         def the_program_means_what_it_meant(self) -> None:

@@ -2,9 +2,11 @@
 
 from recfx.targets.native import (
     rules_attention,
+    rules_concatenate,
     rules_gemm,
     rules_integer,
     rules_lookup,
+    rules_masks,
     rules_matrix,
     rules_pointwise,
     rules_rows,
@@ -15,9 +17,11 @@ from recfx.targets.native.backend import NativeBackend
 __all__ = [
     "NativeBackend",
     "rules_attention",
+    "rules_concatenate",
     "rules_gemm",
     "rules_integer",
     "rules_lookup",
+    "rules_masks",
     "rules_matrix",
     "rules_pointwise",
     "rules_rows",

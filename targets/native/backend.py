@@ -11,6 +11,7 @@ from recfx.ir.numeric import Exactness
 from recfx.ir.program import Program
 from recfx.targets.base import Backend, Lowered, Verdict
 from recfx.targets.eager import EagerBackend
+from recfx.targets.native.fixed_shapes import with_free_batch
 from recfx.targets.native.library import level, library, missing
 from recfx.targets.native.partition import Partitioner
 
@@ -33,5 +34,5 @@ class NativeBackend(Backend):
         return EagerBackend().supports(node)
 
     def lower(self, region: Program) -> Lowered:
-        partition = Partitioner(region, library(), level()).run()
+        partition = Partitioner(with_free_batch(region), library(), level()).run()
         return Lowered(self.name, region, flat_function(partition.program))

@@ -4,16 +4,18 @@ from __future__ import annotations
 
 import dataclasses
 from collections.abc import Callable, Sequence
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import torch
 from torch import fx
 
 from recfx.ir.program import get_state
 from recfx.targets.native.abi import DTYPES, RANK, Kind, Place
-from recfx.targets.native.library import Library
 from recfx.targets.native.values import Dim, Unsupported, Value, contiguous, merge, shape_of
 from recfx.targets.native.weights import Packer
+
+if TYPE_CHECKING:
+    from recfx.targets.native.rules_pointwise import Pointwise
 
 
 @dataclasses.dataclass
@@ -61,6 +63,7 @@ class Step:
     pointers: dict[int, int] = dataclasses.field(default_factory=dict)
     features: list[dict[str, Any]] = dataclasses.field(default_factory=list)
     reads: fx.Node | None = None  # whose index a pick reads, for its error
+    pointwise: Pointwise | None = None  # what a reader can absorb
 
 
 class PlanBuilder:
@@ -68,23 +71,19 @@ class PlanBuilder:
 
     Args:
         module: Holds the constants.
-        library: The kernel library.
-        level: The instruction-set level.
+        packer: Packs the weights, for all plans of a program.
         batch: The batch's symbol, None when all sizes are fixed.
         inside: Whether a node may belong to this plan; decides which concatenations producers write into.
     """
 
-    def __init__(
-        self, module: torch.nn.Module, library: Library, level: str, batch: Any, inside: Callable[[fx.Node], bool]
-    ) -> None:
+    def __init__(self, module: torch.nn.Module, packer: Packer, batch: Any, inside: Callable[[fx.Node], bool]) -> None:
         self.module = module
         self.batch = batch
-        self.packer = Packer(library, level)
+        self.packer = packer
         self.slots: list[Slot] = []
         self.steps: list[Step] = []
         self.values: dict[fx.Node, Value] = {}
         self.lowered: list[fx.Node] = []
-        self.pointwise: dict[int, Any] = {}
         self._inside = inside
         self._placed: dict[fx.Node, Value] = {}
 
@@ -190,7 +189,6 @@ class PlanBuilder:
         if tensor.device.type != "cpu":
             raise Unsupported("a constant on another device")
         value = contiguous(len(self.slots), [Dim(s, 0) for s in tensor.shape])
-        self.packer.keep(tensor)
         self.slots.append(Slot(Place.CONST, tensor.dtype, tensor.numel(), True, data=tensor))
         return value
 
@@ -222,7 +220,9 @@ class PlanBuilder:
             own, shape = self.shape(node), self.shape(user)
             if not any(d.batch for d in own):
                 continue
-            whole = self._placed.setdefault(user, self.temp(shape)) if user not in self._placed else self._placed[user]
+            if user not in self._placed:
+                self._placed[user] = self.temp(shape)
+            whole = self._placed[user]
             dims = tuple(Dim(d.size, w.stride, d.batch) for d, w in zip(own, whole.dims, strict=True))
             return Value(whole.slot, whole.offset + start * whole.dims[dim].stride, dims)
         return None

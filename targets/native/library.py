@@ -22,7 +22,7 @@ _FUNCTIONS: dict[str, tuple[list[Any], Any]] = {
     "recfx_unit_depth": ([_text, _i32], _i64),
     "recfx_pack": ([_text, _i32, _p, _i64, _i64, _p], None),
     "recfx_struct_bytes": ([_i32], _i64),
-    "recfx_plan_new": ([_text, _p, _i64, _p, _i64, _i64, _i64], _p),
+    "recfx_plan_new": ([_text, _p, _i64, _p, _i64, _i64], _p),
     "recfx_plan_free": ([_p], None),
     "recfx_run": ([_p, _i64, _i64, _p, _p], _i64),
     "recfx_run8": ([_p, _i64, _i64, *[_i64] * 8], _i64),

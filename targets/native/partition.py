@@ -10,13 +10,15 @@ import torch
 from torch import fx
 
 from recfx.ir.program import Program
-from recfx.targets.native.abi import Kind, Place
+from recfx.targets.native.abi import Place
 from recfx.targets.native.builder import PlanBuilder, Slot
+from recfx.targets.native.call import plan_call
 from recfx.targets.native.library import Library
-from recfx.targets.native.plan import Plan, plan_call
+from recfx.targets.native.plan import Plan
 from recfx.targets.native.rules import RULES
 from recfx.targets.native.rules_view import PARTS, drops_the_batch
-from recfx.targets.native.values import Unsupported, Value, contiguous
+from recfx.targets.native.values import Unsupported, contiguous
+from recfx.targets.native.weights import Packer
 
 
 @dataclasses.dataclass
@@ -50,6 +52,7 @@ class Partitioner:
         self.graph = fx.Graph()
         self.copies: dict[fx.Node, fx.Node] = {}
         self.plans = 0
+        self._packer = Packer(library, level)
 
     def run(self) -> Partition:
         """Takes, in turns, everything ready that a plan can hold, then what it cannot."""
@@ -76,14 +79,16 @@ class Partitioner:
     def _refuse_varying_ranks(self, nodes: Iterable[fx.Node]) -> None:
         """Leaves to torch what has another rank when the batch is one row, and all that comes of it."""
         for node in nodes:
-            if drops_the_batch(node) or any(source in self.refused for source in node.all_input_nodes):
+            varying = next((source for source in node.all_input_nodes if source in self.refused), None)
+            if drops_the_batch(node):
                 self.refused[node] = "its rank depends on the batch"
+            elif varying is not None:
+                self.refused[node] = f"it comes of {varying}, whose rank may depend on the batch"
 
     def _builder(self) -> PlanBuilder:
         return PlanBuilder(
             self.program.module,
-            self.library,
-            self.level,
+            self._packer,
             self.batch,
             lambda n: n.target in RULES and n not in self.refused,
         )
@@ -265,4 +270,4 @@ def batch_symbol(program: Program) -> Any:
     return None
 
 
-__all__ = ["Kind", "Partition", "Partitioner", "Value", "batch_symbol"]
+__all__ = ["Partition", "Partitioner", "batch_symbol"]

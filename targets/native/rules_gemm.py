@@ -1,4 +1,4 @@
-"""Products with a constant weight: linear layers, MLP chains, cross layers."""
+"""Products with a constant weight: linear layers, MLP chains with their norms, cross layers."""
 
 from __future__ import annotations
 
@@ -11,7 +11,6 @@ from recfx.ops import cross, mlp
 from recfx.targets.native.abi import Kind
 from recfx.targets.native.builder import PlanBuilder, rows_of
 from recfx.targets.native.rules import rule
-from recfx.targets.native.rules_rows import emit_norm
 from recfx.targets.native.values import Dim, Unsupported, Value
 
 _aten = torch.ops.aten
@@ -62,13 +61,47 @@ def emit_gemm(
     )
 
 
+def emit_norm(
+    builder: PlanBuilder,
+    value: Value,
+    out: Value,
+    weight: torch.Tensor | None,
+    bias: torch.Tensor | None,
+    eps: float,
+    *,
+    activation: int = 0,
+    number: float = 0.0,
+    vectors: dict[int, int] | None = None,
+    residual: Value | None = None,
+) -> None:
+    """Adds a layer norm over the last dimension, with what may follow it."""
+    n = value.dims[-1].size
+    pointers = dict(vectors or {})
+    if weight is not None:
+        pointers[7] = builder.packer.vector(weight, n)
+    if bias is not None:
+        pointers[8] = builder.packer.vector(bias, n)
+    views = {0: rows_of(value)}
+    if residual is not None:
+        views[2] = rows_of(residual)
+    builder.emit(
+        Kind.NORM,
+        out,
+        rows_of(out).runs,
+        views,
+        ints=[0, 0, 0, activation],
+        floats=[eps, number],
+        pointers=pointers,
+    )
+
+
 def even_rows(builder: PlanBuilder, node: Any) -> Value:
     """A float32 input whose last dimension is contiguous and whose rows lie evenly, copied if need be."""
     value = builder.value(node)
     if builder.dtype(value) is not torch.float32:
         raise Unsupported(f"it reads {builder.dtype(value)}")
     if value.dims[-1].batch:
-        raise Unsupported("it multiplies along the batch")
+        raise Unsupported("its last dimension is the batch")
     try:
         rows_of(value)
     except Unsupported:

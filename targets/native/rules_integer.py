@@ -11,8 +11,8 @@ from torch import fx
 from recfx.targets.native.abi import Kind
 from recfx.targets.native.builder import PlanBuilder, View, three_runs, view
 from recfx.targets.native.rules import RULES, Rule, rule
-from recfx.targets.native.rules_pointwise import COPIED, Operation, emit_pointwise, joint_runs
-from recfx.targets.native.values import Dim, Unsupported, Value
+from recfx.targets.native.rules_pointwise import COPIED, Operation, emit_pointwise
+from recfx.targets.native.values import Dim, Unsupported, Value, joint_runs
 
 _aten = torch.ops.aten
 _WHOLE = (torch.bool, torch.int64, torch.int32)
@@ -177,17 +177,27 @@ def _emit_take(
 
 @rule(_aten.index.Tensor)
 def _index(builder: PlanBuilder, node: fx.Node) -> None:
-    """Rows of a constant by ids."""
-    table: Any = node.args[0]
+    """Rows of a constant by ids; negative ones count from the end."""
     given: Any = node.args[1]
-    if len(given) != 1 or not isinstance(table, fx.Node):
+    if len(given) != 1:
         raise Unsupported("it indexes several dimensions")
-    source, index = builder.value(table), builder.value(given[0])
+    _rows_of_constant(builder, node, given[0], wraps=True)
+
+
+@rule(_aten.index_select.default)
+def _index_select(builder: PlanBuilder, node: fx.Node) -> None:
+    if node.args[1] != 0:
+        raise Unsupported("it selects along another dimension than the rows")
+    _rows_of_constant(builder, node, node.args[2], wraps=False)
+
+
+def _rows_of_constant(builder: PlanBuilder, node: fx.Node, ids: Any, *, wraps: bool) -> None:
+    source, index = builder.value(node.args[0]), builder.value(ids)
     if source.batched:
         raise Unsupported("it indexes over the batch")
     rows = source.dims[0]
     strides = [(0, d.stride) for d in index.dims] + [(d.stride, 0) for d in source.dims[1:]]
-    _emit_take(builder, node, source, index, strides, rows.stride, rows.size, True)
+    _emit_take(builder, node, source, index, strides, rows.stride, rows.size, wraps)
 
 
 @rule(_aten.gather.default)

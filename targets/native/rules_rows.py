@@ -10,6 +10,7 @@ from torch import fx
 from recfx.targets.native.abi import Kind
 from recfx.targets.native.builder import PlanBuilder, rows_of, three_runs, view
 from recfx.targets.native.rules import rule
+from recfx.targets.native.rules_gemm import emit_norm, even_rows
 from recfx.targets.native.rules_integer import emit_integer_sum
 from recfx.targets.native.values import Unsupported, Value
 
@@ -80,40 +81,6 @@ def _softmax(builder: PlanBuilder, node: fx.Node) -> None:
     builder.values[node] = out
 
 
-def emit_norm(
-    builder: PlanBuilder,
-    value: Value,
-    out: Value,
-    weight: torch.Tensor | None,
-    bias: torch.Tensor | None,
-    eps: float,
-    *,
-    activation: int = 0,
-    number: float = 0.0,
-    vectors: dict[int, int] | None = None,
-    residual: Value | None = None,
-) -> None:
-    """Adds a layer norm over the last dimension, with what may follow it."""
-    n = value.dims[-1].size
-    pointers = dict(vectors or {})
-    if weight is not None:
-        pointers[7] = builder.packer.vector(weight, n)
-    if bias is not None:
-        pointers[8] = builder.packer.vector(bias, n)
-    views = {0: rows_of(value)}
-    if residual is not None:
-        views[2] = rows_of(residual)
-    builder.emit(
-        Kind.NORM,
-        out,
-        rows_of(out).runs,
-        views,
-        ints=[0, 0, 0, activation],
-        floats=[eps, number],
-        pointers=pointers,
-    )
-
-
 @rule(_aten.layer_norm.default)
 def _layer_norm(builder: PlanBuilder, node: fx.Node) -> None:
     arguments: Any = list(node.args) + [None] * (5 - len(node.args))
@@ -122,13 +89,7 @@ def _layer_norm(builder: PlanBuilder, node: fx.Node) -> None:
     epsilon: Any = node.kwargs.get("eps", 1e-5) if eps is None else eps
     if len(shape) != 1:
         raise Unsupported("it normalises over several dimensions")
-    value = builder.value(x)
-    if builder.dtype(value) is not torch.float32:
-        raise Unsupported(f"it reads {builder.dtype(value)}")
-    try:
-        rows_of(value)
-    except Unsupported:
-        value = builder.compact(value)
+    value = even_rows(builder, x)
     out = builder.result(node, anywhere=True)
     emit_norm(
         builder,

@@ -80,6 +80,19 @@ def merge(dims: Sequence[Dim]) -> list[tuple[int, int]]:
     return runs
 
 
+def joint_runs(out: Value, strides_of: Sequence[list[int]]) -> list[tuple[int, list[int]]]:
+    """The output's dimensions, given each dimension's stride in several tensors, merged as far as all of them allow."""
+    runs: list[tuple[int, list[int]]] = []
+    for d, strides in zip(out.dims, strides_of, strict=True):
+        if d.size == 1:
+            continue
+        if runs and all(a == d.size * b for a, b in zip(runs[-1][1], strides, strict=True)):
+            runs[-1] = (runs[-1][0] * d.size, strides)
+        else:
+            runs.append((d.size, strides))
+    return runs
+
+
 def reshape(value: Value, shape: Sequence[Dim]) -> Value | None:
     """The same elements under another shape, without moving them; None where strides do not allow it.
 

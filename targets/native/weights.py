@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import ctypes
+from collections.abc import Callable
+from typing import Any
 
 import torch
 
@@ -13,38 +15,65 @@ FORMATS: dict[torch.dtype, int] = {torch.float32: 0, torch.bfloat16: 1, torch.in
 
 
 class Packer:
-    """Packs weights for one instruction-set level and keeps what it made alive.
+    """Packs weights for one instruction-set level, each once for all plans of a program.
 
     Args:
         library: The kernel library.
         level: The level's name.
+
+    Attributes:
+        kept: What plans point to, by address; plans hold on to it.
     """
 
     def __init__(self, library: Library, level: str) -> None:
         self._calls = library.calls
         self._level = level.encode()
         self._columns = int(self._calls["recfx_panel_columns"](self._level))
-        self._packed: dict[tuple[int, tuple[int, ...], tuple[int, ...], int], torch.Tensor] = {}
-        self.kept: list[torch.Tensor] = []
+        self._made: dict[tuple[Any, ...], torch.Tensor] = {}
+        self._sources: list[torch.Tensor] = []
+        self.kept: dict[int, torch.Tensor] = {}
 
     def keep(self, tensor: torch.Tensor) -> int:
-        """The address of a tensor that shall live as long as the plan."""
-        self.kept.append(tensor)
+        """The address of a tensor that shall live as long as the plans."""
+        self.kept[tensor.data_ptr()] = tensor
         return tensor.data_ptr()
 
     def weight(self, weight: torch.Tensor) -> tuple[int, int]:
-        """Packs [N, K]; the same weight is packed once.
+        """Packs [N, K].
 
         Returns:
             Its address and its format's number.
         """
-        weight = weight.detach()
-        key = (weight.data_ptr(), tuple(weight.shape), weight.stride(), FORMATS[weight.dtype])
-        if key not in self._packed:
-            self.kept.append(weight)  # its address is the key
-            self._packed[key] = self._pack(weight)
-        packed = self._packed[key]
-        return packed.data_ptr(), key[3]
+        return self._once("weight", weight, 0, lambda: self._pack(weight.detach())), FORMATS[weight.dtype]
+
+    def vector(self, vector: torch.Tensor, n: int) -> int:
+        """The address of a vector of `n` float32 (one value is repeated), padded with zeros to whole panels."""
+
+        def padded() -> torch.Tensor:
+            whole = torch.zeros(-(-n // self._columns) * self._columns)
+            whole[:n] = vector.detach().float().reshape(-1)
+            return whole
+
+        return self._once("vector", vector, n, padded)
+
+    def column_sums(self, weight: torch.Tensor) -> int:
+        """The address of the int32 sums over each row of an int8 weight [N, K], padded."""
+
+        def sums() -> torch.Tensor:
+            whole = torch.zeros(-(-weight.shape[0] // self._columns) * self._columns, dtype=torch.int32)
+            whole[: weight.shape[0]] = weight.detach().to(torch.int32).sum(1)
+            return whole
+
+        return self._once("sums", weight, 0, sums)
+
+    def _once(self, kind: str, source: torch.Tensor, n: int, make: Callable[[], torch.Tensor]) -> int:
+        """The address of what is made of a tensor, the same for the same tensor."""
+        key = (kind, source.data_ptr(), source.dtype, tuple(source.shape), source.stride(), n)
+        if key not in self._made:
+            self._sources.append(source)  # while the packer lives, no other tensor gets the address
+            self._made[key] = make()
+            self.keep(self._made[key])
+        return self._made[key].data_ptr()
 
     def _pack(self, weight: torch.Tensor) -> torch.Tensor:
         format_ = FORMATS[weight.dtype]
@@ -55,18 +84,6 @@ class Packer:
         source = (weight if format_ == 2 else weight.float()).contiguous()
         self._calls["recfx_pack"](self._level, format_, source.data_ptr(), n, k, packed.data_ptr())
         return packed
-
-    def vector(self, vector: torch.Tensor, n: int) -> int:
-        """The address of a vector of `n` float32 (one value is repeated), padded with zeros to whole panels."""
-        padded = torch.zeros(-(-n // self._columns) * self._columns)
-        padded[:n] = vector.detach().float().reshape(-1)
-        return self.keep(padded)
-
-    def column_sums(self, weight: torch.Tensor) -> int:
-        """The address of the int32 sums over each row of an int8 weight [N, K], padded."""
-        padded = torch.zeros(-(-weight.shape[0] // self._columns) * self._columns, dtype=torch.int32)
-        padded[: weight.shape[0]] = weight.detach().to(torch.int32).sum(1)
-        return self.keep(padded)
 
 
 def aligned(units: int) -> torch.Tensor:

@@ -27,7 +27,8 @@ def test_every_model_of_the_zoo_has_a_case() -> None:
 @pytest.mark.parametrize("name", ZOO_CASES)
 def test_cases_use_arguments_that_the_models_have(name: str) -> None:
     build = ZOO_CASES[name]
-    inspect.signature(zoo.MODELS[build.model]).bind(**build.overrides)
+    bound = inspect.signature(zoo.MODELS[build.model]).bind(**build.overrides)
+    assert bound.arguments == build.overrides  # each by a parameter's own name, none caught by **kwargs
 
 
 @pytest.mark.parametrize("name", ["neumf", "two-tower", "sasrec"])

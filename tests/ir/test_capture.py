@@ -1,4 +1,4 @@
-"""Capture: every form of input, regions, ranges, and errors that name the user's own line."""
+"""Capture: every form of input, ranges of sizes, and state that is shared, cached or sparse."""
 
 from __future__ import annotations
 
@@ -8,10 +8,11 @@ from typing import Any
 
 import pytest
 import torch
+from capture_cases import rand, same
 from models import TinyCtr, tiny_inputs
 from torch import nn
 
-from recfx.errors import CaptureError, InputError, RecfxError
+from recfx.errors import CaptureError, InputError
 from recfx.ir import capture, verify_meta
 
 Pair = namedtuple("Pair", ["left", "right"])
@@ -21,19 +22,6 @@ Pair = namedtuple("Pair", ["left", "right"])
 class Features:
     dense: torch.Tensor
     ids: torch.Tensor
-
-
-def rand(*shape: int, seed: int = 0) -> torch.Tensor:
-    return torch.randn(*shape, generator=torch.Generator().manual_seed(seed))
-
-
-def same(model: nn.Module, program: Any, *args: Any, **kwargs: Any) -> None:
-    flat = torch.utils._pytree.tree_flatten
-    want, want_spec = flat(model(*args, **kwargs))
-    got, got_spec = flat(program(*args, **kwargs))
-    assert want_spec == got_spec
-    for a, b in zip(want, got, strict=True):
-        assert torch.equal(a, b) if isinstance(a, torch.Tensor) else a == b
 
 
 class Positional(nn.Module):
@@ -182,134 +170,6 @@ def test_user_given_dynamic_shapes_of_values_and_offsets() -> None:
     same(model, program, torch.arange(5), torch.tensor([0, 0, 1, 5, 5, 5]))
 
 
-class Regions(nn.Module):
-    def __init__(self, kind: str) -> None:
-        super().__init__()
-        torch.manual_seed(0)
-        self.kind = kind
-        self.linear = nn.Linear(6, 6)
-        self.attention = nn.MultiheadAttention(6, 2, batch_first=True)
-
-    def forward(self, x):
-        if self.kind == "no_grad":
-            with torch.no_grad():
-                y = self.linear(x)
-            return y * 2
-        if self.kind == "bf16":
-            with torch.autocast("cpu", dtype=torch.bfloat16):
-                y = self.linear(x)
-                z = torch.softmax(self.linear(y), -1)
-            return z.float() + x
-        if self.kind == "nested off":
-            with torch.autocast("cpu", dtype=torch.bfloat16):
-                y = self.linear(x)
-                with torch.autocast("cpu", enabled=False):
-                    y = self.linear(y.float())
-                y = self.linear(y)
-            return y
-        if self.kind == "grad inside autocast":
-            with torch.autocast("cpu", dtype=torch.bfloat16), torch.no_grad():
-                y = self.linear(x) @ x.t()
-            return y.float().sum(1)
-        if self.kind == "cat and bmm":
-            with torch.autocast("cpu", dtype=torch.bfloat16):
-                y = torch.cat([self.linear(x), x], 1)
-                return torch.bmm(y.unsqueeze(1), y.unsqueeze(2)).squeeze(1)
-        with torch.autocast("cpu", dtype=torch.bfloat16):
-            return torch.nn.functional.scaled_dot_product_attention(x[None], x[None], self.linear(x)[None])
-
-
-@pytest.mark.parametrize("kind", ["no_grad", "bf16", "nested off", "grad inside autocast", "cat and bmm"])
-def test_region_is_inlined_with_the_same_bits(kind: str) -> None:
-    model = Regions(kind).eval()
-    program = capture(model, (rand(4, 6),))
-    assert not [n for n in program.graph.nodes if isinstance(n.target, torch._ops.HigherOrderOperator)]
-    for batch in (1, 3):
-        same(model, program, rand(batch, 6, seed=batch))
-
-
-def test_autocast_inside_a_composite_operator_is_refused() -> None:
-    with pytest.raises(CaptureError, match="composite operator") as caught:
-        capture(Regions("composite").eval(), (rand(4, 6),))
-    assert "test_capture.py" in str(caught.value.where)
-
-
-class Recurrent(nn.Module):
-    def __init__(self, cell: type[nn.Module]) -> None:
-        super().__init__()
-        torch.manual_seed(0)
-        self.cell = cell(4, 5, batch_first=True)
-
-    def forward(self, x):
-        return self.cell(x)[0][:, -1]
-
-
-class Attention(nn.Module):
-    def __init__(self) -> None:
-        super().__init__()
-        torch.manual_seed(0)
-        self.attention = nn.MultiheadAttention(4, 2, batch_first=True)
-
-    def forward(self, x):
-        return self.attention(x, x, x, key_padding_mask=x[:, :, 0] > 5)
-
-
-def _encoder(fast: bool) -> nn.Module:
-    torch.manual_seed(0)
-    layer = nn.TransformerEncoderLayer(4, 2, 8, batch_first=True)
-    return nn.TransformerEncoder(layer, 2, enable_nested_tensor=fast)
-
-
-def _weight_norm() -> nn.Module:
-    torch.manual_seed(0)
-    return nn.Sequential(nn.utils.parametrizations.weight_norm(nn.Linear(4, 3)), nn.ReLU())
-
-
-class SharedTwice(nn.Module):
-    def __init__(self) -> None:
-        super().__init__()
-        torch.manual_seed(0)
-        self.tower = nn.Linear(4, 4)
-
-    def forward(self, x):
-        return self.tower(torch.relu(self.tower(x)))
-
-
-class Convolutions(nn.Module):
-    def __init__(self) -> None:
-        super().__init__()
-        torch.manual_seed(0)
-        self.conv = nn.Conv1d(3, 2, 2)
-
-    def forward(self, x):
-        return self.conv(x).amax(2)
-
-
-MODULES = {
-    "GRU": lambda: Recurrent(nn.GRU),
-    "LSTM": lambda: Recurrent(nn.LSTM),
-    "MultiheadAttention": Attention,
-    "TransformerEncoder, fast path": lambda: _encoder(True),
-    "TransformerEncoder, plain": lambda: _encoder(False),
-    "weight_norm": _weight_norm,
-    "shared submodule": SharedTwice,
-    "Conv1d": Convolutions,
-}
-
-
-@pytest.mark.filterwarnings("ignore::UserWarning")
-@pytest.mark.parametrize("name", MODULES)
-def test_torch_module(name: str) -> None:
-    model = MODULES[name]().eval()
-    program = capture(model, (rand(4, 3, 4),))
-    assert program.signature.dims == {"batch": (1, 65536)}
-    for batch in (1, 2, 6):
-        x = rand(batch, 3, 4, seed=batch)
-        want, got = model(x), program(x)
-        for a, b in zip(*map(torch.utils._pytree.tree_leaves, (want, got)), strict=True):
-            assert torch.allclose(a, b, rtol=1e-5, atol=1e-6)
-
-
 class WeightedBag(nn.Module):
     def __init__(self) -> None:
         super().__init__()
@@ -335,169 +195,6 @@ def test_shape_branch_becomes_a_range_and_a_notice() -> None:
     program = capture(ShapeBranch().eval(), (rand(5, 2),))
     assert program.signature.dims["batch"][0] == 4
     assert any("limits the program to batches 4" in n for n in program.notices)
-
-
-def test_training_mode_is_refused() -> None:
-    with pytest.raises(CaptureError, match="training mode"):
-        capture(TinyCtr().train(), tiny_inputs(4))
-
-
-class ValueBranch(nn.Module):
-    def forward(self, x):
-        if x.sum() > 0:  # the line
-            return x
-        return -x
-
-
-class ItemSize(nn.Module):
-    def forward(self, x, n):
-        return x[:, : n.item()]  # the line
-
-
-def test_batch_literal_is_explained() -> None:
-    with pytest.raises(CaptureError, match="fixes a dimension that must be free") as caught:
-        capture(BatchLiteral().eval(), (rand(4, 4),))
-    assert "x.shape[0]" in str(caught.value.hint)
-
-
-class FailsOnItsExample(nn.Module):
-    def forward(self, x):
-        n = x.abs().long().sum().item()
-        return x.sum() + torch.arange(n).reshape(2, -1).sum()
-
-
-class BatchLiteral(nn.Module):
-    def forward(self, x):
-        return x.reshape(4, -1) + 1  # the line
-
-
-class Packed(nn.Module):
-    def __init__(self) -> None:
-        super().__init__()
-        self.gru = nn.GRU(4, 4, batch_first=True)
-
-    def forward(self, x):
-        lengths = (x[:, :, 0] > 0).sum(1).clamp(min=1)
-        packed = nn.utils.rnn.pack_padded_sequence(x, lengths, True, False)  # the line
-        return self.gru(packed)[1][0]
-
-
-class Raises(nn.Module):
-    def forward(self, x):
-        raise RuntimeError("no weights were loaded")  # the line
-
-
-@pytest.mark.parametrize(
-    ("model", "shape"),
-    [
-        (ValueBranch(), (4, 4)),
-        (Packed(), (4, 3, 4)),
-        (Raises(), (4, 4)),
-        (BatchLiteral(), (4, 4)),
-    ],
-    ids=lambda v: type(v).__name__,
-)
-def test_error_names_the_users_line_and_a_mend(model: nn.Module, shape: tuple[int, ...]) -> None:
-    with pytest.raises(CaptureError) as caught:
-        capture(model.eval(), (rand(*shape),))
-    assert caught.value.hint
-    assert "test_capture.py:" in str(caught.value.where) or "test_capture.py" in str(caught.value.where)
-    if not isinstance(model, Packed):
-        assert "# the line" in str(caught.value.where)
-
-
-def test_size_from_a_value_is_equal_or_refused() -> None:
-    model = ItemSize().eval()
-    try:
-        program = capture(model, (rand(4, 4), torch.tensor(2)))
-    except CaptureError as error:
-        assert error.hint  # noqa: PT017
-        assert "# the line" in str(error.where)  # noqa: PT017
-    else:
-        for n in (0, 2, 4):
-            same(model, program, rand(3, 4), torch.tensor(n))
-
-
-def test_model_that_fails_on_its_own_example_is_a_capture_error() -> None:
-    with pytest.raises(CaptureError):
-        capture(FailsOnItsExample().eval(), (torch.full((3, 1), 1.0),))
-
-
-class Numpy(nn.Module):
-    def forward(self, x):
-        return torch.from_numpy(x.numpy() * 2)
-
-
-def test_numpy_is_captured_strictly_or_refused() -> None:
-    model = Numpy().eval()
-    try:
-        program = capture(model, (rand(4, 4),))
-    except CaptureError as error:
-        assert "numpy" in str(error).lower()  # noqa: PT017
-    else:
-        assert any("strict" in notice for notice in program.notices)
-        same(model, program, rand(3, 4, seed=2))
-
-
-class WritesBuffer(nn.Module):
-    def __init__(self) -> None:
-        super().__init__()
-        self.register_buffer("calls", torch.zeros(1))
-
-    def forward(self, x):
-        self.calls += 1
-        return x * self.calls
-
-
-class MaxNorm(nn.Module):
-    def __init__(self) -> None:
-        super().__init__()
-        self.table = nn.Embedding(10, 4, max_norm=0.5)
-
-    def forward(self, x):
-        return self.table(x.abs().long().clamp(max=9))
-
-
-@pytest.mark.parametrize("model", [WritesBuffer(), MaxNorm()], ids=lambda m: type(m).__name__)
-def test_write_to_state_is_refused(model: nn.Module) -> None:
-    with pytest.raises(CaptureError, match=r"writes to its (parameter or )?buffer|writes to its parameter"):
-        capture(model.eval(), (rand(4, 4),))
-
-
-class Random(nn.Module):
-    def forward(self, x):
-        return nn.functional.dropout(x, 0.5, training=True)
-
-
-def test_random_model_is_refused() -> None:
-    with pytest.raises(CaptureError, match="different answers"):
-        capture(Random().eval(), (rand(4, 4),))
-
-
-class BakedMask(nn.Module):
-    def forward(self, x):
-        return x * torch.tensor((x.detach() > 0).tolist(), dtype=x.dtype)
-
-
-class CachedMask(nn.Module):
-    def __init__(self) -> None:
-        super().__init__()
-        self.mask: torch.Tensor | None = None
-
-    def forward(self, x):
-        if self.mask is None:
-            self.mask = x != 0
-        return x.masked_fill(~self.mask[:1], 0.0)
-
-
-def test_baked_mask_is_refused() -> None:
-    with pytest.raises(CaptureError):
-        capture(BakedMask().eval(), (rand(4, 4),))
-    x = rand(4, 4)
-    x[0, 1] = 0
-    warm = CachedMask().eval()
-    with pytest.raises(CaptureError):
-        capture(warm, (x,), dynamic_shapes=False)
 
 
 class CachesTable(nn.Module):
@@ -557,22 +254,3 @@ def test_sparse_state_is_counted() -> None:
     program = capture(model, (torch.arange(4),))
     same(model, program, torch.arange(3))
     assert program.state_bytes() == 6 * 3 * 4 + 2 * 6 * 8 + 6 * 4
-
-
-def _export_examples() -> list[Any]:
-    from torch._export.db.examples import all_examples
-
-    return sorted(all_examples().items())
-
-
-@pytest.mark.slow
-@pytest.mark.parametrize(("name", "example"), _export_examples(), ids=lambda v: v if isinstance(v, str) else "")
-def test_torch_export_corpus(name: str, example: Any) -> None:
-    """Captured with equal outputs, or a RecfxError; never another exception."""
-    model = example.model.eval()
-    try:
-        program = capture(model, example.example_args, example.example_kwargs, dynamic_shapes=example.dynamic_shapes)
-    except RecfxError as error:
-        assert error.what  # noqa: PT017
-    else:
-        same(model, program, *example.example_args, **example.example_kwargs)

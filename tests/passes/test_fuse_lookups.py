@@ -255,6 +255,22 @@ def test_jagged_bags(last: bool, mode: str, weighted: bool) -> None:
         torch.testing.assert_close(result.program(*leaves), program(*leaves))
 
 
+@pytest.mark.parametrize("step", [3, 2])
+def test_constant_offsets_that_are_even_are_bags_of_fixed_length(step: int) -> None:
+    """Where shapes are fixed, offsets are a constant by then."""
+
+    def body(m: Any, ids: torch.Tensor, dense: torch.Tensor) -> Any:
+        return torch.cat([dense, F.embedding_bag(ids.reshape(-1), m.a.weight, m.offsets, mode="sum")], 1)
+
+    made = Function(body, **tables(), offsets=torch.arange(0, 4 * step, step))
+    ids = IDS[:4, :3].contiguous()
+    program = capture(made, (ids, DENSE[:4]), dynamic_shapes=False)
+    result = run("fuse-lookups", program)
+    ((feature,),) = features(result.program)
+    assert feature.length == (3 if step == 3 else JAGGED)
+    torch.testing.assert_close(result.program(ids, DENSE[:4]), program(ids, DENSE[:4]))
+
+
 @given(data=st.data())
 def test_any_concatenation_keeps_its_bits(data: st.DataObject) -> None:
     rng = torch.Generator().manual_seed(data.draw(st.integers(0, 2**32)))

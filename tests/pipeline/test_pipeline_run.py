@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 import json
 import subprocess
 import sys
@@ -172,6 +173,53 @@ def test_analyses_are_kept_until_a_rewrite_unless_preserved() -> None:
 
     Pipeline([Ask()]).run(chain(RELU))
     assert sorted(calls) == ["count", "count", "inputs"]
+
+
+def test_an_analysis_may_be_a_partial_function() -> None:
+    calls: list[int] = []
+
+    def count(program: Program, factor: int) -> int:
+        calls.append(factor)
+        return factor * len(program.graph.nodes)
+
+    class Ask(Pass):
+        spec = PassSpec("ask", "Asks.", preserves=frozenset({"count"}))
+
+        def run(self, program: Program, ctx: PassContext) -> None:
+            kept = functools.partial(count, factor=2)
+            assert ctx.analysis(kept) == ctx.analysis(kept) == 2 * len(program.graph.nodes)
+            assert ctx.gate("nothing", ctx.nodes(RELU)[0])
+            ctx.analysis(kept)
+
+    Pipeline([Ask()]).run(chain(RELU))
+    assert calls == [2]
+
+    class Forget(Ask):
+        spec = PassSpec("forget", "Asks.")
+
+    Pipeline([Forget()]).run(chain(RELU))
+    assert calls == [2, 2, 2]
+
+
+def test_misses_of_several_rounds_of_rules_are_all_kept() -> None:
+    def never(node: Any, ctx: PassContext) -> Any:
+        return Miss("never")
+
+    def drop(node: Any, ctx: PassContext) -> Any:
+        return node.args[0]
+
+    class Rounds(Pass):
+        spec = PassSpec("rounds", "Applies rules in rounds.", exactness=recfx.Exactness.APPROX)
+
+        def run(self, program: Program, ctx: PassContext) -> None:
+            ctx.miss("before", ctx.nodes(RELU)[0], "noted before")
+            apply_rules([("first", (RELU,), never), ("drop", (TANH,), drop)], ctx)
+            apply_rules([("second", (NEG,), never)], ctx)
+
+    (record,) = Pipeline([Rounds()]).run(chain(RELU, TANH, NEG), verify=Level.META).records
+    assert [(m.rule, m.reason) for m in record.misses] == [
+        ("before", "noted before"), ("first", "never"), ("second", "never")
+    ]  # fmt: skip
 
 
 def test_validation_happens_before_anything_runs() -> None:

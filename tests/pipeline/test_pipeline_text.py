@@ -55,6 +55,26 @@ def test_defaults_are_left_out_and_spaces_do_not_matter() -> None:
     assert str(Pipeline(DEFAULT_PIPELINE)) == DEFAULT_PIPELINE
 
 
+@given(
+    number=st.floats(allow_nan=False),
+    thing=st.lists(st.floats(allow_nan=False) | st.sampled_from(["inf", "nan", "none", "-inf"])),
+)
+def test_infinities_and_words_like_them_round_trip(number: float, thing: Any) -> None:
+    pipeline = Pipeline([TakesAnything(number=number, thing=thing), TakesAnything(thing="inf")])
+    assert Pipeline(str(pipeline)) == pipeline
+
+
+def test_nan_round_trips() -> None:
+    text = "takes-anything{number=nan, thing=[nan, -inf, true]}"
+    (made,) = Pipeline(text).passes
+    assert isinstance(made, TakesAnything)
+    assert math.isnan(made.number)
+    assert math.isnan(made.thing[0])
+    assert made.thing[1:] == [-math.inf, True]
+    assert str(Pipeline([made])) == "takes-anything{number=nan, thing=[nan, -inf, True]}"
+    assert str(Pipeline(str(Pipeline([made])))) == str(Pipeline([made]))
+
+
 BAD_TEXTS = {
     "canonicalise": "did you mean canonicalize",
     "takes-anything{number}": "has no value",
@@ -64,6 +84,8 @@ BAD_TEXTS = {
     "takes-anything{thing='a}": "not closed",
     "canonicalize,,canonicalize": "empty name",
     "takes-anything{thing=1+}": "is no value",
+    "takes-anything{thing={[1]: 2}}": "is no value",
+    "takes-anything{number=1, number=2}": "'number' is given twice",
     "takes-anything{number=1} x": "text after",
 }
 

@@ -139,6 +139,19 @@ def test_picking_rows_of_a_constant(dtype: torch.dtype) -> None:
         run(torch.full((2, 3), 9, dtype=dtype))
 
 
+@pytest.mark.parametrize(
+    "held", [torch.arange(9) * 7, torch.arange(9.0), torch.arange(18).view(9, 2)], ids=["ids", "numbers", "rows"]
+)
+def test_selected_rows_of_a_constant_do_not_count_from_the_end(held: torch.Tensor) -> None:
+    function = lambda i, t: t.index_select(0, i)  # noqa: E731
+    index = torch.tensor([0, 8, 3, 3])
+    run = lower(program_of(function, [index], [held]))
+    assert torch.equal(run(index)[0], function(index, held))
+    for outside in (-1, 9):
+        with pytest.raises(recfx.InputError, match=str(outside)):
+            run(torch.tensor([0, outside]))
+
+
 INTEGERS = {
     "arithmetic": lambda a, b: (a * 3 + b - 7) % 11 + (5 + a) * b,
     "counts": lambda a, b: ((a != 0) & (b > 3)).sum(1, keepdim=True) - 1,

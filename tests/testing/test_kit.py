@@ -19,7 +19,7 @@ from recfx.ir.numeric import same_bits
 from recfx.ir.printer import operator_name
 from recfx.ir.serialize import from_json, to_json
 from recfx.passes import DEFAULT_PIPELINE
-from recfx.pipeline import Pass, Pipeline, PipelineResult, registered
+from recfx.pipeline import Pass, Pipeline, PipelineResult, property_check, registered
 from recfx.testing import (
     GraphBuilder,
     assert_pass_preserves,
@@ -163,7 +163,9 @@ def test_a_wrong_pass_is_found_and_shrunk_to_a_few_operators(wrong: Pass) -> Non
         return False
 
     graphs = rec_graphs(steps=["activation", "constant-arithmetic", "elementwise", "linear", "lookup"], max_steps=6)
-    smallest = find(graphs, breaks, settings=settings(RELAXED, max_examples=300, database=None))
+    # Derandomized: Hypothesis shrinks choices, and in rare draws what takes fewer choices has one operator more.
+    found = settings(RELAXED, max_examples=300, database=None, derandomize=True)
+    smallest = find(graphs, breaks, settings=found)
     assert len(operators(smallest)) <= 3, str(smallest)
     assert len(operators(smallest)) <= min(len(operators(program)) for program in seen)
 
@@ -182,6 +184,81 @@ def test_a_declaration_that_is_too_strong_is_found() -> None:
 
     with pytest.raises(AssertionError, match="idempotent"):
         assert_pass_preserves(Unsteady())
+
+
+def made(name: str, run: Any = None, **spec: Any) -> Pass:
+    """A pass that does nothing, or what `run` does."""
+    declared = recfx.PassSpec(name, "For a test.", **spec)
+    cls = type("Made", (Pass,), {"spec": declared, "run": run or (lambda self, program, ctx: None)})
+    return cls()  # type: ignore[no-any-return]
+
+
+def no_op() -> Program:
+    b = GraphBuilder({"x": ("batch", 4)})
+    return b.build(b.call(aten.tanh.default, b.call(aten.reshape.default, b.inputs["x"], [-1, 4])))
+
+
+def test_what_a_pass_establishes_is_looked_at() -> None:
+    with pytest.raises(AssertionError, match="does not establish 'canonical': canonicalize would still rewrite"):
+        assert_pass_preserves(made("pretend", establishes={"canonical"}), no_op())
+    assert_pass_preserves("canonicalize", no_op())
+    with pytest.raises(recfx.PipelineError, match="nothing says what 'polished' means"):
+        assert_pass_preserves(made("polish", establishes={"polished"}), no_op())
+
+
+def test_what_a_pass_requires_is_not_given_away() -> None:
+    seen: list[bool] = []
+
+    def look(self: Pass, program: Program, ctx: Any) -> None:
+        before = [n.target for n in ctx.nodes()]
+        (once,) = Pipeline(["canonicalize"]).run(program).records
+        seen.append(once.fired == 0)
+        assert before == [n.target for n in ctx.nodes()]
+
+    assert_pass_preserves(made("look", look, requires={"canonical"}), max_examples=20)
+    assert seen
+    assert all(seen)
+    with pytest.raises(AssertionError, match="requires 'canonical'"):
+        assert_pass_preserves(made("look", look, requires={"canonical"}), no_op())
+    with pytest.raises(AssertionError, match="no registered pass establishes"):
+        assert_pass_preserves(made("look", requires={"polished"}))
+    with pytest.raises(AssertionError, match="must not run once"):
+        assert_pass_preserves(made("look", forbids={"functional"}), no_op())
+
+
+def test_a_pipeline_is_held_to_all_its_declarations() -> None:
+    assert_pass_preserves(Pipeline("canonicalize,merge-duplicates"), max_examples=10)
+    assert_pass_preserves("canonicalize,merge-duplicates", no_op())
+    assert_pass_preserves(Pipeline([]), no_op())
+    b = GraphBuilder({"x": ("batch", 4)})
+    negative = b.build(b.call(aten.relu.default, b.inputs["x"]))
+    with pytest.raises(AssertionError, match="forget-relu breaks this program"):
+        assert_pass_preserves(Pipeline(["canonicalize", forget_relu]), negative)
+
+
+def test_a_property_has_one_meaning() -> None:
+    with pytest.raises(recfx.PipelineError, match="has a check already"):
+        property_check("canonical")(lambda program: None)
+
+
+def test_dimensions_besides_the_batch() -> None:
+    b = GraphBuilder({"x": ("batch", "length", 4), "y": ("length", 4)})
+    program = b.build(b.call(aten.add.Tensor, b.inputs["x"], b.inputs["y"]))
+    assert program.signature.dims == {"batch": (1, 65536), "length": (1, None)}
+    batch, length, _ = program.example[0].shape
+    assert program.example[1].shape == (length, 4)
+    assert batch != length  # so that one is not taken for the other
+    verify_meta(program)
+    out = program(torch.ones(2, 6, 4), torch.ones(6, 4))
+    assert torch.equal(out, torch.full((2, 6, 4), 2.0))
+    verify_numeric(program, Pipeline("canonicalize").run(program).program, Exactness.EXACT)
+
+
+def test_sizes_made_of_dimensions() -> None:
+    b = GraphBuilder({"values": (("values",), torch.int64), "offsets": (("batch + 1",), torch.int64)})
+    program = b.build(b.call(aten.neg.default, b.inputs["offsets"]))
+    assert set(program.signature.dims) == {"batch", "values"}
+    assert program.example[1].shape == (4,)
 
 
 def test_builder_and_same_graph() -> None:

@@ -57,7 +57,7 @@ struct Plan {
     const Level* level;
     std::vector<RecfxSlot> slots;
     std::vector<RecfxStep> steps;
-    int64_t block, arguments;
+    int64_t block;
     int64_t inner = 1;                // rows of the widest product per batch row
     std::vector<Group> groups;
     bool has_once = false;
@@ -196,12 +196,11 @@ int64_t recfx_struct_bytes(int32_t which) {
     return which >= 0 && which < 5 ? int64_t(sizes[which]) : -1;
 }
 
-void* recfx_plan_new(const char* name, const RecfxSlot* slots, int64_t slot_count, const RecfxStep* steps, int64_t step_count, int64_t block,
-                     int64_t arguments) {
+void* recfx_plan_new(const char* name, const RecfxSlot* slots, int64_t slot_count, const RecfxStep* steps, int64_t step_count, int64_t block) {
     const recfx::Level* level = recfx::find_level(name);
     if (!level) return nullptr;
     try {
-        auto* plan = new Plan{level, {slots, slots + slot_count}, {steps, steps + step_count}, block < 1 ? 1 : block, arguments, 1, {}, false};
+        auto* plan = new Plan{level, {slots, slots + slot_count}, {steps, steps + step_count}, block < 1 ? 1 : block, 1, {}, false};
         std::map<std::pair<int64_t, bool>, recfx::Group> groups;
         for (size_t i = 0; i < plan->slots.size(); ++i) {
             const RecfxSlot& slot = plan->slots[i];

@@ -18,8 +18,7 @@ RECFX_API void recfx_pack(const char* level, int32_t format, const void* weight,
 RECFX_API int64_t recfx_struct_bytes(int32_t which);
 
 // A plan over copies of the slots and steps. `block` is how many batch rows are taken through all steps at once. nullptr: no such level, or no memory.
-RECFX_API void* recfx_plan_new(const char* level, const RecfxSlot* slots, int64_t slot_count, const RecfxStep* steps, int64_t step_count, int64_t block,
-                     int64_t arguments);
+RECFX_API void* recfx_plan_new(const char* level, const RecfxSlot* slots, int64_t slot_count, const RecfxStep* steps, int64_t step_count, int64_t block);
 RECFX_API void recfx_plan_free(void* plan);
 
 // Runs a plan for `batch` rows on up to `threads` threads. pointers: one per argument; counts: their elements. Returns 0, or the error's code.

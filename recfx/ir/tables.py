@@ -1,0 +1,36 @@
+"""Which operators look rows of tables up. The dialect, which stands above this room, adds its own."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import torch
+from torch import fx
+
+_aten = torch.ops.aten
+
+#: Operator -> position of its table, or of its list of tables.
+TABLE_ARGUMENTS: dict[Any, int] = {
+    _aten.embedding.default: 0,
+    _aten.embedding_bag.default: 0,
+    _aten.embedding_bag.padding_idx: 0,
+}
+
+#: Those that compute with nothing but copies of the rows they pick, and so may be given a narrower table than their result.
+ROW_PICKERS: set[Any] = {_aten.embedding.default}
+
+
+def tables_of(node: fx.Node) -> list[fx.Node]:
+    """The tables a node looks rows up in; none for any other operator."""
+    if node.target not in TABLE_ARGUMENTS:
+        return []
+    held: Any = node.args[TABLE_ARGUMENTS[node.target]]
+    return [t for t in (held if isinstance(held, list | tuple) else [held]) if isinstance(t, fx.Node)]
+
+
+def only_picks_rows(user: fx.Node, table: fx.Node) -> bool:
+    """Whether a user picks rows of a table and reads it in no other way."""
+    if user.target not in ROW_PICKERS or table not in tables_of(user):
+        return False
+    rest = [held for i, held in enumerate(user.args) if i != TABLE_ARGUMENTS[user.target]]
+    return not any(table in (held if isinstance(held, list | tuple) else [held]) for held in rest)

@@ -1,0 +1,74 @@
+"""Lowering: the program goes to the first backend that supports it and, judged by its answers, computes what it should."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Any
+
+from recfx.errors import VerificationError
+from recfx.ir.numeric import Exactness, Run, compare_outputs, require_refusal, weakest
+from recfx.ir.program import Program
+from recfx.targets import Backend, Lowered
+
+#: Kernels have exponentials and the like of their own, a few units in the last place from torch's.
+_KERNEL_SLACK = 8.0
+
+
+def lower(
+    program: Program, backends: Sequence[Backend], runs: Sequence[Run], applied: Exactness
+) -> tuple[Lowered, tuple[str, ...]]:
+    """The whole program on the first backend that supports all of it and passes the check of its answers.
+
+    Args:
+        program: The program after all passes.
+        backends: In the order in which they are tried.
+        runs: Inputs with what the program gives for them; none to leave the check out.
+        applied: The weakest class among the passes that did something.
+
+    Returns:
+        The lowered program, and a notice about every backend that failed the check.
+
+    Raises:
+        TargetError: No backend supports the program.
+        VerificationError: The last backend that supports it computes something else.
+    """
+    able = [b for b in backends if all(b.supports(node) for node in program.graph.nodes)]
+    notices: list[str] = []
+    for backend in able[:-1]:
+        lowered = backend.lower(program)
+        try:
+            _check(lowered, backend, runs, applied)
+        except VerificationError as error:
+            problem = str(error).replace("\n", ";")
+            notices.append(
+                f"the {backend.name} backend does not compute what the model does, so it is left out: {problem}"
+            )
+            continue
+        return lowered, tuple(notices)
+    last = able[-1] if able else backends[0]  # which raises the error that names what it cannot run
+    lowered = last.lower(program)
+    _check(lowered, last, runs, applied)
+    return lowered, tuple(notices)
+
+
+def _check(lowered: Lowered, backend: Backend, runs: Sequence[Run], applied: Exactness) -> None:
+    """Compares what a backend made with the program it was made from, which was compared with the captured one before."""
+    if backend.exactness is Exactness.EXACT:
+        return
+    exactness = weakest([backend.exactness, applied])
+
+    def run(leaves: Sequence[Any]) -> Sequence[Any]:
+        return lowered.run(*leaves)
+
+    for case in runs:
+        if case.outputs is None:
+            require_refusal(run, case.leaves, case.name, "the program refuses them")
+            continue
+        try:
+            found = run(case.leaves)
+        except Exception as error:
+            raise VerificationError(
+                f"the {backend.name} backend refuses inputs that the program takes: {type(error).__name__}: {error}",
+                where=case.name,
+            ) from error
+        compare_outputs(case.outputs, found, exactness, case.name, case.truth, slack=_KERNEL_SLACK)

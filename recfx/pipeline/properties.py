@@ -1,0 +1,48 @@
+"""What properties of programs mean: each has a check, so that a pass that establishes one can be held to it."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+
+from recfx.errors import PipelineError
+from recfx.ir.functional_ops import is_inplace
+from recfx.ir.program import Program
+
+Check = Callable[[Program], "str | None"]
+
+_CHECKS: dict[str, Check] = {}
+
+
+def property_check(name: str) -> Callable[[Check], Check]:
+    """Declares what a property means: a function that gives the reason why a program does not have it, or None.
+
+    Raises:
+        PipelineError: The property has another check already.
+    """
+
+    def declare(check: Check) -> Check:
+        if _CHECKS.get(name, check) is not check:
+            raise PipelineError(f"the property {name!r} has a check already", where=_CHECKS[name].__module__)
+        _CHECKS[name] = check
+        return check
+
+    return declare
+
+
+def why_not(program: Program, name: str) -> str | None:
+    """Why a program does not have a property; None when it has it.
+
+    Raises:
+        PipelineError: Nothing says what the property means.
+    """
+    if name not in _CHECKS:
+        raise PipelineError(
+            f"nothing says what {name!r} means", hint=f"declare it with @recfx.pipeline.property_check({name!r})"
+        )
+    return _CHECKS[name](program)
+
+
+@property_check("functional")
+def _functional(program: Program) -> str | None:
+    writer = next((node for node in program.graph.nodes if is_inplace(node)), None)
+    return None if writer is None else f"{writer} writes in place"

@@ -1,0 +1,120 @@
+"""The function that calls a plan: generated, for the cost of a call is the cost of its Python."""
+
+from __future__ import annotations
+
+import ctypes
+from collections.abc import Callable, Sequence
+from typing import Any
+
+import torch
+from torch import fx
+
+from recfx.errors import InputError, TargetError
+from recfx.ir.program import where
+from recfx.targets.native.abi import CError
+from recfx.targets.native.builder import PlanBuilder, Slot
+from recfx.targets.native.library import Library
+from recfx.targets.native.plan import Plan
+
+_FEW_POINTERS = 8
+
+
+def plan_call(
+    plan: Plan, library: Library, builder: PlanBuilder, arguments: Sequence[int], outputs: int
+) -> Callable[..., Any]:
+    """The function that runs a plan: input tensors -> output tensor, or a tuple of them.
+
+    Args:
+        plan: The plan.
+        library: The kernel library.
+        builder: What it was built from.
+        arguments: Slots of the inputs and then the outputs.
+        outputs: How many of the arguments are outputs.
+    """
+    slots = [builder.slots[a] for a in arguments]
+    count = len(slots) - outputs
+    names, results = [f"x{i}" for i in range(count)], [f"y{i}" for i in range(outputs)]
+    lines = [f"def call({', '.join(names)}):"]
+    lines += [f"    if not {x}.is_contiguous(): {x} = {x}.contiguous()" for x in names]
+    lines.append(f"    batch = {_batch(builder, arguments, slots[:count])}")
+    namespace: dict[str, Any] = {
+        "_empty": torch.empty,
+        "_run8": library.calls["recfx_run8"],
+        "_run": library.calls["recfx_run"],
+        "_array": ctypes.c_int64 * len(slots),
+        "_handle": plan.handle,
+        "_threads": torch.get_num_threads,
+        "_fail": _Failure(plan, library),
+    }
+    for y, slot in zip(results, slots[count:], strict=True):
+        namespace[f"_dtype_{y}"] = slot.dtype
+        dtype = "" if slot.dtype is torch.float32 else f", dtype=_dtype_{y}"
+        lines.append(f"    {y} = _empty({_output_shape(builder, slot)}{dtype})")
+    lines.append(f"    code = {_kernel_call(names, results, jagged=any(s.jagged for s in slots[:count]))}")
+    lines.append("    if code: _fail(code)")
+    lines.append(f"    return {results[0] if outputs == 1 else '(' + ', '.join(results) + ')'}")
+    exec(compile("\n".join(lines) + "\n", "<recfx native call>", "exec"), namespace)
+    call: Callable[..., Any] = namespace["call"]
+    return call
+
+
+def _batch(builder: PlanBuilder, arguments: Sequence[int], inputs: Sequence[Slot]) -> str:
+    """How the inputs tell the batch: by a first dimension where one is the batch alone, else by elements or by offsets."""
+    told = [(f"x{i}", s) for i, s in enumerate(inputs) if not s.jagged and not s.once]
+    for x, slot in told:
+        if slot.node is not None and builder.shape(slot.node)[0].size == 1:
+            return f"{x}.shape[0]"
+    for x, slot in told:
+        return f"{x}.numel() // {slot.width}"
+    return _jagged_batch(builder, arguments) or "1"
+
+
+def _kernel_call(names: Sequence[str], results: Sequence[str], *, jagged: bool) -> str:
+    """The call of the library: with few arguments they are passed one by one, which costs less than an array."""
+    pointers = [f"{n}.data_ptr()" for n in [*names, *results]]
+    if len(pointers) <= _FEW_POINTERS and not jagged:
+        pointers += ["0"] * (_FEW_POINTERS - len(pointers))
+        return f"_run8(_handle, batch, _threads(), {', '.join(pointers)})"
+    counts = [f"{x}.numel()" for x in names] + ["0"] * len(results)
+    return f"_run(_handle, batch, _threads(), _array({', '.join(pointers)}), _array({', '.join(counts)}))"
+
+
+def _jagged_batch(builder: PlanBuilder, arguments: Sequence[int]) -> str | None:
+    """The batch by the number of offsets of a lookup, for plans that have nothing else to tell it."""
+    for step in builder.steps:
+        for f in step.features:
+            if f["offsets"] >= 0:
+                x = f"x{list(arguments).index(f['offsets'])}"
+                return f"({x}.numel() - {f['last']}) // {f['segments']}"
+    return None
+
+
+def _output_shape(builder: PlanBuilder, slot: Slot) -> str:
+    assert slot.node is not None
+    sizes = []
+    for d in builder.shape(slot.node):
+        sizes.append((f"batch * {d.size}" if d.size != 1 else "batch") if d.batch else str(d.size))
+    return f"({', '.join(sizes)}{',' if len(sizes) == 1 else ''})"
+
+
+class _Failure:
+    """Turns an error code into the exception that says what is wrong with which input."""
+
+    def __init__(self, plan: Plan, library: Library) -> None:
+        self._plan = plan
+        self._last_error = library.calls["recfx_last_error"]
+
+    def __call__(self, code: int) -> None:
+        error = CError()
+        self._last_error(ctypes.byref(error))
+        if code == 3:
+            raise TargetError("there is not enough memory for this batch", hint="call with fewer rows")
+        step = self._plan.steps[error.step]
+        node: fx.Node = step.reads if step.reads is not None else step.features[error.feature]["node"]
+        if code == 1:
+            what = f"id {error.value} in row {error.row} is outside its table of {error.limit} rows"
+            hint = f"ids of this feature must be in [0, {error.limit})"
+        else:
+            what = f"the offsets of row {error.row} point to {error.value}, outside the {error.limit} ids"
+            hint = "offsets must not fall and must stay within the ids"
+        raise InputError(f"{node.name}: {what}", where=where(node), hint=hint)
