@@ -9,6 +9,7 @@ import torch
 from torch import Tensor, nn
 
 from recfx.errors import InputError
+from recfx.learn._blocks import in_blocks
 from recfx.learn.bounds import Bounds, make_bounds
 from recfx.learn.codes import QuantizedTable, check_bits
 from recfx.learn.estimators import ESTIMATORS, Estimator
@@ -70,18 +71,29 @@ class Quantizer(nn.Module):
         self._check(x)
         if self.training:
             self.bounds.observe(x.detach())
-        grid = self.grid(x)
-        rounded: Tensor = self.estimator(grid.x, self.steps, grid.span)
-        return grid.lower + grid.span * rounded
+        ends = () if self.bounds.row_wise else self._ends(x)
+        if not self.estimator.repeatable:
+            return self._round(x, *ends)
+        return in_blocks(self._round, x, ends, guarded=tuple(self.estimator.buffers()))
 
     def grid(self, x: Tensor) -> Grid:
         """A block [n, d] over its bounds; nothing is observed."""
         self._check(x)
+        lower, span = self._ends(x)
+        return Grid((x - lower) / span, lower, span)
+
+    def _ends(self, x: Tensor) -> tuple[Tensor, Tensor]:
+        """l and u - l, which do not change with the bounds from here on."""
         lower, upper = self.bounds(x)
         shared = x.numel() / max(lower.numel(), 1)
         lower, upper = (self.estimator.scale_bounds(b, shared, self.steps) for b in (lower, upper))
         span = (upper - lower).clamp(min=max(_LEAST_SPAN, torch.finfo(x.dtype).tiny))
-        return Grid((x - lower) / span, lower, span)
+        return lower.clone(), span
+
+    def _round(self, x: Tensor, *ends: Tensor) -> Tensor:
+        lower, span = ends or self._ends(x)
+        rounded: Tensor = self.estimator((x - lower) / span, self.steps, span)
+        return lower + span * rounded
 
     @torch.no_grad()
     def codes(self, x: Tensor) -> Tensor:
@@ -106,7 +118,7 @@ class Quantizer(nn.Module):
             InputError: As for `codes`.
         """
         grid = self.grid(x)
-        return QuantizedTable(self._codes(grid), grid.lower.clone(), grid.span / self.steps, self.bits)
+        return QuantizedTable(self._codes(grid), grid.lower, grid.span / self.steps, self.bits)
 
     def _codes(self, grid: Grid) -> Tensor:
         if bool(grid.x.isnan().any()):

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
-from typing import Any
+from typing import Any, ClassVar
 
 import torch
 from torch import Tensor, nn
@@ -19,7 +19,13 @@ MEAN_ABS = 0.797885
 
 
 class Bounds(nn.Module, ABC):
-    """Gives lower and upper bounds for a block of embeddings [n, d], and may remember statistics of earlier blocks."""
+    """Gives lower and upper bounds for a block of embeddings [n, d], and may remember statistics of earlier blocks.
+
+    Attributes:
+        row_wise: Whether the bounds of a row depend on that row alone.
+    """
+
+    row_wise: ClassVar[bool] = False
 
     def observe(self, x: Tensor) -> None:
         """Takes in a block of training embeddings [n, d], without gradient; by default nothing is remembered."""

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from typing import Literal
+from typing import ClassVar, Literal
 
 import torch
 from torch import Tensor
@@ -27,6 +27,8 @@ class PerRowBounds(Bounds):
     Raises:
         InputError: No groups, or another statistic.
     """
+
+    row_wise: ClassVar[bool] = True
 
     def __init__(
         self,

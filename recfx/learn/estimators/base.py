@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
-from typing import Any
+from typing import Any, ClassVar
 
 import torch
 from torch import Tensor, nn
@@ -14,7 +14,12 @@ class Estimator(nn.Module, ABC):
 
     The forward pass is the same for all: clip to [0, 1], then round. They differ in the backward pass, since the true
     derivative is zero nearly everywhere.
+
+    Attributes:
+        repeatable: Whether the same call gives the same result again; otherwise it draws at random.
     """
+
+    repeatable: ClassVar[bool] = True
 
     @abstractmethod
     def forward(self, x: Tensor, steps: int, span: Tensor) -> Tensor:

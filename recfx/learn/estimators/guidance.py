@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from typing import ClassVar
+
 import torch
 from torch import Tensor
 
@@ -28,6 +30,7 @@ class Guidance(Estimator):
         InputError: A rise outside 0 to 1, or no epochs between rises.
     """
 
+    repeatable: ClassVar[bool] = False
     beta: Tensor
 
     def __init__(self, rise: float = 0.02, every: int = 2, *, clip: bool = True) -> None:
