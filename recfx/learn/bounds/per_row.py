@@ -19,7 +19,8 @@ class PerRowBounds(Bounds):
 
     Args:
         bits: Bits of the quantiser.
-        statistic: "minmax" or "magnitude"; None: "magnitude" at 1 bit, else "minmax".
+        statistic: "minmax" or "magnitude"; None: "magnitude" at 1 and 2 bits, else "minmax", which lose less on
+            normal values.
         groups: Divide a row into so many equal groups of columns with bounds of their own, as where the layers of a
             graph network are concatenated.
         through: Let gradients pass through the bounds as well.
@@ -41,7 +42,7 @@ class PerRowBounds(Bounds):
         super().__init__()
         if groups < 1 or statistic not in (None, "minmax", "magnitude"):
             raise InputError(f"no bounds of {groups} groups by {statistic!r}", where="PerRowBounds")
-        self.statistic = statistic or ("magnitude" if bits == 1 else "minmax")
+        self.statistic = statistic or ("magnitude" if bits <= 2 else "minmax")
         self.groups = groups
         self.through = through
         self._multiple = 1.0 if bits == 1 else BEST_SIGMAS[bits] / MEAN_ABS
