@@ -6,12 +6,25 @@ from collections.abc import Callable, Iterable
 
 import torch
 from hypothesis import strategies as st
-from torch import Tensor
+from torch import Tensor, nn
 
 from recfx.data import Interactions, evaluate_ranking, synthetic_feedback
-from recfx.learn import BITS, BOUNDS, ESTIMATORS, QuantizedModel, Quantizer, make_quantizer
+from recfx.learn import (
+    BITS,
+    BOUNDS,
+    ESTIMATORS,
+    QuantizedModel,
+    Quantizer,
+    TableEncoder,
+    TrainSettings,
+    make_quantizer,
+)
+from recfx.zoo import LightGCN
 
 DIM = 6
+
+#: A few epochs, each of them evaluated.
+QUICK = TrainSettings(epochs=3, lr=5e-3, evaluate_every=1, progress=False)
 
 
 def seeds() -> st.SearchStrategy[int]:
@@ -72,3 +85,43 @@ def recall(users: Tensor, items: Tensor, data: Interactions, k: int = 50) -> flo
 def judge(data: Interactions) -> Callable[[QuantizedModel], dict[str, float]]:
     """An evaluation for the trainer."""
     return lambda model: {"recall@50": recall(*model.embeddings(), data)}
+
+
+def encoder(data: Interactions, kind: str, dim: int = 16) -> nn.Module:
+    """A table or a graph, always from the same start."""
+    torch.manual_seed(0)
+    if kind == "table":
+        return TableEncoder(data.n_users, data.n_items, dim)
+    return LightGCN.for_interactions(data.n_users, data.n_items, *data.train_pairs(), dim=dim, layers=2)
+
+
+def one_bit(
+    data: Interactions, kind: str = "table", estimator: str = "gste", bounds: str = "per-row"
+) -> QuantizedModel:
+    """An encoder with one bit a value."""
+    users, items = (make_quantizer(1, estimator, bounds, dim=16) for _ in range(2))
+    return QuantizedModel(encoder(data, kind), users, items)
+
+
+def state_of(model: QuantizedModel) -> dict[str, Tensor]:
+    """A copy of all that the model holds."""
+    return {name: value.clone() for name, value in model.state_dict().items()}
+
+
+def same(first: dict[str, Tensor], second: dict[str, Tensor]) -> bool:
+    """Whether two states are equal bit for bit."""
+    return first.keys() == second.keys() and all(torch.equal(first[name], second[name]) for name in first)
+
+
+class Interrupted:
+    """Samples that run out of time: training stops after so many batches, as if the budget were used up."""
+
+    def __init__(self, sampler: UserSampler, batches: int, stop: Callable[[], None]) -> None:
+        self.sampler, self.left, self.stop = sampler, batches, stop
+
+    def __call__(self, generator: torch.Generator) -> Iterable[tuple[Tensor, Tensor, Tensor]]:
+        for sample in self.sampler(generator):
+            self.left -= 1
+            if self.left == 0:
+                self.stop()
+            yield sample

@@ -20,8 +20,9 @@ from recfx.learn.hutchinson import TraceEstimate, hutchinson_trace
 from recfx.learn.losses import BCE, BPR, Diagonal, RankingLoss, SampledSoftmax
 from recfx.learn.quantized_model import Batch, QuantizedModel, Rows
 from recfx.learn.quantizer import Grid, Quantizer, make_quantizer
+from recfx.learn.sampling import EpochSampler, Sampler
 from recfx.learn.train_settings import TrainReport, TrainSettings
-from recfx.learn.trainer import Evaluate, Sampler, Trainer
+from recfx.learn.trainer import Evaluate, Trainer
 
 __all__ = [
     "BCE",
@@ -35,6 +36,7 @@ __all__ = [
     "DeltaSettings",
     "Diagonal",
     "Encoder",
+    "EpochSampler",
     "Estimator",
     "Evaluate",
     "FourierSeries",

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 import time
-from collections.abc import Callable, Iterable, Iterator, Mapping, Sized
+from collections.abc import Callable, Iterator, Mapping, Sized
 from contextlib import contextmanager
 from os import PathLike
 from typing import Any
@@ -19,12 +19,9 @@ from recfx.learn.curvature import Curvature
 from recfx.learn.distillation import TopRDistillation
 from recfx.learn.losses import BPR, RankingLoss
 from recfx.learn.quantized_model import Batch, QuantizedModel, Rows
+from recfx.learn.sampling import Sampler
 from recfx.learn.train_settings import TrainReport, TrainSettings
 from recfx.learn.train_state import TrainState
-
-#: One epoch of samples: called with the generator that all their randomness must come from, gives (users [B],
-#: positives [B], negatives [B] or [B, n]), int64.
-Sampler = Callable[[torch.Generator], Iterable[tuple[Tensor, Tensor, Tensor]]]
 
 #: Judges a model, in eval mode: one figure or several, the greater the better.
 Evaluate = Callable[[QuantizedModel], float | Mapping[str, float]]
@@ -40,7 +37,7 @@ class Trainer:
 
     Args:
         model: The model; on whatever device its parameters are.
-        sampler: One epoch of samples.
+        sampler: One epoch of samples; see `recfx.learn.sampling`.
         settings: How.
         loss: The ranking loss.
         evaluate: Judges the model; without it there is no early stopping, and the last state is kept.
