@@ -29,24 +29,24 @@ class Curvature:
     _left: int = 0
     _found: list[list[float]] = field(default_factory=list)
 
-    def watch(self, model: QuantizedModel, batch: Batch, rows: Rows, loss: RankingLoss, place: tuple[int, int]) -> None:
+    def watch(self, model: QuantizedModel, places: Batch, rows: Rows, loss: RankingLoss, when: tuple[int, int]) -> None:
         """Called at every step between backward pass and update; does nothing in most.
 
         Args:
             model: The model.
-            batch: The step's ids.
-            rows: Their embeddings before rounding.
+            places: The step's samples, as places among the rows.
+            rows: Embeddings of different users and items before rounding.
             loss: The ranking loss; for "closed" it must have `diagonal`.
-            place: Steps taken so far, and the number of the epoch where this step is its first, else -1.
+            when: Steps taken so far, and the number of the epoch where this step is its first, else -1.
         """
         scaled = [q for q in model.quantizers() if isinstance(q.estimator, HessianScaled)]
-        step, epoch = place
+        step, epoch = when
         count = step if self.settings.unit == "steps" else epoch
         if scaled and not self._left and count > 0 and count % self.settings.every == 0:
             self._left, self._found = self.settings.batches, []
         if not scaled or not self._left:
             return
-        self._found.append(deltas(model, scaled, batch, rows, loss, self.settings))
+        self._found.append(deltas(model, scaled, places, rows, loss, self.settings))
         self._left -= 1
         if not self._left:
             self._update(scaled, step)

@@ -3,7 +3,7 @@
     delta = max(0, mean over some batches of (Tr(H) / N) / G)
 
 H is the Hessian with respect to the rounded embeddings x_q in [0, 1], N their number, G the size of the gradient g with
-respect to them. A row of the batch that occurs several times counts once, with its gradients added up.
+respect to them. A row of the table counts once, however often it occurs in the batch.
 """
 
 from __future__ import annotations
@@ -107,7 +107,7 @@ class _Side(NamedTuple):
 def deltas(
     model: QuantizedModel,
     quantizers: Sequence[Quantizer],
-    batch: Batch,
+    places: Batch,
     rows: Rows,
     loss: RankingLoss,
     settings: DeltaSettings,
@@ -117,8 +117,8 @@ def deltas(
     Args:
         model: Whose quantisers they are.
         quantizers: Some of `model.quantizers()`.
-        batch: Ids.
-        rows: Their embeddings before rounding.
+        places: Samples, as places among the rows.
+        rows: Embeddings of different users and items before rounding.
         loss: The ranking loss.
         settings: How.
     """
@@ -129,21 +129,21 @@ def deltas(
 
     def value(*rounded: Tensor) -> Tensor:
         moved = [side.lower + side.span * x for side, x in zip(sides, rounded, strict=True)]
-        return loss(*Rows(*moved).samples())
+        return loss(*Rows(*moved).samples(places))
 
     with torch.enable_grad():
         leaves = [side.rounded.requires_grad_() for side in sides]
         gradients = torch.autograd.grad(value(*leaves), leaves)
-    traces = _closed(sides, loss) if settings.method == "closed" else _probed(value, leaves, settings)
+    traces = _closed(sides, places, loss) if settings.method == "closed" else _probed(value, leaves, settings)
     table_rows = model.sizes() if settings.over == "all" else (0, 0)
     found = []
     for quantizer in quantizers:
         sums = _Sums()
-        for side, ids, gradient, trace, whole in zip(
-            sides, (batch.users, batch.items), gradients, traces, table_rows, strict=True
+        for side, occurring, gradient, trace, whole in zip(
+            sides, (places.users, places.items), gradients, traces, table_rows, strict=True
         ):
             if side.quantizer is quantizer:
-                sums.add(trace, _by_row(ids, gradient), whole)
+                sums.add(trace, gradient[torch.unique(occurring)].double(), whole)
         found.append(sums.delta(settings))
     return found
 
@@ -157,24 +157,24 @@ def _side(quantizer: Quantizer | None, block: Tensor) -> _Side:
 
 
 @torch.no_grad()
-def _closed(sides: Sequence[_Side], loss: RankingLoss) -> list[float]:
+def _closed(sides: Sequence[_Side], places: Batch, loss: RankingLoss) -> list[float]:
     """Traces of both sides from the loss's own diagonal: d x_hat / d x_q = u - l, so it is multiplied by its square."""
     users, items = sides
     values = Rows(*(side.lower + side.span * side.rounded for side in sides))
-    diagonal = loss.diagonal(*values.samples())
-    of_items = torch.cat([diagonal.positives, diagonal.negatives.flatten(0, 1)])
-    return [
-        float((part * side.span.square()).sum(dtype=torch.float64))
-        for part, side in ((diagonal.users, users), (of_items, items))
+    diagonal = loss.diagonal(*values.samples(places))
+    terms = [
+        (diagonal.users * _at(users.span, places.users)).sum(dtype=torch.float64),
+        (diagonal.positives * _at(items.span, places.positives)).sum(dtype=torch.float64)
+        + (diagonal.negatives * _at(items.span, places.negatives)).sum(dtype=torch.float64),
     ]
+    return [float(term) for term in terms]
+
+
+def _at(span: Tensor, places: Tensor) -> Tensor:
+    """The squared span of each place: that of its row where rows differ."""
+    squared = span.square()
+    return squared[places] if squared.ndim == 2 and len(squared) > 1 else squared
 
 
 def _probed(value: Callable[..., Tensor], leaves: Sequence[Tensor], settings: DeltaSettings) -> list[float]:
     return list(hutchinson_trace(value, leaves, probes=settings.probes, tolerance=settings.tolerance).traces)
-
-
-def _by_row(ids: Tensor, gradient: Tensor) -> Tensor:
-    """The gradients of the table's rows that the batch touches, float64 [rows, d]."""
-    rows, place = torch.unique(ids, return_inverse=True)
-    total = torch.zeros(len(rows), gradient.shape[1], dtype=torch.float64, device=gradient.device)
-    return total.index_add_(0, place, gradient.double())

@@ -42,12 +42,11 @@ class TopRDistillation:
         self.draws = draws
         self._of_rank = torch.exp(-decay * torch.arange(1, top.shape[1] + 1, dtype=torch.float32))
 
-    def items(self, users: Tensor) -> tuple[Tensor, Tensor, Tensor]:
-        """The items to encode for a batch of users, int64 [B].
+    def items(self, users: Tensor) -> tuple[Tensor, Tensor]:
+        """The items to rank for a batch of users, int64 [B].
 
         Returns:
-            Different items, int64 [m]; the place of each rank's item among them, int64 [B, r]; the weight of each of
-            these ranks, [B, r].
+            Items, int64 [B, r]; the weight of each of their ranks, [B, r].
 
         Raises:
             InputError: A user that the teacher did not rank for.
@@ -60,13 +59,11 @@ class TopRDistillation:
         if self.draws is not None:
             ranks = torch.rand(top.shape, device=users.device).argsort(1)[:, : self.draws]
             top, weights = top.gather(1, ranks), weights.gather(1, ranks)
-        items, place = torch.unique(top, return_inverse=True)
-        return items, place, weights
+        return top, weights
 
-    def loss(self, users: Tensor, items: Tensor, place: Tensor, weights: Tensor) -> Tensor:
-        """The term for rounded users [B, d] and the rounded different items [m, d]; see `items` for the others."""
-        ranked = F.embedding(place, items)
-        scores = torch.bmm(ranked, users.unsqueeze(2)).squeeze(2)
+    def loss(self, users: Tensor, items: Tensor, weights: Tensor) -> Tensor:
+        """The term for rounded users [B, d] and their rounded items [B, r, d], with the weights that `items` gave."""
+        scores = torch.bmm(items, users.unsqueeze(2)).squeeze(2)
         return self.weight * (weights * F.softplus(-scores)).mean()
 
 

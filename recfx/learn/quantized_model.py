@@ -5,6 +5,7 @@ from __future__ import annotations
 from typing import Any, NamedTuple
 
 import torch
+import torch.nn.functional as F
 from torch import Tensor, nn
 
 from recfx.errors import InputError
@@ -56,22 +57,59 @@ class Batch(NamedTuple):
         """The batch on a device."""
         return Batch(*(ids.to(device, non_blocking=True) for ids in self))
 
+    def distinct(self, further_items: Tensor | None = None) -> Distinct:
+        """Each user and item of the batch once, so that what is done to embeddings is done once for each of them.
 
-class Rows(NamedTuple):
-    """Embeddings of a batch.
+        Args:
+            further_items: int64 of any shape, items to embed besides.
+        """
+        users, user_places = torch.unique(self.users, return_inverse=True)
+        ids = self.items if further_items is None else torch.cat([self.items, further_items.flatten()])
+        items, places = torch.unique(ids, return_inverse=True)
+        sizes = [self.positives.numel(), self.negatives.numel()]
+        positives, negatives, further = places.tensor_split([sizes[0], sum(sizes)])
+        local = Batch(user_places, positives, negatives.view_as(self.negatives))
+        return Distinct(users, items, local, None if further_items is None else further.view_as(further_items))
+
+
+class Distinct(NamedTuple):
+    """The users and items of a batch, each once.
 
     Attributes:
-        users: [B, d].
-        items: [(1 + n) B, d], in the order of `Batch.items`.
+        users: int64 [m], rising.
+        items: int64 [n], rising.
+        places: The batch, with places among `users` and `items` instead of ids.
+        further: Places of the further items, in their shape.
+    """
+
+    users: Tensor
+    items: Tensor
+    places: Batch
+    further: Tensor | None
+
+
+class Rows(NamedTuple):
+    """Embeddings of different users and items.
+
+    Attributes:
+        users: [m, d].
+        items: [n, d].
     """
 
     users: Tensor
     items: Tensor
 
-    def samples(self) -> tuple[Tensor, Tensor, Tensor]:
-        """Users [B, d], positives [B, d] and negatives [B, n, d], as ranking losses take them."""
-        batch, dim = self.users.shape
-        return self.users, self.items[:batch], self.items[batch:].view(batch, -1, dim)
+    def samples(self, places: Batch) -> tuple[Tensor, Tensor, Tensor]:
+        """Users [B, d], positives [B, d] and negatives [B, n, d], as ranking losses take them.
+
+        Args:
+            places: Where each of them is among the rows.
+        """
+        return (
+            F.embedding(places.users, self.users),
+            F.embedding(places.positives, self.items),
+            F.embedding(places.negatives, self.items),
+        )
 
 
 class QuantizedModel(nn.Module):
@@ -110,13 +148,13 @@ class QuantizedModel(nn.Module):
         """Embeddings of users, int64 [m], and items, int64 [n], as the encoder gives them, before rounding."""
         return Rows(*rows_of(self.encoder, users, items))
 
-    def base_rows(self, batch: Batch, rows: Rows) -> Rows:
-        """What the L2 penalty applies to: the encoder's parameters where it tells them, else the rows themselves."""
-        base = base_rows_of(self.encoder, batch.users, batch.items)
-        return rows if base is None else Rows(*base)
+    def base_rows(self, users: Tensor, items: Tensor) -> Rows | None:
+        """The parameters behind some users and items, or None where the encoder does not tell."""
+        base = base_rows_of(self.encoder, users, items)
+        return None if base is None else Rows(*base)
 
     def quantize(self, rows: Rows) -> Rows:
-        """Embeddings of a batch, rounded; in training the bounds see each side as a whole."""
+        """Embeddings rounded; in training the bounds see each side as a whole."""
         if self.user_quantizer is not None and self.user_quantizer is self.item_quantizer:
             both = self.user_quantizer(torch.cat(rows))
             return Rows(both[: len(rows.users)], both[len(rows.users) :])
@@ -126,7 +164,8 @@ class QuantizedModel(nn.Module):
 
     def forward(self, batch: Batch) -> tuple[Tensor, Tensor, Tensor]:
         """The rounded embeddings of a batch: [B, d], [B, d], [B, n, d]."""
-        return self.quantize(self.rows(batch.users, batch.items)).samples()
+        distinct = batch.distinct()
+        return self.quantize(self.rows(distinct.users, distinct.items)).samples(distinct.places)
 
     @torch.no_grad()
     def embeddings(self) -> tuple[Tensor, Tensor]:

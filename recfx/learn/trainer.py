@@ -10,6 +10,7 @@ from os import PathLike
 from typing import Any
 
 import torch
+import torch.nn.functional as F
 from torch import Tensor
 
 from recfx.errors import InputError, RecfxError
@@ -18,7 +19,7 @@ from recfx.learn.checkpoint import has_checkpoint
 from recfx.learn.curvature import Curvature
 from recfx.learn.distillation import TopRDistillation
 from recfx.learn.losses import BPR, RankingLoss
-from recfx.learn.quantized_model import Batch, QuantizedModel, Rows
+from recfx.learn.quantized_model import Batch, Distinct, QuantizedModel, Rows
 from recfx.learn.sampling import Sampler
 from recfx.learn.train_settings import TrainReport, TrainSettings
 from recfx.learn.train_state import TrainState
@@ -164,26 +165,33 @@ class Trainer:
 
     def _step(self, state: TrainState, batch: Batch) -> Tensor:
         """One step; gives the detached loss."""
-        extra = None if self._distillation is None else self._distillation.items(batch.users)
-        items = batch.items if extra is None else torch.cat([batch.items, extra[0]])
-        encoded = self.model.rows(batch.users, items)
+        taught = None if self._distillation is None else self._distillation.items(batch.users)
+        distinct = batch.distinct(None if taught is None else taught[0])
+        encoded = self.model.rows(distinct.users, distinct.items)
         rounded = self.model.quantize(encoded)
-        count = batch.positives.numel() + batch.negatives.numel()
-        rows = Rows(encoded.users, encoded.items[:count])
-        loss = self._loss(*Rows(rounded.users, rounded.items[:count]).samples())
-        if extra is not None and self._distillation is not None:
-            loss = loss + self._distillation.loss(rounded.users, rounded.items[count:], extra[1], extra[2])
+        users, positives, negatives = rounded.samples(distinct.places)
+        loss = self._loss(users, positives, negatives)
+        if taught is not None and distinct.further is not None and self._distillation is not None:
+            loss = loss + self._distillation.loss(users, F.embedding(distinct.further, rounded.items), taught[1])
         if self.settings.l2:
-            base = self.model.base_rows(batch, rows)
-            squares = base.users.square().sum() + base.items.square().sum()
-            loss = loss + (0.5 * self.settings.l2 / len(batch.users)) * squares
+            loss = loss + self.settings.l2 * self._penalty(distinct, encoded)
         state.optimizer.zero_grad(set_to_none=True)
         loss.backward()  # type: ignore[no-untyped-call]
         epoch = state.position.epoch if state.position.batches == 0 else -1
-        state.curvature.watch(self.model, batch, rows, self._loss, (state.report.steps, epoch))
+        state.curvature.watch(self.model, distinct.places, encoded, self._loss, (state.report.steps, epoch))
         state.optimizer.step()
         state.report.steps += 1
         return loss.detach()
+
+    def _penalty(self, distinct: Distinct, encoded: Rows) -> Tensor:
+        """Half the squared norms of the batch's rows, as often as they occur, over the batch size."""
+        base = self.model.base_rows(distinct.users, distinct.items) or encoded
+        places = distinct.places
+        total = encoded.users.new_zeros(())
+        for rows, occurring in zip(base, (places.users, places.items), strict=True):
+            times = torch.bincount(occurring, minlength=len(rows)).to(rows.dtype)
+            total = total + times @ rows.square().sum(1)
+        return total / (2 * len(places.users))
 
     def _end_epoch(self, state: TrainState, total: float) -> None:
         position, report = state.position, state.report

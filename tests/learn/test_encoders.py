@@ -136,3 +136,19 @@ def test_users_and_items_without_interactions_are_embedded() -> None:
     table = model.eval().tables()
     assert table[0].dequantize()[3].abs().min() > 0
     assert table[1].dequantize()[4].abs().min() > 0
+
+
+def test_each_user_and_item_is_embedded_once() -> None:
+    generator = torch.Generator().manual_seed(0)
+    batch = Batch.of(*(torch.randint(4, shape, generator=generator) for shape in ((9,), (9,), (9, 3))))
+    further = torch.randint(6, (9, 2), generator=generator)
+    for more in (None, further):
+        users, items, places, found = batch.distinct(more)
+        assert users.tolist() == sorted(set(batch.users.tolist()))
+        assert torch.equal(users[places.users], batch.users)
+        assert torch.equal(items[places.positives], batch.positives)
+        assert torch.equal(items[places.negatives], batch.negatives)
+        assert len(items) == len(set(items.tolist()))
+        assert (found is None) == (more is None)
+    assert found is not None
+    assert torch.equal(items[found], further)

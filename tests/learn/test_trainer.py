@@ -161,6 +161,26 @@ def test_monitor(data: Interactions) -> None:
         Trainer(one_bit(data), UserSampler(data), replace(QUICK, monitor="c"), evaluate=lambda m: {"a": 1.0}).run()
 
 
+@pytest.mark.parametrize("kind", ["table", "graph"])
+def test_a_step_is_adam_on_bpr_and_the_penalty(kind: str, data: Interactions) -> None:
+    """LightGCN's authors: mean softplus(s_uj - s_ui) + l2 / 2 (|e_u|^2 + |e_i|^2 + |e_j|^2) / B on the free embeddings."""
+    model, plain = QuantizedModel(encoder(data, kind)), encoder(data, kind)
+    Trainer(model, UserSampler(data), replace(QUICK, epochs=2, l2=0.1)).run()
+    optimizer = torch.optim.Adam(plain.parameters(), lr=QUICK.lr)
+    generator = torch.Generator().manual_seed(QUICK.seed)
+    graph = QuantizedModel(plain).encoder
+    for users, positives, negatives in [*UserSampler(data)(generator), *UserSampler(data)(generator)]:
+        user_table, item_table = graph.embeddings()  # type: ignore[operator]
+        lag = (user_table[users] * (item_table[negatives] - item_table[positives])).sum(1)
+        free = plain.users.weight[users], plain.items.weight[positives], plain.items.weight[negatives]  # type: ignore[union-attr,index]
+        penalty = 0.05 * sum(part.square().sum() for part in free) / len(users)
+        optimizer.zero_grad()
+        (torch.nn.functional.softplus(lag).mean() + penalty).backward()
+        optimizer.step()
+    for found, want in zip(model.embeddings(), graph.embeddings(), strict=True):  # type: ignore[operator]
+        torch.testing.assert_close(found, want.detach(), rtol=1e-3, atol=1e-4)
+
+
 def test_l2_pulls_towards_zero(data: Interactions) -> None:
     norms = []
     for l2 in (0.0, 0.5):
