@@ -13,6 +13,7 @@ from recfx.errors import InputError
 BITS = (1, 2, 4, 8)
 
 _CONSTANT_BYTES = 4  # lower bounds and steps are kept in float32
+_ROUNDING = 1e-6  # of a symmetric lower bound that was divided into steps
 
 
 @dataclass(frozen=True)
@@ -53,10 +54,17 @@ class QuantizedTable:
         """The embeddings that the codes stand for, [n, d], in the type of the constants."""
         return self.lower + self.step * self.codes.to(self.step.dtype)
 
+    @property
+    def symmetric(self) -> bool:
+        """Whether the levels lie about zero, so that the step alone tells the lower bound."""
+        below = self.step * (((1 << self.bits) - 1) / 2)
+        return bool(((self.lower + below).abs() <= _ROUNDING * below).all())
+
     def packed_bytes(self) -> int:
         """Bytes of the packed codes with their constants in float32; rows are padded to whole bytes."""
         rows, dim = self.codes.shape
-        return rows * -(-dim * self.bits // 8) + _CONSTANT_BYTES * (self.lower.numel() + self.step.numel())
+        constants = self.step.numel() * (1 if self.symmetric else 2)
+        return rows * -(-dim * self.bits // 8) + _CONSTANT_BYTES * constants
 
 
 def check_bits(bits: int, where: str) -> None:

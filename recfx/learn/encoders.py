@@ -160,13 +160,47 @@ def as_encoder(module: nn.Module) -> nn.Module:
 
 
 def rows_of(encoder: nn.Module, users: Tensor, items: Tensor) -> tuple[Tensor, Tensor]:
-    """Embeddings of some users, int64 [m], and items, int64 [n]: [m, d] and [n, d]."""
+    """Embeddings of some users, int64 [m], and items, int64 [n]: [m, d] and [n, d].
+
+    Raises:
+        InputError: Ids that are no rows, or an encoder whose embeddings are no two matrices of equally many columns.
+    """
+    for side, ids in (("user", users), ("item", items)):
+        if len(ids) and int(ids.min()) < 0:
+            raise InputError(f"{side} id {int(ids.min())} is negative", where="sampler", hint="ids are 0-based")
     own: Any = encoder
-    if hasattr(encoder, "rows"):
-        rows: tuple[Tensor, Tensor] = own.rows(users, items)
-        return rows
-    user_table, item_table = own.embeddings()
-    return F.embedding(users, user_table), F.embedding(items, item_table)
+    try:
+        if hasattr(encoder, "rows"):
+            rows: tuple[Tensor, Tensor] = own.rows(users, items)
+            return rows
+        user_table, item_table = tables_of(encoder)
+        return F.embedding(users, user_table), F.embedding(items, item_table)
+    except IndexError as error:
+        largest = [int(ids.max()) if len(ids) else -1 for ids in (users, items)]
+        raise InputError(
+            f"user ids up to {largest[0]} or item ids up to {largest[1]} are no rows of the encoder's embeddings",
+            where=type(encoder).__name__,
+            hint="build the encoder for all users and items of the data",
+        ) from error
+
+
+def tables_of(encoder: nn.Module) -> tuple[Tensor, Tensor]:
+    """All embeddings: users [U, d] and items [I, d].
+
+    Raises:
+        InputError: The encoder gives something else.
+    """
+    own: Any = encoder
+    found = own.embeddings()
+    matrices = (
+        isinstance(found, tuple) and len(found) == 2 and all(isinstance(t, Tensor) and t.ndim == 2 for t in found)
+    )
+    if not matrices or found[0].shape[1] != found[1].shape[1]:
+        shapes = [list(t.shape) if isinstance(t, Tensor) else type(t).__name__ for t in found]
+        raise InputError(
+            f"embeddings() must give users [U, d] and items [I, d], got {shapes}", where=type(encoder).__name__
+        )
+    return found[0], found[1]
 
 
 def base_rows_of(encoder: nn.Module, users: Tensor, items: Tensor) -> tuple[Tensor, Tensor] | None:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import Any, NamedTuple
+from typing import NamedTuple
 
 import torch
 import torch.nn.functional as F
@@ -10,7 +10,7 @@ from torch import Tensor, nn
 
 from recfx.errors import InputError
 from recfx.learn.codes import QuantizedTable
-from recfx.learn.encoders import as_encoder, base_rows_of, rows_of
+from recfx.learn.encoders import as_encoder, base_rows_of, rows_of, tables_of
 from recfx.learn.quantizer import Quantizer
 
 
@@ -195,11 +195,9 @@ class QuantizedModel(nn.Module):
         return self.user_quantizer.table(users), self.item_quantizer.table(items)
 
     def _plain(self) -> tuple[Tensor, Tensor]:
-        encoder: Any = self.encoder
-        training = encoder.training
-        encoder.eval()
+        training = self.encoder.training
+        self.encoder.eval()
         try:
-            users, items = encoder.embeddings()
+            return tables_of(self.encoder)
         finally:
-            encoder.train(training)
-        return users, items
+            self.encoder.train(training)

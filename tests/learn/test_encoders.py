@@ -152,3 +152,23 @@ def test_each_user_and_item_is_embedded_once() -> None:
         assert (found is None) == (more is None)
     assert found is not None
     assert torch.equal(items[found], further)
+
+
+@pytest.mark.parametrize("name", ["table", "tower", "graph"])
+@pytest.mark.parametrize("wrong", [(5, 0), (0, 6), (-1, 0), (0, -2)])
+def test_ids_that_are_no_rows(name: str, wrong: tuple[int, int]) -> None:
+    users, items = (torch.tensor([1, i]) for i in wrong)
+    with pytest.raises(InputError, match=r"no rows|negative"):
+        rows_of(_encoders()[name], users, items)
+
+
+def test_embeddings_of_another_form() -> None:
+    module = nn.Linear(2, 3)
+    for found in (
+        (torch.ones(2, 3),),
+        (torch.ones(2, 3), torch.ones(2, 4)),
+        (torch.ones(2), torch.ones(2)),
+        (None, None),
+    ):
+        with pytest.raises(InputError, match=r"embeddings\(\) must give"):
+            QuantizedModel(GraphEncoder(module, lambda m, f=found: f)).embeddings()

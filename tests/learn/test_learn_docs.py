@@ -19,7 +19,7 @@ def test_the_example_works() -> None:
     assert report.best_scores is not None
     assert report.best_scores["recall@50"] > 0.45
     assert isinstance(items, QuantizedTable)
-    assert items.packed_bytes() == 200 * (2 + 8)
+    assert items.packed_bytes() == 200 * (2 + 4)
 
 
 def test_every_choice_is_documented() -> None:

@@ -119,11 +119,15 @@ def test_options_that_do_not_fit(options: dict[str, object]) -> None:
 
 def test_sizes_of_tables() -> None:
     x = torch.randn(10, 12, generator=torch.Generator().manual_seed(0))
-    assert make_quantizer(1).table(x).packed_bytes() == 10 * 2 + 10 * 8
+    assert make_quantizer(1).table(x).packed_bytes() == 10 * 2 + 10 * 4
+    assert make_quantizer(2).table(x).packed_bytes() == 10 * 3 + 10 * 4
     assert make_quantizer(4).table(x).packed_bytes() == 10 * 6 + 10 * 8
     sigma = make_quantizer(2, "ste", "sigma")
     sigma(x)
-    assert sigma.table(x).packed_bytes() == 10 * 3 + 8
+    assert sigma.table(x).packed_bytes() == 10 * 3 + 4
+    extremes = make_quantizer(2, "ste", "ema-minmax")
+    extremes(x)
+    assert extremes.table(x).packed_bytes() == 10 * 3 + 8
 
 
 @pytest.mark.parametrize(
