@@ -94,5 +94,4 @@ class TrainReport:
     def from_json(document: dict[str, Any]) -> TrainReport:
         """A report from its fields as plain JSON has them."""
         scores = [(int(epoch), dict(figures)) for epoch, figures in document["scores"]]
-        deltas = [(int(step), list(values)) for step, values in document["deltas"]]
-        return TrainReport(**{**document, "scores": scores, "deltas": deltas})
+        return TrainReport(**{**document, "scores": scores})

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from dataclasses import asdict, dataclass, field
+from dataclasses import asdict, dataclass, field, replace
 from os import PathLike
 from typing import Any
 
@@ -75,7 +75,7 @@ class TrainState:
             "slots": slots,
             "groups": optimizer["param_groups"],
             "position": asdict(self.position),
-            "report": asdict(self.report),
+            "report": asdict(replace(self.report, deltas=[])),  # they are in the curvature's history
             "curvature": self.curvature.state(),
         }
         save_checkpoint(folder, self.report.steps, parts, values)
@@ -108,8 +108,8 @@ class TrainState:
             torch.cuda.set_rng_state(state["generator.cuda"], device)
         self.generator.set_state(self.epoch_start)
         self.position = Position(**values["position"])
-        self.report = TrainReport.from_json(values["report"])
         self.curvature.load_state(values["curvature"])
+        self.report = replace(TrainReport.from_json(values["report"]), deltas=list(self.curvature.history))
         self.best = parts.get("best")
 
     def _load_optimizer(self, state: dict[str, Tensor], values: dict[str, Any]) -> None:

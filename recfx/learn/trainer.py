@@ -99,6 +99,7 @@ class Trainer:
             if self._out_of_patience(state):
                 state.report.stopped = "patience"
             state.report.seconds = clock.spent()
+            state.report.deltas = list(self._curvature.history)
             self._save(state)
         self.model.zero_grad(set_to_none=True)
         self.model.eval()
@@ -196,7 +197,6 @@ class Trainer:
     def _end_epoch(self, state: TrainState, total: float) -> None:
         position, report = state.position, state.report
         report.losses.append(total / position.batches)
-        report.deltas = list(state.curvature.history)
         position.epoch, position.batches, position.loss = position.epoch + 1, 0, 0.0
         last = position.epoch == self.settings.epochs
         if self._evaluate is None or (position.epoch % self.settings.evaluate_every and not last):
