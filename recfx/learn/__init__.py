@@ -1,0 +1,73 @@
+"""What needs gradients: quantised embeddings trained end to end, and the estimators that make it possible."""
+
+from recfx.learn.bounds import BOUNDS, Bounds, LearnedBounds, MovingBounds, PerRowBounds, make_bounds
+from recfx.learn.codes import BITS, QuantizedTable
+from recfx.learn.curvature import Curvature
+from recfx.learn.delta import DeltaSettings, deltas
+from recfx.learn.distillation import TopRDistillation, teacher_top
+from recfx.learn.encoders import Encoder, GraphEncoder, TableEncoder, TowerEncoder, as_encoder
+from recfx.learn.estimators import (
+    ESTIMATORS,
+    Estimator,
+    FourierSeries,
+    GaussianDirac,
+    Guidance,
+    HessianScaled,
+    LearnedStepSize,
+    StraightThrough,
+)
+from recfx.learn.hutchinson import TraceEstimate, hutchinson_trace
+from recfx.learn.losses import BCE, BPR, Diagonal, RankingLoss, SampledSoftmax
+from recfx.learn.quantized_model import Batch, QuantizedModel, Rows
+from recfx.learn.quantizer import Grid, Quantizer, make_quantizer
+from recfx.learn.sampling import EpochSampler, Sampler
+from recfx.learn.train_settings import TrainReport, TrainSettings
+from recfx.learn.trainer import Evaluate, Trainer
+
+__all__ = [
+    "BCE",
+    "BITS",
+    "BOUNDS",
+    "BPR",
+    "ESTIMATORS",
+    "Batch",
+    "Bounds",
+    "Curvature",
+    "DeltaSettings",
+    "Diagonal",
+    "Encoder",
+    "EpochSampler",
+    "Estimator",
+    "Evaluate",
+    "FourierSeries",
+    "GaussianDirac",
+    "GraphEncoder",
+    "Grid",
+    "Guidance",
+    "HessianScaled",
+    "LearnedBounds",
+    "LearnedStepSize",
+    "MovingBounds",
+    "PerRowBounds",
+    "QuantizedModel",
+    "QuantizedTable",
+    "Quantizer",
+    "RankingLoss",
+    "Rows",
+    "SampledSoftmax",
+    "Sampler",
+    "StraightThrough",
+    "TableEncoder",
+    "TopRDistillation",
+    "TowerEncoder",
+    "TraceEstimate",
+    "TrainReport",
+    "TrainSettings",
+    "Trainer",
+    "as_encoder",
+    "deltas",
+    "hutchinson_trace",
+    "make_bounds",
+    "make_quantizer",
+    "teacher_top",
+]

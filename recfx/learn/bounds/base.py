@@ -1,0 +1,120 @@
+"""What all bounds are: where the grid of a quantiser begins and ends."""
+
+from __future__ import annotations
+
+from abc import ABC, abstractmethod
+from typing import Any, ClassVar
+
+import torch
+from torch import Tensor, nn
+
+from recfx.errors import InputError
+
+#: Bounds at +-k standard deviations that leave the least squared error on normally distributed values, by bits:
+#: Max 1960, "Quantizing for Minimum Distortion", uniform levels.
+BEST_SIGMAS = {1: 0.7979, 2: 1.4935, 4: 2.514, 8: 3.93}
+
+#: Mean of |x| over the standard deviation of a normal distribution.
+MEAN_ABS = 0.797885
+
+
+class Bounds(nn.Module, ABC):
+    """Gives lower and upper bounds for a block of embeddings [n, d], and may remember statistics of earlier blocks.
+
+    Attributes:
+        row_wise: Whether the bounds of a row depend on that row alone.
+    """
+
+    row_wise: ClassVar[bool] = False
+
+    def observe(self, x: Tensor) -> None:
+        """Takes in a block of training embeddings [n, d], without gradient; by default nothing is remembered."""
+
+    @abstractmethod
+    def forward(self, x: Tensor) -> tuple[Tensor, Tensor]:
+        """Lower and upper bounds for [n, d], each of them [], [n, 1], [1, d] or [n, d]."""
+
+
+class RememberedBounds(Bounds):
+    """Bounds that training sets and that stay for what is quantised afterwards.
+
+    Args:
+        dim: One pair of bounds for each of so many dimensions; None: one pair for all values.
+
+    Attributes:
+        lower: [] or [1, dim].
+        upper: Of the same shape.
+        seen: bool [], whether there are bounds yet.
+
+    Raises:
+        InputError: No dimensions.
+    """
+
+    lower: Tensor
+    upper: Tensor
+    seen: Tensor
+
+    def __init__(self, dim: int | None = None) -> None:
+        super().__init__()
+        if dim is not None and dim < 1:
+            raise InputError(f"bounds per dimension need at least one, got {dim}", where=type(self).__name__)
+        shape = () if dim is None else (1, dim)
+        self.dim = dim
+        self._place(torch.zeros(shape), torch.ones(shape))
+        self.register_buffer("seen", torch.zeros((), dtype=torch.bool))
+        self._known: bool | None = False  # what `seen` holds, so that steps on an accelerator need not wait for it
+
+    def _place(self, lower: Tensor, upper: Tensor) -> None:
+        self.register_buffer("lower", lower)
+        self.register_buffer("upper", upper)
+
+    @property
+    def ready(self) -> bool:
+        """Whether there are bounds yet."""
+        if self._known is None:
+            self._known = bool(self.seen)
+        return self._known
+
+    def set_bounds(self, lower: Tensor, upper: Tensor) -> None:
+        """Sets the bounds.
+
+        Raises:
+            InputError: They are not finite.
+        """
+        if not bool((lower.isfinite() & upper.isfinite()).all()):
+            raise InputError(
+                "the embeddings to quantise hold NaN or infinities",
+                where=type(self).__name__,
+                hint="training diverged, or the table was damaged: look for the first step at which it happens",
+            )
+        with torch.no_grad():
+            self.lower.copy_(lower)
+            self.upper.copy_(upper)
+        self.seen.fill_(True)
+        self._known = True
+
+    def forward(self, x: Tensor) -> tuple[Tensor, Tensor]:
+        """See `Bounds.forward`.
+
+        Raises:
+            InputError: Nothing was observed yet, or x has another number of dimensions.
+        """
+        if not self.ready and x.numel():
+            raise InputError(
+                "there are no bounds yet", where=type(self).__name__, hint="train, or call observe(embeddings) first"
+            )
+        self.check_dim(x)
+        return self.lower, self.upper
+
+    def check_dim(self, x: Tensor) -> None:
+        """Checks the columns of x.
+
+        Raises:
+            InputError: There are other bounds than columns.
+        """
+        if self.dim is not None and x.shape[-1] != self.dim:
+            raise InputError(f"bounds of {self.dim} dimensions cannot fit {list(x.shape)}", where=type(self).__name__)
+
+    def _load_from_state_dict(self, *args: Any, **kwargs: Any) -> None:
+        super()._load_from_state_dict(*args, **kwargs)
+        self._known = None

@@ -1,0 +1,77 @@
+"""A table of embeddings as integer codes: what a quantiser makes and what retrieval stores and scores."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor
+
+from recfx.errors import InputError
+
+#: The widths a learned quantiser may have.
+BITS = (1, 2, 4, 8)
+
+_CONSTANT_BYTES = 4  # lower bounds and steps are kept in float32
+_ROUNDING = 1e-6  # of a symmetric lower bound that was divided into steps
+
+
+@dataclass(frozen=True)
+class QuantizedTable:
+    """Codes and the affine map back to embeddings: x_hat = lower + step * codes.
+
+    Attributes:
+        codes: uint8 [n, d], each in [0, 2**bits - 1].
+        lower: Floating point, the embedding that code 0 stands for: [] for the whole table, [n, 1] per row, or [1, d]
+            per dimension; [n, d] where rows are divided into groups of columns.
+        step: The difference between neighbouring codes, of the same shape, never negative.
+        bits: Bits of a code.
+
+    Raises:
+        InputError: Codes that are no uint8 matrix or do not fit the bits, or constants that do not broadcast to them.
+    """
+
+    codes: Tensor
+    lower: Tensor
+    step: Tensor
+    bits: int
+
+    def __post_init__(self) -> None:
+        check_bits(self.bits, "QuantizedTable")
+        if self.codes.dtype != torch.uint8 or self.codes.ndim != 2:
+            raise InputError(f"codes must be uint8 [n, d], got {self.codes.dtype} {list(self.codes.shape)}")
+        if self.codes.numel() and int(self.codes.max()) >= 1 << self.bits:
+            raise InputError(f"code {int(self.codes.max())} does not fit into {self.bits} bits")
+        for name in ("lower", "step"):
+            shape = getattr(self, name).shape
+            fits = len(shape) <= 2 and all(
+                size in (1, whole) for size, whole in zip(shape[::-1], self.codes.shape[::-1], strict=False)
+            )
+            if not fits:
+                raise InputError(f"{name} {list(shape)} does not broadcast to codes {list(self.codes.shape)}")
+
+    def dequantize(self) -> Tensor:
+        """The embeddings that the codes stand for, [n, d], in the type of the constants."""
+        return self.lower + self.step * self.codes.to(self.step.dtype)
+
+    @property
+    def symmetric(self) -> bool:
+        """Whether the levels lie about zero, so that the step alone tells the lower bound."""
+        below = self.step * (((1 << self.bits) - 1) / 2)
+        return bool(((self.lower + below).abs() <= _ROUNDING * below).all())
+
+    def packed_bytes(self) -> int:
+        """Bytes of the packed codes with their constants in float32; rows are padded to whole bytes."""
+        rows, dim = self.codes.shape
+        constants = self.step.numel() * (1 if self.symmetric else 2)
+        return rows * -(-dim * self.bits // 8) + _CONSTANT_BYTES * constants
+
+
+def check_bits(bits: int, where: str) -> None:
+    """Checks that a quantiser of so many bits exists.
+
+    Raises:
+        InputError: It does not.
+    """
+    if bits not in BITS:
+        raise InputError(f"quantisers have 1, 2, 4 or 8 bits, not {bits}", where=where)

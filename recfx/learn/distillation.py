@@ -1,0 +1,106 @@
+"""Learning the ranking of a full-precision teacher, after BiGeaR (Chen et al. 2022).
+
+    L = weight * mean over users b, ranks r of exp(-decay (r + 1)) softplus(-<x_hat_b, x_hat_top(b, r)>)
+
+top(b, r) is the teacher's item of rank r for user b.
+"""
+
+from __future__ import annotations
+
+import math
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor
+
+from recfx.errors import InputError
+
+
+class TopRDistillation:
+    """Pulls each user towards the items that a teacher ranks first.
+
+    Args:
+        top: int64 [U, R], the teacher's items of each user, best first; see `teacher_top`.
+        weight: Of the term beside the ranking loss.
+        decay: How fast the weights of the ranks fall; the paper's code has 0.1.
+        draws: Use so many ranks a user and step, drawn anew from torch's global generator, instead of all R; the
+            expected term stays the same.
+
+    Raises:
+        InputError: `top` is no int64 matrix with columns, or a number out of range.
+    """
+
+    def __init__(self, top: Tensor, *, weight: float = 1.0, decay: float = 0.1, draws: int | None = None) -> None:
+        if top.ndim != 2 or top.dtype != torch.int64 or not top.shape[1]:
+            raise InputError(f"expected int64 [users, R], got {top.dtype} {list(top.shape)}", where="TopRDistillation")
+        if not (math.isfinite(weight) and weight > 0 and math.isfinite(decay) and decay >= 0):
+            raise InputError(f"weight {weight} and decay {decay} must be positive", where="TopRDistillation")
+        if draws is not None and not 1 <= draws <= top.shape[1]:
+            raise InputError(f"cannot draw {draws} of {top.shape[1]} ranks", where="TopRDistillation")
+        self.top = top
+        self.weight = weight
+        self.draws = draws
+        self._of_rank = torch.exp(-decay * torch.arange(1, top.shape[1] + 1, dtype=torch.float32))
+
+    def items(self, users: Tensor) -> tuple[Tensor, Tensor]:
+        """The items to rank for a batch of users, int64 [B].
+
+        Returns:
+            Items, int64 [B, r]; the weight of each of their ranks, [B, r].
+
+        Raises:
+            InputError: A user that the teacher did not rank for.
+        """
+        if len(users) and int(users.max()) >= len(self.top):
+            raise InputError(f"the teacher ranked for {len(self.top)} users, not for user {int(users.max())}")
+        self.top, self._of_rank = self.top.to(users.device), self._of_rank.to(users.device)  # once, then as they are
+        top = self.top[users]
+        weights = self._of_rank.expand_as(top)
+        if self.draws is not None:
+            ranks = torch.rand(top.shape, device=users.device).argsort(1)[:, : self.draws]
+            top, weights = top.gather(1, ranks), weights.gather(1, ranks)
+        return top, weights
+
+    def loss(self, users: Tensor, items: Tensor, weights: Tensor) -> Tensor:
+        """The term for rounded users [B, d] and their rounded items [B, r, d], with the weights that `items` gave."""
+        scores = torch.bmm(items, users.unsqueeze(2)).squeeze(2)
+        return self.weight * (weights * F.softplus(-scores)).mean()
+
+
+@torch.no_grad()
+def teacher_top(
+    users: Tensor,
+    items: Tensor,
+    ranks: int = 100,
+    *,
+    exclude: tuple[Tensor, Tensor] | None = None,
+    block: int = 1024,
+) -> Tensor:
+    """The items with the greatest dot products for every user.
+
+    Args:
+        users: The teacher's users [U, d].
+        items: The teacher's items [I, d].
+        ranks: R, at most I.
+        exclude: Items to leave out, as compressed sparse rows `(indptr [U + 1], indices)`; a user with fewer than R
+            items left gets some of them after all, at the end.
+        block: Users scored at a time.
+
+    Returns:
+        int64 [U, R], best first.
+
+    Raises:
+        InputError: More ranks than items, or none.
+    """
+    if not 1 <= ranks <= len(items):
+        raise InputError(f"cannot rank {ranks} of {len(items)} items", where="teacher_top")
+    found = []
+    for start in range(0, len(users), block):
+        scores = users[start : start + block] @ items.T
+        if exclude is not None:
+            indptr, indices = exclude
+            bounds = indptr[start : start + len(scores) + 1]
+            row = torch.repeat_interleave(bounds.diff()).to(scores.device)
+            scores[row, indices[int(bounds[0]) : int(bounds[-1])].to(scores.device)] = -torch.inf
+        found.append(scores.topk(ranks, 1).indices)
+    return torch.cat(found) if found else torch.empty(0, ranks, dtype=torch.int64)

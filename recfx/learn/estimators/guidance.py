@@ -1,0 +1,55 @@
+"""HashGNN's guidance: Tan et al. 2020, "Learning to Hash with Graph Neural Networks for Recommender Systems"."""
+
+from __future__ import annotations
+
+from typing import ClassVar
+
+import torch
+from torch import Tensor
+
+from recfx.errors import InputError
+from recfx.learn.estimators.base import Estimator
+from recfx.learn.estimators.straight_through import straight_through
+
+
+class Guidance(Estimator):
+    """In training each row is rounded with probability beta and left continuous otherwise; beta rises from 0 to 1.
+
+    The gradient is the straight-through one for both. Once beta has reached 1 it stays there. Outside training all rows
+    are rounded.
+
+    Args:
+        rise: How much beta grows at a time; the paper's code has 0.02.
+        every: Epochs between one rise and the next; the paper's code has 2.
+        clip: See `StraightThrough`.
+
+    Attributes:
+        beta: Floating point [], the probability in use.
+
+    Raises:
+        InputError: A rise outside 0 to 1, or no epochs between rises.
+    """
+
+    repeatable: ClassVar[bool] = False
+    beta: Tensor
+
+    def __init__(self, rise: float = 0.02, every: int = 2, *, clip: bool = True) -> None:
+        super().__init__()
+        if not 0 < rise <= 1 or every < 1:
+            raise InputError(f"beta cannot rise by {rise} every {every} epochs", where="Guidance")
+        self.rise = rise
+        self.every = every
+        self.clip = clip
+        self.register_buffer("beta", torch.zeros(()))
+
+    def start_epoch(self, epoch: int) -> None:
+        """Sets beta for the epoch."""
+        self.beta.fill_(min(1.0, self.rise * (epoch // self.every)))
+
+    def forward(self, x: Tensor, steps: int, span: Tensor) -> Tensor:
+        """See `Estimator.forward`; draws from torch's global generator of the device."""
+        rounded = straight_through(x, steps, self.clip)
+        if not self.training:
+            return rounded
+        draws = torch.rand(*x.shape[:-1], 1, dtype=x.dtype, device=x.device)
+        return torch.where(draws < self.beta, rounded, x.clamp(0, 1) if self.clip else x)

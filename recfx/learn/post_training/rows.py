@@ -1,0 +1,80 @@
+"""Rounding trained embeddings row by row: signs with a scale, levels about zero, levels between a row's extremes."""
+
+from __future__ import annotations
+
+import torch
+from torch import Tensor
+
+from recfx.errors import InputError
+from recfx.learn.bounds import PerRowBounds
+from recfx.learn.codes import QuantizedTable
+from recfx.learn.estimators import StraightThrough
+from recfx.learn.quantizer import Quantizer
+
+
+def sign_rows(table: Tensor) -> QuantizedTable:
+    """Each row as its signs times its mean magnitude, the scale of least squared error.
+
+    Zero counts as negative, as halves between two codes go to the even one.
+
+    Args:
+        table: Floating point [n, d].
+
+    Raises:
+        InputError: It is no floating-point matrix with columns, or holds NaN or infinities.
+    """
+    return scaled_rows(table, 1)
+
+
+def scaled_rows(table: Tensor, bits: int) -> QuantizedTable:
+    """Each row on 2**bits levels about zero, out to the multiple of its mean magnitude that suits normal values best.
+
+    Args:
+        table: Floating point [n, d].
+        bits: 1, 2, 4 or 8; at 1 bit this is `sign_rows`.
+
+    Raises:
+        InputError: As for `sign_rows`, or other bits.
+    """
+    return _round(table, Quantizer(bits, PerRowBounds(bits, "magnitude"), StraightThrough()))
+
+
+def minmax_rows(table: Tensor, bits: int) -> QuantizedTable:
+    """Each row on 2**bits levels from its smallest to its largest value; no value is further off than half a step.
+
+    Args:
+        table: Floating point [n, d].
+        bits: 1, 2, 4 or 8.
+
+    Raises:
+        InputError: As for `sign_rows`, or other bits.
+    """
+    return _round(table, Quantizer(bits, PerRowBounds(bits, "minmax"), StraightThrough()))
+
+
+def round_rows(table: Tensor, bits: int) -> QuantizedTable:
+    """`scaled_rows` at 1 and 2 bits, `minmax_rows` at more: whichever loses less on normal values."""
+    return scaled_rows(table, bits) if bits <= 2 else minmax_rows(table, bits)
+
+
+def check_finite(table: Tensor, where: str) -> None:
+    """Checks a table.
+
+    Raises:
+        InputError: It is no floating-point matrix with columns, or holds NaN or infinities.
+    """
+    if table.ndim != 2 or not table.is_floating_point() or not table.shape[1]:
+        raise InputError(f"expected a floating-point [n, d], got {table.dtype} {list(table.shape)}", where=where)
+    wrong = ~table.isfinite().all(1)
+    if bool(wrong.any()):
+        raise InputError(
+            f"row {int(wrong.nonzero()[0])} of the table holds NaN or infinities",
+            where=where,
+            hint="clean the table, or leave it in full precision",
+        )
+
+
+def _round(table: Tensor, quantizer: Quantizer) -> QuantizedTable:
+    check_finite(table, "post-training quantisation")
+    with torch.no_grad():
+        return quantizer.eval().table(table.detach())

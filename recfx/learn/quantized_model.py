@@ -1,0 +1,203 @@
+"""An encoder with quantised embeddings: what is trained, evaluated and exported."""
+
+from __future__ import annotations
+
+from typing import NamedTuple
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+from recfx.errors import InputError
+from recfx.learn.codes import QuantizedTable
+from recfx.learn.encoders import as_encoder, base_rows_of, rows_of, tables_of
+from recfx.learn.quantizer import Quantizer
+
+
+class Batch(NamedTuple):
+    """Samples to rank.
+
+    Attributes:
+        users: int64 [B].
+        positives: int64 [B], an item that the user took.
+        negatives: int64 [B, n], items that the user did not take.
+    """
+
+    users: Tensor
+    positives: Tensor
+    negatives: Tensor
+
+    @staticmethod
+    def of(users: Tensor, positives: Tensor, negatives: Tensor) -> Batch:
+        """A batch of what a sampler yields, whose negatives may be [B] or [B, n].
+
+        Raises:
+            InputError: Shapes that do not belong together, or ids of another type than int64.
+        """
+        negatives = negatives.unsqueeze(1) if negatives.ndim == 1 else negatives
+        fits = users.ndim == 1 and positives.shape == users.shape and negatives.ndim == 2
+        if not fits or len(negatives) != len(users) or not negatives.shape[1]:
+            raise InputError(
+                f"expected [B], [B] and [B] or [B, n], got {list(users.shape)}, {list(positives.shape)} and "
+                f"{list(negatives.shape)}",
+                where="sampler",
+            )
+        if {users.dtype, positives.dtype, negatives.dtype} != {torch.int64}:
+            raise InputError(
+                f"ids must be int64, got {users.dtype}, {positives.dtype}, {negatives.dtype}", where="sampler"
+            )
+        return Batch(users, positives, negatives)
+
+    @property
+    def items(self) -> Tensor:
+        """int64 [(1 + n) B]: the positives, then each sample's negatives."""
+        return torch.cat([self.positives, self.negatives.flatten()])
+
+    def to(self, device: torch.device) -> Batch:
+        """The batch on a device."""
+        return Batch(*(ids.to(device, non_blocking=True) for ids in self))
+
+    def distinct(self, further_items: Tensor | None = None) -> Distinct:
+        """Each user and item of the batch once, so that what is done to embeddings is done once for each of them.
+
+        Args:
+            further_items: int64 of any shape, items to embed besides.
+        """
+        users, user_places = torch.unique(self.users, return_inverse=True)
+        ids = self.items if further_items is None else torch.cat([self.items, further_items.flatten()])
+        items, places = torch.unique(ids, return_inverse=True)
+        sizes = [self.positives.numel(), self.negatives.numel()]
+        positives, negatives, further = places.tensor_split([sizes[0], sum(sizes)])
+        local = Batch(user_places, positives, negatives.view_as(self.negatives))
+        return Distinct(users, items, local, None if further_items is None else further.view_as(further_items))
+
+
+class Distinct(NamedTuple):
+    """The users and items of a batch, each once.
+
+    Attributes:
+        users: int64 [m], rising.
+        items: int64 [n], rising.
+        places: The batch, with places among `users` and `items` instead of ids.
+        further: Places of the further items, in their shape.
+    """
+
+    users: Tensor
+    items: Tensor
+    places: Batch
+    further: Tensor | None
+
+
+class Rows(NamedTuple):
+    """Embeddings of different users and items.
+
+    Attributes:
+        users: [m, d].
+        items: [n, d].
+    """
+
+    users: Tensor
+    items: Tensor
+
+    def samples(self, places: Batch) -> tuple[Tensor, Tensor, Tensor]:
+        """Users [B, d], positives [B, d] and negatives [B, n, d], as ranking losses take them.
+
+        Args:
+            places: Where each of them is among the rows.
+        """
+        return (
+            F.embedding(places.users, self.users),
+            F.embedding(places.positives, self.items),
+            F.embedding(places.negatives, self.items),
+        )
+
+
+class QuantizedModel(nn.Module):
+    """Users and items as an encoder embeds them, quantised at the end.
+
+    Args:
+        encoder: Has `embeddings() -> (users [U, d], items [I, d])`, or `propagate`; see `recfx.learn.encoders`.
+        users: Quantises users; None leaves them in full precision.
+        items: Quantises items; may be the same object, which then sees both.
+
+    Raises:
+        InputError: An encoder without embeddings.
+    """
+
+    def __init__(self, encoder: nn.Module, users: Quantizer | None = None, items: Quantizer | None = None) -> None:
+        super().__init__()
+        self.encoder = as_encoder(encoder)
+        self.user_quantizer = users
+        self.item_quantizer = items
+        self._sizes: tuple[int, int] | None = None
+
+    def quantizers(self) -> tuple[Quantizer, ...]:
+        """The different quantisers: none, one or two."""
+        found = [q for q in (self.user_quantizer, self.item_quantizer) if q is not None]
+        return tuple({id(q): q for q in found}.values())
+
+    @torch.no_grad()
+    def sizes(self) -> tuple[int, int]:
+        """Numbers of users and items; the first call encodes all of them."""
+        if self._sizes is None:
+            users, items = self._plain()
+            self._sizes = len(users), len(items)
+        return self._sizes
+
+    def rows(self, users: Tensor, items: Tensor) -> Rows:
+        """Embeddings of users, int64 [m], and items, int64 [n], as the encoder gives them, before rounding."""
+        return Rows(*rows_of(self.encoder, users, items))
+
+    def base_rows(self, users: Tensor, items: Tensor) -> Rows | None:
+        """The parameters behind some users and items, or None where the encoder does not tell."""
+        base = base_rows_of(self.encoder, users, items)
+        return None if base is None else Rows(*base)
+
+    def quantize(self, rows: Rows) -> Rows:
+        """Embeddings rounded; in training the bounds see each side as a whole."""
+        if self.user_quantizer is not None and self.user_quantizer is self.item_quantizer:
+            both = self.user_quantizer(torch.cat(rows))
+            return Rows(both[: len(rows.users)], both[len(rows.users) :])
+        users = rows.users if self.user_quantizer is None else self.user_quantizer(rows.users)
+        items = rows.items if self.item_quantizer is None else self.item_quantizer(rows.items)
+        return Rows(users, items)
+
+    def forward(self, batch: Batch) -> tuple[Tensor, Tensor, Tensor]:
+        """The rounded embeddings of a batch: [B, d], [B, d], [B, n, d]."""
+        distinct = batch.distinct()
+        return self.quantize(self.rows(distinct.users, distinct.items)).samples(distinct.places)
+
+    @torch.no_grad()
+    def embeddings(self) -> tuple[Tensor, Tensor]:
+        """All users [U, d] and items [I, d] as they will be served, rounded, without gradient.
+
+        Raises:
+            InputError: A quantiser has no bounds yet.
+        """
+        users, items = self._plain()
+        tables = self.user_quantizer, self.item_quantizer
+        rounded = [
+            table if quantizer is None else quantizer.table(table).dequantize()
+            for table, quantizer in zip((users, items), tables, strict=True)
+        ]
+        return rounded[0], rounded[1]
+
+    @torch.no_grad()
+    def tables(self) -> tuple[QuantizedTable, QuantizedTable]:
+        """All users and items as codes.
+
+        Raises:
+            InputError: A side is in full precision, or its quantiser has no bounds yet.
+        """
+        if self.user_quantizer is None or self.item_quantizer is None:
+            raise InputError("a model in full precision has no codes", where="QuantizedModel.tables")
+        users, items = self._plain()
+        return self.user_quantizer.table(users), self.item_quantizer.table(items)
+
+    def _plain(self) -> tuple[Tensor, Tensor]:
+        training = self.encoder.training
+        self.encoder.eval()
+        try:
+            return tables_of(self.encoder)
+        finally:
+            self.encoder.train(training)

@@ -1,0 +1,180 @@
+"""The quantiser: bits, bounds and an estimator behind one interface."""
+
+from __future__ import annotations
+
+import inspect
+from typing import Any, NamedTuple
+
+import torch
+from torch import Tensor, nn
+
+from recfx.errors import InputError
+from recfx.learn._blocks import in_blocks
+from recfx.learn.bounds import Bounds, make_bounds
+from recfx.learn.codes import QuantizedTable, check_bits
+from recfx.learn.estimators import ESTIMATORS, Estimator
+from recfx.learn.estimators.base import to_grid
+
+_LEAST_SPAN = 1e-30  # so that a block without spread divides by something; far below any embedding
+
+
+class Grid(NamedTuple):
+    """A block of embeddings on the grid of its quantiser.
+
+    Attributes:
+        x: [n, d], embeddings over their bounds, (x - l) / (u - l), not clipped.
+        lower: l, broadcastable to x.
+        span: u - l, broadcastable to x, positive.
+    """
+
+    x: Tensor
+    lower: Tensor
+    span: Tensor
+
+
+class Quantizer(nn.Module):
+    """Rounds embeddings to 2**bits values, with a gradient.
+
+        x_n = clip((x - l) / (u - l), 0, 1),  x_q = round(x_n L) / L,  x_hat = l + (u - l) x_q,  L = 2**bits - 1
+
+    While training, every call also shows the block to the bounds. A block without spread becomes its lower bound. At one
+    bit x_hat is either bound; halves between two codes go to the even one.
+
+    Args:
+        bits: 1, 2, 4 or 8.
+        bounds: Gives l and u.
+        estimator: Rounds and passes gradients on.
+
+    Raises:
+        InputError: Other bits.
+    """
+
+    def __init__(self, bits: int, bounds: Bounds, estimator: Estimator) -> None:
+        super().__init__()
+        check_bits(bits, "Quantizer")
+        self.bits = bits
+        self.bounds = bounds
+        self.estimator = estimator
+
+    @property
+    def steps(self) -> int:
+        """L = 2**bits - 1."""
+        return (1 << self.bits) - 1
+
+    def forward(self, x: Tensor) -> Tensor:
+        """[n, d] -> the embeddings that are left of it, [n, d].
+
+        Raises:
+            InputError: x is no floating-point matrix with columns; it holds NaN while statistics are gathered; or there
+                are no bounds yet.
+        """
+        self._check(x)
+        if self.training:
+            self.bounds.observe(x.detach())
+        ends = () if self.bounds.row_wise else self._ends(x)
+        if not self.estimator.repeatable:
+            return self._round(x, *ends)
+        return in_blocks(self._round, x, ends, guarded=tuple(self.estimator.buffers()))
+
+    def grid(self, x: Tensor) -> Grid:
+        """A block [n, d] over its bounds; nothing is observed."""
+        self._check(x)
+        lower, span = self._ends(x)
+        return Grid((x - lower) / span, lower, span)
+
+    def _ends(self, x: Tensor) -> tuple[Tensor, Tensor]:
+        """l and u - l, which do not change with the bounds from here on."""
+        lower, upper = self.bounds(x)
+        shared = x.numel() / max(lower.numel(), 1)
+        lower, upper = (self.estimator.scale_bounds(b, shared, self.steps) for b in (lower, upper))
+        span = (upper - lower).clamp(min=max(_LEAST_SPAN, torch.finfo(x.dtype).tiny))
+        return lower.clone(), span
+
+    def _round(self, x: Tensor, *ends: Tensor) -> Tensor:
+        lower, span = ends or self._ends(x)
+        rounded: Tensor = self.estimator((x - lower) / span, self.steps, span)
+        return lower + span * rounded
+
+    @torch.no_grad()
+    def codes(self, x: Tensor) -> Tensor:
+        """The integer codes of a block.
+
+        Args:
+            x: [n, d].
+
+        Returns:
+            uint8 [n, d] in [0, 2**bits - 1].
+
+        Raises:
+            InputError: x is no floating-point matrix, holds NaN, or there are no bounds yet.
+        """
+        return self._codes(self.grid(x))
+
+    @torch.no_grad()
+    def table(self, x: Tensor) -> QuantizedTable:
+        """A block [n, d] as codes with the constants that bring embeddings back: what is stored and served.
+
+        Raises:
+            InputError: As for `codes`.
+        """
+        grid = self.grid(x)
+        return QuantizedTable(self._codes(grid), grid.lower, grid.span / self.steps, self.bits)
+
+    def _codes(self, grid: Grid) -> Tensor:
+        if bool(grid.x.isnan().any()):
+            row = int(grid.x.isnan().any(1).nonzero()[0])
+            raise InputError(f"row {row} of the embeddings holds NaN", where="Quantizer", hint="NaN has no code")
+        return to_grid(grid.x, self.steps).mul_(self.steps).round_().to(torch.uint8)
+
+    def _check(self, x: Tensor) -> None:
+        if x.ndim != 2 or not x.is_floating_point() or not x.shape[1]:
+            raise InputError(
+                f"expected a floating-point matrix with columns, got {x.dtype} {list(x.shape)}", where="Quantizer"
+            )
+
+    def extra_repr(self) -> str:
+        """Bits, for the printed form."""
+        return f"bits={self.bits}"
+
+
+def make_quantizer(
+    bits: int,
+    estimator: str = "gste",
+    bounds: str = "per-row",
+    *,
+    dim: int | None = None,
+    estimator_options: dict[str, Any] | None = None,
+    bounds_options: dict[str, Any] | None = None,
+) -> Quantizer:
+    """Builds a quantiser by names.
+
+    Where the bounds are those of each row and the estimator has an option `clip`, it is off unless given: the scale of a
+    sign lies in the midst of its row, and the values beyond it would never learn.
+
+    Args:
+        bits: 1, 2, 4 or 8.
+        estimator: One of `recfx.learn.ESTIMATORS`: ste, gste, gaussian, fourier, lsq, guidance.
+        bounds: One of `recfx.learn.BOUNDS`: learned, ema-minmax, ema-percentile, sigma, per-row, per-dimension.
+        dim: Columns of the table, for bounds per dimension.
+        estimator_options: Arguments of the estimator's class.
+        bounds_options: Arguments of the bounds' class.
+
+    Raises:
+        InputError: An unknown name, other bits, or options that do not fit.
+    """
+    check_bits(bits, "make_quantizer")
+    if estimator not in ESTIMATORS:
+        raise InputError(
+            f"there is no estimator {estimator!r}", where="make_quantizer", hint=f"one of {', '.join(ESTIMATORS)}"
+        )
+    options = dict(estimator_options or {})
+    if bounds == "per-row" and "clip" in inspect.signature(ESTIMATORS[estimator]).parameters:
+        options.setdefault("clip", False)
+    try:
+        return Quantizer(
+            bits,
+            make_bounds(bounds, bits, dim, **(bounds_options or {})),
+            ESTIMATORS[estimator](**options),
+        )
+    except TypeError as error:
+        raise InputError(f"options that do not fit: {error}", where=f"{estimator} with {bounds} bounds") from error

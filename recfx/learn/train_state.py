@@ -1,0 +1,131 @@
+"""Everything that a training run carries from step to step, and how it is written and taken back."""
+
+from __future__ import annotations
+
+from dataclasses import asdict, dataclass, field, replace
+from os import PathLike
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from recfx.errors import ArtifactError
+from recfx.learn.checkpoint import load_checkpoint, save_checkpoint
+from recfx.learn.curvature import Curvature
+from recfx.learn.quantized_model import QuantizedModel
+from recfx.learn.train_settings import OPEN_ENDED, TrainReport, TrainSettings
+
+
+@dataclass
+class Position:
+    """Where in training a run is.
+
+    Attributes:
+        epoch: Whole epochs done.
+        batches: Batches done of the epoch that has begun.
+        loss: Sum of their losses.
+        waited: Evaluations since the best one.
+    """
+
+    epoch: int = 0
+    batches: int = 0
+    loss: float = 0.0
+    waited: int = 0
+
+
+@dataclass
+class TrainState:
+    """A run: the model, its optimiser, generators, and counters.
+
+    Attributes:
+        model: The model.
+        optimizer: Over its parameters.
+        generator: The samplers' source of randomness.
+        curvature: Updates GSTE's delta.
+        epoch_start: The state of `generator` when the epoch began, from which its samples are drawn again on resuming.
+        best: The best model's state, None before the first evaluation.
+    """
+
+    model: QuantizedModel
+    optimizer: torch.optim.Optimizer
+    generator: torch.Generator
+    curvature: Curvature
+    epoch_start: Tensor
+    position: Position = field(default_factory=Position)
+    report: TrainReport = field(default_factory=TrainReport)
+    best: dict[str, Tensor] | None = None
+
+    def save(self, folder: str | PathLike[str], settings: TrainSettings) -> None:
+        """Writes a checkpoint."""
+        state = {f"model.{name}": tensor for name, tensor in self.model.state_dict().items()}
+        optimizer = self.optimizer.state_dict()
+        slots: dict[str, dict[str, Any]] = {}
+        for index, slot in optimizer["state"].items():
+            slots[str(index)] = {name: value for name, value in slot.items() if not isinstance(value, Tensor)}
+            state |= {f"optimizer.{index}.{name}": v for name, v in slot.items() if isinstance(v, Tensor)}
+        # Between two epochs the next one begins where the generator is.
+        state["generator.epoch_start"] = self.epoch_start if self.position.batches else self.generator.get_state()
+        state["generator.cpu"] = torch.get_rng_state()
+        device = _device(self.model)
+        if device.type == "cuda":
+            state["generator.cuda"] = torch.cuda.get_rng_state(device)
+        parts = {"state": state} | ({} if self.best is None else {"best": self.best})
+        values = {
+            "settings": _fixed(settings),
+            "slots": slots,
+            "groups": optimizer["param_groups"],
+            "position": asdict(self.position),
+            "report": asdict(replace(self.report, deltas=[])),  # they are in the curvature's history
+            "curvature": self.curvature.state(),
+        }
+        save_checkpoint(folder, self.report.steps, parts, values)
+
+    def load(self, folder: str | PathLike[str], settings: TrainSettings) -> None:
+        """Takes a checkpoint back.
+
+        Raises:
+            ArtifactError: It is damaged, or of another model or other settings.
+        """
+        parts, values = load_checkpoint(folder)
+        fixed = _fixed(settings)
+        other = sorted(name for name in fixed if values["settings"].get(name) != fixed[name])
+        if other:
+            raise ArtifactError(
+                f"the checkpoint was made with other settings: {', '.join(other)}",
+                where=str(folder),
+                hint="train into another folder, or set them as they were",
+            )
+        state = parts["state"]
+        try:
+            self.model.load_state_dict(_under(state, "model."))
+            self._load_optimizer(state, values)
+        except (RuntimeError, ValueError, KeyError) as error:
+            raise ArtifactError(f"the checkpoint is of another model: {error}", where=str(folder)) from error
+        self.epoch_start = state["generator.epoch_start"]
+        torch.set_rng_state(state["generator.cpu"])
+        device = _device(self.model)
+        if device.type == "cuda" and "generator.cuda" in state:
+            torch.cuda.set_rng_state(state["generator.cuda"], device)
+        self.generator.set_state(self.epoch_start)
+        self.position = Position(**values["position"])
+        self.curvature.load_state(values["curvature"])
+        self.report = replace(TrainReport.from_json(values["report"]), deltas=list(self.curvature.history))
+        self.best = parts.get("best")
+
+    def _load_optimizer(self, state: dict[str, Tensor], values: dict[str, Any]) -> None:
+        slots: dict[int, dict[str, Any]] = {}
+        for index, plain in values["slots"].items():
+            slots[int(index)] = {**plain, **_under(state, f"optimizer.{index}.")}
+        self.optimizer.load_state_dict({"state": slots, "param_groups": values["groups"]})
+
+
+def _fixed(settings: TrainSettings) -> dict[str, Any]:
+    return {name: value for name, value in asdict(settings).items() if name not in OPEN_ENDED}
+
+
+def _under(tensors: dict[str, Tensor], prefix: str) -> dict[str, Tensor]:
+    return {name.removeprefix(prefix): tensor for name, tensor in tensors.items() if name.startswith(prefix)}
+
+
+def _device(model: torch.nn.Module) -> torch.device:
+    return next((p.device for p in model.parameters()), torch.device("cpu"))
