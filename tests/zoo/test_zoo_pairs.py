@@ -8,8 +8,7 @@ import pytest
 import torch
 from torch import Tensor
 
-from recfx.zoo import LightGCN, NeuMF, ZooModel
-from recfx.zoo.lightgcn import NormalizedAdjacency
+from recfx.zoo import LightGCN, NeuMF, NormalizedAdjacency, ZooModel
 
 # User 3 and item 0 have no neighbour; one interaction is given twice.
 INTERACTIONS = torch.tensor([[0, 0, 1, 2, 2, 2, 0], [1, 4, 4, 1, 2, 3, 4]])
@@ -43,7 +42,7 @@ def test_lightgcn_is_the_mean_of_matrix_powers(layers: int) -> None:
     start = torch.cat([model.users.weight, model.items.weight]).double()
     powers = [torch.linalg.matrix_power(_dense_adjacency(), power) @ start for power in range(layers + 1)]
     final = (sum(powers, torch.zeros_like(start)) / (layers + 1)).float()
-    users, items = model.propagate()
+    users, items = model.embeddings()
     torch.testing.assert_close(torch.cat([users, items]), final)
     user, item = torch.arange(4).repeat_interleave(5), torch.arange(5).repeat(4)
     torch.testing.assert_close(model(user, item), (final[:4] @ final[4:].T).flatten())

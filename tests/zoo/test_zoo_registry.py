@@ -13,10 +13,10 @@ CTR = [name for name, model in MODELS.items() if issubclass(model, CtrModel)]
 HISTORY = [name for name, model in MODELS.items() if issubclass(model, HistoryModel)]
 
 
-def test_the_registry_holds_the_fourteen_models() -> None:
+def test_the_registry_holds_the_sixteen_models() -> None:
     assert set(CTR) == {"dlrm", "wide-deep", "deepfm", "xdeepfm", "dcn-v2", "autoint", "mmoe"}
     assert set(HISTORY) == {"din", "dien", "bst", "two-tower"}
-    assert set(MODELS) - set(CTR) - set(HISTORY) == {"sasrec", "lightgcn", "neumf"}
+    assert set(MODELS) - set(CTR) - set(HISTORY) == {"sasrec", "lightgcn", "ngcf", "mf", "neumf"}
 
 
 def test_all_names_exist() -> None:
