@@ -138,7 +138,7 @@ class CBpr(ctypes.Structure):
 
     _fields_ = (
         *((name, ctypes.c_void_p) for name in ("user_table", "item_table", "user_gradient", "item_gradient")),
-        *((name, ctypes.c_void_p) for name in ("users", "positives", "negatives", "slopes", "losses")),
+        *((name, ctypes.c_void_p) for name in ("users", "positives", "negatives", "slopes", "user_shares", "losses")),
         *((name, _i64) for name in ("user_count", "item_count", "columns", "batch", "negative_count", "joint")),
     )
 

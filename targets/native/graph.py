@@ -82,9 +82,9 @@ def bpr(
     ranking.check_samples(users, items, user_ids, positives, negatives)
     tensors = [tensor.contiguous() for tensor in (users, items, user_ids, positives, negatives)]
     by_users, by_items = torch.empty_like(tensors[0]), torch.empty_like(tensors[1])
-    slopes = torch.empty(negatives.shape)
+    slopes, shares = torch.empty(negatives.shape), torch.empty(len(negatives), users.shape[1])
     losses = torch.empty(len(negatives), dtype=torch.float64)
-    addresses = [t.data_ptr() for t in (*tensors[:2], by_users, by_items, *tensors[2:], slopes, losses)]
+    addresses = [t.data_ptr() for t in (*tensors[:2], by_users, by_items, *tensors[2:], slopes, shares, losses)]
     work = CBpr(*addresses, len(users), len(items), users.shape[1], *negatives.shape, joint)
     code = library().calls["recfx_bpr"](level().encode(), ctypes.addressof(work), torch.get_num_threads())
     if code:

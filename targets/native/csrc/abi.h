@@ -93,7 +93,7 @@ struct RecfxBpr {
     float *user_gradient, *item_gradient;  // likewise, overwritten
     const int64_t *users, *positives;      // [batch]
     const int64_t* negatives;              // [batch, negative_count]
-    float* slopes;                         // scratch [batch, negative_count]
+    float *slopes, *user_shares;           // scratch [batch, negative_count] and [batch, columns]
     double* losses;                        // [batch], summed over a sample's negatives
     int64_t user_count, item_count, columns, batch, negative_count;
     int64_t joint;  // 0: every negative is a loss of its own, Bayesian personalised ranking; 1: one softmax over the positive and all negatives

@@ -43,39 +43,46 @@ inline double jointly(float* x, int64_t count, double share) {
     return highest + __builtin_log(total);
 }
 
-// Slopes (of the mean loss, by x) and losses of samples [begin, end).
+// Samples whose rows are asked for ahead of their use: few when one sample has many, so that they still fit the first caches.
+inline int64_t samples_ahead(const Bpr& p) { return p.negative_count >= 8 ? 1 : 8 / p.negative_count; }
+
+// Slopes (of the mean loss, by x), losses and shares of the users' gradients of samples [begin, end).
 void bpr_slopes(const Bpr& p, int64_t begin, int64_t end) {
-    constexpr int64_t AHEAD = 6;
     const double share = 1.0 / (double(p.batch) * (p.joint ? 1.0 : double(p.negative_count)));
+    const int64_t ahead = samples_ahead(p);
     for (int64_t b = begin; b < end; ++b) {
-        if (b + AHEAD < end) {
-            ask_for_row(p.user_row(b + AHEAD), p.columns);
-            ask_for_row(p.positive_row(b + AHEAD), p.columns);
-            for (int64_t m = 0; m < p.negative_count; ++m) ask_for_row(p.negative_row(b + AHEAD, m), p.columns);
+        if (b + ahead < end) {
+            ask_for_row(p.user_row(b + ahead), p.columns);
+            ask_for_row(p.positive_row(b + ahead), p.columns);
+            for (int64_t m = 0; m < p.negative_count; ++m) ask_for_row(p.negative_row(b + ahead, m), p.columns);
         }
         float* slopes = p.slopes + b * p.negative_count;
         for (int64_t m = 0; m < p.negative_count; ++m) slopes[m] = dot_difference(p.user_row(b), p.positive_row(b), p.negative_row(b, m), p.columns);
         p.losses[b] = p.joint ? jointly(slopes, p.negative_count, share) : each(slopes, p.negative_count, share);
-    }
-}
-
-// Adds every sample's share to the gradient's rows [first, last) of users, or of items. Samples in order, so that sums do not depend on threads.
-void bpr_user_rows(const Bpr& p, int64_t first, int64_t last) {
-    for (int64_t b = 0; b < p.batch; ++b) {
-        if (p.users[b] < first || p.users[b] >= last) continue;
-        float* to = p.user_gradient + p.users[b] * p.columns;
+        float* to = p.user_shares + b * p.columns;
+        for (int64_t c = 0; c < p.columns; ++c) to[c] = 0;
         float total = 0;
         for (int64_t m = 0; m < p.negative_count; ++m) {
-            const float slope = p.slopes[b * p.negative_count + m];
-            total += slope;
-            add_scaled(to, p.negative_row(b, m), -slope, p.columns);
+            total += slopes[m];
+            add_scaled(to, p.negative_row(b, m), -slopes[m], p.columns);
         }
         add_scaled(to, p.positive_row(b), total, p.columns);
     }
 }
 
+// Adds every sample's share to the gradient's rows [first, last) of users, or of items. Samples in order, so that sums do not depend on threads.
+void bpr_user_rows(const Bpr& p, int64_t first, int64_t last) {
+    for (int64_t b = 0; b < p.batch; ++b)
+        if (p.users[b] >= first && p.users[b] < last) add_scaled(p.user_gradient + p.users[b] * p.columns, p.user_shares + b * p.columns, 1.0f, p.columns);
+}
+
 void bpr_item_rows(const Bpr& p, int64_t first, int64_t last) {
+    const int64_t ahead = samples_ahead(p);
     for (int64_t b = 0; b < p.batch; ++b) {
+        if (b + ahead < p.batch) {
+            ask_for_row(p.user_row(b + ahead), p.columns);
+            for (int64_t m = 0; m < p.negative_count; ++m) ask_for_row(p.item_gradient + p.negatives[(b + ahead) * p.negative_count + m] * p.columns, p.columns);
+        }
         const float* user = p.user_row(b);
         float total = 0;
         for (int64_t m = 0; m < p.negative_count; ++m) {
