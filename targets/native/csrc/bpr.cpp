@@ -22,7 +22,7 @@ void member(void* state, int64_t which) {
     split(p.batch, which, team.members, begin, end);
     team.level->bpr_slopes(p, begin, end);
     if (team.members > 1) team.barrier.wait();
-    // Popular items come first in many data sets; shares by rows alone would be uneven, but every thread reads all samples anyway.
+    // Every thread reads all samples and adds to rows of its own: no two meet, and every row's sum keeps the samples' order.
     split(p.user_count, which, team.members, begin, end);
     std::memset(p.user_gradient + begin * p.columns, 0, size_t((end - begin) * p.columns) * 4);
     team.level->bpr_user_rows(p, begin, end);

@@ -1,7 +1,4 @@
 // Graph propagation: the layers of one call over a team of threads.
-#include <new>
-#include <vector>
-
 #include "levels.h"
 #include "plan.h"
 #include "pool.h"

@@ -38,22 +38,17 @@ inline void keep_some(uint16_t* p, vf v, int64_t n) {
     for (int64_t i = 0; i < n; ++i) p[i] = uint16_t(bf16_bits(v[i]) >> 16);
 }
 
-template <class T>
-inline void ask_for(const T* row, int64_t columns) {
-    const char* p = reinterpret_cast<const char*>(row);
-    const int64_t bytes = columns * int64_t(sizeof(T)) < 1024 ? columns * int64_t(sizeof(T)) : 1024;
-    for (int64_t b = 0; b < bytes; b += 64) __builtin_prefetch(p + b);
-    __builtin_prefetch(p + bytes - 1);
-}
-
 // N vectors from column c of one row: y = by_sum * (sum of the neighbours' rows) + by_x * x.
 template <int N, class From, class To>
 inline void gather_sum(const From* from, const int32_t* first, const int32_t* last, const int32_t* end, int64_t columns, int64_t c, float by_sum,
                        float by_x, const float* x, To* to) {
     vf sum[N] = {};
     for (const int32_t* e = first; e < last; ++e) {
-        // Asked for once per row, while its first columns are summed.
-        if (c == 0 && end - e > ROWS_AHEAD) ask_for(from + int64_t(e[ROWS_AHEAD]) * columns, columns);
+        if (end - e > ROWS_AHEAD) {
+            const auto* ahead = reinterpret_cast<const char*>(from + int64_t(e[ROWS_AHEAD]) * columns + c);
+#pragma GCC unroll 8
+            for (int b = 0; b < N * W * int(sizeof(From)); b += 64) __builtin_prefetch(ahead + b);
+        }
         const From* row = from + int64_t(*e) * columns + c;
 #pragma GCC unroll 8
         for (int i = 0; i < N; ++i) sum[i] += kept(row + i * W);
@@ -62,13 +57,12 @@ inline void gather_sum(const From* from, const int32_t* first, const int32_t* la
     for (int i = 0; i < N; ++i) keep(to + c + i * W, sum[i] * by_sum + load(x + c + i * W) * by_x);
 }
 
+// The same for rows of less than a vector.
 template <class From, class To>
-inline void gather_rest(const From* from, const int32_t* first, const int32_t* last, int64_t columns, int64_t c, float by_sum, float by_x,
-                        const float* x, To* to) {
-    const int64_t n = columns - c;
+inline void gather_few(const From* from, const int32_t* first, const int32_t* last, int64_t columns, float by_sum, float by_x, const float* x, To* to) {
     vf sum = {};
-    for (const int32_t* e = first; e < last; ++e) sum += kept_some(from + int64_t(*e) * columns + c, n);
-    keep_some(to + c, sum * by_sum + load_some(x + c, n) * by_x, n);
+    for (const int32_t* e = first; e < last; ++e) sum += kept_some(from + int64_t(*e) * columns, columns);
+    keep_some(to, sum * by_sum + load_some(x, columns) * by_x, columns);
 }
 
 template <class From, class To>
@@ -84,7 +78,10 @@ void layer_rows(const Propagation& p, const From* from, To* to, float weight, bo
         if (c + 4 * W <= p.columns) gather_sum<4>(from, first, last, all, p.columns, c, by_sum, by_x, x, out), c += 4 * W;
         if (c + 2 * W <= p.columns) gather_sum<2>(from, first, last, all, p.columns, c, by_sum, by_x, x, out), c += 2 * W;
         if (c + W <= p.columns) gather_sum<1>(from, first, last, all, p.columns, c, by_sum, by_x, x, out), c += W;
-        if (c < p.columns) gather_rest(from, first, last, p.columns, c, by_sum, by_x, x, out);
+        if (c == p.columns) continue;
+        // The last vector overlaps the one before: its columns come out the same twice.
+        if (c) gather_sum<1>(from, first, last, all, p.columns, p.columns - W, by_sum, by_x, x, out);
+        else gather_few(from, first, last, p.columns, by_sum, by_x, x, out);
     }
 }
 
