@@ -8,13 +8,15 @@ from collections.abc import Sequence
 from typing import Any
 
 from recfx.errors import TargetError
-from recfx.targets.native.abi import DTYPES, CFeature, CSlot, CStep, CView, Place
+from recfx.targets.native.abi import DTYPES, CFeature, CSlot, CStep, CView, Kind, Place
 from recfx.targets.native.builder import PlanBuilder, Slot, Step, View
 from recfx.targets.native.library import Library
 
 #: Scratch of one block of rows, so that it stays in a core's own cache.
 _BLOCK_BYTES = 768 << 10
+_MOST_BLOCK_BYTES = 16 << 20
 _MOST_ROWS = 256
+_WEIGHT_BYTES = (4, 2, 1)
 _FEW_POINTERS = 8
 
 
@@ -35,7 +37,7 @@ class Plan:
         steps = (CStep * len(builder.steps))(*(self._step(step) for step in builder.steps))
         self._kept += [slots, steps]
         self.handle: int = library.calls["recfx_plan_new"](
-            level.encode(), slots, len(slots), steps, len(steps), _block(builder.slots, slots)
+            level.encode(), slots, len(slots), steps, len(steps), _block(builder.steps, builder.slots, slots)
         )
         if not self.handle:
             raise TargetError("there is not enough memory for a plan")
@@ -85,13 +87,20 @@ def _view(held: View | None) -> CView:
     return c
 
 
-def _block(slots: Sequence[Slot], placed: Any) -> int:
-    """Rows taken through all steps at once: their scratch stays in cache, and weights are not read anew for too few of them."""
+def _block(steps: Sequence[Step], slots: Sequence[Slot], placed: Any) -> int:
+    """Rows taken through all steps at once.
+
+    Their scratch stays in a core's cache, unless the weights, read once a block, would then be the larger part of what is read: scratch
+    beyond the cache is written and read again.
+    """
     groups: dict[int, int] = {}
     for slot, c in zip(slots, placed, strict=True):
         if slot.place is Place.TEMP and not slot.once:
             groups[int(c.data or 0)] = max(groups.get(int(c.data or 0), 0), slot.width * slot.dtype.itemsize)
-    return max(1, min(_MOST_ROWS, _BLOCK_BYTES // max(sum(groups.values()), 1)))
+    scratch = max(sum(groups.values()), 1)
+    weights = sum(s.ints[1] * s.ints[2] * _WEIGHT_BYTES[s.ints[0]] for s in steps if s.kind is Kind.GEMM and not s.once)
+    balanced = min(weights // (2 * scratch), _MOST_BLOCK_BYTES // scratch)
+    return max(1, min(_MOST_ROWS, max(_BLOCK_BYTES // scratch, balanced)))
 
 
 def _groups(builder: PlanBuilder) -> dict[int, int]:

@@ -34,13 +34,21 @@ inline void elements_step(const RecfxStep& step, const Context& context, const R
                 }
 }
 
-// One row of a sum, difference, product or quotient of two; a stride is 0 or 1.
+// W numbers of a row from `i` on, or as many as there are.
+inline vf some_of(const float* p, int64_t stride, int64_t i, int64_t left) {
+    if (stride == 0) return splat(*p);
+    if (stride == 1) return left >= W ? load(p + i) : load_some(p + i, left);
+    alignas(64) float lanes[W] = {};
+    for (int64_t j = 0; j < (left < W ? left : W); ++j) lanes[j] = p[(i + j) * stride];
+    return load(lanes);
+}
+
+// One row of a sum, difference, product or quotient of two.
 template <int64_t Op>
 inline void pair_row(const float* a, int64_t a_stride, const float* b, int64_t b_stride, int64_t n, float* to) {
     for (int64_t i = 0; i < n; i += W) {
         const int64_t left = n - i;
-        const vf x = !a_stride ? splat(*a) : left >= W ? load(a + i) : load_some(a + i, left);
-        const vf y = !b_stride ? splat(*b) : left >= W ? load(b + i) : load_some(b + i, left);
+        const vf x = some_of(a, a_stride, i, left), y = some_of(b, b_stride, i, left);
         const vf r = Op == 0 ? x + y : Op == 1 ? x - y : Op == 2 ? x * y : x / y;
         if (left >= W) store(to + i, r);
         else store_some(to + i, r, left);
@@ -98,8 +106,6 @@ inline bool simple_step(const RecfxStep& step, const Context& context, const Ran
     }
     const int64_t op = step.ints[1], left = step.ints[2], right = step.ints[3];
     if (step.ints[0] != 1 || op > 3 || left >= RECFX_VIEWS || right >= RECFX_VIEWS || !numbers(step.views[left]) || !numbers(step.views[right])) return false;
-    const uint64_t a = uint64_t(step.views[left].stride[3]), b = uint64_t(step.views[right].stride[3]);
-    if (a > 1 || b > 1) return false;
     switch (op) {
         case 0: pair_step<0>(step, context, begin, end); break;
         case 1: pair_step<1>(step, context, begin, end); break;

@@ -10,6 +10,7 @@ constexpr int TILE_ROWS = 14;  // 28 of 32 registers hold sums
 constexpr int TILE_ROWS = 6;
 #endif
 constexpr int64_t CHUNK_BYTES = 256 << 10;
+constexpr int64_t DEEP = 2048, SLAB = 512;  // units: a longer sum is taken a slab at a time, so that many rows share what they read of the weights
 
 struct GemmRows {
     const RecfxView *x, *mul, *add, *out;
@@ -32,6 +33,10 @@ struct Epilogue {
     int64_t n;
     bool sums_first;  // both `mul` and `add` are added before the activation
     bool plain;       // neither `mul` nor `add`, and at most a ReLU
+    float* partial = nullptr;  // sums of the slabs before, by row of the chunk and padded column
+    bool resume = false, keep = false;  // whether a slab starts from those sums; whether it leaves its own there
+
+    float* partial_at(int64_t chunk_row, int64_t column) const { return partial + chunk_row * ((n + PANEL - 1) / PANEL * PANEL) + column; }
 
     template <class V>
     inline vf product(V acc, const EpilogueRow& r, int64_t column) const {
@@ -68,20 +73,42 @@ struct Epilogue {
     }
 };
 
-// MR rows, `stride` units apart, by V vectors of columns from a panel's first on: half a panel, a panel, or several.
+// Inputs and weights of a product: rows of `units` units, `row_units` apart; panels `panel_units` apart.
+struct Operands {
+    const uint32_t *a, *b;
+    int64_t row_units, panel_units, units;
+
+    Operands from(int64_t row, int64_t panel) const { return {a + row * row_units, b + panel * panel_units, row_units, panel_units, units}; }
+};
+
+// MR rows by V vectors of columns from a panel's first on: half a panel, a panel, or several.
 template <class D, int MR, int V>
-inline void tile(const uint32_t* a, int64_t stride, const uint32_t* b, int64_t units, const Epilogue& e, int64_t chunk_row, int64_t panel) {
+inline void tile(const Operands& o, const Epilogue& e, int64_t chunk_row, int64_t panel) {
+    constexpr bool floats = !__is_same(typename D::V, vi);
     typename D::V acc[MR][V] = {};
-    const int64_t panel_units = units * PANEL;
-    for (int64_t u = 0; u < units; ++u) {
+    if constexpr (floats && V <= 2) {
+        if (e.resume)
+            for (int r = 0; r < MR; ++r)
+                for (int v = 0; v < V; ++v) acc[r][v] = load(e.partial_at(chunk_row + r, panel * PANEL + v * W));
+    }
+    const uint32_t* a = o.a;
+    const int64_t stride = o.row_units;
+    for (int64_t u = 0; u < o.units; ++u) {
 #pragma GCC unroll 16
         for (int v = 0; v < V; v += 2) {
-            const uint32_t* bp = b + v / 2 * panel_units + u * PANEL;
+            const uint32_t* bp = o.b + v / 2 * o.panel_units + u * PANEL;
 #pragma GCC unroll 16
             for (int r = 0; r < MR; ++r) {
                 acc[r][v] = D::step(acc[r][v], a[r * stride + u], bp);
                 if constexpr (V > 1) acc[r][v + 1] = D::step(acc[r][v + 1], a[r * stride + u], bp + W);
             }
+        }
+    }
+    if constexpr (floats && V <= 2) {
+        if (e.keep) {
+            for (int r = 0; r < MR; ++r)
+                for (int v = 0; v < V; ++v) store(e.partial_at(chunk_row + r, panel * PANEL + v * W), acc[r][v]);
+            return;
         }
     }
     const EpilogueRow* to = e.rows + chunk_row;
@@ -101,18 +128,17 @@ inline bool half(const Epilogue& e, int64_t panel) { return e.n - panel * PANEL 
 
 // A few rows do not fill the registers with sums; several panels at once hide the latency of those there are.
 template <class D, int MR>
-inline void few_rows(const uint32_t* a, int64_t stride, const uint32_t* packed, int64_t units, const Epilogue& e, int64_t p0, int64_t p1) {
+inline void few_rows(const Operands& o, const Epilogue& e, int64_t p0, int64_t p1) {
     constexpr int P = MR == 1 ? 4 : 2;
     int64_t panel = p0;
-    for (; panel + P <= p1; panel += P) tile<D, MR, 2 * P>(a, stride, packed + panel * units * PANEL, units, e, 0, panel);
-    for (; panel < p1; ++panel) tile<D, MR, 2>(a, stride, packed + panel * units * PANEL, units, e, 0, panel);
+    for (; panel + P <= p1; panel += P) tile<D, MR, 2 * P>(o.from(0, panel), e, 0, panel);
+    for (; panel < p1; ++panel) tile<D, MR, 2>(o.from(0, panel), e, 0, panel);
 }
 
-template <class D>
-using TileFunction = void (*)(const uint32_t*, int64_t, const uint32_t*, int64_t, const Epilogue&, int64_t, int64_t);
+using TileFunction = void (*)(const Operands&, const Epilogue&, int64_t, int64_t);
 
 template <class D, int V, int MR = 1>
-inline TileFunction<D> tile_of(int64_t rows) {
+inline TileFunction tile_of(int64_t rows) {
     if constexpr (MR > TILE_ROWS)
         return nullptr;
     else
@@ -134,13 +160,14 @@ inline const float* place_row(const Context& context, const GemmRows& rows, int6
     return at<const float>(context, *rows.x, batch) + inner * rows.x->stride[0];
 }
 
-// Fills a chunk from row `first` on.
+// Fills a chunk from row `first` on with the units [slab, slab + units) of its rows.
 template <class D, bool Integers>
-inline void convert_rows(const Context& context, const RecfxStep& step, const GemmRows& rows, int64_t first, int64_t count, int64_t units, const Chunk& chunk) {
-    const int64_t k = step.ints[2];
+inline void convert_rows(const Context& context, const RecfxStep& step, const GemmRows& rows, int64_t first, int64_t count, int64_t slab, int64_t units,
+                         const Chunk& chunk) {
+    const int64_t from = slab * D::depth, k = step.ints[2] - from < units * D::depth ? step.ints[2] - from : units * D::depth;
     for (int64_t i = 0; i < count; ++i) {
         EpilogueRow& r = chunk.rows[i];
-        const float* x = place_row(context, rows, first + i, r);
+        const float* x = place_row(context, rows, first + i, r) + from;
         if constexpr (Integers) quantize_row<D>(x, k, units, float(step.floats[2]), chunk.units + i * units, r.scale, r.zero);
         else row_units<D>(x, k, units, chunk.units + i * units);
     }
@@ -148,13 +175,12 @@ inline void convert_rows(const Context& context, const RecfxStep& step, const Ge
 
 // The product of a chunk's rows with panels [p0, p1).
 template <class D>
-inline void multiply(const Chunk& chunk, int64_t count, const uint32_t* packed, int64_t units, const Epilogue& e, int64_t p0, int64_t p1) {
-    const uint32_t* inputs = chunk.units;
-    switch (count) {
-        case 1: return few_rows<D, 1>(inputs, units, packed, units, e, p0, p1);
-        case 2: return few_rows<D, 2>(inputs, units, packed, units, e, p0, p1);
-        case 3: return few_rows<D, 3>(inputs, units, packed, units, e, p0, p1);
-        case 4: return few_rows<D, 4>(inputs, units, packed, units, e, p0, p1);
+inline void multiply(const Operands& o, int64_t count, const Epilogue& e, int64_t p0, int64_t p1) {
+    if (!e.partial) switch (count) {
+        case 1: return few_rows<D, 1>(o, e, p0, p1);
+        case 2: return few_rows<D, 2>(o, e, p0, p1);
+        case 3: return few_rows<D, 3>(o, e, p0, p1);
+        case 4: return few_rows<D, 4>(o, e, p0, p1);
     }
     const int64_t tiles = (count + TILE_ROWS - 1) / TILE_ROWS;
     for (int64_t panel = p0; panel < p1; ++panel)
@@ -162,7 +188,7 @@ inline void multiply(const Chunk& chunk, int64_t count, const uint32_t* packed, 
             int64_t r0, r1;
             split(count, t, tiles, r0, r1);
             const auto of_rows = half(e, panel) ? tile_of<D, 1>(r1 - r0) : tile_of<D, 2>(r1 - r0);
-            of_rows(inputs + r0 * units, units, packed + panel * units * PANEL, units, e, r0, panel);
+            of_rows(o.from(r0, panel), e, r0, panel);
         }
 }
 
@@ -179,18 +205,28 @@ inline void gemm(const RecfxStep& step, const Context& context, const Range& ran
         if (panels >= total) split(panels, range.part, range.parts, p0, p1);
         else split(total, range.part, range.parts, m0, m1);
     }
-    const int64_t chunk_rows = CHUNK_BYTES / (units * 4) < TILE_ROWS ? TILE_ROWS : CHUNK_BYTES / (units * 4);
+    // An int8 row has one scale, and is converted whole.
+    const bool deep = !Integers && units > DEEP && m1 - m0 > TILE_ROWS;
+    const int64_t slab = deep ? SLAB : units;
+    const int64_t chunk_rows = CHUNK_BYTES / (slab * 4) < TILE_ROWS ? TILE_ROWS : CHUNK_BYTES / (slab * 4);
     const int64_t held = chunk_rows < m1 - m0 ? chunk_rows : m1 - m0;
-    const size_t unit_bytes = (size_t(held * units) * 4 + 63) / 64 * 64;
-    char* memory = static_cast<char*>(context.scratch->at_least(unit_bytes + size_t(held) * sizeof(EpilogueRow)));
-    if (!memory) return context.errors->raise({3, context.step, 0, 0, int64_t(unit_bytes), 0});
-    const Chunk chunk{reinterpret_cast<uint32_t*>(memory), reinterpret_cast<EpilogueRow*>(memory + unit_bytes)};
-    const Epilogue e{activation_of(step, step.ints[3]), static_cast<const float*>(step.pointers[1]), static_cast<const float*>(step.pointers[2]),
-                     static_cast<const int32_t*>(step.pointers[3]), chunk.rows, n, step.ints[4] != 0, plain};
+    const size_t unit_bytes = (size_t(held * slab) * 4 + 63) / 64 * 64, partial_bytes = deep ? size_t(held * panels * PANEL) * 4 : 0;
+    const size_t bytes = unit_bytes + partial_bytes + size_t(held) * sizeof(EpilogueRow);
+    char* memory = static_cast<char*>(context.scratch->at_least(bytes));
+    if (!memory) return context.errors->raise({3, context.step, 0, 0, int64_t(bytes), 0});
+    const Chunk chunk{reinterpret_cast<uint32_t*>(memory), reinterpret_cast<EpilogueRow*>(memory + unit_bytes + partial_bytes)};
+    Epilogue e{activation_of(step, step.ints[3]), static_cast<const float*>(step.pointers[1]), static_cast<const float*>(step.pointers[2]),
+               static_cast<const int32_t*>(step.pointers[3]), chunk.rows, n, step.ints[4] != 0, plain};
+    if (deep) e.partial = reinterpret_cast<float*>(memory + unit_bytes);
     for (int64_t row = m0; row < m1; row += held) {
         const int64_t count = held < m1 - row ? held : m1 - row;
-        convert_rows<D, Integers>(context, step, rows, row, count, units, chunk);
-        multiply<D>(chunk, count, packed, units, e, p0, p1);
+        for (int64_t u = 0; u < units; u += slab) {
+            const int64_t width = slab < units - u ? slab : units - u;
+            e.resume = u > 0;
+            e.keep = u + width < units;
+            convert_rows<D, Integers>(context, step, rows, row, count, u, width, chunk);
+            multiply<D>({chunk.units, packed + u * PANEL, width, units * PANEL, width}, count, e, p0, p1);
+        }
     }
 }
 

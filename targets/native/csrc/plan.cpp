@@ -43,6 +43,7 @@ struct Thread {
 thread_local Thread mine;
 thread_local RecfxError last_error;
 
+constexpr double TEAM_PAYS_NS = 50e3;  // less work than this is done before a team that must be woken, or waited for, has done its share
 constexpr int64_t FEW_ROWS = 24;  // up to here a team shares every step; above, it shares the rows
 
 }  // namespace
@@ -61,6 +62,9 @@ struct Plan {
     int64_t inner = 1;                // rows of the widest product per batch row
     std::vector<Group> groups;
     bool has_once = false;
+    double weight_ns = 0, row_ns = 0;  // rough times of reading all weights, and of a batch row
+
+    double time(int64_t rows) const { return weight_ns + row_ns * double(rows); }
 
     int64_t temps(int64_t rows, std::vector<int64_t>* offsets, bool once) const;
 };
@@ -149,8 +153,27 @@ void member(void* state, int64_t m) {
     }
 }
 
+// Adds what a step costs: products at 200 operations a nanosecond and weights at 50 bytes, rows of tables at 15 ns, anything else at 2 ns an element.
+void add_time(Plan& plan, const RecfxStep& step) {
+    double row = 0, weights = 0;
+    if (step.kind == RECFX_GEMM) {
+        const double size = double(step.ints[1]) * double(step.ints[2]);
+        weights = size * (step.ints[0] == 2 ? 1 : step.ints[0] == 1 ? 2 : 4) / 50;
+        row = double(step.views[0].size[0]) * size * 2 / 200;
+    } else if (step.kind == RECFX_LOOKUP) {
+        const auto* features = static_cast<const RecfxFeature*>(step.pointers[0]);
+        for (int64_t i = 0; i < step.ints[0]; ++i) row += 15.0 * double(step.out.size[0]) * double(features[i].length > 0 ? features[i].length : 8);
+    } else {
+        row = 2;
+        for (int i = 0; i < step.out.rank; ++i) row *= double(step.out.size[i]);
+    }
+    plan.weight_ns += weights + (step.once ? row : 0);
+    plan.row_ns += step.once ? 0 : row;
+}
+
 int64_t execute(const Plan& plan, int64_t batch, int64_t threads, const int64_t* pointers, const int64_t* counts) {
     if (batch < 1) return 0;
+    if (plan.time(batch) < TEAM_PAYS_NS) threads = 1;
     Call call(plan, batch, threads, pointers, counts);
     if (threads > 1 && !call.share_steps) {
         const int64_t share = (batch + threads - 1) / threads;
@@ -215,6 +238,7 @@ void* recfx_plan_new(const char* name, const RecfxSlot* slots, int64_t slot_coun
         for (auto& group : groups) plan->groups.push_back(group.second);
         for (const RecfxStep& step : plan->steps) {
             plan->has_once |= step.once != 0;
+            recfx::add_time(*plan, step);
             if (step.kind == RECFX_GEMM && step.views[0].size[0] > plan->inner && !step.once) plan->inner = step.views[0].size[0];
         }
         return plan;
