@@ -22,6 +22,7 @@ FORBIDDEN = {
     "pipeline": {"passes", "targets", "cost", "zoo", "data", "optimizer", "compiled", "artifact", "cli", "serve", "testing"},
     "cost": {"passes", "targets", "zoo", "data", "optimizer", "compiled", "artifact", "cli", "serve", "testing"},
     "passes": {"targets", "zoo", "data", "optimizer", "compiled", "artifact", "cli", "serve", "testing"},
+    "retrieval": {"pipeline", "passes", "cost", "learn", "zoo", "data", "optimizer", "compiled", "artifact", "cli", "serve", "testing"},
     "targets": {"passes", "zoo", "data", "optimizer", "compiled", "artifact", "cli", "serve", "testing"},
 }  # fmt: skip
 ROOMS = sorted(
