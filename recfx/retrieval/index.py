@@ -16,7 +16,7 @@ from recfx.retrieval.exclusion import Exclude, compressed
 from recfx.retrieval.options import Metric, checked_codes, checked_options, checked_size
 from recfx.retrieval.packing import BITS, pack, pack_bytes, rows_of, to_blocks, unpack, words_of
 from recfx.retrieval.queries import Prepared, prepare_bits, prepare_numbers
-from recfx.retrieval.store import Store
+from recfx.retrieval.store import Store, repeated
 from recfx.targets.native.library import missing
 from recfx.targets.native.retrieval import Scan, scan
 
@@ -109,7 +109,7 @@ class Index:
             InputError: Codes or constants of another type, shape or range, or options that do not go together.
         """
         checked_codes(codes, bits, None)
-        grid = grids.given(lower, step, *codes.shape, bits)
+        grid = grids.given(lower, step, codes.shape[0], codes.shape[1], bits)
         query_bits = checked_options(bits, metric, grid.kind, query_bits)
         checked_size(*codes.shape)
         words = pack(codes.detach().cpu(), bits)
@@ -158,8 +158,8 @@ class Index:
             exclude: Items not to be found: one tensor of ids for each query, or a tuple of row starts [Q + 1] and ids.
 
         Returns:
-            Scores, float32 [Q, k], from the best on, and ids, int64 [Q, k]. Where fewer than k items are left, scores are -inf and ids -1. A
-            score is the dot product (`hamming`: minus the number of bits that differ).
+            Scores, float32 [Q, k], from the best on, and ids, int64 [Q, k]. Where fewer than k items are left, scores are -inf and ids
+            -1. A score is the dot product (`hamming`: minus the number of bits that differ).
 
         Raises:
             InputError: Queries of another width or type, NaN, infinities, k below 1, or ids of no item.
@@ -231,7 +231,7 @@ class Index:
         """
         chosen = self._store.known(ids)
         words, grid = self._rounded(items, lower, step)
-        if len(chosen) != len(words) or len(chosen.unique()) != len(chosen):
+        if len(chosen) != len(words) or repeated(chosen):
             raise InputError(f"{len(words)} items need as many ids, each once; got {len(chosen)}", where=_WHERE)
         self._store.write(chosen, words, grid)
 

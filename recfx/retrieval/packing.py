@@ -34,7 +34,9 @@ def pack(codes: Tensor, bits: int) -> Tensor:
     """
     per = 8 // bits
     rows, dim = codes.shape
-    padded = torch.nn.functional.pad(codes, (0, words_of(dim, bits) * _WORD_BYTES * per - dim)).reshape(rows, -1, per)
+    padded = torch.nn.functional.pad(codes, (0, words_of(dim, bits) * _WORD_BYTES * per - dim)).reshape(
+        rows, words_of(dim, bits) * _WORD_BYTES, per
+    )
     packed = padded[:, :, 0].clone()
     for i in range(1, per):
         packed |= padded[:, :, i] << (i * bits)
