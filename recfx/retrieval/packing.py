@@ -34,10 +34,9 @@ def pack(codes: Tensor, bits: int) -> Tensor:
     """
     per = 8 // bits
     rows, dim = codes.shape
-    padded = torch.nn.functional.pad(codes, (0, words_of(dim, bits) * _WORD_BYTES * per - dim)).reshape(
-        rows, words_of(dim, bits) * _WORD_BYTES, per
-    )
-    packed = padded[:, :, 0].clone()
+    width = words_of(dim, bits) * _WORD_BYTES
+    padded = torch.nn.functional.pad(codes, (0, width * per - dim)).reshape(rows, width, per)
+    packed = padded[:, :, 0].clone(memory_format=torch.contiguous_format)
     for i in range(1, per):
         packed |= padded[:, :, i] << (i * bits)
     return packed.view(torch.int32)

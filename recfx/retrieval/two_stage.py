@@ -48,7 +48,8 @@ class TwoStageIndex:
         self.shortlist: int | None = None
         self._rows = rows
         self._affine = affine
-        self._error, self._longest = reach
+        self._error: float = reach[0]
+        self._longest: float = reach[1]
 
     @staticmethod
     def from_embeddings(
@@ -221,7 +222,7 @@ class TwoStageIndex:
 
     def _slack(self, values: Tensor) -> Tensor:
         """How far a first-stage score may be below the exact one, float32 [Q]."""
-        lengths: Tensor = values.norm(dim=1)
+        near: Tensor = values.norm(dim=1) * (self._error + _ROUNDING * self._longest)
         if self.first.query_bits == 1:
             magnitude = values.abs().mean(1, keepdim=True)
             stands_for = torch.where(values > 0, magnitude, -magnitude)
@@ -229,12 +230,14 @@ class TwoStageIndex:
             steps = self.first._store.grid.step
             numbers, unit = round_rows(values * steps)
             levels = (1 << self.first.bits) - 1
-            away = (values * steps - numbers * unit).norm(dim=1) * levels * self.first.dim**0.5
-            return lengths * (self._error + _ROUNDING * self._longest) + away
+            away: Tensor = (values * steps - numbers * unit).norm(dim=1) * levels * self.first.dim**0.5
+            total: Tensor = near + away
+            return total
         else:
             numbers, unit = round_rows(values)
             stands_for = numbers * unit
-        return lengths * (self._error + _ROUNDING * self._longest) + (values - stands_for).norm(dim=1) * self._longest
+        apart: Tensor = (values - stands_for).norm(dim=1)
+        return near + apart * self._longest
 
 
 def _reach(first: Index, rows: Tensor) -> tuple[float, float]:
