@@ -87,7 +87,8 @@ void run(int64_t members, Task task, void* state) {
 template <class Value>
 void answer(uint64_t* list, int64_t count, int64_t k, Value value, float* scores, int64_t* ids) {
     const int64_t found = std::min(k, count);
-    std::partial_sort(list, list + found, list + count);
+    std::nth_element(list, list + found, list + count);
+    std::sort(list, list + found);
     for (int64_t i = 0; i < k; ++i) {
         const uint32_t key = uint32_t(list[i < found ? i : 0] >> 32);
         scores[i] = i >= found ? -INFINITY : value(key);

@@ -51,18 +51,23 @@ struct Dots {
     static void products(const RecfxSearch& search, const uint32_t* items, const uint32_t* units, vi* out) {
         constexpr int STEPS = 32 / (BITS * Dot::depth);
         constexpr uint32_t MASK = ((1u << BITS) - 1) * Dot::ones;
-        vi acc[Q] = {};
+        // A single query would wait for each step's sum; several sums go side by side.
+        constexpr int CHAINS = Q > 1 ? 1 : STEPS < 4 ? STEPS : 4;
+        vi acc[CHAINS][Q] = {};
         for (int64_t w = 0; w < search.words; ++w) {
             const vu word = load<vu>(items + w * BLOCK);
 #pragma GCC unroll 32
             for (int s = 0; s < STEPS; ++s) {
                 const vu codes = (word >> (s * BITS)) & MASK;
 #pragma GCC unroll 16
-                for (int q = 0; q < Q; ++q) acc[q] = Dot::step(acc[q], codes, units[(w * STEPS + s) * TILE + q]);
+                for (int q = 0; q < Q; ++q) acc[s % CHAINS][q] = Dot::step(acc[s % CHAINS][q], codes, units[(w * STEPS + s) * TILE + q]);
             }
         }
 #pragma GCC unroll 16
-        for (int q = 0; q < Q; ++q) out[q] = acc[q];
+        for (int q = 0; q < Q; ++q) {
+            out[q] = acc[0][q];
+            for (int c = 1; c < CHAINS; ++c) out[q] += acc[c][q];
+        }
     }
 };
 
