@@ -15,7 +15,7 @@ from recfx.retrieval import reference
 from recfx.retrieval.exclusion import Exclude, compressed
 from recfx.retrieval.options import Metric, checked_codes, checked_options, checked_size
 from recfx.retrieval.packing import BITS, pack, pack_bytes, rows_of, to_blocks, unpack, words_of
-from recfx.retrieval.queries import Prepared, prepare_bits, prepare_numbers
+from recfx.retrieval.queries import Prepared, prepare_bits, prepare_hamming, prepare_numbers
 from recfx.retrieval.store import Store, repeated
 from recfx.targets.native.library import missing
 from recfx.targets.native.retrieval import Scan, scan
@@ -182,18 +182,20 @@ class Index:
             exclude=left_out,
         )
         values, ids = scan(problem) if missing() is None else reference.scan(problem)
-        if self.metric == "hamming":
-            return torch.where(ids < 0, values, (values - self.dim) / 2), ids
         return torch.where(ids < 0, values, values * prepared.gain + prepared.offset), ids
 
     def _prepare(self, queries: Tensor) -> Prepared:
         grid = self._store.grid
         if isinstance(queries, Tensor) and queries.dtype == torch.uint8 and self.query_bits == 1:
             checked_codes(queries, 1, self.dim)
+            if self.metric == "hamming":
+                return prepare_hamming(queries.detach().cpu())
             return prepare_bits(queries.detach().cpu(), torch.ones(len(queries), 1), grid)
         values = grids.checked(queries, self.dim, "queries")
         if self.metric == "cosine":
             values = torch.nn.functional.normalize(values, dim=1)
+        if self.metric == "hamming":
+            return prepare_hamming((values > 0).to(torch.uint8))
         if self.query_bits == 1:
             return prepare_bits((values > 0).to(torch.uint8), values.abs().mean(1, keepdim=True), grid)
         return prepare_numbers(values, grid, self.bits)

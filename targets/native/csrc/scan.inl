@@ -12,7 +12,7 @@ namespace {
 #include "scan_units.inl"
 
 constexpr int TILE = RECFX_TILE;           // queries that share what was loaded and unpacked of the items
-constexpr int64_t AHEAD = 8 * 1024;        // bytes between what is read and what is asked for
+constexpr int64_t AHEAD = 4 * 1024;        // bytes between what is read and what is asked for
 
 inline void ask_ahead(const uint32_t* block, int64_t words) {
     const char* at = reinterpret_cast<const char*>(block) + AHEAD;
