@@ -37,8 +37,9 @@ def pack(codes: Tensor, bits: int) -> Tensor:
     rows, dim = codes.shape
     width = words_of(dim, bits) * _WORD_BYTES
     if bits == 1:  # many times faster than the general way
-        packed = torch.from_numpy(np.packbits(codes.numpy(), axis=1, bitorder="little"))
-        return torch.nn.functional.pad(packed, (0, width - packed.shape[1])).view(torch.int32)
+        filled = torch.zeros(rows, width, dtype=torch.uint8)
+        filled[:, : -(-dim // 8)] = torch.from_numpy(np.packbits(codes.numpy(), axis=1, bitorder="little"))
+        return filled.view(torch.int32)
     padded = torch.nn.functional.pad(codes, (0, width * per - dim)).reshape(rows, width, per)
     packed = padded[:, :, 0].clone(memory_format=torch.contiguous_format)
     for i in range(1, per):
