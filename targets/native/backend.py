@@ -11,6 +11,7 @@ from recfx.ir.numeric import Exactness
 from recfx.ir.program import Program
 from recfx.targets.base import Backend, Lowered, Verdict
 from recfx.targets.eager import EagerBackend
+from recfx.targets.native import huge_pages
 from recfx.targets.native.fixed_shapes import with_free_batch
 from recfx.targets.native.library import level, library, missing
 from recfx.targets.native.partition import Partitioner
@@ -28,11 +29,15 @@ class NativeBackend(Backend):
         return missing()
 
     def state(self) -> str:
-        return f"ready, kernels for {level()} (this processor runs {', '.join(library().levels)})"
+        pages = huge_pages.unavailable()
+        large = f"large pages for large tables: {pages}" if pages else "large tables go to large pages"
+        return f"ready, kernels for {level()} (this processor runs {', '.join(library().levels)}); {large}"
 
     def supports(self, node: fx.Node) -> Verdict:
         return EagerBackend().supports(node)
 
     def lower(self, region: Program) -> Lowered:
-        partition = Partitioner(with_free_batch(region), library(), level()).run()
+        partitioner = Partitioner(with_free_batch(region), library(), level())
+        partition = partitioner.run()
+        huge_pages.move_tables(partitioner.tables)
         return Lowered(self.name, region, flat_function(partition.program))

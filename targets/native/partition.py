@@ -54,6 +54,11 @@ class Partitioner:
         self.plans = 0
         self._packer = Packer(library, level)
 
+    @property
+    def tables(self) -> list[torch.Tensor]:
+        """What the plans read row by row."""
+        return list(self._packer.tables.values())
+
     def run(self) -> Partition:
         """Takes, in turns, everything ready that a plan can hold, then what it cannot."""
         nodes = list(self.program.graph.nodes)

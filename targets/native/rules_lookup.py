@@ -93,7 +93,7 @@ def _table(builder: PlanBuilder, f: lookup.Feature, table: torch.Tensor) -> dict
         raise Unsupported(f"a table of dtype {table.dtype}")
     row = table.stride(0) if table.shape[0] > 1 else table.shape[1]
     return {
-        "rows": builder.packer.keep(table),
+        "rows": builder.packer.table(table),
         "row_count": table.shape[0],
         "row_bytes": row * table.element_size(),
         "format": _FORMATS[table.dtype] if f.bits == 32 else f.bits,

@@ -23,6 +23,7 @@ class Packer:
 
     Attributes:
         kept: What plans point to, by address; plans hold on to it.
+        tables: What of it is read row by row.
     """
 
     def __init__(self, library: Library, level: str) -> None:
@@ -32,11 +33,17 @@ class Packer:
         self._made: dict[tuple[Any, ...], torch.Tensor] = {}
         self._sources: list[torch.Tensor] = []
         self.kept: dict[int, torch.Tensor] = {}
+        self.tables: dict[int, torch.Tensor] = {}
 
     def keep(self, tensor: torch.Tensor) -> int:
         """The address of a tensor that shall live as long as the plans."""
         self.kept[tensor.data_ptr()] = tensor
         return tensor.data_ptr()
+
+    def table(self, tensor: torch.Tensor) -> int:
+        """The same for a table."""
+        self.tables[tensor.data_ptr()] = tensor
+        return self.keep(tensor)
 
     def weight(self, weight: torch.Tensor) -> tuple[int, int]:
         """Packs [N, K].
