@@ -48,7 +48,7 @@ setup(
         Extension(
             "recfx.targets.native._kernels",
             sources=[
-                *(str(SOURCES / f"{name}.cpp") for name in ["plan", "pool", "levels", *LEVELS]),
+                *(str(SOURCES / f"{name}.cpp") for name in ["plan", "pool", "propagate", "bpr", "levels", *LEVELS]),
                 str(SOURCES / "module.c"),
             ],
             depends=[str(path) for path in sorted(SOURCES.iterdir())],

@@ -83,11 +83,11 @@ def _as_they_are(*inputs: Tensor) -> tuple[Tensor, ...]:
 def _click_task(name: str, path: Path | None, seed: int) -> Task:
     data = clicks(load_feedback(path, seed=seed), history=HISTORY, pad="right", seed=seed)
     cls: Any = MODELS[name]
-    if name == "lightgcn":
+    if name in ("lightgcn", "ngcf"):
         liked = data.train.label > 0
         graph = (data.train.user[liked], data.train.item[liked])
         model = cls.for_interactions(data.n_users, data.n_items + 1, *graph)
-    elif name == "neumf":
+    elif name in ("neumf", "mf"):
         model = cls.for_interactions(data.n_users, data.n_items + 1)
     else:
         model = cls.for_interactions(data.n_users, data.n_items, length=HISTORY)
@@ -111,6 +111,8 @@ def _history_and_candidate(user: Tensor, item: Tensor, history: Tensor) -> tuple
 #: Models that do not take (user, item, history): name -> how to make their inputs of those.
 _ARGUMENTS: dict[str, Callable[..., tuple[Tensor, ...]]] = {
     "lightgcn": _pair,
+    "mf": _pair,
     "neumf": _pair,
+    "ngcf": _pair,
     "sasrec": _history_and_candidate,
 }

@@ -89,6 +89,18 @@ def test_the_examples_of_constant_inputs_work() -> None:
     torch.testing.assert_close(fast(user, item), model(user, item, prices[item] * 1.1), rtol=1e-4, atol=1e-5)
 
 
+def test_the_example_of_graph_encoders_works() -> None:
+    (code,) = re.findall(r"```python\n(.*?)```", (ROOT / "docs" / "graphs.md").read_text(), flags=re.DOTALL)
+    printed: list[dict[int, float]] = []
+    names: dict[str, object] = {"print": printed.append}
+    torch.manual_seed(0)
+    exec(code, names)
+    loss = names["loss"]
+    assert isinstance(loss, torch.Tensor)
+    assert float(loss.detach()) < 0.69  # less than of a model that knows nothing, log 2
+    assert 0 < printed[0][20] < printed[0][50] < 1
+
+
 @pytest.mark.parametrize(
     "document", ["README.md", *sorted(str(p.relative_to(ROOT)) for p in (ROOT / "docs").glob("*.md"))]
 )

@@ -40,4 +40,17 @@ CASES = (
         dim=64,
         layers=3,
     ),
+    zoo_case(
+        "ngcf",
+        "Gowalla sizes: 30k users, 41k items x 64, 810k interactions, 3 layers of 64 in every call",
+        table_gigabytes((29_858, 40_981), 64),
+        dim=64,
+        layers=(64, 64, 64),
+    ),
+    zoo_case(
+        "mf",
+        "Gowalla sizes: 30k users, 41k items x 64",
+        table_gigabytes((29_858, 40_981), 64),
+        dim=64,
+    ),
 )

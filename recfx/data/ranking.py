@@ -16,6 +16,7 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
+from recfx.data._top import chunk_width, top_columns
 from recfx.data.interactions import Interactions
 from recfx.errors import DataError
 
@@ -37,12 +38,18 @@ class RankingReport:
     skipped: int
 
 
+_BLOCK_SCORES = 1 << 23  # 32 MB: blocks wide enough for a fast product, still near the size of a cache
+
+#: Gives room [n, n_items] for scores of a dtype.
+Room = Callable[[torch.dtype], Tensor]
+
+
 def evaluate_ranking(
     score: Callable[[Tensor], Tensor],
     data: Interactions,
     ks: Sequence[int] = (20, 50),
     *,
-    block: int = 512,
+    block: int | None = None,
 ) -> RankingReport:
     """Ranks all items for every user and measures Recall@k and NDCG@k.
 
@@ -53,24 +60,78 @@ def evaluate_ranking(
         score: Gives the scores [n, n_items] of some users (int64 [n]), any real dtype.
         data: The interactions.
         ks: The cut-offs.
-        block: Users ranked at a time; memory is about block * n_items * 8 bytes.
+        block: Users ranked at a time; None: as many as make about eight million scores.
 
     Raises:
-        DataError: Scores of another shape or NaN, a k below 1, or no user with a held-out item.
+        DataError: Scores of another shape or NaN, a k or block below 1, or no user with a held-out item.
     """
+
+    def fill(users: Tensor, room: Room) -> Tensor:
+        with torch.no_grad():
+            scores = score(users)
+        if scores.shape != (len(users), data.n_items):
+            raise DataError(
+                f"expected scores [{len(users)}, {data.n_items}], got {list(scores.shape)}",
+                where="evaluate_ranking",
+                hint="one row per user asked for, one column per item",
+            )
+        single = scores.dtype in (torch.float32, torch.float16, torch.bfloat16)
+        return room(torch.float32 if single else torch.float64).copy_(scores)
+
+    return _evaluate(fill, data, ks, block, torch.device("cpu"))
+
+
+def evaluate_embeddings(
+    users: Tensor, items: Tensor, data: Interactions, ks: Sequence[int] = (20, 50), *, block: int | None = None
+) -> RankingReport:
+    """`evaluate_ranking` of dot products, on the device of the embeddings.
+
+    Args:
+        users: float32 or float64 [n_users, d].
+        items: [n_items, d], of the same dtype and device.
+        data: The interactions.
+        ks: The cut-offs.
+        block: See `evaluate_ranking`.
+
+    Raises:
+        DataError: Embeddings of another shape or dtype, and see `evaluate_ranking`.
+    """
+    fits = users.ndim == 2 and len(users) == data.n_users and items.shape == (data.n_items, users.shape[1])
+    if not fits or users.dtype != items.dtype or users.dtype not in (torch.float32, torch.float64):
+        raise DataError(
+            f"expected float embeddings [{data.n_users}, d] and [{data.n_items}, d], got {users.dtype} "
+            f"{list(users.shape)} and {items.dtype} {list(items.shape)}",
+            where="evaluate_embeddings",
+        )
+    users, columns = users.detach(), items.detach().T.contiguous()
+    return _evaluate(
+        lambda some, room: torch.mm(users[some], columns, out=room(users.dtype)), data, ks, block, users.device
+    )
+
+
+def _evaluate(
+    fill: Callable[[Tensor, Room], Tensor],
+    data: Interactions,
+    ks: Sequence[int],
+    block: int | None,
+    device: torch.device,
+) -> RankingReport:
+    """Measures the ranking by the scores that `fill` writes into the room it asks for."""
     if not ks or min(ks) < 1:
         raise DataError(f"cut-offs must be at least 1, got {list(ks)}", where="evaluate_ranking")
-    held_out = data.test_indptr.diff()
+    if block is not None and block < 1:
+        raise DataError(f"a block needs at least one user, got {block}", where="evaluate_ranking")
+    held_out = data.test_indptr.diff().to(device)
     users = torch.nonzero(held_out).flatten()
     if len(users) == 0:
         raise DataError("no user has a held-out item", where=data.name, hint="give data with a test split")
     depth = min(max(ks), data.n_items)
-    discount = 1 / torch.arange(2, depth + 2, dtype=torch.float64).log2()
+    discount = 1 / torch.arange(2, depth + 2, dtype=torch.float64, device=device).log2()
     ideal = discount.cumsum(0)
-    recall = dict.fromkeys(ks, 0.0)
-    ndcg = dict.fromkeys(ks, 0.0)
-    for some in torch.split(users, block):
-        hits = _hits(_masked_scores(score, some, data), some, data, depth)
+    recall, ndcg = dict.fromkeys(ks, 0.0), dict.fromkeys(ks, 0.0)
+    ranking = _Ranking(data, depth, device)
+    for some in torch.split(users, block or max(_BLOCK_SCORES // data.n_items, 1)):
+        hits = ranking.hits(fill, some)
         relevant = held_out[some]
         for k in recall:
             cut = min(k, depth)
@@ -86,50 +147,51 @@ def evaluate_ranking(
     )
 
 
-def _masked_scores(score: Callable[[Tensor], Tensor], users: Tensor, data: Interactions) -> Tensor:
-    """Scores [n, n_items] with training items at minus infinity."""
-    with torch.no_grad():
-        scores = score(users).cpu()
-    if scores.shape != (len(users), data.n_items):
-        raise DataError(
-            f"expected scores [{len(users)}, {data.n_items}], got {list(scores.shape)}",
-            where="evaluate_ranking",
-            hint="one row per user asked for, one column per item",
-        )
-    nan = torch.isnan(scores).any(1).nonzero()
-    if len(nan):
-        raise DataError(f"the scores of user {int(users[nan[0]])} hold NaN", where="evaluate_ranking")
-    exact = torch.float32 if scores.dtype in (torch.float32, torch.float16, torch.bfloat16) else torch.float64
-    scores = scores.to(exact, copy=True)
-    row, column = _cells(data.train_indptr, data.train_indices, users)
-    scores[row, column] = -torch.inf
-    return scores
+class _Ranking:
+    """Ranks blocks of users in one buffer whose width is a whole number of chunks.
 
+    Args:
+        data: The interactions.
+        depth: Items ranked.
+        device: Where.
+    """
 
-def _hits(scores: Tensor, users: Tensor, data: Interactions, depth: int) -> Tensor:
-    """float64 [n, depth]: 1 where the i-th ranked item is held out for the user."""
-    ranked = _top(scores, depth)
-    relevant = torch.zeros(scores.shape, dtype=torch.bool)
-    relevant[_cells(data.test_indptr, data.test_indices, users)] = True
-    relevant[_cells(data.train_indptr, data.train_indices, users)] = False
-    return relevant.gather(1, ranked).double()
+    def __init__(self, data: Interactions, depth: int, device: torch.device) -> None:
+        self.n_items, self.depth, self.device = data.n_items, depth, device
+        self.chunk = chunk_width(data.n_items, depth + 1)
+        self.columns = -(-data.n_items // self.chunk) * self.chunk
+        self.train = data.train_indptr.to(device), data.train_indices.to(device)
+        keys = [
+            torch.repeat_interleave(indptr.diff()) * self.columns + indices
+            for indptr, indices in ((data.train_indptr, data.train_indices), (data.test_indptr, data.test_indices))
+        ]
+        # Where the padding is a column too, no key of one user is one of the next.
+        self.relevant = keys[1][~torch.isin(keys[1], keys[0])].sort().values.to(device)
+        self.buffer = torch.empty(0)
 
+    def hits(self, fill: Callable[[Tensor, Room], Tensor], users: Tensor) -> Tensor:
+        """float64 [n, depth]: 1 where the i-th ranked item is held out for the user."""
+        scores = fill(users, lambda dtype: self._room(len(users), dtype))
+        nan = scores.amax(1).isnan().nonzero()
+        if len(nan):
+            raise DataError(f"the scores of user {int(users[nan[0]])} hold NaN", where="evaluate_ranking")
+        scores[_cells(*self.train, users)] = -torch.inf
+        ranked = top_columns(self.buffer[: len(users)], self.depth, self.chunk)
+        if len(self.relevant) == 0:
+            return torch.zeros(ranked.shape, dtype=torch.float64, device=self.device)
+        keys = users.unsqueeze(1) * self.columns + ranked
+        at = torch.searchsorted(self.relevant, keys).clamp(max=len(self.relevant) - 1)
+        return (self.relevant[at] == keys).double()
 
-def _top(scores: Tensor, depth: int) -> Tensor:
-    """The ids [n, depth] of the best items, equal scores by rising id."""
-    values, ids = scores.topk(min(depth + 1, scores.shape[1]), dim=1)
-    ids = ids[:, :depth]
-    # topk orders equal scores as it likes; the few rows that have some are sorted whole. Masked items never
-    # count, so their order does not matter.
-    tied = ((values[:, 1:] == values[:, :-1]) & (values[:, 1:] > -torch.inf)).any(1)
-    if tied.any():
-        ids[tied] = scores[tied].sort(dim=1, descending=True, stable=True).indices[:, :depth]
-    return ids
+    def _room(self, rows: int, dtype: torch.dtype) -> Tensor:
+        if self.buffer.dtype != dtype or len(self.buffer) < rows:
+            self.buffer = torch.full((rows, self.columns), -torch.inf, dtype=dtype, device=self.device)
+        return self.buffer[:rows, : self.n_items]
 
 
 def _cells(indptr: Tensor, indices: Tensor, users: Tensor) -> tuple[Tensor, Tensor]:
     """Row (position in `users`) and column of every entry of these users' rows."""
     counts = indptr[users + 1] - indptr[users]
     row = torch.repeat_interleave(counts)
-    offset = torch.arange(len(row)) - (counts.cumsum(0) - counts)[row]
+    offset = torch.arange(len(row), device=users.device) - (counts.cumsum(0) - counts)[row]
     return row, indices[indptr[users][row] + offset]

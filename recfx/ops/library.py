@@ -31,3 +31,25 @@ def define(schema: str, reference: Callable[..., Any], fake: Callable[..., Any])
     _LIBRARY.impl(name, reference, "CompositeExplicitAutograd")  # type: ignore[no-untyped-call]
     torch.library.register_fake(f"recfx::{name}", fake, lib=_LIBRARY)
     return getattr(torch.ops.recfx, name).default
+
+
+def differentiate(name: str, backward: Callable[..., Any], keep: Callable[..., None]) -> None:
+    """Gives an operator a gradient.
+
+    Args:
+        name: The operator, without the namespace.
+        backward: `(ctx, *gradients of the results) -> a gradient or None for each argument`.
+        keep: `(ctx, inputs, output)`, stores in `ctx` what `backward` needs.
+    """
+    torch.library.register_autograd(f"recfx::{name}", backward, setup_context=keep, lib=_LIBRARY)
+
+
+def accelerate(name: str, kernel: Callable[..., Any], device: str) -> None:
+    """Gives an operator a kernel for one kind of device, which runs there instead of the reference.
+
+    Args:
+        name: The operator, without the namespace.
+        kernel: Takes and returns what the reference does.
+        device: torch's dispatch key, such as "CPU".
+    """
+    _LIBRARY.impl(name, kernel, device)  # type: ignore[no-untyped-call]

@@ -18,11 +18,15 @@ from recfx.zoo.deepfm import DeepFM
 from recfx.zoo.dien import DIEN
 from recfx.zoo.din import DIN
 from recfx.zoo.dlrm import DLRM
+from recfx.zoo.encoders import Encoder
 from recfx.zoo.errors import ZooError
+from recfx.zoo.graph import NormalizedAdjacency
 from recfx.zoo.history import HistoryModel
 from recfx.zoo.lightgcn import LightGCN
+from recfx.zoo.mf import MatrixFactorization
 from recfx.zoo.mmoe import MMoE
 from recfx.zoo.neumf import NeuMF
+from recfx.zoo.ngcf import NGCF
 from recfx.zoo.pairs import PairModel
 from recfx.zoo.sampling import sample_histories, sample_ids
 from recfx.zoo.sasrec import SASRec
@@ -45,6 +49,8 @@ MODELS: dict[str, type[ZooModel]] = {
     "two-tower": TwoTower,
     "sasrec": SASRec,
     "lightgcn": LightGCN,
+    "ngcf": NGCF,
+    "mf": MatrixFactorization,
     "neumf": NeuMF,
 }
 
@@ -56,14 +62,18 @@ __all__ = [
     "DIN",
     "DLRM",
     "MODELS",
+    "NGCF",
     "AutoInt",
     "CtrModel",
     "DCNv2",
     "DeepFM",
+    "Encoder",
     "HistoryModel",
     "LightGCN",
     "MMoE",
+    "MatrixFactorization",
     "NeuMF",
+    "NormalizedAdjacency",
     "PairModel",
     "SASRec",
     "TwoTower",

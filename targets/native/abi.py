@@ -133,4 +133,14 @@ class CError(ctypes.Structure):
     )
 
 
-STRUCTS: tuple[Any, ...] = (CSlot, CView, CStep, CFeature, CError)
+class CBpr(ctypes.Structure):
+    """RecfxBpr."""
+
+    _fields_ = (
+        *((name, ctypes.c_void_p) for name in ("user_table", "item_table", "user_gradient", "item_gradient")),
+        *((name, ctypes.c_void_p) for name in ("users", "positives", "negatives", "slopes", "user_shares", "losses")),
+        *((name, _i64) for name in ("user_count", "item_count", "columns", "batch", "negative_count", "joint")),
+    )
+
+
+STRUCTS: tuple[Any, ...] = (CSlot, CView, CStep, CFeature, CError, CBpr)

@@ -27,6 +27,8 @@ _FUNCTIONS: dict[str, tuple[list[Any], Any]] = {
     "recfx_run": ([_p, _i64, _i64, _p, _p], _i64),
     "recfx_run8": ([_p, _i64, _i64, *[_i64] * 8], _i64),
     "recfx_last_error": ([_p], None),
+    "recfx_propagate": ([_text, _p, _p, _p, _p, _p, _i64, _p, _i64, _i64, _p, _i64, _i32, _i64], _i64),
+    "recfx_bpr": ([_text, _p, _i64], _i64),
 }
 
 

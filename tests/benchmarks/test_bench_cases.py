@@ -54,7 +54,7 @@ def test_every_case_runs_and_is_counted(name: str) -> None:
     work = count_work(model, case.inputs(model, 2, None, 0))
     assert work.lookups > 0
     assert work.weight_bytes > 0
-    assert work.flops > 0 or name == "lightgcn"
+    assert work.flops > 0 or name in ("lightgcn", "mf")
 
 
 def test_names_must_differ_and_plug_ins_be_of_their_kind(tmp_path: object, monkeypatch: pytest.MonkeyPatch) -> None:

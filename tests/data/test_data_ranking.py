@@ -11,7 +11,8 @@ from hypothesis import given
 from hypothesis import strategies as st
 from torch import Tensor
 
-from recfx.data import Interactions, evaluate_ranking, load_interactions
+from recfx.data import Interactions, evaluate_embeddings, evaluate_ranking, load_interactions
+from recfx.data._top import chunk_width, top_columns
 from recfx.errors import DataError
 
 
@@ -91,6 +92,48 @@ def test_infinite_scores_rank_last_but_are_no_mask() -> None:
     scores = torch.tensor([[-torch.inf, -torch.inf, 0.0]])
     report = evaluate_ranking(lambda users: scores[users], interactions([{2}], [{0}], 3), [3])
     assert report.recall[3] == 1.0
+
+
+@given(st.integers(0, 2**32 - 1), st.integers(1, 4), st.integers(1, 12), st.sampled_from([1, 8, 16, 64]), st.booleans())
+def test_top_columns_are_a_stable_sort(seed: int, rows: int, chunks: int, width: int, tied: bool) -> None:
+    generator = torch.Generator().manual_seed(seed)
+    scores = torch.randn(rows, chunks * width, generator=generator)
+    if tied:
+        scores = scores.round()
+    for depth in {1, min(5, chunks * width), chunks * width}:
+        want = scores.sort(dim=1, descending=True, stable=True).indices[:, :depth]
+        assert torch.equal(top_columns(scores, depth, width), want)
+
+
+@given(st.integers(0, 2**32 - 1), st.integers(300, 700), st.booleans())
+def test_wide_rankings_are_their_definition(seed: int, items: int, masked: bool) -> None:
+    assert chunk_width(items, 4) > 1
+    generator = torch.Generator().manual_seed(seed)
+    users = torch.randn(3, 5, generator=generator)
+    vectors = torch.randn(items, 5, generator=generator)
+    share = 0.999 if masked else 0.1  # of the items: with nearly all of them masked, padding reaches the top
+    train = [set((torch.rand(items, generator=generator) < share).nonzero().flatten().tolist()) for _ in range(3)]
+    test = [{0, *(torch.rand(items, generator=generator) < 0.2).nonzero().flatten().tolist()} for _ in range(3)]
+    data = interactions(train, test, items)
+    report = evaluate_embeddings(users, vectors, data, [1, 3], block=2)
+    assert report == evaluate_ranking(lambda some: users[some] @ vectors.T, data, [1, 3])
+    for k in (1, 3):
+        recall, ndcg = brute_force(users @ vectors.T, train, test, k)
+        assert report.recall[k] == pytest.approx(recall, abs=1e-9)
+        assert report.ndcg[k] == pytest.approx(ndcg, abs=1e-9)
+
+
+def test_embeddings_that_do_not_fit_are_refused() -> None:
+    data = interactions([{0}, set()], [{1}, {2}], 3)
+    users, items = torch.ones(2, 4), torch.ones(3, 4)
+    assert evaluate_embeddings(users.double(), items.double(), data).users == 2
+    for wrong in ((users[:1], items), (users, items[:2]), (users, items[:, :3]), (users.double(), items)):
+        with pytest.raises(DataError, match="expected float embeddings"):
+            evaluate_embeddings(*wrong, data)
+    with pytest.raises(DataError, match="user 1 hold NaN"):
+        evaluate_embeddings(users * torch.tensor([[1], [torch.nan]]), items, data)
+    with pytest.raises(DataError, match="block"):
+        evaluate_embeddings(users, items, data, block=0)
 
 
 def test_bad_input() -> None:

@@ -8,8 +8,8 @@ import pytest
 import torch
 from torch import Tensor
 
-from recfx.zoo import LightGCN, NeuMF, ZooModel
-from recfx.zoo.lightgcn import NormalizedAdjacency
+from recfx.zoo import NGCF, LightGCN, MatrixFactorization, NeuMF, NormalizedAdjacency, ZooModel
+from recfx.zoo.ngcf import PropagationLayer
 
 # User 3 and item 0 have no neighbour; one interaction is given twice.
 INTERACTIONS = torch.tensor([[0, 0, 1, 2, 2, 2, 0], [1, 4, 4, 1, 2, 3, 4]])
@@ -43,10 +43,51 @@ def test_lightgcn_is_the_mean_of_matrix_powers(layers: int) -> None:
     start = torch.cat([model.users.weight, model.items.weight]).double()
     powers = [torch.linalg.matrix_power(_dense_adjacency(), power) @ start for power in range(layers + 1)]
     final = (sum(powers, torch.zeros_like(start)) / (layers + 1)).float()
-    users, items = model.propagate()
+    users, items = model.embeddings()
     torch.testing.assert_close(torch.cat([users, items]), final)
     user, item = torch.arange(4).repeat_interleave(5), torch.arange(5).repeat(4)
     torch.testing.assert_close(model(user, item), (final[:4] @ final[4:].T).flatten())
+
+
+def test_adjacency_product_has_its_gradient_and_that_one_too() -> None:
+    adjacency = NormalizedAdjacency(4, 5, INTERACTIONS).double()
+    x = torch.randn(9, 2, dtype=torch.float64, requires_grad=True)
+    assert torch.autograd.gradcheck(adjacency, (x,))
+    assert torch.autograd.gradgradcheck(adjacency, (x,))
+
+
+def test_lightgcn_takes_any_weights() -> None:
+    model = LightGCN(4, 5, INTERACTIONS, dim=3, layers=2, weights=(0.0, 0.5, -2.0))
+    start = torch.cat([model.users.weight, model.items.weight]).double()
+    first = _dense_adjacency() @ start
+    want = 0.5 * first - 2 * _dense_adjacency() @ first
+    torch.testing.assert_close(torch.cat(model.embeddings()), want.float())
+
+
+def test_ngcf_is_its_formula() -> None:
+    torch.manual_seed(0)
+    model = NGCF.for_interactions(4, 5, *INTERACTIONS, dim=3, layers=(4, 2), dropout=0.1).eval()
+    x = torch.cat([model.users.weight, model.items.weight]).double()
+    parts = [x]
+    for layer in model.layers:
+        assert isinstance(layer, PropagationLayer)
+        with torch.no_grad():
+            layer.sum.bias.normal_()
+        near = _dense_adjacency() @ x
+        message = (x + near) @ layer.sum.weight.double().T + layer.sum.bias
+        message = message + (x * near) @ layer.product.weight.double().T + layer.product.bias
+        x = torch.where(message > 0, message, 0.2 * message)
+        parts.append(x / x.norm(dim=1, keepdim=True))
+    users, items = model.embeddings()
+    torch.testing.assert_close(torch.cat([users, items]), torch.cat(parts, 1).float(), rtol=1e-4, atol=1e-5)
+    assert users.shape == (4, 9)
+
+
+def test_mf_is_its_tables() -> None:
+    model = MatrixFactorization.for_interactions(3, 4, dim=2)
+    users, items = torch.tensor([2, 0]), torch.tensor([3, 3])
+    assert torch.equal(model(users, items), (model.users.weight[users] * model.items.weight[items]).sum(1))
+    assert all(torch.equal(*pair) for pair in zip(model.rows(users, items), model.base_rows(users, items), strict=True))
 
 
 def test_lightgcn_without_interactions_is_matrix_factorisation() -> None:

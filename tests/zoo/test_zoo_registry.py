@@ -13,10 +13,10 @@ CTR = [name for name, model in MODELS.items() if issubclass(model, CtrModel)]
 HISTORY = [name for name, model in MODELS.items() if issubclass(model, HistoryModel)]
 
 
-def test_the_registry_holds_the_fourteen_models() -> None:
+def test_the_registry_holds_the_sixteen_models() -> None:
     assert set(CTR) == {"dlrm", "wide-deep", "deepfm", "xdeepfm", "dcn-v2", "autoint", "mmoe"}
     assert set(HISTORY) == {"din", "dien", "bst", "two-tower"}
-    assert set(MODELS) - set(CTR) - set(HISTORY) == {"sasrec", "lightgcn", "neumf"}
+    assert set(MODELS) - set(CTR) - set(HISTORY) == {"sasrec", "lightgcn", "ngcf", "mf", "neumf"}
 
 
 def test_all_names_exist() -> None:
@@ -93,6 +93,12 @@ BAD = {
     "graph form": ("lightgcn", {"num_users": 2, "num_items": 3, "interactions": torch.zeros(3, 2, dtype=torch.int64)}),
     "graph ids": ("lightgcn", {"num_users": 2, "num_items": 3, "interactions": torch.tensor([[0], [3]])}),
     "graph users": ("lightgcn", {"num_users": 2, "num_items": 3, "interactions": torch.tensor([[-1], [0]])}),
+    "graph weights": ("lightgcn", {"num_users": 2, "num_items": 3, "interactions": 1, "weights": (1.0,)}),
+    "graph of floats": ("lightgcn", {"num_users": 2, "num_items": 3, "interactions": torch.zeros(2, 3)}),
+    "graph columns": ("lightgcn", {"num_users": 2, "num_items": 3, "interactions": 1, "dim": 0}),
+    "ngcf layers": ("ngcf", {"num_users": 2, "num_items": 3, "interactions": 1, "layers": (4, 0)}),
+    "ngcf dropout": ("ngcf", {"num_users": 2, "num_items": 3, "interactions": 1, "dropout": 1.0}),
+    "mf users": ("mf", {"num_users": 0}),
     "graph layers": ("lightgcn", {"num_users": 2, "num_items": 3, "interactions": 1, "layers": -1}),
 }
 

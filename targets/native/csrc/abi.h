@@ -86,4 +86,16 @@ struct RecfxError {
     int64_t code;     // 0 none, 1 id out of range, 2 bad offsets, 3 out of memory
     int64_t step, feature, row, value, limit;
 };
+
+// One batch of a pairwise ranking loss. Tables and gradients are dense float32; ids are rows of the tables.
+struct RecfxBpr {
+    const float *user_table, *item_table;  // [user_count, columns], [item_count, columns]
+    float *user_gradient, *item_gradient;  // likewise, overwritten
+    const int64_t *users, *positives;      // [batch]
+    const int64_t* negatives;              // [batch, negative_count]
+    float *slopes, *user_shares;           // scratch [batch, negative_count] and [batch, columns]
+    double* losses;                        // [batch], summed over a sample's negatives
+    int64_t user_count, item_count, columns, batch, negative_count;
+    int64_t joint;  // 0: every negative is a loss of its own, Bayesian personalised ranking; 1: one softmax over the positive and all negatives
+};
 }

@@ -78,12 +78,41 @@ struct Packing {
     int64_t depth_f32, depth_bf16, depth_i8;
 };
 
+// A graph propagation, see recfx_propagate. Layers alternate between the scratch and `out` such that the last one lands in `out`; with
+// bfloat16 they alternate within the scratch.
+struct Propagation {
+    const float* x;
+    float* out;
+    void* scratch;
+    const int64_t* offsets;
+    const int32_t* neighbours;
+    const float* scale;
+    int64_t rows, columns;
+    const float* weights;
+    int64_t layers;
+    bool halved;
+
+    float* full_of(int64_t layer) const { return (layers - layer) % 2 ? static_cast<float*>(scratch) : out; }
+    uint16_t* half_of(int64_t layer) const { return static_cast<uint16_t*>(scratch) + layer % 2 * rows * columns; }
+};
+
+// A batch of recfx_bpr.
+struct Bpr : RecfxBpr {
+    const float* user_row(int64_t b) const { return user_table + users[b] * columns; }
+    const float* positive_row(int64_t b) const { return item_table + positives[b] * columns; }
+    const float* negative_row(int64_t b, int64_t m) const { return item_table + negatives[b * negative_count + m] * columns; }
+};
+
 struct Level {
     const char* name;
     Packing packing;
     StepFunction steps[RECFX_STEP_KINDS];
     // Packs W [n, k] of a dtype (0 float32, 1 bfloat16 given as float32, 2 int8) into panels; sizes by packed_units.
     void (*pack)(int32_t format, const void* weight, int64_t n, int64_t k, uint32_t* packed);
+    void (*propagate)(const Propagation& work, int64_t layer, int64_t begin, int64_t end);
+    void (*bpr_slopes)(const Bpr& work, int64_t begin, int64_t end);
+    void (*bpr_user_rows)(const Bpr& work, int64_t first, int64_t last);
+    void (*bpr_item_rows)(const Bpr& work, int64_t first, int64_t last);
 };
 
 const Level* level_avx512_bf16();

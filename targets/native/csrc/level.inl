@@ -33,12 +33,18 @@ namespace {
 #include "take.inl"
 #include "rows.inl"
 #include "bmm.inl"
+#include "propagate.inl"
+#include "bpr.inl"
 
 const Level level = {
     RECFX_LEVEL_NAME,
     {PANEL, DotF32::depth, DotBF16::depth, DotI8::depth},
     {gemm_step, lookup_step, dot_step, fm_step, pointwise_step, reduce_step, softmax_step, norm_step, bmm_step, attention_step, take_step, integer_step, integer_sum_step},
     pack,
+    propagate,
+    bpr_slopes,
+    bpr_user_rows,
+    bpr_item_rows,
 };
 }  // namespace
 }  // namespace recfx

@@ -192,8 +192,8 @@ using recfx::Plan;
 extern "C" {
 
 int64_t recfx_struct_bytes(int32_t which) {
-    const size_t sizes[] = {sizeof(RecfxSlot), sizeof(RecfxView), sizeof(RecfxStep), sizeof(RecfxFeature), sizeof(RecfxError)};
-    return which >= 0 && which < 5 ? int64_t(sizes[which]) : -1;
+    const size_t sizes[] = {sizeof(RecfxSlot), sizeof(RecfxView), sizeof(RecfxStep), sizeof(RecfxFeature), sizeof(RecfxError), sizeof(RecfxBpr)};
+    return which >= 0 && which < 6 ? int64_t(sizes[which]) : -1;
 }
 
 void* recfx_plan_new(const char* name, const RecfxSlot* slots, int64_t slot_count, const RecfxStep* steps, int64_t step_count, int64_t block) {

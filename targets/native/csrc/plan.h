@@ -30,4 +30,14 @@ RECFX_API int64_t recfx_run8(void* plan, int64_t batch, int64_t threads, int64_t
 
 // What went wrong in the last run that failed on this thread.
 RECFX_API void recfx_last_error(RecfxError* error);
+
+// A graph propagation: out = sum_k weights[k] (S A S)^k x for k = 0..layers, S = diag(scale), A of ones in compressed sparse rows.
+// `scratch`: rows * columns floats, or with `halved` twice as many 16-bit numbers.
+// Returns 0; 1: the offsets do not describe rows within the neighbours; 2: a neighbour that is no row; 4: no such level.
+RECFX_API int64_t recfx_propagate(const char* level, const float* x, float* out, void* scratch, const int64_t* offsets, const int32_t* neighbours,
+                                  int64_t neighbour_count, const float* scale, int64_t rows, int64_t columns, const float* weights, int64_t layers,
+                                  int32_t halved, int64_t threads);
+
+// The losses of a batch and the gradient of their mean. Returns 0; 1, 2, 3: a user, a positive, a negative that is no row; 4: no such level.
+RECFX_API int64_t recfx_bpr(const char* level, const RecfxBpr* work, int64_t threads);
 }

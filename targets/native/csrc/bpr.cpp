@@ -1,0 +1,58 @@
+// Pairwise ranking losses over a team of threads: samples are shared out for the loss, rows of the tables for the gradient.
+#include <cstring>
+
+#include "levels.h"
+#include "plan.h"
+#include "pool.h"
+
+namespace recfx {
+namespace {
+
+struct Team {
+    const Bpr& work;
+    const Level* level;
+    int64_t members;
+    Barrier barrier;
+};
+
+void member(void* state, int64_t which) {
+    auto& team = *static_cast<Team*>(state);
+    const Bpr& p = team.work;
+    int64_t begin, end;
+    split(p.batch, which, team.members, begin, end);
+    team.level->bpr_slopes(p, begin, end);
+    if (team.members > 1) team.barrier.wait();
+    // Every thread reads all samples and adds to rows of its own: no two meet, and every row's sum keeps the samples' order.
+    split(p.user_count, which, team.members, begin, end);
+    std::memset(p.user_gradient + begin * p.columns, 0, size_t((end - begin) * p.columns) * 4);
+    team.level->bpr_user_rows(p, begin, end);
+    split(p.item_count, which, team.members, begin, end);
+    std::memset(p.item_gradient + begin * p.columns, 0, size_t((end - begin) * p.columns) * 4);
+    team.level->bpr_item_rows(p, begin, end);
+}
+
+bool within(const int64_t* ids, int64_t count, int64_t limit) {
+    uint64_t highest = 0;
+    for (int64_t i = 0; i < count; ++i) highest = uint64_t(ids[i]) > highest ? uint64_t(ids[i]) : highest;
+    return count == 0 || highest < uint64_t(limit);
+}
+
+}  // namespace
+}  // namespace recfx
+
+extern "C" {
+
+int64_t recfx_bpr(const char* name, const RecfxBpr* work, int64_t threads) {
+    const recfx::Level* level = recfx::find_level(name);
+    if (!level) return 4;
+    if (!recfx::within(work->users, work->batch, work->user_count)) return 1;
+    if (!recfx::within(work->positives, work->batch, work->item_count)) return 2;
+    if (!recfx::within(work->negatives, work->batch * work->negative_count, work->item_count)) return 3;
+    const recfx::Bpr bpr{*work};
+    recfx::Team team{bpr, level, threads < 1 ? 1 : threads, recfx::Barrier(threads < 1 ? 1 : threads)};
+    if (team.members > 1 && recfx::run_team(team.members, recfx::member, &team)) return 0;
+    recfx::Team alone{bpr, level, 1, recfx::Barrier(1)};
+    recfx::member(&alone, 0);
+    return 0;
+}
+}
