@@ -1,6 +1,6 @@
 """What needs gradients: quantised embeddings trained end to end, and the estimators that make it possible."""
 
-from recfx.learn.bounds import BOUNDS, Bounds, LearnedBounds, MovingBounds, PerRowBounds, make_bounds
+from recfx.learn.bounds import BOUNDS, Bounds, CentredRowBounds, LearnedBounds, MovingBounds, PerRowBounds, make_bounds
 from recfx.learn.codes import BITS, QuantizedTable
 from recfx.learn.curvature import Curvature
 from recfx.learn.delta import DeltaSettings, deltas
@@ -32,6 +32,7 @@ __all__ = [
     "ESTIMATORS",
     "Batch",
     "Bounds",
+    "CentredRowBounds",
     "Curvature",
     "DeltaSettings",
     "Diagonal",
