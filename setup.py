@@ -23,7 +23,15 @@ LEVEL_FLAGS = {
     "level_avx512": AVX512,
     "level_avx512_bf16": [*AVX512, "-mavx512vnni", "-mavx512bf16"],
 }
-LEVELS = list(LEVEL_FLAGS) if X86 else ["level_portable"]
+# Searches have levels of their own: counting bits in vectors came to processors apart from bfloat16.
+SCAN_FLAGS = {
+    "scan_portable": [],
+    "scan_avx2": AVX2,
+    "scan_avx512": AVX512,
+    "scan_avx512_vpopcntdq": [*AVX512, "-mavx512vnni", "-mavx512vpopcntdq"],
+}
+FLAGS = {**LEVEL_FLAGS, **{name: [*flags, "-ffp-contract=off"] for name, flags in SCAN_FLAGS.items()}}
+LEVELS = [*LEVEL_FLAGS, *SCAN_FLAGS] if X86 else ["level_portable", "scan_portable"]
 
 
 class BuildKernels(build_ext):
@@ -37,7 +45,7 @@ class BuildKernels(build_ext):
             obj: str, src: str, ext_: str, cc_args: list[str], extra: list[str], pp: list[str]
         ) -> None:
             language = ["-std=c++17"] if src.endswith(".cpp") else []
-            compile_one(obj, src, ext_, cc_args, [*extra, *language, *LEVEL_FLAGS.get(Path(src).stem, [])], pp)
+            compile_one(obj, src, ext_, cc_args, [*extra, *language, *FLAGS.get(Path(src).stem, [])], pp)
 
         compiler._compile = with_level_flags
         super().build_extension(ext)
@@ -48,7 +56,10 @@ setup(
         Extension(
             "recfx.targets.native._kernels",
             sources=[
-                *(str(SOURCES / f"{name}.cpp") for name in ["plan", "pool", "propagate", "bpr", "levels", *LEVELS]),
+                *(
+                    str(SOURCES / f"{name}.cpp")
+                    for name in ["plan", "pool", "propagate", "bpr", "levels", "retrieval", *LEVELS]
+                ),
                 str(SOURCES / "module.c"),
             ],
             depends=[str(path) for path in sorted(SOURCES.iterdir())],

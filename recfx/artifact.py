@@ -11,9 +11,6 @@ model/
 from __future__ import annotations
 
 import json
-import shutil
-import tempfile
-import zlib
 from collections.abc import Sequence
 from os import PathLike
 from pathlib import Path
@@ -25,6 +22,7 @@ from safetensors.torch import load_file, save_file
 
 from recfx.compiled import CompiledModel, Parts
 from recfx.errors import ArtifactError
+from recfx.formats.folders import check_file, checksums, write_folder
 from recfx.ir.program import Program
 from recfx.ir.serialize import from_json, to_json
 from recfx.pipeline import MissRecord, PassRecord
@@ -53,18 +51,16 @@ def save(
     if folder.exists() and not (folder / _MANIFEST).is_file():
         raise ArtifactError("the path exists and is no recfx artifact", where=str(folder), hint="choose another path")
     document, tensors = to_json(program)
-    folder.parent.mkdir(parents=True, exist_ok=True)
-    staging = Path(tempfile.mkdtemp(prefix=f".{folder.name}-", dir=folder.parent))
-    try:
+
+    def fill(staging: Path) -> None:
         (staging / "program.json").write_text(json.dumps(document))
         save_file(tensors, staging / "state.safetensors")
         for index, region in enumerate(regions):
             (staging / f"region-{index}").mkdir()
             BACKENDS[region.backend].save(region, staging / f"region-{index}")
         _write_manifest(staging, regions, report, recipe.save(staging) if recipe is not None else None)
-        _replace(staging, folder)
-    finally:
-        shutil.rmtree(staging, ignore_errors=True)
+
+    write_folder(folder, fill)
 
 
 def load(path: str | PathLike[str], *, check: bool = True) -> CompiledModel:
@@ -80,7 +76,7 @@ def load(path: str | PathLike[str], *, check: bool = True) -> CompiledModel:
     folder = Path(path)
     manifest = _read_manifest(folder)
     for name, expected in manifest["files"].items():
-        _check_file(folder / name, expected, check)
+        check_file(folder / name, expected, check)
     try:
         tensors = load_file(folder / "state.safetensors")
     except SafetensorError as error:
@@ -104,16 +100,11 @@ def _settled(tensor: torch.Tensor) -> torch.Tensor:
 def _write_manifest(folder: Path, regions: Sequence[Lowered], report: Report, recipe: dict[str, Any] | None) -> None:
     from recfx import __version__
 
-    files = {
-        str(file.relative_to(folder)): {"bytes": file.stat().st_size, "crc32": _crc32(file)}
-        for file in sorted(folder.rglob("*"))
-        if file.is_file()
-    }
     manifest = {
         "format": FORMAT,
         "recfx": __version__,
         "torch": torch.__version__,
-        "files": files,
+        "files": checksums(folder),
         "regions": [region.backend for region in regions],
         "report": report.to_json(),
         "recipe": recipe,
@@ -141,34 +132,6 @@ def _read_manifest(folder: Path) -> dict[str, Any]:
     if missing:
         raise ArtifactError(f"the manifest lacks {', '.join(sorted(missing))}", where=str(folder / _MANIFEST))
     return manifest
-
-
-def _check_file(file: Path, expected: dict[str, int], thorough: bool) -> None:
-    if not file.is_file():
-        raise ArtifactError("a file of the artifact is missing", where=str(file), hint="copy the whole folder")
-    size = file.stat().st_size
-    if size != expected["bytes"]:
-        raise ArtifactError(f"the file has {size} bytes instead of {expected['bytes']}", where=str(file))
-    if (thorough or file.suffix == ".json") and _crc32(file) != expected["crc32"]:
-        raise ArtifactError("the file's checksum is wrong: it was damaged", where=str(file))
-
-
-def _crc32(file: Path) -> int:
-    value = 0
-    with file.open("rb") as stream:
-        while block := stream.read(1 << 22):
-            value = zlib.crc32(block, value)
-    return value
-
-
-def _replace(staging: Path, folder: Path) -> None:
-    if not folder.exists():
-        staging.rename(folder)
-        return
-    old = Path(tempfile.mkdtemp(prefix=f".{folder.name}-old-", dir=folder.parent))
-    folder.rename(old / "artifact")
-    staging.rename(folder)
-    shutil.rmtree(old)
 
 
 def _decode_report(document: dict[str, Any]) -> Report:

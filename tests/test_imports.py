@@ -23,6 +23,7 @@ FORBIDDEN = {
     "cost": {"passes", "targets", "zoo", "data", "optimizer", "compiled", "artifact", "cli", "serve", "testing"},
     "passes": {"targets", "zoo", "data", "optimizer", "compiled", "artifact", "cli", "serve", "testing"},
     "learn": {"pipeline", "passes", "cost", "data", "optimizer", "compiled", "artifact", "cli", "serve", "testing"},
+    "retrieval": {"pipeline", "passes", "cost", "learn", "zoo", "data", "optimizer", "compiled", "artifact", "cli", "serve", "testing"},
     "targets": {"passes", "zoo", "data", "optimizer", "compiled", "artifact", "cli", "serve", "testing"},
 }  # fmt: skip
 for _rooms in FORBIDDEN.values():

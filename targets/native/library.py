@@ -29,6 +29,9 @@ _FUNCTIONS: dict[str, tuple[list[Any], Any]] = {
     "recfx_last_error": ([_p], None),
     "recfx_propagate": ([_text, _p, _p, _p, _p, _p, _i64, _p, _i64, _i64, _p, _i64, _i32, _i64], _i64),
     "recfx_bpr": ([_text, _p, _i64], _i64),
+    "recfx_search_levels": ([], _text),
+    "recfx_search": ([_text, _p, _i64], _i64),
+    "recfx_rescore": ([_text, _p, _i64], _i64),
 }
 
 
@@ -38,6 +41,7 @@ class Library:
     Attributes:
         calls: Its functions by name.
         levels: The instruction-set levels this processor runs, best first.
+        search_levels: Those of searches, likewise.
     """
 
     def __init__(self, path: Path) -> None:
@@ -51,6 +55,7 @@ class Library:
             if self.calls["recfx_struct_bytes"](which) != ctypes.sizeof(struct):
                 raise OSError(f"{path.name} was built from other sources: its {struct.__name__} has another size")
         self.levels: tuple[str, ...] = tuple(self.calls["recfx_levels"]().decode().split(","))
+        self.search_levels: tuple[str, ...] = tuple(self.calls["recfx_search_levels"]().decode().split(","))
 
 
 @lru_cache
@@ -94,3 +99,17 @@ def level() -> str:
     if asked and asked not in levels:
         raise TargetError(f"RECFX_LEVEL={asked!r} cannot run here", hint=f"this processor runs {', '.join(levels)}")
     return asked or levels[0]
+
+
+def search_level() -> str:
+    """The level that searches use: the best, or the one that RECFX_LEVEL names where searches have one of that name.
+
+    Raises:
+        TargetError: This processor cannot run the level asked for.
+    """
+    asked = os.environ.get("RECFX_LEVEL")
+    found = library().search_levels
+    if asked in found:
+        return asked
+    level()
+    return found[0]

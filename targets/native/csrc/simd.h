@@ -1,5 +1,6 @@
 // Vectors of W lanes in the compiler's own vector extension, so that one source serves every level. Included once per level, inside its namespace.
 #pragma once
+#include "half.inl"
 
 constexpr int W = RECFX_LANES;
 typedef float vf __attribute__((vector_size(W * 4)));
@@ -179,27 +180,6 @@ inline vf erf_(vf v) {
     p = p * t + 0.254829592f;
     const vf e = 1.0f - p * t * exponential(-(a * a));
     return v < 0.0f ? -e : e;
-}
-
-inline float half_to_float(uint16_t h) {
-#if defined(__F16C__)
-    return _cvtsh_ss(h);
-#else
-    const uint32_t sign = uint32_t(h & 0x8000) << 16, rest = h & 0x7fff;
-    uint32_t bits;
-    if (rest >= 0x7c00) {
-        bits = sign | 0x7f800000 | (rest & 0x3ff) << 13;
-    } else if (rest >= 0x400) {
-        bits = sign | ((rest << 13) + 0x38000000);
-    } else {  // subnormal
-        float f = float(rest) * 5.9604644775390625e-8f;
-        __builtin_memcpy(&bits, &f, 4);
-        bits |= sign;
-    }
-    float f;
-    __builtin_memcpy(&f, &bits, 4);
-    return f;
-#endif
 }
 
 // Rounds to bfloat16, ties to even; the result's low 16 bits are zero. NaN stays NaN.

@@ -1,0 +1,137 @@
+"""The grid that codes stand on: x_hat = lower + step * code, for the whole table, per row or per dimension."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Literal
+
+import torch
+from torch import Tensor
+
+from recfx.errors import InputError
+
+Kind = Literal["table", "row", "dimension"]
+
+_LARGEST = 1e15  # products of larger numbers, summed over dimensions, might leave float32
+_LEAST_STEP = 1e-30
+
+
+@dataclass(frozen=True)
+class Grid:
+    """What codes stand for.
+
+    Attributes:
+        lower: float32 [] for the table, [n] per row, [d] per dimension: the value of code 0.
+        step: The same shape, not negative: the difference between neighbouring codes.
+        kind: Which of the three.
+    """
+
+    lower: Tensor
+    step: Tensor
+    kind: Kind
+
+    def rows(self, ids: Tensor | slice) -> Grid:
+        """The grid of some rows."""
+        return Grid(self.lower[ids], self.step[ids], self.kind) if self.kind == "row" else self
+
+    def encode(self, values: Tensor, bits: int) -> Tensor:
+        """The nearest codes of float32 values [n, d]; values beyond the grid take its ends."""
+        lower, step = self._columns()
+        if bits == 1:  # a value on the boundary is code 0, as the sign of zero is
+            return (values > lower + step / 2).to(torch.uint8)
+        steps = (values - lower) / step.clamp(min=_LEAST_STEP)
+        return steps.round_().clamp_(0, (1 << bits) - 1).to(torch.uint8)
+
+    def decode(self, codes: Tensor) -> Tensor:
+        """The values of codes, float32 [n, d]."""
+        lower, step = self._columns()
+        return codes.float().mul_(step).add_(lower)
+
+    def _columns(self) -> tuple[Tensor, Tensor]:
+        return (self.lower[:, None], self.step[:, None]) if self.kind == "row" else (self.lower, self.step)
+
+
+def fit(values: Tensor, bits: int, kind: Kind) -> Grid:
+    """The grid of float32 values [n, d].
+
+    At 1 bit the two values are -s and s, s being the mean magnitude, which has the least squared error for signs; with more
+    bits, the grid spreads from the smallest value to the largest.
+    """
+    axis = {"table": (0, 1), "row": (1,), "dimension": (0,)}[kind]
+    if not values.numel():
+        shape = {"table": (), "row": (len(values),), "dimension": (values.shape[1],)}[kind]
+        return Grid(torch.zeros(shape), torch.zeros(shape), kind)
+    if bits == 1:
+        scale = values.abs().mean(axis)
+        return Grid(-scale, 2 * scale, kind)
+    lower = values.amin(axis)
+    return Grid(lower, (values.amax(axis) - lower) / ((1 << bits) - 1), kind)
+
+
+def given(lower: Tensor | float | None, step: Tensor | float | None, rows: int, dim: int, bits: int) -> Grid:
+    """The grid of constants that a caller gave: [] for the table, [n, 1] per row, [1, d] or [d] per dimension.
+
+    Without them codes are taken for -1 and 1 at one bit, and for themselves otherwise.
+
+    Raises:
+        InputError: Constants of another shape, not finite, too large, or a negative step.
+    """
+    if lower is None and step is None:
+        lower, step = (-1.0, 2.0) if bits == 1 else (0.0, 1.0)
+    low, high = _constants(lower, step)
+    low, high = torch.broadcast_tensors(low, high)
+    if low.numel() == 1 and low.ndim <= 2 and (rows != 1 or low.ndim == 0):
+        return Grid(low.reshape(()).clone(), high.reshape(()).clone(), "table")
+    if low.shape == (rows, 1):
+        return Grid(low[:, 0].contiguous(), high[:, 0].contiguous(), "row")
+    if low.shape in ((dim,), (1, dim)):
+        return Grid(low.reshape(dim).contiguous(), high.reshape(dim).contiguous(), "dimension")
+    raise InputError(f"lower and step are {list(low.shape)}; [], [{rows}, 1] and [1, {dim}] fit the codes")
+
+
+def given_rows(lower: Tensor | float | None, step: Tensor | float | None, rows: int) -> Grid:
+    """The grid of constants of rows, [n, 1] or [n].
+
+    Raises:
+        InputError: As in `given`.
+    """
+    low, high = (t.reshape(-1) for t in _constants(lower, step))
+    if len(low) != rows or len(high) != rows:
+        raise InputError(f"{rows} rows need as many lower ends and steps, got {len(low)} and {len(high)}")
+    return Grid(low.clone(), high.clone(), "row")
+
+
+def _constants(lower: Tensor | float | None, step: Tensor | float | None) -> tuple[Tensor, Tensor]:
+    if lower is None or step is None:
+        raise InputError("lower and step go together", hint="give both or neither")
+    low, high = (torch.as_tensor(t).detach().to("cpu", torch.float32) for t in (lower, step))
+    for name, tensor in (("lower", low), ("step", high)):
+        if not bool((tensor.abs() <= _LARGEST).all()):
+            raise InputError(f"{name} holds NaN, infinities or numbers beyond {_LARGEST:g}")
+    if bool((high < 0).any()):
+        raise InputError("a step is negative", hint="turn the codes of that row or dimension round")
+    return low, high
+
+
+def checked(values: Tensor, dim: int | None, what: str) -> Tensor:
+    """Embeddings as a contiguous float32 matrix on the CPU.
+
+    Raises:
+        InputError: Another rank, width or type, NaN, infinities, or numbers too large.
+    """
+    if not isinstance(values, Tensor) or not values.is_floating_point() or values.ndim != 2:
+        got = f"{values.dtype} {list(values.shape)}" if isinstance(values, Tensor) else type(values).__name__
+        raise InputError(f"{what} must be a floating-point tensor [n, d], got {got}", where="recfx.retrieval")
+    if not values.shape[1] or (dim is not None and values.shape[1] != dim):
+        wanted = "at least one column" if dim is None else f"{dim} columns"
+        raise InputError(f"{what} must have {wanted}, got {values.shape[1]}", where="recfx.retrieval")
+    plain = values.detach().to("cpu", torch.float32).contiguous()
+    # Extremes are NaN when any number is.
+    if plain.numel() and not bool(torch.stack(plain.aminmax()).abs().max() <= _LARGEST):
+        bad = int((~(plain.abs() <= _LARGEST)).any(1).nonzero()[0])
+        raise InputError(
+            f"row {bad} of {what} holds NaN, infinities or numbers beyond {_LARGEST:g}",
+            where="recfx.retrieval",
+            hint="a search cannot rank such rows; clean them or leave them out",
+        )
+    return plain

@@ -1,0 +1,300 @@
+"""The index: quantised items, and the exact best of them for each query."""
+
+from __future__ import annotations
+
+from os import PathLike
+from typing import TYPE_CHECKING
+
+import torch
+from torch import Tensor
+
+from recfx.errors import InputError
+from recfx.formats._progress import progress
+from recfx.retrieval import grid as grids
+from recfx.retrieval import reference
+from recfx.retrieval.exclusion import Exclude, compressed
+from recfx.retrieval.options import Metric, checked_codes, checked_options, checked_size
+from recfx.retrieval.packing import BITS, pack, pack_bytes, rows_of, to_blocks, unpack, words_of
+from recfx.retrieval.queries import Prepared, prepare_bits, prepare_numbers
+from recfx.retrieval.store import Store
+from recfx.targets.native.library import missing
+from recfx.targets.native.retrieval import Scan, scan
+
+if TYPE_CHECKING:
+    from recfx.retrieval.handoff import FaissKind
+
+_WHERE = "recfx.retrieval.Index"
+_BLOCK_VALUES = 1 << 22
+
+
+class Index:
+    """Items as codes of 1, 2, 4 or 8 bits, searched without loss among what the codes stand for.
+
+    An item is x_hat = lower + step * codes. A query is rounded too: to its signs times its mean magnitude, or to 8 bits. Items rank by
+    the dot product of the two, which is computed in integers; of equal ones that of lower id comes first. Answers depend neither on
+    the number of threads nor on the processor. Searches may run at the same time, but none beside `add`, `update` or `delete`.
+
+    Make one with `from_embeddings`, `from_codes`, `from_packed` or `load`.
+
+    Attributes:
+        bits: Bits of a code.
+        dim: Codes of an item.
+        metric: `ip` ranks by dot products, `cosine` by those of rows of length 1, `hamming` by the bits that differ.
+        query_bits: 1 or 8.
+    """
+
+    def __init__(self, store: Store, bits: int, metric: Metric, query_bits: int) -> None:
+        self._store = store
+        self.dim = store.dim
+        self.bits = bits
+        self.metric: Metric = metric
+        self.query_bits = query_bits
+
+    @staticmethod
+    def from_embeddings(
+        items: Tensor,
+        bits: int = 1,
+        metric: Metric = "ip",
+        *,
+        scales: grids.Kind | None = None,
+        query_bits: int | None = None,
+    ) -> Index:
+        """Rounds embeddings to codes.
+
+        At 1 bit codes are signs, -s or s with s the mean magnitude; with more bits they divide the range from the smallest to the largest
+        value.
+
+        Args:
+            items: Floating point [n, d], d at most 65,536.
+            bits: 1, 2, 4 or 8.
+            metric: See the class.
+            scales: Whether the whole `table`, each `row` or each `dimension` has a grid of its own. By default the table at 1 bit, which
+                then ranks by bits that differ, and rows otherwise.
+            query_bits: 1 (1-bit items only) or 8. By default 1 with 1-bit items and 8 with others.
+
+        Raises:
+            InputError: Options that do not go together, or items that are no such matrix, hold NaN, infinities or huge numbers.
+        """
+        kind: grids.Kind = scales or ("table" if bits == 1 else "row")
+        query_bits = checked_options(bits, metric, kind, query_bits)
+        values = grids.checked(items, None, "items")
+        checked_size(*values.shape)
+        if metric == "cosine":
+            values = torch.nn.functional.normalize(values, dim=1)
+        grid = grids.fit(values, bits, kind)
+        return Index(Store(_encode(values, grid, bits), len(values), grid, values.shape[1]), bits, metric, query_bits)
+
+    @staticmethod
+    def from_codes(
+        codes: Tensor,
+        bits: int,
+        lower: Tensor | float | None = None,
+        step: Tensor | float | None = None,
+        metric: Metric = "ip",
+        *,
+        query_bits: int | None = None,
+    ) -> Index:
+        """Takes codes as a trained quantiser gives them.
+
+        Args:
+            codes: uint8 [n, d], each below 2^bits.
+            bits: 1, 2, 4 or 8.
+            lower: What code 0 stands for: [] for the table, [n, 1] per row, [1, d] per dimension.
+            step: The difference between neighbouring codes, likewise. Without the two, codes stand for -1 and 1 at 1 bit, and for
+                themselves otherwise.
+            metric: See the class.
+            query_bits: See `from_embeddings`.
+
+        Raises:
+            InputError: Codes or constants of another type, shape or range, or options that do not go together.
+        """
+        checked_codes(codes, bits, None)
+        grid = grids.given(lower, step, *codes.shape, bits)
+        query_bits = checked_options(bits, metric, grid.kind, query_bits)
+        checked_size(*codes.shape)
+        words = pack(codes.detach().cpu(), bits)
+        return Index(Store(to_blocks(words), len(codes), grid, codes.shape[1]), bits, metric, query_bits)
+
+    @staticmethod
+    def from_packed(
+        packed: Tensor,
+        dim: int,
+        bits: int,
+        lower: Tensor | float | None = None,
+        step: Tensor | float | None = None,
+        metric: Metric = "ip",
+        *,
+        query_bits: int | None = None,
+    ) -> Index:
+        """As `from_codes`, of rows packed from the lowest bits of a byte upwards: uint8 [n, ceil(dim * bits / 8)]."""
+        if bits not in BITS or dim < 1:
+            raise InputError(f"codes have 1, 2, 4 or 8 bits and a dimension, got {bits} and {dim}", where=_WHERE)
+        words = pack_bytes(packed.detach().cpu(), dim, bits)
+        grid = grids.given(lower, step, len(packed), dim, bits)
+        query_bits = checked_options(bits, metric, grid.kind, query_bits)
+        checked_size(len(packed), dim)
+        return Index(Store(to_blocks(words), len(packed), grid, dim), bits, metric, query_bits)
+
+    def __len__(self) -> int:
+        """Items that can be found."""
+        return self._store.items - self._store.deleted
+
+    @property
+    def next_id(self) -> int:
+        """The id that the next item added gets; ids of deleted items are not given again."""
+        return self._store.items
+
+    @property
+    def nbytes(self) -> int:
+        """Bytes of codes and constants."""
+        return self._store.nbytes
+
+    def search(self, queries: Tensor, k: int, exclude: Exclude | None = None) -> tuple[Tensor, Tensor]:
+        """The k best items of each query.
+
+        Args:
+            queries: Floating point [Q, d]; with queries of 1 bit also codes, uint8 [Q, d] of 0 and 1, that stand for -1 and 1.
+            k: How many, at least 1.
+            exclude: Items not to be found: one tensor of ids for each query, or a tuple of row starts [Q + 1] and ids.
+
+        Returns:
+            Scores, float32 [Q, k], from the best on, and ids, int64 [Q, k]. Where fewer than k items are left, scores are -inf and ids -1. A
+            score is the dot product (`hamming`: minus the number of bits that differ).
+
+        Raises:
+            InputError: Queries of another width or type, NaN, infinities, k below 1, or ids of no item.
+        """
+        prepared = self._prepare(queries)
+        if k < 1:
+            raise InputError(f"k must be at least 1, not {k}", where=_WHERE)
+        left_out = compressed(exclude, len(queries), self.next_id) if exclude is not None else None
+        problem = Scan(
+            blocks=self._store.blocks,
+            items=self._store.items,
+            dim=self.dim,
+            bits=self.bits,
+            queries=prepared.rows,
+            k=k,
+            scale=prepared.scale,
+            bias=prepared.bias,
+            query_sum=None if prepared.scale is None else prepared.query_sum,
+            dead=self._store.dead,
+            exclude=left_out,
+        )
+        values, ids = scan(problem) if missing() is None else reference.scan(problem)
+        if self.metric == "hamming":
+            return torch.where(ids < 0, values, (values - self.dim) / 2), ids
+        return torch.where(ids < 0, values, values * prepared.gain + prepared.offset), ids
+
+    def _prepare(self, queries: Tensor) -> Prepared:
+        grid = self._store.grid
+        if isinstance(queries, Tensor) and queries.dtype == torch.uint8 and self.query_bits == 1:
+            checked_codes(queries, 1, self.dim)
+            return prepare_bits(queries.detach().cpu(), torch.ones(len(queries), 1), grid)
+        values = grids.checked(queries, self.dim, "queries")
+        if self.metric == "cosine":
+            values = torch.nn.functional.normalize(values, dim=1)
+        if self.query_bits == 1:
+            return prepare_bits((values > 0).to(torch.uint8), values.abs().mean(1, keepdim=True), grid)
+        return prepare_numbers(values, grid, self.bits)
+
+    def codes(self, ids: Tensor | None = None) -> Tensor:
+        """Codes of items, of all by default, uint8 [n, d]."""
+        chosen = torch.arange(self.next_id) if ids is None else self._store.known(ids)
+        return unpack(rows_of(self._store.blocks, chosen), self.dim, self.bits)
+
+    def decode(self, ids: Tensor | None = None) -> Tensor:
+        """What items stand for, of all by default, float32 [n, d]."""
+        chosen = torch.arange(self.next_id) if ids is None else self._store.known(ids)
+        return self._store.grid.rows(chosen).decode(self.codes(chosen))
+
+    def add(self, items: Tensor, lower: Tensor | None = None, step: Tensor | None = None) -> Tensor:
+        """Adds items and gives their ids, int64 [n].
+
+        Args:
+            items: Embeddings, which are rounded to the grid of the table or dimension or to grids of their own rows, or codes, uint8.
+            lower: With codes on grids of their own rows, their constants [n, 1].
+            step: Likewise.
+
+        Raises:
+            InputError: As in `from_embeddings` and `from_codes`.
+        """
+        words, grid = self._rounded(items, lower, step)
+        checked_size(self.next_id + len(words), self.dim)
+        return self._store.append(words, grid)
+
+    def update(self, ids: Tensor, items: Tensor, lower: Tensor | None = None, step: Tensor | None = None) -> None:
+        """Gives items new values, as `add` takes them; deleted items come back.
+
+        Raises:
+            InputError: As in `add`; ids of no item, an id twice, or another number of ids than items.
+        """
+        chosen = self._store.known(ids)
+        words, grid = self._rounded(items, lower, step)
+        if len(chosen) != len(words) or len(chosen.unique()) != len(chosen):
+            raise InputError(f"{len(words)} items need as many ids, each once; got {len(chosen)}", where=_WHERE)
+        self._store.write(chosen, words, grid)
+
+    def delete(self, ids: Tensor) -> None:
+        """Deletes items: they are found no more, and their ids are not given again.
+
+        Raises:
+            InputError: Ids of no item, or deleted before.
+        """
+        self._store.delete(self._store.known(ids))
+
+    def live_ids(self) -> Tensor:
+        """The ids of items that were not deleted, int64 [n]."""
+        return self._store.live_ids()
+
+    def _rounded(self, items: Tensor, lower: Tensor | None, step: Tensor | None) -> tuple[Tensor, grids.Grid]:
+        grid, by_row = self._store.grid, self._store.grid.kind == "row"
+        if isinstance(items, Tensor) and items.dtype == torch.uint8:
+            checked_codes(items, self.bits, self.dim)
+            if by_row != (lower is not None or step is not None):
+                raise InputError("constants go with codes on grids of their own rows", where=_WHERE)
+            if by_row:
+                grid = grids.given_rows(lower, step, len(items))
+            return pack(items.detach().cpu(), self.bits), grid
+        values = grids.checked(items, self.dim, "items")
+        if self.metric == "cosine":
+            values = torch.nn.functional.normalize(values, dim=1)
+        if by_row:
+            grid = grids.fit(values, self.bits, "row")
+        return pack(grid.encode(values, self.bits), self.bits), grid
+
+    def save(self, path: str | PathLike[str]) -> None:
+        """Writes the index as a folder; see `recfx.retrieval.files`."""
+        from recfx.retrieval.files import save
+
+        save(self, path)
+
+    @staticmethod
+    def load(path: str | PathLike[str], *, check: bool = True) -> Index:
+        """Maps a saved index into memory; changes stay in memory. `check` compares the checksums of the codes too.
+
+        Raises:
+            ArtifactError: It is not there, damaged, cut short, or of another format version.
+        """
+        from recfx.retrieval.files import load
+
+        return load(path, check=check)
+
+    def to_faiss(self, kind: FaissKind = "binary") -> object:
+        """Hands the items to FAISS; see `recfx.retrieval.handoff.to_faiss`."""
+        from recfx.retrieval.handoff import to_faiss
+
+        return to_faiss(self, kind)
+
+
+def _encode(values: Tensor, grid: grids.Grid, bits: int) -> Tensor:
+    """Blocks of the codes of float32 values [n, d], made a part at a time."""
+    rows, dim = values.shape
+    words = torch.empty(rows, words_of(dim, bits), dtype=torch.int32)
+    step = max(1, _BLOCK_VALUES // dim)
+    with progress(f"rounding {rows:,} items to {bits} bits", rows) as advance:
+        for start in range(0, rows, step):
+            some = torch.arange(start, min(start + step, rows))
+            words[start : start + step] = pack(grid.rows(some).encode(values[start : start + step], bits), bits)
+            advance(len(some))
+    return to_blocks(words)

@@ -1,0 +1,71 @@
+"""Which options of an index go together, and what codes it takes."""
+
+from __future__ import annotations
+
+from typing import Literal
+
+import torch
+from torch import Tensor
+
+from recfx.errors import InputError
+from recfx.retrieval.grid import Kind
+from recfx.retrieval.packing import BITS, MOST_DIMENSIONS
+
+Metric = Literal["ip", "cosine", "hamming"]
+METRICS = ("ip", "cosine", "hamming")
+
+_WHERE = "recfx.retrieval.Index"
+_MOST_ITEMS = 1 << 31
+
+
+def checked_codes(codes: Tensor, bits: int, dim: int | None) -> None:
+    """Checks codes of a given width.
+
+    Raises:
+        InputError: Not uint8 [n, dim] with columns, or not below 2^bits.
+    """
+    if bits not in BITS:
+        raise InputError(f"codes have 1, 2, 4 or 8 bits, not {bits}", where=_WHERE)
+    if not isinstance(codes, Tensor) or codes.dtype != torch.uint8 or codes.ndim != 2 or not codes.shape[1]:
+        got = f"{codes.dtype} {list(codes.shape)}" if isinstance(codes, Tensor) else type(codes).__name__
+        raise InputError(f"codes must be uint8 [n, d], got {got}", where=_WHERE)
+    if dim is not None and codes.shape[1] != dim:
+        raise InputError(f"codes must have {dim} columns, got {codes.shape[1]}", where=_WHERE)
+    if codes.numel() and int(codes.max()) >= 1 << bits:
+        raise InputError(f"code {int(codes.max())} does not fit into {bits} bits", where=_WHERE)
+
+
+def checked_options(bits: int, metric: Metric, kind: Kind, query_bits: int | None) -> int:
+    """The query's bits, when the options go together.
+
+    Raises:
+        InputError: They do not.
+    """
+    if bits not in BITS:
+        raise InputError(f"codes have 1, 2, 4 or 8 bits, not {bits}", where=_WHERE)
+    if metric not in METRICS or kind not in ("table", "row", "dimension"):
+        raise InputError(f"there is no metric {metric!r} with scales per {kind!r}", where=_WHERE)
+    chosen = query_bits if query_bits is not None else 1 if bits == 1 and kind != "dimension" else 8
+    if chosen not in (1, 8) or (chosen == 1 and (bits != 1 or kind == "dimension")):
+        raise InputError(
+            f"queries of {chosen} bits do not go with items of {bits} bits and scales per {kind}",
+            where=_WHERE,
+            hint="queries of 1 bit go with items of 1 bit and scales per table or row; 8 bits go with all",
+        )
+    if metric == "hamming" and (chosen != 1 or kind != "table"):
+        raise InputError("bits that differ are counted between codes of 1 bit with one scale", where=_WHERE)
+    return chosen
+
+
+def checked_size(rows: int, dim: int) -> None:
+    """Checks that an index can hold so much.
+
+    Raises:
+        InputError: It cannot.
+    """
+    if rows >= _MOST_ITEMS or dim > MOST_DIMENSIONS:
+        raise InputError(
+            f"an index holds up to {_MOST_ITEMS - 1:,} items of {MOST_DIMENSIONS:,} dimensions, not {rows:,} of {dim:,}",
+            where=_WHERE,
+            hint="divide the items among several indices, or hand them to FAISS",
+        )

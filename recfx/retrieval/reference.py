@@ -1,0 +1,76 @@
+"""What searches compute, in plain torch: their definition, and what runs where the kernels were not built."""
+
+from __future__ import annotations
+
+import torch
+from torch import Tensor
+
+from recfx.retrieval.packing import rows_of, unpack
+from recfx.targets.native.retrieval import Scan
+
+_BLOCK_VALUES = 1 << 22
+
+
+def scan(search: Scan) -> tuple[Tensor, Tensor]:
+    """See `recfx.targets.native.retrieval.scan`."""
+    queries = len(search.queries)
+    best = torch.full((queries, search.k), -torch.inf, dtype=torch.float64)
+    ids = torch.full((queries, search.k), -1)
+    step = max(1, _BLOCK_VALUES // max(search.dim, queries, 1))
+    for start in range(0, search.items, step):
+        some = torch.arange(start, min(start + step, search.items))
+        values = _values(search, some)
+        hidden = _hidden(search, some)
+        both = torch.cat([best, values.masked_fill(hidden, -torch.inf)], 1)
+        names = torch.cat([ids, some.expand(queries, -1).masked_fill(hidden, -1)], 1)
+        # Stable, so that of equals the one of lower id, which came earlier, stays ahead.
+        order = both.sort(dim=1, descending=True, stable=True).indices[:, : search.k]
+        best, ids = both.gather(1, order), names.gather(1, order)
+    return best.float(), ids
+
+
+def _values(search: Scan, some: Tensor) -> Tensor:
+    """What items rank by, float64 [Q, n], in which products are exact; the affine form is one of float32."""
+    words = rows_of(search.blocks, some)
+    if search.queries.dtype == torch.int32:
+        items, queries = (2.0 * unpack(t, search.dim, 1).double() - 1 for t in (words, search.queries))
+    else:
+        items, queries = unpack(words, search.dim, search.bits).double(), search.queries[:, : search.dim].double()
+    products = queries @ items.T
+    if search.scale is None or search.bias is None or search.query_sum is None:
+        return products
+    return (products.float() * search.scale[some] + search.query_sum[:, None] * search.bias[some]).double()
+
+
+def _hidden(search: Scan, some: Tensor) -> Tensor:
+    """Deleted and excluded items, bool [Q, n]."""
+    hidden = torch.zeros(len(search.queries), len(some), dtype=torch.bool)
+    if search.dead is not None:
+        hidden |= (search.dead[some // 64] >> (some % 64) & 1).bool()
+    if search.exclude is not None:
+        starts, ids = search.exclude
+        row = torch.repeat_interleave(torch.arange(len(search.queries)), starts.diff())
+        inside = (ids >= some[0]) & (ids <= some[-1])
+        hidden[row[inside], ids[inside] - some[0]] = True
+    return hidden
+
+
+def rescore(
+    rows: Tensor, queries: Tensor, shortlist: Tensor, k: int, affine: tuple[Tensor, Tensor, Tensor] | None = None
+) -> tuple[Tensor, Tensor]:
+    """See `recfx.targets.native.retrieval.rescore`; float rows add up in another order there."""
+    by_id = shortlist.sort(1).values
+    chosen = rows[by_id.clamp(min=0)] if len(rows) else rows.new_zeros(*by_id.shape, rows.shape[1])
+    wide = torch.float64 if rows.dtype == torch.uint8 else torch.float32
+    values = torch.einsum("qmd,qd->qm", chosen.to(wide), queries.to(wide)).float()
+    if affine is not None:
+        scale, bias, query_sum = affine
+        safe = by_id.clamp(min=0)
+        values = values * scale[safe] + query_sum[:, None] * bias[safe]
+    values = values.masked_fill(by_id < 0, -torch.inf)
+    short = max(0, k - values.shape[1])
+    values = torch.nn.functional.pad(values, (0, short), value=-torch.inf)
+    by_id = torch.nn.functional.pad(by_id, (0, short), value=-1)
+    # The -1 sort first among ids; -inf moves them to the end.
+    order = values.sort(dim=1, descending=True, stable=True).indices[:, :k]
+    return values.gather(1, order), by_id.gather(1, order)

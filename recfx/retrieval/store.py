@@ -1,0 +1,134 @@
+"""What an index holds: blocks of words that grow, constants of rows, and which items are gone."""
+
+from __future__ import annotations
+
+import dataclasses
+
+import torch
+from torch import Tensor
+
+from recfx.errors import InputError
+from recfx.retrieval.grid import Grid
+from recfx.retrieval.packing import write_rows
+from recfx.targets.native.retrieval import BLOCK
+
+_WORD = 64
+
+
+class Store:
+    """Items in blocks, with room for more behind the last.
+
+    Attributes:
+        blocks: int32 [room / 16, words, 16].
+        items: How many there are, deleted ones included.
+        deleted: How many of them are deleted.
+        dim: Codes of an item.
+        dead: A bit for each item, int64 [ceil(room / 64)]; None before the first was deleted.
+    """
+
+    def __init__(self, blocks: Tensor, items: int, grid: Grid, dim: int, dead: Tensor | None = None) -> None:
+        self.blocks = blocks
+        self.items = items
+        self.dim = dim
+        self.dead = dead
+        self.deleted = 0 if dead is None else items - len(self.live_ids())
+        # Constants of rows have the room that blocks have; the others are few and fixed.
+        self._constants = grid if grid.kind != "row" else _resized(grid, len(blocks) * BLOCK)
+
+    @property
+    def grid(self) -> Grid:
+        """The grid of the items."""
+        return self._constants.rows(slice(0, self.items)) if self._constants.kind == "row" else self._constants
+
+    @property
+    def nbytes(self) -> int:
+        """Bytes of codes and constants, without the room for more."""
+        words = -(-self.items // BLOCK) * BLOCK * self.blocks.shape[1]
+        return 4 * (words + self.grid.lower.numel() + self.grid.step.numel())
+
+    def known(self, ids: Tensor) -> Tensor:
+        """Ids, checked.
+
+        Raises:
+            InputError: Not integers [n], or ids of no item.
+        """
+        wrong = not isinstance(ids, Tensor) or ids.ndim != 1 or ids.is_floating_point() or ids.dtype == torch.bool
+        if wrong and not (isinstance(ids, Tensor) and ids.shape == (0,)):
+            raise InputError("ids must be a tensor of integers [n]", where="recfx.retrieval")
+        plain = ids.to("cpu", torch.int64)
+        bad = plain[(plain < 0) | (plain >= self.items)]
+        if len(bad):
+            raise InputError(f"there is no item {int(bad[0])}; ids are 0 to {self.items - 1}", where="recfx.retrieval")
+        return plain
+
+    def append(self, words: Tensor, grid: Grid) -> Tensor:
+        """Adds items, whose constants are those of `grid` where rows have their own; gives their ids."""
+        ids = torch.arange(self.items, self.items + len(words))
+        self._reserve(self.items + len(words))
+        self.items += len(words)
+        self._put(ids, words, grid)
+        return ids
+
+    def write(self, ids: Tensor, words: Tensor, grid: Grid) -> None:
+        """Replaces items; deleted ones come back."""
+        self._put(ids, words, grid)
+        if self.dead is not None:
+            back = ids[self._gone(ids)]
+            self.dead.scatter_add_(0, back // _WORD, -_bits(back))
+            self.deleted -= len(back)
+
+    def delete(self, ids: Tensor) -> None:
+        """Marks items as gone.
+
+        Raises:
+            InputError: One is gone already, or named twice.
+        """
+        if self.dead is None:
+            self.dead = torch.zeros(-(-len(self.blocks) * BLOCK // _WORD), dtype=torch.int64)
+        twice = bool(self._gone(ids).any()) or len(ids.unique()) != len(ids)
+        if twice:
+            raise InputError("an item is deleted twice", where="recfx.retrieval", hint="see Index.live_ids")
+        self.dead.scatter_add_(0, ids // _WORD, _bits(ids))
+        self.deleted += len(ids)
+
+    def live_ids(self) -> Tensor:
+        """Items that are not gone, int64 [n]."""
+        ids = torch.arange(self.items)
+        return ids if self.dead is None else ids[~self._gone(ids)]
+
+    def _gone(self, ids: Tensor) -> Tensor:
+        assert self.dead is not None
+        return (self.dead[ids // _WORD] >> (ids % _WORD) & 1).bool()
+
+    def _put(self, ids: Tensor, words: Tensor, grid: Grid) -> None:
+        write_rows(self.blocks, ids, words)
+        if self._constants.kind == "row":
+            self._constants.lower[ids] = grid.lower
+            self._constants.step[ids] = grid.step
+
+    def _reserve(self, items: int) -> None:
+        """Doubles the room when it is short, so that adding items one by one copies each a few times at most."""
+        needed = -(-items // BLOCK)
+        if needed <= len(self.blocks):
+            return
+        room = max(needed, 2 * len(self.blocks))
+        grown = self.blocks.new_zeros(room, *self.blocks.shape[1:])
+        grown[: len(self.blocks)] = self.blocks
+        self.blocks = grown
+        if self._constants.kind == "row":
+            self._constants = _resized(self._constants, room * BLOCK)
+        if self.dead is not None:
+            self.dead = torch.nn.functional.pad(self.dead, (0, -(-room * BLOCK // _WORD) - len(self.dead)))
+
+
+def _resized(grid: Grid, rows: int) -> Grid:
+    if len(grid.lower) == rows:
+        return grid
+    more = (0, rows - len(grid.lower))
+    return dataclasses.replace(
+        grid, lower=torch.nn.functional.pad(grid.lower, more), step=torch.nn.functional.pad(grid.step, more)
+    )
+
+
+def _bits(ids: Tensor) -> Tensor:
+    return torch.ones_like(ids) << ids % _WORD

@@ -1,0 +1,224 @@
+// Searches: which level runs them, how they are shared among threads, and how lists become answers. The best k of a set of (value, id) pairs
+// without equals do not depend on how the set was divided, so neither threads nor groups of queries show in an answer.
+#include "retrieval.h"
+
+#include <algorithm>
+#include <atomic>
+#include <cmath>
+#include <cstring>
+#include <new>
+#include <string>
+#include <vector>
+
+#include "pool.h"
+
+namespace recfx {
+
+void shorten(Best& best, Limit& limit, bool real) {
+    if (best.count <= best.k) return;
+    std::nth_element(best.entries, best.entries + best.k - 1, best.entries + best.count);
+    best.count = best.k;
+    const uint32_t key = uint32_t(best.entries[best.k - 1] >> 32);
+    if (real) limit.real = real_of(key);
+    else limit.whole = whole_of(key);
+}
+
+namespace {
+
+bool left_out(const RecfxSearch& search, int64_t query, int64_t id) {
+    if (search.dead && search.dead[id / 64] >> (id % 64) & 1) return true;
+    if (!search.exclude_from) return false;
+    return std::binary_search(search.exclude + search.exclude_from[query], search.exclude + search.exclude_from[query + 1], id);
+}
+
+template <class Value>
+void enter_all(const RecfxSearch& search, Best& best, Limit& limit, int64_t first, uint32_t mask, const Value* values, bool real) {
+    for (; mask; mask &= mask - 1) {
+        const int64_t lane = __builtin_ctz(mask);
+        if (left_out(search, best.query, first + lane)) continue;
+        if (best.count == best.capacity) shorten(best, limit, real);
+        best.entries[best.count++] = uint64_t(key_of(values[lane])) << 32 | uint64_t(first + lane);
+    }
+}
+
+constexpr int64_t GROUP_BYTES = 16 << 10;   // units of the queries that one stream of items passes: half a first-level cache
+constexpr int64_t LIST_BYTES = 64 << 20;    // lists of all threads
+constexpr int64_t LEAST_STEPS = 64 << 10;   // words of items times queries for which another thread is worth waking
+
+struct Entry {
+    const ScanLevel* (*level)();
+    bool runs;
+};
+
+// Best first.
+const Entry* entries(int& count) {
+#if defined(__x86_64__)
+    static const bool narrow = __builtin_cpu_supports("avx2") && __builtin_cpu_supports("fma") && __builtin_cpu_supports("f16c");
+    static const bool wide = narrow && __builtin_cpu_supports("avx512f") && __builtin_cpu_supports("avx512bw") && __builtin_cpu_supports("avx512dq") &&
+                             __builtin_cpu_supports("avx512vl") && __builtin_cpu_supports("avx512cd");
+    static const Entry all[] = {
+        {scan_avx512_vpopcntdq, wide && __builtin_cpu_supports("avx512vpopcntdq") && __builtin_cpu_supports("avx512vnni")},
+        {scan_avx512, wide},
+        {scan_avx2, narrow},
+        {scan_portable, true},
+    };
+    count = 4;
+#else
+    static const Entry all[] = {{scan_portable, true}};
+    count = 1;
+#endif
+    return all;
+}
+
+const ScanLevel* find(const char* name) {
+    int count;
+    const Entry* all = entries(count);
+    for (int i = 0; i < count; ++i)
+        if (all[i].runs && std::strcmp(all[i].level()->name, name) == 0) return all[i].level();
+    return nullptr;
+}
+
+void run(int64_t members, Task task, void* state) {
+    if (members > 1 && run_team(members, task, state)) return;
+    for (int64_t m = 0; m < members; ++m) task(state, m);
+}
+
+// Writes the k best of a list, and what says that there were fewer.
+void answer(uint64_t* list, int64_t count, int64_t k, bool real, float* scores, int64_t* ids) {
+    const int64_t found = std::min(k, count);
+    std::partial_sort(list, list + found, list + count);
+    for (int64_t i = 0; i < k; ++i) {
+        const uint32_t key = uint32_t(list[i < found ? i : 0] >> 32);
+        scores[i] = i >= found ? -INFINITY : real ? real_of(key) : float(whole_of(key));
+        ids[i] = i >= found ? -1 : int64_t(uint32_t(list[i]));
+    }
+}
+
+// A group of queries: every member shows its part of the items to all of them.
+struct Call {
+    const RecfxSearch& search;
+    const ScanLevel& level;
+    int64_t members, capacity, stride;
+    int64_t first = 0, count = 0;
+    std::vector<uint32_t> units;
+    std::vector<uint64_t> entries;
+    std::vector<Best> best;
+    std::vector<Limit> limits;
+
+    void scan(int64_t member) {
+        const int64_t blocks = (search.items + BLOCK - 1) / BLOCK;
+        Best* own = &best[size_t(member * count)];
+        Limit* limit = &limits[size_t(member * count)];
+        for (int64_t q = 0; q < count; ++q) {
+            const size_t at = size_t((member * count + q) * capacity);
+            own[q] = {&entries[at], 0, capacity, std::min(search.k, search.items), first + q};
+            if (search.scale) limit[q].real = -INFINITY;
+            else limit[q].whole = INT32_MIN;
+        }
+        level.scan(search, units.data(), stride, count, blocks * member / members, blocks * (member + 1) / members, own, limit);
+        for (int64_t q = 0; q < count; ++q) shorten(own[q], limit[q], search.scale);
+    }
+
+    void merge(int64_t member) {
+        for (int64_t q = count * member / members; q < count * (member + 1) / members; ++q) {
+            // After shortening, the k best of two members fit one list.
+            Best& all = best[size_t(q)];
+            Limit unused;
+            for (int64_t m = 1; m < members; ++m) {
+                const Best& other = best[size_t(m * count + q)];
+                std::copy(other.entries, other.entries + other.count, all.entries + all.count);
+                all.count += other.count;
+                shorten(all, unused, search.scale);
+            }
+            answer(all.entries, all.count, search.k, search.scale, search.scores + (first + q) * search.k, search.ids + (first + q) * search.k);
+        }
+    }
+};
+
+void search_all(const RecfxSearch& search, const ScanLevel& level, int64_t threads) {
+    const int64_t k = std::min(search.k, search.items), capacity = 2 * k + 64;
+    const int64_t stride = units_of(search, level.depth), blocks = (search.items + BLOCK - 1) / BLOCK;
+    const int64_t work = blocks * BLOCK * search.words * search.queries;
+    const int64_t members = std::max<int64_t>(1, std::min({threads, blocks, work / LEAST_STEPS}));
+    int64_t group = std::min({search.queries, GROUP_BYTES / (stride * 4), LIST_BYTES / (members * capacity * 8)});
+    group = std::max<int64_t>(1, group);
+    Call call{search, level, members, capacity, stride, 0, 0, {}, {}, {}, {}};
+    call.units.resize(size_t(group * stride));
+    call.entries.resize(size_t(members * group * capacity));
+    call.best.resize(size_t(members * group));
+    call.limits.resize(size_t(members * group));
+    for (; call.first < search.queries; call.first += call.count) {
+        call.count = std::min(group, search.queries - call.first);
+        for (int64_t q = 0; q < call.count; ++q) level.lay_out(search, call.first + q, &call.units[size_t(q * stride)]);
+        run(members, [](void* state, int64_t member) { static_cast<Call*>(state)->scan(member); }, &call);
+        run(members, [](void* state, int64_t member) { static_cast<Call*>(state)->merge(member); }, &call);
+    }
+}
+
+struct RescoreCall {
+    const RecfxRescore& search;
+    const ScanLevel& level;
+    int64_t members, capacity;
+    std::vector<uint64_t> entries;
+
+    void part(int64_t member) {
+        for (int64_t q = search.queries * member / members; q < search.queries * (member + 1) / members; ++q) {
+            Best best{&entries[size_t(member * capacity)], 0, capacity, std::min(search.k, search.candidates), q};
+            level.rescore(search, q, best);
+            answer(best.entries, best.count, search.k, true, search.scores + q * search.k, search.ids + q * search.k);
+        }
+    }
+};
+
+}  // namespace
+
+void enter(const RecfxSearch& search, Best& best, Limit& limit, int64_t first, uint32_t mask, const int32_t* values) {
+    enter_all(search, best, limit, first, mask, values, false);
+}
+void enter(const RecfxSearch& search, Best& best, Limit& limit, int64_t first, uint32_t mask, const float* values) {
+    enter_all(search, best, limit, first, mask, values, true);
+}
+
+}  // namespace recfx
+
+extern "C" {
+
+const char* recfx_search_levels() {
+    static const std::string names = [] {
+        int count;
+        const recfx::Entry* all = recfx::entries(count);
+        std::string text;
+        for (int i = 0; i < count; ++i)
+            if (all[i].runs) text += (text.empty() ? "" : ",") + std::string(all[i].level()->name);
+        return text;
+    }();
+    return names.c_str();
+}
+
+int64_t recfx_search(const char* name, const RecfxSearch* search, int64_t threads) {
+    if (search->struct_bytes != int64_t(sizeof *search)) return 3;
+    const recfx::ScanLevel* level = recfx::find(name);
+    if (!level) return 1;
+    try {
+        recfx::search_all(*search, *level, threads);
+    } catch (const std::bad_alloc&) {
+        return 2;
+    }
+    return 0;
+}
+
+int64_t recfx_rescore(const char* name, const RecfxRescore* search, int64_t threads) {
+    if (search->struct_bytes != int64_t(sizeof *search)) return 3;
+    const recfx::ScanLevel* level = recfx::find(name);
+    if (!level) return 1;
+    try {
+        const int64_t members = std::max<int64_t>(1, std::min(threads, search->queries));
+        const int64_t capacity = 2 * std::min(search->k, search->candidates) + 64;
+        recfx::RescoreCall call{*search, *level, members, capacity, std::vector<uint64_t>(size_t(members * capacity))};
+        recfx::run(members, [](void* state, int64_t member) { static_cast<recfx::RescoreCall*>(state)->part(member); }, &call);
+    } catch (const std::bad_alloc&) {
+        return 2;
+    }
+    return 0;
+}
+}

@@ -1,0 +1,112 @@
+// Top-k over quantised items: what a search is, as the caller sees it, and what one instruction-set level offers.
+//
+// Items lie in blocks of 16: word w (32 bits) of the block's items next to each other, words [block][word][item]. An item's words hold its
+// codes of `bits` bits, the first in the lowest bits; what pads the last word and the last block is zero.
+#pragma once
+#include <cstdint>
+
+namespace recfx {
+constexpr int64_t BLOCK = 16;
+}
+
+extern "C" {
+
+// Keep in step with targets/native/retrieval.py.
+struct RecfxSearch {
+    int64_t struct_bytes;
+    int64_t items, dim, bits, words;  // words: 32-bit words of one item
+    int64_t queries, k;
+    int64_t hamming;             // 1: queries are words like the items'; 0: queries are int8, one number for each code a word has room for
+    const uint32_t* blocks;      // [ceil(items / 16), words, 16]
+    const void* query_rows;      // uint32 [queries, words], or int8 [queries, words * 32 / bits]
+    const float* scale;          // [items] or null, then `bias` is null too: value = scale * product + bias * query_sum
+    const float* bias;           // [items]
+    const float* query_sum;      // [queries], read where there is a scale
+    const uint64_t* dead;        // one bit per item, or null
+    const int64_t* exclude_from; // [queries + 1] or null
+    const int64_t* exclude;      // ids, ascending within a query
+    float* scores;               // [queries, k]; -inf where there are fewer items
+    int64_t* ids;                // [queries, k]; -1 there
+};
+
+// Candidates scored again, by rows that lie one after the other.
+struct RecfxRescore {
+    int64_t struct_bytes;
+    int64_t dim, queries, candidates, k;
+    int64_t dtype;         // RECFX_F32, RECFX_F16 or RECFX_U8
+    const void* rows;      // [items, dim]
+    const float* scale;    // [items] or null; with RECFX_U8: value = scale * code + bias
+    const float* bias;
+    const void* query_rows;  // [queries, dim], float32; int8 with RECFX_U8
+    const float* query_sum;  // [queries], with RECFX_U8
+    const int64_t* shortlist;  // [queries, candidates]; -1: none
+    float* scores;         // [queries, k]
+    int64_t* ids;
+};
+
+#define RECFX_SEARCH_API __attribute__((visibility("default")))
+RECFX_SEARCH_API const char* recfx_search_levels();  // comma-separated, best first
+// 0: done; 1: this processor has no such level; 2: no memory; 3: the caller was written for another library.
+RECFX_SEARCH_API int64_t recfx_search(const char* level, const RecfxSearch* search, int64_t threads);
+RECFX_SEARCH_API int64_t recfx_rescore(const char* level, const RecfxRescore* search, int64_t threads);
+}
+
+namespace recfx {
+
+// The best of what one thread saw of one query. Entries order by value, best first, then by id; all have another id, so no two are equal.
+struct Best {
+    uint64_t* entries;
+    int64_t count, capacity, k;
+    int64_t query;
+};
+
+// What a value must exceed to enter a list; beside each other, because they are read for every block of items.
+union Limit {
+    int32_t whole;
+    float real;
+};
+
+struct ScanLevel {
+    const char* name;
+    int64_t depth;  // codes of one step of a dot product
+    // Shows blocks [first, last) to `count` queries that lie in `units`, as `lay_out` left them.
+    void (*scan)(const RecfxSearch&, const uint32_t* units, int64_t stride, int64_t count, int64_t first, int64_t last, Best*, Limit*);
+    void (*lay_out)(const RecfxSearch&, int64_t query, uint32_t* units);
+    void (*rescore)(const RecfxRescore&, int64_t query, Best&);
+};
+
+// 32-bit units that one query takes.
+inline int64_t units_of(const RecfxSearch& search, int64_t depth) {
+    return search.hamming ? search.words : search.words * 32 / (search.bits * depth);
+}
+
+// Larger values have smaller keys; -0 counts as 0.
+inline uint32_t key_of(int32_t value) { return ~(uint32_t(value) ^ 0x80000000u); }
+inline uint32_t key_of(float value) {
+    value += 0.0f;
+    uint32_t bits;
+    __builtin_memcpy(&bits, &value, 4);
+    return ~(bits & 0x80000000u ? ~bits : bits | 0x80000000u);
+}
+inline int32_t whole_of(uint32_t key) { return int32_t(~key ^ 0x80000000u); }
+inline float real_of(uint32_t key) {
+    uint32_t bits = ~key;
+    bits = bits & 0x80000000u ? bits & 0x7fffffffu : ~bits;
+    float value;
+    __builtin_memcpy(&value, &bits, 4);
+    return value;
+}
+
+// Keeps the k best of a full list; the last of them is the new limit.
+void shorten(Best& best, Limit& limit, bool real);
+
+// Enters the items of a block whose bit is set in `mask`, but for deleted and excluded ones.
+void enter(const RecfxSearch& search, Best& best, Limit& limit, int64_t first, uint32_t mask, const int32_t* values);
+void enter(const RecfxSearch& search, Best& best, Limit& limit, int64_t first, uint32_t mask, const float* values);
+
+const ScanLevel* scan_avx512_vpopcntdq();
+const ScanLevel* scan_avx512();
+const ScanLevel* scan_avx2();
+const ScanLevel* scan_portable();
+
+}  // namespace recfx

@@ -1,0 +1,235 @@
+// The scan of one instruction-set level: blocks of items stream past queries that stay in the first-level cache, and no score is written but
+// of items that enter a list. Compiled with the level's flags in a namespace of its own; no floating-point operation may be contracted, so that
+// all levels give the same bits.
+#include "retrieval.h"
+#include "abi.h"
+#if defined(__x86_64__)
+#include <immintrin.h>
+#endif
+
+namespace recfx {
+namespace {
+#include "scan_units.inl"
+
+constexpr int TILE = RECFX_TILE;           // queries that share what was loaded and unpacked of the items
+constexpr int64_t AHEAD = 8 * 1024;        // bytes between what is read and what is asked for
+
+inline void ask_ahead(const uint32_t* block, int64_t words) {
+    const char* at = reinterpret_cast<const char*>(block) + AHEAD;
+    for (int64_t w = 0; w < words; ++w) __builtin_prefetch(at + w * BLOCK * 4, 0, 3);
+}
+
+// The number of equal bits less d and the bits that differ: d - 2 |x xor q|.
+template <int WORDS>
+struct Hamming {
+    template <int Q>
+    static void products(const RecfxSearch& search, const uint32_t* items, const uint32_t* units, int64_t stride, vi* out) {
+        const int64_t words = WORDS ? WORDS : search.words;
+        vi distance[Q] = {};
+        for (int64_t w = 0; w < words;) {
+            const int64_t stop = words - w < WORDS_BEFORE_SUM ? words : w + WORDS_BEFORE_SUM;
+            vu bits[Q] = {};
+            for (; w < stop; ++w) {
+                const vu item = load<vu>(items + w * BLOCK);
+#pragma GCC unroll 16
+                for (int q = 0; q < Q; ++q) bits[q] += counts(item ^ splat(units[q * stride + w]));
+            }
+#pragma GCC unroll 16
+            for (int q = 0; q < Q; ++q) distance[q] += sum(bits[q]);
+        }
+        const vi dim = vi{} + int32_t(search.dim);
+#pragma GCC unroll 16
+        for (int q = 0; q < Q; ++q) out[q] = dim - distance[q] - distance[q];
+    }
+};
+
+template <int BITS>
+struct Dots {
+    template <int Q>
+    static void products(const RecfxSearch& search, const uint32_t* items, const uint32_t* units, int64_t stride, vi* out) {
+        constexpr int STEPS = 32 / (BITS * Dot::depth);
+        constexpr uint32_t MASK = ((1u << BITS) - 1) * Dot::ones;
+        vi acc[Q] = {};
+        for (int64_t w = 0; w < search.words; ++w) {
+            const vu word = load<vu>(items + w * BLOCK);
+#pragma GCC unroll 32
+            for (int s = 0; s < STEPS; ++s) {
+                const vu codes = (word >> (s * BITS)) & MASK;
+#pragma GCC unroll 16
+                for (int q = 0; q < Q; ++q) acc[q] = Dot::step(acc[q], codes, units[q * stride + w * STEPS + s]);
+            }
+        }
+#pragma GCC unroll 16
+        for (int q = 0; q < Q; ++q) out[q] = acc[q];
+    }
+};
+
+// Ranks by the product itself.
+struct Whole {
+    using Value = int32_t;
+    using V = vi;
+    static V value(const RecfxSearch&, vi product, int64_t, int64_t) { return product; }
+    static Value limit(const Limit& limit) { return limit.whole; }
+};
+
+// Ranks by scale * product + bias * (sum of the query).
+struct Affine {
+    using Value = float;
+    using V = vf;
+    static V value(const RecfxSearch& search, vi product, int64_t item, int64_t query) {
+        const vf scaled = __builtin_convertvector(product, vf) * load<vf>(search.scale + item);
+        return scaled + load<vf>(search.bias + item) * search.query_sum[query];
+    }
+    static Value limit(const Limit& limit) { return limit.real; }
+};
+
+template <class Product, class Rank, int Q>
+inline void tile(const RecfxSearch& search, const uint32_t* block, const uint32_t* units, int64_t stride, int64_t first, uint32_t valid, Best* best,
+                 Limit* limits) {
+    vi products[PARTS][Q];
+    for (int p = 0; p < PARTS; ++p) Product::template products<Q>(search, block + p * L, units, stride, products[p]);
+#pragma GCC unroll 16
+    for (int q = 0; q < Q; ++q) {
+        typename Rank::V values[PARTS];
+        uint32_t mask = 0;
+        for (int p = 0; p < PARTS; ++p) {
+            values[p] = Rank::value(search, products[p][q], first + p * L, best[q].query);
+            mask |= mask_of(values[p] > Rank::limit(limits[q])) << (p * L);
+        }
+        mask &= valid;
+        if (__builtin_expect(mask != 0, 0)) {
+            typename Rank::Value plain[BLOCK];
+            __builtin_memcpy(plain, values, sizeof plain);
+            enter(search, best[q], limits[q], first, mask, plain);
+        }
+    }
+}
+
+template <class Product, class Rank>
+void blocks(const RecfxSearch& search, const uint32_t* units, int64_t stride, int64_t count, int64_t first, int64_t last, Best* best, Limit* limits) {
+    for (int64_t b = first; b < last; ++b) {
+        const uint32_t* block = search.blocks + b * search.words * BLOCK;
+        const int64_t item = b * BLOCK, rest = search.items - item;
+        const uint32_t valid = rest >= BLOCK ? 0xffffu : (1u << rest) - 1;
+        ask_ahead(block, search.words);
+        int64_t q = 0;
+        for (; q + TILE <= count; q += TILE) tile<Product, Rank, TILE>(search, block, units + q * stride, stride, item, valid, best + q, limits + q);
+        for (; q < count; ++q) tile<Product, Rank, 1>(search, block, units + q * stride, stride, item, valid, best + q, limits + q);
+    }
+}
+
+template <class Product>
+void ranked(const RecfxSearch& search, const uint32_t* units, int64_t stride, int64_t count, int64_t first, int64_t last, Best* best, Limit* limits) {
+    if (search.scale) blocks<Product, Affine>(search, units, stride, count, first, last, best, limits);
+    else blocks<Product, Whole>(search, units, stride, count, first, last, best, limits);
+}
+
+void scan(const RecfxSearch& search, const uint32_t* units, int64_t stride, int64_t count, int64_t first, int64_t last, Best* best, Limit* limits) {
+    if (search.hamming) {
+        switch (search.words) {
+            case 2: return ranked<Hamming<2>>(search, units, stride, count, first, last, best, limits);
+            case 4: return ranked<Hamming<4>>(search, units, stride, count, first, last, best, limits);
+            case 8: return ranked<Hamming<8>>(search, units, stride, count, first, last, best, limits);
+            default: return ranked<Hamming<0>>(search, units, stride, count, first, last, best, limits);
+        }
+    }
+    switch (search.bits) {
+        case 1: return ranked<Dots<1>>(search, units, stride, count, first, last, best, limits);
+        case 2: return ranked<Dots<2>>(search, units, stride, count, first, last, best, limits);
+        case 4: return ranked<Dots<4>>(search, units, stride, count, first, last, best, limits);
+        default: return ranked<Dots<8>>(search, units, stride, count, first, last, best, limits);
+    }
+}
+
+void lay_out(const RecfxSearch& search, int64_t query, uint32_t* units) {
+    if (search.hamming) {
+        __builtin_memcpy(units, static_cast<const uint32_t*>(search.query_rows) + query * search.words, size_t(search.words) * 4);
+        return;
+    }
+    const int64_t per_word = 32 / search.bits, steps = per_word / Dot::depth;
+    const int8_t* row = static_cast<const int8_t*>(search.query_rows) + query * search.words * per_word;
+    for (int64_t w = 0; w < search.words; ++w)
+        for (int64_t s = 0; s < steps; ++s) {
+            uint32_t unit = 0;
+            // A step takes the codes at bit s * bits of each of the word's `depth` equal parts.
+            for (int64_t t = 0; t < Dot::depth; ++t) {
+                const uint32_t number = uint32_t(int32_t(row[w * per_word + t * steps + s]));
+                const uint32_t room = Dot::depth == 1 ? 0xffffffffu : (1u << (32 / Dot::depth % 32)) - 1;
+                unit |= (number & room) << (t * (32 / Dot::depth) % 32);
+            }
+            units[w * steps + s] = unit;
+        }
+}
+
+// Sixteen partial sums at every level, so that all add up in the same order.
+typedef float sixteen __attribute__((vector_size(64)));
+
+template <class T>
+inline float dot_real(const T* row, const float* query, int64_t dim) {
+    sixteen sums = {};
+    int64_t d = 0;
+    for (; d + 16 <= dim; d += 16) {
+        sixteen x;
+        if constexpr (sizeof(T) == 4) {
+            __builtin_memcpy(&x, row + d, sizeof x);
+        } else {
+#if RECFX_LANES == 16
+            x = (sixteen)_mm512_maskz_cvtph_ps(0xffff, _mm256_loadu_si256(reinterpret_cast<const __m256i*>(row + d)));
+#else
+            for (int i = 0; i < 16; ++i) x[i] = real(row[d + i]);
+#endif
+        }
+        sixteen y;
+        __builtin_memcpy(&y, query + d, sizeof y);
+        sums += x * y;
+    }
+    for (int i = 0; d + i < dim; ++i) sums[i] += real(row[d + i]) * query[d + i];
+    for (int half = 8; half > 0; half /= 2)
+        for (int i = 0; i < half; ++i) sums[i] += sums[i + half];
+    return sums[0];
+}
+
+inline int32_t dot_whole(const uint8_t* row, const int8_t* query, int64_t dim) {
+    int32_t total = 0;
+    for (int64_t d = 0; d < dim; ++d) total += int32_t(row[d]) * int32_t(query[d]);
+    return total;
+}
+
+template <class T>
+void rescored(const RecfxRescore& search, int64_t query, Best& best) {
+    constexpr bool whole = sizeof(T) == 1;
+    constexpr int64_t ROWS_AHEAD = 8;
+    const int64_t* candidates = search.shortlist + query * search.candidates;
+    const T* rows = static_cast<const T*>(search.rows);
+    Limit limit;
+    limit.real = -__builtin_inff();
+    for (int64_t c = 0; c < search.candidates; ++c) {
+        if (c + ROWS_AHEAD < search.candidates && candidates[c + ROWS_AHEAD] >= 0) {
+            const char* next = reinterpret_cast<const char*>(rows + candidates[c + ROWS_AHEAD] * search.dim);
+            for (size_t byte = 0; byte < size_t(search.dim) * sizeof(T); byte += 64) __builtin_prefetch(next + byte);
+        }
+        const int64_t id = candidates[c];
+        if (id < 0) continue;
+        float value;
+        if constexpr (whole) {
+            const int32_t product = dot_whole(rows + id * search.dim, static_cast<const int8_t*>(search.query_rows) + query * search.dim, search.dim);
+            value = float(product) * search.scale[id] + search.bias[id] * search.query_sum[query];
+        } else {
+            value = dot_real(rows + id * search.dim, static_cast<const float*>(search.query_rows) + query * search.dim, search.dim);
+        }
+        if (best.count == best.capacity) shorten(best, limit, true);
+        best.entries[best.count++] = uint64_t(key_of(value)) << 32 | uint64_t(id);
+    }
+}
+
+void rescore(const RecfxRescore& search, int64_t query, Best& best) {
+    switch (search.dtype) {
+        case RECFX_F32: return rescored<float>(search, query, best);
+        case RECFX_F16: return rescored<uint16_t>(search, query, best);
+        default: return rescored<uint8_t>(search, query, best);
+    }
+}
+
+const ScanLevel level = {RECFX_LEVEL_NAME, Dot::depth, scan, lay_out, rescore};
+}  // namespace
+}  // namespace recfx

@@ -1,0 +1,102 @@
+// Vectors of 32-bit lanes, one item a lane: counting bits, and steps of a dot product.
+#pragma once
+#include "half.inl"
+
+constexpr int L = RECFX_LANES;
+constexpr int PARTS = int(BLOCK) / L;
+typedef int32_t vi __attribute__((vector_size(L * 4)));
+typedef uint32_t vu __attribute__((vector_size(L * 4)));
+typedef float vf __attribute__((vector_size(L * 4)));
+
+template <class V, class T>
+inline V load(const T* p) {
+    V v;
+    __builtin_memcpy(&v, p, sizeof v);
+    return v;
+}
+inline vu splat(uint32_t x) { return vu{} + x; }
+
+// Bit i of the result: lane i of the comparison holds.
+inline uint32_t mask_of(vi truth) {
+#if RECFX_LANES == 16
+    return _mm512_movepi32_mask((__m512i)truth);
+#elif defined(__AVX2__)
+    return uint32_t(_mm256_movemask_ps((__m256)truth));
+#elif defined(__SSE2__)
+    return uint32_t(_mm_movemask_ps((__m128)truth));
+#else
+    uint32_t mask = 0;
+    for (int i = 0; i < L; ++i) mask |= uint32_t(truth[i] != 0) << i;
+    return mask;
+#endif
+}
+
+// Bits of each lane are counted into `counts`, which may add up so many words before `sum` makes numbers of them.
+#if defined(__AVX512VPOPCNTDQ__)
+constexpr int64_t WORDS_BEFORE_SUM = INT64_MAX;
+inline vu counts(vu v) { return (vu)_mm512_popcnt_epi32((__m512i)v); }
+inline vi sum(vu v) { return (vi)v; }
+#else
+constexpr int64_t WORDS_BEFORE_SUM = 31;  // at most 8 bits a byte and word
+#if RECFX_LANES == 16
+inline vu counts(vu v) {
+    const __m512i of_nibble = _mm512_maskz_broadcast_i32x4(0xffff, _mm_setr_epi8(0, 1, 1, 2, 1, 2, 2, 3, 1, 2, 2, 3, 2, 3, 3, 4));
+    const __m512i low = _mm512_and_si512((__m512i)v, _mm512_set1_epi8(15));
+    const __m512i high = _mm512_and_si512((__m512i)(v >> 4), _mm512_set1_epi8(15));
+    return (vu)_mm512_add_epi8(_mm512_shuffle_epi8(of_nibble, low), _mm512_shuffle_epi8(of_nibble, high));
+}
+#elif defined(__AVX2__)
+inline vu counts(vu v) {
+    const __m256i of_nibble = _mm256_broadcastsi128_si256(_mm_setr_epi8(0, 1, 1, 2, 1, 2, 2, 3, 1, 2, 2, 3, 2, 3, 3, 4));
+    const __m256i low = _mm256_and_si256((__m256i)v, _mm256_set1_epi8(15));
+    const __m256i high = _mm256_and_si256((__m256i)(v >> 4), _mm256_set1_epi8(15));
+    return (vu)_mm256_add_epi8(_mm256_shuffle_epi8(of_nibble, low), _mm256_shuffle_epi8(of_nibble, high));
+}
+#else
+inline vu counts(vu v) {
+    v = v - ((v >> 1) & 0x55555555u);
+    v = (v & 0x33333333u) + ((v >> 2) & 0x33333333u);
+    return (v + (v >> 4)) & 0x0f0f0f0fu;
+}
+#endif
+inline vi sum(vu v) {
+    v = (v & 0x00ff00ffu) + ((v >> 8) & 0x00ff00ffu);
+    return (vi)((v & 0xffffu) + (v >> 16));
+}
+#endif
+
+// `depth` codes of each lane, as they lie in `v >> shift`, times as many numbers of the query.
+#if defined(__AVX512VNNI__)
+struct Dot {
+    static constexpr int depth = 4;
+    static constexpr uint32_t ones = 0x01010101u;  // where the codes of a step begin
+    static vi step(vi acc, vu codes, uint32_t query) { return (vi)_mm512_dpbusd_epi32((__m512i)acc, (__m512i)codes, (__m512i)splat(query)); }
+};
+#elif RECFX_LANES == 16
+struct Dot {
+    static constexpr int depth = 2;
+    static constexpr uint32_t ones = 0x00010001u;
+    static vi step(vi acc, vu codes, uint32_t query) { return acc + (vi)_mm512_madd_epi16((__m512i)codes, (__m512i)splat(query)); }
+};
+#elif defined(__AVX2__)
+struct Dot {
+    static constexpr int depth = 2;
+    static constexpr uint32_t ones = 0x00010001u;
+    static vi step(vi acc, vu codes, uint32_t query) { return acc + (vi)_mm256_madd_epi16((__m256i)codes, (__m256i)splat(query)); }
+};
+#elif defined(__SSE2__)
+struct Dot {
+    static constexpr int depth = 2;
+    static constexpr uint32_t ones = 0x00010001u;
+    static vi step(vi acc, vu codes, uint32_t query) { return acc + (vi)_mm_madd_epi16((__m128i)codes, (__m128i)splat(query)); }
+};
+#else
+struct Dot {
+    static constexpr int depth = 1;
+    static constexpr uint32_t ones = 1;
+    static vi step(vi acc, vu codes, uint32_t query) { return acc + (vi)(codes * query); }
+};
+#endif
+
+inline float real(float x) { return x; }
+inline float real(uint16_t half) { return half_to_float(half); }

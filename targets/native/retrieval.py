@@ -1,0 +1,179 @@
+"""Top-k over quantised items by the native kernels: what a search is, and how it is handed over."""
+
+from __future__ import annotations
+
+import ctypes
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor
+
+from recfx.errors import TargetError
+from recfx.targets.native.library import library, search_level
+
+#: Items of one block.
+BLOCK = 16
+
+#: Kinds of rows to score again, as csrc/abi.h numbers them.
+_ROW_DTYPES = {torch.float32: 0, torch.float16: 5, torch.uint8: 3}
+_i64, _p = ctypes.c_int64, ctypes.c_void_p
+
+
+class _Search(ctypes.Structure):
+    _fields_ = (
+        *((name, _i64) for name in ("struct_bytes", "items", "dim", "bits", "words", "queries", "k", "hamming")),
+        *((name, _p) for name in ("blocks", "query_rows", "scale", "bias", "query_sum", "dead", "exclude_from")),
+        *((name, _p) for name in ("exclude", "scores", "ids")),
+    )
+
+
+class _Rescore(ctypes.Structure):
+    _fields_ = (
+        *((name, _i64) for name in ("struct_bytes", "dim", "queries", "candidates", "k", "dtype")),
+        *((name, _p) for name in ("rows", "scale", "bias", "query_rows", "query_sum", "shortlist", "scores", "ids")),
+    )
+
+
+@dataclass(frozen=True)
+class Scan:
+    """A search through all items, all tensors contiguous and on the CPU.
+
+    With queries of words the product of an item and a query is `dim - 2 * (bits that differ)`, otherwise the dot product of the item's
+    codes and the query's numbers. Items rank by the product, or by `scale * product + bias * query_sum`.
+
+    Attributes:
+        blocks: int32 [at least ceil(items / 16), words, 16]: the words of 16 items lie next to each other; codes fill a word from its
+            lowest bits, and what is left of the last word is zero.
+        items: How many there are.
+        dim: Codes of an item; at most 65,536, so that no product leaves 32 bits.
+        bits: 1, 2, 4 or 8 of a code.
+        queries: int32 [Q, words], or int8 [Q, words * 32 / bits] above -128, zero beyond `dim`.
+        k: How many items to find for each query, at least 1.
+        scale: float32 [at least items], or None.
+        bias: Like `scale`, and there when it is.
+        query_sum: float32 [Q], and there when `scale` is.
+        dead: int64 [at least ceil(items / 64)] of bits, or None; items whose bit is set are not found.
+        exclude: From where to where in the ids the excluded ones of a query lie, int64 [Q + 1], and the ids, ascending within a query.
+    """
+
+    blocks: Tensor
+    items: int
+    dim: int
+    bits: int
+    queries: Tensor
+    k: int
+    scale: Tensor | None = None
+    bias: Tensor | None = None
+    query_sum: Tensor | None = None
+    dead: Tensor | None = None
+    exclude: tuple[Tensor, Tensor] | None = None
+
+
+def scan(search: Scan, level: str | None = None, threads: int | None = None) -> tuple[Tensor, Tensor]:
+    """Finds the k best items of every query; of equal ones those of lower id.
+
+    Args:
+        search: What to look for.
+        level: The instruction-set level; the best when not given.
+        threads: torch's number when not given. The answer does not depend on it, nor on the level.
+
+    Returns:
+        Values, float32 [Q, k] and descending, and ids, int64 [Q, k]; -inf and -1 where there are no more items.
+
+    Raises:
+        TargetError: The kernels cannot run here, or memory is short.
+    """
+    count = len(search.queries)
+    values, ids = torch.empty(count, search.k), torch.empty(count, search.k, dtype=torch.int64)
+    starts, excluded = search.exclude if search.exclude is not None else (None, None)
+    call = _Search(
+        struct_bytes=ctypes.sizeof(_Search),
+        items=search.items,
+        dim=search.dim,
+        bits=search.bits,
+        words=search.blocks.shape[1],
+        queries=count,
+        k=search.k,
+        hamming=int(search.queries.dtype == torch.int32),
+        blocks=search.blocks.data_ptr(),
+        query_rows=search.queries.data_ptr(),
+        scale=_address(search.scale),
+        bias=_address(search.bias),
+        query_sum=_address(search.query_sum),
+        dead=_address(search.dead),
+        exclude_from=_address(starts),
+        exclude=_address(excluded),
+        scores=values.data_ptr(),
+        ids=ids.data_ptr(),
+    )
+    if count:
+        _run("recfx_search", call, level, threads)
+    return values, ids
+
+
+def rescore(
+    rows: Tensor,
+    queries: Tensor,
+    shortlist: Tensor,
+    k: int,
+    *,
+    affine: tuple[Tensor, Tensor, Tensor] | None = None,
+    level: str | None = None,
+    threads: int | None = None,
+) -> tuple[Tensor, Tensor]:
+    """Scores the items of a shortlist by other rows and keeps the k best.
+
+    Args:
+        rows: float32, float16 or uint8 [items, dim], contiguous.
+        queries: float32 [Q, dim]; int8 above -128 where the rows are uint8.
+        shortlist: int64 [Q, m], each an item or -1, none twice in a row.
+        k: How many to keep, at least 1.
+        affine: For uint8 rows scale and bias, float32 [items], and the sums of the queries, float32 [Q]:
+            the value is `scale * product + bias * sum`.
+        level: As in `scan`.
+        threads: As in `scan`.
+
+    Returns:
+        As `scan`.
+
+    Raises:
+        TargetError: As in `scan`.
+    """
+    count = len(queries)
+    values, ids = torch.empty(count, k), torch.empty(count, k, dtype=torch.int64)
+    scale, bias, query_sum = affine if affine is not None else (None, None, None)
+    call = _Rescore(
+        struct_bytes=ctypes.sizeof(_Rescore),
+        dim=rows.shape[1],
+        queries=count,
+        candidates=shortlist.shape[1],
+        k=k,
+        dtype=_ROW_DTYPES[rows.dtype],
+        rows=rows.data_ptr(),
+        scale=_address(scale),
+        bias=_address(bias),
+        query_rows=queries.data_ptr(),
+        query_sum=_address(query_sum),
+        shortlist=shortlist.data_ptr(),
+        scores=values.data_ptr(),
+        ids=ids.data_ptr(),
+    )
+    if count:
+        _run("recfx_rescore", call, level, threads)
+    return values, ids
+
+
+def _address(tensor: Tensor | None) -> int | None:
+    return None if tensor is None else tensor.data_ptr()
+
+
+def _run(name: str, call: ctypes.Structure, level: str | None, threads: int | None) -> None:
+    chosen = level or search_level()
+    code = library().calls[name](chosen.encode(), ctypes.byref(call), threads or torch.get_num_threads())
+    if code == 1:
+        known = ", ".join(library().search_levels)
+        raise TargetError(f"searches cannot run at the level {chosen!r} here", hint=f"this processor runs {known}")
+    if code == 2:
+        raise TargetError("a search found no memory for its lists", hint="search fewer queries at once, or a smaller k")
+    if code == 3:
+        raise TargetError("the native kernels were built from other sources", hint="build and install recfx again")
