@@ -76,7 +76,7 @@ def cells(
         InputError: A name or width that does not exist.
     """
     for asked, known in ((bits, BITS), (estimators, ESTIMATORS), (bounds, BOUNDS), (methods, METHODS)):
-        unknown = [str(one) for one in asked if one not in known]  # type: ignore[operator]
+        unknown = [str(one) for one in asked if one not in known]
         if unknown:
             raise InputError(
                 f"there is no {', '.join(unknown)}", where="recfx bench", hint=f"one of {', '.join(map(str, known))}"

@@ -48,7 +48,7 @@ class Recipe:
     lr: float = 0.01
     l2: float = 0.005
     student_epochs: int = 10
-    student_lr: float = 0.005
+    student_lr: float = 0.01
     ranks: int = 50
     seed: int = 0
 
@@ -56,7 +56,7 @@ class Recipe:
 _RECIPES = {
     "gowalla": Recipe(),
     "movielens": Recipe(layers=2, batch=8_192, epochs=25, student_epochs=15, l2=0.001),
-    "synthetic": Recipe(dim=16, layers=2, batch=2_048, negatives=4, epochs=4, student_epochs=2, ranks=10),
+    "synthetic": Recipe(dim=16, layers=2, batch=2_048, negatives=4, epochs=20, student_epochs=5, ranks=10),
 }
 
 

@@ -29,6 +29,9 @@ _HEAD = (
     "",
 )
 
+_LEFT = (2, len(_HEAD) - 1)  # columns of words
+_LEAST_WIDTH = 150
+
 
 @dataclass(frozen=True)
 class Result:
@@ -135,8 +138,8 @@ class Results:
 
     def markdown(self) -> str:
         """The table as Markdown."""
-        rows = [_HEAD, ["---:"] * (len(_HEAD) - 1) + ["---"], *self.lines()]
-        rows[1][2] = "---"
+        rule = ["---" if index in _LEFT else "---:" for index in range(len(_HEAD))]
+        rows = [list(_HEAD), rule, *self.lines()]
         body = "\n".join(f"| {' | '.join(row)} |" for row in rows)
         notes = (
             "`of full`: Recall@50 over that of full precision. `bits`: of a value of an item; `users`: of a user. Bytes with "
@@ -182,10 +185,12 @@ class Results:
 
         table = Table(title=self.title)
         for index, name in enumerate(_HEAD):
-            table.add_column(name, justify="left" if index in (2, len(_HEAD) - 1) else "right", overflow="fold")
+            table.add_column(name, justify="left" if index in _LEFT else "right")
         for line in self.lines():
             table.add_row(*line)
         console = Console()
+        if not console.is_terminal:
+            console.width = max(console.width, _LEAST_WIDTH)
         console.print(table)
         console.print(self.verdict, highlight=False)
 

@@ -172,7 +172,7 @@ class Trainer:
         encoded = self.model.rows(distinct.users, distinct.items)
         rounded = self.model.quantize(encoded)
         places = distinct.places
-        loss = loss_of_rows(self._loss, rounded.users, rounded.items, tuple(places))
+        loss = loss_of_rows(self._loss, rounded.users, rounded.items, places)
         if taught is not None and distinct.further is not None and self._distillation is not None:
             users = F.embedding(places.users, rounded.users)
             loss = loss + self._distillation.loss(users, F.embedding(distinct.further, rounded.items), taught[1])
