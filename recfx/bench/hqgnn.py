@@ -25,9 +25,9 @@ from safetensors.torch import load_file, save_file
 from recfx.bench.cells import FULL, Cell
 from recfx.bench.recipes import Recipe, load_bench_data
 from recfx.bench.results import Result, Results
-from recfx.bench.train import Outcome, Teacher, model_of, round_afterwards, teacher_of, train
+from recfx.bench.train import Outcome, Teacher, model_of, round_afterwards, set_weights, teacher_of, train
 from recfx.data import Interactions
-from recfx.errors import InputError
+from recfx.errors import ArtifactError, InputError
 from recfx.learn import QuantizedModel
 
 _TEACHER = "teacher.safetensors"
@@ -60,6 +60,7 @@ def run_hqgnn(options: Options) -> Results:
 
     Raises:
         InputError: The folder holds results of other data or settings, or the cells lack full precision.
+        ArtifactError: A result in the folder is damaged.
         DataError: The data are not there, or malformed.
     """
     if FULL not in options.cells:
@@ -140,7 +141,7 @@ class _Run:
     def _full_model(self) -> QuantizedModel:
         if self._full is None:
             self._full = model_of(FULL, self._data, self._options.recipe)
-            self._full.encoder.load_state_dict(load_file(self._folder / _TEACHER), strict=False)
+            set_weights(self._full, load_file(self._folder / _TEACHER))
             self._full.eval()
         return self._full
 
@@ -151,7 +152,7 @@ class _Run:
 
     def _known(self, cell: Cell) -> Result | None:
         file = self._folder / "cells" / f"{cell.name}.json"
-        return Result.from_json(cell, json.loads(file.read_text())) if file.is_file() else None
+        return Result.from_json(cell, _read(file)) if file.is_file() else None
 
     def _sizes(self) -> tuple[int, int, int]:
         return self._data.n_users, self._data.n_items, len(self._data.train_indices)
@@ -167,7 +168,7 @@ class _Run:
         if not file.is_file():
             _write(file, wanted)
             return
-        found = json.loads(file.read_text())
+        found = _read(file)
         other = sorted(name for name in wanted if found.get(name) != wanted[name])
         if other:
             raise InputError(
@@ -182,3 +183,15 @@ def _write(file: Path, document: Any) -> None:
     partial = file.with_name(f"{file.name}.partial")
     partial.write_text(json.dumps(document, indent=1) + "\n")
     os.replace(partial, file)
+
+
+def _read(file: Path) -> Any:
+    """Reads JSON.
+
+    Raises:
+        ArtifactError: It is none.
+    """
+    try:
+        return json.loads(file.read_text())
+    except (json.JSONDecodeError, UnicodeDecodeError) as error:
+        raise ArtifactError(f"a result is damaged: {error}", where=str(file), hint="delete it to run it again") from error

@@ -54,7 +54,7 @@ class Recipe:
 
 
 _RECIPES = {
-    "gowalla": Recipe(),
+    "gowalla": Recipe(student_lr=0.02),
     "movielens": Recipe(layers=2, batch=8_192, epochs=25, student_epochs=15, l2=0.001),
     "synthetic": Recipe(dim=16, layers=2, batch=2_048, negatives=4, epochs=20, student_epochs=5, ranks=10),
 }

@@ -14,8 +14,8 @@ from recfx.data import BprSampler, Interactions
 from recfx.learn import (
     EpochSampler,
     QuantizedModel,
+    RankedDistillation,
     SampledSoftmax,
-    TopRDistillation,
     Trainer,
     TrainReport,
     TrainSettings,
@@ -87,10 +87,7 @@ def train(
     """
     model = model_of(cell, data, recipe)
     if teacher is not None:
-        own = dict(model.encoder.named_parameters())
-        with torch.no_grad():
-            for name, weight in teacher.weights.items():
-                own[name].copy_(weight)
+        set_weights(model, teacher.weights)
     epochs = recipe.epochs if cell == FULL else recipe.student_epochs
     settings = TrainSettings(
         epochs=epochs,
@@ -107,7 +104,7 @@ def train(
         EpochSampler(BprSampler(data, recipe.negatives), recipe.batch),
         settings,
         loss=SampledSoftmax(),
-        distillation=None if top is None else TopRDistillation(top, draws=1),
+        distillation=None if top is None else RankedDistillation(top),
         folder=folder,
     ).run()
     figures = None if not report.steps else measure_model(model, data)
@@ -117,6 +114,14 @@ def train(
 def measure_model(model: QuantizedModel, data: Interactions) -> Figures:
     """The figures of a model in full precision or with quantisers."""
     return measure_codes(*model.tables(), data) if model.quantizers() else measure_full(*model.embeddings(), data)
+
+
+def set_weights(model: QuantizedModel, weights: dict[str, torch.Tensor]) -> None:
+    """Gives the model's encoder the weights of another of its kind."""
+    own = dict(model.encoder.named_parameters())
+    with torch.no_grad():
+        for name, weight in weights.items():
+            own[name].copy_(weight)
 
 
 def teacher_of(model: QuantizedModel, data: Interactions, recipe: Recipe) -> Teacher:

@@ -4,7 +4,7 @@ from recfx.learn.bounds import BOUNDS, Bounds, CentredRowBounds, LearnedBounds, 
 from recfx.learn.codes import BITS, QuantizedTable
 from recfx.learn.curvature import Curvature
 from recfx.learn.delta import DeltaSettings, deltas
-from recfx.learn.distillation import TopRDistillation, teacher_top
+from recfx.learn.distillation import Distillation, TopRDistillation, teacher_top
 from recfx.learn.encoders import Encoder, GraphEncoder, TableEncoder, TowerEncoder, as_encoder
 from recfx.learn.estimators import (
     ESTIMATORS,
@@ -20,6 +20,7 @@ from recfx.learn.hutchinson import TraceEstimate, hutchinson_trace
 from recfx.learn.losses import BCE, BPR, Diagonal, RankingLoss, SampledSoftmax
 from recfx.learn.quantized_model import Batch, QuantizedModel, Rows
 from recfx.learn.quantizer import Grid, Quantizer, make_quantizer
+from recfx.learn.ranked_distillation import RankedDistillation
 from recfx.learn.sampling import EpochSampler, Sampler
 from recfx.learn.train_settings import TrainReport, TrainSettings
 from recfx.learn.trainer import Evaluate, Trainer
@@ -36,6 +37,7 @@ __all__ = [
     "Curvature",
     "DeltaSettings",
     "Diagonal",
+    "Distillation",
     "Encoder",
     "EpochSampler",
     "Estimator",
@@ -53,6 +55,7 @@ __all__ = [
     "QuantizedModel",
     "QuantizedTable",
     "Quantizer",
+    "RankedDistillation",
     "RankingLoss",
     "Rows",
     "SampledSoftmax",

@@ -8,7 +8,6 @@ from os import PathLike
 from typing import Any
 
 import torch
-import torch.nn.functional as F
 from torch import Tensor
 
 from recfx.errors import InputError, RecfxError
@@ -16,7 +15,7 @@ from recfx.learn._clock import Clock, deterministic, set_rate
 from recfx.learn._progress import Report, training_bar
 from recfx.learn.checkpoint import has_checkpoint
 from recfx.learn.curvature import Curvature
-from recfx.learn.distillation import TopRDistillation
+from recfx.learn.distillation import Distillation
 from recfx.learn.losses import BPR, RankingLoss, loss_of_rows
 from recfx.learn.penalty import row_penalty
 from recfx.learn.quantized_model import Batch, Distinct, QuantizedModel, Rows
@@ -57,7 +56,7 @@ class Trainer:
         loss: RankingLoss | None = None,
         evaluate: Evaluate | None = None,
         curvature: Curvature | None = None,
-        distillation: TopRDistillation | None = None,
+        distillation: Distillation | None = None,
         folder: str | PathLike[str] | None = None,
     ) -> None:
         self.model = model
@@ -174,8 +173,7 @@ class Trainer:
         places = distinct.places
         loss = loss_of_rows(self._loss, rounded.users, rounded.items, places)
         if taught is not None and distinct.further is not None and self._distillation is not None:
-            users = F.embedding(places.users, rounded.users)
-            loss = loss + self._distillation.loss(users, F.embedding(distinct.further, rounded.items), taught[1])
+            loss = loss + self._distillation.term(self._loss, rounded, places, distinct.further, taught[1])
         if self.settings.l2:
             loss = loss + self.settings.l2 * self._penalty(distinct, encoded)
         state.optimizer.zero_grad(set_to_none=True)
