@@ -34,5 +34,82 @@ inline void elements_step(const RecfxStep& step, const Context& context, const R
                 }
 }
 
-void pointwise_step(const RecfxStep& step, const Context& context, const Range& range) { elements_step<Register>(step, context, range); }
+// One row of a sum, difference, product or quotient of two; a stride is 0 or 1.
+template <int64_t Op>
+inline void pair_row(const float* a, int64_t a_stride, const float* b, int64_t b_stride, int64_t n, float* to) {
+    for (int64_t i = 0; i < n; i += W) {
+        const int64_t left = n - i;
+        const vf x = !a_stride ? splat(*a) : left >= W ? load(a + i) : load_some(a + i, left);
+        const vf y = !b_stride ? splat(*b) : left >= W ? load(b + i) : load_some(b + i, left);
+        const vf r = Op == 0 ? x + y : Op == 1 ? x - y : Op == 2 ? x * y : x / y;
+        if (left >= W) store(to + i, r);
+        else store_some(to + i, r, left);
+    }
+}
+
+// Where a view's rows lie while the outer dimensions are walked.
+struct Walk {
+    const RecfxView& view;
+    float* base;  // of the batch row
+
+    float* at(int64_t i, int64_t j, int64_t k) const { return base + i * view.stride[0] + j * view.stride[1] + k * view.stride[2]; }
+};
+
+template <int64_t Op>
+inline void pair_step(const RecfxStep& step, const Context& context, int64_t begin, int64_t end) {
+    const RecfxView &a = step.views[step.ints[2]], &b = step.views[step.ints[3]], &out = step.out;
+    for (int64_t row = begin; row < end; ++row) {
+        const Walk from_a{a, at<float>(context, a, row)}, from_b{b, at<float>(context, b, row)}, to{out, at<float>(context, out, row)};
+        for (int64_t i = 0; i < out.size[0]; ++i)
+            for (int64_t j = 0; j < out.size[1]; ++j)
+                for (int64_t k = 0; k < out.size[2]; ++k)
+                    pair_row<Op>(from_a.at(i, j, k), a.stride[3], from_b.at(i, j, k), b.stride[3], out.size[3], to.at(i, j, k));
+    }
+}
+
+// A copy that turns: in blocks along the innermost dimension, so that what one of its lines holds is used while it is near.
+inline void turning_copy(const RecfxStep& step, const Context& context, int64_t begin, int64_t end) {
+    const RecfxView &from = step.views[0], &out = step.out;
+    for (int64_t row = begin; row < end; ++row) {
+        const Walk source{from, at<float>(context, from, row)}, to{out, at<float>(context, out, row)};
+        for (int64_t i = 0; i < out.size[0]; ++i)
+            for (int64_t j = 0; j < out.size[1]; ++j)
+                for (int64_t l = 0; l < out.size[3]; l += LANES)
+                    for (int64_t k = 0; k < out.size[2]; ++k) {
+                        const int64_t last = out.size[3] - l < LANES ? out.size[3] : l + LANES;
+                        const float* p = source.at(i, j, k);
+                        float* q = to.at(i, j, k);
+                        for (int64_t m = l; m < last; ++m) q[m] = p[m * from.stride[3]];
+                    }
+    }
+}
+
+// A program of one operation on two rows of numbers, or of none on rows that lie crosswise, needs no registers. False: it is another one.
+inline bool simple_step(const RecfxStep& step, const Context& context, const Range& range) {
+    auto numbers = [&](const RecfxView& v) { return v.slot >= 0 && context.slots[v.slot].dtype == RECFX_F32; };
+    int64_t begin, end;
+    split(range.end - range.begin, range.part, range.parts, begin, end);
+    begin += range.begin, end += range.begin;
+    if (!numbers(step.out) || step.out.stride[3] != 1 || !numbers(step.views[0])) return false;
+    if (step.ints[0] == 0) {
+        if (step.views[0].stride[2] != 1 || step.views[0].stride[3] < 2) return false;
+        turning_copy(step, context, begin, end);
+        return true;
+    }
+    const int64_t op = step.ints[1], left = step.ints[2], right = step.ints[3];
+    if (step.ints[0] != 1 || op > 3 || left >= RECFX_VIEWS || right >= RECFX_VIEWS || !numbers(step.views[left]) || !numbers(step.views[right])) return false;
+    const uint64_t a = uint64_t(step.views[left].stride[3]), b = uint64_t(step.views[right].stride[3]);
+    if (a > 1 || b > 1) return false;
+    switch (op) {
+        case 0: pair_step<0>(step, context, begin, end); break;
+        case 1: pair_step<1>(step, context, begin, end); break;
+        case 2: pair_step<2>(step, context, begin, end); break;
+        default: pair_step<3>(step, context, begin, end);
+    }
+    return true;
+}
+
+void pointwise_step(const RecfxStep& step, const Context& context, const Range& range) {
+    if (!simple_step(step, context, range)) elements_step<Register>(step, context, range);
+}
 void integer_step(const RecfxStep& step, const Context& context, const Range& range) { elements_step<IntegerRegister>(step, context, range); }

@@ -4,7 +4,7 @@
 // s^2 * sum + s * w * x, one of the result s * sum + w * x.
 #pragma once
 
-constexpr int64_t GATHERED_AHEAD = 16;  // gathered rows asked for ahead of their use
+constexpr int64_t NEIGHBOURS_AHEAD = 16;  // gathered rows asked for ahead of their use
 
 // W kept values from p, as float32.
 inline vf kept(const float* p) { return load(p); }
@@ -44,8 +44,8 @@ inline void gather_sum(const From* from, const int32_t* first, const int32_t* la
                        float by_x, const float* x, To* to) {
     vf sum[N] = {};
     for (const int32_t* e = first; e < last; ++e) {
-        if (end - e > GATHERED_AHEAD) {
-            const auto* ahead = reinterpret_cast<const char*>(from + int64_t(e[GATHERED_AHEAD]) * columns + c);
+        if (end - e > NEIGHBOURS_AHEAD) {
+            const auto* ahead = reinterpret_cast<const char*>(from + int64_t(e[NEIGHBOURS_AHEAD]) * columns + c);
 #pragma GCC unroll 8
             for (int b = 0; b < N * W * int(sizeof(From)); b += 64) __builtin_prefetch(ahead + b);
         }
