@@ -1,4 +1,4 @@
-"""python -m benchmarks run | list | table."""
+"""python -m benchmarks run | list | table | retrieval."""
 
 from __future__ import annotations
 
@@ -7,6 +7,7 @@ import sys
 from collections.abc import Sequence
 from pathlib import Path
 
+from benchmarks import retrieval
 from benchmarks.markdown import markdown
 from benchmarks.progress import ProgressLine
 from benchmarks.registry import GROUPS, all_cases, all_peers, select
@@ -82,7 +83,18 @@ def _parser() -> argparse.ArgumentParser:
     table = commands.add_parser("table", help="show stored results")
     table.add_argument("results", type=Path)
     table.set_defaults(command=_table)
+
+    found = commands.add_parser("retrieval", help="measure retrieval beside FAISS")
+    found.add_argument("--items", type=int, default=1_000_000, help="default: %(default)s")
+    found.add_argument("--rounds", type=int, default=15, help="turns of each search (default: %(default)s)")
+    found.add_argument("--threads", type=int, default=1, help="default: %(default)s")
+    found.set_defaults(command=_retrieval)
     return parser
+
+
+def _retrieval(options: argparse.Namespace) -> int:
+    print(retrieval.measure(options.items, options.rounds, options.threads))
+    return 0
 
 
 def _run(options: argparse.Namespace) -> int:

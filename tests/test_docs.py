@@ -107,3 +107,15 @@ def test_the_example_of_graph_encoders_works() -> None:
 def test_links_lead_somewhere(document: str) -> None:
     for target in re.findall(r"\]\(([^)#]+)\)", (ROOT / document).read_text()):
         assert "://" in target or ((ROOT / document).parent / target).exists(), target
+
+
+@needs_kernels
+def test_the_example_of_retrieval_works() -> None:
+    (block,) = re.findall(r"```python\n(.*?)```", (ROOT / "docs" / "retrieval.md").read_text(), flags=re.DOTALL)
+    names: dict[str, object] = {}
+    exec(block, names)
+    ids, seen = names["ids"], names["seen"]
+    assert isinstance(ids, torch.Tensor)
+    assert isinstance(seen, list)
+    assert ids.shape == (8, 100)
+    assert not any(bool(torch.isin(row, out).any()) for row, out in zip(ids, seen, strict=True))

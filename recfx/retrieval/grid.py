@@ -79,7 +79,8 @@ def given(lower: Tensor | float | None, step: Tensor | float | None, rows: int, 
     if lower is None and step is None:
         lower, step = (-1.0, 2.0) if bits == 1 else (0.0, 1.0)
     low, high = _constants(lower, step)
-    low, high = torch.broadcast_tensors(low, high)
+    shape = (low + high).shape
+    low, high = low.expand(shape), high.expand(shape)
     if low.numel() == 1 and low.ndim <= 2 and (rows != 1 or low.ndim == 0):
         return Grid(low.reshape(()).clone(), high.reshape(()).clone(), "table")
     if low.shape == (rows, 1):

@@ -9,14 +9,14 @@ import torch
 from torch import Tensor
 
 from recfx.errors import InputError
-from recfx.formats._progress import progress
 from recfx.retrieval import grid as grids
 from recfx.retrieval import reference
+from recfx.retrieval.encoding import encode_blocks
 from recfx.retrieval.exclusion import Exclude, compressed
 from recfx.retrieval.options import Metric, checked_codes, checked_options, checked_size
-from recfx.retrieval.packing import BITS, pack, pack_bytes, rows_of, to_blocks, unpack, words_of
-from recfx.retrieval.queries import Prepared, prepare_bits, prepare_numbers
-from recfx.retrieval.store import Store
+from recfx.retrieval.packing import BITS, pack, pack_bytes, rows_of, to_blocks, unpack
+from recfx.retrieval.queries import Prepared, prepare_bits, prepare_hamming, prepare_numbers
+from recfx.retrieval.store import Store, repeated
 from recfx.targets.native.library import missing
 from recfx.targets.native.retrieval import Scan, scan
 
@@ -24,7 +24,6 @@ if TYPE_CHECKING:
     from recfx.retrieval.handoff import FaissKind
 
 _WHERE = "recfx.retrieval.Index"
-_BLOCK_VALUES = 1 << 22
 
 
 class Index:
@@ -33,8 +32,6 @@ class Index:
     An item is x_hat = lower + step * codes. A query is rounded too: to its signs times its mean magnitude, or to 8 bits. Items rank by
     the dot product of the two, which is computed in integers; of equal ones that of lower id comes first. Answers depend neither on
     the number of threads nor on the processor. Searches may run at the same time, but none beside `add`, `update` or `delete`.
-
-    Make one with `from_embeddings`, `from_codes`, `from_packed` or `load`.
 
     Attributes:
         bits: Bits of a code.
@@ -82,7 +79,9 @@ class Index:
         if metric == "cosine":
             values = torch.nn.functional.normalize(values, dim=1)
         grid = grids.fit(values, bits, kind)
-        return Index(Store(_encode(values, grid, bits), len(values), grid, values.shape[1]), bits, metric, query_bits)
+        return Index(
+            Store(encode_blocks(values, grid, bits), len(values), grid, values.shape[1]), bits, metric, query_bits
+        )
 
     @staticmethod
     def from_codes(
@@ -109,7 +108,7 @@ class Index:
             InputError: Codes or constants of another type, shape or range, or options that do not go together.
         """
         checked_codes(codes, bits, None)
-        grid = grids.given(lower, step, *codes.shape, bits)
+        grid = grids.given(lower, step, codes.shape[0], codes.shape[1], bits)
         query_bits = checked_options(bits, metric, grid.kind, query_bits)
         checked_size(*codes.shape)
         words = pack(codes.detach().cpu(), bits)
@@ -158,8 +157,8 @@ class Index:
             exclude: Items not to be found: one tensor of ids for each query, or a tuple of row starts [Q + 1] and ids.
 
         Returns:
-            Scores, float32 [Q, k], from the best on, and ids, int64 [Q, k]. Where fewer than k items are left, scores are -inf and ids -1. A
-            score is the dot product (`hamming`: minus the number of bits that differ).
+            Scores, float32 [Q, k], from the best on, and ids, int64 [Q, k]. Where fewer than k items are left, scores are -inf and ids
+            -1. A score is the dot product (`hamming`: minus the number of bits that differ).
 
         Raises:
             InputError: Queries of another width or type, NaN, infinities, k below 1, or ids of no item.
@@ -182,30 +181,34 @@ class Index:
             exclude=left_out,
         )
         values, ids = scan(problem) if missing() is None else reference.scan(problem)
-        if self.metric == "hamming":
-            return torch.where(ids < 0, values, (values - self.dim) / 2), ids
         return torch.where(ids < 0, values, values * prepared.gain + prepared.offset), ids
 
     def _prepare(self, queries: Tensor) -> Prepared:
         grid = self._store.grid
         if isinstance(queries, Tensor) and queries.dtype == torch.uint8 and self.query_bits == 1:
             checked_codes(queries, 1, self.dim)
-            return prepare_bits(queries.detach().cpu(), torch.ones(len(queries), 1), grid)
+            codes = queries.detach().cpu()
+            return (
+                prepare_hamming(codes)
+                if self.metric == "hamming"
+                else prepare_bits(codes, torch.ones(len(codes), 1), grid)
+            )
         values = grids.checked(queries, self.dim, "queries")
         if self.metric == "cosine":
             values = torch.nn.functional.normalize(values, dim=1)
+        if self.metric == "hamming":
+            return prepare_hamming((values > 0).to(torch.uint8))
         if self.query_bits == 1:
             return prepare_bits((values > 0).to(torch.uint8), values.abs().mean(1, keepdim=True), grid)
         return prepare_numbers(values, grid, self.bits)
 
     def codes(self, ids: Tensor | None = None) -> Tensor:
         """Codes of items, of all by default, uint8 [n, d]."""
-        chosen = torch.arange(self.next_id) if ids is None else self._store.known(ids)
-        return unpack(rows_of(self._store.blocks, chosen), self.dim, self.bits)
+        return unpack(rows_of(self._store.blocks, self._chosen(ids)), self.dim, self.bits)
 
     def decode(self, ids: Tensor | None = None) -> Tensor:
         """What items stand for, of all by default, float32 [n, d]."""
-        chosen = torch.arange(self.next_id) if ids is None else self._store.known(ids)
+        chosen = self._chosen(ids)
         return self._store.grid.rows(chosen).decode(self.codes(chosen))
 
     def add(self, items: Tensor, lower: Tensor | None = None, step: Tensor | None = None) -> Tensor:
@@ -231,7 +234,7 @@ class Index:
         """
         chosen = self._store.known(ids)
         words, grid = self._rounded(items, lower, step)
-        if len(chosen) != len(words) or len(chosen.unique()) != len(chosen):
+        if len(chosen) != len(words) or repeated(chosen):
             raise InputError(f"{len(words)} items need as many ids, each once; got {len(chosen)}", where=_WHERE)
         self._store.write(chosen, words, grid)
 
@@ -242,6 +245,9 @@ class Index:
             InputError: Ids of no item, or deleted before.
         """
         self._store.delete(self._store.known(ids))
+
+    def _chosen(self, ids: Tensor | None) -> Tensor:
+        return torch.arange(self.next_id) if ids is None else self._store.known(ids)
 
     def live_ids(self) -> Tensor:
         """The ids of items that were not deleted, int64 [n]."""
@@ -285,16 +291,3 @@ class Index:
         from recfx.retrieval.handoff import to_faiss
 
         return to_faiss(self, kind)
-
-
-def _encode(values: Tensor, grid: grids.Grid, bits: int) -> Tensor:
-    """Blocks of the codes of float32 values [n, d], made a part at a time."""
-    rows, dim = values.shape
-    words = torch.empty(rows, words_of(dim, bits), dtype=torch.int32)
-    step = max(1, _BLOCK_VALUES // dim)
-    with progress(f"rounding {rows:,} items to {bits} bits", rows) as advance:
-        for start in range(0, rows, step):
-            some = torch.arange(start, min(start + step, rows))
-            words[start : start + step] = pack(grid.rows(some).encode(values[start : start + step], bits), bits)
-            advance(len(some))
-    return to_blocks(words)

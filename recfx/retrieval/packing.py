@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import numpy as np
 import torch
 from torch import Tensor
 
@@ -34,8 +35,13 @@ def pack(codes: Tensor, bits: int) -> Tensor:
     """
     per = 8 // bits
     rows, dim = codes.shape
-    padded = torch.nn.functional.pad(codes, (0, words_of(dim, bits) * _WORD_BYTES * per - dim)).reshape(rows, -1, per)
-    packed = padded[:, :, 0].clone()
+    width = words_of(dim, bits) * _WORD_BYTES
+    if bits == 1:  # many times faster than the general way
+        filled = torch.zeros(rows, width, dtype=torch.uint8)
+        filled[:, : -(-dim // 8)] = torch.from_numpy(np.packbits(codes.numpy(), axis=1, bitorder="little"))
+        return filled.view(torch.int32)
+    padded = torch.nn.functional.pad(codes, (0, width * per - dim)).reshape(rows, width, per)
+    packed = padded[:, :, 0].clone(memory_format=torch.contiguous_format)
     for i in range(1, per):
         packed |= padded[:, :, i] << (i * bits)
     return packed.view(torch.int32)

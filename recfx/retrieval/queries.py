@@ -20,6 +20,10 @@ from recfx.retrieval.packing import pack, words_of
 LARGEST = 127
 
 
+_HALF = torch.tensor(0.5)
+_NONE = torch.empty(0)
+
+
 @dataclass(frozen=True)
 class Prepared:
     """Queries, and score = gain * value + offset.
@@ -28,8 +32,8 @@ class Prepared:
         rows: int32 words or int8 numbers, see `recfx.targets.native.retrieval.Scan`.
         scale: float32 [n], or None where items rank by the product.
         bias: float32 [n], or None.
-        query_sum: float32 [Q].
-        gain: float32 [Q, 1].
+        query_sum: float32 [Q], empty where nothing needs it.
+        gain: float32 [Q, 1] or [].
         offset: float32 [Q, 1].
     """
 
@@ -46,6 +50,12 @@ def round_rows(values: Tensor) -> tuple[Tensor, Tensor]:
     unit = values.abs().amax(1, keepdim=True) / LARGEST
     unit = torch.where(unit > 0, unit, 1.0)
     return (values / unit).round_().clamp_(-LARGEST, LARGEST).to(torch.int8), unit
+
+
+def prepare_hamming(codes: Tensor) -> Prepared:
+    """Queries of one bit, uint8 [Q, d] of 0 and 1, whose score is minus the number of bits that differ: (value - d) / 2."""
+    count, dim = codes.shape
+    return Prepared(pack(codes, 1), None, None, _NONE, _HALF, torch.full((count, 1), -dim / 2))
 
 
 def prepare_bits(codes: Tensor, magnitude: Tensor, grid: Grid) -> Prepared:

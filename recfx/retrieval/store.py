@@ -85,7 +85,7 @@ class Store:
         """
         if self.dead is None:
             self.dead = torch.zeros(-(-len(self.blocks) * BLOCK // _WORD), dtype=torch.int64)
-        twice = bool(self._gone(ids).any()) or len(ids.unique()) != len(ids)
+        twice = bool(self._gone(ids).any()) or repeated(ids)
         if twice:
             raise InputError("an item is deleted twice", where="recfx.retrieval", hint="see Index.live_ids")
         self.dead.scatter_add_(0, ids // _WORD, _bits(ids))
@@ -132,3 +132,8 @@ def _resized(grid: Grid, rows: int) -> Grid:
 
 def _bits(ids: Tensor) -> Tensor:
     return torch.ones_like(ids) << ids % _WORD
+
+
+def repeated(ids: Tensor) -> bool:
+    """Whether an id is there twice."""
+    return bool((ids.sort().values.diff() == 0).any())

@@ -84,12 +84,14 @@ void run(int64_t members, Task task, void* state) {
 }
 
 // Writes the k best of a list, and what says that there were fewer.
-void answer(uint64_t* list, int64_t count, int64_t k, bool real, float* scores, int64_t* ids) {
+template <class Value>
+void answer(uint64_t* list, int64_t count, int64_t k, Value value, float* scores, int64_t* ids) {
     const int64_t found = std::min(k, count);
-    std::partial_sort(list, list + found, list + count);
+    std::nth_element(list, list + found, list + count);
+    std::sort(list, list + found);
     for (int64_t i = 0; i < k; ++i) {
         const uint32_t key = uint32_t(list[i < found ? i : 0] >> 32);
-        scores[i] = i >= found ? -INFINITY : real ? real_of(key) : float(whole_of(key));
+        scores[i] = i >= found ? -INFINITY : value(key);
         ids[i] = i >= found ? -1 : int64_t(uint32_t(list[i]));
     }
 }
@@ -98,7 +100,7 @@ void answer(uint64_t* list, int64_t count, int64_t k, bool real, float* scores, 
 struct Call {
     const RecfxSearch& search;
     const ScanLevel& level;
-    int64_t members, capacity, stride;
+    int64_t members, capacity;
     int64_t first = 0, count = 0;
     std::vector<uint32_t> units;
     std::vector<uint64_t> entries;
@@ -115,7 +117,7 @@ struct Call {
             if (search.scale) limit[q].real = -INFINITY;
             else limit[q].whole = INT32_MIN;
         }
-        level.scan(search, units.data(), stride, count, blocks * member / members, blocks * (member + 1) / members, own, limit);
+        level.scan(search, units.data(), count, blocks * member / members, blocks * (member + 1) / members, own, limit);
         for (int64_t q = 0; q < count; ++q) shorten(own[q], limit[q], search.scale);
     }
 
@@ -130,7 +132,11 @@ struct Call {
                 all.count += other.count;
                 shorten(all, unused, search.scale);
             }
-            answer(all.entries, all.count, search.k, search.scale, search.scores + (first + q) * search.k, search.ids + (first + q) * search.k);
+            const auto value = [this](uint32_t key) {
+                if (search.scale) return real_of(key);
+                return float(search.hamming ? search.dim + 2 * whole_of(key) : whole_of(key));
+            };
+            answer(all.entries, all.count, search.k, value, search.scores + (first + q) * search.k, search.ids + (first + q) * search.k);
         }
     }
 };
@@ -142,14 +148,14 @@ void search_all(const RecfxSearch& search, const ScanLevel& level, int64_t threa
     const int64_t members = std::max<int64_t>(1, std::min({threads, blocks, work / LEAST_STEPS}));
     int64_t group = std::min({search.queries, GROUP_BYTES / (stride * 4), LIST_BYTES / (members * capacity * 8)});
     group = std::max<int64_t>(1, group);
-    Call call{search, level, members, capacity, stride, 0, 0, {}, {}, {}, {}};
-    call.units.resize(size_t(group * stride));
+    Call call{search, level, members, capacity, 0, 0, {}, {}, {}, {}};
+    call.units.resize(size_t((group + level.tile - 1) / level.tile * level.tile * stride));
     call.entries.resize(size_t(members * group * capacity));
     call.best.resize(size_t(members * group));
     call.limits.resize(size_t(members * group));
     for (; call.first < search.queries; call.first += call.count) {
         call.count = std::min(group, search.queries - call.first);
-        for (int64_t q = 0; q < call.count; ++q) level.lay_out(search, call.first + q, &call.units[size_t(q * stride)]);
+        level.lay_out(search, call.first, call.count, call.units.data());
         run(members, [](void* state, int64_t member) { static_cast<Call*>(state)->scan(member); }, &call);
         run(members, [](void* state, int64_t member) { static_cast<Call*>(state)->merge(member); }, &call);
     }
@@ -165,7 +171,7 @@ struct RescoreCall {
         for (int64_t q = search.queries * member / members; q < search.queries * (member + 1) / members; ++q) {
             Best best{&entries[size_t(member * capacity)], 0, capacity, std::min(search.k, search.candidates), q};
             level.rescore(search, q, best);
-            answer(best.entries, best.count, search.k, true, search.scores + q * search.k, search.ids + q * search.k);
+            answer(best.entries, best.count, search.k, real_of, search.scores + q * search.k, search.ids + q * search.k);
         }
     }
 };

@@ -69,9 +69,11 @@ union Limit {
 struct ScanLevel {
     const char* name;
     int64_t depth;  // codes of one step of a dot product
-    // Shows blocks [first, last) to `count` queries that lie in `units`, as `lay_out` left them.
-    void (*scan)(const RecfxSearch&, const uint32_t* units, int64_t stride, int64_t count, int64_t first, int64_t last, Best*, Limit*);
-    void (*lay_out)(const RecfxSearch&, int64_t query, uint32_t* units);
+    int64_t tile;   // queries that are laid out together
+    // Shows blocks [first, last) to `count` queries as `lay_out` left them. Without a scale, values are dot products or minus the bits that differ.
+    void (*scan)(const RecfxSearch&, const uint32_t* units, int64_t count, int64_t first, int64_t last, Best*, Limit*);
+    // Room for a multiple of `tile` queries.
+    void (*lay_out)(const RecfxSearch&, int64_t first, int64_t count, uint32_t* units);
     void (*rescore)(const RecfxRescore&, int64_t query, Best&);
 };
 

@@ -12,18 +12,20 @@ namespace {
 #include "scan_units.inl"
 
 constexpr int TILE = RECFX_TILE;           // queries that share what was loaded and unpacked of the items
-constexpr int64_t AHEAD = 8 * 1024;        // bytes between what is read and what is asked for
+constexpr int64_t AHEAD = 4 * 1024;        // bytes between what is read and what is asked for
 
 inline void ask_ahead(const uint32_t* block, int64_t words) {
     const char* at = reinterpret_cast<const char*>(block) + AHEAD;
     for (int64_t w = 0; w < words; ++w) __builtin_prefetch(at + w * BLOCK * 4, 0, 3);
 }
 
-// The number of equal bits less d and the bits that differ: d - 2 |x xor q|.
+// The bits that differ, less than nothing: -|x xor q|.
 template <int WORDS>
 struct Hamming {
+    // The product of rows of -1 and 1.
+    static vi product(const RecfxSearch& search, vi found) { return found + found + int32_t(search.dim); }
     template <int Q>
-    static void products(const RecfxSearch& search, const uint32_t* items, const uint32_t* units, int64_t stride, vi* out) {
+    static void products(const RecfxSearch& search, const uint32_t* items, const uint32_t* units, vi* out) {
         const int64_t words = WORDS ? WORDS : search.words;
         vi distance[Q] = {};
         for (int64_t w = 0; w < words;) {
@@ -32,69 +34,75 @@ struct Hamming {
             for (; w < stop; ++w) {
                 const vu item = load<vu>(items + w * BLOCK);
 #pragma GCC unroll 16
-                for (int q = 0; q < Q; ++q) bits[q] += counts(item ^ splat(units[q * stride + w]));
+                for (int q = 0; q < Q; ++q) bits[q] += counts(item ^ splat(units[w * TILE + q]));
             }
 #pragma GCC unroll 16
             for (int q = 0; q < Q; ++q) distance[q] += sum(bits[q]);
         }
-        const vi dim = vi{} + int32_t(search.dim);
 #pragma GCC unroll 16
-        for (int q = 0; q < Q; ++q) out[q] = dim - distance[q] - distance[q];
+        for (int q = 0; q < Q; ++q) out[q] = -distance[q];
     }
 };
 
 template <int BITS>
 struct Dots {
+    static vi product(const RecfxSearch&, vi found) { return found; }
     template <int Q>
-    static void products(const RecfxSearch& search, const uint32_t* items, const uint32_t* units, int64_t stride, vi* out) {
+    static void products(const RecfxSearch& search, const uint32_t* items, const uint32_t* units, vi* out) {
         constexpr int STEPS = 32 / (BITS * Dot::depth);
         constexpr uint32_t MASK = ((1u << BITS) - 1) * Dot::ones;
-        vi acc[Q] = {};
+        // A single query would wait for each step's sum; several sums go side by side.
+        constexpr int CHAINS = Q > 1 ? 1 : STEPS < 4 ? STEPS : 4;
+        vi acc[CHAINS][Q] = {};
         for (int64_t w = 0; w < search.words; ++w) {
             const vu word = load<vu>(items + w * BLOCK);
 #pragma GCC unroll 32
             for (int s = 0; s < STEPS; ++s) {
                 const vu codes = (word >> (s * BITS)) & MASK;
 #pragma GCC unroll 16
-                for (int q = 0; q < Q; ++q) acc[q] = Dot::step(acc[q], codes, units[q * stride + w * STEPS + s]);
+                for (int q = 0; q < Q; ++q) acc[s % CHAINS][q] = Dot::step(acc[s % CHAINS][q], codes, units[(w * STEPS + s) * TILE + q]);
             }
         }
 #pragma GCC unroll 16
-        for (int q = 0; q < Q; ++q) out[q] = acc[q];
+        for (int q = 0; q < Q; ++q) {
+            out[q] = acc[0][q];
+            for (int c = 1; c < CHAINS; ++c) out[q] += acc[c][q];
+        }
     }
 };
 
 // Ranks by the product itself.
+template <class Product>
 struct Whole {
     using Value = int32_t;
     using V = vi;
-    static V value(const RecfxSearch&, vi product, int64_t, int64_t) { return product; }
+    static V value(const RecfxSearch&, vi found, int64_t, int64_t) { return found; }
     static Value limit(const Limit& limit) { return limit.whole; }
 };
 
 // Ranks by scale * product + bias * (sum of the query).
+template <class Product>
 struct Affine {
     using Value = float;
     using V = vf;
-    static V value(const RecfxSearch& search, vi product, int64_t item, int64_t query) {
-        const vf scaled = __builtin_convertvector(product, vf) * load<vf>(search.scale + item);
+    static V value(const RecfxSearch& search, vi found, int64_t item, int64_t query) {
+        const vf scaled = __builtin_convertvector(Product::product(search, found), vf) * load<vf>(search.scale + item);
         return scaled + load<vf>(search.bias + item) * search.query_sum[query];
     }
     static Value limit(const Limit& limit) { return limit.real; }
 };
 
 template <class Product, class Rank, int Q>
-inline void tile(const RecfxSearch& search, const uint32_t* block, const uint32_t* units, int64_t stride, int64_t first, uint32_t valid, Best* best,
-                 Limit* limits) {
+inline void tile(const RecfxSearch& search, const uint32_t* block, const uint32_t* units, int64_t first, uint32_t valid, Best* best, Limit* limits) {
     vi products[PARTS][Q];
-    for (int p = 0; p < PARTS; ++p) Product::template products<Q>(search, block + p * L, units, stride, products[p]);
+    for (int p = 0; p < PARTS; ++p) Product::template products<Q>(search, block + p * L, units, products[p]);
 #pragma GCC unroll 16
     for (int q = 0; q < Q; ++q) {
         typename Rank::V values[PARTS];
         uint32_t mask = 0;
         for (int p = 0; p < PARTS; ++p) {
             values[p] = Rank::value(search, products[p][q], first + p * L, best[q].query);
-            mask |= mask_of(values[p] > Rank::limit(limits[q])) << (p * L);
+            mask |= above(values[p], Rank::limit(limits[q])) << (p * L);
         }
         mask &= valid;
         if (__builtin_expect(mask != 0, 0)) {
@@ -106,59 +114,68 @@ inline void tile(const RecfxSearch& search, const uint32_t* block, const uint32_
 }
 
 template <class Product, class Rank>
-void blocks(const RecfxSearch& search, const uint32_t* units, int64_t stride, int64_t count, int64_t first, int64_t last, Best* best, Limit* limits) {
+void blocks(const RecfxSearch& search, const uint32_t* units, int64_t count, int64_t first, int64_t last, Best* best, Limit* limits) {
+    const int64_t each = units_of(search, Dot::depth);
     for (int64_t b = first; b < last; ++b) {
         const uint32_t* block = search.blocks + b * search.words * BLOCK;
         const int64_t item = b * BLOCK, rest = search.items - item;
         const uint32_t valid = rest >= BLOCK ? 0xffffu : (1u << rest) - 1;
         ask_ahead(block, search.words);
         int64_t q = 0;
-        for (; q + TILE <= count; q += TILE) tile<Product, Rank, TILE>(search, block, units + q * stride, stride, item, valid, best + q, limits + q);
-        for (; q < count; ++q) tile<Product, Rank, 1>(search, block, units + q * stride, stride, item, valid, best + q, limits + q);
+        for (; q + TILE <= count; q += TILE) tile<Product, Rank, TILE>(search, block, units + q * each, item, valid, best + q, limits + q);
+        const uint32_t* last_tile = units + q * each;
+        for (int64_t rest = 0; q < count; ++q, ++rest) tile<Product, Rank, 1>(search, block, last_tile + rest, item, valid, best + q, limits + q);
     }
 }
 
 template <class Product>
-void ranked(const RecfxSearch& search, const uint32_t* units, int64_t stride, int64_t count, int64_t first, int64_t last, Best* best, Limit* limits) {
-    if (search.scale) blocks<Product, Affine>(search, units, stride, count, first, last, best, limits);
-    else blocks<Product, Whole>(search, units, stride, count, first, last, best, limits);
+void ranked(const RecfxSearch& search, const uint32_t* units, int64_t count, int64_t first, int64_t last, Best* best, Limit* limits) {
+    if (search.scale) blocks<Product, Affine<Product>>(search, units, count, first, last, best, limits);
+    else blocks<Product, Whole<Product>>(search, units, count, first, last, best, limits);
 }
 
-void scan(const RecfxSearch& search, const uint32_t* units, int64_t stride, int64_t count, int64_t first, int64_t last, Best* best, Limit* limits) {
+void scan(const RecfxSearch& search, const uint32_t* units, int64_t count, int64_t first, int64_t last, Best* best, Limit* limits) {
     if (search.hamming) {
         switch (search.words) {
-            case 2: return ranked<Hamming<2>>(search, units, stride, count, first, last, best, limits);
-            case 4: return ranked<Hamming<4>>(search, units, stride, count, first, last, best, limits);
-            case 8: return ranked<Hamming<8>>(search, units, stride, count, first, last, best, limits);
-            default: return ranked<Hamming<0>>(search, units, stride, count, first, last, best, limits);
+            case 2: return ranked<Hamming<2>>(search, units, count, first, last, best, limits);
+            case 4: return ranked<Hamming<4>>(search, units, count, first, last, best, limits);
+            case 8: return ranked<Hamming<8>>(search, units, count, first, last, best, limits);
+            default: return ranked<Hamming<0>>(search, units, count, first, last, best, limits);
         }
     }
     switch (search.bits) {
-        case 1: return ranked<Dots<1>>(search, units, stride, count, first, last, best, limits);
-        case 2: return ranked<Dots<2>>(search, units, stride, count, first, last, best, limits);
-        case 4: return ranked<Dots<4>>(search, units, stride, count, first, last, best, limits);
-        default: return ranked<Dots<8>>(search, units, stride, count, first, last, best, limits);
+        case 1: return ranked<Dots<1>>(search, units, count, first, last, best, limits);
+        case 2: return ranked<Dots<2>>(search, units, count, first, last, best, limits);
+        case 4: return ranked<Dots<4>>(search, units, count, first, last, best, limits);
+        default: return ranked<Dots<8>>(search, units, count, first, last, best, limits);
     }
 }
 
-void lay_out(const RecfxSearch& search, int64_t query, uint32_t* units) {
-    if (search.hamming) {
-        __builtin_memcpy(units, static_cast<const uint32_t*>(search.query_rows) + query * search.words, size_t(search.words) * 4);
-        return;
+// A step takes the codes at the same bit of each of a word's `depth` equal parts, so a unit has the numbers that go with them.
+inline uint32_t unit_of(const int8_t* numbers, int64_t apart) {
+    constexpr int ROOM = 32 / Dot::depth;
+    uint32_t unit = 0;
+    for (int t = 0; t < Dot::depth; ++t) {
+        const uint32_t number = uint32_t(int32_t(numbers[t * apart]));
+        unit |= (Dot::depth == 1 ? number : number & ((1ull << ROOM) - 1)) << (Dot::depth == 1 ? 0 : t * ROOM);
     }
+    return unit;
+}
+
+// Numbers of the queries of a tile lie next to each other: one address serves them all.
+void lay_out(const RecfxSearch& search, int64_t first, int64_t count, uint32_t* units) {
+    const int64_t each = units_of(search, Dot::depth);
     const int64_t per_word = 32 / search.bits, steps = per_word / Dot::depth;
-    const int8_t* row = static_cast<const int8_t*>(search.query_rows) + query * search.words * per_word;
-    for (int64_t w = 0; w < search.words; ++w)
-        for (int64_t s = 0; s < steps; ++s) {
-            uint32_t unit = 0;
-            // A step takes the codes at bit s * bits of each of the word's `depth` equal parts.
-            for (int64_t t = 0; t < Dot::depth; ++t) {
-                const uint32_t number = uint32_t(int32_t(row[w * per_word + t * steps + s]));
-                const uint32_t room = Dot::depth == 1 ? 0xffffffffu : (1u << (32 / Dot::depth % 32)) - 1;
-                unit |= (number & room) << (t * (32 / Dot::depth) % 32);
-            }
-            units[w * steps + s] = unit;
+    for (int64_t i = 0; i < count; ++i) {
+        uint32_t* to = units + i / TILE * TILE * each + i % TILE;
+        if (search.hamming) {
+            const uint32_t* row = static_cast<const uint32_t*>(search.query_rows) + (first + i) * search.words;
+            for (int64_t w = 0; w < search.words; ++w) to[w * TILE] = row[w];
+            continue;
         }
+        const int8_t* row = static_cast<const int8_t*>(search.query_rows) + (first + i) * search.words * per_word;
+        for (int64_t unit = 0; unit < each; ++unit) to[unit * TILE] = unit_of(row + unit / steps * per_word + unit % steps, steps);
+    }
 }
 
 // Sixteen partial sums at every level, so that all add up in the same order.
@@ -230,6 +247,6 @@ void rescore(const RecfxRescore& search, int64_t query, Best& best) {
     }
 }
 
-const ScanLevel level = {RECFX_LEVEL_NAME, Dot::depth, scan, lay_out, rescore};
+const ScanLevel level = {RECFX_LEVEL_NAME, Dot::depth, TILE, scan, lay_out, rescore};
 }  // namespace
 }  // namespace recfx

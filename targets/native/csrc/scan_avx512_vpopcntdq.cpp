@@ -1,5 +1,5 @@
 #define RECFX_LANES 16
-#define RECFX_TILE 4
+#define RECFX_TILE 8
 #define RECFX_LEVEL_NAME "avx512_vpopcntdq"
 #include "scan.inl"
 

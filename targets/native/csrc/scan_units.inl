@@ -16,11 +16,13 @@ inline V load(const T* p) {
 }
 inline vu splat(uint32_t x) { return vu{} + x; }
 
-// Bit i of the result: lane i of the comparison holds.
-inline uint32_t mask_of(vi truth) {
+// Bit i of the result: lane i exceeds the limit.
 #if RECFX_LANES == 16
-    return _mm512_movepi32_mask((__m512i)truth);
-#elif defined(__AVX2__)
+inline uint32_t above(vi values, int32_t limit) { return _mm512_cmpgt_epi32_mask((__m512i)values, _mm512_set1_epi32(limit)); }
+inline uint32_t above(vf values, float limit) { return _mm512_cmp_ps_mask((__m512)values, _mm512_set1_ps(limit), _CMP_GT_OQ); }
+#else
+inline uint32_t mask_of(vi truth) {
+#if defined(__AVX2__)
     return uint32_t(_mm256_movemask_ps((__m256)truth));
 #elif defined(__SSE2__)
     return uint32_t(_mm_movemask_ps((__m128)truth));
@@ -30,6 +32,9 @@ inline uint32_t mask_of(vi truth) {
     return mask;
 #endif
 }
+inline uint32_t above(vi values, int32_t limit) { return mask_of(values > limit); }
+inline uint32_t above(vf values, float limit) { return mask_of(values > limit); }
+#endif
 
 // Bits of each lane are counted into `counts`, which may add up so many words before `sum` makes numbers of them.
 #if defined(__AVX512VPOPCNTDQ__)

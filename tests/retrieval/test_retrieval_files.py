@@ -1,0 +1,90 @@
+"""Saved indices: whole, mapped, and never read when damaged."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from recfx.errors import ArtifactError
+from recfx.retrieval import Index
+
+QUERIES = torch.randn(3, 20, generator=torch.Generator().manual_seed(1))
+
+
+def make(bits: int = 4, scales: Any = "row") -> Index:
+    index = Index.from_embeddings(torch.randn(77, 20, generator=torch.Generator().manual_seed(0)), bits, scales=scales)
+    index.delete(torch.tensor([3, 70]))
+    return index
+
+
+@pytest.mark.parametrize(("bits", "scales"), [(1, "table"), (1, "row"), (2, "dimension"), (8, "row")])
+def test_a_loaded_index_is_the_saved_one(tmp_path: Path, bits: int, scales: Any) -> None:
+    index = make(bits, scales)
+    index.save(tmp_path / "index")
+    for loaded in (Index.load(tmp_path / "index"), Index.load(tmp_path / "index", check=False)):
+        for one, other in zip(index.search(QUERIES, 80), loaded.search(QUERIES, 80), strict=True):
+            assert torch.equal(one, other)
+        assert len(loaded) == len(index) == 75
+        assert (loaded.bits, loaded.metric, loaded.query_bits) == (index.bits, index.metric, index.query_bits)
+
+
+def test_changes_of_a_loaded_index_leave_the_files_alone(tmp_path: Path) -> None:
+    make().save(tmp_path / "index")
+    loaded = Index.load(tmp_path / "index")
+    loaded.update(torch.arange(5), torch.randn(5, 20))
+    loaded.add(torch.randn(100, 20))
+    loaded.delete(torch.arange(71, 150))
+    assert torch.equal(Index.load(tmp_path / "index").search(QUERIES, 9)[1], make().search(QUERIES, 9)[1])
+    loaded.save(tmp_path / "index")
+    assert torch.equal(Index.load(tmp_path / "index").search(QUERIES, 9)[1], loaded.search(QUERIES, 9)[1])
+
+
+def test_empty_indices_are_kept(tmp_path: Path) -> None:
+    Index.from_embeddings(torch.empty(0, 20)).save(tmp_path / "index")
+    loaded = Index.load(tmp_path / "index")
+    assert len(loaded) == 0
+    assert loaded.add(QUERIES).tolist() == [0, 1, 2]
+
+
+@settings(deadline=None, max_examples=40)
+@given(data=st.data())
+def test_a_flipped_byte_or_a_short_file_is_refused(
+    tmp_path_factory: pytest.TempPathFactory, data: st.DataObject
+) -> None:
+    folder = tmp_path_factory.mktemp("damage") / "index"
+    make().save(folder)
+    file = data.draw(st.sampled_from(sorted(folder.iterdir())))
+    held = bytearray(file.read_bytes())
+    where = data.draw(st.integers(0, len(held) - 1))
+    # White space between the fields of the manifest may change without changing them.
+    if file.suffix == ".json" and chr(held[where]).isspace():
+        return
+    if data.draw(st.booleans()):
+        held[where] ^= 1 << data.draw(st.integers(0, 7))
+    else:
+        del held[where:]
+    file.write_bytes(held)
+    with pytest.raises(ArtifactError):
+        Index.load(folder)
+
+
+def test_missing_files_other_formats_and_other_folders(tmp_path: Path) -> None:
+    with pytest.raises(ArtifactError, match="no saved index"):
+        Index.load(tmp_path / "nothing")
+    with pytest.raises(ArtifactError, match="no index"):
+        make().save(tmp_path)
+    make().save(tmp_path / "index")
+    manifest = tmp_path / "index" / "manifest.json"
+    manifest.write_text(json.dumps({**json.loads(manifest.read_text()), "format": 99}))
+    with pytest.raises(ArtifactError, match="format 99"):
+        Index.load(tmp_path / "index")
+    make().save(tmp_path / "index")
+    (tmp_path / "index" / "blocks.npy").unlink()
+    with pytest.raises(ArtifactError, match="missing"):
+        Index.load(tmp_path / "index")

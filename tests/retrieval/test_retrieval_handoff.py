@@ -1,0 +1,74 @@
+"""Hand-off to FAISS, where it is installed."""
+
+from __future__ import annotations
+
+import sys
+from typing import Any
+
+import pytest
+import torch
+
+from recfx.errors import InputError, TargetError
+from recfx.retrieval import Index
+
+KINDS = ["binary", "ivf", "hnsw", "rabitq"]
+
+
+def drawn(seed: int, rows: int, dim: int) -> torch.Tensor:
+    return torch.randn(rows, dim, generator=torch.Generator().manual_seed(seed))
+
+
+@pytest.mark.parametrize("dim", [64, 61])
+@pytest.mark.parametrize("deleted", [False, True])
+def test_faiss_counts_the_same_bits(dim: int, deleted: bool) -> None:
+    np, _ = pytest.importorskip("numpy"), pytest.importorskip("faiss")
+    index = Index.from_embeddings(drawn(0, 500, dim), 1, "hamming")
+    if deleted:
+        index.delete(torch.arange(0, 500, 7))
+    queries = drawn(1, 6, dim)
+    distances, ids = index.to_faiss("binary").search(np.packbits((queries > 0).numpy(), axis=1, bitorder="little"), 20)
+    scores, own = index.search(queries, 20)
+    assert torch.equal(-scores, torch.from_numpy(distances).float())
+    if not deleted:
+        assert torch.equal(own, torch.from_numpy(ids))
+    assert torch.isin(torch.from_numpy(ids), index.live_ids()).all()
+
+
+@pytest.mark.parametrize("kind", KINDS[1:])
+@pytest.mark.parametrize("deleted", [False, True])
+def test_faiss_finds_most_of_what_codes_rank_first(kind: Any, deleted: bool) -> None:
+    faiss = pytest.importorskip("faiss")
+    index = Index.from_embeddings(drawn(0, 4000, 32), 8)
+    if deleted:
+        index.delete(torch.arange(0, 4000, 7))
+    made = index.to_faiss(kind)
+    if hasattr(made, "nprobe"):
+        made.nprobe = made.nlist
+    queries = drawn(1, 20, 32)
+    found = torch.from_numpy(made.search(queries.numpy(), 10)[1])
+    expected = index.search(queries, 10)[1]
+    assert torch.isin(found, index.live_ids()).all()
+    assert float((found[:, :, None] == expected[:, None, :]).any(2).float().mean()) > (0.3 if kind == "rabitq" else 0.8)
+    assert made.ntotal == len(index)
+    assert isinstance(made, faiss.Index)
+
+
+@pytest.mark.parametrize("kind", ["ivf", "hnsw"])
+def test_codes_themselves_are_handed_over(kind: Any) -> None:
+    faiss = pytest.importorskip("faiss")
+    made = Index.from_embeddings(drawn(0, 2000, 32), 1, "hamming").to_faiss(kind)
+    assert isinstance(made, faiss.IndexBinary)
+    assert made.ntotal == 2000
+
+
+def test_what_cannot_be_handed_over(monkeypatch: pytest.MonkeyPatch) -> None:
+    index = Index.from_embeddings(drawn(0, 10, 8), 4)
+    with pytest.raises(InputError, match="no kind"):
+        index.to_faiss("flat")  # type: ignore[arg-type]
+    with pytest.raises(InputError, match="Hamming"):
+        index.to_faiss("binary")
+    with pytest.raises(InputError, match="empty"):
+        Index.from_embeddings(torch.empty(0, 8)).to_faiss()
+    monkeypatch.setitem(sys.modules, "faiss", None)
+    with pytest.raises(TargetError, match="pip install faiss-cpu"):
+        index.to_faiss("ivf")

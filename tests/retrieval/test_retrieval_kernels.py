@@ -1,0 +1,143 @@
+"""Searches at every instruction-set level and number of threads against their reference, bit for bit."""
+
+from __future__ import annotations
+
+import pytest
+import torch
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from native_kit import needs_kernels
+
+from recfx.errors import TargetError
+from recfx.retrieval import reference
+from recfx.retrieval.packing import pack, to_blocks, words_of
+from recfx.targets.native.library import library, search_level
+from recfx.targets.native.retrieval import Scan, rescore, scan
+
+pytestmark = needs_kernels
+relaxed = settings(deadline=None, max_examples=40)
+
+
+@st.composite
+def scans(draw: st.DrawFn) -> Scan:
+    rng = torch.Generator().manual_seed(draw(st.integers(0, 2**32)))
+    bits = draw(st.sampled_from([1, 1, 2, 4, 8]))
+    items, dim, queries = draw(st.integers(0, 700)), draw(st.integers(1, 300)), draw(st.integers(1, 20))
+    hamming = bits == 1 and draw(st.booleans())
+    codes = torch.randint(0, 1 << bits, (items, dim), dtype=torch.uint8, generator=rng)
+    if draw(st.booleans()):  # many ties
+        codes = codes[torch.randint(0, 3, (items,), generator=rng).clamp(max=max(items - 1, 0))]
+    if hamming:
+        rows = pack(torch.randint(0, 2, (queries, dim), dtype=torch.uint8, generator=rng), 1)
+    else:
+        numbers = torch.randint(-127, 128, (queries, dim), dtype=torch.int8, generator=rng)
+        rows = torch.nn.functional.pad(numbers, (0, words_of(dim, bits) * (32 // bits) - dim))
+    room = -(-items // 16) * 16
+    affine = draw(st.booleans())
+    scale, bias = torch.rand(room, generator=rng), torch.randn(room, generator=rng)
+    dead = torch.randint(-(2**62), 2**62, (-(-room // 64),), generator=rng) if draw(st.booleans()) else None
+    exclude = None
+    if draw(st.booleans()):
+        masks = torch.rand(queries, items, generator=rng) < draw(st.sampled_from([0.01, 0.5, 1.0]))
+        exclude = (torch.nn.functional.pad(masks.sum(1).cumsum(0), (1, 0)), masks.nonzero()[:, 1].contiguous())
+    return Scan(
+        blocks=to_blocks(pack(codes, bits)) if items else torch.empty(0, words_of(dim, bits), 16, dtype=torch.int32),
+        items=items,
+        dim=dim,
+        bits=bits,
+        queries=rows,
+        k=draw(st.integers(1, 60)),
+        scale=scale if affine else None,
+        bias=bias if affine else None,
+        query_sum=torch.randn(queries, generator=rng) if affine else None,
+        dead=dead,
+        exclude=exclude,
+    )
+
+
+@relaxed
+@given(problem=scans())
+def test_every_level_and_number_of_threads_gives_the_reference(problem: Scan) -> None:
+    values, ids = reference.scan(problem)
+    for level in library().search_levels:
+        for threads in (1, 2, 5):
+            found_values, found_ids = scan(problem, level, threads)
+            assert torch.equal(found_ids, ids), level
+            assert torch.equal(found_values, values), level
+
+
+@pytest.mark.parametrize("bits", [1, 8])
+def test_work_enough_for_several_threads(bits: int) -> None:
+    rng = torch.Generator().manual_seed(0)
+    codes = torch.randint(0, 1 << bits, (20_000, 64), dtype=torch.uint8, generator=rng)
+    rows = torch.randint(-127, 128, (70, 64), dtype=torch.int8, generator=rng)
+    problem = Scan(to_blocks(pack(codes, bits)), 20_000, 64, bits, rows, 150)
+    expected = reference.scan(problem)
+    for level in library().search_levels:
+        for threads in (1, 2, 3):
+            for one, other in zip(scan(problem, level, threads), expected, strict=True):
+                assert torch.equal(one, other)
+
+
+def test_the_largest_products_stay_exact() -> None:
+    dim = 1 << 16
+    codes = torch.full((3, dim), 255, dtype=torch.uint8)
+    codes[1, 0] = 254
+    rows = torch.full((1, dim), 127, dtype=torch.int8)
+    for level in library().search_levels:
+        values, ids = scan(Scan(to_blocks(pack(codes, 8)), 3, dim, 8, rows, 3), level, 1)
+        assert ids.tolist() == [[0, 2, 1]]
+        assert values[0, 0] == torch.tensor(255 * 127 * dim).float()
+
+
+@relaxed
+@given(st.data())
+def test_rescoring(data: st.DataObject) -> None:
+    rng = torch.Generator().manual_seed(data.draw(st.integers(0, 2**32)))
+    items, dim, queries = (data.draw(st.integers(1, n)) for n in (200, 100, 9))
+    wanted, k = data.draw(st.integers(0, items)), data.draw(st.integers(1, 40))
+    shortlist = torch.stack([torch.randperm(items, generator=rng)[:wanted] for _ in range(queries)])
+    shortlist[torch.rand(shortlist.shape, generator=rng) < 0.1] = -1
+    kind = data.draw(st.sampled_from([torch.float32, torch.float16, torch.uint8]))
+    affine = None
+    if kind == torch.uint8:
+        rows = torch.randint(0, 256, (items, dim), dtype=torch.uint8, generator=rng)
+        asked = torch.randint(-127, 128, (queries, dim), dtype=torch.int8, generator=rng)
+        affine = (
+            torch.rand(items, generator=rng),
+            torch.randn(items, generator=rng),
+            torch.randn(queries, generator=rng),
+        )
+    else:  # small whole numbers, whose sums are exact in any order
+        rows = torch.randint(-9, 10, (items, dim), generator=rng).to(kind)
+        asked = torch.randint(-9, 10, (queries, dim), generator=rng).float()
+    expected = reference.rescore(rows, asked, shortlist, k, affine)
+    for level in library().search_levels:
+        for threads in (1, 3):
+            found = rescore(rows, asked, shortlist, k, affine=affine, level=level, threads=threads)
+            assert torch.equal(found[1], expected[1]), level
+            assert torch.equal(found[0], expected[0]), level
+
+
+@relaxed
+@given(seed=st.integers(0, 2**32), dim=st.integers(1, 90), half=st.booleans())
+def test_rescoring_of_real_rows_has_the_same_bits_at_every_level(seed: int, dim: int, half: bool) -> None:
+    rng = torch.Generator().manual_seed(seed)
+    rows = torch.randn(30, dim, generator=rng).to(torch.float16 if half else torch.float32)
+    asked, shortlist = torch.randn(4, dim, generator=rng), torch.arange(30).expand(4, 30).contiguous()
+    values, ids = rescore(rows, asked, shortlist, 30, level="portable")
+    torch.testing.assert_close(values, (asked @ rows.float().T).gather(1, ids), rtol=1e-4, atol=1e-4)
+    for level in library().search_levels:
+        found_values, found_ids = rescore(rows, asked, shortlist, 30, level=level)
+        assert torch.equal(found_values, values)
+        assert torch.equal(found_ids, ids)
+
+
+def test_levels_by_name(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("RECFX_LEVEL", "portable")
+    assert search_level() == "portable"
+    monkeypatch.setenv("RECFX_LEVEL", "none-such")
+    with pytest.raises(TargetError, match="none-such"):
+        search_level()
+    monkeypatch.delenv("RECFX_LEVEL")
+    assert search_level() == library().search_levels[0]
