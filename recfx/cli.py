@@ -1,4 +1,4 @@
-"""The command line: recfx demo | doctor | explain | bisect."""
+"""The command line: recfx demo | bench | doctor | explain | bisect."""
 
 from __future__ import annotations
 
@@ -42,6 +42,9 @@ def _parser() -> argparse.ArgumentParser:
     demo.add_argument("--seed", type=int, default=0)
     demo.set_defaults(run=_demo)
 
+    bench = commands.add_parser("bench", help="measure what the papers report")
+    _add_hqgnn(bench.add_subparsers(required=True, metavar="TABLE"))
+
     doctor = commands.add_parser("doctor", help="what is installed, what is missing, how to get it")
     doctor.set_defaults(run=_doctor)
 
@@ -58,6 +61,49 @@ def _parser() -> argparse.ArgumentParser:
     )
     bisect.set_defaults(run=_bisect)
     return parser
+
+
+def _add_hqgnn(tables: Any) -> None:
+    hqgnn = tables.add_parser("hqgnn", help="quantised embeddings: ranking figures, bytes, time of a query")
+    add = hqgnn.add_argument
+    add("--data", required=True, help="gowalla, movielens (found in the folder RECFX_DATA), synthetic, or a path")
+    add("--out", type=Path, default=Path("hqgnn-results"), help="folder of the results; what is there is not run again")
+    add("--minutes", type=float, help="at most so long; the table says which cells are unfinished")
+    add("--bits", default="1,2,4,8", help="widths (default: 1,2,4,8)")
+    add("--estimators", default="ste,gste", help="of ste, gste, gaussian, fourier, lsq, guidance (default: ste,gste)")
+    add("--bounds", default="per-row,centred-row", help="of the quantisers (default: per-row,centred-row)")
+    add("--rounded", default="rows,centred,itq", help="rounding afterwards (default: rows,centred,itq)")
+    for name in ("dim", "layers", "batch", "negatives", "epochs", "student-epochs", "ranks", "seed"):
+        add(f"--{name}", type=int, help="instead of the recipe's")
+    for name in ("lr", "student-lr", "l2"):
+        add(f"--{name}", type=float, help="instead of the recipe's")
+    add("--threads", type=int, help="threads torch may use (default: torch's own choice)")
+    hqgnn.set_defaults(run=_hqgnn)
+
+
+def _hqgnn(options: argparse.Namespace) -> int:
+    import dataclasses
+
+    import torch
+
+    from recfx.bench import Options, Recipe, cells, recipe_of, run_hqgnn
+
+    if options.threads is not None:
+        torch.set_num_threads(options.threads)
+    given = {field.name: getattr(options, field.name) for field in dataclasses.fields(Recipe)}
+    recipe = dataclasses.replace(
+        recipe_of(options.data), **{name: value for name, value in given.items() if value is not None}
+    )
+    bits, *names = (_listed(text) for text in (options.bits, options.estimators, options.bounds, options.rounded))
+    if not all(width.isdigit() for width in bits):
+        raise InputError(f"bits are numbers, got {options.bits!r}", where="--bits", hint="such as 1,2,4,8")
+    chosen = cells([int(width) for width in bits], *names)
+    run_hqgnn(Options(options.data, options.out, recipe, chosen, options.minutes)).show()
+    return 0
+
+
+def _listed(text: str) -> list[str]:
+    return [part.strip() for part in text.split(",") if part.strip()]
 
 
 def _demo(options: argparse.Namespace) -> int:

@@ -1,10 +1,10 @@
 """What needs gradients: quantised embeddings trained end to end, and the estimators that make it possible."""
 
-from recfx.learn.bounds import BOUNDS, Bounds, LearnedBounds, MovingBounds, PerRowBounds, make_bounds
+from recfx.learn.bounds import BOUNDS, Bounds, CentredRowBounds, LearnedBounds, MovingBounds, PerRowBounds, make_bounds
 from recfx.learn.codes import BITS, QuantizedTable
 from recfx.learn.curvature import Curvature
 from recfx.learn.delta import DeltaSettings, deltas
-from recfx.learn.distillation import TopRDistillation, teacher_top
+from recfx.learn.distillation import Distillation, TopRDistillation, teacher_top
 from recfx.learn.encoders import Encoder, GraphEncoder, TableEncoder, TowerEncoder, as_encoder
 from recfx.learn.estimators import (
     ESTIMATORS,
@@ -20,6 +20,7 @@ from recfx.learn.hutchinson import TraceEstimate, hutchinson_trace
 from recfx.learn.losses import BCE, BPR, Diagonal, RankingLoss, SampledSoftmax
 from recfx.learn.quantized_model import Batch, QuantizedModel, Rows
 from recfx.learn.quantizer import Grid, Quantizer, make_quantizer
+from recfx.learn.ranked_distillation import RankedDistillation
 from recfx.learn.sampling import EpochSampler, Sampler
 from recfx.learn.train_settings import TrainReport, TrainSettings
 from recfx.learn.trainer import Evaluate, Trainer
@@ -32,9 +33,11 @@ __all__ = [
     "ESTIMATORS",
     "Batch",
     "Bounds",
+    "CentredRowBounds",
     "Curvature",
     "DeltaSettings",
     "Diagonal",
+    "Distillation",
     "Encoder",
     "EpochSampler",
     "Estimator",
@@ -52,6 +55,7 @@ __all__ = [
     "QuantizedModel",
     "QuantizedTable",
     "Quantizer",
+    "RankedDistillation",
     "RankingLoss",
     "Rows",
     "SampledSoftmax",

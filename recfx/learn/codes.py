@@ -18,7 +18,7 @@ _ROUNDING = 1e-6  # of a symmetric lower bound that was divided into steps
 
 @dataclass(frozen=True)
 class QuantizedTable:
-    """Codes and the affine map back to embeddings: x_hat = lower + step * codes.
+    """Codes and the affine map back to embeddings: x_hat = centre + lower + step * codes.
 
     Attributes:
         codes: uint8 [n, d], each in [0, 2**bits - 1].
@@ -26,6 +26,7 @@ class QuantizedTable:
             per dimension; [n, d] where rows are divided into groups of columns.
         step: The difference between neighbouring codes, of the same shape, never negative.
         bits: Bits of a code.
+        centre: Floating point [1, d], added to every row; None: zero.
 
     Raises:
         InputError: Codes that are no uint8 matrix or do not fit the bits, or constants that do not broadcast to them.
@@ -35,6 +36,7 @@ class QuantizedTable:
     lower: Tensor
     step: Tensor
     bits: int
+    centre: Tensor | None = None
 
     def __post_init__(self) -> None:
         check_bits(self.bits, "QuantizedTable")
@@ -49,14 +51,17 @@ class QuantizedTable:
             )
             if not fits:
                 raise InputError(f"{name} {list(shape)} does not broadcast to codes {list(self.codes.shape)}")
+        if self.centre is not None and self.centre.shape != (1, self.codes.shape[1]):
+            raise InputError(f"a centre {list(self.centre.shape)} does not fit codes {list(self.codes.shape)}")
 
     def dequantize(self) -> Tensor:
         """The embeddings that the codes stand for, [n, d], in the type of the constants."""
-        return self.lower + self.step * self.codes.to(self.step.dtype)
+        found = self.lower + self.step * self.codes.to(self.step.dtype)
+        return found if self.centre is None else found + self.centre
 
     @property
     def symmetric(self) -> bool:
-        """Whether the levels lie about zero, so that the step alone tells the lower bound."""
+        """Whether the levels lie about zero, or about the centre, so that the step alone tells the lower bound."""
         below = self.step * (((1 << self.bits) - 1) / 2)
         return bool(((self.lower + below).abs() <= _ROUNDING * below).all())
 
@@ -64,6 +69,7 @@ class QuantizedTable:
         """Bytes of the packed codes with their constants in float32; rows are padded to whole bytes."""
         rows, dim = self.codes.shape
         constants = self.step.numel() * (1 if self.symmetric else 2)
+        constants += 0 if self.centre is None else dim
         return rows * -(-dim * self.bits // 8) + _CONSTANT_BYTES * constants
 
 

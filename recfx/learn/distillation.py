@@ -8,12 +8,35 @@ top(b, r) is the teacher's item of rank r for user b.
 from __future__ import annotations
 
 import math
+from typing import Protocol
 
 import torch
 import torch.nn.functional as F
 from torch import Tensor
 
 from recfx.errors import InputError
+from recfx.learn.losses import RankingLoss
+from recfx.learn.quantized_model import Batch, Rows
+
+
+class Distillation(Protocol):
+    """A term that teaches a teacher's ranking."""
+
+    def items(self, users: Tensor) -> tuple[Tensor, Tensor]:
+        """Items to teach to a batch of users, int64 [B] -> int64 [B, r], and weights that broadcast to them."""
+        ...
+
+    def term(self, loss: RankingLoss, rounded: Rows, places: Batch, taught: Tensor, weights: Tensor) -> Tensor:
+        """The term, [].
+
+        Args:
+            loss: The ranking loss of the training.
+            rounded: Rounded embeddings of different users and items.
+            places: The samples, as places among the rows.
+            taught: The items that `items` gave, as places among the rows.
+            weights: What `items` gave.
+        """
+        ...
 
 
 class TopRDistillation:
@@ -60,6 +83,10 @@ class TopRDistillation:
             ranks = torch.rand(top.shape, device=users.device).argsort(1)[:, : self.draws]
             top, weights = top.gather(1, ranks), weights.gather(1, ranks)
         return top, weights
+
+    def term(self, loss: RankingLoss, rounded: Rows, places: Batch, taught: Tensor, weights: Tensor) -> Tensor:
+        """See `Distillation.term`."""
+        return self.loss(F.embedding(places.users, rounded.users), F.embedding(taught, rounded.items), weights)
 
     def loss(self, users: Tensor, items: Tensor, weights: Tensor) -> Tensor:
         """The term for rounded users [B, d] and their rounded items [B, r, d], with the weights that `items` gave."""

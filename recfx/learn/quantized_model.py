@@ -13,6 +13,8 @@ from recfx.learn.codes import QuantizedTable
 from recfx.learn.encoders import as_encoder, base_rows_of, rows_of, tables_of
 from recfx.learn.quantizer import Quantizer
 
+_MARKS_PER_ID = 16  # where sorting costs more than clearing and counting so many bytes
+
 
 class Batch(NamedTuple):
     """Samples to rank.
@@ -63,13 +65,22 @@ class Batch(NamedTuple):
         Args:
             further_items: int64 of any shape, items to embed besides.
         """
-        users, user_places = torch.unique(self.users, return_inverse=True)
+        users, user_places = _distinct(self.users)
         ids = self.items if further_items is None else torch.cat([self.items, further_items.flatten()])
-        items, places = torch.unique(ids, return_inverse=True)
+        items, places = _distinct(ids)
         sizes = [self.positives.numel(), self.negatives.numel()]
         positives, negatives, further = places.tensor_split([sizes[0], sum(sizes)])
         local = Batch(user_places, positives, negatives.view_as(self.negatives))
         return Distinct(users, items, local, None if further_items is None else further.view_as(further_items))
+
+
+def _distinct(ids: Tensor) -> tuple[Tensor, Tensor]:
+    """The different ids, rising, and where each id is among them; sorts only where a mark for every id would be waste."""
+    if ids.device.type != "cpu" or not len(ids) or int(ids.min()) < 0 or int(ids.max()) >= _MARKS_PER_ID * len(ids):
+        return torch.unique(ids, return_inverse=True)  # type: ignore[no-any-return]
+    marks = torch.zeros(int(ids.max()) + 1, dtype=torch.bool)
+    marks[ids] = True
+    return marks.nonzero().flatten(), (marks.cumsum(0) - 1)[ids]
 
 
 class Distinct(NamedTuple):

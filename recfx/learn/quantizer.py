@@ -38,7 +38,8 @@ class Quantizer(nn.Module):
         x_n = clip((x - l) / (u - l), 0, 1),  x_q = round(x_n L) / L,  x_hat = l + (u - l) x_q,  L = 2**bits - 1
 
     While training, every call also shows the block to the bounds. A block without spread becomes its lower bound. At one
-    bit x_hat is either bound; halves between two codes go to the even one.
+    bit x_hat is either bound; halves between two codes go to the even one. Where the bounds have a centre, x is what is
+    left of the embeddings without it, and x_hat has it again.
 
     Args:
         bits: 1, 2, 4 or 8.
@@ -74,13 +75,27 @@ class Quantizer(nn.Module):
         ends = () if self.bounds.row_wise else self._ends(x)
         if not self.estimator.repeatable:
             return self._round(x, *ends)
-        return in_blocks(self._round, x, ends, guarded=tuple(self.estimator.buffers()))
+        guarded = *self.estimator.buffers(), *(() if self.bounds.centre is None else (self.bounds.centre,))
+        return in_blocks(self._round, x, ends, guarded=guarded)
 
     def grid(self, x: Tensor) -> Grid:
         """A block [n, d] over its bounds; nothing is observed."""
+        grid, centre = self._grid(x)
+        return grid if centre is None else grid._replace(lower=grid.lower + centre)
+
+    def _grid(self, x: Tensor) -> tuple[Grid, Tensor | None]:
+        """A block without its centre over its bounds, and the centre."""
         self._check(x)
+        centre = self._centre(x)
+        x = x if centre is None else x - centre
         lower, span = self._ends(x)
-        return Grid((x - lower) / span, lower, span)
+        return Grid((x - lower) / span, lower, span), centre
+
+    def _centre(self, x: Tensor) -> Tensor | None:
+        centre = self.bounds.centre
+        if centre is not None and centre.shape[-1] != x.shape[-1]:
+            raise InputError(f"a centre {list(centre.shape)} cannot fit {list(x.shape)}", where="Quantizer")
+        return centre
 
     def _ends(self, x: Tensor) -> tuple[Tensor, Tensor]:
         """l and u - l, which do not change with the bounds from here on."""
@@ -91,9 +106,12 @@ class Quantizer(nn.Module):
         return lower.clone(), span
 
     def _round(self, x: Tensor, *ends: Tensor) -> Tensor:
+        centre = self._centre(x)
+        x = x if centre is None else x - centre
         lower, span = ends or self._ends(x)
         rounded: Tensor = self.estimator((x - lower) / span, self.steps, span)
-        return lower + span * rounded
+        found = lower + span * rounded
+        return found if centre is None else found + centre
 
     @torch.no_grad()
     def codes(self, x: Tensor) -> Tensor:
@@ -117,8 +135,9 @@ class Quantizer(nn.Module):
         Raises:
             InputError: As for `codes`.
         """
-        grid = self.grid(x)
-        return QuantizedTable(self._codes(grid), grid.lower, grid.span / self.steps, self.bits)
+        grid, centre = self._grid(x)
+        centre = None if centre is None else centre.clone()
+        return QuantizedTable(self._codes(grid), grid.lower, grid.span / self.steps, self.bits, centre)
 
     def _codes(self, grid: Grid) -> Tensor:
         if bool(grid.x.isnan().any()):
@@ -154,8 +173,9 @@ def make_quantizer(
     Args:
         bits: 1, 2, 4 or 8.
         estimator: One of `recfx.learn.ESTIMATORS`: ste, gste, gaussian, fourier, lsq, guidance.
-        bounds: One of `recfx.learn.BOUNDS`: learned, ema-minmax, ema-percentile, sigma, per-row, per-dimension.
-        dim: Columns of the table, for bounds per dimension.
+        bounds: One of `recfx.learn.BOUNDS`: learned, ema-minmax, ema-percentile, sigma, per-row, centred-row,
+            per-dimension.
+        dim: Columns of the table, for bounds per dimension and centred ones.
         estimator_options: Arguments of the estimator's class.
         bounds_options: Arguments of the bounds' class.
 
@@ -168,7 +188,7 @@ def make_quantizer(
             f"there is no estimator {estimator!r}", where="make_quantizer", hint=f"one of {', '.join(ESTIMATORS)}"
         )
     options = dict(estimator_options or {})
-    if bounds == "per-row" and "clip" in inspect.signature(ESTIMATORS[estimator]).parameters:
+    if bounds in ("per-row", "centred-row") and "clip" in inspect.signature(ESTIMATORS[estimator]).parameters:
         options.setdefault("clip", False)
     try:
         return Quantizer(

@@ -21,8 +21,10 @@ class TrainSettings:
     Attributes:
         epochs: At most so many calls of the sampler.
         lr: Adam's learning rate.
+        cosine_epochs: Let the learning rates fall to zero over so many epochs, as half a cosine; None: they stay.
         bounds_lr: That of learned bounds; None: `lr`.
-        l2: Penalty of l2 / 2 times the squared norms of the batch's rows, over the batch size.
+        l2: Penalty of l2 / 2 times the squared norms of the batch's rows, over the batch size; the negatives of a sample
+            count as one together.
         evaluate_every: Epochs between evaluations; the last epoch is always evaluated.
         monitor: Which of the evaluation's figures decides, the greater the better; None: the first.
         patience: Stop after so many evaluations without a better one; None: never.
@@ -35,6 +37,7 @@ class TrainSettings:
 
     epochs: int = 100
     lr: float = 1e-3
+    cosine_epochs: int | None = None
     bounds_lr: float | None = None
     l2: float = 1e-4
     evaluate_every: int = 10
@@ -53,6 +56,8 @@ class TrainSettings:
                 f"{self.patience}",
                 where="TrainSettings",
             )
+        if self.cosine_epochs is not None and self.cosine_epochs < 1:
+            raise InputError(f"cosine_epochs must be at least 1, got {self.cosine_epochs}", where="TrainSettings")
         rates = {"lr": self.lr, "bounds_lr": self.bounds_lr or self.lr, "l2": self.l2 + 1}
         for name, rate in rates.items():
             if not (math.isfinite(rate) and rate > 0) or self.l2 < 0:

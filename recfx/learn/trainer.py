@@ -3,22 +3,21 @@
 from __future__ import annotations
 
 import math
-import time
-from collections.abc import Callable, Iterator, Mapping, Sized
-from contextlib import contextmanager
+from collections.abc import Callable, Mapping, Sized
 from os import PathLike
 from typing import Any
 
 import torch
-import torch.nn.functional as F
 from torch import Tensor
 
 from recfx.errors import InputError, RecfxError
+from recfx.learn._clock import Clock, deterministic, set_rate
 from recfx.learn._progress import Report, training_bar
 from recfx.learn.checkpoint import has_checkpoint
 from recfx.learn.curvature import Curvature
-from recfx.learn.distillation import TopRDistillation
-from recfx.learn.losses import BPR, RankingLoss
+from recfx.learn.distillation import Distillation
+from recfx.learn.losses import BPR, RankingLoss, loss_of_rows
+from recfx.learn.penalty import row_penalty
 from recfx.learn.quantized_model import Batch, Distinct, QuantizedModel, Rows
 from recfx.learn.sampling import Sampler
 from recfx.learn.train_settings import TrainReport, TrainSettings
@@ -57,7 +56,7 @@ class Trainer:
         loss: RankingLoss | None = None,
         evaluate: Evaluate | None = None,
         curvature: Curvature | None = None,
-        distillation: TopRDistillation | None = None,
+        distillation: Distillation | None = None,
         folder: str | PathLike[str] | None = None,
     ) -> None:
         self.model = model
@@ -85,12 +84,12 @@ class Trainer:
         devices = [self._device] if self._device.type == "cuda" else []
         with (
             torch.random.fork_rng(devices),
-            _deterministic(self.settings.deterministic and self._device.type == "cpu"),
+            deterministic(self.settings.deterministic and self._device.type == "cpu"),
             training_bar(self.settings.progress) as show,
         ):
             torch.manual_seed(self.settings.seed)
             state = self._begin()
-            clock = _Clock(self.settings, state.report.seconds)
+            clock = Clock(self.settings, state.report.seconds)
             state.report.stopped = "epochs"
             while state.position.epoch < self.settings.epochs and not self._out_of_patience(state):
                 if not self._epoch(state, clock, show):
@@ -125,7 +124,7 @@ class Trainer:
             raise InputError("the model has no parameters to train", where=type(self.model.encoder).__name__)
         return torch.optim.Adam(groups, lr=self.settings.lr, fused=True)
 
-    def _epoch(self, state: TrainState, clock: _Clock, show: Report) -> bool:
+    def _epoch(self, state: TrainState, clock: Clock, show: Report) -> bool:
         """Goes on with an epoch, to its end or until time is up; returns whether it ended."""
         position = state.position
         self.model.train()
@@ -142,6 +141,7 @@ class Trainer:
             if index < done_before:
                 continue  # drawn again only to bring the generator to where it was
             batch = Batch.of(*sample).to(self._device)
+            set_rate(state.optimizer, self.settings, position.epoch + (index / length if length else 0.0))
             total += self._step(state, batch)
             position.batches += 1
             if position.batches % self._checked_every == 0:
@@ -170,29 +170,31 @@ class Trainer:
         distinct = batch.distinct(None if taught is None else taught[0])
         encoded = self.model.rows(distinct.users, distinct.items)
         rounded = self.model.quantize(encoded)
-        users, positives, negatives = rounded.samples(distinct.places)
-        loss = self._loss(users, positives, negatives)
+        places = distinct.places
+        loss = loss_of_rows(self._loss, rounded.users, rounded.items, places)
         if taught is not None and distinct.further is not None and self._distillation is not None:
-            loss = loss + self._distillation.loss(users, F.embedding(distinct.further, rounded.items), taught[1])
+            loss = loss + self._distillation.term(self._loss, rounded, places, distinct.further, taught[1])
         if self.settings.l2:
             loss = loss + self.settings.l2 * self._penalty(distinct, encoded)
         state.optimizer.zero_grad(set_to_none=True)
         loss.backward()  # type: ignore[no-untyped-call]
         epoch = state.position.epoch if state.position.batches == 0 else -1
-        state.curvature.watch(self.model, distinct.places, encoded, self._loss, (state.report.steps, epoch))
+        state.curvature.watch(self.model, places, encoded, self._loss, (state.report.steps, epoch))
         state.optimizer.step()
         state.report.steps += 1
         return loss.detach()
 
     def _penalty(self, distinct: Distinct, encoded: Rows) -> Tensor:
-        """Half the squared norms of the batch's rows, as often as they occur, over the batch size."""
+        """Half the squared norms of the batch's rows, as often as they occur, over the batch size.
+
+        The negatives of a sample count as one together, so that their number does not change the weight of the penalty.
+        """
         base = self.model.base_rows(distinct.users, distinct.items) or encoded
-        places = distinct.places
-        total = encoded.users.new_zeros(())
-        for rows, occurring in zip(base, (places.users, places.items), strict=True):
-            times = torch.bincount(occurring, minlength=len(rows)).to(rows.dtype)
-            total = total + times @ rows.square().sum(1)
-        return total / (2 * len(places.users))
+        users, positives, negatives = distinct.places
+        taken = torch.bincount(positives, minlength=len(base.items))
+        drawn = torch.bincount(negatives.flatten(), minlength=len(base.items)) / negatives.shape[1]
+        of_users = row_penalty(base.users, torch.bincount(users, minlength=len(base.users)))
+        return (of_users + row_penalty(base.items, taken + drawn)) / len(users)
 
     def _end_epoch(self, state: TrainState, total: float) -> None:
         position, report = state.position, state.report
@@ -232,35 +234,6 @@ class Trainer:
             state.save(self._folder, self.settings)
 
 
-class _Clock:
-    """Time spent, the budget, and when the next checkpoint is due."""
-
-    def __init__(self, settings: TrainSettings, before: float) -> None:
-        self._settings = settings
-        self._before = before
-        self._begun = self._saved = time.perf_counter()
-
-    def spent(self) -> float:
-        """Seconds, earlier calls included."""
-        return self._before + time.perf_counter() - self._begun
-
-    def share(self) -> float:
-        """Of the budget of this call that is used; 0 without one."""
-        seconds = self._settings.seconds
-        return 0.0 if seconds is None else (time.perf_counter() - self._begun) / max(seconds, 1e-9)
-
-    def out(self) -> bool:
-        """Whether the budget is used up."""
-        return self.share() >= 1
-
-    def checkpoint_due(self) -> bool:
-        """Whether it is time for a checkpoint; asks for one only once."""
-        now = time.perf_counter()
-        due = now - self._saved >= self._settings.checkpoint_seconds
-        self._saved = now if due else self._saved
-        return due
-
-
 def _finite(total: Tensor, state: TrainState, model: QuantizedModel) -> float:
     value = float(total)
     if not math.isfinite(value):
@@ -277,19 +250,3 @@ def _status(state: TrainState) -> str:
     loss = f"  loss {position.loss / position.batches:.4f}" if position.batches and position.loss else ""
     score = "".join(f"  {name} {value:.4f}" for name, value in report.scores[-1][1].items()) if report.scores else ""
     return f"epoch {position.epoch + 1}{loss}{score}"
-
-
-@contextmanager
-def _deterministic(wanted: bool) -> Iterator[None]:
-    """Deterministic algorithms inside the block; memory is not filled beforehand, which costs time and changes nothing."""
-    before = torch.are_deterministic_algorithms_enabled(), torch.is_deterministic_algorithms_warn_only_enabled()
-    flags: Any = torch.utils.deterministic
-    filled = flags.fill_uninitialized_memory
-    if wanted:
-        torch.use_deterministic_algorithms(True)
-        flags.fill_uninitialized_memory = False
-    try:
-        yield
-    finally:
-        torch.use_deterministic_algorithms(before[0], warn_only=before[1])
-        flags.fill_uninitialized_memory = filled

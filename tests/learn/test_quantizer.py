@@ -10,7 +10,7 @@ from learn_kit import DIM, blocks, quantizers
 from torch import Tensor
 
 from recfx.errors import InputError
-from recfx.learn import BITS, BOUNDS, ESTIMATORS, QuantizedTable, Quantizer, make_quantizer
+from recfx.learn import BITS, BOUNDS, ESTIMATORS, Bounds, QuantizedTable, Quantizer, make_quantizer
 
 
 @given(x=blocks(), quantizer=quantizers())
@@ -40,10 +40,11 @@ def test_values_are_their_own_rounding(x: Tensor, quantizer: Quantizer) -> None:
     assert torch.equal(again.codes(table.dequantize()), table.codes)
 
 
-class _Fixed(torch.nn.Module):
+class _Fixed(Bounds):
     def __init__(self, table: QuantizedTable) -> None:
         super().__init__()
-        self.ends = table.lower, table.lower + table.step * ((1 << table.bits) - 1)
+        lower = table.lower if table.centre is None else table.lower + table.centre
+        self.ends = lower, lower + table.step * ((1 << table.bits) - 1)
 
     def forward(self, x: Tensor) -> tuple[Tensor, Tensor]:
         return self.ends

@@ -6,6 +6,7 @@ from typing import Any
 
 from recfx.errors import InputError
 from recfx.learn.bounds.base import BEST_SIGMAS, Bounds, RememberedBounds
+from recfx.learn.bounds.centred import CentredRowBounds
 from recfx.learn.bounds.learned import LearnedBounds
 from recfx.learn.bounds.moving import MovingBounds
 from recfx.learn.bounds.per_row import PerRowBounds
@@ -17,6 +18,7 @@ BOUNDS = {
     "ema-percentile": "moving averages of percentiles of each batch",
     "sigma": "moving averages of +-k standard deviations",
     "per-row": "of each row by itself",
+    "centred-row": "of each row by itself, about a moving average of the mean row",
     "per-dimension": "moving averages of a statistic of each column",
 }
 
@@ -27,7 +29,7 @@ def make_bounds(name: str, bits: int, dim: int | None = None, **options: Any) ->
     Args:
         name: One of `BOUNDS`.
         bits: Bits of the quantiser.
-        dim: Columns of the table; "per-dimension" needs it, "learned" learns per dimension where it is given in
+        dim: Columns of the table; "per-dimension" and "centred-row" need it, "learned" learns per dimension where it is given in
             `options` as `per_dimension=True`.
         options: Further arguments of the class.
 
@@ -35,13 +37,15 @@ def make_bounds(name: str, bits: int, dim: int | None = None, **options: Any) ->
         InputError: An unknown name, or options that do not fit.
     """
     per_dimension = bool(options.pop("per_dimension", name == "per-dimension"))
-    if per_dimension and dim is None:
+    if dim is None and (per_dimension or name == "centred-row"):
         raise InputError(f"{name} bounds need the number of columns", where="make_bounds", hint="give dim=")
     sizes: dict[str, Any] = {"dim": dim} if per_dimension else {}
     if name == "learned":
         return LearnedBounds(bits, **sizes, **options)
     if name == "per-row":
         return PerRowBounds(bits, **options)
+    if name == "centred-row" and dim is not None:
+        return CentredRowBounds(bits, dim, **options)
     if name == "per-dimension":
         return MovingBounds(bits, **sizes, **options)
     statistics = {"ema-minmax": "minmax", "ema-percentile": "percentile", "sigma": "sigma"}
@@ -54,6 +58,7 @@ __all__ = [
     "BEST_SIGMAS",
     "BOUNDS",
     "Bounds",
+    "CentredRowBounds",
     "LearnedBounds",
     "MovingBounds",
     "PerRowBounds",

@@ -27,6 +27,11 @@ class Bounds(nn.Module, ABC):
 
     row_wise: ClassVar[bool] = False
 
+    @property
+    def centre(self) -> Tensor | None:
+        """What is taken off every row before it is given bounds and rounded, [1, d], and added again; None: nothing."""
+        return None
+
     def observe(self, x: Tensor) -> None:
         """Takes in a block of training embeddings [n, d], without gradient; by default nothing is remembered."""
 
@@ -35,66 +40,56 @@ class Bounds(nn.Module, ABC):
         """Lower and upper bounds for [n, d], each of them [], [n, 1], [1, d] or [n, d]."""
 
 
-class RememberedBounds(Bounds):
-    """Bounds that training sets and that stay for what is quantised afterwards.
+class ObservingBounds(Bounds):
+    """Bounds that need to have observed something, and go by it afterwards.
 
     Args:
-        dim: One pair of bounds for each of so many dimensions; None: one pair for all values.
+        dim: Columns that are told apart; None: all values are taken together.
 
     Attributes:
-        lower: [] or [1, dim].
-        upper: Of the same shape.
-        seen: bool [], whether there are bounds yet.
+        seen: bool [], whether anything was observed.
 
     Raises:
         InputError: No dimensions.
     """
 
-    lower: Tensor
-    upper: Tensor
     seen: Tensor
 
     def __init__(self, dim: int | None = None) -> None:
         super().__init__()
         if dim is not None and dim < 1:
             raise InputError(f"bounds per dimension need at least one, got {dim}", where=type(self).__name__)
-        shape = () if dim is None else (1, dim)
         self.dim = dim
-        self._place(torch.zeros(shape), torch.ones(shape))
         self.register_buffer("seen", torch.zeros((), dtype=torch.bool))
         self._known: bool | None = False  # what `seen` holds, so that steps on an accelerator need not wait for it
 
-    def _place(self, lower: Tensor, upper: Tensor) -> None:
-        self.register_buffer("lower", lower)
-        self.register_buffer("upper", upper)
-
     @property
     def ready(self) -> bool:
-        """Whether there are bounds yet."""
+        """Whether anything was observed."""
         if self._known is None:
             self._known = bool(self.seen)
         return self._known
 
-    def set_bounds(self, lower: Tensor, upper: Tensor) -> None:
-        """Sets the bounds.
+    @torch.no_grad()
+    def remember(self, *pairs: tuple[Tensor, Tensor]) -> None:
+        """Takes over what was found: pairs of a tensor that remembers and its new content.
 
         Raises:
-            InputError: They are not finite.
+            InputError: Content that is not finite.
         """
-        if not bool((lower.isfinite() & upper.isfinite()).all()):
+        if not all(bool(content.isfinite().all()) for _, content in pairs):
             raise InputError(
                 "the embeddings to quantise hold NaN or infinities",
                 where=type(self).__name__,
                 hint="training diverged, or the table was damaged: look for the first step at which it happens",
             )
-        with torch.no_grad():
-            self.lower.copy_(lower)
-            self.upper.copy_(upper)
+        for kept, content in pairs:
+            kept.copy_(content)
         self.seen.fill_(True)
         self._known = True
 
-    def forward(self, x: Tensor) -> tuple[Tensor, Tensor]:
-        """See `Bounds.forward`.
+    def require_ready(self, x: Tensor) -> None:
+        """Checks that a block can be given bounds.
 
         Raises:
             InputError: Nothing was observed yet, or x has another number of dimensions.
@@ -104,7 +99,6 @@ class RememberedBounds(Bounds):
                 "there are no bounds yet", where=type(self).__name__, hint="train, or call observe(embeddings) first"
             )
         self.check_dim(x)
-        return self.lower, self.upper
 
     def check_dim(self, x: Tensor) -> None:
         """Checks the columns of x.
@@ -118,3 +112,47 @@ class RememberedBounds(Bounds):
     def _load_from_state_dict(self, *args: Any, **kwargs: Any) -> None:
         super()._load_from_state_dict(*args, **kwargs)
         self._known = None
+
+
+class RememberedBounds(ObservingBounds):
+    """Bounds that training sets and that stay for what is quantised afterwards.
+
+    Args:
+        dim: One pair of bounds for each of so many dimensions; None: one pair for all values.
+
+    Attributes:
+        lower: [] or [1, dim].
+        upper: Of the same shape.
+
+    Raises:
+        InputError: No dimensions.
+    """
+
+    lower: Tensor
+    upper: Tensor
+
+    def __init__(self, dim: int | None = None) -> None:
+        super().__init__(dim)
+        shape = () if dim is None else (1, dim)
+        self._place(torch.zeros(shape), torch.ones(shape))
+
+    def _place(self, lower: Tensor, upper: Tensor) -> None:
+        self.register_buffer("lower", lower)
+        self.register_buffer("upper", upper)
+
+    def set_bounds(self, lower: Tensor, upper: Tensor) -> None:
+        """Sets the bounds.
+
+        Raises:
+            InputError: They are not finite.
+        """
+        self.remember((self.lower, lower), (self.upper, upper))
+
+    def forward(self, x: Tensor) -> tuple[Tensor, Tensor]:
+        """See `Bounds.forward`.
+
+        Raises:
+            InputError: Nothing was observed yet, or x has another number of dimensions.
+        """
+        self.require_ready(x)
+        return self.lower, self.upper

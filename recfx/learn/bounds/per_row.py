@@ -11,6 +11,8 @@ from torch import Tensor
 from recfx.errors import InputError
 from recfx.learn.bounds.base import BEST_SIGMAS, MEAN_ABS, Bounds
 
+RowStatistic = Literal["minmax", "magnitude"]
+
 
 class PerRowBounds(Bounds):
     """The extremes of each row, or +-a multiple of the mean magnitude of each row.
@@ -34,7 +36,7 @@ class PerRowBounds(Bounds):
     def __init__(
         self,
         bits: int,
-        statistic: Literal["minmax", "magnitude"] | None = None,
+        statistic: RowStatistic | None = None,
         *,
         groups: int = 1,
         through: bool = True,

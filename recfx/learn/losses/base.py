@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
-from typing import NamedTuple, Protocol
+from typing import NamedTuple, Protocol, runtime_checkable
 
 import torch
+import torch.nn.functional as F
 from torch import Tensor
 
 from recfx.errors import InputError
@@ -42,6 +43,34 @@ class RankingLoss(Protocol):
         two samples.
         """
         ...
+
+
+@runtime_checkable
+class LossOfRows(Protocol):
+    """A loss that gathers the rows of its samples itself, which spares copies of rows that many samples share."""
+
+    def of_rows(self, users: Tensor, items: Tensor, places: tuple[Tensor, Tensor, Tensor]) -> Tensor:
+        """See `loss_of_rows`."""
+        ...
+
+
+def loss_of_rows(loss: RankingLoss, users: Tensor, items: Tensor, places: tuple[Tensor, Tensor, Tensor]) -> Tensor:
+    """The loss of samples that are places among rows, []; by the loss's own `of_rows` where it has one.
+
+    Args:
+        loss: The loss.
+        users: [m, d].
+        items: [n, d].
+        places: Users int64 [B], positives int64 [B], negatives int64 [B, n].
+
+    Raises:
+        InputError: No samples.
+    """
+    if not len(places[0]):
+        raise InputError("a loss needs samples, got none", where="ranking loss")
+    if isinstance(loss, LossOfRows):
+        return loss.of_rows(users, items, places)
+    return loss(F.embedding(places[0], users), F.embedding(places[1], items), F.embedding(places[2], items))
 
 
 def scores(users: Tensor, positives: Tensor, negatives: Tensor) -> tuple[Tensor, Tensor]:

@@ -5,7 +5,9 @@ from __future__ import annotations
 import torch.nn.functional as F
 from torch import Tensor
 
+import recfx.targets.native.graph  # noqa: F401 - registers the kernels
 from recfx.learn.losses.base import Diagonal, scores
+from recfx.ops.ranking import bpr_loss
 
 
 class BPR:
@@ -19,6 +21,10 @@ class BPR:
         """See `RankingLoss`."""
         positive, negative = scores(users, positives, negatives)
         return F.softplus(negative - positive.unsqueeze(1)).mean()
+
+    def of_rows(self, users: Tensor, items: Tensor, places: tuple[Tensor, Tensor, Tensor]) -> Tensor:
+        """See `loss_of_rows`."""
+        return bpr_loss(users, items, *places)
 
     def diagonal(self, users: Tensor, positives: Tensor, negatives: Tensor) -> Diagonal:
         """See `RankingLoss.diagonal`."""

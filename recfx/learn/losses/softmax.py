@@ -7,8 +7,10 @@ import math
 import torch
 from torch import Tensor
 
+import recfx.targets.native.graph  # noqa: F401 - registers the kernels
 from recfx.errors import InputError
 from recfx.learn.losses.base import Diagonal, scores
+from recfx.ops.ranking import bpr_loss
 
 
 class SampledSoftmax:
@@ -33,6 +35,10 @@ class SampledSoftmax:
         """See `RankingLoss`."""
         logits = self._logits(users, positives, negatives)
         return (logits.logsumexp(1) - logits[:, 0]).mean()
+
+    def of_rows(self, users: Tensor, items: Tensor, places: tuple[Tensor, Tensor, Tensor]) -> Tensor:
+        """See `loss_of_rows`; the rows of users are divided by the temperature."""
+        return bpr_loss(users if self.temperature == 1 else users / self.temperature, items, *places, joint=True)
 
     def diagonal(self, users: Tensor, positives: Tensor, negatives: Tensor) -> Diagonal:
         """See `RankingLoss.diagonal`."""

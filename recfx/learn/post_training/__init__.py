@@ -9,11 +9,12 @@ from recfx.errors import InputError
 from recfx.learn.codes import QuantizedTable, check_bits
 from recfx.learn.post_training.rabitq import RaBitQ
 from recfx.learn.post_training.rotation import itq_rotation, random_rotation, rotate_and_round
-from recfx.learn.post_training.rows import minmax_rows, round_rows, scaled_rows, sign_rows
+from recfx.learn.post_training.rows import centred_rows, minmax_rows, round_rows, scaled_rows, sign_rows
 
 #: Methods that give codes for users and items alike, and what each does.
 METHODS = {
     "rows": "signs with a scale per row at 1 bit, levels about zero at 2, between a row's extremes at more",
+    "centred": "as rows, of what is left without the mean row",
     "rotation": "a random rotation, then as rows",
     "itq": "a rotation fitted to the signs of users and items, then as rows",
 }
@@ -37,6 +38,8 @@ def round_tables(
     check_bits(bits, "round_tables")
     if method == "rows":
         return round_rows(users, bits), round_rows(items, bits)
+    if method == "centred":
+        return centred_rows(users, bits), centred_rows(items, bits)
     if method == "rotation":
         return rotate_and_round(users, items, random_rotation(users.shape[1], seed), bits)
     if method == "itq":
@@ -53,6 +56,7 @@ def _fitted(users: Tensor, items: Tensor, seed: int) -> Tensor:
 __all__ = [
     "METHODS",
     "RaBitQ",
+    "centred_rows",
     "itq_rotation",
     "minmax_rows",
     "random_rotation",

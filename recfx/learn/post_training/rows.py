@@ -6,7 +6,7 @@ import torch
 from torch import Tensor
 
 from recfx.errors import InputError
-from recfx.learn.bounds import PerRowBounds
+from recfx.learn.bounds import CentredRowBounds, PerRowBounds
 from recfx.learn.codes import QuantizedTable
 from recfx.learn.estimators import StraightThrough
 from recfx.learn.quantizer import Quantizer
@@ -37,6 +37,22 @@ def scaled_rows(table: Tensor, bits: int) -> QuantizedTable:
         InputError: As for `sign_rows`, or other bits.
     """
     return _round(table, Quantizer(bits, PerRowBounds(bits, "magnitude"), StraightThrough()))
+
+
+def centred_rows(table: Tensor, bits: int) -> QuantizedTable:
+    """`round_rows` of what is left of each row without the mean row, which is kept beside the codes.
+
+    Args:
+        table: Floating point [n, d].
+        bits: 1, 2, 4 or 8.
+
+    Raises:
+        InputError: As for `sign_rows`, or other bits.
+    """
+    check_finite(table, "post-training quantisation")
+    bounds = CentredRowBounds(bits, table.shape[1]).to(table)
+    bounds.observe(table)
+    return _round(table, Quantizer(bits, bounds, StraightThrough()))
 
 
 def minmax_rows(table: Tensor, bits: int) -> QuantizedTable:

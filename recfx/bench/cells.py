@@ -1,0 +1,92 @@
+"""The cells of the table: what is trained, what is only rounded, and at how many bits."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Literal
+
+from recfx.errors import InputError
+from recfx.learn import BITS, BOUNDS, ESTIMATORS
+from recfx.learn.post_training import METHODS
+
+Kind = Literal["full", "rounded", "trained"]
+
+_SIGNS_ONLY = ("itq", "rotation")
+_WIDE = 8
+
+
+@dataclass(frozen=True)
+class Cell:
+    """One row of the table.
+
+    Attributes:
+        kind: In full precision, rounded after training, or trained with quantisers.
+        bits: Bits of a value of an item.
+        method: A method of `recfx.learn.post_training` or an estimator of `recfx.learn`; "fp32" in full precision.
+        bounds: Bounds of the quantisers of a trained model, "" otherwise.
+        user_bits: Bits of a value of a user, who need not be stored as narrowly as items are.
+    """
+
+    kind: Kind
+    bits: int
+    method: str
+    bounds: str = ""
+    user_bits: int = 0
+
+    def __post_init__(self) -> None:
+        object.__setattr__(self, "user_bits", self.user_bits or self.bits)
+
+    @property
+    def name(self) -> str:
+        """Names the cell in files, such as `trained-gste-centred-row-1`."""
+        widths = str(self.bits) if self.user_bits == self.bits else f"{self.bits}-users-{self.user_bits}"
+        return "-".join(part for part in (self.kind, self.method, self.bounds, widths) if part)
+
+    @property
+    def label(self) -> str:
+        """Names the cell for readers."""
+        how = {"full": "full precision", "rounded": f"afterwards: {self.method}", "trained": f"trained: {self.method}"}
+        return how[self.kind] + (f", {self.bounds}" if self.bounds else "")
+
+
+#: The model that the others start from or round.
+FULL = Cell("full", 32, "fp32")
+
+
+def cells(
+    bits: Sequence[int] = BITS,
+    estimators: Sequence[str] = ("ste", "gste"),
+    bounds: Sequence[str] = ("per-row", "centred-row"),
+    methods: Sequence[str] = ("rows", "centred", "itq"),
+) -> list[Cell]:
+    """All cells, in the order in which they are run: what the greatest interest is in, first.
+
+    At 1 bit there are cells with users in 8 bits besides: those are what searches over codes round users to anyway.
+
+    Methods that differ from `rows` by signs alone (rotations) are run at 1 bit; the others at all.
+
+    Args:
+        bits: Some of 1, 2, 4, 8.
+        estimators: Names of `recfx.learn.ESTIMATORS`.
+        bounds: Names of `recfx.learn.BOUNDS`.
+        methods: Names of `recfx.learn.post_training.METHODS`.
+
+    Raises:
+        InputError: A name or width that does not exist.
+    """
+    for asked, known in ((bits, BITS), (estimators, ESTIMATORS), (bounds, BOUNDS), (methods, METHODS)):
+        unknown = [str(one) for one in asked if one not in known]
+        if unknown:
+            raise InputError(
+                f"there is no {', '.join(unknown)}", where="recfx bench", hint=f"one of {', '.join(map(str, known))}"
+            )
+    found = [FULL]
+    steps: tuple[tuple[Kind, Sequence[str]], ...] = (("rounded", methods), ("trained", estimators))
+    for kind, names in steps:
+        for width in sorted(set(bits)):
+            for limit in bounds if kind == "trained" else ("",):
+                chosen = [name for name in names if width == 1 or name not in _SIGNS_ONLY]
+                for users in (width, _WIDE) if width == 1 else (width,):
+                    found += [Cell(kind, width, name, limit, users) for name in chosen]
+    return found

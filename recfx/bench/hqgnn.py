@@ -1,0 +1,197 @@
+"""`recfx bench hqgnn`: full precision and every quantiser at every width, on one data set, one result a cell.
+
+folder/
+  settings.json     what the results belong to
+  teacher.safetensors   the model in full precision
+  cells/NAME.json   a result; `finished` is false where the time was up
+  runs/NAME/        checkpoints of a cell that has not finished
+  table.md, results.json, plot.svg
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import shutil
+import time
+from collections.abc import Sequence
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import Any
+
+import torch
+from safetensors.torch import load_file, save_file
+
+from recfx.bench.cells import FULL, Cell
+from recfx.bench.recipes import Recipe, load_bench_data
+from recfx.bench.results import Result, Results
+from recfx.bench.train import Outcome, Teacher, model_of, round_afterwards, set_weights, teacher_of, train
+from recfx.data import Interactions
+from recfx.errors import ArtifactError, InputError
+from recfx.learn import QuantizedModel
+
+_TEACHER = "teacher.safetensors"
+
+
+@dataclass(frozen=True)
+class Options:
+    """What to run.
+
+    Attributes:
+        data: A name of `recfx.bench.recipes.DATA`, or a path.
+        folder: Where results go; a run that finds some there goes on with what is left.
+        recipe: How models are trained.
+        cells: The rows of the table; `FULL` among them.
+        minutes: At most so long; None: to the end.
+    """
+
+    data: str
+    folder: Path
+    recipe: Recipe
+    cells: Sequence[Cell]
+    minutes: float | None = None
+
+
+def run_hqgnn(options: Options) -> Results:
+    """Runs what is left of the table, as far as the time goes.
+
+    Returns:
+        All results so far, those of earlier runs included; also written to the folder.
+
+    Raises:
+        InputError: The folder holds results of other data or settings, or the cells lack full precision.
+        ArtifactError: A result in the folder is damaged.
+        DataError: The data are not there, or malformed.
+    """
+    if FULL not in options.cells:
+        raise InputError("the table needs full precision, which all others start from", where="recfx bench hqgnn")
+    return _Run(options, load_bench_data(options.data)).results()
+
+
+class _Run:
+    """One call: cell after cell until all are done or the time is up.
+
+    Args:
+        options: What to run.
+        data: The interactions.
+    """
+
+    def __init__(self, options: Options, data: Interactions) -> None:
+        self._options, self._data, self._folder = options, data, options.folder
+        self._ends = None if options.minutes is None else time.monotonic() + 60 * options.minutes
+        self._full: QuantizedModel | None = None
+        self._teacher: Teacher | None = None
+        for part in ("cells", "runs"):
+            (self._folder / part).mkdir(parents=True, exist_ok=True)
+        self._check_settings()
+
+    def results(self) -> Results:
+        """Runs the cells."""
+        found = {}
+        for cell in self._options.cells:
+            known = self._known(cell)
+            if known is None or not known.finished:
+                known = self._run(cell, known)
+            found[cell] = known
+            results = self._collect(found)
+            results.write(self._folder)
+        return results
+
+    def _collect(self, found: dict[Cell, Result]) -> Results:
+        rows = [found.get(cell) or self._known(cell) or Result.missing(cell) for cell in self._options.cells]
+        return Results(self._options.data, self._sizes(), self._options.recipe, rows, self._options.minutes)
+
+    def _run(self, cell: Cell, before: Result | None) -> Result:
+        """Runs a cell; where there is no time for it, what is known of it."""
+        seconds = None if self._ends is None else self._ends - time.monotonic()
+        unstarted = before or Result.missing(cell)
+        if seconds is not None and seconds <= 0:
+            return unstarted
+        begun = time.perf_counter()
+        if cell == FULL:
+            outcome = self._train(cell, seconds, None)
+        elif self._known_full() is None:
+            return unstarted  # nothing to start from yet
+        elif cell.kind == "rounded":
+            outcome = round_afterwards(cell, self._full_model(), self._data, self._options.recipe)
+        else:
+            outcome = self._train(cell, seconds, self._teacher_model())
+        spent = time.perf_counter() - begun if outcome.report is None else outcome.report.seconds
+        result = Result.of(cell, outcome, spent, torch.get_num_threads())
+        _write(self._folder / "cells" / f"{cell.name}.json", result.as_json())
+        if result.finished:
+            shutil.rmtree(self._folder / "runs" / cell.name, ignore_errors=True)
+        return result
+
+    def _train(self, cell: Cell, seconds: float | None, teacher: Teacher | None) -> Outcome:
+        folder = self._folder / "runs" / cell.name
+        model, outcome = train(cell, self._data, self._options.recipe, folder, seconds, teacher)
+        if cell == FULL and outcome.finished:
+            weights = {name: weight.detach().contiguous() for name, weight in model.encoder.named_parameters()}
+            partial = self._folder / f"{_TEACHER}.partial"
+            save_file(weights, partial)
+            os.replace(partial, self._folder / _TEACHER)
+            self._full = model
+        return outcome
+
+    def _known_full(self) -> Result | None:
+        known = self._known(FULL)
+        return known if known is not None and known.finished else None
+
+    def _full_model(self) -> QuantizedModel:
+        if self._full is None:
+            self._full = model_of(FULL, self._data, self._options.recipe)
+            set_weights(self._full, load_file(self._folder / _TEACHER))
+            self._full.eval()
+        return self._full
+
+    def _teacher_model(self) -> Teacher:
+        if self._teacher is None:
+            self._teacher = teacher_of(self._full_model(), self._data, self._options.recipe)
+        return self._teacher
+
+    def _known(self, cell: Cell) -> Result | None:
+        file = self._folder / "cells" / f"{cell.name}.json"
+        return Result.from_json(cell, _read(file)) if file.is_file() else None
+
+    def _sizes(self) -> tuple[int, int, int]:
+        return self._data.n_users, self._data.n_items, len(self._data.train_indices)
+
+    def _check_settings(self) -> None:
+        """Results of one folder are of the same data and recipe."""
+        wanted: dict[str, Any] = {
+            "data": self._options.data,
+            "sizes": list(self._sizes()),
+            "recipe": asdict(self._options.recipe),
+        }
+        file = self._folder / "settings.json"
+        if not file.is_file():
+            _write(file, wanted)
+            return
+        found = _read(file)
+        other = sorted(name for name in wanted if found.get(name) != wanted[name])
+        if other:
+            raise InputError(
+                f"the folder holds results of other settings: {', '.join(other)}",
+                where=str(file),
+                hint="give another folder, or the settings of before",
+            )
+
+
+def _write(file: Path, document: Any) -> None:
+    """Writes JSON so that a crash leaves the old content or the new."""
+    partial = file.with_name(f"{file.name}.partial")
+    partial.write_text(json.dumps(document, indent=1) + "\n")
+    os.replace(partial, file)
+
+
+def _read(file: Path) -> Any:
+    """Reads JSON.
+
+    Raises:
+        ArtifactError: It is none.
+    """
+    try:
+        return json.loads(file.read_text())
+    except (json.JSONDecodeError, UnicodeDecodeError) as error:
+        raise ArtifactError(f"a result is damaged: {error}", where=str(file), hint="delete it to run it again") from error

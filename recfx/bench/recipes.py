@@ -1,0 +1,88 @@
+"""Which data a benchmark of embeddings trains on, and how."""
+
+from __future__ import annotations
+
+import os
+from dataclasses import dataclass
+from pathlib import Path
+
+from recfx.data import Interactions, load_interactions, read_movielens, synthetic_feedback
+from recfx.data.gowalla import find_gowalla, read_gowalla
+from recfx.data.movielens import has_movielens
+from recfx.errors import DataError
+
+#: Data by name, and what each is.
+DATA = {
+    "gowalla": "Gowalla check-ins in LightGCN's split",
+    "movielens": "MovieLens-1M, ratings of 4 and 5, four folds of five",
+    "synthetic": "generated, small: for trying out",
+}
+
+
+@dataclass(frozen=True)
+class Recipe:
+    """How the models of a data set are trained.
+
+    The encoder is LightGCN; the loss is softmax over a positive and drawn negatives; Adam's rate falls to zero as half a
+    cosine. Students start from the weights of the full-precision model and learn its first items as well.
+
+    Attributes:
+        dim: Columns of the embeddings.
+        layers: Propagations.
+        batch: Samples of a step.
+        negatives: Negatives of a sample.
+        epochs: Epochs in full precision; one is as many samples as there are interactions.
+        lr: Learning rate in full precision.
+        l2: See `recfx.learn.TrainSettings`.
+        student_epochs: Epochs of a quantised model.
+        student_lr: Its learning rate.
+        ranks: How many first items of the full-precision model a student learns; 0: none.
+        seed: Of everything.
+    """
+
+    dim: int = 64
+    layers: int = 3
+    batch: int = 16_384
+    negatives: int = 16
+    epochs: int = 30
+    lr: float = 0.01
+    l2: float = 0.005
+    student_epochs: int = 10
+    student_lr: float = 0.01
+    ranks: int = 50
+    seed: int = 0
+
+
+_RECIPES = {
+    "gowalla": Recipe(student_lr=0.02),
+    "movielens": Recipe(layers=2, batch=8_192, epochs=25, student_epochs=15, l2=0.001),
+    "synthetic": Recipe(dim=16, layers=2, batch=2_048, negatives=4, epochs=20, student_epochs=5, ranks=10),
+}
+
+
+def recipe_of(data: str) -> Recipe:
+    """The recipe of a data set; a path gets Gowalla's."""
+    return _RECIPES.get(data, _RECIPES["gowalla"])
+
+
+def load_bench_data(data: str) -> Interactions:
+    """Interactions of a name of `DATA`, looked for in the folder of the environment variable RECFX_DATA, or of a path.
+
+    Raises:
+        DataError: Not there, or malformed.
+    """
+    if data == "synthetic":
+        return Interactions.from_feedback(synthetic_feedback(600, 400, per_user=40))
+    if data not in DATA:
+        return load_interactions(data)
+    folder = Path(os.environ.get("RECFX_DATA", ".")).expanduser()
+    found = find_gowalla(folder) if data == "gowalla" and folder.is_dir() else None
+    if found is not None:
+        return read_gowalla(found)
+    if data == "movielens" and has_movielens(folder):
+        return Interactions.from_feedback(read_movielens(folder).feedback())
+    raise DataError(
+        f"no {data} data: {DATA[data]}",
+        where=str(folder),
+        hint="set RECFX_DATA to the folder that holds them, give a path instead of a name, or try `--data synthetic`",
+    )

@@ -1,0 +1,140 @@
+"""Makes the model of one cell: trained, or rounded from the model in full precision."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from pathlib import Path
+
+import torch
+
+from recfx.bench.cells import FULL, Cell
+from recfx.bench.measure import Figures, measure_codes, measure_full
+from recfx.bench.recipes import Recipe
+from recfx.data import BprSampler, Interactions
+from recfx.learn import (
+    EpochSampler,
+    QuantizedModel,
+    RankedDistillation,
+    SampledSoftmax,
+    Trainer,
+    TrainReport,
+    TrainSettings,
+    make_quantizer,
+    teacher_top,
+)
+from recfx.learn.post_training import round_tables
+from recfx.learn.propagation import accelerate_propagation
+from recfx.zoo import LightGCN
+
+_CHECKPOINT_S = 30.0
+
+
+@dataclass(frozen=True)
+class Teacher:
+    """The model in full precision.
+
+    Attributes:
+        weights: Its encoder's parameters.
+        top: int64 [U, ranks], the first items of each user, those of training left out; None where none are learned.
+    """
+
+    weights: dict[str, torch.Tensor]
+    top: torch.Tensor | None
+
+
+@dataclass(frozen=True)
+class Outcome:
+    """What came of a cell.
+
+    Attributes:
+        figures: None where training stopped before its first step.
+        report: Of the training, None where there was none.
+        finished: Whether training came to its end.
+    """
+
+    figures: Figures | None
+    report: TrainReport | None
+    finished: bool
+
+
+def model_of(cell: Cell, data: Interactions, recipe: Recipe) -> QuantizedModel:
+    """The untrained model of a cell in full precision or with quantisers."""
+    torch.manual_seed(recipe.seed)
+    encoder = LightGCN.for_interactions(
+        data.n_users, data.n_items, *data.train_pairs(), dim=recipe.dim, layers=recipe.layers
+    )
+    accelerate_propagation(encoder)
+    if cell.kind != "trained":
+        return QuantizedModel(encoder)
+    users, items = (
+        make_quantizer(bits, cell.method, cell.bounds, dim=recipe.dim) for bits in (cell.user_bits, cell.bits)
+    )
+    return QuantizedModel(encoder, users, items)
+
+
+def train(
+    cell: Cell, data: Interactions, recipe: Recipe, folder: Path, seconds: float | None, teacher: Teacher | None
+) -> tuple[QuantizedModel, Outcome]:
+    """Trains a cell's model, or goes on with it.
+
+    Args:
+        cell: In full precision, or trained with quantisers.
+        data: The interactions.
+        recipe: How.
+        folder: For checkpoints.
+        seconds: At most so long; None: to the end.
+        teacher: What a student starts from; None in full precision.
+    """
+    model = model_of(cell, data, recipe)
+    if teacher is not None:
+        set_weights(model, teacher.weights)
+    epochs = recipe.epochs if cell == FULL else recipe.student_epochs
+    settings = TrainSettings(
+        epochs=epochs,
+        cosine_epochs=epochs,
+        lr=recipe.lr if cell == FULL else recipe.student_lr,
+        l2=recipe.l2,
+        seed=recipe.seed,
+        seconds=seconds,
+        checkpoint_seconds=_CHECKPOINT_S,
+    )
+    top = None if teacher is None else teacher.top
+    report = Trainer(
+        model,
+        EpochSampler(BprSampler(data, recipe.negatives), recipe.batch),
+        settings,
+        loss=SampledSoftmax(),
+        distillation=None if top is None else RankedDistillation(top),
+        folder=folder,
+    ).run()
+    figures = None if not report.steps else measure_model(model, data)
+    return model, Outcome(figures, report, report.stopped != "time")
+
+
+def measure_model(model: QuantizedModel, data: Interactions) -> Figures:
+    """The figures of a model in full precision or with quantisers."""
+    return measure_codes(*model.tables(), data) if model.quantizers() else measure_full(*model.embeddings(), data)
+
+
+def set_weights(model: QuantizedModel, weights: dict[str, torch.Tensor]) -> None:
+    """Gives the model's encoder the weights of another of its kind."""
+    own = dict(model.encoder.named_parameters())
+    with torch.no_grad():
+        for name, weight in weights.items():
+            own[name].copy_(weight)
+
+
+def teacher_of(model: QuantizedModel, data: Interactions, recipe: Recipe) -> Teacher:
+    """What students need of a trained model."""
+    weights = {name: weight.detach().clone() for name, weight in model.encoder.named_parameters()}
+    seen = data.train_indptr, data.train_indices
+    ranks = min(recipe.ranks, data.n_items)
+    return Teacher(weights, teacher_top(*model.embeddings(), ranks, exclude=seen) if ranks else None)
+
+
+def round_afterwards(cell: Cell, model: QuantizedModel, data: Interactions, recipe: Recipe) -> Outcome:
+    """Rounds the model in full precision."""
+    users, items = round_tables(cell.method, *model.embeddings(), cell.bits, seed=recipe.seed)
+    if cell.user_bits != cell.bits:
+        users = round_tables(cell.method, *model.embeddings(), cell.user_bits, seed=recipe.seed)[0]
+    return Outcome(measure_codes(users, items, data), None, True)

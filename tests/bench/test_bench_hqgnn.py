@@ -1,0 +1,174 @@
+"""The table of quantised embeddings: what it holds, that it goes on where it stopped, and what it refuses."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Callable
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+from xml.etree import ElementTree
+
+import pytest
+from torch import Tensor
+
+from recfx.bench import FULL, Cell, Options, Recipe, cells, load_bench_data, recipe_of, run_hqgnn
+from recfx.bench.measure import Figures
+from recfx.bench.results import Result, Results
+from recfx.cli import main
+from recfx.errors import ArtifactError, DataError, InputError
+from recfx.learn import Trainer
+
+TINY = Recipe(dim=8, layers=1, batch=2048, negatives=2, epochs=3, student_epochs=2, ranks=5)
+FEW = cells([1], ["gste"], ["centred-row"], ["rows"])
+
+
+def options(folder: Path, **changes: Any) -> Options:
+    return replace(Options("synthetic", folder, TINY, FEW), **changes)
+
+
+@pytest.fixture(scope="module")
+def whole(tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, Results]:
+    """A table that ran to its end at once."""
+    folder = tmp_path_factory.mktemp("whole")
+    return folder, run_hqgnn(options(folder))
+
+
+def ranked(results: Results) -> list[tuple[dict[int, float], dict[int, float], int]]:
+    """What does not depend on the clock."""
+    assert all(row.figures is not None for row in results.rows)
+    return [(row.figures.recall, row.figures.ndcg, row.epochs) for row in results.rows if row.figures is not None]
+
+
+def test_the_table(whole: tuple[Path, Results]) -> None:
+    folder, results = whole
+    assert [row.cell for row in results.rows] == FEW
+    assert not results.unfinished
+    data = load_bench_data("synthetic")
+    sizes = {(32, 32): 4 * TINY.dim, (1, 1): TINY.dim // 8 + 4, (1, 8): TINY.dim // 8 + 4}
+    for row in results.rows:
+        assert row.figures is not None
+        assert 0.05 < row.figures.recall[20] < row.figures.recall[50] < 1
+        assert row.figures.query_ms > 0
+        centre = 4 * TINY.dim if row.cell.bounds == "centred-row" else 0
+        assert row.figures.item_bytes == data.n_items * sizes[row.cell.bits, row.cell.user_bits] + centre
+    written = json.loads((folder / "results.json").read_text())
+    assert [row["name"] for row in written["rows"]] == [cell.name for cell in FEW]
+    table = (folder / "table.md").read_text()
+    assert "All cells are finished." in table
+    assert table.count("| full precision |") == 1
+    assert len(ElementTree.parse(folder / "plot.svg").findall(".//{*}title")) == len(FEW)
+    assert not list((folder / "runs").iterdir())
+
+
+def test_finished_cells_are_not_run_again(whole: tuple[Path, Results], monkeypatch: pytest.MonkeyPatch) -> None:
+    folder, results = whole
+    monkeypatch.setattr("recfx.bench.hqgnn.train", None)
+    monkeypatch.setattr("recfx.bench.hqgnn.round_afterwards", None)
+    assert run_hqgnn(options(folder)) == results
+
+
+def test_without_time_nothing_begins(tmp_path: Path) -> None:
+    results = run_hqgnn(options(tmp_path, minutes=0))
+    assert [row.state for row in results.rows] == ["not begun"] * len(FEW)
+    assert results.verdict.startswith("THE BUDGET OF 0 MINUTES WAS SHORT")
+    assert all(cell.name in (tmp_path / "table.md").read_text() for cell in FEW)
+
+
+def stop_at(step: int, monkeypatch: pytest.MonkeyPatch, act: Callable[[], None]) -> None:
+    """Calls `act` before a step of training, counted over all cells."""
+    taken, plain = 0, Trainer._step
+
+    def counted(self: Trainer, *args: Any) -> Tensor:
+        nonlocal taken
+        taken += 1
+        if taken == step:
+            act()
+        return plain(self, *args)
+
+    monkeypatch.setattr(Trainer, "_step", counted)
+
+
+@pytest.mark.parametrize("step", [2, 8, 14])
+def test_a_run_out_of_time_goes_on(
+    whole: tuple[Path, Results], tmp_path: Path, monkeypatch: pytest.MonkeyPatch, step: int
+) -> None:
+    with monkeypatch.context() as patch:
+        stop_at(step, patch, lambda: patch.setattr("recfx.learn.trainer.Clock.out", lambda self: True))
+        results = run_hqgnn(options(tmp_path, minutes=60))
+    first = results.unfinished[0]
+    assert first.state.startswith("UNFINISHED")
+    assert first.figures is not None
+    assert "THE BUDGET OF 60 MINUTES WAS SHORT" in results.verdict
+    assert first.cell.name in results.verdict
+    assert ranked(run_hqgnn(options(tmp_path))) == ranked(whole[1])
+
+
+@pytest.mark.parametrize("step", [3, 15])
+def test_a_killed_run_goes_on(
+    whole: tuple[Path, Results], tmp_path: Path, monkeypatch: pytest.MonkeyPatch, step: int
+) -> None:
+    def kill() -> None:
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr("recfx.bench.train._CHECKPOINT_S", 0.0)
+    with monkeypatch.context() as patch, pytest.raises(KeyboardInterrupt):
+        stop_at(step, patch, kill)
+        run_hqgnn(options(tmp_path))
+    assert len(list((tmp_path / "runs").iterdir())) == 1
+    assert ranked(run_hqgnn(options(tmp_path))) == ranked(whole[1])
+
+
+def test_folders_of_others_are_refused(whole: tuple[Path, Results], tmp_path: Path) -> None:
+    folder, _ = whole
+    with pytest.raises(InputError, match="recipe"):
+        run_hqgnn(options(folder, recipe=replace(TINY, lr=0.5)))
+    with pytest.raises(InputError, match="full precision"):
+        run_hqgnn(options(tmp_path, cells=FEW[1:]))
+    run_hqgnn(options(tmp_path, minutes=0))
+    (tmp_path / "cells" / f"{FULL.name}.json").write_text('{"cut')
+    with pytest.raises(ArtifactError, match="damaged"):
+        run_hqgnn(options(tmp_path))
+
+
+def test_cells() -> None:
+    found = cells()
+    assert found[0] == FULL
+    assert len({cell.name for cell in found}) == len(found)
+    wanted = {("trained", name, bits) for name in ("ste", "gste") for bits in (1, 2, 4, 8)}
+    assert wanted <= {(cell.kind, cell.method, cell.bits) for cell in found}
+    assert all(cell.bits == 1 for cell in found if cell.method == "itq")
+    for wrong in ({"bits": [3]}, {"estimators": ["x"]}, {"bounds": ["x"]}, {"methods": ["x"]}):
+        with pytest.raises(InputError, match="there is no"):
+            cells(**wrong)  # type: ignore[arg-type]
+
+
+def test_results_are_read_as_they_were_written() -> None:
+    figures = Figures({20: 0.25, 50: 0.5}, {20: 0.125, 50: 0.75}, 10, 20, 1.5, 2.5)
+    cell = Cell("trained", 1, "ste", "per-row", 8)
+    for row in (Result(cell, figures, True, 3, 1.5, 2), Result.missing(cell)):
+        assert Result.from_json(cell, json.loads(json.dumps(row.as_json()))) == row
+
+
+def test_data_by_name(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("RECFX_DATA", str(tmp_path))
+    for name in ("gowalla", "movielens"):
+        with pytest.raises(DataError, match=f"no {name} data"):
+            load_bench_data(name)
+    (tmp_path / "train.txt").write_text("0 0 1\n1 2\n")
+    (tmp_path / "test.txt").write_text("0 2\n")
+    assert load_bench_data("gowalla").n_items == load_bench_data(str(tmp_path)).n_items == 3
+    assert recipe_of(str(tmp_path)) == recipe_of("gowalla")
+
+
+def test_the_command(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    command = ["bench", "hqgnn", "--data", "synthetic", "--out", str(tmp_path / "out"), "--dim", "8", "--epochs", "2"]
+    command += ["--student-epochs", "1", "--bits", "1", "--estimators", "ste", "--bounds", "per-row", "--rounded", "rows"]
+    assert main([*command, "--minutes", "0"]) == 0
+    assert "THE BUDGET OF 0 MINUTES WAS SHORT" in capsys.readouterr().out
+    assert main(command) == 0
+    printed = capsys.readouterr().out
+    assert "trained: ste, per-row" in printed
+    assert "All cells are finished." in printed
+    assert main([*command, "--bits", "one"]) == 1
+    assert "bits are numbers" in capsys.readouterr().err
