@@ -33,11 +33,13 @@ namespace {
 #include "take.inl"
 #include "rows.inl"
 #include "bmm.inl"
+#include "code_dot.inl"
 
 const Level level = {
     RECFX_LEVEL_NAME,
     {PANEL, DotF32::depth, DotBF16::depth, DotI8::depth},
-    {gemm_step, lookup_step, dot_step, fm_step, pointwise_step, reduce_step, softmax_step, norm_step, bmm_step, attention_step, take_step, integer_step, integer_sum_step},
+    {gemm_step, lookup_step, dot_step, fm_step, pointwise_step, reduce_step, softmax_step, norm_step, bmm_step, attention_step, take_step, integer_step, integer_sum_step,
+     code_dot_step},
     pack,
 };
 }  // namespace
