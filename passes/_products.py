@@ -131,7 +131,8 @@ def _einsum(node: fx.Node) -> Product | Miss | None:
     def named(part: str) -> Labels:
         return tuple(DOT if letter == dot else letter for letter in part)
 
-    assert isinstance(left, fx.Node) and isinstance(right, fx.Node)
+    assert isinstance(left, fx.Node)
+    assert isinstance(right, fx.Node)
     return _labelled(left, named(a), right, named(b), named(result))
 
 

@@ -239,4 +239,3 @@ def _arranged(ctx: PassContext, operand: Operand, wanted: Labels) -> fx.Node:
             node = ctx.call(_aten.unsqueeze.default, node, at)
             labels.insert(at, label)
     return node
-

@@ -35,8 +35,8 @@ class BinarizeEmbeddings(Pass):
     """Scores items by one bit a column.
 
     Attributes:
-        method: How a table becomes bits: "sign-rows" (signs times the row's mean magnitude), "rotation" (signs after a random rotation, with
-            RaBitQ's unbiased scale), "itq" (signs after a rotation fitted to the table) or "minmax-rows" (a row's extremes).
+        method: How a table becomes bits: "sign-rows" (signs times the row's mean magnitude), "rotation" (signs after a random rotation,
+            with RaBitQ's unbiased scale), "itq" (signs after a rotation fitted to the table) or "minmax-rows" (a row's extremes).
         query_bits: What queries are rounded to as they come: 8, 4 or 1.
         min_rows: Tables of fewer rows are left alone.
         seed: Of the rotation.

@@ -150,7 +150,9 @@ def prepared(given: Case) -> Program:
     return Pipeline("canonicalize,fold-constants").run(capture(given.model(), given.inputs)).program
 
 
-def check(item: Pass, given: Case, rounded: Callable[[torch.Tensor], tuple[torch.Tensor, torch.Tensor | None]]) -> Program:
+def check(
+    item: Pass, given: Case, rounded: Callable[[torch.Tensor], tuple[torch.Tensor, torch.Tensor | None]]
+) -> Program:
     """The pass fires as often as it must, once, and its scores are products of rounded queries with rounded items.
 
     Args:

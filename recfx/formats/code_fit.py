@@ -10,7 +10,9 @@ from torch import Tensor
 from recfx.formats.code_rows import Codes
 from recfx.formats.rotations import check_finite
 
-_ROUNDINGS = 8 * torch.finfo(torch.float32).eps  # of the largest value: a product, a sum, and the difference of two such values
+_ROUNDINGS = (
+    8 * torch.finfo(torch.float32).eps
+)  # of the largest value: a product, a sum, and the difference of two such values
 _GREATEST_COMMON_STEPS = 12  # of Euclid's algorithm on gaps of at most 255 steps
 
 

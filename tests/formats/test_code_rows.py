@@ -80,7 +80,9 @@ def test_what_each_rounding_loses(data: st.DataObject) -> None:
         lost = (codes.values().double() - exact).abs()
         assert bool((lost <= codes.step.double() / 2 + 4 * EPS * exact.abs().amax(1, keepdim=True)).all())
     lost = (sign_codes(table).values().double() - exact).norm(dim=1)
-    assert bool((lost <= (norms.square() - magnitudes.square() / dim).clamp(min=0).sqrt() + math.sqrt(EPS) * room + room).all())
+    assert bool(
+        (lost <= (norms.square() - magnitudes.square() / dim).clamp(min=0).sqrt() + math.sqrt(EPS) * room + room).all()
+    )
     aligned = magnitudes / (norms * math.sqrt(dim))
     lost = (unbiased_sign_codes(table).values().double() - exact).norm(dim=1)
     assert bool((lost <= norms * (1 / aligned.square() - 1).clamp(min=0).sqrt() + norms * 1e-6).all())

@@ -73,21 +73,31 @@ def test_a_tied_table_is_packed_once() -> None:
 
 
 def test_a_table_that_something_else_reads_stays() -> None:
-    body = case(lambda m, i, c: (m.again(i)[:, None].tanh() * m.i(c)).sum(-1), *[torch.ones(4, dtype=torch.long), torch.ones(4, 5, dtype=torch.long)])
+    body = case(
+        lambda m, i, c: (m.again(i)[:, None].tanh() * m.i(c)).sum(-1),
+        *[torch.ones(4, dtype=torch.long), torch.ones(4, 5, dtype=torch.long)],
+    )
     result = run("binarize-embeddings", prepared(body)).program
     assert len(calls(result)) == 1
     assert sorted(str(t.dtype) for t in result.state().values()) == ["torch.float32", "torch.uint8"]
 
 
 @settings(deadline=None, max_examples=25)
-@given(st.integers(0, 2**32), st.integers(6, 140), st.sampled_from(["ste", "gste", "lsq"]), st.sampled_from(["per-row", "ema-minmax"]))
+@given(
+    st.integers(0, 2**32),
+    st.integers(6, 140),
+    st.sampled_from(["ste", "gste", "lsq"]),
+    st.sampled_from(["per-row", "ema-minmax"]),
+)
 def test_trained_codes_are_packed_as_they_are(seed: int, dim: int, estimator: str, bounds: str) -> None:
     rng = torch.Generator().manual_seed(seed)
     quantizer = make_quantizer(1, estimator, bounds, dim=dim)
     table = torch.randn(15, dim, generator=rng)
     quantizer(table)
     trained = quantizer.eval().table(table)
-    users = nn.Embedding.from_pretrained(torch.randn(9, dim, generator=rng).sign())  # one bit a column loses nothing of them
+    users = nn.Embedding.from_pretrained(
+        torch.randn(9, dim, generator=rng).sign()
+    )  # one bit a column loses nothing of them
     items = nn.Embedding.from_pretrained(trained.dequantize())
     model = Function(lambda m, u: m.u(u) @ m.i.weight.T, u=users, i=items)
     ids = torch.arange(9)
@@ -117,7 +127,9 @@ def test_scores_are_no_further_off_than_the_roundings_allow(
     )
     program = Pipeline([BinarizeEmbeddings(method, query_bits)]).run(capture(model, (torch.arange(7),))).program
     found = program.module(torch.arange(7))[0].double()
-    rotation = {"rotation": lambda: random_rotation(dim), "itq": lambda: itq_rotation(items)}.get(method, lambda: torch.eye(dim))()
+    rotation = {"rotation": lambda: random_rotation(dim), "itq": lambda: itq_rotation(items)}.get(
+        method, lambda: torch.eye(dim)
+    )()
     q, x = users.double() @ rotation.double(), items.double() @ rotation.double()
     magnitudes, length = x.abs().sum(1), x.norm(dim=1)
     if method == "rotation":

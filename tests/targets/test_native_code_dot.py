@@ -28,7 +28,9 @@ def agree(found: torch.Tensor, query: torch.Tensor, items: Codes, ids: torch.Ten
     """The whole-number sums are the same; the affine map rounds at most four times, in whatever order."""
     expected = reference(query, pack_codes(items), ids, items.bits, query_bits)
     whole, scale = round_queries(query, query_bits)
-    parts = items.lower.double().abs() * whole.sum(1).abs() + items.step.double() * (items.codes.double() @ whole.T).abs()
+    parts = (
+        items.lower.double().abs() * whole.sum(1).abs() + items.step.double() * (items.codes.double() @ whole.T).abs()
+    )
     terms = scale.double() * parts.T
     if ids is not None:
         rows = max(len(query), len(ids))
