@@ -1,6 +1,7 @@
 """Built-in passes. Importing this package registers them by name."""
 
 from recfx.passes.batch_selects import BatchSelects
+from recfx.passes.binarize_embeddings import BinarizeEmbeddings
 from recfx.passes.canonicalize import Canonicalize
 from recfx.passes.fold_affine import FoldAffine
 from recfx.passes.fold_batchnorm import FoldBatchnorm
@@ -18,6 +19,7 @@ from recfx.passes.hoist_requests import HoistRequests
 from recfx.passes.merge_duplicates import MergeDuplicates
 from recfx.passes.merge_tables import MergeTables
 from recfx.passes.narrow_last_position import NarrowLastPosition
+from recfx.passes.quantize_embeddings import QuantizeEmbeddings
 from recfx.passes.quantize_linears import QuantizeLinears
 from recfx.passes.quantize_tables import QuantizeTables
 from recfx.passes.tabulate_towers import TabulateTowers
@@ -82,6 +84,7 @@ __all__ = [
     "NATIVE_PIPELINE",
     "PRECISIONS",
     "BatchSelects",
+    "BinarizeEmbeddings",
     "Canonicalize",
     "FoldAffine",
     "FoldBatchnorm",
@@ -99,6 +102,7 @@ __all__ = [
     "MergeDuplicates",
     "MergeTables",
     "NarrowLastPosition",
+    "QuantizeEmbeddings",
     "QuantizeLinears",
     "QuantizeTables",
     "TabulateTowers",

@@ -9,7 +9,7 @@ from typing import Any
 import torch
 from torch import fx
 
-from recfx.ops import attention, cross, interaction, lookup, mlp
+from recfx.ops import attention, cross, hamming, interaction, lookup, mlp
 
 #: The number of elements of a (possibly fake) tensor.
 Count = Callable[[Any], int]
@@ -83,11 +83,17 @@ def _attention(node: fx.Node, elements: Count) -> int:
     return first + _layers(rows * length, params, layers[1:]) + (rows * length * dim if pool else 0)
 
 
+def _code_dot(node: fx.Node, elements: Count) -> int:
+    """One a column and score, whatever the width of the codes."""
+    return elements(_held(node)) * int(_held(node.args[0]).shape[1])
+
+
 _COUNTS: dict[Any, Callable[[fx.Node, Count], int]] = {
     mlp.mlp: _mlp,
     lookup.grouped_lookup: _lookup,
     interaction.dot_interaction: _dots,
     interaction.fm: lambda node, elements: 2 * elements(_held(node.args[0])),
     cross.cross: _cross,
+    hamming.code_dot: _code_dot,
     attention.target_attention: _attention,
 }

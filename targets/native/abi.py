@@ -29,6 +29,7 @@ class Kind(IntEnum):
     TAKE = 10
     INTEGER = 11
     INTEGER_SUM = 12
+    CODE_DOT = 13
 
 
 class Place(IntEnum):

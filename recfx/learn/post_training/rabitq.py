@@ -22,9 +22,8 @@ import torch
 from torch import Tensor
 
 from recfx.errors import InputError
+from recfx.formats.rotations import check_finite, random_rotation
 from recfx.learn.codes import QuantizedTable
-from recfx.learn.post_training.rotation import random_rotation
-from recfx.learn.post_training.rows import check_finite
 
 
 @dataclass(frozen=True)

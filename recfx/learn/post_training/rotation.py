@@ -1,60 +1,13 @@
-"""Rotations before rounding: they leave every dot product as it is and spread what a sign would lose.
-
-ITQ: Gong et al. 2013, "Iterative Quantization: A Procrustean Approach to Learning Binary Codes".
-"""
+"""Users and items rounded after one rotation for both."""
 
 from __future__ import annotations
 
-import torch
 from torch import Tensor
 
 from recfx.errors import InputError
+from recfx.formats.rotations import itq_rotation, random_rotation
 from recfx.learn.codes import QuantizedTable
-from recfx.learn.post_training.rows import check_finite, round_rows
-
-_FIT_ROWS = 1 << 16  # rows that a rotation is fitted to; more hardly move it
-
-
-def random_rotation(dim: int, seed: int = 0) -> Tensor:
-    """A rotation or reflection drawn uniformly, float32 [dim, dim] (Mezzadri 2007).
-
-    Raises:
-        InputError: No dimensions.
-    """
-    if dim < 1:
-        raise InputError(f"a rotation needs a dimension, got {dim}", where="random_rotation")
-    normal = torch.randn(dim, dim, dtype=torch.float64, generator=torch.Generator().manual_seed(seed))
-    q, r = torch.linalg.qr(normal)
-    rotation: Tensor = q * r.diagonal().sign()
-    return rotation.float()
-
-
-def itq_rotation(table: Tensor, *, iterations: int = 50, seed: int = 0) -> Tensor:
-    """The rotation R that brings unit rows X R near to their signs, by alternating minimisation.
-
-    With B = sign(X R) the best R is the orthogonal Procrustes solution V U^T of B^T X = U S V^T; each step can only
-    lessen the squared error of B / sqrt(d). It starts from a random rotation.
-
-    Args:
-        table: Floating point [n, d]; rows are scaled to unit length. Of more than 65,536, evenly spaced ones are used.
-        iterations: Steps.
-        seed: Of the rotation to start from.
-
-    Returns:
-        float32 [d, d]; rotated rows are `table @ R`.
-
-    Raises:
-        InputError: The table is no floating-point matrix with columns, or holds NaN or infinities.
-    """
-    check_finite(table, "itq_rotation")
-    rows = table.detach()[:: max(1, len(table) // _FIT_ROWS)].double().cpu()
-    unit = torch.nn.functional.normalize(rows, dim=1)
-    rotation = random_rotation(table.shape[1], seed).double()
-    for _ in range(iterations if len(rows) else 0):
-        signs = torch.where(unit @ rotation > 0, 1.0, -1.0).double()
-        u, _, vh = torch.linalg.svd(signs.T @ unit)
-        rotation = vh.T @ u.T
-    return rotation.float()
+from recfx.learn.post_training.rows import round_rows
 
 
 def rotate_and_round(
@@ -78,3 +31,6 @@ def rotate_and_round(
         )
     turned = [table.detach() @ rotation.to(table) for table in (users, items)]
     return round_rows(turned[0], bits), round_rows(turned[1], bits)
+
+
+__all__ = ["itq_rotation", "random_rotation", "rotate_and_round"]

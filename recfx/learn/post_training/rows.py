@@ -6,6 +6,7 @@ import torch
 from torch import Tensor
 
 from recfx.errors import InputError
+from recfx.formats.rotations import check_finite
 from recfx.learn.bounds import CentredRowBounds, PerRowBounds
 from recfx.learn.codes import QuantizedTable
 from recfx.learn.estimators import StraightThrough
@@ -71,23 +72,6 @@ def minmax_rows(table: Tensor, bits: int) -> QuantizedTable:
 def round_rows(table: Tensor, bits: int) -> QuantizedTable:
     """`scaled_rows` at 1 and 2 bits, `minmax_rows` at more: whichever loses less on normal values."""
     return scaled_rows(table, bits) if bits <= 2 else minmax_rows(table, bits)
-
-
-def check_finite(table: Tensor, where: str) -> None:
-    """Checks a table.
-
-    Raises:
-        InputError: It is no floating-point matrix with columns, or holds NaN or infinities.
-    """
-    if table.ndim != 2 or not table.is_floating_point() or not table.shape[1]:
-        raise InputError(f"expected a floating-point [n, d], got {table.dtype} {list(table.shape)}", where=where)
-    wrong = ~table.isfinite().all(1)
-    if bool(wrong.any()):
-        raise InputError(
-            f"row {int(wrong.nonzero()[0])} of the table holds NaN or infinities",
-            where=where,
-            hint="clean the table, or leave it in full precision",
-        )
 
 
 def _round(table: Tensor, quantizer: Quantizer) -> QuantizedTable:

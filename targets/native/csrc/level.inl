@@ -35,11 +35,13 @@ namespace {
 #include "bmm.inl"
 #include "propagate.inl"
 #include "bpr.inl"
+#include "code_dot.inl"
 
 const Level level = {
     RECFX_LEVEL_NAME,
     {PANEL, DotF32::depth, DotBF16::depth, DotI8::depth},
-    {gemm_step, lookup_step, dot_step, fm_step, pointwise_step, reduce_step, softmax_step, norm_step, bmm_step, attention_step, take_step, integer_step, integer_sum_step},
+    {gemm_step, lookup_step, dot_step, fm_step, pointwise_step, reduce_step, softmax_step, norm_step, bmm_step, attention_step, take_step, integer_step, integer_sum_step,
+     code_dot_step},
     pack,
     propagate,
     bpr_slopes,
