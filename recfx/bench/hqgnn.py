@@ -194,4 +194,6 @@ def _read(file: Path) -> Any:
     try:
         return json.loads(file.read_text())
     except (json.JSONDecodeError, UnicodeDecodeError) as error:
-        raise ArtifactError(f"a result is damaged: {error}", where=str(file), hint="delete it to run it again") from error
+        raise ArtifactError(
+            f"a result is damaged: {error}", where=str(file), hint="delete it to run it again"
+        ) from error

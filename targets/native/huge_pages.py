@@ -19,6 +19,7 @@ import torch
 #: Tables below this size are found well enough through small pages.
 LEAST_BYTES = 16 << 20
 _PAGE = 2 << 20
+_THREAD = "recfx-huge-pages"
 _STRIDE = 16 * _PAGE  # bytes a call: the kernel holds the process's map of memory meanwhile
 _MADV_HUGEPAGE, _MADV_COLLAPSE = 14, 25  # linux/mman.h; collapsing came with Linux 6.1
 _SWITCH = Path("/sys/kernel/mm/transparent_hugepage/enabled")
@@ -35,6 +36,13 @@ def unavailable() -> str | None:
     return None
 
 
+def wait() -> None:
+    """Waits until all tables are where they are to be, for whoever measures."""
+    for thread in threading.enumerate():
+        if thread.name == _THREAD:
+            thread.join()
+
+
 def move_tables(tables: Sequence[torch.Tensor]) -> threading.Thread | None:
     """Moves what is large among some tables to large pages, in the background; addresses and contents stay as they are.
 
@@ -47,12 +55,15 @@ def move_tables(tables: Sequence[torch.Tensor]) -> threading.Thread | None:
     large = [table for table in tables if table.numel() * table.element_size() >= LEAST_BYTES]
     if not large or unavailable():
         return None
-    thread = threading.Thread(target=_move, args=(large,), name="recfx-huge-pages", daemon=True)
+    thread = threading.Thread(target=_move, args=(large,), name=_THREAD, daemon=True)
     thread.start()
     return thread
 
 
 def _move(tables: Sequence[torch.Tensor]) -> None:
+    os.setpriority(
+        os.PRIO_PROCESS, threading.get_native_id(), 19
+    )  # of this thread alone: calls of the model come first
     for table in tables:
         begin = -(-table.data_ptr() // _PAGE) * _PAGE
         end = (table.data_ptr() + table.numel() * table.element_size()) // _PAGE * _PAGE

@@ -5,7 +5,6 @@ from __future__ import annotations
 import torch
 from torch import Tensor
 
-from recfx.errors import InputError
 from recfx.formats.rotations import check_finite
 from recfx.learn.bounds import CentredRowBounds, PerRowBounds
 from recfx.learn.codes import QuantizedTable
