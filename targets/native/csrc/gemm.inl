@@ -145,9 +145,10 @@ inline TileFunction tile_of(int64_t rows) {
         return rows == MR ? &tile<D, MR, V> : tile_of<D, V, MR + 1>(rows);
 }
 
-// What a product needs of one chunk of its rows, in scratch: their units [rows][units], and where their results go.
+// What a product needs of one chunk of its rows, in scratch: their units, rows `row_units` apart, and where their results go.
 struct Chunk {
     uint32_t* units;
+    int64_t row_units;
     EpilogueRow* rows;
 };
 
@@ -168,8 +169,8 @@ inline void convert_rows(const Context& context, const RecfxStep& step, const Ge
     for (int64_t i = 0; i < count; ++i) {
         EpilogueRow& r = chunk.rows[i];
         const float* x = place_row(context, rows, first + i, r) + from;
-        if constexpr (Integers) quantize_row<D>(x, k, units, float(step.floats[2]), chunk.units + i * units, r.scale, r.zero);
-        else row_units<D>(x, k, units, chunk.units + i * units);
+        if constexpr (Integers) quantize_row<D>(x, k, units, float(step.floats[2]), chunk.units + i * chunk.row_units, r.scale, r.zero);
+        else row_units<D>(x, k, units, chunk.units + i * chunk.row_units);
     }
 }
 
@@ -208,13 +209,15 @@ inline void gemm(const RecfxStep& step, const Context& context, const Range& ran
     // An int8 row has one scale, and is converted whole.
     const bool deep = !Integers && units > DEEP && m1 - m0 > TILE_ROWS;
     const int64_t slab = deep ? SLAB : units;
+    // Rows a power of two apart would share the few lines of one set of the cache.
+    const int64_t stride = slab % 256 == 0 ? slab + 16 : slab;
     const int64_t chunk_rows = CHUNK_BYTES / (slab * 4) < TILE_ROWS ? TILE_ROWS : CHUNK_BYTES / (slab * 4);
     const int64_t held = chunk_rows < m1 - m0 ? chunk_rows : m1 - m0;
-    const size_t unit_bytes = (size_t(held * slab) * 4 + 63) / 64 * 64, partial_bytes = deep ? size_t(held * panels * PANEL) * 4 : 0;
+    const size_t unit_bytes = (size_t(held * stride) * 4 + 63) / 64 * 64, partial_bytes = deep ? size_t(held * panels * PANEL) * 4 : 0;
     const size_t bytes = unit_bytes + partial_bytes + size_t(held) * sizeof(EpilogueRow);
     char* memory = static_cast<char*>(context.scratch->at_least(bytes));
     if (!memory) return context.errors->raise({3, context.step, 0, 0, int64_t(bytes), 0});
-    const Chunk chunk{reinterpret_cast<uint32_t*>(memory), reinterpret_cast<EpilogueRow*>(memory + unit_bytes + partial_bytes)};
+    const Chunk chunk{reinterpret_cast<uint32_t*>(memory), stride, reinterpret_cast<EpilogueRow*>(memory + unit_bytes + partial_bytes)};
     Epilogue e{activation_of(step, step.ints[3]), static_cast<const float*>(step.pointers[1]), static_cast<const float*>(step.pointers[2]),
                static_cast<const int32_t*>(step.pointers[3]), chunk.rows, n, step.ints[4] != 0, plain};
     if (deep) e.partial = reinterpret_cast<float*>(memory + unit_bytes);
@@ -225,7 +228,7 @@ inline void gemm(const RecfxStep& step, const Context& context, const Range& ran
             e.resume = u > 0;
             e.keep = u + width < units;
             convert_rows<D, Integers>(context, step, rows, row, count, u, width, chunk);
-            multiply<D>({chunk.units, packed + u * PANEL, width, units * PANEL, width}, count, e, p0, p1);
+            multiply<D>({chunk.units, packed + u * PANEL, stride, units * PANEL, width}, count, e, p0, p1);
         }
     }
 }
