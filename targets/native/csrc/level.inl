@@ -33,6 +33,8 @@ namespace {
 #include "take.inl"
 #include "rows.inl"
 #include "bmm.inl"
+#include "code_query.inl"
+#include "code_panel.inl"
 #include "code_dot.inl"
 
 const Level level = {
