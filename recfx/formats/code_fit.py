@@ -63,12 +63,14 @@ def _signs(table: Tensor, scale_of: Callable[[Tensor], Tensor]) -> Codes:
 
 def _blocks(table: Tensor) -> Iterator[Tensor]:
     """Some rows of a table after another, float64; one block without rows for a table without."""
-    for rows in table.detach().split(max(1, _BLOCK_VALUES // max(table.shape[1], 1))):
-        yield rows.double()
+    step = max(1, _BLOCK_VALUES // max(table.shape[1], 1))
+    for start in range(0, max(len(table), 1), step):
+        yield table.detach()[start : start + step].double()
 
 
 def _joined(parts: list[Codes]) -> Codes:
-    return Codes(*(torch.cat(held) for held in list(zip(*parts, strict=True))[:3]), parts[0].bits)
+    codes, lower, step = (torch.cat(held) for held in zip(*((p.codes, p.lower, p.step) for p in parts), strict=True))
+    return Codes(codes, lower, step, parts[0].bits)
 
 
 def minmax_codes(table: Tensor, bits: int) -> Codes:

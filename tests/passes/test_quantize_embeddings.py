@@ -22,6 +22,9 @@ from recfx.learn import make_quantizer
 from recfx.passes import QuantizeEmbeddings
 from recfx.pipeline import Pipeline
 
+#: Those that torch need not help with: it finds the best, and turns the batch out of the first dimension.
+LOWERED = [n for n in FIRES if not any(word in n for word in ("best", "turned", "one query"))]
+
 
 def rounded(bits: int, method: str, table: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor | None]:
     """The values that a method's codes stand for, in the space that the rotation leads to."""
@@ -54,12 +57,12 @@ def test_leaves_alone(name: str) -> None:
 
 
 @needs_kernels
-@pytest.mark.parametrize("name", FIRES)
+@pytest.mark.parametrize("name", LOWERED)
 def test_the_kernels_compute_what_the_pass_writes(name: str) -> None:
     result = run(QuantizeEmbeddings(4), prepared(FIRES[name])).program
     for level in LEVELS:
-        lowered = lower(result, level) if "best" not in name and "one query" not in name else None
-        for batch in (4, 1) if lowered else ():
+        lowered = lower(result, level)
+        for batch in (4, 1):
             inputs = tuple(x[:batch] for x in FIRES[name].inputs)
             want, got = result.module(*inputs), lowered(*inputs)
             for a, b in zip(torch.utils._pytree.tree_leaves(want), got, strict=True):
