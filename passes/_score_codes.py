@@ -23,7 +23,8 @@ _aten = torch.ops.aten
 _AFTER_SCORES = {
     "add", "sub", "rsub", "mul", "div", "neg", "sigmoid", "log_sigmoid", "softmax", "_softmax", "log_softmax", "_log_softmax", "exp",
     "tanh", "clamp", "masked_fill", "where", "squeeze", "unsqueeze", "view", "reshape", "flatten", "transpose", "t", "permute", "expand",
-    "contiguous", "clone", "topk", "sort", "argsort", "argmax", "max", "getitem", "cat", "gather", "to", "_to_copy", "slice", "select",
+    "contiguous", "clone", "sym_size", "topk", "sort", "argsort", "argmax", "max", "getitem", "cat",
+    "gather", "to", "_to_copy", "slice", "select",
 }  # fmt: skip
 
 

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 
 import torch
 from torch import Tensor
@@ -14,6 +14,7 @@ _ROUNDINGS = (
     8 * torch.finfo(torch.float32).eps
 )  # of the largest value: a product, a sum, and the difference of two such values
 _GREATEST_COMMON_STEPS = 12  # of Euclid's algorithm on gaps of at most 255 steps
+_BLOCK_VALUES = 1 << 20  # rounded at a time, in float64
 
 
 def sign_codes(table: Tensor) -> Codes:
@@ -52,8 +53,24 @@ def unbiased_sign_codes(table: Tensor) -> Codes:
 
 def _signs(table: Tensor, scale_of: Callable[[Tensor], Tensor]) -> Codes:
     check_finite(table, "sign codes")
-    scale = scale_of(table.detach().double()).float()
-    return Codes((table.detach() > 0).to(torch.uint8), -scale, 2 * scale, 1)
+
+    def fit(rows: Tensor) -> Codes:
+        scale = scale_of(rows).float()
+        return Codes((rows > 0).to(torch.uint8), -scale, 2 * scale, 1)
+
+    return _joined([fit(rows) for rows in _blocks(table)])
+
+
+def _blocks(table: Tensor) -> Iterator[Tensor]:
+    """Some rows of a table after another, float64; one block without rows for a table without."""
+    step = max(1, _BLOCK_VALUES // max(table.shape[1], 1))
+    for start in range(0, max(len(table), 1), step):
+        yield table.detach()[start : start + step].double()
+
+
+def _joined(parts: list[Codes]) -> Codes:
+    codes, lower, step = (torch.cat(held) for held in zip(*((p.codes, p.lower, p.step) for p in parts), strict=True))
+    return Codes(codes, lower, step, parts[0].bits)
 
 
 def minmax_codes(table: Tensor, bits: int) -> Codes:
@@ -67,30 +84,43 @@ def minmax_codes(table: Tensor, bits: int) -> Codes:
         InputError: As for `sign_codes`.
     """
     check_finite(table, "min-max codes")
-    rows, most = table.detach().double(), (1 << bits) - 1
-    lower = rows.amin(1, keepdim=True).float()
-    step = ((rows.amax(1, keepdim=True) - lower) / most).float()
-    codes = ((rows - lower) / torch.where(step > 0, step, 1.0)).round().clamp(0, most)
-    return Codes(codes.to(torch.uint8), lower, step, bits)
+    most = (1 << bits) - 1
+
+    def fit(rows: Tensor) -> Codes:
+        lower = rows.amin(1, keepdim=True).float()
+        step = ((rows.amax(1, keepdim=True) - lower) / most).float()
+        codes = ((rows - lower) / torch.where(step > 0, step, 1.0)).round().clamp(0, most)
+        return Codes(codes.to(torch.uint8), lower, step, bits)
+
+    return _joined([fit(rows) for rows in _blocks(table)])
 
 
 def find_codes(table: Tensor, bits: int) -> Codes | None:
     """The codes of a table that lies on a grid already, as trained with a quantiser; None where it does not.
 
     A row's step is the greatest common divisor of the gaps between its values. Codes are those trained, up to their first one: a row that
-    never takes the lowest level counts from the lowest one it takes. Values come back to within a few roundings of float32.
+    never takes the lowest level counts from the lowest one it takes. Values come back to within a few roundings of float32, of the
+    row's or the table's largest value.
 
     Args:
         table: Floating point [n, d], finite.
         bits: 8, 4, 2 or 1: how many bits the codes may have.
     """
+    parts: list[Codes] = []
+    largest = float(table.detach().abs().max()) if table.numel() else 0.0
+    for rows in _blocks(table) if table.numel() else ():
+        found = _grid(rows, bits, largest)
+        if found is None:
+            return None
+        parts.append(found)
+    return _joined(parts) if parts else None
+
+
+def _grid(rows: Tensor, bits: int, largest: float) -> Codes | None:
+    """The codes of a block of rows that all lie on grids, float64 [n, d]."""
     most = (1 << bits) - 1
-    rows = table.detach().double()
-    if not rows.numel():
-        return None
     lower = rows.amin(1, keepdim=True)
-    slack = rows.abs().amax(1, keepdim=True) * _ROUNDINGS
-    step = _common_step(rows, slack, most)
+    step = _common_step(rows, most)
     if step is None:
         return None
     codes = ((rows - lower) / step).round()
@@ -98,24 +128,29 @@ def find_codes(table: Tensor, bits: int) -> Codes | None:
     if bool((highest > most).any()):
         return None
     step = torch.where(highest > 0, (rows.amax(1, keepdim=True) - lower) / highest.clamp(min=1), 0.0)
+    # A grid of the whole table rounds at the size of its ends, which a row need not reach; still far below a step.
+    slack = torch.maximum(rows.abs().amax(1, keepdim=True) * _ROUNDINGS, (step / 256).clamp(max=largest * _ROUNDINGS))
     if bool(((lower + step * codes - rows).abs() > slack).any()):
         return None
     return Codes(codes.to(torch.uint8), lower.float(), step.float(), bits)
 
 
-def _common_step(rows: Tensor, slack: Tensor, most: int) -> Tensor | None:
-    """The greatest common divisor of each row's gaps, [n, 1]; 1 for rows of one value; None where a row has more than `most` steps."""
+def _common_step(rows: Tensor, most: int) -> Tensor | None:
+    """The greatest common divisor of each row's gaps, [n, 1]; 1 for rows of one value; None where a row has more than `most` steps.
+
+    No step is smaller than the row's span over `most`, so what is left of a gap after division is either that large or rounding.
+    """
     gaps = rows.sort(1).values.diff(dim=1)
-    span = gaps.sum(1, keepdim=True) + 0.0
-    step = torch.full_like(slack, torch.inf)
+    span = gaps.sum(1, keepdim=True)
+    least = span / most
+    step = torch.full_like(span, torch.inf)
     for _ in range(_GREATEST_COMMON_STEPS):
-        rest = torch.where(gaps > most * slack, gaps, torch.inf)
-        found = rest.amin(1, keepdim=True) if gaps.shape[1] else step
+        found = torch.where(gaps > least / 2, gaps, torch.inf)
         if not bool(found.isfinite().any()):
             break
-        step = torch.minimum(step, found)
-        if bool((span > (most + 0.5) * step).any()):
-            return None
+        step = torch.minimum(step, found.amin(1, keepdim=True))
         divisor = torch.where(step.isfinite(), step, 1.0)
         gaps = (gaps - (gaps / divisor).round() * divisor).abs()
+    if bool((least > 1.001 * step).any()):
+        return None
     return torch.where(step.isfinite(), step, 1.0)

@@ -12,6 +12,7 @@ from torch.utils.flop_counter import FlopCounterMode
 from recfx.cost.arithmetic import Arithmetic, arithmetic, arithmetic_of_nodes
 from recfx.ir import Program, capture
 from recfx.ir.requests import share_requests
+from recfx.ops.hamming import code_dot
 from recfx.passes import NATIVE_PIPELINE
 from recfx.pipeline import Pipeline
 from recfx.testing import GraphBuilder, rec_graphs
@@ -41,6 +42,13 @@ def program_of(target: object, *args: object, **inputs: tuple[object, ...]) -> P
 )
 def test_counts_by_hand(program: Program, multiply_adds: float, moved: float) -> None:
     assert arithmetic(program, 10) == Arithmetic(round(10 * multiply_adds), round(10 * moved))
+
+
+def test_scores_over_codes_count_a_column_and_score_each() -> None:
+    items = torch.zeros(9, 16, dtype=torch.uint8)
+    whole = program_of(code_dot, "x", items, None, 1, 8, x=("batch", 4))
+    some = program_of(code_dot, "x", items, "ids", 1, 8, x=("batch", 4), ids=(("batch", 3), torch.int64))
+    assert [arithmetic(p, 10).multiply_adds for p in (whole, some)] == [10 * 9 * 4, 10 * 3 * 4]
 
 
 @pytest.mark.parametrize("name", ["dlrm", "din", "bst", "mmoe", "autoint"])

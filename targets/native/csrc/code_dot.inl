@@ -1,89 +1,12 @@
 // Dot products of queries, rounded as they come, with packed rows of codes: whole numbers inside, one affine map at the end.
 #pragma once
 
-constexpr int64_t CODE_CHUNK = 256;          // scores whose whole-number sums are kept before the affine map
 constexpr int64_t CODE_BLOCK_BYTES = 24576;  // of a table that all rows read: a block stays in the first-level cache for every row
 
-// A query as whole numbers: at one bit a code as planes of words, otherwise a byte for each column.
-struct CodeQuery {
-    float scale, total;  // q ~ scale * z; the sum of z
-    int64_t positive;    // how many z are positive, for signs
-};
-
-struct CodeTable {
-    const char* rows;
-    int64_t count, row_bytes, width, bits, query_bits, dim;
-    int64_t planes() const { return query_bits == 1 ? 1 : query_bits; }
-    // A query's bytes: its head, then its planes or its columns.
-    int64_t query_bytes() const { return 64 + (bits == 1 ? planes() * width : 8 / bits * width + 63) / 64 * 64 + 64; }
-};
-
-inline void round_query(const float* q, const CodeTable& t, int8_t* z, CodeQuery& query) {
-    double magnitudes = 0;
-    float span = 0;
-    bool finite = true;
-    for (int64_t i = 0; i < t.dim; ++i) {
-        const float x = __builtin_fabsf(q[i]);
-        finite &= x <= __FLT_MAX__;
-        span = x > span ? x : span;
-        magnitudes += double(x);
-    }
-    int64_t total = 0, positive = 0;
-    if (!finite) {
-        for (int64_t i = 0; i < t.dim; ++i) z[i] = 0;
-        query = {__builtin_nanf(""), 0, 0};
-        return;
-    }
-    if (t.query_bits == 1) {
-        for (int64_t i = 0; i < t.dim; ++i) {
-            z[i] = q[i] > 0 ? 1 : -1;
-            positive += z[i] > 0;
-        }
-        query = {float(magnitudes / double(t.dim)), float(2 * positive - t.dim), positive};
-        return;
-    }
-    const float most = float((1 << (t.query_bits - 1)) - 1);
-    float inverse = most / span;
-    if (!(inverse <= __FLT_MAX__)) inverse = 0;
-    for (int64_t i = 0; i < t.dim; ++i) {
-        z[i] = int8_t(__builtin_nearbyintf(q[i] * inverse));
-        total += z[i];
-    }
-    query = {span / most, float(total), 0};
-}
-
-// Bit p of every z, as a plane of the bits of the codes; a sign's only plane holds the positive ones.
-inline void planes_of(const int8_t* z, const CodeTable& t, char* planes) {
-    __builtin_memset(planes, 0, size_t(t.planes() * t.width));
-    for (int64_t p = 0; p < t.planes(); ++p) {
-        auto* plane = reinterpret_cast<uint8_t*>(planes + p * t.width);
-        for (int64_t shift = 0; shift * t.width < t.dim; ++shift) {
-            const int64_t first = shift * t.width, n = t.dim - first < t.width ? t.dim - first : t.width;
-            for (int64_t k = 0; k < n; ++k) {
-                const int bit = t.query_bits == 1 ? z[first + k] > 0 : (uint8_t(z[first + k]) >> p) & 1;
-                plane[k] = uint8_t(plane[k] | bit << shift);
-            }
-        }
-    }
-}
-
-inline CodeQuery make_query(const float* q, const CodeTable& t, char* payload, int8_t* z) {
-    CodeQuery query;
-    if (t.bits == 1) {
-        round_query(q, t, z, query);
-        planes_of(z, t, payload);
-    } else {
-        auto* columns = reinterpret_cast<int8_t*>(payload);
-        round_query(q, t, columns, query);
-        __builtin_memset(columns + t.dim, 0, size_t(8 / t.bits * t.width - t.dim));
-    }
-    return query;
-}
-
-inline uint64_t word_at(const char* p, int64_t i) {
-    uint64_t word;
-    __builtin_memcpy(&word, p + 8 * i, 8);
-    return word;
+// A rounded query as rows of codes are multiplied with it.
+inline void pack_query(const CodeTable& t, const int8_t* z, char* payload) {
+    if (t.bits == 1) planes_of(z, t, payload);
+    else __builtin_memcpy(payload, z, size_t(8 / t.bits * t.width));
 }
 
 // Where the rows of a chunk lie: by ids, or one after another.
@@ -153,10 +76,10 @@ inline void count(const CodeTable& t, const CodeQuery& query, const char* planes
 }
 
 // Two bits a code and more: a row's bytes, shifted and masked, times the query's bytes.
-template <int BITS>
-inline int32_t dot_bytes(const char* row, const int8_t* z, int64_t width) {
-    constexpr int parts = 8 / BITS, mask = (1 << BITS) - 1;
 #if RECFX_HAS_VNNI
+template <int BITS>
+inline __m128i dot_lanes(const char* row, const int8_t* z, int64_t width) {
+    constexpr int parts = 8 / BITS, mask = (1 << BITS) - 1;
     __m512i sum = _mm512_setzero_si512();
     for (int64_t k = 0; k < width; k += 64) {
         const __mmask64 held = width - k >= 64 ? ~__mmask64(0) : (__mmask64(1) << (width - k)) - 1;
@@ -167,21 +90,40 @@ inline int32_t dot_bytes(const char* row, const int8_t* z, int64_t width) {
             sum = _mm512_dpbusd_epi32(sum, codes, _mm512_maskz_loadu_epi8(held, z + s * width + k));
         }
     }
-    return _mm512_reduce_add_epi32(sum);
-#else
+    const __m256i half = _mm256_add_epi32(_mm512_castsi512_si256(sum), _mm512_extracti64x4_epi64(sum, 1));
+    return _mm_add_epi32(_mm256_castsi256_si128(half), _mm256_extracti128_si256(half, 1));
+}
+#endif
+
+template <int BITS>
+inline int32_t dot_bytes(const char* row, const int8_t* z, int64_t width) {
+    constexpr int parts = 8 / BITS, mask = (1 << BITS) - 1;
     int32_t sum = 0;
     for (int s = 0; s < parts; ++s)
         for (int64_t k = 0; k < width; ++k) sum += ((uint8_t(row[k]) >> s * BITS) & mask) * int32_t(z[s * width + k]);
     return sum;
+}
+
+template <bool PICKED, int BITS>
+inline void multiply_codes(const CodeTable& t, const int8_t* z, const int64_t* ids, int64_t first, int64_t n, int32_t* dots) {
+    int64_t i = 0;
+#if RECFX_HAS_VNNI
+    for (; i + 4 <= n; i += 4) {  // four sums are added up across their lanes together
+        __m128i sums[4];
+#pragma GCC unroll 4
+        for (int r = 0; r < 4; ++r) sums[r] = dot_lanes<BITS>(code_row<PICKED>(t, ids, first, i + r), z, t.width);
+        const __m128i all = _mm_hadd_epi32(_mm_hadd_epi32(sums[0], sums[1]), _mm_hadd_epi32(sums[2], sums[3]));
+        _mm_storeu_si128(reinterpret_cast<__m128i*>(dots + i), all);
+    }
 #endif
+    for (; i < n; ++i) dots[i] = dot_bytes<BITS>(code_row<PICKED>(t, ids, first, i), z, t.width);
 }
 
 template <bool PICKED>
 inline void multiply(const CodeTable& t, const int8_t* z, const int64_t* ids, int64_t first, int64_t n, int32_t* dots) {
-    for (int64_t i = 0; i < n; ++i) {
-        const char* row = code_row<PICKED>(t, ids, first, i);
-        dots[i] = t.bits == 8 ? dot_bytes<8>(row, z, t.width) : t.bits == 4 ? dot_bytes<4>(row, z, t.width) : dot_bytes<2>(row, z, t.width);
-    }
+    if (t.bits == 8) return multiply_codes<PICKED, 8>(t, z, ids, first, n, dots);
+    if (t.bits == 4) return multiply_codes<PICKED, 4>(t, z, ids, first, n, dots);
+    multiply_codes<PICKED, 2>(t, z, ids, first, n, dots);
 }
 
 // At most CODE_CHUNK scores of one query.
@@ -191,11 +133,14 @@ inline void score_chunk(const CodeTable& t, const CodeQuery& query, const char* 
     int32_t dots[CODE_CHUNK];
     if (t.bits == 1) count<PICKED>(t, query, payload, ids, first, n, dots);
     else multiply<PICKED>(t, reinterpret_cast<const int8_t*>(payload), ids, first, n, dots);
+    float lower[CODE_CHUNK], step[CODE_CHUNK], scores[CODE_CHUNK];
     for (int64_t i = 0; i < n; ++i) {
-        float constants[2];
-        __builtin_memcpy(constants, code_row<PICKED>(t, ids, first, i) + t.width, 8);
-        out[i * out_stride] = query.scale * (constants[0] * query.total + constants[1] * float(dots[i]));
+        const char* constants = code_row<PICKED>(t, ids, first, i) + t.width;
+        __builtin_memcpy(lower + i, constants, 4);
+        __builtin_memcpy(step + i, constants + 4, 4);
     }
+    to_scores(query, lower, step, dots, n, scores);
+    write_scores(scores, n, out, out_stride);
 }
 
 // Scores [first, last) of a row, by its ids. False where an id is outside the table.
@@ -228,42 +173,78 @@ inline void score_range(const CodeTable& t, const CodeQuery& query, const char* 
     }
 }
 
+// Queries rounded once, one after another in memory, and where each of them is.
+struct CodeQueries {
+    char* memory;
+    int64_t bytes;
+    CodeQuery head(int64_t i) const {
+        CodeQuery query;
+        __builtin_memcpy(&query, memory + i * bytes, sizeof query);
+        return query;
+    }
+    char* payload(int64_t i) const { return memory + i * bytes + 64; }
+};
+
+inline void score_all(const RecfxStep& step, const Context& context, const CodeTable& t, const CodeQueries& queries, int64_t row, int64_t rows,
+                      int64_t first, int64_t last) {
+    const int64_t block = CODE_BLOCK_BYTES / t.row_bytes > CODE_CHUNK ? CODE_BLOCK_BYTES / t.row_bytes / CODE_CHUNK * CODE_CHUNK : CODE_CHUNK;
+    for (int64_t begin = first; begin < last; begin += block)
+        for (int64_t i = 0; i < rows; ++i)
+            score_range(t, queries.head(i), queries.payload(i), begin, last - begin < block ? last : begin + block,
+                        at<float>(context, step.out, row + i), step.out.stride[0]);
+}
+
+// For many queries a block of the table is unpacked once.
+inline void score_panels(const RecfxStep& step, const Context& context, const CodeTable& t, const CodeQueries& queries, int64_t row, int64_t rows,
+                         int64_t first, int64_t last, char* scratch) {
+    CodePanel panel{scratch};
+    for (int64_t begin = first; begin < last; begin += CODE_PANEL) {
+        const int64_t n = last - begin < CODE_PANEL ? last - begin : CODE_PANEL;
+        panel.unpack(t, begin, n);
+        for (int64_t i = 0; i < rows; ++i) {
+            int32_t dots[CODE_PANEL];
+            float scores[CODE_PANEL];
+            const CodeQuery query = queries.head(i);
+            panel.dots(t, query, queries.payload(i), dots);
+            to_scores(query, panel.lower, panel.step, dots, n, scores);
+            write_scores(scores, n, at<float>(context, step.out, row + i) + begin * step.out.stride[0], step.out.stride[0]);
+        }
+    }
+}
+
 // ints: rows, bytes of a row, bytes of its codes, bits, bits of queries. pointers: the table. views: 0 query [d], 1 ids [C] if any. out: [C].
 void code_dot_step(const RecfxStep& step, const Context& context, const Range& range) {
     const CodeTable t{static_cast<const char*>(step.pointers[0]), step.ints[0], step.ints[1], step.ints[2], step.ints[3], step.ints[4],
                       step.views[0].size[0]};
-    const int64_t columns = step.out.size[0], rows = range.end - range.begin, bytes = t.query_bytes();
+    const int64_t columns = step.out.size[0], rows = range.end - range.begin;
     const bool picked = step.views[1].slot >= 0;
-    // A part is a share of the columns where all rows read the whole table, otherwise a share of the rows; of a single row, of its columns.
+    // A part is a share of the columns where all rows read the whole table, otherwise a share of the rows; of few rows, of their columns.
     int64_t begin = 0, end = rows, first = 0, last = columns;
     if (picked && rows >= range.parts) split(rows, range.part, range.parts, begin, end);
     else split(columns, range.part, range.parts, first, last);
-    const int64_t together = picked ? 1 : end - begin;
-    char* memory = static_cast<char*>(context.scratch->at_least(size_t(together * bytes + t.dim + 64)));
+    const int64_t row = range.begin + begin, together = picked ? 1 : end - begin;
+    const bool panels = together >= PANEL_ROWS;
+    const int64_t bytes = 64 + ((panels ? CodePanel::query_bytes(t) : t.query_bytes()) + 63) / 64 * 64;
+    const int64_t columns_bytes = (8 / t.bits * t.width + 63) / 64 * 64;
+    const int64_t panel_bytes = panels ? CodePanel::bytes(t) : 0;
+    char* memory = static_cast<char*>(context.scratch->at_least(size_t(together * bytes + columns_bytes + panel_bytes + 64)));
     if (!memory) return context.errors->raise({3, context.step, 0, 0, 0, 0});
+    const CodeQueries queries{memory, bytes};
     auto* z = reinterpret_cast<int8_t*>(memory + together * bytes);
-    const auto query_of = [&](int64_t row, char* place) {
-        const CodeQuery made = make_query(at<const float>(context, step.views[0], row), t, place + 64, z);
-        __builtin_memcpy(place, &made, sizeof made);
-        return made;
+    const auto round = [&](int64_t at_row, int64_t i) {
+        const CodeQuery query = round_query(at<const float>(context, step.views[0], at_row), t, z);
+        __builtin_memcpy(memory + i * bytes, &query, sizeof query);
+        if (panels) CodePanel::pack_query(t, z, queries.payload(i));
+        else pack_query(t, z, queries.payload(i));
     };
-    if (picked) {
-        const bool shared = context.slots[step.views[0].slot].row_stride == 0;
-        CodeQuery query{};
-        for (int64_t row = range.begin + begin; row < range.begin + end; ++row) {
-            if (!shared || row == range.begin + begin) query = query_of(row, memory);
-            if (!score_picked(step, context, t, query, memory + 64, row, first, last)) return;
-        }
-        return;
+    if (!picked) {
+        for (int64_t i = 0; i < together; ++i) round(row + i, i);
+        if (panels) return score_panels(step, context, t, queries, row, together, first, last, memory + together * bytes + columns_bytes);
+        return score_all(step, context, t, queries, row, together, first, last);
     }
-    for (int64_t i = begin; i < end; ++i) query_of(range.begin + i, memory + (i - begin) * bytes);
-    const int64_t block = CODE_BLOCK_BYTES / t.row_bytes > CODE_CHUNK ? CODE_BLOCK_BYTES / t.row_bytes / CODE_CHUNK * CODE_CHUNK : CODE_CHUNK;
-    for (int64_t at_column = first; at_column < last; at_column += block)
-        for (int64_t i = begin; i < end; ++i) {
-            const char* place = memory + (i - begin) * bytes;
-            CodeQuery query;
-            __builtin_memcpy(&query, place, sizeof query);
-            const int64_t until = last - at_column < block ? last : at_column + block;
-            score_range(t, query, place + 64, at_column, until, at<float>(context, step.out, range.begin + i), step.out.stride[0]);
-        }
+    const bool shared = context.slots[step.views[0].slot].row_stride == 0;
+    for (int64_t r = row; r < range.begin + end; ++r) {
+        if (!shared || r == row) round(r, 0);
+        if (!score_picked(step, context, t, queries.head(0), queries.payload(0), r, first, last)) return;
+    }
 }

@@ -35,6 +35,8 @@ namespace {
 #include "bmm.inl"
 #include "propagate.inl"
 #include "bpr.inl"
+#include "code_query.inl"
+#include "code_panel.inl"
 #include "code_dot.inl"
 
 const Level level = {
