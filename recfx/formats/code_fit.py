@@ -119,24 +119,40 @@ def find_codes(table: Tensor, bits: int) -> Codes | None:
 def _grid(rows: Tensor, bits: int, largest: float) -> Codes | None:
     """The codes of a block of rows that all lie on grids, float64 [n, d]."""
     most = (1 << bits) - 1
-    lower = rows.amin(1, keepdim=True)
-    step = _common_step(rows, most)
-    if step is None:
-        return None
+    codes, step, fits = _fit(rows, _common_step(rows, most), most, largest)
+    for row in (
+        (~fits).nonzero()[:, 0].tolist()
+    ):  # few values of a wide grid: rounding misleads Euclid, so every number of steps is tried
+        found = _searched(rows[row : row + 1], most, largest)
+        if found is None:
+            return None
+        codes[row], step[row] = found
+    return Codes(codes.to(torch.uint8), rows.amin(1, keepdim=True).float(), step.float(), bits)
+
+
+def _fit(rows: Tensor, step: Tensor, most: int, largest: float) -> tuple[Tensor, Tensor, Tensor]:
+    """Codes [n, d] for steps [n, 1], the steps fitted to the rows' ends, and whether each row then lies on its grid, [n]."""
+    lower, upper = rows.amin(1, keepdim=True), rows.amax(1, keepdim=True)
     codes = ((rows - lower) / step).round()
     highest = codes.amax(1, keepdim=True)
-    if bool((highest > most).any()):
-        return None
-    step = torch.where(highest > 0, (rows.amax(1, keepdim=True) - lower) / highest.clamp(min=1), 0.0)
+    step = torch.where(highest > 0, (upper - lower) / highest.clamp(min=1), 0.0)
     # A grid of the whole table rounds at the size of its ends, which a row need not reach; still far below a step.
     slack = torch.maximum(rows.abs().amax(1, keepdim=True) * _ROUNDINGS, (step / 256).clamp(max=largest * _ROUNDINGS))
-    if bool(((lower + step * codes - rows).abs() > slack).any()):
-        return None
-    return Codes(codes.to(torch.uint8), lower.float(), step.float(), bits)
+    close = ((lower + step * codes - rows).abs() <= slack).all(1)
+    return codes, step, close & (highest[:, 0] <= most)
 
 
-def _common_step(rows: Tensor, most: int) -> Tensor | None:
-    """The greatest common divisor of each row's gaps, [n, 1]; 1 for rows of one value; None where a row has more than `most` steps.
+def _searched(row: Tensor, most: int, largest: float) -> tuple[Tensor, Tensor] | None:
+    """Codes and step of a row [1, d] with the fewest steps that put it on a grid."""
+    counts = torch.arange(1, most + 1, dtype=row.dtype).unsqueeze(1)
+    steps = (row.amax() - row.amin()) / counts
+    codes, fitted, fits = _fit(row.expand(most, -1), steps, most, largest)
+    first = fits.nonzero()[:1, 0].tolist()
+    return (codes[first[0]], fitted[first[0]]) if first else None
+
+
+def _common_step(rows: Tensor, most: int) -> Tensor:
+    """The greatest common divisor of each row's gaps, [n, 1]; 1 for rows of one value.
 
     No step is smaller than the row's span over `most`, so what is left of a gap after division is either that large or rounding.
     """
@@ -151,6 +167,4 @@ def _common_step(rows: Tensor, most: int) -> Tensor | None:
         step = torch.minimum(step, found.amin(1, keepdim=True))
         divisor = torch.where(step.isfinite(), step, 1.0)
         gaps = (gaps - (gaps / divisor).round() * divisor).abs()
-    if bool((least > 1.001 * step).any()):
-        return None
     return torch.where(step.isfinite(), step, 1.0)
