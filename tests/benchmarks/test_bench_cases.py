@@ -53,7 +53,7 @@ def test_every_case_runs_and_is_counted(name: str) -> None:
     model = case.model()
     work = count_work(model, case.inputs(model, 2, None, 0))
     assert work.lookups > 0
-    assert work.weight_bytes > 0
+    assert work.weight_bytes > 0 or name == "mf"  # nothing but its two tables, read by rows
     assert work.flops > 0 or name in ("lightgcn", "mf")
 
 
