@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
+from functools import cached_property
 from typing import Literal
 
 import torch
@@ -29,6 +30,12 @@ class Grid:
     lower: Tensor
     step: Tensor
     kind: Kind
+
+    @cached_property
+    def halves(self) -> tuple[Tensor, Tensor]:
+        """Half the step, and the middle of the two values of a 1-bit code; kept, as every query of 1 bit asks for them."""
+        half = self.step / 2
+        return half, self.lower + half
 
     def rows(self, ids: Tensor | slice) -> Grid:
         """The grid of some rows."""

@@ -61,7 +61,7 @@ def prepare_hamming(codes: Tensor) -> Prepared:
 def prepare_bits(codes: Tensor, magnitude: Tensor, grid: Grid) -> Prepared:
     """Queries of one bit, uint8 [Q, d] of 0 and 1, that stand for -m and m, float32 [Q, 1]."""
     sums = 2.0 * codes.sum(1, dtype=torch.int64).float() - codes.shape[1]
-    half, middle = grid.step / 2, grid.lower + grid.step / 2
+    half, middle = grid.halves
     rows = pack(codes, 1)
     if grid.kind == "row":
         return Prepared(rows, half, middle, sums, magnitude, torch.zeros_like(magnitude))

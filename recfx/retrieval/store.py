@@ -10,6 +10,7 @@ from torch import Tensor
 from recfx.errors import InputError
 from recfx.retrieval.grid import Grid
 from recfx.retrieval.packing import write_rows
+from recfx.targets.native import huge_pages
 from recfx.targets.native.retrieval import BLOCK
 
 _WORD = 64
@@ -34,11 +35,16 @@ class Store:
         self.deleted = 0 if dead is None else items - len(self.live_ids())
         # Constants of rows have the room that blocks have; the others are few and fixed.
         self._constants = grid if grid.kind != "row" else _resized(grid, len(blocks) * BLOCK)
+        self._grid: Grid | None = None
+        huge_pages.move_tables([blocks])
 
     @property
     def grid(self) -> Grid:
-        """The grid of the items."""
-        return self._constants.rows(slice(0, self.items)) if self._constants.kind == "row" else self._constants
+        """The grid of the items; the same object until they change, for what it remembers."""
+        if self._grid is None:
+            by_row = self._constants.kind == "row"
+            self._grid = self._constants.rows(slice(0, self.items)) if by_row else self._constants
+        return self._grid
 
     @property
     def nbytes(self) -> int:
@@ -105,6 +111,7 @@ class Store:
         if self._constants.kind == "row":
             self._constants.lower[ids] = grid.lower
             self._constants.step[ids] = grid.step
+            self._grid = None
 
     def _reserve(self, items: int) -> None:
         """Doubles the room when it is short, so that adding items one by one copies each a few times at most."""
@@ -115,6 +122,7 @@ class Store:
         grown = self.blocks.new_zeros(room, *self.blocks.shape[1:])
         grown[: len(self.blocks)] = self.blocks
         self.blocks = grown
+        huge_pages.move_tables([grown])
         if self._constants.kind == "row":
             self._constants = _resized(self._constants, room * BLOCK)
         if self.dead is not None:

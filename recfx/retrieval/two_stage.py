@@ -24,6 +24,7 @@ from recfx.retrieval import reference
 from recfx.retrieval.exclusion import Exclude, compressed
 from recfx.retrieval.index import Index
 from recfx.retrieval.queries import round_rows
+from recfx.targets.native import huge_pages
 from recfx.targets.native.library import missing
 from recfx.targets.native.retrieval import rescore
 
@@ -50,6 +51,7 @@ class TwoStageIndex:
         self._affine = affine
         self._error: float = reach[0]
         self._longest: float = reach[1]
+        huge_pages.move_tables([rows])
 
     @staticmethod
     def from_embeddings(

@@ -137,6 +137,19 @@ def test_deleted_items_are_found_no_more_and_updated_ones_by_their_new_values() 
     assert bool((index.search(queries, 3)[1] == -1).all())
 
 
+@pytest.mark.parametrize(("bits", "query_bits"), [(1, 1), (1, 8), (4, 8)])
+def test_scales_of_rows_change_with_their_items(bits: int, query_bits: int) -> None:
+    items, queries, ids = drawn(0, 60, 16), drawn(1, 4, 16), torch.arange(0, 60, 7)
+    index = Index.from_embeddings(items, bits, scales="row", query_bits=query_bits)
+    index.search(queries, 10)  # what searches remember of the rows as they were must not be used again
+    index.update(ids, 9 * items[ids])
+    index.add(5 * items[:5])
+    changed = torch.cat([items.index_copy(0, ids, 9 * items[ids]), 5 * items[:5]])
+    fresh = Index.from_embeddings(changed, bits, scales="row", query_bits=query_bits)
+    for one, other in zip(index.search(queries, 10), fresh.search(queries, 10), strict=True):
+        assert torch.equal(one, other)
+
+
 def test_cosine_is_the_dot_product_of_rows_of_length_one() -> None:
     items, queries = drawn(0, 40, 12), drawn(1, 3, 12)
     unit = torch.nn.functional.normalize
