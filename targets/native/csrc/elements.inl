@@ -21,8 +21,8 @@ inline void elements_step(const RecfxStep& step, const Context& context, const R
                     auto inner = [&](const RecfxView& v) { return start(v, row) + i * v.stride[0] + j * v.stride[1] + k * v.stride[2]; };
                     for (int64_t v = 0; v < views; ++v) element[v] = inner(step.views[v]);
                     const int64_t to = inner(out), n = out.size[3];
-                    for (int64_t l = 0; l < n; l += LANES) {
-                        const int64_t count = n - l < LANES ? n - l : LANES;
+                    for (int64_t l = 0; l < n; l += R::lanes) {
+                        const int64_t count = n - l < R::lanes ? n - l : R::lanes;
                         for (int64_t v = 0; v < views; ++v) {
                             const int64_t stride = step.views[v].stride[3];
                             read(context.slots[step.views[v].slot], element[v] + l * stride, stride, count, registers[v]);
@@ -75,6 +75,24 @@ inline void pair_step(const RecfxStep& step, const Context& context, int64_t beg
     }
 }
 
+// A copy whose rows lie one after another in both.
+inline void copy_step(const RecfxStep& step, const Context& context, int64_t begin, int64_t end) {
+    const RecfxView &from = step.views[0], &out = step.out;
+    const int64_t n = out.size[3];
+    for (int64_t row = begin; row < end; ++row) {
+        const Walk source{from, at<float>(context, from, row)}, to{out, at<float>(context, out, row)};
+        for (int64_t i = 0; i < out.size[0]; ++i)
+            for (int64_t j = 0; j < out.size[1]; ++j)
+                for (int64_t k = 0; k < out.size[2]; ++k) {
+                    const float* p = source.at(i, j, k);
+                    float* q = to.at(i, j, k);
+                    int64_t l = 0;
+                    for (; l + W <= n; l += W) store(q + l, load(p + l));
+                    if (l < n) store_some(q + l, load_some(p + l, n - l), n - l);
+                }
+    }
+}
+
 // A copy that turns: in blocks along the innermost dimension, so that what one of its lines holds is used while it is near.
 inline void turning_copy(const RecfxStep& step, const Context& context, int64_t begin, int64_t end) {
     const RecfxView &from = step.views[0], &out = step.out;
@@ -100,8 +118,10 @@ inline bool simple_step(const RecfxStep& step, const Context& context, const Ran
     begin += range.begin, end += range.begin;
     if (!numbers(step.out) || step.out.stride[3] != 1 || !numbers(step.views[0])) return false;
     if (step.ints[0] == 0) {
-        if (step.views[0].stride[2] != 1 || step.views[0].stride[3] < 2) return false;
-        turning_copy(step, context, begin, end);
+        const int64_t* from = step.views[0].stride;
+        if (from[3] == 1) copy_step(step, context, begin, end);
+        else if (from[2] == 1 && from[3] > 1) turning_copy(step, context, begin, end);
+        else return false;
         return true;
     }
     const int64_t op = step.ints[1], left = step.ints[2], right = step.ints[3];
@@ -116,6 +136,10 @@ inline bool simple_step(const RecfxStep& step, const Context& context, const Ran
 }
 
 void pointwise_step(const RecfxStep& step, const Context& context, const Range& range) {
-    if (!simple_step(step, context, range)) elements_step<Register>(step, context, range);
+    if (simple_step(step, context, range)) return;
+    const int64_t n = step.out.size[3];
+    if (n <= W) elements_step<Lines<1>>(step, context, range);
+    else if (n <= 2 * W) elements_step<Lines<2>>(step, context, range);
+    else elements_step<Register>(step, context, range);
 }
 void integer_step(const RecfxStep& step, const Context& context, const Range& range) { elements_step<IntegerRegister>(step, context, range); }

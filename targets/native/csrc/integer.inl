@@ -3,6 +3,7 @@
 
 // The same program format as the floating-point one; constants are whole numbers.
 struct IntegerRegister {
+    static constexpr int64_t lanes = LANES;
     int64_t v[LANES];
 };
 

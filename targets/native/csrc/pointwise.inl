@@ -4,15 +4,19 @@
 // floats: the constant of each operation that has one. Inputs are float32, or integers and booleans turned to float32.
 #pragma once
 
-constexpr int64_t LANES = 64, LINES = LANES / W, REGISTERS = RECFX_VIEWS + (RECFX_INTS - 1) / 3;
+constexpr int64_t LANES = 64, REGISTERS = RECFX_VIEWS + (RECFX_INTS - 1) / 3;
 
-struct Register {
-    vf v[LINES];
+// N vectors of numbers. Short rows take few, so that little is computed beyond their ends.
+template <int N>
+struct Lines {
+    static constexpr int64_t lanes = N * W;
+    vf v[N];
 };
+using Register = Lines<int(LANES / W)>;
 
-template <class F>
-inline void each(Register& to, F f) {
-    for (int i = 0; i < LINES; ++i) to.v[i] = f(i);
+template <int N, class F>
+inline void each(Lines<N>& to, F f) {
+    for (int i = 0; i < N; ++i) to.v[i] = f(i);
 }
 inline vf truth(vi mask) { return mask ? splat(1.0f) : splat(0.0f); }
 
@@ -29,7 +33,8 @@ inline vf power(vf x, float exponent) {
     return r;
 }
 
-inline void operate(int64_t op, Register& to, const Register& a, const Register& b, float c) {
+template <int N>
+inline void operate(int64_t op, Lines<N>& to, const Lines<N>& a, const Lines<N>& b, float c) {
     switch (op) {
         case 0: return each(to, [&](int i) { return a.v[i] + b.v[i]; });
         case 1: return each(to, [&](int i) { return a.v[i] - b.v[i]; });
@@ -69,50 +74,61 @@ inline void operate(int64_t op, Register& to, const Register& a, const Register&
     }
 }
 
-template <class T>
-inline void widen(const char* base, int64_t first, int64_t stride, int64_t count, float* to) {
-    const T* p = reinterpret_cast<const T*>(base);
-    for (int64_t i = 0; i < count; ++i) to[i] = float(p[first + i * stride]);
+template <class T, int N>
+inline void widen(const Bound& slot, int64_t first, int64_t stride, int64_t count, Lines<N>& to) {
+    const T* p = reinterpret_cast<const T*>(slot.base) + first;
+    float* lanes = reinterpret_cast<float*>(&to);
+    if (stride == 0) return each(to, [&](int) { return splat(float(*p)); });
+    if (stride == 1)
+        for (int64_t i = 0; i < count; ++i) lanes[i] = float(p[i]);
+    else
+        for (int64_t i = 0; i < count; ++i) lanes[i] = float(p[i * stride]);
 }
 
 // `count` elements of a view's innermost dimension.
-inline void read(const Bound& slot, int64_t first, int64_t stride, int64_t count, Register& to) {
-    float* lanes = reinterpret_cast<float*>(&to);
+template <int N>
+inline void read(const Bound& slot, int64_t first, int64_t stride, int64_t count, Lines<N>& to) {
     switch (slot.dtype) {
-        case RECFX_I64: return widen<int64_t>(slot.base, first, stride, count, lanes);
-        case RECFX_I32: return widen<int32_t>(slot.base, first, stride, count, lanes);
-        case RECFX_U8: return widen<uint8_t>(slot.base, first, stride, count, lanes);
+        case RECFX_I64: return widen<int64_t>(slot, first, stride, count, to);
+        case RECFX_I32: return widen<int32_t>(slot, first, stride, count, to);
+        case RECFX_U8: return widen<uint8_t>(slot, first, stride, count, to);
         default: break;
     }
     const float* p = reinterpret_cast<const float*>(slot.base) + first;
-    if (stride == 1) {
-        __builtin_memcpy(lanes, p, size_t(count) * 4);
-    } else if (stride == 0) {
-        for (auto& line : to.v) line = splat(*p);
-    } else {
-        for (int64_t i = 0; i < count; ++i) lanes[i] = p[i * stride];
+    if (stride == 0) return each(to, [&](int) { return splat(*p); });
+    if (stride != 1) {
+        for (int64_t i = 0; i < count; ++i) reinterpret_cast<float*>(&to)[i] = p[i * stride];
+        return;
     }
+    for (int i = 0; i < N && i * W < count; ++i) to.v[i] = count - i * W >= W ? load(p + i * W) : load_some(p + i * W, count - i * W);
 }
 
-inline void write(const Bound& slot, int64_t first, int64_t stride, int64_t count, const Register& from) {
+template <int N>
+inline void write(const Bound& slot, int64_t first, int64_t stride, int64_t count, const Lines<N>& from) {
     const float* lanes = reinterpret_cast<const float*>(&from);
     if (slot.dtype == RECFX_U8) {
         for (int64_t i = 0; i < count; ++i) reinterpret_cast<uint8_t*>(slot.base)[first + i * stride] = lanes[i] != 0.0f;
         return;
     }
     float* p = reinterpret_cast<float*>(slot.base) + first;
-    if (stride == 1) __builtin_memcpy(p, lanes, size_t(count) * 4);
-    else
+    if (stride != 1) {
         for (int64_t i = 0; i < count; ++i) p[i * stride] = lanes[i];
+        return;
+    }
+    for (int i = 0; i < N && i * W < count; ++i) {
+        if (count - i * W >= W) store(p + i * W, from.v[i]);
+        else store_some(p + i * W, from.v[i], count - i * W);
+    }
 }
 
-inline void run_program(const RecfxStep& step, Register* registers, const Register*& result) {
+template <int N>
+inline void run_program(const RecfxStep& step, Lines<N>* registers, const Lines<N>*& result) {
     for (int64_t o = 0; o < step.ints[0]; ++o) {
         const int64_t* code = step.ints + 1 + 3 * o;
-        Register& target = registers[RECFX_VIEWS + o];
-        const Register &a = registers[code[1]], &b = registers[code[2]];
+        Lines<N>& target = registers[RECFX_VIEWS + o];
+        const Lines<N> &a = registers[code[1]], &b = registers[code[2]];
         if (code[0] == 33) {  // where(a, b, third): the constant is the third's number
-            const Register& other = registers[int64_t(step.floats[o])];
+            const Lines<N>& other = registers[int64_t(step.floats[o])];
             each(target, [&](int line) { return a.v[line] != 0.0f ? b.v[line] : other.v[line]; });
         } else {
             operate(code[0], target, a, b, float(step.floats[o]));
