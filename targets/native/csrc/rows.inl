@@ -45,25 +45,65 @@ void reduce_step(const RecfxStep& step, const Context& context, const Range& ran
         }
 }
 
+// The first n of W lanes, the rest so low that neither a maximum nor a sum of exponentials sees them.
+inline vf load_low(const float* p, int64_t n) {
+    if (n >= W) return load(p);
+    const vf low = splat(-__builtin_inff());
+#if RECFX_LANES == 16
+    return (vf)_mm512_mask_loadu_ps((__m512)low, __mmask16((1u << n) - 1), p);
+#else
+    vf v = low;
+    for (int64_t i = 0; i < n; ++i) v[i] = p[i];
+    return v;
+#endif
+}
+
+inline float highest(vf v) {
+#if RECFX_LANES == 16
+    return _mm512_reduce_max_ps((__m512)v);
+#else
+    float high = v[0];
+    for (int i = 1; i < W; ++i) high = v[i] > high ? v[i] : high;
+    return high;
+#endif
+}
+
+// Rows of up to N vectors stay in registers.
+template <int N>
+inline void softmax_short(const float* x, float* to, int64_t n) {
+    vf v[N], high = load_low(x, n);
+    v[0] = high;
+    for (int i = 1; i < N; ++i) v[i] = load_low(x + i * W, n - i * W), high = max(v[i], high);
+    const float top = highest(high);
+    vf total = {};
+    for (int i = 0; i < N; ++i) v[i] = exponential(v[i] - top), total = total + v[i];
+    const float factor = 1.0f / sum_lanes(total);
+    for (int i = 0; i < N; ++i) {
+        if (n - i * W >= W) store(to + i * W, v[i] * factor);
+        else store_some(to + i * W, v[i] * factor, n - i * W);
+    }
+}
+
 // Softmax of n numbers, in place or not.
 inline void softmax_row(const float* x, float* to, int64_t n) {
-    float high = x[0];
-    for (int64_t i = 1; i < n; ++i) high = x[i] > high ? x[i] : high;
+    if (n <= W) return softmax_short<1>(x, to, n);
+    if (n <= 2 * W) return softmax_short<2>(x, to, n);
+    if (n <= 3 * W) return softmax_short<3>(x, to, n);
+    if (n <= 4 * W) return softmax_short<4>(x, to, n);
+    vf high = load(x);
+    for (int64_t i = W; i < n; i += W) high = max(load_low(x + i, n - i), high);
+    const float top = highest(high);
     vf total = {};
     for (int64_t i = 0; i < n; i += W) {
-        const int64_t left = n - i;
-        if (left >= W) {
-            const vf e = exponential(load(x + i) - high);
-            store(to + i, e);
-            total = total + e;
-        } else {
-            const vf e = exponential(load_some(x + i, left) - high);
-            store_some(to + i, e, left);
-            total = total + load_some(to + i, left);
-        }
+        const vf e = exponential(load_low(x + i, n - i) - top);
+        if (n - i >= W) store(to + i, e);
+        else store_some(to + i, e, n - i);
+        total = total + e;
     }
     const float factor = 1.0f / sum_lanes(total);
-    for (int64_t i = 0; i < n; ++i) to[i] *= factor;
+    int64_t i = 0;
+    for (; i + W <= n; i += W) store(to + i, load(to + i) * factor);
+    if (i < n) store_some(to + i, load_some(to + i, n - i) * factor, n - i);
 }
 
 // views: x [outer, n]; out likewise, the last dimension contiguous.
