@@ -14,25 +14,32 @@ from setuptools import Extension, setup
 from setuptools.command.build_ext import build_ext
 
 SOURCES = Path("targets/native/csrc")
-X86 = platform.machine().lower() in ("x86_64", "amd64")
 AVX2 = ["-mavx2", "-mfma", "-mf16c"]
 AVX512 = [*AVX2, "-mavx512f", "-mavx512bw", "-mavx512dq", "-mavx512vl", "-mavx512cd", "-mprefer-vector-width=512"]
-LEVEL_FLAGS = {
-    "level_portable": [],
+COMMON = ["plan", "pool", "propagate", "bpr", "retrieval", "levels"]
+OPTIONS = ["-O3", "-fvisibility=hidden", "-Wall", "-Wextra"]
+# What a processor's family adds to the portable levels. Searches have levels of their own: on x86, counting bits in vectors came to
+# processors apart from bfloat16.
+X86_FLAGS = {
     "level_avx2": AVX2,
     "level_avx512": AVX512,
     "level_avx512_bf16": [*AVX512, "-mavx512vnni", "-mavx512bf16"],
-}
-# Searches have levels of their own: counting bits in vectors came to processors apart from bfloat16.
-SCAN_FLAGS = {
-    "scan_portable": [],
     "scan_avx2": AVX2,
     "scan_avx512": AVX512,
     "scan_avx512_vpopcntdq": [*AVX512, "-mavx512vnni", "-mavx512vpopcntdq"],
 }
-FLAGS = {**LEVEL_FLAGS, **{name: [*flags, "-ffp-contract=off"] for name, flags in SCAN_FLAGS.items()}}
-COMMON = ["plan", "pool", "propagate", "bpr", "retrieval", "levels"]
-LEVELS = [*LEVEL_FLAGS, *SCAN_FLAGS] if X86 else ["level_portable", "scan_portable"]
+ARM_FLAGS = {"level_neon_dotprod": ["-march=armv8.2-a+dotprod"]}
+FAMILIES = {"x86_64": X86_FLAGS, "amd64": X86_FLAGS, "aarch64": ARM_FLAGS, "arm64": ARM_FLAGS}
+
+
+def flags_of_sources(machine: str) -> dict[str, list[str]]:
+    """The C++ sources of a machine, as `platform.machine()` names it, and the flags that each needs beside those of all."""
+    levels: dict[str, list[str]] = {"level_portable": [], "scan_portable": [], **FAMILIES.get(machine.lower(), {})}
+    # All levels of a search give the same bits, which a contracted product and sum would not.
+    exact = {
+        name: [*flags, "-ffp-contract=off"] if name.startswith("scan") else flags for name, flags in levels.items()
+    }
+    return {name: ["-std=c++17", *flags] for name, flags in {**{name: [] for name in COMMON}, **exact}.items()}
 
 
 class BuildKernels(build_ext):
@@ -41,32 +48,33 @@ class BuildKernels(build_ext):
     def build_extension(self, ext: Any) -> None:
         compiler: Any = self.compiler
         compile_one = compiler._compile
+        flags = flags_of_sources(platform.machine())
 
         def with_level_flags(
             obj: str, src: str, ext_: str, cc_args: list[str], extra: list[str], pp: list[str]
         ) -> None:
-            language = ["-std=c++17"] if src.endswith(".cpp") else []
-            compile_one(obj, src, ext_, cc_args, [*extra, *language, *FLAGS.get(Path(src).stem, [])], pp)
+            compile_one(obj, src, ext_, cc_args, [*extra, *flags.get(Path(src).stem, [])], pp)
 
         compiler._compile = with_level_flags
         super().build_extension(ext)
 
 
-setup(
-    ext_modules=[
-        Extension(
-            "recfx.targets.native._kernels",
-            sources=[
-                *(str(SOURCES / f"{name}.cpp") for name in [*COMMON, *LEVELS]),
-                str(SOURCES / "module.c"),
-            ],
-            depends=[str(path) for path in sorted(SOURCES.iterdir())],
-            extra_compile_args=["-O3", "-fvisibility=hidden", "-Wall", "-Wextra"],
-            libraries=["pthread"],
-            language="c++",
-            py_limited_api=True,
-            optional=True,
-        )
-    ],
-    cmdclass={"build_ext": BuildKernels},
-)
+if __name__ == "__main__":
+    setup(
+        ext_modules=[
+            Extension(
+                "recfx.targets.native._kernels",
+                sources=[
+                    *(str(SOURCES / f"{name}.cpp") for name in flags_of_sources(platform.machine())),
+                    str(SOURCES / "module.c"),
+                ],
+                depends=[str(path) for path in sorted(SOURCES.iterdir())],
+                extra_compile_args=OPTIONS,
+                libraries=["pthread"],
+                language="c++",
+                py_limited_api=True,
+                optional=True,
+            )
+        ],
+        cmdclass={"build_ext": BuildKernels},
+    )

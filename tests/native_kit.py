@@ -7,6 +7,8 @@ from typing import Any
 
 import pytest
 import torch
+from hypothesis import settings
+from hypothesis import strategies as st
 
 import recfx.passes  # noqa: F401 - registers the passes
 from recfx.ir import Program, capture
@@ -17,6 +19,8 @@ from recfx.targets.native.partition import Partition, Partitioner
 
 needs_kernels = pytest.mark.skipif(missing() is not None, reason=str(missing()))
 LEVELS = () if missing() else library().levels
+seeds = st.integers(0, 2**32)
+relaxed = settings(deadline=None, max_examples=12)
 
 
 class Module(torch.nn.Module):
@@ -72,3 +76,22 @@ def closer_than(found: torch.Tensor, plain: torch.Tensor, exact: torch.Tensor, f
     allowed = factor * float((plain.double() - exact).abs().max()) + 16 * torch.finfo(torch.float32).eps * scale
     worst = float((found.double() - exact).abs().max())
     assert worst <= allowed, f"{worst:.3g} > {allowed:.3g}"
+
+
+def near(
+    function: Callable[..., Any],
+    inputs: list[torch.Tensor],
+    state: list[torch.Tensor],
+    rtol: float,
+    atol: float,
+    **how: Any,
+) -> None:
+    """At every level a kernel gives what its reference gives."""
+    expected = function(*inputs, *state)
+    for run in lower_everywhere(function, inputs, state, **how):
+        (found,) = run(*inputs)
+        torch.testing.assert_close(found, expected, rtol=rtol, atol=atol, equal_nan=True)
+
+
+def drawn(data: st.DataObject, low: int, high: int) -> int:
+    return data.draw(st.integers(low, high))

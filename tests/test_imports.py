@@ -89,8 +89,9 @@ def test_policies_are_pure() -> None:
 
 def test_import_adds_little_to_torch() -> None:
     code = "import time, torch; t = time.perf_counter(); import recfx; print(time.perf_counter() - t)"
-    best = min(
-        float(subprocess.run([sys.executable, "-c", code], cwd=ROOT.parent, capture_output=True, text=True, check=True).stdout)
-        for _ in range(3)
-    )  # fmt: skip
-    assert best < 0.2
+
+    def quick() -> bool:
+        run = subprocess.run([sys.executable, "-c", code], cwd=ROOT.parent, capture_output=True, text=True, check=True)
+        return float(run.stdout) < 0.2
+
+    assert any(quick() for _ in range(3))  # a busy machine delays one or two of them

@@ -11,6 +11,7 @@ folder/
 from __future__ import annotations
 
 import json
+import math
 import os
 import shutil
 import time
@@ -87,31 +88,36 @@ class _Run:
 
     def results(self) -> Results:
         """Runs the cells."""
-        found = {}
         for cell in self._options.cells:
             known = self._known(cell)
-            if known is None or not known.finished:
-                known = self._run(cell, known)
-            found[cell] = known
-            results = self._collect(found)
-            results.write(self._folder)
+            if known is not None and known.finished:
+                continue
+            if self._seconds_left() <= 0:
+                break
+            self._collect(cell).write(self._folder)
+            self._run(cell)
+        results = self._collect(None)
+        results.write(self._folder)
         return results
 
-    def _collect(self, found: dict[Cell, Result]) -> Results:
-        rows = [found.get(cell) or self._known(cell) or Result.missing(cell) for cell in self._options.cells]
-        return Results(self._options.data, self._sizes(), self._options.recipe, rows, self._options.minutes)
+    def _collect(self, at: Cell | None) -> Results:
+        """The table so far; `at`: the cell that is about to run, None: no more do."""
+        cells = list(self._options.cells)
+        rows = [self._known(cell) or Result.missing(cell) for cell in cells]
+        ahead = () if at is None else tuple(row.cell for row in rows[cells.index(at) :] if not row.finished)
+        return Results(self._options.data, self._sizes(), self._options.recipe, rows, self._options.minutes, ahead)
 
-    def _run(self, cell: Cell, before: Result | None) -> Result:
-        """Runs a cell; where there is no time for it, what is known of it."""
-        seconds = None if self._ends is None else self._ends - time.monotonic()
-        unstarted = before or Result.missing(cell)
-        if seconds is not None and seconds <= 0:
-            return unstarted
+    def _seconds_left(self) -> float:
+        return math.inf if self._ends is None else self._ends - time.monotonic()
+
+    def _run(self, cell: Cell) -> None:
+        """Runs a cell and writes its result; does nothing where full precision, which it starts from, is not there yet."""
+        seconds = None if self._ends is None else self._seconds_left()
         begun = time.perf_counter()
         if cell == FULL:
             outcome = self._train(cell, seconds, None)
         elif self._known_full() is None:
-            return unstarted  # nothing to start from yet
+            return
         elif cell.kind == "rounded":
             outcome = round_afterwards(cell, self._full_model(), self._data, self._options.recipe)
         else:
@@ -121,7 +127,6 @@ class _Run:
         _write(self._folder / "cells" / f"{cell.name}.json", result.as_json())
         if result.finished:
             shutil.rmtree(self._folder / "runs" / cell.name, ignore_errors=True)
-        return result
 
     def _train(self, cell: Cell, seconds: float | None, teacher: Teacher | None) -> Outcome:
         folder = self._folder / "runs" / cell.name

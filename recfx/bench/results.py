@@ -96,6 +96,7 @@ class Results:
         recipe: How models were trained.
         rows: One result a cell.
         minutes: The budget of the last call; None: none.
+        ahead: Cells that the call has still to run, the one it is at first; none once it has ended or its time is up.
     """
 
     data: str
@@ -103,6 +104,7 @@ class Results:
     recipe: Recipe
     rows: Sequence[Result]
     minutes: float | None = None
+    ahead: tuple[Cell, ...] = ()
 
     @property
     def unfinished(self) -> list[Result]:
@@ -121,9 +123,16 @@ class Results:
 
     @property
     def verdict(self) -> str:
-        """Whether the time was enough, and what is left otherwise."""
+        """Whether the run is still going, whether its time was enough, and what is left."""
         if not self.unfinished:
             return "All cells are finished."
+        if self.ahead:
+            done = len(self.rows) - len(self.unfinished)
+            now, later = self.ahead[0].name, ", ".join(cell.name for cell in self.ahead[1:])
+            return (
+                f"The run was still going when this was written: {done} of {len(self.rows)} cells are finished. "
+                f"It is at {now}; yet to come: {later or 'none'}. If it has ended since, the same command goes on from here."
+            )
         budget = "The run was stopped" if self.minutes is None else f"THE BUDGET OF {self.minutes:g} MINUTES WAS SHORT"
         names = ", ".join(row.cell.name for row in self.unfinished)
         return (
@@ -134,7 +143,14 @@ class Results:
     def lines(self) -> list[list[str]]:
         """The cells of the table as text."""
         full = next((row.figures for row in self.rows if row.cell == FULL and row.finished), None)
-        return [_line(row, full) for row in self.rows]
+        return [_line(row, full, self._state(row)) for row in self.rows]
+
+    def _state(self, row: Result) -> str:
+        """What readers must know of a row, and whether the run will come to it."""
+        if row.cell not in self.ahead:
+            return row.state
+        coming = "running" if row.cell == self.ahead[0] else "yet to come"
+        return coming if row.figures is None else f"{row.state}; {coming}"
 
     def markdown(self) -> str:
         """The table as Markdown."""
@@ -195,13 +211,13 @@ class Results:
         console.print(self.verdict, highlight=False)
 
 
-def _line(row: Result, full: Figures | None) -> list[str]:
+def _line(row: Result, full: Figures | None, state: str) -> list[str]:
     head = [str(row.cell.bits), str(row.cell.user_bits), row.cell.label]
     figures = row.figures
     if figures is None:
-        return [*head, *[""] * (len(_HEAD) - len(head) - 1), row.state]
+        return [*head, *[""] * (len(_HEAD) - len(head) - 1), state]
     ranked = [f"{values[k]:.4f}" for values in (figures.recall, figures.ndcg) for k in CUTS]
     most = max(CUTS)
     share = "" if full is None or not full.recall[most] else f"{100 * figures.recall[most] / full.recall[most]:.1f} %"
     times = [f"{figures.query_ms:.2f}", f"{figures.batch_ms:.1f}", f"{row.seconds / 60:.1f}"]
-    return [*head, *ranked, share, f"{figures.item_bytes:,}", *times, row.state]
+    return [*head, *ranked, share, f"{figures.item_bytes:,}", *times, state]

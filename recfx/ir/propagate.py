@@ -93,6 +93,8 @@ def fake_inputs(
     """
     shapes = list(shapes)
     mode = FakeTensorMode(shape_env=ShapeEnv())
+    # The cache goes by the sizes' symbols, and those of a new mode were never met: filling it takes longer than computing the values.
+    mode.cache_enabled = False
     symbols: dict[str, Any] = {}
     for name in dict.fromkeys(n for sizes, _, _ in shapes for entry in sizes for n in dimension_names(entry)):
         symbols[name] = new_size(mode, name, 7 + len(symbols))

@@ -3,10 +3,6 @@
 from __future__ import annotations
 
 import dataclasses
-import importlib
-import math
-import operator
-from collections.abc import Callable
 from typing import Any
 
 import torch
@@ -15,28 +11,12 @@ from torch.utils import _pytree as pytree
 
 from recfx.errors import ArtifactError
 from recfx.ir.constants import Fingerprint
-from recfx.ir.program import Origin, Program, get_state, set_state
+from recfx.ir.plain_values import decode, decode_target, encode, encode_target
+from recfx.ir.program import Origin, Program, get_state, module_path, set_state
 from recfx.ir.propagate import fake_inputs, refresh
 from recfx.ir.signature import LeafSpec, Signature
 
 FORMAT = 1
-
-_KINDS: dict[str, type] = {
-    "dtype": torch.dtype,
-    "layout": torch.layout,
-    "memory_format": torch.memory_format,
-}
-_SIZE_OPERATORS = (
-    "sym_max",
-    "sym_min",
-    "sym_not",
-    "sym_int",
-    "sym_float",
-    "sym_ite",
-    "sym_sum",
-    "_check",
-    "_check_is_size",
-)
 
 
 def to_json(program: Program) -> tuple[dict[str, Any], dict[str, torch.Tensor]]:
@@ -52,12 +32,12 @@ def to_json(program: Program) -> tuple[dict[str, Any], dict[str, torch.Tensor]]:
     for node in program.graph.nodes:
         entry: dict[str, Any] = {"op": node.op, "name": node.name}
         if node.op in ("call_function", "get_attr"):
-            entry["target"] = _encode_target(node)
+            entry["target"] = encode_target(node)
         if node.op != "placeholder":
             entry["args"] = [encode(a) for a in node.args]
         if node.kwargs:
             entry["kwargs"] = {k: encode(v) for k, v in node.kwargs.items()}
-        if path := _plain_path(node):
+        if path := module_path(node):
             entry["path"] = path
         nodes.append(entry)
     document = {
@@ -107,109 +87,16 @@ def from_json(document: dict[str, Any], tensors: dict[str, torch.Tensor], exampl
     )
 
 
-def encode(value: Any) -> Any:
-    """One argument as JSON; anything but plain scalars, None and strings becomes a single-key dictionary.
-
-    Raises:
-        ArtifactError: It has no plain form.
-    """
-    if isinstance(value, fx.Node):
-        return {"node": value.name}
-    if isinstance(value, bool | int | str | None):
-        return value
-    if isinstance(value, float):
-        return value if math.isfinite(value) else {"float": repr(value)}
-    if isinstance(value, tuple | list):
-        return {"tuple" if isinstance(value, tuple) else "list": [encode(v) for v in value]}
-    if isinstance(value, slice):
-        return {"slice": [encode(v) for v in (value.start, value.stop, value.step)]}
-    if isinstance(value, torch.device):
-        return {"device": str(value)}
-    if isinstance(value, complex):
-        return {"complex": [value.real, value.imag]}
-    for kind, type_ in _KINDS.items():
-        if isinstance(value, type_):
-            return {kind: str(value).removeprefix("torch.")}
-    raise ArtifactError(
-        f"a {type(value).__name__} cannot be saved", hint="keep only tensors and plain values in the graph"
-    )
-
-
-def decode(value: Any, node: Callable[[str], Any]) -> Any:
-    """The inverse of `encode`; `node` finds nodes by name."""
-    if not isinstance(value, dict):
-        return value
-    ((kind, held),) = value.items()
-    if kind == "node":
-        return node(held)
-    if kind in ("tuple", "list"):
-        items = [decode(v, node) for v in held]
-        return tuple(items) if kind == "tuple" else items
-    if kind == "slice":
-        return slice(*(decode(v, node) for v in held))
-    if kind == "device":
-        return torch.device(held)
-    if kind == "float":
-        return float(held)
-    if kind == "complex":
-        return complex(*held)
-    if kind in _KINDS:
-        return getattr(torch, held)
-    raise ArtifactError(f"unknown kind of value {kind!r}")
-
-
-def _encode_target(node: fx.Node) -> str:
-    target = node.target
-    if isinstance(target, str):
-        return target
-    if isinstance(target, torch._ops.OpOverload):
-        return f"op:{target}"
-    name = getattr(target, "__name__", "")
-    if target is getattr(operator, name, None):
-        return f"operator:{name}"
-    if target is getattr(torch, name, None) and name in _SIZE_OPERATORS:
-        return f"torch:{name}"
-    if target is getattr(math, name, None):
-        return f"math:{name}"
-    raise ArtifactError(f"the operator {target} cannot be saved", where=node.name)
-
-
-def _decode_target(text: str) -> Any:
-    kind, _, name = text.partition(":")
-    if kind == "op":
-        found: Any = torch.ops
-        try:
-            for part in name.split("."):
-                found = getattr(found, part)
-        except AttributeError as error:
-            raise ArtifactError(
-                f"the operator {name} does not exist here",
-                hint="import the package that defines it before loading",
-            ) from error
-        return found
-    if kind == "torch" and name not in _SIZE_OPERATORS:
-        raise ArtifactError(f"{name!r} is no operator on sizes")
-    if kind in ("operator", "math", "torch"):
-        return getattr(importlib.import_module(kind), name)
-    raise ArtifactError(f"unknown kind of operator {text!r}")
-
-
 def _add_node(graph: fx.Graph, entry: dict[str, Any], known: dict[str, fx.Node]) -> fx.Node:
     args = tuple(decode(a, known.__getitem__) for a in entry.get("args", ()))
     kwargs = {k: decode(v, known.__getitem__) for k, v in entry.get("kwargs", {}).items()}
     target = entry.get("target", entry["name"])
     if entry["op"] == "call_function":
-        target = _decode_target(target)
+        target = decode_target(target)
     node = graph.create_node(entry["op"], target, args, kwargs, name=entry["name"])
     if "path" in entry:
         node.meta["nn_module_stack"] = {entry["path"]: (entry["path"], "")}
     return node
-
-
-def _plain_path(node: fx.Node) -> str:
-    from recfx.ir.program import module_path
-
-    return module_path(node)
 
 
 def _encode_state(program: Program) -> tuple[dict[str, torch.Tensor], dict[str, Any]]:

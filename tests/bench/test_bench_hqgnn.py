@@ -12,7 +12,7 @@ from xml.etree import ElementTree
 import pytest
 from torch import Tensor
 
-from recfx.bench import FULL, Cell, Options, Recipe, cells, load_bench_data, recipe_of, run_hqgnn
+from recfx.bench import FULL, Cell, Options, Recipe, cells, hqgnn, load_bench_data, recipe_of, run_hqgnn
 from recfx.bench.measure import Figures
 from recfx.bench.results import Result, Results
 from recfx.cli import main
@@ -73,6 +73,67 @@ def test_without_time_nothing_begins(tmp_path: Path) -> None:
     assert [row.state for row in results.rows] == ["not begun"] * len(FEW)
     assert results.verdict.startswith("THE BUDGET OF 0 MINUTES WAS SHORT")
     assert all(cell.name in (tmp_path / "table.md").read_text() for cell in FEW)
+
+
+def written_tables(monkeypatch: pytest.MonkeyPatch) -> list[str]:
+    """Collects what is written as `table.md`, from now on."""
+    written: list[str] = []
+    plain = Results.write
+
+    def kept(self: Results, folder: Path) -> None:
+        plain(self, folder)
+        written.append((folder / "table.md").read_text())
+
+    monkeypatch.setattr(Results, "write", kept)
+    return written
+
+
+def test_the_table_of_a_run_in_progress_says_what_is_yet_to_come(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    written = written_tables(monkeypatch)
+    run_hqgnn(options(tmp_path, minutes=60))
+    assert len(written) == len(FEW) + 1
+    for done, table in enumerate(written[:-1]):
+        at, *later = (cell.name for cell in FEW[done:])
+        assert (
+            f"{done} of {len(FEW)} cells are finished. It is at {at}; yet to come: {', '.join(later) or 'none'}."
+            in table
+        )
+        assert (table.count("| running |"), table.count("| yet to come |")) == (1, len(later))
+        assert "SHORT" not in table
+    assert "All cells are finished." in written[-1]
+
+
+def test_the_budget_is_short_only_once_it_is_spent(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    written = written_tables(monkeypatch)
+
+    def finish_too_late(run: Any, cell: Cell, *rest: Any) -> Any:
+        outcome = train(run, cell, *rest)
+        run._ends = 0.0
+        return outcome
+
+    train = hqgnn._Run._train
+    monkeypatch.setattr(hqgnn._Run, "_train", finish_too_late)
+    results = run_hqgnn(options(tmp_path, minutes=60))
+    assert [row.state for row in results.rows] == ["", *["not begun"] * (len(FEW) - 1)]
+    going, ended = written
+    assert "SHORT" not in going
+    assert f"THE BUDGET OF 60 MINUTES WAS SHORT: {len(FEW) - 1} of {len(FEW)} cells are unfinished" in ended
+    assert "going" not in ended
+    assert "yet to come" not in ended
+
+
+def test_cells_that_a_run_in_progress_comes_back_to_say_so() -> None:
+    figures = Figures({20: 0.25, 50: 0.5}, {20: 0.125, 50: 0.75}, 10, 20, 1.5, 2.5)
+    rows = [
+        Result(FEW[0], figures, False, 3, 1.5, 2),
+        Result(FEW[1], figures, False, 1, 1.5, 2),
+        Result.missing(FEW[2]),
+    ]
+    results = Results("synthetic", (1, 1, 1), TINY, rows, 5.0, tuple(FEW))
+    states = [line[-1] for line in results.lines()]
+    assert states == ["UNFINISHED, 3 epochs; running", "UNFINISHED, 1 epochs; yet to come", "yet to come"]
 
 
 def stop_at(step: int, monkeypatch: pytest.MonkeyPatch, act: Callable[[], None]) -> None:

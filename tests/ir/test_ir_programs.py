@@ -1,8 +1,7 @@
-"""Signature and entry, flat runner, verifier, numeric classes, printer, diff and serialisation on captured programs."""
+"""Signature and entry, verifier, numeric classes, printer and diff on captured programs."""
 
 from __future__ import annotations
 
-import json
 import operator
 from typing import Any
 
@@ -10,7 +9,7 @@ import pytest
 import torch
 from hypothesis import given
 from hypothesis import strategies as st
-from models import TinyCtr, tiny_inputs
+from program_cases import I64, DictModel, dict_inputs, nested_program, numbers, tiny_program
 from torch import nn
 
 from recfx.errors import InputError, VerificationError
@@ -24,34 +23,22 @@ from recfx.ir import (
     render,
     same_graph,
     verify_meta,
-    verify_numeric,
     verify_structure,
 )
 from recfx.ir.dead_code import remove_dead_code
-from recfx.ir.flat import FAST_CALLS
 from recfx.ir.numeric import compare_outputs
-from recfx.ir.serialize import from_json, to_json
 
 aten = torch.ops.aten
 
 
-class DictModel(nn.Module):
-    def forward(self, x, features, *, scale=2.0):
-        return {"out": (x * scale + features["a"], [features["b"] + 1])}
-
-
-def dict_inputs(batch: int) -> tuple[torch.Tensor, dict[str, torch.Tensor]]:
-    return torch.randn(batch, 3), {"a": torch.randn(batch, 3), "b": torch.arange(batch)}
-
-
 @pytest.fixture(scope="module")
 def tiny() -> Program:
-    return capture(TinyCtr(), tiny_inputs(4))
+    return tiny_program()
 
 
 @pytest.fixture(scope="module")
 def nested() -> Program:
-    return capture(DictModel().eval(), dict_inputs(4), max_batch=64)
+    return nested_program()
 
 
 X, F = dict_inputs(5)
@@ -134,138 +121,6 @@ def test_entry_and_signature_agree(nested: Program, x: Any, a: Any, b: Any) -> N
     assert accepts(lambda: entry(x, {"a": a, "b": b})) == slow
 
 
-def _m(*shape: int) -> torch.Tensor:
-    return torch.randn(*shape, generator=torch.Generator().manual_seed(1))
-
-
-I64 = torch.tensor([0, 2, 1])
-SAMPLES: dict[Any, tuple[Any, ...]] = {
-    aten.linear.default: (_m(3, 4), _m(2, 4), _m(2)),
-    aten.gelu.default: (_m(3, 4),),
-    aten.silu.default: (_m(3, 4),),
-    aten.leaky_relu.default: (_m(3, 4), 0.2),
-    aten.softplus.default: (_m(3, 4), 2, 10),
-    aten.scaled_dot_product_attention.default: (_m(1, 2, 3, 4), _m(1, 2, 3, 4), _m(1, 2, 3, 4), None, 0.0, True),
-    aten.expand.default: (_m(3, 1), [-1, 4]),
-    aten.view.default: (_m(3, 4), [2, 6]),
-    aten.contiguous.default: (_m(3, 4).t(),),
-    aten.expand_as.default: (_m(3, 1), _m(3, 4)),
-    aten.abs.default: (_m(3),),
-    aten.add.Tensor: (_m(3), 2),
-    aten.addmm.default: (_m(2), _m(3, 4), _m(4, 2)),
-    aten.amax.default: (_m(3, 4), [1], True),
-    aten.batch_norm.default: (_m(3, 4), _m(4), _m(4), _m(4), _m(4).abs(), False, 0.1, 1e-3, True),
-    aten.bmm.default: (_m(2, 3, 4), _m(2, 4, 3)),
-    aten.cat.default: ([_m(3, 4), _m(3, 2)], 1),
-    aten.chunk.default: (_m(3, 4), 2, 1),
-    aten.clamp.default: (_m(3), -0.1, 0.5),
-    aten.cumsum.default: (_m(3, 4), 1),
-    aten.div.Tensor: (_m(3), _m(3)),
-    aten.embedding.default: (_m(5, 4), I64, 2, False, False),
-    aten.embedding_bag.padding_idx: (_m(5, 4), I64, torch.tensor([0, 2]), False, 1, False, None, False, None),
-    aten.eq.Scalar: (I64, 2),
-    aten.eq.Tensor: (I64, I64.flip(0)),
-    aten.exp.default: (_m(3),),
-    aten.flatten.using_ints: (_m(2, 3, 4), 1, 2),
-    aten.gather.default: (_m(3, 4), 1, torch.tensor([[0], [3], [1]])),
-    aten.ge.Scalar: (_m(3), 0),
-    aten.gt.Scalar: (_m(3), 0),
-    aten.index_select.default: (_m(3, 4), 0, I64),
-    aten.layer_norm.default: (_m(3, 4), [4], _m(4), _m(4), 1e-3),
-    aten.log.default: (_m(3).abs(),),
-    aten.logical_not.default: (I64 > 1,),
-    aten.lt.Scalar: (_m(3), 0),
-    aten.masked_fill.Scalar: (_m(3), I64 > 1, float("-inf")),
-    aten.matmul.default: (_m(3, 4), _m(4)),
-    aten.mean.dim: (_m(3, 4), [1], True),
-    aten.mul.Tensor: (_m(3), 0.5),
-    aten.ne.Scalar: (I64, 2),
-    aten.neg.default: (_m(3),),
-    aten.permute.default: (_m(2, 3, 4), [2, 0, 1]),
-    aten.pow.Tensor_Scalar: (_m(3), 2),
-    aten.prelu.default: (_m(3, 4), _m(1)),
-    aten.relu.default: (_m(3),),
-    aten.reshape.default: (_m(3, 4), [-1, 6]),
-    aten.rsub.Scalar: (_m(3), 2.0),
-    aten.select.int: (_m(3, 4), 1, 2),
-    aten.sigmoid.default: (_m(3),),
-    aten.softmax.int: (_m(3, 4), 1),
-    aten.sqrt.default: (_m(3).abs(),),
-    aten.squeeze.dim: (_m(3, 1), 1),
-    aten.stack.default: ([_m(3), _m(3)], 1),
-    aten.sub.Tensor: (_m(3), _m(3).flip(0)),
-    aten.sum.dim_IntList: (_m(3, 4), [0, 1], True),
-    aten.tanh.default: (_m(3),),
-    aten.transpose.int: (_m(2, 3, 4), 0, 2),
-    aten.tril_indices.default: (4, 3, -1),
-    aten.unbind.int: (_m(3, 4), 1),
-    aten.unsqueeze.default: (_m(3), 1),
-    aten.where.self: (I64 > 1, _m(3), _m(3).neg()),
-}
-
-
-@pytest.mark.parametrize("overload", FAST_CALLS, ids=str)
-def test_fast_call_is_its_overload(overload: Any) -> None:
-    flat = torch.utils._pytree.tree_leaves
-    want, got = flat(overload(*SAMPLES[overload])), flat(FAST_CALLS[overload](*SAMPLES[overload]))
-    assert len(want) == len(got)
-    for a, b in zip(want, got, strict=True):
-        assert torch.equal(a, b)
-        assert a.dtype is b.dtype
-        assert a.stride() == b.stride()
-
-
-class Odd(nn.Module):
-    """Constants that have no literal, a slice with a step, names that are keywords."""
-
-    def __init__(self) -> None:
-        super().__init__()
-        self.register_buffer("class_", torch.arange(4.0))
-
-    def forward(self, lambda_, in_):
-        y = lambda_.masked_fill(lambda_ > 0, float("-inf")).clamp(min=float("-inf"))
-        return torch.nan_to_num(y[:, ::2], nan=float("nan"), neginf=-1.0) + self.class_[1:3] + in_
-
-
-@pytest.fixture(scope="module", params=["tiny", "odd", "nested"])
-def program(request: pytest.FixtureRequest) -> Program:
-    if request.param == "odd":
-        return capture(Odd().eval(), (_m(4, 4), _m(4, 1)))
-    return request.getfixturevalue(request.param)
-
-
-def test_flat_function_is_the_program(program: Program) -> None:
-    got, want = flat_function(program)(*program.example), program.run(program.example)
-    assert len(got) == len(want)
-    assert all(torch.equal(a, b) for a, b in zip(got, want, strict=True))
-
-
-def test_flat_function_frees_every_intermediate(tiny: Program) -> None:
-    source = str(flat_function(tiny).__doc__)
-    assert source.count("= None") >= 1
-    final = {n.name for n in next(iter(reversed(tiny.graph.nodes))).all_input_nodes}
-    freed = {name for line in source.splitlines() if line.endswith("= None") for name in line.strip().split(" = ")}
-    calls = {n.name for n in tiny.graph.nodes if n.op == "call_function"}
-    assert {f"v_{n}" for n in calls - final} <= freed
-
-
-def test_round_trip_through_json(program: Program) -> None:
-    document, tensors = to_json(program)
-    again = from_json(json.loads(json.dumps(document)), tensors, program.example)
-    assert same_graph(program, again) is None
-    assert same_graph(again, program) is None
-    verify_meta(again)
-    verify_numeric(program, again, Exactness.EXACT)
-    assert again.signature.dims == program.signature.dims
-
-
-def test_tied_tables_are_stored_once_and_stay_tied(tiny: Program) -> None:
-    document, tensors = to_json(tiny)
-    again = from_json(json.loads(json.dumps(document)), tensors, tiny.example)
-    assert sum(t.shape == (30, 4) for t in tensors.values()) == 1
-    assert again.state_bytes() == tiny.state_bytes()
-
-
 def _edit(program: Program, target: Any) -> tuple[Program, torch.fx.Node]:
     copy = program.clone()
     return copy, next(n for n in copy.graph.nodes if n.target == target)
@@ -308,7 +163,7 @@ def test_numeric_classes() -> None:
     def check(want: torch.Tensor, got: torch.Tensor, kind: Exactness) -> None:
         compare_outputs([want], [got], kind, "a test", lambda: [want.double()])
 
-    a = _m(64).add(3)
+    a = numbers(64).add(3)
     nan = a.clone()
     nan[0] = float("nan")
     check(nan, nan.clone(), Exactness.EXACT)

@@ -9,32 +9,16 @@ import pytest
 import torch
 from hypothesis import given
 from hypothesis import strategies as st
+from lookup_cases import BAGGED, CUBE, DENSE, IDS, ONE, WEIGHTS, case, features, tables
 from pass_cases import Case, Function, check_does_not_fire, check_fires, operators, program_of, run
 from torch import nn
 from torch.nn import functional as F
 
 from recfx.errors import CaptureError
-from recfx.ir import Exactness, Program, capture, verify_meta, verify_numeric
+from recfx.ir import Exactness, capture, verify_numeric
 from recfx.ir.program import Origin
-from recfx.ops.lookup import JAGGED, Feature, decode, grouped_lookup
+from recfx.ops.lookup import decode, grouped_lookup
 from recfx.testing import assert_pass_preserves
-
-RNG = torch.Generator().manual_seed(0)
-IDS = torch.randint(0, 9, (4, 6), generator=RNG)
-CUBE = torch.randint(0, 3, (4, 2, 3), generator=RNG)
-DENSE = torch.randn(4, 5, generator=RNG)
-WEIGHTS = torch.rand(4, 6, generator=RNG)
-ONE = {"recfx.grouped_lookup": 1, "aten.embedding": 0, "aten.cat": 0, "aten.stack": 0}
-BAGGED = {**ONE, "aten.embedding_bag.padding_idx": 0, "aten.arange.start_step": 0}
-
-
-def tables() -> dict[str, nn.Module]:
-    torch.manual_seed(0)
-    return {"a": nn.Embedding(9, 4), "b": nn.Embedding(9, 4), "c": nn.Embedding(12, 3), "one": nn.Embedding(9, 1)}
-
-
-def case(body: Callable[..., Any], *inputs: torch.Tensor, fired: int = 1, after: dict[str, int] | None = None) -> Case:
-    return Case(lambda: Function(body, **tables()), inputs or (IDS,), fired, ONE if after is None else after)
 
 
 def bag(mode: str = "sum", **options: Any) -> Callable[..., Any]:
@@ -103,10 +87,6 @@ def test_moves_rows_exactly(name: str) -> None:
 @pytest.mark.parametrize("name", REASSOC)
 def test_pools(name: str) -> None:
     check_fires("fuse-lookups", REASSOC[name], Exactness.REASSOC)
-
-
-def features(program: Program) -> list[list[Feature]]:
-    return [decode(n.args[5]) for n in program.graph.nodes if n.target is grouped_lookup]  # type: ignore[arg-type]
 
 
 def refused(reason: str, body: Callable[..., Any], *inputs: torch.Tensor) -> Case:
@@ -215,60 +195,6 @@ def test_origins_stay_apart() -> None:
     other.origins = {other.signature.leaves[0].name: Origin.REQUEST, other.placeholders()[0].name: Origin.REQUEST}
     assert run("fuse-lookups", program).records[0].fired == 1
     assert run("fuse-lookups", other).records[0].fired == 0
-
-
-def jagged(last: bool, mode: str, weighted: bool) -> Callable[..., Any]:
-    def body(m: Any, values: torch.Tensor, offsets: torch.Tensor, weights: torch.Tensor, dense: torch.Tensor) -> Any:
-        factors = weights if weighted else None
-        pooled = F.embedding_bag(
-            values, m.a.weight, offsets, mode=mode, include_last_offset=last, per_sample_weights=factors
-        )
-        return torch.cat([dense, pooled], 1)
-
-    return body
-
-
-@pytest.mark.parametrize(
-    ("last", "mode", "weighted"), [(False, "sum", False), (True, "mean", False), (False, "sum", True)]
-)
-def test_jagged_bags(last: bool, mode: str, weighted: bool) -> None:
-    batch, values = torch.export.Dim("batch", min=1, max=99), torch.export.Dim("values", min=0)
-    offsets = torch.tensor([0, 2, 2, 5, 7] if last else [0, 2, 2, 5])
-    made = Function(jagged(last, mode, weighted), **tables())
-    inputs = (IDS.flatten()[:7], offsets, torch.rand(7), DENSE)
-    shapes = {"inputs": ({0: values}, {0: batch + 1 if last else batch}, {0: values}, {0: batch})}
-    program = capture(made, inputs, dynamic_shapes=shapes)
-    result = run("fuse-lookups", program)
-    assert result.records[0].fired == 1, result.records[0].misses
-    verify_meta(result.program)
-    assert features(result.program)[0][0].length == JAGGED
-    for lengths in ([3], [0], [1, 0], [2, 0, 3, 1, 0, 4, 2]):
-        ends = torch.tensor(lengths).cumsum(0)
-        starts = torch.cat([torch.zeros(1, dtype=torch.long), ends])
-        total = int(ends[-1])
-        leaves = (
-            IDS.flatten()[:total],
-            starts if last else starts[:-1],
-            torch.rand(total),
-            torch.randn(len(lengths), 5),
-        )
-        torch.testing.assert_close(result.program(*leaves), program(*leaves))
-
-
-@pytest.mark.parametrize("step", [3, 2])
-def test_constant_offsets_that_are_even_are_bags_of_fixed_length(step: int) -> None:
-    """Where shapes are fixed, offsets are a constant by then."""
-
-    def body(m: Any, ids: torch.Tensor, dense: torch.Tensor) -> Any:
-        return torch.cat([dense, F.embedding_bag(ids.reshape(-1), m.a.weight, m.offsets, mode="sum")], 1)
-
-    made = Function(body, **tables(), offsets=torch.arange(0, 4 * step, step))
-    ids = IDS[:4, :3].contiguous()
-    program = capture(made, (ids, DENSE[:4]), dynamic_shapes=False)
-    result = run("fuse-lookups", program)
-    ((feature,),) = features(result.program)
-    assert feature.length == (3 if step == 3 else JAGGED)
-    torch.testing.assert_close(result.program(ids, DENSE[:4]), program(ids, DENSE[:4]))
 
 
 @given(data=st.data())

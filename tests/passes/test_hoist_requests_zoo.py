@@ -70,27 +70,51 @@ def hoisted_agrees(program: Program) -> None:
     verify_numeric(program, recfx.Pipeline(EAGER_TO_SPLIT).run(program).program, Exactness.REASSOC)
 
 
-@settings(max_examples=12, deadline=None)
-@given(
+SPLIT_FIELDS = given(
     name=st.sampled_from(CLICK_MODELS),
     fields=st.permutations(range(5)).flatmap(lambda p: st.integers(1, 4).map(lambda k: tuple(p[:k]))),
     inputs=st.sampled_from([("dense", "user"), ("user",), ("dense",), ("dense", "item")]),
     many=st.booleans(),
 )
-def test_any_split_of_fields_gives_the_same_answers(
-    name: str, fields: tuple[int, ...], inputs: tuple[str, ...], many: bool
-) -> None:
-    hoisted_agrees(share_requests(captured(name, fields), inputs, many=many))
-
-
-@settings(max_examples=12, deadline=None)
-@given(
+SPLIT_INPUTS = given(
     name=st.sampled_from(HISTORY_MODELS),
     inputs=st.sets(st.sampled_from(["user", "item", "history"]), min_size=1, max_size=2),
     many=st.booleans(),
 )
-def test_any_split_of_inputs_gives_the_same_answers(name: str, inputs: set[str], many: bool) -> None:
+
+
+def split_fields_agree(name: str, fields: tuple[int, ...], inputs: tuple[str, ...], many: bool) -> None:
+    hoisted_agrees(share_requests(captured(name, fields), inputs, many=many))
+
+
+def split_inputs_agree(name: str, inputs: set[str], many: bool) -> None:
     hoisted_agrees(share_requests(captured(name), sorted(inputs), many=many))
+
+
+@settings(max_examples=8, deadline=None)
+@SPLIT_FIELDS
+def test_any_split_of_fields_gives_the_same_answers(**drawn: Any) -> None:
+    split_fields_agree(**drawn)
+
+
+@settings(max_examples=8, deadline=None)
+@SPLIT_INPUTS
+def test_any_split_of_inputs_gives_the_same_answers(**drawn: Any) -> None:
+    split_inputs_agree(**drawn)
+
+
+@pytest.mark.slow
+@settings(max_examples=60, deadline=None)
+@SPLIT_FIELDS
+def test_many_splits_of_fields_give_the_same_answers(**drawn: Any) -> None:
+    split_fields_agree(**drawn)
+
+
+@pytest.mark.slow
+@settings(max_examples=60, deadline=None)
+@SPLIT_INPUTS
+def test_many_splits_of_inputs_give_the_same_answers(**drawn: Any) -> None:
+    split_inputs_agree(**drawn)
 
 
 @settings(max_examples=40, deadline=None)

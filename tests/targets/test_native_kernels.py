@@ -3,27 +3,18 @@
 from __future__ import annotations
 
 from collections.abc import Callable
-from functools import cache
 from typing import Any
 
 import pytest
 import torch
-from hypothesis import given, settings
+from hypothesis import given
 from hypothesis import strategies as st
-from native_kit import closer_than, generator, lower_everywhere, needs_kernels
+from native_kit import closer_than, drawn, generator, lower_everywhere, near, needs_kernels, relaxed, seeds
 from torch.nn import functional
 
-import recfx
-from recfx.formats import row_bytes
-from recfx.ops import attention, cross, interaction, lookup, mlp
+from recfx.ops import attention, cross, interaction, mlp
 
 pytestmark = needs_kernels
-seeds = st.integers(0, 2**32)
-relaxed = settings(deadline=None, max_examples=12)
-
-
-def drawn(data: st.DataObject, low: int, high: int) -> int:
-    return data.draw(st.integers(low, high))
 
 
 def check(function: Callable[..., Any], inputs: list[torch.Tensor], state: list[torch.Tensor]) -> None:
@@ -34,21 +25,6 @@ def check(function: Callable[..., Any], inputs: list[torch.Tensor], state: list[
         (found,) = run(*inputs)
         assert found.shape == plain.shape
         closer_than(found, plain, exact)
-
-
-def near(
-    function: Callable[..., Any],
-    inputs: list[torch.Tensor],
-    state: list[torch.Tensor],
-    rtol: float,
-    atol: float,
-    **how: Any,
-) -> None:
-    """At every level a kernel gives what its reference gives."""
-    expected = function(*inputs, *state)
-    for run in lower_everywhere(function, inputs, state, **how):
-        (found,) = run(*inputs)
-        torch.testing.assert_close(found, expected, rtol=rtol, atol=atol, equal_nan=True)
 
 
 def chain(layers: list[mlp.Layer]) -> Callable[..., torch.Tensor]:
@@ -111,110 +87,6 @@ def test_int8_layers_are_exact_sums(data: st.DataObject) -> None:
 def test_int8_rows_of_zeros_stay_zero() -> None:
     x, w, scale = torch.zeros(3, 9), torch.ones(4, 9, dtype=torch.int8), torch.ones(4)
     near(chain([mlp.Layer(0, -1, 1)]), [x], [w, scale], 0, 0)
-
-
-def table(rng: torch.Generator, kind: int, rows: int, dim: int) -> torch.Tensor:
-    """A table in one of the formats: 32, 16 (bfloat16), -16 (float16), or bits."""
-    if kind in (32, 16, -16):
-        dtype = {32: torch.float32, 16: torch.bfloat16, -16: torch.float16}[kind]
-        return torch.randn(rows, dim, generator=rng).to(dtype)
-    packed = torch.randint(0, 256, (rows, row_bytes(kind, dim)), generator=rng).to(torch.uint8)
-    packed[:, -4:] = torch.randn(rows, 2, generator=rng).half().view(torch.uint8)
-    return packed
-
-
-FORMATS = [32, 16, -16, 8, 4, 2, 1]
-
-
-@pytest.mark.parametrize("kind", FORMATS)
-@relaxed
-@given(st.data())
-def test_lookups_of_fixed_length(kind: int, data: st.DataObject) -> None:
-    rng = generator(data.draw(seeds))
-    bits = 32 if abs(kind) >= 16 else kind
-    features, output, tables, batch = [], 0, [], drawn(data, 2, 9)
-    for column in range(drawn(data, 1, 3)):
-        rows, dim = drawn(data, 1, 20), drawn(data, 1, 40)
-        length = drawn(data, 1, 5)
-        tables.append(table(rng, kind, rows, dim))
-        features.append(
-            lookup.Feature(
-                column, 0, dim, output, column=0, length=length, bits=bits,
-                pooling=data.draw(st.sampled_from([lookup.SUM, lookup.MEAN, lookup.NONE])),
-                padding=data.draw(st.sampled_from([-1, 0])), weights=data.draw(st.sampled_from([-1, 0])),
-            )
-        )  # fmt: skip
-        output += features[-1].columns
-    least = min(t.shape[0] for t in tables)
-    ids = torch.randint(0, least, (batch, 5), generator=rng)
-    ids = ids.int() if data.draw(st.booleans()) else ids
-    factors, dense = torch.rand(batch, 5, generator=rng), torch.randn(batch, 3, generator=rng)
-    numbers = lookup.encode(features)
-
-    def function(ids: torch.Tensor, factors: torch.Tensor, dense: torch.Tensor, *tables: torch.Tensor) -> torch.Tensor:
-        return torch.ops.recfx.grouped_lookup(
-            list(tables), [ids], [], [factors], [dense], numbers, [0, output], output + 3
-        )
-
-    near(function, [ids, factors, dense], tables, 1e-5, 1e-5)
-
-
-def jagged_inputs(rng: torch.Generator, lengths: torch.Tensor, batch: int, last: bool) -> list[torch.Tensor]:
-    """Dense [B, 1], ids, offsets and weights of jagged bags with the given lengths."""
-    offsets = torch.cat([torch.zeros(1, dtype=torch.long), lengths.cumsum(0)])
-    ids = torch.randint(0, 9, (int(lengths.sum()),), generator=rng)
-    dense = torch.randn(batch, 1, generator=rng)
-    return [dense, ids, offsets if last else offsets[:-1], torch.rand(ids.shape, generator=rng)]
-
-
-@cache
-def jagged_lookup(segments: int, last: bool) -> tuple[Callable[..., torch.Tensor], list[Any]]:
-    """A lookup of several jagged features of every kind, and its lowerings."""
-    rng = generator(segments)
-    tables = [torch.randn(9, 7 + 10 * s, generator=rng) for s in range(segments)]
-    features, output = [], 0
-    for s, held in enumerate(tables):
-        features.append(
-            lookup.Feature(
-                s, 0, held.shape[1], output, length=lookup.JAGGED, offsets=0, segment=s, segments=segments, last=last,
-                pooling=lookup.MEAN if s == 1 else lookup.SUM, padding=2 if s else -1, weights=0 if s == 2 else -1,
-            )
-        )  # fmt: skip
-        output += held.shape[1]
-    numbers = lookup.encode(features)
-
-    def function(dense: Any, ids: Any, offsets: Any, factors: Any, *tables: torch.Tensor) -> Any:
-        held = torch.ops.recfx.grouped_lookup(
-            list(tables), [ids], [offsets], [factors], [dense], numbers, [0, output], output + 1
-        )
-        return held * 1.0
-
-    example = jagged_inputs(rng, torch.full((4 * segments,), 2), 4, last)
-    sizes = tuple({0: torch.export.Dim(name)} for name in ("batch", "count", "ends"))
-    runs = lower_everywhere(function, example, tables, dynamic_shapes={"inputs": (*sizes, sizes[1])})
-    return lambda *inputs: function(*inputs, *tables), runs
-
-
-@pytest.mark.parametrize("segments", [1, 3])
-@pytest.mark.parametrize("last", [False, True])
-@relaxed
-@given(st.data())
-def test_jagged_lookups(segments: int, last: bool, data: st.DataObject) -> None:
-    function, runs = jagged_lookup(segments, last)
-    batch = drawn(data, 1, 6)
-    size = batch * segments
-    lengths = torch.tensor(data.draw(st.lists(st.integers(0, 6), min_size=size, max_size=size)))
-    inputs = jagged_inputs(generator(data.draw(seeds)), lengths, batch, last)
-    for run in runs:
-        torch.testing.assert_close(run(*inputs)[0], function(*inputs), rtol=1e-5, atol=1e-5)
-
-
-@pytest.mark.parametrize("bad", [[0, 3, 1, 4], [0, 2, 3, 99], [-1, 2, 3, 4]])
-def test_wrong_offsets_are_an_error(bad: list[int]) -> None:
-    _, runs = jagged_lookup(1, True)
-    for run in runs:
-        with pytest.raises(recfx.InputError, match="offsets"):
-            run(torch.randn(3, 1), torch.tensor([1, 2, 3, 4]), torch.tensor(bad), torch.rand(4))
 
 
 @relaxed

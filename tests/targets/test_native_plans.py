@@ -7,22 +7,20 @@ import subprocess
 import sys
 import threading
 from collections.abc import Iterator
+from functools import cache
 from typing import Any
 
 import pytest
 import torch
-from hypothesis import given, settings
-from hypothesis import strategies as st
 from models import TinyCtr, tiny_inputs
 from native_kit import LEVELS, generator, lower, needs_kernels, partition, program_of
-from torch import nn
 
 import recfx
-from recfx.ir import capture
+from recfx.ir import Program, capture
 from recfx.ir.flat import flat_function
 from recfx.passes import NATIVE_PIPELINE
 from recfx.pipeline import Pipeline
-from recfx.targets.native.values import Dim, Value, contiguous, reshape
+from recfx.targets.native.partition import Partition
 from recfx.zoo import MODELS
 
 pytestmark = needs_kernels
@@ -35,10 +33,18 @@ def threads() -> Iterator[Any]:
     torch.set_num_threads(before)
 
 
-def native(model: nn.Module, inputs: Any) -> Any:
-    program = Pipeline(NATIVE_PIPELINE).run(capture(model.eval(), inputs, {})).program
-    made = partition(program, LEVELS[0])
-    return program, made
+@cache
+def native(name: str) -> tuple[Any, Program, Partition]:
+    """A small model of the zoo, its program, and the same lowered: made once, as no test changes them."""
+    model = MODELS[name].small().eval()  # type: ignore[attr-defined]
+    program = Pipeline(NATIVE_PIPELINE).run(capture(model, model.example_inputs(5), {})).program
+    return model, program, partition(program, LEVELS[0])
+
+
+@cache
+def fast_dlrm() -> recfx.CompiledModel:
+    model = MODELS["dlrm"].small().eval()  # type: ignore[attr-defined]
+    return recfx.optimize(model, "native", example_inputs=model.example_inputs(4), measure=False)
 
 
 #: Models whose operators all have kernels; the others keep some for torch.
@@ -47,8 +53,7 @@ WHOLE = sorted(set(MODELS) - {"dien"})
 
 @pytest.mark.parametrize("name", WHOLE)
 def test_whole_models_are_one_call(name: str) -> None:
-    model = MODELS[name].small().eval()  # type: ignore[attr-defined]
-    program, made = native(model, model.example_inputs(5))
+    model, program, made = native(name)
     assert made.plans == 1, {n.name: reason for n, reason in made.refused.items()}
     run = flat_function(made.program)
     for batch in (1, 2, 7, 64):
@@ -60,8 +65,7 @@ def test_whole_models_are_one_call(name: str) -> None:
 
 @pytest.mark.parametrize("name", ["dlrm", "deepfm", "din", "sasrec", "mmoe", "dcn-v2"])
 def test_bits_do_not_depend_on_threads_or_batch(name: str, threads: Any) -> None:
-    model = MODELS[name].small().eval()  # type: ignore[attr-defined]
-    program, made = native(model, model.example_inputs(5))
+    model, program, made = native(name)
     run = flat_function(made.program)
     leaves = program.signature.flatten(model.example_inputs(300), {})
     results = []
@@ -120,7 +124,7 @@ raise SystemExit(os.waitstatus_to_exitcode(os.waitpid(child, 0)[1]))
 def test_an_id_outside_its_table_is_an_error_that_names_it(bad: int, batch: int) -> None:
     model = MODELS["dlrm"].small().eval()  # type: ignore[attr-defined]
     dense, sparse = model.example_inputs(batch)
-    fast = recfx.optimize(model, "native", example_inputs=model.example_inputs(4), measure=False)
+    fast = fast_dlrm()
     sparse[batch // 2, 1] = bad
     with pytest.raises(recfx.InputError, match=str(bad)):
         fast(dense, sparse)
@@ -268,34 +272,3 @@ def test_saved_models_run_natively(tmp_path: Any) -> None:
     inputs = model.example_inputs(33)
     assert loaded.report.backend == ("native",)
     assert torch.equal(loaded(*inputs), fast(*inputs))
-
-
-@st.composite
-def shapes(draw: st.DrawFn) -> tuple[list[Dim], list[Dim]]:
-    """Two shapes of the same elements, the batch somewhere in both."""
-    sizes = draw(st.lists(st.integers(1, 4), min_size=1, max_size=4))
-    at = draw(st.integers(0, len(sizes)))
-    old = [Dim(s, 0) for s in sizes[:at]] + [Dim(1, 0, True)] + [Dim(s, 0) for s in sizes[at:]]
-    new: list[Dim] = []
-    for d in old:
-        if d.batch or not new or new[-1].batch or draw(st.booleans()):
-            new.append(d)
-        else:
-            new[-1] = Dim(new[-1].size * d.size, 0)
-    return old, new
-
-
-@settings(deadline=None, max_examples=200)
-@given(shapes(), st.booleans())
-def test_reshaping_moves_nothing(shapes: tuple[list[Dim], list[Dim]], back: bool) -> None:
-    """A reshaped value names the same elements in the same order, for every batch row."""
-    old, new = shapes[::-1] if back else shapes
-    value = contiguous(0, old)
-    found = reshape(value, new)
-    assert found is not None
-
-    def elements(v: Value) -> list[int]:
-        tensor = torch.arange(value.width).as_strided([d.size for d in v.dims], [d.stride for d in v.dims], v.offset)
-        return tensor.flatten().tolist()
-
-    assert elements(found) == elements(value)

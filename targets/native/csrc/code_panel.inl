@@ -20,6 +20,16 @@ struct CodeUnit {
     static constexpr int64_t depth = 2;
     static vi step(vi acc, vi codes, uint32_t z) { return acc + (vi)_mm256_madd_epi16((__m256i)codes, _mm256_set1_epi32(int32_t(z))); }
 };
+#elif RECFX_HAS_SDOT
+struct CodeUnit {
+    static constexpr int64_t depth = 4;
+    // Both factors are signed: 128 is taken from the codes, and given back by a product that is the same for all rows.
+    static vi step(vi acc, vi codes, uint32_t z) {
+        const int8x16_t query = (int8x16_t)splat(int32_t(z)), least = vdupq_n_s8(-128);
+        const vi back = (vi)vdotq_s32(vdupq_n_s32(0), least, query);
+        return (vi)vdotq_s32((int32x4_t)(acc - back), veorq_s8((int8x16_t)codes, least), query);
+    }
+};
 #else
 struct CodeUnit {
     static constexpr int64_t depth = 1;

@@ -48,7 +48,7 @@ inline void quantize_row(const float* x, int64_t k, int64_t units, float calibra
         inverse = span > 0 ? levels / span : 0.0f;
         scale = span / levels;
     }
-    zero = D::shifted && negative ? 128 : 0;
+    zero = negative ? D::zero_signed : D::zero_unsigned;
     const vf limit = splat(calibrated > 0 ? 127.0f : 255.0f);
     auto lanes = [&](vf v) {
         v = round_even(v * inverse);

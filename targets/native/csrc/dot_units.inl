@@ -27,11 +27,13 @@ struct DotBF16 : DotF32 {
 };
 #endif
 
+// `zero_signed` is added to inputs of -127..127 and `zero_unsigned` to those of 0..255, so that a byte is what the instruction takes; the weights'
+// column sums take it back.
 #if RECFX_HAS_VNNI
 struct DotI8 {
     using V = vi;
     static constexpr int64_t depth = 4;
-    static constexpr bool shifted = true;  // signed inputs are stored plus 128, and the weights' column sums take it back
+    static constexpr int32_t zero_signed = 128, zero_unsigned = 0;
     static V step(V acc, uint32_t a, const uint32_t* b) {
         return (vi)_mm512_dpbusd_epi32((__m512i)acc, _mm512_set1_epi32(int32_t(a)), (__m512i)load_as<vi>(b));
     }
@@ -40,7 +42,7 @@ struct DotI8 {
 struct DotI8 {
     using V = vi;
     static constexpr int64_t depth = 2;
-    static constexpr bool shifted = false;
+    static constexpr int32_t zero_signed = 0, zero_unsigned = 0;
     static V step(V acc, uint32_t a, const uint32_t* b) {
         return acc + (vi)_mm512_madd_epi16(_mm512_set1_epi32(int32_t(a)), (__m512i)load_as<vi>(b));
     }
@@ -49,16 +51,25 @@ struct DotI8 {
 struct DotI8 {
     using V = vi;
     static constexpr int64_t depth = 2;
-    static constexpr bool shifted = false;
+    static constexpr int32_t zero_signed = 0, zero_unsigned = 0;
     static V step(V acc, uint32_t a, const uint32_t* b) {
         return acc + (vi)_mm256_madd_epi16(_mm256_set1_epi32(int32_t(a)), (__m256i)load_as<vi>(b));
+    }
+};
+#elif RECFX_HAS_SDOT
+struct DotI8 {
+    using V = vi;
+    static constexpr int64_t depth = 4;
+    static constexpr int32_t zero_signed = 0, zero_unsigned = -128;
+    static V step(V acc, uint32_t a, const uint32_t* b) {
+        return (vi)vdotq_s32((int32x4_t)acc, (int8x16_t)load_as<vi>(b), (int8x16_t)splat(int32_t(a)));
     }
 };
 #else
 struct DotI8 {
     using V = vi;
     static constexpr int64_t depth = 1;
-    static constexpr bool shifted = false;
+    static constexpr int32_t zero_signed = 0, zero_unsigned = 0;
     static V step(V acc, uint32_t a, const uint32_t* b) { return acc + int32_t(a) * load_as<vi>(b); }
 };
 #endif

@@ -6,6 +6,8 @@
 
 #if RECFX_LANES == 16
 constexpr int TILE_ROWS = 14;  // 28 of 32 registers hold sums
+#elif defined(__aarch64__)
+constexpr int TILE_ROWS = 12;  // 24 of 32
 #else
 constexpr int TILE_ROWS = 6;
 #endif
@@ -22,7 +24,7 @@ struct EpilogueRow {
     const float *mul, *add;
     float* out;
     float scale;   // of an int8 input
-    int32_t zero;  // 128 where an int8 input was shifted
+    int32_t zero;  // what was added to an int8 input
 };
 
 struct Epilogue {

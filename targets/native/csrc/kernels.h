@@ -118,6 +118,7 @@ struct Level {
 const Level* level_avx512_bf16();
 const Level* level_avx512();
 const Level* level_avx2();
+const Level* level_neon_dotprod();
 const Level* level_portable();
 
 }  // namespace recfx

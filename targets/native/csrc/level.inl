@@ -2,6 +2,8 @@
 #include "kernels.h"
 #if defined(__x86_64__)
 #include <immintrin.h>
+#elif defined(__ARM_NEON)
+#include <arm_neon.h>
 #endif
 
 #if defined(__AVX512BF16__) && RECFX_LANES == 16
@@ -15,6 +17,9 @@
 #endif
 #if defined(__AVX2__) && RECFX_LANES == 8
 #define RECFX_HAS_MADD256 1
+#endif
+#if defined(__ARM_FEATURE_DOTPROD) && RECFX_LANES == 4
+#define RECFX_HAS_SDOT 1
 #endif
 
 namespace recfx {

@@ -5,6 +5,10 @@
 
 #include "plan.h"
 
+#if defined(__aarch64__) && defined(__linux__)
+#include <sys/auxv.h>
+#endif
+
 namespace recfx {
 namespace {
 
@@ -12,6 +16,19 @@ struct Entry {
     const Level* (*level)();
     bool runs;
 };
+
+#if defined(__aarch64__)
+bool multiplies_bytes() {
+#if defined(__linux__)
+    constexpr unsigned long ASIMDDP = 1ul << 20;  // HWCAP_ASIMDDP, which older headers do not name
+    return getauxval(AT_HWCAP) & ASIMDDP;
+#elif defined(__APPLE__)
+    return true;  // every one of Apple's 64-bit computers
+#else
+    return false;
+#endif
+}
+#endif
 
 // Best first.
 const Entry* entries(int& count) {
@@ -26,6 +43,9 @@ const Entry* entries(int& count) {
         {level_portable, true},
     };
     count = 4;
+#elif defined(__aarch64__)
+    static const Entry all[] = {{level_neon_dotprod, multiplies_bytes()}, {level_portable, true}};
+    count = 2;
 #else
     static const Entry all[] = {{level_portable, true}};
     count = 1;

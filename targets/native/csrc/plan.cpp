@@ -100,7 +100,7 @@ struct Call {
 };
 
 // Slots bound to memory: inputs and outputs to the caller's, temporaries to `once_temps` and `row_temps` (whose first row is `first_row`).
-void bind(const Call& call, std::vector<Bound>& bound, char* once_temps, char* row_temps, int64_t rows, int64_t first_row) {
+void place(const Call& call, std::vector<Bound>& bound, char* once_temps, char* row_temps, int64_t rows, int64_t first_row) {
     const Plan& plan = call.plan;
     std::vector<int64_t> offsets(plan.slots.size(), 0);
     plan.temps(rows, &offsets, true);
@@ -137,7 +137,7 @@ void member(void* state, int64_t m) {
     Call& call = *static_cast<Call*>(state);
     std::vector<Bound> bound;
     if (call.plan.has_once || call.share_steps) {
-        bind(call, bound, call.shared, call.shared_rows, call.batch, 0);
+        place(call, bound, call.shared, call.shared_rows, call.batch, 0);
         if (call.plan.has_once) run_steps(call, bound, true, {0, 1, m, call.threads, call.batch}, call.threads > 1);
     }
     if (call.share_steps) return run_steps(call, bound, false, {0, call.batch, m, call.threads, call.batch}, call.threads > 1);
@@ -147,7 +147,7 @@ void member(void* state, int64_t m) {
     for (int64_t b; (b = call.next.fetch_add(1)) < blocks;) {
         int64_t begin, end;
         split(call.batch, b, blocks, begin, end);
-        bind(call, bound, call.shared, temps, call.block, begin);
+        place(call, bound, call.shared, temps, call.block, begin);
         run_steps(call, bound, false, {begin, end, 0, 1, call.batch}, false);
         if (call.errors.raised.load(std::memory_order_acquire)) return;
     }

@@ -17,6 +17,8 @@ namespace {
 inline void relax() {
 #if defined(__x86_64__)
     __builtin_ia32_pause();
+#elif defined(__aarch64__)
+    __asm__ volatile("isb");  // no builtin names a pause here, and `yield` does nothing on most processors
 #endif
 }
 

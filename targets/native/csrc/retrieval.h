@@ -3,6 +3,7 @@
 // Items lie in blocks of 16: word w (32 bits) of the block's items next to each other, words [block][word][item]. An item's words hold its
 // codes of `bits` bits, the first in the lowest bits; what pads the last word and the last block is zero.
 #pragma once
+#include <cstddef>
 #include <cstdint>
 
 namespace recfx {

@@ -9,7 +9,7 @@ void reduce_step(const RecfxStep& step, const Context& context, const Range& ran
     const int64_t kind = step.ints[0], outer = x.size[0], r = x.size[1], inner = x.size[2];
     auto combine = [kind](vf a, vf b) {
         if (kind < 2 || kind == 4) return a + b;
-        return kind == 2 ? ((a < b) | (b != b) ? b : a) : ((a > b) | (b != b) ? b : a);
+        return kind == 2 ? (((a < b) | (b != b)) ? b : a) : (((a > b) | (b != b)) ? b : a);
     };
     const float factor = kind == 1 ? 1.0f / float(r) : 1.0f;
     auto seen = [kind](vf v) { return kind == 4 ? v * v : v; };

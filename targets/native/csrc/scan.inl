@@ -5,6 +5,8 @@
 #include "abi.h"
 #if defined(__x86_64__)
 #include <immintrin.h>
+#elif defined(__ARM_NEON)
+#include <arm_neon.h>
 #endif
 
 namespace recfx {

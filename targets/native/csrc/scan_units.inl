@@ -26,6 +26,8 @@ inline uint32_t mask_of(vi truth) {
     return uint32_t(_mm256_movemask_ps((__m256)truth));
 #elif defined(__SSE2__)
     return uint32_t(_mm_movemask_ps((__m128)truth));
+#elif defined(__ARM_NEON)
+    return vaddvq_u32((uint32x4_t)((vu)truth & vu{1, 2, 4, 8}));
 #else
     uint32_t mask = 0;
     for (int i = 0; i < L; ++i) mask |= uint32_t(truth[i] != 0) << i;
@@ -57,6 +59,8 @@ inline vu counts(vu v) {
     const __m256i high = _mm256_and_si256((__m256i)(v >> 4), _mm256_set1_epi8(15));
     return (vu)_mm256_add_epi8(_mm256_shuffle_epi8(of_nibble, low), _mm256_shuffle_epi8(of_nibble, high));
 }
+#elif defined(__ARM_NEON)
+inline vu counts(vu v) { return (vu)vcntq_u8((uint8x16_t)v); }
 #else
 inline vu counts(vu v) {
     v = v - ((v >> 1) & 0x55555555u);
@@ -94,6 +98,16 @@ struct Dot {
     static constexpr int depth = 2;
     static constexpr uint32_t ones = 0x00010001u;
     static vi step(vi acc, vu codes, uint32_t query) { return acc + (vi)_mm_madd_epi16((__m128i)codes, (__m128i)splat(query)); }
+};
+#elif defined(__ARM_NEON)
+struct Dot {
+    static constexpr int depth = 2;
+    static constexpr uint32_t ones = 0x00010001u;
+    static vi step(vi acc, vu codes, uint32_t query) {
+        const int16x8_t a = (int16x8_t)codes, b = (int16x8_t)splat(query);
+        const int32x4_t low = vmull_s16(vget_low_s16(a), vget_low_s16(b));
+        return acc + (vi)vpaddq_s32(low, vmull_high_s16(a, b));
+    }
 };
 #else
 struct Dot {

@@ -35,6 +35,18 @@ inline void store_some(float* p, vf v, int64_t n) {
 }
 #endif
 
+// The lanes of `a` and `b`, one after the other, that `which` names: constants once the loops around are unrolled.
+inline vf lanes_of(vf a, vf b, vi which) {
+#if defined(__clang__)
+    vf v;
+#pragma GCC unroll 16
+    for (int i = 0; i < W; ++i) v[i] = which[i] < W ? a[which[i]] : b[which[i] - W];
+    return v;
+#else
+    return __builtin_shuffle(a, b, which);
+#endif
+}
+
 // W rows of W floats, `from_row` apart, turned: column j of the rows becomes row j, `to_row` apart. Where only the first `rows` are there, the last of
 // them stands in for the others.
 inline void turn(const float* from, int64_t from_row, float* to, int64_t to_row, int64_t rows = W) {
@@ -74,7 +86,7 @@ inline void turn(const float* from, int64_t from_row, float* to, int64_t to_row,
 #pragma GCC unroll 16
         for (int i = 0; i < W; ++i) {
             const int j = i & ~step;
-            next[i] = i & step ? __builtin_shuffle(v[j], v[j + step], high) : __builtin_shuffle(v[j], v[j + step], low);
+            next[i] = lanes_of(v[j], v[j + step], i & step ? high : low);
         }
 #pragma GCC unroll 16
         for (int i = 0; i < W; ++i) v[i] = next[i];

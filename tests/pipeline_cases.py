@@ -1,0 +1,47 @@
+"""What tests of running pipelines share: chains of operators, a right rewrite and a wrong one."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import torch
+
+import recfx
+from recfx.ir import Program
+from recfx.pipeline import (
+    Miss,
+    PassContext,
+    rewrite,
+)
+from recfx.testing import GraphBuilder
+
+aten = torch.ops.aten
+
+
+def chain(*targets: Any) -> Program:
+    """x -> target -> target ... -> out."""
+    b = GraphBuilder({"x": ("batch", 4)})
+    node = b.inputs["x"]
+    for target in targets:
+        node = b.call(target, node)
+    return b.build(node)
+
+
+def targets(program: Program) -> list[Any]:
+    return [n.target for n in program.graph.nodes if n.op == "call_function"]
+
+
+RELU, TANH, NEG, ABS = aten.relu.default, aten.tanh.default, aten.neg.default, aten.abs.default
+
+
+@rewrite(RELU)
+def drop_double_relu(node: Any, ctx: PassContext) -> Any:
+    """relu(relu(x)) is relu(x)."""
+    inner = node.args[0]
+    return inner if inner.target is RELU else Miss("its input is not a relu", inner)
+
+
+@rewrite(TANH, exactness=recfx.Exactness.APPROX, name="tanh-to-neg")
+def spoil(node: Any, ctx: PassContext) -> Any:
+    """Wrong on purpose, and says so."""
+    return ctx.call(NEG, node.args[0])

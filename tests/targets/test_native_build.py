@@ -1,0 +1,94 @@
+"""Building the kernels for other processors than this one: what setup.py chooses, and that it compiles for 64-bit Arm."""
+
+from __future__ import annotations
+
+import importlib.util
+import re
+import subprocess
+import sys
+from pathlib import Path
+from types import ModuleType
+
+import pytest
+
+ROOT = Path(__file__).parents[2]
+SOURCES = ROOT / "targets" / "native" / "csrc"
+ARM = ["aarch64", "arm64"]
+X86 = ["x86_64", "AMD64"]
+
+
+@pytest.fixture(scope="module")
+def build() -> ModuleType:
+    """setup.py, without its running."""
+    spec = importlib.util.spec_from_file_location("recfx_setup", ROOT / "setup.py")
+    assert spec is not None
+    assert spec.loader is not None
+    module = importlib.util.module_from_spec(spec)
+    spec.loader.exec_module(module)
+    return module
+
+
+def test_every_source_is_built_for_some_processor(build: ModuleType) -> None:
+    chosen = {name for machine in (*ARM, *X86, "riscv64") for name in build.flags_of_sources(machine)}
+    assert chosen == {path.stem for path in SOURCES.glob("*.cpp")}
+
+
+@pytest.mark.parametrize("machine", [*ARM, *X86, "riscv64"])
+def test_levels_go_by_the_processor(build: ModuleType, machine: str) -> None:
+    sources = build.flags_of_sources(machine)
+    assert {"level_portable", "scan_portable", *build.COMMON} <= set(sources)
+    assert any("avx" in name for name in sources) == (machine in X86)
+    assert any("neon" in name for name in sources) == (machine in ARM)
+    for name, flags in sources.items():
+        special = [flag for flag in flags if flag.startswith("-m")]
+        assert bool(special) == any(level in name for level in ("avx", "neon")), name
+        assert machine in ARM or not any(flag.startswith("-march=") for flag in special), name
+        assert ("-ffp-contract=off" in flags) == name.startswith("scan")
+
+
+def test_levels_that_are_dispatched_to_are_those_that_are_built(build: ModuleType) -> None:
+    for file, prefix in (("levels.cpp", "level_"), ("retrieval.cpp", "scan_")):
+        listed = set(re.findall(rf"\{{({prefix}\w+),", (SOURCES / file).read_text()))
+        assert listed == {path.stem for path in SOURCES.glob(f"{prefix}*.cpp")}
+
+
+def test_instruction_sets_are_included_only_where_they_exist() -> None:
+    for path in SOURCES.iterdir():
+        lines = path.read_text().splitlines()
+        for number, line in enumerate(lines):
+            for header, macro in (
+                ("immintrin.h", "__x86_64__"),
+                ("arm_neon.h", "__ARM_NEON"),
+                ("sys/auxv.h", "__linux__"),
+            ):
+                if header in line:
+                    assert macro in lines[number - 1], f"{path.name}:{number + 1}"
+
+
+@pytest.mark.slow
+def test_the_kernels_compile_for_arm(build: ModuleType, tmp_path: Path) -> None:
+    """With clang, as the package `ziglang` brings it; its driver spells an architecture in another way."""
+    pytest.importorskip("ziglang")
+    compiler = [sys.executable, "-m", "ziglang", "c++", "-target", "aarch64-linux-gnu"]
+    objects = []
+    for name, flags in build.flags_of_sources("aarch64").items():
+        objects.append(tmp_path / f"{name}.o")
+        spelled = [flag.replace("-march=armv8.2-a", "-mcpu=generic+v8_2a") for flag in flags]
+        command = [
+            *compiler,
+            *build.OPTIONS,
+            "-Werror",
+            "-fPIC",
+            *spelled,
+            "-c",
+            SOURCES / f"{name}.cpp",
+            "-o",
+            objects[-1],
+        ]
+        done = subprocess.run([str(part) for part in command], capture_output=True, text=True)
+        assert done.returncode == 0, done.stderr
+    library = tmp_path / "_kernels.so"
+    linked = subprocess.run(
+        [*compiler, "-shared", "-Wl,-z,defs", "-o", str(library), *map(str, objects)], capture_output=True, text=True
+    )
+    assert linked.returncode == 0, linked.stderr
