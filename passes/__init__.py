@@ -16,6 +16,7 @@ from recfx.passes.fuse_mlp import FuseMlp
 from recfx.passes.fuse_parallel_linears import FuseParallelLinears
 from recfx.passes.fuse_target_attention import FuseTargetAttention
 from recfx.passes.hoist_requests import HoistRequests
+from recfx.passes.join_cross_experts import JoinCrossExperts
 from recfx.passes.merge_duplicates import MergeDuplicates
 from recfx.passes.merge_tables import MergeTables
 from recfx.passes.narrow_last_position import NarrowLastPosition
@@ -30,8 +31,8 @@ EXACT_PIPELINE = "canonicalize,fold-constants,merge-tables,merge-duplicates,batc
 #: What `optimize` runs unless told otherwise. Affine folds come before batch norm is folded into what they leave.
 #: Encoders are narrowed before anything is batched, since what is batched is read as a whole.
 DEFAULT_PIPELINE = (
-    "canonicalize,fold-constants,merge-tables,merge-duplicates,fold-affine,fold-batchnorm,fold-linear-into-table,"
-    "narrow-last-position,fuse-parallel-linears,batch-selects"
+    "canonicalize,fold-constants,merge-tables,merge-duplicates,join-cross-experts,fold-affine,fold-batchnorm,"
+    "fold-linear-into-table,narrow-last-position,fuse-parallel-linears,batch-selects"
 )
 
 
@@ -99,6 +100,7 @@ __all__ = [
     "FuseParallelLinears",
     "FuseTargetAttention",
     "HoistRequests",
+    "JoinCrossExperts",
     "MergeDuplicates",
     "MergeTables",
     "NarrowLastPosition",
