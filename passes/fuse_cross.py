@@ -24,10 +24,10 @@ from torch import fx
 from recfx.ir.numeric import Exactness
 from recfx.ir.program import Program
 from recfx.ops import cross
-from recfx.passes._activations import Fresh, Param
 from recfx.passes._cross_match import CrossStep, match_cross, rows_of
 from recfx.passes._linear import rounded
 from recfx.passes._match import only_user, same_shape, value
+from recfx.passes._params import Fresh, Param
 from recfx.pipeline import Miss, Pass, PassContext, PassSpec, apply_rules, register
 
 _aten = torch.ops.aten
