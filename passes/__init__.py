@@ -69,13 +69,15 @@ def default_pipeline(*, requests: bool, dialect: bool, precision: str = "fp32") 
         text = f"{text},{PRECISIONS[precision]}"
     if not requests:
         return text
+    # A sequence of which the candidate's position alone is read is narrowed to it before the rest is taken to the request.
+    text = text.replace("narrow-last-position,", "").replace("fold-batchnorm,", "fold-batchnorm,narrow-last-position,")
     if dialect:
         # Its kernel does once for all rows what they share: nothing of it is to be split beforehand.
         text = text.replace("fuse-target-attention,", "").replace(
-            "fold-batchnorm,", "fold-batchnorm,fuse-target-attention,"
+            "narrow-last-position,", "narrow-last-position,fuse-target-attention,"
         )
         return text.replace("fuse-target-attention,", "fuse-target-attention,hoist-requests,")
-    return text.replace("fold-batchnorm,", "fold-batchnorm,hoist-requests,")
+    return text.replace("narrow-last-position,", "narrow-last-position,hoist-requests,")
 
 
 __all__ = [
