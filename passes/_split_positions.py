@@ -11,6 +11,7 @@ from __future__ import annotations
 
 import dataclasses
 from collections.abc import Callable
+from itertools import groupby
 from typing import Any
 
 import torch
@@ -22,6 +23,7 @@ from recfx.passes._requests import Shared
 
 _aten = torch.ops.aten
 _HEAVY = (_aten.linear.default,)
+_MOST_RUNS = 3  # every run of positions takes a product of its own
 _COPIES = (_aten.contiguous.default, _aten.clone.default, _aten.to.dtype)
 
 
@@ -58,15 +60,30 @@ def _split(shared: Shared, node: fx.Node, least: int) -> bool:
     once = [shared.once(p) is not None for p in parts]
     if not any(once) or all(once) or not all(isinstance(s, int) for s in sizes):
         return False
+    runs = [
+        [(p, s) for p, s, _ in run] for _, run in groupby(zip(parts, sizes, once, strict=True), lambda part: part[2])
+    ]
     free = sum(size for size, o in zip(sizes, once, strict=True) if o)
     region = _region(shared, node, dim)
     heavy = [n for n in region if n.target in _HEAVY and free * n.args[0].meta["val"].shape[-1] >= least]  # type: ignore[union-attr]
     wanted = _leading_to(heavy, region)
-    if not heavy or not shared.ctx.gate("split-positions", node):
+    if not heavy:
         return False
-    region[node].parts.extend(parts)
+    if len(runs) > _MOST_RUNS:
+        shared.ctx.miss(
+            "split-positions", node, f"the request's positions and the candidate's take turns {len(runs)} times"
+        )
+        return False
+    if not shared.ctx.gate("split-positions", node):
+        return False
+    with shared.ctx.before(node):
+        for run in runs:
+            members = [p for p, _ in run]
+            joined = members[0] if len(run) == 1 else shared.ctx.call(_aten.cat.default, members, dim)
+            region[node].parts.append(joined)
+    lengths = [sum(size for _, size in run) for run in runs]
     for inner in [n for n in region if n in wanted and n is not node]:
-        _make_parts(shared, inner, region, sizes)
+        _make_parts(shared, inner, region, lengths)
     _rejoin(shared, node, region, wanted)
     return True
 

@@ -111,6 +111,26 @@ def test_tied_linears_stay_tied() -> None:
     assert {name for name in result.state() if name.startswith("b.")} == {"b.weight", "b.bias"}
 
 
+def test_parts_of_one_side_stay_together() -> None:
+    def body(m: Any, k: Tensor, q: Tensor) -> Tensor:
+        fields = [k[:, i : i + 1] for i in range(4)] + [(q * i).unsqueeze(1) for i in range(5)]
+        return attended(m.a(torch.cat(fields, 1)))
+
+    result = check(shared(body, (KEYS, QUERY), **state()))
+    assert narrow_share(result, aten.linear.default) == (1, 1)
+
+
+def test_fields_that_take_turns_are_left_whole() -> None:
+    def body(m: Any, k: Tensor, q: Tensor) -> Tensor:
+        fields = [field for i in range(3) for field in (k[:, i : i + 1], (q * i).unsqueeze(1))]
+        return attended(m.a(torch.cat(fields, 1)))
+
+    program = shared(body, (KEYS, QUERY), **state())
+    result = check(program)
+    assert narrow_share(result, aten.linear.default) == (0, 1)
+    assert "take turns 6 times" in str(run(PASS, program).records[0].misses)
+
+
 def test_short_histories_are_not_worth_a_split() -> None:
     program = shared(SPLIT["a linear"], (KEYS, QUERY), **state())
     result = run(HoistRequests(least_columns=LENGTH * D + 1), program)
