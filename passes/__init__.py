@@ -16,6 +16,7 @@ from recfx.passes.fuse_mlp import FuseMlp
 from recfx.passes.fuse_parallel_linears import FuseParallelLinears
 from recfx.passes.fuse_target_attention import FuseTargetAttention
 from recfx.passes.hoist_requests import HoistRequests
+from recfx.passes.join_cross_experts import JoinCrossExperts
 from recfx.passes.merge_duplicates import MergeDuplicates
 from recfx.passes.merge_tables import MergeTables
 from recfx.passes.narrow_last_position import NarrowLastPosition
@@ -30,8 +31,8 @@ EXACT_PIPELINE = "canonicalize,fold-constants,merge-tables,merge-duplicates,batc
 #: What `optimize` runs unless told otherwise. Affine folds come before batch norm is folded into what they leave.
 #: Encoders are narrowed before anything is batched, since what is batched is read as a whole.
 DEFAULT_PIPELINE = (
-    "canonicalize,fold-constants,merge-tables,merge-duplicates,fold-affine,fold-batchnorm,fold-linear-into-table,"
-    "narrow-last-position,fuse-parallel-linears,batch-selects"
+    "canonicalize,fold-constants,merge-tables,merge-duplicates,join-cross-experts,fold-affine,fold-batchnorm,"
+    "fold-linear-into-table,narrow-last-position,fuse-parallel-linears,batch-selects"
 )
 
 
@@ -68,13 +69,15 @@ def default_pipeline(*, requests: bool, dialect: bool, precision: str = "fp32") 
         text = f"{text},{PRECISIONS[precision]}"
     if not requests:
         return text
+    # A sequence of which the candidate's position alone is read is narrowed to it before the rest is taken to the request.
+    text = text.replace("narrow-last-position,", "").replace("fold-batchnorm,", "fold-batchnorm,narrow-last-position,")
     if dialect:
         # Its kernel does once for all rows what they share: nothing of it is to be split beforehand.
         text = text.replace("fuse-target-attention,", "").replace(
-            "fold-batchnorm,", "fold-batchnorm,fuse-target-attention,"
+            "narrow-last-position,", "narrow-last-position,fuse-target-attention,"
         )
         return text.replace("fuse-target-attention,", "fuse-target-attention,hoist-requests,")
-    return text.replace("fold-batchnorm,", "fold-batchnorm,hoist-requests,")
+    return text.replace("narrow-last-position,", "narrow-last-position,hoist-requests,")
 
 
 __all__ = [
@@ -99,6 +102,7 @@ __all__ = [
     "FuseParallelLinears",
     "FuseTargetAttention",
     "HoistRequests",
+    "JoinCrossExperts",
     "MergeDuplicates",
     "MergeTables",
     "NarrowLastPosition",

@@ -10,8 +10,9 @@ import torch
 from torch import fx
 
 from recfx.ops.mlp import Layer, encode
-from recfx.passes._activations import Fresh, Param, match_activation
+from recfx.passes._activations import match_activation
 from recfx.passes._match import argument, is_eval_dropout, only_user, same_shape, value
+from recfx.passes._params import Fresh, Param
 from recfx.pipeline import Miss, PassContext
 
 _aten = torch.ops.aten

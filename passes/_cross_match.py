@@ -10,8 +10,8 @@ import torch
 from torch import fx
 
 from recfx.ops.cross import FULL, LOW_RANK, VECTOR
-from recfx.passes._activations import Fresh, Param, flat
 from recfx.passes._match import argument, only_user, same_shape, value
+from recfx.passes._params import Fresh, Param, flat
 from recfx.pipeline import Miss, PassContext
 
 _aten = torch.ops.aten

@@ -14,7 +14,8 @@ from recfx.pipeline import PassContext
 
 _aten = torch.ops.aten
 
-_ACTIVATIONS = frozenset(
+#: Element-wise operators that may follow a linear.
+ACTIVATIONS = frozenset(
     {
         _aten.relu.default,
         _aten.gelu.default,
@@ -71,7 +72,7 @@ class Chain:
 def activations_after(node: fx.Node) -> Chain:
     """The activations behind an operator, as far as each is the only reader of the one before."""
     steps = []
-    while (user := only_user(node)) is not None and user.target in _ACTIVATIONS and user.all_input_nodes == [node]:
+    while (user := only_user(node)) is not None and user.target in ACTIVATIONS and user.all_input_nodes == [node]:
         steps.append((user.target, tuple(user.args[1:]), tuple(user.kwargs.items())))
         node = user
     return Chain(tuple(steps), node)

@@ -4,7 +4,10 @@
     x0 * (W x + b) + x               -> recfx.cross (full, DCN-v2)
     x0 * (U (V x) + b) + x           -> recfx.cross (low rank)
     cross(cross(x0, x)) with one x0  -> one recfx.cross of all layers
+    cross(x0, cross(x0, x) + c)      -> cross(x0, cross(x0, x)) + c, biases grown by W c
 
+The last takes a bias that is added behind a full or low-rank layer (torch-rechub) to the end of the stack, where one addition is left of
+them all.
 Layers may be written on rows [B, D] or on columns [B, D, 1] (deepctr-torch), with linear, matmul or tensordot.
 
 Requires: functional. Exactness: REASSOC (a backend may sum in another order).
@@ -21,9 +24,10 @@ from torch import fx
 from recfx.ir.numeric import Exactness
 from recfx.ir.program import Program
 from recfx.ops import cross
-from recfx.passes._activations import Fresh, Param
 from recfx.passes._cross_match import CrossStep, match_cross, rows_of
+from recfx.passes._linear import rounded
 from recfx.passes._match import only_user, same_shape, value
+from recfx.passes._params import Fresh, Param
 from recfx.pipeline import Miss, Pass, PassContext, PassSpec, apply_rules, register
 
 _aten = torch.ops.aten
@@ -44,6 +48,8 @@ class FuseCross(Pass):
         apply_rules(
             [
                 ("cross-layer", (_aten.add.Tensor,), _layer),
+                ("join-shifts", (_aten.add.Tensor,), _join_shifts),
+                ("move-shift", (cross.cross,), _move_shift),
                 ("merge-layers", (cross.cross,), _merge),
                 ("column-and-back", (_aten.squeeze.dim,), _column_and_back),
             ],
@@ -90,6 +96,78 @@ def _emit(ctx: PassContext, step: CrossStep, *, column: bool) -> fx.Node:
     if column:
         result = ctx.call(_aten.unsqueeze.default, result, 2)
     return result if step.after is None else ctx.call(_aten.add.Tensor, result, step.after)
+
+
+def _shift_behind(ctx: PassContext, node: Any) -> tuple[fx.Node, fx.Node, torch.Tensor] | None:
+    """(stack, read, c) of a stack with a constant vector added to it."""
+    if node.target is not _aten.add.Tensor or node.kwargs or len(node.args) != 2:
+        return None
+    stack, read = node.args if ctx.tensor(node.args[0]) is None else node.args[::-1]
+    shift, held = ctx.tensor(read), value(stack)
+    if shift is None or held is None or stack.target is not cross.cross or shift.dtype is not held.dtype:
+        return None
+    fits = tuple(shift.shape) in ((held.shape[1],), (1, held.shape[1]))
+    return (stack, read, shift.detach()) if fits else None
+
+
+def _join_shifts(node: fx.Node, ctx: PassContext) -> Any:
+    """(cross + c) + d -> cross + (c + d)."""
+    if node.kwargs or len(node.args) != 2:
+        return None
+    inner, read = node.args if ctx.tensor(node.args[0]) is None else node.args[::-1]
+    found = _shift_behind(ctx, inner) if isinstance(inner, fx.Node) and only_user(inner) is node else None
+    other = ctx.tensor(read)
+    if found is None or other is None or other.dtype is not found[2].dtype or other.numel() != found[2].numel():
+        return None
+    total = rounded(found[2].double().reshape(-1) + other.detach().double().reshape(-1), other.dtype, like=other)
+    if isinstance(total, Miss):
+        return total
+    return ctx.call(_aten.add.Tensor, found[0], ctx.constant(f"{read.target}_sum", total))  # type: ignore[union-attr]
+
+
+def _move_shift(node: fx.Node, ctx: PassContext) -> Any:
+    """A constant added between two stacks of one x0 is added behind the second: x0 * (W (y + c) + b) + y + c."""
+    total: Any = node.args[1]
+    found = _shift_behind(ctx, total)
+    if found is None or found[0].args[0] is not node.args[0]:
+        return None
+    stack, read, shift = found
+    if only_user(total) is not node or only_user(stack) is not total:
+        return Miss("what lies between the layers is read elsewhere as well", total)
+    params: list[Any] = list(node.args[2])  # type: ignore[arg-type]
+    layers = cross.decode(node.args[3])  # type: ignore[arg-type]
+    if any(layer.kind == cross.VECTOR for layer in layers):
+        return Miss("a vector layer has no bias inside its product that could take it", total)
+    shifted = [_shifted(ctx, params, layer, shift) for layer in layers]
+    if refused := next((bias for bias in shifted if isinstance(bias, Miss)), None):
+        return refused
+    for index, bias in enumerate(shifted):
+        name = params[layers[index].weight].target
+        params.append(ctx.constant(f"{name}_shift", bias))  # type: ignore[arg-type]
+        layers[index] = dataclasses.replace(layers[index], bias=len(params) - 1)
+    params, layers = _without_gaps(params, layers)
+    moved = ctx.call(cross.cross, node.args[0], stack, params, cross.encode(layers))
+    return ctx.call(_aten.add.Tensor, moved, read)
+
+
+def _shifted(ctx: PassContext, params: list[Any], layer: cross.CrossLayer, shift: torch.Tensor) -> torch.Tensor | Miss:
+    """The bias of a layer whose input lacks a constant: b + W c, computed in float64."""
+    weight, bias, inner = (ctx.tensor(params[n]) if n >= 0 else None for n in (layer.weight, layer.bias, layer.inner))
+    assert weight is not None
+    image = shift.detach().double().reshape(-1)
+    for matrix in (inner, weight):
+        image = image if matrix is None else matrix.detach().double() @ image
+    like = weight.new_zeros(len(weight)) if bias is None else bias
+    return rounded(image + like.detach().double(), weight.dtype, like=like)
+
+
+def _without_gaps(params: list[Any], layers: list[cross.CrossLayer]) -> tuple[list[Any], list[cross.CrossLayer]]:
+    """Parameters that some layer reads, and the layers with their new positions."""
+    names = ("weight", "bias", "inner")
+    used = sorted({getattr(layer, name) for layer in layers for name in names} - {-1})
+    new = {old: position for position, old in enumerate(used)} | {-1: -1}
+    moved = [dataclasses.replace(y, **{name: new[getattr(y, name)] for name in names}) for y in layers]
+    return [params[old] for old in used], moved
 
 
 def _merge(node: fx.Node, ctx: PassContext) -> Any:

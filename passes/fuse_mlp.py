@@ -3,8 +3,9 @@
     linear -> [layer_norm] -> [activation] -> [+ residual] -> linear -> ...  ->  recfx.mlp(x, params, layers, numbers)
 
 Activations: ReLU, GELU (both forms), SiLU (also written x * sigmoid(x)), sigmoid, tanh, leaky ReLU, PReLU, and Dice with its batch
-norm's running statistics folded into a scale and a shift. A residual adds the chain's input or an earlier layer's output. Products with a
-constant matrix (mm, matmul, addmm) count as linears. A chain ends where one of its values is read elsewhere.
+norm's running statistics folded into a scale and a shift, with a norm over each row (torch-rechub), or with none (RecBole). A residual
+adds the chain's input or an earlier layer's output. Products with a constant matrix (mm, matmul, addmm) count as linears. A chain ends
+where one of its values is read elsewhere.
 
 Requires: functional. Exactness: REASSOC (a backend may sum in another order; Dice's batch norm becomes one multiply-add).
 """

@@ -2,6 +2,7 @@
 
     select(cat([repeat(x), y], 1), 1, i)          -> select(repeat(x), 1, i) or select(y, 1, i - n)
     op(repeat(x), repeat(y))                      -> repeat(op(x, y))                                when op works row by row
+    op(cat([repeat(x), y], positions))            -> cat([op(repeat(x)), op(y)], positions)          when op works position by position
     linear(cat([repeat(x), y]), W, b)             -> linear(y, W_y) + linear(x, W_x, b)
     linear(cat([q, repeat(k), q - repeat(k), q * repeat(k)]), W, b)
                                                   -> linear(q * k, W_4) + linear(q, W_1 + W_3) + linear(k, W_2 - W_3, b)
@@ -28,6 +29,7 @@ from recfx.passes._pick_parts import pick_parts
 from recfx.passes._requests import Shared
 from recfx.passes._run_once import run_once
 from recfx.passes._split_linear import LinearSplitter
+from recfx.passes._split_positions import split_positions
 from recfx.pipeline import Pass, PassContext, PassSpec, register
 
 
@@ -59,6 +61,10 @@ class HoistRequests(Pass):
         pick_parts(shared)
         ctx.sweep()
         run_once(ctx)
+        if split_positions(Shared(ctx), self.least_columns):
+            ctx.sweep()
+            pick_parts(Shared(ctx))
+            run_once(ctx)
         shared = Shared(ctx)
         fields = FieldSplitter(shared, self.least_fields)
         split_dots(shared, fields)

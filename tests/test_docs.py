@@ -71,6 +71,10 @@ def test_the_examples_of_request_inputs_work() -> None:
         compiled = names[name]
         assert isinstance(compiled, recfx.CompiledModel)
         torch.testing.assert_close(compiled(user[:1], item, history[:1]), want, rtol=1e-4, atol=1e-5)  # type: ignore[index]
+    pooled = names["PaddedHistory"](9, 4)  # type: ignore[operator]
+    values, offsets = torch.tensor([3, 7, 7, 5]), torch.tensor([0, 3])
+    bags = torch.nn.functional.embedding_bag(values, pooled.table.weight, offsets, mode="mean")
+    torch.testing.assert_close(pooled(names["padded"]), bags)
     index = names["belongs_to"]
     want = model(user[index], item, history[index])  # type: ignore[operator,index]
     torch.testing.assert_close(names["scores"], want, rtol=1e-4, atol=1e-5)

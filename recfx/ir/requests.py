@@ -27,6 +27,7 @@ from recfx.ir.signature import LeafSpec, Signature
 INDEX = "request_index"
 REQUESTS = "requests"
 _EXAMPLE_REQUESTS = 2
+_PADDING = "pad the ids to int64 [1, length] and pool nn.Embedding(..., padding_idx=...) over them, masked, instead of nn.EmbeddingBag"
 _aten = torch.ops.aten
 
 
@@ -51,7 +52,9 @@ def repeat_example(
     requested = request_leaves(names, inputs)
     if any(is_jagged(leaf) for leaf in pytree.tree_leaves(call.values, is_leaf=is_jagged)):
         raise InputError(
-            "jagged inputs and request_inputs do not go together yet", hint="pass padded tensors and masks"
+            "a model with KeyedJaggedTensor inputs takes no request inputs: the bags of one request cannot be repeated for its candidates",
+            where=f"request_inputs {', '.join(sorted(requested))}",
+            hint=f"{_PADDING}; or leave request_inputs out",
         )
     leaves, spec = pytree.tree_flatten(call.values)
     sizes = [
@@ -139,6 +142,13 @@ def _repeat(name: str, leaf: Any, rows: int, index: torch.Tensor | None) -> Any:
         return leaf
     if index is not None:
         return leaf.index_select(0, index)
+    if leaf.shape[0] != 1 and leaf.ndim == 1 and not leaf.is_floating_point():
+        raise InputError(
+            f"{leaf.shape[0]} whole numbers given for one request and {rows} candidate(s); ids of bags of varying length (values with "
+            "offsets or lengths) cannot be request inputs",
+            where=f"input {name}",
+            hint=f"{_PADDING}; a feature of one id takes the request's one row, or that row once for each candidate",
+        )
     if leaf.shape[0] != 1:
         raise InputError(
             f"{leaf.shape[0]} rows given for one request and {rows} candidate(s)",

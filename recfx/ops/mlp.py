@@ -30,6 +30,7 @@ ACTIVATIONS = (
     "prelu",
     "dice",
     "leaky-relu",
+    "row-dice",
 )
 
 
@@ -43,14 +44,15 @@ class Layer:
         scale: [N] float32, of an int8 weight.
         activation: A name of ACTIVATIONS.
         slope: [N] or [1]: PReLU's slope, Dice's alpha.
-        gate_scale: [N]: Dice's gate is sigmoid(x * gate_scale + gate_shift), its batch norm folded.
+        gate_scale: [N]: Dice's gate is sigmoid(x * gate_scale + gate_shift), its batch norm folded. Row-dice's is
+            sigmoid(layer_norm(x) * gate_scale + gate_shift).
         gate_shift: [N].
         norm_weight: [N] of a LayerNorm between the linear and the activation; `norm` says whether there is one.
         norm_bias: [N].
         norm: Whether there is a LayerNorm.
         residual: -1 for none, 0 for the chain's input, i for the output of layer i (counted from 1).
         norm_eps: Of the LayerNorm.
-        number: Slope of leaky ReLU.
+        number: Slope of leaky ReLU, eps of row-dice's norm.
         input_scale: Calibrated scale of an int8 layer's input, symmetric; 0 when each row finds its own.
     """
 
@@ -133,6 +135,12 @@ def activate(y: torch.Tensor, layer: Layer, params: Sequence[torch.Tensor]) -> t
     slope = params[layer.slope]
     if layer.activation == "prelu":
         return torch.where(y > 0, y, y * slope)
+    if layer.activation == "row-dice":
+        normed = functional.layer_norm(
+            y, (y.shape[-1],), params[layer.gate_scale], params[layer.gate_shift], layer.number
+        )
+        gate = torch.sigmoid(normed)
+        return gate * y + (1 - gate) * slope * y
     gate = torch.sigmoid(y * params[layer.gate_scale] + params[layer.gate_shift])
     return gate * y + (1 - gate) * slope * y
 

@@ -20,7 +20,7 @@ from recfx.ops import attention, mlp
 from recfx.targets.native.abi import Kind
 from recfx.targets.native.builder import PlanBuilder, rows_of, view
 from recfx.targets.native.rules import rule
-from recfx.targets.native.rules_gemm import activation_vectors, emit_gemm, emit_layer, even_rows, widened
+from recfx.targets.native.rules_gemm import activation_vectors, emit_gemm, emit_layer, emit_row_dice, even_rows, widened
 from recfx.targets.native.rules_pointwise import MASKED_FILL, MUL, MUL_C, NOT, Operation, emit_pointwise
 from recfx.targets.native.values import Dim, Unsupported, Value
 
@@ -37,6 +37,9 @@ def _target_attention(builder: PlanBuilder, node: fx.Node) -> None:
         raise Unsupported("its first layer has a norm, or its input is added later on")
     q, k = even_rows(builder, query), _shared(builder, even_rows(builder, keys))
     values = [q, _first_layer(builder, layers[0], params, q, k, [attention.PARTS[p] for p in parts])]
+    if layers[0].activation == "row-dice":
+        values[1] = builder.temp((raw := values[1]).dims)
+        emit_row_dice(builder, layers[0], params, raw, values[1])
     for layer in layers[1:]:
         out = widened(builder, values[-1], builder.tensor(params[layer.weight]).shape[0])
         emit_layer(builder, layer, params, values[-1], out, values[layer.residual] if layer.residual > 0 else None)
@@ -78,12 +81,13 @@ def _first_layer(
     row = builder.temp((q.dims[0], Dim(hidden, 1)))
     emit_gemm(builder, q, of_q, row, bias=bias)
     row = Value(row.slot, row.offset, (row.dims[0], Dim(lengths.size, 0), row.dims[1]))
-    activation: dict[str, Any] = {
-        "activation": mlp.ACTIVATIONS.index(layer.activation),
-        "number": layer.number,
-        "vectors": activation_vectors(builder, layer, params, hidden),
-        "sums_first": True,
-    }
+    activation: dict[str, Any] = {"sums_first": True}
+    if layer.activation != "row-dice":  # which sees whole rows, in a step of its own
+        activation |= {
+            "activation": mlp.ACTIVATIONS.index(layer.activation),
+            "number": layer.number,
+            "vectors": activation_vectors(builder, layer, params, hidden),
+        }
     out = builder.temp((q.dims[0], lengths, Dim(hidden, 1)))
     if "q*k" not in parts:
         emit_gemm(builder, _over_batch(k, q), of_k, out, mul=row, **activation)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 from typing import Any
 
 import torch
@@ -174,6 +175,12 @@ def emit_layer(
         "scale": tensor(layer.scale),
         "input_scale": layer.input_scale,
     }
+    if layer.activation == "row-dice":
+        plain = dataclasses.replace(layer, activation="none", slope=-1, gate_scale=-1, gate_shift=-1)
+        raw = builder.temp(out.dims)
+        emit_layer(builder, plain, params, x, raw, None)
+        emit_row_dice(builder, layer, params, raw, out, residual)
+        return
     if not layer.norm:
         emit_gemm(
             builder, x, weight, out, activation=activation, number=layer.number, vectors=vectors, add=residual, **common
@@ -193,6 +200,16 @@ def emit_layer(
         vectors=vectors,
         residual=residual,
     )
+
+
+def emit_row_dice(
+    builder: PlanBuilder, layer: mlp.Layer, params: list[fx.Node], x: Value, out: Value, residual: Value | None = None
+) -> None:
+    """Adds a Dice whose gate is normalised over each row: one norm, which gates what it reads."""
+    gate_scale, gate_shift = (builder.tensor(params[p]) for p in (layer.gate_scale, layer.gate_shift))
+    slope = {4: builder.packer.vector(builder.tensor(params[layer.slope]), x.dims[-1].size)}
+    code = mlp.ACTIVATIONS.index("row-dice")
+    emit_norm(builder, x, out, gate_scale, gate_shift, layer.number, activation=code, vectors=slope, residual=residual)
 
 
 @rule(cross.cross)

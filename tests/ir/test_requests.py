@@ -175,6 +175,26 @@ def test_names_and_inputs_that_do_not_fit(din: Any) -> None:
         hoist(Features().eval(), ({"user_id": torch.tensor([3]), "item_id": torch.tensor([1])},), "features")
 
 
+class Bags(nn.Module):
+    """A history as values and offsets beside an item."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.bag, self.item = nn.EmbeddingBag(20, 4, mode="sum"), nn.Embedding(9, 4)
+
+    def forward(self, values: Tensor, offsets: Tensor, item: Tensor) -> Tensor:
+        return (self.bag(values, offsets) * self.item(item)).sum(1)
+
+
+@pytest.mark.parametrize("names", [("values", "offsets"), ("values",)])
+def test_bags_of_varying_length_are_refused_and_padding_is_advised(names: tuple[str, ...]) -> None:
+    inputs = (torch.randint(0, 20, (9,)), torch.tensor([0, 3, 5, 8]), torch.randint(0, 9, (4,)))
+    with pytest.raises(InputError, match="offsets or lengths") as caught:
+        recfx.optimize(Bags().eval(), example_inputs=inputs, request_inputs=names)
+    assert "values" in str(caught.value)
+    assert "pad the ids" in str(caught.value)
+
+
 def test_many_requests_of_what() -> None:
     with pytest.raises(InputError, match="needs request_inputs"):
         recfx.optimize(nn.Identity(), many_requests=True)

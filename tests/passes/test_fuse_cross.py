@@ -30,7 +30,7 @@ def state() -> dict[str, Any]:
         return nn.Parameter(torch.randn(sizes, generator=rng))
 
     return {
-        "w": tensor(D), "b": tensor(D), "w1": tensor(D, 1), "b1": tensor(D, 1), "wt": tensor(1, D), "W": tensor(D, D),
+        "w": tensor(D), "b": tensor(D), "c": tensor(D), "w1": tensor(D, 1), "b1": tensor(D, 1), "wt": tensor(1, D), "W": tensor(D, D),
         "full": nn.Linear(D, D), "one": nn.Linear(D, 1, bias=False), "u": nn.Linear(2, D),
         "v": nn.Linear(D, 2, bias=False), "biased": nn.Linear(D, 1), "vb": nn.Linear(D, 2),
     }  # fmt: skip
@@ -93,6 +93,18 @@ FIRES = {
     "low rank": case(lambda m, x: x * m.u(m.v(x)) + x),
     "stack": case(lambda m, x: stacked(m, x, [m.full, m.full, m.full]), 5),
     "mixed stack": case(lambda m, x: stacked(m, x, [m.full, m.one, lambda y: m.u(m.v(y))]), 5),
+    "late biases": case(lambda m, x: late(m, x, [m.W, m.W, m.W], [m.b, m.c, m.b]), 9, **{"aten.add.Tensor": 1}),
+    "late bias before low rank": case(lambda m, x: x * m.u(m.v(y := x * (x @ m.W) + m.b + x)) + y, 4, **{"aten.add.Tensor": 1}),
+    "late bias between stacks": case(
+        lambda m, x: stacked(m, x, [m.full, m.full], late(m, x, [m.W], [m.b])), 7, **{"aten.add.Tensor": 1}
+    ),
+    "late biases before a vector": case(
+        lambda m, x: stacked(m, x, [m.one], late(m, x, [m.W], [m.b])), 2, **{"recfx.cross": 2, "aten.add.Tensor": 1}
+    ),
+    "a late bias read elsewhere": case(
+        lambda m, x: (lambda y: (x * (y @ m.W) + y).sin() + y.cos())(late(m, x, [m.W], [m.b])), 2,
+        **{"recfx.cross": 2, "aten.add.Tensor": 2},
+    ),
     "layers of other x0": case(
         lambda m, x: (lambda y: y.exp() * m.full(y) + y)(x * m.full(x) + x), 2, **{"recfx.cross": 2}
     ),
@@ -102,10 +114,20 @@ FIRES = {
 }  # fmt: skip
 
 
-def stacked(m: Any, x0: torch.Tensor, gates: list[Callable[[torch.Tensor], torch.Tensor]]) -> torch.Tensor:
-    x = x0
+def stacked(
+    m: Any, x0: torch.Tensor, gates: list[Callable[[torch.Tensor], torch.Tensor]], x: torch.Tensor | None = None
+) -> torch.Tensor:
+    x = x0 if x is None else x
     for gate in gates:
         x = x0 * gate(x) + x
+    return x
+
+
+def late(m: Any, x0: torch.Tensor, weights: list[torch.Tensor], biases: list[torch.Tensor]) -> torch.Tensor:
+    """Biases behind the product, as torch-rechub writes them."""
+    x = x0
+    for weight, bias in zip(weights, biases, strict=True):
+        x = x0 * (x @ weight) + bias + x
     return x
 
 
@@ -199,4 +221,32 @@ def test_any_stack_becomes_one_operator(seed: int, width: int, kinds: list[str])
     )
     result = run("fuse-cross", program).program
     assert operators(result) == {"recfx.cross": 1}
+    verify_numeric(program, result, Exactness.REASSOC)
+
+
+@settings(deadline=None, max_examples=12)
+@given(
+    seed=st.integers(0, 2**16),
+    width=st.integers(2, 5),
+    kinds=st.lists(st.sampled_from(["full", "full with bias", "low rank"]), min_size=1, max_size=4),
+)
+def test_any_stack_with_late_biases_becomes_one_operator(seed: int, width: int, kinds: list[str]) -> None:
+    torch.manual_seed(seed)
+    made = {
+        "full": lambda: nn.Linear(width, width, bias=False),
+        "full with bias": lambda: nn.Linear(width, width),
+        "low rank": lambda: nn.Sequential(nn.Linear(width, 1, bias=False), nn.Linear(1, width)),
+    }
+    gates = nn.ModuleList(made[kind]() for kind in kinds)
+    biases = nn.ParameterList(torch.randn(width) for _ in kinds)
+
+    def body(m: Any, x0: torch.Tensor) -> torch.Tensor:
+        x = x0
+        for gate, bias in zip(m.g, m.b, strict=True):
+            x = x0 * gate(x) + bias + x
+        return x
+
+    program = program_of(Case(lambda: Function(body, g=gates, b=biases), (torch.randn(3, width),)))
+    result = run("fuse-cross", program).program
+    assert operators(result) == {"recfx.cross": 1, "aten.add.Tensor": 1}
     verify_numeric(program, result, Exactness.REASSOC)

@@ -61,9 +61,61 @@ def zoo_dice(width: int) -> nn.Module:
     return dice
 
 
+class RowDice(nn.Module):
+    """Dice as torch-rechub writes it, its gate normalised over each row."""
+
+    def __init__(self, width: int = 1) -> None:
+        super().__init__()
+        self.alpha = nn.Parameter(torch.randn(width))
+
+    def gate(self, x: torch.Tensor) -> torch.Tensor:
+        avg = x.mean(dim=1).unsqueeze(dim=1)
+        var = (torch.pow(x - avg, 2) + 1e-3).sum(dim=1).unsqueeze(dim=1)
+        return torch.sigmoid((x - avg) / torch.sqrt(var))
+
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        p = self.gate(x)
+        return p * x + (1 - p) * self.alpha * x
+
+
+class OtherRowDice(RowDice):
+    """The same with another gate."""
+
+    def __init__(self, gate: Callable[[torch.Tensor], torch.Tensor], width: int = 5) -> None:
+        super().__init__(width)
+        self.other = gate
+
+    def gate(self, x: torch.Tensor) -> torch.Tensor:
+        return torch.sigmoid(self.other(x))
+
+
+def centred(x: torch.Tensor) -> torch.Tensor:
+    return x - x.mean(-1, keepdim=True)
+
+
+class NormDice(RowDice):
+    """Dice with a LayerNorm that learns."""
+
+    def __init__(self, width: int) -> None:
+        super().__init__(width)
+        self.norm = nn.LayerNorm(width, eps=1e-3)
+        nn.init.normal_(self.norm.weight)
+        nn.init.normal_(self.norm.bias)
+
+    def gate(self, x: torch.Tensor) -> torch.Tensor:
+        return torch.sigmoid(self.norm(x))
+
+
 class Swish(nn.Module):
     def forward(self, x: torch.Tensor) -> torch.Tensor:
         return torch.sigmoid(x) * x
+
+
+def stacked_apart(gate: Callable[[torch.Tensor], torch.Tensor]) -> Case:
+    """A gate that is no Dice's keeps the linears before and after it apart."""
+    return Case(
+        lambda: nn.Sequential(nn.Linear(4, 5), OtherRowDice(gate), nn.Linear(5, 2)).eval(), X, 2, {"recfx.mlp": 2}
+    )
 
 
 FIRES = {
@@ -84,6 +136,26 @@ FIRES = {
     "dice, 3-D": stack(zoo_dice(5), inputs=X3),
     "dice of deepctr-torch": stack(DeepctrDice(5, 2)),
     "dice of deepctr-torch, 3-D": stack(DeepctrDice(5, 3), inputs=X3),
+    "dice of torch-rechub": stack(RowDice()),
+    "two dices of torch-rechub": Case(
+        lambda: nn.Sequential(nn.Linear(4, 5), RowDice(), nn.Linear(5, 3), RowDice(), nn.Linear(3, 1)).eval(), X, 1, ALIVE
+    ),
+    "dice over rows, alpha per channel": stack(RowDice(5)),
+    "dice over rows, variance": stack(
+        OtherRowDice(lambda x: centred(x) / (x.var(-1, unbiased=False, keepdim=True) + 1e-3).sqrt())
+    ),
+    "dice over rows, unbiased variance": stack(
+        OtherRowDice(lambda x: centred(x) * torch.rsqrt(x.var(-1, keepdim=True) + 1e-3)), inputs=X3
+    ),
+    "dice over rows, mean of squares": stack(
+        OtherRowDice(lambda x: centred(x) / (1e-3 + centred(x).square().mean(-1, keepdim=True)).sqrt()), inputs=X3
+    ),
+    "dice over rows, sum of squares": stack(
+        OtherRowDice(lambda x: centred(x) / (((c := centred(x)) * c).sum(-1, keepdim=True) + 1e-3).sqrt())
+    ),
+    "dice over rows, layer norm": stack(NormDice(5), inputs=X3),
+    "dice over rows, behind a norm": stack(nn.LayerNorm(5), RowDice()),
+    "dice of RecBole": stack(OtherRowDice(lambda x: x)),
     "dropout": stack(nn.ReLU(), nn.Dropout(0.5)),
     "norm": stack(nn.LayerNorm(5), nn.ReLU()),
     "norm without weights": stack(nn.LayerNorm(5, elementwise_affine=False, eps=1e-3)),
@@ -110,6 +182,13 @@ FIRES = {
     "clamp elsewhere": body(lambda m, x: m.b(m.a(x).clamp(min=0.5)), fired=2),
     "gate over another axis": body(lambda m, x: m.b(gate_of_length(m, m.a(x))), fired=2, inputs=X3, n=nn.BatchNorm1d(2)),
     "gate of something else": body(lambda m, x: m.b((lambda h: h * torch.sigmoid(x))(m.a(x))), fired=2),
+    "dice over columns": stacked_apart(lambda x: (x - x.mean(0, keepdim=True)) / (x.var(0, keepdim=True) + 1e-3).sqrt()),
+    "dice with eps outside of the root": stacked_apart(lambda x: centred(x) / (x.var(-1, keepdim=True).sqrt() + 1e-3)),
+    "dice of other means": stacked_apart(lambda x: (x - x.exp().mean(-1, keepdim=True)) / (x.var(-1, keepdim=True) + 1e-3).sqrt()),
+    "dice of other deviations": stacked_apart(
+        lambda x: centred(x) / ((x - 1).square().mean(-1, keepdim=True) + 1e-3).sqrt()
+    ),
+    "dice of fourth powers": stacked_apart(lambda x: centred(x) / (centred(x).pow(4).mean(-1, keepdim=True) + 1e-3).sqrt()),
     "wrong gate": body(lambda m, x: m.b(half_gate(m, m.a(x))), fired=2, n=nn.BatchNorm1d(4)),
 }  # fmt: skip
 
@@ -196,6 +275,9 @@ def test_models_of_the_zoo(name: str, chains: list[int] | None) -> None:
 
 
 ACTIVATIONS: dict[str, Callable[[int], nn.Module]] = {
+    "row dice": lambda width: RowDice(width),
+    "norm dice": lambda width: NormDice(width),
+    "dice of itself": lambda width: OtherRowDice(lambda x: x, width),
     "none": lambda n: nn.Identity(),
     "relu": lambda n: nn.ReLU(),
     "gelu": lambda n: nn.GELU(),

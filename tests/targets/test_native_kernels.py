@@ -63,6 +63,24 @@ def test_a_stack_with_norms_and_residuals(data: st.DataObject) -> None:
 
 @relaxed
 @given(st.data())
+def test_dice_over_rows(data: st.DataObject) -> None:
+    """Alone, behind a norm, with a residual; on rows that fill whole vectors and rows that do not."""
+    rng = generator(data.draw(seeds))
+    rows, width = drawn(data, 2, 20), drawn(data, 2, 40)
+    x = torch.randn(rows, width, generator=rng)
+    state = [torch.randn(width, width, generator=rng) / width**0.5 for _ in range(2)]
+    state += [torch.randn(width, generator=rng) for _ in range(4)]
+    dice: dict[str, Any] = {"activation": "row-dice", "slope": 3, "gate_scale": 4, "gate_shift": 5, "number": 1e-3}
+    layers = [
+        mlp.Layer(0, 2, **dice),
+        mlp.Layer(1, 2, residual=0, **dice),
+        mlp.Layer(0, norm=True, norm_weight=2, norm_bias=3, residual=1, **dice),
+    ]
+    check(chain(layers), [x], state)
+
+
+@relaxed
+@given(st.data())
 def test_bfloat16_layers(data: st.DataObject) -> None:
     rng = generator(data.draw(seeds))
     rows, k, n = drawn(data, 2, 40), drawn(data, 1, 70), drawn(data, 1, 70)

@@ -32,3 +32,11 @@ inline vf activate(vf y, const Activation& a, int64_t column) {
         default: return y;
     }
 }
+
+// Dice whose gate is the sigmoid of a norm over the row; a norm's alone, since it needs the value before the norm as well.
+constexpr int64_t ROW_DICE = 10;
+
+inline vf row_dice(vf x, vf normed, const Activation& a, int64_t column) {
+    const vf gate = sigmoid(normed);
+    return gate * x + (1.0f - gate) * load(a.slope + column) * x;
+}

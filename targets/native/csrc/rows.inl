@@ -116,7 +116,7 @@ void softmax_step(const RecfxStep& step, const Context& context, const Range& ra
             softmax_row(at<const float>(context, x, row) + o * x.stride[0], at<float>(context, out, row) + o * out.stride[0], x.size[1]);
 }
 
-// y = activation(norm(x) * weight + bias) + residual over the last of [outer, n].
+// y = activation(norm(x) * weight + bias) + residual over the last of [outer, n]. Dice over rows gates x itself by what comes of the norm.
 // ints: 0 whether there is a weight, 3 activation. floats: 0 eps. pointers: 7 weight, 8 bias. views: 0 x, 2 residual.
 void norm_step(const RecfxStep& step, const Context& context, const Range& range) {
     int64_t begin, end;
@@ -147,7 +147,8 @@ void norm_step(const RecfxStep& step, const Context& context, const Range& range
                 vf y = ((left >= W ? load(p + i) : load_some(p + i, left)) - mean) * inverse;
                 if (weight) y = y * load(weight + i);
                 if (bias) y = y + load(bias + i);
-                if (activation.kind) y = activate(y, activation, i);
+                if (activation.kind == ROW_DICE) y = row_dice(left >= W ? load(p + i) : load_some(p + i, left), y, activation, i);
+                else if (activation.kind) y = activate(y, activation, i);
                 if (residual) y = y + (left >= W ? load(residual + i) : load_some(residual + i, left));
                 if (left >= W) store(to + i, y);
                 else store_some(to + i, y, left);
