@@ -89,6 +89,13 @@ def test_bfloat16_layers(data: st.DataObject) -> None:
     near(function, [x], [w], 1e-5, 1e-5 * k**0.5)
 
 
+def _off_ties(x: torch.Tensor, input_scale: float) -> torch.Tensor:
+    """`x` [M, K] without what lies between two codes, where the last bit of a quotient decides."""
+    levels = torch.where(x.amin(1, keepdim=True) < 0, 127.0, 255.0)
+    place = x / (input_scale or x.abs().amax(1, keepdim=True).clamp(min=1e-6) / levels)
+    return torch.where((place - place.floor() - 0.5).abs() < 1e-3, 0.0, x)
+
+
 @relaxed
 @given(st.data())
 def test_int8_layers_are_exact_sums(data: st.DataObject) -> None:
@@ -96,9 +103,11 @@ def test_int8_layers_are_exact_sums(data: st.DataObject) -> None:
     rows, k, n = drawn(data, 2, 40), drawn(data, 1, 150), drawn(data, 1, 70)
     x = torch.randn(rows, k, generator=rng)
     x = x.relu() if data.draw(st.booleans()) else x
+    input_scale = data.draw(st.sampled_from([0.0, 0.02]))
+    x = _off_ties(x, input_scale)
     w = torch.randint(-127, 128, (n, k), generator=rng).to(torch.int8)
     scale, b = torch.rand(n, generator=rng), torch.randn(n, generator=rng)
-    function = chain([mlp.Layer(0, 2, 1, input_scale=data.draw(st.sampled_from([0.0, 0.02])))])
+    function = chain([mlp.Layer(0, 2, 1, input_scale=input_scale)])
     near(function, [x], [w, scale, b], 1e-5, 1e-3)
 
 
