@@ -30,7 +30,8 @@ class DeltaSettings:
 
     Attributes:
         method: "closed": the loss's own diagonal, O(B d); "hutchinson": random probes with double backward passes.
-        normalizer: G. "3std": three standard deviations of g; "mean-abs": its mean magnitude.
+        normalizer: G. "3std": three standard deviations of g, as for weights of networks; "mean-abs": its mean magnitude, which a
+            few popular rows do not rule, and delta is several times larger.
         over: What N and G are taken over. "touched": the rows of the batch; "all": all rows of the table, most of whose
             gradients are zero.
         every: Period of the updates, in `unit`; the first begins after one period.
@@ -42,7 +43,7 @@ class DeltaSettings:
     """
 
     method: Literal["closed", "hutchinson"] = "closed"
-    normalizer: Literal["3std", "mean-abs"] = "3std"
+    normalizer: Literal["3std", "mean-abs"] = "mean-abs"
     over: Literal["touched", "all"] = "touched"
     every: int = 1
     unit: Literal["steps", "epochs"] = "epochs"

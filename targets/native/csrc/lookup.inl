@@ -1,7 +1,7 @@
 // Grouped lookup: rows of many tables, pooled and written into their columns. Every id is checked before its row is read.
 #pragma once
 
-constexpr int64_t ROWS_AHEAD = 24;  // rows asked for ahead of their use
+constexpr int64_t BYTES_AHEAD = 6 << 10;  // of rows asked for ahead of their use: about as many lines as a core waits for at a time
 constexpr int64_t NEVER = INT64_MIN;  // a padding id no feature has
 
 template <bool Wide>
@@ -17,6 +17,11 @@ inline int64_t id_at(const Bound& slot, int64_t element) {
 inline int64_t fixed_element(const Context& c, int32_t slot, int64_t offset, int64_t row) {
     const Bound& b = c.slots[slot];
     return (row - b.first_row) * b.row_stride + offset;
+}
+
+inline int64_t rows_ahead(const RecfxFeature& f) {
+    const int64_t rows = BYTES_AHEAD / (f.row_bytes + 1);
+    return rows < 16 ? 16 : rows > 64 ? 64 : rows;
 }
 
 // Bytes of a row of whole vectors in a format of lookup_rows.inl.
@@ -41,20 +46,13 @@ __attribute__((always_inline)) inline void fetch(const char* rows, int64_t row_b
 inline bool plain(const RecfxFeature& f) { return f.length == 1 && f.weights < 0 && f.padding < 0; }
 
 // Asks for the first rows of a feature, before another one's are worked on.
-inline void announce(const RecfxFeature& f, const Context& c, const Range& range, int64_t begin, int64_t end) {
-    const Bound& ids = c.slots[f.ids];
-    const char* rows = static_cast<const char*>(f.rows);
-    if (f.length < 0) {
-        const Bound& offsets = c.slots[f.offsets];
-        const int64_t at = f.segment * range.batch + begin, first = at < offsets.count ? id_at(offsets, at) : -1;
-        for (int64_t i = 0; first >= 0 && i < ROWS_AHEAD && first + i < ids.count; ++i)
-            fetch<0>(rows, f.row_bytes, uint64_t(f.row_count), id_at(ids, first + i) + f.base);
-        return;
+inline void announce(const RecfxFeature& f, const Context& c, const Range& range, int64_t begin, int64_t end, int64_t inner_rows) {
+    Ahead first(f, c, range, begin, end, inner_rows);
+    const bool wide = c.slots[f.ids].dtype == RECFX_I64;
+    for (int64_t rows = rows_ahead(f); rows > 0; --rows) {
+        if (wide) first.ask<true, 0>(f);
+        else first.ask<false, 0>(f);
     }
-    int64_t asked = 0;
-    for (int64_t row = begin; row < end && asked < ROWS_AHEAD; ++row)
-        for (int64_t i = 0; i < f.length && asked < ROWS_AHEAD; ++i, ++asked)
-            fetch<0>(rows, f.row_bytes, uint64_t(f.row_count), id_at(ids, fixed_element(c, f.ids, f.ids_offset, row) + i * f.ids_stride) + f.base);
 }
 
 // Ids that lie `step` bytes apart, and the feature they are of: of rows to copy, or of rows to ask for meanwhile.
@@ -92,8 +90,14 @@ inline int64_t copy_rows(const Column& own, const Column& asked, float* out, int
     const uint64_t limit = uint64_t(f.row_count), asked_limit = uint64_t(asked.feature->row_count);
     const char *ids = own.ids, *coming = asked.ids;
     const int64_t count = own.count, asks = asked.count;
+    constexpr int64_t BYTES = bytes_of(Format, Vectors * W);
+    const bool alike = Vectors > 0 && asked_bytes == BYTES;
     for (int64_t row = 0; row < count; ++row, ids += step, coming += asked_step, out += out_stride) {
-        if (row < asks) fetch<0>(asked_rows, asked_bytes, asked_limit, id_of<Wide>(coming) + asked_base);
+        if (row < asks) {
+            const int64_t next = id_of<Wide>(coming) + asked_base;
+            if (alike) fetch<BYTES>(asked_rows, BYTES, asked_limit, next);
+            else fetch<0>(asked_rows, asked_bytes, asked_limit, next);
+        }
         const int64_t at = id_of<Wide>(ids) + f.base;
         if (uint64_t(at) >= limit) return row;
         if constexpr (Vectors > 0) {
@@ -128,20 +132,20 @@ inline int64_t copy(const Column& own, const Column& asked, float* out, int64_t 
     }
 }
 
-// All rows of a plain feature: the first while its own later ones are asked for, the last ROWS_AHEAD while the next feature's first are.
+// All rows of a plain feature: the first while its own later ones are asked for, the last ones while the next feature's first are.
 template <int Format, bool Wide>
 inline void copies(const RecfxFeature& f, const Work& w) {
     const Context& c = w.context;
     float* out = at<float>(c, w.out, w.begin) + f.output;
     const int64_t stride = c.slots[w.out.slot].row_stride;
     const Column own(f, c, w.begin, w.end - w.begin);
-    const int64_t first = own.count > ROWS_AHEAD ? own.count - ROWS_AHEAD : 0;
+    const int64_t ahead = rows_ahead(f), first = own.count > ahead ? own.count - ahead : 0;
     Column next = own.from(own.count);
     if (w.next) {
         if (plain(*w.next) && c.slots[w.next->ids].dtype == c.slots[f.ids].dtype) next = Column(*w.next, c, w.begin, own.count - first);
-        else announce(*w.next, c, w.range, w.begin, w.end);
+        else announce(*w.next, c, w.range, w.begin, w.end, w.out.size[0]);
     }
-    int64_t done = first ? copy<Format, Wide>(own.upto(first), own.from(ROWS_AHEAD), out, stride) : 0;
+    int64_t done = first ? copy<Format, Wide>(own.upto(first), own.from(ahead), out, stride) : 0;
     if (done == first) done += copy<Format, Wide>(own.from(first), next, out + first * stride, stride);
     if (done < own.count) c.errors->raise({1, c.step, w.feature, w.begin + done, id_of<Wide>(own.ids + done * own.step), f.row_count - f.base});
 }
@@ -149,7 +153,7 @@ inline void copies(const RecfxFeature& f, const Work& w) {
 template <int Format, bool Wide>
 inline void one_feature(const RecfxFeature& f, const Work& w) {
     if (w.out.size[0] == 1 && plain(f)) return copies<Format, Wide>(f, w);
-    if (w.next) announce(*w.next, w.context, w.range, w.begin, w.end);
+    if (w.next) announce(*w.next, w.context, w.range, w.begin, w.end, w.out.size[0]);
     bags<Format, Wide>(f, w.context, w.range, w.feature, w.begin, w.end, w.out);
 }
 
@@ -168,8 +172,9 @@ void lookup_step(const RecfxStep& step, const Context& context, const Range& ran
         else split(range.end - range.begin, range.part, range.parts, begin, end), begin += range.begin, end += range.begin;
     }
     if (begin >= end || first >= last) return;
-    const int64_t lead = (2 * ROWS_AHEAD + end - begin - 1) / (end - begin);  // features
-    for (int64_t i = first; i < last && i < first + lead; ++i) announce(features[i], context, range, begin, end);
+    const int64_t each = (end - begin) * (features[first].length > 1 ? features[first].length : 1);  // rows of a feature, if all are like the first
+    const int64_t lead = (2 * rows_ahead(features[first]) + each - 1) / each;                           // features
+    for (int64_t i = first; i < last && i < first + lead; ++i) announce(features[i], context, range, begin, end, step.out.size[0]);
     for (int64_t i = first; i < last; ++i) {
         const RecfxFeature& f = features[i];
         const Work work{context, range, step.out, begin, end, i, i + lead < last ? &features[i + lead] : nullptr};

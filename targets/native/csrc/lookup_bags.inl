@@ -27,28 +27,66 @@ inline bool find_bag(const RecfxFeature& f, const Context& c, const Range& range
     return true;
 }
 
-// The ids of one bag and, for rows to ask for ahead, those of the next.
+// The ids of one bag.
 struct BagIds {
-    const char *ids, *next;
-    int64_t step, count, next_count;  // bytes from id to id
+    const char* ids;
+    int64_t step, count;  // bytes from id to id
     const float* weights;
     int64_t weights_step;
+};
+
+// Walks the ids of all bags of a feature in the order they are summed in, some rows ahead of their use.
+struct Ahead {
+    const char *base, *at;
+    int64_t step, length, inner_bytes, inner_rows, row_bytes, rows;  // bytes from id to id, from bag to bag of a batch row, from batch row to batch row
+    int64_t i = 0, inner = 0, row = 0;
+
+    // From batch row `begin` on. Bags of any length lie one behind the other: they are walked as one.
+    Ahead(const RecfxFeature& f, const Context& c, const Range& range, int64_t begin, int64_t end, int64_t inners) {
+        const Bound& slot = c.slots[f.ids];
+        const int64_t size = size_of(slot.dtype);
+        if (f.length < 0) {
+            const Bound& offsets = c.slots[f.offsets];
+            const int64_t from = f.segment * range.batch + begin, to = f.segment * range.batch + end;
+            const int64_t first = from < offsets.count ? id_at(offsets, from) : 0, last = to < offsets.count ? id_at(offsets, to) : slot.count;
+            const bool held = first >= 0 && first < last && last <= slot.count;
+            base = slot.base + (held ? first : 0) * size;
+            step = size, length = held ? last - first : 0, inner_bytes = 0, inner_rows = 1, row_bytes = 0, rows = length > 0;
+        } else {
+            base = slot.base + fixed_element(c, f.ids, f.ids_offset, begin) * size;
+            step = f.ids_stride * size, length = f.length, inner_bytes = f.ids_row * size, inner_rows = inners, row_bytes = slot.row_stride * size;
+            rows = length > 0 ? end - begin : 0;
+        }
+        at = base;
+    }
+
+    // The next id; null behind the last.
+    __attribute__((always_inline)) inline const char* next() {
+        if (row >= rows) return nullptr;
+        const char* id = at;
+        at += step;
+        if (++i == length) {
+            i = 0;
+            if (++inner == inner_rows) inner = 0, ++row;
+            at = base + row * row_bytes + inner * inner_bytes;
+        }
+        return id;
+    }
 
     template <bool Wide, int64_t Bytes>
-    __attribute__((always_inline)) inline void ask(const RecfxFeature& f, int64_t i) const {
-        const int64_t past = i - count;
-        if (past < 0) fetch<Bytes>(static_cast<const char*>(f.rows), f.row_bytes, uint64_t(f.row_count), id_of<Wide>(ids + i * step) + f.base);
-        else if (past < next_count) fetch<Bytes>(static_cast<const char*>(f.rows), f.row_bytes, uint64_t(f.row_count), id_of<Wide>(next + past * step) + f.base);
+    __attribute__((always_inline)) inline void ask(const RecfxFeature& f) {
+        const char* id = next();
+        if (id) fetch<Bytes>(static_cast<const char*>(f.rows), f.row_bytes, uint64_t(f.row_count), id_of<Wide>(id) + f.base);
     }
 };
 
 // The sum of a bag's rows of `Vectors` whole vectors, kept in registers; the number of rows added, or -1 with the id that is out of range.
 template <int Format, bool Wide, int Vectors>
-inline int64_t sum_bag(const RecfxFeature& f, const BagIds& bag, int64_t padding, int64_t& bad, float* out) {
+inline int64_t sum_bag(const RecfxFeature& f, const BagIds& bag, Ahead& ahead, int64_t padding, int64_t& bad, float* out) {
     vf sum[Vectors] = {};
     int64_t added = 0;
     for (int64_t i = 0; i < bag.count; ++i) {
-        bag.ask<Wide, bytes_of(Format, Vectors * W)>(f, i + ROWS_AHEAD);
+        ahead.ask<Wide, bytes_of(Format, Vectors * W)>(f);
         const int64_t id = id_of<Wide>(bag.ids + i * bag.step), at = id + f.base;
         if (id == padding) continue;
         if (uint64_t(at) >= uint64_t(f.row_count)) return bad = id, -1;
@@ -66,11 +104,11 @@ inline int64_t sum_bag(const RecfxFeature& f, const BagIds& bag, int64_t padding
 
 // The same for rows of any length, and for rows side by side.
 template <int Format, bool Wide>
-inline int64_t any_bag(const RecfxFeature& f, const BagIds& bag, int64_t padding, int64_t& bad, float* out) {
+inline int64_t any_bag(const RecfxFeature& f, const BagIds& bag, Ahead& ahead, int64_t padding, int64_t& bad, float* out) {
     const bool side_by_side = f.pooling == 2;
     int64_t added = 0;
     for (int64_t i = 0; i < bag.count; ++i) {
-        bag.ask<Wide, 0>(f, i + ROWS_AHEAD);
+        ahead.ask<Wide, 0>(f);
         const int64_t id = id_of<Wide>(bag.ids + i * bag.step), at = id + f.base;
         float* to = side_by_side ? out + i * f.dim : out;
         if (id == padding) {
@@ -94,27 +132,21 @@ inline void bags(const RecfxFeature& f, const Context& c, const Range& range, in
     const auto* weights = f.weights >= 0 ? reinterpret_cast<const float*>(c.slots[f.weights].base) : nullptr;
     const int64_t padding = f.padding >= 0 ? f.padding : NEVER, size = Wide ? 8 : 4, inner_rows = view.size[0];
     const int64_t vectors = f.pooling == 2 || f.dim % W ? 0 : f.dim / W;
-    Bag bag{}, next{};
-    if (!find_bag(f, c, range, begin, 0, feature, next)) return;
+    Ahead ahead(f, c, range, begin, end, inner_rows);
+    for (int64_t asked = rows_ahead(f); asked > 0 && ahead.next(); --asked) {}  // `announce` has
     for (int64_t row = begin; row < end; ++row) {
         for (int64_t inner = 0; inner < inner_rows; ++inner) {
-            bag = next;
-            const bool same_row = inner + 1 < inner_rows;
-            if (same_row || row + 1 < end) {
-                if (!find_bag(f, c, range, same_row ? row : row + 1, same_row ? inner + 1 : 0, feature, next)) return;
-            } else {
-                next.count = 0;
-            }
-            const BagIds held{ids + bag.first * size, ids + next.first * size, bag.step * size, bag.count, next.count,
-                              weights ? weights + bag.weights : nullptr, bag.weights_step};
+            Bag bag{};
+            if (!find_bag(f, c, range, row, inner, feature, bag)) return;
+            const BagIds held{ids + bag.first * size, bag.step * size, bag.count, weights ? weights + bag.weights : nullptr, bag.weights_step};
             float* out = at<float>(c, view, row) + inner * view.stride[0] + f.output;
             int64_t added, bad = 0;
             switch (vectors) {
-                case 1: added = sum_bag<Format, Wide, 1>(f, held, padding, bad, out); break;
-                case 2: added = sum_bag<Format, Wide, 2>(f, held, padding, bad, out); break;
-                case 4: added = sum_bag<Format, Wide, 4>(f, held, padding, bad, out); break;
-                case 8: added = sum_bag<Format, Wide, 8>(f, held, padding, bad, out); break;
-                default: added = any_bag<Format, Wide>(f, held, padding, bad, out);
+                case 1: added = sum_bag<Format, Wide, 1>(f, held, ahead, padding, bad, out); break;
+                case 2: added = sum_bag<Format, Wide, 2>(f, held, ahead, padding, bad, out); break;
+                case 4: added = sum_bag<Format, Wide, 4>(f, held, ahead, padding, bad, out); break;
+                case 8: added = sum_bag<Format, Wide, 8>(f, held, ahead, padding, bad, out); break;
+                default: added = any_bag<Format, Wide>(f, held, ahead, padding, bad, out);
             }
             if (added < 0) return c.errors->raise({1, c.step, feature, row, bad, f.row_count - f.base});
         }
