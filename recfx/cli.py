@@ -75,7 +75,7 @@ def _add_hqgnn(tables: Any) -> None:
     add("--rounded", default="rows,centred,itq", help="rounding afterwards (default: rows,centred,itq)")
     for name in ("dim", "layers", "batch", "negatives", "epochs", "student-epochs", "ranks", "seed"):
         add(f"--{name}", type=int, help="instead of the recipe's")
-    for name in ("lr", "student-lr", "l2"):
+    for name in ("lr", "student-lr", "l2", "decay"):
         add(f"--{name}", type=float, help="instead of the recipe's")
     add("--threads", type=int, help="threads torch may use (default: torch's own choice)")
     hqgnn.set_defaults(run=_hqgnn)

@@ -37,6 +37,7 @@ class Recipe:
         student_epochs: Epochs of a quantised model.
         student_lr: Its learning rate.
         ranks: How many first items of the full-precision model a student learns; 0: none.
+        decay: How fast the chances of its ranks fall, see `recfx.learn.RankedDistillation`.
         seed: Of everything.
     """
 
@@ -50,11 +51,12 @@ class Recipe:
     student_epochs: int = 10
     student_lr: float = 0.01
     ranks: int = 50
+    decay: float = 0.05
     seed: int = 0
 
 
 _RECIPES = {
-    "gowalla": Recipe(student_lr=0.02),
+    "gowalla": Recipe(negatives=64, student_epochs=12, ranks=100, decay=0.03),
     "movielens": Recipe(layers=2, batch=8_192, epochs=25, student_epochs=15, l2=0.001),
     "synthetic": Recipe(dim=16, layers=2, batch=2_048, negatives=4, epochs=20, student_epochs=5, ranks=10),
 }

@@ -104,7 +104,7 @@ def train(
         EpochSampler(BprSampler(data, recipe.negatives), recipe.batch),
         settings,
         loss=SampledSoftmax(),
-        distillation=None if top is None else RankedDistillation(top),
+        distillation=None if top is None else RankedDistillation(top, decay=recipe.decay),
         folder=folder,
     ).run()
     figures = None if not report.steps else measure_model(model, data)
