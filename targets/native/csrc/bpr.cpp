@@ -50,7 +50,7 @@ int64_t recfx_bpr(const char* name, const RecfxBpr* work, int64_t threads) {
     if (!recfx::within(work->negatives, work->batch * work->negative_count, work->item_count)) return 3;
     const recfx::Bpr bpr{*work};
     recfx::Team team{bpr, level, threads < 1 ? 1 : threads, recfx::Barrier(threads < 1 ? 1 : threads)};
-    if (team.members > 1 && recfx::run_team(team.members, recfx::member, &team)) return 0;
+    if (team.members > 1 && recfx::run_team(team.members, recfx::member, &team, recfx::LONG_PATIENCE_NS)) return 0;
     recfx::Team alone{bpr, level, 1, recfx::Barrier(1)};
     recfx::member(&alone, 0);
     return 0;

@@ -128,13 +128,20 @@ inline void tile(const Operands& o, const Epilogue& e, int64_t chunk_row, int64_
 
 inline bool half(const Epilogue& e, int64_t panel) { return e.n - panel * PANEL <= W; }
 
-// A few rows do not fill the registers with sums; several panels at once hide the latency of those there are.
+// A few rows do not fill the registers with sums; several panels at once hide the latency of those there are. Every other call goes backward:
+// of weights somewhat larger than the second-level cache, what was read last is still there, and would be gone if it came last again.
 template <class D, int MR>
-inline void few_rows(const Operands& o, const Epilogue& e, int64_t p0, int64_t p1) {
+inline void few_rows(const Operands& o, const Epilogue& e, int64_t p0, int64_t p1, bool backward) {
     constexpr int P = MR == 1 ? 4 : 2;
-    int64_t panel = p0;
-    for (; panel + P <= p1; panel += P) tile<D, MR, 2 * P>(o.from(0, panel), e, 0, panel);
-    for (; panel < p1; ++panel) tile<D, MR, 2>(o.from(0, panel), e, 0, panel);
+    const int64_t groups = (p1 - p0) / P, rest = (p1 - p0) % P;
+    if (backward)
+        for (int64_t panel = p1; panel > p1 - rest;) --panel, tile<D, MR, 2>(o.from(0, panel), e, 0, panel);
+    for (int64_t i = 0; i < groups; ++i) {
+        const int64_t panel = p0 + (backward ? groups - 1 - i : i) * P;
+        tile<D, MR, 2 * P>(o.from(0, panel), e, 0, panel);
+    }
+    if (!backward)
+        for (int64_t panel = p1 - rest; panel < p1; ++panel) tile<D, MR, 2>(o.from(0, panel), e, 0, panel);
 }
 
 using TileFunction = void (*)(const Operands&, const Epilogue&, int64_t, int64_t);
@@ -178,12 +185,12 @@ inline void convert_rows(const Context& context, const RecfxStep& step, const Ge
 
 // The product of a chunk's rows with panels [p0, p1).
 template <class D>
-inline void multiply(const Operands& o, int64_t count, const Epilogue& e, int64_t p0, int64_t p1) {
+inline void multiply(const Operands& o, int64_t count, const Epilogue& e, int64_t p0, int64_t p1, bool backward) {
     if (!e.partial) switch (count) {
-        case 1: return few_rows<D, 1>(o, e, p0, p1);
-        case 2: return few_rows<D, 2>(o, e, p0, p1);
-        case 3: return few_rows<D, 3>(o, e, p0, p1);
-        case 4: return few_rows<D, 4>(o, e, p0, p1);
+        case 1: return few_rows<D, 1>(o, e, p0, p1, backward);
+        case 2: return few_rows<D, 2>(o, e, p0, p1, backward);
+        case 3: return few_rows<D, 3>(o, e, p0, p1, backward);
+        case 4: return few_rows<D, 4>(o, e, p0, p1, backward);
     }
     const int64_t tiles = (count + TILE_ROWS - 1) / TILE_ROWS;
     for (int64_t panel = p0; panel < p1; ++panel)
@@ -230,7 +237,7 @@ inline void gemm(const RecfxStep& step, const Context& context, const Range& ran
             e.resume = u > 0;
             e.keep = u + width < units;
             convert_rows<D, Integers>(context, step, rows, row, count, u, width, chunk);
-            multiply<D>({chunk.units, packed + u * PANEL, stride, units * PANEL, width}, count, e, p0, p1);
+            multiply<D>({chunk.units, packed + u * PANEL, stride, units * PANEL, width}, count, e, p0, p1, context.backward);
         }
     }
 }

@@ -44,6 +44,7 @@ struct Context {
     Scratch* scratch;
     Errors* errors;
     int64_t step;
+    bool backward;  // every other call of a plan
 };
 
 inline int64_t size_of(int32_t dtype) {

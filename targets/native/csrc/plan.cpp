@@ -1,6 +1,7 @@
 // Runs plans: binds slots to memory, takes blocks of batch rows through all steps, on one thread or a team.
 #include "plan.h"
 
+#include <algorithm>
 #include <atomic>
 #include <cstdlib>
 #include <map>
@@ -63,8 +64,12 @@ struct Plan {
     std::vector<Group> groups;
     bool has_once = false;
     double weight_ns = 0, row_ns = 0;  // rough times of reading all weights, and of a batch row
+    mutable std::atomic<uint32_t> calls{0};
 
     double time(int64_t rows) const { return weight_ns + row_ns * double(rows); }
+
+    // Nanoseconds to wait for a team: a part of what it saves, and no longer than waking a thread takes.
+    int64_t patience(int64_t rows) const { return int64_t(std::min(std::max(time(rows) / 4, 5e3), 1e5)); }
 
     int64_t temps(int64_t rows, std::vector<int64_t>* offsets, bool once) const;
 };
@@ -92,11 +97,11 @@ struct Call {
     std::atomic<int64_t> next{0};
     Barrier barrier;
     char *shared = nullptr, *shared_rows = nullptr;  // temporaries of the once steps; of all rows, when a team shares the steps
-    bool share_steps;
+    bool share_steps, backward;
 
     Call(const Plan& p, int64_t b, int64_t t, const int64_t* ptrs, const int64_t* cnts)
         : plan(p), batch(b), threads(t), block(p.block), pointers(ptrs), counts(cnts), barrier(t),
-          share_steps(b * p.inner <= FEW_ROWS || b < t) {}
+          share_steps(b * p.inner <= FEW_ROWS || b < t), backward(p.calls.fetch_add(1, std::memory_order_relaxed) % 2 != 0) {}
 };
 
 // Slots bound to memory: inputs and outputs to the caller's, temporaries to `once_temps` and `row_temps` (whose first row is `first_row`).
@@ -123,7 +128,7 @@ void place(const Call& call, std::vector<Bound>& bound, char* once_temps, char* 
 }
 
 void run_steps(Call& call, const std::vector<Bound>& bound, bool once, Range range, bool meet) {
-    Context context{bound.data(), &mine.scratch, &call.errors, 0};
+    Context context{bound.data(), &mine.scratch, &call.errors, 0, call.backward};
     for (size_t i = 0; i < call.plan.steps.size(); ++i) {
         const RecfxStep& step = call.plan.steps[i];
         if (bool(step.once) != once) continue;
@@ -188,7 +193,8 @@ int64_t execute(const Plan& plan, int64_t batch, int64_t threads, const int64_t*
         call.shared_rows = call.shared + (once + 63) / 64 * 64;
     }
     if (!call.errors.raised.load()) {
-        if (threads == 1 || !run_team(threads, member, &call)) {
+        const bool meets = plan.has_once || call.share_steps;
+        if (threads == 1 || !run_team(threads, member, &call, meets ? plan.patience(batch) : 0)) {
             if (threads > 1) {
                 Call alone(plan, batch, 1, pointers, counts);
                 alone.shared = call.shared;

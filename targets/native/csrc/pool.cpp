@@ -3,6 +3,7 @@
 #include <pthread.h>
 
 #include <atomic>
+#include <chrono>
 #include <condition_variable>
 #include <memory>
 #include <mutex>
@@ -24,37 +25,67 @@ inline void relax() {
 
 constexpr int SPINS = 2000;  // some tens of microseconds: as long as the gap between two calls of a busy server
 
+// What the members of a team share; on the calling thread's stack.
+struct Team {
+    Task task;
+    void* state;
+    const bool gathers;                // no member begins before all have come
+    std::atomic<int64_t> arrived{0};   // without the caller
+    std::atomic<int32_t> verdict{0};   // 1: begin, 2: not all came
+};
+
+enum Stage : int32_t { IDLE, POSTED, TAKEN };
+
 struct Worker {
     std::thread thread;
     std::mutex mutex;
     std::condition_variable wake;
-    std::atomic<int64_t> turn{0};  // odd: a task is waiting or running
+    std::atomic<int32_t> stage{IDLE};
     bool stop = false;
-    Task task = nullptr;
-    void* state = nullptr;
+    Team* team = nullptr;
     int64_t member = 0;
 
+    bool posted() const { return stage.load(std::memory_order_acquire) == POSTED; }
+
     void loop() {
-        int64_t seen = 0;
         for (;;) {
-            for (int i = 0; i < SPINS && turn.load(std::memory_order_acquire) == seen; ++i) relax();
-            if (turn.load(std::memory_order_acquire) == seen) {
+            for (int i = 0; i < SPINS && !posted(); ++i) relax();
+            if (!posted()) {
                 std::unique_lock<std::mutex> lock(mutex);
-                wake.wait(lock, [&] { return stop || turn.load(std::memory_order_acquire) != seen; });
+                wake.wait(lock, [&] { return stop || posted(); });
                 if (stop) return;
             }
-            task(state, member);
-            seen += 2;
-            turn.store(seen, std::memory_order_release);
+            int32_t expected = POSTED;
+            if (!stage.compare_exchange_strong(expected, TAKEN, std::memory_order_acq_rel)) continue;
+            if (comes(*team)) team->task(team->state, member);
+            stage.store(IDLE, std::memory_order_release);
         }
     }
-    void start(Task t, void* s, int64_t m) {
-        task = t, state = s, member = m;
+    static bool comes(Team& team) {
+        if (!team.gathers) return true;
+        team.arrived.fetch_add(1, std::memory_order_acq_rel);
+        int32_t verdict;
+        while (!(verdict = team.verdict.load(std::memory_order_acquire))) relax();
+        return verdict == 1;
+    }
+    void start(Team* t, int64_t m) {
+        team = t, member = m;
         {
             std::lock_guard<std::mutex> lock(mutex);
-            turn.fetch_add(1, std::memory_order_release);
+            stage.store(POSTED, std::memory_order_release);
         }
         wake.notify_one();
+    }
+    // Takes back what no thread has taken; false when one has.
+    bool withdraw() {
+        int32_t expected = POSTED;
+        return stage.compare_exchange_strong(expected, IDLE, std::memory_order_acq_rel);
+    }
+    void finish() const {
+        for (int spins = 0; stage.load(std::memory_order_acquire) != IDLE; ++spins) {
+            if (spins < 20000) relax();
+            else std::this_thread::yield();
+        }
     }
 };
 
@@ -117,18 +148,35 @@ void Barrier::wait() {
     }
 }
 
-bool run_team(int64_t members, Task task, void* state) {
+namespace {
+
+// Waits until all others have come, for so long; false, with none of them at work, when they have not.
+bool gather(Pool& held, Team& team, int64_t others, int64_t patience_ns) {
+    const auto end = std::chrono::steady_clock::now() + std::chrono::nanoseconds(patience_ns);
+    while (team.arrived.load(std::memory_order_acquire) < others && std::chrono::steady_clock::now() < end) relax();
+    bool missing = false;
+    for (int64_t w = 0; w < others; ++w) missing |= held.workers[size_t(w)]->withdraw();
+    while (!missing && team.arrived.load(std::memory_order_acquire) < others) relax();  // taken, and about to come
+    team.verdict.store(missing ? 2 : 1, std::memory_order_release);
+    if (missing)
+        for (int64_t w = 0; w < others; ++w) held.workers[size_t(w)]->finish();
+    return !missing;
+}
+
+}  // namespace
+
+bool run_team(int64_t members, Task task, void* state, int64_t patience_ns) {
     Pool& held = pool();
     std::unique_lock<std::mutex> lock(held.busy, std::try_to_lock);
     if (!lock.owns_lock() || !held.grow(size_t(members - 1))) return false;
-    for (int64_t m = 1; m < members; ++m) held.workers[size_t(m - 1)]->start(task, state, m);
+    Team team{task, state, patience_ns > 0};
+    for (int64_t m = 1; m < members; ++m) held.workers[size_t(m - 1)]->start(&team, m);
+    if (team.gathers && !gather(held, team, members - 1, patience_ns)) return false;
     task(state, 0);
     for (int64_t m = 1; m < members; ++m) {
-        auto& turn = held.workers[size_t(m - 1)]->turn;
-        for (int spins = 0; turn.load(std::memory_order_acquire) & 1; ++spins) {
-            if (spins < 20000) relax();
-            else std::this_thread::yield();
-        }
+        Worker& worker = *held.workers[size_t(m - 1)];
+        if (!team.gathers && worker.withdraw()) task(state, m);  // its thread has no core: waiting would take longer
+        else worker.finish();
     }
     return true;
 }

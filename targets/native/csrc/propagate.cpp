@@ -61,7 +61,7 @@ int64_t recfx_propagate(const char* name, const float* x, float* out, void* scra
     const recfx::Propagation work{x, out, scratch, offsets, neighbours, scale, rows, columns, weights, layers, halved != 0};
     if (const int64_t wrong = recfx::check(work, neighbour_count)) return wrong;
     recfx::Team team{work, level->propagate, threads < 1 ? 1 : threads, recfx::Barrier(threads < 1 ? 1 : threads)};
-    if (team.members > 1 && recfx::run_team(team.members, recfx::member, &team)) return 0;
+    if (team.members > 1 && recfx::run_team(team.members, recfx::member, &team, recfx::LONG_PATIENCE_NS)) return 0;
     recfx::Team alone{work, level->propagate, 1, recfx::Barrier(1)};
     recfx::member(&alone, 0);
     return 0;
