@@ -9,6 +9,7 @@ import ctypes
 import os
 import sys
 import threading
+import time
 from collections.abc import Sequence
 from functools import lru_cache
 from pathlib import Path
@@ -16,11 +17,14 @@ from typing import Any
 
 import torch
 
-#: Tables below this size are found well enough through small pages.
+from recfx.cost.timing import BACKGROUND
+
+#: Tables that are smaller together are found well enough through small pages.
 LEAST_BYTES = 16 << 20
 _PAGE = 2 << 20
 _THREAD = "recfx-huge-pages"
 _STRIDE = 16 * _PAGE  # bytes a call: the kernel holds the process's map of memory meanwhile
+_PAUSE = 1e-3  # seconds between calls, for whoever waits to measure
 _MADV_HUGEPAGE, _MADV_COLLAPSE = 14, 25  # linux/mman.h; collapsing came with Linux 6.1
 _SWITCH = Path("/sys/kernel/mm/transparent_hugepage/enabled")
 
@@ -52,8 +56,8 @@ def move_tables(tables: Sequence[torch.Tensor]) -> threading.Thread | None:
     Returns:
         The thread that does it; None when there is nothing to do.
     """
-    large = [table for table in tables if table.numel() * table.element_size() >= LEAST_BYTES]
-    if not large or unavailable():
+    large = [table for table in tables if table.nbytes >= 2 * _PAGE]  # wherever it begins, it spans a whole page
+    if sum(table.nbytes for table in large) < LEAST_BYTES or unavailable():
         return None
     thread = threading.Thread(target=_move, args=(large,), name=_THREAD, daemon=True)
     thread.start()
@@ -61,16 +65,17 @@ def move_tables(tables: Sequence[torch.Tensor]) -> threading.Thread | None:
 
 
 def _move(tables: Sequence[torch.Tensor]) -> None:
-    os.setpriority(
-        os.PRIO_PROCESS, threading.get_native_id(), 19
-    )  # of this thread alone: calls of the model come first
+    os.setpriority(os.PRIO_PROCESS, threading.get_native_id(), 19)  # this thread's alone: calls of the model come first
     for table in tables:
         begin = -(-table.data_ptr() // _PAGE) * _PAGE
         end = (table.data_ptr() + table.numel() * table.element_size()) // _PAGE * _PAGE
         for at in range(begin, end, _STRIDE):
             bytes_ = min(_STRIDE, end - at)
-            if _advise(at, bytes_, _MADV_HUGEPAGE) or _advise(at, bytes_, _MADV_COLLAPSE):
+            with BACKGROUND:
+                refused = _advise(at, bytes_, _MADV_HUGEPAGE) or _advise(at, bytes_, _MADV_COLLAPSE)
+            if refused:
                 break  # no large pages are left, or this memory cannot have them; it is only advice
+            time.sleep(_PAUSE)
 
 
 def _advise(address: int, bytes_: int, advice: int) -> int:

@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+import threading
 from pathlib import Path
 
 import pytest
 import torch
 from native_kit import needs_kernels, program_of
 
+from recfx.cost.timing import compare
 from recfx.ops import lookup
 from recfx.targets.native import huge_pages
 from recfx.targets.native.backend import NativeBackend
@@ -41,6 +43,24 @@ def test_a_large_table_moves_and_keeps_address_and_contents() -> None:
     if on_large_pages(table) == 0:
         pytest.skip("the system has no large page left")
     assert on_large_pages(table) >= (24 << 20) * 4 // 1024 - 2 * 2048
+
+
+@needs_large_pages
+def test_nothing_moves_while_something_is_timed(monkeypatch: pytest.MonkeyPatch) -> None:
+    advised: list[int] = []
+    monkeypatch.setattr(huge_pages, "_advise", lambda address, bytes_, advice: advised.append(bytes_))
+    table = torch.empty(huge_pages.LEAST_BYTES // 4)
+    threads: list[threading.Thread] = []
+
+    def timed() -> None:
+        if not threads:
+            threads.append(huge_pages.move_tables([table]))  # type: ignore[arg-type]
+        assert threads[0].is_alive()
+        assert not advised
+
+    compare({"call": timed}, seconds=0.01, min_rounds=2)
+    threads[0].join(10)
+    assert advised
 
 
 @pytest.mark.parametrize("size", [0, 1, huge_pages.LEAST_BYTES // 4 - 1])
