@@ -15,6 +15,13 @@ namespace {
 
 constexpr int TILE = RECFX_TILE;           // queries that share what was loaded and unpacked of the items
 
+constexpr int64_t AHEAD = 16 * 1024;       // bytes between what is read and what is asked for, into the second-level cache
+
+inline void ask_ahead(const uint32_t* block, int64_t words) {
+    const char* at = reinterpret_cast<const char*>(block) + AHEAD;
+    for (int64_t w = 0; w < words; ++w) __builtin_prefetch(at + w * BLOCK * 4, 0, 2);
+}
+
 // The bits that differ, less than nothing: -|x xor q|.
 template <int WORDS>
 struct Hamming {
@@ -109,14 +116,50 @@ inline void tile(const RecfxSearch& search, const uint32_t* block, const uint32_
     }
 }
 
+// Full blocks [first, last) for one query, several at a time: a single one's chain of sum, comparison and branch would leave the processor waiting.
+template <class Product, class Rank>
+inline int64_t groups(const RecfxSearch& search, const uint32_t* units, int64_t first, int64_t last, Best& best, Limit& limit) {
+    constexpr int GROUP = 4;
+    int64_t b = first;
+    for (; b + GROUP <= last; b += GROUP) {
+        typename Rank::V values[GROUP][PARTS];
+        uint32_t any = 0;
+#pragma GCC unroll 4
+        for (int g = 0; g < GROUP; ++g) {
+            const uint32_t* block = search.blocks + (b + g) * search.words * BLOCK;
+            ask_ahead(block, search.words);
+#pragma GCC unroll 4
+            for (int p = 0; p < PARTS; ++p) {
+                vi product[1];
+                Product::template products<1>(search, block + p * L, units, product);
+                values[g][p] = Rank::value(search, product[0], (b + g) * BLOCK + p * L, best.query);
+                any |= above(values[g][p], Rank::limit(limit));
+            }
+        }
+        if (__builtin_expect(any == 0, 1)) continue;
+        for (int g = 0; g < GROUP; ++g) {
+            uint32_t mask = 0;
+            for (int p = 0; p < PARTS; ++p) mask |= above(values[g][p], Rank::limit(limit)) << (p * L);
+            if (!mask) continue;
+            typename Rank::Value plain[BLOCK];
+            __builtin_memcpy(plain, values[g], sizeof plain);
+            enter(search, best, limit, (b + g) * BLOCK, mask, plain);
+        }
+    }
+    return b;
+}
+
 template <class Product, class Rank>
 void blocks(const RecfxSearch& search, const uint32_t* units, int64_t count, int64_t first, int64_t last, Best* best, Limit* limits) {
     const int64_t each = units_of(search, Dot::depth);
-    // In order of ids, on which ties depend; the processor's own prefetching follows this one stream better than asking ahead does.
-    for (int64_t b = first; b < last; ++b) {
+    // In order of ids, on which ties depend.
+    const int64_t full = search.items / BLOCK < last ? search.items / BLOCK : last;
+    int64_t b = count == 1 ? groups<Product, Rank>(search, units, first, full, best[0], limits[0]) : first;
+    for (; b < last; ++b) {
         const uint32_t* block = search.blocks + b * search.words * BLOCK;
         const int64_t item = b * BLOCK, rest = search.items - item;
         const uint32_t valid = rest >= BLOCK ? 0xffffu : (1u << rest) - 1;
+        ask_ahead(block, search.words);
         int64_t q = 0;
         for (; q + TILE <= count; q += TILE) tile<Product, Rank, TILE>(search, block, units + q * each, item, valid, best + q, limits + q);
         const uint32_t* last_tile = units + q * each;
