@@ -18,6 +18,7 @@ from recfx.ir.requests import user_leaves
 from recfx.report import Measured
 
 SECONDS = 0.25
+_ROUNDS = 5  # at least, of models that take longer: ten calls of each, which a model of seconds is not to be kept waiting beyond
 
 
 def do_no_harm(parts: Parts, model: torch.nn.Module, *, seconds: float = SECONDS) -> Parts:
@@ -42,6 +43,7 @@ def do_no_harm(parts: Parts, model: torch.nn.Module, *, seconds: float = SECONDS
                 "compiled": partial(parts.entry, *positional, **keyword),
             },
             seconds=seconds,
+            min_rounds=_ROUNDS,
             baseline="eager",
         )
         comparisons.append(comparison)
