@@ -1,4 +1,4 @@
-"""python -m benchmarks run | list | table | retrieval."""
+"""python -m benchmarks run | list | table | retrieval | estimators."""
 
 from __future__ import annotations
 
@@ -7,7 +7,7 @@ import sys
 from collections.abc import Sequence
 from pathlib import Path
 
-from benchmarks import retrieval
+from benchmarks import estimators, retrieval
 from benchmarks.markdown import markdown
 from benchmarks.progress import ProgressLine
 from benchmarks.registry import GROUPS, all_cases, all_peers, select
@@ -89,7 +89,24 @@ def _parser() -> argparse.ArgumentParser:
     found.add_argument("--rounds", type=int, default=15, help="turns of each search (default: %(default)s)")
     found.add_argument("--threads", type=int, default=1, help="default: %(default)s")
     found.set_defaults(command=_retrieval)
+
+    pairs = commands.add_parser("estimators", help="train students with two estimators over several seeds")
+    pairs.add_argument("--data", default="gowalla", help="as `recfx bench hqgnn` takes it (default: %(default)s)")
+    pairs.add_argument("--out", type=Path, required=True, help="folder of the results; what is there is not run again")
+    pairs.add_argument("--seeds", type=int, default=5, help="default: %(default)s")
+    pairs.add_argument("--bits", type=_integers, default=(1, 2), help="default: 1,2")
+    pairs.add_argument("--bounds", default="centred-row", help="default: %(default)s")
+    pairs.add_argument("--pair", default="ste,gste", help="two estimators (default: %(default)s)")
+    pairs.add_argument("--epochs", type=int, help="of a student, instead of the recipe's")
+    pairs.set_defaults(command=_estimators)
     return parser
+
+
+def _estimators(options: argparse.Namespace) -> int:
+    pair = options.pair.split(",")
+    plan = estimators.Plan(options.data, options.out, options.seeds, options.bits, options.bounds, pair, options.epochs)
+    print(estimators.compare(plan))
+    return 0
 
 
 def _retrieval(options: argparse.Namespace) -> int:
