@@ -1,7 +1,7 @@
 // Grouped lookup: rows of many tables, pooled and written into their columns. Every id is checked before its row is read.
 #pragma once
 
-constexpr int64_t BYTES_AHEAD = 6 << 10;  // of rows asked for ahead of their use: about as many lines as a core waits for at a time
+constexpr int64_t BYTES_AHEAD = 10 << 10;  // of rows asked for ahead of their use: measured on rows of 128 and 256 bytes
 constexpr int64_t NEVER = INT64_MIN;  // a padding id no feature has
 
 template <bool Wide>
@@ -21,7 +21,7 @@ inline int64_t fixed_element(const Context& c, int32_t slot, int64_t offset, int
 
 inline int64_t rows_ahead(const RecfxFeature& f) {
     const int64_t rows = BYTES_AHEAD / (f.row_bytes + 1);
-    return rows < 16 ? 16 : rows > 64 ? 64 : rows;
+    return rows < 16 ? 16 : rows > 80 ? 80 : rows;
 }
 
 // Bytes of a row of whole vectors in a format of lookup_rows.inl.
