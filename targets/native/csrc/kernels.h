@@ -108,6 +108,7 @@ struct Level {
     const char* name;
     Packing packing;
     StepFunction steps[RECFX_STEP_KINDS];
+    StepFunction announce;  // of a lookup: asks for what it will read first
     // Packs W [n, k] of a dtype (0 float32, 1 bfloat16 given as float32, 2 int8) into panels; sizes by packed_units.
     void (*pack)(int32_t format, const void* weight, int64_t n, int64_t k, uint32_t* packed);
     void (*propagate)(const Propagation& work, int64_t layer, int64_t begin, int64_t end);

@@ -49,6 +49,7 @@ const Level level = {
     {PANEL, DotF32::depth, DotBF16::depth, DotI8::depth},
     {gemm_step, lookup_step, dot_step, fm_step, pointwise_step, reduce_step, softmax_step, norm_step, bmm_step, attention_step, take_step, integer_step, integer_sum_step,
      code_dot_step},
+    announce_step,
     pack,
     propagate,
     bpr_slopes,

@@ -45,14 +45,12 @@ __attribute__((always_inline)) inline void fetch(const char* rows, int64_t row_b
 // One id a batch row, no weights, nothing left out.
 inline bool plain(const RecfxFeature& f) { return f.length == 1 && f.weights < 0 && f.padding < 0; }
 
-// Asks for the first rows of a feature, before another one's are worked on.
-inline void announce(const RecfxFeature& f, const Context& c, const Range& range, int64_t begin, int64_t end, int64_t inner_rows) {
+// Asks for the first rows of a feature, before another one's are worked on. Forced inline for the same reason as `fetch`.
+__attribute__((always_inline)) inline void announce(const RecfxFeature& f, const Context& c, const Range& range, int64_t begin, int64_t end, int64_t inner_rows) {
     Ahead first(f, c, range, begin, end, inner_rows);
     const bool wide = c.slots[f.ids].dtype == RECFX_I64;
-    for (int64_t rows = rows_ahead(f); rows > 0; --rows) {
-        if (wide) first.ask<true, 0>(f);
-        else first.ask<false, 0>(f);
-    }
+    for (int64_t rows = rows_ahead(f); rows > 0; --rows)
+        if (!(wide ? first.ask<true, 0>(f) : first.ask<false, 0>(f))) return;
 }
 
 // Ids that lie `step` bytes apart, and the feature they are of: of rows to copy, or of rows to ask for meanwhile.
@@ -163,18 +161,41 @@ inline void of_width(const RecfxFeature& f, const Work& w) {
     else one_feature<Format, false>(f, w);
 }
 
-// ints: number of features. out: [rows of a batch row, width]. Feature by feature, so that what describes a table stays in registers.
-void lookup_step(const RecfxStep& step, const Context& context, const Range& range) {
-    const auto* features = static_cast<const RecfxFeature*>(step.pointers[0]);
-    int64_t first = 0, last = step.ints[0], begin = range.begin, end = range.end;
-    if (range.parts > 1) {
+// The features and batch rows of a part of a lookup.
+struct Share {
+    int64_t first, last, begin, end;
+
+    Share(const RecfxStep& step, const Range& range) : first(0), last(step.ints[0]), begin(range.begin), end(range.end) {
+        if (range.parts == 1) return;
         if (last >= end - begin) split(step.ints[0], range.part, range.parts, first, last);
         else split(range.end - range.begin, range.part, range.parts, begin, end), begin += range.begin, end += range.begin;
     }
+    // How many features are announced ahead, if all are like the first.
+    int64_t lead(const RecfxFeature& f) const {
+        const int64_t each = (end - begin) * (f.length > 1 ? f.length : 1);
+        return (2 * rows_ahead(f) + each - 1) / each;
+    }
+};
+
+__attribute__((always_inline)) inline void announce_first(const RecfxStep& step, const Context& context, const Range& range, const Share& share) {
+    const auto* features = static_cast<const RecfxFeature*>(step.pointers[0]);
+    if (share.begin >= share.end || share.first >= share.last) return;
+    const int64_t lead = share.lead(features[share.first]);
+    for (int64_t i = share.first; i < share.last && i < share.first + lead; ++i)
+        announce(features[i], context, range, share.begin, share.end, step.out.size[0]);
+}
+
+// Asks for what a lookup will read first, long before it does.
+void announce_step(const RecfxStep& step, const Context& context, const Range& range) { announce_first(step, context, range, Share(step, range)); }
+
+// ints: number of features. out: [rows of a batch row, width]. Feature by feature, so that what describes a table stays in registers.
+void lookup_step(const RecfxStep& step, const Context& context, const Range& range) {
+    const auto* features = static_cast<const RecfxFeature*>(step.pointers[0]);
+    const Share share(step, range);
+    const int64_t first = share.first, last = share.last, begin = share.begin, end = share.end;
     if (begin >= end || first >= last) return;
-    const int64_t each = (end - begin) * (features[first].length > 1 ? features[first].length : 1);  // rows of a feature, if all are like the first
-    const int64_t lead = (2 * rows_ahead(features[first]) + each - 1) / each;                           // features
-    for (int64_t i = first; i < last && i < first + lead; ++i) announce(features[i], context, range, begin, end, step.out.size[0]);
+    const int64_t lead = share.lead(features[first]);
+    announce_first(step, context, range, share);
     for (int64_t i = first; i < last; ++i) {
         const RecfxFeature& f = features[i];
         const Work work{context, range, step.out, begin, end, i, i + lead < last ? &features[i + lead] : nullptr};

@@ -73,10 +73,12 @@ struct Ahead {
         return id;
     }
 
+    // Asks for the next row; false when there is none.
     template <bool Wide, int64_t Bytes>
-    __attribute__((always_inline)) inline void ask(const RecfxFeature& f) {
+    __attribute__((always_inline)) inline bool ask(const RecfxFeature& f) {
         const char* id = next();
         if (id) fetch<Bytes>(static_cast<const char*>(f.rows), f.row_bytes, uint64_t(f.row_count), id_of<Wide>(id) + f.base);
+        return id != nullptr;
     }
 };
 

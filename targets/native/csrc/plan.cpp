@@ -45,6 +45,7 @@ thread_local Thread mine;
 thread_local RecfxError last_error;
 
 constexpr double TEAM_PAYS_NS = 50e3;  // less work than this is done before a team that must be woken, or waited for, has done its share
+constexpr int64_t EARLY_ROWS = 8;      // up to here the rows that lookups announce stay in the caches while products before them run
 constexpr int64_t FEW_ROWS = 24;  // up to here a team shares every step; above, it shares the rows
 
 }  // namespace
@@ -63,6 +64,7 @@ struct Plan {
     int64_t inner = 1;                // rows of the widest product per batch row
     std::vector<Group> groups;
     bool has_once = false;
+    std::vector<size_t> early;        // lookups behind products, whose rows can be on their way meanwhile
     double weight_ns = 0, row_ns = 0;  // rough times of reading all weights, and of a batch row
     mutable std::atomic<uint32_t> calls{0};
 
@@ -129,6 +131,8 @@ void place(const Call& call, std::vector<Bound>& bound, char* once_temps, char* 
 
 void run_steps(Call& call, const std::vector<Bound>& bound, bool once, Range range, bool meet) {
     Context context{bound.data(), &mine.scratch, &call.errors, 0, call.backward};
+    if (!once && range.end - range.begin <= EARLY_ROWS)
+        for (const size_t i : call.plan.early) call.plan.level->announce(call.plan.steps[i], context, range);
     for (size_t i = 0; i < call.plan.steps.size(); ++i) {
         const RecfxStep& step = call.plan.steps[i];
         if (bool(step.once) != once) continue;
@@ -155,6 +159,21 @@ void member(void* state, int64_t m) {
         place(call, bound, call.shared, temps, call.block, begin);
         run_steps(call, bound, false, {begin, end, 0, 1, call.batch}, false);
         if (call.errors.raised.load(std::memory_order_acquire)) return;
+    }
+}
+
+// Lookups behind products, of ids that are the caller's: those of the plan's own are not there before their step.
+void find_early(Plan& plan) {
+    auto given = [&](int32_t slot) { return slot < 0 || plan.slots[size_t(slot)].kind == RECFX_INPUT; };
+    bool behind = false;
+    for (size_t i = 0; i < plan.steps.size(); ++i) {
+        const RecfxStep& step = plan.steps[i];
+        behind |= step.kind == RECFX_GEMM && !step.once;
+        if (step.kind != RECFX_LOOKUP || step.once || !behind) continue;
+        const auto* features = static_cast<const RecfxFeature*>(step.pointers[0]);
+        bool all = true;
+        for (int64_t f = 0; f < step.ints[0]; ++f) all &= given(features[f].ids) && given(features[f].offsets);
+        if (all) plan.early.push_back(i);
     }
 }
 
@@ -242,6 +261,7 @@ void* recfx_plan_new(const char* name, const RecfxSlot* slots, int64_t slot_coun
             group.slots.push_back(i);
         }
         for (auto& group : groups) plan->groups.push_back(group.second);
+        recfx::find_early(*plan);
         for (const RecfxStep& step : plan->steps) {
             plan->has_once |= step.once != 0;
             recfx::add_time(*plan, step);
