@@ -31,7 +31,7 @@ def do_no_harm(parts: Parts, model: torch.nn.Module, *, seconds: float = SECONDS
 
     Returns:
         The same parts with the measurements in the report; with the user's model behind the entry when the compiled one is slower
-        at one of the sizes, beyond the measurement's own interval, and not faster by more at the other.
+        at one of the sizes, beyond the measurement's own interval, however much faster it is at the other.
     """
     measured: list[Measured] = []
     comparisons: list[Comparison] = []
