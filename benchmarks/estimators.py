@@ -6,18 +6,17 @@ with Student's interval.
 
 from __future__ import annotations
 
-import json
 import os
 import statistics
 from collections.abc import Sequence
 from dataclasses import asdict, dataclass, replace
 from pathlib import Path
-from typing import Any
 
 from safetensors.torch import load_file, save_file
 
 from benchmarks.markdown import markdown
 from recfx.bench import FULL, Cell, Recipe, load_bench_data, recipe_of
+from recfx.bench.files import read_json, write_json
 from recfx.bench.train import Teacher, measure_model, model_of, set_weights, teacher_of, train
 from recfx.data import Interactions
 from recfx.errors import InputError
@@ -114,8 +113,8 @@ def _recall(plan: Plan, data: Interactions, teacher: Teacher, seed: int, bits: i
         recipe = replace(plan.recipe, seed=seed)
         figures = train(cell, data, recipe, plan.folder / "runs" / file.stem, None, teacher)[1].figures
         assert figures is not None  # without a limit of time, steps are taken
-        _write(file, {"recall": figures.recall[_CUT]})
-    return float(json.loads(file.read_text())["recall"])
+        write_json(file, {"recall": figures.recall[_CUT]})
+    return float(read_json(file)["recall"])
 
 
 def _teacher(plan: Plan, data: Interactions) -> tuple[Teacher, float]:
@@ -137,12 +136,6 @@ def _check_recipe(plan: Plan) -> None:
     wanted = {"data": plan.data, "bounds": plan.bounds, "recipe": asdict(plan.recipe)}
     file = plan.folder / "plan.json"
     if not file.is_file():
-        _write(file, wanted)
-    elif json.loads(file.read_text()) != wanted:
+        write_json(file, wanted)
+    elif read_json(file) != wanted:
         raise InputError("the folder holds results of another plan", where=str(file), hint="give another folder")
-
-
-def _write(file: Path, document: Any) -> None:
-    partial = file.with_suffix(".partial")
-    partial.write_text(json.dumps(document, indent=1))
-    os.replace(partial, file)

@@ -10,7 +10,6 @@ folder/
 
 from __future__ import annotations
 
-import json
 import math
 import os
 import shutil
@@ -24,11 +23,12 @@ import torch
 from safetensors.torch import load_file, save_file
 
 from recfx.bench.cells import FULL, Cell
+from recfx.bench.files import read_json, write_json
 from recfx.bench.recipes import Recipe, load_bench_data
 from recfx.bench.results import Result, Results
 from recfx.bench.train import Outcome, Teacher, model_of, round_afterwards, set_weights, teacher_of, train
 from recfx.data import Interactions
-from recfx.errors import ArtifactError, InputError
+from recfx.errors import InputError
 from recfx.learn import QuantizedModel
 
 _TEACHER = "teacher.safetensors"
@@ -124,7 +124,7 @@ class _Run:
             outcome = self._train(cell, seconds, self._teacher_model())
         spent = time.perf_counter() - begun if outcome.report is None else outcome.report.seconds
         result = Result.of(cell, outcome, spent, torch.get_num_threads())
-        _write(self._folder / "cells" / f"{cell.name}.json", result.as_json())
+        write_json(self._folder / "cells" / f"{cell.name}.json", result.as_json())
         if result.finished:
             shutil.rmtree(self._folder / "runs" / cell.name, ignore_errors=True)
 
@@ -157,7 +157,7 @@ class _Run:
 
     def _known(self, cell: Cell) -> Result | None:
         file = self._folder / "cells" / f"{cell.name}.json"
-        return Result.from_json(cell, _read(file)) if file.is_file() else None
+        return Result.from_json(cell, read_json(file)) if file.is_file() else None
 
     def _sizes(self) -> tuple[int, int, int]:
         return self._data.n_users, self._data.n_items, len(self._data.train_indices)
@@ -171,9 +171,9 @@ class _Run:
         }
         file = self._folder / "settings.json"
         if not file.is_file():
-            _write(file, wanted)
+            write_json(file, wanted)
             return
-        found = _read(file)
+        found = read_json(file)
         other = sorted(name for name in wanted if found.get(name) != wanted[name])
         if other:
             raise InputError(
@@ -181,24 +181,3 @@ class _Run:
                 where=str(file),
                 hint="give another folder, or the settings of before",
             )
-
-
-def _write(file: Path, document: Any) -> None:
-    """Writes JSON so that a crash leaves the old content or the new."""
-    partial = file.with_name(f"{file.name}.partial")
-    partial.write_text(json.dumps(document, indent=1) + "\n")
-    os.replace(partial, file)
-
-
-def _read(file: Path) -> Any:
-    """Reads JSON.
-
-    Raises:
-        ArtifactError: It is none.
-    """
-    try:
-        return json.loads(file.read_text())
-    except (json.JSONDecodeError, UnicodeDecodeError) as error:
-        raise ArtifactError(
-            f"a result is damaged: {error}", where=str(file), hint="delete it to run it again"
-        ) from error

@@ -98,7 +98,8 @@ def load(path: str | PathLike[str], *, check: bool = True) -> Index:
         # Room for more items is not saved.
         dead = dead[: -(-len(arrays["blocks"]) * BLOCK // 64)].clone()
     grid = Grid(arrays["lower"], arrays["step"], manifest["scales"])
-    return Index(Store(arrays["blocks"], items, grid, dim, dead), bits, manifest["metric"], manifest["query_bits"])
+    store = Store(arrays["blocks"], items, grid, dim, dead, mapped=True)
+    return Index(store, bits, manifest["metric"], manifest["query_bits"])
 
 
 def _mapped(file: Path) -> Tensor:

@@ -27,7 +27,9 @@ class Store:
         dead: A bit for each item, int64 [ceil(room / 64)]; None before the first was deleted.
     """
 
-    def __init__(self, blocks: Tensor, items: int, grid: Grid, dim: int, dead: Tensor | None = None) -> None:
+    def __init__(
+        self, blocks: Tensor, items: int, grid: Grid, dim: int, dead: Tensor | None = None, *, mapped: bool = False
+    ) -> None:
         self.blocks = blocks
         self.items = items
         self.dim = dim
@@ -36,7 +38,8 @@ class Store:
         # Constants of rows have the room that blocks have; the others are few and fixed.
         self._constants = grid if grid.kind != "row" else _resized(grid, len(blocks) * BLOCK)
         self._grid: Grid | None = None
-        huge_pages.move_tables([blocks])
+        if not mapped:  # a file's pages come when they are read, and only those
+            huge_pages.move_tables([blocks])
 
     @property
     def grid(self) -> Grid:

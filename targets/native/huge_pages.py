@@ -41,7 +41,7 @@ def unavailable() -> str | None:
 
 
 def wait() -> None:
-    """Waits until all tables are where they are to be, for whoever measures."""
+    """Waits until all tables are where they are to be, for whoever measures; before measuring, as nothing moves meanwhile."""
     for thread in threading.enumerate():
         if thread.name == _THREAD:
             thread.join()

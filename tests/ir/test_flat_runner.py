@@ -7,7 +7,7 @@ from typing import Any
 
 import pytest
 import torch
-from program_cases import I64, nested_program, numbers, tiny_program
+from program_cases import I64, numbers
 from torch import nn
 
 from recfx.ir import (
@@ -23,16 +23,6 @@ from recfx.ir.flat import FAST_CALLS
 from recfx.ir.serialize import from_json, to_json
 
 aten = torch.ops.aten
-
-
-@pytest.fixture(scope="module")
-def tiny() -> Program:
-    return tiny_program()
-
-
-@pytest.fixture(scope="module")
-def nested() -> Program:
-    return nested_program()
 
 
 SAMPLES: dict[Any, tuple[Any, ...]] = {

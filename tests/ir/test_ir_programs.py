@@ -9,7 +9,7 @@ import pytest
 import torch
 from hypothesis import given
 from hypothesis import strategies as st
-from program_cases import I64, DictModel, dict_inputs, nested_program, numbers, tiny_program
+from program_cases import I64, DictModel, dict_inputs, numbers
 from torch import nn
 
 from recfx.errors import InputError, VerificationError
@@ -29,16 +29,6 @@ from recfx.ir.dead_code import remove_dead_code
 from recfx.ir.numeric import compare_outputs
 
 aten = torch.ops.aten
-
-
-@pytest.fixture(scope="module")
-def tiny() -> Program:
-    return tiny_program()
-
-
-@pytest.fixture(scope="module")
-def nested() -> Program:
-    return nested_program()
 
 
 X, F = dict_inputs(5)

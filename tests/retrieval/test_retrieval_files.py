@@ -13,6 +13,7 @@ from hypothesis import strategies as st
 
 from recfx.errors import ArtifactError
 from recfx.retrieval import Index
+from recfx.targets.native import huge_pages
 
 QUERIES = torch.randn(3, 20, generator=torch.Generator().manual_seed(1))
 
@@ -32,6 +33,15 @@ def test_a_loaded_index_is_the_saved_one(tmp_path: Path, bits: int, scales: Any)
             assert torch.equal(one, other)
         assert len(loaded) == len(index) == 75
         assert (loaded.bits, loaded.metric, loaded.query_bits) == (index.bits, index.metric, index.query_bits)
+
+
+def test_pages_of_a_file_are_read_only_when_asked_for(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    moved: list[torch.Tensor] = []
+    monkeypatch.setattr(huge_pages, "move_tables", moved.extend)
+    Index.from_embeddings(torch.randn(40, 16), 4).save(tmp_path / "index")
+    assert len(moved) == 1
+    Index.load(tmp_path / "index")
+    assert len(moved) == 1
 
 
 def test_changes_of_a_loaded_index_leave_the_files_alone(tmp_path: Path) -> None:

@@ -7,6 +7,7 @@ import subprocess
 import sys
 import threading
 from collections.abc import Iterator
+from concurrent.futures import ThreadPoolExecutor
 from functools import cache
 from typing import Any
 
@@ -99,6 +100,23 @@ def test_threads_share_a_model(threads: Any) -> None:
     for worker in workers:
         worker.join()
     assert not failures
+
+
+def test_more_threads_than_cores_are_not_waited_for(threads: Any) -> None:
+    """Members that do not come in time are withdrawn, or run by the caller; callers that find the pool busy work alone."""
+    wide = torch.nn.Sequential(
+        torch.nn.Linear(256, 1024), torch.nn.ReLU(), torch.nn.Linear(1024, 1024), torch.nn.Linear(1024, 3)
+    )
+    fast = recfx.optimize(wide.eval(), "native", example_inputs=torch.randn(4, 256), measure=False)
+    batches = [torch.randn(rows, 256) for rows in (1, 3, 24, 400)]  # steps shared by a team, and blocks
+    threads(1)
+    expected = [fast(x) for x in batches]
+    many = 4 * (os.cpu_count() or 1)
+    threads(many)
+    with ThreadPoolExecutor(3, initializer=torch.set_num_threads, initargs=(many,)) as callers:
+        for found in callers.map(lambda _: [fast(x) for x in batches * 5], range(3)):
+            for one, other in zip(found, expected * 5, strict=True):
+                assert torch.equal(one, other)
 
 
 def test_a_forked_process_computes_too() -> None:

@@ -1,0 +1,31 @@
+"""JSON files of results: never half written, and damaged ones named."""
+
+from __future__ import annotations
+
+import json
+import os
+from pathlib import Path
+from typing import Any
+
+from recfx.errors import ArtifactError
+
+
+def write_json(file: Path, document: Any) -> None:
+    """Writes JSON so that a crash leaves the old content or the new."""
+    partial = file.with_name(f"{file.name}.partial")
+    partial.write_text(json.dumps(document, indent=1) + "\n")
+    os.replace(partial, file)
+
+
+def read_json(file: Path) -> Any:
+    """Reads JSON.
+
+    Raises:
+        ArtifactError: It is none.
+    """
+    try:
+        return json.loads(file.read_text())
+    except (json.JSONDecodeError, UnicodeDecodeError) as error:
+        raise ArtifactError(
+            f"a result is damaged: {error}", where=str(file), hint="delete it to run it again"
+        ) from error
