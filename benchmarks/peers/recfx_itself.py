@@ -64,6 +64,30 @@ class RecfxInt8(Recfx):
     options: ClassVar[dict[str, Any]] = {"precision": "int8"}
 
 
+class RecfxAsWritten(Recfx):
+    """The model compiled with every product that it writes.
+
+    Fused, target attention takes its first layer apart whether hoisted or not, so that the unhoisted model already saves most of the
+    arithmetic that hoisting is credited with (`benchmarks.cases.request`).
+    """
+
+    name = "recfx as written"
+    summary = "recfx.optimize without fuse-target-attention, whose kernel splits the first layer over query and keys; request cases only"
+
+    def declines(self, job: Job) -> str | None:
+        return None if job.request else "no inputs of this case belong to the request"
+
+    def prepare(self, job: Job) -> Run:
+        import recfx
+        from recfx.passes import NATIVE_PIPELINE
+
+        written = NATIVE_PIPELINE.replace("fuse-target-attention,", "")
+        return _settled(
+            recfx.optimize(job.model, target="cpu", example_inputs=job.inputs, pipeline=written, **self.options),
+            job.inputs,
+        )
+
+
 class RecfxRequest(Recfx):
     """The same model, told which inputs are one row per request and given that one row."""
 
@@ -101,4 +125,4 @@ class RecfxRequestInt8(RecfxRequest):
     options: ClassVar[dict[str, Any]] = {"precision": "int8"}
 
 
-PEERS = (RecfxFp32(), RecfxBf16(), RecfxInt8(), RecfxRequest(), RecfxRequestInt8())
+PEERS = (RecfxFp32(), RecfxBf16(), RecfxInt8(), RecfxAsWritten(), RecfxRequest(), RecfxRequestInt8())

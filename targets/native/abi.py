@@ -30,6 +30,8 @@ class Kind(IntEnum):
     INTEGER = 11
     INTEGER_SUM = 12
     CODE_DOT = 13
+    TURN_KEYS = 14
+    KEY_SCORES = 15
 
 
 class Place(IntEnum):

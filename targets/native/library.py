@@ -9,7 +9,7 @@ from pathlib import Path
 from typing import Any
 
 from recfx.errors import TargetError
-from recfx.targets.native.abi import STRUCTS
+from recfx.targets.native.abi import STRUCTS, Kind
 
 _FOLDER = Path(__file__).parent
 _BUILD_HINT = "install recfx where a C++17 compiler is found (g++ or clang++), or run `python setup.py build_ext --inplace` in a checkout"
@@ -54,6 +54,8 @@ class Library:
         for which, struct in enumerate(STRUCTS):
             if self.calls["recfx_struct_bytes"](which) != ctypes.sizeof(struct):
                 raise OSError(f"{path.name} was built from other sources: its {struct.__name__} has another size")
+        if self.calls["recfx_struct_bytes"](len(STRUCTS)) != len(Kind):
+            raise OSError(f"{path.name} was built from other sources: it has other kinds of steps")
         self.levels: tuple[str, ...] = tuple(self.calls["recfx_levels"]().decode().split(","))
         self.search_levels: tuple[str, ...] = tuple(self.calls["recfx_search_levels"]().decode().split(","))
 

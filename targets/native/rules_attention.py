@@ -4,8 +4,9 @@ With W's columns for the parts q, k, q-k, k-q, q*k, the first layer of the MLP o
 
     W x = (W_q + W_(q-k) - W_(k-q)) q + (W_k - W_(q-k) + W_(k-q)) k + W_(q*k) (q * k)
 
-Of these, the first term is one row for all keys, the second does not see the query (and is computed once when all rows share the keys),
-and the concatenation is never built.
+Of these, the first term is one row for all keys, and the concatenation is never built. The others are one product
+(W_k' + W_(q*k) diag(q)) k with a matrix made for each query, see `rules_key_scores`; where that does not apply, the second does not see the
+query and is computed once when all rows share the keys.
 """
 
 from __future__ import annotations
@@ -21,6 +22,7 @@ from recfx.targets.native.abi import Kind
 from recfx.targets.native.builder import PlanBuilder, rows_of, view
 from recfx.targets.native.rules import rule
 from recfx.targets.native.rules_gemm import activation_vectors, emit_gemm, emit_layer, emit_row_dice, even_rows, widened
+from recfx.targets.native.rules_key_scores import emit_key_scores, takes_layers
 from recfx.targets.native.rules_pointwise import MASKED_FILL, MUL, MUL_C, NOT, Operation, emit_pointwise
 from recfx.targets.native.values import Dim, Unsupported, Value
 
@@ -36,15 +38,7 @@ def _target_attention(builder: PlanBuilder, node: fx.Node) -> None:
     if layers[0].norm or layers[0].residual >= 0 or any(layer.residual == 0 for layer in layers):
         raise Unsupported("its first layer has a norm, or its input is added later on")
     q, k = even_rows(builder, query), _shared(builder, even_rows(builder, keys))
-    values = [q, _first_layer(builder, layers[0], params, q, k, [attention.PARTS[p] for p in parts])]
-    if layers[0].activation == "row-dice":
-        values[1] = builder.temp((raw := values[1]).dims)
-        emit_row_dice(builder, layers[0], params, raw, values[1])
-    for layer in layers[1:]:
-        out = widened(builder, values[-1], builder.tensor(params[layer.weight]).shape[0])
-        emit_layer(builder, layer, params, values[-1], out, values[layer.residual] if layer.residual > 0 else None)
-        values.append(out)
-    scores = _without_last(values[-1])
+    scores = _scores(builder, layers, params, q, k, [attention.PARTS[p] for p in parts])
     kept = builder.value(mask) if mask is not None and masking != attention.NO_MASK else None
     weights = _weights(builder, scores, kept, bool(softmax), float(scale), int(masking), float(fill))
     out = builder.result(node, anywhere=True)
@@ -55,6 +49,25 @@ def _target_attention(builder: PlanBuilder, node: fx.Node) -> None:
     builder.values[node] = out
 
 
+def _scores(
+    builder: PlanBuilder, layers: list[mlp.Layer], params: list[fx.Node], q: Value, k: Value, parts: list[str]
+) -> Value:
+    """What the MLP says of each key, [B, L]."""
+    split = _split_first(builder, layers[0], params, q, parts)
+    if split.of_products is not None and takes_layers(builder, layers, params, k.dims[1].size):
+        row = _row_term(builder, layers[0], params, q, split)
+        return _without_last(emit_key_scores(builder, layers, params, q, k, row, split.of_keys, split.of_products))
+    values = [q, _first_layer(builder, layers[0], params, q, k, split)]
+    if layers[0].activation == "row-dice":
+        values[1] = builder.temp((raw := values[1]).dims)
+        emit_row_dice(builder, layers[0], params, raw, values[1])
+    for layer in layers[1:]:
+        out = widened(builder, values[-1], builder.tensor(params[layer.weight]).shape[0])
+        emit_layer(builder, layer, params, values[-1], out, values[layer.residual] if layer.residual > 0 else None)
+        values.append(out)
+    return _without_last(values[-1])
+
+
 def _shared(builder: PlanBuilder, keys: Value) -> Value:
     """Keys that are one row repeated over the batch, as that one row."""
     first = keys.dims[0]
@@ -63,23 +76,42 @@ def _shared(builder: PlanBuilder, keys: Value) -> Value:
     return keys
 
 
-def _first_layer(
-    builder: PlanBuilder, layer: mlp.Layer, params: list[fx.Node], q: Value, k: Value, parts: list[str]
-) -> Value:
+@dataclasses.dataclass(frozen=True)
+class _Split:
+    """The first layer's weight, each [N, D], by what it multiplies."""
+
+    of_query: torch.Tensor
+    of_keys: torch.Tensor
+    of_products: torch.Tensor | None  # None without that part
+
+
+def _split_first(builder: PlanBuilder, layer: mlp.Layer, params: list[fx.Node], q: Value, parts: list[str]) -> _Split:
     weight = builder.tensor(params[layer.weight])
     if weight.dtype is not torch.float32:
         raise Unsupported(f"a weight of dtype {weight.dtype}")
     columns_of = list(zip(parts, torch.split(weight, q.dims[-1].size, 1), strict=True))
     nothing = torch.zeros(weight.shape[0], q.dims[-1].size)
-    of_q, of_k, of_product = (
+    of_query, of_keys, of_products = (
         sum((_TERMS[part][term] * columns for part, columns in columns_of), nothing) for term in range(3)
     )
-    hidden = weight.shape[0]
+    return _Split(of_query, of_keys, of_products if "q*k" in parts else None)
+
+
+def _row_term(builder: PlanBuilder, layer: mlp.Layer, params: list[fx.Node], q: Value, split: _Split) -> Value:
+    """What the first layer makes of the query, and its bias: [B, N]."""
+    row = builder.temp((q.dims[0], Dim(len(split.of_query), 1)))
     bias = builder.tensor(params[layer.bias]) if layer.bias >= 0 else None
+    emit_gemm(builder, q, split.of_query, row, bias=bias)
+    return row
+
+
+def _first_layer(
+    builder: PlanBuilder, layer: mlp.Layer, params: list[fx.Node], q: Value, k: Value, split: _Split
+) -> Value:
+    hidden = len(split.of_query)
     lengths = k.dims[1]
+    row = _row_term(builder, layer, params, q, split)
     once_a_row = Value(q.slot, q.offset, (q.dims[0], Dim(lengths.size, 0), q.dims[1]))
-    row = builder.temp((q.dims[0], Dim(hidden, 1)))
-    emit_gemm(builder, q, of_q, row, bias=bias)
     row = Value(row.slot, row.offset, (row.dims[0], Dim(lengths.size, 0), row.dims[1]))
     activation: dict[str, Any] = {"sums_first": True}
     if layer.activation != "row-dice":  # which sees whole rows, in a step of its own
@@ -89,14 +121,14 @@ def _first_layer(
             "vectors": activation_vectors(builder, layer, params, hidden),
         }
     out = builder.temp((q.dims[0], lengths, Dim(hidden, 1)))
-    if "q*k" not in parts:
-        emit_gemm(builder, _over_batch(k, q), of_k, out, mul=row, **activation)
+    if split.of_products is None:
+        emit_gemm(builder, _over_batch(k, q), split.of_keys, out, mul=row, **activation)
         return out
     of_keys = builder.temp((k.dims[0], lengths, Dim(hidden, 1)))
-    emit_gemm(builder, k, of_k, of_keys)
+    emit_gemm(builder, k, split.of_keys, of_keys)
     product = builder.temp((q.dims[0], lengths, q.dims[1]))
     emit_pointwise(builder, [once_a_row, k], product, [Operation(MUL, 0, 1)], [])
-    emit_gemm(builder, product, of_product, out, mul=row, add=_over_batch(of_keys, q), **activation)
+    emit_gemm(builder, product, split.of_products, out, mul=row, add=_over_batch(of_keys, q), **activation)
     return out
 
 

@@ -51,7 +51,7 @@ class Packer:
         Returns:
             Its address and its format's number.
         """
-        return self._once("weight", weight, 0, lambda: self._pack(weight.detach())), FORMATS[weight.dtype]
+        return self.once("weight", weight, 0, lambda: self._pack(weight.detach())), FORMATS[weight.dtype]
 
     def vector(self, vector: torch.Tensor, n: int) -> int:
         """The address of a vector of `n` float32 (one value is repeated), padded with zeros to whole panels."""
@@ -61,7 +61,7 @@ class Packer:
             whole[:n] = vector.detach().float().reshape(-1)
             return whole
 
-        return self._once("vector", vector, n, padded)
+        return self.once("vector", vector, n, padded)
 
     def column_sums(self, weight: torch.Tensor) -> int:
         """The address of the int32 sums over each row of an int8 weight [N, K], padded."""
@@ -71,10 +71,10 @@ class Packer:
             whole[: weight.shape[0]] = weight.detach().to(torch.int32).sum(1)
             return whole
 
-        return self._once("sums", weight, 0, sums)
+        return self.once("sums", weight, 0, sums)
 
-    def _once(self, kind: str, source: torch.Tensor, n: int, make: Callable[[], torch.Tensor]) -> int:
-        """The address of what is made of a tensor, the same for the same tensor."""
+    def once(self, kind: str, source: torch.Tensor, n: int, make: Callable[[], torch.Tensor]) -> int:
+        """The address of what `make` makes of a tensor; made once for each tensor, `kind` and `n`."""
         key = (kind, source.data_ptr(), source.dtype, tuple(source.shape), source.stride(), n)
         if key not in self._made:
             self._sources.append(source)  # while the packer lives, no other tensor gets the address

@@ -90,7 +90,7 @@ def test_every_peer_says_what_it_is() -> None:
     names = {"torch.compile", "torch.compile freezing", "torch.compile max-autotune", "aot-inductor", "torchao int8"}
     names |= {"onnxruntime", "onnxruntime int8 dynamic", "onnxruntime int8 static"}
     names |= {"openvino", "openvino bf16", "openvino int8", "fbgemm lookup", "fbgemm lookup int8"}
-    ours = {"recfx", "recfx bf16", "recfx int8", "recfx request", "recfx request int8"}
+    ours = {"recfx", "recfx bf16", "recfx int8", "recfx as written", "recfx request", "recfx request int8"}
     assert names | ours | {"eager"} <= PEERS.keys()
     for peer in PEERS.values():
         assert peer.ours == (peer.name in ours)
@@ -114,8 +114,9 @@ def test_peers_decline_what_they_cannot_do() -> None:
         assert "lookups" in (PEERS["fbgemm lookup"].declines(ranker) or "")
         assert PEERS["fbgemm lookup"].declines(lookup) is None
         assert "linear" in (PEERS["torchao int8"].declines(lookup) or "")
-        assert "request" in (PEERS["recfx request"].declines(ranker) or "")
-        assert PEERS["recfx request"].declines(job_of(RANKER, 2, store, request=True)) is None
+        for name in ("recfx request", "recfx as written"):
+            assert "request" in (PEERS[name].declines(ranker) or "")
+            assert PEERS[name].declines(job_of(RANKER, 2, store, request=True)) is None
 
 
 def test_request_peers_get_one_row_of_what_belongs_to_the_request() -> None:

@@ -176,7 +176,7 @@ def test_attention(data: st.DataObject) -> None:
 @given(st.data())
 def test_target_attention(data: st.DataObject) -> None:
     rng = generator(data.draw(seeds))
-    batch, length, dim, hidden = drawn(data, 2, 5), drawn(data, 2, 12), drawn(data, 1, 20), drawn(data, 1, 20)
+    batch, length, dim, hidden = drawn(data, 2, 5), drawn(data, 2, 70), drawn(data, 1, 20), drawn(data, 1, 20)
     parts = data.draw(st.lists(st.integers(0, len(attention.PARTS) - 1), min_size=1, max_size=5))
     softmax, pool = data.draw(st.booleans()), data.draw(st.booleans())
     masking, scale = data.draw(st.integers(0, 3)), data.draw(st.sampled_from([1.0, 0.5]))

@@ -15,28 +15,53 @@ inline Activation activation_of(const RecfxStep& step, int64_t kind) {
 inline vf gelu(vf y) { return y * 0.5f * (1.0f + erf_(y * 0.707106781f)); }
 inline vf gelu_tanh(vf y) { return y * 0.5f * (1.0f + tanh_((y + y * y * y * 0.044715f) * 0.797884561f)); }
 
-inline vf activate(vf y, const Activation& a, int64_t column) {
-    switch (a.kind) {
-        case 1: return y < 0.0f ? splat(0.0f) : y;
-        case 2: return gelu(y);
-        case 3: return gelu_tanh(y);
-        case 4: return y * sigmoid(y);
-        case 5: return sigmoid(y);
-        case 6: return tanh_(y);
-        case 7: return y > 0.0f ? y : y * load(a.slope + column);
-        case 8: {
-            const vf gate = sigmoid(y * load(a.gate_scale + column) + load(a.gate_shift + column));
-            return gate * y + (1.0f - gate) * load(a.slope + column) * y;
-        }
-        case 9: return y > 0.0f ? y : y * a.number;
-        default: return y;
+// From `low` where the gate is 0 to `high` where it is 1.
+inline vf between(vf low, vf high, vf gate) { return low + gate * (high - low); }
+
+// `of` gives a column's number, or a vector of columns' numbers, of one of the pointers.
+template <int64_t Kind, class Of>
+inline vf activate_as(vf y, const Activation& a, Of of) {
+    if constexpr (Kind == 1) return y < 0.0f ? splat(0.0f) : y;
+    else if constexpr (Kind == 2) return gelu(y);
+    else if constexpr (Kind == 3) return gelu_tanh(y);
+    else if constexpr (Kind == 4) return y * sigmoid(y);
+    else if constexpr (Kind == 5) return sigmoid(y);
+    else if constexpr (Kind == 6) return tanh_(y);
+    else if constexpr (Kind == 7) return y > 0.0f ? y : y * of(a.slope);
+    else if constexpr (Kind == 8) return between(of(a.slope) * y, y, sigmoid(y * of(a.gate_scale) + of(a.gate_shift)));
+    else if constexpr (Kind == 9) return y > 0.0f ? y : y * a.number;
+    else return y;
+}
+
+template <int64_t Kind>
+struct KindOf {
+    static constexpr int64_t value = Kind;
+};
+
+// Calls `f` with a kind known to the compiler, so that a loop in it decides nothing.
+template <class F>
+inline auto with_kind(int64_t kind, F f) {
+    switch (kind) {
+        case 1: return f(KindOf<1>{});
+        case 2: return f(KindOf<2>{});
+        case 3: return f(KindOf<3>{});
+        case 4: return f(KindOf<4>{});
+        case 5: return f(KindOf<5>{});
+        case 6: return f(KindOf<6>{});
+        case 7: return f(KindOf<7>{});
+        case 8: return f(KindOf<8>{});
+        case 9: return f(KindOf<9>{});
+        default: return f(KindOf<0>{});
     }
+}
+
+inline vf activate(vf y, const Activation& a, int64_t column) {
+    return with_kind(a.kind, [&](auto kind) { return activate_as<kind.value>(y, a, [column](const float* p) { return load(p + column); }); });
 }
 
 // Dice whose gate is the sigmoid of a norm over the row; a norm's alone, since it needs the value before the norm as well.
 constexpr int64_t ROW_DICE = 10;
 
 inline vf row_dice(vf x, vf normed, const Activation& a, int64_t column) {
-    const vf gate = sigmoid(normed);
-    return gate * x + (1.0f - gate) * load(a.slope + column) * x;
+    return between(load(a.slope + column) * x, x, sigmoid(normed));
 }

@@ -38,6 +38,7 @@ namespace {
 #include "take.inl"
 #include "rows.inl"
 #include "bmm.inl"
+#include "key_scores.inl"
 #include "propagate.inl"
 #include "bpr.inl"
 #include "code_query.inl"
@@ -48,7 +49,7 @@ const Level level = {
     RECFX_LEVEL_NAME,
     {PANEL, DotF32::depth, DotBF16::depth, DotI8::depth},
     {gemm_step, lookup_step, dot_step, fm_step, pointwise_step, reduce_step, softmax_step, norm_step, bmm_step, attention_step, take_step, integer_step, integer_sum_step,
-     code_dot_step},
+     code_dot_step, turn_keys_step, key_scores_step},
     announce_step,
     pack,
     propagate,

@@ -61,7 +61,7 @@ struct Plan {
     std::vector<RecfxSlot> slots;
     std::vector<RecfxStep> steps;
     int64_t block;
-    int64_t inner = 1;                // rows of the widest product per batch row
+    int64_t inner = 1;                // rows, or keys, of the widest product per batch row
     std::vector<Group> groups;
     bool has_once = false;
     std::vector<size_t> early;        // lookups behind products, whose rows can be on their way meanwhile
@@ -187,6 +187,10 @@ void add_time(Plan& plan, const RecfxStep& step) {
     } else if (step.kind == RECFX_LOOKUP) {
         const auto* features = static_cast<const RecfxFeature*>(step.pointers[0]);
         for (int64_t i = 0; i < step.ints[0]; ++i) row += 15.0 * double(step.out.size[0]) * double(features[i].length > 0 ? features[i].length : 8);
+    } else if (step.kind == RECFX_KEY_SCORES) {
+        double products = 0, inputs = double(step.ints[1]);
+        for (int64_t i = 0; i < step.ints[2]; ++i) products += inputs * double(step.ints[3 + 3 * i]), inputs = double(step.ints[3 + 3 * i]);
+        row = double(step.ints[0]) * products * 2 / 200;
     } else {
         row = 2;
         for (int i = 0; i < step.out.rank; ++i) row *= double(step.out.size[i]);
@@ -240,8 +244,9 @@ using recfx::Plan;
 extern "C" {
 
 int64_t recfx_struct_bytes(int32_t which) {
-    const size_t sizes[] = {sizeof(RecfxSlot), sizeof(RecfxView), sizeof(RecfxStep), sizeof(RecfxFeature), sizeof(RecfxError), sizeof(RecfxBpr)};
-    return which >= 0 && which < 6 ? int64_t(sizes[which]) : -1;
+    const size_t sizes[] = {sizeof(RecfxSlot), sizeof(RecfxView), sizeof(RecfxStep), sizeof(RecfxFeature), sizeof(RecfxError), sizeof(RecfxBpr),
+                            RECFX_STEP_KINDS};
+    return which >= 0 && which < 7 ? int64_t(sizes[which]) : -1;
 }
 
 void* recfx_plan_new(const char* name, const RecfxSlot* slots, int64_t slot_count, const RecfxStep* steps, int64_t step_count, int64_t block) {
@@ -265,7 +270,8 @@ void* recfx_plan_new(const char* name, const RecfxSlot* slots, int64_t slot_coun
         for (const RecfxStep& step : plan->steps) {
             plan->has_once |= step.once != 0;
             recfx::add_time(*plan, step);
-            if (step.kind == RECFX_GEMM && step.views[0].size[0] > plan->inner && !step.once) plan->inner = step.views[0].size[0];
+            const int64_t rows = step.kind == RECFX_GEMM ? step.views[0].size[0] : step.kind == RECFX_KEY_SCORES ? step.ints[0] : 1;
+            if (rows > plan->inner && !step.once) plan->inner = rows;
         }
         return plan;
     } catch (const std::bad_alloc&) {

@@ -15,7 +15,7 @@ inline V load_as(const T* p) {
 }
 inline vf load(const float* p) { return load_as<vf>(p); }
 inline void store(float* p, vf v) { __builtin_memcpy(p, &v, sizeof v); }
-inline vf splat(float x) { return vf{} + x; }
+inline vf splat(float x) { return x - vf{}; }  // x + 0 would turn -0 into 0, and the addition be made
 inline vi splat(int32_t x) { return vi{} + x; }
 
 // The first n < W lanes, the rest zero.
@@ -98,8 +98,14 @@ inline void turn(const float* from, int64_t from_row, float* to, int64_t to_row,
 #endif
 }
 
+// `b` where either is NaN.
+#if RECFX_LANES == 16
+inline vf max(vf a, vf b) { return (vf)_mm512_max_ps((__m512)a, (__m512)b); }
+inline vf min(vf a, vf b) { return (vf)_mm512_min_ps((__m512)a, (__m512)b); }
+#else
 inline vf max(vf a, vf b) { return a > b ? a : b; }
 inline vf min(vf a, vf b) { return a < b ? a : b; }
+#endif
 inline vf as_float(vi v) { return (vf)v; }
 inline vi as_int(vf v) { return (vi)v; }
 inline vf to_float(vi v) { return __builtin_convertvector(v, vf); }
@@ -130,7 +136,11 @@ inline float max_lanes(vf v) {
 
 // e^v for v in [-87, 88.37], by range reduction to [-ln2/2, ln2/2] and the Taylor polynomial of degree 7 (remainder under 1e-8 there).
 inline vf exponential_of_held(vf v) {
+#if RECFX_LANES == 16
+    const vf n = (vf)_mm512_roundscale_ps((__m512)(v * 1.44269504f), _MM_FROUND_TO_NEAREST_INT | _MM_FROUND_NO_EXC);
+#else
     const vf n = round_even(v * 1.44269504f);
+#endif
     const vf r = (v - n * 0.693359375f) + n * 2.12194440e-4f;
     vf p = splat(1.0f / 5040);
     p = p * r + 1.0f / 720;
@@ -140,7 +150,11 @@ inline vf exponential_of_held(vf v) {
     p = p * r + 0.5f;
     p = p * r + 1.0f;
     p = p * r + 1.0f;
+#if RECFX_LANES == 16
+    return (vf)_mm512_scalef_ps((__m512)p, (__m512)n);
+#else
     return p * as_float((to_int(n) + 127) << 23);
+#endif
 }
 
 inline vf exponential(vf v) {
@@ -150,23 +164,18 @@ inline vf exponential(vf v) {
     return v != v ? v : high;
 }
 
-// 1 / v for v in [1, 2^126], to the last bit or one beside it: a quarter of a division's time where the processor estimates reciprocals.
+// 1 / v for v in [1, 2^126], to the last bits: a quarter of a division's time where the processor estimates reciprocals.
 inline vf reciprocal(vf v) {
 #if RECFX_LANES == 16
-    vf r = (vf)_mm512_rcp14_ps((__m512)v);
-    r = r + r * (1.0f - v * r);
+    const vf r = (vf)_mm512_rcp14_ps((__m512)v);
     return r + r * (1.0f - v * r);
 #else
     return 1.0f / v;
 #endif
 }
 
-// The exponent is held where 1 + e^-v is a number that `reciprocal` takes: beyond, the quotient is zero or one to 38 digits.
-inline vf sigmoid(vf v) {
-    const vf e = exponential_of_held(min(max(-v, splat(-87.0f)), splat(87.0f)));
-    const vf s = reciprocal(1.0f + e);
-    return v != v ? v : s;
-}
+// The exponent is held where 1 + e^-v is a number that `reciprocal` takes: beyond, the quotient is zero or one to 38 digits. NaN stays NaN.
+inline vf sigmoid(vf v) { return reciprocal(1.0f + exponential_of_held(min(splat(87.0f), max(splat(-87.0f), -v)))); }
 
 // Near zero an odd polynomial (minimax on [-0.625, 0.625], Cephes), elsewhere through e^2v.
 inline vf tanh_(vf v) {
