@@ -16,7 +16,7 @@ from setuptools.command.build_ext import build_ext
 SOURCES = Path("targets/native/csrc")
 AVX2 = ["-mavx2", "-mfma", "-mf16c"]
 AVX512 = [*AVX2, "-mavx512f", "-mavx512bw", "-mavx512dq", "-mavx512vl", "-mavx512cd", "-mprefer-vector-width=512"]
-COMMON = ["plan", "pool", "propagate", "bpr", "retrieval", "levels"]
+COMMON = ["plan", "pool", "propagate", "bpr", "queries", "retrieval", "levels"]
 OPTIONS = ["-O3", "-fvisibility=hidden", "-Wall", "-Wextra"]
 # What a processor's family adds to the portable levels. Searches have levels of their own: on x86, counting bits in vectors came to
 # processors apart from bfloat16.
@@ -35,11 +35,12 @@ FAMILIES = {"x86_64": X86_FLAGS, "amd64": X86_FLAGS, "aarch64": ARM_FLAGS, "arm6
 def flags_of_sources(machine: str) -> dict[str, list[str]]:
     """The C++ sources of a machine, as `platform.machine()` names it, and the flags that each needs beside those of all."""
     levels: dict[str, list[str]] = {"level_portable": [], "scan_portable": [], **FAMILIES.get(machine.lower(), {})}
-    # All levels of a search give the same bits, which a contracted product and sum would not.
-    exact = {
-        name: [*flags, "-ffp-contract=off"] if name.startswith("scan") else flags for name, flags in levels.items()
+    # All levels and machines give the same bits in a search, which a contracted product and sum would not.
+    exact = ("scan", "queries", "retrieval")
+    return {
+        name: ["-std=c++17", *flags, *(["-ffp-contract=off"] if name.startswith(exact) else [])]
+        for name, flags in {**{name: [] for name in COMMON}, **levels}.items()
     }
-    return {name: ["-std=c++17", *flags] for name, flags in {**{name: [] for name in COMMON}, **exact}.items()}
 
 
 class BuildKernels(build_ext):

@@ -13,7 +13,8 @@ from recfx.errors import InputError
 
 Kind = Literal["table", "row", "dimension"]
 
-_LARGEST = 1e15  # products of larger numbers, summed over dimensions, might leave float32
+#: The greatest magnitude of a number: products of larger ones, summed over dimensions, might leave float32.
+LARGEST = 1e15
 _LEAST_STEP = 1e-30
 
 
@@ -36,6 +37,17 @@ class Grid:
         """Half the step, and the middle of the two values of a 1-bit code; kept, as every query of 1 bit asks for them."""
         half = self.step / 2
         return half, self.lower + half
+
+    @cached_property
+    def constants(self) -> tuple[float, float]:
+        """Lower and step of the table's grid as numbers, kept likewise."""
+        return float(self.lower), float(self.step)
+
+    @cached_property
+    def half_constants(self) -> tuple[float, float]:
+        """Middle and half step of the table's grid, likewise."""
+        half, middle = self.halves
+        return float(middle), float(half)
 
     def rows(self, ids: Tensor | slice) -> Grid:
         """The grid of some rows."""
@@ -114,18 +126,18 @@ def _constants(lower: Tensor | float | None, step: Tensor | float | None) -> tup
         raise InputError("lower and step go together", hint="give both or neither")
     low, high = (torch.as_tensor(t).detach().to("cpu", torch.float32) for t in (lower, step))
     for name, tensor in (("lower", low), ("step", high)):
-        if not bool((tensor.abs() <= _LARGEST).all()):
-            raise InputError(f"{name} holds NaN, infinities or numbers beyond {_LARGEST:g}")
+        if not bool((tensor.abs() <= LARGEST).all()):
+            raise InputError(f"{name} holds NaN, infinities or numbers beyond {LARGEST:g}")
     if bool((high < 0).any()):
         raise InputError("a step is negative", hint="turn the codes of that row or dimension round")
     return low, high
 
 
-def checked(values: Tensor, dim: int | None, what: str) -> Tensor:
+def plain(values: Tensor, dim: int | None, what: str) -> Tensor:
     """Embeddings as a contiguous float32 matrix on the CPU.
 
     Raises:
-        InputError: Another rank, width or type, NaN, infinities, or numbers too large.
+        InputError: Another rank, width or type.
     """
     if not isinstance(values, Tensor) or not values.is_floating_point() or values.ndim != 2:
         got = f"{values.dtype} {list(values.shape)}" if isinstance(values, Tensor) else type(values).__name__
@@ -133,13 +145,26 @@ def checked(values: Tensor, dim: int | None, what: str) -> Tensor:
     if not values.shape[1] or (dim is not None and values.shape[1] != dim):
         wanted = "at least one column" if dim is None else f"{dim} columns"
         raise InputError(f"{what} must have {wanted}, got {values.shape[1]}", where="recfx.retrieval")
-    plain = values.detach().to("cpu", torch.float32).contiguous()
+    return values.detach().to("cpu", torch.float32).contiguous()
+
+
+def checked(values: Tensor, dim: int | None, what: str) -> Tensor:
+    """`plain`, all of whose numbers a search can rank by.
+
+    Raises:
+        InputError: As in `plain`; NaN, infinities, or numbers too large.
+    """
+    rows = plain(values, dim, what)
     # Extremes are NaN when any number is.
-    if plain.numel() and not bool(torch.stack(plain.aminmax()).abs().max() <= _LARGEST):
-        bad = int((~(plain.abs() <= _LARGEST)).any(1).nonzero()[0])
-        raise InputError(
-            f"row {bad} of {what} holds NaN, infinities or numbers beyond {_LARGEST:g}",
-            where="recfx.retrieval",
-            hint="a search cannot rank such rows; clean them or leave them out",
-        )
-    return plain
+    if rows.numel() and not bool(torch.stack(rows.aminmax()).abs().max() <= LARGEST):
+        raise unfit(int((~(rows.abs() <= LARGEST)).any(1).nonzero()[0]), what)
+    return rows
+
+
+def unfit(row: int, what: str) -> InputError:
+    """The error for a row of numbers that a search cannot rank by."""
+    return InputError(
+        f"row {row} of {what} holds NaN, infinities or numbers beyond {LARGEST:g}",
+        where="recfx.retrieval",
+        hint="a search cannot rank such rows; clean them or leave them out",
+    )

@@ -15,10 +15,10 @@ from recfx.retrieval.encoding import encode_blocks
 from recfx.retrieval.exclusion import Exclude, compressed
 from recfx.retrieval.options import Metric, checked_codes, checked_options, checked_size
 from recfx.retrieval.packing import BITS, pack, pack_bytes, rows_of, to_blocks, unpack
-from recfx.retrieval.queries import Prepared, prepare_bits, prepare_hamming, prepare_numbers
+from recfx.retrieval.queries import Form, prepare
 from recfx.retrieval.store import Store, repeated
 from recfx.targets.native.library import missing
-from recfx.targets.native.retrieval import Scan, scan
+from recfx.targets.native.retrieval import Scan, scan, shortlist
 
 if TYPE_CHECKING:
     from recfx.retrieval.handoff import FaissKind
@@ -163,11 +163,31 @@ class Index:
         Raises:
             InputError: Queries of another width or type, NaN, infinities, k below 1, or ids of no item.
         """
-        prepared = self._prepare(queries)
+        problem = self._problem(queries, k, exclude)
+        return scan(problem) if missing() is None else reference.scan(problem)
+
+    def shortlist(self, queries: Tensor, k: int, exclude: Exclude | None = None) -> Tensor:
+        """The ids that `search` finds, in any order, for which it takes less time where k is large.
+
+        Args:
+            queries: As in `search`.
+            k: Likewise.
+            exclude: Likewise.
+
+        Returns:
+            int64 [Q, k]; -1 where fewer than k items are left.
+
+        Raises:
+            InputError: As in `search`.
+        """
+        problem = self._problem(queries, k, exclude)
+        return shortlist(problem) if missing() is None else reference.shortlist(problem)
+
+    def _problem(self, queries: Tensor, k: int, exclude: Exclude | None) -> Scan:
+        prepared = prepare(queries, self._store.grid, Form(self.dim, self.bits, self.metric, self.query_bits))
         if k < 1:
             raise InputError(f"k must be at least 1, not {k}", where=_WHERE)
-        left_out = compressed(exclude, len(queries), self.next_id) if exclude is not None else None
-        problem = Scan(
+        return Scan(
             blocks=self._store.blocks,
             items=self._store.items,
             dim=self.dim,
@@ -176,31 +196,12 @@ class Index:
             k=k,
             scale=prepared.scale,
             bias=prepared.bias,
-            query_sum=None if prepared.scale is None else prepared.query_sum,
+            query_sum=prepared.query_sum,
             dead=self._store.dead,
-            exclude=left_out,
+            exclude=compressed(exclude, len(queries), self.next_id) if exclude is not None else None,
+            gain=prepared.gain,
+            offset=prepared.offset,
         )
-        values, ids = scan(problem) if missing() is None else reference.scan(problem)
-        return torch.where(ids < 0, values, values * prepared.gain + prepared.offset), ids
-
-    def _prepare(self, queries: Tensor) -> Prepared:
-        grid = self._store.grid
-        if isinstance(queries, Tensor) and queries.dtype == torch.uint8 and self.query_bits == 1:
-            checked_codes(queries, 1, self.dim)
-            codes = queries.detach().cpu()
-            return (
-                prepare_hamming(codes)
-                if self.metric == "hamming"
-                else prepare_bits(codes, torch.ones(len(codes), 1), grid)
-            )
-        values = grids.checked(queries, self.dim, "queries")
-        if self.metric == "cosine":
-            values = torch.nn.functional.normalize(values, dim=1)
-        if self.metric == "hamming":
-            return prepare_hamming((values > 0).to(torch.uint8))
-        if self.query_bits == 1:
-            return prepare_bits((values > 0).to(torch.uint8), values.abs().mean(1, keepdim=True), grid)
-        return prepare_numbers(values, grid, self.bits)
 
     def codes(self, ids: Tensor | None = None) -> Tensor:
         """Codes of items, of all by default, uint8 [n, d]."""

@@ -9,19 +9,17 @@ A grid per dimension is folded into the query: <q, lower + step * codes> = <q, l
 from __future__ import annotations
 
 from dataclasses import dataclass
+from typing import Any
 
 import torch
 from torch import Tensor
 
-from recfx.retrieval.grid import Grid
+from recfx.retrieval import reference
+from recfx.retrieval.grid import Grid, checked, plain, unfit
+from recfx.retrieval.options import Metric, checked_codes
 from recfx.retrieval.packing import pack, words_of
-
-#: Largest number of a query of eight bits; -128 is left out, so that both signs reach equally far.
-LARGEST = 127
-
-
-_HALF = torch.tensor(0.5)
-_NONE = torch.empty(0)
+from recfx.targets.native.library import missing
+from recfx.targets.native.retrieval import Rounded, round_queries
 
 
 @dataclass(frozen=True)
@@ -32,51 +30,113 @@ class Prepared:
         rows: int32 words or int8 numbers, see `recfx.targets.native.retrieval.Scan`.
         scale: float32 [n], or None where items rank by the product.
         bias: float32 [n], or None.
-        query_sum: float32 [Q], empty where nothing needs it.
-        gain: float32 [Q, 1] or [].
-        offset: float32 [Q, 1].
+        query_sum: float32 [Q]; None where nothing needs it.
+        gain: float32 [Q].
+        offset: float32 [Q].
     """
 
     rows: Tensor
     scale: Tensor | None
     bias: Tensor | None
-    query_sum: Tensor
+    query_sum: Tensor | None
     gain: Tensor
     offset: Tensor
 
 
-def round_rows(values: Tensor) -> tuple[Tensor, Tensor]:
-    """Float32 rows [Q, d] as int8 numbers and what one of them is worth, float32 [Q, 1]; 1 for rows of zeros."""
-    unit = values.abs().amax(1, keepdim=True) / LARGEST
-    unit = torch.where(unit > 0, unit, 1.0)
-    return (values / unit).round_().clamp_(-LARGEST, LARGEST).to(torch.int8), unit
+@dataclass(frozen=True)
+class Form:
+    """What an index is.
+
+    Attributes:
+        dim: Codes of an item.
+        bits: Of a code.
+        metric: See `recfx.retrieval.Index`.
+        query_bits: 1 or 8.
+    """
+
+    dim: int
+    bits: int
+    metric: Metric
+    query_bits: int
 
 
-def prepare_hamming(codes: Tensor) -> Prepared:
-    """Queries of one bit, uint8 [Q, d] of 0 and 1, whose score is minus the number of bits that differ: (value - d) / 2."""
-    count, dim = codes.shape
-    return Prepared(pack(codes, 1), None, None, _NONE, _HALF, torch.full((count, 1), -dim / 2))
+def prepare(queries: Tensor, grid: Grid, form: Form) -> Prepared:
+    """Rounds queries, or takes codes of them.
+
+    Args:
+        queries: Floating point [Q, d]; for queries of 1 bit also uint8 of 0 and 1.
+        grid: That of the items.
+        form: That of the index.
+
+    Raises:
+        InputError: Queries of another width or type, or with numbers that a search cannot rank by.
+    """
+    if isinstance(queries, Tensor) and queries.dtype == torch.uint8 and form.query_bits == 1:
+        checked_codes(queries, 1, form.dim)
+        codes = queries.detach().cpu()
+        return _hamming(pack(codes, 1), form.dim) if form.metric == "hamming" else _of_codes(codes, grid)
+    # Rounding looks through the numbers that it is given: these are the caller's unless something is done to them before.
+    as_they_are = form.metric != "cosine" and grid.kind != "dimension"
+    values = (plain if as_they_are else checked)(queries, form.dim, "queries")
+    if form.metric == "cosine":
+        values = torch.nn.functional.normalize(values, dim=1)
+    if form.metric == "hamming":
+        return _hamming(rounded(values, words_of(form.dim, 1), True).rows, form.dim)
+    return _to_signs(values, grid) if form.query_bits == 1 else _to_numbers(values, grid, form.bits)
 
 
-def prepare_bits(codes: Tensor, magnitude: Tensor, grid: Grid) -> Prepared:
-    """Queries of one bit, uint8 [Q, d] of 0 and 1, that stand for -m and m, float32 [Q, 1]."""
+def _of_codes(codes: Tensor, grid: Grid) -> Prepared:
+    """Codes that stand for -1 and 1."""
     sums = 2.0 * codes.sum(1, dtype=torch.int64).float() - codes.shape[1]
-    half, middle = grid.halves
-    rows = pack(codes, 1)
+    ones, rows = torch.ones(len(codes)), pack(codes, 1)
     if grid.kind == "row":
-        return Prepared(rows, half, middle, sums, magnitude, torch.zeros_like(magnitude))
-    return Prepared(rows, None, None, sums, magnitude * half, magnitude * middle * sums[:, None])
+        half, middle = grid.halves
+        return Prepared(rows, half, middle, sums, ones, torch.zeros(len(codes)))
+    lower, step = grid.half_constants
+    return Prepared(rows, None, None, None, ones * step, lower * sums)
 
 
-def prepare_numbers(values: Tensor, grid: Grid, bits: int) -> Prepared:
-    """Float32 queries [Q, d] as eight-bit numbers."""
-    folded = values * grid.step if grid.kind == "dimension" else values
-    numbers, unit = round_rows(folded)
-    sums = numbers.sum(1, dtype=torch.int64).float()
+def _to_signs(values: Tensor, grid: Grid) -> Prepared:
+    """Signs times their mean magnitude."""
+    width = words_of(values.shape[1], 1)
+    if grid.kind == "row":
+        half, middle = grid.halves
+        found = rounded(values, width, True)
+        return Prepared(found.rows, half, middle, found.sums, found.gain, found.offset)
+    lower, step = grid.half_constants
+    found = rounded(values, width, True, step, lower)
+    return Prepared(found.rows, None, None, None, found.gain, found.offset)
+
+
+def _to_numbers(values: Tensor, grid: Grid, bits: int) -> Prepared:
+    """Eight-bit numbers."""
     width = words_of(values.shape[1], bits) * (32 // bits)
-    rows = torch.nn.functional.pad(numbers, (0, width - values.shape[1])).contiguous()
     if grid.kind == "row":
-        return Prepared(rows, grid.step, grid.lower, sums, unit, torch.zeros_like(unit))
-    if grid.kind == "dimension":
-        return Prepared(rows, None, None, sums, unit, (values @ grid.lower)[:, None])
-    return Prepared(rows, None, None, sums, unit * grid.step, unit * grid.lower * sums[:, None])
+        found = rounded(values, width, False)
+        return Prepared(found.rows, grid.step, grid.lower, found.sums, found.gain, found.offset)
+    if grid.kind == "table":
+        lower, step = grid.constants
+        found = rounded(values, width, False, step, lower)
+        return Prepared(found.rows, None, None, None, found.gain, found.offset)
+    found = rounded(values * grid.step, width, False)
+    return Prepared(found.rows, None, None, None, found.gain, values @ grid.lower)
+
+
+def _hamming(rows: Tensor, dim: int) -> Prepared:
+    """Signs whose score is minus the number of bits that differ: (value - d) / 2."""
+    count = len(rows)
+    return Prepared(rows, None, None, None, torch.full((count,), 0.5), torch.full((count,), -dim / 2))
+
+
+def rounded(values: Tensor, width: int, signs: bool, step: float = 1.0, lower: float = 0.0) -> Rounded:
+    """Queries rounded by the kernels, or by torch where there are none; see `recfx.targets.native.retrieval.round_queries`.
+
+    Raises:
+        InputError: A row with numbers that a search cannot rank by.
+    """
+    run: Any = round_queries if missing() is None else reference.round_queries
+    found = run(values, width, signs, step, lower)
+    if isinstance(found, int):
+        raise unfit(found, "queries")
+    assert isinstance(found, Rounded)
+    return found

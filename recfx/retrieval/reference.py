@@ -5,8 +5,10 @@ from __future__ import annotations
 import torch
 from torch import Tensor
 
-from recfx.retrieval.packing import rows_of, unpack
-from recfx.targets.native.retrieval import Scan
+from recfx.retrieval.grid import LARGEST
+from recfx.retrieval.packing import pack, rows_of, unpack
+from recfx.retrieval.rounding import round_rows
+from recfx.targets.native.retrieval import Rounded, Scan
 
 _BLOCK_VALUES = 1 << 22
 
@@ -26,7 +28,31 @@ def scan(search: Scan) -> tuple[Tensor, Tensor]:
         # Stable, so that of equals the one of lower id, which came earlier, stays ahead.
         order = both.sort(dim=1, descending=True, stable=True).indices[:, : search.k]
         best, ids = both.gather(1, order), names.gather(1, order)
-    return best.float(), ids
+    scores = best.float()
+    if search.gain is not None and search.offset is not None:
+        scores = torch.where(ids < 0, scores, scores * search.gain[:, None] + search.offset[:, None])
+    return scores, ids
+
+
+def shortlist(search: Scan) -> Tensor:
+    """See `recfx.targets.native.retrieval.shortlist`."""
+    return scan(search)[1]
+
+
+def round_queries(values: Tensor, width: int, signs: bool, step: float = 1.0, lower: float = 0.0) -> Rounded | int:
+    """See `recfx.targets.native.retrieval.round_queries`."""
+    bad = (~(values.abs() <= LARGEST)).any(1).nonzero()
+    if len(bad):
+        return int(bad[0])
+    if signs:
+        codes = (values > 0).to(torch.uint8)
+        rows, unit = pack(codes, 1), values.abs().double().mean(1).float()
+        sums = 2.0 * codes.sum(1, dtype=torch.int64).float() - values.shape[1]
+    else:
+        numbers, units = round_rows(values)
+        rows, unit = torch.nn.functional.pad(numbers, (0, width - values.shape[1])), units[:, 0]
+        sums = numbers.sum(1, dtype=torch.int64).float()
+    return Rounded(rows, sums, unit * step, unit * lower * sums)
 
 
 def _values(search: Scan, some: Tensor) -> Tensor:

@@ -23,7 +23,8 @@ from recfx.retrieval import grid as grids
 from recfx.retrieval import reference
 from recfx.retrieval.exclusion import Exclude, compressed
 from recfx.retrieval.index import Index
-from recfx.retrieval.queries import round_rows
+from recfx.retrieval.queries import rounded
+from recfx.retrieval.rounding import round_rows
 from recfx.targets.native import huge_pages
 from recfx.targets.native.library import missing
 from recfx.targets.native.retrieval import rescore
@@ -130,14 +131,16 @@ class TwoStageIndex:
         chosen = shortlist if shortlist is not None else self.shortlist
         if chosen is None:
             raise InputError("no shortlist was chosen", where=_WHERE, hint="call calibrate, or pass shortlist=")
-        values = self._asked(queries)
         if chosen == "bound":
             if self._affine is not None:
                 raise InputError("the bound needs exact scores", where=_WHERE, hint="rescore by float32 or float16")
-            return self._search_certain(values, k, exclude)
+            return self._search_certain(self._asked(queries), k, exclude)
         if not isinstance(chosen, int) or chosen < k:
             raise InputError(f"a shortlist of {chosen!r} has no {k} items", where=_WHERE)
-        listed = self.first.search(values, min(chosen, max(len(self), 1)), exclude)[1]
+        # The first stage looks through the numbers of queries whose rows it takes as they are.
+        cosine = self.first.metric == "cosine"
+        values = self._asked(queries) if cosine else grids.plain(queries, self.first.dim, "queries")
+        listed = self.first.shortlist(values, min(chosen, max(len(self), 1)), exclude)
         return self._rescored(values, listed, k)
 
     def calibrate(self, queries: Tensor, k: int, recall: float = 0.99, exclude: Exclude | None = None) -> int:
@@ -187,10 +190,9 @@ class TwoStageIndex:
         if self._affine is None:
             scores, ids = run(self._rows, values, listed, k)
             return scores, ids
-        numbers, unit = round_rows(values)
-        sums = numbers.sum(1, dtype=torch.int64).float()
-        scores, ids = run(self._rows, numbers, listed, k, affine=(self._affine.step, self._affine.lower, sums))
-        return scores * unit, ids
+        asked = rounded(values, values.shape[1], False)
+        scores, ids = run(self._rows, asked.rows, listed, k, affine=(self._affine.step, self._affine.lower, asked.sums))
+        return scores * asked.gain[:, None], ids
 
     def _exact(self, values: Tensor, k: int, exclude: Exclude | None) -> Tensor:
         """The k best items by the rows of the second stage, int64 [Q, k]."""

@@ -32,6 +32,7 @@ _FUNCTIONS: dict[str, tuple[list[Any], Any]] = {
     "recfx_search_levels": ([], _text),
     "recfx_search": ([_text, _p, _i64], _i64),
     "recfx_rescore": ([_text, _p, _i64], _i64),
+    "recfx_round_queries": ([_p], _i64),
 }
 
 

@@ -17,13 +17,23 @@ BLOCK = 16
 #: Kinds of rows to score again, as csrc/abi.h numbers them.
 _ROW_DTYPES = {torch.float32: 0, torch.float16: 5, torch.uint8: 3}
 _i64, _p = ctypes.c_int64, ctypes.c_void_p
+_OTHER_SOURCES, _REBUILD = "the native kernels were built from other sources", "build and install recfx again"
 
 
 class _Search(ctypes.Structure):
     _fields_ = (
         *((name, _i64) for name in ("struct_bytes", "items", "dim", "bits", "words", "queries", "k", "hamming")),
         *((name, _p) for name in ("blocks", "query_rows", "scale", "bias", "query_sum", "dead", "exclude_from")),
-        *((name, _p) for name in ("exclude", "scores", "ids")),
+        *((name, _p) for name in ("exclude", "gain", "offset", "scores", "ids")),
+    )
+
+
+class _Queries(ctypes.Structure):
+    _fields_ = (
+        *((name, _i64) for name in ("struct_bytes", "queries", "dim", "signs", "width")),
+        *((name, _p) for name in ("values", "rows")),
+        *((name, ctypes.c_float) for name in ("step", "lower")),
+        *((name, _p) for name in ("gain", "offset", "sums")),
     )
 
 
@@ -39,7 +49,7 @@ class Scan:
     """A search through all items, all tensors contiguous and on the CPU.
 
     With queries of words the product of an item and a query is `dim - 2 * (bits that differ)`, otherwise the dot product of the item's
-    codes and the query's numbers. Items rank by the product, or by `scale * product + bias * query_sum`.
+    codes and the query's numbers. Items rank by the value, which is the product, or `scale * product + bias * query_sum`.
 
     Attributes:
         blocks: int32 [at least ceil(items / 16), words, 16]: the words of 16 items lie next to each other; codes fill a word from its
@@ -54,6 +64,8 @@ class Scan:
         query_sum: float32 [Q], and there when `scale` is.
         dead: int64 [at least ceil(items / 64)] of bits, or None; items whose bit is set are not found.
         exclude: From where to where in the ids the excluded ones of a query lie, int64 [Q + 1], and the ids, ascending within a query.
+        gain: float32 [Q], or None; then scores are `gain * value + offset`, otherwise the values.
+        offset: float32 [Q], and there when `gain` is.
     """
 
     blocks: Tensor
@@ -67,6 +79,69 @@ class Scan:
     query_sum: Tensor | None = None
     dead: Tensor | None = None
     exclude: tuple[Tensor, Tensor] | None = None
+    gain: Tensor | None = None
+    offset: Tensor | None = None
+
+
+@dataclass(frozen=True)
+class Rounded:
+    """Queries as a search reads them.
+
+    Attributes:
+        rows: int32 words or int8 numbers, see `Scan.queries`.
+        sums: float32 [Q], of the numbers, or of the signs.
+        gain: float32 [Q].
+        offset: float32 [Q].
+    """
+
+    rows: Tensor
+    sums: Tensor
+    gain: Tensor
+    offset: Tensor
+
+
+def round_queries(values: Tensor, width: int, signs: bool, step: float = 1.0, lower: float = 0.0) -> Rounded | int:
+    """Rounds queries to their signs or to eight bits.
+
+    With unit = max |q| / 127, or mean |q| for signs, `gain` is unit * step and `offset` unit * lower * sum. Rows of zeros have unit 1,
+    or 0 for signs.
+
+    Args:
+        values: float32 [Q, d], contiguous.
+        width: Words, or numbers, of a row of the result, which has room for d.
+        signs: Whether a bit says that a value is above zero; otherwise rows are of numbers from -127 to 127.
+        step: See above.
+        lower: See above.
+
+    Returns:
+        The queries, or the first row that holds NaN, infinities or numbers beyond 1e15.
+
+    Raises:
+        TargetError: The kernels cannot run here.
+    """
+    count, dim = values.shape
+    rows = torch.empty(count, width, dtype=torch.int32 if signs else torch.int8)
+    numbers = torch.empty(3, count)
+    at, row_bytes = numbers.data_ptr(), 4 * count
+    call = _Queries(
+        struct_bytes=ctypes.sizeof(_Queries),
+        queries=count,
+        dim=dim,
+        signs=int(signs),
+        width=width,
+        values=values.data_ptr(),
+        rows=rows.data_ptr(),
+        step=step,
+        lower=lower,
+        gain=at,
+        offset=at + row_bytes,
+        sums=at + 2 * row_bytes,
+    )
+    code: int = library().calls["recfx_round_queries"](ctypes.byref(call))
+    if code == -2:
+        raise TargetError(_OTHER_SOURCES, hint=_REBUILD)
+    gain, offset, sums = numbers.unbind()
+    return code if code >= 0 else Rounded(rows, sums, gain, offset)
 
 
 def scan(search: Scan, level: str | None = None, threads: int | None = None) -> tuple[Tensor, Tensor]:
@@ -78,13 +153,23 @@ def scan(search: Scan, level: str | None = None, threads: int | None = None) -> 
         threads: torch's number when not given. The answer does not depend on it, nor on the level.
 
     Returns:
-        Values, float32 [Q, k] and descending, and ids, int64 [Q, k]; -inf and -1 where there are no more items.
+        Scores, float32 [Q, k] and descending, and ids, int64 [Q, k]; -inf and -1 where there are no more items.
 
     Raises:
         TargetError: The kernels cannot run here, or memory is short.
     """
+    scores = torch.empty(len(search.queries), search.k)
+    return scores, _scan(search, scores, level, threads)
+
+
+def shortlist(search: Scan, level: str | None = None, threads: int | None = None) -> Tensor:
+    """The ids that `scan` finds, in any order."""
+    return _scan(search, None, level, threads)
+
+
+def _scan(search: Scan, scores: Tensor | None, level: str | None, threads: int | None) -> Tensor:
     count = len(search.queries)
-    values, ids = torch.empty(count, search.k), torch.empty(count, search.k, dtype=torch.int64)
+    ids = torch.empty(count, search.k, dtype=torch.int64)
     starts, excluded = search.exclude if search.exclude is not None else (None, None)
     call = _Search(
         struct_bytes=ctypes.sizeof(_Search),
@@ -103,12 +188,14 @@ def scan(search: Scan, level: str | None = None, threads: int | None = None) -> 
         dead=_address(search.dead),
         exclude_from=_address(starts),
         exclude=_address(excluded),
-        scores=values.data_ptr(),
+        gain=_address(search.gain),
+        offset=_address(search.offset),
+        scores=_address(scores),
         ids=ids.data_ptr(),
     )
     if count:
         _run("recfx_search", call, level, threads)
-    return values, ids
+    return ids
 
 
 def rescore(
@@ -176,4 +263,4 @@ def _run(name: str, call: ctypes.Structure, level: str | None, threads: int | No
     if code == 2:
         raise TargetError("a search found no memory for its lists", hint="search fewer queries at once, or a smaller k")
     if code == 3:
-        raise TargetError("the native kernels were built from other sources", hint="build and install recfx again")
+        raise TargetError(_OTHER_SOURCES, hint=_REBUILD)

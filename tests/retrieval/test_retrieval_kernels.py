@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import dataclasses
+
 import pytest
 import torch
 from hypothesis import given, settings
@@ -12,7 +14,7 @@ from recfx.errors import TargetError
 from recfx.retrieval import reference
 from recfx.retrieval.packing import pack, to_blocks, words_of
 from recfx.targets.native.library import library, search_level
-from recfx.targets.native.retrieval import Scan, rescore, scan
+from recfx.targets.native.retrieval import Rounded, Scan, rescore, round_queries, scan, shortlist
 
 pytestmark = needs_kernels
 relaxed = settings(deadline=None, max_examples=40)
@@ -33,7 +35,7 @@ def scans(draw: st.DrawFn) -> Scan:
         numbers = torch.randint(-127, 128, (queries, dim), dtype=torch.int8, generator=rng)
         rows = torch.nn.functional.pad(numbers, (0, words_of(dim, bits) * (32 // bits) - dim))
     room = -(-items // 16) * 16
-    affine = draw(st.booleans())
+    affine, scored = draw(st.booleans()), draw(st.booleans())
     scale, bias = torch.rand(room, generator=rng), torch.randn(room, generator=rng)
     dead = torch.randint(-(2**62), 2**62, (-(-room // 64),), generator=rng) if draw(st.booleans()) else None
     exclude = None
@@ -47,6 +49,8 @@ def scans(draw: st.DrawFn) -> Scan:
         bits=bits,
         queries=rows,
         k=draw(st.integers(1, 60)),
+        gain=torch.randn(queries, generator=rng) if scored else None,
+        offset=torch.randn(queries, generator=rng) if scored else None,
         scale=scale if affine else None,
         bias=bias if affine else None,
         query_sum=torch.randn(queries, generator=rng) if affine else None,
@@ -64,6 +68,84 @@ def test_every_level_and_number_of_threads_gives_the_reference(problem: Scan) ->
             found_values, found_ids = scan(problem, level, threads)
             assert torch.equal(found_ids, ids), level
             assert torch.equal(found_values, values), level
+            listed = shortlist(problem, level, threads)
+            assert torch.equal(listed.sort(1).values, ids.sort(1).values), level
+
+
+@pytest.fixture(scope="module")
+def many() -> Scan:
+    """Items enough for a list's limit to be guessed from a sample; every sampled run of them holds the best there are."""
+    items, rng = 300_000, torch.Generator().manual_seed(1)
+    codes = torch.randint(0, 2, (items, 32), dtype=torch.uint8, generator=rng)
+    asked = torch.randint(0, 2, (3, 32), dtype=torch.uint8, generator=rng)
+    blocks = -(-items // 16)
+    runs = blocks // 1024
+    for run in range(runs):
+        first = blocks * run // runs * 16
+        codes[first : first + 512] = asked[0]
+    scale, bias = torch.rand(items, generator=rng), torch.randn(items, generator=rng)
+    return Scan(
+        to_blocks(pack(codes, 1)),
+        items,
+        32,
+        1,
+        pack(asked, 1),
+        1,
+        scale=scale,
+        bias=bias,
+        query_sum=torch.randn(3, generator=rng),
+    )
+
+
+@pytest.mark.parametrize("k", [200, 1_500, 10_000])
+@pytest.mark.parametrize("affine", [False, True])
+def test_long_lists_are_exact_whatever_a_sample_says(many: Scan, k: int, affine: bool) -> None:
+    """The first query's sample promises more than the items keep: fewer than 10,000 of them are as good, and the search goes again."""
+    plain = {} if affine else {"scale": None, "bias": None, "query_sum": None}
+    problem = dataclasses.replace(many, k=k, **plain)  # type: ignore[arg-type]
+    values, ids = reference.scan(problem)
+    for threads in (1, 2):
+        found_values, found_ids = scan(problem, threads=threads)
+        assert torch.equal(found_ids, ids)
+        assert torch.equal(found_values, values)
+        assert torch.equal(shortlist(problem, threads=threads).sort(1).values, ids.sort(1).values)
+
+
+def test_long_lists_of_what_deletions_leave(many: Scan) -> None:
+    dead = torch.full((-(-many.items // 64),), -1)
+    dead[::50] = 0
+    problem = dataclasses.replace(many, k=9_000, dead=dead)
+    values, ids = reference.scan(problem)
+    found = scan(problem, threads=2)
+    assert int((ids[0] < 0).sum()) > 0
+    assert torch.equal(found[0], values)
+    assert torch.equal(found[1], ids)
+
+
+@relaxed
+@given(st.data())
+def test_rounded_queries_are_those_of_the_reference(data: st.DataObject) -> None:
+    rng = torch.Generator().manual_seed(data.draw(st.integers(0, 2**32)))
+    count, dim, signs = data.draw(st.integers(0, 9)), data.draw(st.integers(1, 130)), data.draw(st.booleans())
+    size = data.draw(st.sampled_from([1.0, 1e-44, 1e-30, 1e14]))
+    values = torch.randn(count, dim, generator=rng).mul_(size)
+    values[torch.rand(count, generator=rng) < 0.2] = 0
+    width = words_of(dim, 1) if signs else words_of(dim, 2) * 16
+    step, lower = data.draw(st.sampled_from([(1.0, 0.0), (0.3, -0.7)]))
+    if data.draw(st.booleans()) and count:
+        row = data.draw(st.integers(0, count - 1))
+        values[row, data.draw(st.integers(0, dim - 1))] = data.draw(
+            st.sampled_from([float("nan"), float("inf"), -2e15])
+        )
+        assert round_queries(values, width, signs) == reference.round_queries(values, width, signs) == row
+        return
+    found, expected = (run(values, width, signs, step, lower) for run in (round_queries, reference.round_queries))
+    assert isinstance(found, Rounded)
+    assert isinstance(expected, Rounded)
+    for part in dataclasses.fields(Rounded):
+        one, other = getattr(found, part.name), getattr(expected, part.name)
+        assert torch.equal(one, other), part.name
+        assert one.dtype == other.dtype
 
 
 @pytest.mark.parametrize("bits", [1, 8])

@@ -43,6 +43,8 @@ void enter_all(const RecfxSearch& search, Best& best, Limit& limit, int64_t firs
 
 constexpr int64_t GROUP_BYTES = 16 << 10;   // units of the queries that one stream of items passes: half a first-level cache
 constexpr int64_t LIST_BYTES = 64 << 20;    // lists of all threads
+constexpr int64_t SAMPLED = 32;             // one item in so many is looked at beforehand, where long lists are asked for
+constexpr int64_t SAMPLE_RUN = 32;          // blocks that lie together in the sample
 constexpr int64_t LEAST_STEPS = 64 << 10;   // words of items times queries for which another thread is worth waking
 
 struct Entry {
@@ -83,6 +85,13 @@ void run(int64_t members, Task task, void* state) {
     for (int64_t m = 0; m < members; ++m) task(state, m);
 }
 
+// Writes the ids of the k best of a list in any order, and -1 where there were fewer.
+void list_ids(uint64_t* list, int64_t count, int64_t k, int64_t* ids) {
+    const int64_t found = std::min(k, count);
+    std::nth_element(list, list + found, list + count);
+    for (int64_t i = 0; i < k; ++i) ids[i] = i >= found ? -1 : int64_t(uint32_t(list[i]));
+}
+
 // Writes the k best of a list, and what says that there were fewer.
 template <class Value>
 void answer(uint64_t* list, int64_t count, int64_t k, Value value, float* scores, int64_t* ids) {
@@ -105,18 +114,65 @@ struct Call {
     std::vector<uint32_t> units;
     std::vector<uint64_t> entries;
     std::vector<Best> best;
-    std::vector<Limit> limits;
+    std::vector<Limit> limits, guesses;
+
+    // What a value must exceed to be worth a place, guessed from a sample: a long list fills with the first items that come, and is cut down
+    // many times until its last is a good one. The guess is low enough that it rarely cuts the k best short; `complete` tells.
+    bool guess() {
+        const int64_t blocks = (search.items + BLOCK - 1) / BLOCK, runs = blocks / (SAMPLED * SAMPLE_RUN);
+        const auto k = std::min(search.k, search.items);
+        const double expected = double(k) * double(runs * SAMPLE_RUN) / double(blocks);
+        const auto rank = int64_t(expected + 4 * std::sqrt(expected) + 8);
+        // What then enters, against what enters while the list's own limit rises.
+        const double entering = double(rank) * SAMPLED, rising = double(k) * (1 + std::log(double(search.items) / double(k)));
+        if (runs < 16 || entering > rising / 2) return false;
+        start(0, rank);
+        for (int64_t run = 0; run < runs; ++run) {
+            const int64_t block = blocks * run / runs;
+            level.scan(search, units.data(), count, block, block + SAMPLE_RUN, &best[0], &limits[0]);
+        }
+        for (int64_t q = 0; q < count; ++q) {
+            const bool known = best[size_t(q)].count >= rank;
+            shorten(best[size_t(q)], limits[size_t(q)], search.scale);
+            Limit limit = known ? limits[size_t(q)] : none();
+            // Equal values are not beyond.
+            if (known && search.scale) limit.real = std::nextafterf(limit.real, -INFINITY);
+            else if (known) limit.whole -= 1;
+            guesses[size_t(q)] = limit;
+        }
+        return true;
+    }
+
+    Limit none() const {
+        Limit limit;
+        if (search.scale) limit.real = -INFINITY;
+        else limit.whole = INT32_MIN;
+        return limit;
+    }
+
+    void start(int64_t member, int64_t k) {
+        for (int64_t q = 0; q < count; ++q) {
+            const auto at = size_t(member * count + q);
+            best[at] = {&entries[at * size_t(capacity)], 0, capacity, k, first + q};
+            limits[at] = guesses[size_t(q)];
+        }
+    }
+
+    // Whether no list is short because of a guess.
+    bool complete() const {
+        for (int64_t q = 0; q < count; ++q) {
+            int64_t found = 0;
+            for (int64_t m = 0; m < members; ++m) found += best[size_t(m * count + q)].count;
+            if (found < std::min(search.k, search.items)) return false;
+        }
+        return true;
+    }
 
     void scan(int64_t member) {
         const int64_t blocks = (search.items + BLOCK - 1) / BLOCK;
         Best* own = &best[size_t(member * count)];
         Limit* limit = &limits[size_t(member * count)];
-        for (int64_t q = 0; q < count; ++q) {
-            const size_t at = size_t((member * count + q) * capacity);
-            own[q] = {&entries[at], 0, capacity, std::min(search.k, search.items), first + q};
-            if (search.scale) limit[q].real = -INFINITY;
-            else limit[q].whole = INT32_MIN;
-        }
+        start(member, std::min(search.k, search.items));
         level.scan(search, units.data(), count, blocks * member / members, blocks * (member + 1) / members, own, limit);
         for (int64_t q = 0; q < count; ++q) shorten(own[q], limit[q], search.scale);
     }
@@ -132,9 +188,14 @@ struct Call {
                 all.count += other.count;
                 shorten(all, unused, search.scale);
             }
-            const auto value = [this](uint32_t key) {
-                if (search.scale) return real_of(key);
-                return float(search.hamming ? search.dim + 2 * whole_of(key) : whole_of(key));
+            if (!search.scores) {
+                list_ids(all.entries, all.count, search.k, search.ids + (first + q) * search.k);
+                continue;
+            }
+            const float gain = search.gain ? search.gain[first + q] : 1.0f, offset = search.gain ? search.offset[first + q] : 0.0f;
+            const auto value = [this, gain, offset](uint32_t key) {
+                const float plain = search.scale ? real_of(key) : float(search.hamming ? search.dim + 2 * whole_of(key) : whole_of(key));
+                return search.gain ? plain * gain + offset : plain;
             };
             answer(all.entries, all.count, search.k, value, search.scores + (first + q) * search.k, search.ids + (first + q) * search.k);
         }
@@ -148,15 +209,23 @@ void search_all(const RecfxSearch& search, const ScanLevel& level, int64_t threa
     const int64_t members = std::max<int64_t>(1, std::min({threads, blocks, work / LEAST_STEPS}));
     int64_t group = std::min({search.queries, GROUP_BYTES / (stride * 4), LIST_BYTES / (members * capacity * 8)});
     group = std::max<int64_t>(1, group);
-    Call call{search, level, members, capacity, 0, 0, {}, {}, {}, {}};
+    Call call{search, level, members, capacity, 0, 0, {}, {}, {}, {}, {}};
     call.units.resize(size_t((group + level.tile - 1) / level.tile * level.tile * stride));
     call.entries.resize(size_t(members * group * capacity));
     call.best.resize(size_t(members * group));
     call.limits.resize(size_t(members * group));
+    call.guesses.resize(size_t(group));
     for (; call.first < search.queries; call.first += call.count) {
         call.count = std::min(group, search.queries - call.first);
         level.lay_out(search, call.first, call.count, call.units.data());
-        run(members, [](void* state, int64_t member) { static_cast<Call*>(state)->scan(member); }, &call);
+        const auto scan_all = [&] { run(members, [](void* state, int64_t member) { static_cast<Call*>(state)->scan(member); }, &call); };
+        std::fill(call.guesses.begin(), call.guesses.end(), call.none());
+        const bool guessed = call.guess();
+        scan_all();
+        if (guessed && !call.complete()) {
+            std::fill(call.guesses.begin(), call.guesses.end(), call.none());
+            scan_all();
+        }
         run(members, [](void* state, int64_t member) { static_cast<Call*>(state)->merge(member); }, &call);
     }
 }

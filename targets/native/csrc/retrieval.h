@@ -26,8 +26,24 @@ struct RecfxSearch {
     const uint64_t* dead;        // one bit per item, or null
     const int64_t* exclude_from; // [queries + 1] or null
     const int64_t* exclude;      // ids, ascending within a query
-    float* scores;               // [queries, k]; -inf where there are fewer items
+    const float* gain;           // [queries] or null, then `offset` is null too: score = gain * value + offset
+    const float* offset;         // [queries]
+    float* scores;               // [queries, k]; -inf where there are fewer items; null: ids in any order are enough
     int64_t* ids;                // [queries, k]; -1 there
+};
+
+// Queries to be rounded. Keep in step with targets/native/retrieval.py, too.
+struct RecfxQueries {
+    int64_t struct_bytes;
+    int64_t queries, dim;
+    int64_t signs;        // 1: to words of bits; 0: to int8 numbers, unit = max |x| / 127
+    int64_t width;        // words, or numbers, of a row of the result; zero past `dim`
+    const float* values;  // [queries, dim]
+    void* rows;
+    float step, lower;    // gain = unit * step, offset = unit * lower * sum; with signs the unit is mean |x|
+    float* gain;          // [queries], null like `offset` where neither is wanted
+    float* offset;
+    float* sums;          // [queries], of the numbers, or of the signs
 };
 
 // Candidates scored again, by rows that lie one after the other.
@@ -49,6 +65,8 @@ struct RecfxRescore {
 RECFX_SEARCH_API const char* recfx_search_levels();  // comma-separated, best first
 // 0: done; 1: this processor has no such level; 2: no memory; 3: the caller was written for another library.
 RECFX_SEARCH_API int64_t recfx_search(const char* level, const RecfxSearch* search, int64_t threads);
+// -1: done; -2: the caller was written for another library; otherwise the first row that holds NaN, infinities or numbers beyond 1e15.
+RECFX_SEARCH_API int64_t recfx_round_queries(const RecfxQueries* work);
 RECFX_SEARCH_API int64_t recfx_rescore(const char* level, const RecfxRescore* search, int64_t threads);
 }
 

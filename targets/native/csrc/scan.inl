@@ -254,7 +254,7 @@ inline int32_t dot_whole(const uint8_t* row, const int8_t* query, int64_t dim) {
 template <class T>
 void rescored(const RecfxRescore& search, int64_t query, Best& best) {
     constexpr bool whole = sizeof(T) == 1;
-    constexpr int64_t ROWS_AHEAD = 8;
+    constexpr int64_t ROWS_AHEAD = 24;
     const int64_t* candidates = search.shortlist + query * search.candidates;
     const T* rows = static_cast<const T*>(search.rows);
     Limit limit;
