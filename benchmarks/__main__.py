@@ -98,13 +98,16 @@ def _parser() -> argparse.ArgumentParser:
     pairs.add_argument("--bounds", default="centred-row", help="default: %(default)s")
     pairs.add_argument("--pair", default="ste,gste", help="two estimators (default: %(default)s)")
     pairs.add_argument("--epochs", type=int, help="of a student, instead of the recipe's")
+    pairs.add_argument("--lr", type=float, help="of a student at 1 bit, instead of the recipe's")
     pairs.set_defaults(command=_estimators)
     return parser
 
 
 def _estimators(options: argparse.Namespace) -> int:
     pair = options.pair.split(",")
-    plan = estimators.Plan(options.data, options.out, options.seeds, options.bits, options.bounds, pair, options.epochs)
+    plan = estimators.Plan(
+        options.data, options.out, options.seeds, options.bits, options.bounds, pair, options.epochs, options.lr
+    )
     print(estimators.compare(plan))
     return 0
 

@@ -38,6 +38,7 @@ class Plan:
         bounds: Of the quantisers.
         pair: The estimators: the second less the first is reported.
         epochs: Of a student, instead of the recipe's.
+        lr: Its learning rate at 1 bit, likewise.
     """
 
     data: str
@@ -47,12 +48,14 @@ class Plan:
     bounds: str = "centred-row"
     pair: Sequence[str] = ("ste", "gste")
     epochs: int | None = None
+    lr: float | None = None
 
     @property
     def recipe(self) -> Recipe:
-        """How the models are trained."""
-        found = recipe_of(self.data)
-        return found if self.epochs is None else replace(found, student_epochs=self.epochs)
+        """How the models are trained: all at one width, since it is estimators that are compared."""
+        found = replace(recipe_of(self.data), wide=0)
+        found = found if self.epochs is None else replace(found, student_epochs=self.epochs)
+        return found if self.lr is None else replace(found, student_lr=self.lr)
 
 
 def compare(plan: Plan) -> str:
@@ -129,7 +132,7 @@ def _teacher(plan: Plan, data: Interactions) -> tuple[Teacher, float]:
         partial = file.with_suffix(".partial")
         save_file({name: weight.detach().contiguous() for name, weight in model.encoder.named_parameters()}, partial)
         os.replace(partial, file)
-    return teacher_of(model, data, recipe), measure_model(model, data).recall[_CUT]
+    return teacher_of(model, model, data, recipe), measure_model(model, data).recall[_CUT]
 
 
 def _check_recipe(plan: Plan) -> None:

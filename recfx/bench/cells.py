@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Literal
 
 from recfx.errors import InputError
@@ -26,6 +26,7 @@ class Cell:
         method: A method of `recfx.learn.post_training` or an estimator of `recfx.learn`; "fp32" in full precision.
         bounds: Bounds of the quantisers of a trained model, "" otherwise.
         user_bits: Bits of a value of a user, who need not be stored as narrowly as items are.
+        wide: Whether the model has the recipe's greater width.
     """
 
     kind: Kind
@@ -33,6 +34,7 @@ class Cell:
     method: str
     bounds: str = ""
     user_bits: int = 0
+    wide: bool = False
 
     def __post_init__(self) -> None:
         object.__setattr__(self, "user_bits", self.user_bits or self.bits)
@@ -41,7 +43,7 @@ class Cell:
     def name(self) -> str:
         """Names the cell in files, such as `trained-gste-centred-row-1`."""
         widths = str(self.bits) if self.user_bits == self.bits else f"{self.bits}-users-{self.user_bits}"
-        return "-".join(part for part in (self.kind, self.method, self.bounds, widths) if part)
+        return "-".join(part for part in (self.kind, self.method, self.bounds, widths, "wide" * self.wide) if part)
 
     @property
     def label(self) -> str:
@@ -53,12 +55,17 @@ class Cell:
 #: The model that the others start from or round.
 FULL = Cell("full", 32, "fp32")
 
+#: The wider one, whose first items students learn, and which wide students start from.
+WIDE = Cell("full", 32, "fp32", wide=True)
+
 
 def cells(
     bits: Sequence[int] = BITS,
     estimators: Sequence[str] = ("ste", "gste"),
     bounds: Sequence[str] = ("per-row", "centred-row"),
     methods: Sequence[str] = ("rows", "centred", "itq"),
+    *,
+    wide: bool = False,
 ) -> list[Cell]:
     """All cells, in the order in which they are run: what the greatest interest is in, first.
 
@@ -71,6 +78,7 @@ def cells(
         estimators: Names of `recfx.learn.ESTIMATORS`.
         bounds: Names of `recfx.learn.BOUNDS`.
         methods: Names of `recfx.learn.post_training.METHODS`.
+        wide: Whether there is a wider model; its students have 1 bit.
 
     Raises:
         InputError: A name or width that does not exist.
@@ -81,7 +89,7 @@ def cells(
             raise InputError(
                 f"there is no {', '.join(unknown)}", where="recfx bench", hint=f"one of {', '.join(map(str, known))}"
             )
-    found = [FULL]
+    found = [FULL, WIDE] if wide else [FULL]
     steps: tuple[tuple[Kind, Sequence[str]], ...] = (("rounded", methods), ("trained", estimators))
     for kind, names in steps:
         for width in sorted(set(bits)):
@@ -89,4 +97,7 @@ def cells(
                 chosen = [name for name in names if width == 1 or name not in _SIGNS_ONLY]
                 for users in (width, _WIDE) if width == 1 else (width,):
                     found += [Cell(kind, width, name, limit, users) for name in chosen]
+    if wide and 1 in bits:
+        students = [cell for cell in found if cell.kind == "trained" and cell.bits == 1]
+        found += [replace(cell, wide=True) for cell in students]
     return found

@@ -2,7 +2,7 @@
 
 folder/
   settings.json     what the results belong to
-  teacher.safetensors   the model in full precision
+  full-fp32-32.safetensors   a model in full precision, by the name of its cell
   cells/NAME.json   a result; `finished` is false where the time was up
   runs/NAME/        checkpoints of a cell that has not finished
   table.md, results.json, plot.svg
@@ -22,7 +22,7 @@ from typing import Any
 import torch
 from safetensors.torch import load_file, save_file
 
-from recfx.bench.cells import FULL, Cell
+from recfx.bench.cells import FULL, WIDE, Cell
 from recfx.bench.files import read_json, write_json
 from recfx.bench.recipes import Recipe, load_bench_data
 from recfx.bench.results import Result, Results
@@ -30,8 +30,6 @@ from recfx.bench.train import Outcome, Teacher, model_of, round_afterwards, set_
 from recfx.data import Interactions
 from recfx.errors import InputError
 from recfx.learn import QuantizedModel
-
-_TEACHER = "teacher.safetensors"
 
 
 @dataclass(frozen=True)
@@ -66,6 +64,12 @@ def run_hqgnn(options: Options) -> Results:
     """
     if FULL not in options.cells:
         raise InputError("the table needs full precision, which all others start from", where="recfx bench hqgnn")
+    if (WIDE in options.cells) != bool(options.recipe.wide):
+        raise InputError(
+            f"the recipe's wider model has {options.recipe.wide} columns, and cells {'with' if WIDE in options.cells else 'without'} it",
+            where="recfx bench hqgnn",
+            hint="make them by cells(..., wide=recipe.wide > 0)",
+        )
     return _Run(options, load_bench_data(options.data)).results()
 
 
@@ -80,8 +84,8 @@ class _Run:
     def __init__(self, options: Options, data: Interactions) -> None:
         self._options, self._data, self._folder = options, data, options.folder
         self._ends = None if options.minutes is None else time.monotonic() + 60 * options.minutes
-        self._full: QuantizedModel | None = None
-        self._teacher: Teacher | None = None
+        self._full: dict[Cell, QuantizedModel] = {}
+        self._teachers: dict[Cell, Teacher] = {}
         for part in ("cells", "runs"):
             (self._folder / part).mkdir(parents=True, exist_ok=True)
         self._check_settings()
@@ -111,17 +115,17 @@ class _Run:
         return math.inf if self._ends is None else self._ends - time.monotonic()
 
     def _run(self, cell: Cell) -> None:
-        """Runs a cell and writes its result; does nothing where full precision, which it starts from, is not there yet."""
+        """Runs a cell and writes its result; does nothing where what it starts from or learns of is not there yet."""
         seconds = None if self._ends is None else self._seconds_left()
         begun = time.perf_counter()
-        if cell == FULL:
+        if cell.kind == "full":
             outcome = self._train(cell, seconds, None)
-        elif self._known_full() is None:
+        elif not all(self._is_trained(full) for full in (FULL, self._ranker())):
             return
         elif cell.kind == "rounded":
-            outcome = round_afterwards(cell, self._full_model(), self._data, self._options.recipe)
+            outcome = round_afterwards(cell, self._full_model(FULL), self._data, self._options.recipe)
         else:
-            outcome = self._train(cell, seconds, self._teacher_model())
+            outcome = self._train(cell, seconds, self._teacher(WIDE if cell.wide else FULL))
         spent = time.perf_counter() - begun if outcome.report is None else outcome.report.seconds
         result = Result.of(cell, outcome, spent, torch.get_num_threads())
         write_json(self._folder / "cells" / f"{cell.name}.json", result.as_json())
@@ -131,29 +135,38 @@ class _Run:
     def _train(self, cell: Cell, seconds: float | None, teacher: Teacher | None) -> Outcome:
         folder = self._folder / "runs" / cell.name
         model, outcome = train(cell, self._data, self._options.recipe, folder, seconds, teacher)
-        if cell == FULL and outcome.finished:
+        if cell.kind == "full" and outcome.finished:
             weights = {name: weight.detach().contiguous() for name, weight in model.encoder.named_parameters()}
-            partial = self._folder / f"{_TEACHER}.partial"
+            partial = self._weights(cell).with_suffix(".partial")
             save_file(weights, partial)
-            os.replace(partial, self._folder / _TEACHER)
-            self._full = model
+            os.replace(partial, self._weights(cell))
+            self._full[cell] = model
         return outcome
 
-    def _known_full(self) -> Result | None:
-        known = self._known(FULL)
-        return known if known is not None and known.finished else None
+    def _weights(self, full: Cell) -> Path:
+        return self._folder / f"{full.name}.safetensors"
 
-    def _full_model(self) -> QuantizedModel:
-        if self._full is None:
-            self._full = model_of(FULL, self._data, self._options.recipe)
-            set_weights(self._full, load_file(self._folder / _TEACHER))
-            self._full.eval()
-        return self._full
+    def _ranker(self) -> Cell:
+        """Whose first items students learn."""
+        return WIDE if self._options.recipe.wide else FULL
 
-    def _teacher_model(self) -> Teacher:
-        if self._teacher is None:
-            self._teacher = teacher_of(self._full_model(), self._data, self._options.recipe)
-        return self._teacher
+    def _is_trained(self, full: Cell) -> bool:
+        known = self._known(full)
+        return known is not None and known.finished
+
+    def _full_model(self, full: Cell) -> QuantizedModel:
+        if full not in self._full:
+            model = model_of(full, self._data, self._options.recipe)
+            set_weights(model, load_file(self._weights(full)))
+            self._full[full] = model.eval()
+        return self._full[full]
+
+    def _teacher(self, full: Cell) -> Teacher:
+        """What students of a width start from, and what they learn."""
+        if full not in self._teachers:
+            ranker = self._full_model(self._ranker())
+            self._teachers[full] = teacher_of(self._full_model(full), ranker, self._data, self._options.recipe)
+        return self._teachers[full]
 
     def _known(self, cell: Cell) -> Result | None:
         file = self._folder / "cells" / f"{cell.name}.json"

@@ -24,7 +24,7 @@ class Recipe:
     """How the models of a data set are trained.
 
     The encoder is LightGCN; the loss is softmax over a positive and drawn negatives; Adam's rate falls to zero as half a
-    cosine. Students start from the weights of the full-precision model and learn its first items as well.
+    cosine. Students start from the weights of the full-precision model of their width and learn the first items of one as well.
 
     Attributes:
         dim: Columns of the embeddings.
@@ -35,8 +35,10 @@ class Recipe:
         lr: Learning rate in full precision.
         l2: See `recfx.learn.TrainSettings`.
         student_epochs: Epochs of a quantised model.
-        student_lr: Its learning rate.
-        ranks: How many first items of the full-precision model a student learns; 0: none.
+        student_lr: Its learning rate at 1 bit; at b bits it is divided by the 2^b - 1 steps between the ends, which lie closer.
+        ranks: How many first items of a full-precision model a student learns; 0: none.
+        wide: Columns of a second model in full precision, whose first items students learn in place of those of the model that they
+            start from, and at whose width they are trained as well; 0: none.
         decay: How fast the chances of its ranks fall, see `recfx.learn.RankedDistillation`.
         seed: Of everything.
     """
@@ -51,12 +53,13 @@ class Recipe:
     student_epochs: int = 10
     student_lr: float = 0.01
     ranks: int = 50
+    wide: int = 0
     decay: float = 0.05
     seed: int = 0
 
 
 _RECIPES = {
-    "gowalla": Recipe(negatives=64, student_epochs=12, ranks=100, decay=0.03),
+    "gowalla": Recipe(negatives=64, student_epochs=12, ranks=100, wide=256, decay=0.03),
     "movielens": Recipe(layers=2, batch=8_192, epochs=25, student_epochs=15, l2=0.001),
     "synthetic": Recipe(dim=16, layers=2, batch=2_048, negatives=4, epochs=20, student_epochs=5, ranks=10),
 }

@@ -13,11 +13,12 @@ from recfx.bench.cells import FULL, Cell
 from recfx.bench.measure import CUTS, Figures
 from recfx.bench.plot import Point, scatter
 from recfx.bench.recipes import Recipe
-from recfx.bench.train import Outcome
+from recfx.bench.train import Outcome, width_of
 
 _HEAD = (
     "bits",
     "users",
+    "d",
     "how",
     *(f"Recall@{k}" for k in CUTS),
     *(f"NDCG@{k}" for k in CUTS),
@@ -29,7 +30,7 @@ _HEAD = (
     "",
 )
 
-_LEFT = (2, len(_HEAD) - 1)  # columns of words
+_LEFT = (3, len(_HEAD) - 1)  # columns of words
 _LEAST_WIDTH = 150
 
 
@@ -143,7 +144,7 @@ class Results:
     def lines(self) -> list[list[str]]:
         """The cells of the table as text."""
         full = next((row.figures for row in self.rows if row.cell == FULL and row.finished), None)
-        return [_line(row, full, self._state(row)) for row in self.rows]
+        return [_line(row, self.recipe, full, self._state(row)) for row in self.rows]
 
     def _state(self, row: Result) -> str:
         """What readers must know of a row, and whether the run will come to it."""
@@ -158,7 +159,7 @@ class Results:
         rows = [list(_HEAD), rule, *self.lines()]
         body = "\n".join(f"| {' | '.join(row)} |" for row in rows)
         notes = (
-            "`of full`: Recall@50 over that of full precision. `bits`: of a value of an item; `users`: of a user. Bytes with "
+            "`of full`: Recall@50 over that of full precision. `bits`: of a value of an item; `users`: of a user; `d`: columns. Bytes with "
             "all constants. `query`: the first 50 items of one user, of 64 together; over codes, users go in 8 bits. "
             f"Threads: {', '.join(sorted({str(row.threads) for row in self.rows if row.threads})) or 'none yet'}."
         )
@@ -177,7 +178,7 @@ class Results:
             Point(
                 row.figures.item_bytes,
                 row.figures.recall[max(CUTS)],
-                f"{row.cell.label}, {row.cell.bits} bits",
+                f"{row.cell.label}, {row.cell.bits} bits, d = {width_of(row.cell, self.recipe)}",
                 row.cell.kind,
             )
             for row in self.rows
@@ -211,8 +212,8 @@ class Results:
         console.print(self.verdict, highlight=False)
 
 
-def _line(row: Result, full: Figures | None, state: str) -> list[str]:
-    head = [str(row.cell.bits), str(row.cell.user_bits), row.cell.label]
+def _line(row: Result, recipe: Recipe, full: Figures | None, state: str) -> list[str]:
+    head = [str(row.cell.bits), str(row.cell.user_bits), str(width_of(row.cell, recipe)), row.cell.label]
     figures = row.figures
     if figures is None:
         return [*head, *[""] * (len(_HEAD) - len(head) - 1), state]

@@ -7,7 +7,7 @@ from pathlib import Path
 
 import torch
 
-from recfx.bench.cells import FULL, Cell
+from recfx.bench.cells import Cell
 from recfx.bench.measure import Figures, measure_codes, measure_full
 from recfx.bench.recipes import Recipe
 from recfx.data import BprSampler, Interactions
@@ -31,11 +31,12 @@ _CHECKPOINT_S = 30.0
 
 @dataclass(frozen=True)
 class Teacher:
-    """The model in full precision.
+    """What students need of models in full precision.
 
     Attributes:
-        weights: Its encoder's parameters.
-        top: int64 [U, ranks], the first items of each user, those of training left out; None where none are learned.
+        weights: The parameters of an encoder of the students' width.
+        top: int64 [U, ranks], the first items of each user by that or a wider encoder, those of training left out; None where none
+            are learned.
     """
 
     weights: dict[str, torch.Tensor]
@@ -61,15 +62,21 @@ def model_of(cell: Cell, data: Interactions, recipe: Recipe) -> QuantizedModel:
     """The untrained model of a cell in full precision or with quantisers."""
     torch.manual_seed(recipe.seed)
     encoder = LightGCN.for_interactions(
-        data.n_users, data.n_items, *data.train_pairs(), dim=recipe.dim, layers=recipe.layers
+        data.n_users, data.n_items, *data.train_pairs(), dim=width_of(cell, recipe), layers=recipe.layers
     )
     accelerate_propagation(encoder)
     if cell.kind != "trained":
         return QuantizedModel(encoder)
     users, items = (
-        make_quantizer(bits, cell.method, cell.bounds, dim=recipe.dim) for bits in (cell.user_bits, cell.bits)
+        make_quantizer(bits, cell.method, cell.bounds, dim=width_of(cell, recipe))
+        for bits in (cell.user_bits, cell.bits)
     )
     return QuantizedModel(encoder, users, items)
+
+
+def width_of(cell: Cell, recipe: Recipe) -> int:
+    """Columns of a cell's model."""
+    return recipe.wide if cell.wide else recipe.dim
 
 
 def train(
@@ -88,11 +95,12 @@ def train(
     model = model_of(cell, data, recipe)
     if teacher is not None:
         set_weights(model, teacher.weights)
-    epochs = recipe.epochs if cell == FULL else recipe.student_epochs
+    full = cell.kind == "full"
+    epochs = recipe.epochs if full else recipe.student_epochs
     settings = TrainSettings(
         epochs=epochs,
         cosine_epochs=epochs,
-        lr=recipe.lr if cell == FULL else recipe.student_lr,
+        lr=recipe.lr if full else recipe.student_lr / ((1 << cell.bits) - 1),
         l2=recipe.l2,
         seed=recipe.seed,
         seconds=seconds,
@@ -124,12 +132,12 @@ def set_weights(model: QuantizedModel, weights: dict[str, torch.Tensor]) -> None
             own[name].copy_(weight)
 
 
-def teacher_of(model: QuantizedModel, data: Interactions, recipe: Recipe) -> Teacher:
-    """What students need of a trained model."""
+def teacher_of(model: QuantizedModel, ranker: QuantizedModel, data: Interactions, recipe: Recipe) -> Teacher:
+    """What students need of a trained model of their width, and of the one whose first items they learn."""
     weights = {name: weight.detach().clone() for name, weight in model.encoder.named_parameters()}
     seen = data.train_indptr, data.train_indices
     ranks = min(recipe.ranks, data.n_items)
-    return Teacher(weights, teacher_top(*model.embeddings(), ranks, exclude=seen) if ranks else None)
+    return Teacher(weights, teacher_top(*ranker.embeddings(), ranks, exclude=seen) if ranks else None)
 
 
 def round_afterwards(cell: Cell, model: QuantizedModel, data: Interactions, recipe: Recipe) -> Outcome:

@@ -12,7 +12,7 @@ from xml.etree import ElementTree
 import pytest
 from torch import Tensor
 
-from recfx.bench import FULL, Cell, Options, Recipe, cells, hqgnn, load_bench_data, recipe_of, run_hqgnn
+from recfx.bench import FULL, WIDE, Cell, Options, Recipe, cells, hqgnn, load_bench_data, recipe_of, run_hqgnn
 from recfx.bench.measure import Figures
 from recfx.bench.results import Result, Results
 from recfx.cli import main
@@ -181,6 +181,40 @@ def test_a_killed_run_goes_on(
     assert ranked(run_hqgnn(options(tmp_path))) == ranked(whole[1])
 
 
+def test_students_of_a_wider_model(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """All students learn its first items; wide ones start from it, the others from full precision of their own width."""
+    recipe, chosen = replace(TINY, wide=24), cells([1], ["ste"], ["per-row"], ["rows"], wide=True)
+    assert chosen[:2] == [FULL, WIDE]
+    taught: dict[Cell, Any] = {}
+    plain = hqgnn.train
+
+    def seen(cell: Cell, *rest: Any) -> Any:
+        taught[cell] = rest[-1]
+        return plain(cell, *rest)
+
+    monkeypatch.setattr(hqgnn, "train", seen)
+    results = run_hqgnn(options(tmp_path, recipe=recipe, cells=chosen))
+    assert not results.unfinished
+    assert taught[FULL] is taught[WIDE] is None
+    students = [cell for cell in chosen if cell.kind == "trained"]
+    assert {(cell.user_bits, cell.wide) for cell in students} == {(1, False), (8, False), (1, True), (8, True)}
+    assert len({id(taught[cell]) for cell in students}) == 2
+    for cell in students:
+        assert {weight.shape[1] for weight in taught[cell].weights.values()} == {24 if cell.wide else 8}
+        assert taught[cell].top.equal(taught[students[0]].top)
+    sizes = {row.cell: row.figures.item_bytes for row in results.rows if row.figures is not None}
+    assert sizes[WIDE] == 3 * sizes[FULL]
+    assert {line[2] for line in results.lines()} == {"8", "24"}
+    monkeypatch.setattr(hqgnn, "train", None)
+    assert ranked(run_hqgnn(options(tmp_path, recipe=recipe, cells=chosen))) == ranked(results)
+
+
+@pytest.mark.parametrize(("wide", "with_cell"), [(24, False), (0, True)])
+def test_a_wider_model_and_its_cells_go_together(tmp_path: Path, wide: int, with_cell: bool) -> None:
+    with pytest.raises(InputError, match="wider model"):
+        run_hqgnn(options(tmp_path, recipe=replace(TINY, wide=wide), cells=cells([1], wide=with_cell)))
+
+
 def test_folders_of_others_are_refused(whole: tuple[Path, Results], tmp_path: Path) -> None:
     folder, _ = whole
     with pytest.raises(InputError, match="recipe"):
@@ -200,6 +234,10 @@ def test_cells() -> None:
     wanted = {("trained", name, bits) for name in ("ste", "gste") for bits in (1, 2, 4, 8)}
     assert wanted <= {(cell.kind, cell.method, cell.bits) for cell in found}
     assert all(cell.bits == 1 for cell in found if cell.method == "itq")
+    assert not any(cell.wide for cell in found)
+    more = cells(wide=True)
+    assert [cell for cell in more if not cell.wide] == found
+    assert {(cell.kind, cell.bits) for cell in more if cell.wide} == {("full", 32), ("trained", 1)}
     for wrong in ({"bits": [3]}, {"estimators": ["x"]}, {"bounds": ["x"]}, {"methods": ["x"]}):
         with pytest.raises(InputError, match="there is no"):
             cells(**wrong)  # type: ignore[arg-type]
