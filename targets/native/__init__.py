@@ -10,6 +10,7 @@ from recfx.targets.native import (
     rules_masks,
     rules_matrix,
     rules_pointwise,
+    rules_repeat,
     rules_rows,
     rules_view,
 )
@@ -26,6 +27,7 @@ __all__ = [
     "rules_masks",
     "rules_matrix",
     "rules_pointwise",
+    "rules_repeat",
     "rules_rows",
     "rules_view",
 ]

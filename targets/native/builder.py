@@ -183,7 +183,10 @@ class PlanBuilder:
         return fresh
 
     def _constant(self, node: fx.Node) -> Value:
-        tensor = self.tensor(node).contiguous()
+        return self.constant(self.tensor(node).contiguous())
+
+    def constant(self, tensor: torch.Tensor) -> Value:
+        """A tensor, side by side in memory, that is the same in every call."""
         if tensor.dtype not in DTYPES:
             raise Unsupported(f"a constant of dtype {tensor.dtype}")
         if tensor.device.type != "cpu":

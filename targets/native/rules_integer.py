@@ -11,7 +11,7 @@ from torch import fx
 from recfx.targets.native.abi import Kind
 from recfx.targets.native.builder import PlanBuilder, View, three_runs, view
 from recfx.targets.native.rules import RULES, Rule, rule
-from recfx.targets.native.rules_pointwise import COPIED, Operation, emit_pointwise
+from recfx.targets.native.rules_pointwise import COPIED, Operation, emit_pointwise, lower_pointwise
 from recfx.targets.native.values import Dim, Unsupported, Value, joint_runs
 
 _aten = torch.ops.aten
@@ -21,11 +21,19 @@ _WHOLE = (torch.bool, torch.int64, torch.int32)
 _LARGEST = 2**53
 
 ADD, SUB, MUL, ADD_C, MUL_C, C_MINUS, LOW, HIGH, AND, OR, REMAINDER, COPY = 0, 1, 2, 4, 5, 6, 18, 19, 40, 41, 42, 63
+_IS_NOT = 21
 
 
-def _lower(builder: PlanBuilder, node: fx.Node, operands: Sequence[Any], operations: Sequence[Operation]) -> None:
+def lower_whole(
+    builder: PlanBuilder,
+    node: fx.Node,
+    operands: Sequence[Any],
+    operations: Sequence[Operation],
+    reads: Sequence[torch.dtype] = _WHOLE,
+) -> None:
+    """A node that gives whole numbers or a mask, computed by `operations` from `operands`."""
     values = [builder.value(o) for o in operands]
-    if any(builder.dtype(v) not in _WHOLE for v in values):
+    if any(builder.dtype(v) not in reads for v in values):
         raise Unsupported("it mixes whole numbers with others")
     if any(abs(o.constant) > _LARGEST for o in operations):
         raise Unsupported("its constant is too large")
@@ -60,10 +68,12 @@ def _binary(code: int, with_constant: int | None, negate: bool = False) -> Rule:
         if node.kwargs.get("alpha", 1) != 1 or len(node.args) > 2:
             raise Unsupported("a scaled sum")
         if isinstance(right, int) and with_constant is not None:
-            return _lower(builder, node, [left], [Operation(with_constant, 0, 0, float(-right if negate else right))])
+            return lower_whole(
+                builder, node, [left], [Operation(with_constant, 0, 0, float(-right if negate else right))]
+            )
         if not isinstance(left, fx.Node) or not isinstance(right, fx.Node):
             raise Unsupported("its constant is no whole number")
-        return _lower(builder, node, [left, right], [Operation(code, 0, 1)])
+        return lower_whole(builder, node, [left, right], [Operation(code, 0, 1)])
 
     return lower
 
@@ -82,7 +92,7 @@ def _remainder(builder: PlanBuilder, node: fx.Node) -> None:
     modulus = node.args[1]
     if not isinstance(modulus, int) or modulus == 0 or not _whole(node):
         raise Unsupported("a remainder that is not of whole numbers")
-    _lower(builder, node, [node.args[0]], [Operation(REMAINDER, 0, 0, float(modulus))])
+    lower_whole(builder, node, [node.args[0]], [Operation(REMAINDER, 0, 0, float(modulus))])
 
 
 def _clamp(builder: PlanBuilder, node: fx.Node) -> None:
@@ -95,7 +105,7 @@ def _clamp(builder: PlanBuilder, node: fx.Node) -> None:
         if not isinstance(bound, int):
             raise Unsupported("its bounds are no whole numbers")
         operations.append(Operation(code, -1 if operations else 0, 0, float(bound)))
-    _lower(builder, node, [node.args[0]], operations)
+    lower_whole(builder, node, [node.args[0]], operations)
 
 
 _either(_clamp, _aten.clamp.default)
@@ -103,7 +113,13 @@ _either(_clamp, _aten.clamp_min.default)
 
 
 def _cast(builder: PlanBuilder, node: fx.Node) -> None:
-    _lower(builder, node, [node.args[0]], [Operation(COPY, 0)])
+    """Floating-point numbers lose their fraction; as a mask they say whether they are zero."""
+    if set(node.kwargs) - {"dtype", "non_blocking", "copy"}:
+        raise Unsupported("it changes more than the dtype")
+    source = node.args[0]
+    if node.meta["val"].dtype is torch.bool and builder.dtype(builder.value(source)) is torch.float32:
+        return lower_pointwise(builder, node, [source], [Operation(_IS_NOT, 0, 0, 0.0)])
+    return lower_whole(builder, node, [source], [Operation(COPY, 0)], (*_WHOLE, torch.float32))
 
 
 _either(_cast, _aten.to.dtype)

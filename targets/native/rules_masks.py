@@ -1,4 +1,4 @@
-"""Masks: comparisons with numbers, negation, and choices by a mask."""
+"""Masks: comparisons, negation, triangles, and choices by a mask."""
 
 from __future__ import annotations
 
@@ -7,9 +7,23 @@ from typing import Any
 import torch
 from torch import fx
 
+from recfx.targets.native.abi import Kind
 from recfx.targets.native.builder import PlanBuilder
 from recfx.targets.native.rules import rule
-from recfx.targets.native.rules_pointwise import MASKED_FILL, NOT, WHERE, Operation, lower_pointwise, require_floating
+from recfx.targets.native.rules_integer import lower_whole
+from recfx.targets.native.rules_pointwise import (
+    ADD_C,
+    COPIED,
+    MASKED_FILL,
+    MUL,
+    MUL_C,
+    NOT,
+    WHERE,
+    Operation,
+    emit_pointwise,
+    lower_pointwise,
+    require_floating,
+)
 from recfx.targets.native.values import Unsupported
 
 _aten = torch.ops.aten
@@ -34,6 +48,23 @@ for _name, _code in _COMPARISONS.items():
     rule(getattr(_aten, _name).Scalar)(_comparison(_code))
 
 
+def _between_tensors(code: int) -> Any:
+    def lower(builder: PlanBuilder, node: fx.Node) -> None:
+        operands = list(node.args)
+        if not all(isinstance(o, fx.Node) for o in operands):
+            raise Unsupported("it compares with no tensor")
+        floats = any(builder.dtype(builder.value(o)) is torch.float32 for o in operands)
+        (lower_pointwise if floats else lower_whole)(builder, node, operands, [Operation(code, 0, 1)])
+
+    return lower
+
+
+#: From a comparison with a number to that of two tensors.
+_OF_TENSORS = 23
+for _name, _code in _COMPARISONS.items():
+    rule(getattr(_aten, _name).Tensor)(_between_tensors(_code + _OF_TENSORS))
+
+
 @rule(_aten.logical_not.default, _aten.bitwise_not.default)
 def _not(builder: PlanBuilder, node: fx.Node) -> None:
     if node.meta["val"].dtype is not torch.bool or builder.dtype(builder.value(node.args[0])) is not torch.bool:
@@ -41,14 +72,75 @@ def _not(builder: PlanBuilder, node: fx.Node) -> None:
     lower_pointwise(builder, node, [node.args[0]], [Operation(NOT, 0)])
 
 
-@rule(_aten.masked_fill.Scalar)
+def _number(builder: PlanBuilder, given: Any) -> float:
+    """A number, or the one that a constant tensor holds."""
+    if isinstance(given, int | float):
+        return float(given)
+    tensor = builder.tensor(given)
+    if tensor.numel() != 1:
+        raise Unsupported("it fills with more than one number")
+    return float(tensor)
+
+
+@rule(_aten.masked_fill.Scalar, _aten.masked_fill.Tensor)
 def _masked_fill(builder: PlanBuilder, node: fx.Node) -> None:
     require_floating(node)
-    x, mask, constant = node.args
-    lower_pointwise(builder, node, [mask, x], [Operation(MASKED_FILL, 0, 1, float(constant))])  # type: ignore[arg-type]
+    x, mask, given = node.args
+    lower_pointwise(builder, node, [mask, x], [Operation(MASKED_FILL, 0, 1, _number(builder, given))])
 
 
 @rule(_aten.where.self)
 def _where(builder: PlanBuilder, node: fx.Node) -> None:
     require_floating(node)
     lower_pointwise(builder, node, list(node.args), [Operation(WHERE, 0, 1, 2.0)])
+
+
+@rule(_aten.where.ScalarSelf)
+def _where_number(builder: PlanBuilder, node: fx.Node) -> None:
+    require_floating(node)
+    mask, number, other = node.args
+    lower_pointwise(builder, node, [mask, other], [Operation(MASKED_FILL, 0, 1, _number(builder, number))])
+
+
+@rule(_aten.where.ScalarOther)
+def _where_not_number(builder: PlanBuilder, node: fx.Node) -> None:
+    require_floating(node)
+    mask, other, number = node.args
+    operations = [Operation(NOT, 0), Operation(MASKED_FILL, -1, 1, _number(builder, number))]
+    lower_pointwise(builder, node, [mask, other], operations)
+
+
+@rule(_aten.where.Scalar)
+def _where_numbers(builder: PlanBuilder, node: fx.Node) -> None:
+    require_floating(node)
+    mask, number, other = node.args
+    # A mask times zero is zero: a register to put the second number in.
+    operations = [
+        Operation(MUL_C, 0, 0, 0.0),
+        Operation(ADD_C, -1, 0, _number(builder, other)),
+        Operation(MASKED_FILL, 0, -2, _number(builder, number)),
+    ]
+    lower_pointwise(builder, node, [mask], operations)
+
+
+def _triangle(builder: PlanBuilder, node: fx.Node) -> None:
+    """What lies beyond the diagonal becomes zero, whatever it was."""
+    held: torch.Tensor = node.meta["val"]
+    rows, columns = held.shape[-2:]
+    diagonal: Any = node.args[1] if len(node.args) > 1 else node.kwargs.get("diagonal", 0)
+    if not isinstance(rows, int) or not isinstance(columns, int):
+        raise Unsupported("its rows or columns are the batch")
+    make = torch.tril if node.target is _aten.tril.default else torch.triu
+    kept = builder.constant(make(torch.ones(rows, columns, dtype=torch.bool), diagonal))
+    value = builder.value(node.args[0])
+    whole = held.dtype is not torch.float32
+    out = builder.result(node, dtypes=COPIED)
+    if whole:
+        emit_pointwise(builder, [value, kept], out, [Operation(MUL, 0, 1)], [], Kind.INTEGER)
+    else:
+        operations = [Operation(NOT, 1), Operation(MASKED_FILL, -1, 0, 0.0)]
+        emit_pointwise(builder, [value, kept], out, operations, [])
+    builder.values[node] = out
+
+
+rule(_aten.tril.default, _aten.triu.default)(_triangle)

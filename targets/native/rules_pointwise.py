@@ -204,6 +204,8 @@ _UNARY: dict[Any, int] = {
     _aten.neg.default: 16,
     _aten.abs.default: 17,
     _aten.square.default: 34,
+    _aten.erf.default: 35,
+    _aten.log.default: 36,
 }
 
 

@@ -37,18 +37,31 @@ inline void operate(int64_t op, IntegerRegister& to, const IntegerRegister& a, c
         case 40: return each(to, [&](int64_t i) { return a.v[i] & b.v[i]; });
         case 41: return each(to, [&](int64_t i) { return a.v[i] | b.v[i]; });
         case 42: return each(to, [&](int64_t i) { return floor_remainder(a.v[i], c); });
+        case 43: return each(to, [&](int64_t i) { return int64_t(a.v[i] == b.v[i]); });
+        case 44: return each(to, [&](int64_t i) { return int64_t(a.v[i] != b.v[i]); });
+        case 45: return each(to, [&](int64_t i) { return int64_t(a.v[i] > b.v[i]); });
+        case 46: return each(to, [&](int64_t i) { return int64_t(a.v[i] >= b.v[i]); });
+        case 47: return each(to, [&](int64_t i) { return int64_t(a.v[i] < b.v[i]); });
+        case 48: return each(to, [&](int64_t i) { return int64_t(a.v[i] <= b.v[i]); });
         default: to = a;
     }
 }
 
+// Without its fraction; what no integer holds becomes the lowest, as x86 converts it.
+inline int64_t truncated(float x) { return x >= -0x1p63f && x < 0x1p63f ? int64_t(x) : INT64_MIN; }
+
 template <class T>
 inline void widen_integers(const char* base, int64_t first, int64_t stride, int64_t count, int64_t* to) {
     const T* p = reinterpret_cast<const T*>(base) + first;
-    for (int64_t i = 0; i < count; ++i) to[i] = int64_t(p[i * stride]);
+    for (int64_t i = 0; i < count; ++i) {
+        if constexpr (__is_same(T, float)) to[i] = truncated(p[i * stride]);
+        else to[i] = int64_t(p[i * stride]);
+    }
 }
 
 inline void read(const Bound& slot, int64_t first, int64_t stride, int64_t count, IntegerRegister& to) {
     switch (slot.dtype) {
+        case RECFX_F32: return widen_integers<float>(slot.base, first, stride, count, to.v);
         case RECFX_I32: return widen_integers<int32_t>(slot.base, first, stride, count, to.v);
         case RECFX_U8: return widen_integers<uint8_t>(slot.base, first, stride, count, to.v);
         default: return widen_integers<int64_t>(slot.base, first, stride, count, to.v);

@@ -33,6 +33,12 @@ inline vf power(vf x, float exponent) {
     return r;
 }
 
+inline vf logarithm(vf x) {
+    vf r = {};
+    for (int i = 0; i < W; ++i) r[i] = __builtin_logf(x[i]);
+    return r;
+}
+
 template <int N>
 inline void operate(int64_t op, Lines<N>& to, const Lines<N>& a, const Lines<N>& b, float c) {
     switch (op) {
@@ -70,6 +76,14 @@ inline void operate(int64_t op, Lines<N>& to, const Lines<N>& a, const Lines<N>&
         case 31: return each(to, [&](int i) { return (a.v[i] > b.v[i] || b.v[i] != b.v[i]) ? b.v[i] : a.v[i]; });  // minimum
         case 32: return each(to, [&](int i) { return a.v[i] / c; });
         case 34: return each(to, [&](int i) { return a.v[i] * a.v[i]; });
+        case 35: return each(to, [&](int i) { return erf_(a.v[i]); });
+        case 36: return each(to, [&](int i) { return logarithm(a.v[i]); });
+        case 43: return each(to, [&](int i) { return truth(a.v[i] == b.v[i]); });
+        case 44: return each(to, [&](int i) { return truth(a.v[i] != b.v[i]); });
+        case 45: return each(to, [&](int i) { return truth(a.v[i] > b.v[i]); });
+        case 46: return each(to, [&](int i) { return truth(a.v[i] >= b.v[i]); });
+        case 47: return each(to, [&](int i) { return truth(a.v[i] < b.v[i]); });
+        case 48: return each(to, [&](int i) { return truth(a.v[i] <= b.v[i]); });
         default: to = a;
     }
 }

@@ -1,0 +1,113 @@
+"""What models do between the large operators: casts of ids, repeats, fills, comparisons of tensors, triangles; at every level."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import Any
+
+import pytest
+import torch
+from native_kit import LEVELS, generator, lower_everywhere, near, needs_kernels, partition, program_of
+
+pytestmark = needs_kernels
+
+Function = Callable[[torch.Tensor, torch.Tensor], torch.Tensor]
+
+#: Of floats [3, 4] and whole numbers [3, 4].
+FUNCTIONS: dict[str, Function] = {
+    "ids in float columns": lambda x, i: x[:, 1:3].long() + i[:, :2],
+    "floats as int32": lambda x, i: (x * 10).int() * 2,
+    "floats as a mask": lambda x, i: x.bool() & (i > 1),
+    "masks as floats": lambda x, i: (i > 1).float() * x,
+    "whole numbers as floats": lambda x, i: i.float() + x,
+    "each several times": lambda x, i: x.repeat_interleave(3, 1),
+    "each several times, a single one": lambda x, i: x.unsqueeze(2).repeat_interleave(5, 2) * 2,
+    "each several times, whole numbers": lambda x, i: i.repeat_interleave(2, dim=1),
+    "all several times": lambda x, i: x.repeat(1, 3) + 1,
+    "all several times, in front": lambda x, i: x.unsqueeze(1).repeat(1, 2, 2),
+    "all several times, new dimensions": lambda x, i: x[:, None, None].repeat(1, 2, 1, 2).flatten(1),
+    "tiled": lambda x, i: torch.tile(i, (1, 2)),
+    "a constant for each row": lambda x, i: torch.arange(4).repeat(x.shape[0], 1) * i,
+    "zeros": lambda x, i: torch.zeros(x.shape[0], 4) + x,
+    "new zeros": lambda x, i: torch.cat([x.new_zeros(x.shape[0], 2), x], 1),
+    "zeros alike": lambda x, i: torch.zeros_like(x),
+    "ones": lambda x, i: torch.ones(x.shape[0], 4, dtype=torch.int64) * i,
+    "new ones": lambda x, i: x.new_ones(x.shape[0], 4) - x,
+    "full": lambda x, i: torch.full((x.shape[0], 4), -2.5) * x,
+    "full alike": lambda x, i: torch.full_like(i, 7) - i,
+    "new full": lambda x, i: x.new_full((x.shape[0], 4), 0.5) + x,
+    "whole numbers less than others": lambda x, i: torch.arange(4) < i,
+    "whole numbers at least others": lambda x, i: i >= i[:, :1],
+    "floats above others": lambda x, i: x > x[:, 1:2],
+    "floats at most others": lambda x, i: x <= x * x,
+    "floats and whole numbers": lambda x, i: x == i,
+    "differing": lambda x, i: (x != i) & (i != i[:, 2:3]),
+    "lower triangle": lambda x, i: (x[:, :, None] * x[:, None, :]).tril(),
+    "upper triangle": lambda x, i: (i[:, :, None] + i[:, None, :]).triu(1),
+    "lower triangle of a mask": lambda x, i: (i[:, :, None] > 1).expand(-1, -1, 4).tril(-1),
+    "one of two numbers": lambda x, i: torch.where(i > 1, 0.25, -10000.0) + x,
+    "a number or an element": lambda x, i: torch.where(i > 1, 3.0, x),
+    "an element or a number": lambda x, i: torch.where(i > 1, x, -1.5),
+    "filled by a tensor": lambda x, i: x.masked_fill(i > 1, torch.tensor(-7.0)),
+    "error function": lambda x, i: x * 0.5 * (1 + torch.erf(x / 2**0.5)),
+    "logarithm": lambda x, i: torch.log(x.abs() + 0.1),
+}
+
+
+@pytest.mark.parametrize("name", FUNCTIONS)
+def test_odds_and_ends(name: str) -> None:
+    rng = generator(7)
+    x, i = 3 * torch.randn(3, 4, generator=rng), torch.randint(0, 4, (3, 4), generator=rng)
+    x[0, 0], x[1, 1] = 2.0, 0.0
+    near(FUNCTIONS[name], [x, i], [], 2e-6, 2e-6)
+
+
+@pytest.mark.parametrize("name", FUNCTIONS)
+def test_other_batches(name: str) -> None:
+    rng = generator(8)
+    batch = torch.export.Dim("batch", min=1, max=100)
+    x, i = torch.randn(5, 4, generator=rng), torch.randint(0, 4, (5, 4), generator=rng)
+    runs = lower_everywhere(FUNCTIONS[name], [x, i], dynamic_shapes=(({0: batch}, {0: batch}),))
+    for rows in (1, 5, 70):
+        x, i = torch.randn(rows, 4, generator=rng), torch.randint(0, 4, (rows, 4), generator=rng)
+        expected = FUNCTIONS[name](x, i)
+        for run in runs:
+            (found,) = run(x, i)
+            torch.testing.assert_close(found, expected, rtol=2e-6, atol=2e-6)
+
+
+def test_floats_beyond_whole_numbers() -> None:
+    """As x86 converts them, which is what torch gives there."""
+    x = torch.tensor([[float("nan"), float("inf"), -float("inf"), 1e30, -1e30, 2.0**62, -2.9, 0.9]])
+    expected = [-(2**63)] * 5 + [2**62, -2, 0]
+    for run in lower_everywhere(lambda x: x.long(), [x]):
+        assert run(x)[0].tolist() == [expected]
+
+
+def test_ids_in_floats_are_checked() -> None:
+    table = torch.randn(5, 3)
+
+    def look(x: torch.Tensor, table: torch.Tensor) -> torch.Tensor:
+        return torch.nn.functional.embedding(x[:, 0].long(), table)
+
+    x = torch.tensor([[1.0], [4.0]])
+    for run in lower_everywhere(look, [x], [table]):
+        assert torch.equal(run(x)[0], table[[1, 4]])
+        for wrong in (5.0, -1.0, float("nan")):
+            with pytest.raises(Exception, match=r"out of range|outside"):
+                run(torch.tensor([[1.0], [wrong]]))
+
+
+REFUSED: dict[str, Callable[..., Any]] = {
+    "repeated along the batch": lambda x: x.repeat(2, 1),
+    "repeated as often as a tensor says": lambda x: x.repeat_interleave(torch.tensor([1, 2, 1, 1]), 1, output_size=5),
+    "flattened": lambda x: x.repeat_interleave(2),
+}
+
+
+@pytest.mark.parametrize("name", REFUSED)
+def test_what_stays_with_torch(name: str) -> None:
+    x = torch.randn(3, 4)
+    batch = torch.export.Dim("batch", min=1, max=100)
+    made = partition(program_of(REFUSED[name], [x], dynamic_shapes=(({0: batch},),)), LEVELS[0])
+    assert made.refused
