@@ -3,6 +3,7 @@
 from recfx.targets.native import (
     rules_attention,
     rules_concatenate,
+    rules_einsum,
     rules_gemm,
     rules_hamming,
     rules_integer,
@@ -20,6 +21,7 @@ __all__ = [
     "NativeBackend",
     "rules_attention",
     "rules_concatenate",
+    "rules_einsum",
     "rules_gemm",
     "rules_hamming",
     "rules_integer",

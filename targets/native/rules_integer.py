@@ -193,27 +193,30 @@ def _emit_take(
 
 @rule(_aten.index.Tensor)
 def _index(builder: PlanBuilder, node: fx.Node) -> None:
-    """Rows of a constant by ids; negative ones count from the end."""
+    """Elements along one dimension; negative indices count from the end."""
     given: Any = node.args[1]
-    if len(given) != 1:
+    chosen = [(dim, index) for dim, index in enumerate(given) if index is not None]
+    if len(chosen) != 1:
         raise Unsupported("it indexes several dimensions")
-    _rows_of_constant(builder, node, given[0], wraps=True)
+    _emit_pick(builder, node, *chosen[0], wraps=True)
 
 
 @rule(_aten.index_select.default)
 def _index_select(builder: PlanBuilder, node: fx.Node) -> None:
-    if node.args[1] != 0:
-        raise Unsupported("it selects along another dimension than the rows")
-    _rows_of_constant(builder, node, node.args[2], wraps=False)
+    _emit_pick(builder, node, int(node.args[1]), node.args[2], wraps=False)  # type: ignore[arg-type]
 
 
-def _rows_of_constant(builder: PlanBuilder, node: fx.Node, ids: Any, *, wraps: bool) -> None:
+def _emit_pick(builder: PlanBuilder, node: fx.Node, dim: int, ids: Any, *, wraps: bool) -> None:
     source, index = builder.value(node.args[0]), builder.value(ids)
-    if source.batched:
+    dim %= len(source.dims)
+    held = source.dims[dim]
+    if held.batch:
         raise Unsupported("it indexes over the batch")
-    rows = source.dims[0]
-    strides = [(0, d.stride) for d in index.dims] + [(d.stride, 0) for d in source.dims[1:]]
-    _emit_take(builder, node, source, index, strides, rows.stride, rows.size, wraps)
+    if source.batched and index.batched:
+        raise Unsupported("it picks for each row of one batch from each of another")
+    others = [(d.stride, 0) for d in source.dims]
+    strides = [*others[:dim], *((0, d.stride) for d in index.dims), *others[dim + 1 :]]
+    _emit_take(builder, node, source, index, strides, held.stride, held.size, wraps)
 
 
 @rule(_aten.gather.default)

@@ -68,7 +68,7 @@ def _softmax(builder: PlanBuilder, node: fx.Node) -> None:
     if value.dims[dim].batch:
         raise Unsupported("it normalises over the batch")
     if any(d.size != 1 for d in value.dims[dim + 1 :]):
-        raise Unsupported("its axis is not the last")
+        return _emit_inner_softmax(builder, node, value, dim)
     out = builder.result(node)
     source = Value(value.slot, value.offset, value.dims[: dim + 1])
     target = Value(out.slot, out.offset, out.dims[: dim + 1])
@@ -79,6 +79,17 @@ def _softmax(builder: PlanBuilder, node: fx.Node) -> None:
         rows = rows_of(Value(compact.slot, compact.offset, compact.dims[: dim + 1]))
     builder.emit(Kind.SOFTMAX, out, rows_of(target).runs, {0: rows})
     builder.values[node] = out
+
+
+def _emit_inner_softmax(builder: PlanBuilder, node: fx.Node, value: Value, dim: int) -> None:
+    """Over another axis than the last: turned, so that it is the last."""
+    dims = [d for i, d in enumerate(value.dims) if i != dim]
+    turned = builder.compact(Value(value.slot, value.offset, (*dims, value.dims[dim])))
+    made = builder.temp(turned.dims)
+    builder.emit(Kind.SOFTMAX, made, rows_of(made).runs, {0: rows_of(turned)})
+    back = [*made.dims[:-1]]
+    back.insert(dim, made.dims[-1])
+    builder.values[node] = Value(made.slot, made.offset, tuple(back))
 
 
 @rule(_aten.layer_norm.default)

@@ -49,9 +49,57 @@ FUNCTIONS: dict[str, Function] = {
     "a number or an element": lambda x, i: torch.where(i > 1, 3.0, x),
     "an element or a number": lambda x, i: torch.where(i > 1, x, -1.5),
     "filled by a tensor": lambda x, i: x.masked_fill(i > 1, torch.tensor(-7.0)),
+    "softmax over an inner axis": lambda x, i: torch.softmax(x[:, :, None] * x[:, None, :], 1),
+    "columns by constant indices": lambda x, i: x[:, torch.tensor([3, 0, -1])] * 2,
+    "matrices by constant indices": lambda x, i: (x[:, :, None] * x[:, None, :])[:, :, torch.tensor([[2, 0], [1, 3]])],
+    "columns selected": lambda x, i: i.index_select(1, torch.tensor([2, 2, 1])),
     "error function": lambda x, i: x * 0.5 * (1 + torch.erf(x / 2**0.5)),
     "logarithm": lambda x, i: torch.log(x.abs() + 0.1),
 }
+
+
+#: Of floats [B, 2, 3, 4] and [B, 5, 4].
+EINSUMS = [
+    "bfhd,bgd->bfhg",
+    "bfhd,bgd->bghf",
+    "bfhd,bgd->bhgf",
+    "bfhd,bgd->bfhgd",
+    "bfhd,bgd->dbghf",
+    "bghd,bfd->fbgh",
+]
+
+
+@pytest.mark.parametrize("equation", EINSUMS)
+@pytest.mark.parametrize("turned", [False, True])
+def test_einsum(equation: str, turned: bool) -> None:
+    """Products of matrices and of elements, the sides in either order, dimensions anywhere."""
+    rng = generator(3)
+    batch = torch.export.Dim("batch", min=1, max=100)
+    left, right = torch.randn(3, 2, 3, 4, generator=rng), torch.randn(3, 5, 4, generator=rng)
+
+    def product(left: torch.Tensor, right: torch.Tensor) -> torch.Tensor:
+        inputs, output = equation.split("->")
+        one, other = inputs.split(",")
+        found = torch.einsum(f"{other},{one}->{output}", right, left) if turned else torch.einsum(equation, left, right)
+        return found.transpose(0, output.index("b")).contiguous()
+
+    for run in lower_everywhere(product, [left, right], dynamic_shapes=(({0: batch}, {0: batch}),)):
+        for rows in (1, 3):
+            torch.testing.assert_close(run(left[:rows], right[:rows])[0], product(left[:rows], right[:rows]))
+
+
+@pytest.mark.parametrize("dims", [([-1], [0]), ([2], [1])])
+def test_tensordot_with_a_constant(dims: Any) -> None:
+    rng = generator(4)
+    x, weight = torch.randn(3, 5, 6, generator=rng), torch.randn(6, 6, generator=rng)
+    near(lambda x, w: torch.tensordot(x, w, dims), [x], [weight], 1e-5, 1e-5)
+
+
+@pytest.mark.parametrize("bias", [True, False])
+def test_convolutions_of_width_one(bias: bool) -> None:
+    rng = generator(5)
+    x, weight, shift = (torch.randn(*s, generator=rng) for s in ((3, 7, 5), (4, 7, 1), (4,)))
+    near(lambda x, w, b: torch.conv1d(x, w, b if bias else None).relu(), [x], [weight, shift], 1e-5, 1e-5)
 
 
 @pytest.mark.parametrize("name", FUNCTIONS)
@@ -102,6 +150,11 @@ REFUSED: dict[str, Callable[..., Any]] = {
     "repeated along the batch": lambda x: x.repeat(2, 1),
     "repeated as often as a tensor says": lambda x: x.repeat_interleave(torch.tensor([1, 2, 1, 1]), 1, output_size=5),
     "flattened": lambda x: x.repeat_interleave(2),
+    "summed over one side alone": lambda x: torch.einsum("bi,bj->b", x, x),
+    "a diagonal": lambda x: torch.einsum("bii,bj->bij", x[:, :, None] * x[:, None, :], x),
+    "summed over the batch": lambda x: torch.einsum("bi,bj->ij", x, x),
+    "a wider convolution": lambda x: torch.conv1d(x[:, None], torch.ones(2, 1, 3)),
+    "a convolution with padding": lambda x: torch.conv1d(x[:, None], torch.ones(2, 1, 1), padding=1),
 }
 
 
