@@ -10,12 +10,23 @@ import torch
 from torch import fx
 
 from recfx.ops.cross import FULL, LOW_RANK, VECTOR
-from recfx.passes._match import argument, only_user, same_shape, value
+from recfx.passes._cross_vectors import (
+    PRODUCTS,
+    constant_column,
+    dotted_with,
+    is_vector,
+    row_of,
+    rows_of,
+    same_rows,
+    scalar_product,
+    unturned,
+    width_of,
+)
+from recfx.passes._match import argument, only_user, value
 from recfx.passes._params import Fresh, Param, flat
 from recfx.pipeline import Miss, PassContext
 
 _aten = torch.ops.aten
-_PRODUCTS = (_aten.matmul.default, _aten.bmm.default, _aten.mm.default)
 
 
 @dataclasses.dataclass(frozen=True, eq=False)
@@ -55,7 +66,7 @@ def match_cross(ctx: PassContext, node: fx.Node) -> CrossStep | Miss | None:
             continue
         if bias is None:
             return found
-        if not _is_vector(ctx, bias, _width(flat_x)):
+        if not is_vector(ctx, bias, width_of(flat_x)):
             return Miss("its bias is no vector of its width", bias)
         if found.kind == VECTOR:
             return dataclasses.replace(found, bias=flat(ctx, bias))
@@ -84,17 +95,6 @@ def _terms(ctx: PassContext, node: fx.Node) -> Iterator[tuple[fx.Node, fx.Node, 
             yield product, x, constant[0] if constant else None
 
 
-def rows_of(node: Any) -> fx.Node | None:
-    """A node [B, D] as it is, a column [B, D, 1] as the rows it was made of."""
-    held = value(node)
-    if held is None or held.ndim == 2:
-        return node if held is not None else None
-    if node.target is _aten.unsqueeze.default and node.args[1] in (2, -1) and held.ndim == 3:
-        source: fx.Node = node.args[0]
-        return source
-    return None
-
-
 def _fits(x: fx.Node) -> bool:
     held = value(x)
     return (
@@ -102,27 +102,23 @@ def _fits(x: fx.Node) -> bool:
     )  # fmt: skip
 
 
-def _width(x: fx.Node) -> int:
-    held = value(x)
-    assert held is not None
-    return int(held.shape[1])
-
-
 def _match_product(ctx: PassContext, product: fx.Node, x: fx.Node) -> CrossStep | Miss | None:
     """x0 * (what x becomes)."""
     if product.target is _aten.squeeze.dim and product.args[1] in (2, -1):
         inner: Any = product.args[0]
-        product = inner if inner.target in _PRODUCTS else product
-    if product.target in _PRODUCTS:
+        product = inner if inner.target in PRODUCTS else product
+    if product.target in PRODUCTS:
         return _column_product(ctx, product, x)
+    if (turned := unturned(product)) is not None:
+        return _turned_product(ctx, turned, x)
     if product.target is not _aten.mul.Tensor:
         return None
     refused: Miss | None = None
     for left, right in (product.args[:2], product.args[1::-1]):
         x0 = rows_of(left)
-        if x0 is None or not isinstance(right, fx.Node) or not _same_rows(x0, x):
+        if x0 is None or not isinstance(right, fx.Node) or not same_rows(x0, x):
             continue
-        vector = _scalar_product(ctx, right, x)
+        vector = scalar_product(ctx, right, x)
         if vector is not None:
             return vector if isinstance(vector, Miss) else CrossStep(VECTOR, x0, x, vector)
         found = _matrix(ctx, right, x0, x)
@@ -132,9 +128,17 @@ def _match_product(ctx: PassContext, product: fx.Node, x: fx.Node) -> CrossStep 
     return refused
 
 
-def _same_rows(a: fx.Node, b: fx.Node) -> bool:
-    left, right = value(a), value(b)
-    return left is not None and right is not None and same_shape(left, right)
+def _turned_product(ctx: PassContext, product: fx.Node, x: fx.Node) -> CrossStep | None:
+    """(x0^T (x . w))^T, the numbers of the rows [B] broadcast along the columns."""
+    if product.target is not _aten.mul.Tensor:
+        return None
+    for left, right in (product.args[:2], product.args[1::-1]):
+        x0, held = unturned(left), value(right)
+        if x0 is None or not same_rows(x0, x) or held is None or held.ndim != 1:
+            continue
+        weight = dotted_with(ctx, right, x)
+        return None if weight is None else CrossStep(VECTOR, x0, x, weight)
+    return None
 
 
 def _column_product(ctx: PassContext, product: fx.Node, x: fx.Node) -> CrossStep | Miss | None:
@@ -144,96 +148,26 @@ def _column_product(ctx: PassContext, product: fx.Node, x: fx.Node) -> CrossStep
     if left.target is _aten.stack.default and right.target is _aten.softmax.int:
         return Miss("a mixture of experts (DCN-Mix) is no cross layer of the dialect", product)
     x0 = rows_of(left)
-    if x0 is not None and value(left).ndim == 3 and _same_rows(x0, x):  # type: ignore[union-attr]
-        vector = _scalar_product(ctx, right, x)
+    if x0 is not None and value(left).ndim == 3 and same_rows(x0, x):  # type: ignore[union-attr]
+        vector = scalar_product(ctx, right, x)
         return CrossStep(VECTOR, x0, x, vector) if vector is not None and not isinstance(vector, Miss) else vector
-    weight = _constant_column(ctx, right, _width(x))
-    if weight is None or left.target not in _PRODUCTS:
+    weight = constant_column(ctx, right, width_of(x))
+    if weight is None or left.target not in PRODUCTS:
         return None
     x0, row = rows_of(left.args[0]), left.args[1]
-    if x0 is None or not _same_rows(x0, x) or _row_of(row) is not x or value(left.args[0]).ndim != 3:  # type: ignore[union-attr]
+    if x0 is None or not same_rows(x0, x) or row_of(row) is not x or value(left.args[0]).ndim != 3:  # type: ignore[union-attr]
         return None
     return CrossStep(VECTOR, x0, x, weight)
 
 
-def _row_of(node: Any) -> fx.Node | None:
-    """x of a row [B, 1, D]: unsqueeze(x, 1), or a column transposed."""
-    if not isinstance(node, fx.Node):
-        return None
-    if node.target is _aten.unsqueeze.default and node.args[1] in (1, -2):
-        source: Any = node.args[0]
-        return source  # type: ignore[no-any-return]
-    turned = node.target is _aten.mT.default or (
-        node.target is _aten.transpose.int and {d % 3 for d in node.args[1:3]} == {1, 2}  # type: ignore[operator]
-    )
-    column: Any = node.args[0] if turned else None
-    held = value(column)
-    return rows_of(column) if held is not None and held.ndim == 3 else None
-
-
-def _constant_column(ctx: PassContext, node: Any, width: int) -> Param | None:
-    """A constant [D, 1], perhaps with dimensions of size 1 in front or expanded over the batch, as a vector."""
-    if isinstance(node, fx.Node) and node.target is _aten.expand.default:
-        node = node.args[0]
-    tensor = ctx.tensor(node)
-    if (
-        tensor is None
-        or tensor.dtype is not torch.float32
-        or tensor.numel() != width
-        or tuple(tensor.shape[-2:]) != (width, 1)
-    ):
-        return None
-    return Fresh(f"{node.target}_flat", tensor.detach().reshape(-1))
-
-
-def _scalar_product(ctx: PassContext, node: fx.Node, x: fx.Node) -> Param | Miss | None:
-    """w when a node is x . w, a number per row, in any shape that broadcasts against x."""
-    width = _width(x)
-    held = value(node)
-    if held is None or held.ndim not in (2, 3) or any(s != 1 for s in held.shape[1:] if isinstance(s, int)):
-        return None
-    if node.target is _aten.unsqueeze.default and node.args[1] in (1, -1):
-        node = node.args[0]  # type: ignore[assignment]
-        inner = ctx.tensor(node.args[1]) if node.target in (_aten.matmul.default, _aten.mv.default) else None
-        fits = inner is not None and inner.ndim == 1 and node.args[0] is x
-        return node.args[1] if fits else None  # type: ignore[return-value]
-    if node.target is _aten.linear.default and node.args[0] is x:
-        if argument(node, 2, "bias") is not None:
-            return Miss("the weight vector's product has a bias of its own", node)
-        weight: Any = node.args[1]
-        return weight if ctx.tensor(weight) is not None else None
-    if node.target is _aten.tensordot.default and rows_of(node.args[0]) is x:
-        contracted = list(node.args[2]) == [1] and list(node.args[3]) == [0]  # type: ignore[arg-type]
-        return _constant_column(ctx, node.args[1], width) if contracted else None
-    if node.target in _PRODUCTS:
-        source: Any = node.args[0]
-        source = _row_of(source) if value(source).ndim == 3 else source  # type: ignore[union-attr]
-        return _constant_column(ctx, node.args[1], width) if source is x else None
-    return _summed_product(ctx, node, x)
-
-
-def _summed_product(ctx: PassContext, node: fx.Node, x: fx.Node) -> Param | None:
-    """w of (x * w).sum(1, keepdim=True)."""
-    if node.target is not _aten.sum.dim_IntList or argument(node, 3, "dtype") is not None:
-        return None
-    dims: Any = node.args[1]
-    inner: Any = node.args[0]
-    if [d % 2 for d in dims] != [1] or inner.target is not _aten.mul.Tensor:
-        return None
-    for source, weight in (inner.args[:2], inner.args[1::-1]):
-        if source is x and _is_vector(ctx, weight, _width(x)):
-            return flat(ctx, weight)
-    return None
-
-
 def _matrix(ctx: PassContext, node: fx.Node, x0: fx.Node, x: fx.Node) -> CrossStep | Miss | None:
     """W x + b or U (V x) + b."""
-    width = _width(x)
+    width = width_of(x)
     bias: Param | None = None
     if node.target is _aten.add.Tensor and node.kwargs.get("alpha", 1) == 1:
         added = next((a for a in node.args[:2] if ctx.tensor(a) is not None), None)
         node = next((a for a in node.args[:2] if a is not added and isinstance(a, fx.Node)), node)
-        if not isinstance(added, fx.Node) or not _is_vector(ctx, added, width):
+        if not isinstance(added, fx.Node) or not is_vector(ctx, added, width):
             return None
         bias = flat(ctx, added)
     outer = _mapped(ctx, node)
@@ -261,10 +195,10 @@ def _mapped(ctx: PassContext, node: Any) -> tuple[fx.Node, Param, fx.Node | None
         weight, bias = ctx.tensor(node.args[1]), argument(node, 2, "bias")
         if weight is None or weight.ndim != 2 or weight.dtype is not torch.float32:
             return None
-        if bias is not None and not _is_vector(ctx, bias, len(weight)):
+        if bias is not None and not is_vector(ctx, bias, len(weight)):
             return None
         return node.args[0], node.args[1], bias  # type: ignore[return-value]
-    if node.target not in _PRODUCTS:
+    if node.target not in PRODUCTS:
         return None
     left, right = ctx.tensor(node.args[0]), ctx.tensor(node.args[1])
     held = value(node)
@@ -274,11 +208,3 @@ def _mapped(ctx: PassContext, node: Any) -> tuple[fx.Node, Param, fx.Node | None
         stored = Fresh(f"{node.args[1].target}_t", right.detach().t().contiguous())  # type: ignore[union-attr]
         return node.args[0], stored, None  # type: ignore[return-value]
     return None
-
-
-def _is_vector(ctx: PassContext, read: Any, width: int) -> bool:
-    """Whether a constant is [D], [1, D] or, for columns, [D, 1]."""
-    tensor = ctx.tensor(read)
-    if tensor is None or tensor.dtype is not torch.float32 or tensor.numel() != width:
-        return False
-    return tuple(tensor.shape) in ((width,), (1, width), (width, 1))

@@ -8,7 +8,8 @@
 
 The last takes a bias that is added behind a full or low-rank layer (torch-rechub) to the end of the stack, where one addition is left of
 them all.
-Layers may be written on rows [B, D] or on columns [B, D, 1] (deepctr-torch), with linear, matmul or tensordot.
+Layers may be written on rows [B, D], on columns [B, D, 1] (deepctr-torch) or on the transpose [D, B] (recbole), with linear, matmul or
+tensordot.
 
 Requires: functional. Exactness: REASSOC (a backend may sum in another order).
 """
@@ -24,7 +25,8 @@ from torch import fx
 from recfx.ir.numeric import Exactness
 from recfx.ir.program import Program
 from recfx.ops import cross
-from recfx.passes._cross_match import CrossStep, match_cross, rows_of
+from recfx.passes._cross_match import CrossStep, match_cross
+from recfx.passes._cross_vectors import rows_of
 from recfx.passes._linear import rounded
 from recfx.passes._match import only_user, same_shape, value
 from recfx.passes._params import Fresh, Param

@@ -83,6 +83,10 @@ FIRES = {
     "vector, product of columns": case(
         columns(lambda m, x0, x: x0 * torch.matmul(x.transpose(1, 2), m.w1) + m.b1 + x), 2
     ),
+    "vector, on the transpose": case(
+        lambda m, x: (x.transpose(0, 1) * torch.tensordot(x, m.w, dims=([1], [0]))).transpose(0, 1) + m.b + x
+    ),
+    "vector, on the transpose, factors the other way round": case(lambda m, x: x + (torch.mv(x, m.w) * x.t()).t() + m.b),
     "full": case(lambda m, x: x * m.full(x) + x),
     "full, other orders": case(lambda m, x: x + m.full(x) * x),
     "full, x0 is not x": case(lambda m, x: x.exp() * m.full(x) + x),
@@ -135,6 +139,8 @@ LEAVES_ALONE = {
     "bias of the vector's product": (lambda m, x: x * m.biased(x) + x, "bias of its own"),
     "bias of the inner product": (lambda m, x: x * m.u(m.vb(x)) + x, "has a bias"),
     "two biases": (lambda m, x: x * (m.full(x) + m.b) + x, "two biases"),
+    "numbers of other rows on the transpose": (lambda m, x: (x.t() * (x.exp() @ m.w)).t() + m.b + x, ""),
+    "a full product on the transpose": (lambda m, x: (x.t() * (x @ m.W).t()).t() + m.b + x, ""),
     "another residual": (lambda m, x: x * m.full(x) + x.exp(), ""),
     "no residual": (lambda m, x: x * m.full(x) + m.b, ""),
     "an activation inside": (lambda m, x: x * torch.relu(m.full(x)) + x, ""),
