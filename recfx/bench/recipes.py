@@ -59,7 +59,7 @@ class Recipe:
 
 
 _RECIPES = {
-    "gowalla": Recipe(negatives=64, student_epochs=12, ranks=100, wide=256, decay=0.03),
+    "gowalla": Recipe(negatives=64, student_epochs=12, student_lr=0.02, ranks=100, wide=256, decay=0.03),
     "movielens": Recipe(layers=2, batch=8_192, epochs=25, student_epochs=15, l2=0.001),
     "synthetic": Recipe(dim=16, layers=2, batch=2_048, negatives=4, epochs=20, student_epochs=5, ranks=10),
 }

@@ -12,9 +12,10 @@ import torch
 from torch import fx
 
 from recfx.errors import VerificationError
+from recfx.ir.bag_rows import BAGS, with_read_rows
 from recfx.ir.crosscheck import largest_difference, probes
 from recfx.ir.program import Program
-from recfx.ir.tables import only_picks_rows
+from recfx.ir.tables import reads_as_table
 
 #: A re-associated result may be this many times as far from the float64 result as the original's own, plus a few last bits.
 REASSOC_FACTOR = 8.0
@@ -141,8 +142,8 @@ def run_in_float64(program: Program, leaves: Sequence[Any]) -> list[Any]:
 
     class _Double(fx.Interpreter):
         def run_node(self, n: fx.Node) -> Any:
-            if n.op == "get_attr" and all(only_picks_rows(u, n) for u in n.users):
-                return super().get_attr(str(n.target), (), {})  # the rows that are picked are widened, not the table
+            if n.op == "get_attr" and all(reads_as_table(u, n) for u in n.users):
+                return super().get_attr(str(n.target), (), {})  # the rows that are read are widened, not the table
             return super().run_node(n)
 
         def get_attr(self, target: Any, args: Any, kwargs: Any) -> Any:
@@ -150,6 +151,7 @@ def run_in_float64(program: Program, leaves: Sequence[Any]) -> list[Any]:
 
         def call_function(self, target: Any, args: Any, kwargs: Any) -> Any:
             args, kwargs = torch.utils._pytree.tree_map(_wide_dtype, (args, kwargs))
+            args = with_read_rows(target, args) if target in BAGS else args
             return _to_double(super().call_function(target, args, kwargs))
 
     with torch.no_grad():

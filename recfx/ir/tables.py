@@ -28,9 +28,14 @@ def tables_of(node: fx.Node) -> list[fx.Node]:
     return [t for t in (held if isinstance(held, list | tuple) else [held]) if isinstance(t, fx.Node)]
 
 
-def only_picks_rows(user: fx.Node, table: fx.Node) -> bool:
-    """Whether a user picks rows of a table and reads it in no other way."""
-    if user.target not in ROW_PICKERS or table not in tables_of(user):
+def reads_as_table(user: fx.Node, table: fx.Node) -> bool:
+    """Whether a user looks rows up in a table and reads it in no other way."""
+    if table not in tables_of(user):
         return False
     rest = [held for i, held in enumerate(user.args) if i != TABLE_ARGUMENTS[user.target]]
     return not any(table in (held if isinstance(held, list | tuple) else [held]) for held in rest)
+
+
+def only_picks_rows(user: fx.Node, table: fx.Node) -> bool:
+    """Whether a user moreover computes with nothing but copies of the rows."""
+    return user.target in ROW_PICKERS and reads_as_table(user, table)
