@@ -103,6 +103,31 @@ def test_excluded_items_are_not_found(seed: int, scales: Any) -> None:
     )
 
 
+@relaxed
+@given(seed=seeds, options=st.sampled_from(OPTIONS), k=st.integers(1, 60), left_out=st.integers(0, 50))
+def test_shortlists_hold_what_searches_find(seed: int, options: Any, k: int, left_out: int) -> None:
+    bits, scales, query_bits = options
+    index = Index.from_embeddings(drawn(seed, 50, 24), bits, scales=scales, query_bits=query_bits)
+    queries, seen = drawn(seed + 1, 3, 24), [torch.arange(left_out)] * 3
+    found = index.shortlist(queries, k, seen)
+    assert torch.equal(found.sort(1).values, index.search(queries, k, seen)[1].sort(1).values)
+
+
+@pytest.mark.parametrize("bits", [1, 4])
+@pytest.mark.parametrize("metric", ["ip", "cosine"])
+@pytest.mark.parametrize("bad", [float("nan"), float("inf"), -1e16])
+def test_shortlists_refuse_what_searches_refuse(bits: int, metric: Any, bad: float) -> None:
+    index, queries = Index.from_embeddings(drawn(0, 50, 24), bits, metric), drawn(1, 4, 24)
+    queries[2, 5] = bad
+    for call in (index.search, index.shortlist):
+        with pytest.raises(InputError, match="row 2 of queries holds NaN, infinities"):
+            call(queries, 3)
+    with pytest.raises(InputError, match="k must be at least 1"):
+        index.shortlist(drawn(1, 4, 24), 0)
+    with pytest.raises(InputError, match="must have 24 columns"):
+        index.shortlist(drawn(1, 4, 23), 3)
+
+
 @pytest.mark.parametrize(("bits", "scales"), [(1, "table"), (1, "row"), (4, "row"), (8, "table"), (2, "dimension")])
 def test_growing_an_index_is_building_it(bits: int, scales: Any) -> None:
     items, queries = drawn(0, 100, 33), drawn(1, 5, 33)
