@@ -140,6 +140,8 @@ def _move_shift(node: fx.Node, ctx: PassContext) -> Any:
     layers = cross.decode(node.args[3])  # type: ignore[arg-type]
     if any(layer.kind == cross.VECTOR for layer in layers):
         return Miss("a vector layer has no bias inside its product that could take it", total)
+    if any(layer.scale >= 0 or layer.inner_scale >= 0 for layer in layers):
+        return Miss("the layers' weights are of few bits already", total)
     shifted = [_shifted(ctx, params, layer, shift) for layer in layers]
     if refused := next((bias for bias in shifted if isinstance(bias, Miss)), None):
         return refused
@@ -165,7 +167,7 @@ def _shifted(ctx: PassContext, params: list[Any], layer: cross.CrossLayer, shift
 
 def _without_gaps(params: list[Any], layers: list[cross.CrossLayer]) -> tuple[list[Any], list[cross.CrossLayer]]:
     """Parameters that some layer reads, and the layers with their new positions."""
-    names = ("weight", "bias", "inner")
+    names = ("weight", "bias", "inner", "scale", "inner_scale")
     used = sorted({getattr(layer, name) for layer in layers for name in names} - {-1})
     new = {old: position for position, old in enumerate(used)} | {-1: -1}
     moved = [dataclasses.replace(y, **{name: new[getattr(y, name)] for name in names}) for y in layers]

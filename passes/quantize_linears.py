@@ -1,7 +1,8 @@
-"""quantize-linears: the weights of MLP chains are stored in fewer bits, and their products computed in them.
+"""quantize-linears: the weights of MLP chains and cross layers are stored in fewer bits, and their products computed in them.
 
-    mlp(x, [float32 weights]) -> mlp(x, [int8 weights, a scale per output channel])     (each row of the input is quantised as it comes)
-    mlp(x, [float32 weights]) -> mlp(x, [bfloat16 weights])
+    mlp(x, [float32 weights])       -> mlp(x, [int8 weights, a scale per output channel])    (rows of the input are quantised as they come)
+    mlp(x, [float32 weights])       -> mlp(x, [bfloat16 weights])
+    cross(x0, x, [float32 weights]) -> likewise; the vectors of DCN's first form stay as they are
 
 Requires: functional; linears must have been fused. Exactness: APPROX.
 """
@@ -9,6 +10,7 @@ Requires: functional; linears must have been fused. Exactness: APPROX.
 from __future__ import annotations
 
 import dataclasses
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -19,7 +21,7 @@ from recfx.errors import InputError
 from recfx.formats import quantize_per_channel, round_to_half
 from recfx.ir.numeric import Exactness
 from recfx.ir.program import Program
-from recfx.ops import mlp
+from recfx.ops import cross, mlp
 from recfx.passes._chain import LINEARS
 from recfx.pipeline import Pass, PassContext, PassSpec, register
 
@@ -27,7 +29,7 @@ from recfx.pipeline import Pass, PassContext, PassSpec, register
 @register
 @dataclass(frozen=True)
 class QuantizeLinears(Pass):
-    """Stores the weights of MLP chains in fewer bits.
+    """Stores the weights of MLP chains and cross layers in fewer bits.
 
     Attributes:
         bits: 16 (bfloat16) or 8 (int8 per output channel).
@@ -38,7 +40,7 @@ class QuantizeLinears(Pass):
 
     spec = PassSpec(
         "quantize-linears",
-        "Stores the weights of MLP chains in fewer bits.",
+        "Stores the weights of MLP chains and cross layers in fewer bits.",
         exactness=Exactness.APPROX,
         changes_state=True,
     )
@@ -57,33 +59,35 @@ class QuantizeLinears(Pass):
             if any(ctx.tensor(a) is not None for a in node.args):
                 ctx.miss("linear", node, "the linear is in no chain; run fuse-mlp before")
         done: _Done = {}
-        for node in ctx.nodes(mlp.mlp):
-            self._chain(ctx, node, done)
+        for node in ctx.nodes(mlp.mlp, cross.cross):
+            self._layers(ctx, node, _KINDS[node.target], done)
         ctx.sweep()
 
-    def _chain(self, ctx: PassContext, node: fx.Node, done: _Done) -> None:
+    def _layers(self, ctx: PassContext, node: fx.Node, kind: _Kind, done: _Done) -> None:
         arguments: Any = node.args
-        params = list(arguments[1])
-        layers = mlp.decode(arguments[2], arguments[3])
+        params = list(arguments[kind.params])
+        layers = kind.decode(*arguments[kind.params + 1 :])
         changed = False
         for position, layer in enumerate(layers):
-            weight = params[layer.weight]
-            tensor = ctx.tensor(weight)
-            reason = self._refusal(tensor)
-            if tensor is None or reason is not None:
-                ctx.miss("linear", node, f"layer {position + 1}: {reason}")
-                continue
-            if id(tensor) not in done:
-                made = self._quantized(ctx, node, weight, tensor, position)
-                if made is None:
+            for name, scale_name in kind.weights(layer):
+                weight = params[getattr(layer, name)]
+                tensor = ctx.tensor(weight)
+                reason = self._refusal(tensor)
+                if tensor is None or reason is not None:
+                    ctx.miss("linear", node, f"layer {position + 1}: {reason}")
                     continue
-                done[id(tensor)] = made
-            codes, scale = done[id(tensor)]
-            at = -1 if scale is None else _place(params, scale)
-            layers[position] = dataclasses.replace(layer, weight=_place(params, codes), scale=at)
-            changed = True
+                if id(tensor) not in done:
+                    made = self._quantized(ctx, node, weight, tensor, position)
+                    if made is None:
+                        continue
+                    done[id(tensor)] = made
+                codes, scale = done[id(tensor)]
+                places = {name: _place(params, codes), scale_name: -1 if scale is None else _place(params, scale)}
+                layers[position] = layer = dataclasses.replace(layer, **places)
+                changed = True
         if changed:
-            node.args = (arguments[0], *_compact(params, layers))
+            params, layers = _compact(params, layers, kind.names)
+            node.args = (*arguments[: kind.params], params, *kind.encode(layers))
 
     def _refusal(self, tensor: torch.Tensor | None) -> str | None:
         if tensor is None:
@@ -126,11 +130,53 @@ def _place(params: list[fx.Node], node: fx.Node) -> int:
     return params.index(node)
 
 
-def _compact(params: list[fx.Node], layers: list[mlp.Layer]) -> tuple[list[fx.Node], list[int], list[float]]:
-    """Parameters without those nobody reads any more, and the layers that point to them."""
-    names = ("weight", "bias", "scale", "slope", "gate_scale", "gate_shift", "norm_weight", "norm_bias")
+def _compact(params: list[fx.Node], layers: list[Any], names: Sequence[str]) -> tuple[list[fx.Node], list[Any]]:
+    """Parameters without those nobody reads any more, and the layers that point to them by the fields of some names."""
     used = sorted({getattr(layer, n) for layer in layers for n in names} - {-1})
     moved = {old: new for new, old in enumerate(used)} | {-1: -1}
     changes: list[dict[str, Any]] = [{n: moved[getattr(layer, n)] for n in names} for layer in layers]
     fresh = [dataclasses.replace(layer, **change) for layer, change in zip(layers, changes, strict=True)]
-    return ([params[i] for i in used], *mlp.encode(fresh))
+    return [params[i] for i in used], fresh
+
+
+@dataclass(frozen=True)
+class _Kind:
+    """How an operator holds its layers.
+
+    Attributes:
+        params: The argument of the parameters; layers follow.
+        names: Fields of a layer that are positions among them.
+        weights: Fields of a layer's matrices and of their scales.
+        decode: The arguments behind the parameters -> layers.
+        encode: The other way round.
+    """
+
+    params: int
+    names: tuple[str, ...]
+    weights: Callable[[Any], tuple[tuple[str, str], ...]]
+    decode: Callable[..., list[Any]]
+    encode: Callable[[list[Any]], tuple[Any, ...]]
+
+
+_MATRICES = {
+    cross.VECTOR: (),
+    cross.FULL: (("weight", "scale"),),
+    cross.LOW_RANK: (("weight", "scale"), ("inner", "inner_scale")),
+}
+
+_KINDS = {
+    mlp.mlp: _Kind(
+        1,
+        ("weight", "bias", "scale", "slope", "gate_scale", "gate_shift", "norm_weight", "norm_bias"),
+        lambda layer: (("weight", "scale"),),
+        mlp.decode,
+        mlp.encode,
+    ),
+    cross.cross: _Kind(
+        2,
+        ("weight", "bias", "inner", "scale", "inner_scale"),
+        lambda layer: _MATRICES[layer.kind],
+        cross.decode,
+        lambda layers: (cross.encode(layers),),
+    ),
+}

@@ -6,6 +6,8 @@
     full (DCN-v2):     x <- x0 * (W x + b) + x
     low rank (DCN-v2): x <- x0 * (U (V x) + b) + x
 
+Matrices are float32, bfloat16, or int8 with one scale per output channel; what they multiply is rounded as `recfx::mlp` does it.
+
 Wang et al. 2017 (DCN), 2021 (DCN V2).
 """
 
@@ -18,6 +20,7 @@ import torch
 from torch.nn import functional
 
 from recfx.ops.library import define
+from recfx.ops.mlp import product
 
 VECTOR, FULL, LOW_RANK = 0, 1, 2
 
@@ -31,12 +34,19 @@ class CrossLayer:
         weight: w [D] or [1, D]; W [D, D]; U [D, R].
         bias: b [D].
         inner: V [R, D] of a low-rank layer.
+        scale: [D], of an int8 W or U.
+        inner_scale: [R], of an int8 V.
     """
 
     kind: int
     weight: int
     bias: int = -1
     inner: int = -1
+    scale: int = -1
+    inner_scale: int = -1
+
+
+_FIELDS = len(dataclasses.fields(CrossLayer))
 
 
 def encode(layers: Sequence[CrossLayer]) -> list[int]:
@@ -46,20 +56,22 @@ def encode(layers: Sequence[CrossLayer]) -> list[int]:
 
 def decode(numbers: Sequence[int]) -> list[CrossLayer]:
     """Layers from the flat list."""
-    return [CrossLayer(*numbers[i : i + 4]) for i in range(0, len(numbers), 4)]
+    return [CrossLayer(*numbers[i : i + _FIELDS]) for i in range(0, len(numbers), _FIELDS)]
 
 
 def reference(x0: torch.Tensor, x: torch.Tensor, params: list[torch.Tensor], layers: list[int]) -> torch.Tensor:
     """The meaning of `recfx::cross`, layer by layer. x0 and x: [B, D]."""
     for layer in decode(layers):
         weight = params[layer.weight]
-        bias = params[layer.bias] if layer.bias >= 0 else None
+        bias, scale, inner_scale = (
+            params[at] if at >= 0 else None for at in (layer.bias, layer.scale, layer.inner_scale)
+        )
         if layer.kind == VECTOR:
             step = x0 * functional.linear(x, weight.reshape(1, -1))
             x = (step if bias is None else step + bias) + x
         else:
-            inner = functional.linear(x, params[layer.inner]) if layer.kind == LOW_RANK else x
-            x = x0 * functional.linear(inner, weight, bias) + x
+            inner = product(x, params[layer.inner], scale=inner_scale) if layer.kind == LOW_RANK else x
+            x = x0 * product(inner, weight, bias, scale) + x
     return x.clone()
 
 

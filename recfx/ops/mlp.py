@@ -145,17 +145,31 @@ def activate(y: torch.Tensor, layer: Layer, params: Sequence[torch.Tensor]) -> t
     return gate * y + (1 - gate) * slope * y
 
 
-def _linear(x: torch.Tensor, layer: Layer, params: Sequence[torch.Tensor]) -> torch.Tensor:
-    weight = params[layer.weight]
-    bias = params[layer.bias] if layer.bias >= 0 else None
+def product(
+    x: torch.Tensor,
+    weight: torch.Tensor,
+    bias: torch.Tensor | None = None,
+    scale: torch.Tensor | None = None,
+    input_scale: float = 0.0,
+) -> torch.Tensor:
+    """x W^T + b with a weight of any of the formats, as the module says.
+
+    Args:
+        x: float32 [..., K].
+        weight: float32, bfloat16 or int8 [N, K].
+        bias: float32 [N].
+        scale: float32 [N], of an int8 weight.
+        input_scale: A calibrated scale of the input of an int8 weight, or 0 for each row's own.
+    """
     if weight.dtype in (torch.float32, torch.float64):  # float64 in runs that serve as the truth
         return functional.linear(x, weight, bias)
     if weight.dtype is torch.bfloat16:
         return functional.linear(x.bfloat16().float(), weight.float(), bias)
+    assert scale is not None
     flat = x.reshape(-1, x.shape[-1])
-    codes, scale = quantize_rows(flat, layer.input_scale)
+    codes, unit = quantize_rows(flat, input_scale)
     sums = (codes @ weight.double().T).float()
-    y = sums * (scale * params[layer.scale])
+    y = sums * (unit * scale)
     return (y if bias is None else y + bias).reshape(*x.shape[:-1], weight.shape[0])
 
 
@@ -163,7 +177,8 @@ def reference(x: torch.Tensor, params: list[torch.Tensor], layers: list[int], nu
     """The meaning of `recfx::mlp`, layer by layer."""
     values = [x]
     for layer in decode(layers, numbers):
-        y = _linear(values[-1], layer, params)
+        bias, scale = (params[at] if at >= 0 else None for at in (layer.bias, layer.scale))
+        y = product(values[-1], params[layer.weight], bias, scale, layer.input_scale)
         if layer.norm:
             gamma = params[layer.norm_weight] if layer.norm_weight >= 0 else None
             beta = params[layer.norm_bias] if layer.norm_bias >= 0 else None

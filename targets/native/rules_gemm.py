@@ -224,7 +224,9 @@ def _cross(builder: PlanBuilder, node: fx.Node) -> None:
         last = number == len(layers) - 1
         out = builder.result(node, anywhere=True) if last else builder.temp(x.dims)
         weight = builder.tensor(params[layer.weight])
-        bias = builder.tensor(params[layer.bias]) if layer.bias >= 0 else None
+        bias, scale, inner_scale = (
+            builder.tensor(params[at]) if at >= 0 else None for at in (layer.bias, layer.scale, layer.inner_scale)
+        )
         if layer.kind == cross.VECTOR:
             dot = widened(builder, x, 1)
             emit_gemm(builder, x, weight.reshape(1, -1), dot)
@@ -237,9 +239,9 @@ def _cross(builder: PlanBuilder, node: fx.Node) -> None:
         elif layer.kind == cross.LOW_RANK:
             inner_weight = builder.tensor(params[layer.inner])
             inner = widened(builder, x, inner_weight.shape[0])
-            emit_gemm(builder, x, inner_weight, inner)
-            emit_gemm(builder, inner, weight, out, bias=bias, mul=x0, add=x)
+            emit_gemm(builder, x, inner_weight, inner, scale=inner_scale)
+            emit_gemm(builder, inner, weight, out, bias=bias, scale=scale, mul=x0, add=x)
         else:
-            emit_gemm(builder, x, weight, out, bias=bias, mul=x0, add=x)
+            emit_gemm(builder, x, weight, out, bias=bias, scale=scale, mul=x0, add=x)
         x = out
     builder.values[node] = x

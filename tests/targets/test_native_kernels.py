@@ -156,6 +156,28 @@ def test_cross_layers(data: st.DataObject) -> None:
 
 @relaxed
 @given(st.data())
+def test_cross_layers_of_few_bits(data: st.DataObject) -> None:
+    rng = generator(data.draw(seeds))
+    batch, dim, rank = drawn(data, 2, 9), drawn(data, 1, 70), drawn(data, 1, 8)
+    integers = data.draw(st.booleans())
+    x = _off_ties(torch.randn(batch, dim, generator=rng), 0.0)
+    shapes = [(dim, dim), (dim, rank), (rank, dim)]
+    if integers:
+        matrices = [torch.randint(-127, 128, s, generator=rng).to(torch.int8) for s in shapes]
+    else:
+        matrices = [torch.randn(s, generator=rng).bfloat16() for s in shapes]
+    scales = [torch.rand(n, generator=rng) / 1000 for n in (dim, dim, rank)]
+    state = [*matrices, torch.randn(dim, generator=rng), *(scales if integers else [])]
+    at = (4, 5, 6) if integers else (-1, -1, -1)
+    full = cross.CrossLayer(cross.FULL, 0, 3, scale=at[0])
+    low = cross.CrossLayer(cross.LOW_RANK, 1, 3, 2, scale=at[1], inner_scale=at[2])
+    # A single one: what a second rounds may lie between two codes.
+    layers = cross.encode([full if integers else data.draw(st.sampled_from([full, low]))])
+    near(lambda x, *params: torch.ops.recfx.cross(x, x, list(params), layers), [x], state, 1e-4, 1e-3)
+
+
+@relaxed
+@given(st.data())
 def test_attention(data: st.DataObject) -> None:
     rng = generator(data.draw(seeds))
     batch, heads, length, dim = drawn(data, 2, 4), drawn(data, 1, 3), drawn(data, 2, 20), drawn(data, 2, 20)
