@@ -89,9 +89,11 @@ def cells(
             raise InputError(
                 f"there is no {', '.join(unknown)}", where="recfx bench", hint=f"one of {', '.join(map(str, known))}"
             )
-    found = [FULL, WIDE] if wide else [FULL]
+    found = [FULL]
     steps: tuple[tuple[Kind, Sequence[str]], ...] = (("rounded", methods), ("trained", estimators))
     for kind, names in steps:
+        if kind == "trained" and wide:
+            found.append(WIDE)  # not before students need it: it takes longest
         for width in sorted(set(bits)):
             for limit in bounds if kind == "trained" else ("",):
                 chosen = [name for name in names if width == 1 or name not in _SIGNS_ONLY]

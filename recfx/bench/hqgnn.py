@@ -120,12 +120,12 @@ class _Run:
         begun = time.perf_counter()
         if cell.kind == "full":
             outcome = self._train(cell, seconds, None)
-        elif not all(self._is_trained(full) for full in (FULL, self._ranker())):
-            return
-        elif cell.kind == "rounded":
+        elif cell.kind == "rounded" and self._is_trained(FULL):
             outcome = round_afterwards(cell, self._full_model(FULL), self._data, self._options.recipe)
-        else:
+        elif cell.kind == "trained" and self._is_trained(FULL) and self._is_trained(self._ranker()):
             outcome = self._train(cell, seconds, self._teacher(WIDE if cell.wide else FULL))
+        else:
+            return
         spent = time.perf_counter() - begun if outcome.report is None else outcome.report.seconds
         result = Result.of(cell, outcome, spent, torch.get_num_threads())
         write_json(self._folder / "cells" / f"{cell.name}.json", result.as_json())
