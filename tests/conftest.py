@@ -26,6 +26,17 @@ settings.load_profile(os.environ.get("HYPOTHESIS_PROFILE", "ci" if os.environ.ge
 torch.set_num_threads(1)
 
 
+def pytest_collectstart(collector: pytest.Collector) -> None:
+    """Tensors that a module draws when it is imported are the same whatever was collected before."""
+    torch.manual_seed(0)
+
+
+@pytest.fixture(autouse=True)
+def _same_draws() -> None:
+    """A test draws the same whatever ran before it, so that it fails alone as it fails in the suite."""
+    torch.manual_seed(0)
+
+
 @pytest.fixture(scope="session")
 def data_dir() -> Path:
     """The folder of real data: `$RECFX_DATA`, or `shared/data` beside the repository; skips when absent."""
