@@ -34,6 +34,8 @@ def width_of(x: fx.Node) -> int:
 
 def unturned(node: Any) -> fx.Node | None:
     """What a matrix [D, B] is the transpose of, or the other way round."""
+    if not isinstance(node, fx.Node):
+        return None
     held = value(node)
     swaps = node.target is _aten.t.default or (
         node.target is _aten.transpose.int and {d % 2 for d in node.args[1:3]} == {0, 1}

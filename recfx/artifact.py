@@ -30,7 +30,7 @@ from recfx.refresh import Recipe, load_recipe
 from recfx.report import Measured, Report
 from recfx.targets import BACKENDS, Lowered
 
-FORMAT = 1
+FORMAT = 2
 _MANIFEST = "manifest.json"
 _COPIED_BYTES = 16 << 20
 

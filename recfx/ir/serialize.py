@@ -16,7 +16,7 @@ from recfx.ir.program import Origin, Program, get_state, module_path, set_state
 from recfx.ir.propagate import fake_inputs, refresh
 from recfx.ir.signature import LeafSpec, Signature
 
-FORMAT = 1
+FORMAT = 2
 
 
 def to_json(program: Program) -> tuple[dict[str, Any], dict[str, torch.Tensor]]:

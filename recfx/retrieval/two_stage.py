@@ -131,6 +131,8 @@ class TwoStageIndex:
         chosen = shortlist if shortlist is not None else self.shortlist
         if chosen is None:
             raise InputError("no shortlist was chosen", where=_WHERE, hint="call calibrate, or pass shortlist=")
+        if k < 1:
+            raise InputError(f"k must be at least 1, not {k}", where=_WHERE)
         if chosen == "bound":
             if self._affine is not None:
                 raise InputError("the bound needs exact scores", where=_WHERE, hint="rescore by float32 or float16")

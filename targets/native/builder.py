@@ -168,15 +168,21 @@ class PlanBuilder:
         self.steps.append(Step(kind, not out.batched, views, view(out, out_runs), **rest))
 
     def copy(self, value: Value, to: Value) -> None:
-        """Copies a value to another place of the same shape."""
-        from recfx.targets.native.rules_pointwise import emit_pointwise
+        """Copies a value to another place of the same shape.
 
+        Raises:
+            Unsupported: It is of a dtype that no step copies.
+        """
+        from recfx.targets.native.rules_pointwise import COPIED, emit_pointwise
+
+        if self.dtype(value) not in COPIED or self.slots[to.slot].dtype is not self.dtype(value):
+            raise Unsupported(f"it copies {self.dtype(value)}")
         kind = Kind.POINTWISE if self.dtype(value) is torch.float32 else Kind.INTEGER
         emit_pointwise(self, [value], to, [], [], kind)
 
     def compact(self, value: Value) -> Value:
         """The value with its elements side by side in the order of its dimensions, copied if need be."""
-        if len(merge(value.dims)) <= 1 and all(d.stride for d in value.dims if d.size != 1):
+        if [stride for _, stride in merge(value.dims)] in ([], [1]):
             return value
         fresh = self.temp(value.dims, self.dtype(value))
         self.copy(value, fresh)

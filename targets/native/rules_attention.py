@@ -38,6 +38,8 @@ def _target_attention(builder: PlanBuilder, node: fx.Node) -> None:
     if layers[0].norm or layers[0].residual >= 0 or any(layer.residual == 0 for layer in layers):
         raise Unsupported("its first layer has a norm, or its input is added later on")
     q, k = even_rows(builder, query), _shared(builder, even_rows(builder, keys))
+    if any(d.batch and d.size != 1 for d in (q.dims[0], k.dims[0])):
+        raise Unsupported("several queries in a row of the batch")
     scores = _scores(builder, layers, params, q, k, [attention.PARTS[p] for p in parts])
     kept = builder.value(mask) if mask is not None and masking != attention.NO_MASK else None
     weights = _weights(builder, scores, kept, bool(softmax), float(scale), int(masking), float(fill))

@@ -21,7 +21,7 @@ _LETTERS = re.compile(r"([a-zA-Z]+),([a-zA-Z]+)->([a-zA-Z]+)")
 
 @rule(_aten.einsum.default)
 def _einsum(builder: PlanBuilder, node: fx.Node) -> None:
-    """Letters of both inputs that the output lacks are summed over; at least one letter of a product must be each side's own or shared."""
+    """Letters of both inputs that the output lacks are summed over; without any, elements are multiplied."""
     given: Any = node.args
     found = _LETTERS.fullmatch(str(given[0]).replace(" ", ""))
     if found is None or len(given[1]) != 2 or any(len(set(part)) != len(part) for part in found.groups()):
@@ -63,7 +63,10 @@ def _emit_matrices(
     summed: list[str],
 ) -> None:
     """[outer, rows, summed] times [outer, summed, columns]: rows are the left's own letters, columns the right's."""
-    both = [letter for letter in output if letter in held[0] and letter in held[1]]
+    shared = [letter for letter in held[0] if letter in held[1]]
+    if any((held[0][x].size, held[0][x].batch) != (held[1][x].size, held[1][x].batch) for x in shared):
+        raise Unsupported("a letter has one element on one side and several on the other")
+    both = [letter for letter in output if letter in shared]
     rows = [letter for letter in output if letter not in held[1]]
     columns = [letter for letter in output if letter not in held[0]]
     if any(held[side][letter].batch for side, letters in ((0, rows + summed), (1, columns)) for letter in letters):

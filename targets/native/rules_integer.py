@@ -21,7 +21,7 @@ _WHOLE = (torch.bool, torch.int64, torch.int32)
 _LARGEST = 2**53
 
 ADD, SUB, MUL, ADD_C, MUL_C, C_MINUS, LOW, HIGH, AND, OR, REMAINDER, COPY = 0, 1, 2, 4, 5, 6, 18, 19, 40, 41, 42, 63
-_IS_NOT = 21
+_IS_NOT, _FLOAT_TO_INT32 = 21, 49
 
 
 def lower_whole(
@@ -81,10 +81,18 @@ def _binary(code: int, with_constant: int | None, negate: bool = False) -> Rule:
 _either(_binary(ADD, ADD_C), _aten.add.Tensor)
 _either(_binary(SUB, ADD_C, negate=True), _aten.sub.Tensor)
 _either(_binary(MUL, MUL_C), _aten.mul.Tensor)
-for _target in (_aten.__and__.Tensor, _aten.bitwise_and.Tensor, _aten.logical_and.default):
+for _target in (_aten.__and__.Tensor, _aten.bitwise_and.Tensor):
     rule(_target)(_binary(AND, None))
-for _target in (_aten.__or__.Tensor, _aten.bitwise_or.Tensor, _aten.logical_or.default):
+for _target in (_aten.__or__.Tensor, _aten.bitwise_or.Tensor):
     rule(_target)(_binary(OR, None))
+
+
+@rule(_aten.logical_and.default, _aten.logical_or.default)
+def _logical(builder: PlanBuilder, node: fx.Node) -> None:
+    """Of whole numbers it matters whether they are zero, not their bits."""
+    code = AND if node.target is _aten.logical_and.default else OR
+    operations = [Operation(_IS_NOT, 0, 0, 0.0), Operation(_IS_NOT, 1, 0, 0.0), Operation(code, -1, -2)]
+    lower_whole(builder, node, list(node.args), operations)
 
 
 @rule(_aten.remainder.Scalar)
@@ -119,7 +127,9 @@ def _cast(builder: PlanBuilder, node: fx.Node) -> None:
     source = node.args[0]
     if node.meta["val"].dtype is torch.bool and builder.dtype(builder.value(source)) is torch.float32:
         return lower_pointwise(builder, node, [source], [Operation(_IS_NOT, 0, 0, 0.0)])
-    return lower_whole(builder, node, [source], [Operation(COPY, 0)], (*_WHOLE, torch.float32))
+    narrow = node.meta["val"].dtype is torch.int32 and builder.dtype(builder.value(source)) is torch.float32
+    code = _FLOAT_TO_INT32 if narrow else COPY
+    return lower_whole(builder, node, [source], [Operation(code, 0)], (*_WHOLE, torch.float32))
 
 
 _either(_cast, _aten.to.dtype)
@@ -135,8 +145,11 @@ def emit_integer_sum(builder: PlanBuilder, node: fx.Node, value: Value) -> None:
     dims = sorted({d % rank for d in (given or range(rank))})
     if any(value.dims[d].batch for d in dims) or dims != list(range(dims[0], dims[-1] + 1)):
         raise Unsupported("it sums over the batch, or over dimensions that are not neighbours")
-    groups = three_runs(value, dims) or three_runs(builder.compact(value), dims)
-    assert groups is not None
+    groups = three_runs(value, dims)
+    if groups is None:
+        value = builder.compact(value)
+        groups = three_runs(value, dims)
+        assert groups is not None  # it is side by side now
     out = builder.result(node, dtypes=(torch.int64,))
     outer, _, inner = groups
     source = view(value, list(groups))

@@ -7,9 +7,9 @@ from typing import Any
 import torch
 from torch import fx
 
-from recfx.targets.native.abi import DTYPES
 from recfx.targets.native.builder import PlanBuilder
 from recfx.targets.native.rules import rule
+from recfx.targets.native.rules_pointwise import COPIED
 from recfx.targets.native.values import Dim, Unsupported, Value, contiguous
 
 _aten = torch.ops.aten
@@ -65,7 +65,7 @@ def _emit_repeat(builder: PlanBuilder, node: fx.Node, value: Value, times: list[
 
 def _emit_fill(builder: PlanBuilder, node: fx.Node, number: Any) -> None:
     held: torch.Tensor = node.meta["val"]
-    if not isinstance(number, int | float) or held.dtype not in DTYPES:
+    if not isinstance(number, int | float) or held.dtype not in COPIED:
         raise Unsupported(f"it fills with {number!r}, as {held.dtype}")
     constant = builder.constant(torch.full((1,), number, dtype=held.dtype))
     dims = tuple(Dim(d.size, 0, d.batch) for d in builder.shape(node))

@@ -140,6 +140,7 @@ LEAVES_ALONE = {
     "bias of the inner product": (lambda m, x: x * m.u(m.vb(x)) + x, "has a bias"),
     "two biases": (lambda m, x: x * (m.full(x) + m.b) + x, "two biases"),
     "numbers of other rows on the transpose": (lambda m, x: (x.t() * (x.exp() @ m.w)).t() + m.b + x, ""),
+    "a number times the transpose": (lambda m, x: (x.t() * 2.0).t() + x, ""),
     "a full product on the transpose": (lambda m, x: (x.t() * (x @ m.W).t()).t() + m.b + x, ""),
     "another residual": (lambda m, x: x * m.full(x) + x.exp(), ""),
     "no residual": (lambda m, x: x * m.full(x) + m.b, ""),

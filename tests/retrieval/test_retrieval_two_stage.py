@@ -100,6 +100,14 @@ def test_small_corpora_and_empty_batches() -> None:
     assert bool((empty.search(drawn(1, 2, 8), 2, shortlist="bound")[1] == -1).all())
 
 
+@pytest.mark.parametrize("shortlist", [10, "bound"])
+def test_nothing_is_no_number_of_items(shortlist: Any) -> None:
+    index = TwoStageIndex.from_embeddings(torch.randn(50, 8), 4)
+    for k in (0, -1):
+        with pytest.raises(InputError, match="k must be at least 1"):
+            index.search(torch.randn(2, 8), k, shortlist=shortlist)
+
+
 def test_bad_calls() -> None:
     items = drawn(0, 30, 8)
     index = TwoStageIndex.from_embeddings(items, 1, "int8")

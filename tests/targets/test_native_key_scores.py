@@ -23,6 +23,7 @@ from native_kit import (
     seeds,
 )
 
+from recfx.ir.flat import flat_function
 from recfx.ops import attention, mlp
 from recfx.targets.native.abi import Kind
 
@@ -127,6 +128,27 @@ def test_what_is_no_number_stays_with_its_key() -> None:
     for run in lower_everywhere(attend(ints, numbers, pool=False), [query, keys], state):
         (found,) = run(query, keys)
         assert found.isnan().nonzero().tolist() == [[0, 3], [1, 19]]
+
+
+@pytest.mark.parametrize("length", [5, 20])
+@pytest.mark.parametrize("pool", [False, True])
+def test_several_queries_in_a_row_of_the_batch_stay_with_torch(length: int, pool: bool) -> None:
+    """Two candidates a request, put one after another before the attention."""
+    rng = generator(6)
+    state, ints, numbers = unit(rng, 4, [6], ["relu"], True)
+    inner = attend(ints, numbers, pool=pool)
+
+    def both(query: torch.Tensor, keys: torch.Tensor, *params: torch.Tensor) -> torch.Tensor:
+        return inner(query.reshape(-1, 4), keys.reshape(-1, length, 4), *params) * 2  # type: ignore[no-any-return]
+
+    batch = torch.export.Dim("batch", min=1, max=100)
+    query, keys = torch.randn(3, 2, 4, generator=rng), torch.randn(3, 2 * length, 4, generator=rng)
+    program = program_of(both, [query, keys], state, dynamic_shapes=(({0: batch}, {0: batch}),))
+    made = partition(program, LEVELS[0])
+    assert "several queries" in str(list(made.refused.values()))
+    for rows in (1, 3):
+        (found,) = flat_function(made.program)(query[:rows], keys[:rows])
+        torch.testing.assert_close(found, both(query[:rows], keys[:rows], *state))
 
 
 def test_it_is_used_where_it_pays() -> None:

@@ -9,6 +9,8 @@ import pytest
 import torch
 from native_kit import LEVELS, generator, lower_everywhere, near, needs_kernels, partition, program_of
 
+from recfx.ir.flat import flat_function
+
 pytestmark = needs_kernels
 
 Function = Callable[[torch.Tensor, torch.Tensor], torch.Tensor]
@@ -53,6 +55,17 @@ FUNCTIONS: dict[str, Function] = {
     "columns by constant indices": lambda x, i: x[:, torch.tensor([3, 0, -1])] * 2,
     "matrices by constant indices": lambda x, i: (x[:, :, None] * x[:, None, :])[:, :, torch.tensor([[2, 0], [1, 3]])],
     "columns selected": lambda x, i: i.index_select(1, torch.tensor([2, 2, 1])),
+    "counts of what is spread": lambda x, i: i[:, :, None].expand(-1, -1, 5).sum(1) + 1,
+    "counts of a turned matrix": lambda x, i: (
+        (i[:, :, None] * i[:, None, :] + i[:, :, None]).transpose(1, 2).sum(1) + 1
+    ),
+    "counts of ones": lambda x, i: torch.ones(x.shape[0], 3, 4, dtype=torch.int64).sum(1) + i,
+    "counts of repeats": lambda x, i: i[:, :1].repeat(1, 5)[:, :, None].repeat(1, 1, 3).sum(1),
+    "sums of every other column": lambda x, i: (x[:, :, None] * x[:, None, :])[:, :, ::2].sum(1) * 2,
+    "every other column as rows": lambda x, i: (x[:, ::2] * 2).reshape(-1, 2, 1).expand(-1, 2, 3).flatten(1),
+    "both of whole numbers": lambda x, i: torch.logical_and(i, i + 1),
+    "either of whole numbers": lambda x, i: torch.logical_or(i, i * 2 - 2),
+    "error function of little": lambda x, i: torch.erf(x * 1e-6) * 1e6,
     "error function": lambda x, i: x * 0.5 * (1 + torch.erf(x / 2**0.5)),
     "logarithm": lambda x, i: torch.log(x.abs() + 0.1),
 }
@@ -132,6 +145,25 @@ def test_floats_beyond_whole_numbers() -> None:
         assert run(x)[0].tolist() == [expected]
 
 
+def test_floats_beyond_32_bits() -> None:
+    x = torch.tensor([[float("nan"), float("inf"), -float("inf"), 3e9, -3e9, 2.0**31 - 128, -(2.0**31), -2.9]])
+    expected = [-(2**31)] * 5 + [2**31 - 128, -(2**31), -2]
+    for run in lower_everywhere(lambda x: x.to(torch.int32), [x]):
+        assert run(x)[0].tolist() == [expected]
+
+
+@pytest.mark.parametrize("dtype", [torch.bfloat16, torch.float16, torch.uint8])
+@pytest.mark.parametrize(
+    "how",
+    [lambda t: t.repeat(1, 3), lambda t: t.repeat_interleave(2, 1), lambda t: t.reshape(-1, 2, 2).mT.reshape(-1, 4)],
+)
+def test_what_no_step_copies_stays_with_torch(dtype: torch.dtype, how: Callable[..., Any]) -> None:
+    x = torch.randint(0, 200, (3, 4)).to(dtype)
+    made = partition(program_of(how, [x]), LEVELS[0])
+    assert made.refused
+    assert torch.equal(flat_function(made.program)(x)[0], how(x))
+
+
 def test_ids_in_floats_are_checked() -> None:
     table = torch.randn(5, 3)
 
@@ -153,6 +185,10 @@ REFUSED: dict[str, Callable[..., Any]] = {
     "summed over one side alone": lambda x: torch.einsum("bi,bj->b", x, x),
     "a diagonal": lambda x: torch.einsum("bii,bj->bij", x[:, :, None] * x[:, None, :], x),
     "summed over the batch": lambda x: torch.einsum("bi,bj->ij", x, x),
+    "a summed letter that is spread": lambda x: torch.einsum(
+        "bij,bjk->bik", x[:, :, None], x[:, :, None] * x[:, None, :]
+    ),
+    "a batch that is spread": lambda x: torch.einsum("bij,bjk->bik", torch.ones(1, 2, 4), x[:, :, None]),
     "a wider convolution": lambda x: torch.conv1d(x[:, None], torch.ones(2, 1, 3)),
     "a convolution with padding": lambda x: torch.conv1d(x[:, None], torch.ones(2, 1, 1), padding=1),
 }

@@ -43,11 +43,12 @@ inline void operate(int64_t op, IntegerRegister& to, const IntegerRegister& a, c
         case 46: return each(to, [&](int64_t i) { return int64_t(a.v[i] >= b.v[i]); });
         case 47: return each(to, [&](int64_t i) { return int64_t(a.v[i] < b.v[i]); });
         case 48: return each(to, [&](int64_t i) { return int64_t(a.v[i] <= b.v[i]); });
+        case 49: return each(to, [&](int64_t i) { return a.v[i] >= INT32_MIN && a.v[i] <= INT32_MAX ? a.v[i] : INT32_MIN; });  // float to int32
         default: to = a;
     }
 }
 
-// Without its fraction; what no integer holds becomes the lowest, as x86 converts it.
+// Without its fraction; what no 64-bit integer holds becomes the lowest, as x86 converts it.
 inline int64_t truncated(float x) { return x >= -0x1p63f && x < 0x1p63f ? int64_t(x) : INT64_MIN; }
 
 template <class T>

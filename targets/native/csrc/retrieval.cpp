@@ -122,7 +122,7 @@ struct Call {
         const int64_t blocks = (search.items + BLOCK - 1) / BLOCK, runs = blocks / (SAMPLED * SAMPLE_RUN);
         const auto k = std::min(search.k, search.items);
         const double expected = double(k) * double(runs * SAMPLE_RUN) / double(blocks);
-        const auto rank = int64_t(expected + 4 * std::sqrt(expected) + 8);
+        const auto rank = int64_t(expected + 2.5 * std::sqrt(expected) + 8);
         // What then enters, against what enters while the list's own limit rises.
         const double entering = double(rank) * SAMPLED, rising = double(k) * (1 + std::log(double(search.items) / double(k)));
         if (runs < 16 || entering > rising / 2) return false;
@@ -132,7 +132,7 @@ struct Call {
             level.scan(search, units.data(), count, block, block + SAMPLE_RUN, &best[0], &limits[0]);
         }
         for (int64_t q = 0; q < count; ++q) {
-            const bool known = best[size_t(q)].count >= rank;
+            const bool known = best[size_t(q)].count > rank;  // then shortening finds the limit
             shorten(best[size_t(q)], limits[size_t(q)], search.scale);
             Limit limit = known ? limits[size_t(q)] : none();
             // Equal values are not beyond.
