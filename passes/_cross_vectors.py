@@ -34,13 +34,13 @@ def width_of(x: fx.Node) -> int:
 
 def unturned(node: Any) -> fx.Node | None:
     """What a matrix [D, B] is the transpose of, or the other way round."""
-    if not isinstance(node, fx.Node):
-        return None
     held = value(node)
-    swaps = node.target is _aten.t.default or (
-        node.target is _aten.transpose.int and {d % 2 for d in node.args[1:3]} == {0, 1}
-    )
-    return node.args[0] if held is not None and held.ndim == 2 and swaps else None
+    if held is None or held.ndim != 2:
+        return None
+    arguments: Any = node.args
+    swaps = node.target is _aten.transpose.int and {d % 2 for d in arguments[1:3]} == {0, 1}
+    turned: fx.Node | None = arguments[0] if swaps or node.target is _aten.t.default else None
+    return turned
 
 
 def dotted_with(ctx: PassContext, node: Any, x: fx.Node) -> fx.Node | None:
