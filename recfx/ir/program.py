@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+import re
 from collections.abc import Sequence
 from enum import Enum
 from typing import Any
@@ -196,13 +197,17 @@ def module_path(node: fx.Node) -> str:
     return path.removeprefix("L['self']").removeprefix(".")
 
 
+#: Files of torch's own that a node may be said to come from, where tracing made it.
+_OF_TRACING = re.compile(r'["/]torch/(fx|export|_\w+)/')
+
+
 def user_line(node: fx.Node) -> str | None:
     """The last line of the user's source a node came from, as `file:line: code`, when it is known."""
     trace = node.meta.get("stack_trace")
     if not trace:
         return None
     lines = [line.strip() for line in str(trace).strip().splitlines()]
-    frames = [i for i, line in enumerate(lines) if line.startswith("File ")]
+    frames = [i for i, line in enumerate(lines) if line.startswith("File ") and not _OF_TRACING.search(line)]
     if not frames:
         return None
     last = frames[-1]

@@ -10,7 +10,7 @@ import torch
 from hypothesis import given
 from hypothesis import strategies as st
 from program_cases import I64, DictModel, dict_inputs, numbers
-from torch import nn
+from torch import fx, nn
 
 from recfx.errors import InputError, VerificationError
 from recfx.ir import (
@@ -27,6 +27,7 @@ from recfx.ir import (
 )
 from recfx.ir.dead_code import remove_dead_code
 from recfx.ir.numeric import compare_outputs
+from recfx.ir.program import user_line
 
 aten = torch.ops.aten
 
@@ -223,3 +224,19 @@ def test_dead_code_goes_and_effects_stay(tiny: Program) -> None:
         copy.graph.call_function(operator.getitem, (dead, 0))
     assert remove_dead_code(copy.graph) == 2
     assert len(copy.graph.nodes) == before + 1
+
+
+def test_the_line_of_a_node_is_the_users() -> None:
+    node = fx.Graph().placeholder("x")
+    own, tracing = (
+        'File "/home/a/model.py", line 7, in forward',
+        'File "torch/fx/passes/runtime_assert.py", line 24, in insert',
+    )
+    for trace, line in (
+        (f"{own}\n    y = x + 1\n{tracing}\n    insert(x)\n", '"/home/a/model.py", line 7, in forward: y = x + 1'),
+        (f"{tracing}\n    insert(x)\n", None),
+        (tracing.replace('"torch/', '"/site-packages/torch/'), None),
+        ("", None),
+    ):
+        node.meta["stack_trace"] = trace
+        assert user_line(node) == line
