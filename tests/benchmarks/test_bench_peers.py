@@ -71,7 +71,7 @@ def test_a_peer_answers_as_eager_does(name: str) -> None:
     case = LOOKUP if name.startswith("fbgemm") else RANKER
     with Store() as store:
         for batch in (1, 5):
-            job = job_of(case, batch, store, request="request" in name)
+            job = job_of(case, batch, store, request="request" in name or name == "recfx as written")
             if peer.declines(job):
                 pytest.fail(peer.declines(job) or "")
             try:
