@@ -64,7 +64,14 @@ class RecfxInt8(Recfx):
     options: ClassVar[dict[str, Any]] = {"precision": "int8"}
 
 
-class RecfxAsWritten(Recfx):
+class _OfRequests(Recfx):
+    """Peers of cases in which some inputs are one row per request."""
+
+    def declines(self, job: Job) -> str | None:
+        return None if job.request else "no inputs of this case belong to the request"
+
+
+class RecfxAsWritten(_OfRequests):
     """The model compiled with every product that it writes.
 
     Fused, target attention takes its first layer apart whether hoisted or not, so that the unhoisted model already saves most of the
@@ -73,9 +80,6 @@ class RecfxAsWritten(Recfx):
 
     name = "recfx as written"
     summary = "recfx.optimize without fuse-target-attention, whose kernel splits the first layer over query and keys; request cases only"
-
-    def declines(self, job: Job) -> str | None:
-        return None if job.request else "no inputs of this case belong to the request"
 
     def prepare(self, job: Job) -> Run:
         import recfx
@@ -88,7 +92,7 @@ class RecfxAsWritten(Recfx):
         )
 
 
-class RecfxRequest(Recfx):
+class RecfxRequest(_OfRequests):
     """The same model, told which inputs are one row per request and given that one row."""
 
     name = "recfx request"
@@ -96,9 +100,6 @@ class RecfxRequest(Recfx):
 
     def _wanted(self) -> list[str]:
         return [*self.options, "request_inputs"]
-
-    def declines(self, job: Job) -> str | None:
-        return None if job.request else "no inputs of this case belong to the request"
 
     def prepare(self, job: Job) -> Run:
         import recfx

@@ -70,7 +70,8 @@ def _cross(node: fx.Node, elements: Count) -> int:
 
 
 def _attention(node: fx.Node, elements: Count) -> int:
-    """The first layer is split: the query's term once a row, the keys' once for all rows that share them, their product's for every key."""
+    """The first layer is split. With products of query and keys, the keys' columns join them in one matrix a query, which every key is
+    multiplied with; without, the keys' term is made once for all rows that share them."""
     arguments: Any = node.args
     query, keys, params, parts, pool = arguments[0], arguments[1], arguments[3], arguments[6], arguments[11]
     shared: Any = keys.args[0] if keys.target is torch.ops.aten.expand.default else keys
@@ -78,8 +79,9 @@ def _attention(node: fx.Node, elements: Count) -> int:
     rows = elements(_held(query)) // dim
     layers = mlp.decode(arguments[4], arguments[5])
     hidden = int(_held(params[layers[0].weight]).shape[0])
-    products = int(attention.PARTS.index("q*k") in parts)
-    first = (rows + elements(_held(shared)) // dim + products * rows * length) * dim * hidden
+    products = attention.PARTS.index("q*k") in parts
+    of_keys = rows + rows * length if products else elements(_held(shared)) // dim
+    first = (rows + of_keys) * dim * hidden
     return first + _layers(rows * length, params, layers[1:]) + (rows * length * dim if pool else 0)
 
 

@@ -82,10 +82,11 @@ def _number(builder: PlanBuilder, given: Any) -> float:
     return float(tensor)
 
 
-@rule(_aten.masked_fill.Scalar, _aten.masked_fill.Tensor)
+@rule(_aten.masked_fill.Scalar, _aten.masked_fill.Tensor, _aten.where.ScalarSelf)
 def _masked_fill(builder: PlanBuilder, node: fx.Node) -> None:
     require_floating(node)
-    x, mask, given = node.args
+    order = (0, 2, 1) if node.target is _aten.where.ScalarSelf else (1, 0, 2)
+    mask, x, given = (node.args[i] for i in order)
     lower_pointwise(builder, node, [mask, x], [Operation(MASKED_FILL, 0, 1, _number(builder, given))])
 
 
@@ -93,13 +94,6 @@ def _masked_fill(builder: PlanBuilder, node: fx.Node) -> None:
 def _where(builder: PlanBuilder, node: fx.Node) -> None:
     require_floating(node)
     lower_pointwise(builder, node, list(node.args), [Operation(WHERE, 0, 1, 2.0)])
-
-
-@rule(_aten.where.ScalarSelf)
-def _where_number(builder: PlanBuilder, node: fx.Node) -> None:
-    require_floating(node)
-    mask, number, other = node.args
-    lower_pointwise(builder, node, [mask, other], [Operation(MASKED_FILL, 0, 1, _number(builder, number))])
 
 
 @rule(_aten.where.ScalarOther)

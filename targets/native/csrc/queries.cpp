@@ -62,8 +62,8 @@ extern "C" int64_t recfx_round_queries(const RecfxQueries* work) {
         const float* row = work->values + q * work->dim;
         const float high = reach(row, work->dim);
         if (high < 0) return q;
-        float unit = high > 0 ? high / LARGEST : 1.0f;
-        if (unit == 0) unit = 1.0f;  // of denormal rows
+        float unit = high / LARGEST;
+        if (unit == 0) unit = 1.0f;  // of rows of zeros, or so small that the quotient is
         int64_t sum;
         if (work->signs) {
             double magnitude;
@@ -73,7 +73,6 @@ extern "C" int64_t recfx_round_queries(const RecfxQueries* work) {
             sum = numbers(row, work->dim, work->width, unit, static_cast<int8_t*>(work->rows) + q * work->width);
         }
         work->sums[q] = float(sum);
-        if (!work->gain) continue;
         work->gain[q] = unit * work->step;
         work->offset[q] = unit * work->lower * float(sum);
     }

@@ -115,17 +115,19 @@ struct Call {
     std::vector<uint64_t> entries;
     std::vector<Best> best;
     std::vector<Limit> limits, guesses;
+    std::vector<bool> guessed;
 
     // What a value must exceed to be worth a place, guessed from a sample: a long list fills with the first items that come, and is cut down
-    // many times until its last is a good one. The guess is low enough that it rarely cuts the k best short; `complete` tells.
-    bool guess() {
+    // many times until its last is a good one. The guess is low enough that it rarely cuts the k best short; `complete` tells. None where too little
+    // of the sample may be found.
+    void guess() {
         const int64_t blocks = (search.items + BLOCK - 1) / BLOCK, runs = blocks / (SAMPLED * SAMPLE_RUN);
         const auto k = std::min(search.k, search.items);
         const double expected = double(k) * double(runs * SAMPLE_RUN) / double(blocks);
         const auto rank = int64_t(expected + 2.5 * std::sqrt(expected) + 8);
         // What then enters, against what enters while the list's own limit rises.
         const double entering = double(rank) * SAMPLED, rising = double(k) * (1 + std::log(double(search.items) / double(k)));
-        if (runs < 16 || entering > rising / 2) return false;
+        if (runs < 16 || entering > rising / 2) return;
         start(0, rank);
         for (int64_t run = 0; run < runs; ++run) {
             const int64_t block = blocks * run / runs;
@@ -139,8 +141,13 @@ struct Call {
             if (known && search.scale) limit.real = std::nextafterf(limit.real, -INFINITY);
             else if (known) limit.whole -= 1;
             guesses[size_t(q)] = limit;
+            guessed[size_t(q)] = known;
         }
-        return true;
+    }
+
+    void forget_guesses() {
+        std::fill(guesses.begin(), guesses.end(), none());
+        std::fill(guessed.begin(), guessed.end(), false);
     }
 
     Limit none() const {
@@ -161,7 +168,7 @@ struct Call {
     // Whether no list is short because of a guess.
     bool complete() const {
         for (int64_t q = 0; q < count; ++q) {
-            int64_t found = 0;
+            int64_t found = guessed[size_t(q)] ? 0 : search.items;
             for (int64_t m = 0; m < members; ++m) found += best[size_t(m * count + q)].count;
             if (found < std::min(search.k, search.items)) return false;
         }
@@ -209,21 +216,22 @@ void search_all(const RecfxSearch& search, const ScanLevel& level, int64_t threa
     const int64_t members = std::max<int64_t>(1, std::min({threads, blocks, work / LEAST_STEPS}));
     int64_t group = std::min({search.queries, GROUP_BYTES / (stride * 4), LIST_BYTES / (members * capacity * 8)});
     group = std::max<int64_t>(1, group);
-    Call call{search, level, members, capacity, 0, 0, {}, {}, {}, {}, {}};
+    Call call{search, level, members, capacity, 0, 0, {}, {}, {}, {}, {}, {}};
     call.units.resize(size_t((group + level.tile - 1) / level.tile * level.tile * stride));
     call.entries.resize(size_t(members * group * capacity));
     call.best.resize(size_t(members * group));
     call.limits.resize(size_t(members * group));
     call.guesses.resize(size_t(group));
+    call.guessed.resize(size_t(group));
     for (; call.first < search.queries; call.first += call.count) {
         call.count = std::min(group, search.queries - call.first);
         level.lay_out(search, call.first, call.count, call.units.data());
         const auto scan_all = [&] { run(members, [](void* state, int64_t member) { static_cast<Call*>(state)->scan(member); }, &call); };
-        std::fill(call.guesses.begin(), call.guesses.end(), call.none());
-        const bool guessed = call.guess();
+        call.forget_guesses();
+        call.guess();
         scan_all();
-        if (guessed && !call.complete()) {
-            std::fill(call.guesses.begin(), call.guesses.end(), call.none());
+        if (!call.complete()) {
+            call.forget_guesses();
             scan_all();
         }
         run(members, [](void* state, int64_t member) { static_cast<Call*>(state)->merge(member); }, &call);

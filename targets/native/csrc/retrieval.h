@@ -41,8 +41,8 @@ struct RecfxQueries {
     const float* values;  // [queries, dim]
     void* rows;
     float step, lower;    // gain = unit * step, offset = unit * lower * sum; with signs the unit is mean |x|
-    float* gain;          // [queries], null like `offset` where neither is wanted
-    float* offset;
+    float* gain;          // [queries]
+    float* offset;        // [queries]
     float* sums;          // [queries], of the numbers, or of the signs
 };
 
