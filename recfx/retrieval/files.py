@@ -30,7 +30,8 @@ from recfx.targets.native.retrieval import BLOCK
 if TYPE_CHECKING:
     from recfx.retrieval.index import Index
 
-FORMAT = 1
+FORMAT = 2
+_READ = (1, 2)  # the first knew no symmetric rows
 _MANIFEST = "manifest.json"
 
 
@@ -82,11 +83,16 @@ def load(path: str | PathLike[str], *, check: bool = True) -> Index:
     arrays = {Path(name).stem: _mapped(folder / name) for name in manifest["files"]}
     items, dim, bits = manifest["items"], manifest["dim"], manifest["bits"]
     # Kernels read what these say is there.
-    constants = {"table": (), "row": (items,), "dimension": (dim,)}[manifest["scales"]]
+    lower, step = {
+        "table": ((), ()),
+        "row": ((items,), (items,)),
+        "symmetric": ((), (items,)),
+        "dimension": ((dim,), (dim,)),
+    }[manifest["scales"]]
     expected_shapes = {
         "blocks": (-(-items // BLOCK), words_of(dim, bits), BLOCK),
-        "lower": constants,
-        "step": constants,
+        "lower": lower,
+        "step": step,
     }
     for name, shape in expected_shapes.items():
         if name not in arrays or tuple(arrays[name].shape) != shape:
@@ -126,9 +132,9 @@ def _read_manifest(folder: Path) -> dict[str, Any]:
     except (json.JSONDecodeError, UnicodeDecodeError) as error:
         raise ArtifactError(f"the manifest is damaged: {error}", where=where) from error
     found = manifest.get("format") if isinstance(manifest, dict) else None
-    if found != FORMAT:
+    if found not in _READ:
         raise ArtifactError(
-            f"the index is of format {found!r}, this recfx reads format {FORMAT}",
+            f"the index is of format {found!r}, this recfx reads format 1 and {FORMAT}",
             where=where,
             hint="build and save the index again with this version",
         )

@@ -1,21 +1,26 @@
-"""The grid that codes stand on: x_hat = lower + step * code, for the whole table, per row or per dimension."""
+"""The grid that codes stand on: x_hat = lower + step * code, for the whole table, per row or per dimension.
+
+Rows whose levels lie symmetrically about zero need one constant each: x_hat = step * (code - (2^bits - 1) / 2).
+"""
 
 from __future__ import annotations
 
 from dataclasses import dataclass
 from functools import cached_property
-from typing import Literal
+from typing import Literal, get_args
 
 import torch
 from torch import Tensor
 
 from recfx.errors import InputError
 
-Kind = Literal["table", "row", "dimension"]
+Kind = Literal["table", "row", "symmetric", "dimension"]
+KINDS: tuple[Kind, ...] = get_args(Kind)
 
 #: The greatest magnitude of a number: products of larger ones, summed over dimensions, might leave float32.
 LARGEST = 1e15
 _LEAST_STEP = 1e-30
+_EPS = 2.0**-21  # a few roundings of float32
 
 
 @dataclass(frozen=True)
@@ -23,18 +28,27 @@ class Grid:
     """What codes stand for.
 
     Attributes:
-        lower: float32 [] for the table, [n] per row, [d] per dimension: the value of code 0.
-        step: The same shape, not negative: the difference between neighbouring codes.
-        kind: Which of the three.
+        lower: float32 [] for the table, [n] per row, [d] per dimension: the value of code 0. With symmetric rows []: the value of
+            code 0 in steps.
+        step: [], [n] or [d], not negative: the difference between neighbouring codes.
+        kind: Which of these.
     """
 
     lower: Tensor
     step: Tensor
     kind: Kind
 
+    @property
+    def by_row(self) -> bool:
+        """Whether rows have constants of their own."""
+        return self.kind in ("row", "symmetric")
+
     @cached_property
     def halves(self) -> tuple[Tensor, Tensor]:
-        """Half the step, and the middle of the two values of a 1-bit code; kept, as every query of 1 bit asks for them."""
+        """Half the step, and the middle of the two values of a 1-bit code; kept, as every query of 1 bit asks for them.
+
+        Not for symmetric rows, whose middle is zero.
+        """
         half = self.step / 2
         return half, self.lower + half
 
@@ -44,6 +58,11 @@ class Grid:
         return float(self.lower), float(self.step)
 
     @cached_property
+    def lower_in_steps(self) -> float:
+        """The value of code 0 of symmetric rows in steps, as a number, likewise."""
+        return float(self.lower)
+
+    @cached_property
     def half_constants(self) -> tuple[float, float]:
         """Middle and half step of the table's grid, likewise."""
         half, middle = self.halves
@@ -51,7 +70,13 @@ class Grid:
 
     def rows(self, ids: Tensor | slice) -> Grid:
         """The grid of some rows."""
-        return Grid(self.lower[ids], self.step[ids], self.kind) if self.kind == "row" else self
+        if not self.by_row:
+            return self
+        return Grid(self.lower[ids] if self.kind == "row" else self.lower, self.step[ids], self.kind)
+
+    def with_lower_ends(self) -> Grid:
+        """The same grid of rows, with a lower end for each."""
+        return self if self.kind == "row" else Grid(self.lower * self.step, self.step, "row")
 
     def encode(self, values: Tensor, bits: int) -> Tensor:
         """The nearest codes of float32 values [n, d]; values beyond the grid take its ends."""
@@ -67,24 +92,23 @@ class Grid:
         return codes.float().mul_(step).add_(lower)
 
     def _columns(self) -> tuple[Tensor, Tensor]:
-        return (self.lower[:, None], self.step[:, None]) if self.kind == "row" else (self.lower, self.step)
+        if not self.by_row:
+            return self.lower, self.step
+        step = self.step[:, None]
+        return (self.lower[:, None] if self.kind == "row" else self.lower * step), step
 
 
-def fit(values: Tensor, bits: int, kind: Kind) -> Grid:
-    """The grid of float32 values [n, d].
+def symmetric(step: Tensor, bits: int) -> Grid:
+    """The grid of rows with levels symmetric about zero, from their steps, float32 [n]."""
+    return Grid(torch.tensor(-((1 << bits) - 1) / 2), step, "symmetric")
 
-    At 1 bit the two values are -s and s, s being the mean magnitude, which has the least squared error for signs; with more
-    bits, the grid spreads from the smallest value to the largest.
-    """
-    axis = {"table": (0, 1), "row": (1,), "dimension": (0,)}[kind]
-    if not values.numel():
-        shape = {"table": (), "row": (len(values),), "dimension": (values.shape[1],)}[kind]
-        return Grid(torch.zeros(shape), torch.zeros(shape), kind)
-    if bits == 1:
-        scale = values.abs().mean(axis)
-        return Grid(-scale, 2 * scale, kind)
-    lower = values.amin(axis)
-    return Grid(lower, (values.amax(axis) - lower) / ((1 << bits) - 1), kind)
+
+def _of_rows(lower: Tensor, step: Tensor, bits: int) -> Grid:
+    """The grid of rows [n] as a caller gave them; symmetric where all of them are, to within a few roundings."""
+    found = symmetric(step, bits)
+    if len(step) and bool(((lower - found.lower * step).abs() <= _EPS * lower.abs()).all()):
+        return found
+    return Grid(lower, step, "row")
 
 
 def given(lower: Tensor | float | None, step: Tensor | float | None, rows: int, dim: int, bits: int) -> Grid:
@@ -103,13 +127,13 @@ def given(lower: Tensor | float | None, step: Tensor | float | None, rows: int, 
     if low.numel() == 1 and low.ndim <= 2 and (rows != 1 or low.ndim == 0):
         return Grid(low.reshape(()).clone(), high.reshape(()).clone(), "table")
     if low.shape == (rows, 1):
-        return Grid(low[:, 0].contiguous(), high[:, 0].contiguous(), "row")
+        return _of_rows(low[:, 0].contiguous(), high[:, 0].contiguous(), bits)
     if low.shape in ((dim,), (1, dim)):
         return Grid(low.reshape(dim).contiguous(), high.reshape(dim).contiguous(), "dimension")
     raise InputError(f"lower and step are {list(low.shape)}; [], [{rows}, 1] and [1, {dim}] fit the codes")
 
 
-def given_rows(lower: Tensor | float | None, step: Tensor | float | None, rows: int) -> Grid:
+def given_rows(lower: Tensor | float | None, step: Tensor | float | None, rows: int, bits: int) -> Grid:
     """The grid of constants of rows, [n, 1] or [n].
 
     Raises:
@@ -118,7 +142,7 @@ def given_rows(lower: Tensor | float | None, step: Tensor | float | None, rows: 
     low, high = (t.reshape(-1) for t in _constants(lower, step))
     if len(low) != rows or len(high) != rows:
         raise InputError(f"{rows} rows need as many lower ends and steps, got {len(low)} and {len(high)}")
-    return Grid(low.clone(), high.clone(), "row")
+    return _of_rows(low.clone(), high.clone(), bits)
 
 
 def _constants(lower: Tensor | float | None, step: Tensor | float | None) -> tuple[Tensor, Tensor]:

@@ -13,6 +13,7 @@ from recfx.retrieval import grid as grids
 from recfx.retrieval import reference
 from recfx.retrieval.encoding import encode_blocks
 from recfx.retrieval.exclusion import Exclude, compressed
+from recfx.retrieval.fitting import better_rows, fit
 from recfx.retrieval.options import Metric, checked_codes, checked_options, checked_size
 from recfx.retrieval.packing import BITS, pack, pack_bytes, rows_of, to_blocks, unpack
 from recfx.retrieval.queries import Form, prepare
@@ -59,29 +60,32 @@ class Index:
         """Rounds embeddings to codes.
 
         At 1 bit codes are signs, -s or s with s the mean magnitude; with more bits they divide the range from the smallest to the largest
-        value.
+        value. Symmetric rows have levels about zero, at the distance that suits the row, and one constant in place of two; on few bits
+        they lose less of values that lie about zero.
 
         Args:
             items: Floating point [n, d], d at most 65,536.
             bits: 1, 2, 4 or 8.
             metric: See the class.
-            scales: Whether the whole `table`, each `row` or each `dimension` has a grid of its own. By default the table at 1 bit, which
-                then ranks by bits that differ, and rows otherwise.
+            scales: Whether the whole `table`, each `row` (from its smallest to its largest value, or `symmetric`) or each `dimension` has a
+                grid of its own. By default the table at 1 bit, which then ranks by bits that differ, and otherwise `symmetric` or `row`,
+                whichever loses less of these items.
             query_bits: 1 (1-bit items only) or 8. By default 1 with 1-bit items and 8 with others.
 
         Raises:
             InputError: Options that do not go together, or items that are no such matrix, hold NaN, infinities or huge numbers.
         """
-        kind: grids.Kind = scales or ("table" if bits == 1 else "row")
+        kind = scales or "table"  # goes with whatever other rows go with
         query_bits = checked_options(bits, metric, kind, query_bits)
         values = grids.checked(items, None, "items")
         checked_size(*values.shape)
         if metric == "cosine":
             values = torch.nn.functional.normalize(values, dim=1)
-        grid = grids.fit(values, bits, kind)
-        return Index(
-            Store(encode_blocks(values, grid, bits), len(values), grid, values.shape[1]), bits, metric, query_bits
-        )
+        if scales is None and bits > 1:
+            kind = better_rows(values, bits)
+        grid, rounding = fit(values, bits, kind)
+        blocks = encode_blocks(values, rounding, bits)
+        return Index(Store(blocks, len(values), grid, values.shape[1]), bits, metric, query_bits)
 
     @staticmethod
     def from_codes(
@@ -98,7 +102,8 @@ class Index:
         Args:
             codes: uint8 [n, d], each below 2^bits.
             bits: 1, 2, 4 or 8.
-            lower: What code 0 stands for: [] for the table, [n, 1] per row, [1, d] per dimension.
+            lower: What code 0 stands for: [] for the table, [n, 1] per row, [1, d] per dimension. Where each row's levels are symmetric
+                about zero to within a few roundings, only the steps are kept.
             step: The difference between neighbouring codes, likewise. Without the two, codes stand for -1 and 1 at 1 bit, and for
                 themselves otherwise.
             metric: See the class.
@@ -197,6 +202,7 @@ class Index:
             scale=prepared.scale,
             bias=prepared.bias,
             query_sum=prepared.query_sum,
+            lower=prepared.lower,
             dead=self._store.dead,
             exclude=compressed(exclude, len(queries), self.next_id) if exclude is not None else None,
             gain=prepared.gain,
@@ -255,20 +261,19 @@ class Index:
         return self._store.live_ids()
 
     def _rounded(self, items: Tensor, lower: Tensor | None, step: Tensor | None) -> tuple[Tensor, grids.Grid]:
-        grid, by_row = self._store.grid, self._store.grid.kind == "row"
+        grid, by_row = self._store.grid, self._store.grid.by_row
         if isinstance(items, Tensor) and items.dtype == torch.uint8:
             checked_codes(items, self.bits, self.dim)
             if by_row != (lower is not None or step is not None):
                 raise InputError("constants go with codes on grids of their own rows", where=_WHERE)
             if by_row:
-                grid = grids.given_rows(lower, step, len(items))
+                grid = grids.given_rows(lower, step, len(items), self.bits)
             return pack(items.detach().cpu(), self.bits), grid
         values = grids.checked(items, self.dim, "items")
         if self.metric == "cosine":
             values = torch.nn.functional.normalize(values, dim=1)
-        if by_row:
-            grid = grids.fit(values, self.bits, "row")
-        return pack(grid.encode(values, self.bits), self.bits), grid
+        grid, rounding = fit(values, self.bits, grid.kind) if by_row else (grid, grid)
+        return pack(rounding.encode(values, self.bits), self.bits), grid
 
     def save(self, path: str | PathLike[str]) -> None:
         """Writes the index as a folder; see `recfx.retrieval.files`."""

@@ -8,7 +8,7 @@ import torch
 from torch import Tensor
 
 from recfx.errors import InputError
-from recfx.retrieval.grid import Kind
+from recfx.retrieval.grid import KINDS, Kind
 from recfx.retrieval.packing import BITS, MOST_DIMENSIONS
 
 Metric = Literal["ip", "cosine", "hamming"]
@@ -43,14 +43,14 @@ def checked_options(bits: int, metric: Metric, kind: Kind, query_bits: int | Non
     """
     if bits not in BITS:
         raise InputError(f"codes have 1, 2, 4 or 8 bits, not {bits}", where=_WHERE)
-    if metric not in METRICS or kind not in ("table", "row", "dimension"):
+    if metric not in METRICS or kind not in KINDS:
         raise InputError(f"there is no metric {metric!r} with scales per {kind!r}", where=_WHERE)
     chosen = query_bits if query_bits is not None else 1 if bits == 1 and kind != "dimension" else 8
     if chosen not in (1, 8) or (chosen == 1 and (bits != 1 or kind == "dimension")):
         raise InputError(
             f"queries of {chosen} bits do not go with items of {bits} bits and scales per {kind}",
             where=_WHERE,
-            hint="queries of 1 bit go with items of 1 bit and scales per table or row; 8 bits go with all",
+            hint="queries of 1 bit go with items of 1 bit and any scales but those per dimension; 8 bits go with all",
         )
     if metric == "hamming" and (chosen != 1 or kind != "table"):
         raise InputError("bits that differ are counted between codes of 1 bit with one scale", where=_WHERE)

@@ -3,6 +3,8 @@
     1 bit:    <q, x> ~ m s_i (d - 2 |bits that differ|) + m c_i sum(signs)      signs of q, m = mean |q|; item = c_i +- s_i
     8 bits:   <q, x> ~ m (step_i <z, codes> + lower_i sum(z))                     z = round(q / m), m = max |q| / 127
 
+Symmetric rows have c_i = 0, and lower_i = l step_i with the same l for all: <q, x> ~ m step_i (<z, codes> + l sum(z)).
+
 A grid per dimension is folded into the query: <q, lower + step * codes> = <q, lower> + <q * step, codes>.
 """
 
@@ -33,6 +35,7 @@ class Prepared:
         query_sum: float32 [Q]; None where nothing needs it.
         gain: float32 [Q].
         offset: float32 [Q].
+        lower: Code 0 in steps, where there is a scale and no bias.
     """
 
     rows: Tensor
@@ -41,6 +44,7 @@ class Prepared:
     query_sum: Tensor | None
     gain: Tensor
     offset: Tensor
+    lower: float = 0.0
 
 
 @dataclass(frozen=True)
@@ -89,6 +93,8 @@ def _of_codes(codes: Tensor, grid: Grid) -> Prepared:
     """Codes that stand for -1 and 1."""
     sums = 2.0 * codes.sum(1, dtype=torch.int64).float() - codes.shape[1]
     ones, rows = torch.ones(len(codes)), pack(codes, 1)
+    if grid.kind == "symmetric":
+        return Prepared(rows, grid.step, None, sums, ones / 2, torch.zeros(len(codes)))
     if grid.kind == "row":
         half, middle = grid.halves
         return Prepared(rows, half, middle, sums, ones, torch.zeros(len(codes)))
@@ -99,6 +105,9 @@ def _of_codes(codes: Tensor, grid: Grid) -> Prepared:
 def _to_signs(values: Tensor, grid: Grid) -> Prepared:
     """Signs times their mean magnitude."""
     width = words_of(values.shape[1], 1)
+    if grid.kind == "symmetric":
+        found = rounded(values, width, True, 0.5)
+        return Prepared(found.rows, grid.step, None, found.sums, found.gain, found.offset)
     if grid.kind == "row":
         half, middle = grid.halves
         found = rounded(values, width, True)
@@ -114,6 +123,9 @@ def _to_numbers(values: Tensor, grid: Grid, bits: int) -> Prepared:
     if grid.kind == "row":
         found = rounded(values, width, False)
         return Prepared(found.rows, grid.step, grid.lower, found.sums, found.gain, found.offset)
+    if grid.kind == "symmetric":
+        found = rounded(values, width, False)
+        return Prepared(found.rows, grid.step, None, found.sums, found.gain, found.offset, grid.lower_in_steps)
     if grid.kind == "table":
         lower, step = grid.constants
         found = rounded(values, width, False, step, lower)

@@ -63,9 +63,12 @@ def _values(search: Scan, some: Tensor) -> Tensor:
     else:
         items, queries = unpack(words, search.dim, search.bits).double(), search.queries[:, : search.dim].double()
     products = queries @ items.T
-    if search.scale is None or search.bias is None or search.query_sum is None:
+    if search.scale is None or search.query_sum is None:
         return products
-    return (products.float() * search.scale[some] + search.query_sum[:, None] * search.bias[some]).double()
+    scale, sums = search.scale[some], search.query_sum[:, None]
+    if search.bias is None:
+        return ((products.float() + search.lower * sums) * scale).double()
+    return (products.float() * scale + sums * search.bias[some]).double()
 
 
 def _hidden(search: Scan, some: Tensor) -> Tensor:

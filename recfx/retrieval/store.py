@@ -36,7 +36,7 @@ class Store:
         self.dead = dead
         self.deleted = 0 if dead is None else items - len(self.live_ids())
         # Constants of rows have the room that blocks have; the others are few and fixed.
-        self._constants = grid if grid.kind != "row" else _resized(grid, len(blocks) * BLOCK)
+        self._constants = _resized(grid, len(blocks) * BLOCK) if grid.by_row else grid
         self._grid: Grid | None = None
         if not mapped:  # a file's pages come when they are read, and only those
             huge_pages.move_tables([blocks])
@@ -45,8 +45,7 @@ class Store:
     def grid(self) -> Grid:
         """The grid of the items; the same object until they change, for what it remembers."""
         if self._grid is None:
-            by_row = self._constants.kind == "row"
-            self._grid = self._constants.rows(slice(0, self.items)) if by_row else self._constants
+            self._grid = self._constants.rows(slice(0, self.items))
         return self._grid
 
     @property
@@ -111,10 +110,14 @@ class Store:
 
     def _put(self, ids: Tensor, words: Tensor, grid: Grid) -> None:
         write_rows(self.blocks, ids, words)
+        if not self._constants.by_row:
+            return
+        if self._constants.kind != grid.kind:  # symmetric rows beside others
+            self._constants, grid = self._constants.with_lower_ends(), grid.with_lower_ends()
         if self._constants.kind == "row":
             self._constants.lower[ids] = grid.lower
-            self._constants.step[ids] = grid.step
-            self._grid = None
+        self._constants.step[ids] = grid.step
+        self._grid = None
 
     def _reserve(self, items: int) -> None:
         """Doubles the room when it is short, so that adding items one by one copies each a few times at most."""
@@ -126,19 +129,18 @@ class Store:
         grown[: len(self.blocks)] = self.blocks
         self.blocks = grown
         huge_pages.move_tables([grown])
-        if self._constants.kind == "row":
+        if self._constants.by_row:
             self._constants = _resized(self._constants, room * BLOCK)
         if self.dead is not None:
             self.dead = torch.nn.functional.pad(self.dead, (0, -(-room * BLOCK // _WORD) - len(self.dead)))
 
 
 def _resized(grid: Grid, rows: int) -> Grid:
-    if len(grid.lower) == rows:
+    more = rows - len(grid.step)
+    if not more:
         return grid
-    more = (0, rows - len(grid.lower))
-    return dataclasses.replace(
-        grid, lower=torch.nn.functional.pad(grid.lower, more), step=torch.nn.functional.pad(grid.step, more)
-    )
+    lower = torch.nn.functional.pad(grid.lower, (0, more)) if grid.kind == "row" else grid.lower
+    return dataclasses.replace(grid, lower=lower, step=torch.nn.functional.pad(grid.step, (0, more)))
 
 
 def _bits(ids: Tensor) -> Tensor:

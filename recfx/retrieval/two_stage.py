@@ -22,6 +22,7 @@ from recfx.formats._progress import progress
 from recfx.retrieval import grid as grids
 from recfx.retrieval import reference
 from recfx.retrieval.exclusion import Exclude, compressed
+from recfx.retrieval.fitting import better_rows, fit
 from recfx.retrieval.index import Index
 from recfx.retrieval.queries import rounded
 from recfx.retrieval.rounding import round_rows
@@ -61,7 +62,7 @@ class TwoStageIndex:
         rescore: Rescore = "float32",
         metric: Literal["ip", "cosine"] = "ip",
         *,
-        scales: grids.Kind = "row",
+        scales: grids.Kind | None = None,
         query_bits: int = 8,
     ) -> TwoStageIndex:
         """Rounds embeddings for the first stage and keeps better ones for the second.
@@ -71,7 +72,7 @@ class TwoStageIndex:
             bits: Of the first stage: 1, 2, 4 or 8.
             rescore: What the second stage scores by. With `int8`, rows have scales of their own and queries 8 bits.
             metric: `ip` or `cosine`.
-            scales: As in `Index.from_embeddings`; rows by default, because items of different lengths are to rank by them.
+            scales: As in `Index.from_embeddings`; by default `symmetric` or `row`, whichever loses less of these items.
             query_bits: Likewise; 8 by default, because signs of a query make longer shortlists.
 
         Raises:
@@ -82,14 +83,15 @@ class TwoStageIndex:
         values = grids.checked(items, None, "items")
         if metric == "cosine":
             values = torch.nn.functional.normalize(values, dim=1)
-        first = Index.from_embeddings(values, bits, metric, scales=scales, query_bits=query_bits)
+        kind = scales or better_rows(values, bits)  # not the table's, because items of different lengths are to rank by them
+        first = Index.from_embeddings(values, bits, metric, scales=kind, query_bits=query_bits)
         rows, affine = values, None
         if rescore == "float16":
             rows = values.half()
             if not bool(rows.isfinite().all()):
                 raise InputError("items do not fit into float16", where=_WHERE, hint="rescore by float32 or int8")
         elif rescore == "int8":
-            affine = grids.fit(values, 8, "row")
+            affine = fit(values, 8, "row").grid
             rows = affine.encode(values, 8)
         elif values.data_ptr() == items.data_ptr():
             rows = values.clone()  # what the caller does to the items later is no change of the index

@@ -25,6 +25,7 @@ class _Search(ctypes.Structure):
         *((name, _i64) for name in ("struct_bytes", "items", "dim", "bits", "words", "queries", "k", "hamming")),
         *((name, _p) for name in ("blocks", "query_rows", "scale", "bias", "query_sum", "dead", "exclude_from")),
         *((name, _p) for name in ("exclude", "gain", "offset", "scores", "ids")),
+        ("lower", ctypes.c_float),
     )
 
 
@@ -49,7 +50,8 @@ class Scan:
     """A search through all items, all tensors contiguous and on the CPU.
 
     With queries of words the product of an item and a query is `dim - 2 * (bits that differ)`, otherwise the dot product of the item's
-    codes and the query's numbers. Items rank by the value, which is the product, or `scale * product + bias * query_sum`.
+    codes and the query's numbers. Items rank by the value, which is the product, or `scale * product + bias * query_sum`, or, without a
+    bias, `scale * (product + lower * query_sum)`.
 
     Attributes:
         blocks: int32 [at least ceil(items / 16), words, 16]: the words of 16 items lie next to each other; codes fill a word from its
@@ -60,8 +62,9 @@ class Scan:
         queries: int32 [Q, words], or int8 [Q, words * 32 / bits] above -128, zero beyond `dim`.
         k: How many items to find for each query, at least 1.
         scale: float32 [at least items], or None.
-        bias: Like `scale`, and there when it is.
+        bias: Like `scale`, or None.
         query_sum: float32 [Q], and there when `scale` is.
+        lower: See above.
         dead: int64 [at least ceil(items / 64)] of bits, or None; items whose bit is set are not found.
         exclude: From where to where in the ids the excluded ones of a query lie, int64 [Q + 1], and the ids, ascending within a query.
         gain: float32 [Q], or None; then scores are `gain * value + offset`, otherwise the values.
@@ -77,6 +80,7 @@ class Scan:
     scale: Tensor | None = None
     bias: Tensor | None = None
     query_sum: Tensor | None = None
+    lower: float = 0.0
     dead: Tensor | None = None
     exclude: tuple[Tensor, Tensor] | None = None
     gain: Tensor | None = None
@@ -192,6 +196,7 @@ def _scan(search: Scan, scores: Tensor | None, level: str | None, threads: int |
         offset=_address(search.offset),
         scores=_address(scores),
         ids=ids.data_ptr(),
+        lower=search.lower,
     )
     if count:
         _run("recfx_search", call, level, threads)

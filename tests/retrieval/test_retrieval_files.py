@@ -24,7 +24,7 @@ def make(bits: int = 4, scales: Any = "row") -> Index:
     return index
 
 
-@pytest.mark.parametrize(("bits", "scales"), [(1, "table"), (1, "row"), (2, "dimension"), (8, "row")])
+@pytest.mark.parametrize(("bits", "scales"), [(1, "table"), (1, "row"), (2, "symmetric"), (2, "dimension"), (8, "row")])
 def test_a_loaded_index_is_the_saved_one(tmp_path: Path, bits: int, scales: Any) -> None:
     index = make(bits, scales)
     index.save(tmp_path / "index")

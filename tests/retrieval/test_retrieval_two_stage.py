@@ -24,7 +24,7 @@ def drawn(seed: int, rows: int, dim: int) -> torch.Tensor:
 @given(
     seed=st.integers(0, 2**32),
     bits=st.sampled_from([1, 2, 4, 8]),
-    scales=st.sampled_from(["table", "row", "dimension"]),
+    scales=st.sampled_from([None, "table", "row", "symmetric", "dimension"]),
     half=st.booleans(),
     k=st.integers(1, 12),
     leave_out=st.booleans(),

@@ -20,8 +20,8 @@ struct RecfxSearch {
     int64_t hamming;             // 1: queries are words like the items'; 0: queries are int8, one number for each code a word has room for
     const uint32_t* blocks;      // [ceil(items / 16), words, 16]
     const void* query_rows;      // uint32 [queries, words], or int8 [queries, words * 32 / bits]
-    const float* scale;          // [items] or null, then `bias` is null too: value = scale * product + bias * query_sum
-    const float* bias;           // [items]
+    const float* scale;          // [items] or null: then items rank by the product
+    const float* bias;           // [items]: value = scale * product + bias * query_sum; or null: value = scale * (product + lower * query_sum)
     const float* query_sum;      // [queries], read where there is a scale
     const uint64_t* dead;        // one bit per item, or null
     const int64_t* exclude_from; // [queries + 1] or null
@@ -30,6 +30,7 @@ struct RecfxSearch {
     const float* offset;         // [queries]
     float* scores;               // [queries, k]; -inf where there are fewer items; null: ids in any order are enough
     int64_t* ids;                // [queries, k]; -1 there
+    float lower;                 // code 0 in steps, read where there is a scale and no bias
 };
 
 // Queries to be rounded. Keep in step with targets/native/retrieval.py, too.

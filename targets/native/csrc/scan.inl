@@ -95,6 +95,17 @@ struct Affine {
     static Value limit(const Limit& limit) { return limit.real; }
 };
 
+// Ranks by scale * (product + lower * (sum of the query)): the levels of a row lie as those of all rows do, but for their distance.
+template <class Product>
+struct Scaled {
+    using Value = float;
+    using V = vf;
+    static V value(const RecfxSearch& search, vi found, int64_t item, int64_t query) {
+        return (__builtin_convertvector(Product::product(search, found), vf) + search.lower * search.query_sum[query]) * load<vf>(search.scale + item);
+    }
+    static Value limit(const Limit& limit) { return limit.real; }
+};
+
 template <class Product, class Rank, int Q>
 inline void tile(const RecfxSearch& search, const uint32_t* block, const uint32_t* units, int64_t first, uint32_t valid, Best* best, Limit* limits) {
     vi products[PARTS][Q];
@@ -169,7 +180,8 @@ void blocks(const RecfxSearch& search, const uint32_t* units, int64_t count, int
 
 template <class Product>
 void ranked(const RecfxSearch& search, const uint32_t* units, int64_t count, int64_t first, int64_t last, Best* best, Limit* limits) {
-    if (search.scale) blocks<Product, Affine<Product>>(search, units, count, first, last, best, limits);
+    if (search.bias) blocks<Product, Affine<Product>>(search, units, count, first, last, best, limits);
+    else if (search.scale) blocks<Product, Scaled<Product>>(search, units, count, first, last, best, limits);
     else blocks<Product, Whole<Product>>(search, units, count, first, last, best, limits);
 }
 
