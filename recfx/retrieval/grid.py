@@ -13,12 +13,11 @@ import torch
 from torch import Tensor
 
 from recfx.errors import InputError
+from recfx.formats.searchable import LARGEST, unfit
 
 Kind = Literal["table", "row", "symmetric", "dimension"]
 KINDS: tuple[Kind, ...] = get_args(Kind)
 
-#: The greatest magnitude of a number: products of larger ones, summed over dimensions, might leave float32.
-LARGEST = 1e15
 _LEAST_STEP = 1e-30
 _EPS = 2.0**-21  # a few roundings of float32
 
@@ -183,12 +182,3 @@ def checked(values: Tensor, dim: int | None, what: str) -> Tensor:
     if rows.numel() and not bool(torch.stack(rows.aminmax()).abs().max() <= LARGEST):
         raise unfit(int((~(rows.abs() <= LARGEST)).any(1).nonzero()[0]), what)
     return rows
-
-
-def unfit(row: int, what: str) -> InputError:
-    """The error for a row of numbers that a search cannot rank by."""
-    return InputError(
-        f"row {row} of {what} holds NaN, infinities or numbers beyond {LARGEST:g}",
-        where="recfx.retrieval",
-        hint="a search cannot rank such rows; clean them or leave them out",
-    )

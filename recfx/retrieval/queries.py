@@ -16,12 +16,13 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from recfx.formats.searchable import unfit
 from recfx.retrieval import reference
-from recfx.retrieval.grid import Grid, checked, plain, unfit
+from recfx.retrieval.grid import Grid, checked, plain
 from recfx.retrieval.options import Metric, checked_codes
 from recfx.retrieval.packing import pack, words_of
 from recfx.targets.native.library import missing
-from recfx.targets.native.retrieval import Rounded, round_queries
+from recfx.targets.native.retrieval import Rounded, Rounding, round_queries
 
 
 @dataclass(frozen=True)
@@ -29,21 +30,21 @@ class Prepared:
     """Queries, and score = gain * value + offset.
 
     Attributes:
-        rows: int32 words or int8 numbers, see `recfx.targets.native.retrieval.Scan`.
+        rows: int32 words or int8 numbers, or values that the search rounds, see `recfx.targets.native.retrieval.Scan`.
         scale: float32 [n], or None where items rank by the product.
         bias: float32 [n], or None.
-        query_sum: float32 [Q]; None where nothing needs it.
-        gain: float32 [Q].
-        offset: float32 [Q].
+        query_sum: float32 [Q]; None where nothing needs it, or the search rounds.
+        gain: float32 [Q]; None where the search rounds.
+        offset: Likewise.
         lower: Code 0 in steps, where there is a scale and no bias.
     """
 
-    rows: Tensor
-    scale: Tensor | None
-    bias: Tensor | None
-    query_sum: Tensor | None
-    gain: Tensor
-    offset: Tensor
+    rows: Tensor | Rounding
+    scale: Tensor | None = None
+    bias: Tensor | None = None
+    query_sum: Tensor | None = None
+    gain: Tensor | None = None
+    offset: Tensor | None = None
     lower: float = 0.0
 
 
@@ -92,63 +93,56 @@ def prepare(queries: Tensor, grid: Grid, form: Form) -> Prepared:
 def _of_codes(codes: Tensor, grid: Grid) -> Prepared:
     """Codes that stand for -1 and 1."""
     sums = 2.0 * codes.sum(1, dtype=torch.int64).float() - codes.shape[1]
-    ones, rows = torch.ones(len(codes)), pack(codes, 1)
+    ones, none, rows = torch.ones(len(codes)), torch.zeros(len(codes)), pack(codes, 1)
     if grid.kind == "symmetric":
-        return Prepared(rows, grid.step, None, sums, ones / 2, torch.zeros(len(codes)))
+        return Prepared(rows, grid.step, None, sums, ones / 2, none)
     if grid.kind == "row":
         half, middle = grid.halves
-        return Prepared(rows, half, middle, sums, ones, torch.zeros(len(codes)))
+        return Prepared(rows, half, middle, sums, ones, none)
     lower, step = grid.half_constants
-    return Prepared(rows, None, None, None, ones * step, lower * sums)
+    return Prepared(rows, gain=ones * step, offset=lower * sums)
 
 
 def _to_signs(values: Tensor, grid: Grid) -> Prepared:
     """Signs times their mean magnitude."""
-    width = words_of(values.shape[1], 1)
     if grid.kind == "symmetric":
-        found = rounded(values, width, True, 0.5)
-        return Prepared(found.rows, grid.step, None, found.sums, found.gain, found.offset)
+        return Prepared(Rounding(values, True, 0.5), grid.step)
     if grid.kind == "row":
         half, middle = grid.halves
-        found = rounded(values, width, True)
-        return Prepared(found.rows, half, middle, found.sums, found.gain, found.offset)
+        return Prepared(Rounding(values, True), half, middle)
     lower, step = grid.half_constants
-    found = rounded(values, width, True, step, lower)
-    return Prepared(found.rows, None, None, None, found.gain, found.offset)
+    return Prepared(Rounding(values, True, step, lower))
 
 
 def _to_numbers(values: Tensor, grid: Grid, bits: int) -> Prepared:
     """Eight-bit numbers."""
-    width = words_of(values.shape[1], bits) * (32 // bits)
     if grid.kind == "row":
-        found = rounded(values, width, False)
-        return Prepared(found.rows, grid.step, grid.lower, found.sums, found.gain, found.offset)
+        return Prepared(Rounding(values, False), grid.step, grid.lower)
     if grid.kind == "symmetric":
-        found = rounded(values, width, False)
-        return Prepared(found.rows, grid.step, None, found.sums, found.gain, found.offset, grid.lower_in_steps)
+        return Prepared(Rounding(values, False), grid.step, lower=grid.lower_in_steps)
     if grid.kind == "table":
         lower, step = grid.constants
-        found = rounded(values, width, False, step, lower)
-        return Prepared(found.rows, None, None, None, found.gain, found.offset)
-    found = rounded(values * grid.step, width, False)
-    return Prepared(found.rows, None, None, None, found.gain, values @ grid.lower)
+        return Prepared(Rounding(values, False, step, lower))
+    width = words_of(values.shape[1], bits) * (32 // bits)
+    found = rounded(values * grid.step, width, False, what="queries, times the steps of the dimensions,")
+    return Prepared(found.rows, gain=found.gain, offset=values @ grid.lower)
 
 
 def _hamming(rows: Tensor, dim: int) -> Prepared:
     """Signs whose score is minus the number of bits that differ: (value - d) / 2."""
     count = len(rows)
-    return Prepared(rows, None, None, None, torch.full((count,), 0.5), torch.full((count,), -dim / 2))
+    return Prepared(rows, gain=torch.full((count,), 0.5), offset=torch.full((count,), -dim / 2))
 
 
-def rounded(values: Tensor, width: int, signs: bool, step: float = 1.0, lower: float = 0.0) -> Rounded:
+def rounded(values: Tensor, width: int, signs: bool, what: str = "queries") -> Rounded:
     """Queries rounded by the kernels, or by torch where there are none; see `recfx.targets.native.retrieval.round_queries`.
 
     Raises:
         InputError: A row with numbers that a search cannot rank by.
     """
     run: Any = round_queries if missing() is None else reference.round_queries
-    found = run(values, width, signs, step, lower)
+    found = run(values, width, signs)
     if isinstance(found, int):
-        raise unfit(found, "queries")
+        raise unfit(found, what)
     assert isinstance(found, Rounded)
     return found

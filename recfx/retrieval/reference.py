@@ -2,19 +2,22 @@
 
 from __future__ import annotations
 
+import dataclasses
+
 import torch
 from torch import Tensor
 
-from recfx.retrieval.grid import LARGEST
+from recfx.formats.searchable import LARGEST, unfit
 from recfx.retrieval.packing import pack, rows_of, unpack
 from recfx.retrieval.rounding import round_rows
-from recfx.targets.native.retrieval import Rounded, Scan
+from recfx.targets.native.retrieval import Rounded, Rounding, Scan
 
 _BLOCK_VALUES = 1 << 22
 
 
 def scan(search: Scan) -> tuple[Tensor, Tensor]:
     """See `recfx.targets.native.retrieval.scan`."""
+    search = _with_rounded_queries(search)
     queries = len(search.queries)
     best = torch.full((queries, search.k), -torch.inf, dtype=torch.float64)
     ids = torch.full((queries, search.k), -1)
@@ -55,8 +58,22 @@ def round_queries(values: Tensor, width: int, signs: bool, step: float = 1.0, lo
     return Rounded(rows, sums, unit * step, unit * lower * sums)
 
 
+def _with_rounded_queries(search: Scan) -> Scan:
+    asked = search.queries
+    if not isinstance(asked, Rounding):
+        return search
+    words = search.blocks.shape[1]
+    width = words if asked.signs else words * (32 // search.bits)
+    found = round_queries(asked.values, width, asked.signs, asked.step, asked.lower)
+    if isinstance(found, int):
+        raise unfit(found, "queries")
+    rounded = {"queries": found.rows, "query_sum": found.sums, "gain": found.gain, "offset": found.offset}
+    return dataclasses.replace(search, **rounded)  # type: ignore[arg-type]
+
+
 def _values(search: Scan, some: Tensor) -> Tensor:
     """What items rank by, float64 [Q, n], in which products are exact; the affine form is one of float32."""
+    assert isinstance(search.queries, Tensor)
     words = rows_of(search.blocks, some)
     if search.queries.dtype == torch.int32:
         items, queries = (2.0 * unpack(t, search.dim, 1).double() - 1 for t in (words, search.queries))

@@ -9,6 +9,7 @@ import torch
 from torch import Tensor
 
 from recfx.errors import TargetError
+from recfx.formats.searchable import unfit
 from recfx.targets.native.library import library, search_level
 
 #: Items of one block.
@@ -25,7 +26,8 @@ class _Search(ctypes.Structure):
         *((name, _i64) for name in ("struct_bytes", "items", "dim", "bits", "words", "queries", "k", "hamming")),
         *((name, _p) for name in ("blocks", "query_rows", "scale", "bias", "query_sum", "dead", "exclude_from")),
         *((name, _p) for name in ("exclude", "gain", "offset", "scores", "ids")),
-        ("lower", ctypes.c_float),
+        *((name, ctypes.c_float) for name in ("lower", "query_step", "query_lower")),
+        ("values", _p),
     )
 
 
@@ -46,6 +48,27 @@ class _Rescore(ctypes.Structure):
 
 
 @dataclass(frozen=True)
+class Rounding:
+    """Queries that a search rounds itself, as `round_queries` does.
+
+    Attributes:
+        values: float32 [Q, dim], contiguous.
+        signs: See `round_queries`.
+        step: Likewise.
+        lower: Likewise.
+    """
+
+    values: Tensor
+    signs: bool
+    step: float = 1.0
+    lower: float = 0.0
+
+    def __len__(self) -> int:
+        """Queries."""
+        return len(self.values)
+
+
+@dataclass(frozen=True)
 class Scan:
     """A search through all items, all tensors contiguous and on the CPU.
 
@@ -59,11 +82,12 @@ class Scan:
         items: How many there are.
         dim: Codes of an item; at most 65,536, so that no product leaves 32 bits.
         bits: 1, 2, 4 or 8 of a code.
-        queries: int32 [Q, words], or int8 [Q, words * 32 / bits] above -128, zero beyond `dim`.
+        queries: int32 [Q, words], or int8 [Q, words * 32 / bits] above -128, zero beyond `dim`; or values to be rounded to either, whose sums,
+            gain and offset are then those of `round_queries`.
         k: How many items to find for each query, at least 1.
         scale: float32 [at least items], or None.
         bias: Like `scale`, or None.
-        query_sum: float32 [Q], and there when `scale` is.
+        query_sum: float32 [Q], and there when `scale` is and the queries are rounded.
         lower: See above.
         dead: int64 [at least ceil(items / 64)] of bits, or None; items whose bit is set are not found.
         exclude: From where to where in the ids the excluded ones of a query lie, int64 [Q + 1], and the ids, ascending within a query.
@@ -75,7 +99,7 @@ class Scan:
     items: int
     dim: int
     bits: int
-    queries: Tensor
+    queries: Tensor | Rounding
     k: int
     scale: Tensor | None = None
     bias: Tensor | None = None
@@ -160,6 +184,7 @@ def scan(search: Scan, level: str | None = None, threads: int | None = None) -> 
         Scores, float32 [Q, k] and descending, and ids, int64 [Q, k]; -inf and -1 where there are no more items.
 
     Raises:
+        InputError: Values to be rounded are NaN, infinities or numbers beyond 1e15.
         TargetError: The kernels cannot run here, or memory is short.
     """
     scores = torch.empty(len(search.queries), search.k)
@@ -172,7 +197,8 @@ def shortlist(search: Scan, level: str | None = None, threads: int | None = None
 
 
 def _scan(search: Scan, scores: Tensor | None, level: str | None, threads: int | None) -> Tensor:
-    count = len(search.queries)
+    asked = search.queries
+    count = len(asked)
     ids = torch.empty(count, search.k, dtype=torch.int64)
     starts, excluded = search.exclude if search.exclude is not None else (None, None)
     call = _Search(
@@ -183,21 +209,24 @@ def _scan(search: Scan, scores: Tensor | None, level: str | None, threads: int |
         words=search.blocks.shape[1],
         queries=count,
         k=search.k,
-        hamming=int(search.queries.dtype == torch.int32),
         blocks=search.blocks.data_ptr(),
-        query_rows=search.queries.data_ptr(),
         scale=_address(search.scale),
         bias=_address(search.bias),
-        query_sum=_address(search.query_sum),
         dead=_address(search.dead),
         exclude_from=_address(starts),
         exclude=_address(excluded),
-        gain=_address(search.gain),
-        offset=_address(search.offset),
         scores=_address(scores),
         ids=ids.data_ptr(),
         lower=search.lower,
     )
+    if isinstance(asked, Rounding):
+        call.hamming = int(asked.signs)
+        call.values = asked.values.data_ptr()
+        call.query_step, call.query_lower = asked.step, asked.lower
+    else:
+        call.hamming = int(asked.dtype == torch.int32)
+        call.query_rows = asked.data_ptr()
+        call.query_sum, call.gain, call.offset = map(_address, (search.query_sum, search.gain, search.offset))
     if count:
         _run("recfx_search", call, level, threads)
     return ids
@@ -262,6 +291,8 @@ def _address(tensor: Tensor | None) -> int | None:
 def _run(name: str, call: ctypes.Structure, level: str | None, threads: int | None) -> None:
     chosen = level or search_level()
     code = library().calls[name](chosen.encode(), ctypes.byref(call), threads or torch.get_num_threads())
+    if code < 0:
+        raise unfit(-1 - code, "queries")
     if code == 1:
         known = ", ".join(library().search_levels)
         raise TargetError(f"searches cannot run at the level {chosen!r} here", hint=f"this processor runs {known}")

@@ -5,9 +5,7 @@
 #include <algorithm>
 #include <atomic>
 #include <cmath>
-#include <cstring>
 #include <new>
-#include <string>
 #include <vector>
 
 #include "pool.h"
@@ -46,39 +44,6 @@ constexpr int64_t LIST_BYTES = 64 << 20;    // lists of all threads
 constexpr int64_t SAMPLED = 32;             // one item in so many is looked at beforehand, where long lists are asked for
 constexpr int64_t SAMPLE_RUN = 32;          // blocks that lie together in the sample
 constexpr int64_t LEAST_STEPS = 64 << 10;   // words of items times queries for which another thread is worth waking
-
-struct Entry {
-    const ScanLevel* (*level)();
-    bool runs;
-};
-
-// Best first.
-const Entry* entries(int& count) {
-#if defined(__x86_64__)
-    static const bool narrow = __builtin_cpu_supports("avx2") && __builtin_cpu_supports("fma") && __builtin_cpu_supports("f16c");
-    static const bool wide = narrow && __builtin_cpu_supports("avx512f") && __builtin_cpu_supports("avx512bw") && __builtin_cpu_supports("avx512dq") &&
-                             __builtin_cpu_supports("avx512vl") && __builtin_cpu_supports("avx512cd");
-    static const Entry all[] = {
-        {scan_avx512_vpopcntdq, wide && __builtin_cpu_supports("avx512vpopcntdq") && __builtin_cpu_supports("avx512vnni")},
-        {scan_avx512, wide},
-        {scan_avx2, narrow},
-        {scan_portable, true},
-    };
-    count = 4;
-#else
-    static const Entry all[] = {{scan_portable, true}};
-    count = 1;
-#endif
-    return all;
-}
-
-const ScanLevel* find(const char* name) {
-    int count;
-    const Entry* all = entries(count);
-    for (int i = 0; i < count; ++i)
-        if (all[i].runs && std::strcmp(all[i].level()->name, name) == 0) return all[i].level();
-    return nullptr;
-}
 
 void run(int64_t members, Task task, void* state) {
     if (members > 1 && run_team(members, task, state)) return;
@@ -238,6 +203,27 @@ void search_all(const RecfxSearch& search, const ScanLevel& level, int64_t threa
     }
 }
 
+// A search whose queries were rounded on the way.
+struct RoundedQueries {
+    RecfxSearch search;
+    int64_t unfit;  // the first row that a search cannot rank by, or -1
+    std::vector<uint32_t> rows;
+    std::vector<float> numbers;
+
+    explicit RoundedQueries(const RecfxSearch& asked) : search(asked), numbers(size_t(3 * asked.queries)) {
+        const int64_t words = asked.hamming ? asked.words : asked.words * 8 / asked.bits;  // 32 / bits numbers of a byte go with a word
+        rows.resize(size_t(asked.queries * words));
+        float* at = numbers.data();
+        const RecfxQueries work{int64_t(sizeof work), asked.queries, asked.dim, asked.hamming, asked.hamming ? words : words * 4, asked.values,
+                                rows.data(), asked.query_step, asked.query_lower, at, at + asked.queries, at + 2 * asked.queries};
+        unfit = recfx_round_queries(&work);
+        search.query_rows = rows.data();
+        search.gain = work.gain;
+        search.offset = work.offset;
+        search.query_sum = work.sums;
+    }
+};
+
 struct RescoreCall {
     const RecfxRescore& search;
     const ScanLevel& level;
@@ -266,24 +252,18 @@ void enter(const RecfxSearch& search, Best& best, Limit& limit, int64_t first, u
 
 extern "C" {
 
-const char* recfx_search_levels() {
-    static const std::string names = [] {
-        int count;
-        const recfx::Entry* all = recfx::entries(count);
-        std::string text;
-        for (int i = 0; i < count; ++i)
-            if (all[i].runs) text += (text.empty() ? "" : ",") + std::string(all[i].level()->name);
-        return text;
-    }();
-    return names.c_str();
-}
-
 int64_t recfx_search(const char* name, const RecfxSearch* search, int64_t threads) {
     if (search->struct_bytes != int64_t(sizeof *search)) return 3;
-    const recfx::ScanLevel* level = recfx::find(name);
+    const recfx::ScanLevel* level = recfx::find_scan_level(name);
     if (!level) return 1;
     try {
-        recfx::search_all(*search, *level, threads);
+        if (!search->values) {
+            recfx::search_all(*search, *level, threads);
+            return 0;
+        }
+        recfx::RoundedQueries rounded(*search);
+        if (rounded.unfit >= 0) return -1 - rounded.unfit;
+        recfx::search_all(rounded.search, *level, threads);
     } catch (const std::bad_alloc&) {
         return 2;
     }
@@ -292,7 +272,7 @@ int64_t recfx_search(const char* name, const RecfxSearch* search, int64_t thread
 
 int64_t recfx_rescore(const char* name, const RecfxRescore* search, int64_t threads) {
     if (search->struct_bytes != int64_t(sizeof *search)) return 3;
-    const recfx::ScanLevel* level = recfx::find(name);
+    const recfx::ScanLevel* level = recfx::find_scan_level(name);
     if (!level) return 1;
     try {
         const int64_t members = std::max<int64_t>(1, std::min(threads, search->queries));

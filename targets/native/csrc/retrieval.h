@@ -31,6 +31,8 @@ struct RecfxSearch {
     float* scores;               // [queries, k]; -inf where there are fewer items; null: ids in any order are enough
     int64_t* ids;                // [queries, k]; -1 there
     float lower;                 // code 0 in steps, read where there is a scale and no bias
+    float query_step, query_lower;  // see RecfxQueries
+    const float* values;         // [queries, dim], to be rounded first: then query_rows, query_sum, gain and offset are not read; or null
 };
 
 // Queries to be rounded. Keep in step with targets/native/retrieval.py, too.
@@ -64,7 +66,7 @@ struct RecfxRescore {
 
 #define RECFX_SEARCH_API __attribute__((visibility("default")))
 RECFX_SEARCH_API const char* recfx_search_levels();  // comma-separated, best first
-// 0: done; 1: this processor has no such level; 2: no memory; 3: the caller was written for another library.
+// 0: done; below 0: -1 less the first row of `values` that holds NaN, infinities or numbers beyond 1e15; 1: this processor has no such level; 2: no memory; 3: the caller was written for another library.
 RECFX_SEARCH_API int64_t recfx_search(const char* level, const RecfxSearch* search, int64_t threads);
 // -1: done; -2: the caller was written for another library; otherwise the first row that holds NaN, infinities or numbers beyond 1e15.
 RECFX_SEARCH_API int64_t recfx_round_queries(const RecfxQueries* work);
@@ -125,6 +127,9 @@ void shorten(Best& best, Limit& limit, bool real);
 // Enters the items of a block whose bit is set in `mask`, but for deleted and excluded ones.
 void enter(const RecfxSearch& search, Best& best, Limit& limit, int64_t first, uint32_t mask, const int32_t* values);
 void enter(const RecfxSearch& search, Best& best, Limit& limit, int64_t first, uint32_t mask, const float* values);
+
+// None where this processor has no such level.
+const ScanLevel* find_scan_level(const char* name);
 
 const ScanLevel* scan_avx512_vpopcntdq();
 const ScanLevel* scan_avx512();
