@@ -73,7 +73,7 @@ def _add_hqgnn(tables: Any) -> None:
     add("--estimators", default="ste,gste", help="of ste, gste, gaussian, fourier, lsq, guidance (default: ste,gste)")
     add("--bounds", default="per-row,centred-row", help="of the quantisers (default: per-row,centred-row)")
     add("--rounded", default="rows,centred,itq", help="rounding afterwards (default: rows,centred,itq)")
-    for name in ("dim", "layers", "batch", "negatives", "epochs", "student-epochs", "ranks", "wide", "seed"):
+    for name in ("dim", "layers", "batch", "negatives", "epochs", "student-epochs", "ranks", "wide", "refined", "seed"):
         add(f"--{name}", type=int, help="instead of the recipe's")
     for name in ("lr", "student-lr", "l2", "decay"):
         add(f"--{name}", type=float, help="instead of the recipe's")
@@ -97,7 +97,8 @@ def _hqgnn(options: argparse.Namespace) -> int:
     bits, *names = (_listed(text) for text in (options.bits, options.estimators, options.bounds, options.rounded))
     if not all(width.isdigit() for width in bits):
         raise InputError(f"bits are numbers, got {options.bits!r}", where="--bits", hint="such as 1,2,4,8")
-    chosen = cells([int(width) for width in bits], *names, wide=recipe.wide > 0)
+    refined = recipe.refined > 0 and recipe.ranks > 0
+    chosen = cells([int(width) for width in bits], *names, wide=recipe.wide > 0, refined=refined)
     run_hqgnn(Options(options.data, options.out, recipe, chosen, options.minutes)).show()
     return 0
 

@@ -27,6 +27,7 @@ class Cell:
         bounds: Bounds of the quantisers of a trained model, "" otherwise.
         user_bits: Bits of a value of a user, who need not be stored as narrowly as items are.
         wide: Whether the model has the recipe's greater width.
+        refined: Whether signs of users were turned afterwards, see `recfx.learn.post_training.refine_signs`.
     """
 
     kind: Kind
@@ -35,6 +36,7 @@ class Cell:
     bounds: str = ""
     user_bits: int = 0
     wide: bool = False
+    refined: bool = False
 
     def __post_init__(self) -> None:
         object.__setattr__(self, "user_bits", self.user_bits or self.bits)
@@ -43,13 +45,14 @@ class Cell:
     def name(self) -> str:
         """Names the cell in files, such as `trained-gste-centred-row-1`."""
         widths = str(self.bits) if self.user_bits == self.bits else f"{self.bits}-users-{self.user_bits}"
-        return "-".join(part for part in (self.kind, self.method, self.bounds, widths, "wide" * self.wide) if part)
+        further = "wide" * self.wide, "refined" * self.refined
+        return "-".join(part for part in (self.kind, self.method, self.bounds, widths, *further) if part)
 
     @property
     def label(self) -> str:
         """Names the cell for readers."""
         how = {"full": "full precision", "rounded": f"afterwards: {self.method}", "trained": f"trained: {self.method}"}
-        return how[self.kind] + (f", {self.bounds}" if self.bounds else "")
+        return ", ".join(part for part in (how[self.kind], self.bounds, "users refined" * self.refined) if part)
 
 
 #: The model that the others start from or round.
@@ -66,6 +69,7 @@ def cells(
     methods: Sequence[str] = ("rows", "centred", "itq"),
     *,
     wide: bool = False,
+    refined: bool = False,
 ) -> list[Cell]:
     """All cells, in the order in which they are run: what the greatest interest is in, first.
 
@@ -79,6 +83,7 @@ def cells(
         bounds: Names of `recfx.learn.BOUNDS`.
         methods: Names of `recfx.learn.post_training.METHODS`.
         wide: Whether there is a wider model; its students have 1 bit.
+        refined: Whether users of 1 bit are refined besides.
 
     Raises:
         InputError: A name or width that does not exist.
@@ -102,4 +107,8 @@ def cells(
     if wide and 1 in bits:
         students = [cell for cell in found if cell.kind == "trained" and cell.bits == 1]
         found += [replace(cell, wide=True) for cell in students]
-    return found
+    if not refined:
+        return found
+    return [
+        one for cell in found for one in (cell, replace(cell, refined=True)) if cell.user_bits == 1 or not one.refined
+    ]

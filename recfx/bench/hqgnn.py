@@ -4,6 +4,7 @@ folder/
   settings.json     what the results belong to
   full-fp32-32.safetensors   a model in full precision, by the name of its cell
   cells/NAME.json   a result; `finished` is false where the time was up
+  cells/NAME.safetensors   the codes of users and items, see `recfx.bench.tables`
   runs/NAME/        checkpoints of a cell that has not finished
   table.md, results.json, plot.svg
 """
@@ -15,7 +16,7 @@ import os
 import shutil
 import time
 from collections.abc import Sequence
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -24,9 +25,21 @@ from safetensors.torch import load_file, save_file
 
 from recfx.bench.cells import FULL, WIDE, Cell
 from recfx.bench.files import read_json, write_json
+from recfx.bench.measure import measure_codes
 from recfx.bench.recipes import Recipe, load_bench_data
 from recfx.bench.results import Result, Results
-from recfx.bench.train import Outcome, Teacher, model_of, round_afterwards, set_weights, teacher_of, train
+from recfx.bench.tables import load_tables, save_tables
+from recfx.bench.train import (
+    Outcome,
+    Tables,
+    Teacher,
+    model_of,
+    refine,
+    round_afterwards,
+    set_weights,
+    teacher_of,
+    train,
+)
 from recfx.data import Interactions
 from recfx.errors import InputError
 from recfx.learn import QuantizedModel
@@ -70,6 +83,12 @@ def run_hqgnn(options: Options) -> Results:
             where="recfx bench hqgnn",
             hint="make them by cells(..., wide=recipe.wide > 0)",
         )
+    if any(cell.refined for cell in options.cells) and not (options.recipe.refined and options.recipe.ranks):
+        raise InputError(
+            "users are refined for first items, and the recipe has none",
+            where="recfx bench hqgnn",
+            hint="give ranks and refined, or no refined cells",
+        )
     return _Run(options, load_bench_data(options.data)).results()
 
 
@@ -85,7 +104,7 @@ class _Run:
         self._options, self._data, self._folder = options, data, options.folder
         self._ends = None if options.minutes is None else time.monotonic() + 60 * options.minutes
         self._full: dict[Cell, QuantizedModel] = {}
-        self._teachers: dict[Cell, Teacher] = {}
+        self._teachers: dict[tuple[Cell, Cell], Teacher] = {}
         for part in ("cells", "runs"):
             (self._folder / part).mkdir(parents=True, exist_ok=True)
         self._check_settings()
@@ -118,19 +137,34 @@ class _Run:
         """Runs a cell and writes its result; does nothing where what it starts from or learns of is not there yet."""
         seconds = None if self._ends is None else self._seconds_left()
         begun = time.perf_counter()
-        if cell.kind == "full":
-            outcome = self._train(cell, seconds, None)
-        elif cell.kind == "rounded" and self._is_trained(FULL):
-            outcome = round_afterwards(cell, self._full_model(FULL), self._data, self._options.recipe)
-        elif cell.kind == "trained" and self._is_trained(FULL) and self._is_trained(self._ranker()):
-            outcome = self._train(cell, seconds, self._teacher(WIDE if cell.wide else FULL))
-        else:
+        if not all(self._is_finished(other) for other in self._needed(cell)):
             return
+        if cell.refined:
+            teacher = self._teacher(FULL, self._ranker() if cell.kind == "trained" else FULL)
+            tables = load_tables(self._codes(replace(cell, refined=False)))
+            outcome = self._measured(cell, refine(tables, teacher, self._data, self._options.recipe))
+        elif cell.kind == "full":
+            outcome = self._train(cell, seconds, None)
+        elif cell.kind == "rounded":
+            outcome = self._measured(cell, round_afterwards(cell, self._full_model(FULL), self._options.recipe))
+        else:
+            outcome = self._train(cell, seconds, self._teacher(WIDE if cell.wide else FULL, self._ranker()))
         spent = time.perf_counter() - begun if outcome.report is None else outcome.report.seconds
         result = Result.of(cell, outcome, spent, torch.get_num_threads())
         write_json(self._folder / "cells" / f"{cell.name}.json", result.as_json())
         if result.finished:
             shutil.rmtree(self._folder / "runs" / cell.name, ignore_errors=True)
+
+    def _needed(self, cell: Cell) -> tuple[Cell, ...]:
+        """What must be finished before a cell."""
+        if cell.kind == "full":
+            return ()
+        before = (FULL, self._ranker()) if cell.kind == "trained" else (FULL,)
+        return (*before, replace(cell, refined=False)) if cell.refined else before
+
+    def _measured(self, cell: Cell, tables: Tables) -> Outcome:
+        save_tables(self._codes(cell), *tables)
+        return Outcome(measure_codes(*tables, self._data), None, True)
 
     def _train(self, cell: Cell, seconds: float | None, teacher: Teacher | None) -> Outcome:
         folder = self._folder / "runs" / cell.name
@@ -141,7 +175,12 @@ class _Run:
             save_file(weights, partial)
             os.replace(partial, self._weights(cell))
             self._full[cell] = model
+        elif outcome.finished:
+            save_tables(self._codes(cell), *model.tables())
         return outcome
+
+    def _codes(self, cell: Cell) -> Path:
+        return self._folder / "cells" / f"{cell.name}.safetensors"
 
     def _weights(self, full: Cell) -> Path:
         return self._folder / f"{full.name}.safetensors"
@@ -150,8 +189,8 @@ class _Run:
         """Whose first items students learn."""
         return WIDE if self._options.recipe.wide else FULL
 
-    def _is_trained(self, full: Cell) -> bool:
-        known = self._known(full)
+    def _is_finished(self, cell: Cell) -> bool:
+        known = self._known(cell)
         return known is not None and known.finished
 
     def _full_model(self, full: Cell) -> QuantizedModel:
@@ -161,12 +200,12 @@ class _Run:
             self._full[full] = model.eval()
         return self._full[full]
 
-    def _teacher(self, full: Cell) -> Teacher:
-        """What students of a width start from, and what they learn."""
-        if full not in self._teachers:
-            ranker = self._full_model(self._ranker())
-            self._teachers[full] = teacher_of(self._full_model(full), ranker, self._data, self._options.recipe)
-        return self._teachers[full]
+    def _teacher(self, full: Cell, ranker: Cell) -> Teacher:
+        """What students of a width start from, and the first items of which model they learn or are refined for."""
+        if (full, ranker) not in self._teachers:
+            models = (self._full_model(full), self._full_model(ranker))
+            self._teachers[full, ranker] = teacher_of(*models, self._data, self._options.recipe)
+        return self._teachers[full, ranker]
 
     def _known(self, cell: Cell) -> Result | None:
         file = self._folder / "cells" / f"{cell.name}.json"

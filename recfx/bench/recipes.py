@@ -40,6 +40,8 @@ class Recipe:
         wide: Columns of a second model in full precision, whose first items students learn in place of those of the model that they
             start from, and at whose width they are trained as well; 0: none.
         decay: How fast the chances of its ranks fall, see `recfx.learn.RankedDistillation`.
+        refined: First items of that model which signs of users are refined for, the first `ranks` of them to be ranked first; 0: they
+            are not refined.
         seed: Of everything.
     """
 
@@ -55,6 +57,7 @@ class Recipe:
     ranks: int = 50
     wide: int = 0
     decay: float = 0.05
+    refined: int = 400
     seed: int = 0
 
 

@@ -14,6 +14,7 @@ from recfx.data import BprSampler, Interactions
 from recfx.learn import (
     EpochSampler,
     QuantizedModel,
+    QuantizedTable,
     RankedDistillation,
     SampledSoftmax,
     Trainer,
@@ -22,11 +23,13 @@ from recfx.learn import (
     make_quantizer,
     teacher_top,
 )
-from recfx.learn.post_training import round_tables
+from recfx.learn.post_training import refine_signs, round_tables
 from recfx.learn.propagation import accelerate_propagation
 from recfx.zoo import LightGCN
 
 _CHECKPOINT_S = 30.0
+
+Tables = tuple[QuantizedTable, QuantizedTable]
 
 
 @dataclass(frozen=True)
@@ -35,8 +38,8 @@ class Teacher:
 
     Attributes:
         weights: The parameters of an encoder of the students' width.
-        top: int64 [U, ranks], the first items of each user by that or a wider encoder, those of training left out; None where none
-            are learned.
+        top: int64 [U, R], the first items of each user by that or a wider encoder, those of training left out, as many as distillation or
+            refinement takes; None where none are learned.
     """
 
     weights: dict[str, torch.Tensor]
@@ -106,7 +109,7 @@ def train(
         seconds=seconds,
         checkpoint_seconds=_CHECKPOINT_S,
     )
-    top = None if teacher is None else teacher.top
+    top = None if teacher is None or teacher.top is None else teacher.top[:, : recipe.ranks]
     report = Trainer(
         model,
         EpochSampler(BprSampler(data, recipe.negatives), recipe.batch),
@@ -135,14 +138,27 @@ def set_weights(model: QuantizedModel, weights: dict[str, torch.Tensor]) -> None
 def teacher_of(model: QuantizedModel, ranker: QuantizedModel, data: Interactions, recipe: Recipe) -> Teacher:
     """What students need of a trained model of their width, and of the one whose first items they learn."""
     weights = {name: weight.detach().clone() for name, weight in model.encoder.named_parameters()}
-    seen = data.train_indptr, data.train_indices
-    ranks = min(recipe.ranks, data.n_items)
-    return Teacher(weights, teacher_top(*ranker.embeddings(), ranks, exclude=seen) if ranks else None)
+    if not recipe.ranks:
+        return Teacher(weights, None)
+    ranks = min(max(recipe.ranks, recipe.refined), data.n_items)
+    return Teacher(weights, teacher_top(*ranker.embeddings(), ranks, exclude=_seen(data)))
 
 
-def round_afterwards(cell: Cell, model: QuantizedModel, data: Interactions, recipe: Recipe) -> Outcome:
+def round_afterwards(cell: Cell, model: QuantizedModel, recipe: Recipe) -> Tables:
     """Rounds the model in full precision."""
     users, items = round_tables(cell.method, *model.embeddings(), cell.bits, seed=recipe.seed)
     if cell.user_bits != cell.bits:
         users = round_tables(cell.method, *model.embeddings(), cell.user_bits, seed=recipe.seed)[0]
-    return Outcome(measure_codes(users, items, data), None, True)
+    return users, items
+
+
+def refine(tables: Tables, teacher: Teacher, data: Interactions, recipe: Recipe) -> Tables:
+    """Turns signs of users for the first items of a model in full precision."""
+    users, items = tables
+    assert teacher.top is not None
+    top = teacher.top[:, : recipe.refined]
+    return refine_signs(users, items, top, exclude=_seen(data), ranks=recipe.ranks, seed=recipe.seed), items
+
+
+def _seen(data: Interactions) -> tuple[torch.Tensor, torch.Tensor]:
+    return data.train_indptr, data.train_indices

@@ -72,9 +72,9 @@ def _lost(values: Tensor, fitted: Fit, bits: int) -> float:
 def _symmetric(values: Tensor, bits: int) -> Fit:
     """Levels (code - (2^bits - 1) / 2) * step.
 
-    Rows are rounded, and the step is moved to the least squared error, in turn: that gives the codes. They stand for levels a little further
-    apart, at the step for which <x_hat, x> = <x, x>, as RaBitQ has it (Gao and Long, SIGMOD 2024): so dot products are not underrated, in
-    expectation over directions, and rows that round badly rank as those that round well.
+    Rows are rounded, and the step is moved to the least squared error, in turn: that gives the codes. They stand for levels a little
+    further apart, at the step for which <x_hat, x> = <x, x>, as RaBitQ has it (Gao and Long, SIGMOD 2024): so dot products are not
+    underrated, in expectation over directions, and rows that round badly rank as those that round well.
     """
     half = ((1 << bits) - 1) / 2
     near, steps = torch.empty(len(values)), torch.empty(len(values))

@@ -83,7 +83,9 @@ class TwoStageIndex:
         values = grids.checked(items, None, "items")
         if metric == "cosine":
             values = torch.nn.functional.normalize(values, dim=1)
-        kind = scales or better_rows(values, bits)  # not the table's, because items of different lengths are to rank by them
+        kind = scales or better_rows(
+            values, bits
+        )  # not the table's, because items of different lengths are to rank by them
         first = Index.from_embeddings(values, bits, metric, scales=kind, query_bits=query_bits)
         rows, affine = values, None
         if rescore == "float16":

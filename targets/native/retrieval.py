@@ -82,8 +82,8 @@ class Scan:
         items: How many there are.
         dim: Codes of an item; at most 65,536, so that no product leaves 32 bits.
         bits: 1, 2, 4 or 8 of a code.
-        queries: int32 [Q, words], or int8 [Q, words * 32 / bits] above -128, zero beyond `dim`; or values to be rounded to either, whose sums,
-            gain and offset are then those of `round_queries`.
+        queries: int32 [Q, words], or int8 [Q, words * 32 / bits] above -128, zero beyond `dim`; or values to be rounded to either, whose
+            sums, gain and offset are then those of `round_queries`.
         k: How many items to find for each query, at least 1.
         scale: float32 [at least items], or None.
         bias: Like `scale`, or None.

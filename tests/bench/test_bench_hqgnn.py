@@ -20,7 +20,7 @@ from recfx.errors import ArtifactError, DataError, InputError
 from recfx.learn import Trainer
 
 TINY = Recipe(dim=8, layers=1, batch=2048, negatives=2, epochs=3, student_epochs=2, ranks=5)
-FEW = cells([1], ["gste"], ["centred-row"], ["rows"])
+FEW = cells([1], ["gste"], ["centred-row"], ["rows"], refined=True)
 
 
 def options(folder: Path, **changes: Any) -> Options:
@@ -183,8 +183,8 @@ def test_a_killed_run_goes_on(
 
 def test_students_of_a_wider_model(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """All students learn its first items; wide ones start from it, the others from full precision of their own width."""
-    recipe, chosen = replace(TINY, wide=24), cells([1], ["ste"], ["per-row"], ["rows"], wide=True)
-    assert [cell.kind for cell in chosen[: chosen.index(WIDE)]] == ["full", "rounded", "rounded"]
+    recipe, chosen = replace(TINY, wide=24), cells([1], ["ste"], ["per-row"], ["rows"], wide=True, refined=True)
+    assert [cell.kind for cell in chosen[: chosen.index(WIDE)]] == ["full", "rounded", "rounded", "rounded"]
     taught: dict[Cell, Any] = {}
     plain = hqgnn.train
 
@@ -196,7 +196,7 @@ def test_students_of_a_wider_model(tmp_path: Path, monkeypatch: pytest.MonkeyPat
     results = run_hqgnn(options(tmp_path, recipe=recipe, cells=chosen))
     assert not results.unfinished
     assert taught[FULL] is taught[WIDE] is None
-    students = [cell for cell in chosen if cell.kind == "trained"]
+    students = [cell for cell in chosen if cell.kind == "trained" and not cell.refined]
     assert {(cell.user_bits, cell.wide) for cell in students} == {(1, False), (8, False), (1, True), (8, True)}
     assert len({id(taught[cell]) for cell in students}) == 2
     for cell in students:
@@ -235,6 +235,8 @@ def test_cells() -> None:
     assert wanted <= {(cell.kind, cell.method, cell.bits) for cell in found}
     assert all(cell.bits == 1 for cell in found if cell.method == "itq")
     assert not any(cell.wide for cell in found)
+    twins = [cell for cell in cells(refined=True) if cell.refined]
+    assert [replace(cell, refined=False) for cell in twins] == [cell for cell in found if cell.user_bits == 1]
     more = cells(wide=True)
     assert [cell for cell in more if not cell.wide] == found
     assert {(cell.kind, cell.bits) for cell in more if cell.wide} == {("full", 32), ("trained", 1)}

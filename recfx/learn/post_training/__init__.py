@@ -8,6 +8,7 @@ from torch import Tensor
 from recfx.errors import InputError
 from recfx.learn.codes import QuantizedTable, check_bits
 from recfx.learn.post_training.rabitq import RaBitQ
+from recfx.learn.post_training.refinement import refine_signs
 from recfx.learn.post_training.rotation import itq_rotation, random_rotation, rotate_and_round
 from recfx.learn.post_training.rows import centred_rows, minmax_rows, round_rows, scaled_rows, sign_rows
 
@@ -60,6 +61,7 @@ __all__ = [
     "itq_rotation",
     "minmax_rows",
     "random_rotation",
+    "refine_signs",
     "rotate_and_round",
     "round_rows",
     "round_tables",
