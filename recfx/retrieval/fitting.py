@@ -8,6 +8,7 @@ from typing import NamedTuple
 import torch
 from torch import Tensor
 
+from recfx.formats._progress import progress
 from recfx.retrieval.grid import Grid, Kind, symmetric
 
 _ROUNDS = 3  # of rounding to a row's levels and moving them
@@ -76,23 +77,23 @@ def _symmetric(values: Tensor, bits: int) -> Fit:
     further apart, at the step for which <x_hat, x> = <x, x>, as RaBitQ has it (Gao and Long, SIGMOD 2024): so dot products are not
     underrated, in expectation over directions, and rows that round badly rank as those that round well.
     """
-    half = ((1 << bits) - 1) / 2
     near, steps = torch.empty(len(values)), torch.empty(len(values))
-    for rows in _blocks(values):
-        x = values[rows]
-        step = x.abs().mean(1, keepdim=True) * _FIRST_STEP[bits]
-        for _ in range(_ROUNDS):
-            levels = _levels(x, step, half)
-            step = _over((x * levels).sum(1, keepdim=True), (levels * levels).sum(1, keepdim=True))
-        levels = _levels(x, step, half)
-        near[rows] = step[:, 0]
-        steps[rows] = _over((x * x).sum(1), (x * levels).sum(1))
+    with progress(f"fitting {len(values):,} rows", len(values)) as advance:
+        for rows in _blocks(values):
+            x = values[rows]
+            step = x.abs().mean(1) * _FIRST_STEP[bits]
+            for _ in range(_ROUNDS):
+                levels = _levels(x, step, bits)
+                step = _over((x * levels).sum(1), (levels * levels).sum(1))
+            near[rows] = step
+            steps[rows] = _over((x * x).sum(1), (x * _levels(x, step, bits)).sum(1))
+            advance(len(x))
     return Fit(symmetric(steps, bits), symmetric(near, bits))
 
 
-def _levels(x: Tensor, step: Tensor, half: float) -> Tensor:
-    """The nearest levels over the step, as `Grid.encode` takes them."""
-    return _over(x, step).add_(half).round_().clamp_(0, 2 * half).sub_(half)
+def _levels(x: Tensor, step: Tensor, bits: int) -> Tensor:
+    """The nearest levels over the step."""
+    return symmetric(step, bits).encode(x, bits).float() - ((1 << bits) - 1) / 2
 
 
 def _over(a: Tensor, b: Tensor) -> Tensor:

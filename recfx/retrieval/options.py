@@ -18,6 +18,17 @@ _WHERE = "recfx.retrieval.Index"
 _MOST_ITEMS = 1 << 31
 
 
+def codes_of(queries: Tensor, dim: int) -> Tensor:
+    """Queries that are codes of 1 bit as a contiguous matrix on the CPU; the search sees whether they are 0 and 1.
+
+    Raises:
+        InputError: Not [n, dim].
+    """
+    if queries.ndim != 2 or queries.shape[1] != dim:
+        raise InputError(f"codes of queries must be [n, {dim}], got {list(queries.shape)}", where=_WHERE)
+    return queries.detach().cpu().contiguous()
+
+
 def checked_codes(codes: Tensor, bits: int, dim: int | None) -> None:
     """Checks codes of a given width.
 

@@ -11,16 +11,15 @@ A grid per dimension is folded into the query: <q, lower + step * codes> = <q, l
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import Any
+from typing import Literal
 
 import torch
 from torch import Tensor
 
-from recfx.formats.searchable import unfit
 from recfx.retrieval import reference
 from recfx.retrieval.grid import Grid, checked, plain
-from recfx.retrieval.options import Metric, checked_codes
-from recfx.retrieval.packing import pack, words_of
+from recfx.retrieval.options import Metric, codes_of
+from recfx.retrieval.packing import words_of
 from recfx.targets.native.library import missing
 from recfx.targets.native.retrieval import Rounded, Rounding, round_queries
 
@@ -77,72 +76,47 @@ def prepare(queries: Tensor, grid: Grid, form: Form) -> Prepared:
         InputError: Queries of another width or type, or with numbers that a search cannot rank by.
     """
     if isinstance(queries, Tensor) and queries.dtype == torch.uint8 and form.query_bits == 1:
-        checked_codes(queries, 1, form.dim)
-        codes = queries.detach().cpu()
-        return _hamming(pack(codes, 1), form.dim) if form.metric == "hamming" else _of_codes(codes, grid)
+        return _to_signs(codes_of(queries, form.dim), grid, form, "codes")
     # Rounding looks through the numbers that it is given: these are the caller's unless something is done to them before.
     as_they_are = form.metric != "cosine" and grid.kind != "dimension"
     values = (plain if as_they_are else checked)(queries, form.dim, "queries")
     if form.metric == "cosine":
         values = torch.nn.functional.normalize(values, dim=1)
-    if form.metric == "hamming":
-        return _hamming(rounded(values, words_of(form.dim, 1), True).rows, form.dim)
-    return _to_signs(values, grid) if form.query_bits == 1 else _to_numbers(values, grid, form.bits)
+    return _to_signs(values, grid, form, "signs") if form.query_bits == 1 else _to_numbers(values, grid, form.bits)
 
 
-def _of_codes(codes: Tensor, grid: Grid) -> Prepared:
-    """Codes that stand for -1 and 1."""
-    sums = 2.0 * codes.sum(1, dtype=torch.int64).float() - codes.shape[1]
-    ones, none, rows = torch.ones(len(codes)), torch.zeros(len(codes)), pack(codes, 1)
+def _to_signs(values: Tensor, grid: Grid, form: Form, to: Literal["signs", "codes"]) -> Prepared:
+    """Signs times their mean magnitude, or codes that stand for -1 and 1."""
+    if form.metric == "hamming":  # minus the bits that differ, (value - d) / 2
+        return Prepared(Rounding(values, "bits" if to == "signs" else to, 0.5, constant=-form.dim / 2))
     if grid.kind == "symmetric":
-        return Prepared(rows, grid.step, None, sums, ones / 2, none)
+        return Prepared(Rounding(values, to, 0.5), grid.step)
     if grid.kind == "row":
         half, middle = grid.halves
-        return Prepared(rows, half, middle, sums, ones, none)
+        return Prepared(Rounding(values, to), half, middle)
     lower, step = grid.half_constants
-    return Prepared(rows, gain=ones * step, offset=lower * sums)
-
-
-def _to_signs(values: Tensor, grid: Grid) -> Prepared:
-    """Signs times their mean magnitude."""
-    if grid.kind == "symmetric":
-        return Prepared(Rounding(values, True, 0.5), grid.step)
-    if grid.kind == "row":
-        half, middle = grid.halves
-        return Prepared(Rounding(values, True), half, middle)
-    lower, step = grid.half_constants
-    return Prepared(Rounding(values, True, step, lower))
+    return Prepared(Rounding(values, to, step, lower))
 
 
 def _to_numbers(values: Tensor, grid: Grid, bits: int) -> Prepared:
     """Eight-bit numbers."""
     if grid.kind == "row":
-        return Prepared(Rounding(values, False), grid.step, grid.lower)
+        return Prepared(Rounding(values, "numbers"), grid.step, grid.lower)
     if grid.kind == "symmetric":
-        return Prepared(Rounding(values, False), grid.step, lower=grid.lower_in_steps)
+        return Prepared(Rounding(values, "numbers"), grid.step, lower=grid.lower_in_steps)
     if grid.kind == "table":
         lower, step = grid.constants
-        return Prepared(Rounding(values, False, step, lower))
-    width = words_of(values.shape[1], bits) * (32 // bits)
-    found = rounded(values * grid.step, width, False, what="queries, times the steps of the dimensions,")
+        return Prepared(Rounding(values, "numbers", step, lower))
+    scaled = checked(values * grid.step, None, "queries, times the steps of the dimensions,")
+    found = rounded(scaled, words_of(values.shape[1], bits) * (32 // bits))
     return Prepared(found.rows, gain=found.gain, offset=values @ grid.lower)
 
 
-def _hamming(rows: Tensor, dim: int) -> Prepared:
-    """Signs whose score is minus the number of bits that differ: (value - d) / 2."""
-    count = len(rows)
-    return Prepared(rows, gain=torch.full((count,), 0.5), offset=torch.full((count,), -dim / 2))
-
-
-def rounded(values: Tensor, width: int, signs: bool, what: str = "queries") -> Rounded:
-    """Queries rounded by the kernels, or by torch where there are none; see `recfx.targets.native.retrieval.round_queries`.
+def rounded(values: Tensor, width: int) -> Rounded:
+    """Queries as eight-bit numbers, by the kernels, or by torch where there are none.
 
     Raises:
         InputError: A row with numbers that a search cannot rank by.
     """
-    run: Any = round_queries if missing() is None else reference.round_queries
-    found = run(values, width, signs)
-    if isinstance(found, int):
-        raise unfit(found, what)
-    assert isinstance(found, Rounded)
-    return found
+    run = round_queries if missing() is None else reference.round_queries
+    return run(Rounding(values, "numbers"), width)

@@ -7,7 +7,7 @@ import dataclasses
 import torch
 from torch import Tensor
 
-from recfx.formats.searchable import LARGEST, unfit
+from recfx.formats.searchable import LARGEST
 from recfx.retrieval.packing import pack, rows_of, unpack
 from recfx.retrieval.rounding import round_rows
 from recfx.targets.native.retrieval import Rounded, Rounding, Scan
@@ -42,20 +42,23 @@ def shortlist(search: Scan) -> Tensor:
     return scan(search)[1]
 
 
-def round_queries(values: Tensor, width: int, signs: bool, step: float = 1.0, lower: float = 0.0) -> Rounded | int:
+def round_queries(asked: Rounding, width: int) -> Rounded:
     """See `recfx.targets.native.retrieval.round_queries`."""
-    bad = (~(values.abs() <= LARGEST)).any(1).nonzero()
+    values = asked.values
+    bad = (values > 1 if asked.to == "codes" else ~(values.abs() <= LARGEST)).any(1).nonzero()
     if len(bad):
-        return int(bad[0])
-    if signs:
-        codes = (values > 0).to(torch.uint8)
-        rows, unit = pack(codes, 1), values.abs().double().mean(1).float()
-        sums = 2.0 * codes.sum(1, dtype=torch.int64).float() - values.shape[1]
-    else:
+        raise asked.unfit(int(bad[0]))
+    if asked.to == "numbers":
         numbers, units = round_rows(values)
         rows, unit = torch.nn.functional.pad(numbers, (0, width - values.shape[1])), units[:, 0]
         sums = numbers.sum(1, dtype=torch.int64).float()
-    return Rounded(rows, sums, unit * step, unit * lower * sums)
+    else:
+        codes = (values > 0).to(torch.uint8)
+        rows, unit = pack(codes, 1), torch.ones(len(values))
+        if asked.to == "signs":
+            unit = values.abs().double().mean(1).float()
+        sums = 2.0 * codes.sum(1, dtype=torch.int64).float() - values.shape[1]
+    return Rounded(rows, sums, unit * asked.step, asked.constant + unit * asked.lower * sums)
 
 
 def _with_rounded_queries(search: Scan) -> Scan:
@@ -63,10 +66,7 @@ def _with_rounded_queries(search: Scan) -> Scan:
     if not isinstance(asked, Rounding):
         return search
     words = search.blocks.shape[1]
-    width = words if asked.signs else words * (32 // search.bits)
-    found = round_queries(asked.values, width, asked.signs, asked.step, asked.lower)
-    if isinstance(found, int):
-        raise unfit(found, "queries")
+    found = round_queries(asked, words * (32 // search.bits) if asked.to == "numbers" else words)
     rounded = {"queries": found.rows, "query_sum": found.sums, "gain": found.gain, "offset": found.offset}
     return dataclasses.replace(search, **rounded)  # type: ignore[arg-type]
 

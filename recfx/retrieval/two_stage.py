@@ -196,7 +196,7 @@ class TwoStageIndex:
         if self._affine is None:
             scores, ids = run(self._rows, values, listed, k)
             return scores, ids
-        asked = rounded(values, values.shape[1], False)
+        asked = rounded(values, values.shape[1])
         scores, ids = run(self._rows, asked.rows, listed, k, affine=(self._affine.step, self._affine.lower, asked.sums))
         return scores * asked.gain[:, None], ids
 

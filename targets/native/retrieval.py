@@ -4,16 +4,20 @@ from __future__ import annotations
 
 import ctypes
 from dataclasses import dataclass
+from typing import Literal
 
 import torch
 from torch import Tensor
 
-from recfx.errors import TargetError
+from recfx.errors import InputError, TargetError
 from recfx.formats.searchable import unfit
 from recfx.targets.native.library import library, search_level
 
 #: Items of one block.
 BLOCK = 16
+
+#: What queries are rounded to, as csrc/retrieval.h numbers it.
+_ROUNDED_TO = {"numbers": 0, "signs": 1, "bits": 2, "codes": 3}
 
 #: Kinds of rows to score again, as csrc/abi.h numbers them.
 _ROW_DTYPES = {torch.float32: 0, torch.float16: 5, torch.uint8: 3}
@@ -26,16 +30,17 @@ class _Search(ctypes.Structure):
         *((name, _i64) for name in ("struct_bytes", "items", "dim", "bits", "words", "queries", "k", "hamming")),
         *((name, _p) for name in ("blocks", "query_rows", "scale", "bias", "query_sum", "dead", "exclude_from")),
         *((name, _p) for name in ("exclude", "gain", "offset", "scores", "ids")),
-        *((name, ctypes.c_float) for name in ("lower", "query_step", "query_lower")),
+        *((name, ctypes.c_float) for name in ("lower", "query_step", "query_lower", "query_constant")),
+        ("query_kind", _i64),
         ("values", _p),
     )
 
 
 class _Queries(ctypes.Structure):
     _fields_ = (
-        *((name, _i64) for name in ("struct_bytes", "queries", "dim", "signs", "width")),
+        *((name, _i64) for name in ("struct_bytes", "queries", "dim", "kind", "width")),
         *((name, _p) for name in ("values", "rows")),
-        *((name, ctypes.c_float) for name in ("step", "lower")),
+        *((name, ctypes.c_float) for name in ("step", "lower", "constant")),
         *((name, _p) for name in ("gain", "offset", "sums")),
     )
 
@@ -49,23 +54,30 @@ class _Rescore(ctypes.Structure):
 
 @dataclass(frozen=True)
 class Rounding:
-    """Queries that a search rounds itself, as `round_queries` does.
+    """Queries to be rounded, and score = gain * value + offset with gain = unit * step, offset = constant + unit * lower * sum.
 
     Attributes:
-        values: float32 [Q, dim], contiguous.
-        signs: See `round_queries`.
-        step: Likewise.
+        values: float32 [Q, dim], or uint8 of 0 and 1 for `codes`; contiguous.
+        to: `numbers` from -127 to 127 whose unit is max |q| / 127, and 1 for rows of zeros; `signs`, bits that say whether a value is above
+            zero, whose unit is mean |q|; `bits`, the same with unit 1; `codes`, the same of codes.
+        step: See above.
         lower: Likewise.
+        constant: Likewise.
     """
 
     values: Tensor
-    signs: bool
+    to: Literal["numbers", "signs", "bits", "codes"]
     step: float = 1.0
     lower: float = 0.0
+    constant: float = 0.0
 
     def __len__(self) -> int:
         """Queries."""
         return len(self.values)
+
+    def unfit(self, row: int) -> InputError:
+        """The error for a row that cannot be rounded."""
+        return InputError(f"row {row} of queries holds codes above 1") if self.to == "codes" else unfit(row, "queries")
 
 
 @dataclass(frozen=True)
@@ -128,39 +140,32 @@ class Rounded:
     offset: Tensor
 
 
-def round_queries(values: Tensor, width: int, signs: bool, step: float = 1.0, lower: float = 0.0) -> Rounded | int:
-    """Rounds queries to their signs or to eight bits.
-
-    With unit = max |q| / 127, or mean |q| for signs, `gain` is unit * step and `offset` unit * lower * sum. Rows of zeros have unit 1,
-    or 0 for signs.
+def round_queries(asked: Rounding, width: int) -> Rounded:
+    """Rounds queries.
 
     Args:
-        values: float32 [Q, d], contiguous.
-        width: Words, or numbers, of a row of the result, which has room for d.
-        signs: Whether a bit says that a value is above zero; otherwise rows are of numbers from -127 to 127.
-        step: See above.
-        lower: See above.
-
-    Returns:
-        The queries, or the first row that holds NaN, infinities or numbers beyond 1e15.
+        asked: They.
+        width: Words, or numbers, of a row of the result, which has room for all of a query.
 
     Raises:
+        InputError: A row holds NaN, infinities, numbers beyond 1e15, or codes above 1.
         TargetError: The kernels cannot run here.
     """
-    count, dim = values.shape
-    rows = torch.empty(count, width, dtype=torch.int32 if signs else torch.int8)
+    count, dim = asked.values.shape
+    rows = torch.empty(count, width, dtype=torch.int8 if asked.to == "numbers" else torch.int32)
     numbers = torch.empty(3, count)
     at, row_bytes = numbers.data_ptr(), 4 * count
     call = _Queries(
         struct_bytes=ctypes.sizeof(_Queries),
         queries=count,
         dim=dim,
-        signs=int(signs),
+        kind=_ROUNDED_TO[asked.to],
         width=width,
-        values=values.data_ptr(),
+        values=asked.values.data_ptr(),
         rows=rows.data_ptr(),
-        step=step,
-        lower=lower,
+        step=asked.step,
+        lower=asked.lower,
+        constant=asked.constant,
         gain=at,
         offset=at + row_bytes,
         sums=at + 2 * row_bytes,
@@ -168,8 +173,10 @@ def round_queries(values: Tensor, width: int, signs: bool, step: float = 1.0, lo
     code: int = library().calls["recfx_round_queries"](ctypes.byref(call))
     if code == -2:
         raise TargetError(_OTHER_SOURCES, hint=_REBUILD)
+    if code >= 0:
+        raise asked.unfit(code)
     gain, offset, sums = numbers.unbind()
-    return code if code >= 0 else Rounded(rows, sums, gain, offset)
+    return Rounded(rows, sums, gain, offset)
 
 
 def scan(search: Scan, level: str | None = None, threads: int | None = None) -> tuple[Tensor, Tensor]:
@@ -184,7 +191,7 @@ def scan(search: Scan, level: str | None = None, threads: int | None = None) -> 
         Scores, float32 [Q, k] and descending, and ids, int64 [Q, k]; -inf and -1 where there are no more items.
 
     Raises:
-        InputError: Values to be rounded are NaN, infinities or numbers beyond 1e15.
+        InputError: Queries cannot be rounded, see `round_queries`.
         TargetError: The kernels cannot run here, or memory is short.
     """
     scores = torch.empty(len(search.queries), search.k)
@@ -220,15 +227,17 @@ def _scan(search: Scan, scores: Tensor | None, level: str | None, threads: int |
         lower=search.lower,
     )
     if isinstance(asked, Rounding):
-        call.hamming = int(asked.signs)
-        call.values = asked.values.data_ptr()
-        call.query_step, call.query_lower = asked.step, asked.lower
+        call.hamming = int(asked.to != "numbers")
+        call.query_kind, call.values = _ROUNDED_TO[asked.to], asked.values.data_ptr()
+        call.query_step, call.query_lower, call.query_constant = asked.step, asked.lower, asked.constant
     else:
         call.hamming = int(asked.dtype == torch.int32)
         call.query_rows = asked.data_ptr()
         call.query_sum, call.gain, call.offset = map(_address, (search.query_sum, search.gain, search.offset))
     if count:
-        _run("recfx_search", call, level, threads)
+        code = _run("recfx_search", call, level, threads)
+        if code < 0 and isinstance(asked, Rounding):
+            raise asked.unfit(-1 - code)
     return ids
 
 
@@ -288,15 +297,18 @@ def _address(tensor: Tensor | None) -> int | None:
     return None if tensor is None else tensor.data_ptr()
 
 
-def _run(name: str, call: ctypes.Structure, level: str | None, threads: int | None) -> None:
-    chosen = level or search_level()
-    code = library().calls[name](chosen.encode(), ctypes.byref(call), threads or torch.get_num_threads())
-    if code < 0:
-        raise unfit(-1 - code, "queries")
+def _run(name: str, call: ctypes.Structure, level: str | None, threads: int | None) -> int:
+    run, team = library().calls[name], threads or torch.get_num_threads()
+    # The library looks for RECFX_LEVEL itself, which takes it less than Python; only one that searches do not have is looked into here.
+    code: int = run(level.encode() if level else None, ctypes.byref(call), team)
+    if code == 1 and level is None:
+        level = search_level()
+        code = run(level.encode(), ctypes.byref(call), team)
     if code == 1:
         known = ", ".join(library().search_levels)
-        raise TargetError(f"searches cannot run at the level {chosen!r} here", hint=f"this processor runs {known}")
+        raise TargetError(f"searches cannot run at the level {level!r} here", hint=f"this processor runs {known}")
     if code == 2:
         raise TargetError("a search found no memory for its lists", hint="search fewer queries at once, or a smaller k")
     if code == 3:
         raise TargetError(_OTHER_SOURCES, hint=_REBUILD)
+    return code

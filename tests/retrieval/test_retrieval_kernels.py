@@ -10,11 +10,11 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from native_kit import needs_kernels
 
-from recfx.errors import TargetError
+from recfx.errors import InputError, TargetError
 from recfx.retrieval import reference
 from recfx.retrieval.packing import pack, to_blocks, words_of
 from recfx.targets.native.library import library, search_level
-from recfx.targets.native.retrieval import Rounded, Scan, rescore, round_queries, scan, shortlist
+from recfx.targets.native.retrieval import Rounded, Rounding, Scan, rescore, round_queries, scan, shortlist
 
 pytestmark = needs_kernels
 relaxed = settings(deadline=None, max_examples=40)
@@ -126,26 +126,44 @@ def test_long_lists_of_what_deletions_leave(many: Scan) -> None:
 @given(st.data())
 def test_rounded_queries_are_those_of_the_reference(data: st.DataObject) -> None:
     rng = torch.Generator().manual_seed(data.draw(st.integers(0, 2**32)))
-    count, dim, signs = data.draw(st.integers(0, 9)), data.draw(st.integers(1, 130)), data.draw(st.booleans())
-    size = data.draw(st.sampled_from([1.0, 1e-44, 1e-30, 1e14]))
-    values = torch.randn(count, dim, generator=rng).mul_(size)
+    count, dim = data.draw(st.integers(0, 9)), data.draw(st.integers(1, 130))
+    to = data.draw(st.sampled_from(["numbers", "signs", "bits", "codes"]))
+    values = torch.randn(count, dim, generator=rng).mul_(data.draw(st.sampled_from([1.0, 1e-44, 1e-30, 1e14])))
     values[torch.rand(count, generator=rng) < 0.2] = 0
-    width = words_of(dim, 1) if signs else words_of(dim, 2) * 16
-    step, lower = data.draw(st.sampled_from([(1.0, 0.0), (0.3, -0.7)]))
+    wrong = data.draw(st.sampled_from([float("nan"), float("inf"), -2e15]))
+    if to == "codes":
+        values, wrong = (values > 0).to(torch.uint8), data.draw(st.sampled_from([2, 255]))
+    step, lower, constant = data.draw(st.sampled_from([(1.0, 0.0, 0.0), (0.3, -0.7, 0.1)]))
+    asked = Rounding(values, to, step, lower, constant)  # type: ignore[arg-type]
+    width = words_of(dim, 2) * 16 if to == "numbers" else words_of(dim, 1)
     if data.draw(st.booleans()) and count:
         row = data.draw(st.integers(0, count - 1))
-        values[row, data.draw(st.integers(0, dim - 1))] = data.draw(
-            st.sampled_from([float("nan"), float("inf"), -2e15])
-        )
-        assert round_queries(values, width, signs) == reference.round_queries(values, width, signs) == row
+        values[row, data.draw(st.integers(0, dim - 1))] = wrong
+        for run in (round_queries, reference.round_queries):
+            with pytest.raises(InputError, match=f"row {row} of queries holds"):
+                run(asked, width)
         return
-    found, expected = (run(values, width, signs, step, lower) for run in (round_queries, reference.round_queries))
-    assert isinstance(found, Rounded)
-    assert isinstance(expected, Rounded)
+    found, expected = (run(asked, width) for run in (round_queries, reference.round_queries))
     for part in dataclasses.fields(Rounded):
         one, other = getattr(found, part.name), getattr(expected, part.name)
         assert torch.equal(one, other), part.name
         assert one.dtype == other.dtype
+
+
+@relaxed
+@given(problem=scans(), st_data=st.data())
+def test_searches_round_as_the_reference_does(problem: Scan, st_data: st.DataObject) -> None:
+    rng = torch.Generator().manual_seed(st_data.draw(st.integers(0, 2**32)))
+    assert isinstance(problem.queries, torch.Tensor)
+    hamming = problem.queries.dtype == torch.int32
+    to = st_data.draw(st.sampled_from(["signs", "bits", "codes"] if hamming else ["numbers"]))
+    values = torch.randn(len(problem.queries), problem.dim, generator=rng)
+    values = (values > 0).to(torch.uint8) if to == "codes" else values
+    problem = dataclasses.replace(problem, queries=Rounding(values, to, 0.5, -0.3, 0.2), gain=None, offset=None)
+    expected = reference.scan(problem)
+    for level in library().search_levels:
+        for one, other in zip(scan(problem, level), expected, strict=True):
+            assert torch.equal(one, other), level
 
 
 @pytest.mark.parametrize("bits", [1, 8])
@@ -213,6 +231,20 @@ def test_rescoring_of_real_rows_has_the_same_bits_at_every_level(seed: int, dim:
         found_values, found_ids = rescore(rows, asked, shortlist, 30, level=level)
         assert torch.equal(found_values, values)
         assert torch.equal(found_ids, ids)
+
+
+def test_searches_run_at_the_level_that_is_asked_for(monkeypatch: pytest.MonkeyPatch, many: Scan) -> None:
+    """By the environment, too."""
+    expected = scan(many)
+    for asked in ("portable", "", "avx512_bf16"):  # the last is a level of models, which searches do not have
+        monkeypatch.setenv("RECFX_LEVEL", asked)
+        if asked in ("", *library().levels):
+            assert torch.equal(scan(many)[1], expected[1])
+    monkeypatch.setenv("RECFX_LEVEL", "none-such")
+    with pytest.raises(TargetError, match="none-such"):
+        scan(many)
+    with pytest.raises(TargetError, match="at the level 'none-such'"):
+        scan(many, "none-such")
 
 
 def test_levels_by_name(monkeypatch: pytest.MonkeyPatch) -> None:

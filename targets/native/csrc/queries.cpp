@@ -22,19 +22,25 @@ float reach(const float* row, int64_t dim) {
     return fits ? high : -1;
 }
 
-// Words of bits, set where the value is above zero. Gives how many are; the magnitudes are added up in float64, whose sum comes out the same in
-// float32 whatever the order.
-int64_t signs(const float* row, int64_t dim, int64_t words, uint32_t* to, double& magnitude) {
+double mean_magnitude(const float* row, int64_t dim) {
+    double sum = 0;  // comes out the same in float32 whatever the order
+    for (int64_t i = 0; i < dim; ++i) sum += double(std::fabs(row[i]));
+    return sum / double(dim);
+}
+
+// Words of bits, set where the value is above zero. Gives how many are, or -1 where a code is above 1.
+template <class T>
+int64_t signs(const T* row, int64_t dim, int64_t words, uint32_t* to) {
     std::memset(to, 0, size_t(words) * 4);
     int64_t above = 0;
-    magnitude = 0;
+    bool fits = true;
     for (int64_t i = 0; i < dim; ++i) {
         const uint32_t set = row[i] > 0;
+        if (sizeof(T) == 1) fits &= row[i] <= 1;
         to[i / 32] |= set << (i % 32);
         above += set;
-        magnitude += double(std::fabs(row[i]));
     }
-    return above;
+    return fits ? above : -1;
 }
 
 // Nearest whole number, ties to even, of magnitudes below 2^22.
@@ -52,29 +58,41 @@ int64_t numbers(const float* row, int64_t dim, int64_t width, float unit, int8_t
     return sum;
 }
 
+// Rounds one query; false where it cannot be.
+bool round_one(const RecfxQueries& work, int64_t q, float& unit, int64_t& sum) {
+    const int64_t at = q * work.dim;
+    uint32_t* words = static_cast<uint32_t*>(work.rows) + q * work.width;
+    unit = 1.0f;
+    if (work.kind == RECFX_FROM_CODES) {
+        const int64_t above = signs(static_cast<const uint8_t*>(work.values) + at, work.dim, work.width, words);
+        sum = 2 * above - work.dim;
+        return above >= 0;
+    }
+    const float* row = static_cast<const float*>(work.values) + at;
+    const float high = reach(row, work.dim);
+    if (high < 0) return false;
+    if (work.kind == RECFX_TO_NUMBERS) {
+        if (high / LARGEST > 0) unit = high / LARGEST;  // not of rows of zeros, or so small that the quotient is
+        sum = numbers(row, work.dim, work.width, unit, static_cast<int8_t*>(work.rows) + q * work.width);
+        return true;
+    }
+    sum = 2 * signs(row, work.dim, work.width, words) - work.dim;
+    if (work.kind == RECFX_TO_SIGNS) unit = float(mean_magnitude(row, work.dim));
+    return true;
+}
+
 }  // namespace
 }  // namespace recfx
 
 extern "C" int64_t recfx_round_queries(const RecfxQueries* work) {
-    using namespace recfx;
     if (work->struct_bytes != int64_t(sizeof *work)) return -2;
     for (int64_t q = 0; q < work->queries; ++q) {
-        const float* row = work->values + q * work->dim;
-        const float high = reach(row, work->dim);
-        if (high < 0) return q;
-        float unit = high / LARGEST;
-        if (unit == 0) unit = 1.0f;  // of rows of zeros, or so small that the quotient is
+        float unit;
         int64_t sum;
-        if (work->signs) {
-            double magnitude;
-            sum = 2 * signs(row, work->dim, work->width, static_cast<uint32_t*>(work->rows) + q * work->width, magnitude) - work->dim;
-            unit = float(magnitude / double(work->dim));
-        } else {
-            sum = numbers(row, work->dim, work->width, unit, static_cast<int8_t*>(work->rows) + q * work->width);
-        }
+        if (!recfx::round_one(*work, q, unit, sum)) return q;
         work->sums[q] = float(sum);
         work->gain[q] = unit * work->step;
-        work->offset[q] = unit * work->lower * float(sum);
+        work->offset[q] = work->constant + unit * work->lower * float(sum);
     }
     return -1;
 }

@@ -214,8 +214,9 @@ struct RoundedQueries {
         const int64_t words = asked.hamming ? asked.words : asked.words * 8 / asked.bits;  // 32 / bits numbers of a byte go with a word
         rows.resize(size_t(asked.queries * words));
         float* at = numbers.data();
-        const RecfxQueries work{int64_t(sizeof work), asked.queries, asked.dim, asked.hamming, asked.hamming ? words : words * 4, asked.values,
-                                rows.data(), asked.query_step, asked.query_lower, at, at + asked.queries, at + 2 * asked.queries};
+        const RecfxQueries work{int64_t(sizeof work), asked.queries, asked.dim, asked.query_kind, asked.hamming ? words : words * 4,
+                                asked.values, rows.data(), asked.query_step, asked.query_lower, asked.query_constant,
+                                at, at + asked.queries, at + 2 * asked.queries};
         unfit = recfx_round_queries(&work);
         search.query_rows = rows.data();
         search.gain = work.gain;

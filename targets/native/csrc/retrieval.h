@@ -31,19 +31,28 @@ struct RecfxSearch {
     float* scores;               // [queries, k]; -inf where there are fewer items; null: ids in any order are enough
     int64_t* ids;                // [queries, k]; -1 there
     float lower;                 // code 0 in steps, read where there is a scale and no bias
-    float query_step, query_lower;  // see RecfxQueries
-    const float* values;         // [queries, dim], to be rounded first: then query_rows, query_sum, gain and offset are not read; or null
+    float query_step, query_lower, query_constant;  // see RecfxQueries
+    int64_t query_kind;
+    const void* values;          // [queries, dim], to be rounded first: then query_rows, query_sum, gain and offset are not read; or null
+};
+
+// What queries are rounded to, and the unit of that.
+enum {
+    RECFX_TO_NUMBERS,  // int8; max |x| / 127
+    RECFX_TO_SIGNS,    // words of bits, set where the value is above zero; mean |x|
+    RECFX_TO_BITS,     // likewise; 1
+    RECFX_FROM_CODES,  // likewise, of uint8 codes 0 and 1; 1
 };
 
 // Queries to be rounded. Keep in step with targets/native/retrieval.py, too.
 struct RecfxQueries {
     int64_t struct_bytes;
     int64_t queries, dim;
-    int64_t signs;        // 1: to words of bits; 0: to int8 numbers, unit = max |x| / 127
+    int64_t kind;         // RECFX_TO_...
     int64_t width;        // words, or numbers, of a row of the result; zero past `dim`
-    const float* values;  // [queries, dim]
+    const void* values;   // [queries, dim], float32 or uint8
     void* rows;
-    float step, lower;    // gain = unit * step, offset = unit * lower * sum; with signs the unit is mean |x|
+    float step, lower, constant;  // gain = unit * step, offset = constant + unit * lower * sum
     float* gain;          // [queries]
     float* offset;        // [queries]
     float* sums;          // [queries], of the numbers, or of the signs
@@ -66,9 +75,10 @@ struct RecfxRescore {
 
 #define RECFX_SEARCH_API __attribute__((visibility("default")))
 RECFX_SEARCH_API const char* recfx_search_levels();  // comma-separated, best first
-// 0: done; below 0: -1 less the first row of `values` that holds NaN, infinities or numbers beyond 1e15; 1: this processor has no such level; 2: no memory; 3: the caller was written for another library.
+// 0: done; below 0: -1 less the first row of `values` that cannot be rounded; 1: this processor has no such level; 2: no memory; 3: the caller was written for another library.
+// The level as `find_scan_level` takes it.
 RECFX_SEARCH_API int64_t recfx_search(const char* level, const RecfxSearch* search, int64_t threads);
-// -1: done; -2: the caller was written for another library; otherwise the first row that holds NaN, infinities or numbers beyond 1e15.
+// -1: done; -2: the caller was written for another library; otherwise the first row that holds NaN, infinities, numbers beyond 1e15, or codes above 1.
 RECFX_SEARCH_API int64_t recfx_round_queries(const RecfxQueries* work);
 RECFX_SEARCH_API int64_t recfx_rescore(const char* level, const RecfxRescore* search, int64_t threads);
 }
@@ -128,7 +138,7 @@ void shorten(Best& best, Limit& limit, bool real);
 void enter(const RecfxSearch& search, Best& best, Limit& limit, int64_t first, uint32_t mask, const int32_t* values);
 void enter(const RecfxSearch& search, Best& best, Limit& limit, int64_t first, uint32_t mask, const float* values);
 
-// None where this processor has no such level.
+// By name; without one that of RECFX_LEVEL, and the best where that is not set. None where this processor has no such level.
 const ScanLevel* find_scan_level(const char* name);
 
 const ScanLevel* scan_avx512_vpopcntdq();
