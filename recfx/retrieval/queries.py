@@ -24,7 +24,7 @@ from recfx.targets.native.library import missing
 from recfx.targets.native.retrieval import Rounded, Rounding, round_queries
 
 
-@dataclass(frozen=True)
+@dataclass(slots=True)
 class Prepared:
     """Queries, and score = gain * value + offset.
 
@@ -47,7 +47,7 @@ class Prepared:
     lower: float = 0.0
 
 
-@dataclass(frozen=True)
+@dataclass(slots=True)
 class Form:
     """What an index is.
 

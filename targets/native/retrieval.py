@@ -52,7 +52,8 @@ class _Rescore(ctypes.Structure):
     )
 
 
-@dataclass(frozen=True)
+# Made for every query, so that what a frozen class takes to set its fields would show with cold caches.
+@dataclass(slots=True)
 class Rounding:
     """Queries to be rounded, and score = gain * value + offset with gain = unit * step, offset = constant + unit * lower * sum.
 
@@ -80,7 +81,7 @@ class Rounding:
         return InputError(f"row {row} of queries holds codes above 1") if self.to == "codes" else unfit(row, "queries")
 
 
-@dataclass(frozen=True)
+@dataclass(slots=True)
 class Scan:
     """A search through all items, all tensors contiguous and on the CPU.
 
