@@ -16,7 +16,7 @@ from dataclasses import dataclass
 import torch
 
 from recfx.errors import InputError
-from recfx.formats.code_fit import find_codes, minmax_codes
+from recfx.formats.code_fit import best_codes, find_codes, minmax_codes, symmetric_codes
 from recfx.formats.code_rows import Codes
 from recfx.formats.rotations import check_finite, random_rotation
 from recfx.ir.numeric import Exactness
@@ -25,7 +25,8 @@ from recfx.passes._score_codes import score_in_codes
 from recfx.passes.binarize_embeddings import check_options
 from recfx.pipeline import Pass, PassContext, PassSpec, register
 
-METHODS = ("minmax-rows", "rotation")
+_WITHOUT_ROTATION = {"rows": best_codes, "symmetric-rows": symmetric_codes, "minmax-rows": minmax_codes}
+METHODS = (*_WITHOUT_ROTATION, "rotation")
 
 
 @register
@@ -35,8 +36,9 @@ class QuantizeEmbeddings(Pass):
 
     Attributes:
         bits: 8, 4 or 2; for one bit there is `binarize-embeddings`.
-        method: How a table becomes codes: "minmax-rows" (levels between a row's extremes) or "rotation" (the same after a random rotation,
-            for rows of which a few columns are much larger than the others).
+        method: How a table becomes codes: "symmetric-rows" (levels about zero), "minmax-rows" (levels between a row's extremes), "rows"
+            (whichever of these loses less) or "rotation" (the same after a random rotation, for rows of which a few columns are much
+            larger than the others).
         query_bits: What queries are rounded to as they come: 8, 4 or 1.
         min_rows: Tables of fewer rows are left alone.
         seed: Of the rotation.
@@ -50,7 +52,7 @@ class QuantizeEmbeddings(Pass):
     )
 
     bits: int = 8
-    method: str = "minmax-rows"
+    method: str = "rows"
     query_bits: int = 8
     min_rows: int = 1
     seed: int = 0
@@ -69,7 +71,7 @@ class QuantizeEmbeddings(Pass):
         found = find_codes(table, self.bits)
         if found is not None:
             return found, None
-        if self.method == "minmax-rows":
-            return minmax_codes(table, self.bits), None
-        rotation = random_rotation(table.shape[1], self.seed)
-        return minmax_codes(table @ rotation, self.bits), rotation
+        if self.method == "rotation":
+            rotation = random_rotation(table.shape[1], self.seed)
+            return best_codes(table @ rotation, self.bits), rotation
+        return _WITHOUT_ROTATION[self.method](table, self.bits), None

@@ -9,6 +9,7 @@ from torch import Tensor
 
 from recfx.formats.code_rows import Codes
 from recfx.formats.rotations import check_finite
+from recfx.formats.symmetric import lost_across, lowest, nearest_codes, symmetric_steps
 
 _ROUNDINGS = (
     8 * torch.finfo(torch.float32).eps
@@ -93,6 +94,43 @@ def minmax_codes(table: Tensor, bits: int) -> Codes:
         return Codes(codes.to(torch.uint8), lower, step, bits)
 
     return _joined([fit(rows) for rows in _blocks(table)])
+
+
+def symmetric_codes(table: Tensor, bits: int) -> Codes:
+    """Each row on 2**bits levels about zero, at the distance that suits it; see `recfx.formats.symmetric`.
+
+    At 2 bits and 64 columns this loses a third less than `minmax_codes` on normal values, apart from what a scale mends.
+
+    Args:
+        table: Floating point [n, d].
+        bits: 8, 4 or 2.
+
+    Raises:
+        InputError: As for `sign_codes`.
+    """
+    check_finite(table, "symmetric codes")
+
+    def fit(rows: Tensor) -> Codes:
+        near, step = (steps[:, None] for steps in symmetric_steps(rows, bits))
+        codes = nearest_codes(rows, lowest(bits) * near, near, bits)
+        return Codes(codes, (lowest(bits) * step).float(), step.float(), bits)
+
+    return _joined([fit(rows) for rows in _blocks(table)])
+
+
+def best_codes(table: Tensor, bits: int) -> Codes:
+    """`symmetric_codes` or `minmax_codes`, whichever loses less of the table.
+
+    Args:
+        table: Floating point [n, d].
+        bits: 8, 4 or 2.
+
+    Raises:
+        InputError: As for `sign_codes`.
+    """
+    symmetric, spread = symmetric_codes(table, bits), minmax_codes(table, bits)
+    rows = table.detach().float()
+    return symmetric if lost_across(rows, symmetric.values()) <= lost_across(rows, spread.values()) else spread
 
 
 def find_codes(table: Tensor, bits: int) -> Codes | None:

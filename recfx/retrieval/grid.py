@@ -14,11 +14,11 @@ from torch import Tensor
 
 from recfx.errors import InputError
 from recfx.formats.searchable import LARGEST, unfit
+from recfx.formats.symmetric import lowest, nearest_codes
 
 Kind = Literal["table", "row", "symmetric", "dimension"]
 KINDS: tuple[Kind, ...] = get_args(Kind)
 
-_LEAST_STEP = 1e-30
 _EPS = 2.0**-21  # a few roundings of float32
 
 
@@ -82,8 +82,7 @@ class Grid:
         lower, step = self._columns()
         if bits == 1:  # a value on the boundary is code 0, as the sign of zero is
             return (values > lower + step / 2).to(torch.uint8)
-        steps = (values - lower) / step.clamp(min=_LEAST_STEP)
-        return steps.round_().clamp_(0, (1 << bits) - 1).to(torch.uint8)
+        return nearest_codes(values, lower, step, bits)
 
     def decode(self, codes: Tensor) -> Tensor:
         """The values of codes, float32 [n, d]."""
@@ -99,7 +98,7 @@ class Grid:
 
 def symmetric(step: Tensor, bits: int) -> Grid:
     """The grid of rows with levels symmetric about zero, from their steps, float32 [n]."""
-    return Grid(torch.tensor(-((1 << bits) - 1) / 2), step, "symmetric")
+    return Grid(torch.tensor(lowest(bits)), step, "symmetric")
 
 
 def _of_rows(lower: Tensor, step: Tensor, bits: int) -> Grid:

@@ -14,7 +14,7 @@ from score_cases import DIM, FIRES, LEAVES_ALONE, calls, check, prepared
 from torch import nn
 
 from recfx.errors import InputError
-from recfx.formats.code_fit import minmax_codes
+from recfx.formats.code_fit import best_codes, minmax_codes, symmetric_codes
 from recfx.formats.code_rows import unpack_codes
 from recfx.formats.rotations import random_rotation
 from recfx.ir import capture, same_graph
@@ -28,18 +28,20 @@ LOWERED = [n for n in FIRES if not any(word in n for word in ("best", "turned", 
 
 def rounded(bits: int, method: str, table: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor | None]:
     """The values that a method's codes stand for, in the space that the rotation leads to."""
-    rotation = random_rotation(DIM) if method == "rotation" else None
-    return minmax_codes(table if rotation is None else table @ rotation, bits).values(), rotation
+    if method == "rotation":
+        return best_codes(table @ random_rotation(DIM), bits).values(), random_rotation(DIM)
+    codes = {"rows": best_codes, "symmetric-rows": symmetric_codes, "minmax-rows": minmax_codes}[method]
+    return codes(table, bits).values(), None
 
 
 @pytest.mark.parametrize("name", FIRES)
 def test_fires(name: str) -> None:
-    program = check(QuantizeEmbeddings(), FIRES[name], lambda t: rounded(8, "minmax-rows", t))
+    program = check(QuantizeEmbeddings(), FIRES[name], lambda t: rounded(8, "rows", t))
     assert all((n.args[3], n.args[4]) == (8, 8) for n in calls(program))
 
 
 @pytest.mark.parametrize("bits", [8, 4, 2])
-@pytest.mark.parametrize("method", ["minmax-rows", "rotation"])
+@pytest.mark.parametrize("method", ["rows", "symmetric-rows", "minmax-rows", "rotation"])
 @pytest.mark.parametrize("query_bits", [8, 4, 1])
 @pytest.mark.parametrize("name", ["candidates", "the whole catalogue by linear"])
 def test_methods(bits: int, method: str, query_bits: int, name: str) -> None:
