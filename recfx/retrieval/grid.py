@@ -125,9 +125,9 @@ def given(lower: Tensor | float | None, step: Tensor | float | None, rows: int, 
     if low.numel() == 1 and low.ndim <= 2 and (rows != 1 or low.ndim == 0):
         return Grid(low.reshape(()).clone(), high.reshape(()).clone(), "table")
     if low.shape == (rows, 1):
-        return _of_rows(low[:, 0].contiguous(), high[:, 0].contiguous(), bits)
+        return _of_rows(low[:, 0].clone(), high[:, 0].clone(), bits)
     if low.shape in ((dim,), (1, dim)):
-        return Grid(low.reshape(dim).contiguous(), high.reshape(dim).contiguous(), "dimension")
+        return Grid(low.reshape(dim).clone(), high.reshape(dim).clone(), "dimension")
     raise InputError(f"lower and step are {list(low.shape)}; [], [{rows}, 1] and [1, {dim}] fit the codes")
 
 

@@ -171,6 +171,20 @@ def test_rows_with_constants_of_their_own_join_symmetric_ones_and_the_other_way_
         torch.testing.assert_close(one, other, rtol=1e-5, atol=1e-5)
 
 
+@pytest.mark.parametrize("shape", [(32, 1), (1, 8), (8,)], ids=str)
+@pytest.mark.parametrize("about_zero", [True, False])
+def test_constants_are_the_callers_no_longer(shape: tuple[int, ...], about_zero: bool) -> None:
+    codes, queries = torch.ones(32, 8, dtype=torch.uint8), drawn(0, 2, 8)
+    step = torch.rand(shape, generator=torch.Generator().manual_seed(0)) + 0.1
+    lower = -1.5 * step if about_zero else -step
+    index = Index.from_codes(codes, 2, lower, step)
+    before = index.search(queries, 32)
+    step.mul_(7)
+    lower.mul_(3)
+    for one, other in zip(before, index.search(queries, 32), strict=True):
+        assert torch.equal(one, other)
+
+
 @pytest.mark.parametrize("query_bits", [1, 8])
 @relaxed
 @given(seed=seeds, dim=st.integers(1, 70), slip=st.sampled_from([0.0, 2.0**-23, 2.0**-22]))
