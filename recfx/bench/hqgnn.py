@@ -83,6 +83,9 @@ def run_hqgnn(options: Options) -> Results:
             where="recfx bench hqgnn",
             hint="make them by cells(..., wide=recipe.wide > 0)",
         )
+    alone = [cell.name for cell in options.cells if cell.refined and replace(cell, refined=False) not in options.cells]
+    if alone:
+        raise InputError(f"{alone[0]} needs the cell that it refines", where="recfx bench hqgnn")
     if any(cell.refined for cell in options.cells) and not (options.recipe.refined and options.recipe.ranks):
         raise InputError(
             "users are refined for first items, and the recipe has none",
@@ -226,6 +229,8 @@ class _Run:
             write_json(file, wanted)
             return
         found = read_json(file)
+        # Folders of before a setting was there have results by its default.
+        found["recipe"] = {**asdict(Recipe()), **found.get("recipe", {})}
         other = sorted(name for name in wanted if found.get(name) != wanted[name])
         if other:
             raise InputError(

@@ -3,13 +3,13 @@
 from __future__ import annotations
 
 import os
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass
 from pathlib import Path
 
 from recfx.data import Interactions, load_interactions, read_movielens, synthetic_feedback
 from recfx.data.gowalla import find_gowalla, read_gowalla
 from recfx.data.movielens import has_movielens
-from recfx.errors import DataError
+from recfx.errors import DataError, InputError
 
 #: Data by name, and what each is.
 DATA = {
@@ -60,10 +60,16 @@ class Recipe:
     refined: int = 400
     seed: int = 0
 
+    def __post_init__(self) -> None:
+        least = dict.fromkeys(("ranks", "wide", "refined", "decay", "l2", "seed"), 0)
+        for name, value in asdict(self).items():
+            if value < least.get(name, 1 if isinstance(value, int) else 1e-12):
+                raise InputError(f"the recipe's {name} cannot be {value}", where="recfx bench")
+
 
 _RECIPES = {
     "gowalla": Recipe(negatives=64, student_epochs=12, student_lr=0.02, ranks=100, wide=256, decay=0.03),
-    "movielens": Recipe(layers=2, batch=8_192, epochs=25, student_epochs=15, l2=0.001),
+    "movielens": Recipe(layers=2, batch=8_192, epochs=25, student_epochs=15, l2=0.001, ranks=100, wide=256),
     "synthetic": Recipe(dim=16, layers=2, batch=2_048, negatives=4, epochs=20, student_epochs=5, ranks=10),
 }
 

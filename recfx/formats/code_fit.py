@@ -129,8 +129,8 @@ def best_codes(table: Tensor, bits: int) -> Codes:
         InputError: As for `sign_codes`.
     """
     symmetric, spread = symmetric_codes(table, bits), minmax_codes(table, bits)
-    rows = table.detach().float()
-    return symmetric if lost_across(rows, symmetric.values()) <= lost_across(rows, spread.values()) else spread
+    rows = table.detach()
+    return symmetric if lost_across(rows, symmetric.values()) < lost_across(rows, spread.values()) else spread
 
 
 def find_codes(table: Tensor, bits: int) -> Codes | None:

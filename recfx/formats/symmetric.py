@@ -7,6 +7,7 @@ from torch import Tensor
 
 _ROUNDS = 3  # of rounding to a row's levels and moving them
 _LEAST_STEP = 1e-30
+_BLOCK_VALUES = 1 << 20  # compared at a time, in float64
 # Where rows begin: at 2 bits at the distance of levels that loses least on normal values (Max, "Quantizing for minimum distortion", 1960,
 # table II) over their mean magnitude sqrt(2 / pi); at more where the outermost level takes such a part of the largest magnitude, which
 # loses less on rows of up to some hundred columns.
@@ -53,8 +54,13 @@ def nearest_codes(values: Tensor, lower: Tensor, step: Tensor, bits: int) -> Ten
 
 def lost_across(rows: Tensor, held: Tensor) -> float:
     """What of the squared lengths of rows [n, d] is across what is held in their place: the part of the error that no scale mends."""
-    product, own, length = ((a * b).sum(1).double() for a, b in ((rows, held), (held, held), (rows, rows)))
-    return float((length - product**2 / own.clamp(min=1e-300)).sum())
+    lost = 0.0
+    block = max(1, _BLOCK_VALUES // max(rows.shape[1], 1))
+    for start in range(0, len(rows), block):
+        x, y = (part[start : start + block].double() for part in (rows, held))
+        product, own, length = ((a * b).sum(1) for a, b in ((x, y), (y, y), (x, x)))
+        lost += float((length - _over(product.square(), own)).sum())
+    return lost
 
 
 def _levels(rows: Tensor, step: Tensor, bits: int) -> Tensor:

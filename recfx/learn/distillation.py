@@ -117,10 +117,12 @@ def teacher_top(
         int64 [U, R], best first.
 
     Raises:
-        InputError: More ranks than items, or none.
+        InputError: More ranks than items, or none; items to leave out that do not go with users and items.
     """
     if not 1 <= ranks <= len(items):
         raise InputError(f"cannot rank {ranks} of {len(items)} items", where="teacher_top")
+    if exclude is not None:
+        _check_lists(*exclude, len(users), len(items))
     found = []
     for start in range(0, len(users), block):
         scores = users[start : start + block] @ items.T
@@ -131,3 +133,17 @@ def teacher_top(
             scores[row, indices[int(bounds[0]) : int(bounds[-1])].to(scores.device)] = -torch.inf
         found.append(scores.topk(ranks, 1).indices)
     return torch.cat(found) if found else torch.empty(0, ranks, dtype=torch.int64)
+
+
+def _check_lists(indptr: Tensor, indices: Tensor, users: int, items: int) -> None:
+    rising = len(indptr) == users + 1 and int(indptr[0]) == 0 and bool((indptr.diff() >= 0).all())
+    if not rising or int(indptr[-1]) != len(indices):
+        raise InputError(
+            f"items to leave out need {users + 1} rising row starts from 0 to {len(indices)}, got {len(indptr)}",
+            where="teacher_top",
+        )
+    if len(indices) and not 0 <= int(indices.min()) <= int(indices.max()) < items:
+        raise InputError(
+            f"items to leave out are {int(indices.min())} to {int(indices.max())}, there are {items}",
+            where="teacher_top",
+        )

@@ -15,6 +15,7 @@ from torch import Tensor
 from recfx.errors import InputError
 from recfx.formats.searchable import LARGEST, unfit
 from recfx.formats.symmetric import lowest, nearest_codes
+from recfx.targets.native.retrieval import BLOCK
 
 Kind = Literal["table", "row", "symmetric", "dimension"]
 KINDS: tuple[Kind, ...] = get_args(Kind)
@@ -46,10 +47,13 @@ class Grid:
     def halves(self) -> tuple[Tensor, Tensor]:
         """Half the step, and the middle of the two values of a 1-bit code; kept, as every query of 1 bit asks for them.
 
-        Not for symmetric rows, whose middle is zero.
+        Not for symmetric rows, whose middle is zero. Those of rows have room for whole blocks, which searches read.
         """
-        half = self.step / 2
-        return half, self.lower + half
+        half, lower = self.step / 2, self.lower
+        if self.kind == "row":
+            room = (0, -len(half) % BLOCK)
+            half, lower = (torch.nn.functional.pad(part, room) for part in (half, lower))
+        return half, lower + half
 
     @cached_property
     def constants(self) -> tuple[float, float]:

@@ -221,6 +221,8 @@ class Index:
     def add(self, items: Tensor, lower: Tensor | None = None, step: Tensor | None = None) -> Tensor:
         """Adds items and gives their ids, int64 [n].
 
+        Symmetric rows become rows with two constants when others join them; embeddings that come later are then rounded like those.
+
         Args:
             items: Embeddings, which are rounded to the grid of the table or dimension or to grids of their own rows, or codes, uint8.
             lower: With codes on grids of their own rows, their constants [n, 1].
@@ -272,7 +274,8 @@ class Index:
         values = grids.checked(items, self.dim, "items")
         if self.metric == "cosine":
             values = torch.nn.functional.normalize(values, dim=1)
-        grid, rounding = fit(values, self.bits, grid.kind) if by_row else (grid, grid)
+        kind = better_rows(values, self.bits) if by_row and not self.next_id and len(values) else grid.kind
+        grid, rounding = fit(values, self.bits, kind) if by_row else (grid, grid)
         return pack(rounding.encode(values, self.bits), self.bits), grid
 
     def save(self, path: str | PathLike[str]) -> None:

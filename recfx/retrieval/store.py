@@ -71,6 +71,10 @@ class Store:
 
     def append(self, words: Tensor, grid: Grid) -> Tensor:
         """Adds items, whose constants are those of `grid` where rows have their own; gives their ids."""
+        if not self.items and self._constants.by_row:
+            self._constants = _resized(
+                grid.rows(slice(0, 0)), len(self.blocks) * BLOCK
+            )  # the first items say of which kind rows are
         ids = torch.arange(self.items, self.items + len(words))
         self._reserve(self.items + len(words))
         self.items += len(words)
@@ -110,7 +114,7 @@ class Store:
 
     def _put(self, ids: Tensor, words: Tensor, grid: Grid) -> None:
         write_rows(self.blocks, ids, words)
-        if not self._constants.by_row:
+        if not self._constants.by_row or not len(ids):
             return
         if self._constants.kind != grid.kind:  # symmetric rows beside others
             self._constants, grid = self._constants.with_lower_ends(), grid.with_lower_ends()

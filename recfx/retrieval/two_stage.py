@@ -24,6 +24,7 @@ from recfx.retrieval import reference
 from recfx.retrieval.exclusion import Exclude, compressed
 from recfx.retrieval.fitting import better_rows, fit
 from recfx.retrieval.index import Index
+from recfx.retrieval.options import checked_options
 from recfx.retrieval.queries import rounded
 from recfx.retrieval.rounding import round_rows
 from recfx.targets.native import huge_pages
@@ -83,6 +84,7 @@ class TwoStageIndex:
         values = grids.checked(items, None, "items")
         if metric == "cosine":
             values = torch.nn.functional.normalize(values, dim=1)
+        checked_options(bits, metric, scales or "row", query_bits)
         kind = scales or better_rows(
             values, bits
         )  # not the table's, because items of different lengths are to rank by them

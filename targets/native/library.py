@@ -104,8 +104,11 @@ def level() -> str:
     return asked or levels[0]
 
 
+@lru_cache(1)
 def search_level() -> str:
     """The level that searches use: the best, or the one that RECFX_LEVEL names where searches have one of that name.
+
+    It is looked up once: a query of 0.3 ms on cold caches would spend a twentieth of that on the environment.
 
     Raises:
         TargetError: This processor cannot run the level asked for.

@@ -98,7 +98,7 @@ class Scan:
         queries: int32 [Q, words], or int8 [Q, words * 32 / bits] above -128, zero beyond `dim`; or values to be rounded to either, whose
             sums, gain and offset are then those of `round_queries`.
         k: How many items to find for each query, at least 1.
-        scale: float32 [at least items], or None.
+        scale: float32 [items, and room for the rest of the last block of 16, which is read], or None.
         bias: Like `scale`, or None.
         query_sum: float32 [Q], and there when `scale` is and the queries are rounded.
         lower: See above.
@@ -299,15 +299,11 @@ def _address(tensor: Tensor | None) -> int | None:
 
 
 def _run(name: str, call: ctypes.Structure, level: str | None, threads: int | None) -> int:
-    run, team = library().calls[name], threads or torch.get_num_threads()
-    # The library looks for RECFX_LEVEL itself, which takes it less than Python; only one that searches do not have is looked into here.
-    code: int = run(level.encode() if level else None, ctypes.byref(call), team)
-    if code == 1 and level is None:
-        level = search_level()
-        code = run(level.encode(), ctypes.byref(call), team)
+    chosen = level or search_level()
+    code: int = library().calls[name](chosen.encode(), ctypes.byref(call), threads or torch.get_num_threads())
     if code == 1:
         known = ", ".join(library().search_levels)
-        raise TargetError(f"searches cannot run at the level {level!r} here", hint=f"this processor runs {known}")
+        raise TargetError(f"searches cannot run at the level {chosen!r} here", hint=f"this processor runs {known}")
     if code == 2:
         raise TargetError("a search found no memory for its lists", hint="search fewer queries at once, or a smaller k")
     if code == 3:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import shutil
 from dataclasses import replace
 from pathlib import Path
@@ -63,6 +64,27 @@ def test_refined_users_start_from_the_codes_that_were_written(whole: tuple[Path,
 def test_refined_cells_need_first_items(tmp_path: Path, without: dict[str, int]) -> None:
     with pytest.raises(InputError, match="refined for first items"):
         run_hqgnn(options(tmp_path, recipe=replace(TINY, **without)))
+
+
+def test_refined_cells_need_what_they_refine(tmp_path: Path) -> None:
+    alone = [cell for cell in FEW if cell.refined or cell.kind == "full"]
+    with pytest.raises(InputError, match="rounded-rows-1-refined needs the cell"):
+        run_hqgnn(options(tmp_path, cells=alone))
+
+
+def test_folders_of_before_there_was_refinement_go_on(whole: tuple[Path, Results], tmp_path: Path) -> None:
+    copy = tmp_path / "copy"
+    shutil.copytree(whole[0], copy)
+    held = json.loads((copy / "settings.json").read_text())
+    del held["recipe"]["refined"]
+    (copy / "settings.json").write_text(json.dumps(held))
+    assert figures(run_hqgnn(options(copy))) == figures(whole[1])
+
+
+@pytest.mark.parametrize("wrong", [{"ranks": -1}, {"refined": -1}, {"dim": 0}, {"lr": 0.0}, {"l2": -1.0}])
+def test_recipes_that_cannot_be(wrong: dict[str, Any]) -> None:
+    with pytest.raises(InputError, match=f"the recipe's {next(iter(wrong))} cannot be"):
+        replace(TINY, **wrong)
 
 
 def test_codes_are_read_as_they_were_written(tmp_path: Path) -> None:

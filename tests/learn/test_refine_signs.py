@@ -13,7 +13,7 @@ from torch import Tensor
 
 from recfx.errors import InputError
 from recfx.learn import QuantizedTable, teacher_top
-from recfx.learn.post_training import centred_rows, refine_signs, sign_rows
+from recfx.learn.post_training import centred_rows, refine_signs, refinement, sign_rows
 
 relaxed = settings(deadline=None, max_examples=30)
 KINDS = ("row", "table", "dimension", "centred")
@@ -126,6 +126,32 @@ def test_items_that_are_left_out_are_no_candidates() -> None:
     assert float(one) <= float(other) + 1e-6
 
 
+def test_losses_do_not_rise_where_exponentials_vanish() -> None:
+    """Beside a score of 40, one of -80 is nothing in float32; turned, it is the greatest."""
+    users = QuantizedTable(torch.ones(1, 2, dtype=torch.uint8), torch.tensor(-1.0), torch.tensor(2.0), 1)
+    items = torch.tensor([[20.0, 20.0], [40.0, 12.0], [-40.0, -13.0]])
+    top = torch.tensor([[0, 1, 2]])
+    refined = refine_signs(users, items, top, ranks=1, drawn=0)
+    before, after = (float(loss(table.dequantize(), items, top, top, 1, 0.06)) for table in (users, refined))
+    assert after <= before
+
+
+@pytest.mark.parametrize("left_out", [0, 8])
+def test_items_drawn_are_none_of_those_left_out(left_out: int, monkeypatch: pytest.MonkeyPatch) -> None:
+    items, users = drawn(0, 10, 6), sign_rows(drawn(1, 30, 6))
+    top = torch.full((30, 1), 9)
+    taken = (torch.arange(31) * left_out, torch.arange(left_out).repeat(30))
+    hidden: list[Tensor] = []
+    plain = refinement._Descent.__init__
+    monkeypatch.setattr(refinement._Descent, "__init__", lambda *parts: hidden.append(parts[5]) or plain(*parts))
+    refined = refine_signs(users, items, top, exclude=taken, drawn=40)
+    # Of 42 candidates only as many differ as there are items left.
+    assert int((~torch.cat(hidden)).sum(1).max()) == 10 - left_out
+    measure = (top, torch.arange(left_out, 10).expand(30, -1), 100, 0.06)
+    before, after = (loss(table.dequantize(), items, *measure) for table in (users, refined))
+    assert float(after.mean()) < float(before.mean())
+
+
 def test_nothing_to_refine() -> None:
     empty = sign_rows(torch.empty(0, 8))
     assert refine_signs(empty, drawn(0, 5, 8), torch.empty(0, 3, dtype=torch.int64)).codes.shape == (0, 8)
@@ -152,6 +178,11 @@ USERS, ITEMS, TOP = sign_rows(drawn(0, 4, 8)), drawn(1, 9, 8), torch.zeros(4, 2,
         (lambda: refine_signs(USERS, ITEMS, TOP, ranks=0), "ranks 0"),
         (lambda: refine_signs(USERS, ITEMS, TOP, temperature=0.0), "temperature 0.0"),
         (lambda: refine_signs(USERS, ITEMS, TOP, decay=float("nan")), "decay nan"),
+        (lambda: refine_signs(USERS, ITEMS, TOP, decay=float("inf")), "decay inf"),
+        (lambda: refine_signs(replace(USERS, lower=USERS.lower.log()), ITEMS, TOP), "the users' lower holds NaN"),
+        (lambda: refine_signs(USERS, ITEMS, TOP, exclude=(torch.zeros(4).long(), TOP[:0, 0])), "5 rising row starts"),
+        (lambda: refine_signs(USERS, ITEMS, TOP, exclude=(torch.tensor([0, 2, 1, 2, 2]), TOP[:2, 0])), "rising row starts"),
+        (lambda: refine_signs(USERS, ITEMS, TOP, exclude=(torch.tensor([0, 0, 0, 0, 1]), TOP[:1, 0] + 9)), "there are 9"),
         (lambda: refine_signs(USERS, 1e3 * ITEMS, TOP), "raise the temperature"),
     ],
 )  # fmt: skip

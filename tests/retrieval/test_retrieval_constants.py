@@ -63,6 +63,18 @@ def test_constants_are_the_callers_no_longer(shape: tuple[int, ...], about_zero:
         assert torch.equal(one, other)
 
 
+def test_constants_have_room_for_whole_blocks() -> None:
+    """Searches read them sixteen at a time."""
+    codes = torch.randint(0, 2, (37, 8), dtype=torch.uint8, generator=torch.Generator().manual_seed(0))
+    index = Index.from_codes(codes, 1, -torch.rand(37, 1), torch.rand(37, 1))
+    for query_bits in (1, 8):
+        index.query_bits = query_bits
+        problem = index._problem(drawn(0, 1, 8), 3, None)
+        for constant in (problem.scale, problem.bias):
+            assert constant is not None
+            assert constant.untyped_storage().nbytes() - 4 * constant.storage_offset() >= 48 * 4
+
+
 @pytest.mark.parametrize("query_bits", [1, 8])
 @relaxed
 @given(seed=seeds, dim=st.integers(1, 70), slip=st.sampled_from([0.0, 2.0**-23, 2.0**-22]))

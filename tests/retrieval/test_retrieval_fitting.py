@@ -2,14 +2,16 @@
 
 from __future__ import annotations
 
+from typing import Any
+
 import pytest
 import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from recfx.errors import InputError
 from recfx.retrieval import Index, TwoStageIndex
 from recfx.retrieval.fitting import better_rows, fit
-from recfx.retrieval.grid import Grid
 
 relaxed = settings(deadline=None, max_examples=25)
 
@@ -79,6 +81,45 @@ def test_normal_values_on_two_bits_get_symmetric_rows_and_shorter_lists() -> Non
 
 def test_symmetric_rows_are_the_same_in_blocks(monkeypatch: pytest.MonkeyPatch) -> None:
     values = drawn(0, 100, 16)
-    whole: Grid = fit(values, 2, "symmetric").grid
+    whole = fit(values, 2, "symmetric")
     monkeypatch.setattr("recfx.retrieval.fitting._BLOCK_VALUES", 16 * 7)
-    torch.testing.assert_close(fit(values, 2, "symmetric").grid.step, whole.step)
+    blocks = fit(values, 2, "symmetric")
+    torch.testing.assert_close(blocks.grid.step, whole.grid.step)
+    torch.testing.assert_close(blocks.rounding.step, whole.rounding.step)
+
+
+def test_rows_are_judged_by_all_of_them() -> None:
+    """Not by every other one, of which these are of two kinds."""
+    values = drawn(0, 9_000, 32)
+    values[1::2] = values[1::2].abs() * 3 + 1
+    assert better_rows(values, 2) == "row"
+    assert better_rows(values[::2], 2) == "symmetric"
+
+
+def test_tiny_values_are_judged_like_others() -> None:
+    for values in (drawn(0, 50, 32), drawn(0, 50, 32).abs() + 1):
+        assert better_rows(values * 1e-24, 2) == better_rows(values, 2)
+
+
+def test_the_first_items_of_an_empty_index_say_what_rows_suit_them() -> None:
+    for values, kind in ((drawn(0, 40, 32), "symmetric"), (drawn(0, 40, 32).abs() + 1, "row")):
+        built = Index.from_embeddings(values, 2)
+        for empty in (
+            Index.from_embeddings(values[:0], 2),
+            Index.from_codes(built.codes()[:0], 2, torch.zeros(0, 1), torch.zeros(0, 1)),
+        ):
+            empty.add(values)
+            assert empty._store.grid.kind == built._store.grid.kind == kind
+            assert torch.equal(empty.search(values[:3], 9)[1], built.search(values[:3], 9)[1])
+
+
+def test_adding_nothing_changes_nothing() -> None:
+    index = Index.from_embeddings(drawn(0, 40, 16), 2, scales="symmetric")
+    index.add(torch.zeros(0, 16, dtype=torch.uint8), torch.zeros(0, 1), torch.zeros(0, 1))
+    assert index._store.grid.kind == "symmetric"
+
+
+@pytest.mark.parametrize("bits", [0, 3, 16, "2"])
+def test_two_stages_refuse_what_one_refuses(bits: Any) -> None:
+    with pytest.raises(InputError, match="1, 2, 4 or 8 bits"):
+        TwoStageIndex.from_embeddings(drawn(0, 4, 8), bits)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+from collections.abc import Iterator
 
 import pytest
 import torch
@@ -233,25 +234,32 @@ def test_rescoring_of_real_rows_has_the_same_bits_at_every_level(seed: int, dim:
         assert torch.equal(found_ids, ids)
 
 
-def test_searches_run_at_the_level_that_is_asked_for(monkeypatch: pytest.MonkeyPatch, many: Scan) -> None:
-    """By the environment, too."""
-    expected = scan(many)
-    for asked in ("portable", "", "avx512_bf16"):  # the last is a level of models, which searches do not have
-        monkeypatch.setenv("RECFX_LEVEL", asked)
-        if asked in ("", *library().levels):
-            assert torch.equal(scan(many)[1], expected[1])
-    monkeypatch.setenv("RECFX_LEVEL", "none-such")
+@pytest.fixture
+def fresh_level(monkeypatch: pytest.MonkeyPatch) -> Iterator[pytest.MonkeyPatch]:
+    """The environment, with the level looked up anew before and after."""
+    search_level.cache_clear()
+    yield monkeypatch
+    monkeypatch.undo()
+    search_level.cache_clear()
+
+
+def test_levels_by_name(fresh_level: pytest.MonkeyPatch, many: Scan, monkeypatch: pytest.MonkeyPatch) -> None:
+    run: list[bytes] = []
+    held = library()
+    plain = held.calls["recfx_search"]
+    monkeypatch.setitem(held.calls, "recfx_search", lambda name, *rest: run.append(name) or plain(name, *rest))
+    for asked, expected in (("portable", "portable"), ("", held.search_levels[0]), (held.levels[0], None)):
+        fresh_level.setenv("RECFX_LEVEL", asked)
+        search_level.cache_clear()
+        scan(many)
+        level = expected or (
+            asked if asked in held.search_levels else held.search_levels[0]
+        )  # models have other levels
+        assert run[-1].decode() == search_level() == level
+    fresh_level.setenv("RECFX_LEVEL", "none-such")
+    scan(many)  # looked up once
+    search_level.cache_clear()
     with pytest.raises(TargetError, match="none-such"):
         scan(many)
     with pytest.raises(TargetError, match="at the level 'none-such'"):
         scan(many, "none-such")
-
-
-def test_levels_by_name(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setenv("RECFX_LEVEL", "portable")
-    assert search_level() == "portable"
-    monkeypatch.setenv("RECFX_LEVEL", "none-such")
-    with pytest.raises(TargetError, match="none-such"):
-        search_level()
-    monkeypatch.delenv("RECFX_LEVEL")
-    assert search_level() == library().search_levels[0]

@@ -13,6 +13,7 @@ turns therefore take one product of a vector and a matrix of exponentials, which
 from __future__ import annotations
 
 import dataclasses
+import math
 
 import torch
 from torch import Tensor
@@ -71,8 +72,8 @@ def refine_signs(
     """
     rows = items.dequantize() if isinstance(items, QuantizedTable) else items
     _check(users, rows, top, ranks, turns, drawn)
-    if not (decay >= 0 and temperature > 0):
-        raise InputError(f"decay {decay} and temperature {temperature} must be positive", where=_WHERE)
+    if not (0 <= decay < math.inf and 0 < temperature < math.inf):
+        raise InputError(f"decay {decay} and temperature {temperature} must be positive and finite", where=_WHERE)
     if not len(users.codes) or not len(rows):
         return users
     rows = rows.float()
@@ -88,8 +89,11 @@ def refine_signs(
             some = slice(start, min(start + step, len(codes)))
             further = torch.randint(0, len(rows), (some.stop - start, drawn), generator=generator).to(top)
             ids = torch.cat([top[some], own[some], further], 1)
+            hidden = _again(ids)
+            if exclude is not None:
+                hidden[:, top.shape[1] :] |= _among(ids[:, top.shape[1] :], exclude, some)
             middle, half = (part / temperature for part in _halves(users, some))
-            codes[some] = _Descent(codes[some], middle, half, rows[ids], _again(ids), shares).run(turns)
+            codes[some] = _Descent(codes[some], middle, half, rows[ids], hidden, shares).run(turns)
             advance(some.stop - start)
     return dataclasses.replace(users, codes=codes)
 
@@ -102,12 +106,12 @@ class _Descent:
         middle: What users are without the signs, float32 [n, d].
         half: What a sign is worth, float32 [n, d].
         candidates: Their rows, float32 [n, C, d]; the first are the teacher's.
-        again: Which of them are there for the second time, bool [n, C].
+        hidden: Which of them are none, bool [n, C].
         shares: [R].
     """
 
     def __init__(
-        self, codes: Tensor, middle: Tensor, half: Tensor, candidates: Tensor, again: Tensor, shares: Tensor
+        self, codes: Tensor, middle: Tensor, half: Tensor, candidates: Tensor, hidden: Tensor, shares: Tensor
     ) -> None:
         self.signs = codes.float() * 2 - 1
         fixed = torch.bmm(candidates, middle[:, :, None])[:, :, 0]
@@ -122,7 +126,7 @@ class _Descent:
         self.wanted = torch.einsum("ncd,c->nd", self.change[:, : len(shares)], shares)
         self.reward = torch.einsum("nc,c->n", fixed[:, : len(shares)], shares)
         scores = torch.bmm(self.change, self.signs[:, :, None])[:, :, 0] + fixed
-        self.scores = scores.masked_fill_(again, _HIDDEN)
+        self.scores = scores.masked_fill_(hidden, _HIDDEN)
         # What turning a sign multiplies the exponential of a score by.
         self.factor = torch.exp(self.change * (-2 * self.signs)[:, None])
 
@@ -140,13 +144,20 @@ class _Descent:
     def run(self, turns: int) -> Tensor:
         """Turns the best sign of each user until none helps; gives codes, uint8 [n, d]."""
         loss = self.loss()
+        going = torch.ones_like(loss, dtype=torch.bool)
         for _ in range(turns):
             after, sign = self.losses_after().min(1)
-            helped = (after < loss - _LEAST_GAIN).nonzero()[:, 0]
-            if not len(helped):
+            going &= after < loss - _LEAST_GAIN
+            users = going.nonzero()[:, 0]
+            if not len(users):
                 break
-            self._turn(helped, sign[helped])
-            loss[helped] = after[helped]
+            self._turn(users, sign[users])
+            # An exponential that vanished beside the largest score does not come back in what was expected, but it may in truth.
+            found = self.loss()
+            worse = users[~(found < loss)[users]]
+            self._turn(worse, sign[worse])
+            going[worse] = False
+            loss = torch.where(going, found, loss)
         return (self.signs > 0).to(torch.uint8)
 
     def _turn(self, users: Tensor, sign: Tensor) -> None:
@@ -161,6 +172,17 @@ def _again(ids: Tensor) -> Tensor:
     same = torch.zeros_like(ids, dtype=torch.bool)
     same[:, 1:] = order.values[:, 1:] == order.values[:, :-1]
     return torch.zeros_like(same).scatter_(1, order.indices, same)
+
+
+def _among(ids: Tensor, lists: tuple[Tensor, Tensor], some: slice) -> Tensor:
+    """Which ids [n, C] are in the list of their row; `lists` as compressed sparse rows, of which `some` go with the n."""
+    starts, members = lists
+    bounds = starts[some.start : some.stop + 1]
+    row = torch.repeat_interleave(bounds.diff())
+    member = members[int(bounds[0]) : int(bounds[-1])].to(ids)
+    width = max(int(ids.max()) if ids.numel() else 0, int(member.max()) if len(member) else 0) + 1
+    own = torch.arange(len(ids), device=ids.device)[:, None] * width + ids
+    return torch.isin(own, row.to(ids) * width + member)
 
 
 def _halves(users: QuantizedTable, some: slice) -> tuple[Tensor, Tensor]:
@@ -178,6 +200,10 @@ def _check(users: QuantizedTable, rows: Tensor, top: Tensor, ranks: int, turns: 
     if users.bits != 1:
         raise InputError(f"codes of {users.bits} bits have no signs to turn", where=_WHERE)
     check_finite(rows, _WHERE)
+    for name in ("lower", "step", "centre"):
+        constant = getattr(users, name)
+        if constant is not None and not bool(constant.isfinite().all()):
+            raise InputError(f"the users' {name} holds NaN or infinities", where=_WHERE)
     if rows.shape[1] != users.codes.shape[1]:
         raise InputError(
             f"users {list(users.codes.shape)} and items {list(rows.shape)} differ in columns", where=_WHERE

@@ -20,8 +20,8 @@ struct RecfxSearch {
     int64_t hamming;             // 1: queries are words like the items'; 0: queries are int8, one number for each code a word has room for
     const uint32_t* blocks;      // [ceil(items / 16), words, 16]
     const void* query_rows;      // uint32 [queries, words], or int8 [queries, words * 32 / bits]
-    const float* scale;          // [items] or null: then items rank by the product
-    const float* bias;           // [items]: value = scale * product + bias * query_sum; or null: value = scale * (product + lower * query_sum)
+    const float* scale;          // [ceil(items / 16) * 16] or null: then items rank by the product
+    const float* bias;           // likewise: value = scale * product + bias * query_sum; or null: value = scale * (product + lower * query_sum)
     const float* query_sum;      // [queries], read where there is a scale
     const uint64_t* dead;        // one bit per item, or null
     const int64_t* exclude_from; // [queries + 1] or null
@@ -76,7 +76,6 @@ struct RecfxRescore {
 #define RECFX_SEARCH_API __attribute__((visibility("default")))
 RECFX_SEARCH_API const char* recfx_search_levels();  // comma-separated, best first
 // 0: done; below 0: -1 less the first row of `values` that cannot be rounded; 1: this processor has no such level; 2: no memory; 3: the caller was written for another library.
-// The level as `find_scan_level` takes it.
 RECFX_SEARCH_API int64_t recfx_search(const char* level, const RecfxSearch* search, int64_t threads);
 // -1: done; -2: the caller was written for another library; otherwise the first row that holds NaN, infinities, numbers beyond 1e15, or codes above 1.
 RECFX_SEARCH_API int64_t recfx_round_queries(const RecfxQueries* work);
@@ -138,7 +137,7 @@ void shorten(Best& best, Limit& limit, bool real);
 void enter(const RecfxSearch& search, Best& best, Limit& limit, int64_t first, uint32_t mask, const int32_t* values);
 void enter(const RecfxSearch& search, Best& best, Limit& limit, int64_t first, uint32_t mask, const float* values);
 
-// By name; without one that of RECFX_LEVEL, and the best where that is not set. None where this processor has no such level.
+// None where this processor has no such level.
 const ScanLevel* find_scan_level(const char* name);
 
 const ScanLevel* scan_avx512_vpopcntdq();

@@ -1,5 +1,4 @@
 // Which instruction-set levels of searches run here.
-#include <cstdlib>
 #include <cstring>
 #include <string>
 
@@ -38,11 +37,6 @@ const Entry* entries(int& count) {
 const ScanLevel* find_scan_level(const char* name) {
     int count;
     const Entry* all = entries(count);
-    if (!name) name = std::getenv("RECFX_LEVEL");
-    if (!name || !*name) {
-        while (!all->runs) ++all;
-        return all->level();
-    }
     for (int i = 0; i < count; ++i)
         if (all[i].runs && std::strcmp(all[i].level()->name, name) == 0) return all[i].level();
     return nullptr;
