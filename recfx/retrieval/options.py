@@ -55,7 +55,11 @@ def checked_options(bits: int, metric: Metric, kind: Kind, query_bits: int | Non
     if bits not in BITS:
         raise InputError(f"codes have 1, 2, 4 or 8 bits, not {bits}", where=_WHERE)
     if metric not in METRICS or kind not in KINDS:
-        raise InputError(f"there is no metric {metric!r} with scales per {kind!r}", where=_WHERE)
+        raise InputError(
+            f"there is no metric {metric!r} with scales per {kind!r}",
+            where=_WHERE,
+            hint=f"metrics: {', '.join(METRICS)}; scales: {', '.join(KINDS)}",
+        )
     chosen = query_bits if query_bits is not None else 1 if bits == 1 and kind != "dimension" else 8
     if chosen not in (1, 8) or (chosen == 1 and (bits != 1 or kind == "dimension")):
         raise InputError(
