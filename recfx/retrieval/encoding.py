@@ -1,12 +1,16 @@
-"""Embeddings as blocks of codes."""
+"""Embeddings as codes: many as blocks, and those that join an index."""
 
 from __future__ import annotations
 
 import torch
 from torch import Tensor
 
+from recfx.errors import InputError
 from recfx.formats._progress import progress
-from recfx.retrieval.grid import Grid
+from recfx.retrieval.fitting import better_rows, fit
+from recfx.retrieval.form import Form
+from recfx.retrieval.grid import Grid, checked, given_rows
+from recfx.retrieval.options import checked_codes
 from recfx.retrieval.packing import pack, to_blocks, words_of
 
 _BLOCK_VALUES = 1 << 22
@@ -23,3 +27,35 @@ def encode_blocks(values: Tensor, grid: Grid, bits: int) -> Tensor:
             words[start : start + step] = pack(grid.rows(some).encode(values[start : start + step], bits), bits)
             advance(len(some))
     return to_blocks(words)
+
+
+def round_items(
+    items: Tensor, lower: Tensor | None, step: Tensor | None, grid: Grid, form: Form, *, undecided: bool = False
+) -> tuple[Tensor, Grid]:
+    """Packed codes of items that join an index, int32 [n, words], and their grid.
+
+    Args:
+        items: See `Index.add`.
+        lower: Likewise.
+        step: Likewise.
+        grid: That of the index.
+        form: Likewise.
+        undecided: Whether rows may be of another kind than those of `grid`.
+
+    Raises:
+        InputError: See `Index.add`.
+    """
+    if isinstance(items, Tensor) and items.dtype == torch.uint8:
+        checked_codes(items, form.bits, form.dim)
+        if grid.by_row != (lower is not None or step is not None):
+            raise InputError("constants go with codes on grids of their own rows", where="recfx.retrieval.Index")
+        if grid.by_row:
+            grid = given_rows(lower, step, len(items), form.bits)
+        return pack(items.detach().cpu(), form.bits), grid
+    values = checked(items, form.dim, "items")
+    if form.metric == "cosine":
+        values = torch.nn.functional.normalize(values, dim=1)
+    rounding = grid
+    if grid.by_row:
+        grid, rounding = fit(values, form.bits, better_rows(values, form.bits) if undecided else grid.kind)
+    return pack(rounding.encode(values, form.bits), form.bits), grid

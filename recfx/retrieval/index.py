@@ -11,12 +11,13 @@ from torch import Tensor
 from recfx.errors import InputError
 from recfx.retrieval import grid as grids
 from recfx.retrieval import reference
-from recfx.retrieval.encoding import encode_blocks
+from recfx.retrieval.encoding import encode_blocks, round_items
 from recfx.retrieval.exclusion import Exclude, compressed
 from recfx.retrieval.fitting import better_rows, fit
+from recfx.retrieval.form import Form
 from recfx.retrieval.options import Metric, checked_codes, checked_options, checked_size
 from recfx.retrieval.packing import BITS, pack, pack_bytes, rows_of, to_blocks, unpack
-from recfx.retrieval.queries import Form, prepare
+from recfx.retrieval.queries import prepare
 from recfx.retrieval.store import Store, repeated
 from recfx.targets.native.library import missing
 from recfx.targets.native.retrieval import Scan, scan, shortlist
@@ -41,8 +42,9 @@ class Index:
         query_bits: 1 or 8.
     """
 
-    def __init__(self, store: Store, bits: int, metric: Metric, query_bits: int) -> None:
+    def __init__(self, store: Store, bits: int, metric: Metric, query_bits: int, *, undecided: bool = False) -> None:
         self._store = store
+        self._undecided = undecided  # between kinds of rows, until there are some
         self.dim = store.dim
         self.bits = bits
         self.metric: Metric = metric
@@ -81,11 +83,10 @@ class Index:
         checked_size(*values.shape)
         if metric == "cosine":
             values = torch.nn.functional.normalize(values, dim=1)
-        if scales is None and bits > 1:
-            kind = better_rows(values, bits)
-        grid, rounding = fit(values, bits, kind)
-        blocks = encode_blocks(values, rounding, bits)
-        return Index(Store(blocks, len(values), grid, values.shape[1]), bits, metric, query_bits)
+        undecided = scales is None and bits > 1
+        grid, rounding = fit(values, bits, better_rows(values, bits) if undecided else kind)
+        store = Store(encode_blocks(values, rounding, bits), len(values), grid, values.shape[1])
+        return Index(store, bits, metric, query_bits, undecided=undecided)
 
     @staticmethod
     def from_codes(
@@ -188,8 +189,12 @@ class Index:
         problem = self._problem(queries, k, exclude)
         return shortlist(problem) if missing() is None else reference.shortlist(problem)
 
+    @property
+    def _form(self) -> Form:
+        return Form(self.dim, self.bits, self.metric, self.query_bits)
+
     def _problem(self, queries: Tensor, k: int, exclude: Exclude | None) -> Scan:
-        prepared = prepare(queries, self._store.grid, Form(self.dim, self.bits, self.metric, self.query_bits))
+        prepared = prepare(queries, self._store.grid, self._form)
         if k < 1:
             raise InputError(f"k must be at least 1, not {k}", where=_WHERE)
         return Scan(
@@ -263,20 +268,8 @@ class Index:
         return self._store.live_ids()
 
     def _rounded(self, items: Tensor, lower: Tensor | None, step: Tensor | None) -> tuple[Tensor, grids.Grid]:
-        grid, by_row = self._store.grid, self._store.grid.by_row
-        if isinstance(items, Tensor) and items.dtype == torch.uint8:
-            checked_codes(items, self.bits, self.dim)
-            if by_row != (lower is not None or step is not None):
-                raise InputError("constants go with codes on grids of their own rows", where=_WHERE)
-            if by_row:
-                grid = grids.given_rows(lower, step, len(items), self.bits)
-            return pack(items.detach().cpu(), self.bits), grid
-        values = grids.checked(items, self.dim, "items")
-        if self.metric == "cosine":
-            values = torch.nn.functional.normalize(values, dim=1)
-        kind = better_rows(values, self.bits) if by_row and not self.next_id and len(values) else grid.kind
-        grid, rounding = fit(values, self.bits, kind) if by_row else (grid, grid)
-        return pack(rounding.encode(values, self.bits), self.bits), grid
+        undecided = self._undecided and not self.next_id
+        return round_items(items, lower, step, self._store.grid, self._form, undecided=undecided)
 
     def save(self, path: str | PathLike[str]) -> None:
         """Writes the index as a folder; see `recfx.retrieval.files`."""

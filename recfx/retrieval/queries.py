@@ -17,8 +17,9 @@ import torch
 from torch import Tensor
 
 from recfx.retrieval import reference
+from recfx.retrieval.form import Form
 from recfx.retrieval.grid import Grid, checked, plain
-from recfx.retrieval.options import Metric, codes_of
+from recfx.retrieval.options import codes_of
 from recfx.retrieval.packing import words_of
 from recfx.targets.native.library import missing
 from recfx.targets.native.retrieval import Rounded, Rounding, round_queries
@@ -45,23 +46,6 @@ class Prepared:
     gain: Tensor | None = None
     offset: Tensor | None = None
     lower: float = 0.0
-
-
-@dataclass(slots=True)
-class Form:
-    """What an index is.
-
-    Attributes:
-        dim: Codes of an item.
-        bits: Of a code.
-        metric: See `recfx.retrieval.Index`.
-        query_bits: 1 or 8.
-    """
-
-    dim: int
-    bits: int
-    metric: Metric
-    query_bits: int
 
 
 def prepare(queries: Tensor, grid: Grid, form: Form) -> Prepared:

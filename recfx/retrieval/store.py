@@ -71,10 +71,8 @@ class Store:
 
     def append(self, words: Tensor, grid: Grid) -> Tensor:
         """Adds items, whose constants are those of `grid` where rows have their own; gives their ids."""
-        if not self.items and self._constants.by_row:
-            self._constants = _resized(
-                grid.rows(slice(0, 0)), len(self.blocks) * BLOCK
-            )  # the first items say of which kind rows are
+        if not self.items and self._constants.by_row:  # the first items say of which kind rows are
+            self._constants = _resized(grid.rows(slice(0, 0)), len(self.blocks) * BLOCK)
         ids = torch.arange(self.items, self.items + len(words))
         self._reserve(self.items + len(words))
         self.items += len(words)

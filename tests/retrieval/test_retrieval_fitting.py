@@ -104,13 +104,25 @@ def test_tiny_values_are_judged_like_others() -> None:
 def test_the_first_items_of_an_empty_index_say_what_rows_suit_them() -> None:
     for values, kind in ((drawn(0, 40, 32), "symmetric"), (drawn(0, 40, 32).abs() + 1, "row")):
         built = Index.from_embeddings(values, 2)
-        for empty in (
-            Index.from_embeddings(values[:0], 2),
-            Index.from_codes(built.codes()[:0], 2, torch.zeros(0, 1), torch.zeros(0, 1)),
-        ):
-            empty.add(values)
-            assert empty._store.grid.kind == built._store.grid.kind == kind
-            assert torch.equal(empty.search(values[:3], 9)[1], built.search(values[:3], 9)[1])
+        rows = built._store.grid.with_lower_ends()
+        constants = rows.lower[:, None], rows.step[:, None]
+        empty = Index.from_embeddings(values[:0], 2)
+        empty.add(values)
+        of_codes = Index.from_codes(built.codes()[:0], 2, torch.zeros(0, 1), torch.zeros(0, 1))
+        of_codes.add(built.codes(), *constants)
+        for index in (empty, of_codes):
+            assert index._store.grid.kind == built._store.grid.kind == kind
+            assert torch.equal(index.search(values[:3], 9)[1], built.search(values[:3], 9)[1])
+
+
+@pytest.mark.parametrize("kind", ["row", "symmetric"])
+def test_kinds_that_were_asked_for_stay(kind: Any) -> None:
+    for values in (drawn(0, 40, 32), drawn(0, 40, 32).abs() + 1):
+        index = Index.from_embeddings(values[:0], 2, scales=kind)
+        index.add(values)
+        assert index._store.grid.kind == kind
+        built = Index.from_embeddings(values, 2, scales=kind)
+        assert torch.equal(index.search(values[:3], 9)[1], built.search(values[:3], 9)[1])
 
 
 def test_adding_nothing_changes_nothing() -> None:

@@ -75,9 +75,11 @@ struct RecfxRescore {
 
 #define RECFX_SEARCH_API __attribute__((visibility("default")))
 RECFX_SEARCH_API const char* recfx_search_levels();  // comma-separated, best first
-// 0: done; below 0: -1 less the first row of `values` that cannot be rounded; 1: this processor has no such level; 2: no memory; 3: the caller was written for another library.
+// 0: done; below 0: -1 less the first row of `values` that cannot be rounded; 1: this processor has no such level; 2: no memory; 3: the caller was
+// written for another library.
 RECFX_SEARCH_API int64_t recfx_search(const char* level, const RecfxSearch* search, int64_t threads);
-// -1: done; -2: the caller was written for another library; otherwise the first row that holds NaN, infinities, numbers beyond 1e15, or codes above 1.
+// -1: done; -2: the caller was written for another library; otherwise the first row that holds NaN, infinities, numbers beyond 1e15, or codes
+// above 1.
 RECFX_SEARCH_API int64_t recfx_round_queries(const RecfxQueries* work);
 RECFX_SEARCH_API int64_t recfx_rescore(const char* level, const RecfxRescore* search, int64_t threads);
 }
