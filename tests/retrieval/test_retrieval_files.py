@@ -12,7 +12,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from recfx.errors import ArtifactError
-from recfx.retrieval import Index
+from recfx.retrieval import Index, files
 from recfx.targets.native import huge_pages
 
 QUERIES = torch.randn(3, 20, generator=torch.Generator().manual_seed(1))
@@ -82,6 +82,16 @@ def test_a_flipped_byte_or_a_short_file_is_refused(
     file.write_bytes(held)
     with pytest.raises(ArtifactError):
         Index.load(folder)
+
+
+def test_indices_of_the_first_format_are_read(tmp_path: Path) -> None:
+    make().save(tmp_path / "index")
+    manifest = tmp_path / "index" / "manifest.json"
+    held = json.loads(manifest.read_text())
+    del held["crc32"]
+    held["format"] = 1
+    manifest.write_text(json.dumps({**held, "crc32": files._seal(held)}))
+    assert torch.equal(Index.load(tmp_path / "index").search(QUERIES, 9)[1], make().search(QUERIES, 9)[1])
 
 
 def test_missing_files_other_formats_and_other_folders(tmp_path: Path) -> None:
