@@ -99,7 +99,7 @@ def minmax_codes(table: Tensor, bits: int) -> Codes:
 def symmetric_codes(table: Tensor, bits: int) -> Codes:
     """Each row on 2**bits levels about zero, at the distance that suits it; see `recfx.formats.symmetric`.
 
-    At 2 bits and 64 columns this loses a third less than `minmax_codes` on normal values, apart from what a scale mends.
+    At 2 bits and 64 columns this loses 30 % less than `minmax_codes` on normal values, apart from what a scale mends.
 
     Args:
         table: Floating point [n, d].

@@ -172,7 +172,9 @@ def plain(values: Tensor, dim: int | None, what: str) -> Tensor:
         wanted = "at least one column" if dim is None else f"{dim} columns"
         raise InputError(f"{what} must have {wanted}, got {values.shape[1]}", where="recfx.retrieval")
     if values.dtype == torch.float32 and values.is_contiguous() and values.is_cpu and not values.requires_grad:
-        return values  # nothing to be done, which is a third of what a single query costs besides its search
+        return (
+            values  # three calls into torch that would do nothing, and that a single query on cold caches would notice
+        )
     return values.detach().to("cpu", torch.float32).contiguous()
 
 

@@ -206,7 +206,6 @@ class Index:
             k=k,
             scale=prepared.scale,
             bias=prepared.bias,
-            query_sum=prepared.query_sum,
             lower=prepared.lower,
             dead=self._store.dead,
             exclude=compressed(exclude, len(queries), self.next_id) if exclude is not None else None,

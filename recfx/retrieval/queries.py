@@ -33,7 +33,6 @@ class Prepared:
         rows: int32 words or int8 numbers, or values that the search rounds, see `recfx.targets.native.retrieval.Scan`.
         scale: float32 [n], or None where items rank by the product.
         bias: float32 [n], or None.
-        query_sum: float32 [Q]; None where nothing needs it, or the search rounds.
         gain: float32 [Q]; None where the search rounds.
         offset: Likewise.
         lower: Code 0 in steps, where there is a scale and no bias.
@@ -42,7 +41,6 @@ class Prepared:
     rows: Tensor | Rounding
     scale: Tensor | None = None
     bias: Tensor | None = None
-    query_sum: Tensor | None = None
     gain: Tensor | None = None
     offset: Tensor | None = None
     lower: float = 0.0

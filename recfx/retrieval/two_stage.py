@@ -85,9 +85,8 @@ class TwoStageIndex:
         if metric == "cosine":
             values = torch.nn.functional.normalize(values, dim=1)
         checked_options(bits, metric, scales or "row", query_bits)
-        kind = scales or better_rows(
-            values, bits
-        )  # not the table's, because items of different lengths are to rank by them
+        # Rows rather than the table, because items of different lengths are to rank by them.
+        kind = scales or better_rows(values, bits)
         first = Index.from_embeddings(values, bits, metric, scales=kind, query_bits=query_bits)
         rows, affine = values, None
         if rescore == "float16":

@@ -54,7 +54,7 @@ def test_the_codes_are_found_again(bits: int) -> None:
     torch.testing.assert_close(again.values(), codes.values(), rtol=1e-5, atol=1e-6)
 
 
-def test_at_two_bits_a_third_less_is_lost() -> None:
+def test_at_two_bits_three_tenths_less_is_lost() -> None:
     table = drawn(0, 500, 64)
     about_zero, spread = (lost_across(table, codes(table, 2).values()) for codes in (symmetric_codes, minmax_codes))
     assert about_zero < 0.72 * spread

@@ -6,23 +6,12 @@ import pytest
 import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from retrieval_kit import drawn, rounded
 
 from recfx.retrieval import Index
 
 seeds = st.integers(0, 2**32)
 relaxed = settings(deadline=None, max_examples=25)
-
-
-def drawn(seed: int, rows: int, dim: int) -> torch.Tensor:
-    return torch.randn(rows, dim, generator=torch.Generator().manual_seed(seed))
-
-
-def rounded(queries: torch.Tensor, query_bits: int) -> torch.Tensor:
-    """What a query stands for."""
-    if query_bits == 1:
-        return torch.where(queries > 0, 1.0, -1.0) * queries.abs().mean(1, keepdim=True)
-    unit = queries.abs().amax(1, keepdim=True) / 127
-    return (queries / unit).round() * unit
 
 
 @relaxed

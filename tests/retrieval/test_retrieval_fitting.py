@@ -8,16 +8,13 @@ import pytest
 import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from retrieval_kit import drawn
 
 from recfx.errors import InputError
 from recfx.retrieval import Index, TwoStageIndex
 from recfx.retrieval.fitting import better_rows, fit
 
 relaxed = settings(deadline=None, max_examples=25)
-
-
-def drawn(seed: int, rows: int, dim: int) -> torch.Tensor:
-    return torch.randn(rows, dim, generator=torch.Generator().manual_seed(seed))
 
 
 def held(values: torch.Tensor, bits: int, kind: str) -> torch.Tensor:

@@ -8,6 +8,7 @@ import pytest
 import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from retrieval_kit import drawn, rounded
 
 from recfx.errors import InputError
 from recfx.retrieval import Index
@@ -19,18 +20,6 @@ OPTIONS = [
     (1, "row", 1),
     *((bits, scales, 8) for bits in (1, 2, 4, 8) for scales in ("table", "row", "symmetric", "dimension")),
 ]
-
-
-def drawn(seed: int, rows: int, dim: int) -> torch.Tensor:
-    return torch.randn(rows, dim, generator=torch.Generator().manual_seed(seed))
-
-
-def rounded(queries: torch.Tensor, query_bits: int) -> torch.Tensor:
-    """What a query stands for."""
-    if query_bits == 1:
-        return torch.where(queries > 0, 1.0, -1.0) * queries.abs().mean(1, keepdim=True)
-    unit = queries.abs().amax(1, keepdim=True) / 127
-    return (queries / unit).round() * unit
 
 
 @pytest.mark.parametrize(("bits", "scales", "query_bits"), OPTIONS)
