@@ -12,7 +12,7 @@ from torch.utils import _pytree as pytree
 
 from recfx.compiled import Parts
 from recfx.cost.timing import Comparison, compare
-from recfx.ir.crosscheck import probes
+from recfx.ir.probes import probes
 from recfx.ir.program import Origin
 from recfx.ir.requests import user_leaves
 from recfx.report import Measured

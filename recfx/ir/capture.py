@@ -18,15 +18,17 @@ from torch import fx
 from torch.utils import _pytree as pytree
 
 from recfx.errors import CaptureError
+from recfx.ir.bags import Bags
 from recfx.ir.crosscheck import compare_with_model
 from recfx.ir.explain_export import capture_error, draft_line, user_frame
+from recfx.ir.find_bags import bags_of_call, with_distinct_counts
 from recfx.ir.functionalize import functionalize
 from recfx.ir.inline import inline_regions
 from recfx.ir.inputs import Call, leaf_names, normalize_call
-from recfx.ir.jagged import LENGTHS, PARTS, is_jagged
+from recfx.ir.jagged import LENGTHS, is_jagged
 from recfx.ir.program import Program, copy_module
 from recfx.ir.propagate import free_symbols, refresh
-from recfx.ir.shapes import BATCH, infer_dynamic_shapes, sizes_of, widen_batch
+from recfx.ir.shapes import BATCH, infer_dynamic_shapes, positions, sizes_of, widen_batch
 from recfx.ir.signature import LeafSpec, Signature
 
 MAX_BATCH = 65536
@@ -60,11 +62,15 @@ def capture(
     """
     _require_eval(model)
     call = normalize_call(model, args, kwargs or {})
+    bags = bags_of_call(model, call)
+    traced = call
     if dynamic_shapes is None:
-        call = call.with_values(widen_batch(call.values))
+        call = call.with_values(widen_batch(call.values, bags))
+        traced = with_distinct_counts(call, bags)
     leaves, in_spec = pytree.tree_flatten((tuple(call.values), {}))
-    exported, method = _export(model, call, _shapes_for(call, dynamic_shapes, max_batch))
-    program = _to_program(exported, call, leaves, in_spec)
+    exported, method = _export(model, traced, _shapes_for(traced, dynamic_shapes, max_batch, bags))
+    program = _to_program(exported, call, leaves, in_spec, bags)
+    program.bags = tuple(bags)
     notes = [] if method == "non-strict" else ["captured with strict export (non-strict export failed)"]
     notes += _range_notices(program.signature, max_batch if dynamic_shapes is None else None)
     program.notices = tuple(notes)
@@ -84,12 +90,12 @@ def _require_eval(model: torch.nn.Module) -> None:
         )
 
 
-def _shapes_for(call: Call, dynamic_shapes: Any, max_batch: int) -> Any:
+def _shapes_for(call: Call, dynamic_shapes: Any, max_batch: int, bags: Sequence[Bags]) -> Any:
     if dynamic_shapes is False:
         return None
     if dynamic_shapes is not None:
         return dynamic_shapes
-    marks = infer_dynamic_shapes(tuple(call.values), max_batch)
+    marks = infer_dynamic_shapes(tuple(call.values), max_batch, bags)
     return call.like_signature(marks)
 
 
@@ -171,7 +177,11 @@ def _quiet() -> Iterator[None]:
 
 
 def _to_program(
-    exported: torch.export.ExportedProgram, call: Call, leaves: Sequence[Any], in_spec: pytree.TreeSpec
+    exported: torch.export.ExportedProgram,
+    call: Call,
+    leaves: Sequence[Any],
+    in_spec: pytree.TreeSpec,
+    bags: Sequence[Bags],
 ) -> Program:
     with _quiet():
         module = exported.module(check_guards=False)
@@ -192,7 +202,7 @@ def _to_program(
             where=", ".join(call.names),
             hint="pass dynamic_shapes=False to capture this model for the example's shapes alone",
         )
-    signature = _signature(exported, module, call, leaves, in_spec, out_spec)
+    signature = _signature(exported, module, call, leaves, in_spec, out_spec, bags)
     return Program(module, signature, tuple(leaves), properties=frozenset({"functional"}))
 
 
@@ -219,10 +229,11 @@ def _signature(
     leaves: Sequence[Any],
     in_spec: pytree.TreeSpec,
     out_spec: pytree.TreeSpec,
+    bags: Sequence[Bags],
 ) -> Signature:
     names = leaf_names(call)
     placeholders = module.graph.find_nodes(op="placeholder")
-    symbols = _batch_symbol(call, [node.meta.get("val") for node in placeholders])
+    symbols = _batch_symbol(call, [node.meta.get("val") for node in placeholders], bags)
     specs = []
     for leaf_name, node, leaf in zip(names, placeholders, leaves, strict=True):
         value = node.meta.get("val")
@@ -247,21 +258,24 @@ def _signature(
     )
 
 
-def _batch_symbol(call: Call, values: Sequence[Any]) -> dict[str, str]:
-    """The symbol of the batch: of dimension 0 of the first plain tensor where that is free, else of a jagged tensor's lengths."""
-    position = 0
-    jagged: dict[str, str] = {}
-    for part in pytree.tree_leaves(call.values, is_leaf=is_jagged):
-        size = PARTS if is_jagged(part) else 1
+def _batch_symbol(call: Call, values: Sequence[Any], bags: Sequence[Bags]) -> dict[str, str]:
+    """The symbol of the batch: of dimension 0 of the first plain tensor where that is free, else of the bounds of bags."""
+    bounds = {group.bounds for group in bags}
+    ids = {leaf for group in bags for leaf in group.members}
+    told: dict[str, str] = {}
+    parts = pytree.tree_leaves(call.values, is_leaf=is_jagged)
+    for part, position in zip(parts, positions(parts), strict=True):
+        holds_bags = is_jagged(part) or position in bounds
         value = values[position + LENGTHS if is_jagged(part) else position]
-        position += size
-        if isinstance(value, torch.Tensor) and value.ndim and isinstance(value.shape[0], torch.SymInt):
-            symbols = value.shape[0].node.expr.free_symbols
-            found = {str(symbol): BATCH for symbol in symbols} if len(symbols) == 1 else {}
-            if found and not is_jagged(part):
-                return found
-            jagged = jagged or found
-    return jagged
+        if position in ids or not isinstance(value, torch.Tensor) or not value.ndim:
+            continue
+        size = value.shape[-1 if holds_bags else 0]
+        symbols = size.node.expr.free_symbols if isinstance(size, torch.SymInt) else ()
+        found: dict[str, str] = {str(symbol): BATCH for symbol in symbols} if len(symbols) == 1 else {}
+        if found and not holds_bags:
+            return found
+        told = told or found
+    return told
 
 
 def _range_notices(signature: Signature, max_batch: int | None) -> list[str]:

@@ -14,11 +14,8 @@ from torch.utils import _pytree as pytree
 
 from recfx.errors import CaptureError
 from recfx.ir.inputs import Call
-from recfx.ir.jagged import PARTS, is_jagged, resample, rows
+from recfx.ir.probes import probes
 from recfx.ir.program import Program
-from recfx.ir.shapes import BATCH, batch_size
-
-PROBE_BATCHES = (1, 2, 7)
 
 
 def compare_with_model(program: Program, model: torch.nn.Module, call: Call) -> list[str]:
@@ -32,7 +29,7 @@ def compare_with_model(program: Program, model: torch.nn.Module, call: Call) -> 
     """
     with torch.no_grad():
         first = _run_example(model, call, program)
-        if not _agree(first, _run_model(model, call, program.example)):
+        if not _agree(first, run_model(model, call, program.example)):
             raise CaptureError(
                 "the model gives different answers for the same inputs in eval mode",
                 where=type(model).__name__,
@@ -42,7 +39,7 @@ def compare_with_model(program: Program, model: torch.nn.Module, call: Call) -> 
         refused = []
         for name, leaves in probes(program):
             try:
-                expected = _run_model(model, call, leaves)
+                expected = run_model(model, call, leaves)
             except Exception:  # noqa: BLE001 - the model may refuse made-up inputs; that is reported, not hidden
                 refused.append(name)
                 continue
@@ -54,60 +51,8 @@ def compare_with_model(program: Program, model: torch.nn.Module, call: Call) -> 
     return []
 
 
-def probes(program: Program, seed: int = 0) -> list[tuple[str, list[Any]]]:
-    """Other inputs of the same kind: every column reshuffled on its own, batches of 1, 2, 7 and the example's size.
-
-    Values are drawn from the column they stand in, so ids stay in range and flags stay flags. The bags of a jagged tensor
-    are drawn whole.
-    """
-    signature = program.signature
-    if BATCH not in signature.dims:
-        return [("shuffled values", _shuffle_static(program, seed))]
-    low, high = signature.dims[BATCH]
-    values = pytree.tree_unflatten(list(program.example), signature.in_spec)
-    parts, spec = pytree.tree_flatten(values, is_leaf=is_jagged)
-    batched = _batched_parts(program, parts)
-    size = batch_size(values) or 1
-    generator = torch.Generator().manual_seed(seed)
-    found = []
-    for batch in dict.fromkeys((*PROBE_BATCHES, size)):
-        batch = max(batch, low) if high is None else min(max(batch, low), high)
-        drawn = [_resample(p, batch, generator) if b else p for p, b in zip(parts, batched, strict=True)]
-        leaves = pytree.tree_leaves(pytree.tree_unflatten(drawn, spec))
-        found.append((f"reshuffled inputs at batch {batch}", leaves))
-    return found
-
-
-def _batched_parts(program: Program, parts: Sequence[Any]) -> list[bool]:
-    """Which parts (leaves, or whole jagged tensors) have one row for each row of the batch."""
-    specs = iter(program.signature.leaves)
-    found = []
-    for part in parts:
-        own = [next(specs) for _ in range(PARTS if is_jagged(part) else 1)]
-        found.append(is_jagged(part) or (bool(own[0].shape) and own[0].shape[0] == BATCH))
-    return found
-
-
-def _resample(part: Any, batch: int, generator: torch.Generator) -> Any:
-    """Draws `batch` values, with replacement, for each column on its own; whole bags of a jagged tensor."""
-    if is_jagged(part):
-        return resample(part, torch.randint(rows(part), (len(part.keys()), batch), generator=generator))
-    size, columns = part.shape[0], part.reshape(part.shape[0], -1)
-    picks = torch.randint(size, (batch, columns.shape[1]), generator=generator).to(part.device)
-    return columns.gather(0, picks).reshape(batch, *part.shape[1:])
-
-
-def _shuffle_static(program: Program, seed: int) -> list[Any]:
-    """The example with every row in another row's place (a random permutation could leave the telling row where it is)."""
-    return [
-        leaf.roll(1 + seed % (leaf.shape[0] - 1), 0)
-        if isinstance(leaf, torch.Tensor) and leaf.ndim > 1 and leaf.shape[0] > 1
-        else leaf
-        for leaf in program.example
-    ]
-
-
-def _run_model(model: torch.nn.Module, call: Call, leaves: Sequence[Any]) -> list[Any]:
+def run_model(model: torch.nn.Module, call: Call, leaves: Sequence[Any]) -> list[Any]:
+    """The flat outputs of the user's model for flat inputs, which are copied first."""
     spec = pytree.tree_flatten((tuple(call.values), {}))[1]
     fresh = [leaf.clone() if isinstance(leaf, torch.Tensor) else leaf for leaf in leaves]
     bound = call.with_values(pytree.tree_unflatten(fresh, spec)[0])
@@ -116,7 +61,7 @@ def _run_model(model: torch.nn.Module, call: Call, leaves: Sequence[Any]) -> lis
 
 def _run_example(model: torch.nn.Module, call: Call, program: Program) -> list[Any]:
     try:
-        return _run_model(model, call, program.example)
+        return run_model(model, call, program.example)
     except Exception as error:
         raise CaptureError(
             f"the model itself fails on the example inputs ({type(error).__name__}: {error})",

@@ -13,7 +13,8 @@ from torch import fx
 
 from recfx.errors import VerificationError
 from recfx.ir.bag_rows import BAGS, with_read_rows
-from recfx.ir.crosscheck import largest_difference, probes
+from recfx.ir.crosscheck import largest_difference
+from recfx.ir.probes import probes
 from recfx.ir.program import Program
 from recfx.ir.tables import reads_as_table
 

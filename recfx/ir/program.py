@@ -11,6 +11,7 @@ from typing import Any
 import torch
 from torch import fx
 
+from recfx.ir.bags import Bags
 from recfx.ir.signature import Signature
 
 
@@ -58,6 +59,7 @@ class Program:
         history: Every rewrite made so far.
         origins: Leaf name -> where its rows come from; leaves not named are `Origin.CANDIDATE`.
         notices: What the user should know about the capture, in plain sentences.
+        bags: Which leaves hold bags of ids together, by position; jagged tensors know their own.
     """
 
     module: fx.GraphModule
@@ -67,6 +69,7 @@ class Program:
     history: tuple[Applied, ...] = ()
     origins: dict[str, Origin] = dataclasses.field(default_factory=dict)
     notices: tuple[str, ...] = ()
+    bags: tuple[Bags, ...] = ()
 
     @property
     def graph(self) -> fx.Graph:

@@ -10,7 +10,9 @@ import torch
 from torch.utils import _pytree as pytree
 
 from recfx.errors import InputError
-from recfx.ir.jagged import dynamic_shapes, is_jagged, resample, rows
+from recfx.ir.bags import Bags
+from recfx.ir.bags import marks as bag_marks
+from recfx.ir.jagged import PARTS, dynamic_shapes, is_jagged, resample, rows
 
 BATCH = "batch"
 
@@ -20,44 +22,73 @@ def dimension_names(size: int | str) -> list[str]:
     return [] if isinstance(size, int) else re.findall(r"[A-Za-z_]\w*", size)
 
 
-def batch_size(values: Any) -> int | None:
-    """The size of the first dimension of the first tensor that has one, or of the first jagged tensor; None without any."""
-    for leaf in pytree.tree_leaves(values, is_leaf=is_jagged):
-        if is_jagged(leaf):
-            return rows(leaf)
-        if isinstance(leaf, torch.Tensor) and leaf.ndim:
-            return int(leaf.shape[0])
+def positions(parts: Sequence[Any]) -> list[int]:
+    """The position of the first leaf of every part, a part being a leaf or a whole jagged tensor."""
+    starts, at = [], 0
+    for part in parts:
+        starts.append(at)
+        at += PARTS if is_jagged(part) else 1
+    return starts
+
+
+def batch_size(values: Any, bags: Sequence[Bags] = ()) -> int | None:
+    """The batch of nested inputs: the first dimension of the first tensor that has one, or the number of bags of a jagged tensor or of
+    bounds. Tensors that hold ids of bags do not tell it. None when no tensor does.
+
+    Args:
+        values: The parameter values, nested as the user nests them.
+        bags: Which leaves hold bags.
+    """
+    leaves = pytree.tree_leaves(values)
+    parts = pytree.tree_leaves(values, is_leaf=is_jagged)
+    bounds = {group.bounds: group for group in bags}
+    ids = {leaf for group in bags for leaf in group.members}
+    for part, position in zip(parts, positions(parts), strict=True):
+        if is_jagged(part):
+            return rows(part)
+        if position in bounds:
+            return bounds[position].batch(leaves)
+        if position not in ids and isinstance(part, torch.Tensor) and part.ndim:
+            return int(part.shape[0])
     return None
 
 
-def widen_batch(values: Sequence[Any]) -> list[Any]:
+def widen_batch(values: Sequence[Any], bags: Sequence[Bags] = ()) -> list[Any]:
     """Repeats a batch of one to two rows, since tracing with one row would fix the batch at one.
 
     Raises:
         InputError: The example batch is empty.
     """
-    size = batch_size(values)
+    size = batch_size(values, bags)
     if size == 0:
         raise InputError("the example batch is empty", hint="give example inputs of two rows or more")
     if size != 1:
         return list(values)
+    twice: dict[int, torch.Tensor] = {}
+    leaves = pytree.tree_leaves(list(values))
+    for group in bags:
+        twice |= group.resample(leaves, torch.zeros(group.runs, 2, dtype=torch.int64))
+    parts, spec = pytree.tree_flatten(list(values), is_leaf=is_jagged)
+    widened = []
+    for part, position in zip(parts, positions(parts), strict=True):
+        if is_jagged(part):
+            part = resample(part, torch.zeros(len(part.keys()), 2, dtype=torch.int64))
+        elif position in twice:
+            part = twice[position]
+        elif isinstance(part, torch.Tensor) and part.ndim and part.shape[0] == 1:
+            part = torch.cat([part, part])
+        widened.append(part)
+    found: list[Any] = pytree.tree_unflatten(widened, spec)
+    return found
 
-    def widen(leaf: Any) -> Any:
-        if is_jagged(leaf):
-            return resample(leaf, torch.zeros(len(leaf.keys()), 2, dtype=torch.int64))
-        batched = isinstance(leaf, torch.Tensor) and leaf.ndim and leaf.shape[0] == 1
-        return torch.cat([leaf, leaf]) if batched else leaf
 
-    widened: list[Any] = pytree.tree_map(widen, list(values), is_leaf=is_jagged)
-    return widened
-
-
-def infer_dynamic_shapes(values: Any, max_batch: int) -> Any:
-    """Marks dimension 0 of every tensor as the batch when it has the batch's size.
+def infer_dynamic_shapes(values: Any, max_batch: int, bags: Sequence[Bags] = ()) -> Any:
+    """Marks dimension 0 of every tensor as the batch when it has the batch's size; the sizes of bags as `bags.marks` does.
 
     Args:
         values: The parameter values, nested as the user nests them.
         max_batch: The largest batch the captured model shall take.
+        bags: Which leaves hold bags.
 
     Returns:
         The same nesting with `{0: Dim("batch", min=1, max=max_batch)}` or None at each leaf.
@@ -65,20 +96,23 @@ def infer_dynamic_shapes(values: Any, max_batch: int) -> Any:
     Raises:
         InputError: The example batch is larger than `max_batch`.
     """
-    leaves, spec = pytree.tree_flatten(values, is_leaf=is_jagged)
-    size = batch_size(values)
+    parts, spec = pytree.tree_flatten(values, is_leaf=is_jagged)
+    size = batch_size(values, bags)
     if size is not None and size > max_batch:
         raise InputError(
             f"the example batch has {size} rows, more than max_batch={max_batch}",
             hint="give a smaller example or a larger max_batch",
         )
     dim = torch.export.Dim(BATCH, min=1, max=max_batch)
+    held = bag_marks(bags, pytree.tree_leaves(values), dim)
     marks: list[Any] = []
-    for leaf in leaves:
-        if is_jagged(leaf):
-            marks.append(dynamic_shapes(leaf, dim, f"jagged{len(marks)}"))
+    for part, position in zip(parts, positions(parts), strict=True):
+        if is_jagged(part):
+            marks.append(dynamic_shapes(part, dim, f"jagged{len(marks)}"))
+        elif position in held:
+            marks.append(held[position])
         else:
-            batched = isinstance(leaf, torch.Tensor) and leaf.ndim and leaf.shape[0] == size
+            batched = isinstance(part, torch.Tensor) and part.ndim and part.shape[0] == size
             marks.append({0: dim} if batched else None)
     return _in_export_form(spec, iter(marks))
 

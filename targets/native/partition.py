@@ -10,6 +10,7 @@ import torch
 from torch import fx
 
 from recfx.ir.program import Program
+from recfx.ir.shapes import BATCH, dimension_names
 from recfx.targets.native.abi import Place
 from recfx.targets.native.builder import PlanBuilder, Slot
 from recfx.targets.native.call import plan_call
@@ -265,14 +266,20 @@ def _output(builder: PlanBuilder, node: fx.Node) -> int:
 
 
 def batch_symbol(program: Program) -> Any:
-    """The symbol of the batch: that of the first dimension of the inputs; None when nothing varies."""
-    for node in program.placeholders():
-        held = node.meta.get("val")
-        if isinstance(held, torch.Tensor) and held.ndim and not isinstance(held.shape[0], int):
-            expression = held.shape[0].node.expr
-            if expression.is_Symbol:
-                return expression
-    return None
+    """The symbol of the batch: that of the dimension which the signature calls so, else of the first free size of the inputs.
+
+    None when nothing varies.
+    """
+    free = [
+        (name, size.node.expr)
+        for node, leaf in zip(program.placeholders(), program.signature.leaves, strict=True)
+        for name, size in zip(leaf.shape, getattr(node.meta.get("val"), "shape", ()), strict=False)
+        if isinstance(size, torch.SymInt)
+    ]
+    for name, expression in free:
+        if dimension_names(name) == [BATCH] and len(expression.free_symbols) == 1:
+            return next(iter(expression.free_symbols))
+    return next((expression for _, expression in free if expression.is_Symbol), None)
 
 
 __all__ = ["Partition", "Partitioner", "batch_symbol"]

@@ -1,0 +1,230 @@
+"""Bags: inputs that belong together because one holds the bounds of bags and others hold one entry for each id.
+
+Ids and the offsets (or lengths) of their bags must be drawn, repeated and enlarged together. Positions refer to the flat leaves of the
+inputs. Bounds are ordered run after run: a run holds one bag for each row of the batch (one key of a KeyedJaggedTensor, one row of a
+matrix of offsets).
+"""
+
+from __future__ import annotations
+
+import dataclasses
+from collections.abc import Iterable, Sequence
+from enum import Enum
+from typing import Any
+
+import torch
+
+
+class Form(Enum):
+    """What bounds hold: the length of every bag, the start of every bag, or the starts followed by the number of ids."""
+
+    LENGTHS = "lengths"
+    OFFSETS = "offsets"
+    SPLITS = "splits"
+
+
+@dataclasses.dataclass(frozen=True)
+class Stream:
+    """Leaves with one entry for each id of the same bags.
+
+    Attributes:
+        leaves: Their positions: ids, weights. Their first dimension counts the ids, unless `row` is given.
+        row: The row of matrices [T, ids] that belongs to these bags; None for leaves that belong to one stream only.
+    """
+
+    leaves: tuple[int, ...]
+    row: int | None = None
+
+
+@dataclasses.dataclass(frozen=True)
+class Bags:
+    """Bounds, and what they bound.
+
+    Attributes:
+        bounds: Position of the leaf with the bounds, [runs * B] or [runs, B]; one more column of each stream for SPLITS.
+        form: What the bounds hold.
+        runs: How many runs of B bags they hold.
+        streams: The lists of ids, each of which holds the ids of `runs / len(streams)` runs, one run after another.
+    """
+
+    bounds: int
+    form: Form
+    runs: int
+    streams: tuple[Stream, ...]
+
+    @property
+    def members(self) -> list[int]:
+        """The leaves that hold one entry for each id, each once."""
+        return list(dict.fromkeys(leaf for stream in self.streams for leaf in stream.leaves))
+
+    def batch(self, leaves: Sequence[Any]) -> int:
+        """The number of bags of a run."""
+        width = leaves[self.bounds].numel() // len(self.streams) - (self.form is Form.SPLITS)
+        return int(width * len(self.streams) // self.runs)
+
+    def count(self, leaves: Sequence[Any], stream: Stream) -> int | None:
+        """The number of ids of a stream; None when no leaf holds them."""
+        if not stream.leaves:
+            return None
+        return int(leaves[stream.leaves[0]].shape[0 if stream.row is None else 1])
+
+    def lengths(self, leaves: Sequence[Any]) -> torch.Tensor:
+        """The length of every bag, int64 [runs, B]."""
+        bounds: torch.Tensor = leaves[self.bounds].detach().cpu().long().reshape(len(self.streams), -1)
+        if self.form is Form.LENGTHS:
+            return bounds.reshape(self.runs, -1)
+        if self.form is Form.OFFSETS:
+            counts = [self.count(leaves, stream) for stream in self.streams]
+            ends = [int(row[-1]) if n is None else n for row, n in zip(bounds, counts, strict=True)]
+            bounds = torch.cat([bounds, torch.tensor(ends).unsqueeze(1)], 1)
+        return bounds.diff(dim=1).reshape(self.runs, -1)
+
+    def are_valid(self, leaves: Sequence[Any]) -> bool:
+        """Whether the bounds describe bags inside the ids: they start at 0, do not fall, and end within the ids."""
+        lengths = self.lengths(leaves)
+        if not lengths.numel() or bool((lengths < 0).any()):
+            return False
+        if self.form is not Form.LENGTHS and bool(leaves[self.bounds].reshape(len(self.streams), -1)[:, 0].any()):
+            return False
+        totals = lengths.reshape(len(self.streams), -1).sum(1)
+        counts = [self.count(leaves, stream) for stream in self.streams]
+        return all(n is None or int(total) <= n for total, n in zip(totals, counts, strict=True))
+
+    def rows(self, leaves: Sequence[Any]) -> list[torch.Tensor]:
+        """For each stream the batch row of every id inside a bag, int64."""
+        lengths = self.lengths(leaves)
+        row = torch.arange(lengths.shape[1]).repeat(self.runs // len(self.streams))
+        return [torch.repeat_interleave(row, part.reshape(-1)) for part in lengths.chunk(len(self.streams))]
+
+    def resample(self, leaves: Sequence[Any], picks: torch.Tensor) -> dict[int, torch.Tensor]:
+        """Leaves whose bag (run, row) is the bag (run, picks[run, row]) of the given ones.
+
+        Args:
+            leaves: The flat inputs.
+            picks: Row numbers, int64 [runs, new batch].
+
+        Returns:
+            Position -> the new leaf, for the bounds and all members.
+        """
+        lengths = self.lengths(leaves)
+        chosen, index = lengths.gather(1, picks), []
+        for own, new, pick in zip(*(t.chunk(len(self.streams)) for t in (lengths, chosen, picks)), strict=True):
+            starts = (own.reshape(-1).cumsum(0) - own.reshape(-1)).reshape(own.shape)
+            index.append(ragged_range(starts.gather(1, pick).reshape(-1), new.reshape(-1)))
+        return self.take(leaves, chosen, index)
+
+    def take(
+        self, leaves: Sequence[Any], lengths: torch.Tensor, index: Sequence[torch.Tensor]
+    ) -> dict[int, torch.Tensor]:
+        """Leaves with bags of the given lengths and ids.
+
+        Args:
+            leaves: The flat inputs.
+            lengths: The length of every bag, int64 [runs, B].
+            index: For each stream the places of its ids in the given leaves; -1 stands for an entry of zero. Matrices hold equally many
+                ids in each row, so the last bag of a shorter row is extended.
+
+        Returns:
+            Position -> the new leaf, for the bounds and all members.
+        """
+        lengths, index = lengths.clone(), list(index)
+        for group in self._matrices():
+            longest = max(len(index[s]) for s in group)
+            for s in group:
+                missing = longest - len(index[s])
+                filler = index[s][-1:] if len(index[s]) else torch.full((1,), -1)
+                index[s] = torch.cat([index[s], filler.expand(missing)])
+                lengths[(s + 1) * self.runs // len(self.streams) - 1, -1] += missing
+        found = {self.bounds: self._bounds(leaves[self.bounds], lengths)}
+        for leaf in self.members:
+            owners = [s for s, stream in enumerate(self.streams) if leaf in stream.leaves]
+            if self.streams[owners[0]].row is None:
+                found[leaf] = _entries(leaves[leaf], index[owners[0]])
+                continue
+            rows = list(leaves[leaf])
+            by_row = {self.streams[s].row: index[s] for s in owners}
+            spare = next(iter(by_row.values()))
+            found[leaf] = torch.stack([_entries(row, by_row.get(t, spare)) for t, row in enumerate(rows)])
+        return found
+
+    def _matrices(self) -> list[list[int]]:
+        """The streams that are rows of the same matrix."""
+        groups: dict[int, list[int]] = {}
+        for number, stream in enumerate(self.streams):
+            if stream.row is not None:
+                groups.setdefault(stream.leaves[0], []).append(number)
+        return list(groups.values())
+
+    def _bounds(self, like: torch.Tensor, lengths: torch.Tensor) -> torch.Tensor:
+        own = lengths.reshape(len(self.streams), -1)
+        if self.form is not Form.LENGTHS:
+            ends = own.cumsum(1)
+            own = torch.cat([torch.zeros_like(ends[:, :1]), ends if self.form is Form.SPLITS else ends[:, :-1]], 1)
+        shape = [*like.shape[:-1], -1] if like.ndim > 1 else [-1]
+        return own.reshape(shape).to(like.dtype).to(like.device)
+
+
+def _entries(leaf: torch.Tensor, index: torch.Tensor) -> torch.Tensor:
+    """Entries of a leaf; zeros for -1."""
+    index = index.to(leaf.device)
+    if not leaf.shape[0]:
+        return leaf.new_zeros(len(index), *leaf.shape[1:])
+    found = leaf.index_select(0, index.clamp(min=0))
+    found[index < 0] = 0
+    return found
+
+
+def ragged_range(starts: torch.Tensor, lengths: torch.Tensor) -> torch.Tensor:
+    """starts[0], starts[0]+1, ..., (lengths[0] of them), then the same for the next; int64."""
+    total = int(lengths.sum())
+    ends = torch.cumsum(lengths, 0)
+    position = torch.arange(total) - torch.repeat_interleave(ends - lengths, lengths)
+    return torch.repeat_interleave(starts, lengths) + position
+
+
+def distinct_counts(leaves: Sequence[Any], bags: Sequence[Bags]) -> list[Any]:
+    """Flat inputs whose numbers of ids equal no other size: a tracer takes two sizes that are equal for one, and 0 and 1 for constants."""
+    found = list(leaves)
+    taken = {0, 1} | {size for leaf in leaves if isinstance(leaf, torch.Tensor) for size in leaf.shape}
+    for group in bags:
+        lengths, index = group.lengths(found).clone(), []
+        per_stream = group.runs // len(group.streams)
+        matrices = {s: group_[0] for group_ in group._matrices() for s in group_}
+        wanted: dict[int, int] = {}
+        for number, (stream, part) in enumerate(zip(group.streams, lengths.chunk(len(group.streams)), strict=True)):
+            places = torch.arange(int(part.sum()))
+            count = wanted.get(matrices.get(number, number), len(places))
+            while count in taken and number == matrices.get(number, number):
+                count += 1
+            wanted[matrices.get(number, number)] = count
+            if stream.leaves and count > len(places):
+                lengths[(number + 1) * per_stream - 1, -1] += count - len(places)
+                filler = places[-1:] if len(places) else torch.full((1,), -1)
+                places = torch.cat([places, filler.expand(count - len(places))])
+            index.append(places)
+        for position, leaf in group.take(found, lengths, index).items():
+            found[position] = leaf
+        taken |= set(wanted.values())
+    return found
+
+
+def marks(bags: Iterable[Bags], leaves: Sequence[Any], batch: Any) -> dict[int, dict[int, Any]]:
+    """Which dimensions of the leaves of bags vary, as `torch.export.Dim`: the bounds with the batch, the ids on their own.
+
+    Args:
+        bags: The bags.
+        leaves: The flat inputs.
+        batch: The dimension of the batch.
+    """
+    found: dict[int, dict[int, Any]] = {}
+    for group in bags:
+        bounds = leaves[group.bounds]
+        per_row = group.runs if bounds.ndim == 1 else group.runs // bounds.shape[0]
+        size = batch if per_row == 1 else per_row * batch
+        found[group.bounds] = {bounds.ndim - 1: size + 1 if group.form is Form.SPLITS else size}
+        for stream in group.streams:
+            axis = 0 if stream.row is None else 1
+            known = next((found[leaf] for leaf in stream.leaves if leaf in found), None)
+            for leaf in stream.leaves:
+                found[leaf] = known = known or {axis: torch.export.Dim(f"ids{leaf}", min=0)}
+    return found

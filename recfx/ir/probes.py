@@ -1,0 +1,86 @@
+"""Probes: made-up inputs on which programs are compared, of the same kind as the example but with other values and other batch sizes."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import torch
+from torch.utils import _pytree as pytree
+
+from recfx.ir.jagged import is_jagged, resample, rows
+from recfx.ir.program import Program
+from recfx.ir.shapes import BATCH, batch_size, positions
+
+PROBE_BATCHES = (1, 2, 7)
+
+
+def probes(program: Program, seed: int = 0) -> list[tuple[str, list[Any]]]:
+    """Other inputs of the same kind: every column reshuffled on its own, batches of 1, 2, 7 and the example's size.
+
+    Values are drawn from the column they stand in, so ids stay in range and flags stay flags. Bags are drawn whole.
+    """
+    signature = program.signature
+    if BATCH not in signature.dims or _has_fixed_bags(program):
+        return [("shuffled values", _shuffle_static(program, seed))]
+    low, high = signature.dims[BATCH]
+    size = batch_size(pytree.tree_unflatten(list(program.example), signature.in_spec), program.bags) or 1
+    generator = torch.Generator().manual_seed(seed)
+    found = []
+    for batch in dict.fromkeys((*PROBE_BATCHES, size)):
+        batch = max(batch, low) if high is None else min(max(batch, low), high)
+        found.append((f"reshuffled inputs at batch {batch}", reshuffle(program, batch, generator)))
+    return found
+
+
+def reshuffle(program: Program, batch: int, generator: torch.Generator) -> list[Any]:
+    """Inputs of a batch size whose columns are drawn from the example's, each on its own, with replacement; whole bags of bags."""
+    leaves = list(program.example)
+    parts, spec = pytree.tree_flatten(pytree.tree_unflatten(leaves, program.signature.in_spec), is_leaf=is_jagged)
+    drawn_bags: dict[int, torch.Tensor] = {}
+    for group in program.bags:
+        picks = torch.randint(group.batch(leaves), (group.runs, batch), generator=generator)
+        drawn_bags |= group.resample(leaves, picks)
+    drawn = []
+    for part, position in zip(parts, positions(parts), strict=True):
+        shape = program.signature.leaves[position].shape
+        if is_jagged(part):
+            part = resample(part, torch.randint(rows(part), (len(part.keys()), batch), generator=generator))
+        elif position in drawn_bags:
+            part = drawn_bags[position]
+        elif shape and shape[0] == BATCH:
+            part = _resample_columns(part, batch, generator)
+        drawn.append(part)
+    return pytree.tree_leaves(pytree.tree_unflatten(drawn, spec))
+
+
+def _has_fixed_bags(program: Program) -> bool:
+    """Whether the number of ids of some bags is fixed."""
+    leaves = program.signature.leaves
+    return any(
+        isinstance(leaves[leaf].shape[0 if stream.row is None else 1], int)
+        for bags in program.bags
+        for stream in bags.streams
+        for leaf in stream.leaves
+    )
+
+
+def _resample_columns(leaf: torch.Tensor, batch: int, generator: torch.Generator) -> torch.Tensor:
+    """Draws `batch` values, with replacement, for each column on its own."""
+    size, columns = leaf.shape[0], leaf.reshape(leaf.shape[0], -1)
+    picks = torch.randint(size, (batch, columns.shape[1]), generator=generator).to(leaf.device)
+    return columns.gather(0, picks).reshape(batch, *leaf.shape[1:])
+
+
+def _shuffle_static(program: Program, seed: int) -> list[Any]:
+    """The example with every row in another row's place (a random permutation could leave the telling row where it is)."""
+    bounds = {bags.bounds for bags in program.bags}
+    ids = {leaf for bags in program.bags for leaf in bags.members}
+    return [
+        leaf.roll(1 + seed % (leaf.shape[0] - 1), 0)
+        if isinstance(leaf, torch.Tensor)
+        and position not in bounds
+        and (leaf.ndim > 1 or position in ids)
+        and leaf.shape[0] > 1
+        else leaf
+        for position, leaf in enumerate(program.example)
+    ]

@@ -1,0 +1,66 @@
+"""Bags of ids as plain tensors: found among the inputs, drawn whole, free in number."""
+
+from __future__ import annotations
+
+import functools
+from typing import Any
+
+import pytest
+import torch
+from bag_models import FORMS, generator, lengths_of
+from torch.utils import _pytree as pytree
+
+import recfx
+
+
+@functools.cache
+def compiled(form: str, example: str) -> Any:
+    """A model of a form and its compiled form, captured with one of the examples."""
+    make, draw = FORMS[form]
+    torch.manual_seed(0)
+    model = make().eval()
+    lengths = EXAMPLES[example]()
+    return model, recfx.optimize(model, example_inputs=draw(lengths, generator(1)), measure=False), draw
+
+
+EXAMPLES = {
+    "bags of any length": lambda: lengths_of(6, 4, generator(0)),
+    "one id a bag": lambda: torch.ones(3, 5, dtype=torch.int64),
+    "one bag": lambda: lengths_of(1, 4, generator(3)) + 1,
+}
+CALLS = {
+    "one bag": torch.tensor([[3], [1], [2]]),
+    "one empty bag": torch.zeros(3, 1, dtype=torch.int64),
+    "empty bags": torch.zeros(3, 4, dtype=torch.int64),
+    "long bags": torch.tensor([[300, 0, 1], [0, 200, 0], [2, 2, 100]]),
+    "one id a bag": torch.ones(3, 9, dtype=torch.int64),
+    "many bags": lengths_of(33, 5, generator(2)),
+}
+
+
+@pytest.mark.parametrize("example", EXAMPLES)
+@pytest.mark.parametrize("form", FORMS)
+def test_the_compiled_model_agrees_for_every_form_of_bags(form: str, example: str) -> None:
+    model, fast, draw = compiled(form, example)
+    assert not fast.report.kept_eager
+    for name, lengths in CALLS.items():
+        inputs = draw(lengths, generator(4))
+        with torch.no_grad():
+            wanted = model(*inputs)
+        assert torch.allclose(fast(*inputs), wanted, atol=1e-5), name
+
+
+@pytest.mark.parametrize("form", FORMS)
+def test_the_batch_is_the_number_of_bags_and_ids_are_free(form: str) -> None:
+    _, fast, draw = compiled(form, "one id a bag")
+    program = fast.program
+    inputs = draw(lengths_of(4, 3, generator(5)), generator(6))
+    sizes = program.signature.check(pytree.tree_leaves(inputs))
+    assert sizes["batch"] == 4
+    assert program.bags
+    for bags in program.bags:
+        for stream in bags.streams:
+            for leaf in stream.leaves:
+                size = program.signature.leaves[leaf].shape[0 if stream.row is None else 1]
+                assert isinstance(size, str)
+                assert size != "batch"
