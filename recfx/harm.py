@@ -15,6 +15,7 @@ from recfx.cost.timing import Comparison, compare
 from recfx.ir.probes import probes
 from recfx.ir.program import Origin
 from recfx.ir.requests import user_leaves
+from recfx.ir.shapes import BATCH
 from recfx.report import Measured
 
 SECONDS = 0.25
@@ -102,7 +103,7 @@ def _measured_inputs(parts: Parts) -> list[Sequence[Any]]:
 
 
 def _rows(parts: Parts, leaves: Sequence[Any]) -> int:
-    batch = parts.program.signature.batch_leaf
-    if batch is not None:
-        return int(leaves[batch].shape[0])
+    sizes = parts.program.signature.check(leaves)
+    if BATCH in sizes:
+        return sizes[BATCH]
     return next((int(leaf.shape[0]) for leaf in leaves if isinstance(leaf, torch.Tensor) and leaf.ndim), 1)

@@ -13,6 +13,7 @@ from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager, nullcontext, redirect_stderr, redirect_stdout
 from typing import Any
 
+import sympy
 import torch
 from torch import fx
 from torch.utils import _pytree as pytree
@@ -25,7 +26,7 @@ from recfx.ir.find_bags import bags_of_call, with_distinct_counts
 from recfx.ir.functionalize import functionalize
 from recfx.ir.inline import inline_regions
 from recfx.ir.inputs import Call, leaf_names, normalize_call
-from recfx.ir.jagged import LENGTHS, is_jagged
+from recfx.ir.jagged import batch_leaf, is_jagged
 from recfx.ir.program import Program, copy_module
 from recfx.ir.propagate import free_symbols, refresh
 from recfx.ir.shapes import BATCH, infer_dynamic_shapes, positions, sizes_of, widen_batch
@@ -246,7 +247,8 @@ def _signature(
         name = symbols.get(str(symbol))
         if name is not None:
             unbounded = str(bounds.upper) in ("int_oo", "oo") or int(bounds.upper) >= 2**62
-            dims[name] = (int(bounds.lower), None if unbounded else int(bounds.upper))
+            lower = min(int(bounds.lower), _derived_lower(exported, symbol))
+            dims[name] = (lower, None if unbounded else int(bounds.upper))
     return Signature(
         parameters=call.names,
         defaults=call.defaults,
@@ -266,16 +268,32 @@ def _batch_symbol(call: Call, values: Sequence[Any], bags: Sequence[Bags]) -> di
     parts = pytree.tree_leaves(call.values, is_leaf=is_jagged)
     for part, position in zip(parts, positions(parts), strict=True):
         holds_bags = is_jagged(part) or position in bounds
-        value = values[position + LENGTHS if is_jagged(part) else position]
-        if position in ids or not isinstance(value, torch.Tensor) or not value.ndim:
+        leaf, axis = (batch_leaf(part) or (0, None)) if is_jagged(part) else (0, -1 if position in bounds else 0)
+        value = values[position + leaf]
+        if axis is None or position in ids or not isinstance(value, torch.Tensor) or not value.ndim:
             continue
-        size = value.shape[-1 if holds_bags else 0]
+        size = value.shape[axis]
         symbols = size.node.expr.free_symbols if isinstance(size, torch.SymInt) else ()
         found: dict[str, str] = {str(symbol): BATCH for symbol in symbols} if len(symbols) == 1 else {}
         if found and not holds_bags:
             return found
         told = told or found
     return told
+
+
+def _derived_lower(exported: torch.export.ExportedProgram, symbol: Any) -> int:
+    """The smallest value of a symbol that stands in the inputs only inside a size such as `keys * batch` or `batch + 1`.
+
+    Export assumes such a symbol to be 2 at least; the range of the size tells what the model needs. For others, a large number.
+    """
+    lowest = [2**62]
+    for expression, bounds in exported.range_constraints.items():
+        if expression != symbol and expression.free_symbols == {symbol}:
+            base = expression.subs({symbol: 0})
+            factor = sympy.simplify((expression - base) / symbol)
+            if factor.is_Integer and factor > 0:
+                lowest.append(-((int(base) - int(bounds.lower)) // int(factor)))
+    return min(lowest)
 
 
 def _range_notices(signature: Signature, max_batch: int | None) -> list[str]:

@@ -67,3 +67,15 @@ def without_constants(
                 hint="leave it out, or recompute what depends on it: compiled.refresh(constant_inputs={...})",
             )
     return positional, rest
+
+
+def same_constant(a: Any, b: Any) -> bool:
+    """Equality that also holds for NaN and for types without a usable `==`."""
+    if a is b:
+        return True
+    if type(a) is not type(b):
+        return False
+    if isinstance(a, float) and a != a:
+        return bool(b != b)
+    result = a == b
+    return bool(result) if isinstance(result, bool) else False

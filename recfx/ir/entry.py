@@ -14,8 +14,9 @@ import torch
 from torch.utils import _pytree as pytree
 
 from recfx.ir.constants import without_constants
-from recfx.ir.jagged import is_jagged_type, without_caches
+from recfx.ir.containers import canonical, container_keys, container_kind, defining_leaves, is_container
 from recfx.ir.signature import LeafSpec, Signature, one_row
+from recfx.ir.sizes import linear_size
 
 MISSING: Any = type("Missing", (), {"__repr__": lambda self: "<missing>"})()
 
@@ -53,11 +54,14 @@ class _EntryWriter:
             "_explain": self._explain,
             "_tree_flatten": pytree.tree_flatten,
             "_unflatten": signature.unflatten,
-            "_without_caches": without_caches,
+            "_defining_leaves": defining_leaves,
+            "_container_keys": container_keys,
+            "_canonical": _canonical,
         }
         self.lines: list[str] = []
         self.leaf_expressions: list[str] = []
         self.dims: dict[str, str] = {}
+        self.unsolved: list[tuple[str, str]] = []
 
     def compile(self) -> Callable[..., Any]:
         parameters = self.signature.parameters
@@ -67,6 +71,7 @@ class _EntryWriter:
             self._unpack(f"a{index}", nesting)
         for index, (spec, expression) in enumerate(zip(self.signature.leaves, self.leaf_expressions, strict=True)):
             self._check(index, spec, expression)
+        self._check_unsolved()
         arguments = ", ".join(f"x{i}" for i in range(len(self.leaf_expressions)))
         self._emit(f"out = _run({arguments})")
         self._emit(f"return {self._result()}")
@@ -120,9 +125,15 @@ class _EntryWriter:
         else:
             name = f"s{len(self.lines)}"
             self.namespace[f"_{name}"] = spec
-            value = f"_without_caches({expression})" if is_jagged_type(spec.type) else expression
-            self._emit(f"l{name}, t{name} = _tree_flatten({value})")
-            self._emit(f"if t{name} != _{name}: _explain({self.values})")
+            if container_kind(spec.type) is not None:
+                self.namespace |= {f"_{name}": spec.type, f"_k{name}": spec.context}
+                differs = f"type({expression}) is not _{name} or _container_keys({expression}) != _k{name}"
+                self._emit(f"if {differs}: _explain({self.values})")
+                self._emit(f"l{name} = _defining_leaves({expression})")
+            else:
+                value = f"_canonical({expression})" if _holds_container(spec) else expression
+                self._emit(f"l{name}, t{name} = _tree_flatten({value})")
+                self._emit(f"if t{name} != _{name}: _explain({self.values})")
             self.leaf_expressions += [f"l{name}[{i}]" for i in range(spec.num_leaves)]
 
     def _check(self, index: int, spec: LeafSpec, expression: str) -> None:
@@ -162,11 +173,28 @@ class _EntryWriter:
             elif want in self.dims:
                 conditions.append(f"{name} != {self.dims[want]}")
             elif want in self.signature.dims:
-                self.dims[want] = name
-                low, high = self.signature.dims[want]
-                conditions.append(f"not {low} <= {name}" + (f" <= {high}" if high is not None else ""))
+                conditions.append(self._bind(want, name))
             elif (expression := self._known(want)) is not None:
                 conditions.append(f"{name} != {expression}")
+            elif (solution := linear_size(want, self.dims)) is not None:
+                dim, factor, base = solution
+                conditions.append(f"({name} - {base}) % {factor}")
+                conditions.append(self._bind(dim, f"(({name} - {base}) // {factor})"))
+            else:
+                self.unsolved.append((name, want))
+        if conditions:
+            self._emit(f"if {' or '.join(conditions)}: _explain({self.values})")
+
+    def _bind(self, dim: str, size: str) -> str:
+        """Gives a dimension its size, and returns the condition under which that is outside its range."""
+        self.dims[dim] = size
+        low, high = self.signature.dims[dim]
+        return f"not {low} <= {size}" + (f" <= {high}" if high is not None else "")
+
+    def _check_unsolved(self) -> None:
+        """Checks the sizes whose dimensions were told by later inputs."""
+        known = [(name, self._known(want)) for name, want in self.unsolved]
+        conditions = [f"{name} != {expression}" for name, expression in known if expression is not None]
         if conditions:
             self._emit(f"if {' or '.join(conditions)}: _explain({self.values})")
 
@@ -191,6 +219,14 @@ class _EntryWriter:
         signature = self.signature
         given = {name: v for name, v in zip(signature.parameters, values, strict=True) if v is not MISSING}
         signature.check(signature.flatten((), {**given, **(defaults or {})}))
+
+
+def _holds_container(spec: pytree.TreeSpec) -> bool:
+    return any(container_kind(child.type) is not None or _holds_container(child) for child in spec.children())
+
+
+def _canonical(value: Any) -> Any:
+    return pytree.tree_map(canonical, value, is_leaf=is_container)
 
 
 def _build(spec: pytree.TreeSpec, indices: Any) -> str | None:

@@ -11,7 +11,7 @@ import torch
 from torch.utils import _pytree as pytree
 
 from recfx.errors import InputError
-from recfx.ir.jagged import is_jagged, without_caches
+from recfx.ir.containers import canonical, is_container, name_parts
 
 
 @dataclasses.dataclass(frozen=True)
@@ -87,10 +87,11 @@ def normalize_call(model: torch.nn.Module, args: Sequence[Any], kwargs: Mapping[
         for name, parameter in signature.parameters.items()
         if parameter.default is not inspect.Parameter.empty and name not in bound.arguments
     }
-    positional, keyword = (pytree.tree_map(without_caches, v, is_leaf=is_jagged) for v in (positional, keyword))
+    positional, keyword = (pytree.tree_map(canonical, v, is_leaf=is_container) for v in (positional, keyword))
     given = {**positional, **keyword}
     for value in given.values():
         _register_dataclasses(value)
+    name_parts(pytree.tree_leaves(tuple(given.values()), is_leaf=is_container))
     return Call(tuple(given), tuple(given.values()), tuple(positional.values()), keyword, defaults, variadic)
 
 

@@ -1,10 +1,4 @@
-"""TorchRec's KeyedJaggedTensor as an input.
-
-A KeyedJaggedTensor caches what it computes (offsets, lengths per key), and its caches are part of its pytree: traced after a
-first use, it refuses unused ones, and the other way round. At the boundary every one is therefore rebuilt from its keys, values,
-lengths and weights alone.
-TorchRec itself is never imported here: whoever passes such a tensor has imported it.
-"""
+"""Bags of ids as inputs, in TorchRec's KeyedJaggedTensor and JaggedTensor: their batch, their free sizes, and other bags like them."""
 
 from __future__ import annotations
 
@@ -12,65 +6,151 @@ from typing import Any
 
 import torch
 
-#: Position of a KeyedJaggedTensor's parts among its pytree leaves, and how many leaves it has.
-VALUES, WEIGHTS, LENGTHS, PARTS = 0, 1, 2, 6
+from recfx.ir.containers import (
+    INVERSE,
+    JAGGED,
+    KEYED_JAGGED,
+    LEAVES,
+    LENGTHS,
+    STRIDES,
+    VALUES,
+    WEIGHTS,
+    container_kind,
+    defining_leaves,
+    rebuilt,
+)
 
 
 def is_jagged(value: Any) -> bool:
-    """Whether a value is a TorchRec KeyedJaggedTensor."""
-    return is_jagged_type(type(value))
+    """Whether a value is a TorchRec KeyedJaggedTensor or JaggedTensor."""
+    return container_kind(type(value)) in (KEYED_JAGGED, JAGGED)
 
 
-def is_jagged_type(type_: Any) -> bool:
-    """Whether a type is TorchRec's KeyedJaggedTensor."""
-    return getattr(type_, "__name__", "") == "KeyedJaggedTensor" and str(type_.__module__).startswith("torchrec.")
+def leaf_count(value: Any) -> int:
+    """How many pytree leaves a part of the inputs has: those of a jagged tensor, one of anything else."""
+    return LEAVES[container_kind(type(value)) or ""] if is_jagged(value) else 1
 
 
-def without_caches(value: Any) -> Any:
-    """The same jagged tensor as if it had just been made; any other value as it is."""
-    if not is_jagged(value):
-        return value
-    return type(value)(
-        keys=value.keys(), values=value.values(), lengths=value.lengths(), weights=value.weights_or_none()
-    )
+def row_keys(value: Any) -> int:
+    """For how many keys a jagged tensor has bags; one for a JaggedTensor."""
+    return 1 if container_kind(type(value)) == JAGGED else len(value.keys())
 
 
 def rows(value: Any) -> int:
-    """The batch size of a jagged tensor."""
-    return int(value.stride())
+    """The batch size of a jagged tensor: rows of what a model makes of its bags."""
+    leaves = defining_leaves(value)
+    if container_kind(type(value)) == JAGGED:
+        return 0 if leaves[LENGTHS] is None else len(leaves[LENGTHS])
+    return int(leaves[INVERSE].shape[1]) if leaves[INVERSE] is not None else int(value.stride())
+
+
+def batch_leaf(value: Any) -> tuple[int, int] | None:
+    """Which leaf of a jagged tensor tells the batch, and by which dimension; None where none does."""
+    leaves = defining_leaves(value)
+    if container_kind(type(value)) == JAGGED:
+        return None if leaves[LENGTHS] is None else (LENGTHS, 0)
+    if leaves[INVERSE] is not None:
+        return INVERSE, 1
+    return None if leaves[STRIDES] is not None else (LENGTHS, 0)
 
 
 def dynamic_shapes(value: Any, batch: Any, name: str) -> list[Any]:
-    """The marks of a jagged tensor's parts: lengths vary with the batch, values on their own."""
-    keys = len(value.keys())
+    """The marks of a jagged tensor's leaves: bags vary with the batch, values on their own.
+
+    With inverse indices the batch is theirs, and the bags vary on their own, evenly over the keys unless each key has its own stride.
+    """
+    leaves = defining_leaves(value)
+    marks: list[Any] = [None] * len(leaves)
     free = {0: torch.export.Dim(f"{name}_values", min=0)}
-    weights = free if value.weights_or_none() is not None else None
-    marks: list[Any] = [None] * PARTS
-    marks[VALUES], marks[WEIGHTS] = free, weights
-    marks[LENGTHS] = {0: batch if keys == 1 else keys * batch}
+    marks[VALUES] = free
+    marks[WEIGHTS] = free if leaves[WEIGHTS] is not None else None
+    if leaves[LENGTHS] is None:
+        return marks
+    if container_kind(type(value)) == JAGGED:
+        marks[LENGTHS] = {0: batch}
+        return marks
+    keys = len(value.keys())
+    if leaves[STRIDES] is not None:
+        marks[LENGTHS] = {0: torch.export.Dim(f"{name}_bags", min=0)}
+    else:
+        stride = batch if leaves[INVERSE] is None else torch.export.Dim(f"{name}_stride", min=1)
+        marks[LENGTHS] = {0: stride if keys == 1 else keys * stride}
+    if leaves[INVERSE] is not None:
+        marks[INVERSE] = {1: batch}
     return marks
 
 
 def resample(value: Any, picks: torch.Tensor) -> Any:
-    """A jagged tensor whose bag (key, row) is the bag (key, picks[key, row]) of the given one.
+    """A jagged tensor whose row `r` for key `k` is row `picks[k, r]` of the given one.
+
+    Bags that inverse indices share stay shared, as a batch without repeated bags is made: each key keeps the bags that are picked.
 
     Args:
-        value: The jagged tensor, `keys` by `batch` bags.
-        picks: Row numbers, int64 [keys, new batch].
+        value: The jagged tensor.
+        picks: Row numbers below its batch, int64 [keys, new batch]; one key for a JaggedTensor.
     """
-    keys, batch = len(value.keys()), rows(value)
-    lengths = value.lengths().view(keys, batch).long()
-    starts = (torch.cumsum(lengths.view(-1), 0) - lengths.view(-1)).view(keys, batch)
-    chosen = lengths.gather(1, picks)
-    first = starts.gather(1, picks)
-    index = ragged_range(first.reshape(-1), chosen.reshape(-1))
-    weights = value.weights_or_none()
-    return type(value)(
-        keys=value.keys(),
-        values=value.values()[index],
-        lengths=chosen.reshape(-1).to(value.lengths().dtype),
-        weights=None if weights is None else weights[index],
-    )
+    leaves = defining_leaves(value)
+    if leaves[LENGTHS] is None:
+        return value
+    keys = picks.shape[0]
+    per_key = leaves[LENGTHS].view(keys, -1).shape[1] if len(leaves) <= STRIDES or leaves[STRIDES] is None else None
+    strides = [per_key] * keys if per_key is not None else leaves[STRIDES].sum(1).tolist()
+    inverse = leaves[INVERSE] if len(leaves) > INVERSE else None
+    chosen, places = [], []
+    for key, row in enumerate(picks):
+        bags = row % max(strides[key], 1) if inverse is None else inverse[key].long()[row]
+        if inverse is not None:
+            bags, place = torch.unique(bags, return_inverse=True)
+            places.append(place)
+        chosen.append(bags)
+    if inverse is not None and per_key is not None:
+        chosen, places = _evenly(chosen, places)
+    changed = _take(leaves, strides, chosen)
+    if inverse is not None:
+        changed[INVERSE] = torch.stack(places).to(inverse.dtype)
+    if per_key is None:
+        counts = torch.zeros_like(leaves[STRIDES])
+        counts[:, 0] = torch.tensor([len(c) for c in chosen])
+        changed[STRIDES] = counts
+    return rebuilt(value, changed)
+
+
+def reversed_ids(value: Any) -> Any:
+    """A jagged tensor of the same sizes, with the ids (and weights) of each key in reverse order."""
+    leaves = defining_leaves(value)
+    if leaves[LENGTHS] is None:
+        return value
+    keys = row_keys(value)
+    strides = leaves[STRIDES] if len(leaves) > STRIDES else None
+    bags = [len(leaves[LENGTHS]) // keys] * keys if strides is None else strides.sum(1).tolist()
+    counts = [int(part.sum()) for part in torch.split(leaves[LENGTHS], bags)]
+    changed = list(leaves)
+    for leaf in (VALUES, WEIGHTS):
+        if leaves[leaf] is not None:
+            changed[leaf] = torch.cat([part.flip(0) for part in torch.split(leaves[leaf], counts)])
+    return rebuilt(value, changed)
+
+
+def _evenly(chosen: list[torch.Tensor], places: list[torch.Tensor]) -> tuple[list[torch.Tensor], list[torch.Tensor]]:
+    """The same bags with as many for each key: the first one fills up."""
+    size = max(len(bags) for bags in chosen) + 1
+    return [torch.cat([bags[:1].expand(size - len(bags)), bags]) for bags in chosen], [
+        place + size - len(bags) for bags, place in zip(chosen, places, strict=True)
+    ]
+
+
+def _take(leaves: list[Any], strides: list[int], chosen: list[torch.Tensor]) -> list[Any]:
+    """The leaves of a jagged tensor that has, for each key, the bags chosen among that key's."""
+    lengths = leaves[LENGTHS].long()
+    starts = torch.cumsum(lengths, 0) - lengths
+    first = torch.tensor([sum(strides[:key]) for key in range(len(strides))])
+    bags = torch.cat([rows + base for rows, base in zip(chosen, first, strict=True)])
+    index = ragged_range(starts[bags], lengths[bags])
+    changed = list(leaves)
+    changed[VALUES] = leaves[VALUES][index]
+    changed[WEIGHTS] = None if leaves[WEIGHTS] is None else leaves[WEIGHTS][index]
+    changed[LENGTHS] = leaves[LENGTHS][bags]
+    return changed
 
 
 def ragged_range(starts: torch.Tensor, lengths: torch.Tensor) -> torch.Tensor:

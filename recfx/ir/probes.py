@@ -7,7 +7,7 @@ from typing import Any
 import torch
 from torch.utils import _pytree as pytree
 
-from recfx.ir.jagged import is_jagged, resample, rows
+from recfx.ir.jagged import is_jagged, leaf_count, resample, reversed_ids, row_keys, rows
 from recfx.ir.program import Program
 from recfx.ir.shapes import BATCH, batch_size, positions
 
@@ -44,7 +44,7 @@ def reshuffle(program: Program, batch: int, generator: torch.Generator) -> list[
     for part, position in zip(parts, positions(parts), strict=True):
         shape = program.signature.leaves[position].shape
         if is_jagged(part):
-            part = resample(part, torch.randint(rows(part), (len(part.keys()), batch), generator=generator))
+            part = resample(part, torch.randint(rows(part), (row_keys(part), batch), generator=generator))
         elif position in drawn_bags:
             part = drawn_bags[position]
         elif shape and shape[0] == BATCH:
@@ -73,14 +73,22 @@ def _resample_columns(leaf: torch.Tensor, batch: int, generator: torch.Generator
 
 def _shuffle_static(program: Program, seed: int) -> list[Any]:
     """The example with every row in another row's place (a random permutation could leave the telling row where it is)."""
+    parts, spec = pytree.tree_flatten(
+        pytree.tree_unflatten(list(program.example), program.signature.in_spec), is_leaf=is_jagged
+    )
+    starts = positions(parts)
+    jagged = {
+        at + i for part, at in zip(parts, starts, strict=True) if is_jagged(part) for i in range(leaf_count(part))
+    }
+    example = pytree.tree_leaves(pytree.tree_unflatten([reversed_ids(p) if is_jagged(p) else p for p in parts], spec))
     bounds = {bags.bounds for bags in program.bags}
     ids = {leaf for bags in program.bags for leaf in bags.members}
     return [
         leaf.roll(1 + seed % (leaf.shape[0] - 1), 0)
         if isinstance(leaf, torch.Tensor)
-        and position not in bounds
+        and position not in bounds | jagged
         and (leaf.ndim > 1 or position in ids)
         and leaf.shape[0] > 1
         else leaf
-        for position, leaf in enumerate(program.example)
+        for position, leaf in enumerate(example)
     ]

@@ -13,7 +13,7 @@ from torch.fx.experimental.symbolic_shapes import ShapeEnv, free_unbacked_symbol
 
 from recfx.errors import VerificationError
 from recfx.ir.program import get_state, where
-from recfx.ir.shapes import dimension_names
+from recfx.ir.sizes import dimension_names
 
 
 def fake_mode_of(graph: fx.Graph) -> FakeTensorMode:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import re
 from collections.abc import Iterator, Sequence
 from typing import Any
 
@@ -12,14 +11,9 @@ from torch.utils import _pytree as pytree
 from recfx.errors import InputError
 from recfx.ir.bags import Bags
 from recfx.ir.bags import marks as bag_marks
-from recfx.ir.jagged import PARTS, dynamic_shapes, is_jagged, resample, rows
+from recfx.ir.jagged import dynamic_shapes, is_jagged, leaf_count, resample, row_keys, rows
 
 BATCH = "batch"
-
-
-def dimension_names(size: int | str) -> list[str]:
-    """The dimensions that a size of a signature is made of."""
-    return [] if isinstance(size, int) else re.findall(r"[A-Za-z_]\w*", size)
 
 
 def positions(parts: Sequence[Any]) -> list[int]:
@@ -27,7 +21,7 @@ def positions(parts: Sequence[Any]) -> list[int]:
     starts, at = [], 0
     for part in parts:
         starts.append(at)
-        at += PARTS if is_jagged(part) else 1
+        at += leaf_count(part)
     return starts
 
 
@@ -72,7 +66,7 @@ def widen_batch(values: Sequence[Any], bags: Sequence[Bags] = ()) -> list[Any]:
     widened = []
     for part, position in zip(parts, positions(parts), strict=True):
         if is_jagged(part):
-            part = resample(part, torch.zeros(len(part.keys()), 2, dtype=torch.int64))
+            part = resample(part, torch.zeros(row_keys(part), 2, dtype=torch.int64))
         elif position in twice:
             part = twice[position]
         elif isinstance(part, torch.Tensor) and part.ndim and part.shape[0] == 1:

@@ -15,8 +15,9 @@ import torch
 from torch.utils import _pytree as pytree
 
 from recfx.errors import InputError
-from recfx.ir.constants import Fingerprint, without_constants
-from recfx.ir.jagged import is_jagged, without_caches
+from recfx.ir.constants import Fingerprint, same_constant, without_constants
+from recfx.ir.containers import canonical, container_mismatch, is_container
+from recfx.ir.sizes import evaluate_size, linear_size
 
 Size = int | str
 
@@ -125,9 +126,11 @@ class Signature:
             InputError: The arguments do not bind, or their nesting differs from the one captured.
         """
         bound = _in_captured_order(tuple(self.bind(args, kwargs)), self.in_spec.children()[0])
-        values = pytree.tree_map(without_caches, bound, is_leaf=is_jagged)
+        values = pytree.tree_map(canonical, bound, is_leaf=is_container)
         leaves, spec = pytree.tree_flatten((values, {}))
         if spec != self.in_spec:
+            if mismatch := container_mismatch(spec, self.in_spec):
+                raise mismatch
             raise InputError(
                 "the inputs are nested differently from the captured ones",
                 where=f"got {_brief(spec)}",
@@ -155,6 +158,8 @@ class Signature:
         sizes: dict[str, int] = {}
         for spec, leaf in zip(self.leaves, leaves, strict=True):
             check_leaf(spec, leaf, sizes, self.dims)
+        for spec, leaf in zip(self.leaves, leaves, strict=True):
+            check_leaf(spec, leaf, sizes, self.dims)  # again: later leaves told dimensions of earlier ones
         return sizes
 
     def unflatten(self, outputs: Sequence[Any]) -> Any:
@@ -200,6 +205,12 @@ def check_leaf(spec: LeafSpec, leaf: Any, sizes: dict[str, int], dims: Mapping[s
     """Checks one leaf, adding the dimensions it fixes to `sizes`; raises `InputError`."""
     if spec.kind == "constant":
         if not same_constant(leaf, spec.value):
+            if spec.value is None:
+                raise InputError(
+                    f"the example inputs had None here, now it is {_kind(leaf)}",
+                    where=f"input {spec.name}",
+                    hint="optimize with example inputs that have it, or leave it out",
+                )
             raise InputError(
                 f"the value {spec.value!r} was built into the model when it was captured, now it is {leaf!r}",
                 where=f"input {spec.name}",
@@ -207,7 +218,11 @@ def check_leaf(spec: LeafSpec, leaf: Any, sizes: dict[str, int], dims: Mapping[s
             )
         return
     if not isinstance(leaf, torch.Tensor):
-        raise InputError(f"expected a tensor, got {type(leaf).__name__}", where=f"input {spec}")
+        raise InputError(
+            f"expected a tensor, got {type(leaf).__name__}",
+            where=f"input {spec}",
+            hint="pass what the example inputs had, or optimize with example inputs that leave it out",
+        )
     if leaf.dtype is not spec.dtype:
         raise InputError(
             f"expected dtype {spec.dtype}, got {leaf.dtype}",
@@ -243,7 +258,13 @@ def _check_size(
         expected = evaluate_size(want, sizes)
         if expected is not None and got != expected:
             raise InputError(f"expected {want} = {expected}, got {got}", where=where)
-        return
+        solution = linear_size(want, sizes) if expected is None else None
+        if solution is None:
+            return
+        want, factor, base = solution
+        if (got - base) % factor:
+            raise InputError(f"{got} is not a multiple of {factor}" + (f", plus {base}" if base else ""), where=where)
+        got = (got - base) // factor
     if sizes.setdefault(want, got) != got:
         raise InputError(
             f"{want} is {got} here and {sizes[want]} in an earlier input",
@@ -263,26 +284,6 @@ def _check_size(
         )
 
 
-def evaluate_size(expression: str, sizes: Mapping[str, int]) -> int | None:
-    """The value of a size expression, or None when a dimension in it is not known yet."""
-    try:
-        return int(eval(expression, {"__builtins__": {}}, dict(sizes)))
-    except NameError:
-        return None
-
-
-def same_constant(a: Any, b: Any) -> bool:
-    """Equality that also holds for NaN and for types without a usable `==`."""
-    if a is b:
-        return True
-    if type(a) is not type(b):
-        return False
-    if isinstance(a, float) and a != a:
-        return bool(b != b)
-    result = a == b
-    return bool(result) if isinstance(result, bool) else False
-
-
 def _in_captured_order(value: Any, spec: pytree.TreeSpec) -> Any:
     """The same value with the keys of its dicts in the captured order, which means nothing to a user."""
     if type(value) is not spec.type or spec.is_leaf():
@@ -293,6 +294,10 @@ def _in_captured_order(value: Any, spec: pytree.TreeSpec) -> Any:
     if spec.type in (tuple, list) and len(value) == len(children):
         return spec.type(_in_captured_order(v, child) for v, child in zip(value, children, strict=True))
     return value
+
+
+def _kind(leaf: Any) -> str:
+    return f"a tensor {list(leaf.shape)}" if isinstance(leaf, torch.Tensor) else repr(leaf)
 
 
 def _brief(spec: pytree.TreeSpec) -> str:

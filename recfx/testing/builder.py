@@ -12,8 +12,8 @@ from torch.utils import _pytree as pytree
 from recfx.ir.dead_code import remove_dead_code
 from recfx.ir.program import Program, set_state
 from recfx.ir.propagate import fake_inputs, fake_mode_of, refresh
-from recfx.ir.shapes import dimension_names
 from recfx.ir.signature import LeafSpec, Signature
+from recfx.ir.sizes import dimension_names
 from recfx.testing.inputs import random_leaves
 
 Shape = Sequence[int | str]

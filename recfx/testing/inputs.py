@@ -10,7 +10,7 @@ from torch import fx
 
 from recfx.ir.program import Program
 from recfx.ir.shapes import BATCH
-from recfx.ir.signature import evaluate_size
+from recfx.ir.sizes import evaluate_size
 
 _aten = torch.ops.aten
 _LOOKUPS = (_aten.embedding.default, _aten.embedding_bag.padding_idx, _aten.embedding_bag.default)

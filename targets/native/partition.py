@@ -10,7 +10,8 @@ import torch
 from torch import fx
 
 from recfx.ir.program import Program
-from recfx.ir.shapes import BATCH, dimension_names
+from recfx.ir.shapes import BATCH
+from recfx.ir.sizes import dimension_names
 from recfx.targets.native.abi import Place
 from recfx.targets.native.builder import PlanBuilder, Slot
 from recfx.targets.native.call import plan_call

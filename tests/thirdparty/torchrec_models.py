@@ -16,7 +16,7 @@ KEYS = ("f0", "f1", "f2", "f3")
 ROWS, DIM, DENSE = 20, 8, 5
 
 
-def _tables(weighted: bool = False) -> Any:
+def keyed_tables(weighted: bool = False) -> Any:
     """An `EmbeddingBagCollection` of four tables, one pooled by the mean and one shared by two features."""
     modules = importlib.import_module("torchrec.modules.embedding_modules")
     configs = importlib.import_module("torchrec.modules.embedding_configs")
@@ -49,19 +49,24 @@ class Pooled(nn.Module):
         return scores
 
 
-def _inputs(weighted: bool, batch: int, rng: torch.Generator) -> Inputs:
-    jagged = importlib.import_module("torchrec.sparse.jagged_tensor").KeyedJaggedTensor
+def jagged(batch: int, rng: torch.Generator, weighted: bool = False) -> Any:
+    """A KeyedJaggedTensor of `KEYS` with bags of 0 to 3 ids."""
+    container = importlib.import_module("torchrec.sparse.jagged_tensor").KeyedJaggedTensor
     lengths = torch.randint(0, 4, (len(KEYS) * batch,), generator=rng)
     total = int(lengths.sum())
     values = torch.randint(0, ROWS, (total,), generator=rng)
     weights = torch.rand(total, generator=rng) if weighted else None
-    sparse = jagged(keys=list(KEYS), values=values, lengths=lengths, weights=weights)
+    return container(keys=list(KEYS), values=values, lengths=lengths, weights=weights)
+
+
+def _inputs(weighted: bool, batch: int, rng: torch.Generator) -> Inputs:
+    sparse = jagged(batch, rng, weighted)
     return (torch.randn(batch, DENSE, generator=rng), sparse), {}
 
 
 def _build(make: Callable[[Any], nn.Module], weighted: bool) -> BuiltModel:
     logging.getLogger("torchrec").setLevel(logging.ERROR)
-    return BuiltModel(make(_tables(weighted)), partial(_inputs, weighted))
+    return BuiltModel(make(keyed_tables(weighted)), partial(_inputs, weighted))
 
 
 def _case(name: str, make: Callable[[Any], nn.Module], weighted: bool = False) -> ModelCase:

@@ -1,0 +1,217 @@
+"""TorchRec's containers of tensors as inputs: KeyedJaggedTensor, JaggedTensor and KeyedTensor.
+
+A container caches what it computes (offsets, lengths per key), and its caches are part of its pytree. At the boundary every container
+is therefore reduced to the tensors that define it. What a container holds beyond them is either derived from them, which is checked,
+or refused: nothing that an eager model would read is dropped silently.
+
+TorchRec itself is never imported here: whoever passes such a container has imported it.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+from typing import Any
+
+import torch
+from torch.utils import _pytree as pytree
+
+from recfx.errors import InputError
+
+KEYED_JAGGED, JAGGED, KEYED = "KeyedJaggedTensor", "JaggedTensor", "KeyedTensor"
+
+#: Positions of the parts of a KeyedJaggedTensor among its pytree leaves; a JaggedTensor has the first four.
+VALUES, WEIGHTS, LENGTHS, OFFSETS, STRIDES, INVERSE = range(6)
+
+#: Number of pytree leaves of each container.
+LEAVES = {KEYED_JAGGED: 6, JAGGED: 4, KEYED: 1}
+
+
+def container_kind(type_: Any) -> str | None:
+    """Which of TorchRec's containers a type is, by its name; None for any other type."""
+    name = getattr(type_, "__name__", "")
+    return name if name in LEAVES and str(type_.__module__).startswith("torchrec.") else None
+
+
+def is_container(value: Any) -> bool:
+    """Whether a value is one of TorchRec's containers."""
+    return container_kind(type(value)) is not None
+
+
+def defining_leaves(value: Any) -> list[Any]:
+    """The pytree leaves of a container, reduced to the tensors that define it; None where it has no such tensor.
+
+    Raises:
+        InputError: It holds something that its defining tensors do not say.
+    """
+    kind = container_kind(type(value))
+    if kind == KEYED:
+        if value._key_dim not in (1, -1) or value._values.ndim != 2:
+            raise _error(
+                value,
+                f"key_dim={value._key_dim} of values with {value._values.ndim} dimensions",
+                "pass a KeyedTensor with values [batch, sum of the keys' widths] and key_dim=1",
+            )
+        return [value._values]
+    lengths = _lengths(value)
+    if kind == JAGGED:
+        return [value._values, value._weights, lengths, None]
+    if lengths is not None and int(lengths.sum()) != value._values.shape[0]:
+        raise _error(
+            value,
+            f"lengths of {int(lengths.sum())} values and {value._values.shape[0]} values",
+            "pass lengths that add up to the number of values",
+        )
+    inverse = _inverse(value)
+    if value._stride is not None or value._stride_per_key is not None or value._variable_stride_per_key is not None:
+        _check_strides(value, lengths, inverse)
+    if value._jt_dict is not None:
+        _check_split(value)
+    return [value._values, value._weights, lengths, None, value._stride_per_key_per_rank, inverse]
+
+
+def canonical(value: Any) -> Any:
+    """The same container made of the tensors that define it, without caches; any other value as it is.
+
+    Raises:
+        InputError: It holds something that its defining tensors do not say.
+    """
+    kind = container_kind(type(value))
+    return value if kind is None else rebuilt(value, defining_leaves(value))
+
+
+def rebuilt(like: Any, leaves: list[Any]) -> Any:
+    """A container with the keys of another one and other defining tensors."""
+    kind, type_ = container_kind(type(like)), type(like)
+    if kind == KEYED:
+        return type_(like._keys, like._length_per_key, leaves[0])
+    if kind == JAGGED:
+        return type_(*leaves)
+    values, weights, lengths, offsets, strides, inverse = leaves
+    return type_(
+        like._keys,
+        values,
+        weights,
+        lengths,
+        offsets,
+        stride_per_key_per_rank=strides,
+        inverse_indices=None if inverse is None else (like._keys, inverse),
+    )
+
+
+def name_parts(values: Iterable[Any]) -> None:
+    """Gives the parts of a KeyedTensor names in torch's pytrees, which export asks for and TorchRec does not register."""
+    for type_ in {type(value) for value in values if container_kind(type(value)) == KEYED}:
+        node = pytree.SUPPORTED_NODES[type_]
+        if node.flatten_with_keys_fn is None:
+            named = node._replace(flatten_with_keys_fn=_named_values)
+            pytree.SUPPORTED_NODES[type_] = named
+
+
+def _named_values(value: Any) -> tuple[list[tuple[Any, Any]], Any]:
+    return [(pytree.GetAttrKey("_values"), value._values)], (value._keys, value._length_per_key)
+
+
+def container_mismatch(spec: pytree.TreeSpec, captured: pytree.TreeSpec) -> InputError | None:
+    """The error about the first container whose keys differ from the captured ones; None when the difference is another."""
+    if spec.type is captured.type and spec.type is not None and (kind := container_kind(spec.type)):
+        if spec.context == captured.context:
+            return None
+        return InputError(
+            f"the {kind} has the keys {spec.context}, the example inputs had {captured.context}",
+            hint="select and order its keys with permute(), or optimize with example inputs of these keys",
+        )
+    if spec.type is not captured.type or len(spec.children()) != len(captured.children()):
+        return None
+    found = (container_mismatch(a, b) for a, b in zip(spec.children(), captured.children(), strict=True))
+    return next((error for error in found if error is not None), None)
+
+
+def container_keys(value: Any) -> Any:
+    """What a container holds that is not a tensor, as its pytree's context has it."""
+    kind = container_kind(type(value))
+    if kind == JAGGED:
+        return None
+    return value._keys if kind == KEYED_JAGGED else (value._keys, value._length_per_key)
+
+
+def _lengths(value: Any) -> Any:
+    """Number of values of each bag; None for a JaggedTensor that has neither lengths nor offsets."""
+    lengths, offsets = value._lengths, value._offsets
+    if lengths is not None and lengths.ndim != 1:
+        raise _error(value, f"lengths of shape {list(lengths.shape)}", "call flatten_lengths() first, or pass a vector")
+    if offsets is None:
+        return lengths
+    if offsets.ndim != 1 or not offsets.numel():
+        raise _error(value, f"offsets of shape {list(offsets.shape)}", "pass a vector of one offset more than bags")
+    counted = torch.diff(offsets)
+    if int(offsets[0]) != 0:
+        raise _error(
+            value,
+            f"offsets that start at {int(offsets[0])}",
+            "pass the values from the first offset on, and offsets that start at 0",
+        )
+    if lengths is not None and not torch.equal(counted.to(lengths.dtype), lengths):
+        raise _error(value, "lengths that differ from its offsets", "pass one of the two")
+    return counted if lengths is None else lengths
+
+
+def _inverse(value: Any) -> Any:
+    """The inverse indices [keys, batch] in the order of the container's keys; None without."""
+    given = value._inverse_indices
+    if given is None:
+        return None
+    names, indices = given
+    keys = value._keys
+    if indices.ndim != 2 or len(names) != indices.shape[0] or set(names) != set(keys) or len(names) != len(keys):
+        raise _error(
+            value,
+            f"inverse_indices of shape {list(indices.shape)} for the keys {list(names)}",
+            f"pass inverse_indices with one row for each of the keys {list(keys)}",
+        )
+    if list(names) == list(keys):
+        return indices
+    place = {name: row for row, name in enumerate(names)}
+    return indices.index_select(0, torch.tensor([place[key] for key in keys], device=indices.device))
+
+
+def _check_strides(value: Any, lengths: Any, inverse: Any) -> None:
+    """Raises when a stride that was given differs from what lengths, strides per rank and inverse indices say."""
+    per_rank = value._stride_per_key_per_rank
+    if value._variable_stride_per_key not in (None, per_rank is not None):
+        raise _error(value, "a variable_stride_per_key that differs from its strides", "leave it to the constructor")
+    keys = len(value._keys)
+    if per_rank is None:
+        each = [0 if lengths is None or not keys else lengths.numel() // keys] * keys
+        stride = each[0] if keys else 0
+    else:
+        each = [int(s) for s in per_rank.sum(1).tolist()]
+        stride = int(inverse.shape[-1]) if inverse is not None and inverse.numel() else max(each, default=0)
+    if value._stride not in (None, stride):
+        raise _error(
+            value,
+            f"stride={value._stride}, its other parts say {stride}",
+            "leave stride out, or pass lengths of keys x stride bags",
+        )
+    if per_rank is None and inverse is None and value._stride_per_key not in (None, each):
+        raise _error(
+            value, f"stride_per_key={value._stride_per_key}, its lengths say {each}", "pass stride_per_key_per_rank"
+        )
+
+
+def _check_split(value: Any) -> None:
+    """Raises when the cache of JaggedTensors, one for each key, was not made from the container's own values."""
+    parts = value._jt_dict
+    first = next(iter(parts.values()), None)
+    own = value._values.untyped_storage()._cdata
+    if list(parts) != list(value._keys) or (
+        first is not None and first._values.numel() and first._values.untyped_storage()._cdata != own
+    ):
+        raise _error(value, "a jt_dict that was not made from its values", "leave jt_dict out")
+
+
+def _error(value: Any, what: str, hint: str) -> InputError:
+    kind = container_kind(type(value))
+    keys = "" if kind == JAGGED else f" with the keys {list(value._keys)}"
+    return InputError(
+        f"the {kind} has {what}, which a captured model cannot represent", where=f"{kind}{keys}", hint=hint
+    )

@@ -1,0 +1,32 @@
+"""Sizes of a signature: integers, names of dimensions, and expressions over such names."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Iterable, Mapping
+
+
+def dimension_names(size: int | str) -> list[str]:
+    """The dimensions that a size of a signature is made of."""
+    return [] if isinstance(size, int) else re.findall(r"[A-Za-z_]\w*", size)
+
+
+def evaluate_size(expression: str, sizes: Mapping[str, int]) -> int | None:
+    """The value of a size expression, or None when a dimension in it is not known yet."""
+    try:
+        return int(eval(expression, {"__builtins__": {}}, dict(sizes)))
+    except NameError:
+        return None
+
+
+def linear_size(expression: str, known: Iterable[str]) -> tuple[str, int, int] | None:
+    """The dimension, factor and base of a size `factor * dimension + base` whose one dimension is not known yet; None for others."""
+    names = dimension_names(expression)
+    if len(set(names)) != 1 or names[0] in known:
+        return None
+    points = [evaluate_size(expression, {names[0]: x}) for x in (0, 1, 2)]
+    if None in points:
+        return None
+    base, first, second = (int(p) for p in points if p is not None)
+    factor = first - base
+    return (names[0], factor, base) if factor > 0 and second == base + 2 * factor else None
