@@ -2,8 +2,8 @@
 
 Capture must know which sizes vary before there is a graph. The model is run once on the example, operator by operator, and every tensor
 is followed back to the inputs it was made from. An input holds the bounds of bags when an operator takes what was made of it as offsets,
-lengths or repeats, together with what was made of the ids, and when its values fit the number of ids. The model is not run when no input can
-be bounds by its values.
+lengths or repeats, together with what was made of the ids, and when its values fit the number of ids. The model is not run when no input
+can be bounds by its values.
 """
 
 from __future__ import annotations
