@@ -3,6 +3,7 @@
 model/
   manifest.json        format, versions, checksums of the other files, which backend has which region
   program.json         the graph and the calling convention
+  one-row.json         the same of the plan for a batch of one row, of a model that has one
   state.safetensors    tables, weights and constants
   constants.safetensors  inputs declared constant, for a refresh
   region-0/            what a backend saved for itself, if anything
@@ -24,24 +25,19 @@ from recfx.compiled import CompiledModel, Parts
 from recfx.errors import ArtifactError
 from recfx.formats.folders import check_file, checksums, write_folder
 from recfx.ir.program import Program
-from recfx.ir.serialize import from_json, to_json
+from recfx.ir.serialize import TensorStore, from_json, to_json
 from recfx.pipeline import MissRecord, PassRecord
-from recfx.refresh import Recipe, load_recipe
+from recfx.refresh import load_recipe
 from recfx.report import Measured, Report
 from recfx.targets import BACKENDS, Lowered
 
 FORMAT = 2
 _MANIFEST = "manifest.json"
+_REGIONS = {"program": "region", "one-row": "one-row-region"}
 _COPIED_BYTES = 16 << 20
 
 
-def save(
-    program: Program,
-    regions: Sequence[Lowered],
-    report: Report,
-    path: str | PathLike[str],
-    recipe: Recipe | None = None,
-) -> None:
+def save(parts: Parts, path: str | PathLike[str]) -> None:
     """Writes an artifact; a crash in the middle leaves whatever was there before.
 
     Raises:
@@ -50,15 +46,17 @@ def save(
     folder = Path(path)
     if folder.exists() and not (folder / _MANIFEST).is_file():
         raise ArtifactError("the path exists and is no recfx artifact", where=str(folder), hint="choose another path")
-    document, tensors = to_json(program)
+    store = TensorStore()
+    plans = [(stem, plan, to_json(plan.program, store)[0]) for stem, plan in _plans(parts)]
 
     def fill(staging: Path) -> None:
-        (staging / "program.json").write_text(json.dumps(document))
-        save_file(tensors, staging / "state.safetensors")
-        for index, region in enumerate(regions):
-            (staging / f"region-{index}").mkdir()
-            BACKENDS[region.backend].save(region, staging / f"region-{index}")
-        _write_manifest(staging, regions, report, recipe.save(staging) if recipe is not None else None)
+        for stem, plan, document in plans:
+            (staging / f"{stem}.json").write_text(json.dumps(document))
+            for index, region in enumerate(plan.regions):
+                (staging / f"{_REGIONS[stem]}-{index}").mkdir()
+                BACKENDS[region.backend].save(region, staging / f"{_REGIONS[stem]}-{index}")
+        save_file(store.tensors, staging / "state.safetensors")
+        _write_manifest(staging, parts)
 
     write_folder(folder, fill)
 
@@ -82,14 +80,29 @@ def load(path: str | PathLike[str], *, check: bool = True) -> CompiledModel:
     except SafetensorError as error:
         raise ArtifactError(f"the tensors cannot be read: {error}", where=str(folder / "state.safetensors")) from error
     tensors = {name: _settled(tensor) for name, tensor in tensors.items()}
-    program = from_json(json.loads((folder / "program.json").read_text()), tensors)
+    report, recipe = _decode_report(manifest["report"]), load_recipe(manifest.get("recipe"), folder)
+    program, regions = _load_plan(folder, "program", manifest["regions"], tensors)
+    parts = Parts(program, regions, report, recipe=recipe)
+    if report.one_row is not None:
+        program, regions = _load_plan(folder, "one-row", manifest["one_row"], tensors)
+        parts = parts.with_one_row(Parts(program, regions, report.one_row))
+    return CompiledModel(parts)
+
+
+def _plans(parts: Parts) -> list[tuple[str, Parts]]:
+    return [("program", parts), *([("one-row", parts.one_row)] if parts.one_row is not None else [])]
+
+
+def _load_plan(
+    folder: Path, stem: str, backends: Sequence[str], tensors: dict[str, torch.Tensor]
+) -> tuple[Program, list[Lowered]]:
+    program = from_json(json.loads((folder / f"{stem}.json").read_text()), tensors)
     regions = []
-    for index, name in enumerate(manifest["regions"]):
+    for index, name in enumerate(backends):
         if name not in BACKENDS:
             raise ArtifactError(f"the artifact needs the backend {name!r}, unknown here", where=str(folder))
-        regions.append(BACKENDS[name].load(program, folder / f"region-{index}"))
-    recipe = load_recipe(manifest.get("recipe"), folder)
-    return CompiledModel(Parts(program, regions, _decode_report(manifest["report"]), recipe=recipe))
+        regions.append(BACKENDS[name].load(program, folder / f"{_REGIONS[stem]}-{index}"))
+    return program, regions
 
 
 def _settled(tensor: torch.Tensor) -> torch.Tensor:
@@ -97,16 +110,19 @@ def _settled(tensor: torch.Tensor) -> torch.Tensor:
     return tensor.clone() if tensor.numel() * tensor.element_size() <= _COPIED_BYTES else tensor
 
 
-def _write_manifest(folder: Path, regions: Sequence[Lowered], report: Report, recipe: dict[str, Any] | None) -> None:
+def _write_manifest(folder: Path, parts: Parts) -> None:
     from recfx import __version__
 
+    recipe = parts.recipe.save(folder) if parts.recipe is not None else None
+    one_row = parts.one_row.regions if parts.one_row is not None else ()
     manifest = {
         "format": FORMAT,
         "recfx": __version__,
         "torch": torch.__version__,
         "files": checksums(folder),
-        "regions": [region.backend for region in regions],
-        "report": report.to_json(),
+        "regions": [region.backend for region in parts.regions],
+        "one_row": [region.backend for region in one_row],
+        "report": parts.report.to_json(),
         "recipe": recipe,
     }
     (folder / _MANIFEST).write_text(json.dumps(manifest, indent=1) + "\n")
@@ -143,5 +159,6 @@ def _decode_report(document: dict[str, Any]) -> Report:
         for p in document["passes"]
     )
     measured = tuple(Measured(**{k: tuples(v) for k, v in m.items()}) for m in document["measured"])
-    plain = {k: tuples(v) for k, v in document.items() if k not in ("passes", "measured")}
-    return Report(**plain, passes=passes, measured=measured)
+    one_row = _decode_report(document["one_row"]) if document.get("one_row") is not None else None
+    plain = {k: tuples(v) for k, v in document.items() if k not in ("passes", "measured", "one_row")}
+    return Report(**plain, passes=passes, measured=measured, one_row=one_row)

@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
+import dataclasses
 import threading
 from collections.abc import Callable, Mapping, Sequence
 from os import PathLike
 from typing import TYPE_CHECKING, Any, NoReturn
 
 from recfx.diagnose import diagnose
-from recfx.errors import RecfxError
+from recfx.errors import InputError, RecfxError
 from recfx.ir.entry import entry_function
 from recfx.ir.program import Program
 from recfx.report import Report
@@ -31,6 +32,7 @@ class Parts:
         report: What was done.
         run: Flat inputs -> flat outputs; by default the only region's runner.
         recipe: How to make it again from other weights; None when that is not known.
+        one_row: What runs instead when the batch has one row; None when the program takes one row itself, or none is taken.
     """
 
     def __init__(
@@ -40,13 +42,33 @@ class Parts:
         report: Report,
         run: Callable[..., Any] | None = None,
         recipe: Recipe | None = None,
+        one_row: Parts | None = None,
     ) -> None:
         self.recipe = recipe
+        self.one_row = one_row
         self.program = program
         self.regions = tuple(regions)
         self.report = report
         self.run = run or regions[0].run
-        self.entry = entry_function(program.signature, self.run)
+        self.entry: Callable[..., Any] = entry_function(
+            program.signature, self.run, one_row.entry if one_row is not None else None
+        )
+
+    def with_one_row(self, one_row: Parts) -> Parts:
+        """The same parts with others for a batch of one row."""
+        report = dataclasses.replace(self.report, one_row=one_row.report)
+        return Parts(self.program, self.regions, report, self.run, self.recipe, one_row)
+
+    def program_for(self, args: tuple[Any, ...], kwargs: Mapping[str, Any]) -> Program:
+        """The program that a call with these arguments runs."""
+        if self.one_row is not None:
+            signature = self.one_row.program.signature
+            try:
+                signature.check(signature.flatten(args, kwargs))
+            except InputError:
+                return self.program
+            return self.one_row.program
+        return self.program
 
 
 class CompiledModel:
@@ -88,7 +110,11 @@ class CompiledModel:
     @property
     def placement(self) -> dict[str, str]:
         """Region -> backend."""
-        return {f"region {i}": region.backend for i, region in enumerate(self._ready().regions)}
+        parts = self._ready()
+        found = {f"region {i}": region.backend for i, region in enumerate(parts.regions)}
+        if parts.one_row is not None:
+            found |= {f"one row, region {i}": region.backend for i, region in enumerate(parts.one_row.regions)}
+        return found
 
     def explain(self) -> str:
         """Why rules did not fire, one line each."""
@@ -106,7 +132,7 @@ class CompiledModel:
         from recfx.artifact import save
 
         parts = self._ready()
-        save(parts.program, parts.regions, parts.report, path, parts.recipe)
+        save(parts, path)
 
     @property
     def parts(self) -> Parts:
@@ -166,4 +192,4 @@ class CompiledModel:
     def _explain(self, error: Exception, args: tuple[Any, ...], kwargs: dict[str, Any]) -> NoReturn:
         if self._parts is None:
             raise error
-        raise diagnose(self._parts.program, args, kwargs, error) from error
+        raise diagnose(self._parts.program_for(args, kwargs), args, kwargs, error) from error

@@ -32,12 +32,19 @@ def do_no_harm(parts: Parts, model: torch.nn.Module, *, seconds: float = SECONDS
 
     Returns:
         The same parts with the measurements in the report; with the user's model behind the entry when the compiled one is slower
-        at one of the sizes, beyond the measurement's own interval, however much faster it is at the other.
+        at one of the sizes, beyond the measurement's own interval, however much faster it is at the other. Sizes that the user's model
+        itself refuses are not measured, and a notice says so.
     """
     measured: list[Measured] = []
     comparisons: list[Comparison] = []
+    notices: list[str] = []
     for leaves in _measured_inputs(parts):
         positional, keyword = _split(parts, pytree.tree_unflatten(list(leaves), parts.program.signature.in_spec)[0])
+        if (refusal := _refusal(_eager_call(model, *_as_user(parts, leaves)))) is not None:
+            notices.append(
+                f"the model itself fails at batch {_rows(parts, leaves)}, so that size was not measured: {refusal}"
+            )
+            continue
         comparison = compare(
             {
                 "eager": _eager_call(model, *_as_user(parts, leaves)),
@@ -53,9 +60,14 @@ def do_no_harm(parts: Parts, model: torch.nn.Module, *, seconds: float = SECONDS
         bounds = (ratio.value, ratio.low, ratio.high)
         measured.append(Measured(_rows(parts, leaves), medians["eager"], medians["compiled"], bounds))
     harmful = any(c.slower("compiled", than="eager") for c in comparisons)
-    report = dataclasses.replace(parts.report, measured=tuple(measured), kept_eager=harmful)
+    report = dataclasses.replace(
+        parts.report,
+        measured=tuple(measured),
+        kept_eager=harmful,
+        notices=(*parts.report.notices, *notices),
+    )
     run = bind_user_model(parts, model) if harmful else parts.run
-    return Parts(parts.program, parts.regions, report, run)
+    return Parts(parts.program, parts.regions, report, run, parts.recipe, parts.one_row)
 
 
 def bind_user_model(parts: Parts, model: torch.nn.Module) -> Callable[..., list[Any]]:
@@ -77,6 +89,16 @@ def _eager_call(model: torch.nn.Module, positional: tuple[Any, ...], keyword: di
             return model(*positional, **keyword)
 
     return run
+
+
+def _refusal(call: Callable[[], Any]) -> str | None:
+    """Why the user's model fails on some inputs, in one line; None when it takes them."""
+    try:
+        call()
+    except Exception as error:  # noqa: BLE001 - a model may refuse made-up inputs for any reason, which the notice gives
+        text = " ".join(str(error).split())
+        return f"{type(error).__name__}: {text[:120]}{' …' if len(text) > 120 else ''}"
+    return None
 
 
 def _as_user(parts: Parts, leaves: Sequence[Any]) -> tuple[tuple[Any, ...], dict[str, Any]]:

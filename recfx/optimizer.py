@@ -12,12 +12,15 @@ from typing import Any
 import torch
 
 from recfx.compiled import CompiledModel, Parts
-from recfx.constant_inputs import hold_constants
+from recfx.constant_inputs import Held, hold_constants
 from recfx.cost.arithmetic import arithmetic
 from recfx.errors import InputError, TargetError
 from recfx.harm import do_no_harm
 from recfx.ir import MAX_BATCH, Level, Program, capture, verify_numeric
+from recfx.ir.capture import range_notices
+from recfx.ir.capture_one_row import capture_one_row
 from recfx.ir.inputs import split_example
+from recfx.ir.model_state import unchanged
 from recfx.ir.numeric import Exactness, Run, weakest
 from recfx.ir.outputs import own_outputs
 from recfx.ir.program import Origin
@@ -106,11 +109,28 @@ def optimize(
         if requests:
             call = repeat_example(source, args, kwargs, requests)
             args, kwargs = call.args, call.kwargs
-        captured = capture(source, args, kwargs, dynamic_shapes=dynamic_shapes, max_batch=max_batch)
+        captured = capture(
+            source, args, kwargs, dynamic_shapes=dynamic_shapes, max_batch=max_batch, specialise=not many_requests
+        )
+        one_row = None if many_requests else capture_one_row(source, args, kwargs, captured)
+        if isinstance(one_row, Program):
+            captured.notices = tuple(
+                n for n in captured.notices if n not in range_notices(captured.signature, max_batch)
+            )
+        elif one_row is not None:
+            captured.notices += (one_row,)
         if requests:
             captured = share_requests(captured, requests, many=many_requests, check=check_requests)
-        captured.signature = held.mark(captured.signature)
         clock.done("capture")
+        parts = finish(captured, source, held, clock, debug)
+        if isinstance(one_row, Program):
+            parts = parts.with_one_row(finish(one_row, source, held, clock, Path(debug) / "one-row" if debug else None))
+        return parts
+
+    def finish(
+        captured: Program, source: torch.nn.Module, held: Held, clock: _Stages, debug: str | Path | None
+    ) -> Parts:
+        captured.signature = held.mark(captured.signature)
         instruments: list[Instrument] = [Dump(Path(debug))] if debug else []
         result = (held.first_passes() + plan).run(
             captured, verify=level, instruments=instruments, reproducer=_reproducer(debug), resources=held.resources
@@ -118,15 +138,16 @@ def optimize(
         result.program.notices += held.notices(result)
         runs = _final_check(captured, result, level)
         clock.done("passes")
-        region, notices = lower(own_outputs(result.program), backends, runs, _applied(result))
-        result.program.notices += notices
+        region, found = lower(own_outputs(result.program), backends, runs, _applied(result))
+        result.program.notices += found
         clock.done("lowering")
         report = _report(model, target, region.backend, captured, result)
         if _applied(result) is Exactness.APPROX:
             report = dataclasses.replace(report, approximation=_approximation(captured, region))
         parts = Parts(region.program, [region], report)
         if measure:
-            parts = do_no_harm(parts, source)
+            with unchanged(source):
+                parts = do_no_harm(parts, source)
             clock.done("measuring")
         parts.recipe = Recipe(
             plan,
@@ -157,7 +178,7 @@ class _Stages:
 
     def done(self, stage: str) -> None:
         now = time.perf_counter()
-        self.seconds[stage] = now - self._last
+        self.seconds[stage] = self.seconds.get(stage, 0.0) + now - self._last
         self._last = now
 
 

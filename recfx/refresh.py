@@ -99,7 +99,6 @@ def refreshed(
         ArtifactError: The model was saved without what a refresh needs.
         InputError: There is no model or no example to refresh from, or weights or constants have other shapes than before.
     """
-    from recfx.harm import bind_user_model
     from recfx.optimizer import optimize
 
     recipe = parts.recipe
@@ -133,11 +132,19 @@ def refreshed(
         tables=recipe.tables,
         **recipe.requests,
     ).parts
-    report = dataclasses.replace(made.report, measured=parts.report.measured, kept_eager=parts.report.kept_eager)
-    run = made.run
-    if report.kept_eager:  # what was slower then is slower now
-        held = hold_constants(source, constants, recipe.tables, args, kwargs or {})
-        run = bind_user_model(made, held.model)
+    held = hold_constants(source, constants, recipe.tables, args, kwargs or {})
+    fresh = _as_measured(made, parts, held.model)
+    if made.one_row is not None and parts.one_row is not None:
+        fresh = fresh.with_one_row(_as_measured(made.one_row, parts.one_row, held.model))
+    return fresh
+
+
+def _as_measured(made: Parts, before: Parts, model: torch.nn.Module) -> Parts:
+    """New parts with the measurements of the former ones: what was slower than the user's model then is slower now."""
+    from recfx.harm import bind_user_model
+
+    report = dataclasses.replace(made.report, measured=before.report.measured, kept_eager=before.report.kept_eager)
+    run = bind_user_model(made, model) if report.kept_eager else made.run
     return Parts(made.program, made.regions, report, run, recipe=made.recipe)
 
 

@@ -39,6 +39,13 @@ class Measured:
     compiled_s: float
     ratio: tuple[float, float, float]
 
+    def __str__(self) -> str:
+        value, low, high = self.ratio
+        return (
+            f"  batch {self.batch}: {self.eager_s * 1e6:.0f} µs → {self.compiled_s * 1e6:.0f} µs"
+            f"  ({value:.2f} ×, 95 % interval {low:.2f} to {high:.2f})"
+        )
+
 
 @dataclasses.dataclass(frozen=True)
 class Report:
@@ -58,6 +65,7 @@ class Report:
         approximation: When passes changed the function, the largest difference of an output from the original's on the example inputs, as
             it is and over the output's standard deviation.
         kept_eager: Whether the compiled model was slower and the user's own model runs instead.
+        one_row: The report of the plan for a batch of one row, of a model whose shapes differ there.
     """
 
     model: str
@@ -72,6 +80,7 @@ class Report:
     arithmetic: tuple[int, int] | None = None
     approximation: tuple[float, float] | None = None
     kept_eager: bool = False
+    one_row: Report | None = None
 
     @property
     def exactness(self) -> str:
@@ -86,6 +95,20 @@ class Report:
                 place = f" in {miss.where}" if miss.where else ""
                 lines.append(f"{miss.pass_name} / {miss.rule} at {miss.node}{place}: {miss.reason}")
         return "\n".join(lines) or "every rule that looked at something fired"
+
+    def _one_row_lines(self) -> list[str]:
+        one = self.one_row
+        if one is None:
+            return []
+        first, last = one.operators
+        lines = [
+            f"  a batch of one row runs a plan of its own, on {', '.join(one.backend)}: operators {first} → {last}"
+        ]
+        lines += [f"    note: {notice}" for notice in one.notices]
+        lines += [f"  {m}" for m in one.measured]
+        if one.kept_eager:
+            lines.append("    it measured slower than your own model, which runs instead for one row")
+        return lines
 
     def to_json(self) -> dict[str, Any]:
         """The report as plain values."""
@@ -117,14 +140,10 @@ class Report:
                 f"  {record.seconds * 1e3:.0f} ms + {record.verify_seconds * 1e3:.0f} ms verification"
             )
         lines += [f"  note: {notice}" for notice in self.notices]
-        for m in self.measured:
-            value, low, high = m.ratio
-            lines.append(
-                f"  batch {m.batch}: {m.eager_s * 1e6:.0f} µs → {m.compiled_s * 1e6:.0f} µs"
-                f"  ({value:.2f} ×, 95 % interval {low:.2f} to {high:.2f})"
-            )
+        lines += map(str, self.measured)
         if self.kept_eager:
             lines.append("  the compiled model measured slower than your own, so your own model runs (do no harm)")
+        lines += self._one_row_lines()
         stages = ", ".join(f"{name} {seconds:.2f} s" for name, seconds in self.seconds.items())
         lines.append(f"  {stages}")
         return "\n".join(lines)

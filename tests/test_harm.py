@@ -56,3 +56,24 @@ def test_a_faster_one_stays() -> None:
     before = len(calls)
     judged.entry(*tiny_inputs(6))
     assert len(calls) == before + 1
+
+
+class RefusesOneRow(torch.nn.Module):
+    """`squeeze()` without a dimension, as in deepctr-torch's DCNMix: one row loses its batch dimension, and `cat` fails."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.table = torch.nn.Embedding(20, 4)
+
+    def forward(self, ids, x):
+        return torch.cat([self.table(ids).squeeze(), x], 1)
+
+
+def test_a_size_that_the_model_refuses_is_not_measured_but_noticed() -> None:
+    model = RefusesOneRow().eval()
+    fast = recfx.optimize(model, example_inputs=(torch.arange(6)[:, None], torch.randn(6, 3)))
+    assert 6 in [m.batch for m in fast.report.measured]
+    assert 1 not in [m.batch for m in fast.report.measured]
+    assert any("the model itself" in notice for notice in fast.report.notices)
+    ids, x = torch.tensor([[3], [5]]), torch.randn(2, 3)
+    torch.testing.assert_close(fast(ids, x), model(ids, x))

@@ -6,11 +6,7 @@ to explain. What was captured is compared with the user's model before anything 
 
 from __future__ import annotations
 
-import io
-import logging
-import warnings
-from collections.abc import Iterator, Mapping, Sequence
-from contextlib import contextmanager, nullcontext, redirect_stderr, redirect_stdout
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 import sympy
@@ -21,16 +17,20 @@ from torch.utils import _pytree as pytree
 from recfx.errors import CaptureError
 from recfx.ir.bags import Bags
 from recfx.ir.crosscheck import compare_with_model
-from recfx.ir.explain_export import capture_error, draft_line, user_frame
+from recfx.ir.explicit_forward import explicit_forward
+from recfx.ir.export_ladder import export_model, quiet
 from recfx.ir.find_bags import bags_of_call, with_distinct_counts
 from recfx.ir.functionalize import functionalize
 from recfx.ir.inline import inline_regions
-from recfx.ir.inputs import Call, leaf_names, normalize_call
+from recfx.ir.inputs import Call, distinct_values, leaf_names, normalize_call, register_containers
 from recfx.ir.jagged import batch_leaf, is_jagged
+from recfx.ir.model_state import ModelState, unchanged
+from recfx.ir.one_row import can_be_cut, for_two_rows, refusal_of_one_row, specialise_rows
 from recfx.ir.program import Program, copy_module
 from recfx.ir.propagate import free_symbols, refresh
 from recfx.ir.shapes import BATCH, infer_dynamic_shapes, positions, sizes_of, widen_batch
 from recfx.ir.signature import LeafSpec, Signature
+from recfx.ir.state_names import rename_clashes
 
 MAX_BATCH = 65536
 
@@ -43,6 +43,8 @@ def capture(
     dynamic_shapes: Any = None,
     max_batch: int = MAX_BATCH,
     check: bool = True,
+    cases: Sequence[Sequence[Any]] = (),
+    specialise: bool = True,
 ) -> Program:
     """Captures a model in eval mode as a functional graph with a free batch dimension.
 
@@ -55,6 +57,9 @@ def capture(
             batch's size, from 1 to `max_batch`. False fixes all shapes to the example's.
         max_batch: The largest batch the program shall take.
         check: Compare with the model on other inputs and batch sizes.
+        cases: Further flat inputs to compare on.
+        specialise: Where a `squeeze` drops the batch dimension of one row, take two rows and more; `capture_one_row` makes the
+            program for one row.
 
     Raises:
         CaptureError: The model is in training mode, cannot be traced, writes to its inputs or state, is random in eval
@@ -62,22 +67,70 @@ def capture(
         InputError: The example inputs do not fit `forward`.
     """
     _require_eval(model)
-    call = normalize_call(model, args, kwargs or {})
-    bags = bags_of_call(model, call)
-    traced = call
-    if dynamic_shapes is None:
-        call = call.with_values(widen_batch(call.values, bags))
-        traced = with_distinct_counts(call, bags)
+    call = distinct_values(normalize_call(model, args, kwargs or {}))
+    with unchanged(model) as state:
+        _first_run(model, call, state)
+        bags = bags_of_call(model, call)
+        if dynamic_shapes is None:
+            call = call.with_values(widen_batch(call.values, bags))
+        state.restore()
+        program = _captured(model, call, dynamic_shapes, max_batch, bags, specialise=specialise)
+        program.cases = tuple(cases)
+        state.restore()  # tracing may have left fake tensors in the model's caches
+        if check:
+            program = _compared(program, model, call, narrow=dynamic_shapes is None and specialise)
+    program.notices += tuple(range_notices(program.signature, max_batch if dynamic_shapes is None else None))
+    return program
+
+
+def _compared(program: Program, model: torch.nn.Module, call: Call, *, narrow: bool) -> Program:
+    """The program, compared with the model; for two rows and more where the model refuses one row or computes something else for it."""
+    narrowed = for_two_rows(program) if narrow else program
+    if narrowed is not program and can_be_cut(program.signature):
+        program = narrowed if refusal_of_one_row(model, call, program.signature) is not None else program
+    try:
+        notices = compare_with_model(program, model, call)
+    except CaptureError as error:
+        if narrowed is program:
+            raise
+        try:
+            notices = compare_with_model(narrowed, model, call)
+        except CaptureError:
+            raise error from None
+        program = narrowed
+    program.notices += tuple(notices)
+    return program
+
+
+def _captured(
+    model: torch.nn.Module, call: Call, dynamic_shapes: Any, max_batch: int, bags: Sequence[Bags], *, specialise: bool
+) -> Program:
     leaves, in_spec = pytree.tree_flatten((tuple(call.values), {}))
-    exported, method = _export(model, traced, _shapes_for(traced, dynamic_shapes, max_batch, bags))
+    traced = with_distinct_counts(call, bags) if dynamic_shapes is None else call
+    explicit, shown = explicit_forward(model, traced)
+    exported, method = export_model(explicit, shown, _shapes_for(shown, dynamic_shapes, max_batch, bags))
     program = _to_program(exported, call, leaves, in_spec, bags)
     program.bags = tuple(bags)
-    notes = [] if method == "non-strict" else ["captured with strict export (non-strict export failed)"]
-    notes += _range_notices(program.signature, max_batch if dynamic_shapes is None else None)
-    program.notices = tuple(notes)
-    if check:
-        program.notices += tuple(compare_with_model(program, model, call))
+    if dynamic_shapes is None and specialise:
+        program = specialise_rows(program)
+    program.notices = () if method == "non-strict" else ("captured with strict export (non-strict export failed)",)
     return program
+
+
+def _first_run(model: torch.nn.Module, call: Call, state: ModelState) -> None:
+    """Runs the model once while its tensors are watched, so that those it writes to are copied before the first write.
+
+    Container types of its outputs are made known to torch, which would refuse them.
+    """
+    values = pytree.tree_map(lambda v: v.clone() if isinstance(v, torch.Tensor) else v, tuple(call.values))
+    fresh = call.with_values(values)
+    with torch.no_grad(), state.watch():
+        try:
+            outputs = model(*fresh.args, **fresh.kwargs)
+        except Exception:  # noqa: BLE001 - the comparison that follows runs the same inputs and reports the error
+            outputs = None
+    register_containers(outputs)
+    state.restore()
 
 
 def _require_eval(model: torch.nn.Module) -> None:
@@ -100,83 +153,6 @@ def _shapes_for(call: Call, dynamic_shapes: Any, max_batch: int, bags: Sequence[
     return call.like_signature(marks)
 
 
-def _export(model: torch.nn.Module, call: Call, shapes: Any) -> tuple[torch.export.ExportedProgram, str]:
-    first: BaseException | None = None
-    for strict in (False, True):
-        try:
-            return _export_refining(model, call, shapes, strict), "strict" if strict else "non-strict"
-        except CaptureError:
-            raise
-        except Exception as error:  # noqa: BLE001 - export raises anything; the ladder decides
-            first = first or error
-    assert first is not None
-    with _quiet():
-        line = user_frame(first) or draft_line(model, call.args, call.kwargs, shapes)
-    raise capture_error(first, model, line) from first
-
-
-def _export_refining(model: torch.nn.Module, call: Call, shapes: Any, strict: bool) -> torch.export.ExportedProgram:
-    """Exports, narrowing the range of a dimension when the model's own branches on shapes demand it."""
-    from torch.export.dynamic_shapes import refine_dynamic_shapes_from_suggested_fixes
-
-    for _ in range(4):
-        try:
-            return _run_export(model, call, shapes, strict)
-        except torch._dynamo.exc.UserError as error:
-            text = str(error)
-            if "Suggested fixes" not in text or shapes is None:
-                raise
-            try:
-                refined = refine_dynamic_shapes_from_suggested_fixes(text.split("\n\n")[0], shapes)
-            except (torch._dynamo.exc.UserError, ValueError):
-                raise error from None  # no fix that can be applied: the first error is the one to show
-            if _fixes_a_dim(refined):
-                raise
-            shapes = refined
-    return _run_export(model, call, shapes, strict)
-
-
-def _fixes_a_dim(shapes: Any) -> bool:
-    """Whether a refinement turned a free dimension into a number."""
-    return any(isinstance(leaf, int) and not isinstance(leaf, bool) for leaf in pytree.tree_leaves(shapes))
-
-
-def _run_export(model: torch.nn.Module, call: Call, shapes: Any, strict: bool) -> torch.export.ExportedProgram:
-    with _quiet(), nullcontext() if strict else _data_as_detach():
-        exported = torch.export.export(model, call.args, call.kwargs, dynamic_shapes=shapes, strict=strict)
-    fakes = [n for n, v in exported.constants.items() if isinstance(v, torch._subclasses.FakeTensor)]
-    if fakes:
-        raise ValueError(f"export baked {fakes[0]}, which depends on the inputs, in as a constant (.data in forward?)")
-    return exported
-
-
-@contextmanager
-def _data_as_detach() -> Iterator[None]:
-    """Makes `tensor.data` mean `tensor.detach()` while tracing: the tracer does not see `.data` and would bake a constant in."""
-    descriptor: Any = torch._C.TensorBase.data
-    torch.Tensor.data = property(lambda t: t.detach(), descriptor.__set__)  # type: ignore[assignment]
-    try:
-        yield
-    finally:
-        del torch.Tensor.data
-
-
-@contextmanager
-def _quiet() -> Iterator[None]:
-    """Export's own output is about its internals; what matters to the user becomes an error or a notice.
-
-    A failing export prints its partial graph, logs through loggers it creates on the way, and warns: all three are held back.
-    """
-    disabled = logging.root.manager.disable
-    logging.disable(logging.CRITICAL)
-    try:
-        with warnings.catch_warnings(), redirect_stdout(io.StringIO()), redirect_stderr(io.StringIO()):
-            warnings.simplefilter("ignore")
-            yield
-    finally:
-        logging.disable(disabled)
-
-
 def _to_program(
     exported: torch.export.ExportedProgram,
     call: Call,
@@ -184,7 +160,8 @@ def _to_program(
     in_spec: pytree.TreeSpec,
     bags: Sequence[Bags],
 ) -> Program:
-    with _quiet():
+    rename_clashes(exported)
+    with quiet():
         module = exported.module(check_guards=False)
     assert isinstance(module, fx.GraphModule)
     out_spec = exported.call_spec.out_spec
@@ -296,7 +273,8 @@ def _derived_lower(exported: torch.export.ExportedProgram, symbol: Any) -> int:
     return min(lowest)
 
 
-def _range_notices(signature: Signature, max_batch: int | None) -> list[str]:
+def range_notices(signature: Signature, max_batch: int | None) -> list[str]:
+    """What to say of a program that takes fewer batch sizes than were asked for."""
     if BATCH not in signature.dims or max_batch is None:
         return []
     low, high = signature.dims[BATCH]

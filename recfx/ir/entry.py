@@ -7,6 +7,8 @@ slow and thorough checks of `Signature` say what is wrong.
 from __future__ import annotations
 
 import builtins
+import keyword
+import re
 from collections.abc import Callable
 from typing import Any
 
@@ -15,20 +17,27 @@ from torch.utils import _pytree as pytree
 
 from recfx.ir.constants import without_constants
 from recfx.ir.containers import canonical, container_keys, container_kind, defining_leaves, is_container
+from recfx.ir.mappings import as_dict, mapping_keys
+from recfx.ir.shapes import BATCH
 from recfx.ir.signature import LeafSpec, Signature, one_row
 from recfx.ir.sizes import linear_size
 
 MISSING: Any = type("Missing", (), {"__repr__": lambda self: "<missing>"})()
 
 
-def entry_function(signature: Signature, run: Callable[..., Any]) -> Callable[..., Any]:
+def entry_function(
+    signature: Signature, run: Callable[..., Any], one_row: Callable[..., Any] | None = None
+) -> Callable[..., Any]:
     """Generates the function a user calls.
 
     Args:
         signature: The calling convention.
         run: Takes the leaves by position and returns the flat outputs.
+        one_row: The entry to call with the same arguments instead when the batch has one row.
     """
-    entry = _EntryWriter(signature, run).compile()
+    renamed = any(map(_is_taken, (*signature.parameters, *signature.defaults)))
+    entry = _EntryWriter(signature, run, one_row, renamed=renamed).compile()
+    entry = _under_user_names(entry, signature) if renamed else entry
     return _with_constants(entry, signature) if signature.constants else entry
 
 
@@ -44,9 +53,38 @@ def _with_constants(entry: Callable[..., Any], signature: Signature) -> Callable
     return entry_with_constants
 
 
+def _is_taken(name: str) -> bool:
+    """Whether a parameter of this name would not parse, or would hide a name that the generated code uses."""
+    if not name.isidentifier() or keyword.iskeyword(name) or hasattr(builtins, name):
+        return True
+    return re.fullmatch(r"_\w*|[a-z]{1,2}\d+\w*|out", name) is not None
+
+
+def _under_user_names(entry: Callable[..., Any], signature: Signature) -> Callable[..., Any]:
+    """An entry with numbered parameters, called with the user's names for them."""
+    numbers = {name: f"input_{i}" for i, name in enumerate((*signature.parameters, *signature.defaults))}
+    positional = len(signature.parameters) - len(signature.keyword_only)
+
+    def entry_by_name(*args: Any, **kwargs: Any) -> Any:
+        if len(args) > positional:
+            raise TypeError(f"{len(args)} positional arguments given, {positional} taken")
+        return entry(*args, **{numbers[name]: value for name, value in kwargs.items()})
+
+    return entry_by_name
+
+
 class _EntryWriter:
-    def __init__(self, signature: Signature, run: Callable[..., Any]) -> None:
+    def __init__(
+        self,
+        signature: Signature,
+        run: Callable[..., Any],
+        one_row: Callable[..., Any] | None = None,
+        *,
+        renamed: bool = False,
+    ) -> None:
         self.signature = signature
+        self.renamed = renamed
+        self.one_row = one_row
         self.namespace: dict[str, Any] = {
             "_run": run,
             "_T": torch.Tensor,
@@ -57,6 +95,8 @@ class _EntryWriter:
             "_defining_leaves": defining_leaves,
             "_container_keys": container_keys,
             "_canonical": _canonical,
+            "_as_dict": as_dict,
+            "_one_row_entry": one_row,
         }
         self.lines: list[str] = []
         self.leaf_expressions: list[str] = []
@@ -88,17 +128,19 @@ class _EntryWriter:
         signature, texts, renames = self.signature, [], []
         star = False
         for index, name in enumerate(signature.parameters):
-            if name in signature.keyword_only and not star:
+            if name in signature.keyword_only and not star and not self.renamed:
                 texts.append("*")
                 star = True
-            texts.append(f"{name}=_missing")
-            renames.append(f"a{index} = {name}")
+            shown = f"input_{index}" if self.renamed else name
+            texts.append(f"{shown}=_missing")
+            renames.append(f"a{index} = {shown}")
         if signature.defaults and not star:
             texts.append("*")
         for index, (name, value) in enumerate(signature.defaults.items()):
+            shown = f"input_{len(signature.parameters) + index}" if self.renamed else name
             self.namespace[f"_d{index}"] = value
-            texts.append(f"{name}=_d{index}")
-            renames.append(f"if {name} is not _d{index}: _explain({self.values}, {{{name!r}: {name}}})")
+            texts.append(f"{shown}=_d{index}")
+            renames.append(f"if {shown} is not _d{index}: _explain({self.values}, {{{name!r}: {shown}}})")
         self.lines[:0] = renames
         return ", ".join(texts)
 
@@ -106,14 +148,14 @@ class _EntryWriter:
         """Emits the code that reads the leaves of one value, in order."""
         if spec.is_leaf():
             self.leaf_expressions.append(expression)
-        elif spec.type is dict:
-            self._emit(
-                f"if type({expression}) is not dict or len({expression}) != {len(spec.context)}: _explain({self.values})"
-            )
-            for key, child in zip(spec.context, spec.children(), strict=True):
+        elif (keys := mapping_keys(spec)) is not None:
+            held = f"m{len(self.lines)}"
+            self._emit(f"{held} = {expression} if type({expression}) is dict else _as_dict({expression})")
+            self._emit(f"if type({held}) is not dict or len({held}) != {len(keys)}: _explain({self.values})")
+            for key, child in zip(keys, spec.children(), strict=True):
                 name = f"k{len(self.lines)}"
                 self.namespace[f"_{name}"] = key
-                self._emit(f"{name} = {expression}.get(_{name}, _missing)")
+                self._emit(f"{name} = {held}.get(_{name}, _missing)")
                 self._unpack(name, child)
         elif spec.type in (tuple, list):
             self._emit(
@@ -188,6 +230,8 @@ class _EntryWriter:
     def _bind(self, dim: str, size: str) -> str:
         """Gives a dimension its size, and returns the condition under which that is outside its range."""
         self.dims[dim] = size
+        if dim == BATCH and self.one_row is not None:
+            self._emit(f"if {size} == 1: return _one_row_entry({self._same_arguments()})")
         low, high = self.signature.dims[dim]
         return f"not {low} <= {size}" + (f" <= {high}" if high is not None else "")
 
@@ -197,6 +241,13 @@ class _EntryWriter:
         conditions = [f"{name} != {expression}" for name, expression in known if expression is not None]
         if conditions:
             self._emit(f"if {' or '.join(conditions)}: _explain({self.values})")
+
+    def _same_arguments(self) -> str:
+        """The arguments of this call, for another entry of the same parameters."""
+        named = self.signature.keyword_only
+        return ", ".join(
+            f"**{{{n!r}: a{i}}}" if n in named else f"a{i}" for i, n in enumerate(self.signature.parameters)
+        )
 
     def _known(self, expression: str) -> str | None:
         """A size expression over local names, when all its dimensions are known by now."""

@@ -12,6 +12,7 @@ from torch.utils import _pytree as pytree
 
 from recfx.errors import InputError
 from recfx.ir.containers import canonical, is_container, name_parts
+from recfx.ir.mappings import register_mapping
 
 
 @dataclasses.dataclass(frozen=True)
@@ -68,6 +69,7 @@ def normalize_call(model: torch.nn.Module, args: Sequence[Any], kwargs: Mapping[
             where=f"{type(model).__name__}.forward{signature}",
             hint="pass positional inputs as a tuple and keyword inputs as a dict of parameter names",
         ) from error
+    register_containers(tuple(bound.arguments.values()))
     positional: dict[str, Any] = {}
     keyword: dict[str, Any] = {}
     variadic: str | None = None
@@ -89,8 +91,6 @@ def normalize_call(model: torch.nn.Module, args: Sequence[Any], kwargs: Mapping[
     }
     positional, keyword = (pytree.tree_map(canonical, v, is_leaf=is_container) for v in (positional, keyword))
     given = {**positional, **keyword}
-    for value in given.values():
-        _register_dataclasses(value)
     name_parts(pytree.tree_leaves(tuple(given.values()), is_leaf=is_container))
     return Call(tuple(given), tuple(given.values()), tuple(positional.values()), keyword, defaults, variadic)
 
@@ -104,6 +104,22 @@ def leaf_names(call: Call) -> list[str]:
     return names
 
 
+def distinct_values(call: Call) -> Call:
+    """The call with a copy of each tensor that was given more than once: export would take one object for one input."""
+    seen: set[int] = set()
+
+    def distinct(leaf: Any) -> Any:
+        if not isinstance(leaf, torch.Tensor):
+            return leaf
+        if id(leaf) in seen:
+            return leaf.clone()
+        seen.add(id(leaf))
+        return leaf
+
+    values: tuple[Any, ...] = pytree.tree_map(distinct, tuple(call.values))
+    return call.with_values(values) if len(seen) < len(pytree.tree_leaves(call.values)) else call
+
+
 def split_example(example: Any, model: torch.nn.Module) -> tuple[tuple[Any, ...], dict[str, Any]]:
     """What a user means by `example_inputs`: a tensor, a tuple or list of arguments, or a dict.
 
@@ -111,12 +127,12 @@ def split_example(example: Any, model: torch.nn.Module) -> tuple[tuple[Any, ...]
     """
     if isinstance(example, tuple | list) and not hasattr(example, "_fields"):
         return tuple(example), {}
-    if isinstance(example, dict) and _are_keywords(example, model):
+    if isinstance(example, Mapping) and _are_keywords(example, model):
         return (), dict(example)
     return (example,), {}
 
 
-def _are_keywords(example: dict[Any, Any], model: torch.nn.Module) -> bool:
+def _are_keywords(example: Mapping[Any, Any], model: torch.nn.Module) -> bool:
     if not all(isinstance(key, str) for key in example):
         return False
     parameters = inspect.signature(model.forward).parameters
@@ -130,18 +146,23 @@ def _are_keywords(example: dict[Any, Any], model: torch.nn.Module) -> bool:
     return True
 
 
-def _register_dataclasses(value: Any) -> None:
-    """Teaches torch's pytrees the dataclasses inside a value, so that users need not."""
+def register_containers(value: Any) -> None:
+    """Teaches torch's pytrees the dataclasses and mapping types inside a value, so that users need not.
+
+    Raises:
+        InputError: A mapping type cannot be made from a dict.
+    """
     if dataclasses.is_dataclass(value) and not isinstance(value, type):
         if type(value) not in pytree.SUPPORTED_NODES:
             torch.export.register_dataclass(
                 type(value), serialized_type_name=f"{type(value).__module__}.{type(value).__qualname__}"
             )
         for field in dataclasses.fields(value):
-            _register_dataclasses(getattr(value, field.name))
+            register_containers(getattr(value, field.name))
     elif isinstance(value, Mapping):
+        register_mapping(value)
         for item in value.values():
-            _register_dataclasses(item)
+            register_containers(item)
     elif isinstance(value, tuple | list):
         for item in value:
-            _register_dataclasses(item)
+            register_containers(item)

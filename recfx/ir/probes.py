@@ -20,8 +20,9 @@ def probes(program: Program, seed: int = 0) -> list[tuple[str, list[Any]]]:
     Values are drawn from the column they stand in, so ids stay in range and flags stay flags. Bags are drawn whole.
     """
     signature = program.signature
+    more = [(f"further inputs {number}", list(case)) for number, case in enumerate(program.cases)]
     if BATCH not in signature.dims or _has_fixed_bags(program):
-        return [("shuffled values", _shuffle_static(program, seed))]
+        return [("shuffled values", _shuffle_static(program, seed)), *more]
     low, high = signature.dims[BATCH]
     size = batch_size(pytree.tree_unflatten(list(program.example), signature.in_spec), program.bags) or 1
     generator = torch.Generator().manual_seed(seed)
@@ -29,7 +30,7 @@ def probes(program: Program, seed: int = 0) -> list[tuple[str, list[Any]]]:
     for batch in dict.fromkeys((*PROBE_BATCHES, size)):
         batch = max(batch, low) if high is None else min(max(batch, low), high)
         found.append((f"reshuffled inputs at batch {batch}", reshuffle(program, batch, generator)))
-    return found
+    return found + more
 
 
 def reshuffle(program: Program, batch: int, generator: torch.Generator) -> list[Any]:

@@ -60,6 +60,7 @@ class Program:
         origins: Leaf name -> where its rows come from; leaves not named are `Origin.CANDIDATE`.
         notices: What the user should know about the capture, in plain sentences.
         bags: Which leaves hold bags of ids together, by position; jagged tensors know their own.
+        cases: Other flat inputs, which checks use in addition to those drawn from the example.
     """
 
     module: fx.GraphModule
@@ -70,6 +71,7 @@ class Program:
     origins: dict[str, Origin] = dataclasses.field(default_factory=dict)
     notices: tuple[str, ...] = ()
     bags: tuple[Bags, ...] = ()
+    cases: tuple[Sequence[Any], ...] = ()
 
     @property
     def graph(self) -> fx.Graph:

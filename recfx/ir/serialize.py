@@ -19,15 +19,43 @@ from recfx.ir.signature import LeafSpec, Signature
 FORMAT = 2
 
 
-def to_json(program: Program) -> tuple[dict[str, Any], dict[str, torch.Tensor]]:
+class TensorStore:
+    """Tensors to be written, each memory once, for one program or several that share weights."""
+
+    def __init__(self) -> None:
+        self.tensors: dict[str, torch.Tensor] = {}
+        self._stored: dict[Any, str] = {}
+        self._alive: list[torch.Tensor] = []  # pieces of sparse tensors; freed, their addresses would be taken again
+
+    def add(self, name: str, tensor: torch.Tensor) -> str:
+        """Stores a tensor under a name like `name`, or finds the name its memory has already."""
+        self._alive.append(tensor)
+        start = tensor.untyped_storage().data_ptr()
+        key = (start, tensor.storage_offset(), tuple(tensor.shape), tensor.stride(), tensor.dtype)
+        if tensor.numel() == 0 or key not in self._stored:
+            while name in self.tensors:
+                name += "_"
+            self._stored[key] = name
+            plain = tensor.detach().contiguous()
+            whole = plain.untyped_storage().nbytes() == plain.numel() * plain.element_size()
+            self.tensors[name] = plain if whole else plain.clone()  # of a view, what is read and no more
+        return self._stored[key]
+
+
+def to_json(program: Program, store: TensorStore | None = None) -> tuple[dict[str, Any], dict[str, torch.Tensor]]:
     """A program as a JSON-able dictionary and the tensors it refers to, storage shared by several names stored once.
 
     The example inputs are not part of it.
 
+    Args:
+        program: The program.
+        store: Where to add its tensors, when several programs share them.
+
     Raises:
         ArtifactError: The program holds something that has no plain form.
     """
-    tensors, state = _encode_state(program)
+    store = store or TensorStore()
+    state = _encode_state(program, store)
     nodes = []
     for node in program.graph.nodes:
         entry: dict[str, Any] = {"op": node.op, "name": node.name}
@@ -49,7 +77,7 @@ def to_json(program: Program) -> tuple[dict[str, Any], dict[str, torch.Tensor]]:
         "origins": {name: origin.value for name, origin in program.origins.items()},
         "notices": list(program.notices),
     }
-    return document, tensors
+    return document, store.tensors
 
 
 def from_json(document: dict[str, Any], tensors: dict[str, torch.Tensor], example: tuple[Any, ...] = ()) -> Program:
@@ -99,30 +127,9 @@ def _add_node(graph: fx.Graph, entry: dict[str, Any], known: dict[str, fx.Node])
     return node
 
 
-def _encode_state(program: Program) -> tuple[dict[str, torch.Tensor], dict[str, Any]]:
-    tensors: dict[str, torch.Tensor] = {}
-    stored: dict[Any, str] = {}
+def _encode_state(program: Program, stored: TensorStore) -> dict[str, Any]:
     state: dict[str, Any] = {}
-    alive: list[
-        torch.Tensor
-    ] = []  # pieces of sparse tensors are made here; freed, their addresses would be taken again
-
-    def store(name: str, tensor: torch.Tensor) -> str:
-        alive.append(tensor)
-        key = (
-            tensor.untyped_storage().data_ptr(),
-            tensor.storage_offset(),
-            tuple(tensor.shape),
-            tensor.stride(),
-            tensor.dtype,
-        )
-        if tensor.numel() == 0 or key not in stored:
-            stored[key] = name
-            tensors[name] = tensor.detach().contiguous()
-            if tensors[name].untyped_storage().nbytes() != tensors[name].numel() * tensor.element_size():
-                tensors[name] = tensors[name].clone()  # a view of something larger: store only what is read
-        return stored[key]
-
+    store = stored.add
     for name in dict.fromkeys(str(n.target) for n in program.graph.find_nodes(op="get_attr")):
         value = get_state(program.module, name)
         if not isinstance(value, torch.Tensor):
@@ -144,7 +151,7 @@ def _encode_state(program: Program) -> tuple[dict[str, torch.Tensor], dict[str, 
             }
         else:
             raise ArtifactError(f"the state {name!r} has layout {value.layout}, which cannot be saved")
-    return tensors, state
+    return state
 
 
 def _decode_tensor(entry: dict[str, Any], tensors: dict[str, torch.Tensor]) -> torch.Tensor:

@@ -12,8 +12,16 @@ from recfx.errors import InputError
 from recfx.ir.bags import Bags
 from recfx.ir.bags import marks as bag_marks
 from recfx.ir.jagged import dynamic_shapes, is_jagged, leaf_count, resample, row_keys, rows
+from recfx.ir.sizes import evaluate_size
 
 BATCH = "batch"
+
+
+def evaluate_rows(size: int | str, rows: int) -> int:
+    """A size at a batch of `rows`: `61*batch` at 2 is 122. Zero when other dimensions than the batch decide it."""
+    if isinstance(size, int):
+        return size
+    return evaluate_size(size, {BATCH: rows}) or 0
 
 
 def positions(parts: Sequence[Any]) -> list[int]:

@@ -17,6 +17,7 @@ from torch.utils import _pytree as pytree
 from recfx.errors import InputError
 from recfx.ir.constants import Fingerprint, same_constant, without_constants
 from recfx.ir.containers import canonical, container_mismatch, is_container
+from recfx.ir.mappings import in_captured_order, key_difference
 from recfx.ir.sizes import evaluate_size, linear_size
 
 Size = int | str
@@ -125,12 +126,19 @@ class Signature:
         Raises:
             InputError: The arguments do not bind, or their nesting differs from the one captured.
         """
-        bound = _in_captured_order(tuple(self.bind(args, kwargs)), self.in_spec.children()[0])
+        bound = in_captured_order(tuple(self.bind(args, kwargs)), self.in_spec.children()[0])
         values = pytree.tree_map(canonical, bound, is_leaf=is_container)
         leaves, spec = pytree.tree_flatten((values, {}))
         if spec != self.in_spec:
             if mismatch := container_mismatch(spec, self.in_spec):
                 raise mismatch
+            for name, value, child in zip(self.parameters, values, self.in_spec.children()[0].children(), strict=True):
+                if (difference := key_difference(value, child, name)) is not None:
+                    raise InputError(
+                        f"the keys of an input are not the captured ones: {difference}",
+                        where=f"input {name}",
+                        hint="pass the keys that were in example_inputs and no others, or optimize again with these",
+                    )
             raise InputError(
                 "the inputs are nested differently from the captured ones",
                 where=f"got {_brief(spec)}",
@@ -282,18 +290,6 @@ def _check_size(
                 else f"pass at least {low} row(s)"
             ),
         )
-
-
-def _in_captured_order(value: Any, spec: pytree.TreeSpec) -> Any:
-    """The same value with the keys of its dicts in the captured order, which means nothing to a user."""
-    if type(value) is not spec.type or spec.is_leaf():
-        return value
-    children = spec.children()
-    if spec.type is dict and value.keys() == set(spec.context):
-        return {k: _in_captured_order(value[k], child) for k, child in zip(spec.context, children, strict=True)}
-    if spec.type in (tuple, list) and len(value) == len(children):
-        return spec.type(_in_captured_order(v, child) for v, child in zip(value, children, strict=True))
-    return value
 
 
 def _kind(leaf: Any) -> str:

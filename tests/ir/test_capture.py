@@ -12,7 +12,7 @@ from capture_cases import rand, same
 from models import TinyCtr, tiny_inputs
 from torch import nn
 
-from recfx.errors import CaptureError, InputError
+from recfx.errors import InputError
 from recfx.ir import capture, verify_meta
 
 Pair = namedtuple("Pair", ["left", "right"])
@@ -93,10 +93,7 @@ FORMS = {
 }
 
 
-STAR_KWARGS = pytest.mark.xfail(raises=CaptureError, strict=True, reason="dynamic shapes of **kwargs are refused")
-
-
-@pytest.mark.parametrize("form", [pytest.param(f, marks=STAR_KWARGS if f == "**kwargs" else ()) for f in FORMS])
+@pytest.mark.parametrize("form", FORMS)
 @pytest.mark.parametrize("example_batch", [4, 1])
 def test_input_form(form: str, example_batch: int) -> None:
     model, inputs = FORMS[form]

@@ -1,0 +1,107 @@
+"""The ways to export a model, tried in order: non-strict, then strict, then an error that says what to change."""
+
+from __future__ import annotations
+
+import io
+import logging
+import warnings
+from collections.abc import Iterator
+from contextlib import contextmanager, nullcontext, redirect_stderr, redirect_stdout
+from typing import Any
+
+import torch
+from torch.utils import _pytree as pytree
+
+from recfx.errors import CaptureError
+from recfx.ir.explain_export import capture_error, draft_line, user_frame
+from recfx.ir.inputs import Call
+
+
+def export_model(model: torch.nn.Module, call: Call, shapes: Any) -> tuple[torch.export.ExportedProgram, str]:
+    """Exports a model by the first way that works.
+
+    Args:
+        model: The model.
+        call: Its inputs.
+        shapes: Which dimensions vary, in torch.export's form.
+
+    Returns:
+        The exported program, and the way: "non-strict" or "strict".
+
+    Raises:
+        CaptureError: No way works; it names the user's line.
+    """
+    first: BaseException | None = None
+    for strict in (False, True):
+        try:
+            return _export_refining(model, call, shapes, strict), "strict" if strict else "non-strict"
+        except CaptureError:
+            raise
+        except Exception as error:  # noqa: BLE001 - export raises anything; the ladder decides
+            first = first or error
+    assert first is not None
+    with quiet():
+        line = user_frame(first) or draft_line(model, call.args, call.kwargs, shapes)
+    raise capture_error(first, model, line) from first
+
+
+def _export_refining(model: torch.nn.Module, call: Call, shapes: Any, strict: bool) -> torch.export.ExportedProgram:
+    """Exports, narrowing the range of a dimension when the model's own branches on shapes demand it."""
+    from torch.export.dynamic_shapes import refine_dynamic_shapes_from_suggested_fixes
+
+    for _ in range(4):
+        try:
+            return _run_export(model, call, shapes, strict)
+        except torch._dynamo.exc.UserError as error:
+            text = str(error)
+            if "Suggested fixes" not in text or shapes is None:
+                raise
+            try:
+                refined = refine_dynamic_shapes_from_suggested_fixes(text.split("\n\n")[0], shapes)
+            except (torch._dynamo.exc.UserError, ValueError):
+                raise error from None  # no fix that can be applied: the first error is the one to show
+            if _fixes_a_dim(refined):
+                raise
+            shapes = refined
+    return _run_export(model, call, shapes, strict)
+
+
+def _fixes_a_dim(shapes: Any) -> bool:
+    """Whether a refinement turned a free dimension into a number."""
+    return any(isinstance(leaf, int) and not isinstance(leaf, bool) for leaf in pytree.tree_leaves(shapes))
+
+
+def _run_export(model: torch.nn.Module, call: Call, shapes: Any, strict: bool) -> torch.export.ExportedProgram:
+    with quiet(), nullcontext() if strict else _data_as_detach():
+        exported = torch.export.export(model, call.args, call.kwargs, dynamic_shapes=shapes, strict=strict)
+    fakes = [n for n, v in exported.constants.items() if isinstance(v, torch._subclasses.FakeTensor)]
+    if fakes:
+        raise ValueError(f"export baked {fakes[0]}, which depends on the inputs, in as a constant (.data in forward?)")
+    return exported
+
+
+@contextmanager
+def _data_as_detach() -> Iterator[None]:
+    """Makes `tensor.data` mean `tensor.detach()` while tracing: the tracer does not see `.data` and would bake a constant in."""
+    descriptor: Any = torch._C.TensorBase.data
+    torch.Tensor.data = property(lambda t: t.detach(), descriptor.__set__)  # type: ignore[assignment]
+    try:
+        yield
+    finally:
+        del torch.Tensor.data
+
+
+@contextmanager
+def quiet() -> Iterator[None]:
+    """Export's own output is about its internals; what matters to the user becomes an error or a notice.
+
+    A failing export prints its partial graph, logs through loggers it creates on the way, and warns: all three are held back.
+    """
+    disabled = logging.root.manager.disable
+    logging.disable(logging.CRITICAL)
+    try:
+        with warnings.catch_warnings(), redirect_stdout(io.StringIO()), redirect_stderr(io.StringIO()):
+            warnings.simplefilter("ignore")
+            yield
+    finally:
+        logging.disable(disabled)

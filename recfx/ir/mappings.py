@@ -1,0 +1,89 @@
+"""Mappings among the inputs and outputs of a model: dicts of every type, whatever the order of their keys.
+
+torch's pytrees know dict, OrderedDict and defaultdict. Any other mapping type (UserDict, the batch of a tokenizer, a subclass of dict) is
+taught to them here, when it can be made from a dict.
+"""
+
+from __future__ import annotations
+
+import collections
+from collections.abc import Mapping
+from typing import Any
+
+from torch.utils import _pytree as pytree
+
+from recfx.errors import InputError
+
+
+def register_mapping(value: Mapping[Any, Any]) -> None:
+    """Teaches torch's pytrees the type of a mapping.
+
+    Raises:
+        InputError: The type cannot be made from a dict.
+    """
+    kind: Any = type(value)
+    if kind in pytree.SUPPORTED_NODES:
+        return
+    try:
+        again = kind(dict(value))
+        same = isinstance(again, kind) and list(again.keys()) == list(value.keys())
+    except Exception:  # noqa: BLE001 - a constructor may refuse a dict in any way
+        same = False
+    if not same:
+        raise InputError(
+            f"a {kind.__name__} cannot be taken apart and made again",
+            hint=f"pass a dict, or give {kind.__name__} a constructor that takes a dict",
+        )
+    pytree.register_pytree_node(
+        kind,
+        lambda held: (list(held.values()), list(held.keys())),
+        lambda values, keys: kind(dict(zip(keys, values, strict=True))),
+        serialized_type_name=f"{kind.__module__}.{kind.__qualname__}",
+        flatten_with_keys_fn=lambda held: ([(pytree.MappingKey(k), v) for k, v in held.items()], list(held.keys())),
+    )
+
+
+def mapping_keys(spec: pytree.TreeSpec) -> list[Any] | None:
+    """The keys of a mapping that was taken apart, in its order; None for anything else."""
+    if spec.is_leaf() or not isinstance(spec.type, type) or not issubclass(spec.type, Mapping):
+        return None
+    context: Any = spec.context
+    keys = context[1] if spec.type is collections.defaultdict else context
+    return list(keys) if isinstance(keys, list | tuple) and len(keys) == spec.num_children else None
+
+
+def as_dict(value: Any) -> Any:
+    """A mapping of any type as a dict; any other value as it is."""
+    return dict(value) if isinstance(value, Mapping) else value
+
+
+def in_captured_order(value: Any, spec: pytree.TreeSpec) -> Any:
+    """The same value with its mappings of the captured type and key order, which mean nothing to a user."""
+    if spec.is_leaf():
+        return value
+    children, keys = spec.children(), mapping_keys(spec)
+    if keys is not None and isinstance(value, Mapping) and set(value.keys()) == set(keys):
+        parts = [in_captured_order(value[key], child) for key, child in zip(keys, children, strict=True)]
+        return pytree.SUPPORTED_NODES[spec.type].unflatten_fn(parts, spec.context)
+    if spec.type in (tuple, list) and type(value) is spec.type and len(value) == len(children):
+        return spec.type(in_captured_order(v, child) for v, child in zip(value, children, strict=True))
+    return value
+
+
+def key_difference(value: Any, spec: pytree.TreeSpec, name: str) -> str | None:
+    """The first mapping whose keys are not the captured ones, in words; None when all have theirs."""
+    if spec.is_leaf():
+        return None
+    children, keys = spec.children(), mapping_keys(spec)
+    if keys is not None and isinstance(value, Mapping):
+        missing, more = [k for k in keys if k not in value], [k for k in value if k not in keys]
+        if missing or more:
+            found = [f"lacks {', '.join(map(repr, missing))}"] * bool(missing)
+            found += [f"has {', '.join(map(repr, more))}, which the captured one had not"] * bool(more)
+            return f"{name} {' and '.join(found)}"
+        pairs = [(value[k], child, f"{name}[{k!r}]") for k, child in zip(keys, children, strict=True)]
+    elif isinstance(value, tuple | list) and len(value) == len(children):
+        pairs = [(v, child, f"{name}[{i}]") for i, (v, child) in enumerate(zip(value, children, strict=True))]
+    else:
+        return None
+    return next((text for v, child, path in pairs if (text := key_difference(v, child, path)) is not None), None)
