@@ -17,6 +17,7 @@ from torch.utils import _pytree as pytree
 from recfx.errors import CaptureError
 from recfx.ir.bags import Bags
 from recfx.ir.crosscheck import compare_with_model
+from recfx.ir.decompositions import decompose
 from recfx.ir.explicit_forward import explicit_forward
 from recfx.ir.export_ladder import export_model, quiet
 from recfx.ir.find_bags import bags_of_call, with_distinct_counts
@@ -170,6 +171,7 @@ def _to_program(
     module.graph.set_codegen(fx.graph.CodeGen())
     free = free_symbols(module)
     inline_regions(module)
+    decompose(module)
     functionalize(module)
     module = copy_module(module)
     _flat_output(module)

@@ -11,6 +11,13 @@ def dimension_names(size: int | str) -> list[str]:
     return [] if isinstance(size, int) else re.findall(r"[A-Za-z_]\w*", size)
 
 
+def asks_for_data(error: Exception) -> bool:
+    """Whether an error was raised because code compared a size that only the inputs' values tell, such as `lengths.max().item()`."""
+    from torch.fx.experimental.symbolic_shapes import GuardOnDataDependentSymNode
+
+    return isinstance(error, GuardOnDataDependentSymNode)
+
+
 def evaluate_size(expression: str, sizes: Mapping[str, int]) -> int | None:
     """The value of a size expression, or None when a dimension in it is not known yet."""
     try:

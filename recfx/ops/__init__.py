@@ -3,6 +3,6 @@
 Importing this package registers the operators in torch's namespace `recfx`.
 """
 
-from recfx.ops import attention, cross, hamming, interaction, lookup, mlp, propagation, ranking
+from recfx.ops import attention, cross, hamming, interaction, lookup, mlp, packed_bags, propagation, ranking
 
-__all__ = ["attention", "cross", "hamming", "interaction", "lookup", "mlp", "propagation", "ranking"]
+__all__ = ["attention", "cross", "hamming", "interaction", "lookup", "mlp", "packed_bags", "propagation", "ranking"]

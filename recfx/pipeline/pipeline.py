@@ -12,13 +12,14 @@ from recfx.errors import PassError, PipelineError, RecfxError
 from recfx.ir.diff import same_graph
 from recfx.ir.numeric import verify_numeric
 from recfx.ir.program import Applied, Program
+from recfx.ir.sizes import asks_for_data
 from recfx.ir.verify import Level, verify_meta, verify_structure
 from recfx.pipeline.bisect import BisectResult, bisect_rewrites
 from recfx.pipeline.context import MissRecord, PassContext
 from recfx.pipeline.gate import Gate
 from recfx.pipeline.instruments import Instrument
 from recfx.pipeline.reproducer import write_reproducer
-from recfx.pipeline.spec import Pass
+from recfx.pipeline.spec import DATA_DEPENDENT, Pass
 from recfx.pipeline.text import parse_pipeline
 from recfx.pipeline.validate import require_valid
 
@@ -187,7 +188,12 @@ def run_pass(
     start = time.perf_counter()
     ctx.sweep()  # dead users would make a value look shared
     versions = _state_versions(before)
-    item.run(after, ctx)
+    try:
+        item.run(after, ctx)
+    except Exception as error:
+        if not asks_for_data(error):
+            raise
+        after, ctx = _undone(before, item, ctx)
     _refuse_written_state(item, versions, _state_versions(before))
     ctx.sweep()
     after.module.recompile()
@@ -207,6 +213,15 @@ def run_pass(
         verify_seconds=time.perf_counter() - ran,
     )
     return after, record
+
+
+def _undone(before: Program, item: Pass, ctx: PassContext) -> tuple[Program, PassContext]:
+    """The program without a pass that compared a size which only the inputs' values tell, and a context that says so."""
+    after = before.clone()
+    missed = PassContext(after, item.spec, Gate(), None)
+    missed.misses = [*ctx.misses, MissRecord(item.spec.name, "pass", "", "", DATA_DEPENDENT)]
+    missed.sweep()
+    return after, missed
 
 
 def _state_versions(program: Program) -> dict[str, int]:

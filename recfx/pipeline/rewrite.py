@@ -10,8 +10,9 @@ from torch import fx
 from recfx.errors import PassError
 from recfx.ir.numeric import Exactness
 from recfx.ir.program import Program, where
+from recfx.ir.sizes import asks_for_data
 from recfx.pipeline.context import PassContext
-from recfx.pipeline.spec import Miss, Pass, PassSpec
+from recfx.pipeline.spec import DATA_DEPENDENT, Miss, Pass, PassSpec
 
 Rule = Callable[[fx.Node, PassContext], "fx.Node | Miss | None"]
 
@@ -73,8 +74,13 @@ def apply_rule(rule: Rule, node: fx.Node, ctx: PassContext, name: str) -> bool:
         PassError: The rule returned something that is neither a node, nor a Miss, nor None.
     """
     anchor = node.prev
-    with ctx.before(node):
-        result = rule(node, ctx)
+    try:
+        with ctx.before(node):
+            result = rule(node, ctx)
+    except Exception as error:
+        if not asks_for_data(error):
+            raise
+        result = Miss(DATA_DEPENDENT)
     if result is None or isinstance(result, Miss):
         if result is not None:
             ctx.miss(name, result.node or node, result.reason)

@@ -61,6 +61,10 @@ class PassSpec:
             raise PipelineError(f"unknown needs {sorted(unknown)}", where=self.name, hint=f"known: {sorted(NEEDS)}")
 
 
+#: Why a rule or a pass does nothing where it would have to compare a size that only the inputs' values tell.
+DATA_DEPENDENT = "a size depends on the inputs' values"
+
+
 @dataclasses.dataclass(frozen=True)
 class Miss:
     """Why a rule did not fire at a node it looked at.

@@ -11,7 +11,7 @@ from torch import fx
 
 from recfx.ir.program import Program
 from recfx.ir.shapes import BATCH
-from recfx.ir.sizes import dimension_names
+from recfx.ir.sizes import asks_for_data, dimension_names
 from recfx.targets.native.abi import Place
 from recfx.targets.native.builder import PlanBuilder, Slot
 from recfx.targets.native.call import plan_call
@@ -118,9 +118,11 @@ class Partitioner:
             snapshot = _Snapshot(builder)
             try:
                 function(builder, node)
-            except Unsupported as reason:
+            except Exception as reason:
+                if not isinstance(reason, Unsupported) and not asks_for_data(reason):
+                    raise
                 snapshot.restore(builder)
-                self.refused[node] = str(reason)
+                self.refused[node] = str(reason).splitlines()[0]
                 continue
             builder.lowered.append(node)
             taken.append(node)

@@ -1,0 +1,176 @@
+"""Operators of other libraries, rewritten into ATen and dialect operators when a model is captured.
+
+An operator that no pass and no backend knows, or whose kernel writes to its arguments or reads without checking, becomes operators that
+are known. The rewrites are kept by the operator's name, so that the library that defines it need not be installed; other rooms add theirs
+to `DECOMPOSITIONS`.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import operator
+from collections.abc import Callable, Sequence
+from typing import Any
+
+import torch
+from torch import fx
+
+from recfx.errors import CaptureError
+from recfx.ir.program import get_state, set_state, unused_name, where
+
+_aten = torch.ops.aten
+
+
+@dataclasses.dataclass(frozen=True)
+class Rewriter:
+    """One operator that is being rewritten, and where its replacement is inserted.
+
+    Attributes:
+        module: The graph module.
+        node: The operator.
+    """
+
+    module: fx.GraphModule
+    node: fx.Node
+
+    @property
+    def arguments(self) -> dict[str, Any]:
+        """The arguments by the names of the operator's schema, defaults included."""
+        target: Any = self.node.target
+        given = dict(zip((a.name for a in target._schema.arguments), self.node.args, strict=False))
+        defaults = {a.name: a.default_value for a in target._schema.arguments}
+        return {**defaults, **given, **self.node.kwargs}
+
+    def call(self, target: Any, *args: Any, **kwargs: Any) -> fx.Node:
+        """Inserts an operator before the one that is rewritten."""
+        with self.module.graph.inserting_before(self.node):
+            made = self.module.graph.call_function(target, args, kwargs)
+        made.meta = {k: v for k, v in self.node.meta.items() if k not in ("val", "tensor_meta")}
+        return made
+
+    def constant(self, stem: str, tensor: torch.Tensor) -> fx.Node:
+        """Adds a tensor to the state and inserts a read of it."""
+        name = unused_name(self.module, stem)
+        set_state(self.module, name, tensor)
+        with self.module.graph.inserting_before(self.node):
+            made = self.module.graph.get_attr(name)
+        made.meta = {k: v for k, v in self.node.meta.items() if k not in ("val", "tensor_meta")}
+        return made
+
+    def value(self, argument: Any) -> torch.Tensor:
+        """The tensor that an argument always is, computed from the state.
+
+        Raises:
+            CaptureError: It depends on the inputs.
+        """
+        if argument.op == "get_attr":
+            return torch.as_tensor(get_state(self.module, str(argument.target)).detach())
+        if argument.op != "call_function":
+            raise self.refusal(f"its argument {argument.name} depends on the inputs")
+        if argument.target in (_aten.detach_.default, _aten.lift_fresh_copy.default):
+            return self.value(argument.args[0])
+        args, kwargs = fx.map_arg((argument.args, argument.kwargs), self.value)
+        return torch.as_tensor(argument.target(*args, **kwargs))
+
+    def refusal(self, what: str) -> CaptureError:
+        """The error that says why the operator cannot be rewritten."""
+        return CaptureError(
+            f"{self.node.target} cannot be captured: {what}",
+            where=where(self.node),
+            hint="optimize a part of the model that does not contain it: recfx.optimize(model.submodule, ...)",
+        )
+
+
+#: Name of an operator -> what makes the nodes for its results: one node, or one for each tensor of a list.
+DECOMPOSITIONS: dict[str, Callable[[Rewriter], fx.Node | Sequence[fx.Node]]] = {}
+
+
+def decompose(module: fx.GraphModule) -> int:
+    """Rewrites every operator that has a decomposition, in place; returns how many there were.
+
+    Raises:
+        CaptureError: An operator is used in a form that its decomposition does not cover.
+    """
+    found = [(node, rule) for node in module.graph.nodes if (rule := DECOMPOSITIONS.get(_name(node))) is not None]
+    for node, rule in found:
+        _replace(module.graph, node, rule(Rewriter(module, node)))
+    if found:
+        module.graph.lint()
+        module.recompile()
+    return len(found)
+
+
+def _name(node: fx.Node) -> str:
+    schema = getattr(node.target, "_schema", None)
+    return schema.name if node.op == "call_function" and schema is not None else ""
+
+
+def _replace(graph: fx.Graph, node: fx.Node, results: fx.Node | Sequence[fx.Node]) -> None:
+    if isinstance(results, fx.Node):
+        results.meta = dict(node.meta)
+        node.replace_all_uses_with(results)
+    else:
+        for user in list(node.users):
+            assert user.target is operator.getitem
+            result = results[user.args[1]]  # type: ignore[index]
+            result.meta = dict(user.meta)
+            user.replace_all_uses_with(result)
+            graph.erase_node(user)
+    graph.erase_node(node)
+
+
+def _columns(rewriter: Rewriter, source: Any, start: int, length: int) -> fx.Node:
+    return rewriter.call(_aten.slice.Tensor, source, 1, start, start + length)
+
+
+def _joined(rewriter: Rewriter, parts: Sequence[fx.Node]) -> fx.Node:
+    return rewriter.call(_aten.cat.default, list(parts), 1)
+
+
+def _permute_multi_embedding(rewriter: Rewriter) -> list[fx.Node]:
+    """Column ranges of several tensors, joined in another order: rows (source, result, from, to, length, next) say which."""
+    given = rewriter.arguments
+    groups: dict[int, list[tuple[int, fx.Node]]] = {}
+    for source, result, start, place, length, _ in rewriter.value(given["permutes"]).tolist():
+        part = _columns(rewriter, given["pooled_embs"][source], start, length)
+        groups.setdefault(result, []).append((place, part))
+    return [_joined(rewriter, [part for _, part in sorted(groups[g])]) for g in range(len(groups))]
+
+
+def _regroup_keyed_tensor(rewriter: Rewriter) -> list[fx.Node]:
+    """Columns of named features of several tensors, joined group by group."""
+    given = rewriter.arguments
+    places: dict[str, tuple[Any, int, int]] = {}
+    for tensor, keys, lengths in zip(given["pooled_embs"], given["keys"], given["lengths"], strict=True):
+        start = 0
+        for key, length in zip(keys, lengths, strict=True):
+            places.setdefault(key, (tensor, start, length))
+            start += length
+    return [_joined(rewriter, [_columns(rewriter, *places[key]) for key in group]) for group in given["groups"]]
+
+
+def _permute_pooled(rewriter: Rewriter) -> fx.Node:
+    """The features of one tensor in another order."""
+    given = rewriter.arguments
+    bounds = rewriter.value(given["offset_dim_list"]).tolist()
+    order = rewriter.value(given["permute_list"]).tolist()
+    parts = [_columns(rewriter, given["pooled_embs"], bounds[f], bounds[f + 1] - bounds[f]) for f in order]
+    return _joined(rewriter, parts)
+
+
+def _group_index_select(rewriter: Rewriter) -> list[fx.Node]:
+    given = rewriter.arguments
+    pairs = zip(given["input_group"], given["indices_group"], strict=True)
+    return [rewriter.call(_aten.index_select.default, source, 0, rows) for source, rows in pairs]
+
+
+DECOMPOSITIONS |= {
+    "fbgemm::permute_multi_embedding": _permute_multi_embedding,
+    "fbgemm::permute_multi_embedding_function": _permute_multi_embedding,
+    "fbgemm::regroup_keyed_tensor": _regroup_keyed_tensor,
+    "fbgemm::permute_pooled_embs": _permute_pooled,
+    "fbgemm::permute_pooled_embs_auto_grad": _permute_pooled,
+    "fbgemm::permute_duplicate_pooled_embs": _permute_pooled,
+    "fbgemm::permute_duplicate_pooled_embs_auto_grad": _permute_pooled,
+    "fbgemm::group_index_select_dim0": _group_index_select,
+}
