@@ -80,6 +80,7 @@ def is_vector(held: torch.Tensor) -> bool:
     """Rows [B, D] or a column [B, D, 1] of floating-point numbers."""
     return (
         held.is_floating_point()
+        and held.ndim > 0
         and isinstance(held.shape[-1], int)
         and (held.ndim == 2 or (held.ndim == 3 and is_single(held.shape[2]) and isinstance(held.shape[1], int)))
     )

@@ -35,14 +35,18 @@ def lower(
     able = [b for b in backends if all(b.supports(node) for node in program.graph.nodes)]
     notices: list[str] = []
     for backend in able[:-1]:
-        lowered = backend.lower(program)
         try:
+            lowered = backend.lower(program)
             _check(lowered, backend, runs, applied)
         except VerificationError as error:
             problem = str(error).replace("\n", ";")
             notices.append(
                 f"the {backend.name} backend does not compute what the model does, so it is left out: {problem}"
             )
+            continue
+        except Exception as error:  # noqa: BLE001 - the next backend takes the program; the notice says what went wrong
+            problem = f"{type(error).__name__}: {str(error).strip().partition(chr(10))[0]}"
+            notices.append(f"the {backend.name} backend fails on this model, so it is left out: {problem}")
             continue
         return lowered, tuple(notices)
     last = able[-1] if able else backends[0]  # which raises the error that names what it cannot run

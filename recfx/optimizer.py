@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import dataclasses
-import time
 import weakref
 from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
@@ -14,7 +13,7 @@ import torch
 from recfx.compiled import CompiledModel, Parts
 from recfx.constant_inputs import Held, hold_constants
 from recfx.cost.arithmetic import arithmetic
-from recfx.errors import InputError, TargetError
+from recfx.errors import CaptureError, InputError, MeasureError, PassError, TargetError
 from recfx.harm import do_no_harm
 from recfx.ir import MAX_BATCH, Level, Program, capture, verify_numeric
 from recfx.ir.capture import range_notices
@@ -30,6 +29,7 @@ from recfx.passes import PRECISIONS, default_pipeline
 from recfx.pipeline import Dump, Instrument, Pass, Pipeline, PipelineResult
 from recfx.refresh import Recipe, state_shapes
 from recfx.report import ARITHMETIC_ROWS, Report
+from recfx.stages import Stages
 from recfx.targets import BACKENDS, Backend, Lowered, resolve
 
 
@@ -96,6 +96,7 @@ def optimize(
             "many_requests needs request_inputs", hint="name the inputs that hold one row for each request"
         )
     plan = _pipeline(pipeline, backends, bool(requests), precision)
+    lenient = any(plan == _pipeline(None, backends, bool(requests), each) for each in _precisions(backends))
     if len(backends) > 1:
         backends = _as_exact_as(plan, backends)
     level = _level(verify)
@@ -103,52 +104,56 @@ def optimize(
         raise InputError(f"expected an nn.Module, got {type(model).__name__}", hint="pass the model object itself")
 
     def build(args: tuple[Any, ...], kwargs: Mapping[str, Any]) -> Parts:
-        clock = _Stages()
-        held = hold_constants(model, constant_inputs, tables, args, kwargs)
-        source, args, kwargs = held.model, held.args, held.kwargs
-        if requests:
-            call = repeat_example(source, args, kwargs, requests)
-            args, kwargs = call.args, call.kwargs
-        captured = capture(
-            source, args, kwargs, dynamic_shapes=dynamic_shapes, max_batch=max_batch, specialise=not many_requests
-        )
-        one_row = None if many_requests else capture_one_row(source, args, kwargs, captured)
-        if isinstance(one_row, Program):
-            captured.notices = tuple(
-                n for n in captured.notices if n not in range_notices(captured.signature, max_batch)
+        stages = Stages(type(model).__name__)
+        with stages.run("capture", CaptureError):
+            held = hold_constants(model, constant_inputs, tables, args, kwargs)
+            source, args, kwargs = held.model, held.args, held.kwargs
+            if requests:
+                call = repeat_example(source, args, kwargs, requests)
+                args, kwargs = call.args, call.kwargs
+            captured = capture(
+                source, args, kwargs, dynamic_shapes=dynamic_shapes, max_batch=max_batch, specialise=not many_requests
             )
-        elif one_row is not None:
-            captured.notices += (one_row,)
-        if requests:
-            captured = share_requests(captured, requests, many=many_requests, check=check_requests)
-        clock.done("capture")
-        parts = finish(captured, source, held, clock, debug)
+            one_row = None if many_requests else capture_one_row(source, args, kwargs, captured)
+            if isinstance(one_row, Program):
+                told = range_notices(captured.signature, max_batch)
+                captured.notices = tuple(notice for notice in captured.notices if notice not in told)
+            elif one_row is not None:
+                captured.notices += (one_row,)
+            if requests:
+                captured = share_requests(captured, requests, many=many_requests, check=check_requests)
+        parts = finish(captured, source, held, stages, debug)
         if isinstance(one_row, Program):
-            parts = parts.with_one_row(finish(one_row, source, held, clock, Path(debug) / "one-row" if debug else None))
+            folder = Path(debug) / "one-row" if debug else None
+            parts = parts.with_one_row(finish(one_row, source, held, stages, folder))
         return parts
 
     def finish(
-        captured: Program, source: torch.nn.Module, held: Held, clock: _Stages, debug: str | Path | None
+        captured: Program, source: torch.nn.Module, held: Held, stages: Stages, debug: str | Path | None
     ) -> Parts:
         captured.signature = held.mark(captured.signature)
         instruments: list[Instrument] = [Dump(Path(debug))] if debug else []
-        result = (held.first_passes() + plan).run(
-            captured, verify=level, instruments=instruments, reproducer=_reproducer(debug), resources=held.resources
-        )
-        result.program.notices += held.notices(result)
-        runs = _final_check(captured, result, level)
-        clock.done("passes")
-        region, found = lower(own_outputs(result.program), backends, runs, _applied(result))
-        result.program.notices += found
-        clock.done("lowering")
-        report = _report(model, target, region.backend, captured, result)
-        if _applied(result) is Exactness.APPROX:
-            report = dataclasses.replace(report, approximation=_approximation(captured, region))
-        parts = Parts(region.program, [region], report)
+        with stages.run("passes", PassError):
+            result = (held.first_passes() + plan).run(
+                captured,
+                verify=level,
+                instruments=instruments,
+                reproducer=_reproducer(debug),
+                resources=held.resources,
+                lenient=lenient,
+            )
+            result.program.notices += held.notices(result)
+            runs = _final_check(captured, result, level)
+        with stages.run("lowering", TargetError):
+            region, found = lower(own_outputs(result.program), backends, runs, _applied(result))
+            result.program.notices += found
+            report = _report(model, target, region.backend, captured, result)
+            if _applied(result) is Exactness.APPROX:
+                report = dataclasses.replace(report, approximation=_approximation(captured, region))
+            parts = Parts(region.program, [region], report)
         if measure:
-            with unchanged(source):
+            with stages.run("measuring", MeasureError), unchanged(source):
                 parts = do_no_harm(parts, source)
-            clock.done("measuring")
         parts.recipe = Recipe(
             plan,
             target if isinstance(target, str) else tuple(target),
@@ -160,26 +165,13 @@ def optimize(
             state_shapes(model),
             weakref.ref(model),
         )
-        parts.report.seconds.update(clock.seconds)
+        parts.report.seconds.update(stages.seconds)
         return parts
 
     if example_inputs is None and example_kwargs is None:
         return CompiledModel(build=build)
     args, kwargs = split_example(example_inputs, model) if example_inputs is not None else ((), {})
     return CompiledModel(build(args, {**kwargs, **(example_kwargs or {})}))
-
-
-class _Stages:
-    """Seconds of each stage of the road."""
-
-    def __init__(self) -> None:
-        self.seconds: dict[str, float] = {}
-        self._last = time.perf_counter()
-
-    def done(self, stage: str) -> None:
-        now = time.perf_counter()
-        self.seconds[stage] = self.seconds.get(stage, 0.0) + now - self._last
-        self._last = now
 
 
 def _level(verify: str) -> Level:
@@ -222,6 +214,11 @@ def _pipeline(pipeline: Any, backends: Sequence[Backend], requests: bool, precis
     if pipeline is not None:
         return Pipeline(pipeline)
     return Pipeline(default_pipeline(requests=requests, dialect=backends[0].dialect, precision=precision))
+
+
+def _precisions(backends: Sequence[Backend]) -> list[str]:
+    """The precisions that a target computes in."""
+    return list(PRECISIONS) if backends[0].dialect else ["fp32"]
 
 
 def _as_exact_as(plan: Pipeline, backends: list[Backend]) -> list[Backend]:

@@ -106,7 +106,8 @@ def _work(node: fx.Node, sizes: _Sizes) -> Arithmetic:
     if node.target in _PRODUCTS:
         return Arithmetic(sizes.elements(result) * _depth(node, sizes), moved)
     if node.target is _aten.scaled_dot_product_attention.default:
-        length = sizes.number(operands[1].shape[-2])  # type: ignore[union-attr]
+        keys: Any = node.args[1]  # `operands` names a tensor once that is query, key and value
+        length = sizes.number(keys.meta["val"].shape[-2])
         return Arithmetic(2 * sizes.elements(operands[0]) * length, moved)
     reduces = sizes.elements(result) < max(map(sizes.elements, operands), default=0)
     return Arithmetic(max(map(sizes.elements, operands)) if reduces else sizes.elements(result), moved)

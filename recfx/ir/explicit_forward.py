@@ -1,6 +1,6 @@
-"""Models whose `forward` takes `**kwargs`: the same model with one parameter for each input.
+"""A model with another `forward` in front of its own, for what torch.export does not take as it is.
 
-torch.export does not take dynamic shapes of variadic keywords.
+These are dynamic shapes of variadic keywords, and dimensions that export shall choose by itself but that are the same batch.
 """
 
 from __future__ import annotations
@@ -10,6 +10,7 @@ import inspect
 from typing import Any
 
 import torch
+from torch.utils import _pytree as pytree
 
 from recfx.ir.inputs import Call
 
@@ -27,8 +28,26 @@ def explicit_forward(model: torch.nn.Module, call: Call) -> tuple[torch.nn.Modul
         return model.forward(*bound.args, **bound.kwargs)
 
     kind = inspect.Parameter.POSITIONAL_OR_KEYWORD
-    forward.__signature__ = inspect.Signature([inspect.Parameter(n, kind) for n in names])  # type: ignore[attr-defined]
+    return _view(model, forward, inspect.Signature([inspect.Parameter(n, kind) for n in names])), explicit
+
+
+def one_batch(model: torch.nn.Module) -> torch.nn.Module:
+    """The model, where the first dimensions of all inputs that vary are known to be the same."""
+
+    def forward(*args: Any, **kwargs: Any) -> Any:
+        tensors = [leaf for leaf in pytree.tree_leaves((args, kwargs)) if isinstance(leaf, torch.Tensor) and leaf.ndim]
+        free = [tensor.shape[0] for tensor in tensors if isinstance(tensor.shape[0], torch.SymInt)]
+        for size in free[1:]:
+            torch._check(size == free[0])  # type: ignore[no-untyped-call]
+        return model.forward(*args, **kwargs)
+
+    return _view(model, forward, inspect.signature(model.forward))
+
+
+def _view(model: torch.nn.Module, forward: Any, signature: inspect.Signature) -> torch.nn.Module:
+    """A module with the state of another and a `forward` of its own."""
+    forward.__signature__ = signature
     view: torch.nn.Module = type(model).__new__(type(model))
     view.__dict__.update(model.__dict__)
     view.__dict__["forward"] = forward
-    return view, explicit
+    return view

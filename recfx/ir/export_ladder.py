@@ -10,10 +10,13 @@ from contextlib import contextmanager, nullcontext, redirect_stderr, redirect_st
 from typing import Any
 
 import torch
+from torch.export import Dim
+from torch.export.dynamic_shapes import _DerivedDim
 from torch.utils import _pytree as pytree
 
 from recfx.errors import CaptureError
 from recfx.ir.explain_export import capture_error, draft_line, user_frame
+from recfx.ir.explicit_forward import one_batch
 from recfx.ir.inputs import Call
 
 
@@ -62,13 +65,30 @@ def _export_refining(model: torch.nn.Module, call: Call, shapes: Any, strict: bo
                 raise error from None  # no fix that can be applied: the first error is the one to show
             if _fixes_a_dim(refined):
                 raise
-            shapes = refined
+            if _has_multiples(refined) and not _has_multiples(shapes):
+                model, shapes = one_batch(model), _automatic(shapes)
+            else:
+                shapes = refined
     return _run_export(model, call, shapes, strict)
 
 
 def _fixes_a_dim(shapes: Any) -> bool:
     """Whether a refinement turned a free dimension into a number."""
     return any(isinstance(leaf, int) and not isinstance(leaf, bool) for leaf in pytree.tree_leaves(shapes))
+
+
+def _has_multiples(shapes: Any) -> bool:
+    """Whether a dimension is given as a multiple of another, so that few sizes are left."""
+    return any(isinstance(leaf, _DerivedDim) for leaf in pytree.tree_leaves(shapes))
+
+
+def _automatic(shapes: Any) -> Any:
+    """The same dimensions left to export, which then assumes what it cannot prove; the comparison with the model decides."""
+
+    def relaxed(leaf: Any) -> Any:
+        return Dim.AUTO(min=leaf.min, max=leaf.max) if isinstance(leaf, Dim) else leaf
+
+    return pytree.tree_map(relaxed, shapes)
 
 
 def _run_export(model: torch.nn.Module, call: Call, shapes: Any, strict: bool) -> torch.export.ExportedProgram:

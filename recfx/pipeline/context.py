@@ -39,6 +39,7 @@ class PassContext:
         spec: The declaration of the pass that is running.
         resources: What `PassSpec.needs` names: "examples", "calibration", ... -> the data.
         misses: What did not fire, and why.
+        lenient: Whether a rule that raises has missed; otherwise the pass fails.
     """
 
     def __init__(
@@ -47,7 +48,10 @@ class PassContext:
         spec: PassSpec,
         gate: Gate | None = None,
         resources: Mapping[str, Any] | None = None,
+        *,
+        lenient: bool = False,
     ) -> None:
+        self.lenient = lenient
         self.program = program
         self.spec = spec
         self.resources = dict(resources or {})

@@ -106,6 +106,7 @@ class Pipeline:
         instruments: Sequence[Instrument] = (),
         resources: Mapping[str, Any] | None = None,
         reproducer: Path | None = None,
+        lenient: bool = False,
     ) -> PipelineResult:
         """Runs the passes on a copy of the program.
 
@@ -116,6 +117,8 @@ class Pipeline:
             instruments: Observers.
             resources: What passes need besides the program.
             reproducer: Where to write the reproducer folder on failure; a temporary folder by default.
+            lenient: Leave out what raises unexpectedly, with a miss for a rule and a notice for a pass, instead of raising. Errors that
+                passes raise on purpose are raised all the same.
 
         Raises:
             PipelineError: The pipeline cannot run as written.
@@ -130,9 +133,12 @@ class Pipeline:
                 instrument.before_pass(index, item, current)
             before = current
             try:
-                current, record = run_pass(item, before, verify=verify, gate=gate, resources=resources)
+                current, record = run_pass(item, before, verify=verify, gate=gate, resources=resources, lenient=lenient)
             except Exception as error:
-                raise self._failure(item, index, before, error, reproducer, resources) from error
+                failure = self._failure(item, index, before, error, reproducer, resources)
+                if not lenient or item.spec.mandatory or isinstance(error, PassError | PipelineError):
+                    raise failure from error
+                current, record = _left_out(item, before, failure)
             records.append(record)
             for instrument in instruments:
                 instrument.after_pass(index, item, before, current, record)
@@ -180,11 +186,12 @@ def run_pass(
     verify: Level = Level.META,
     gate: Gate | None = None,
     resources: Mapping[str, Any] | None = None,
+    lenient: bool = False,
 ) -> tuple[Program, PassRecord]:
     """Runs one pass on a copy of a program, without validating its place; what it raises is not wrapped."""
     spec = item.spec
     after = before.clone()
-    ctx = PassContext(after, spec, gate or Gate(), resources)
+    ctx = PassContext(after, spec, gate or Gate(), resources, lenient=lenient)
     start = time.perf_counter()
     ctx.sweep()  # dead users would make a value look shared
     versions = _state_versions(before)
@@ -222,6 +229,17 @@ def _undone(before: Program, item: Pass, ctx: PassContext) -> tuple[Program, Pas
     missed.misses = [*ctx.misses, MissRecord(item.spec.name, "pass", "", "", DATA_DEPENDENT)]
     missed.sweep()
     return after, missed
+
+
+def _left_out(item: Pass, before: Program, failure: PassError) -> tuple[Program, PassRecord]:
+    """What is recorded of a pass that failed and was left out."""
+    program = before.clone()
+    notice = f"{failure.what}; it was left out, and a reproducer is in {failure.reproducer}"
+    program.notices = (*before.notices, notice)
+    operators, size = _operators(before), before.state_bytes()
+    miss = MissRecord(item.spec.name, "whole pass", "", failure.where or "", failure.what)
+    same = ((operators, operators), (size, size), 0.0, 0.0)
+    return program, PassRecord(str(item), item.spec.exactness.value, 0, (miss,), *same)
 
 
 def _state_versions(program: Program) -> dict[str, int]:

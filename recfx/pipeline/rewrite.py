@@ -7,7 +7,7 @@ from typing import Any, ClassVar
 
 from torch import fx
 
-from recfx.errors import PassError
+from recfx.errors import PassError, PipelineError
 from recfx.ir.numeric import Exactness
 from recfx.ir.program import Program, where
 from recfx.ir.sizes import asks_for_data
@@ -74,13 +74,8 @@ def apply_rule(rule: Rule, node: fx.Node, ctx: PassContext, name: str) -> bool:
         PassError: The rule returned something that is neither a node, nor a Miss, nor None.
     """
     anchor = node.prev
-    try:
-        with ctx.before(node):
-            result = rule(node, ctx)
-    except Exception as error:
-        if not asks_for_data(error):
-            raise
-        result = Miss(DATA_DEPENDENT)
+    with ctx.before(node):
+        result = _result(rule, node, ctx)
     if result is None or isinstance(result, Miss):
         if result is not None:
             ctx.miss(name, result.node or node, result.reason)
@@ -100,6 +95,23 @@ def apply_rule(rule: Rule, node: fx.Node, ctx: PassContext, name: str) -> bool:
         return False
     ctx.replace(node, result)
     return True
+
+
+def _result(rule: Rule, node: fx.Node, ctx: PassContext) -> fx.Node | Miss | None:
+    """What the rule says of a node; a miss when it needs a size that data decides, or raises and the context is lenient."""
+    try:
+        return rule(node, ctx)
+    except Exception as error:
+        if asks_for_data(error):
+            return Miss(DATA_DEPENDENT)
+        if not ctx.lenient or isinstance(error, PassError | PipelineError):
+            raise
+        return Miss(f"the rule raised {type(error).__name__}: {_first_line(error)}")
+
+
+def _first_line(error: BaseException) -> str:
+    """The first line of an error's text."""
+    return str(error).strip().partition("\n")[0]
 
 
 def _take_back(graph: fx.Graph, anchor: fx.Node, node: fx.Node) -> None:

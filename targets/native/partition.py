@@ -124,6 +124,11 @@ class Partitioner:
                 snapshot.restore(builder)
                 self.refused[node] = str(reason).splitlines()[0]
                 continue
+            except (ArithmeticError, AttributeError, LookupError, TypeError, ValueError) as error:
+                # An argument of a form that the rule does not know, such as a size where it reads a number: torch runs it.
+                snapshot.restore(builder)
+                self.refused[node] = f"its rule does not take these arguments: {type(error).__name__}: {error}"
+                continue
             builder.lowered.append(node)
             taken.append(node)
             held.add(node)

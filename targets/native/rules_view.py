@@ -102,7 +102,9 @@ def _without(value: Value, dim: int) -> Value:
 @rule(_aten.select.int)
 def _select(builder: PlanBuilder, node: fx.Node) -> None:
     value = builder.value(node.args[0])
-    dim, index = (int(i) for i in node.args[1:3])  # type: ignore[arg-type]
+    dim, index = node.args[1:3]
+    if not isinstance(dim, int) or not isinstance(index, int):
+        raise Unsupported("its index varies")
     dim %= len(value.dims)
     builder.values[node] = _without(narrowed(value, dim, index % value.dims[dim].size, 1), dim)
 

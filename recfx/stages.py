@@ -1,0 +1,47 @@
+"""The stages of the road: how long each takes, and what an unexpected error in one becomes."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Iterator
+from contextlib import contextmanager
+
+from recfx.errors import RecfxError
+
+
+class Stages:
+    """Seconds of each stage.
+
+    Args:
+        model: What is optimized, for errors.
+    """
+
+    def __init__(self, model: str) -> None:
+        self.model = model
+        self.seconds: dict[str, float] = {}
+
+    @contextmanager
+    def run(self, stage: str, kind: type[RecfxError]) -> Iterator[None]:
+        """Times a stage. An error that is none of recfx's own becomes one of `kind` that names the stage.
+
+        Args:
+            stage: Its name in the report.
+            kind: What to raise.
+
+        Raises:
+            RecfxError: Something in the stage failed.
+        """
+        start = time.perf_counter()
+        try:
+            yield
+        except (RecfxError, MemoryError):
+            raise
+        except Exception as error:
+            text = " ".join(f"{type(error).__name__}: {error}".split())
+            raise kind(
+                f"the stage {stage!r} failed unexpectedly: {text[:400]}",
+                where=self.model,
+                hint="this is a fault of recfx, please report it with the model; a part of the model can be optimized on its own: "
+                "recfx.optimize(model.submodule, ...)",
+            ) from error
+        self.seconds[stage] = self.seconds.get(stage, 0.0) + time.perf_counter() - start
