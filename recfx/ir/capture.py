@@ -16,6 +16,7 @@ from torch.utils import _pytree as pytree
 
 from recfx.errors import CaptureError
 from recfx.ir.bags import Bags
+from recfx.ir.capture_by_sizes import capture_by_sizes
 from recfx.ir.crosscheck import compare_with_model
 from recfx.ir.decompositions import decompose
 from recfx.ir.explicit_forward import explicit_forward
@@ -72,14 +73,27 @@ def capture(
     with unchanged(model) as state:
         _first_run(model, call, state)
         bags = bags_of_call(model, call)
+        given = call
         if dynamic_shapes is None:
             call = call.with_values(widen_batch(call.values, bags))
         state.restore()
-        program = _captured(model, call, dynamic_shapes, max_batch, bags, specialise=specialise)
-        program.cases = tuple(cases)
-        state.restore()  # tracing may have left fake tensors in the model's caches
-        if check:
-            program = _compared(program, model, call, narrow=dynamic_shapes is None and specialise)
+        try:
+            program = _captured(model, call, dynamic_shapes, max_batch, bags, specialise=specialise)
+            program.cases = tuple(cases)
+            state.restore()  # tracing may have left fake tensors in the model's caches
+            if check:
+                program = _compared(program, model, call, narrow=dynamic_shapes is None and specialise)
+        except CaptureError as error:
+            if dynamic_shapes is not None or not check or bags:
+                raise
+            state.restore()
+
+            def trace(fixed: Call) -> Program:
+                traced = _captured(model, fixed, False, max_batch, (), specialise=False)
+                state.restore()
+                return traced
+
+            program = capture_by_sizes(model, list({id(c): c for c in (given, call)}.values()), trace, max_batch, error)
     program.notices += tuple(range_notices(program.signature, max_batch if dynamic_shapes is None else None))
     return program
 

@@ -181,6 +181,9 @@ class _EntryWriter:
     def _check(self, index: int, spec: LeafSpec, expression: str) -> None:
         x = f"x{index}"
         self._emit(f"{x} = {expression}")
+        if spec.kind == "size":
+            self.unsolved.append((x, str(spec.value)))
+            return
         if spec.kind == "constant":
             self.namespace[f"_c{index}"] = spec.value
             self._emit(f"if {x} is not _c{index}: _explain({self.values})")

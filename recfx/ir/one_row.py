@@ -59,7 +59,7 @@ def first_rows(leaves: Sequence[Any], signature: Signature, row: int = 0) -> lis
             if isinstance(size, str):
                 step = evaluate_rows(size, 1)
                 leaf = leaf.narrow(axis, row * step, step)
-        found.append(leaf)
+        found.append(1 if spec.kind == "size" else leaf)
     return found
 
 

@@ -7,6 +7,7 @@ from typing import Any
 import torch
 from torch.utils import _pytree as pytree
 
+from recfx.ir.batch_axes import Axis, batch_axis, pick_rows
 from recfx.ir.jagged import is_jagged, leaf_count, resample, reversed_ids, row_keys, rows
 from recfx.ir.program import Program
 from recfx.ir.shapes import BATCH, batch_size, positions
@@ -24,7 +25,9 @@ def probes(program: Program, seed: int = 0) -> list[tuple[str, list[Any]]]:
     if BATCH not in signature.dims or _has_fixed_bags(program):
         return [("shuffled values", _shuffle_static(program, seed)), *more]
     low, high = signature.dims[BATCH]
-    size = batch_size(pytree.tree_unflatten(list(program.example), signature.in_spec), program.bags) or 1
+    size = (
+        _rows(program) or batch_size(pytree.tree_unflatten(list(program.example), signature.in_spec), program.bags) or 1
+    )
     generator = torch.Generator().manual_seed(seed)
     found = []
     for batch in dict.fromkeys((*PROBE_BATCHES, size)):
@@ -43,15 +46,30 @@ def reshuffle(program: Program, batch: int, generator: torch.Generator) -> list[
         drawn_bags |= group.resample(leaves, picks)
     drawn = []
     for part, position in zip(parts, positions(parts), strict=True):
-        shape = program.signature.leaves[position].shape
+        spec_of = program.signature.leaves[position]
+        shape = spec_of.shape
         if is_jagged(part):
             part = resample(part, torch.randint(rows(part), (row_keys(part), batch), generator=generator))
         elif position in drawn_bags:
             part = drawn_bags[position]
+        elif spec_of.kind == "size":
+            part = batch
         elif shape and shape[0] == BATCH:
             part = _resample_columns(part, batch, generator)
+        elif (axis := batch_axis(spec_of)) is not None:
+            rows_held = part.shape[axis.dim] // axis.step
+            part = pick_rows(part, axis, torch.randint(rows_held, (batch,), generator=generator))
         drawn.append(part)
     return pytree.tree_leaves(pytree.tree_unflatten(drawn, spec))
+
+
+def _rows(program: Program) -> int | None:
+    """The batch of the example, where an input tells it in another dimension than the first."""
+    axes = [batch_axis(spec) for spec in program.signature.leaves]
+    if program.bags or any(axis == Axis(0) for axis in axes):
+        return None
+    found = next(((leaf, axis) for leaf, axis in zip(program.example, axes, strict=True) if axis is not None), None)
+    return None if found is None else int(found[0].shape[found[1].dim]) // found[1].step
 
 
 def _has_fixed_bags(program: Program) -> bool:

@@ -29,17 +29,17 @@ class LeafSpec:
 
     Attributes:
         name: How a user would write it: `sparse`, `features['user_id']`.
-        kind: "tensor" or "constant" (a constant was baked in at capture and must not change).
+        kind: "tensor"; "constant" (baked in at capture, must not change); or "size" (an integer that must equal the dimension `value`).
         dtype: Element type, for a tensor.
         device: Device, for a tensor.
         shape: Sizes, for a tensor: integers, dimension names, or expressions over dimension names.
-        value: The captured value, for a constant.
+        value: The captured value of a constant; the name of a dimension for a size.
         repeats: What happens when several rows come for a dimension 0 of size one: "refused"; "compared", and refused unless they
             are equal; "trusted" to be equal. Where they are accepted, the first row is used.
     """
 
     name: str
-    kind: Literal["tensor", "constant"]
+    kind: Literal["tensor", "constant", "size"]
     dtype: torch.dtype | None = None
     device: torch.device | None = None
     shape: tuple[Size, ...] = ()
@@ -47,7 +47,7 @@ class LeafSpec:
     repeats: Literal["refused", "compared", "trusted"] = "refused"
 
     def __str__(self) -> str:
-        if self.kind == "constant":
+        if self.kind != "tensor":
             return f"{self.name}={self.value!r}"
         sizes = ", ".join(str(s) for s in self.shape)
         return f"{self.name}: {str(self.dtype).removeprefix('torch.')}[{sizes}]"
@@ -135,7 +135,7 @@ class Signature:
             for name, value, child in zip(self.parameters, values, self.in_spec.children()[0].children(), strict=True):
                 if (difference := key_difference(value, child, name)) is not None:
                     raise InputError(
-                        f"the keys of an input are not the captured ones: {difference}",
+                        f"the inputs are nested differently from the captured ones: {difference}",
                         where=f"input {name}",
                         hint="pass the keys that were in example_inputs and no others, or optimize again with these",
                     )
@@ -167,6 +167,8 @@ class Signature:
         for spec, leaf in zip(self.leaves, leaves, strict=True):
             check_leaf(spec, leaf, sizes, self.dims)
         for spec, leaf in zip(self.leaves, leaves, strict=True):
+            if spec.kind == "size":
+                _check_dimension(spec, leaf, sizes)
             check_leaf(spec, leaf, sizes, self.dims)  # again: later leaves told dimensions of earlier ones
         return sizes
 
@@ -209,8 +211,19 @@ def one_row(spec: LeafSpec, leaf: Any, like: Any) -> Any:
     return first
 
 
+def _check_dimension(spec: LeafSpec, leaf: Any, sizes: Mapping[str, int]) -> None:
+    if isinstance(leaf, bool) or not isinstance(leaf, int) or leaf != sizes.get(spec.value, leaf):
+        raise InputError(
+            f"expected the size of {spec.value}, {sizes.get(spec.value)}, got {leaf!r}",
+            where=f"input {spec.name}",
+            hint=f"pass the number of rows of the other inputs as {spec.name}",
+        )
+
+
 def check_leaf(spec: LeafSpec, leaf: Any, sizes: dict[str, int], dims: Mapping[str, tuple[int, int | None]]) -> None:
     """Checks one leaf, adding the dimensions it fixes to `sizes`; raises `InputError`."""
+    if spec.kind == "size":
+        return  # `Signature.check` compares it once all tensors have told their dimensions
     if spec.kind == "constant":
         if not same_constant(leaf, spec.value):
             if spec.value is None:

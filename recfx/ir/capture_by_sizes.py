@@ -1,0 +1,88 @@
+"""The last way to capture a model: by the batch sizes that it takes, when a tracer does not see the batch."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from typing import Any
+
+import torch
+from torch.utils import _pytree as pytree
+
+from recfx.errors import CaptureError
+from recfx.ir.batch_axes import Arrangement, find_arrangement
+from recfx.ir.crosscheck import compare_with_model, run_model
+from recfx.ir.generalize import Different, generalize
+from recfx.ir.inputs import Call, leaf_names
+from recfx.ir.program import Program
+
+_LOOPS = "replace the Python loop over the rows by operators over the whole batch, such as stack, gather or a mask"
+_FIXED = "take the size from x.shape[0] or write -1, never a literal"
+
+
+def capture_by_sizes(
+    model: torch.nn.Module, calls: Sequence[Call], trace: Callable[[Call], Program], max_batch: int, first: CaptureError
+) -> Program:
+    """Captures a model from traces at several batch sizes.
+
+    Args:
+        model: The model.
+        calls: The example, in the forms to try.
+        trace: Captures the model with fixed shapes.
+        max_batch: The largest batch.
+        first: Why the model could not be captured with a free batch.
+
+    Raises:
+        CaptureError: It cannot be captured this way either; `first`, or an error that names what is in the way.
+    """
+    found = next((f for call in calls if (f := _arranged(model, call)) is not None), None)
+    if found is None:
+        raise first
+    call, arrangement, rows = found
+    leaves, spec = pytree.tree_flatten(tuple(call.values))
+
+    def trace_leaves(resized: Sequence[Any]) -> Program:
+        return trace(call.with_values(pytree.tree_unflatten(list(resized), spec)))
+
+    try:
+        program = generalize(arrangement, leaves, rows, trace_leaves, max_batch)
+        program.notices += tuple(compare_with_model(program, model, call))
+    except Different as reason:
+        if arrangement.plain() and "loops over the rows" not in str(reason):
+            raise first from None
+        raise CaptureError(
+            f"{type(model).__name__} could not be captured: {reason}",
+            where=first.where,
+            hint=_LOOPS if "loops over the rows" in str(reason) else _hint(call, arrangement),
+        ) from first
+    except CaptureError as error:
+        raise CaptureError(
+            f"{first.what}; traces at several batch sizes did not help: {error.what}",
+            where=first.where,
+            hint=first.hint if arrangement.plain() else _hint(call, arrangement),
+        ) from error
+    return program
+
+
+def _arranged(model: torch.nn.Module, call: Call) -> tuple[Call, Arrangement, int] | None:
+    leaves = pytree.tree_leaves(tuple(call.values))
+    tensors = [leaf for leaf in leaves if isinstance(leaf, torch.Tensor)]
+    sizes = [t.shape[0] for t in tensors if t.ndim] + [t.shape[1] for t in tensors if t.ndim > 1]
+    for rows in dict.fromkeys(size for size in sizes if size > 1):
+        arrangement = find_arrangement(lambda given: run_model(model, call, given), leaves, rows)
+        if arrangement is not None:
+            return call, arrangement, rows
+    return None
+
+
+def _hint(call: Call, arrangement: Arrangement) -> str:
+    """Which inputs hold the batch in an unusual way, and what to do about it."""
+    names = leaf_names(call)
+    odd = [f"{names[i]} is the batch size" for i in sorted(arrangement.sizes)]
+    odd += [
+        f"{name} has the batch in dimension {axis.dim}" + (f", {axis.step} times" if axis.step > 1 else "")
+        for name, axis in zip(names, arrangement.axes, strict=True)
+        if axis is not None and (axis.dim, axis.step) != (0, 1)
+    ]
+    return f"{_FIXED}; " * (not odd) + (
+        "; ".join(odd) + ": pass it with the batch first, and take sizes from its shape" if odd else ""
+    )
