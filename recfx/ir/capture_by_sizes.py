@@ -66,8 +66,7 @@ def capture_by_sizes(
 def _arranged(model: torch.nn.Module, call: Call) -> tuple[Call, Arrangement, int] | None:
     leaves = pytree.tree_leaves(tuple(call.values))
     tensors = [leaf for leaf in leaves if isinstance(leaf, torch.Tensor)]
-    sizes = [t.shape[0] for t in tensors if t.ndim] + [t.shape[1] for t in tensors if t.ndim > 1]
-    for rows in dict.fromkeys(size for size in sizes if size > 1):
+    for rows in dict.fromkeys(t.shape[0] for t in tensors if t.ndim and t.shape[0] > 1):
         arrangement = find_arrangement(lambda given: run_model(model, call, given), leaves, rows)
         if arrangement is not None:
             return call, arrangement, rows

@@ -99,6 +99,7 @@ class _Writer:
         self.columns = _columns([self.program, *traces[1:]])
         self.numbers = [{node: i for i, node in enumerate(p.graph.nodes)} for p in (self.program, *traces[1:])]
         self.generalized = 0
+        self.held: dict[fx.Node, list[Any]] = {}
         self.mode = FakeTensorMode(shape_env=ShapeEnv())
 
     def write(self) -> Program:
@@ -219,7 +220,7 @@ class _Writer:
             raise Different(f"{where(node)} reads another value at another batch size")
 
     def _same_output(self, node: fx.Node) -> None:
-        outputs: Any = [n.args[0] for n in self.columns[node]]
+        outputs: list[Any] = [n.args[0] for n in self.columns[node]]
         for values in zip(*outputs, strict=True):
             if isinstance(values[0], fx.Node):
                 self._same_sources(values, node)
