@@ -9,12 +9,14 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from safetensors.torch import load_file, save_file
+from safetensors.torch import save_file
 from torch.utils import _pytree as pytree
 
 from recfx.compiled import Parts
 from recfx.constant_inputs import hold_constants
-from recfx.errors import ArtifactError, InputError
+from recfx.errors import ArtifactError, InputError, PipelineError
+from recfx.formats.folders import SealedFolder
+from recfx.formats.records import decode
 from recfx.ir.program import Program
 from recfx.pipeline import Pipeline
 
@@ -64,23 +66,59 @@ class Recipe:
         }
 
 
-def load_recipe(document: Mapping[str, Any] | None, folder: Path) -> Recipe | None:
-    """The recipe of a saved model, or None when it was saved without."""
+@dataclasses.dataclass(frozen=True)
+class _Requests:
+    request_inputs: tuple[str, ...]
+    many_requests: bool
+    check_requests: bool
+
+
+@dataclasses.dataclass(frozen=True)
+class _SavedRecipe:
+    """What `Recipe.save` returns."""
+
+    pipeline: str
+    target: str | tuple[str, ...]
+    dynamic_shapes: bool | None
+    max_batch: int
+    constants: tuple[str, ...]
+    tables: bool
+    requests: _Requests
+    shapes: dict[str, str]
+
+
+def load_recipe(document: Any, folder: SealedFolder) -> Recipe | None:
+    """The recipe of a saved model, or None when it was saved without.
+
+    Raises:
+        ArtifactError: It is damaged, or names a pass that is not known here.
+    """
     if document is None:
         return None
     import recfx.passes  # noqa: F401 - so that the pipeline's text knows the built-in passes
 
-    tensors = load_file(folder / _CONSTANTS)
-    target = document["target"]
+    where = folder.where("manifest.json") + ", recipe"
+    saved: _SavedRecipe = decode(_SavedRecipe, document, where)
+    tensors = folder.tensors(_CONSTANTS)
+    if set(saved.constants) != set(tensors) or saved.dynamic_shapes is True or saved.max_batch < 1:
+        raise ArtifactError("the recipe contradicts itself", where=where)
+    try:
+        pipeline = Pipeline(saved.pipeline)
+    except PipelineError as error:
+        raise ArtifactError(
+            f"the passes cannot be read: {error.what}",
+            where=where,
+            hint="import the modules that define them before loading",
+        ) from error
     return Recipe(
-        Pipeline(document["pipeline"]),
-        target if isinstance(target, str) else tuple(target),
-        document["dynamic_shapes"],
-        document["max_batch"],
-        {name: tensors[name] for name in document["constants"]},
-        document["tables"],
-        document["requests"],
-        document["shapes"],
+        pipeline,
+        saved.target,
+        saved.dynamic_shapes,
+        saved.max_batch,
+        {name: tensors[name] for name in saved.constants},
+        saved.tables,
+        dataclasses.asdict(saved.requests),
+        saved.shapes,
     )
 
 

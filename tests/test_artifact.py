@@ -10,6 +10,7 @@ from pathlib import Path
 
 import pytest
 import torch
+from artifact_kit import rewrite_manifest
 from models import TinyCtr, tiny_inputs
 
 import recfx
@@ -44,7 +45,7 @@ def test_tied_tables_are_stored_once(fast: recfx.CompiledModel, saved: Path) -> 
 
 def test_no_pickle_inside(saved: Path) -> None:
     names = {file.suffix for file in saved.rglob("*") if file.is_file()}
-    assert names == {".json", ".safetensors"}
+    assert names == {".json", ".safetensors", ".sha256"}
 
 
 def test_loads_in_a_fresh_process_without_the_model_class(
@@ -111,8 +112,12 @@ def test_missing_file_and_damaged_manifest(saved: Path, tmp_path: Path) -> None:
 
 
 def test_another_format_version_is_refused(saved: Path) -> None:
-    manifest = json.loads((saved / "manifest.json").read_text())
-    manifest["format"] = 999
-    (saved / "manifest.json").write_text(json.dumps(manifest))
+    rewrite_manifest(saved, lambda manifest: manifest | {"format": 999})
     with pytest.raises(recfx.ArtifactError, match="format 999"):
         recfx.load(saved)
+
+
+def test_a_folder_of_an_earlier_format_says_how_to_mend_it(tmp_path: Path) -> None:
+    (tmp_path / "manifest.json").write_text(json.dumps({"format": 2, "files": {}, "regions": [], "report": {}}))
+    with pytest.raises(recfx.ArtifactError, match=r"format 2, this recfx reads format 3[\s\S]*save it again"):
+        recfx.load(tmp_path)

@@ -15,6 +15,7 @@ from typing import Any
 import torch
 from torch.utils import _pytree as pytree
 
+from recfx.ir import size_expressions
 from recfx.ir.constants import without_constants
 from recfx.ir.containers import canonical, container_keys, container_kind, defining_leaves, is_container
 from recfx.ir.mappings import as_dict, mapping_keys
@@ -254,13 +255,9 @@ class _EntryWriter:
 
     def _known(self, expression: str) -> str | None:
         """A size expression over local names, when all its dimensions are known by now."""
-        import sympy
-
-        parsed = sympy.sympify(expression, locals={d: sympy.Symbol(d) for d in self.signature.dims})
-        free = {str(s) for s in parsed.free_symbols}
-        if not free <= self.dims.keys():
+        if not self.dims.keys() >= set(size_expressions.dimensions(expression)):
             return None
-        return f"({parsed.subs({s: sympy.Symbol(self.dims[str(s)]) for s in parsed.free_symbols})})"
+        return size_expressions.render(expression, self.dims)
 
     def _result(self) -> str:
         spec = self.signature.out_spec

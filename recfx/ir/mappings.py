@@ -34,6 +34,13 @@ def register_mapping(value: Mapping[Any, Any]) -> None:
             f"a {kind.__name__} cannot be taken apart and made again",
             hint=f"pass a dict, or give {kind.__name__} a constructor that takes a dict",
         )
+    register_mapping_type(kind)
+
+
+def register_mapping_type(kind: Any) -> None:
+    """Teaches torch's pytrees a mapping type that can be made from a dict, unless they know it already."""
+    if kind in pytree.SUPPORTED_NODES:
+        return
     pytree.register_pytree_node(
         kind,
         lambda held: (list(held.values()), list(held.keys())),

@@ -1,10 +1,9 @@
-"""Arguments and operators of graph nodes as plain JSON."""
+"""Arguments of graph nodes as plain JSON."""
 
 from __future__ import annotations
 
-import importlib
 import math
-import operator
+import re
 from collections.abc import Callable
 from typing import Any
 
@@ -12,23 +11,23 @@ import torch
 from torch import fx
 
 from recfx.errors import ArtifactError
+from recfx.formats.records import decode as decode_record
 
-_KINDS: dict[str, type] = {
-    "dtype": torch.dtype,
-    "layout": torch.layout,
-    "memory_format": torch.memory_format,
+_MOST_DEPTH = 8
+_DEVICE = re.compile(r"(cpu|cuda|meta)(:\d{1,3})?")
+
+
+def _named(kind: type) -> dict[str, Any]:
+    found = {name: value for name, value in vars(torch).items() if type(value) is kind}
+    return {str(value).removeprefix("torch."): value for value in found.values()}
+
+
+_KINDS: dict[str, dict[str, Any]] = {
+    "dtype": _named(torch.dtype),
+    "layout": _named(torch.layout),
+    "memory_format": _named(torch.memory_format),
 }
-_SIZE_OPERATORS = (
-    "sym_max",
-    "sym_min",
-    "sym_not",
-    "sym_int",
-    "sym_float",
-    "sym_ite",
-    "sym_sum",
-    "_check",
-    "_check_is_size",
-)
+_TYPES = {"dtype": torch.dtype, "layout": torch.layout, "memory_format": torch.memory_format}
 
 
 def encode(value: Any) -> Any:
@@ -39,9 +38,11 @@ def encode(value: Any) -> Any:
     """
     if isinstance(value, fx.Node):
         return {"node": value.name}
-    if isinstance(value, bool | int | str | None):
+    if isinstance(value, int) and not isinstance(value, bool) and not -(1 << 63) <= value < 1 << 63:
+        raise ArtifactError(f"the number {value} is outside int64 and cannot be saved")
+    if type(value) in (bool, int, str, type(None)):
         return value
-    if isinstance(value, float):
+    if type(value) is float:
         return value if math.isfinite(value) else {"float": repr(value)}
     if isinstance(value, tuple | list):
         return {"tuple" if isinstance(value, tuple) else "list": [encode(v) for v in value]}
@@ -50,8 +51,8 @@ def encode(value: Any) -> Any:
     if isinstance(value, torch.device):
         return {"device": str(value)}
     if isinstance(value, complex):
-        return {"complex": [value.real, value.imag]}
-    for kind, type_ in _KINDS.items():
+        return {"complex": [encode(value.real), encode(value.imag)]}
+    for kind, type_ in _TYPES.items():
         if isinstance(value, type_):
             return {kind: str(value).removeprefix("torch.")}
     raise ArtifactError(
@@ -59,70 +60,65 @@ def encode(value: Any) -> Any:
     )
 
 
-def decode(value: Any, node: Callable[[str], Any]) -> Any:
-    """The inverse of `encode`; `node` finds nodes by name."""
+def decode(value: Any, node: Callable[[str], Any], where: str, depth: int = _MOST_DEPTH) -> Any:
+    """The inverse of `encode`.
+
+    Args:
+        value: What `encode` gave.
+        node: Finds nodes by name.
+        where: Whose argument it is, for errors.
+        depth: The deepest nesting that is accepted.
+
+    Raises:
+        ArtifactError: It is not the form of an argument.
+    """
     if not isinstance(value, dict):
+        if isinstance(value, list):
+            raise ArtifactError("a bare list is not an argument", where=where)
         return value
+    if len(value) != 1 or depth == 0:
+        raise ArtifactError(f"{str(value)[:100]} is not an argument", where=where)
     ((kind, held),) = value.items()
     if kind == "node":
-        return node(held)
-    if kind in ("tuple", "list"):
-        items = [decode(v, node) for v in held]
+        return node(decode_record(str, held, where))
+    if kind in ("tuple", "list", "slice"):
+        items = [decode(v, node, where, depth - 1) for v in decode_record(list[Any], held, where)]
+        if kind == "slice":
+            if len(items) != 3:
+                raise ArtifactError("a slice has three parts", where=where)
+            return slice(*items)
         return tuple(items) if kind == "tuple" else items
-    if kind == "slice":
-        return slice(*(decode(v, node) for v in held))
-    if kind == "device":
-        return torch.device(held)
     if kind == "float":
-        return float(held)
+        return decode_record(float, value, where)
     if kind == "complex":
-        return complex(*held)
-    if kind in _KINDS:
-        return getattr(torch, held)
-    raise ArtifactError(f"unknown kind of value {kind!r}")
+        return complex(*decode_record(tuple[float, float], held, where))
+    name = decode_record(str, held, where)
+    if kind == "device" and _DEVICE.fullmatch(name):
+        return torch.device(name)
+    if kind in _KINDS and name in _KINDS[kind]:
+        return _KINDS[kind][name]
+    raise ArtifactError(f"{str(value)[:100]} is not an argument", where=where)
 
 
-def encode_target(node: fx.Node) -> str:
-    """The name of what a node calls, with the module that it is found in.
+def decode_plain(value: Any, where: str) -> Any:
+    """As `decode`, for values that are not part of a graph."""
 
-    Raises:
-        ArtifactError: It is nothing that a loader could find.
-    """
-    target = node.target
-    if isinstance(target, str):
-        return target
-    if isinstance(target, torch._ops.OpOverload):
-        return f"op:{target}"
-    name = getattr(target, "__name__", "")
-    if target is getattr(operator, name, None):
-        return f"operator:{name}"
-    if target is getattr(torch, name, None) and name in _SIZE_OPERATORS:
-        return f"torch:{name}"
-    if target is getattr(math, name, None):
-        return f"math:{name}"
-    raise ArtifactError(f"the operator {target} cannot be saved", where=node.name)
+    def nothing(name: str) -> Any:
+        raise ArtifactError(f"it refers to the graph node {name[:100]!r}", where=where)
+
+    return decode(value, nothing, where)
 
 
-def decode_target(text: str) -> Any:
-    """The inverse of `encode_target`.
+def decode_key(value: Any, where: str, *, hashable: bool = True) -> Any:
+    """A key of a dict, or with `hashable=False` the description of a class: plain scalars, and tuples (or lists) of them."""
+    found = decode_plain(value, where)
+    allowed = (str, bool, int, float, type(None))
 
-    Raises:
-        ArtifactError: There is no such operator here.
-    """
-    kind, _, name = text.partition(":")
-    if kind == "op":
-        found: Any = torch.ops
-        try:
-            for part in name.split("."):
-                found = getattr(found, part)
-        except AttributeError as error:
-            raise ArtifactError(
-                f"the operator {name} does not exist here",
-                hint="import the package that defines it before loading",
-            ) from error
-        return found
-    if kind == "torch" and name not in _SIZE_OPERATORS:
-        raise ArtifactError(f"{name!r} is no operator on sizes")
-    if kind in ("operator", "math", "torch"):
-        return getattr(importlib.import_module(kind), name)
-    raise ArtifactError(f"unknown kind of operator {text!r}")
+    def plain(item: Any) -> bool:
+        if isinstance(item, tuple) or (isinstance(item, list) and not hashable):
+            return all(map(plain, item))
+        return type(item) in allowed
+
+    if not plain(found):
+        raise ArtifactError(f"{str(found)[:100]} is not a key", where=where)
+    return found

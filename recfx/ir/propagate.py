@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable
 from typing import Any
 
 import torch
@@ -12,6 +12,7 @@ from torch._subclasses.fake_tensor import FakeTensorMode
 from torch.fx.experimental.symbolic_shapes import ShapeEnv, free_unbacked_symbols
 
 from recfx.errors import VerificationError
+from recfx.ir import size_expressions
 from recfx.ir.program import get_state, where
 from recfx.ir.sizes import dimension_names
 
@@ -48,15 +49,29 @@ def propagate(module: fx.GraphModule, nodes: Iterable[fx.Node] | None = None) ->
     for node in module.graph.nodes:
         if wanted is not None and node not in wanted:
             continue
-        if node.op == "call_function":
-            values[node] = _call(node, value_of, mode)
-        elif node.op == "get_attr":
-            values[node] = _fake_state(module, node, mode)
-        elif node.op == "output":
-            values[node] = fx.map_arg(node.args[0], value_of)
-        else:
-            values[node] = node.meta.get("val")
+        values[node] = compute(node, module, value_of, mode)
     return values
+
+
+def compute(node: fx.Node, module: torch.nn.Module, value_of: Callable[[fx.Node], Any], mode: FakeTensorMode) -> Any:
+    """The fake value of one node.
+
+    Args:
+        node: The node.
+        module: Holds the state.
+        value_of: Node -> fake value, for what it reads.
+        mode: The fake mode of these values.
+
+    Raises:
+        VerificationError: As `propagate`.
+    """
+    if node.op == "call_function":
+        return _call(node, value_of, mode)
+    if node.op == "get_attr":
+        return _fake_state(module, node, mode)
+    if node.op == "output":
+        return fx.map_arg(node.args[0], value_of)
+    return node.meta.get("val")
 
 
 def refresh(module: fx.GraphModule, nodes: Iterable[fx.Node] | None = None) -> None:
@@ -100,7 +115,7 @@ def fake_inputs(
         symbols[name] = new_size(mode, name, 7 + len(symbols))
 
     def size(entry: int | str) -> Any:
-        return entry if isinstance(entry, int) else eval(entry, {"__builtins__": {}}, symbols)
+        return entry if isinstance(entry, int) else size_expressions.evaluate(entry, symbols)
 
     with mode:
         return [torch.empty([size(s) for s in sizes], dtype=dtype, device=device) for sizes, dtype, device in shapes]
@@ -164,7 +179,7 @@ def _sized(value: Any) -> bool:
     )
 
 
-def _fake_state(module: fx.GraphModule, node: fx.Node, mode: FakeTensorMode) -> Any:
+def _fake_state(module: torch.nn.Module, node: fx.Node, mode: FakeTensorMode) -> Any:
     tensor = get_state(module, str(node.target))
     if not isinstance(tensor, torch.Tensor):
         return tensor

@@ -1,4 +1,7 @@
-"""Programs as plain JSON and tensors, without pickle: the form that artifacts and reproducer folders are written in."""
+"""Programs as plain JSON and tensors, without pickle: the form that artifacts and reproducer folders are written in.
+
+`recfx.ir.rebuild` reads it.
+"""
 
 from __future__ import annotations
 
@@ -7,16 +10,15 @@ from typing import Any
 
 import torch
 from torch import fx
-from torch.utils import _pytree as pytree
 
 from recfx.errors import ArtifactError
-from recfx.ir.constants import Fingerprint
-from recfx.ir.plain_values import decode, decode_target, encode, encode_target
-from recfx.ir.program import Origin, Program, get_state, module_path, set_state
-from recfx.ir.propagate import fake_inputs, refresh
-from recfx.ir.signature import LeafSpec, Signature
+from recfx.ir.nesting import encode_spec
+from recfx.ir.operators import is_initialising, name_of
+from recfx.ir.plain_values import encode
+from recfx.ir.program import Program, get_state, module_path
+from recfx.ir.signature import Signature
 
-FORMAT = 2
+FORMAT = 3
 
 
 class TensorStore:
@@ -59,12 +61,12 @@ def to_json(program: Program, store: TensorStore | None = None) -> tuple[dict[st
     nodes = []
     for node in program.graph.nodes:
         entry: dict[str, Any] = {"op": node.op, "name": node.name}
-        if node.op in ("call_function", "get_attr"):
-            entry["target"] = encode_target(node)
-        if node.op != "placeholder":
-            entry["args"] = [encode(a) for a in node.args]
-        if node.kwargs:
-            entry["kwargs"] = {k: encode(v) for k, v in node.kwargs.items()}
+        if node.op == "call_function":
+            entry |= encode_call(node)
+        elif node.op == "get_attr":
+            entry["state"] = str(node.target)
+        elif node.op == "output":
+            entry["args"] = [encode(a) for a in node.args[0]]
         if path := module_path(node):
             entry["path"] = path
         nodes.append(entry)
@@ -80,51 +82,17 @@ def to_json(program: Program, store: TensorStore | None = None) -> tuple[dict[st
     return document, store.tensors
 
 
-def from_json(document: dict[str, Any], tensors: dict[str, torch.Tensor], example: tuple[Any, ...] = ()) -> Program:
-    """Rebuilds a program, with its fake values recomputed.
+def encode_call(node: fx.Node) -> dict[str, Any]:
+    """Operator and arguments of a call.
 
     Raises:
-        ArtifactError: The document names an operator that this installation does not have, or is of another format.
+        ArtifactError: The operator or an argument has no plain form.
     """
-    if document.get("format") != FORMAT:
-        raise ArtifactError(
-            f"the program is of format {document.get('format')!r}, this recfx reads format {FORMAT}",
-            hint="optimize and save the model again with this version",
-        )
-    root = torch.nn.Module()
-    for name, entry in document["state"].items():
-        set_state(root, name, _decode_tensor(entry, tensors))
-    signature = _decode_signature(document["signature"])
-    graph = fx.Graph()
-    known: dict[str, fx.Node] = {}
-    for entry in document["nodes"]:
-        known[entry["name"]] = _add_node(graph, entry, known)
-    module = fx.GraphModule(root, graph)
-    tensor_leaves = [leaf for leaf in signature.leaves if leaf.kind == "tensor"]
-    fakes = iter(fake_inputs([(leaf.shape, leaf.dtype, leaf.device) for leaf in tensor_leaves]))  # type: ignore[misc]
-    for leaf, node in zip(signature.leaves, graph.find_nodes(op="placeholder"), strict=True):
-        node.meta["val"] = next(fakes) if leaf.kind == "tensor" else leaf.value
-    refresh(module)
-    return Program(
-        module,
-        signature,
-        example,
-        properties=frozenset(document["properties"]),
-        origins={name: Origin(value) for name, value in document["origins"].items()},
-        notices=tuple(document["notices"]),
-    )
-
-
-def _add_node(graph: fx.Graph, entry: dict[str, Any], known: dict[str, fx.Node]) -> fx.Node:
-    args = tuple(decode(a, known.__getitem__) for a in entry.get("args", ()))
-    kwargs = {k: decode(v, known.__getitem__) for k, v in entry.get("kwargs", {}).items()}
-    target = entry.get("target", entry["name"])
-    if entry["op"] == "call_function":
-        target = decode_target(target)
-    node = graph.create_node(entry["op"], target, args, kwargs, name=entry["name"])
-    if "path" in entry:
-        node.meta["nn_module_stack"] = {entry["path"]: (entry["path"], "")}
-    return node
+    kwargs = dict(node.kwargs)
+    if is_initialising(node.target):
+        kwargs.pop("memory_format", None)
+    entry: dict[str, Any] = {"target": name_of(node.target, node.name), "args": [encode(a) for a in node.args]}
+    return {**entry, "kwargs": {k: encode(v) for k, v in kwargs.items()}} if kwargs else entry
 
 
 def _encode_state(program: Program, stored: TensorStore) -> dict[str, Any]:
@@ -154,24 +122,13 @@ def _encode_state(program: Program, stored: TensorStore) -> dict[str, Any]:
     return state
 
 
-def _decode_tensor(entry: dict[str, Any], tensors: dict[str, torch.Tensor]) -> torch.Tensor:
-    if "coo" in entry:
-        indices, values = (tensors[k] for k in entry["coo"])
-        return torch.sparse_coo_tensor(indices, values, entry["size"], is_coalesced=True)
-    if "csr" in entry:
-        rows, columns, values = (tensors[k] for k in entry["csr"])
-        return torch.sparse_csr_tensor(rows, columns, values, size=entry["size"])
-    tensor = tensors[entry["dense"]]
-    return torch.nn.Parameter(tensor, **entry["parameter"]) if entry["parameter"] else tensor
-
-
 def _encode_signature(signature: Signature) -> dict[str, Any]:
     return {
         "parameters": list(signature.parameters),
         "keyword_only": sorted(signature.keyword_only),
-        "defaults": {k: encode(v) for k, v in signature.defaults.items()},
-        "in_spec": pytree.treespec_dumps(signature.in_spec),
-        "out_spec": pytree.treespec_dumps(signature.out_spec),
+        "defaults": [[k, encode(v)] for k, v in signature.defaults.items()],
+        "in_spec": encode_spec(signature.in_spec),
+        "out_spec": encode_spec(signature.out_spec),
         "leaves": [
             {
                 "name": leaf.name,
@@ -188,35 +145,3 @@ def _encode_signature(signature: Signature) -> dict[str, Any]:
         "constants": {k: None if v is None else dataclasses.asdict(v) for k, v in signature.constants.items()},
         "forward": list(signature.forward),
     }
-
-
-def _decode_signature(document: dict[str, Any]) -> Signature:
-    def nothing(name: str) -> Any:
-        raise ArtifactError(f"a signature refers to the graph node {name!r}")
-
-    leaves = tuple(
-        LeafSpec(
-            leaf["name"],
-            leaf["kind"],
-            decode(leaf["dtype"], nothing),
-            decode(leaf["device"], nothing),
-            tuple(leaf["shape"]),
-            decode(leaf["value"], nothing),
-            leaf.get("repeats", "refused"),
-        )
-        for leaf in document["leaves"]
-    )
-    return Signature(
-        parameters=tuple(document["parameters"]),
-        defaults={k: decode(v, nothing) for k, v in document["defaults"].items()},
-        in_spec=pytree.treespec_loads(document["in_spec"]),
-        out_spec=pytree.treespec_loads(document["out_spec"]),
-        leaves=leaves,
-        dims={name: (low, high) for name, (low, high) in document["dims"].items()},
-        keyword_only=frozenset(document["keyword_only"]),
-        constants={
-            k: None if v is None else Fingerprint(v["dtype"], tuple(v["shape"]), v["digest"])
-            for k, v in document.get("constants", {}).items()
-        },
-        forward=tuple(document.get("forward", ())),
-    )

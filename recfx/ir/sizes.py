@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
-import re
 from collections.abc import Iterable, Mapping
+
+from recfx.ir import size_expressions
 
 
 def dimension_names(size: int | str) -> list[str]:
     """The dimensions that a size of a signature is made of."""
-    return [] if isinstance(size, int) else re.findall(r"[A-Za-z_]\w*", size)
+    return [] if isinstance(size, int) else size_expressions.dimensions(size)
 
 
 def asks_for_data(error: Exception) -> bool:
@@ -20,10 +21,8 @@ def asks_for_data(error: Exception) -> bool:
 
 def evaluate_size(expression: str, sizes: Mapping[str, int]) -> int | None:
     """The value of a size expression, or None when a dimension in it is not known yet."""
-    try:
-        return int(eval(expression, {"__builtins__": {}}, dict(sizes)))
-    except NameError:
-        return None
+    value: int | None = size_expressions.evaluate(expression, sizes)
+    return value
 
 
 def linear_size(expression: str, known: Iterable[str]) -> tuple[str, int, int] | None:

@@ -19,7 +19,7 @@ from typing import Any
 
 import torch
 
-from recfx.ops import mlp
+from recfx.ops import checks, mlp
 from recfx.ops.library import define
 
 #: What the MLP's input is made of: the query, the key, their differences, their product; numbered in this order.
@@ -99,6 +99,7 @@ def _fake(
     fill: float,
     pool: bool,
 ) -> torch.Tensor:
+    checks.check_attention(query, keys, mask, params, mlp.decode(layers, numbers), parts, masking)
     return query.new_empty((query.shape[0], keys.shape[2] if pool else keys.shape[1]))
 
 

@@ -19,6 +19,7 @@ from collections.abc import Sequence
 import torch
 from torch.nn import functional
 
+from recfx.ops import checks
 from recfx.ops.library import define
 from recfx.ops.mlp import product
 
@@ -55,7 +56,13 @@ def encode(layers: Sequence[CrossLayer]) -> list[int]:
 
 
 def decode(numbers: Sequence[int]) -> list[CrossLayer]:
-    """Layers from the flat list."""
+    """Layers from the flat list.
+
+    Raises:
+        ValueError: The list ends within a layer.
+    """
+    if len(numbers) % _FIELDS:
+        raise ValueError(f"{len(numbers)} numbers are not layers of {_FIELDS} numbers")
     return [CrossLayer(*numbers[i : i + _FIELDS]) for i in range(0, len(numbers), _FIELDS)]
 
 
@@ -76,6 +83,7 @@ def reference(x0: torch.Tensor, x: torch.Tensor, params: list[torch.Tensor], lay
 
 
 def _fake(x0: torch.Tensor, x: torch.Tensor, params: list[torch.Tensor], layers: list[int]) -> torch.Tensor:
+    checks.check_cross(x0, x, params, decode(layers))
     return x.new_empty(x.shape)
 
 

@@ -21,7 +21,8 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from recfx.formats.code_rows import unpack_codes
+from recfx.formats.code_rows import CODE_BITS, code_row_bytes, unpack_codes
+from recfx.ops.checks import need
 from recfx.ops.library import define
 
 #: The widths that queries may be rounded to.
@@ -68,6 +69,11 @@ def reference(query: Tensor, items: Tensor, ids: Tensor | None, bits: int, query
 
 
 def _fake(query: Tensor, items: Tensor, ids: Tensor | None, bits: int, query_bits: int) -> Any:
+    need(query.ndim == 2 and query.is_floating_point(), f"queries {query.dtype} of {query.ndim} dimensions")
+    need(bits in CODE_BITS and query_bits in QUERY_BITS, f"{bits} bits, {query_bits} bits of queries")
+    need(items.ndim == 2 and items.dtype is torch.uint8, f"items {items.dtype} of {items.ndim} dimensions")
+    need(items.shape[1] == code_row_bytes(bits, query.shape[1]), f"rows of {items.shape[1]} bytes")
+    need(ids is None or (ids.ndim == 2 and ids.dtype in (torch.int32, torch.int64)), "ids are whole numbers [B, C]")
     if ids is None:
         return query.new_empty((query.shape[0], items.shape[0]))
     one = isinstance(query.shape[0], int) and query.shape[0] == 1  # asking a symbolic size could fix it

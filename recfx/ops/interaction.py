@@ -6,6 +6,7 @@ from functools import lru_cache
 
 import torch
 
+from recfx.ops import checks
 from recfx.ops.library import define
 
 
@@ -42,6 +43,7 @@ def dot_reference(x: torch.Tensor, prefix: torch.Tensor | None, self_interaction
 
 
 def _dot_fake(x: torch.Tensor, prefix: torch.Tensor | None, self_interaction: bool, upper: bool) -> torch.Tensor:
+    checks.check_vectors(x, prefix)
     front = 0 if prefix is None else prefix.shape[1]
     return x.new_empty((x.shape[0], front + pair_count(int(x.shape[1]), self_interaction)))
 
@@ -61,6 +63,7 @@ def fm_reference(x: torch.Tensor, reduce: bool) -> torch.Tensor:
 
 
 def _fm_fake(x: torch.Tensor, reduce: bool) -> torch.Tensor:
+    checks.check_vectors(x)
     return x.new_empty((x.shape[0], 1 if reduce else x.shape[2]))
 
 

@@ -10,6 +10,8 @@ from typing import Any
 
 import torch
 
+from recfx.ir.operators import DIALECT
+
 _LIBRARY = torch.library.Library("recfx", "DEF")  # type: ignore[no-untyped-call]
 
 
@@ -30,7 +32,9 @@ def define(schema: str, reference: Callable[..., Any], fake: Callable[..., Any])
     )
     _LIBRARY.impl(name, reference, "CompositeExplicitAutograd")  # type: ignore[no-untyped-call]
     torch.library.register_fake(f"recfx::{name}", fake, lib=_LIBRARY)
-    return getattr(torch.ops.recfx, name).default
+    made = getattr(torch.ops.recfx, name).default
+    DIALECT.add(made)
+    return made
 
 
 def differentiate(name: str, backward: Callable[..., Any], keep: Callable[..., None]) -> None:

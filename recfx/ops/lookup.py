@@ -17,6 +17,7 @@ import torch
 
 from recfx.formats import decode_rows
 from recfx.ir.tables import ROW_PICKERS, TABLE_ARGUMENTS
+from recfx.ops import checks
 from recfx.ops.library import define
 
 #: Ways to combine the rows of a bag.
@@ -77,7 +78,13 @@ def encode(features: Sequence[Feature]) -> list[int]:
 
 
 def decode(numbers: Sequence[int]) -> list[Feature]:
-    """Features from the flat list of integers."""
+    """Features from the flat list of integers.
+
+    Raises:
+        ValueError: The list ends within a feature.
+    """
+    if len(numbers) % _FIELDS:
+        raise ValueError(f"{len(numbers)} numbers are not features of {_FIELDS} numbers")
     features = []
     for start in range(0, len(numbers), _FIELDS):
         values: list[Any] = list(numbers[start : start + _FIELDS])
@@ -184,6 +191,7 @@ def _fake(
     width: int,
 ) -> torch.Tensor:
     decoded = decode(features)
+    checks.check_lookup(tables, ids, offsets, weights, dense, decoded, copies, width)
     return tables[0].new_empty((_batch(ids, offsets, dense, decoded[0]), width), dtype=torch.float32)
 
 

@@ -16,6 +16,7 @@ from typing import Any
 import torch
 from torch.nn import functional
 
+from recfx.ops import checks
 from recfx.ops.library import define
 
 #: Activations, by the number that stands for them.
@@ -88,7 +89,15 @@ def encode(layers: Sequence[Layer]) -> tuple[list[int], list[float]]:
 
 
 def decode(ints: Sequence[int], numbers: Sequence[float]) -> list[Layer]:
-    """Layers from the flat lists."""
+    """Layers from the flat lists.
+
+    Raises:
+        ValueError: The lists do not describe the same number of whole layers, or name an unknown activation.
+    """
+    if len(ints) % _INTS or len(numbers) % _FLOATS or len(ints) // _INTS != len(numbers) // _FLOATS:
+        raise ValueError(f"{len(ints)} integers and {len(numbers)} numbers are not the same number of layers")
+    if not all(0 <= activation < len(ACTIVATIONS) for activation in ints[3::_INTS]):
+        raise ValueError("an activation is unknown")
     layers = []
     for i in range(len(ints) // _INTS):
         values: list[Any] = [*ints[i * _INTS : (i + 1) * _INTS], *numbers[i * _FLOATS : (i + 1) * _FLOATS]]
@@ -189,8 +198,8 @@ def reference(x: torch.Tensor, params: list[torch.Tensor], layers: list[int], nu
 
 
 def _fake(x: torch.Tensor, params: list[torch.Tensor], layers: list[int], numbers: list[float]) -> torch.Tensor:
-    last = decode(layers, numbers)[-1]
-    return x.new_empty((*x.shape[:-1], params[last.weight].shape[0]), dtype=torch.float32)
+    width = checks.check_mlp(x, params, decode(layers, numbers))
+    return x.new_empty((*x.shape[:-1], width), dtype=torch.float32)
 
 
 mlp = define("mlp(Tensor x, Tensor[] params, int[] layers, float[] numbers) -> Tensor", reference, _fake)

@@ -17,9 +17,11 @@ from typing import Any
 import torch
 
 from recfx.errors import ArtifactError
+from recfx.formats import strict_json
 from recfx.ir.printer import render
 from recfx.ir.program import Program
-from recfx.ir.serialize import from_json, to_json
+from recfx.ir.rebuild import from_json
+from recfx.ir.serialize import to_json
 from recfx.pipeline.spec import Pass
 
 _RESOURCES = "resources.pt"
@@ -119,7 +121,7 @@ def read_reproducer(folder: Path) -> Program:
 
     if not (folder / "program.json").is_file():
         raise ArtifactError("there is no program in this folder", where=str(folder))
-    document = json.loads((folder / "program.json").read_text())
+    document = strict_json.parse((folder / "program.json").read_bytes(), str(folder / "program.json"))
     inputs = load_file(folder / "inputs.safetensors")
     program = from_json(document, load_file(folder / "state.safetensors"))
     program.example = tuple(
@@ -132,7 +134,7 @@ def _write_program(program: Program, folder: Path) -> None:
     from safetensors.torch import save_file
 
     document, tensors = to_json(program)
-    (folder / "program.json").write_text(json.dumps(document))
+    (folder / "program.json").write_bytes(strict_json.dump(document))
     save_file(tensors, folder / "state.safetensors")
     inputs = {str(i): leaf.contiguous() for i, leaf in enumerate(program.example) if isinstance(leaf, torch.Tensor)}
     save_file({name: tensor.clone() for name, tensor in inputs.items()}, folder / "inputs.safetensors")

@@ -1,28 +1,28 @@
 """Saved indices: a folder of arrays, versioned, checksummed, memory-mapped, without pickle.
 
 index/
-  manifest.json   format, versions, options, size and checksum of each array, and a checksum of the manifest itself
-  blocks.npy      codes, int32 [blocks, words, 16]
-  lower.npy       constants, float32
-  step.npy
-  dead.npy        which items were deleted, if any were
+  manifest.json         format, versions, options, size and digest of the arrays
+  manifest.sha256       the digest of the manifest
+  arrays.safetensors    blocks: codes, int32 [blocks, words, 16]; lower and step: constants, float32; dead: which items were deleted
 """
 
 from __future__ import annotations
 
-import json
-import zlib
+from dataclasses import asdict, dataclass
 from os import PathLike
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
-import numpy as np
 import torch
+from safetensors.torch import save_file
 from torch import Tensor
 
-from recfx.errors import ArtifactError
-from recfx.formats.folders import check_file, checksums, write_folder
-from recfx.retrieval.grid import Grid
+from recfx.errors import ArtifactError, InputError
+from recfx.formats.folders import SealedFolder, seal
+from recfx.formats.records import decode
+from recfx.formats.staging import write_folder
+from recfx.retrieval.grid import Grid, Kind
+from recfx.retrieval.options import Metric, checked_options, checked_size
 from recfx.retrieval.packing import words_of
 from recfx.retrieval.store import Store
 from recfx.targets.native.retrieval import BLOCK
@@ -30,9 +30,19 @@ from recfx.targets.native.retrieval import BLOCK
 if TYPE_CHECKING:
     from recfx.retrieval.index import Index
 
-FORMAT = 2
-_READ = (1, 2)  # the first knew no symmetric rows
-_MANIFEST = "manifest.json"
+FORMAT = 3
+_NAME, _ARRAYS = "manifest", "arrays.safetensors"
+
+
+@dataclass(frozen=True)
+class _Manifest:
+    recfx: str
+    items: int
+    dim: int
+    bits: int
+    metric: Metric
+    query_bits: int
+    scales: Kind
 
 
 def save(index: Index, path: str | PathLike[str]) -> None:
@@ -44,7 +54,7 @@ def save(index: Index, path: str | PathLike[str]) -> None:
     from recfx import __version__
 
     folder = Path(path)
-    if folder.exists() and not (folder / _MANIFEST).is_file():
+    if folder.exists() and not (folder / f"{_NAME}.json").is_file():
         raise ArtifactError("the path exists and is no index", where=str(folder), hint="choose another path")
     store = index._store
     arrays = {
@@ -52,22 +62,13 @@ def save(index: Index, path: str | PathLike[str]) -> None:
         "lower": store.grid.lower,
         "step": store.grid.step,
     } | ({"dead": store.dead} if store.dead is not None else {})
+    manifest = _Manifest(
+        __version__, store.items, index.dim, index.bits, index.metric, index.query_bits, store.grid.kind
+    )
 
     def fill(staging: Path) -> None:
-        for name, tensor in arrays.items():
-            np.save(staging / f"{name}.npy", tensor.numpy(), allow_pickle=False)
-        manifest = {
-            "format": FORMAT,
-            "recfx": __version__,
-            "items": store.items,
-            "dim": index.dim,
-            "bits": index.bits,
-            "metric": index.metric,
-            "query_bits": index.query_bits,
-            "scales": store.grid.kind,
-            "files": checksums(staging),
-        }
-        (staging / _MANIFEST).write_text(json.dumps({**manifest, "crc32": _seal(manifest)}, indent=1) + "\n")
+        save_file({name: tensor.contiguous().clone() for name, tensor in arrays.items()}, staging / _ARRAYS)
+        seal(staging, _NAME, {"format": FORMAT, **asdict(manifest)})
 
     write_folder(folder, fill)
 
@@ -76,70 +77,52 @@ def load(path: str | PathLike[str], *, check: bool = True) -> Index:
     """See `Index.load`."""
     from recfx.retrieval.index import Index
 
-    folder = Path(path)
-    manifest = _read_manifest(folder)
-    for name, expected in manifest["files"].items():
-        check_file(folder / name, expected, check)
-    arrays = {Path(name).stem: _mapped(folder / name) for name in manifest["files"]}
-    items, dim, bits = manifest["items"], manifest["dim"], manifest["bits"]
-    # Kernels read what these say is there.
+    with SealedFolder(path, _NAME, [FORMAT], "saved index", check=check) as sealed:
+        where = sealed.where(f"{_NAME}.json")
+        manifest: _Manifest = decode(_Manifest, sealed.manifest, where)
+        arrays = sealed.tensors(_ARRAYS)
+    _check_options(manifest, where)
+    _check_arrays(manifest, arrays, sealed.where(_ARRAYS))
+    dead = arrays.get("dead")
+    if dead is not None:
+        # Room for more items is not saved.
+        dead = dead[: -(-len(arrays["blocks"]) * BLOCK // 64)].clone()
+    grid = Grid(arrays["lower"], arrays["step"], manifest.scales)
+    store = Store(arrays["blocks"], manifest.items, grid, manifest.dim, dead, mapped=True)
+    return Index(store, manifest.bits, manifest.metric, manifest.query_bits)
+
+
+def _check_options(manifest: _Manifest, where: str) -> None:
+    """Refuses options that no index has."""
+    if manifest.items < 0 or manifest.dim < 1:
+        raise ArtifactError(f"an index of {manifest.items} items of {manifest.dim} codes", where=where)
+    try:
+        checked_size(manifest.items, manifest.dim)
+        checked_options(manifest.bits, manifest.metric, manifest.scales, manifest.query_bits)
+    except InputError as error:
+        raise ArtifactError(f"the options contradict each other: {error.what}", where=where) from error
+
+
+def _check_arrays(manifest: _Manifest, arrays: dict[str, Tensor], where: str) -> None:
+    """Refuses arrays of other sizes and dtypes than the options say: kernels read what these say is there."""
+    items, dim = manifest.items, manifest.dim
     lower, step = {
         "table": ((), ()),
         "row": ((items,), (items,)),
         "symmetric": ((), (items,)),
         "dimension": ((dim,), (dim,)),
-    }[manifest["scales"]]
-    expected_shapes = {
-        "blocks": (-(-items // BLOCK), words_of(dim, bits), BLOCK),
-        "lower": lower,
-        "step": step,
+    }[manifest.scales]
+    expected = {
+        "blocks": (torch.int32, (-(-items // BLOCK), words_of(dim, manifest.bits), BLOCK)),
+        "lower": (torch.float32, lower),
+        "step": (torch.float32, step),
     }
-    for name, shape in expected_shapes.items():
-        if name not in arrays or tuple(arrays[name].shape) != shape:
-            raise ArtifactError(f"{name}.npy does not hold {list(shape)}", where=str(folder))
+    for name, (dtype, shape) in expected.items():
+        held = arrays.get(name)
+        if held is None or held.dtype is not dtype or tuple(held.shape) != shape:
+            raise ArtifactError(f"{name} is not {dtype} {list(shape)}", where=where)
+    if unknown := arrays.keys() - {*expected, "dead"}:
+        raise ArtifactError(f"the array {sorted(unknown)[0][:100]!r} is not known", where=where)
     dead = arrays.get("dead")
-    if dead is not None and len(dead) * 64 < items:
-        raise ArtifactError("dead.npy is too short", where=str(folder))
-    if dead is not None:
-        # Room for more items is not saved.
-        dead = dead[: -(-len(arrays["blocks"]) * BLOCK // 64)].clone()
-    grid = Grid(arrays["lower"], arrays["step"], manifest["scales"])
-    store = Store(arrays["blocks"], items, grid, dim, dead, mapped=True)
-    return Index(store, bits, manifest["metric"], manifest["query_bits"])
-
-
-def _mapped(file: Path) -> Tensor:
-    """An array whose pages are read when touched, and copied when written."""
-    try:
-        array = np.load(file, mmap_mode="c", allow_pickle=False)
-    except (ValueError, EOFError) as error:
-        raise ArtifactError(f"the array cannot be read: {error}", where=str(file)) from error
-    return torch.from_numpy(np.asarray(array))
-
-
-def _seal(manifest: dict[str, Any]) -> int:
-    return zlib.crc32(json.dumps(manifest, sort_keys=True).encode())
-
-
-def _read_manifest(folder: Path) -> dict[str, Any]:
-    where = str(folder / _MANIFEST)
-    try:
-        manifest: Any = json.loads((folder / _MANIFEST).read_text())
-    except (FileNotFoundError, NotADirectoryError) as error:
-        raise ArtifactError(
-            "there is no saved index here", where=str(folder), hint="pass the folder given to Index.save"
-        ) from error
-    except (json.JSONDecodeError, UnicodeDecodeError) as error:
-        raise ArtifactError(f"the manifest is damaged: {error}", where=where) from error
-    found = manifest.get("format") if isinstance(manifest, dict) else None
-    if found not in _READ:
-        raise ArtifactError(
-            f"the index is of format {found!r}, this recfx reads format 1 and {FORMAT}",
-            where=where,
-            hint="build and save the index again with this version",
-        )
-    sealed = manifest.pop("crc32", None)
-    if sealed != _seal(manifest):
-        raise ArtifactError("the manifest's checksum is wrong: it was damaged", where=where)
-    checked: dict[str, Any] = manifest
-    return checked
+    if dead is not None and (dead.dtype is not torch.int64 or dead.ndim != 1 or len(dead) * 64 < items):
+        raise ArtifactError("dead is not a bit for each item, in int64", where=where)

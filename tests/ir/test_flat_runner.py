@@ -20,7 +20,8 @@ from recfx.ir import (
     verify_numeric,
 )
 from recfx.ir.flat import FAST_CALLS
-from recfx.ir.serialize import from_json, to_json
+from recfx.ir.rebuild import from_json
+from recfx.ir.serialize import to_json
 
 aten = torch.ops.aten
 

@@ -17,7 +17,8 @@ import recfx
 from recfx.ir import Exactness, Program, flat_function, same_graph, verify_meta, verify_numeric
 from recfx.ir.numeric import same_bits
 from recfx.ir.printer import operator_name
-from recfx.ir.serialize import from_json, to_json
+from recfx.ir.rebuild import from_json
+from recfx.ir.serialize import to_json
 from recfx.passes import DEFAULT_PIPELINE
 from recfx.pipeline import Pass, Pipeline, PipelineResult, property_check, registered
 from recfx.testing import (

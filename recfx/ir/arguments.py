@@ -1,0 +1,186 @@
+"""Checks of a node's arguments against its operator, before the operator is run on anything.
+
+Programs that were captured pass them by construction. They are for programs that come from a file.
+"""
+
+from __future__ import annotations
+
+import operator
+from collections.abc import Callable
+from typing import Any
+
+import torch
+from torch import fx
+
+from recfx.errors import ArtifactError
+
+#: Limits of what a node of a loaded program may give, at the sizes that free dimensions are tried with.
+MOST_BYTES = 64 << 30
+_MOST_RANK = 64
+_MOST_TERMS = 600
+_MOST_EXPONENT = 16
+_aten = torch.ops.aten
+_NUMBERS = (bool, int, float, torch.SymInt, torch.SymFloat, torch.SymBool)
+_WHOLE = (int, torch.SymInt)
+
+Value = Callable[[fx.Node], Any]
+
+
+def check_call(node: fx.Node, value_of: Value) -> None:
+    """Refuses a call whose arguments are not those that its operator takes.
+
+    Args:
+        node: A call of an operator.
+        value_of: Node -> its fake value.
+
+    Raises:
+        ArtifactError: An argument is missing, unknown, given twice, or of another type.
+    """
+    where = f"node {node.name}, {node.target}"
+    if isinstance(node.target, torch._ops.OpOverload):
+        _check_schema(node, node.target._schema, value_of, where)
+        if node.target is _aten.scaled_dot_product_attention.default:
+            _check_attention(node, value_of, where)
+        if node.target is _aten._weight_norm.default:
+            _check_weight_norm(node, value_of, where)
+    else:
+        _check_arithmetic(node, value_of, where)
+
+
+def check_result(node: fx.Node, value: Any) -> None:
+    """Refuses a node whose value is larger than any model's.
+
+    Raises:
+        ArtifactError: A tensor is too large, or a number or size is out of range or too involved.
+    """
+    for part in value if isinstance(value, tuple | list) else [value]:
+        if isinstance(part, torch.Tensor):
+            _check_tensor(part, f"node {node.name}")
+        elif isinstance(part, torch.SymInt):
+            _check_size(part, f"node {node.name}")
+        elif type(part) is int and not -(1 << 63) <= part < 1 << 63:
+            raise ArtifactError("the number is outside int64", where=f"node {node.name}")
+
+
+def _check_tensor(tensor: torch.Tensor, where: str) -> None:
+    if tensor.ndim > _MOST_RANK:
+        raise ArtifactError(f"a tensor of {tensor.ndim} dimensions", where=where)
+    elements = 1
+    for size in tensor.shape:
+        elements *= max(size if isinstance(size, int) else _check_size(size, where), 1)
+    if elements * tensor.dtype.itemsize > MOST_BYTES:
+        raise ArtifactError(f"a tensor of {elements:.3g} elements: more than {MOST_BYTES >> 30} GiB", where=where)
+
+
+def _check_size(size: torch.SymInt, where: str) -> int:
+    """A size at which the symbol is tried; 1 for one that depends on data."""
+    if size.node.expr.count_ops() > _MOST_TERMS:
+        raise ArtifactError("a size is too involved an expression", where=where)
+    hint = size.node.hint
+    return 1 if hint is None else int(hint)
+
+
+def _check_schema(node: fx.Node, schema: Any, value_of: Value, where: str) -> None:
+    positional = [a for a in schema.arguments if not a.kwarg_only]
+    if len(node.args) > len(positional):
+        raise ArtifactError(f"{len(node.args)} arguments, at most {len(positional)} are taken", where=where)
+    given = dict(zip((a.name for a in positional), node.args, strict=False))
+    known = {a.name for a in schema.arguments}
+    for name, value in node.kwargs.items():
+        if name not in known or name in given:
+            raise ArtifactError(f"the argument {name[:100]!r} is unknown or given twice", where=where)
+        given[name] = value
+    for argument in schema.arguments:
+        if argument.name not in given:
+            if not argument.has_default_value():
+                raise ArtifactError(f"the argument {argument.name!r} is missing", where=where)
+            continue
+        if not argument.kwarg_only and not argument.has_default_value() and argument.name in node.kwargs:
+            raise ArtifactError(f"the argument {argument.name!r} has to be positional", where=where)
+        kind = str(argument.real_type)
+        if not _fits(kind, given[argument.name], value_of):
+            raise ArtifactError(f"the argument {argument.name!r} is not of type {kind}", where=where)
+
+
+def _fits(kind: str, value: Any, value_of: Value) -> bool:
+    """Whether a value, or what a node gives, is of a type of torch's schema language."""
+    if kind.startswith("Optional["):
+        return value is None or _fits(kind[9:-1], value, value_of)
+    if kind.startswith("List["):
+        items = value if isinstance(value, tuple | list) else None
+        if items is None and isinstance(value, fx.Node):
+            held = value_of(value)
+            items = held if isinstance(held, tuple | list) else None
+        if items is None:
+            # torch takes one number for a list of sizes
+            return kind == "List[int]" and _fits("int", value, value_of)
+        return all(_fits(kind[5:-1], item, value_of) for item in items)
+    held = value_of(value) if isinstance(value, fx.Node) else value
+    if kind == "Tensor":
+        return isinstance(held, torch.Tensor) or type(held) in _NUMBERS
+    expected = _PLAIN.get(kind)
+    return expected is not None and isinstance(held, expected)
+
+
+_PLAIN: dict[str, Any] = {
+    "int": _WHOLE,  # a bool is an int, as for torch
+    "float": (bool, int, float, torch.SymInt, torch.SymFloat),
+    "bool": (bool, torch.SymBool),
+    "number": (*_NUMBERS, complex),
+    "complex": (int, float, complex),
+    "str": str,
+    "ScalarType": torch.dtype,
+    "Layout": torch.layout,
+    "MemoryFormat": torch.memory_format,
+    "Device": torch.device,
+}
+
+
+def _check_arithmetic(node: fx.Node, value_of: Value, where: str) -> None:
+    """Arithmetic is done on numbers only, and with exponents that cannot grow without bound."""
+    if node.kwargs and node.target is not torch._check:
+        raise ArtifactError("arithmetic takes no named arguments", where=where)
+    values = [value_of(a) if isinstance(a, fx.Node) else a for a in node.args]
+    if node.target is operator.getitem:
+        if len(values) != 2 or not isinstance(values[0], tuple | list) or type(values[1]) is not int:
+            raise ArtifactError("items are taken from what an operator gives, by number", where=where)
+        if not -len(values[0]) <= values[1] < len(values[0]):
+            raise ArtifactError(f"item {values[1]} of {len(values[0])}", where=where)
+        return
+    flat = [v for value in values for v in (value if isinstance(value, tuple | list) else [value])]
+    flat = [value_of(v) if isinstance(v, fx.Node) else v for v in flat]
+    if not flat or not all(isinstance(v, _NUMBERS) for v in flat):
+        raise ArtifactError("arithmetic takes numbers and sizes", where=where)
+    if node.target is not torch.sym_sum and any(isinstance(value, tuple | list) for value in values):
+        raise ArtifactError("arithmetic takes numbers and sizes", where=where)
+    if node.target is operator.pow:
+        exponent: Any = values[-1]
+        if len(values) != 2 or type(exponent) not in (int, float) or not abs(exponent) <= _MOST_EXPONENT:
+            raise ArtifactError("a power of a size takes a small constant exponent", where=where)
+
+
+def _check_attention(node: fx.Node, value_of: Value, where: str) -> None:
+    """torch's CPU kernel reads keys and values at the same positions and checks only the first of them."""
+    query, key, value = (value_of(a) for a in node.args[:3])  # type: ignore[arg-type]
+    ranks = {query.ndim, key.ndim, value.ndim}
+    if len(ranks) != 1 or query.ndim < 2:
+        raise ArtifactError(
+            f"query, key and value of {query.ndim}, {key.ndim} and {value.ndim} dimensions", where=where
+        )
+    if not _same(key.shape[-2], value.shape[-2]) or not _same(query.shape[-1], key.shape[-1]):
+        raise ArtifactError(f"keys {list(key.shape)} and values {list(value.shape)} of different lengths", where=where)
+
+
+def _check_weight_norm(node: fx.Node, value_of: Value, where: str) -> None:
+    direction, size = (value_of(a) for a in node.args[:2])  # type: ignore[arg-type]
+    dim = node.args[2] if len(node.args) > 2 else node.kwargs.get("dim", 0)
+    if type(dim) is not int or not -1 <= dim < direction.ndim:
+        raise ArtifactError(f"dimension {dim} of {direction.ndim}", where=where)
+    if size.numel() != (1 if dim == -1 else direction.shape[dim]):
+        raise ArtifactError(f"{size.numel()} norms for {list(direction.shape)}", where=where)
+
+
+def _same(a: Any, b: Any) -> bool:
+    """Compares sizes as expressions, so that no free dimension is fixed."""
+    left, right = (size.node.expr if isinstance(size, torch.SymInt) else size for size in (a, b))
+    return bool(left == right)

@@ -1,0 +1,139 @@
+"""Signatures from files: what `recfx.ir.serialize` wrote, checked before code is generated from it."""
+
+from __future__ import annotations
+
+import keyword
+import re
+from collections.abc import Sequence
+from typing import Any, Literal
+
+import torch
+
+from recfx.errors import ArtifactError
+from recfx.formats.records import decode, fields
+from recfx.ir import size_expressions
+from recfx.ir.constants import Fingerprint
+from recfx.ir.nesting import decode_spec
+from recfx.ir.plain_values import decode_plain
+from recfx.ir.signature import LeafSpec, Signature
+
+_MOST_LEAVES = 100_000
+_MOST_RANK = 64
+_MOST_SIZE = 1 << 40
+_NAME = re.compile(r"[A-Za-z_][A-Za-z0-9_]{0,199}")
+_KIND = Literal["tensor", "constant"]
+_REPEATS = Literal["refused", "compared", "trusted"]
+_PARTS = ("parameters", "keyword_only", "defaults", "in_spec", "out_spec", "leaves", "dims", "constants", "forward")
+
+
+def decode_signature(document: Any, types: Sequence[type], where: str) -> Signature:
+    """A signature from plain JSON.
+
+    Args:
+        document: What `to_json` gave.
+        types: Classes of inputs and outputs that the caller knows.
+        where: For errors.
+
+    Raises:
+        ArtifactError: It is damaged: names that are none, numbers of inputs that differ, sizes over unknown dimensions.
+    """
+    held = fields(document, where, _PARTS)
+    parameters = _names(held["parameters"], f"{where}.parameters")
+    pairs = decode(list[tuple[str, Any]], held["defaults"], f"{where}.defaults")
+    defaults = {name: decode_plain(value, f"{where}.defaults.{name[:100]}") for name, value in pairs}
+    keyword_only = _names(held["keyword_only"], f"{where}.keyword_only")
+    forward = _names(held["forward"], f"{where}.forward")
+    constants = decode(dict[str, Fingerprint | None], held["constants"], f"{where}.constants")
+    _names([*parameters, *defaults], f"{where}.defaults")
+    if not set(keyword_only) <= set(parameters) or len(pairs) != len(defaults):
+        raise ArtifactError("the parameters contradict each other", where=where)
+    if constants and set(forward) != {*parameters, *_names(list(constants), f"{where}.constants")}:
+        raise ArtifactError("the constant inputs contradict the parameters", where=where)
+    dims = _dims(held["dims"], f"{where}.dims")
+    leaves = _leaves(held["leaves"], f"{where}.leaves")
+    in_spec = decode_spec(held["in_spec"], types, f"{where}.in_spec")
+    _require_inputs(in_spec, parameters, leaves, f"{where}.in_spec")
+    return Signature(
+        parameters=parameters,
+        defaults=defaults,
+        in_spec=in_spec,
+        out_spec=decode_spec(held["out_spec"], types, f"{where}.out_spec"),
+        leaves=leaves,
+        dims=dims,
+        keyword_only=frozenset(keyword_only),
+        constants=constants,
+        forward=forward,
+    )
+
+
+def _names(value: Any, where: str) -> tuple[str, ...]:
+    """Different names of parameters; they become parameters of a generated function."""
+    names: tuple[str, ...] = decode(tuple[str, ...], value, where)
+    wrong = [name for name in names if not _NAME.fullmatch(name) or keyword.iskeyword(name) or name.startswith("__")]
+    if wrong or len(set(names)) != len(names):
+        raise ArtifactError(f"{(wrong or list(names))[0][:100]!r} is not a parameter, or occurs twice", where=where)
+    return names
+
+
+def _dims(value: Any, where: str) -> dict[str, tuple[int, int | None]]:
+    dims: dict[str, tuple[int, int | None]] = decode(dict[str, tuple[int, int | None]], value, where)
+    for name, (low, high) in dims.items():
+        if not _NAME.fullmatch(name) or keyword.iskeyword(name):
+            raise ArtifactError(f"{name[:100]!r} is not the name of a dimension", where=where)
+        if low < 0 or (high is not None and high < low):
+            raise ArtifactError(f"a size from {low} to {high}", where=f"{where}.{name}")
+    return dims
+
+
+def _leaves(value: Any, where: str) -> tuple[LeafSpec, ...]:
+    entries = decode(list[Any], value, where)
+    if len(entries) > _MOST_LEAVES:
+        raise ArtifactError(f"{len(entries)} inputs, at most {_MOST_LEAVES} are read", where=where)
+    return tuple(_leaf(entry, f"{where}[{i}]") for i, entry in enumerate(entries))
+
+
+def _leaf(entry: Any, where: str) -> LeafSpec:
+    held = fields(entry, where, ("name", "kind", "dtype", "device", "shape", "value", "repeats"))
+    leaf = LeafSpec(
+        decode(str, held["name"], f"{where}.name"),
+        decode(_KIND, held["kind"], f"{where}.kind"),
+        decode_plain(held["dtype"], f"{where}.dtype"),
+        decode_plain(held["device"], f"{where}.device"),
+        decode(tuple[int | str, ...], held["shape"], f"{where}.shape"),
+        decode_plain(held["value"], f"{where}.value"),
+        decode(_REPEATS, held["repeats"], f"{where}.repeats"),
+    )
+    if leaf.kind == "constant":
+        if leaf.dtype is not None or leaf.device is not None or leaf.shape:
+            raise ArtifactError("a constant has no dtype, device or sizes", where=where)
+        return leaf
+    if not isinstance(leaf.dtype, torch.dtype) or not isinstance(leaf.device, torch.device) or leaf.value is not None:
+        raise ArtifactError("a tensor has a dtype and a device", where=where)
+    if len(leaf.shape) > _MOST_RANK or (leaf.repeats != "refused" and not leaf.shape):
+        raise ArtifactError(f"a tensor of {len(leaf.shape)} dimensions", where=where)
+    for size in leaf.shape:
+        _require_size(size, f"{where}.shape")
+    return leaf
+
+
+def _require_size(size: int | str, where: str) -> None:
+    if isinstance(size, int):
+        if not 0 <= size <= _MOST_SIZE:
+            raise ArtifactError(f"{size} is not a size", where=where)
+        return
+    try:
+        names = size_expressions.dimensions(size)
+    except ValueError as error:
+        raise ArtifactError(str(error), where=where) from error
+    if not names or any(not _NAME.fullmatch(name) or keyword.iskeyword(name) for name in names):
+        raise ArtifactError(f"{size[:100]!r} is not a size over dimensions", where=where)
+
+
+def _require_inputs(in_spec: Any, parameters: Sequence[str], leaves: Sequence[LeafSpec], where: str) -> None:
+    """The inputs are nested as `(values of the parameters, {})`."""
+    parts = in_spec.children() if in_spec.type is tuple else []
+    nested = len(parts) == 2 and parts[0].type is tuple and parts[1].type is dict and not parts[1].children()
+    if not nested or len(parts[0].children()) != len(parameters):
+        raise ArtifactError(f"it is not nested as {len(parameters)} parameters", where=where)
+    if in_spec.num_leaves != len(leaves):
+        raise ArtifactError(f"{in_spec.num_leaves} inputs are nested, {len(leaves)} described", where=where)
