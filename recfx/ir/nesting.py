@@ -117,8 +117,7 @@ def decode_spec(
         raise ArtifactError(f"nested deeper than {_MOST_DEPTH} levels", where=where)
     if isinstance(value, dict) and "class" in value:
         held = fields(value, where, ("class", "children"))
-        children = [decode_spec(c, types, where, depth - 1) for c in decode(list[Any], held["children"], where)]
-        return _decode_class(held["class"], children, types, where)
+        return _decode_class(held["class"], decode(list[Any], held["children"], where), types, where, depth - 1)
     held = decode(dict[str, Any], value, where)
     if len(held) != 1 or (kind := next(iter(held))) not in _CONTAINERS.values():
         raise ArtifactError(f"{str(list(held))[:200]} is not a container", where=where)
@@ -148,7 +147,7 @@ def _decode_container(kind: str, value: Any, types: Sequence[type], where: str, 
     return pytree.TreeSpec(container, context, [decode_spec(item, types, where, depth) for item in items])
 
 
-def _decode_class(value: Any, children: list[pytree.TreeSpec], types: Sequence[type], where: str) -> pytree.TreeSpec:
+def _decode_class(value: Any, parts: list[Any], types: Sequence[type], where: str, depth: int) -> pytree.TreeSpec:
     held = fields(value, where, ("module", "name", "fields", "context"))
     module, name = (decode(str, held[key], where) for key in ("module", "name"))
     names = decode(list[str], held["fields"], where)
@@ -160,6 +159,7 @@ def _decode_class(value: Any, children: list[pytree.TreeSpec], types: Sequence[t
             where=where,
             hint="load it where the class is the same",
         )
+    children = [decode_spec(part, types, where, depth) for part in parts]
     if issubclass(kind, tuple) and hasattr(kind, "_fields"):
         if len(children) != len(names) or held["context"] is not None:
             raise ArtifactError(f"{full} does not have {len(children)} fields", where=where)
