@@ -22,7 +22,6 @@ from typing import Any
 import torch
 from safetensors.torch import save_file
 
-import recfx.ops  # noqa: F401 - registers the dialect's operators
 from recfx.compiled import CompiledModel, Parts
 from recfx.errors import ArtifactError, RecfxError
 from recfx.formats import strict_json
@@ -33,6 +32,7 @@ from recfx.ir.numeric import Exactness
 from recfx.ir.program import Program
 from recfx.ir.rebuild import from_json
 from recfx.ir.serialize import TensorStore, to_json
+from recfx.pipeline import PassRecord
 from recfx.refresh import Recipe, load_recipe
 from recfx.report import Report
 from recfx.targets import BACKENDS, Lowered
@@ -182,9 +182,13 @@ def _settled(tensor: torch.Tensor) -> torch.Tensor:
 
 def _settled_report(report: Report, where: str) -> Report:
     """The report of a plan that runs without the user's model."""
-    known = {exactness.value for exactness in Exactness}
-    if wrong := [p.exactness for p in report.passes if p.exactness not in known]:
-        raise ArtifactError(f"{wrong[0][:100]!r} is no exactness", where=f"{where}, report")
+    for record in report.passes:
+        _require_exactness(record, f"{where}, report")
     if not report.kept_eager:
         return report
     return dataclasses.replace(report, kept_eager=False, notices=(*report.notices, _EAGER_LOST))
+
+
+def _require_exactness(record: PassRecord, where: str) -> None:
+    if record.exactness not in {exactness.value for exactness in Exactness}:
+        raise ArtifactError(f"{record.exactness[:100]!r} is no exactness", where=where)

@@ -5,6 +5,7 @@ from __future__ import annotations
 import keyword
 import re
 from collections.abc import Sequence
+from collections.abc import Set as AbstractSet
 from typing import Any, Literal
 
 import torch
@@ -50,7 +51,7 @@ def decode_signature(document: Any, types: Sequence[type], where: str) -> Signat
     if constants and set(forward) != {*parameters, *_names(list(constants), f"{where}.constants")}:
         raise ArtifactError("the constant inputs contradict the parameters", where=where)
     dims = _dims(held["dims"], f"{where}.dims")
-    leaves = _leaves(held["leaves"], f"{where}.leaves")
+    leaves = _leaves(held["leaves"], dims.keys(), f"{where}.leaves")
     in_spec = decode_spec(held["in_spec"], types, f"{where}.in_spec")
     _require_inputs(in_spec, parameters, leaves, f"{where}.in_spec")
     return Signature(
@@ -85,14 +86,14 @@ def _dims(value: Any, where: str) -> dict[str, tuple[int, int | None]]:
     return dims
 
 
-def _leaves(value: Any, where: str) -> tuple[LeafSpec, ...]:
+def _leaves(value: Any, dims: AbstractSet[str], where: str) -> tuple[LeafSpec, ...]:
     entries = decode(list[Any], value, where)
     if len(entries) > _MOST_LEAVES:
         raise ArtifactError(f"{len(entries)} inputs, at most {_MOST_LEAVES} are read", where=where)
-    return tuple(_leaf(entry, f"{where}[{i}]") for i, entry in enumerate(entries))
+    return tuple(_leaf(entry, dims, f"{where}[{i}]") for i, entry in enumerate(entries))
 
 
-def _leaf(entry: Any, where: str) -> LeafSpec:
+def _leaf(entry: Any, dims: AbstractSet[str], where: str) -> LeafSpec:
     held = fields(entry, where, ("name", "kind", "dtype", "device", "shape", "value", "repeats"))
     leaf = LeafSpec(
         decode(str, held["name"], f"{where}.name"),
@@ -112,11 +113,11 @@ def _leaf(entry: Any, where: str) -> LeafSpec:
     if len(leaf.shape) > _MOST_RANK or (leaf.repeats != "refused" and not leaf.shape):
         raise ArtifactError(f"a tensor of {len(leaf.shape)} dimensions", where=where)
     for size in leaf.shape:
-        _require_size(size, f"{where}.shape")
+        _require_size(size, dims, f"{where}.shape")
     return leaf
 
 
-def _require_size(size: int | str, where: str) -> None:
+def _require_size(size: int | str, dims: AbstractSet[str], where: str) -> None:
     if isinstance(size, int):
         if not 0 <= size <= _MOST_SIZE:
             raise ArtifactError(f"{size} is not a size", where=where)
@@ -125,8 +126,8 @@ def _require_size(size: int | str, where: str) -> None:
         names = size_expressions.dimensions(size)
     except ValueError as error:
         raise ArtifactError(str(error), where=where) from error
-    if not names or any(not _NAME.fullmatch(name) or keyword.iskeyword(name) for name in names):
-        raise ArtifactError(f"{size[:100]!r} is not a size over dimensions", where=where)
+    if not names or not dims >= set(names):
+        raise ArtifactError(f"{size[:100]!r} is not a size over the dimensions {', '.join(dims)}", where=where)
 
 
 def _require_inputs(in_spec: Any, parameters: Sequence[str], leaves: Sequence[LeafSpec], where: str) -> None:
