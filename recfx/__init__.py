@@ -30,7 +30,8 @@ if TYPE_CHECKING:
     )
     from recfx.ir import Exactness, Program
     from recfx.optimizer import optimize
-    from recfx.pipeline import Miss, Pass, PassContext, PassSpec, Pipeline, rewrite
+    from recfx.pipeline import Miss, Pass, PassContext, PassSpec, Pipeline
+    from recfx.pipeline.rewrite import rewrite
     from recfx.report import explain
 
 #: Public name -> the module it lives in; imported at first use, so that `import recfx` stays quick.
