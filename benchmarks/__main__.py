@@ -1,4 +1,4 @@
-"""python -m benchmarks run | list | table | retrieval | estimators."""
+"""python -m benchmarks run | list | table | retrieval | estimators | tails."""
 
 from __future__ import annotations
 
@@ -7,7 +7,7 @@ import sys
 from collections.abc import Sequence
 from pathlib import Path
 
-from benchmarks import estimators, retrieval
+from benchmarks import estimators, retrieval, tails
 from benchmarks.markdown import markdown
 from benchmarks.progress import ProgressLine
 from benchmarks.registry import GROUPS, all_cases, all_peers, select
@@ -100,6 +100,15 @@ def _parser() -> argparse.ArgumentParser:
     pairs.add_argument("--epochs", type=int, help="of a student, instead of the recipe's")
     pairs.add_argument("--lr", type=float, help="of a student at 1 bit, instead of the recipe's")
     pairs.set_defaults(command=_estimators)
+
+    slow = commands.add_parser("tails", help="measure percentiles of single calls, alone and disturbed")
+    slow.add_argument("--threads", type=_integers, default=(1, 2), help="default: 1,2")
+    slow.add_argument("--batches", type=_integers, default=(1, 16, 64, 256), help="default: 1,16,64,256")
+    slow.add_argument(
+        "--conditions", default=",".join(tails.CONDITIONS), help="separated by commas (default: %(default)s)"
+    )
+    slow.add_argument("--seconds", type=float, default=4.0, help="of each model at a point (default: %(default)s)")
+    slow.set_defaults(command=_tails)
     return parser
 
 
@@ -109,6 +118,12 @@ def _estimators(options: argparse.Namespace) -> int:
         options.data, options.out, options.seeds, options.bits, options.bounds, pair, options.epochs, options.lr
     )
     print(estimators.compare(plan))
+    return 0
+
+
+def _tails(options: argparse.Namespace) -> int:
+    conditions = options.conditions.split(",")
+    print(tails.measure(options.threads, options.batches, conditions, options.seconds))
     return 0
 
 

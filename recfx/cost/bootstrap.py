@@ -1,4 +1,4 @@
-"""Intervals of ratios of medians, from resampling the rounds of an interleaved measurement."""
+"""Intervals of ratios of medians and of other quantiles, from resampling the rounds of an interleaved measurement."""
 
 from __future__ import annotations
 
@@ -11,6 +11,7 @@ import numpy.typing as npt
 Samples = npt.NDArray[np.float64]
 
 _RESAMPLES = 1000
+_TAIL_RESAMPLES = 200
 _CONFIDENCE = 0.95
 _BLOCKS = 200
 _GRID = 4096
@@ -19,7 +20,7 @@ _CHUNK = 250
 
 @dataclasses.dataclass(frozen=True)
 class Ratio:
-    """A ratio of medians and its 95 % interval."""
+    """A ratio of two quantiles, by default medians, and its 95 % interval."""
 
     value: float
     low: float
@@ -54,6 +55,30 @@ def paired_ratio(values: Samples, base: Samples, *, seed: int = 0, resamples: in
     tail = 100 * (1 - _CONFIDENCE) / 2
     low, high = np.percentile(draws, [tail, 100 - tail])
     return Ratio(float(np.median(values) / np.median(base)), float(low), float(high))
+
+
+def paired_quantile_ratio(
+    values: Samples, base: Samples, quantile: float, *, seed: int = 0, resamples: int = _TAIL_RESAMPLES
+) -> Ratio:
+    """The ratio of two quantiles, with the interval of `paired_ratio`.
+
+    Args:
+        values: Seconds [rounds, samples in a round].
+        base: Seconds [rounds, samples in a round] of the candidate to compare with.
+        quantile: Between 0 and 1; 0.99 is the time that one call in a hundred exceeds.
+        seed: Seed of the resampling.
+        resamples: How often to resample.
+    """
+    rounds = len(values)
+    blocks = np.array_split(np.arange(rounds), min(rounds, _BLOCKS))
+    rng = np.random.default_rng(seed)
+    draws = []
+    for _ in range(resamples):
+        chosen = np.concatenate([blocks[i] for i in rng.integers(len(blocks), size=len(blocks))])
+        draws.append(np.quantile(values[chosen], quantile) / np.quantile(base[chosen], quantile))
+    tail = (1 - _CONFIDENCE) / 2
+    low, high = np.quantile(draws, [tail, 1 - tail])
+    return Ratio(float(np.quantile(values, quantile) / np.quantile(base, quantile)), float(low), float(high))
 
 
 def _weighted_medians(values: Samples, block_of: npt.NDArray[Any], weights: npt.NDArray[np.float32]) -> Samples:

@@ -17,7 +17,7 @@ from typing import Any, Self
 import numpy as np
 import torch
 
-from recfx.cost.bootstrap import Ratio, Samples, paired_ratio
+from recfx.cost.bootstrap import Ratio, Samples, paired_quantile_ratio, paired_ratio
 from recfx.errors import MeasureError
 
 __all__ = ["BACKGROUND", "Comparison", "Ratio", "Timing", "compare"]
@@ -52,6 +52,11 @@ class Timing:
     samples: int
     calls_per_sample: int
 
+    @property
+    def has_p99(self) -> bool:
+        """Whether the p99 is one: of single calls, because a mean over several hides the slow one, and of enough of them."""
+        return self.calls_per_sample == 1 and self.samples >= _P99_SAMPLES
+
 
 @dataclasses.dataclass(frozen=True)
 class Comparison:
@@ -72,8 +77,23 @@ class Comparison:
     samples: dict[str, Samples] = dataclasses.field(repr=False, compare=False, default_factory=dict)
 
     def slower(self, name: str, than: str) -> bool:
-        """Whether a candidate is slower than another beyond doubt: the whole interval of their ratio lies above 1."""
+        """Whether a candidate's median is slower than another's beyond doubt: the whole interval of their ratio lies above 1."""
         return self.ratio(name, than).low > 1.0
+
+    def slower_at_worst(self, name: str, than: str) -> bool:
+        """The same of the 99th percentiles; False while either has too few samples, of single calls, to have one."""
+        if not all(self.timings[n].has_p99 for n in (name, than)):
+            return False
+        return self.p99_ratio(name, than).low > 1.0
+
+    def p99_ratio(self, name: str, than: str) -> Ratio:
+        """The ratio of the 99th percentiles of two candidates.
+
+        Raises:
+            MeasureError: There is no such candidate, or the samples are gone because this was read from JSON.
+        """
+        self._require_samples(name, than)
+        return paired_quantile_ratio(self.samples[name], self.samples[than], 0.99)
 
     def ratio(self, name: str, than: str) -> Ratio:
         """The ratio of the medians of two candidates.
@@ -83,15 +103,18 @@ class Comparison:
         """
         if than == self.baseline and name in self.ratios:
             return self.ratios[name]
+        self._require_samples(name, than)
+        return paired_ratio(self.samples[name], self.samples[than])
+
+    def _require_samples(self, name: str, than: str) -> None:
         for wanted in (name, than):
             if wanted not in self.timings:
                 raise MeasureError(f"no candidate {wanted!r} was timed", hint=f"one of {', '.join(self.timings)}")
         if not self.samples:
             raise MeasureError(
                 f"the ratio of {name} to {than} needs the samples, and JSON does not hold them",
-                hint=f"only ratios to the baseline, {self.baseline}, are stored",
+                hint=f"only ratios of medians to the baseline, {self.baseline}, are stored",
             )
-        return paired_ratio(self.samples[name], self.samples[than])
 
     def to_json(self) -> dict[str, Any]:
         """Plain values, without the single samples."""
@@ -141,6 +164,7 @@ def compare(
     min_rounds: int = 15,
     max_rounds: int = 50_000,
     baseline: str | None = None,
+    single_calls: bool = False,
     seed: int = 0,
     clock: Callable[[], int] = time.perf_counter_ns,
 ) -> Comparison:
@@ -155,6 +179,7 @@ def compare(
         min_rounds: Rounds to run at least.
         max_rounds: Rounds to run at most.
         baseline: The candidate the ratios refer to; by default the first.
+        single_calls: Time every call on its own, for the sake of the 99th percentile, although the clock costs a short one some per cent.
         seed: Seed of the order in each round and of the intervals.
         clock: Nanoseconds.
 
@@ -170,7 +195,7 @@ def compare(
     if not 1 <= min_rounds <= max_rounds:
         raise MeasureError(f"cannot run at least {min_rounds} and at most {max_rounds} rounds")
     with BACKGROUND:
-        turns = {name: _Turn.calibrated(name, call, seconds, clock) for name, call in candidates.items()}
+        turns = {name: _Turn.calibrated(name, call, seconds, clock, single_calls) for name, call in candidates.items()}
         samples = _rounds(turns, seconds, (min_rounds, max_rounds), random.Random(seed), clock)
     return Comparison(
         timings={name: turns[name].timing(samples[name]) for name in names},
@@ -224,7 +249,9 @@ class _Turn:
     warm: bool
 
     @classmethod
-    def calibrated(cls, name: str, call: Callable[[], object], seconds: float, clock: Callable[[], int]) -> Self:
+    def calibrated(
+        cls, name: str, call: Callable[[], object], seconds: float, clock: Callable[[], int], single: bool
+    ) -> Self:
         """Warms up, and derives the numbers from the fastest call seen."""
         turn = cls(name, call, 1, 1, False)
         budget = clock() + int(seconds * 1e9 / 20)
@@ -232,7 +259,7 @@ class _Turn:
         while len(seen) < _WARM_UP or (len(seen) < _MAX_WARM_UP and clock() < budget):
             seen.append(turn._elapsed(1, clock))
         fastest = max(min(seen), 1)
-        repeats = min(_MAX_REPEATS, -(-_SAMPLE_NS // fastest))
+        repeats = 1 if single else min(_MAX_REPEATS, -(-_SAMPLE_NS // fastest))
         sample = fastest * repeats
         return cls(name, call, repeats, max(1, min(_TURN_SAMPLES, _TURN_NS // sample)), warm=sample < 2 * _TURN_NS)
 

@@ -8,6 +8,8 @@ from functools import lru_cache
 from pathlib import Path
 from typing import Any
 
+import torch
+
 from recfx.errors import TargetError
 from recfx.targets.native.abi import STRUCTS, Kind
 
@@ -22,6 +24,7 @@ _FUNCTIONS: dict[str, tuple[list[Any], Any]] = {
     "recfx_unit_depth": ([_text, _i32], _i64),
     "recfx_pack": ([_text, _i32, _p, _i64, _i64, _p], None),
     "recfx_struct_bytes": ([_i32], _i64),
+    "recfx_use_openmp": ([_p, _p, _p, _p], None),
     "recfx_plan_new": ([_text, _p, _i64, _p, _i64, _i64], _p),
     "recfx_plan_free": ([_p], None),
     "recfx_run": ([_p, _i64, _i64, _p, _p], _i64),
@@ -57,8 +60,19 @@ class Library:
                 raise OSError(f"{path.name} was built from other sources: its {struct.__name__} has another size")
         if self.calls["recfx_struct_bytes"](len(STRUCTS)) != len(Kind):
             raise OSError(f"{path.name} was built from other sources: it has other kinds of steps")
+        _share_threads(self.calls["recfx_use_openmp"])
         self.levels: tuple[str, ...] = tuple(self.calls["recfx_levels"]().decode().split(","))
         self.search_levels: tuple[str, ...] = tuple(self.calls["recfx_search_levels"]().decode().split(","))
+
+
+def _share_threads(use: Any) -> None:
+    """Gives the library the threads that torch has: the entries of the OpenMP runtime that torch itself was linked with."""
+    names = ("GOMP_parallel", "omp_get_thread_num", "omp_get_num_threads", "omp_get_max_threads")
+    torch_library = ctypes.CDLL(str(Path(torch.__file__).parent / "lib" / "libtorch_cpu.so"))
+    try:
+        use(*(ctypes.cast(getattr(torch_library, name), _p) for name in names))
+    except AttributeError:
+        return  # this torch has threads of another kind: calls run on the thread that makes them
 
 
 @lru_cache

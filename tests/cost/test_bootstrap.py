@@ -7,7 +7,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from recfx.cost.bootstrap import paired_ratio
+from recfx.cost.bootstrap import paired_quantile_ratio, paired_ratio
 
 
 def _plain_interval(values: np.ndarray, base: np.ndarray, seed: int, resamples: int) -> tuple[float, float]:
@@ -42,6 +42,19 @@ def test_many_samples_are_as_good_as_sorted() -> None:
     values, base = rng.lognormal(size=(4000, 8)), rng.lognormal(size=(4000, 8))
     got = paired_ratio(values, base, resamples=30)
     assert (got.low, got.high) == pytest.approx(_plain_interval(values, base, 0, 30), rel=2e-3)
+
+
+def test_the_interval_of_a_quantile_holds_its_ratio_and_narrows() -> None:
+    rng = np.random.default_rng(7)
+    base = rng.lognormal(size=(4000, 4))
+    values = np.where(rng.random(base.shape) < 0.03, 5.0, 1.0) * rng.permutation(base)
+    many = paired_quantile_ratio(values, base, 0.99)
+    few = paired_quantile_ratio(values[:400], base[:400], 0.99)
+    assert many.value == pytest.approx(np.quantile(values, 0.99) / np.quantile(base, 0.99))
+    assert 1.0 < many.low < many.value < many.high
+    assert many.high - many.low < few.high - few.low
+    same = paired_quantile_ratio(base, rng.permutation(base), 0.99)
+    assert same.low < 1.0 < same.high
 
 
 def test_shared_disturbances_cancel() -> None:

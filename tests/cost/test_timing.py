@@ -60,6 +60,28 @@ def test_p99_sees_rare_slow_calls_that_the_median_does_not() -> None:
     assert got.p99 == pytest.approx(40e-3)
 
 
+def test_a_worse_p99_behind_an_equal_median_is_called_slower() -> None:
+    clock = FakeClock()
+    rare = chain(repeat(20_000, 3), cycle([*repeat(20_000, 49), 7 * MS]))
+    candidates = {"steady": clock.constant("steady", 20_000), "rare": clock.candidate("rare", rare)}
+    got = compare(candidates, seconds=0, min_rounds=300, single_calls=True, clock=clock)
+    assert got.timings["rare"].calls_per_sample == 1
+    assert got.timings["rare"].p99 == pytest.approx(7e-3)
+    assert not got.slower("rare", than="steady")
+    assert got.slower_at_worst("rare", than="steady")
+    assert not got.slower_at_worst("steady", than="rare")
+    assert got.p99_ratio("rare", than="steady").value == pytest.approx(350)
+
+
+@pytest.mark.parametrize(("rounds", "single"), [(10, True), (300, False)], ids=["few samples", "means of calls"])
+def test_without_a_p99_nothing_is_slower_at_worst(rounds: int, single: bool) -> None:
+    clock = FakeClock()
+    candidates = {"quick": clock.constant("quick", 20_000), "slow": clock.constant("slow", 30_000)}
+    got = compare(candidates, seconds=0, min_rounds=rounds, max_rounds=rounds, single_calls=single, clock=clock)
+    assert got.slower("slow", than="quick")
+    assert got.slower_at_worst("slow", than="quick") == (rounds * 8 >= 100 and single)
+
+
 def test_candidates_take_turns_in_changing_order() -> None:
     clock = FakeClock()
     names = ["a", "b", "c"]

@@ -31,6 +31,12 @@ void member(void* state, int64_t which) {
     team.level->bpr_item_rows(p, begin, end);
 }
 
+void alone(void* state, int64_t) {
+    const auto& team = *static_cast<Team*>(state);
+    Team single{team.work, team.level, 1, Barrier(1)};
+    member(&single, 0);
+}
+
 bool within(const int64_t* ids, int64_t count, int64_t limit) {
     uint64_t highest = 0;
     for (int64_t i = 0; i < count; ++i) highest = uint64_t(ids[i]) > highest ? uint64_t(ids[i]) : highest;
@@ -50,9 +56,7 @@ int64_t recfx_bpr(const char* name, const RecfxBpr* work, int64_t threads) {
     if (!recfx::within(work->negatives, work->batch * work->negative_count, work->item_count)) return 3;
     const recfx::Bpr bpr{*work};
     recfx::Team team{bpr, level, threads < 1 ? 1 : threads, recfx::Barrier(threads < 1 ? 1 : threads)};
-    if (team.members > 1 && recfx::run_team(team.members, recfx::member, &team, recfx::LONG_PATIENCE_NS)) return 0;
-    recfx::Team alone{bpr, level, 1, recfx::Barrier(1)};
-    recfx::member(&alone, 0);
+    recfx::run_team(team.members, recfx::member, recfx::alone, &team, recfx::LONG_PATIENCE_NS);
     return 0;
 }
 }

@@ -162,6 +162,19 @@ void member(void* state, int64_t m) {
     }
 }
 
+// The whole call on the calling thread.
+void alone(void* state, int64_t) {
+    Call& call = *static_cast<Call*>(state);
+    if (call.threads == 1) return member(state, 0);
+    Call single(call.plan, call.batch, 1, call.pointers, call.counts);
+    single.shared = call.shared;
+    single.shared_rows = call.shared_rows;
+    single.share_steps = call.share_steps;
+    single.block = call.block;
+    member(&single, 0);
+    if (single.errors.raised.load()) call.errors.raise(single.errors.first);
+}
+
 // Lookups behind products, of ids that are the caller's: those of the plan's own are not there before their step.
 void find_early(Plan& plan) {
     auto given = [&](int32_t slot) { return slot < 0 || plan.slots[size_t(slot)].kind == RECFX_INPUT; };
@@ -217,19 +230,7 @@ int64_t execute(const Plan& plan, int64_t batch, int64_t threads, const int64_t*
     }
     if (!call.errors.raised.load()) {
         const bool meets = plan.has_once || call.share_steps;
-        if (threads == 1 || !run_team(threads, member, &call, meets ? plan.patience(batch) : 0)) {
-            if (threads > 1) {
-                Call alone(plan, batch, 1, pointers, counts);
-                alone.shared = call.shared;
-                alone.shared_rows = call.shared_rows;
-                alone.share_steps = call.share_steps;
-                alone.block = call.block;
-                member(&alone, 0);
-                if (alone.errors.raised.load()) call.errors.raise(alone.errors.first);
-            } else {
-                member(&call, 0);
-            }
-        }
+        run_team(threads, member, alone, &call, meets ? plan.patience(batch) : 0);
     }
     const int64_t code = call.errors.raised.load();
     if (code) last_error = call.errors.first;

@@ -1,19 +1,16 @@
 #include "pool.h"
 
-#include <pthread.h>
-
 #include <atomic>
 #include <chrono>
-#include <condition_variable>
-#include <memory>
-#include <mutex>
-#include <new>
-#include <system_error>
 #include <thread>
-#include <vector>
+
+#include "openmp.h"
+#include "turns.h"
 
 namespace recfx {
 namespace {
+
+using Clock = std::chrono::steady_clock;
 
 inline void relax() {
 #if defined(__x86_64__)
@@ -23,114 +20,97 @@ inline void relax() {
 #endif
 }
 
-constexpr int SPINS = 2000;  // some tens of microseconds: as long as the gap between two calls of a busy server
+constexpr int FEW_SPINS = 500;      // some tens of microseconds at most
+constexpr int MANY_SPINS = 20'000;  // from here on another thread may need the core
 
-// What the members of a team share; on the calling thread's stack.
+int64_t nanoseconds(Clock::duration d) { return std::chrono::duration_cast<std::chrono::nanoseconds>(d).count(); }
+
+// When calls ask for a team. A member whose core the system has given to another process holds up the whole call for a slice of time, some
+// milliseconds. One such call is a sign of more, so calls work alone for a while after it, and for twice as long after the next.
+struct Policy {
+    static constexpr int64_t FIRST_NS = 20'000'000, LONGEST_NS = 2'000'000'000;
+    static constexpr int32_t CALM = 512;           // teams without a hold-up after which the next pause is half as long
+    static constexpr int64_t HELD_UP_NS = 60'000;  // shorter waits are the end of a share of uneven size, or a thread that wakes up
+
+    std::atomic<int64_t> until{0};                 // when, on the clock, calls ask for a team again
+    std::atomic<int64_t> pause{FIRST_NS};
+    std::atomic<int32_t> calm{0};
+
+    bool asks(Clock::time_point now) const { return nanoseconds(now.time_since_epoch()) >= until.load(std::memory_order_relaxed); }
+
+    void held_up(Clock::time_point now) {
+        const int64_t length = pause.load(std::memory_order_relaxed);
+        until.store(nanoseconds(now.time_since_epoch()) + length, std::memory_order_relaxed);
+        pause.store(length * 2 < LONGEST_NS ? length * 2 : LONGEST_NS, std::memory_order_relaxed);
+        calm.store(0, std::memory_order_relaxed);
+    }
+    void went_well() {
+        if (calm.fetch_add(1, std::memory_order_relaxed) < CALM) return;
+        calm.store(0, std::memory_order_relaxed);
+        const int64_t length = pause.load(std::memory_order_relaxed);
+        if (length > FIRST_NS) pause.store(length / 2, std::memory_order_relaxed);
+    }
+};
+Policy policy;
+
+thread_local int64_t barrier_ns;  // what this thread has waited at barriers, short waits apart
+
 struct Team {
-    Task task;
+    Task task, alone;
     void* state;
-    const bool gathers;                // no member begins before all have come
-    std::atomic<int64_t> arrived{0};   // without the caller
-    std::atomic<int32_t> verdict{0};   // 1: begin, 2: not all came
-};
+    int64_t members, patience_ns;
+    std::atomic<int64_t> arrived{0};  // without the caller
+    std::atomic<int32_t> verdict{0};  // 1: begin, 2: not all members came
+    bool formed = false;
+    Clock::time_point done{};         // when the caller had done its share
 
-enum Stage : int32_t { IDLE, POSTED, TAKEN };
-
-struct Worker {
-    std::thread thread;
-    std::mutex mutex;
-    std::condition_variable wake;
-    std::atomic<int32_t> stage{IDLE};
-    bool stop = false;
-    Team* team = nullptr;
-    int64_t member = 0;
-
-    bool posted() const { return stage.load(std::memory_order_acquire) == POSTED; }
-
-    void loop() {
-        for (;;) {
-            for (int i = 0; i < SPINS && !posted(); ++i) relax();
-            if (!posted()) {
-                std::unique_lock<std::mutex> lock(mutex);
-                wake.wait(lock, [&] { return stop || posted(); });
-                if (stop) return;
-            }
-            int32_t expected = POSTED;
-            if (!stage.compare_exchange_strong(expected, TAKEN, std::memory_order_acq_rel)) continue;
-            if (comes(*team)) team->task(team->state, member);
-            stage.store(IDLE, std::memory_order_release);
-        }
+    // Waits until all others have come, for as long as patience lasts.
+    bool gather() {
+        const auto end = Clock::now() + std::chrono::nanoseconds(patience_ns);
+        bool all;
+        while (!(all = arrived.load(std::memory_order_acquire) == members - 1) && Clock::now() < end) relax();
+        verdict.store(all ? 1 : 2, std::memory_order_release);
+        return all;
     }
-    static bool comes(Team& team) {
-        if (!team.gathers) return true;
-        team.arrived.fetch_add(1, std::memory_order_acq_rel);
-        int32_t verdict;
-        while (!(verdict = team.verdict.load(std::memory_order_acquire))) relax();
-        return verdict == 1;
+    bool joins() {
+        arrived.fetch_add(1, std::memory_order_acq_rel);
+        int32_t found;
+        while (!(found = verdict.load(std::memory_order_acquire))) relax();
+        return found == 1;
     }
-    void start(Team* t, int64_t m) {
-        team = t, member = m;
-        {
-            std::lock_guard<std::mutex> lock(mutex);
-            stage.store(POSTED, std::memory_order_release);
-        }
-        wake.notify_one();
+    void lead() {
+        formed = true;
+        if (patience_ns > 0 && !gather()) alone(state, 0);
+        else task(state, 0);
+        done = Clock::now();
     }
-    // Takes back what no thread has taken; false when one has.
-    bool withdraw() {
-        int32_t expected = POSTED;
-        return stage.compare_exchange_strong(expected, IDLE, std::memory_order_acq_rel);
-    }
-    void finish() const {
-        for (int spins = 0; stage.load(std::memory_order_acquire) != IDLE; ++spins) {
-            if (spins < 20000) relax();
-            else std::this_thread::yield();
-        }
+    static void enter(void* held, int64_t thread, int64_t threads) {
+        Team& team = *static_cast<Team*>(held);
+        if (threads < team.members || thread >= team.members) return;  // a region within a region has one thread
+        if (thread == 0) return team.lead();
+        if (team.patience_ns == 0 || team.joins()) team.task(team.state, thread);
     }
 };
 
-struct Pool {
-    std::mutex busy;
-    std::vector<std::unique_ptr<Worker>> workers;
-
-    bool grow(size_t count) {
-        try {
-            while (workers.size() < count) {
-                auto worker = std::make_unique<Worker>();
-                worker->thread = std::thread([w = worker.get()] { w->loop(); });
-                workers.push_back(std::move(worker));
-            }
-        } catch (const std::system_error&) {
-            return false;
-        } catch (const std::bad_alloc&) {
-            return false;
-        }
-        return true;
-    }
-    ~Pool() {
-        for (auto& worker : workers) {
-            {
-                std::lock_guard<std::mutex> lock(worker->mutex);
-                worker->stop = true;
-            }
-            worker->wake.notify_one();
-            worker->thread.join();
-        }
-    }
+struct Turn {
+    Turn() { turns().begin(); }
+    ~Turn() { turns().end(); }
 };
 
-// Threads do not survive a fork: the child starts with a pool of its own and forgets, without touching it, the one it inherited.
-std::atomic<Pool*> current{nullptr};
-
-Pool& pool() {
-    static const bool watched = (pthread_atfork(nullptr, nullptr, [] { current.store(nullptr); }), true);
-    (void)watched;
-    Pool* held = current.load(std::memory_order_acquire);
-    if (held) return *held;
-    auto* fresh = new Pool;
-    if (current.compare_exchange_strong(held, fresh)) return *fresh;
-    delete fresh;
-    return *held;
+// Whether a team did the work.
+bool in_team(Team& team) {
+    if (team.members < 2 || !has_openmp() || turns().calls() > 1) return false;
+    const auto start = Clock::now();
+    if (!policy.asks(start)) return false;
+    barrier_ns = 0;
+    const int64_t threads = openmp_threads();
+    openmp_region(Team::enter, &team, threads > team.members ? threads : team.members);
+    if (!team.formed) return false;
+    const auto end = Clock::now();
+    const int64_t waited = barrier_ns + nanoseconds(end - team.done);
+    if (waited > Policy::HELD_UP_NS && 2 * waited > nanoseconds(end - start)) policy.held_up(end);
+    else policy.went_well();
+    return true;
 }
 
 }  // namespace
@@ -142,43 +122,25 @@ void Barrier::wait() {
         __atomic_store_n(&phase_, phase + 1, __ATOMIC_RELEASE);
         return;
     }
-    for (int spins = 0; __atomic_load_n(&phase_, __ATOMIC_ACQUIRE) == phase; ++spins) {
-        if (spins < 20000) relax();
+    const auto passed = [&] { return __atomic_load_n(&phase_, __ATOMIC_ACQUIRE) != phase; };
+    for (int spins = 0; spins < FEW_SPINS; ++spins) {
+        if (passed()) return;
+        relax();
+    }
+    const auto start = Clock::now();
+    for (int spins = FEW_SPINS; !passed(); ++spins) {
+        if (spins < MANY_SPINS) relax();
         else std::this_thread::yield();
     }
+    barrier_ns += nanoseconds(Clock::now() - start);
 }
 
-namespace {
-
-// Waits until all others have come, for so long; false, with none of them at work, when they have not.
-bool gather(Pool& held, Team& team, int64_t others, int64_t patience_ns) {
-    const auto end = std::chrono::steady_clock::now() + std::chrono::nanoseconds(patience_ns);
-    while (team.arrived.load(std::memory_order_acquire) < others && std::chrono::steady_clock::now() < end) relax();
-    bool missing = false;
-    for (int64_t w = 0; w < others; ++w) missing |= held.workers[size_t(w)]->withdraw();
-    while (!missing && team.arrived.load(std::memory_order_acquire) < others) relax();  // taken, and about to come
-    team.verdict.store(missing ? 2 : 1, std::memory_order_release);
-    if (missing)
-        for (int64_t w = 0; w < others; ++w) held.workers[size_t(w)]->finish();
-    return !missing;
-}
-
-}  // namespace
-
-bool run_team(int64_t members, Task task, void* state, int64_t patience_ns) {
-    Pool& held = pool();
-    std::unique_lock<std::mutex> lock(held.busy, std::try_to_lock);
-    if (!lock.owns_lock() || !held.grow(size_t(members - 1))) return false;
-    Team team{task, state, patience_ns > 0};
-    for (int64_t m = 1; m < members; ++m) held.workers[size_t(m - 1)]->start(&team, m);
-    if (team.gathers && !gather(held, team, members - 1, patience_ns)) return false;
-    task(state, 0);
-    for (int64_t m = 1; m < members; ++m) {
-        Worker& worker = *held.workers[size_t(m - 1)];
-        if (!team.gathers && worker.withdraw()) task(state, m);  // its thread has no core: waiting would take longer
-        else worker.finish();
-    }
-    return true;
+void run_team(int64_t members, Task task, Task alone, void* state, int64_t patience_ns) {
+    const Turn mine;
+    Team team{task, alone, state, members, patience_ns};
+    if (in_team(team)) return;
+    if (alone) return alone(state, 0);
+    for (int64_t m = 0; m < members; ++m) task(state, m);
 }
 
 }  // namespace recfx

@@ -1,4 +1,7 @@
-// A team of threads for one call. Workers wait spinning for a moment and then sleep; a team of one costs nothing.
+// A team of threads for one call: an OpenMP region of torch's own runtime.
+//
+// torch's idle threads spin for milliseconds after each of its parallel operators. Threads of recfx's own would need the cores on which
+// they spin, and a call that alternates with torch's operators would wait for them; a region uses those very threads.
 #pragma once
 #include <cstdint>
 
@@ -21,10 +24,9 @@ constexpr int64_t LONG_PATIENCE_NS = 100'000'000;
 
 using Task = void (*)(void* state, int64_t member);
 
-// Runs task(state, 0..members-1), member 0 on the calling thread, and returns when all are done. Returns false, having run nothing, when the
-// workers are busy with another call or cannot be had: the caller then works alone. Members whose thread does not come, because the system
-// has given its core to someone else, are run by the caller in the end; where members meet at a barrier, which takes all of them at once,
-// `patience_ns` says how long to wait for them before working alone.
-bool run_team(int64_t members, Task task, void* state, int64_t patience_ns = 0);
+// Does one call's work: as task(state, 0..members-1) at once, member 0 on the calling thread, or on the calling thread when
+// a team cannot be had or does not promise to be faster: as alone(state, 0), or where that is null as one share after the other. `patience_ns` says that members meet at barriers, which takes all of them at once, and
+// how long to wait for them at the beginning before working alone; 0 that every member may come at any time, or find nothing left to do.
+void run_team(int64_t members, Task task, Task alone, void* state, int64_t patience_ns);
 
 }  // namespace recfx

@@ -37,6 +37,12 @@ void member(void* state, int64_t which) {
     }
 }
 
+void alone(void* state, int64_t) {
+    const auto& team = *static_cast<Team*>(state);
+    Team single{team.work, team.propagate, 1, Barrier(1)};
+    member(&single, 0);
+}
+
 // 1: offsets that do not describe rows within the neighbours; 2: a neighbour that is no row.
 int64_t check(const Propagation& p, int64_t neighbours) {
     if (p.offsets[0] != 0 || p.offsets[p.rows] != neighbours) return 1;
@@ -61,9 +67,7 @@ int64_t recfx_propagate(const char* name, const float* x, float* out, void* scra
     const recfx::Propagation work{x, out, scratch, offsets, neighbours, scale, rows, columns, weights, layers, halved != 0};
     if (const int64_t wrong = recfx::check(work, neighbour_count)) return wrong;
     recfx::Team team{work, level->propagate, threads < 1 ? 1 : threads, recfx::Barrier(threads < 1 ? 1 : threads)};
-    if (team.members > 1 && recfx::run_team(team.members, recfx::member, &team, recfx::LONG_PATIENCE_NS)) return 0;
-    recfx::Team alone{work, level->propagate, 1, recfx::Barrier(1)};
-    recfx::member(&alone, 0);
+    recfx::run_team(team.members, recfx::member, recfx::alone, &team, recfx::LONG_PATIENCE_NS);
     return 0;
 }
 }

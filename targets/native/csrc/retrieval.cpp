@@ -45,10 +45,7 @@ constexpr int64_t SAMPLED = 32;             // one item in so many is looked at 
 constexpr int64_t SAMPLE_RUN = 32;          // blocks that lie together in the sample
 constexpr int64_t LEAST_STEPS = 64 << 10;   // words of items times queries for which another thread is worth waking
 
-void run(int64_t members, Task task, void* state) {
-    if (members > 1 && run_team(members, task, state)) return;
-    for (int64_t m = 0; m < members; ++m) task(state, m);
-}
+void run(int64_t members, Task task, void* state) { run_team(members, task, nullptr, state, 0); }
 
 // Writes the ids of the k best of a list in any order, and -1 where there were fewer.
 void list_ids(uint64_t* list, int64_t count, int64_t k, int64_t* ids) {
