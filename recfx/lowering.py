@@ -75,4 +75,13 @@ def _check(lowered: Lowered, backend: Backend, runs: Sequence[Run], applied: Exa
                 f"the {backend.name} backend refuses inputs that the program takes: {type(error).__name__}: {error}",
                 where=case.name,
             ) from error
-        compare_outputs(case.outputs, found, exactness, case.name, case.truth, slack=_KERNEL_SLACK)
+        compare_outputs(
+            case.outputs,
+            found,
+            exactness,
+            case.name,
+            case.truth,
+            slack=_KERNEL_SLACK,
+            special=case.special,
+            kernels=True,
+        )

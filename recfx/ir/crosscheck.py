@@ -7,6 +7,7 @@ wrong elsewhere, so the probes use other values and other batch sizes.
 from __future__ import annotations
 
 from collections.abc import Sequence
+from functools import partial
 from typing import Any
 
 import torch
@@ -16,6 +17,7 @@ from recfx.errors import CaptureError
 from recfx.ir.inputs import Call
 from recfx.ir.probes import probes
 from recfx.ir.program import Program
+from recfx.ir.special_rows import judged, special_batches
 
 
 def compare_with_model(program: Program, model: torch.nn.Module, call: Call) -> list[str]:
@@ -44,11 +46,25 @@ def compare_with_model(program: Program, model: torch.nn.Module, call: Call) -> 
                 refused.append(name)
                 continue
             _require_agreement(expected, program.run(leaves), name, model)
+        notices = _compare_special_rows(program, model, call)
     if refused:
-        return [
+        notices.append(
             f"the model itself refuses some made-up inputs, which were therefore not compared: {', '.join(refused)}"
-        ]
-    return []
+        )
+    return notices
+
+
+def _compare_special_rows(program: Program, model: torch.nn.Module, call: Call) -> list[str]:
+    """Compares on rows of special kinds; those that the model refuses are left out."""
+    refused = []
+    for batch, expected in judged(special_batches(program), partial(run_model, model, call)):
+        try:
+            found = program.run(batch.leaves)
+        except Exception as error:  # noqa: BLE001 - the call will fail with an error, which is no wrong answer
+            refused.append(f"{batch.name} ({type(error).__name__})")
+            continue
+        _require_agreement(expected, found, batch.name, model, by_row=True)
+    return [f"the captured program refuses inputs that the model takes: {', '.join(refused)}"] if refused else []
 
 
 def run_model(model: torch.nn.Module, call: Call, leaves: Sequence[Any]) -> list[Any]:
@@ -70,8 +86,10 @@ def _run_example(model: torch.nn.Module, call: Call, program: Program) -> list[A
         ) from error
 
 
-def _require_agreement(expected: list[Any], actual: list[Any], inputs: str, model: torch.nn.Module) -> None:
-    if not _agree(expected, actual):
+def _require_agreement(
+    expected: list[Any], actual: list[Any], inputs: str, model: torch.nn.Module, *, by_row: bool = False
+) -> None:
+    if not _agree(expected, actual, by_row=by_row):
         raise CaptureError(
             f"the captured graph disagrees with the model by {largest_difference(expected, actual):.3g} on {inputs}",
             where=type(model).__name__,
@@ -79,28 +97,33 @@ def _require_agreement(expected: list[Any], actual: list[Any], inputs: str, mode
         )
 
 
-def _agree(expected: Sequence[Any], actual: Sequence[Any]) -> bool:
+def _agree(expected: Sequence[Any], actual: Sequence[Any], *, by_row: bool = False) -> bool:
     if len(expected) != len(actual):
         return False
     for want, got in zip(expected, actual, strict=True):
         if isinstance(want, torch.Tensor):
             if not isinstance(got, torch.Tensor) or want.shape != got.shape or want.dtype != got.dtype:
                 return False
-            if not torch.equal(want, got) and not _close(want, got):
+            if not torch.equal(want, got) and not _close(want, got, by_row):
                 return False
         elif want != got:
             return False
     return True
 
 
-def _close(want: torch.Tensor, got: torch.Tensor) -> bool:
+def _close(want: torch.Tensor, got: torch.Tensor, by_row: bool) -> bool:
     """Capture changes no arithmetic; what is allowed is the few last bits a different memory layout can cost."""
     if not (want.is_floating_point() or want.is_complex()):
         return False
     scale = want.detach().abs()
-    finite = scale[torch.isfinite(scale)]
-    size = float(finite.max()) if finite.numel() else 1.0
-    return torch.allclose(want, got, rtol=0.0, atol=64 * torch.finfo(want.dtype).eps * max(size, 1e-30), equal_nan=True)
+    scale = scale.where(scale.isfinite(), 0.0)
+    if not by_row or want.ndim < 2:
+        size = scale.amax() if scale.numel() else scale.new_ones(())
+    else:
+        size = scale.amax(tuple(range(1, want.ndim)), keepdim=True)
+    allowed = 64 * torch.finfo(want.dtype).eps * size.clamp(min=1e-30)
+    same = (want == got) | (want.isnan() & got.isnan()) | ((want - got).abs() <= allowed)
+    return bool(same.all())
 
 
 def largest_difference(expected: Sequence[Any], actual: Sequence[Any]) -> float:

@@ -5,22 +5,18 @@ from __future__ import annotations
 import dataclasses
 from collections.abc import Callable, Iterable, Sequence
 from enum import Enum
-from functools import cache, partial
+from functools import partial
 from typing import Any
 
 import torch
-from torch import fx
 
 from recfx.errors import VerificationError
-from recfx.ir.bag_rows import BAGS, with_read_rows
 from recfx.ir.crosscheck import largest_difference
 from recfx.ir.probes import probes
 from recfx.ir.program import Program
-from recfx.ir.tables import reads_as_table
-
-#: A re-associated result may be this many times as far from the float64 result as the original's own, plus a few last bits.
-REASSOC_FACTOR = 8.0
-_LAST_BITS = 16.0
+from recfx.ir.reference_run import Reference
+from recfx.ir.special_rows import judged, special_batches
+from recfx.ir.tolerance import check_nan, check_reassociated
 
 
 class Exactness(Enum):
@@ -45,12 +41,14 @@ class Run:
         leaves: The flat inputs.
         outputs: The flat outputs; None when it refuses these inputs.
         truth: Gives the outputs of the program it was compared with in float64.
+        special: Whether the rows are special, so that each is judged on its own.
     """
 
     name: str
     leaves: Sequence[Any]
     outputs: Sequence[Any] | None
     truth: Callable[[], Sequence[Any]]
+    special: bool = False
 
 
 def verify_numeric(before: Program, after: Program, exactness: Exactness) -> list[Run]:
@@ -58,7 +56,7 @@ def verify_numeric(before: Program, after: Program, exactness: Exactness) -> lis
 
     EXACT demands equal bits. REASSOC demands that the error against a float64 run of `before` is at most `REASSOC_FACTOR` times
     the error of `before` itself plus a few last bits of the result's scale. APPROX demands the same shapes and dtypes, and no new NaN.
-    Inputs that `before` refuses must be refused by `after` as well.
+    Inputs that `before` refuses must be refused by `after` as well, except for special rows, which are not compared then.
 
     Returns:
         The runs of `after`.
@@ -68,7 +66,7 @@ def verify_numeric(before: Program, after: Program, exactness: Exactness) -> lis
     """
     runs = []
     for name, leaves in [("the example inputs", list(before.example)), *probes(before)]:
-        truth = cache(partial(run_in_float64, before, leaves))
+        truth = Reference(before, leaves)
         try:
             expected = before.run(leaves)
         except Exception as error:  # noqa: BLE001 - inputs the original refuses must be refused by the new one as well
@@ -78,6 +76,14 @@ def verify_numeric(before: Program, after: Program, exactness: Exactness) -> lis
         found = after.run(leaves)
         compare_outputs(expected, found, exactness, name, truth)
         runs.append(Run(name, leaves, found, truth))
+    for batch, expected in judged(special_batches(before), before.run):
+        truth = Reference(before, batch.leaves)
+        found = after.run(batch.leaves)
+        compare_outputs(expected, found, exactness, batch.name, truth, special=True)
+        runs.append(Run(batch.name, batch.leaves, found, truth, special=True))
+    refusals = [run.truth.refusal for run in runs if isinstance(run.truth, Reference) and run.truth.refusal]
+    if refusals:
+        after.notices += (f"the programs were compared in float32, since float64 cannot be had: {refusals[0]}",)
     return runs
 
 
@@ -89,6 +95,8 @@ def compare_outputs(
     exact_run: Any,
     *,
     slack: float = 1.0,
+    special: bool = False,
+    kernels: bool = False,
 ) -> None:
     """Compares flat outputs.
 
@@ -99,6 +107,8 @@ def compare_outputs(
         inputs: What the inputs are called, for the error.
         exact_run: Gives the same outputs in float64.
         slack: Factor of what REASSOC allows.
+        special: Whether each row is of a kind of its own, and judged on its own.
+        kernels: Whether the same operators were run by other kernels, which must keep every NaN a NaN.
 
     Raises:
         VerificationError: They are further apart.
@@ -122,11 +132,17 @@ def compare_outputs(
                 where=place,
                 hint="an exact rewrite must keep every bit; declare it REASSOC if it only reorders sums",
             )
-        if bool((got.isnan() & ~want.isnan()).any()):
+        before = want.isfinite() if special and not kernels else ~want.isnan()
+        if bool((got.isnan() & before).any()):
             raise VerificationError("a NaN appeared that was not there before", where=place)
+        if exactness is Exactness.APPROX and not special:
+            continue
+        truth = truth if truth is not None else exact_run()
+        if kernels or exactness is Exactness.APPROX:
+            check_nan(want, got, truth[index], place)
         if exactness is Exactness.REASSOC:
-            truth = truth if truth is not None else exact_run()
-            _check_reassociated(want, got, truth[index], place, slack)
+            spread = partial(exact_run.spread, index) if isinstance(exact_run, Reference) else None
+            check_reassociated(want, got, truth[index], place, slack=slack, by_row=special, spread=spread)
 
 
 def same_bits(a: torch.Tensor, b: torch.Tensor) -> bool:
@@ -136,67 +152,6 @@ def same_bits(a: torch.Tensor, b: torch.Tensor) -> bool:
     if not a.is_floating_point():
         return False
     return bool(((a == b) | (a.isnan() & b.isnan())).all())
-
-
-def run_in_float64(program: Program, leaves: Sequence[Any]) -> list[Any]:
-    """The outputs of the same graph with all floating-point state and inputs in float64."""
-
-    class _Double(fx.Interpreter):
-        def run_node(self, n: fx.Node) -> Any:
-            if n.op == "get_attr" and all(reads_as_table(u, n) for u in n.users):
-                return super().get_attr(str(n.target), (), {})  # the rows that are read are widened, not the table
-            return super().run_node(n)
-
-        def get_attr(self, target: Any, args: Any, kwargs: Any) -> Any:
-            return _to_double(super().get_attr(target, args, kwargs))
-
-        def call_function(self, target: Any, args: Any, kwargs: Any) -> Any:
-            args, kwargs = torch.utils._pytree.tree_map(_wide_dtype, (args, kwargs))
-            args = with_read_rows(target, args) if target in BAGS else args
-            return _to_double(super().call_function(target, args, kwargs))
-
-    with torch.no_grad():
-        return list(_Double(program.module).run(*[_to_double(leaf) for leaf in leaves]))
-
-
-def _wide_dtype(value: Any) -> Any:
-    """A dtype that an operator is told to use, in double precision; anything else as it is."""
-    if not isinstance(value, torch.dtype):
-        return value
-    wide = {
-        torch.float32: torch.float64,
-        torch.float16: torch.float64,
-        torch.bfloat16: torch.float64,
-        torch.complex64: torch.complex128,
-    }
-    return wide.get(value, value)
-
-
-def _to_double(value: Any) -> Any:
-    if isinstance(value, torch.Tensor) and value.is_floating_point():
-        return value.double()
-    if isinstance(value, tuple | list):
-        return type(value)(_to_double(v) for v in value)
-    return value
-
-
-def _check_reassociated(
-    want: torch.Tensor, got: torch.Tensor, truth: torch.Tensor, place: str, slack: float = 1.0
-) -> None:
-    finite = want.isfinite() & truth.isfinite() & got.isfinite()
-    if not torch.equal(want.isfinite(), got.isfinite()):
-        raise VerificationError("infinities or NaNs moved", where=place)
-    exact, old, new = (t.double()[finite] for t in (truth, want, got))
-    if not exact.numel():
-        return
-    last_bits = _LAST_BITS * torch.finfo(want.dtype).eps * float(exact.abs().max())
-    allowed = slack * (REASSOC_FACTOR * float((old - exact).abs().max()) + last_bits)
-    worst = float((new - exact).abs().max())
-    if worst > allowed:
-        raise VerificationError(
-            f"the error against float64 is {worst:.3g}, more than the {allowed:.3g} a reordering of sums explains",
-            where=place,
-        )
 
 
 def require_refusal(run: Callable[[Sequence[Any]], Any], leaves: Sequence[Any], name: str, why: str) -> None:

@@ -22,7 +22,7 @@ def probes(program: Program, seed: int = 0) -> list[tuple[str, list[Any]]]:
     """
     signature = program.signature
     more = [(f"further inputs {number}", list(case)) for number, case in enumerate(program.cases)]
-    if BATCH not in signature.dims or _has_fixed_bags(program):
+    if BATCH not in signature.dims or has_fixed_bags(program):
         return [("shuffled values", _shuffle_static(program, seed)), *more]
     low, high = signature.dims[BATCH]
     size = (
@@ -72,7 +72,7 @@ def _rows(program: Program) -> int | None:
     return None if found is None else int(found[0].shape[found[1].dim]) // found[1].step
 
 
-def _has_fixed_bags(program: Program) -> bool:
+def has_fixed_bags(program: Program) -> bool:
     """Whether the number of ids of some bags is fixed."""
     leaves = program.signature.leaves
     return any(

@@ -8,7 +8,7 @@ from torch import fx
 
 from recfx.ir import capture
 from recfx.ir.bag_rows import with_read_rows
-from recfx.ir.numeric import run_in_float64
+from recfx.ir.reference_run import run_in_float64
 from recfx.ir.tables import only_picks_rows, tables_of
 from recfx.ops import lookup
 from recfx.testing import GraphBuilder

@@ -1,0 +1,185 @@
+"""What a program gives in exact arithmetic, as nearly as float64 tells, and how much its own rounding can move that.
+
+Rounding errors grow with the magnitude of what is summed, not of the sum: a difference of equal things is 0 and its noise is not. The
+size of the noise is found by running the program again with the operands and results of its arithmetic moved by a last bit of float32, up
+or down at random.
+"""
+
+from __future__ import annotations
+
+import functools
+from collections.abc import Sequence
+from typing import Any
+
+import torch
+from torch import fx
+
+from recfx.ir.bag_rows import BAGS, with_read_rows
+from recfx.ir.program import Program
+from recfx.ir.tables import reads_as_table
+
+_SAMPLES = 6
+#: Operators that move, compare or convert numbers: they round nothing, and what they do may hang on the last bit.
+_EXACT = frozenset(
+    [
+        "to",
+        "_to_copy",
+        "type_as",
+        "floor",
+        "ceil",
+        "round",
+        "trunc",
+        "frac",
+        "remainder",
+        "fmod",
+        "floor_divide",
+        "cat",
+        "stack",
+        "index",
+        "index_select",
+        "gather",
+        "embedding",
+        "where",
+        "clone",
+        "masked_fill",
+        "sign",
+        "relu",
+        "contiguous",
+        "lift_fresh_copy",
+        "detach",
+        "max",
+        "min",
+        "amax",
+        "amin",
+        "argmax",
+        "topk",
+        "sort",
+    ]
+)
+
+
+class Reference:
+    """The outputs of a program in float64; in its own types where an operator of it has no float64.
+
+    Args:
+        program: The program.
+        leaves: The flat inputs.
+    """
+
+    def __init__(self, program: Program, leaves: Sequence[Any]) -> None:
+        self._program, self._leaves = program, leaves
+        self.refusal: str | None = None
+
+    def __call__(self) -> list[Any]:
+        """The flat outputs."""
+        return self._truth
+
+    @functools.cached_property
+    def _truth(self) -> list[Any]:
+        try:
+            return run_in_float64(self._program, self._leaves)
+        except Exception as error:  # noqa: BLE001 - which operators have no float64 is known to them alone
+            self.refusal = f"{type(error).__name__}: {str(error).splitlines()[0] if str(error) else ''}"
+            return self._program.run(self._leaves)
+
+    def spread(self, index: int) -> torch.Tensor:
+        """How far rounding to float32 can move an output, for each element; float64."""
+        return self._spreads[index]
+
+    @functools.cached_property
+    def _spreads(self) -> dict[int, torch.Tensor]:
+        truth = self._truth
+        found = {i: torch.zeros_like(t, dtype=torch.float64) for i, t in enumerate(truth) if _is_float(t)}
+        for seed in range(_SAMPLES):
+            runner = _Perturbed(self._program, seed, wide=self.refusal is None)
+            for i, moved in enumerate(runner.outputs(self._leaves)):
+                if i in found:
+                    away = (moved.double() - truth[i].double()).abs()
+                    found[i] = torch.maximum(found[i], away.where(away.isfinite(), 0.0))
+        return found
+
+
+def run_in_float64(program: Program, leaves: Sequence[Any]) -> list[Any]:
+    """The outputs of the same graph with all floating-point state and inputs in float64."""
+    return _Double(program).outputs(leaves)
+
+
+class _Double(fx.Interpreter):
+    def __init__(self, program: Program, *, wide: bool = True) -> None:
+        super().__init__(program.module)
+        self._wide = wide
+
+    def outputs(self, leaves: Sequence[Any]) -> list[Any]:
+        with torch.no_grad():
+            return list(self.run(*[self._widened(leaf) for leaf in leaves]))
+
+    def run_node(self, n: fx.Node) -> Any:
+        if n.op == "get_attr" and all(reads_as_table(u, n) for u in n.users):
+            return super().get_attr(str(n.target), (), {})  # the rows that are read are widened, not the table
+        return super().run_node(n)
+
+    def get_attr(self, target: Any, args: Any, kwargs: Any) -> Any:
+        return self._widened(super().get_attr(target, args, kwargs))
+
+    def call_function(self, target: Any, args: Any, kwargs: Any) -> Any:
+        if self._wide:
+            args, kwargs = torch.utils._pytree.tree_map(_wide_dtype, (args, kwargs))
+            args = with_read_rows(target, args) if target in BAGS else args
+        return self._widened(super().call_function(target, args, kwargs))
+
+    def _widened(self, value: Any) -> Any:
+        return _to_double(value) if self._wide else value
+
+
+class _Perturbed(_Double):
+    """The same run with operands and results of arithmetic moved by a last bit of float32."""
+
+    def __init__(self, program: Program, seed: int, *, wide: bool) -> None:
+        super().__init__(program, wide=wide)
+        self._generator = torch.Generator().manual_seed(seed)
+
+    def call_function(self, target: Any, args: Any, kwargs: Any) -> Any:
+        if not isinstance(target, torch._ops.OpOverload) or target.is_view or _name(target) in _EXACT:
+            return super().call_function(target, args, kwargs)
+        tables = target in BAGS
+        args = tuple(a if tables and i == 0 else self._moved(a) for i, a in enumerate(args))
+        return self._moved(super().call_function(target, args, kwargs))
+
+    def _moved(self, value: Any) -> Any:
+        if isinstance(value, tuple | list):
+            return type(value)(self._moved(v) for v in value)
+        if not _is_float(value) or value.device.type != "cpu" or value.dtype not in (torch.float32, torch.float64):
+            return value
+        if torch.equal(value, value.round()):  # sums and products of integers are exact
+            return value
+        signs = torch.randint(2, value.shape, generator=self._generator).mul_(2).sub_(1)
+        return value * (1 + torch.finfo(torch.float32).eps * signs.to(value.dtype))
+
+
+def _name(target: torch._ops.OpOverload) -> str:
+    return str(target._schema.name.split("::")[-1])
+
+
+def _is_float(value: Any) -> bool:
+    return isinstance(value, torch.Tensor) and value.is_floating_point()
+
+
+def _wide_dtype(value: Any) -> Any:
+    """A dtype that an operator is told to use, in double precision; anything else as it is."""
+    if not isinstance(value, torch.dtype):
+        return value
+    wide = {
+        torch.float32: torch.float64,
+        torch.float16: torch.float64,
+        torch.bfloat16: torch.float64,
+        torch.complex64: torch.complex128,
+    }
+    return wide.get(value, value)
+
+
+def _to_double(value: Any) -> Any:
+    if isinstance(value, torch.Tensor) and value.is_floating_point():
+        return value.double()
+    if isinstance(value, tuple | list):
+        return type(value)(_to_double(v) for v in value)
+    return value

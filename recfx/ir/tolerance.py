@@ -1,0 +1,83 @@
+"""How far a result may be from another one that was computed in another order."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+
+import torch
+
+from recfx.errors import VerificationError
+
+#: A re-associated result may be this many times as far from the float64 result as the original's own, plus a few last bits.
+REASSOC_FACTOR = 8.0
+_LAST_BITS = 16.0
+
+
+def check_reassociated(
+    want: torch.Tensor,
+    got: torch.Tensor,
+    truth: torch.Tensor,
+    place: str,
+    *,
+    slack: float = 1.0,
+    by_row: bool = False,
+    spread: Callable[[], torch.Tensor] | None = None,
+) -> None:
+    """Compares a result with that of the original, given the float64 result.
+
+    The error allowed is `REASSOC_FACTOR` times the original's own plus a few last bits. Where that is exceeded, it is `REASSOC_FACTOR`
+    times what rounding can do to the original, which counts the magnitude of what was summed.
+
+    Args:
+        want: The original's result.
+        got: What is judged, of the same shape and type.
+        truth: The original's result in float64.
+        place: What is compared, for the error.
+        slack: Factor of what is allowed.
+        by_row: Judge each row by its own error and magnitude, so that a row of huge numbers does not excuse the others.
+        spread: Gives for each element how far rounding can move it.
+
+    Raises:
+        VerificationError: It is further away, or is not finite where the original is.
+    """
+    if bool((want.isfinite() & ~got.isfinite()).any()):
+        raise VerificationError("infinities or NaNs appeared", where=place)
+    known = truth.to(want.dtype).isfinite()
+    if bool((~want.isfinite() & ~known & got.isfinite()).any()):
+        raise VerificationError("infinities or NaNs went away", where=place)
+    # Where the original overflows and float64 does not, a result is held to the float64 one, if it is finite at all.
+    judged = got.isfinite() & (known | want.isfinite())
+    exact = torch.where(known, truth.double(), want.double())
+    error = (got.double() - exact).abs().where(judged, 0.0)
+    own = (want.double() - exact).abs().where(judged & want.isfinite(), 0.0)
+    last_bits = _LAST_BITS * torch.finfo(want.dtype).eps * exact.abs().where(judged, 0.0)
+    allowed = slack * (REASSOC_FACTOR * _largest(own, by_row) + _largest(last_bits, by_row))
+    if not bool((error > allowed).any()):
+        return
+    if spread is not None:
+        allowed = torch.maximum(allowed, slack * REASSOC_FACTOR * _largest(spread().where(judged, 0.0), by_row))
+    over = error - allowed
+    if bool((over > 0).any()):
+        at = int(over.argmax())
+        raise VerificationError(
+            f"the error against float64 is {float(error.reshape(-1)[at]):.3g}, more than the "
+            f"{float(allowed.expand(error.shape).reshape(-1)[at]):.3g} a reordering of sums explains",
+            where=place,
+        )
+
+
+def check_nan(want: torch.Tensor, got: torch.Tensor, truth: torch.Tensor, place: str) -> None:
+    """Raises `VerificationError` when a NaN of the original, which float64 has too, is a number now."""
+    if bool((want.isnan() & truth.isnan() & ~got.isnan()).any()):
+        raise VerificationError("a NaN went away", where=place)
+
+
+def _largest(values: torch.Tensor, by_row: bool) -> torch.Tensor:
+    """The largest value of each row, broadcastable to the values; of all without rows."""
+    if not values.numel():
+        return values.new_zeros(())
+    if not by_row or values.ndim == 0:
+        return values.amax()
+    if values.ndim == 1:
+        return values
+    return values.amax(tuple(range(1, values.ndim)), keepdim=True)
