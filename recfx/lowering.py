@@ -6,7 +6,7 @@ from collections.abc import Sequence
 from typing import Any
 
 from recfx.errors import VerificationError
-from recfx.ir.numeric import Exactness, Run, compare_outputs, require_refusal, weakest
+from recfx.ir.numeric import Exactness, Run, compare_outputs, narrow_comparisons, require_refusal, weakest
 from recfx.ir.program import Program
 from recfx.targets import Backend, Lowered
 
@@ -48,11 +48,11 @@ def lower(
             problem = f"{type(error).__name__}: {str(error).strip().partition(chr(10))[0]}"
             notices.append(f"the {backend.name} backend fails on this model, so it is left out: {problem}")
             continue
-        return lowered, tuple(notices)
+        return lowered, (*notices, *narrow_comparisons(runs))
     last = able[-1] if able else backends[0]  # which raises the error that names what it cannot run
     lowered = last.lower(program)
     _check(lowered, last, runs, applied)
-    return lowered, tuple(notices)
+    return lowered, (*notices, *narrow_comparisons(runs))
 
 
 def _check(lowered: Lowered, backend: Backend, runs: Sequence[Run], applied: Exactness) -> None:
