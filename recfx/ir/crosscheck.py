@@ -18,6 +18,7 @@ from recfx.ir.inputs import Call
 from recfx.ir.probes import probes
 from recfx.ir.program import Program
 from recfx.ir.special_rows import judged, special_batches
+from recfx.ir.tolerance import largest
 
 
 def compare_with_model(program: Program, model: torch.nn.Module, call: Call) -> list[str]:
@@ -117,10 +118,7 @@ def _close(want: torch.Tensor, got: torch.Tensor, by_row: bool) -> bool:
         return False
     scale = want.detach().abs()
     scale = scale.where(scale.isfinite(), 0.0)
-    if not by_row or want.ndim < 2:
-        size = scale.amax() if scale.numel() else scale.new_ones(())
-    else:
-        size = scale.amax(tuple(range(1, want.ndim)), keepdim=True)
+    size = largest(scale, by_row)
     allowed = 64 * torch.finfo(want.dtype).eps * size.clamp(min=1e-30)
     same = (want == got) | (want.isnan() & got.isnan()) | ((want - got).abs() <= allowed)
     return bool(same.all())

@@ -13,8 +13,8 @@ import torch
 from torch.utils import _pytree as pytree
 
 from recfx.ir.bags import Bags, Form, Stream
-from recfx.ir.id_ranges import IdRange, id_ranges
 from recfx.ir.containers import LENGTHS, STRIDES, VALUES, WEIGHTS
+from recfx.ir.id_ranges import IdRange, id_ranges
 from recfx.ir.jagged import is_jagged, leaf_count, row_keys
 from recfx.ir.program import Program
 from recfx.ir.shapes import BATCH, batch_size, positions

@@ -131,7 +131,7 @@ def _is_spoiled(outputs: Sequence[Any]) -> bool:
 def _applies(kind: str, roles: Roles) -> bool:
     return {
         NOTHING: bool(roles.histories or roles.bags or roles.lengths),
-        ONE_FIRST: bool(roles.histories),
+        ONE_FIRST: bool(roles.histories or roles.bags),
         ONE_LAST: bool(roles.histories),
         EQUAL: bool(roles.histories or roles.bags),
         LONG: bool(roles.bags),

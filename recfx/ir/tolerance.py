@@ -51,11 +51,11 @@ def check_reassociated(
     error = (got.double() - exact).abs().where(judged, 0.0)
     own = (want.double() - exact).abs().where(judged & want.isfinite(), 0.0)
     last_bits = _LAST_BITS * torch.finfo(want.dtype).eps * exact.abs().where(judged, 0.0)
-    allowed = slack * (REASSOC_FACTOR * _largest(own, by_row) + _largest(last_bits, by_row))
+    allowed = slack * (REASSOC_FACTOR * largest(own, by_row) + largest(last_bits, by_row))
     if not bool((error > allowed).any()):
         return
     if spread is not None:
-        allowed = torch.maximum(allowed, slack * REASSOC_FACTOR * _largest(spread().where(judged, 0.0), by_row))
+        allowed = torch.maximum(allowed, slack * REASSOC_FACTOR * largest(spread().where(judged, 0.0), by_row))
     over = error - allowed
     if bool((over > 0).any()):
         at = int(over.argmax())
@@ -72,7 +72,7 @@ def check_nan(want: torch.Tensor, got: torch.Tensor, truth: torch.Tensor, place:
         raise VerificationError("a NaN went away", where=place)
 
 
-def _largest(values: torch.Tensor, by_row: bool) -> torch.Tensor:
+def largest(values: torch.Tensor, by_row: bool) -> torch.Tensor:
     """The largest value of each row, broadcastable to the values; of all without rows."""
     if not values.numel():
         return values.new_zeros(())
