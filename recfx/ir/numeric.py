@@ -15,7 +15,7 @@ from recfx.ir.crosscheck import largest_difference
 from recfx.ir.probes import probes
 from recfx.ir.program import Program
 from recfx.ir.reference_run import Reference
-from recfx.ir.special_rows import judged, special_batches
+from recfx.ir.special_rows import LARGE, judged, special_batches
 from recfx.ir.tolerance import check_nan, check_reassociated
 
 
@@ -135,15 +135,15 @@ def compare_outputs(
                 where=place,
                 hint="an exact rewrite must keep every bit; declare it REASSOC if it only reorders sums",
             )
+        if exactness is Exactness.APPROX and inputs.startswith(LARGE):
+            continue
         before = want.isfinite() if special and not kernels else ~want.isnan()
         if bool((got.isnan() & before).any()):
             raise VerificationError("a NaN appeared that was not there before", where=place)
-        if exactness is Exactness.APPROX and not special:
-            continue
-        truth = truth if truth is not None else exact_run()
-        if kernels or exactness is Exactness.APPROX:
-            check_nan(want, got, truth[index], place)
         if exactness is Exactness.REASSOC:
+            truth = truth if truth is not None else exact_run()
+            if kernels:
+                check_nan(want, got, truth[index], place)
             spread = partial(exact_run.spread, index) if isinstance(exact_run, Reference) else None
             check_reassociated(want, got, truth[index], place, slack=slack, by_row=special, spread=spread)
 

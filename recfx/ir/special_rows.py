@@ -21,6 +21,8 @@ from recfx.ir.probes import has_fixed_bags, reshuffle
 from recfx.ir.program import Program
 from recfx.ir.shapes import BATCH, batch_size, positions
 
+#: The name of the batches that quantised layers need not follow: a scale that covers their rows leaves nothing of other numbers.
+LARGE = "rows with huge numbers and infinities"
 #: Ids of a long bag: beyond what kernels take at once, with a remainder.
 _LONG = 203
 
@@ -36,17 +38,17 @@ NOTHING, ONE_FIRST, ONE_LAST, EQUAL, FIRST, LAST, LONG, FLAGS_OFF, FLAGS_ON = (
     "all flags set",
 )
 _ID_KINDS = (NOTHING, ONE_FIRST, ONE_LAST, EQUAL, FIRST, LAST, LONG, FLAGS_OFF, FLAGS_ON)
-_SIZE_KINDS: dict[str, float | None] = {
+_NUMBERS: dict[str, float | None] = {
     "zeros": 0.0,
     "tiny numbers": 1e-41,
-    "huge numbers": 1e30,
-    "huge negative numbers": -1e30,
-    "an ordinary row": None,
-}
-_LOST_KINDS: dict[str, float | None] = {
     "an ordinary row": None,
     "NaN everywhere": float("nan"),
     "a NaN": float("nan"),
+}
+_LARGE: dict[str, float | None] = {
+    "huge numbers": 1e30,
+    "huge negative numbers": -1e30,
+    "an ordinary row": None,
     "an infinity": float("inf"),
     "a negative infinity": -float("inf"),
 }
@@ -72,7 +74,10 @@ class SpecialBatch:
         """Each row on its own; none for a single row."""
         if len(self.kinds) == 1:
             return []
-        return [SpecialBatch(kind, self.alone(row), (kind,), self.alone) for row, kind in enumerate(self.kinds)]
+        return [
+            SpecialBatch(f"{self.name}: {kind}", self.alone(row), (kind,), self.alone)
+            for row, kind in enumerate(self.kinds)
+        ]
 
 
 def special_batches(program: Program, seed: int = 0) -> list[SpecialBatch]:
@@ -86,8 +91,8 @@ def special_batches(program: Program, seed: int = 0) -> list[SpecialBatch]:
     if ids:
         groups.append(("rows with special ids", dict.fromkeys(ids)))
     if roles.floats:
-        groups.append(("rows with special numbers", dict(_SIZE_KINDS)))
-        groups.append(("rows with NaN and infinity", dict(_LOST_KINDS)))
+        groups.append(("rows with zeros and NaN", _NUMBERS))
+        groups.append((LARGE, _LARGE))
     low, high, size = _batch_range(program)
     found: list[SpecialBatch] = []
     for name, values in groups:
