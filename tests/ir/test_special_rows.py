@@ -110,7 +110,7 @@ def test_a_program_that_swallows_what_is_not_finite_is_found(value: float) -> No
     right, wrong = Forgiving(forgives=False, value=value).eval(), Forgiving(forgives=True, value=value).eval()
     wrong.load_state_dict(right.state_dict())
     inputs = (torch.randn(4, 4, generator=generator(0)),)
-    with pytest.raises(CaptureError, match="zeros and NaN|infinities"):
+    with pytest.raises(CaptureError, match="rows with"):
         compare_with_model(capture(wrong, inputs, check=False), right, normalize_call(right, inputs, {}))
     for exactness in (Exactness.EXACT, Exactness.REASSOC):
         with pytest.raises(VerificationError):
