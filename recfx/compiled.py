@@ -19,6 +19,7 @@ if TYPE_CHECKING:
     import torch
 
     from recfx.refresh import Recipe
+    from recfx.weight_watch import WeightWatch
 
 Build = Callable[[tuple[Any, ...], dict[str, Any]], "Parts"]
 
@@ -33,6 +34,9 @@ class Parts:
         run: Flat inputs -> flat outputs; by default the only region's runner.
         recipe: How to make it again from other weights; None when that is not known.
         one_row: What runs instead when the batch has one row; None when the program takes one row itself, or none is taken.
+
+    Attributes:
+        watch: Notices changes of the user's weights; None where nothing is shared with a model that still exists.
     """
 
     def __init__(
@@ -46,6 +50,7 @@ class Parts:
     ) -> None:
         self.recipe = recipe
         self.one_row = one_row
+        self.watch: WeightWatch | None = None
         self.program = program
         self.regions = tuple(regions)
         self.report = report
@@ -57,7 +62,9 @@ class Parts:
     def with_one_row(self, one_row: Parts) -> Parts:
         """The same parts with others for a batch of one row."""
         report = dataclasses.replace(self.report, one_row=one_row.report)
-        return Parts(self.program, self.regions, report, self.run, self.recipe, one_row)
+        parts = Parts(self.program, self.regions, report, self.run, self.recipe, one_row)
+        parts.watch = self.watch
+        return parts
 
     def program_for(self, args: tuple[Any, ...], kwargs: Mapping[str, Any]) -> Program:
         """The program that a call with these arguments runs."""
@@ -74,15 +81,19 @@ class Parts:
 class CompiledModel:
     """A model made faster: same inputs, same outputs, same nesting.
 
-    It is a snapshot of the weights at the time of `optimize`, in inference mode; calls from several threads at once are safe.
-    Tables and weights that no pass changed share memory with the original model.
+    It computes with the weights as they were at the time of `optimize`, in inference mode; calls from several threads at once are safe.
+    Tables share memory with the user's model, dense weights are copies. After a change of the user's weights, a call warns once that
+    `refresh` is due; with `optimize(..., copy_weights=True)` nothing is shared.
     """
 
     def __init__(self, parts: Parts | None = None, *, build: Build | None = None) -> None:
-        self._parts = parts
         self._build = build
         self._lock = threading.Lock()
-        self._entry: Callable[..., Any] = parts.entry if parts is not None else self._first_call
+        self._parts: Parts | None = None
+        self._watch: WeightWatch | None = None
+        self._entry: Callable[..., Any] = self._first_call
+        if parts is not None:
+            self._take(parts)
 
     def __call__(self, *args: Any, **kwargs: Any) -> Any:
         """Runs the model.
@@ -90,6 +101,8 @@ class CompiledModel:
         Raises:
             InputError: The inputs do not fit: wrong names, dtypes, shapes, devices, batch size, or ids outside their table.
         """
+        if self._watch is not None and not self._watch.compare_next():
+            self._weights_changed()
         try:
             return self._entry(*args, **kwargs)
         except Exception as error:  # noqa: BLE001 - re-raised at once, as the clearest error that can be had
@@ -132,6 +145,8 @@ class CompiledModel:
         from recfx.artifact import save
 
         parts = self._ready()
+        if self._watch is not None and self._watch.changed():
+            self._watch.warn(saving=True)
         save(parts, path)
 
     @property
@@ -163,9 +178,7 @@ class CompiledModel:
         from recfx.refresh import refreshed
 
         with self._lock:
-            parts = refreshed(self._ready(), model, example_inputs, constant_inputs)
-            self._parts = parts
-            self._entry = parts.entry
+            self._take(refreshed(self._ready(), model, example_inputs, constant_inputs))
 
     def __repr__(self) -> str:
         if self._parts is None:
@@ -184,10 +197,21 @@ class CompiledModel:
     def _first_call(self, *args: Any, **kwargs: Any) -> Any:
         assert self._build is not None
         with self._lock:
-            if self._parts is None:
-                self._parts = self._build(args, kwargs)
-                self._entry = self._parts.entry
-        return self._parts.entry(*args, **kwargs)
+            parts = self._parts
+            if parts is None:
+                parts = self._build(args, kwargs)
+                self._take(parts)
+        return parts.entry(*args, **kwargs)
+
+    def _take(self, parts: Parts) -> None:
+        self._parts, self._entry, self._watch = parts, parts.entry, parts.watch
+
+    def _weights_changed(self) -> None:
+        """Warns, and stops watching: one warning is enough."""
+        with self._lock:
+            watch, self._watch = self._watch, None
+        if watch is not None:
+            watch.warn(stacklevel=4)
 
     def _explain(self, error: Exception, args: tuple[Any, ...], kwargs: dict[str, Any]) -> NoReturn:
         if self._parts is None:

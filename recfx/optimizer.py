@@ -31,6 +31,7 @@ from recfx.refresh import Recipe, state_shapes
 from recfx.report import ARITHMETIC_ROWS, Report
 from recfx.stages import Stages
 from recfx.targets import BACKENDS, Backend, Lowered, resolve
+from recfx.weight_watch import copied, watch_weights
 
 
 def optimize(
@@ -51,6 +52,7 @@ def optimize(
     debug: str | Path | None = None,
     constant_inputs: Mapping[str, Any] | Sequence[str] | None = None,
     tables: bool = False,
+    copy_weights: bool = False,
 ) -> CompiledModel:
     """Makes a trained model faster.
 
@@ -78,6 +80,8 @@ def optimize(
             part of the model, what depends on them alone is computed once, and calls may leave them out.
         tables: `constant_inputs` is a catalogue instead: its first entry lists all ids an input can have, the others what each id
             determines. Towers over the ids become tables, and calls may leave the others out.
+        copy_weights: Compile a copy of the model, made now, so that nothing that is done to the user's weights later reaches the compiled
+            model. By default tables are shared with the user's model, and a call after a change of its weights warns once.
 
     Returns:
         The compiled model; `.report` says what was done.
@@ -102,6 +106,9 @@ def optimize(
     level = _level(verify)
     if not isinstance(model, torch.nn.Module):
         raise InputError(f"expected an nn.Module, got {type(model).__name__}", hint="pass the model object itself")
+    original = weakref.ref(model)
+    if copy_weights:
+        model = copied(model)
 
     def build(args: tuple[Any, ...], kwargs: Mapping[str, Any]) -> Parts:
         stages = Stages(type(model).__name__)
@@ -123,6 +130,8 @@ def optimize(
             if requests:
                 captured = share_requests(captured, requests, many=many_requests, check=check_requests)
         parts = finish(captured, source, held, stages, debug)
+        if not (copy_weights or parts.report.kept_eager):
+            parts.watch = watch_weights(model, captured)
         if isinstance(one_row, Program):
             folder = Path(debug) / "one-row" if debug else None
             parts = parts.with_one_row(finish(one_row, source, held, stages, folder))
@@ -163,7 +172,8 @@ def optimize(
             tables,
             {"request_inputs": requests, "many_requests": many_requests, "check_requests": check_requests},
             state_shapes(model),
-            weakref.ref(model),
+            copy_weights,
+            original,
         )
         parts.report.seconds.update(stages.seconds)
         return parts

@@ -36,6 +36,7 @@ class Recipe:
         tables: Whether they are a catalogue.
         requests: What was said of request inputs.
         shapes: Parameter or buffer name -> dtype and sizes.
+        copy_weights: Whether the compiled model has weights of its own.
         source: The user's model, when it is still there.
     """
 
@@ -47,6 +48,7 @@ class Recipe:
     tables: bool
     requests: Mapping[str, Any]
     shapes: Mapping[str, str]
+    copy_weights: bool = False
     source: weakref.ref[torch.nn.Module] | None = None
 
     def save(self, folder: Path) -> dict[str, Any] | None:
@@ -63,6 +65,7 @@ class Recipe:
             "tables": self.tables,
             "requests": dict(self.requests),
             "shapes": dict(self.shapes),
+            "copy_weights": self.copy_weights,
         }
 
 
@@ -85,6 +88,7 @@ class _SavedRecipe:
     tables: bool
     requests: _Requests
     shapes: dict[str, str]
+    copy_weights: bool
 
 
 def load_recipe(document: Any, folder: SealedFolder) -> Recipe | None:
@@ -119,6 +123,7 @@ def load_recipe(document: Any, folder: SealedFolder) -> Recipe | None:
         saved.tables,
         dataclasses.asdict(saved.requests),
         saved.shapes,
+        saved.copy_weights,
     )
 
 
@@ -168,6 +173,7 @@ def refreshed(
         measure=False,
         constant_inputs=constants or None,
         tables=recipe.tables,
+        copy_weights=recipe.copy_weights,
         **recipe.requests,
     ).parts
     held = hold_constants(source, constants, recipe.tables, args, kwargs or {})
@@ -183,7 +189,9 @@ def _as_measured(made: Parts, before: Parts, model: torch.nn.Module) -> Parts:
 
     report = dataclasses.replace(made.report, measured=before.report.measured, kept_eager=before.report.kept_eager)
     run = bind_user_model(made, model) if report.kept_eager else made.run
-    return Parts(made.program, made.regions, report, run, recipe=made.recipe)
+    parts = Parts(made.program, made.regions, report, run, recipe=made.recipe)
+    parts.watch = None if report.kept_eager else made.watch
+    return parts
 
 
 def _described(tensors: Mapping[str, torch.Tensor]) -> dict[str, str]:

@@ -1,0 +1,100 @@
+"""Notices that a model's weights changed after they were compiled.
+
+A compiled model shares its tables with the user's model, so that no second copy of gigabytes is made, and has its own packed copies of
+the dense weights. Training on therefore changes one part of what it serves and not the other. torch counts the writes to every tensor;
+comparing two of these counters a call costs well under a microsecond and finds any change within a few calls.
+
+Writes through `tensor.data` or NumPy are not counted by torch and cannot be seen here.
+"""
+
+from __future__ import annotations
+
+import copy
+import warnings
+import weakref
+from collections.abc import Iterator, Mapping
+
+import torch
+
+from recfx.errors import InputError
+from recfx.ir.program import Program, dense_parts, get_state
+
+_COMPARED = 2  # counters a call
+
+
+class WeightWatch:
+    """The write counters of a model's tensors at the time they were compiled.
+
+    Holds no tensor alive: one that the user's model gave up can no longer change what is served.
+
+    Args:
+        tensors: Name -> parameter or buffer.
+    """
+
+    def __init__(self, tensors: Mapping[str, torch.Tensor]) -> None:
+        counted = {n: t for n, t in tensors.items() if not t.is_inference()}
+        self._entries = [(weakref.ref(tensor), tensor._version) for tensor in counted.values()]
+        self._names = list(counted)
+        self._groups = [self._entries[i : i + _COMPARED] for i in range(0, len(self._entries), _COMPARED)] or [[]]
+        self._next = 0
+
+    def compare_next(self) -> bool:
+        """Compares the next few counters; returns whether all are as they were."""
+        index = self._next
+        groups = self._groups
+        self._next = index + 1 if index + 1 < len(groups) else 0
+        for reference, version in groups[index]:
+            tensor = reference()
+            if tensor is not None and tensor._version != version:
+                return False
+        return True
+
+    def changed(self) -> list[str]:
+        """Names of all tensors that were written to."""
+        found = zip(self._names, self._entries, strict=True)
+        return [n for n, (reference, version) in found if (t := reference()) is not None and t._version != version]
+
+    def warn(self, *, saving: bool = False, stacklevel: int = 3) -> None:
+        """Warns, once for every call of this method, that weights changed."""
+        names = self.changed()
+        shown = ", ".join(names[:3]) + (f" and {len(names) - 3} more" if len(names) > 3 else "")
+        what = "The saved model holds" if saving else "It now serves"
+        warnings.warn(
+            f"weights of the model changed after recfx.optimize: {shown}. {what} the new values of what it shares with your model "
+            "(tables) beside its own copies of the old ones (dense weights, and all that was computed from weights). "
+            "Call refresh() to take over all weights, or optimize with copy_weights=True to keep the old ones.",
+            UserWarning,
+            stacklevel=stacklevel,
+        )
+
+
+def watch_weights(model: torch.nn.Module, captured: Program) -> WeightWatch:
+    """Watches those parameters and buffers of a model whose memory the program that was captured from it uses."""
+    used = {str(node.target) for node in captured.graph.find_nodes(op="get_attr") if node.users}
+    storages = {memory for name in used for memory in _memory(get_state(captured.module, name))}
+    return WeightWatch({n: t for n, t in _state(model) if _memory(t) & storages})
+
+
+def copied(model: torch.nn.Module) -> torch.nn.Module:
+    """A copy of a model with weights of its own.
+
+    Raises:
+        InputError: The model cannot be copied.
+    """
+    try:
+        return copy.deepcopy(model)
+    except Exception as error:
+        raise InputError(
+            f"copy_weights=True needs a copy of the model, and copying it failed ({type(error).__name__}: {error})",
+            where=type(model).__name__,
+            hint="give the module a __deepcopy__, or leave copy_weights out and call refresh() after training on",
+        ) from error
+
+
+def _state(model: torch.nn.Module) -> Iterator[tuple[str, torch.Tensor]]:
+    yield from model.named_parameters()
+    yield from model.named_buffers()
+
+
+def _memory(tensor: torch.Tensor) -> set[int]:
+    return {part.untyped_storage()._cdata for part in dense_parts(tensor)}
