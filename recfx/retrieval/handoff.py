@@ -5,6 +5,7 @@
     hnsw     IndexBinaryHNSW, or IndexHNSWSQ, likewise
     rabitq   IndexIVFRaBitQ            of what codes stand for
 
+`binary` counts bits that differ. Only an index of one scale for the table whose queries have 1 bit ranks by these, so others are refused.
 Dimensions are filled up with zeros to a multiple of 8 for binary indices, as FAISS wants them, which changes no distance.
 """
 
@@ -30,23 +31,29 @@ _ROWS = 1 << 16
 _SHOWN = 64  # items a list, to train on
 
 
-def to_faiss(index: Index, kind: FaissKind = "binary") -> Any:
+def to_faiss(index: Index, kind: FaissKind | None = None) -> Any:
     """Builds an index of FAISS that gives the ids of this one; deleted items are left out.
 
     Its search takes what FAISS takes: packed bytes for binary indices, rounded at zero by the caller, float32 rows otherwise.
 
     Args:
         index: Not empty.
-        kind: See the module.
+        kind: See the module. By default `binary` where that ranks as the index does, and `hnsw` otherwise.
 
     Raises:
         TargetError: FAISS is not installed.
-        InputError: There is no such kind, it does not go with the bits, or the index is empty.
+        InputError: There is no such kind, it would rank otherwise than the index, or the index is empty.
     """
+    if kind is None:
+        kind = "hnsw" if _other_ranking(index) else "binary"
     if kind not in get_args(FaissKind):
         raise InputError(f"there is no kind {kind!r}; kinds: {', '.join(get_args(FaissKind))}", where=_WHERE)
-    if kind == "binary" and index.bits != 1:
-        raise InputError(f"codes of {index.bits} bits have no Hamming distance", where=_WHERE, hint="take ivf or hnsw")
+    if kind == "binary" and (reason := _other_ranking(index)):
+        raise InputError(
+            f"FAISS's binary indices count bits that differ, and this index ranks otherwise: {reason}",
+            where=_WHERE,
+            hint="take 'ivf', 'hnsw' or 'rabitq', or build the index with bits=1, metric='hamming'",
+        )
     if not len(index):
         raise InputError("an empty index has nothing to hand over", where=_WHERE)
     try:
@@ -73,6 +80,17 @@ def to_faiss(index: Index, kind: FaissKind = "binary") -> Any:
         else:
             kept.add_with_ids(rows, some.numpy())
     return kept
+
+
+def _other_ranking(index: Index) -> str | None:
+    """Why an index does not rank by bits that differ; None when it does."""
+    if index.bits != 1:
+        return f"its codes have {index.bits} bits"
+    if index.scales != "table":
+        return f"its codes have scales per {'row' if index.scales == 'symmetric' else index.scales}"
+    if index.query_bits != 1:
+        return f"its queries have {index.query_bits} bits"
+    return None
 
 
 def _rows(index: Index, ids: Tensor, binary: bool) -> Any:

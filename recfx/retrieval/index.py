@@ -70,20 +70,21 @@ class Index:
             bits: 1, 2, 4 or 8.
             metric: See the class.
             scales: Whether the whole `table`, each `row` (from its smallest to its largest value, or `symmetric`) or each `dimension` has a
-                grid of its own. By default the table at 1 bit, which then ranks by bits that differ, and otherwise `symmetric` or `row`,
-                whichever loses less of these items.
-            query_bits: 1 (1-bit items only) or 8. By default 1 with 1-bit items and 8 with others.
+                grid of its own. By default `symmetric` or `row`, whichever loses less of these items, so that items of different lengths
+                rank by them; with the metric `hamming` the table.
+            query_bits: 1 (1-bit items only) or 8. By default 8; 1 with 1-bit items and one scale for the table, which then rank by bits
+                that differ.
 
         Raises:
             InputError: Options that do not go together, or items that are no such matrix, hold NaN, infinities or huge numbers.
         """
-        kind = scales or "table"  # goes with whatever other rows go with
+        kind = scales or ("table" if metric == "hamming" else "row")
         query_bits = checked_options(bits, metric, kind, query_bits)
         values = grids.checked(items, None, "items")
         checked_size(*values.shape)
         if metric == "cosine":
             values = torch.nn.functional.normalize(values, dim=1)
-        undecided = scales is None and bits > 1
+        undecided = scales is None and metric != "hamming"
         grid, rounding = fit(values, bits, better_rows(values, bits) if undecided else kind)
         store = Store(encode_blocks(values, rounding, bits), len(values), grid, values.shape[1])
         return Index(store, bits, metric, query_bits, undecided=undecided)
@@ -108,7 +109,7 @@ class Index:
             step: The difference between neighbouring codes, likewise. Without the two, codes stand for -1 and 1 at 1 bit, and for
                 themselves otherwise.
             metric: See the class.
-            query_bits: See `from_embeddings`.
+            query_bits: See `from_embeddings`. With 1, queries may be codes too.
 
         Raises:
             InputError: Codes or constants of another type, shape or range, or options that do not go together.
@@ -148,6 +149,11 @@ class Index:
     def next_id(self) -> int:
         """The id that the next item added gets; ids of deleted items are not given again."""
         return self._store.items
+
+    @property
+    def scales(self) -> grids.Kind:
+        """Which codes share their constants: those of the `table`, of a `row` (`symmetric` about zero or not), or of a `dimension`."""
+        return self._store.grid.kind
 
     @property
     def nbytes(self) -> int:
@@ -287,7 +293,7 @@ class Index:
 
         return load(path, check=check)
 
-    def to_faiss(self, kind: FaissKind = "binary") -> object:
+    def to_faiss(self, kind: FaissKind | None = None) -> object:
         """Hands the items to FAISS; see `recfx.retrieval.handoff.to_faiss`."""
         from recfx.retrieval.handoff import to_faiss
 

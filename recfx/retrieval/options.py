@@ -60,7 +60,7 @@ def checked_options(bits: int, metric: Metric, kind: Kind, query_bits: int | Non
             where=_WHERE,
             hint=f"metrics: {', '.join(METRICS)}; scales: {', '.join(KINDS)}",
         )
-    chosen = query_bits if query_bits is not None else 1 if bits == 1 and kind != "dimension" else 8
+    chosen = query_bits if query_bits is not None else 1 if bits == 1 and kind == "table" else 8
     if chosen not in (1, 8) or (chosen == 1 and (bits != 1 or kind == "dimension")):
         raise InputError(
             f"queries of {chosen} bits do not go with items of {bits} bits and scales per {kind}",

@@ -16,6 +16,7 @@ from typing import Literal
 import torch
 from torch import Tensor
 
+from recfx.errors import InputError
 from recfx.retrieval import reference
 from recfx.retrieval.form import Form
 from recfx.retrieval.grid import Grid, checked, plain
@@ -57,7 +58,13 @@ def prepare(queries: Tensor, grid: Grid, form: Form) -> Prepared:
     Raises:
         InputError: Queries of another width or type, or with numbers that a search cannot rank by.
     """
-    if isinstance(queries, Tensor) and queries.dtype == torch.uint8 and form.query_bits == 1:
+    if isinstance(queries, Tensor) and queries.dtype == torch.uint8:
+        if form.query_bits != 1:
+            raise InputError(
+                f"queries are codes of 1 bit, and this index rounds queries to {form.query_bits} bits",
+                where="recfx.retrieval",
+                hint="pass floating-point queries, or build the index of 1-bit items with query_bits=1",
+            )
         return _to_signs(codes_of(queries, form.dim), grid, form, "codes")
     # Rounding looks through the numbers that it is given: these are the caller's unless something is done to them before.
     as_they_are = form.metric != "cosine" and grid.kind != "dimension"

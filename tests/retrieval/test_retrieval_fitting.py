@@ -132,3 +132,25 @@ def test_adding_nothing_changes_nothing() -> None:
 def test_two_stages_refuse_what_one_refuses(bits: Any) -> None:
     with pytest.raises(InputError, match="1, 2, 4 or 8 bits"):
         TwoStageIndex.from_embeddings(drawn(0, 4, 8), bits)
+
+
+def test_the_default_at_one_bit_ranks_items_of_different_lengths() -> None:
+    """One scale for the table loses the lengths, which decide the ranking of popular items."""
+    rng = torch.Generator().manual_seed(0)
+    items = torch.randn(4000, 64, generator=rng) * torch.randn(4000, 1, generator=rng).exp()
+    queries = torch.randn(50, 64, generator=rng)
+    exact = (queries @ items.T).topk(20).indices
+
+    def recall(index: Index) -> float:
+        ids = index.search(queries, 20)[1]
+        return float((ids[:, :, None] == exact[:, None, :]).any(2).float().mean())
+
+    index = Index.from_embeddings(items, 1)
+    assert index.query_bits == 8
+    assert index.scales in ("row", "symmetric")
+    assert index.nbytes / len(items) == pytest.approx(12, abs=0.01)
+    assert recall(index) > 0.5
+    assert recall(Index.from_embeddings(items, 1, scales="table")) < 0.3
+    empty = Index.from_embeddings(items[:0], 1)
+    empty.add(items)
+    assert torch.equal(empty.search(queries, 20)[1], index.search(queries, 20)[1])

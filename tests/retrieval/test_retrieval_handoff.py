@@ -61,12 +61,48 @@ def test_codes_themselves_are_handed_over(kind: Any) -> None:
     assert made.ntotal == 2000
 
 
+OTHER_RANKINGS: dict[str, tuple[dict[str, Any], str]] = {
+    "more bits": ({"bits": 4}, "codes have 4 bits"),
+    "row scales, the default": ({"bits": 1}, "scales per row"),
+    "row scales": ({"bits": 1, "scales": "row", "query_bits": 1}, "scales per row"),
+    "symmetric rows": ({"bits": 1, "scales": "symmetric", "query_bits": 1}, "scales per row"),
+    "scales per dimension": ({"bits": 1, "scales": "dimension"}, "scales per dimension"),
+    "queries of 8 bits": ({"bits": 1, "scales": "table", "query_bits": 8}, "queries have 8 bits"),
+    "cosine with row scales": ({"bits": 1, "metric": "cosine"}, "scales per row"),
+}
+
+
+@pytest.mark.parametrize("name", OTHER_RANKINGS)
+def test_binary_is_refused_where_it_would_rank_otherwise(name: str) -> None:
+    options, reason = OTHER_RANKINGS[name]
+    index = Index.from_embeddings(drawn(0, 300, 16), **options)
+    with pytest.raises(InputError, match=f"{reason}.*\n.*\n.*'hnsw'"):
+        index.to_faiss("binary")
+
+
+@pytest.mark.parametrize("options", [{"metric": "hamming"}, {"scales": "table", "query_bits": 1}], ids=str)
+def test_binary_ranks_as_the_index_does_where_it_is_allowed(options: dict[str, Any]) -> None:
+    np, faiss = pytest.importorskip("numpy"), pytest.importorskip("faiss")
+    index = Index.from_embeddings(drawn(0, 300, 16), 1, **options)
+    queries = drawn(1, 4, 16)
+    made = index.to_faiss()
+    assert isinstance(made, faiss.IndexBinaryFlat)
+    ids = made.search(np.packbits((queries > 0).numpy(), axis=1, bitorder="little"), 20)[1]
+    assert torch.equal(index.search(queries, 20)[1], torch.from_numpy(ids))
+
+
+def test_the_default_index_goes_to_faiss() -> None:
+    faiss = pytest.importorskip("faiss")
+    index = Index.from_embeddings(drawn(0, 300, 16))
+    made = index.to_faiss()
+    assert isinstance(made, faiss.IndexHNSWSQ)
+    assert made.ntotal == 300
+
+
 def test_what_cannot_be_handed_over(monkeypatch: pytest.MonkeyPatch) -> None:
     index = Index.from_embeddings(drawn(0, 10, 8), 4)
     with pytest.raises(InputError, match="no kind"):
         index.to_faiss("flat")  # type: ignore[arg-type]
-    with pytest.raises(InputError, match="Hamming"):
-        index.to_faiss("binary")
     with pytest.raises(InputError, match="empty"):
         Index.from_embeddings(torch.empty(0, 8)).to_faiss()
     monkeypatch.setitem(sys.modules, "faiss", None)
