@@ -62,6 +62,7 @@ class TopRDistillation:
             raise InputError(f"cannot draw {draws} of {top.shape[1]} ranks", where="TopRDistillation")
         self.top = top
         self.weight = weight
+        self.decay = decay
         self.draws = draws
         self._of_rank = torch.exp(-decay * torch.arange(1, top.shape[1] + 1, dtype=torch.float32))
 

@@ -39,6 +39,7 @@ class RankedDistillation:
             raise InputError(f"weight {weight} and decay {decay} must be positive", where="RankedDistillation")
         self.top = top
         self.weight = weight
+        self.decay = decay
         self._chances = torch.exp(-decay * torch.arange(top.shape[1], dtype=torch.float64)).cumsum(0)
 
     def items(self, users: Tensor) -> tuple[Tensor, Tensor]:

@@ -12,7 +12,9 @@ from torch import Tensor
 from recfx.errors import ArtifactError
 from recfx.learn.checkpoint import load_checkpoint, save_checkpoint
 from recfx.learn.curvature import Curvature
+from recfx.learn.fingerprint import of_sample, require_same
 from recfx.learn.quantized_model import QuantizedModel
+from recfx.learn.sampling import Sample, Sampler
 from recfx.learn.train_settings import OPEN_ENDED, TrainReport, TrainSettings
 
 
@@ -43,6 +45,10 @@ class TrainState:
         generator: The samplers' source of randomness.
         curvature: Updates GSTE's delta.
         epoch_start: The state of `generator` when the epoch began, from which its samples are drawn again on resuming.
+        experiment: The fingerprint of all that the run is made of.
+        sampler: Draws the samples.
+        first_sample: The fingerprint of the first batch of the epoch that began last; None before.
+        first_from: The state of `generator` from which that batch was drawn.
         best: The best model's state, None before the first evaluation.
     """
 
@@ -51,6 +57,10 @@ class TrainState:
     generator: torch.Generator
     curvature: Curvature
     epoch_start: Tensor
+    experiment: dict[str, str]
+    sampler: Sampler
+    first_sample: dict[str, str] | None = None
+    first_from: Tensor | None = None
     position: Position = field(default_factory=Position)
     report: TrainReport = field(default_factory=TrainReport)
     best: dict[str, Tensor] | None = None
@@ -66,12 +76,16 @@ class TrainState:
         # Between two epochs the next one begins where the generator is.
         state["generator.epoch_start"] = self.epoch_start if self.position.batches else self.generator.get_state()
         state["generator.cpu"] = torch.get_rng_state()
+        if self.first_from is not None:
+            state["generator.first_sample"] = self.first_from
         device = _device(self.model)
         if device.type == "cuda":
             state["generator.cuda"] = torch.cuda.get_rng_state(device)
         parts = {"state": state} | ({} if self.best is None else {"best": self.best})
         values = {
             "settings": _fixed(settings),
+            "experiment": self.experiment,
+            "first_sample": self.first_sample,
             "slots": slots,
             "groups": optimizer["param_groups"],
             "position": asdict(self.position),
@@ -84,18 +98,21 @@ class TrainState:
         """Takes a checkpoint back.
 
         Raises:
-            ArtifactError: It is damaged, or of another model or other settings.
+            ArtifactError: It is damaged, or of another experiment: other settings, model, quantisers, loss, samples, updates of delta or
+                distillation.
         """
         parts, values = load_checkpoint(folder)
-        fixed = _fixed(settings)
-        other = sorted(name for name in fixed if values["settings"].get(name) != fixed[name])
-        if other:
+        if "experiment" not in values:
             raise ArtifactError(
-                f"the checkpoint was made with other settings: {', '.join(other)}",
+                "the checkpoint does not say what it was trained with: an earlier version of recfx wrote it",
                 where=str(folder),
-                hint="train into another folder, or set them as they were",
+                hint="train into another folder",
             )
         state = parts["state"]
+        self.first_sample, self.first_from = values["first_sample"], state.get("generator.first_sample")
+        before = {**_named(values["settings"]), **values["experiment"], **(self.first_sample or {})}
+        now = {**_named(_fixed(settings)), **self.experiment, **(self._drawn_again() or {})}
+        require_same(before, now, str(folder))
         try:
             self.model.load_state_dict(_under(state, "model."))
             self._load_optimizer(state, values)
@@ -112,6 +129,20 @@ class TrainState:
         self.report = replace(TrainReport.from_json(values["report"]), deltas=list(self.curvature.history))
         self.best = parts.get("best")
 
+    def begin_epoch(self, sample: Sample) -> None:
+        """Told the first batch of an epoch that begins."""
+        self.first_sample, self.first_from = of_sample(sample), self.epoch_start
+
+    def _drawn_again(self) -> dict[str, str] | None:
+        """The fingerprint of the first batch that this run's sampler draws where the checkpoint's began its last epoch."""
+        if self.first_from is None:
+            return None
+        generator = torch.Generator()
+        generator.set_state(self.first_from)
+        with torch.random.fork_rng([]):
+            sample = next(iter(self.sampler(generator)), None)
+        return None if sample is None else of_sample(sample)
+
     def _load_optimizer(self, state: dict[str, Tensor], values: dict[str, Any]) -> None:
         slots: dict[int, dict[str, Any]] = {}
         for index, plain in values["slots"].items():
@@ -121,6 +152,10 @@ class TrainState:
 
 def _fixed(settings: TrainSettings) -> dict[str, Any]:
     return {name: value for name, value in asdict(settings).items() if name not in OPEN_ENDED}
+
+
+def _named(settings: dict[str, Any]) -> dict[str, str]:
+    return {f"settings.{name}": repr(value) for name, value in settings.items()}
 
 
 def _under(tensors: dict[str, Tensor], prefix: str) -> dict[str, Tensor]:

@@ -16,6 +16,7 @@ from recfx.learn._progress import Report, training_bar
 from recfx.learn.checkpoint import has_checkpoint
 from recfx.learn.curvature import Curvature
 from recfx.learn.distillation import Distillation
+from recfx.learn.fingerprint import fingerprint
 from recfx.learn.losses import BPR, RankingLoss, loss_of_rows
 from recfx.learn.penalty import row_penalty
 from recfx.learn.quantized_model import Batch, Distinct, QuantizedModel, Rows
@@ -108,7 +109,16 @@ class Trainer:
 
     def _begin(self) -> TrainState:
         generator = torch.Generator().manual_seed(self.settings.seed)
-        state = TrainState(self.model, self._optimizer(), generator, self._curvature, generator.get_state())
+        experiment = fingerprint(
+            model=self.model,
+            loss=self._loss,
+            curvature=self._curvature.settings,
+            distillation=self._distillation,
+            evaluated=self._evaluate is not None,
+        )
+        state = TrainState(
+            self.model, self._optimizer(), generator, self._curvature, generator.get_state(), experiment, self._sampler
+        )
         if self._folder is not None and has_checkpoint(self._folder):
             state.load(self._folder, self.settings)
         return state
@@ -138,6 +148,8 @@ class Trainer:
         length = len(samples) if isinstance(samples, Sized) else None
         index = -1
         for index, sample in enumerate(samples):
+            if index == 0 and not done_before:
+                state.begin_epoch(sample)
             if index < done_before:
                 continue  # drawn again only to bring the generator to where it was
             batch = Batch.of(*sample).to(self._device)

@@ -38,6 +38,7 @@ class LearnedBounds(RememberedBounds):
         centred: bool = False,
     ) -> None:
         super().__init__(dim)
+        self.bits, self.statistic, self.percent, self.sigmas, self.centred = bits, statistic, percent, sigmas, centred
         self._measure = measure(
             statistic, bits, percent=percent, sigmas=sigmas, centred=centred, per_dimension=dim is not None
         )

@@ -44,6 +44,7 @@ class MovingBounds(RememberedBounds):
             raise InputError(f"the momentum must be at least 0 and below 1, got {momentum}", where="MovingBounds")
         self.momentum = momentum
         self.symmetric = symmetric
+        self.bits, self.statistic, self.percent, self.sigmas, self.centred = bits, statistic, percent, sigmas, centred
         self._measure = measure(
             statistic, bits, percent=percent, sigmas=sigmas, centred=centred, per_dimension=dim is not None
         )

@@ -45,6 +45,7 @@ class PerRowBounds(Bounds):
         if groups < 1 or statistic not in (None, "minmax", "magnitude"):
             raise InputError(f"no bounds of {groups} groups by {statistic!r}", where="PerRowBounds")
         self.statistic = statistic or ("magnitude" if bits <= 2 else "minmax")
+        self.bits = bits
         self.groups = groups
         self.through = through
         self._multiple = 1.0 if bits == 1 else BEST_SIGMAS[bits] / MEAN_ABS
