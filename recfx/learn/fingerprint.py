@@ -91,7 +91,8 @@ def _describe_object(name: str, value: Any, found: dict[str, str], depth: int) -
 def _arguments(kind: type) -> Iterable[str]:
     if dataclasses.is_dataclass(kind):
         return [field.name for field in dataclasses.fields(kind) if field.init]
-    parameters = inspect.signature(kind.__init__).parameters.values()
+    constructor: Any = getattr(kind, "__init__")  # noqa: B009 - mypy does not let it be read by name
+    parameters = inspect.signature(constructor).parameters.values()
     return [p.name for p in list(parameters)[1:] if p.kind not in (p.VAR_POSITIONAL, p.VAR_KEYWORD)]
 
 
