@@ -64,3 +64,39 @@ def test_the_batch_is_the_number_of_bags_and_ids_are_free(form: str) -> None:
                 size = program.signature.leaves[leaf].shape[0 if stream.row is None else 1]
                 assert isinstance(size, str)
                 assert size != "batch"
+
+
+WRONG_BOUNDS = {
+    "falling": lambda bounds: bounds.flip(-1),
+    "beyond the ids": lambda bounds: torch.cat([bounds[..., :-1], bounds[..., -1:] + 1000], -1),
+    "negative": lambda bounds: torch.cat([bounds[..., :1], bounds[..., 1:2] - 100, bounds[..., 2:]], -1),
+    "2^40": lambda bounds: torch.full_like(bounds, 2**40) if bounds.dtype is torch.int64 else bounds - 7,
+    "floats": lambda bounds: bounds.float(),
+}
+
+
+@pytest.mark.parametrize("wrong", WRONG_BOUNDS)
+@pytest.mark.parametrize(
+    "form", ["offsets", "include_last_offset", "lists", "a matrix of offsets", "ids and offsets alone"]
+)
+def test_wrong_bounds_are_an_input_error(form: str, wrong: str) -> None:
+    _, fast, draw = compiled(form, "bags of any length")
+    leaves, spec = pytree.tree_flatten(draw(lengths_of(5, 3, generator(8)) + 1, generator(9)))
+    bounds = fast.program.bags[0].bounds
+    leaves[bounds] = WRONG_BOUNDS[wrong](leaves[bounds])
+    with pytest.raises(recfx.InputError):
+        fast(*pytree.tree_unflatten(leaves, spec))
+
+
+class PlainColumns(torch.nn.Module):
+    """Columns whose values could be offsets or lengths, and are not."""
+
+    def forward(self, position, count, value):
+        return position * value + count
+
+
+def test_columns_that_merely_look_like_bounds_stay_columns() -> None:
+    inputs = (torch.arange(4), torch.ones(4, dtype=torch.int64), torch.randn(4, generator=generator(0)))
+    program = recfx.optimize(PlainColumns().eval(), example_inputs=inputs, measure=False).program
+    assert program.bags == ()
+    assert [leaf.shape for leaf in program.signature.leaves] == [("batch",)] * 3

@@ -1,0 +1,124 @@
+"""How far results may be apart: by what was summed, row by row, and without float64."""
+
+from __future__ import annotations
+
+import pytest
+import torch
+from bag_models import generator
+from hypothesis import given
+from hypothesis import strategies as st
+from torch import nn
+
+import recfx
+from recfx.errors import VerificationError
+from recfx.ir import Exactness, capture
+from recfx.ir.numeric import compare_outputs
+from recfx.ir.reference_run import Reference
+from recfx.ir.tolerance import check_reassociated
+
+
+class OneField(nn.Module):
+    """A factorisation machine over one field: the square of the sum less the sum of squares, which is 0."""
+
+    def forward(self, x):
+        return ((x.sum(1) + 0.1) ** 2 - (x**2).sum(1) - 0.2 * x.sum(1)).sum(1)
+
+
+class Difference(nn.Module):
+    """A difference of equal things beside a number that is not small."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.linear = nn.Linear(16, 8)
+
+    def forward(self, x):
+        y = self.linear(x)
+        return torch.cat([y - self.linear(x), y[:, :1] * 0], 1)
+
+
+@pytest.mark.parametrize(
+    ("model", "shape"), [(OneField(), (5, 1, 8)), (Difference(), (5, 16))], ids=["fm", "difference"]
+)
+def test_noise_beside_exact_zeros_is_allowed_by_what_was_summed(model: nn.Module, shape: tuple[int, ...]) -> None:
+    inputs = (torch.randn(shape, generator=generator(0)) * 3,)
+    program = capture(model.eval(), inputs)
+    (want,) = program.run(inputs)
+    noise = want + 4e-6 * torch.randn(want.shape, generator=generator(1)).sign()
+    reference = Reference(program, inputs)
+    compare_outputs([want], [noise], Exactness.REASSOC, "a test", reference)
+    with pytest.raises(VerificationError, match="reordering"):
+        compare_outputs([want], [want + 4e-3], Exactness.REASSOC, "a test", reference)
+
+
+@given(seed=st.integers(0, 2**16), row=st.integers(0, 5))
+def test_a_row_of_huge_numbers_does_not_excuse_the_others(seed: int, row: int) -> None:
+    want = torch.randn(6, 4, generator=generator(seed))
+    want[row] *= 1e30
+    got = want * (1 + torch.finfo(torch.float32).eps)
+    check_reassociated(want, got, want.double(), "a test", by_row=True)
+    got[(row + 1) % 6] += 1e-2
+    with pytest.raises(VerificationError, match="reordering"):
+        check_reassociated(want, got, want.double(), "a test", by_row=True)
+
+
+INF, NAN = float("inf"), float("nan")
+
+
+@pytest.mark.parametrize(
+    ("want", "got", "truth", "allowed"),
+    [
+        (NAN, NAN, NAN, True),
+        (INF, NAN, INF, True),
+        (NAN, 1.0, NAN, False),
+        (INF, 1.0, INF, False),
+        (1.0, NAN, 1.0, False),
+        (1.0, INF, 1.0, False),
+        (NAN, INF, 1e60, True),  # overflows in float32 alone
+        (NAN, 0.5, 0.5, True),
+        (NAN, 0.0, 0.5, False),
+    ],
+)
+def test_what_is_not_finite(want: float, got: float, truth: float, allowed: bool) -> None:
+    given = (torch.tensor([want, 1.0]), torch.tensor([got, 1.0]), torch.tensor([truth, 1.0], dtype=torch.float64))
+    if allowed:
+        check_reassociated(*given, "a test", by_row=True)
+        return
+    with pytest.raises(VerificationError):
+        check_reassociated(*given, "a test", by_row=True)
+
+
+@torch.library.custom_op("recfx_tests::float32_only", mutates_args=())
+def float32_only(x: torch.Tensor) -> torch.Tensor:
+    if x.dtype is not torch.float32:
+        raise NotImplementedError("float32_only has no float64")
+    return x * 2
+
+
+@float32_only.register_fake
+def _(x: torch.Tensor) -> torch.Tensor:
+    return torch.empty_like(x)
+
+
+class Narrow(nn.Module):
+    def __init__(self) -> None:
+        super().__init__()
+        self.linear = nn.Linear(8, 4)
+
+    def forward(self, x):
+        return self.linear(float32_only(self.linear.weight.sum() + x))
+
+
+def test_an_operator_without_float64_is_checked_in_float32_with_a_notice() -> None:
+    torch.manual_seed(0)
+    model = Narrow().eval()
+    x = torch.randn(5, 8, generator=generator(0))
+    fast = recfx.optimize(model, example_inputs=x, measure=False)
+    with torch.no_grad():
+        assert torch.allclose(fast(x), model(x), atol=1e-5)
+    program = capture(model, (x,))
+    reference = Reference(program, (x,))
+    (want,) = program.run((x,))
+    compare_outputs([want], [want * (1 + 2e-7)], Exactness.REASSOC, "a test", reference)
+    assert reference.refusal is not None
+    with pytest.raises(VerificationError):
+        compare_outputs([want], [want * 1.001], Exactness.REASSOC, "a test", reference)
