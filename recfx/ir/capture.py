@@ -16,8 +16,7 @@ from torch.utils import _pytree as pytree
 
 from recfx.errors import CaptureError
 from recfx.ir.bags import Bags
-from recfx.ir.capture_by_sizes import capture_by_sizes
-from recfx.ir.crosscheck import compare_with_model
+from recfx.ir.capture_by_sizes import capture_by_sizes, compared
 from recfx.ir.decompositions import decompose
 from recfx.ir.explicit_forward import explicit_forward
 from recfx.ir.export_ladder import export_model, quiet
@@ -32,6 +31,7 @@ from recfx.ir.program import Program, copy_module
 from recfx.ir.propagate import free_symbols, refresh
 from recfx.ir.shapes import BATCH, infer_dynamic_shapes, positions, sizes_of, widen_batch
 from recfx.ir.signature import LeafSpec, Signature
+from recfx.ir.size_inputs import fixed_size_notices, with_size_inputs
 from recfx.ir.state_names import rename_clashes
 
 MAX_BATCH = 65536
@@ -95,6 +95,7 @@ def capture(
 
             program = capture_by_sizes(model, list({id(c): c for c in (given, call)}.values()), trace, max_batch, error)
     program.notices += tuple(range_notices(program.signature, max_batch if dynamic_shapes is None else None))
+    program.notices += tuple(fixed_size_notices(program) if dynamic_shapes is None else ())
     return program
 
 
@@ -104,17 +105,19 @@ def _compared(program: Program, model: torch.nn.Module, call: Call, *, narrow: b
     if narrowed is not program and can_be_cut(program.signature):
         program = narrowed if refusal_of_one_row(model, call, program.signature) is not None else program
     try:
-        notices = compare_with_model(program, model, call)
+        notices = compared(program, model, call)
     except CaptureError as error:
         if narrowed is program:
             raise
         try:
-            notices = compare_with_model(narrowed, model, call)
+            notices = compared(narrowed, model, call)
         except CaptureError:
             raise error from None
         program = narrowed
     program.notices += tuple(notices)
-    return program
+    if (tied := with_size_inputs(program)) is not program:
+        compared(tied, model, call)  # where the size was baked in, the traces at several batch sizes free it
+    return tied
 
 
 def _captured(

@@ -8,7 +8,7 @@ from typing import Any
 import torch
 from torch.utils import _pytree as pytree
 
-from recfx.errors import CaptureError
+from recfx.errors import CaptureError, RecfxError
 from recfx.ir.batch_axes import Arrangement, find_arrangement
 from recfx.ir.crosscheck import compare_with_model, run_model
 from recfx.ir.generalize import Different, generalize
@@ -45,7 +45,7 @@ def capture_by_sizes(
 
     try:
         program = generalize(arrangement, leaves, rows, trace_leaves, max_batch)
-        program.notices += tuple(compare_with_model(program, model, call))
+        program.notices += tuple(compared(program, model, call))
     except Different as reason:
         if arrangement.plain() and "loops over the rows" not in str(reason):
             raise first from None
@@ -61,6 +61,21 @@ def capture_by_sizes(
             hint=first.hint if arrangement.plain() else _hint(call, arrangement),
         ) from error
     return program
+
+
+def compared(program: Program, model: torch.nn.Module, call: Call) -> list[str]:
+    """`compare_with_model`, where a program that fails on inputs that the model takes disagrees with it."""
+    try:
+        return compare_with_model(program, model, call)
+    except RecfxError:
+        raise
+    except Exception as error:
+        text = " ".join(f"{type(error).__name__}: {error}".split())
+        raise CaptureError(
+            f"the captured graph fails on inputs that the model takes: {text[:300]}",
+            where=type(model).__name__,
+            hint=f"something that depends on the inputs was fixed at capture; {_FIXED}",
+        ) from error
 
 
 def _arranged(model: torch.nn.Module, call: Call) -> tuple[Call, Arrangement, int] | None:

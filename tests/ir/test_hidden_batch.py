@@ -201,6 +201,36 @@ def test_an_integer_that_equals_the_batch_by_chance_stays_a_constant() -> None:
         fast(history, 3)
 
 
+class IgnoresItsBatchSize(Base):
+    def forward(self, feed):
+        return self.items(feed["history"]).mean(1)
+
+
+class DividesByBatchSize(Base):
+    def forward(self, feed):
+        return self.items(feed["history"]).sum(1) / feed["batch_size"]
+
+
+@pytest.mark.parametrize("cls", [IgnoresItsBatchSize, DividesByBatchSize])
+def test_a_batch_size_that_fixes_no_shape(cls: type[Base]) -> None:
+    model = cls().eval()
+    fast = recfx.optimize(model, example_inputs=({"history": ids(6, 5), "batch_size": 6},), measure=False)
+    for rows in (1, 3):
+        inputs = {"history": ids(rows, 5), "batch_size": rows}
+        torch.testing.assert_close(fast(inputs), model(inputs))
+
+
+def test_an_integer_called_like_the_batch_that_is_not_its_size_gets_a_notice() -> None:
+    model = DividesByBatchSize().eval()
+    fast = recfx.optimize(model, example_inputs=({"history": ids(6, 5), "batch_size": 4},), measure=False)
+    assert (
+        "the input feed['batch_size'] = 4 is built in: it is called like the batch size, but the example has 6 rows"
+        in fast.report.notices
+    )
+    inputs = {"history": ids(3, 5), "batch_size": 4}
+    torch.testing.assert_close(fast(inputs), model(inputs))
+
+
 class LoopsOverRows(Base):
     def forward(self, history):
         return torch.stack([self.items(history[i]).mean(0) for i in range(history.size(0))])
