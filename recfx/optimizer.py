@@ -122,11 +122,10 @@ def optimize(
                 source, args, kwargs, dynamic_shapes=dynamic_shapes, max_batch=max_batch, specialise=not many_requests
             )
             one_row = None if many_requests else capture_one_row(source, args, kwargs, captured)
-            if isinstance(one_row, Program):
+            if one_row is not None:
                 told = range_notices(captured.signature, max_batch)
                 captured.notices = tuple(notice for notice in captured.notices if notice not in told)
-            elif one_row is not None:
-                captured.notices += (one_row,)
+                captured.notices += (one_row,) if isinstance(one_row, str) else ()
             if requests:
                 captured = share_requests(captured, requests, many=many_requests, check=check_requests)
         parts = finish(captured, source, held, stages, debug)

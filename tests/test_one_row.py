@@ -135,6 +135,24 @@ class WithConstant(nn.Module):
         return (self.table(ids[:, None]).squeeze() * scale).sum(-1)
 
 
+class AliasesOneRow(nn.Module):
+    """A transposed column of one row is contiguous already, so that the write reaches the result."""
+
+    def forward(self, x):
+        y = x.clone()
+        y.t().contiguous().add_(1)
+        return y
+
+
+def test_aliasing_that_differs_for_one_row() -> None:
+    model = AliasesOneRow().eval()
+    fast = recfx.optimize(model, example_inputs=torch.randn(4, 3), measure=False)
+    assert fast.parts.one_row is not None
+    for rows in (1, 2, 5):
+        x = torch.randn(rows, 3)
+        torch.testing.assert_close(fast(x), model(x))
+
+
 class RefusesOneRow(Towers):
     def forward(self, user, item):
         both = self.user(user[:, None]).squeeze()

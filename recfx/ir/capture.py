@@ -46,7 +46,7 @@ def capture(
     max_batch: int = MAX_BATCH,
     check: bool = True,
     cases: Sequence[Sequence[Any]] = (),
-    specialise: bool = True,
+    specialise: bool = False,
 ) -> Program:
     """Captures a model in eval mode as a functional graph with a free batch dimension.
 
@@ -60,8 +60,8 @@ def capture(
         max_batch: The largest batch the program shall take.
         check: Compare with the model on other inputs and batch sizes.
         cases: Further flat inputs to compare on.
-        specialise: Where a `squeeze` drops the batch dimension of one row, take two rows and more; `capture_one_row` makes the
-            program for one row.
+        specialise: Where a `squeeze` drops the batch dimension of one row, or one row is computed in another way, take two rows
+            and more; `capture_one_row` makes the program for one row.
 
     Raises:
         CaptureError: The model is in training mode, cannot be traced, writes to its inputs or state, is random in eval
