@@ -55,10 +55,12 @@ def capture_by_sizes(
             hint=_LOOPS if "loops over the rows" in str(reason) else _hint(call, arrangement),
         ) from first
     except CaptureError as error:
+        if arrangement.plain() or error.what == first.what:
+            raise first from None
         raise CaptureError(
             f"{first.what}; traces at several batch sizes did not help: {error.what}",
             where=first.where,
-            hint=first.hint if arrangement.plain() else _hint(call, arrangement),
+            hint=_hint(call, arrangement),
         ) from error
     return program
 

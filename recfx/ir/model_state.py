@@ -7,6 +7,7 @@ level at a time, and a tensor is copied only when an operator is about to write 
 
 from __future__ import annotations
 
+import argparse
 import collections
 import operator
 import random
@@ -145,12 +146,12 @@ class ModelState:
 
 
 def _is_own(owner: type) -> bool:
-    """Whether a class is the user's, and its instances have attributes."""
-    return owner.__module__.partition(".")[0] not in _FOREIGN and hasattr(owner, "__dict__") and _has_attributes(owner)
-
-
-def _has_attributes(owner: type) -> bool:
-    return any("__dict__" in vars(base) for base in owner.__mro__)
+    """Whether a class is the user's or a plain namespace, and its instances have attributes."""
+    if issubclass(owner, types.SimpleNamespace | argparse.Namespace):
+        return True
+    return owner.__module__.partition(".")[0] not in _FOREIGN and any(
+        "__dict__" in vars(base) for base in owner.__mro__
+    )
 
 
 def _refill(container: Any, before: Any) -> None:
@@ -173,6 +174,7 @@ class _TensorState:
     def __init__(self, tensor: torch.Tensor) -> None:
         self.tensor = tensor
         self.requires_grad = tensor.requires_grad
+        self.grad = tensor.grad if tensor.is_leaf else None
         self.version = _version(tensor)
         plain = tensor.layout is torch.strided and type(tensor) in (torch.Tensor, torch.nn.Parameter, torch.nn.Buffer)
         self.alias = tensor.detach() if plain else None
@@ -200,6 +202,8 @@ class _TensorState:
                     alias.copy_(self.copy)
         if tensor.is_leaf and tensor.requires_grad != self.requires_grad:
             tensor.requires_grad_(self.requires_grad)
+        if tensor.is_leaf and tensor.grad is not self.grad:
+            tensor.grad = self.grad
         written = self.version != _version(tensor)
         self.version = _version(tensor)
         return not written or self.copy is not None

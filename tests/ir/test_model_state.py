@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import collections
 import random
+import types
 from typing import Any, ClassVar
 
 import numpy as np
@@ -33,6 +34,7 @@ class Counts(nn.Module):
         self.names = {"a"}
         self.log = np.zeros(3)
         self.helper = Helper()
+        self.config = types.SimpleNamespace(calls=0)
         self.refuse = refuse
         self.register_buffer("hits", torch.zeros(1), persistent=False)
 
@@ -47,6 +49,8 @@ class Counts(nn.Module):
         self.names.add("b")
         self.log[0] += 1
         self.helper.calls += 1
+        self.config.calls += 1
+        self.lin.bias.grad = torch.ones(2)
         self.helper.inner["n"] = self.calls
         self.lin.extra = self.calls
         self.lin.training = bool(self.calls % 2)
@@ -72,6 +76,8 @@ def held(model: Counts) -> Any:
         set(model.names),
         model.log.tolist(),
         model.helper.calls,
+        model.config.calls,
+        [p.grad for p in model.parameters()],
         dict(model.helper.inner),
         sorted(model.lin.__dict__),
         [m.training for m in model.modules()],
