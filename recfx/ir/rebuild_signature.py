@@ -22,7 +22,7 @@ _MOST_LEAVES = 100_000
 _MOST_RANK = 64
 _MOST_SIZE = 1 << 40
 _NAME = re.compile(r"[A-Za-z_][A-Za-z0-9_]{0,199}")
-_KIND = Literal["tensor", "constant"]
+_KIND = Literal["tensor", "constant", "size"]
 _REPEATS = Literal["refused", "compared", "trusted"]
 _PARTS = ("parameters", "keyword_only", "defaults", "in_spec", "out_spec", "leaves", "dims", "constants", "forward")
 
@@ -104,9 +104,13 @@ def _leaf(entry: Any, dims: AbstractSet[str], where: str) -> LeafSpec:
         decode_plain(held["value"], f"{where}.value"),
         decode(_REPEATS, held["repeats"], f"{where}.repeats"),
     )
-    if leaf.kind == "constant":
+    if leaf.kind != "tensor":
         if leaf.dtype is not None or leaf.device is not None or leaf.shape:
-            raise ArtifactError("a constant has no dtype, device or sizes", where=where)
+            raise ArtifactError(f"a {leaf.kind} has no dtype, device or sizes", where=where)
+        if leaf.kind == "size" and (not isinstance(leaf.value, str) or leaf.value not in dims):
+            raise ArtifactError(
+                f"{str(leaf.value)[:100]!r} is not one of the dimensions {', '.join(dims)}", where=where
+            )
         return leaf
     if not isinstance(leaf.dtype, torch.dtype) or not isinstance(leaf.device, torch.device) or leaf.value is not None:
         raise ArtifactError("a tensor has a dtype and a device", where=where)

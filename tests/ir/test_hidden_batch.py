@@ -14,9 +14,12 @@ from hypothesis import strategies as st
 from torch import nn
 
 import recfx
-from recfx.errors import CaptureError, InputError
+from recfx.errors import ArtifactError, CaptureError, InputError
+from recfx.ir import capture
 from recfx.ir.batch_axes import Arrangement, Axis, find_arrangement
 from recfx.ir.lines import Line, line_through
+from recfx.ir.rebuild_signature import decode_signature
+from recfx.ir.serialize import to_json
 
 
 class Base(nn.Module):
@@ -185,6 +188,15 @@ def test_saved_and_loaded_with_a_batch_size_among_the_inputs(tmp_path: Path) -> 
             loaded({**feed(4), "batch_size": wrong})
         assert caught.value.where == "input feed['batch_size']"
         assert caught.value.hint == "pass the number of rows of the other inputs as feed['batch_size']"
+
+
+def test_a_saved_size_names_a_dimension() -> None:
+    program = capture(BatchSizeInFeed().eval(), (feed(6),))
+    document = to_json(program)[0]["signature"]
+    assert decode_signature(document, (), "signature") == program.signature
+    next(leaf for leaf in document["leaves"] if leaf["kind"] == "size")["value"] = "width"
+    with pytest.raises(ArtifactError, match="'width' is not one of the dimensions batch"):
+        decode_signature(document, (), "signature")
 
 
 class TopK(Base):
