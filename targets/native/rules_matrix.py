@@ -124,12 +124,10 @@ def _attention(builder: PlanBuilder, node: fx.Node) -> None:
         wide = _broadcast(Value(value.slot, value.offset, (*value.dims[:-2], *square)), outer)
         views[3] = _matrices(wide)
         ints[1] = int(builder.dtype(value) is torch.bool)
-    head = int(node.meta["val"].shape[-1]) if given.get("scale") is None else 0
     query: Any = given["query"]
     scale = given.get("scale")
     if scale is None:
-        head = int(query.meta["val"].shape[-1])
-        scale = head**-0.5
+        scale = int(query.meta["val"].shape[-1]) ** -0.5
     out = builder.result(node)
     builder.emit(Kind.ATTENTION, out, _matrices(out).runs, views, ints=ints, floats=[float(scale)])
     builder.values[node] = out

@@ -74,7 +74,16 @@ void bmm_step(const RecfxStep& step, const Context& context, const Range& range)
         }
 }
 
-// softmax(q k^T * scale + mask) v. ints: 0 causal, 1 the mask is boolean (true: attend). floats: 0 scale.
+// Whether every score of a query is -inf: its mask hides all keys. A NaN is not -inf.
+inline bool all_hidden(const float* scores, int64_t n) {
+    for (int64_t j = 0; j < n; ++j)
+        if (scores[j] != -__builtin_inff()) return false;
+    return true;
+}
+
+// softmax(q k^T * scale + mask) v. A query that sees no key has weights of zero, as torch's operator defines it; a softmax alone would give NaN.
+// A mask is added, so that a hidden score of NaN or +inf gives NaN; the causal order replaces the scores it hides.
+// ints: 0 causal, 1 the mask is boolean (true: attend). floats: 0 scale.
 // views: q [h, m, d], k [h, n, d], v [h, n, e], mask [h, m, n]; out [h, m, e] with contiguous columns.
 void attention_step(const RecfxStep& step, const Context& context, const Range& range) {
     int64_t begin, end;
@@ -97,7 +106,7 @@ void attention_step(const RecfxStep& step, const Context& context, const Range& 
                     if (step.ints[1]) {
                         const uint8_t* p = at<const uint8_t>(context, mask, row) + first;
                         for (int64_t j = 0; j < n; ++j)
-                            if (!p[j * mask.stride[2]]) s[j] = -__builtin_inff();
+                            if (!p[j * mask.stride[2]]) s[j] += -__builtin_inff();
                     } else {
                         const float* p = at<const float>(context, mask, row) + first;
                         for (int64_t j = 0; j < n; ++j) s[j] += p[j * mask.stride[2]];
@@ -105,7 +114,8 @@ void attention_step(const RecfxStep& step, const Context& context, const Range& 
                 }
                 if (step.ints[0])
                     for (int64_t j = i + 1; j < n; ++j) s[j] = -__builtin_inff();
-                softmax_row(s, s, n);
+                if (all_hidden(s, n)) __builtin_memset(s, 0, size_t(n) * 4);
+                else softmax_row(s, s, n);
             }
             const float* values = rows_of(matrix_at(context, v, row, h), n, e, scores + m * n, value_row);
             product({scores, n, 1}, values, value_row, m, e, n, 1.0f, at<float>(context, out, row) + h * out.stride[0], out.stride[1]);

@@ -217,7 +217,7 @@ inline void gemm(const RecfxStep& step, const Context& context, const Range& ran
     }
     // An int8 row has one scale, and is converted whole.
     const bool deep = !Integers && units > DEEP && m1 - m0 > TILE_ROWS;
-    const int64_t slab = deep ? SLAB : units;
+    const int64_t slab = deep ? SLAB : units > 0 ? units : 1;
     // Rows a power of two apart would share the few lines of one set of the cache.
     const int64_t stride = slab % 256 == 0 ? slab + 16 : slab;
     const int64_t chunk_rows = CHUNK_BYTES / (slab * 4) < TILE_ROWS ? TILE_ROWS : CHUNK_BYTES / (slab * 4);

@@ -12,7 +12,9 @@ inline void each(IntegerRegister& to, F f) {
     for (int64_t i = 0; i < LANES; ++i) to.v[i] = f(i);
 }
 
+// The remainder with the sign of the divisor, which is not 0. The processor's division of -2^63 by -1 overflows and traps.
 inline int64_t floor_remainder(int64_t a, int64_t c) {
+    if (c == -1) return 0;
     const int64_t r = a % c;
     return r && (r < 0) != (c < 0) ? r + c : r;
 }
@@ -100,16 +102,16 @@ void integer_sum_step(const RecfxStep& step, const Context& context, const Range
         int64_t* to = at<int64_t>(context, out, row);
         for (int64_t o = 0; o < x.size[0]; ++o)
             for (int64_t c = 0; c < x.size[2]; ++c) {
-                int64_t total = 0;
+                uint64_t total = 0;  // wraps around, as torch's sums do
                 for (int64_t i = 0; i < x.size[1]; ++i) {
                     int64_t value;
                     IntegerRegister one;
                     read(slot, first + o * x.stride[0] + i * x.stride[1] + c * x.stride[2], 1, 1, one);
                     value = one.v[0];
-                    total += value;
-                    if (step.ints[0]) to[o * out.stride[0] + i * out.stride[1] + c * out.stride[2]] = total;
+                    total += uint64_t(value);
+                    if (step.ints[0]) to[o * out.stride[0] + i * out.stride[1] + c * out.stride[2]] = int64_t(total);
                 }
-                if (!step.ints[0]) to[o * out.stride[0] + c * out.stride[1]] = total;
+                if (!step.ints[0]) to[o * out.stride[0] + c * out.stride[1]] = int64_t(total);
             }
     }
 }

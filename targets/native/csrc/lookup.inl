@@ -2,13 +2,16 @@
 #pragma once
 
 constexpr int64_t BYTES_AHEAD = 10 << 10;  // of rows asked for ahead of their use: measured on rows of 128 and 256 bytes
-constexpr int64_t NEVER = INT64_MIN;  // a padding id no feature has
+constexpr int64_t NEVER = INT64_MIN;  // the padding id of a feature without one; an id may still be that number
 
 template <bool Wide>
 inline int64_t id_of(const char* at) {
     if constexpr (Wide) return *reinterpret_cast<const int64_t*>(at);
     return *reinterpret_cast<const int32_t*>(at);
 }
+
+// The row of an id in a table that several features share; what overflows lies outside every table.
+inline int64_t moved(int64_t id, int64_t base) { return int64_t(uint64_t(id) + uint64_t(base)); }
 
 inline int64_t id_at(const Bound& slot, int64_t element) {
     return slot.dtype == RECFX_I32 ? reinterpret_cast<const int32_t*>(slot.base)[element] : reinterpret_cast<const int64_t*>(slot.base)[element];
@@ -92,11 +95,11 @@ inline int64_t copy_rows(const Column& own, const Column& asked, float* out, int
     const bool alike = Vectors > 0 && asked_bytes == BYTES;
     for (int64_t row = 0; row < count; ++row, ids += step, coming += asked_step, out += out_stride) {
         if (row < asks) {
-            const int64_t next = id_of<Wide>(coming) + asked_base;
+            const int64_t next = moved(id_of<Wide>(coming), asked_base);
             if (alike) fetch<BYTES>(asked_rows, BYTES, asked_limit, next);
             else fetch<0>(asked_rows, asked_bytes, asked_limit, next);
         }
-        const int64_t at = id_of<Wide>(ids) + f.base;
+        const int64_t at = moved(id_of<Wide>(ids), f.base);
         if (uint64_t(at) >= limit) return row;
         if constexpr (Vectors > 0) {
             const char* p = rows + at * f.row_bytes;

@@ -77,7 +77,7 @@ struct Ahead {
     template <bool Wide, int64_t Bytes>
     __attribute__((always_inline)) inline bool ask(const RecfxFeature& f) {
         const char* id = next();
-        if (id) fetch<Bytes>(static_cast<const char*>(f.rows), f.row_bytes, uint64_t(f.row_count), id_of<Wide>(id) + f.base);
+        if (id) fetch<Bytes>(static_cast<const char*>(f.rows), f.row_bytes, uint64_t(f.row_count), moved(id_of<Wide>(id), f.base));
         return id != nullptr;
     }
 };
@@ -89,8 +89,8 @@ inline int64_t sum_bag(const RecfxFeature& f, const BagIds& bag, Ahead& ahead, i
     int64_t added = 0;
     for (int64_t i = 0; i < bag.count; ++i) {
         ahead.ask<Wide, bytes_of(Format, Vectors * W)>(f);
-        const int64_t id = id_of<Wide>(bag.ids + i * bag.step), at = id + f.base;
-        if (id == padding) continue;
+        const int64_t id = id_of<Wide>(bag.ids + i * bag.step), at = moved(id, f.base);
+        if (id == padding && padding != NEVER) continue;
         if (uint64_t(at) >= uint64_t(f.row_count)) return bad = id, -1;
         const char* p = static_cast<const char*>(f.rows) + at * f.row_bytes;
         float scale = 0, bias = 0;
@@ -111,9 +111,9 @@ inline int64_t any_bag(const RecfxFeature& f, const BagIds& bag, Ahead& ahead, i
     int64_t added = 0;
     for (int64_t i = 0; i < bag.count; ++i) {
         ahead.ask<Wide, 0>(f);
-        const int64_t id = id_of<Wide>(bag.ids + i * bag.step), at = id + f.base;
+        const int64_t id = id_of<Wide>(bag.ids + i * bag.step), at = moved(id, f.base);
         float* to = side_by_side ? out + i * f.dim : out;
-        if (id == padding) {
+        if (id == padding && padding != NEVER) {
             if (side_by_side) __builtin_memset(to, 0, size_t(f.dim) * 4);
             continue;
         }
