@@ -6,7 +6,7 @@ to explain. What was captured is compared with the user's model before anything 
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Container, Mapping, Sequence
 from typing import Any
 
 import sympy
@@ -33,6 +33,7 @@ from recfx.ir.shapes import BATCH, infer_dynamic_shapes, positions, sizes_of, wi
 from recfx.ir.signature import LeafSpec, Signature
 from recfx.ir.size_inputs import fixed_size_notices, with_size_inputs
 from recfx.ir.state_names import rename_clashes
+from recfx.ir.strides import read_in_order
 
 MAX_BATCH = 65536
 
@@ -199,7 +200,7 @@ def _to_program(
             where=", ".join(call.names),
             hint="pass dynamic_shapes=False to capture this model for the example's shapes alone",
         )
-    signature = _signature(exported, module, call, leaves, in_spec, out_spec, bags)
+    signature = _signature(exported, module, call, leaves, in_spec, out_spec, bags, read_in_order(module))
     return Program(module, signature, tuple(leaves), properties=frozenset({"functional"}))
 
 
@@ -227,6 +228,7 @@ def _signature(
     in_spec: pytree.TreeSpec,
     out_spec: pytree.TreeSpec,
     bags: Sequence[Bags],
+    contiguous: Container[fx.Node],
 ) -> Signature:
     names = leaf_names(call)
     placeholders = module.graph.find_nodes(op="placeholder")
@@ -235,7 +237,8 @@ def _signature(
     for leaf_name, node, leaf in zip(names, placeholders, leaves, strict=True):
         value = node.meta.get("val")
         if isinstance(value, torch.Tensor):
-            specs.append(LeafSpec(leaf_name, "tensor", value.dtype, value.device, sizes_of(value, symbols)))
+            sizes, ordered = sizes_of(value, symbols), node in contiguous
+            specs.append(LeafSpec(leaf_name, "tensor", value.dtype, value.device, sizes, contiguous=ordered))
         else:
             specs.append(LeafSpec(leaf_name, "constant", value=leaf))
     dims: dict[str, tuple[int, int | None]] = {}

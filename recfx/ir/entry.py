@@ -196,6 +196,8 @@ class _EntryWriter:
             on_device = f"{x}.device == _dev{index}"
         conditions = [f"not isinstance({x}, _T)", f"{x}.dtype is not _dt{index}", f"not {on_device}"]
         conditions.append(f"{x}.ndim != {len(spec.shape)}")
+        if spec.contiguous:
+            conditions.append(f"not {x}.is_contiguous()")
         self._emit(f"if {' or '.join(conditions)}: _explain({self.values})")
         if spec.repeats != "refused":
             self._take_one_row(index, spec)

@@ -15,6 +15,7 @@ from recfx.errors import VerificationError
 from recfx.ir import size_expressions
 from recfx.ir.program import get_state, where
 from recfx.ir.sizes import dimension_names
+from recfx.ir.true_sizes import with_true_sizes
 
 
 def fake_mode_of(graph: fx.Graph) -> FakeTensorMode:
@@ -148,7 +149,7 @@ def _call(node: fx.Node, value_of: Any, mode: FakeTensorMode) -> Any:
             if env is None:
                 return node.target(*args, **kwargs)
             with env.ignore_fresh_unbacked_symbols():
-                result = node.target(*args, **kwargs)
+                result = with_true_sizes(node.target, node.target(*args, **kwargs), args, kwargs)
     except Exception as error:
         described = ", ".join(_describe(a) for a in args)
         raise VerificationError(

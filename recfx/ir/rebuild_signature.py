@@ -94,7 +94,7 @@ def _leaves(value: Any, dims: AbstractSet[str], where: str) -> tuple[LeafSpec, .
 
 
 def _leaf(entry: Any, dims: AbstractSet[str], where: str) -> LeafSpec:
-    held = fields(entry, where, ("name", "kind", "dtype", "device", "shape", "value", "repeats"))
+    held = fields(entry, where, ("name", "kind", "dtype", "device", "shape", "value", "repeats", "contiguous"))
     leaf = LeafSpec(
         decode(str, held["name"], f"{where}.name"),
         decode(_KIND, held["kind"], f"{where}.kind"),
@@ -103,6 +103,7 @@ def _leaf(entry: Any, dims: AbstractSet[str], where: str) -> LeafSpec:
         decode(tuple[int | str, ...], held["shape"], f"{where}.shape"),
         decode_plain(held["value"], f"{where}.value"),
         decode(_REPEATS, held["repeats"], f"{where}.repeats"),
+        decode(bool, held["contiguous"], f"{where}.contiguous"),
     )
     if leaf.kind != "tensor":
         if leaf.dtype is not None or leaf.device is not None or leaf.shape:

@@ -138,6 +138,7 @@ def _encode_signature(signature: Signature) -> dict[str, Any]:
                 "shape": list(leaf.shape),
                 "value": encode(leaf.value),
                 "repeats": leaf.repeats,
+                "contiguous": leaf.contiguous,
             }
             for leaf in signature.leaves
         ],

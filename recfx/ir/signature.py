@@ -36,6 +36,7 @@ class LeafSpec:
         value: The captured value of a constant; the name of a dimension for a size.
         repeats: What happens when several rows come for a dimension 0 of size one: "refused"; "compared", and refused unless they
             are equal; "trusted" to be equal. Where they are accepted, the first row is used.
+        contiguous: Whether the tensor must be contiguous, because the model reads by strides what it computes from it.
     """
 
     name: str
@@ -45,6 +46,7 @@ class LeafSpec:
     shape: tuple[Size, ...] = ()
     value: Any = None
     repeats: Literal["refused", "compared", "trusted"] = "refused"
+    contiguous: bool = False
 
     def __str__(self) -> str:
         if self.kind != "tensor":
@@ -258,6 +260,12 @@ def check_leaf(spec: LeafSpec, leaf: Any, sizes: dict[str, int], dims: Mapping[s
         )
     if leaf.ndim != len(spec.shape):
         raise InputError(f"expected {len(spec.shape)} dimensions, got shape {list(leaf.shape)}", where=f"input {spec}")
+    if spec.contiguous and not leaf.is_contiguous():
+        raise InputError(
+            f"expected a contiguous tensor, got strides {list(leaf.stride())}: the model calls as_strided on what it computes from it",
+            where=f"input {spec}",
+            hint="pass it with .contiguous()",
+        )
     for axis, (want, got) in enumerate(zip(spec.shape, leaf.shape, strict=True)):
         _check_size(spec, axis, want, got, sizes, dims)
 

@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import ctypes
-from collections.abc import Callable, Sequence
+import dataclasses
+from collections.abc import Callable, Collection, Sequence
 from typing import Any
 
 import torch
@@ -19,8 +20,29 @@ from recfx.targets.native.plan import Plan
 _FEW_POINTERS = 8
 
 
+@dataclasses.dataclass(frozen=True)
+class Checks:
+    """What a plan checks of its inputs at every call.
+
+    Attributes:
+        inputs: Positions of the inputs whose sizes nothing before the plan has checked.
+        otherwise: What runs instead when one has other sizes than the plan was made for. It takes `extra` values, which the caller passes
+            behind the plan's own inputs.
+        extra: How many values those are.
+    """
+
+    inputs: Collection[int] = ()
+    otherwise: Callable[..., Any] | None = None
+    extra: int = 0
+
+
 def plan_call(
-    plan: Plan, library: Library, builder: PlanBuilder, arguments: Sequence[int], outputs: int
+    plan: Plan,
+    library: Library,
+    builder: PlanBuilder,
+    arguments: Sequence[int],
+    outputs: int,
+    checks: Checks = Checks(),
 ) -> Callable[..., Any]:
     """The function that runs a plan: input tensors -> output tensor, or a tuple of them.
 
@@ -30,13 +52,18 @@ def plan_call(
         builder: What it was built from.
         arguments: Slots of the inputs and then the outputs.
         outputs: How many of the arguments are outputs.
+        checks: Which inputs are checked, and what runs when they do not fit.
     """
     slots = [builder.slots[a] for a in arguments]
     count = len(slots) - outputs
     names, results = [f"x{i}" for i in range(count)], [f"y{i}" for i in range(outputs)]
-    lines = [f"def call({', '.join(names)}):"]
-    lines += [f"    if not {x}.is_contiguous(): {x} = {x}.contiguous()" for x in names]
+    spare = [f"z{i}" for i in range(checks.extra)]
+    lines = [f"def call({', '.join([*names, *spare])}):"]
     lines.append(f"    batch = {_batch(builder, arguments, slots[:count])}")
+    wrong = [f"{names[i]}.shape != {_shape(builder, slots[i])}" for i in sorted(checks.inputs)]
+    if wrong:
+        lines.append(f"    if {' or '.join(wrong)}: return _otherwise({', '.join(spare)})")
+    lines += [f"    if not {x}.is_contiguous(): {x} = {x}.contiguous()" for x in names]
     namespace: dict[str, Any] = {
         "_empty": torch.empty,
         "_run8": library.calls["recfx_run8"],
@@ -45,11 +72,12 @@ def plan_call(
         "_handle": plan.handle,
         "_threads": torch.get_num_threads,
         "_fail": _Failure(plan, library),
+        "_otherwise": checks.otherwise,
     }
     for y, slot in zip(results, slots[count:], strict=True):
         namespace[f"_dtype_{y}"] = slot.dtype
         dtype = "" if slot.dtype is torch.float32 else f", dtype=_dtype_{y}"
-        lines.append(f"    {y} = _empty({_output_shape(builder, slot)}{dtype})")
+        lines.append(f"    {y} = _empty({_shape(builder, slot)}{dtype})")
     lines.append(f"    code = {_kernel_call(names, results, jagged=any(s.jagged for s in slots[:count]))}")
     lines.append("    if code: _fail(code)")
     lines.append(f"    return {results[0] if outputs == 1 else '(' + ', '.join(results) + ')'}")
@@ -89,7 +117,8 @@ def _jagged_batch(builder: PlanBuilder, arguments: Sequence[int]) -> str | None:
     return None
 
 
-def _output_shape(builder: PlanBuilder, slot: Slot) -> str:
+def _shape(builder: PlanBuilder, slot: Slot) -> str:
+    """The sizes of an input's or output's tensor, as an expression over `batch`."""
     assert slot.node is not None
     sizes = []
     for d in builder.shape(slot.node):

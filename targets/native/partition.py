@@ -14,11 +14,13 @@ from recfx.ir.shapes import BATCH
 from recfx.ir.sizes import asks_for_data, dimension_names
 from recfx.targets.native.abi import Place
 from recfx.targets.native.builder import PlanBuilder, Slot
-from recfx.targets.native.call import plan_call
+from recfx.targets.native.call import Checks, plan_call
 from recfx.targets.native.library import Library
 from recfx.targets.native.plan import Plan
 from recfx.targets.native.rules import RULES
 from recfx.targets.native.rules_view import PARTS, drops_the_batch
+from recfx.targets.native.snapshot import Snapshot
+from recfx.targets.native.torch_path import TorchPath
 from recfx.targets.native.values import Unsupported, contiguous
 from recfx.targets.native.weights import Packer
 
@@ -54,6 +56,7 @@ class Partitioner:
         self.graph = fx.Graph()
         self.copies: dict[fx.Node, fx.Node] = {}
         self.plans = 0
+        self._sized = {n for n in program.placeholders() if self._is_checked_at_entry(n)}
         self._packer = Packer(library, level)
 
     @property
@@ -115,7 +118,10 @@ class Partitioner:
             if function is None:
                 self.refused[node] = f"no kernel for {node.target}"
                 continue
-            snapshot = _Snapshot(builder)
+            if _is_empty(node) or any(_is_empty(source) for source in node.all_input_nodes):
+                self.refused[node] = "it reads or gives a tensor without elements"
+                continue
+            snapshot = Snapshot(builder)
             try:
                 function(builder, node)
             except Exception as reason:
@@ -170,16 +176,34 @@ class Partitioner:
             inputs += self._batch_source(builder)
         arguments = [*inputs, *(slot for _, slot in outputs)]
         plan = Plan(self.library, self.level, builder, arguments)
-        call = plan_call(plan, self.library, builder, arguments, len(outputs))
+        sources = [source for i in inputs if (source := builder.slots[i].node) is not None]
+        checked = [at for at, i in enumerate(inputs) if sources[at] not in self._sized and not builder.slots[i].jagged]
+        checks = Checks()
+        if checked:
+            path = TorchPath(self.program, [node for node, _ in outputs], self.copies)
+            sources += path.sources
+            checks = Checks(checked, path, len(path.sources))
+        else:
+            self._sized |= {node for node, _ in outputs}
+        call = plan_call(plan, self.library, builder, arguments, len(outputs), checks)
         call.__name__ = f"native_plan_{self.plans}"
         self.plans += 1
-        sources = [builder.slots[i].node for i in inputs]
-        node = self.graph.call_function(_Call(call, plan), tuple(self.copies[s] for s in sources if s is not None))
+        node = self.graph.call_function(_Call(call, plan), tuple(self.copies[s] for s in sources))
         if len(outputs) == 1:
             self.copies[outputs[0][0]] = node
             return
         for position, (original, _) in enumerate(outputs):
             self.copies[original] = self.graph.call_function(_getitem, (node, position))
+
+    def _is_checked_at_entry(self, node: fx.Node) -> bool:
+        """Whether the entry of a compiled model has compared all sizes of an input: fixed ones, and the batch itself as the first."""
+        held = node.meta.get("val")
+        if not isinstance(held, torch.Tensor):
+            return False
+        return all(
+            isinstance(size, int) or (axis == 0 and size.node.expr == self.batch)
+            for axis, size in enumerate(held.shape)
+        )
 
     def _batch_source(self, builder: PlanBuilder) -> list[int]:
         """An input that tells the batch to a plan all of whose own inputs have one row."""
@@ -217,6 +241,13 @@ def _is_size(node: fx.Node) -> bool:
     return isinstance(node.meta.get("val"), torch.SymInt | int) and not isinstance(node.meta.get("val"), bool)
 
 
+def _is_empty(node: fx.Node) -> bool:
+    """Whether a node gives a tensor that never has an element; kernels divide by sizes and read first elements."""
+    held = node.meta.get("val")
+    tensors = held if isinstance(held, list | tuple) else (held,)
+    return any(isinstance(t, torch.Tensor) and any(isinstance(s, int) and s == 0 for s in t.shape) for t in tensors)
+
+
 class _Call:
     """A plan as the target of a node."""
 
@@ -235,25 +266,6 @@ class _Call:
 
 def _getitem(values: Any, index: int) -> Any:
     return values[index]
-
-
-class _Snapshot:
-    """What a rule may have changed when it refused halfway."""
-
-    def __init__(self, builder: PlanBuilder) -> None:
-        self.slots = [(s, s.width) for s in builder.slots]
-        self.steps, self.values = list(builder.steps), dict(builder.values)
-        self.placed = dict(builder._placed)
-
-    def restore(self, builder: PlanBuilder) -> None:
-        for slot, width in self.slots:
-            slot.width = width
-        builder.slots[:] = [slot for slot, _ in self.slots]
-        builder.steps[:] = self.steps
-        builder.values.clear()
-        builder.values.update(self.values)
-        builder._placed.clear()
-        builder._placed.update(self.placed)
 
 
 def _output(builder: PlanBuilder, node: fx.Node) -> int:

@@ -1,0 +1,97 @@
+"""Operators that read memory by strides of their own, whatever the strides of their input.
+
+What `as_strided` reads of an input of the model is up to the caller, as it is in eager mode. A tensor that the model computes has the
+strides that its operators give it: those of the inputs in eager mode, and contiguous ones from a backend's kernels. The two agree when the
+inputs are contiguous, so calls must pass contiguous ones.
+"""
+
+from __future__ import annotations
+
+from typing import Any
+
+import torch
+from torch import fx
+
+from recfx.errors import CaptureError
+from recfx.ir.program import where
+from recfx.ir.propagate import refresh
+
+_aten = torch.ops.aten
+_READS = (_aten.as_strided.default, _aten.as_strided_copy.default)
+_WRITES = (_aten.as_strided_scatter.default,)
+
+#: A slice without an end has this one.
+_NO_END = 2**63 - 1
+
+
+def read_in_order(module: fx.GraphModule) -> set[fx.Node]:
+    """Makes what reads computed tensors by strides read their elements in order, in place.
+
+    Returns:
+        The placeholders that must be contiguous for the graph to compute what the model does.
+
+    Raises:
+        CaptureError: A computed tensor that is read by strides is not contiguous, or is written by strides.
+    """
+    contiguous: set[fx.Node] = set()
+    for node in list(module.graph.nodes):
+        if node.target not in (*_READS, *_WRITES):
+            continue
+        base = _base(node.args[0])
+        if base.op != "call_function":
+            continue
+        held = base.meta.get("val")
+        if node.target in _WRITES or not isinstance(held, torch.Tensor) or not held.is_contiguous():
+            raise CaptureError(
+                f"the model calls {node.target} on a tensor that it computes and that is not contiguous, or writes to it",
+                where=where(node),
+                hint="call .contiguous() before it, or use slices, unfold or reshape in its place",
+            )
+        _read_flat(module, node, base)
+        contiguous |= _inputs(base)
+    return contiguous
+
+
+def _base(node: Any) -> fx.Node:
+    """The tensor whose memory a node shows: itself, or what it is a view of."""
+    while node.op == "call_function" and isinstance(node.target, torch._ops.OpOverload):
+        schema = node.target._schema
+        first = schema.arguments[0].alias_info if schema.arguments else None
+        if first is None or first.is_write or not schema.returns or schema.returns[0].alias_info is None:
+            break
+        node = node.args[0]
+    return node  # type: ignore[no-any-return]
+
+
+def _read_flat(module: fx.GraphModule, node: fx.Node, base: fx.Node) -> None:
+    """Reads the elements of `base` as one row, from where the view of it begins."""
+    source: Any = node.args[0]
+    offset: Any = node.args[3] if len(node.args) > 3 else node.kwargs.get("storage_offset")
+    if offset is None:
+        offset = source.meta["val"].storage_offset()
+    if not isinstance(offset, int):
+        raise CaptureError(
+            f"the model calls {node.target} on a view whose place varies with the batch",
+            where=where(node),
+            hint="use slices, unfold or reshape in its place",
+        )
+    with module.graph.inserting_before(node):
+        flat = module.graph.call_function(_aten.reshape.default, (base, [-1]))
+        start = module.graph.call_function(_aten.slice.Tensor, (flat, 0, offset, _NO_END)) if offset else flat
+    for made in dict.fromkeys((flat, start)):
+        made.meta = {k: v for k, v in node.meta.items() if k != "val"}
+    node.args, node.kwargs = (start, *node.args[1:3]), {}
+    refresh(module, [flat, start, node])
+    module.recompile()
+
+
+def _inputs(node: fx.Node) -> set[fx.Node]:
+    """The placeholders that a node depends on."""
+    seen: set[fx.Node] = set()
+    wanted = [node]
+    while wanted:
+        found = wanted.pop()
+        if found not in seen:
+            seen.add(found)
+            wanted += found.all_input_nodes
+    return {n for n in seen if n.op == "placeholder" and isinstance(n.meta.get("val"), torch.Tensor)}

@@ -1,0 +1,122 @@
+"""The sizes of results that torch's fake kernels decide by the example's sizes.
+
+A slice is clamped to its tensor: `x[:2]` of one row has one row. The fake kernel compares 2 with the example's batch, and gives [2, 3] for
+`x[:2]` of [batch, 3] whatever the batch may be. The true size is an expression, Min(2, batch). A reshape to [2, 3] in turn gives 2 rows or
+fails.
+"""
+
+from __future__ import annotations
+
+from typing import Any
+
+import sympy
+import torch
+from torch.fx.experimental.symbolic_shapes import ShapeEnv, free_unbacked_symbols
+from torch.utils._sympy import functions
+from torch.utils._sympy.value_ranges import ValueRanges, bound_sympy
+
+_aten = torch.ops.aten
+_functions: Any = functions  # torch leaves them without types
+
+#: Operators whose second argument is the list of the result's sizes.
+_RESHAPES = (_aten.view.default, _aten.reshape.default, _aten._unsafe_view.default, _aten.expand.default)
+
+#: A slice without an end has this one, and no tensor has as many elements as the other.
+_NO_END, _UNBOUNDED = 2**63 - 1, 2**62
+
+#: Shape environments take every free size to be two or more; programs take one row.
+_FEWEST_ROWS = 1
+
+
+def with_true_sizes(target: Any, result: Any, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:
+    """The fake result of an operator with sizes that hold for every size of its inputs.
+
+    Args:
+        target: The operator.
+        result: What its fake kernel gives.
+        args: The positional arguments, fake tensors and sizes.
+        kwargs: The keyword arguments.
+    """
+    if target is _aten.slice.Tensor:
+        return _true_slice(result, args, kwargs)
+    return _true_reshape(result, args[1]) if target in _RESHAPES and len(args) > 1 else result
+
+
+def _true_slice(result: torch.Tensor, args: tuple[Any, ...], kwargs: dict[str, Any]) -> torch.Tensor:
+    given = dict(zip(("self", "dim", "start", "end", "step"), args, strict=False)) | kwargs
+    source: torch.Tensor = given["self"]
+    dim: int = given.get("dim", 0) % source.ndim
+    start, end, step = given.get("start"), given.get("end"), given.get("step", 1)
+    size = source.shape[dim]
+    env = _environment(size, start, end, step)
+    if env is None:
+        return result
+    first, last = 0 if start is None else start, _NO_END if end is None else end
+    found = _length(env, _expression(size), _expression(first), _expression(last), _expression(step))
+    if found is None or found == _expression(result.shape[dim]):
+        return result
+    sizes: list[Any] = list(result.shape)
+    sizes[dim] = int(found) if found.is_Integer else env.create_symintnode(found, hint=_hint(sizes[dim]))
+    return source.new_empty_strided(sizes, result.stride())
+
+
+def _true_reshape(result: torch.Tensor, given: Any) -> torch.Tensor:
+    """Sizes that are written as numbers are those numbers, or the operator fails."""
+    fixed = [
+        wanted if isinstance(wanted, int) and wanted >= 0 and not isinstance(size, int) else size
+        for size, wanted in zip(result.shape, given, strict=True)
+    ]
+    same = all(a is b for a, b in zip(fixed, result.shape, strict=True))
+    return result if same else result.new_empty_strided(fixed, result.stride())
+
+
+def _environment(*values: Any) -> ShapeEnv | None:
+    """The shape environment of sizes; None when none of them varies, or one depends on data."""
+    varying = [v for v in values if isinstance(v, torch.SymInt)]
+    if not varying or any(free_unbacked_symbols(v) for v in varying):
+        return None
+    env: ShapeEnv = varying[0].node.shape_env
+    return env
+
+
+def _expression(value: Any) -> sympy.Expr:
+    return value.node.expr if isinstance(value, torch.SymInt) else sympy.Integer(value)
+
+
+def _hint(size: Any) -> int:
+    return int(size.node.hint if isinstance(size, torch.SymInt) else size)
+
+
+def _length(env: ShapeEnv, size: sympy.Expr, start: sympy.Expr, end: sympy.Expr, step: sympy.Expr) -> sympy.Expr | None:
+    """How many elements size[start:end:step] has; None when the sign of a bound is not known."""
+    first, last = _bound(env, start, size), _bound(env, end, size)
+    if first is None or last is None:
+        return None
+    length = last - first
+    if first != 0 and last != size:  # otherwise it is not negative: no bound lies beyond the size
+        length = _larger(env, sympy.Integer(0), length)
+    return length if step == 1 else _functions.CeilDiv(length, step)
+
+
+def _bound(env: ShapeEnv, bound: sympy.Expr, size: sympy.Expr) -> sympy.Expr | None:
+    """Where a bound of a slice lies; a negative one counts from the end."""
+    held = _range(env, bound)
+    if held.lower >= _UNBOUNDED:
+        return size
+    if held.lower >= 0:
+        gap = _range(env, bound - size)
+        return bound if gap.upper <= 0 else size if gap.lower >= 0 else _functions.Min(bound, size)
+    return _larger(env, sympy.Integer(0), size + bound) if held.upper < 0 else None
+
+
+def _larger(env: ShapeEnv, a: sympy.Expr, b: sympy.Expr) -> sympy.Expr:
+    gap = _range(env, a - b)
+    return a if gap.lower >= 0 else b if gap.upper <= 0 else _functions.Max(a, b)
+
+
+def _range(env: ShapeEnv, expression: sympy.Expr) -> ValueRanges[Any]:
+    ranges = {}
+    for symbol in expression.free_symbols:
+        held = env.var_to_range[symbol]
+        ranges[symbol] = ValueRanges(min(held.lower, sympy.Integer(_FEWEST_ROWS)), held.upper)
+    return bound_sympy(expression, ranges)

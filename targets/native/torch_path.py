@@ -1,0 +1,60 @@
+"""What torch runs in place of a plan whose inputs have other sizes than the plan was made for."""
+
+from __future__ import annotations
+
+import dataclasses
+from collections.abc import Callable, Container, Sequence
+from typing import Any
+
+from torch import fx
+
+from recfx.ir.flat import flat_function
+from recfx.ir.program import Program
+
+
+class TorchPath:
+    """The operators of one plan, run by torch. The function is made at the first call, since most plans never need it.
+
+    Args:
+        program: The program the plan was made from.
+        outputs: The nodes whose tensors the plan gives.
+        given: Nodes that are computed before the plan.
+
+    Attributes:
+        sources: The nodes whose values the path takes, in order.
+    """
+
+    def __init__(self, program: Program, outputs: Sequence[fx.Node], given: Container[fx.Node]) -> None:
+        self._program, self._outputs = program, list(outputs)
+        needed, wanted = set[fx.Node](), list(outputs)
+        while wanted:
+            node = wanted.pop()
+            if node not in needed:
+                needed.add(node)
+                wanted += [] if node in given else node.all_input_nodes
+        self._nodes = [node for node in program.graph.nodes if node in needed]
+        self.sources = [node for node in self._nodes if node in given and node.op != "get_attr"]
+        self._run: Callable[..., tuple[Any, ...]] | None = None
+
+    def __call__(self, *values: Any) -> Any:
+        """The plan's outputs: one tensor, or a tuple of several.
+
+        Args:
+            values: The values of `sources`.
+        """
+        if self._run is None:
+            self._run = self._function()
+        found = self._run(*values)
+        return found[0] if len(self._outputs) == 1 else found
+
+    def _function(self) -> Callable[..., tuple[Any, ...]]:
+        graph = fx.Graph()
+        copies: dict[fx.Node, fx.Node] = {}
+        for node in self.sources:
+            copies[node] = graph.placeholder(node.name)
+        for node in self._nodes:
+            if node not in copies:
+                copies[node] = graph.node_copy(node, lambda n: copies[n])
+        graph.output(tuple(copies[node] for node in self._outputs))
+        module = fx.GraphModule(self._program.module, graph)
+        return flat_function(dataclasses.replace(self._program, module=module))
