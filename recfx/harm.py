@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from functools import partial
 from typing import Any
 
@@ -32,11 +32,11 @@ def do_no_harm(parts: Parts, model: torch.nn.Module, *, seconds: float = SECONDS
 
     Returns:
         The same parts with the measurements in the report; with the user's model behind the entry when the compiled one is slower
-        at one of the sizes, beyond the measurement's own interval, however much faster it is at the other. Sizes that the user's model
-        itself refuses are not measured, and a notice says so.
+        at one of the sizes, in its median or in its 99th percentile, beyond the measurement's own interval, however much faster it is at
+        the other. Sizes that the user's model itself refuses are not measured, and a notice says so.
     """
     measured: list[Measured] = []
-    comparisons: list[Comparison] = []
+    harmful = False
     notices: list[str] = []
     for leaves in _measured_inputs(parts):
         positional, keyword = _split(parts, pytree.tree_unflatten(list(leaves), parts.program.signature.in_spec)[0])
@@ -45,21 +45,15 @@ def do_no_harm(parts: Parts, model: torch.nn.Module, *, seconds: float = SECONDS
                 f"the model itself fails at batch {_rows(parts, leaves)}, so that size was not measured: {refusal}"
             )
             continue
-        comparison = compare(
-            {
-                "eager": _eager_call(model, *_as_user(parts, leaves)),
-                "compiled": partial(parts.entry, *positional, **keyword),
-            },
-            seconds=seconds,
-            min_rounds=_ROUNDS,
-            baseline="eager",
-        )
-        comparisons.append(comparison)
-        ratio = comparison.ratios["compiled"]
-        medians = {name: timing.median for name, timing in comparison.timings.items()}
-        bounds = (ratio.value, ratio.low, ratio.high)
-        measured.append(Measured(_rows(parts, leaves), medians["eager"], medians["compiled"], bounds))
-    harmful = any(c.slower("compiled", than="eager") for c in comparisons)
+        candidates: dict[str, Callable[[], Any]] = {
+            "eager": _eager_call(model, *_as_user(parts, leaves)),
+            "compiled": partial(parts.entry, *positional, **keyword),
+        }
+        comparison = _compare(candidates, seconds)
+        measured.append(_measured(_rows(parts, leaves), comparison))
+        harmful |= comparison.slower("compiled", than="eager")
+        # A disturbance of the machine can fall on a few calls of one model alone, so a worse tail has to show twice.
+        harmful |= all(c.slower_at_worst("compiled", than="eager") for c in _twice(comparison, candidates, seconds))
     report = dataclasses.replace(
         parts.report,
         measured=tuple(measured),
@@ -68,6 +62,23 @@ def do_no_harm(parts: Parts, model: torch.nn.Module, *, seconds: float = SECONDS
     )
     run = bind_user_model(parts, model) if harmful else parts.run
     return Parts(parts.program, parts.regions, report, run, parts.recipe, parts.one_row)
+
+
+def _compare(candidates: Mapping[str, Callable[[], Any]], seconds: float) -> Comparison:
+    return compare(candidates, seconds=seconds, min_rounds=_ROUNDS, baseline="eager", single_calls=True)
+
+
+def _twice(first: Comparison, candidates: Mapping[str, Callable[[], Any]], seconds: float) -> Iterator[Comparison]:
+    """A comparison, and when it is asked for another one."""
+    yield first
+    yield _compare(candidates, seconds)
+
+
+def _measured(rows: int, comparison: Comparison) -> Measured:
+    eager, compiled = (comparison.timings[name] for name in ("eager", "compiled"))
+    ratio = comparison.ratios["compiled"]
+    p99 = (eager.p99, compiled.p99) if eager.has_p99 and compiled.has_p99 else None
+    return Measured(rows, eager.median, compiled.median, (ratio.value, ratio.low, ratio.high), p99)
 
 
 def bind_user_model(parts: Parts, model: torch.nn.Module) -> Callable[..., list[Any]]:

@@ -32,18 +32,21 @@ class Measured:
         eager_s: Median seconds of the user's model.
         compiled_s: Median seconds of the compiled model.
         ratio: compiled / eager, with its interval.
+        p99_s: 99th percentiles of both, in the same order; None where too few calls were timed to know them.
     """
 
     batch: int
     eager_s: float
     compiled_s: float
     ratio: tuple[float, float, float]
+    p99_s: tuple[float, float] | None = None
 
     def __str__(self) -> str:
         value, low, high = self.ratio
+        worst = f", p99 {self.p99_s[0] * 1e6:.0f} µs → {self.p99_s[1] * 1e6:.0f} µs" if self.p99_s is not None else ""
         return (
             f"  batch {self.batch}: {self.eager_s * 1e6:.0f} µs → {self.compiled_s * 1e6:.0f} µs"
-            f"  ({value:.2f} ×, 95 % interval {low:.2f} to {high:.2f})"
+            f"  ({value:.2f} ×, 95 % interval {low:.2f} to {high:.2f}){worst}"
         )
 
 

@@ -3,13 +3,16 @@
 from __future__ import annotations
 
 import time
+from collections.abc import Callable
 
+import numpy as np
 import pytest
 import torch
 from models import TinyCtr, tiny_inputs
 
 import recfx
 from recfx.compiled import Parts
+from recfx.cost.timing import Comparison, compare
 from recfx.harm import do_no_harm
 
 
@@ -77,3 +80,62 @@ def test_a_size_that_the_model_refuses_is_not_measured_but_noticed() -> None:
     assert any("the model itself" in notice for notice in fast.report.notices)
     ids, x = torch.tensor([[3], [5]]), torch.randn(2, 3)
     torch.testing.assert_close(fast(ids, x), model(ids, x))
+
+
+@pytest.mark.parametrize("slow_batch", [1, 4], ids=["one row", "the example"])
+def test_a_model_that_is_slower_at_one_of_the_sizes_gives_way(slow_batch: int) -> None:
+    fast = recfx.optimize(TinyCtr(), example_inputs=tiny_inputs(4), measure=False)
+    parts = fast._ready()
+    run = parts.regions[0].run
+
+    def slow(*leaves: torch.Tensor) -> tuple[torch.Tensor, ...]:
+        if leaves[0].shape[0] == slow_batch:
+            time.sleep(0.005)
+        return run(*leaves)
+
+    judged = do_no_harm(Parts(parts.program, parts.regions, parts.report, slow), TinyCtr(), seconds=0.1)
+    assert judged.report.kept_eager
+
+
+def _compared(slow_calls: float, *, calls: int = 2000) -> Comparison:
+    """A comparison in which the compiled model takes a third of eager's time, but for a share of calls that take 5 ms."""
+    rng = np.random.default_rng(0)
+    clock = [0]
+
+    def call(nanoseconds: int, share: float) -> Callable[[], None]:
+        def passes() -> None:
+            clock[0] += 5_000_000 if rng.random() < share else int(nanoseconds * (1 + 0.1 * rng.random()))
+
+        return passes
+
+    candidates = {"eager": call(300_000, 0.0), "compiled": call(100_000, slow_calls)}
+    return compare(candidates, seconds=0, min_rounds=calls, baseline="eager", single_calls=True, clock=lambda: clock[0])
+
+
+@pytest.mark.parametrize(
+    ("found", "kept"),
+    [
+        ([0.0, 0.0], False),
+        ([0.04, 0.04], True),
+        ([0.0, 0.04, 0.04], True),
+        ([0.04, 0.0, 0.0], False),
+    ],
+    ids=["no slow calls", "at one row", "at the example", "once and not again"],
+)
+def test_slow_calls_behind_a_good_median_count_when_they_show_twice(
+    found: list[float], kept: bool, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    parts, _ = _parts(0.0)
+    shares = iter([*found, 0.0, 0.0])
+    monkeypatch.setattr("recfx.harm._compare", lambda *_: _compared(next(shares)))
+    judged = do_no_harm(parts, TinyCtr())
+    assert judged.report.kept_eager is kept
+    assert all(m.ratio[0] < 0.5 for m in judged.report.measured)
+    assert "p99" in str(judged.report)
+
+
+def test_few_calls_have_no_p99(monkeypatch: pytest.MonkeyPatch) -> None:
+    parts, _ = _parts(0.0)
+    monkeypatch.setattr("recfx.harm._compare", lambda *_: _compared(0.5, calls=12))
+    judged = do_no_harm(parts, TinyCtr())
+    assert [m.p99_s for m in judged.report.measured] == [None, None]
