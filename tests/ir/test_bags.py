@@ -100,3 +100,8 @@ def test_columns_that_merely_look_like_bounds_stay_columns() -> None:
     program = recfx.optimize(PlainColumns().eval(), example_inputs=inputs, measure=False).program
     assert program.bags == ()
     assert [leaf.shape for leaf in program.signature.leaves] == [("batch",)] * 3
+
+
+def test_a_bag_alone_becomes_a_grouped_lookup() -> None:
+    _, fast, _ = compiled("ids and offsets alone", "bags of any length")
+    assert torch.ops.recfx.grouped_lookup.default in {node.target for node in fast.program.graph.nodes}
