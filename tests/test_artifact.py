@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import dataclasses
 import json
+import os
 import shutil
 import subprocess
 import sys
@@ -14,6 +16,7 @@ from artifact_kit import rewrite_manifest
 from models import TinyCtr, tiny_inputs
 
 import recfx
+from recfx.compiled import Parts
 
 
 @pytest.fixture(scope="module")
@@ -121,3 +124,35 @@ def test_a_folder_of_an_earlier_format_says_how_to_mend_it(tmp_path: Path) -> No
     (tmp_path / "manifest.json").write_text(json.dumps({"format": 2, "files": {}, "regions": [], "report": {}}))
     with pytest.raises(recfx.ArtifactError, match=r"format 2, this recfx reads format 3[\s\S]*save it again"):
         recfx.load(tmp_path)
+
+
+def test_a_loaded_model_says_what_runs_when_the_users_own_was_kept(tmp_path: Path) -> None:
+    """The user's model is not part of the folder."""
+    fast = recfx.optimize(TinyCtr(), example_inputs=tiny_inputs(4), measure=False)
+    parts = fast.parts
+    kept = dataclasses.replace(parts.report, kept_eager=True)
+    recfx.CompiledModel(Parts(parts.program, parts.regions, kept, parts.run, parts.recipe)).save(tmp_path / "model")
+    again = recfx.load(tmp_path / "model")
+    assert "your own model runs" not in str(again.report)
+    assert "a saved folder does not hold it: the compiled model runs" in str(again.report)
+    assert torch.equal(again(*tiny_inputs(3)), fast(*tiny_inputs(3)))
+
+
+def test_a_saved_model_can_be_read_by_others(saved: Path) -> None:
+    before = os.umask(0)
+    os.umask(before)
+    assert saved.stat().st_mode & 0o777 == 0o777 & ~before
+    assert {file.stat().st_mode & 0o777 for file in saved.iterdir()} == {0o666 & ~before}
+
+
+def test_uninitialised_memory_is_saved_as_zeros(tmp_path: Path) -> None:
+    class Model(torch.nn.Module):
+        def forward(self, x: torch.Tensor) -> torch.Tensor:
+            return torch.cat([torch.empty(0, 3), x]) + x.new_empty(1, 3).mul(0).nan_to_num()
+
+    fast = recfx.optimize(Model().eval(), example_inputs=(torch.rand(4, 3),), pipeline="", measure=False, verify="off")
+    fast.save(tmp_path / "model")
+    targets = [node.get("target") for node in json.loads((tmp_path / "model" / "program.json").read_text())["nodes"]]
+    assert not any("empty" in str(target) for target in targets)
+    x = torch.rand(2, 3)
+    assert torch.equal(recfx.load(tmp_path / "model")(x), x)

@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import Any
 
 from recfx.errors import ArtifactError
+from recfx.formats import strict_json
 
 
 def write_json(file: Path, document: Any) -> None:
@@ -24,8 +25,6 @@ def read_json(file: Path) -> Any:
         ArtifactError: It is none.
     """
     try:
-        return json.loads(file.read_text())
-    except (json.JSONDecodeError, UnicodeDecodeError) as error:
-        raise ArtifactError(
-            f"a result is damaged: {error}", where=str(file), hint="delete it to run it again"
-        ) from error
+        return strict_json.parse(file.read_bytes(), str(file))
+    except ArtifactError as error:
+        raise ArtifactError(f"a result: {error.what}", where=str(file), hint="delete it to run it again") from error

@@ -8,6 +8,7 @@ from __future__ import annotations
 import dataclasses
 import hashlib
 import json
+import math
 import os
 import time
 from collections.abc import Callable, Mapping
@@ -19,7 +20,9 @@ import torch
 import torch.nn.functional as F
 
 from recfx.cost.processor import processor
-from recfx.errors import MeasureError
+from recfx.errors import ArtifactError, MeasureError
+from recfx.formats.folders import open_sealed_json, sealed_json
+from recfx.formats.records import decode
 
 Clock = Callable[[], int]
 
@@ -101,15 +104,22 @@ class Machine:
             MeasureError: Written in another form.
         """
         try:
-            if values["format"] != _FORMAT:
-                raise ValueError(f"format {values['format']} instead of {_FORMAT}")
-            plain = {field.name: values[field.name] for field in dataclasses.fields(cls)}
-            plain["flags"] = tuple(plain["flags"])
-            plain["stream"] = tuple(StreamPoint(**point) for point in plain["stream"])
-            plain["gather"] = tuple(GatherPoint(**point) for point in plain["gather"])
-            return cls(**plain)
-        except (KeyError, TypeError, ValueError) as error:
+            plain = dict(values)
+            if plain.pop("format", None) != _FORMAT:
+                raise ValueError(f"format {values.get('format')} instead of {_FORMAT}")
+            found: Self = decode(cls, json.loads(json.dumps(plain)), "machine")
+        except (ArtifactError, TypeError, ValueError) as error:
             raise MeasureError(f"not a machine description: {error}", hint="measure the machine again") from error
+        rates = [found.matmul, *(p.rate for p in found.stream), *(p.rate for p in found.gather)]
+        grid = len({p.table_bytes for p in found.gather}) * len({p.row_bytes for p in found.gather})
+        if (
+            not found.stream
+            or not found.gather
+            or len(found.gather) != grid
+            or not all(0 < r < math.inf for r in rates)
+        ):
+            raise MeasureError("not a machine description: rates are missing", hint="measure the machine again")
+        return found
 
 
 def _interpolate(x: float, known: list[int], values: list[float]) -> float:
@@ -133,8 +143,8 @@ def measure_machine(
     path = _cache_file(cache, identity)
     if path is not None and path.is_file():
         try:
-            return Machine.from_json(json.loads(path.read_text()))
-        except (MeasureError, ValueError):
+            return Machine.from_json(open_sealed_json(path.read_bytes(), str(path)))
+        except (MeasureError, ArtifactError):
             path.unlink()
     machine = Machine(
         *identity,
@@ -149,7 +159,7 @@ def measure_machine(
     if path is not None:
         path.parent.mkdir(parents=True, exist_ok=True)
         partial = path.with_suffix(f".{os.getpid()}.tmp")
-        partial.write_text(json.dumps(machine.to_json(), indent=1))
+        partial.write_bytes(sealed_json(machine.to_json()))
         partial.replace(path)
     return machine
 

@@ -63,6 +63,15 @@ def dump(document: Any, indent: int | None = None) -> bytes:
     return (json.dumps(_finite(document), indent=indent, allow_nan=False) + "\n").encode()
 
 
+def restored(value: Any) -> Any:
+    """The document that `dump` was given, from what `parse` made of it."""
+    if isinstance(value, dict):
+        if value.keys() == {"float"} and value["float"] in ("nan", "inf", "-inf"):
+            return float(value["float"])
+        return {key: restored(item) for key, item in value.items()}
+    return [restored(item) for item in value] if isinstance(value, list) else value
+
+
 def _finite(value: Any) -> Any:
     if isinstance(value, float) and not math.isfinite(value):
         return {"float": repr(value)}

@@ -1,29 +1,47 @@
 """Checkpoints: tensors as safetensors, everything else as JSON, no pickle.
 
 folder/
-  checkpoint.json                     which files belong to it, their checksums, and the plain values; written last
-  state-<steps>-<crc32>.safetensors   model, optimiser and generators
-  best-<steps>-<crc32>.safetensors    the best model so far
+  checkpoint.json                     which files belong to it, their digests, the plain values, and a digest of all this; written last
+  state-<steps>-<digest>.safetensors  model, optimiser and generators
+  best-<steps>-<digest>.safetensors   the best model so far
 """
 
 from __future__ import annotations
 
-import json
 import os
-import zlib
+from dataclasses import asdict, dataclass
 from os import PathLike
 from pathlib import Path
 from typing import Any
 
 import torch
-from safetensors import SafetensorError
-from safetensors.torch import load_file, save_file
+from safetensors.torch import save_file
 from torch import Tensor
 
 from recfx.errors import ArtifactError
+from recfx.formats import strict_json
+from recfx.formats.folders import open_sealed_json, sealed_json
+from recfx.formats.open_folder import FileRecord, OpenFolder, record_of
+from recfx.formats.records import decode
+from recfx.formats.tensor_files import read_tensors
 
-FORMAT = 1
+FORMAT = 2
 _NAME = "checkpoint.json"
+
+
+@dataclass(frozen=True)
+class _Part(FileRecord):
+    """A file of tensors."""
+
+    name: str
+
+
+@dataclass(frozen=True)
+class _Document:
+    format: int
+    torch: str
+    files: dict[str, _Part]
+    values: Any
 
 
 def save_checkpoint(folder: str | PathLike[str], steps: int, parts: dict[str, dict[str, Tensor]], values: Any) -> None:
@@ -31,7 +49,7 @@ def save_checkpoint(folder: str | PathLike[str], steps: int, parts: dict[str, di
 
     Args:
         folder: Made where it does not exist.
-        steps: For the files' names, which hold checksums too, so that none is ever overwritten by another content.
+        steps: For the files' names, which hold digests too, so that none is ever overwritten by another content.
         parts: Tensors by name, by part.
         values: What JSON can hold, floats exactly.
     """
@@ -40,15 +58,18 @@ def save_checkpoint(folder: str | PathLike[str], steps: int, parts: dict[str, di
     files = {}
     for part, tensors in parts.items():
         partial = _partial(place / f"{part}-{steps}.safetensors")
+        partial.touch()  # with the permissions that the umask leaves
+        mode = partial.stat().st_mode & 0o777
         save_file({name: t.detach().cpu().clone().contiguous() for name, t in tensors.items()}, partial)
-        checksum = _crc32(partial)
-        file = place / f"{part}-{steps}-{checksum:08x}.safetensors"
+        partial.chmod(mode)
+        record = record_of(partial)
+        file = place / f"{part}-{steps}-{record.sha256[0][:16]}.safetensors"
         os.replace(partial, file)
-        files[part] = {"name": file.name, "bytes": file.stat().st_size, "crc32": checksum}
-    document = {"format": FORMAT, "torch": torch.__version__, "files": files, "values": values}
-    _partial(place / _NAME).write_text(json.dumps(document) + "\n")
+        files[part] = _Part(record.bytes, record.sha256, file.name)
+    document = asdict(_Document(FORMAT, torch.__version__, files, values))
+    _partial(place / _NAME).write_bytes(sealed_json(document))
     os.replace(_partial(place / _NAME), place / _NAME)
-    kept = {entry["name"] for entry in files.values()}
+    kept = {entry.name for entry in files.values()}
     for file in place.glob("*-*.safetensors*"):
         if file.name not in kept:
             file.unlink()
@@ -65,36 +86,33 @@ def load_checkpoint(folder: str | PathLike[str]) -> tuple[dict[str, dict[str, Te
     Raises:
         ArtifactError: There is none, or it is damaged, cut short, or of another format.
     """
-    place = Path(folder)
-    try:
-        document = json.loads((place / _NAME).read_text())
-    except FileNotFoundError as error:
-        raise ArtifactError("there is no checkpoint here", where=str(place)) from error
-    except (json.JSONDecodeError, UnicodeDecodeError) as error:
-        raise ArtifactError(f"the checkpoint is damaged: {error}", where=str(place / _NAME)) from error
-    if not isinstance(document, dict) or document.get("format") != FORMAT:
-        raise ArtifactError(f"no checkpoint of format {FORMAT}", where=str(place / _NAME), hint="start anew elsewhere")
-    return {part: _read(place / entry["name"], entry) for part, entry in document["files"].items()}, document["values"]
-
-
-def _read(file: Path, entry: dict[str, Any]) -> dict[str, Tensor]:
-    if not file.is_file():
-        raise ArtifactError("a file of the checkpoint is missing", where=str(file), hint="copy the whole folder")
-    if file.stat().st_size != entry["bytes"] or _crc32(file) != entry["crc32"]:
-        raise ArtifactError("the file's size or checksum is wrong: it was damaged", where=str(file))
-    try:
-        return load_file(file)
-    except SafetensorError as error:
-        raise ArtifactError(f"the tensors cannot be read: {error}", where=str(file)) from error
+    with OpenFolder(folder, "checkpoint") as opened:
+        try:
+            data = opened.read(_NAME, strict_json.MOST_BYTES)
+        except FileNotFoundError as error:
+            raise opened.missing() from error
+        where = opened.where(_NAME)
+        plain = strict_json.parse(data, where)
+        if isinstance(plain, dict) and plain.get("format") == 1:
+            raise ArtifactError(
+                f"the checkpoint is of format 1, this recfx reads format {FORMAT}",
+                where=where,
+                hint="start anew elsewhere",
+            )
+        document: _Document = decode(_Document, open_sealed_json(data, where), where)
+        if document.format != FORMAT:
+            raise ArtifactError(f"no checkpoint of format {FORMAT}", where=where, hint="start anew elsewhere")
+        memory = opened.memory({part.name: FileRecord(part.bytes, part.sha256) for part in document.files.values()}, 0)
+        # Training writes to them, and the next checkpoint removes the files: they are copied.
+        parts = {
+            part: {
+                name: tensor.clone()
+                for name, tensor in read_tensors(memory[entry.name], opened.where(entry.name)).items()
+            }
+            for part, entry in document.files.items()
+        }
+    return parts, strict_json.restored(document.values)
 
 
 def _partial(file: Path) -> Path:
     return file.with_name(file.name + ".partial")
-
-
-def _crc32(file: Path) -> int:
-    value = 0
-    with file.open("rb") as stream:
-        while block := stream.read(1 << 22):
-            value = zlib.crc32(block, value)
-    return value

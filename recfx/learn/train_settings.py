@@ -7,6 +7,7 @@ from dataclasses import dataclass, field
 from typing import Any, Literal
 
 from recfx.errors import InputError
+from recfx.formats.records import decode
 
 Stop = Literal["epochs", "time", "patience"]
 
@@ -97,6 +98,10 @@ class TrainReport:
 
     @staticmethod
     def from_json(document: dict[str, Any]) -> TrainReport:
-        """A report from its fields as plain JSON has them."""
-        scores = [(int(epoch), dict(figures)) for epoch, figures in document["scores"]]
-        return TrainReport(**{**document, "scores": scores})
+        """A report from its fields as plain JSON has them.
+
+        Raises:
+            ArtifactError: A field is missing, unknown or of another type.
+        """
+        report: TrainReport = decode(TrainReport, document, "report")
+        return report

@@ -10,6 +10,7 @@ import torch
 from torch import Tensor
 
 from recfx.errors import ArtifactError
+from recfx.formats.records import decode, fields
 from recfx.learn.checkpoint import load_checkpoint, save_checkpoint
 from recfx.learn.curvature import Curvature
 from recfx.learn.fingerprint import of_sample, require_same
@@ -101,14 +102,15 @@ class TrainState:
             ArtifactError: It is damaged, or of another experiment: other settings, model, quantisers, loss, samples, updates of delta or
                 distillation.
         """
-        parts, values = load_checkpoint(folder)
-        if "experiment" not in values:
+        parts, held = load_checkpoint(folder)
+        if not isinstance(held, dict) or "experiment" not in held:
             raise ArtifactError(
                 "the checkpoint does not say what it was trained with: an earlier version of recfx wrote it",
                 where=str(folder),
                 hint="train into another folder",
             )
-        state = parts["state"]
+        values = _checked(held, str(folder))
+        state = parts.get("state", {})
         self.first_sample, self.first_from = values["first_sample"], state.get("generator.first_sample")
         before = {**_named(values["settings"]), **values["experiment"], **(self.first_sample or {})}
         now = {**_named(_fixed(settings)), **self.experiment, **(self._drawn_again() or {})}
@@ -118,15 +120,18 @@ class TrainState:
             self._load_optimizer(state, values)
         except (RuntimeError, ValueError, KeyError) as error:
             raise ArtifactError(f"the checkpoint is of another model: {error}", where=str(folder)) from error
+        missing = {"generator.epoch_start", "generator.cpu"} - state.keys()
+        if missing:
+            raise ArtifactError(f"the checkpoint lacks {', '.join(sorted(missing))}", where=str(folder))
         self.epoch_start = state["generator.epoch_start"]
         torch.set_rng_state(state["generator.cpu"])
         device = _device(self.model)
         if device.type == "cuda" and "generator.cuda" in state:
             torch.cuda.set_rng_state(state["generator.cuda"], device)
         self.generator.set_state(self.epoch_start)
-        self.position = Position(**values["position"])
+        self.position = values["position"]
         self.curvature.load_state(values["curvature"])
-        self.report = replace(TrainReport.from_json(values["report"]), deltas=list(self.curvature.history))
+        self.report = replace(values["report"], deltas=list(self.curvature.history))
         self.best = parts.get("best")
 
     def begin_epoch(self, sample: Sample) -> None:
@@ -164,3 +169,22 @@ def _under(tensors: dict[str, Tensor], prefix: str) -> dict[str, Tensor]:
 
 def _device(model: torch.nn.Module) -> torch.device:
     return next((p.device for p in model.parameters()), torch.device("cpu"))
+
+
+#: What a checkpoint holds besides tensors.
+_VALUES: dict[str, Any] = {
+    "settings": dict[str, Any],
+    "experiment": dict[str, str],
+    "first_sample": dict[str, str] | None,
+    "slots": dict[str, dict[str, Any]],
+    "groups": list[dict[str, Any]],
+    "position": Position,
+    "report": TrainReport,
+    "curvature": dict[str, Any],
+}
+
+
+def _checked(held: Any, where: str) -> dict[str, Any]:
+    """The values of a checkpoint, of the types that `TrainState.save` gave them."""
+    found = fields(held, where, tuple(_VALUES))
+    return {name: decode(kind, found[name], f"{where}, {name}") for name, kind in _VALUES.items()}

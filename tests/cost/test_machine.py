@@ -21,7 +21,8 @@ from recfx.cost.machine import (
     stream_bandwidth,
 )
 from recfx.cost.processor import processor
-from recfx.errors import MeasureError
+from recfx.errors import ArtifactError, MeasureError
+from recfx.formats.folders import open_sealed_json
 
 MIB = 2**20
 
@@ -95,7 +96,19 @@ def test_json_round_trip() -> None:
     assert Machine.from_json(json.loads(json.dumps(machine.to_json()))) == machine
 
 
-@pytest.mark.parametrize("damage", [{"format": 99}, {"stream": 3}, {"gather": [{"rate": 1.0}]}, {"flags": None}])
+@pytest.mark.parametrize(
+    "damage",
+    [
+        {"format": 99},
+        {"stream": 3},
+        {"gather": [{"rate": 1.0}]},
+        {"flags": None},
+        {"stream": []},
+        {"matmul": -1.0},
+        {"cores": "4"},
+        {"more": 1},
+    ],
+)
 def test_json_of_another_form_is_refused(damage: dict[str, object]) -> None:
     with pytest.raises(MeasureError, match="not a machine description"):
         Machine.from_json({**some_machine().to_json(), **damage})
@@ -128,7 +141,11 @@ def test_the_cache_is_used_kept_apart_by_threads_and_mended(tmp_path: Path, monk
     monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path))
     file.write_text("{")
     assert measure_machine(cache=True, seconds=0, clock=ticking()) == machine
-    assert Machine.from_json(json.loads(file.read_text())) == machine
+    assert Machine.from_json(open_sealed_json(file.read_bytes(), "cache")) == machine
+    file.write_text(file.read_text().replace('"cores": ', '"cores": 1'))
+    with pytest.raises(ArtifactError, match="checksum"):
+        open_sealed_json(file.read_bytes(), "cache")
+    assert measure_machine(cache=True, seconds=0, clock=ticking()) == machine
 
 
 X86 = """processor\t: 0

@@ -62,12 +62,30 @@ def test_damage_is_found(tmp_path: Path) -> None:
     whole = state.read_bytes()
     for damaged in (whole[:-1], whole[:-1] + bytes([whole[-1] ^ 1]), b""):
         state.write_bytes(damaged)
-        with pytest.raises(ArtifactError, match="damaged"):
+        with pytest.raises(ArtifactError, match=r"damaged|bytes instead of"):
             load_checkpoint(tmp_path)
+    state.rename(tmp_path / "elsewhere")
+    state.symlink_to(tmp_path / "elsewhere")
+    with pytest.raises(ArtifactError, match="regular files only"):
+        load_checkpoint(tmp_path)
     state.unlink()
     with pytest.raises(ArtifactError, match="missing"):
         load_checkpoint(tmp_path)
-    for text in ("{", "[]", '{"format": 99}'):
+    for text in (
+        "{",
+        "[]",
+        '{"format": 99}',
+        '{"format": 1, "files": {}}',
+        '{"sha256": "0", "content": {}}',
+        '{"a": 1, "a": 1}',
+    ):
         (tmp_path / "checkpoint.json").write_text(text)
         with pytest.raises(ArtifactError):
             load_checkpoint(tmp_path)
+
+
+def test_values_that_are_not_finite_come_back(tmp_path: Path) -> None:
+    save_checkpoint(tmp_path, 1, {"state": {}}, {"losses": [float("inf"), 1.0], "score": {"nan": float("nan")}})
+    _, values = load_checkpoint(tmp_path)
+    assert values["losses"] == [float("inf"), 1.0]
+    assert values["score"]["nan"] != values["score"]["nan"]

@@ -1,0 +1,196 @@
+"""Folders whose files are opened without trust: relative to the open folder, never through symbolic links, and only regular files.
+
+What is checked is what is used: a file is read once, or mapped once, and its digests are those of that memory.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import mmap
+import os
+import re
+import stat
+from collections.abc import Mapping
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass
+from pathlib import Path
+from types import TracebackType
+from typing import Self
+
+from recfx.errors import ArtifactError
+
+Memory = mmap.mmap | bytes
+
+AGAIN = "copy the whole folder again, or save it again"
+_BLOCK = 64 << 20
+_NAME = re.compile(r"[A-Za-z0-9_][A-Za-z0-9_.-]{0,199}(/[A-Za-z0-9_][A-Za-z0-9_.-]{0,199}){0,3}")
+_DIGEST = re.compile(r"[0-9a-f]{64}")
+_FLAGS = os.O_RDONLY | os.O_NOFOLLOW | os.O_NONBLOCK | os.O_CLOEXEC
+
+
+@dataclass(frozen=True)
+class FileRecord:
+    """What a manifest says about a file.
+
+    Attributes:
+        bytes: Its size.
+        sha256: The digests of its blocks of 64 MiB, in hexadecimal digits, so that several threads can check a large file. A smaller file
+            has one digest, that of the whole file; an empty one has that of nothing.
+    """
+
+    bytes: int
+    sha256: tuple[str, ...]
+
+
+def record_of(file: Path) -> FileRecord:
+    """Size and digests of a file."""
+    with file.open("rb") as stream:
+        digests = [hashlib.sha256(block).hexdigest() for block in iter(lambda: stream.read(_BLOCK), b"")]
+    return FileRecord(file.stat().st_size, tuple(digests or [hashlib.sha256().hexdigest()]))
+
+
+class OpenFolder:
+    """A folder that is open for reading; a context manager.
+
+    Args:
+        path: The folder; it may be a symbolic link, its files may not.
+        kind: What the folder holds, for errors: "saved model".
+
+    Raises:
+        ArtifactError: There is no such folder.
+    """
+
+    def __init__(self, path: str | os.PathLike[str], kind: str) -> None:
+        self.path, self.kind = Path(path), kind
+        try:
+            self._folder = os.open(self.path, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
+        except (FileNotFoundError, NotADirectoryError, ValueError) as error:
+            raise self.missing() from error
+        except OSError as error:
+            raise ArtifactError(f"the folder cannot be opened: {error.strerror}", where=str(self.path)) from error
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        self.close()
+
+    def close(self) -> None:
+        """Closes the folder; what was read and mapped stays."""
+        os.close(self._folder)
+
+    def missing(self) -> ArtifactError:
+        """The error that nothing was saved here."""
+        return ArtifactError(
+            f"there is no {self.kind} here", where=str(self.path), hint="pass the folder that was saved to"
+        )
+
+    def where(self, file: str) -> str:
+        """A file, for errors."""
+        return str(self.path / file)
+
+    def read(self, file: str, most: int) -> bytes:
+        """The contents of a small file.
+
+        Raises:
+            FileNotFoundError: It is not there.
+            ArtifactError: It is no regular file, or larger than `most` bytes.
+        """
+        with os.fdopen(self._open(file), "rb") as stream:
+            data = stream.read(most + 1)
+        if len(data) > most:
+            raise ArtifactError(f"the file has more than {most} bytes", where=self.where(file))
+        return data
+
+    def memory(self, records: Mapping[str, FileRecord], most: int, *, check: bool = True) -> dict[str, Memory]:
+        """The contents of files whose sizes and digests are known: JSON files are read, others mapped, so that writes stay in this process.
+
+        Args:
+            records: File -> its size and digests.
+            most: The largest size of a JSON file.
+            check: Whether to compare digests of tensor files; those of others always are.
+
+        Raises:
+            ArtifactError: A file is missing, no regular file, or of another size or digest.
+        """
+        held: dict[str, Memory] = {}
+        work = []
+        for name, record in records.items():
+            _require_name(name, record, self.where(name))
+            try:
+                held[name] = self._memory(name, record.bytes, most)
+            except FileNotFoundError as error:
+                raise ArtifactError("a file is missing", where=self.where(name), hint=AGAIN) from error
+            if check or not name.endswith(".safetensors"):
+                work += [(name, held[name], i, digest) for i, digest in enumerate(record.sha256)]
+        self._check_digests(work)
+        return held
+
+    def _check_digests(self, work: list[tuple[str, Memory, int, str]]) -> None:
+        def wrong(item: tuple[str, Memory, int, str]) -> bool:
+            _, memory, block, digest = item
+            with memoryview(memory) as whole, whole[block * _BLOCK : (block + 1) * _BLOCK] as part:
+                return hashlib.sha256(part).hexdigest() != digest
+
+        if sum(len(memory) for _, memory, _, _ in work) < _BLOCK:
+            results = [wrong(item) for item in work]
+        else:
+            with ThreadPoolExecutor(min(8, os.cpu_count() or 1, len(work))) as pool:
+                results = list(pool.map(wrong, work))
+        for (name, *_), is_wrong in zip(work, results, strict=True):
+            if is_wrong:
+                raise ArtifactError("the file's checksum is wrong: it was damaged", where=self.where(name), hint=AGAIN)
+
+    def _open(self, file: str) -> int:
+        """Opens a regular file below the folder; FileNotFoundError when it is not there."""
+        *parents, last = file.split("/")
+        folder = os.dup(self._folder)
+        try:
+            for name in parents:
+                inner = os.open(name, _FLAGS | os.O_DIRECTORY, dir_fd=folder)
+                os.close(folder)
+                folder = inner
+            opened = os.open(last, _FLAGS, dir_fd=folder)
+        except FileNotFoundError:
+            raise
+        except OSError as error:
+            raise ArtifactError(
+                f"the file cannot be opened: {error.strerror}",
+                where=self.where(file),
+                hint="saved folders hold regular files only, no links and no devices",
+            ) from error
+        finally:
+            os.close(folder)
+        if not stat.S_ISREG(os.fstat(opened).st_mode):
+            os.close(opened)
+            raise ArtifactError("it is not a regular file", where=self.where(file), hint=AGAIN)
+        return opened
+
+    def _memory(self, file: str, size: int, most: int) -> Memory:
+        if file.endswith(".json"):
+            data = self.read(file, most)
+            self._require_size(file, len(data), size)
+            return data
+        opened = self._open(file)
+        try:
+            self._require_size(file, os.fstat(opened).st_size, size)
+            return mmap.mmap(opened, size, access=mmap.ACCESS_COPY) if size else b""
+        except (OSError, ValueError, OverflowError) as error:
+            raise ArtifactError(f"the file cannot be mapped: {error}", where=self.where(file)) from error
+        finally:
+            os.close(opened)
+
+    def _require_size(self, file: str, found: int, size: int) -> None:
+        if found != size:
+            raise ArtifactError(f"the file has {found} bytes instead of {size}", where=self.where(file), hint=AGAIN)
+
+
+def _require_name(name: str, record: FileRecord, where: str) -> None:
+    if not _NAME.fullmatch(name):
+        raise ArtifactError(f"{name[:200]!r} is not the name of a file of the folder", where=where)
+    if record.bytes < 0 or len(record.sha256) != max(1, -(-record.bytes // _BLOCK)):
+        raise ArtifactError(f"{len(record.sha256)} digests for a file of {record.bytes} bytes", where=where)
+    if any(not _DIGEST.fullmatch(digest) for digest in record.sha256):
+        raise ArtifactError("a digest is not SHA-256 in hexadecimal digits", where=where)
