@@ -307,6 +307,27 @@ def test_operators_that_do_not_fit_their_operands_are_refused(saved: Path, chang
         recfx.load(saved)
 
 
+@pytest.mark.parametrize(
+    ("target", "args"),
+    [
+        ("op:aten.unbind.int", []),
+        ("op:aten.split.Tensor", [1]),
+        ("op:aten.chunk.default", [1 << 29]),
+        ("op:aten.tensor_split.sections", [1 << 29]),
+    ],
+)
+def test_a_tensor_is_not_cut_into_a_billion_pieces(saved: Path, target: str, args: list[Any]) -> None:
+    def change(document: dict[str, Any]) -> dict[str, Any]:
+        make = {"op": "call_function", "name": "many", "target": "op:aten.zeros.default", "args": [{"list": [1 << 29]}]}
+        cut = {"op": "call_function", "name": "cut", "target": target, "args": [{"node": "many"}, *args]}
+        document["nodes"][-1:-1] = [make, cut]
+        return document
+
+    rewrite_program(saved, change)
+    with pytest.raises(recfx.ArtifactError, match="pieces"):
+        recfx.load(saved)
+
+
 def test_attention_over_fewer_values_than_keys_is_refused(saved: Path) -> None:
     """torch's kernel would read behind the values."""
 

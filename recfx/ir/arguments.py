@@ -19,6 +19,8 @@ MOST_BYTES = 64 << 30
 _MOST_RANK = 64
 _MOST_TERMS = 600
 _MOST_EXPONENT = 16
+_MOST_PIECES = 1 << 16
+_SPLITTING = {f"aten::{name}" for name in ("unbind", "split", "chunk", "tensor_split", "hsplit", "vsplit", "dsplit")}
 _aten = torch.ops.aten
 _NUMBERS = (bool, int, float, torch.SymInt, torch.SymFloat, torch.SymBool)
 _WHOLE = (int, torch.SymInt)
@@ -39,6 +41,8 @@ def check_call(node: fx.Node, value_of: Value) -> None:
     where = f"node {node.name}, {node.target}"
     if isinstance(node.target, torch._ops.OpOverload):
         _check_schema(node, node.target._schema, value_of, where)
+        if node.target._schema.name in _SPLITTING:
+            _check_pieces(node, value_of, where)
         if node.target is _aten.scaled_dot_product_attention.default:
             _check_attention(node, value_of, where)
         if node.target is _aten._weight_norm.default:
@@ -157,6 +161,20 @@ def _check_arithmetic(node: fx.Node, value_of: Value, where: str) -> None:
         exponent: Any = values[-1]
         if len(values) != 2 or type(exponent) not in (int, float) or not abs(exponent) <= _MOST_EXPONENT:
             raise ArtifactError("a power of a size takes a small constant exponent", where=where)
+
+
+def _check_pieces(node: fx.Node, value_of: Value, where: str) -> None:
+    """Refuses to cut a tensor into more pieces than any model does, each of which would be made."""
+    held: Any = value_of(node.args[0]) if isinstance(node.args[0], fx.Node) else None
+    given: Any = [*node.args[1:], *node.kwargs.values()]
+    largest = max((int(size) for size in getattr(held, "shape", ()) if isinstance(size, int)), default=0)
+    pieces = largest
+    if node.target is not _aten.unbind.int:
+        counts = [v for v in given if type(v) is int and v > 0]
+        by_size = node.target is _aten.split.Tensor
+        pieces = largest // counts[0] if by_size and counts else max(counts, default=0)
+    if pieces > _MOST_PIECES:
+        raise ArtifactError(f"a tensor in {pieces} pieces, at most {_MOST_PIECES} are made", where=where)
 
 
 def _check_attention(node: fx.Node, value_of: Value, where: str) -> None:

@@ -28,7 +28,7 @@ from recfx.ir.serialize import FORMAT
 from recfx.ir.signature import Signature
 from recfx.ir.verify import verify_structure
 
-_MOST_NODES = 200_000
+_MOST_NODES = 50_000
 _IDENTIFIER = re.compile(r"[A-Za-z_][A-Za-z0-9_]{0,499}")
 _STATE = re.compile(r"[A-Za-z0-9_]{1,200}(\.[A-Za-z0-9_]{1,200}){0,60}")
 _TAKEN = {*dir(torch.nn.Module), *vars(torch.nn.Module())}
