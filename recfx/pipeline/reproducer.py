@@ -123,7 +123,10 @@ def read_reproducer(folder: Path) -> Program:
         raise ArtifactError("there is no program in this folder", where=str(folder))
     document = strict_json.parse((folder / "program.json").read_bytes(), str(folder / "program.json"))
     inputs = load_file(folder / "inputs.safetensors")
-    program = from_json(document, load_file(folder / "state.safetensors"))
+    # A reproducer is the reader's own, as its `run.py` is: every operator that it names may run.
+    called = [node.get("target", "") for node in document["nodes"]]
+    own = {f"{name[0]}::{name[1]}" for t in called if len(name := t.removeprefix("op:").split(".")) == 3}
+    program = from_json(document, load_file(folder / "state.safetensors"), operators=own)
     program.example = tuple(
         inputs[str(i)] if leaf.kind == "tensor" else leaf.value for i, leaf in enumerate(program.signature.leaves)
     )

@@ -14,9 +14,9 @@ import pytest
 import torch
 
 import recfx
-from recfx.ir import Level
+from recfx.ir import Level, capture
 from recfx.pipeline import Pass, Pipeline
-from recfx.pipeline.reproducer import read_resources
+from recfx.pipeline.reproducer import read_reproducer, read_resources, write_reproducer
 from recfx.testing import GraphBuilder
 
 SOURCE = '''
@@ -147,3 +147,20 @@ def test_built_in_passes_go_by_their_text(tmp_path: Path) -> None:
     root = Path(recfx.__file__).parents[1]
     environment = {"PYTHONPATH": str(root), "PATH": "/usr/bin:/bin"}
     subprocess.run([sys.executable, str(tmp_path / "run.py")], env=environment, check=True, capture_output=True)
+
+
+def test_operators_of_ones_own_are_read_back(tmp_path: Path) -> None:
+    """Saved models may call listed operators only; a reproducer is the reader's own."""
+    library = torch.library.Library("recfxreproducer", "DEF")
+    library.define("double(Tensor x) -> Tensor")
+    library.impl("double", lambda x: x * 2, "CompositeExplicitAutograd")
+    torch.library.register_fake("recfxreproducer::double", lambda x: torch.empty_like(x), lib=library)
+
+    class Model(torch.nn.Module):
+        def forward(self, x: torch.Tensor) -> torch.Tensor:
+            return torch.ops.recfxreproducer.double(x) + 1
+
+    program = capture(Model().eval(), (torch.rand(3, 2),))
+    folder = write_reproducer(program, [], RuntimeError("made up"), tmp_path / "reproducer")
+    x = torch.rand(3, 2)
+    assert torch.equal(read_reproducer(folder).run([x])[0], 2 * x + 1)
