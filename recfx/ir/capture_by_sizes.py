@@ -18,6 +18,9 @@ from recfx.ir.program import Program
 _LOOPS = "replace the Python loop over the rows by operators over the whole batch, such as stack, gather or a mask"
 _FIXED = "take the size from x.shape[0] or write -1, never a literal"
 
+#: Causes that no batch size changes, as errors of capture name them.
+_NOT_SIZES = ("takes a decision, or a size, from the values", "writes to its", "different answers for the same inputs")
+
 
 def capture_by_sizes(
     model: torch.nn.Module, calls: Sequence[Call], trace: Callable[[Call], Program], max_batch: int, first: CaptureError
@@ -34,6 +37,8 @@ def capture_by_sizes(
     Raises:
         CaptureError: It cannot be captured this way either; `first`, or an error that names what is in the way.
     """
+    if any(cause in first.what for cause in _NOT_SIZES):
+        raise first
     found = next((f for call in calls if (f := _arranged(model, call)) is not None), None)
     if found is None:
         raise first
