@@ -48,7 +48,8 @@ def decode_signature(document: Any, types: Sequence[type], where: str) -> Signat
     _names([*parameters, *defaults], f"{where}.defaults")
     if not set(keyword_only) <= set(parameters) or len(pairs) != len(defaults):
         raise ArtifactError("the parameters contradict each other", where=where)
-    if constants and set(forward) != {*parameters, *_names(list(constants), f"{where}.constants")}:
+    known = {*parameters, *_names(list(constants), f"{where}.constants")}
+    if constants and set(forward) not in (known, known - {"request_index"}):  # which recfx adds to the model's own
         raise ArtifactError("the constant inputs contradict the parameters", where=where)
     dims = _dims(held["dims"], f"{where}.dims")
     leaves = _leaves(held["leaves"], dims.keys(), f"{where}.leaves")
