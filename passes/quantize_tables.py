@@ -21,11 +21,16 @@ from recfx.errors import InputError
 from recfx.formats import HALVES, ROW_BITS, encode_rows, round_to_half, row_bytes
 from recfx.ir.numeric import Exactness
 from recfx.ir.program import Program
+from recfx.ir.shapes import BATCH
+from recfx.ir.sizes import dimension_names
 from recfx.ir.tables import only_picks_rows, tables_of
 from recfx.ops import lookup
-from recfx.passes._match import argument
+from recfx.passes._lookups import bad_ids, bad_table
+from recfx.passes._match import argument, value
 from recfx.passes.merge_tables import LOOKUPS
-from recfx.pipeline import Pass, PassContext, PassSpec, register
+from recfx.pipeline import Miss, Pass, PassContext, PassSpec, register
+
+_aten = torch.ops.aten
 
 
 @register
@@ -65,8 +70,14 @@ class QuantizeTables(Pass):
         tables = {t: None for node in ctx.nodes(lookup.grouped_lookup) for t in tables_of(node)}
         for node in ctx.nodes(*LOOKUPS):
             table = argument(node, LOOKUPS[node.target], "weight")
-            if table not in tables and ctx.tensor(table) is not None:
-                ctx.miss("table", node, "the lookup is not grouped; run fuse-lookups before")
+            if (tensor := ctx.tensor(table)) is None:
+                continue
+            unfit = self._unfit(tensor) or _other_reader(reads[id(tensor)])
+            grouped = Miss(unfit) if unfit is not None else _grouped(node, table, ctx)
+            if isinstance(grouped, Miss):
+                ctx.miss("table", node, grouped.reason)
+            else:
+                tables |= dict.fromkeys(tables_of(grouped))
         done: set[fx.Node] = set()
         for table in tables:
             if table not in done:
@@ -102,6 +113,11 @@ class QuantizeTables(Pass):
     def _refusal(self, tensor: torch.Tensor | None, reads: list[fx.Node]) -> str | None:
         if tensor is None:
             return "the table is computed"
+        reader = next((u for node in reads for u in node.users if not _only_looks_up(u, node)), None)
+        return self._unfit(tensor) or (None if reader is None else f"{reader.name} reads the table as well")
+
+    def _unfit(self, tensor: torch.Tensor) -> str | None:
+        """Why a table stays as it is, whoever reads it."""
         if tensor.dtype is not torch.float32:
             return f"the table is {tensor.dtype} already"
         rows, dim = tensor.shape
@@ -109,8 +125,7 @@ class QuantizeTables(Pass):
             return f"only {rows} row(s)"
         if self.bits != 16 and row_bytes(self.bits, dim) >= 4 * dim:
             return f"a row of {dim} would take {row_bytes(self.bits, dim)} bytes instead of {4 * dim}"
-        reader = next((u for node in reads for u in node.users if not _only_looks_up(u, node)), None)
-        return None if reader is None else f"{reader.name} reads the table as well"
+        return None
 
     def _read(self, node: fx.Node, table: fx.Node, new: fx.Node) -> None:
         """Makes a lookup read the packed table."""
@@ -123,6 +138,51 @@ class QuantizeTables(Pass):
                 [dataclasses.replace(f, bits=self.bits) if f.table in positions else f for f in features]
             )
         node.args = tuple(arguments)
+
+
+def _varies(program: Program, ids: fx.Node) -> bool:
+    """Whether the number of ids varies on its own and not with the batch, so that lookups cannot be fused."""
+    batch = {
+        str(symbol)
+        for node, leaf in zip(program.placeholders(), program.signature.leaves, strict=True)
+        for name, size in zip(leaf.shape, getattr(node.meta.get("val"), "shape", ()), strict=False)
+        if isinstance(size, torch.SymInt) and set(dimension_names(name)) == {BATCH}
+        for symbol in size.node.expr.free_symbols
+    }
+    sizes = [size for size in ids.meta["val"].shape if isinstance(size, torch.SymInt)]
+    return any(str(symbol) not in batch for size in sizes for symbol in size.node.expr.free_symbols)
+
+
+def _other_reader(reads: list[fx.Node]) -> str | None:
+    """Why a table stays as it is: something that is not a lookup reads it as well."""
+    for read in reads:
+        for user in read.users:
+            plain = user.target in LOOKUPS and argument(user, LOOKUPS[user.target], "weight") is read
+            if not plain and not _only_looks_up(user, read):
+                return f"{user.name} reads the table as well"
+    return None
+
+
+def _grouped(node: fx.Node, table: fx.Node, ctx: PassContext) -> fx.Node | Miss:
+    """A lookup of any number of ids as a grouped lookup of one feature, whose bags are single ids; it takes the place of the node."""
+    ids: Any = node.args[1]
+    held = value(table)
+    if node.target is not _aten.embedding.default or bad_ids(ids) is not None or not _varies(ctx.program, ids):
+        return Miss("the lookup is not grouped; run fuse-lookups before")
+    if refused := bad_table(ctx, table):
+        return refused
+    assert held is not None
+    if not ctx.gate("group", node):
+        return Miss("the lookup is not grouped")
+    dim = int(held.shape[1])
+    with ctx.before(node):
+        column = ctx.call(_aten.reshape.default, ids, [-1, 1])
+        feature = lookup.Feature(0, 0, dim, 0)
+        rows = ctx.call(lookup.grouped_lookup, [table], [column], [], [], [], lookup.encode([feature]), [], dim)
+        sizes = [ctx.call(_aten.sym_size.int, ids, axis) for axis in range(value(ids).ndim)]  # type: ignore[union-attr]
+        shaped = rows if len(sizes) == 1 else ctx.call(_aten.view.default, rows, [*sizes, dim])
+    ctx.replace(node, shaped)
+    return rows
 
 
 def _only_looks_up(user: fx.Node, table: fx.Node) -> bool:

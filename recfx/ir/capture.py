@@ -300,6 +300,17 @@ def range_notices(signature: Signature, max_batch: int | None) -> list[str]:
     if BATCH not in signature.dims or max_batch is None:
         return []
     low, high = signature.dims[BATCH]
+    fixed = [f"{leaf.name} {list(leaf.shape)}" for leaf in signature.leaves if _is_fixed(leaf)]
+    notices = []
+    if fixed:
+        notices.append(
+            f"sizes that are not the batch's are fixed to the example's: {', '.join(fixed)}; pass dynamic_shapes to free them"
+        )
     if low > 1 or (high is not None and high < max_batch):
-        return [f"a branch on the batch size in forward limits the program to batches {low} to {high}"]
-    return []
+        notices.append(f"a branch on the batch size in forward limits the program to batches {low} to {high}")
+    return notices
+
+
+def _is_fixed(leaf: LeafSpec) -> bool:
+    """Whether an input has rows, and as many at every call."""
+    return bool(leaf.shape) and leaf.shape[0] != 1 and all(isinstance(size, int) for size in leaf.shape)

@@ -79,6 +79,18 @@ def canonical(value: Any) -> Any:
     return value if kind is None else rebuilt(value, defining_leaves(value))
 
 
+def canonical_output(output: Any) -> Any:
+    """A model's output as it is.
+
+    Raises:
+        InputError: It holds a KeyedTensor whose keys do not lie along dimension 1, which its pytree does not say.
+    """
+    for value in pytree.tree_leaves(output, is_leaf=is_container):
+        if container_kind(type(value)) == KEYED:
+            defining_leaves(value)
+    return output
+
+
 def rebuilt(like: Any, leaves: list[Any]) -> Any:
     """A container with the keys of another one and other defining tensors."""
     kind, type_ = container_kind(type(like)), type(like)

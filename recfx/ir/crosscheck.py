@@ -14,6 +14,7 @@ import torch
 from torch.utils import _pytree as pytree
 
 from recfx.errors import CaptureError
+from recfx.ir.containers import canonical_output
 from recfx.ir.inputs import Call
 from recfx.ir.probes import probes
 from recfx.ir.program import Program
@@ -46,7 +47,7 @@ def compare_with_model(program: Program, model: torch.nn.Module, call: Call) -> 
             except Exception:  # noqa: BLE001 - the model may refuse made-up inputs; that is reported, not hidden
                 refused.append(name)
                 continue
-            _require_agreement(expected, program.run(leaves), name, model)
+            _require_agreement(expected, _run_program(program, leaves, name, model), name, model)
         notices = _compare_special_rows(program, model, call)
     if refused:
         notices.append(
@@ -73,7 +74,18 @@ def run_model(model: torch.nn.Module, call: Call, leaves: Sequence[Any]) -> list
     spec = pytree.tree_flatten((tuple(call.values), {}))[1]
     fresh = [leaf.clone() if isinstance(leaf, torch.Tensor) else leaf for leaf in leaves]
     bound = call.with_values(pytree.tree_unflatten(fresh, spec)[0])
-    return pytree.tree_leaves(model(*bound.args, **bound.kwargs))
+    return pytree.tree_leaves(canonical_output(model(*bound.args, **bound.kwargs)))
+
+
+def _run_program(program: Program, leaves: Sequence[Any], name: str, model: torch.nn.Module) -> list[Any]:
+    try:
+        return program.run(leaves)
+    except Exception as error:
+        raise CaptureError(
+            f"the captured graph fails on {name}, which the model takes ({type(error).__name__}: {str(error).splitlines()[0]})",
+            where=type(model).__name__,
+            hint="something that depends on the inputs was fixed at capture: a size, a number of parts or a Python branch in forward",
+        ) from error
 
 
 def _run_example(model: torch.nn.Module, call: Call, program: Program) -> list[Any]:

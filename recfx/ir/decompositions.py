@@ -164,7 +164,25 @@ def _group_index_select(rewriter: Rewriter) -> list[fx.Node]:
     return [rewriter.call(_aten.index_select.default, source, 0, rows) for source, rows in pairs]
 
 
+def _running_sums(rewriter: Rewriter) -> fx.Node:
+    """Sums of everything up to each element along the last dimension; "complete" has a leading zero, "exclusive" leaves the last out."""
+    source: Any = rewriter.node.args[0]
+    held: torch.Tensor = source.meta["val"]
+    sums = rewriter.call(_aten.cumsum.default, source, -1, dtype=held.dtype)
+    kind = _name(rewriter.node)
+    if "inclusive" in kind:
+        return sums
+    if "exclusive" in kind:
+        return rewriter.call(_aten.sub.Tensor, sums, source)
+    shape = [1] if held.ndim == 1 else [rewriter.call(_aten.sym_size.int, source, 0), 1]
+    zeros = rewriter.call(_aten.new_zeros.default, source, shape)
+    return rewriter.call(_aten.cat.default, [zeros, sums], -1)
+
+
 DECOMPOSITIONS |= {
+    "fbgemm::asynchronous_complete_cumsum": _running_sums,
+    "fbgemm::asynchronous_inclusive_cumsum": _running_sums,
+    "fbgemm::asynchronous_exclusive_cumsum": _running_sums,
     "fbgemm::permute_multi_embedding": _permute_multi_embedding,
     "fbgemm::permute_multi_embedding_function": _permute_multi_embedding,
     "fbgemm::regroup_keyed_tensor": _regroup_keyed_tensor,

@@ -116,8 +116,8 @@ def _rows(table: torch.Tensor, ids: torch.Tensor, feature: Feature) -> torch.Ten
 def _fixed(table: torch.Tensor, ids: torch.Tensor, weights: torch.Tensor | None, f: Feature) -> torch.Tensor:
     """One feature with bags of fixed length: [B, columns]."""
     columns = slice(f.column, f.column + f.length)
-    bag = ids.reshape(ids.shape[0], -1)[:, columns]
-    factors = torch.ones(bag.shape) if weights is None else weights.reshape(ids.shape[0], -1)[:, columns]
+    bag = _by_row(ids)[:, columns]
+    factors = torch.ones(bag.shape) if weights is None else _by_row(weights)[:, columns]
     counted = bag != f.padding if f.padding >= 0 else torch.ones_like(bag, dtype=torch.bool)
     rows = _rows(table, bag if f.padding < 0 else torch.where(counted, bag, -f.base), f)
     rows = rows * (factors * counted).unsqueeze(-1)
@@ -125,6 +125,11 @@ def _fixed(table: torch.Tensor, ids: torch.Tensor, weights: torch.Tensor | None,
         return rows.flatten(1)
     pooled = rows.sum(1)
     return pooled / counted.sum(1, keepdim=True).clamp(min=1) if f.pooling == MEAN else pooled
+
+
+def _by_row(values: torch.Tensor) -> torch.Tensor:
+    """Values with one row for each bag, as a matrix; there may be no bag."""
+    return values.unsqueeze(1) if values.ndim == 1 else values.flatten(1)
 
 
 def _jagged(
