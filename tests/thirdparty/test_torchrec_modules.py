@@ -1,0 +1,103 @@
+"""Every module of torchrec: taken, with eager's answers, or refused with the mend; the page that says which is checked.
+
+Slow, and needs packages from outside: `make thirdparty`.  Run as a script, this file writes the page.
+"""
+
+from __future__ import annotations
+
+import importlib.metadata
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+from corpus import enliven, generator
+from examine import difference
+from torch.utils import _pytree as pytree
+from torchrec_modules import CASES, Bags, Case
+
+import recfx
+
+PAGE = Path(__file__).parents[2] / "docs" / "torchrec.md"
+BATCHES = (1, 2, 7, 64)
+EMPTY, USUAL, LONG = Bags(0, 0), Bags(0, 3), Bags(20, 40)
+
+INTRODUCTION = """\
+# TorchRec
+
+What recfx does with each module of torchrec {version}. A model that is taken is compared with the library's own in eager mode at batches
+{batches}, with usual, empty and long bags, by a test that also checks this page (`make thirdparty`).
+
+| module | |
+|---|---|
+"""
+
+REMARKS = """
+The batch of a KeyedJaggedTensor is its stride, or the number of columns of its inverse indices. Strides of each key and inverse
+indices are carried when the example inputs have them. A compiled model takes what the example inputs had: a call with weights, strides
+or inverse indices that the example lacked is an `InputError`, as is a stride that the lengths contradict, offsets that do not start at 0,
+lengths that do not add up to the number of values, or a KeyedTensor whose `key_dim` is not 1.
+
+Tables that torchrec's `quantize_embeddings` has quantised become recfx's row-wise tables with the same values. FBGEMM replaces ids that
+are out of range by 0 and prints a warning; a compiled model refuses them. Pruned tables are refused, as are modules whose tables do not
+lie in the memory of the CPU. ITEP modules (`ITEPEmbeddingBagCollection`) and sharded modules need a process group; serve the
+EmbeddingBagCollection they wrap.
+"""
+
+
+def compiled(case: Case) -> tuple[torch.nn.Module, Any]:
+    torch.manual_seed(0)
+    model = case.make()
+    model = model.eval() if "quantized" in case.name else enliven(model)
+    usual = Bags(max(USUAL.low, case.least), USUAL.high)
+    return model, recfx.optimize(model, example_inputs=case.inputs(6, generator(0), usual), measure=False)
+
+
+def page() -> str:
+    """The page as Markdown, from the cases."""
+    text = INTRODUCTION.format(version=importlib.metadata.version("torchrec"), batches=", ".join(map(str, BATCHES)))
+    for case in CASES:
+        text += f"| {case.name} | {'taken' if not case.refused else f'refused: {case.mend}'} |\n"
+    return text + REMARKS
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("case", [c for c in CASES if not c.refused], ids=lambda c: c.name)
+def test_answers_are_eagers(case: Case) -> None:
+    pytest.importorskip("torchrec")
+    model, fast = compiled(case)
+    for sizes in (USUAL, LONG, EMPTY):
+        if sizes.high < case.least or (sizes is LONG and "Position" in case.name):
+            continue
+        sizes = Bags(max(sizes.low, case.least), sizes.high)
+        for batch in BATCHES:
+            with torch.no_grad():
+                want = pytree.tree_leaves(model(*case.inputs(batch, generator(batch), sizes)))
+            got = pytree.tree_leaves(fast(*case.inputs(batch, generator(batch), sizes)))
+            assert difference(*_without_empty(want, got)) <= 1e-5, (sizes, batch)
+
+
+def _without_empty(want: list[Any], got: list[Any]) -> tuple[list[Any], list[Any]]:
+    """Both without the tensors that have no elements, whose shapes must be the same; 0 beside them, so that something is left."""
+    assert [getattr(x, "shape", None) for x in want] == [getattr(x, "shape", None) for x in got]
+    kept = [i for i, x in enumerate(want) if not isinstance(x, torch.Tensor) or x.numel()]
+    return [*(want[i] for i in kept), 0], [*(got[i] for i in kept), 0]
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("case", [c for c in CASES if c.refused], ids=lambda c: c.name)
+def test_a_refusal_says_why(case: Case) -> None:
+    pytest.importorskip("torchrec")
+    with pytest.raises(recfx.CaptureError) as caught:
+        compiled(case)
+    assert case.refused in str(caught.value)
+
+
+@pytest.mark.slow
+def test_the_page_lists_the_cases() -> None:
+    pytest.importorskip("torchrec")
+    assert PAGE.read_text() == page(), "run tests/thirdparty/test_torchrec_modules.py"
+
+
+if __name__ == "__main__":
+    PAGE.write_text(page())
