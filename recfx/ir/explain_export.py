@@ -9,12 +9,11 @@ import traceback
 import torch
 from torch._logging import structured
 
-import recfx
 from recfx.errors import CaptureError
 
 _ENGINE = (
     os.path.dirname(torch.__file__),
-    os.path.dirname(recfx.__file__),
+    os.path.dirname(os.path.dirname(__file__)),
     os.path.dirname(re.__file__),
     "<",
 )
