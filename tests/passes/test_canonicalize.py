@@ -7,7 +7,7 @@ import torch
 from hypothesis import given
 from hypothesis import strategies as st
 from models import TinyCtr, tiny_inputs
-from pass_cases import Case, Function, check_does_not_fire, check_fires, operators, program_of, run
+from pass_cases import Case, Function, check_does_not_fire, check_fires, program_of, run
 from torch import nn
 
 from recfx.ir import Exactness, verify_numeric
@@ -50,7 +50,7 @@ LEAVES_ALONE = {
     "square transpose": Case(
         lambda: Function(lambda m, x: torch.bmm(x, x.transpose(1, 2))),
         (torch.randn(3, 4, 4),),
-        reason="",
+        reason=None,
     ),
     "squeeze of the batch": Case(lambda: Function(lambda m, x: x.sum(1).squeeze(-1) + 1), X, reason="may be 1"),
     "contiguous of a transpose": Case(
@@ -64,15 +64,9 @@ def test_fires(name: str) -> None:
     check_fires("canonicalize", FIRES[name], Exactness.EXACT)
 
 
-@pytest.mark.parametrize("name", [n for n in LEAVES_ALONE if n != "square transpose"])
+@pytest.mark.parametrize("name", LEAVES_ALONE)
 def test_leaves_alone(name: str) -> None:
     check_does_not_fire("canonicalize", LEAVES_ALONE[name])
-
-
-def test_a_square_transpose_is_not_the_identity() -> None:
-    program = program_of(LEAVES_ALONE["square transpose"])
-    result = run("canonicalize", program)
-    assert operators(result.program)["aten.transpose.int"] == 1
 
 
 def test_a_training_dropout_stays() -> None:

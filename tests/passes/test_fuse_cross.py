@@ -139,16 +139,16 @@ LEAVES_ALONE = {
     "bias of the vector's product": (lambda m, x: x * m.biased(x) + x, "bias of its own"),
     "bias of the inner product": (lambda m, x: x * m.u(m.vb(x)) + x, "has a bias"),
     "two biases": (lambda m, x: x * (m.full(x) + m.b) + x, "two biases"),
-    "numbers of other rows on the transpose": (lambda m, x: (x.t() * (x.exp() @ m.w)).t() + m.b + x, ""),
-    "a number times the transpose": (lambda m, x: (x.t() * 2.0).t() + x, ""),
-    "a full product on the transpose": (lambda m, x: (x.t() * (x @ m.W).t()).t() + m.b + x, ""),
-    "another residual": (lambda m, x: x * m.full(x) + x.exp(), ""),
-    "no residual": (lambda m, x: x * m.full(x) + m.b, ""),
-    "an activation inside": (lambda m, x: x * torch.relu(m.full(x)) + x, ""),
-    "subtracted": (lambda m, x: x * m.full(x) - x, ""),
-    "scaled residual": (lambda m, x: torch.add(x * m.full(x), x, alpha=2), ""),
-    "added, not multiplied": (lambda m, x: x + m.full(x) + x, ""),
-    "over positions": (lambda m, x: (lambda y: y * m.full(y) + y)(x.unsqueeze(1).expand(-1, 2, -1)), ""),
+    "numbers of other rows on the transpose": (lambda m, x: (x.t() * (x.exp() @ m.w)).t() + m.b + x, None),
+    "a number times the transpose": (lambda m, x: (x.t() * 2.0).t() + x, None),
+    "a full product on the transpose": (lambda m, x: (x.t() * (x @ m.W).t()).t() + m.b + x, None),
+    "another residual": (lambda m, x: x * m.full(x) + x.exp(), None),
+    "no residual": (lambda m, x: x * m.full(x) + m.b, None),
+    "an activation inside": (lambda m, x: x * torch.relu(m.full(x)) + x, None),
+    "subtracted": (lambda m, x: x * m.full(x) - x, None),
+    "scaled residual": (lambda m, x: torch.add(x * m.full(x), x, alpha=2), None),
+    "added, not multiplied": (lambda m, x: x + m.full(x) + x, None),
+    "over positions": (lambda m, x: (lambda y: y * m.full(y) + y)(x.unsqueeze(1).expand(-1, 2, -1)), None),
 }
 
 
@@ -161,10 +161,7 @@ def test_fires(name: str) -> None:
 def test_leaves_alone(name: str) -> None:
     body, reason = LEAVES_ALONE[name]
     case = Case(lambda: Function(body, **state()), X, reason=reason)
-    if reason:
-        check_does_not_fire("fuse-cross", case)
-    else:
-        assert operators(run("fuse-cross", program_of(case)).program)["recfx.cross"] == 0
+    check_does_not_fire("fuse-cross", case)
 
 
 class MixedCross(nn.Module):

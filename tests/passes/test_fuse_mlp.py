@@ -9,15 +9,14 @@ import pytest
 import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
-from pass_cases import Case, Function, check_does_not_fire, check_fires, operators, program_of, run
+from pass_cases import Case, Function, check_does_not_fire, check_fires, default_program, operators, program_of, run
 from torch import nn
 from torch.nn import functional as F
 
 from recfx import zoo
 from recfx.ir import Exactness, Program, capture, verify_numeric
 from recfx.ops import mlp
-from recfx.passes import DEFAULT_PIPELINE, FuseMlp
-from recfx.pipeline import Pipeline
+from recfx.passes import FuseMlp
 
 X = (torch.randn(3, 4),)
 X3 = (torch.randn(3, 2, 4),)
@@ -265,8 +264,7 @@ def test_why_a_chain_ends_is_told() -> None:
     ],
 )
 def test_models_of_the_zoo(name: str, chains: list[int] | None) -> None:
-    model = getattr(zoo, name).small().eval()
-    program = Pipeline(DEFAULT_PIPELINE).run(capture(model, model.example_inputs(4))).program
+    program = default_program(name, 4)
     result = run("fuse-mlp", program)
     assert operators(result.program)["aten.linear"] == 0
     found = [len(layers) for layers in layers_of(result.program)]

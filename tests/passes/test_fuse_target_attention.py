@@ -9,7 +9,7 @@ import pytest
 import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
-from pass_cases import Case, Function, check_does_not_fire, check_fires, operators, program_of, run
+from pass_cases import Case, Function, check_does_not_fire, check_fires, operators, program_of, run, small_model
 from torch import nn
 
 from recfx import zoo
@@ -206,10 +206,8 @@ def test_din(softmax: bool, activation: str) -> None:
 
 @pytest.mark.parametrize("name", ["DLRM", "DeepFM", "DCNv2", "DIN", "XDeepFM", "WideDeep"])
 def test_the_native_pipeline_leaves_no_linear(name: str) -> None:
-    model = getattr(zoo, name).small().eval()
-    captured = capture(model, model.example_inputs(4))
-    text = NATIVE_PIPELINE
-    result = Pipeline(text).run(captured).program
+    captured = small_model(name, 4)[2]
+    result = Pipeline(NATIVE_PIPELINE).run(captured).program
     assert operators(result)["recfx.target_attention"] == int(name == "DIN")
     assert operators(result)["aten.linear"] == 0
     verify_numeric(captured, result, Exactness.REASSOC)
