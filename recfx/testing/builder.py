@@ -9,6 +9,7 @@ import torch
 from torch import fx
 from torch.utils import _pytree as pytree
 
+from recfx.errors import VerificationError
 from recfx.ir.dead_code import remove_dead_code
 from recfx.ir.program import Program, set_state
 from recfx.ir.propagate import fake_inputs, fake_mode_of, refresh
@@ -50,6 +51,11 @@ class GraphBuilder:
         )
         self._module = fx.GraphModule(self._root, fx.Graph())
 
+    @property
+    def root(self) -> torch.nn.Module:
+        """The module that holds the state."""
+        return self._root
+
     def state(self, name: str, tensor: torch.Tensor) -> fx.Node:
         """A read of a parameter, buffer or constant; the same name gives the same read."""
         if name not in self._reads:
@@ -67,7 +73,11 @@ class GraphBuilder:
         """
         node = self.graph.call_function(target, args, kwargs)
         self._module._graph = self.graph  # assigned past the setter, which would generate code for every operator
-        refresh(self._module, [node])
+        try:
+            refresh(self._module, [node])
+        except VerificationError:
+            self.graph.erase_node(node)
+            raise
         return node
 
     def build(self, *outputs: fx.Node, seed: int = 0, batch: int = 3) -> Program:

@@ -10,14 +10,17 @@ from collections.abc import Sequence
 from typing import Any
 
 import torch
+from hypothesis import assume
 from hypothesis import strategies as st
 
 from recfx.ir.program import Program
 from recfx.pipeline import Pass, Pipeline, registered
 from recfx.pipeline.validate import violations
 from recfx.testing.builder import GraphBuilder
+from recfx.testing.focus import Focus
 from recfx.testing.inputs import random_leaves
-from recfx.testing.steps import STEPS, Pool
+from recfx.testing.pool import Pool
+from recfx.testing.steps import STEPS
 
 Draw = Any
 
@@ -28,30 +31,88 @@ def batch_sizes(max_batch: int = 17) -> st.SearchStrategy[int]:
 
 
 @st.composite
-def rec_graphs(draw: Draw, *, max_steps: int = 8, steps: Sequence[str] | None = None) -> Program:
-    """Programs shaped like recommendation models.
+def rec_graphs(
+    draw: Draw,
+    *,
+    max_steps: int = 10,
+    steps: Sequence[str] | None = None,
+    focus: Focus | None = None,
+    jagged: bool = False,
+) -> Program:
+    """Programs shaped like recommendation models, of all operators of the dialect and those of ATen that captured models hold.
 
-    Inputs are `dense` float32 [batch, w] and `ids` int64 [batch, f]. Steps add lookups (one-hot, bags, tied and duplicated tables),
-    linears, norms, activations, eval-mode dropout, concatenation, dot, FM and cross interactions, attention, gates, no-op casts and
-    slices, repeated expressions and constant arithmetic.
+    Inputs are `dense` float32 [batch, w] and `ids` int64 [batch, f], sometimes `sequence` float32 [batch, l, d] and `mask` bool [batch, w].
+    Every step is as likely as any other; tables are tied, copied and aliased; values have several users, outputs among them.
 
     Args:
         draw: Given by Hypothesis.
         max_steps: At most so many steps.
         steps: Names of the steps to choose from (keys of `recfx.testing.steps.STEPS`); all by default.
+        focus: What to draw most steps and half of the constants from.
+        jagged: Whether graphs may have bags with offsets as an input: `bag_ids`, `bag_weights` and `offsets`.
     """
     width, fields = draw(st.integers(1, 4), label="dense"), draw(st.integers(1, 3), label="fields")
-    builder = GraphBuilder({"dense": ("batch", width), "ids": (("batch", fields), torch.int64)})
+    inputs = _inputs(draw, width, fields, jagged)
+    builder = GraphBuilder(inputs)
     generator = torch.Generator().manual_seed(draw(st.integers(0, 2**16), label="seed of weights"))
-    pool = Pool(builder, generator, fields)
-    names = draw(st.lists(st.sampled_from(sorted(steps or STEPS)), min_size=1, max_size=max_steps), label="steps")
-    for name in names:
-        STEPS[name](pool, draw)
-    outputs = [pool.values[-1]]
-    if len(pool.values) > 2 and draw(st.booleans(), label="a second output"):
-        outputs.append(pool.values[-2])
+    pool = Pool(builder, generator, fields, focus.numbers if focus else ())
+    choice = st.sampled_from(sorted(steps or STEPS))
+    if focus is not None:
+        rooted, named = focus.rooted or focus.named, focus.named or focus.rooted
+        drawn = [st.sampled_from(names) for names in (rooted, named, rooted) if names]
+        choice = st.one_of(*drawn, st.just("twin"), choice)
+    if "offsets" in inputs:
+        STEPS["jagged-bag"](pool, draw)
+    for _ in range(draw(st.sampled_from(_step_counts(max_steps)), label="steps")):
+        STEPS[draw(choice, label="step")](pool, draw)
     seed = draw(st.integers(0, 2**16), label="seed of inputs")
-    return builder.build(*outputs, seed=seed, batch=draw(st.integers(2, 5), label="example batch"))
+    outputs = _outputs(draw, pool)
+    program = builder.build(*outputs, seed=seed, batch=draw(st.integers(2, 5), label="example batch"))
+    assume(_runs(program))
+    return program
+
+
+def _runs(program: Program) -> bool:
+    """Whether a program takes its example; a changed constant may be one that an operator refuses only when it runs."""
+    try:
+        program.run(program.example)
+    except (RuntimeError, ValueError, IndexError, TypeError):
+        return False
+    return True
+
+
+def _step_counts(most: int) -> list[int]:
+    """Numbers of steps, the smallest first so that graphs shrink to it, larger ones more often."""
+    return [count for start in range(1, most + 1, 2) for count in range(start, most + 1)]
+
+
+def _inputs(draw: Draw, width: int, fields: int, jagged: bool) -> dict[str, Any]:
+    inputs: dict[str, Any] = {"dense": ("batch", width), "ids": (("batch", fields), torch.int64)}
+    if draw(st.booleans(), label="a sequence"):
+        inputs["sequence"] = ("batch", draw(st.integers(1, 3)), draw(st.integers(1, 3)))
+    if draw(st.booleans(), label="a mask"):
+        inputs["mask"] = (("batch", width), torch.bool)
+    if jagged and draw(st.sampled_from([False, False, True]), label="bags"):
+        size = draw(st.sampled_from(["batch", "batch + 1"]))
+        inputs |= {
+            "bag_ids": (("values",), torch.int64),
+            "bag_weights": ("values",),
+            "offsets": ((size,), torch.int64),
+        }
+    return inputs
+
+
+def _outputs(draw: Draw, pool: Pool) -> list[Any]:
+    """Every value that nothing reads, and some of those that something reads."""
+    made = [v for v in dict.fromkeys(pool.values) if v.op != "placeholder"]
+    unread = [v for v in made if not v.users]
+    shared = [v for v in made if v.users]
+    which = draw(st.sampled_from(["none", "all", "some"]), label="values read and returned") if shared else "none"
+    if which == "some":
+        unread += draw(st.lists(st.sampled_from(shared), min_size=1, max_size=4, unique_by=id))
+    elif which == "all":
+        unread += shared
+    return unread or [pool.values[0]]
 
 
 @st.composite

@@ -47,23 +47,24 @@ def test_programs_verify_and_run_at_any_batch(program: Program, data: st.DataObj
     verify_meta(program)
     batch = data.draw(batch_sizes())
     leaves = data.draw(tensors_for(program, batch=batch))
+    assert all(leaf.shape[0] == batch for leaf in leaves)
     outputs = program.run(leaves)
-    assert all(out.shape[0] == batch and bool(out.isfinite().all()) for out in outputs)
     assert all(same_bits(a, b) for a, b in zip(outputs, flat_function(program)(*leaves), strict=True))
 
 
-@pytest.mark.parametrize("step", sorted(STEPS))
+@pytest.mark.parametrize("step", sorted(set(STEPS) - {"twin"}))
 def test_every_step_can_be_asked_for(step: str) -> None:
-    found: list[int] = []
+    found: list[Any] = []
 
-    @settings(RELAXED, max_examples=4)
-    @given(rec_graphs(steps=[step], max_steps=2))
+    @settings(RELAXED, max_examples=4, database=None, derandomize=True)
+    @given(rec_graphs(steps=[step], max_steps=3))
     def generate(program: Program) -> None:
-        verify_meta(program)
-        found.append(len(operators(program)))
+        program.run(program.example)
+        found.extend(node.target for node in operators(program))
 
     generate()
-    assert max(found) > 0
+    assert found
+    assert set(found) & STEPS[step].operators
 
 
 @RELAXED

@@ -1,0 +1,98 @@
+"""What a pass looks for: the operators and the numbers that its code names, so that random graphs hold them."""
+
+from __future__ import annotations
+
+import dataclasses
+from collections.abc import Iterable, Iterator
+from types import CodeType, FunctionType
+from typing import Any
+
+import torch
+
+from recfx.pipeline import Pass
+from recfx.testing.steps import STEPS
+
+_MAX_DEPTH = 4
+_LIBRARY = ("torch", "recfx.ir", "recfx.pipeline", "recfx.testing", "recfx.errors", "recfx.ops", "recfx.formats")
+
+
+@dataclasses.dataclass(frozen=True)
+class Focus:
+    """What to draw more of.
+
+    Attributes:
+        rooted: Names of the steps that add an operator the pass is rooted at.
+        named: Names of the steps that add an operator its code names.
+        numbers: Numbers its code holds.
+    """
+
+    rooted: tuple[str, ...] = ()
+    named: tuple[str, ...] = ()
+    numbers: tuple[Any, ...] = ()
+
+
+def focus_of(passes: Iterable[Pass]) -> Focus:
+    """Reads what passes look for from their targets and from their code, helper functions of their own included."""
+    rooted: set[Any] = set()
+    named: set[str] = set()
+    numbers: set[tuple[str, Any]] = set()
+    for item in passes:
+        rooted |= set(getattr(type(item), "targets", ()))
+        functions = [f for f in (type(item).run, getattr(type(item), "rule", None)) if isinstance(f, FunctionType)]
+        for function in _reached(functions):
+            for code in _codes(function.__code__):
+                named |= set(code.co_names)
+                numbers |= {(type(n).__name__, n) for n in _numbers(code.co_consts)}
+            named |= {_packet(value) for value in _values(function)}
+    return Focus(
+        rooted=tuple(name for name, made in STEPS.items() if rooted & made.operators),
+        named=tuple(name for name, made in STEPS.items() if any(_packet(t) in named for t in made.operators)),
+        numbers=tuple(value for _, value in sorted(numbers, key=str)),
+    )
+
+
+def _reached(functions: list[FunctionType]) -> Iterator[FunctionType]:
+    """Functions, and those of the same authors that they name, a few calls deep."""
+    seen: set[int] = set()
+    level = functions
+    for _ in range(_MAX_DEPTH):
+        further: list[FunctionType] = []
+        for function in level:
+            if id(function) in seen or (function.__module__ or "").startswith(_LIBRARY):
+                continue
+            seen.add(id(function))
+            yield function
+            further += [value for value in _values(function) if isinstance(value, FunctionType)]
+        level = further
+
+
+def _values(function: FunctionType) -> Iterator[Any]:
+    """What a function's global and closed-over names stand for, the members of small collections too."""
+    names = {name for code in _codes(function.__code__) for name in code.co_names}
+    held = [function.__globals__[name] for name in names if name in function.__globals__]
+    held += [cell.cell_contents for cell in function.__closure__ or () if cell != type(cell)()]
+    for value in held:
+        yield value
+        if isinstance(value, tuple | list | set | frozenset | dict) and len(value) < 100:
+            yield from value
+            yield from value.values() if isinstance(value, dict) else ()
+
+
+def _codes(code: CodeType) -> Iterator[CodeType]:
+    yield code
+    for constant in code.co_consts:
+        if isinstance(constant, CodeType):
+            yield from _codes(constant)
+
+
+def _numbers(constants: Iterable[Any]) -> Iterator[Any]:
+    for constant in constants:
+        if isinstance(constant, int | float) and abs(constant) < 1e6:
+            yield constant
+        elif isinstance(constant, tuple | frozenset):
+            yield from _numbers(constant)
+
+
+def _packet(target: Any) -> str:
+    """The name of an operator without its namespace and overload; "" for anything else."""
+    return str(target).split(".")[1] if isinstance(target, torch._ops.OpOverload) else ""

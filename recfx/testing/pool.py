@@ -1,0 +1,202 @@
+"""The values of a random graph while it grows, and how its steps choose among them."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from typing import Any
+
+import torch
+from hypothesis import strategies as st
+from torch import fx
+
+from recfx.ir.program import get_state
+from recfx.testing.builder import GraphBuilder
+
+_aten = torch.ops.aten
+_TABLE_WIDTH = 2
+
+#: Operators that give the bits of their input, or decide by them. What they make of inputs is the same in every order of sums.
+_STEADY = {
+    *(_aten.select.int, _aten.slice.Tensor, _aten.reshape.default, _aten.view.default, _aten.transpose.int),
+    *(_aten.unsqueeze.default, _aten.squeeze.dim, _aten.expand.default, _aten.cat.default, _aten.stack.default),
+    *(_aten.clone.default, _aten.alias.default, _aten.contiguous.default, _aten.embedding.default, _aten.neg.default),
+    *(_aten.abs.default, _aten.relu.default, _aten.to.dtype, _aten.permute.default, _aten.flatten.using_ints),
+    *(_aten.narrow.default, _aten.flip.default, _aten.index_select.default, _aten.expand_as.default),
+}
+_BOUNDED = {
+    *(_aten.tanh.default, _aten.sigmoid.default, _aten.softmax.int, _aten.layer_norm.default, _aten.hardtanh.default),
+    *(_aten.relu6.default, _aten.erf.default, _aten.clamp.default),
+}
+_PRODUCTS = {
+    *(_aten.mul.Tensor, _aten.bmm.default, _aten.matmul.default, _aten.einsum.default, _aten.addmm.default),
+    *(_aten.baddbmm.default, torch.ops.recfx.cross.default, torch.ops.recfx.target_attention.default),
+}
+_SQUARES = {
+    *(_aten.square.default, torch.ops.recfx.fm.default, torch.ops.recfx.dot_interaction.default),
+    _aten.pow.Tensor_Scalar,
+}
+
+
+class Pool:
+    """The values made so far, and what steps need to make more.
+
+    Args:
+        builder: The graph.
+        generator: Source of all weights.
+        fields: Columns of the input `ids`.
+        numbers: Numbers to prefer among constants, such as those a pass looks for.
+    """
+
+    def __init__(
+        self, builder: GraphBuilder, generator: torch.Generator, fields: int, numbers: Sequence[Any] = ()
+    ) -> None:
+        self.builder = builder
+        self.generator = generator
+        self.fields = fields
+        self.numbers = tuple(numbers)
+        self.values: list[fx.Node] = [n for name, n in builder.inputs.items() if name in ("dense", "sequence", "mask")]
+        self.tables: list[str] = []
+        self._degrees: dict[fx.Node, int] = {}
+
+    def call(self, target: Any, *args: Any, **kwargs: Any) -> fx.Node:
+        """Adds an operator."""
+        return self.builder.call(target, *args, **kwargs)
+
+    def keep(self, node: fx.Node) -> None:
+        """Makes a value available to later steps."""
+        self.values.append(node)
+
+    def choose(self, draw: Any, items: Sequence[fx.Node]) -> fx.Node:
+        """One of some nodes, latest first: the latest, one of the three latest, or any, so that operators often follow each other."""
+        latest = list(items)[::-1]
+        node: fx.Node = draw(st.sampled_from(latest[: draw(st.sampled_from([1, 3, len(latest)]))]))
+        return node
+
+    def pick(self, draw: Any, rank: int | None = 2, *, degree: int = 8, steady: bool = False) -> fx.Node:
+        """A float32 value.
+
+        Args:
+            draw: Given by Hypothesis.
+            rank: Its rank; None for any.
+            degree: At most this degree as a polynomial of the inputs, so that products do not overflow.
+            steady: Whether its bits must not depend on the order of any sum, for operators that are not continuous.
+        """
+        fits = [
+            v
+            for v in self.values
+            if is_float(v)
+            and (rank is None or v.meta["val"].ndim == rank)
+            and self.degree(v) <= degree
+            and (not steady or is_steady(v))
+        ]
+        return self.choose(draw, fits) if fits else self._fresh(rank or 2)
+
+    def mask(self, draw: Any, rank: int = 2) -> fx.Node:
+        """A bool value of a rank."""
+        fits = [v for v in self.values if v.meta["val"].dtype is torch.bool and v.meta["val"].ndim == rank]
+        return self.choose(draw, fits) if fits else self.call(_aten.gt.Scalar, self._fresh(rank), 0)
+
+    def partner(self, draw: Any, first: fx.Node, *, degree: int = 8) -> fx.Node:
+        """A float32 value of the same shape as another: made before, perhaps that very one, or looked up for the purpose."""
+        wanted = sizes(first)
+        if len(wanted) == 2 and wanted[0] == sizes(self.builder.inputs["dense"])[0] and draw(st.booleans()):
+            return self.call(_aten.embedding.default, self.table(draw, width(first)), self.column(draw))
+        fits = [v for v in self.values if is_float(v) and sizes(v) == wanted and self.degree(v) <= degree]
+        return self.choose(draw, fits or [first])
+
+    def degree(self, node: fx.Node) -> int:
+        """The degree of a value as a polynomial of the inputs, 1 again after a bounded function."""
+        if node not in self._degrees:
+            inner = [self.degree(n) for n in node.all_input_nodes if n.op == "call_function"] or [1]
+            if node.target in _BOUNDED:
+                inner = [1]
+            elif node.target in _PRODUCTS:
+                inner = [sum(inner) + sum(n.op == "placeholder" for n in node.all_input_nodes)]
+            self._degrees[node] = max(inner) * (2 if node.target in _SQUARES else 1)
+        return self._degrees[node]
+
+    def number(self, draw: Any) -> Any:
+        """A constant: often one that an operator leaves its input alone with, or one that the pass names."""
+        if self.numbers and draw(st.booleans()):
+            return draw(st.sampled_from(self.numbers))
+        return draw(st.sampled_from([1, 2.0, 0.5, 1.0, 2, -1, 0, -1.0, 0.0, True, -0.5, 3]))
+
+    def weight(self, *shape: int, positive: bool = False, draw: Any = None) -> fx.Node:
+        """Fresh random state; in [0.1, 1.1] when it must be positive. With `draw`, sometimes zeros, ones, negative or equal rows."""
+        tensor = torch.rand(shape, generator=self.generator) + 0.1
+        if not positive:
+            tensor = torch.randn(shape, generator=self.generator) / 2
+            kind = (
+                draw(st.sampled_from(["plain", "plain", "plain", "zeros", "ones", "negative", "equal"])) if draw else ""
+            )
+            made: dict[str, Callable[[], torch.Tensor]] = {
+                "zeros": lambda: torch.zeros(shape),
+                "ones": lambda: torch.ones(shape),
+                "negative": lambda: -tensor.abs() - 0.1,
+                "equal": lambda: tensor[:1].expand(shape).clone() if shape else tensor,
+            }
+            tensor = made[kind]() if kind in made else tensor
+        return self.builder.state(f"weight_{len(self._reads())}", torch.nn.Parameter(tensor))
+
+    def table(self, draw: Any, width: int = _TABLE_WIDTH) -> fx.Node:
+        """A table [rows, width]: new, used before, a copy of one used before, or the same one under another name."""
+        known = [name for name in self.tables if self.rows_of(name).shape[1] == width]
+        kind = draw(st.sampled_from(["new", "tied", "tied", "copy", "alias"])) if known else "new"
+        if kind == "tied":
+            return self.read(draw(st.sampled_from(known)))
+        rows = draw(st.one_of(st.integers(1, 6), st.sampled_from([2, 17, 300])))
+        tensor = torch.randn(rows, width, generator=self.generator)
+        held = torch.nn.Parameter(tensor)
+        if kind == "copy":
+            held = torch.nn.Parameter(self.rows_of(draw(st.sampled_from(known))).detach().clone())
+        elif kind == "alias":  # the same parameter under a second name
+            held = self.rows_of(draw(st.sampled_from(known)))  # type: ignore[assignment]
+        name = f"table_{len(self.tables)}"
+        self.tables.append(name)
+        return self.builder.state(name, held)
+
+    def read(self, name: str) -> fx.Node:
+        """The read of state that exists."""
+        return self.builder.state(name, self.rows_of(name))
+
+    def rows_of(self, name: str) -> torch.Tensor:
+        """The tensor of a piece of state."""
+        tensor: torch.Tensor = get_state(self.builder.root, name)
+        return tensor
+
+    def column(self, draw: Any) -> fx.Node:
+        """One column of the ids, int64 [batch]."""
+        return self.call(_aten.select.int, self.builder.inputs["ids"], 1, draw(st.integers(0, self.fields - 1)))
+
+    def _reads(self) -> list[fx.Node]:
+        return list(self.builder.graph.find_nodes(op="get_attr"))
+
+    def _fresh(self, rank: int) -> fx.Node:
+        """A value of a rank, made from the dense input."""
+        dense = self.builder.inputs["dense"]
+        if rank == 1:
+            return self.call(_aten.select.int, dense, 1, 0)
+        return self.call(_aten.unsqueeze.default, dense, 2) if rank == 3 else dense
+
+
+def is_float(node: fx.Node) -> bool:
+    """Whether a value is a float32 tensor."""
+    held = node.meta.get("val")
+    return isinstance(held, torch.Tensor) and held.dtype is torch.float32
+
+
+def is_steady(node: fx.Node) -> bool:
+    """Whether a value holds the bits of inputs and tables, moved."""
+    if node.op != "call_function":
+        return True
+    return node.target in _STEADY and all(map(is_steady, node.all_input_nodes))
+
+
+def sizes(node: fx.Node) -> list[str]:
+    """The sizes of a value, as text, so that free sizes compare without being fixed."""
+    return list(map(str, node.meta["val"].shape))
+
+
+def width(node: fx.Node) -> int:
+    """The last size of a value."""
+    return int(node.meta["val"].shape[-1])
