@@ -6,7 +6,7 @@ STAMP  := $(VENV)/.installed
 THIRDPARTY := $(VENV)/.thirdparty
 PEERS      := $(VENV)/.peers
 
-.PHONY: demo test bench bench-peers slow thirdparty lint types check setup clean
+.PHONY: demo test mutants mutants-sample bench bench-peers slow thirdparty lint types check setup clean
 
 setup: $(STAMP)
 
@@ -22,6 +22,14 @@ demo: $(STAMP)
 
 test: $(STAMP)
 	$(BIN)/python -m pytest $(ARGS)
+
+# Mutation testing: small mistakes in the sources, which the mirror tests must notice. All of them take a night.
+mutants: $(STAMP)
+	$(BIN)/python -m tests.mutants $(ARGS)
+
+# The same few at every run; MUTANTS_SEED draws others.
+mutants-sample: $(STAMP)
+	$(BIN)/python -m tests.mutants --sample 8 --seed $(or $(MUTANTS_SEED),0) --seconds 70 --limit 45 --at-least 75
 
 bench: $(STAMP)
 	$(BIN)/python -m benchmarks run $(ARGS)

@@ -79,9 +79,9 @@ def package_of(file: Path) -> list[str]:
 
 def imports(tree: ast.AST, package: list[str], types_only: bool = False) -> Iterator[tuple[str, bool]]:
     """The dotted names a tree imports, and whether only type checkers see them."""
-    if isinstance(tree, ast.If) and "TYPE_CHECKING" in {n.id for n in ast.walk(tree.test) if isinstance(n, ast.Name)} | {
-        n.attr for n in ast.walk(tree.test) if isinstance(n, ast.Attribute)
-    }:
+    if isinstance(tree, ast.If) and "TYPE_CHECKING" in {
+        n.id for n in ast.walk(tree.test) if isinstance(n, ast.Name)
+    } | {n.attr for n in ast.walk(tree.test) if isinstance(n, ast.Attribute)}:
         for child in tree.body:
             yield from imports(child, package, True)
         for child in tree.orelse:
@@ -94,8 +94,9 @@ def imports(tree: ast.AST, package: list[str], types_only: bool = False) -> Iter
         stem = ".".join([*base, *([tree.module] if tree.module else [])])
         yield from ((f"{stem}.{alias.name}", types_only) for alias in tree.names)
     elif isinstance(tree, ast.Call) and ast.unparse(tree.func).split(".")[-1] in ("import_module", "__import__"):
-        if tree.args and isinstance(tree.args[0], ast.Constant) and isinstance(tree.args[0].value, str):
-            yield tree.args[0].value, types_only
+        yield from (
+            (a.value, types_only) for a in tree.args[:1] if isinstance(a, ast.Constant) and isinstance(a.value, str)
+        )
     for child in ast.iter_child_nodes(tree):
         yield from imports(child, package, types_only)
 

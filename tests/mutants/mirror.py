@@ -1,0 +1,91 @@
+"""Which files are mutated, and which tests must notice."""
+
+from __future__ import annotations
+
+import ast
+from functools import cache
+from pathlib import Path
+
+ROOT = Path(__file__).parents[2]
+
+#: What is mutated: folders and files.
+MUTATED = ("passes", "recfx/ir", "recfx/pipeline", "targets/native", "recfx/retrieval", "recfx/harm.py")
+
+#: Tests of a helper are those of the passes that use it, of these at most so many.
+_MOST_FILES = 6
+
+
+@cache
+def mutated_files() -> tuple[str, ...]:
+    """All files with mutants, without packages' `__init__`."""
+    found: list[str] = []
+    for entry in MUTATED:
+        path = ROOT / entry
+        files = sorted(path.rglob("*.py")) if path.is_dir() else [path]
+        found += [str(f.relative_to(ROOT)) for f in files if f.name != "__init__.py" and "csrc" not in f.parts]
+    return tuple(found)
+
+
+def module_of(file: str) -> str:
+    """The dotted name a file is imported by."""
+    parts = Path(file).with_suffix("").parts
+    return ".".join(parts if parts[0] == "recfx" else ("recfx", *parts))
+
+
+@cache
+def tests_of(file: str) -> tuple[str, ...]:
+    """The test files of a source file: those of its name, else those whose imports reach it, nearest first,
+    else those of its room."""
+    room, stem = Path(file).parent.name, Path(file).stem.lstrip("_")
+    folder = ROOT / "tests" / {"native": "targets"}.get(room, room)
+    known = _all_tests()
+    own = [t for t in known if Path(t).stem.removeprefix("test_").startswith(stem) and _near(t, folder)]
+    named = [t for t in known if stem in Path(t).stem and _near(t, folder) and t not in own]
+    users = [t for t in _reaching(module_of(file), known) if t not in own and t not in named]
+    ordered = [*own, *named, *sorted(users, key=lambda t: not _near(t, folder))]
+    room_tests = [t for t in known if (ROOT / t).parent == folder]
+    return tuple(ordered[: max(_MOST_FILES, len(own))] or room_tests)
+
+
+def _near(test: str, folder: Path) -> bool:
+    return (ROOT / test).parent == folder or not folder.is_dir()
+
+
+@cache
+def _all_tests() -> tuple[str, ...]:
+    skipped = ("thirdparty", "bench", "benchmarks")
+    files = sorted((ROOT / "tests").rglob("test_*.py"))
+    return tuple(str(f.relative_to(ROOT)) for f in files if f.parent.name not in skipped)
+
+
+def _reaching(module: str, tests: tuple[str, ...]) -> list[str]:
+    """Tests that import a module, or import one that imports it; fewer steps first."""
+    wanted, found, seen = {module}, [], set()
+    while wanted:
+        found += [test for test in tests if test not in found and _names(test) & wanted]
+        seen |= wanted
+        wanted = {importer for name in wanted for importer in _importers().get(name, ())} - seen
+    # A pass is known to its tests by its name in pipelines, so the file's name counts as an import.
+    stems = {name.rsplit(".", 1)[-1] for name in seen if name.startswith("recfx.passes.")}
+    return [*found, *(t for t in tests if t not in found and Path(t).stem.removeprefix("test_") in stems)]
+
+
+@cache
+def _importers() -> dict[str, set[str]]:
+    """Module -> the mutated modules that import it."""
+    found: dict[str, set[str]] = {}
+    for file in mutated_files():
+        for name in _names(file):
+            found.setdefault(name, set()).add(module_of(file))
+    return found
+
+
+@cache
+def _names(file: str) -> frozenset[str]:
+    names: set[str] = set()
+    for node in ast.walk(ast.parse((ROOT / file).read_text())):
+        if isinstance(node, ast.Import):
+            names |= {alias.name for alias in node.names}
+        elif isinstance(node, ast.ImportFrom) and node.module:
+            names |= {node.module, *(f"{node.module}.{alias.name}" for alias in node.names)}
+    return frozenset(names)

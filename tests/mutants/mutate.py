@@ -1,0 +1,135 @@
+"""The mutants of a source file: each has one small mistake of a kind that people make."""
+
+from __future__ import annotations
+
+import ast
+import dataclasses
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from typing import Any
+
+_SWAPS: dict[type[ast.AST], type[ast.AST]] = {
+    ast.Lt: ast.LtE,
+    ast.LtE: ast.Lt,
+    ast.Gt: ast.GtE,
+    ast.GtE: ast.Gt,
+    ast.Eq: ast.NotEq,
+    ast.NotEq: ast.Eq,
+    ast.Is: ast.IsNot,
+    ast.IsNot: ast.Is,
+    ast.In: ast.NotIn,
+    ast.NotIn: ast.In,
+    ast.Add: ast.Sub,
+    ast.Sub: ast.Add,
+    ast.Mult: ast.FloorDiv,
+    ast.FloorDiv: ast.Mult,
+    ast.Div: ast.Mult,
+}
+
+
+@dataclasses.dataclass(frozen=True)
+class Mutant:
+    """One mutant.
+
+    Attributes:
+        file: The file, relative to the repository.
+        line: The line of the mistake, from 1.
+        text: The line as it was, stripped.
+        what: What was changed, in words.
+        node: Which node of the tree is changed, in the order of `ast.walk`.
+        change: Which of the node's changes.
+    """
+
+    file: str
+    line: int
+    text: str
+    what: str
+    node: int
+    change: int
+
+    @property
+    def key(self) -> str:
+        """What the list of equivalent mutants knows it by: it stays when other lines move."""
+        return f"{self.file} | {self.text} | {self.what}"
+
+    def source(self, root: Path) -> str:
+        """The whole mutated source."""
+        tree = ast.parse((root / self.file).read_text())
+        node = next(n for i, n in enumerate(ast.walk(tree)) if i == self.node)
+        list(_changes(node))[self.change][1](node)
+        return ast.unparse(ast.fix_missing_locations(tree))
+
+
+def mutants_of(root: Path, file: str) -> list[Mutant]:
+    """All mutants of a file, in the order of its lines."""
+    text = (root / file).read_text()
+    lines, tree = text.splitlines(), ast.parse(text)
+    found = []
+    for index, node in enumerate(ast.walk(tree)):
+        if not hasattr(node, "lineno") or (isinstance(node, ast.expr | ast.stmt) and _is_text(node)):
+            continue
+        for number, (what, _) in enumerate(_changes(node)):
+            found.append(Mutant(file, node.lineno, lines[node.lineno - 1].strip(), what, index, number))
+    return sorted(found, key=lambda m: (m.line, m.what))
+
+
+def _is_text(node: ast.AST) -> bool:
+    """Docstrings and annotations change nothing that runs; messages are for people."""
+    return isinstance(node, ast.Expr) and isinstance(node.value, ast.Constant) and isinstance(node.value.value, str)
+
+
+def _changes(node: ast.AST) -> Iterator[tuple[str, Callable[[Any], None]]]:
+    """(what, how to make it) for each mistake that fits a node."""
+    if isinstance(node, ast.Compare) and type(node.ops[0]) in _SWAPS:
+        swap = _SWAPS[type(node.ops[0])]
+        yield f"{type(node.ops[0]).__name__} becomes {swap.__name__}", lambda n: n.ops.__setitem__(0, swap())
+    elif isinstance(node, ast.BinOp) and type(node.op) in _SWAPS and not _of_types(node):
+        other = _SWAPS[type(node.op)]
+        yield f"{type(node.op).__name__} becomes {other.__name__}", lambda n: setattr(n, "op", other())
+    elif isinstance(node, ast.Constant) and isinstance(node.value, bool):
+        yield f"{node.value} becomes {not node.value}", lambda n: setattr(n, "value", not n.value)
+    elif isinstance(node, ast.Constant) and isinstance(node.value, int | float):
+        yield f"{node.value} becomes {node.value + 1}", lambda n: setattr(n, "value", n.value + 1)
+    elif isinstance(node, ast.BoolOp):
+        kind = "and" if isinstance(node.op, ast.And) else "or"
+        for place in range(len(node.values)):
+            yield f"`{kind}` without its condition {place + 1}", lambda n, at=place: n.values.pop(at)
+    elif isinstance(node, ast.If | ast.IfExp):
+        yield "the condition is negated", _negate
+    elif isinstance(node, ast.UnaryOp) and isinstance(node.op, ast.Not):
+        yield "`not` is dropped", lambda n: (setattr(n, "op", ast.Not()), setattr(n, "operand", _not(n.operand)))
+    elif isinstance(node, ast.Return) and node.value is not None and not _is_none(node.value):
+        yield "returns None", lambda n: setattr(n, "value", ast.Constant(None))
+    elif isinstance(node, ast.Call):
+        for place, keyword in enumerate(node.keywords):
+            if keyword.arg is not None:
+                yield f"without the keyword {keyword.arg}", lambda n, at=place: n.keywords.pop(at)
+    elif isinstance(node, ast.FunctionDef | ast.For | ast.If | ast.With):
+        pass
+    if isinstance(node, ast.FunctionDef | ast.For | ast.If | ast.With):
+        for place, child in enumerate(node.body):
+            if (isinstance(child, ast.Expr) and isinstance(child.value, ast.Call)) or isinstance(child, ast.AugAssign):
+                yield f"without `{ast.unparse(child)[:60]}`", lambda n, at=place: n.body.__setitem__(at, ast.Pass())
+
+
+def _negate(node: Any) -> None:
+    node.test = _not(node.test)
+
+
+def _not(value: ast.expr) -> ast.expr:
+    return ast.UnaryOp(ast.Not(), value)
+
+
+def _is_none(value: ast.expr) -> bool:
+    return isinstance(value, ast.Constant) and value.value is None
+
+
+def _of_types(node: ast.BinOp) -> bool:
+    """Arithmetic on strings only."""
+    return any(
+        isinstance(side, ast.JoinedStr | ast.Constant) and not _is_number(side) for side in (node.left, node.right)
+    )
+
+
+def _is_number(side: ast.expr) -> bool:
+    return isinstance(side, ast.Constant) and isinstance(side.value, int | float)
