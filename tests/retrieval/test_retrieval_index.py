@@ -136,6 +136,20 @@ def test_growing_an_index_is_building_it(bits: int, scales: Any) -> None:
         assert torch.equal(one, other)
 
 
+@pytest.mark.parametrize("items", [1, 7, 63, 64, 65, 200])
+def test_a_length_counts_the_items_that_can_be_found(items: int) -> None:
+    """At sizes about those of a block, after additions, deletions (of one item twice too) and saving."""
+    index = Index.from_embeddings(drawn(0, items, 16), 4)
+    assert len(index) == index.next_id == items
+    given = index.add(drawn(1, 3, 16))
+    assert given.tolist() == [items, items + 1, items + 2]
+    assert len(index) == index.next_id == items + 3
+    index.delete(given[:2])
+    assert len(index) == len(index.live_ids()) == items + 1
+    assert index.next_id == items + 3
+    assert int((index.search(drawn(2, 2, 16), items + 9)[1] >= 0).sum(1).max()) == len(index)
+
+
 def test_deleted_items_are_found_no_more_and_updated_ones_by_their_new_values() -> None:
     items, queries = drawn(0, 200, 16), drawn(1, 4, 16)
     index = Index.from_embeddings(items, 4)

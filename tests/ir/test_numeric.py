@@ -1,0 +1,87 @@
+"""How far a program may be from another: the bounds of each exactness class, and the batches that are compared."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+import pytest
+import torch
+
+import recfx
+from recfx.ir import Exactness, Program, verify_numeric
+from recfx.ir.numeric import compare_outputs
+from recfx.ir.probes import probes
+from recfx.testing import GraphBuilder
+
+aten = torch.ops.aten
+TRUTH = torch.linspace(1.0, 2.0, 64, dtype=torch.float64)
+OLD_ERROR = 1e-3
+WANT = (TRUTH + OLD_ERROR).float()
+
+
+def compare(got: torch.Tensor, exactness: Exactness = Exactness.REASSOC, want: torch.Tensor = WANT) -> None:
+    compare_outputs([want], [got], exactness, "inputs", lambda: [TRUTH])
+
+
+@pytest.mark.parametrize("times", [0.0, 1.0, 7.0, -7.0])
+def test_an_error_of_a_few_times_the_old_one_is_a_reordering(times: float) -> None:
+    compare((TRUTH + times * OLD_ERROR).float())
+
+
+@pytest.mark.parametrize("times", [10.0, -10.0, 20.0, 100.0, 700.0])
+def test_a_larger_error_is_none(times: float) -> None:
+    with pytest.raises(recfx.VerificationError, match="reordering of sums"):
+        compare((TRUTH + times * OLD_ERROR).float())
+
+
+def test_without_an_error_of_the_old_program_a_few_last_bits_are_left() -> None:
+    exact = TRUTH.float()
+    compare(exact * (1 + 4 * torch.finfo(torch.float32).eps), want=exact)
+    with pytest.raises(recfx.VerificationError, match="reordering of sums"):
+        compare(exact * (1 + 200 * torch.finfo(torch.float32).eps), want=exact)
+
+
+@pytest.mark.parametrize("exactness", list(Exactness))
+def test_a_new_nan_a_shape_and_a_type_are_found_in_every_class(exactness: Exactness) -> None:
+    broken = WANT.clone()
+    broken[3] = float("nan")
+    for got in (broken, WANT[:-1], WANT.double()):
+        with pytest.raises(recfx.VerificationError):
+            compare(got, exactness)
+    with pytest.raises(recfx.VerificationError, match="outputs instead of"):
+        compare_outputs([WANT], [], exactness, "inputs", lambda: [TRUTH])
+
+
+def test_an_exact_pass_keeps_every_bit() -> None:
+    compare(WANT.clone(), Exactness.EXACT)
+    with pytest.raises(recfx.VerificationError, match="exact"):
+        compare(torch.nextafter(WANT, torch.tensor(9.0)), Exactness.EXACT)
+    compare(WANT + 1.0, Exactness.APPROX)
+
+
+def wrong_at(rows: Sequence[int]) -> tuple[Program, Program]:
+    """A program, and one whose result depends on the batch: it is off by the batch's distance from some sizes, multiplied together."""
+    made = []
+    for off in (False, True):
+        b = GraphBuilder({"x": ("batch", 3)})
+        x = b.inputs["x"]
+        if off:
+            ones = b.call(aten.ones_like.default, b.call(aten.slice.Tensor, x, 1, 0, 1))
+            count = b.call(aten.sum.dim_IntList, ones, [0, 1])
+            product = b.call(aten.sub.Tensor, count, rows[0])
+            for size in rows[1:]:
+                product = b.call(aten.mul.Tensor, product, b.call(aten.sub.Tensor, count, size))
+            x = b.call(aten.add.Tensor, x, product)
+        made.append(b.build(b.call(aten.mul.Tensor, x, 2.0), batch=4))
+    return made[0], made[1]
+
+
+def test_other_sizes_than_the_example_are_compared() -> None:
+    """A program that is right at the example's batch alone, or there and at one row, is found."""
+    for sizes in ((4,), (4, 1), (4, 2)):
+        with pytest.raises(recfx.VerificationError):
+            verify_numeric(*wrong_at(sizes), Exactness.EXACT)
+    before, _ = wrong_at((4,))
+    rows = {int(leaves[0].shape[0]) for _, leaves in probes(before)}
+    assert {1, 2} <= rows
+    assert len(rows) >= 4
