@@ -29,7 +29,7 @@ mutants: $(STAMP)
 
 # The same few at every run; MUTANTS_SEED draws others.
 mutants-sample: $(STAMP)
-	$(BIN)/python -m tests.mutants --sample 8 --seed $(or $(MUTANTS_SEED),0) --seconds 70 --limit 45 --at-least 75
+	$(BIN)/python -m tests.mutants --sample 4 --seed $(or $(MUTANTS_SEED),0) --seconds 60 --limit 45 --at-least 75
 
 bench: $(STAMP)
 	$(BIN)/python -m benchmarks run $(ARGS)

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
-from functools import cache, partial
+from functools import partial
 from typing import Any
 
 import torch
@@ -12,7 +12,8 @@ from hypothesis import strategies as st
 
 from recfx.errors import RecfxError
 from recfx.ir import Exactness, Level, Program, diff, same_graph, verify_numeric
-from recfx.ir.numeric import compare_outputs, require_refusal, run_in_float64, weakest
+from recfx.ir.numeric import compare_outputs, require_refusal, weakest
+from recfx.ir.reference_run import Reference
 from recfx.pipeline import Pass, Pipeline, registered, run_pass
 from recfx.pipeline.properties import why_not
 from recfx.pipeline.spec import NEEDS
@@ -98,7 +99,7 @@ def compare_on_trials(before: Program, after: Program, exactness: Exactness, *, 
         except Exception as error:  # noqa: BLE001 - inputs the original refuses must be refused by the new one as well
             require_refusal(after.run, leaves, name, f"{type(error).__name__}: {error}")
             continue
-        compare_outputs(expected, after.run(leaves), exactness, name, cache(partial(run_in_float64, before, leaves)))
+        compare_outputs(expected, after.run(leaves), exactness, name, Reference(before, leaves))
 
 
 def _prepared(passes: Sequence[Pass], program: Program) -> Program:

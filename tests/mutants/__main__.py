@@ -35,6 +35,17 @@ def draw(files: list[str], sample: int | None, seed: int) -> list[Mutant]:
     return mutants if sample is None else generator.sample(mutants, min(sample, len(mutants)))
 
 
+def failing_without(mutants: list[Mutant], *, limit: float, log: str) -> tuple[str, ...]:
+    """The first test files that fail, or take too long, on the sources as they are; none when all judge fairly."""
+    for tests in dict.fromkeys(tests_of(mutant.file) for mutant in mutants):
+        pid, deadline = start(None, tests, log), time.monotonic() + limit
+        while (verdict := outcome(pid, deadline)) is None:
+            time.sleep(0.05)
+        if verdict != SURVIVED:
+            return tests
+    return ()
+
+
 def judge(mutants: list[Mutant], *, workers: int, limit: float, seconds: float, folder: Path) -> dict[Mutant, str]:
     """Runs the mutants until they or the time are at an end; one that runs past `limit` is neither killed nor survived."""
     begin, verdicts = time.monotonic(), {}
@@ -75,6 +86,9 @@ def main() -> int:
     mutants = draw(files, given.sample, given.seed)
     warm_up()
     with tempfile.TemporaryDirectory() as folder:
+        if failing := failing_without(mutants, limit=given.limit, log=str(Path(folder) / "plain.log")):
+            print("these tests fail without any mutant, so they judge none: " + " ".join(failing))
+            return 1
         verdicts = judge(mutants, workers=given.workers, limit=given.limit, seconds=given.seconds, folder=Path(folder))
     rooms: dict[str, Counter[str]] = {}
     for mutant, verdict in verdicts.items():
