@@ -70,11 +70,20 @@ def _compare_special_rows(program: Program, model: torch.nn.Module, call: Call) 
 
 
 def run_model(model: torch.nn.Module, call: Call, leaves: Sequence[Any]) -> list[Any]:
-    """The flat outputs of the user's model for flat inputs, which are copied first."""
+    """The flat outputs of the user's model for flat inputs, which are copied first.
+
+    `nn.MultiheadAttention` leaves torch's fast path, as it does at capture: that path gives NaN for a query whose mask hides every
+    key, where the operator in the graph gives zeros.
+    """
     spec = pytree.tree_flatten((tuple(call.values), {}))[1]
     fresh = [leaf.clone() if isinstance(leaf, torch.Tensor) else leaf for leaf in leaves]
     bound = call.with_values(pytree.tree_unflatten(fresh, spec)[0])
-    return pytree.tree_leaves(canonical_output(model(*bound.args, **bound.kwargs)))
+    enabled = torch.backends.mha.get_fastpath_enabled()
+    torch.backends.mha.set_fastpath_enabled(False)
+    try:
+        return pytree.tree_leaves(canonical_output(model(*bound.args, **bound.kwargs)))
+    finally:
+        torch.backends.mha.set_fastpath_enabled(enabled)
 
 
 def _run_program(program: Program, leaves: Sequence[Any], name: str, model: torch.nn.Module) -> list[Any]:
