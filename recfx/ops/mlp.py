@@ -5,6 +5,7 @@
 Each layer computes `y = activation(norm(x W^T + b)) + residual`. Weights are float32 or bfloat16 [N, K], or int8 [N, K] with one scale per
 output channel. The input of a bfloat16 layer is rounded to bfloat16 and products are summed in float32. The input of an int8 layer is
 quantised per row: without negative values to 0..255 by `max / 255`, otherwise to -127..127 by `max|x| / 127`, or by a calibrated scale.
+A row that holds an infinity or NaN is not quantised: it gives the infinities and NaN of the float32 product with the dequantised weights.
 """
 
 from __future__ import annotations
@@ -107,11 +108,17 @@ def decode(ints: Sequence[int], numbers: Sequence[float]) -> list[Layer]:
     return layers
 
 
+#: The smallest scale with all of its bits, and a power of two that brings smaller numbers into their range.
+_SMALLEST, _LIFT = torch.finfo(torch.float32).tiny, 2.0**64
+
+
 def quantize_rows(x: torch.Tensor, input_scale: float = 0.0) -> tuple[torch.Tensor, torch.Tensor]:
     """What an int8 layer makes of its input.
 
+    A scale so small that it is denormal is rounded up, so that no integer leaves its range.
+
     Args:
-        x: float32 [M, K].
+        x: float32 [M, K], finite.
         input_scale: A calibrated scale, or 0 for each row's own.
 
     Returns:
@@ -123,8 +130,12 @@ def quantize_rows(x: torch.Tensor, input_scale: float = 0.0) -> tuple[torch.Tens
     high, low = x.amax(1, keepdim=True), x.amin(1, keepdim=True)
     span = torch.maximum(high, -low)
     levels = torch.where(low >= 0, 255.0, 127.0)
+    scale = span / levels
+    small = (span > 0) & (scale < _SMALLEST)
+    scale = torch.where(small & (scale * levels < span), scale.nextafter(torch.ones_like(scale)), scale)
     inverse = torch.where(span > 0, levels / span, 0.0)
-    return (x * inverse).round().double(), span / levels
+    codes = torch.where(small, x * _LIFT * (1 / (scale * _LIFT)), x * inverse)
+    return codes.round().double(), scale
 
 
 def activate(y: torch.Tensor, layer: Layer, params: Sequence[torch.Tensor]) -> torch.Tensor:
@@ -176,9 +187,13 @@ def product(
         return functional.linear(x.bfloat16().float(), weight.float(), bias)
     assert scale is not None
     flat = x.reshape(-1, x.shape[-1])
-    codes, unit = quantize_rows(flat, input_scale)
-    sums = (codes @ weight.double().T).float()
-    y = sums * (unit * scale)
+    finite = flat.isfinite()
+    rows = finite.all(1, keepdim=True)
+    codes, unit = quantize_rows(flat.masked_fill(~rows, 0.0), input_scale)
+    y = (codes @ weight.double().T).float() * scale * unit
+    if not bool(rows.all()):  # finite numbers beside infinities and NaN change nothing
+        others = torch.where(finite, 0.0, flat).unsqueeze(1) * weight.float()
+        y = torch.where(rows, y, torch.where(finite.unsqueeze(1), 0.0, others).sum(2) * scale)
     return (y if bias is None else y + bias).reshape(*x.shape[:-1], weight.shape[0])
 
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+import math
 from collections.abc import Callable, Sequence
 from typing import Any
 
@@ -256,8 +257,12 @@ def _clamp(builder: PlanBuilder, node: fx.Node) -> None:
     require_floating(node)
     low: Any = node.args[1] if len(node.args) > 1 else node.kwargs.get("min", node.kwargs.get("min_val"))
     high: Any = node.args[2] if len(node.args) > 2 else node.kwargs.get("max", node.kwargs.get("max_val"))
+    if node.target is _aten.hardtanh.default:
+        low, high = (-1.0 if low is None else low), (1.0 if high is None else high)
     if isinstance(low, fx.Node) or isinstance(high, fx.Node):
         raise Unsupported("its bounds are tensors")
+    if any(bound is not None and math.isnan(bound) for bound in (low, high)):
+        raise Unsupported("a bound is NaN")
     operations = []
     if low is not None:
         operations.append(Operation(CLAMP_LOW, 0, 0, float(low)))

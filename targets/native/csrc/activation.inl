@@ -12,11 +12,8 @@ inline Activation activation_of(const RecfxStep& step, int64_t kind) {
             static_cast<const float*>(step.pointers[6])};
 }
 
-inline vf gelu(vf y) { return y * 0.5f * (1.0f + erf_(y * 0.707106781f)); }
-inline vf gelu_tanh(vf y) { return y * 0.5f * (1.0f + tanh_((y + y * y * y * 0.044715f) * 0.797884561f)); }
-
 // From `low` where the gate is 0 to `high` where it is 1.
-inline vf between(vf low, vf high, vf gate) { return low + gate * (high - low); }
+inline vf between(vf low, vf high, vf gate) { return gate * high + (1.0f - gate) * low; }
 
 // `of` gives a column's number, or a vector of columns' numbers, of one of the pointers.
 template <int64_t Kind, class Of>
@@ -24,7 +21,7 @@ inline vf activate_as(vf y, const Activation& a, Of of) {
     if constexpr (Kind == 1) return y < 0.0f ? splat(0.0f) : y;
     else if constexpr (Kind == 2) return gelu(y);
     else if constexpr (Kind == 3) return gelu_tanh(y);
-    else if constexpr (Kind == 4) return y * sigmoid(y);
+    else if constexpr (Kind == 4) return silu(y);
     else if constexpr (Kind == 5) return sigmoid(y);
     else if constexpr (Kind == 6) return tanh_(y);
     else if constexpr (Kind == 7) return y > 0.0f ? y : y * of(a.slope);

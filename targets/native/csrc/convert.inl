@@ -16,43 +16,61 @@ inline void row_units(const float* x, int64_t k, int64_t units, uint32_t* to) {
     }
 }
 
-inline void range_of(const float* x, int64_t k, float& low, float& high) {
-    vf lows = splat(x[0]), highs = lows;
-    int64_t i = 0;
-    for (; i + W <= k; i += W) {
-        const vf v = load(x + i);
+// The lowest and the highest of a row's numbers, and whether all of them are finite; otherwise the others mean nothing.
+struct RowRange {
+    float low, high;
+    bool finite;
+};
+
+inline RowRange range_of(const float* x, int64_t k) {
+    vf lows = splat(k > 0 ? x[0] : 0.0f), highs = lows, zeros = {};
+    auto see = [&](vf v) {
         lows = min(lows, v);
         highs = max(highs, v);
-    }
-    low = -max_lanes(-lows);
-    high = max_lanes(highs);
+        zeros = zeros + v * 0.0f;  // NaN for infinities and NaN
+    };
+    int64_t i = 0;
+    for (; i + W <= k; i += W) see(load(x + i));
+    float low = -max_lanes(-lows), high = max_lanes(highs);
+    if (i < k) zeros = zeros + load_some(x + i, k - i) * 0.0f;
     for (; i < k; ++i) {
         low = x[i] < low ? x[i] : low;
         high = x[i] > high ? x[i] : high;
     }
+    return {low, high, !any(zeros != zeros)};
 }
 
-// One row to integers: 0..255 when nothing is negative, otherwise -127..127; or by a calibrated scale.
+// How a row becomes integers: round(x * lift * inverse), with `scale` to turn them back.
+struct RowCodes {
+    float scale, lift, inverse, limit;
+    int32_t zero;
+};
+
+// A scale so small that it is denormal has few bits: it is rounded up, so that no integer leaves its range, and the integers are made for it as it is.
+inline RowCodes codes_of_small(float span, float levels, int32_t zero) {
+    float scale = span / levels;
+    if (scale * levels < span) scale += __FLT_DENORM_MIN__;
+    return {scale, 0x1p64f, 1.0f / (scale * 0x1p64f), levels, zero};
+}
+
+// The scale is the calibrated one, or the row's own: 0..255 when nothing is negative, otherwise -127..127. Rows of zeros have the scale 0.
 template <class D>
-inline void quantize_row(const float* x, int64_t k, int64_t units, float calibrated, uint32_t* to, float& scale, int32_t& zero) {
-    float inverse;
-    bool negative = true;
-    if (calibrated > 0) {
-        scale = calibrated;
-        inverse = 1 / calibrated;
-    } else {
-        float low, high;
-        range_of(x, k, low, high);
-        negative = low < 0;
-        const float span = high > -low ? high : -low, levels = negative ? 127.0f : 255.0f;
-        inverse = span > 0 ? levels / span : 0.0f;
-        scale = span / levels;
-    }
-    zero = negative ? D::zero_signed : D::zero_unsigned;
-    const vf limit = splat(calibrated > 0 ? 127.0f : 255.0f);
+inline RowCodes codes_of(const RowRange& range, float calibrated) {
+    if (calibrated > 0) return {calibrated, 1.0f, 1 / calibrated, 127.0f, D::zero_signed};
+    const bool negative = range.low < 0;
+    const float span = range.high > -range.low ? range.high : -range.low, levels = negative ? 127.0f : 255.0f;
+    const int32_t zero = negative ? D::zero_signed : D::zero_unsigned;
+    if (__builtin_expect(span > 0 && span / levels < __FLT_MIN__, 0)) return codes_of_small(span, levels, zero);
+    return {span / levels, 1.0f, span > 0 ? levels / span : 0.0f, levels, zero};
+}
+
+template <class D, bool Lifted>
+inline void write_codes(const float* x, int64_t k, int64_t units, const RowCodes& codes, uint32_t* to) {
+    const vf limit = splat(codes.limit);
     auto lanes = [&](vf v) {
-        v = round_even(v * inverse);
-        return to_int(max(min(v, limit), -limit)) + zero;
+        if constexpr (Lifted) v = v * codes.lift;
+        v = round_even(v * codes.inverse);
+        return to_int(max(min(v, limit), -limit)) + codes.zero;
     };
     alignas(64) int32_t q[W] = {};
     int64_t i = 0;
@@ -71,4 +89,22 @@ inline void quantize_row(const float* x, int64_t k, int64_t units, float calibra
         __builtin_memcpy(q, &v, sizeof v);
         for (int64_t u = i / D::depth; u < units; ++u) to[u] = unit_of_integers<D>(q + (u - i / D::depth) * D::depth);
     }
+}
+
+// One row as integers. False for a row that holds an infinity or NaN, for which no integers stand; its units are zeros.
+template <class D>
+inline bool quantize_row(const float* x, int64_t k, int64_t units, float calibrated, uint32_t* to, float& scale, int32_t& zero) {
+    const RowRange range = range_of(x, k);
+    if (__builtin_expect(!range.finite, 0)) {
+        __builtin_memset(to, 0, size_t(units) * 4);
+        scale = 0;
+        zero = 0;
+        return false;
+    }
+    const RowCodes codes = codes_of<D>(range, calibrated);
+    scale = codes.scale;
+    zero = codes.zero;
+    if (__builtin_expect(codes.lift != 1.0f, 0)) write_codes<D, true>(x, k, units, codes, to);
+    else write_codes<D, false>(x, k, units, codes, to);
+    return true;
 }

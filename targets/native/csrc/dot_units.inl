@@ -84,3 +84,10 @@ inline uint32_t unit_of_integers(const int32_t* q) {
     else
         return uint32_t(q[0]);
 }
+
+// Number `i` of each of W units of integer weights.
+template <class D>
+inline vi integers_of(vi units, int64_t i) {
+    constexpr int bits = 32 / int(D::depth);
+    return (vi)((vu)units << uint32_t(32 - bits - bits * i)) >> (32 - bits);
+}

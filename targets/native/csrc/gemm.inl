@@ -25,6 +25,7 @@ struct EpilogueRow {
     float* out;
     float scale;   // of an int8 input
     int32_t zero;  // what was added to an int8 input
+    const float* not_finite = nullptr;  // an int8 input that holds an infinity or NaN
 };
 
 struct Epilogue {
@@ -37,14 +38,27 @@ struct Epilogue {
     bool plain;       // neither `mul` nor `add`, and at most a ReLU
     float* partial = nullptr;  // sums of the slabs before, by row of the chunk and padded column
     bool resume = false, keep = false;  // whether a slab starts from those sums; whether it leaves its own there
+    const uint32_t* weights = nullptr;  // packed int8 weights [k], for rows that no integers stand for
+    int64_t k = 0;
 
     float* partial_at(int64_t chunk_row, int64_t column) const { return partial + chunk_row * ((n + PANEL - 1) / PANEL * PANEL) + column; }
+
+    // What infinities and NaN of a row make of its product with int8 weights; finite numbers beside them change nothing.
+    __attribute__((noinline)) vf product_of_not_finite(const float* x, int64_t column) const {
+        const uint32_t* from = weights + column / PANEL * ((k + DotI8::depth - 1) / DotI8::depth) * PANEL + column % PANEL;
+        vf sum = {};
+        for (int64_t i = 0; i < k; ++i)
+            if (!(__builtin_fabsf(x[i]) <= __FLT_MAX__))
+                sum = sum + x[i] * to_float(integers_of<DotI8>(load_as<vi>(from + i / DotI8::depth * PANEL), i % DotI8::depth));
+        return sum * load(scale + column);
+    }
 
     template <class V>
     inline vf product(V acc, const EpilogueRow& r, int64_t column) const {
         if constexpr (__is_same(V, vi)) {
+            if (__builtin_expect(r.not_finite != nullptr, 0)) return product_of_not_finite(r.not_finite, column);
             const vi sum = r.zero ? acc - r.zero * load_as<vi>(column_sums + column) : acc;
-            return to_float(sum) * (r.scale * load(scale + column));
+            return to_float(sum) * load(scale + column) * r.scale;
         } else {
             return acc;
         }
@@ -178,8 +192,10 @@ inline void convert_rows(const Context& context, const RecfxStep& step, const Ge
     for (int64_t i = 0; i < count; ++i) {
         EpilogueRow& r = chunk.rows[i];
         const float* x = place_row(context, rows, first + i, r) + from;
-        if constexpr (Integers) quantize_row<D>(x, k, units, float(step.floats[2]), chunk.units + i * chunk.row_units, r.scale, r.zero);
-        else row_units<D>(x, k, units, chunk.units + i * chunk.row_units);
+        if constexpr (Integers) {
+            const bool finite = quantize_row<D>(x, k, units, float(step.floats[2]), chunk.units + i * chunk.row_units, r.scale, r.zero);
+            r.not_finite = finite ? nullptr : x;
+        } else row_units<D>(x, k, units, chunk.units + i * chunk.row_units);
     }
 }
 
@@ -230,6 +246,7 @@ inline void gemm(const RecfxStep& step, const Context& context, const Range& ran
     Epilogue e{activation_of(step, step.ints[3]), static_cast<const float*>(step.pointers[1]), static_cast<const float*>(step.pointers[2]),
                static_cast<const int32_t*>(step.pointers[3]), chunk.rows, n, step.ints[4] != 0, plain};
     if (deep) e.partial = reinterpret_cast<float*>(memory + unit_bytes);
+    if (Integers) e.weights = packed, e.k = k;
     for (int64_t row = m0; row < m1; row += held) {
         const int64_t count = held < m1 - row ? held : m1 - row;
         for (int64_t u = 0; u < units; u += slab) {

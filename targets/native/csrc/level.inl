@@ -25,6 +25,7 @@
 namespace recfx {
 namespace {
 #include "simd.h"
+#include "functions.inl"
 #include "activation.inl"
 #include "dot_units.inl"
 #include "pack.inl"

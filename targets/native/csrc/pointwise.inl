@@ -21,28 +21,14 @@ inline void each(Lines<N>& to, F f) {
 inline vf truth(vi mask) { return mask ? splat(1.0f) : splat(0.0f); }
 
 inline vf power(vf x, float exponent) {
+    if (exponent == 0.0f) return splat(1.0f);  // of NaN as well
     if (exponent == 2.0f) return x * x;
     if (exponent == 3.0f) return x * x * x;
-    if (exponent == 0.5f || exponent == -0.5f) {
-        vf r = {};
-        for (int i = 0; i < W; ++i) r[i] = __builtin_sqrtf(x[i]);
-        return exponent < 0 ? 1.0f / r : r;
-    }
+    if (exponent == 0.5f) return square_root(x);
+    if (exponent == -0.5f) return 1.0f / square_root(x);
     vf r = {};
     for (int i = 0; i < W; ++i) r[i] = __builtin_powf(x[i], exponent);
     return r;
-}
-
-// Near zero by its series, whose error there is relative: 2 / sqrt(pi) (x - x^3 / 3 + x^5 / 10 - x^7 / 42 + x^9 / 216 - x^11 / 1320).
-inline vf error_function(vf x) {
-    const vf s = x * x;
-    vf p = splat(-1.0f / 1320);
-    p = p * s + 1.0f / 216;
-    p = p * s - 1.0f / 42;
-    p = p * s + 1.0f / 10;
-    p = p * s - 1.0f / 3;
-    const vf near = (p * s * x + x) * 1.128379167f;
-    return magnitude(x) < 0.4f ? near : erf_(x);
 }
 
 inline vf logarithm(vf x) {
@@ -65,7 +51,7 @@ inline void operate(int64_t op, Lines<N>& to, const Lines<N>& a, const Lines<N>&
         case 8: return each(to, [&](int i) { return a.v[i] < 0.0f ? splat(0.0f) : a.v[i]; });
         case 9: return each(to, [&](int i) { return gelu(a.v[i]); });
         case 10: return each(to, [&](int i) { return gelu_tanh(a.v[i]); });
-        case 11: return each(to, [&](int i) { return a.v[i] * sigmoid(a.v[i]); });
+        case 11: return each(to, [&](int i) { return silu(a.v[i]); });
         case 12: return each(to, [&](int i) { return sigmoid(a.v[i]); });
         case 13: return each(to, [&](int i) { return tanh_(a.v[i]); });
         case 14: return each(to, [&](int i) { return exponential(a.v[i]); });

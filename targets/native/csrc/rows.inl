@@ -37,8 +37,7 @@ void reduce_step(const RecfxStep& step, const Context& context, const Range& ran
                 vf acc = get(0);
                 for (int64_t i = 1; i < r; ++i) acc = combine(acc, get(i));
                 if (kind == 1) acc = acc * factor;
-                if (kind == 4)
-                    for (int lane = 0; lane < W; ++lane) acc[lane] = __builtin_sqrtf(acc[lane]);
+                if (kind == 4) acc = square_root(acc);
                 if (left >= W) store(to + c, acc);
                 else store_some(to + c, acc, left);
             }
@@ -141,7 +140,9 @@ void norm_step(const RecfxStep& step, const Context& context, const Range& range
                     for (int64_t l = n - i; l < W; ++l) d[l] = 0;
                 squares = squares + d * d;
             }
-            const float inverse = 1.0f / __builtin_sqrtf(sum_lanes(squares) / float(n) + float(step.floats[0]));
+            const float variance = sum_lanes(squares) / float(n);
+            // A variance beyond float32 makes the row NaN: its inverse root, zero, would make plausible numbers.
+            const float inverse = variance <= __FLT_MAX__ ? 1.0f / __builtin_sqrtf(variance + float(step.floats[0])) : __builtin_nanf("");
             for (int64_t i = 0; i < n; i += W) {
                 const int64_t left = n - i;
                 vf y = ((left >= W ? load(p + i) : load_some(p + i, left)) - mean) * inverse;
