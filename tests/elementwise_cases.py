@@ -5,6 +5,7 @@ from __future__ import annotations
 import dataclasses
 import math
 from collections.abc import Callable
+from functools import partial
 from typing import Any
 
 import torch
@@ -78,7 +79,7 @@ UNARY: dict[Any, list[Unary]] = {
         Unary(lambda x: functional.gelu(x, approximate="tanh"), _gelu_tanh),
     ],
     _aten.pow.Tensor_Scalar: [
-        Unary(lambda x, e=e: x**e, lambda x, e=_rounded(e): x**e)
+        Unary(partial(torch.pow, exponent=e), partial(torch.pow, exponent=_rounded(e)))
         for e in (0.0, 1.0, 2.0, 3.0, 4.0, 0.5, 1.5, 1 / 3, -0.5, -1.0, -2.0, -1.5)
     ],
     _aten.clamp.default: [
