@@ -63,8 +63,8 @@ inline vf minus_product(vf a, vf b, vf c) {
 #elif defined(__aarch64__)
     return (vf)vfmsq_f32((float32x4_t)a, (float32x4_t)b, (float32x4_t)c);
 #else
-    const vf product = b * c;
-    return (a - product) - product_error(b, c, product);
+    const vf product = b * c, error = product_error(b, c, product);
+    return (a - product) - (error == error ? error : vf{});  // an infinite product has no error
 #endif
 }
 
@@ -245,7 +245,7 @@ inline vf gelu(vf v) {
     const TailRatio tail = tail_ratio(t);
     const vf e = bell(t).value(), over = e * tail.over;
     const vf part = quotient(over, tail.under, product_error(e, tail.over, over)).times(v);
-    const vf usual = size < 0.97f ? near : v < 0.0f ? part : v - part;
+    const vf usual = size < 1.0f ? near : v < 0.0f ? part : v - part;
     return __builtin_expect(any(v < -13.0f), 0) ? gelu_of_low(v, usual) : usual;
 }
 
