@@ -32,6 +32,10 @@ class Kind(IntEnum):
     CODE_DOT = 13
     TURN_KEYS = 14
     KEY_SCORES = 15
+    FOLD = 16
+    SPREAD = 17
+    RUNNING = 18
+    ROW_NUMBERS = 19
 
 
 class Place(IntEnum):

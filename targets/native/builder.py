@@ -11,7 +11,7 @@ from torch import fx
 
 from recfx.ir.program import get_state
 from recfx.targets.native.abi import DTYPES, RANK, Kind, Place
-from recfx.targets.native.values import Dim, Unsupported, Value, contiguous, merge, shape_of
+from recfx.targets.native.values import Dim, Unsupported, Value, batch_first, contiguous, merge, mixed_like, shape_of
 from recfx.targets.native.weights import Packer
 
 if TYPE_CHECKING:
@@ -30,6 +30,7 @@ class Slot:
         node: The node whose tensor it is, for inputs and outputs.
         data: The constant's tensor.
         jagged: Whether it is an input read by position, not by batch row.
+        turned: For inputs and outputs whose batch is not the first dimension: the order of dimensions that makes it so.
     """
 
     place: Place
@@ -39,6 +40,7 @@ class Slot:
     node: fx.Node | None = None
     data: torch.Tensor | None = None
     jagged: bool = False
+    turned: tuple[int, ...] | None = None
 
 
 @dataclasses.dataclass(frozen=True)
@@ -87,8 +89,12 @@ class PlanBuilder:
         self._inside = inside
         self._placed: dict[fx.Node, Value] = {}
 
-    def value(self, node: Any) -> Value:
+    def value(self, node: Any, *, mixed: bool = False) -> Value:
         """Where a node's tensor lies; what comes from outside the plan becomes an input, state a constant.
+
+        Args:
+            node: The node.
+            mixed: Whether the caller can read a value whose batch lies inside a dimension (`Dim.before`).
 
         Raises:
             Unsupported: It is no tensor, or one that no slot can hold.
@@ -97,6 +103,8 @@ class PlanBuilder:
             raise Unsupported(f"{node!r} is no tensor of the graph")
         if node not in self.values:
             self.values[node] = self._constant(node) if node.op == "get_attr" else self._input(node)
+        if self.values[node].mixed and not mixed:
+            raise Unsupported(f"the batch lies inside a dimension of {node}")
         return self.values[node]
 
     def tensor(self, node: Any) -> torch.Tensor:
@@ -126,7 +134,12 @@ class PlanBuilder:
         return shape_of(held.shape, self.batch)
 
     def result(
-        self, node: fx.Node, *, anywhere: bool = False, dtypes: Sequence[torch.dtype] = (torch.float32, torch.bool)
+        self,
+        node: fx.Node,
+        *,
+        anywhere: bool = False,
+        dtypes: Sequence[torch.dtype] = (torch.float32, torch.bool),
+        like: Sequence[Value] = (),
     ) -> Value:
         """Where a step shall write a node's tensor.
 
@@ -134,10 +147,13 @@ class PlanBuilder:
             node: The node.
             anywhere: Whether the step can write rows that are not side by side; then a concatenation's buffer may be given.
             dtypes: What the step can write.
+            like: Inputs whose batch, where it lies inside a dimension, lies in the output likewise.
         """
         held: torch.Tensor = node.meta["val"]
         if held.dtype not in dtypes:
             raise Unsupported(f"it gives {held.dtype}")
+        if any(v.mixed for v in like):
+            return self.temp(mixed_like(self.shape(node), like), held.dtype)
         if anywhere and held.dtype is torch.float32:
             placed = self._place_in_concatenation(node)
             if placed is not None:
@@ -208,10 +224,11 @@ class PlanBuilder:
         held: torch.Tensor = node.meta["val"]
         if held.dtype not in DTYPES:
             raise Unsupported(f"an input of dtype {held.dtype}")
-        if any(d.batch for d in shape[1:]):
-            raise Unsupported(f"the batch is not the first dimension of {node}")
-        value = contiguous(len(self.slots), shape)
-        self.slots.append(Slot(Place.INPUT, held.dtype, value.width, not value.batched, node=node))
+        order = batch_first(shape)
+        first = contiguous(len(self.slots), [shape[i] for i in order])
+        value = Value(first.slot, 0, tuple(first.dims[order.index(i)] for i in range(len(shape))))
+        turned = order if list(order) != sorted(order) else None
+        self.slots.append(Slot(Place.INPUT, held.dtype, value.width, not value.batched, node=node, turned=turned))
         return value
 
     def _place_in_concatenation(self, node: fx.Node) -> Value | None:

@@ -271,6 +271,8 @@ def _getitem(values: Any, index: int) -> Any:
 def _output(builder: PlanBuilder, node: fx.Node) -> int:
     """The slot through which a node's tensor leaves the plan: its own, or one it is copied to."""
     value = builder.values[node]
+    if value.mixed:
+        raise Unsupported("the batch lies inside a dimension of what leaves the plan")
     shape = builder.shape(node)
     if any(d.batch for d in shape[1:]):
         raise Unsupported("the batch is not the first dimension of what leaves the plan")

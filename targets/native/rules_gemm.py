@@ -96,9 +96,9 @@ def emit_norm(
     )
 
 
-def even_rows(builder: PlanBuilder, node: Any) -> Value:
-    """A float32 input whose last dimension is contiguous and whose rows lie evenly, copied if need be."""
-    value = builder.value(node)
+def even_rows(builder: PlanBuilder, node: Any, *, mixed: bool = False) -> Value:
+    """A float32 input whose last dimension is contiguous and whose rows lie evenly, copied if need be; `mixed`: see `value`."""
+    value = builder.value(node, mixed=mixed)
     if builder.dtype(value) is not torch.float32:
         raise Unsupported(f"it reads {builder.dtype(value)}")
     if value.dims[-1].batch:
@@ -121,8 +121,8 @@ def _linear(builder: PlanBuilder, node: fx.Node) -> None:
     _check_weight(weight)
     given: Any = node.args[2] if len(node.args) > 2 else node.kwargs.get("bias")
     bias = builder.tensor(given) if given is not None else None
-    x = even_rows(builder, node.args[0])
-    out = builder.result(node, anywhere=True)
+    x = even_rows(builder, node.args[0], mixed=True)
+    out = builder.result(node, anywhere=True, like=[x])
     emit_gemm(builder, x, weight, out, bias=bias)
     builder.values[node] = out
 
@@ -131,11 +131,13 @@ def _linear(builder: PlanBuilder, node: fx.Node) -> None:
 def _mlp(builder: PlanBuilder, node: fx.Node) -> None:
     arguments: Any = node.args
     params, layers = arguments[1], mlp.decode(arguments[2], arguments[3])
-    values = [even_rows(builder, arguments[0])]
+    values = [even_rows(builder, arguments[0], mixed=True)]
     for number, layer in enumerate(layers):
         weight = builder.tensor(params[layer.weight])
         last = number == len(layers) - 1
-        out = builder.result(node, anywhere=True) if last else widened(builder, values[-1], weight.shape[0])
+        out = widened(builder, values[-1], weight.shape[0])
+        if last:
+            out = builder.result(node, anywhere=True, like=values[:1])
         residual = values[layer.residual] if layer.residual >= 0 else None
         emit_layer(builder, layer, params, values[-1], out, residual)
         values.append(out)

@@ -12,6 +12,7 @@ from recfx.targets.native.abi import Kind
 from recfx.targets.native.builder import PlanBuilder, View, three_runs, view
 from recfx.targets.native.rules import RULES, Rule, rule
 from recfx.targets.native.rules_pointwise import COPIED, Operation, emit_pointwise, lower_pointwise
+from recfx.targets.native.rules_repeat import numbers_rows
 from recfx.targets.native.values import Dim, Unsupported, Value, joint_runs
 
 _aten = torch.ops.aten
@@ -47,7 +48,7 @@ def _whole(node: fx.Node) -> bool:
     return isinstance(held, torch.Tensor) and held.dtype in _WHOLE
 
 
-def _either(whole: Rule, target: Any) -> None:
+def either(whole: Rule, target: Any) -> None:
     """Registers a rule for whole numbers in front of the one for floating-point numbers, if there is one."""
     floating = RULES.get(target)
 
@@ -78,9 +79,9 @@ def _binary(code: int, with_constant: int | None, negate: bool = False) -> Rule:
     return lower
 
 
-_either(_binary(ADD, ADD_C), _aten.add.Tensor)
-_either(_binary(SUB, ADD_C, negate=True), _aten.sub.Tensor)
-_either(_binary(MUL, MUL_C), _aten.mul.Tensor)
+either(_binary(ADD, ADD_C), _aten.add.Tensor)
+either(_binary(SUB, ADD_C, negate=True), _aten.sub.Tensor)
+either(_binary(MUL, MUL_C), _aten.mul.Tensor)
 for _target in (_aten.__and__.Tensor, _aten.bitwise_and.Tensor):
     rule(_target)(_binary(AND, None))
 for _target in (_aten.__or__.Tensor, _aten.bitwise_or.Tensor):
@@ -116,8 +117,8 @@ def _clamp(builder: PlanBuilder, node: fx.Node) -> None:
     lower_whole(builder, node, [node.args[0]], operations)
 
 
-_either(_clamp, _aten.clamp.default)
-_either(_clamp, _aten.clamp_min.default)
+either(_clamp, _aten.clamp.default)
+either(_clamp, _aten.clamp_min.default)
 
 
 def _cast(builder: PlanBuilder, node: fx.Node) -> None:
@@ -132,8 +133,8 @@ def _cast(builder: PlanBuilder, node: fx.Node) -> None:
     return lower_whole(builder, node, [source], [Operation(code, 0)], (*_WHOLE, torch.float32))
 
 
-_either(_cast, _aten.to.dtype)
-_either(_cast, _aten._to_copy.default)
+either(_cast, _aten.to.dtype)
+either(_cast, _aten._to_copy.default)
 
 
 def emit_integer_sum(builder: PlanBuilder, node: fx.Node, value: Value) -> None:
@@ -209,9 +210,32 @@ def _index(builder: PlanBuilder, node: fx.Node) -> None:
     """Elements along one dimension; negative indices count from the end."""
     given: Any = node.args[1]
     chosen = [(dim, index) for dim, index in enumerate(given) if index is not None]
+    if chosen[0][0] == 0 and numbers_rows(builder, builder.value(chosen[0][1])):
+        return _emit_own_rows(builder, node, chosen)
     if len(chosen) != 1:
         raise Unsupported("it indexes several dimensions")
     _emit_pick(builder, node, *chosen[0], wraps=True)
+
+
+def _emit_own_rows(builder: PlanBuilder, node: fx.Node, chosen: list[tuple[int, Any]]) -> None:
+    """`x[arange(B), index]`: every row picks from its own. The dimensions of the indices come first."""
+    source, shape = builder.value(node.args[0]), builder.shape(node)
+    if not source.dims[0].batch or source.dims[0].size != 1 or len(chosen) > 2:
+        raise Unsupported("it indexes several dimensions")
+    if len(chosen) == 1:
+        if len(builder.value(chosen[0][1]).dims) != 1:
+            raise Unsupported("it repeats the batch")
+        builder.values[node] = source
+        return
+    dim, index = chosen[1][0], builder.value(chosen[1][1])
+    rest = [(d.stride, 0) for i, d in enumerate(source.dims) if i not in (0, dim)]
+    lead = shape[: len(shape) - len(rest)]
+    own = [Dim(1, 0)] * (len(lead) - len(index.dims)) + list(index.dims)
+    if any(d.batch and not wanted.batch for d, wanted in zip(own, lead, strict=True)):
+        raise Unsupported("the batch of its index is elsewhere")
+    strides = [*((0, 0 if d.size == 1 else d.stride) for d in own), *rest]
+    held = source.dims[dim]
+    _emit_take(builder, node, source, index, strides, held.stride, held.size, True)
 
 
 @rule(_aten.index_select.default)

@@ -67,7 +67,12 @@ for _name, _code in _COMPARISONS.items():
 
 @rule(_aten.logical_not.default, _aten.bitwise_not.default)
 def _not(builder: PlanBuilder, node: fx.Node) -> None:
-    if node.meta["val"].dtype is not torch.bool or builder.dtype(builder.value(node.args[0])) is not torch.bool:
+    held = builder.dtype(builder.value(node.args[0]))
+    if node.target is _aten.logical_not.default and held is not torch.bool:
+        if held is torch.float32:
+            return lower_pointwise(builder, node, [node.args[0]], [Operation(_COMPARISONS["eq"], 0, 0, 0.0)])
+        return lower_whole(builder, node, [node.args[0]], [Operation(NOT, 0)])
+    if node.meta["val"].dtype is not torch.bool or held is not torch.bool:
         raise Unsupported("it turns bits of integers over")
     lower_pointwise(builder, node, [node.args[0]], [Operation(NOT, 0)])
 

@@ -11,6 +11,7 @@ from recfx.targets.native.abi import Kind
 from recfx.targets.native.builder import PlanBuilder, View, view
 from recfx.targets.native.rules import rule
 from recfx.targets.native.rules_gemm import emit_gemm, even_rows
+from recfx.targets.native.rules_pointwise import ADD, MUL_C, Operation, emit_pointwise
 from recfx.targets.native.values import Dim, Unsupported, Value, merge
 
 _aten = torch.ops.aten
@@ -57,24 +58,48 @@ def _broadcast(value: Value, outer: list[Dim]) -> Value:
 
 @rule(_aten.bmm.default, _aten.matmul.default, _aten.mm.default)
 def _product(builder: PlanBuilder, node: fx.Node) -> None:
-    right: Any = node.args[1]
+    _lower_product(builder, node, node.args[0], node.args[1])
+
+
+@rule(_aten.baddbmm.default, _aten.addmm.default)
+def _added_product(builder: PlanBuilder, node: fx.Node) -> None:
+    """beta times a tensor plus alpha times a product; with a beta of zero the tensor is not read."""
+    names = ["input", "left", "right"]
+    given: dict[str, Any] = dict(zip(names, node.args, strict=False)) | {"beta": 1, "alpha": 1} | dict(node.kwargs)
+    _lower_product(builder, node, given["left"], given["right"])
+    beta, alpha = float(given["beta"]), float(given["alpha"])
+    product = builder.values[node]
+    if beta == 0.0 and alpha == 1.0:
+        return
+    inputs, operations = [product], [] if alpha == 1.0 else [Operation(MUL_C, 0, 0, alpha)]
+    if beta != 0.0:
+        inputs.append(builder.value(given["input"], mixed=True))
+        if builder.dtype(inputs[1]) is not torch.float32:
+            raise Unsupported(f"it reads {builder.dtype(inputs[1])}")
+        held = -len(operations) if operations else 0
+        operations += [Operation(MUL_C, 1, 0, beta), Operation(ADD, held, -len(operations) - 1)]
+    out = builder.result(node, like=inputs)
+    emit_pointwise(builder, inputs, out, operations, [])
+    builder.values[node] = out
+
+
+def _lower_product(builder: PlanBuilder, node: fx.Node, left: Any, right: Any) -> None:
     if right.op == "get_attr" and builder.tensor(right).ndim == 2:
         weight = builder.tensor(right)
         if weight.dtype is not torch.float32:
             raise Unsupported(f"a weight of dtype {weight.dtype}")
-        x = even_rows(builder, node.args[0])
-        out = builder.result(node, anywhere=True)
+        x = even_rows(builder, left, mixed=True)
+        out = builder.result(node, anywhere=True, like=[x])
         emit_gemm(builder, x, weight.T.contiguous(), out)
         builder.values[node] = out
         return
-    left: Any = node.args[0]
     if left.op == "get_attr" and builder.tensor(left).ndim == 2 and len(builder.value(right).dims) > 2:
         return _turned_product(builder, node, builder.tensor(left), right)
-    if any(len(builder.value(a).dims) < 2 for a in node.args[:2]):
-        raise Unsupported("a product with a vector")
+    if any(len(builder.value(a).dims) < 2 for a in (left, right)):
+        return _lower_vector_product(builder, node, left, right)
     out_shape = builder.shape(node)
     sides = []
-    for side in node.args[:2]:
+    for side in (left, right):
         wide = _broadcast(_operand(builder, side), out_shape[:-2])
         try:
             _matrices(wide)
@@ -83,6 +108,18 @@ def _product(builder: PlanBuilder, node: fx.Node) -> None:
         sides.append(wide)
     out = builder.result(node)
     builder.emit(Kind.BMM, out, _matrices(out).runs, {0: _matrices(sides[0]), 1: _matrices(sides[1])}, floats=[1.0])
+    builder.values[node] = out
+
+
+def _lower_vector_product(builder: PlanBuilder, node: fx.Node, left: Any, right: Any) -> None:
+    """A matrix with a constant vector: a layer of one output."""
+    if right.op != "get_attr" or builder.tensor(right).ndim != 1 or builder.tensor(right).dtype is not torch.float32:
+        raise Unsupported("a product with a vector that varies")
+    x = even_rows(builder, left)
+    if len(x.dims) < 2:
+        raise Unsupported("a product of two vectors")
+    out = builder.result(node)
+    emit_gemm(builder, x, builder.tensor(right).reshape(1, -1), Value(out.slot, out.offset, (*out.dims, Dim(1, 1))))
     builder.values[node] = out
 
 

@@ -146,11 +146,11 @@ def lower_pointwise(
     builder: PlanBuilder, node: fx.Node, operands: Sequence[Any], operations: Sequence[Operation]
 ) -> None:
     """A node whose tensors are `operands`, computed by `operations`."""
-    values = [builder.value(o) for o in operands]
+    values = [builder.value(o, mixed=True) for o in operands]
     for value in values:
         if builder.dtype(value) not in COPIED:
             raise Unsupported(f"it reads {builder.dtype(value)}")
-    out = builder.result(node, anywhere=True)
+    out = builder.result(node, anywhere=True, like=values)
     absorb = [i for i, o in enumerate(operands) if operands.count(o) == 1 and _read_once(builder, o)]
     emit_pointwise(builder, values, out, operations, absorb)
     builder.values[node] = out
@@ -182,8 +182,12 @@ def _binary(code: int, with_constant: int, negate: bool = False) -> Any:
             return lower_pointwise(
                 builder, node, [left], [Operation(with_constant, 0, 0, -constant if negate else constant)]
             )
-        if isinstance(left, int | float) or alpha != 1:
-            raise Unsupported("a scaled sum")
+        if isinstance(left, int | float):
+            raise Unsupported("a number less a tensor")
+        if alpha != 1:
+            return lower_pointwise(
+                builder, node, [left, right], [Operation(MUL_C, 1, 0, float(alpha)), Operation(code, 0, -1)]
+            )
         return lower_pointwise(builder, node, [left, right], [Operation(code, 0, 1)])
 
     return lower

@@ -7,6 +7,7 @@ from typing import Any
 import torch
 from torch import fx
 
+from recfx.targets.native.abi import Kind
 from recfx.targets.native.builder import PlanBuilder
 from recfx.targets.native.rules import rule
 from recfx.targets.native.rules_pointwise import COPIED
@@ -76,8 +77,26 @@ def _emit_fill(builder: PlanBuilder, node: fx.Node, number: Any) -> None:
 def _range(builder: PlanBuilder, node: fx.Node) -> None:
     given: Any = node.args
     if not all(isinstance(bound, int | float) for bound in given):
-        raise Unsupported("its length is the batch")
+        return _emit_row_numbers(builder, node)
     builder.values[node] = builder.constant(torch.arange(*given, dtype=node.meta["val"].dtype))
+
+
+def _emit_row_numbers(builder: PlanBuilder, node: fx.Node) -> None:
+    """A range as long as the batch: every row knows its number."""
+    given: Any = node.args
+    start, by = (given[0] if len(given) > 1 else 0), (given[2] if len(given) > 2 else 1)
+    if not isinstance(start, int) or not isinstance(by, int):
+        raise Unsupported("it starts or steps by what varies")
+    out = builder.result(node, dtypes=(torch.int64, torch.int32, torch.float32))
+    count = out.dims[0].size
+    builder.emit(Kind.ROW_NUMBERS, out, [(count, 1)], {}, ints=[start, by, count])
+    builder.values[node] = out
+
+
+def numbers_rows(builder: PlanBuilder, value: Value) -> bool:
+    """Whether a value is the number of its batch row, whatever its other dimensions."""
+    made = [s for s in builder.steps if s.out.slot == value.slot and s.kind is Kind.ROW_NUMBERS]
+    return bool(made) and made[0].ints == [0, 1, 1] and value.batched and value.width == 1
 
 
 @rule(_aten.zeros.default, _aten.new_zeros.default, _aten.zeros_like.default)

@@ -100,8 +100,8 @@ def _layer_norm(builder: PlanBuilder, node: fx.Node) -> None:
     epsilon: Any = node.kwargs.get("eps", 1e-5) if eps is None else eps
     if len(shape) != 1:
         raise Unsupported("it normalises over several dimensions")
-    value = even_rows(builder, x)
-    out = builder.result(node, anywhere=True)
+    value = even_rows(builder, x, mixed=True)
+    out = builder.result(node, anywhere=True, like=[value])
     emit_norm(
         builder,
         value,

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import operator
+from collections.abc import Callable
 from typing import Any
 
 import torch
@@ -37,7 +38,7 @@ def drops_the_batch(node: fx.Node) -> bool:
 
 
 def _reshaped(builder: PlanBuilder, node: fx.Node) -> None:
-    value, shape = builder.value(node.args[0]), builder.shape(node)
+    value, shape = builder.value(node.args[0], mixed=True), builder.shape(node)
     found = reshape(value, shape)
     if found is None:
         found = reshape(builder.compact(value), shape)
@@ -67,12 +68,12 @@ for _target in (
 )
 def _same(builder: PlanBuilder, node: fx.Node) -> None:
     """Values are never written twice, so a copy is the original."""
-    builder.values[node] = builder.value(node.args[0])
+    builder.values[node] = builder.value(node.args[0], mixed=True)
 
 
 @rule(_aten.transpose.int, _aten.permute.default, _aten.t.default)
 def _permuted(builder: PlanBuilder, node: fx.Node) -> None:
-    value = builder.value(node.args[0])
+    value = builder.value(node.args[0], mixed=True)
     order: Any = list(range(len(value.dims)))
     arguments: Any = node.args
     if node.target is _aten.permute.default:
@@ -140,12 +141,18 @@ def _expand(builder: PlanBuilder, node: fx.Node) -> None:
     builder.values[node] = Value(value.slot, value.offset, tuple(dims))
 
 
+#: Operators that compute several tensors: target -> what adds the steps of the part that a node takes of it, by its index.
+PART_RULES: dict[Any, Callable[[PlanBuilder, fx.Node, fx.Node, int], None]] = {}
+
+
 @rule(operator.getitem)
 def _part(builder: PlanBuilder, node: fx.Node) -> None:
-    """One of the parts that unbind, split or chunk give; they are looked through, and make nothing themselves."""
+    """One of the parts that unbind, split, chunk or an operator of `PART_RULES` give."""
     source: Any = node.args[0]
     index: Any = node.args[1]
     parts = source.meta.get("val")
+    if source.target in PART_RULES:
+        return PART_RULES[source.target](builder, node, source, index)
     if source.target not in PARTS or not isinstance(parts, list | tuple):
         raise Unsupported("a part of something that is not split into views")
     value = builder.value(source.args[0])
@@ -173,6 +180,6 @@ PARTS = {
 
 
 @rule(*PARTS)
-def _parts(builder: PlanBuilder, node: fx.Node) -> None:
+def parts_rule(builder: PlanBuilder, node: fx.Node) -> None:
     """Checks that the source has a place; the parts themselves are asked for one by one."""
     builder.value(node.args[0])

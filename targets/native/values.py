@@ -22,11 +22,15 @@ class Dim:
         size: Elements; in the batch dimension, elements per batch row (its size is batch * size).
         stride: Elements of the slot from one to the next, within a batch row.
         batch: Whether this is the batch dimension.
+        before: In a batch dimension, how many of its elements of a row lie outside the batch: its index is
+            `(outer * batch + row) * inner + rest`, with `before` values of `outer`. More than 1 where a dimension in front of the
+            batch was merged with it.
     """
 
     size: int
     stride: int
     batch: bool = False
+    before: int = 1
 
 
 @dataclasses.dataclass(frozen=True)
@@ -49,6 +53,11 @@ class Value:
         return any(d.batch for d in self.dims)
 
     @property
+    def mixed(self) -> bool:
+        """Whether elements of other batch rows lie between those of one in a dimension."""
+        return any(d.before != 1 for d in self.dims)
+
+    @property
     def width(self) -> int:
         """Elements per batch row."""
         return math.prod(d.size for d in self.dims)
@@ -59,7 +68,7 @@ def contiguous(slot: int, shape: Sequence[Dim], offset: int = 0) -> Value:
     stride = 1
     dims: list[Dim] = []
     for d in reversed(shape):
-        dims.append(Dim(d.size, stride, d.batch))
+        dims.append(dataclasses.replace(d, stride=stride))
         stride *= d.size
     return Value(slot, offset, tuple(reversed(dims)))
 
@@ -98,7 +107,7 @@ def reshape(value: Value, shape: Sequence[Dim]) -> Value | None:
 
     Args:
         value: What to reshape.
-        shape: Sizes and which dimension is the batch; strides are ignored. The batch must lie outermost among what it is merged with.
+        shape: Sizes and which dimension is the batch; strides are ignored.
     """
     old = [d for d in value.dims if d.size != 1 or d.batch]
     new = [(i, d) for i, d in enumerate(shape) if d.size != 1 or d.batch]
@@ -106,53 +115,89 @@ def reshape(value: Value, shape: Sequence[Dim]) -> Value | None:
     while old or new:
         if not old or not new:
             return None
-        group, wanted = [old.pop(0)], [new.pop(0)]
-        have, want = group[0].size, wanted[0][1].size
-        while have != want:
-            if have < want:
-                if not old:
-                    return None
-                group.append(old.pop(0))
-                have *= group[-1].size
-            else:
-                if not new:
-                    return None
-                wanted.append(new.pop(0))
-                want *= wanted[-1][1].size
-        if any(d.batch for d in group) != any(d.batch for _, d in wanted):
-            # A batch dimension of one element a row may stand between groups.
-            if old and old[0].batch and old[0].size == 1:
-                group.append(old.pop(0))
-            elif new and new[0][1].batch and new[0][1].size == 1:
-                wanted.append(new.pop(0))
+        group, wanted = _same_elements(old, new)
+        if not group:
+            return None
         if not _regroup(group, wanted, dims):
             return None
     return Value(value.slot, value.offset, tuple(dims))
 
 
+def _same_elements(old: list[Dim], new: list[tuple[int, Dim]]) -> tuple[list[Dim], list[tuple[int, Dim]]]:
+    """Takes from the front of both lists the fewest dimensions that hold the same elements; nothing where they never do.
+
+    The batch must be in both: one of a single element a row may stand between others.
+    """
+    group, wanted = [old.pop(0)], [new.pop(0)]
+    while True:
+        have, want = math.prod(d.size for d in group), math.prod(d.size for _, d in wanted)
+        batched = any(d.batch for d in group)
+        if have == want and batched == any(d.batch for _, d in wanted):
+            return group, wanted
+        grows_old = have < want if have != want else not batched
+        if not (old if grows_old else new):
+            return [], []
+        if grows_old:
+            group.append(old.pop(0))
+        else:
+            wanted.append(new.pop(0))
+
+
 def _regroup(group: list[Dim], wanted: list[tuple[int, Dim]], dims: list[Dim]) -> bool:
     """Fills `dims` for one group of old dimensions that holds the same elements as one group of new ones."""
-    batches = [d.batch for d in group], [d.batch for _, d in wanted]
-    if any(batches[0]) != any(batches[1]):
+    outside, lead = _outside_batch(group), _outside_batch([d for _, d in wanted])
+    if (outside is None) != (lead is None):
         return False
-    if any(batches[0]) and not (batches[0][0] and batches[1][0]):
-        return False  # rows of other batch rows would lie in between
     runs = merge(group)
     if len(runs) > 1:
         return len(group) == len(wanted) and all(
             g.size == w.size and g.batch == w.batch and _keep(dims, i, g)
             for g, (i, w) in zip(group, wanted, strict=True)
         )
+    before = 1
+    if outside is not None and lead is not None:
+        before = outside // lead
+        size = next(d.size for _, d in wanted if d.batch)
+        if before * lead != outside or size % before:
+            return False  # the batch would lie elsewhere in memory
     stride = runs[0][1] if runs else 1
     for i, d in reversed(wanted):
-        dims[i] = Dim(d.size, stride, d.batch)
+        dims[i] = Dim(d.size, stride, d.batch, before if d.batch else 1)
         stride *= d.size
     return True
+
+
+def _outside_batch(dims: Sequence[Dim]) -> int | None:
+    """How many elements of a row lie outside the batch in some dimensions taken as one; None without the batch."""
+    count = 1
+    for d in dims:
+        if d.batch:
+            return count * d.before
+        count *= d.size
+    return None
 
 
 def _keep(dims: list[Dim], index: int, dim: Dim) -> bool:
     dims[index] = dim
     return True
+
+
+def batch_first(shape: Sequence[Dim]) -> tuple[int, ...]:
+    """The order of dimensions that puts the batch in front."""
+    return tuple(sorted(range(len(shape)), key=lambda i: not shape[i].batch))
+
+
+def mixed_like(shape: Sequence[Dim], values: Sequence[Value]) -> list[Dim]:
+    """A shape whose batch lies where it lies in values that are broadcast to it.
+
+    Raises:
+        Unsupported: It lies differently in several of them.
+    """
+    found = {d.before for value in values for d in value.dims if d.batch}
+    if len(found) != 1:
+        raise Unsupported("the batch lies inside a dimension of one input and outside that of another")
+    before = found.pop()
+    return [dataclasses.replace(d, before=before) if d.batch else d for d in shape]
 
 
 def shape_of(sizes: Sequence[Any], batch: Any) -> list[Dim]:

@@ -19,6 +19,12 @@ inline int64_t floor_remainder(int64_t a, int64_t c) {
     return r && (r < 0) != (c < 0) ? r + c : r;
 }
 
+// The lowest number by -1 wraps around, as torch's does; the processor would stop.
+inline int64_t floor_quotient(int64_t a, int64_t c) {
+    if (c == -1) return int64_t(-uint64_t(a));
+    return a / c - int64_t(a % c != 0 && (a < 0) != (c < 0));
+}
+
 inline void operate(int64_t op, IntegerRegister& to, const IntegerRegister& a, const IntegerRegister& b, int64_t c) {
     switch (op) {
         case 0: return each(to, [&](int64_t i) { return int64_t(uint64_t(a.v[i]) + uint64_t(b.v[i])); });
@@ -36,6 +42,9 @@ inline void operate(int64_t op, IntegerRegister& to, const IntegerRegister& a, c
         case 24: return each(to, [&](int64_t i) { return int64_t(a.v[i] < c); });
         case 25: return each(to, [&](int64_t i) { return int64_t(a.v[i] <= c); });
         case 26: return each(to, [&](int64_t i) { return int64_t(a.v[i] == 0); });
+        case 27: return each(to, [&](int64_t i) { return a.v[i] ? c : b.v[i]; });  // masked_fill(b, a, c)
+        case 30: return each(to, [&](int64_t i) { return a.v[i] < b.v[i] ? b.v[i] : a.v[i]; });
+        case 31: return each(to, [&](int64_t i) { return a.v[i] > b.v[i] ? b.v[i] : a.v[i]; });
         case 40: return each(to, [&](int64_t i) { return a.v[i] & b.v[i]; });
         case 41: return each(to, [&](int64_t i) { return a.v[i] | b.v[i]; });
         case 42: return each(to, [&](int64_t i) { return floor_remainder(a.v[i], c); });
@@ -46,6 +55,12 @@ inline void operate(int64_t op, IntegerRegister& to, const IntegerRegister& a, c
         case 47: return each(to, [&](int64_t i) { return int64_t(a.v[i] < b.v[i]); });
         case 48: return each(to, [&](int64_t i) { return int64_t(a.v[i] <= b.v[i]); });
         case 49: return each(to, [&](int64_t i) { return a.v[i] >= INT32_MIN && a.v[i] <= INT32_MAX ? a.v[i] : INT32_MIN; });  // float to int32
+        case 50: return each(to, [&](int64_t i) { return a.v[i] < 0 ? int64_t(-uint64_t(a.v[i])) : a.v[i]; });
+        case 51: return each(to, [&](int64_t i) { return int64_t(a.v[i] > 0) - int64_t(a.v[i] < 0); });
+        case 52: return each(to, [&](int64_t i) { return a.v[i] ^ b.v[i]; });
+        case 53: return each(to, [&](int64_t i) { return floor_quotient(a.v[i], c); });
+        case 54: return each(to, [&](int64_t i) { return c == -1 ? int64_t(-uint64_t(a.v[i])) : a.v[i] / c; });
+        case 55: return each(to, [&](int64_t) { return c; });
         default: to = a;
     }
 }
@@ -86,7 +101,12 @@ inline void run_program(const RecfxStep& step, IntegerRegister* registers, const
     for (int64_t o = 0; o < step.ints[0]; ++o) {
         const int64_t* code = step.ints + 1 + 3 * o;
         IntegerRegister& target = registers[RECFX_VIEWS + o];
-        operate(code[0], target, registers[code[1]], registers[code[2]], int64_t(step.floats[o]));
+        if (code[0] == 33) {  // where(a, b, third): the constant is the third's number
+            const IntegerRegister &mask = registers[code[1]], &chosen = registers[code[2]], &other = registers[int64_t(step.floats[o])];
+            each(target, [&](int64_t i) { return mask.v[i] ? chosen.v[i] : other.v[i]; });
+        } else {
+            operate(code[0], target, registers[code[1]], registers[code[2]], int64_t(step.floats[o]));
+        }
         result = &target;
     }
 }

@@ -33,11 +33,13 @@ namespace {
 #include "gemm.inl"
 #include "lookup.inl"
 #include "interaction.inl"
+#include "elementary.inl"
 #include "pointwise.inl"
 #include "integer.inl"
 #include "elements.inl"
 #include "take.inl"
 #include "rows.inl"
+#include "fold.inl"
 #include "bmm.inl"
 #include "key_scores.inl"
 #include "propagate.inl"
@@ -50,7 +52,7 @@ const Level level = {
     RECFX_LEVEL_NAME,
     {PANEL, DotF32::depth, DotBF16::depth, DotI8::depth},
     {gemm_step, lookup_step, dot_step, fm_step, pointwise_step, reduce_step, softmax_step, norm_step, bmm_step, attention_step, take_step, integer_step, integer_sum_step,
-     code_dot_step, turn_keys_step, key_scores_step},
+     code_dot_step, turn_keys_step, key_scores_step, fold_step, spread_step, running_step, row_numbers_step},
     announce_step,
     pack,
     propagate,

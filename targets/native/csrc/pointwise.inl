@@ -18,7 +18,6 @@ template <int N, class F>
 inline void each(Lines<N>& to, F f) {
     for (int i = 0; i < N; ++i) to.v[i] = f(i);
 }
-inline vf truth(vi mask) { return mask ? splat(1.0f) : splat(0.0f); }
 
 inline vf power(vf x, float exponent) {
     if (exponent == 0.0f) return splat(1.0f);  // of NaN as well
@@ -82,7 +81,8 @@ inline void operate(int64_t op, Lines<N>& to, const Lines<N>& a, const Lines<N>&
         case 46: return each(to, [&](int i) { return truth(a.v[i] >= b.v[i]); });
         case 47: return each(to, [&](int i) { return truth(a.v[i] < b.v[i]); });
         case 48: return each(to, [&](int i) { return truth(a.v[i] <= b.v[i]); });
-        default: to = a;
+        case 63: to = a; return;
+        default: return each(to, [&](int i) { return function_of(op, a.v[i], b.v[i], c); });
     }
 }
 

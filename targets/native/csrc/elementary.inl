@@ -1,0 +1,160 @@
+// Element-wise functions beyond arithmetic and activations, within an ulp of the exact value. Operations 64 and up of a pointwise program.
+#pragma once
+#include "elementary_doubles.inl"
+
+enum Function : int64_t {
+    LOG1P = 64, EXPM1, SIGN, IS_FINITE, IS_NAN, IS_INFINITE, SINE, COSINE, TANGENT, ARC_TANGENT, ARC_SINE, ARC_COSINE, HYPERBOLIC_SINE,
+    HYPERBOLIC_COSINE, AREA_SINE, AREA_COSINE, AREA_TANGENT, LOG2, LOG10, EXP2, FLOOR, CEILING, ROUND, TRUNCATE, FRACTION, SIGN_BIT, SOFTPLUS,
+    MISH, LOG_SIGMOID, HARD_SHRINK, SOFT_SHRINK, LOGIT, ARC_TANGENT2 = 112, POWER, FLOAT_MODULO, FLOAT_REMAINDER, FLOOR_DIVISION, HYPOTENUSE,
+    LARGER_NUMBER, SMALLER_NUMBER, COPY_SIGN, X_LOG_Y, LOG_ADD_EXP, BASE_POWER, REMAINDER_BY, FLOOR_DIVIDED_BY, TRUNCATED_QUOTIENT,
+};
+
+inline vf truth(vi mask) { return mask ? splat(1.0f) : splat(0.0f); }
+inline vf signed_as(vf x, vf sign) { return as_float((as_int(x) & 0x7fffffff) | (as_int(sign) & INT32_MIN)); }
+
+// Odd functions keep the sign of zero, which their polynomials lose.
+inline vf zero_kept(vf x, vf result) { return x == 0.0f ? x : result; }
+
+template <class F>
+inline vf by_lane(vf a, vf b, F f) {
+    vf r = {};
+    for (int i = 0; i < W; ++i) r[i] = f(a[i], b[i]);
+    return r;
+}
+
+inline vf toward_zero(vf x) {
+    const vf inside = magnitude(x) < 8388608.0f ? x : splat(0.0f);
+    const vf whole = signed_as(to_float(to_int(inside)), x);
+    return magnitude(x) < 8388608.0f ? whole : x;
+}
+inline vf floored(vf x) {
+    const vf t = toward_zero(x);
+    return t > x ? t - 1.0f : t;
+}
+inline vf raised(vf x) {
+    const vf t = toward_zero(x);
+    return signed_as(t < x ? t + 1.0f : t, x);
+}
+inline vf rounded(vf x) {
+    const vf near = signed_as((magnitude(x) + 8388608.0f) - 8388608.0f, x);
+    return magnitude(x) < 8388608.0f ? near : x;
+}
+
+// Which: 0 sine, 1 cosine, 2 tangent. Beyond 2^20, where two parts of pi do not suffice, the C library's, lane by lane.
+template <int Which>
+inline vf trigonometric(vf x) {
+    const vi inside = magnitude(x) < 1048576.0f;
+    vf result = in_doubles(inside ? x : splat(0.0f), [](vd v) {
+        vd s, c;
+        sine_and_cosine(v, s, c);
+        return Which == 0 ? s : Which == 1 ? c : s / c;
+    });
+    if (Which != 1) result = zero_kept(x, result);
+    for (int i = 0; i < W; ++i)
+        if (!inside[i]) result[i] = Which == 0 ? __builtin_sinf(x[i]) : Which == 1 ? __builtin_cosf(x[i]) : __builtin_tanf(x[i]);
+    return result;
+}
+
+inline vd hyperbolic(vd x, bool sine) {
+    const vd up = wide_expm1(x), down = wide_expm1(-x);
+    return sine ? (up - down) * 0.5 : (up + down) * 0.5 + 1.0;
+}
+
+// As torch defines them: the remainder has the sign of the divisor.
+inline float float_remainder(float a, float b) {
+    const float r = __builtin_fmodf(a, b);
+    return r != 0.0f && (b < 0.0f) != (r < 0.0f) ? r + b : r;
+}
+inline float floor_division(float a, float b) {
+    if (b == 0.0f) return a / b;
+    const float r = __builtin_fmodf(a, b);
+    float quotient = (a - r) / b;
+    if (r != 0.0f && (b < 0.0f) != (r < 0.0f)) quotient -= 1.0f;
+    if (quotient == 0.0f) return __builtin_copysignf(0.0f, a / b);
+    const float below = __builtin_floorf(quotient);
+    return quotient - below > 0.5f ? below + 1.0f : below;
+}
+
+inline vd log_add_exp(vd a, vd b) {
+    const vd high = a > b ? a : b;
+    const vd sum = high + wide_log1p(wide_exponential(-wide_magnitude(a - b)));
+    const vd same = (a == b) & (wide_magnitude(a) == __builtin_inf()) ? a : sum;
+    return (a != a) | (b != b) ? a + b : same;
+}
+
+// Not inlined: one copy serves programs of every width of register.
+__attribute__((noinline)) vf function_of_one(int64_t op, vf x, float c) {
+    switch (op) {
+        case LOG1P: return zero_kept(x, in_doubles(x, wide_log1p));
+        case EXPM1: return zero_kept(x, in_doubles(x, wide_expm1));
+        case SIGN: return x > 0.0f ? splat(1.0f) : (x < 0.0f ? splat(-1.0f) : splat(0.0f));
+        case IS_FINITE: return truth(magnitude(x) < __builtin_inff());
+        case IS_NAN: return truth(x != x);
+        case IS_INFINITE: return truth(magnitude(x) == __builtin_inff());
+        case SINE: return trigonometric<0>(x);
+        case COSINE: return trigonometric<1>(x);
+        case TANGENT: return trigonometric<2>(x);
+        case ARC_TANGENT: return in_doubles(x, wide_arc_tangent);
+        case ARC_SINE: return in_doubles(x, [](vd v) { return wide_arc_tangent2(v, square_root((1.0 - v) * (1.0 + v))); });
+        case ARC_COSINE: return in_doubles(x, [](vd v) { return wide_arc_tangent2(square_root((1.0 - v) * (1.0 + v)), v); });
+        case HYPERBOLIC_SINE: return zero_kept(x, in_doubles(x, [](vd v) { return hyperbolic(v, true); }));
+        case HYPERBOLIC_COSINE: return in_doubles(x, [](vd v) { return hyperbolic(v, false); });
+        case AREA_SINE:
+            return in_doubles(x, [](vd v) {
+                const vd a = wide_magnitude(v), s = a * a;
+                return with_sign(a < __builtin_inf() ? wide_log1p(a + s / (1.0 + square_root(s + 1.0))) : a, v);
+            });
+        case AREA_COSINE:
+            return in_doubles(x, [](vd v) {
+                const vd above = v - 1.0;
+                const vd area = v < __builtin_inf() ? wide_log1p(above + square_root(above * (v + 1.0))) : v;
+                return v < 1.0 ? wide(__builtin_nan("")) : area;
+            });
+        case AREA_TANGENT: return zero_kept(x, in_doubles(x, [](vd v) { return 0.5 * wide_log1p(2.0 * v / (1.0 - v)); }));
+        case LOG2: return in_doubles(x, [](vd v) { return wide_logarithm(v) * 1.4426950408889634; });
+        case LOG10: return in_doubles(x, [](vd v) { return wide_logarithm(v) * 0.43429448190325182; });
+        case EXP2: return in_doubles(x, [](vd v) { return wide_exponential(v * 0.69314718055994531); });
+        case FLOOR: return floored(x);
+        case CEILING: return raised(x);
+        case ROUND: return rounded(x);
+        case TRUNCATE: return toward_zero(x);
+        case FRACTION: return x - toward_zero(x);
+        case SIGN_BIT: return truth(as_int(x) < 0);
+        case SOFTPLUS: return in_doubles(x, [](vd v) { return wide_log1p(wide_exponential(v)); });
+        case MISH:
+            return in_doubles(x, [](vd v) {
+                const vd e = wide_exponential(v > 40.0 ? wide(40.0) : v), s = e * (e + 2.0);
+                return v * ((v < -700.0 ? wide(0.0) : s) / (s + 2.0));
+            });
+        case LOG_SIGMOID: return in_doubles(x, [](vd v) { return (v > 0.0 ? wide(0.0) : v) - wide_log1p(wide_exponential(-wide_magnitude(v))); });
+        case HARD_SHRINK: return (x >= -c) & (x <= c) ? splat(0.0f) : x;
+        case SOFT_SHRINK: return x > c ? x - c : (x < -c ? x + c : x * 0.0f);
+        case LOGIT: return in_doubles(x, [](vd v) { return wide_logarithm(v / (1.0 - v)); });
+        case BASE_POWER: return by_lane(x, x, [c](float v, float) { return __builtin_powf(c, v); });
+        case REMAINDER_BY: return by_lane(x, x, [c](float v, float) { return float_remainder(v, c); });
+        case FLOOR_DIVIDED_BY: return by_lane(x, x, [c](float v, float) { return floor_division(v, c); });
+        default: return x;
+    }
+}
+
+__attribute__((noinline)) vf function_of_two(int64_t op, vf a, vf b) {
+    switch (op) {
+        case ARC_TANGENT2: return in_doubles(a, b, wide_arc_tangent2);
+        case POWER: return by_lane(a, b, [](float x, float y) { return __builtin_powf(x, y); });
+        case FLOAT_MODULO: return by_lane(a, b, [](float x, float y) { return __builtin_fmodf(x, y); });
+        case FLOAT_REMAINDER: return by_lane(a, b, float_remainder);
+        case FLOOR_DIVISION: return by_lane(a, b, floor_division);
+        case HYPOTENUSE: return by_lane(a, b, [](float x, float y) { return __builtin_hypotf(x, y); });
+        case LARGER_NUMBER: return (a > b) | (b != b) ? a : b;
+        case SMALLER_NUMBER: return (a < b) | (b != b) ? a : b;
+        case COPY_SIGN: return signed_as(a, b);
+        case X_LOG_Y: return (a == 0.0f) & (b == b) ? splat(0.0f) : in_doubles(a, b, [](vd x, vd y) { return x * wide_logarithm(y); });
+        case LOG_ADD_EXP: return in_doubles(a, b, log_add_exp);
+        case TRUNCATED_QUOTIENT: return toward_zero(a / b);
+        default: return a;
+    }
+}
+
+inline vf function_of(int64_t op, vf a, vf b, float c) {
+    return op < ARC_TANGENT2 || (op >= BASE_POWER && op < TRUNCATED_QUOTIENT) ? function_of_one(op, a, c) : function_of_two(op, a, b);
+}
