@@ -11,14 +11,15 @@ from __future__ import annotations
 
 import dataclasses
 from collections.abc import Sequence
+from functools import lru_cache
 from typing import Any
 
 import torch
 
-from recfx.formats import decode_rows
 from recfx.ir.tables import ROW_PICKERS, TABLE_ARGUMENTS
 from recfx.ops import checks
 from recfx.ops.library import define
+from recfx.ops.plain_lookup import PlainLookup
 
 #: Ways to combine the rows of a bag.
 SUM, MEAN, NONE = 0, 1, 2
@@ -103,60 +104,9 @@ def _batch(
     return (offsets[f.offsets].shape[0] - int(f.last)) // f.segments
 
 
-def _rows(table: torch.Tensor, ids: torch.Tensor, feature: Feature) -> torch.Tensor:
-    """The table's rows for some ids, float32 [..., dim]."""
-    at = ids.long() + feature.base
-    flat = at.reshape(-1)
-    if flat.numel() and not bool(((flat >= 0) & (flat < table.shape[0])).all()):
-        raise IndexError(f"index out of range: ids must be in [0, {table.shape[0]})")
-    rows = table.index_select(0, flat).reshape(*at.shape, table.shape[1])
-    return rows.float() if feature.bits == 32 else decode_rows(rows, feature.bits, feature.dim)
-
-
-def _fixed(table: torch.Tensor, ids: torch.Tensor, weights: torch.Tensor | None, f: Feature) -> torch.Tensor:
-    """One feature with bags of fixed length: [B, columns]."""
-    columns = slice(f.column, f.column + f.length)
-    bag = _by_row(ids)[:, columns]
-    factors = torch.ones(bag.shape) if weights is None else _by_row(weights)[:, columns]
-    counted = bag != f.padding if f.padding >= 0 else torch.ones_like(bag, dtype=torch.bool)
-    rows = _rows(table, bag if f.padding < 0 else torch.where(counted, bag, -f.base), f)
-    rows = rows * (factors * counted).unsqueeze(-1)
-    if f.pooling == NONE:
-        return rows.flatten(1)
-    pooled = rows.sum(1)
-    return pooled / counted.sum(1, keepdim=True).clamp(min=1) if f.pooling == MEAN else pooled
-
-
-def _by_row(values: torch.Tensor) -> torch.Tensor:
-    """Values with one row for each bag, as a matrix; there may be no bag."""
-    return values.unsqueeze(1) if values.ndim == 1 else values.flatten(1)
-
-
-def _jagged(
-    table: torch.Tensor, ids: torch.Tensor, offsets: torch.Tensor, weights: torch.Tensor | None, f: Feature, batch: int
-) -> torch.Tensor:
-    """One feature with jagged bags: [B, dim]."""
-    bounds = offsets if f.last else torch.cat([offsets, offsets.new_tensor([ids.shape[0]])])
-    bounds = bounds[f.segment * batch : (f.segment + 1) * batch + 1].long()
-    _check_bounds(bounds, ids.shape[0])
-    lengths = bounds.diff()
-    bag_of = torch.repeat_interleave(torch.arange(batch), lengths)
-    held = ids[bounds[0] : bounds[-1]]
-    factors = torch.ones(held.shape) if weights is None else weights[bounds[0] : bounds[-1]]
-    counted = held != f.padding if f.padding >= 0 else torch.ones_like(held, dtype=torch.bool)
-    rows = _rows(table, held if f.padding < 0 else torch.where(counted, held, -f.base), f)
-    weighted = rows * (factors * counted).unsqueeze(-1)  # float64 in runs that serve as the truth
-    pooled = weighted.new_zeros(batch, f.dim).index_add(0, bag_of, weighted)
-    if f.pooling != MEAN:
-        return pooled
-    counts = torch.zeros(batch).index_add(0, bag_of, counted.float())
-    return pooled / counts.clamp(min=1).unsqueeze(-1)
-
-
-def _check_bounds(bounds: torch.Tensor, ids: int) -> None:
-    """Refuses offsets that do not describe bags inside the ids."""
-    if bool((bounds.diff() < 0).any()) or int(bounds[0]) < 0 or int(bounds[-1]) > ids:
-        raise IndexError(f"offsets must not fall and must stay within the {ids} ids")
+@lru_cache(maxsize=256)
+def _plain(features: tuple[int, ...], copies: tuple[int, ...]) -> PlainLookup:
+    return PlainLookup(decode(features), copies)
 
 
 def reference(
@@ -170,19 +120,12 @@ def reference(
     width: int,
 ) -> torch.Tensor:
     """The meaning of `recfx::grouped_lookup`, one feature after another."""
-    decoded = decode(features)
-    batch = _batch(ids, offsets, dense, decoded[0])
-    output = torch.empty(batch, width)
-    for f in decoded:
-        factors = weights[f.weights] if f.weights >= 0 else None
-        if f.length == JAGGED:
-            part = _jagged(tables[f.table], ids[f.ids], offsets[f.offsets], factors, f, batch)
-        else:
-            part = _fixed(tables[f.table], ids[f.ids], factors, f)
-        output[:, f.output : f.output + f.columns] = part
-    for source, column in zip(copies[::2], copies[1::2], strict=True):
-        output[:, column : column + dense[source].shape[1]] = dense[source]
-    return output
+    return plain_lookup(features, copies)(tables, ids, offsets, weights, dense)
+
+
+def plain_lookup(features: Sequence[int], copies: Sequence[int]) -> PlainLookup:
+    """A lookup as torch's own operators run it, decoded once for many calls."""
+    return _plain(tuple(features), tuple(copies))
 
 
 def _fake(

@@ -11,6 +11,7 @@ from recfx.errors import TargetError
 from recfx.ir.flat import flat_function
 from recfx.ir.program import Program, where
 from recfx.targets.base import Backend, Lowered, Verdict
+from recfx.targets.eager.lookups import with_plain_lookups
 
 
 class EagerBackend(Backend):
@@ -36,4 +37,4 @@ class EagerBackend(Backend):
             verdict = self.supports(node)
             if not verdict:
                 raise TargetError(f"eager cannot run this: {verdict.reason}", where=where(node))
-        return Lowered(self.name, region, flat_function(region))
+        return Lowered(self.name, region, flat_function(with_plain_lookups(region)))

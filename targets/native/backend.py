@@ -11,6 +11,7 @@ from recfx.ir.numeric import Exactness
 from recfx.ir.program import Program
 from recfx.targets.base import Backend, Lowered, Verdict
 from recfx.targets.eager import EagerBackend
+from recfx.targets.eager.lookups import with_plain_lookups
 from recfx.targets.native import huge_pages
 from recfx.targets.native.fixed_shapes import with_free_batch
 from recfx.targets.native.library import level, library, missing
@@ -40,4 +41,4 @@ class NativeBackend(Backend):
         partitioner = Partitioner(with_free_batch(region), library(), level())
         partition = partitioner.run()
         huge_pages.move_tables(partitioner.tables)
-        return Lowered(self.name, region, flat_function(partition.program))
+        return Lowered(self.name, region, flat_function(with_plain_lookups(partition.program)))

