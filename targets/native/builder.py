@@ -11,6 +11,7 @@ from torch import fx
 
 from recfx.ir.program import get_state
 from recfx.targets.native.abi import DTYPES, RANK, Kind, Place
+from recfx.targets.native.concatenations import columns_in
 from recfx.targets.native.values import Dim, Unsupported, Value, batch_first, contiguous, merge, mixed_like, shape_of
 from recfx.targets.native.weights import Packer
 
@@ -237,7 +238,7 @@ class PlanBuilder:
             if user in self.values or not self._inside(user):
                 continue
             try:
-                found = _columns_in(self, node, user)
+                found = columns_in(self, node, user)
             except Unsupported:
                 continue
             if found is None:
@@ -256,24 +257,6 @@ class PlanBuilder:
     def placed(self, node: fx.Node) -> Value | None:
         """The buffer that producers have written a concatenation into, if any has."""
         return self._placed.get(node)
-
-
-def _columns_in(builder: PlanBuilder, node: fx.Node, user: fx.Node) -> tuple[int, int] | None:
-    """Dimension and first index of a node's place in a concatenation or in a lookup's output; None when it has no single one."""
-    if user.target is torch.ops.recfx.grouped_lookup.default:
-        dense: Any = user.args[4]
-        copies: Any = user.args[6]
-        columns = [c for source, c in zip(copies[::2], copies[1::2], strict=True) if dense[source] is node]
-        return (1, columns[0]) if len(columns) == 1 and builder.shape(node)[0].size == 1 else None
-    if user.target is not torch.ops.aten.cat.default:
-        return None
-    parts: Any = user.args[0]
-    given: Any = user.args[1] if len(user.args) > 1 else user.kwargs.get("dim", 0)
-    shape = builder.shape(user)
-    dim = given % len(shape)
-    if shape[dim].batch or parts.count(node) != 1 or any(p.meta["val"].dtype is not torch.float32 for p in parts):
-        return None
-    return dim, sum(builder.shape(p)[dim].size for p in parts[: parts.index(node)])
 
 
 def view(value: Value, runs: Sequence[tuple[int, int]]) -> View:

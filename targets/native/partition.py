@@ -10,9 +10,9 @@ import torch
 from torch import fx
 
 from recfx.ir.program import Program
-from recfx.ir.shapes import BATCH
-from recfx.ir.sizes import asks_for_data, dimension_names
+from recfx.ir.sizes import asks_for_data
 from recfx.targets.native.abi import Place
+from recfx.targets.native.batch import batch_symbol
 from recfx.targets.native.builder import PlanBuilder, Slot
 from recfx.targets.native.call import Checks, plan_call
 from recfx.targets.native.library import Library
@@ -287,21 +287,4 @@ def _output(builder: PlanBuilder, node: fx.Node) -> int:
     return target.slot
 
 
-def batch_symbol(program: Program) -> Any:
-    """The symbol of the batch: that of the dimension which the signature calls so, else of the first free size of the inputs.
-
-    None when nothing varies.
-    """
-    free = [
-        (name, size.node.expr)
-        for node, leaf in zip(program.placeholders(), program.signature.leaves, strict=True)
-        for name, size in zip(leaf.shape, getattr(node.meta.get("val"), "shape", ()), strict=False)
-        if isinstance(size, torch.SymInt)
-    ]
-    for name, expression in free:
-        if dimension_names(name) == [BATCH] and len(expression.free_symbols) == 1:
-            return next(iter(expression.free_symbols))
-    return next((expression for _, expression in free if expression.is_Symbol), None)
-
-
-__all__ = ["Partition", "Partitioner", "batch_symbol"]
+__all__ = ["Partition", "Partitioner"]

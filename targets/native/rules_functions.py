@@ -131,7 +131,9 @@ def _power_of_a_number(builder: PlanBuilder, node: fx.Node) -> None:
 @rule(_aten.clamp.Tensor, _aten.clamp_min.Tensor, _aten.clamp_max.Tensor)
 def _clamp_by_tensors(builder: PlanBuilder, node: fx.Node) -> None:
     """As in torch, NaN in any of the tensors passes through."""
-    names = {_aten.clamp_min.Tensor: ["min"], _aten.clamp_max.Tensor: ["max"]}.get(node.target, ["min", "max"])
+    names = ["min", "max"]
+    if node.target in (_aten.clamp_min.Tensor, _aten.clamp_max.Tensor):
+        names = ["min"] if node.target is _aten.clamp_min.Tensor else ["max"]
     given: dict[str, Any] = dict(zip(names, node.args[1:], strict=False)) | dict(node.kwargs)
     bounds = [(name, given[name]) for name in ("min", "max") if given.get(name) is not None]
     held = [node.args[0], *(bound for _, bound in bounds)]

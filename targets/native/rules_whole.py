@@ -90,7 +90,7 @@ def _remainder(builder: PlanBuilder, node: fx.Node) -> None:
 def _quotient(builder: PlanBuilder, node: fx.Node) -> None:
     """By a constant that is not zero; torch raises for a zero among a tensor's elements."""
     divisor: Any = node.args[1]
-    mode = "floor"
+    mode: Any = "floor"
     if node.target is not _aten.floor_divide.default:
         mode = node.kwargs.get("rounding_mode", node.args[2] if len(node.args) > 2 else None)
     if not isinstance(divisor, int) or isinstance(divisor, bool) or divisor == 0:
