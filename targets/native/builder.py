@@ -12,7 +12,7 @@ from torch import fx
 from recfx.ir.program import get_state
 from recfx.targets.native.abi import DTYPES, RANK, Kind, Place
 from recfx.targets.native.concatenations import columns_in
-from recfx.targets.native.values import Dim, Unsupported, Value, batch_first, contiguous, merge, mixed_like, shape_of
+from recfx.targets.native.values import Dim, Unsupported, Value, contiguous, merge, mixed_like, shape_of
 from recfx.targets.native.weights import Packer
 
 if TYPE_CHECKING:
@@ -31,7 +31,6 @@ class Slot:
         node: The node whose tensor it is, for inputs and outputs.
         data: The constant's tensor.
         jagged: Whether it is an input read by position, not by batch row.
-        turned: For inputs and outputs whose batch is not the first dimension: the order of dimensions that makes it so.
     """
 
     place: Place
@@ -41,7 +40,6 @@ class Slot:
     node: fx.Node | None = None
     data: torch.Tensor | None = None
     jagged: bool = False
-    turned: tuple[int, ...] | None = None
 
 
 @dataclasses.dataclass(frozen=True)
@@ -225,11 +223,10 @@ class PlanBuilder:
         held: torch.Tensor = node.meta["val"]
         if held.dtype not in DTYPES:
             raise Unsupported(f"an input of dtype {held.dtype}")
-        order = batch_first(shape)
-        first = contiguous(len(self.slots), [shape[i] for i in order])
-        value = Value(first.slot, 0, tuple(first.dims[order.index(i)] for i in range(len(shape))))
-        turned = order if list(order) != sorted(order) else None
-        self.slots.append(Slot(Place.INPUT, held.dtype, value.width, not value.batched, node=node, turned=turned))
+        if any(d.batch for d in shape[1:]):
+            raise Unsupported(f"the batch is not the first dimension of {node}")
+        value = contiguous(len(self.slots), shape)
+        self.slots.append(Slot(Place.INPUT, held.dtype, value.width, not value.batched, node=node))
         return value
 
     def _place_in_concatenation(self, node: fx.Node) -> Value | None:

@@ -182,11 +182,6 @@ def _keep(dims: list[Dim], index: int, dim: Dim) -> bool:
     return True
 
 
-def batch_first(shape: Sequence[Dim]) -> tuple[int, ...]:
-    """The order of dimensions that puts the batch in front."""
-    return tuple(sorted(range(len(shape)), key=lambda i: not shape[i].batch))
-
-
 def mixed_like(shape: Sequence[Dim], values: Sequence[Value]) -> list[Dim]:
     """A shape whose batch lies where it lies in values that are broadcast to it.
 

@@ -1,4 +1,4 @@
-"""Tensors whose batch is not the first dimension: nn.MultiheadAttention, transformer layers, and what enters or leaves a plan so."""
+"""Tensors whose batch is not the first dimension: nn.MultiheadAttention, transformer layers, rows of one matrix."""
 
 from __future__ import annotations
 
@@ -181,36 +181,6 @@ def test_batches_that_lie_differently_are_not_mixed() -> None:
     run = flat_function(made.program)
     for rows in (4, 1, 3):
         torch.testing.assert_close(run(x[:rows])[0], _both(x[:rows]))
-
-
-@pytest.mark.parametrize("refused", [False, True])
-def test_what_leaves_a_plan_with_the_batch_second(refused: bool) -> None:
-    """As the model's output, and as the input of an operator that only torch has; it enters the next plan again."""
-
-    def turned(x: torch.Tensor) -> torch.Tensor:
-        y = (x.transpose(0, 1) * 2).contiguous()
-        return torch.sort(y, 0)[0].exp() * 3 if refused else y
-
-    x = _inputs(padded=False)[0]
-    program = Pipeline("canonicalize").run(capture(Module(turned).eval(), (x,), {})).program
-    made = partition(program, LEVELS[0])
-    assert made.plans == (2 if refused else 1)
-    run = flat_function(made.program)
-    for rows in (4, 1, 3):
-        (found,) = run(x[:rows])
-        torch.testing.assert_close(found, turned(x[:rows]))
-        assert found.is_contiguous()
-
-
-def test_inputs_with_the_batch_second() -> None:
-    batch = torch.export.Dim("batch", min=1, max=64)
-    x = torch.randn(L, 4, E, generator=generator(6))
-    program = capture(Module(lambda x: x.relu().sum(-1) + 1).eval(), (x,), {}, dynamic_shapes=(({1: batch},),))
-    made = partition(Pipeline("canonicalize").run(program).program, LEVELS[0])
-    assert not made.refused
-    for rows in (4, 1, 3):
-        part = x[:, :rows]
-        torch.testing.assert_close(flat_function(made.program)(part)[0], part.relu().sum(-1) + 1)
 
 
 def test_reshapes_say_where_the_batch_lies() -> None:
