@@ -6,7 +6,11 @@ STAMP  := $(VENV)/.installed
 THIRDPARTY := $(VENV)/.thirdparty
 PEERS      := $(VENV)/.peers
 
+<<<<<<< Updated upstream
 .PHONY: demo test mutants mutants-sample bench bench-peers slow thirdparty lint types check setup clean
+=======
+.PHONY: sanitize demo test bench bench-peers slow thirdparty lint types check setup clean
+>>>>>>> Stashed changes
 
 setup: $(STAMP)
 
@@ -56,6 +60,11 @@ $(PEERS): $(STAMP) requirements-bench.txt constraints-bench.txt
 	$(BIN)/python -m pip install --quiet --disable-pip-version-check --no-deps \
 		-c constraints-bench.txt -r requirements-bench.txt
 	touch $(PEERS)
+
+# The kernels with AddressSanitizer and UndefinedBehaviorSanitizer, in a library of their own, under the tests of the target and of retrieval.
+LEVEL ?= portable
+sanitize: $(STAMP)
+	$(BIN)/python tests/sanitize.py $(LEVEL) $(ARGS)
 
 lint: $(STAMP)
 	$(BIN)/ruff check .

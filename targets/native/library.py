@@ -77,8 +77,9 @@ def _share_threads(use: Any) -> None:
 
 @lru_cache
 def _load() -> Library | str:
-    """The library, or why there is none."""
-    found = sorted(_FOLDER.glob("_kernels*.so"))
+    """The library, or why there is none; the environment variable RECFX_KERNELS names another one than the installed."""
+    asked = os.environ.get("RECFX_KERNELS")
+    found = [Path(asked)] if asked else sorted(_FOLDER.glob("_kernels*.so"))
     if not found:
         return f"the native kernels were not built; {_BUILD_HINT}"
     try:

@@ -1,0 +1,91 @@
+"""Builds the kernels with AddressSanitizer and UndefinedBehaviorSanitizer, apart from the installed ones, and runs tests with them.
+
+    python tests/sanitize.py LEVEL [pytest arguments]
+
+LEVEL is an instruction-set level of this processor; "portable" compiles that one alone. Without pytest arguments, the tests of the native
+target and of retrieval run. Any report of a sanitizer ends the run with an error.
+"""
+
+from __future__ import annotations
+
+import os
+import platform
+import subprocess
+import sys
+from pathlib import Path
+
+ROOT = Path(__file__).parents[1]
+SOURCES = ROOT / "targets" / "native" / "csrc"
+TESTS = ("tests/targets", "tests/retrieval")
+FLAGS = ["-O1", "-g1", "-fPIC", "-fno-omit-frame-pointer", "-fvisibility=hidden"]
+SANITIZERS = ["-fsanitize=address,undefined", "-fno-sanitize-recover=all"]
+
+
+def sources(level: str) -> dict[str, list[str]]:
+    """The sources of a build and the flags of each; those of other levels are left out of a portable one."""
+    sys.path.insert(0, str(ROOT))
+    from setup import flags_of_sources
+
+    found = flags_of_sources(platform.machine())
+    if level != "portable":
+        return found
+    kept = {n: f for n, f in found.items() if not n.startswith(("level_", "scan_")) or n.endswith("_portable")}
+    for name in ("levels", "search_levels"):
+        kept[name] = [*kept[name], "-D__builtin_cpu_supports(feature)=false"]
+    return kept
+
+
+def stubs(folder: Path, kept: dict[str, list[str]]) -> Path:
+    """A source that defines the levels that were left out; none of them is asked for."""
+    from setup import flags_of_sources
+
+    absent = [n for n in flags_of_sources(platform.machine()) if n not in kept]
+    lines = ['#include "kernels.h"', '#include "retrieval.h"', "namespace recfx {"]
+    for name in absent:
+        lines.append(f"const {'Level' if name.startswith('level') else 'ScanLevel'}* {name}() {{ return nullptr; }}")
+    path = folder / "stubs.cpp"
+    path.write_text("\n".join([*lines, "}", ""]))
+    return path
+
+
+def build(level: str) -> Path:
+    """The library with sanitizers, compiled where a source is newer than it."""
+    folder = ROOT / "build" / "sanitize" / ("portable" if level == "portable" else "all")
+    folder.mkdir(parents=True, exist_ok=True)
+    library = folder / "kernels.so"
+    newest = max(path.stat().st_mtime for path in [*SOURCES.iterdir(), Path(__file__)])
+    if library.exists() and library.stat().st_mtime > newest:
+        return library
+    compiler, kept = os.environ.get("CXX", "g++"), sources(level)
+    jobs = {SOURCES / f"{name}.cpp": flags for name, flags in kept.items()} | {stubs(folder, kept): ["-std=c++17"]}
+    objects = []
+    for source, flags in jobs.items():
+        objects.append(str(folder / f"{source.stem}.o"))
+        command = [compiler, *FLAGS, *SANITIZERS, *flags, f"-I{SOURCES}", "-c", str(source), "-o", objects[-1]]
+        subprocess.run(command, check=True)
+    subprocess.run([compiler, *FLAGS, *SANITIZERS, "-shared", *objects, "-lpthread", "-o", str(library)], check=True)
+    return library
+
+
+def environment(level: str, library: Path) -> dict[str, str]:
+    """Of a Python that loads the library: the sanitizer's own library comes first, and leaks of Python are no matter."""
+    compiler = os.environ.get("CXX", "g++")
+    asan = subprocess.run([compiler, "-print-file-name=libasan.so"], check=True, capture_output=True, text=True).stdout
+    return {
+        **os.environ,
+        "LD_PRELOAD": asan.strip(),
+        "ASAN_OPTIONS": "detect_leaks=0:detect_odr_violation=0:allocator_may_return_null=1",
+        "UBSAN_OPTIONS": "print_stacktrace=1",
+        "RECFX_KERNELS": str(library),
+        "RECFX_LEVEL": level,
+    }
+
+
+def main(level: str, *arguments: str) -> int:
+    library = build(level)
+    command = [sys.executable, "-m", "pytest", "-q", "-x", *(arguments or TESTS)]
+    return subprocess.run(command, cwd=ROOT, env=environment(level, library), check=False).returncode
+
+
+if __name__ == "__main__":
+    sys.exit(main(*(sys.argv[1:] or ["portable"])))
