@@ -6,11 +6,7 @@ STAMP  := $(VENV)/.installed
 THIRDPARTY := $(VENV)/.thirdparty
 PEERS      := $(VENV)/.peers
 
-<<<<<<< Updated upstream
-.PHONY: demo test mutants mutants-sample bench bench-peers slow thirdparty lint types check setup clean
-=======
-.PHONY: sanitize demo test bench bench-peers slow thirdparty lint types check setup clean
->>>>>>> Stashed changes
+.PHONY: sanitize demo test mutants mutants-sample bench bench-peers slow thirdparty lint types check setup clean
 
 setup: $(STAMP)
 
