@@ -1,4 +1,4 @@
-"""python -m benchmarks run | list | table | retrieval | estimators | tails."""
+"""python -m benchmarks run | list | table | retrieval | estimators | tails | random-models."""
 
 from __future__ import annotations
 
@@ -7,7 +7,7 @@ import sys
 from collections.abc import Sequence
 from pathlib import Path
 
-from benchmarks import estimators, retrieval, tails
+from benchmarks import estimators, random_models, retrieval, tails
 from benchmarks.markdown import markdown
 from benchmarks.progress import ProgressLine
 from benchmarks.registry import GROUPS, all_cases, all_peers, select
@@ -109,6 +109,12 @@ def _parser() -> argparse.ArgumentParser:
     )
     slow.add_argument("--seconds", type=float, default=4.0, help="of each model at a point (default: %(default)s)")
     slow.set_defaults(command=_tails)
+
+    drawn = commands.add_parser("random-models", help="compare drawn models with eager, resumable")
+    drawn.add_argument("--models", type=int, default=100_000, help="default: %(default)s")
+    drawn.add_argument("--out", type=Path, required=True, help="file of the results; what is there is not run again")
+    drawn.add_argument("--chunk", type=int, default=random_models.CHUNK, help="models a process (default: %(default)s)")
+    drawn.set_defaults(command=_random_models)
     return parser
 
 
@@ -119,6 +125,14 @@ def _estimators(options: argparse.Namespace) -> int:
     )
     print(estimators.compare(plan))
     return 0
+
+
+def _random_models(options: argparse.Namespace) -> int:
+    for chunk in random_models.measure(options.models, options.out, options.chunk):
+        print(f"chunk {chunk.seed}: {chunk.models} models, {len(chunk.findings)} findings", file=sys.stderr, flush=True)
+    chunks = random_models.read(options.out)
+    print(random_models.summary(chunks))
+    return 2 if any(chunk.findings for chunk in chunks) else 0
 
 
 def _tails(options: argparse.Namespace) -> int:

@@ -1,0 +1,172 @@
+"""Random models: drawn programs go through the default pipeline and the native backend, and every answer is compared.
+
+`python -m benchmarks random-models --models 100000 --out FILE`. Programs come from `recfx.testing.rec_graphs`, in chunks with a seed each;
+a chunk runs in a process of its own, so that the death of one is a finding and not the end. The file holds what is done; the same command
+goes on from there.
+
+What counts as a finding: answers that differ on any probe or special row, a backend that drops the program, an error that is not one of
+recfx's own, and a process that dies. A program that recfx refuses with an error of its own is one, too: drawn programs are valid.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import json
+import os
+import subprocess
+import sys
+from collections.abc import Iterator
+from pathlib import Path
+
+from hypothesis import HealthCheck, Phase, given, seed, settings
+
+from benchmarks.environment import environment
+from recfx.errors import MeasureError, RecfxError
+from recfx.ir import Level, Program, verify_numeric
+from recfx.ir.numeric import Exactness, weakest
+from recfx.ir.outputs import own_outputs
+from recfx.lowering import lower
+from recfx.passes import default_pipeline
+from recfx.pipeline import Pipeline
+from recfx.targets import resolve
+from recfx.testing import rec_graphs
+
+CHUNK = 250
+_SECONDS_A_CHUNK = 1800
+_MOST_STEPS = 12
+
+
+@dataclasses.dataclass(frozen=True)
+class Chunk:
+    """What a chunk of models gave.
+
+    Attributes:
+        seed: What its models were drawn from.
+        models: How many were drawn and compared.
+        findings: Kind, message and program of each finding.
+    """
+
+    seed: int
+    models: int
+    findings: tuple[tuple[str, str, str], ...] = ()
+
+
+def examine(program: Program) -> tuple[str, str] | None:
+    """Kind and message of what is wrong with how recfx treats a program; None when nothing is."""
+    try:
+        result = Pipeline(default_pipeline(requests=False, dialect=True, precision="fp32")).run(
+            program, verify=Level.META
+        )
+        applied = weakest(Exactness(record.exactness) for record in result.records if record.fired)
+        runs = verify_numeric(program, result.program, applied)
+        region, notices = lower(own_outputs(result.program), resolve("native"), runs, applied)
+    except RecfxError as error:
+        return type(error).__name__, str(error)
+    except Exception as error:  # noqa: BLE001 - an error of another kind is what is looked for
+        return "foreign error", f"{type(error).__name__}: {error}"
+    dropped = [n for n in notices if "left out" in n]
+    if dropped or region.backend != "native":
+        return "dropped backend", "; ".join(dropped) or f"it runs on {region.backend}"
+    return None
+
+
+def run_chunk(number: int, models: int, last: Path | None = None) -> Chunk:
+    """Draws and examines a chunk of models in this process.
+
+    Args:
+        number: Seed of the chunk.
+        models: How many models to draw.
+        last: A file that always holds the program at work, for the case that it ends the process.
+    """
+    findings: list[tuple[str, str, str]] = []
+    drawn = 0
+
+    @seed(number)
+    @settings(
+        max_examples=models,
+        deadline=None,
+        database=None,
+        phases=[Phase.generate],
+        suppress_health_check=list(HealthCheck),
+    )
+    @given(rec_graphs(max_steps=_MOST_STEPS))
+    def each(program: Program) -> None:
+        nonlocal drawn
+        drawn += 1
+        if last is not None:
+            last.write_text(str(program))
+        if (found := examine(program)) is not None:
+            findings.append((*found, str(program)))
+
+    each()
+    return Chunk(number, drawn, tuple(findings))
+
+
+def measure(models: int, out: Path, chunk: int = CHUNK) -> Iterator[Chunk]:
+    """Runs the chunks that the file does not hold yet, and yields each when it is done.
+
+    Args:
+        models: How many models in all.
+        out: The file of results, as JSON lines.
+        chunk: Models a chunk.
+
+    Raises:
+        MeasureError: The file holds something else, or nothing is asked for.
+    """
+    if models < 1 or chunk < 1:
+        raise MeasureError(f"cannot draw {models} models in chunks of {chunk}", where="benchmarks.random_models")
+    done = {found.seed for found in read(out)}
+    for number in range(-(-models // chunk)):
+        if number in done:
+            continue
+        found = _in_a_process(number, min(chunk, models - number * chunk), out)
+        with out.open("a") as stream:
+            stream.write(json.dumps({**dataclasses.asdict(found), "where": environment()["revision"]}) + "\n")
+        yield found
+
+
+def read(out: Path) -> list[Chunk]:
+    """The chunks that a file of results holds.
+
+    Raises:
+        MeasureError: It holds something else.
+    """
+    if not out.exists():
+        return []
+    try:
+        lines = [json.loads(line) for line in out.read_text().splitlines()]
+        return [
+            Chunk(int(d["seed"]), int(d["models"]), tuple((str(a), str(b), str(c)) for a, b, c in d["findings"]))
+            for d in lines
+        ]
+    except (ValueError, KeyError, TypeError) as error:
+        raise MeasureError(f"{out} does not hold results of random models: {error}", hint="name another file") from error
+
+
+def summary(chunks: list[Chunk]) -> str:
+    """How many models, and every finding."""
+    findings = [(c.seed, *f) for c in chunks for f in c.findings]
+    lines = [f"{sum(c.models for c in chunks):,} random models, {len(findings)} findings"]
+    lines += [f"\nchunk {number}, {kind}: {message}\n{program}" for number, kind, message, program in findings]
+    return "\n".join(lines)
+
+
+def _in_a_process(number: int, models: int, out: Path) -> Chunk:
+    last = out.with_name(f"{out.name}.{number}.last")
+    command = [sys.executable, "-m", "benchmarks.random_models", str(number), str(models), str(last)]
+    environment_ = {**os.environ, "PYTHONPATH": os.pathsep.join(filter(None, sys.path))}
+    try:
+        ended = subprocess.run(command, capture_output=True, text=True, timeout=_SECONDS_A_CHUNK, env=environment_)
+        why = f"exit status {ended.returncode}: {ended.stderr.strip()[-2000:]}" if ended.returncode else None
+    except subprocess.TimeoutExpired:
+        why = f"no end within {_SECONDS_A_CHUNK} s"
+    program = last.read_text() if last.exists() else ""
+    last.unlink(missing_ok=True)
+    if why is not None:
+        return Chunk(number, models, (("dead process", why, program),))
+    document = json.loads(ended.stdout.splitlines()[-1])
+    return Chunk(number, document["models"], tuple((a, b, c) for a, b, c in document["findings"]))
+
+
+if __name__ == "__main__":
+    print(json.dumps(dataclasses.asdict(run_chunk(int(sys.argv[1]), int(sys.argv[2]), Path(sys.argv[3])))))
