@@ -171,7 +171,7 @@ def _checked_ends(offsets: Sequence[Tensor], counts: Sequence[int], f: Feature) 
     """The first offset of every run, and the last, of offsets of one shape that describe bags inside their ids.
 
     Raises:
-        IndexError: They fall, or point outside the ids.
+        IndexError: They do not start at 0, fall, or point outside the ids.
     """
     if not offsets[0].shape[0]:
         return [[0] for _ in offsets]
@@ -180,8 +180,8 @@ def _checked_ends(offsets: Sequence[Tensor], counts: Sequence[int], f: Feature) 
     falls = held.shape[1] > 1 and bool((held[:, 1:] < held[:, :-1]).any())
     ends: list[list[int]] = held[:, :: max(batch, 1)].tolist()
     for row, last, count in zip(ends, held[:, -1].tolist(), counts, strict=True):
-        if falls or row[0] < 0 or last > count:
-            raise IndexError(f"offsets must not fall and must stay within the {count} ids")
+        if falls or row[0] != 0 or last > count:
+            raise IndexError(f"offsets must start at 0, must not fall and must stay within the {count} ids")
     return ends
 
 

@@ -145,5 +145,5 @@ class _Failure:
             hint = f"ids of this feature must be in [0, {error.limit})"
         else:
             what = f"the offsets of row {error.row} point to {error.value}, outside the {error.limit} ids"
-            hint = "offsets must not fall and must stay within the ids"
+            hint = "offsets must start at 0, must not fall and must stay within the ids"
         raise InputError(f"{node.name}: {what}", where=where(node), hint=hint)

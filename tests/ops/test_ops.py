@@ -64,7 +64,7 @@ def test_an_id_outside_its_table_is_refused(bad: int) -> None:
         )
 
 
-@pytest.mark.parametrize("offsets", [[0, 3, 1], [0, 9], [-1, 2]])
+@pytest.mark.parametrize("offsets", [[0, 3, 1], [0, 9], [-1, 2], [1, 2]])
 def test_offsets_outside_their_ids_are_refused(offsets: list[int]) -> None:
     feature = Feature(0, 0, 2, 0, length=lookup.JAGGED, offsets=0)
     with pytest.raises(IndexError, match="offsets"):

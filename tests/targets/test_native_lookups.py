@@ -115,7 +115,7 @@ def test_jagged_lookups(segments: int, last: bool, data: st.DataObject) -> None:
         torch.testing.assert_close(run(*inputs)[0], function(*inputs), rtol=1e-5, atol=1e-5)
 
 
-@pytest.mark.parametrize("bad", [[0, 3, 1, 4], [0, 2, 3, 99], [-1, 2, 3, 4]])
+@pytest.mark.parametrize("bad", [[0, 3, 1, 4], [0, 2, 3, 99], [-1, 2, 3, 4], [1, 2, 3, 4]])
 def test_wrong_offsets_are_an_error(bad: list[int]) -> None:
     _, runs = jagged_lookup(1, True)
     for run in runs:

@@ -19,8 +19,9 @@ inline bool find_bag(const RecfxFeature& f, const Context& c, const Range& range
     const bool held = at < offsets.count;
     const int64_t begin = held ? id_at(offsets, at) : -1, end = at + 1 < offsets.count ? id_at(offsets, at + 1) : limit;
     const int64_t weighted = f.weights >= 0 ? c.slots[f.weights].count : limit;
-    if (begin < 0 || end < begin || end > limit || end > weighted) {
-        c.errors->raise({2, c.step, feature, row, begin < 0 || begin > limit ? begin : end, limit});
+    const bool starts = begin >= 0 && (at > 0 || begin == 0);
+    if (!starts || end < begin || end > limit || end > weighted) {
+        c.errors->raise({2, c.step, feature, row, !starts || begin > limit ? begin : end, limit});
         return false;
     }
     bag = {begin, end - begin, 1, begin, 1};
