@@ -19,6 +19,7 @@ from recfx.ir.program import Program
 from recfx.ir.tables import reads_as_table
 
 _SAMPLES = 6
+_EXACT_BELOW = 2.0**24
 #: Operators that move, compare or convert numbers: they round nothing, and what they do may hang on the last bit.
 _EXACT = frozenset(
     [
@@ -150,10 +151,15 @@ class _Perturbed(_Double):
             return type(value)(self._moved(v) for v in value)
         if not _is_float(value) or value.device.type != "cpu" or value.dtype not in (torch.float32, torch.float64):
             return value
-        if torch.equal(value, value.round()):  # sums and products of integers are exact
+        if _is_exact(value):
             return value
         signs = torch.randint(2, value.shape, generator=self._generator).mul_(2).sub_(1)
         return value * (1 + torch.finfo(torch.float32).eps * signs.to(value.dtype))
+
+
+def _is_exact(value: torch.Tensor) -> bool:
+    """Whether all numbers are integers that float32 holds, whose sums and products it computes without rounding."""
+    return not value.numel() or (bool((value.abs() < _EXACT_BELOW).all()) and torch.equal(value, value.round()))
 
 
 def _name(target: torch._ops.OpOverload) -> str:

@@ -42,10 +42,12 @@ _NUMBERS: dict[str, float | None] = {
     "NaN everywhere": float("nan"),
     "a NaN": float("nan"),
 }
+#: Far beyond any feature, while the squares and cubes that interactions and norms take of it are still float32 numbers.
+_HUGE = 1e12
 _EXTREME: dict[str, float | None] = {
     "tiny numbers": 1e-41,
-    "huge numbers": 1e30,
-    "huge negative numbers": -1e30,
+    "huge numbers": _HUGE,
+    "huge negative numbers": -_HUGE,
     "an ordinary row": None,
     "an infinity": float("inf"),
     "a negative infinity": -float("inf"),
