@@ -35,15 +35,15 @@ def draw(files: list[str], sample: int | None, seed: int) -> list[Mutant]:
     return mutants if sample is None else generator.sample(mutants, min(sample, len(mutants)))
 
 
-def failing_without(mutants: list[Mutant], *, limit: float, log: str) -> tuple[str, ...]:
-    """The first test files that fail, or take too long, on the sources as they are; none when all judge fairly."""
+def plain_verdicts(mutants: list[Mutant], *, limit: float, log: str) -> dict[tuple[str, ...], str]:
+    """Test files -> what becomes of them on the sources as they are. Those that fail, or run out of time, judge no mutant."""
+    verdicts: dict[tuple[str, ...], str] = {}
     for tests in dict.fromkeys(tests_of(mutant.file) for mutant in mutants):
         pid, deadline = start(None, tests, log), time.monotonic() + limit
         while (verdict := outcome(pid, deadline)) is None:
             time.sleep(0.05)
-        if verdict != SURVIVED:
-            return tests
-    return ()
+        verdicts[tests] = verdict
+    return verdicts
 
 
 def judge(mutants: list[Mutant], *, workers: int, limit: float, seconds: float, folder: Path) -> dict[Mutant, str]:
@@ -69,7 +69,7 @@ def judge(mutants: list[Mutant], *, workers: int, limit: float, seconds: float, 
 
 
 def main() -> int:
-    """Prints every verdict and the share killed of each room; 1 when it is below `--at-least`."""
+    """Prints every verdict and the share killed of each room; 1 when it is below `--at-least`, or tests fail without a mutant."""
     parser = argparse.ArgumentParser(prog="python -m tests.mutants", description=__doc__)
     parser.add_argument("files", nargs="*", help="files to mutate, relative to the repository; all by default")
     parser.add_argument("--sample", type=int, help="so many mutants at random; all by default")
@@ -86,10 +86,12 @@ def main() -> int:
     mutants = draw(files, given.sample, given.seed)
     warm_up()
     with tempfile.TemporaryDirectory() as folder:
-        if failing := failing_without(mutants, limit=given.limit, log=str(Path(folder) / "plain.log")):
-            print("these tests fail without any mutant, so they judge none: " + " ".join(failing))
+        plain = plain_verdicts(mutants, limit=given.limit, log=str(Path(folder) / "plain.log"))
+        if failing := [" ".join(tests) for tests, verdict in plain.items() if verdict == KILLED]:
+            print("these tests fail without any mutant, so they judge none:", *failing, sep="\n")
             return 1
-        verdicts = judge(mutants, workers=given.workers, limit=given.limit, seconds=given.seconds, folder=Path(folder))
+        fair = [mutant for mutant in mutants if plain[tests_of(mutant.file)] == SURVIVED]
+        verdicts = judge(fair, workers=given.workers, limit=given.limit, seconds=given.seconds, folder=Path(folder))
     rooms: dict[str, Counter[str]] = {}
     for mutant, verdict in verdicts.items():
         rooms.setdefault(str(Path(mutant.file).parent), Counter())[verdict] += 1
@@ -100,7 +102,7 @@ def main() -> int:
     share = 100 * counts[KILLED] / max(1, judged)
     left = len(mutants) - len(verdicts)
     print(f"{counts[KILLED]} of {judged} mutants killed ({share:.1f} %); {counts[TIMEOUT]} out of time, {left} not run")
-    return int(share < given.at_least or not judged)
+    return int(judged > 0 and share < given.at_least)
 
 
 if __name__ == "__main__":

@@ -117,8 +117,8 @@ def test_offsets_are_those_of_whole_bags(start: int, stride: int, fires: bool, p
     """Offsets 0, L, 2 L, ... alone are bags of L ids; others stay offsets."""
     b = GraphBuilder({"ids": (("batch", 3), torch.int64)})
     flat = b.call(aten.reshape.default, b.inputs["ids"], [-1])
-    batch = b.call(aten.sym_size.int, b.inputs["ids"], 0)
-    end = b.call(aten.sym_numel.default, b.inputs["ids"]) if stride == 3 and not start else batch
+    count = b.call(operator.mul, b.call(aten.sym_size.int, b.inputs["ids"], 0), stride)
+    end = b.call(operator.add, count, start)  # as many offsets as rows, whatever the step
     offsets = b.call(aten.arange.start_step, start, end, stride, dtype=torch.int64)
     table = b.state("table", torch.randn(9, 2))
     bag = b.call(aten.embedding_bag.padding_idx, table, flat, offsets, False, 0, False, None, False, padding)
