@@ -10,7 +10,8 @@ from typing import Any
 
 import pytest
 import torch
-from elementwise_cases import BINARY, OTHERS, UNARY, Binary, Unary
+from elementary_cases import BINARY, OTHERS, UNARY
+from elementwise_cases import Binary, Unary
 from elementwise_kit import differences, from_bits, grid, same_bits, specials, ulps
 from native_kit import LEVELS, needs_kernels, partition, program_of
 from torch.nn import functional

@@ -126,9 +126,10 @@ __attribute__((noinline)) vf function_of_one(int64_t op, vf x, float c) {
                 const vd e = wide_exponential(v > 40.0 ? wide(40.0) : v), s = e * (e + 2.0);
                 return v * ((v < -700.0 ? wide(0.0) : s) / (s + 2.0));
             });
-        case LOG_SIGMOID: return in_doubles(x, [](vd v) { return (v > 0.0 ? wide(0.0) : v) - wide_log1p(wide_exponential(-wide_magnitude(v))); });
+        case LOG_SIGMOID:  // what is too small for float32 becomes a zero without a sign
+            return in_doubles(x, [](vd v) { return (v > 0.0 ? wide(0.0) : v) - wide_log1p(wide_exponential(-wide_magnitude(v))); }) + 0.0f;
         case HARD_SHRINK: return (x >= -c) & (x <= c) ? splat(0.0f) : x;
-        case SOFT_SHRINK: return x > c ? x - c : (x < -c ? x + c : x * 0.0f);
+        case SOFT_SHRINK: return x > c ? x - c : (x < -c ? x + c : (x != x ? x : splat(0.0f)));
         case LOGIT: return in_doubles(x, [](vd v) { return wide_logarithm(v / (1.0 - v)); });
         case BASE_POWER: return by_lane(x, x, [c](float v, float) { return __builtin_powf(c, v); });
         case REMAINDER_BY: return by_lane(x, x, [c](float v, float) { return float_remainder(v, c); });
