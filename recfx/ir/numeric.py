@@ -144,6 +144,8 @@ def compare_outputs(
         if exactness is Exactness.APPROX and inputs.startswith(EXTREME):
             continue
         extreme = inputs.startswith(EXTREME)
+        if special and kernels:
+            got = _where_rows_are_clean(want, got)
         before = want.isfinite() if special and not kernels else ~want.isnan()
         if not extreme and bool((got.isnan() & before).any()):
             raise VerificationError("a NaN appeared that was not there before", where=place)
@@ -155,6 +157,17 @@ def compare_outputs(
             check_reassociated(
                 want, got, truth[index], place, slack=slack, by_row=special, spread=spread, noise=extreme
             )
+
+
+def _where_rows_are_clean(want: torch.Tensor, got: torch.Tensor) -> torch.Tensor:
+    """What is judged, with every NaN left out that stands in a row in which what is right holds one, too.
+
+    Kernels differ in how far a NaN spreads in its row: torch's own attention depends on the sizes there.
+    """
+    if want.ndim == 0 or not want.numel():
+        return got
+    spoiled = want.reshape(want.shape[0], -1).isnan().any(1).reshape(-1, *[1] * (want.ndim - 1))
+    return torch.where(spoiled & got.isnan(), want, got)
 
 
 def same_bits(a: torch.Tensor, b: torch.Tensor) -> bool:

@@ -8,9 +8,11 @@ import pytest
 import torch
 
 import recfx
+from recfx.errors import VerificationError
 from recfx.ir import Exactness, Program, verify_numeric
 from recfx.ir.numeric import compare_outputs
 from recfx.ir.probes import probes
+from recfx.ir.tolerance import check_reassociated
 from recfx.testing import GraphBuilder
 
 aten = torch.ops.aten
@@ -85,3 +87,53 @@ def test_other_sizes_than_the_example_are_compared() -> None:
     rows = {int(leaves[0].shape[0]) for _, leaves in probes(before)}
     assert {1, 2} <= rows
     assert len(rows) >= 4
+
+
+_TYPES = (torch.float32, torch.float64, torch.float32)
+NAN, INF = float("nan"), float("inf")
+
+
+@pytest.mark.parametrize(
+    ("want", "got", "message"),
+    [
+        ([[NAN, 1.0], [2.0, 3.0]], [[NAN, NAN], [2.0, 3.0]], None),  # a NaN spread in its row
+        ([[NAN, 1.0], [2.0, 3.0]], [[NAN, 1.0], [2.0, NAN]], "a NaN appeared"),
+        ([[NAN, 1.0], [2.0, 3.0]], [[0.0, 1.0], [2.0, 3.0]], "a NaN went away"),
+        ([[NAN, 1.0], [2.0, 3.0]], [[NAN, INF], [2.0, 3.0]], "infinities or NaNs appeared"),
+        ([[NAN, 1.0], [2.0, 3.0]], [[NAN, 1.5], [2.0, 3.0]], "the error against float64"),
+    ],
+)
+def test_other_kernels_may_spread_a_nan_in_its_row_alone(
+    want: list[list[float]], got: list[list[float]], message: str | None
+) -> None:
+    right, judged = torch.tensor(want), torch.tensor(got)
+    truth = lambda: [right.double()]  # noqa: E731
+    arguments = ([right], [judged], Exactness.REASSOC, "rows with zeros and NaN", truth)
+    if message is None:
+        compare_outputs(*arguments, special=True, kernels=True)
+        return
+    with pytest.raises(VerificationError, match=message):
+        compare_outputs(*arguments, special=True, kernels=True)
+
+
+@pytest.mark.parametrize(
+    ("want", "truth", "got", "wrong"),
+    [
+        (1.0, 1.0, 1.5, True),  # the original is right
+        (4e10, 3e4, 1e9, False),  # the original is nothing but rounding
+        (1.0, 1.0, INF, True),
+        (1.0, INF, INF, False),  # float64 overflows as the judged result does
+        (NAN, NAN, 0.0, True),
+        (INF, 1e39, 3e38, True),
+    ],
+)
+def test_rows_of_huge_numbers_are_judged_where_the_original_is_right(
+    want: float, truth: float, got: float, wrong: bool
+) -> None:
+    right, exact, judged = (torch.tensor([[v]], dtype=d) for v, d in zip((want, truth, got), _TYPES, strict=True))
+    check = lambda: check_reassociated(right, judged, exact, "here", by_row=True, noise=True)  # noqa: E731
+    if not wrong:
+        check()
+        return
+    with pytest.raises(VerificationError):
+        check()
