@@ -199,7 +199,13 @@ def _final_check(captured: Program, result: PipelineResult, level: Level, *, spe
     """One numeric comparison of the pipeline as a whole, by the weakest class among the passes that did something."""
     if level is Level.OFF:
         return []
-    return verify_numeric(captured, result.program, _applied(result), special=special)
+    extremes: list[str] = []
+    runs = verify_numeric(captured, result.program, _applied(result), special=special, extremes=extremes)
+    if extremes:
+        result.program.notices += (
+            f"the optimized model differs from yours on rows that hold infinities or numbers of 1e12: {extremes[0]}",
+        )
+    return runs
 
 
 def _applied(result: PipelineResult) -> Exactness:

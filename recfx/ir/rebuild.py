@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import keyword
 import re
+import unicodedata
 from collections.abc import Collection, Mapping, Sequence
 from typing import Any
 
@@ -30,7 +31,7 @@ from recfx.ir.verify import verify_structure
 
 _MOST_NODES = 50_000
 _IDENTIFIER = re.compile(r"[A-Za-z_][A-Za-z0-9_]{0,499}")
-_STATE = re.compile(r"[A-Za-z0-9_]{1,200}(\.[A-Za-z0-9_]{1,200}){0,60}")
+_STATE = re.compile(r"\w{1,200}(\.\w{1,200}){0,60}")
 _TAKEN = {*dir(torch.nn.Module), *vars(torch.nn.Module())}
 
 
@@ -191,7 +192,8 @@ def _state(entries: Mapping[str, Any], tensors: Mapping[str, torch.Tensor]) -> t
     root = torch.nn.Module()
     for name, entry in entries.items():
         where = f"program.json, state {name[:200]!r}"
-        if not _STATE.fullmatch(name) or not _TAKEN.isdisjoint(name.split(".")):
+        plain = _STATE.fullmatch(name) and unicodedata.normalize("NFKC", name) == name  # as Python reads a name
+        if not plain or not _TAKEN.isdisjoint(name.split(".")):
             raise ArtifactError("it is not a name that state can have", where=where)
         parents = name.split(".")[:-1]
         if any(".".join(parents[: i + 1]) in entries for i in range(len(parents))):

@@ -37,8 +37,8 @@ def check_reassociated(
         slack: Factor of what is allowed.
         by_row: Judge each row by its own error and magnitude, so that a row of huge numbers does not excuse the others.
         spread: Gives for each element how far rounding can move it.
-        noise: Whether the original's result may be nothing but rounding, as on rows of huge numbers: elements at which it is far from the
-            float64 result, or is finite and that is not, are not judged then.
+        noise: Whether the original's result may be nothing but rounding, as on rows of huge numbers and infinities: elements at which it is
+            far from the float64 result, or finite and that is not, are not judged then.
 
     Raises:
         VerificationError: It is further away, or is not finite where the original is.
