@@ -12,7 +12,8 @@ from torch import Tensor
 from torch.utils import _pytree as pytree
 
 import recfx
-from recfx.ir import capture
+from recfx.ir import Program, capture
+from recfx.ir.shapes import BATCH
 
 MAX_BATCH = 4096
 
@@ -86,7 +87,20 @@ def _compare(outcome: Outcome, eager: BuiltModel, others: tuple[Callable[..., An
     except (RuntimeError, IndexError, ValueError) as error:
         outcome.refused[batch] = f"{type(error).__name__}: {error}".splitlines()[0]
         return
-    outcome.differences[batch] = max(difference(expected, call(other)) for other in others)
+    found = [call(other) for other in others if _takes(other, batch)]
+    if len(found) < len(others):
+        outcome.notices += (f"a batch of {batch} is outside the captured range",)
+    if found:
+        outcome.differences[batch] = max(difference(expected, one) for one in found)
+
+
+def _takes(other: Callable[..., Any], batch: int) -> bool:
+    """Whether a captured program or a compiled model takes a batch of that size; a notice says when it takes fewer than the model."""
+    programs = [other] if isinstance(other, Program) else [other.program]
+    if isinstance(other, recfx.CompiledModel) and other.parts.one_row is not None:
+        programs.append(other.parts.one_row.program)
+    ranges = [p.signature.dims.get(BATCH) for p in programs]
+    return any(r is None or r[0] <= batch <= (r[1] or batch) for r in ranges)
 
 
 def difference(expected: list[Any], actual: list[Any]) -> float:

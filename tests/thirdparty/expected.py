@@ -39,11 +39,6 @@ EXPECTED_FAILURES: dict[str, ExpectedFailure] = {
         _PACKED,
         "takes a decision, or a size, from the values in a tensor",
     ),
-    "torch-rechub/YoutubeSBC": ExpectedFailure(
-        "scores each row against others of its batch, with NumPy indices made for one batch size",
-        "serve the two towers (`mode = 'user'`, `mode = 'item'`), which are captured",
-        "YoutubeSBC could not be captured",
-    ),
     "torch-rechub/MIND": ExpectedFailure(
         "starts its routing from `torch.randn` in eval mode too: two calls give two answers",
         "start from fixed values, as ComirecDR does",
@@ -56,11 +51,6 @@ EXPECTED_FAILURES: dict[str, ExpectedFailure] = {
         "asserts on values inside forward (`assert not torch.isnan(...)`) for each of its routing steps",
         "take the assertion out of forward",
         "torch.isnan(d_values).any()",
-    ),
-    "recbole/DiffRec": ExpectedFailure(
-        "builds its time steps as a Python list as long as the batch, which fixes the batch",
-        "`torch.full((x.shape[0],), i)`",
-        "forward fixes a dimension that must be free",
     ),
     "recbole/SRGNN": ExpectedFailure(
         "builds the session graph with NumPy inside forward", _NUMPY, "converts a tensor to NumPy"
