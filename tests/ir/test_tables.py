@@ -35,7 +35,7 @@ def test_lookups_of_all_kinds() -> None:
 
 
 def test_a_table_that_is_read_as_numbers_too_is_no_mere_table() -> None:
-    b = GraphBuilder({"ids": (("batch", 2), torch.int64)})
+    b = GraphBuilder({"ids": ((8, 2), torch.int64)})
     table = b.state("t", torch.randn(8, 2))
     features = lookup.encode([lookup.Feature(0, 0, 2, 0, length=2)])
     both = b.call(lookup.grouped_lookup, [table], [b.inputs["ids"]], [], [], [table], features, [0, 2], 4)
