@@ -140,7 +140,9 @@ def read(out: Path) -> list[Chunk]:
             for d in lines
         ]
     except (ValueError, KeyError, TypeError) as error:
-        raise MeasureError(f"{out} does not hold results of random models: {error}", hint="name another file") from error
+        raise MeasureError(
+            f"{out} does not hold results of random models: {error}", hint="name another file"
+        ) from error
 
 
 def summary(chunks: list[Chunk]) -> str:
