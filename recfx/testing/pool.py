@@ -6,9 +6,11 @@ from collections.abc import Callable, Sequence
 from typing import Any
 
 import torch
+from hypothesis import reject
 from hypothesis import strategies as st
 from torch import fx
 
+from recfx.errors import VerificationError
 from recfx.ir.program import get_state
 from recfx.testing.builder import GraphBuilder
 
@@ -59,8 +61,11 @@ class Pool:
         self._degrees: dict[fx.Node, int] = {}
 
     def call(self, target: Any, *args: Any, **kwargs: Any) -> fx.Node:
-        """Adds an operator."""
-        return self.builder.call(target, *args, **kwargs)
+        """Adds an operator. Operands that it does not take, such as a view of strided memory, are no graph: another one is drawn."""
+        try:
+            return self.builder.call(target, *args, **kwargs)
+        except VerificationError:
+            reject()
 
     def keep(self, node: fx.Node) -> None:
         """Makes a value available to later steps."""
@@ -68,6 +73,8 @@ class Pool:
 
     def choose(self, draw: Any, items: Sequence[fx.Node]) -> fx.Node:
         """One of some nodes, latest first: the latest, one of the three latest, or any, so that operators often follow each other."""
+        if not items:
+            reject()  # no value has the shape that the step needs: Hypothesis draws another graph
         latest = list(items)[::-1]
         node: fx.Node = draw(st.sampled_from(latest[: draw(st.sampled_from([1, 3, len(latest)]))]))
         return node

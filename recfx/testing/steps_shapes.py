@@ -96,6 +96,8 @@ def _resize(pool: Pool, draw: Any, target: Any) -> None:
     if target is _aten.flatten.using_ints:
         return pool.keep(pool.call(target, pool.pick(draw, 3), 1, draw(st.sampled_from([2, -1]))))
     source = pool.pick(draw, draw(st.sampled_from([2, 3])))
+    if target is _aten.view.default and not source.meta["val"].is_contiguous():
+        source = pool.call(_aten.contiguous.default, source)  # a view takes no other strides
     size = width(source)
     tail = [int(s) for s in source.meta["val"].shape[1:]]
     count = tail[0] * (tail[1] if len(tail) == 2 else 1)
