@@ -27,7 +27,7 @@ test: $(STAMP)
 mutants: $(STAMP)
 	$(BIN)/python -m tests.mutants $(ARGS)
 
-# The same few at every run; MUTANTS_SEED draws others.
+# The same few at every run, by hand; MUTANTS_SEED draws others.
 mutants-sample: $(STAMP)
 	$(BIN)/python -m tests.mutants --sample 4 --seed $(or $(MUTANTS_SEED),0) --seconds 60 --limit 45 --at-least 75
 
