@@ -155,7 +155,7 @@ def optimize(
         with stages.run("lowering", TargetError):
             region, found = lower(own_outputs(result.program), backends, runs, _applied(result))
             result.program.notices += found
-            report = _report(model, target, region.backend, captured, result)
+            report = _report(model, target, region, captured, result)
             if _applied(result) is Exactness.APPROX:
                 report = dataclasses.replace(report, approximation=_approximation(captured, region))
             parts = Parts(region.program, [region], report)
@@ -258,7 +258,7 @@ def _approximation(captured: Program, region: Lowered) -> tuple[float, float]:
 
 
 def _report(
-    model: torch.nn.Module, target: str | Sequence[str], backend: str, captured: Program, result: PipelineResult
+    model: torch.nn.Module, target: str | Sequence[str], region: Lowered, captured: Program, result: PipelineResult
 ) -> Report:
     def operators(program: Program) -> int:
         return sum(node.op == "call_function" for node in program.graph.nodes)
@@ -266,13 +266,15 @@ def _report(
     return Report(
         model=type(model).__name__,
         target=target if isinstance(target, str) else ", ".join(target),
-        backend=(backend,),
+        backend=(region.backend,),
         notices=result.program.notices,
         passes=result.records,
         state_bytes=(captured.state_bytes(), result.program.state_bytes()),
         operators=(operators(captured), operators(result.program)),
         seconds={},
         arithmetic=_arithmetic(captured, result.program) if Origin.REQUEST in captured.origins.values() else None,
+        left_to_torch=region.left,
+        lowered_operators=region.operators,
     )
 
 

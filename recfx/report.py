@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+from collections import Counter
 from typing import TYPE_CHECKING, Any
 
 from recfx.errors import InputError
@@ -69,6 +70,8 @@ class Report:
             it is and over the output's standard deviation.
         kept_eager: Whether the compiled model was slower and the user's own model runs instead.
         one_row: The report of the plan for a batch of one row, of a model whose shapes differ there.
+        left_to_torch: The operators of the compiled model that torch runs, in order: name and reason.
+        lowered_operators: How many operators the compiled model has; sizes and parts of tuples are not counted.
     """
 
     model: str
@@ -84,6 +87,13 @@ class Report:
     approximation: tuple[float, float] | None = None
     kept_eager: bool = False
     one_row: Report | None = None
+    left_to_torch: tuple[tuple[str, str], ...] = ()
+    lowered_operators: int = 0
+
+    @property
+    def share_left_to_torch(self) -> float:
+        """The part of the compiled model's operators that torch runs: 0 when kernels run all of them, 1 on the eager backend."""
+        return len(self.left_to_torch) / max(self.lowered_operators, 1)
 
     @property
     def exactness(self) -> str:
@@ -98,6 +108,15 @@ class Report:
                 place = f" in {miss.where}" if miss.where else ""
                 lines.append(f"{miss.pass_name} / {miss.rule} at {miss.node}{place}: {miss.reason}")
         return "\n".join(lines) or "every rule that looked at something fired"
+
+    def _torch_lines(self) -> list[str]:
+        """What torch runs beside the kernels of other backends, the same operators and reasons once."""
+        if not self.left_to_torch or self.share_left_to_torch == 1:
+            return []
+        lines = [f"  {len(self.left_to_torch)} of {self.lowered_operators} operators are left to torch:"]
+        for (operator, reason), count in Counter(self.left_to_torch).items():
+            lines.append(f"    {operator}{f' ({count} times)' if count > 1 else ''}: {reason}")
+        return lines
 
     def _one_row_lines(self) -> list[str]:
         one = self.one_row
@@ -142,6 +161,7 @@ class Report:
                 f"{len(record.misses):>3} misses  operators {record.operators[0]} → {record.operators[1]}"
                 f"  {record.seconds * 1e3:.0f} ms + {record.verify_seconds * 1e3:.0f} ms verification"
             )
+        lines += self._torch_lines()
         lines += [f"  note: {notice}" for notice in self.notices]
         lines += map(str, self.measured)
         if self.kept_eager:

@@ -5,9 +5,11 @@ from __future__ import annotations
 import dataclasses
 from abc import ABC, abstractmethod
 from collections.abc import Callable
+from operator import getitem
 from pathlib import Path
 from typing import Any, ClassVar
 
+import torch
 from torch import fx
 
 from recfx.ir.numeric import Exactness
@@ -40,11 +42,21 @@ class Lowered:
         backend: The backend's name.
         program: The region that was lowered.
         run: Takes the region's flat inputs by position, returns its flat outputs as a tuple.
+        left: The operators that torch runs, in order: name and reason.
+        operators: How many operators the region has; sizes and parts of tuples are not counted.
     """
 
     backend: str
     program: Program
     run: Runner
+    left: tuple[tuple[str, str], ...] = ()
+    operators: int = 0
+
+
+def is_operator(node: fx.Node) -> bool:
+    """Whether a node computes tensors, rather than a size or a part of a tuple."""
+    sizes = torch.SymInt | torch.SymFloat | torch.SymBool | int | float
+    return node.op == "call_function" and node.target is not getitem and not isinstance(node.meta.get("val"), sizes)
 
 
 class Backend(ABC):

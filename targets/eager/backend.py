@@ -10,7 +10,7 @@ from torch import fx
 from recfx.errors import TargetError
 from recfx.ir.flat import flat_function
 from recfx.ir.program import Program, where
-from recfx.targets.base import Backend, Lowered, Verdict
+from recfx.targets.base import Backend, Lowered, Verdict, is_operator
 from recfx.targets.eager.lookups import with_plain_lookups
 
 
@@ -37,4 +37,5 @@ class EagerBackend(Backend):
             verdict = self.supports(node)
             if not verdict:
                 raise TargetError(f"eager cannot run this: {verdict.reason}", where=where(node))
-        return Lowered(self.name, region, flat_function(with_plain_lookups(region)))
+        left = tuple((str(node.target), "this backend is torch") for node in region.graph.nodes if is_operator(node))
+        return Lowered(self.name, region, flat_function(with_plain_lookups(region)), left, len(left))

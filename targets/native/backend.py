@@ -9,7 +9,7 @@ from torch import fx
 from recfx.ir.flat import flat_function
 from recfx.ir.numeric import Exactness
 from recfx.ir.program import Program
-from recfx.targets.base import Backend, Lowered, Verdict
+from recfx.targets.base import Backend, Lowered, Verdict, is_operator
 from recfx.targets.eager import EagerBackend
 from recfx.targets.eager.lookups import with_plain_lookups
 from recfx.targets.native import huge_pages
@@ -41,4 +41,5 @@ class NativeBackend(Backend):
         partitioner = Partitioner(with_free_batch(region), library(), level())
         partition = partitioner.run()
         huge_pages.move_tables(partitioner.tables)
-        return Lowered(self.name, region, flat_function(with_plain_lookups(partition.program)))
+        run = flat_function(with_plain_lookups(partition.program))
+        return Lowered(self.name, region, run, partition.left, sum(map(is_operator, region.graph.nodes)))

@@ -11,6 +11,7 @@ from torch import fx
 
 from recfx.ir.program import Program
 from recfx.ir.sizes import asks_for_data
+from recfx.targets.base import is_operator
 from recfx.targets.native.abi import Place
 from recfx.targets.native.batch import batch_symbol
 from recfx.targets.native.builder import PlanBuilder, Slot
@@ -33,11 +34,13 @@ class Partition:
         program: The program to run.
         plans: How many plans it calls.
         refused: Node -> why torch runs it.
+        left: The operators that torch runs, in order: name and reason.
     """
 
     program: Program
     plans: int
     refused: dict[fx.Node, str]
+    left: tuple[tuple[str, str], ...] = ()
 
 
 class Partitioner:
@@ -84,7 +87,13 @@ class Partitioner:
         self.graph.node_copy(output, lambda n: self.copies[n])
         self.graph.eliminate_dead_code()
         module = fx.GraphModule(self.program.module, self.graph)
-        return Partition(dataclasses.replace(self.program, module=module), self.plans, self.refused)
+        return Partition(dataclasses.replace(self.program, module=module), self.plans, self.refused, self._left())
+
+    def _left(self) -> tuple[tuple[str, str], ...]:
+        """The operators of the finished graph that are not plans, with the reason why."""
+        alive = set(self.graph.nodes)
+        copied = [n for n, copy in self.copies.items() if is_operator(n) and copy in alive and copy.target is n.target]
+        return tuple((str(node.target), self.refused.get(node, "only what torch runs reads it")) for node in copied)
 
     def _refuse_varying_ranks(self, nodes: Iterable[fx.Node]) -> None:
         """Leaves to torch what has another rank when the batch is one row, and all that comes of it."""
