@@ -20,7 +20,10 @@ def own_outputs(program: Program) -> Program:
     result = program.clone()
     output = next(iter(reversed(result.graph.nodes)))
     returned: list[fx.Node] = list(output.args[0])
-    storages = {node: _storage(value) for node, value in propagate(result.module).items()}
+    memory = sorted(_memory_of(returned))
+    views = [node for node in memory if node.op == "call_function" and _may_alias(node.target)]
+    values = {node: node.meta.get("val") for node in memory} | propagate(result.module, views)
+    storages = {node: _storage(value) for node, value in values.items()}
     foreign = {storages.get(node) for node in result.graph.nodes if node.op in ("placeholder", "get_attr")} - {None}
     seen: set[fx.Node] = set()
     changed = False
@@ -38,8 +41,27 @@ def own_outputs(program: Program) -> Program:
     if not changed:
         return program
     output.args = (tuple(returned),)
-    result.module.recompile()
     return result
+
+
+def _memory_of(returned: list[fx.Node]) -> set[fx.Node]:
+    """The nodes whose memory the outputs may be: themselves, and what they may be views of."""
+    found: set[fx.Node] = set()
+    open_nodes = [node for node in returned if isinstance(node, fx.Node)]
+    while open_nodes:
+        node = open_nodes.pop()
+        if node not in found:
+            found.add(node)
+            open_nodes += node.all_input_nodes if _may_alias(node.target) else []
+    return found
+
+
+def _may_alias(target: object) -> bool:
+    """Whether a result of an operator may be memory of an argument: its schema says so, or it is composed of others and may do nothing."""
+    if not isinstance(target, torch._ops.OpOverload):
+        return True
+    composed = torch._C._dispatch_has_kernel_for_dispatch_key(target._name, "CompositeImplicitAutograd")
+    return composed or any(result.alias_info is not None for result in target._schema.returns)
 
 
 def _storage(value: object) -> int | None:

@@ -10,6 +10,7 @@ from typing import Any
 
 import torch
 from torch import fx
+from torch.fx._lazy_graph_module import _LazyGraphModule
 
 from recfx.ir.bags import Bags
 from recfx.ir.signature import Signature
@@ -125,7 +126,10 @@ class Program:
 
 
 def copy_module(module: fx.GraphModule) -> fx.GraphModule:
-    """Copies a graph module: new nodes with their own `meta`, the same tensors, no unused attributes."""
+    """Copies a graph module: new nodes with their own `meta`, the same tensors, no unused attributes.
+
+    Python code for the copy is generated when something calls it. Most copies are edited or read, and never called.
+    """
     graph = fx.Graph()
     copies: dict[fx.Node, fx.Node] = {}
     output = graph.graph_copy(module.graph, copies)
@@ -134,7 +138,7 @@ def copy_module(module: fx.GraphModule) -> fx.GraphModule:
     graph.output(output)
     old_output = next(iter(reversed(module.graph.nodes)))
     next(iter(reversed(graph.nodes))).meta = dict(old_output.meta)
-    return fx.GraphModule(module, graph)
+    return _LazyGraphModule(module, graph)
 
 
 def dense_parts(tensor: torch.Tensor) -> list[torch.Tensor]:

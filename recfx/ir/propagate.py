@@ -16,6 +16,7 @@ from recfx.ir import size_expressions
 from recfx.ir.program import get_state, where
 from recfx.ir.sizes import dimension_names
 from recfx.ir.true_sizes import with_true_sizes
+from recfx.ir.verified import is_verified, remember
 
 
 def fake_mode_of(graph: fx.Graph) -> FakeTensorMode:
@@ -32,7 +33,7 @@ def propagate(module: fx.GraphModule, nodes: Iterable[fx.Node] | None = None) ->
 
     Args:
         module: The graph module.
-        nodes: Compute only these (they must be in graph order); the values of all others are taken from `meta`.
+        nodes: Compute only these, which must be in graph order; the values of all others are taken from `meta`.
 
     Returns:
         Node -> fake value (tensor, SymInt, number, or a tuple or list of those).
@@ -41,15 +42,12 @@ def propagate(module: fx.GraphModule, nodes: Iterable[fx.Node] | None = None) ->
         VerificationError: An operator rejects the shapes or dtypes it is given.
     """
     mode = fake_mode_of(module.graph)
-    wanted = None if nodes is None else set(nodes)
     values: dict[fx.Node, Any] = {}
 
     def value_of(node: fx.Node) -> Any:
         return values[node] if node in values else node.meta.get("val")
 
-    for node in module.graph.nodes:
-        if wanted is not None and node not in wanted:
-            continue
+    for node in module.graph.nodes if nodes is None else nodes:
         values[node] = compute(node, module, value_of, mode)
     return values
 
@@ -76,15 +74,23 @@ def compute(node: fx.Node, module: torch.nn.Module, value_of: Callable[[fx.Node]
 
 
 def refresh(module: fx.GraphModule, nodes: Iterable[fx.Node] | None = None) -> None:
-    """Stores the fake value of every node (or of `nodes`) in its `meta["val"]`.
+    """Stores the fake value of every node (or of `nodes`, in graph order) in its `meta["val"]`.
+
+    Operators whose recorded value already follows from their arguments keep it.
 
     Raises:
         VerificationError: As `propagate`.
     """
-    for node, value in propagate(module, nodes).items():
-        if node.op != "output":
-            node.meta["val"] = value
+    mode = fake_mode_of(module.graph)
+    for node in module.graph.nodes if nodes is None else nodes:
+        if node.op != "output" and not is_verified(node):
+            node.meta["val"] = compute(node, module, _recorded, mode)
             node.meta.pop("tensor_meta", None)
+            remember(node)
+
+
+def _recorded(node: fx.Node) -> Any:
+    return node.meta.get("val")
 
 
 def free_symbols(module: fx.GraphModule) -> set[str]:

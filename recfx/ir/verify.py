@@ -18,6 +18,7 @@ from recfx.errors import VerificationError
 from recfx.ir.functional_ops import is_inplace
 from recfx.ir.program import Program, get_state, where
 from recfx.ir.propagate import free_symbols, propagate
+from recfx.ir.verified import is_verified, remember
 
 
 class Level(IntEnum):
@@ -98,7 +99,9 @@ def verify_structure(program: Program) -> None:
 
 
 def verify_meta(program: Program) -> None:
-    """Recomputes every node's fake value and compares it with the recorded one.
+    """Recomputes the fake value of every node and compares it with the recorded one.
+
+    A node that was verified before, with the same operator, arguments and recorded values, is not computed again.
 
     Raises:
         VerificationError: A node without a recorded value, one whose recorded dtype or shape is not what its operator gives, or
@@ -106,9 +109,8 @@ def verify_meta(program: Program) -> None:
     """
     verify_structure(program)
     before = free_symbols(program.module)
-    for node, value in propagate(program.module).items():
-        if node.op == "output":
-            continue
+    open_nodes = [node for node in program.graph.nodes if node.op != "output" and not is_verified(node)]
+    for node, value in propagate(program.module, open_nodes).items():
         if "val" not in node.meta:
             raise VerificationError(
                 "the node has no recorded value", where=where(node), hint="create nodes with ctx.call"
@@ -119,6 +121,8 @@ def verify_meta(program: Program) -> None:
                 where=where(node),
                 hint="refresh the values of the users of every node you replace by another shape or dtype",
             )
+    for node in open_nodes:
+        remember(node)
     lost = before - free_symbols(program.module)
     if lost:
         raise VerificationError(f"the free dimension(s) {sorted(lost)} became fixed", hint="never bake a batch size in")

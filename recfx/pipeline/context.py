@@ -13,7 +13,7 @@ from torch import fx
 
 from recfx.ir.dead_code import remove_dead_code
 from recfx.ir.program import Program, get_state, module_path, set_state, unused_name
-from recfx.ir.propagate import fake_mode_of, propagate, refresh
+from recfx.ir.propagate import fake_mode_of, refresh
 from recfx.pipeline.gate import Gate
 from recfx.pipeline.spec import PassSpec
 
@@ -143,13 +143,11 @@ class PassContext:
 
     def refresh_after(self, node: fx.Node) -> None:
         """Recomputes the values of everything that depends on `node`."""
-        stale = {node}
-        for later in self.graph.nodes:
+        stale, order = {node}, list(self.graph.nodes)
+        for later in order:
             if any(n in stale for n in later.all_input_nodes):
                 stale.add(later)
-        stale = {n for n in stale if n.op == "call_function"}
-        for later, value in propagate(self.program.module, stale).items():
-            later.meta["val"] = value
+        refresh(self.program.module, [n for n in order if n in stale and n.op == "call_function"])
 
     def sweep(self) -> int:
         """Removes what nobody reads any more; returns how many nodes."""

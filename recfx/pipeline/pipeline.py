@@ -203,11 +203,14 @@ def run_pass(
         after, ctx = _undone(before, item, ctx)
     _refuse_written_state(item, versions, _state_versions(before))
     ctx.sweep()
-    after.module.recompile()
-    after = after.clone()  # drops state that nothing reads any more
+    changed = bool(ctx.fired) or _differ(before, after)  # a pass may change the graph without asking the gate
+    if changed:
+        after = after.clone()  # drops state that nothing reads any more
+    else:
+        after.module = before.module
     after.properties = (before.properties - spec.invalidates) | spec.establishes
     ran = time.perf_counter()
-    if ctx.fired or verify is Level.NUMERIC or same_graph(before, after) is not None:  # also what skipped the gate
+    if changed or verify is Level.NUMERIC:
         _verify(before, after, item, verify, special="catalogue" not in (resources or {}))
     record = PassRecord(
         text=str(item),
@@ -220,6 +223,11 @@ def run_pass(
         verify_seconds=time.perf_counter() - ran,
     )
     return after, record
+
+
+def _differ(before: Program, after: Program) -> bool:
+    """Whether a pass changed the graph, unread nodes included."""
+    return len(before.graph.nodes) != len(after.graph.nodes) or same_graph(before, after) is not None
 
 
 def _undone(before: Program, item: Pass, ctx: PassContext) -> tuple[Program, PassContext]:

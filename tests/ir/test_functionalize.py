@@ -123,6 +123,6 @@ def test_random_programs_of_views_and_writes(steps: list[tuple[str, str, int]]) 
     try:
         check(body, batches=(2, 5))
     except CaptureError as error:
-        if "fixes a dimension" not in error.what:
+        if "fixes a dimension" not in error.what and "another number of operators" not in error.what:
             raise
-        reject()  # half of a transposed value splits the batch, which no graph with a free batch can do
+        reject()  # half of a transposed value splits the batch, and unbinding it loops over the rows: no graph with a free batch can
