@@ -6,6 +6,10 @@ STAMP  := $(VENV)/.installed
 THIRDPARTY := $(VENV)/.thirdparty
 PEERS      := $(VENV)/.peers
 
+# Test processes that run at once: as many as the processors and the memory allow, or a number, as in `make test WORKERS=4`.
+WORKERS ?= auto
+PYTEST  := $(BIN)/python -m pytest -n $(WORKERS) --dist worksteal
+
 .PHONY: sanitize demo test mutants mutants-sample bench bench-peers slow thirdparty lint types check setup clean
 
 setup: $(STAMP)
@@ -21,7 +25,7 @@ demo: $(STAMP)
 	$(BIN)/recfx demo $(ARGS)
 
 test: $(STAMP)
-	$(BIN)/python -m pytest $(ARGS)
+	$(PYTEST) $(ARGS)
 
 # Mutation testing: small mistakes in the sources, which the mirror tests must notice. All of them take a night.
 mutants: $(STAMP)
@@ -39,11 +43,11 @@ bench-peers: $(PEERS)
 	$(BIN)/python -m benchmarks run --peers '*' $(ARGS)
 
 slow: $(THIRDPARTY)
-	$(BIN)/python -m pytest -m slow $(ARGS)
+	$(PYTEST) -m slow $(ARGS)
 
 # Models of other libraries: captured, optimised and compared with eager. Packages that are no dependency of recfx.
 thirdparty: $(THIRDPARTY)
-	$(BIN)/python -m pytest -m slow tests/thirdparty $(ARGS)
+	$(PYTEST) -m slow tests/thirdparty $(ARGS)
 
 # --no-deps: what they ask for includes other versions of torch and numpy, and whole training frameworks.
 $(THIRDPARTY): $(STAMP) requirements-thirdparty.txt constraints-thirdparty.txt

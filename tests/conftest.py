@@ -1,4 +1,4 @@
-"""Shared by all tests: one thread (so that timing noise and oversubscription stay out), and where real data is."""
+"""Shared by all tests: one thread in every test process (several processes share the processors), and where real data is."""
 
 from __future__ import annotations
 
@@ -24,6 +24,16 @@ settings.register_profile(
 settings.load_profile(os.environ.get("HYPOTHESIS_PROFILE", "ci" if os.environ.get("CI") else "default"))
 
 torch.set_num_threads(1)
+
+#: Memory that one test process may need; the largest models of other libraries take most of it.
+_BYTES_A_WORKER = 3 << 30
+
+
+@pytest.hookimpl(optionalhook=True)
+def pytest_xdist_auto_num_workers() -> int:
+    """How many test processes `-n auto` starts: one for each processor this process may use, fewer when memory is short."""
+    memory = os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES")
+    return max(1, min(len(os.sched_getaffinity(0)), memory // _BYTES_A_WORKER))
 
 
 def pytest_collectstart(collector: pytest.Collector) -> None:
