@@ -114,6 +114,7 @@ def _parser() -> argparse.ArgumentParser:
     drawn.add_argument("--models", type=int, default=100_000, help="default: %(default)s")
     drawn.add_argument("--out", type=Path, required=True, help="file of the results; what is there is not run again")
     drawn.add_argument("--chunk", type=int, default=random_models.CHUNK, help="models a process (default: %(default)s)")
+    drawn.add_argument("--workers", type=int, default=1, help="processes at a time (default: %(default)s)")
     drawn.set_defaults(command=_random_models)
     return parser
 
@@ -128,7 +129,7 @@ def _estimators(options: argparse.Namespace) -> int:
 
 
 def _random_models(options: argparse.Namespace) -> int:
-    for chunk in random_models.measure(options.models, options.out, options.chunk):
+    for chunk in random_models.measure(options.models, options.out, options.chunk, options.workers):
         print(f"chunk {chunk.seed}: {chunk.models} models, {len(chunk.findings)} findings", file=sys.stderr, flush=True)
     chunks = random_models.read(options.out)
     print(random_models.summary(chunks))

@@ -62,6 +62,18 @@ def test_a_wrong_backend_that_is_pinned_is_an_error(change: Any, message: str) -
         lower(program, [Doubtful(change)], runs, Exactness.EXACT)
 
 
+def without_infinities(leaves: Sequence[Any], outputs: tuple[Any, ...]) -> tuple[Any, ...]:
+    return tuple(torch.where(output.isinf(), 0.0, output) for output in outputs)
+
+
+def test_another_infinity_on_rows_of_infinities_is_a_notice() -> None:
+    program = capture(torch.nn.Linear(3, 2).eval(), (torch.randn(4, 3),))
+    runs = verify_numeric(program, program, Exactness.EXACT)
+    lowered, (notice,) = lower(program, [Doubtful(without_infinities), EagerBackend()], runs, Exactness.EXACT)
+    assert lowered.backend == "doubtful"
+    assert "doubtful backend differs on rows that hold infinities" in notice
+
+
 def test_what_the_program_refuses_a_backend_must_refuse() -> None:
     program, runs = program_and_runs()
     refused = [Run(run.name, run.leaves, None, run.truth) for run in runs]

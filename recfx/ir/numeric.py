@@ -160,6 +160,11 @@ def compare_outputs(
         extreme = inputs.startswith(EXTREME)
         if special:
             got = _where_rows_are_clean(want, got)
+        if bool((got.isnan() & ~want.isnan()).any()):
+            truth = truth if truth is not None else exact_run()
+            got = torch.where(
+                got.isnan() & truth[index].isnan(), want, got
+            )  # NaN by the formula, if not by the original's kernel
         before = want.isfinite() if special and not kernels else ~want.isnan()
         if not extreme and bool((got.isnan() & before).any()):
             raise VerificationError("a NaN appeared that was not there before", where=place)

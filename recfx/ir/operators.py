@@ -10,15 +10,15 @@ from __future__ import annotations
 import math
 import operator
 import sys
-from collections.abc import Collection
+from collections.abc import Callable, Collection
 from typing import Any
 
 import torch
 
 from recfx.errors import ArtifactError
 
-#: The dialect's operators; `recfx.ops.library.define` adds each.
-DIALECT: set[Any] = set()
+#: The dialect's operators, each with its meaning in plain torch; `recfx.ops.library.define` adds them.
+DIALECT: dict[Any, Callable[..., Any]] = {}
 
 _ELEMENTWISE = """
 abs absolute acos acosh add addcdiv addcmul angle arccos arccosh arcsin arcsinh arctan arctan2 arctanh asin asinh atan

@@ -13,11 +13,15 @@ from typing import Any
 
 import torch
 from torch import fx
+from torch.utils._python_dispatch import TorchDispatchMode
 
 from recfx.ir.bag_rows import BAGS, with_read_rows
+from recfx.ir.operators import DIALECT
 from recfx.ir.program import Program
 from recfx.ir.tables import reads_as_table
 
+_aten = torch.ops.aten
+_ATTENTION = _aten.scaled_dot_product_attention.default
 _SAMPLES = 6
 _EXACT_BELOW = 2.0**24
 #: Operators that move, compare or convert numbers: they round nothing, and what they do may hang on the last bit.
@@ -126,29 +130,73 @@ class _Double(fx.Interpreter):
         if self._wide:
             args, kwargs = torch.utils._pytree.tree_map(_wide_dtype, (args, kwargs))
             args = with_read_rows(target, args) if target in BAGS else args
+        if target is _ATTENTION:
+            return self._widened(_plain_attention(*args, **kwargs))
         return self._widened(super().call_function(target, args, kwargs))
 
     def _widened(self, value: Any) -> Any:
         return _to_double(value) if self._wide else value
 
 
+def _plain_attention(
+    query: Any, key: Any, value: Any, mask: Any = None, dropout: float = 0.0, causal: bool = False, **keywords: Any
+) -> Any:
+    """Attention by its formula. torch's fused kernel takes scores of NaN for minus infinity where a row has few keys."""
+    return _aten._scaled_dot_product_attention_math(query, key, value, mask, dropout, causal, **keywords)[0]
+
+
 class _Perturbed(_Double):
-    """The same run with operands and results of arithmetic moved by a last bit of float32."""
+    """The same run with operands and results of arithmetic moved by a last bit of float32.
+
+    An operator of the dialect is many steps of arithmetic in one: each step of its meaning in plain torch is moved.
+    """
 
     def __init__(self, program: Program, seed: int, *, wide: bool) -> None:
         super().__init__(program, wide=wide)
-        self._generator = torch.Generator().manual_seed(seed)
+        self._noise = _Noise(seed)
 
     def call_function(self, target: Any, args: Any, kwargs: Any) -> Any:
-        if not isinstance(target, torch._ops.OpOverload) or target.is_view or _name(target) in _EXACT:
+        if not _rounds(target):
             return super().call_function(target, args, kwargs)
+        if target in DIALECT:
+            with _NoiseInside(self._noise):
+                return super().call_function(DIALECT[target], args, kwargs)
         tables = target in BAGS
-        args = tuple(a if tables and i == 0 else self._moved(a) for i, a in enumerate(args))
-        return self._moved(super().call_function(target, args, kwargs))
+        args = tuple(a if tables and i == 0 else self._noise(a) for i, a in enumerate(args))
+        return self._noise(super().call_function(target, args, kwargs))
 
-    def _moved(self, value: Any) -> Any:
+
+class _NoiseInside(TorchDispatchMode):  # type: ignore[no-untyped-call]
+    """Moves operands and results of the arithmetic that runs within it."""
+
+    def __init__(self, noise: _Noise) -> None:
+        super().__init__()  # type: ignore[no-untyped-call]
+        self._noise = noise
+
+    def __torch_dispatch__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
+        if not _rounds(func) or func._schema.is_mutable:
+            return func(*args, **(kwargs or {}))
+        return self._noise(func(*self._noise(args), **(kwargs or {})))
+
+
+def _rounds(target: Any) -> bool:
+    return isinstance(target, torch._ops.OpOverload) and not target.is_view and _name(target) not in _EXACT
+
+
+class _Noise:
+    """Moves numbers by a last bit of float32, up or down at random.
+
+    Args:
+        seed: Of the directions.
+    """
+
+    def __init__(self, seed: int) -> None:
+        self._generator = torch.Generator().manual_seed(seed)
+
+    def __call__(self, value: Any) -> Any:
+        """The moved numbers of a tensor, or of the tensors in a list; other values as they are."""
         if isinstance(value, tuple | list):
-            return type(value)(self._moved(v) for v in value)
+            return type(value)(self(v) for v in value)
         if not _is_float(value) or value.device.type != "cpu" or value.dtype not in (torch.float32, torch.float64):
             return value
         if _is_exact(value):

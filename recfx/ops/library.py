@@ -33,7 +33,7 @@ def define(schema: str, reference: Callable[..., Any], fake: Callable[..., Any])
     _LIBRARY.impl(name, reference, "CompositeExplicitAutograd")  # type: ignore[no-untyped-call]
     torch.library.register_fake(f"recfx::{name}", fake, lib=_LIBRARY)
     made = getattr(torch.ops.recfx, name).default
-    DIALECT.add(made)
+    DIALECT[made] = reference
     return made
 
 

@@ -55,6 +55,10 @@ def _scores(
     builder: PlanBuilder, layers: list[mlp.Layer], params: list[fx.Node], q: Value, k: Value, parts: list[str]
 ) -> Value:
     """What the MLP says of each key, [B, L]."""
+    if not any(_TERMS[part][0] or _TERMS[part][2] for part in parts):
+        q = _zeros(builder, q)
+    if not any(_TERMS[part][1] or _TERMS[part][2] for part in parts):
+        k = _zeros(builder, k)
     split = _split_first(builder, layers[0], params, q, parts)
     if split.of_products is not None and takes_layers(builder, layers, params, k.dims[1].size):
         row = _row_term(builder, layers[0], params, q, split)
@@ -68,6 +72,12 @@ def _scores(
         emit_layer(builder, layer, params, values[-1], out, values[layer.residual] if layer.residual > 0 else None)
         values.append(out)
     return _without_last(values[-1])
+
+
+def _zeros(builder: PlanBuilder, like: Value) -> Value:
+    """Zeros in place of what the MLP does not read: its NaN times a weight of zero would be NaN."""
+    row = builder.constant(torch.zeros(like.dims[-1].size))
+    return Value(row.slot, row.offset, (*(dataclasses.replace(d, stride=0) for d in like.dims[:-1]), *row.dims))
 
 
 def _shared(builder: PlanBuilder, keys: Value) -> Value:

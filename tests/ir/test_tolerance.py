@@ -15,6 +15,7 @@ from recfx.ir import Exactness, capture
 from recfx.ir.numeric import compare_outputs
 from recfx.ir.reference_run import Reference
 from recfx.ir.tolerance import check_reassociated
+from recfx.testing import GraphBuilder
 
 
 class OneField(nn.Module):
@@ -122,3 +123,25 @@ def test_an_operator_without_float64_is_checked_in_float32_with_a_notice() -> No
     assert reference.refusal is not None
     with pytest.raises(VerificationError):
         compare_outputs([want], [want * 1.001], Exactness.REASSOC, "a test", reference)
+
+
+def test_rounding_inside_an_operator_of_the_dialect_counts() -> None:
+    """Fields that cancel leave the rounding of their squares, which is no error of the lowered program."""
+    b = GraphBuilder({"x": ("batch", 3, 4)})
+    program = b.build(b.call(torch.ops.recfx.fm.default, b.inputs["x"], False))
+    x = torch.zeros(2, 3, 4)
+    x[:, 0] = torch.randn(2, 4)
+    spread = Reference(program, (x,)).spread(0)
+    largest_square = float((x**2).max())
+    assert 1e-8 * largest_square < float(spread.max()) < 1e-5 * largest_square
+
+
+def test_scores_of_nan_give_nan_in_the_reference_at_any_number_of_keys() -> None:
+    b = GraphBuilder({"x": ("batch", 2, 4)})
+    x = b.call(torch.ops.aten.unsqueeze.default, b.inputs["x"], 1)
+    program = b.build(b.call(torch.ops.aten.scaled_dot_product_attention.default, x, x, x))
+    leaf = torch.randn(3, 2, 4)
+    leaf[1, 1, 2] = float("nan")
+    (found,) = Reference(program, (leaf,))()
+    assert found[1].isnan().all()
+    assert not found[[0, 2]].isnan().any()

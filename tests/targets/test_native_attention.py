@@ -30,6 +30,7 @@ from torch.nn import functional
 import recfx
 from recfx.ir import capture
 from recfx.ir.flat import flat_function
+from recfx.ops import attention, mlp
 from recfx.passes import default_pipeline
 from recfx.pipeline import Pipeline
 
@@ -278,3 +279,30 @@ def test_attention_runs_in_a_plan() -> None:
     ids = torch.arange(12).reshape(2, 6) + 1
     report: Any = recfx.optimize(Histories(False).eval(), "native", example_inputs=ids, measure=False).report
     assert report.backend == ("native",)
+
+
+@pytest.mark.parametrize("pool", [False, True], ids=["weights", "pooled"])
+@pytest.mark.parametrize("softmax", [False, True], ids=["scores", "softmax"])
+@pytest.mark.parametrize("parts", [["q"], ["k"], ["q-k"], ["q*k"], ["k", "q*k"], ["q", "k", "q-k", "q*k"]], ids=str)
+def test_target_attention_ignores_nan_in_what_it_does_not_read(parts: list[str], softmax: bool, pool: bool) -> None:
+    """An MLP over the keys alone gives numbers for a query of NaN, and one over the query alone for keys of NaN."""
+    rng = generator(len(parts))
+    layers, numbers = mlp.encode([mlp.Layer(0, 1, activation="sigmoid"), mlp.Layer(2)])
+    numbered = [attention.PARTS.index(part) for part in parts]
+    state = [torch.randn(s, generator=rng) for s in [(6, len(parts) * 5), (6,), (1, 6)]]
+
+    def attend(query: torch.Tensor, keys: torch.Tensor, mask: torch.Tensor, *params: torch.Tensor) -> torch.Tensor:
+        given = (list(params), layers, numbers, numbered, softmax, 1.0, attention.FILL, -7.0, pool)
+        found: torch.Tensor = attention.target_attention(query, keys, mask, *given)
+        return found
+
+    query, keys = torch.randn(4, 5, generator=rng), torch.randn(4, 9, 5, generator=rng)
+    mask = torch.rand(4, 9, generator=rng) < 0.7
+    query[0, 2], query[1] = NAN, INF
+    keys[2, 3, 1], keys[3, 4] = NAN, -INF
+    expected = attend(query, keys, mask, *state)
+    for run in lower_everywhere(attend, [query, keys, mask], state):
+        (found,) = run(query, keys, mask)
+        same(found[[0, 2]], expected[[0, 2]])
+        if not ({"q-k", "q*k"} & set(parts)):  # differences of infinities depend on the order
+            same(found, expected)

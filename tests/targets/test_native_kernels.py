@@ -194,6 +194,15 @@ def test_attention(data: st.DataObject) -> None:
     check(attend, [x, mask], [])
 
 
+@pytest.mark.parametrize("reduce", [False, True])
+def test_one_field_has_no_pairs(reduce: bool) -> None:
+    """Exact zeros, as of torch; NaN for numbers whose square is infinite."""
+    x = torch.randn(40, 1, 19, generator=generator(0))
+    x[1, 0, 3], x[2, 0, 17], x[3, 0, 4] = 1e30, float("-inf"), float("nan")
+    for run in lower_everywhere(lambda x: torch.ops.recfx.fm(x, reduce), [x]):
+        torch.testing.assert_close(run(x)[0], torch.ops.recfx.fm(x, reduce), rtol=0, atol=0, equal_nan=True)
+
+
 @relaxed
 @given(st.data())
 def test_target_attention(data: st.DataObject) -> None:

@@ -115,7 +115,9 @@ void fm_step(const RecfxStep& step, const Context& context, const Range& range) 
                 sum = sum + v;
                 squares = squares + v * v;
             }
-            const vf term = (sum * sum - squares) * 0.5f;
+            // A product that is subtracted from unrounded would leave the rounding of the other one: a single field gives exactly 0.
+            const vf whole = features == 1 ? squares : sum * sum;
+            const vf term = (whole - squares) * 0.5f;
             if (step.ints[0]) total = total + term;
             else if (left >= W) store(out + i, term);
             else store_some(out + i, term, left);
