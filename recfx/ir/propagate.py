@@ -107,22 +107,28 @@ def free_symbols(module: fx.GraphModule) -> set[str]:
 
 def fake_inputs(
     shapes: Iterable[tuple[tuple[int | str, ...], torch.dtype, torch.device]],
+    *,
+    mode: FakeTensorMode | None = None,
+    symbols: dict[str, Any] | None = None,
 ) -> list[torch.Tensor]:
-    """Fresh fake tensors in a new fake mode, one symbol for each dimension name; for graphs that are built by hand.
+    """Fresh fake tensors, one symbol for each dimension name; for graphs that are built by hand.
 
     Args:
         shapes: For each tensor its sizes (integers, dimension names or expressions over names), dtype and device.
+        mode: The fake mode; a new one by default.
+        symbols: Dimension name -> its symbol in the mode; those of new names are added.
     """
     shapes = list(shapes)
-    mode = FakeTensorMode(shape_env=ShapeEnv())
+    mode = mode or FakeTensorMode(shape_env=ShapeEnv())
     # The cache goes by the sizes' symbols, and those of a new mode were never met: filling it takes longer than computing the values.
     mode.cache_enabled = False
-    symbols: dict[str, Any] = {}
+    known: dict[str, Any] = {} if symbols is None else symbols
     for name in dict.fromkeys(n for sizes, _, _ in shapes for entry in sizes for n in dimension_names(entry)):
-        symbols[name] = new_size(mode, name, 7 + len(symbols))
+        if name not in known:
+            known[name] = new_size(mode, name, 7 + len(known))
 
     def size(entry: int | str) -> Any:
-        return entry if isinstance(entry, int) else size_expressions.evaluate(entry, symbols)
+        return entry if isinstance(entry, int) else size_expressions.evaluate(entry, known)
 
     with mode:
         return [torch.empty([size(s) for s in sizes], dtype=dtype, device=device) for sizes, dtype, device in shapes]

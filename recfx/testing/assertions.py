@@ -7,7 +7,7 @@ from functools import partial
 from typing import Any
 
 import torch
-from hypothesis import HealthCheck, Phase, given, note, settings
+from hypothesis import HealthCheck, Phase, given, note, seed, settings
 from hypothesis import strategies as st
 
 from recfx.errors import RecfxError
@@ -25,6 +25,9 @@ from recfx.testing.strategies import rec_graphs
 # All but `explain`: what choices of a graph could as well have been others takes longer to find than the smallest graph, and says less.
 _PHASES = (Phase.explicit, Phase.reuse, Phase.generate, Phase.target, Phase.shrink)
 
+# Random graphs are drawn in rounds of so many. After ten examples of one run, Hypothesis spends most of the others on variants of
+# examples that passed, which are far more alike than new ones.
+_ROUND = 9
 
 Compare = Callable[[Program, Program, Exactness], Any]
 
@@ -41,7 +44,7 @@ def assert_pass_preserves(
     program: Program | None = None,
     *,
     exactness: Exactness | None = None,
-    max_examples: int = 50,
+    max_examples: int = 100,
     shrink: bool = True,
 ) -> None:
     """Holds a pass, or every pass of a pipeline in turn, to its declaration.
@@ -69,18 +72,30 @@ def assert_pass_preserves(
         _check_all(passes, program, exactness, verify_numeric)
         return
 
-    @settings(
-        max_examples=max_examples,
-        deadline=None,
-        suppress_health_check=list(HealthCheck),
-        phases=_PHASES if shrink else _PHASES[:-1],
-    )
-    @given(rec_graphs(focus=focus_of(passes), jagged=True), st.integers(0, 2**16))
-    def holds(random_program: Program, seed: int) -> None:
+    def holds(random_program: Program, trial_seed: int) -> None:
         note(str(random_program))
-        _check_all(passes, _prepared(passes, random_program), exactness, partial(compare_on_trials, seed=seed))
+        _check_all(passes, _prepared(passes, random_program), exactness, partial(compare_on_trials, seed=trial_seed))
 
-    holds()
+    drawn = given(rec_graphs(focus=focus_of(passes), jagged=True), st.integers(0, 2**16))
+    phases = _PHASES if shrink else _PHASES[:-1]
+    first = _drawn_seed()
+    for number, start in enumerate(range(0, max_examples, _ROUND)):
+        count = min(_ROUND, max_examples - start)
+        limits = settings(max_examples=count, deadline=None, suppress_health_check=list(HealthCheck), phases=phases)
+        limits(seed(first + number)(drawn(holds)))()
+
+
+def _drawn_seed() -> int:
+    """A number that follows Hypothesis' seed: fixed when it is derandomized or forced, otherwise another at every call."""
+    numbers: list[int] = []
+
+    @settings(max_examples=3, database=None, phases=[Phase.generate], suppress_health_check=list(HealthCheck))
+    @given(st.integers(0, 2**64))
+    def draw(number: int) -> None:
+        numbers.append(number)
+
+    draw()
+    return numbers[-1]
 
 
 def compare_on_trials(before: Program, after: Program, exactness: Exactness, *, seed: int) -> None:

@@ -12,9 +12,10 @@ from torch.utils import _pytree as pytree
 from recfx.errors import VerificationError
 from recfx.ir.dead_code import remove_dead_code
 from recfx.ir.program import Program, set_state
-from recfx.ir.propagate import fake_inputs, fake_mode_of, refresh
 from recfx.ir.signature import LeafSpec, Signature
 from recfx.ir.sizes import dimension_names
+from recfx.ir.verified import remember
+from recfx.testing.fake_values import shared_values
 from recfx.testing.inputs import random_leaves
 
 Shape = Sequence[int | str]
@@ -41,7 +42,8 @@ class GraphBuilder:
         self._max_batch = max_batch
         described = {name: _split(given) for name, given in inputs.items()}
         cpu = torch.device("cpu")
-        fakes = fake_inputs([(tuple(shape), dtype, cpu) for shape, dtype in described.values()])
+        self._values = shared_values()
+        fakes = self._values.inputs([(tuple(shape), dtype, cpu) for shape, dtype in described.values()])
         for name, fake in zip(described, fakes, strict=True):
             node = self.graph.placeholder(name)
             node.meta["val"] = fake
@@ -49,7 +51,6 @@ class GraphBuilder:
         self._leaves = tuple(
             LeafSpec(name, "tensor", dtype, cpu, tuple(shape)) for name, (shape, dtype) in described.items()
         )
-        self._module = fx.GraphModule(self._root, fx.Graph())
 
     @property
     def root(self) -> torch.nn.Module:
@@ -61,7 +62,7 @@ class GraphBuilder:
         if name not in self._reads:
             set_state(self._root, name, tensor)
             node = self.graph.get_attr(name)
-            node.meta["val"] = fake_mode_of(self.graph).from_tensor(tensor, static_shapes=True)
+            node.meta["val"] = self._values.state(tensor)
             self._reads[name] = node
         return self._reads[name]
 
@@ -72,12 +73,12 @@ class GraphBuilder:
             VerificationError: The operator rejects its arguments.
         """
         node = self.graph.call_function(target, args, kwargs)
-        self._module._graph = self.graph  # assigned past the setter, which would generate code for every operator
         try:
-            refresh(self._module, [node])
+            node.meta["val"] = self._values.result(node)
         except VerificationError:
             self.graph.erase_node(node)
             raise
+        remember(node)
         return node
 
     def build(self, *outputs: fx.Node, seed: int = 0, batch: int = 3) -> Program:

@@ -3,13 +3,14 @@
 from __future__ import annotations
 
 import dataclasses
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Iterator, Sequence
 from types import CodeType, FunctionType
 from typing import Any
 
 import torch
 
 from recfx.pipeline import Pass
+from recfx.testing.arguments import TWIN, optional_arguments
 from recfx.testing.steps import STEPS
 
 _MAX_DEPTH = 4
@@ -29,6 +30,38 @@ class Focus:
     rooted: tuple[str, ...] = ()
     named: tuple[str, ...] = ()
     numbers: tuple[Any, ...] = ()
+
+    @property
+    def operators(self) -> frozenset[Any]:
+        """The operators that steps of their own add and the pass is rooted at or names."""
+        return frozenset(t for name in _alone((*self.rooted, *self.named)) for t in STEPS[name].operators)
+
+    def groups(self, every: Sequence[str]) -> list[tuple[str, ...]]:
+        """Groups of steps, each as likely as any other, to draw the next step from.
+
+        Args:
+            every: The steps to choose from without a focus.
+        """
+        rooted, named = self.rooted or self.named, self.named or self.rooted
+        if not rooted:  # it compares nodes, whatever they are
+            return [(TWIN,), (TWIN,), _with_keywords(every), tuple(every)]
+        patterns = tuple(name for name in {*rooted, *named} if len(STEPS[name].operators & self.operators) > 1)
+        groups = [_alone(rooted), _alone(rooted), rooted, _alone(named), tuple(sorted(patterns)), (TWIN,), tuple(every)]
+        return [group for group in groups if group]
+
+
+def _alone(names: Iterable[str]) -> tuple[str, ...]:
+    """The steps that add one operator only."""
+    return tuple(name for name in names if len(STEPS[name].operators) == 1)
+
+
+def _with_keywords(names: Iterable[str]) -> tuple[str, ...]:
+    """The steps that add an operator with arguments by keyword only."""
+    return tuple(
+        name
+        for name in names
+        if any(option.by_keyword for target in STEPS[name].operators for option in optional_arguments(target).values())
+    )
 
 
 def focus_of(passes: Iterable[Pass]) -> Focus:

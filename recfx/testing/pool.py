@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Collection, Sequence
 from typing import Any
 
 import torch
@@ -47,15 +47,22 @@ class Pool:
         generator: Source of all weights.
         fields: Columns of the input `ids`.
         numbers: Numbers to prefer among constants, such as those a pass looks for.
+        favoured: Operators whose results are preferred as operands, such as those a pass looks for.
     """
 
     def __init__(
-        self, builder: GraphBuilder, generator: torch.Generator, fields: int, numbers: Sequence[Any] = ()
+        self,
+        builder: GraphBuilder,
+        generator: torch.Generator,
+        fields: int,
+        numbers: Sequence[Any] = (),
+        favoured: Collection[Any] = (),
     ) -> None:
         self.builder = builder
         self.generator = generator
         self.fields = fields
         self.numbers = tuple(numbers)
+        self.favoured = frozenset(favoured)
         self.values: list[fx.Node] = [n for name, n in builder.inputs.items() if name in ("dense", "sequence", "mask")]
         self.tables: list[str] = []
         self._degrees: dict[fx.Node, int] = {}
@@ -72,11 +79,16 @@ class Pool:
         self.values.append(node)
 
     def choose(self, draw: Any, items: Sequence[fx.Node]) -> fx.Node:
-        """One of some nodes, latest first: the latest, one of the three latest, or any, so that operators often follow each other."""
+        """One of some nodes, latest first: the latest, one of the three latest, the result of a favoured operator, or any.
+
+        So operators often follow each other, those that a pass looks for above all.
+        """
         if not items:
             reject()  # no value has the shape that the step needs: Hypothesis draws another graph
         latest = list(items)[::-1]
-        node: fx.Node = draw(st.sampled_from(latest[: draw(st.sampled_from([1, 3, len(latest)]))]))
+        favoured = [node for node in latest if node.target in self.favoured]
+        groups = [latest[:1], latest[:3], latest, *([favoured, favoured] if favoured else [])]
+        node: fx.Node = draw(st.sampled_from(draw(st.sampled_from(groups))))
         return node
 
     def pick(self, draw: Any, rank: int | None = 2, *, degree: int = 8, steady: bool = False) -> fx.Node:

@@ -9,6 +9,7 @@ from recfx.testing import (  # noqa: F401 - they register their steps
     steps_matrix,
     steps_patterns,
     steps_shapes,
+    steps_twins,
 )
 from recfx.testing.pool import Pool
 from recfx.testing.step_table import STEPS, Step

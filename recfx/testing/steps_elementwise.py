@@ -102,6 +102,8 @@ def _broadcast(pool: Pool, draw: Any, first: fx.Node, degree: int = 8) -> Any:
 
 
 def _arithmetic(pool: Pool, draw: Any, target: Any) -> None:
+    if draw(st.integers(0, 7)) == 7:
+        return pool.keep(pool.call(target, pool.builder.inputs["ids"], pool.number(draw)))
     first = _any(pool, draw, degree=2 if target is _aten.mul.Tensor else 8)
     second = _broadcast(pool, draw, first, 2 if target is _aten.mul.Tensor else 8)
     swap = isinstance(second, fx.Node) and draw(st.booleans())

@@ -6,16 +6,11 @@ from typing import Any
 
 import torch
 from hypothesis import strategies as st
-from torch import fx
 
-from recfx.errors import VerificationError
-from recfx.testing.pool import Pool, is_float, sizes, width
+from recfx.testing.pool import Pool, width
 from recfx.testing.step_table import step
 
 _aten = torch.ops.aten
-
-#: Operators with a flag for training, under which they draw numbers or look at the whole batch.
-_MODAL = {_aten.dropout.default, _aten.batch_norm.default}
 
 
 @step("dot", _aten.stack.default, _aten.bmm.default, _aten.index.Tensor)
@@ -116,50 +111,3 @@ def _repeat(pool: Pool, draw: Any) -> None:
     source = pool.pick(draw)
     twice = [pool.call(_aten.sigmoid.default, source) for _ in range(2)]
     pool.keep(pool.call(_aten.add.Tensor, *twice))
-
-
-@step("twin")
-def _twin(pool: Pool, draw: Any) -> None:
-    """An operator again, the same or with one argument changed: another value, another constant, a keyword more or less."""
-    calls = [n for n in pool.builder.graph.nodes if isinstance(n.target, torch._ops.OpOverload)]
-    calls = [n for n in calls if n.target not in _MODAL and isinstance(n.meta.get("val"), torch.Tensor)]
-    if not calls:
-        return
-    node = pool.choose(draw, calls)
-    args, kwargs = list(node.args), dict(node.kwargs)
-    missing = [name for name in ("alpha", "beta") if name not in kwargs and name in _keywords(node.target)]
-    place = draw(st.sampled_from([None, *missing, *kwargs, *range(len(args))]))
-    if place in missing:
-        kwargs[place] = 2
-    elif isinstance(place, str):
-        changed = _changed(pool, draw, kwargs.pop(place))
-        kwargs |= {place: changed} if draw(st.booleans()) else {}
-    elif place is not None:
-        args[place] = _changed(pool, draw, args[place])
-    try:
-        pool.keep(pool.call(node.target, *args, **kwargs))
-    except VerificationError:
-        return
-
-
-def _keywords(target: Any) -> set[str]:
-    """The arguments that an operator takes by keyword only."""
-    return {argument.name for argument in target._schema.arguments if argument.kwarg_only}
-
-
-def _changed(pool: Pool, draw: Any, value: Any) -> Any:
-    """An argument like another: of equal value and another type, or of another value."""
-    if isinstance(value, bool):
-        return draw(st.sampled_from([not value, int(value)]))
-    if isinstance(value, int):
-        return draw(st.sampled_from([value + 1, -value, float(value), *([bool(value)] if value in (0, 1) else [])]))
-    if isinstance(value, float):
-        return draw(st.sampled_from([value * 2, -value, value + 1]))
-    if isinstance(value, fx.Node) and is_float(value):
-        others = [
-            n
-            for n in (*pool.values, *pool.builder.graph.find_nodes(op="get_attr"))
-            if is_float(n) and sizes(n) == sizes(value)
-        ]
-        return pool.choose(draw, others) if others else value
-    return value

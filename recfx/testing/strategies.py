@@ -55,16 +55,15 @@ def rec_graphs(
     inputs = _inputs(draw, width, fields, jagged)
     builder = GraphBuilder(inputs)
     generator = torch.Generator().manual_seed(draw(st.integers(0, 2**16), label="seed of weights"))
-    pool = Pool(builder, generator, fields, focus.numbers if focus else ())
-    choice = st.sampled_from(sorted(steps or STEPS))
-    if focus is not None:
-        rooted, named = focus.rooted or focus.named, focus.named or focus.rooted
-        drawn = [st.sampled_from(names) for names in (rooted, named, rooted) if names]
-        choice = st.one_of(*drawn, st.just("twin"), choice)
+    every = sorted(steps or STEPS)
+    if focus is None:
+        pool, groups = Pool(builder, generator, fields), [tuple(every)]
+    else:
+        pool, groups = Pool(builder, generator, fields, focus.numbers, focus.operators), focus.groups(every)
     if "offsets" in inputs:
         STEPS["jagged-bag"](pool, draw)
     for _ in range(draw(st.sampled_from(_step_counts(max_steps)), label="steps")):
-        STEPS[draw(choice, label="step")](pool, draw)
+        STEPS[draw(st.sampled_from(draw(st.sampled_from(groups))), label="step")](pool, draw)
     seed = draw(st.integers(0, 2**16), label="seed of inputs")
     outputs = _outputs(draw, pool)
     program = builder.build(*outputs, seed=seed, batch=draw(st.integers(2, 5), label="example batch"))
