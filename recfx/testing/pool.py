@@ -64,6 +64,7 @@ class Pool:
         self.numbers = tuple(numbers)
         self.favoured = frozenset(favoured)
         self.values: list[fx.Node] = [n for name, n in builder.inputs.items() if name in ("dense", "sequence", "mask")]
+        self.made: list[fx.Node] = []
         self.tables: list[str] = []
         self._degrees: dict[fx.Node, int] = {}
 
@@ -75,8 +76,11 @@ class Pool:
             reject()
 
     def keep(self, node: fx.Node) -> None:
-        """Makes a value available to later steps."""
-        self.values.append(node)
+        """Makes a value an output, and an operand of later steps when only its first size is free."""
+        self.made.append(node)
+        held = node.meta["val"]
+        if isinstance(held, torch.Tensor) and all(isinstance(size, int) for size in held.shape[1:]):
+            self.values.append(node)
 
     def choose(self, draw: Any, items: Sequence[fx.Node]) -> fx.Node:
         """One of some nodes, latest first: the latest, one of the three latest, the result of a favoured operator, or any.
@@ -217,5 +221,7 @@ def sizes(node: fx.Node) -> list[str]:
 
 
 def width(node: fx.Node) -> int:
-    """The last size of a value."""
-    return int(node.meta["val"].shape[-1])
+    """The last size of a value, which is not free."""
+    size = node.meta["val"].shape[-1]
+    assert isinstance(size, int)  # int() of a free size would fix it
+    return size

@@ -103,7 +103,7 @@ def _inputs(draw: Draw, width: int, fields: int, jagged: bool) -> dict[str, Any]
 
 def _outputs(draw: Draw, pool: Pool) -> list[Any]:
     """Every value that nothing reads, and some of those that something reads."""
-    made = [v for v in dict.fromkeys(pool.values) if v.op != "placeholder"]
+    made = [v for v in dict.fromkeys(pool.made) if v.op != "placeholder"]
     unread = [v for v in made if not v.users]
     shared = [v for v in made if v.users]
     which = draw(st.sampled_from(["none", "all", "some"]), label="values read and returned") if shared else "none"
