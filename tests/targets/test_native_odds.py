@@ -101,6 +101,43 @@ def test_einsum(equation: str, turned: bool) -> None:
             torch.testing.assert_close(run(left[:rows], right[:rows])[0], product(left[:rows], right[:rows]))
 
 
+#: Of floats [B, 3, 4], and of matrices [3, 4], [4, 5], [5, 3, 4] that are the same for every row.
+CONSTANT_EINSUMS: dict[str, tuple[str, tuple[int, ...]]] = {
+    "a mix of places": ("bsd,st->btd", (0, 1)),
+    "a mix of places, turned": ("ts,bsd->btd", (1, 0)),
+    "a layer a head": ("bsd,hsd->bhs", (0, 3)),
+    "experts": ("bsd,hsd->bh", (0, 3)),
+    "experts with places": ("bsd,hkd->bshk", (0, 3)),
+    "a layer on another axis": ("bsd,sk->bkd", (0, 1)),
+    "columns first": ("de,bsd->ebs", (2, 0)),
+    "three": ("bsd,st,de->bte", (0, 1, 2)),
+    "three, both of the batch": ("bsd,bsd,de->bse", (0, 0, 2)),
+    "three, summed at the end": ("bsd,hsd,bsd->bh", (0, 3, 0)),
+    "four": ("bsd,st,de,bsd->bste", (0, 1, 2, 0)),
+}
+
+
+@pytest.mark.parametrize("name", CONSTANT_EINSUMS)
+@pytest.mark.parametrize("held", [False, True], ids=["inputs", "constants"])
+def test_einsum_with_the_same_matrix_for_every_row(name: str, held: bool) -> None:
+    equation, which = CONSTANT_EINSUMS[name]
+    rng = generator(5)
+    drawn = [torch.randn(shape, generator=rng) for shape in ((3, 3, 4), (3, 3), (4, 5), (5, 3, 4))]
+    batch = torch.export.Dim("batch", min=1, max=100)
+
+    def product(*given: torch.Tensor) -> torch.Tensor:
+        found = torch.einsum(equation, *(given[i] for i in which))
+        return found.transpose(0, equation.partition("->")[2].index("b")).contiguous()
+
+    inputs, state = (drawn[:1], drawn[1:]) if held else (drawn, [])
+    shapes = ({0: batch}, *({} for _ in inputs[1:]))
+    for run in lower_everywhere(product, inputs, state, dynamic_shapes=(shapes,)):
+        for rows in (1, 3):
+            given = [drawn[0][:rows], *drawn[1:]]
+            near_enough = {"rtol": 1e-5, "atol": 1e-5}
+            torch.testing.assert_close(run(*given[: len(inputs)])[0], product(*given), **near_enough)
+
+
 @pytest.mark.parametrize("dims", [([-1], [0]), ([2], [1])])
 def test_tensordot_with_a_constant(dims: Any) -> None:
     rng = generator(4)
