@@ -2,7 +2,8 @@
 
     op(state, literals) -> state
 
-This covers aranges and index tables, masks of fixed size, casts of weights, and whole graph propagations such as LightGCN's.
+This covers aranges and index tables, masks of fixed size, casts of weights, and whole graph propagations such as LightGCN's, with
+the sizes in them that values of the state tell.
 
 Requires: functional. Exactness: EXACT.
 """
@@ -16,6 +17,7 @@ from typing import Any
 import torch
 from torch import fx
 
+from recfx.ir.dead_code import EFFECTS
 from recfx.ir.program import Program
 from recfx.passes._match import is_random, value
 from recfx.pipeline import Pass, PassContext, PassSpec, register
@@ -38,9 +40,15 @@ class FoldConstants(Pass):
         constant = _constant_nodes(ctx)
         budget = self.max_growth_bytes
         for node in [n for n in ctx.nodes() if n in constant and _leaves_the_constant_part(n, constant)]:
+            if _is_number(node):
+                if ctx.gate("fold", node):
+                    _fold_number(ctx, node)
+                continue
             held = value(node)
             if held is None:
                 continue
+            if any(not isinstance(size, int) for size in held.shape):  # sizes that values of the state tell
+                held = _evaluate(ctx, node, {})
             growth = held.numel() * held.element_size() - _freed_bytes(ctx, node, constant)
             if growth > budget:
                 ctx.miss("fold", node, f"the result is {growth:,} bytes larger than what it replaces")
@@ -62,8 +70,8 @@ def _constant_nodes(ctx: PassContext) -> set[fx.Node]:
 
 
 def _foldable(node: fx.Node) -> bool:
-    """Whether the operator gives tensors (or parts of a list of them) and has no effect."""
-    if node.target is operator.getitem:
+    """Whether the operator gives tensors (or parts of a list of them) or a number, and has no effect."""
+    if node.target is operator.getitem or _is_number(node):
         return True
     if not isinstance(node.target, torch._ops.OpOverload):
         return False
@@ -71,6 +79,23 @@ def _foldable(node: fx.Node) -> bool:
     return isinstance(held, torch.Tensor) or (
         isinstance(held, tuple | list) and all(isinstance(v, torch.Tensor) for v in held)
     )
+
+
+def _is_number(node: fx.Node) -> bool:
+    """Whether a node gives a size or another number."""
+    return isinstance(node.meta.get("val"), torch.SymInt | torch.SymFloat | torch.SymBool | int | float)
+
+
+def _fold_number(ctx: PassContext, node: fx.Node) -> None:
+    """Writes a number that the state tells into the operators that read it; checks of it that hold go."""
+    with torch.no_grad():
+        number = _evaluate(ctx, node, {})
+    for user in list(node.users):
+        user.args, user.kwargs = fx.map_arg((user.args, user.kwargs), lambda n: number if n is node else n)
+        if user.target in EFFECTS and not user.all_input_nodes:
+            assert callable(user.target)
+            user.target(*user.args, **user.kwargs)
+            ctx.graph.erase_node(user)
 
 
 def _leaves_the_constant_part(node: fx.Node, constant: set[fx.Node]) -> bool:

@@ -16,6 +16,14 @@ from recfx.zoo import MODELS
 
 X = (torch.randn(3, 4),)
 
+
+def _checked(module: nn.Module, x: torch.Tensor) -> torch.Tensor:
+    count = module.w.item()
+    torch._check(count >= 0)
+    torch._check(count <= 4)
+    return x[:, :4] * count
+
+
 FIRES = {
     "a computed weight": Case(
         lambda: Function(lambda m, x: x * (m.w * 2 + 1), w=nn.Parameter(torch.randn(4))), X, 1, {"aten.add.Tensor": 0}
@@ -38,6 +46,23 @@ FIRES = {
         X,
         2,
         {"aten.exp": 0},
+    ),
+    "a size that values of the state tell": Case(
+        lambda: Function(
+            lambda m, x: x + torch.ones(m.w[m.w != 2].shape[0] + 1, 4).sum(0), w=nn.Buffer(torch.arange(4))
+        ),
+        X,
+        3,
+        {"aten.ones": 0, "aten.index.Tensor": 0, "aten._assert_scalar": 0},
+    ),
+    "a number in the state": Case(
+        lambda: Function(lambda m, x: x * m.w[1].item() + m.w.sum().item(), w=nn.Buffer(torch.arange(4))),
+        X,
+        2,
+        {"aten.item": 0, "aten._local_scalar_dense": 0},
+    ),
+    "a checked number": Case(
+        lambda: Function(_checked, w=nn.Buffer(torch.tensor(3))), X, 3, {"aten.item": 0, "aten._assert_scalar": 0}
     ),
 }
 
