@@ -75,6 +75,13 @@ class PlanBuilder:
         packer: Packs the weights, for all plans of a program.
         batch: The batch's symbol, None when all sizes are fixed.
         inside: Whether a node may belong to this plan; decides which concatenations producers write into.
+
+    Attributes:
+        slots: Where tensors lie.
+        steps: What is computed, in order.
+        values: Node -> where its tensor lies.
+        parts: Node that gives several tensors at once -> where they lie.
+        lowered: The nodes that the plan computes.
     """
 
     def __init__(self, module: torch.nn.Module, packer: Packer, batch: Any, inside: Callable[[fx.Node], bool]) -> None:
@@ -84,6 +91,7 @@ class PlanBuilder:
         self.slots: list[Slot] = []
         self.steps: list[Step] = []
         self.values: dict[fx.Node, Value] = {}
+        self.parts: dict[fx.Node, list[Value]] = {}
         self.lowered: list[fx.Node] = []
         self._inside = inside
         self._placed: dict[fx.Node, Value] = {}

@@ -133,16 +133,9 @@ class Partitioner:
             snapshot = Snapshot(builder)
             try:
                 function(builder, node)
-            except Exception as reason:
-                if not isinstance(reason, Unsupported) and not asks_for_data(reason):
-                    raise
+            except Exception as error:  # noqa: BLE001 - `_reason` raises again what no rule may raise
+                self.refused[node] = _reason(error)
                 snapshot.restore(builder)
-                self.refused[node] = str(reason).splitlines()[0]
-                continue
-            except (ArithmeticError, AttributeError, LookupError, TypeError, ValueError) as error:
-                # An argument of a form that the rule does not know, such as a size where it reads a number: torch runs it.
-                snapshot.restore(builder)
-                self.refused[node] = f"its rule does not take these arguments: {type(error).__name__}: {error}"
                 continue
             builder.lowered.append(node)
             taken.append(node)
@@ -243,6 +236,16 @@ class Partitioner:
                 self._copy(source)
             self.copies[node] = self.graph.node_copy(node, lambda n: self.copies[n])
         return self.copies[node]
+
+
+def _reason(error: Exception) -> str:
+    """Why torch runs a node whose rule raised; any other error is raised again."""
+    if isinstance(error, Unsupported) or asks_for_data(error):
+        return str(error).splitlines()[0]
+    if isinstance(error, ArithmeticError | AttributeError | LookupError | TypeError | ValueError):
+        # An argument of a form that the rule does not know, such as a size where it reads a number.
+        return f"its rule does not take these arguments: {type(error).__name__}: {error}"
+    raise error
 
 
 def _is_size(node: fx.Node) -> bool:

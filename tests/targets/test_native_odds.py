@@ -10,6 +10,7 @@ import torch
 from native_kit import LEVELS, generator, lower_everywhere, near, needs_kernels, partition, program_of
 
 from recfx.ir.flat import flat_function
+from recfx.targets.native.rules import RULES
 
 pytestmark = needs_kernels
 
@@ -237,3 +238,23 @@ def test_what_stays_with_torch(name: str) -> None:
     batch = torch.export.Dim("batch", min=1, max=100)
     made = partition(program_of(REFUSED[name], [x], dynamic_shapes=(({0: batch},),)), LEVELS[0])
     assert made.refused
+
+
+def _raising(error: Exception) -> Callable[[Any, Any], None]:
+    def rule(builder: Any, node: Any) -> None:
+        raise error
+
+    return rule
+
+
+@pytest.mark.parametrize("error", [TypeError("a size"), IndexError("no argument"), ZeroDivisionError("by zero")])
+def test_a_rule_that_does_not_know_its_arguments_leaves_the_node_to_torch(
+    error: Exception, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setitem(RULES, torch.ops.aten.relu.default, _raising(error))
+    made = partition(program_of(lambda x: torch.relu(x) + 1, [torch.randn(3, 4)]), LEVELS[0])
+    (reason,) = made.refused.values()
+    assert reason.startswith("its rule does not take these arguments")
+    monkeypatch.setitem(RULES, torch.ops.aten.relu.default, _raising(RuntimeError("a fault of the backend")))
+    with pytest.raises(RuntimeError, match="a fault"):
+        partition(program_of(lambda x: torch.relu(x) + 1, [torch.randn(3, 4)]), LEVELS[0])
