@@ -40,7 +40,7 @@ def _einsum(builder: PlanBuilder, node: fx.Node) -> None:
         read = set(found.group(2)).union(*(letters for letters, _ in rest))
         kept = "".join(letter for letter in dict.fromkeys(left[0] + right[0]) if letter in read)
         operands = [(kept, _contract(builder, left, right, kept, None)), *rest]
-    builder.values[node] = _contract(builder, *operands, found.group(2), node)
+    builder.values[node] = _contract(builder, operands[0], operands[1], found.group(2), node)
 
 
 def _contract(builder: PlanBuilder, left: _Lettered, right: _Lettered, output: str, node: fx.Node | None) -> Value:

@@ -23,6 +23,8 @@ for _target, _like in {
     _aten.reshape_as.default: _aten.view.default,
     _aten.type_as.default: _aten.to.dtype,
     _aten.to.other: _aten.to.dtype,
+    _aten.to.device: _aten.to.dtype,
+    _aten.numpy_T.default: _aten.t.default,
     _aten.broadcast_to.default: _aten.expand.default,
     _aten.positive.default: _aten.alias.default,
     _aten.concat.default: _aten.cat.default,

@@ -12,10 +12,10 @@ from typing import Any
 import torch
 from torch import fx
 
-from recfx.targets.native.builder import PlanBuilder
+from recfx.targets.native.builder import PlanBuilder, rows_of
 from recfx.targets.native.rules import rule
 from recfx.targets.native.rules_composites import SIGMOID
-from recfx.targets.native.rules_gemm import emit_gemm, rows_of
+from recfx.targets.native.rules_gemm import emit_gemm
 from recfx.targets.native.rules_pointwise import ADD, MUL, SUB, Operation, emit_pointwise
 from recfx.targets.native.rules_view import PART_RULES, PARTS, narrowed
 from recfx.targets.native.values import Dim, Unsupported, Value

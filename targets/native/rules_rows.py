@@ -12,9 +12,12 @@ from recfx.targets.native.builder import PlanBuilder, rows_of, three_runs, view
 from recfx.targets.native.rules import rule
 from recfx.targets.native.rules_gemm import emit_norm, even_rows
 from recfx.targets.native.rules_integer import emit_integer_sum
+from recfx.targets.native.rules_pointwise import Operation, emit_pointwise
 from recfx.targets.native.values import Unsupported, Value
 
 _aten = torch.ops.aten
+
+MAGNITUDE = 17
 _REDUCTIONS: dict[Any, int] = {
     _aten.sum.dim_IntList: 0,
     _aten.mean.dim: 1,
@@ -22,6 +25,16 @@ _REDUCTIONS: dict[Any, int] = {
     _aten.amin.default: 3,
     _aten.linalg_vector_norm.default: 4,
 }
+
+#: Order of a vector's norm -> the reduction; of the magnitudes, for all but 2.
+_ORDERS = {2: 4, 1: 0, float("inf"): 2, float("-inf"): 3}
+
+
+def _magnitudes(builder: PlanBuilder, value: Value) -> Value:
+    """The elements without their signs."""
+    found = builder.temp(value.dims)
+    emit_pointwise(builder, [value], found, [Operation(MAGNITUDE, 0)], [])
+    return found
 
 
 @rule(*_REDUCTIONS)
@@ -35,10 +48,13 @@ def _reduce(builder: PlanBuilder, node: fx.Node) -> None:
         raise Unsupported(f"it reduces {builder.dtype(value)}")
     rank = len(value.dims)
     position = 1
+    code = _REDUCTIONS[node.target]
     if node.target is _aten.linalg_vector_norm.default:
-        if len(node.args) > 1 and node.args[1] not in (2, 2.0):
-            raise Unsupported("a norm of another order")
-        position = 2
+        order: Any = node.args[1] if len(node.args) > 1 else node.kwargs.get("ord", 2)
+        if order not in _ORDERS:
+            raise Unsupported(f"a norm of order {order}")
+        code, position = _ORDERS[order], 2
+        value = value if order == 2 else _magnitudes(builder, value)
     given: Any = node.args[position] if len(node.args) > position else node.kwargs.get("dim")
     dims = sorted({int(d) % rank for d in ([given] if isinstance(given, int) else given or range(rank))})
     if any(value.dims[d].batch for d in dims):
@@ -53,7 +69,7 @@ def _reduce(builder: PlanBuilder, node: fx.Node) -> None:
     out = builder.result(node)
     outer, _, inner = groups
     source = view(value, list(groups))
-    builder.emit(Kind.REDUCE, out, [(outer[0], inner[0]), (inner[0], 1)], {0: source}, ints=[_REDUCTIONS[node.target]])
+    builder.emit(Kind.REDUCE, out, [(outer[0], inner[0]), (inner[0], 1)], {0: source}, ints=[code])
     builder.values[node] = out
 
 

@@ -23,6 +23,18 @@ FUNCTIONS: dict[str, Function] = {
     "floats as a mask": lambda x, i: x.bool() & (i > 1),
     "masks as floats": lambda x, i: (i > 1).float() * x,
     "whole numbers as floats": lambda x, i: i.float() + x,
+    "a mask by dtype and device": lambda x, i: i.to(torch.device("cpu"), torch.bool) & (i > 1),
+    "floats by device": lambda x, i: i.to("cpu", torch.float32) + x,
+    "turned by .T": lambda x, i: (x.T * 2).T + x,
+    "a mask indexed by rows and columns": lambda x, i: (
+        i.to(torch.device("cpu"), torch.bool)[
+            torch.arange(i.shape[0])[:, None, None, None], torch.arange(4)[None, None, None, :]
+        ]
+        & (i > 1)[:, None, :, None]
+    ),
+    "a norm of magnitudes": lambda x, i: torch.linalg.vector_norm(x.reshape(-1, 2, 2), 1, dim=2) + 1,
+    "the largest magnitude": lambda x, i: torch.linalg.vector_norm(x, float("inf"), dim=1, keepdim=True) * x,
+    "the smallest magnitude": lambda x, i: torch.linalg.vector_norm(x, float("-inf"), dim=-1) * x[:, 0],
     "each several times": lambda x, i: x.repeat_interleave(3, 1),
     "each several times, a single one": lambda x, i: x.unsqueeze(2).repeat_interleave(5, 2) * 2,
     "each several times, whole numbers": lambda x, i: i.repeat_interleave(2, dim=1),
