@@ -3,7 +3,7 @@
     cat([embedding(W1, x[:, 0]), bag(W2, i, o), dense], 1) -> grouped_lookup(...)
     stack([embedding(W1, x[:, 0]), ...], 1)                 -> view(grouped_lookup(...))
     embedding(W1, i), embedding(W2, j)                      -> two slices of grouped_lookup(...)
-    bag(W, ids, offsets) with offsets from the inputs       -> grouped_lookup(...), even alone
+    bag(W, ids)                                             -> grouped_lookup(...), even alone
 
 A lookup that several concatenations read is made once: the widest gets the buffer, the others read columns of it.
 
@@ -20,7 +20,7 @@ from torch import fx
 
 from recfx.ir.numeric import Exactness
 from recfx.ir.program import Origin, Program
-from recfx.ops.lookup import JAGGED, decode, grouped_lookup
+from recfx.ops.lookup import decode, grouped_lookup
 from recfx.passes._buffers import JOINS, Layout, Part, conflict, downstream, join_lead, layout_of, runs
 from recfx.passes._id_columns import column_count, rows_of
 from recfx.passes._lookups import Read, is_lookup, match_lookup
@@ -63,14 +63,14 @@ class FuseLookups(Pass):
         ctx.sweep()
 
     def _group(self, ctx: PassContext, group: list[tuple[fx.Node, int, list[Read]]]) -> None:
-        """One grouped lookup for lookups that feed no common concatenation, or for one jagged bag, whose kernels the dialect alone has."""
+        """One grouped lookup for lookups that feed no common concatenation, or for one bag, whose kernels the dialect alone has."""
         first = group[0][0]
         features = [read.feature for _, _, reads in group for read in reads]
-        jagged_alone = len(group) == 1 and first.target is operator.getitem and features[0].length == JAGGED
-        if not jagged_alone and (len(features) < self.at_least or len(group) < 2):
+        bag_alone = len(group) == 1 and first.target is operator.getitem
+        if not bag_alone and (len(features) < self.at_least or len(group) < 2):
             ctx.miss("side-by-side", first, "no other lookup has the same rows and no concatenation reads it")
             return
-        if not ctx.gate("alone" if jagged_alone else "side-by-side", first):
+        if not ctx.gate("alone" if bag_alone else "side-by-side", first):
             return
         start, layout = 0, Layout(first, group[0][1])
         for node, lead, reads in group:

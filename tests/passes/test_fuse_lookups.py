@@ -73,6 +73,7 @@ REASSOC = {
     "bag with padding": case(bag(padding_idx=3), after=BAGGED),
     "mean bag with negative padding": case(bag("mean", padding_idx=-1), after=BAGGED),
     "weighted bag": case(bag(), IDS, WEIGHTS, after=BAGGED),
+    "a bag alone": case(lambda m, i: F.embedding_bag(i, m.a.weight, mode="sum") * 2, after=BAGGED),
     "stack read twice": case(interaction, IDS, DENSE),
     "first order summed": case(lambda m, i: torch.stack([m.one(i[:, k]) for k in range(3)], 1).sum((1, 2))),
     "two consumers": case(two_consumers, IDS, DENSE, fired=2, after={"recfx.grouped_lookup": 1, "aten.embedding": 0}),
