@@ -28,7 +28,7 @@ from recfx.ir.jagged import batch_leaf, is_jagged
 from recfx.ir.model_state import ModelState, unchanged
 from recfx.ir.one_row import can_be_cut, for_two_rows, refusal_of_one_row, specialise_rows
 from recfx.ir.program import Program, copy_module
-from recfx.ir.propagate import free_symbols, refresh
+from recfx.ir.propagate import fake_mode_of, free_symbols, refresh
 from recfx.ir.shapes import BATCH, infer_dynamic_shapes, positions, sizes_of, widen_batch
 from recfx.ir.signature import LeafSpec, Signature
 from recfx.ir.size_inputs import fixed_size_notices, with_size_inputs
@@ -194,6 +194,8 @@ def _to_program(
     module = copy_module(module)
     _flat_output(module)
     refresh(module)
+    mode = fake_mode_of(module.graph)
+    mode.cache_enabled = torch._dynamo.config.fake_tensor_cache_enabled  # passes compute the same values often
     if free - free_symbols(module):
         raise CaptureError(
             "an operator of the model fixes a dimension that must be free, when its shapes are recomputed",

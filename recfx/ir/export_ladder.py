@@ -92,7 +92,9 @@ def _automatic(shapes: Any) -> Any:
 
 
 def _run_export(model: torch.nn.Module, call: Call, shapes: Any, strict: bool) -> torch.export.ExportedProgram:
-    with quiet(), nullcontext() if strict else _data_as_detach():
+    # A trace computes most values once: looking for them in the cache of fake values, and filling it, takes a third of the time.
+    uncached = torch._dynamo.config.patch(fake_tensor_cache_enabled=False)
+    with quiet(), uncached, nullcontext() if strict else _data_as_detach():
         exported = torch.export.export(model, call.args, call.kwargs, dynamic_shapes=shapes, strict=strict)
     fakes = [n for n, v in exported.constants.items() if isinstance(v, torch._subclasses.FakeTensor)]
     if fakes:

@@ -36,11 +36,11 @@ def for_two_rows(program: Program) -> Program:
     if program.signature.dims.get(BATCH, (0, 0))[0] != 1 or (program.signature.dims[BATCH][1] or 2) < 2:
         return program
     result = program.clone()
-    for node in _squeezes(result):
-        if _drops_a_free_dimension(node):
+    if dropping := [node for node in _squeezes(result) if _drops_a_free_dimension(node)]:
+        for node in dropping:
             _keep_free_dimensions(node)
-    result.module.recompile()
-    refresh(result.module)
+        result.module.recompile()
+        refresh(result.module)
     dims = {**program.signature.dims, BATCH: (2, program.signature.dims[BATCH][1])}
     result.signature = dataclasses.replace(program.signature, dims=dims)
     return result

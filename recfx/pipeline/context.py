@@ -14,6 +14,7 @@ from torch import fx
 from recfx.ir.dead_code import remove_dead_code
 from recfx.ir.program import Program, get_state, module_path, set_state, unused_name
 from recfx.ir.propagate import fake_mode_of, refresh
+from recfx.ir.verified import remember
 from recfx.pipeline.gate import Gate
 from recfx.pipeline.spec import PassSpec
 
@@ -142,12 +143,18 @@ class PassContext:
             self.replace(old, other)
 
     def refresh_after(self, node: fx.Node) -> None:
-        """Recomputes the values of everything that depends on `node`."""
-        stale, order = {node}, list(self.graph.nodes)
-        for later in order:
-            if any(n in stale for n in later.all_input_nodes):
-                stale.add(later)
-        refresh(self.program.module, [n for n in order if n in stale and n.op == "call_function"])
+        """Recomputes the value of `node`, and of whatever reads a value that has changed by it."""
+        changed = {node}
+        for later in self.graph.nodes:
+            if later.op != "call_function" or not (later is node or changed.intersection(later.all_input_nodes)):
+                continue
+            recorded = later.meta.get("val")
+            refresh(self.program.module, [later])
+            if _same_meta(recorded, later.meta["val"]):
+                later.meta["val"] = recorded  # so that what reads it stays verified
+                remember(later)
+            else:
+                changed.add(later)
 
     def sweep(self) -> int:
         """Removes what nobody reads any more; returns how many nodes."""
@@ -174,4 +181,6 @@ def _same_meta(a: Any, b: Any) -> bool:
     if isinstance(a, torch.Tensor) and isinstance(b, torch.Tensor):
         same = a.dtype is b.dtype and a.layout is b.layout and list(map(str, a.shape)) == list(map(str, b.shape))
         return same and (a.layout is not torch.strided or list(map(str, a.stride())) == list(map(str, b.stride())))
-    return a is b
+    if isinstance(a, tuple | list) and isinstance(b, tuple | list):
+        return len(a) == len(b) and all(map(_same_meta, a, b))
+    return a is b or (isinstance(a, int | torch.SymInt) and isinstance(b, int | torch.SymInt) and str(a) == str(b))

@@ -14,6 +14,7 @@ from torch import nn
 
 from recfx.errors import InputError
 from recfx.ir import capture, verify_meta
+from recfx.ir.propagate import fake_mode_of
 
 Pair = namedtuple("Pair", ["left", "right"])
 
@@ -251,3 +252,7 @@ def test_sparse_state_is_counted() -> None:
     program = capture(model, (torch.arange(4),))
     same(model, program, torch.arange(3))
     assert program.state_bytes() == 6 * 3 * 4 + 2 * 6 * 8 + 6 * 4
+
+
+def test_passes_find_computed_values_in_the_cache_though_tracing_does_not_use_it() -> None:
+    assert fake_mode_of(capture(TinyCtr(), tiny_inputs(3)).graph).cache_enabled

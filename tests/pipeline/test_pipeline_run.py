@@ -12,7 +12,7 @@ import torch
 from pipeline_cases import ABS, NEG, RELU, TANH, chain, drop_double_relu, spoil, targets
 
 import recfx
-from recfx.ir import Level, Program
+from recfx.ir import Level, Program, verify_meta
 from recfx.pipeline import (
     Dump,
     Gate,
@@ -26,6 +26,7 @@ from recfx.pipeline import (
     apply_rules,
     rewrite,
 )
+from recfx.testing import GraphBuilder
 
 aten = torch.ops.aten
 
@@ -217,3 +218,29 @@ def test_instruments(tmp_path: Path) -> None:
     assert "aten.relu" in lines[0]
     assert list(timing.seconds) == ["00-canonicalize", "01-drop-double-relu"]
     assert "- " in (tmp_path / "01-drop-double-relu.diff").read_text()
+
+
+def test_values_are_recomputed_as_far_as_a_replacement_changes_their_layout() -> None:
+    b = GraphBuilder({"x": ("batch", 4)})
+    plain = b.call(aten.clone.default, b.call(NEG, b.call(TANH, b.inputs["x"])), memory_format=torch.contiguous_format)
+    program = b.build(b.call(RELU, plain))
+    ctx = PassContext(program, PassSpec("turn", "Other strides."), Gate())
+    (node,), (negated,), (last,) = ctx.nodes(TANH), ctx.nodes(NEG), ctx.nodes(RELU)
+    recorded = last.meta["val"]
+    with ctx.before(node):
+        turned = ctx.call(aten.contiguous.default, ctx.call(aten.transpose.int, node.args[0], 0, 1))
+        ctx.replace(node, ctx.call(aten.transpose.int, turned, 0, 1))
+    assert str(negated.meta["val"].stride(0)) == "1"
+    assert last.meta["val"] is recorded
+    verify_meta(program)
+
+
+def test_a_replacement_of_another_dtype_reaches_everything_behind_it() -> None:
+    b = GraphBuilder({"x": ("batch", 4)})
+    program = b.build(b.call(RELU, b.call(NEG, b.call(TANH, b.inputs["x"]))))
+    ctx = PassContext(program, PassSpec("double", "Another dtype."), Gate())
+    (node,) = ctx.nodes(TANH)
+    with ctx.before(node):
+        ctx.replace(node, ctx.call(aten.to.dtype, node.args[0], torch.float64))
+    assert [n.meta["val"].dtype for n in program.graph.nodes if n.target in (NEG, RELU)] == [torch.float64] * 2
+    verify_meta(program)
