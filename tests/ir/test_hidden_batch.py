@@ -1,165 +1,18 @@
-"""Models that hide the batch from a tracer, written as the field writes them; what cannot be had says which input and which mend."""
+"""Models that hide the batch from a tracer are captured, or refused with the input and the mend."""
 
 from __future__ import annotations
 
-from collections.abc import Callable
 from pathlib import Path
-from typing import Any
 
-import numpy as np
 import pytest
 import torch
-from hypothesis import given, settings
-from hypothesis import strategies as st
-from torch import nn
+from hidden_batch_models import MODELS, Base, BatchSizeInFeed, feed, ids
 
 import recfx
 from recfx.errors import ArtifactError, CaptureError, InputError
 from recfx.ir import capture
-from recfx.ir.batch_axes import Arrangement, Axis, find_arrangement
-from recfx.ir.lines import Line, line_through
 from recfx.ir.rebuild_signature import decode_signature
 from recfx.ir.serialize import to_json
-
-
-class Base(nn.Module):
-    def __init__(self) -> None:
-        super().__init__()
-        torch.manual_seed(0)
-        self.items, self.users = nn.Embedding(50, 8), nn.Embedding(50, 8)
-        self.query, self.key = nn.Linear(8, 8), nn.Linear(8, 8)
-        self.rnn, self.rnn_second = nn.GRU(8, 8, batch_first=True), nn.GRU(8, 8)
-
-
-class BatchSizeInFeed(Base):
-    """A feed dictionary that says its own batch size, as ReChorus builds it."""
-
-    def forward(self, feed):
-        rows = feed["batch_size"]
-        history = self.items(feed["history"]).sum(1).view(rows, -1)
-        user = self.users(feed["user_id"]) + history
-        scores = (user[:, None] * self.items(feed["item_id"])).sum(-1)
-        return {"prediction": scores.view(rows, -1)}
-
-
-class BatchSizeArgument(Base):
-    def forward(self, history, batch_size):
-        return self.items(history).reshape(batch_size, -1).sum(1)
-
-
-class FlattenedIds(Base):
-    """Candidates side by side in one vector."""
-
-    def forward(self, user, ids):
-        return (self.items(ids).view(user.shape[0], -1, 8) * self.users(user)[:, None]).sum(-1)
-
-
-class StateInput(Base):
-    """The state of a recurrent layer, [layers, batch, width]."""
-
-    def forward(self, history, state):
-        return self.rnn(self.items(history), state)[0][:, -1]
-
-
-class StateFirst(Base):
-    def forward(self, state, history):
-        return self.rnn(self.items(history), state)[0][:, -1]
-
-
-class BatchSecond(Base):
-    def forward(self, user, sequence):
-        states, _ = self.rnn_second(self.items(sequence))
-        return (states[-1] * self.users(user)).sum(-1)
-
-
-class HeadsInBatch(Base):
-    """Heads folded into the batch, as in the published SASRec and its descendants."""
-
-    def forward(self, history):
-        x, heads = self.items(history), 2
-        q = torch.cat(self.query(x).chunk(heads, 2), 0)
-        k = torch.cat(self.key(x).chunk(heads, 2), 0)
-        mixed = torch.softmax(q @ k.transpose(1, 2) / 2.0, -1) @ k
-        return torch.cat(mixed.chunk(heads, 0), 2).mean(1)
-
-
-class HeadsSplit(HeadsInBatch):
-    def forward(self, history):
-        x = self.items(history)
-        q = torch.cat(torch.split(self.query(x), 4, 2), 0)
-        mixed = torch.softmax(q @ q.transpose(1, 2), -1) @ q
-        return torch.cat(torch.split(mixed, len(history), 0), 2).mean(1)
-
-
-class TokenList(Base):
-    def forward(self, history):
-        token = torch.LongTensor([7] * history.shape[0])
-        return (self.items(token) * self.items(history).sum(1)).sum(-1)
-
-
-class TokenTensor(Base):
-    def forward(self, history):
-        first = torch.tensor([[3]] * len(history))
-        return self.items(torch.cat([first, history], 1)).sum(1)
-
-
-class Tiled(Base):
-    def forward(self, history):
-        places = torch.from_numpy(np.tile(np.arange(history.shape[1]), [history.shape[0], 1]))
-        return (self.users(places) * self.items(history)).sum((1, 2))
-
-
-class ZerosOfLength(Base):
-    def forward(self, history):
-        return torch.zeros(len(history), 8) + self.items(history).mean(1)
-
-
-class ListOfZeros(Base):
-    def forward(self, history):
-        return self.items(torch.tensor([0] * history.size(0))) + self.items(history).mean(1)
-
-
-class RangeList(Base):
-    """The last item of every history by a Python range over the rows."""
-
-    def forward(self, history):
-        rows = torch.tensor(list(range(len(history))))
-        return self.items(history)[rows, (history > 0).sum(1) - 1]
-
-
-class SizeInMean(Base):
-    def forward(self, history):
-        rows = int(torch.tensor([1] * len(history)).shape[0])
-        return self.items(history).mean(1) / float(rows) + torch.tensor(float(rows)) * self.items(history)[:, 0]
-
-
-def ids(*sizes: int) -> torch.Tensor:
-    return torch.randint(1, 50, sizes)
-
-
-def feed(rows: int) -> dict[str, Any]:
-    return {"user_id": ids(rows), "item_id": ids(rows, 4), "history": ids(rows, 5), "batch_size": rows}
-
-
-Make = Callable[[int], tuple[Any, ...]]
-MODELS: dict[str, tuple[type[nn.Module], Make]] = {
-    "feed['batch_size']": (BatchSizeInFeed, lambda rows: (feed(rows),)),
-    "batch_size argument": (BatchSizeArgument, lambda rows: (ids(rows, 5), rows)),
-    "flattened ids": (FlattenedIds, lambda rows: (ids(rows), ids(rows * 61))),
-    "state": (StateInput, lambda rows: (ids(rows, 5), torch.randn(1, rows, 8))),
-    "state first": (StateFirst, lambda rows: (torch.randn(1, rows, 8), ids(rows, 5))),
-    "batch second": (BatchSecond, lambda rows: (ids(rows), ids(5, rows))),
-    "heads in the batch": (HeadsInBatch, lambda rows: (ids(rows, 5),)),
-    "heads by split": (HeadsSplit, lambda rows: (ids(rows, 5),)),
-    "[token] * rows": (TokenList, lambda rows: (ids(rows, 5),)),
-    "[[token]] * rows": (TokenTensor, lambda rows: (ids(rows, 5),)),
-    "np.tile": (Tiled, lambda rows: (ids(rows, 5),)),
-    "zeros(len)": (ZerosOfLength, lambda rows: (ids(rows, 5),)),
-    "[0] * rows": (ListOfZeros, lambda rows: (ids(rows, 5),)),
-    "list(range(rows))": (RangeList, lambda rows: (ids(rows, 5),)),
-    "float(rows)": (SizeInMean, lambda rows: (ids(rows, 5),)),
-}
-
 
 _SLOW = ("state first", "heads by split", "[[token]] * rows", "[0] * rows", "float(rows)", "batch_size argument")
 
@@ -309,37 +162,3 @@ def test_refused_with_the_mend_that_works(cls: type[Base], mended: type[Base], w
     assert "test_hidden_batch.py" in str(caught.value.where)
     model, history = mended().eval(), ids(4, 5)
     torch.testing.assert_close(recfx.optimize(model, example_inputs=ids(6, 5), measure=False)(history), model(history))
-
-
-@given(
-    batches=st.lists(st.integers(2, 99), min_size=3, max_size=3, unique=True),
-    factor=st.integers(-99, 99),
-    base=st.integers(-999, 999),
-    floating=st.booleans(),
-)
-@settings(deadline=None, max_examples=50)
-def test_lines(batches: list[int], factor: int, base: int, floating: bool) -> None:
-    values = [factor * b + base for b in batches]
-    found = line_through(batches, [float(v) for v in values] if floating else values)
-    assert found == Line(factor, base, floating)
-    bent = [*values[:2], values[2] + 1]
-    assert line_through(batches, bent) is None
-
-
-@given(dim=st.integers(0, 2), step=st.integers(1, 4), rows=st.integers(2, 6), batch=st.integers(1, 9))
-@settings(deadline=None, max_examples=50)
-def test_the_arrangement_of_an_input_is_found(dim: int, step: int, rows: int, batch: int) -> None:
-    step = step if dim == 0 else 1
-    sizes = [13, 17, 19]
-    sizes[dim] = rows * step
-    leaf, other = torch.arange(float(np.prod(sizes))).reshape(sizes), torch.zeros(rows)
-
-    def run(leaves: Any) -> Any:
-        x, y = leaves
-        return x.movedim(dim, 0).reshape(y.shape[0], step, -1)
-
-    found = find_arrangement(run, [leaf, other], rows)
-    assert found == Arrangement((Axis(dim, step), Axis(0)), frozenset())
-    resized = found.resized([leaf, other], rows, batch)[0].movedim(dim, 0).reshape(batch, step, -1)
-    apart = leaf.movedim(dim, 0).reshape(rows, step, -1)
-    assert all(torch.equal(resized[i], apart[i % rows]) for i in range(batch))
