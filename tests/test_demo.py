@@ -23,7 +23,7 @@ def check(result: DemoResult) -> None:
 
 
 def test_on_generated_data(capsys: pytest.CaptureFixture[str], tmp_path: Path) -> None:
-    result = run_demo(seconds=4, rows=20_000, timing_seconds=0.2, save=tmp_path / "model", progress=False)
+    result = run_demo(seconds=600, rows=20_000, timing_seconds=0.2, save=tmp_path / "model", progress=False)
     check(result)
     printed = capsys.readouterr().out
     for expected in ("AUC (at best", "log loss", "batch 1, p50", "batch 1024, p99", "bytes", "what each pass did"):

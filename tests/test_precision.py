@@ -182,7 +182,7 @@ def auc_changes(name: str, path: Path | None) -> dict[str, float]:
     """AUC of a trained model, precision -> by how much it changes."""
     torch.manual_seed(0)
     task = task_for(name, path, rows=60_000, seed=0)
-    train_ctr(task.model, task.data, epochs=3, seconds=12, progress=False)
+    train_ctr(task.model, task.data, epochs=3, seconds=600, progress=False)
     test = task.data.test
     base = auc(test.label, predict(task.model, test))
     assert base > 0.65, "it has not learnt anything that could be lost"
