@@ -10,7 +10,7 @@ PEERS      := $(VENV)/.peers
 WORKERS ?= auto
 PYTEST  := $(BIN)/python -m pytest -n $(WORKERS) --dist worksteal
 
-.PHONY: sanitize demo test mutants mutants-sample bench bench-peers slow thirdparty lint types check setup clean
+.PHONY: sanitize demo test nightly mutants mutants-sample bench bench-peers slow thirdparty lint types check setup clean
 
 setup: $(STAMP)
 
@@ -26,6 +26,10 @@ demo: $(STAMP)
 
 test: $(STAMP)
 	$(PYTEST) $(ARGS)
+
+# All checks that take a night, one after another; ARGS="tests sanitizers mutants random" names those to run.
+nightly: $(STAMP)
+	$(BIN)/python tests/nightly.py $(ARGS)
 
 # Mutation testing: small mistakes in the sources, which the mirror tests must notice. All of them take a night.
 mutants: $(STAMP)

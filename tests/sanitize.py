@@ -83,7 +83,7 @@ def environment(level: str, library: Path) -> dict[str, str]:
 
 def main(level: str, *arguments: str) -> int:
     library = build(level)
-    command = [sys.executable, "-m", "pytest", "-q", "-x", *(arguments or TESTS)]
+    command = [sys.executable, "-m", "pytest", "-q", "-x", "-n", "auto", "--dist", "worksteal", *(arguments or TESTS)]
     return subprocess.run(command, cwd=ROOT, env=environment(level, library), check=False).returncode
 
 

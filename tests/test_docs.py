@@ -29,6 +29,13 @@ def test_the_default_pipeline_is_documented() -> None:
     assert f"`{DEFAULT_PIPELINE}`" in (ROOT / "docs" / "passes.md").read_text()
 
 
+def test_every_check_of_the_makefile_is_documented() -> None:
+    phony = re.search(r"^\.PHONY: (.+)$", (ROOT / "Makefile").read_text(), flags=re.MULTILINE)
+    assert phony is not None
+    documented = set(re.findall(r"`make ([a-z-]+)", (ROOT / "docs" / "developing.md").read_text()))
+    assert documented == set(phony[1].split()) - {"setup", "clean", "demo", "bench", "bench-peers"}
+
+
 def test_the_pass_in_the_readme_works() -> None:
     blocks = re.findall(r"```python\n(.*?)```", (ROOT / "README.md").read_text(), flags=re.DOTALL)
     code = next(block for block in blocks if "drop_double_relu" in block)
