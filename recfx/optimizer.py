@@ -16,8 +16,8 @@ from recfx.cost.arithmetic import arithmetic
 from recfx.errors import CaptureError, InputError, MeasureError, PassError, TargetError
 from recfx.harm import do_no_harm
 from recfx.ir import MAX_BATCH, Level, Program, capture, verify_numeric
-from recfx.ir.capture import range_notices
 from recfx.ir.capture_one_row import capture_one_row
+from recfx.ir.exported_signature import range_notices
 from recfx.ir.inputs import split_example
 from recfx.ir.model_state import unchanged
 from recfx.ir.numeric import Exactness, Run, weakest

@@ -14,8 +14,8 @@ from typing import Any
 
 import torch
 
+from recfx.ir.leaves import LeafSpec
 from recfx.ir.shapes import BATCH
-from recfx.ir.signature import LeafSpec
 from recfx.ir.sizes import linear_size
 
 _MOST_TRIALS = 64

@@ -6,10 +6,9 @@ to explain. What was captured is compared with the user's model before anything 
 
 from __future__ import annotations
 
-from collections.abc import Container, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from typing import Any
 
-import sympy
 import torch
 from torch import fx
 from torch.utils import _pytree as pytree
@@ -20,17 +19,16 @@ from recfx.ir.capture_by_sizes import capture_by_sizes, compared
 from recfx.ir.decompositions import decompose
 from recfx.ir.explicit_forward import explicit_forward
 from recfx.ir.export_ladder import export_model, quiet
+from recfx.ir.exported_signature import exported_signature, range_notices
 from recfx.ir.find_bags import bags_of_call, with_distinct_counts
 from recfx.ir.functionalize import functionalize
 from recfx.ir.inline import inline_regions
-from recfx.ir.inputs import Call, distinct_values, leaf_names, normalize_call, register_containers
-from recfx.ir.jagged import batch_leaf, is_jagged
+from recfx.ir.inputs import Call, distinct_values, normalize_call, register_containers
 from recfx.ir.model_state import ModelState, unchanged
 from recfx.ir.one_row import can_be_cut, for_two_rows, refusal_of_one_row, specialise_rows
 from recfx.ir.program import Program, copy_module
 from recfx.ir.propagate import fake_mode_of, free_symbols, refresh
-from recfx.ir.shapes import BATCH, infer_dynamic_shapes, positions, sizes_of, widen_batch
-from recfx.ir.signature import LeafSpec, Signature
+from recfx.ir.shapes import infer_dynamic_shapes, widen_batch
 from recfx.ir.size_inputs import fixed_size_notices, with_size_inputs
 from recfx.ir.state_names import rename_clashes
 from recfx.ir.strides import read_in_order
@@ -202,7 +200,7 @@ def _to_program(
             where=", ".join(call.names),
             hint="pass dynamic_shapes=False to capture this model for the example's shapes alone",
         )
-    signature = _signature(exported, module, call, leaves, in_spec, out_spec, bags, read_in_order(module))
+    signature = exported_signature(exported, module, call, leaves, in_spec, out_spec, bags, read_in_order(module))
     return Program(module, signature, tuple(leaves), properties=frozenset({"functional"}))
 
 
@@ -220,99 +218,3 @@ def _flat_output(module: fx.GraphModule) -> None:
     else:
         output.args = (tuple(output.args[0]),)
     module.recompile()
-
-
-def _signature(
-    exported: torch.export.ExportedProgram,
-    module: fx.GraphModule,
-    call: Call,
-    leaves: Sequence[Any],
-    in_spec: pytree.TreeSpec,
-    out_spec: pytree.TreeSpec,
-    bags: Sequence[Bags],
-    contiguous: Container[fx.Node],
-) -> Signature:
-    names = leaf_names(call)
-    placeholders = module.graph.find_nodes(op="placeholder")
-    symbols = _batch_symbol(call, [node.meta.get("val") for node in placeholders], bags)
-    specs = []
-    for leaf_name, node, leaf in zip(names, placeholders, leaves, strict=True):
-        value = node.meta.get("val")
-        if isinstance(value, torch.Tensor):
-            sizes, ordered = sizes_of(value, symbols), node in contiguous
-            specs.append(LeafSpec(leaf_name, "tensor", value.dtype, value.device, sizes, contiguous=ordered))
-        else:
-            specs.append(LeafSpec(leaf_name, "constant", value=leaf))
-    dims: dict[str, tuple[int, int | None]] = {}
-    for symbol, bounds in exported.range_constraints.items():
-        name = symbols.get(str(symbol))
-        if name is not None:
-            unbounded = str(bounds.upper) in ("int_oo", "oo") or int(bounds.upper) >= 2**62
-            lower = min(int(bounds.lower), _derived_lower(exported, symbol))
-            dims[name] = (lower, None if unbounded else int(bounds.upper))
-    return Signature(
-        parameters=call.names,
-        defaults=call.defaults,
-        in_spec=in_spec,
-        out_spec=out_spec,
-        leaves=tuple(specs),
-        dims=dims,
-        keyword_only=frozenset(call.kwargs),
-    )
-
-
-def _batch_symbol(call: Call, values: Sequence[Any], bags: Sequence[Bags]) -> dict[str, str]:
-    """The symbol of the batch: of dimension 0 of the first plain tensor where that is free, else of the bounds of bags."""
-    bounds = {group.bounds for group in bags}
-    ids = {leaf for group in bags for leaf in group.members}
-    told: dict[str, str] = {}
-    parts = pytree.tree_leaves(call.values, is_leaf=is_jagged)
-    for part, position in zip(parts, positions(parts), strict=True):
-        holds_bags = is_jagged(part) or position in bounds
-        leaf, axis = (batch_leaf(part) or (0, None)) if is_jagged(part) else (0, -1 if position in bounds else 0)
-        value = values[position + leaf]
-        if axis is None or position in ids or not isinstance(value, torch.Tensor) or not value.ndim:
-            continue
-        size = value.shape[axis]
-        symbols = size.node.expr.free_symbols if isinstance(size, torch.SymInt) else ()
-        found: dict[str, str] = {str(symbol): BATCH for symbol in symbols} if len(symbols) == 1 else {}
-        if found and not holds_bags:
-            return found
-        told = told or found
-    return told
-
-
-def _derived_lower(exported: torch.export.ExportedProgram, symbol: Any) -> int:
-    """The smallest value of a symbol that stands in the inputs only inside a size such as `keys * batch` or `batch + 1`.
-
-    Export assumes such a symbol to be 2 at least; the range of the size tells what the model needs. For others, a large number.
-    """
-    lowest = [2**62]
-    for expression, bounds in exported.range_constraints.items():
-        if expression != symbol and expression.free_symbols == {symbol}:
-            base = expression.subs({symbol: 0})
-            factor = sympy.simplify((expression - base) / symbol)
-            if factor.is_Integer and factor > 0:
-                lowest.append(-((int(base) - int(bounds.lower)) // int(factor)))
-    return min(lowest)
-
-
-def range_notices(signature: Signature, max_batch: int | None) -> list[str]:
-    """What to say of a program that takes fewer batch sizes than were asked for."""
-    if BATCH not in signature.dims or max_batch is None:
-        return []
-    low, high = signature.dims[BATCH]
-    fixed = [f"{leaf.name} {list(leaf.shape)}" for leaf in signature.leaves if _is_fixed(leaf)]
-    notices = []
-    if fixed:
-        notices.append(
-            f"sizes that are not the batch's are fixed to the example's: {', '.join(fixed)}; pass dynamic_shapes to free them"
-        )
-    if low > 1 or (high is not None and high < max_batch):
-        notices.append(f"a branch on the batch size in forward limits the program to batches {low} to {high}")
-    return notices
-
-
-def _is_fixed(leaf: LeafSpec) -> bool:
-    """Whether an input has rows, and as many at every call."""
-    return bool(leaf.shape) and leaf.shape[0] != 1 and all(isinstance(size, int) for size in leaf.shape)

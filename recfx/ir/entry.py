@@ -18,9 +18,10 @@ from torch.utils import _pytree as pytree
 from recfx.ir import size_expressions
 from recfx.ir.constants import without_constants
 from recfx.ir.containers import canonical, container_keys, container_kind, defining_leaves, is_container
+from recfx.ir.leaves import LeafSpec, one_row
 from recfx.ir.mappings import as_dict, mapping_keys
 from recfx.ir.shapes import BATCH
-from recfx.ir.signature import LeafSpec, Signature, one_row
+from recfx.ir.signature import Signature
 from recfx.ir.sizes import linear_size
 
 MISSING: Any = type("Missing", (), {"__repr__": lambda self: "<missing>"})()

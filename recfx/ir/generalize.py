@@ -20,11 +20,11 @@ from torch.fx.experimental.symbolic_shapes import ShapeEnv
 from recfx.errors import CaptureError, VerificationError
 from recfx.ir.batch_axes import Arrangement
 from recfx.ir.generalize_constants import general_constant
+from recfx.ir.leaves import LeafSpec
 from recfx.ir.lines import Line, Sizes, line_through
 from recfx.ir.program import Program, get_state, where
 from recfx.ir.propagate import new_size, refresh
 from recfx.ir.shapes import BATCH
-from recfx.ir.signature import LeafSpec
 
 _aten = torch.ops.aten
 _SPLITS = (_aten.chunk.default, _aten.split.Tensor, _aten.tensor_split.sections, _aten.unsafe_chunk.default)

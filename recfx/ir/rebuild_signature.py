@@ -14,9 +14,10 @@ from recfx.errors import ArtifactError
 from recfx.formats.records import decode, fields
 from recfx.ir import size_expressions
 from recfx.ir.constants import Fingerprint
+from recfx.ir.leaves import LeafSpec
 from recfx.ir.nesting import decode_spec
 from recfx.ir.plain_values import decode_plain
-from recfx.ir.signature import LeafSpec, Signature
+from recfx.ir.signature import Signature
 
 _MOST_LEAVES = 100_000
 _MOST_RANK = 64

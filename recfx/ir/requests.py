@@ -19,10 +19,11 @@ from torch.utils import _pytree as pytree
 from recfx.errors import InputError
 from recfx.ir.inputs import Call, leaf_names, normalize_call
 from recfx.ir.jagged import is_jagged
+from recfx.ir.leaves import LeafSpec
 from recfx.ir.program import Origin, Program
 from recfx.ir.propagate import fake_mode_of, new_size, refresh
 from recfx.ir.shapes import BATCH
-from recfx.ir.signature import LeafSpec, Signature
+from recfx.ir.signature import Signature
 
 INDEX = "request_index"
 REQUESTS = "requests"

@@ -11,8 +11,9 @@ from torch.utils import _pytree as pytree
 
 from recfx.errors import VerificationError
 from recfx.ir.dead_code import remove_dead_code
+from recfx.ir.leaves import LeafSpec
 from recfx.ir.program import Program, set_state
-from recfx.ir.signature import LeafSpec, Signature
+from recfx.ir.signature import Signature
 from recfx.ir.sizes import dimension_names
 from recfx.ir.verified import remember
 from recfx.testing.fake_values import shared_values

@@ -9,9 +9,9 @@ from typing import Any
 import torch
 from torch import fx
 
+from recfx.ir.leaves import LeafSpec
 from recfx.ir.program import Program
 from recfx.ir.shapes import BATCH
-from recfx.ir.signature import LeafSpec
 from recfx.ir.sizes import evaluate_size
 from recfx.ops import lookup
 

@@ -14,7 +14,8 @@ from torch.utils import _pytree as pytree
 
 import recfx
 from recfx.ir.entry import entry_function
-from recfx.ir.signature import LeafSpec, Signature
+from recfx.ir.leaves import LeafSpec
+from recfx.ir.signature import Signature
 from recfx.ir.sizes import dimension_names, evaluate_size, linear_size
 
 

@@ -1,0 +1,190 @@
+"""What each leaf of the inputs must look like.
+
+A *leaf* is one tensor or one constant inside the (possibly nested) inputs. Shapes are tuples whose entries are integers,
+the name of a dimension ("batch"), or a Python expression over such names ("batch + 1").
+"""
+
+from __future__ import annotations
+
+import dataclasses
+from collections.abc import Mapping
+from typing import Any, Literal
+
+import torch
+
+from recfx.errors import InputError
+from recfx.ir.constants import same_constant
+from recfx.ir.sizes import evaluate_size, linear_size
+
+Size = int | str
+
+
+@dataclasses.dataclass(frozen=True)
+class LeafSpec:
+    """What one leaf of the inputs must be.
+
+    Attributes:
+        name: How a user would write it: `sparse`, `features['user_id']`.
+        kind: "tensor"; "constant" (baked in at capture, must not change); or "size" (an integer that must equal the dimension `value`).
+        dtype: Element type, for a tensor.
+        device: Device, for a tensor.
+        shape: Sizes, for a tensor: integers, dimension names, or expressions over dimension names.
+        value: The captured value of a constant; the name of a dimension for a size.
+        repeats: What happens when several rows come for a dimension 0 of size one: "refused"; "compared", and refused unless they
+            are equal; "trusted" to be equal. Where they are accepted, the first row is used.
+        contiguous: Whether the tensor must be contiguous, because the model reads by strides what it computes from it.
+    """
+
+    name: str
+    kind: Literal["tensor", "constant", "size"]
+    dtype: torch.dtype | None = None
+    device: torch.device | None = None
+    shape: tuple[Size, ...] = ()
+    value: Any = None
+    repeats: Literal["refused", "compared", "trusted"] = "refused"
+    contiguous: bool = False
+
+    def __str__(self) -> str:
+        if self.kind != "tensor":
+            return f"{self.name}={self.value!r}"
+        sizes = ", ".join(str(s) for s in self.shape)
+        return f"{self.name}: {str(self.dtype).removeprefix('torch.')}[{sizes}]"
+
+
+def one_row(spec: LeafSpec, leaf: Any, like: Any) -> Any:
+    """The one row of an input that has one row for each request, given that or the same row for each candidate.
+
+    Args:
+        spec: What the leaf must be, its `repeats` being "compared" or "trusted".
+        leaf: What was given.
+        like: An input with one row for each candidate.
+
+    Raises:
+        InputError: The rows differ, or are neither one nor as many as the candidates.
+    """
+    if not isinstance(leaf, torch.Tensor) or not leaf.ndim or leaf.shape[0] == 1:
+        return leaf  # whatever else may be wrong with it is told by `check_leaf`
+    rows = int(leaf.shape[0])
+    candidates = int(like.shape[0]) if isinstance(like, torch.Tensor) and like.ndim else rows
+    if rows != candidates or not rows:
+        raise InputError(
+            f"{rows} rows given for one request and {candidates} candidate(s)",
+            where=f"input {spec}",
+            hint="pass the request's one row, or that row once for each candidate",
+        )
+    first = leaf[:1]
+    if spec.repeats == "compared" and not torch.equal(leaf, first.expand_as(leaf)):
+        same = (leaf == first) | ((leaf != leaf) & (first != first))  # NaN is the same as NaN
+        if not bool(same.all()):
+            row = int((~same).reshape(rows, -1).any(1).nonzero()[0])
+            raise InputError(
+                f"row {row} differs from row 0, but the model was optimized for one row per request",
+                where=f"input {spec}",
+                hint="call once for each request, or optimize with many_requests=True and pass request_index",
+            )
+    return first
+
+
+def check_dimension(spec: LeafSpec, leaf: Any, sizes: Mapping[str, int]) -> None:
+    """Checks an integer that must equal a dimension; raises `InputError`."""
+    if isinstance(leaf, bool) or not isinstance(leaf, int) or leaf != sizes.get(spec.value, leaf):
+        raise InputError(
+            f"expected the size of {spec.value}, {sizes.get(spec.value)}, got {leaf!r}",
+            where=f"input {spec.name}",
+            hint=f"pass the number of rows of the other inputs as {spec.name}",
+        )
+
+
+def check_leaf(spec: LeafSpec, leaf: Any, sizes: dict[str, int], dims: Mapping[str, tuple[int, int | None]]) -> None:
+    """Checks one leaf, adding the dimensions it fixes to `sizes`; raises `InputError`."""
+    if spec.kind == "size":
+        return  # `Signature.check` compares it once all tensors have told their dimensions
+    if spec.kind == "constant":
+        if not same_constant(leaf, spec.value):
+            if spec.value is None:
+                raise InputError(
+                    f"the example inputs had None here, now it is {_kind(leaf)}",
+                    where=f"input {spec.name}",
+                    hint="optimize with example inputs that have it, or leave it out",
+                )
+            raise InputError(
+                f"the value {spec.value!r} was built into the model when it was captured, now it is {leaf!r}",
+                where=f"input {spec.name}",
+                hint="optimize once for each value, or pass a tensor",
+            )
+        return
+    if not isinstance(leaf, torch.Tensor):
+        raise InputError(
+            f"expected a tensor, got {type(leaf).__name__}",
+            where=f"input {spec}",
+            hint="pass what the example inputs had, or optimize with example inputs that leave it out",
+        )
+    if leaf.dtype is not spec.dtype:
+        raise InputError(
+            f"expected dtype {spec.dtype}, got {leaf.dtype}",
+            where=f"input {spec}",
+            hint=f"convert it with .to({spec.dtype}), or optimize with example inputs of the new dtype",
+        )
+    if leaf.device != spec.device:
+        raise InputError(
+            f"expected a tensor on {spec.device}, got one on {leaf.device}",
+            where=f"input {spec}",
+            hint=f"move it with .to('{spec.device}')",
+        )
+    if leaf.ndim != len(spec.shape):
+        raise InputError(f"expected {len(spec.shape)} dimensions, got shape {list(leaf.shape)}", where=f"input {spec}")
+    if spec.contiguous and not leaf.is_contiguous():
+        raise InputError(
+            f"expected a contiguous tensor, got strides {list(leaf.stride())}: the model calls as_strided on what it computes from it",
+            where=f"input {spec}",
+            hint="pass it with .contiguous()",
+        )
+    for axis, (want, got) in enumerate(zip(spec.shape, leaf.shape, strict=True)):
+        _check_size(spec, axis, want, got, sizes, dims)
+
+
+def _check_size(
+    spec: LeafSpec,
+    axis: int,
+    want: Size,
+    got: int,
+    sizes: dict[str, int],
+    dims: Mapping[str, tuple[int, int | None]],
+) -> None:
+    where = f"input {spec}, dimension {axis}"
+    if isinstance(want, int):
+        if got != want:
+            raise InputError(f"expected size {want}, got {got}", where=where)
+        return
+    if want not in dims:
+        expected = evaluate_size(want, sizes)
+        if expected is not None and got != expected:
+            raise InputError(f"expected {want} = {expected}, got {got}", where=where)
+        solution = linear_size(want, sizes) if expected is None else None
+        if solution is None:
+            return
+        want, factor, base = solution
+        if (got - base) % factor:
+            raise InputError(f"{got} is not a multiple of {factor}" + (f", plus {base}" if base else ""), where=where)
+        got = (got - base) // factor
+    if sizes.setdefault(want, got) != got:
+        raise InputError(
+            f"{want} is {got} here and {sizes[want]} in an earlier input",
+            where=where,
+            hint="all inputs of one call must agree on it",
+        )
+    low, high = dims[want]
+    if got < low or (high is not None and got > high):
+        raise InputError(
+            f"{want} = {got} is outside the captured range {low} to {'any' if high is None else high}",
+            where=where,
+            hint=(
+                f"split the call, or optimize with a larger max_batch than {high}"
+                if got > low
+                else f"pass at least {low} row(s)"
+            ),
+        )
+
+
+def _kind(leaf: Any) -> str:
+    return f"a tensor {list(leaf.shape)}" if isinstance(leaf, torch.Tensor) else repr(leaf)
