@@ -35,14 +35,20 @@ def draw(files: list[str], sample: int | None, seed: int) -> list[Mutant]:
     return mutants if sample is None else generator.sample(mutants, min(sample, len(mutants)))
 
 
-def plain_verdicts(mutants: list[Mutant], *, limit: float, log: str) -> dict[tuple[str, ...], str]:
+def plain_verdicts(mutants: list[Mutant], *, workers: int, limit: float, folder: Path) -> dict[tuple[str, ...], str]:
     """Test files -> what becomes of them on the sources as they are. Those that fail, or run out of time, judge no mutant."""
+    waiting = list(enumerate(dict.fromkeys(tests_of(mutant.file) for mutant in mutants)))
     verdicts: dict[tuple[str, ...], str] = {}
-    for tests in dict.fromkeys(tests_of(mutant.file) for mutant in mutants):
-        pid, deadline = start(None, tests, log), time.monotonic() + limit
-        while (verdict := outcome(pid, deadline)) is None:
-            time.sleep(0.05)
-        verdicts[tests] = verdict
+    running: dict[int, tuple[tuple[str, ...], float]] = {}
+    while waiting or running:
+        while waiting and len(running) < workers:
+            number, tests = waiting.pop(0)
+            running[start(None, tests, str(folder / f"plain-{number}.log"))] = (tests, time.monotonic() + limit)
+        for pid, (tests, deadline) in list(running.items()):
+            if (verdict := outcome(pid, deadline)) is not None:
+                verdicts[tests] = verdict
+                del running[pid]
+        time.sleep(0.05)
     return verdicts
 
 
@@ -69,7 +75,7 @@ def judge(mutants: list[Mutant], *, workers: int, limit: float, seconds: float, 
 
 
 def main() -> int:
-    """Prints every verdict and the share killed of each room; 1 when it is below `--at-least`, or tests fail without a mutant."""
+    """Prints every verdict and the share killed of each room; 1 when too few were killed, or tests fail without a mutant."""
     parser = argparse.ArgumentParser(prog="python -m tests.mutants", description=__doc__)
     parser.add_argument("files", nargs="*", help="files to mutate, relative to the repository; all by default")
     parser.add_argument("--sample", type=int, help="so many mutants at random; all by default")
@@ -78,6 +84,7 @@ def main() -> int:
     parser.add_argument("--limit", type=float, default=300.0, help="seconds for one mutant")
     parser.add_argument("--workers", type=int, default=2)
     parser.add_argument("--at-least", type=float, default=90.0, help="per cent that must be killed")
+    parser.add_argument("--survivors", type=int, default=sys.maxsize, help="how many may survive, of a small sample")
     given = parser.parse_args()
     files = given.files or list(mutated_files())
     if without := [file for file in files if not tests_of(file)]:
@@ -86,7 +93,7 @@ def main() -> int:
     mutants = draw(files, given.sample, given.seed)
     warm_up()
     with tempfile.TemporaryDirectory() as folder:
-        plain = plain_verdicts(mutants, limit=given.limit, log=str(Path(folder) / "plain.log"))
+        plain = plain_verdicts(mutants, workers=given.workers, limit=given.limit, folder=Path(folder))
         if failing := [" ".join(tests) for tests, verdict in plain.items() if verdict == KILLED]:
             print("these tests fail without any mutant, so they judge none:", *failing, sep="\n")
             return 1
@@ -102,7 +109,7 @@ def main() -> int:
     share = 100 * counts[KILLED] / max(1, judged)
     left = len(mutants) - len(verdicts)
     print(f"{counts[KILLED]} of {judged} mutants killed ({share:.1f} %); {counts[TIMEOUT]} out of time, {left} not run")
-    return int(judged > 0 and share < given.at_least)
+    return int(counts[SURVIVED] > given.survivors or (judged > 0 and share < given.at_least))
 
 
 if __name__ == "__main__":
