@@ -68,17 +68,24 @@ def build(level: str) -> Path:
 
 
 def environment(level: str, library: Path) -> dict[str, str]:
-    """Of a Python that loads the library: the sanitizer's own library comes first, and leaks of Python are no matter."""
-    compiler = os.environ.get("CXX", "g++")
-    asan = subprocess.run([compiler, "-print-file-name=libasan.so"], check=True, capture_output=True, text=True).stdout
+    """Of a Python that loads the library: the sanitizer's own library comes first, and leaks of Python are no matter.
+
+    The C++ library is loaded at once, or else the sanitizer does not find it and ends the process at the first exception of torch.
+    """
     return {
         **os.environ,
-        "LD_PRELOAD": asan.strip(),
+        "LD_PRELOAD": f"{_of_compiler('libasan.so')} {_of_compiler('libstdc++.so.6')}",
         "ASAN_OPTIONS": "detect_leaks=0:detect_odr_violation=0:allocator_may_return_null=1",
         "UBSAN_OPTIONS": "print_stacktrace=1",
         "RECFX_KERNELS": str(library),
         "RECFX_LEVEL": level,
     }
+
+
+def _of_compiler(name: str) -> str:
+    """The path of a library that comes with the compiler."""
+    command = [os.environ.get("CXX", "g++"), f"-print-file-name={name}"]
+    return subprocess.run(command, check=True, capture_output=True, text=True).stdout.strip()
 
 
 def main(level: str, *arguments: str) -> int:
