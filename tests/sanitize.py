@@ -12,6 +12,7 @@ import os
 import platform
 import subprocess
 import sys
+import tempfile
 from pathlib import Path
 
 ROOT = Path(__file__).parents[1]
@@ -67,16 +68,17 @@ def build(level: str) -> Path:
     return library
 
 
-def environment(level: str, library: Path) -> dict[str, str]:
+def environment(level: str, library: Path, reports: Path) -> dict[str, str]:
     """Of a Python that loads the library: the sanitizer's own library comes first, and leaks of Python are no matter.
 
     The C++ library is loaded at once, or else the sanitizer does not find it and ends the process at the first exception of torch.
+    Reports go to files, because pytest holds back what a test writes and a report ends the process.
     """
     return {
         **os.environ,
         "LD_PRELOAD": f"{_of_compiler('libasan.so')} {_of_compiler('libstdc++.so.6')}",
-        "ASAN_OPTIONS": "detect_leaks=0:detect_odr_violation=0:allocator_may_return_null=1",
-        "UBSAN_OPTIONS": "print_stacktrace=1",
+        "ASAN_OPTIONS": f"detect_leaks=0:detect_odr_violation=0:allocator_may_return_null=1:log_path={reports}",
+        "UBSAN_OPTIONS": f"print_stacktrace=1:log_path={reports}",
         "RECFX_KERNELS": str(library),
         "RECFX_LEVEL": level,
     }
@@ -91,7 +93,13 @@ def _of_compiler(name: str) -> str:
 def main(level: str, *arguments: str) -> int:
     library = build(level)
     command = [sys.executable, "-m", "pytest", "-q", "-x", "-n", "auto", "--dist", "worksteal", *(arguments or TESTS)]
-    return subprocess.run(command, cwd=ROOT, env=environment(level, library), check=False).returncode
+    with tempfile.TemporaryDirectory() as folder:
+        reports = Path(folder) / "report"
+        code = subprocess.run(command, cwd=ROOT, env=environment(level, library, reports), check=False).returncode
+        written = sorted(Path(folder).iterdir())
+        for path in written:
+            sys.stderr.write(path.read_text(errors="replace"))
+    return code or int(bool(written))
 
 
 if __name__ == "__main__":
