@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import gc
 import os
 from pathlib import Path
 
@@ -39,6 +40,12 @@ def pytest_xdist_auto_num_workers() -> int:
 def pytest_collectstart(collector: pytest.Collector) -> None:
     """Tensors that a module draws when it is imported are the same whatever was collected before."""
     torch.manual_seed(0)
+
+
+def pytest_collection_finish() -> None:
+    """Keeps modules and collected tests out of garbage collection: they stay to the end, and capture makes much garbage."""
+    gc.collect()
+    gc.freeze()
 
 
 @pytest.fixture(autouse=True)

@@ -5,7 +5,7 @@ from __future__ import annotations
 import dataclasses
 from collections import Counter
 from collections.abc import Callable
-from functools import cache
+from functools import cache, lru_cache
 from typing import Any
 
 import torch
@@ -55,10 +55,6 @@ class Function(nn.Module):
         return self.body(self, *inputs)
 
 
-#: What was captured already: the key holds on to what it names, so that no other object gets its identity.
-_CAPTURED: dict[tuple[int, ...], tuple[Any, Program]] = {}
-
-
 def program_of(case: Case) -> Program:
     """The captured program of a case. A case that several tests share is captured once a session; each gets a copy of the program."""
     return captured(case.model, case.inputs)
@@ -66,12 +62,15 @@ def program_of(case: Case) -> Program:
 
 def captured(make: Callable[[], nn.Module], inputs: tuple[torch.Tensor, ...]) -> Program:
     """A copy of the program of the model that `make` builds with torch's seed at 0, captured once a session for the same arguments."""
-    key = (id(make), *map(id, inputs))
-    if key not in _CAPTURED:
-        torch.manual_seed(0)
-        _CAPTURED[key] = ((make, inputs), capture(make(), inputs))
+    program = _captured(make, inputs)
     torch.manual_seed(0)
-    return _CAPTURED[key][1].clone()
+    return program.clone()
+
+
+@lru_cache(maxsize=256)  # tensors are told apart by identity; drawn cases come once, so the oldest are let go
+def _captured(make: Callable[[], nn.Module], inputs: tuple[torch.Tensor, ...]) -> Program:
+    torch.manual_seed(0)
+    return capture(make(), inputs)
 
 
 @cache

@@ -17,10 +17,10 @@ def models(tmp_path_factory: pytest.TempPathFactory) -> list[Path]:
 
 def test_mutations_by_meaning_are_refused_or_loaded(models: list[Path], tmp_path: Path) -> None:
     problems: list[str] = []
-    counts = run(range(300), models, tmp_path, tell=problems.append)
+    counts = run(range(200), models, tmp_path, tell=problems.append)
     assert not problems
-    assert counts["refused"] > 150
-    assert counts["ran"] > 5  # mutations that do not matter, such as of a note
+    assert counts["refused"] > 100
+    assert counts["ran"] > 3  # mutations that do not matter, such as of a note
 
 
 @pytest.mark.nightly

@@ -91,13 +91,13 @@ def split_inputs_agree(name: str, inputs: set[str], many: bool) -> None:
     hoisted_agrees(share_requests(captured(name), sorted(inputs), many=many))
 
 
-@settings(max_examples=8, deadline=None)
+@settings(max_examples=5, deadline=None)
 @SPLIT_FIELDS
 def test_any_split_of_fields_gives_the_same_answers(**drawn: Any) -> None:
     split_fields_agree(**drawn)
 
 
-@settings(max_examples=8, deadline=None)
+@settings(max_examples=5, deadline=None)
 @SPLIT_INPUTS
 def test_any_split_of_inputs_gives_the_same_answers(**drawn: Any) -> None:
     split_inputs_agree(**drawn)
