@@ -1,4 +1,4 @@
-"""einsum, two tensors at a time, as a product of matrices or of elements; tensordot and pointwise convolutions with a constant weight."""
+"""einsum, two tensors at a time, as a product of matrices or of elements; tensordot with a constant."""
 
 from __future__ import annotations
 
@@ -173,22 +173,3 @@ def _tensordot(builder: PlanBuilder, node: fx.Node) -> None:
     out = builder.result(node, anywhere=True)
     emit_gemm(builder, even_rows(builder, x), rows.contiguous(), out)
     builder.values[node] = out
-
-
-@rule(_aten.conv1d.default)
-def _conv1d(builder: PlanBuilder, node: fx.Node) -> None:
-    """A convolution of width 1 mixes channels place by place: (x^T W^T + b)^T."""
-    arguments: Any = [*node.args, *[None] * (7 - len(node.args))]
-    x, weight_node, bias_node, stride, padding, _, groups = arguments
-    weight = builder.tensor(weight_node)
-    plain = all(v in (None, d, [d], (d,)) for v, d in ((stride, 1), (padding, 0), (groups, 1)))
-    if weight.shape[-1] != 1 or weight.dtype is not torch.float32 or not plain or x.meta["val"].ndim != 3:
-        raise Unsupported("a convolution wider than one element, with strides, padding or groups")
-    value = builder.value(x)
-    if builder.dtype(value) is not torch.float32 or any(d.batch for d in value.dims[1:]):
-        raise Unsupported("its channels run over the batch, or are not float32")
-    turned = builder.compact(Value(value.slot, value.offset, (value.dims[0], value.dims[2], value.dims[1])))
-    out = builder.temp((*turned.dims[:-1], Dim(weight.shape[0], 1)))
-    bias = None if bias_node is None else builder.tensor(bias_node)
-    emit_gemm(builder, turned, weight[:, :, 0].contiguous(), out, bias=bias)
-    builder.values[node] = Value(out.slot, out.offset, (out.dims[0], out.dims[2], out.dims[1]))

@@ -239,8 +239,6 @@ REFUSED: dict[str, Callable[..., Any]] = {
         "bij,bjk->bik", x[:, :, None], x[:, :, None] * x[:, None, :]
     ),
     "a batch that is spread": lambda x: torch.einsum("bij,bjk->bik", torch.ones(1, 2, 4), x[:, :, None]),
-    "a wider convolution": lambda x: torch.conv1d(x[:, None], torch.ones(2, 1, 3)),
-    "a convolution with padding": lambda x: torch.conv1d(x[:, None], torch.ones(2, 1, 1), padding=1),
 }
 
 
