@@ -96,6 +96,19 @@ class Keyed(nn.Module):
         return self.head(torch.cat([dense, rows], 1))
 
 
+class ByRow(nn.Module):
+    """Lengths with a row for each row of the batch; the ids of a row lie together, feature after feature."""
+
+    def __init__(self, keys: int = 3) -> None:
+        super().__init__()
+        self.table = nn.EmbeddingBag(ROWS, DIM, mode="sum", include_last_offset=True)
+        self.head = nn.Linear(keys * DIM, 1)
+
+    def forward(self, values, lengths):
+        ends = nn.functional.pad(lengths.reshape(-1).cumsum(0), (1, 0))
+        return self.head(self.table(values, ends).view(lengths.shape[0], -1))
+
+
 class Repeated(nn.Module):
     """Bags summed with the row of each id, made by repeat_interleave of the lengths."""
 
@@ -162,6 +175,10 @@ def _keyed(matrix: bool) -> Callable[..., tuple[Any, ...]]:
     return draw
 
 
+def _by_row(lengths: torch.Tensor, rng: torch.Generator) -> tuple[Any, ...]:
+    return draw_ids(int(lengths.sum()), rng), lengths.T.contiguous()
+
+
 def _dictionary(lengths: torch.Tensor, rng: torch.Generator) -> tuple[Any, ...]:
     named = {"a": lengths[0], "b": lengths[1].int()}
     values = {f"{name}.values": draw_ids(int(own.sum()), rng) for name, own in named.items()}
@@ -195,6 +212,7 @@ FORMS: dict[str, tuple[Callable[[], nn.Module], Callable[..., tuple[Any, ...]]]]
     "dictionary of values and lengths": (Dictionary, _dictionary),
     "keys one after another": (Keyed, _keyed(False)),
     "a matrix of lengths": (lambda: Keyed(matrix=True), _keyed(True)),
+    "lengths with a row for each row": (ByRow, _by_row),
     "repeat_interleave": (Repeated, _repeated(False)),
     "row splits": (lambda: Repeated(splits=True), _repeated(True)),
     "segment_reduce": (Segments, lambda lengths, rng: _repeated(False)(lengths, rng)[1:]),

@@ -2,7 +2,7 @@
 
 Ids and the offsets (or lengths) of their bags must be drawn, repeated and enlarged together. Positions refer to the flat leaves of the
 inputs. Bounds are ordered run after run: a run holds one bag for each row of the batch (one key of a KeyedJaggedTensor, one row of a
-matrix of offsets).
+matrix of offsets). Lengths [B, runs] are ordered row after row instead, and so are their ids.
 """
 
 from __future__ import annotations
@@ -45,12 +45,14 @@ class Bags:
         form: What the bounds hold.
         runs: How many runs of B bags they hold.
         streams: The lists of ids, each of which holds the ids of `runs / len(streams)` runs, one run after another.
+        by_row: Whether the bounds are lengths [B, runs] and the ids of a row lie together; then there is one stream.
     """
 
     bounds: int
     form: Form
     runs: int
     streams: tuple[Stream, ...]
+    by_row: bool = False
 
     @property
     def members(self) -> list[int]:
@@ -71,6 +73,8 @@ class Bags:
     def lengths(self, leaves: Sequence[Any]) -> torch.Tensor:
         """The length of every bag, int64 [runs, B]."""
         bounds: torch.Tensor = leaves[self.bounds].detach().cpu().long().reshape(len(self.streams), -1)
+        if self.by_row:
+            return bounds.reshape(-1, self.runs).T.contiguous()
         if self.form is Form.LENGTHS:
             return bounds.reshape(self.runs, -1)
         if self.form is Form.OFFSETS:
@@ -93,6 +97,8 @@ class Bags:
     def rows(self, leaves: Sequence[Any]) -> list[torch.Tensor]:
         """For each stream the batch row of every id inside a bag, int64."""
         lengths = self.lengths(leaves)
+        if self.by_row:
+            return [torch.repeat_interleave(torch.arange(lengths.shape[1]), lengths.sum(0))]
         row = torch.arange(lengths.shape[1]).repeat(self.runs // len(self.streams))
         return [torch.repeat_interleave(row, part.reshape(-1)) for part in lengths.chunk(len(self.streams))]
 
@@ -121,13 +127,16 @@ class Bags:
         Args:
             leaves: The flat inputs.
             lengths: The length of every bag, int64 [runs, B].
-            index: For each stream the places of its ids in the given leaves; -1 stands for an entry of zero. Matrices hold equally many
-                ids in each row, so the last bag of a shorter row is extended.
+            index: For each stream the places of its ids in the given leaves, one run after another; -1 stands for an entry of zero.
+                Places count the given ids one run after another too. Matrices hold equally many ids in each row, so the last bag of a
+                shorter row is extended.
 
         Returns:
             Position -> the new leaf, for the bounds and all members.
         """
         lengths, index = lengths.clone(), list(index)
+        if self.by_row:
+            index = [self._places_by_row(leaves, lengths, index[0])]
         for group in self._matrices():
             longest = max(len(index[s]) for s in group)
             for s in group:
@@ -147,6 +156,16 @@ class Bags:
             found[leaf] = torch.stack([_entries(row, by_row.get(t, spare)) for t, row in enumerate(rows)])
         return found
 
+    def in_leaf_order(self, lengths: torch.Tensor, entries: torch.Tensor) -> torch.Tensor:
+        """Entries for the ids of bags of some lengths [runs, B], given one run after another, in the order in which leaves hold them."""
+        return entries[_by_row(lengths).argsort()] if self.by_row else entries
+
+    def _places_by_row(self, leaves: Sequence[Any], lengths: torch.Tensor, index: torch.Tensor) -> torch.Tensor:
+        """Places of ids, given and counted one run after another, in the order and by the count of leaves whose rows lie together."""
+        places = _by_row(self.lengths(leaves))
+        found = torch.where(index < 0, index, places[index.clamp(min=0)]) if len(places) else index
+        return self.in_leaf_order(lengths, found)
+
     def _matrices(self) -> list[list[int]]:
         """The streams that are rows of the same matrix."""
         groups: dict[int, list[int]] = {}
@@ -156,6 +175,8 @@ class Bags:
         return list(groups.values())
 
     def _bounds(self, like: torch.Tensor, lengths: torch.Tensor) -> torch.Tensor:
+        if self.by_row:
+            return lengths.T.contiguous().to(like.dtype).to(like.device)
         own = lengths.reshape(len(self.streams), -1)
         if self.form is not Form.LENGTHS:
             ends = own.cumsum(1)
@@ -180,6 +201,13 @@ def ragged_range(starts: torch.Tensor, lengths: torch.Tensor) -> torch.Tensor:
     ends = torch.cumsum(lengths, 0)
     position = torch.arange(total) - torch.repeat_interleave(ends - lengths, lengths)
     return torch.repeat_interleave(starts, lengths) + position
+
+
+def _by_row(lengths: torch.Tensor) -> torch.Tensor:
+    """For every id of bags of lengths [runs, B], counted one run after another, its place where the bags of a row lie together."""
+    rows = lengths.T.reshape(-1)
+    starts = (rows.cumsum(0) - rows).reshape(lengths.shape[1], lengths.shape[0]).T
+    return ragged_range(starts.reshape(-1), lengths.reshape(-1))
 
 
 def distinct_counts(leaves: Sequence[Any], bags: Sequence[Bags]) -> list[Any]:
@@ -220,8 +248,9 @@ def marks(bags: Iterable[Bags], leaves: Sequence[Any], batch: Any) -> dict[int, 
     for group in bags:
         bounds = leaves[group.bounds]
         per_row = group.runs if bounds.ndim == 1 else group.runs // bounds.shape[0]
-        size = batch if per_row == 1 else per_row * batch
-        found[group.bounds] = {bounds.ndim - 1: size + 1 if group.form is Form.SPLITS else size}
+        size = batch if per_row == 1 or group.by_row else per_row * batch
+        axis = 0 if group.by_row else bounds.ndim - 1
+        found[group.bounds] = {axis: size + 1 if group.form is Form.SPLITS else size}
         for stream in group.streams:
             axis = 0 if stream.row is None else 1
             known = next((found[leaf] for leaf in stream.leaves if leaf in found), None)

@@ -71,13 +71,13 @@ def exported_signature(
 
 def _batch_symbol(call: Call, values: Sequence[Any], bags: Sequence[Bags]) -> dict[str, str]:
     """The symbol of the batch: of dimension 0 of the first plain tensor where that is free, else of the bounds of bags."""
-    bounds = {group.bounds for group in bags}
+    bounds = {group.bounds: 0 if group.by_row else -1 for group in bags}
     ids = {leaf for group in bags for leaf in group.members}
     told: dict[str, str] = {}
     parts = pytree.tree_leaves(call.values, is_leaf=is_jagged)
     for part, position in zip(parts, positions(parts), strict=True):
         holds_bags = is_jagged(part) or position in bounds
-        leaf, axis = (batch_leaf(part) or (0, None)) if is_jagged(part) else (0, -1 if position in bounds else 0)
+        leaf, axis = (batch_leaf(part) or (0, None)) if is_jagged(part) else (0, bounds.get(position, 0))
         value = values[position + leaf]
         if axis is None or position in ids or not isinstance(value, torch.Tensor) or not value.ndim:
             continue

@@ -268,6 +268,9 @@ def _with_runs(leaves: Sequence[Any], bags: Bags, batch: int | None) -> Bags | N
     count = bags.batch(leaves) * bags.runs
     if batch is None or count == batch * bags.runs:
         return bags
-    if leaves[bags.bounds].ndim > 1 or not batch or count % batch:
+    bounds = leaves[bags.bounds]
+    if bounds.ndim == 2 and bags.form is Form.LENGTHS and len(bags.streams) == 1 and bounds.shape[0] == batch:
+        return dataclasses.replace(bags, runs=bounds.shape[1], by_row=True)
+    if bounds.ndim > 1 or not batch or count % batch:
         return None
     return dataclasses.replace(bags, runs=count // batch)

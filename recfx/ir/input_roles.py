@@ -108,7 +108,7 @@ def _columns(leaves: Any, batched: frozenset[int], bags: tuple[Bags, ...]) -> di
         for stream, run, own in zip(
             group.streams, *(t.chunk(len(group.streams)) for t in (runs, lengths)), strict=True
         ):
-            inside = torch.repeat_interleave(run.reshape(-1), own.reshape(-1))
+            inside = group.in_leaf_order(own, torch.repeat_interleave(run.reshape(-1), own.reshape(-1)))
             for leaf in stream.leaves:
                 shape = leaves[leaf].shape
                 labels = found.setdefault(leaf, torch.full(shape, int(run.reshape(-1)[-1])))

@@ -83,6 +83,7 @@ class SpecialRows:
             run_of = torch.repeat_interleave(
                 torch.arange(part.start, part.stop).unsqueeze(1).expand_as(lengths[part]).reshape(-1), own
             )
+            row_of, run_of = (group.in_leaf_order(lengths[part], entries) for entries in (row_of, run_of))
             for leaf in stream.leaves:
                 values = drawn[leaf] if stream.row is None else drawn[leaf][stream.row]
                 self._set_bag_ids(leaf, values, row_of, run_of)

@@ -8,6 +8,7 @@ from typing import Any
 import pytest
 import torch
 from bag_models import FORMS, generator, lengths_of
+from native_kit import needs_kernels
 from torch.utils import _pytree as pytree
 
 import recfx
@@ -105,3 +106,27 @@ def test_columns_that_merely_look_like_bounds_stay_columns() -> None:
 def test_a_bag_alone_becomes_a_grouped_lookup() -> None:
     _, fast, _ = compiled("ids and offsets alone", "bags of any length")
     assert torch.ops.recfx.grouped_lookup.default in {node.target for node in fast.program.graph.nodes}
+
+
+@needs_kernels
+@pytest.mark.parametrize("form", FORMS)
+def test_every_form_of_bags_is_read_by_kernels(form: str) -> None:
+    _, fast, _ = compiled(form, "bags of any length")
+    assert fast.report.backend == ("native",)
+    left = {name for name, _ in fast.report.left_to_torch}
+    allowed = TORCH_LOOKUPS.get(form, set())
+    assert {name for name in left if any(word in name for word in LOOKUPS)} <= allowed, fast.report.left_to_torch
+
+
+#: Parts of the names of operators that look rows up or pool them.
+LOOKUPS = ("embedding", "lookup", "index_add", "segment_reduce", "index_select")
+
+#: Form -> the lookups in it that torch runs: bags of several keys a row, and rows that are pooled by their numbers.
+TORCH_LOOKUPS = {
+    "keys one after another": {"recfx.grouped_lookup.default"},
+    "a matrix of lengths": {"recfx.grouped_lookup.default"},
+    "lengths with a row for each row": {"recfx.grouped_lookup.default"},
+    "repeat_interleave": {"aten.embedding.default", "aten.index_add.default"},
+    "row splits": {"aten.embedding.default", "aten.index_add.default"},
+    "segment_reduce": {"aten.embedding.default", "aten.segment_reduce.default"},
+}
