@@ -6,7 +6,9 @@ package installs without the library and recfx runs on its other backends.
 
 from __future__ import annotations
 
+import os
 import platform
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Any
 
@@ -44,19 +46,43 @@ def flags_of_sources(machine: str) -> dict[str, list[str]]:
 
 
 class BuildKernels(build_ext):
-    """Gives each level's source its own flags."""
+    """Gives each level's source its own flags, and compiles the sources in parallel.
+
+    The environment variable RECFX_BUILD_JOBS limits how many are compiled at once; without it, as many as there are processors.
+    """
 
     def build_extension(self, ext: Any) -> None:
         compiler: Any = self.compiler
         compile_one = compiler._compile
         flags = flags_of_sources(platform.machine())
+        jobs = int(os.environ.get("RECFX_BUILD_JOBS") or os.cpu_count() or 1)
 
         def with_level_flags(
             obj: str, src: str, ext_: str, cc_args: list[str], extra: list[str], pp: list[str]
         ) -> None:
             compile_one(obj, src, ext_, cc_args, [*extra, *flags.get(Path(src).stem, [])], pp)
 
-        compiler._compile = with_level_flags
+        def in_parallel(
+            sources: list[str],
+            output_dir: str | None = None,
+            macros: Any = None,
+            include_dirs: Any = None,
+            debug: bool = False,
+            extra_preargs: Any = None,
+            extra_postargs: Any = None,
+            depends: Any = None,
+        ) -> list[str]:
+            macros, objects, extra, pp, build = compiler._setup_compile(
+                output_dir, macros, include_dirs, sources, depends, extra_postargs
+            )
+            cc_args = compiler._get_cc_args(pp, debug, extra_preargs)
+            # The levels take longest, so they are first.
+            order = sorted(build, key=lambda obj: not Path(obj).stem.startswith("level_"))
+            with ThreadPoolExecutor(jobs) as pool:
+                list(pool.map(lambda obj: with_level_flags(obj, *build[obj], cc_args, extra, pp), order))
+            return objects
+
+        compiler.compile = in_parallel
         super().build_extension(ext)
 
 

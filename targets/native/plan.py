@@ -9,6 +9,7 @@ from typing import Any
 
 from recfx.errors import TargetError
 from recfx.targets.native.abi import DTYPES, CFeature, CSlot, CStep, CView, Kind, Place
+from recfx.targets.native.bounds import check_bounds
 from recfx.targets.native.builder import PlanBuilder, Slot, Step, View
 from recfx.targets.native.library import Library
 
@@ -28,9 +29,13 @@ class Plan:
         level: The instruction-set level.
         builder: The slots and steps.
         arguments: Slots of inputs and outputs, in the order of the caller's pointers.
+
+    Raises:
+        TargetError: A step would read or write outside a slot, or there is no memory for the plan.
     """
 
     def __init__(self, library: Library, level: str, builder: PlanBuilder, arguments: Sequence[int]) -> None:
+        check_bounds(builder.slots, builder.steps)
         self._kept: list[Any] = [builder.packer.kept]
         self.steps = builder.steps
         slots = self._slots(builder, arguments)

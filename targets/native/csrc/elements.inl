@@ -75,6 +75,36 @@ inline void pair_step(const RecfxStep& step, const Context& context, int64_t beg
     }
 }
 
+// One function of one row: the operations of pointwise.inl that cost more than reading and writing.
+template <int64_t Op>
+inline vf function_as(vf v) {
+    if constexpr (Op == 9) return gelu(v);
+    else if constexpr (Op == 10) return gelu_tanh(v);
+    else if constexpr (Op == 11) return silu(v);
+    else if constexpr (Op == 12) return sigmoid(v);
+    else if constexpr (Op == 13) return tanh_(v);
+    else if constexpr (Op == 14) return exponential(v);
+    else return error_function(v);
+}
+
+template <int64_t Op>
+inline void function_step(const RecfxStep& step, const Context& context, int64_t begin, int64_t end) {
+    const RecfxView &from = step.views[step.ints[2]], &out = step.out;
+    const int64_t n = out.size[3];
+    for (int64_t row = begin; row < end; ++row) {
+        const Walk source{from, at<float>(context, from, row)}, to{out, at<float>(context, out, row)};
+        for (int64_t i = 0; i < out.size[0]; ++i)
+            for (int64_t j = 0; j < out.size[1]; ++j)
+                for (int64_t k = 0; k < out.size[2]; ++k) {
+                    const float* p = source.at(i, j, k);
+                    float* q = to.at(i, j, k);
+                    int64_t l = 0;
+                    for (; l + W <= n; l += W) store(q + l, function_as<Op>(load(p + l)));
+                    if (l < n) store_some(q + l, function_as<Op>(load_some(p + l, n - l)), n - l);
+                }
+    }
+}
+
 // A copy whose rows lie one after another in both.
 inline void copy_step(const RecfxStep& step, const Context& context, int64_t begin, int64_t end) {
     const RecfxView &from = step.views[0], &out = step.out;
@@ -110,7 +140,7 @@ inline void turning_copy(const RecfxStep& step, const Context& context, int64_t 
     }
 }
 
-// A program of one operation on two rows of numbers, or of none on rows that lie crosswise, needs no registers. False: it is another one.
+// A program of one operation on one or two rows of numbers, or of none on rows that lie crosswise, needs no registers. False: it is another one.
 inline bool simple_step(const RecfxStep& step, const Context& context, const Range& range) {
     auto numbers = [&](const RecfxView& v) { return v.slot >= 0 && context.slots[v.slot].dtype == RECFX_F32; };
     int64_t begin, end;
@@ -125,7 +155,20 @@ inline bool simple_step(const RecfxStep& step, const Context& context, const Ran
         return true;
     }
     const int64_t op = step.ints[1], left = step.ints[2], right = step.ints[3];
-    if (step.ints[0] != 1 || op > 3 || left >= RECFX_VIEWS || right >= RECFX_VIEWS || !numbers(step.views[left]) || !numbers(step.views[right])) return false;
+    if (step.ints[0] != 1 || left >= RECFX_VIEWS || !numbers(step.views[left])) return false;
+    if (step.views[left].stride[3] == 1) {
+        switch (op) {
+            case 9: return function_step<9>(step, context, begin, end), true;
+            case 10: return function_step<10>(step, context, begin, end), true;
+            case 11: return function_step<11>(step, context, begin, end), true;
+            case 12: return function_step<12>(step, context, begin, end), true;
+            case 13: return function_step<13>(step, context, begin, end), true;
+            case 14: return function_step<14>(step, context, begin, end), true;
+            case 35: return function_step<35>(step, context, begin, end), true;
+            default: break;
+        }
+    }
+    if (op > 3 || right >= RECFX_VIEWS || !numbers(step.views[right])) return false;
     switch (op) {
         case 0: pair_step<0>(step, context, begin, end); break;
         case 1: pair_step<1>(step, context, begin, end); break;

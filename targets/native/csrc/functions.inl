@@ -20,7 +20,6 @@ inline bool any(vi mask) {
 #endif
 }
 
-inline vf negative_magnitude(vf v) { return as_float(as_int(v) | INT32_MIN); }
 // `size`, which is not negative, with the sign of `v`.
 inline vf with_sign(vf size, vf v) { return as_float(as_int(size) | (as_int(v) & INT32_MIN)); }
 
@@ -39,6 +38,13 @@ inline vf square_root(vf v) {
 #endif
 }
 
+// Whether a product and a sum are rounded once.
+#if RECFX_LANES >= 8 || defined(__aarch64__)
+constexpr bool FUSED = true;
+#else
+constexpr bool FUSED = false;
+#endif
+
 // a * b - product, exactly, where `product` is a * b rounded and neither overflows nor comes near the denormals.
 inline vf product_error(vf a, vf b, vf product) {
 #if RECFX_LANES == 16
@@ -54,21 +60,14 @@ inline vf product_error(vf a, vf b, vf product) {
 #endif
 }
 
-// a - b * c, rounded once where the level has an instruction for it.
-inline vf minus_product(vf a, vf b, vf c) {
-#if RECFX_LANES == 16
-    return (vf)_mm512_fnmadd_ps((__m512)b, (__m512)c, (__m512)a);
-#elif RECFX_LANES == 8
-    return (vf)_mm256_fnmadd_ps((__m256)b, (__m256)c, (__m256)a);
-#elif defined(__aarch64__)
-    return (vf)vfmsq_f32((float32x4_t)a, (float32x4_t)b, (float32x4_t)c);
-#else
-    const vf product = b * c, error = product_error(b, c, product);
-    return (a - product) - (error == error ? error : vf{});  // an infinite product has no error
-#endif
+// a - b * c for a product near `a`: what they differ by is exact.
+inline vf left_of(vf a, vf b, vf c) {
+    if constexpr (FUSED) return a - b * c;
+    const vf product = b * c;
+    return (a - product) - product_error(b, c, product);
 }
 
-// An estimate of 1 / v for v in [1, 2^126]: of 14 bits where the processor has an instruction, otherwise rounded.
+// About 1 / v for v in [2^-126, 2^126]: 14 bits where the processor has an instruction, otherwise rounded.
 inline vf reciprocal_estimate(vf v) {
 #if RECFX_LANES == 16
     return (vf)_mm512_rcp14_ps((__m512)v);
@@ -77,95 +76,124 @@ inline vf reciprocal_estimate(vf v) {
 #endif
 }
 
-// A quotient and what is left of it.
-struct Quotient {
-    vf whole, rest;
-
-    inline vf value() const { return whole + rest; }
-    // Rounded once. What is left over of infinity is nothing.
-    inline vf times(vf v) const { return minus_product(min(splat(__FLT_MAX__), v) * rest, -v, whole); }
-};
-
-// (a + more) / (v + lost) for finite a, v in [1, 2^126], and `more` and `lost` below their last bits.
-inline Quotient quotient(vf a, vf v, vf more = vf{}, vf lost = vf{}) {
-    const vf r = reciprocal_estimate(v), q = a * r;
-    return {q, r * (minus_product(a, v, q) + (more - lost * q))};
-}
-// a / (1 + e) for 0 <= e <= 1 and finite a, with what the sum's rounding takes from it.
-inline Quotient quotient_of_sum(vf a, vf e) {
-    const vf sum = 1.0f + e;
-    return quotient(a, sum, vf{}, e - (sum - 1.0f));
-}
-
-// e^v as `part` * 2^n.
-struct Exponential {
-    vf part, n;
-
-    // Rounded once, whether the result is normal, denormal, zero or infinite; -216 <= n <= 129.
-    inline vf times(vf factor) const {
+// a / v for finite a and v in [2^-126, 2^126].
+inline vf quotient(vf a, vf v) {
 #if RECFX_LANES == 16
-        return (vf)_mm512_scalef_ps((__m512)(part * factor), (__m512)n);
+    // From an estimate of 14 bits, in a third of a division's time.
+    const vf r = (vf)_mm512_rcp14_ps((__m512)v), q = a * r;
+    return q + r * (a - v * q);
 #else
-        // `n` is held with 12582912 + 254 added, in the last bits of the number. Two factors of about 2^(n/2), the first of them exact.
-        const vu biased = (vu)n, first = (biased >> 1) << 23, second = (biased << 23) - first;
-        return part * factor * (vf)first * (vf)second;
+    return a / v;
 #endif
+}
+
+constexpr float LOG2_E = 1.44269504f, LN2 = 0.693359375f, LN2_EXCESS = 2.12194440e-4f;  // ln 2 = LN2 - LN2_EXCESS; n LN2 is exact
+
+// The power of two nearest to 2^exponent, 2^n. A level that cannot scale by `n` adds it to the bits of a number's exponent.
+struct PowerOfTwo {
+#if RECFX_LANES == 16
+    vf n;
+    inline explicit PowerOfTwo(vf exponent) : n((vf)_mm512_roundscale_ps((__m512)exponent, _MM_FROUND_TO_NEAREST_INT | _MM_FROUND_NO_EXC)) {}
+
+    inline vf times(vf v) const { return (vf)_mm512_scalef_ps((__m512)v, (__m512)n); }
+    inline vf times_any(vf v) const { return times(v); }
+    inline vf times_low(vf v) const { return times(v); }
+#else
+    static constexpr float HOLD = 12582912.0f + 127.0f;  // the last bits of `held` are n + 127
+    vf held, n;
+    inline explicit PowerOfTwo(vf exponent) : held(exponent + HOLD), n(held - HOLD) {}
+
+    // For -126 <= n <= 127.
+    inline vf times(vf v) const { return v * (vf)((vu)held << 23); }
+    // Rounded once for n from -216 to 129 as well: by two factors of about 2^(n / 2), the first of them exact.
+    inline vf times_any(vf v) const {
+        const vu biased = (vu)held + 127, first = (biased >> 1) << 23, second = (biased << 23) - first;
+        return v * (vf)first * (vf)second;
     }
+    // The same for -226 <= n <= 27.
+    inline vf times_low(vf v) const { return v * (vf)(((vu)held + 100) << 23) * 0x1p-100f; }
+#endif
     inline vf value() const { return times(splat(1.0f)); }
-
-    // The same for -126 <= n <= 127.
-    inline vf normal_value() const {
-#if RECFX_LANES == 16
-        return value();
-#else
-        return part * (vf)(((vu)n - 127) << 23);
-#endif
-    }
 };
 
-// e^(v + low) for v in [-150, 89] and a `low` below the last bits of v: range reduction to [-ln2/2, ln2/2], where the polynomial (minimax for the
-// relative error, 3e-9) takes over.
-template <bool Exact>
-inline Exponential exponential_of(vf v, vf low = vf{}) {
-#if RECFX_LANES == 16
-    const vf n = (vf)_mm512_roundscale_ps((__m512)(v * 1.44269504f), _MM_FROUND_TO_NEAREST_INT | _MM_FROUND_NO_EXC), held = n;
-#else
-    const vf held = v * 1.44269504f + (12582912.0f + 254.0f), n = held - (12582912.0f + 254.0f);
-#endif
-    const vf high = v - n * 0.693359375f, rest = n * 2.12194440e-4f + low, r = high + rest;
-    vf p = splat(0.0013814308913424611f);
-    p = p * r + 0.008368856273591518f;
-    p = p * r + 0.041668400168418884f;
-    p = p * r + 0.1666651964187622f;
-    p = p * r + 0.4999999403953552f;
-    const vf last = p * (r * r) + rest;
-    if constexpr (!Exact) return {(high + last) + 1.0f, held};
-    const vf sum = 1.0f + high;
-    return {sum + ((high - (sum - 1.0f)) + last), held};
+// (e^-r - 1) / r for |r| <= ln(2) / 2: minimax for the relative error of e^-r, 3e-9.
+inline vf falling_slope(vf r) {
+    vf q = splat(0.0013819490559399128f);
+    q = q * r - 0.008368690498173237f;
+    q = q * r + 0.041668280959129333f;
+    q = q * r - 0.1666652113199234f;
+    q = q * r + 0.4999999403953552f;
+    return q * r - 1.0f;
 }
+
+// What is left of v, and of v + low where `low` is below its last bits, beside n ln(2).
+inline vf remainder_of(vf v, vf n) { return (v - n * LN2) + n * LN2_EXCESS; }
+inline vf remainder_of(vf v, vf low, vf n) { return (v - n * LN2) + (n * LN2_EXCESS + low); }
 
 // Below -104 the result rounds to zero, above 89 to infinity.
-constexpr float LEAST_EXPONENT = -104.0f, MOST_EXPONENT = 89.0f;
+inline vf exponential(vf v) {
+    const vf held = min(splat(89.0f), max(splat(-104.0f), v));
+    const PowerOfTwo power(held * LOG2_E);
+    const vf r = (power.n * LN2 - held) - power.n * LN2_EXCESS;
+    return power.times_any(r * falling_slope(r) + 1.0f);
+}
 
-inline vf exponential(vf v) { return exponential_of<false>(min(splat(MOST_EXPONENT), max(splat(LEAST_EXPONENT), v))).value(); }
+// a e^(v + low) for -150 <= v < 0, rounded once where the result is denormal.
+inline vf times_exponential_of_low(vf a, vf v, vf low = vf{}) {
+    const PowerOfTwo power(v * LOG2_E);
+    const vf r = remainder_of(v, low, power.n);
+    return power.times_low(a / (r * falling_slope(r) + 1.0f));
+}
 
-// Through e^-|v|, which does not overflow, so that the lower end falls off to the denormals.
+// 1 + e^-v for -87 <= v <= 87, rounded once: the power of two of e^-v and 1 are added first, and what their sum loses is added to the rest.
+template <class... Low>
+inline vf one_plus_falling(vf v, Low... low) {
+    const PowerOfTwo power(v * -LOG2_E);
+    const vf r = remainder_of(v, low..., -power.n), scale = power.value(), sum = 1.0f + scale;
+    return sum + ((scale * r) * falling_slope(r) + (1.0f - (sum - scale)));
+}
+
+#if RECFX_LANES == 16
+// a / (1 + e^-(v + low)) for -150 <= v <= 87, as a 2^n / (2^n + e^-r) with n and r of v. The scaling comes last and reaches denormals and zeros.
+template <class... Low>
+inline vf times_logistic(vf a, vf v, Low... low) {
+    const PowerOfTwo power(v * LOG2_E);
+    const vf r = remainder_of(v, low..., power.n), scale = power.value(), sum = 1.0f + scale;
+    return power.times(quotient(a, sum + (r * falling_slope(r) + (scale - (sum - 1.0f)))));
+}
+
+// `result`, or where v is an infinity or zero what `Table` says of these.
+template <int Table>
+inline vf mended(vf result, vf v) {
+    return (vf)_mm512_fixupimm_ps((__m512)result, (__m512)v, _mm512_set1_epi32(Table), 0);
+}
+constexpr int BOTH_ARE_NAN = 0x00330000, LOWER_IS_NAN = 0x00530100;
+#endif
+
+__attribute__((noinline)) vf sigmoid_of_low(vf v, vf elsewhere) { return v < -87.0f ? exponential(v) : elsewhere; }
 inline vf sigmoid(vf v) {
-    const vf e = exponential_of<false>(max(splat(LEAST_EXPONENT), negative_magnitude(v))).value();
-    const vf low = quotient_of_sum(e, e).value();
-    return v < 0.0f ? low : 1.0f - low;
+#if RECFX_LANES == 16
+    return times_logistic(splat(1.0f), max(splat(-150.0f), min(splat(30.0f), v)));
+#else
+    const vf usual = 1.0f / one_plus_falling(max(splat(-87.0f), min(splat(30.0f), v)));
+    return __builtin_expect(any(v < -87.0f), 0) ? sigmoid_of_low(v, usual) : usual;
+#endif
 }
 
 // Where e^v is denormal, v e^v is not yet: v comes in before the scaling. Minus infinity gives NaN.
 __attribute__((noinline)) vf silu_of_low(vf v, vf elsewhere) {
     const vf end = splat(-150.0f), held = max(end, v);
-    const vf low = v < end ? v * 0.0f : exponential_of<true>(held).times(held);
+    const vf low = v < end ? v * 0.0f : times_exponential_of_low(held, held);
     return v < -87.0f ? low : elsewhere;
 }
 inline vf silu(vf v) {
-    const vf e = exponential_of<false>(max(splat(LEAST_EXPONENT), negative_magnitude(v))).value();
-    const vf usual = quotient_of_sum(v < 0.0f ? e : splat(1.0f), e).times(v);
+#if RECFX_LANES == 16
+    const vf held = max(splat(-150.0f), v);
+    return mended<LOWER_IS_NAN>(times_logistic(held, min(splat(30.0f), held)), v);
+#else
+    const vf usual = v / one_plus_falling(max(splat(-87.0f), min(splat(30.0f), v)));
     return __builtin_expect(any(v < -87.0f), 0) ? silu_of_low(v, usual) : usual;
+#endif
 }
 
 // Near zero an odd polynomial, minimax on [-0.625, 0.625], elsewhere through e^2|v|.
@@ -177,30 +205,12 @@ inline vf tanh_(vf v) {
     p = p * s + 0.13331441581249237f;
     p = p * s - 0.3333328068256378f;
     const vf near = v * (p * s + 1.0f), size = magnitude(v);
-    const vf e = exponential_of<false>(min(splat(10.0f), size) * 2.0f).normal_value();
-    const vf far = with_sign(1.0f - quotient(splat(2.0f), e + 1.0f).value(), v);
+    const vf far = with_sign(1.0f - quotient(splat(2.0f), one_plus_falling(min(splat(10.0f), size) * -2.0f)), v);
     return size < 0.625f ? near : far;
 }
 
-// e^(t^2 / 2) times the upper tail of the normal distribution, for 0 <= t <= 20, as `over` / `under` (relative error 7e-9).
-struct TailRatio {
-    vf over, under;
-};
-inline TailRatio tail_ratio(vf t) {
-    vf p = splat(0.00415322021f);
-    p = p * t + 0.040881067f;
-    p = p * t + 0.183968963f;
-    p = p * t + 0.439283202f;
-    p = p * t + 0.5f;
-    vf q = splat(0.0104104676f);
-    q = q * t + 0.102479755f;
-    q = q * t + 0.471408233f;
-    q = q * t + 1.20554757f;
-    q = q * t + 1.67645141f;
-    return {p, q * t + 1.0f};
-}
-
-// Near zero an odd polynomial, minimax on [-0.9, 0.9], elsewhere one less a tail, which from 4 on is below the last bit.
+// Near zero an odd polynomial, minimax on [-0.9, 0.9], elsewhere one less a tail, which from 4 on is below the last bit: e^-v^2 times
+// 2 B / (sqrt(pi) v B + A), within 3e-8 of the tail.
 inline vf error_function(vf v) {
     const vf s = v * v;
     vf p = splat(8.509402687195688e-05f);
@@ -210,68 +220,16 @@ inline vf error_function(vf v) {
     p = p * s + 0.11283713579177856f;
     p = p * s - 0.37612634897232056f;
     p = p * s + 0.128379167f;
-    const vf near = p * v + v, size = magnitude(v), held = min(splat(4.0f), size);
-    const TailRatio tail = tail_ratio(held * 1.41421356f);
-    const vf e = exponential_of<false>(-(held * held)).normal_value();
-    const vf far = with_sign(1.0f - quotient(e * tail.over * 2.0f, tail.under).value(), v);
+    const vf near = p * v + v, size = magnitude(v), held = min(splat(4.0f), size), square = held * held;
+    vf b = splat(0.36020576871204407f);
+    b = b * held + 1.3235821142098319f;
+    b = b * held + 2.456330911336936f;
+    b = b * held + 2.0f;
+    vf a = splat(0.32021113824078423f);
+    a = a * held + 1.1539348647823076f;
+    a = a * held + 2.0027961488326653f;
+    const PowerOfTwo power(square * -LOG2_E);
+    const vf r = remainder_of(square, -power.n), e = r * falling_slope(r) + 1.0f;
+    const vf far = with_sign(1.0f - power.times(quotient(b * e, (b * held) * 1.7724577f + a)), v);
     return size < 0.9f ? near : far;
-}
-
-// e^(-t^2 / 2) for 0 <= t <= 20. The square is exact: what it rounds off is of account where it is large.
-inline Exponential bell(vf t) {
-    const vf s = t * t;
-    return exponential_of<true>(max(splat(-150.0f), s * -0.5f), product_error(t, t, s) * -0.5f);
-}
-
-__attribute__((noinline)) vf gelu_of_low(vf v, vf elsewhere) {
-    const vf end = splat(-15.0f), held = max(end, v), t = -held;
-    const TailRatio tail = tail_ratio(t);
-    const vf low = v < end ? v * 0.0f : bell(t).times(held * quotient(tail.over, tail.under).value());
-    return v < -13.0f ? low : elsewhere;
-}
-// v times the normal distribution's lower tail; of a positive v, v less v times its upper tail. Near zero v (1/2 + v P(v^2)), minimax on [-1, 1].
-// Infinities give NaN.
-inline vf gelu(vf v) {
-    const vf s = v * v, size = magnitude(v), t = min(splat(20.0f), size), half = splat(0.5f);
-    vf p = splat(-7.462881058017956e-06f);
-    p = p * s + 0.00011295213334960863f;
-    p = p * s - 0.00118578493129462f;
-    p = p * s + 0.009973078034818172f;
-    p = p * s - 0.06649031490087509f;
-    const vf first = splat(0.3989422917366028f), others = p * s - 1.13351702e-8f;
-    p = first + others;
-    const vf whole = v * p + half;
-    const vf near = Quotient{whole, minus_product(half - whole, -v, p) + v * (others - (p - first))}.times(v);
-    const TailRatio tail = tail_ratio(t);
-    const vf e = bell(t).value(), over = e * tail.over;
-    const vf part = quotient(over, tail.under, product_error(e, tail.over, over)).times(v);
-    const vf usual = size < 1.0f ? near : v < 0.0f ? part : v - part;
-    return __builtin_expect(any(v < -13.0f), 0) ? gelu_of_low(v, usual) : usual;
-}
-
-// sqrt(8 / pi) (|v| + 0.044715 |v|^3), and what rounding took from it: gelu's tanh form is v times the sigmoid of this.
-struct Bent {
-    vf high, low;
-};
-inline Bent bend(vf t) {
-    const vf s = t * t, s_low = product_error(t, t, s);
-    const vf c = splat(0.0713548139f), cs = c * s, one = splat(1.59576917f);
-    const vf w = one + cs, back = w - one;
-    // Two-sum, and the constants' own rounding.
-    const vf w_low = ((one - (w - back)) + (cs - back)) + (product_error(c, s, cs) + c * s_low + (s * 2.399e-9f - 4.534e-8f));
-    const vf high = t * w;
-    return {high, product_error(t, w, high) + t * w_low};
-}
-
-__attribute__((noinline)) vf gelu_tanh_of_low(vf v, vf elsewhere) {
-    const vf end = splat(-12.0f), held = max(end, v);
-    const Bent x = bend(-held);
-    const vf low = v < end ? v * 0.0f : exponential_of<true>(-x.high, -x.low).times(held);
-    return v < -9.9f ? low : elsewhere;
-}
-inline vf gelu_tanh(vf v) {
-    const Bent x = bend(min(splat(12.0f), magnitude(v)));
-    const vf e = exponential_of<false>(max(splat(LEAST_EXPONENT), -x.high), -x.low).value();
-    const vf usual = quotient_of_sum(v < 0.0f ? e : splat(1.0f), e).times(v);
-    return __builtin_expect(any(v < -9.9f), 0) ? gelu_tanh_of_low(v, usual) : usual;
 }

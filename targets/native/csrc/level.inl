@@ -26,6 +26,7 @@ namespace recfx {
 namespace {
 #include "simd.h"
 #include "functions.inl"
+#include "gelu.inl"
 #include "activation.inl"
 #include "dot_units.inl"
 #include "pack.inl"

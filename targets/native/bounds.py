@@ -1,0 +1,224 @@
+"""Whether every element that a plan's steps read and write lies in its slot."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable, Iterator, Sequence
+
+from recfx.errors import TargetError
+from recfx.ops import lookup
+from recfx.targets.native.abi import Kind, Place
+from recfx.targets.native.builder import Slot, Step, View
+
+#: Elements of a slot: what they are for, the slot, the first, and (count, stride) of each loop over them.
+Reach = tuple[str, int, int, tuple[tuple[int, int], ...]]
+
+#: A temporary's row width is a 32-bit number of the library's.
+_MOST_WIDTH = 2**31 - 1
+
+
+def check_bounds(slots: Sequence[Slot], steps: Sequence[Step]) -> None:
+    """Checks every step of a plan, for any batch: a slot holds `width` elements a batch row, and a step stays within those of its row.
+
+    Elements that data decides on, as ids and offsets do, are checked by the kernels.
+
+    Args:
+        slots: The plan's slots.
+        steps: Its steps.
+
+    Raises:
+        TargetError: A step would read or write outside a slot.
+    """
+    for number, slot in enumerate(slots):
+        if slot.place is Place.TEMP and slot.width > _MOST_WIDTH:
+            raise TargetError(f"slot {number} has {slot.width} elements a row, more than {_MOST_WIDTH}")
+    for number, step in enumerate(steps):
+        place = f"step {number} ({step.kind.name.lower()})"
+        if slots[step.out.slot].once != step.once:
+            raise _violation(place, f"writes slot {step.out.slot}, which has {_rows(slots[step.out.slot])}")
+        for name, slot_number, offset, loops in _REACHES[step.kind](step):
+            slot = slots[slot_number]
+            if step.once and not slot.once and not slot.jagged:
+                raise _violation(place, f"runs once and reads slot {slot_number}, which has {_rows(slot)}, as {name}")
+            if any(count == 0 for count, _ in loops):
+                continue
+            first = offset + sum(min((count - 1) * stride, 0) for count, stride in loops)
+            last = offset + sum(max((count - 1) * stride, 0) for count, stride in loops)
+            if first < 0 or last >= slot.width or any(count < 0 for count, _ in loops):
+                raise _violation(
+                    place,
+                    f"reaches elements {first} to {last} of slot {slot_number}, which holds {slot.width}, as {name}",
+                )
+
+
+def _rows(slot: Slot) -> str:
+    return "one row for the whole batch" if slot.once else "a row for each row of the batch"
+
+
+def _violation(place: str, what: str) -> TargetError:
+    return TargetError(
+        f"{place} {what}", hint="this is a fault of recfx's native backend: please report it, and pass target='eager'"
+    )
+
+
+def _reach(name: str, view: View, *loops: tuple[int, int]) -> Reach:
+    return name, view.slot, view.offset, loops
+
+
+def _sizes(view: View) -> list[int]:
+    return [size for size, _ in view.runs]
+
+
+def _strides(view: View) -> list[int]:
+    return [stride for _, stride in view.runs]
+
+
+def _by_output(step: Step) -> Iterator[Reach]:
+    """Views and output are walked together, by the output's sizes."""
+    sizes = _sizes(step.out)
+    for number, view in step.views.items():
+        yield _reach(f"input {number}", view, *zip(sizes, _strides(view), strict=True))
+    yield _reach("output", step.out, *step.out.runs)
+
+
+def _take(step: Step) -> Iterator[Reach]:
+    by, limit = step.ints[0], step.ints[1]
+    source, index = step.views[0], step.views[1]
+    sizes = _sizes(step.out)
+    yield _reach("source", source, *zip(sizes, _strides(source), strict=True), (limit, by))
+    yield _reach("index", index, *zip(sizes[:3], _strides(index)[:3], strict=True))
+    yield _reach("output", step.out, *step.out.runs)
+
+
+def _gemm(step: Step) -> Iterator[Reach]:
+    n, k = step.ints[1], step.ints[2]
+    rows = step.views[0].runs[0][0]
+    yield _reach("input", step.views[0], step.views[0].runs[0], (k, 1))
+    for number, name in ((1, "factor"), (2, "summand")):
+        if number in step.views:
+            yield _reach(name, step.views[number], (rows, step.views[number].runs[0][1]), (n, 1))
+    yield _reach("output", step.out, (rows, step.out.runs[0][1]), (n, 1))
+
+
+def _lookup(step: Step) -> Iterator[Reach]:
+    rows, row = step.out.runs[0]
+    for feature in step.features:
+        columns = feature["dim"] * (feature["length"] if feature["pooling"] == lookup.NONE else 1)
+        yield "output", step.out.slot, step.out.offset + feature["output"], ((rows, row), (columns, 1))
+        if feature["offsets"] >= 0:
+            continue
+        for name in ("ids", "weights"):
+            if feature[name] >= 0:
+                loops = ((rows, feature[f"{name}_row"]), (feature["length"], feature[f"{name}_stride"]))
+                yield name, feature[name], feature[f"{name}_offset"], loops
+
+
+def _dot(step: Step) -> Iterator[Reach]:
+    x = step.views[0]
+    features = x.runs[0][0]
+    columns, self_interaction = step.ints[0], step.ints[1]
+    yield _reach("vectors", x, x.runs[0], (x.runs[1][0], 1))
+    if columns:
+        yield _reach("prefix", step.views[1], (columns, 1))
+    pairs = features * (features + 1 if self_interaction else features - 1) // 2
+    yield _reach("output", step.out, (columns + pairs, 1))
+
+
+def _fm(step: Step) -> Iterator[Reach]:
+    x = step.views[0]
+    yield _reach("vectors", x, x.runs[0], (x.runs[1][0], 1))
+    yield _reach("output", step.out, (1 if step.ints[0] else x.runs[1][0], 1))
+
+
+def _reduce(step: Step) -> Iterator[Reach]:
+    x = step.views[0]
+    outer, _, inner = _sizes(x)
+    yield _reach("input", x, *x.runs)
+    yield _reach("output", step.out, (outer, step.out.runs[0][1]), (inner, step.out.runs[-1][1]))
+
+
+def _running(step: Step) -> Iterator[Reach]:
+    x = step.views[0]
+    yield _reach("input", x, *x.runs)
+    yield _reach("output", step.out, *zip(_sizes(x), _strides(step.out), strict=True))
+
+
+def _integer_sum(step: Step) -> Iterator[Reach]:
+    return _running(step) if step.ints[0] else _reduce(step)
+
+
+def _row_wise(step: Step) -> Iterator[Reach]:
+    (rows, _), (n, _) = step.views[0].runs
+    for number, view in step.views.items():
+        yield _reach(f"input {number}", view, (rows, view.runs[0][1]), (n, 1))
+    yield _reach("output", step.out, (rows, step.out.runs[0][1]), (n, 1))
+
+
+def _bmm(step: Step) -> Iterator[Reach]:
+    a, b, out = step.views[0], step.views[1], step.out
+    outer, (m, k), n = out.runs[0][0], _sizes(a)[1:], _sizes(b)[2]
+    yield _reach("left", a, (outer, _strides(a)[0]), *a.runs[1:])
+    yield _reach("right", b, (outer, _strides(b)[0]), (k, _strides(b)[1]), (n, _strides(b)[2]))
+    yield _reach("output", out, out.runs[0], (m, _strides(out)[1]), (n, 1))
+
+
+def _attention(step: Step) -> Iterator[Reach]:
+    q, k, v, out = *(step.views[i] for i in range(3)), step.out
+    heads, (m, d), n, e = out.runs[0][0], _sizes(q)[1:], _sizes(k)[1], _sizes(v)[2]
+    for name, view, rows, columns in (("query", q, m, d), ("key", k, n, d), ("value", v, n, e)):
+        outer, row, column = _strides(view)
+        yield _reach(name, view, (heads, outer), (rows, row), (columns, column))
+    if 3 in step.views:
+        outer, row, column = _strides(step.views[3])
+        yield _reach("mask", step.views[3], (heads, outer), (m, row), (n, column))
+    yield _reach("output", out, out.runs[0], (m, _strides(out)[1]), (e, 1))
+
+
+def _code_dot(step: Step) -> Iterator[Reach]:
+    yield _reach("query", step.views[0], (step.views[0].runs[0][0], 1))
+    count = step.out.runs[0][0]
+    if 1 in step.views:
+        yield _reach("ids", step.views[1], (count, 1))
+    yield _reach("output", step.out, (count, 1))
+
+
+def _turn_keys(step: Step) -> Iterator[Reach]:
+    keys = step.views[0]
+    yield _reach("keys", keys, keys.runs[0], (keys.runs[1][0], 1))
+    yield _reach("output", step.out, (math.prod(_sizes(keys)), 1))
+
+
+def _key_scores(step: Step) -> Iterator[Reach]:
+    keys, columns, outputs = step.ints[0], step.ints[1], step.ints[3]
+    yield _reach("keys", step.views[0], (keys * columns, 1))
+    yield _reach("query", step.views[1], (columns, 1))
+    yield _reach("row", step.views[2], (outputs, 1))
+    yield _reach("output", step.out, (keys, 1))
+
+
+def _row_numbers(step: Step) -> Iterator[Reach]:
+    yield _reach("output", step.out, (step.ints[2], 1))
+
+
+_REACHES: dict[Kind, Callable[[Step], Iterator[Reach]]] = {
+    Kind.GEMM: _gemm,
+    Kind.LOOKUP: _lookup,
+    Kind.DOT: _dot,
+    Kind.FM: _fm,
+    Kind.POINTWISE: _by_output,
+    Kind.REDUCE: _reduce,
+    Kind.SOFTMAX: _row_wise,
+    Kind.NORM: _row_wise,
+    Kind.BMM: _bmm,
+    Kind.ATTENTION: _attention,
+    Kind.TAKE: _take,
+    Kind.INTEGER: _by_output,
+    Kind.INTEGER_SUM: _integer_sum,
+    Kind.CODE_DOT: _code_dot,
+    Kind.TURN_KEYS: _turn_keys,
+    Kind.KEY_SCORES: _key_scores,
+    Kind.FOLD: _reduce,
+    Kind.SPREAD: _reduce,
+    Kind.RUNNING: _running,
+    Kind.ROW_NUMBERS: _row_numbers,
+}

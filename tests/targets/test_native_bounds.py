@@ -1,0 +1,223 @@
+"""Every view of a plan lies in its slot: what a plan is checked for when it is built, and views of views at many batches."""
+
+from __future__ import annotations
+
+import copy
+import dataclasses
+from collections.abc import Callable, Iterator
+from functools import cache
+from typing import Any
+
+import pytest
+import torch
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from native_kit import LEVELS, Module, generator, needs_kernels, partition, program_of, relaxed, seeds
+from torch.nn import functional
+
+from recfx.errors import TargetError
+from recfx.ir import capture
+from recfx.ir.flat import flat_function
+from recfx.passes import NATIVE_PIPELINE
+from recfx.pipeline import Pipeline
+from recfx.targets.native.abi import Kind, Place
+from recfx.targets.native.bounds import check_bounds
+from recfx.targets.native.builder import Slot, Step, View
+from recfx.targets.native.plan import Plan
+
+pytestmark = needs_kernels
+
+Function = Callable[..., Any]
+X, WIDE, IDS = torch.randn(4, 6), torch.randn(4, 3, 6), torch.arange(12).reshape(4, 3) % 5
+TABLE = torch.randn(5, 8)
+
+#: Functions whose plans have steps of many kinds.
+FUNCTIONS: dict[str, tuple[Function, list[torch.Tensor]]] = {
+    "products": (lambda x: functional.linear(x, torch.ones(3, 6), torch.ones(3)).relu(), [X]),
+    "element-wise": (lambda x: x[:, 1:3] * x[:, 4:] + 1, [X]),
+    "whole numbers": (lambda i: (i * 2 + 1, i.sum(1), i.cumsum(1)), [IDS]),
+    "sums": (lambda x: (x.sum(1), x.softmax(2), x.cumsum(1), x.std(1)), [WIDE]),
+    "extremes": (lambda x: (x.argmax(2), x.max(1)[0]), [WIDE]),
+    "norms": (lambda x: functional.layer_norm(x, [6]), [WIDE]),
+    "batched products": (lambda x: x @ x.mT, [WIDE]),
+    "attention": (lambda x: functional.scaled_dot_product_attention(x, x, x, x @ x.mT > 0), [WIDE]),
+    "picks": (lambda x, i: torch.gather(x[..., 0], 1, i % 3), [WIDE, IDS]),
+    "rows": (lambda i: functional.embedding(i, TABLE), [IDS]),
+    "bags": (lambda i: torch.cat([functional.embedding(i[:, k], TABLE) for k in range(3)], 1), [IDS]),
+    "numbers": (lambda x: torch.arange(x.shape[0]) * 2 + x[:, 0], [X]),
+    "dots": (lambda x: torch.cat([x[:, 0], _pairs(x)], 1), [WIDE]),
+    "factorisation": (lambda x: 0.5 * (x.sum(1) ** 2 - (x**2).sum(1)), [WIDE]),
+}  # fmt: skip
+
+
+def _pairs(x: torch.Tensor) -> torch.Tensor:
+    rows, columns = torch.tril_indices(3, 3, -1)
+    return (x @ x.mT)[:, rows, columns]
+
+
+@cache
+def _plans(name: str) -> list[tuple[list[Slot], list[Step]]]:
+    """The slots and steps of the plans that a function is lowered to."""
+    function, inputs = FUNCTIONS[name]
+    found: list[tuple[list[Slot], list[Step]]] = []
+    made = Plan.__init__
+
+    def keep(self: Plan, library: Any, level: str, builder: Any, arguments: Any) -> None:
+        found.append((copy.copy(builder.slots), copy.copy(builder.steps)))
+        made(self, library, level, builder, arguments)
+
+    program = Pipeline(NATIVE_PIPELINE).run(capture(Module(function).eval(), tuple(inputs), {})).program
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(Plan, "__init__", keep)
+        partition(program, LEVELS[0])
+    return found
+
+
+def _moved(view: View, by: int) -> View:
+    return dataclasses.replace(view, offset=view.offset + by)
+
+
+def _broken(slots: list[Slot], step: Step) -> Iterator[Step]:
+    """A step with one of its views, or of its features, moved past the end or before the start of its slot."""
+    for number, view in step.views.items():
+        for by in (slots[view.slot].width, -slots[view.slot].width):
+            yield dataclasses.replace(step, views={**step.views, number: _moved(view, by)})
+    for by in (slots[step.out.slot].width, -slots[step.out.slot].width):
+        yield dataclasses.replace(step, out=_moved(step.out, by))
+    for number, feature in enumerate(step.features):
+        for change in ({"output": slots[step.out.slot].width}, {"ids_offset": slots[feature["ids"]].width}):
+            features = [*step.features]
+            features[number] = {**feature, **change}
+            yield dataclasses.replace(step, features=features)
+
+
+@pytest.mark.parametrize("name", FUNCTIONS)
+def test_a_view_outside_its_slot_is_an_error(name: str) -> None:
+    for slots, steps in _plans(name):
+        check_bounds(slots, steps)
+        for number, step in enumerate(steps):
+            for broken in _broken(slots, step):
+                with pytest.raises(TargetError, match=rf"step {number} \({step.kind.name.lower()}\) reaches elements"):
+                    check_bounds(slots, [*steps[:number], broken, *steps[number + 1 :]])
+
+
+def test_most_kinds_of_steps_are_broken() -> None:
+    """Only kinds whose steps need models of their own are left out."""
+    met = {step.kind for name in FUNCTIONS for _, steps in _plans(name) for step in steps}
+    assert set(Kind) - met <= {Kind.CODE_DOT, Kind.TURN_KEYS, Kind.KEY_SCORES}
+
+
+def test_a_broken_plan_is_not_built(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Lowering ends in the error, before a kernel runs."""
+    made = Plan.__init__
+
+    def widened(self: Plan, library: Any, level: str, builder: Any, arguments: Any) -> None:
+        view = builder.steps[0].views[0]
+        builder.steps[0].views[0] = dataclasses.replace(view, runs=tuple((n, stride * 2) for n, stride in view.runs))
+        made(self, library, level, builder, arguments)
+
+    monkeypatch.setattr(Plan, "__init__", widened)
+    with pytest.raises(TargetError, match="reaches elements 0 to 10 of slot 0, which holds 6"):
+        partition(program_of(lambda x: x * 2 + 1, [X]), LEVELS[0])
+
+
+def test_rows_for_the_batch_and_one_row_do_not_mix() -> None:
+    slots = [Slot(Place.INPUT, torch.float32, 4, False), Slot(Place.TEMP, torch.float32, 4, True)]
+    runs = ((1, 0), (1, 0), (1, 0), (4, 1))
+    step = Step(Kind.POINTWISE, True, {0: View(0, 0, runs)}, View(1, 0, runs), [0])
+    with pytest.raises(TargetError, match="runs once and reads slot 0, which has a row for each row of the batch"):
+        check_bounds(slots, [step])
+    step.once = False
+    with pytest.raises(TargetError, match="writes slot 1, which has one row for the whole batch"):
+        check_bounds(slots, [step])
+
+
+def test_a_row_too_wide_for_the_library_is_an_error() -> None:
+    with pytest.raises(TargetError, match=f"slot 0 has {2**31} elements a row"):
+        check_bounds([Slot(Place.TEMP, torch.float32, 2**31, False)], [])
+
+
+def _one_view(data: st.DataObject, x: torch.Tensor) -> Function:
+    """A drawn view of a tensor [B, ...] that leaves the batch alone."""
+    dims = range(1, x.ndim)
+    dim = data.draw(st.sampled_from(dims))
+    size = x.shape[dim]
+    kinds = ["slice", "select", "expand", "transpose", "narrow", "chunk", "split", "unfold", "flatten", "flip"]
+    kind = data.draw(st.sampled_from(kinds))
+    start = data.draw(st.integers(0, max(size - 1, 0)))
+    if kind == "slice":
+        step, stop = data.draw(st.integers(1, 3)), data.draw(st.integers(start, size))
+        return lambda t: t[(slice(None),) * dim + (slice(start, max(stop, start + 1), step),)]
+    if kind == "select" and x.ndim > 2:
+        return lambda t: t.select(dim, start)
+    if kind == "expand":
+        count = data.draw(st.integers(1, 3))
+        return lambda t: t.unsqueeze(dim).expand(*([-1] * dim), count, *([-1] * (t.ndim - dim)))
+    if kind == "transpose":
+        other = data.draw(st.sampled_from(dims))
+        return lambda t: t.transpose(dim, other)
+    if kind == "narrow":
+        length = data.draw(st.integers(1, size - start))
+        return lambda t: t.narrow(dim, start, length)
+    if kind in ("chunk", "split"):
+        parts, which = data.draw(st.integers(1, 3)), data.draw(st.integers(0, 2))
+        return lambda t: (p := t.chunk(parts, dim) if kind == "chunk" else t.split(parts, dim))[which % len(p)]
+    if kind == "unfold":
+        length, step = data.draw(st.integers(1, min(size, 3))), data.draw(st.integers(1, 2))
+        return lambda t: t.unfold(dim, length, step)
+    if kind == "flip":
+        return lambda t: t.flip(dim)
+    return lambda t: t.flatten(1) if t.ndim > 2 else t.unsqueeze(1)
+
+
+#: What is done with a view: by elements, by rows, by matrices, over axes.
+READERS: dict[str, Function] = {
+    "elements": lambda t: t * 3 + 1,
+    "function": lambda t: torch.sigmoid(t),
+    "copy": lambda t: t.contiguous() * 1.5,
+    "sum": lambda t: t.sum(-1),
+    "softmax": lambda t: t.softmax(1),
+    "extreme": lambda t: t.amax(1),
+    "layer": lambda t: functional.linear(t, torch.ones(3, t.shape[-1])),
+    "product": lambda t: t @ t.mT if t.ndim > 2 else t[:, None] @ t[:, :, None],
+    "norm": lambda t: functional.layer_norm(t, t.shape[-1:]),
+    "joined": lambda t: torch.cat([t, t * 2], 1),
+    "stacked": lambda t: torch.stack([t, t + 1], 1).flatten(1),
+    "windows": lambda t: t.reshape(t.shape[0], -1).as_strided((t.shape[0], 1), (t[0].numel(), 1)) * 2,
+}
+
+
+def _chain(data: st.DataObject, x: torch.Tensor) -> Function:
+    """A drawn chain of views, of the input or of a result, and what reads it."""
+    reader = READERS[data.draw(st.sampled_from(sorted(READERS)))]
+    through, views, shown = data.draw(st.booleans()), [], x
+    for _ in range(data.draw(st.integers(1, 4))):
+        take = _one_view(data, shown)
+        if take(shown).numel() > 5_000 or take(shown).ndim > 5:
+            break
+        views.append(take)
+        shown = take(shown)
+
+    def function(x: torch.Tensor) -> torch.Tensor:
+        t = x * 2 if through else x
+        for take in views:
+            t = take(t)
+        found: torch.Tensor = reader(t)
+        return found
+
+    return function
+
+
+@given(data=st.data(), seed=seeds)
+@settings(relaxed, max_examples=5)
+def test_views_of_views(data: st.DataObject, seed: int) -> None:
+    """Chains of views, read by any kernel: torch's numbers at every batch, by a kernel or by torch itself."""
+    x = torch.randn(4, *data.draw(st.lists(st.integers(1, 5), min_size=1, max_size=3)), generator=generator(seed))
+    chains = [_chain(data, x) for _ in range(data.draw(st.integers(1, 8)))]
+    program = program_of(lambda x: tuple(chain(x) for chain in chains), [x])
+    for level in LEVELS:
+        run = flat_function(partition(program, level).program)
+        for batch in (1, 2, 3, 7):
+            rows = torch.randn(batch, *x.shape[1:], generator=generator(seed + batch))
+            for found, chain in zip(run(rows), chains, strict=True):
+                torch.testing.assert_close(found, chain(rows), rtol=1e-4, atol=1e-4)
