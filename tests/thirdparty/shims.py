@@ -1,12 +1,15 @@
 """Stand-ins for what the model libraries import and their models never use.
 
 deepctr-torch asks the network for its newest version when imported; recbole imports a training logger, a table printer
-and a coloured log handler.  None of it takes part in building or running a model, so tests put these in place of
-the packages instead of installing them.
+and a coloured log handler; the others import training frameworks, readers of images and texts, and clients of hubs.  None
+of it takes part in building or running a model, so tests put these in place of the packages instead of installing them.
 """
 
 from __future__ import annotations
 
+import importlib.abc
+import importlib.machinery
+import importlib.util
 import logging
 import sys
 import types
@@ -30,6 +33,73 @@ def stand_ins(modules: dict[str, types.ModuleType]) -> Iterator[None]:
                 sys.modules[name] = module
 
 
+class _Unused:
+    """A class the library names at import and instantiates only in training."""
+
+    def __init__(self, *_args: Any, **_kwargs: Any) -> None:
+        raise RuntimeError("a stand-in for a training helper was used by a model")
+
+
+class _Named(type):
+    """A class any attribute of which is the class itself, so that chains of names can be read from it."""
+
+    def __getattr__(cls, name: str) -> Any:
+        if name.startswith("__"):
+            raise AttributeError(name)
+        return cls
+
+
+class _Absent(types.ModuleType):
+    """A module any name of which is a class that cannot be made."""
+
+    def __getattr__(self, name: str) -> Any:
+        if name.startswith("__"):
+            raise AttributeError(name)
+        made = _Named(name, (_Unused,), {"__module__": self.__name__})
+        setattr(self, name, made)
+        return made
+
+
+class _Finder(importlib.abc.MetaPathFinder, importlib.abc.Loader):
+    """Finds absent packages, with everything inside them."""
+
+    def __init__(self, packages: dict[str, dict[str, Any]]) -> None:
+        self.packages = packages
+
+    def find_spec(self, name: str, path: Any = None, target: Any = None) -> importlib.machinery.ModuleSpec | None:
+        if name.partition(".")[0] not in self.packages:
+            return None
+        return importlib.machinery.ModuleSpec(name, self, is_package=True)
+
+    def create_module(self, spec: importlib.machinery.ModuleSpec) -> types.ModuleType:
+        made = _Absent(spec.name)
+        made.__dict__.update(self.packages.get(spec.name, {}))
+        return made
+
+    def exec_module(self, module: types.ModuleType) -> None:
+        """Nothing: the module is complete."""
+
+
+@contextmanager
+def absent(*names: str, **given: dict[str, Any]) -> Iterator[None]:
+    """Let these packages be imported for a while without being installed.
+
+    Args:
+        names: Packages whose names are classes that nothing may instantiate.
+        given: Packages likewise, with some of their names as they shall be.
+    """
+    known = {name: {} for name in names} | given
+    missing = {name: held for name, held in known.items() if importlib.util.find_spec(name) is None}
+    finder = _Finder(missing)
+    sys.meta_path.append(finder)
+    try:
+        yield
+    finally:
+        sys.meta_path.remove(finder)
+        for name in [name for name in sys.modules if name.partition(".")[0] in missing]:
+            del sys.modules[name]
+
+
 def module(name: str, **contents: Any) -> types.ModuleType:
     """A module of this name that holds these attributes."""
     made = types.ModuleType(name)
@@ -41,13 +111,6 @@ def silent_requests() -> types.ModuleType:
     """`requests` whose every answer is 'not found', at once and without a network."""
     refused = types.SimpleNamespace(status_code=404)
     return module("requests", get=lambda url: refused, codes=types.SimpleNamespace(ok=200))
-
-
-class _Unused:
-    """A class the library names at import and instantiates only in training."""
-
-    def __init__(self, *_args: Any, **_kwargs: Any) -> None:
-        raise RuntimeError("a stand-in for a training helper was used by a model")
 
 
 def recbole_helpers() -> dict[str, types.ModuleType]:

@@ -6,6 +6,7 @@ Slow, and needs packages from outside: `make thirdparty`.  Run as a script, this
 from __future__ import annotations
 
 import importlib.metadata
+from collections import Counter
 from pathlib import Path
 from typing import Any
 
@@ -13,23 +14,32 @@ import pytest
 import torch
 from corpus import enliven, generator
 from examine import difference
+from make_table import row
+from records import Record, load, save
+from rich.progress import track
 from torch.utils import _pytree as pytree
 from torchrec_modules import CASES, Bags, Case
 
 import recfx
+from recfx.harm import do_no_harm
 
 PAGE = Path(__file__).parents[2] / "docs" / "torchrec.md"
+RECORDS = Path(__file__).parent / "torchrec_records.json"
 BATCHES = (1, 2, 7, 64)
+EXAMPLE = 6
 EMPTY, USUAL, LONG = Bags(0, 0), Bags(0, 3), Bags(20, 40)
 
 INTRODUCTION = """\
 # TorchRec
 
 What recfx does with each module of torchrec {version}. A model that is taken is compared with the library's own in eager mode at batches
-{batches}, with usual, empty and long bags, by a test that also checks this page (`make thirdparty`).
+{batches}, with usual, empty and long bags, by a test that also checks this page (`make thirdparty`). The other columns are as in
+[the table of models](thirdparty.md): what torch runs of the compiled model, and its time over eager's, on one thread, at one row and at
+{example} rows. "Eager kept" says that the module itself was faster and runs in the default mode. Modules that return jagged tensors read
+rows that belong to no batch row, which torch looks up.
 
-| module | |
-|---|---|
+| module | left to torch | 1 row | {example} rows | |
+|---|---|---|---|---|
 """
 
 REMARKS = """
@@ -50,15 +60,37 @@ def compiled(case: Case) -> tuple[torch.nn.Module, Any]:
     model = case.make()
     model = model.eval() if "quantized" in case.name else enliven(model)
     usual = Bags(max(USUAL.low, case.least), USUAL.high)
-    return model, recfx.optimize(model, example_inputs=case.inputs(6, generator(0), usual), measure=False)
+    return model, recfx.optimize(model, example_inputs=case.inputs(EXAMPLE, generator(0), usual), measure=False)
 
 
 def page() -> str:
     """The page as Markdown, from the cases."""
-    text = INTRODUCTION.format(version=importlib.metadata.version("torchrec"), batches=", ".join(map(str, BATCHES)))
+    text = INTRODUCTION.format(
+        version=importlib.metadata.version("torchrec"), batches=", ".join(map(str, BATCHES)), example=EXAMPLE
+    )
+    records = load(RECORDS)
     for case in CASES:
-        text += f"| {case.name} | {'taken' if not case.refused else f'refused: {case.mend}'} |\n"
+        text += (
+            f"| {case.name} | refused: {case.mend} | | | |\n" if case.refused else row(case.name, records[case.name])
+        )
     return text + REMARKS
+
+
+def measured() -> dict[str, Record]:
+    """What the default mode measures for each module that is taken."""
+    found = {}
+    for case in track([c for c in CASES if not c.refused], "measuring modules"):
+        model, fast = compiled(case)
+        report = do_no_harm(fast.parts, model).report
+        found[case.name] = Record(
+            captured=True,
+            backend=report.backend[0],
+            left=dict(Counter(name for name, _ in report.left_to_torch)),
+            operators=report.lowered_operators,
+            ratios={str(m.batch): round(m.ratio[0], 2) for m in report.measured},
+            eager_kept=report.kept_eager,
+        )
+    return found
 
 
 @pytest.mark.slow
@@ -66,6 +98,7 @@ def page() -> str:
 def test_answers_are_eagers(case: Case) -> None:
     pytest.importorskip("torchrec")
     model, fast = compiled(case)
+    assert len(fast.report.left_to_torch) <= load(RECORDS)[case.name].left_count, fast.report.left_to_torch
     for sizes in (USUAL, LONG, EMPTY):
         if sizes.high < case.least or (sizes is LONG and "Position" in case.name):
             continue
@@ -100,4 +133,6 @@ def test_the_page_lists_the_cases() -> None:
 
 
 if __name__ == "__main__":
+    torch.set_num_threads(1)
+    save(measured(), RECORDS)
     PAGE.write_text(page())
