@@ -3,14 +3,20 @@
 from __future__ import annotations
 
 from pathlib import Path
+from typing import Any
 
+import numpy as np
 import pytest
 import torch
 from hidden_batch_models import MODELS, Base, BatchSizeInFeed, feed, ids
+from hypothesis import given, settings
+from hypothesis import strategies as st
 
 import recfx
 from recfx.errors import ArtifactError, CaptureError, InputError
 from recfx.ir import capture
+from recfx.ir.batch_axes import Arrangement, Axis, find_arrangement
+from recfx.ir.lines import Line, line_through
 from recfx.ir.rebuild_signature import decode_signature
 from recfx.ir.serialize import to_json
 
@@ -162,3 +168,37 @@ def test_refused_with_the_mend_that_works(cls: type[Base], mended: type[Base], w
     assert "test_hidden_batch.py" in str(caught.value.where)
     model, history = mended().eval(), ids(4, 5)
     torch.testing.assert_close(recfx.optimize(model, example_inputs=ids(6, 5), measure=False)(history), model(history))
+
+
+@given(
+    batches=st.lists(st.integers(2, 99), min_size=3, max_size=3, unique=True),
+    factor=st.integers(-99, 99),
+    base=st.integers(-999, 999),
+    floating=st.booleans(),
+)
+@settings(deadline=None, max_examples=50)
+def test_lines(batches: list[int], factor: int, base: int, floating: bool) -> None:
+    values = [factor * b + base for b in batches]
+    found = line_through(batches, [float(v) for v in values] if floating else values)
+    assert found == Line(factor, base, floating)
+    bent = [*values[:2], values[2] + 1]
+    assert line_through(batches, bent) is None
+
+
+@given(dim=st.integers(0, 2), step=st.integers(1, 4), rows=st.integers(2, 6), batch=st.integers(1, 9))
+@settings(deadline=None, max_examples=50)
+def test_the_arrangement_of_an_input_is_found(dim: int, step: int, rows: int, batch: int) -> None:
+    step = step if dim == 0 else 1
+    sizes = [13, 17, 19]
+    sizes[dim] = rows * step
+    leaf, other = torch.arange(float(np.prod(sizes))).reshape(sizes), torch.zeros(rows)
+
+    def run(leaves: Any) -> Any:
+        x, y = leaves
+        return x.movedim(dim, 0).reshape(y.shape[0], step, -1)
+
+    found = find_arrangement(run, [leaf, other], rows)
+    assert found == Arrangement((Axis(dim, step), Axis(0)), frozenset())
+    resized = found.resized([leaf, other], rows, batch)[0].movedim(dim, 0).reshape(batch, step, -1)
+    apart = leaf.movedim(dim, 0).reshape(rows, step, -1)
+    assert all(torch.equal(resized[i], apart[i % rows]) for i in range(batch))
