@@ -61,6 +61,15 @@ def test_the_example_of_fewer_bits_works() -> None:
     assert fast.report.approximation == (names["largest"], names["relative"])
 
 
+@pytest.mark.slow
+def test_the_examples_of_testing_a_pass_work() -> None:
+    blocks = re.findall(r"```python\n(.*?)```", (ROOT / "docs" / "testing_passes.md").read_text(), flags=re.DOTALL)
+    names: dict[str, object] = {"__name__": "testing_passes"}
+    exec("\n".join(blocks), names)
+    assert "forgets-the-slope breaks this program" in str(names["message"])
+    assert "aten.leaky_relu(" in str(names["message"])
+
+
 def test_the_precisions_are_documented() -> None:
     document = (ROOT / "docs" / "quantization.md").read_text()
     for precision, text in PRECISIONS.items():

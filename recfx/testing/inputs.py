@@ -52,7 +52,7 @@ def random_leaves(program: Program, batch: int, generator: torch.Generator) -> l
 def trial_inputs(
     program: Program, generator: torch.Generator, *, specials: tuple[float, ...]
 ) -> Iterator[tuple[str, list[Any]]]:
-    """The batches that two programs are compared on: one row, a few, many; special numbers, zeros, negative numbers.
+    """The batches that two programs are compared on: one row, a few, many; special numbers, zeros, halves, negative numbers.
 
     Args:
         program: The program.
@@ -70,6 +70,10 @@ def trial_inputs(
     for rows in (1, 7):
         yield f"{rows} row(s) of special numbers", [_with_specials(leaf, specials, generator) for leaf in leaves(rows)]
     yield "zeros", [torch.zeros_like(x) if _is_float(x) else x for x in leaves(3)]
+    yield (
+        "halves",
+        [(x * 2).round() / 2 if _is_float(x) else x for x in leaves(6)],
+    )  # ties, and numbers equal to constants
     yield "negative numbers", [-x.abs() - 0.1 if _is_float(x) else x for x in leaves(4)]
 
 

@@ -24,6 +24,8 @@ _STEADY = {
     *(_aten.clone.default, _aten.alias.default, _aten.contiguous.default, _aten.embedding.default, _aten.neg.default),
     *(_aten.abs.default, _aten.relu.default, _aten.to.dtype, _aten.permute.default, _aten.flatten.using_ints),
     *(_aten.narrow.default, _aten.flip.default, _aten.index_select.default, _aten.expand_as.default),
+    *(_aten.square.default, _aten.sqrt.default, _aten.maximum.default, _aten.minimum.default, _aten.clamp.default),
+    *(_aten.clamp_min.default, _aten.clamp_max.default, _aten.floor.default, _aten.round.default, _aten.sign.default),
 }
 _BOUNDED = {
     *(_aten.tanh.default, _aten.sigmoid.default, _aten.softmax.int, _aten.layer_norm.default, _aten.hardtanh.default),
@@ -48,6 +50,9 @@ class Pool:
         fields: Columns of the input `ids`.
         numbers: Numbers to prefer among constants, such as those a pass looks for.
         favoured: Operators whose results are preferred as operands, such as those a pass looks for.
+
+    Attributes:
+        next_operand: The value that the next operator takes where it fits.
     """
 
     def __init__(
@@ -65,6 +70,7 @@ class Pool:
         self.favoured = frozenset(favoured)
         self.values: list[fx.Node] = [n for name, n in builder.inputs.items() if name in ("dense", "sequence", "mask")]
         self.made: list[fx.Node] = []
+        self.next_operand: fx.Node | None = None
         self.tables: list[str] = []
         self._degrees: dict[fx.Node, int] = {}
 
@@ -89,11 +95,25 @@ class Pool:
         """
         if not items:
             reject()  # no value has the shape that the step needs: Hypothesis draws another graph
+        wanted, self.next_operand = self.next_operand, None
+        if wanted is not None and wanted in items:
+            return wanted
         latest = list(items)[::-1]
         favoured = [node for node in latest if node.target in self.favoured]
         groups = [latest[:1], latest[:3], latest, *([favoured, favoured] if favoured else [])]
         node: fx.Node = draw(st.sampled_from(draw(st.sampled_from(groups))))
         return node
+
+    def rank(self, draw: Any, *ranks: int) -> int:
+        """One of some ranks: that of the value that the next operator has to take, when there is one."""
+        held = None if self.next_operand is None else self.next_operand.meta["val"].ndim
+        chosen: int = held if held in ranks else draw(st.sampled_from(ranks))
+        return chosen
+
+    def latest(self) -> fx.Node | None:
+        """The value that was made last, when it can be an operand."""
+        held = self.made[-1] if self.made else None
+        return held if held in self.values else None
 
     def pick(self, draw: Any, rank: int | None = 2, *, degree: int = 8, steady: bool = False) -> fx.Node:
         """A float32 value.
@@ -141,8 +161,9 @@ class Pool:
     def number(self, draw: Any) -> Any:
         """A constant: often one that an operator leaves its input alone with, or one that the pass names."""
         if self.numbers and draw(st.booleans()):
-            return draw(st.sampled_from(self.numbers))
-        return draw(st.sampled_from([1, 2.0, 0.5, 1.0, 2, -1, 0, -1.0, 0.0, True, -0.5, 3]))
+            number = draw(st.sampled_from(self.numbers))
+            return float(number) if draw(st.booleans()) else number
+        return draw(st.sampled_from([1, 2.0, 0.5, 1.0, 2, -1.5, 0, -1.0, 0.0, True, -0.5, 3.0]))
 
     def weight(self, *shape: int, positive: bool = False, draw: Any = None) -> fx.Node:
         """Fresh random state; in [0.1, 1.1] when it must be positive. With `draw`, sometimes zeros, ones, negative or equal rows."""

@@ -54,7 +54,7 @@ def _layers(pool: Pool, draw: Any, size: int, last: int | None = None) -> tuple[
 
 @step("mlp", mlp.mlp)
 def _mlp(pool: Pool, draw: Any) -> None:
-    source = pool.pick(draw, draw(st.sampled_from([2, 2, 3])))
+    source = pool.pick(draw, pool.rank(draw, 2, 2, 3))
     pool.keep(pool.call(mlp.mlp, source, *_layers(pool, draw, width(source))))
 
 

@@ -59,7 +59,7 @@ _STEADY_UNARY: dict[Any, list[tuple[Any, ...]]] = {
 
 
 def _any(pool: Pool, draw: Any, **options: Any) -> fx.Node:
-    return pool.pick(draw, draw(st.sampled_from([2, 2, 2, 1, 3])), **options)
+    return pool.pick(draw, pool.rank(draw, 2, 2, 2, 1, 3), **options)
 
 
 def _unary(pool: Pool, draw: Any, target: Any) -> None:
@@ -86,7 +86,8 @@ def _prelu(pool: Pool, draw: Any, target: Any) -> None:
 
 def _broadcast(pool: Pool, draw: Any, first: fx.Node, degree: int = 8) -> Any:
     """A partner of a value: one of its shape, a weight that broadcasts, a column [..., 1], the value itself, or a number."""
-    kind = draw(st.sampled_from(["same", "same", "number", "number", "vector", "row", "scalar-state", "column"]))
+    kinds = ["same", "same", "number", "number", "number", "vector", "row", "scalar-state", "column", "narrow"]
+    kind = "number" if pool.numbers and draw(st.integers(0, 2)) == 2 else draw(st.sampled_from(kinds))
     if kind == "same":
         return pool.partner(draw, first, degree=degree)
     if kind == "number":
@@ -97,8 +98,22 @@ def _broadcast(pool: Pool, draw: Any, first: fx.Node, degree: int = 8) -> Any:
         size = width(first) if first.meta["val"].ndim > 1 else 1
         return pool.weight(*([1, size] if kind == "row" and first.meta["val"].ndim > 1 else [size]), draw=draw)
     if kind == "column":
-        return pool.call(_aten.sum.dim_IntList, first, [-1], True)
+        reduce = draw(st.sampled_from([_aten.sum.dim_IntList, _aten.mean.dim, _aten.amax.default]))
+        return pool.call(reduce, first, [draw(st.integers(1, first.meta["val"].ndim - 1))], True)
+    if kind == "narrow":
+        fits = [v for v in pool.values if is_float(v) and pool.degree(v) <= degree and _broadcasts(v, first)]
+        return pool.choose(draw, fits or [first])
     return pool.partner(draw, first, degree=degree)
+
+
+def _broadcasts(node: fx.Node, first: fx.Node) -> bool:
+    """Whether a value has the rank of another, and a size of one where their sizes differ."""
+    pairs = list(zip(sizes(node), sizes(first), strict=False))
+    return (
+        len(sizes(node)) == len(sizes(first))
+        and all(a == b or a == "1" for a, b in pairs)
+        and sizes(node) != sizes(first)
+    )
 
 
 def _arithmetic(pool: Pool, draw: Any, target: Any) -> None:
@@ -153,7 +168,7 @@ def _compare(pool: Pool, draw: Any, target: Any) -> None:
         if sizes(second) != sizes(first):
             second = first
     else:
-        second = draw(st.sampled_from([0, 1, 2, -1, 0.5]))
+        second = draw(st.sampled_from([0, 1, 2, -1, 0.5, -2]))
     pool.keep(pool.call(target, first, second))
 
 

@@ -7,7 +7,7 @@ from typing import Any
 import torch
 from hypothesis import strategies as st
 
-from recfx.testing.pool import Pool, width
+from recfx.testing.pool import Pool, is_float, sizes, width
 from recfx.testing.step_table import operator_step
 
 _aten = torch.ops.aten
@@ -20,21 +20,19 @@ def _out(draw: Any, size: int) -> int:
 
 
 def _linear(pool: Pool, draw: Any, target: Any) -> None:
-    source = pool.pick(draw, draw(st.sampled_from([2, 2, 2, 3])))
+    source = pool.pick(draw, pool.rank(draw, 2, 2, 2, 3))
     size = width(source)
-    out = _out(draw, size)
+    known = [w for w in pool.builder.graph.find_nodes(op="get_attr") if is_float(w) and sizes(w)[1:] == [str(size)]]
+    tied = bool(known) and draw(st.booleans())
+    weight = draw(st.sampled_from(known)) if tied else pool.weight(_out(draw, size), size, draw=draw)
+    out = int(weight.meta["val"].shape[0])
     bias = draw(st.sampled_from(["bias", "bias", "none", "missing"]))
-    weights = [w for w in pool.builder.graph.find_nodes(op="get_attr") if list(w.meta["val"].shape) == [out, size]]
-    tied = bool(weights) and draw(st.booleans())
-    weight = draw(st.sampled_from(weights)) if tied else pool.weight(out, size, draw=draw)
-    if weight.meta["val"].dtype is not torch.float32:
-        weight = pool.weight(out, size, draw=draw)
     extra: list[Any] = [] if bias == "missing" else [pool.weight(out, draw=draw) if bias == "bias" else None]
     pool.keep(pool.call(target, source, weight, *extra))
 
 
 def _product(pool: Pool, draw: Any, target: Any) -> None:
-    source = pool.pick(draw, draw(st.sampled_from([2, 3])) if target is _aten.matmul.default else 2)
+    source = pool.pick(draw, pool.rank(draw, 2, 3) if target is _aten.matmul.default else 2)
     size = width(source)
     weight = pool.weight(size, _out(draw, size), draw=draw)
     if draw(st.booleans()):
@@ -70,7 +68,7 @@ def _attention(pool: Pool, draw: Any, target: Any) -> None:
 
 
 def _layer_norm(pool: Pool, draw: Any, target: Any) -> None:
-    source = pool.pick(draw, draw(st.sampled_from([2, 3])))
+    source = pool.pick(draw, pool.rank(draw, 2, 3))
     size = width(source)
     affine = draw(st.sampled_from(["both", "none", "weight"]))
     weight = None if affine == "none" else pool.weight(size)

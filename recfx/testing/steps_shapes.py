@@ -26,7 +26,7 @@ def _axis(draw: Any, node: fx.Node, *, last: bool = False) -> int:
 
 def _wide(pool: Pool, draw: Any) -> fx.Node:
     """A value of rank 2 or 3."""
-    return pool.pick(draw, draw(st.sampled_from([2, 2, 3])))
+    return pool.pick(draw, pool.rank(draw, 2, 2, 3))
 
 
 def _slice(pool: Pool, draw: Any, target: Any) -> None:
@@ -95,7 +95,7 @@ def _resize(pool: Pool, draw: Any, target: Any) -> None:
         return pool.keep(pool.call(target, summed, draw(st.sampled_from([1, -1]))))
     if target is _aten.flatten.using_ints:
         return pool.keep(pool.call(target, pool.pick(draw, 3), 1, draw(st.sampled_from([2, -1]))))
-    source = pool.pick(draw, draw(st.sampled_from([2, 3])))
+    source = pool.pick(draw, pool.rank(draw, 2, 3))
     if target is _aten.view.default and not source.meta["val"].is_contiguous():
         source = pool.call(_aten.contiguous.default, source)  # a view takes no other strides
     size = width(source)
@@ -114,7 +114,7 @@ def _expand(pool: Pool, draw: Any, target: Any) -> None:
 
 
 def _copy(pool: Pool, draw: Any, target: Any) -> None:
-    pool.keep(pool.call(target, pool.pick(draw, draw(st.sampled_from([1, 2, 3])))))
+    pool.keep(pool.call(target, pool.pick(draw, pool.rank(draw, 1, 2, 3))))
 
 
 def _gather(pool: Pool, draw: Any, target: Any) -> None:

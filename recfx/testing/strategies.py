@@ -63,7 +63,14 @@ def rec_graphs(
     if "offsets" in inputs:
         STEPS["jagged-bag"](pool, draw)
     for _ in range(draw(st.sampled_from(_step_counts(max_steps)), label="steps")):
-        STEPS[draw(st.sampled_from(draw(st.sampled_from(groups))), label="step")](pool, draw)
+        names = draw(st.sampled_from(groups))
+        STEPS[draw(st.sampled_from(names), label="step")](pool, draw)
+        if (
+            focus is not None and names is not groups[-1] and draw(st.booleans())
+        ):  # a pattern: each takes what the one before gave
+            pool.next_operand = pool.latest()
+            STEPS[draw(st.sampled_from(groups[0]), label="step on top")](pool, draw)
+            pool.next_operand = None
     seed = draw(st.integers(0, 2**16), label="seed of inputs")
     outputs = _outputs(draw, pool)
     program = builder.build(*outputs, seed=seed, batch=draw(st.integers(2, 5), label="example batch"))
@@ -106,7 +113,9 @@ def _outputs(draw: Draw, pool: Pool) -> list[Any]:
     made = [v for v in dict.fromkeys(pool.made) if v.op != "placeholder"]
     unread = [v for v in made if not v.users]
     shared = [v for v in made if v.users]
-    which = draw(st.sampled_from(["none", "all", "some"]), label="values read and returned") if shared else "none"
+    which = (
+        draw(st.sampled_from(["none", "none", "all", "some"]), label="values read and returned") if shared else "none"
+    )
     if which == "some":
         unread += draw(st.lists(st.sampled_from(shared), min_size=1, max_size=4, unique_by=id))
     elif which == "all":

@@ -1,4 +1,4 @@
-"""Passes that are wrong the way passes are wrong by mistake: each overlooks one thing, which is its key in WRONG."""
+"""Passes that are wrong the way passes are wrong by mistake: each overlooks one thing, under which it is registered."""
 
 from __future__ import annotations
 
@@ -7,6 +7,7 @@ from dataclasses import replace
 from typing import Any
 
 import torch
+from wrong_registry import REASSOC, WRONG, called, is_node, is_original, wrong
 
 import recfx
 from recfx.ir.program import set_state
@@ -14,22 +15,6 @@ from recfx.ops import cross, lookup
 from recfx.pipeline import Pass
 
 aten = torch.ops.aten
-REASSOC = recfx.Exactness.REASSOC
-WRONG: dict[str, Pass] = {}
-
-
-def wrong(name: str, *targets: Any, **spec: Any) -> Any:
-    """Registers a rewrite under what it overlooks."""
-
-    def keep(rule: Any) -> Any:
-        WRONG[name] = recfx.rewrite(*targets, **spec)(rule)
-        return WRONG[name]
-
-    return keep
-
-
-def called(node: Any, target: Any) -> bool:
-    return isinstance(node, torch.fx.Node) and node.target is target
 
 
 @wrong("negative values", aten.relu.default)
@@ -95,27 +80,21 @@ def squeeze_everything(node: Any, ctx: Any) -> Any:
 
 @wrong("alpha", aten.add.Tensor, exactness=REASSOC)
 def add_without_alpha(node: Any, ctx: Any) -> Any:
-    return ctx.call(aten.add.Tensor, node.args[1], node.args[0]) if _node(node.args[1]) and _first(node) else None
-
-
-def _node(value: Any) -> bool:
-    return isinstance(value, torch.fx.Node)
-
-
-def _first(node: Any) -> bool:
-    return not node.meta.get("recfx_pass")
+    return (
+        ctx.call(aten.add.Tensor, node.args[1], node.args[0]) if is_node(node.args[1]) and is_original(node) else None
+    )
 
 
 @wrong("order of sub", aten.sub.Tensor)
 def swap_sub(node: Any, ctx: Any) -> Any:
-    swapped = _node(node.args[0]) and _node(node.args[1]) and _first(node)
+    swapped = is_node(node.args[0]) and is_node(node.args[1]) and is_original(node)
     return ctx.call(aten.sub.Tensor, node.args[1], node.args[0], **node.kwargs) if swapped else None
 
 
 @wrong("order of div", aten.div.Tensor, exactness=REASSOC)
 def swap_div(node: Any, ctx: Any) -> Any:
     a, b = node.args
-    return ctx.call(aten.mul.Tensor, a, b) if _node(b) and _first(node) else None
+    return ctx.call(aten.mul.Tensor, a, b) if is_node(b) and is_original(node) else None
 
 
 @wrong("dimension of cat", aten.cat.default)
@@ -241,7 +220,7 @@ WRONG["empty bags"] = BagsAsLookups()
 def product_of_transposed_sizes(node: Any, ctx: Any) -> Any:
     """Takes a product with a column for one with the first column's sum: right while the column is one wide."""
     a, b = node.args
-    if not _node(b) or a.meta["val"].ndim != 2 or str(b.meta["val"].shape[-1]) != "1" or not _first(node):
+    if not is_node(b) or a.meta["val"].ndim != 2 or str(b.meta["val"].shape[-1]) != "1" or not is_original(node):
         return None
     column = ctx.call(aten.slice.Tensor, a, 1, 0, 1)
     return ctx.call(aten.expand.default, ctx.call(aten.mul.Tensor, column, b), [-1, a.meta["val"].shape[1]])
