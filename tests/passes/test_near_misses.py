@@ -131,6 +131,21 @@ def test_offsets_are_those_of_whole_bags(start: int, stride: int, fires: bool, p
         verify_numeric(program, after, Exactness.REASSOC)
 
 
+@pytest.mark.parametrize("alpha", [1, 2])
+def test_bases_of_fields_are_scaled_by_alpha(alpha: int) -> None:
+    """Fields that share a table are shifted by the first row of each; a lookup that reads the ids unshifted adds those rows itself."""
+    torch.manual_seed(0)
+    after = keeps(
+        "canonicalize,fuse-lookups",
+        lambda m, i: torch.cat([m.e(torch.add(i, m.base, alpha=alpha)).flatten(1), i.float()], 1),
+        IDS,
+        e=nn.Embedding(7 + 14 * 2, 2),
+        base=nn.Buffer(torch.tensor([0, 7, 14])),
+    )
+    (call,) = (n for n in after.graph.nodes if n.target is lookup.grouped_lookup)
+    assert (call.args[1][0].op == "placeholder") == (alpha == 1)
+
+
 @pytest.mark.parametrize("threshold", [0, 1, 2, 5])
 @pytest.mark.parametrize("compare", ["gt", "ge", "ne", "lt"])
 def test_masks_by_a_comparison_with_any_number(compare: str, threshold: int) -> None:

@@ -62,7 +62,7 @@ def test_a_wrong_pass_is_found_on_more_random_graphs(name: str) -> None:
 
 
 def test_the_list_is_long_enough() -> None:
-    assert len(WRONG) >= 80
+    assert len(WRONG) >= 75
     assert {*DEFAULT, *RARE} <= set(WRONG)
 
 
@@ -89,7 +89,7 @@ def test_graphs_hold_what_models_hold() -> None:
         facts["weighted bags"] += any(n.args[6] is not None for n in bags)
 
     look()
-    assert sum(count <= 1 for count in counts) <= len(counts) / 10
+    assert sum(count <= 1 for count in counts) <= len(counts) / 15
     assert sorted(counts)[len(counts) // 2] >= 8
     assert len(operators) >= 100
     assert min(facts.values()) >= 3, facts
