@@ -82,10 +82,10 @@ class Pool:
             reject()
 
     def keep(self, node: fx.Node) -> None:
-        """Makes a value an output, and an operand of later steps when only its first size is free."""
+        """Makes a value an output, and an operand of later steps when only its first size is free and no other is zero."""
         self.made.append(node)
         held = node.meta["val"]
-        if isinstance(held, torch.Tensor) and all(isinstance(size, int) for size in held.shape[1:]):
+        if isinstance(held, torch.Tensor) and all(isinstance(size, int) and size > 0 for size in held.shape[1:]):
             self.values.append(node)
 
     def choose(self, draw: Any, items: Sequence[fx.Node]) -> fx.Node:

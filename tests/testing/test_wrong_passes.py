@@ -39,7 +39,7 @@ DEFAULT = (
 )
 
 #: Found in fewer than 99 of 100 runs of the default budget -> a budget that finds it.
-RARE = {"tied weight": 1000}
+RARE = {"tied weight": 1000, "constant on the example": 500}
 MANY = settings(
     max_examples=150, deadline=None, database=None, derandomize=True, phases=[Phase.generate],
     suppress_health_check=list(HealthCheck),
