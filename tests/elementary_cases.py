@@ -65,10 +65,11 @@ BINARY: dict[Any, list[Binary]] = {
 #: With a table of their own in tests/targets: folds, layouts, norms, functions of two tensors that are not exact, sums whose relative error
 #: has no bound, quotients that torch itself gives as NaN where they are large.
 OTHERS = elementwise_cases.OTHERS | {
-    "_log_softmax", "addcdiv", "addcmul", "addmm", "adjoint", "all", "any", "arctan2", "argmax", "argmin", "atan2", "baddbmm",
-    "batch_norm", "broadcast_to", "concat", "concatenate", "constant_pad_nd", "cosine_similarity", "count_nonzero", "cumprod",
-    "diagonal", "div", "flip", "floor_divide", "fmax", "fmin", "fmod", "glu", "hypot", "lerp", "log_softmax", "logaddexp", "logsumexp",
-    "mT", "max", "min", "moveaxis", "movedim", "narrow", "pad", "positive", "pow", "prod", "reshape_as", "rms_norm", "roll", "softshrink",
-    "std",
-    "std_mean", "swapaxes", "swapdims", "to", "type_as", "unfold", "var", "var_mean", "view_as", "xlogy",
+    "_log_softmax", "addcdiv", "addcmul", "addmm", "adjoint", "all", "any", "arctan2", "argmax", "argmin", "atan2",
+    "avg_pool1d", "avg_pool2d", "baddbmm", "batch_norm", "broadcast_to", "concat", "concatenate", "constant_pad_nd", "conv2d",
+    "cosine_similarity", "count_nonzero", "cumprod", "diagonal", "div", "flip", "floor_divide", "fmax", "fmin", "fmod", "glu",
+    "gru", "hypot", "lerp", "log_softmax", "logaddexp", "logsumexp", "lstm", "max", "max_pool1d", "max_pool2d", "min",
+    "moveaxis", "movedim", "mT", "narrow", "numpy_T", "pad", "positive", "pow", "prod", "reshape_as", "rms_norm", "rnn_relu",
+    "rnn_tanh", "roll", "softshrink", "std", "std_mean", "swapaxes", "swapdims", "to", "type_as", "unfold", "var", "var_mean",
+    "view_as", "xlogy",
 }  # fmt: skip
