@@ -64,11 +64,11 @@ def _windows(sizes: Sequence[int], steps: Any, padding: Any, spreads: Any) -> li
 
 
 def _image(builder: PlanBuilder, node: Any, rank: int) -> Value:
-    """A float32 input [B, channels, ...] whose batch is its first dimension."""
+    """A float32 input [B, channels, ...] whose batch is its first dimension, or that has no batch."""
     value = builder.value(node)
     if builder.dtype(value) is not torch.float32:
         raise Unsupported(f"it reads {builder.dtype(value)}")
-    if len(value.dims) != rank + 2 or not value.dims[0].batch or any(d.batch for d in value.dims[1:]):
+    if len(value.dims) != rank + 2 or any(d.batch for d in value.dims[1:]):
         raise Unsupported("its batch is not the first dimension")
     return value
 

@@ -137,7 +137,7 @@ def _recurrent(builder: PlanBuilder, node: fx.Node) -> None:
     if len(x.dims) != 3 or builder.dtype(x) is not torch.float32:
         raise Unsupported("a recurrent layer of other than float32 sequences in batches")
     x = x if batch_first else _turned(x)
-    if x.dims[1].batch or not x.dims[0].batch:
+    if x.dims[1].batch:
         raise Unsupported("a sequence that runs over the batch")
     if x.dims[1].size * len(weights) > MOST_STEPS:
         raise Unsupported(f"a recurrent layer of more than {MOST_STEPS} steps")
@@ -223,7 +223,7 @@ def _without_second(value: Value, index: int) -> Value:
 
 def _with_batch(builder: PlanBuilder, state: Value, batch: Dim) -> Value:
     """A state [B, hidden]; one that is the same for every row is read by all of them."""
-    if state.batched:
+    if state.batched or not batch.batch:
         return state
     row = state.dims[1]
     if builder.slots[state.slot].data is None or row.stride not in (0, 1):

@@ -59,6 +59,14 @@ def test_answers_are_those_of_torch(name: str) -> None:
             torch.testing.assert_close(run(x[:rows])[0], wanted.contiguous(), rtol=1e-5, atol=1e-5)
 
 
+@pytest.mark.parametrize("name", ["padding", "images, all", "rows of vectors", "largest of images"])
+def test_one_row_of_fixed_shape(name: str) -> None:
+    function, shape, state = CASES[name]
+    rng = generator(8)
+    x = torch.randn(1, *shape, generator=rng)
+    near(function, [x], [torch.randn(size, generator=rng) for size in state], 1e-5, 1e-5, dynamic_shapes=False)
+
+
 @given(data=st.data(), seed=seeds)
 @relaxed
 def test_any_window(data: st.DataObject, seed: int) -> None:

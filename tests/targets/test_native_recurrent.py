@@ -97,6 +97,18 @@ def test_a_first_state_of_the_model() -> None:
     check(Learned().eval(), 4)
 
 
+@pytest.mark.parametrize("rows", [1, 3])
+@pytest.mark.parametrize("cell", ["GRU", "LSTM"])
+def test_fixed_shapes(cell: str, rows: int) -> None:
+    model = Recurrent(layer(cell, num_layers=2, bidirectional=True), given=True)
+    x = torch.randn(rows, 5, 7)
+    for run in lower_everywhere(model, [x], dynamic_shapes=False):
+        with torch.no_grad():
+            wanted = model(x)
+        for found, want in zip(run(x), wanted, strict=True):
+            torch.testing.assert_close(found, want, rtol=1e-5, atol=1e-5)
+
+
 REFUSED = {
     "projections": lambda: nn.LSTM(7, 5, proj_size=3, batch_first=True),
     "a long sequence": lambda: nn.GRU(7, 5, batch_first=True),
