@@ -12,6 +12,7 @@ from torch import Tensor
 from recfx.errors import InputError, TargetError
 from recfx.formats.searchable import unfit
 from recfx.targets.native.library import library, search_level
+from recfx.targets.native.retrieval_structs import Queries, Rescore, Search
 
 #: Items of one block.
 BLOCK = 16
@@ -21,35 +22,7 @@ _ROUNDED_TO = {"numbers": 0, "signs": 1, "bits": 2, "codes": 3}
 
 #: Kinds of rows to score again, as csrc/abi.h numbers them.
 _ROW_DTYPES = {torch.float32: 0, torch.float16: 5, torch.uint8: 3}
-_i64, _p = ctypes.c_int64, ctypes.c_void_p
 _OTHER_SOURCES, _REBUILD = "the native kernels were built from other sources", "build and install recfx again"
-
-
-class _Search(ctypes.Structure):
-    _fields_ = (
-        *((name, _i64) for name in ("struct_bytes", "items", "dim", "bits", "words", "queries", "k", "hamming")),
-        *((name, _p) for name in ("blocks", "query_rows", "scale", "bias", "query_sum", "dead", "exclude_from")),
-        *((name, _p) for name in ("exclude", "gain", "offset", "scores", "ids")),
-        *((name, ctypes.c_float) for name in ("lower", "query_step", "query_lower", "query_constant")),
-        ("query_kind", _i64),
-        ("values", _p),
-    )
-
-
-class _Queries(ctypes.Structure):
-    _fields_ = (
-        *((name, _i64) for name in ("struct_bytes", "queries", "dim", "kind", "width")),
-        *((name, _p) for name in ("values", "rows")),
-        *((name, ctypes.c_float) for name in ("step", "lower", "constant")),
-        *((name, _p) for name in ("gain", "offset", "sums")),
-    )
-
-
-class _Rescore(ctypes.Structure):
-    _fields_ = (
-        *((name, _i64) for name in ("struct_bytes", "dim", "queries", "candidates", "k", "dtype")),
-        *((name, _p) for name in ("rows", "scale", "bias", "query_rows", "query_sum", "shortlist", "scores", "ids")),
-    )
 
 
 # Made for every query, so that what a frozen class takes to set its fields would show with cold caches.
@@ -156,8 +129,8 @@ def round_queries(asked: Rounding, width: int) -> Rounded:
     rows = torch.empty(count, width, dtype=torch.int8 if asked.to == "numbers" else torch.int32)
     numbers = torch.empty(3, count)
     at, row_bytes = numbers.data_ptr(), 4 * count
-    call = _Queries(
-        struct_bytes=ctypes.sizeof(_Queries),
+    call = Queries(
+        struct_bytes=ctypes.sizeof(Queries),
         queries=count,
         dim=dim,
         kind=_ROUNDED_TO[asked.to],
@@ -209,8 +182,8 @@ def _scan(search: Scan, scores: Tensor | None, level: str | None, threads: int |
     count = len(asked)
     ids = torch.empty(count, search.k, dtype=torch.int64)
     starts, excluded = search.exclude if search.exclude is not None else (None, None)
-    call = _Search(
-        struct_bytes=ctypes.sizeof(_Search),
+    call = Search(
+        struct_bytes=ctypes.sizeof(Search),
         items=search.items,
         dim=search.dim,
         bits=search.bits,
@@ -273,8 +246,8 @@ def rescore(
     count = len(queries)
     values, ids = torch.empty(count, k), torch.empty(count, k, dtype=torch.int64)
     scale, bias, query_sum = affine if affine is not None else (None, None, None)
-    call = _Rescore(
-        struct_bytes=ctypes.sizeof(_Rescore),
+    call = Rescore(
+        struct_bytes=ctypes.sizeof(Rescore),
         dim=rows.shape[1],
         queries=count,
         candidates=shortlist.shape[1],
