@@ -71,7 +71,8 @@ class Arrangement:
 def pick_rows(leaf: torch.Tensor, axis: Axis, picks: torch.Tensor) -> torch.Tensor:
     """The rows `picks` of a tensor, all entries of a row together."""
     sizes = list(leaf.shape)
-    apart = leaf.reshape([*sizes[: axis.dim], -1, axis.step, *sizes[axis.dim + 1 :]])
+    rows = sizes[axis.dim] // axis.step
+    apart = leaf.reshape([*sizes[: axis.dim], rows, axis.step, *sizes[axis.dim + 1 :]])
     picked = apart.index_select(axis.dim, picks.to(leaf.device))
     return picked.flatten(axis.dim, axis.dim + 1)
 
