@@ -98,6 +98,8 @@ class Pool:
         wanted, self.next_operand = self.next_operand, None
         if wanted is not None and wanted in items:
             return wanted
+        if len(items) == 1:
+            return items[0]
         latest = list(items)[::-1]
         favoured = [node for node in latest if node.target in self.favoured]
         groups = [latest[:1], latest[:3], latest, *([favoured, favoured] if favoured else [])]

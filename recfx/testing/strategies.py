@@ -89,7 +89,8 @@ def _runs(program: Program) -> bool:
 
 def _step_counts(most: int) -> list[int]:
     """Numbers of steps, the smallest first so that graphs shrink to it, larger ones more often."""
-    return [count for start in range(1, most + 1, 2) for count in range(start, most + 1)]
+    more = [count for start in range(3, most + 1, 2) for count in range(start, most + 1)]
+    return [*range(1, most + 1), *more, *more]
 
 
 def _inputs(draw: Draw, width: int, fields: int, jagged: bool) -> dict[str, Any]:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import operator
 from collections import Counter
 from typing import Any
@@ -12,7 +13,7 @@ import wrong_layers  # noqa: F401 - this and the next three register their passe
 import wrong_numbers  # noqa: F401
 import wrong_passes  # noqa: F401
 import wrong_shapes  # noqa: F401
-from hypothesis import HealthCheck, Phase, given, settings
+from hypothesis import HealthCheck, Phase, given, seed, settings
 from wrong_registry import WRONG
 
 import recfx.ops.propagation
@@ -21,7 +22,7 @@ from recfx.ir import Program
 from recfx.testing import GraphBuilder, assert_pass_preserves, rec_graphs
 from recfx.testing.focus import focus_of
 from recfx.testing.inputs import EXTREME_SPECIALS, random_leaves, trial_inputs
-from recfx.testing.steps import STEPS
+from recfx.testing.steps import STEPS, Step
 
 aten = torch.ops.aten
 DEFAULT = (
@@ -95,6 +96,28 @@ def test_graphs_hold_what_models_hold() -> None:
     assert min(facts.values()) >= 3, facts
 
 
+def test_every_step_is_drawn_about_as_often_as_any_other(monkeypatch: pytest.MonkeyPatch) -> None:
+    drawn: Counter[str] = Counter()
+
+    def counted(name: str, made: Step) -> Step:
+        return dataclasses.replace(made, run=lambda pool, draw: (drawn.update([name]), made.run(pool, draw))[1])
+
+    for name, made in list(STEPS.items()):
+        monkeypatch.setitem(STEPS, name, counted(name, made))
+    for number in range(25):  # short runs: in longer ones Hypothesis repeats parts of earlier examples
+
+        @seed(number)
+        @settings(MANY, max_examples=9)
+        @given(rec_graphs())
+        def look(program: Program) -> None:
+            """Counting is done by the steps."""
+
+        look()
+    mean = drawn.total() / len(STEPS)
+    assert len(drawn) == len(STEPS)
+    assert max(drawn.values()) <= 6 * mean, drawn.most_common(3)
+
+
 def test_every_operator_of_the_dialect_has_a_step() -> None:
     """All but the ranking loss, which is for training: no captured model holds it."""
     covered = {str(target) for made in STEPS.values() for target in made.operators}
@@ -118,8 +141,8 @@ def test_trials_hold_special_numbers_whole_bags_and_the_ends_of_tables() -> None
     special = torch.cat([leaves[0].flatten() for name, leaves in trials.items() if "special" in name])
     assert bool(special.isnan().any() | special.isinf().any())
     held, empty, ids = True, False, []
-    for seed in range(20):
-        _, found, offsets = random_leaves(program, 6, torch.Generator().manual_seed(seed))
+    for number in range(20):
+        _, found, offsets = random_leaves(program, 6, torch.Generator().manual_seed(number))
         held &= int(offsets[0]) == 0 and int(offsets[-1]) == len(found) and bool((offsets.diff() >= 0).all())
         empty |= bool((offsets.diff() == 0).any())
         ids += found.tolist()
