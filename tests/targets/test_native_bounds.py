@@ -183,7 +183,10 @@ READERS: dict[str, Function] = {
     "norm": lambda t: functional.layer_norm(t, t.shape[-1:]),
     "joined": lambda t: torch.cat([t, t * 2], 1),
     "stacked": lambda t: torch.stack([t, t + 1], 1).flatten(1),
-    "windows": lambda t: t.reshape(t.shape[0], -1).contiguous().as_strided((t.shape[0], 1), (t[0].numel(), 1)) * 2,
+    "windows": lambda t: (
+        t.reshape(len(t), -1).clone(memory_format=torch.contiguous_format).as_strided((len(t), 1), (t[0].numel(), 1))
+        * 2
+    ),
 }
 
 
