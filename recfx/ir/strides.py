@@ -45,7 +45,7 @@ def read_in_order(module: fx.GraphModule) -> set[fx.Node]:
             raise CaptureError(
                 f"the model calls {node.target} on a tensor that it computes and that is not contiguous, or writes to it",
                 where=where(node),
-                hint="call .contiguous() before it, or use slices, unfold or reshape in its place",
+                hint="copy it before with .clone(memory_format=torch.contiguous_format), or use slices, unfold or reshape in its place",
             )
         _read_flat(module, node, base)
         contiguous |= _inputs(base)
