@@ -42,7 +42,8 @@ def rec_graphs(
     """Programs shaped like recommendation models, of all operators of the dialect and those of ATen that captured models hold.
 
     Inputs are `dense` float32 [batch, w] and `ids` int64 [batch, f], sometimes `sequence` float32 [batch, l, d] and `mask` bool [batch, w].
-    Every step is as likely as any other; tables are tied, copied and aliased; values have several users, outputs among them.
+    Half of the graphs start with one or two lookups, then every step is as likely as any other; tables are tied, copied and aliased; values
+    have several users, outputs among them.
 
     Args:
         draw: Given by Hypothesis.
@@ -62,6 +63,9 @@ def rec_graphs(
         pool, groups = Pool(builder, generator, fields, focus.numbers, focus.operators), focus.groups(every)
     if "offsets" in inputs:
         STEPS["jagged-bag"](pool, draw)
+    if focus is None and steps is None:  # models look up several fields, often in one table; few steps are lookups
+        for _ in range(draw(st.sampled_from([0, 0, 1, 2]), label="lookups")):
+            pool.keep(pool.call(torch.ops.aten.embedding.default, pool.table(draw), pool.column(draw)))
     for _ in range(draw(st.sampled_from(_step_counts(max_steps)), label="steps")):
         names = draw(st.sampled_from(groups))
         STEPS[draw(st.sampled_from(names), label="step")](pool, draw)

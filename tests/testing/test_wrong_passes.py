@@ -80,17 +80,16 @@ def test_graphs_hold_what_models_hold() -> None:
         counts.append(len(nodes))
         operators.update({n.target for n in nodes})
         facts["values with several users"] += any(len(n.users) > 1 for n in nodes)
-        tables = [n.args[0] for n in nodes if n.target is aten.embedding.default]
-        facts["tied tables"] += len(tables) > len(
-            {id(program.state()[str(t.target)]) for t in tables if t.op == "get_attr"}
-        )
+        tables = [n.args[0] for n in nodes if n.target is aten.embedding.default and n.args[0].op == "get_attr"]
+        facts["tied tables"] += len(tables) > len({id(program.state()[str(t.target)]) for t in tables})
         bags = [n for n in nodes if n.target is aten.embedding_bag.padding_idx]
         facts["padding_idx"] += any(n.args[8] is not None for n in bags)
         facts["jagged bags"] += any(n.args[2].op == "placeholder" for n in bags)
         facts["weighted bags"] += any(n.args[6] is not None for n in bags)
 
     look()
-    assert sum(count <= 1 for count in counts) <= len(counts) / 15
+    later = counts[20:]  # Hypothesis starts with the simplest graph, several times
+    assert sum(count <= 1 for count in later) <= len(later) / 25
     assert sorted(counts)[len(counts) // 2] >= 8
     assert len(operators) >= 100
     assert min(facts.values()) >= 3, facts
