@@ -141,7 +141,12 @@ class _Double(fx.Interpreter):
 def _plain_attention(
     query: Any, key: Any, value: Any, mask: Any = None, dropout: float = 0.0, causal: bool = False, **keywords: Any
 ) -> Any:
-    """Attention by its formula. torch's fused kernel takes scores of NaN for minus infinity where a row has few keys."""
+    """Attention by its formula, which adds the mask: True and False become 0 and minus infinity.
+
+    torch's fused kernel takes scores of NaN for minus infinity where a row has few keys.
+    """
+    if mask is not None and mask.dtype is torch.bool:
+        mask = torch.zeros_like(mask, dtype=query.dtype).masked_fill_(~mask, float("-inf"))
     return _aten._scaled_dot_product_attention_math(query, key, value, mask, dropout, causal, **keywords)[0]
 
 
