@@ -19,6 +19,7 @@ SOURCES = Path("targets/native/csrc")
 AVX2 = ["-mavx2", "-mfma", "-mf16c"]
 AVX512 = [*AVX2, "-mavx512f", "-mavx512bw", "-mavx512dq", "-mavx512vl", "-mavx512cd", "-mprefer-vector-width=512"]
 COMMON = ["plan", "pool", "openmp", "turns", "propagate", "bpr", "queries", "retrieval", "search_levels", "levels"]
+MODULE = "module"  # the Python module, which alone needs the headers of Python
 OPTIONS = ["-O3", "-fvisibility=hidden", "-Wall", "-Wextra"]
 # What a processor's family adds to the portable levels. Searches have levels of their own: on x86, counting bits in vectors came to
 # processors apart from bfloat16.
@@ -93,7 +94,7 @@ if __name__ == "__main__":
                 "recfx.targets.native._kernels",
                 sources=[
                     *(str(SOURCES / f"{name}.cpp") for name in flags_of_sources(platform.machine())),
-                    str(SOURCES / "module.c"),
+                    str(SOURCES / f"{MODULE}.cpp"),
                 ],
                 depends=[str(path) for path in sorted(SOURCES.iterdir())],
                 extra_compile_args=OPTIONS,

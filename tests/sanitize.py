@@ -12,6 +12,7 @@ import os
 import platform
 import subprocess
 import sys
+import sysconfig
 import tempfile
 from pathlib import Path
 
@@ -58,7 +59,8 @@ def build(level: str) -> Path:
     if library.exists() and library.stat().st_mtime > newest:
         return library
     compiler, kept = os.environ.get("CXX", "g++"), sources(level)
-    jobs = {SOURCES / f"{name}.cpp": flags for name, flags in kept.items()} | {stubs(folder, kept): ["-std=c++17"]}
+    jobs = {SOURCES / f"{name}.cpp": flags for name, flags in kept.items()}
+    jobs |= {SOURCES / "module.cpp": [f"-I{sysconfig.get_path('include')}"], stubs(folder, kept): ["-std=c++17"]}
     objects = []
     for source, flags in jobs.items():
         objects.append(str(folder / f"{source.stem}.o"))

@@ -4,7 +4,10 @@ from __future__ import annotations
 
 import ctypes
 import os
+from collections.abc import Callable
 from functools import lru_cache
+from importlib.machinery import ExtensionFileLoader
+from importlib.util import module_from_spec, spec_from_file_location
 from pathlib import Path
 from typing import Any
 
@@ -27,8 +30,6 @@ _FUNCTIONS: dict[str, tuple[list[Any], Any]] = {
     "recfx_use_openmp": ([_p, _p, _p, _p], None),
     "recfx_plan_new": ([_text, _p, _i64, _p, _i64, _i64], _p),
     "recfx_plan_free": ([_p], None),
-    "recfx_run": ([_p, _i64, _i64, _p, _p], _i64),
-    "recfx_run8": ([_p, _i64, _i64, *[_i64] * 8], _i64),
     "recfx_last_error": ([_p], None),
     "recfx_propagate": ([_text, _p, _p, _p, _p, _p, _i64, _p, _i64, _i64, _p, _i64, _i32, _i64], _i64),
     "recfx_bpr": ([_text, _p, _i64], _i64),
@@ -44,6 +45,8 @@ class Library:
 
     Attributes:
         calls: Its functions by name.
+        run: Runs a plan: handle, batch, threads, pointers -> 0 or the code of an error.
+        run_counted: The same with the numbers of elements behind the pointers as further arguments.
         levels: The instruction-set levels this processor runs, best first.
         search_levels: Those of searches, likewise.
     """
@@ -60,9 +63,22 @@ class Library:
                 raise OSError(f"{path.name} was built from other sources: its {struct.__name__} has another size")
         if self.calls["recfx_struct_bytes"](len(STRUCTS)) != len(Kind):
             raise OSError(f"{path.name} was built from other sources: it has other kinds of steps")
+        module = _module(path)
+        self.run: Callable[..., int] = module.run
+        self.run_counted: Callable[..., int] = module.run_counted
         _share_threads(self.calls["recfx_use_openmp"])
         self.levels: tuple[str, ...] = tuple(self.calls["recfx_levels"]().decode().split(","))
         self.search_levels: tuple[str, ...] = tuple(self.calls["recfx_search_levels"]().decode().split(","))
+
+
+def _module(path: Path) -> Any:
+    """The Python module that the library is as well."""
+    loader = ExtensionFileLoader("_kernels", str(path))
+    spec = spec_from_file_location("_kernels", path, loader=loader)
+    assert spec is not None
+    module = module_from_spec(spec)
+    loader.exec_module(module)
+    return module
 
 
 def _share_threads(use: Any) -> None:
@@ -84,7 +100,7 @@ def _load() -> Library | str:
         return f"the native kernels were not built; {_BUILD_HINT}"
     try:
         return Library(found[-1])
-    except (OSError, AttributeError) as error:
+    except (OSError, AttributeError, ImportError) as error:
         return f"the native kernels do not load ({error}); {_BUILD_HINT}"
 
 

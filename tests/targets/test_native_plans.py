@@ -21,6 +21,7 @@ from recfx.ir import Program, capture
 from recfx.ir.flat import flat_function
 from recfx.passes import NATIVE_PIPELINE
 from recfx.pipeline import Pipeline
+from recfx.targets.native.library import library
 from recfx.targets.native.partition import Partition
 from recfx.zoo import MODELS
 
@@ -290,3 +291,15 @@ def test_saved_models_run_natively(tmp_path: Any) -> None:
     inputs = model.example_inputs(33)
     assert loaded.report.backend == ("native",)
     assert torch.equal(loaded(*inputs), fast(*inputs))
+
+
+@pytest.mark.parametrize("name", ["run", "run_counted"])
+@pytest.mark.parametrize("arguments", [(), (0, 1), (0, 1, 1.5), (0, 1, 2**70), ("handle", 1, 1)])
+def test_a_call_of_the_library_refuses_wrong_arguments(name: str, arguments: tuple[Any, ...]) -> None:
+    with pytest.raises((TypeError, OverflowError)):
+        getattr(library(), name)(*arguments)
+
+
+def test_a_call_of_the_library_takes_a_count_for_each_pointer() -> None:
+    with pytest.raises(TypeError, match="pointers"):
+        library().run_counted(0, 1, 1, 2, 3, 4)

@@ -286,11 +286,5 @@ int64_t recfx_run(void* plan, int64_t batch, int64_t threads, const int64_t* poi
     return recfx::execute(*static_cast<Plan*>(plan), batch, threads, pointers, counts);
 }
 
-int64_t recfx_run8(void* plan, int64_t batch, int64_t threads, int64_t a0, int64_t a1, int64_t a2, int64_t a3, int64_t a4, int64_t a5, int64_t a6,
-                   int64_t a7) {
-    const int64_t pointers[] = {a0, a1, a2, a3, a4, a5, a6, a7};
-    return recfx::execute(*static_cast<Plan*>(plan), batch, threads, pointers, nullptr);
-}
-
 void recfx_last_error(RecfxError* error) { *error = recfx::last_error; }
 }

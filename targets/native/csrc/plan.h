@@ -28,10 +28,6 @@ RECFX_API void recfx_plan_free(void* plan);
 // Runs a plan for `batch` rows on up to `threads` threads. pointers: one per argument; counts: their elements. Returns 0, or the error's code.
 RECFX_API int64_t recfx_run(void* plan, int64_t batch, int64_t threads, const int64_t* pointers, const int64_t* counts);
 
-// The same with up to 8 arguments and no jagged ones, for callers to whom an array costs more than parameters.
-RECFX_API int64_t recfx_run8(void* plan, int64_t batch, int64_t threads, int64_t a0, int64_t a1, int64_t a2, int64_t a3, int64_t a4, int64_t a5, int64_t a6,
-                   int64_t a7);
-
 // What went wrong in the last run that failed on this thread.
 RECFX_API void recfx_last_error(RecfxError* error);
 
