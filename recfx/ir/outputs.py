@@ -57,8 +57,11 @@ def _memory_of(returned: list[fx.Node]) -> set[fx.Node]:
 
 
 def _may_alias(target: object) -> bool:
-    """Whether a result of an operator may be memory of an argument: its schema says so, or it is composed of others and may do nothing."""
-    if not isinstance(target, torch._ops.OpOverload):
+    """Whether a result of an operator may be memory of an argument.
+
+    Its schema may say so, or it is composed of others and may do nothing. Schemas of other libraries' operators are not relied on.
+    """
+    if not isinstance(target, torch._ops.OpOverload) or target.namespace not in ("aten", "recfx"):
         return True
     composed = torch._C._dispatch_has_kernel_for_dispatch_key(target._name, "CompositeImplicitAutograd")
     return composed or any(result.alias_info is not None for result in target._schema.returns)
