@@ -87,9 +87,16 @@ def find_bags(run: Callable[[Sequence[Any]], Any], leaves: Sequence[Any], known:
             outputs = pytree.tree_leaves(run(fresh))
     except Exception:  # noqa: BLE001 - the comparison with the model tells the user that it fails on the example
         return []
-    tensors = (output for output in outputs if isinstance(output, torch.Tensor) and output.ndim)
-    rows = next((int(output.shape[0]) for output in tensors), None)
-    return _groups(leaves, watcher.meetings, taken, rows)
+    meetings = [m for m in watcher.meetings if leaves[m.bounds.leaf].dtype in _INTEGERS]
+    read = [
+        leaf for leaf in sorted(watcher.read - taken) if all(leaf not in (m.bounds.leaf, m.ids.leaf) for m in meetings)
+    ]
+    return _groups(leaves, meetings, taken, _first_size([*(leaves[leaf] for leaf in read), *outputs]))
+
+
+def _first_size(values: Sequence[Any]) -> int | None:
+    """The first dimension of the first tensor that has one: the batch, where bags are not among the values."""
+    return next((int(v.shape[0]) for v in values if isinstance(v, torch.Tensor) and v.ndim), None)
 
 
 def _may_bound(leaves: Sequence[Any], position: int, taken: set[int]) -> bool:
@@ -124,7 +131,7 @@ def _fits_form(bounds: torch.Tensor, ids: int, form: Form) -> bool:
 
 
 class _Watcher(TorchDispatchMode):  # type: ignore[no-untyped-call]
-    """Follows every tensor of a run back to the inputs, and notes operators that read bounds and ids.
+    """Follows every tensor of a run back to the inputs, and notes the inputs that are read and operators that read bounds and ids.
 
     Args:
         inputs: Identity of an input tensor -> its position.
@@ -133,6 +140,7 @@ class _Watcher(TorchDispatchMode):  # type: ignore[no-untyped-call]
     def __init__(self, inputs: dict[int, int]) -> None:
         super().__init__()  # type: ignore[no-untyped-call]
         self.meetings: list[_Meeting] = []
+        self.read: set[int] = set()
         self._traces: dict[int, frozenset[_Trace]] = {key: frozenset([_Trace(i)]) for key, i in inputs.items()}
         self._alive: list[Any] = []  # an identity must not be given to another tensor during the run
 
@@ -142,6 +150,7 @@ class _Watcher(TorchDispatchMode):  # type: ignore[no-untyped-call]
         traces = {name: self._traces_of(value) for name, value in named}
         self._note(func, dict(named), traces)
         made = frozenset(t for found in traces.values() for t in found)
+        self.read |= {trace.leaf for trace in made}
         if any(word in str(func) for word in _DERIVING):
             made = frozenset(dataclasses.replace(t, bounds=True) for t in made)
         for number, tensor in enumerate(_tensors(result)):
@@ -196,29 +205,21 @@ def _row_traces(func: Any, values: dict[str, Any], made: frozenset[_Trace], numb
     return frozenset(dataclasses.replace(t, row=row) if t.row is None else t for t in made)
 
 
-def _groups(leaves: Sequence[Any], meetings: Sequence[_Meeting], taken: set[int], rows: int | None) -> list[Bags]:
+def _groups(leaves: Sequence[Any], meetings: Sequence[_Meeting], taken: set[int], batch: int | None) -> list[Bags]:
     """Meetings whose values fit, as bags; a leaf belongs to one group at most."""
-    batch = _ordinary_batch(leaves, meetings, taken)
     found: list[Bags] = []
     used = set(taken)
     for leaf in dict.fromkeys(meeting.bounds.leaf for meeting in meetings):
         own = [m for m in meetings if m.bounds.leaf == leaf and m.ids.leaf not in used]
-        if leaf in used or not own or leaves[leaf].dtype not in _INTEGERS or leaves[leaf].ndim not in (1, 2):
+        if leaf in used or not own or leaves[leaf].ndim not in (1, 2):
             continue
         fitting = [bags for form in _forms(own) if (bags := _group(leaves, leaf, form, own)) is not None]
-        sized = [_with_runs(leaves, bags, rows if batch is None else batch) for bags in fitting]
+        sized = [_with_runs(leaves, bags, batch) for bags in fitting]
         bags = min((b for b in sized if b is not None), key=lambda bags: bags.runs, default=None)
         if bags is not None:
             found.append(bags)
             used |= {leaf, *bags.members}
     return found
-
-
-def _ordinary_batch(leaves: Sequence[Any], meetings: Sequence[_Meeting], taken: set[int]) -> int | None:
-    """The batch size that inputs other than bags tell."""
-    held = taken | {leaf for meeting in meetings for leaf in (meeting.bounds.leaf, meeting.ids.leaf)}
-    ordinary = (leaf for i, leaf in enumerate(leaves) if i not in held and isinstance(leaf, torch.Tensor) and leaf.ndim)
-    return next((int(leaf.shape[0]) for leaf in ordinary), None)
 
 
 def _forms(meetings: Sequence[_Meeting]) -> list[Form]:

@@ -12,6 +12,8 @@ from native_kit import needs_kernels
 from torch.utils import _pytree as pytree
 
 import recfx
+from recfx.ir.bags import Form
+from recfx.ir.find_bags import find_bags
 
 
 @functools.cache
@@ -101,6 +103,27 @@ def test_columns_that_merely_look_like_bounds_stay_columns() -> None:
     program = recfx.optimize(PlainColumns().eval(), example_inputs=inputs, measure=False).program
     assert program.bags == ()
     assert [leaf.shape for leaf in program.signature.leaves] == [("batch",)] * 3
+
+
+class WeightsUnread(torch.nn.Module):
+    """One weight for each id, which the model takes and does not read, and numbers that are summed up and weigh other ids."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.bag = torch.nn.EmbeddingBag(9, 2, mode="sum", include_last_offset=True)
+
+    def forward(self, weights, ids, offsets, dense, columns):
+        sums = dense.cumsum(1)
+        weighted = torch.nn.functional.embedding_bag(columns, self.bag.weight, mode="sum", per_sample_weights=sums)
+        return self.bag(ids, offsets), weighted
+
+
+def test_inputs_that_are_not_read_or_hold_no_integers_do_not_tell_the_batch() -> None:
+    """Four ids in three bags: with the batch of the unread weights, the four bounds would be those of four bags."""
+    ids, offsets = torch.full((4,), 7), torch.tensor([0, 1, 2, 4])
+    inputs = (torch.rand(4), ids, offsets, torch.rand(3, 3), torch.randint(9, (3, 3)))
+    bags = find_bags(lambda leaves: WeightsUnread()(*leaves), inputs)
+    assert [(found.bounds, found.form, found.runs) for found in bags] == [(2, Form.SPLITS, 1)]
 
 
 def test_a_bag_alone_becomes_a_grouped_lookup() -> None:
