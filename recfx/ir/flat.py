@@ -11,7 +11,7 @@ import keyword
 import math
 import operator
 import re
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
 import torch
@@ -172,8 +172,12 @@ class _Writer:
         if target is _aten.to.dtype and len(node.args) == 2 and not node.kwargs:
             return f"{self._text(node.args[0])}.to({self._text(node.args[1])})"
         function = FAST_CALLS.get(target, target)
-        arguments = [self._text(a) for a in node.args]
-        arguments += [f"{name}={self._text(value)}" for name, value in node.kwargs.items()]
+        args: Sequence[Any] = node.args
+        kwargs: Mapping[str, Any] = node.kwargs
+        if function is not target:
+            args, kwargs = _as_declared(target, args, kwargs)
+        arguments = [self._text(a) for a in args]
+        arguments += [f"{name}={self._text(value)}" for name, value in kwargs.items()]
         return f"{self._bind(function, f'f_{_identifier(str(target))}')}({', '.join(arguments)})"
 
     def _slice(self, node: fx.Node) -> str | None:
@@ -212,6 +216,26 @@ class _Writer:
             self.bound[key] = name
             self.namespace[name] = value
         return self.bound[key]
+
+
+def _as_declared(target: Any, args: Sequence[Any], kwargs: Mapping[str, Any]) -> tuple[list[Any], dict[str, Any]]:
+    """Arguments with integers and truth values of the types that the schema declares.
+
+    torch.ops takes one for the other. The direct bindings refuse that.
+    """
+    declared = {argument.name: str(argument.type) for argument in target._schema.arguments}
+    given = [_of_type(value, kind) for value, kind in zip(args, declared.values(), strict=False)]
+    return given, {name: _of_type(value, declared[name]) for name, value in kwargs.items()}
+
+
+def _of_type(value: Any, declared: str) -> Any:
+    if isinstance(value, list | tuple):
+        return type(value)(_of_type(v, declared) for v in value)
+    if type(value) is bool and "int" in declared:
+        return int(value)
+    if type(value) is int and "bool" in declared:
+        return bool(value)
+    return value
 
 
 def _identifier(text: str) -> str:

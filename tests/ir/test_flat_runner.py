@@ -22,6 +22,7 @@ from recfx.ir import (
 from recfx.ir.flat import FAST_CALLS
 from recfx.ir.rebuild import from_json
 from recfx.ir.serialize import to_json
+from recfx.testing import GraphBuilder
 
 aten = torch.ops.aten
 
@@ -117,6 +118,31 @@ def test_fast_call_is_its_overload(overload: Any) -> None:
         assert torch.equal(a, b)
         assert a.dtype is b.dtype
         assert a.stride() == b.stride()
+
+
+@pytest.mark.parametrize(
+    ("overload", "arguments"),
+    [
+        (aten.select.int, (True, False)),
+        (aten.sum.dim_IntList, ([True], 1)),
+        (aten.sum.dim_IntList, ((1,), 0)),
+        (aten.amax.default, ([True], 1)),
+        (aten.softmax.int, (True,)),
+        (aten.unsqueeze.default, (True,)),
+        (aten.transpose.int, (False, True)),
+        (aten.slice.Tensor, (True, False, 2, True)),
+        (aten.leaky_relu.default, (True,)),
+    ],
+    ids=str,
+)
+def test_integers_and_truth_values_stand_for_each_other_as_in_torch_ops(
+    overload: Any, arguments: tuple[Any, ...]
+) -> None:
+    builder = GraphBuilder({"x": ("batch", 4, 3)})
+    program = builder.build(builder.call(overload, builder.inputs["x"], *arguments))
+    x = numbers(2, 4, 3)
+    (found,) = flat_function(program)(x)
+    assert torch.equal(found, overload(x, *arguments))
 
 
 class Odd(nn.Module):
