@@ -68,10 +68,10 @@ def _no_tensor() -> None:
 
 
 def watch_weights(model: torch.nn.Module, captured: Program) -> WeightWatch:
-    """Watches those parameters and buffers of a model whose memory the program that was captured from it uses."""
+    """Watches those parameters and buffers of a model whose memory or values the program that was captured from it uses."""
     used = {str(node.target) for node in captured.graph.find_nodes(op="get_attr") if node.users}
     storages = {memory for name in used for memory in _memory(get_state(captured.module, name))}
-    return WeightWatch({n: t for n, t in _state(model) if _memory(t) & storages})
+    return WeightWatch({n: t for n, t in _state(model) if n in captured.decided or _memory(t) & storages})
 
 
 def copied(model: torch.nn.Module) -> torch.nn.Module:

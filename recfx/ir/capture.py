@@ -125,12 +125,13 @@ def _captured(
     leaves, in_spec = pytree.tree_flatten((tuple(call.values), {}))
     traced = with_distinct_counts(call, bags) if dynamic_shapes is None else call
     explicit, shown = explicit_forward(model, traced)
-    exported, method = export_model(explicit, shown, _shapes_for(shown, dynamic_shapes, max_batch, bags))
-    program = _to_program(exported, call, leaves, in_spec, bags)
+    export = export_model(explicit, shown, _shapes_for(shown, dynamic_shapes, max_batch, bags))
+    program = _to_program(export.program, call, leaves, in_spec, bags)
     program.bags = tuple(bags)
+    program.decided = export.decided
     if dynamic_shapes is None and specialise:
         program = specialise_rows(program)
-    program.notices = () if method == "non-strict" else ("captured with strict export (non-strict export failed)",)
+    program.notices = ("captured with strict export (non-strict export failed)",) if export.strict else ()
     return program
 
 

@@ -1,7 +1,11 @@
-"""The ways to export a model, tried in order: non-strict, then strict, then an error that says what to change."""
+"""The ways to export a model, tried in order.
+
+Non-strict; non-strict with the decisions that depend on no input known; strict; then an error that says what to change.
+"""
 
 from __future__ import annotations
 
+import dataclasses
 import io
 import logging
 import warnings
@@ -15,12 +19,28 @@ from torch.export.dynamic_shapes import _DerivedDim
 from torch.utils import _pytree as pytree
 
 from recfx.errors import CaptureError
+from recfx.ir.constant_decisions import reads_values, record_decisions, replayed
 from recfx.ir.explain_export import capture_error, draft_line, user_frame
 from recfx.ir.explicit_forward import one_batch
 from recfx.ir.inputs import Call
 
 
-def export_model(model: torch.nn.Module, call: Call, shapes: Any) -> tuple[torch.export.ExportedProgram, str]:
+@dataclasses.dataclass(frozen=True)
+class Export:
+    """What export made.
+
+    Attributes:
+        program: The exported program.
+        strict: Whether only strict export worked.
+        decided: Names of parameters and buffers whose values decided what forward does.
+    """
+
+    program: torch.export.ExportedProgram
+    strict: bool = False
+    decided: frozenset[str] = frozenset()
+
+
+def export_model(model: torch.nn.Module, call: Call, shapes: Any) -> Export:
     """Exports a model by the first way that works.
 
     Args:
@@ -28,23 +48,38 @@ def export_model(model: torch.nn.Module, call: Call, shapes: Any) -> tuple[torch
         call: Its inputs.
         shapes: Which dimensions vary, in torch.export's form.
 
-    Returns:
-        The exported program, and the way: "non-strict" or "strict".
-
     Raises:
         CaptureError: No way works; it names the user's line.
     """
-    first: BaseException | None = None
-    for strict in (False, True):
+    first: Exception | None = None
+    found: Export | None = None
+    try:
+        found = Export(_export_refining(model, call, shapes, strict=False))
+        if not reads_values(found.program):
+            return found
+    except CaptureError:
+        raise
+    except Exception as error:  # noqa: BLE001 - export raises anything; the ladder decides
+        first = error
+    decisions = record_decisions(model, call)
+    if decisions.values:
         try:
-            return _export_refining(model, call, shapes, strict), "strict" if strict else "non-strict"
+            with replayed(decisions):
+                return Export(_export_refining(model, call, shapes, strict=False), decided=frozenset(decisions.state))
         except CaptureError:
             raise
-        except Exception as error:  # noqa: BLE001 - export raises anything; the ladder decides
+        except Exception as error:  # noqa: BLE001 - as above
             first = first or error
+    if found is not None:
+        return found
     assert first is not None
-    with quiet():
-        line = user_frame(first) or draft_line(model, call.args, call.kwargs, shapes)
+    try:
+        return Export(_export_refining(model, call, shapes, strict=True), strict=True)
+    except CaptureError:
+        raise
+    except Exception:  # noqa: BLE001 - the first error is the one to explain
+        with quiet():
+            line = user_frame(first) or draft_line(model, call.args, call.kwargs, shapes)
     raise capture_error(first, model, line) from first
 
 

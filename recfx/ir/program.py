@@ -62,6 +62,7 @@ class Program:
         notices: What the user should know about the capture, in plain sentences.
         bags: Which leaves hold bags of ids together, by position; jagged tensors know their own.
         cases: Other flat inputs, which checks use in addition to those drawn from the example.
+        decided: Names of parameters and buffers whose values forward branches on; the graph holds what was decided.
     """
 
     module: fx.GraphModule
@@ -73,6 +74,7 @@ class Program:
     notices: tuple[str, ...] = ()
     bags: tuple[Bags, ...] = ()
     cases: tuple[Sequence[Any], ...] = ()
+    decided: frozenset[str] = frozenset()
 
     @property
     def graph(self) -> fx.Graph:
