@@ -3,14 +3,19 @@
 from __future__ import annotations
 
 import argparse
+import contextlib
+import json
+import os
+import pickle
 import random
 import sys
 import tempfile
 import time
 from collections import Counter
+from collections.abc import Callable
 from pathlib import Path
 
-from tests.mutants.execute import KILLED, SURVIVED, TIMEOUT, outcome, start, warm_up
+from tests.mutants.execute import KILLED, SURVIVED, TIMEOUT, fork, judge, judge_imported, observe, wait, warm_up
 from tests.mutants.mirror import ROOT, mutated_files, tests_of
 from tests.mutants.mutate import Mutant, mutants_of
 
@@ -35,53 +40,89 @@ def draw(files: list[str], sample: int | None, seed: int) -> list[Mutant]:
     return mutants if sample is None else generator.sample(mutants, min(sample, len(mutants)))
 
 
-def plain_verdicts(mutants: list[Mutant], *, workers: int, limit: float, folder: Path) -> dict[tuple[str, ...], str]:
-    """Test files -> what becomes of them on the sources as they are. Those that fail, or run out of time, judge no mutant."""
-    waiting = list(enumerate(dict.fromkeys(tests_of(mutant.file) for mutant in mutants)))
-    verdicts: dict[tuple[str, ...], str] = {}
-    running: dict[int, tuple[tuple[str, ...], float]] = {}
-    while waiting or running:
-        while waiting and len(running) < workers:
-            number, tests = waiting.pop(0)
-            running[start(None, tests, str(folder / f"plain-{number}.log"))] = (tests, time.monotonic() + limit)
-        for pid, (tests, deadline) in list(running.items()):
-            if (verdict := outcome(pid, deadline)) is not None:
-                verdicts[tests] = verdict
-                del running[pid]
-        time.sleep(0.05)
-    return verdicts
+def of_each_room(files: list[str], number: int, seed: int) -> list[Mutant]:
+    """So many mutants of each room."""
+    rooms: dict[str, list[str]] = {}
+    for file in files:
+        rooms.setdefault(str(Path(file).parent), []).append(file)
+    return [mutant for room in rooms.values() for mutant in draw(room, number, seed)]
 
 
-def judge(mutants: list[Mutant], *, workers: int, limit: float, seconds: float, folder: Path) -> dict[Mutant, str]:
-    """Runs the mutants until they or the time are at an end; one that runs past `limit` is neither killed nor survived."""
-    begin, verdicts = time.monotonic(), {}
-    waiting, running = list(enumerate(mutants)), {}
+def judge_room(mutants: list[Mutant], limit: float, end: float, report: Callable[[Mutant | None, str], None]) -> None:
+    """Runs the mutants of a room: most in a process that has run the tests without a mutant, and the others afterwards."""
+    files = list(dict.fromkeys(test for mutant in mutants for test in tests_of(mutant.file)))
+    with tempfile.NamedTemporaryFile() as handed:
+
+        def warm() -> int:
+            tests = observe(files, mutants)
+            for test in sorted(tests.failed):
+                report(None, test)
+            left = []
+            for mutant, verdict in judge(files, mutants, tests, limit, end):
+                if verdict is None:
+                    left.append(mutant)
+                else:
+                    report(mutant, verdict)
+            Path(handed.name).write_bytes(pickle.dumps((tests, left)))
+            return 0
+
+        wait(fork(warm, None, float("inf")))
+        tests, left = pickle.loads(Path(handed.name).read_bytes())
+    for mutant in left:
+        if time.monotonic() < end:
+            report(mutant, judge_imported(files, mutant, tests, limit))
+
+
+def judge_all(mutants: list[Mutant], *, workers: int, limit: float, seconds: float) -> dict[Mutant, str]:
+    """Runs the mutants, room by room, until they or the time are at an end."""
+    verdicts: dict[Mutant, str] = {}
+    rooms: dict[str, list[Mutant]] = {}
+    for mutant in mutants:
+        rooms.setdefault(mutant.room, []).append(mutant)
+    end, waiting, running = time.monotonic() + seconds, list(rooms.values()), []
+    reader, writer = os.pipe()
+
+    def report(mutant: Mutant | None, text: str) -> None:
+        os.write(writer, json.dumps([None if mutant is None else mutants.index(mutant), text]).encode() + b"\n")
+
+    os.set_blocking(reader, False)
+    read = b""
     while waiting or running:
-        while waiting and len(running) < workers and time.monotonic() - begin < seconds:
-            number, mutant = waiting.pop(0)
-            running[start(mutant, tests_of(mutant.file), str(folder / f"{number}.log"))] = (
-                mutant,
-                time.monotonic() + limit,
-            )
+        while waiting and len(running) < workers and time.monotonic() < end:
+            room = waiting.pop(0)
+            running.append(fork(lambda room=room: judge_room(room, limit, end, report) or 0, None, float("inf")))  # type: ignore[misc]
         if not running:
             break
-        for pid, (mutant, deadline) in list(running.items()):
-            if (verdict := outcome(pid, deadline)) is not None:
-                verdicts[mutant] = verdict
-                del running[pid]
-                print(f"{verdict:9} {mutant.file}:{mutant.line}: {mutant.what}   `{mutant.text[:90]}`", flush=True)
+        running = [(pid, deadline) for pid, deadline in running if not os.waitpid(pid, os.WNOHANG)[0]]
+        with contextlib.suppress(BlockingIOError):
+            read += os.read(reader, 1 << 16)
+        *lines, read = read.split(b"\n")
+        for line in lines:
+            place, verdict = json.loads(line)
+            if place is None:
+                print(f"fails without a mutant, so it judges none: {verdict}", flush=True)
+                continue
+            mutant = mutants[place]
+            verdicts[mutant] = verdict
+            print(f"{verdict:9} {mutant.file}:{mutant.line}: {mutant.what}   `{mutant.text[:90]}`", flush=True)
         time.sleep(0.05)
     return verdicts
 
 
 def main() -> int:
-    """Prints every verdict and the share killed of each room; 1 when too few were killed, or tests fail without a mutant."""
+    """Prints every verdict and the share noticed of each room; 1 when too few were.
+
+    A mutant that takes five times the processor time that its tests take without it is noticed as well.
+    """
     parser = argparse.ArgumentParser(prog="python -m tests.mutants", description=__doc__)
     parser.add_argument("files", nargs="*", help="files to mutate, relative to the repository; all by default")
     parser.add_argument("--sample", type=int, help="so many mutants at random; all by default")
+    parser.add_argument("--each-room", type=int, help="so many mutants of each room at random")
     parser.add_argument("--seed", type=int, default=0, help="of the sample")
     parser.add_argument("--seconds", type=float, default=float("inf"), help="start no mutant after this time")
-    parser.add_argument("--limit", type=float, default=300.0, help="seconds for one mutant")
+    parser.add_argument(
+        "--limit", type=float, default=300.0, help="seconds for one mutant, however little of a processor it needs"
+    )
     parser.add_argument("--workers", type=int, default=2)
     parser.add_argument("--at-least", type=float, default=90.0, help="per cent that must be killed")
     parser.add_argument("--survivors", type=int, default=sys.maxsize, help="how many may survive, of a small sample")
@@ -90,26 +131,23 @@ def main() -> int:
     if without := [file for file in files if not tests_of(file)]:
         print("no test file reaches: " + ", ".join(without))
         return 1
-    mutants = draw(files, given.sample, given.seed)
+    each = given.each_room
+    mutants = draw(files, given.sample, given.seed) if each is None else of_each_room(files, each, given.seed)
     warm_up()
-    with tempfile.TemporaryDirectory() as folder:
-        plain = plain_verdicts(mutants, workers=given.workers, limit=given.limit, folder=Path(folder))
-        if failing := [" ".join(tests) for tests, verdict in plain.items() if verdict == KILLED]:
-            print("these tests fail without any mutant, so they judge none:", *failing, sep="\n")
-            return 1
-        fair = [mutant for mutant in mutants if plain[tests_of(mutant.file)] == SURVIVED]
-        verdicts = judge(fair, workers=given.workers, limit=given.limit, seconds=given.seconds, folder=Path(folder))
+    verdicts = judge_all(mutants, workers=given.workers, limit=given.limit, seconds=given.seconds)
     rooms: dict[str, Counter[str]] = {}
     for mutant, verdict in verdicts.items():
-        rooms.setdefault(str(Path(mutant.file).parent), Counter())[verdict] += 1
+        rooms.setdefault(mutant.room, Counter())[verdict] += 1
     for room, counts in sorted(rooms.items()):
-        print(f"{room:20} {counts[KILLED]:5} killed {counts[SURVIVED]:5} survived {counts[TIMEOUT]:5} out of time")
+        share = f"{100 * (1 - counts[SURVIVED] / counts.total()):5.1f} %"
+        print(
+            f"{room:20} {counts[KILLED]:5} killed {counts[TIMEOUT]:5} out of time {counts[SURVIVED]:5} survived {share}"
+        )
     counts = Counter(verdicts.values())
-    judged = counts[KILLED] + counts[SURVIVED]
-    share = 100 * counts[KILLED] / max(1, judged)
-    left = len(mutants) - len(verdicts)
-    print(f"{counts[KILLED]} of {judged} mutants killed ({share:.1f} %); {counts[TIMEOUT]} out of time, {left} not run")
-    return int(counts[SURVIVED] > given.survivors or (judged > 0 and share < given.at_least))
+    noticed = counts[KILLED] + counts[TIMEOUT]
+    share = 100 * noticed / max(1, len(verdicts))
+    print(f"{noticed} of {len(verdicts)} mutants noticed ({share:.1f} %); {len(mutants) - len(verdicts)} not run")
+    return int(counts[SURVIVED] > given.survivors or (bool(verdicts) and share < given.at_least))
 
 
 if __name__ == "__main__":

@@ -9,7 +9,15 @@ from pathlib import Path
 ROOT = Path(__file__).parents[2]
 
 #: What is mutated: folders and files.
-MUTATED = ("passes", "recfx/ir", "recfx/pipeline", "targets/native", "recfx/retrieval", "recfx/harm.py")
+MUTATED = (
+    "passes",
+    "recfx/ir",
+    "recfx/pipeline",
+    "recfx/testing",
+    "targets/native",
+    "recfx/retrieval",
+    "recfx/harm.py",
+)
 
 #: Tests of a helper are those of the passes that use it, of these at most so many.
 _MOST_FILES = 6

@@ -27,6 +27,9 @@ _SWAPS: dict[type[ast.AST], type[ast.AST]] = {
 }
 
 
+FUNCTIONS = (ast.FunctionDef, ast.AsyncFunctionDef, ast.Lambda)
+
+
 @dataclasses.dataclass(frozen=True)
 class Mutant:
     """One mutant.
@@ -52,12 +55,23 @@ class Mutant:
         """What the list of equivalent mutants knows it by: it stays when other lines move."""
         return f"{self.file} | {self.text} | {self.what}"
 
-    def source(self, root: Path) -> str:
-        """The whole mutated source."""
+    @property
+    def room(self) -> str:
+        """The folder the file lies in."""
+        return str(Path(self.file).parent)
+
+    def tree(self, root: Path) -> ast.Module:
+        """The mutated source; every node stays on its line."""
         tree = ast.parse((root / self.file).read_text())
         node = next(n for i, n in enumerate(ast.walk(tree)) if i == self.node)
         list(_changes(node))[self.change][1](node)
-        return ast.unparse(ast.fix_missing_locations(tree))
+        return ast.fix_missing_locations(tree)
+
+    def function(self, root: Path) -> int | None:
+        """The first line of the innermost function that the mistake is in; None for one that is made when the module is imported."""
+        tree = ast.parse((root / self.file).read_text())
+        node = next(n for i, n in enumerate(ast.walk(tree)) if i == self.node)
+        return _innermost(tree, node, None)
 
 
 def mutants_of(root: Path, file: str) -> list[Mutant]:
@@ -65,12 +79,31 @@ def mutants_of(root: Path, file: str) -> list[Mutant]:
     text = (root / file).read_text()
     lines, tree = text.splitlines(), ast.parse(text)
     found = []
+    said = {part for node in ast.walk(tree) if isinstance(node, ast.Raise) for part in ast.walk(node)}
     for index, node in enumerate(ast.walk(tree)):
-        if not hasattr(node, "lineno") or (isinstance(node, ast.expr | ast.stmt) and _is_text(node)):
+        if not hasattr(node, "lineno") or _is_text(node) or node in said:
             continue
         for number, (what, _) in enumerate(_changes(node)):
             found.append(Mutant(file, node.lineno, lines[node.lineno - 1].strip(), what, index, number))
     return sorted(found, key=lambda m: (m.line, m.what))
+
+
+def first_line(function: ast.AST) -> int:
+    """The line that Python knows a function by: that of its first decorator, if it has one."""
+    decorators = getattr(function, "decorator_list", [])
+    return min([function.lineno, *(d.lineno for d in decorators)])  # type: ignore[attr-defined]
+
+
+def _innermost(tree: ast.AST, wanted: ast.AST, function: int | None) -> int | None:
+    """The first line of the function around a node; defaults and decorators of a function belong to what is around that."""
+    if tree is wanted:
+        return function
+    own = tree.body if isinstance(tree, FUNCTIONS) else []
+    inside = {id(child) for child in (own if isinstance(own, list) else [own])}
+    for child in ast.iter_child_nodes(tree):
+        if any(node is wanted for node in ast.walk(child)):
+            return _innermost(child, wanted, first_line(tree) if id(child) in inside else function)
+    raise LookupError(f"the tree has no such node: {ast.dump(wanted)}")
 
 
 def _is_text(node: ast.AST) -> bool:

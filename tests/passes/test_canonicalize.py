@@ -7,6 +7,7 @@ import torch
 from hypothesis import given
 from hypothesis import strategies as st
 from models import TinyCtr, tiny_inputs
+from near_misses import check_near_misses
 from pass_cases import Case, Function, check_does_not_fire, check_fires, operators, program_of, run
 from torch import nn
 
@@ -62,6 +63,10 @@ LEAVES_ALONE = {
 @pytest.mark.parametrize("name", FIRES)
 def test_fires(name: str) -> None:
     check_fires("canonicalize", FIRES[name], Exactness.EXACT)
+
+
+def test_programs_that_differ_by_one_argument_keep_their_meaning() -> None:
+    check_near_misses("canonicalize", map(program_of, FIRES.values()), Exactness.EXACT)
 
 
 def test_a_squeeze_of_the_batch_stays() -> None:

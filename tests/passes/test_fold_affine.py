@@ -6,6 +6,7 @@ import pytest
 import torch
 from hypothesis import given
 from hypothesis import strategies as st
+from near_misses import check_near_misses
 from pass_cases import Case, Function, check_does_not_fire, check_fires, program_of, run
 from torch import nn
 from torch.nn import functional as F
@@ -67,6 +68,10 @@ LEAVES_ALONE = {
 @pytest.mark.parametrize("name", FIRES)
 def test_fires(name: str) -> None:
     check_fires("fold-affine", FIRES[name], Exactness.REASSOC)
+
+
+def test_programs_that_differ_by_one_argument_keep_their_meaning() -> None:
+    check_near_misses("fold-affine", map(program_of, FIRES.values()), Exactness.REASSOC)
 
 
 @pytest.mark.parametrize("name", LEAVES_ALONE)

@@ -8,6 +8,7 @@ import pytest
 import torch
 from hypothesis import given
 from hypothesis import strategies as st
+from near_misses import check_near_misses
 from pass_cases import Case, Function, check_does_not_fire, check_fires, program_of, run
 from torch import nn
 
@@ -85,6 +86,10 @@ def test_fires(name: str) -> None:
     merged = run("merge-duplicates", program).program  # so that a norm called twice is one
     assert merged is not program
     check_fires("fold-batchnorm", case, Exactness.REASSOC) if name != "before two" else _check_two(case)
+
+
+def test_programs_that_differ_by_one_argument_keep_their_meaning() -> None:
+    check_near_misses("fold-batchnorm", map(program_of, FIRES.values()), Exactness.REASSOC)
 
 
 def _check_two(case: Case) -> None:

@@ -6,6 +6,7 @@ import pytest
 import torch
 from hypothesis import given
 from hypothesis import strategies as st
+from near_misses import check_near_misses
 from pass_cases import Case, Function, check_does_not_fire, check_fires, program_of, run
 from torch import nn
 
@@ -70,6 +71,10 @@ FIRES = {
 @pytest.mark.parametrize("name", FIRES)
 def test_fires(name: str) -> None:
     check_fires("fold-constants", FIRES[name], Exactness.EXACT)
+
+
+def test_programs_that_differ_by_one_argument_keep_their_meaning() -> None:
+    check_near_misses("fold-constants", map(program_of, FIRES.values()), Exactness.EXACT)
 
 
 def test_growth_is_limited() -> None:

@@ -9,6 +9,7 @@ import pytest
 import torch
 from hypothesis import given
 from hypothesis import strategies as st
+from near_misses import check_near_misses
 from pass_cases import Case, Function, check_does_not_fire, check_fires, operators, program_of, run
 from torch import nn
 from torch.nn import functional as F
@@ -66,6 +67,10 @@ POSITIVE = {
 @pytest.mark.parametrize("name", POSITIVE)
 def test_fires(name: str) -> None:
     check_fires("form-bags", POSITIVE[name], Exactness.REASSOC)
+
+
+def test_programs_that_differ_by_one_argument_keep_their_meaning() -> None:
+    check_near_misses("form-bags", map(program_of, POSITIVE.values()), Exactness.REASSOC)
 
 
 def refused(reason: str, body: Callable[..., Any], *inputs: torch.Tensor, dim: int = 4) -> Case:

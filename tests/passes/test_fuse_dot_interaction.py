@@ -9,6 +9,7 @@ import pytest
 import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from near_misses import check_near_misses
 from pass_cases import Case, Function, check_does_not_fire, check_fires, operators, program_of, run
 
 from recfx import zoo
@@ -145,6 +146,10 @@ LEAVES_ALONE = {
 @pytest.mark.parametrize("name", FIRES)
 def test_fires(name: str) -> None:
     check_fires("fuse-dot-interaction", FIRES[name], Exactness.REASSOC)
+
+
+def test_programs_that_differ_by_one_argument_keep_their_meaning() -> None:
+    check_near_misses("fuse-dot-interaction", map(program_of, FIRES.values()), Exactness.REASSOC)
 
 
 @pytest.mark.parametrize("name", LEAVES_ALONE)

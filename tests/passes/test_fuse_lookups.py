@@ -10,6 +10,7 @@ import torch
 from hypothesis import given
 from hypothesis import strategies as st
 from lookup_cases import BAGGED, CUBE, DENSE, IDS, ONE, WEIGHTS, case, features, tables
+from near_misses import check_near_misses
 from pass_cases import Case, Function, check_does_not_fire, check_fires, operators, program_of, run
 from torch import nn
 from torch.nn import functional as F
@@ -88,6 +89,11 @@ def test_moves_rows_exactly(name: str) -> None:
 @pytest.mark.parametrize("name", REASSOC)
 def test_pools(name: str) -> None:
     check_fires("fuse-lookups", REASSOC[name], Exactness.REASSOC)
+
+
+def test_programs_that_differ_by_one_argument_keep_their_meaning() -> None:
+    cases = [*EXACT.values(), *REASSOC.values()]
+    check_near_misses("fuse-lookups", map(program_of, cases), Exactness.REASSOC)
 
 
 def refused(reason: str, body: Callable[..., Any], *inputs: torch.Tensor) -> Case:

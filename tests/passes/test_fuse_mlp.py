@@ -9,6 +9,7 @@ import pytest
 import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from near_misses import check_near_misses
 from pass_cases import Case, Function, check_does_not_fire, check_fires, default_program, operators, program_of, run
 from torch import nn
 from torch.nn import functional as F
@@ -207,6 +208,10 @@ def half_gate(m: Any, x: torch.Tensor) -> torch.Tensor:
 @pytest.mark.parametrize("name", FIRES)
 def test_fires(name: str) -> None:
     check_fires("fuse-mlp", FIRES[name], Exactness.REASSOC)
+
+
+def test_programs_that_differ_by_one_argument_keep_their_meaning() -> None:
+    check_near_misses("fuse-mlp", map(program_of, FIRES.values()), Exactness.REASSOC)
 
 
 LEAVES_ALONE = {

@@ -9,6 +9,7 @@ import pytest
 import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from near_misses import check_near_misses
 from pass_cases import Case, Function, check_does_not_fire, check_fires, operators, program_of, run, small_model
 from torch import nn
 
@@ -151,6 +152,10 @@ LEAVES_ALONE: dict[str, tuple[Body, str]] = {
 @pytest.mark.parametrize("name", FIRES)
 def test_fires(name: str) -> None:
     check_fires("fuse-target-attention", FIRES[name], Exactness.REASSOC)
+
+
+def test_programs_that_differ_by_one_argument_keep_their_meaning() -> None:
+    check_near_misses("fuse-target-attention", map(program_of, FIRES.values()), Exactness.REASSOC)
 
 
 @pytest.mark.parametrize("name", LEAVES_ALONE)

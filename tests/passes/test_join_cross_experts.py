@@ -10,6 +10,7 @@ import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from native_kit import needs_kernels
+from near_misses import check_near_misses
 from pass_cases import Case, Function, check_does_not_fire, check_fires, operators, program_of, run
 from torch import nn
 
@@ -163,6 +164,10 @@ NO_MIXTURE = {
 @pytest.mark.parametrize("name", FIRES)
 def test_fires(name: str) -> None:
     check_fires("join-cross-experts", FIRES[name], Exactness.REASSOC)
+
+
+def test_programs_that_differ_by_one_argument_keep_their_meaning() -> None:
+    check_near_misses("join-cross-experts", map(program_of, FIRES.values()), Exactness.REASSOC)
 
 
 @pytest.mark.parametrize("name", LEAVES_ALONE)

@@ -7,6 +7,7 @@ import torch
 from hypothesis import given
 from hypothesis import strategies as st
 from models import TinyCtr, tiny_inputs
+from near_misses import check_near_misses
 from pass_cases import Case, Function, check_fires, operators, program_of, run
 from torch import nn
 
@@ -35,6 +36,10 @@ FIRES = {
 @pytest.mark.parametrize("name", FIRES)
 def test_fires(name: str) -> None:
     check_fires("merge-duplicates", FIRES[name], Exactness.EXACT)
+
+
+def test_programs_that_differ_by_one_argument_keep_their_meaning() -> None:
+    check_near_misses("merge-duplicates", map(program_of, FIRES.values()), Exactness.EXACT)
 
 
 LEAVES_ALONE = {
