@@ -18,49 +18,12 @@ from torch.utils._python_dispatch import TorchDispatchMode
 from recfx.ir.bag_rows import BAGS, with_read_rows
 from recfx.ir.operators import DIALECT
 from recfx.ir.program import Program
+from recfx.ir.rounding import RoundingNoise, is_float, rounds
 from recfx.ir.tables import reads_as_table
 
 _aten = torch.ops.aten
 _ATTENTION = _aten.scaled_dot_product_attention.default
 _SAMPLES = 6
-_EXACT_BELOW = 2.0**24
-#: Operators that move, compare or convert numbers: they round nothing, and what they do may hang on the last bit.
-_EXACT = frozenset(
-    [
-        "to",
-        "_to_copy",
-        "type_as",
-        "floor",
-        "ceil",
-        "round",
-        "trunc",
-        "frac",
-        "remainder",
-        "fmod",
-        "floor_divide",
-        "cat",
-        "stack",
-        "index",
-        "index_select",
-        "gather",
-        "embedding",
-        "where",
-        "clone",
-        "masked_fill",
-        "sign",
-        "relu",
-        "contiguous",
-        "lift_fresh_copy",
-        "detach",
-        "max",
-        "min",
-        "amax",
-        "amin",
-        "argmax",
-        "topk",
-        "sort",
-    ]
-)
 
 
 class Reference:
@@ -94,7 +57,7 @@ class Reference:
     @functools.cached_property
     def _spreads(self) -> dict[int, torch.Tensor]:
         truth = self._truth
-        found = {i: torch.zeros_like(t, dtype=torch.float64) for i, t in enumerate(truth) if _is_float(t)}
+        found = {i: torch.zeros_like(t, dtype=torch.float64) for i, t in enumerate(truth) if is_float(t)}
         for seed in range(_SAMPLES):
             runner = _Perturbed(self._program, seed, wide=self.refusal is None)
             for i, moved in enumerate(runner.outputs(self._leaves)):
@@ -158,69 +121,28 @@ class _Perturbed(_Double):
 
     def __init__(self, program: Program, seed: int, *, wide: bool) -> None:
         super().__init__(program, wide=wide)
-        self._noise = _Noise(seed)
+        self._noise = RoundingNoise(seed)
 
     def call_function(self, target: Any, args: Any, kwargs: Any) -> Any:
-        if not _rounds(target):
+        if not rounds(target):
             return super().call_function(target, args, kwargs)
         if target in DIALECT:
             with _NoiseInside(self._noise):
                 return super().call_function(DIALECT[target], args, kwargs)
-        tables = target in BAGS
-        args = tuple(a if tables and i == 0 else self._noise(a) for i, a in enumerate(args))
-        return self._noise(super().call_function(target, args, kwargs))
+        return self._noise.around(super().call_function, target, args, kwargs)
 
 
 class _NoiseInside(TorchDispatchMode):  # type: ignore[no-untyped-call]
     """Moves operands and results of the arithmetic that runs within it."""
 
-    def __init__(self, noise: _Noise) -> None:
+    def __init__(self, noise: RoundingNoise) -> None:
         super().__init__()  # type: ignore[no-untyped-call]
         self._noise = noise
 
     def __torch_dispatch__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
-        if not _rounds(func) or func._schema.is_mutable:
+        if not rounds(func) or func._schema.is_mutable:
             return func(*args, **(kwargs or {}))
-        return self._noise(func(*self._noise(args), **(kwargs or {})))
-
-
-def _rounds(target: Any) -> bool:
-    return isinstance(target, torch._ops.OpOverload) and not target.is_view and _name(target) not in _EXACT
-
-
-class _Noise:
-    """Moves numbers by a last bit of float32, up or down at random.
-
-    Args:
-        seed: Of the directions.
-    """
-
-    def __init__(self, seed: int) -> None:
-        self._generator = torch.Generator().manual_seed(seed)
-
-    def __call__(self, value: Any) -> Any:
-        """The moved numbers of a tensor, or of the tensors in a list; other values as they are."""
-        if isinstance(value, tuple | list):
-            return type(value)(self(v) for v in value)
-        if not _is_float(value) or value.device.type != "cpu" or value.dtype not in (torch.float32, torch.float64):
-            return value
-        if _is_exact(value):
-            return value
-        signs = torch.randint(2, value.shape, generator=self._generator).mul_(2).sub_(1)
-        return value * (1 + torch.finfo(torch.float32).eps * signs.to(value.dtype))
-
-
-def _is_exact(value: torch.Tensor) -> bool:
-    """Whether all numbers are integers that float32 holds, whose sums and products it computes without rounding."""
-    return not value.numel() or (bool((value.abs() < _EXACT_BELOW).all()) and torch.equal(value, value.round()))
-
-
-def _name(target: torch._ops.OpOverload) -> str:
-    return str(target._schema.name.split("::")[-1])
-
-
-def _is_float(value: Any) -> bool:
-    return isinstance(value, torch.Tensor) and value.is_floating_point()
+        return self._noise.around(lambda f, a, k: f(*a, **k), func, args, kwargs or {})
 
 
 def _wide_dtype(value: Any) -> Any:

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import operator
+
 import pytest
 import torch
 from bag_models import generator
@@ -134,6 +136,35 @@ def test_rounding_inside_an_operator_of_the_dialect_counts() -> None:
     spread = Reference(program, (x,)).spread(0)
     largest_square = float((x**2).max())
     assert 1e-8 * largest_square < float(spread.max()) < 1e-5 * largest_square
+
+
+def test_rounding_of_a_mean_counts_where_a_norm_magnifies_it() -> None:
+    """Three equal numbers: the error of their mean is in every result, and in the sum of the results, which is 0 otherwise."""
+    b = GraphBuilder({"x": ("batch", 3)})
+    normed = b.call(torch.ops.aten.layer_norm.default, b.inputs["x"], [3])
+    program = b.build(b.call(torch.ops.aten.sum.dim_IntList, normed, [1]))
+    spread = float(Reference(program, (torch.full((2, 3), 2.1),)).spread(0).max())
+    magnified = 2.1 * torch.finfo(torch.float32).eps / 1e-5**0.5
+    assert magnified < spread < 10 * magnified
+
+
+@pytest.mark.parametrize("mode", [0, 1])
+def test_rounding_of_partial_sums_of_a_bag_counts(mode: int) -> None:
+    """A hundred numbers and their opposites: partial sums reach a hundred times the result's terms."""
+    builder = GraphBuilder({"ids": (("batch", 200), torch.int64)})
+    table = builder.state("table", torch.tensor([[0.7], [-0.7]]))
+    flat = builder.call(torch.ops.aten.reshape.default, builder.inputs["ids"], [-1])
+    offsets = builder.call(
+        torch.ops.aten.arange.start_step, 0, builder.call(torch.ops.aten.sym_numel.default, flat), 200
+    )
+    bags = builder.call(
+        torch.ops.aten.embedding_bag.padding_idx, table, flat, offsets, False, mode, False, None, False, None
+    )
+    program = builder.build(builder.call(operator.getitem, bags, 0))
+    ids = torch.arange(200).div(100, rounding_mode="floor").repeat(2, 1)
+    spread = float(Reference(program, (ids,)).spread(0).max())
+    magnitude = 0.7 * 200 / (200 if mode else 1)
+    assert spread >= magnitude * torch.finfo(torch.float32).eps / 2
 
 
 def test_scores_of_nan_give_nan_in_the_reference_at_any_number_of_keys() -> None:

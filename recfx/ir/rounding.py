@@ -1,0 +1,125 @@
+"""Rounding as noise: what the arithmetic of one operator may do to its result, for runs that find out how far rounding moves a result."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import Any
+
+import torch
+
+from recfx.ir.bag_rows import BAGS, with_read_rows
+
+_aten = torch.ops.aten
+_LAYER_NORMS = (_aten.layer_norm.default, _aten.native_layer_norm.default)
+_Run = Callable[[Any, Any, Any], Any]
+_EXACT_BELOW = 2.0**24
+#: Operators that move, compare or convert numbers: they round nothing, and what they do may hang on the last bit.
+_EXACT = frozenset(
+    [
+        "to",
+        "_to_copy",
+        "type_as",
+        "floor",
+        "ceil",
+        "round",
+        "trunc",
+        "frac",
+        "remainder",
+        "fmod",
+        "floor_divide",
+        "cat",
+        "stack",
+        "index",
+        "index_select",
+        "gather",
+        "embedding",
+        "where",
+        "clone",
+        "masked_fill",
+        "sign",
+        "relu",
+        "contiguous",
+        "lift_fresh_copy",
+        "detach",
+        "max",
+        "min",
+        "amax",
+        "amin",
+        "argmax",
+        "topk",
+        "sort",
+    ]
+)
+
+
+def rounds(target: Any) -> bool:
+    """Whether an operator computes with numbers, so that it rounds."""
+    return isinstance(target, torch._ops.OpOverload) and not target.is_view and _name(target) not in _EXACT
+
+
+class RoundingNoise:
+    """Moves numbers by a last bit of float32, up or down at random.
+
+    Args:
+        seed: Of the directions.
+    """
+
+    def __init__(self, seed: int) -> None:
+        self._generator = torch.Generator().manual_seed(seed)
+
+    def __call__(self, value: Any) -> Any:
+        """The moved numbers of a tensor, or of the tensors in a list; other values as they are."""
+        if isinstance(value, tuple | list):
+            return type(value)(self(v) for v in value)
+        if not is_float(value) or value.device.type != "cpu" or value.dtype not in (torch.float32, torch.float64):
+            return value
+        if _is_exact(value):
+            return value
+        signs = torch.randint(2, value.shape, generator=self._generator).mul_(2).sub_(1)
+        return value * (1 + torch.finfo(torch.float32).eps * signs.to(value.dtype))
+
+    def around(self, run: _Run, target: Any, args: Any, kwargs: Any) -> Any:
+        """The result of an operator whose operands, partial sums and result are rounded.
+
+        Args:
+            run: Runs an operator: target, arguments, keyword arguments -> result.
+            target: The operator.
+            args: Its arguments.
+            kwargs: Its keyword arguments.
+        """
+        if target in BAGS:
+            return self._around_bags(run, target, args, kwargs)
+        found = self(run(target, self(args), kwargs))
+        return self._with_mean_moved(args, found) if target in _LAYER_NORMS else found
+
+    def _around_bags(self, run: _Run, target: Any, args: Any, kwargs: Any) -> Any:
+        """Partial sums of a bag may reach the sum of the magnitudes, and their rounding with them."""
+        found, *rest = run(target, args, kwargs)
+        rows, *others = with_read_rows(target, args)
+        magnitudes = [rows.abs().to(args[0].dtype), *(a.abs() if is_float(a) else a for a in others)]
+        most = run(target, magnitudes, kwargs)[0]
+        return (found + (self(most) - most), *rest)
+
+    def _with_mean_moved(self, args: Any, found: Any) -> Any:
+        """The mean is rounded before it is subtracted from all elements. Numbers that are nearly equal keep that error, magnified."""
+        x, shape = args[0], args[1]
+        weight = args[2] if len(args) > 2 and args[2] is not None else 1.0
+        epsilon = args[4] if len(args) > 4 else 1e-5
+        dims = tuple(range(x.ndim - len(shape), x.ndim))
+        most, variance = x.abs().mean(dims, keepdim=True), x.var(dims, correction=0, keepdim=True)
+        moved = weight * (self(most) - most) * torch.rsqrt(variance + epsilon)
+        return found + moved if isinstance(found, torch.Tensor) else (found[0] + moved, *found[1:])
+
+
+def _is_exact(value: torch.Tensor) -> bool:
+    """Whether all numbers are integers that float32 holds, whose sums and products it computes without rounding."""
+    return not value.numel() or (bool((value.abs() < _EXACT_BELOW).all()) and torch.equal(value, value.round()))
+
+
+def _name(target: torch._ops.OpOverload) -> str:
+    return str(target._schema.name.split("::")[-1])
+
+
+def is_float(value: Any) -> bool:
+    """Whether a value is a tensor of a floating-point type."""
+    return isinstance(value, torch.Tensor) and value.is_floating_point()
