@@ -16,20 +16,9 @@ from collections.abc import Callable
 from pathlib import Path
 
 from tests.mutants.execute import KILLED, SURVIVED, TIMEOUT, fork, judge, judge_imported, observe, wait, warm_up
+from tests.mutants.known import equivalent
 from tests.mutants.mirror import ROOT, mutated_files, tests_of
 from tests.mutants.mutate import Mutant, mutants_of
-
-_EQUIVALENT = Path(__file__).with_name("equivalent.txt")
-
-
-def equivalent() -> dict[str, str]:
-    """Key of a mutant that no test can tell from the source -> why."""
-    found: dict[str, str] = {}
-    for line in _EQUIVALENT.read_text().splitlines():
-        if line.strip() and not line.startswith("#"):
-            key, _, reason = line.rpartition(" | ")
-            found[key] = reason
-    return found
 
 
 def draw(files: list[str], sample: int | None, seed: int) -> list[Mutant]:

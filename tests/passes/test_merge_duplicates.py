@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+import operator
+from typing import Any
+
 import pytest
 import torch
 from hypothesis import given
@@ -9,9 +12,13 @@ from hypothesis import strategies as st
 from models import TinyCtr, tiny_inputs
 from near_misses import check_near_misses
 from pass_cases import Case, Function, check_fires, operators, program_of, run
-from torch import nn
+from torch import fx, nn
 
 from recfx.ir import Exactness, verify_numeric
+from recfx.ir.dead_code import EFFECTS
+from recfx.passes import MergeDuplicates
+from recfx.pipeline import PassContext
+from recfx.testing import GraphBuilder
 
 X = (torch.randn(3, 4),)
 
@@ -70,6 +77,71 @@ def test_random_operators_are_not_merged() -> None:
         node.meta["val"] = last.meta["val"]
     output.args = ((total,),)
     assert run("merge-duplicates", program).records[0].fired == 0
+
+
+CALLS: dict[str, tuple[tuple[Any, ...], dict[str, Any], tuple[Any, ...], dict[str, Any], bool]] = {
+    "equal slices": ((slice(0, 2),), {}, (slice(0, 2),), {}, True),
+    "another start": ((slice(0, 2),), {}, (slice(1, 2),), {}, False),
+    "another stop": ((slice(0, 2),), {}, (slice(0, 3),), {}, False),
+    "another step": ((slice(0, 2),), {}, (slice(0, 2, 2),), {}, False),
+    "equal lists": (([1, 2],), {}, ([1, 2],), {}, True),
+    "lists in another order": (([1, 2],), {}, ([2, 1],), {}, False),
+    "a float in a list": (([1, 2],), {}, ([1, 2.0],), {}, False),
+    "a bool in a list": (([1],), {}, ([True],), {}, False),
+    "a list and a tuple": (([1],), {}, ((1,),), {}, False),
+    "NaN": ((float("nan"),), {}, (float("nan"),), {}, True),
+    "keywords in another order": ((), {"a": 1, "b": 2}, (), {"b": 2, "a": 1}, True),
+    "keywords with each other's values": ((), {"a": 1, "b": 2}, (), {"a": 2, "b": 1}, False),
+    "keywords of other names": ((), {"a": 1}, (), {"b": 1}, False),
+    "a bool as a keyword": ((), {"a": 1}, (), {"a": True}, False),
+    "a mapping as a keyword": ((), {"a": {"b": 2}}, (), {"a": {"b": 3}}, False),
+    "a position and a keyword": ((1,), {}, (), {"a": 1}, False),
+}
+
+
+def calls_of(target: Any, *arguments: tuple[tuple[Any, ...], dict[str, Any]]) -> tuple[list[fx.Node], PassContext]:
+    """Calls of an operator that are not run, so that arguments which no operator takes today are compared as well."""
+    program = program_of(Case(lambda: Function(lambda m, x: x + 1), X))
+    (output,) = program.graph.find_nodes(op="output")
+    (last,) = output.args[0]
+    with program.graph.inserting_before(output):
+        calls = [program.graph.call_function(target, (last, *args), kwargs) for args, kwargs in arguments]
+    for node in calls:
+        node.meta["val"] = last.meta["val"]
+    ctx = PassContext(program, MergeDuplicates.spec)
+    MergeDuplicates().run(program, ctx)
+    return calls, ctx
+
+
+@pytest.mark.parametrize("name", CALLS)
+def test_calls_are_equal_when_all_their_arguments_are(name: str) -> None:
+    first, named, second, named_too, merges = CALLS[name]
+    _, ctx = calls_of(operator.add, (first, named), (second, named_too))
+    assert ctx.fired == merges
+
+
+@pytest.mark.parametrize("target", sorted(EFFECTS, key=str))
+def test_assertions_are_not_merged(target: Any) -> None:
+    _, ctx = calls_of(target, ((), {}), ((), {}))
+    assert ctx.fired == 0
+
+
+def test_a_tensor_among_the_arguments_is_not_compared() -> None:
+    weight = torch.zeros(1)
+    _, ctx = calls_of(operator.add, ((weight,), {}), ((weight,), {}))
+    assert ctx.fired == 0
+    assert [miss.reason for miss in ctx.misses] == ["an argument cannot be compared"] * 2
+
+
+def test_reads_of_one_tensor_under_two_names_are_one_read() -> None:
+    weight = nn.Parameter(torch.randn(4))
+    b = GraphBuilder({"x": ("batch", 4)})
+    reads = [b.state(name, weight) for name in ("a", "b")] + [b.state("c", weight.detach().clone())]
+    program = b.build(*(b.call(torch.ops.aten.mul.Tensor, b.inputs["x"], read) for read in reads))
+    result = run("merge-duplicates", program)
+    assert result.records[0].fired == 2  # the read, and the product with it
+    assert sum(n.op == "get_attr" for n in result.program.graph.nodes) == 2
+    verify_numeric(program, result.program, Exactness.EXACT)
 
 
 def test_tied_tables_stay_tied() -> None:

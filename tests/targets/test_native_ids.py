@@ -45,8 +45,8 @@ FORMS: dict[str, tuple[int, int, bool, bool]] = {
 }
 
 
-def guarded(table: torch.Tensor) -> torch.Tensor:
-    """The same table with memory before and after it that no one may read: a stray read ends the process."""
+def guarded(table: torch.Tensor, *, at_end: bool = True) -> torch.Tensor:
+    """The same table whose end, or start, lies at memory that no one may read: a stray read there ends the process."""
     page = mmap.PAGESIZE
     own = -(-table.numel() * table.element_size() // page) * page
     area = mmap.mmap(-1, own + 2 * page)
@@ -57,8 +57,8 @@ def guarded(table: torch.Tensor) -> torch.Tensor:
         if protect(address, page, 0):
             raise OSError(ctypes.get_errno(), "mprotect")
     count = table.numel()
-    first = own // table.element_size() - count  # its end at the page that may not be read
-    held = torch.frombuffer(memoryview(area)[page : page + own], dtype=table.dtype)[first:]
+    first = own // table.element_size() - count if at_end else 0
+    held = torch.frombuffer(memoryview(area)[page : page + own], dtype=table.dtype)[first : first + count]
     return held.view(table.shape).copy_(table)
 
 
@@ -223,3 +223,62 @@ def test_no_row_is_read_outside_a_table(kind: int, level: str) -> None:
         ids[1, 2] = bad
         with pytest.raises(InputError, match=f"id {bad} "):
             run(ids)
+
+
+#: What offsets of four bags of three ids become, and which row is named.
+WRONG_OFFSETS: dict[str, tuple[list[int], int]] = {
+    "a first one above 0": ([1, 3, 6, 9, 12], 0),
+    "a first one below 0": ([-1, 3, 6, 9, 12], 0),
+    "one below 0": ([0, 3, -1, 9, 12], 1),
+    "one that falls": ([0, 3, 6, 5, 12], 2),
+    "one that falls by one before equal ones": ([0, 3, 2, 2, 2], 1),
+    "one behind the ids": ([0, 3, 6, 13, 13], 2),
+    "a last one behind the ids": ([0, 3, 6, 9, 13], 3),
+    "far behind": ([0, 3, 6, 2**40, 2**40], 2),
+    "the largest": ([0, 3, 6, 2**63 - 1, 2**63 - 1], 2),
+    "the smallest": ([0, 3, 6, -(2**63), 12], 2),
+    "the smallest first": ([-(2**63), 3, 6, 9, 12], 0),
+}
+
+
+@pytest.mark.parametrize("level", LEVELS)
+@pytest.mark.parametrize("form", ["jagged", "jagged mean, weighted"])
+@pytest.mark.parametrize("width", [16, 13])
+def test_wrong_offsets_are_an_error_and_no_id_is_read_outside(form: str, width: int, level: str) -> None:
+    """With memory that no one may read behind the ids, and before them."""
+    run = made(form, 32, width, torch.int64, level)
+    dense, ids, factors, right = inputs(form, torch.int64, 4)
+    for at_end in (True, False):
+        held, weights = guarded(ids, at_end=at_end), guarded(factors, at_end=at_end)
+        run(dense, held, weights, right)
+        for numbers, row in WRONG_OFFSETS.values():
+            with pytest.raises(InputError, match=rf"offsets of row {row} point to -?\d+, outside the 12 ids"):
+                run(dense, held, weights, torch.tensor(numbers))
+
+
+@pytest.mark.parametrize("level", LEVELS)
+@pytest.mark.parametrize("form", ["jagged", "jagged mean, weighted"])
+def test_right_offsets_of_every_kind(form: str, level: str) -> None:
+    """Empty bags, one bag of all ids, and ids behind the last offset."""
+    run = made(form, 32, 16, torch.int64, level)
+    program_ = program(form, 32, 16, torch.int64)
+    dense, ids, factors, _ = inputs(form, torch.int64, 4)
+    for numbers in (
+        [0, 0, 0, 0, 12],
+        [0, 12, 12, 12, 12],
+        [0, 3, 6, 9, 12],
+        [0, 0, 5, 5, 12],
+        [0, 0, 0, 0, 0],
+    ):
+        offsets = torch.tensor(numbers)
+        (want,) = program_.run([dense, ids, factors, offsets])
+        (got,) = run(dense, guarded(ids), guarded(factors), offsets)
+        torch.testing.assert_close(got, want)
+
+
+@pytest.mark.parametrize("level", LEVELS)
+def test_fewer_weights_than_ids_are_an_error(level: str) -> None:
+    run = made("jagged mean, weighted", 32, 16, torch.int64, level)
+    dense, ids, factors, offsets = inputs("jagged mean, weighted", torch.int64, 4)
+    with pytest.raises(InputError):
+        run(dense, ids, guarded(factors[:-1]), offsets)

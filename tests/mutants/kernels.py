@@ -1,0 +1,201 @@
+"""`python -m tests.mutants.kernels [FILE ...]`: the checks of ids, offsets and codes in the kernels, each with one small mistake.
+
+The sources are compiled for one level without optimisation; of each mutant only the source that holds it. The tests named in `CHECKED`
+must notice every one.
+"""
+
+from __future__ import annotations
+
+import argparse
+import dataclasses
+import os
+import re
+import shutil
+import subprocess
+import sys
+import sysconfig
+import tempfile
+from collections.abc import Iterator
+from pathlib import Path
+
+from tests.mutants.execute import KILLED, SURVIVED
+from tests.mutants.known import equivalent
+from tests.mutants.mirror import ROOT
+from tests.sanitize import SOURCES, sources, stubs
+
+_IDS = ("tests/targets/test_native_ids.py",)
+
+#: File with checks -> the source that is compiled with it, and the tests that must notice.
+CHECKED: dict[str, tuple[str, tuple[str, ...]]] = {
+    "lookup.inl": ("level_portable", _IDS),
+    "lookup_bags.inl": ("level_portable", _IDS),
+    "take.inl": ("level_portable", _IDS),
+    "code_dot.inl": ("level_portable", ("tests/targets/test_native_code_dot.py",)),
+    "bpr.cpp": ("bpr", ("tests/targets/test_native_graph.py",)),
+    "propagate.cpp": ("propagate", ("tests/targets/test_native_graph.py",)),
+    "queries.cpp": (
+        "queries",
+        ("tests/retrieval/test_retrieval_kernels.py", "tests/retrieval/test_retrieval_index.py"),
+    ),
+}
+
+#: Lines that check: a comparison of unsigned numbers, an `if` that refuses, and what such an `if` asks.
+_CHECKS = re.compile(
+    r"uint64_t\([^()]*\) (>=|>|<) |if \(.*\) return (false|nullptr|bad\b|-?\d)|const bool (held|starts)\b|(held|count) \? id_at|"
+    r"if \(!starts|\bfits &=|\bfalls \|=|return (fits|high|above|neighbours)\b.*[?>]"
+)
+_COMPARISONS = {" < ": " <= ", " <= ": " < ", " > ": " >= ", " >= ": " > ", " == ": " != ", " != ": " == "}
+
+
+@dataclasses.dataclass(frozen=True)
+class KernelMutant:
+    """A line of a kernel with a mistake.
+
+    Attributes:
+        file: The file in the folder of the sources.
+        line: The number of the line, from 1.
+        text: The line.
+        mutated: What stands there instead.
+        what: What was changed, in words.
+    """
+
+    file: str
+    line: int
+    text: str
+    mutated: str
+    what: str
+
+    @property
+    def key(self) -> str:
+        """As `Mutant.key`."""
+        return f"{self.file} | {self.text.strip()} | {self.what}"
+
+
+def kernel_mutants(file: str) -> list[KernelMutant]:
+    """All mutants of the checks in a file."""
+    lines = (SOURCES / file).read_text().splitlines()
+    found = []
+    for number, line in enumerate(lines, 1):
+        code = line.split("//")[0]
+        if _CHECKS.search(code):
+            found += [KernelMutant(file, number, line, mutated, what) for mutated, what in _mistakes(code)]
+    return found
+
+
+def _mistakes(line: str) -> Iterator[tuple[str, str]]:
+    for comparison, other in _COMPARISONS.items():
+        for place, at in enumerate(re.finditer(re.escape(comparison), line), 1):
+            yield (
+                line[: at.start()] + other + line[at.end() :],
+                f"{comparison.strip()} number {place} becomes{other.rstrip()}",
+            )
+    if re.search(r"uint64_t\([^()]*\) >= uint64_t\(", line):  # between signed and unsigned, C++ compares unsigned
+        yield line.replace("uint64_t(", "int64_t("), "unsigned becomes signed"
+    for joint, neutral in ((" || ", "false"), (" && ", "true")):
+        parts = _split(line, joint)
+        for place in range(1, len(parts) - 1) if len(parts) > 1 else ():
+            yield _joined(parts, place, neutral), f"`{joint.strip()}` without its condition {place}"
+    if (asked := re.match(r"(\s*(?:\} )?if \()(.*)(\) (?:\{|return|continue).*)", line)) is not None:
+        yield f"{asked[1]}false && ({asked[2]}){asked[3]}", "never refuses"
+
+
+def _split(line: str, joint: str) -> list[str]:
+    """What comes before the conditions that are joined, the conditions with what joins them, and what comes after."""
+    found = re.search(r"(if \(|= |\? |\()([^?;{]*?" + re.escape(joint) + r".*?)(\) (?:\{|return|continue)|;| \?)", line)
+    if found is None:
+        return []
+    conditions = re.split(re.escape(joint) + r"(?![^(]*\))", found[2])
+    return [line[: found.start(2)], *conditions, joint + line[found.end(2) :]]
+
+
+def _joined(parts: list[str], without: int, neutral: str) -> str:
+    joint, rest = parts[-1][:4], parts[-1][4:]
+    return parts[0] + joint.join(neutral if i == without else part for i, part in enumerate(parts[1:-1], 1)) + rest
+
+
+class Build:
+    """A library of one level whose sources are compiled one by one.
+
+    Args:
+        folder: Where it is built.
+    """
+
+    def __init__(self, folder: Path) -> None:
+        self._folder = folder
+        self._compiler = os.environ.get("CXX", "g++")
+        self._flags = sources("portable")
+        self._objects: dict[str, Path] = {}
+        headers = [f"-I{sysconfig.get_path('include')}"]
+        for name, flags in self._flags.items():
+            self._objects[name] = self._compile(SOURCES / f"{name}.cpp", flags, folder, SOURCES)
+        self._objects["module"] = self._compile(SOURCES / "module.cpp", headers, folder, SOURCES)
+        self._objects["stubs"] = self._compile(stubs(folder, self._flags), ["-std=c++17"], folder, SOURCES)
+
+    def library(self, mutant: KernelMutant | None) -> Path | None:
+        """The library with a mutant, or as it is; None when the mutant does not compile."""
+        target, objects = self._folder / "kernels.so", dict(self._objects)
+        if mutant is not None:
+            with tempfile.TemporaryDirectory() as held:
+                folder = Path(held) / "csrc"
+                shutil.copytree(SOURCES, folder)
+                lines = (folder / mutant.file).read_text().splitlines()
+                lines[mutant.line - 1] = mutant.mutated
+                (folder / mutant.file).write_text("\n".join([*lines, ""]))
+                name = CHECKED[mutant.file][0]
+                target = self._folder / "mutant.so"
+                try:
+                    made = self._compile(folder / f"{name}.cpp", self._flags[name], self._folder / "mutant", folder)
+                except subprocess.CalledProcessError:
+                    return None
+                objects[name] = made
+        command = [self._compiler, "-shared", *map(str, objects.values()), "-lpthread", "-o", str(target)]
+        subprocess.run(command, check=True)
+        return target
+
+    def _compile(self, source: Path, flags: list[str], folder: Path, include: Path) -> Path:
+        folder.mkdir(parents=True, exist_ok=True)
+        made = folder / f"{source.stem}.o"
+        options = ["-O0", "-w", "-fPIC", "-fvisibility=hidden", f"-I{include}"]
+        command = [self._compiler, *options, *flags, "-c", str(source), "-o", str(made)]
+        subprocess.run(command, check=True, capture_output=True)
+        return made
+
+
+def verdict(library: Path, tests: tuple[str, ...], seconds: float) -> str:
+    """Whether tests notice a library; one that ends their process is noticed, or keeps them longer than it may."""
+    environment = {**os.environ, "RECFX_KERNELS": str(library), "RECFX_LEVEL": "portable", "HYPOTHESIS_PROFILE": "ci"}
+    command = [sys.executable, "-m", "pytest", "-q", "-x", "-p", "no:cacheprovider", *tests]
+    try:
+        done = subprocess.run(command, cwd=ROOT, env=environment, capture_output=True, timeout=seconds, check=False)
+    except subprocess.TimeoutExpired:
+        return KILLED
+    return SURVIVED if done.returncode == 0 else KILLED
+
+
+def main() -> int:
+    """Prints what becomes of every mutant; 1 when one survives."""
+    parser = argparse.ArgumentParser(prog="python -m tests.mutants.kernels", description=__doc__)
+    parser.add_argument("files", nargs="*", help="files with checks; all by default")
+    given = parser.parse_args()
+    known, survived, judged = equivalent(), 0, 0
+    with tempfile.TemporaryDirectory() as folder:
+        build = Build(Path(folder))
+        for file in given.files or CHECKED:
+            tests = CHECKED[file][1]
+            plain = build.library(None)
+            assert plain is not None
+            if verdict(plain, tests, 600.0) != SURVIVED:
+                print(f"these tests fail without a mutant, so they judge none: {' '.join(tests)}")
+                return 1
+            for mutant in [m for m in kernel_mutants(file) if m.key not in known]:
+                library = build.library(mutant)
+                found = "rejected" if library is None else verdict(library, tests, 600.0)
+                judged += found != "rejected"
+                survived += found == SURVIVED
+                print(f"{found:9} {file}:{mutant.line}: {mutant.what}   `{mutant.text.strip()[:110]}`", flush=True)
+    print(f"{judged - survived} of {judged} mutants of checks noticed")
+    return int(survived > 0)
+
+
+if __name__ == "__main__":
+    sys.exit(main())
