@@ -122,6 +122,8 @@ def test_other_kernels_may_spread_a_nan_in_its_row_alone(
         (1.0, 1.0, 1.5, True),  # the original is right
         (4e10, 3e4, 1e9, False),  # the original is nothing but rounding
         (1.0, 1.0, INF, True),
+        (2.0, 1.0, 100.0, False),  # the original is off by its own size
+        (1.005, 1.0, 1.5, True),
         (1.0, INF, INF, False),  # float64 overflows as the judged result does
         (NAN, NAN, 0.0, True),
         (INF, 1e39, 3e38, True),

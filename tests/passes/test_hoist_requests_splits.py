@@ -3,14 +3,17 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from functools import partial
 from typing import Any
 
 import pytest
 import torch
 from hoist_cases import KEYS, PASS, QUERY, C, R, check, linear, narrow_share, shared
+from near_misses import check_near_misses
 from pass_cases import operators, run
 from torch import Tensor
 
+from recfx.ir import Exactness
 from recfx.passes import HoistRequests
 
 aten = torch.ops.aten
@@ -85,6 +88,34 @@ def test_the_first_layer_of_target_attention_is_split(name: str, flatten: bool, 
     ]
     once = str(result.placeholders()[0].meta["val"].shape[0])
     assert sum(rows != once and length == "7" for rows, length in places) == name.count("*")
+
+
+@pytest.mark.parametrize("alpha", [1, 2, -0.5])
+@pytest.mark.parametrize("combine", [torch.add, torch.sub])
+def test_sums_scaled_by_alpha_keep_their_meaning(combine: Callable[..., Tensor], alpha: float) -> None:
+    def body(m: Any, keys: Tensor, query: Tensor) -> Tensor:
+        queries = expanded(query, keys)
+        return m.a(torch.cat([queries, keys, combine(queries, keys, alpha=alpha), queries * keys], -1))
+
+    result = check(shared(body, (KEYS, QUERY), a=linear(3, 16)))
+    scaled = [n for n in result.graph.nodes if n.target in (aten.add.Tensor, aten.sub.Tensor) and "alpha" in n.kwargs]
+    assert bool(scaled) == (alpha != 1)  # what is scaled is not taken apart
+
+
+@pytest.mark.parametrize("many", [False, True])
+def test_splits_that_differ_by_one_argument_keep_their_meaning(many: bool) -> None:
+    def body(name: str, m: Any, keys: Tensor, query: Tensor) -> Tensor:
+        return m.a(torch.cat(ACTIVATION_UNITS[name](expanded(query, keys), keys), -1)).sigmoid()
+
+    def picked(m: Any, r: Tensor, c: Tensor) -> Tensor:
+        return m.a(torch.cat([r, c], 1)[:, [9, 3, 0, 7, 1, 2, 8, 4, 5, 6]])
+
+    programs = [
+        shared(partial(body, name), (KEYS, QUERY), many=many, a=linear(3, 4 * (1 + name.count(","))))
+        for name in ("q, k, q-k, q*k", "q, k, q+k")
+    ]
+    programs.append(shared(picked, (R, C), many=many, a=linear(3, 10)))
+    check_near_misses(PASS, programs, Exactness.REASSOC)
 
 
 def test_repeated_queries_are_recognised_too() -> None:
