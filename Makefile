@@ -10,7 +10,7 @@ PEERS      := $(VENV)/.peers
 WORKERS ?= auto
 PYTEST  := $(BIN)/python -m pytest -n $(WORKERS) --dist worksteal
 
-.PHONY: sanitize demo test nightly mutants mutants-sample bench bench-peers slow thirdparty lint types check setup clean
+.PHONY: sanitize demo test nightly mutants mutants-kernels mutants-sample bench bench-peers slow thirdparty lint types check setup clean
 
 setup: $(STAMP)
 
@@ -34,6 +34,10 @@ nightly: $(STAMP)
 # Mutation testing: small mistakes in the sources, which the mirror tests must notice. All of them take a night.
 mutants: $(STAMP)
 	$(BIN)/python -m tests.mutants $(ARGS)
+
+# The checks of ids, offsets and codes in the kernels, each with a mistake.
+mutants-kernels: $(STAMP)
+	$(BIN)/python -m tests.mutants.kernels $(ARGS)
 
 # Ten of them; MUTANTS_SEED draws others. Nine in ten are killed, so five survivors show that tests are missing, and one or two do not.
 mutants-sample: $(STAMP)

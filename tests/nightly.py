@@ -33,6 +33,7 @@ def commands(parts: list[str]) -> Iterator[list[str]]:
         yield from (["tests/sanitize.py", level] for level in levels())
     if "mutants" in parts:
         yield ["-m", "tests.mutants"]
+        yield ["-m", "tests.mutants.kernels"]
     if "random" in parts:
         yield ["-m", "benchmarks", "random-models", "--out", str(RANDOM_MODELS)]
 

@@ -71,6 +71,19 @@ CROSS: dict[str, Callable[..., Any]] = {
     "alpha of the residual in the middle": lambda m, x, y: (lambda z: x * m.b(z) + z)(torch.add(x * m.a(x), x, alpha=0.5)),
     "alpha at the bias": lambda m, x, y: torch.add(x * (x @ m.w).unsqueeze(1), m.c, alpha=2) + x,
     "another residual": lambda m, x, y: x * m.a(x) + y,
+    "alpha at the bias of the product": lambda m, x, y: x * torch.add(x @ m.W, m.c, alpha=2) + x,
+    "a full product of another tensor": lambda m, x, y: x * m.a(y) + x,
+    "a late bias, then layers of another x0": lambda m, x, y: (lambda z: y * m.b(z) + z)(x * (x @ m.W) + m.c + x),
+    "alpha at a late bias between layers": lambda m, x, y: (lambda z: x * m.b(z) + z)(torch.add(x * m.a(x) + x, m.c, alpha=2)),
+    "alpha at the second late bias": lambda m, x, y: torch.add(torch.add(x * m.a(x) + x, m.c), m.w, alpha=2),
+    "alpha at the first late bias": lambda m, x, y: torch.add(x * m.a(x) + x, m.c, alpha=2) + m.w,
+    "numbers of another tensor, linear": lambda m, x, y: x * m.one(y) + x,
+    "numbers of another tensor, product": lambda m, x, y: x * (y @ m.w1) + x,
+    "numbers of another tensor, sum": lambda m, x, y: x * (y * m.w).sum(1, keepdim=True) + x,
+    "numbers of another tensor, contraction": lambda m, x, y: x * torch.tensordot(y, m.w1, dims=([1], [0])) + x,
+    "numbers of another tensor, vector": lambda m, x, y: x * (y @ m.w).unsqueeze(1) + x,
+    "a column times another row": lambda m, x, y: torch.matmul(torch.matmul(x.unsqueeze(2), y.unsqueeze(1)), m.w1).squeeze(2) + x,
+    "another column times the row": lambda m, x, y: torch.matmul(torch.matmul(y.unsqueeze(2), x.unsqueeze(1)), m.w1).squeeze(2) + x,
 }  # fmt: skip
 
 
@@ -82,6 +95,9 @@ def test_layers_of_other_operands_are_no_cross_layers(name: str) -> None:
         "u": nn.Linear(2, D),
         "v": nn.Linear(D, 2, bias=False),
         **{k: nn.Parameter(torch.randn(D)) for k in "wc"},
+        "W": nn.Parameter(torch.randn(D, D)),
+        "w1": nn.Parameter(torch.randn(D, 1)),
+        "one": nn.Linear(D, 1, bias=False),
     }
     after = keeps("fuse-cross", CROSS[name], X, Y, **state)
     joined = [n for n in after.graph.nodes if str(n.target) == "recfx.cross.default" and len(n.args[3]) > 6]

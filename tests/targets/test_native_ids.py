@@ -277,8 +277,25 @@ def test_right_offsets_of_every_kind(form: str, level: str) -> None:
 
 
 @pytest.mark.parametrize("level", LEVELS)
-def test_fewer_weights_than_ids_are_an_error(level: str) -> None:
+def test_fewer_weights_than_ids_or_ids_than_weights_are_an_error(level: str) -> None:
     run = made("jagged mean, weighted", 32, 16, torch.int64, level)
     dense, ids, factors, offsets = inputs("jagged mean, weighted", torch.int64, 4)
     with pytest.raises(InputError):
         run(dense, ids, guarded(factors[:-1]), offsets)
+    with pytest.raises(InputError):
+        run(dense, guarded(ids[:-1]), factors, offsets)
+
+
+@pytest.mark.parametrize("level", LEVELS)
+@pytest.mark.parametrize("form", ["jagged", "jagged mean, weighted"])
+def test_no_offset_is_read_outside_the_offsets(form: str, level: str) -> None:
+    """Behind as many offsets as bags, and behind fewer, lies memory that no one may read."""
+    run = made(form, 32, 16, torch.int64, level)
+    dense, ids, factors, right = inputs(form, torch.int64, 4)
+    (want,) = run(dense, ids, factors, right)
+    for count in (5, 4):
+        (got,) = run(dense, ids, factors, guarded(right[:count]))
+        assert torch.equal(got, want)
+    for fewer in (guarded(right[:3]), guarded(right[:1]), guarded(right)[5:]):
+        with pytest.raises(InputError):
+            run(dense, ids, factors, fewer)
