@@ -9,7 +9,7 @@ from __future__ import annotations
 import builtins
 import keyword
 import re
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from typing import Any
 
 import torch
@@ -93,7 +93,6 @@ class _EntryWriter:
             "_missing": MISSING,
             "_explain": self._explain,
             "_tree_flatten": pytree.tree_flatten,
-            "_unflatten": signature.unflatten,
             "_defining_leaves": defining_leaves,
             "_container_keys": container_keys,
             "_canonical": _canonical,
@@ -266,7 +265,24 @@ class _EntryWriter:
         spec = self.signature.out_spec
         if spec.is_leaf():
             return "out[0]"
-        return text if (text := _build(spec, iter(builtins.range(spec.num_leaves)))) is not None else "_unflatten(out)"
+        return self._build(spec, iter(builtins.range(spec.num_leaves)))
+
+    def _build(self, spec: pytree.TreeSpec, indices: Iterator[int]) -> str:
+        """Code that rebuilds an output from `out`: walking the nesting at each call would take many times as long."""
+        if spec.is_leaf():
+            return f"out[{next(indices)}]"
+        children = [self._build(child, indices) for child in spec.children()]
+        inner = ", ".join(children)
+        if spec.type is tuple:
+            return f"({inner}{',' if children else ''})"
+        if spec.type is list:
+            return f"[{inner}]"
+        if spec.type is dict and all(isinstance(key, str) for key in spec.context):
+            pairs = zip(spec.context, children, strict=True)
+            return "{" + ", ".join(f"{key!r}: {value}" for key, value in pairs) + "}"
+        name = f"_u{len(self.namespace)}"
+        self.namespace |= {name: pytree.SUPPORTED_NODES[spec.type].unflatten_fn, f"{name}c": spec.context}
+        return f"{name}([{inner}], {name}c)"
 
     def _explain(self, values: tuple[Any, ...], defaults: dict[str, Any] | None = None) -> None:
         """Raises the error that says what does not fit; returns when the fast check was merely too strict."""
@@ -281,21 +297,3 @@ def _holds_container(spec: pytree.TreeSpec) -> bool:
 
 def _canonical(value: Any) -> Any:
     return pytree.tree_map(canonical, value, is_leaf=is_container)
-
-
-def _build(spec: pytree.TreeSpec, indices: Any) -> str | None:
-    """Code that rebuilds nested tuples, lists and string-keyed dicts from `out`; None for any other container."""
-    if spec.is_leaf():
-        return f"out[{next(indices)}]"
-    children = [_build(child, indices) for child in spec.children()]
-    if any(child is None for child in children):
-        return None
-    inner = ", ".join(c for c in children if c is not None)
-    if spec.type is tuple:
-        return f"({inner}{',' if children else ''})"
-    if spec.type is list:
-        return f"[{inner}]"
-    if spec.type is dict and all(isinstance(key, str) for key in spec.context):
-        pairs = zip(spec.context, children, strict=True)
-        return "{" + ", ".join(f"{key!r}: {value}" for key, value in pairs) + "}"
-    return None

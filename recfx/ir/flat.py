@@ -117,6 +117,7 @@ class _Writer:
         self.namespace: dict[str, Any] = {}
         self.bound: dict[int, str] = {}
         self.names: dict[fx.Node, str] = {}
+        self.listed = {node for node in program.graph.nodes if _only_numbers(node)}
 
     def write(self) -> tuple[str, dict[str, Any]]:
         last = self._last_uses()
@@ -163,6 +164,10 @@ class _Writer:
 
     def _call(self, node: fx.Node) -> str:
         target = node.target
+        if node in self.listed:
+            return f"{self._text(node.args[0])}.tolist()"
+        if target is _aten.item.default and _element_of(node.args[0]) in self.listed:
+            return self._text(node.args[0])
         if target is operator.getitem:
             return f"{self._text(node.args[0])}[{self._text(node.args[1])}]"
         if target is _aten.sym_size.int:
@@ -236,6 +241,25 @@ def _of_type(value: Any, declared: str) -> Any:
     if type(value) is int and "bool" in declared:
         return bool(value)
     return value
+
+
+def _element_of(node: Any) -> fx.Node | None:
+    """The node that gives a list of which a node is one element."""
+    source = node.args[0] if isinstance(node, fx.Node) and node.target is operator.getitem else None
+    return source if isinstance(source, fx.Node) else None
+
+
+def _only_numbers(node: fx.Node) -> bool:
+    """Whether a node splits a vector into elements that are all read as Python numbers: one list is read faster than each element."""
+    if node.target is not _aten.unbind.int or not node.users:
+        return False
+    vector = node.args[0].meta.get("val") if isinstance(node.args[0], fx.Node) else None
+    if not isinstance(vector, torch.Tensor) or vector.ndim != 1:
+        return False
+    elements = [user for user in node.users if user.target is operator.getitem]
+    return len(elements) == len(node.users) and all(
+        reader.target is _aten.item.default for element in elements for reader in element.users
+    )
 
 
 def _identifier(text: str) -> str:

@@ -194,3 +194,30 @@ def test_tied_tables_are_stored_once_and_stay_tied(tiny: Program) -> None:
     again = from_json(json.loads(json.dumps(document)), tensors, tiny.example)
     assert sum(t.shape == (30, 4) for t in tensors.values()) == 1
     assert again.state_bytes() == tiny.state_bytes()
+
+
+class _Cut(nn.Module):
+    """Splits a vector by the sums of another, and reads an element of a third as a tensor."""
+
+    def forward(self, x: torch.Tensor, sizes: torch.Tensor) -> Any:
+        first, second = (part.item() for part in sizes.unbind())
+        torch._check(first + second == x.shape[0])
+        a, b = x.split([first, second])
+        c, d = sizes.unbind()
+        return a * 2, b + 1, c + d
+
+
+def test_numbers_of_one_vector_are_read_together() -> None:
+    """A split whose elements are also used as tensors stays a split."""
+    free = {0: torch.export.Dim("n", min=2)}
+    program = capture(_Cut().eval(), (numbers(5), torch.tensor([2, 3])), dynamic_shapes=(free, None), check=False)
+    run = flat_function(program)
+    text = str(run.__doc__)
+    assert text.count(".tolist()") == 1
+    assert text.count("unbind_int") >= 1
+    assert "item_default" not in text
+    for sizes in ([2, 3], [0, 5], [5, 0]):
+        x = numbers(5)
+        found = run(x, torch.tensor(sizes))
+        for a, b in zip(found, _Cut()(x, torch.tensor(sizes)), strict=True):
+            torch.testing.assert_close(a, b)
