@@ -13,6 +13,7 @@ import pytest
 import torch
 
 import recfx
+from recfx.ir.nesting import decode_spec
 
 Pair = namedtuple("Pair", ["a", "b"])
 
@@ -147,3 +148,36 @@ def test_a_class_inside_a_function_is_refused_when_it_is_saved(tmp_path: Path) -
     fast = recfx.optimize(Model().eval(), example_inputs=(torch.rand(3, 2),), measure=False)
     with pytest.raises(recfx.ArtifactError, match="define it at the top of a module"):
         fast.save(tmp_path / "model")
+
+
+RESULTS = {
+    "topk": lambda x: x.topk(2, dim=1),
+    "max": lambda x: torch.max(x, dim=1),
+    "sort": lambda x: {"ranked": x.sort(dim=1, descending=True)},
+    "median": lambda x: (x.median(dim=1), x.kthvalue(2, dim=1)),
+    "sizes": lambda x: {"y": x * 2, "batch": x.shape[0], "again": len(x), "width": x.shape[1]},
+}
+
+
+@pytest.mark.parametrize("name", RESULTS)
+def test_what_torch_returns_is_saved(tmp_path: Path, name: str) -> None:
+    class Model(torch.nn.Module):
+        def forward(self, x: torch.Tensor) -> Any:
+            return RESULTS[name](x)
+
+    fast = recfx.optimize(Model().eval(), example_inputs=(torch.rand(3, 4),), measure=False)
+    fast.save(tmp_path / "model")
+    loaded = recfx.load(tmp_path / "model")
+    for rows in (1, 5):
+        x = torch.rand(rows, 4)
+        want = Model()(x)
+        for got in (fast(x), loaded(x)):
+            assert type(got) is type(want)
+            assert str(got) == str(want)
+
+
+@pytest.mark.parametrize("children", [[None], [None, None, None]])
+def test_results_of_torch_with_other_numbers_of_values_are_refused(children: list[None]) -> None:
+    described = {"module": "torch.return_types", "name": "topk", "fields": ["values", "indices"], "context": None}
+    with pytest.raises(recfx.ArtifactError, match="is not built of"):
+        decode_spec({"class": described, "children": children})

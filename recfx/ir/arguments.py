@@ -47,8 +47,18 @@ def check_call(node: fx.Node, value_of: Value) -> None:
             _check_attention(node, value_of, where)
         if node.target is _aten._weight_norm.default:
             _check_weight_norm(node, value_of, where)
+        if node.target is _aten.segment_reduce.default:
+            _check_segments(node, where)
     else:
         _check_arithmetic(node, value_of, where)
+
+
+def _check_segments(node: fx.Node, where: str) -> None:
+    """Refuses the forms of segment_reduce that read without checking."""
+    names = [argument.name for argument in _aten.segment_reduce.default._schema.arguments]
+    given = {**dict(zip(names, node.args, strict=False)), **node.kwargs}
+    if given.get("unsafe") or given.get("lengths") is None or given.get("offsets") is not None:
+        raise ArtifactError("segments without checked lengths", where=where)
 
 
 def check_result(node: fx.Node, value: Any) -> None:

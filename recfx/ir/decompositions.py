@@ -1,4 +1,4 @@
-"""Operators of other libraries, rewritten into ATen and dialect operators when a model is captured.
+"""Operators of other libraries and unchecked ones of torch, rewritten into ATen and dialect operators when a model is captured.
 
 An operator that no pass and no backend knows, or whose kernel writes to its arguments or reads without checking, becomes operators that
 are known. The rewrites are kept by the operator's name, so that the library that defines it need not be installed; other rooms add theirs
@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import dataclasses
 import operator
+import sys
 from collections.abc import Callable, Sequence
 from typing import Any
 
@@ -179,7 +180,21 @@ def _running_sums(rewriter: Rewriter) -> fx.Node:
     return rewriter.call(_aten.cat.default, [zeros, sums], -1)
 
 
+def _segment_reduce(rewriter: Rewriter) -> fx.Node:
+    """The form of segment_reduce that checks its segments: torch reads beyond the data where offsets or unchecked lengths are wrong."""
+    given = rewriter.arguments
+    lengths = given["lengths"]
+    if given["offsets"] is not None:
+        ends = rewriter.call(_aten.slice.Tensor, given["offsets"], -1, 1, sys.maxsize)
+        lengths = rewriter.call(_aten.sub.Tensor, ends, rewriter.call(_aten.slice.Tensor, given["offsets"], -1, 0, -1))
+    if lengths is None:
+        raise rewriter.refusal("it has neither lengths nor offsets")
+    options = {"lengths": lengths, "axis": given["axis"], "unsafe": False, "initial": given["initial"]}
+    return rewriter.call(_aten.segment_reduce.default, given["data"], given["reduce"], **options)
+
+
 DECOMPOSITIONS |= {
+    "aten::segment_reduce": _segment_reduce,
     "fbgemm::asynchronous_complete_cumsum": _running_sums,
     "fbgemm::asynchronous_inclusive_cumsum": _running_sums,
     "fbgemm::asynchronous_exclusive_cumsum": _running_sums,

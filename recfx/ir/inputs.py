@@ -73,15 +73,17 @@ def normalize_call(model: torch.nn.Module, args: Sequence[Any], kwargs: Mapping[
     positional: dict[str, Any] = {}
     keyword: dict[str, Any] = {}
     variadic: str | None = None
+    names = list(signature.parameters)
     for name, value in bound.arguments.items():
         kind = signature.parameters[name].kind
+        before = names[: names.index(name)]
         if kind is inspect.Parameter.VAR_POSITIONAL:
             variadic = name
             positional.update({f"{name}_{i}": v for i, v in enumerate(value)})
         elif kind is inspect.Parameter.VAR_KEYWORD:
             keyword.update(value)
-        elif kind is inspect.Parameter.KEYWORD_ONLY:
-            keyword[name] = value
+        elif kind is inspect.Parameter.KEYWORD_ONLY or any(n not in bound.arguments for n in before):
+            keyword[name] = value  # a parameter before it was left at its default, whose place a position would take
         else:
             positional[name] = value
     defaults = {

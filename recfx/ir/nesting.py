@@ -91,10 +91,13 @@ def _encode_class(spec: pytree.TreeSpec) -> dict[str, Any]:
 
 
 def _fields_of(kind: Any) -> list[str]:
-    """The names of a class's fields; none for classes that are neither named tuples nor dataclasses."""
+    """The names of a class's fields; none for classes that are neither named tuples, dataclasses nor results of torch's operators."""
     if dataclasses.is_dataclass(kind):
         return [field.name for field in dataclasses.fields(kind)]
-    return [str(name) for name in getattr(kind, "_fields", ())]
+    return [
+        str(name)
+        for name in getattr(kind, "__match_args__" if kind.__module__ == "torch.return_types" else "_fields", ())
+    ]
 
 
 def decode_spec(
@@ -188,6 +191,10 @@ def _require_context(kind: type, context: Any, children: list[pytree.TreeSpec], 
         if not isinstance(context, list | tuple) or len(context) != len(children):
             raise ArtifactError(f"{full} is not built of {len(children)} values", where=where)
         return
+    elif _is_torch_result(kind):
+        free = kind is torch.Size  # of any rank
+        if context is not None or not (free or len(children) == len(_fields_of(kind))):
+            raise ArtifactError(f"{full} is not built of {len(children)} values", where=where)
     elif dataclasses.is_dataclass(kind):
         # Registered by torch: [names of the children, names of what is None]; other dataclasses list the names of their children.
         plain = isinstance(context, list | tuple) and context and isinstance(context[0], list | tuple)
@@ -204,6 +211,11 @@ def _is_torchrec(kind: type) -> bool:
     return _TORCHREC.get(kind.__name__) == kind.__module__
 
 
+def _is_torch_result(kind: Any) -> bool:
+    """Whether a class is what torch itself returns: a shape, or the results of an operator such as `torch.return_types.topk`."""
+    return kind is torch.Size or kind in torch.return_types.all_return_types
+
+
 def _find_class(module: str, name: str, types: Sequence[type], where: str) -> type:
     """The class of a name: one of the given ones, or a plain data class of a module that is imported already."""
     for kind in types:
@@ -216,6 +228,7 @@ def _find_class(module: str, name: str, types: Sequence[type], where: str) -> ty
         dataclasses.is_dataclass(found)
         or issubclass(found, dict | collections.UserDict)
         or _is_torchrec(found)
+        or _is_torch_result(found)
         or (issubclass(found, tuple) and hasattr(found, "_fields"))
     )
     if not plain or (found.__module__, found.__qualname__) != (module, name):

@@ -29,8 +29,8 @@ def own_outputs(program: Program) -> Program:
     changed = False
     with result.graph.inserting_before(output):
         for index, node in enumerate(returned):
-            if not isinstance(node, fx.Node):
-                continue
+            if not isinstance(node, fx.Node) or not isinstance(values.get(node), torch.Tensor):
+                continue  # sizes have no memory
             if node in seen or storages.get(node) in foreign:
                 copy = result.graph.call_function(_clone, (node,))
                 copy.meta = {k: v for k, v in node.meta.items() if k not in ("val", "tensor_meta")}

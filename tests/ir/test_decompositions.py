@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
+from pathlib import Path
 
 import pytest
 import torch
@@ -10,6 +11,7 @@ from torch import Tensor, nn
 
 import recfx
 from recfx.ir import capture
+from recfx.ir.arguments import check_call
 from recfx.ir.decompositions import DECOMPOSITIONS, Rewriter
 
 _aten = torch.ops.aten
@@ -78,3 +80,54 @@ def test_an_argument_that_must_be_constant_and_is_not_is_a_capture_error() -> No
 def test_without_a_decomposition_the_operator_stays() -> None:
     program = capture(Foreign().eval(), (torch.randn(3, 4),))
     assert sum("recfx_test" in str(node.target) for node in program.graph.nodes) == 2
+
+
+class Segments(nn.Module):
+    """A mean of each segment of rows, whose bounds are offsets or lengths."""
+
+    def __init__(self, kind: str) -> None:
+        super().__init__()
+        self.kind = kind
+        self.table = nn.Embedding(20, 3)
+
+    def forward(self, ids: Tensor, bounds: Tensor) -> Tensor:
+        given = {"offsets": bounds} if self.kind == "offsets" else {"lengths": bounds}
+        return torch.segment_reduce(self.table(ids), "mean", axis=0, unsafe=self.kind == "unchecked", **given)
+
+
+@pytest.mark.parametrize("kind", ["offsets", "lengths", "unchecked"])
+def test_segments_are_checked(kind: str, tmp_path: Path) -> None:
+    lengths = torch.tensor([3, 0, 1, 4])
+    bounds = torch.cat([torch.zeros(1, dtype=torch.int64), lengths.cumsum(0)]) if kind == "offsets" else lengths
+    model, ids = Segments(kind).eval(), torch.arange(8)
+    program = capture(model, (ids, bounds))
+    (reduce,) = program.graph.find_nodes(op="call_function", target=_aten.segment_reduce.default)
+    assert "offsets" not in reduce.kwargs
+    assert not reduce.kwargs["unsafe"]
+    torch.testing.assert_close(program.run((ids, bounds))[0], model(ids, bounds), equal_nan=True)
+    beyond = bounds.clone()
+    beyond[-1] += 900
+    with pytest.raises(RuntimeError, match="segment_reduce"):
+        program.run((ids, beyond))
+
+    fast = recfx.optimize(model, example_inputs=(ids, bounds), measure=False)
+    fast.save(tmp_path / "model")
+    loaded = recfx.load(tmp_path / "model")
+    for compiled in (fast, loaded):
+        torch.testing.assert_close(compiled(ids, bounds), model(ids, bounds), equal_nan=True)
+        with pytest.raises(recfx.RecfxError):
+            compiled(ids, beyond)
+
+
+@pytest.mark.parametrize("change", [{"unsafe": True}, {"lengths": None}, {"offsets": 0}], ids=str)
+def test_a_saved_program_reads_no_unchecked_segments(change: dict[str, object]) -> None:
+    program = capture(Segments("lengths").eval(), (torch.arange(8), torch.tensor([3, 0, 1, 4])))
+    (reduce,) = program.graph.find_nodes(op="call_function", target=_aten.segment_reduce.default)
+    check_call(reduce, lambda n: n.meta["val"])
+    lengths = reduce.kwargs["lengths"]
+    reduce.kwargs = {
+        **reduce.kwargs,
+        **{name: lengths if value == 0 and name == "offsets" else value for name, value in change.items()},
+    }
+    with pytest.raises(recfx.ArtifactError, match="segments without checked lengths"):
+        check_call(reduce, lambda n: n.meta["val"])

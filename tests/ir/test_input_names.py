@@ -152,3 +152,40 @@ def test_state_called_like_a_method(name: str, tmp_path: Any) -> None:
     torch.testing.assert_close(recfx.load(tmp_path / "model")(ids), model(ids))
     fast.refresh()
     torch.testing.assert_close(fast(ids), model(ids))
+
+
+class Optional(nn.Module):
+    """Inputs in the middle may be left out; each counts in another way, so that a value in another's place shows."""
+
+    def forward(self, x, mask=None, weight=None, bias=None, *, extra=None, scale: float = 2.0):
+        y = x * scale
+        y = y if mask is None else y * mask
+        y = y if weight is None else y + 10 * weight
+        y = y if bias is None else y - bias
+        return y if extra is None else y / extra
+
+
+SKIPS = [
+    ("weight",),
+    ("bias",),
+    ("mask", "bias"),
+    ("bias", "extra"),
+    ("extra",),
+    ("weight", "scale"),
+    ("mask", "weight"),
+]
+
+
+@pytest.mark.parametrize("dynamic", [None, False], ids=["free batch", "fixed"])
+@pytest.mark.parametrize("given", SKIPS, ids=" ".join)
+def test_inputs_after_one_that_was_left_out_keep_their_names(given: tuple[str, ...], dynamic: bool | None) -> None:
+    torch.manual_seed(0)
+    named = {name: 0.5 if name == "scale" else torch.rand(4, 3) + 1 for name in given}
+    x, model = torch.rand(4, 3), Optional().eval()
+    fast = recfx.optimize(
+        model, example_inputs=(x,), example_kwargs=named, dynamic_shapes=dynamic, measure=False, verify="off"
+    )
+    torch.testing.assert_close(fast(x, **named), model(x, **named))
+    torch.testing.assert_close(fast(x=x, **dict(reversed(named.items()))), model(x, **named))
+    with pytest.raises(InputError):
+        fast(x, *named.values(), *[torch.rand(4, 3)] * 4)
