@@ -12,18 +12,22 @@ from torch.utils import _pytree as pytree
 
 from recfx.compiled import Parts
 from recfx.cost.timing import Comparison, compare
-from recfx.ir.probes import probes
-from recfx.ir.program import Origin
+from recfx.ir.probes import has_fixed_bags, probes, reshuffle
+from recfx.ir.program import Origin, Program
 from recfx.ir.requests import user_leaves
 from recfx.ir.shapes import BATCH
 from recfx.report import Measured
 
 SECONDS = 0.25
 _ROUNDS = 5  # at least, of models that take longer: ten calls of each, which a model of seconds is not to be kept waiting beyond
+#: Rows of the further batch at which recurrent layers are measured.
+_MANY_ROWS = 128
+_aten = torch.ops.aten
+_RECURRENT = (_aten.gru.input, _aten.lstm.input, _aten.rnn_tanh.input, _aten.rnn_relu.input)
 
 
 def do_no_harm(parts: Parts, model: torch.nn.Module, *, seconds: float = SECONDS) -> Parts:
-    """Measures the compiled model against the user's, interleaved, at batch 1 and at the example's batch.
+    """Measures the compiled model against the user's, interleaved, at batch 1, the example's batch and, with recurrent layers, 128 rows.
 
     Args:
         parts: The compiled model.
@@ -33,7 +37,7 @@ def do_no_harm(parts: Parts, model: torch.nn.Module, *, seconds: float = SECONDS
     Returns:
         The same parts with the measurements in the report; with the user's model behind the entry when the compiled one is slower
         at one of the sizes, in its median or in its 99th percentile, beyond the measurement's own interval, however much faster it is at
-        the other. Sizes that the user's model itself refuses are not measured, and a notice says so.
+        the others. Sizes that the user's model itself refuses are not measured, and a notice says so.
     """
     measured: list[Measured] = []
     harmful = False
@@ -130,9 +134,25 @@ def _split(parts: Parts, values: Sequence[Any]) -> tuple[tuple[Any, ...], dict[s
 
 
 def _measured_inputs(parts: Parts) -> list[Sequence[Any]]:
-    """One row, and the example."""
+    """One row, the example, and many rows where the gain depends on their number."""
     one = [leaves for name, leaves in probes(parts.program) if name.endswith("batch 1")]
-    return [*one[:1], list(parts.program.example)]
+    example = list(parts.program.example)
+    return [*one[:1], example, *_many_rows(parts.program, _rows(parts, example))]
+
+
+def _many_rows(program: Program, measured: int) -> list[Sequence[Any]]:
+    """A large batch of a program with recurrent layers: torch's products of many rows can be faster than the kernels' steps.
+
+    Args:
+        program: The program.
+        measured: Rows of the example; a larger batch is not made when the example is as large.
+    """
+    recurrent = any(node.target in _RECURRENT for node in program.graph.nodes)
+    if not recurrent or BATCH not in program.signature.dims or has_fixed_bags(program):
+        return []
+    high = program.signature.dims[BATCH][1]
+    rows = _MANY_ROWS if high is None else min(_MANY_ROWS, high)
+    return [reshuffle(program, rows, torch.Generator().manual_seed(0))] if rows > measured else []
 
 
 def _rows(parts: Parts, leaves: Sequence[Any]) -> int:

@@ -9,6 +9,7 @@ import numpy as np
 import pytest
 import torch
 from models import TinyCtr, tiny_inputs
+from torch import nn
 
 import recfx
 from recfx.compiled import Parts
@@ -139,3 +140,38 @@ def test_few_calls_have_no_p99(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr("recfx.harm._compare", lambda *_: _compared(0.5, calls=12))
     judged = do_no_harm(parts, TinyCtr())
     assert [m.p99_s for m in judged.report.measured] == [None, None]
+
+
+class Recurrent(nn.Module):
+    """The last state of an LSTM over [B, 5, 4]."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.layer = nn.LSTM(4, 8, batch_first=True)
+
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        _, (last, _) = self.layer(x)
+        return last[0]
+
+
+@pytest.mark.parametrize(
+    ("rows", "most", "measured"), [(6, 1000, [1, 6, 128]), (200, 1000, [1, 200]), (6, 40, [1, 6, 40])]
+)
+def test_recurrent_layers_are_measured_at_many_rows_too(rows: int, most: int, measured: list[int]) -> None:
+    fast = recfx.optimize(Recurrent().eval(), example_inputs=(torch.randn(rows, 5, 4),), max_batch=most, measure=False)
+    judged = do_no_harm(fast._ready(), Recurrent().eval(), seconds=0.01)
+    assert [m.batch for m in judged.report.measured] == measured
+
+
+def test_a_recurrent_model_that_is_slower_at_many_rows_gives_way() -> None:
+    model = Recurrent().eval()
+    parts = recfx.optimize(model, example_inputs=(torch.randn(6, 5, 4),), measure=False)._ready()
+    run = parts.regions[0].run
+
+    def slow(x: torch.Tensor) -> tuple[torch.Tensor, ...]:
+        if x.shape[0] == 128:
+            time.sleep(0.02)
+        return run(x)
+
+    judged = do_no_harm(Parts(parts.program, parts.regions, parts.report, slow), model, seconds=0.05)
+    assert judged.report.kept_eager
