@@ -67,6 +67,7 @@ def capture(
             mode, or the graph does not compute what the model does.
         InputError: The example inputs do not fit `forward`.
     """
+    _require_python(model)
     _require_eval(model)
     call = distinct_values(normalize_call(model, args, kwargs or {}))
     with unchanged(model) as state:
@@ -149,6 +150,30 @@ def _first_run(model: torch.nn.Module, call: Call, state: ModelState) -> None:
             outputs = None
     register_containers(outputs)
     state.restore()
+
+
+def _require_python(model: torch.nn.Module) -> None:
+    """Refuses modules without a Python forward, and weights without values."""
+    for name, module in model.named_modules():
+        if isinstance(module, torch.jit.ScriptModule):
+            raise CaptureError(
+                "the model holds TorchScript, which has no Python forward to trace",
+                where=name or type(module).__name__,
+                hint="use the nn.Module that it was scripted or traced from, with the same state_dict",
+            )
+    for name, tensor in (*model.named_parameters(), *model.named_buffers()):
+        if torch.nn.parameter.is_lazy(tensor):
+            raise CaptureError(
+                "a lazy module has not been given its shapes",
+                where=name,
+                hint="call the model once on an example first",
+            )
+        if tensor.is_meta:
+            raise CaptureError(
+                "a weight is on the meta device and has no values",
+                where=name,
+                hint='move the model with model.to_empty(device="cpu") and load its state_dict first',
+            )
 
 
 def _require_eval(model: torch.nn.Module) -> None:
