@@ -86,9 +86,11 @@ def save_models(folder: Path) -> list[Path]:
 
 
 def mutate_program(document: dict[str, Any], draw: random.Random) -> dict[str, Any]:
-    """A program with one to three changes."""
-    for _ in range(draw.choice((1, 1, 1, 2, 3))):
-        draw.choice((_change_node, _change_node, _change_lists, _change_anything))(document, draw)
+    """A program with one to three changes; those that leave no form to the document come last."""
+    kinds = (_change_node, _change_node, _change_lists, _change_anything)
+    changes = [draw.choice(kinds) for _ in range(draw.choice((1, 1, 1, 2, 3)))]
+    for change in sorted(changes, key=lambda change: change is _change_anything):
+        change(document, draw)
     return document
 
 
