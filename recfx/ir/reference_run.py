@@ -16,13 +16,12 @@ from torch import fx
 from torch.utils._python_dispatch import TorchDispatchMode
 
 from recfx.ir.bag_rows import BAGS, with_read_rows
+from recfx.ir.formulas import FORMULAS
 from recfx.ir.operators import DIALECT
 from recfx.ir.program import Program
 from recfx.ir.rounding import RoundingNoise, is_float, rounds
 from recfx.ir.tables import reads_as_table
 
-_aten = torch.ops.aten
-_ATTENTION = _aten.scaled_dot_product_attention.default
 _SAMPLES = 6
 
 
@@ -93,24 +92,14 @@ class _Double(fx.Interpreter):
         if self._wide:
             args, kwargs = torch.utils._pytree.tree_map(_wide_dtype, (args, kwargs))
             args = with_read_rows(target, args) if target in BAGS else args
-        if target is _ATTENTION:
-            return self._widened(_plain_attention(*args, **kwargs))
-        return self._widened(super().call_function(target, args, kwargs))
+        if target in DIALECT:
+            with _FormulasInside():
+                return self._widened(super().call_function(DIALECT[target], args, kwargs))
+        formula = FORMULAS.get(target, target) if self._wide else target
+        return self._widened(super().call_function(formula, args, kwargs))
 
     def _widened(self, value: Any) -> Any:
         return _to_double(value) if self._wide else value
-
-
-def _plain_attention(
-    query: Any, key: Any, value: Any, mask: Any = None, dropout: float = 0.0, causal: bool = False, **keywords: Any
-) -> Any:
-    """Attention by its formula, which adds the mask: True and False become 0 and minus infinity.
-
-    torch's fused kernel takes scores of NaN for minus infinity where a row has few keys.
-    """
-    if mask is not None and mask.dtype is torch.bool:
-        mask = torch.zeros_like(mask, dtype=query.dtype).masked_fill_(~mask, float("-inf"))
-    return _aten._scaled_dot_product_attention_math(query, key, value, mask, dropout, causal, **keywords)[0]
 
 
 class _Perturbed(_Double):
@@ -132,6 +121,16 @@ class _Perturbed(_Double):
         return self._noise.around(super().call_function, target, args, kwargs)
 
 
+class _FormulasInside(TorchDispatchMode):  # type: ignore[no-untyped-call]
+    """Runs what is computed in float64 within it by formulas."""
+
+    def __init__(self) -> None:
+        super().__init__()  # type: ignore[no-untyped-call]
+
+    def __torch_dispatch__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
+        return _by_formula(func, args)(*args, **(kwargs or {}))
+
+
 class _NoiseInside(TorchDispatchMode):  # type: ignore[no-untyped-call]
     """Moves operands and results of the arithmetic that runs within it."""
 
@@ -142,7 +141,16 @@ class _NoiseInside(TorchDispatchMode):  # type: ignore[no-untyped-call]
     def __torch_dispatch__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
         if not rounds(func) or func._schema.is_mutable:
             return func(*args, **(kwargs or {}))
-        return self._noise.around(lambda f, a, k: f(*a, **k), func, args, kwargs or {})
+        return self._noise.around(lambda f, a, k: _by_formula(f, a)(*a, **k), func, args, kwargs or {})
+
+
+def _by_formula(target: Any, args: Any) -> Any:
+    """What computes an operator: its formula for float64, if it has one."""
+    return (
+        FORMULAS.get(target, target)
+        if is_float(args[0] if args else None) and args[0].dtype is torch.float64
+        else target
+    )
 
 
 def _wide_dtype(value: Any) -> Any:

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import math
+
 import pytest
 import torch
 
@@ -51,3 +53,29 @@ def test_scores_of_nan_stay_nan() -> None:
     found = _attention(torch.ones_like(_hidden()), query)
     assert found[0].isnan().all()
     assert not found[1:].isnan().any()
+
+
+@pytest.mark.parametrize("fill", [float("nan"), float("inf")])
+def test_hidden_keys_are_not_read(fill: float) -> None:
+    """The last key holds no number: rows that see it are spoiled, and the others are as without it."""
+    query, seen = torch.randn(3, 1, _KEYS, 4), torch.ones(3, 1, _KEYS, _KEYS, dtype=torch.bool).tril()
+    clean = _attention(seen, query)
+    query[:, :, -1] = fill
+    found = _attention(seen, query)
+    assert torch.equal(found[:, :, :-1], clean[:, :, :-1])
+    assert found[:, :, -1].isnan().all()
+
+
+@pytest.mark.parametrize("approximate", ["none", "tanh"])
+def test_gelu_keeps_its_precision_far_below_zero(approximate: str) -> None:
+    """-12 * Phi(-12) by the expansion of the normal distribution's tail."""
+    builder = GraphBuilder({"x": ("batch", 1)})
+    program = builder.build(builder.call(_aten.gelu.default, builder.inputs["x"], approximate=approximate))
+    x = torch.tensor([[-12.0], [0.5], [float("inf")], [float("-inf")], [float("nan")]])
+    (found,) = Reference(program, (x,))()
+    if approximate == "none":
+        tail = math.exp(-72) / math.sqrt(2 * math.pi) * (1 - 1 / 144 + 3 / 144**2 - 15 / 144**3)
+        assert float(found[0]) == pytest.approx(-tail, rel=1e-4)
+    assert float(found[0]) < 0
+    assert float(found[1]) == pytest.approx(float(torch.nn.functional.gelu(x[1].double(), approximate=approximate)))
+    assert found[3:].isnan().all()

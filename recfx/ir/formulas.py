@@ -1,0 +1,60 @@
+"""Operators by their formula, where torch's own kernels do not give what the formula means in float64.
+
+torch's gelu is x (1 + erf(x / sqrt 2)) / 2, which is 0 in float64 for x below -8.3, where the function is not. Its fused attention takes
+scores of NaN for minus infinity where a row has few keys.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable
+from typing import Any
+
+import torch
+
+_aten = torch.ops.aten
+Tensor = torch.Tensor
+
+
+def gelu(x: Tensor, *, approximate: str = "none") -> Tensor:
+    """gelu of float64 numbers, with its relative precision kept for negative ones; NaN where torch's kernels multiply infinity by 0."""
+    if approximate == "tanh":
+        return x.mul(torch.sigmoid(2 * math.sqrt(2 / math.pi) * (x + 0.044715 * x**3)))
+    found: Tensor = x * 0.5 * torch.special.erfc(-x * math.sqrt(0.5))
+    return found.masked_fill(x.isinf(), math.nan)  # torch's vectors give NaN, and its single numbers infinity
+
+
+def attention(
+    query: Tensor,
+    key: Tensor,
+    value: Tensor,
+    mask: Tensor | None = None,
+    dropout: float = 0.0,
+    causal: bool = False,
+    **keywords: Any,
+) -> Tensor:
+    """Attention in which keys that are hidden are not read: what they hold, NaN or infinity, does not matter.
+
+    A mask of booleans hides keys where it is False, one of numbers where it is minus infinity.
+    """
+    if mask is not None and mask.dtype is torch.bool:
+        mask = torch.zeros_like(mask, dtype=query.dtype).masked_fill_(~mask, -math.inf)
+    found: Tensor = _aten._scaled_dot_product_attention_math(query, key, value, mask, dropout, causal, **keywords)[0]
+    hides = causal or mask is not None
+    if keywords.get("enable_gqa") or not hides or bool(key.isfinite().all() & value.isfinite().all()):
+        return found
+    seen = torch.ones(query.shape[-2], key.shape[-2], dtype=torch.bool)
+    seen = seen.tril() if causal else seen
+    seen = seen if mask is None else seen & (mask != -math.inf)
+    odd = ~(key.isfinite().all(-1) & value.isfinite().all(-1))
+    spoiled = (seen & odd.unsqueeze(-2)).any(-1, keepdim=True)
+    clean = [t.masked_fill(odd.unsqueeze(-1), 0.0) for t in (key, value)]
+    without = _aten._scaled_dot_product_attention_math(query, *clean, mask, dropout, causal, **keywords)[0]
+    return torch.where(spoiled, found, without)
+
+
+#: Operator -> its formula, which takes the same arguments.
+FORMULAS: dict[Any, Callable[..., Any]] = {
+    _aten.gelu.default: gelu,
+    _aten.scaled_dot_product_attention.default: attention,
+}
