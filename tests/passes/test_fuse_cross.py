@@ -106,6 +106,10 @@ FIRES = {
     "late biases before a vector": case(
         lambda m, x: stacked(m, x, [m.one], late(m, x, [m.W], [m.b])), 2, **{"recfx.cross": 2, "aten.add.Tensor": 1}
     ),
+    "layers of another x0 behind a late bias": case(
+        lambda m, x: (lambda y: x.exp() * m.full(y) + y)(late(m, x, [m.W], [m.b])), 2,
+        **{"recfx.cross": 2, "aten.add.Tensor": 1},
+    ),
     "a late bias read elsewhere": case(
         lambda m, x: (lambda y: (x * (y @ m.W) + y).sin() + y.cos())(late(m, x, [m.W], [m.b])), 2,
         **{"recfx.cross": 2, "aten.add.Tensor": 2},

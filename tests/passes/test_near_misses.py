@@ -113,6 +113,15 @@ LOOKUPS: dict[str, Callable[..., Any]] = {
     "padding of shifted ids": lambda m, x, i: torch.cat(
         [F.embedding_bag(i + 2, m.e.weight, mode="sum", padding_idx=2), F.embedding_bag(i, m.e.weight, mode="sum", padding_idx=2)], 1
     ),
+    "masks of shifted ids": lambda m, x, i: (lambda s: torch.cat(
+        [(m.e(s) * (s != 2).float().unsqueeze(-1)).sum(1), m.e(i[:, 1])], 1))(i + 2),
+    "bags of ids shifted by column": lambda m, x, i: torch.cat([m.e(i + m.base).sum(1), m.e(i[:, 1])], 1),
+    "embedding bags of ids shifted by column": lambda m, x, i: torch.cat(
+        [F.embedding_bag(i + m.base, m.e.weight, mode="sum"), m.e(i[:, 1])], 1
+    ),
+    "shifted lookups in a cat of cats": lambda m, x, i: torch.cat(
+        [torch.cat([m.e(i[:, 0] + 1), m.e(i[:, 1] + 2)], 1), m.e(i[:, 2])], 1
+    ),
     "padding of shifted ids, mean": lambda m, x, i: torch.cat(
         [F.embedding_bag(i + 1, m.e.weight, mode="mean", padding_idx=1), m.e(i[:, 1])], 1
     ),
@@ -122,7 +131,9 @@ LOOKUPS: dict[str, Callable[..., Any]] = {
 @pytest.mark.parametrize("name", LOOKUPS)
 def test_lookups_read_what_they_read_before(name: str) -> None:
     torch.manual_seed(0)
-    keeps("canonicalize,form-bags,fuse-lookups", LOOKUPS[name], X, IDS, e=nn.Embedding(9, 2))
+    state = {"e": nn.Embedding(9, 2), "base": nn.Buffer(torch.tensor([0, 1, 2]))}
+    keeps("canonicalize,form-bags,fuse-lookups", LOOKUPS[name], X, IDS, **state)
+    keeps("form-bags,fuse-lookups", LOOKUPS[name], X, IDS, **state)
 
 
 @pytest.mark.parametrize(
