@@ -11,7 +11,7 @@ from pass_cases import Case, Function, check_does_not_fire, check_fires, program
 from torch import nn
 
 import recfx
-from recfx.ir import Exactness, verify_numeric
+from recfx.ir import Exactness, export_ladder, verify_numeric
 from recfx.passes import FoldConstants
 from recfx.zoo import MODELS
 
@@ -56,6 +56,9 @@ FIRES = {
         3,
         {"aten.ones": 0, "aten.index.Tensor": 0, "aten._assert_scalar": 0},
     ),
+}
+
+NUMBERS = {
     "a number in the state": Case(
         lambda: Function(lambda m, x: x * m.w[1].item() + m.w.sum().item(), w=nn.Buffer(torch.arange(4))),
         X,
@@ -71,6 +74,13 @@ FIRES = {
 @pytest.mark.parametrize("name", FIRES)
 def test_fires(name: str) -> None:
     check_fires("fold-constants", FIRES[name], Exactness.EXACT)
+
+
+@pytest.mark.parametrize("name", NUMBERS)
+def test_numbers_of_the_state_that_capture_leaves_to_the_graph(name: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    """As where a second trace, with the numbers known, does not succeed."""
+    monkeypatch.setattr(export_ladder, "reads_values", lambda program: False)
+    check_fires("fold-constants", NUMBERS[name], Exactness.EXACT)
 
 
 def test_programs_that_differ_by_one_argument_keep_their_meaning() -> None:
