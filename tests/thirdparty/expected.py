@@ -66,10 +66,5 @@ EXPECTED_FAILURES: dict[str, ExpectedFailure] = {
         "append the mask token where the sequences are made, or use `scatter`",
         "item_seq[batch_id][last_position] = self.mask_token",
     ),
-    "torch-geometric/RGCNConv": ExpectedFailure(
-        "picks the edges of each relation by a mask in every call, and branches on how many there are",
-        "use FastRGCNConv, which looks the weight of each edge up",
-        "forward takes a decision, or a size, from the values in a tensor",
-    ),
     "recbole/DIEN": ExpectedFailure("packs by length (`pack_padded_sequence`)", _PACKED, "self.gru(packed_keys)"),
 }
