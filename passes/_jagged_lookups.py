@@ -120,9 +120,7 @@ def key_sums(size: Any) -> tuple[fx.Node | None, tuple[int, ...]] | None:
         return None
     if size.target is operator.add:
         return _joined([key_sums(a) for a in size.args])
-    if size.target is _aten.scalar_tensor.default:
-        return key_sums(size.args[0])
-    if size.target is _aten.item.default:
+    if size.target in (_aten.scalar_tensor.default, _aten.item.default):
         return key_sums(size.args[0])
     part = _part(size, _aten.unbind.int)
     if part is not None:

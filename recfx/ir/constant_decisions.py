@@ -79,13 +79,12 @@ def record_decisions(model: torch.nn.Module, call: Call) -> Decisions:
     inputs = _tensors(given)
     found = Decisions()
     state = {**dict(model.named_parameters()), **dict(model.named_buffers())}
+    # What was decided before an error is known. The comparison with the model reports the error itself.
     with (
         unchanged(model) as before,
         before.watch(),
         torch.no_grad(),
-        suppress(
-            Exception
-        ),  # what was decided before an error is known; the comparison with the model reports the error
+        suppress(Exception),
         _Sources(inputs, state) as sources,
         _Recorder(sources, found),
     ):

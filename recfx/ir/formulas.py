@@ -28,28 +28,30 @@ def attention(
     query: Tensor,
     key: Tensor,
     value: Tensor,
-    mask: Tensor | None = None,
-    dropout: float = 0.0,
-    causal: bool = False,
+    attn_mask: Tensor | None = None,
+    dropout_p: float = 0.0,
+    is_causal: bool = False,
     **keywords: Any,
 ) -> Tensor:
     """Attention in which keys that are hidden are not read: what they hold, NaN or infinity, does not matter.
 
     A mask of booleans hides keys where it is False, one of numbers where it is minus infinity.
     """
-    if mask is not None and mask.dtype is torch.bool:
-        mask = torch.zeros_like(mask, dtype=query.dtype).masked_fill_(~mask, -math.inf)
-    found: Tensor = _aten._scaled_dot_product_attention_math(query, key, value, mask, dropout, causal, **keywords)[0]
-    hides = causal or mask is not None
+    if attn_mask is not None and attn_mask.dtype is torch.bool:
+        attn_mask = torch.zeros_like(attn_mask, dtype=query.dtype).masked_fill_(~attn_mask, -math.inf)
+    found: Tensor = _aten._scaled_dot_product_attention_math(
+        query, key, value, attn_mask, dropout_p, is_causal, **keywords
+    )[0]
+    hides = is_causal or attn_mask is not None
     if keywords.get("enable_gqa") or not hides or bool(key.isfinite().all() & value.isfinite().all()):
         return found
     seen = torch.ones(query.shape[-2], key.shape[-2], dtype=torch.bool)
-    seen = seen.tril() if causal else seen
-    seen = seen if mask is None else seen & (mask != -math.inf)
+    seen = seen.tril() if is_causal else seen
+    seen = seen if attn_mask is None else seen & (attn_mask != -math.inf)
     odd = ~(key.isfinite().all(-1) & value.isfinite().all(-1))
     spoiled = (seen & odd.unsqueeze(-2)).any(-1, keepdim=True)
     clean = [t.masked_fill(odd.unsqueeze(-1), 0.0) for t in (key, value)]
-    without = _aten._scaled_dot_product_attention_math(query, *clean, mask, dropout, causal, **keywords)[0]
+    without = _aten._scaled_dot_product_attention_math(query, *clean, attn_mask, dropout_p, is_causal, **keywords)[0]
     return torch.where(spoiled, found, without)
 
 

@@ -37,7 +37,6 @@ special_gammaln special_i0 special_i0e special_i1 special_i1e special_log1p spec
 special_multigammaln special_ndtr special_ndtri special_polygamma special_psi special_round special_sinc
 special_xlog1py special_xlogy special_zeta sqrt square sub subtract tan tanh threshold true_divide trunc where xlogy
 __and__ __or__ __xor__ __lshift__ __rshift__ _prelu_kernel
-
 """
 
 _REDUCTIONS = """
@@ -47,7 +46,6 @@ linalg_matrix_norm linalg_norm linalg_vector_norm logcumsumexp logsumexp max mea
 nanmedian nanquantile nansum nonzero nonzero_numpy norm nuclear_norm prod quantile renorm searchsorted segment_reduce
 sort special_logsumexp std std_mean sum topk trace trapezoid trapz unique_consecutive unique_dim var var_mean _unique
 _unique2 _is_all_true _is_any_true
-
 """
 
 _SHAPES = """
@@ -61,19 +59,16 @@ select select_copy select_scatter slice slice_copy slice_scatter split split_wit
 swapaxes swapdims t take_along_dim tensor_split tile to transpose tril tril_indices triu triu_indices type_as unbind
 unflatten unfold unsafe_chunk unsafe_split unsafe_split_with_sizes unsqueeze unsqueeze_copy view view_as
 view_as_complex view_as_real view_copy vsplit vstack _conj _reshape_alias _to_copy _unsafe_view
-
 """
 
 _CREATION = """
 arange bartlett_window blackman_window eye full full_like hamming_window hann_window kaiser_window linspace logspace
 new_full new_ones new_zeros one_hot ones ones_like range scalar_tensor vander zeros zeros_like
-
 """
 
 _INDEXING = """
 embedding embedding_bag gather index index_add index_copy index_fill index_put index_reduce index_select
 masked_scatter masked_select nonzero_static put scatter scatter_add scatter_reduce take
-
 """
 
 _PRODUCTS = """
@@ -96,7 +91,6 @@ special_log_softmax special_softmax triplet_margin_loss upsample_bilinear2d upsa
 upsample_nearest2d _adaptive_avg_pool2d _log_softmax _native_multi_head_attention _pack_padded_sequence
 _pad_packed_sequence _scaled_dot_product_attention_math _softmax _transformer_encoder_layer_fwd _weight_norm
 _adaptive_avg_pool3d _safe_softmax
-
 """
 
 _ALGEBRA = """
@@ -108,13 +102,11 @@ linalg_solve_triangular linalg_svd linalg_svdvals linalg_tensorinv linalg_tensor
 pinverse fft_fft fft_fft2 fft_fftfreq fft_fftn fft_fftshift fft_hfft fft_ifft fft_ifft2 fft_ifftn fft_ifftshift
 fft_ihfft fft_irfft fft_irfft2 fft_irfftn fft_rfft fft_rfft2 fft_rfftfreq fft_rfftn qr slogdet stft svd
 triangular_solve
-
 """
 
 _SIZES_AND_CHECKS = """
 item sym_constrain_range sym_constrain_range_for_size sym_numel sym_size sym_stride to_dense to_sparse _assert_async
 _assert_scalar _assert_tensor_metadata _local_scalar_dense _to_dense
-
 """
 
 _FAMILIES = (_ELEMENTWISE, _REDUCTIONS, _SHAPES, _CREATION, _INDEXING, _PRODUCTS, _LAYERS, _ALGEBRA, _SIZES_AND_CHECKS)

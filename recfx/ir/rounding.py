@@ -90,7 +90,7 @@ class RoundingNoise:
         if target in BAGS:
             return self._around_bags(run, target, args, kwargs)
         found = self(run(target, self(args), kwargs))
-        return self._with_mean_moved(args, found) if target in _LAYER_NORMS else found
+        return self._with_mean_moved(args, kwargs, found) if target in _LAYER_NORMS else found
 
     def _around_bags(self, run: _Run, target: Any, args: Any, kwargs: Any) -> Any:
         """Partial sums of a bag may reach the sum of the magnitudes, and their rounding with them."""
@@ -100,14 +100,14 @@ class RoundingNoise:
         most = run(target, magnitudes, kwargs)[0]
         return (found + (self(most) - most), *rest)
 
-    def _with_mean_moved(self, args: Any, found: Any) -> Any:
+    def _with_mean_moved(self, args: Any, kwargs: Any, found: Any) -> Any:
         """The mean is rounded before it is subtracted from all elements. Numbers that are nearly equal keep that error, magnified."""
         x, shape = args[0], args[1]
-        weight = args[2] if len(args) > 2 and args[2] is not None else 1.0
-        epsilon = args[4] if len(args) > 4 else 1e-5
+        weight = args[2] if len(args) > 2 else kwargs.get("weight")
+        epsilon = args[4] if len(args) > 4 else kwargs.get("eps", 1e-5)
         dims = tuple(range(x.ndim - len(shape), x.ndim))
         most, variance = x.abs().mean(dims, keepdim=True), x.var(dims, correction=0, keepdim=True)
-        moved = weight * (self(most) - most) * torch.rsqrt(variance + epsilon)
+        moved = (self(most) - most) * torch.rsqrt(variance + epsilon) * (1.0 if weight is None else weight)
         return found + moved if isinstance(found, torch.Tensor) else (found[0] + moved, *found[1:])
 
 

@@ -120,7 +120,7 @@ def _shape(builder: PlanBuilder, slot: Slot) -> str:
 
 
 def _sizes(builder: PlanBuilder, slot: Slot) -> str:
-    """The sizes of an output's tensor as arguments of torch.empty, which reads them in half the time that it takes for a tuple."""
+    """The sizes of an output's tensor as arguments of torch.empty, which reads them in less time than a tuple."""
     return ", ".join(_size_texts(builder, slot)) or "()"
 
 

@@ -20,9 +20,11 @@ def _attention(mask: torch.Tensor, query: torch.Tensor, scale: float | None = No
     builder = GraphBuilder({"x": ("batch", 1, _KEYS, 4), "mask": (("batch", *shape), mask.dtype)})
     x = builder.inputs["x"]
     result = builder.call(
-        _aten.scaled_dot_product_attention.default, x, x, x, builder.inputs["mask"], 0.0, False, scale=scale
+        _aten.scaled_dot_product_attention.default, x, x, x, attn_mask=builder.inputs["mask"], scale=scale
     )
-    (found,) = Reference(builder.build(result), (query, mask))()
+    reference = Reference(builder.build(result), (query, mask))
+    (found,) = reference()
+    assert reference.refusal is None
     assert isinstance(found, torch.Tensor)
     return found
 

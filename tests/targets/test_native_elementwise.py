@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import re
 from collections.abc import Callable, Iterator
 from functools import lru_cache
@@ -217,6 +218,15 @@ def _torch_error_of_exponent(case: Unary, exponent: int) -> float:
     first = exponent << 23
     x = torch.arange(first, first + (1 << 23), dtype=torch.int32).view(torch.float32)
     return float(ulps(case.function(x), _exact(case, x)).max())
+
+
+def test_what_is_not_plainly_right_is_judged_further() -> None:
+    """A neighbour of the exact number is plainly right; two numbers away, another sign of zero, and a NaN of one side are not."""
+    exact = torch.tensor([1.0, 1.0, 1.0, 0.0, 1.0, math.nan, math.nan], dtype=torch.float64)
+    one = torch.tensor(1.0)
+    next_, up = torch.nextafter(one, one + 1), torch.nextafter(torch.nextafter(one, one + 1), one + 1)
+    found = torch.stack([one, next_, up, torch.tensor(-0.0), torch.tensor(math.nan), one, torch.tensor(math.nan)])
+    assert plainly_right(found, exact.float(), exact).tolist() == [True, True, False, False, False, False, True]
 
 
 @pytest.mark.nightly
