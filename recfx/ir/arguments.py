@@ -22,7 +22,8 @@ _MOST_EXPONENT = 16
 _MOST_PIECES = 1 << 16
 _SPLITTING = {f"aten::{name}" for name in ("unbind", "split", "chunk", "tensor_split", "hsplit", "vsplit", "dsplit")}
 _aten = torch.ops.aten
-_NUMBERS = (bool, int, float, torch.SymInt, torch.SymFloat, torch.SymBool)
+_REAL = (bool, int, float, torch.SymInt, torch.SymFloat, torch.SymBool)
+_NUMBERS = (*_REAL, complex)
 _WHOLE = (int, torch.SymInt)
 
 Value = Callable[[fx.Node], Any]
@@ -140,7 +141,7 @@ _PLAIN: dict[str, Any] = {
     "int": _WHOLE,  # a bool is an int, as for torch
     "float": (bool, int, float, torch.SymInt, torch.SymFloat),
     "bool": (bool, torch.SymBool),
-    "number": (*_NUMBERS, complex),
+    "number": _NUMBERS,
     "complex": (int, float, complex),
     "str": str,
     "ScalarType": torch.dtype,
@@ -163,7 +164,7 @@ def _check_arithmetic(node: fx.Node, value_of: Value, where: str) -> None:
         return
     flat = [v for value in values for v in (value if isinstance(value, tuple | list) else [value])]
     flat = [value_of(v) if isinstance(v, fx.Node) else v for v in flat]
-    if not flat or not all(isinstance(v, _NUMBERS) for v in flat):
+    if not flat or not all(isinstance(v, _REAL) for v in flat):
         raise ArtifactError("arithmetic takes numbers and sizes", where=where)
     if node.target is not torch.sym_sum and any(isinstance(value, tuple | list) for value in values):
         raise ArtifactError("arithmetic takes numbers and sizes", where=where)

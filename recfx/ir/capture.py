@@ -17,11 +17,12 @@ from recfx.errors import CaptureError
 from recfx.ir.bags import Bags
 from recfx.ir.capture_by_sizes import capture_by_sizes, compared
 from recfx.ir.decompositions import decompose
-from recfx.ir.explicit_forward import explicit_forward
+from recfx.ir.explicit_forward import explicit_forward, without_held
 from recfx.ir.export_ladder import export_model, quiet
 from recfx.ir.exported_signature import exported_signature, range_notices
 from recfx.ir.find_bags import bags_of_call, with_distinct_counts
 from recfx.ir.functionalize import functionalize
+from recfx.ir.held_values import holds_values, plain_numbers
 from recfx.ir.inline import inline_regions
 from recfx.ir.inputs import Call, distinct_values, normalize_call, register_containers
 from recfx.ir.model_state import ModelState, unchanged
@@ -71,14 +72,14 @@ def capture(
     _require_eval(model)
     call = distinct_values(normalize_call(model, args, kwargs or {}))
     with unchanged(model) as state:
-        _first_run(model, call, state)
+        held = holds_values(_first_run(model, call, state))
         bags = bags_of_call(model, call)
         given = call
         if dynamic_shapes is None:
             call = call.with_values(widen_batch(call.values, bags))
         state.restore()
         try:
-            program = _captured(model, call, dynamic_shapes, max_batch, bags, specialise=specialise)
+            program = _captured(model, call, dynamic_shapes, max_batch, bags, specialise=specialise, held=held)
             program.cases = tuple(cases)
             state.restore()  # tracing may have left fake tensors in the model's caches
             if check:
@@ -89,7 +90,7 @@ def capture(
             state.restore()
 
             def trace(fixed: Call) -> Program:
-                traced = _captured(model, fixed, False, max_batch, (), specialise=False)
+                traced = _captured(model, fixed, False, max_batch, (), specialise=False, held=held)
                 state.restore()
                 return traced
 
@@ -121,11 +122,18 @@ def _compared(program: Program, model: torch.nn.Module, call: Call, *, narrow: b
 
 
 def _captured(
-    model: torch.nn.Module, call: Call, dynamic_shapes: Any, max_batch: int, bags: Sequence[Bags], *, specialise: bool
+    model: torch.nn.Module,
+    call: Call,
+    dynamic_shapes: Any,
+    max_batch: int,
+    bags: Sequence[Bags],
+    *,
+    specialise: bool,
+    held: bool,
 ) -> Program:
     leaves, in_spec = pytree.tree_flatten((tuple(call.values), {}))
     traced = with_distinct_counts(call, bags) if dynamic_shapes is None else call
-    explicit, shown = explicit_forward(model, traced)
+    explicit, shown = without_held(*explicit_forward(model, traced), outputs=held)
     export = export_model(explicit, shown, _shapes_for(shown, dynamic_shapes, max_batch, bags))
     program = _to_program(export.program, call, leaves, in_spec, bags)
     program.bags = tuple(bags)
@@ -136,10 +144,13 @@ def _captured(
     return program
 
 
-def _first_run(model: torch.nn.Module, call: Call, state: ModelState) -> None:
+def _first_run(model: torch.nn.Module, call: Call, state: ModelState) -> Any:
     """Runs the model once while its tensors are watched, so that those it writes to are copied before the first write.
 
     Container types of its outputs are made known to torch, which would refuse them.
+
+    Returns:
+        The outputs; None when the model fails.
     """
     values = pytree.tree_map(lambda v: v.clone() if isinstance(v, torch.Tensor) else v, tuple(call.values))
     fresh = call.with_values(values)
@@ -150,6 +161,7 @@ def _first_run(model: torch.nn.Module, call: Call, state: ModelState) -> None:
             outputs = None
     register_containers(outputs)
     state.restore()
+    return outputs
 
 
 def _require_python(model: torch.nn.Module) -> None:
@@ -213,6 +225,7 @@ def _to_program(
     module.graph.set_codegen(fx.graph.CodeGen())
     free = free_symbols(module)
     inline_regions(module)
+    _plain_arguments(module)
     decompose(module)
     functionalize(module)
     module = copy_module(module)
@@ -228,6 +241,14 @@ def _to_program(
         )
     signature = exported_signature(exported, module, call, leaves, in_spec, out_spec, bags, read_in_order(module))
     return Program(module, signature, tuple(leaves), properties=frozenset({"functional"}))
+
+
+def _plain_arguments(module: fx.GraphModule) -> None:
+    """Writes NumPy scalars and enumeration members among the arguments of operators as Python's numbers."""
+    for node in module.graph.nodes:
+        if node.op == "call_function":
+            node.args = plain_numbers(node.args)
+            node.kwargs = {name: plain_numbers(value) for name, value in node.kwargs.items()}
 
 
 def _drop_guard_calls(module: fx.GraphModule) -> None:

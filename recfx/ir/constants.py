@@ -7,6 +7,7 @@ import hashlib
 from collections.abc import Mapping, Sequence
 from typing import Any
 
+import numpy as np
 import torch
 
 from recfx.errors import InputError
@@ -70,12 +71,14 @@ def without_constants(
 
 
 def same_constant(a: Any, b: Any) -> bool:
-    """Equality that also holds for NaN and for types without a usable `==`."""
+    """Equality that also holds for NaN, for arrays and for types without a usable `==`."""
     if a is b:
         return True
     if type(a) is not type(b):
         return False
-    if isinstance(a, float) and a != a:
+    if isinstance(a, np.ndarray):
+        return a.dtype == b.dtype and np.array_equal(a, b, equal_nan=a.dtype.kind in "fc")
+    if isinstance(a, float | complex | np.inexact) and a != a:
         return bool(b != b)
     result = a == b
-    return bool(result) if isinstance(result, bool) else False
+    return bool(result) if isinstance(result, bool | np.bool_) else False

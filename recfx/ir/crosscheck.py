@@ -14,7 +14,9 @@ import torch
 from torch.utils import _pytree as pytree
 
 from recfx.errors import CaptureError
+from recfx.ir.constants import same_constant
 from recfx.ir.containers import canonical_output
+from recfx.ir.held_values import held_by, is_held, split_outputs
 from recfx.ir.inputs import Call
 from recfx.ir.probes import probes
 from recfx.ir.program import Program
@@ -39,7 +41,7 @@ def compare_with_model(program: Program, model: torch.nn.Module, call: Call) -> 
                 where=type(model).__name__,
                 hint="remove the randomness from forward; an optimized model must be deterministic",
             )
-        _require_agreement(first, program.run(program.example), "the example inputs", model)
+        _require_agreement(first, _outputs(program, program.example), "the example inputs", model)
         refused = []
         for name, leaves in probes(program):
             try:
@@ -61,7 +63,7 @@ def _compare_special_rows(program: Program, model: torch.nn.Module, call: Call) 
     refused = []
     for batch, expected in judged(special_batches(program), partial(run_model, model, call)):
         try:
-            found = program.run(batch.leaves)
+            found = _outputs(program, batch.leaves)
         except Exception as error:  # noqa: BLE001 - the call will fail with an error, which is no wrong answer
             refused.append(f"{batch.name} ({type(error).__name__})")
             continue
@@ -69,8 +71,13 @@ def _compare_special_rows(program: Program, model: torch.nn.Module, call: Call) 
     return [f"the captured program refuses inputs that the model takes: {', '.join(refused)}"] if refused else []
 
 
+def _outputs(program: Program, leaves: Sequence[Any]) -> list[Any]:
+    """The flat outputs of a program as `run_model` gives those of a model."""
+    return program.run(leaves) + held_by(program.signature.out_spec)
+
+
 def run_model(model: torch.nn.Module, call: Call, leaves: Sequence[Any]) -> list[Any]:
-    """The flat outputs of the user's model for flat inputs, which are copied first.
+    """The flat outputs of the user's model for flat inputs, which are copied first. Values that are no data come last.
 
     `nn.MultiheadAttention` leaves torch's fast path, as it does at capture: that path gives NaN for a query whose mask hides every
     key, where the operator in the graph gives zeros.
@@ -81,14 +88,14 @@ def run_model(model: torch.nn.Module, call: Call, leaves: Sequence[Any]) -> list
     enabled = torch.backends.mha.get_fastpath_enabled()
     torch.backends.mha.set_fastpath_enabled(False)
     try:
-        return pytree.tree_leaves(canonical_output(model(*bound.args, **bound.kwargs)))
+        return split_outputs(canonical_output(model(*bound.args, **bound.kwargs)))
     finally:
         torch.backends.mha.set_fastpath_enabled(enabled)
 
 
 def _run_program(program: Program, leaves: Sequence[Any], name: str, model: torch.nn.Module) -> list[Any]:
     try:
-        return program.run(leaves)
+        return _outputs(program, leaves)
     except Exception as error:
         raise CaptureError(
             f"the captured graph fails on {name}, which the model takes ({type(error).__name__}: {str(error).splitlines()[0]})",
@@ -128,6 +135,9 @@ def _agree(expected: Sequence[Any], actual: Sequence[Any], *, by_row: bool = Fal
                 return False
             if not torch.equal(want, got) and not _close(want, got, by_row):
                 return False
+        elif is_held(want):
+            if not same_constant(want, got):
+                return False
         elif want != got:
             return False
     return True
@@ -153,6 +163,6 @@ def largest_difference(expected: Sequence[Any], actual: Sequence[Any]) -> float:
             gap = (want.double() - got.double()).abs()
             gap = gap[~(want.isnan() & got.isnan())] if want.is_floating_point() else gap
             worst = max(worst, float(gap.max()) if gap.numel() else 0.0)
-        elif isinstance(want, torch.Tensor) or want != got:
+        elif isinstance(want, torch.Tensor) or not (same_constant(want, got) if is_held(want) else want == got):
             return float("inf")
     return worst

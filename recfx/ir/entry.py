@@ -18,6 +18,7 @@ from torch.utils import _pytree as pytree
 from recfx.ir import size_expressions
 from recfx.ir.constants import without_constants
 from recfx.ir.containers import canonical, container_keys, container_kind, defining_leaves, is_container
+from recfx.ir.held_values import rebuild_node
 from recfx.ir.leaves import LeafSpec, one_row
 from recfx.ir.mappings import as_dict, mapping_keys
 from recfx.ir.shapes import BATCH
@@ -281,7 +282,7 @@ class _EntryWriter:
             pairs = zip(spec.context, children, strict=True)
             return "{" + ", ".join(f"{key!r}: {value}" for key, value in pairs) + "}"
         name = f"_u{len(self.namespace)}"
-        self.namespace |= {name: pytree.SUPPORTED_NODES[spec.type].unflatten_fn, f"{name}c": spec.context}
+        self.namespace |= {name: rebuild_node(spec.type), f"{name}c": spec.context}
         return f"{name}([{inner}], {name}c)"
 
     def _explain(self, values: tuple[Any, ...], defaults: dict[str, Any] | None = None) -> None:

@@ -47,6 +47,17 @@ _CAUSES: tuple[tuple[str, str, str], ...] = (
         "pass plain integers or x.shape[i] as sizes",
     ),
     (
+        r"Found <class .*> in output|has no attribute 'meta'|cannot create weak reference",
+        "forward returns a value of a type that cannot be captured",
+        "return tensors, numbers, strings and containers of them; register other classes with "
+        "torch.export.register_dataclass or torch.utils._pytree.register_pytree_node",
+    ),
+    (
+        r"Unsupported input type <class 'numpy.ndarray'>",
+        "an input is a NumPy array",
+        "pass torch.from_numpy(array) instead, and use it as a tensor in forward",
+    ),
+    (
         r"Unsupported input type|unexpected type|pytree",
         "an input has a type that cannot be captured",
         "register it with torch.export.register_dataclass or torch.utils._pytree.register_pytree_node",

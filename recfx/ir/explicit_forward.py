@@ -1,6 +1,7 @@
 """A model with another `forward` in front of its own, for what torch.export does not take as it is.
 
-These are dynamic shapes of variadic keywords, and dimensions that export shall choose by itself but that are the same batch.
+These are dynamic shapes of variadic keywords, dimensions that export shall choose by itself but that are the same batch, and values that
+export takes for no data.
 """
 
 from __future__ import annotations
@@ -12,6 +13,7 @@ from typing import Any
 import torch
 from torch.utils import _pytree as pytree
 
+from recfx.ir.held_values import hold, is_held_input
 from recfx.ir.inputs import Call
 
 
@@ -42,6 +44,28 @@ def one_batch(model: torch.nn.Module) -> torch.nn.Module:
         return model.forward(*args, **kwargs)
 
     return _view(model, forward, inspect.signature(model.forward))
+
+
+def without_held(model: torch.nn.Module, call: Call, *, outputs: bool) -> tuple[torch.nn.Module, Call]:
+    """The model and the call to export without values that export takes for no data: themselves when there are none.
+
+    Args:
+        model: The model.
+        call: Its inputs. A value of this kind among them becomes None, and forward is given the value itself.
+        outputs: Whether the outputs of the model hold such values, each of which becomes a `Held` node.
+    """
+    given, spec = pytree.tree_flatten((call.args, call.kwargs))
+    held = {position: leaf for position, leaf in enumerate(given) if is_held_input(leaf)}
+    if not held and not outputs:
+        return model, call
+
+    def forward(*args: Any, **kwargs: Any) -> Any:
+        leaves = pytree.tree_leaves((args, kwargs))
+        args, kwargs = pytree.tree_unflatten([held.get(i, leaf) for i, leaf in enumerate(leaves)], spec)
+        return hold(model.forward(*args, **kwargs))
+
+    values = pytree.tree_map(lambda leaf: None if is_held_input(leaf) else leaf, tuple(call.values))
+    return _view(model, forward, inspect.signature(model.forward)), call.with_values(values)
 
 
 def _view(model: torch.nn.Module, forward: Any, signature: inspect.Signature) -> torch.nn.Module:

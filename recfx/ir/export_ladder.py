@@ -23,6 +23,7 @@ from recfx.ir.constant_decisions import reads_values, record_decisions, replayed
 from recfx.ir.explain_export import capture_error, draft_line, user_frame
 from recfx.ir.explicit_forward import one_batch
 from recfx.ir.inputs import Call
+from recfx.ir.numpy_functions import traced_numpy_functions
 
 
 @dataclasses.dataclass(frozen=True)
@@ -129,12 +130,19 @@ def _automatic(shapes: Any) -> Any:
 def _run_export(model: torch.nn.Module, call: Call, shapes: Any, strict: bool) -> torch.export.ExportedProgram:
     # A trace computes most values once: looking for them in the cache of fake values, and filling it, takes a third of the time.
     uncached = torch._dynamo.config.patch(fake_tensor_cache_enabled=False)
-    with quiet(), uncached, nullcontext() if strict else _data_as_detach():
+    with quiet(), uncached, nullcontext() if strict else _traceable():
         exported = torch.export.export(model, call.args, call.kwargs, dynamic_shapes=shapes, strict=strict)
     fakes = [n for n, v in exported.constants.items() if isinstance(v, torch._subclasses.FakeTensor)]
     if fakes:
         raise ValueError(f"export baked {fakes[0]}, which depends on the inputs, in as a constant (.data in forward?)")
     return exported
+
+
+@contextmanager
+def _traceable() -> Iterator[None]:
+    """Lets the tracer see what tensors do outside torch's operators."""
+    with _data_as_detach(), traced_numpy_functions():
+        yield
 
 
 @contextmanager

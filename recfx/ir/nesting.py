@@ -18,8 +18,9 @@ from torch.utils import _pytree as pytree
 
 from recfx.errors import ArtifactError
 from recfx.formats.records import decode, fields
+from recfx.ir.held_values import Held, HeldValue
 from recfx.ir.mappings import register_mapping_type
-from recfx.ir.plain_values import decode_key, encode
+from recfx.ir.plain_values import decode_key, decode_plain, encode
 
 _MOST_DEPTH = 30
 _FACTORIES = {
@@ -58,6 +59,8 @@ def encode_spec(spec: pytree.TreeSpec) -> Any:
     """
     if spec.is_leaf():
         return None
+    if spec.type is Held:
+        return {"held": encode(spec.context.value)}
     children = [encode_spec(child) for child in spec.children()]
     context = spec.context
     if spec.type in (tuple, list):
@@ -122,6 +125,8 @@ def decode_spec(
         held = fields(value, where, ("class", "children"))
         return _decode_class(held["class"], decode(list[Any], held["children"], where), types, where, depth - 1)
     held = decode(dict[str, Any], value, where)
+    if list(held) == ["held"]:
+        return pytree.TreeSpec(Held, HeldValue(decode_plain(held["held"], where)), [])
     if len(held) != 1 or (kind := next(iter(held))) not in _CONTAINERS.values():
         raise ArtifactError(f"{str(list(held))[:200]} is not a container", where=where)
     return _decode_container(kind, held[kind], types, where, depth - 1)

@@ -2,16 +2,19 @@
 
 from __future__ import annotations
 
+import enum
 import math
 import re
 from collections.abc import Callable
 from typing import Any
 
+import numpy as np
 import torch
 from torch import fx
 
 from recfx.errors import ArtifactError
 from recfx.formats.records import decode as decode_record
+from recfx.ir.plain_numpy import decode_array, decode_member, encode_array, encode_member
 
 _MOST_DEPTH = 8
 _DEVICE = re.compile(r"(cpu|cuda|meta)(:\d{1,3})?")
@@ -38,6 +41,10 @@ def encode(value: Any) -> Any:
     """
     if isinstance(value, fx.Node):
         return {"node": value.name}
+    if isinstance(value, enum.Enum):
+        return encode_member(value)
+    if isinstance(value, np.generic | np.ndarray):
+        return encode_array(value, encode)
     if isinstance(value, int) and not isinstance(value, bool) and not -(1 << 63) <= value < 1 << 63:
         raise ArtifactError(f"the number {value} is outside int64 and cannot be saved")
     if type(value) in (bool, int, str, type(None)):
@@ -48,6 +55,8 @@ def encode(value: Any) -> Any:
         return {"tuple" if isinstance(value, tuple) else "list": [encode(v) for v in value]}
     if isinstance(value, slice):
         return {"slice": [encode(v) for v in (value.start, value.stop, value.step)]}
+    if isinstance(value, range):
+        return {"range": [value.start, value.stop, value.step]}
     if isinstance(value, torch.device):
         return {"device": str(value)}
     if isinstance(value, complex):
@@ -88,10 +97,18 @@ def decode(value: Any, node: Callable[[str], Any], where: str, depth: int = _MOS
                 raise ArtifactError("a slice has three parts", where=where)
             return slice(*items)
         return tuple(items) if kind == "tuple" else items
+    if kind in ("numpy", "array"):
+        return decode_array(kind, held, lambda item: decode(item, node, where, depth - 1), where)
+    if kind == "enum":
+        return decode_member(held, where)
+    if kind == "range":
+        start, stop, step = decode_record(tuple[int, int, int], held, where)
+        return range(start, stop, step or 1)
     if kind == "float":
         return decode_record(float, value, where)
     if kind == "complex":
-        return complex(*decode_record(tuple[float, float], held, where))
+        parts = decode_record(tuple[Any, Any], held, where)
+        return complex(*(decode_record(float, decode(part, node, where, depth - 1), where) for part in parts))
     name = decode_record(str, held, where)
     if kind == "device" and _DEVICE.fullmatch(name):
         return torch.device(name)

@@ -12,6 +12,7 @@ from torch.utils import _pytree as pytree
 from recfx.errors import InputError
 from recfx.ir.constants import Fingerprint, same_constant, without_constants
 from recfx.ir.containers import canonical, container_mismatch, is_container
+from recfx.ir.held_values import rebuilt_outputs
 from recfx.ir.leaves import LeafSpec, check_dimension, check_leaf, one_row
 from recfx.ir.mappings import in_captured_order, key_difference
 
@@ -137,7 +138,7 @@ class Signature:
 
     def unflatten(self, outputs: Sequence[Any]) -> Any:
         """Rebuilds the user's result from the flat outputs."""
-        return pytree.tree_unflatten(list(outputs), self.out_spec)
+        return rebuilt_outputs(list(outputs), self.out_spec)
 
 
 def _brief(spec: pytree.TreeSpec) -> str:

@@ -1,0 +1,106 @@
+"""NumPy functions of tensors while a model is traced: `tensor * array`, `np.sqrt(tensor)`.
+
+NumPy asks a tensor for its values, which a traced tensor does not have. Within `traced_numpy_functions` it is given the result of the
+operator of torch that computes the same, in the type that NumPy's promotion gives.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from typing import Any
+
+import numpy as np
+import torch
+
+_FUNCTIONS: dict[np.ufunc, Callable[..., torch.Tensor]] = {
+    np.add: torch.add,
+    np.subtract: torch.sub,
+    np.multiply: torch.mul,
+    np.divide: torch.div,
+    np.power: torch.pow,
+    np.maximum: torch.maximum,
+    np.minimum: torch.minimum,
+    np.negative: torch.neg,
+    np.absolute: torch.abs,
+    np.square: torch.square,
+    np.sqrt: torch.sqrt,
+    np.exp: torch.exp,
+    np.log: torch.log,
+    np.log1p: torch.log1p,
+    np.tanh: torch.tanh,
+    np.equal: torch.eq,
+    np.not_equal: torch.ne,
+    np.less: torch.lt,
+    np.less_equal: torch.le,
+    np.greater: torch.gt,
+    np.greater_equal: torch.ge,
+}
+
+#: What Python calls on a tensor that is the right operand of a NumPy scalar or array.
+_REFLECTED = {
+    np.add: "__radd__",
+    np.subtract: "__rsub__",
+    np.multiply: "__rmul__",
+    np.divide: "__rtruediv__",
+    np.power: "__rpow__",
+    np.equal: "__eq__",
+    np.not_equal: "__ne__",
+    np.less: "__gt__",
+    np.less_equal: "__ge__",
+    np.greater: "__lt__",
+    np.greater_equal: "__le__",
+}
+
+
+@contextmanager
+def traced_numpy_functions() -> Iterator[None]:
+    """Within it, a NumPy function that is given a tensor runs as an operator of torch."""
+    torch.Tensor.__array_ufunc__ = _ufunc  # type: ignore[attr-defined]
+    try:
+        yield
+    finally:
+        del torch.Tensor.__array_ufunc__  # type: ignore[attr-defined]
+
+
+def _ufunc(self: torch.Tensor, function: np.ufunc, method: str, *operands: Any, **options: Any) -> Any:
+    if method != "__call__" or options or function not in _FUNCTIONS:
+        return NotImplemented
+    left = operands[0]
+    if isinstance(left, np.generic) and function in _REFLECTED:
+        number = left.item()  # torch subtracts from no truth value
+        return getattr(operands[1], _REFLECTED[function])(int(number) if isinstance(number, bool) else number)
+    if isinstance(left, np.ndarray) and function is np.divide:
+        return operands[1].__rtruediv__(left)
+    stand_ins = [_stand_in(value) for value in operands]
+    with np.errstate(all="ignore"):
+        wanted = function.resolve_dtypes((*map(_dtype, stand_ins), *[None] * function.nout))
+    values = [_operand(value, dtype) for value, dtype in zip(operands, wanted, strict=False)]
+    result = _FUNCTIONS[function](*values)
+    return result.to(_torch_dtype(wanted[-1]))
+
+
+def _stand_in(value: Any) -> Any:
+    """An operand without elements for a tensor; any other operand as it is."""
+    return np.empty(0, _numpy_dtype(value.dtype)) if isinstance(value, torch.Tensor) else value
+
+
+def _dtype(value: Any) -> Any:
+    """What NumPy's promotion goes by: the type of a Python number, the dtype of anything else."""
+    return type(value) if type(value) in (int, float, complex) else np.asarray(value).dtype
+
+
+def _operand(value: Any, dtype: np.dtype[Any]) -> torch.Tensor:
+    tensor = value if isinstance(value, torch.Tensor) else torch.from_numpy(np.array(value))
+    return tensor.to(_torch_dtype(dtype))
+
+
+def _numpy_dtype(dtype: torch.dtype) -> np.dtype[Any]:
+    return np.dtype(str(dtype).removeprefix("torch."))
+
+
+def _torch_dtype(dtype: np.dtype[Any]) -> torch.dtype:
+    found = getattr(torch, dtype.name, None)
+    if not isinstance(found, torch.dtype):
+        raise TypeError(f"torch has no type for NumPy's {dtype}")
+    return found
