@@ -35,7 +35,7 @@ def find(name: str) -> type[Pass]:
         PipelineError: There is none.
     """
     if name not in _PASSES:
-        close = difflib.get_close_matches(name, _PASSES, n=3)
+        close = difflib.get_close_matches(name, _PASSES)
         raise PipelineError(
             f"there is no pass called {name!r}",
             hint=f"did you mean {', '.join(close)}?"

@@ -3,18 +3,19 @@
 from __future__ import annotations
 
 import math
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Any
 
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
+from pipeline_cases import chain
 
 import recfx
 from recfx.passes import DEFAULT_PIPELINE
 from recfx.pipeline import Pass, PassSpec, Pipeline, register, registered
 from recfx.pipeline.text import parse_pipeline
-from recfx.pipeline.validate import violations
+from recfx.pipeline.validate import require_valid, violations
 
 
 @register
@@ -157,3 +158,126 @@ def test_order_is_law_and_every_violation_is_listed() -> None:
 def test_a_backslash_at_the_end_of_an_option_round_trips() -> None:
     pipeline = Pipeline([TakesAnything(thing="a\\"), "canonicalize"])
     assert Pipeline(str(pipeline)) == pipeline
+
+
+@register
+@dataclass(frozen=True)
+class TakesLists(Pass):
+    spec = PassSpec("takes-lists", "Has an option that must be given, and one whose default is made.")
+    must: int
+    made: tuple[int, ...] = field(default_factory=lambda: (1, 2))
+
+    def run(self, program: Any, ctx: Any) -> None:
+        return None
+
+
+def test_defaults_that_are_made_are_left_out_too() -> None:
+    assert str(TakesLists(3)) == "takes-lists{must=3}"
+    assert str(TakesLists(3, (1,))) == "takes-lists{must=3, made=(1,)}"
+    assert Pipeline("takes-lists{must=3, made=(1, 2)}") == Pipeline([TakesLists(3)])
+    assert TakesLists(3).options() == {"must": 3, "made": (1, 2)}
+    with pytest.raises(recfx.PipelineError, match="'takes-lists' refuses its options"):
+        Pipeline("takes-lists")
+    with pytest.raises(recfx.PipelineError, match="has no option a, b\\n?.*its options: must, made"):
+        Pipeline("takes-lists{a=1, must=2, b=3}")
+
+
+@pytest.mark.parametrize(
+    "word",
+    [
+        "a",
+        "a-b",
+        "a.b_c9",
+        "_a",
+        "9a",
+        "-a",
+        "a b",
+        "true",
+        "True",
+        "None",
+        "none",
+        "nan",
+        "inf",
+        "",
+        "a,b",
+        "{",
+        "it's",
+        'say "it"',
+        "a\\",
+        "\\'",
+        "'",
+    ],
+)
+def test_words_round_trip_with_quotes_where_they_need_them(word: str) -> None:
+    pipeline = Pipeline([TakesAnything(thing=word), TakesAnything(thing=[word, [word]]), "canonicalize"])
+    assert Pipeline(str(pipeline)) == pipeline
+    bare = word in ("a", "a-b", "a.b_c9", "_a")
+    assert str(TakesAnything(thing=word)) == f"takes-anything{{thing={word if bare else repr(word)}}}"
+
+
+@pytest.mark.parametrize(
+    ("text", "value"),
+    [
+        ("[1, (2, {'a': [3]})]", [1, (2, {"a": [3]})]),
+        ("'a,b}'", "a,b}"),
+        ('"a\\"b"', 'a"b'),
+        ("'a\\\\'", "a\\"),
+        ("-1.5e3", -1500.0),
+        ("none", None),
+        ("[true, false, inf]", [True, False, math.inf]),
+        ("word", "word"),
+    ],
+)
+def test_values_of_options(text: str, value: Any) -> None:
+    (made, last) = Pipeline(f"takes-anything{{thing={text}, number=2}}, canonicalize").passes
+    assert made.options() == {"number": 2, "thing": value}
+    assert str(last) == "canonicalize"
+
+
+@pytest.mark.parametrize(
+    ("text", "message"),
+    [
+        ("a]", "a ']' too many"),
+        ("takes-anything{thing=(1}", "not closed"),
+        ("takes-anything{thing=1}}", "a '}' too many\n.*character 23"),
+        (",", "empty name"),
+        ("canonicalize,", "empty name"),
+        ("takes-anything{number=1,}", "empty name"),
+        ("takes-anything{=1}", "has no option"),
+        ("takes-anything{a=b c}", "'b c' is no value"),
+    ],
+)
+def test_texts_that_are_refused(text: str, message: str) -> None:
+    with pytest.raises(recfx.PipelineError, match=message):
+        parse_pipeline(text)
+
+
+def test_every_violation_says_what_would_mend_it() -> None:
+    makes = make("makes", establishes=frozenset({"a"}))
+    again = make("again", establishes=frozenset({"a"}))
+    loses = make("loses", invalidates=frozenset({"a"}))
+    wants = make("wants", requires=frozenset({"a"}), idempotent=False)
+    tune = make("tune", needs=frozenset({"fine-tuning", "labels"}))
+    held = {"functional"}
+    assert violations([makes, wants, wants], held) == []
+    assert violations([wants], held) == ["wants (number 1) requires 'a', which no pass in the pipeline establishes"]
+    assert violations([wants], {*held, "a"}) == []
+    assert violations([wants, makes, again], held) == [
+        "wants (number 1) requires 'a', which only makes establishes, and that stands after it"
+    ]
+    assert violations([makes, again, loses, wants], held) == [
+        "wants (number 4) requires 'a', which again established but a pass in between invalidated"
+    ]
+    assert violations([makes, loses, makes, wants], held) == []
+    assert violations([tune], held, ["labels"]) == ["tune (number 1) needs fine-tuning; pass fine_tuning= to optimize"]
+    assert violations([makes, makes], held) == ["makes (number 2) stands twice in a row; the second does nothing"]
+    assert violations([makes, again, makes], held) == []
+    with pytest.raises(recfx.PipelineError) as caught:
+        require_valid([wants, tune], held)
+    assert caught.value.what.startswith("the pipeline cannot run as written: 3 violation(s)\n  - wants")
+    assert caught.value.where == "wants,tune"
+    require_valid([makes, wants], held)
+    Pipeline([makes, wants]).validate(chain())
+    with pytest.raises(recfx.PipelineError, match="needs labels"):
+        Pipeline([tune]).validate(chain(), {"fine-tuning": []})
+    Pipeline([tune]).validate(chain(), {"fine-tuning": [], "labels": []})

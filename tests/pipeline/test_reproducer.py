@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import subprocess
 import sys
 from collections.abc import Iterator
@@ -14,9 +15,16 @@ import pytest
 import torch
 
 import recfx
-from recfx.ir import Level, capture
+from recfx.ir import Level, capture, same_graph
 from recfx.pipeline import Pass, Pipeline
-from recfx.pipeline.reproducer import read_reproducer, read_resources, write_reproducer
+from recfx.pipeline.reproducer import (
+    _as_code,
+    _run_script,
+    find_pass,
+    read_reproducer,
+    read_resources,
+    write_reproducer,
+)
 from recfx.testing import GraphBuilder
 
 SOURCE = '''
@@ -164,3 +172,101 @@ def test_operators_of_ones_own_are_read_back(tmp_path: Path) -> None:
     folder = write_reproducer(program, [], RuntimeError("made up"), tmp_path / "reproducer")
     x = torch.rand(3, 2)
     assert torch.equal(read_reproducer(folder).run([x])[0], 2 * x + 1)
+
+
+class Counted(dict[str, int]):
+    """A class of one's own, which only a full pickle holds."""
+
+
+def test_a_folder_holds_all_it_takes(tmp_path: Path) -> None:
+    b = GraphBuilder({"x": ("batch", 4), "ids": (("batch",), torch.int64)})
+    program = b.build(b.call(torch.ops.aten.tanh.default, b.inputs["x"]), b.inputs["ids"])
+    program.example = (program.example[0].T.contiguous().T, *program.example[1:])
+    folder = tmp_path / "a" / "b"
+    for _ in range(2):  # an earlier one is written over
+        try:
+            raise ValueError("why")
+        except ValueError as error:
+            written = write_reproducer(
+                program, Pipeline("canonicalize,fuse-mlp").passes, error, folder, {"examples": Counted(a=1)}
+            )
+        assert written == folder
+    assert (folder / "program.txt").read_text() == f"{program}\n"
+    assert (folder / "pipeline.txt").read_text() == "canonicalize,fuse-mlp\n"
+    assert (folder / "error.txt").read_text().endswith("ValueError: why\n")
+    assert "Traceback" in (folder / "error.txt").read_text()
+    versions = json.loads((folder / "versions.json").read_text())
+    assert versions["torch"] == torch.__version__
+    assert set(versions) == {"torch", "python", "machine"}
+    assert not list(folder.glob("*not-saved*"))
+    assert read_resources(folder) == {"examples": Counted(a=1)}
+    assert type(read_resources(folder)["examples"]) is Counted
+    read = read_reproducer(folder)
+    assert same_graph(read, program) is None
+    for one, other in zip(read.example, program.example, strict=True):
+        assert torch.equal(one, other)
+
+
+def test_folders_are_made_where_none_is_given() -> None:
+    b = GraphBuilder({"x": ("batch", 4)})
+    program = b.build(b.call(torch.ops.aten.tanh.default, b.inputs["x"]))
+    one, other = (write_reproducer(program, [], ValueError("why"), None) for _ in range(2))
+    assert one != other
+    assert one.name.startswith("recfx-reproducer-")
+    assert read_resources(one) == {}
+
+
+def test_a_folder_without_a_program_says_so(tmp_path: Path) -> None:
+    with pytest.raises(recfx.ArtifactError, match="there is no program in this folder"):
+        read_reproducer(tmp_path)
+    with pytest.raises(recfx.ArtifactError, match="cannot be pickled"):
+        read_resources(tmp_path)
+
+
+def test_constants_among_the_inputs_are_read_back(tmp_path: Path) -> None:
+    class Model(torch.nn.Module):
+        def forward(self, x: torch.Tensor, flag: bool, name: str) -> torch.Tensor:
+            return x * 2 if flag else x
+
+    program = capture(Model().eval(), (torch.rand(3, 2), True, "a"))
+    read = read_reproducer(write_reproducer(program, [], ValueError("why"), tmp_path / "folder"))
+    assert [type(value) for value in read.example] == [type(value) for value in program.example]
+    assert read.example[1:] == program.example[1:]
+
+
+def test_passes_are_found_by_module_and_name(passes: tuple[ModuleType, Path]) -> None:
+    module, _ = passes
+    name = module.__name__
+    assert find_pass(name, "spoiling_rule") is module.spoiling_rule
+    assert find_pass(name, "Outer.Spoil", limit=2.0) == module.Outer.Spoil(limit=2.0)
+    assert isinstance(find_pass(name, "Needy"), module.Needy)
+    for where, what in ((name, "Nothing"), ("no_such_module", "Needy"), (name, "local.<locals>.hidden")):
+        with pytest.raises(recfx.ArtifactError, match="cannot be imported"):
+            find_pass(where, what)
+
+
+def test_scripts_name_options_as_code(passes: tuple[ModuleType, Path]) -> None:
+    module, _ = passes
+    name = repr(module.__name__)
+    items = [module.Outer.Spoil(limit=float("-inf"), words=("a", "b")), module.Outer.Spoil(limit=2.5)]
+    text = _run_script(items)
+    assert f"find_pass({name}, 'Outer.Spoil', limit=float('-inf'), words=('a', 'b'))" in text
+    assert f"find_pass({name}, 'Outer.Spoil', limit=2.5, words=())" in text
+    assert "import recfx.passes" not in text
+    both = _run_script([*Pipeline("canonicalize").passes, module.Needy()])
+    assert f"Pipeline(['canonicalize', find_pass({name}, 'Needy')])" in both
+    assert "import recfx.passes" in both
+    assert _as_code(float("nan")) == "float('nan')"
+    assert [_as_code(value) for value in (1, 1.5, "a", None)] == ["1", "1.5", "'a'", "None"]
+
+
+def test_a_program_that_cannot_be_saved_leaves_a_note(tmp_path: Path) -> None:
+    def own(x: torch.Tensor) -> torch.Tensor:
+        return x * 2
+
+    b = GraphBuilder({"x": ("batch", 4)})
+    program = b.build(b.call(torch.ops.aten.tanh.default, b.inputs["x"]))
+    next(n for n in program.graph.nodes if n.op == "call_function").target = own
+    write_reproducer(program, [], ValueError("why"), tmp_path)
+    assert (tmp_path / "program-not-saved.txt").read_text().strip()
+    assert not (tmp_path / "program.json").exists()

@@ -9,7 +9,7 @@ import pytest
 import torch
 
 from recfx.errors import InputError, TargetError
-from recfx.retrieval import Index
+from recfx.retrieval import Index, handoff
 
 KINDS = ["binary", "ivf", "hnsw", "rabitq"]
 
@@ -108,3 +108,50 @@ def test_what_cannot_be_handed_over(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setitem(sys.modules, "faiss", None)
     with pytest.raises(TargetError, match="pip install faiss-cpu"):
         index.to_faiss("ivf")
+
+
+def test_lists_of_inverted_files_grow_with_the_items() -> None:
+    """39 items a list at least, about four times the root of their number, 65,536 at most."""
+    for items, lists in ((1, 1), (38, 1), (78, 2), (4_000, 102), (40_000, 800), (10**9, 65_536)):
+        assert handoff._lists(range(items)) == lists  # type: ignore[arg-type]
+    pytest.importorskip("faiss")
+    for bits, metric in ((8, "ip"), (1, "hamming")):
+        made: Any = Index.from_embeddings(drawn(0, 400, 16), bits, metric).to_faiss("ivf")  # type: ignore[arg-type]
+        assert (made.nlist, made.d, made.own_fields) == (10, 16, True)
+
+
+@pytest.mark.parametrize("kind", ["ivf", "hnsw", "rabitq"])
+@pytest.mark.parametrize("deleted", [False, True])
+@pytest.mark.parametrize("metric", ["ip", "hamming"])
+def test_items_are_handed_over_in_parts(kind: Any, deleted: bool, metric: Any, monkeypatch: pytest.MonkeyPatch) -> None:
+    faiss = pytest.importorskip("faiss")
+    index = Index.from_embeddings(drawn(0, 1200, 16), 1, metric)
+    if deleted:
+        index.delete(torch.arange(0, 50))
+    parts: list[torch.Tensor] = []
+    plain = handoff._rows
+    monkeypatch.setattr(handoff, "_ROWS", 512)
+    monkeypatch.setattr(handoff, "_SHOWN", 3)
+    monkeypatch.setattr(handoff, "_rows", lambda held, some, binary: parts.append(some) or plain(held, some, binary))
+    made = index.to_faiss(kind)
+    if kind != "hnsw" or metric == "ip":  # a graph of codes needs no training
+        shown = parts.pop(0)
+        assert len(shown) == min(len(index), 3 * handoff._lists(index))
+        assert torch.isin(shown, index.live_ids()).all()
+        assert len(shown.unique()) == len(shown)
+    assert torch.equal(torch.cat(parts), index.live_ids())
+    assert [len(part) for part in parts] == ([512, 512, 126] if deleted else [512, 512, 176])
+    binary = metric == "hamming" and kind != "rabitq"
+    assert isinstance(made, faiss.IndexBinary if binary else faiss.Index)
+    if not binary and kind != "rabitq":
+        held = made.index if hasattr(made, "index") else made
+        assert faiss.downcast_index(held).metric_type == faiss.METRIC_INNER_PRODUCT
+
+
+@pytest.mark.parametrize(("metric", "name"), [("ip", "IndexHNSWSQ"), ("hamming", "IndexBinaryHNSW")])
+def test_graphs_have_32_neighbours(metric: Any, name: str) -> None:
+    faiss = pytest.importorskip("faiss")
+    made: Any = Index.from_embeddings(drawn(0, 100, 12), 1, metric).to_faiss("hnsw")
+    assert isinstance(made, getattr(faiss, name))
+    assert made.hnsw.nb_neighbors(1) == 32
+    assert made.d == (16 if metric == "hamming" else 12)

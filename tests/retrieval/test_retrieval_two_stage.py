@@ -8,9 +8,10 @@ import pytest
 import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from retrieval_kit import rounded
 
 from recfx.errors import InputError
-from recfx.retrieval import TwoStageIndex
+from recfx.retrieval import TwoStageIndex, two_stage
 
 relaxed = settings(deadline=None, max_examples=25)
 
@@ -125,3 +126,159 @@ def test_bad_calls() -> None:
         TwoStageIndex.from_embeddings(items, 1, "hamming")  # type: ignore[arg-type]
     with pytest.raises(InputError, match="NaN"):
         index.search(torch.full((1, 8), torch.nan), 3, shortlist=5)
+
+
+def lengths_of(index: TwoStageIndex, monkeypatch: pytest.MonkeyPatch) -> list[int]:
+    """The lengths of the lists that the second stage asks the first for, from now on."""
+    lengths: list[int] = []
+    for name in ("search", "shortlist"):
+        plain = getattr(index.first, name)
+
+        def watched(queries: torch.Tensor, k: int, *more: Any, plain: Any = plain) -> Any:
+            lengths.append(k)
+            return plain(queries, k, *more)
+
+        monkeypatch.setattr(index.first, name, watched)
+    return lengths
+
+
+@pytest.mark.parametrize("metric", ["ip", "cosine"])
+def test_the_bound_stops_at_the_first_list_where_items_lie_far_apart(
+    metric: Any, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Eight bits tell these items apart, so that the bound needs no second list."""
+    items = torch.nn.functional.one_hot(torch.arange(64) % 16, 16) * torch.linspace(1, 9, 64)[:, None]
+    index = TwoStageIndex.from_embeddings(items, 8, metric=metric)
+    lengths = lengths_of(index, monkeypatch)
+    asked = torch.nn.functional.one_hot(torch.arange(3), 16).float()
+    index.search(asked, 2, shortlist="bound")
+    assert lengths == [8]
+
+
+def test_the_bound_asks_for_four_times_as_many_until_it_is_certain(monkeypatch: pytest.MonkeyPatch) -> None:
+    items = torch.ones(300, 8)  # which nothing tells apart
+    index = TwoStageIndex.from_embeddings(items, 1)
+    lengths = lengths_of(index, monkeypatch)
+    assert index.search(torch.ones(2, 8), 3, shortlist="bound")[1].tolist() == [[0, 1, 2]] * 2
+    assert lengths == [12, 48, 192, 300]
+    lengths.clear()
+    index.search(torch.ones(2, 8), 3, shortlist=700)
+    index.search(torch.ones(2, 8), 3, shortlist=3)
+    assert lengths == [300, 3]
+
+
+def test_calibration_asks_for_four_times_as_many_until_they_suffice(monkeypatch: pytest.MonkeyPatch) -> None:
+    items, held_out = drawn(0, 300, 8), drawn(1, 20, 8)
+    index = TwoStageIndex.from_embeddings(items, 1)
+    lengths = lengths_of(index, monkeypatch)
+    chosen = index.calibrate(held_out, 3, 1.0)
+    tried = [12, 48, 192, 300]
+    assert lengths == [length for place, length in enumerate(tried) if place == 0 or chosen > tried[place - 1]]
+    assert index.shortlist == chosen
+    lengths.clear()
+    index.search(held_out, 3)
+    assert lengths == [chosen]
+
+
+@pytest.mark.parametrize("deleted", [0, 298])
+def test_calibration_of_small_corpora_and_exclusions(deleted: int) -> None:
+    items, held_out = drawn(0, 300, 8), drawn(1, 4, 8)
+    index = TwoStageIndex.from_embeddings(items[: 300 - deleted], 1)
+    assert index.calibrate(held_out, 5, 1.0) >= 5
+    assert index.search(held_out, 5)[1].shape == (4, 5)
+    everything = [torch.arange(300 - deleted)] * 4
+    assert index.calibrate(held_out, 5, 1.0, everything) == 5
+    hidden = [torch.arange(0, 300 - deleted, 2)] * 4
+    length = index.calibrate(held_out, 5, 1.0, hidden)
+    expected = (held_out @ items[: 300 - deleted].T)[:, 1::2].topk(min(5, (300 - deleted) // 2)).indices * 2 + 1
+    found = index.search(held_out, 5, hidden, shortlist=length)[1]
+    assert torch.equal(found[:, : expected.shape[1]], expected)
+
+
+@pytest.mark.parametrize("recall", [0.0, -0.5, 1.0001, 2.0])
+def test_a_recall_is_above_0_and_at_most_1(recall: float) -> None:
+    index = TwoStageIndex.from_embeddings(drawn(0, 30, 8), 1)
+    with pytest.raises(InputError, match="calibration needs"):
+        index.calibrate(drawn(1, 2, 8), 3, recall)
+    with pytest.raises(InputError, match="calibration needs"):
+        TwoStageIndex.from_embeddings(torch.empty(0, 8), 1).calibrate(drawn(1, 2, 8), 3)
+    assert index.calibrate(drawn(1, 2, 8), 3, 1e-9) == 3
+
+
+@pytest.mark.parametrize("shortlist", [2, 3.0, "all", "3"])
+def test_lengths_of_lists_that_are_refused(shortlist: Any) -> None:
+    index = TwoStageIndex.from_embeddings(drawn(0, 30, 8), 1)
+    with pytest.raises(InputError, match=f"a shortlist of {shortlist!r} has no 3 items"):
+        index.search(drawn(1, 2, 8), 3, shortlist=shortlist)
+    assert index.search(drawn(1, 2, 8), 3, shortlist=3)[1].shape == (2, 3)
+
+
+@pytest.mark.parametrize(("rescore", "size"), [("float32", 4 * 8), ("float16", 2 * 8), ("int8", 8 + 8)])
+def test_bytes_are_those_of_both_stages(rescore: Any, size: int) -> None:
+    index = TwoStageIndex.from_embeddings(drawn(0, 32, 8), 1, rescore)
+    assert index.nbytes == index.first.nbytes + 32 * size
+    assert len(index) == 32
+
+
+@pytest.mark.parametrize("rescore", ["float32", "float16", "int8"])
+@pytest.mark.parametrize("metric", ["ip", "cosine"])
+def test_rows_are_the_index_s_own(rescore: Any, metric: Any) -> None:
+    items, asked = drawn(0, 32, 8), drawn(1, 3, 8)
+    index = TwoStageIndex.from_embeddings(items, 1, rescore, metric)
+    assert (index.first.metric, index.first.query_bits) == (metric, 8)
+    before = index.search(asked, 5, shortlist=32)
+    unit = torch.nn.functional.normalize if metric == "cosine" else lambda rows, dim: rows
+    tolerance = {"float32": 1e-5, "float16": 1e-3, "int8": 0.03}[rescore]
+    expected = (unit(asked, dim=1) @ unit(items, dim=1).T).gather(1, before[1])
+    torch.testing.assert_close(before[0], expected, rtol=tolerance, atol=tolerance)
+    items.zero_()
+    for one, other in zip(before, index.search(asked, 5, shortlist=32), strict=True):
+        assert torch.equal(one, other)
+
+
+@pytest.mark.parametrize("scales", ["table", "row", "symmetric", "dimension"])
+def test_the_reach_is_measured_in_parts(scales: Any, monkeypatch: pytest.MonkeyPatch) -> None:
+    items = drawn(0, 50, 8)
+    index = TwoStageIndex.from_embeddings(items, 2, scales=scales)
+    stands_for = index.first.decode()
+    expected = ((items - stands_for).norm(dim=1).max(), stands_for.norm(dim=1).max())
+    for block in (1 << 22, 8 * 7, 3):
+        monkeypatch.setattr(two_stage, "_BLOCK_VALUES", block)
+        torch.testing.assert_close(torch.tensor(two_stage._reach(index.first, items)), torch.tensor(expected))
+
+
+@pytest.mark.parametrize(
+    ("bits", "scales", "query_bits"), [(1, "row", 1), (1, "row", 8), (4, "symmetric", 8), (8, "table", 8)]
+)
+def test_the_slack_is_that_of_the_bound(bits: int, scales: Any, query_bits: int) -> None:
+    """||q|| r + ||q - q'|| x, and a little for roundings."""
+    items, asked = drawn(0, 50, 8), drawn(1, 6, 8)
+    index = TwoStageIndex.from_embeddings(items, bits, scales=scales, query_bits=query_bits)
+    stands_for = index.first.decode()
+    away, longest = (items - stands_for).norm(dim=1).max(), stands_for.norm(dim=1).max()
+    expected = asked.norm(dim=1) * away + (asked - rounded(asked, query_bits)).norm(dim=1) * longest
+    torch.testing.assert_close(index._slack(asked), expected, rtol=1e-3, atol=2e-5)
+
+
+def test_the_slack_of_grids_per_dimension() -> None:
+    """The query times the steps is rounded, and codes are at most 2^bits - 1."""
+    items, asked = drawn(0, 50, 8), drawn(1, 6, 8)
+    index = TwoStageIndex.from_embeddings(items, 4, scales="dimension")
+    away = (items - index.first.decode()).norm(dim=1).max()
+    scaled = asked * index.first._store.grid.step
+    lost = (scaled - rounded(scaled, 8)).norm(dim=1) * 15 * 8**0.5
+    torch.testing.assert_close(index._slack(asked), asked.norm(dim=1) * away + lost, rtol=1e-3, atol=2e-5)
+
+
+@pytest.mark.parametrize(
+    ("options", "message"),
+    [
+        ({"metric": "hamming"}, "by 'hamming' with rows of 'float32'"),
+        ({"rescore": "float64"}, "by 'ip' with rows of 'float64'"),
+        ({"scales": "column"}, "scales per 'column'"),
+        ({"query_bits": 4}, "queries of 4 bits"),
+    ],
+)
+def test_options_that_two_stages_do_not_have(options: dict[str, Any], message: str) -> None:
+    with pytest.raises(InputError, match=message):
+        TwoStageIndex.from_embeddings(drawn(0, 30, 8), 1, **options)
