@@ -63,9 +63,11 @@ def test_declarations_have_these_defaults() -> None:
     assert spec.requires == {"functional"}
     assert not any((spec.forbids, spec.establishes, spec.invalidates, spec.preserves, spec.needs))
     assert (spec.changes_state, spec.idempotent, spec.mandatory) == (False, True, False)
-    given: Any = PassSpec("given", "A pass.", requires=["a"], forbids=["b"], establishes=["c"], invalidates=["d"], preserves=["e"], needs=["examples"])  # type: ignore[arg-type]  # fmt: skip
-    sets = (given.requires, given.forbids, given.establishes, given.invalidates, given.preserves, given.needs)
-    assert all(type(held) is frozenset for held in sets)
+    names = ("requires", "forbids", "establishes", "invalidates", "preserves", "needs")
+    lists: dict[str, Any] = {name: ["examples"] for name in names}
+    given = PassSpec("given", "A pass.", **lists)
+    assert all(getattr(given, name) == frozenset({"examples"}) for name in names)
+    assert all(type(getattr(given, name)) is frozenset for name in names)
     hash(given)
     with pytest.raises(recfx.PipelineError, match=r"unknown needs \['luck', 'time'\]"):
         PassSpec("given", "A pass.", needs=frozenset({"luck", "time", "labels"}))
@@ -419,7 +421,7 @@ def test_passes_are_found_by_name() -> None:
     assert list(registered()) == sorted(registered())
     with pytest.raises(recfx.PipelineError, match="did you mean fuse-fm, fuse-mlp"):
         find("fuse-mf")
-    with pytest.raises(recfx.PipelineError, match="known passes: .*, canonicalize, .*fuse-fm, .*"):
+    with pytest.raises(recfx.PipelineError, match=r"known passes: .*, canonicalize, .*fuse-fm, .*"):
         find("xyz")
 
 
@@ -449,7 +451,8 @@ def test_instruments_write_what_was_recorded(tmp_path: Path) -> None:
     assert json.loads(text) == {"00-drop-double-relu": entry, "01-canonicalize": entry}
     assert text.startswith('{\n "00-drop-double-relu": {\n  "run_s"')
     assert text.endswith("}\n")
-    assert sorted(p.name for p in folder.glob("0*")) == [f"00-drop-double-relu.{end}" for end in ("after.txt", "before.txt", "diff")]  # fmt: skip
+    ends = ("after.txt", "before.txt", "diff")
+    assert sorted(p.name for p in folder.glob("0*")) == [f"00-drop-double-relu.{end}" for end in ends]
     assert (folder / "00-drop-double-relu.before.txt").read_text() == f"{before}\n"
     assert (folder / "00-drop-double-relu.after.txt").read_text() == f"{after}\n"
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 from pathlib import Path
 from typing import Any
 
@@ -82,8 +83,7 @@ def test_codes_are_checked() -> None:
 
 
 def test_which_options_go_together() -> None:
-    given = [(bits, kind, chosen) for bits in (1, 2, 4, 8) for kind in ("table", "row", "symmetric", "dimension") for chosen in (None, 1, 8)]  # fmt: skip
-    for bits, kind, chosen in given:
+    for bits, kind, chosen in itertools.product((1, 2, 4, 8), ("table", "row", "symmetric", "dimension"), (None, 1, 8)):
         fits = chosen != 1 or (bits == 1 and kind != "dimension")
         if fits:
             expected = chosen or (1 if bits == 1 and kind == "table" else 8)
@@ -210,7 +210,8 @@ def test_the_reference_runs_where_the_kernels_were_not_built(scales: Any, monkey
         for module in (index_module, two_stage, queries_module):
             monkeypatch.setattr(module, "missing", lambda absent=absent: absent)
         calls.clear()
-        found.append((*index.search(asked, 60), index.shortlist(asked, 60).sort(1).values, *stages.search(asked, 60, shortlist=60)))  # fmt: skip
+        listed = index.shortlist(asked, 60).sort(1).values
+        found.append((*index.search(asked, 60), listed, *stages.search(asked, 60, shortlist=60)))
         kind = "kernel" if absent is None else "reference"
         assert set(calls) >= {f"{kind} scan", f"{kind} shortlist", f"{kind} rescore"}
         assert all(call.startswith(kind) for call in calls)
