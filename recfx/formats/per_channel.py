@@ -6,6 +6,9 @@ import torch
 
 from recfx.errors import InputError
 
+#: Columns of a weight at most, so that no sum over a row of the largest codes times inputs of 8 bits leaves int32.
+MOST_COLUMNS = 1 << 16
+
 #: What share of a channel's largest magnitude the search for the least squared error tries to keep.
 _KEPT = tuple(1 - 0.02 * step for step in range(26))
 
@@ -23,10 +26,15 @@ def quantize_per_channel(weight: torch.Tensor, *, clip: bool = False) -> tuple[t
         int8 [N, K] in -127..127, and float32 scales [N]; `codes * scale[:, None]` stands for the weight.
 
     Raises:
-        InputError: The weight is no matrix, or holds NaN or infinities.
+        InputError: The weight is no matrix, has more columns than int32 sums allow, or holds NaN or infinities.
     """
     if weight.ndim != 2 or not weight.is_floating_point():
         raise InputError(f"expected a floating-point matrix, got {weight.dtype} {list(weight.shape)}")
+    if weight.shape[1] > MOST_COLUMNS:
+        raise InputError(
+            f"the weight has {weight.shape[1]:,} columns: int32 sums over more than {MOST_COLUMNS:,} can overflow",
+            hint="keep it in float32 or bfloat16",
+        )
     held = weight.detach().float()
     if not bool(held.isfinite().all()):
         raise InputError("the weight holds NaN or infinities", hint="it cannot be quantised")

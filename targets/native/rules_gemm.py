@@ -8,6 +8,7 @@ from typing import Any
 import torch
 from torch import fx
 
+from recfx.formats.per_channel import MOST_COLUMNS
 from recfx.ops import cross, mlp
 from recfx.targets.native.abi import Kind
 from recfx.targets.native.builder import PlanBuilder, rows_of
@@ -36,8 +37,13 @@ def emit_gemm(
     """Adds `out = activation(x weight^T + bias) * mul + add`, or with `sums_first` `activation(x weight^T + bias + mul + add)`.
 
     The weight is [N, K].
+
+    Raises:
+        Unsupported: An int8 weight has so many columns that int32 sums can overflow.
     """
     n, k = weight.shape
+    if weight.dtype is torch.int8 and k > MOST_COLUMNS:
+        raise Unsupported(f"int32 sums over {k} products of 8 bits can overflow")
     address, format_ = builder.packer.weight(weight)
     pointers = {0: address, **(vectors or {})}
     if bias is not None:

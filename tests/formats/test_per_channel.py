@@ -73,6 +73,12 @@ def test_weights_that_are_no_numbers_are_refused(bad: float) -> None:
         quantize_per_channel(torch.tensor([[1.0, bad]]))
 
 
+def test_more_columns_than_int32_sums_allow_are_refused() -> None:
+    quantize_per_channel(torch.ones(1, 1 << 16))
+    with pytest.raises(InputError, match="65,537 columns: int32 sums"):
+        quantize_per_channel(torch.ones(1, (1 << 16) + 1))
+
+
 @pytest.mark.parametrize("weight", [torch.randn(4), torch.ones(2, 2, dtype=torch.int64)])
 def test_what_is_no_matrix_is_refused(weight: torch.Tensor) -> None:
     with pytest.raises(InputError, match="matrix"):

@@ -16,6 +16,7 @@ from torch import nn
 from torch.nn import functional as F
 
 from recfx.errors import InputError
+from recfx.formats.per_channel import MOST_COLUMNS
 from recfx.ir import Exactness, Program, capture, same_graph, verify_meta, verify_numeric
 from recfx.ops import mlp
 from recfx.passes import QuantizeLinears
@@ -179,6 +180,10 @@ LEAVES_ALONE: dict[str, tuple[tuple[Case, QuantizeLinears], str]] = {
     "a NaN": (with_weight(float("nan")), "NaN"),
     "an infinity": (with_weight(float("inf")), "NaN"),
     "a NaN in bfloat16": (with_weight(float("nan"), 16), "NaN"),
+    "more columns than int32 sums allow": (
+        (Case(lambda: nn.Linear(MOST_COLUMNS + 1, 2).eval(), (torch.randn(2, MOST_COLUMNS + 1),)), EVERY),
+        "int32 sums",
+    ),
     "beyond bfloat16": (with_weight(3.4e38, 16), "beyond bfloat16"),
 }
 

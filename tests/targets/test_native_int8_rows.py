@@ -9,9 +9,11 @@ import pytest
 import torch
 from hypothesis import given
 from hypothesis import strategies as st
-from native_kit import generator, lower_everywhere, needs_kernels, relaxed, seeds
+from native_kit import LEVELS, generator, lower_everywhere, needs_kernels, partition, program_of, relaxed, seeds
 from torch.nn import functional
 
+from recfx.formats.per_channel import MOST_COLUMNS
+from recfx.ir.flat import flat_function
 from recfx.ops import cross, mlp
 from recfx.ops.mlp import quantize_rows
 
@@ -185,3 +187,24 @@ def test_bfloat16_layers(k: int) -> None:
         assert bool(found[:4].isnan().all())
         assert torch.equal(found[4].isinf(), torch.ones(18, dtype=torch.bool))
         assert bool(found[5].isfinite().all())
+
+
+@pytest.mark.parametrize("sign", [1.0, -1.0])
+@pytest.mark.parametrize("code", [127, -127, -128])
+def test_the_longest_sums_of_the_largest_products_are_exact(code: int, sign: float) -> None:
+    """No sum over so many columns leaves 32 bits, whatever a level adds to the inputs to have them as bytes."""
+    x, ones = torch.full((2, MOST_COLUMNS), sign), torch.ones(17)
+    weight = torch.full((17, MOST_COLUMNS), code, dtype=torch.int8)
+    for run in lower_everywhere(_layer(), [x], [weight, torch.zeros(17), ones]):
+        torch.testing.assert_close(run(x)[0], torch.full((2, 17), sign * code * MOST_COLUMNS), rtol=1e-6, atol=0)
+
+
+@pytest.mark.parametrize("level", LEVELS)
+def test_longer_sums_stay_with_torch(level: str) -> None:
+    columns = MOST_COLUMNS + 1
+    x, state = torch.ones(2, columns), [torch.full((3, columns), 127, dtype=torch.int8), torch.zeros(3), torch.ones(3)]
+    made = partition(program_of(_layer(), [x], state), level)
+    assert any("can overflow" in reason for reason in made.refused.values())
+    torch.testing.assert_close(
+        flat_function(made.program)(x)[0], torch.full((2, 3), 127.0 * columns), rtol=1e-6, atol=0
+    )
