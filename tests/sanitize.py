@@ -59,15 +59,15 @@ def build(level: str) -> Path:
     newest = max(path.stat().st_mtime for path in [*SOURCES.iterdir(), Path(__file__)])
     if library.exists() and library.stat().st_mtime > newest:
         return library
-    compiler, kept = _compiler(), sources(level)
+    kept = sources(level)
     jobs = {SOURCES / f"{name}.cpp": flags for name, flags in kept.items()}
     jobs |= {SOURCES / "module.cpp": [f"-I{sysconfig.get_path('include')}"], stubs(folder, kept): ["-std=c++17"]}
     objects = []
     for source, flags in jobs.items():
         objects.append(str(folder / f"{source.stem}.o"))
-        command = [*compiler, *FLAGS, *SANITIZERS, *flags, f"-I{SOURCES}", "-c", str(source), "-o", objects[-1]]
+        command = [*compiler(), *FLAGS, *SANITIZERS, *flags, f"-I{SOURCES}", "-c", str(source), "-o", objects[-1]]
         subprocess.run(command, check=True)
-    subprocess.run([*compiler, *FLAGS, *SANITIZERS, "-shared", *objects, "-lpthread", "-o", str(library)], check=True)
+    subprocess.run([*compiler(), *FLAGS, *SANITIZERS, "-shared", *objects, "-lpthread", "-o", str(library)], check=True)
     return library
 
 
@@ -87,14 +87,14 @@ def environment(level: str, library: Path, reports: Path) -> dict[str, str]:
     }
 
 
-def _compiler() -> list[str]:
+def compiler() -> list[str]:
     """The C++ compiler, and what the environment variable CXX puts before it, as "ccache g++" does."""
     return shlex.split(os.environ.get("CXX", "g++"))
 
 
 def _of_compiler(name: str) -> str:
     """The path of a library that comes with the compiler."""
-    command = [*_compiler(), f"-print-file-name={name}"]
+    command = [*compiler(), f"-print-file-name={name}"]
     return subprocess.run(command, check=True, capture_output=True, text=True).stdout.strip()
 
 

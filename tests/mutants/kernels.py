@@ -21,28 +21,35 @@ from pathlib import Path
 from tests.mutants.execute import KILLED, SURVIVED
 from tests.mutants.known import equivalent
 from tests.mutants.mirror import ROOT
-from tests.sanitize import SOURCES, sources, stubs
+from tests.sanitize import SOURCES, compiler, sources, stubs
 
-_IDS = ("tests/targets/test_native_ids.py",)
+_IDS = tuple(f"tests/targets/test_native_{name}.py" for name in ("offsets", "ids", "lookups"))
+_INTERFACE = "tests/targets/test_native_interface.py"
+_GRAPH = ("tests/targets/test_native_graph.py", _INTERFACE)
+_SEARCH = ("tests/retrieval/test_retrieval_kernels.py", _INTERFACE)
+_WHOLE = ("tests/targets/test_native_empty.py", "tests/targets/test_native_odds.py")
 
 #: File with checks -> the source that is compiled with it, and the tests that must notice.
 CHECKED: dict[str, tuple[str, tuple[str, ...]]] = {
     "lookup.inl": ("level_portable", _IDS),
     "lookup_bags.inl": ("level_portable", _IDS),
     "take.inl": ("level_portable", _IDS),
+    "integer.inl": ("level_portable", _WHOLE),
     "code_dot.inl": ("level_portable", ("tests/targets/test_native_code_dot.py",)),
-    "bpr.cpp": ("bpr", ("tests/targets/test_native_graph.py",)),
-    "propagate.cpp": ("propagate", ("tests/targets/test_native_graph.py",)),
-    "queries.cpp": (
-        "queries",
-        ("tests/retrieval/test_retrieval_kernels.py", "tests/retrieval/test_retrieval_index.py"),
-    ),
+    "bpr.cpp": ("bpr", _GRAPH),
+    "propagate.cpp": ("propagate", _GRAPH),
+    "queries.cpp": ("queries", _SEARCH),
+    "retrieval.cpp": ("retrieval", _SEARCH),
+    "levels.cpp": ("levels", (_INTERFACE,)),
+    "plan.cpp": ("plan", (_INTERFACE,)),
+    "module.cpp": ("module", (_INTERFACE,)),
 }
 
 #: Lines that check: a comparison of unsigned numbers, an `if` that refuses, and what such an `if` asks.
 _CHECKS = re.compile(
     r"uint64_t\([^()]*\) (>=|>|<) |if \(.*\) return (false|nullptr|bad\b|-?\d)|const bool (held|starts)\b|(held|count) \? id_at|"
-    r"if \(!starts|\bfits &=|\bfalls \|=|return (fits|high|above|neighbours)\b.*[?>]"
+    r"if \(!starts|\bfits &=|\bfalls \|=|return (fits|high|above|neighbours)\b.*[?>]|"
+    r"\bc == -1\b|: INT(32|64)_MIN\b|!= NEVER\b|\bgiven < 0\b|\bpointers < 0\b"
 )
 _COMPARISONS = {" < ": " <= ", " <= ": " < ", " > ": " >= ", " >= ": " > ", " == ": " != ", " != ": " == "}
 
@@ -122,13 +129,10 @@ class Build:
 
     def __init__(self, folder: Path) -> None:
         self._folder = folder
-        self._compiler = os.environ.get("CXX", "g++")
-        self._flags = sources("portable")
+        self._flags = sources("portable") | {"module": [f"-I{sysconfig.get_path('include')}"]}
         self._objects: dict[str, Path] = {}
-        headers = [f"-I{sysconfig.get_path('include')}"]
         for name, flags in self._flags.items():
             self._objects[name] = self._compile(SOURCES / f"{name}.cpp", flags, folder, SOURCES)
-        self._objects["module"] = self._compile(SOURCES / "module.cpp", headers, folder, SOURCES)
         self._objects["stubs"] = self._compile(stubs(folder, self._flags), ["-std=c++17"], folder, SOURCES)
 
     def library(self, mutant: KernelMutant | None) -> Path | None:
@@ -148,7 +152,7 @@ class Build:
                 except subprocess.CalledProcessError:
                     return None
                 objects[name] = made
-        command = [self._compiler, "-shared", *map(str, objects.values()), "-lpthread", "-o", str(target)]
+        command = [*compiler(), "-shared", *map(str, objects.values()), "-lpthread", "-o", str(target)]
         subprocess.run(command, check=True)
         return target
 
@@ -156,7 +160,7 @@ class Build:
         folder.mkdir(parents=True, exist_ok=True)
         made = folder / f"{source.stem}.o"
         options = ["-O0", "-w", "-fPIC", "-fvisibility=hidden", f"-I{include}"]
-        command = [self._compiler, *options, *flags, "-c", str(source), "-o", str(made)]
+        command = [*compiler(), *options, *flags, "-c", str(source), "-o", str(made)]
         subprocess.run(command, check=True, capture_output=True)
         return made
 
@@ -172,29 +176,47 @@ def verdict(library: Path, tests: tuple[str, ...], seconds: float) -> str:
     return SURVIVED if done.returncode == 0 else KILLED
 
 
+@dataclasses.dataclass
+class Count:
+    """How many mutants of a file were judged, and how many of them survived."""
+
+    judged: int = 0
+    survived: int = 0
+
+    def __str__(self) -> str:
+        return f"{self.judged - self.survived} of {self.judged} mutants of checks noticed"
+
+
+def judge_file(build: Build, file: str) -> Count | None:
+    """Prints what becomes of every mutant of a file; None, and the reason printed, where its tests cannot judge."""
+    tests, known, count = CHECKED[file][1], equivalent(), Count()
+    plain = build.library(None)
+    assert plain is not None
+    if verdict(plain, tests, 900.0) != SURVIVED:
+        print(f"these tests fail without a mutant, so they judge none: {' '.join(tests)}")
+        return None
+    for mutant in [m for m in kernel_mutants(file) if m.key not in known]:
+        library = build.library(mutant)
+        found = "rejected" if library is None else verdict(library, tests, 900.0)
+        count.judged += found != "rejected"
+        count.survived += found == SURVIVED
+        print(f"{found:9} {file}:{mutant.line}: {mutant.what}   `{mutant.text.strip()[:110]}`", flush=True)
+    print(f"{file}: {count}", flush=True)
+    return count
+
+
 def main() -> int:
     """Prints what becomes of every mutant; 1 when one survives."""
     parser = argparse.ArgumentParser(prog="python -m tests.mutants.kernels", description=__doc__)
     parser.add_argument("files", nargs="*", help="files with checks; all by default")
-    given = parser.parse_args()
-    known, survived, judged = equivalent(), 0, 0
+    files = parser.parse_args().files or list(CHECKED)
     with tempfile.TemporaryDirectory() as folder:
         build = Build(Path(folder))
-        for file in given.files or CHECKED:
-            tests = CHECKED[file][1]
-            plain = build.library(None)
-            assert plain is not None
-            if verdict(plain, tests, 600.0) != SURVIVED:
-                print(f"these tests fail without a mutant, so they judge none: {' '.join(tests)}")
-                return 1
-            for mutant in [m for m in kernel_mutants(file) if m.key not in known]:
-                library = build.library(mutant)
-                found = "rejected" if library is None else verdict(library, tests, 600.0)
-                judged += found != "rejected"
-                survived += found == SURVIVED
-                print(f"{found:9} {file}:{mutant.line}: {mutant.what}   `{mutant.text.strip()[:110]}`", flush=True)
-    print(f"{judged - survived} of {judged} mutants of checks noticed")
-    return int(survived > 0)
+        counts = [judge_file(build, file) for file in files]
+    judged = [count for count in counts if count is not None]
+    total = Count(sum(c.judged for c in judged), sum(c.survived for c in judged))
+    print(total)
+    return int(total.survived > 0 or len(judged) < len(files))
 
 
 if __name__ == "__main__":

@@ -151,6 +151,19 @@ def test_rounded_queries_are_those_of_the_reference(data: st.DataObject) -> None
         assert one.dtype == other.dtype
 
 
+def test_queries_reach_up_to_the_largest_number_of_a_search() -> None:
+    """1e15 is still ranked by, the next number of float32 is not."""
+    largest = torch.tensor(1e15)
+    for to in ("numbers", "signs", "bits"):
+        for sign in (1.0, -1.0):
+            for run in (round_queries, reference.round_queries):
+                values = torch.tensor([[1.0, 2.0], [float(largest) * sign, 0.0]])
+                assert run(Rounding(values, to), 16).gain.isfinite().all()  # type: ignore[arg-type]
+                values[1, 1] = largest.nextafter(torch.tensor(torch.inf)) * sign
+                with pytest.raises(InputError, match="row 1 of queries holds"):
+                    run(Rounding(values, to), 16)  # type: ignore[arg-type]
+
+
 @relaxed
 @given(problem=scans(), st_data=st.data())
 def test_searches_round_as_the_reference_does(problem: Scan, st_data: st.DataObject) -> None:
