@@ -168,14 +168,17 @@ def plain(values: Tensor, dim: int | None, what: str) -> Tensor:
     if not isinstance(values, Tensor) or not values.is_floating_point() or values.ndim != 2:
         got = f"{values.dtype} {list(values.shape)}" if isinstance(values, Tensor) else type(values).__name__
         raise InputError(f"{what} must be a floating-point tensor [n, d], got {got}", where="recfx.retrieval")
+    if values.layout is not torch.strided or values.is_meta:
+        raise InputError(
+            f"{what} must be a dense tensor, got {values.layout} on {values.device}", where="recfx.retrieval"
+        )
     if not values.shape[1] or (dim is not None and values.shape[1] != dim):
         wanted = "at least one column" if dim is None else f"{dim} columns"
         raise InputError(f"{what} must have {wanted}, got {values.shape[1]}", where="recfx.retrieval")
-    if values.dtype == torch.float32 and values.is_contiguous() and values.is_cpu and not values.requires_grad:
-        return (
-            values  # three calls into torch that would do nothing, and that a single query on cold caches would notice
-        )
-    return values.detach().to("cpu", torch.float32).contiguous()
+    ready = values.dtype == torch.float32 and values.is_contiguous() and values.is_cpu and not values.is_neg()
+    if ready and not values.requires_grad:
+        return values  # calls into torch that would do nothing, and that a single query on cold caches would notice
+    return values.detach().to("cpu", torch.float32).resolve_neg().contiguous()
 
 
 def checked(values: Tensor, dim: int | None, what: str) -> Tensor:

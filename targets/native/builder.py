@@ -125,7 +125,7 @@ class PlanBuilder:
         state = get_state(self.module, str(node.target))
         if not isinstance(state, torch.Tensor):
             raise Unsupported(f"{node} is no tensor")
-        return state.detach()
+        return state.detach().resolve_neg()
 
     def dtype(self, value: Value) -> torch.dtype:
         """The dtype of a value."""

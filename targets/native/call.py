@@ -15,6 +15,7 @@ from recfx.ir.program import where
 from recfx.targets.native.abi import CError
 from recfx.targets.native.builder import PlanBuilder, Slot
 from recfx.targets.native.library import Library
+from recfx.targets.native.memory import NO_MEMORY_HINT
 from recfx.targets.native.plan import Plan
 
 
@@ -61,14 +62,14 @@ def plan_call(
     wrong = [f"{names[i]}.shape != {_shape(builder, slots[i])}" for i in sorted(checks.inputs)]
     if wrong:
         lines.append(f"    if {' or '.join(wrong)}: return _otherwise({', '.join(spare)})")
-    lines += [f"    if not {x}.is_contiguous(): {x} = {x}.contiguous()" for x in names]
+    lines += [_as_the_kernels_read(x, slot) for x, slot in zip(names, slots[:count], strict=True)]
     namespace: dict[str, Any] = {
         "_empty": torch.empty,
         "_run": library.run,
         "_run_counted": library.run_counted,
         "_handle": plan.handle,
         "_threads": torch.get_num_threads,
-        "_fail": _Failure(plan, library),
+        "_fail": _Failure(plan, library, slots, count),
         "_otherwise": checks.otherwise,
     }
     for y, slot in zip(results, slots[count:], strict=True):
@@ -81,6 +82,13 @@ def plan_call(
     exec(compile("\n".join(lines) + "\n", "<recfx native call>", "exec"), namespace)
     call: Callable[..., Any] = namespace["call"]
     return call
+
+
+def _as_the_kernels_read(x: str, slot: Slot) -> str:
+    """The line that gives an input its elements in order; a real tensor may also stand for its own negative, as parts of conjugates do."""
+    if slot.dtype.is_floating_point:
+        return f"    if {x}.is_neg() or not {x}.is_contiguous(): {x} = {x}.resolve_neg().contiguous()"
+    return f"    if not {x}.is_contiguous(): {x} = {x}.contiguous()"
 
 
 def _batch(builder: PlanBuilder, arguments: Sequence[int], inputs: Sequence[Slot]) -> str:
@@ -99,7 +107,7 @@ def _kernel_call(names: Sequence[str], results: Sequence[str], *, jagged: bool) 
     arguments = ["_handle", "batch", "_threads()", *(f"{n}.data_ptr()" for n in [*names, *results])]
     if not jagged:
         return f"_run({', '.join(arguments)})"
-    counts = [*(f"{x}.numel()" for x in names), *["0"] * len(results)]
+    counts = [*(f"{x}.numel()" for x in names), *["1"] * len(results)]
     return f"_run_counted({', '.join([*arguments, *counts])})"
 
 
@@ -133,8 +141,8 @@ def _size_texts(builder: PlanBuilder, slot: Slot) -> list[str]:
 class _Failure:
     """Turns an error code into the exception that says what is wrong with which input."""
 
-    def __init__(self, plan: Plan, library: Library) -> None:
-        self._plan = plan
+    def __init__(self, plan: Plan, library: Library, arguments: Sequence[Slot], inputs: int) -> None:
+        self._plan, self._arguments, self._inputs = plan, arguments, inputs
         self._last_error = library.calls["recfx_last_error"]
 
     def __call__(self, code: int) -> None:
@@ -142,6 +150,8 @@ class _Failure:
         self._last_error(ctypes.byref(error))
         if code == 3:
             raise TargetError("there is not enough memory for this batch", hint="call with fewer rows")
+        if code == 4:
+            raise self._without_memory(error.value)
         step = self._plan.steps[error.step]
         node: fx.Node = step.reads if step.reads is not None else step.features[error.feature]["node"]
         if code == 1:
@@ -151,3 +161,14 @@ class _Failure:
             what = f"the offsets of row {error.row} point to {error.value}, outside the {error.limit} ids"
             hint = "offsets must start at 0, must not fall and must stay within the ids"
         raise InputError(f"{node.name}: {what}", where=where(node), hint=hint)
+
+    def _without_memory(self, argument: int) -> InputError:
+        """The error for a tensor whose numbers do not lie where its data pointer says."""
+        node = self._arguments[argument].node
+        assert node is not None
+        which = "an input" if argument < self._inputs else "a result"
+        return InputError(
+            f"{node.name}, {which} of a native plan, is a tensor without memory of its own",
+            where=where(node),
+            hint=NO_MEMORY_HINT,
+        )

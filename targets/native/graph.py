@@ -14,6 +14,7 @@ from recfx.ops import propagation, ranking
 from recfx.ops.library import accelerate
 from recfx.targets.native.abi import CBpr
 from recfx.targets.native.library import level, library, missing
+from recfx.targets.native.memory import address
 
 
 def propagate(
@@ -37,13 +38,13 @@ def propagate(
     factors = (ctypes.c_float * len(weights))(*weights)
     code = library().calls["recfx_propagate"](
         level().encode(),
-        x.data_ptr(),
-        out.data_ptr(),
-        scratch.data_ptr(),
-        offsets.data_ptr(),
-        neighbours.data_ptr(),
+        address(x),
+        address(out),
+        address(scratch),
+        address(offsets),
+        address(neighbours),
         len(neighbours),
-        scale.data_ptr(),
+        address(scale),
         *x.shape,
         ctypes.addressof(factors),
         len(weights) - 1,
@@ -84,7 +85,7 @@ def bpr(
     by_users, by_items = torch.empty_like(tensors[0]), torch.empty_like(tensors[1])
     slopes, shares = torch.empty(negatives.shape), torch.empty(len(negatives), users.shape[1])
     losses = torch.empty(len(negatives), dtype=torch.float64)
-    addresses = [t.data_ptr() for t in (*tensors[:2], by_users, by_items, *tensors[2:], slopes, shares, losses)]
+    addresses = [address(t) for t in (*tensors[:2], by_users, by_items, *tensors[2:], slopes, shares, losses)]
     work = CBpr(*addresses, len(users), len(items), users.shape[1], *negatives.shape, joint)
     code = library().calls["recfx_bpr"](level().encode(), ctypes.addressof(work), torch.get_num_threads())
     if code:

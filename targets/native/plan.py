@@ -12,6 +12,7 @@ from recfx.targets.native.abi import DTYPES, CFeature, CSlot, CStep, CView, Kind
 from recfx.targets.native.bounds import check_bounds
 from recfx.targets.native.builder import PlanBuilder, Slot, Step, View
 from recfx.targets.native.library import Library
+from recfx.targets.native.memory import address
 
 #: Scratch of one block of rows, so that it stays in a core's own cache.
 _BLOCK_BYTES = 768 << 10
@@ -57,7 +58,7 @@ class Plan:
             c.row_stride = 0 if slot.once else slot.width
             if slot.place is Place.CONST:
                 assert slot.data is not None
-                c.data = slot.data.data_ptr()
+                c.data = address(slot.data)
                 self._kept.append(slot.data)
             elif slot.place is Place.TEMP:
                 c.argument, c.data = slot.width, groups[number]
@@ -73,8 +74,8 @@ class Plan:
             c.ints[i] = number
         for i, value in enumerate(step.floats):
             c.floats[i] = value
-        for i, address in step.pointers.items():
-            c.pointers[i] = address
+        for i, pointer in step.pointers.items():
+            c.pointers[i] = pointer
         if step.features:
             names = [name for name, _ in CFeature._fields_]
             features = (CFeature * len(step.features))(*(CFeature(*(f[n] for n in names)) for f in step.features))

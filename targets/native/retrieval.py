@@ -12,6 +12,7 @@ from torch import Tensor
 from recfx.errors import InputError, TargetError
 from recfx.formats.searchable import unfit
 from recfx.targets.native.library import library, search_level
+from recfx.targets.native.memory import address
 from recfx.targets.native.retrieval_structs import Queries, Rescore, Search
 
 #: Items of one block.
@@ -128,15 +129,15 @@ def round_queries(asked: Rounding, width: int) -> Rounded:
     count, dim = asked.values.shape
     rows = torch.empty(count, width, dtype=torch.int8 if asked.to == "numbers" else torch.int32)
     numbers = torch.empty(3, count)
-    at, row_bytes = numbers.data_ptr(), 4 * count
+    at, row_bytes = address(numbers), 4 * count
     call = Queries(
         struct_bytes=ctypes.sizeof(Queries),
         queries=count,
         dim=dim,
         kind=_ROUNDED_TO[asked.to],
         width=width,
-        values=asked.values.data_ptr(),
-        rows=rows.data_ptr(),
+        values=address(asked.values),
+        rows=address(rows),
         step=asked.step,
         lower=asked.lower,
         constant=asked.constant,
@@ -190,23 +191,23 @@ def _scan(search: Scan, scores: Tensor | None, level: str | None, threads: int |
         words=search.blocks.shape[1],
         queries=count,
         k=search.k,
-        blocks=search.blocks.data_ptr(),
+        blocks=address(search.blocks),
         scale=_address(search.scale),
         bias=_address(search.bias),
         dead=_address(search.dead),
         exclude_from=_address(starts),
         exclude=_address(excluded),
         scores=_address(scores),
-        ids=ids.data_ptr(),
+        ids=address(ids),
         lower=search.lower,
     )
     if isinstance(asked, Rounding):
         call.hamming = int(asked.to != "numbers")
-        call.query_kind, call.values = _ROUNDED_TO[asked.to], asked.values.data_ptr()
+        call.query_kind, call.values = _ROUNDED_TO[asked.to], address(asked.values)
         call.query_step, call.query_lower, call.query_constant = asked.step, asked.lower, asked.constant
     else:
         call.hamming = int(asked.dtype == torch.int32)
-        call.query_rows = asked.data_ptr()
+        call.query_rows = address(asked)
         call.query_sum, call.gain, call.offset = map(_address, (search.query_sum, search.gain, search.offset))
     if count:
         code = _run("recfx_search", call, level, threads)
@@ -253,14 +254,14 @@ def rescore(
         candidates=shortlist.shape[1],
         k=k,
         dtype=_ROW_DTYPES[rows.dtype],
-        rows=rows.data_ptr(),
+        rows=address(rows),
         scale=_address(scale),
         bias=_address(bias),
-        query_rows=queries.data_ptr(),
+        query_rows=address(queries),
         query_sum=_address(query_sum),
-        shortlist=shortlist.data_ptr(),
-        scores=values.data_ptr(),
-        ids=ids.data_ptr(),
+        shortlist=address(shortlist),
+        scores=address(values),
+        ids=address(ids),
     )
     if count:
         _run("recfx_rescore", call, level, threads)
@@ -268,7 +269,7 @@ def rescore(
 
 
 def _address(tensor: Tensor | None) -> int | None:
-    return None if tensor is None else tensor.data_ptr()
+    return None if tensor is None else address(tensor)
 
 
 def _run(name: str, call: ctypes.Structure, level: str | None, threads: int | None) -> int:

@@ -9,6 +9,7 @@ from typing import Any
 import torch
 
 from recfx.targets.native.library import Library
+from recfx.targets.native.memory import address
 
 #: Number formats of a packed weight.
 FORMATS: dict[torch.dtype, int] = {torch.float32: 0, torch.bfloat16: 1, torch.int8: 2}
@@ -37,8 +38,9 @@ class Packer:
 
     def keep(self, tensor: torch.Tensor) -> int:
         """The address of a tensor that shall live as long as the plans."""
-        self.kept[tensor.data_ptr()] = tensor
-        return tensor.data_ptr()
+        at = address(tensor)
+        self.kept[at] = tensor
+        return at
 
     def table(self, tensor: torch.Tensor) -> int:
         """The same for a table."""
@@ -89,7 +91,7 @@ class Packer:
         panels = -(-n // self._columns)
         packed = aligned(panels * self._columns * -(-k // depth))
         source = (weight if format_ == 2 else weight.float()).contiguous()
-        self._calls["recfx_pack"](self._level, format_, source.data_ptr(), n, k, packed.data_ptr())
+        self._calls["recfx_pack"](self._level, format_, address(source), n, k, address(packed))
         return packed
 
 

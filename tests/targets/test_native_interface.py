@@ -88,4 +88,6 @@ def test_a_plan_of_no_rows_does_nothing() -> None:
     for batch in (0, -1):
         assert library().run(plan.handle, batch, 1, -1, -1) == 0
         assert library().run_counted(plan.handle, batch, 1, -1, -1, 0, 0) == 0
+        assert library().run(plan.handle, batch, 1, 0, 0) == 0
         assert library().run(plan.handle, batch, 1) == library().run_counted(plan.handle, batch, 1) == 0
+    assert library().run(plan.handle, 1, 1, 0, 0) == 4

@@ -90,7 +90,7 @@ struct RecfxFeature {
 };
 
 struct RecfxError {
-    int64_t code;     // 0 none, 1 id out of range, 2 bad offsets, 3 out of memory
+    int64_t code;     // 0 none, 1 id out of range, 2 bad offsets, 3 out of memory, 4 an argument, `value`, without memory
     int64_t step, feature, row, value, limit;
 };
 

@@ -65,6 +65,7 @@ struct Plan {
     std::vector<Group> groups;
     bool has_once = false;
     std::vector<size_t> early;        // lookups behind products, whose rows can be on their way meanwhile
+    int64_t arguments = 0;            // the caller's pointers
     double weight_ns = 0, row_ns = 0;  // rough times of reading all weights, and of a batch row
     mutable std::atomic<uint32_t> calls{0};
 
@@ -212,8 +213,19 @@ void add_time(Plan& plan, const RecfxStep& step) {
     plan.row_ns += step.once ? 0 : row;
 }
 
+// The first argument without memory, such as a tensor whose numbers lie elsewhere, or -1. A jagged input without elements needs none.
+int64_t without_memory(const Plan& plan, const int64_t* pointers, const int64_t* counts) {
+    for (int64_t i = 0; i < plan.arguments; ++i)
+        if (!pointers[i] && !(counts && !counts[i])) return i;
+    return -1;
+}
+
 int64_t execute(const Plan& plan, int64_t batch, int64_t threads, const int64_t* pointers, const int64_t* counts) {
     if (batch < 1) return 0;
+    if (const int64_t missing = without_memory(plan, pointers, counts); missing >= 0) {
+        last_error = {4, 0, 0, 0, missing, 0};
+        return 4;
+    }
     if (plan.time(batch) < TEAM_PAYS_NS) threads = 1;
     Call call(plan, batch, threads, pointers, counts);
     if (threads > 1 && !call.share_steps) {
@@ -258,6 +270,8 @@ void* recfx_plan_new(const char* name, const RecfxSlot* slots, int64_t slot_coun
         std::map<std::pair<int64_t, bool>, recfx::Group> groups;
         for (size_t i = 0; i < plan->slots.size(); ++i) {
             const RecfxSlot& slot = plan->slots[i];
+            const bool argument = slot.kind == RECFX_INPUT || slot.kind == RECFX_OUTPUT;
+            if (argument && slot.argument >= plan->arguments) plan->arguments = int64_t(slot.argument) + 1;
             if (slot.kind != RECFX_TEMP) continue;
             recfx::Group& group = groups[{int64_t(reinterpret_cast<intptr_t>(slot.data)), bool(slot.once)}];
             // A temporary's row width is kept in `argument`: it has no caller's pointer.
