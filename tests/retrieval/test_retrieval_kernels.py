@@ -164,6 +164,17 @@ def test_queries_reach_up_to_the_largest_number_of_a_search() -> None:
                     run(Rounding(values, to), 16)  # type: ignore[arg-type]
 
 
+@pytest.mark.parametrize("row", [0, 1, 2])
+def test_searches_name_the_first_row_that_cannot_be_rounded(row: int) -> None:
+    values = torch.randn(4, 40)
+    values[row, 3] = torch.nan
+    values[3, 0] = torch.inf
+    problem = Scan(to_blocks(pack(torch.ones(50, 40, dtype=torch.uint8), 8)), 50, 40, 8, Rounding(values, "numbers"), 5)
+    for search in (scan, shortlist):
+        with pytest.raises(InputError, match=f"row {row} of queries holds NaN"):
+            search(problem)
+
+
 @relaxed
 @given(problem=scans(), st_data=st.data())
 def test_searches_round_as_the_reference_does(problem: Scan, st_data: st.DataObject) -> None:

@@ -104,3 +104,28 @@ def test_numbers_that_stand_for_their_negatives() -> None:
     index = Index.from_embeddings(torch.randn(40, 4))
     for one, other in zip(index.search(negative, 5), index.search(-x, 5), strict=True):
         assert torch.equal(one, other)
+
+
+OTHER_LAYOUTS: dict[str, tuple[Callable[[torch.Tensor], torch.Tensor], str]] = {
+    "coordinates": (torch.Tensor.to_sparse, "the layout torch.sparse_coo"),
+    "compressed rows": (torch.Tensor.to_sparse_csr, "the layout torch.sparse_csr"),
+    "of another library": (torch.Tensor.to_mkldnn, "the layout torch._mkldnn"),
+    "nested": (lambda x: torch.nested.nested_tensor(list(x)), "a nested tensor"),
+    "nested, jagged": (
+        lambda x: torch.nested.nested_tensor([x[:1], x[1:]], layout=torch.jagged), "a nested tensor"
+    ),
+}  # fmt: skip
+
+
+@pytest.mark.filterwarnings("ignore")
+@pytest.mark.parametrize("name", OTHER_LAYOUTS)
+def test_other_layouts_are_refused(name: str) -> None:
+    change, message = OTHER_LAYOUTS[name]
+    x = torch.randn(3, 4)
+    fast = recfx.optimize(torch.nn.Linear(4, 8).eval(), "native", example_inputs=x, measure=False)
+    with pytest.raises(InputError, match=f"expected a dense tensor, got {message}"):
+        fast(change(x))
+    index = Index.from_embeddings(torch.randn(40, 4))
+    if not name.startswith("nested"):
+        with pytest.raises(InputError, match="queries must be a dense tensor"):
+            index.search(change(x), 5)
