@@ -38,6 +38,8 @@ def lower_whole(
         raise Unsupported("it mixes whole numbers with others")
     if any(abs(o.constant) > _LARGEST for o in operations):
         raise Unsupported("its constant is too large")
+    if node.meta["val"].dtype is torch.int32 and any(not -(2**31) <= o.constant < 2**31 for o in operations):
+        raise Unsupported("its constant leaves int32: torch wraps it around first")
     out = builder.result(node, dtypes=_WHOLE)
     emit_pointwise(builder, values, out, operations, [], Kind.INTEGER)
     builder.values[node] = out

@@ -27,7 +27,11 @@ _IDS = tuple(f"tests/targets/test_native_{name}.py" for name in ("offsets", "ids
 _INTERFACE = "tests/targets/test_native_interface.py"
 _GRAPH = ("tests/targets/test_native_graph.py", _INTERFACE)
 _SEARCH = ("tests/retrieval/test_retrieval_kernels.py", _INTERFACE)
-_WHOLE = ("tests/targets/test_native_empty.py", "tests/targets/test_native_odds.py", "tests/targets/test_native_functions.py")
+_WHOLE = (
+    "tests/targets/test_native_empty.py",
+    "tests/targets/test_native_odds.py",
+    "tests/targets/test_native_functions.py",
+)
 
 #: File with checks -> the source that is compiled with it, and the tests that must notice.
 CHECKED: dict[str, tuple[str, tuple[str, ...]]] = {

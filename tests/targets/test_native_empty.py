@@ -155,6 +155,15 @@ def test_divisions_at_the_ends(name: str, bits: int, level: str) -> None:
         assert found[0].tolist() == [(exact(n, divisor) - low) % 2**bits + low for n in numbers], divisor
 
 
+@pytest.mark.parametrize("name", DIVISIONS)
+@pytest.mark.parametrize("divisor", [2**31, -(2**31) - 1, 2**31 + 3, 2**40 + 5])
+def test_divisors_that_leave_int32_are_wrapped_around_as_torch_does(name: str, divisor: int) -> None:
+    divide, _ = DIVISIONS[name]
+    ids = torch.tensor([[-(2**31) + 1, -7, -1], [0, 7, 2**31 - 1]], dtype=torch.int32)
+    run = flat_function(partition(program_of(lambda i: divide(i, divisor), [ids]), LEVELS[0]).program)
+    assert torch.equal(run(ids)[0], divide(ids, divisor))
+
+
 @pytest.mark.parametrize("divisor", [2**62, LOWEST])
 def test_divisors_that_no_double_is_sure_to_hold_stay_with_torch(divisor: int) -> None:
     ids = torch.tensor([[LOWEST, LOWEST + 1, -1], [0, 7, 2**63 - 1]])
