@@ -62,7 +62,7 @@ def plan_call(
     wrong = [f"{names[i]}.shape != {_shape(builder, slots[i])}" for i in sorted(checks.inputs)]
     if wrong:
         lines.append(f"    if {' or '.join(wrong)}: return _otherwise({', '.join(spare)})")
-    lines += [_as_the_kernels_read(x, slot) for x, slot in zip(names, slots[:count], strict=True)]
+    lines += [f"    if not {x}.is_contiguous(): {x} = {x}.contiguous()" for x in names]
     namespace: dict[str, Any] = {
         "_empty": torch.empty,
         "_run": library.run,
@@ -82,13 +82,6 @@ def plan_call(
     exec(compile("\n".join(lines) + "\n", "<recfx native call>", "exec"), namespace)
     call: Callable[..., Any] = namespace["call"]
     return call
-
-
-def _as_the_kernels_read(x: str, slot: Slot) -> str:
-    """The line that gives an input its elements in order; a real tensor may also stand for its own negative, as parts of conjugates do."""
-    if slot.dtype.is_floating_point:
-        return f"    if {x}.is_neg() or not {x}.is_contiguous(): {x} = {x}.resolve_neg().contiguous()"
-    return f"    if not {x}.is_contiguous(): {x} = {x}.contiguous()"
 
 
 def _batch(builder: PlanBuilder, arguments: Sequence[int], inputs: Sequence[Slot]) -> str:

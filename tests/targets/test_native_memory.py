@@ -96,13 +96,13 @@ def test_weights_without_memory_are_refused() -> None:
 def test_numbers_that_stand_for_their_negatives() -> None:
     """The imaginary part of a conjugate keeps the numbers of the original, and a mark that they count with the other sign."""
     x, weight = torch.randn(3, 4), torch.randn(5, 4)
-    negative = torch._neg_view(x)
+    negative = torch._neg_view(weight)
     assert negative.is_contiguous()
-    for given, state in ((negative, weight), (x, torch._neg_view(weight)), (torch.complex(x, x).conj().imag, weight)):
+    for given, state in ((x, negative), (torch.complex(x, x).conj().imag, weight)):
         run = lower(program_of(lambda a, b: torch.nn.functional.linear(a, b) * 2.0, [x], [state]))
         torch.testing.assert_close(run(given)[0], torch.nn.functional.linear(given, state) * 2.0)
-    index = Index.from_embeddings(torch.randn(40, 4))
-    for one, other in zip(index.search(negative, 5), index.search(-x, 5), strict=True):
+    index, queries = Index.from_embeddings(torch.randn(40, 4)), torch.randn(3, 4)
+    for one, other in zip(index.search(torch._neg_view(queries), 5), index.search(-queries, 5), strict=True):
         assert torch.equal(one, other)
 
 
