@@ -133,7 +133,9 @@ def check_leaf(spec: LeafSpec, leaf: Any, sizes: dict[str, int], dims: Mapping[s
         )
     if leaf.layout is not torch.strided or leaf.is_nested:
         layout = "a nested tensor" if leaf.is_nested else f"the layout {leaf.layout}"
-        raise InputError(f"expected a dense tensor, got {layout}", where=f"input {spec}", hint="pass it with .to_dense()")
+        raise InputError(
+            f"expected a dense tensor, got {layout}", where=f"input {spec}", hint="pass it with .to_dense()"
+        )
     if leaf.ndim != len(spec.shape):
         raise InputError(f"expected {len(spec.shape)} dimensions, got shape {list(leaf.shape)}", where=f"input {spec}")
     if spec.contiguous and not leaf.is_contiguous():
