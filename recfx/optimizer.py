@@ -16,8 +16,8 @@ from recfx.cost.arithmetic import arithmetic
 from recfx.errors import CaptureError, InputError, MeasureError, PassError, TargetError
 from recfx.harm import do_no_harm
 from recfx.ir import MAX_BATCH, Level, Program, capture, verify_numeric
+from recfx.ir.batch_limits import LIMITS
 from recfx.ir.capture_one_row import capture_one_row
-from recfx.ir.exported_signature import range_notices
 from recfx.ir.inputs import split_example
 from recfx.ir.model_state import unchanged
 from recfx.ir.numeric import Exactness, Run, weakest
@@ -123,8 +123,7 @@ def optimize(
             )
             one_row = None if many_requests else capture_one_row(source, args, kwargs, captured)
             if one_row is not None:
-                told = range_notices(captured.signature, max_batch)
-                captured.notices = tuple(notice for notice in captured.notices if notice not in told)
+                captured.notices = tuple(n for n in captured.notices if f"{LIMITS} 2 to {max_batch}" not in n)
                 captured.notices += (one_row,) if isinstance(one_row, str) else ()
             if requests:
                 captured = share_requests(captured, requests, many=many_requests, check=check_requests)

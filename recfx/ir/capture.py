@@ -6,7 +6,9 @@ to explain. What was captured is compared with the user's model before anything 
 
 from __future__ import annotations
 
+import dataclasses
 from collections.abc import Mapping, Sequence
+from functools import partial
 from typing import Any
 
 import torch
@@ -15,11 +17,13 @@ from torch.utils import _pytree as pytree
 
 from recfx.errors import CaptureError
 from recfx.ir.bags import Bags
+from recfx.ir.batch_limits import limit_notices
 from recfx.ir.capture_by_sizes import capture_by_sizes, compared
+from recfx.ir.crosscheck import refusal_of_batch
 from recfx.ir.decompositions import decompose
 from recfx.ir.explicit_forward import explicit_forward, without_held
 from recfx.ir.export_ladder import export_model, quiet
-from recfx.ir.exported_signature import exported_signature, range_notices
+from recfx.ir.exported_signature import exported_signature, fixed_input_notices
 from recfx.ir.find_bags import bags_of_call, with_distinct_counts
 from recfx.ir.functionalize import functionalize
 from recfx.ir.held_values import holds_values, plain_numbers
@@ -29,7 +33,7 @@ from recfx.ir.model_state import ModelState, unchanged
 from recfx.ir.one_row import can_be_cut, for_two_rows, refusal_of_one_row, specialise_rows
 from recfx.ir.program import Program, copy_module
 from recfx.ir.propagate import fake_mode_of, free_symbols, refresh
-from recfx.ir.shapes import infer_dynamic_shapes, widen_batch
+from recfx.ir.shapes import BATCH, infer_dynamic_shapes, widen_batch
 from recfx.ir.size_inputs import fixed_size_notices, with_size_inputs
 from recfx.ir.state_names import rename_clashes
 from recfx.ir.strides import read_in_order
@@ -94,9 +98,19 @@ def capture(
                 state.restore()
                 return traced
 
-            program = capture_by_sizes(model, list({id(c): c for c in (given, call)}.values()), trace, max_batch, error)
-    program.notices += tuple(range_notices(program.signature, max_batch if dynamic_shapes is None else None))
-    program.notices += tuple(fixed_size_notices(program) if dynamic_shapes is None else ())
+            def trace_free(wider: Call) -> Program:
+                traced = _captured(model, wider, None, max_batch, (), specialise=specialise, held=held)
+                state.restore()
+                return traced
+
+            calls = list({id(c): c for c in (given, call)}.values())
+            program = capture_by_sizes(model, calls, trace, trace_free, max_batch, error)
+    if dynamic_shapes is None:
+        with unchanged(model):
+            limits = limit_notices(
+                program, max_batch, program.branches, partial(refusal_of_batch, model, call, program)
+            )
+        program.notices += (*fixed_input_notices(program.signature), *limits, *fixed_size_notices(program))
     return program
 
 
@@ -136,8 +150,14 @@ def _captured(
     explicit, shown = without_held(*explicit_forward(model, traced), outputs=held)
     export = export_model(explicit, shown, _shapes_for(shown, dynamic_shapes, max_batch, bags))
     program = _to_program(export.program, call, leaves, in_spec, bags)
+    if export.assumed and program.signature.dims.get(BATCH, (0, 0))[0] == 2:
+        dims = {
+            **program.signature.dims,
+            BATCH: (1, program.signature.dims[BATCH][1]),
+        }  # what tracing assumes of every size
+        program.signature = dataclasses.replace(program.signature, dims=dims)
     program.bags = tuple(bags)
-    program.decided = export.decided
+    program.decided, program.doubtful, program.branches = export.decided, export.doubtful, export.branches
     if dynamic_shapes is None and specialise:
         program = specialise_rows(program)
     program.notices = ("captured with strict export (non-strict export failed)",) if export.strict else ()

@@ -14,16 +14,25 @@ from recfx.ir.crosscheck import compare_with_model, run_model
 from recfx.ir.generalize import Different, generalize
 from recfx.ir.inputs import Call, leaf_names
 from recfx.ir.program import Program
+from recfx.ir.shapes import BATCH
 
 _LOOPS = "replace the Python loop over the rows by operators over the whole batch, such as stack, gather or a mask"
+_PARTS = "reshape the batch to [-1, n, ...], or take single parts with slices, whose number the batch does not change"
 _FIXED = "take the size from x.shape[0] or write -1, never a literal"
+#: What to change, by a part of the reason why traces differ.
+_MENDS = {"loops over the rows": _LOOPS, "another number of parts": _PARTS}
 
 #: Causes that no batch size changes, as errors of capture name them.
 _NOT_SIZES = ("takes a decision, or a size, from the values", "writes to its", "different answers for the same inputs")
 
 
 def capture_by_sizes(
-    model: torch.nn.Module, calls: Sequence[Call], trace: Callable[[Call], Program], max_batch: int, first: CaptureError
+    model: torch.nn.Module,
+    calls: Sequence[Call],
+    trace: Callable[[Call], Program],
+    free: Callable[[Call], Program],
+    max_batch: int,
+    first: CaptureError,
 ) -> Program:
     """Captures a model from traces at several batch sizes.
 
@@ -31,6 +40,7 @@ def capture_by_sizes(
         model: The model.
         calls: The example, in the forms to try.
         trace: Captures the model with fixed shapes.
+        free: Captures it with a free batch, as was tried with the example.
         max_batch: The largest batch.
         first: Why the model could not be captured with a free batch.
 
@@ -52,12 +62,13 @@ def capture_by_sizes(
         program = generalize(arrangement, leaves, rows, trace_leaves, max_batch)
         program.notices += tuple(compared(program, model, call))
     except Different as reason:
-        if arrangement.plain() and "loops over the rows" not in str(reason):
-            raise first from None
+        hint = next((mend for words, mend in _MENDS.items() if words in str(reason)), None)
+        if arrangement.plain() and hint is None:
+            return _from_larger_batch(model, call, arrangement, rows, free, first)
         raise CaptureError(
             f"{type(model).__name__} could not be captured: {reason}",
             where=first.where,
-            hint=_LOOPS if "loops over the rows" in str(reason) else _hint(call, arrangement),
+            hint=hint or _hint(call, arrangement),
         ) from first
     except CaptureError as error:
         if arrangement.plain() or error.what == first.what:
@@ -67,6 +78,31 @@ def capture_by_sizes(
             where=first.where,
             hint=_hint(call, arrangement),
         ) from error
+    return program
+
+
+def _from_larger_batch(
+    model: torch.nn.Module,
+    call: Call,
+    arrangement: Arrangement,
+    rows: int,
+    free: Callable[[Call], Program],
+    first: CaptureError,
+) -> Program:
+    """The program traced with more rows: of a few, a part such as `x[:-5]` may be a single row, which fixes the batch.
+
+    Raises:
+        CaptureError: `first`; more rows do not help.
+    """
+    leaves, spec = pytree.tree_flatten(tuple(call.values))
+    larger = arrangement.resized(leaves, rows, 2 * rows + 7)
+    try:
+        program = free(call.with_values(pytree.tree_unflatten(larger, spec)))
+        if BATCH not in program.signature.dims:
+            raise first
+        program.notices += tuple(compared(program, model, call))
+    except CaptureError:
+        raise first from None
     return program
 
 

@@ -18,7 +18,7 @@ from recfx.ir.constants import same_constant
 from recfx.ir.containers import canonical_output
 from recfx.ir.held_values import held_by, is_held, split_outputs
 from recfx.ir.inputs import Call
-from recfx.ir.probes import probes
+from recfx.ir.probes import has_fixed_bags, probes, reshuffle
 from recfx.ir.program import Program
 from recfx.ir.special_rows import judged, special_batches
 from recfx.ir.tolerance import largest
@@ -91,6 +91,19 @@ def run_model(model: torch.nn.Module, call: Call, leaves: Sequence[Any]) -> list
         return split_outputs(canonical_output(model(*bound.args, **bound.kwargs)))
     finally:
         torch.backends.mha.set_fastpath_enabled(enabled)
+
+
+def refusal_of_batch(model: torch.nn.Module, call: Call, program: Program, rows: int) -> str | None:
+    """Why the user's own model fails at a batch size; None when it takes it, or the batch cannot be drawn."""
+    if has_fixed_bags(program):
+        return None
+    leaves = reshuffle(program, rows, torch.Generator().manual_seed(0))
+    try:
+        with torch.no_grad():
+            run_model(model, call, leaves)
+    except Exception as error:  # noqa: BLE001 - a model may refuse a batch for any reason, which the notice gives
+        return " ".join(f"{type(error).__name__}: {error}".split())[:160]
+    return None
 
 
 def _run_program(program: Program, leaves: Sequence[Any], name: str, model: torch.nn.Module) -> list[Any]:

@@ -91,7 +91,7 @@ def user_frame(error: BaseException) -> str | None:
     seen: BaseException | None = error
     while seen is not None:
         for frame in reversed(traceback.extract_tb(seen.__traceback__)):
-            if not frame.filename.startswith(_ENGINE) and "importlib" not in frame.filename:
+            if is_users_file(frame.filename):
                 if frame.name == "<module>" and seen is error:
                     break
                 if _called_recfx(frame.line):
@@ -99,6 +99,11 @@ def user_frame(error: BaseException) -> str | None:
                 return f"{frame.filename}:{frame.lineno} in {frame.name}: {frame.line}"
         seen = seen.__cause__ or seen.__context__
     return None
+
+
+def is_users_file(name: str) -> bool:
+    """Whether a source file is neither torch's nor recfx's."""
+    return not name.startswith(_ENGINE) and "importlib" not in name
 
 
 def _called_recfx(line: str | None) -> bool:

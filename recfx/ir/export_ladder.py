@@ -19,9 +19,11 @@ from torch.export.dynamic_shapes import _DerivedDim
 from torch.utils import _pytree as pytree
 
 from recfx.errors import CaptureError
+from recfx.ir.batch_guards import branch_lines, doubtful_batches
 from recfx.ir.constant_decisions import reads_values, record_decisions, replayed
 from recfx.ir.explain_export import capture_error, draft_line, user_frame
 from recfx.ir.explicit_forward import one_batch
+from recfx.ir.fake_kernels import batch_free_kernels
 from recfx.ir.inputs import Call
 from recfx.ir.numpy_functions import traced_numpy_functions
 
@@ -34,11 +36,17 @@ class Export:
         program: The exported program.
         strict: Whether only strict export worked.
         decided: Names of parameters and buffers whose values decided what forward does.
+        assumed: Whether the trace decided what fails at few batch sizes.
+        doubtful: Batch sizes at which a decision of the trace fails, so that the program has to be compared there.
+        branches: The user's lines that limit the batch.
     """
 
     program: torch.export.ExportedProgram
     strict: bool = False
     decided: frozenset[str] = frozenset()
+    assumed: bool = False
+    doubtful: tuple[int, ...] = ()
+    branches: tuple[str, ...] = ()
 
 
 def export_model(model: torch.nn.Module, call: Call, shapes: Any) -> Export:
@@ -55,7 +63,7 @@ def export_model(model: torch.nn.Module, call: Call, shapes: Any) -> Export:
     first: Exception | None = None
     found: Export | None = None
     try:
-        found = Export(_export_refining(model, call, shapes, strict=False))
+        found = _export_refining(model, call, shapes, strict=False)
         if not reads_values(found.program):
             return found
     except CaptureError:
@@ -66,7 +74,8 @@ def export_model(model: torch.nn.Module, call: Call, shapes: Any) -> Export:
     if decisions.values:
         try:
             with replayed(decisions):
-                return Export(_export_refining(model, call, shapes, strict=False), decided=frozenset(decisions.state))
+                found = _export_refining(model, call, shapes, strict=False)
+                return dataclasses.replace(found, decided=frozenset(decisions.state))
         except CaptureError:
             raise
         except Exception as error:  # noqa: BLE001 - as above
@@ -75,42 +84,67 @@ def export_model(model: torch.nn.Module, call: Call, shapes: Any) -> Export:
         return found
     assert first is not None
     try:
-        return Export(_export_refining(model, call, shapes, strict=True), strict=True)
+        found = _export_refining(model, call, shapes, strict=True)
     except CaptureError:
         raise
     except Exception:  # noqa: BLE001 - the first error is the one to explain
-        with quiet():
-            line = user_frame(first) or draft_line(model, call.args, call.kwargs, shapes)
+        found = None
+    if found is not None and (found.program.range_constraints or not _has_free_sizes(shapes)):
+        return dataclasses.replace(found, strict=True)
+    with quiet():
+        line = user_frame(first) or draft_line(model, call.args, call.kwargs, shapes)
     raise capture_error(first, model, line) from first
 
 
-def _export_refining(model: torch.nn.Module, call: Call, shapes: Any, strict: bool) -> torch.export.ExportedProgram:
+def _export_refining(model: torch.nn.Module, call: Call, shapes: Any, strict: bool) -> Export:
     """Exports, narrowing the range of a dimension when the model's own branches on shapes demand it."""
     from torch.export.dynamic_shapes import refine_dynamic_shapes_from_suggested_fixes
 
+    branches: list[str] = []
     for _ in range(4):
         try:
-            return _run_export(model, call, shapes, strict)
+            return Export(_run_export(model, call, shapes, strict), branches=tuple(dict.fromkeys(branches)))
         except torch._dynamo.exc.UserError as error:
             text = str(error)
-            if "Suggested fixes" not in text or shapes is None:
+            if shapes is None or "Constraints violated" not in text:
                 raise
+            branches += branch_lines(error)
             try:
                 refined = refine_dynamic_shapes_from_suggested_fixes(text.split("\n\n")[0], shapes)
             except (torch._dynamo.exc.UserError, ValueError):
-                raise error from None  # no fix that can be applied: the first error is the one to show
+                return _export_assuming(model, call, shapes, error, strict)
             if _fixes_a_dim(refined):
                 raise
             if _has_multiples(refined) and not _has_multiples(shapes):
                 model, shapes = one_batch(model), _automatic(shapes)
             else:
                 shapes = refined
-    return _run_export(model, call, shapes, strict)
+    return Export(_run_export(model, call, shapes, strict), branches=tuple(dict.fromkeys(branches)))
+
+
+def _export_assuming(model: torch.nn.Module, call: Call, shapes: Any, error: Exception, strict: bool) -> Export:
+    """Exports with what the trace decided about the batch, when that is wrong for few batch sizes at most.
+
+    Raises:
+        UserError: `error`; what it decided is wrong for more.
+    """
+    if strict or _has_multiples(shapes):
+        raise error
+    exported = _run_export(one_batch(model), call, _automatic(shapes), strict)
+    doubtful = doubtful_batches(exported)
+    if doubtful is None:
+        raise error
+    return Export(exported, assumed=True, doubtful=doubtful)
 
 
 def _fixes_a_dim(shapes: Any) -> bool:
     """Whether a refinement turned a free dimension into a number."""
     return any(isinstance(leaf, int) and not isinstance(leaf, bool) for leaf in pytree.tree_leaves(shapes))
+
+
+def _has_free_sizes(shapes: Any) -> bool:
+    """Whether any dimension is to vary; strict export may fix it all the same, and says nothing."""
+    return any(isinstance(leaf, Dim) for leaf in pytree.tree_leaves(shapes))
 
 
 def _has_multiples(shapes: Any) -> bool:
@@ -141,7 +175,7 @@ def _run_export(model: torch.nn.Module, call: Call, shapes: Any, strict: bool) -
 @contextmanager
 def _traceable() -> Iterator[None]:
     """Lets the tracer see what tensors do outside torch's operators."""
-    with _data_as_detach(), traced_numpy_functions():
+    with _data_as_detach(), traced_numpy_functions(), batch_free_kernels():
         yield
 
 

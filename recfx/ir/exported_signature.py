@@ -105,20 +105,14 @@ def _derived_lower(exported: torch.export.ExportedProgram, symbol: Any) -> int:
     return min(lowest)
 
 
-def range_notices(signature: Signature, max_batch: int | None) -> list[str]:
-    """What to say of a program that takes fewer batch sizes than were asked for."""
-    if BATCH not in signature.dims or max_batch is None:
-        return []
-    low, high = signature.dims[BATCH]
+def fixed_input_notices(signature: Signature) -> list[str]:
+    """What to say of inputs whose sizes are fixed while the batch is free."""
     fixed = [f"{leaf.name} {list(leaf.shape)}" for leaf in signature.leaves if _is_fixed(leaf)]
-    notices = []
-    if fixed:
-        notices.append(
-            f"sizes that are not the batch's are fixed to the example's: {', '.join(fixed)}; pass dynamic_shapes to free them"
-        )
-    if low > 1 or (high is not None and high < max_batch):
-        notices.append(f"a branch on the batch size in forward limits the program to batches {low} to {high}")
-    return notices
+    if BATCH not in signature.dims or not fixed:
+        return []
+    return [
+        f"sizes that are not the batch's are fixed to the example's: {', '.join(fixed)}; pass dynamic_shapes to free them"
+    ]
 
 
 def _is_fixed(leaf: LeafSpec) -> bool:

@@ -24,6 +24,7 @@ from recfx.ir.leaves import LeafSpec
 from recfx.ir.lines import Line, Sizes, line_through
 from recfx.ir.program import Program, get_state, where
 from recfx.ir.propagate import new_size, refresh
+from recfx.ir.separate_parts import separate_parts, varying_split
 from recfx.ir.shapes import BATCH
 
 _aten = torch.ops.aten
@@ -64,9 +65,17 @@ def generalize(
     """
     batches = batch_sizes(leaves, rows)
     traces = [trace(arrangement.resized(leaves, rows, batch)) for batch in batches]
-    writer = _Writer(traces, batches, arrangement)
+    split = varying_split(traces)
+    if split is not None:
+        traces = [separate_parts(program) for program in traces]
+    try:
+        writer = _Writer(traces, batches, arrangement)
+    except Different as reason:
+        if split is None or "unbind" in split:  # a Python loop over a tensor unbinds it
+            raise
+        raise Different(f"{split} makes another number of parts at another batch size") from reason
     program = writer.write()
-    if arrangement.plain() and not writer.generalized:
+    if arrangement.plain() and not writer.generalized and split is None:
         raise Different("the traces are the same")
     specs = [_spec(spec, position, arrangement) for position, spec in enumerate(traces[0].signature.leaves)]
     dims = {BATCH: (2, max_batch)}

@@ -30,7 +30,7 @@ def probes(program: Program, seed: int = 0) -> list[tuple[str, list[Any]]]:
     )
     generator = torch.Generator().manual_seed(seed)
     found = []
-    for batch in dict.fromkeys((*PROBE_BATCHES, size)):
+    for batch in dict.fromkeys((*PROBE_BATCHES, size, *program.doubtful)):
         batch = max(batch, low) if high is None else min(max(batch, low), high)
         found.append((f"reshuffled inputs at batch {batch}", reshuffle(program, batch, generator)))
     return found + more

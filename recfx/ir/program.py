@@ -63,6 +63,8 @@ class Program:
         bags: Which leaves hold bags of ids together, by position; jagged tensors know their own.
         cases: Other flat inputs, which checks use in addition to those drawn from the example.
         decided: Names of parameters and buffers whose values forward branches on; the graph holds what was decided.
+        doubtful: Batch sizes that checks use in addition to those of every program: tracing decided something that they contradict.
+        branches: The user's lines that limit the batch.
     """
 
     module: fx.GraphModule
@@ -75,6 +77,8 @@ class Program:
     bags: tuple[Bags, ...] = ()
     cases: tuple[Sequence[Any], ...] = ()
     decided: frozenset[str] = frozenset()
+    doubtful: tuple[int, ...] = ()
+    branches: tuple[str, ...] = ()
 
     @property
     def graph(self) -> fx.Graph:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterable
+from contextlib import nullcontext
 from typing import Any
 
 import torch
@@ -13,6 +14,7 @@ from torch.fx.experimental.symbolic_shapes import ShapeEnv, free_unbacked_symbol
 
 from recfx.errors import VerificationError
 from recfx.ir import size_expressions
+from recfx.ir.fake_kernels import REPLACED, batch_free_kernels
 from recfx.ir.program import get_state, where
 from recfx.ir.sizes import dimension_names
 from recfx.ir.true_sizes import with_true_sizes
@@ -157,11 +159,12 @@ def _call(node: fx.Node, value_of: Any, mode: FakeTensorMode) -> Any:
     assert callable(node.target)
     try:
         # Without the Python dispatcher, C++ composite kernels (gru, conv1d) would read sizes as numbers and so fix the batch.
-        with torch.no_grad(), mode, enable_python_dispatcher():
+        kernels = batch_free_kernels() if node.target in REPLACED and env is not None else nullcontext()
+        with torch.no_grad(), mode, enable_python_dispatcher(), kernels:
             if env is None:
                 return node.target(*args, **kwargs)
             with env.ignore_fresh_unbacked_symbols():
-                result = with_true_sizes(node.target, node.target(*args, **kwargs), args, kwargs)
+                result = with_true_sizes(node.target, node.target(*args, **kwargs), args)
     except Exception as error:
         described = ", ".join(_describe(a) for a in args)
         raise VerificationError(

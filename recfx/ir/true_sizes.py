@@ -28,36 +28,40 @@ _NO_END, _UNBOUNDED = 2**63 - 1, 2**62
 _FEWEST_ROWS = 1
 
 
-def with_true_sizes(target: Any, result: Any, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:
-    """The fake result of an operator with sizes that hold for every size of its inputs.
+def with_true_sizes(target: Any, result: Any, args: tuple[Any, ...]) -> Any:
+    """The fake result of an operator, with the sizes of a reshape that are written as numbers.
 
     Args:
         target: The operator.
         result: What its fake kernel gives.
         args: The positional arguments, fake tensors and sizes.
-        kwargs: The keyword arguments.
     """
-    if target is _aten.slice.Tensor:
-        return _true_slice(result, args, kwargs)
     return _true_reshape(result, args[1]) if target in _RESHAPES and len(args) > 1 else result
 
 
-def _true_slice(result: torch.Tensor, args: tuple[Any, ...], kwargs: dict[str, Any]) -> torch.Tensor:
-    given = dict(zip(("self", "dim", "start", "end", "step"), args, strict=False)) | kwargs
-    source: torch.Tensor = given["self"]
-    dim: int = given.get("dim", 0) % source.ndim
-    start, end, step = given.get("start"), given.get("end"), given.get("step", 1)
+def slice_bounds(source: torch.Tensor, dim: int, start: Any, end: Any, step: Any) -> tuple[Any, Any] | None:
+    """Where source[start:end:step] along a dimension begins, and how many elements it has.
+
+    None where the dimension and the bounds do not vary, depend on data, or a bound may have either sign.
+    """
     size = source.shape[dim]
     env = _environment(size, start, end, step)
     if env is None:
-        return result
-    first, last = 0 if start is None else start, _NO_END if end is None else end
-    found = _length(env, _expression(size), _expression(first), _expression(last), _expression(step))
-    if found is None or found == _expression(result.shape[dim]):
-        return result
-    sizes: list[Any] = list(result.shape)
-    sizes[dim] = int(found) if found.is_Integer else env.create_symintnode(found, hint=_hint(sizes[dim]))
-    return source.new_empty_strided(sizes, result.stride())
+        return None
+    begin, stop = _expression(0 if start is None else start), _expression(_NO_END if end is None else end)
+    first = _bound(env, begin, _expression(size))
+    length = _length(env, _expression(size), begin, stop, _expression(step))
+    if first is None or length is None:
+        return None
+    return _number(env, first), _number(env, length)
+
+
+def _number(env: ShapeEnv, expression: sympy.Expr) -> Any:
+    """An expression as a number, or as a size of a shape environment."""
+    if expression.is_Integer:
+        return int(expression)
+    hints = {symbol: env.backed_var_to_val[symbol] for symbol in expression.free_symbols}
+    return env.create_symintnode(expression, hint=int(expression.xreplace(hints)))
 
 
 def _true_reshape(result: torch.Tensor, given: Any) -> torch.Tensor:
@@ -81,10 +85,6 @@ def _environment(*values: Any) -> ShapeEnv | None:
 
 def _expression(value: Any) -> sympy.Expr:
     return value.node.expr if isinstance(value, torch.SymInt) else sympy.Integer(value)
-
-
-def _hint(size: Any) -> int:
-    return int(size.node.hint if isinstance(size, torch.SymInt) else size)
 
 
 def _length(env: ShapeEnv, size: sympy.Expr, start: sympy.Expr, end: sympy.Expr, step: sympy.Expr) -> sympy.Expr | None:

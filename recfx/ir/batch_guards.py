@@ -1,0 +1,89 @@
+"""What tracing decided about the batch, from the guards that it left in torch's shape environment.
+
+A guard holds for the example. One that fails for some batch sizes is a decision that may be wrong there: a Python branch, or an operator's
+fake kernel that asked whether a size is one. Where few sizes fail, the program is compared with the model at each of them.
+"""
+
+from __future__ import annotations
+
+import traceback
+from typing import Any
+
+import sympy
+import torch
+from torch.fx.experimental.symbolic_shapes import ShapeEnv
+
+from recfx.ir.explain_export import is_users_file
+
+#: More sizes than these are not compared one by one.
+_MOST_DOUBTFUL = 8
+#: Every size up to this one is tried, and those around each number in a guard.
+_TRIED = 128
+_FEWEST_ROWS = 2  # as tracing assumes; one row is compared in any case
+
+
+def doubtful_batches(exported: torch.export.ExportedProgram) -> tuple[int, ...] | None:
+    """The batch sizes, within the range of an exported program, at which a guard of its trace fails.
+
+    None when the batch is fixed, is not the only size that varies, or more sizes fail than can be compared.
+    """
+    if len(exported.range_constraints) != 1:
+        return None
+    ((symbol, held),) = exported.range_constraints.items()
+    env = _environment(exported)
+    if env is None or not isinstance(symbol, sympy.Symbol):
+        return None
+    simplified = [guard.expr.xreplace(env.replacements) for guard in env.guards]
+    guards = [guard for guard in simplified if guard != sympy.true]
+    if any(guard.free_symbols != {symbol} for guard in guards):
+        return None
+    if any(_is_rare(guard) for guard in guards):
+        return None
+    low, high = max(int(held.lower), _FEWEST_ROWS), int(min(held.upper, 2**31))
+    numbers = {int(n) for guard in guards for n in guard.atoms(sympy.Integer)}
+    tried = {*range(low, low + _TRIED), high, high - 1, *(n + around for n in numbers for around in (-1, 0, 1, 2))}
+    failing = [
+        size
+        for size in sorted(tried)
+        if low <= size <= high and any(g.xreplace({symbol: sympy.Integer(size)}) != sympy.true for g in guards)
+    ]
+    return tuple(failing) if len(failing) <= _MOST_DOUBTFUL else None
+
+
+def branch_lines(error: BaseException) -> list[str]:
+    """The user's lines that branch on a size, from the error of an export whose guards limit it."""
+    env = _environment_of_error(error)
+    found = []
+    for guard in env.guards if env is not None else ():
+        frame = getattr(guard.sloc, "framework_loc", None)
+        if isinstance(frame, traceback.FrameSummary) and is_users_file(frame.filename):
+            found.append(f"{frame.filename}:{frame.lineno} in {frame.name}: {frame.line}")
+    return list(dict.fromkeys(found))
+
+
+def _is_rare(guard: sympy.Basic) -> bool:
+    """Whether a guard may fail at sizes far apart that are not tried: a remainder or a quotient by a large number."""
+    divided = [
+        part for part in sympy.preorder_traversal(guard) if type(part).__name__ in ("Mod", "FloorDiv", "PythonMod")
+    ]
+    return any(abs(int(n)) > _TRIED // 2 for part in divided for n in part.args[1].atoms(sympy.Integer))
+
+
+def _environment(exported: torch.export.ExportedProgram) -> ShapeEnv | None:
+    for node in exported.graph.find_nodes(op="placeholder"):
+        value = node.meta.get("val")
+        if isinstance(value, torch._subclasses.FakeTensor):
+            return value.fake_mode.shape_env
+    return None
+
+
+def _environment_of_error(error: BaseException) -> ShapeEnv | None:
+    """The shape environment whose guards an error is about: the object that raised it."""
+    seen: BaseException | None = error
+    while seen is not None:
+        for frame, _ in traceback.walk_tb(seen.__traceback__):
+            owner: Any = frame.f_locals.get("self")
+            if isinstance(owner, ShapeEnv):
+                return owner
+        seen = seen.__cause__ or seen.__context__
+    return None
