@@ -13,6 +13,7 @@ from recfx.targets.native.bounds import check_bounds
 from recfx.targets.native.builder import PlanBuilder, Slot, Step, View
 from recfx.targets.native.library import Library
 from recfx.targets.native.memory import address
+from recfx.targets.native.slot_dtypes import check_dtypes
 
 #: Scratch of one block of rows, so that it stays in a core's own cache.
 _BLOCK_BYTES = 768 << 10
@@ -32,11 +33,12 @@ class Plan:
         arguments: Slots of inputs and outputs, in the order of the caller's pointers.
 
     Raises:
-        TargetError: A step would read or write outside a slot, or there is no memory for the plan.
+        TargetError: A step would read or write outside a slot, or take its elements for others, or there is no memory for the plan.
     """
 
     def __init__(self, library: Library, level: str, builder: PlanBuilder, arguments: Sequence[int]) -> None:
         check_bounds(builder.slots, builder.steps)
+        check_dtypes(builder.slots, builder.steps)
         self._kept: list[Any] = [builder.packer.kept]
         self.steps = builder.steps
         slots = self._slots(builder, arguments)

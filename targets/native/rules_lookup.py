@@ -71,17 +71,15 @@ def _feature(
         fields["ids"] = _integers(builder, builder.jagged(ids[f.ids]))
         fields["offsets"] = _integers(builder, builder.jagged(offsets[f.offsets]))
         if f.weights >= 0:
-            fields["weights"] = builder.jagged(weights[f.weights])
+            fields["weights"] = _float32(builder, builder.jagged(weights[f.weights]))
         return fields
     held = builder.value(ids[f.ids])
     slot, fields["ids_offset"], fields["ids_stride"] = _columns(held, f.column)
     fields["ids"], fields["ids_row"] = _integers(builder, slot), held.dims[0].stride
     if f.weights >= 0:
         value = builder.value(weights[f.weights])
-        if builder.dtype(value) is not torch.float32:
-            raise Unsupported(f"weights of dtype {builder.dtype(value)}")
-        fields["weights"], fields["weights_offset"], fields["weights_stride"] = _columns(value, f.column)
-        fields["weights_row"] = value.dims[0].stride
+        slot, fields["weights_offset"], fields["weights_stride"] = _columns(value, f.column)
+        fields["weights"], fields["weights_row"] = _float32(builder, slot), value.dims[0].stride
     return fields
 
 
@@ -121,6 +119,12 @@ def _integers(builder: PlanBuilder, slot: int) -> int:
     return slot
 
 
+def _float32(builder: PlanBuilder, slot: int) -> int:
+    if builder.slots[slot].dtype is not torch.float32:
+        raise Unsupported(f"weights of dtype {builder.slots[slot].dtype}")
+    return slot
+
+
 def _columns(value: Value, column: int) -> tuple[int, int, int]:
     """Slot, first element and step of the columns of [B, ...] from one on."""
     runs = merge(value.dims[1:])
@@ -138,6 +142,8 @@ def _dots(builder: PlanBuilder, node: fx.Node) -> None:
     columns = 0
     if prefix is not None:
         front = builder.value(prefix)
+        if builder.dtype(front) is not torch.float32:
+            raise Unsupported(f"a prefix of dtype {builder.dtype(front)}")
         columns = front.dims[-1].size
         views[1] = rows_of(front)
     out = builder.result(node, anywhere=True)

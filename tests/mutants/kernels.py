@@ -171,7 +171,12 @@ class Build:
 
 def verdict(library: Path, tests: tuple[str, ...], seconds: float) -> str:
     """Whether tests notice a library; one that ends their process is noticed, or keeps them longer than it may."""
-    environment = {**os.environ, "RECFX_KERNELS": str(library), "RECFX_LEVEL": "portable", "HYPOTHESIS_PROFILE": "ci"}
+    environment = {
+        **os.environ,
+        "RECFX_KERNELS": str(library),
+        "RECFX_LEVEL": "portable",
+        "HYPOTHESIS_PROFILE": "mutants",
+    }
     command = [sys.executable, "-m", "pytest", "-q", "-x", "-p", "no:cacheprovider", *tests]
     try:
         done = subprocess.run(command, cwd=ROOT, env=environment, capture_output=True, timeout=seconds, check=False)

@@ -2,75 +2,26 @@
 
 from __future__ import annotations
 
-import copy
 import dataclasses
-from collections.abc import Callable, Iterator
-from functools import cache
+from collections.abc import Iterator
 from typing import Any
 
 import pytest
 import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
-from native_kit import LEVELS, Module, generator, needs_kernels, partition, program_of, relaxed, seeds
+from native_kit import LEVELS, generator, needs_kernels, partition, program_of, relaxed, seeds
+from plan_kit import FUNCTIONS, Function, X, plans
 from torch.nn import functional
 
 from recfx.errors import TargetError
-from recfx.ir import capture
 from recfx.ir.flat import flat_function
-from recfx.passes import NATIVE_PIPELINE
-from recfx.pipeline import Pipeline
 from recfx.targets.native.abi import Kind, Place
 from recfx.targets.native.bounds import check_bounds
 from recfx.targets.native.builder import Slot, Step, View
 from recfx.targets.native.plan import Plan
 
 pytestmark = needs_kernels
-
-Function = Callable[..., Any]
-X, WIDE, IDS = torch.randn(4, 6), torch.randn(4, 3, 6), torch.arange(12).reshape(4, 3) % 5
-TABLE = torch.randn(5, 8)
-
-#: Functions whose plans have steps of many kinds.
-FUNCTIONS: dict[str, tuple[Function, list[torch.Tensor]]] = {
-    "products": (lambda x: functional.linear(x, torch.ones(3, 6), torch.ones(3)).relu(), [X]),
-    "element-wise": (lambda x: x[:, 1:3] * x[:, 4:] + 1, [X]),
-    "whole numbers": (lambda i: (i * 2 + 1, i.sum(1), i.cumsum(1)), [IDS]),
-    "sums": (lambda x: (x.sum(1), x.softmax(2), x.cumsum(1), x.std(1)), [WIDE]),
-    "extremes": (lambda x: (x.argmax(2), x.max(1)[0]), [WIDE]),
-    "norms": (lambda x: functional.layer_norm(x, [6]), [WIDE]),
-    "batched products": (lambda x: x @ x.mT, [WIDE]),
-    "attention": (lambda x: functional.scaled_dot_product_attention(x, x, x, x @ x.mT > 0), [WIDE]),
-    "picks": (lambda x, i: torch.gather(x[..., 0], 1, i % 3), [WIDE, IDS]),
-    "rows": (lambda i: functional.embedding(i, TABLE), [IDS]),
-    "bags": (lambda i: torch.cat([functional.embedding(i[:, k], TABLE) for k in range(3)], 1), [IDS]),
-    "numbers": (lambda x: torch.arange(x.shape[0]) * 2 + x[:, 0], [X]),
-    "dots": (lambda x: torch.cat([x[:, 0], _pairs(x)], 1), [WIDE]),
-    "factorisation": (lambda x: 0.5 * (x.sum(1) ** 2 - (x**2).sum(1)), [WIDE]),
-}  # fmt: skip
-
-
-def _pairs(x: torch.Tensor) -> torch.Tensor:
-    rows, columns = torch.tril_indices(3, 3, -1)
-    return (x @ x.mT)[:, rows, columns]
-
-
-@cache
-def _plans(name: str) -> list[tuple[list[Slot], list[Step]]]:
-    """The slots and steps of the plans that a function is lowered to."""
-    function, inputs = FUNCTIONS[name]
-    found: list[tuple[list[Slot], list[Step]]] = []
-    made = Plan.__init__
-
-    def keep(self: Plan, library: Any, level: str, builder: Any, arguments: Any) -> None:
-        found.append((copy.copy(builder.slots), copy.copy(builder.steps)))
-        made(self, library, level, builder, arguments)
-
-    program = Pipeline(NATIVE_PIPELINE).run(capture(Module(function).eval(), tuple(inputs), {})).program
-    with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(Plan, "__init__", keep)
-        partition(program, LEVELS[0])
-    return found
 
 
 def _moved(view: View, by: int) -> View:
@@ -93,7 +44,7 @@ def _broken(slots: list[Slot], step: Step) -> Iterator[Step]:
 
 @pytest.mark.parametrize("name", FUNCTIONS)
 def test_a_view_outside_its_slot_is_an_error(name: str) -> None:
-    for slots, steps in _plans(name):
+    for slots, steps in plans(name):
         check_bounds(slots, steps)
         for number, step in enumerate(steps):
             for broken in _broken(slots, step):
@@ -103,7 +54,7 @@ def test_a_view_outside_its_slot_is_an_error(name: str) -> None:
 
 def test_most_kinds_of_steps_are_broken() -> None:
     """Only kinds whose steps need models of their own are left out."""
-    met = {step.kind for name in FUNCTIONS for _, steps in _plans(name) for step in steps}
+    met = {step.kind for name in FUNCTIONS for _, steps in plans(name) for step in steps}
     assert set(Kind) - met <= {Kind.CODE_DOT, Kind.TURN_KEYS, Kind.KEY_SCORES}
 
 

@@ -1,0 +1,73 @@
+"""Whether the kernels of a plan's steps read and write elements of the dtypes that their slots hold."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+
+import torch
+
+from recfx.errors import TargetError
+from recfx.targets.native.abi import Kind
+from recfx.targets.native.builder import Slot, Step
+
+Dtypes = frozenset[torch.dtype]
+
+_FLOAT: Dtypes = frozenset({torch.float32})
+_IDS: Dtypes = frozenset({torch.int64, torch.int32})
+_MASK: Dtypes = frozenset({torch.bool})
+_WHOLE: Dtypes = _IDS | _MASK
+_NUMBERS: Dtypes = _FLOAT | _WHOLE
+_READ: Dtypes = _NUMBERS | {torch.uint8}
+
+#: Kind -> what its inputs may hold, and what its output may; float32 where a kind is not listed.
+_ELEMENTS: dict[Kind, tuple[Dtypes, Dtypes]] = {
+    Kind.POINTWISE: (_READ, _FLOAT | _MASK),
+    Kind.INTEGER: (_READ, _WHOLE),
+    Kind.INTEGER_SUM: (_READ, frozenset({torch.int64})),
+    Kind.FOLD: (_READ, _NUMBERS),
+    Kind.ROW_NUMBERS: (_FLOAT, _NUMBERS),
+}
+_CODE_DOT_IDS, _ATTENTION_MASK, _TAKE_SOURCE, _TAKE_INDEX = 1, 3, 0, 1
+
+
+def check_dtypes(slots: Sequence[Slot], steps: Sequence[Step]) -> None:
+    """Checks every slot that a step of a plan reads or writes: kernels take the elements of most for float32 without looking.
+
+    Args:
+        slots: The plan's slots.
+        steps: Its steps.
+
+    Raises:
+        TargetError: A kernel would take the elements of a slot for others.
+    """
+    for number, step in enumerate(steps):
+        for name, slot, allowed in _uses(slots, step):
+            if slots[slot].dtype not in allowed:
+                takes = " or ".join(sorted(str(dtype).removeprefix("torch.") for dtype in allowed))
+                raise TargetError(
+                    f"step {number} ({step.kind.name.lower()}) takes {takes} as {name}, and slot {slot} holds {slots[slot].dtype}",
+                    hint="this is a fault of recfx's native backend: please report it, and pass target='eager'",
+                )
+
+
+def _uses(slots: Sequence[Slot], step: Step) -> Iterator[tuple[str, int, Dtypes]]:
+    """What a step reads and writes: what for, the slot, and what it may hold."""
+    read, written = _ELEMENTS.get(step.kind, (_FLOAT, _FLOAT))
+    if step.kind is Kind.TAKE:  # elements are copied as they are
+        written = frozenset({slots[step.views[_TAKE_SOURCE].slot].dtype})
+    yield "output", step.out.slot, written
+    for number, view in step.views.items():
+        yield f"input {number}", view.slot, _of_view(step, number, written if step.kind is Kind.TAKE else read)
+    for feature in step.features:
+        for name, allowed in (("ids", _IDS), ("offsets", _IDS), ("weights", _FLOAT)):
+            if feature[name] >= 0:
+                yield name, feature[name], allowed
+
+
+def _of_view(step: Step, number: int, others: Dtypes) -> Dtypes:
+    """What an input may hold, where `others` is what those of its kind may."""
+    if (step.kind, number) in ((Kind.CODE_DOT, _CODE_DOT_IDS), (Kind.TAKE, _TAKE_INDEX)):
+        return _IDS
+    if step.kind is Kind.ATTENTION and number == _ATTENTION_MASK:
+        return _MASK if step.ints[1] else _FLOAT
+    return others
