@@ -23,7 +23,17 @@ _FIXED = "take the size from x.shape[0] or write -1, never a literal"
 _MENDS = {"loops over the rows": _LOOPS, "another number of parts": _PARTS}
 
 #: Causes that no batch size changes, as errors of capture name them.
-_NOT_SIZES = ("takes a decision, or a size, from the values", "writes to its", "different answers for the same inputs")
+_NOT_SIZES = (
+    "takes a decision, or a size, from the values",
+    "writes to its",
+    "max_norm writes to",
+    "different answers for the same inputs",
+)
+    "takes a decision, or a size, from the values",
+    "writes to its",
+    "max_norm writes to",
+    "different answers for the same inputs",
+)
 
 
 def capture_by_sizes(

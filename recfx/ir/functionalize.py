@@ -16,6 +16,7 @@ from torch import fx
 from recfx.errors import CaptureError
 from recfx.ir.functional_ops import functional_call, is_inplace, written_argument
 from recfx.ir.program import where
+from recfx.ir.renormalization import renormalization_hint
 from recfx.ir.views import EVAL_IDENTITIES, write_through
 
 
@@ -189,9 +190,10 @@ def _refuse_outside_state(node: fx.Node, root: fx.Node) -> None:
         what, hint = f"the model writes to its input {root.name!r}", "clone the input first: `x = x.clone()`"
     elif root.op == "get_attr":
         what = f"the model writes to its parameter or buffer {root.target!r} in eval mode"
-        hint = (
-            "compute a new tensor instead; an optimized model is a pure function (nn.Embedding's max_norm also writes)"
-        )
+        hint = "compute a new tensor instead; an optimized model is a pure function"
+        if node.target is torch.ops.aten.embedding_renorm_.default:
+            what = f"max_norm writes to the table {root.target!r} at every call"
+            hint = renormalization_hint(node, str(root.target))
     else:
         return
     raise CaptureError(what, where=where(node), hint=hint)

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import textwrap
+
 import pytest
 import torch
 from capture_cases import rand, same
@@ -124,19 +126,42 @@ class WritesBuffer(nn.Module):
         return x * self.calls
 
 
+def test_write_to_state_is_refused() -> None:
+    with pytest.raises(CaptureError, match=r"writes to its (parameter or )?buffer"):
+        capture(WritesBuffer().eval(), (rand(4, 4),))
+
+
 class MaxNorm(nn.Module):
-    def __init__(self) -> None:
+    """Tables with `max_norm`, of modules or as arguments of functions."""
+
+    def __init__(self, form: str) -> None:
         super().__init__()
-        self.table = nn.Embedding(10, 4, max_norm=0.5)
+        torch.manual_seed(0)
+        self.form, self.limit = form, 0.5
+        bag = nn.EmbeddingBag(10, 4, max_norm=0.7, norm_type=1)
+        self.tables = nn.ModuleList([nn.Embedding(10, 4, max_norm=0.5), bag])
+        self.weight = nn.Parameter(torch.randn(10, 4))
 
-    def forward(self, x):
-        return self.table(x.abs().long().clamp(max=9))
+    def forward(self, ids):
+        if self.form == "modules":
+            return self.tables[0](ids).sum(1) + self.tables[1](ids)
+        if self.form == "embedding":
+            return nn.functional.embedding(ids, self.weight, max_norm=self.limit)
+        return nn.functional.embedding_bag(ids, self.weight, max_norm=self.limit, norm_type=3)
 
 
-@pytest.mark.parametrize("model", [WritesBuffer(), MaxNorm()], ids=lambda m: type(m).__name__)
-def test_write_to_state_is_refused(model: nn.Module) -> None:
-    with pytest.raises(CaptureError, match=r"writes to its (parameter or )?buffer|writes to its parameter"):
-        capture(model.eval(), (rand(4, 4),))
+@pytest.mark.parametrize("form", ["modules", "embedding", "embedding_bag"])
+def test_the_mend_of_max_norm_works_when_it_is_pasted(form: str) -> None:
+    model = MaxNorm(form).eval()
+    ids = torch.randint(0, 10, (6, 3))
+    with pytest.raises(CaptureError, match="max_norm writes to the table") as caught:
+        capture(model, (ids,))
+    with torch.no_grad():
+        want = MaxNorm(form).eval()(ids)
+    assert caught.value.hint is not None
+    exec(textwrap.dedent(caught.value.hint.partition("\n\n")[2]), {"torch": torch, "model": model})
+    model.limit = None  # "leave max_norm out of the call"
+    assert torch.allclose(capture(model, (ids,))(ids), want, atol=1e-6)
 
 
 class Random(nn.Module):
