@@ -29,11 +29,6 @@ _NOT_SIZES = (
     "max_norm writes to",
     "different answers for the same inputs",
 )
-    "takes a decision, or a size, from the values",
-    "writes to its",
-    "max_norm writes to",
-    "different answers for the same inputs",
-)
 
 
 def capture_by_sizes(

@@ -19,6 +19,7 @@ from torch.overrides import BaseTorchFunctionMode
 from torch.utils import _pytree as pytree
 from torch.utils._python_dispatch import TorchDispatchMode
 
+from recfx.ir.encoder_padding import padded_with_zeros
 from recfx.ir.inputs import Call
 from recfx.ir.model_state import unchanged
 
@@ -83,6 +84,7 @@ def record_decisions(model: torch.nn.Module, call: Call) -> Decisions:
     with (
         unchanged(model) as before,
         before.watch(),
+        padded_with_zeros(),
         torch.no_grad(),
         suppress(Exception),
         _Sources(inputs, state) as sources,

@@ -7,6 +7,7 @@ wrong elsewhere, so the probes use other values and other batch sizes.
 from __future__ import annotations
 
 from collections.abc import Sequence
+from contextlib import nullcontext
 from functools import partial
 from typing import Any
 
@@ -16,6 +17,7 @@ from torch.utils import _pytree as pytree
 from recfx.errors import CaptureError
 from recfx.ir.constants import same_constant
 from recfx.ir.containers import canonical_output
+from recfx.ir.encoder_padding import attends, padded_with_zeros
 from recfx.ir.held_values import held_by, is_held, split_outputs
 from recfx.ir.inputs import Call
 from recfx.ir.probes import has_fixed_bags, probes, reshuffle
@@ -51,6 +53,8 @@ def compare_with_model(program: Program, model: torch.nn.Module, call: Call) -> 
                 continue
             _require_agreement(expected, _run_program(program, leaves, name, model), name, model)
         notices = _compare_special_rows(program, model, call)
+        if attends(model):
+            notices += _compare_with_fast_path(program, model, call)
     if refused:
         notices.append(
             f"the model itself refuses some made-up inputs, which were therefore not compared: {', '.join(refused)}"
@@ -71,26 +75,53 @@ def _compare_special_rows(program: Program, model: torch.nn.Module, call: Call) 
     return [f"the captured program refuses inputs that the model takes: {', '.join(refused)}"] if refused else []
 
 
+def _compare_with_fast_path(program: Program, model: torch.nn.Module, call: Call) -> list[str]:
+    """Compares with the model as torch runs it without gradients, one special row at a time.
+
+    torch's fast path decides by all rows of a batch, and gives NaN for a row whose keys are all hidden.
+    """
+    undefined, different = [], []
+    rows = [row for batch in special_batches(program) if batch.name == "rows with special ids" for row in batch.split()]
+    for row, expected in judged(rows, partial(run_model, model, call, fast_path=True)):
+        for want, got in zip(expected, _outputs(program, row.leaves), strict=True):
+            if not isinstance(want, torch.Tensor) or not want.is_floating_point() or not want.numel():
+                continue
+            if bool((want.isnan() & got.isfinite()).any()):
+                undefined.append(row.kinds[0])
+            finite = want.where(want.isfinite(), 0.0)
+            size = 1e-4 * float(finite.abs().max())
+            if not torch.allclose(finite, got.where(want.isfinite(), 0.0), rtol=1e-3, atol=size):
+                different.append(row.kinds[0])
+    notices = []
+    if undefined:
+        notices.append(
+            "torch's fast path of attention gives NaN where every key of a row is masked; the compiled model gives numbers there: "
+            + ", ".join(dict.fromkeys(undefined))
+        )
+    if different:
+        notices.append(
+            "torch's fast path of attention gives other numbers than its ordinary path, which the compiled model follows: "
+            + ", ".join(dict.fromkeys(different))
+        )
+    return notices
+
+
 def _outputs(program: Program, leaves: Sequence[Any]) -> list[Any]:
     """The flat outputs of a program as `run_model` gives those of a model."""
     return program.run(leaves) + held_by(program.signature.out_spec)
 
 
-def run_model(model: torch.nn.Module, call: Call, leaves: Sequence[Any]) -> list[Any]:
+def run_model(model: torch.nn.Module, call: Call, leaves: Sequence[Any], *, fast_path: bool = False) -> list[Any]:
     """The flat outputs of the user's model for flat inputs, which are copied first. Values that are no data come last.
 
     `nn.MultiheadAttention` leaves torch's fast path, as it does at capture: that path gives NaN for a query whose mask hides every
-    key, where the operator in the graph gives zeros.
+    key, where the operator in the graph gives zeros. `compare_with_fast_path` tells the difference.
     """
     spec = pytree.tree_flatten((tuple(call.values), {}))[1]
     fresh = [leaf.clone() if isinstance(leaf, torch.Tensor) else leaf for leaf in leaves]
     bound = call.with_values(pytree.tree_unflatten(fresh, spec)[0])
-    enabled = torch.backends.mha.get_fastpath_enabled()
-    torch.backends.mha.set_fastpath_enabled(False)
-    try:
+    with padded_with_zeros() if not fast_path else nullcontext():
         return split_outputs(canonical_output(model(*bound.args, **bound.kwargs)))
-    finally:
-        torch.backends.mha.set_fastpath_enabled(enabled)
 
 
 def refusal_of_batch(model: torch.nn.Module, call: Call, program: Program, rows: int) -> str | None:

@@ -21,6 +21,7 @@ from torch.utils import _pytree as pytree
 from recfx.errors import CaptureError
 from recfx.ir.batch_guards import branch_lines, doubtful_batches
 from recfx.ir.constant_decisions import reads_values, record_decisions, replayed
+from recfx.ir.encoder_padding import padded_with_zeros
 from recfx.ir.explain_export import capture_error, draft_line, user_frame
 from recfx.ir.explicit_forward import one_batch
 from recfx.ir.fake_kernels import batch_free_kernels
@@ -164,7 +165,7 @@ def _automatic(shapes: Any) -> Any:
 def _run_export(model: torch.nn.Module, call: Call, shapes: Any, strict: bool) -> torch.export.ExportedProgram:
     # A trace computes most values once: looking for them in the cache of fake values, and filling it, takes a third of the time.
     uncached = torch._dynamo.config.patch(fake_tensor_cache_enabled=False)
-    with quiet(), uncached, nullcontext() if strict else _traceable():
+    with quiet(), uncached, padded_with_zeros(), nullcontext() if strict else _traceable():
         exported = torch.export.export(model, call.args, call.kwargs, dynamic_shapes=shapes, strict=strict)
     fakes = [n for n, v in exported.constants.items() if isinstance(v, torch._subclasses.FakeTensor)]
     if fakes:

@@ -1,0 +1,74 @@
+"""Padding in `nn.TransformerEncoder`, as torch computes it without gradients.
+
+In eval mode and without gradients, the encoder runs rows without their padding ("nested tensors") where every row is padded at its end,
+and fills what it left out with zeros. A tracer does not see that path. Within `padded_with_zeros`, the encoder runs its ordinary path and
+sets the padding of each row that is padded at its end to zero. A batch in which another row is padded elsewhere leaves torch's fast path
+as a whole, and its padding then holds numbers that no key can attend to; here each row is decided on its own.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from contextlib import contextmanager
+from typing import Any
+
+import torch
+from torch import nn
+
+
+@contextmanager
+def padded_with_zeros() -> Iterator[None]:
+    """Within it, encoders leave torch's fast path, and fill padding as that does."""
+    own = nn.TransformerEncoder.forward
+    enabled = torch.backends.mha.get_fastpath_enabled()
+
+    def forward(self: nn.TransformerEncoder, *args: Any, **kwargs: Any) -> torch.Tensor:
+        padding = _zeroed_padding(self, *args, **kwargs)
+        if padding is None:
+            return own(self, *args, **kwargs)
+        norm, self.norm = self.norm, None
+        try:
+            output = own(self, *args, **kwargs)
+        finally:
+            self.norm = norm
+        output = output.masked_fill(padding.unsqueeze(-1), 0.0)
+        return output if norm is None else norm(output)
+
+    forward.recfx_padded = True  # type: ignore[attr-defined]
+    if hasattr(own, "recfx_padded"):
+        yield
+        return
+    nn.TransformerEncoder.forward = forward  # type: ignore[method-assign]
+    torch.backends.mha.set_fastpath_enabled(False)
+    try:
+        yield
+    finally:
+        nn.TransformerEncoder.forward = own  # type: ignore[method-assign]
+        torch.backends.mha.set_fastpath_enabled(enabled)
+
+
+def _zeroed_padding(
+    encoder: nn.TransformerEncoder,
+    src: torch.Tensor,
+    mask: torch.Tensor | None = None,
+    src_key_padding_mask: torch.Tensor | None = None,
+    is_causal: bool | None = None,
+) -> torch.Tensor | None:
+    """Which positions the fast path fills with zeros, bool [batch, length]; None where it is not taken whatever the padding."""
+    if src_key_padding_mask is None or mask is not None or src.dim() != 3 or encoder.layers[0].training:
+        return None
+    if not getattr(encoder, "use_nested_tensor", False):
+        return None
+    padding = src_key_padding_mask
+    if padding.dtype is not torch.bool:
+        padding = padding != 0  # a floating-point mask is added to the scores
+    if padding.shape[1] == 1:
+        return padding
+    elsewhere = (padding[:, :-1] & ~padding[:, 1:]).any(1, keepdim=True)
+    return padding & ~elsewhere
+
+
+def attends(model: nn.Module) -> bool:
+    """Whether a model has modules that torch may run by its fast path."""
+    kinds = (nn.MultiheadAttention, nn.TransformerEncoderLayer)
+    return any(isinstance(module, kinds) for module in model.modules())
