@@ -119,14 +119,16 @@ def optimize(
                 call = repeat_example(source, args, kwargs, requests)
                 args, kwargs = call.args, call.kwargs
             captured = capture(
-                source, args, kwargs, dynamic_shapes=dynamic_shapes, max_batch=max_batch, specialise=not many_requests
+                source, args, kwargs, dynamic_shapes=dynamic_shapes, max_batch=max_batch, specialise=True
             )
-            one_row = None if many_requests else capture_one_row(source, args, kwargs, captured)
+            one_row = capture_one_row(source, args, kwargs, captured)
             if one_row is not None:
                 captured.notices = tuple(n for n in captured.notices if f"{LIMITS} 2 to {max_batch}" not in n)
                 captured.notices += (one_row,) if isinstance(one_row, str) else ()
             if requests:
                 captured = share_requests(captured, requests, many=many_requests, check=check_requests)
+                if many_requests and isinstance(one_row, Program):
+                    one_row = share_requests(one_row, requests, many=True)
         parts = finish(captured, source, held, stages, debug)
         if not (copy_weights or parts.report.kept_eager):
             parts.watch = watch_weights(model, captured)

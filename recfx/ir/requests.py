@@ -102,13 +102,16 @@ def share_requests(program: Program, inputs: Sequence[str], *, many: bool = Fals
     requested = request_leaves([leaf.name for leaf in program.signature.leaves], inputs)
     if INDEX in program.signature.parameters:
         raise InputError(f"the model has an input {INDEX!r} of its own", hint="rename it; recfx adds one of that name")
-    leaves = tuple(_leaf(leaf, many, check) if leaf.name in requested else leaf for leaf in program.signature.leaves)
+    rows = BATCH if BATCH in program.signature.dims else 1  # a program for one candidate has no batch
+    leaves = tuple(
+        _leaf(leaf, rows, many, check) if leaf.name in requested else leaf for leaf in program.signature.leaves
+    )
     shared = [a is not b for a, b in zip(leaves, program.signature.leaves, strict=True)]
     device = next((leaf.device for leaf, s in zip(leaves, shared, strict=True) if s), None)
     signature = dataclasses.replace(program.signature, leaves=leaves)
     if many:
-        signature = _with_index(signature, device or torch.device("cpu"))
-    if not any(leaf.shape and leaf.shape[0] == BATCH and leaf.name != INDEX for leaf in signature.leaves):
+        signature = _with_index(signature, rows, device or torch.device("cpu"))
+    if not any(leaf.shape and leaf.shape[0] == rows and leaf.name != INDEX for leaf in signature.leaves):
         raise InputError("every input is a request input", hint="leave those out that hold one row for each candidate")
     result = program.clone()
     _rebuild(result, signature, shared, many)
@@ -124,9 +127,9 @@ def user_leaves(program: Program, leaves: Sequence[Any]) -> list[Any]:
     signature = program.signature
     named = {spec.name: leaf for spec, leaf in zip(signature.leaves, leaves, strict=True)}
     index = named.get(INDEX) if program.origins.get(INDEX) is Origin.INDEX else None
-    if signature.batch_leaf is None or Origin.REQUEST not in program.origins.values():
+    if Origin.REQUEST not in program.origins.values():
         return list(leaves)
-    rows = leaves[signature.batch_leaf].shape[0]
+    rows = leaves[signature.batch_leaf].shape[0] if signature.batch_leaf is not None else 1
     return [
         _repeat(name, leaf, rows, index) if program.origins.get(name) is Origin.REQUEST else leaf
         for name, leaf in named.items()
@@ -159,10 +162,10 @@ def _repeat(name: str, leaf: Any, rows: int, index: torch.Tensor | None) -> Any:
     return leaf.expand(rows, *leaf.shape[1:]).contiguous()
 
 
-def _leaf(leaf: LeafSpec, many: bool, check: bool) -> LeafSpec:
+def _leaf(leaf: LeafSpec, rows: int | str, many: bool, check: bool) -> LeafSpec:
     if leaf.kind == "constant" or not leaf.shape:
         return leaf  # the same for the whole call as it is
-    if leaf.shape[0] != BATCH or BATCH in map(str, leaf.shape[1:]):
+    if leaf.shape[0] != rows or BATCH in map(str, leaf.shape[1:]):
         raise InputError(
             "a request input needs the batch as its first dimension, and there alone",
             where=f"input {leaf}",
@@ -172,8 +175,9 @@ def _leaf(leaf: LeafSpec, many: bool, check: bool) -> LeafSpec:
     return dataclasses.replace(leaf, shape=(REQUESTS if many else 1, *leaf.shape[1:]), repeats=repeats)
 
 
-def _with_index(signature: Signature, device: torch.device) -> Signature:
-    index = LeafSpec(INDEX, "tensor", torch.int64, device, (BATCH,))
+def _with_index(signature: Signature, rows: int | str, device: torch.device) -> Signature:
+    index = LeafSpec(INDEX, "tensor", torch.int64, device, (rows,))
+    most = signature.dims[BATCH][1] if BATCH in signature.dims else None
     values = pytree.tree_unflatten([0] * len(signature.leaves), signature.in_spec)[0]
     return dataclasses.replace(
         signature,
@@ -181,7 +185,7 @@ def _with_index(signature: Signature, device: torch.device) -> Signature:
         keyword_only=signature.keyword_only | {INDEX},
         in_spec=pytree.tree_flatten(((*values, 0), {}))[1],
         leaves=(*signature.leaves, index),
-        dims={**signature.dims, REQUESTS: (1, signature.dims[BATCH][1])},
+        dims={**signature.dims, REQUESTS: (1, most)},
     )
 
 
@@ -192,12 +196,14 @@ def _rebuild(program: Program, signature: Signature, shared: Sequence[bool], man
         index = graph.placeholder(INDEX) if many else None
     inputs = [*placeholders, *([index] if index is not None else [])]
     _new_values(inputs, program, signature)
-    rows_from = next(
-        n for n, leaf in zip(inputs, signature.leaves, strict=True) if leaf.shape and leaf.shape[0] == BATCH
-    )
-    with graph.inserting_after(inputs[-1]):
-        rows = graph.call_function(_aten.sym_size.int, (rows_from, 0))
-    last = rows
+    last: fx.Node = inputs[-1]
+    rows: fx.Node | None = None
+    if index is None:
+        rows_from = next(
+            n for n, leaf in zip(inputs, signature.leaves, strict=True) if leaf.shape and leaf.shape[0] == BATCH
+        )
+        with graph.inserting_after(last):
+            last = rows = graph.call_function(_aten.sym_size.int, (rows_from, 0))
     for node, is_shared in zip(placeholders, shared, strict=True):
         if not is_shared:
             continue
@@ -211,7 +217,7 @@ def _rebuild(program: Program, signature: Signature, shared: Sequence[bool], man
         for user in users:
             user.replace_input_with(node, wide)
         last = wide
-    if not rows.users:
+    if rows is not None and not rows.users:
         graph.erase_node(rows)
     program.module.recompile()
     refresh(program.module)
@@ -227,7 +233,7 @@ def _new_values(inputs: Sequence[fx.Node], program: Program, signature: Signatur
         for n, leaf in zip(inputs, program.signature.leaves, strict=False)
         if leaf.shape
     }
-    sizes = {1: 1, BATCH: old[BATCH]}
+    sizes = {1: 1} | ({BATCH: old[BATCH]} if BATCH in old else {})
     if REQUESTS in signature.dims:
         sizes[REQUESTS] = new_size(mode, REQUESTS)
     for node, leaf in changed:
