@@ -73,9 +73,10 @@ def _reaching(module: str, tests: tuple[str, ...]) -> list[str]:
         found += [test for test in tests if test not in found and _names(test) & wanted]
         seen |= wanted
         wanted = {importer for name in wanted for importer in _importers().get(name, ())} - seen
-    # A pass is known to its tests by its name in pipelines, so the file's name counts as an import.
-    stems = {name.rsplit(".", 1)[-1] for name in seen if name.startswith("recfx.passes.")}
-    return [*found, *(t for t in tests if t not in found and Path(t).stem.removeprefix("test_") in stems)]
+    # A pass is known to its tests by its name in pipelines, so the file's name counts as an import, also where its tests are several files.
+    stems = tuple(name.rsplit(".", 1)[-1] for name in seen if name.startswith("recfx.passes."))
+    named = [t for t in tests if t not in found and Path(t).stem.removeprefix("test_").startswith(stems)]
+    return [*found, *sorted(named, key=lambda t: Path(t).stem.removeprefix("test_") not in stems)]
 
 
 @cache
@@ -96,4 +97,15 @@ def _names(file: str) -> frozenset[str]:
             names |= {alias.name for alias in node.names}
         elif isinstance(node, ast.ImportFrom) and node.module:
             names |= {node.module, *(f"{node.module}.{alias.name}" for alias in node.names)}
+            names |= {_exported(node.module).get(alias.name, node.module) for alias in node.names}
     return frozenset(names)
+
+
+@cache
+def _exported(package: str) -> dict[str, str]:
+    """Name that a package offers -> the module that it takes it from."""
+    file = ROOT.joinpath(*package.split("."), "__init__.py")
+    if not package.startswith("recfx.") or not file.is_file():
+        return {}
+    imports = [n for n in ast.walk(ast.parse(file.read_text())) if isinstance(n, ast.ImportFrom) and n.module]
+    return {alias.name: str(node.module) for node in imports for alias in node.names}
