@@ -369,6 +369,27 @@ def test_what_a_rule_that_returns_its_own_node_inserted_is_taken_back() -> None:
     assert gate.asked == []
 
 
+@pytest.mark.parametrize("ends", ["refused", "missed", "same node", "nothing"])
+def test_other_rules_do_not_see_what_was_taken_back(ends: str) -> None:
+    """A value that a rule read in vain has no more users than before."""
+    users: list[int] = []
+
+    def insert(node: Any, ctx: PassContext) -> Any:
+        made = ctx.call(ABS, node.args[0])
+        return {"refused": made, "missed": Miss("no"), "same node": node, "nothing": None}[ends]
+
+    def look(node: Any, ctx: PassContext) -> Any:
+        users.append(len(node.args[0].users))
+
+    b = GraphBuilder({"x": ("batch", 4)})
+    shared = b.call(RELU, b.inputs["x"])
+    program = b.build(b.call(TANH, shared), b.call(NEG, shared))
+    ctx = PassContext(program, PassSpec("look", "For a test."), Gate(lambda index: False))
+    apply_rules([("insert", (TANH,), insert), ("look", (NEG,), look)], ctx)
+    assert users == [2]
+    assert targets(program) == [RELU, TANH, NEG]
+
+
 def test_a_rule_may_fire_on_64_sweeps() -> None:
     sweeps: list[int] = []
 

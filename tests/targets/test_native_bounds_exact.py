@@ -141,7 +141,7 @@ def test_what_a_step_reaches(name: str) -> None:
 
 @pytest.mark.parametrize("name", STEPS)
 def test_one_element_too_few_is_an_error(name: str) -> None:
-    step, widths, expected = STEPS[name]
+    step, _, expected = STEPS[name]
     exact = [temp(last + 1) for _, last in expected]
     check_bounds(exact, [step])
     for number, (_, last) in enumerate(expected):
