@@ -17,8 +17,9 @@ from torch.utils import _pytree as pytree
 
 from recfx.ir import size_expressions
 from recfx.ir.constants import without_constants
-from recfx.ir.containers import canonical, container_keys, container_kind, defining_leaves, is_container
+from recfx.ir.containers import JAGGED, all_canonical, container_keys, container_kind, defining_leaves, holds_container
 from recfx.ir.held_values import rebuild_node
+from recfx.ir.jagged_outputs import jagged_builder
 from recfx.ir.leaves import LeafSpec, one_row
 from recfx.ir.mappings import as_dict, mapping_keys
 from recfx.ir.shapes import BATCH
@@ -96,7 +97,7 @@ class _EntryWriter:
             "_tree_flatten": pytree.tree_flatten,
             "_defining_leaves": defining_leaves,
             "_container_keys": container_keys,
-            "_canonical": _canonical,
+            "_canonical": all_canonical,
             "_as_dict": as_dict,
             "_one_row_entry": one_row,
         }
@@ -171,14 +172,26 @@ class _EntryWriter:
             self.namespace[f"_{name}"] = spec
             if container_kind(spec.type) is not None:
                 self.namespace |= {f"_{name}": spec.type, f"_k{name}": spec.context}
-                differs = f"type({expression}) is not _{name} or _container_keys({expression}) != _k{name}"
-                self._emit(f"if {differs}: _explain({self.values})")
-                self._emit(f"l{name} = _defining_leaves({expression})")
+                self._unpack_container(name, expression, spec)
             else:
-                value = f"_canonical({expression})" if _holds_container(spec) else expression
+                value = f"_canonical({expression})" if holds_container(spec) else expression
                 self._emit(f"l{name}, t{name} = _tree_flatten({value})")
                 self._emit(f"if t{name} != _{name}: _explain({self.values})")
             self.leaf_expressions += [f"l{name}[{i}]" for i in range(spec.num_leaves)]
+
+    def _unpack_container(self, name: str, expression: str, spec: pytree.TreeSpec) -> None:
+        """Emits the code that reads what defines a container of TorchRec's; a JaggedTensor without offsets is read at once."""
+        held = f"h{name}"
+        self._emit(f"{held} = {expression}")
+        if container_kind(spec.type) == JAGGED:
+            self._emit(f"if type({held}) is not _{name}: _explain({self.values})")
+            self._emit(f"n{name} = {held}._lengths")
+            plain = f"{held}._offsets is None and n{name} is not None and n{name}.ndim == 1"
+            parts = f"({held}._values, {held}._weights, n{name}, None)"
+            self._emit(f"l{name} = {parts} if {plain} else _defining_leaves({held})")
+            return
+        self._emit(f"if type({held}) is not _{name} or _container_keys({held}) != _k{name}: _explain({self.values})")
+        self._emit(f"l{name} = _defining_leaves({held})")
 
     def _check(self, index: int, spec: LeafSpec, expression: str) -> None:
         x = f"x{index}"
@@ -282,6 +295,9 @@ class _EntryWriter:
             pairs = zip(spec.context, children, strict=True)
             return "{" + ", ".join(f"{key!r}: {value}" for key, value in pairs) + "}"
         name = f"_u{len(self.namespace)}"
+        if container_kind(spec.type) == JAGGED:
+            self.namespace[name] = jagged_builder(spec.type)
+            return f"{name}({inner})"
         self.namespace |= {name: rebuild_node(spec.type), f"{name}c": spec.context}
         return f"{name}([{inner}], {name}c)"
 
@@ -290,11 +306,3 @@ class _EntryWriter:
         signature = self.signature
         given = {name: v for name, v in zip(signature.parameters, values, strict=True) if v is not MISSING}
         signature.check(signature.flatten((), {**given, **(defaults or {})}))
-
-
-def _holds_container(spec: pytree.TreeSpec) -> bool:
-    return any(container_kind(child.type) is not None or _holds_container(child) for child in spec.children())
-
-
-def _canonical(value: Any) -> Any:
-    return pytree.tree_map(canonical, value, is_leaf=is_container)

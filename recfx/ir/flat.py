@@ -17,6 +17,7 @@ from typing import Any
 import torch
 from torch import fx
 
+from recfx.ir.complete_sums import complete_sums, lengths_of_offsets
 from recfx.ir.program import Program, get_state
 
 _aten = torch.ops.aten
@@ -118,6 +119,9 @@ class _Writer:
         self.bound: dict[int, str] = {}
         self.names: dict[fx.Node, str] = {}
         self.listed = {node for node in program.graph.nodes if _only_numbers(node)}
+        self.sums = {node: lengths for node in program.graph.nodes if (lengths := lengths_of_offsets(node)) is not None}
+        inner = [part for node in self.sums for part in node.args[0] if len(part.users) == 1]
+        self.skipped = set(inner)
 
     def write(self) -> tuple[str, dict[str, Any]]:
         last = self._last_uses()
@@ -133,6 +137,8 @@ class _Writer:
             if node.op == "get_attr":
                 state = get_state(self.program.module, str(node.target))
                 self.names[node] = self._bind(state, f"p_{_identifier(str(node.target))}")
+            elif node in self.skipped:
+                continue
             elif node.op == "call_function":
                 lines.append(f"        {self._name(node)} = {self._call(node)}")
                 lines += self._free(last.get(node, []))
@@ -147,7 +153,9 @@ class _Writer:
         seen: set[fx.Node] = set()
         last: dict[fx.Node, list[fx.Node]] = {}
         for node in reversed(self.program.graph.nodes):
-            for used in [*node.all_input_nodes, node]:
+            if node in self.skipped:
+                continue
+            for used in [*([self.sums[node]] if node in self.sums else node.all_input_nodes), node]:
                 if used not in seen:
                     seen.add(used)
                     last.setdefault(node, []).append(used)
@@ -164,6 +172,8 @@ class _Writer:
 
     def _call(self, node: fx.Node) -> str:
         target = node.target
+        if node in self.sums:
+            return f"{self._bind(complete_sums, 'f_complete_sums')}({self._text(self.sums[node])})"
         if node in self.listed:
             return f"{self._text(node.args[0])}.tolist()"
         if target is _aten.item.default and _element_of(node.args[0]) in self.listed:

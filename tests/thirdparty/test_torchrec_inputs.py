@@ -170,3 +170,18 @@ def test_keyed_tensors_are_inputs() -> None:
         fast(keyed(["a", "b"], [4, 2], torch.randn(2, 6)))
     with pytest.raises(recfx.InputError, match="key_dim=0"):
         fast(keyed(["a", "b"], [2, 4], torch.randn(6, 3), key_dim=0))
+
+
+@pytest.mark.parametrize("absent", [(), (1,), (1, 3), (1, 2)])
+def test_jagged_tensors_of_outputs_are_as_the_constructor_makes_them(absent: tuple[int, ...]) -> None:
+    from torchrec.sparse.jagged_tensor import JaggedTensor
+
+    from recfx.ir.jagged_outputs import jagged_builder
+
+    given = [torch.randn(3, 2), torch.rand(3), torch.tensor([1, 2]), torch.tensor([0, 1, 3])]
+    parts = [None if i in absent else part for i, part in enumerate(given)]
+    made, want = jagged_builder(JaggedTensor)(*parts), JaggedTensor(*parts)
+    assert type(made) is JaggedTensor
+    assert vars(made).keys() == vars(want).keys()
+    assert all(vars(made)[name] is value for name, value in vars(want).items())
+    assert torch.equal(made.offsets(), want.offsets())
