@@ -38,8 +38,8 @@ _BINARY: dict[type, tuple[str, Callable[[Any, Any], Any]]] = {
 }
 #: Name -> (number of arguments or None for any, Python source, function).
 _FUNCTIONS: dict[str, tuple[int | None, str, Callable[..., Any]]] = {
-    "Max": (None, "max({})", _pick(max, torch.sym_max)),
-    "Min": (None, "min({})", _pick(min, torch.sym_min)),
+    "Max": (None, "max(({},))", _pick(max, torch.sym_max)),
+    "Min": (None, "min(({},))", _pick(min, torch.sym_min)),
     "Mod": (2, "({} % {})", operator.mod),
     "PythonMod": (2, "({} % {})", operator.mod),
     "FloorDiv": (2, "({} // {})", operator.floordiv),
