@@ -81,3 +81,24 @@ def test_gelu_keeps_its_precision_far_below_zero(approximate: str) -> None:
     assert float(found[0]) < 0
     assert float(found[1]) == pytest.approx(float(torch.nn.functional.gelu(x[1].double(), approximate=approximate)))
     assert found[3:].isnan().all()
+
+
+@pytest.mark.parametrize(
+    ("message", "refusal"), [("no float64\nmore", "NotImplementedError: no float64"), ("", "NotImplementedError: ")]
+)
+def test_a_refusal_is_told_in_one_line(monkeypatch: pytest.MonkeyPatch, message: str, refusal: str) -> None:
+    """The reference is then the program in its own types."""
+
+    def refuse(*given: object) -> None:
+        raise NotImplementedError(message)
+
+    builder = GraphBuilder({"x": ("batch", 4)})
+    program = builder.build(builder.call(_aten.tanh.default, builder.inputs["x"]))
+    monkeypatch.setattr("recfx.ir.reference_run.run_in_float64", refuse)
+    leaf = torch.randn(3, 4)
+    reference = Reference(program, (leaf,))
+    assert reference.refusal is None
+    (found,) = reference()
+    assert reference.refusal == refusal
+    assert torch.equal(found, leaf.tanh())
+    assert float(reference.spread(0).max()) < 1e-6

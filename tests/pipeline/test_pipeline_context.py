@@ -204,6 +204,8 @@ def test_when_two_values_are_alike() -> None:
     assert _same_meta(3, 3)
     assert not _same_meta(3, 4)
     assert not _same_meta(3, 3.0)
+    assert not _same_meta(3, "3")
+    assert not _same_meta("3", 3)
     size = linear().placeholders()[0].meta["val"].shape[0]
     assert _same_meta(size, size)
     assert _same_meta(size, linear().placeholders()[0].meta["val"].shape[0])
