@@ -74,8 +74,12 @@ def test_arguments_of_a_plan_are_checked() -> None:
             run(1, 2)
         with pytest.raises(TypeError):
             run(1, 1, 1, "x", 0)
+        with pytest.raises(TypeError):
+            run(1, 1, 1, 0, "x")
         with pytest.raises(OverflowError):
             run(1, 1, 1, 2**64, 0)
+        with pytest.raises(OverflowError):
+            run(1, 1, 1, 0, 2**64)
     with pytest.raises(TypeError, match="takes its handle"):
         found.run_counted(1, 1, 1, 0)
 
