@@ -15,7 +15,7 @@ from typing import Any
 from setuptools import Extension, setup
 from setuptools.command.build_ext import build_ext
 
-SOURCES = Path("targets/native/csrc")
+SOURCES = Path("recfx/kernels/csrc")
 AVX2 = ["-mavx2", "-mfma", "-mf16c"]
 AVX512 = [*AVX2, "-mavx512f", "-mavx512bw", "-mavx512dq", "-mavx512vl", "-mavx512cd", "-mprefer-vector-width=512"]
 COMMON = ["plan", "pool", "openmp", "turns", "propagate", "bpr", "queries", "retrieval", "search_levels", "levels"]
@@ -91,7 +91,7 @@ if __name__ == "__main__":
     setup(
         ext_modules=[
             Extension(
-                "recfx.targets.native._kernels",
+                "recfx.kernels._kernels",
                 sources=[
                     *(str(SOURCES / f"{name}.cpp") for name in flags_of_sources(platform.machine())),
                     str(SOURCES / f"{MODULE}.cpp"),

@@ -27,15 +27,15 @@ from hypothesis import HealthCheck, Phase, given, seed, settings
 from torch import fx
 
 from benchmarks.environment import environment
+from recfx.capture.find_bags import find_bags
+from recfx.driver.lowering import lower
 from recfx.errors import MeasureError, RecfxError, VerificationError
 from recfx.ir import Level, Program, verify_numeric
-from recfx.ir.find_bags import find_bags
 from recfx.ir.numeric import Exactness, weakest
 from recfx.ir.operators import DIALECT
-from recfx.ir.outputs import own_outputs
-from recfx.lowering import lower
 from recfx.passes import default_pipeline
 from recfx.pipeline import Pipeline
+from recfx.runtime.outputs import own_outputs
 from recfx.targets import resolve
 from recfx.testing import rec_graphs
 

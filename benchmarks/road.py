@@ -9,10 +9,12 @@ import timeit
 
 import torch
 
-from recfx.ir import capture, entry_function, verify_meta
+from recfx.capture import capture
+from recfx.ir import verify_meta
 from recfx.ir.program import Program
 from recfx.passes import DEFAULT_PIPELINE
 from recfx.pipeline import Pipeline
+from recfx.runtime import entry_function
 from recfx.testing import GraphBuilder
 from recfx.zoo import build
 

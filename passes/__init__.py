@@ -1,29 +1,29 @@
 """Built-in passes. Importing this package registers them by name."""
 
-from recfx.passes.batch_selects import BatchSelects
-from recfx.passes.binarize_embeddings import BinarizeEmbeddings
-from recfx.passes.canonicalize import Canonicalize
-from recfx.passes.fold_affine import FoldAffine
-from recfx.passes.fold_batchnorm import FoldBatchnorm
-from recfx.passes.fold_constants import FoldConstants
-from recfx.passes.fold_linear_into_table import FoldLinearIntoTable
-from recfx.passes.form_bags import FormBags
-from recfx.passes.fuse_cross import FuseCross
-from recfx.passes.fuse_dot_interaction import FuseDotInteraction
-from recfx.passes.fuse_fm import FuseFm
-from recfx.passes.fuse_lookups import FuseLookups
-from recfx.passes.fuse_mlp import FuseMlp
-from recfx.passes.fuse_parallel_linears import FuseParallelLinears
-from recfx.passes.fuse_target_attention import FuseTargetAttention
-from recfx.passes.hoist_requests import HoistRequests
-from recfx.passes.join_cross_experts import JoinCrossExperts
-from recfx.passes.merge_duplicates import MergeDuplicates
-from recfx.passes.merge_tables import MergeTables
-from recfx.passes.narrow_last_position import NarrowLastPosition
-from recfx.passes.quantize_embeddings import QuantizeEmbeddings
-from recfx.passes.quantize_linears import QuantizeLinears
-from recfx.passes.quantize_tables import QuantizeTables
-from recfx.passes.tabulate_towers import TabulateTowers
+from recfx.passes.attention.fuse_target_attention import FuseTargetAttention
+from recfx.passes.clean.batch_selects import BatchSelects
+from recfx.passes.clean.canonicalize import Canonicalize
+from recfx.passes.clean.merge_duplicates import MergeDuplicates
+from recfx.passes.clean.merge_tables import MergeTables
+from recfx.passes.cross.fuse_cross import FuseCross
+from recfx.passes.cross.join_cross_experts import JoinCrossExperts
+from recfx.passes.fold.fold_affine import FoldAffine
+from recfx.passes.fold.fold_batchnorm import FoldBatchnorm
+from recfx.passes.fold.fold_constants import FoldConstants
+from recfx.passes.fold.fold_linear_into_table import FoldLinearIntoTable
+from recfx.passes.hoist.hoist_requests import HoistRequests
+from recfx.passes.interaction.fuse_dot_interaction import FuseDotInteraction
+from recfx.passes.interaction.fuse_fm import FuseFm
+from recfx.passes.lookups.form_bags import FormBags
+from recfx.passes.lookups.fuse_lookups import FuseLookups
+from recfx.passes.mlp.fuse_mlp import FuseMlp
+from recfx.passes.mlp.fuse_parallel_linears import FuseParallelLinears
+from recfx.passes.narrow.narrow_last_position import NarrowLastPosition
+from recfx.passes.narrow.tabulate_towers import TabulateTowers
+from recfx.passes.quantize.binarize_embeddings import BinarizeEmbeddings
+from recfx.passes.quantize.quantize_embeddings import QuantizeEmbeddings
+from recfx.passes.quantize.quantize_linears import QuantizeLinears
+from recfx.passes.quantize.quantize_tables import QuantizeTables
 
 #: What keeps every bit. Constants are folded before duplicates are looked for, so that equal index tables merge too.
 EXACT_PIPELINE = "canonicalize,fold-constants,merge-tables,merge-duplicates,batch-selects"

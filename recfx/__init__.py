@@ -16,8 +16,9 @@ __version__ = "0.1.0"
 
 if TYPE_CHECKING:
     from recfx import testing
-    from recfx.artifact import load
     from recfx.compiled import CompiledModel
+    from recfx.driver.artifact import load
+    from recfx.driver.report import explain
     from recfx.errors import (
         ArtifactError,
         CaptureError,
@@ -32,7 +33,6 @@ if TYPE_CHECKING:
     from recfx.optimizer import optimize
     from recfx.pipeline import Miss, Pass, PassContext, PassSpec, Pipeline
     from recfx.pipeline.rewrite import rewrite
-    from recfx.report import explain
 
 #: Public name -> the module it lives in; imported at first use, so that `import recfx` stays quick.
 _PUBLIC = {
@@ -52,8 +52,8 @@ _PUBLIC = {
     "Program": "recfx.ir",
     "TargetError": "recfx.errors",
     "VerificationError": "recfx.errors",
-    "explain": "recfx.report",
-    "load": "recfx.artifact",
+    "explain": "recfx.driver.report",
+    "load": "recfx.driver.artifact",
     "optimize": "recfx.optimizer",
     "rewrite": "recfx.pipeline",
 }

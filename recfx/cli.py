@@ -142,8 +142,8 @@ def _doctor(options: argparse.Namespace) -> int:
 
 
 def _explain(options: argparse.Namespace) -> int:
-    from recfx.artifact import load
-    from recfx.report import explain
+    from recfx.driver.artifact import load
+    from recfx.driver.report import explain
 
     model = load(options.model)
     print(explain(model))

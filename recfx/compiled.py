@@ -8,18 +8,18 @@ from collections.abc import Callable, Mapping, Sequence
 from os import PathLike
 from typing import TYPE_CHECKING, Any, NoReturn
 
-from recfx.diagnose import diagnose
+from recfx.driver.diagnose import diagnose
+from recfx.driver.report import Report
 from recfx.errors import InputError, RecfxError
-from recfx.ir.entry import entry_function
 from recfx.ir.program import Program
-from recfx.report import Report
+from recfx.runtime.entry import entry_function
 from recfx.targets import Lowered
 
 if TYPE_CHECKING:
     import torch
 
-    from recfx.refresh import Recipe
-    from recfx.weight_watch import WeightWatch
+    from recfx.driver.refresh import Recipe
+    from recfx.driver.weight_watch import WeightWatch
 
 Build = Callable[[tuple[Any, ...], dict[str, Any]], "Parts"]
 
@@ -142,7 +142,7 @@ class CompiledModel:
         Raises:
             ArtifactError: The folder holds something else, or the model has no plain form.
         """
-        from recfx.artifact import save
+        from recfx.driver.artifact import save
 
         parts = self._ready()
         if self._watch is not None and self._watch.changed():
@@ -175,7 +175,7 @@ class CompiledModel:
             InputError: No model or example is at hand, or shapes changed.
             ArtifactError: The saved model cannot be refreshed.
         """
-        from recfx.refresh import refreshed
+        from recfx.driver.refresh import refreshed
 
         with self._lock:
             self._take(refreshed(self._ready(), model, example_inputs, constant_inputs))

@@ -10,28 +10,29 @@ from typing import Any
 
 import torch
 
+from recfx.capture import MAX_BATCH, capture
+from recfx.capture.capture_one_row import capture_one_row
+from recfx.capture.inputs import split_example
+from recfx.capture.model_state import unchanged
+from recfx.capture.requests import repeat_example, share_requests
 from recfx.compiled import CompiledModel, Parts
-from recfx.constant_inputs import Held, hold_constants
 from recfx.cost.arithmetic import arithmetic
+from recfx.driver.constant_inputs import Held, hold_constants
+from recfx.driver.lowering import lower
+from recfx.driver.measure import do_no_harm
+from recfx.driver.refresh import Recipe, state_shapes
+from recfx.driver.report import ARITHMETIC_ROWS, Report
+from recfx.driver.stages import Stages
+from recfx.driver.weight_watch import copied, watch_weights
 from recfx.errors import CaptureError, InputError, MeasureError, PassError, TargetError
-from recfx.harm import do_no_harm
-from recfx.ir import MAX_BATCH, Level, Program, capture, verify_numeric
+from recfx.ir import Level, Program, verify_numeric
 from recfx.ir.batch_limits import LIMITS
-from recfx.ir.capture_one_row import capture_one_row
-from recfx.ir.inputs import split_example
-from recfx.ir.model_state import unchanged
 from recfx.ir.numeric import Exactness, Run, weakest
-from recfx.ir.outputs import own_outputs
 from recfx.ir.program import Origin
-from recfx.ir.requests import repeat_example, share_requests
-from recfx.lowering import lower
 from recfx.passes import PRECISIONS, default_pipeline
 from recfx.pipeline import Dump, Instrument, Pass, Pipeline, PipelineResult
-from recfx.refresh import Recipe, state_shapes
-from recfx.report import ARITHMETIC_ROWS, Report
-from recfx.stages import Stages
+from recfx.runtime.outputs import own_outputs
 from recfx.targets import BACKENDS, Backend, Lowered, resolve
-from recfx.weight_watch import copied, watch_weights
 
 
 def optimize(

@@ -8,7 +8,8 @@ from typing import Any
 import torch
 from torch import nn
 
-from recfx.ir import capture, verify_meta
+from recfx.capture import capture
+from recfx.ir import verify_meta
 from recfx.ir.functional_ops import is_inplace
 
 Body = Callable[[torch.Tensor], Any]

@@ -9,9 +9,10 @@ import torch
 from pass_cases import Function, run
 from torch import Tensor, nn
 
-from recfx.ir import Exactness, Program, capture, same_graph, verify_meta, verify_numeric
-from recfx.ir.requests import share_requests
-from recfx.ir.rows import rows_of
+from recfx.analysis.batch_axis import rows_of
+from recfx.capture import capture
+from recfx.capture.requests import share_requests
+from recfx.ir import Exactness, Program, same_graph, verify_meta, verify_numeric
 from recfx.passes import HoistRequests
 
 PASS = HoistRequests(least_columns=1, least_fields=1)

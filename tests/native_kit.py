@@ -11,10 +11,11 @@ from hypothesis import settings
 from hypothesis import strategies as st
 
 import recfx.passes  # noqa: F401 - registers the passes
-from recfx.ir import Program, capture
-from recfx.ir.flat import flat_function
+from recfx.capture import capture
+from recfx.ir import Program
+from recfx.kernels.library import library, missing
 from recfx.pipeline import Pipeline
-from recfx.targets.native.library import library, missing
+from recfx.runtime.flat import flat_function
 from recfx.targets.native.partition import Partition, Partitioner
 
 needs_kernels = pytest.mark.skipif(missing() is not None, reason=str(missing()))

@@ -20,7 +20,7 @@ PARTS = ("tests", "sanitizers", "mutants", "random")
 
 def levels() -> tuple[str, ...]:
     """The instruction-set levels that this processor runs."""
-    from recfx.targets.native.library import library
+    from recfx.kernels.library import library
 
     return library().levels
 

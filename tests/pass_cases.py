@@ -12,7 +12,8 @@ import torch
 from torch import nn
 
 from recfx import zoo
-from recfx.ir import Exactness, Program, capture, same_graph, verify_meta, verify_numeric
+from recfx.capture import capture
+from recfx.ir import Exactness, Program, same_graph, verify_meta, verify_numeric
 from recfx.ir.printer import operator_name
 from recfx.passes import DEFAULT_PIPELINE
 from recfx.pipeline import Pass, Pipeline, PipelineResult

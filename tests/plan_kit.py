@@ -12,7 +12,7 @@ import torch
 from native_kit import LEVELS, Module, partition
 from torch.nn import functional
 
-from recfx.ir import capture
+from recfx.capture import capture
 from recfx.passes import NATIVE_PIPELINE
 from recfx.pipeline import Pipeline
 from recfx.targets.native.builder import Slot, Step

@@ -9,7 +9,8 @@ from models import TinyCtr
 from models import tiny_inputs as tiny_inputs_of
 from torch import nn
 
-from recfx.ir import Program, capture
+from recfx.capture import capture
+from recfx.ir import Program
 
 I64 = torch.tensor([0, 2, 1])
 

@@ -10,7 +10,8 @@ from pass_cases import Case, Function, run
 from torch import nn
 from torch.nn import functional as F
 
-from recfx.ir import Exactness, Program, capture, same_graph, verify_meta, verify_numeric
+from recfx.capture import capture
+from recfx.ir import Exactness, Program, same_graph, verify_meta, verify_numeric
 from recfx.ops.hamming import code_dot, round_queries
 from recfx.pipeline import Pass, Pipeline
 

@@ -159,7 +159,7 @@ def test_rooms_below_the_road_stand_in_layers() -> None:
         ("passes", "from ..targets import native"),
         ("targets", "from recfx import passes"),
         ("targets", "from importlib import import_module\nimport_module('recfx.pipeline')"),
-        ("targets", "class A:\n    def f(self):\n        import recfx.passes.canonicalize as c"),
+        ("targets", "class A:\n    def f(self):\n        import recfx.passes.clean.canonicalize as c"),
         ("data", "from ..optimizer import optimize"),
         ("cost", "if TYPE_CHECKING:\n    from recfx.pipeline import Pass"),
         ("cost", "if not typing.TYPE_CHECKING:\n    pass\nelse:\n    from recfx.passes import FuseMlp"),
@@ -175,7 +175,7 @@ def test_a_forbidden_import_is_found(room: str, source: str) -> None:
     ("room", "source"),
     [
         ("report", "if TYPE_CHECKING:\n    from recfx.compiled import CompiledModel"),
-        ("retrieval", "from recfx.targets.native.library import load"),
+        ("retrieval", "from recfx.kernels.library import load"),
         ("passes", "from ..ir import Program\nfrom ._match import value"),
         ("errors", "import recfxtra, os.path\nfrom torch import nn"),
     ],

@@ -49,7 +49,7 @@ def test_wheel_holds_the_package_and_nothing_else(wheel: Path) -> None:
     for needed in (
         "recfx/passes/__init__.py",
         "recfx/targets/eager/backend.py",
-        "recfx/ir/capture.py",
+        "recfx/capture/capture.py",
         "recfx/py.typed",
     ):
         assert needed in names

@@ -12,10 +12,10 @@ import torch.nn.functional as F
 from torch import nn
 
 import recfx
+from recfx.driver.stages import Stages
 from recfx.errors import CaptureError, PassError, VerificationError
 from recfx.passes import default_pipeline
 from recfx.pipeline import Pass, PassContext, PassSpec, Pipeline
-from recfx.stages import Stages
 
 
 class Model(nn.Module):
@@ -115,7 +115,7 @@ class RaisesOnPurpose(Pass):
 
 @pytest.mark.parametrize("item", [Raises, Spoils])
 def test_a_failing_pass_is_left_out_of_a_lenient_run_alone(item: type[Pass], tmp_path: Path) -> None:
-    program = recfx.ir.capture(Model(NUMBERS["mean"]).eval(), (torch.randn(6, 8), torch.randint(0, 20, (6, 5))))
+    program = recfx.capture.capture(Model(NUMBERS["mean"]).eval(), (torch.randn(6, 8), torch.randint(0, 20, (6, 5))))
     result = Pipeline([item, "canonicalize"]).run(program, lenient=True, reproducer=tmp_path)
     failed, canonicalized = result.records
     assert failed.fired == 0
@@ -129,7 +129,7 @@ def test_a_failing_pass_is_left_out_of_a_lenient_run_alone(item: type[Pass], tmp
 
 
 def test_what_a_pass_raises_on_purpose_is_raised(tmp_path: Path) -> None:
-    program = recfx.ir.capture(Model(NUMBERS["mean"]).eval(), (torch.randn(6, 8), torch.randint(0, 20, (6, 5))))
+    program = recfx.capture.capture(Model(NUMBERS["mean"]).eval(), (torch.randn(6, 8), torch.randint(0, 20, (6, 5))))
     with pytest.raises(PassError, match="the catalogue has no towers"):
         Pipeline([RaisesOnPurpose]).run(program, lenient=True, reproducer=tmp_path)
 
@@ -141,7 +141,7 @@ def test_a_rule_that_raises_has_missed() -> None:
         ctx.call(torch.ops.aten.relu.default, node.args[0])
         return node.args[2]
 
-    program = recfx.ir.capture(Model(NUMBERS["mean"]).eval(), (torch.randn(6, 8), torch.randint(0, 20, (6, 5))))
+    program = recfx.capture.capture(Model(NUMBERS["mean"]).eval(), (torch.randn(6, 8), torch.randint(0, 20, (6, 5))))
     result = Pipeline([reads_a_third_argument]).run(program, lenient=True)
     (miss,) = result.records[0].misses
     assert miss.reason == "the rule raised IndexError: tuple index out of range"

@@ -210,7 +210,7 @@ def compare(kind: str) -> list[str]:
     """The differences between torch and a program of the cases of a kind, at every level."""
     from native_kit import LEVELS, partition, program_of
 
-    from recfx.ir.flat import flat_function
+    from recfx.runtime.flat import flat_function
 
     cases = {name: case for name, case in KINDS[kind].items() if _takes(case)}
     inputs = [tensor for _, own in cases.values() for tensor in own]

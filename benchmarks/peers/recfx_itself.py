@@ -38,7 +38,7 @@ class Recfx(Peer):
 
 def _settled(compiled: Run, inputs: tuple[object, ...]) -> Run:
     """What is compiled after a first call, with its tables where they are to stay."""
-    from recfx.targets.native import huge_pages
+    from recfx.kernels import huge_pages
 
     compiled(*inputs)
     huge_pages.wait()

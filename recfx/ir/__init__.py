@@ -1,9 +1,6 @@
-"""What a model is once captured: capture, `Program`, verifier, printer, diff and the flat runner."""
+"""What a model is once captured: `Program`, verifier, printer and diff."""
 
-from recfx.ir.capture import MAX_BATCH, capture
 from recfx.ir.diff import diff, same_graph
-from recfx.ir.entry import entry_function
-from recfx.ir.flat import flat_function
 from recfx.ir.leaves import LeafSpec
 from recfx.ir.numeric import Exactness, verify_numeric
 from recfx.ir.printer import render
@@ -12,7 +9,6 @@ from recfx.ir.signature import Signature
 from recfx.ir.verify import Level, verify_meta, verify_structure
 
 __all__ = [
-    "MAX_BATCH",
     "Applied",
     "Exactness",
     "LeafSpec",
@@ -20,10 +16,7 @@ __all__ = [
     "Origin",
     "Program",
     "Signature",
-    "capture",
     "diff",
-    "entry_function",
-    "flat_function",
     "render",
     "same_graph",
     "verify_meta",

@@ -13,7 +13,7 @@ import sympy
 import torch
 from torch.fx.experimental.symbolic_shapes import ShapeEnv
 
-from recfx.ir.explain_export import is_users_file
+from recfx.capture.explain_export import is_users_file
 
 #: More sizes than these are not compared one by one.
 _MOST_DOUBTFUL = 8

@@ -10,8 +10,8 @@ from typing import Any
 
 import torch
 
+from recfx.capture.crosscheck import largest_difference
 from recfx.errors import VerificationError
-from recfx.ir.crosscheck import largest_difference
 from recfx.ir.probes import probes
 from recfx.ir.program import Program
 from recfx.ir.reference_run import Reference

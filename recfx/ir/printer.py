@@ -10,8 +10,8 @@ from typing import Any
 import torch
 from torch import fx
 
+from recfx.ir.lookup_ops import tables_of
 from recfx.ir.program import Program, module_path
-from recfx.ir.tables import tables_of
 
 
 def render(program: Program, *, max_nodes: int | None = None) -> str:

@@ -15,12 +15,12 @@ import torch
 from torch import fx
 from torch.utils._python_dispatch import TorchDispatchMode
 
-from recfx.ir.bag_rows import BAGS, with_read_rows
+from recfx.ir.float64_bags import BAGS, with_read_rows
 from recfx.ir.formulas import FORMULAS
+from recfx.ir.lookup_ops import reads_as_table
 from recfx.ir.operators import DIALECT
 from recfx.ir.program import Program
 from recfx.ir.rounding import RoundingNoise, is_float, rounds
-from recfx.ir.tables import reads_as_table
 
 _SAMPLES = 6
 

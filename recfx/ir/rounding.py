@@ -7,7 +7,7 @@ from typing import Any
 
 import torch
 
-from recfx.ir.bag_rows import BAGS, with_read_rows
+from recfx.ir.float64_bags import BAGS, with_read_rows
 
 _aten = torch.ops.aten
 _LAYER_NORMS = (_aten.layer_norm.default, _aten.native_layer_norm.default)

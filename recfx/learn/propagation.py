@@ -13,7 +13,7 @@ from typing import TypeVar
 import torch
 from torch import Tensor, nn
 
-import recfx.targets.native.graph  # noqa: F401 - registers the kernels
+import recfx.ops.graph_kernels  # noqa: F401 - registers the kernels
 from recfx.ops.propagation import propagate
 from recfx.zoo import NormalizedAdjacency
 

@@ -16,7 +16,7 @@ from typing import Any
 
 import torch
 
-from recfx.ir.tables import ROW_PICKERS, TABLE_ARGUMENTS
+from recfx.ir.lookup_ops import ROW_PICKERS, TABLE_ARGUMENTS
 from recfx.ops import checks
 from recfx.ops.library import define
 from recfx.ops.plain_lookup import PlainLookup

@@ -21,11 +21,11 @@ from recfx.errors import ArtifactError, InputError
 from recfx.formats.folders import SealedFolder, seal
 from recfx.formats.records import decode
 from recfx.formats.staging import write_folder
+from recfx.kernels.searches import BLOCK
 from recfx.retrieval.grid import Grid, Kind
 from recfx.retrieval.options import Metric, checked_options, checked_size
 from recfx.retrieval.packing import words_of
 from recfx.retrieval.store import Store
-from recfx.targets.native.retrieval import BLOCK
 
 if TYPE_CHECKING:
     from recfx.retrieval.index import Index

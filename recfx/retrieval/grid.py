@@ -15,7 +15,7 @@ from torch import Tensor
 from recfx.errors import InputError
 from recfx.formats.searchable import LARGEST, unfit
 from recfx.formats.symmetric import lowest, nearest_codes
-from recfx.targets.native.retrieval import BLOCK
+from recfx.kernels.searches import BLOCK
 
 Kind = Literal["table", "row", "symmetric", "dimension"]
 KINDS: tuple[Kind, ...] = get_args(Kind)

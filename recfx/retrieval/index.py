@@ -9,6 +9,8 @@ import torch
 from torch import Tensor
 
 from recfx.errors import InputError
+from recfx.kernels.library import missing
+from recfx.kernels.searches import Scan, scan, shortlist
 from recfx.retrieval import grid as grids
 from recfx.retrieval import reference
 from recfx.retrieval.encoding import encode_blocks, round_items
@@ -19,11 +21,9 @@ from recfx.retrieval.options import Metric, checked_codes, checked_options, chec
 from recfx.retrieval.packing import BITS, pack, pack_bytes, rows_of, to_blocks, unpack
 from recfx.retrieval.queries import prepare
 from recfx.retrieval.store import Store, repeated
-from recfx.targets.native.library import missing
-from recfx.targets.native.retrieval import Scan, scan, shortlist
 
 if TYPE_CHECKING:
-    from recfx.retrieval.handoff import FaissKind
+    from recfx.retrieval.faiss_export import FaissKind
 
 _WHERE = "recfx.retrieval.Index"
 
@@ -294,7 +294,7 @@ class Index:
         return load(path, check=check)
 
     def to_faiss(self, kind: FaissKind | None = None) -> object:
-        """Hands the items to FAISS; see `recfx.retrieval.handoff.to_faiss`."""
-        from recfx.retrieval.handoff import to_faiss
+        """Hands the items to FAISS; see `recfx.retrieval.faiss_export.to_faiss`."""
+        from recfx.retrieval.faiss_export import to_faiss
 
         return to_faiss(self, kind)

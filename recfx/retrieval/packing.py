@@ -7,7 +7,7 @@ import torch
 from torch import Tensor
 
 from recfx.errors import InputError
-from recfx.targets.native.retrieval import BLOCK
+from recfx.kernels.searches import BLOCK
 
 #: The widths a code may have.
 BITS = (1, 2, 4, 8)

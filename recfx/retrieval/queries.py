@@ -17,13 +17,13 @@ import torch
 from torch import Tensor
 
 from recfx.errors import InputError
+from recfx.kernels.library import missing
+from recfx.kernels.searches import Rounded, Rounding, round_queries
 from recfx.retrieval import reference
 from recfx.retrieval.form import Form
 from recfx.retrieval.grid import Grid, checked, plain
 from recfx.retrieval.options import codes_of
 from recfx.retrieval.packing import words_of
-from recfx.targets.native.library import missing
-from recfx.targets.native.retrieval import Rounded, Rounding, round_queries
 
 
 @dataclass(slots=True)
@@ -31,7 +31,7 @@ class Prepared:
     """Queries, and score = gain * value + offset.
 
     Attributes:
-        rows: int32 words or int8 numbers, or values that the search rounds, see `recfx.targets.native.retrieval.Scan`.
+        rows: int32 words or int8 numbers, or values that the search rounds, see `recfx.kernels.searches.Scan`.
         scale: float32 [n], or None where items rank by the product.
         bias: float32 [n], or None.
         gain: float32 [Q]; None where the search rounds.

@@ -8,15 +8,15 @@ import torch
 from torch import Tensor
 
 from recfx.formats.searchable import LARGEST
+from recfx.kernels.searches import Rounded, Rounding, Scan
 from recfx.retrieval.packing import pack, rows_of, unpack
 from recfx.retrieval.rounding import round_rows
-from recfx.targets.native.retrieval import Rounded, Rounding, Scan
 
 _BLOCK_VALUES = 1 << 22
 
 
 def scan(search: Scan) -> tuple[Tensor, Tensor]:
-    """See `recfx.targets.native.retrieval.scan`."""
+    """See `recfx.kernels.searches.scan`."""
     search = _with_rounded_queries(search)
     queries = len(search.queries)
     best = torch.full((queries, search.k), -torch.inf, dtype=torch.float64)
@@ -38,12 +38,12 @@ def scan(search: Scan) -> tuple[Tensor, Tensor]:
 
 
 def shortlist(search: Scan) -> Tensor:
-    """See `recfx.targets.native.retrieval.shortlist`."""
+    """See `recfx.kernels.searches.shortlist`."""
     return scan(search)[1]
 
 
 def round_queries(asked: Rounding, width: int) -> Rounded:
-    """See `recfx.targets.native.retrieval.round_queries`."""
+    """See `recfx.kernels.searches.round_queries`."""
     values = asked.values
     bad = (values > 1 if asked.to == "codes" else ~(values.abs() <= LARGEST)).any(1).nonzero()
     if len(bad):
@@ -104,7 +104,7 @@ def _hidden(search: Scan, some: Tensor) -> Tensor:
 def rescore(
     rows: Tensor, queries: Tensor, shortlist: Tensor, k: int, affine: tuple[Tensor, Tensor, Tensor] | None = None
 ) -> tuple[Tensor, Tensor]:
-    """See `recfx.targets.native.retrieval.rescore`; float rows add up in another order there."""
+    """See `recfx.kernels.searches.rescore`; float rows add up in another order there."""
     by_id = shortlist.sort(1).values
     chosen = rows[by_id.clamp(min=0)] if len(rows) else rows.new_zeros(*by_id.shape, rows.shape[1])
     wide = torch.float64 if rows.dtype == torch.uint8 else torch.float32

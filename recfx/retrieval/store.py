@@ -8,10 +8,10 @@ import torch
 from torch import Tensor
 
 from recfx.errors import InputError
+from recfx.kernels import huge_pages
+from recfx.kernels.searches import BLOCK
 from recfx.retrieval.grid import Grid
 from recfx.retrieval.packing import write_rows
-from recfx.targets.native import huge_pages
-from recfx.targets.native.retrieval import BLOCK
 
 _WORD = 64
 

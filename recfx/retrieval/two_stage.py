@@ -19,6 +19,9 @@ from torch import Tensor
 
 from recfx.errors import InputError
 from recfx.formats._progress import progress
+from recfx.kernels import huge_pages
+from recfx.kernels.library import missing
+from recfx.kernels.searches import rescore
 from recfx.retrieval import grid as grids
 from recfx.retrieval import reference
 from recfx.retrieval.exclusion import Exclude, compressed
@@ -27,9 +30,6 @@ from recfx.retrieval.index import Index
 from recfx.retrieval.options import checked_options
 from recfx.retrieval.queries import rounded
 from recfx.retrieval.rounding import round_rows
-from recfx.targets.native import huge_pages
-from recfx.targets.native.library import missing
-from recfx.targets.native.retrieval import rescore
 
 Rescore = Literal["float32", "float16", "int8"]
 

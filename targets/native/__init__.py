@@ -1,51 +1,5 @@
 """The native backend: C++ kernels for recommendation models on CPUs, reached through a plain C interface."""
 
-from recfx.targets.native import (
-    rules_attention,
-    rules_composites,
-    rules_concatenate,
-    rules_convolution,
-    rules_einsum,
-    rules_fold,
-    rules_functions,
-    rules_gemm,
-    rules_hamming,
-    rules_integer,
-    rules_layout,
-    rules_lookup,
-    rules_masks,
-    rules_matrix,
-    rules_normalized,
-    rules_pointwise,
-    rules_recurrent,
-    rules_repeat,
-    rules_rows,
-    rules_view,
-    rules_whole,
-)
 from recfx.targets.native.backend import NativeBackend
 
-__all__ = [
-    "NativeBackend",
-    "rules_attention",
-    "rules_composites",
-    "rules_concatenate",
-    "rules_convolution",
-    "rules_einsum",
-    "rules_fold",
-    "rules_functions",
-    "rules_gemm",
-    "rules_hamming",
-    "rules_integer",
-    "rules_layout",
-    "rules_lookup",
-    "rules_masks",
-    "rules_matrix",
-    "rules_normalized",
-    "rules_pointwise",
-    "rules_recurrent",
-    "rules_repeat",
-    "rules_rows",
-    "rules_view",
-    "rules_whole",
-]
+__all__ = ["NativeBackend"]

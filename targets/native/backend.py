@@ -6,15 +6,15 @@ from typing import ClassVar
 
 from torch import fx
 
-from recfx.ir.flat import flat_function
 from recfx.ir.numeric import Exactness
 from recfx.ir.program import Program
+from recfx.kernels import huge_pages
+from recfx.kernels.library import level, library, missing
+from recfx.runtime.flat import flat_function
 from recfx.targets.base import Backend, Lowered, Verdict, is_operator
 from recfx.targets.eager import EagerBackend
 from recfx.targets.eager.lookups import with_plain_lookups
-from recfx.targets.native import huge_pages
 from recfx.targets.native.fixed_shapes import with_free_batch
-from recfx.targets.native.library import level, library, missing
 from recfx.targets.native.partition import Partitioner
 
 

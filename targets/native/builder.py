@@ -10,13 +10,13 @@ import torch
 from torch import fx
 
 from recfx.ir.program import get_state
-from recfx.targets.native.abi import DTYPES, RANK, Kind, Place
+from recfx.kernels.abi import DTYPES, RANK, Kind, Place
 from recfx.targets.native.concatenations import columns_in
 from recfx.targets.native.values import Dim, Unsupported, Value, contiguous, merge, mixed_like, shape_of
 from recfx.targets.native.weights import Packer
 
 if TYPE_CHECKING:
-    from recfx.targets.native.rules_pointwise import Pointwise
+    from recfx.targets.native.rules.pointwise import Pointwise
 
 
 @dataclasses.dataclass
@@ -196,7 +196,7 @@ class PlanBuilder:
         Raises:
             Unsupported: It is of a dtype that no step copies.
         """
-        from recfx.targets.native.rules_pointwise import COPIED, emit_pointwise
+        from recfx.targets.native.rules.pointwise import COPIED, emit_pointwise
 
         if self.dtype(value) not in COPIED or self.slots[to.slot].dtype is not self.dtype(value):
             raise Unsupported(f"it copies {self.dtype(value)}")

@@ -12,10 +12,10 @@ from torch import fx
 
 from recfx.errors import InputError, TargetError
 from recfx.ir.program import where
-from recfx.targets.native.abi import CError
+from recfx.kernels.abi import CError
+from recfx.kernels.library import Library
+from recfx.kernels.memory import NO_MEMORY_HINT
 from recfx.targets.native.builder import PlanBuilder, Slot
-from recfx.targets.native.library import Library
-from recfx.targets.native.memory import NO_MEMORY_HINT
 from recfx.targets.native.plan import Plan
 
 

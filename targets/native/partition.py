@@ -11,15 +11,15 @@ from torch import fx
 
 from recfx.ir.program import Program
 from recfx.ir.sizes import asks_for_data
+from recfx.kernels.abi import Place
+from recfx.kernels.library import Library
 from recfx.targets.base import is_operator
-from recfx.targets.native.abi import Place
 from recfx.targets.native.batch import batch_symbol
 from recfx.targets.native.builder import PlanBuilder, Slot
 from recfx.targets.native.call import Checks, plan_call
-from recfx.targets.native.library import Library
 from recfx.targets.native.plan import Plan
-from recfx.targets.native.rules import RULES
-from recfx.targets.native.rules_view import PARTS, drops_the_batch
+from recfx.targets.native.rules.registry import RULES
+from recfx.targets.native.rules.view import PARTS, drops_the_batch
 from recfx.targets.native.snapshot import Snapshot
 from recfx.targets.native.torch_path import TorchPath
 from recfx.targets.native.values import Unsupported, contiguous

@@ -8,11 +8,11 @@ from collections.abc import Sequence
 from typing import Any
 
 from recfx.errors import TargetError
-from recfx.targets.native.abi import DTYPES, CFeature, CSlot, CStep, CView, Kind, Place
+from recfx.kernels.abi import DTYPES, CFeature, CSlot, CStep, CView, Kind, Place
+from recfx.kernels.library import Library
+from recfx.kernels.memory import address
 from recfx.targets.native.bounds import check_bounds
 from recfx.targets.native.builder import PlanBuilder, Slot, Step, View
-from recfx.targets.native.library import Library
-from recfx.targets.native.memory import address
 from recfx.targets.native.slot_dtypes import check_dtypes
 
 #: Scratch of one block of rows, so that it stays in a core's own cache.

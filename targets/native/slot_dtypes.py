@@ -7,7 +7,7 @@ from collections.abc import Iterator, Sequence
 import torch
 
 from recfx.errors import TargetError
-from recfx.targets.native.abi import Kind
+from recfx.kernels.abi import Kind
 from recfx.targets.native.builder import Slot, Step
 
 Dtypes = frozenset[torch.dtype]

@@ -8,8 +8,8 @@ from typing import Any
 
 from torch import fx
 
-from recfx.ir.flat import flat_function
 from recfx.ir.program import Program
+from recfx.runtime.flat import flat_function
 
 
 class TorchPath:

@@ -8,8 +8,8 @@ from typing import Any
 
 import torch
 
-from recfx.targets.native.library import Library
-from recfx.targets.native.memory import address
+from recfx.kernels.library import Library
+from recfx.kernels.memory import address
 
 #: Number formats of a packed weight.
 FORMATS: dict[torch.dtype, int] = {torch.float32: 0, torch.bfloat16: 1, torch.int8: 2}

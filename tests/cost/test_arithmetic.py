@@ -9,9 +9,10 @@ from hypothesis import strategies as st
 from request_cases import small
 from torch.utils.flop_counter import FlopCounterMode
 
+from recfx.capture import capture
+from recfx.capture.requests import share_requests
 from recfx.cost.arithmetic import Arithmetic, arithmetic, arithmetic_of_nodes
-from recfx.ir import Program, capture
-from recfx.ir.requests import share_requests
+from recfx.ir import Program
 from recfx.ops.hamming import code_dot
 from recfx.passes import NATIVE_PIPELINE
 from recfx.pipeline import Pipeline

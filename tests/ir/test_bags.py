@@ -12,8 +12,8 @@ from native_kit import needs_kernels
 from torch.utils import _pytree as pytree
 
 import recfx
+from recfx.capture.find_bags import find_bags
 from recfx.ir.bags import Form
-from recfx.ir.find_bags import find_bags
 
 
 @functools.cache

@@ -11,8 +11,8 @@ from pass_cases import Function
 from torch import nn
 
 import recfx
+from recfx.capture import capture
 from recfx.errors import CaptureError
-from recfx.ir import capture
 from recfx.ir.batch_guards import doubtful_batches
 from recfx.ir.fake_kernels import REPLACED, batch_free_kernels
 

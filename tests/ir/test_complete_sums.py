@@ -7,9 +7,9 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from pass_cases import Function
 
-from recfx.ir import capture
+from recfx.capture import capture
 from recfx.ir.complete_sums import complete_sums, lengths_of_offsets
-from recfx.ir.flat import flat_function, flat_source
+from recfx.runtime.flat import flat_function, flat_source
 
 
 @settings(max_examples=20, deadline=None)

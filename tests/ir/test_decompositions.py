@@ -10,7 +10,7 @@ import torch
 from torch import Tensor, nn
 
 import recfx
-from recfx.ir import capture
+from recfx.capture import capture
 from recfx.ir.arguments import check_call
 from recfx.ir.decompositions import DECOMPOSITIONS, Rewriter
 

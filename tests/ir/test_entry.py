@@ -11,8 +11,9 @@ import torch
 from torch.utils import _pytree as pytree
 
 from recfx.errors import InputError
-from recfx.ir import LeafSpec, Signature, entry_function
-from recfx.ir.entry import _is_taken
+from recfx.ir import LeafSpec, Signature
+from recfx.runtime import entry_function
+from recfx.runtime.entry import _is_taken
 
 CPU = torch.device("cpu")
 

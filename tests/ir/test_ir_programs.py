@@ -12,22 +12,13 @@ from hypothesis import strategies as st
 from program_cases import I64, DictModel, dict_inputs, numbers
 from torch import fx, nn
 
+from recfx.capture import capture
 from recfx.errors import InputError, VerificationError
-from recfx.ir import (
-    Exactness,
-    Program,
-    capture,
-    diff,
-    entry_function,
-    flat_function,
-    render,
-    same_graph,
-    verify_meta,
-    verify_structure,
-)
+from recfx.ir import Exactness, Program, diff, render, same_graph, verify_meta, verify_structure
 from recfx.ir.dead_code import remove_dead_code
 from recfx.ir.numeric import compare_outputs
 from recfx.ir.program import user_line
+from recfx.runtime import entry_function, flat_function
 
 aten = torch.ops.aten
 

@@ -11,7 +11,7 @@ import torch
 from pass_cases import Function
 
 import recfx
-from recfx.ir import capture
+from recfx.capture import capture
 
 VALUES = {
     "float64": np.float64(0.5),

@@ -13,10 +13,10 @@ from hypothesis import strategies as st
 from torch.utils import _pytree as pytree
 
 import recfx
-from recfx.ir.entry import entry_function
 from recfx.ir.leaves import LeafSpec
 from recfx.ir.signature import Signature
 from recfx.ir.sizes import dimension_names, evaluate_size, linear_size
+from recfx.runtime.entry import entry_function
 
 
 @given(factor=st.integers(1, 50), base=st.integers(-5, 50), size=st.integers(1, 1000))

@@ -11,10 +11,11 @@ from bag_models import BagAlone, generator, starts
 from torch import nn
 
 import recfx
+from recfx.capture import capture
+from recfx.capture.crosscheck import compare_with_model
+from recfx.capture.inputs import normalize_call
 from recfx.errors import CaptureError, VerificationError
-from recfx.ir import Exactness, Program, capture, verify_numeric
-from recfx.ir.crosscheck import compare_with_model
-from recfx.ir.inputs import normalize_call
+from recfx.ir import Exactness, Program, verify_numeric
 from recfx.ir.special_rows import special_batches
 
 ROWS, LENGTH = 30, 6

@@ -12,8 +12,9 @@ from hypothesis import strategies as st
 from torch import nn
 
 import recfx
+from recfx.capture import capture
 from recfx.errors import VerificationError
-from recfx.ir import Exactness, capture
+from recfx.ir import Exactness
 from recfx.ir.numeric import compare_outputs
 from recfx.ir.reference_run import Reference
 from recfx.ir.tolerance import check_reassociated

@@ -16,7 +16,7 @@ MUTATED = (
     "recfx/testing",
     "targets/native",
     "recfx/retrieval",
-    "recfx/harm.py",
+    "recfx/driver/measure.py",
 )
 
 #: Tests of a helper are those of the passes that use it, of these at most so many.

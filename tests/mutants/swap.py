@@ -18,7 +18,7 @@ from tests.mutants.reach import compiled
 _CAPTURES = ("_captured", "small_model")
 
 #: Modules whose caches stay: the loaded kernels, and what judges the mutants.
-_LASTING = ("recfx.targets.native.library", "tests.mutants")
+_LASTING = ("recfx.kernels.library", "tests.mutants")
 
 #: Rooms whose mutants change what is captured, or how.
 _CAPTURING = ("recfx/ir", "recfx/formats", "recfx/ops")

@@ -10,9 +10,9 @@ import torch
 from native_kit import generator, program_of
 from torch.nn import functional
 
-from recfx.ir.flat import flat_source
 from recfx.ops import lookup
 from recfx.ops.lookup import Feature
+from recfx.runtime.flat import flat_source
 from recfx.targets.eager.lookups import with_plain_lookups
 
 TABLE = torch.randn(9, 4, generator=generator(1))

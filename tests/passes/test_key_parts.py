@@ -14,10 +14,11 @@ from native_kit import LEVELS, needs_kernels, partition
 from pass_cases import Function, run
 from torch.nn import functional as F
 
-from recfx.ir import Program, capture
-from recfx.ir.flat import flat_function
+from recfx.capture import capture
+from recfx.ir import Program
 from recfx.ops.lookup import JAGGED, grouped_lookup
 from recfx.passes._key_parts import key_part
+from recfx.runtime.flat import flat_function
 
 aten = torch.ops.aten
 

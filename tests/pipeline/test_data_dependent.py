@@ -8,7 +8,8 @@ import torch
 from torch import Tensor, fx, nn
 
 import recfx
-from recfx.ir import Program, capture
+from recfx.capture import capture
+from recfx.ir import Program
 from recfx.passes import default_pipeline
 from recfx.pipeline import Pass, PassContext, PassSpec, Pipeline, run_pass
 

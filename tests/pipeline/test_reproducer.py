@@ -15,7 +15,8 @@ import pytest
 import torch
 
 import recfx
-from recfx.ir import Level, capture, same_graph
+from recfx.capture import capture
+from recfx.ir import Level, same_graph
 from recfx.pipeline import Pass, Pipeline
 from recfx.pipeline.reproducer import (
     _as_code,

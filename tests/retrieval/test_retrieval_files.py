@@ -15,8 +15,8 @@ from safetensors.torch import load_file, save_file
 
 from recfx.errors import ArtifactError
 from recfx.formats.folders import seal
+from recfx.kernels import huge_pages
 from recfx.retrieval import Index
-from recfx.targets.native import huge_pages
 
 QUERIES = torch.randn(3, 20, generator=torch.Generator().manual_seed(1))
 

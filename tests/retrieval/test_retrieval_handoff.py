@@ -9,7 +9,8 @@ import pytest
 import torch
 
 from recfx.errors import InputError, TargetError
-from recfx.retrieval import Index, handoff
+from recfx.retrieval import Index
+from recfx.retrieval import faiss_export as handoff
 
 KINDS = ["binary", "ivf", "hnsw", "rabitq"]
 

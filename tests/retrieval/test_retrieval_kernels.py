@@ -12,10 +12,10 @@ from hypothesis import strategies as st
 from native_kit import needs_kernels
 
 from recfx.errors import InputError, TargetError
+from recfx.kernels.library import library, search_level
+from recfx.kernels.searches import Rounded, Rounding, Scan, rescore, round_queries, scan, shortlist
 from recfx.retrieval import reference
 from recfx.retrieval.packing import pack, to_blocks, words_of
-from recfx.targets.native.library import library, search_level
-from recfx.targets.native.retrieval import Rounded, Rounding, Scan, rescore, round_queries, scan, shortlist
 
 pytestmark = needs_kernels
 relaxed = settings(deadline=None, max_examples=40)

@@ -10,8 +10,8 @@ import torch
 from retrieval_kit import drawn
 
 from recfx.errors import InputError
+from recfx.kernels import huge_pages
 from recfx.retrieval import Index, options
-from recfx.targets.native import huge_pages
 
 
 @pytest.mark.parametrize("scales", ["table", "row", "symmetric", "dimension"])

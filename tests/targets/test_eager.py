@@ -7,7 +7,7 @@ import torch
 from models import TinyCtr, tiny_inputs
 
 import recfx
-from recfx.ir import capture
+from recfx.capture import capture
 from recfx.targets import BACKENDS, EagerBackend, resolve
 
 

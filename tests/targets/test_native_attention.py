@@ -28,11 +28,11 @@ from torch import nn
 from torch.nn import functional
 
 import recfx
-from recfx.ir import capture
-from recfx.ir.flat import flat_function
+from recfx.capture import capture
 from recfx.ops import attention, mlp
 from recfx.passes import default_pipeline
 from recfx.pipeline import Pipeline
+from recfx.runtime.flat import flat_function
 
 pytestmark = needs_kernels
 

@@ -10,9 +10,9 @@ from native_kit import LEVELS, Module, generator, needs_kernels, partition
 from torch import nn
 
 import recfx.passes  # noqa: F401 - registers the passes
-from recfx.ir import capture
-from recfx.ir.flat import flat_function
+from recfx.capture import capture
 from recfx.pipeline import Pipeline
+from recfx.runtime.flat import flat_function
 from recfx.targets.native.values import Dim, Value, reshape
 
 pytestmark = needs_kernels

@@ -10,7 +10,7 @@ import torch
 from native_kit import needs_kernels
 
 from recfx.errors import TargetError
-from recfx.targets.native.abi import Kind, Place
+from recfx.kernels.abi import Kind, Place
 from recfx.targets.native.bounds import check_bounds
 from recfx.targets.native.builder import Slot, Step, View
 

@@ -10,10 +10,10 @@ import torch
 from native_kit import LEVELS, lower, needs_kernels, partition, program_of
 from torch import Tensor, fx
 
-from recfx.ir.flat import flat_function
+from recfx.runtime.flat import flat_function
 from recfx.targets.native.builder import PlanBuilder
-from recfx.targets.native.rules import RULES
-from recfx.targets.native.rules_pointwise import ADD_C, Operation, lower_pointwise
+from recfx.targets.native.rules.pointwise import ADD_C, Operation, lower_pointwise
+from recfx.targets.native.rules.registry import RULES
 from recfx.targets.native.values import Unsupported
 from recfx.targets.native.weights import Packer
 

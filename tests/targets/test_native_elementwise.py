@@ -18,12 +18,12 @@ from native_kit import LEVELS, needs_kernels, partition, program_of
 from torch.nn import functional
 
 from recfx.ir import Program
-from recfx.ir.flat import flat_function
+from recfx.kernels.abi import Kind
 from recfx.ops import mlp
+from recfx.runtime.flat import flat_function
 from recfx.targets import native
-from recfx.targets.native.abi import Kind
 from recfx.targets.native.partition import Partition
-from recfx.targets.native.rules import RULES
+from recfx.targets.native.rules.registry import RULES
 
 pytestmark = needs_kernels
 

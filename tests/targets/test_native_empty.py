@@ -13,7 +13,7 @@ from torch import nn
 from torch.nn import functional
 
 import recfx
-from recfx.ir.flat import flat_function
+from recfx.runtime.flat import flat_function
 
 pytestmark = needs_kernels
 

@@ -10,10 +10,11 @@ from native_kit import LEVELS, Module, needs_kernels, partition
 from torch import Tensor
 
 import recfx
-from recfx.ir import Program, capture
-from recfx.ir.flat import flat_function
+from recfx.capture import capture
+from recfx.ir import Program
 from recfx.passes import NATIVE_PIPELINE
 from recfx.pipeline import Pipeline
+from recfx.runtime.flat import flat_function
 from recfx.targets.native.fixed_shapes import with_free_batch
 from recfx.targets.native.partition import Partition
 from recfx.zoo import MODELS

@@ -13,8 +13,8 @@ from hypothesis import strategies as st
 from native_kit import LEVELS, needs_kernels
 from torch import Tensor
 
+from recfx.ops import graph_kernels as graph
 from recfx.ops import propagation, ranking
-from recfx.targets.native import graph
 
 pytestmark = needs_kernels
 Graph = tuple[Tensor, Tensor, Tensor]

@@ -10,8 +10,8 @@ import torch
 from native_kit import needs_kernels, program_of
 
 from recfx.cost.timing import compare
+from recfx.kernels import huge_pages
 from recfx.ops import lookup
-from recfx.targets.native import huge_pages
 from recfx.targets.native.backend import NativeBackend
 
 needs_large_pages = pytest.mark.skipif(huge_pages.unavailable() is not None, reason=str(huge_pages.unavailable()))

@@ -13,9 +13,9 @@ from native_kit import LEVELS, generator, lower_everywhere, needs_kernels, parti
 from torch.nn import functional
 
 from recfx.formats.per_channel import MOST_COLUMNS
-from recfx.ir.flat import flat_function
 from recfx.ops import cross, mlp
 from recfx.ops.mlp import quantize_rows
+from recfx.runtime.flat import flat_function
 
 pytestmark = needs_kernels
 

@@ -9,9 +9,9 @@ import pytest
 import torch
 from native_kit import LEVELS, needs_kernels, partition, program_of
 
-from recfx.targets.native.abi import STRUCTS, CBpr, CSlot, CStep, Kind
-from recfx.targets.native.library import library
-from recfx.targets.native.retrieval_structs import Queries, Rescore, Search
+from recfx.kernels.abi import STRUCTS, CBpr, CSlot, CStep, Kind
+from recfx.kernels.library import library
+from recfx.kernels.search_structs import Queries, Rescore, Search
 
 pytestmark = needs_kernels
 UNKNOWN = b"no-such-level"

@@ -23,9 +23,9 @@ from native_kit import (
     seeds,
 )
 
-from recfx.ir.flat import flat_function
+from recfx.kernels.abi import Kind
 from recfx.ops import attention, mlp
-from recfx.targets.native.abi import Kind
+from recfx.runtime.flat import flat_function
 
 pytestmark = needs_kernels
 

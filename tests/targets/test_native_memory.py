@@ -13,8 +13,8 @@ from torch._subclasses import FakeTensorMode
 
 import recfx
 from recfx.errors import InputError
+from recfx.kernels.memory import address
 from recfx.retrieval import Index
-from recfx.targets.native.memory import address
 
 pytestmark = [needs_kernels, pytest.mark.filterwarnings("ignore:Accessing the data pointer of FakeTensor")]
 

@@ -9,8 +9,8 @@ import pytest
 import torch
 from native_kit import LEVELS, generator, lower_everywhere, near, needs_kernels, partition, program_of
 
-from recfx.ir.flat import flat_function
-from recfx.targets.native.rules import RULES
+from recfx.runtime.flat import flat_function
+from recfx.targets.native.rules.registry import RULES
 
 pytestmark = needs_kernels
 

@@ -17,11 +17,12 @@ from models import TinyCtr, tiny_inputs
 from native_kit import LEVELS, generator, lower, needs_kernels, partition, program_of
 
 import recfx
-from recfx.ir import Program, capture
-from recfx.ir.flat import flat_function
+from recfx.capture import capture
+from recfx.ir import Program
+from recfx.kernels.library import library
 from recfx.passes import NATIVE_PIPELINE
 from recfx.pipeline import Pipeline
-from recfx.targets.native.library import library
+from recfx.runtime.flat import flat_function
 from recfx.targets.native.partition import Partition
 from recfx.zoo import MODELS
 

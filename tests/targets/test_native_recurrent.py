@@ -9,7 +9,7 @@ import torch
 from native_kit import LEVELS, lower_everywhere, needs_kernels, partition, program_of
 from torch import Tensor, nn
 
-from recfx.targets.native import rules_recurrent
+from recfx.targets.native.rules import recurrent as rules_recurrent
 
 pytestmark = needs_kernels
 

@@ -15,7 +15,7 @@ from torch import nn
 import recfx
 from recfx.errors import CaptureError, InputError
 from recfx.ir import Program
-from recfx.ir.flat import flat_function
+from recfx.runtime.flat import flat_function
 
 pytestmark = needs_kernels
 

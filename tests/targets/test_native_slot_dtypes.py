@@ -11,8 +11,8 @@ from native_kit import LEVELS, needs_kernels, partition, program_of
 from plan_kit import FUNCTIONS, plans
 
 from recfx.errors import TargetError
-from recfx.ir.flat import flat_function
 from recfx.ops import interaction, lookup
+from recfx.runtime.flat import flat_function
 from recfx.targets.native.plan import Plan
 from recfx.targets.native.slot_dtypes import check_dtypes
 

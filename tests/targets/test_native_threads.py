@@ -89,7 +89,7 @@ raise SystemExit(0 if right and torch.equal(fast(x), want) else 1)
 
 def test_without_threads_of_torchs_every_call_runs_on_its_own() -> None:
     _run("""
-from recfx.targets.native.library import library
+from recfx.kernels.library import library
 library().calls["recfx_use_openmp"](None, None, None, None)
 raise SystemExit(0 if torch.equal(fast(x), want) else 1)
 """)

@@ -13,13 +13,14 @@ from hypothesis import strategies as st
 from hypothesis.stateful import run_state_machine_as_test
 
 import recfx
-from recfx.ir import Exactness, Program, flat_function, same_graph, verify_meta, verify_numeric
+from recfx.ir import Exactness, Program, same_graph, verify_meta, verify_numeric
 from recfx.ir.numeric import same_bits
 from recfx.ir.printer import operator_name
 from recfx.ir.rebuild import from_json
 from recfx.ir.serialize import to_json
 from recfx.passes import DEFAULT_PIPELINE
 from recfx.pipeline import Pass, Pipeline, PipelineResult, property_check, registered
+from recfx.runtime import flat_function
 from recfx.testing import (
     GraphBuilder,
     assert_pass_preserves,

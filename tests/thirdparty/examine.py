@@ -14,9 +14,10 @@ from torch.utils import _pytree as pytree
 
 import recfx
 from recfx import optimizer
+from recfx.capture import capture
 from recfx.compiled import Parts
-from recfx.harm import do_no_harm
-from recfx.ir import Program, capture
+from recfx.driver.measure import do_no_harm
+from recfx.ir import Program
 from recfx.ir.shapes import BATCH
 
 MAX_BATCH = 4096

@@ -7,7 +7,8 @@ import torch
 from pass_cases import operators
 from torchrec_models import CASES
 
-from recfx.ir import Exactness, capture, verify_meta, verify_numeric
+from recfx.capture import capture
+from recfx.ir import Exactness, verify_meta, verify_numeric
 from recfx.ops.lookup import JAGGED, decode, grouped_lookup
 from recfx.passes import DEFAULT_PIPELINE
 from recfx.pipeline import Pipeline

@@ -21,7 +21,7 @@ from torch.utils import _pytree as pytree
 from torchrec_modules import CASES, Bags, Case
 
 import recfx
-from recfx.harm import do_no_harm
+from recfx.driver.measure import do_no_harm
 
 PAGE = Path(__file__).parents[2] / "docs" / "torchrec.md"
 RECORDS = Path(__file__).parent / "torchrec_records.json"

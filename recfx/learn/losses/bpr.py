@@ -5,7 +5,7 @@ from __future__ import annotations
 import torch.nn.functional as F
 from torch import Tensor
 
-import recfx.targets.native.graph  # noqa: F401 - registers the kernels
+import recfx.ops.graph_kernels  # noqa: F401 - registers the kernels
 from recfx.learn.losses.base import Diagonal, scores
 from recfx.ops.ranking import bpr_loss
 

@@ -7,7 +7,7 @@ import math
 import torch
 from torch import Tensor
 
-import recfx.targets.native.graph  # noqa: F401 - registers the kernels
+import recfx.ops.graph_kernels  # noqa: F401 - registers the kernels
 from recfx.errors import InputError
 from recfx.learn.losses.base import Diagonal, scores
 from recfx.ops.ranking import bpr_loss

@@ -1,0 +1,1 @@
+"""Passes that fuse target attention (DIN)."""

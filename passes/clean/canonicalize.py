@@ -1,0 +1,195 @@
+"""canonicalize: one plain form of a graph, without the bookkeeping that tracing leaves.
+
+    slice(x, d, 0, end)            -> x                 when it takes everything
+    to(x, dtype), type_as, ...     -> x                 when nothing changes
+    dropout(x, p, False)           -> x
+    clone, contiguous, alias, detach, lift_fresh_copy -> x   when strides stay as they are
+    view, reshape, expand, flatten, squeeze, permute  -> x   when the shape and the strides stay as they are
+    reshape(reshape(x, a), b)      -> reshape(x, b)
+    transpose(transpose(x, a, b), a, b) -> x
+    cat([x])                       -> x
+    x * 1, x / 1                   -> x
+    _assert_tensor_metadata, _assert_scalar(True) -> nothing
+
+Requires: functional. Establishes: canonical. Exactness: EXACT.
+"""
+
+from __future__ import annotations
+
+from typing import Any
+
+import torch
+from torch import fx
+
+from recfx.capture.inline import inline_regions
+from recfx.ir.program import Program
+from recfx.ir.verify import Level
+from recfx.passes._match import argument, is_eval_dropout, same_layout, value
+from recfx.pipeline import Miss, Pass, PassContext, PassSpec, apply_rules, property_check, register, run_pass
+
+_aten = torch.ops.aten
+
+_CONVERSIONS = (
+    _aten.to.dtype,
+    _aten.to.dtype_layout,
+    _aten.to.device,
+    _aten.to.other,
+    _aten._to_copy.default,
+    _aten.type_as.default,
+    _aten.contiguous.default,
+    _aten.clone.default,
+    _aten.alias.default,
+    _aten.detach.default,
+    _aten.lift_fresh_copy.default,
+)
+_RESHAPES = (
+    _aten.view.default,
+    _aten.reshape.default,
+    _aten._unsafe_view.default,
+    _aten.expand.default,
+    _aten.expand_as.default,
+    _aten.view_as.default,
+    _aten.reshape_as.default,
+    _aten.flatten.using_ints,
+    _aten.squeeze.dim,
+    _aten.squeeze.dims,
+    _aten.squeeze.default,
+    _aten.permute.default,
+    _aten.transpose.int,
+    _aten.slice.Tensor,
+    _aten.cat.default,
+)
+_SQUEEZES = (_aten.squeeze.dim, _aten.squeeze.dims, _aten.squeeze.default)
+_DROPOUTS = (_aten.dropout.default, _aten.feature_dropout.default, _aten.alpha_dropout.default)
+_ASSERTIONS = (_aten._assert_tensor_metadata.default, _aten._assert_scalar.default)
+
+
+@register
+class Canonicalize(Pass):
+    """Removes what does nothing: no-op slices, casts, reshapes, dropout, assertions that hold, dead code."""
+
+    spec = PassSpec(
+        "canonicalize", "Removes operators that do nothing, and inlines regions.", establishes=frozenset({"canonical"})
+    )
+
+    def run(self, program: Program, ctx: PassContext) -> None:
+        inline_regions(program.module)
+        self._drop_assertions(ctx)
+        apply_rules(
+            [
+                ("eval-dropout", _DROPOUTS, _eval_dropout),
+                ("conversion", _CONVERSIONS, _conversion),
+                ("reshape", _RESHAPES, _no_reshape),
+                ("reshape-of-reshape", (_aten.view.default, _aten.reshape.default), _reshape_of_reshape),
+                ("transpose-twice", (_aten.transpose.int,), _transpose_twice),
+                ("times-one", (_aten.mul.Tensor, _aten.div.Tensor), _times_one),
+            ],
+            ctx,
+        )
+
+    def _drop_assertions(self, ctx: PassContext) -> None:
+        for node in ctx.nodes(*_ASSERTIONS):
+            held = node.target is not _aten._assert_scalar.default or _is_true(node.args[0])
+            if not held:
+                ctx.miss("assertion", node, "it depends on the inputs' values")
+            elif ctx.gate("assertion", node):
+                ctx.graph.erase_node(node)
+
+
+@property_check("canonical")
+def _canonical(program: Program) -> str | None:
+    _, record = run_pass(Canonicalize(), program, verify=Level.OFF)
+    return f"canonicalize would still rewrite it {record.fired} time(s)" if record.fired else None
+
+
+def _is_true(condition: Any) -> bool:
+    """Whether a condition holds for every input: a constant, or a comparison of sizes that the symbols' ranges decide."""
+    if isinstance(condition, bool | int):
+        return bool(condition)
+    held = condition.meta.get("val") if isinstance(condition, fx.Node) else None
+    if isinstance(held, bool):
+        return held
+    if isinstance(held, torch.SymBool):
+        from torch.fx.experimental.symbolic_shapes import statically_known_true
+
+        return bool(statically_known_true(held))
+    return False
+
+
+def _eval_dropout(node: fx.Node, ctx: PassContext) -> Any:
+    return node.args[0] if is_eval_dropout(node) else Miss("it drops values")
+
+
+def _conversion(node: fx.Node, ctx: PassContext) -> Any:
+    source = node.args[0]
+    before, after = value(source), value(node)
+    if before is None or after is None:
+        return None
+    return source if same_layout(before, after) else Miss("it changes dtype, device or strides")
+
+
+def _no_reshape(node: fx.Node, ctx: PassContext) -> Any:
+    source: Any = node.args[0]
+    if node.target is _aten.cat.default:
+        if len(source) != 1:
+            return None
+        source = source[0]
+    before, after = value(source), value(node)
+    if before is None or after is None or not same_layout(before, after):
+        return None
+    if node.target is _aten.slice.Tensor and argument(node, 4, "step", 1) != 1:
+        return None
+    if node.target in _SQUEEZES and not _squeezes_nothing(node, before):
+        return Miss("a dimension that varies may be 1")
+    if node.target in (_aten.permute.default, _aten.transpose.int) and not _keeps_order(node, before.ndim):
+        return Miss("it exchanges dimensions of equal size")
+    return source
+
+
+def _squeezes_nothing(node: fx.Node, before: torch.Tensor) -> bool:
+    """Whether none of the squeezed dimensions can ever be 1; a free one is 1 at batch 1."""
+    dims: Any = argument(node, 1, "dim", range(before.ndim))
+    sizes = [before.shape[d] for d in ([dims] if isinstance(dims, int) else dims)]
+    return all(isinstance(size, int) and size != 1 for size in sizes)
+
+
+def _keeps_order(node: fx.Node, rank: int) -> bool:
+    dims: Any = node.args[1]
+    if node.target is _aten.transpose.int:
+        return bool(dims % rank == node.args[2] % rank)  # type: ignore[operator]
+    return [d % rank for d in dims] == list(range(rank))
+
+
+def _reshape_of_reshape(node: fx.Node, ctx: PassContext) -> Any:
+    inner = node.args[0]
+    if not isinstance(inner, fx.Node) or inner.target not in (_aten.view.default, _aten.reshape.default):
+        return None
+    sizes: Any = node.args[1]
+    source = inner.args[0]
+    before = value(source)
+    if before is None or not before.is_contiguous():
+        return Miss("the first reshape's input is not contiguous", inner)
+    return ctx.call(_aten.reshape.default, source, sizes)
+
+
+def _transpose_twice(node: fx.Node, ctx: PassContext) -> Any:
+    inner = node.args[0]
+    if not isinstance(inner, fx.Node) or inner.target is not _aten.transpose.int:
+        return None
+    held = value(node)
+    if held is None:
+        return None
+    pair = {d % held.ndim for d in node.args[1:3]}  # type: ignore[operator]
+    if {d % held.ndim for d in inner.args[1:3]} != pair:  # type: ignore[operator]
+        return Miss("the two exchange different dimensions", inner)
+    return inner.args[0]
+
+
+def _times_one(node: fx.Node, ctx: PassContext) -> Any:
+    source, factor = node.args[:2]
+    if not isinstance(factor, int | float) or isinstance(factor, bool) or factor != 1:
+        return None
+    before, after = value(source), value(node)
+    if before is None or after is None or not same_layout(before, after):
+        return Miss("it changes the dtype or the strides")
+    return source

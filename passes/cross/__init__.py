@@ -1,0 +1,1 @@
+"""Passes for cross layers (DCN) and mixtures of them."""

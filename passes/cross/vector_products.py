@@ -1,0 +1,134 @@
+"""Products of rows with a constant vector, in the cross layers that people write: a number per row, in any shape that broadcasts."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import torch
+from torch import fx
+
+from recfx.passes._match import argument, same_shape, value
+from recfx.passes.mlp.parameters import Fresh, Param, flat
+from recfx.pipeline import Miss, PassContext
+
+_aten = torch.ops.aten
+PRODUCTS = (_aten.matmul.default, _aten.bmm.default, _aten.mm.default)
+
+
+def rows_of(node: Any) -> fx.Node | None:
+    """A node [B, D] as it is, a column [B, D, 1] as the rows it was made of."""
+    held = value(node)
+    if held is None or held.ndim == 2:
+        return node if held is not None else None
+    if node.target is _aten.unsqueeze.default and node.args[1] in (2, -1) and held.ndim == 3:
+        source: fx.Node = node.args[0]
+        return source
+    return None
+
+
+def width_of(x: fx.Node) -> int:
+    held = value(x)
+    assert held is not None
+    return int(held.shape[1])
+
+
+def unturned(node: Any) -> fx.Node | None:
+    """What a matrix [D, B] is the transpose of, or the other way round."""
+    held = value(node)
+    if held is None or held.ndim != 2:
+        return None
+    arguments: Any = node.args
+    swaps = node.target is _aten.transpose.int and {d % 2 for d in arguments[1:3]} == {0, 1}
+    turned: fx.Node | None = arguments[0] if swaps or node.target is _aten.t.default else None
+    return turned
+
+
+def dotted_with(ctx: PassContext, node: Any, x: fx.Node) -> fx.Node | None:
+    """w [D] of x . w as one number per row, [B]."""
+    if node.target is _aten.tensordot.default:
+        fits = [d % 2 for d in node.args[2]] == [1] and list(node.args[3]) in ([0], [-1])
+    else:
+        fits = node.target in (_aten.matmul.default, _aten.mv.default)
+    weight = ctx.tensor(node.args[1]) if fits and node.args[0] is x else None
+    vector = weight is not None and weight.ndim == 1 and weight.dtype is torch.float32
+    return node.args[1] if vector else None
+
+
+def same_rows(a: fx.Node, b: fx.Node) -> bool:
+    left, right = value(a), value(b)
+    return left is not None and right is not None and same_shape(left, right)
+
+
+def row_of(node: Any) -> fx.Node | None:
+    """x of a row [B, 1, D]: unsqueeze(x, 1), or a column transposed."""
+    if not isinstance(node, fx.Node):
+        return None
+    if node.target is _aten.unsqueeze.default and node.args[1] in (1, -2):
+        source: Any = node.args[0]
+        return source  # type: ignore[no-any-return]
+    turned = node.target is _aten.mT.default or (
+        node.target is _aten.transpose.int and {d % 3 for d in node.args[1:3]} == {1, 2}  # type: ignore[operator]
+    )
+    column: Any = node.args[0] if turned else None
+    held = value(column)
+    return rows_of(column) if held is not None and held.ndim == 3 else None
+
+
+def constant_column(ctx: PassContext, node: Any, width: int) -> Param | None:
+    """A constant [D, 1], perhaps with dimensions of size 1 in front or expanded over the batch, as a vector."""
+    if isinstance(node, fx.Node) and node.target is _aten.expand.default:
+        node = node.args[0]
+    tensor = ctx.tensor(node)
+    if (
+        tensor is None
+        or tensor.dtype is not torch.float32
+        or tensor.numel() != width
+        or tuple(tensor.shape[-2:]) != (width, 1)
+    ):
+        return None
+    return Fresh(f"{node.target}_flat", tensor.detach().reshape(-1))
+
+
+def scalar_product(ctx: PassContext, node: fx.Node, x: fx.Node) -> Param | Miss | None:
+    """w when a node is x . w, a number per row, in any shape that broadcasts against x."""
+    width = width_of(x)
+    held = value(node)
+    if held is None or held.ndim not in (2, 3) or any(s != 1 for s in held.shape[1:] if isinstance(s, int)):
+        return None
+    if node.target is _aten.unsqueeze.default and node.args[1] in (1, -1):
+        return dotted_with(ctx, node.args[0], x)
+    if node.target is _aten.linear.default and node.args[0] is x:
+        if argument(node, 2, "bias") is not None:
+            return Miss("the weight vector's product has a bias of its own", node)
+        weight: Any = node.args[1]
+        return weight if ctx.tensor(weight) is not None else None
+    if node.target is _aten.tensordot.default and rows_of(node.args[0]) is x:
+        contracted = list(node.args[2]) == [1] and list(node.args[3]) == [0]  # type: ignore[arg-type]
+        return constant_column(ctx, node.args[1], width) if contracted else None
+    if node.target in PRODUCTS:
+        source: Any = node.args[0]
+        source = row_of(source) if value(source).ndim == 3 else source  # type: ignore[union-attr]
+        return constant_column(ctx, node.args[1], width) if source is x else None
+    return _summed_product(ctx, node, x)
+
+
+def _summed_product(ctx: PassContext, node: fx.Node, x: fx.Node) -> Param | None:
+    """w of (x * w).sum(1, keepdim=True)."""
+    if node.target is not _aten.sum.dim_IntList or argument(node, 3, "dtype") is not None:
+        return None
+    dims: Any = node.args[1]
+    inner: Any = node.args[0]
+    if [d % 2 for d in dims] != [1] or inner.target is not _aten.mul.Tensor:
+        return None
+    for source, weight in (inner.args[:2], inner.args[1::-1]):
+        if source is x and is_vector(ctx, weight, width_of(x)):
+            return flat(ctx, weight)
+    return None
+
+
+def is_vector(ctx: PassContext, read: Any, width: int) -> bool:
+    """Whether a constant is [D], [1, D] or, for columns, [D, 1]."""
+    tensor = ctx.tensor(read)
+    if tensor is None or tensor.dtype is not torch.float32 or tensor.numel() != width:
+        return False
+    return tuple(tensor.shape) in ((width,), (1, width), (width, 1))

@@ -1,0 +1,69 @@
+"""Last part of hoist-requests, for one request: operators that need no repeated operand at all.
+
+bmm(a, repeat(b))   -> a @ b            one product of a taller matrix
+op(repeat(x), y)    -> op(x, y)         operators that broadcast
+"""
+
+from __future__ import annotations
+
+from typing import Any
+
+import torch
+from torch import fx
+
+from recfx.ir.program import Origin
+from recfx.passes._match import value
+from recfx.passes.hoist.request_forms import Shared
+
+_aten = torch.ops.aten
+_FIRST_DECIDES_SHAPE = (_aten.masked_fill.Scalar, _aten.masked_fill.Tensor)
+
+
+def multiply_by_shared(shared: Shared) -> None:
+    """Batched products whose second operand is the request's: one matrix for all candidates."""
+    ctx = shared.ctx
+    if shared.many:
+        return
+    for node in ctx.nodes(_aten.bmm.default):
+        once = shared.once(node.args[1])
+        if once is None or once.meta["val"].shape[0] != 1 or not ctx.gate("shared-matrix", node):
+            continue
+        with ctx.before(node):
+            matrix = ctx.call(_aten.select.int, once, 0, 0)
+            ctx.replace(node, ctx.call(_aten.matmul.default, node.args[0], matrix))
+
+
+def broadcast(shared: Shared) -> None:
+    """Elementwise operators broadcast a request's row by themselves."""
+    ctx = shared.ctx
+    if shared.many:
+        return
+    for node in ctx.nodes():
+        if not isinstance(node.target, torch._ops.OpOverload) or torch.Tag.pointwise not in node.target.tags:
+            continue
+        repeated = [a for a in node.args if shared.once(a) is not None]
+        if not repeated or not _shaped_by_others(node, repeated, shared):
+            continue
+        if node.target in _FIRST_DECIDES_SHAPE and node.args[0] in repeated:
+            continue
+        if ctx.gate("broadcast", node):
+            for wide in set(repeated):
+                once = shared.once(wide)
+                assert isinstance(wide, fx.Node)
+                assert once is not None
+                node.replace_input_with(wide, once)
+
+
+def _shaped_by_others(node: fx.Node, repeated: list[Any], shared: Shared) -> bool:
+    """Whether another operand has the rows of the candidates, along the same axis."""
+    held, batch = value(node), shared.found.batch
+    if held is None or batch is None:
+        return False
+    for other in node.args:
+        own = value(other)
+        if own is None or other in repeated or shared.found[other].origin is not Origin.CANDIDATE:  # type: ignore[index]
+            continue
+        rows = shared.found[other].rows  # type: ignore[index]
+        if rows is not None and own.ndim == held.ndim:
+            return all(shared.found[w].rows is not None and value(w).ndim == held.ndim and shared.found[w].rows == rows for w in repeated)  # type: ignore[union-attr]  # fmt: skip
+    return False

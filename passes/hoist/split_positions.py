@@ -1,0 +1,248 @@
+"""Part of hoist-requests: sequences of which some positions are the request's, taken through what treats positions alike.
+
+    op(cat([repeat(h), y], d))   -> cat([op(repeat(h)), op(y)], d')      when op works position by position
+
+A transformer over a history with the candidate behind it (BST) maps every position to queries, keys and values by itself: the history's
+are the request's, and only attention mixes them with the candidate's. The concatenation moves behind the last linear on the way; what
+stands before it then runs once for the history, as any other operator over values of the request.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+from collections.abc import Callable
+from itertools import groupby
+from typing import Any
+
+import torch
+from torch import fx
+
+from recfx.ir.program import Origin
+from recfx.passes._match import argument, is_eval_dropout, same_size, value
+from recfx.passes.hoist.request_forms import Shared
+
+_aten = torch.ops.aten
+_HEAVY = (_aten.linear.default,)
+_MOST_RUNS = 3  # every run of positions takes a product of its own
+_COPIES = (_aten.contiguous.default, _aten.clone.default, _aten.to.dtype)
+
+
+@dataclasses.dataclass(frozen=True, eq=False)
+class _Sequence:
+    """A value that is a concatenation of positions.
+
+    Attributes:
+        dim: The dimension of the positions.
+        parts: The node itself for each part, once made.
+    """
+
+    dim: int
+    parts: list[fx.Node] = dataclasses.field(default_factory=list)
+
+
+def split_positions(shared: Shared, least: int) -> int:
+    """Splits every sequence where it pays; returns how many.
+
+    Args:
+        shared: The request's values.
+        least: Numbers of a candidate's row that a linear must no longer read, positions times columns.
+    """
+    return sum(_split(shared, node, least) for node in shared.ctx.nodes(_aten.cat.default) if node.users)
+
+
+def _split(shared: Shared, node: fx.Node, least: int) -> bool:
+    held, dim = value(node), argument(node, 1, "dim", 0)
+    parts: Any = node.args[0]
+    if held is None or held.ndim < 2 or not all(isinstance(value(p), torch.Tensor) for p in parts):
+        return False
+    dim %= held.ndim
+    sizes = [p.meta["val"].shape[dim] for p in parts]
+    once = [shared.once(p) is not None for p in parts]
+    if not any(once) or all(once) or not all(isinstance(s, int) for s in sizes):
+        return False
+    runs = [
+        [(p, s) for p, s, _ in run] for _, run in groupby(zip(parts, sizes, once, strict=True), lambda part: part[2])
+    ]
+    free = sum(size for size, o in zip(sizes, once, strict=True) if o)
+    region = _region(shared, node, dim)
+    heavy = [n for n in region if n.target in _HEAVY and free * n.args[0].meta["val"].shape[-1] >= least]  # type: ignore[union-attr]
+    wanted = _leading_to(heavy, region)
+    if not heavy:
+        return False
+    if len(runs) > _MOST_RUNS:
+        shared.ctx.miss(
+            "split-positions", node, f"the request's positions and the candidate's take turns {len(runs)} times"
+        )
+        return False
+    if not shared.ctx.gate("split-positions", node):
+        return False
+    with shared.ctx.before(node):
+        for run in runs:
+            members = [p for p, _ in run]
+            joined = members[0] if len(run) == 1 else shared.ctx.call(_aten.cat.default, members, dim)
+            region[node].parts.append(joined)
+    lengths = [sum(size for _, size in run) for run in runs]
+    for inner in [n for n in region if n in wanted and n is not node]:
+        _make_parts(shared, inner, region, lengths)
+    _rejoin(shared, node, region, wanted)
+    return True
+
+
+def _region(shared: Shared, start: fx.Node, dim: int) -> dict[fx.Node, _Sequence]:
+    """What depends on a sequence position by position, and on the request besides, in graph order."""
+    region = {start: _Sequence(dim)}
+    node = start.next
+    while node.op != "output":
+        inputs = node.all_input_nodes
+        if any(n in region for n in inputs) and all(n in region or _is_shared(shared, n) for n in inputs):
+            out = _through(node, region)
+            if out is not None:
+                region[node] = _Sequence(out)
+        node = node.next
+    return region
+
+
+def _is_shared(shared: Shared, node: fx.Node) -> bool:
+    known = shared.found.of.get(node)
+    return known is not None and known.origin in (Origin.REQUEST, Origin.CONSTANT)
+
+
+def _leading_to(heavy: list[fx.Node], region: dict[fx.Node, _Sequence]) -> set[fx.Node]:
+    """Members of the region that some heavy one depends on, and these."""
+    wanted, pending = set(heavy), list(heavy)
+    while pending:
+        for source in pending.pop().all_input_nodes:
+            if source in region and source not in wanted:
+                wanted.add(source)
+                pending.append(source)
+    return wanted
+
+
+def _through(node: fx.Node, region: dict[fx.Node, _Sequence]) -> int | None:
+    """Where the positions of its inputs are in a node's result; None when it does not work position by position."""
+    rule = _RULES.get(node.target)
+    pointwise = isinstance(node.target, torch._ops.OpOverload) and torch.Tag.pointwise in node.target.tags
+    if rule is None and (pointwise or node.target in _COPIES or is_eval_dropout(node)):
+        rule = _pointwise
+    return None if rule is None or value(node) is None else rule(node, region)
+
+
+def _pointwise(node: fx.Node, region: dict[fx.Node, _Sequence]) -> int | None:
+    """All sequences among the operands must be cut at the same places: they are made of one concatenation."""
+    operands = [(n, value(n)) for n in node.all_input_nodes]
+    out = value(node)
+    if out is None or any(held is None for _, held in operands):
+        return None
+    dims = {region[n].dim + out.ndim - held.ndim for n, held in operands if n in region and held is not None}
+    if len(dims) != 1:
+        return None
+    (dim,) = dims
+    for other, held in operands:
+        at = -1 if held is None else dim - out.ndim + held.ndim
+        if other in region or at < 0 or held is None:
+            continue
+        if not same_size(held.shape[at], 1) and not same_size(held.shape[at], out.shape[dim]):
+            return None
+    return dim
+
+
+def _of_first(
+    check: Callable[[fx.Node, int, int], int | None],
+) -> Callable[[fx.Node, dict[fx.Node, _Sequence]], int | None]:
+    """A rule for operators of which the first argument alone is a sequence: `check(node, dim, rank)`."""
+
+    def rule(node: fx.Node, region: dict[fx.Node, _Sequence]) -> int | None:
+        source: Any = node.args[0]
+        if source not in region or any(n in region for n in node.all_input_nodes if n is not source):
+            return None
+        return check(node, region[source].dim, value(source).ndim)  # type: ignore[union-attr]
+
+    return rule
+
+
+def _linear(node: fx.Node, dim: int, rank: int) -> int | None:
+    return dim if dim < rank - 1 else None
+
+
+def _layer_norm(node: fx.Node, dim: int, rank: int) -> int | None:
+    return dim if dim < rank - len(argument(node, 1, "normalized_shape")) else None
+
+
+def _transpose(node: fx.Node, dim: int, rank: int) -> int:
+    a, b = (argument(node, i, f"dim{i - 1}") % rank for i in (1, 2))
+    return int({a: b, b: a}.get(dim, dim))
+
+
+def _permute(node: fx.Node, dim: int, rank: int) -> int:
+    return [d % rank for d in argument(node, 1, "dims")].index(dim)
+
+
+def _unsqueeze(node: fx.Node, dim: int, rank: int) -> int:
+    return int(dim + (argument(node, 1, "dim") % (rank + 1) <= dim))
+
+
+def _select(node: fx.Node, dim: int, rank: int) -> int | None:
+    gone = argument(node, 1, "dim") % rank
+    return None if gone == dim else int(dim - (gone < dim))
+
+
+def _embedding(node: fx.Node, region: dict[fx.Node, _Sequence]) -> int | None:
+    ids: Any = node.args[1]
+    return region[ids].dim if ids in region and node.args[0] not in region else None
+
+
+_RULES: dict[Any, Callable[[fx.Node, dict[fx.Node, _Sequence]], int | None]] = {
+    _aten.linear.default: _of_first(_linear),
+    _aten.layer_norm.default: _of_first(_layer_norm),
+    _aten.transpose.int: _of_first(_transpose),
+    _aten.permute.default: _of_first(_permute),
+    _aten.unsqueeze.default: _of_first(_unsqueeze),
+    _aten.select.int: _of_first(_select),
+    _aten.embedding.default: _embedding,
+    **dict.fromkeys((_aten.prelu.default, _aten.expand_as.default, _aten.type_as.default), lambda node, region: None),
+}
+
+
+def _make_parts(shared: Shared, node: fx.Node, region: dict[fx.Node, _Sequence], sizes: list[int]) -> None:
+    """The operator on each part."""
+    start, known = 0, region[node]
+    rank = value(node).ndim  # type: ignore[union-attr]
+    with shared.ctx.before(node):
+        for number, size in enumerate(sizes):
+
+            def part(other: fx.Node, number: int = number, start: int = start, size: int = size) -> fx.Node:
+                return (
+                    region[other].parts[number]
+                    if other in region
+                    else _cut(shared, other, known.dim - rank, start, size)
+                )
+
+            pointwise = node.target not in _RULES
+            own: Callable[[fx.Node], fx.Node] = part if pointwise else lambda n: part(n) if n in region else n
+            args, kwargs = fx.map_arg((node.args, node.kwargs), own)
+            known.parts.append(shared.ctx.call(node.target, *args, **kwargs))
+            start += size
+
+
+def _cut(shared: Shared, other: fx.Node, dim: int, start: int, size: int) -> fx.Node:
+    """An operand's positions for one part, counted from the end; itself when it is the same for all."""
+    held, ctx = value(other), shared.ctx
+    if held is None or held.ndim + dim < 0 or same_size(held.shape[dim], 1):
+        return other
+    tensor = ctx.tensor(other)
+    if tensor is not None:
+        return ctx.constant(f"{other.target}_positions", tensor.detach().narrow(dim, start, size).clone())
+    return ctx.call(_aten.slice.Tensor, other, held.ndim + dim, start, start + size)
+
+
+def _rejoin(shared: Shared, start: fx.Node, region: dict[fx.Node, _Sequence], wanted: set[fx.Node]) -> None:
+    """Gives those outside the concatenation of the parts."""
+    for node in [n for n in region if n in wanted and n is not start]:
+        outside = [user for user in node.users if user not in wanted]
+        if not outside:
+            continue
+        with shared.ctx.before(node):
+            joined = shared.ctx.call(_aten.cat.default, region[node].parts, region[node].dim)
+        for user in outside:
+            user.replace_input_with(node, joined)
+            shared.ctx.refresh_after(joined)

@@ -1,0 +1,1 @@
+"""Passes that fuse interactions of field vectors: pairwise dot products and factorization machines."""

@@ -1,0 +1,1 @@
+"""Passes that group the lookups of embedding tables."""

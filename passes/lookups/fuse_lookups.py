@@ -1,0 +1,196 @@
+"""fuse-lookups: lookups of many tables become one operator, which writes into the concatenation's buffer.
+
+    cat([embedding(W1, x[:, 0]), bag(W2, i, o), dense], 1) -> grouped_lookup(...)
+    stack([embedding(W1, x[:, 0]), ...], 1)                 -> view(grouped_lookup(...))
+    embedding(W1, i), embedding(W2, j)                      -> two slices of grouped_lookup(...)
+    bag(W, ids)                                             -> grouped_lookup(...), even alone
+
+A lookup that several concatenations read is made once: the widest gets the buffer, the others read columns of it.
+
+Requires: functional. Exactness: REASSOC (bags are summed in another order; rows are only moved).
+"""
+
+from __future__ import annotations
+
+import operator
+from dataclasses import dataclass
+
+import torch
+from torch import fx
+
+from recfx.ir.numeric import Exactness
+from recfx.ir.program import Origin, Program
+from recfx.ops.lookup import decode, grouped_lookup
+from recfx.passes._match import value
+from recfx.passes.lookups.buffer_layout import JOINS, Layout, Part, conflict, downstream, join_lead, layout_of, runs
+from recfx.passes.lookups.id_columns import column_count, rows_of
+from recfx.passes.lookups.lookup import Read, is_lookup, match_lookup
+from recfx.passes.lookups.write_buffer import make_room, serve, write_buffer
+from recfx.pipeline import Miss, Pass, PassContext, PassSpec, register
+
+_aten = torch.ops.aten
+
+
+@register
+@dataclass(frozen=True)
+class FuseLookups(Pass):
+    """Replaces lookups by grouped lookups.
+
+    Attributes:
+        at_least: Lookups that feed no common concatenation are grouped when they have at least so many features.
+    """
+
+    spec = PassSpec(
+        "fuse-lookups",
+        "Groups lookups of many tables into one operator that writes into the concatenation.",
+        exactness=Exactness.REASSOC,
+    )
+
+    at_least: int = 2
+
+    def run(self, program: Program, ctx: PassContext) -> None:
+        refused: set[fx.Node] = set()
+        stops: set[fx.Node] = set()
+        while layout := _widest(ctx, refused, stops):
+            if not ctx.gate("into-concat", layout.root):
+                refused.add(layout.root)
+                continue
+            buffer = write_buffer(ctx, layout)
+            ctx.sweep()
+            _share(ctx, buffer)
+        for group in _independent(ctx):
+            self._group(ctx, group)
+        ctx.sweep()
+
+    def _group(self, ctx: PassContext, group: list[tuple[fx.Node, int, list[Read]]]) -> None:
+        """One grouped lookup for lookups that feed no common concatenation, or for one bag, whose kernels the dialect alone has."""
+        first = group[0][0]
+        features = [read.feature for _, _, reads in group for read in reads]
+        bag_alone = len(group) == 1 and first.target is operator.getitem
+        if not bag_alone and (len(features) < self.at_least or len(group) < 2):
+            ctx.miss("side-by-side", first, "no other lookup has the same rows and no concatenation reads it")
+            return
+        if not ctx.gate("alone" if bag_alone else "side-by-side", first):
+            return
+        start, layout = 0, Layout(first, group[0][1])
+        for node, lead, reads in group:
+            width = column_count(node, lead)
+            assert width is not None
+            layout.parts.append(Part(node, start, width, tuple(reads)))
+            layout.spans[node] = (start, width)
+            start += width
+        write_buffer(ctx, layout)
+
+
+def _widest(ctx: PassContext, refused: set[fx.Node], stops: set[fx.Node]) -> Layout | None:
+    """The widest concatenation or stack of lookups that is no part of another one."""
+    while True:
+        ctx.misses.clear()
+        layouts = [layout for node in ctx.nodes(*JOINS) if (layout := _layout(ctx, node, refused, stops))]
+        inner = {node for layout in layouts for node in layout.spans if node is not layout.root}
+        outer = [layout for layout in layouts if layout.root not in inner]
+        found = {layout.root: conflict(layout) for layout in outer}
+        if apart := {node for node in found.values() if node is not None}:
+            stops |= apart
+            continue
+        return max(outer, key=lambda layout: layout.width, default=None)
+
+
+def _layout(ctx: PassContext, node: fx.Node, refused: set[fx.Node], stops: set[fx.Node]) -> Layout | None:
+    """The layout of a join that holds lookups."""
+    if node in refused:
+        return None
+    lead = join_lead(node)
+    looked_up = any(isinstance(n, fx.Node) and is_lookup(n) for n in node.args[0])  # type: ignore[union-attr]
+    if lead is None:
+        if looked_up:
+            ctx.miss("into-concat", node, "it joins rows, not columns")
+        return None
+    layout = layout_of(ctx, node, lead, stops | refused)
+    if isinstance(layout, Miss):
+        if looked_up:
+            ctx.miss("into-concat", layout.node or node, layout.reason)
+        return None
+    for part in layout.parts:
+        if part.reads is None and is_lookup(part.node) and part.node not in stops:
+            why = match_lookup(ctx, part.node, lead)
+            ctx.miss("into-concat", part.node, why.reason if isinstance(why, Miss) else "it was refused")
+    return layout if layout.lookups else None
+
+
+def _share(ctx: PassContext, buffer: fx.Node) -> None:
+    """Lets joins of nothing but adjacent columns of a buffer be views of it."""
+    for node in ctx.nodes(*JOINS):
+        lead = join_lead(node)
+        layout = None if lead is None else layout_of(ctx, node, lead, set())
+        if layout is None or isinstance(layout, Miss) or layout.lookups:
+            continue
+        read = runs(ctx, layout)
+        if len(read) != 1 or read[0][1].source is not buffer or not ctx.gate("shared-columns", node):
+            continue
+        with ctx.before(make_room(ctx.graph, [buffer], [])):
+            columns, total = read[0][1], column_count(buffer, 1)
+            assert total is not None
+            serve(ctx, node, buffer, columns.start, columns.count, layout.lead, total)
+        ctx.sweep()
+
+
+def _independent(ctx: PassContext) -> list[list[tuple[fx.Node, int, list[Read]]]]:
+    """The lookups left over, those of equal rows and origins together as long as none needs another."""
+    groups: dict[object, list[list[tuple[fx.Node, int, list[Read]]]]] = {}
+    for node in ctx.nodes():
+        if not node.users or not is_lookup(node) or _holds_several(node):
+            continue
+        lead = _own_lead(node)
+        reads = match_lookup(ctx, node, lead)
+        if isinstance(reads, Miss):
+            ctx.miss("side-by-side", node, reads.reason)
+            continue
+        rows = rows_of(node, lead)
+        if rows is None or not all(isinstance(size, int) for size in rows[1:]):
+            ctx.miss("side-by-side", node, "the sizes of its rows vary")
+            continue
+        key = (tuple(map(str, rows)), _origins(ctx, reads))
+        _join(groups.setdefault(key, []), (node, lead, reads))
+    return [group for found in groups.values() for group in found]
+
+
+def _holds_several(node: fx.Node) -> bool:
+    """Whether a node is a grouped lookup of more than one part already."""
+    if node.target is not grouped_lookup:
+        return False
+    dense, numbers = node.args[4:6]
+    return bool(dense) or len(decode(numbers)) > 1  # type: ignore[arg-type]
+
+
+def _join(groups: list[list[tuple[fx.Node, int, list[Read]]]], item: tuple[fx.Node, int, list[Read]]) -> None:
+    """Adds a lookup to the first group that computes nothing it needs."""
+    needed = {n for read in item[2] for n in read.inputs()}
+    for group in groups:
+        if not needed & downstream(member for member, _, _ in group):
+            group.append(item)
+            return
+    groups.append([item])
+
+
+def _own_lead(node: fx.Node) -> int:
+    """The rows of a lookup that stands alone: one for each id, or one for each bag."""
+    held = value(node)
+    rank = 1 if held is None else held.ndim - 1
+    return max(rank, 1) if node.target in (_aten.embedding.default, _aten.index_select.default) else 1
+
+
+def _origins(ctx: PassContext, reads: list[Read]) -> frozenset[Origin]:
+    """Where the ids of some features come from."""
+    seen: set[fx.Node] = set()
+    pending = [read.ids for read in reads]
+    origins: set[Origin] = set()
+    while pending:
+        node = pending.pop()
+        if node in seen:
+            continue
+        seen.add(node)
+        pending.extend(node.all_input_nodes)
+        if node.op == "placeholder":
+            origins.add(ctx.program.origins.get(node.name, Origin.CANDIDATE))
+    return frozenset(origins)

@@ -1,0 +1,210 @@
+"""Puts a grouped lookup into the graph and lets everything that read the lookups read its buffer."""
+
+from __future__ import annotations
+
+import dataclasses
+from collections.abc import Sequence
+from typing import Any
+
+import torch
+from torch import fx
+
+from recfx.ops.lookup import Feature, encode, grouped_lookup
+from recfx.passes._match import value
+from recfx.passes.lookups.buffer_layout import Layout, downstream, runs
+from recfx.passes.lookups.id_columns import RESHAPES, Columns, column_count
+from recfx.passes.lookups.lookup import Read
+from recfx.pipeline import PassContext
+
+_aten = torch.ops.aten
+
+#: Operators whose result has the strides of their input.
+_ALIASES = (
+    *RESHAPES,
+    _aten.select.int,
+    _aten.slice.Tensor,
+    _aten.transpose.int,
+    _aten.permute.default,
+    _aten.expand.default,
+    _aten.expand_as.default,
+)
+_VIEWS = (_aten.view.default, _aten._unsafe_view.default)
+
+
+class _Lists:
+    """The lists of tensors of a grouped lookup while it is put together; each tensor stands in its list once."""
+
+    def __init__(self, ctx: PassContext, lead: int) -> None:
+        self._ctx, self._lead = ctx, lead
+        self._made: dict[Any, fx.Node] = {}
+        self.tables: list[fx.Node] = []
+        self.ids: list[fx.Node] = []
+        self.offsets: list[fx.Node] = []
+        self.weights: list[fx.Node] = []
+        self.dense: list[fx.Node] = []
+
+    def feature(self, read: Read, output: int) -> Feature:
+        """The feature of a read, with its positions."""
+        placed = dataclasses.replace(
+            read.feature,
+            table=_position(self.tables, self._table(read.table)),
+            ids=_position(self.ids, self._ids(read)),
+            output=output,
+        )
+        if read.offsets is not None:
+            placed = dataclasses.replace(placed, offsets=_position(self.offsets, self._offsets(read)))
+        if read.weights is not None:
+            placed = dataclasses.replace(placed, weights=_position(self.weights, read.weights))
+        return placed
+
+    def copy(self, columns: Columns) -> int:
+        """The position of dense columns."""
+        flat = self._flat(columns.source)
+        if (columns.start, columns.count) != (0, column_count(columns.source, self._lead)):
+            flat = self._ctx.call(_aten.slice.Tensor, flat, 1, columns.start, columns.start + columns.count)
+        return _position(self.dense, flat)
+
+    def _table(self, table: fx.Node) -> fx.Node:
+        """One read of a table however often it is read, under whatever names it is tied."""
+        tensor = self._ctx.tensor(table)
+        return self._made.setdefault(("table", id(tensor)), table)
+
+    def _ids(self, read: Read) -> fx.Node:
+        held = value(read.ids)
+        assert held is not None
+        key = ("ids", read.ids, read.lead, read.cast)
+        if key not in self._made:
+            ids = read.ids
+            if read.cast is not None:
+                ids = self._ctx.call(_aten.to.dtype, ids, read.cast)
+            flat = held.ndim > read.lead + 1 or (read.lead > 1 and held.ndim >= read.lead)
+            if flat:
+                count = column_count(read.ids, read.lead)
+                shape = [-1] if held.ndim == read.lead else [-1, count]
+                ids = self._ctx.call(_aten.reshape.default, ids, shape)
+            self._made[key] = ids
+        return self._made[key]
+
+    def _offsets(self, read: Read) -> fx.Node:
+        assert read.offsets is not None
+        if not read.from_lengths:
+            return read.offsets
+        key = ("offsets", read.offsets)
+        if key not in self._made:
+            sums = self._ctx.call(_aten.cumsum.default, read.offsets, 0)
+            zero = self._ctx.call(_aten.new_zeros.default, sums, [1])
+            self._made[key] = self._ctx.call(_aten.cat.default, [zero, sums])
+        return self._made[key]
+
+    def _flat(self, node: fx.Node) -> fx.Node:
+        held = value(node)
+        assert held is not None
+        if self._lead == 1 and held.ndim == 2:
+            return node
+        if ("flat", node) not in self._made:
+            shape = [-1, column_count(node, self._lead)]
+            self._made["flat", node] = self._ctx.call(_aten.reshape.default, node, shape)
+        return self._made["flat", node]
+
+
+def _position(nodes: list[fx.Node], node: fx.Node) -> int:
+    if node not in nodes:
+        nodes.append(node)
+    return nodes.index(node)
+
+
+def write_buffer(ctx: PassContext, layout: Layout) -> fx.Node:
+    """Replaces the lookups and joins of a layout by one grouped lookup.
+
+    Args:
+        ctx: The pass context.
+        layout: A layout without conflict; its root may be a lookup.
+
+    Returns:
+        The grouped lookup.
+    """
+    place = make_room(ctx.graph, layout.inputs(), layout.lookups)
+    while place in layout.spans:  # it would be erased when it is replaced
+        place = place.next
+    with ctx.before(place):
+        buffer = _call(ctx, layout)
+        inside = set(layout.spans)
+        for node in layout.served():
+            users = [user for user in node.users if user not in inside]
+            if not users:
+                continue
+            start, width = layout.spans[node]
+            serve(ctx, node, buffer, start, width, layout.lead, layout.width)
+    return buffer
+
+
+def _call(ctx: PassContext, layout: Layout) -> fx.Node:
+    lists = _Lists(ctx, layout.lead)
+    features: list[Feature] = []
+    for part in layout.parts:
+        output = part.start
+        for read in part.reads or ():
+            features.append(lists.feature(read, output))
+            output += features[-1].columns
+    copies: list[int] = []
+    for start, columns in runs(ctx, layout):
+        copies += [lists.copy(columns), start]
+    return call_grouped(ctx, lists, features, copies, layout.width)
+
+
+def call_grouped(
+    ctx: PassContext, lists: Any, features: Sequence[Feature], copies: Sequence[int], width: int
+) -> fx.Node:
+    """Inserts a grouped lookup."""
+    return ctx.call(
+        grouped_lookup,
+        lists.tables,
+        lists.ids,
+        lists.offsets,
+        lists.weights,
+        lists.dense,
+        encode(features),
+        list(copies),
+        width,
+    )
+
+
+def make_room(graph: fx.Graph, inputs: Any, replaced: Sequence[fx.Node]) -> fx.Node:
+    """Moves what depends on `replaced` behind the last of `inputs`.
+
+    Returns:
+        The node before which an operator that reads `inputs` and stands for `replaced` can be inserted.
+    """
+    wanted = set(inputs)
+    order = list(graph.nodes)
+    last = max(index for index, node in enumerate(order) if node in wanted or node.op == "placeholder")
+    later = downstream(replaced)
+    place: fx.Node = order[last]
+    for node in order[: last + 1]:
+        if node in later:
+            place.append(node)
+            place = node
+    following: fx.Node = order[last].next
+    return following
+
+
+def serve(ctx: PassContext, node: fx.Node, buffer: fx.Node, start: int, width: int, lead: int, total: int) -> fx.Node:
+    """Lets every user of a node read its columns of a buffer instead."""
+    held = value(node)
+    assert held is not None
+    new = buffer if width == total else ctx.call(_aten.slice.Tensor, buffer, 1, start, start + width)
+    if lead != 1 or held.ndim != 2:
+        new = ctx.call(_aten.view.default, new, [-1, *held.shape[1:]])
+    if width != total:
+        _allow_strides(node)
+    ctx.replace(node, new)
+    return new
+
+
+def _allow_strides(node: fx.Node) -> None:
+    """Makes the views of a tensor reshapes, since it will no longer be contiguous."""
+    for user in node.users:
+        if user.target in _VIEWS:
+            user.target = _aten.reshape.default
+        if user.target in _ALIASES:
+            _allow_strides(user)

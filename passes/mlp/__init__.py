@@ -1,0 +1,1 @@
+"""Passes that fuse linears and their activations."""

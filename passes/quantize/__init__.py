@@ -1,0 +1,1 @@
+"""Passes that store tables and weights with fewer bits."""

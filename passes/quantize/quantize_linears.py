@@ -1,0 +1,182 @@
+"""quantize-linears: the weights of MLP chains and cross layers are stored in fewer bits, and their products computed in them.
+
+    mlp(x, [float32 weights])       -> mlp(x, [int8 weights, a scale per output channel])    (rows of the input are quantised as they come)
+    mlp(x, [float32 weights])       -> mlp(x, [bfloat16 weights])
+    cross(x0, x, [float32 weights]) -> likewise; the vectors of DCN's first form stay as they are
+
+Requires: functional; linears must have been fused. Exactness: APPROX.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+from torch import fx
+
+from recfx.errors import InputError
+from recfx.formats import quantize_per_channel, round_to_half
+from recfx.ir.numeric import Exactness
+from recfx.ir.program import Program
+from recfx.ops import cross, mlp
+from recfx.passes.mlp.chain import LINEARS
+from recfx.pipeline import Pass, PassContext, PassSpec, register
+
+
+@register
+@dataclass(frozen=True)
+class QuantizeLinears(Pass):
+    """Stores the weights of MLP chains and cross layers in fewer bits.
+
+    Attributes:
+        bits: 16 (bfloat16) or 8 (int8 per output channel).
+        min_weights: Layers of fewer weights are left alone: they are read from the nearest cache whatever their width.
+        min_outputs: Layers of fewer outputs are left alone: the last layer of a click model has one, and every bit of it is in the answer.
+        clip: Clip the weights of each output channel where their squared error is least (int8).
+    """
+
+    spec = PassSpec(
+        "quantize-linears",
+        "Stores the weights of MLP chains and cross layers in fewer bits.",
+        exactness=Exactness.APPROX,
+        changes_state=True,
+    )
+
+    bits: int = 8
+    min_weights: int = 4096
+    min_outputs: int = 2
+    clip: bool = False
+
+    def __post_init__(self) -> None:
+        if self.bits not in (16, 8):
+            raise InputError(f"bits={self.bits} is no width of a linear", hint="one of 16, 8")
+
+    def run(self, program: Program, ctx: PassContext) -> None:
+        for node in ctx.nodes(*LINEARS):
+            if any(ctx.tensor(a) is not None for a in node.args):
+                ctx.miss("linear", node, "the linear is in no chain; run fuse-mlp before")
+        done: _Done = {}
+        for node in ctx.nodes(mlp.mlp, cross.cross):
+            self._layers(ctx, node, _KINDS[node.target], done)
+        ctx.sweep()
+
+    def _layers(self, ctx: PassContext, node: fx.Node, kind: _Kind, done: _Done) -> None:
+        arguments: Any = node.args
+        params = list(arguments[kind.params])
+        layers = kind.decode(*arguments[kind.params + 1 :])
+        changed = False
+        for position, layer in enumerate(layers):
+            for name, scale_name in kind.weights(layer):
+                weight = params[getattr(layer, name)]
+                tensor = ctx.tensor(weight)
+                reason = self._refusal(tensor)
+                if tensor is None or reason is not None:
+                    ctx.miss("linear", node, f"layer {position + 1}: {reason}")
+                    continue
+                if id(tensor) not in done:
+                    made = self._quantized(ctx, node, weight, tensor, position)
+                    if made is None:
+                        continue
+                    done[id(tensor)] = made
+                codes, scale = done[id(tensor)]
+                places = {name: _place(params, codes), scale_name: -1 if scale is None else _place(params, scale)}
+                layers[position] = layer = dataclasses.replace(layer, **places)
+                changed = True
+        if changed:
+            params, layers = _compact(params, layers, kind.names)
+            node.args = (*arguments[: kind.params], params, *kind.encode(layers))
+
+    def _refusal(self, tensor: torch.Tensor | None) -> str | None:
+        if tensor is None:
+            return "the weight is computed"
+        if tensor.dtype is not torch.float32:
+            return f"the weight is {tensor.dtype} already"
+        if tensor.numel() < self.min_weights:
+            return f"only {tensor.numel()} weights"
+        if tensor.shape[0] < self.min_outputs:
+            return f"only {tensor.shape[0]} output(s)"
+        return None
+
+    def _quantized(
+        self, ctx: PassContext, node: fx.Node, weight: fx.Node, tensor: torch.Tensor, position: int
+    ) -> tuple[fx.Node, fx.Node | None] | None:
+        try:
+            if self.bits == 16:
+                codes, scale = round_to_half(tensor, torch.bfloat16), None
+            else:
+                codes, scale = quantize_per_channel(tensor, clip=self.clip)
+        except InputError as error:
+            ctx.miss("linear", node, f"layer {position + 1}: {error.what}")
+            return None
+        if not ctx.gate("linear", node):
+            return None
+        stem = f"{str(weight.target).replace('.', '_')}_{self.bits}bit"
+        with ctx.before(weight):
+            held = ctx.constant(stem, codes)
+            return held, None if scale is None else ctx.constant(f"{stem}_scale", scale)
+
+
+#: id of a weight, which several names may share -> the reads of its codes and scales.
+_Done = dict[int, tuple[fx.Node, fx.Node | None]]
+
+
+def _place(params: list[fx.Node], node: fx.Node) -> int:
+    """The position of a parameter, which is added when it is new."""
+    if node not in params:
+        params.append(node)
+    return params.index(node)
+
+
+def _compact(params: list[fx.Node], layers: list[Any], names: Sequence[str]) -> tuple[list[fx.Node], list[Any]]:
+    """Parameters without those nobody reads any more, and the layers that point to them by the fields of some names."""
+    used = sorted({getattr(layer, n) for layer in layers for n in names} - {-1})
+    moved = {old: new for new, old in enumerate(used)} | {-1: -1}
+    changes: list[dict[str, Any]] = [{n: moved[getattr(layer, n)] for n in names} for layer in layers]
+    fresh = [dataclasses.replace(layer, **change) for layer, change in zip(layers, changes, strict=True)]
+    return [params[i] for i in used], fresh
+
+
+@dataclass(frozen=True)
+class _Kind:
+    """How an operator holds its layers.
+
+    Attributes:
+        params: The argument of the parameters; layers follow.
+        names: Fields of a layer that are positions among them.
+        weights: Fields of a layer's matrices and of their scales.
+        decode: The arguments behind the parameters -> layers.
+        encode: The other way round.
+    """
+
+    params: int
+    names: tuple[str, ...]
+    weights: Callable[[Any], tuple[tuple[str, str], ...]]
+    decode: Callable[..., list[Any]]
+    encode: Callable[[list[Any]], tuple[Any, ...]]
+
+
+_MATRICES = {
+    cross.VECTOR: (),
+    cross.FULL: (("weight", "scale"),),
+    cross.LOW_RANK: (("weight", "scale"), ("inner", "inner_scale")),
+}
+
+_KINDS = {
+    mlp.mlp: _Kind(
+        1,
+        ("weight", "bias", "scale", "slope", "gate_scale", "gate_shift", "norm_weight", "norm_bias"),
+        lambda layer: (("weight", "scale"),),
+        mlp.decode,
+        mlp.encode,
+    ),
+    cross.cross: _Kind(
+        2,
+        ("weight", "bias", "inner", "scale", "inner_scale"),
+        lambda layer: _MATRICES[layer.kind],
+        cross.decode,
+        lambda layers: (cross.encode(layers),),
+    ),
+}

@@ -1,0 +1,150 @@
+"""The last way to capture a model: by the batch sizes that it takes, when a tracer does not see the batch."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from typing import Any
+
+import torch
+from torch.utils import _pytree as pytree
+
+from recfx.capture.crosscheck import compare_with_model, run_model
+from recfx.capture.generalize import Different, generalize
+from recfx.capture.inputs import Call, leaf_names
+from recfx.errors import CaptureError, RecfxError
+from recfx.ir.batch_axes import Arrangement, find_arrangement
+from recfx.ir.program import Program
+from recfx.ir.shapes import BATCH
+
+_LOOPS = "replace the Python loop over the rows by operators over the whole batch, such as stack, gather or a mask"
+_PARTS = "reshape the batch to [-1, n, ...], or take single parts with slices, whose number the batch does not change"
+_FIXED = "take the size from x.shape[0] or write -1, never a literal"
+#: What to change, by a part of the reason why traces differ.
+_MENDS = {"loops over the rows": _LOOPS, "another number of parts": _PARTS}
+
+#: Causes that no batch size changes, as errors of capture name them.
+_NOT_SIZES = (
+    "takes a decision, or a size, from the values",
+    "writes to its",
+    "max_norm writes to",
+    "different answers for the same inputs",
+)
+
+
+def capture_by_sizes(
+    model: torch.nn.Module,
+    calls: Sequence[Call],
+    trace: Callable[[Call], Program],
+    free: Callable[[Call], Program],
+    max_batch: int,
+    first: CaptureError,
+) -> Program:
+    """Captures a model from traces at several batch sizes.
+
+    Args:
+        model: The model.
+        calls: The example, in the forms to try.
+        trace: Captures the model with fixed shapes.
+        free: Captures it with a free batch, as was tried with the example.
+        max_batch: The largest batch.
+        first: Why the model could not be captured with a free batch.
+
+    Raises:
+        CaptureError: It cannot be captured this way either; `first`, or an error that names what is in the way.
+    """
+    if any(cause in first.what for cause in _NOT_SIZES):
+        raise first
+    found = next((f for call in calls if (f := _arranged(model, call)) is not None), None)
+    if found is None:
+        raise first
+    call, arrangement, rows = found
+    leaves, spec = pytree.tree_flatten(tuple(call.values))
+
+    def trace_leaves(resized: Sequence[Any]) -> Program:
+        return trace(call.with_values(pytree.tree_unflatten(list(resized), spec)))
+
+    try:
+        program = generalize(arrangement, leaves, rows, trace_leaves, max_batch)
+        program.notices += tuple(compared(program, model, call))
+    except Different as reason:
+        hint = next((mend for words, mend in _MENDS.items() if words in str(reason)), None)
+        if arrangement.plain() and hint is None:
+            return _from_larger_batch(model, call, arrangement, rows, free, first)
+        raise CaptureError(
+            f"{type(model).__name__} could not be captured: {reason}",
+            where=first.where,
+            hint=hint or _hint(call, arrangement),
+        ) from first
+    except CaptureError as error:
+        if arrangement.plain() or error.what == first.what:
+            raise first from None
+        raise CaptureError(
+            f"{first.what}; traces at several batch sizes did not help: {error.what}",
+            where=first.where,
+            hint=_hint(call, arrangement),
+        ) from error
+    return program
+
+
+def _from_larger_batch(
+    model: torch.nn.Module,
+    call: Call,
+    arrangement: Arrangement,
+    rows: int,
+    free: Callable[[Call], Program],
+    first: CaptureError,
+) -> Program:
+    """The program traced with more rows: of a few, a part such as `x[:-5]` may be a single row, which fixes the batch.
+
+    Raises:
+        CaptureError: `first`; more rows do not help.
+    """
+    leaves, spec = pytree.tree_flatten(tuple(call.values))
+    larger = arrangement.resized(leaves, rows, 2 * rows + 7)
+    try:
+        program = free(call.with_values(pytree.tree_unflatten(larger, spec)))
+        if BATCH not in program.signature.dims:
+            raise first
+        program.notices += tuple(compared(program, model, call))
+    except CaptureError:
+        raise first from None
+    return program
+
+
+def compared(program: Program, model: torch.nn.Module, call: Call) -> list[str]:
+    """`compare_with_model`, where a program that fails on inputs that the model takes disagrees with it."""
+    try:
+        return compare_with_model(program, model, call)
+    except RecfxError:
+        raise
+    except Exception as error:
+        text = " ".join(f"{type(error).__name__}: {error}".split())
+        raise CaptureError(
+            f"the captured graph fails on inputs that the model takes: {text[:300]}",
+            where=type(model).__name__,
+            hint=f"something that depends on the inputs was fixed at capture; {_FIXED}",
+        ) from error
+
+
+def _arranged(model: torch.nn.Module, call: Call) -> tuple[Call, Arrangement, int] | None:
+    leaves = pytree.tree_leaves(tuple(call.values))
+    tensors = [leaf for leaf in leaves if isinstance(leaf, torch.Tensor)]
+    for rows in dict.fromkeys(t.shape[0] for t in tensors if t.ndim and t.shape[0] > 1):
+        arrangement = find_arrangement(lambda given: run_model(model, call, given), leaves, rows)
+        if arrangement is not None:
+            return call, arrangement, rows
+    return None
+
+
+def _hint(call: Call, arrangement: Arrangement) -> str:
+    """Which inputs hold the batch in an unusual way, and what to do about it."""
+    names = leaf_names(call)
+    odd = [f"{names[i]} is the batch size" for i in sorted(arrangement.sizes)]
+    odd += [
+        f"{name} has the batch in dimension {axis.dim}" + (f", {axis.step} times" if axis.step > 1 else "")
+        for name, axis in zip(names, arrangement.axes, strict=True)
+        if axis is not None and (axis.dim, axis.step) != (0, 1)
+    ]
+    return f"{_FIXED}; " * (not odd) + (
+        "; ".join(odd) + ": pass it with the batch first, and take sizes from its shape" if odd else ""
+    )

@@ -1,0 +1,212 @@
+"""Comparison of a captured program with the user's own model, on other inputs than those it was captured with.
+
+Tracers bake values in silently (a mask becomes a constant, a batch size a literal). Such a program is right on the example and
+wrong elsewhere, so the probes use other values and other batch sizes.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from contextlib import nullcontext
+from functools import partial
+from typing import Any
+
+import torch
+from torch.utils import _pytree as pytree
+
+from recfx.capture.inputs import Call
+from recfx.errors import CaptureError
+from recfx.ir.constants import same_constant
+from recfx.ir.containers import canonical_output
+from recfx.ir.encoder_padding import attends, padded_with_zeros
+from recfx.ir.held_values import held_by, is_held, split_outputs
+from recfx.ir.probes import has_fixed_bags, probes, reshuffle
+from recfx.ir.program import Program
+from recfx.ir.special_rows import judged, special_batches
+from recfx.ir.tolerance import largest
+
+
+def compare_with_model(program: Program, model: torch.nn.Module, call: Call) -> list[str]:
+    """Runs the model and the program side by side.
+
+    Returns:
+        Notices, when some probes could not be run because the model itself refuses them.
+
+    Raises:
+        CaptureError: They disagree, or the model disagrees with itself.
+    """
+    with torch.no_grad():
+        first = _run_example(model, call, program)
+        if not _agree(first, run_model(model, call, program.example)):
+            raise CaptureError(
+                "the model gives different answers for the same inputs in eval mode",
+                where=type(model).__name__,
+                hint="remove the randomness from forward; an optimized model must be deterministic",
+            )
+        _require_agreement(first, _outputs(program, program.example), "the example inputs", model)
+        refused = []
+        for name, leaves in probes(program):
+            try:
+                expected = run_model(model, call, leaves)
+            except Exception:  # noqa: BLE001 - the model may refuse made-up inputs; that is reported, not hidden
+                refused.append(name)
+                continue
+            _require_agreement(expected, _run_program(program, leaves, name, model), name, model)
+        notices = _compare_special_rows(program, model, call)
+        if attends(model):
+            notices += _compare_with_fast_path(program, model, call)
+    if refused:
+        notices.append(
+            f"the model itself refuses some made-up inputs, which were therefore not compared: {', '.join(refused)}"
+        )
+    return notices
+
+
+def _compare_special_rows(program: Program, model: torch.nn.Module, call: Call) -> list[str]:
+    """Compares on rows of special kinds; those that the model refuses are left out."""
+    refused = []
+    for batch, expected in judged(special_batches(program), partial(run_model, model, call)):
+        try:
+            found = _outputs(program, batch.leaves)
+        except Exception as error:  # noqa: BLE001 - the call will fail with an error, which is no wrong answer
+            refused.append(f"{batch.name} ({type(error).__name__})")
+            continue
+        _require_agreement(expected, found, batch.name, model, by_row=True)
+    return [f"the captured program refuses inputs that the model takes: {', '.join(refused)}"] if refused else []
+
+
+def _compare_with_fast_path(program: Program, model: torch.nn.Module, call: Call) -> list[str]:
+    """Compares with the model as torch runs it without gradients, one special row at a time.
+
+    torch's fast path decides by all rows of a batch, and gives NaN for a row whose keys are all hidden.
+    """
+    undefined, different = [], []
+    rows = [row for batch in special_batches(program) if batch.name == "rows with special ids" for row in batch.split()]
+    for row, expected in judged(rows, partial(run_model, model, call, fast_path=True)):
+        for want, got in zip(expected, _outputs(program, row.leaves), strict=True):
+            if not isinstance(want, torch.Tensor) or not want.is_floating_point() or not want.numel():
+                continue
+            if bool((want.isnan() & got.isfinite()).any()):
+                undefined.append(row.kinds[0])
+            finite = want.where(want.isfinite(), 0.0)
+            size = 1e-4 * float(finite.abs().max())
+            if not torch.allclose(finite, got.where(want.isfinite(), 0.0), rtol=1e-3, atol=size):
+                different.append(row.kinds[0])
+    notices = []
+    if undefined:
+        notices.append(
+            "torch's fast path of attention gives NaN where every key of a row is masked; the compiled model gives numbers there: "
+            + ", ".join(dict.fromkeys(undefined))
+        )
+    if different:
+        notices.append(
+            "torch's fast path of attention gives other numbers than its ordinary path, which the compiled model follows: "
+            + ", ".join(dict.fromkeys(different))
+        )
+    return notices
+
+
+def _outputs(program: Program, leaves: Sequence[Any]) -> list[Any]:
+    """The flat outputs of a program as `run_model` gives those of a model."""
+    return program.run(leaves) + held_by(program.signature.out_spec)
+
+
+def run_model(model: torch.nn.Module, call: Call, leaves: Sequence[Any], *, fast_path: bool = False) -> list[Any]:
+    """The flat outputs of the user's model for flat inputs, which are copied first. Values that are no data come last.
+
+    `nn.MultiheadAttention` leaves torch's fast path, as it does at capture: that path gives NaN for a query whose mask hides every
+    key, where the operator in the graph gives zeros. `compare_with_fast_path` tells the difference.
+    """
+    spec = pytree.tree_flatten((tuple(call.values), {}))[1]
+    fresh = [leaf.clone() if isinstance(leaf, torch.Tensor) else leaf for leaf in leaves]
+    bound = call.with_values(pytree.tree_unflatten(fresh, spec)[0])
+    with padded_with_zeros() if not fast_path else nullcontext():
+        return split_outputs(canonical_output(model(*bound.args, **bound.kwargs)))
+
+
+def refusal_of_batch(model: torch.nn.Module, call: Call, program: Program, rows: int) -> str | None:
+    """Why the user's own model fails at a batch size; None when it takes it, or the batch cannot be drawn."""
+    if has_fixed_bags(program):
+        return None
+    leaves = reshuffle(program, rows, torch.Generator().manual_seed(0))
+    try:
+        with torch.no_grad():
+            run_model(model, call, leaves)
+    except Exception as error:  # noqa: BLE001 - a model may refuse a batch for any reason, which the notice gives
+        return " ".join(f"{type(error).__name__}: {error}".split())[:160]
+    return None
+
+
+def _run_program(program: Program, leaves: Sequence[Any], name: str, model: torch.nn.Module) -> list[Any]:
+    try:
+        return _outputs(program, leaves)
+    except Exception as error:
+        raise CaptureError(
+            f"the captured graph fails on {name}, which the model takes ({type(error).__name__}: {str(error).splitlines()[0]})",
+            where=type(model).__name__,
+            hint="something that depends on the inputs was fixed at capture: a size, a number of parts or a Python branch in forward",
+        ) from error
+
+
+def _run_example(model: torch.nn.Module, call: Call, program: Program) -> list[Any]:
+    try:
+        return run_model(model, call, program.example)
+    except Exception as error:
+        raise CaptureError(
+            f"the model itself fails on the example inputs ({type(error).__name__}: {error})",
+            where=type(model).__name__,
+            hint="give example inputs on which model(*inputs) works",
+        ) from error
+
+
+def _require_agreement(
+    expected: list[Any], actual: list[Any], inputs: str, model: torch.nn.Module, *, by_row: bool = False
+) -> None:
+    if not _agree(expected, actual, by_row=by_row):
+        raise CaptureError(
+            f"the captured graph disagrees with the model by {largest_difference(expected, actual):.3g} on {inputs}",
+            where=type(model).__name__,
+            hint="something that depends on the inputs was fixed at capture: a mask, a size or a Python branch in forward",
+        )
+
+
+def _agree(expected: Sequence[Any], actual: Sequence[Any], *, by_row: bool = False) -> bool:
+    if len(expected) != len(actual):
+        return False
+    for want, got in zip(expected, actual, strict=True):
+        if isinstance(want, torch.Tensor):
+            if not isinstance(got, torch.Tensor) or want.shape != got.shape or want.dtype != got.dtype:
+                return False
+            if not torch.equal(want, got) and not _close(want, got, by_row):
+                return False
+        elif is_held(want):
+            if not same_constant(want, got):
+                return False
+        elif want != got:
+            return False
+    return True
+
+
+def _close(want: torch.Tensor, got: torch.Tensor, by_row: bool) -> bool:
+    """Capture changes no arithmetic; what is allowed is the few last bits a different memory layout can cost."""
+    if not (want.is_floating_point() or want.is_complex()):
+        return False
+    scale = want.detach().abs()
+    scale = scale.where(scale.isfinite(), 0.0)
+    size = largest(scale, by_row)
+    allowed = 64 * torch.finfo(want.dtype).eps * size.clamp(min=1e-30)
+    same = (want == got) | (want.isnan() & got.isnan()) | ((want - got).abs() <= allowed)
+    return bool(same.all())
+
+
+def largest_difference(expected: Sequence[Any], actual: Sequence[Any]) -> float:
+    """The largest absolute difference between two lists of outputs; infinite when they differ in kind."""
+    worst = 0.0
+    for want, got in zip(expected, actual, strict=False):
+        if isinstance(want, torch.Tensor) and isinstance(got, torch.Tensor) and want.shape == got.shape:
+            gap = (want.double() - got.double()).abs()
+            gap = gap[~(want.isnan() & got.isnan())] if want.is_floating_point() else gap
+            worst = max(worst, float(gap.max()) if gap.numel() else 0.0)
+        elif isinstance(want, torch.Tensor) or not (same_constant(want, got) if is_held(want) else want == got):
+            return float("inf")
+    return worst

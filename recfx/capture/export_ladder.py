@@ -1,0 +1,207 @@
+"""The ways to export a model, tried in order.
+
+Non-strict; non-strict with the decisions that depend on no input known; strict; then an error that says what to change.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import io
+import logging
+import warnings
+from collections.abc import Iterator
+from contextlib import contextmanager, nullcontext, redirect_stderr, redirect_stdout
+from typing import Any
+
+import torch
+from torch.export import Dim
+from torch.export.dynamic_shapes import _DerivedDim
+from torch.utils import _pytree as pytree
+
+from recfx.capture.constant_decisions import reads_values, record_decisions, replayed
+from recfx.capture.explain_export import capture_error, draft_line, user_frame
+from recfx.capture.explicit_forward import one_batch
+from recfx.capture.inputs import Call
+from recfx.errors import CaptureError
+from recfx.ir.batch_guards import branch_lines, doubtful_batches
+from recfx.ir.encoder_padding import padded_with_zeros
+from recfx.ir.fake_kernels import batch_free_kernels
+from recfx.ir.numpy_functions import traced_numpy_functions
+
+
+@dataclasses.dataclass(frozen=True)
+class Export:
+    """What export made.
+
+    Attributes:
+        program: The exported program.
+        strict: Whether only strict export worked.
+        decided: Names of parameters and buffers whose values decided what forward does.
+        assumed: Whether the trace decided what fails at few batch sizes.
+        doubtful: Batch sizes at which a decision of the trace fails, so that the program has to be compared there.
+        branches: The user's lines that limit the batch.
+    """
+
+    program: torch.export.ExportedProgram
+    strict: bool = False
+    decided: frozenset[str] = frozenset()
+    assumed: bool = False
+    doubtful: tuple[int, ...] = ()
+    branches: tuple[str, ...] = ()
+
+
+def export_model(model: torch.nn.Module, call: Call, shapes: Any) -> Export:
+    """Exports a model by the first way that works.
+
+    Args:
+        model: The model.
+        call: Its inputs.
+        shapes: Which dimensions vary, in torch.export's form.
+
+    Raises:
+        CaptureError: No way works; it names the user's line.
+    """
+    first: Exception | None = None
+    found: Export | None = None
+    try:
+        found = _export_refining(model, call, shapes, strict=False)
+        if not reads_values(found.program):
+            return found
+    except CaptureError:
+        raise
+    except Exception as error:  # noqa: BLE001 - export raises anything; the ladder decides
+        first = error
+    decisions = record_decisions(model, call)
+    if decisions.values:
+        try:
+            with replayed(decisions):
+                found = _export_refining(model, call, shapes, strict=False)
+                return dataclasses.replace(found, decided=frozenset(decisions.state))
+        except CaptureError:
+            raise
+        except Exception as error:  # noqa: BLE001 - as above
+            first = first or error
+    if found is not None:
+        return found
+    assert first is not None
+    try:
+        found = _export_refining(model, call, shapes, strict=True)
+    except CaptureError:
+        raise
+    except Exception:  # noqa: BLE001 - the first error is the one to explain
+        found = None
+    if found is not None and (found.program.range_constraints or not _has_free_sizes(shapes)):
+        return dataclasses.replace(found, strict=True)
+    with quiet():
+        line = user_frame(first) or draft_line(model, call.args, call.kwargs, shapes)
+    raise capture_error(first, model, line) from first
+
+
+def _export_refining(model: torch.nn.Module, call: Call, shapes: Any, strict: bool) -> Export:
+    """Exports, narrowing the range of a dimension when the model's own branches on shapes demand it."""
+    from torch.export.dynamic_shapes import refine_dynamic_shapes_from_suggested_fixes
+
+    branches: list[str] = []
+    for _ in range(4):
+        try:
+            return Export(_run_export(model, call, shapes, strict), branches=tuple(dict.fromkeys(branches)))
+        except torch._dynamo.exc.UserError as error:
+            text = str(error)
+            if shapes is None or "Constraints violated" not in text:
+                raise
+            branches += branch_lines(error)
+            try:
+                refined = refine_dynamic_shapes_from_suggested_fixes(text.split("\n\n")[0], shapes)
+            except (torch._dynamo.exc.UserError, ValueError):
+                return _export_assuming(model, call, shapes, error, strict)
+            if _fixes_a_dim(refined):
+                raise
+            if _has_multiples(refined) and not _has_multiples(shapes):
+                model, shapes = one_batch(model), _automatic(shapes)
+            else:
+                shapes = refined
+    return Export(_run_export(model, call, shapes, strict), branches=tuple(dict.fromkeys(branches)))
+
+
+def _export_assuming(model: torch.nn.Module, call: Call, shapes: Any, error: Exception, strict: bool) -> Export:
+    """Exports with what the trace decided about the batch, when that is wrong for few batch sizes at most.
+
+    Raises:
+        UserError: `error`; what it decided is wrong for more.
+    """
+    if strict or _has_multiples(shapes):
+        raise error
+    exported = _run_export(one_batch(model), call, _automatic(shapes), strict)
+    doubtful = doubtful_batches(exported)
+    if doubtful is None:
+        raise error
+    return Export(exported, assumed=True, doubtful=doubtful)
+
+
+def _fixes_a_dim(shapes: Any) -> bool:
+    """Whether a refinement turned a free dimension into a number."""
+    return any(isinstance(leaf, int) and not isinstance(leaf, bool) for leaf in pytree.tree_leaves(shapes))
+
+
+def _has_free_sizes(shapes: Any) -> bool:
+    """Whether any dimension is to vary; strict export may fix it all the same, and says nothing."""
+    return any(isinstance(leaf, Dim) for leaf in pytree.tree_leaves(shapes))
+
+
+def _has_multiples(shapes: Any) -> bool:
+    """Whether a dimension is given as a multiple of another, so that few sizes are left."""
+    return any(isinstance(leaf, _DerivedDim) for leaf in pytree.tree_leaves(shapes))
+
+
+def _automatic(shapes: Any) -> Any:
+    """The same dimensions left to export, which then assumes what it cannot prove; the comparison with the model decides."""
+
+    def relaxed(leaf: Any) -> Any:
+        return Dim.AUTO(min=leaf.min, max=leaf.max) if isinstance(leaf, Dim) else leaf
+
+    return pytree.tree_map(relaxed, shapes)
+
+
+def _run_export(model: torch.nn.Module, call: Call, shapes: Any, strict: bool) -> torch.export.ExportedProgram:
+    # A trace computes most values once: looking for them in the cache of fake values, and filling it, takes a third of the time.
+    uncached = torch._dynamo.config.patch(fake_tensor_cache_enabled=False)
+    with quiet(), uncached, padded_with_zeros(), nullcontext() if strict else _traceable():
+        exported = torch.export.export(model, call.args, call.kwargs, dynamic_shapes=shapes, strict=strict)
+    fakes = [n for n, v in exported.constants.items() if isinstance(v, torch._subclasses.FakeTensor)]
+    if fakes:
+        raise ValueError(f"export baked {fakes[0]}, which depends on the inputs, in as a constant (.data in forward?)")
+    return exported
+
+
+@contextmanager
+def _traceable() -> Iterator[None]:
+    """Lets the tracer see what tensors do outside torch's operators."""
+    with _data_as_detach(), traced_numpy_functions(), batch_free_kernels():
+        yield
+
+
+@contextmanager
+def _data_as_detach() -> Iterator[None]:
+    """Makes `tensor.data` mean `tensor.detach()` while tracing: the tracer does not see `.data` and would bake a constant in."""
+    descriptor: Any = torch._C.TensorBase.data
+    torch.Tensor.data = property(lambda t: t.detach(), descriptor.__set__)  # type: ignore[assignment]
+    try:
+        yield
+    finally:
+        del torch.Tensor.data
+
+
+@contextmanager
+def quiet() -> Iterator[None]:
+    """Export's own output is about its internals; what matters to the user becomes an error or a notice.
+
+    A failing export prints its partial graph, logs through loggers it creates on the way, and warns: all three are held back.
+    """
+    disabled = logging.root.manager.disable
+    logging.disable(logging.CRITICAL)
+    try:
+        with warnings.catch_warnings(), redirect_stdout(io.StringIO()), redirect_stderr(io.StringIO()):
+            warnings.simplefilter("ignore")
+            yield
+    finally:
+        logging.disable(disabled)

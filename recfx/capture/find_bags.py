@@ -1,0 +1,277 @@
+"""Finds the inputs that hold bags by watching one run of the user's own model.
+
+Capture must know which sizes vary before there is a graph. The model is run once on the example, operator by operator, and every tensor
+is followed back to the inputs it was made from. An input holds the bounds of bags when an operator takes what was made of it as offsets,
+lengths or repeats, together with what was made of the ids, and when its values fit the number of ids. The model is not run when no input
+can be bounds by its values.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+from collections.abc import Callable, Collection, Iterator, Sequence
+from functools import partial
+from typing import Any
+
+import torch
+from torch.utils import _pytree as pytree
+from torch.utils._python_dispatch import TorchDispatchMode
+
+from recfx.capture.crosscheck import run_model
+from recfx.capture.inputs import Call
+from recfx.ir.bags import Bags, Form, Stream, distinct_counts
+from recfx.ir.jagged import is_jagged
+from recfx.ir.shapes import positions
+
+#: Names of operators' arguments that bound runs of the rows of another argument, and what they hold.
+_BOUNDS = {
+    "offsets": Form.SPLITS,
+    "x_offsets": Form.SPLITS,
+    "row_splits": Form.SPLITS,
+    "lengths": Form.LENGTHS,
+    "repeats": Form.LENGTHS,
+}
+#: Operators whose result bounds runs as their argument does.
+_DERIVING = ("cumsum", "repeat_interleave", "searchsorted", "bucketize")
+_INTEGERS = (torch.int64, torch.int32)
+
+
+@dataclasses.dataclass(frozen=True)
+class _Trace:
+    """Where a tensor comes from: a leaf, or row `row` of it, and whether on the way it was made into bounds (summed up, repeated)."""
+
+    leaf: int
+    row: int | None = None
+    bounds: bool = False
+
+
+@dataclasses.dataclass(frozen=True)
+class _Meeting:
+    """An operator that read bounds and ids: their origins, and what the operator says the bounds hold, where it says so."""
+
+    bounds: _Trace
+    ids: _Trace
+    form: Form | None
+
+
+def bags_of_call(model: torch.nn.Module, call: Call) -> list[Bags]:
+    """The bags among the plain tensors of a call of a model; jagged tensors know their own."""
+    parts = pytree.tree_leaves(call.values, is_leaf=is_jagged)
+    leaves = pytree.tree_leaves(call.values)
+    starts = [*positions(parts), len(leaves)]
+    known = {leaf for i, part in enumerate(parts) if is_jagged(part) for leaf in range(starts[i], starts[i + 1])}
+    return find_bags(partial(run_model, model, call), leaves, known)
+
+
+def with_distinct_counts(call: Call, bags: Sequence[Bags]) -> Call:
+    """A call whose numbers of ids equal no other size, so that a tracer does not take one for the other."""
+    leaves, spec = pytree.tree_flatten(call.values)
+    return call.with_values(pytree.tree_unflatten(distinct_counts(leaves, bags), spec)) if bags else call
+
+
+def find_bags(run: Callable[[Sequence[Any]], Any], leaves: Sequence[Any], known: Collection[int] = ()) -> list[Bags]:
+    """The bags among flat inputs.
+
+    Args:
+        run: Runs the user's model on flat inputs.
+        leaves: The example.
+        known: Leaves of inputs whose bags are known already.
+    """
+    taken = set(known)
+    if not any(_may_bound(leaves, position, taken) for position in range(len(leaves))):
+        return []
+    fresh = [leaf.clone() if isinstance(leaf, torch.Tensor) else leaf for leaf in leaves]
+    watcher = _Watcher({id(leaf): i for i, leaf in enumerate(fresh) if isinstance(leaf, torch.Tensor)})
+    try:
+        with torch.no_grad(), watcher:
+            outputs = pytree.tree_leaves(run(fresh))
+    except Exception:  # noqa: BLE001 - the comparison with the model tells the user that it fails on the example
+        return []
+    meetings = [m for m in watcher.meetings if leaves[m.bounds.leaf].dtype in _INTEGERS]
+    read = [
+        leaf for leaf in sorted(watcher.read - taken) if all(leaf not in (m.bounds.leaf, m.ids.leaf) for m in meetings)
+    ]
+    return _groups(leaves, meetings, taken, _first_size([*(leaves[leaf] for leaf in read), *outputs]))
+
+
+def _first_size(values: Sequence[Any]) -> int | None:
+    """The first dimension of the first tensor that has one: the batch, where bags are not among the values."""
+    return next((int(v.shape[0]) for v in values if isinstance(v, torch.Tensor) and v.ndim), None)
+
+
+def _may_bound(leaves: Sequence[Any], position: int, taken: set[int]) -> bool:
+    """Whether the values of a leaf fit the size of another one as lengths, offsets or splits do."""
+    bounds = leaves[position]
+    if position in taken or not isinstance(bounds, torch.Tensor) or bounds.dtype not in _INTEGERS:
+        return False
+    if bounds.ndim not in (1, 2) or not bounds.numel():
+        return False
+    rows = bounds.detach().cpu().reshape(-1, bounds.shape[-1])
+    return any(
+        _fits(part, size)
+        for i, leaf in enumerate(leaves)
+        if i != position and i not in taken and isinstance(leaf, torch.Tensor) and leaf.ndim
+        for size in leaf.shape[: 2 if bounds.ndim == 2 else 1]
+        for part in (rows[:1], rows)
+    )
+
+
+def _fits(bounds: torch.Tensor, ids: int) -> bool:
+    return any(_fits_form(bounds, ids, form) for form in Form)
+
+
+def _fits_form(bounds: torch.Tensor, ids: int, form: Form) -> bool:
+    """Whether values [rows, n] are the bounds of `ids` ids, in a given form."""
+    if form is Form.LENGTHS:
+        return bool((bounds >= 0).all()) and int(bounds.sum()) == ids
+    rises = not bool(bounds[:, 0].any()) and not bool((bounds.diff(dim=1) < 0).any())
+    if form is Form.SPLITS:
+        return rises and bounds.shape[1] > 1 and bool((bounds[:, -1] == ids).all())
+    return rises and bool((bounds[:, -1] <= ids).all())
+
+
+class _Watcher(TorchDispatchMode):  # type: ignore[no-untyped-call]
+    """Follows every tensor of a run back to the inputs, and notes the inputs that are read and operators that read bounds and ids.
+
+    Args:
+        inputs: Identity of an input tensor -> its position.
+    """
+
+    def __init__(self, inputs: dict[int, int]) -> None:
+        super().__init__()  # type: ignore[no-untyped-call]
+        self.meetings: list[_Meeting] = []
+        self.read: set[int] = set()
+        self._traces: dict[int, frozenset[_Trace]] = {key: frozenset([_Trace(i)]) for key, i in inputs.items()}
+        self._alive: list[Any] = []  # an identity must not be given to another tensor during the run
+
+    def __torch_dispatch__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
+        result = func(*args, **(kwargs or {}))
+        named = list(_arguments(func, args, kwargs or {}))
+        traces = {name: self._traces_of(value) for name, value in named}
+        self._note(func, dict(named), traces)
+        made = frozenset(t for found in traces.values() for t in found)
+        self.read |= {trace.leaf for trace in made}
+        if any(word in str(func) for word in _DERIVING):
+            made = frozenset(dataclasses.replace(t, bounds=True) for t in made)
+        for number, tensor in enumerate(_tensors(result)):
+            own = _row_traces(func, dict(named), made, number)
+            if own:
+                self._traces[id(tensor)] = own | self._traces.get(id(tensor), frozenset())
+                self._alive.append(tensor)
+        return result
+
+    def _traces_of(self, value: Any) -> frozenset[_Trace]:
+        return frozenset(t for tensor in _tensors(value) for t in self._traces.get(id(tensor), ()))
+
+    def _note(self, func: Any, values: dict[str, Any], traces: dict[str, frozenset[_Trace]]) -> None:
+        for name, found in traces.items():
+            for bounds in found:
+                form = _BOUNDS.get(name)
+                if form is None and not bounds.bounds:
+                    continue
+                if form is Form.SPLITS and "embedding_bag" in str(func):
+                    form = Form.SPLITS if values.get("include_last_offset") else Form.OFFSETS
+                others = {t for other, held in traces.items() if other != name for t in held}
+                self.meetings += [
+                    _Meeting(bounds, ids, None if bounds.bounds else form)
+                    for ids in others
+                    if ids.leaf != bounds.leaf and not ids.bounds
+                ]
+
+
+def _arguments(func: Any, args: Sequence[Any], kwargs: dict[str, Any]) -> Iterator[tuple[str, Any]]:
+    names = [argument.name for argument in func._schema.arguments]
+    yield from zip(names, args, strict=False)
+    yield from kwargs.items()
+
+
+def _tensors(value: Any) -> list[torch.Tensor]:
+    if isinstance(value, torch.Tensor):
+        return [value]
+    return [v for v in value if isinstance(v, torch.Tensor)] if isinstance(value, tuple | list) else []
+
+
+def _row_traces(func: Any, values: dict[str, Any], made: frozenset[_Trace], number: int) -> frozenset[_Trace]:
+    """The origins of one result, with the row where the operator takes a row of a matrix."""
+    source = values.get("self")
+    if not isinstance(source, torch.Tensor) or source.ndim != 2 or values.get("dim", 0) != 0:
+        return made
+    if func is torch.ops.aten.select.int:
+        row = int(values["index"]) % source.shape[0]
+    elif func is torch.ops.aten.unbind.int:
+        row = number
+    else:
+        return made
+    return frozenset(dataclasses.replace(t, row=row) if t.row is None else t for t in made)
+
+
+def _groups(leaves: Sequence[Any], meetings: Sequence[_Meeting], taken: set[int], batch: int | None) -> list[Bags]:
+    """Meetings whose values fit, as bags; a leaf belongs to one group at most."""
+    found: list[Bags] = []
+    used = set(taken)
+    for leaf in dict.fromkeys(meeting.bounds.leaf for meeting in meetings):
+        own = [m for m in meetings if m.bounds.leaf == leaf and m.ids.leaf not in used]
+        if leaf in used or not own or leaves[leaf].ndim not in (1, 2):
+            continue
+        fitting = [bags for form in _forms(own) if (bags := _group(leaves, leaf, form, own)) is not None]
+        sized = [_with_runs(leaves, bags, batch) for bags in fitting]
+        bags = min((b for b in sized if b is not None), key=lambda bags: bags.runs, default=None)
+        if bags is not None:
+            found.append(bags)
+            used |= {leaf, *bags.members}
+    return found
+
+
+def _forms(meetings: Sequence[_Meeting]) -> list[Form]:
+    """What the bounds may hold: what an operator said, else lengths before offsets."""
+    told = [meeting.form for meeting in meetings if meeting.form is not None]
+    return list(dict.fromkeys([*told, Form.LENGTHS, Form.SPLITS, Form.OFFSETS]))
+
+
+def _group(leaves: Sequence[Any], leaf: int, form: Form, meetings: Sequence[_Meeting]) -> Bags | None:
+    """The bags of one leaf of bounds in a given form; None when its values do not fit."""
+    bounds = leaves[leaf]
+    if bounds.ndim == 1:
+        stream = _stream(leaves, bounds.unsqueeze(0), form, meetings)
+        return Bags(leaf, form, 1, (stream,)) if stream.leaves else None
+    whole = _stream(leaves, bounds.reshape(1, -1), form, [m for m in meetings if m.ids.row is None])
+    if whole.leaves and form is Form.LENGTHS:
+        return Bags(leaf, form, bounds.shape[0], (whole,))
+    streams = [
+        _stream(leaves, bounds[t : t + 1], form, [m for m in meetings if m.bounds.row == t])
+        for t in range(bounds.shape[0])
+    ]
+    if not all(stream.leaves for stream in streams):
+        return None
+    return Bags(leaf, form, bounds.shape[0], tuple(streams))
+
+
+def _stream(leaves: Sequence[Any], bounds: torch.Tensor, form: Form, meetings: Sequence[_Meeting]) -> Stream:
+    """The leaves that met bounds [1, n] and whose sizes fit them; all of one size."""
+    held: dict[int, int | None] = {}
+    size: int | None = None
+    values = bounds.detach().cpu()
+    for meeting in meetings:
+        ids = leaves[meeting.ids.leaf]
+        row = meeting.ids.row
+        if not isinstance(ids, torch.Tensor) or not ids.ndim or (row is not None and ids.ndim != 2):
+            continue
+        count = int(ids.shape[0 if row is None else 1])
+        if size in (None, count) and _fits_form(values, count, form):
+            size = count
+            held.setdefault(meeting.ids.leaf, row)
+    rows = set(held.values())
+    return Stream(tuple(held), rows.pop()) if len(rows) == 1 else Stream(())
+
+
+def _with_runs(leaves: Sequence[Any], bags: Bags, batch: int | None) -> Bags | None:
+    """The bags with one run for each time the batch goes into the bags; None when the bags are not those of the batch's rows."""
+    count = bags.batch(leaves) * bags.runs
+    if batch is None or count == batch * bags.runs:
+        return bags
+    bounds = leaves[bags.bounds]
+    if bounds.ndim == 2 and bags.form is Form.LENGTHS and len(bags.streams) == 1 and bounds.shape[0] == batch:
+        return dataclasses.replace(bags, runs=bounds.shape[1], by_row=True)
+    if bounds.ndim > 1 or not batch or count % batch:
+        return None
+    return dataclasses.replace(bags, runs=count // batch)

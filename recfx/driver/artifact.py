@@ -1,0 +1,194 @@
+"""Saved models: a folder of JSON and safetensors, versioned, checksummed, memory-mapped, without pickle.
+
+model/
+  manifest.json          format, versions, sizes and digests of the other files, which backend has which region, the report
+  manifest.sha256        the digest of the manifest
+  program.json           the graph and the calling convention
+  one-row.json           the same of the plan for a batch of one row, of a model that has one
+  state.safetensors      tables, weights and constants
+  constants.safetensors  inputs declared constant, for a refresh
+
+`load` runs nothing that a folder says but operators from a list, on operands whose sizes were checked; see `recfx.ir.rebuild`.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+from collections.abc import Collection, Sequence
+from os import PathLike
+from pathlib import Path
+from typing import Any
+
+import torch
+from safetensors.torch import save_file
+
+from recfx.compiled import CompiledModel, Parts
+from recfx.driver.refresh import Recipe, load_recipe
+from recfx.driver.report import Report
+from recfx.errors import ArtifactError, RecfxError
+from recfx.formats import strict_json
+from recfx.formats.folders import SealedFolder, seal
+from recfx.formats.records import decode, fields
+from recfx.formats.staging import write_folder
+from recfx.ir.numeric import Exactness
+from recfx.ir.program import Program
+from recfx.ir.rebuild import from_json
+from recfx.ir.serialize import TensorStore, to_json
+from recfx.pipeline import PassRecord
+from recfx.targets import BACKENDS, Lowered
+
+FORMAT = 3
+_NAME = "manifest"
+_PROGRAM, _ONE_ROW, _STATE = "program.json", "one-row.json", "state.safetensors"
+_COPIED_BYTES = 16 << 20
+_REGIONS = 1
+_EAGER_LOST = (
+    "your own model measured faster than the compiled one when it was optimized, but a saved folder does not hold it: "
+    "the compiled model runs"
+)
+
+
+def save(parts: Parts, path: str | PathLike[str]) -> None:
+    """Writes an artifact; a crash in the middle leaves whatever was there before.
+
+    Raises:
+        ArtifactError: `path` exists and is no artifact, or the program has no plain form.
+    """
+    from recfx import __version__
+
+    folder = Path(path)
+    if folder.exists() and not (folder / f"{_NAME}.json").is_file():
+        raise ArtifactError("the path exists and is no recfx artifact", where=str(folder), hint="choose another path")
+    store = TensorStore()
+    one_row = parts.one_row
+    documents = {_PROGRAM: to_json(parts.program, store)[0]}
+    if one_row is not None:
+        documents[_ONE_ROW] = to_json(one_row.program, store)[0]
+
+    def fill(staging: Path) -> None:
+        for name, document in documents.items():
+            (staging / name).write_bytes(strict_json.dump(document))
+        save_file(store.tensors, staging / _STATE)
+        manifest = {
+            "format": FORMAT,
+            "recfx": __version__,
+            "torch": torch.__version__,
+            "regions": [region.backend for region in parts.regions],
+            "one_row": [region.backend for region in one_row.regions] if one_row is not None else [],
+            "report": parts.report.to_json(),
+            "recipe": parts.recipe.save(staging) if parts.recipe is not None else None,
+        }
+        seal(staging, _NAME, manifest)
+
+    write_folder(folder, fill)
+
+
+def load(
+    path: str | PathLike[str], *, check: bool = True, types: Sequence[type] = (), operators: Collection[str] = ()
+) -> CompiledModel:
+    """Loads a saved model; its large tables are memory-mapped.
+
+    A folder may come from a stranger: nothing in it is run or imported, and its operators, arguments, sizes and positions are checked
+    before the model is made. That says nothing of the answers, which are whatever the folder's numbers give.
+
+    Args:
+        path: The folder `CompiledModel.save` wrote. Its files must not change while the model is in use: tables are read from them.
+        check: Compare the digests of tables and weights (about a second for every gigabyte and core). Without it, damage to their
+            values is not noticed; everything else is checked all the same.
+        types: Named tuples and dataclasses that the model takes or returns, for those whose modules have not been imported.
+        operators: Operators of your own that the model may call, such as `"mylib::score"`. The folder says with which arguments.
+
+    Raises:
+        ArtifactError: It is not there, damaged, cut short, of another format version, or holds what no saved model may hold.
+    """
+    with SealedFolder(path, _NAME, [FORMAT], "saved model", check=check) as sealed:
+        where = sealed.where(f"{_NAME}.json")
+        manifest = fields(sealed.manifest, where, ("recfx", "torch", "regions", "one_row", "report", "recipe"))
+        report: Report = decode(Report, manifest["report"], f"{where}, report")
+        tensors = {name: _settled(tensor) for name, tensor in sealed.tensors(_STATE).items()}
+        reader = _Reader(sealed, tensors, types, operators)
+        parts = reader.parts(_PROGRAM, manifest["regions"], report, load_recipe(manifest["recipe"], sealed))
+        if report.one_row is not None:
+            one_row = reader.parts(_ONE_ROW, manifest["one_row"], report.one_row)
+            _require_same_parameters(parts.program, one_row.program, sealed.where(_ONE_ROW))
+            parts = parts.with_one_row(one_row)
+    return CompiledModel(parts)
+
+
+@dataclasses.dataclass(frozen=True)
+class _Reader:
+    """Reads the plans of an artifact.
+
+    Attributes:
+        folder: The artifact.
+        tensors: Its state.
+        types: See `load`.
+        operators: See `load`.
+    """
+
+    folder: SealedFolder
+    tensors: dict[str, torch.Tensor]
+    types: Sequence[type]
+    operators: Collection[str]
+
+    def parts(self, file: str, regions: Any, report: Report, recipe: Recipe | None = None) -> Parts:
+        """A plan: its program, on the backend that it was saved for."""
+        where = self.folder.where(f"{_NAME}.json")
+        backends = decode(list[str], regions, f"{where}, regions")
+        if len(backends) != _REGIONS:
+            raise ArtifactError(f"{len(backends)} regions instead of {_REGIONS}", where=where)
+        try:
+            program = from_json(self.folder.json(file), self.tensors, types=self.types, operators=self.operators)
+        except ArtifactError as error:
+            place = f"{self.folder.where(file)}: {error.where}" if error.where else self.folder.where(file)
+            raise ArtifactError(error.what, where=place, hint=error.hint) from error
+        lowered = [_lower(program, name, str(self.folder.path)) for name in backends]
+        return Parts(program, lowered, _settled_report(report, where), recipe=recipe)
+
+
+def _require_same_parameters(program: Program, one_row: Program, where: str) -> None:
+    """The entry of a model hands its arguments on to that for one row."""
+    first, second = program.signature, one_row.signature
+    if first.parameters != second.parameters or first.keyword_only != second.keyword_only:
+        raise ArtifactError("the plan for one row takes other parameters", where=where)
+
+
+def _lower(program: Program, name: str, where: str) -> Lowered:
+    """The program on the backend that it was saved for."""
+    if name not in BACKENDS:
+        raise ArtifactError(f"the artifact needs the backend {name[:100]!r}, unknown here", where=where)
+    if missing := BACKENDS[name].unavailable():
+        raise ArtifactError(
+            f"the artifact needs the backend {name!r}, which cannot run here", where=where, hint=missing
+        )
+    try:
+        return BACKENDS[name].lower(program)
+    except RecfxError as error:
+        raise ArtifactError(
+            f"the {name} backend refuses the program: {error.what}", where=f"{where}: {error.where}"
+        ) from error
+    except Exception as error:  # a rule met a graph that no capture gives: the file is at fault, not the caller
+        raise ArtifactError(
+            f"the {name} backend cannot take the program: {type(error).__name__}: {str(error)[:200]}",
+            where=where,
+            hint="optimize and save the model again with this version",
+        ) from error
+
+
+def _settled(tensor: torch.Tensor) -> torch.Tensor:
+    """Weights are copied to aligned memory, where matrix products keep the bits they had; large tables stay mapped."""
+    return tensor.clone() if tensor.numel() * tensor.element_size() <= _COPIED_BYTES else tensor
+
+
+def _settled_report(report: Report, where: str) -> Report:
+    """The report of a plan that runs without the user's model."""
+    for record in report.passes:
+        _require_exactness(record, f"{where}, report")
+    if not report.kept_eager:
+        return report
+    return dataclasses.replace(report, kept_eager=False, notices=(*report.notices, _EAGER_LOST))
+
+
+def _require_exactness(record: PassRecord, where: str) -> None:
+    if record.exactness not in {exactness.value for exactness in Exactness}:
+        raise ArtifactError(f"{record.exactness[:100]!r} is no exactness", where=where)

@@ -1,0 +1,162 @@
+"""Do no harm: a compiled model that measures slower than the user's own is not the one that runs."""
+
+from __future__ import annotations
+
+import dataclasses
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from functools import partial
+from typing import Any
+
+import torch
+from torch.utils import _pytree as pytree
+
+from recfx.capture.requests import user_leaves
+from recfx.compiled import Parts
+from recfx.cost.timing import Comparison, compare
+from recfx.driver.report import Measured
+from recfx.ir.probes import has_fixed_bags, probes, reshuffle
+from recfx.ir.program import Origin, Program
+from recfx.ir.shapes import BATCH
+
+SECONDS = 0.25
+_ROUNDS = 5  # at least, of models that take longer: ten calls of each, which a model of seconds is not to be kept waiting beyond
+#: Rows of the further batch at which recurrent layers are measured.
+_MANY_ROWS = 128
+_aten = torch.ops.aten
+_RECURRENT = (_aten.gru.input, _aten.lstm.input, _aten.rnn_tanh.input, _aten.rnn_relu.input)
+
+
+def do_no_harm(parts: Parts, model: torch.nn.Module, *, seconds: float = SECONDS) -> Parts:
+    """Measures the compiled model against the user's, interleaved, at batch 1, the example's batch and, with recurrent layers, 128 rows.
+
+    Args:
+        parts: The compiled model.
+        model: The user's model.
+        seconds: Time for each batch size.
+
+    Returns:
+        The same parts with the measurements in the report; with the user's model behind the entry when the compiled one is slower
+        at one of the sizes, in its median or in its 99th percentile, beyond the measurement's own interval, however much faster it is at
+        the others. Sizes that the user's model itself refuses are not measured, and a notice says so.
+    """
+    measured: list[Measured] = []
+    harmful = False
+    notices: list[str] = []
+    for leaves in _measured_inputs(parts):
+        positional, keyword = _split(parts, pytree.tree_unflatten(list(leaves), parts.program.signature.in_spec)[0])
+        if (refusal := _refusal(_eager_call(model, *_as_user(parts, leaves)))) is not None:
+            notices.append(
+                f"the model itself fails at batch {_rows(parts, leaves)}, so that size was not measured: {refusal}"
+            )
+            continue
+        candidates: dict[str, Callable[[], Any]] = {
+            "eager": _eager_call(model, *_as_user(parts, leaves)),
+            "compiled": partial(parts.entry, *positional, **keyword),
+        }
+        comparison = _compare(candidates, seconds)
+        measured.append(_measured(_rows(parts, leaves), comparison))
+        harmful |= comparison.slower("compiled", than="eager")
+        # A disturbance of the machine can fall on a few calls of one model alone, so a worse tail has to show twice.
+        harmful |= all(c.slower_at_worst("compiled", than="eager") for c in _twice(comparison, candidates, seconds))
+    report = dataclasses.replace(
+        parts.report,
+        measured=tuple(measured),
+        kept_eager=harmful,
+        notices=(*parts.report.notices, *notices),
+    )
+    run = bind_user_model(parts, model) if harmful else parts.run
+    return Parts(parts.program, parts.regions, report, run, parts.recipe, parts.one_row)
+
+
+def _compare(candidates: Mapping[str, Callable[[], Any]], seconds: float) -> Comparison:
+    return compare(candidates, seconds=seconds, min_rounds=_ROUNDS, baseline="eager", single_calls=True)
+
+
+def _twice(first: Comparison, candidates: Mapping[str, Callable[[], Any]], seconds: float) -> Iterator[Comparison]:
+    """A comparison, and when it is asked for another one."""
+    yield first
+    yield _compare(candidates, seconds)
+
+
+def _measured(rows: int, comparison: Comparison) -> Measured:
+    eager, compiled = (comparison.timings[name] for name in ("eager", "compiled"))
+    ratio = comparison.ratios["compiled"]
+    p99 = (eager.p99, compiled.p99) if eager.has_p99 and compiled.has_p99 else None
+    return Measured(rows, eager.median, compiled.median, (ratio.value, ratio.low, ratio.high), p99)
+
+
+def bind_user_model(parts: Parts, model: torch.nn.Module) -> Callable[..., list[Any]]:
+    """The user's model as a function from flat inputs to flat outputs, without gradients."""
+
+    def run(*leaves: Any) -> list[Any]:
+        positional, keyword = _as_user(parts, leaves)
+        with torch.no_grad():
+            return pytree.tree_leaves(model(*positional, **keyword))
+
+    return run
+
+
+def _eager_call(model: torch.nn.Module, positional: tuple[Any, ...], keyword: dict[str, Any]) -> Callable[[], Any]:
+    """The user's model as a careful user would serve it: in inference mode."""
+
+    def run() -> Any:
+        with torch.inference_mode():
+            return model(*positional, **keyword)
+
+    return run
+
+
+def _refusal(call: Callable[[], Any]) -> str | None:
+    """Why the user's model fails on some inputs, in one line; None when it takes them."""
+    try:
+        call()
+    except Exception as error:  # noqa: BLE001 - a model may refuse made-up inputs for any reason, which the notice gives
+        text = " ".join(str(error).split())
+        return f"{type(error).__name__}: {text[:120]}{' …' if len(text) > 120 else ''}"
+    return None
+
+
+def _as_user(parts: Parts, leaves: Sequence[Any]) -> tuple[tuple[Any, ...], dict[str, Any]]:
+    """Flat inputs as arguments of the user's model, request rows repeated for the candidates."""
+    own = user_leaves(parts.program, leaves)
+    spec = parts.program.signature.in_spec
+    values = pytree.tree_unflatten([*own, *leaves[len(own) :]], spec)[0]
+    positional, keyword = _split(parts, values)
+    added = [name for name, origin in parts.program.origins.items() if origin is Origin.INDEX]
+    return positional, {name: value for name, value in keyword.items() if name not in added}
+
+
+def _split(parts: Parts, values: Sequence[Any]) -> tuple[tuple[Any, ...], dict[str, Any]]:
+    signature = parts.program.signature
+    named = dict(zip(signature.parameters, values, strict=True))
+    keyword = {name: value for name, value in named.items() if name in signature.keyword_only}
+    return tuple(value for name, value in named.items() if name not in keyword), keyword
+
+
+def _measured_inputs(parts: Parts) -> list[Sequence[Any]]:
+    """One row, the example, and many rows where the gain depends on their number."""
+    one = [leaves for name, leaves in probes(parts.program) if name.endswith("batch 1")]
+    example = list(parts.program.example)
+    return [*one[:1], example, *_many_rows(parts.program, _rows(parts, example))]
+
+
+def _many_rows(program: Program, measured: int) -> list[Sequence[Any]]:
+    """A large batch of a program with recurrent layers: torch's products of many rows can be faster than the kernels' steps.
+
+    Args:
+        program: The program.
+        measured: Rows of the example; a larger batch is not made when the example is as large.
+    """
+    recurrent = any(node.target in _RECURRENT for node in program.graph.nodes)
+    if not recurrent or BATCH not in program.signature.dims or has_fixed_bags(program):
+        return []
+    high = program.signature.dims[BATCH][1]
+    rows = _MANY_ROWS if high is None else min(_MANY_ROWS, high)
+    return [reshuffle(program, rows, torch.Generator().manual_seed(0))] if rows > measured else []
+
+
+def _rows(parts: Parts, leaves: Sequence[Any]) -> int:
+    sizes = parts.program.signature.check(leaves)
+    if BATCH in sizes:
+        return sizes[BATCH]
+    return next((int(leaf.shape[0]) for leaf in leaves if isinstance(leaf, torch.Tensor) and leaf.ndim), 1)

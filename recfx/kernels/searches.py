@@ -1,0 +1,285 @@
+"""Top-k over quantised items by the native kernels: what a search is, and how it is handed over."""
+
+from __future__ import annotations
+
+import ctypes
+from dataclasses import dataclass
+from typing import Literal
+
+import torch
+from torch import Tensor
+
+from recfx.errors import InputError, TargetError
+from recfx.formats.searchable import unfit
+from recfx.kernels.library import library, search_level
+from recfx.kernels.memory import address
+from recfx.kernels.search_structs import Queries, Rescore, Search
+
+#: Items of one block.
+BLOCK = 16
+
+#: What queries are rounded to, as csrc/retrieval.h numbers it.
+_ROUNDED_TO = {"numbers": 0, "signs": 1, "bits": 2, "codes": 3}
+
+#: Kinds of rows to score again, as csrc/abi.h numbers them.
+_ROW_DTYPES = {torch.float32: 0, torch.float16: 5, torch.uint8: 3}
+_OTHER_SOURCES, _REBUILD = "the native kernels were built from other sources", "build and install recfx again"
+
+
+# Made for every query, so that what a frozen class takes to set its fields would show with cold caches.
+@dataclass(slots=True)
+class Rounding:
+    """Queries to be rounded, and score = gain * value + offset with gain = unit * step, offset = constant + unit * lower * sum.
+
+    Attributes:
+        values: float32 [Q, dim], or uint8 of 0 and 1 for `codes`; contiguous.
+        to: `numbers` from -127 to 127 whose unit is max |q| / 127, and 1 for rows of zeros; `signs`, bits that say whether a value is above
+            zero, whose unit is mean |q|; `bits`, the same with unit 1; `codes`, the same of codes.
+        step: See above.
+        lower: Likewise.
+        constant: Likewise.
+    """
+
+    values: Tensor
+    to: Literal["numbers", "signs", "bits", "codes"]
+    step: float = 1.0
+    lower: float = 0.0
+    constant: float = 0.0
+
+    def __len__(self) -> int:
+        """Queries."""
+        return len(self.values)
+
+    def unfit(self, row: int) -> InputError:
+        """The error for a row that cannot be rounded."""
+        return InputError(f"row {row} of queries holds codes above 1") if self.to == "codes" else unfit(row, "queries")
+
+
+@dataclass(slots=True)
+class Scan:
+    """A search through all items, all tensors contiguous and on the CPU.
+
+    With queries of words the product of an item and a query is `dim - 2 * (bits that differ)`, otherwise the dot product of the item's
+    codes and the query's numbers. Items rank by the value, which is the product, or `scale * product + bias * query_sum`, or, without a
+    bias, `scale * (product + lower * query_sum)`.
+
+    Attributes:
+        blocks: int32 [at least ceil(items / 16), words, 16]: the words of 16 items lie next to each other; codes fill a word from its
+            lowest bits, and what is left of the last word is zero.
+        items: How many there are.
+        dim: Codes of an item; at most 65,536, so that no product leaves 32 bits.
+        bits: 1, 2, 4 or 8 of a code.
+        queries: int32 [Q, words], or int8 [Q, words * 32 / bits] above -128, zero beyond `dim`; or values to be rounded to either, whose
+            sums, gain and offset are then those of `round_queries`.
+        k: How many items to find for each query, at least 1.
+        scale: float32 [items, and room for the rest of the last block of 16, which is read], or None.
+        bias: Like `scale`, or None.
+        query_sum: float32 [Q], and there when `scale` is and the queries are rounded.
+        lower: See above.
+        dead: int64 [at least ceil(items / 64)] of bits, or None; items whose bit is set are not found.
+        exclude: From where to where in the ids the excluded ones of a query lie, int64 [Q + 1], and the ids, ascending within a query.
+        gain: float32 [Q], or None; then scores are `gain * value + offset`, otherwise the values.
+        offset: float32 [Q], and there when `gain` is.
+    """
+
+    blocks: Tensor
+    items: int
+    dim: int
+    bits: int
+    queries: Tensor | Rounding
+    k: int
+    scale: Tensor | None = None
+    bias: Tensor | None = None
+    query_sum: Tensor | None = None
+    lower: float = 0.0
+    dead: Tensor | None = None
+    exclude: tuple[Tensor, Tensor] | None = None
+    gain: Tensor | None = None
+    offset: Tensor | None = None
+
+
+@dataclass(frozen=True)
+class Rounded:
+    """Queries as a search reads them.
+
+    Attributes:
+        rows: int32 words or int8 numbers, see `Scan.queries`.
+        sums: float32 [Q], of the numbers, or of the signs.
+        gain: float32 [Q].
+        offset: float32 [Q].
+    """
+
+    rows: Tensor
+    sums: Tensor
+    gain: Tensor
+    offset: Tensor
+
+
+def round_queries(asked: Rounding, width: int) -> Rounded:
+    """Rounds queries.
+
+    Args:
+        asked: They.
+        width: Words, or numbers, of a row of the result, which has room for all of a query.
+
+    Raises:
+        InputError: A row holds NaN, infinities, numbers beyond 1e15, or codes above 1.
+        TargetError: The kernels cannot run here.
+    """
+    count, dim = asked.values.shape
+    rows = torch.empty(count, width, dtype=torch.int8 if asked.to == "numbers" else torch.int32)
+    numbers = torch.empty(3, count)
+    at, row_bytes = address(numbers), 4 * count
+    call = Queries(
+        struct_bytes=ctypes.sizeof(Queries),
+        queries=count,
+        dim=dim,
+        kind=_ROUNDED_TO[asked.to],
+        width=width,
+        values=address(asked.values),
+        rows=address(rows),
+        step=asked.step,
+        lower=asked.lower,
+        constant=asked.constant,
+        gain=at,
+        offset=at + row_bytes,
+        sums=at + 2 * row_bytes,
+    )
+    code: int = library().calls["recfx_round_queries"](ctypes.byref(call))
+    if code == -2:
+        raise TargetError(_OTHER_SOURCES, hint=_REBUILD)
+    if code >= 0:
+        raise asked.unfit(code)
+    gain, offset, sums = numbers.unbind()
+    return Rounded(rows, sums, gain, offset)
+
+
+def scan(search: Scan, level: str | None = None, threads: int | None = None) -> tuple[Tensor, Tensor]:
+    """Finds the k best items of every query; of equal ones those of lower id.
+
+    Args:
+        search: What to look for.
+        level: The instruction-set level; the best when not given.
+        threads: torch's number when not given. The answer does not depend on it, nor on the level.
+
+    Returns:
+        Scores, float32 [Q, k] and descending, and ids, int64 [Q, k]; -inf and -1 where there are no more items.
+
+    Raises:
+        InputError: Queries cannot be rounded, see `round_queries`.
+        TargetError: The kernels cannot run here, or memory is short.
+    """
+    scores = torch.empty(len(search.queries), search.k)
+    return scores, _scan(search, scores, level, threads)
+
+
+def shortlist(search: Scan, level: str | None = None, threads: int | None = None) -> Tensor:
+    """The ids that `scan` finds, in any order."""
+    return _scan(search, None, level, threads)
+
+
+def _scan(search: Scan, scores: Tensor | None, level: str | None, threads: int | None) -> Tensor:
+    asked = search.queries
+    count = len(asked)
+    ids = torch.empty(count, search.k, dtype=torch.int64)
+    starts, excluded = search.exclude if search.exclude is not None else (None, None)
+    call = Search(
+        struct_bytes=ctypes.sizeof(Search),
+        items=search.items,
+        dim=search.dim,
+        bits=search.bits,
+        words=search.blocks.shape[1],
+        queries=count,
+        k=search.k,
+        blocks=address(search.blocks),
+        scale=_address(search.scale),
+        bias=_address(search.bias),
+        dead=_address(search.dead),
+        exclude_from=_address(starts),
+        exclude=_address(excluded),
+        scores=_address(scores),
+        ids=address(ids),
+        lower=search.lower,
+    )
+    if isinstance(asked, Rounding):
+        call.hamming = int(asked.to != "numbers")
+        call.query_kind, call.values = _ROUNDED_TO[asked.to], address(asked.values)
+        call.query_step, call.query_lower, call.query_constant = asked.step, asked.lower, asked.constant
+    else:
+        call.hamming = int(asked.dtype == torch.int32)
+        call.query_rows = address(asked)
+        call.query_sum, call.gain, call.offset = map(_address, (search.query_sum, search.gain, search.offset))
+    if count:
+        code = _run("recfx_search", call, level, threads)
+        if code < 0 and isinstance(asked, Rounding):
+            raise asked.unfit(-1 - code)
+    return ids
+
+
+def rescore(
+    rows: Tensor,
+    queries: Tensor,
+    shortlist: Tensor,
+    k: int,
+    *,
+    affine: tuple[Tensor, Tensor, Tensor] | None = None,
+    level: str | None = None,
+    threads: int | None = None,
+) -> tuple[Tensor, Tensor]:
+    """Scores the items of a shortlist by other rows and keeps the k best.
+
+    Args:
+        rows: float32, float16 or uint8 [items, dim], contiguous.
+        queries: float32 [Q, dim]; int8 above -128 where the rows are uint8.
+        shortlist: int64 [Q, m], each an item or -1, none twice in a row.
+        k: How many to keep, at least 1.
+        affine: For uint8 rows scale and bias, float32 [items], and the sums of the queries, float32 [Q]:
+            the value is `scale * product + bias * sum`.
+        level: As in `scan`.
+        threads: As in `scan`.
+
+    Returns:
+        As `scan`.
+
+    Raises:
+        TargetError: As in `scan`.
+    """
+    count = len(queries)
+    values, ids = torch.empty(count, k), torch.empty(count, k, dtype=torch.int64)
+    scale, bias, query_sum = affine if affine is not None else (None, None, None)
+    call = Rescore(
+        struct_bytes=ctypes.sizeof(Rescore),
+        dim=rows.shape[1],
+        queries=count,
+        candidates=shortlist.shape[1],
+        k=k,
+        dtype=_ROW_DTYPES[rows.dtype],
+        rows=address(rows),
+        scale=_address(scale),
+        bias=_address(bias),
+        query_rows=address(queries),
+        query_sum=_address(query_sum),
+        shortlist=address(shortlist),
+        scores=address(values),
+        ids=address(ids),
+    )
+    if count:
+        _run("recfx_rescore", call, level, threads)
+    return values, ids
+
+
+def _address(tensor: Tensor | None) -> int | None:
+    return None if tensor is None else address(tensor)
+
+
+def _run(name: str, call: ctypes.Structure, level: str | None, threads: int | None) -> int:
+    chosen = level or search_level()
+    code: int = library().calls[name](chosen.encode(), ctypes.byref(call), threads or torch.get_num_threads())
+    if code == 1:
+        known = ", ".join(library().search_levels)
+        raise TargetError(f"searches cannot run at the level {chosen!r} here", hint=f"this processor runs {known}")
+    if code == 2:
+        raise TargetError("a search found no memory for its lists", hint="search fewer queries at once, or a smaller k")
+    if code == 3:
+        raise TargetError(_OTHER_SOURCES, hint=_REBUILD)
+    return code

@@ -1,0 +1,255 @@
+"""Products with a constant weight: linear layers, MLP chains with their norms, cross layers."""
+
+from __future__ import annotations
+
+import dataclasses
+from typing import Any
+
+import torch
+from torch import fx
+
+from recfx.formats.per_channel import MOST_COLUMNS
+from recfx.kernels.abi import Kind
+from recfx.ops import cross, mlp
+from recfx.targets.native.builder import PlanBuilder, rows_of
+from recfx.targets.native.rules.registry import rule
+from recfx.targets.native.values import Dim, Unsupported, Value
+
+_aten = torch.ops.aten
+
+
+def emit_gemm(
+    builder: PlanBuilder,
+    x: Value,
+    weight: torch.Tensor,
+    out: Value,
+    *,
+    bias: torch.Tensor | None = None,
+    scale: torch.Tensor | None = None,
+    activation: int = 0,
+    number: float = 0.0,
+    input_scale: float = 0.0,
+    vectors: dict[int, int] | None = None,
+    mul: Value | None = None,
+    add: Value | None = None,
+    sums_first: bool = False,
+) -> None:
+    """Adds `out = activation(x weight^T + bias) * mul + add`, or with `sums_first` `activation(x weight^T + bias + mul + add)`.
+
+    The weight is [N, K].
+
+    Raises:
+        Unsupported: An int8 weight has so many columns that int32 sums can overflow.
+    """
+    n, k = weight.shape
+    if weight.dtype is torch.int8 and k > MOST_COLUMNS:
+        raise Unsupported(f"int32 sums over {k} products of 8 bits can overflow")
+    address, format_ = builder.packer.weight(weight)
+    pointers = {0: address, **(vectors or {})}
+    if bias is not None:
+        pointers[1] = builder.packer.vector(bias, n)
+    if format_ == 2:
+        assert scale is not None
+        pointers[2] = builder.packer.vector(scale, n)
+        pointers[3] = builder.packer.column_sums(weight)
+    views = {0: rows_of(x)}
+    if mul is not None:
+        views[1] = rows_of(mul)
+    if add is not None:
+        views[2] = rows_of(add)
+    builder.emit(
+        Kind.GEMM,
+        out,
+        rows_of(out).runs,
+        views,
+        ints=[format_, n, k, activation, int(sums_first)],
+        floats=[0.0, number, input_scale],
+        pointers=pointers,
+    )
+
+
+def emit_norm(
+    builder: PlanBuilder,
+    value: Value,
+    out: Value,
+    weight: torch.Tensor | None,
+    bias: torch.Tensor | None,
+    eps: float,
+    *,
+    activation: int = 0,
+    number: float = 0.0,
+    vectors: dict[int, int] | None = None,
+    residual: Value | None = None,
+) -> None:
+    """Adds a layer norm over the last dimension, with what may follow it."""
+    n = value.dims[-1].size
+    pointers = dict(vectors or {})
+    if weight is not None:
+        pointers[7] = builder.packer.vector(weight, n)
+    if bias is not None:
+        pointers[8] = builder.packer.vector(bias, n)
+    views = {0: rows_of(value)}
+    if residual is not None:
+        views[2] = rows_of(residual)
+    builder.emit(
+        Kind.NORM,
+        out,
+        rows_of(out).runs,
+        views,
+        ints=[0, 0, 0, activation],
+        floats=[eps, number],
+        pointers=pointers,
+    )
+
+
+def even_rows(builder: PlanBuilder, node: Any, *, mixed: bool = False) -> Value:
+    """A float32 input whose last dimension is contiguous and whose rows lie evenly, copied if need be; `mixed`: see `value`."""
+    value = builder.value(node, mixed=mixed)
+    if builder.dtype(value) is not torch.float32:
+        raise Unsupported(f"it reads {builder.dtype(value)}")
+    if value.dims[-1].batch:
+        raise Unsupported("its last dimension is the batch")
+    try:
+        rows_of(value)
+    except Unsupported:
+        return builder.compact(value)
+    return value
+
+
+def _check_weight(weight: torch.Tensor) -> None:
+    if weight.dtype is not torch.float32 or weight.ndim != 2:
+        raise Unsupported(f"a weight of dtype {weight.dtype} and {weight.ndim} dimensions")
+
+
+@rule(_aten.linear.default)
+def _linear(builder: PlanBuilder, node: fx.Node) -> None:
+    weight = builder.tensor(node.args[1])
+    _check_weight(weight)
+    given: Any = node.args[2] if len(node.args) > 2 else node.kwargs.get("bias")
+    bias = builder.tensor(given) if given is not None else None
+    x = even_rows(builder, node.args[0], mixed=True)
+    out = builder.result(node, anywhere=True, like=[x])
+    emit_gemm(builder, x, weight, out, bias=bias)
+    builder.values[node] = out
+
+
+@rule(mlp.mlp)
+def _mlp(builder: PlanBuilder, node: fx.Node) -> None:
+    arguments: Any = node.args
+    params, layers = arguments[1], mlp.decode(arguments[2], arguments[3])
+    values = [even_rows(builder, arguments[0], mixed=True)]
+    for number, layer in enumerate(layers):
+        weight = builder.tensor(params[layer.weight])
+        last = number == len(layers) - 1
+        out = widened(builder, values[-1], weight.shape[0])
+        if last:
+            out = builder.result(node, anywhere=True, like=values[:1])
+        residual = values[layer.residual] if layer.residual >= 0 else None
+        emit_layer(builder, layer, params, values[-1], out, residual)
+        values.append(out)
+    builder.values[node] = values[-1]
+
+
+def widened(builder: PlanBuilder, value: Value, width: int) -> Value:
+    """A new temporary like a value, with another last dimension."""
+    return builder.temp([*value.dims[:-1], Dim(width, 1)])
+
+
+def activation_vectors(builder: PlanBuilder, layer: mlp.Layer, params: list[fx.Node], n: int) -> dict[int, int]:
+    """The vectors of a layer's activation by the pointer that takes them."""
+    positions = {4: layer.slope, 5: layer.gate_scale, 6: layer.gate_shift}
+    return {
+        pointer: builder.packer.vector(builder.tensor(params[position]), n)
+        for pointer, position in positions.items()
+        if position >= 0
+    }
+
+
+def emit_layer(
+    builder: PlanBuilder, layer: mlp.Layer, params: list[fx.Node], x: Value, out: Value, residual: Value | None
+) -> None:
+    """Adds the steps of one layer of an MLP chain."""
+
+    def tensor(position: int) -> torch.Tensor | None:
+        return builder.tensor(params[position]) if position >= 0 else None
+
+    weight = tensor(layer.weight)
+    assert weight is not None
+    n = weight.shape[0]
+    vectors = activation_vectors(builder, layer, params, n)
+    activation = mlp.ACTIVATIONS.index(layer.activation)
+    common: dict[str, Any] = {
+        "bias": tensor(layer.bias),
+        "scale": tensor(layer.scale),
+        "input_scale": layer.input_scale,
+    }
+    if layer.activation == "row-dice":
+        plain = dataclasses.replace(layer, activation="none", slope=-1, gate_scale=-1, gate_shift=-1)
+        raw = builder.temp(out.dims)
+        emit_layer(builder, plain, params, x, raw, None)
+        emit_row_dice(builder, layer, params, raw, out, residual)
+        return
+    if not layer.norm:
+        emit_gemm(
+            builder, x, weight, out, activation=activation, number=layer.number, vectors=vectors, add=residual, **common
+        )
+        return
+    raw = builder.temp(out.dims)
+    emit_gemm(builder, x, weight, raw, **common)
+    emit_norm(
+        builder,
+        raw,
+        out,
+        tensor(layer.norm_weight),
+        tensor(layer.norm_bias),
+        layer.norm_eps,
+        activation=activation,
+        number=layer.number,
+        vectors=vectors,
+        residual=residual,
+    )
+
+
+def emit_row_dice(
+    builder: PlanBuilder, layer: mlp.Layer, params: list[fx.Node], x: Value, out: Value, residual: Value | None = None
+) -> None:
+    """Adds a Dice whose gate is normalised over each row: one norm, which gates what it reads."""
+    gate_scale, gate_shift = (builder.tensor(params[p]) for p in (layer.gate_scale, layer.gate_shift))
+    slope = {4: builder.packer.vector(builder.tensor(params[layer.slope]), x.dims[-1].size)}
+    code = mlp.ACTIVATIONS.index("row-dice")
+    emit_norm(builder, x, out, gate_scale, gate_shift, layer.number, activation=code, vectors=slope, residual=residual)
+
+
+@rule(cross.cross)
+def _cross(builder: PlanBuilder, node: fx.Node) -> None:
+    """A cross layer is a product whose epilogue multiplies by x0 and adds x."""
+    from recfx.targets.native.rules.pointwise import ADD, MUL, Operation, emit_pointwise
+
+    arguments: Any = node.args
+    params, layers = arguments[2], cross.decode(arguments[3])
+    x0, x = even_rows(builder, arguments[0]), even_rows(builder, arguments[1])
+    for number, layer in enumerate(layers):
+        last = number == len(layers) - 1
+        out = builder.result(node, anywhere=True) if last else builder.temp(x.dims)
+        weight = builder.tensor(params[layer.weight])
+        bias, scale, inner_scale = (
+            builder.tensor(params[at]) if at >= 0 else None for at in (layer.bias, layer.scale, layer.inner_scale)
+        )
+        if layer.kind == cross.VECTOR:
+            dot = widened(builder, x, 1)
+            emit_gemm(builder, x, weight.reshape(1, -1), dot)
+            inputs, operations = [x0, dot, x], [Operation(MUL, 0, 1), Operation(ADD, -1, 2)]
+            if bias is not None:
+                inputs.append(builder.value(params[layer.bias]))
+                inputs[-1] = Value(inputs[-1].slot, inputs[-1].offset, (Dim(bias.numel(), 1),))
+                operations = [Operation(MUL, 0, 1), Operation(ADD, -1, 3), Operation(ADD, -2, 2)]
+            emit_pointwise(builder, inputs, out, operations, [])
+        elif layer.kind == cross.LOW_RANK:
+            inner_weight = builder.tensor(params[layer.inner])
+            inner = widened(builder, x, inner_weight.shape[0])
+            emit_gemm(builder, x, inner_weight, inner, scale=inner_scale)
+            emit_gemm(builder, inner, weight, out, bias=bias, scale=scale, mul=x0, add=x)
+        else:
+            emit_gemm(builder, x, weight, out, bias=bias, scale=scale, mul=x0, add=x)
+        x = out
+    builder.values[node] = x

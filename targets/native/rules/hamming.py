@@ -1,0 +1,54 @@
+"""Dot products with packed codes."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import torch
+from torch import fx
+
+from recfx.formats.code_rows import CONSTANT_BYTES, code_row_bytes
+from recfx.kernels.abi import Kind
+from recfx.ops import hamming
+from recfx.targets.native.builder import PlanBuilder, View, view
+from recfx.targets.native.rules.registry import rule
+from recfx.targets.native.values import Unsupported, Value, merge
+
+
+@rule(hamming.code_dot)
+def _code_dot(builder: PlanBuilder, node: fx.Node) -> None:
+    arguments: Any = node.args
+    query, table, ids, bits, query_bits = arguments
+    items = builder.tensor(table).contiguous()
+    value = _one_row(builder, builder.value(query), (torch.float32,))
+    dim = value.dims[-1].size
+    if items.shape[1] != code_row_bytes(bits, dim):
+        raise Unsupported(f"rows of {items.shape[1]} bytes do not hold {dim} codes of {bits} bits")
+    views = {0: _run(value)}
+    if ids is not None:
+        views[1] = _run(_one_row(builder, builder.value(ids), (torch.int64, torch.int32)))
+    out = builder.result(node)
+    if out.dims[0].size != 1 or out.batched is not any(builder.value(n).batched for n in (query, ids) if n is not None):
+        raise Unsupported("several queries a batch row")
+    ints = [items.shape[0], items.shape[1], items.shape[1] - CONSTANT_BYTES, bits, query_bits]
+    builder.emit(
+        Kind.CODE_DOT, out, [(out.dims[1].size, 1)], views, ints=ints, pointers={0: builder.packer.keep(items)}
+    )
+    builder.steps[-1].reads = ids if ids is not None else query
+    builder.values[node] = out
+
+
+def _one_row(builder: PlanBuilder, value: Value, dtypes: tuple[torch.dtype, ...]) -> Value:
+    """A value [B, n] or [1, n], of one row a batch row, its elements side by side if they are to be multiplied."""
+    if builder.dtype(value) not in dtypes:
+        raise Unsupported(f"it reads {builder.dtype(value)}")
+    if len(value.dims) != 2 or value.dims[0].size != 1 or value.dims[1].batch:
+        raise Unsupported("several rows a batch row")
+    last = value.dims[1]
+    return builder.compact(value) if last.size != 1 and last.stride != 1 else value
+
+
+def _run(value: Value) -> View:
+    """The elements of a row as one run."""
+    runs = merge(value.dims[1:])
+    return view(value, [runs[0] if runs else (1, 1)])

@@ -1,0 +1,271 @@
+"""Nodes that work on ids and masks: whole-number arithmetic, counting, picking by index."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Any
+
+import torch
+from torch import fx
+
+from recfx.kernels.abi import Kind
+from recfx.targets.native.builder import PlanBuilder, View, three_runs, view
+from recfx.targets.native.rules.pointwise import COPIED, Operation, emit_pointwise, lower_pointwise
+from recfx.targets.native.rules.registry import RULES, Rule, rule
+from recfx.targets.native.rules.repeat import numbers_rows
+from recfx.targets.native.values import Dim, Unsupported, Value, joint_runs
+
+_aten = torch.ops.aten
+_WHOLE = (torch.bool, torch.int64, torch.int32)
+
+#: Whole numbers up to here survive the way through a double.
+_LARGEST = 2**53
+
+ADD, SUB, MUL, ADD_C, MUL_C, C_MINUS, LOW, HIGH, AND, OR, REMAINDER, COPY = 0, 1, 2, 4, 5, 6, 18, 19, 40, 41, 42, 63
+_IS_NOT, _FLOAT_TO_INT32 = 21, 49
+
+
+def lower_whole(
+    builder: PlanBuilder,
+    node: fx.Node,
+    operands: Sequence[Any],
+    operations: Sequence[Operation],
+    reads: Sequence[torch.dtype] = _WHOLE,
+) -> None:
+    """A node that gives whole numbers or a mask, computed by `operations` from `operands`."""
+    values = [builder.value(o) for o in operands]
+    if any(builder.dtype(v) not in reads for v in values):
+        raise Unsupported("it mixes whole numbers with others")
+    if any(abs(o.constant) > _LARGEST for o in operations):
+        raise Unsupported("its constant is too large")
+    if node.meta["val"].dtype is torch.int32 and any(not -(2**31) <= o.constant < 2**31 for o in operations):
+        raise Unsupported("its constant leaves int32: torch wraps it around first")
+    out = builder.result(node, dtypes=_WHOLE)
+    emit_pointwise(builder, values, out, operations, [], Kind.INTEGER)
+    builder.values[node] = out
+
+
+def _whole(node: fx.Node) -> bool:
+    held = node.meta.get("val")
+    return isinstance(held, torch.Tensor) and held.dtype in _WHOLE
+
+
+def either(whole: Rule, target: Any) -> None:
+    """Registers a rule for whole numbers in front of the one for floating-point numbers, if there is one."""
+    floating = RULES.get(target)
+
+    def lower(builder: PlanBuilder, node: fx.Node) -> None:
+        if _whole(node):
+            whole(builder, node)
+        elif floating is not None:
+            floating(builder, node)
+        else:
+            raise Unsupported(f"it gives {node.meta['val'].dtype}")
+
+    rule(target)(lower)
+
+
+def _binary(code: int, with_constant: int | None, negate: bool = False) -> Rule:
+    def lower(builder: PlanBuilder, node: fx.Node) -> None:
+        left, right = node.args[0], node.args[1]
+        if node.kwargs.get("alpha", 1) != 1 or len(node.args) > 2:
+            raise Unsupported("a scaled sum")
+        if isinstance(right, int) and with_constant is not None:
+            return lower_whole(
+                builder, node, [left], [Operation(with_constant, 0, 0, float(-right if negate else right))]
+            )
+        if not isinstance(left, fx.Node) or not isinstance(right, fx.Node):
+            raise Unsupported("its constant is no whole number")
+        return lower_whole(builder, node, [left, right], [Operation(code, 0, 1)])
+
+    return lower
+
+
+either(_binary(ADD, ADD_C), _aten.add.Tensor)
+either(_binary(SUB, ADD_C, negate=True), _aten.sub.Tensor)
+either(_binary(MUL, MUL_C), _aten.mul.Tensor)
+for _target in (_aten.__and__.Tensor, _aten.bitwise_and.Tensor):
+    rule(_target)(_binary(AND, None))
+for _target in (_aten.__or__.Tensor, _aten.bitwise_or.Tensor):
+    rule(_target)(_binary(OR, None))
+
+
+@rule(_aten.logical_and.default, _aten.logical_or.default)
+def _logical(builder: PlanBuilder, node: fx.Node) -> None:
+    """Of whole numbers it matters whether they are zero, not their bits."""
+    code = AND if node.target is _aten.logical_and.default else OR
+    operations = [Operation(_IS_NOT, 0, 0, 0.0), Operation(_IS_NOT, 1, 0, 0.0), Operation(code, -1, -2)]
+    lower_whole(builder, node, list(node.args), operations)
+
+
+@rule(_aten.remainder.Scalar)
+def _remainder(builder: PlanBuilder, node: fx.Node) -> None:
+    modulus = node.args[1]
+    if not isinstance(modulus, int) or modulus == 0 or not _whole(node):
+        raise Unsupported("a remainder that is not of whole numbers")
+    lower_whole(builder, node, [node.args[0]], [Operation(REMAINDER, 0, 0, float(modulus))])
+
+
+def _clamp(builder: PlanBuilder, node: fx.Node) -> None:
+    low: Any = node.args[1] if len(node.args) > 1 else node.kwargs.get("min")
+    high: Any = node.args[2] if len(node.args) > 2 else node.kwargs.get("max")
+    operations: list[Operation] = []
+    for code, bound in ((LOW, low), (HIGH, high)):
+        if bound is None:
+            continue
+        if not isinstance(bound, int):
+            raise Unsupported("its bounds are no whole numbers")
+        operations.append(Operation(code, -1 if operations else 0, 0, float(bound)))
+    lower_whole(builder, node, [node.args[0]], operations)
+
+
+either(_clamp, _aten.clamp.default)
+either(_clamp, _aten.clamp_min.default)
+
+
+def _cast(builder: PlanBuilder, node: fx.Node) -> None:
+    """Floating-point numbers lose their fraction; as a mask they say whether they are zero."""
+    if set(node.kwargs) - {"dtype", "non_blocking", "copy"}:
+        raise Unsupported("it changes more than the dtype")
+    source = node.args[0]
+    if node.meta["val"].dtype is torch.bool and builder.dtype(builder.value(source)) is torch.float32:
+        return lower_pointwise(builder, node, [source], [Operation(_IS_NOT, 0, 0, 0.0)])
+    narrow = node.meta["val"].dtype is torch.int32 and builder.dtype(builder.value(source)) is torch.float32
+    code = _FLOAT_TO_INT32 if narrow else COPY
+    return lower_whole(builder, node, [source], [Operation(code, 0)], (*_WHOLE, torch.float32))
+
+
+either(_cast, _aten.to.dtype)
+either(_cast, _aten._to_copy.default)
+
+
+def emit_integer_sum(builder: PlanBuilder, node: fx.Node, value: Value) -> None:
+    """Counts: the sum of whole numbers or masks over neighbouring dimensions."""
+    if builder.dtype(value) not in _WHOLE or node.meta["val"].dtype is not torch.int64:
+        raise Unsupported(f"it sums {builder.dtype(value)}")
+    given: Any = node.args[1] if len(node.args) > 1 else None
+    rank = len(value.dims)
+    dims = sorted({d % rank for d in (given or range(rank))})
+    if any(value.dims[d].batch for d in dims) or dims != list(range(dims[0], dims[-1] + 1)):
+        raise Unsupported("it sums over the batch, or over dimensions that are not neighbours")
+    groups = three_runs(value, dims)
+    if groups is None:
+        value = builder.compact(value)
+        groups = three_runs(value, dims)
+        assert groups is not None  # it is side by side now
+    out = builder.result(node, dtypes=(torch.int64,))
+    outer, _, inner = groups
+    source = view(value, list(groups))
+    builder.emit(Kind.INTEGER_SUM, out, [(outer[0], inner[0]), (inner[0], 1)], {0: source}, ints=[0])
+    builder.values[node] = out
+
+
+@rule(_aten.cumsum.default)
+def _running_sum(builder: PlanBuilder, node: fx.Node) -> None:
+    value = builder.value(node.args[0])
+    if builder.dtype(value) not in _WHOLE or node.meta["val"].dtype is not torch.int64:
+        raise Unsupported("a running sum of other than whole numbers")
+    dim = int(node.args[1]) % len(value.dims)  # type: ignore[arg-type]
+    groups = three_runs(value, [dim])
+    if value.dims[dim].batch or groups is None:
+        raise Unsupported("it runs over the batch, or over elements that do not lie evenly")
+    out = builder.result(node, dtypes=(torch.int64,))
+    target = three_runs(out, [dim])
+    assert target is not None
+    builder.emit(Kind.INTEGER_SUM, out, target, {0: view(value, list(groups))}, ints=[1])
+    builder.values[node] = out
+
+
+def _emit_take(
+    builder: PlanBuilder,
+    node: fx.Node,
+    source: Value,
+    index: Value,
+    strides: Sequence[tuple[int, int]],
+    step: int,
+    limit: int,
+    wraps: bool,
+) -> None:
+    """Adds a pick; strides: of the source and of the index, for each dimension of the output."""
+    if builder.dtype(index) not in (torch.int64, torch.int32):
+        raise Unsupported(f"an index of dtype {builder.dtype(index)}")
+    if builder.dtype(source) is not node.meta["val"].dtype:
+        raise Unsupported("it changes the dtype")
+    out = builder.result(node, dtypes=COPIED)
+    runs = joint_runs(out, [[d.stride, s, i] for d, (s, i) in zip(out.dims, strides, strict=True)])
+    if not runs or runs[-1][1][2] != 0:
+        runs.append((1, [1, 1, 0]))  # the innermost dimension is copied in one go: the index must not vary along it
+    if len(runs) > 4:
+        raise Unsupported("it has too many separate dimensions")
+    runs = [(1, [0, 0, 0])] * (4 - len(runs)) + runs
+    views = {
+        0: View(source.slot, source.offset, tuple((n, s[1]) for n, s in runs)),
+        1: View(index.slot, index.offset, tuple((n, s[2]) for n, s in runs)),
+    }
+    builder.emit(Kind.TAKE, out, [(n, s[0]) for n, s in runs], views, ints=[step, limit, int(wraps)])
+    builder.steps[-1].reads = node
+    builder.values[node] = out
+
+
+@rule(_aten.index.Tensor)
+def _index(builder: PlanBuilder, node: fx.Node) -> None:
+    """Elements along one dimension; negative indices count from the end."""
+    given: Any = node.args[1]
+    chosen = [(dim, index) for dim, index in enumerate(given) if index is not None]
+    if chosen[0][0] == 0 and numbers_rows(builder, builder.value(chosen[0][1])):
+        return _emit_own_rows(builder, node, chosen)
+    if len(chosen) != 1:
+        raise Unsupported("it indexes several dimensions")
+    _emit_pick(builder, node, *chosen[0], wraps=True)
+
+
+def _emit_own_rows(builder: PlanBuilder, node: fx.Node, chosen: list[tuple[int, Any]]) -> None:
+    """`x[arange(B), index]`: every row picks from its own. The dimensions of the indices come first."""
+    source, shape = builder.value(node.args[0]), builder.shape(node)
+    if not source.dims[0].batch or source.dims[0].size != 1 or len(chosen) > 2:
+        raise Unsupported("it indexes several dimensions")
+    if len(chosen) == 1:
+        if len(builder.value(chosen[0][1]).dims) != 1:
+            raise Unsupported("it repeats the batch")
+        builder.values[node] = source
+        return
+    dim, index = chosen[1][0], builder.value(chosen[1][1])
+    rest = [(d.stride, 0) for i, d in enumerate(source.dims) if i not in (0, dim)]
+    lead = shape[: len(shape) - len(rest)]
+    own = [Dim(1, 0)] * (len(lead) - len(index.dims)) + list(index.dims)
+    if any(d.batch and not wanted.batch for d, wanted in zip(own, lead, strict=True)):
+        raise Unsupported("the batch of its index is elsewhere")
+    strides = [*((0, 0 if d.size == 1 else d.stride) for d in own), *rest]
+    held = source.dims[dim]
+    _emit_take(builder, node, source, index, strides, held.stride, held.size, True)
+
+
+@rule(_aten.index_select.default)
+def _index_select(builder: PlanBuilder, node: fx.Node) -> None:
+    _emit_pick(builder, node, int(node.args[1]), node.args[2], wraps=False)  # type: ignore[arg-type]
+
+
+def _emit_pick(builder: PlanBuilder, node: fx.Node, dim: int, ids: Any, *, wraps: bool) -> None:
+    source, index = builder.value(node.args[0]), builder.value(ids)
+    dim %= len(source.dims)
+    held = source.dims[dim]
+    if held.batch:
+        raise Unsupported("it indexes over the batch")
+    if source.batched and index.batched:
+        raise Unsupported("it picks for each row of one batch from each of another")
+    others = [(d.stride, 0) for d in source.dims]
+    strides = [*others[:dim], *((0, d.stride) for d in index.dims), *others[dim + 1 :]]
+    _emit_take(builder, node, source, index, strides, held.stride, held.size, wraps)
+
+
+@rule(_aten.gather.default)
+def _gather(builder: PlanBuilder, node: fx.Node) -> None:
+    source, index = builder.value(node.args[0]), builder.value(node.args[2])
+    dim = int(node.args[1]) % len(source.dims)  # type: ignore[arg-type]
+    if source.dims[dim].batch or any(a.batch != b.batch for a, b in zip(source.dims, index.dims, strict=True)):
+        raise Unsupported("it gathers over the batch")
+    strides = [
+        (0 if i == dim else s.stride, x.stride) for i, (s, x) in enumerate(zip(source.dims, index.dims, strict=True))
+    ]
+    held: Dim = source.dims[dim]
+    _emit_take(builder, node, source, index, strides, held.stride, held.size, False)

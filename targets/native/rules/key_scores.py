@@ -1,0 +1,102 @@
+"""Scores of target attention with keys along the lanes: all layers of its MLP in one step (csrc/key_scores.inl)."""
+
+from __future__ import annotations
+
+import math
+
+import torch
+from torch import fx
+
+from recfx.kernels.abi import Kind
+from recfx.ops import mlp
+from recfx.targets.native.builder import PlanBuilder, rows_of, view
+from recfx.targets.native.values import Dim, Value
+
+_MOST_LAYERS = 5
+_LANES = 16  # of the widest level
+_SET_FLOATS = 64  # rows a multiple of this apart share few of the first-level cache's sets
+_PLAIN = frozenset(mlp.ACTIVATIONS) - {"row-dice"}
+
+
+def takes_layers(builder: PlanBuilder, layers: list[mlp.Layer], params: list[fx.Node], keys: int) -> bool:
+    """Whether the step can run an MLP, and is the faster way: a matrix is made for every query, and lanes past the last key stay empty."""
+    return (
+        len(layers) <= _MOST_LAYERS
+        and all(layer.activation in _PLAIN and not layer.norm and layer.residual < 0 for layer in layers)
+        and all(builder.tensor(params[layer.weight]).dtype is torch.float32 for layer in layers)
+        and _whole(keys) + 1 <= 2 * keys
+    )
+
+
+def emit_key_scores(
+    builder: PlanBuilder,
+    layers: list[mlp.Layer],
+    params: list[fx.Node],
+    query: Value,
+    keys: Value,
+    row: Value,
+    of_keys: torch.Tensor,
+    of_products: torch.Tensor,
+) -> Value:
+    """Adds the scores [B, L, 1] = MLP of which the first layer adds up to `of_keys k + of_products (q * k) + row`.
+
+    Args:
+        builder: Collects the steps.
+        layers: Layers for which `takes_layers` holds; the last has one column.
+        params: Their parameters.
+        query: [B, D].
+        keys: [B, L, D], or one row of them for all.
+        row: What the first layer adds, its bias included, [B, N].
+        of_keys: [N, D].
+        of_products: [N, D].
+    """
+    length, columns = keys.dims[1], keys.dims[2].size
+    whole = Dim(_whole(length.size) * columns, 1)
+    turned = builder.temp((keys.dims[0], whole))
+    run = view(keys, [(length.size, length.stride), (columns, 1)])
+    builder.emit(Kind.TURN_KEYS, turned, [(whole.size, 1)], {0: run})
+    out = builder.temp((query.dims[0], Dim(length.size, 1), Dim(1, 1)))
+    ints, floats = [length.size, columns, len(layers)], []
+    pointers = {0: _columns_last(builder, of_keys), 1: _columns_last(builder, of_products)}
+    for number, layer in enumerate(layers):
+        weight = builder.tensor(params[layer.weight])
+        if number:
+            pointers[1 + 2 * number] = _columns_last(builder, weight)
+        pointers[2 + 2 * number] = _vectors(builder, layer, params, weight.shape[0], with_bias=number > 0)
+        ints += [weight.shape[0], _stride(weight.shape[0]), mlp.ACTIVATIONS.index(layer.activation)]
+        floats.append(layer.number)
+    views = {0: view(turned, [(whole.size, 1)]), 1: rows_of(query), 2: rows_of(row)}
+    builder.emit(Kind.KEY_SCORES, out, [(length.size, 1)], views, ints=ints, floats=floats, pointers=pointers)
+    return out
+
+
+def _whole(keys: int) -> int:
+    """Keys with the lanes that the widest level leaves empty."""
+    return math.ceil(keys / _LANES) * _LANES
+
+
+def _stride(outputs: int) -> int:
+    """Floats from the weights of one input to those of the next."""
+    stride = _whole(outputs)
+    return stride + _LANES if stride % _SET_FLOATS == 0 else stride
+
+
+def _columns_last(builder: PlanBuilder, weight: torch.Tensor) -> int:
+    """The address of a weight [N, K] as [K, stride], zeros behind the columns."""
+
+    def turned() -> torch.Tensor:
+        whole = torch.zeros(weight.shape[1], _stride(weight.shape[0]))
+        whole[:, : weight.shape[0]] = weight.t()
+        return whole
+
+    return builder.packer.once("columns-last", weight, 0, turned)
+
+
+def _vectors(builder: PlanBuilder, layer: mlp.Layer, params: list[fx.Node], n: int, *, with_bias: bool) -> int:
+    """The address of a layer's bias, slope, gate scale and gate shift, one row each."""
+    positions = [layer.bias if with_bias else -1, layer.slope, layer.gate_scale, layer.gate_shift]
+    held = torch.zeros(4, _stride(n))
+    for row, position in zip(held, positions, strict=True):
+        if position >= 0:
+            row[:n] = builder.tensor(params[position]).float().reshape(-1)  # one number is meant for all columns
+    return builder.packer.keep(held)

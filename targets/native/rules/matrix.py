@@ -1,0 +1,170 @@
+"""Products of two tensors that both vary, and attention."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import torch
+from torch import fx
+
+from recfx.kernels.abi import Kind
+from recfx.targets.native.builder import PlanBuilder, View, view
+from recfx.targets.native.rules.gemm import emit_gemm, even_rows
+from recfx.targets.native.rules.pointwise import ADD, MUL_C, Operation, emit_pointwise
+from recfx.targets.native.rules.registry import rule
+from recfx.targets.native.values import Dim, Unsupported, Value, merge
+
+_aten = torch.ops.aten
+
+
+def _matrices(value: Value) -> View:
+    """[outer, rows, columns] with any strides.
+
+    Raises:
+        Unsupported: A matrix runs over the batch, or the outer dimensions do not lie evenly.
+    """
+    rows, columns = value.dims[-2:]
+    if rows.batch or columns.batch:
+        raise Unsupported("a matrix runs over the batch")
+    runs = merge(value.dims[:-2])
+    if len(runs) > 1:
+        raise Unsupported("its outer dimensions do not lie evenly")
+    return view(value, [runs[0] if runs else (1, 0), (rows.size, rows.stride), (columns.size, columns.stride)])
+
+
+def _operand(builder: PlanBuilder, node: Any) -> Value:
+    value = builder.value(node)
+    if builder.dtype(value) is not torch.float32:
+        raise Unsupported(f"it reads {builder.dtype(value)}")
+    try:
+        _matrices(value)
+    except Unsupported:
+        if any(d.batch for d in value.dims[-2:]):
+            raise
+        return builder.compact(value)
+    return value
+
+
+def _broadcast(value: Value, outer: list[Dim]) -> Value:
+    """Repeats a matrix over the outer dimensions it does not have."""
+    own = list(value.dims[:-2])
+    own = [Dim(1, 0)] * (len(outer) - len(own)) + own
+    dims = [
+        w if w.size == d.size and w.batch == d.batch else Dim(d.size, 0, d.batch)
+        for w, d in zip(own, outer, strict=True)
+    ]
+    return Value(value.slot, value.offset, (*dims, *value.dims[-2:]))
+
+
+@rule(_aten.bmm.default, _aten.matmul.default, _aten.mm.default)
+def _product(builder: PlanBuilder, node: fx.Node) -> None:
+    _lower_product(builder, node, node.args[0], node.args[1])
+
+
+@rule(_aten.baddbmm.default, _aten.addmm.default)
+def _added_product(builder: PlanBuilder, node: fx.Node) -> None:
+    """beta times a tensor plus alpha times a product; with a beta of zero the tensor is not read."""
+    names = ["input", "left", "right"]
+    given: dict[str, Any] = dict(zip(names, node.args, strict=False)) | {"beta": 1, "alpha": 1} | dict(node.kwargs)
+    _lower_product(builder, node, given["left"], given["right"])
+    beta, alpha = float(given["beta"]), float(given["alpha"])
+    product = builder.values[node]
+    if beta == 0.0 and alpha == 1.0:
+        return
+    inputs, operations = [product], [] if alpha == 1.0 else [Operation(MUL_C, 0, 0, alpha)]
+    if beta != 0.0:
+        inputs.append(builder.value(given["input"], mixed=True))
+        if builder.dtype(inputs[1]) is not torch.float32:
+            raise Unsupported(f"it reads {builder.dtype(inputs[1])}")
+        held = -len(operations) if operations else 0
+        operations += [Operation(MUL_C, 1, 0, beta), Operation(ADD, held, -len(operations) - 1)]
+    out = builder.result(node, like=inputs)
+    emit_pointwise(builder, inputs, out, operations, [])
+    builder.values[node] = out
+
+
+def _lower_product(builder: PlanBuilder, node: fx.Node, left: Any, right: Any) -> None:
+    if right.op == "get_attr" and builder.tensor(right).ndim == 2:
+        weight = builder.tensor(right)
+        if weight.dtype is not torch.float32:
+            raise Unsupported(f"a weight of dtype {weight.dtype}")
+        x = even_rows(builder, left, mixed=True)
+        out = builder.result(node, anywhere=True, like=[x])
+        emit_gemm(builder, x, weight.T.contiguous(), out)
+        builder.values[node] = out
+        return
+    if left.op == "get_attr" and builder.tensor(left).ndim == 2 and len(builder.value(right).dims) > 2:
+        return _turned_product(builder, node, builder.tensor(left), right)
+    if any(len(builder.value(a).dims) < 2 for a in (left, right)):
+        return _lower_vector_product(builder, node, left, right)
+    out_shape = builder.shape(node)
+    sides = []
+    for side in (left, right):
+        wide = _broadcast(_operand(builder, side), out_shape[:-2])
+        try:
+            _matrices(wide)
+        except Unsupported:
+            wide = builder.compact(wide)
+        sides.append(wide)
+    out = builder.result(node)
+    builder.emit(Kind.BMM, out, _matrices(out).runs, {0: _matrices(sides[0]), 1: _matrices(sides[1])}, floats=[1.0])
+    builder.values[node] = out
+
+
+def _lower_vector_product(builder: PlanBuilder, node: fx.Node, left: Any, right: Any) -> None:
+    """A matrix with a constant vector: a layer of one output."""
+    if right.op != "get_attr" or builder.tensor(right).ndim != 1 or builder.tensor(right).dtype is not torch.float32:
+        raise Unsupported("a product with a vector that varies")
+    x = even_rows(builder, left)
+    if len(x.dims) < 2:
+        raise Unsupported("a product of two vectors")
+    out = builder.result(node)
+    emit_gemm(builder, x, builder.tensor(right).reshape(1, -1), Value(out.slot, out.offset, (*out.dims, Dim(1, 1))))
+    builder.values[node] = out
+
+
+def _turned_product(builder: PlanBuilder, node: fx.Node, weight: torch.Tensor, right: Any) -> None:
+    """A constant times a matrix of each row: W x = (x^T W^T)^T, so that the constant is packed once for all rows."""
+    if weight.dtype is not torch.float32:
+        raise Unsupported(f"a weight of dtype {weight.dtype}")
+    value = builder.value(right)
+    if builder.dtype(value) is not torch.float32 or any(d.batch for d in value.dims[-2:]):
+        raise Unsupported("a matrix runs over the batch, or is not float32")
+    turned = builder.compact(Value(value.slot, value.offset, (*value.dims[:-2], value.dims[-1], value.dims[-2])))
+    out = builder.temp((*turned.dims[:-1], Dim(weight.shape[0], 1)))
+    emit_gemm(builder, turned, weight, out)
+    builder.values[node] = Value(out.slot, out.offset, (*out.dims[:-2], out.dims[-1], out.dims[-2]))
+
+
+@rule(_aten.scaled_dot_product_attention.default)
+def _attention(builder: PlanBuilder, node: fx.Node) -> None:
+    names = ["query", "key", "value", "attn_mask", "dropout_p", "is_causal"]
+    given: dict[str, Any] = dict(zip(names, node.args, strict=False)) | dict(node.kwargs)
+    if given.get("dropout_p") or given.get("enable_gqa"):
+        raise Unsupported("dropout or grouped queries")
+    outer = builder.shape(node)[:-2]
+    views: dict[int, View] = {}
+    for position, name in enumerate(names[:3]):
+        wide = _broadcast(_operand(builder, given[name]), outer)
+        try:
+            views[position] = _matrices(wide)
+        except Unsupported:
+            views[position] = _matrices(builder.compact(wide))
+    ints = [int(bool(given.get("is_causal"))), 0]
+    mask: Any = given.get("attn_mask")
+    if mask is not None:
+        value = builder.value(mask)
+        if builder.dtype(value) not in (torch.bool, torch.float32):
+            raise Unsupported(f"a mask of {builder.dtype(value)}")
+        q, k = views[0].runs[1][0], views[1].runs[1][0]
+        square = [Dim(s, 0) if d.size == 1 and s != 1 else d for d, s in zip(value.dims[-2:], (q, k), strict=True)]
+        wide = _broadcast(Value(value.slot, value.offset, (*value.dims[:-2], *square)), outer)
+        views[3] = _matrices(wide)
+        ints[1] = int(builder.dtype(value) is torch.bool)
+    query: Any = given["query"]
+    scale = given.get("scale")
+    if scale is None:
+        scale = int(query.meta["val"].shape[-1]) ** -0.5
+    out = builder.result(node)
+    builder.emit(Kind.ATTENTION, out, _matrices(out).runs, views, ints=ints, floats=[float(scale)])
+    builder.values[node] = out

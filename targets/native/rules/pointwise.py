@@ -1,0 +1,302 @@
+"""Element-wise nodes; chains of them become one step."""
+
+from __future__ import annotations
+
+import dataclasses
+import math
+from collections.abc import Callable, Sequence
+from typing import Any
+
+import torch
+from torch import fx
+
+from recfx.kernels.abi import INTS, VIEWS, Kind, Place
+from recfx.targets.native.builder import PlanBuilder, View
+from recfx.targets.native.rules.registry import rule
+from recfx.targets.native.values import Unsupported, Value, joint_runs
+
+_aten = torch.ops.aten
+
+#: Dtypes that can be moved about.
+COPIED = (torch.float32, torch.bool, torch.int64, torch.int32)
+
+#: Most operations of one step.
+_MOST = (INTS - 1) // 3
+
+ADD, SUB, MUL, DIV = 0, 1, 2, 3
+ADD_C, MUL_C, C_MINUS, C_OVER = 4, 5, 6, 7
+CLAMP_LOW, CLAMP_HIGH, NOT, MASKED_FILL, LEAKY_RELU, PRELU, MAXIMUM, MINIMUM = 18, 19, 26, 27, 28, 29, 30, 31
+DIV_C, WHERE, COPY = 32, 33, 63
+
+
+@dataclasses.dataclass(frozen=True)
+class Operation:
+    """One operation: operands are inputs (0, 1, ...) or, negative, earlier operations (-1 is the first)."""
+
+    code: int
+    left: int
+    right: int = 0
+    constant: float = 0.0
+
+
+@dataclasses.dataclass
+class Pointwise:
+    """A pointwise step before it is written down, so that its reader can absorb it."""
+
+    inputs: list[Value]
+    operations: list[Operation]
+    out: Value
+
+
+def emit_pointwise(
+    builder: PlanBuilder,
+    inputs: Sequence[Value],
+    out: Value,
+    operations: Sequence[Operation],
+    absorb: Sequence[int],
+    kind: Kind = Kind.POINTWISE,
+) -> None:
+    """Adds a pointwise step.
+
+    Args:
+        builder: The plan.
+        inputs: What it reads, broadcast to the output.
+        out: Where it writes.
+        operations: What it computes; none copies the first input.
+        absorb: Inputs that nobody else reads: if a pointwise step made them, it is taken into this one.
+        kind: POINTWISE for float32, INTEGER for integers and masks.
+    """
+    program = Pointwise(list(inputs), list(operations), out)
+    for value in [inputs[i] for i in absorb]:
+        _absorb(builder, program, value)
+    if len(program.inputs) > VIEWS:
+        raise Unsupported("it reads too many tensors")
+    runs = _joint_runs(out, program.inputs)
+    if len(runs) > 4:
+        raise Unsupported("its inputs have too many separate dimensions")
+    runs = [(1, [0] * (len(program.inputs) + 1))] * (4 - len(runs)) + runs
+    views = {
+        i: View(v.slot, v.offset, tuple((size, strides[i + 1]) for size, strides in runs))
+        for i, v in enumerate(program.inputs)
+    }
+    ints = [len(program.operations)]
+    for operation in program.operations:
+        ints += [operation.code, _register(operation.left), _register(operation.right)]
+    floats = [float(_register(int(o.constant))) if o.code == WHERE else o.constant for o in program.operations]
+    builder.emit(kind, out, [(size, strides[0]) for size, strides in runs], views, ints=ints, floats=floats)
+    if kind is Kind.POINTWISE:
+        builder.steps[-1].pointwise = program
+
+
+def _register(operand: int) -> int:
+    return operand if operand >= 0 else VIEWS - 1 - operand
+
+
+def _absorb(builder: PlanBuilder, program: Pointwise, value: Value) -> None:
+    """Takes the step that made `value` into `program`, where shapes and room allow."""
+    slot = builder.slots[value.slot]
+    made = [s for s in builder.steps if s.out.slot == value.slot]
+    if slot.place is not Place.TEMP or slot.dtype is not torch.float32 or len(made) != 1 or value not in program.inputs:
+        return
+    earlier = made[0].pointwise
+    if earlier is None or earlier.out != value or [d.size for d in value.dims] != [d.size for d in program.out.dims]:
+        return
+    if not value.batched and program.out.batched:
+        return
+    shift, index = len(earlier.operations), program.inputs.index(value)
+    inputs = [v for i, v in enumerate(program.inputs) if i != index]
+    inputs += [v for v in earlier.inputs if v not in inputs]
+    if not earlier.operations or shift + len(program.operations) > _MOST or len(inputs) > VIEWS:
+        return
+
+    def moved(operand: int) -> int:
+        if operand < 0:
+            return operand - shift
+        return -shift if operand == index else inputs.index(program.inputs[operand])
+
+    def first(operand: int) -> int:
+        return operand if operand < 0 else inputs.index(earlier.inputs[operand])
+
+    operations = [_renamed(o, first) for o in earlier.operations] + [_renamed(o, moved) for o in program.operations]
+    builder.steps.remove(made[0])
+    slot.width = 0
+    program.inputs, program.operations = inputs, operations
+
+
+def _renamed(operation: Operation, name: Callable[[int], int]) -> Operation:
+    """The operation with its operands under other names; a choice's third operand stands in its constant."""
+    constant = name(int(operation.constant)) if operation.code == WHERE else operation.constant
+    return Operation(operation.code, name(operation.left), name(operation.right), constant)
+
+
+def _joint_runs(out: Value, inputs: Sequence[Value]) -> list[tuple[int, list[int]]]:
+    """The output's dimensions with every tensor's stride, merged as far as all of them allow."""
+    strides_of = []
+    for i, d in enumerate(out.dims):
+        strides = [d.stride]
+        for value in inputs:
+            j = i - len(out.dims) + len(value.dims)
+            held = value.dims[j] if j >= 0 else None
+            strides.append(0 if held is None or held.size == 1 else held.stride)
+        strides_of.append(strides)
+    return joint_runs(out, strides_of)
+
+
+def lower_pointwise(
+    builder: PlanBuilder, node: fx.Node, operands: Sequence[Any], operations: Sequence[Operation]
+) -> None:
+    """A node whose tensors are `operands`, computed by `operations`."""
+    values = [builder.value(o, mixed=True) for o in operands]
+    for value in values:
+        if builder.dtype(value) not in COPIED:
+            raise Unsupported(f"it reads {builder.dtype(value)}")
+    out = builder.result(node, anywhere=True, like=values)
+    absorb = [i for i, o in enumerate(operands) if operands.count(o) == 1 and _read_once(builder, o)]
+    emit_pointwise(builder, values, out, operations, absorb)
+    builder.values[node] = out
+
+
+def _read_once(builder: PlanBuilder, operand: Any) -> bool:
+    """Whether nobody else reads an operand's elements, neither by its own name nor through a view."""
+    if not isinstance(operand, fx.Node) or len(operand.users) != 1:
+        return False
+    slot = builder.values[operand].slot
+    return all(len(node.users) == 1 for node, value in builder.values.items() if value.slot == slot)
+
+
+def require_floating(node: fx.Node) -> None:
+    """Refuses a node that does not give float32."""
+    if node.meta["val"].dtype is not torch.float32:
+        raise Unsupported(f"it gives {node.meta['val'].dtype}")
+
+
+def _binary(code: int, with_constant: int, negate: bool = False) -> Any:
+    def lower(builder: PlanBuilder, node: fx.Node) -> None:
+        require_floating(node)
+        left, right = node.args[0], node.args[1]
+        alpha: Any = node.kwargs.get("alpha", node.args[2] if len(node.args) > 2 else 1)
+        if node.kwargs.get("rounding_mode") is not None:
+            raise Unsupported("it rounds")
+        if isinstance(right, int | float):
+            constant = float(right) * float(alpha)
+            return lower_pointwise(
+                builder, node, [left], [Operation(with_constant, 0, 0, -constant if negate else constant)]
+            )
+        if isinstance(left, int | float):
+            raise Unsupported("a number less a tensor")
+        if alpha != 1:
+            return lower_pointwise(
+                builder, node, [left, right], [Operation(MUL_C, 1, 0, float(alpha)), Operation(code, 0, -1)]
+            )
+        return lower_pointwise(builder, node, [left, right], [Operation(code, 0, 1)])
+
+    return lower
+
+
+rule(_aten.add.Tensor, _aten.add.Scalar)(_binary(ADD, ADD_C))
+rule(_aten.sub.Tensor, _aten.sub.Scalar)(_binary(SUB, ADD_C, negate=True))
+rule(_aten.mul.Tensor, _aten.mul.Scalar)(_binary(MUL, MUL_C))
+rule(_aten.div.Tensor, _aten.div.Scalar)(_binary(DIV, DIV_C))
+rule(_aten.maximum.default)(_binary(MAXIMUM, CLAMP_LOW))
+rule(_aten.minimum.default)(_binary(MINIMUM, CLAMP_HIGH))
+
+_UNARY: dict[Any, int] = {
+    _aten.relu.default: 8,
+    _aten.silu.default: 11,
+    _aten.sigmoid.default: 12,
+    _aten.tanh.default: 13,
+    _aten.exp.default: 14,
+    _aten.neg.default: 16,
+    _aten.abs.default: 17,
+    _aten.square.default: 34,
+    _aten.erf.default: 35,
+    _aten.log.default: 36,
+}
+
+
+@rule(*_UNARY)
+def _unary(builder: PlanBuilder, node: fx.Node) -> None:
+    require_floating(node)
+    lower_pointwise(builder, node, [node.args[0]], [Operation(_UNARY[node.target], 0)])
+
+
+@rule(_aten.gelu.default)
+def _gelu(builder: PlanBuilder, node: fx.Node) -> None:
+    tanh = node.kwargs.get("approximate", "none") == "tanh"
+    lower_pointwise(builder, node, [node.args[0]], [Operation(10 if tanh else 9, 0)])
+
+
+def _power(exponent: float | None = None) -> Any:
+    def lower(builder: PlanBuilder, node: fx.Node) -> None:
+        require_floating(node)
+        power: Any = exponent if exponent is not None else node.args[1]
+        if not isinstance(power, int | float):
+            raise Unsupported("its exponent varies")
+        lower_pointwise(builder, node, [node.args[0]], [Operation(15, 0, 0, float(power))])
+
+    return lower
+
+
+rule(_aten.pow.Tensor_Scalar)(_power())
+rule(_aten.sqrt.default)(_power(0.5))
+rule(_aten.rsqrt.default)(_power(-0.5))
+
+
+@rule(_aten.rsub.Scalar)
+def _reversed(builder: PlanBuilder, node: fx.Node) -> None:
+    if len(node.args) > 2 or node.kwargs.get("alpha", 1) != 1:
+        raise Unsupported("a scaled difference")
+    require_floating(node)
+    lower_pointwise(builder, node, [node.args[0]], [Operation(C_MINUS, 0, 0, float(node.args[1]))])  # type: ignore[arg-type]
+
+
+@rule(_aten.reciprocal.default)
+def _reciprocal(builder: PlanBuilder, node: fx.Node) -> None:
+    require_floating(node)
+    lower_pointwise(builder, node, [node.args[0]], [Operation(C_OVER, 0, 0, 1.0)])
+
+
+@rule(_aten.clamp.default, _aten.clamp_min.default, _aten.hardtanh.default)
+def _clamp(builder: PlanBuilder, node: fx.Node) -> None:
+    require_floating(node)
+    low: Any = node.args[1] if len(node.args) > 1 else node.kwargs.get("min", node.kwargs.get("min_val"))
+    high: Any = node.args[2] if len(node.args) > 2 else node.kwargs.get("max", node.kwargs.get("max_val"))
+    if node.target is _aten.hardtanh.default:
+        low, high = (-1.0 if low is None else low), (1.0 if high is None else high)
+    if isinstance(low, fx.Node) or isinstance(high, fx.Node):
+        raise Unsupported("its bounds are tensors")
+    if any(bound is not None and math.isnan(bound) for bound in (low, high)):
+        raise Unsupported("a bound is NaN")
+    operations = []
+    if low is not None:
+        operations.append(Operation(CLAMP_LOW, 0, 0, float(low)))
+    if high is not None:
+        operations.append(Operation(CLAMP_HIGH, -1 if operations else 0, 0, float(high)))
+    lower_pointwise(builder, node, [node.args[0]], operations)
+
+
+@rule(_aten.leaky_relu.default)
+def _leaky(builder: PlanBuilder, node: fx.Node) -> None:
+    slope: Any = node.args[1] if len(node.args) > 1 else node.kwargs.get("negative_slope", 0.01)
+    lower_pointwise(builder, node, [node.args[0]], [Operation(LEAKY_RELU, 0, 0, float(slope))])
+
+
+@rule(_aten.prelu.default)
+def _prelu(builder: PlanBuilder, node: fx.Node) -> None:
+    """Channels are the second dimension; only where that is the last do they broadcast by themselves."""
+    slope: Any = node.args[1]
+    if builder.tensor(slope).numel() != 1 and node.meta["val"].ndim != 2:
+        raise Unsupported("channels are not the last dimension")
+    lower_pointwise(builder, node, [node.args[0], slope], [Operation(PRELU, 0, 1)])
+
+
+@rule(_aten.to.dtype, _aten._to_copy.default)
+def _cast(builder: PlanBuilder, node: fx.Node) -> None:
+    require_floating(node)
+    if set(node.kwargs) - {"dtype", "non_blocking", "copy"}:
+        raise Unsupported("it changes more than the dtype")
+    value = builder.value(node.args[0])
+    if builder.dtype(value) is torch.float32:
+        builder.values[node] = value
+        return
+    lower_pointwise(builder, node, [node.args[0]], [Operation(COPY, 0)])

@@ -1,0 +1,119 @@
+"""Nodes that repeat elements, and tensors that are one number over and over: as far as strides of zero go, nothing is copied."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import torch
+from torch import fx
+
+from recfx.kernels.abi import Kind
+from recfx.targets.native.builder import PlanBuilder
+from recfx.targets.native.rules.pointwise import COPIED
+from recfx.targets.native.rules.registry import rule
+from recfx.targets.native.values import Dim, Unsupported, Value, contiguous
+
+_aten = torch.ops.aten
+
+
+@rule(_aten.repeat_interleave.self_int)
+def _each_several_times(builder: PlanBuilder, node: fx.Node) -> None:
+    value = builder.value(node.args[0])
+    arguments: Any = node.args
+    times = arguments[1]
+    given: Any = arguments[2] if len(arguments) > 2 else node.kwargs.get("dim")
+    if given is None or not isinstance(times, int):
+        raise Unsupported("it flattens, or repeats as often as a value says")
+    dim = given % len(value.dims)
+    _emit_repeat(builder, node, value, [times if d == dim else 1 for d in range(len(value.dims))], inner=True)
+
+
+@rule(_aten.repeat.default, _aten.tile.default)
+def _all_several_times(builder: PlanBuilder, node: fx.Node) -> None:
+    value = builder.value(node.args[0])
+    times: Any = list(node.args[1])  # type: ignore[arg-type]
+    rank = max(len(times), len(value.dims))
+    times = [1] * (rank - len(times)) + times
+    value = Value(value.slot, value.offset, (*[Dim(1, 0)] * (rank - len(value.dims)), *value.dims))
+    _emit_repeat(builder, node, value, times, inner=False)
+
+
+def _emit_repeat(builder: PlanBuilder, node: fx.Node, value: Value, times: list[Any], *, inner: bool) -> None:
+    """Adds what repeats each dimension so many times; `inner`: element by element, otherwise as a whole."""
+    shape = builder.shape(node)
+    sources: list[Dim] = []
+    pairs: list[int] = []  # dimensions that take two of the source's
+    for at, (held, count, wanted) in enumerate(zip(value.dims, times, shape, strict=True)):
+        if wanted.batch:
+            if not held.batch and held.size != 1:
+                raise Unsupported("it repeats rows along the batch")
+            if held.batch and held.size != wanted.size:
+                raise Unsupported("it repeats the batch")
+            sources.append(held if held.batch else Dim(wanted.size, 0, True))
+        elif held.size == 1 or count == 1:
+            sources.append(held if count == 1 else Dim(wanted.size, 0))
+        else:
+            pairs.append(at)
+            sources += [held, Dim(count, 0)] if inner else [Dim(count, 0), held]
+    repeated = Value(value.slot, value.offset, tuple(sources))
+    if not pairs:
+        builder.values[node] = repeated
+        return
+    spread = builder.temp(sources, node.meta["val"].dtype)
+    builder.copy(repeated, spread)
+    builder.values[node] = contiguous(spread.slot, shape)
+
+
+def _emit_fill(builder: PlanBuilder, node: fx.Node, number: Any) -> None:
+    held: torch.Tensor = node.meta["val"]
+    if not isinstance(number, int | float) or held.dtype not in COPIED:
+        raise Unsupported(f"it fills with {number!r}, as {held.dtype}")
+    constant = builder.constant(torch.full((1,), number, dtype=held.dtype))
+    dims = tuple(Dim(d.size, 0, d.batch) for d in builder.shape(node))
+    builder.values[node] = Value(constant.slot, constant.offset, dims)
+
+
+@rule(_aten.arange.default, _aten.arange.start, _aten.arange.start_step)
+def _range(builder: PlanBuilder, node: fx.Node) -> None:
+    given: Any = node.args
+    if not all(isinstance(bound, int | float) for bound in given):
+        return _emit_row_numbers(builder, node)
+    builder.values[node] = builder.constant(torch.arange(*given, dtype=node.meta["val"].dtype))
+
+
+def _emit_row_numbers(builder: PlanBuilder, node: fx.Node) -> None:
+    """A range as long as the batch: every row knows its number."""
+    given: Any = node.args
+    start, by = (given[0] if len(given) > 1 else 0), (given[2] if len(given) > 2 else 1)
+    if not isinstance(start, int) or not isinstance(by, int):
+        raise Unsupported("it starts or steps by what varies")
+    out = builder.result(node, dtypes=(torch.int64, torch.int32, torch.float32))
+    count = out.dims[0].size
+    builder.emit(Kind.ROW_NUMBERS, out, [(count, 1)], {}, ints=[start, by, count])
+    builder.values[node] = out
+
+
+def numbers_rows(builder: PlanBuilder, value: Value) -> bool:
+    """Whether a value is the number of its batch row, whatever its other dimensions."""
+    made = [s for s in builder.steps if s.out.slot == value.slot and s.kind is Kind.ROW_NUMBERS]
+    return bool(made) and made[0].ints == [0, 1, 1] and value.batched and value.width == 1
+
+
+@rule(_aten.zeros.default, _aten.new_zeros.default, _aten.zeros_like.default)
+def _zeros(builder: PlanBuilder, node: fx.Node) -> None:
+    _emit_fill(builder, node, 0)
+
+
+@rule(_aten.ones.default, _aten.new_ones.default, _aten.ones_like.default)
+def _ones(builder: PlanBuilder, node: fx.Node) -> None:
+    _emit_fill(builder, node, 1)
+
+
+@rule(_aten.full.default, _aten.full_like.default)
+def _full(builder: PlanBuilder, node: fx.Node) -> None:
+    _emit_fill(builder, node, node.args[1])
+
+
+@rule(_aten.new_full.default)
+def _new_full(builder: PlanBuilder, node: fx.Node) -> None:
+    _emit_fill(builder, node, node.args[2])

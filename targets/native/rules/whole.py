@@ -1,0 +1,159 @@
+"""Element-wise functions of whole numbers and masks beside arithmetic: signs, quotients, choices, extremes."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import torch
+from torch import fx
+
+from recfx.targets.native.builder import PlanBuilder
+from recfx.targets.native.rules.functions import REMAINDER_BY
+from recfx.targets.native.rules.integer import either, lower_whole
+from recfx.targets.native.rules.pointwise import MASKED_FILL, MAXIMUM, MINIMUM, WHERE, Operation, lower_pointwise
+from recfx.targets.native.rules.registry import RULES, Rule, rule
+from recfx.targets.native.values import Unsupported
+
+_aten = torch.ops.aten
+
+C_MINUS, MUL, CLAMP_HIGH, IS_ZERO, IS_NOT = 6, 2, 19, 26, 21
+ABSOLUTE, SIGN, XOR, FLOOR_QUOTIENT, QUOTIENT, CONSTANT = 50, 51, 52, 53, 54, 55
+
+
+def _of_one(*operations: Operation) -> Rule:
+    def lower(builder: PlanBuilder, node: fx.Node) -> None:
+        lower_whole(builder, node, [node.args[0]], operations)
+
+    return lower
+
+
+either(_of_one(Operation(C_MINUS, 0, 0, 0.0)), _aten.neg.default)
+either(_of_one(Operation(MUL, 0, 0)), _aten.square.default)
+either(_of_one(Operation(ABSOLUTE, 0)), _aten.abs.default)
+for _target in (_aten.sign.default, _aten.sgn.default):
+    either(_of_one(Operation(SIGN, 0)), _target)
+for _target in (_aten.floor.default, _aten.ceil.default, _aten.round.default, _aten.trunc.default):
+    either(_of_one(), _target)
+
+
+def _of_two(code: int) -> Rule:
+    def lower(builder: PlanBuilder, node: fx.Node) -> None:
+        lower_whole(builder, node, list(node.args[:2]), [Operation(code, 0, 1)])
+
+    return lower
+
+
+for _target in (_aten.maximum.default, _aten.max.other, _aten.fmax.default):
+    either(_of_two(MAXIMUM), _target)
+for _target in (_aten.minimum.default, _aten.min.other, _aten.fmin.default):
+    either(_of_two(MINIMUM), _target)
+for _target in (_aten.__xor__.Tensor, _aten.bitwise_xor.Tensor):
+    rule(_target)(_of_two(XOR))
+
+
+@rule(_aten.logical_xor.default)
+def _differs(builder: PlanBuilder, node: fx.Node) -> None:
+    operations = [Operation(IS_NOT, 0, 0, 0.0), Operation(IS_NOT, 1, 0, 0.0), Operation(XOR, -1, -2)]
+    lower_whole(builder, node, list(node.args), operations)
+
+
+@rule(_aten.__and__.Scalar, _aten.__or__.Scalar, _aten.bitwise_and.Scalar, _aten.bitwise_or.Scalar)
+def _with_a_mask(builder: PlanBuilder, node: fx.Node) -> None:
+    """A mask with True or False: of whole numbers the bits would matter."""
+    if node.meta["val"].dtype is not torch.bool or not isinstance(node.args[1], bool):
+        raise Unsupported("bits of a number")
+    keeps = node.args[1] is (node.target in (_aten.__and__.Scalar, _aten.bitwise_and.Scalar))
+    lower_whole(builder, node, [node.args[0]], [] if keeps else [Operation(CONSTANT, 0, 0, float(node.args[1]))])
+
+
+def _from_number(builder: PlanBuilder, node: fx.Node) -> None:
+    number: Any = node.args[1]
+    if not isinstance(number, int) or len(node.args) > 2 or node.kwargs.get("alpha", 1) != 1:
+        raise Unsupported("a scaled difference")
+    lower_whole(builder, node, [node.args[0]], [Operation(C_MINUS, 0, 0, float(number))])
+
+
+either(_from_number, _aten.rsub.Scalar)
+
+_whole_remainder = RULES[_aten.remainder.Scalar]
+
+
+@rule(_aten.remainder.Scalar)
+def _remainder(builder: PlanBuilder, node: fx.Node) -> None:
+    divisor = node.args[1]
+    if node.meta["val"].dtype is torch.float32 and isinstance(divisor, int | float):
+        return lower_pointwise(builder, node, [node.args[0]], [Operation(REMAINDER_BY, 0, 0, float(divisor))])
+    _whole_remainder(builder, node)
+
+
+def _quotient(builder: PlanBuilder, node: fx.Node) -> None:
+    """By a constant that is not zero; torch raises for a zero among a tensor's elements."""
+    divisor: Any = node.args[1]
+    mode: Any = "floor"
+    if node.target is not _aten.floor_divide.default:
+        mode = node.kwargs.get("rounding_mode", node.args[2] if len(node.args) > 2 else None)
+    if not isinstance(divisor, int) or isinstance(divisor, bool) or divisor == 0:
+        raise Unsupported("its divisor varies, or is zero")
+    code = FLOOR_QUOTIENT if mode == "floor" else QUOTIENT
+    lower_whole(builder, node, [node.args[0]], [Operation(code, 0, 0, float(divisor))])
+
+
+for _target in (_aten.floor_divide.default, _aten.div.Tensor_mode, _aten.div.Scalar_mode):
+    either(_quotient, _target)
+
+
+def _clamp_high(builder: PlanBuilder, node: fx.Node) -> None:
+    bound: Any = node.args[1]
+    if not isinstance(bound, int):
+        raise Unsupported("its bound is no whole number")
+    lower_whole(builder, node, [node.args[0]], [Operation(CLAMP_HIGH, 0, 0, float(bound))])
+
+
+either(_clamp_high, _aten.clamp_max.default)
+
+
+def _filled(builder: PlanBuilder, node: fx.Node) -> None:
+    """masked_fill(x, mask, number) and where(mask, number, x)."""
+    order = (0, 2, 1) if node.target is _aten.where.ScalarSelf else (1, 0, 2)
+    mask, x, number = (node.args[i] for i in order)
+    lower_whole(builder, node, [mask, x], [Operation(MASKED_FILL, 0, 1, whole_number(builder, number))])
+
+
+for _target in (_aten.masked_fill.Scalar, _aten.masked_fill.Tensor, _aten.where.ScalarSelf):
+    either(_filled, _target)
+
+
+def whole_number(builder: PlanBuilder, given: Any) -> float:
+    """A whole number, or the one that a constant tensor holds."""
+    number = given if isinstance(given, int | float) else builder.tensor(given)
+    if isinstance(number, torch.Tensor):
+        if number.numel() != 1:
+            raise Unsupported("it fills with more than one number")
+        number = number.item()
+    if number != int(number):
+        raise Unsupported("it fills with no whole number")
+    return float(number)
+
+
+def _chosen(builder: PlanBuilder, node: fx.Node) -> None:
+    lower_whole(builder, node, list(node.args), [Operation(WHERE, 0, 1, 2.0)])
+
+
+def _chosen_or_number(builder: PlanBuilder, node: fx.Node) -> None:
+    mask, x, number = node.args
+    operations = [Operation(IS_ZERO, 0), Operation(MASKED_FILL, -1, 1, whole_number(builder, number))]
+    lower_whole(builder, node, [mask, x], operations)
+
+
+def _one_of_two_numbers(builder: PlanBuilder, node: fx.Node) -> None:
+    mask, number, other = node.args
+    operations = [
+        Operation(CONSTANT, 0, 0, whole_number(builder, other)),
+        Operation(MASKED_FILL, 0, -1, whole_number(builder, number)),
+    ]
+    lower_whole(builder, node, [mask], operations)
+
+
+either(_chosen, _aten.where.self)
+either(_chosen_or_number, _aten.where.ScalarOther)
+either(_one_of_two_numbers, _aten.where.Scalar)
