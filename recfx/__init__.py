@@ -11,14 +11,13 @@ import importlib
 from typing import TYPE_CHECKING, Any
 
 from recfx.errors import RecfxError
+from recfx.version import VERSION
 
-__version__ = "0.1.0"
+__version__ = VERSION
 
 if TYPE_CHECKING:
     from recfx import testing
-    from recfx.compiled import CompiledModel
-    from recfx.driver.artifact import load
-    from recfx.driver.report import explain
+    from recfx.compiled import CompiledModel, explain, load
     from recfx.errors import (
         ArtifactError,
         CaptureError,
@@ -52,8 +51,8 @@ _PUBLIC = {
     "Program": "recfx.ir",
     "TargetError": "recfx.errors",
     "VerificationError": "recfx.errors",
-    "explain": "recfx.driver.report",
-    "load": "recfx.driver.artifact",
+    "explain": "recfx.compiled",
+    "load": "recfx.compiled",
     "optimize": "recfx.optimizer",
     "rewrite": "recfx.pipeline",
 }

@@ -142,8 +142,7 @@ def _doctor(options: argparse.Namespace) -> int:
 
 
 def _explain(options: argparse.Namespace) -> int:
-    from recfx.driver.artifact import load
-    from recfx.driver.report import explain
+    from recfx.compiled import explain, load
 
     model = load(options.model)
     print(explain(model))

@@ -1,81 +1,24 @@
-"""`CompiledModel`: what `optimize` and `load` return; called like the user's model."""
+"""`CompiledModel`: what `optimize` and `load` return; called like the user's model. Also `load` and `explain`."""
 
 from __future__ import annotations
 
-import dataclasses
 import threading
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Collection, Mapping, Sequence
 from os import PathLike
-from typing import TYPE_CHECKING, Any, NoReturn
+from typing import Any, NoReturn
 
+import torch
+
+from recfx.driver import artifact
 from recfx.driver.diagnose import diagnose
+from recfx.driver.parts import Parts
+from recfx.driver.refresh import refreshed
 from recfx.driver.report import Report
+from recfx.driver.weight_watch import WeightWatch
 from recfx.errors import InputError, RecfxError
 from recfx.ir.program import Program
-from recfx.runtime.entry import entry_function
-from recfx.targets import Lowered
 
-if TYPE_CHECKING:
-    import torch
-
-    from recfx.driver.refresh import Recipe
-    from recfx.driver.weight_watch import WeightWatch
-
-Build = Callable[[tuple[Any, ...], dict[str, Any]], "Parts"]
-
-
-class Parts:
-    """What a compiled model consists of once it is built.
-
-    Args:
-        program: The program after all passes.
-        regions: The lowered regions, in order.
-        report: What was done.
-        run: Flat inputs -> flat outputs; by default the only region's runner.
-        recipe: How to make it again from other weights; None when that is not known.
-        one_row: What runs instead when the batch has one row; None when the program takes one row itself, or none is taken.
-
-    Attributes:
-        watch: Notices changes of the user's weights; None where nothing is shared with a model that still exists.
-    """
-
-    def __init__(
-        self,
-        program: Program,
-        regions: Sequence[Lowered],
-        report: Report,
-        run: Callable[..., Any] | None = None,
-        recipe: Recipe | None = None,
-        one_row: Parts | None = None,
-    ) -> None:
-        self.recipe = recipe
-        self.one_row = one_row
-        self.watch: WeightWatch | None = None
-        self.program = program
-        self.regions = tuple(regions)
-        self.report = report
-        self.run = run or regions[0].run
-        self.entry: Callable[..., Any] = entry_function(
-            program.signature, self.run, one_row.entry if one_row is not None else None
-        )
-
-    def with_one_row(self, one_row: Parts) -> Parts:
-        """The same parts with others for a batch of one row."""
-        report = dataclasses.replace(self.report, one_row=one_row.report)
-        parts = Parts(self.program, self.regions, report, self.run, self.recipe, one_row)
-        parts.watch = self.watch
-        return parts
-
-    def program_for(self, args: tuple[Any, ...], kwargs: Mapping[str, Any]) -> Program:
-        """The program that a call with these arguments runs."""
-        if self.one_row is not None:
-            signature = self.one_row.program.signature
-            try:
-                signature.check(signature.flatten(args, kwargs))
-            except InputError:
-                return self.program
-            return self.one_row.program
-        return self.program
+Build = Callable[[tuple[Any, ...], dict[str, Any]], Parts]
 
 
 class CompiledModel:
@@ -130,8 +73,8 @@ class CompiledModel:
         return found
 
     def explain(self) -> str:
-        """Why rules did not fire, one line each."""
-        return self.report.misses()
+        """What each pass did, and why every rule that looked at something and did not fire did not."""
+        return self.report.explain()
 
     def save(self, path: str | PathLike[str]) -> None:
         """Writes the model as a folder that `recfx.load` reads: JSON and safetensors, checksummed, no pickle.
@@ -142,12 +85,10 @@ class CompiledModel:
         Raises:
             ArtifactError: The folder holds something else, or the model has no plain form.
         """
-        from recfx.driver.artifact import save
-
         parts = self._ready()
         if self._watch is not None and self._watch.changed():
             self._watch.warn(saving=True)
-        save(parts, path)
+        artifact.save(parts, path)
 
     @property
     def parts(self) -> Parts:
@@ -175,8 +116,6 @@ class CompiledModel:
             InputError: No model or example is at hand, or shapes changed.
             ArtifactError: The saved model cannot be refreshed.
         """
-        from recfx.driver.refresh import refreshed
-
         with self._lock:
             self._take(refreshed(self._ready(), model, example_inputs, constant_inputs))
 
@@ -217,3 +156,38 @@ class CompiledModel:
         if self._parts is None:
             raise error
         raise diagnose(self._parts.program_for(args, kwargs), args, kwargs, error) from error
+
+
+def load(
+    path: str | PathLike[str], *, check: bool = True, types: Sequence[type] = (), operators: Collection[str] = ()
+) -> CompiledModel:
+    """Loads a saved model; its large tables are memory-mapped.
+
+    A folder may come from a stranger: nothing in it is run or imported, and its operators, arguments, sizes and positions are checked
+    before the model is made. That says nothing of the answers, which are whatever the folder's numbers give.
+
+    Args:
+        path: The folder `CompiledModel.save` wrote. Its files must not change while the model is in use: tables are read from them.
+        check: Compare the digests of tables and weights (about a second for every gigabyte and core). Without it, damage to their
+            values is not noticed; everything else is checked all the same.
+        types: Named tuples and dataclasses that the model takes or returns, for those whose modules have not been imported.
+        operators: Operators of your own that the model may call, such as `"mylib::score"`. The folder says with which arguments.
+
+    Raises:
+        ArtifactError: It is not there, damaged, cut short, of another format version, or holds what no saved model may hold.
+    """
+    return CompiledModel(artifact.read(path, check=check, types=types, operators=operators))
+
+
+def explain(model: CompiledModel) -> str:
+    """What each pass did to a compiled model, and why every rule that looked at something and did not fire did not.
+
+    Args:
+        model: What `recfx.optimize` or `recfx.load` returned.
+
+    Raises:
+        InputError: Something else was given.
+    """
+    if not isinstance(model, CompiledModel):
+        raise InputError(f"expected a CompiledModel, got {type(model).__name__}", hint="pass what optimize returned")
+    return model.explain()

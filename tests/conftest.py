@@ -9,6 +9,8 @@ from pathlib import Path
 import pytest
 import torch
 from hypothesis import HealthCheck, Phase, settings
+from program_cases import nested_program, tiny_program
+from recfx.ir import Program
 
 settings.register_profile("default", deadline=None, max_examples=40, suppress_health_check=[HealthCheck.too_slow])
 settings.register_profile(
@@ -64,3 +66,15 @@ def data_dir() -> Path:
     if not folder.is_dir():
         pytest.skip(f"no real data at {folder} (set RECFX_DATA)")
     return folder
+
+
+@pytest.fixture(scope="module")
+def tiny() -> Program:
+    """A captured program that several files read and none changes."""
+    return tiny_program()
+
+
+@pytest.fixture(scope="module")
+def nested() -> Program:
+    """The same with nested inputs and outputs."""
+    return nested_program()

@@ -18,7 +18,7 @@ import tempfile
 from pathlib import Path
 
 ROOT = Path(__file__).parents[1]
-SOURCES = ROOT / "targets" / "native" / "csrc"
+SOURCES = ROOT / "recfx" / "kernels" / "csrc"
 TESTS = ("tests/targets", "tests/retrieval")
 #: Products and sums are contracted from -O2 on; without that, the functions of a level with such instructions are less exact.
 FLAGS = ["-O2", "-g1", "-fPIC", "-fno-omit-frame-pointer", "-fvisibility=hidden"]

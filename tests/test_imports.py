@@ -1,7 +1,7 @@
-"""Who may import whom, read from the source: an allow-list for every room. Also that `import recfx` stays quick.
+"""Who may import whom, read from the source: an allow-list for every room, and no two files that import each other.
 
-Every way to import counts: at module level, inside a function, relative, and `import_module` with a literal name. What stands under
-`if TYPE_CHECKING:` runs nothing, so it may name rooms of TYPES_ONLY as well. A room without a line in ALLOWED fails.
+Every way to import counts: at module level, inside a function, under `if TYPE_CHECKING:`, relative, and `import_module` with a literal
+name. A room without a line in ALLOWED fails. Also tested: `import recfx` stays quick, and `import recfx.retrieval` loads no target.
 """
 
 from __future__ import annotations
@@ -9,7 +9,7 @@ from __future__ import annotations
 import ast
 import subprocess
 import sys
-from collections.abc import Iterator
+from collections.abc import Collection, Iterator
 from graphlib import TopologicalSorter
 from pathlib import Path
 
@@ -19,50 +19,40 @@ ROOT = Path(__file__).parents[1] / "recfx"
 
 #: The public face `recfx` itself, as the target of an import.
 FACE = "__init__"
-VERSION = f"{FACE}.__version__"
 
 #: Room -> what it may import of recfx: rooms, or a part of a room (`targets.native`).
 ALLOWED: dict[str, set[str]] = {
     "errors": set(),
+    "version": set(),
     "formats": {"errors"},
+    "kernels": {"errors", "formats"},
     "ir": {"errors", "formats"},
-    "ops": {"errors", "formats", "ir"},
+    "analysis": {"errors", "ir"},
+    "ops": {"errors", "formats", "ir", "kernels"},
+    "runtime": {"errors", "ir"},
+    "capture": {"errors", "ir"},
     "pipeline": {"errors", "formats", "ir"},
-    "stages": {"errors"},
-    "cost": {"errors", "ir", "ops", "formats"},
-    "passes": {"errors", "formats", "ir", "ops", "pipeline"},
-    "targets": {"cost", "errors", "formats", "ir", "ops"},
+    "cost": {"errors", "formats", "ir", "kernels", "ops"},
+    "passes": {"analysis", "errors", "formats", "ir", "ops", "pipeline"},
+    "targets": {"cost", "errors", "formats", "ir", "kernels", "ops", "runtime"},
     "zoo": {"data", "errors"},
     "data": {"errors", "zoo"},
-    "learn": {"errors", "formats", "ops", "targets.native", "zoo"},
-    "retrieval": {"errors", "formats", "ops", "targets.native", VERSION},
-    "bench": {"data", "errors", "learn", "retrieval", "zoo", "formats"},
-    "diagnose": {"errors", "ir"},
-    "constant_inputs": {"errors", "ir", "pipeline", "formats"},
-    "lowering": {"errors", "ir", "targets", "formats"},
-    "report": {"errors", "ir", "pipeline", "formats"},
-    "weight_watch": {"errors", "ir"},
-    "compiled": {"artifact", "diagnose", "errors", "ir", "refresh", "report", "targets", "weight_watch", "formats"},
-    "artifact": {"compiled", "errors", "formats", "ir", "pipeline", "refresh", "report", "targets", VERSION},
-    "harm": {"compiled", "cost", "errors", "ir", "report", "formats"},
-    "refresh": {"compiled", "constant_inputs", "errors", "formats", "harm", "ir", "optimizer", "passes", "pipeline"},
-    "optimizer": {
-        *("compiled", "constant_inputs", "cost", "errors", "formats", "harm", "ir"),
-        *("lowering", "passes", "pipeline", "refresh", "report", "stages", "targets", "weight_watch"),
+    "learn": {"errors", "formats", "kernels", "ops", "zoo"},
+    "retrieval": {"errors", "formats", "kernels", "version"},
+    "bench": {"data", "errors", "formats", "learn", "retrieval", "zoo"},
+    "driver": {
+        *("capture", "cost", "errors", "formats", "ir", "passes", "pipeline"),
+        *("runtime", "targets", "version"),
     },
+    "compiled": {"driver", "errors", "ir"},
+    "optimizer": {"capture", "compiled", "driver", "errors", "targets"},
     "demo_tasks": {"data", "errors", "zoo"},
-    "demo": {"compiled", "cost", "data", "demo_tasks", "errors", "ir", "optimizer", "report", "formats"},
+    "demo": {"compiled", "cost", "data", "demo_tasks", "ir", "optimizer"},
     "doctor": {"errors", "targets"},
-    "cli": {"artifact", "bench", "demo", "doctor", "errors", "optimizer", "passes", "pipeline", "report"},
-    "testing": {"errors", "ir", "ops", "formats", "passes", "pipeline", "targets"},
-    FACE: {"artifact", "compiled", "errors", "ir", "optimizer", "passes", "pipeline", "report", "testing"},
+    "cli": {"bench", "compiled", "demo", "doctor", "errors", "optimizer", "passes", "pipeline"},
+    "testing": {"capture", "errors", "formats", "ir", "ops", "passes", "pipeline", "runtime", "targets"},
+    FACE: {"capture", "compiled", "errors", "ir", "optimizer", "passes", "pipeline", "testing", "version"},
 }
-
-#: Room -> what it may name besides under `if TYPE_CHECKING:`.
-TYPES_ONLY: dict[str, set[str]] = {"report": {"compiled"}}
-
-#: Rooms that form the road from a model to a compiled one. They know each other; all other rooms stand in layers.
-ROAD = {"artifact", "compiled", "optimizer", "refresh"}
 
 ROOMS = sorted(
     p.stem if p.is_file() else p.name for p in ROOT.iterdir() if p.suffix == ".py" or (p / "__init__.py").exists()
@@ -79,28 +69,17 @@ def package_of(file: Path) -> list[str]:
     return ["recfx", *file.relative_to(ROOT).parts[:-1]]
 
 
-def imports(tree: ast.AST, package: list[str], types_only: bool = False) -> Iterator[tuple[str, bool]]:
-    """The dotted names a tree imports, and whether only type checkers see them."""
-    if isinstance(tree, ast.If) and "TYPE_CHECKING" in {
-        n.id for n in ast.walk(tree.test) if isinstance(n, ast.Name)
-    } | {n.attr for n in ast.walk(tree.test) if isinstance(n, ast.Attribute)}:
-        for child in tree.body:
-            yield from imports(child, package, True)
-        for child in tree.orelse:
-            yield from imports(child, package, types_only)
-        return
-    if isinstance(tree, ast.Import):
-        yield from ((alias.name, types_only) for alias in tree.names)
-    elif isinstance(tree, ast.ImportFrom):
-        base = package[: len(package) - tree.level + 1] if tree.level else []
-        stem = ".".join([*base, *([tree.module] if tree.module else [])])
-        yield from ((f"{stem}.{alias.name}", types_only) for alias in tree.names)
-    elif isinstance(tree, ast.Call) and ast.unparse(tree.func).split(".")[-1] in ("import_module", "__import__"):
-        yield from (
-            (a.value, types_only) for a in tree.args[:1] if isinstance(a, ast.Constant) and isinstance(a.value, str)
-        )
-    for child in ast.iter_child_nodes(tree):
-        yield from imports(child, package, types_only)
+def imports(tree: ast.AST, package: list[str]) -> Iterator[str]:
+    """The dotted names a tree imports."""
+    for node in ast.walk(tree):
+        if isinstance(node, ast.Import):
+            yield from (alias.name for alias in node.names)
+        elif isinstance(node, ast.ImportFrom):
+            base = package[: len(package) - node.level + 1] if node.level else []
+            stem = ".".join([*base, *([node.module] if node.module else [])])
+            yield from (f"{stem}.{alias.name}" for alias in node.names)
+        elif isinstance(node, ast.Call) and ast.unparse(node.func).split(".")[-1] in ("import_module", "__import__"):
+            yield from (a.value for a in node.args[:1] if isinstance(a, ast.Constant) and isinstance(a.value, str))
 
 
 def reached(name: str) -> str | None:
@@ -114,19 +93,40 @@ def reached(name: str) -> str | None:
 def forbidden(source: str, room: str, package: list[str]) -> list[str]:
     """The imports of a source text that its room may not make."""
     wrong = []
-    for name, types_only in imports(ast.parse(source), package):
+    for name in imports(ast.parse(source), package):
         path = reached(name)
         if path is None or path.split(".")[0] == room:
             continue
-        allowed = ALLOWED[room] | (TYPES_ONLY.get(room, set()) if types_only else set())
-        if not any(path == entry or path.startswith(f"{entry}.") for entry in allowed):
+        if not any(path == entry or path.startswith(f"{entry}.") for entry in ALLOWED[room]):
             wrong.append(name)
     return wrong
 
 
+def module_of(name: str, modules: Collection[str]) -> str | None:
+    """The module that an imported dotted name is, or is a part of."""
+    while name and name not in modules:
+        name = name.rpartition(".")[0]
+    return name or None
+
+
+def import_graph() -> dict[str, set[str]]:
+    """Module -> the modules that it imports."""
+    sources = {}
+    for file in sorted(file for room in ROOMS for file in files(room)):
+        parts = [*package_of(file), file.stem]
+        sources[".".join(parts[:-1] if file.stem == "__init__" else parts)] = file
+    return {
+        module: {
+            found
+            for name in imports(ast.parse(file.read_text()), package_of(file))
+            if (found := module_of(name, sources)) is not None and found != module
+        }
+        for module, file in sources.items()
+    }
+
+
 def test_every_room_is_listed() -> None:
     assert set(ROOMS) == set(ALLOWED), "give each room a line in ALLOWED, and take out lines of rooms that are gone"
-    assert set(TYPES_ONLY) <= set(ALLOWED)
 
 
 @pytest.mark.parametrize("room", ROOMS)
@@ -136,12 +136,23 @@ def test_room_imports_only_what_it_may(room: str) -> None:
         assert not wrong, f"{file} imports {wrong}, which ALLOWED[{room!r}] does not name"
 
 
-def test_rooms_below_the_road_stand_in_layers() -> None:
-    below = {room: {entry.split(".")[0] for entry in entries} for room, entries in ALLOWED.items() if room not in ROAD}
+def test_rooms_stand_in_layers() -> None:
+    graph = {room: {entry.split(".")[0] for entry in entries} for room, entries in ALLOWED.items()}
     for room in ("zoo", "data"):
-        below[room] -= {"zoo", "data"}  # two rooms side by side
-    graph = {room: {entry for entry in entries if entry not in ROAD | {FACE, room}} for room, entries in below.items()}
+        graph[room] -= {"zoo", "data"}  # two rooms side by side
     assert len(list(TopologicalSorter(graph).static_order())) == len(graph)
+
+
+def test_no_two_files_import_each_other() -> None:
+    assert list(TopologicalSorter(import_graph()).static_order())
+
+
+def test_retrieval_loads_no_capture_no_pass_and_no_target() -> None:
+    code = "import sys, recfx.retrieval; print(*(m for m in sys.modules if m.startswith('recfx.')))"
+    run = subprocess.run([sys.executable, "-c", code], cwd=ROOT.parent, capture_output=True, text=True, check=True)
+    loaded = {name.split(".")[1] for name in run.stdout.split()}
+    assert "retrieval" in loaded
+    assert not loaded & {"capture", "ir", "passes", "pipeline", "targets", "driver"}
 
 
 @pytest.mark.parametrize(
@@ -150,20 +161,22 @@ def test_rooms_below_the_road_stand_in_layers() -> None:
         ("formats", "from recfx.ir import Program"),
         ("errors", "import recfx.formats"),
         ("ir", "from recfx.learn import Trainer"),
+        ("ir", "from recfx.capture import capture"),
         ("ir", "import recfx"),
+        ("kernels", "from recfx.cost.timing import compare"),
         ("retrieval", "import recfx"),
         ("ops", "def f():\n    from recfx import retrieval"),
-        ("report", "from recfx.compiled import CompiledModel"),
+        ("driver", "from recfx.compiled import CompiledModel"),
+        ("driver", "if TYPE_CHECKING:\n    from recfx.compiled import CompiledModel"),
         ("retrieval", "from recfx.targets import find"),
         ("retrieval", "from recfx.targets.eager import Eager"),
         ("passes", "from ..targets import native"),
+        ("passes", "from recfx.capture import capture"),
         ("targets", "from recfx import passes"),
         ("targets", "from importlib import import_module\nimport_module('recfx.pipeline')"),
         ("targets", "class A:\n    def f(self):\n        import recfx.passes.clean.canonicalize as c"),
         ("data", "from ..optimizer import optimize"),
         ("cost", "if TYPE_CHECKING:\n    from recfx.pipeline import Pass"),
-        ("cost", "if not typing.TYPE_CHECKING:\n    pass\nelse:\n    from recfx.passes import FuseMlp"),
-        ("report", "if TYPE_CHECKING:\n    pass\nelse:\n    from recfx.compiled import Parts"),
         ("zoo", "try:\n    from recfx.learn import penalty\nexcept ImportError:\n    raise"),
     ],
 )
@@ -174,7 +187,6 @@ def test_a_forbidden_import_is_found(room: str, source: str) -> None:
 @pytest.mark.parametrize(
     ("room", "source"),
     [
-        ("report", "if TYPE_CHECKING:\n    from recfx.compiled import CompiledModel"),
         ("retrieval", "from recfx.kernels.library import load"),
         ("passes", "from ..ir import Program\nfrom ._match import value"),
         ("errors", "import recfxtra, os.path\nfrom torch import nn"),
@@ -187,7 +199,7 @@ def test_an_allowed_import_is_left_alone(room: str, source: str) -> None:
 @pytest.mark.skipif(not (ROOT / "serve" / "policies").exists(), reason="no serve/policies yet")
 def test_policies_are_pure() -> None:
     for file in sorted((ROOT / "serve" / "policies").rglob("*.py")):
-        names = [name for name, _ in imports(ast.parse(file.read_text()), package_of(file))]
+        names = list(imports(ast.parse(file.read_text()), package_of(file)))
         outside = [n for n in names if n.split(".")[0] in ("torch", "recfx")]
         assert all(n.startswith("recfx.serve.policies") for n in outside), file
 

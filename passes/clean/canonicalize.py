@@ -21,7 +21,6 @@ from typing import Any
 import torch
 from torch import fx
 
-from recfx.capture.inline import inline_regions
 from recfx.ir.program import Program
 from recfx.ir.verify import Level
 from recfx.passes._match import argument, is_eval_dropout, same_layout, value
@@ -68,12 +67,9 @@ _ASSERTIONS = (_aten._assert_tensor_metadata.default, _aten._assert_scalar.defau
 class Canonicalize(Pass):
     """Removes what does nothing: no-op slices, casts, reshapes, dropout, assertions that hold, dead code."""
 
-    spec = PassSpec(
-        "canonicalize", "Removes operators that do nothing, and inlines regions.", establishes=frozenset({"canonical"})
-    )
+    spec = PassSpec("canonicalize", "Removes operators that do nothing.", establishes=frozenset({"canonical"}))
 
     def run(self, program: Program, ctx: PassContext) -> None:
-        inline_regions(program.module)
         self._drop_assertions(ctx)
         apply_rules(
             [

@@ -45,6 +45,7 @@ _READS: frozenset[Any] = frozenset(
     }
 )
 _MACHINERY = (
+    "recfx/capture/",
     "recfx/ir/",
     "torch/_export/",
     "torch/_subclasses/",

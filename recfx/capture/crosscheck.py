@@ -23,7 +23,7 @@ from recfx.ir.held_values import held_by, is_held, split_outputs
 from recfx.ir.probes import has_fixed_bags, probes, reshuffle
 from recfx.ir.program import Program
 from recfx.ir.special_rows import judged, special_batches
-from recfx.ir.tolerance import largest
+from recfx.ir.tolerance import largest, largest_difference
 
 
 def compare_with_model(program: Program, model: torch.nn.Module, call: Call) -> list[str]:
@@ -197,16 +197,3 @@ def _close(want: torch.Tensor, got: torch.Tensor, by_row: bool) -> bool:
     allowed = 64 * torch.finfo(want.dtype).eps * size.clamp(min=1e-30)
     same = (want == got) | (want.isnan() & got.isnan()) | ((want - got).abs() <= allowed)
     return bool(same.all())
-
-
-def largest_difference(expected: Sequence[Any], actual: Sequence[Any]) -> float:
-    """The largest absolute difference between two lists of outputs; infinite when they differ in kind."""
-    worst = 0.0
-    for want, got in zip(expected, actual, strict=False):
-        if isinstance(want, torch.Tensor) and isinstance(got, torch.Tensor) and want.shape == got.shape:
-            gap = (want.double() - got.double()).abs()
-            gap = gap[~(want.isnan() & got.isnan())] if want.is_floating_point() else gap
-            worst = max(worst, float(gap.max()) if gap.numel() else 0.0)
-        elif isinstance(want, torch.Tensor) or not (same_constant(want, got) if is_held(want) else want == got):
-            return float("inf")
-    return worst

@@ -16,7 +16,7 @@ from torch import fx
 from recfx.capture.views import EVAL_IDENTITIES, write_through
 from recfx.errors import CaptureError
 from recfx.ir.functional_ops import functional_call, is_inplace, written_argument
-from recfx.ir.program import where
+from recfx.ir.provenance import where
 from recfx.ir.renormalization import renormalization_hint
 
 

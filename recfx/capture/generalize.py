@@ -22,8 +22,9 @@ from recfx.capture.size_lines import Line, Sizes, line_through
 from recfx.errors import CaptureError, VerificationError
 from recfx.ir.batch_axes import Arrangement
 from recfx.ir.leaves import LeafSpec
-from recfx.ir.program import Program, get_state, where
+from recfx.ir.program import Program, get_state
 from recfx.ir.propagate import new_size, refresh
+from recfx.ir.provenance import where
 from recfx.ir.separate_parts import separate_parts, varying_split
 from recfx.ir.shapes import BATCH
 

@@ -15,7 +15,7 @@ from torch._subclasses.fake_tensor import FakeTensorMode
 from torch.utils._python_dispatch import TorchDispatchMode
 
 from recfx.errors import CaptureError
-from recfx.ir.program import where
+from recfx.ir.provenance import where
 
 _HIGHER_ORDER = torch.ops.higher_order
 

@@ -13,8 +13,8 @@ import torch
 from torch import fx
 
 from recfx.errors import CaptureError
-from recfx.ir.program import where
 from recfx.ir.propagate import refresh
+from recfx.ir.provenance import where
 
 _aten = torch.ops.aten
 _READS = (_aten.as_strided.default, _aten.as_strided_copy.default)

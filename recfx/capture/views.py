@@ -10,7 +10,7 @@ import torch
 from torch import fx
 
 from recfx.errors import CaptureError
-from recfx.ir.program import where
+from recfx.ir.provenance import where
 
 _aten = torch.ops.aten
 

@@ -9,7 +9,6 @@ from __future__ import annotations
 import dataclasses
 import gc
 import random
-import threading
 import time
 from collections.abc import Callable, Mapping
 from typing import Any, Self
@@ -19,11 +18,9 @@ import torch
 
 from recfx.cost.bootstrap import Ratio, Samples, paired_quantile_ratio, paired_ratio
 from recfx.errors import MeasureError
+from recfx.kernels.background import BACKGROUND
 
-__all__ = ["BACKGROUND", "Comparison", "Ratio", "Timing", "compare"]
-
-#: Held while something is timed: work of the background holds it for each of its short pieces, and so keeps out of measurements.
-BACKGROUND = threading.RLock()
+__all__ = ["Comparison", "Ratio", "Timing", "compare"]
 
 _SAMPLE_NS = 50_000  # shorter samples would measure the clock
 _TURN_NS = 500_000

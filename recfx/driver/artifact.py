@@ -8,7 +8,7 @@ model/
   state.safetensors      tables, weights and constants
   constants.safetensors  inputs declared constant, for a refresh
 
-`load` runs nothing that a folder says but operators from a list, on operands whose sizes were checked; see `recfx.ir.rebuild`.
+Reading runs nothing that a folder says but operators from a list, on operands whose sizes were checked; see `recfx.ir.rebuild`.
 """
 
 from __future__ import annotations
@@ -22,8 +22,8 @@ from typing import Any
 import torch
 from safetensors.torch import save_file
 
-from recfx.compiled import CompiledModel, Parts
-from recfx.driver.refresh import Recipe, load_recipe
+from recfx.driver.parts import Parts
+from recfx.driver.recipe import Recipe, load_recipe
 from recfx.driver.report import Report
 from recfx.errors import ArtifactError, RecfxError
 from recfx.formats import strict_json
@@ -36,6 +36,7 @@ from recfx.ir.rebuild import from_json
 from recfx.ir.serialize import TensorStore, to_json
 from recfx.pipeline import PassRecord
 from recfx.targets import BACKENDS, Lowered
+from recfx.version import VERSION
 
 FORMAT = 3
 _NAME = "manifest"
@@ -54,8 +55,6 @@ def save(parts: Parts, path: str | PathLike[str]) -> None:
     Raises:
         ArtifactError: `path` exists and is no artifact, or the program has no plain form.
     """
-    from recfx import __version__
-
     folder = Path(path)
     if folder.exists() and not (folder / f"{_NAME}.json").is_file():
         raise ArtifactError("the path exists and is no recfx artifact", where=str(folder), hint="choose another path")
@@ -71,7 +70,7 @@ def save(parts: Parts, path: str | PathLike[str]) -> None:
         save_file(store.tensors, staging / _STATE)
         manifest = {
             "format": FORMAT,
-            "recfx": __version__,
+            "recfx": VERSION,
             "torch": torch.__version__,
             "regions": [region.backend for region in parts.regions],
             "one_row": [region.backend for region in one_row.regions] if one_row is not None else [],
@@ -83,20 +82,10 @@ def save(parts: Parts, path: str | PathLike[str]) -> None:
     write_folder(folder, fill)
 
 
-def load(
+def read(
     path: str | PathLike[str], *, check: bool = True, types: Sequence[type] = (), operators: Collection[str] = ()
-) -> CompiledModel:
-    """Loads a saved model; its large tables are memory-mapped.
-
-    A folder may come from a stranger: nothing in it is run or imported, and its operators, arguments, sizes and positions are checked
-    before the model is made. That says nothing of the answers, which are whatever the folder's numbers give.
-
-    Args:
-        path: The folder `CompiledModel.save` wrote. Its files must not change while the model is in use: tables are read from them.
-        check: Compare the digests of tables and weights (about a second for every gigabyte and core). Without it, damage to their
-            values is not noticed; everything else is checked all the same.
-        types: Named tuples and dataclasses that the model takes or returns, for those whose modules have not been imported.
-        operators: Operators of your own that the model may call, such as `"mylib::score"`. The folder says with which arguments.
+) -> Parts:
+    """Reads what `save` wrote; see `recfx.load`.
 
     Raises:
         ArtifactError: It is not there, damaged, cut short, of another format version, or holds what no saved model may hold.
@@ -112,7 +101,7 @@ def load(
             one_row = reader.parts(_ONE_ROW, manifest["one_row"], report.one_row)
             _require_same_parameters(parts.program, one_row.program, sealed.where(_ONE_ROW))
             parts = parts.with_one_row(one_row)
-    return CompiledModel(parts)
+    return parts
 
 
 @dataclasses.dataclass(frozen=True)
@@ -122,8 +111,8 @@ class _Reader:
     Attributes:
         folder: The artifact.
         tensors: Its state.
-        types: See `load`.
-        operators: See `load`.
+        types: See `recfx.load`.
+        operators: Likewise.
     """
 
     folder: SealedFolder

@@ -71,7 +71,7 @@ class Held:
 def hold_constants(
     model: torch.nn.Module,
     declared: Mapping[str, Any] | Sequence[str] | None,
-    tables: bool,
+    is_catalogue: bool,
     args: Sequence[Any],
     kwargs: Mapping[str, Any],
 ) -> Held:
@@ -81,8 +81,10 @@ def hold_constants(
         InputError: They do not fit the model, each other, or the example.
     """
     if not declared:
-        if tables:
-            raise InputError("tables=True needs a catalogue", hint="constant_inputs={'item': torch.arange(num_items)}")
+        if is_catalogue:
+            raise InputError(
+                "catalogue=True needs constant_inputs", hint="constant_inputs={'item': torch.arange(num_items)}"
+            )
         return Held(model, tuple(args), dict(kwargs))
     parameters = inspect.signature(model.forward).parameters
     kwargs, others = (
@@ -90,7 +92,7 @@ def hold_constants(
         for wanted in (True, False)
     )
     values = read_constants(model, declared, args, kwargs)
-    catalogue = make_catalogue(values) if tables else None
+    catalogue = make_catalogue(values) if is_catalogue else None
     constants = {} if catalogue is not None else values
     marks: dict[str, Fingerprint | None] = {name: fingerprint(value) for name, value in constants.items()}
     if catalogue is not None:

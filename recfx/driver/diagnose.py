@@ -10,7 +10,8 @@ from torch import fx
 
 from recfx.errors import InputError, RecfxError
 from recfx.ir.printer import operator_name
-from recfx.ir.program import Program, module_path
+from recfx.ir.program import Program
+from recfx.ir.provenance import module_path
 
 _aten = torch.ops.aten
 

@@ -10,16 +10,17 @@ from typing import Any
 import torch
 from torch.utils import _pytree as pytree
 
-from recfx.capture.requests import user_leaves
-from recfx.compiled import Parts
 from recfx.cost.timing import Comparison, compare
+from recfx.driver.parts import Parts
 from recfx.driver.report import Measured
+from recfx.driver.user_model import as_user, bind_user_model, eager_call, refusal
 from recfx.ir.probes import has_fixed_bags, probes, reshuffle
-from recfx.ir.program import Origin, Program
+from recfx.ir.program import Program
 from recfx.ir.shapes import BATCH
 
 SECONDS = 0.25
-_ROUNDS = 5  # at least, of models that take longer: ten calls of each, which a model of seconds is not to be kept waiting beyond
+#: Fewest rounds of a comparison: of a model that takes seconds, each round is two calls of each candidate.
+_ROUNDS = 5
 #: Rows of the further batch at which recurrent layers are measured.
 _MANY_ROWS = 128
 _aten = torch.ops.aten
@@ -43,14 +44,16 @@ def do_no_harm(parts: Parts, model: torch.nn.Module, *, seconds: float = SECONDS
     harmful = False
     notices: list[str] = []
     for leaves in _measured_inputs(parts):
-        positional, keyword = _split(parts, pytree.tree_unflatten(list(leaves), parts.program.signature.in_spec)[0])
-        if (refusal := _refusal(_eager_call(model, *_as_user(parts, leaves)))) is not None:
+        signature = parts.program.signature
+        positional, keyword = signature.split(pytree.tree_unflatten(list(leaves), signature.in_spec)[0])
+        eager = eager_call(model, *as_user(parts, leaves))
+        if (reason := refusal(eager)) is not None:
             notices.append(
-                f"the model itself fails at batch {_rows(parts, leaves)}, so that size was not measured: {refusal}"
+                f"the model itself fails at batch {_rows(parts, leaves)}, so that size was not measured: {reason}"
             )
             continue
         candidates: dict[str, Callable[[], Any]] = {
-            "eager": _eager_call(model, *_as_user(parts, leaves)),
+            "eager": eager,
             "compiled": partial(parts.entry, *positional, **keyword),
         }
         comparison = _compare(candidates, seconds)
@@ -83,54 +86,6 @@ def _measured(rows: int, comparison: Comparison) -> Measured:
     ratio = comparison.ratios["compiled"]
     p99 = (eager.p99, compiled.p99) if eager.has_p99 and compiled.has_p99 else None
     return Measured(rows, eager.median, compiled.median, (ratio.value, ratio.low, ratio.high), p99)
-
-
-def bind_user_model(parts: Parts, model: torch.nn.Module) -> Callable[..., list[Any]]:
-    """The user's model as a function from flat inputs to flat outputs, without gradients."""
-
-    def run(*leaves: Any) -> list[Any]:
-        positional, keyword = _as_user(parts, leaves)
-        with torch.no_grad():
-            return pytree.tree_leaves(model(*positional, **keyword))
-
-    return run
-
-
-def _eager_call(model: torch.nn.Module, positional: tuple[Any, ...], keyword: dict[str, Any]) -> Callable[[], Any]:
-    """The user's model as a careful user would serve it: in inference mode."""
-
-    def run() -> Any:
-        with torch.inference_mode():
-            return model(*positional, **keyword)
-
-    return run
-
-
-def _refusal(call: Callable[[], Any]) -> str | None:
-    """Why the user's model fails on some inputs, in one line; None when it takes them."""
-    try:
-        call()
-    except Exception as error:  # noqa: BLE001 - a model may refuse made-up inputs for any reason, which the notice gives
-        text = " ".join(str(error).split())
-        return f"{type(error).__name__}: {text[:120]}{' …' if len(text) > 120 else ''}"
-    return None
-
-
-def _as_user(parts: Parts, leaves: Sequence[Any]) -> tuple[tuple[Any, ...], dict[str, Any]]:
-    """Flat inputs as arguments of the user's model, request rows repeated for the candidates."""
-    own = user_leaves(parts.program, leaves)
-    spec = parts.program.signature.in_spec
-    values = pytree.tree_unflatten([*own, *leaves[len(own) :]], spec)[0]
-    positional, keyword = _split(parts, values)
-    added = [name for name, origin in parts.program.origins.items() if origin is Origin.INDEX]
-    return positional, {name: value for name, value in keyword.items() if name not in added}
-
-
-def _split(parts: Parts, values: Sequence[Any]) -> tuple[tuple[Any, ...], dict[str, Any]]:
-    signature = parts.program.signature
-    named = dict(zip(signature.parameters, values, strict=True))
-    keyword = {name: value for name, value in named.items() if name in signature.keyword_only}
-    return tuple(value for name, value in named.items() if name not in keyword), keyword
 
 
 def _measured_inputs(parts: Parts) -> list[Sequence[Any]]:

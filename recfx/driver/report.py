@@ -4,15 +4,17 @@ from __future__ import annotations
 
 import dataclasses
 from collections import Counter
-from typing import TYPE_CHECKING, Any
+from collections.abc import Sequence
+from typing import Any
 
-from recfx.errors import InputError
+import torch
+
+from recfx.cost.arithmetic import arithmetic
 from recfx.ir.numeric import Exactness, weakest
 from recfx.ir.printer import human_bytes
-from recfx.pipeline import PassRecord
-
-if TYPE_CHECKING:
-    from recfx.compiled import CompiledModel
+from recfx.ir.program import Origin, Program
+from recfx.pipeline import PassRecord, PipelineResult
+from recfx.targets import Lowered
 
 #: Candidates for which the report counts the arithmetic.
 ARITHMETIC_ROWS = 500
@@ -109,6 +111,10 @@ class Report:
                 lines.append(f"{miss.pass_name} / {miss.rule} at {miss.node}{place}: {miss.reason}")
         return "\n".join(lines) or "every rule that looked at something fired"
 
+    def explain(self) -> str:
+        """What each pass did, and why every rule that looked at something and did not fire did not."""
+        return f"{self}\n\nrules that did not fire:\n{self.misses()}"
+
     def _torch_lines(self) -> list[str]:
         """What torch runs beside the kernels of other backends, the same operators and reasons once."""
         if not self.left_to_torch or self.share_left_to_torch == 1:
@@ -172,16 +178,46 @@ class Report:
         return "\n".join(lines)
 
 
-def explain(model: CompiledModel) -> str:
-    """What each pass did to a compiled model, and why every rule that looked at something and did not fire did not.
+def approximation(captured: Program, region: Lowered) -> tuple[float, float]:
+    """The largest difference of an output on the example inputs, as it is and over the output's standard deviation."""
+    worst, relative = 0.0, 0.0
+    found = region.run(*region.program.example)
+    for want, got in zip(captured.run(captured.example), found, strict=True):
+        if isinstance(want, torch.Tensor) and want.is_floating_point() and want.numel():
+            difference = float((got.double() - want.double()).abs().max())
+            spread = float(want.double().std(correction=0))
+            worst = max(worst, difference)
+            relative = max(relative, difference / spread if spread else float(difference > 0))
+    return worst, relative
+
+
+def report_of(
+    model: str, target: str | Sequence[str], region: Lowered, captured: Program, result: PipelineResult
+) -> Report:
+    """The report of a lowered program, before anything is measured.
 
     Args:
-        model: What `recfx.optimize` or `recfx.load` returned.
-
-    Raises:
-        InputError: Something else was given.
+        model: The model's class name.
+        target: What the user asked for.
+        region: The lowered program.
+        captured: The program before the passes.
+        result: What the passes did.
     """
-    report = getattr(model, "report", None)
-    if not isinstance(report, Report):
-        raise InputError(f"expected a CompiledModel, got {type(model).__name__}", hint="pass what optimize returned")
-    return f"{report}\n\nrules that did not fire:\n{report.misses()}"
+    return Report(
+        model=model,
+        target=target if isinstance(target, str) else ", ".join(target),
+        backend=(region.backend,),
+        notices=result.program.notices,
+        passes=result.records,
+        state_bytes=(captured.state_bytes(), result.program.state_bytes()),
+        operators=(captured.operator_count(), result.program.operator_count()),
+        seconds={},
+        arithmetic=_arithmetic(captured, result.program) if Origin.REQUEST in captured.origins.values() else None,
+        left_to_torch=region.left,
+        lowered_operators=region.operators,
+    )
+
+
+def _arithmetic(before: Program, after: Program) -> tuple[int, int]:
+    first, last = (arithmetic(program, ARITHMETIC_ROWS).multiply_adds for program in (before, after))
+    return first, last

@@ -39,7 +39,7 @@ class Catalogue:
 
 
 def make_catalogue(columns: Mapping[str, torch.Tensor]) -> Catalogue:
-    """The catalogue of `constant_inputs` with `tables=True`: the first entry holds the ids.
+    """The catalogue of `constant_inputs` with `catalogue=True`: the first entry holds the ids.
 
     Raises:
         InputError: There are no ids, an id is there twice or negative, or a column has another length.

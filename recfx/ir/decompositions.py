@@ -17,7 +17,8 @@ import torch
 from torch import fx
 
 from recfx.errors import CaptureError
-from recfx.ir.program import get_state, set_state, unused_name, where
+from recfx.ir.program import get_state, set_state, unused_name
+from recfx.ir.provenance import where
 
 _aten = torch.ops.aten
 

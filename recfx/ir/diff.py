@@ -12,7 +12,8 @@ from torch import fx
 
 from recfx.ir.numeric import same_bits
 from recfx.ir.printer import describe, operator_name
-from recfx.ir.program import Program, get_state, module_path
+from recfx.ir.program import Program, get_state
+from recfx.ir.provenance import module_path
 
 
 def diff(before: Program, after: Program) -> str:

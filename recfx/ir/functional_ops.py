@@ -9,7 +9,7 @@ from torch import fx
 from torch._dispatch.python import enable_python_dispatcher
 
 from recfx.errors import CaptureError
-from recfx.ir.program import where
+from recfx.ir.provenance import where
 
 _aten = torch.ops.aten
 

@@ -10,13 +10,12 @@ from typing import Any
 
 import torch
 
-from recfx.capture.crosscheck import largest_difference
 from recfx.errors import VerificationError
 from recfx.ir.probes import probes
 from recfx.ir.program import Program
 from recfx.ir.reference_run import Reference
 from recfx.ir.special_rows import EXTREME, judged, special_batches
-from recfx.ir.tolerance import check_nan, check_reassociated
+from recfx.ir.tolerance import check_nan, check_reassociated, largest_difference
 
 
 class Exactness(Enum):

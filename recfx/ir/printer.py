@@ -5,16 +5,32 @@ from __future__ import annotations
 import operator
 import re
 from collections.abc import Mapping
-from typing import Any
+from typing import Any, Protocol
 
 import torch
 from torch import fx
 
 from recfx.ir.lookup_ops import tables_of
-from recfx.ir.program import Program, module_path
+from recfx.ir.provenance import module_path
+from recfx.ir.signature import Signature
 
 
-def render(program: Program, *, max_nodes: int | None = None) -> str:
+class Printable(Protocol):
+    """What is read of a program to print it; `recfx.ir.Program` has it."""
+
+    @property
+    def graph(self) -> fx.Graph: ...
+
+    signature: Signature
+
+    def placeholders(self) -> list[fx.Node]: ...
+
+    def state(self) -> dict[str, torch.Tensor]: ...
+
+    def state_bytes(self) -> int: ...
+
+
+def render(program: Printable, *, max_nodes: int | None = None) -> str:
     """The program as text.
 
     Args:
@@ -42,7 +58,7 @@ def render(program: Program, *, max_nodes: int | None = None) -> str:
     return "\n".join(lines)
 
 
-def symbol_names(program: Program) -> dict[str, str]:
+def symbol_names(program: Printable) -> dict[str, str]:
     """Symbol of the captured shapes (`s11`) -> the dimension's name (`batch`)."""
     names: dict[str, str] = {}
     for spec, node in zip(program.signature.leaves, program.placeholders(), strict=True):
@@ -94,7 +110,7 @@ def human_bytes(count: float) -> str:
     return f"{count:.1f} TB"
 
 
-def _state_lines(program: Program) -> list[str]:
+def _state_lines(program: Printable) -> list[str]:
     tables = {str(table.target) for node in program.graph.nodes for table in tables_of(node) if table.op == "get_attr"}
     lines = []
     for name, tensor in program.state().items():

@@ -15,7 +15,8 @@ from torch.fx.experimental.symbolic_shapes import ShapeEnv, free_unbacked_symbol
 from recfx.errors import VerificationError
 from recfx.ir import size_expressions
 from recfx.ir.fake_kernels import REPLACED, batch_free_kernels
-from recfx.ir.program import get_state, where
+from recfx.ir.program import get_state
+from recfx.ir.provenance import where
 from recfx.ir.sizes import dimension_names
 from recfx.ir.true_sizes import with_true_sizes
 from recfx.ir.verified import is_verified, remember

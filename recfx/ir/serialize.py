@@ -15,7 +15,8 @@ from recfx.errors import ArtifactError
 from recfx.ir.nesting import encode_spec
 from recfx.ir.operators import is_initialising, name_of
 from recfx.ir.plain_values import encode
-from recfx.ir.program import Program, get_state, module_path
+from recfx.ir.program import Program, get_state
+from recfx.ir.provenance import module_path
 from recfx.ir.signature import Signature
 
 FORMAT = 3

@@ -84,6 +84,12 @@ class Signature:
             )
         return [given[p] for p in self.parameters]
 
+    def split(self, values: Sequence[Any]) -> tuple[tuple[Any, ...], dict[str, Any]]:
+        """Values of `parameters`, in their order, as positional and keyword arguments of a call."""
+        named = dict(zip(self.parameters, values, strict=True))
+        keyword = {name: value for name, value in named.items() if name in self.keyword_only}
+        return tuple(value for name, value in named.items() if name not in keyword), keyword
+
     def flatten(self, args: Sequence[Any], kwargs: Mapping[str, Any]) -> list[Any]:
         """Binds the arguments and flattens them to leaves, checking the structure but not the leaves.
 

@@ -16,8 +16,9 @@ from torch import fx
 
 from recfx.errors import VerificationError
 from recfx.ir.functional_ops import is_inplace
-from recfx.ir.program import Program, get_state, where
+from recfx.ir.program import Program, get_state
 from recfx.ir.propagate import free_symbols, propagate
+from recfx.ir.provenance import where
 from recfx.ir.verified import is_verified, remember
 
 

@@ -17,7 +17,7 @@ from typing import Any
 
 import torch
 
-from recfx.cost.timing import BACKGROUND
+from recfx.kernels.background import BACKGROUND
 
 #: Tables that are smaller together are found well enough through small pages.
 LEAST_BYTES = 16 << 20

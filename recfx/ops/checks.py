@@ -8,16 +8,12 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from itertools import pairwise
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import torch
 
 from recfx.formats.rowwise import ROW_BITS, row_bytes
-
-if TYPE_CHECKING:
-    from recfx.ops.cross import CrossLayer
-    from recfx.ops.lookup import Feature
-    from recfx.ops.mlp import Layer
+from recfx.ops.descriptions import CrossLayer, Feature, Layer
 
 _INTEGERS = (torch.int32, torch.int64)
 _WEIGHTS = (torch.float32, torch.float64, torch.bfloat16, torch.int8)

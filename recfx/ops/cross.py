@@ -20,31 +20,11 @@ import torch
 from torch.nn import functional
 
 from recfx.ops import checks
+from recfx.ops.descriptions import CrossLayer as CrossLayer
 from recfx.ops.library import define
 from recfx.ops.mlp import product
 
 VECTOR, FULL, LOW_RANK = 0, 1, 2
-
-
-@dataclasses.dataclass(frozen=True)
-class CrossLayer:
-    """One cross layer; numbers are positions in `params`, -1 for what it does not have.
-
-    Attributes:
-        kind: VECTOR, FULL or LOW_RANK.
-        weight: w [D] or [1, D]; W [D, D]; U [D, R].
-        bias: b [D].
-        inner: V [R, D] of a low-rank layer.
-        scale: [D], of an int8 W or U.
-        inner_scale: [R], of an int8 V.
-    """
-
-    kind: int
-    weight: int
-    bias: int = -1
-    inner: int = -1
-    scale: int = -1
-    inner_scale: int = -1
 
 
 _FIELDS = len(dataclasses.fields(CrossLayer))

@@ -18,56 +18,12 @@ import torch
 
 from recfx.ir.lookup_ops import ROW_PICKERS, TABLE_ARGUMENTS
 from recfx.ops import checks
+from recfx.ops.descriptions import MEAN as MEAN
+from recfx.ops.descriptions import NONE as NONE
+from recfx.ops.descriptions import SUM as SUM
+from recfx.ops.descriptions import Feature as Feature
 from recfx.ops.library import define
 from recfx.ops.plain_lookup import PlainLookup
-
-#: Ways to combine the rows of a bag.
-SUM, MEAN, NONE = 0, 1, 2
-
-
-@dataclasses.dataclass(frozen=True)
-class Feature:
-    """What one feature of a grouped lookup reads and where it writes.
-
-    Attributes:
-        table: Position in `tables`: float32, bfloat16 or float16 [rows, dim], or uint8 [rows, bytes] in the row-wise format of `bits` bits.
-        ids: Position in `ids`: int32 or int64, [B] or [B, N] when the bag's length is fixed, [nnz] when it is jagged.
-        dim: Columns of the table.
-        output: First column written.
-        column: First id column read, for bags of fixed length.
-        length: Ids per bag; JAGGED (-1) when offsets say.
-        offsets: Position in `offsets` of a 1-D tensor of `segments * B` starts (one more with `last`); -1 without.
-        segment: Which run of B starts in the offsets belongs to this feature.
-        segments: How many runs the offsets hold.
-        last: Whether the offsets end with the number of ids.
-        weights: Position in `weights` of a float32 tensor of the same shape as the ids; -1 without.
-        pooling: SUM, MEAN or NONE (the rows side by side, `length * dim` columns).
-        padding: Ids equal to it add nothing and do not count in a mean; -1 without. Compared before `base` is added.
-        base: Added to every id: where the feature's rows begin in a table that several features share.
-        bits: 32 for float tables, 8, 4, 2 or 1 for the row-wise format.
-    """
-
-    table: int
-    ids: int
-    dim: int
-    output: int
-    column: int = 0
-    length: int = 1
-    offsets: int = -1
-    segment: int = 0
-    segments: int = 1
-    last: bool = True
-    weights: int = -1
-    pooling: int = SUM
-    padding: int = -1
-    base: int = 0
-    bits: int = 32
-
-    @property
-    def columns(self) -> int:
-        """Columns of the output the feature writes."""
-        return self.dim * self.length if self.pooling == NONE else self.dim
-
 
 JAGGED = -1
 _FIELDS = len(dataclasses.fields(Feature))

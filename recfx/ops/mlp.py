@@ -18,61 +18,9 @@ import torch
 from torch.nn import functional
 
 from recfx.ops import checks
+from recfx.ops.descriptions import ACTIVATIONS as ACTIVATIONS
+from recfx.ops.descriptions import Layer as Layer
 from recfx.ops.library import define
-
-#: Activations, by the number that stands for them.
-ACTIVATIONS = (
-    "none",
-    "relu",
-    "gelu",
-    "gelu-tanh",
-    "silu",
-    "sigmoid",
-    "tanh",
-    "prelu",
-    "dice",
-    "leaky-relu",
-    "row-dice",
-)
-
-
-@dataclasses.dataclass(frozen=True)
-class Layer:
-    """One layer; numbers are positions in `params`, -1 for what it does not have.
-
-    Attributes:
-        weight: [N, K], float32, bfloat16 or int8.
-        bias: [N].
-        scale: [N] float32, of an int8 weight.
-        activation: A name of ACTIVATIONS.
-        slope: [N] or [1]: PReLU's slope, Dice's alpha.
-        gate_scale: [N]: Dice's gate is sigmoid(x * gate_scale + gate_shift), its batch norm folded. Row-dice's is
-            sigmoid(layer_norm(x) * gate_scale + gate_shift).
-        gate_shift: [N].
-        norm_weight: [N] of a LayerNorm between the linear and the activation; `norm` says whether there is one.
-        norm_bias: [N].
-        norm: Whether there is a LayerNorm.
-        residual: -1 for none, 0 for the chain's input, i for the output of layer i (counted from 1).
-        norm_eps: Of the LayerNorm.
-        number: Slope of leaky ReLU, eps of row-dice's norm.
-        input_scale: Calibrated scale of an int8 layer's input, symmetric; 0 when each row finds its own.
-    """
-
-    weight: int
-    bias: int = -1
-    scale: int = -1
-    activation: str = "none"
-    slope: int = -1
-    gate_scale: int = -1
-    gate_shift: int = -1
-    norm_weight: int = -1
-    norm_bias: int = -1
-    norm: bool = False
-    residual: int = -1
-    norm_eps: float = 1e-5
-    number: float = 0.0
-    input_scale: float = 0.0
-
 
 _INTS, _FLOATS = 11, 3
 

@@ -1,14 +1,16 @@
 """How passes run: declarations, the pipeline, the gate and bisection, instruments, the reproducer."""
 
+from recfx.pipeline.base import Pass
 from recfx.pipeline.bisect import BisectResult
-from recfx.pipeline.context import MissRecord, PassContext
+from recfx.pipeline.context import PassContext
 from recfx.pipeline.gate import Gate
 from recfx.pipeline.instruments import Dump, Instrument, PrintAfter, Timing
-from recfx.pipeline.pipeline import PassRecord, Pipeline, PipelineResult, run_pass
+from recfx.pipeline.pipeline import Pipeline, run_pass
 from recfx.pipeline.properties import property_check
+from recfx.pipeline.records import MissRecord, PassRecord, PipelineResult
 from recfx.pipeline.registry import register, registered
 from recfx.pipeline.rewrite import apply_rules, rewrite
-from recfx.pipeline.spec import Miss, Pass, PassSpec
+from recfx.pipeline.spec import Miss, PassSpec
 
 __all__ = [
     "BisectResult",

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import dataclasses
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from functools import partial
@@ -12,24 +11,15 @@ import torch
 from torch import fx
 
 from recfx.ir.dead_code import remove_dead_code
-from recfx.ir.program import Program, get_state, module_path, set_state, unused_name
+from recfx.ir.program import Program, get_state, set_state, unused_name
 from recfx.ir.propagate import fake_mode_of, refresh
+from recfx.ir.provenance import module_path
 from recfx.ir.verified import remember
 from recfx.pipeline.gate import Gate
+from recfx.pipeline.records import MissRecord
 from recfx.pipeline.spec import PassSpec
 
 T = TypeVar("T")
-
-
-@dataclasses.dataclass(frozen=True)
-class MissRecord:
-    """A rule that looked at a node and did not fire: where and why."""
-
-    pass_name: str
-    rule: str
-    node: str
-    where: str
-    reason: str
 
 
 class PassContext:

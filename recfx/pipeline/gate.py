@@ -6,7 +6,8 @@ from collections.abc import Callable
 
 from torch import fx
 
-from recfx.ir.program import Applied, module_path
+from recfx.ir.program import Applied
+from recfx.ir.provenance import module_path
 
 
 class Gate:

@@ -5,15 +5,12 @@ from __future__ import annotations
 import json
 from collections.abc import Callable, Collection
 from pathlib import Path
-from typing import TYPE_CHECKING
 
 from recfx.ir.diff import diff
 from recfx.ir.printer import render
 from recfx.ir.program import Program
-from recfx.pipeline.spec import Pass
-
-if TYPE_CHECKING:
-    from recfx.pipeline.pipeline import PassRecord
+from recfx.pipeline.base import Pass
+from recfx.pipeline.records import PassRecord
 
 
 class Instrument:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import dataclasses
 import time
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from pathlib import Path
@@ -11,50 +10,19 @@ from typing import Any
 from recfx.errors import PassError, PipelineError, RecfxError
 from recfx.ir.diff import same_graph
 from recfx.ir.numeric import verify_numeric
-from recfx.ir.program import Applied, Program
+from recfx.ir.program import Program
 from recfx.ir.sizes import asks_for_data
 from recfx.ir.verify import Level, verify_meta, verify_structure
+from recfx.pipeline.base import Pass
 from recfx.pipeline.bisect import BisectResult, bisect_rewrites
-from recfx.pipeline.context import MissRecord, PassContext
+from recfx.pipeline.context import PassContext
 from recfx.pipeline.gate import Gate
 from recfx.pipeline.instruments import Instrument
+from recfx.pipeline.records import MissRecord, PassRecord, PipelineResult
 from recfx.pipeline.reproducer import write_reproducer
-from recfx.pipeline.spec import DATA_DEPENDENT, Pass
+from recfx.pipeline.spec import DATA_DEPENDENT
 from recfx.pipeline.text import parse_pipeline
 from recfx.pipeline.validate import require_valid
-
-
-@dataclasses.dataclass(frozen=True)
-class PassRecord:
-    """What one pass did.
-
-    Attributes:
-        text: The pass with its options.
-        fired: Rewrites made.
-        misses: Rules that did not fire, with reasons.
-        operators: Operators before and after.
-        state_bytes: Bytes of state before and after.
-        seconds: Time of the pass itself.
-        verify_seconds: Time of the verification after it.
-    """
-
-    text: str
-    exactness: str
-    fired: int
-    misses: tuple[MissRecord, ...]
-    operators: tuple[int, int]
-    state_bytes: tuple[int, int]
-    seconds: float
-    verify_seconds: float
-
-
-@dataclasses.dataclass(frozen=True)
-class PipelineResult:
-    """The program a pipeline made, what each pass did, and every rewrite that asked for leave."""
-
-    program: Program
-    records: tuple[PassRecord, ...]
-    rewrites: tuple[Applied, ...]
 
 
 class Pipeline:

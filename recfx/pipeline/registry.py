@@ -5,7 +5,7 @@ from __future__ import annotations
 import difflib
 
 from recfx.errors import PipelineError
-from recfx.pipeline.spec import Pass
+from recfx.pipeline.base import Pass
 
 _PASSES: dict[str, type[Pass]] = {}
 

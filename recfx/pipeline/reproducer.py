@@ -22,7 +22,7 @@ from recfx.ir.printer import render
 from recfx.ir.program import Program
 from recfx.ir.rebuild import from_json
 from recfx.ir.serialize import to_json
-from recfx.pipeline.spec import Pass
+from recfx.pipeline.base import Pass
 
 _RESOURCES = "resources.pt"
 _RUN = '''\

@@ -9,10 +9,12 @@ from torch import fx
 
 from recfx.errors import PassError, PipelineError
 from recfx.ir.numeric import Exactness
-from recfx.ir.program import Program, where
+from recfx.ir.program import Program
+from recfx.ir.provenance import where
 from recfx.ir.sizes import asks_for_data
+from recfx.pipeline.base import Pass
 from recfx.pipeline.context import PassContext
-from recfx.pipeline.spec import DATA_DEPENDENT, Miss, Pass, PassSpec
+from recfx.pipeline.spec import DATA_DEPENDENT, Miss, PassSpec
 
 Rule = Callable[[fx.Node, PassContext], "fx.Node | Miss | None"]
 

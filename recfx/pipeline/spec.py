@@ -1,20 +1,14 @@
-"""What a pass is: its declaration (`PassSpec`), its base class (`Pass`) and the reason it gives for not firing (`Miss`)."""
+"""The declaration of a pass (`PassSpec`), and the reason a rule gives for not firing (`Miss`)."""
 
 from __future__ import annotations
 
 import dataclasses
 import re
-from abc import ABC, abstractmethod
-from typing import TYPE_CHECKING, Any, ClassVar
+
+from torch import fx
 
 from recfx.errors import PipelineError
 from recfx.ir.numeric import Exactness
-
-if TYPE_CHECKING:
-    from torch import fx
-
-    from recfx.ir.program import Program
-    from recfx.pipeline.context import PassContext
 
 NEEDS = frozenset({"examples", "calibration", "catalogue", "labels", "fine-tuning"})
 _NAME = re.compile(r"[a-z][a-z0-9]*(-[a-z0-9]+)*")
@@ -76,34 +70,3 @@ class Miss:
 
     reason: str
     node: fx.Node | None = None
-
-
-@dataclasses.dataclass(frozen=True)
-class Pass(ABC):
-    """A pass: one change of a program, under one declaration.
-
-    Subclass it with a class attribute `spec` and a method `run`. A pass with options is a frozen dataclass whose fields are
-    the options:
-
-        @dataclass(frozen=True)
-        class PruneChannels(recfx.Pass):
-            spec = recfx.PassSpec("prune-channels", "Removes weak channels.", exactness=recfx.Exactness.APPROX)
-            ratio: float = 0.5
-
-            def run(self, program, ctx): ...
-    """
-
-    spec: ClassVar[PassSpec]
-
-    @abstractmethod
-    def run(self, program: Program, ctx: PassContext) -> None:
-        """Edits the program's graph in place, asking `ctx.gate` before each rewrite."""
-
-    def options(self) -> dict[str, Any]:
-        """Option name -> value, in the order of declaration."""
-        return {f.name: getattr(self, f.name) for f in dataclasses.fields(self)}
-
-    def __str__(self) -> str:
-        from recfx.pipeline.text import print_pass
-
-        return print_pass(self)

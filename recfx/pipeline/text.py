@@ -4,18 +4,11 @@ from __future__ import annotations
 
 import ast
 import dataclasses
-import math
-import re
 from typing import Any
 
 from recfx.errors import PipelineError
+from recfx.pipeline.base import BARE_WORD, NAMED_VALUES, Pass
 from recfx.pipeline.registry import find
-from recfx.pipeline.spec import Pass
-
-_BARE = re.compile(r"[A-Za-z_][A-Za-z0-9_.-]*")
-
-#: Words that are values; Python prints numbers beyond all others like this.
-_NAMED = {"true": True, "false": False, "none": None, "inf": math.inf, "nan": math.nan}
 
 
 def parse_pipeline(text: str) -> list[Pass]:
@@ -34,27 +27,6 @@ def parse_pipeline(text: str) -> list[Pass]:
     if problems:
         raise PipelineError("; ".join(problems), where=f"pipeline {text!r}")
     return passes
-
-
-def print_pass(item: Pass) -> str:
-    """A pass as text, naming the options that differ from their defaults."""
-    options = []
-    for field in dataclasses.fields(item):
-        value = getattr(item, field.name)
-        default = field.default if field.default is not dataclasses.MISSING else _factory(field)
-        if value != default:
-            options.append(f"{field.name}={_print_value(value)}")
-    return item.spec.name + (f"{{{', '.join(options)}}}" if options else "")
-
-
-def _factory(field: dataclasses.Field[Any]) -> Any:
-    return field.default_factory() if field.default_factory is not dataclasses.MISSING else dataclasses.MISSING
-
-
-def _print_value(value: Any) -> str:
-    if isinstance(value, str) and _BARE.fullmatch(value) and value not in (*_NAMED, "True", "False", "None"):
-        return value
-    return repr(value)
 
 
 def _split(text: str) -> list[str]:
@@ -122,14 +94,14 @@ class _Named(ast.NodeTransformer):
     """Puts values in place of the names that stand for them, also inside lists."""
 
     def visit_Name(self, node: ast.Name) -> ast.expr:
-        return ast.Constant(_NAMED[node.id]) if node.id in _NAMED else node
+        return ast.Constant(NAMED_VALUES[node.id]) if node.id in NAMED_VALUES else node
 
 
 def _parse_value(text: str, place: str) -> Any:
     try:
         return ast.literal_eval(_Named().visit(ast.parse(text, mode="eval")))
     except (ValueError, TypeError, SyntaxError, MemoryError, RecursionError) as error:
-        if _BARE.fullmatch(text):
+        if BARE_WORD.fullmatch(text):
             return text
         raise PipelineError(
             f"{text!r} is no value", where=place, hint="use numbers, true/false, words, quotes or [lists]"

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Collection, Sequence
 
 from recfx.errors import PipelineError
-from recfx.pipeline.spec import Pass
+from recfx.pipeline.base import Pass
 
 
 def violations(passes: Sequence[Pass], properties: Collection[str], resources: Collection[str] = ()) -> list[str]:

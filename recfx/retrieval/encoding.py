@@ -8,9 +8,8 @@ from torch import Tensor
 from recfx.errors import InputError
 from recfx.formats._progress import progress
 from recfx.retrieval.fitting import better_rows, fit
-from recfx.retrieval.form import Form
 from recfx.retrieval.grid import Grid, checked, given_rows
-from recfx.retrieval.options import checked_codes
+from recfx.retrieval.options import Form, checked_codes
 from recfx.retrieval.packing import pack, to_blocks, words_of
 
 _BLOCK_VALUES = 1 << 22

@@ -11,7 +11,6 @@ from __future__ import annotations
 from dataclasses import asdict, dataclass
 from os import PathLike
 from pathlib import Path
-from typing import TYPE_CHECKING
 
 import torch
 from safetensors.torch import save_file
@@ -23,12 +22,10 @@ from recfx.formats.records import decode
 from recfx.formats.staging import write_folder
 from recfx.kernels.searches import BLOCK
 from recfx.retrieval.grid import Grid, Kind
-from recfx.retrieval.options import Metric, checked_options, checked_size
+from recfx.retrieval.options import Form, Metric, checked_options, checked_size
 from recfx.retrieval.packing import words_of
 from recfx.retrieval.store import Store
-
-if TYPE_CHECKING:
-    from recfx.retrieval.index import Index
+from recfx.version import VERSION
 
 FORMAT = 3
 _NAME, _ARRAYS = "manifest", "arrays.safetensors"
@@ -45,26 +42,21 @@ class _Manifest:
     scales: Kind
 
 
-def save(index: Index, path: str | PathLike[str]) -> None:
+def save(form: Form, store: Store, path: str | PathLike[str]) -> None:
     """Writes an index; a crash in the middle leaves whatever was there before.
 
     Raises:
         ArtifactError: `path` exists and is no index.
     """
-    from recfx import __version__
-
     folder = Path(path)
     if folder.exists() and not (folder / f"{_NAME}.json").is_file():
         raise ArtifactError("the path exists and is no index", where=str(folder), hint="choose another path")
-    store = index._store
     arrays = {
         "blocks": store.blocks[: -(-store.items // BLOCK)],
         "lower": store.grid.lower,
         "step": store.grid.step,
     } | ({"dead": store.dead} if store.dead is not None else {})
-    manifest = _Manifest(
-        __version__, store.items, index.dim, index.bits, index.metric, index.query_bits, store.grid.kind
-    )
+    manifest = _Manifest(VERSION, store.items, form.dim, form.bits, form.metric, form.query_bits, store.grid.kind)
 
     def fill(staging: Path) -> None:
         save_file({name: tensor.contiguous().clone() for name, tensor in arrays.items()}, staging / _ARRAYS)
@@ -73,10 +65,8 @@ def save(index: Index, path: str | PathLike[str]) -> None:
     write_folder(folder, fill)
 
 
-def load(path: str | PathLike[str], *, check: bool = True) -> Index:
-    """See `Index.load`."""
-    from recfx.retrieval.index import Index
-
+def load(path: str | PathLike[str], *, check: bool = True) -> tuple[Form, Store]:
+    """Reads an index; see `Index.load`."""
     with SealedFolder(path, _NAME, [FORMAT], "saved index", check=check) as sealed:
         where = sealed.where(f"{_NAME}.json")
         manifest: _Manifest = decode(_Manifest, sealed.manifest, where)
@@ -89,7 +79,7 @@ def load(path: str | PathLike[str], *, check: bool = True) -> Index:
         dead = dead[: -(-len(arrays["blocks"]) * BLOCK // 64)].clone()
     grid = Grid(arrays["lower"], arrays["step"], manifest.scales)
     store = Store(arrays["blocks"], manifest.items, grid, manifest.dim, dead, mapped=True)
-    return Index(store, manifest.bits, manifest.metric, manifest.query_bits)
+    return Form(manifest.dim, manifest.bits, manifest.metric, manifest.query_bits), store
 
 
 def _check_options(manifest: _Manifest, where: str) -> None:

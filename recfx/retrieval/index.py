@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from os import PathLike
-from typing import TYPE_CHECKING
 
 import torch
 from torch import Tensor
@@ -11,19 +10,16 @@ from torch import Tensor
 from recfx.errors import InputError
 from recfx.kernels.library import missing
 from recfx.kernels.searches import Scan, scan, shortlist
+from recfx.retrieval import files, reference
 from recfx.retrieval import grid as grids
-from recfx.retrieval import reference
 from recfx.retrieval.encoding import encode_blocks, round_items
 from recfx.retrieval.exclusion import Exclude, compressed
+from recfx.retrieval.faiss_export import FaissKind, to_faiss
 from recfx.retrieval.fitting import better_rows, fit
-from recfx.retrieval.form import Form
-from recfx.retrieval.options import Metric, checked_codes, checked_options, checked_size
+from recfx.retrieval.options import Form, Metric, checked_codes, checked_options, checked_size
 from recfx.retrieval.packing import BITS, pack, pack_bytes, rows_of, to_blocks, unpack
 from recfx.retrieval.queries import prepare
 from recfx.retrieval.store import Store, repeated
-
-if TYPE_CHECKING:
-    from recfx.retrieval.faiss_export import FaissKind
 
 _WHERE = "recfx.retrieval.Index"
 
@@ -143,7 +139,7 @@ class Index:
 
     def __len__(self) -> int:
         """Items that can be found."""
-        return self._store.items - self._store.deleted
+        return len(self._store)
 
     @property
     def next_id(self) -> int:
@@ -278,9 +274,7 @@ class Index:
 
     def save(self, path: str | PathLike[str]) -> None:
         """Writes the index as a folder; see `recfx.retrieval.files`."""
-        from recfx.retrieval.files import save
-
-        save(self, path)
+        files.save(self._form, self._store, path)
 
     @staticmethod
     def load(path: str | PathLike[str], *, check: bool = True) -> Index:
@@ -289,12 +283,9 @@ class Index:
         Raises:
             ArtifactError: It is not there, damaged, cut short, or of another format version.
         """
-        from recfx.retrieval.files import load
-
-        return load(path, check=check)
+        form, store = files.load(path, check=check)
+        return Index(store, form.bits, form.metric, form.query_bits)
 
     def to_faiss(self, kind: FaissKind | None = None) -> object:
         """Hands the items to FAISS; see `recfx.retrieval.faiss_export.to_faiss`."""
-        from recfx.retrieval.faiss_export import to_faiss
-
-        return to_faiss(self, kind)
+        return to_faiss(self._form, self._store, kind)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import dataclass
 from typing import Literal
 
 import torch
@@ -16,6 +17,23 @@ METRICS = ("ip", "cosine", "hamming")
 
 _WHERE = "recfx.retrieval.Index"
 _MOST_ITEMS = 1 << 31
+
+
+@dataclass(slots=True)
+class Form:
+    """What an index is, apart from its items.
+
+    Attributes:
+        dim: Codes of an item.
+        bits: Of a code.
+        metric: See `recfx.retrieval.Index`.
+        query_bits: 1 or 8.
+    """
+
+    dim: int
+    bits: int
+    metric: Metric
+    query_bits: int
 
 
 def codes_of(queries: Tensor, dim: int) -> Tensor:

@@ -20,9 +20,8 @@ from recfx.errors import InputError
 from recfx.kernels.library import missing
 from recfx.kernels.searches import Rounded, Rounding, round_queries
 from recfx.retrieval import reference
-from recfx.retrieval.form import Form
 from recfx.retrieval.grid import Grid, checked, plain
-from recfx.retrieval.options import codes_of
+from recfx.retrieval.options import Form, codes_of
 from recfx.retrieval.packing import words_of
 
 

@@ -41,6 +41,10 @@ class Store:
         if not mapped:  # a file's pages come when they are read, and only those
             huge_pages.move_tables([blocks])
 
+    def __len__(self) -> int:
+        """Items that are not deleted."""
+        return self.items - self.deleted
+
     @property
     def grid(self) -> Grid:
         """The grid of the items; the same object until they change, for what it remembers."""

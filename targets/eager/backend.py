@@ -8,7 +8,8 @@ import torch
 from torch import fx
 
 from recfx.errors import TargetError
-from recfx.ir.program import Program, where
+from recfx.ir.program import Program
+from recfx.ir.provenance import where
 from recfx.runtime.flat import flat_function
 from recfx.targets.base import Backend, Lowered, Verdict, is_operator
 from recfx.targets.eager.lookups import with_plain_lookups

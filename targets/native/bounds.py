@@ -8,7 +8,7 @@ from collections.abc import Callable, Iterator, Sequence
 from recfx.errors import TargetError
 from recfx.kernels.abi import Kind, Place
 from recfx.ops import lookup
-from recfx.targets.native.builder import Slot, Step, View
+from recfx.targets.native.steps import Slot, Step, View
 
 #: Elements of a slot: what they are for, the slot, the first, and (count, stride) of each loop over them.
 Reach = tuple[str, int, int, tuple[tuple[int, int], ...]]

@@ -2,9 +2,8 @@
 
 from __future__ import annotations
 
-import dataclasses
 from collections.abc import Callable, Sequence
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import torch
 from torch import fx
@@ -12,59 +11,9 @@ from torch import fx
 from recfx.ir.program import get_state
 from recfx.kernels.abi import DTYPES, RANK, Kind, Place
 from recfx.targets.native.concatenations import columns_in
+from recfx.targets.native.steps import Slot, Step, View
 from recfx.targets.native.values import Dim, Unsupported, Value, contiguous, merge, mixed_like, shape_of
 from recfx.targets.native.weights import Packer
-
-if TYPE_CHECKING:
-    from recfx.targets.native.rules.pointwise import Pointwise
-
-
-@dataclasses.dataclass
-class Slot:
-    """A buffer of the plan.
-
-    Attributes:
-        place: Whose memory it is.
-        dtype: Of its elements.
-        width: Elements per batch row.
-        once: Whether it has one row for the whole batch.
-        node: The node whose tensor it is, for inputs and outputs.
-        data: The constant's tensor.
-        jagged: Whether it is an input read by position, not by batch row.
-    """
-
-    place: Place
-    dtype: torch.dtype
-    width: int
-    once: bool
-    node: fx.Node | None = None
-    data: torch.Tensor | None = None
-    jagged: bool = False
-
-
-@dataclasses.dataclass(frozen=True)
-class View:
-    """What a step reads or writes: runs of elements from an offset of a slot's row."""
-
-    slot: int
-    offset: int
-    runs: tuple[tuple[int, int], ...]
-
-
-@dataclasses.dataclass
-class Step:
-    """One call of a kernel; the meaning of numbers and pointers is the kernel's."""
-
-    kind: Kind
-    once: bool
-    views: dict[int, View]
-    out: View
-    ints: list[int] = dataclasses.field(default_factory=list)
-    floats: list[float] = dataclasses.field(default_factory=list)
-    pointers: dict[int, int] = dataclasses.field(default_factory=dict)
-    features: list[dict[str, Any]] = dataclasses.field(default_factory=list)
-    reads: fx.Node | None = None  # whose index a pick reads, for its error
-    pointwise: Pointwise | None = None  # what a reader can absorb
 
 
 class PlanBuilder:
@@ -190,27 +139,6 @@ class PlanBuilder:
         """Adds a step."""
         self.steps.append(Step(kind, not out.batched, views, view(out, out_runs), **rest))
 
-    def copy(self, value: Value, to: Value) -> None:
-        """Copies a value to another place of the same shape.
-
-        Raises:
-            Unsupported: It is of a dtype that no step copies.
-        """
-        from recfx.targets.native.rules.pointwise import COPIED, emit_pointwise
-
-        if self.dtype(value) not in COPIED or self.slots[to.slot].dtype is not self.dtype(value):
-            raise Unsupported(f"it copies {self.dtype(value)}")
-        kind = Kind.POINTWISE if self.dtype(value) is torch.float32 else Kind.INTEGER
-        emit_pointwise(self, [value], to, [], [], kind)
-
-    def compact(self, value: Value) -> Value:
-        """The value with its elements side by side in the order of its dimensions, copied if need be."""
-        if [stride for _, stride in merge(value.dims)] in ([], [1]):
-            return value
-        fresh = self.temp(value.dims, self.dtype(value))
-        self.copy(value, fresh)
-        return fresh
-
     def _constant(self, node: fx.Node) -> Value:
         return self.constant(self.tensor(node).contiguous())
 
@@ -243,7 +171,7 @@ class PlanBuilder:
             if user in self.values or not self._inside(user):
                 continue
             try:
-                found = columns_in(self, node, user)
+                found = columns_in(self.shape, node, user)
             except Unsupported:
                 continue
             if found is None:

@@ -11,12 +11,15 @@ import torch
 from torch import fx
 
 from recfx.errors import InputError, TargetError
-from recfx.ir.program import where
+from recfx.ir.provenance import where
 from recfx.kernels.abi import CError
 from recfx.kernels.library import Library
 from recfx.kernels.memory import NO_MEMORY_HINT
-from recfx.targets.native.builder import PlanBuilder, Slot
+from recfx.targets.native.builder import PlanBuilder
+from recfx.targets.native.memory import NO_MEMORY_HINT
+from recfx.targets.native.steps import Slot
 from recfx.targets.native.plan import Plan
+from recfx.targets.native.steps import Slot
 
 
 @dataclasses.dataclass(frozen=True)

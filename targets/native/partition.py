@@ -15,12 +15,14 @@ from recfx.kernels.abi import Place
 from recfx.kernels.library import Library
 from recfx.targets.base import is_operator
 from recfx.targets.native.batch import batch_symbol
-from recfx.targets.native.builder import PlanBuilder, Slot
+from recfx.targets.native.builder import PlanBuilder
 from recfx.targets.native.call import Checks, plan_call
 from recfx.targets.native.plan import Plan
+from recfx.targets.native.rules.copies import copy
 from recfx.targets.native.rules.registry import RULES
 from recfx.targets.native.rules.view import PARTS, drops_the_batch
 from recfx.targets.native.snapshot import Snapshot
+from recfx.targets.native.steps import Slot
 from recfx.targets.native.torch_path import TorchPath
 from recfx.targets.native.values import Unsupported, contiguous
 from recfx.targets.native.weights import Packer
@@ -295,7 +297,7 @@ def _output(builder: PlanBuilder, node: fx.Node) -> int:
         return value.slot
     target = contiguous(len(builder.slots), shape)
     builder.slots.append(Slot(Place.OUTPUT, slot.dtype, target.width, not target.batched, node=node))
-    builder.copy(value, target)
+    copy(builder, value, target)
     return target.slot
 
 

@@ -12,8 +12,10 @@ from recfx.kernels.abi import DTYPES, CFeature, CSlot, CStep, CView, Kind, Place
 from recfx.kernels.library import Library
 from recfx.kernels.memory import address
 from recfx.targets.native.bounds import check_bounds
-from recfx.targets.native.builder import PlanBuilder, Slot, Step, View
+from recfx.targets.native.builder import PlanBuilder
+from recfx.targets.native.memory import address
 from recfx.targets.native.slot_dtypes import check_dtypes
+from recfx.targets.native.steps import Slot, Step, View
 
 #: Scratch of one block of rows, so that it stays in a core's own cache.
 _BLOCK_BYTES = 768 << 10

@@ -16,7 +16,7 @@ from artifact_kit import rewrite_manifest
 from models import TinyCtr, tiny_inputs
 
 import recfx
-from recfx.compiled import Parts
+from recfx.driver.parts import Parts
 
 
 @pytest.fixture(scope="module")

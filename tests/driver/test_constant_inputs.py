@@ -60,7 +60,7 @@ def test_a_constant_passed_with_another_value_is_refused() -> None:
     [
         ({"items": IDS}, False, "no parameter"),
         ({"item_ids": [1, 2]}, False, "no tensor"),
-        (None, True, "needs a catalogue"),
+        (None, True, "needs constant_inputs"),
         ({"item_ids": IDS.float()}, True, "int64"),
         ({"item_ids": torch.tensor([1, 1])}, True, "different"),
         ({"item_ids": torch.arange(3), "user": torch.arange(4)}, True, "column"),
@@ -76,7 +76,7 @@ def test_item_towers_become_tables(start: int | None, tmp_path: Path) -> None:
     model = Rank()
     ids = torch.randperm(ITEMS) if start is None else torch.arange(start, ITEMS)
     example = tuple(t[rank_inputs(64)[1] >= (start or 0)] for t in rank_inputs(64))
-    fast = optimize(model, example_inputs=example, constant_inputs=catalogue(ids), tables=True)
+    fast = optimize(model, example_inputs=example, constant_inputs=catalogue(ids), catalogue=True)
     assert linears(fast) == 0
     assert fast.program.signature.parameters == ("user", "item")
     fast.save(tmp_path / "model")
@@ -98,7 +98,7 @@ def test_item_towers_become_tables(start: int | None, tmp_path: Path) -> None:
 def test_an_id_outside_the_catalogue_is_an_error() -> None:
     for ids in (torch.arange(3, ITEMS), torch.tensor([5, 3, 4, 19])):
         example = (USER, torch.tensor([3, 4, 5, 19]))
-        fast = optimize(Rank(), example_inputs=example, constant_inputs=catalogue(ids), tables=True)
+        fast = optimize(Rank(), example_inputs=example, constant_inputs=catalogue(ids), catalogue=True)
         for outside in (2, ITEMS):
             with pytest.raises(recfx.RecfxError, match=r"out of range|fails on these inputs|outside its table"):
                 fast(USER[:1], torch.tensor([outside]))
@@ -122,7 +122,7 @@ def test_an_id_outside_the_catalogue_is_an_error_without_towers_too(ids: Tensor,
     columns = {name: column for name, column in catalogue(ids).items() if name != "kind"}
     model = Discounts()
     options = {} if pipeline is None else {"pipeline": pipeline}
-    fast = optimize(model, example_inputs=(USER[:2], ids[:2]), constant_inputs=columns, tables=True, **options)
+    fast = optimize(model, example_inputs=(USER[:2], ids[:2]), constant_inputs=columns, catalogue=True, **options)
     close(fast(USER[:2], ids[:2]), model(USER[:2], ids[:2], columns["price"][:2]))
     for outside in (-1, 0, 2, ITEMS):
         with pytest.raises(recfx.InputError, match=r"out of range|outside its table"):
@@ -136,10 +136,10 @@ def test_an_example_that_contradicts_the_catalogue_is_refused() -> None:
             Rank(),
             example_inputs=(user, item, price + 1, kind),
             constant_inputs=catalogue(torch.arange(ITEMS)),
-            tables=True,
+            catalogue=True,
         )
     with pytest.raises(recfx.RecfxError, match="not in the catalogue"):
-        optimize(Rank(), example_inputs=rank_inputs(40), constant_inputs=catalogue(torch.arange(3)), tables=True)
+        optimize(Rank(), example_inputs=rank_inputs(40), constant_inputs=catalogue(torch.arange(3)), catalogue=True)
 
 
 def test_the_report_says_when_there_is_no_tower() -> None:
@@ -152,7 +152,9 @@ def test_the_report_says_when_there_is_no_tower() -> None:
             return (self.items(item) * self.items(other)).sum(1)
 
     inputs = (torch.tensor([1, 2]), torch.tensor([3, 4]))
-    fast = optimize(Mixed().eval(), example_inputs=inputs, constant_inputs={"item": torch.arange(ITEMS)}, tables=True)
+    fast = optimize(
+        Mixed().eval(), example_inputs=inputs, constant_inputs={"item": torch.arange(ITEMS)}, catalogue=True
+    )
     assert "no tower over 'item'" in " ".join(fast.report.notices)
 
 
@@ -172,7 +174,7 @@ def test_what_mixes_rows_is_no_tower() -> None:
         model,
         example_inputs=inputs,
         constant_inputs={"item": torch.arange(ITEMS)},
-        tables=True,
+        catalogue=True,
         pipeline="canonicalize",
     )
     assert any("softmax" in str(n.target) for n in fast.program.graph.nodes)
@@ -186,7 +188,7 @@ def test_models_of_the_zoo(name: str) -> None:
     model = MODELS[name].small().eval()  # type: ignore[attr-defined]
     inputs = model.example_inputs(6)
     key = "item" if name == "two-tower" else "items"
-    fast = optimize(model, example_inputs=inputs, constant_inputs={key: torch.arange(0, 40)}, tables=True)
+    fast = optimize(model, example_inputs=inputs, constant_inputs={key: torch.arange(0, 40)}, catalogue=True)
     fired = sum(r.fired for r in fast.report.passes if r.text == "tabulate-towers")
     assert fired == (name == "two-tower")  # NeuMF meets the user before its first layer
     for batch in (1, 2, 17):
@@ -220,7 +222,7 @@ def test_any_catalogue_gives_what_the_model_gives(seed: int, batch: int, shuffle
     picks = torch.randint(0, rows, (batch,), generator=generator)
     user = torch.randint(0, USERS, (batch,), generator=generator)
     inputs = (user, *(column[picks] for column in columns.values()))
-    fast = optimize(model, example_inputs=inputs, constant_inputs=columns, tables=True, pipeline="canonicalize")
+    fast = optimize(model, example_inputs=inputs, constant_inputs=columns, catalogue=True, pipeline="canonicalize")
     assert linears(fast) == 0
     close(fast(*inputs[:2]), model(*inputs))
 
@@ -238,7 +240,7 @@ def test_item_tables_go_with_request_inputs(many: bool, tmp_path: Path) -> None:
         example_inputs=(user, item, price, kind),
         example_kwargs=extra,
         constant_inputs=columns,
-        tables=True,
+        catalogue=True,
         request_inputs=("user",),
         many_requests=many,
     )

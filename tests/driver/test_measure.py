@@ -12,9 +12,9 @@ from models import TinyCtr, tiny_inputs
 from torch import nn
 
 import recfx
-from recfx.compiled import Parts
 from recfx.cost.timing import Comparison, compare
 from recfx.driver.measure import do_no_harm
+from recfx.driver.parts import Parts
 
 
 def _parts(delay: float) -> tuple[Parts, list[int]]:

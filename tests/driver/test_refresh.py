@@ -35,7 +35,7 @@ def test_refresh_takes_new_weights_and_new_constants(tmp_path: Path) -> None:
     model = Rank()
     inputs = rank_inputs(6)
     columns = catalogue(torch.arange(ITEMS))
-    fast = optimize(model, example_inputs=inputs, constant_inputs=columns, tables=True)
+    fast = optimize(model, example_inputs=inputs, constant_inputs=columns, catalogue=True)
     old = fast(*inputs)
     other = Rank()
     with torch.no_grad():

@@ -17,7 +17,7 @@ from recfx.errors import InputError, VerificationError
 from recfx.ir import Exactness, Program, diff, render, same_graph, verify_meta, verify_structure
 from recfx.ir.dead_code import remove_dead_code
 from recfx.ir.numeric import compare_outputs
-from recfx.ir.program import user_line
+from recfx.ir.provenance import user_line
 from recfx.runtime import entry_function, flat_function
 
 aten = torch.ops.aten

@@ -11,9 +11,13 @@ ROOT = Path(__file__).parents[2]
 #: What is mutated: folders and files.
 MUTATED = (
     "passes",
+    "recfx/capture",
     "recfx/ir",
+    "recfx/analysis",
+    "recfx/runtime",
     "recfx/pipeline",
     "recfx/testing",
+    "recfx/kernels",
     "targets/native",
     "recfx/retrieval",
     "recfx/driver/measure.py",
@@ -21,6 +25,10 @@ MUTATED = (
 
 #: Tests of a helper are those of the passes that use it, of these at most so many.
 _MOST_FILES = 6
+
+
+#: Rooms whose tests stand in the folder of another room.
+_TESTED_IN = {"targets/native": "targets", "recfx/kernels": "targets"}
 
 
 @cache
@@ -44,8 +52,14 @@ def module_of(file: str) -> str:
 def tests_of(file: str) -> tuple[str, ...]:
     """The test files of a source file: those of its name, else those whose imports reach it, nearest first,
     else those of its room."""
-    room, stem = Path(file).parent.name, Path(file).stem.lstrip("_")
-    folder = ROOT / "tests" / {"native": "targets"}.get(room, room)
+    stem = Path(file).stem.lstrip("_")
+    folder = (
+        ROOT
+        / "tests"
+        / _TESTED_IN.get(
+            str(Path(file).parent), Path(file).parent.relative_to("recfx" if file.startswith("recfx/") else ".")
+        )
+    )
     known = _all_tests()
     own = [t for t in known if Path(t).stem.removeprefix("test_").startswith(stem) and _near(t, folder)]
     named = [t for t in known if stem in Path(t).stem and _near(t, folder) and t not in own]

@@ -21,7 +21,7 @@ _CAPTURES = ("_captured", "small_model")
 _LASTING = ("recfx.kernels.library", "tests.mutants")
 
 #: Rooms whose mutants change what is captured, or how.
-_CAPTURING = ("recfx/ir", "recfx/formats", "recfx/ops")
+_CAPTURING = ("recfx/capture", "recfx/ir", "recfx/formats", "recfx/ops")
 
 
 def swap(mutant: Mutant) -> bool:

@@ -18,8 +18,8 @@ from recfx.errors import TargetError
 from recfx.kernels.abi import Kind, Place
 from recfx.runtime.flat import flat_function
 from recfx.targets.native.bounds import check_bounds
-from recfx.targets.native.builder import Slot, Step, View
 from recfx.targets.native.plan import Plan
+from recfx.targets.native.steps import Slot, Step, View
 
 pytestmark = needs_kernels
 

@@ -12,7 +12,7 @@ from types import ModuleType
 import pytest
 
 ROOT = Path(__file__).parents[2]
-SOURCES = ROOT / "targets" / "native" / "csrc"
+SOURCES = ROOT / "recfx" / "kernels" / "csrc"
 ARM = ["aarch64", "arm64"]
 X86 = ["x86_64", "AMD64"]
 

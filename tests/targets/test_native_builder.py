@@ -12,8 +12,9 @@ from torch import Tensor, fx
 
 from recfx.runtime.flat import flat_function
 from recfx.targets.native.builder import PlanBuilder
-from recfx.targets.native.rules.pointwise import ADD_C, Operation, lower_pointwise
+from recfx.targets.native.rules.pointwise import ADD_C, lower_pointwise
 from recfx.targets.native.rules.registry import RULES
+from recfx.targets.native.steps import Operation
 from recfx.targets.native.values import Unsupported
 from recfx.targets.native.weights import Packer
 

@@ -13,10 +13,10 @@ from torch import Tensor
 from torch.utils import _pytree as pytree
 
 import recfx
-from recfx import optimizer
 from recfx.capture import capture
-from recfx.compiled import Parts
+from recfx.driver import build
 from recfx.driver.measure import do_no_harm
+from recfx.driver.parts import Parts
 from recfx.ir import Program
 from recfx.ir.shapes import BATCH
 
@@ -82,7 +82,7 @@ def examine(case: ModelCase, *, measure: bool = False) -> Outcome:
         return programs[-1]
 
     try:
-        with mock.patch.object(optimizer, "capture", recorded):
+        with mock.patch.object(build, "capture", recorded):
             fast = recfx.optimize(
                 case.build().model,
                 target="cpu",

@@ -21,6 +21,7 @@ from recfx.targets.native.rules import (
     recurrent,
     repeat,
     rows,
+    same,
     view,
     whole,
 )
@@ -46,6 +47,7 @@ __all__ = [
     "recurrent",
     "repeat",
     "rows",
+    "same",
     "view",
     "whole",
 ]

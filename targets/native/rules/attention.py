@@ -20,10 +20,12 @@ from torch import fx
 from recfx.kernels.abi import Kind
 from recfx.ops import attention, mlp
 from recfx.targets.native.builder import PlanBuilder, rows_of, view
+from recfx.targets.native.rules.copies import copy
 from recfx.targets.native.rules.gemm import activation_vectors, emit_gemm, emit_layer, emit_row_dice, even_rows, widened
 from recfx.targets.native.rules.key_scores import emit_key_scores, takes_layers
-from recfx.targets.native.rules.pointwise import MASKED_FILL, MUL, MUL_C, NOT, Operation, emit_pointwise
+from recfx.targets.native.rules.pointwise import MASKED_FILL, MUL, MUL_C, NOT, emit_pointwise
 from recfx.targets.native.rules.registry import rule
+from recfx.targets.native.steps import Operation
 from recfx.targets.native.values import Dim, Unsupported, Value
 
 #: Factors of a part's columns in the terms of q, k and q * k.
@@ -47,7 +49,7 @@ def _target_attention(builder: PlanBuilder, node: fx.Node) -> None:
     if pool:
         _emit_pooling(builder, weights, k, out)
     else:
-        builder.copy(weights, out)
+        copy(builder, weights, out)
     builder.values[node] = out
 
 

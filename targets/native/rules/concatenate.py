@@ -9,6 +9,7 @@ import torch
 from torch import fx
 
 from recfx.targets.native.builder import PlanBuilder
+from recfx.targets.native.rules.copies import copy
 from recfx.targets.native.rules.pointwise import COPIED
 from recfx.targets.native.rules.registry import rule
 from recfx.targets.native.values import Unsupported, Value
@@ -40,5 +41,5 @@ def _concatenate(builder: PlanBuilder, node: fx.Node) -> None:
         target = Value(out.slot, out.offset + start * out.dims[dim].stride, tuple(whole))
         start += size
         if value.slot != target.slot or value.offset != target.offset:
-            builder.copy(value, target)
+            copy(builder, value, target)
     builder.values[node] = out

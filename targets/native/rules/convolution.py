@@ -16,6 +16,7 @@ from torch import fx
 
 from recfx.kernels.abi import RANK, Kind
 from recfx.targets.native.builder import PlanBuilder, three_runs, view
+from recfx.targets.native.rules.copies import compact, copy
 from recfx.targets.native.rules.gemm import emit_gemm
 from recfx.targets.native.rules.registry import rule
 from recfx.targets.native.rules.view import narrowed
@@ -88,9 +89,9 @@ def _with_edges(builder: PlanBuilder, value: Value, windows: Sequence[_Window], 
             if count:
                 edge = narrowed(room, position, start, count)
                 spread = tuple(dataclasses.replace(d, stride=0) for d in edge.dims)
-                builder.copy(Value(constant.slot, constant.offset, spread), edge)
+                copy(builder, Value(constant.slot, constant.offset, spread), edge)
         room = narrowed(room, position, w.before, size - w.before - w.after)
-    builder.copy(value, room)
+    copy(builder, value, room)
     return whole
 
 
@@ -118,7 +119,7 @@ def _convolution(builder: PlanBuilder, node: fx.Node) -> None:
     value = _image(builder, arguments[0], rank)
     order = [0, *range(2, rank + 2), 1]
     last = Value(value.slot, value.offset, tuple(value.dims[i] for i in order))
-    last = builder.compact(_with_edges(builder, last, windows, 1, 0.0))
+    last = compact(builder, _with_edges(builder, last, windows, 1, 0.0))
     starts, inside = _opened(last, windows, 1)
     places = math.prod(d.size for d in starts)
     out = builder.temp((last.dims[0], *starts, Dim(weight.shape[0], 1)))
@@ -153,10 +154,10 @@ def _rows(builder: PlanBuilder, windows: Value, lead: int) -> Value:
 def _side_by_side(builder: PlanBuilder, windows: Value, first: int) -> Value:
     """A copy of windows whose inner dimensions begin at `first`, one index of that dimension at a time where one step has not enough."""
     if sum(d.size > 1 for d in windows.dims) <= RANK:
-        return builder.compact(windows)
+        return compact(builder, windows)
     fresh = builder.temp(windows.dims)
     for i in range(windows.dims[first].size):
-        builder.copy(narrowed(windows, first, i, 1), narrowed(fresh, first, i, 1))
+        copy(builder, narrowed(windows, first, i, 1), narrowed(fresh, first, i, 1))
     return fresh
 
 

@@ -11,9 +11,11 @@ from torch import fx
 
 from recfx.kernels.abi import Kind
 from recfx.targets.native.builder import PlanBuilder, view
+from recfx.targets.native.rules.copies import compact
 from recfx.targets.native.rules.gemm import emit_gemm, even_rows
-from recfx.targets.native.rules.pointwise import MUL, Operation, emit_pointwise
+from recfx.targets.native.rules.pointwise import MUL, emit_pointwise
 from recfx.targets.native.rules.registry import rule
+from recfx.targets.native.steps import Operation
 from recfx.targets.native.values import Dim, Unsupported, Value, contiguous, merge
 
 _aten = torch.ops.aten
@@ -124,7 +126,7 @@ def _emit_linear(
     depth = math.prod(held[letter].size for letter in summed)
     turned = _arranged(value, dims, "".join([*rows, *summed]))
     if _run(turned.dims[len(rows) :]) not in ((depth, 1), (1, 0)) or _run(turned.dims[: len(rows)]) is None:
-        turned = builder.compact(turned)
+        turned = compact(builder, turned)
     x = Value(turned.slot, turned.offset, (*turned.dims[: len(rows)], Dim(depth, 1)))
     lead = [Dim(dims[letter].size, 0, dims[letter].batch) for letter in rows]
     made = builder.temp([*lead, *(Dim(held[letter].size, 0) for letter in columns)])
@@ -139,7 +141,7 @@ def _matrix(
     """A view [outer, rows, columns], copied where the letters of a part do not lie evenly."""
     ordered = _arranged(value, dims, "".join(letter for part in parts for letter in part))
     for attempt in (ordered, None):
-        chosen = builder.compact(ordered) if attempt is None else attempt
+        chosen = compact(builder, ordered) if attempt is None else attempt
         runs = [_run(chosen.dims[a:b]) for a, b in _bounds(*map(len, parts))]
         if all(run is not None for run in runs):
             return view(chosen, [run for run in runs if run is not None])

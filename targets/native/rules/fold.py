@@ -10,7 +10,9 @@ from torch import fx
 
 from recfx.kernels.abi import Kind
 from recfx.targets.native.builder import PlanBuilder, three_runs, view
+from recfx.targets.native.rules.copies import compact
 from recfx.targets.native.rules.registry import RULES, Rule, rule
+from recfx.targets.native.rules.rows import reduce_rows
 from recfx.targets.native.rules.view import PART_RULES, PARTS, parts_rule
 from recfx.targets.native.values import Unsupported, Value
 
@@ -32,7 +34,7 @@ def grouped(builder: PlanBuilder, value: Value, dims: list[int]) -> tuple[Value,
         dims = list(range(len(kept), len(value.dims)))
     groups = three_runs(value, dims)
     if groups is None:
-        value = builder.compact(value)
+        value = compact(builder, value)
         groups = three_runs(value, dims)
         assert groups is not None  # it is side by side now
     return value, groups
@@ -93,14 +95,13 @@ def _product(builder: PlanBuilder, node: fx.Node) -> None:
 
 def _whole_extreme(op: int, target: Any) -> None:
     """Registers the fold of whole numbers and masks in front of the vectorised one of float32."""
-    floating = RULES[target]
 
     def lower(builder: PlanBuilder, node: fx.Node) -> None:
         if node.meta["val"].dtype is torch.float32:
-            return floating(builder, node)
+            return reduce_rows(builder, node)
         emit_fold(builder, node, node.args[0], _argument(node, "dim", 1, ()), ints=[op])
 
-    rule(target)(lower)
+    rule(target, replaces=True)(lower)
 
 
 _whole_extreme(MAX, _aten.amax.default)
@@ -194,5 +195,5 @@ def _runs(*, products: bool, whole: Rule | None) -> Rule:
     return lower
 
 
-rule(_aten.cumsum.default)(_runs(products=False, whole=RULES.get(_aten.cumsum.default)))
+rule(_aten.cumsum.default, replaces=True)(_runs(products=False, whole=RULES.get(_aten.cumsum.default)))
 rule(_aten.cumprod.default)(_runs(products=True, whole=None))

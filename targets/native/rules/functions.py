@@ -8,16 +8,9 @@ import torch
 from torch import fx
 
 from recfx.targets.native.builder import PlanBuilder
-from recfx.targets.native.rules.pointwise import (
-    DIV,
-    DIV_C,
-    MAXIMUM,
-    MINIMUM,
-    Operation,
-    lower_pointwise,
-    require_floating,
-)
+from recfx.targets.native.rules.pointwise import DIV, DIV_C, MAXIMUM, MINIMUM, lower_pointwise, require_floating
 from recfx.targets.native.rules.registry import rule
+from recfx.targets.native.steps import Operation
 from recfx.targets.native.values import Unsupported
 
 _aten = torch.ops.aten

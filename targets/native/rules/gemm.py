@@ -12,7 +12,10 @@ from recfx.formats.per_channel import MOST_COLUMNS
 from recfx.kernels.abi import Kind
 from recfx.ops import cross, mlp
 from recfx.targets.native.builder import PlanBuilder, rows_of
+from recfx.targets.native.rules.copies import compact
+from recfx.targets.native.rules.pointwise import ADD, MUL, emit_pointwise
 from recfx.targets.native.rules.registry import rule
+from recfx.targets.native.steps import Operation
 from recfx.targets.native.values import Dim, Unsupported, Value
 
 _aten = torch.ops.aten
@@ -112,7 +115,7 @@ def even_rows(builder: PlanBuilder, node: Any, *, mixed: bool = False) -> Value:
     try:
         rows_of(value)
     except Unsupported:
-        return builder.compact(value)
+        return compact(builder, value)
     return value
 
 
@@ -223,8 +226,6 @@ def emit_row_dice(
 @rule(cross.cross)
 def _cross(builder: PlanBuilder, node: fx.Node) -> None:
     """A cross layer is a product whose epilogue multiplies by x0 and adds x."""
-    from recfx.targets.native.rules.pointwise import ADD, MUL, Operation, emit_pointwise
-
     arguments: Any = node.args
     params, layers = arguments[2], cross.decode(arguments[3])
     x0, x = even_rows(builder, arguments[0]), even_rows(builder, arguments[1])

@@ -10,8 +10,10 @@ from torch import fx
 from recfx.formats.code_rows import CONSTANT_BYTES, code_row_bytes
 from recfx.kernels.abi import Kind
 from recfx.ops import hamming
-from recfx.targets.native.builder import PlanBuilder, View, view
+from recfx.targets.native.builder import PlanBuilder, view
+from recfx.targets.native.rules.copies import compact
 from recfx.targets.native.rules.registry import rule
+from recfx.targets.native.steps import View
 from recfx.targets.native.values import Unsupported, Value, merge
 
 
@@ -45,7 +47,7 @@ def _one_row(builder: PlanBuilder, value: Value, dtypes: tuple[torch.dtype, ...]
     if len(value.dims) != 2 or value.dims[0].size != 1 or value.dims[1].batch:
         raise Unsupported("several rows a batch row")
     last = value.dims[1]
-    return builder.compact(value) if last.size != 1 and last.stride != 1 else value
+    return compact(builder, value) if last.size != 1 and last.stride != 1 else value
 
 
 def _run(value: Value) -> View:

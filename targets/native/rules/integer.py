@@ -9,10 +9,12 @@ import torch
 from torch import fx
 
 from recfx.kernels.abi import Kind
-from recfx.targets.native.builder import PlanBuilder, View, three_runs, view
-from recfx.targets.native.rules.pointwise import COPIED, Operation, emit_pointwise, lower_pointwise
+from recfx.targets.native.builder import PlanBuilder, three_runs, view
+from recfx.targets.native.rules.copies import compact
+from recfx.targets.native.rules.pointwise import COPIED, emit_pointwise, lower_pointwise
 from recfx.targets.native.rules.registry import RULES, Rule, rule
 from recfx.targets.native.rules.repeat import numbers_rows
+from recfx.targets.native.steps import Operation, View
 from recfx.targets.native.values import Dim, Unsupported, Value, joint_runs
 
 _aten = torch.ops.aten
@@ -62,7 +64,7 @@ def either(whole: Rule, target: Any) -> None:
         else:
             raise Unsupported(f"it gives {node.meta['val'].dtype}")
 
-    rule(target)(lower)
+    rule(target, replaces=floating is not None)(lower)
 
 
 def _binary(code: int, with_constant: int | None, negate: bool = False) -> Rule:
@@ -98,8 +100,8 @@ def _logical(builder: PlanBuilder, node: fx.Node) -> None:
     lower_whole(builder, node, list(node.args), operations)
 
 
-@rule(_aten.remainder.Scalar)
-def _remainder(builder: PlanBuilder, node: fx.Node) -> None:
+def lower_whole_remainder(builder: PlanBuilder, node: fx.Node) -> None:
+    """The remainder of whole numbers by a constant."""
     modulus = node.args[1]
     if not isinstance(modulus, int) or modulus == 0 or not _whole(node):
         raise Unsupported("a remainder that is not of whole numbers")
@@ -150,7 +152,7 @@ def emit_integer_sum(builder: PlanBuilder, node: fx.Node, value: Value) -> None:
         raise Unsupported("it sums over the batch, or over dimensions that are not neighbours")
     groups = three_runs(value, dims)
     if groups is None:
-        value = builder.compact(value)
+        value = compact(builder, value)
         groups = three_runs(value, dims)
         assert groups is not None  # it is side by side now
     out = builder.result(node, dtypes=(torch.int64,))

@@ -9,27 +9,13 @@ import torch
 from torch import fx
 
 from recfx.targets.native.builder import PlanBuilder
+from recfx.targets.native.rules.copies import copy
 from recfx.targets.native.rules.pointwise import COPIED
-from recfx.targets.native.rules.registry import RULES, rule
+from recfx.targets.native.rules.registry import rule
 from recfx.targets.native.rules.view import narrowed
 from recfx.targets.native.values import Dim, Unsupported, Value
 
 _aten = torch.ops.aten
-
-#: Operators that do what another does: their result's shape and dtype say everything else.
-for _target, _like in {
-    _aten.view_as.default: _aten.view.default,
-    _aten.reshape_as.default: _aten.view.default,
-    _aten.type_as.default: _aten.to.dtype,
-    _aten.to.other: _aten.to.dtype,
-    _aten.to.device: _aten.to.dtype,
-    _aten.numpy_T.default: _aten.t.default,
-    _aten.broadcast_to.default: _aten.expand.default,
-    _aten.positive.default: _aten.alias.default,
-    _aten.concat.default: _aten.cat.default,
-    _aten.concatenate.default: _aten.cat.default,
-}.items():
-    RULES[_target] = RULES[_like]
 
 
 def _permuted(value: Value, order: list[int]) -> Value:
@@ -117,7 +103,7 @@ def _turned_round(builder: PlanBuilder, node: fx.Node) -> None:
         offset += (dims[d].size - 1) * dims[d].stride
         dims[d] = dataclasses.replace(dims[d], stride=-dims[d].stride)
     out = builder.result(node, dtypes=COPIED)
-    builder.copy(Value(value.slot, offset, tuple(dims)), out)
+    copy(builder, Value(value.slot, offset, tuple(dims)), out)
     builder.values[node] = out
 
 
@@ -135,7 +121,7 @@ def _rolled(builder: PlanBuilder, node: fx.Node) -> None:
     out = builder.result(node, dtypes=COPIED)
     for start, count, to in ((size - last, last, 0), (0, size - last, last)):
         if count:
-            builder.copy(narrowed(value, dim, start, count), narrowed(out, dim, to, count))
+            copy(builder, narrowed(value, dim, start, count), narrowed(out, dim, to, count))
     builder.values[node] = out
 
 
@@ -165,7 +151,7 @@ def _padded(builder: PlanBuilder, node: fx.Node) -> None:
             if count > 0:
                 edge = narrowed(room, dim, start, count)
                 dims = tuple(dataclasses.replace(d, stride=0) for d in edge.dims)
-                builder.copy(Value(constant.slot, constant.offset, dims), edge)
+                copy(builder, Value(constant.slot, constant.offset, dims), edge)
         room = narrowed(room, dim, max(before, 0), value.dims[dim].size)
-    builder.copy(value, room)
+    copy(builder, value, room)
     builder.values[node] = out

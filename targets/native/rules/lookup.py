@@ -10,6 +10,7 @@ from torch import fx
 from recfx.kernels.abi import Kind
 from recfx.ops import interaction, lookup
 from recfx.targets.native.builder import PlanBuilder, rows_of, view
+from recfx.targets.native.rules.copies import compact, copy
 from recfx.targets.native.rules.registry import rule
 from recfx.targets.native.values import Dim, Unsupported, Value, merge
 
@@ -31,7 +32,7 @@ def _lookup(builder: PlanBuilder, node: fx.Node) -> None:
         value = builder.value(dense[source])
         target = Value(out.slot, out.offset + column, (out.dims[0], Dim(value.dims[1].size, 1)))
         if (value.slot, value.offset) != (target.slot, target.offset):
-            builder.copy(value, target)
+            copy(builder, value, target)
     builder.values[node] = out
 
 
@@ -165,7 +166,7 @@ def _vectors(builder: PlanBuilder, node: Any) -> Any:
         raise Unsupported(f"it reads {builder.dtype(value)}")
     first, features, dims = value.dims
     if first.size != 1 or (dims.stride != 1 and dims.size != 1):
-        value = builder.compact(value)
+        value = compact(builder, value)
         first, features, dims = value.dims
     if first.size != 1:
         raise Unsupported("several rows a batch row")

@@ -18,12 +18,12 @@ from recfx.targets.native.rules.pointwise import (
     MUL_C,
     NOT,
     WHERE,
-    Operation,
     emit_pointwise,
     lower_pointwise,
     require_floating,
 )
 from recfx.targets.native.rules.registry import rule
+from recfx.targets.native.steps import Operation
 from recfx.targets.native.values import Unsupported
 
 _aten = torch.ops.aten

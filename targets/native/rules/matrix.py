@@ -8,10 +8,12 @@ import torch
 from torch import fx
 
 from recfx.kernels.abi import Kind
-from recfx.targets.native.builder import PlanBuilder, View, view
+from recfx.targets.native.builder import PlanBuilder, view
+from recfx.targets.native.rules.copies import compact
 from recfx.targets.native.rules.gemm import emit_gemm, even_rows
-from recfx.targets.native.rules.pointwise import ADD, MUL_C, Operation, emit_pointwise
+from recfx.targets.native.rules.pointwise import ADD, MUL_C, emit_pointwise
 from recfx.targets.native.rules.registry import rule
+from recfx.targets.native.steps import Operation, View
 from recfx.targets.native.values import Dim, Unsupported, Value, merge
 
 _aten = torch.ops.aten
@@ -41,7 +43,7 @@ def _operand(builder: PlanBuilder, node: Any) -> Value:
     except Unsupported:
         if any(d.batch for d in value.dims[-2:]):
             raise
-        return builder.compact(value)
+        return compact(builder, value)
     return value
 
 
@@ -104,7 +106,7 @@ def _lower_product(builder: PlanBuilder, node: fx.Node, left: Any, right: Any) -
         try:
             _matrices(wide)
         except Unsupported:
-            wide = builder.compact(wide)
+            wide = compact(builder, wide)
         sides.append(wide)
     out = builder.result(node)
     builder.emit(Kind.BMM, out, _matrices(out).runs, {0: _matrices(sides[0]), 1: _matrices(sides[1])}, floats=[1.0])
@@ -130,7 +132,7 @@ def _turned_product(builder: PlanBuilder, node: fx.Node, weight: torch.Tensor, r
     value = builder.value(right)
     if builder.dtype(value) is not torch.float32 or any(d.batch for d in value.dims[-2:]):
         raise Unsupported("a matrix runs over the batch, or is not float32")
-    turned = builder.compact(Value(value.slot, value.offset, (*value.dims[:-2], value.dims[-1], value.dims[-2])))
+    turned = compact(builder, Value(value.slot, value.offset, (*value.dims[:-2], value.dims[-1], value.dims[-2])))
     out = builder.temp((*turned.dims[:-1], Dim(weight.shape[0], 1)))
     emit_gemm(builder, turned, weight, out)
     builder.values[node] = Value(out.slot, out.offset, (*out.dims[:-2], out.dims[-1], out.dims[-2]))
@@ -149,7 +151,7 @@ def _attention(builder: PlanBuilder, node: fx.Node) -> None:
         try:
             views[position] = _matrices(wide)
         except Unsupported:
-            views[position] = _matrices(builder.compact(wide))
+            views[position] = _matrices(compact(builder, wide))
     ints = [int(bool(given.get("is_causal"))), 0]
     mask: Any = given.get("attn_mask")
     if mask is not None:

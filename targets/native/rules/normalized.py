@@ -10,18 +10,9 @@ from torch import fx
 from recfx.kernels.abi import Kind
 from recfx.targets.native.builder import PlanBuilder, view
 from recfx.targets.native.rules.fold import axes, grouped
-from recfx.targets.native.rules.pointwise import (
-    ADD,
-    ADD_C,
-    CLAMP_LOW,
-    DIV,
-    MUL,
-    SUB,
-    Operation,
-    emit_pointwise,
-    require_floating,
-)
+from recfx.targets.native.rules.pointwise import ADD, ADD_C, CLAMP_LOW, DIV, MUL, SUB, emit_pointwise, require_floating
 from recfx.targets.native.rules.registry import rule
+from recfx.targets.native.steps import Operation
 from recfx.targets.native.values import Dim, Unsupported, Value
 
 _aten = torch.ops.aten

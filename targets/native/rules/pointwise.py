@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import dataclasses
 import math
 from collections.abc import Callable, Sequence
 from typing import Any
@@ -11,8 +10,9 @@ import torch
 from torch import fx
 
 from recfx.kernels.abi import INTS, VIEWS, Kind, Place
-from recfx.targets.native.builder import PlanBuilder, View
+from recfx.targets.native.builder import PlanBuilder
 from recfx.targets.native.rules.registry import rule
+from recfx.targets.native.steps import Operation, Pointwise, View
 from recfx.targets.native.values import Unsupported, Value, joint_runs
 
 _aten = torch.ops.aten
@@ -27,25 +27,6 @@ ADD, SUB, MUL, DIV = 0, 1, 2, 3
 ADD_C, MUL_C, C_MINUS, C_OVER = 4, 5, 6, 7
 CLAMP_LOW, CLAMP_HIGH, NOT, MASKED_FILL, LEAKY_RELU, PRELU, MAXIMUM, MINIMUM = 18, 19, 26, 27, 28, 29, 30, 31
 DIV_C, WHERE, COPY = 32, 33, 63
-
-
-@dataclasses.dataclass(frozen=True)
-class Operation:
-    """One operation: operands are inputs (0, 1, ...) or, negative, earlier operations (-1 is the first)."""
-
-    code: int
-    left: int
-    right: int = 0
-    constant: float = 0.0
-
-
-@dataclasses.dataclass
-class Pointwise:
-    """A pointwise step before it is written down, so that its reader can absorb it."""
-
-    inputs: list[Value]
-    operations: list[Operation]
-    out: Value
 
 
 def emit_pointwise(

@@ -14,10 +14,12 @@ from torch import fx
 
 from recfx.targets.native.builder import PlanBuilder, rows_of
 from recfx.targets.native.rules.composites import SIGMOID
+from recfx.targets.native.rules.copies import compact, copy
 from recfx.targets.native.rules.gemm import emit_gemm
-from recfx.targets.native.rules.pointwise import ADD, MUL, SUB, Operation, emit_pointwise
+from recfx.targets.native.rules.pointwise import ADD, MUL, SUB, emit_pointwise
 from recfx.targets.native.rules.registry import rule
 from recfx.targets.native.rules.view import PART_RULES, PARTS, narrowed
+from recfx.targets.native.steps import Operation
 from recfx.targets.native.values import Dim, Unsupported, Value
 
 _aten = torch.ops.aten
@@ -203,7 +205,7 @@ def _stacked(builder: PlanBuilder, node: fx.Node, lasts: list[list[Value]]) -> l
             continue
         whole = builder.temp((states[0].dims[0], Dim(len(states), 0), states[0].dims[1]))
         for i, state in enumerate(states):
-            builder.copy(state, _without_second(whole, i))
+            copy(builder, state, _without_second(whole, i))
         found.append(_turned(whole))
     return found
 
@@ -235,7 +237,7 @@ def _even(builder: PlanBuilder, value: Value) -> Value:
     try:
         rows_of(value)
     except Unsupported:
-        return builder.compact(value)
+        return compact(builder, value)
     return value
 
 

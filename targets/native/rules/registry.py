@@ -15,11 +15,19 @@ Rule = Callable[[PlanBuilder, fx.Node], None]
 RULES: dict[Any, Rule] = {}
 
 
-def rule(*targets: Any) -> Callable[[Rule], Rule]:
-    """Registers a rule for some targets."""
+def rule(*targets: Any, replaces: bool = False) -> Callable[[Rule], Rule]:
+    """Registers a rule for some targets.
+
+    Args:
+        targets: The operators.
+        replaces: Whether it stands in front of rules that it was made from. Without that, a second rule for a target is an error:
+            which of the two holds would depend on the order of imports.
+    """
 
     def register(function: Rule) -> Rule:
         for target in targets:
+            if (target in RULES) is not replaces:
+                raise ValueError(f"{target} has {'no' if replaces else 'a'} rule already")
             RULES[target] = function
         return function
 

@@ -9,6 +9,7 @@ from torch import fx
 
 from recfx.kernels.abi import Kind
 from recfx.targets.native.builder import PlanBuilder
+from recfx.targets.native.rules.copies import copy
 from recfx.targets.native.rules.pointwise import COPIED
 from recfx.targets.native.rules.registry import rule
 from recfx.targets.native.values import Dim, Unsupported, Value, contiguous
@@ -60,7 +61,7 @@ def _emit_repeat(builder: PlanBuilder, node: fx.Node, value: Value, times: list[
         builder.values[node] = repeated
         return
     spread = builder.temp(sources, node.meta["val"].dtype)
-    builder.copy(repeated, spread)
+    copy(builder, repeated, spread)
     builder.values[node] = contiguous(spread.slot, shape)
 
 

@@ -9,10 +9,12 @@ from torch import fx
 
 from recfx.kernels.abi import Kind
 from recfx.targets.native.builder import PlanBuilder, rows_of, three_runs, view
+from recfx.targets.native.rules.copies import compact
 from recfx.targets.native.rules.gemm import emit_norm, even_rows
 from recfx.targets.native.rules.integer import emit_integer_sum
-from recfx.targets.native.rules.pointwise import Operation, emit_pointwise
+from recfx.targets.native.rules.pointwise import emit_pointwise
 from recfx.targets.native.rules.registry import rule
+from recfx.targets.native.steps import Operation
 from recfx.targets.native.values import Unsupported, Value
 
 _aten = torch.ops.aten
@@ -38,7 +40,8 @@ def _magnitudes(builder: PlanBuilder, value: Value) -> Value:
 
 
 @rule(*_REDUCTIONS)
-def _reduce(builder: PlanBuilder, node: fx.Node) -> None:
+def reduce_rows(builder: PlanBuilder, node: fx.Node) -> None:
+    """The sum, mean, largest or smallest of float32 elements, or their norm."""
     if node.kwargs.get("dtype") is not None:
         raise Unsupported("it changes the dtype")
     value = builder.value(node.args[0])
@@ -63,7 +66,7 @@ def _reduce(builder: PlanBuilder, node: fx.Node) -> None:
         raise Unsupported("it reduces over dimensions that are not neighbours")
     groups = three_runs(value, dims)
     if groups is None:
-        value = builder.compact(value)
+        value = compact(builder, value)
         groups = three_runs(value, dims)
         assert groups is not None
     out = builder.result(node)
@@ -91,8 +94,8 @@ def _softmax(builder: PlanBuilder, node: fx.Node) -> None:
     try:
         rows = rows_of(source)
     except Unsupported:
-        compact = builder.compact(value)
-        rows = rows_of(Value(compact.slot, compact.offset, compact.dims[: dim + 1]))
+        even = compact(builder, value)
+        rows = rows_of(Value(even.slot, even.offset, even.dims[: dim + 1]))
     builder.emit(Kind.SOFTMAX, out, rows_of(target).runs, {0: rows})
     builder.values[node] = out
 
@@ -100,7 +103,7 @@ def _softmax(builder: PlanBuilder, node: fx.Node) -> None:
 def _emit_inner_softmax(builder: PlanBuilder, node: fx.Node, value: Value, dim: int) -> None:
     """Over another axis than the last: turned, so that it is the last."""
     dims = [d for i, d in enumerate(value.dims) if i != dim]
-    turned = builder.compact(Value(value.slot, value.offset, (*dims, value.dims[dim])))
+    turned = compact(builder, Value(value.slot, value.offset, (*dims, value.dims[dim])))
     made = builder.temp(turned.dims)
     builder.emit(Kind.SOFTMAX, made, rows_of(made).runs, {0: rows_of(turned)})
     back = [*made.dims[:-1]]

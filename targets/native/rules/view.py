@@ -10,6 +10,7 @@ import torch
 from torch import fx
 
 from recfx.targets.native.builder import PlanBuilder
+from recfx.targets.native.rules.copies import compact
 from recfx.targets.native.rules.registry import rule
 from recfx.targets.native.values import Dim, Unsupported, Value, reshape
 
@@ -41,7 +42,7 @@ def _reshaped(builder: PlanBuilder, node: fx.Node) -> None:
     value, shape = builder.value(node.args[0], mixed=True), builder.shape(node)
     found = reshape(value, shape)
     if found is None:
-        found = reshape(builder.compact(value), shape)
+        found = reshape(compact(builder, value), shape)
     if found is None:
         raise Unsupported("elements of several batch rows would be mixed")
     builder.values[node] = found

@@ -9,9 +9,10 @@ from torch import fx
 
 from recfx.targets.native.builder import PlanBuilder
 from recfx.targets.native.rules.functions import REMAINDER_BY
-from recfx.targets.native.rules.integer import either, lower_whole
-from recfx.targets.native.rules.pointwise import MASKED_FILL, MAXIMUM, MINIMUM, WHERE, Operation, lower_pointwise
-from recfx.targets.native.rules.registry import RULES, Rule, rule
+from recfx.targets.native.rules.integer import either, lower_whole, lower_whole_remainder
+from recfx.targets.native.rules.pointwise import MASKED_FILL, MAXIMUM, MINIMUM, WHERE, lower_pointwise
+from recfx.targets.native.rules.registry import Rule, rule
+from recfx.targets.native.steps import Operation
 from recfx.targets.native.values import Unsupported
 
 _aten = torch.ops.aten
@@ -75,15 +76,13 @@ def _from_number(builder: PlanBuilder, node: fx.Node) -> None:
 
 either(_from_number, _aten.rsub.Scalar)
 
-_whole_remainder = RULES[_aten.remainder.Scalar]
-
 
 @rule(_aten.remainder.Scalar)
 def _remainder(builder: PlanBuilder, node: fx.Node) -> None:
     divisor = node.args[1]
     if node.meta["val"].dtype is torch.float32 and isinstance(divisor, int | float):
         return lower_pointwise(builder, node, [node.args[0]], [Operation(REMAINDER_BY, 0, 0, float(divisor))])
-    _whole_remainder(builder, node)
+    lower_whole_remainder(builder, node)
 
 
 def _quotient(builder: PlanBuilder, node: fx.Node) -> None:

@@ -71,7 +71,7 @@ def test_a_tower_over_the_catalogue_is_packed() -> None:
     pipeline = f"{EXACT_PIPELINE},quantize-embeddings"
     fast = recfx.optimize(
         model, "eager", example_inputs=inputs, pipeline=pipeline, measure=False,
-        constant_inputs={"item": torch.arange(1, 41)}, tables=True,
+        constant_inputs={"item": torch.arange(1, 41)}, catalogue=True,
     )  # fmt: skip
     assert scores(fast) == 1
     want, got = model(*inputs), fast(*inputs)

@@ -1,0 +1,162 @@
+"""The road, walked once: capture, passes, lowering, do no harm."""
+
+from __future__ import annotations
+
+import dataclasses
+import weakref
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+import torch
+
+from recfx.capture import capture
+from recfx.capture.capture_one_row import capture_one_row
+from recfx.capture.exported_signature import range_notices
+from recfx.capture.model_state import unchanged
+from recfx.capture.requests import repeat_example, share_requests
+from recfx.driver.constant_inputs import Held, hold_constants
+from recfx.driver.lowering import lower
+from recfx.driver.measure import do_no_harm
+from recfx.driver.options import Options
+from recfx.driver.parts import Parts
+from recfx.driver.recipe import Recipe, state_shapes
+from recfx.driver.report import approximation, report_of
+from recfx.driver.stages import Stages
+from recfx.driver.weight_watch import watch_weights
+from recfx.errors import CaptureError, MeasureError, PassError, TargetError
+from recfx.ir.numeric import Exactness, Run, verify_numeric, weakest
+from recfx.ir.program import Program
+from recfx.ir.verify import Level
+from recfx.pipeline import Dump, Instrument, PipelineResult
+from recfx.runtime.outputs import own_outputs
+
+
+def build(
+    model: torch.nn.Module,
+    options: Options,
+    args: tuple[Any, ...],
+    kwargs: Mapping[str, Any],
+    user_model: weakref.ref[torch.nn.Module],
+) -> Parts:
+    """Makes a compiled model.
+
+    Args:
+        model: The model to compile: the user's, or the copy of it that `copy_weights` asks for.
+        options: What the user asked for.
+        args: Positional example inputs.
+        kwargs: Keyword example inputs.
+        user_model: The user's model, for a later refresh.
+
+    Raises:
+        RecfxError: See `recfx.optimize`.
+    """
+    stages = Stages(type(model).__name__)
+    with stages.run("capture", CaptureError):
+        held = hold_constants(model, options.constant_inputs, options.catalogue, args, kwargs)
+        captured, one_row = _capture(held, options)
+    road = _Road(model, held, options, stages, user_model)
+    parts = road.walk(captured, options.debug)
+    if not (options.copy_weights or parts.report.kept_eager):
+        parts.watch = watch_weights(model, captured)
+    if one_row is not None:
+        folder = options.debug / "one-row" if options.debug else None
+        parts = parts.with_one_row(road.walk(one_row, folder))
+    return parts
+
+
+def _capture(held: Held, options: Options) -> tuple[Program, Program | None]:
+    """The model as a program, and the program for a batch of one row where that differs."""
+    args, kwargs = held.args, held.kwargs
+    if options.request_inputs:
+        call = repeat_example(held.model, args, kwargs, options.request_inputs)
+        args, kwargs = call.args, call.kwargs
+    captured = capture(
+        held.model,
+        args,
+        kwargs,
+        dynamic_shapes=options.dynamic_shapes,
+        max_batch=options.max_batch,
+        specialise=not options.many_requests,
+    )
+    one_row = None if options.many_requests else capture_one_row(held.model, args, kwargs, captured)
+    if one_row is not None:
+        told = range_notices(captured.signature, options.max_batch)
+        captured.notices = tuple(notice for notice in captured.notices if notice not in told)
+        captured.notices += (one_row,) if isinstance(one_row, str) else ()
+    if options.request_inputs:
+        captured = share_requests(
+            captured, options.request_inputs, many=options.many_requests, check=options.check_requests
+        )
+    return captured, one_row if isinstance(one_row, Program) else None
+
+
+@dataclasses.dataclass(frozen=True)
+class _Road:
+    """What every captured program of a model goes through.
+
+    Attributes:
+        model: The model that is compiled.
+        held: The same without its constant inputs.
+        options: What the user asked for.
+        stages: The time of each stage.
+        user_model: See `build`.
+    """
+
+    model: torch.nn.Module
+    held: Held
+    options: Options
+    stages: Stages
+    user_model: weakref.ref[torch.nn.Module]
+
+    def walk(self, captured: Program, debug: Path | None) -> Parts:
+        """From a captured program to the parts of a compiled model."""
+        options, stages = self.options, self.stages
+        captured.signature = self.held.mark(captured.signature)
+        with stages.run("passes", PassError):
+            result = self._passes(captured, debug)
+            runs = _final_check(captured, result, options.level, special=self.held.catalogue is None)
+        with stages.run("lowering", TargetError):
+            region, found = lower(own_outputs(result.program), options.backends, runs, _applied(result))
+            result.program.notices += found
+            report = report_of(type(self.model).__name__, options.target, region, captured, result)
+            if _applied(result) is Exactness.APPROX:
+                report = dataclasses.replace(report, approximation=approximation(captured, region))
+            parts = Parts(region.program, [region], report)
+        if options.measure:
+            with stages.run("measuring", MeasureError), unchanged(self.held.model):
+                parts = do_no_harm(parts, self.held.model)
+        parts.recipe = Recipe(options, self.held.values, state_shapes(self.model), self.user_model)
+        parts.report.seconds.update(stages.seconds)
+        return parts
+
+    def _passes(self, captured: Program, debug: Path | None) -> PipelineResult:
+        instruments: list[Instrument] = [Dump(debug)] if debug else []
+        result = (self.held.first_passes() + self.options.pipeline).run(
+            captured,
+            verify=self.options.level,
+            instruments=instruments,
+            reproducer=debug / "reproducer" if debug else None,
+            resources=self.held.resources,
+            lenient=self.options.lenient,
+        )
+        result.program.notices += self.held.notices(result)
+        return result
+
+
+def _final_check(captured: Program, result: PipelineResult, level: Level, *, special: bool) -> list[Run]:
+    """One numeric comparison of the pipeline as a whole, by the weakest class among the passes that did something."""
+    if level is Level.OFF:
+        return []
+    extremes: list[str] = []
+    runs = verify_numeric(captured, result.program, _applied(result), special=special, extremes=extremes)
+    if extremes:
+        result.program.notices += (
+            f"the optimized model differs from yours on rows that hold infinities or numbers of 1e12: {extremes[0]}",
+        )
+    return runs
+
+
+def _applied(result: PipelineResult) -> Exactness:
+    """The weakest class among the passes that did something."""
+    return weakest(Exactness(record.exactness) for record in result.records if record.fired)

@@ -1,0 +1,130 @@
+"""What a user asks of `optimize`: checked once, then read by everything on the road."""
+
+from __future__ import annotations
+
+import dataclasses
+from collections.abc import Iterable, Mapping, Sequence
+from functools import cached_property
+from pathlib import Path
+from typing import Any
+
+from recfx.errors import InputError, TargetError
+from recfx.ir.numeric import weakest
+from recfx.ir.verify import Level
+from recfx.passes import PRECISIONS, default_pipeline
+from recfx.pipeline import Pass, Pipeline
+from recfx.targets import BACKENDS, Backend, resolve
+
+#: What `optimize` takes as a pipeline.
+PipelineLike = str | Pipeline | Iterable[Pass | type[Pass] | str] | None
+
+
+@dataclasses.dataclass(frozen=True)
+class Options:
+    """The arguments of `optimize`, apart from the model and its example.
+
+    Attributes:
+        target: As the user wrote it.
+        pipeline: The passes to run.
+        lenient: Whether a rule or pass that fails is left out with a notice: where the user did not choose the passes.
+        dynamic_shapes: See `optimize`.
+        max_batch: Likewise.
+        request_inputs: Likewise.
+        many_requests: Likewise.
+        check_requests: Likewise.
+        level: What is verified after each pass.
+        measure: Whether the compiled model is timed against the user's.
+        debug: The folder for programs before and after each pass.
+        constant_inputs: See `optimize`.
+        catalogue: Whether they are a catalogue.
+        copy_weights: See `optimize`.
+    """
+
+    target: str | tuple[str, ...]
+    pipeline: Pipeline
+    lenient: bool = False
+    dynamic_shapes: Any = None
+    max_batch: int = 0
+    request_inputs: tuple[str, ...] = ()
+    many_requests: bool = False
+    check_requests: bool = True
+    level: Level = Level.META
+    measure: bool = True
+    debug: Path | None = None
+    constant_inputs: Mapping[str, Any] | Sequence[str] | None = None
+    catalogue: bool = False
+    copy_weights: bool = False
+
+    def __post_init__(self) -> None:
+        if self.many_requests and not self.request_inputs:
+            raise InputError(
+                "many_requests needs request_inputs", hint="name the inputs that hold one row for each request"
+            )
+
+    @cached_property
+    def backends(self) -> list[Backend]:
+        """The backends that may run the model, in the order in which they are tried.
+
+        Of several, only those that are no less exact than the pipeline: a user who asks for exact passes gets exact arithmetic.
+        """
+        found = resolve(self.target)
+        if len(found) == 1:
+            return found
+        allowed = weakest(item.spec.exactness for item in self.pipeline.passes)
+        return [b for b in found if weakest([allowed, b.exactness]) is allowed]
+
+
+def choose_pipeline(pipeline: PipelineLike, target: str | Sequence[str], requests: bool, precision: str) -> Pipeline:
+    """The user's pipeline, or the default that fits the target and the precision.
+
+    Raises:
+        InputError: The precision is unknown, or a pipeline was given as well.
+        PipelineError: The pipeline cannot be read.
+        TargetError: No backend of the target computes in the precision.
+    """
+    backends = resolve(target)
+    if precision not in PRECISIONS:
+        raise InputError(f"precision={precision!r} is unknown", hint=f"one of {', '.join(map(repr, PRECISIONS))}")
+    if precision != "fp32" and pipeline is not None:
+        raise InputError(
+            "precision= is a short form for passes, and a pipeline was given as well",
+            hint=f"leave precision out and append {PRECISIONS[precision]!r} to the pipeline",
+        )
+    if precision not in _precisions(backends):
+        raise TargetError(
+            f"no backend of this target computes in {precision}",
+            hint=BACKENDS["native"].unavailable() or "pass target='cpu' or target='native'",
+        )
+    if isinstance(pipeline, Pipeline):
+        return pipeline
+    if pipeline is not None:
+        return Pipeline(pipeline)
+    return _default(backends, requests, precision)
+
+
+def is_default(pipeline: Pipeline, target: str | Sequence[str], requests: bool) -> bool:
+    """Whether a pipeline is the default of the target at one of its precisions."""
+    backends = resolve(target)
+    return any(pipeline == _default(backends, requests, precision) for precision in _precisions(backends))
+
+
+def verification_level(name: str) -> Level:
+    """The level of a name.
+
+    Raises:
+        InputError: There is no such level.
+    """
+    try:
+        return Level[name.upper()]
+    except KeyError:
+        names = ", ".join(repr(level.name.lower()) for level in Level)
+        raise InputError(f"verify={name!r} is no level", hint=f"one of {names}") from None
+
+
+def _default(backends: Sequence[Backend], requests: bool, precision: str) -> Pipeline:
+    return Pipeline(default_pipeline(requests=requests, dialect=backends[0].dialect, precision=precision))
+
+
+def _precisions(backends: Sequence[Backend]) -> list[str]:
+    """The precisions that a target computes in."""
+    return list(PRECISIONS) if backends[0].dialect else ["fp32"]

@@ -1,0 +1,3 @@
+"""The version of recfx, as saved models and indices name it."""
+
+VERSION = "0.1.0"

@@ -1,0 +1,27 @@
+"""Operators that do what another does: the shape and dtype of their result say everything else."""
+
+from __future__ import annotations
+
+import torch
+
+from recfx.targets.native.rules import concatenate, integer, view
+from recfx.targets.native.rules.registry import RULES
+
+#: The modules that hold the rules of the others.
+_SOURCES = (concatenate, integer, view)
+
+_aten = torch.ops.aten
+
+for _target, _like in {
+    _aten.view_as.default: _aten.view.default,
+    _aten.reshape_as.default: _aten.view.default,
+    _aten.type_as.default: _aten.to.dtype,
+    _aten.to.other: _aten.to.dtype,
+    _aten.to.device: _aten.to.dtype,
+    _aten.numpy_T.default: _aten.t.default,
+    _aten.broadcast_to.default: _aten.expand.default,
+    _aten.positive.default: _aten.alias.default,
+    _aten.concat.default: _aten.cat.default,
+    _aten.concatenate.default: _aten.cat.default,
+}.items():
+    RULES[_target] = RULES[_like]
