@@ -4,9 +4,8 @@ from __future__ import annotations
 
 import dataclasses
 from abc import ABC, abstractmethod
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from operator import getitem
-from pathlib import Path
 from typing import Any, ClassVar
 
 import torch
@@ -14,6 +13,7 @@ from torch import fx
 
 from recfx.ir.numeric import Exactness
 from recfx.ir.program import Program
+from recfx.ir.region import Region
 
 Runner = Callable[..., tuple[Any, ...]]
 
@@ -40,17 +40,19 @@ class Lowered:
 
     Attributes:
         backend: The backend's name.
-        program: The region that was lowered.
+        region: What was lowered.
         run: Takes the region's flat inputs by position, returns its flat outputs as a tuple.
         left: The operators that torch runs, in order: name and reason.
         operators: How many operators the region has; sizes and parts of tuples are not counted.
+        graph: What `run` runs, where that is a graph of calls: between other regions it is run without a call of its own.
     """
 
     backend: str
-    program: Program
+    region: Region
     run: Runner
     left: tuple[tuple[str, str], ...] = ()
     operators: int = 0
+    graph: Region | None = None
 
 
 def is_operator(node: fx.Node) -> bool:
@@ -78,24 +80,29 @@ class Backend(ABC):
         return "ready"
 
     @abstractmethod
-    def supports(self, node: fx.Node) -> Verdict:
-        """Whether the backend can run an operator of the dialect."""
+    def supports(self, program: Program | Region) -> dict[fx.Node, Verdict]:
+        """For every operator of a program, whether the backend can run it."""
 
     @abstractmethod
-    def lower(self, region: Program) -> Lowered:
+    def lower(self, region: Region) -> Lowered:
         """Makes a region runnable.
 
         Raises:
             TargetError: It holds an operator the backend does not support.
         """
 
-    def save(self, lowered: Lowered, folder: Path) -> None:  # noqa: B027 - most backends have nothing to save
-        """Writes what `lower` built and is costly to build again; nothing, by default."""
+    def save(self, lowered: Lowered) -> Mapping[str, bytes]:
+        """What `lower` built and is costly to build again, as files of a saved model: name -> content; nothing, by default."""
+        return {}
 
-    def load(self, region: Program, folder: Path) -> Lowered:
-        """Restores a region from what `save` wrote; by default it is lowered anew.
+    def load(self, region: Region, files: Mapping[str, memoryview]) -> Lowered:
+        """Restores a region from what `save` gave; by default it is lowered anew.
+
+        Args:
+            region: The region.
+            files: The files. Their digests have been compared, but their content may come from a stranger.
 
         Raises:
-            ArtifactError: What is in the folder does not fit.
+            ArtifactError: The files do not fit.
         """
         return self.lower(region)

@@ -13,6 +13,7 @@ from hypothesis import strategies as st
 import recfx.passes  # noqa: F401 - registers the passes
 from recfx.capture import capture
 from recfx.ir import Program
+from recfx.ir.region import Region
 from recfx.kernels.library import library, missing
 from recfx.pipeline import Pipeline
 from recfx.runtime.flat import flat_function
@@ -46,16 +47,17 @@ def program_of(
     return Pipeline("canonicalize").run(captured).program
 
 
-def partition(program: Program, level: str) -> Partition:
+def partition(program: Program | Region, level: str) -> Partition:
     """The program lowered at a level."""
-    return Partitioner(program, library(), level).run()
+    region = program if isinstance(program, Region) else Region.whole(program)
+    return Partitioner(region, library(), level).run()
 
 
 def lower(program: Program, level: str = "") -> Callable[..., tuple[Any, ...]]:
     """The lowered program; fails when torch would have to run any of it."""
     made = partition(program, level or LEVELS[0])
     assert not made.refused, {n.name: reason for n, reason in made.refused.items()}
-    return flat_function(made.program)
+    return flat_function(made.region)
 
 
 def lower_everywhere(

@@ -226,7 +226,7 @@ def compare(kind: str) -> list[str]:
     for level in LEVELS:
         sys.stdout.write(f"{kind} at {level}\n")
         sys.stdout.flush()
-        found = flat_function(partition(program, level).program)(*inputs)
+        found = flat_function(partition(program, level).region)(*inputs)
         for name, got, want in zip(owners, found, expected, strict=True):
             try:
                 torch.testing.assert_close(got, want, rtol=1e-5, atol=1e-6, equal_nan=True)

@@ -7,6 +7,7 @@ model/
   one-row.json           the same of the plan for a batch of one row, of a model that has one
   state.safetensors      tables, weights and constants
   constants.safetensors  inputs declared constant, for a refresh
+  region-N.FILE          what the backend of region N saved
 
 Reading runs nothing that a folder says but operators from a list, on operands whose sizes were checked; see `recfx.ir.rebuild`.
 """
@@ -23,9 +24,10 @@ import torch
 from safetensors.torch import save_file
 
 from recfx.driver.parts import Parts
+from recfx.driver.placed import Placed
 from recfx.driver.recipe import Recipe, load_recipe
 from recfx.driver.report import Report
-from recfx.errors import ArtifactError, RecfxError
+from recfx.errors import ArtifactError, RecfxError, TargetError
 from recfx.formats import strict_json
 from recfx.formats.folders import SealedFolder, seal
 from recfx.formats.records import decode, fields
@@ -33,16 +35,20 @@ from recfx.formats.staging import write_folder
 from recfx.ir.numeric import Exactness
 from recfx.ir.program import Program
 from recfx.ir.rebuild import from_json
+from recfx.ir.region import Region, Split, split
 from recfx.ir.serialize import TensorStore, to_json
 from recfx.pipeline import PassRecord
 from recfx.targets import BACKENDS, Lowered
 from recfx.version import VERSION
 
-FORMAT = 3
+FORMAT = 4
+
+#: Formats that are read. Format 3 named the backend of the only region.
+READ = (3, FORMAT)
 _NAME = "manifest"
 _PROGRAM, _ONE_ROW, _STATE = "program.json", "one-row.json", "state.safetensors"
 _COPIED_BYTES = 16 << 20
-_REGIONS = 1
+_MOST_REGIONS = 1000
 _EAGER_LOST = (
     "your own model measured faster than the compiled one when it was optimized, but a saved folder does not hold it: "
     "the compiled model runs"
@@ -72,8 +78,8 @@ def save(parts: Parts, path: str | PathLike[str]) -> None:
             "format": FORMAT,
             "recfx": VERSION,
             "torch": torch.__version__,
-            "regions": [region.backend for region in parts.regions],
-            "one_row": [region.backend for region in one_row.regions] if one_row is not None else [],
+            "regions": _save_regions(parts.placed, "region", staging),
+            "one_row": _save_regions(one_row.placed, "one-row-region", staging) if one_row is not None else [],
             "report": parts.report.to_json(),
             "recipe": parts.recipe.save(staging) if parts.recipe is not None else None,
         }
@@ -90,7 +96,7 @@ def read(
     Raises:
         ArtifactError: It is not there, damaged, cut short, of another format version, or holds what no saved model may hold.
     """
-    with SealedFolder(path, _NAME, [FORMAT], "saved model", check=check) as sealed:
+    with SealedFolder(path, _NAME, READ, "saved model", check=check) as sealed:
         where = sealed.where(f"{_NAME}.json")
         manifest = fields(sealed.manifest, where, ("recfx", "torch", "regions", "one_row", "report", "recipe"))
         report: Report = decode(Report, manifest["report"], f"{where}, report")
@@ -102,6 +108,21 @@ def read(
             _require_same_parameters(parts.program, one_row.program, sealed.where(_ONE_ROW))
             parts = parts.with_one_row(one_row)
     return parts
+
+
+@dataclasses.dataclass(frozen=True)
+class SavedRegion:
+    """What the manifest says of a region.
+
+    Attributes:
+        backend: The name of its backend.
+        operators: Names of its operators in the order of the program; none where the region is the whole program.
+        files: What its backend saved.
+    """
+
+    backend: str
+    operators: tuple[str, ...]
+    files: tuple[str, ...]
 
 
 @dataclasses.dataclass(frozen=True)
@@ -121,18 +142,82 @@ class _Reader:
     operators: Collection[str]
 
     def parts(self, file: str, regions: Any, report: Report, recipe: Recipe | None = None) -> Parts:
-        """A plan: its program, on the backend that it was saved for."""
+        """A plan: its program, on the backends that it was saved for."""
         where = self.folder.where(f"{_NAME}.json")
-        backends = decode(list[str], regions, f"{where}, regions")
-        if len(backends) != _REGIONS:
-            raise ArtifactError(f"{len(backends)} regions instead of {_REGIONS}", where=where)
+        saved = self._regions(regions, f"{where}, regions")
         try:
             program = from_json(self.folder.json(file), self.tensors, types=self.types, operators=self.operators)
         except ArtifactError as error:
             place = f"{self.folder.where(file)}: {error.where}" if error.where else self.folder.where(file)
             raise ArtifactError(error.what, where=place, hint=error.hint) from error
-        lowered = [_lower(program, name, str(self.folder.path)) for name in backends]
-        return Parts(program, lowered, _settled_report(report, where), recipe=recipe)
+        found = _split(program, saved, f"{where}, regions")
+        lowered = [self._load(region, held) for region, held in zip(found.regions, saved, strict=True)]
+        return Parts(Placed.of(found, lowered), _settled_report(report, where), recipe=recipe)
+
+    def _regions(self, document: Any, where: str) -> list[SavedRegion]:
+        if self.folder.format == 3:
+            saved = [SavedRegion(name, (), ()) for name in decode(list[str], document, where)]
+        else:
+            saved = decode(list[SavedRegion], document, where)
+        if not 1 <= len(saved) <= _MOST_REGIONS or (self.folder.format == 3 and len(saved) != 1):
+            raise ArtifactError(f"{len(saved)} regions", where=where)
+        return saved
+
+    def _load(self, region: Region, saved: SavedRegion) -> Lowered:
+        """A region on the backend that it was saved for."""
+        where, name = str(self.folder.path), saved.backend
+        if name not in BACKENDS:
+            raise ArtifactError(f"the artifact needs the backend {name[:100]!r}, unknown here", where=where)
+        if missing := BACKENDS[name].unavailable():
+            raise ArtifactError(
+                f"the artifact needs the backend {name!r}, which cannot run here", where=where, hint=missing
+            )
+        files = {file.partition(".")[2]: self.folder.data(file) for file in saved.files}
+        try:
+            return BACKENDS[name].load(region, files)
+        except RecfxError as error:
+            raise ArtifactError(
+                f"the {name} backend refuses the program: {error.what}", where=f"{where}: {error.where}"
+            ) from error
+        except Exception as error:  # a rule met a graph that no capture gives: the file is at fault, not the caller
+            raise ArtifactError(
+                f"the {name} backend cannot take the program: {type(error).__name__}: {str(error)[:200]}",
+                where=where,
+                hint="optimize and save the model again with this version",
+            ) from error
+
+
+def _save_regions(placed: Placed, prefix: str, folder: Path) -> list[dict[str, Any]]:
+    """Writes what the backends of the regions save, and returns what the manifest says of the regions."""
+    saved = []
+    for index, region in enumerate(placed.regions):
+        if region.backend not in BACKENDS:
+            raise ArtifactError(
+                f"region {index} runs on the backend {region.backend!r}, which is not registered",
+                hint="add it to recfx.targets.BACKENDS before saving and loading",
+            )
+        files = {f"{prefix}-{index}.{name}": data for name, data in BACKENDS[region.backend].save(region).items()}
+        for name, data in files.items():
+            (folder / name).write_bytes(data)
+        members = placed.split.members(index) if len(placed.regions) > 1 else []
+        saved.append(dataclasses.asdict(SavedRegion(region.backend, tuple(members), tuple(files))))
+    return saved
+
+
+def _split(program: Program, saved: Sequence[SavedRegion], where: str) -> Split:
+    """The program as the regions that were saved."""
+    if len(saved) == 1:
+        return Split(program, (Region.whole(program),), (saved[0].backend,))
+    backends = {name: region.backend for region in saved for name in region.operators}
+    assignment = {node: backends[node.name] for node in program.graph.nodes if node.name in backends}
+    try:
+        found = split(program, assignment)
+    except TargetError as error:
+        raise ArtifactError("the regions do not hold all operators", where=where) from error
+    members = [tuple(found.members(index)) for index in range(len(found.regions))]
+    if members != [region.operators for region in saved] or found.backends != tuple(r.backend for r in saved):
+        raise ArtifactError("the regions are not those of the program", where=where)
+    return found
 
 
 def _require_same_parameters(program: Program, one_row: Program, where: str) -> None:
@@ -140,28 +225,6 @@ def _require_same_parameters(program: Program, one_row: Program, where: str) -> 
     first, second = program.signature, one_row.signature
     if first.parameters != second.parameters or first.keyword_only != second.keyword_only:
         raise ArtifactError("the plan for one row takes other parameters", where=where)
-
-
-def _lower(program: Program, name: str, where: str) -> Lowered:
-    """The program on the backend that it was saved for."""
-    if name not in BACKENDS:
-        raise ArtifactError(f"the artifact needs the backend {name[:100]!r}, unknown here", where=where)
-    if missing := BACKENDS[name].unavailable():
-        raise ArtifactError(
-            f"the artifact needs the backend {name!r}, which cannot run here", where=where, hint=missing
-        )
-    try:
-        return BACKENDS[name].lower(program)
-    except RecfxError as error:
-        raise ArtifactError(
-            f"the {name} backend refuses the program: {error.what}", where=f"{where}: {error.where}"
-        ) from error
-    except Exception as error:  # a rule met a graph that no capture gives: the file is at fault, not the caller
-        raise ArtifactError(
-            f"the {name} backend cannot take the program: {type(error).__name__}: {str(error)[:200]}",
-            where=where,
-            hint="optimize and save the model again with this version",
-        ) from error
 
 
 def _settled(tensor: torch.Tensor) -> torch.Tensor:

@@ -38,6 +38,7 @@ def build(
     args: tuple[Any, ...],
     kwargs: Mapping[str, Any],
     user_model: weakref.ref[torch.nn.Module],
+    assignment: Mapping[str, str] | None = None,
 ) -> Parts:
     """Makes a compiled model.
 
@@ -47,6 +48,7 @@ def build(
         args: Positional example inputs.
         kwargs: Keyword example inputs.
         user_model: The user's model, for a later refresh.
+        assignment: Name of an operator -> its backend, of a model that was placed before.
 
     Raises:
         RecfxError: See `recfx.optimize`.
@@ -55,7 +57,7 @@ def build(
     with stages.run("capture", CaptureError):
         held = hold_constants(model, options.constant_inputs, options.catalogue, args, kwargs)
         captured, one_row = _capture(held, options)
-    road = _Road(model, held, options, stages, user_model)
+    road = _Road(model, held, options, stages, user_model, assignment or {})
     parts = road.walk(captured, options.debug)
     if not (options.copy_weights or parts.report.kept_eager):
         parts.watch = watch_weights(model, captured)
@@ -101,6 +103,7 @@ class _Road:
         options: What the user asked for.
         stages: The time of each stage.
         user_model: See `build`.
+        assignment: Likewise.
     """
 
     model: torch.nn.Module
@@ -108,6 +111,7 @@ class _Road:
     options: Options
     stages: Stages
     user_model: weakref.ref[torch.nn.Module]
+    assignment: Mapping[str, str]
 
     def walk(self, captured: Program, debug: Path | None) -> Parts:
         """From a captured program to the parts of a compiled model."""
@@ -117,12 +121,14 @@ class _Road:
             result = self._passes(captured, debug)
             runs = _final_check(captured, result, options.level, special=self.held.catalogue is None)
         with stages.run("lowering", TargetError):
-            region, found = lower(own_outputs(result.program), options.backends, runs, _applied(result))
+            placed, found = lower(
+                own_outputs(result.program), options.backends, runs, _applied(result), self.assignment
+            )
             result.program.notices += found
-            report = report_of(type(self.model).__name__, options.target, region, captured, result)
+            report = report_of(type(self.model).__name__, options.target, placed, captured, result)
             if _applied(result) is Exactness.APPROX:
-                report = dataclasses.replace(report, approximation=approximation(captured, region))
-            parts = Parts(region.program, [region], report)
+                report = dataclasses.replace(report, approximation=approximation(captured, placed))
+            parts = Parts(placed, report)
         if options.measure:
             with stages.run("measuring", MeasureError), unchanged(self.held.model):
                 parts = do_no_harm(parts, self.held.model)

@@ -68,7 +68,7 @@ def do_no_harm(parts: Parts, model: torch.nn.Module, *, seconds: float = SECONDS
         notices=(*parts.report.notices, *notices),
     )
     run = bind_user_model(parts, model) if harmful else parts.run
-    return Parts(parts.program, parts.regions, report, run, parts.recipe, parts.one_row)
+    return Parts(parts.placed, report, run, parts.recipe, parts.one_row)
 
 
 def _compare(candidates: Mapping[str, Callable[[], Any]], seconds: float) -> Comparison:

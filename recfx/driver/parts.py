@@ -3,9 +3,10 @@
 from __future__ import annotations
 
 import dataclasses
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Mapping
 from typing import Any
 
+from recfx.driver.placed import Placed
 from recfx.driver.recipe import Recipe
 from recfx.driver.report import Report
 from recfx.driver.weight_watch import WeightWatch
@@ -19,10 +20,9 @@ class Parts:
     """What a compiled model consists of once it is built.
 
     Args:
-        program: The program after all passes.
-        regions: The lowered regions, in order.
+        placed: The program after all passes, on its backends.
         report: What was done.
-        run: Flat inputs -> flat outputs; by default the only region's runner.
+        run: Flat inputs -> flat outputs; by default that of `placed`.
         recipe: How to make it again from other weights; None when that is not known.
         one_row: What runs instead when the batch has one row; None when the program takes one row itself, or none is taken.
 
@@ -32,8 +32,7 @@ class Parts:
 
     def __init__(
         self,
-        program: Program,
-        regions: Sequence[Lowered],
+        placed: Placed,
         report: Report,
         run: Callable[..., Any] | None = None,
         recipe: Recipe | None = None,
@@ -42,18 +41,27 @@ class Parts:
         self.recipe = recipe
         self.one_row = one_row
         self.watch: WeightWatch | None = None
-        self.program = program
-        self.regions = tuple(regions)
+        self.placed = placed
         self.report = report
-        self.run = run or regions[0].run
+        self.run = run or placed.run
         self.entry: Callable[..., Any] = entry_function(
-            program.signature, self.run, one_row.entry if one_row is not None else None
+            placed.program.signature, self.run, one_row.entry if one_row is not None else None
         )
+
+    @property
+    def program(self) -> Program:
+        """The program after all passes."""
+        return self.placed.program
+
+    @property
+    def regions(self) -> tuple[Lowered, ...]:
+        """The lowered regions, in order."""
+        return self.placed.regions
 
     def with_one_row(self, one_row: Parts) -> Parts:
         """The same parts with others for a batch of one row."""
         report = dataclasses.replace(self.report, one_row=one_row.report)
-        parts = Parts(self.program, self.regions, report, self.run, self.recipe, one_row)
+        parts = Parts(self.placed, report, self.run, self.recipe, one_row)
         parts.watch = self.watch
         return parts
 

@@ -51,7 +51,7 @@ def refreshed(
     args, kwargs = _example(parts.program) if example_inputs is None else split_example(example_inputs, source)
     options = dataclasses.replace(recipe.options, measure=False, constant_inputs=constants or None)
     compiled = copied(source) if options.copy_weights else source
-    made = build(compiled, options, args, kwargs, weakref.ref(source))
+    made = build(compiled, options, args, kwargs, weakref.ref(source), parts.placed.assignment())
     user = hold_constants(source, constants, options.catalogue, args, kwargs).model
     fresh = _as_measured(made, parts, user)
     if made.one_row is not None and parts.one_row is not None:
@@ -74,7 +74,7 @@ def _as_measured(made: Parts, before: Parts, model: torch.nn.Module) -> Parts:
     """New parts with the measurements of the former ones: what was slower than the user's model then is slower now."""
     report = dataclasses.replace(made.report, measured=before.report.measured, kept_eager=before.report.kept_eager)
     run = bind_user_model(made, model) if report.kept_eager else made.run
-    parts = Parts(made.program, made.regions, report, run, recipe=made.recipe)
+    parts = Parts(made.placed, report, run, recipe=made.recipe)
     parts.watch = None if report.kept_eager else made.watch
     return parts
 

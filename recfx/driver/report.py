@@ -10,11 +10,11 @@ from typing import Any
 import torch
 
 from recfx.cost.arithmetic import arithmetic
+from recfx.driver.placed import Placed
 from recfx.ir.numeric import Exactness, weakest
 from recfx.ir.printer import human_bytes
 from recfx.ir.program import Origin, Program
 from recfx.pipeline import PassRecord, PipelineResult
-from recfx.targets import Lowered
 
 #: Candidates for which the report counts the arithmetic.
 ARITHMETIC_ROWS = 500
@@ -178,10 +178,10 @@ class Report:
         return "\n".join(lines)
 
 
-def approximation(captured: Program, region: Lowered) -> tuple[float, float]:
+def approximation(captured: Program, placed: Placed) -> tuple[float, float]:
     """The largest difference of an output on the example inputs, as it is and over the output's standard deviation."""
     worst, relative = 0.0, 0.0
-    found = region.run(*region.program.example)
+    found = placed.run(*placed.program.example)
     for want, got in zip(captured.run(captured.example), found, strict=True):
         if isinstance(want, torch.Tensor) and want.is_floating_point() and want.numel():
             difference = float((got.double() - want.double()).abs().max())
@@ -192,29 +192,29 @@ def approximation(captured: Program, region: Lowered) -> tuple[float, float]:
 
 
 def report_of(
-    model: str, target: str | Sequence[str], region: Lowered, captured: Program, result: PipelineResult
+    model: str, target: str | Sequence[str], placed: Placed, captured: Program, result: PipelineResult
 ) -> Report:
     """The report of a lowered program, before anything is measured.
 
     Args:
         model: The model's class name.
         target: What the user asked for.
-        region: The lowered program.
+        placed: The lowered program.
         captured: The program before the passes.
         result: What the passes did.
     """
     return Report(
         model=model,
         target=target if isinstance(target, str) else ", ".join(target),
-        backend=(region.backend,),
+        backend=placed.backends,
         notices=result.program.notices,
         passes=result.records,
         state_bytes=(captured.state_bytes(), result.program.state_bytes()),
         operators=(captured.operator_count(), result.program.operator_count()),
         seconds={},
         arithmetic=_arithmetic(captured, result.program) if Origin.REQUEST in captured.origins.values() else None,
-        left_to_torch=region.left,
-        lowered_operators=region.operators,
+        left_to_torch=tuple(left for region in placed.regions for left in region.left),
+        lowered_operators=sum(region.operators for region in placed.regions),
     )
 
 

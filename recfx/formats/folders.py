@@ -103,6 +103,14 @@ class SealedFolder(OpenFolder):
         """
         return strict_json.parse(bytes(self._named(file)), self.where(file))
 
+    def data(self, file: str) -> memoryview:
+        """The bytes of any file, mapped into memory.
+
+        Raises:
+            ArtifactError: The manifest does not name it.
+        """
+        return memoryview(self._named(file))
+
     def tensors(self, file: str) -> dict[str, torch.Tensor]:
         """The tensors of a safetensors file, mapped into memory.
 

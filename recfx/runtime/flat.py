@@ -19,6 +19,7 @@ from torch import fx
 
 from recfx.ir.complete_sums import complete_sums, lengths_of_offsets
 from recfx.ir.program import Program, get_state
+from recfx.ir.region import Region
 
 _aten = torch.ops.aten
 
@@ -93,7 +94,7 @@ FAST_CALLS: dict[Any, Callable[..., Any]] = {
 }
 
 
-def flat_function(program: Program) -> Callable[..., tuple[Any, ...]]:
+def flat_function(program: Program | Region) -> Callable[..., tuple[Any, ...]]:
     """Compiles a program to a function from its flat inputs (positional) to its flat outputs.
 
     The function reads nothing but its arguments and the state it was built with. It does not check its inputs, and records no gradients.
@@ -107,13 +108,13 @@ def flat_function(program: Program) -> Callable[..., tuple[Any, ...]]:
     return function
 
 
-def flat_source(program: Program) -> tuple[str, dict[str, Any]]:
+def flat_source(program: Program | Region) -> tuple[str, dict[str, Any]]:
     """The source of the flat function, and the names it uses."""
     return _Writer(program).write()
 
 
 class _Writer:
-    def __init__(self, program: Program) -> None:
+    def __init__(self, program: Program | Region) -> None:
         self.program = program
         self.namespace: dict[str, Any] = {}
         self.bound: dict[int, str] = {}

@@ -10,6 +10,7 @@ from torch import fx
 from recfx.errors import TargetError
 from recfx.ir.program import Program
 from recfx.ir.provenance import where
+from recfx.ir.region import Region
 from recfx.runtime.flat import flat_function
 from recfx.targets.base import Backend, Lowered, Verdict, is_operator
 from recfx.targets.eager.lookups import with_plain_lookups
@@ -24,19 +25,21 @@ class EagerBackend(Backend):
     def unavailable(self) -> str | None:
         return None
 
-    def supports(self, node: fx.Node) -> Verdict:
-        if node.op in ("placeholder", "get_attr", "output"):
-            return Verdict(True)
+    def supports(self, program: Program | Region) -> dict[fx.Node, Verdict]:
+        nodes = [node for node in program.graph.nodes if node.op not in ("placeholder", "get_attr", "output")]
+        return {node: self._verdict(node) for node in nodes}
+
+    def _verdict(self, node: fx.Node) -> Verdict:
         if node.op != "call_function":
             return Verdict(False, f"{node.op} is not part of the dialect")
         if isinstance(node.target, torch._ops.HigherOrderOperator):
             return Verdict(False, f"the higher-order operator {node.target} needs its sub-graphs as modules")
         return Verdict(True)
 
-    def lower(self, region: Program) -> Lowered:
-        for node in region.graph.nodes:
-            verdict = self.supports(node)
+    def lower(self, region: Region) -> Lowered:
+        for node, verdict in self.supports(region).items():
             if not verdict:
                 raise TargetError(f"eager cannot run this: {verdict.reason}", where=where(node))
         left = tuple((str(node.target), "this backend is torch") for node in region.graph.nodes if is_operator(node))
-        return Lowered(self.name, region, flat_function(with_plain_lookups(region)), left, len(left))
+        plain = with_plain_lookups(region)
+        return Lowered(self.name, region, flat_function(plain), left, len(left), plain)

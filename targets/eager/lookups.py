@@ -2,15 +2,15 @@
 
 from __future__ import annotations
 
-from recfx.ir.program import Program
+from recfx.ir.region import Region
 from recfx.ops import lookup
 
 
-def with_plain_lookups(program: Program) -> Program:
-    """The program with every grouped lookup as a function of its tensors; the program itself where it has none."""
-    if not any(node.target is lookup.grouped_lookup for node in program.graph.nodes):
-        return program
-    changed = program.clone()
+def with_plain_lookups(region: Region) -> Region:
+    """The region with every grouped lookup as a function of its tensors; the region itself where it has none."""
+    if not any(node.target is lookup.grouped_lookup for node in region.graph.nodes):
+        return region
+    changed = region.clone()
     for node in changed.graph.nodes:
         if node.target is lookup.grouped_lookup:
             names = ["tables", "ids", "offsets", "weights", "dense", "features", "copies", "width"]

@@ -8,6 +8,7 @@ from torch import fx
 
 from recfx.ir.numeric import Exactness
 from recfx.ir.program import Program
+from recfx.ir.region import Region
 from recfx.kernels import huge_pages
 from recfx.kernels.library import level, library, missing
 from recfx.runtime.flat import flat_function
@@ -34,12 +35,13 @@ class NativeBackend(Backend):
         large = f"large pages for large tables: {pages}" if pages else "large tables go to large pages"
         return f"ready, kernels for {level()} (this processor runs {', '.join(library().levels)}); {large}"
 
-    def supports(self, node: fx.Node) -> Verdict:
-        return EagerBackend().supports(node)
+    def supports(self, program: Program | Region) -> dict[fx.Node, Verdict]:
+        return EagerBackend().supports(program)
 
-    def lower(self, region: Program) -> Lowered:
+    def lower(self, region: Region) -> Lowered:
         partitioner = Partitioner(with_free_batch(region), library(), level())
         partition = partitioner.run()
         huge_pages.move_tables(partitioner.tables)
-        run = flat_function(with_plain_lookups(partition.program))
-        return Lowered(self.name, region, run, partition.left, sum(map(is_operator, region.graph.nodes)))
+        operators = sum(map(is_operator, region.graph.nodes))
+        graph = with_plain_lookups(partition.region)
+        return Lowered(self.name, region, flat_function(graph), partition.left, operators, graph)

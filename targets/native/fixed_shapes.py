@@ -6,6 +6,7 @@ is the same program for B rows, whatever else happens to have the size B: its op
 
 from __future__ import annotations
 
+import dataclasses
 import operator
 from collections import Counter
 from typing import Any
@@ -16,8 +17,8 @@ from torch._subclasses.fake_tensor import FakeTensorMode
 from torch.fx.experimental.symbolic_shapes import ShapeEnv
 
 from recfx.errors import VerificationError
-from recfx.ir.program import Program
 from recfx.ir.propagate import new_size, refresh
+from recfx.ir.region import Region
 from recfx.ir.shapes import BATCH
 
 _aten = torch.ops.aten
@@ -26,24 +27,25 @@ _aten = torch.ops.aten
 _SIZED = (_aten.view.default, _aten.reshape.default, _aten._unsafe_view.default, _aten.expand.default)
 
 
-def with_free_batch(program: Program) -> Program:
-    """The program with a free batch in place of its fixed one; the program itself where sizes vary already or the batch cannot be freed."""
-    tensors = [n for n in program.placeholders() if isinstance(n.meta.get("val"), torch.Tensor) and n.meta["val"].ndim]
+def with_free_batch(region: Region) -> Region:
+    """The region with a free batch in place of its fixed one; the region itself where sizes vary already or the batch cannot be freed."""
+    tensors = [n for n in region.placeholders() if isinstance(n.meta.get("val"), torch.Tensor) and n.meta["val"].ndim]
     if any(not isinstance(size, int) for n in tensors for size in n.meta["val"].shape):
-        return program
+        return region
     leading = Counter(n.meta["val"].shape[0] for n in tensors)
     rows = max(leading, key=lambda size: (leading[size], size), default=1)
     if rows < 2:
-        return program
-    freed = program.clone()
+        return region
+    freed = region.clone()
     try:
-        return freed if _free(freed, rows) else program
+        batch = _free(freed, rows)
+        return region if batch is None else dataclasses.replace(freed, batch=batch)
     except VerificationError:  # an operator that takes no other number of rows
-        return program
+        return region
 
 
-def _free(program: Program, rows: int) -> bool:
-    """Makes the batch of a program free, in place; False when an operator fixes it again."""
+def _free(region: Region, rows: int) -> Any:
+    """Makes the batch of a region free, in place; its symbol, or None when an operator fixes it again."""
     mode = FakeTensorMode(shape_env=ShapeEnv())
     env = mode.shape_env
     assert env is not None
@@ -51,7 +53,7 @@ def _free(program: Program, rows: int) -> bool:
     symbol = batch.node.expr  # asked for later on, it would be what the symbol has been replaced by
     sizes: list[fx.Node] = []
     with mode:
-        for node in program.placeholders():
+        for node in region.placeholders():
             held = node.meta.get("val")
             if not isinstance(held, torch.Tensor):
                 continue
@@ -59,22 +61,22 @@ def _free(program: Program, rows: int) -> bool:
             shape = [batch, *held.shape[1:]] if free else list(held.shape)
             node.meta["val"] = torch.empty(shape, dtype=held.dtype, device=held.device)
             sizes += [node] if free else []
-    graph = program.graph
+    graph = region.graph
     # Values of the old fake mode must not be met by those of the new one.
     known = {node: node.meta.pop("val", None) for node in graph.nodes if node.op in ("get_attr", "call_function")}
-    with graph.inserting_after(program.placeholders()[-1]):
+    with graph.inserting_after(region.placeholders()[-1]):
         count = graph.call_function(_aten.sym_size.int, (sizes[0], 0))
-    refresh(program.module, [count])
+    refresh(region.module, [count])
     for node, before in known.items():
         if node.target in _SIZED:
             _free_sizes(node, count, rows)
-        refresh(program.module, [node])
+        refresh(region.module, [node])
         if symbol in env.replacements or not _same_shape(before, node.meta["val"]):
-            return False
+            return None
     if not count.users:
         graph.erase_node(count)
-    program.module.recompile()
-    return True
+    region.module.recompile()
+    return symbol
 
 
 def _free_sizes(node: fx.Node, count: fx.Node, rows: int) -> None:

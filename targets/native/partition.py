@@ -9,12 +9,11 @@ from typing import Any
 import torch
 from torch import fx
 
-from recfx.ir.program import Program
+from recfx.ir.region import Region
 from recfx.ir.sizes import asks_for_data
 from recfx.kernels.abi import Place
 from recfx.kernels.library import Library
 from recfx.targets.base import is_operator
-from recfx.targets.native.batch import batch_symbol
 from recfx.targets.native.builder import PlanBuilder
 from recfx.targets.native.call import Checks, plan_call
 from recfx.targets.native.plan import Plan
@@ -30,38 +29,38 @@ from recfx.targets.native.weights import Packer
 
 @dataclasses.dataclass
 class Partition:
-    """A program whose plans are single nodes.
+    """A region whose plans are single nodes.
 
     Attributes:
-        program: The program to run.
+        region: The region to run.
         plans: How many plans it calls.
         refused: Node -> why torch runs it.
         left: The operators that torch runs, in order: name and reason.
     """
 
-    program: Program
+    region: Region
     plans: int
     refused: dict[fx.Node, str]
     left: tuple[tuple[str, str], ...] = ()
 
 
 class Partitioner:
-    """Lowers a program.
+    """Lowers a region.
 
     Args:
-        program: The program; it is left as it is.
+        region: The region; it is left as it is.
         library: The kernel library.
         level: The instruction-set level.
     """
 
-    def __init__(self, program: Program, library: Library, level: str) -> None:
-        self.program, self.library, self.level = program, library, level
-        self.batch = batch_symbol(program)
+    def __init__(self, region: Region, library: Library, level: str) -> None:
+        self.region, self.library, self.level = region, library, level
+        self.batch = region.batch
         self.refused: dict[fx.Node, str] = {}
         self.graph = fx.Graph()
         self.copies: dict[fx.Node, fx.Node] = {}
         self.plans = 0
-        self._sized = {n for n in program.placeholders() if self._is_checked_at_entry(n)}
+        self._sized = {n for n in region.placeholders() if self._is_checked_at_entry(n)}
         self._packer = Packer(library, level)
 
     @property
@@ -71,7 +70,7 @@ class Partitioner:
 
     def run(self) -> Partition:
         """Takes, in turns, everything ready that a plan can hold, then what it cannot."""
-        nodes = list(self.program.graph.nodes)
+        nodes = list(self.region.graph.nodes)
         for node in nodes:
             if node.op in ("placeholder", "get_attr"):
                 self.copies[node] = self.graph.node_copy(node)
@@ -88,8 +87,8 @@ class Partitioner:
         output = next(n for n in nodes if n.op == "output")
         self.graph.node_copy(output, lambda n: self.copies[n])
         self.graph.eliminate_dead_code()
-        module = fx.GraphModule(self.program.module, self.graph)
-        return Partition(dataclasses.replace(self.program, module=module), self.plans, self.refused, self._left())
+        module = fx.GraphModule(self.region.module, self.graph)
+        return Partition(dataclasses.replace(self.region, module=module), self.plans, self.refused, self._left())
 
     def _left(self) -> tuple[tuple[str, str], ...]:
         """The operators of the finished graph that are not plans, with the reason why."""
@@ -108,7 +107,7 @@ class Partitioner:
 
     def _builder(self) -> PlanBuilder:
         return PlanBuilder(
-            self.program.module,
+            self.region.module,
             self._packer,
             self.batch,
             lambda n: n.target in RULES and n not in self.refused,
@@ -184,7 +183,7 @@ class Partitioner:
         checked = [at for at, i in enumerate(inputs) if sources[at] not in self._sized and not builder.slots[i].jagged]
         checks = Checks()
         if checked:
-            path = TorchPath(self.program, [node for node, _ in outputs], self.copies)
+            path = TorchPath(self.region, [node for node, _ in outputs], self.copies)
             sources += path.sources
             checks = Checks(checked, path, len(path.sources))
         else:
@@ -202,7 +201,7 @@ class Partitioner:
     def _is_checked_at_entry(self, node: fx.Node) -> bool:
         """Whether the entry of a compiled model has compared all sizes of an input: fixed ones, and the batch itself as the first."""
         held = node.meta.get("val")
-        if not isinstance(held, torch.Tensor):
+        if not isinstance(held, torch.Tensor) or node.name not in self.region.checked:
             return False
         return all(
             isinstance(size, int) or (axis == 0 and size.node.expr == self.batch)
@@ -211,7 +210,7 @@ class Partitioner:
 
     def _batch_source(self, builder: PlanBuilder) -> list[int]:
         """An input that tells the batch to a plan all of whose own inputs have one row."""
-        for node in self.program.placeholders():
+        for node in self.region.placeholders():
             try:
                 value = builder.value(node)
             except Unsupported:

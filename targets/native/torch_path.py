@@ -8,7 +8,7 @@ from typing import Any
 
 from torch import fx
 
-from recfx.ir.program import Program
+from recfx.ir.region import Region
 from recfx.runtime.flat import flat_function
 
 
@@ -16,7 +16,7 @@ class TorchPath:
     """The operators of one plan, run by torch. The function is made at the first call, since most plans never need it.
 
     Args:
-        program: The program the plan was made from.
+        region: The region the plan was made from.
         outputs: The nodes whose tensors the plan gives.
         given: Nodes that are computed before the plan.
 
@@ -24,15 +24,15 @@ class TorchPath:
         sources: The nodes whose values the path takes, in order.
     """
 
-    def __init__(self, program: Program, outputs: Sequence[fx.Node], given: Container[fx.Node]) -> None:
-        self._program, self._outputs = program, list(outputs)
+    def __init__(self, region: Region, outputs: Sequence[fx.Node], given: Container[fx.Node]) -> None:
+        self._region, self._outputs = region, list(outputs)
         needed, wanted = set[fx.Node](), list(outputs)
         while wanted:
             node = wanted.pop()
             if node not in needed:
                 needed.add(node)
                 wanted += [] if node in given else node.all_input_nodes
-        self._nodes = [node for node in program.graph.nodes if node in needed]
+        self._nodes = [node for node in region.graph.nodes if node in needed]
         self.sources = [node for node in self._nodes if node in given and node.op != "get_attr"]
         self._run: Callable[..., tuple[Any, ...]] | None = None
 
@@ -56,5 +56,5 @@ class TorchPath:
             if node not in copies:
                 copies[node] = graph.node_copy(node, lambda n: copies[n])
         graph.output(tuple(copies[node] for node in self._outputs))
-        module = fx.GraphModule(self._program.module, graph)
-        return flat_function(dataclasses.replace(self._program, module=module))
+        module = fx.GraphModule(self._region.module, graph)
+        return flat_function(dataclasses.replace(self._region, module=module))

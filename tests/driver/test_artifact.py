@@ -131,7 +131,7 @@ def test_a_loaded_model_says_what_runs_when_the_users_own_was_kept(tmp_path: Pat
     fast = recfx.optimize(TinyCtr(), example_inputs=tiny_inputs(4), measure=False)
     parts = fast.parts
     kept = dataclasses.replace(parts.report, kept_eager=True)
-    recfx.CompiledModel(Parts(parts.program, parts.regions, kept, parts.run, parts.recipe)).save(tmp_path / "model")
+    recfx.CompiledModel(Parts(parts.placed, kept, parts.run, parts.recipe)).save(tmp_path / "model")
     again = recfx.load(tmp_path / "model")
     assert "your own model runs" not in str(again.report)
     assert "a saved folder does not hold it: the compiled model runs" in str(again.report)

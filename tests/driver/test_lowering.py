@@ -15,6 +15,7 @@ from recfx.capture import capture
 from recfx.driver.lowering import lower
 from recfx.ir import Exactness, Program, verify_numeric
 from recfx.ir.numeric import Run, weakest
+from recfx.ir.region import Region
 from recfx.targets import BACKENDS, EagerBackend, Lowered, NativeBackend
 
 
@@ -37,7 +38,7 @@ class Doubtful(EagerBackend):
     def __init__(self, change: Callable[[Sequence[Any], tuple[Any, ...]], tuple[Any, ...]]) -> None:
         self.change = change
 
-    def lower(self, region: Program) -> Lowered:
+    def lower(self, region: Region) -> Lowered:
         run = super().lower(region).run
         return Lowered(self.name, region, lambda *leaves: self.change(leaves, tuple(run(*leaves))))
 
@@ -51,7 +52,7 @@ def program_and_runs() -> tuple[Program, list[Run]]:
 def test_a_wrong_backend_gives_way_to_the_next_and_the_notice_says_so(change: Any) -> None:
     program, runs = program_and_runs()
     lowered, (notice,) = lower(program, [Doubtful(change), EagerBackend()], runs, Exactness.EXACT)
-    assert lowered.backend == "eager"
+    assert lowered.backends == ("eager",)
     assert "doubtful backend" in notice
     assert "left out" in notice
 
@@ -71,7 +72,7 @@ def test_another_infinity_on_rows_of_infinities_is_a_notice() -> None:
     program = capture(torch.nn.Linear(3, 2).eval(), (torch.randn(4, 3),))
     runs = verify_numeric(program, program, Exactness.EXACT)
     lowered, (notice,) = lower(program, [Doubtful(without_infinities), EagerBackend()], runs, Exactness.EXACT)
-    assert lowered.backend == "doubtful"
+    assert lowered.backends == ("doubtful",)
     assert "doubtful backend differs on rows that hold infinities" in notice
 
 
@@ -84,7 +85,7 @@ def test_what_the_program_refuses_a_backend_must_refuse() -> None:
     def refuse(leaves: Sequence[Any], outputs: tuple[Any, ...]) -> tuple[Any, ...]:
         raise recfx.InputError("no")
 
-    assert lower(program, [Doubtful(refuse)], refused, Exactness.EXACT)[0].backend == "doubtful"
+    assert lower(program, [Doubtful(refuse)], refused, Exactness.EXACT)[0].backends == ("doubtful",)
 
 
 def test_right_answers_are_taken_without_a_notice() -> None:
@@ -92,14 +93,14 @@ def test_right_answers_are_taken_without_a_notice() -> None:
     lowered, notices = lower(
         program, [Doubtful(lambda leaves, outputs: outputs), EagerBackend()], runs, Exactness.EXACT
     )
-    assert (lowered.backend, notices) == ("doubtful", ())
+    assert (lowered.backends, notices) == (("doubtful",), ())
 
 
 @needs_kernels
 def test_a_user_of_a_group_gets_a_model_all_the_same(monkeypatch: pytest.MonkeyPatch) -> None:
     sound = NativeBackend.lower
 
-    def lying(self: NativeBackend, region: Program) -> Lowered:
+    def lying(self: NativeBackend, region: Region) -> Lowered:
         run = sound(self, region).run
         return Lowered(self.name, region, lambda *leaves: wrong(leaves, tuple(run(*leaves))))
 

@@ -29,7 +29,7 @@ def _parts(delay: float) -> tuple[Parts, list[int]]:
         time.sleep(delay)
         return run(*leaves)
 
-    return Parts(parts.program, parts.regions, parts.report, slow), calls
+    return Parts(parts.placed, parts.report, slow), calls
 
 
 def test_a_slower_compiled_model_gives_way_to_the_users_own() -> None:
@@ -94,7 +94,7 @@ def test_a_model_that_is_slower_at_one_of_the_sizes_gives_way(slow_batch: int) -
             time.sleep(0.005)
         return run(*leaves)
 
-    judged = do_no_harm(Parts(parts.program, parts.regions, parts.report, slow), TinyCtr(), seconds=0.1)
+    judged = do_no_harm(Parts(parts.placed, parts.report, slow), TinyCtr(), seconds=0.1)
     assert judged.report.kept_eager
 
 
@@ -173,5 +173,5 @@ def test_a_recurrent_model_that_is_slower_at_many_rows_gives_way() -> None:
             time.sleep(0.02)
         return run(x)
 
-    judged = do_no_harm(Parts(parts.program, parts.regions, parts.report, slow), model, seconds=0.05)
+    judged = do_no_harm(Parts(parts.placed, parts.report, slow), model, seconds=0.05)
     assert judged.report.kept_eager

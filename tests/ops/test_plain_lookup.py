@@ -10,6 +10,7 @@ import torch
 from native_kit import generator, program_of
 from torch.nn import functional
 
+from recfx.ir.region import Region
 from recfx.ops import lookup
 from recfx.ops.lookup import Feature
 from recfx.runtime.flat import flat_source
@@ -79,7 +80,7 @@ def test_ids_outside_the_table(length: int, number: int) -> None:
 def test_the_eager_backend_calls_no_dispatcher() -> None:
     numbers = lookup.encode([Feature(0, 0, 4, 0, length=4)])
     program = program_of(lambda i, t: lookup.grouped_lookup([t], [i], [], [], [], numbers, [], 4) * 2, [IDS], [TABLE])
-    source, names = flat_source(with_plain_lookups(program))
+    source, names = flat_source(with_plain_lookups(Region.whole(program)))
     assert "plain_lookup" in source
     assert lookup.grouped_lookup not in names.values()
     assert any(n.target is lookup.grouped_lookup for n in program.graph.nodes)  # the program itself stays as it is

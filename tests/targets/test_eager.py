@@ -8,6 +8,7 @@ from models import TinyCtr, tiny_inputs
 
 import recfx
 from recfx.capture import capture
+from recfx.ir.region import Region
 from recfx.targets import BACKENDS, EagerBackend, resolve
 
 
@@ -26,7 +27,7 @@ def test_resolve_names_and_groups() -> None:
 def test_lowering_keeps_the_meaning_and_reads_state_without_gradients() -> None:
     model = TinyCtr()
     program = capture(model, tiny_inputs(4))
-    lowered = EagerBackend().lower(program)
+    lowered = EagerBackend().lower(Region.whole(program))
     inputs = tiny_inputs(9)
     (got,) = lowered.run(*inputs)
     assert torch.equal(got, model(*inputs).detach())
@@ -39,8 +40,8 @@ def test_what_is_not_in_the_dialect_is_refused_with_its_place() -> None:
     with program.graph.inserting_before(output):
         bad = program.graph.call_method("relu", (output.args[0][0],))
     output.args = ((bad,),)
-    verdict = EagerBackend().supports(bad)
+    verdict = EagerBackend().supports(program)[bad]
     assert not verdict
     assert "call_method" in verdict.reason
     with pytest.raises(recfx.TargetError, match="call_method"):
-        EagerBackend().lower(program)
+        EagerBackend().lower(Region.whole(program))

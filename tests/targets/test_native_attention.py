@@ -159,7 +159,7 @@ def test_softmaxes_by_hand_keep_their_nan(name: str, length: int) -> None:
     mask[1], mask[2] = False, True
     program = program_of(BY_HAND[name], [x, mask])
     for level in LEVELS:
-        same(flat_function(partition(program, level).program)(x, mask)[0], BY_HAND[name](x, mask))
+        same(flat_function(partition(program, level).region)(x, mask)[0], BY_HAND[name](x, mask))
 
 
 class Histories(nn.Module):
@@ -191,7 +191,7 @@ def at_every_level(model: nn.Module, *example: torch.Tensor) -> list[Callable[..
     """A model after all default passes, lowered at every level."""
     plan = Pipeline(default_pipeline(requests=False, dialect=True, precision="fp32"))
     program = plan.run(capture(model, example)).program
-    return [flat_function(partition(program, level).program) for level in LEVELS]
+    return [flat_function(partition(program, level).region) for level in LEVELS]
 
 
 @pytest.mark.parametrize("need_weights", [False, True])

@@ -73,7 +73,7 @@ def _check(model: nn.Module, inputs: list[torch.Tensor]) -> None:
     for level in {LEVELS[0], LEVELS[-1]}:  # the steps are the same at every level
         made = partition(program, level)
         assert not made.refused, {n.name: reason for n, reason in made.refused.items()}
-        run = flat_function(made.program)
+        run = flat_function(made.region)
         for rows in (len(inputs[0]), 1, 3):
             part = [x[:rows] for x in inputs]
             expected = model(*part)
@@ -178,7 +178,7 @@ def test_batches_that_lie_differently_are_not_mixed() -> None:
     program = Pipeline("canonicalize").run(capture(Module(_both).eval(), (x,), {})).program
     made = partition(program, LEVELS[0])
     assert made.refused
-    run = flat_function(made.program)
+    run = flat_function(made.region)
     for rows in (4, 1, 3):
         torch.testing.assert_close(run(x[:rows])[0], _both(x[:rows]))
 

@@ -170,7 +170,7 @@ def test_views_of_views(data: st.DataObject, seed: int) -> None:
     chains = [_chain(data, x) for _ in range(data.draw(st.integers(1, 8)))]
     program = program_of(lambda x: tuple(chain(x) for chain in chains), [x])
     for level in LEVELS:
-        run = flat_function(partition(program, level).program)
+        run = flat_function(partition(program, level).region)
         for batch in (1, 2, 3, 7):
             rows = torch.randn(batch, *x.shape[1:], generator=generator(seed + batch))
             for found, chain in zip(run(rows), chains, strict=True):

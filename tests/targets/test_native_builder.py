@@ -44,7 +44,7 @@ def test_what_is_read_under_another_name_as_well_is_not_absorbed(name: str) -> N
 def test_chains_are_one_step() -> None:
     program = program_of(lambda x, y: (x.relu() * 2 + y).abs(), [torch.randn(4, 6), torch.randn(4, 6)])
     steps = [
-        len(n.target.plan.steps) for n in partition(program, LEVELS[0]).program.graph.nodes if n.op == "call_function"
+        len(n.target.plan.steps) for n in partition(program, LEVELS[0]).region.graph.nodes if n.op == "call_function"
     ]
     assert steps == [1]
 
@@ -60,7 +60,7 @@ def test_a_rule_that_gives_up_halfway_leaves_nothing(monkeypatch: pytest.MonkeyP
     made = partition(program_of(function, [x]), LEVELS[0])
     assert list(made.refused.values()) == ["it changed its mind"]
     assert made.plans == 2
-    torch.testing.assert_close(flat_function(made.program)(x)[0], function(x))
+    torch.testing.assert_close(flat_function(made.region)(x)[0], function(x))
 
 
 def test_plans_share_what_they_pack(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -81,7 +81,7 @@ def test_plans_share_what_they_pack(monkeypatch: pytest.MonkeyPatch) -> None:
     made = partition(program_of(function, [x], state), LEVELS[0])
     assert made.plans == 2
     assert len(packed) == 1
-    torch.testing.assert_close(flat_function(made.program)(x)[0], function(x, *state), rtol=1e-4, atol=1e-4)
+    torch.testing.assert_close(flat_function(made.region)(x)[0], function(x, *state), rtol=1e-4, atol=1e-4)
 
 
 def test_the_reason_says_whose_rank_varies() -> None:

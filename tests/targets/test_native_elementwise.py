@@ -70,7 +70,7 @@ def _exact(case: Unary, x: torch.Tensor) -> torch.Tensor:
 def _lowered(program: Program, level: str) -> Callable[..., Any]:
     made = partition(program, level)
     assert not made.refused, {n.name: reason for n, reason in made.refused.items()}
-    return flat_function(made.program)
+    return flat_function(made.region)
 
 
 def _torch_error(found: torch.Tensor, exact: torch.Tensor) -> torch.Tensor:
@@ -134,7 +134,7 @@ def test_every_rule_has_a_row() -> None:
 
 
 def _codes_of(made: Partition) -> Iterator[int]:
-    for node in made.program.graph.nodes:
+    for node in made.region.graph.nodes:
         plan = getattr(node.target, "plan", None)
         for step in plan.steps if plan is not None else ():
             if step.kind == Kind.POINTWISE:

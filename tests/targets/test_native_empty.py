@@ -111,7 +111,7 @@ def test_sizes_of_zero(name: str) -> None:
     torch.testing.assert_close(fast(*inputs), expected, equal_nan=True)
     program = program_of(lambda *x: function(model.parts, *x), inputs)
     for level in LEVELS:
-        (found,) = flat_function(partition(program, level).program)(*inputs)
+        (found,) = flat_function(partition(program, level).region)(*inputs)
         torch.testing.assert_close(found, expected, equal_nan=True)
 
 
@@ -168,14 +168,14 @@ def test_divisors_that_leave_int32_are_wrapped_around_as_torch_does(name: str, d
 def test_divisors_that_no_double_is_sure_to_hold_stay_with_torch(divisor: int) -> None:
     ids = torch.tensor([[LOWEST, LOWEST + 1, -1], [0, 7, 2**63 - 1]])
     made = partition(program_of(lambda i: i % divisor, [ids]), LEVELS[0])
-    assert torch.equal(flat_function(made.program)(ids)[0], ids % divisor)
+    assert torch.equal(flat_function(made.region)(ids)[0], ids % divisor)
 
 
 @pytest.mark.parametrize("divide", [lambda i, z: i % z, lambda i, z: i // z])
 def test_division_by_zero_is_torchs_error(divide: Callable[[Any, Any], Any]) -> None:
     """A divisor that is an input is zero at some call only."""
     ids = torch.tensor([[4, 5], [6, 7]])
-    run = flat_function(partition(program_of(divide, [ids, ids + 1]), LEVELS[0]).program)
+    run = flat_function(partition(program_of(divide, [ids, ids + 1]), LEVELS[0]).region)
     assert torch.equal(run(ids, ids + 1)[0], divide(ids, ids + 1))
     with pytest.raises(RuntimeError, match="ZeroDivisionError"):
         run(ids, torch.zeros_like(ids))

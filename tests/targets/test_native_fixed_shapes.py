@@ -12,6 +12,7 @@ from torch import Tensor
 import recfx
 from recfx.capture import capture
 from recfx.ir import Program
+from recfx.ir.region import Region
 from recfx.passes import NATIVE_PIPELINE
 from recfx.pipeline import Pipeline
 from recfx.runtime.flat import flat_function
@@ -25,11 +26,11 @@ pytestmark = needs_kernels
 def lowered(model: torch.nn.Module, inputs: Any) -> tuple[Program, Partition]:
     captured = capture(model.eval(), inputs, {}, dynamic_shapes=False)
     program = Pipeline(NATIVE_PIPELINE).run(captured).program
-    return program, partition(with_free_batch(program), LEVELS[0])
+    return program, partition(with_free_batch(Region.whole(program)), LEVELS[0])
 
 
 def works_row_by_row(made: Partition) -> bool:
-    plans = [n.target.plan for n in made.program.graph.nodes if hasattr(n.target, "plan")]
+    plans = [n.target.plan for n in made.region.graph.nodes if hasattr(n.target, "plan")]
     return all(not step.once for plan in plans for step in plan.steps)
 
 
@@ -45,13 +46,13 @@ def test_models_are_one_plan_over_rows(name: str, rows: int) -> None:
     assert made.plans == 1, {n.name: reason for n, reason in made.refused.items()}
     assert works_row_by_row(made)
     leaves = program.signature.flatten(model.example_inputs(rows, seed=3), {})
-    for found, expected in zip(flat_function(made.program)(*leaves), program.run(leaves), strict=True):
+    for found, expected in zip(flat_function(made.region)(*leaves), program.run(leaves), strict=True):
         torch.testing.assert_close(found, expected, rtol=1e-4, atol=1e-5)
 
 
 def agrees(function: Any, inputs: list[Tensor], state: list[Tensor]) -> Partition:
     program, made = lowered(Module(function, state), tuple(inputs))
-    for found, expected in zip(flat_function(made.program)(*inputs), program.run(inputs), strict=True):
+    for found, expected in zip(flat_function(made.region)(*inputs), program.run(inputs), strict=True):
         torch.testing.assert_close(found, expected, rtol=1e-5, atol=1e-6)
     return made
 
@@ -79,10 +80,10 @@ def test_programs_that_are_left_as_they_are() -> None:
         return capture(Module(lambda x: x.relu()).eval(), inputs, {}, **how)
 
     for program in (of(torch.randn(4, 3)), of(torch.randn(1, 3), dynamic_shapes=False)):
-        assert with_free_batch(program) is program
+        assert with_free_batch(Region.whole(program)) is program
     fixed = of(torch.randn(4, 3), dynamic_shapes=False)
     before = str(fixed)
-    assert with_free_batch(fixed) is not fixed
+    assert with_free_batch(Region.whole(fixed)) is not fixed
     assert str(fixed) == before
 
 

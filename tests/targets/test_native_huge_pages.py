@@ -10,6 +10,7 @@ import torch
 from native_kit import needs_kernels, program_of
 
 from recfx.cost.timing import compare
+from recfx.ir.region import Region
 from recfx.kernels import huge_pages
 from recfx.ops import lookup
 from recfx.targets.native.backend import NativeBackend
@@ -85,5 +86,5 @@ def test_lowering_moves_the_tables_of_lookups(monkeypatch: pytest.MonkeyPatch) -
         [torch.randint(0, 30, (4, 2))],
         tables,
     )
-    NativeBackend().lower(program)
+    NativeBackend().lower(Region.whole(program))
     assert [t.shape for t in moved] == [t.shape for t in tables]

@@ -206,5 +206,5 @@ def test_longer_sums_stay_with_torch(level: str) -> None:
     made = partition(program_of(_layer(), [x], state), level)
     assert any("can overflow" in reason for reason in made.refused.values())
     torch.testing.assert_close(
-        flat_function(made.program)(x)[0], torch.full((2, 3), 127.0 * columns), rtol=1e-6, atol=0
+        flat_function(made.region)(x)[0], torch.full((2, 3), 127.0 * columns), rtol=1e-6, atol=0
     )

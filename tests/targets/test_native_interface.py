@@ -88,7 +88,7 @@ def test_a_plan_of_no_rows_does_nothing() -> None:
     """Whatever its pointers are: -1 is one that Python's own conversion also uses for an error."""
     program = program_of(lambda x: x * 2.0 + 1.0, [torch.ones(2, 3)], [])
     made = partition(program, LEVELS[0])
-    plan = next(node.target.plan for node in made.program.graph.nodes if hasattr(node.target, "plan"))
+    plan = next(node.target.plan for node in made.region.graph.nodes if hasattr(node.target, "plan"))
     for batch in (0, -1):
         assert library().run(plan.handle, batch, 1, -1, -1) == 0
         assert library().run_counted(plan.handle, batch, 1, -1, -1, 0, 0) == 0

@@ -68,7 +68,7 @@ def attend(ints: list[int], numbers: list[float], parts: list[int] = PARTS, pool
 
 def kinds(function: Callable[..., Any], inputs: list[torch.Tensor], state: list[torch.Tensor]) -> list[Kind]:
     made = partition(program_of(function, inputs, state), LEVELS[0])
-    calls: list[Any] = [n.target for n in made.program.graph.nodes if n.op == "call_function"]
+    calls: list[Any] = [n.target for n in made.region.graph.nodes if n.op == "call_function"]
     return [step.kind for call in calls for step in call.plan.steps]
 
 
@@ -147,7 +147,7 @@ def test_several_queries_in_a_row_of_the_batch_stay_with_torch(length: int, pool
     made = partition(program, LEVELS[0])
     assert "several queries" in str(list(made.refused.values()))
     for rows in (1, 3):
-        (found,) = flat_function(made.program)(query[:rows], keys[:rows])
+        (found,) = flat_function(made.region)(query[:rows], keys[:rows])
         torch.testing.assert_close(found, both(query[:rows], keys[:rows], *state))
 
 

@@ -211,7 +211,7 @@ def test_what_no_step_copies_stays_with_torch(dtype: torch.dtype, how: Callable[
     x = torch.randint(0, 200, (3, 4)).to(dtype)
     made = partition(program_of(how, [x]), LEVELS[0])
     assert made.refused
-    assert torch.equal(flat_function(made.program)(x)[0], how(x))
+    assert torch.equal(flat_function(made.region)(x)[0], how(x))
 
 
 def test_ids_in_floats_are_checked() -> None:

@@ -58,7 +58,7 @@ WHOLE = sorted(set(MODELS) - {"dien"})
 def test_whole_models_are_one_call(name: str) -> None:
     model, program, made = native(name)
     assert made.plans == 1, {n.name: reason for n, reason in made.refused.items()}
-    run = flat_function(made.program)
+    run = flat_function(made.region)
     for batch in (1, 2, 7, 64):
         inputs = model.example_inputs(batch, seed=batch)
         leaves = program.signature.flatten(inputs, {})
@@ -69,7 +69,7 @@ def test_whole_models_are_one_call(name: str) -> None:
 @pytest.mark.parametrize("name", ["dlrm", "deepfm", "din", "sasrec", "mmoe", "dcn-v2"])
 def test_bits_do_not_depend_on_threads_or_batch(name: str, threads: Any) -> None:
     model, program, made = native(name)
-    run = flat_function(made.program)
+    run = flat_function(made.region)
     leaves = program.signature.flatten(model.example_inputs(300), {})
     results = []
     for count in (1, 2, 3):
@@ -211,14 +211,14 @@ def test_what_has_no_kernel_stays_with_torch() -> None:
     made = partition(program_of(function, [x], [w]), LEVELS[0])
     assert made.plans == 2
     assert len(made.refused) >= 1
-    torch.testing.assert_close(flat_function(made.program)(x)[0], function(x, w), rtol=1e-4, atol=1e-4)
+    torch.testing.assert_close(flat_function(made.region)(x)[0], function(x, w), rtol=1e-4, atol=1e-4)
 
 
 def test_a_rank_that_depends_on_the_batch_stays_with_torch() -> None:
     """A squeeze of the batch drops it when there is one row, in the model and so in what it becomes."""
     x = torch.randn(3, 4)
     function = lambda x: torch.relu(torch.relu(x).sum(1).squeeze(-1)) + 1  # noqa: E731
-    run = flat_function(partition(program_of(function, [x]), LEVELS[0]).program)
+    run = flat_function(partition(program_of(function, [x]), LEVELS[0]).region)
     for batch in (1, 2):
         inputs = torch.randn(batch, 4)
         assert run(inputs)[0].shape == function(inputs).shape
@@ -249,7 +249,7 @@ def test_values_of_one_row_outlive_the_steps_of_their_own() -> None:
 def test_outputs_that_are_views_of_inputs_or_of_each_other() -> None:
     x = torch.randn(3, 4)
     function = lambda x: (x[:, :2], torch.relu(x), torch.relu(x)[:, 1:3], x)  # noqa: E731
-    run = flat_function(partition(program_of(function, [x]), LEVELS[0]).program)
+    run = flat_function(partition(program_of(function, [x]), LEVELS[0]).region)
     for found, expected in zip(run(x), function(x), strict=True):
         assert torch.equal(found, expected)
 

@@ -149,7 +149,7 @@ def test_a_plan_checks_what_others_computed(level: str) -> None:
     program, _ = _believing(4)
     made = partition(program, level)
     assert made.plans == 1
-    run = flat_function(made.program)
+    run = flat_function(made.region)
     for rows in (1, 2, 3):
         x = torch.randn(rows, 3)
         torch.testing.assert_close(run(x)[0], x[:2] * 3 + 1)
@@ -167,10 +167,10 @@ def test_the_other_path_takes_sizes_and_several_outputs() -> None:
     x, y = torch.randn(4, 3), torch.randn(4, 2)
     program = program_of(function, [x, y], dynamic_shapes=(({0: batch}, {0: batch}),))
     made = partition(program, LEVELS[0])
-    (call,) = [n for n in made.program.graph.nodes if str(n.target).startswith("native_plan")]
+    (call,) = [n for n in made.region.graph.nodes if str(n.target).startswith("native_plan")]
     run, spare = call.target.call, [n.name for n in call.args]
     assert any("roll" in name for name in spare)
-    plain = flat_function(made.program)
+    plain = flat_function(made.region)
     for found, expected in zip(plain(x, y), function(x, y), strict=True):
         torch.testing.assert_close(found, expected)
     otherwise = run.__globals__["_otherwise"]
@@ -187,5 +187,5 @@ def test_inputs_are_not_checked_twice() -> None:
     batch = torch.export.Dim("batch", min=1, max=100)
     program = program_of(lambda x: x * 3 + 1, [torch.randn(4, 3)], dynamic_shapes=(({0: batch},),))
     made = partition(program, LEVELS[0])
-    (call,) = [n for n in made.program.graph.nodes if str(n.target).startswith("native_plan")]
+    (call,) = [n for n in made.region.graph.nodes if str(n.target).startswith("native_plan")]
     assert call.target.call.__globals__["_otherwise"] is None

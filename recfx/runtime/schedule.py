@@ -1,0 +1,79 @@
+"""The schedule: the regions of a split program as one flat function."""
+
+from __future__ import annotations
+
+import operator
+from collections.abc import Callable, Sequence
+from typing import Any
+
+from torch import fx
+
+from recfx.ir.region import Region, Split
+from recfx.runtime.flat import flat_function
+
+Runner = Callable[..., Sequence[Any]]
+
+
+def schedule(found: Split, runners: Sequence[Runner | Region]) -> Runner:
+    """The function that runs regions one after another: the program's flat inputs -> its flat outputs.
+
+    A graph of calls becomes part of the function, so that a region costs no call of its own. Values are freed behind the last operator
+    or region that reads them.
+
+    Args:
+        found: The split program.
+        runners: What runs each region: a function of its flat inputs, by position, that gives its flat outputs; or a graph.
+    """
+    if len(found.regions) == 1:
+        (only,) = runners
+        return flat_function(only) if isinstance(only, Region) else only
+    graph = fx.Graph()
+    values: dict[str, Any] = {}
+    for node in found.program.placeholders():
+        values[node.name] = graph.node_copy(node)
+    for index, (region, runner) in enumerate(zip(found.regions, runners, strict=True)):
+        given = [values[name] for name in region.inputs]
+        results = (
+            _inline(graph, runner, given) if isinstance(runner, Region) else _call(graph, index, region, runner, given)
+        )
+        values |= dict(zip(region.outputs, results, strict=True))
+    returned = next(iter(reversed(found.program.graph.nodes))).args[0]
+    graph.output(tuple(_result(graph, value, values) for value in returned))
+    module = fx.GraphModule(found.program.module, graph)
+    return flat_function(Region(module))
+
+
+def _call(graph: fx.Graph, index: int, region: Region, runner: Runner, given: Sequence[Any]) -> list[Any]:
+    """Calls a function for a region."""
+    node = graph.call_function(_Named(runner, f"region_{index}"), tuple(given))
+    return [graph.call_function(operator.getitem, (node, at)) for at in range(len(region.outputs))]
+
+
+class _Named:
+    """A function as the target of a node, which asks for a name."""
+
+    def __init__(self, function: Runner, name: str) -> None:
+        self.function = function
+        self.__name__ = self.__qualname__ = name
+        self.__module__ = __name__
+
+    def __call__(self, *values: Any) -> Sequence[Any]:
+        return self.function(*values)
+
+
+def _inline(graph: fx.Graph, region: Region, given: Sequence[Any]) -> Any:
+    """Copies the graph of a region; returns its outputs."""
+    copies: dict[fx.Node, Any] = dict(zip(region.placeholders(), given, strict=True))
+    for node in region.graph.nodes:
+        if node.op == "output":
+            return fx.map_arg(node.args[0], lambda n: copies[n])
+        if node not in copies:
+            copies[node] = graph.node_copy(node, lambda n: copies[n])
+    raise AssertionError("a graph ends with its output")
+
+
+def _result(graph: fx.Graph, value: Any, values: dict[str, Any]) -> Any:
+    """What the program returns in one place: a value of a region or input, state, or a number."""
+    if not isinstance(value, fx.Node):
+        return value
+    return graph.node_copy(value) if value.op == "get_attr" else values[value.name]

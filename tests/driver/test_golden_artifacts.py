@@ -1,0 +1,62 @@
+"""Models that former versions saved load and give the answers they gave then.
+
+`golden/format-N` holds a saved model of format N, and inputs with the answers it gave when it was saved.
+"""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import pytest
+import torch
+from native_kit import needs_kernels
+from safetensors.torch import load_file
+from torch import Tensor, nn
+
+import recfx
+from recfx.driver import artifact
+
+pytestmark = needs_kernels
+GOLDEN = Path(__file__).parent / "golden"
+FORMATS = (3, 4)
+
+
+class Ranker(nn.Module):
+    """What was saved: a batch of one row has a plan of its own, since `squeeze` drops the batch there."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.table = nn.Embedding(20, 4)
+        self.bottom = nn.Linear(3, 4)
+        self.top = nn.Sequential(nn.Linear(8, 4), nn.ReLU(), nn.Linear(4, 1))
+
+    def forward(self, dense: Tensor, ids: Tensor, features: dict[str, Tensor]) -> dict[str, Tensor]:
+        x = torch.cat([self.bottom(dense), self.table(ids)], 1)
+        return {"score": self.top(x).squeeze(), "sum": x.sum(1) + features["bias"]}
+
+
+def test_every_format_that_is_read_has_a_golden_model() -> None:
+    assert FORMATS == artifact.READ
+    assert sorted(folder.name for folder in GOLDEN.iterdir()) == [f"format-{number}" for number in FORMATS]
+
+
+@pytest.mark.parametrize("batch", [1, 5])
+@pytest.mark.parametrize("number", FORMATS)
+def test_it_gives_the_answers_it_gave(number: int, batch: int) -> None:
+    fast = recfx.load(GOLDEN / f"format-{number}" / "model")
+    case = load_file(GOLDEN / f"format-{number}" / "cases.safetensors")
+    found = fast(case[f"dense{batch}"], case[f"ids{batch}"], {"bias": case[f"bias{batch}"]})
+    torch.testing.assert_close(
+        found, {"score": case[f"score{batch}"], "sum": case[f"sum{batch}"]}, rtol=1e-5, atol=1e-6
+    )
+
+
+@pytest.mark.parametrize("number", FORMATS)
+def test_it_can_be_refreshed_and_saved_again(number: int, tmp_path: Path) -> None:
+    fast = recfx.load(GOLDEN / f"format-{number}" / "model")
+    model = Ranker().eval()
+    inputs = torch.randn(4, 3), torch.randint(0, 20, (4,)), {"bias": torch.randn(4)}
+    fast.refresh(model, example_inputs=inputs)
+    fast.save(tmp_path / "model")
+    with torch.no_grad():
+        torch.testing.assert_close(recfx.load(tmp_path / "model")(*inputs), model(*inputs), rtol=1e-5, atol=1e-6)
