@@ -18,6 +18,7 @@ from recfx.driver.options import Options, PipelineLike, choose_pipeline, is_defa
 from recfx.driver.parts import Parts
 from recfx.driver.weight_watch import copied
 from recfx.errors import InputError
+from recfx.passes import Passes
 from recfx.targets import resolve
 
 
@@ -40,6 +41,7 @@ def optimize(
     constant_inputs: Mapping[str, Any] | Sequence[str] | None = None,
     catalogue: bool = False,
     copy_weights: bool = False,
+    extra_passes: Mapping[str, Passes] | None = None,
     tables: bool | None = None,
 ) -> CompiledModel:
     """Makes a trained model faster.
@@ -70,6 +72,8 @@ def optimize(
             determines. Towers over the ids become tables, and calls may leave the others out.
         copy_weights: Compile a copy of the model, made now, so that nothing that is done to the user's weights later reaches the compiled
             model. By default tables are shared with the user's model, and a call after a change of its weights warns once.
+        extra_passes: Passes of your own in the default pipeline: {"after:fold": ["my-pass"], "before:hoist": MyPass}. The stages and why
+            they stand where they stand are in `recfx.passes.STAGES`.
         tables: The former name of `catalogue`; deprecated.
 
     Returns:
@@ -87,7 +91,7 @@ def optimize(
         catalogue = tables
     requests = (request_inputs,) if isinstance(request_inputs, str) else tuple(request_inputs)
     resolve(target)
-    plan = choose_pipeline(pipeline, target, bool(requests), precision)
+    plan = choose_pipeline(pipeline, target, bool(requests), precision, extra_passes or {})
     options = Options(
         target if isinstance(target, str) else tuple(target),
         plan,

@@ -11,7 +11,7 @@ from models import TinyCtr, tiny_inputs
 from native_kit import needs_kernels
 
 import recfx
-from recfx.passes import DEFAULT_PIPELINE, PRECISIONS
+from recfx.passes import DEFAULT_PIPELINE, PRECISIONS, STAGES, Stage
 from recfx.pipeline import registered
 
 ROOT = Path(__file__).parents[1]
@@ -27,6 +27,16 @@ def test_every_pass_is_documented_with_its_exactness(name: str) -> None:
 
 def test_the_default_pipeline_is_documented() -> None:
     assert f"`{DEFAULT_PIPELINE}`" in (ROOT / "docs" / "passes.md").read_text()
+
+
+@pytest.mark.parametrize("stage", STAGES, ids=lambda stage: stage.name)
+def test_every_stage_is_documented_with_its_reason(stage: Stage) -> None:
+    names = ", ".join(f"`{name}`" for name in stage.passes.split(","))
+    row = next(
+        line for line in (ROOT / "docs" / "passes.md").read_text().splitlines() if line.startswith(f"| {stage.name} |")
+    )
+    assert f"| {names} |" in row
+    assert stage.reason in row
 
 
 def test_every_check_of_the_makefile_is_documented() -> None:

@@ -22,7 +22,7 @@ from recfx.driver.options import Options
 from recfx.driver.parts import Parts
 from recfx.driver.recipe import Recipe, state_shapes
 from recfx.driver.report import approximation, report_of
-from recfx.driver.stages import Stages
+from recfx.driver.stage_times import StageTimes
 from recfx.driver.weight_watch import watch_weights
 from recfx.errors import CaptureError, MeasureError, PassError, TargetError
 from recfx.ir.numeric import Exactness, Run, verify_numeric, weakest
@@ -53,7 +53,7 @@ def build(
     Raises:
         RecfxError: See `recfx.optimize`.
     """
-    stages = Stages(type(model).__name__)
+    stages = StageTimes(type(model).__name__)
     with stages.run("capture", CaptureError):
         held = hold_constants(model, options.constant_inputs, options.catalogue, args, kwargs)
         captured, one_row = _capture(held, options)
@@ -109,7 +109,7 @@ class _Road:
     model: torch.nn.Module
     held: Held
     options: Options
-    stages: Stages
+    stages: StageTimes
     user_model: weakref.ref[torch.nn.Module]
     assignment: Mapping[str, str]
 

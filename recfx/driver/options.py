@@ -11,7 +11,7 @@ from typing import Any
 from recfx.errors import InputError, TargetError
 from recfx.ir.numeric import weakest
 from recfx.ir.verify import Level
-from recfx.passes import PRECISIONS, default_pipeline
+from recfx.passes import PRECISIONS, Passes, default_pipeline, default_stages, with_extra_passes
 from recfx.pipeline import Pass, Pipeline
 from recfx.targets import BACKENDS, Backend, resolve
 
@@ -74,12 +74,25 @@ class Options:
         return [b for b in found if weakest([allowed, b.exactness]) is allowed]
 
 
-def choose_pipeline(pipeline: PipelineLike, target: str | Sequence[str], requests: bool, precision: str) -> Pipeline:
+def choose_pipeline(
+    pipeline: PipelineLike,
+    target: str | Sequence[str],
+    requests: bool,
+    precision: str,
+    extra: Mapping[str, Passes],
+) -> Pipeline:
     """The user's pipeline, or the default that fits the target and the precision.
 
+    Args:
+        pipeline: What the user gave; None for the default.
+        target: Where the model shall run.
+        requests: Whether it has request inputs.
+        precision: A key of PRECISIONS.
+        extra: Passes of the user's between the stages of the default.
+
     Raises:
-        InputError: The precision is unknown, or a pipeline was given as well.
-        PipelineError: The pipeline cannot be read.
+        InputError: The precision is unknown, or a pipeline was given beside a precision or extra passes.
+        PipelineError: A pipeline cannot be read, or extra passes name no stage.
         TargetError: No backend of the target computes in the precision.
     """
     backends = resolve(target)
@@ -95,6 +108,14 @@ def choose_pipeline(pipeline: PipelineLike, target: str | Sequence[str], request
             f"no backend of this target computes in {precision}",
             hint=BACKENDS["native"].unavailable() or "pass target='cpu' or target='native'",
         )
+    if extra and pipeline is not None:
+        raise InputError(
+            "extra_passes= goes with the default pipeline, and a pipeline was given as well",
+            hint="write the passes into the pipeline, or leave pipeline= out",
+        )
+    if extra:
+        stages = default_stages(requests=requests, dialect=backends[0].dialect, precision=precision)
+        return with_extra_passes(stages, extra)
     if isinstance(pipeline, Pipeline):
         return pipeline
     if pipeline is not None:

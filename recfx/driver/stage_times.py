@@ -9,7 +9,7 @@ from contextlib import contextmanager
 from recfx.errors import RecfxError
 
 
-class Stages:
+class StageTimes:
     """Seconds of each stage.
 
     Args:
