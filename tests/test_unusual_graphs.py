@@ -9,10 +9,10 @@ from typing import Any
 import pytest
 import torch
 import torch.nn.functional as F
+from recfx.driver.stages import Stages
 from torch import nn
 
 import recfx
-from recfx.driver.stages import Stages
 from recfx.errors import CaptureError, PassError, VerificationError
 from recfx.passes import default_pipeline
 from recfx.pipeline import Pass, PassContext, PassSpec, Pipeline

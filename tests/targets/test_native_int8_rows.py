@@ -205,6 +205,4 @@ def test_longer_sums_stay_with_torch(level: str) -> None:
     x, state = torch.ones(2, columns), [torch.full((3, columns), 127, dtype=torch.int8), torch.zeros(3), torch.ones(3)]
     made = partition(program_of(_layer(), [x], state), level)
     assert any("can overflow" in reason for reason in made.refused.values())
-    torch.testing.assert_close(
-        flat_function(made.region)(x)[0], torch.full((2, 3), 127.0 * columns), rtol=1e-6, atol=0
-    )
+    torch.testing.assert_close(flat_function(made.region)(x)[0], torch.full((2, 3), 127.0 * columns), rtol=1e-6, atol=0)
