@@ -3,13 +3,13 @@
 from __future__ import annotations
 
 import dataclasses
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Sequence
 from typing import Any
 
 from recfx.ir.program import Program
 from recfx.ir.region import Region, Split
 from recfx.runtime.schedule import schedule
-from recfx.targets import Backend, Lowered
+from recfx.targets import Lowered
 
 
 @dataclasses.dataclass(frozen=True)
@@ -50,20 +50,6 @@ def _run(split: Split, regions: Sequence[Lowered]) -> Callable[..., Any]:
     if len(regions) == 1:
         return regions[0].run
     return schedule(split, [region.graph or region.run for region in regions])
-
-
-def place(split: Split, backends: Mapping[str, Backend]) -> Placed:
-    """Lowers every region by its backend.
-
-    Args:
-        split: The split program.
-        backends: Name -> backend.
-
-    Raises:
-        TargetError: A backend cannot run its region.
-    """
-    lowered = [backends[name].lower(region) for name, region in zip(split.backends, split.regions, strict=True)]
-    return Placed.of(split, lowered)
 
 
 def alone(split: Split, index: int, lowered: Lowered) -> Callable[..., Any]:

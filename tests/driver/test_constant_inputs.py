@@ -56,7 +56,7 @@ def test_a_constant_passed_with_another_value_is_refused() -> None:
 
 
 @pytest.mark.parametrize(
-    ("declared", "tables", "message"),
+    ("declared", "is_catalogue", "message"),
     [
         ({"items": IDS}, False, "no parameter"),
         ({"item_ids": [1, 2]}, False, "no tensor"),
@@ -66,9 +66,18 @@ def test_a_constant_passed_with_another_value_is_refused() -> None:
         ({"item_ids": torch.arange(3), "user": torch.arange(4)}, True, "column"),
     ],
 )
-def test_declarations_that_do_not_fit(declared: Any, tables: bool, message: str) -> None:
+def test_declarations_that_do_not_fit(declared: Any, is_catalogue: bool, message: str) -> None:
     with pytest.raises(recfx.RecfxError, match=message):
-        optimize(Scores(), example_inputs=(IDS, USER), constant_inputs=declared, tables=tables)
+        optimize(Scores(), example_inputs=(IDS, USER), constant_inputs=declared, catalogue=is_catalogue)
+
+
+def test_the_former_name_of_catalogue_still_works_and_warns() -> None:
+    with pytest.warns(DeprecationWarning, match="catalogue="):
+        fast = optimize(
+            Rank(), example_inputs=rank_inputs(ITEMS), constant_inputs=catalogue(torch.arange(ITEMS)), tables=True
+        )
+    assert fast.parts.recipe is not None
+    assert fast.parts.recipe.options.catalogue
 
 
 @pytest.mark.parametrize("start", [0, 2, None])

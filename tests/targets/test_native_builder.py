@@ -13,7 +13,7 @@ from torch import Tensor, fx
 from recfx.runtime.flat import flat_function
 from recfx.targets.native.builder import PlanBuilder
 from recfx.targets.native.rules.pointwise import ADD_C, lower_pointwise
-from recfx.targets.native.rules.registry import RULES
+from recfx.targets.native.rules.registry import RULES, rule
 from recfx.targets.native.steps import Operation
 from recfx.targets.native.values import Unsupported
 from recfx.targets.native.weights import Packer
@@ -92,3 +92,10 @@ def test_the_reason_says_whose_rank_varies() -> None:
     reasons = {str(node.target): reason for node, reason in made.refused.items()}
     assert reasons["aten.squeeze.default"] == "its rank depends on the batch"
     assert reasons["aten.relu.default"] == "it comes of squeeze, whose rank may depend on the batch"
+
+
+def test_a_second_rule_for_an_operator_is_an_error() -> None:
+    with pytest.raises(ValueError, match="has a rule already"):
+        rule(torch.ops.aten.relu.default)(lambda builder, node: None)
+    with pytest.raises(ValueError, match="has no rule to replace"):
+        rule(torch.ops.aten.bernoulli.default, replaces=True)(lambda builder, node: None)

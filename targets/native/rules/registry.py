@@ -27,7 +27,7 @@ def rule(*targets: Any, replaces: bool = False) -> Callable[[Rule], Rule]:
     def register(function: Rule) -> Rule:
         for target in targets:
             if (target in RULES) is not replaces:
-                raise ValueError(f"{target} has {'no' if replaces else 'a'} rule already")
+                raise ValueError(f"{target} has {'no rule to replace' if replaces else 'a rule already'}")
             RULES[target] = function
         return function
 
