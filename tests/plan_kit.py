@@ -15,8 +15,8 @@ from torch.nn import functional
 from recfx.capture import capture
 from recfx.passes import NATIVE_PIPELINE
 from recfx.pipeline import Pipeline
-from recfx.targets.native.builder import Slot, Step
 from recfx.targets.native.plan import Plan
+from recfx.targets.native.steps import Slot, Step
 
 Function = Callable[..., Any]
 X, WIDE, IDS = torch.randn(4, 6), torch.randn(4, 3, 6), torch.arange(12).reshape(4, 3) % 5

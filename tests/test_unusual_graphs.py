@@ -9,10 +9,10 @@ from typing import Any
 import pytest
 import torch
 import torch.nn.functional as F
-from recfx.driver.stages import Stages
 from torch import nn
 
 import recfx
+from recfx.driver.stage_times import StageTimes
 from recfx.errors import CaptureError, PassError, VerificationError
 from recfx.passes import default_pipeline
 from recfx.pipeline import Pass, PassContext, PassSpec, Pipeline
@@ -151,7 +151,7 @@ def test_a_rule_that_raises_has_missed() -> None:
 def test_a_stage_raises_errors_of_recfx_alone() -> None:
     with (
         pytest.raises(CaptureError, match="the stage 'capture' failed unexpectedly: KeyError: 'half'") as caught,
-        Stages("Model").run("capture", CaptureError),
+        StageTimes("Model").run("capture", CaptureError),
     ):
         raise KeyError("half")
     assert isinstance(caught.value.__cause__, KeyError)
@@ -162,5 +162,5 @@ def test_a_refresh_is_as_lenient_as_the_default_pipeline() -> None:
     model = Model(NUMBERS["mean"]).eval()
     fast = recfx.optimize(model, example_inputs=(torch.randn(6, 8), torch.randint(0, 20, (6, 5))), measure=False)
     assert fast.parts.recipe is not None
-    assert fast.parts.recipe.pipeline == Pipeline(default_pipeline(requests=False, dialect=True))
+    assert fast.parts.recipe.options.pipeline == Pipeline(default_pipeline(requests=False, dialect=True))
     fast.refresh()

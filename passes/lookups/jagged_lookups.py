@@ -12,8 +12,8 @@ from typing import Any
 import torch
 from torch import fx
 
-from recfx.passes._key_parts import behind_zero, is_by_key, key_part, split_part
 from recfx.passes._match import argument, same_size, value
+from recfx.passes.lookups.key_parts import behind_zero, is_by_key, key_part, split_part
 
 _aten = torch.ops.aten
 

@@ -15,6 +15,7 @@ import torch
 from torch import fx
 from torch.utils import _pytree as pytree
 
+from recfx.capture.batch_limits import limit_notices
 from recfx.capture.capture_by_sizes import capture_by_sizes, compared
 from recfx.capture.crosscheck import refusal_of_batch
 from recfx.capture.explicit_forward import explicit_forward, without_held
@@ -31,7 +32,6 @@ from recfx.capture.state_names import rename_clashes
 from recfx.capture.strides import read_in_order
 from recfx.errors import CaptureError
 from recfx.ir.bags import Bags
-from recfx.ir.batch_limits import limit_notices
 from recfx.ir.decompositions import decompose
 from recfx.ir.held_values import holds_values, plain_numbers
 from recfx.ir.program import Program, copy_module

@@ -19,9 +19,9 @@ from torch.overrides import BaseTorchFunctionMode
 from torch.utils import _pytree as pytree
 from torch.utils._python_dispatch import TorchDispatchMode
 
+from recfx.capture.encoder_padding import padded_with_zeros
 from recfx.capture.inputs import Call
 from recfx.capture.model_state import unchanged
-from recfx.ir.encoder_padding import padded_with_zeros
 
 #: File, line and function of the calls that lead to a decision, innermost first, and how often it was reached before.
 Place = tuple[tuple[tuple[str, int], ...], int]

@@ -14,11 +14,11 @@ from typing import Any
 import torch
 from torch.utils import _pytree as pytree
 
+from recfx.capture.encoder_padding import attends, padded_with_zeros
 from recfx.capture.inputs import Call
 from recfx.errors import CaptureError
 from recfx.ir.constants import same_constant
 from recfx.ir.containers import canonical_output
-from recfx.ir.encoder_padding import attends, padded_with_zeros
 from recfx.ir.held_values import held_by, is_held, split_outputs
 from recfx.ir.probes import has_fixed_bags, probes, reshuffle
 from recfx.ir.program import Program

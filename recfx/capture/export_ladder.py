@@ -18,15 +18,15 @@ from torch.export import Dim
 from torch.export.dynamic_shapes import _DerivedDim
 from torch.utils import _pytree as pytree
 
+from recfx.capture.batch_guards import branch_lines, doubtful_batches
 from recfx.capture.constant_decisions import reads_values, record_decisions, replayed
+from recfx.capture.encoder_padding import padded_with_zeros
 from recfx.capture.explain_export import capture_error, draft_line, user_frame
 from recfx.capture.explicit_forward import one_batch
 from recfx.capture.inputs import Call
+from recfx.capture.numpy_functions import traced_numpy_functions
 from recfx.errors import CaptureError
-from recfx.ir.batch_guards import branch_lines, doubtful_batches
-from recfx.ir.encoder_padding import padded_with_zeros
 from recfx.ir.fake_kernels import batch_free_kernels
-from recfx.ir.numpy_functions import traced_numpy_functions
 
 
 @dataclasses.dataclass(frozen=True)

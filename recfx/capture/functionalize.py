@@ -13,11 +13,11 @@ from typing import Any
 import torch
 from torch import fx
 
+from recfx.capture.renormalization import renormalization_hint
 from recfx.capture.views import EVAL_IDENTITIES, write_through
 from recfx.errors import CaptureError
 from recfx.ir.functional_ops import functional_call, is_inplace, written_argument
 from recfx.ir.provenance import where
-from recfx.ir.renormalization import renormalization_hint
 
 
 def functionalize(module: fx.GraphModule) -> int:

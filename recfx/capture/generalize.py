@@ -18,6 +18,7 @@ from torch._subclasses.fake_tensor import FakeTensorMode
 from torch.fx.experimental.symbolic_shapes import ShapeEnv
 
 from recfx.capture.generalize_constants import general_constant
+from recfx.capture.separate_parts import separate_parts, varying_split
 from recfx.capture.size_lines import Line, Sizes, line_through
 from recfx.errors import CaptureError, VerificationError
 from recfx.ir.batch_axes import Arrangement
@@ -25,7 +26,6 @@ from recfx.ir.leaves import LeafSpec
 from recfx.ir.program import Program, get_state
 from recfx.ir.propagate import new_size, refresh
 from recfx.ir.provenance import where
-from recfx.ir.separate_parts import separate_parts, varying_split
 from recfx.ir.shapes import BATCH
 
 _aten = torch.ops.aten

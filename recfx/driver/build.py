@@ -11,8 +11,8 @@ from typing import Any
 import torch
 
 from recfx.capture import capture
+from recfx.capture.batch_limits import LIMITS
 from recfx.capture.capture_one_row import capture_one_row
-from recfx.capture.exported_signature import range_notices
 from recfx.capture.model_state import unchanged
 from recfx.capture.requests import repeat_example, share_requests
 from recfx.driver.constant_inputs import Held, hold_constants
@@ -79,18 +79,20 @@ def _capture(held: Held, options: Options) -> tuple[Program, Program | None]:
         kwargs,
         dynamic_shapes=options.dynamic_shapes,
         max_batch=options.max_batch,
-        specialise=not options.many_requests,
+        specialise=True,
     )
-    one_row = None if options.many_requests else capture_one_row(held.model, args, kwargs, captured)
-    if one_row is not None:
-        told = range_notices(captured.signature, options.max_batch)
-        captured.notices = tuple(notice for notice in captured.notices if notice not in told)
-        captured.notices += (one_row,) if isinstance(one_row, str) else ()
+    found = capture_one_row(held.model, args, kwargs, captured)
+    if found is not None:
+        captured.notices = tuple(n for n in captured.notices if f"{LIMITS} 2 to {options.max_batch}" not in n)
+        captured.notices += (found,) if isinstance(found, str) else ()
+    one_row = found if isinstance(found, Program) else None
     if options.request_inputs:
         captured = share_requests(
             captured, options.request_inputs, many=options.many_requests, check=options.check_requests
         )
-    return captured, one_row if isinstance(one_row, Program) else None
+        if options.many_requests and one_row is not None:
+            one_row = share_requests(one_row, options.request_inputs, many=True)
+    return captured, one_row
 
 
 @dataclasses.dataclass(frozen=True)

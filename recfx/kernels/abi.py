@@ -3,59 +3,26 @@
 from __future__ import annotations
 
 import ctypes
-from enum import IntEnum
 from typing import Any
 
 import torch
+
+from recfx.kernels.codes import Dtype
 
 RANK, VIEWS, INTS, FLOATS, POINTERS = 4, 8, 48, 24, 12
 
 _i32, _i64 = ctypes.c_int32, ctypes.c_int64
 
 
-class Kind(IntEnum):
-    """Kinds of steps."""
-
-    GEMM = 0
-    LOOKUP = 1
-    DOT = 2
-    FM = 3
-    POINTWISE = 4
-    REDUCE = 5
-    SOFTMAX = 6
-    NORM = 7
-    BMM = 8
-    ATTENTION = 9
-    TAKE = 10
-    INTEGER = 11
-    INTEGER_SUM = 12
-    CODE_DOT = 13
-    TURN_KEYS = 14
-    KEY_SCORES = 15
-    FOLD = 16
-    SPREAD = 17
-    RUNNING = 18
-    ROW_NUMBERS = 19
-
-
-class Place(IntEnum):
-    """Where a slot's memory is."""
-
-    INPUT = 0
-    OUTPUT = 1
-    TEMP = 2
-    CONST = 3
-
-
 #: torch's dtypes that slots may have. Booleans are bytes.
 DTYPES: dict[torch.dtype, int] = {
-    torch.float32: 0,
-    torch.int64: 1,
-    torch.int32: 2,
-    torch.uint8: 3,
-    torch.bool: 3,
-    torch.bfloat16: 4,
-    torch.float16: 5,
+    torch.float32: Dtype.F32,
+    torch.int64: Dtype.I64,
+    torch.int32: Dtype.I32,
+    torch.uint8: Dtype.U8,
+    torch.bool: Dtype.U8,
+    torch.bfloat16: Dtype.BF16,
+    torch.float16: Dtype.F16,
 }
 
 

@@ -14,7 +14,8 @@ from typing import Any
 import torch
 
 from recfx.errors import TargetError
-from recfx.kernels.abi import STRUCTS, Kind
+from recfx.kernels.abi import STRUCTS
+from recfx.kernels.codes import DIGEST
 
 _FOLDER = Path(__file__).parent
 _BUILD_HINT = "install recfx where a C++17 compiler is found (g++ or clang++), or run `python setup.py build_ext --inplace` in a checkout"
@@ -27,6 +28,7 @@ _FUNCTIONS: dict[str, tuple[list[Any], Any]] = {
     "recfx_unit_depth": ([_text, _i32], _i64),
     "recfx_pack": ([_text, _i32, _p, _i64, _i64, _p], None),
     "recfx_struct_bytes": ([_i32], _i64),
+    "recfx_codes": ([], _i64),
     "recfx_use_openmp": ([_p, _p, _p, _p], None),
     "recfx_plan_new": ([_text, _p, _i64, _p, _i64, _i64], _p),
     "recfx_plan_free": ([_p], None),
@@ -61,8 +63,8 @@ class Library:
         for which, struct in enumerate(STRUCTS):
             if self.calls["recfx_struct_bytes"](which) != ctypes.sizeof(struct):
                 raise OSError(f"{path.name} was built from other sources: its {struct.__name__} has another size")
-        if self.calls["recfx_struct_bytes"](len(STRUCTS)) != len(Kind):
-            raise OSError(f"{path.name} was built from other sources: it has other kinds of steps")
+        if self.calls["recfx_codes"]() != DIGEST:
+            raise OSError(f"{path.name} was built from other sources: it has another table of codes")
         module = _module(path)
         self.run: Callable[..., int] = module.run
         self.run_counted: Callable[..., int] = module.run_counted

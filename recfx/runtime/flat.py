@@ -17,9 +17,9 @@ from typing import Any
 import torch
 from torch import fx
 
-from recfx.ir.complete_sums import complete_sums, lengths_of_offsets
 from recfx.ir.program import Program, get_state
 from recfx.ir.region import Region
+from recfx.runtime.complete_sums import complete_sums, lengths_of_offsets
 
 _aten = torch.ops.aten
 

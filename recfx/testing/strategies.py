@@ -6,6 +6,7 @@ failures shrink and replay.
 
 from __future__ import annotations
 
+import dataclasses
 from collections.abc import Sequence
 from typing import Any
 
@@ -148,10 +149,10 @@ def pipelines(draw: Draw, passes: Sequence[Pass | type[Pass] | str] | None = Non
 
     Args:
         draw: Given by Hypothesis.
-        passes: Passes to choose from; all registered ones that need nothing but a program by default.
+        passes: Passes to choose from; by default all registered ones that need nothing but a program and no option.
         max_passes: At most so many.
     """
-    choices = Pipeline(passes if passes is not None else [c for c in registered().values() if not c.spec.needs]).passes
+    choices = Pipeline(passes if passes is not None else _without_needs()).passes
     chosen: list[Pass] = []
     for _ in range(draw(st.integers(0, max_passes), label="length")):
         legal = [item for item in choices if not violations([*chosen, item], {"functional"})]
@@ -159,3 +160,14 @@ def pipelines(draw: Draw, passes: Sequence[Pass | type[Pass] | str] | None = Non
             break
         chosen.append(draw(st.sampled_from(legal)))
     return Pipeline(chosen)
+
+
+def _without_needs() -> list[type[Pass]]:
+    """The registered passes that need neither data nor an option."""
+    missing = dataclasses.MISSING
+    return [
+        cls
+        for cls in registered().values()
+        if not cls.spec.needs
+        and all(f.default is not missing or f.default_factory is not missing for f in dataclasses.fields(cls))
+    ]

@@ -6,7 +6,7 @@ import math
 from collections.abc import Callable, Iterator, Sequence
 
 from recfx.errors import TargetError
-from recfx.kernels.abi import Kind, Place
+from recfx.kernels.codes import Kind, Place
 from recfx.ops import lookup
 from recfx.targets.native.steps import Slot, Step, View
 

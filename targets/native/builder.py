@@ -9,7 +9,8 @@ import torch
 from torch import fx
 
 from recfx.ir.program import get_state
-from recfx.kernels.abi import DTYPES, RANK, Kind, Place
+from recfx.kernels.abi import DTYPES, RANK
+from recfx.kernels.codes import Kind, Place
 from recfx.targets.native.concatenations import columns_in
 from recfx.targets.native.steps import Slot, Step, View
 from recfx.targets.native.values import Dim, Unsupported, Value, contiguous, merge, mixed_like, shape_of

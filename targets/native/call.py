@@ -16,8 +16,6 @@ from recfx.kernels.abi import CError
 from recfx.kernels.library import Library
 from recfx.kernels.memory import NO_MEMORY_HINT
 from recfx.targets.native.builder import PlanBuilder
-from recfx.targets.native.memory import NO_MEMORY_HINT
-from recfx.targets.native.steps import Slot
 from recfx.targets.native.plan import Plan
 from recfx.targets.native.steps import Slot
 

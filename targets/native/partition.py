@@ -11,7 +11,7 @@ from torch import fx
 
 from recfx.ir.region import Region
 from recfx.ir.sizes import asks_for_data
-from recfx.kernels.abi import Place
+from recfx.kernels.codes import Place
 from recfx.kernels.library import Library
 from recfx.targets.base import is_operator
 from recfx.targets.native.builder import PlanBuilder

@@ -8,12 +8,12 @@ from collections.abc import Sequence
 from typing import Any
 
 from recfx.errors import TargetError
-from recfx.kernels.abi import DTYPES, CFeature, CSlot, CStep, CView, Kind, Place
+from recfx.kernels.abi import DTYPES, CFeature, CSlot, CStep, CView
+from recfx.kernels.codes import Kind, Place
 from recfx.kernels.library import Library
 from recfx.kernels.memory import address
 from recfx.targets.native.bounds import check_bounds
 from recfx.targets.native.builder import PlanBuilder
-from recfx.targets.native.memory import address
 from recfx.targets.native.slot_dtypes import check_dtypes
 from recfx.targets.native.steps import Slot, Step, View
 

@@ -7,8 +7,8 @@ from collections.abc import Iterator, Sequence
 import torch
 
 from recfx.errors import TargetError
-from recfx.kernels.abi import Kind
-from recfx.targets.native.builder import Slot, Step
+from recfx.kernels.codes import Kind
+from recfx.targets.native.steps import Slot, Step
 
 Dtypes = frozenset[torch.dtype]
 

@@ -8,7 +8,7 @@ from typing import Any
 import torch
 from torch import fx
 
-from recfx.kernels.abi import Kind, Place
+from recfx.kernels.codes import Kind, Place
 from recfx.targets.native.values import Value
 
 

@@ -15,7 +15,7 @@ from plan_kit import FUNCTIONS, Function, X, plans
 from torch.nn import functional
 
 from recfx.errors import TargetError
-from recfx.kernels.abi import Kind, Place
+from recfx.kernels.codes import Kind, Place
 from recfx.runtime.flat import flat_function
 from recfx.targets.native.bounds import check_bounds
 from recfx.targets.native.plan import Plan

@@ -10,9 +10,9 @@ import torch
 from native_kit import needs_kernels
 
 from recfx.errors import TargetError
-from recfx.kernels.abi import Kind, Place
+from recfx.kernels.codes import Kind, Place
 from recfx.targets.native.bounds import check_bounds
-from recfx.targets.native.builder import Slot, Step, View
+from recfx.targets.native.steps import Slot, Step, View
 
 pytestmark = needs_kernels
 

@@ -10,9 +10,10 @@ import torch
 from native_kit import LEVELS, lower, needs_kernels, partition, program_of
 from torch import Tensor, fx
 
+from recfx.kernels.codes import Op
 from recfx.runtime.flat import flat_function
 from recfx.targets.native.builder import PlanBuilder
-from recfx.targets.native.rules.pointwise import ADD_C, lower_pointwise
+from recfx.targets.native.rules.pointwise import lower_pointwise
 from recfx.targets.native.rules.registry import RULES, rule
 from recfx.targets.native.steps import Operation
 from recfx.targets.native.values import Unsupported
@@ -51,7 +52,7 @@ def test_chains_are_one_step() -> None:
 
 def test_a_rule_that_gives_up_halfway_leaves_nothing(monkeypatch: pytest.MonkeyPatch) -> None:
     def gives_up(builder: PlanBuilder, node: fx.Node) -> None:
-        lower_pointwise(builder, node, [node.args[0]], [Operation(ADD_C, 0, 0, 1.0)])
+        lower_pointwise(builder, node, [node.args[0]], [Operation(Op.ADD_C, 0, 0, 1.0)])
         raise Unsupported("it changed its mind")
 
     monkeypatch.setitem(RULES, aten.tanh.default, gives_up)

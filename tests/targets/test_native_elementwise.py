@@ -17,11 +17,11 @@ from elementwise_kit import differences, grid, plainly_right, same_bits, special
 from native_kit import LEVELS, needs_kernels, partition, program_of
 from torch.nn import functional
 
+from recfx import kernels
 from recfx.ir import Program
-from recfx.kernels.abi import Kind
+from recfx.kernels.codes import Kind, Op
 from recfx.ops import mlp
 from recfx.runtime.flat import flat_function
-from recfx.targets import native
 from recfx.targets.native.partition import Partition
 from recfx.targets.native.rules.registry import RULES
 
@@ -143,8 +143,8 @@ def _codes_of(made: Partition) -> Iterator[int]:
 
 def test_every_operation_of_the_interpreter_is_reached() -> None:
     """Each code of csrc/pointwise.inl is what some row lowers to."""
-    source = (Path(native.__file__).parent / "csrc" / "pointwise.inl").read_text()
-    written = {int(code) for code in re.findall(r"\bcase (\d+): return each", source)}
+    source = (Path(kernels.__file__).parent / "csrc" / "pointwise.inl").read_text()
+    written = {Op[name] for name in re.findall(r"\bcase OP_(\w+): return each", source)}
     assert len(written) > 30
     left, right = specials().reshape(-1, 1), specials().flip(0).reshape(-1, 1)
     unary = [case for cases in UNARY.values() for case in cases]
@@ -153,7 +153,7 @@ def test_every_operation_of_the_interpreter_is_reached() -> None:
         lambda a, b: (*(case.function(a) for case in unary), *(case.function(a, b) for case in binary)), [left, right]
     )
     reached = set(_codes_of(partition(program, LEVELS[0])))
-    assert not written - reached, f"operations that no row reaches: {sorted(written - reached)}"
+    assert not written - reached, f"operations that no row reaches: {sorted(op.name for op in written - reached)}"
 
 
 _SLOPE, _GATE_SCALE, _GATE_SHIFT = 0.25, 1.5, -0.125

@@ -160,7 +160,7 @@ def test_divisions_at_the_ends(name: str, bits: int, level: str) -> None:
 def test_divisors_that_leave_int32_are_wrapped_around_as_torch_does(name: str, divisor: int) -> None:
     divide, _ = DIVISIONS[name]
     ids = torch.tensor([[-(2**31) + 1, -7, -1], [0, 7, 2**31 - 1]], dtype=torch.int32)
-    run = flat_function(partition(program_of(lambda i: divide(i, divisor), [ids]), LEVELS[0]).program)
+    run = flat_function(partition(program_of(lambda i: divide(i, divisor), [ids]), LEVELS[0]).region)
     assert torch.equal(run(ids)[0], divide(ids, divisor))
 
 

@@ -23,7 +23,7 @@ from native_kit import (
     seeds,
 )
 
-from recfx.kernels.abi import Kind
+from recfx.kernels.codes import Kind
 from recfx.ops import attention, mlp
 from recfx.runtime.flat import flat_function
 

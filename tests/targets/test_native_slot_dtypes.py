@@ -64,7 +64,7 @@ def test_weights_of_bags_are_read_as_what_they_are(jagged: bool, dtype: torch.dt
     program = program_of(look, inputs, [torch.randn(5, 16)], dynamic_shapes={"inputs": (batch, rows, rows, ends)})
     made = partition(program, LEVELS[0])
     assert bool(made.refused) == (dtype is not torch.float32)
-    torch.testing.assert_close(flat_function(made.program)(*inputs), tuple(program.run(inputs)))
+    torch.testing.assert_close(flat_function(made.region)(*inputs), tuple(program.run(inputs)))
 
 
 @pytest.mark.parametrize("dtype", HALVES)
@@ -76,4 +76,4 @@ def test_a_prefix_of_dots_is_read_as_what_it_is(dtype: torch.dtype) -> None:
 
     made = partition(program_of(dots, [x, prefix]), LEVELS[0])
     assert any("a prefix of dtype" in reason for reason in made.refused.values())
-    torch.testing.assert_close(flat_function(made.program)(x, prefix)[0], dots(x, prefix))
+    torch.testing.assert_close(flat_function(made.region)(x, prefix)[0], dots(x, prefix))

@@ -5,40 +5,9 @@
 #pragma once
 #include <cstdint>
 
+#include "codes.h"
+
 extern "C" {
-
-enum RecfxDtype : int32_t { RECFX_F32 = 0, RECFX_I64 = 1, RECFX_I32 = 2, RECFX_U8 = 3, RECFX_BF16 = 4, RECFX_F16 = 5 };
-
-enum RecfxSlotKind : int32_t {
-    RECFX_INPUT = 0,   // the caller's memory, read
-    RECFX_OUTPUT = 1,  // the caller's memory, written
-    RECFX_TEMP = 2,    // scratch
-    RECFX_CONST = 3,   // memory that lives as long as the plan
-};
-
-enum RecfxStepKind : int32_t {
-    RECFX_GEMM = 0,
-    RECFX_LOOKUP = 1,
-    RECFX_DOT = 2,
-    RECFX_FM = 3,
-    RECFX_POINTWISE = 4,
-    RECFX_REDUCE = 5,
-    RECFX_SOFTMAX = 6,
-    RECFX_NORM = 7,
-    RECFX_BMM = 8,
-    RECFX_ATTENTION = 9,
-    RECFX_TAKE = 10,
-    RECFX_INTEGER = 11,
-    RECFX_INTEGER_SUM = 12,
-    RECFX_CODE_DOT = 13,
-    RECFX_TURN_KEYS = 14,
-    RECFX_KEY_SCORES = 15,
-    RECFX_FOLD = 16,
-    RECFX_SPREAD = 17,
-    RECFX_RUNNING = 18,
-    RECFX_ROW_NUMBERS = 19,
-    RECFX_STEP_KINDS = 20,
-};
 
 enum { RECFX_RANK = 4, RECFX_VIEWS = 8, RECFX_INTS = 48, RECFX_FLOATS = 24, RECFX_POINTERS = 12 };
 
@@ -90,7 +59,7 @@ struct RecfxFeature {
 };
 
 struct RecfxError {
-    int64_t code;     // 0 none, 1 id out of range, 2 bad offsets, 3 out of memory, 4 an argument, `value`, without memory
+    int64_t code;     // 0 none, or a RecfxErrorCode; of RECFX_NULL_ARGUMENT, `value` is the argument
     int64_t step, feature, row, value, limit;
 };
 

@@ -18,15 +18,15 @@ inline vf between(vf low, vf high, vf gate) { return gate * high + (1.0f - gate)
 // `of` gives a column's number, or a vector of columns' numbers, of one of the pointers.
 template <int64_t Kind, class Of>
 inline vf activate_as(vf y, const Activation& a, Of of) {
-    if constexpr (Kind == 1) return y < 0.0f ? splat(0.0f) : y;
-    else if constexpr (Kind == 2) return gelu(y);
-    else if constexpr (Kind == 3) return gelu_tanh(y);
-    else if constexpr (Kind == 4) return silu(y);
-    else if constexpr (Kind == 5) return sigmoid(y);
-    else if constexpr (Kind == 6) return tanh_(y);
-    else if constexpr (Kind == 7) return y > 0.0f ? y : y * of(a.slope);
-    else if constexpr (Kind == 8) return between(of(a.slope) * y, y, sigmoid(y * of(a.gate_scale) + of(a.gate_shift)));
-    else if constexpr (Kind == 9) return y > 0.0f ? y : y * a.number;
+    if constexpr (Kind == ACT_RELU) return y < 0.0f ? splat(0.0f) : y;
+    else if constexpr (Kind == ACT_GELU) return gelu(y);
+    else if constexpr (Kind == ACT_GELU_TANH) return gelu_tanh(y);
+    else if constexpr (Kind == ACT_SILU) return silu(y);
+    else if constexpr (Kind == ACT_SIGMOID) return sigmoid(y);
+    else if constexpr (Kind == ACT_TANH) return tanh_(y);
+    else if constexpr (Kind == ACT_PRELU) return y > 0.0f ? y : y * of(a.slope);
+    else if constexpr (Kind == ACT_DICE) return between(of(a.slope) * y, y, sigmoid(y * of(a.gate_scale) + of(a.gate_shift)));
+    else if constexpr (Kind == ACT_LEAKY_RELU) return y > 0.0f ? y : y * a.number;
     else return y;
 }
 
@@ -39,16 +39,16 @@ struct KindOf {
 template <class F>
 inline auto with_kind(int64_t kind, F f) {
     switch (kind) {
-        case 1: return f(KindOf<1>{});
-        case 2: return f(KindOf<2>{});
-        case 3: return f(KindOf<3>{});
-        case 4: return f(KindOf<4>{});
-        case 5: return f(KindOf<5>{});
-        case 6: return f(KindOf<6>{});
-        case 7: return f(KindOf<7>{});
-        case 8: return f(KindOf<8>{});
-        case 9: return f(KindOf<9>{});
-        default: return f(KindOf<0>{});
+        case ACT_RELU: return f(KindOf<ACT_RELU>{});
+        case ACT_GELU: return f(KindOf<ACT_GELU>{});
+        case ACT_GELU_TANH: return f(KindOf<ACT_GELU_TANH>{});
+        case ACT_SILU: return f(KindOf<ACT_SILU>{});
+        case ACT_SIGMOID: return f(KindOf<ACT_SIGMOID>{});
+        case ACT_TANH: return f(KindOf<ACT_TANH>{});
+        case ACT_PRELU: return f(KindOf<ACT_PRELU>{});
+        case ACT_DICE: return f(KindOf<ACT_DICE>{});
+        case ACT_LEAKY_RELU: return f(KindOf<ACT_LEAKY_RELU>{});
+        default: return f(KindOf<ACT_NONE>{});
     }
 }
 
@@ -57,7 +57,6 @@ inline vf activate(vf y, const Activation& a, int64_t column) {
 }
 
 // Dice whose gate is the sigmoid of a norm over the row; a norm's alone, since it needs the value before the norm as well.
-constexpr int64_t ROW_DICE = 10;
 
 inline vf row_dice(vf x, vf normed, const Activation& a, int64_t column) {
     return between(load(a.slope + column) * x, x, sigmoid(normed));

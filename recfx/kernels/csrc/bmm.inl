@@ -64,7 +64,7 @@ void bmm_step(const RecfxStep& step, const Context& context, const Range& range)
     const RecfxView &a = step.views[0], &b = step.views[1], &out = step.out;
     const int64_t m = a.size[1], k = a.size[2], n = b.size[2];
     auto* scratch = static_cast<float*>(context.scratch->at_least(size_t(k * n) * 4 + 64));
-    if (!scratch) return context.errors->raise({3, context.step, 0, 0, k * n * 4, 0});
+    if (!scratch) return context.errors->raise({RECFX_NO_MEMORY, context.step, 0, 0, k * n * 4, 0});
     for (int64_t row = range.begin + begin; row < range.begin + end; ++row)
         for (int64_t o = 0; o < out.size[0]; ++o) {
             int64_t b_row;
@@ -91,7 +91,7 @@ void attention_step(const RecfxStep& step, const Context& context, const Range& 
     const RecfxView &q = step.views[0], &k = step.views[1], &v = step.views[2], &mask = step.views[3], &out = step.out;
     const int64_t m = q.size[1], d = q.size[2], n = k.size[1], e = v.size[2];
     auto* scratch = static_cast<float*>(context.scratch->at_least(size_t(d * n + m * n + n * e) * 4 + 64));
-    if (!scratch) return context.errors->raise({3, context.step, 0, 0, m * n * 4, 0});
+    if (!scratch) return context.errors->raise({RECFX_NO_MEMORY, context.step, 0, 0, m * n * 4, 0});
     float* scores = scratch + d * n;
     for (int64_t row = range.begin + begin; row < range.begin + end; ++row)
         for (int64_t h = 0; h < out.size[0]; ++h) {

@@ -156,7 +156,7 @@ inline bool score_picked(const RecfxStep& step, const Context& context, const Co
         for (int64_t i = 0; i < n; ++i) {
             ids[i] = id_at(slot, start + (at + i) * index.stride[0]);
             if (uint64_t(ids[i]) >= uint64_t(t.count)) {
-                context.errors->raise({1, context.step, 0, row, ids[i], t.count});
+                context.errors->raise({RECFX_BAD_ID, context.step, 0, row, ids[i], t.count});
                 return false;
             }
             __builtin_prefetch(t.rows + ids[i] * t.row_bytes);
@@ -228,7 +228,7 @@ void code_dot_step(const RecfxStep& step, const Context& context, const Range& r
     const int64_t columns_bytes = (8 / t.bits * t.width + 63) / 64 * 64;
     const int64_t panel_bytes = panels ? CodePanel::bytes(t) : 0;
     char* memory = static_cast<char*>(context.scratch->at_least(size_t(together * bytes + columns_bytes + panel_bytes + 64)));
-    if (!memory) return context.errors->raise({3, context.step, 0, 0, 0, 0});
+    if (!memory) return context.errors->raise({RECFX_NO_MEMORY, context.step, 0, 0, 0, 0});
     const CodeQueries queries{memory, bytes};
     auto* z = reinterpret_cast<int8_t*>(memory + together * bytes);
     const auto round = [&](int64_t at_row, int64_t i) {

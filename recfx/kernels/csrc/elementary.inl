@@ -1,13 +1,6 @@
-// Element-wise functions beyond arithmetic and activations, within an ulp of the exact value. Operations 64 and up of a pointwise program.
+// Element-wise functions beyond arithmetic and activations, within an ulp of the exact value. From OP_LOG1P on, operations of an element-wise program.
 #pragma once
 #include "elementary_doubles.inl"
-
-enum Function : int64_t {
-    LOG1P = 64, EXPM1, SIGN, IS_FINITE, IS_NAN, IS_INFINITE, SINE, COSINE, TANGENT, ARC_TANGENT, ARC_SINE, ARC_COSINE, HYPERBOLIC_SINE,
-    HYPERBOLIC_COSINE, AREA_SINE, AREA_COSINE, AREA_TANGENT, LOG2, LOG10, EXP2, FLOOR, CEILING, ROUND, TRUNCATE, FRACTION, SIGN_BIT, SOFTPLUS,
-    MISH, LOG_SIGMOID, HARD_SHRINK, SOFT_SHRINK, LOGIT, ARC_TANGENT2 = 112, POWER, FLOAT_MODULO, FLOAT_REMAINDER, FLOOR_DIVISION, HYPOTENUSE,
-    LARGER_NUMBER, SMALLER_NUMBER, COPY_SIGN, X_LOG_Y, LOG_ADD_EXP, BASE_POWER, REMAINDER_BY, FLOOR_DIVIDED_BY, TRUNCATED_QUOTIENT,
-};
 
 inline vf truth(vi mask) { return mask ? splat(1.0f) : splat(0.0f); }
 inline vf signed_as(vf x, vf sign) { return as_float((as_int(x) & 0x7fffffff) | (as_int(sign) & INT32_MIN)); }
@@ -85,77 +78,77 @@ inline vd log_add_exp(vd a, vd b) {
 // Not inlined: one copy serves programs of every width of register.
 __attribute__((noinline)) vf function_of_one(int64_t op, vf x, float c) {
     switch (op) {
-        case LOG1P: return zero_kept(x, in_doubles(x, wide_log1p));
-        case EXPM1: return zero_kept(x, in_doubles(x, wide_expm1));
-        case SIGN: return x > 0.0f ? splat(1.0f) : (x < 0.0f ? splat(-1.0f) : splat(0.0f));
-        case IS_FINITE: return truth(magnitude(x) < __builtin_inff());
-        case IS_NAN: return truth(x != x);
-        case IS_INFINITE: return truth(magnitude(x) == __builtin_inff());
-        case SINE: return trigonometric<0>(x);
-        case COSINE: return trigonometric<1>(x);
-        case TANGENT: return trigonometric<2>(x);
-        case ARC_TANGENT: return in_doubles(x, wide_arc_tangent);
-        case ARC_SINE: return in_doubles(x, [](vd v) { return wide_arc_tangent2(v, square_root((1.0 - v) * (1.0 + v))); });
-        case ARC_COSINE: return in_doubles(x, [](vd v) { return wide_arc_tangent2(square_root((1.0 - v) * (1.0 + v)), v); });
-        case HYPERBOLIC_SINE: return zero_kept(x, in_doubles(x, [](vd v) { return hyperbolic(v, true); }));
-        case HYPERBOLIC_COSINE: return in_doubles(x, [](vd v) { return hyperbolic(v, false); });
-        case AREA_SINE:
+        case OP_LOG1P: return zero_kept(x, in_doubles(x, wide_log1p));
+        case OP_EXPM1: return zero_kept(x, in_doubles(x, wide_expm1));
+        case OP_SIGN: return x > 0.0f ? splat(1.0f) : (x < 0.0f ? splat(-1.0f) : splat(0.0f));
+        case OP_IS_FINITE: return truth(magnitude(x) < __builtin_inff());
+        case OP_IS_NAN: return truth(x != x);
+        case OP_IS_INFINITE: return truth(magnitude(x) == __builtin_inff());
+        case OP_SINE: return trigonometric<0>(x);
+        case OP_COSINE: return trigonometric<1>(x);
+        case OP_TANGENT: return trigonometric<2>(x);
+        case OP_ARC_TANGENT: return in_doubles(x, wide_arc_tangent);
+        case OP_ARC_SINE: return in_doubles(x, [](vd v) { return wide_arc_tangent2(v, square_root((1.0 - v) * (1.0 + v))); });
+        case OP_ARC_COSINE: return in_doubles(x, [](vd v) { return wide_arc_tangent2(square_root((1.0 - v) * (1.0 + v)), v); });
+        case OP_HYPERBOLIC_SINE: return zero_kept(x, in_doubles(x, [](vd v) { return hyperbolic(v, true); }));
+        case OP_HYPERBOLIC_COSINE: return in_doubles(x, [](vd v) { return hyperbolic(v, false); });
+        case OP_AREA_SINE:
             return in_doubles(x, [](vd v) {
                 const vd a = wide_magnitude(v), s = a * a;
                 return with_sign(a < __builtin_inf() ? wide_log1p(a + s / (1.0 + square_root(s + 1.0))) : a, v);
             });
-        case AREA_COSINE:
+        case OP_AREA_COSINE:
             return in_doubles(x, [](vd v) {
                 const vd above = v - 1.0;
                 const vd area = v < __builtin_inf() ? wide_log1p(above + square_root(above * (v + 1.0))) : v;
                 return v < 1.0 ? wide(__builtin_nan("")) : area;
             });
-        case AREA_TANGENT: return zero_kept(x, in_doubles(x, [](vd v) { return 0.5 * wide_log1p(2.0 * v / (1.0 - v)); }));
-        case LOG2: return in_doubles(x, [](vd v) { return wide_logarithm(v) * 1.4426950408889634; });
-        case LOG10: return in_doubles(x, [](vd v) { return wide_logarithm(v) * 0.43429448190325182; });
-        case EXP2: return in_doubles(x, [](vd v) { return wide_exponential(v * 0.69314718055994531); });
-        case FLOOR: return floored(x);
-        case CEILING: return raised(x);
-        case ROUND: return rounded(x);
-        case TRUNCATE: return toward_zero(x);
-        case FRACTION: return x - toward_zero(x);
-        case SIGN_BIT: return truth(as_int(x) < 0);
-        case SOFTPLUS: return in_doubles(x, [](vd v) { return wide_log1p(wide_exponential(v)); });
-        case MISH:
+        case OP_AREA_TANGENT: return zero_kept(x, in_doubles(x, [](vd v) { return 0.5 * wide_log1p(2.0 * v / (1.0 - v)); }));
+        case OP_LOG2: return in_doubles(x, [](vd v) { return wide_logarithm(v) * 1.4426950408889634; });
+        case OP_LOG10: return in_doubles(x, [](vd v) { return wide_logarithm(v) * 0.43429448190325182; });
+        case OP_EXP2: return in_doubles(x, [](vd v) { return wide_exponential(v * 0.69314718055994531); });
+        case OP_FLOOR: return floored(x);
+        case OP_CEILING: return raised(x);
+        case OP_ROUND: return rounded(x);
+        case OP_TRUNCATE: return toward_zero(x);
+        case OP_FRACTION: return x - toward_zero(x);
+        case OP_SIGN_BIT: return truth(as_int(x) < 0);
+        case OP_SOFTPLUS: return in_doubles(x, [](vd v) { return wide_log1p(wide_exponential(v)); });
+        case OP_MISH:
             return in_doubles(x, [](vd v) {
                 const vd e = wide_exponential(v > 40.0 ? wide(40.0) : v), s = e * (e + 2.0);
                 return v * ((v < -700.0 ? wide(0.0) : s) / (s + 2.0));
             });
-        case LOG_SIGMOID:  // what is too small for float32 becomes a zero without a sign
+        case OP_LOG_SIGMOID:  // what is too small for float32 becomes a zero without a sign
             return in_doubles(x, [](vd v) { return (v > 0.0 ? wide(0.0) : v) - wide_log1p(wide_exponential(-wide_magnitude(v))); }) + 0.0f;
-        case HARD_SHRINK: return (x >= -c) & (x <= c) ? splat(0.0f) : x;
-        case SOFT_SHRINK: return x > c ? x - c : (x < -c ? x + c : (x != x ? x : splat(0.0f)));
-        case LOGIT: return in_doubles(x, [](vd v) { return wide_logarithm(v / (1.0 - v)); });
-        case BASE_POWER: return by_lane(x, x, [c](float v, float) { return __builtin_powf(c, v); });
-        case REMAINDER_BY: return by_lane(x, x, [c](float v, float) { return float_remainder(v, c); });
-        case FLOOR_DIVIDED_BY: return by_lane(x, x, [c](float v, float) { return floor_division(v, c); });
+        case OP_HARD_SHRINK: return (x >= -c) & (x <= c) ? splat(0.0f) : x;
+        case OP_SOFT_SHRINK: return x > c ? x - c : (x < -c ? x + c : (x != x ? x : splat(0.0f)));
+        case OP_LOGIT: return in_doubles(x, [](vd v) { return wide_logarithm(v / (1.0 - v)); });
+        case OP_BASE_POWER: return by_lane(x, x, [c](float v, float) { return __builtin_powf(c, v); });
+        case OP_REMAINDER_BY: return by_lane(x, x, [c](float v, float) { return float_remainder(v, c); });
+        case OP_FLOOR_DIVIDED_BY: return by_lane(x, x, [c](float v, float) { return floor_division(v, c); });
         default: return x;
     }
 }
 
 __attribute__((noinline)) vf function_of_two(int64_t op, vf a, vf b) {
     switch (op) {
-        case ARC_TANGENT2: return in_doubles(a, b, wide_arc_tangent2);
-        case POWER: return by_lane(a, b, [](float x, float y) { return __builtin_powf(x, y); });
-        case FLOAT_MODULO: return by_lane(a, b, [](float x, float y) { return __builtin_fmodf(x, y); });
-        case FLOAT_REMAINDER: return by_lane(a, b, float_remainder);
-        case FLOOR_DIVISION: return by_lane(a, b, floor_division);
-        case HYPOTENUSE: return by_lane(a, b, [](float x, float y) { return __builtin_hypotf(x, y); });
-        case LARGER_NUMBER: return (a > b) | (b != b) ? a : b;
-        case SMALLER_NUMBER: return (a < b) | (b != b) ? a : b;
-        case COPY_SIGN: return signed_as(a, b);
-        case X_LOG_Y: return (a == 0.0f) & (b == b) ? splat(0.0f) : in_doubles(a, b, [](vd x, vd y) { return x * wide_logarithm(y); });
-        case LOG_ADD_EXP: return in_doubles(a, b, log_add_exp);
-        case TRUNCATED_QUOTIENT: return toward_zero(a / b);
+        case OP_ARC_TANGENT2: return in_doubles(a, b, wide_arc_tangent2);
+        case OP_POWER: return by_lane(a, b, [](float x, float y) { return __builtin_powf(x, y); });
+        case OP_FLOAT_MODULO: return by_lane(a, b, [](float x, float y) { return __builtin_fmodf(x, y); });
+        case OP_FLOAT_REMAINDER: return by_lane(a, b, float_remainder);
+        case OP_FLOOR_DIVISION: return by_lane(a, b, floor_division);
+        case OP_HYPOTENUSE: return by_lane(a, b, [](float x, float y) { return __builtin_hypotf(x, y); });
+        case OP_LARGER_NUMBER: return (a > b) | (b != b) ? a : b;
+        case OP_SMALLER_NUMBER: return (a < b) | (b != b) ? a : b;
+        case OP_COPY_SIGN: return signed_as(a, b);
+        case OP_X_LOG_Y: return (a == 0.0f) & (b == b) ? splat(0.0f) : in_doubles(a, b, [](vd x, vd y) { return x * wide_logarithm(y); });
+        case OP_LOG_ADD_EXP: return in_doubles(a, b, log_add_exp);
+        case OP_TRUNCATED_QUOTIENT: return toward_zero(a / b);
         default: return a;
     }
 }
 
 inline vf function_of(int64_t op, vf a, vf b, float c) {
-    return op < ARC_TANGENT2 || (op >= BASE_POWER && op < TRUNCATED_QUOTIENT) ? function_of_one(op, a, c) : function_of_two(op, a, b);
+    return op < OP_ARC_TANGENT2 || (op >= OP_BASE_POWER && op < OP_TRUNCATED_QUOTIENT) ? function_of_one(op, a, c) : function_of_two(op, a, b);
 }

@@ -49,7 +49,7 @@ inline void pair_row(const float* a, int64_t a_stride, const float* b, int64_t b
     for (int64_t i = 0; i < n; i += W) {
         const int64_t left = n - i;
         const vf x = some_of(a, a_stride, i, left), y = some_of(b, b_stride, i, left);
-        const vf r = Op == 0 ? x + y : Op == 1 ? x - y : Op == 2 ? x * y : x / y;
+        const vf r = Op == OP_ADD ? x + y : Op == OP_SUB ? x - y : Op == OP_MUL ? x * y : x / y;
         if (left >= W) store(to + i, r);
         else store_some(to + i, r, left);
     }
@@ -78,12 +78,12 @@ inline void pair_step(const RecfxStep& step, const Context& context, int64_t beg
 // One function of one row: the operations of pointwise.inl that cost more than reading and writing.
 template <int64_t Op>
 inline vf function_as(vf v) {
-    if constexpr (Op == 9) return gelu(v);
-    else if constexpr (Op == 10) return gelu_tanh(v);
-    else if constexpr (Op == 11) return silu(v);
-    else if constexpr (Op == 12) return sigmoid(v);
-    else if constexpr (Op == 13) return tanh_(v);
-    else if constexpr (Op == 14) return exponential(v);
+    if constexpr (Op == OP_GELU) return gelu(v);
+    else if constexpr (Op == OP_GELU_TANH) return gelu_tanh(v);
+    else if constexpr (Op == OP_SILU) return silu(v);
+    else if constexpr (Op == OP_SIGMOID) return sigmoid(v);
+    else if constexpr (Op == OP_TANH) return tanh_(v);
+    else if constexpr (Op == OP_EXPONENTIAL) return exponential(v);
     else return error_function(v);
 }
 
@@ -158,22 +158,22 @@ inline bool simple_step(const RecfxStep& step, const Context& context, const Ran
     if (step.ints[0] != 1 || left >= RECFX_VIEWS || !numbers(step.views[left])) return false;
     if (step.views[left].stride[3] == 1) {
         switch (op) {
-            case 9: return function_step<9>(step, context, begin, end), true;
-            case 10: return function_step<10>(step, context, begin, end), true;
-            case 11: return function_step<11>(step, context, begin, end), true;
-            case 12: return function_step<12>(step, context, begin, end), true;
-            case 13: return function_step<13>(step, context, begin, end), true;
-            case 14: return function_step<14>(step, context, begin, end), true;
-            case 35: return function_step<35>(step, context, begin, end), true;
+            case OP_GELU: return function_step<OP_GELU>(step, context, begin, end), true;
+            case OP_GELU_TANH: return function_step<OP_GELU_TANH>(step, context, begin, end), true;
+            case OP_SILU: return function_step<OP_SILU>(step, context, begin, end), true;
+            case OP_SIGMOID: return function_step<OP_SIGMOID>(step, context, begin, end), true;
+            case OP_TANH: return function_step<OP_TANH>(step, context, begin, end), true;
+            case OP_EXPONENTIAL: return function_step<OP_EXPONENTIAL>(step, context, begin, end), true;
+            case OP_ERROR_FUNCTION: return function_step<OP_ERROR_FUNCTION>(step, context, begin, end), true;
             default: break;
         }
     }
-    if (op > 3 || right >= RECFX_VIEWS || !numbers(step.views[right])) return false;
+    if (op > OP_DIV || right >= RECFX_VIEWS || !numbers(step.views[right])) return false;
     switch (op) {
-        case 0: pair_step<0>(step, context, begin, end); break;
-        case 1: pair_step<1>(step, context, begin, end); break;
-        case 2: pair_step<2>(step, context, begin, end); break;
-        default: pair_step<3>(step, context, begin, end);
+        case OP_ADD: pair_step<OP_ADD>(step, context, begin, end); break;
+        case OP_SUB: pair_step<OP_SUB>(step, context, begin, end); break;
+        case OP_MUL: pair_step<OP_MUL>(step, context, begin, end); break;
+        default: pair_step<OP_DIV>(step, context, begin, end);
     }
     return true;
 }

@@ -1,8 +1,6 @@
 // Along one axis, in any dtype: extremes and where they are, whether any or all elements are true, products, spread, running sums.
 #pragma once
 
-enum Fold : int64_t { FOLD_MAX, FOLD_MIN, FOLD_ARGMAX, FOLD_ARGMIN, FOLD_ANY, FOLD_ALL, FOLD_PRODUCT, FOLD_COUNT };
-
 // The position of the first extreme; of the first NaN where there is one.
 template <class T, bool Largest>
 inline int64_t extreme(const T* p, int64_t stride, int64_t n) {

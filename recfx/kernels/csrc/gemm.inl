@@ -241,7 +241,7 @@ inline void gemm(const RecfxStep& step, const Context& context, const Range& ran
     const size_t unit_bytes = (size_t(held * stride) * 4 + 63) / 64 * 64, partial_bytes = deep ? size_t(held * panels * PANEL) * 4 : 0;
     const size_t bytes = unit_bytes + partial_bytes + size_t(held) * sizeof(EpilogueRow);
     char* memory = static_cast<char*>(context.scratch->at_least(bytes));
-    if (!memory) return context.errors->raise({3, context.step, 0, 0, int64_t(bytes), 0});
+    if (!memory) return context.errors->raise({RECFX_NO_MEMORY, context.step, 0, 0, int64_t(bytes), 0});
     const Chunk chunk{reinterpret_cast<uint32_t*>(memory), stride, reinterpret_cast<EpilogueRow*>(memory + unit_bytes + partial_bytes)};
     Epilogue e{activation_of(step, step.ints[3]), static_cast<const float*>(step.pointers[1]), static_cast<const float*>(step.pointers[2]),
                static_cast<const int32_t*>(step.pointers[3]), chunk.rows, n, step.ints[4] != 0, plain};
@@ -265,7 +265,7 @@ inline void one_column(const RecfxStep& step, const Context& context, const Rang
     const RecfxView& x = step.views[0];
     const GemmRows rows{&x, &step.views[1], &step.views[2], &step.out, range.begin, x.size[0]};
     auto* weight = static_cast<float*>(context.scratch->at_least(size_t(k) * 4));
-    if (!weight) return context.errors->raise({3, context.step, 0, 0, k * 4, 0});
+    if (!weight) return context.errors->raise({RECFX_NO_MEMORY, context.step, 0, 0, k * 4, 0});
     for (int64_t i = 0; i < k; ++i) weight[i] = static_cast<const float*>(step.pointers[0])[i * PANEL];
     const Epilogue e{activation_of(step, step.ints[3]), static_cast<const float*>(step.pointers[1]), nullptr, nullptr, nullptr, 1, step.ints[4] != 0, false};
     int64_t begin, end;

@@ -27,40 +27,40 @@ inline int64_t floor_quotient(int64_t a, int64_t c) {
 
 inline void operate(int64_t op, IntegerRegister& to, const IntegerRegister& a, const IntegerRegister& b, int64_t c) {
     switch (op) {
-        case 0: return each(to, [&](int64_t i) { return int64_t(uint64_t(a.v[i]) + uint64_t(b.v[i])); });
-        case 1: return each(to, [&](int64_t i) { return int64_t(uint64_t(a.v[i]) - uint64_t(b.v[i])); });
-        case 2: return each(to, [&](int64_t i) { return int64_t(uint64_t(a.v[i]) * uint64_t(b.v[i])); });
-        case 4: return each(to, [&](int64_t i) { return int64_t(uint64_t(a.v[i]) + uint64_t(c)); });
-        case 5: return each(to, [&](int64_t i) { return int64_t(uint64_t(a.v[i]) * uint64_t(c)); });
-        case 6: return each(to, [&](int64_t i) { return int64_t(uint64_t(c) - uint64_t(a.v[i])); });
-        case 18: return each(to, [&](int64_t i) { return a.v[i] < c ? c : a.v[i]; });
-        case 19: return each(to, [&](int64_t i) { return a.v[i] > c ? c : a.v[i]; });
-        case 20: return each(to, [&](int64_t i) { return int64_t(a.v[i] == c); });
-        case 21: return each(to, [&](int64_t i) { return int64_t(a.v[i] != c); });
-        case 22: return each(to, [&](int64_t i) { return int64_t(a.v[i] > c); });
-        case 23: return each(to, [&](int64_t i) { return int64_t(a.v[i] >= c); });
-        case 24: return each(to, [&](int64_t i) { return int64_t(a.v[i] < c); });
-        case 25: return each(to, [&](int64_t i) { return int64_t(a.v[i] <= c); });
-        case 26: return each(to, [&](int64_t i) { return int64_t(a.v[i] == 0); });
-        case 27: return each(to, [&](int64_t i) { return a.v[i] ? c : b.v[i]; });  // masked_fill(b, a, c)
-        case 30: return each(to, [&](int64_t i) { return a.v[i] < b.v[i] ? b.v[i] : a.v[i]; });
-        case 31: return each(to, [&](int64_t i) { return a.v[i] > b.v[i] ? b.v[i] : a.v[i]; });
-        case 40: return each(to, [&](int64_t i) { return a.v[i] & b.v[i]; });
-        case 41: return each(to, [&](int64_t i) { return a.v[i] | b.v[i]; });
-        case 42: return each(to, [&](int64_t i) { return floor_remainder(a.v[i], c); });
-        case 43: return each(to, [&](int64_t i) { return int64_t(a.v[i] == b.v[i]); });
-        case 44: return each(to, [&](int64_t i) { return int64_t(a.v[i] != b.v[i]); });
-        case 45: return each(to, [&](int64_t i) { return int64_t(a.v[i] > b.v[i]); });
-        case 46: return each(to, [&](int64_t i) { return int64_t(a.v[i] >= b.v[i]); });
-        case 47: return each(to, [&](int64_t i) { return int64_t(a.v[i] < b.v[i]); });
-        case 48: return each(to, [&](int64_t i) { return int64_t(a.v[i] <= b.v[i]); });
-        case 49: return each(to, [&](int64_t i) { return a.v[i] >= INT32_MIN && a.v[i] <= INT32_MAX ? a.v[i] : INT32_MIN; });  // float to int32
-        case 50: return each(to, [&](int64_t i) { return a.v[i] < 0 ? int64_t(-uint64_t(a.v[i])) : a.v[i]; });
-        case 51: return each(to, [&](int64_t i) { return int64_t(a.v[i] > 0) - int64_t(a.v[i] < 0); });
-        case 52: return each(to, [&](int64_t i) { return a.v[i] ^ b.v[i]; });
-        case 53: return each(to, [&](int64_t i) { return floor_quotient(a.v[i], c); });
-        case 54: return each(to, [&](int64_t i) { return c == -1 ? int64_t(-uint64_t(a.v[i])) : a.v[i] / c; });
-        case 55: return each(to, [&](int64_t) { return c; });
+        case OP_ADD: return each(to, [&](int64_t i) { return int64_t(uint64_t(a.v[i]) + uint64_t(b.v[i])); });
+        case OP_SUB: return each(to, [&](int64_t i) { return int64_t(uint64_t(a.v[i]) - uint64_t(b.v[i])); });
+        case OP_MUL: return each(to, [&](int64_t i) { return int64_t(uint64_t(a.v[i]) * uint64_t(b.v[i])); });
+        case OP_ADD_C: return each(to, [&](int64_t i) { return int64_t(uint64_t(a.v[i]) + uint64_t(c)); });
+        case OP_MUL_C: return each(to, [&](int64_t i) { return int64_t(uint64_t(a.v[i]) * uint64_t(c)); });
+        case OP_C_MINUS: return each(to, [&](int64_t i) { return int64_t(uint64_t(c) - uint64_t(a.v[i])); });
+        case OP_CLAMP_LOW: return each(to, [&](int64_t i) { return a.v[i] < c ? c : a.v[i]; });
+        case OP_CLAMP_HIGH: return each(to, [&](int64_t i) { return a.v[i] > c ? c : a.v[i]; });
+        case OP_EQUAL_C: return each(to, [&](int64_t i) { return int64_t(a.v[i] == c); });
+        case OP_NOT_EQUAL_C: return each(to, [&](int64_t i) { return int64_t(a.v[i] != c); });
+        case OP_GREATER_C: return each(to, [&](int64_t i) { return int64_t(a.v[i] > c); });
+        case OP_AT_LEAST_C: return each(to, [&](int64_t i) { return int64_t(a.v[i] >= c); });
+        case OP_LESS_C: return each(to, [&](int64_t i) { return int64_t(a.v[i] < c); });
+        case OP_AT_MOST_C: return each(to, [&](int64_t i) { return int64_t(a.v[i] <= c); });
+        case OP_NOT: return each(to, [&](int64_t i) { return int64_t(a.v[i] == 0); });
+        case OP_MASKED_FILL: return each(to, [&](int64_t i) { return a.v[i] ? c : b.v[i]; });  // masked_fill(b, a, c)
+        case OP_MAXIMUM: return each(to, [&](int64_t i) { return a.v[i] < b.v[i] ? b.v[i] : a.v[i]; });
+        case OP_MINIMUM: return each(to, [&](int64_t i) { return a.v[i] > b.v[i] ? b.v[i] : a.v[i]; });
+        case OP_AND: return each(to, [&](int64_t i) { return a.v[i] & b.v[i]; });
+        case OP_OR: return each(to, [&](int64_t i) { return a.v[i] | b.v[i]; });
+        case OP_FLOOR_REMAINDER_C: return each(to, [&](int64_t i) { return floor_remainder(a.v[i], c); });
+        case OP_EQUAL: return each(to, [&](int64_t i) { return int64_t(a.v[i] == b.v[i]); });
+        case OP_NOT_EQUAL: return each(to, [&](int64_t i) { return int64_t(a.v[i] != b.v[i]); });
+        case OP_GREATER: return each(to, [&](int64_t i) { return int64_t(a.v[i] > b.v[i]); });
+        case OP_AT_LEAST: return each(to, [&](int64_t i) { return int64_t(a.v[i] >= b.v[i]); });
+        case OP_LESS: return each(to, [&](int64_t i) { return int64_t(a.v[i] < b.v[i]); });
+        case OP_AT_MOST: return each(to, [&](int64_t i) { return int64_t(a.v[i] <= b.v[i]); });
+        case OP_FLOAT_TO_INT32: return each(to, [&](int64_t i) { return a.v[i] >= INT32_MIN && a.v[i] <= INT32_MAX ? a.v[i] : INT32_MIN; });  // float to int32
+        case OP_ABSOLUTE: return each(to, [&](int64_t i) { return a.v[i] < 0 ? int64_t(-uint64_t(a.v[i])) : a.v[i]; });
+        case OP_WHOLE_SIGN: return each(to, [&](int64_t i) { return int64_t(a.v[i] > 0) - int64_t(a.v[i] < 0); });
+        case OP_XOR: return each(to, [&](int64_t i) { return a.v[i] ^ b.v[i]; });
+        case OP_FLOOR_QUOTIENT_C: return each(to, [&](int64_t i) { return floor_quotient(a.v[i], c); });
+        case OP_QUOTIENT_C: return each(to, [&](int64_t i) { return c == -1 ? int64_t(-uint64_t(a.v[i])) : a.v[i] / c; });
+        case OP_CONSTANT: return each(to, [&](int64_t) { return c; });
         default: to = a;
     }
 }
@@ -101,7 +101,7 @@ inline void run_program(const RecfxStep& step, IntegerRegister* registers, const
     for (int64_t o = 0; o < step.ints[0]; ++o) {
         const int64_t* code = step.ints + 1 + 3 * o;
         IntegerRegister& target = registers[RECFX_VIEWS + o];
-        if (code[0] == 33) {  // where(a, b, third): the constant is the third's number
+        if (code[0] == OP_WHERE) {  // where(a, b, third): the constant is the third's number
             const IntegerRegister &mask = registers[code[1]], &chosen = registers[code[2]], &other = registers[int64_t(step.floats[o])];
             each(target, [&](int64_t i) { return mask.v[i] ? chosen.v[i] : other.v[i]; });
         } else {

@@ -70,7 +70,7 @@ void dot_step(const RecfxStep& step, const Context& context, const Range& range)
     const int64_t features = x.size[0], d = x.size[1], stride = x.stride[0], prefix = step.ints[0];
     const int64_t self = step.ints[1], upper = step.ints[2], width = (features + 2 * W - 1) / (2 * W) * (2 * W);
     auto* turned = static_cast<float*>(context.scratch->at_least(size_t(width * (d + features) + W) * 4));
-    if (!turned) return context.errors->raise({3, context.step, 0, 0, width * d * 4, 0});
+    if (!turned) return context.errors->raise({RECFX_NO_MEMORY, context.step, 0, 0, width * d * 4, 0});
     float* dots = turned + width * d;
     for (int64_t row = range.begin + begin; row < range.begin + end; ++row) {
         const float* vectors = at<const float>(context, x, row);

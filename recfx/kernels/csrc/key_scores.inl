@@ -140,7 +140,7 @@ void key_scores_step(const RecfxStep& step, const Context& context, const Range&
     }
     const int64_t matrix = d * layers[0].stride, buffer = widest * KEY_VECTORS * W;
     auto* scratch = static_cast<float*>(context.scratch->at_least(size_t(matrix + 2 * buffer) * 4));
-    if (!scratch) return context.errors->raise({3, context.step, 0, 0, (matrix + 2 * buffer) * 4, 0});
+    if (!scratch) return context.errors->raise({RECFX_NO_MEMORY, context.step, 0, 0, (matrix + 2 * buffer) * 4, 0});
     float* const buffers[] = {scratch + matrix, scratch + matrix + buffer};
     layers[0].weight = scratch;
     int64_t begin, end, weighed = -1;

@@ -49,11 +49,11 @@ namespace {
 #include "code_panel.inl"
 #include "code_dot.inl"
 
+#define RECFX_STEP_FUNCTION(name) name##_step,
 const Level level = {
     RECFX_LEVEL_NAME,
     {PANEL, DotF32::depth, DotBF16::depth, DotI8::depth},
-    {gemm_step, lookup_step, dot_step, fm_step, pointwise_step, reduce_step, softmax_step, norm_step, bmm_step, attention_step, take_step, integer_step, integer_sum_step,
-     code_dot_step, turn_keys_step, key_scores_step, fold_step, spread_step, running_step, row_numbers_step},
+    {RECFX_EACH_STEP(RECFX_STEP_FUNCTION)},
     announce_step,
     pack,
     propagate,
@@ -61,5 +61,6 @@ const Level level = {
     bpr_user_rows,
     bpr_item_rows,
 };
+#undef RECFX_STEP_FUNCTION
 }  // namespace
 }  // namespace recfx

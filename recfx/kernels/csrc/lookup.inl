@@ -148,7 +148,7 @@ inline void copies(const RecfxFeature& f, const Work& w) {
     }
     int64_t done = first ? copy<Format, Wide>(own.upto(first), own.from(ahead), out, stride) : 0;
     if (done == first) done += copy<Format, Wide>(own.from(first), next, out + first * stride, stride);
-    if (done < own.count) c.errors->raise({1, c.step, w.feature, w.begin + done, id_of<Wide>(own.ids + done * own.step), f.row_count - f.base});
+    if (done < own.count) c.errors->raise({RECFX_BAD_ID, c.step, w.feature, w.begin + done, id_of<Wide>(own.ids + done * own.step), f.row_count - f.base});
 }
 
 template <int Format, bool Wide>

@@ -21,7 +21,7 @@ inline bool find_bag(const RecfxFeature& f, const Context& c, const Range& range
     const int64_t weighted = f.weights >= 0 ? c.slots[f.weights].count : limit;
     const bool starts = begin >= 0 && (at > 0 || begin == 0);
     if (!starts || end < begin || end > limit || end > weighted) {
-        c.errors->raise({2, c.step, feature, row, !starts || begin > limit ? begin : end, limit});
+        c.errors->raise({RECFX_BAD_OFFSETS, c.step, feature, row, !starts || begin > limit ? begin : end, limit});
         return false;
     }
     bag = {begin, end - begin, 1, begin, 1};
@@ -151,7 +151,7 @@ inline void bags(const RecfxFeature& f, const Context& c, const Range& range, in
                 case 8: added = sum_bag<Format, Wide, 8>(f, held, ahead, padding, bad, out); break;
                 default: added = any_bag<Format, Wide>(f, held, ahead, padding, bad, out);
             }
-            if (added < 0) return c.errors->raise({1, c.step, feature, row, bad, f.row_count - f.base});
+            if (added < 0) return c.errors->raise({RECFX_BAD_ID, c.step, feature, row, bad, f.row_count - f.base});
         }
     }
 }

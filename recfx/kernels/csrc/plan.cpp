@@ -153,7 +153,7 @@ void member(void* state, int64_t m) {
     if (call.share_steps) return run_steps(call, bound, false, {0, call.batch, m, call.threads, call.batch}, call.threads > 1);
     const int64_t blocks = (call.batch + call.block - 1) / call.block;
     char* temps = static_cast<char*>(mine.temps.at_least(size_t(call.plan.temps(call.block, nullptr, false)) + 64));
-    if (!temps) return call.errors.raise({3, 0, 0, 0, 0, 0});
+    if (!temps) return call.errors.raise({RECFX_NO_MEMORY, 0, 0, 0, 0, 0});
     for (int64_t b; (b = call.next.fetch_add(1)) < blocks;) {
         int64_t begin, end;
         split(call.batch, b, blocks, begin, end);
@@ -223,8 +223,8 @@ int64_t without_memory(const Plan& plan, const int64_t* pointers, const int64_t*
 int64_t execute(const Plan& plan, int64_t batch, int64_t threads, const int64_t* pointers, const int64_t* counts) {
     if (batch < 1) return 0;
     if (const int64_t missing = without_memory(plan, pointers, counts); missing >= 0) {
-        last_error = {4, 0, 0, 0, missing, 0};
-        return 4;
+        last_error = {RECFX_NULL_ARGUMENT, 0, 0, 0, missing, 0};
+        return RECFX_NULL_ARGUMENT;
     }
     if (plan.time(batch) < TEAM_PAYS_NS) threads = 1;
     Call call(plan, batch, threads, pointers, counts);
@@ -237,7 +237,7 @@ int64_t execute(const Plan& plan, int64_t batch, int64_t threads, const int64_t*
     thread_local Scratch shared;
     if (once + rows) {
         call.shared = static_cast<char*>(shared.at_least(size_t(once + rows) + 128));
-        if (!call.shared) call.errors.raise({3, 0, 0, 0, once + rows, 0});
+        if (!call.shared) call.errors.raise({RECFX_NO_MEMORY, 0, 0, 0, once + rows, 0});
         call.shared_rows = call.shared + (once + 63) / 64 * 64;
     }
     if (!call.errors.raised.load()) {
@@ -257,10 +257,11 @@ using recfx::Plan;
 extern "C" {
 
 int64_t recfx_struct_bytes(int32_t which) {
-    const size_t sizes[] = {sizeof(RecfxSlot), sizeof(RecfxView), sizeof(RecfxStep), sizeof(RecfxFeature), sizeof(RecfxError), sizeof(RecfxBpr),
-                            RECFX_STEP_KINDS};
-    return which >= 0 && which < 7 ? int64_t(sizes[which]) : -1;
+    const size_t sizes[] = {sizeof(RecfxSlot), sizeof(RecfxView), sizeof(RecfxStep), sizeof(RecfxFeature), sizeof(RecfxError), sizeof(RecfxBpr)};
+    return which >= 0 && which < 6 ? int64_t(sizes[which]) : -1;
 }
+
+int64_t recfx_codes() { return RECFX_CODES; }
 
 void* recfx_plan_new(const char* name, const RecfxSlot* slots, int64_t slot_count, const RecfxStep* steps, int64_t step_count, int64_t block) {
     const recfx::Level* level = recfx::find_level(name);

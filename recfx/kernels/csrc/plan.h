@@ -17,6 +17,9 @@ RECFX_API void recfx_pack(const char* level, int32_t format, const void* weight,
 // Sizes of the structs, so that the caller can check that both sides agree.
 RECFX_API int64_t recfx_struct_bytes(int32_t which);
 
+// The digest of the table of codes, likewise.
+RECFX_API int64_t recfx_codes();
+
 // Makes parallel regions of an OpenMP runtime the threads of all calls; without it, and after a call with a null pointer, every call runs on the
 // thread that makes it. The arguments are GOMP_parallel, omp_get_thread_num, omp_get_num_threads and omp_get_max_threads.
 RECFX_API void recfx_use_openmp(void* parallel, void* thread, void* threads, void* most);

@@ -39,49 +39,49 @@ inline vf logarithm(vf x) {
 template <int N>
 inline void operate(int64_t op, Lines<N>& to, const Lines<N>& a, const Lines<N>& b, float c) {
     switch (op) {
-        case 0: return each(to, [&](int i) { return a.v[i] + b.v[i]; });
-        case 1: return each(to, [&](int i) { return a.v[i] - b.v[i]; });
-        case 2: return each(to, [&](int i) { return a.v[i] * b.v[i]; });
-        case 3: return each(to, [&](int i) { return a.v[i] / b.v[i]; });
-        case 4: return each(to, [&](int i) { return a.v[i] + c; });
-        case 5: return each(to, [&](int i) { return a.v[i] * c; });
-        case 6: return each(to, [&](int i) { return c - a.v[i]; });
-        case 7: return each(to, [&](int i) { return c / a.v[i]; });
-        case 8: return each(to, [&](int i) { return a.v[i] < 0.0f ? splat(0.0f) : a.v[i]; });
-        case 9: return each(to, [&](int i) { return gelu(a.v[i]); });
-        case 10: return each(to, [&](int i) { return gelu_tanh(a.v[i]); });
-        case 11: return each(to, [&](int i) { return silu(a.v[i]); });
-        case 12: return each(to, [&](int i) { return sigmoid(a.v[i]); });
-        case 13: return each(to, [&](int i) { return tanh_(a.v[i]); });
-        case 14: return each(to, [&](int i) { return exponential(a.v[i]); });
-        case 15: return each(to, [&](int i) { return power(a.v[i], c); });
-        case 16: return each(to, [&](int i) { return -a.v[i]; });
-        case 17: return each(to, [&](int i) { return magnitude(a.v[i]); });
-        case 18: return each(to, [&](int i) { return a.v[i] < c ? splat(c) : a.v[i]; });
-        case 19: return each(to, [&](int i) { return a.v[i] > c ? splat(c) : a.v[i]; });
-        case 20: return each(to, [&](int i) { return truth(a.v[i] == c); });
-        case 21: return each(to, [&](int i) { return truth(a.v[i] != c); });
-        case 22: return each(to, [&](int i) { return truth(a.v[i] > c); });
-        case 23: return each(to, [&](int i) { return truth(a.v[i] >= c); });
-        case 24: return each(to, [&](int i) { return truth(a.v[i] < c); });
-        case 25: return each(to, [&](int i) { return truth(a.v[i] <= c); });
-        case 26: return each(to, [&](int i) { return truth(a.v[i] == 0.0f); });                       // not
-        case 27: return each(to, [&](int i) { return a.v[i] != 0.0f ? splat(c) : b.v[i]; });          // masked_fill(b, a, c)
-        case 28: return each(to, [&](int i) { return a.v[i] > 0.0f ? a.v[i] : a.v[i] * c; });         // leaky relu
-        case 29: return each(to, [&](int i) { return a.v[i] > 0.0f ? a.v[i] : a.v[i] * b.v[i]; });    // prelu
-        case 30: return each(to, [&](int i) { return (a.v[i] < b.v[i] || b.v[i] != b.v[i]) ? b.v[i] : a.v[i]; });  // maximum
-        case 31: return each(to, [&](int i) { return (a.v[i] > b.v[i] || b.v[i] != b.v[i]) ? b.v[i] : a.v[i]; });  // minimum
-        case 32: return each(to, [&](int i) { return a.v[i] / c; });
-        case 34: return each(to, [&](int i) { return a.v[i] * a.v[i]; });
-        case 35: return each(to, [&](int i) { return error_function(a.v[i]); });
-        case 36: return each(to, [&](int i) { return logarithm(a.v[i]); });
-        case 43: return each(to, [&](int i) { return truth(a.v[i] == b.v[i]); });
-        case 44: return each(to, [&](int i) { return truth(a.v[i] != b.v[i]); });
-        case 45: return each(to, [&](int i) { return truth(a.v[i] > b.v[i]); });
-        case 46: return each(to, [&](int i) { return truth(a.v[i] >= b.v[i]); });
-        case 47: return each(to, [&](int i) { return truth(a.v[i] < b.v[i]); });
-        case 48: return each(to, [&](int i) { return truth(a.v[i] <= b.v[i]); });
-        case 63: to = a; return;
+        case OP_ADD: return each(to, [&](int i) { return a.v[i] + b.v[i]; });
+        case OP_SUB: return each(to, [&](int i) { return a.v[i] - b.v[i]; });
+        case OP_MUL: return each(to, [&](int i) { return a.v[i] * b.v[i]; });
+        case OP_DIV: return each(to, [&](int i) { return a.v[i] / b.v[i]; });
+        case OP_ADD_C: return each(to, [&](int i) { return a.v[i] + c; });
+        case OP_MUL_C: return each(to, [&](int i) { return a.v[i] * c; });
+        case OP_C_MINUS: return each(to, [&](int i) { return c - a.v[i]; });
+        case OP_C_OVER: return each(to, [&](int i) { return c / a.v[i]; });
+        case OP_RELU: return each(to, [&](int i) { return a.v[i] < 0.0f ? splat(0.0f) : a.v[i]; });
+        case OP_GELU: return each(to, [&](int i) { return gelu(a.v[i]); });
+        case OP_GELU_TANH: return each(to, [&](int i) { return gelu_tanh(a.v[i]); });
+        case OP_SILU: return each(to, [&](int i) { return silu(a.v[i]); });
+        case OP_SIGMOID: return each(to, [&](int i) { return sigmoid(a.v[i]); });
+        case OP_TANH: return each(to, [&](int i) { return tanh_(a.v[i]); });
+        case OP_EXPONENTIAL: return each(to, [&](int i) { return exponential(a.v[i]); });
+        case OP_POWER_C: return each(to, [&](int i) { return power(a.v[i], c); });
+        case OP_NEGATE: return each(to, [&](int i) { return -a.v[i]; });
+        case OP_MAGNITUDE: return each(to, [&](int i) { return magnitude(a.v[i]); });
+        case OP_CLAMP_LOW: return each(to, [&](int i) { return a.v[i] < c ? splat(c) : a.v[i]; });
+        case OP_CLAMP_HIGH: return each(to, [&](int i) { return a.v[i] > c ? splat(c) : a.v[i]; });
+        case OP_EQUAL_C: return each(to, [&](int i) { return truth(a.v[i] == c); });
+        case OP_NOT_EQUAL_C: return each(to, [&](int i) { return truth(a.v[i] != c); });
+        case OP_GREATER_C: return each(to, [&](int i) { return truth(a.v[i] > c); });
+        case OP_AT_LEAST_C: return each(to, [&](int i) { return truth(a.v[i] >= c); });
+        case OP_LESS_C: return each(to, [&](int i) { return truth(a.v[i] < c); });
+        case OP_AT_MOST_C: return each(to, [&](int i) { return truth(a.v[i] <= c); });
+        case OP_NOT: return each(to, [&](int i) { return truth(a.v[i] == 0.0f); });
+        case OP_MASKED_FILL: return each(to, [&](int i) { return a.v[i] != 0.0f ? splat(c) : b.v[i]; });          // masked_fill(b, a, c)
+        case OP_LEAKY_RELU: return each(to, [&](int i) { return a.v[i] > 0.0f ? a.v[i] : a.v[i] * c; });
+        case OP_PRELU: return each(to, [&](int i) { return a.v[i] > 0.0f ? a.v[i] : a.v[i] * b.v[i]; });
+        case OP_MAXIMUM: return each(to, [&](int i) { return (a.v[i] < b.v[i] || b.v[i] != b.v[i]) ? b.v[i] : a.v[i]; });
+        case OP_MINIMUM: return each(to, [&](int i) { return (a.v[i] > b.v[i] || b.v[i] != b.v[i]) ? b.v[i] : a.v[i]; });
+        case OP_DIV_C: return each(to, [&](int i) { return a.v[i] / c; });
+        case OP_SQUARE: return each(to, [&](int i) { return a.v[i] * a.v[i]; });
+        case OP_ERROR_FUNCTION: return each(to, [&](int i) { return error_function(a.v[i]); });
+        case OP_LOGARITHM: return each(to, [&](int i) { return logarithm(a.v[i]); });
+        case OP_EQUAL: return each(to, [&](int i) { return truth(a.v[i] == b.v[i]); });
+        case OP_NOT_EQUAL: return each(to, [&](int i) { return truth(a.v[i] != b.v[i]); });
+        case OP_GREATER: return each(to, [&](int i) { return truth(a.v[i] > b.v[i]); });
+        case OP_AT_LEAST: return each(to, [&](int i) { return truth(a.v[i] >= b.v[i]); });
+        case OP_LESS: return each(to, [&](int i) { return truth(a.v[i] < b.v[i]); });
+        case OP_AT_MOST: return each(to, [&](int i) { return truth(a.v[i] <= b.v[i]); });
+        case OP_COPY: to = a; return;
         default: return each(to, [&](int i) { return function_of(op, a.v[i], b.v[i], c); });
     }
 }
@@ -139,7 +139,7 @@ inline void run_program(const RecfxStep& step, Lines<N>* registers, const Lines<
         const int64_t* code = step.ints + 1 + 3 * o;
         Lines<N>& target = registers[RECFX_VIEWS + o];
         const Lines<N> &a = registers[code[1]], &b = registers[code[2]];
-        if (code[0] == 33) {  // where(a, b, third): the constant is the third's number
+        if (code[0] == OP_WHERE) {  // where(a, b, third): the constant is the third's number
             const Lines<N>& other = registers[int64_t(step.floats[o])];
             each(target, [&](int line) { return a.v[line] != 0.0f ? b.v[line] : other.v[line]; });
         } else {

@@ -1,19 +1,20 @@
 // Along one axis: reductions, softmax and layer norm.
 #pragma once
 
-// ints: 0 sum, 1 mean, 2 max, 3 min, 4 root of the sum of squares. views: x [outer, r, inner]; out [outer, inner].
+// ints: a RecfxReduction; NORM is the root of the sum of squares. views: x [outer, r, inner]; out [outer, inner].
 void reduce_step(const RecfxStep& step, const Context& context, const Range& range) {
     int64_t begin, end;
     split(range.end - range.begin, range.part, range.parts, begin, end);
     const RecfxView &x = step.views[0], &out = step.out;
     const int64_t kind = step.ints[0], outer = x.size[0], r = x.size[1], inner = x.size[2];
-    auto combine = [kind](vf a, vf b) {
-        if (kind < 2 || kind == 4) return a + b;
-        return kind == 2 ? (((a < b) | (b != b)) ? b : a) : (((a > b) | (b != b)) ? b : a);
+    const bool sums = kind == REDUCE_SUM || kind == REDUCE_MEAN || kind == REDUCE_NORM;
+    auto combine = [kind, sums](vf a, vf b) {
+        if (sums) return a + b;
+        return kind == REDUCE_MAX ? (((a < b) | (b != b)) ? b : a) : (((a > b) | (b != b)) ? b : a);
     };
-    const float factor = kind == 1 ? 1.0f / float(r) : 1.0f;
-    auto seen = [kind](vf v) { return kind == 4 ? v * v : v; };
-    auto root = [kind](float v) { return kind == 4 ? __builtin_sqrtf(v) : v; };
+    const float factor = kind == REDUCE_MEAN ? 1.0f / float(r) : 1.0f;
+    auto seen = [kind](vf v) { return kind == REDUCE_NORM ? v * v : v; };
+    auto root = [kind](float v) { return kind == REDUCE_NORM ? __builtin_sqrtf(v) : v; };
     for (int64_t row = range.begin + begin; row < range.begin + end; ++row)
         for (int64_t o = 0; o < outer; ++o) {
             const float* p = at<const float>(context, x, row) + o * x.stride[0];
@@ -24,11 +25,11 @@ void reduce_step(const RecfxStep& step, const Context& context, const Range& ran
                 for (; i + W <= r; i += W) acc = combine(acc, seen(load(p + i)));
                 const int64_t lanes = r < W ? r : W;
                 float total = acc[0];
-                if (kind < 2 || kind == 4) total = sum_lanes(acc);
+                if (sums) total = sum_lanes(acc);
                 else
                     for (int64_t l = 1; l < lanes; ++l) total = combine(splat(total), splat(acc[l]))[0];
                 for (; i < r; ++i) total = combine(splat(total), seen(splat(p[i])))[0];
-                *to = kind == 1 ? total / float(r) : root(total);
+                *to = kind == REDUCE_MEAN ? total / float(r) : root(total);
                 continue;
             }
             for (int64_t c = 0; c < inner; c += W) {
@@ -36,8 +37,8 @@ void reduce_step(const RecfxStep& step, const Context& context, const Range& ran
                 auto get = [&](int64_t i) { return seen(left >= W ? load(p + i * x.stride[1] + c) : load_some(p + i * x.stride[1] + c, left)); };
                 vf acc = get(0);
                 for (int64_t i = 1; i < r; ++i) acc = combine(acc, get(i));
-                if (kind == 1) acc = acc * factor;
-                if (kind == 4) acc = square_root(acc);
+                if (kind == REDUCE_MEAN) acc = acc * factor;
+                if (kind == REDUCE_NORM) acc = square_root(acc);
                 if (left >= W) store(to + c, acc);
                 else store_some(to + c, acc, left);
             }
@@ -148,7 +149,7 @@ void norm_step(const RecfxStep& step, const Context& context, const Range& range
                 vf y = ((left >= W ? load(p + i) : load_some(p + i, left)) - mean) * inverse;
                 if (weight) y = y * load(weight + i);
                 if (bias) y = y + load(bias + i);
-                if (activation.kind == ROW_DICE) y = row_dice(left >= W ? load(p + i) : load_some(p + i, left), y, activation, i);
+                if (activation.kind == ACT_ROW_DICE) y = row_dice(left >= W ? load(p + i) : load_some(p + i, left), y, activation, i);
                 else if (activation.kind) y = activate(y, activation, i);
                 if (residual) y = y + (left >= W ? load(residual + i) : load_some(residual + i, left));
                 if (left >= W) store(to + i, y);

@@ -19,7 +19,7 @@ inline void take_elements(const RecfxStep& step, const Context& context, const R
                 for (int64_t k = 0; k < out.size[2]; ++k) {
                     const int64_t given = id_at(ids, first + i * index.stride[0] + j * index.stride[1] + k * index.stride[2]);
                     const int64_t position = given < 0 && step.ints[2] ? given + limit : given;
-                    if (uint64_t(position) >= uint64_t(limit)) return context.errors->raise({1, context.step, 0, row, given, limit});
+                    if (uint64_t(position) >= uint64_t(limit)) return context.errors->raise({RECFX_BAD_ID, context.step, 0, row, given, limit});
                     const T* p = from + i * source.stride[0] + j * source.stride[1] + k * source.stride[2] + position * by;
                     T* q = to + i * out.stride[0] + j * out.stride[1] + k * out.stride[2];
                     const int64_t n = out.size[3];

@@ -17,13 +17,13 @@ from typing import Any
 import torch
 from torch import fx
 
-from recfx.kernels.abi import Kind
+from recfx.kernels.codes import Kind, Op
 from recfx.ops import attention, mlp
 from recfx.targets.native.builder import PlanBuilder, rows_of, view
 from recfx.targets.native.rules.copies import copy
 from recfx.targets.native.rules.gemm import activation_vectors, emit_gemm, emit_layer, emit_row_dice, even_rows, widened
 from recfx.targets.native.rules.key_scores import emit_key_scores, takes_layers
-from recfx.targets.native.rules.pointwise import MASKED_FILL, MUL, MUL_C, NOT, emit_pointwise
+from recfx.targets.native.rules.pointwise import emit_pointwise
 from recfx.targets.native.rules.registry import rule
 from recfx.targets.native.steps import Operation
 from recfx.targets.native.values import Dim, Unsupported, Value
@@ -141,7 +141,7 @@ def _first_layer(
     of_keys = builder.temp((k.dims[0], lengths, Dim(hidden, 1)))
     emit_gemm(builder, k, split.of_keys, of_keys)
     product = builder.temp((q.dims[0], lengths, q.dims[1]))
-    emit_pointwise(builder, [once_a_row, k], product, [Operation(MUL, 0, 1)], [])
+    emit_pointwise(builder, [once_a_row, k], product, [Operation(Op.MUL, 0, 1)], [])
     emit_gemm(builder, product, split.of_products, out, mul=row, add=_over_batch(of_keys, q), **activation)
     return out
 
@@ -161,12 +161,12 @@ def _without_last(value: Value) -> Value:
 def _weights(
     builder: PlanBuilder, scores: Value, mask: Value | None, softmax: bool, scale: float, masking: int, fill: float
 ) -> Value:
-    operations = [Operation(MUL_C, 0, 0, scale)] if scale != 1.0 else []
+    operations = [Operation(Op.MUL_C, 0, 0, scale)] if scale != 1.0 else []
     inputs = [scores]
     if mask is not None and masking & attention.FILL:
         inputs.append(mask)
-        operations.append(Operation(NOT, 1))
-        operations.append(Operation(MASKED_FILL, -len(operations), -1 if scale != 1.0 else 0, fill))
+        operations.append(Operation(Op.NOT, 1))
+        operations.append(Operation(Op.MASKED_FILL, -len(operations), -1 if scale != 1.0 else 0, fill))
     if operations:
         changed = builder.temp(scores.dims)
         emit_pointwise(builder, inputs, changed, operations, [])
@@ -177,7 +177,7 @@ def _weights(
         scores = normed
     if mask is not None and masking & attention.ZERO:
         kept = builder.temp(scores.dims)
-        emit_pointwise(builder, [scores, mask], kept, [Operation(MUL, 0, 1)], [])
+        emit_pointwise(builder, [scores, mask], kept, [Operation(Op.MUL, 0, 1)], [])
         scores = kept
     return scores
 

@@ -8,33 +8,15 @@ from typing import Any
 import torch
 from torch import fx
 
-from recfx.kernels.abi import Kind
+from recfx.kernels.codes import Kind, Op
 from recfx.targets.native.builder import PlanBuilder
-from recfx.targets.native.rules.functions import EXPM1, HARD_SHRINK, IS_NAN, LOGIT, SOFT_SHRINK, SOFTPLUS
-from recfx.targets.native.rules.pointwise import (
-    ADD,
-    ADD_C,
-    CLAMP_HIGH,
-    CLAMP_LOW,
-    DIV,
-    DIV_C,
-    MASKED_FILL,
-    MUL,
-    MUL_C,
-    SUB,
-    WHERE,
-    emit_pointwise,
-    lower_pointwise,
-    require_floating,
-)
+from recfx.targets.native.rules.pointwise import emit_pointwise, lower_pointwise, require_floating
 from recfx.targets.native.rules.registry import rule
 from recfx.targets.native.rules.view import narrowed
 from recfx.targets.native.steps import Operation
 from recfx.targets.native.values import Unsupported
 
 _aten = torch.ops.aten
-
-SIGMOID, MAGNITUDE, EQUAL_C, GREATER_C, LESS_C, AT_MOST_C = 12, 17, 20, 22, 24, 25
 
 
 @rule(_aten.softplus.default)
@@ -43,11 +25,11 @@ def _softplus(builder: PlanBuilder, node: fx.Node) -> None:
     require_floating(node)
     beta, threshold = _numbers(node, {"beta": 1, "threshold": 20})
     operations = [
-        Operation(MUL_C, 0, 0, beta),
-        Operation(SOFTPLUS, -1),
-        Operation(DIV_C, -2, 0, beta),
-        Operation(GREATER_C, -1, 0, threshold),
-        Operation(WHERE, -4, 0, -3.0),
+        Operation(Op.MUL_C, 0, 0, beta),
+        Operation(Op.SOFTPLUS, -1),
+        Operation(Op.DIV_C, -2, 0, beta),
+        Operation(Op.GREATER_C, -1, 0, threshold),
+        Operation(Op.WHERE, -4, 0, -3.0),
     ]
     lower_pointwise(builder, node, [node.args[0]], operations)
 
@@ -65,12 +47,12 @@ def _elu(builder: PlanBuilder, node: fx.Node) -> None:
     else:
         alpha, scale = 1.6732632423543772848170429916717, 1.0507009873554804934193349852946
     operations = [
-        Operation(MUL_C, 0, 0, inner),
-        Operation(EXPM1, -1),
-        Operation(MUL_C, -2, 0, alpha * scale),
-        Operation(MUL_C, 0, 0, scale),
-        Operation(GREATER_C, 0, 0, 0.0),
-        Operation(WHERE, -5, -4, -3.0),
+        Operation(Op.MUL_C, 0, 0, inner),
+        Operation(Op.EXPM1, -1),
+        Operation(Op.MUL_C, -2, 0, alpha * scale),
+        Operation(Op.MUL_C, 0, 0, scale),
+        Operation(Op.GREATER_C, 0, 0, 0.0),
+        Operation(Op.WHERE, -5, -4, -3.0),
     ]
     lower_pointwise(builder, node, [node.args[0]], operations)
 
@@ -90,13 +72,13 @@ def _gated(*, times_x: bool) -> Callable[[PlanBuilder, fx.Node], None]:
     def lower(builder: PlanBuilder, node: fx.Node) -> None:
         require_floating(node)
         operations = [
-            Operation(ADD_C, 0, 0, 3.0),
-            Operation(CLAMP_LOW, -1, 0, 0.0),
-            Operation(CLAMP_HIGH, -2, 0, 6.0),
+            Operation(Op.ADD_C, 0, 0, 3.0),
+            Operation(Op.CLAMP_LOW, -1, 0, 0.0),
+            Operation(Op.CLAMP_HIGH, -2, 0, 6.0),
         ]
         if times_x:
-            operations.append(Operation(MUL, 0, -3))
-        operations.append(Operation(DIV_C, -len(operations), 0, 6.0))
+            operations.append(Operation(Op.MUL, 0, -3))
+        operations.append(Operation(Op.DIV_C, -len(operations), 0, 6.0))
         lower_pointwise(builder, node, [node.args[0]], operations)
 
     return lower
@@ -109,7 +91,7 @@ rule(_aten.hardswish.default)(_gated(times_x=True))
 @rule(_aten.relu6.default)
 def _relu6(builder: PlanBuilder, node: fx.Node) -> None:
     require_floating(node)
-    operations = [Operation(CLAMP_LOW, 0, 0, 0.0), Operation(CLAMP_HIGH, -1, 0, 6.0)]
+    operations = [Operation(Op.CLAMP_LOW, 0, 0, 0.0), Operation(Op.CLAMP_HIGH, -1, 0, 6.0)]
     lower_pointwise(builder, node, [node.args[0]], operations)
 
 
@@ -117,14 +99,14 @@ def _relu6(builder: PlanBuilder, node: fx.Node) -> None:
 def _clamp_high(builder: PlanBuilder, node: fx.Node) -> None:
     require_floating(node)
     (bound,) = _numbers(node, {"max": 0})
-    lower_pointwise(builder, node, [node.args[0]], [Operation(CLAMP_HIGH, 0, 0, bound)])
+    lower_pointwise(builder, node, [node.args[0]], [Operation(Op.CLAMP_HIGH, 0, 0, bound)])
 
 
 @rule(_aten.hardshrink.default, _aten.softshrink.default)
 def _shrunk(builder: PlanBuilder, node: fx.Node) -> None:
     require_floating(node)
     (bound,) = _numbers(node, {"lambd": 0.5})
-    code = HARD_SHRINK if node.target is _aten.hardshrink.default else SOFT_SHRINK
+    code = Op.HARD_SHRINK if node.target is _aten.hardshrink.default else Op.SOFT_SHRINK
     lower_pointwise(builder, node, [node.args[0]], [Operation(code, 0, 0, bound)])
 
 
@@ -132,7 +114,7 @@ def _shrunk(builder: PlanBuilder, node: fx.Node) -> None:
 def _threshold(builder: PlanBuilder, node: fx.Node) -> None:
     require_floating(node)
     bound, number = _numbers(node, {"threshold": 0, "value": 0})
-    operations = [Operation(AT_MOST_C, 0, 0, bound), Operation(MASKED_FILL, -1, 0, number)]
+    operations = [Operation(Op.AT_MOST_C, 0, 0, bound), Operation(Op.MASKED_FILL, -1, 0, number)]
     lower_pointwise(builder, node, [node.args[0]], operations)
 
 
@@ -145,14 +127,14 @@ def _without_special_values(builder: PlanBuilder, node: fx.Node) -> None:
         name: node.kwargs.get(name, value) for name, value in zip(("nan", "posinf", "neginf"), arguments, strict=True)
     }
     fills = (
-        (Operation(IS_NAN, 0), given["nan"] or 0.0),
-        (Operation(EQUAL_C, 0, 0, float("inf")), largest if given["posinf"] is None else given["posinf"]),
-        (Operation(EQUAL_C, 0, 0, -float("inf")), -largest if given["neginf"] is None else given["neginf"]),
+        (Operation(Op.IS_NAN, 0), given["nan"] or 0.0),
+        (Operation(Op.EQUAL_C, 0, 0, float("inf")), largest if given["posinf"] is None else given["posinf"]),
+        (Operation(Op.EQUAL_C, 0, 0, -float("inf")), -largest if given["neginf"] is None else given["neginf"]),
     )
     operations: list[Operation] = []
     for test, number in fills:
         held = -len(operations) if operations else 0
-        operations += [test, Operation(MASKED_FILL, -len(operations) - 1, held, float(number))]
+        operations += [test, Operation(Op.MASKED_FILL, -len(operations) - 1, held, float(number))]
     lower_pointwise(builder, node, [node.args[0]], operations)
 
 
@@ -162,8 +144,8 @@ def _logit(builder: PlanBuilder, node: fx.Node) -> None:
     given: Any = node.args[1] if len(node.args) > 1 else node.kwargs.get("eps")
     operations: list[Operation] = []
     if given is not None:
-        operations = [Operation(CLAMP_LOW, 0, 0, float(given)), Operation(CLAMP_HIGH, -1, 0, 1.0 - float(given))]
-    operations.append(Operation(LOGIT, -2 if operations else 0))
+        operations = [Operation(Op.CLAMP_LOW, 0, 0, float(given)), Operation(Op.CLAMP_HIGH, -1, 0, 1.0 - float(given))]
+    operations.append(Operation(Op.LOGIT, -2 if operations else 0))
     lower_pointwise(builder, node, [node.args[0]], operations)
 
 
@@ -171,10 +153,10 @@ def _logit(builder: PlanBuilder, node: fx.Node) -> None:
 def _added_product(builder: PlanBuilder, node: fx.Node) -> None:
     require_floating(node)
     number: Any = node.kwargs.get("value", node.args[3] if len(node.args) > 3 else 1)
-    operations = [Operation(MUL_C, 1, 0, float(number))] if number != 1 else []
-    code = MUL if node.target is _aten.addcmul.default else DIV
+    operations = [Operation(Op.MUL_C, 1, 0, float(number))] if number != 1 else []
+    code = Op.MUL if node.target is _aten.addcmul.default else Op.DIV
     operations.append(Operation(code, -1 if operations else 1, 2))
-    operations.append(Operation(ADD, 0, -len(operations)))
+    operations.append(Operation(Op.ADD, 0, -len(operations)))
     lower_pointwise(builder, node, list(node.args[:3]), operations)
 
 
@@ -185,20 +167,24 @@ def _between(builder: PlanBuilder, node: fx.Node) -> None:
     weight: Any = node.args[2]
     if not isinstance(weight, int | float):
         operations = [
-            Operation(SUB, 1, 0),
-            Operation(MUL, 2, -1),
-            Operation(ADD, 0, -2),
-            Operation(ADD_C, 2, 0, -1.0),
-            Operation(MUL, -4, -1),
-            Operation(ADD, 1, -5),
-            Operation(MAGNITUDE, 2),
-            Operation(LESS_C, -7, 0, 0.5),
-            Operation(WHERE, -8, -3, -6.0),
+            Operation(Op.SUB, 1, 0),
+            Operation(Op.MUL, 2, -1),
+            Operation(Op.ADD, 0, -2),
+            Operation(Op.ADD_C, 2, 0, -1.0),
+            Operation(Op.MUL, -4, -1),
+            Operation(Op.ADD, 1, -5),
+            Operation(Op.MAGNITUDE, 2),
+            Operation(Op.LESS_C, -7, 0, 0.5),
+            Operation(Op.WHERE, -8, -3, -6.0),
         ]
         return lower_pointwise(builder, node, list(node.args[:3]), operations)
     far = abs(weight) >= 0.5
     factor = weight - 1.0 if far else weight
-    operations = [Operation(SUB, 1, 0), Operation(MUL_C, -1, 0, float(factor)), Operation(ADD, 1 if far else 0, -2)]
+    operations = [
+        Operation(Op.SUB, 1, 0),
+        Operation(Op.MUL_C, -1, 0, float(factor)),
+        Operation(Op.ADD, 1 if far else 0, -2),
+    ]
     lower_pointwise(builder, node, list(node.args[:2]), operations)
 
 
@@ -214,5 +200,5 @@ def _gated_half(builder: PlanBuilder, node: fx.Node) -> None:
         raise Unsupported(f"it reads {builder.dtype(value)}")
     sides = [narrowed(value, dim, 0, half), narrowed(value, dim, half, half)]
     out = builder.result(node, anywhere=True)
-    emit_pointwise(builder, sides, out, [Operation(SIGMOID, 1), Operation(MUL, 0, -1)], [], Kind.POINTWISE)
+    emit_pointwise(builder, sides, out, [Operation(Op.SIGMOID, 1), Operation(Op.MUL, 0, -1)], [], Kind.POINTWISE)
     builder.values[node] = out

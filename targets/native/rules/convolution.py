@@ -14,7 +14,8 @@ from typing import Any
 import torch
 from torch import fx
 
-from recfx.kernels.abi import RANK, Kind
+from recfx.kernels.abi import RANK
+from recfx.kernels.codes import Kind, Reduction
 from recfx.targets.native.builder import PlanBuilder, three_runs, view
 from recfx.targets.native.rules.copies import compact, copy
 from recfx.targets.native.rules.gemm import emit_gemm
@@ -26,8 +27,6 @@ _aten = torch.ops.aten
 
 #: Groups of channels, each of which is a product of its own.
 _MOST_GROUPS = 16
-
-_MEAN, _MAX = 1, 2
 
 
 @dataclasses.dataclass(frozen=True)
@@ -186,6 +185,6 @@ def _pool(builder: PlanBuilder, node: fx.Node) -> None:
     out = builder.temp((*value.dims[:2], *starts))
     outer, _, inner = groups
     source = view(opened, list(groups))
-    code = _MAX if largest else _MEAN
+    code = Reduction.MAX if largest else Reduction.MEAN
     builder.emit(Kind.REDUCE, out, [(outer[0], inner[0]), (inner[0], 1)], {0: source}, ints=[code])
     builder.values[node] = out

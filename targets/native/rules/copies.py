@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import torch
 
-from recfx.kernels.abi import Kind
+from recfx.kernels.codes import Kind
 from recfx.targets.native.builder import PlanBuilder
 from recfx.targets.native.rules.pointwise import COPIED, emit_pointwise
 from recfx.targets.native.values import Unsupported, Value, merge

@@ -9,11 +9,11 @@ from typing import Any
 import torch
 from torch import fx
 
-from recfx.kernels.abi import Kind
+from recfx.kernels.codes import Kind, Op
 from recfx.targets.native.builder import PlanBuilder, view
 from recfx.targets.native.rules.copies import compact
 from recfx.targets.native.rules.gemm import emit_gemm, even_rows
-from recfx.targets.native.rules.pointwise import MUL, emit_pointwise
+from recfx.targets.native.rules.pointwise import emit_pointwise
 from recfx.targets.native.rules.registry import rule
 from recfx.targets.native.steps import Operation
 from recfx.targets.native.values import Dim, Unsupported, Value, contiguous, merge
@@ -80,7 +80,7 @@ def _emit_elements(
     sides = [_arranged(value, dims, output) for value, dims in zip(values, held, strict=True)]
     sizes = held[0] | held[1]
     out = builder.result(node, anywhere=True) if node is not None else builder.temp([sizes[x] for x in output])
-    emit_pointwise(builder, sides, out, [Operation(MUL, 0, 1)], [])
+    emit_pointwise(builder, sides, out, [Operation(Op.MUL, 0, 1)], [])
     return out
 
 

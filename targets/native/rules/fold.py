@@ -8,7 +8,7 @@ from typing import Any
 import torch
 from torch import fx
 
-from recfx.kernels.abi import Kind
+from recfx.kernels.codes import Fold, Kind
 from recfx.targets.native.builder import PlanBuilder, three_runs, view
 from recfx.targets.native.rules.copies import compact
 from recfx.targets.native.rules.registry import RULES, Rule, rule
@@ -18,7 +18,6 @@ from recfx.targets.native.values import Unsupported, Value
 
 _aten = torch.ops.aten
 
-MAX, MIN, ARGMAX, ARGMIN, ANY, ALL, PRODUCT, COUNT = range(8)
 
 #: Dtypes that the kernels read.
 READ = (torch.float32, torch.bool, torch.int64, torch.int32)
@@ -78,11 +77,11 @@ def _folds(op: int, position: int = 1, name: str = "dim") -> Rule:
     return lower
 
 
-rule(_aten.any.dim, _aten.any.dims, _aten.any.default)(_folds(ANY))
-rule(_aten.all.dim, _aten.all.dims, _aten.all.default)(_folds(ALL))
-rule(_aten.argmax.default)(_folds(ARGMAX))
-rule(_aten.argmin.default)(_folds(ARGMIN))
-rule(_aten.count_nonzero.dim_IntList, _aten.count_nonzero.default)(_folds(COUNT))
+rule(_aten.any.dim, _aten.any.dims, _aten.any.default)(_folds(Fold.ANY))
+rule(_aten.all.dim, _aten.all.dims, _aten.all.default)(_folds(Fold.ALL))
+rule(_aten.argmax.default)(_folds(Fold.ARGMAX))
+rule(_aten.argmin.default)(_folds(Fold.ARGMIN))
+rule(_aten.count_nonzero.dim_IntList, _aten.count_nonzero.default)(_folds(Fold.COUNT))
 
 
 @rule(_aten.prod.dim_int, _aten.prod.default)
@@ -90,7 +89,7 @@ def _product(builder: PlanBuilder, node: fx.Node) -> None:
     if node.kwargs.get("dtype") is not None:
         raise Unsupported("it changes the dtype")
     dim = None if node.target is _aten.prod.default else node.args[1]
-    emit_fold(builder, node, node.args[0], dim, ints=[PRODUCT])
+    emit_fold(builder, node, node.args[0], dim, ints=[Fold.PRODUCT])
 
 
 def _whole_extreme(op: int, target: Any) -> None:
@@ -104,8 +103,8 @@ def _whole_extreme(op: int, target: Any) -> None:
     rule(target, replaces=True)(lower)
 
 
-_whole_extreme(MAX, _aten.amax.default)
-_whole_extreme(MIN, _aten.amin.default)
+_whole_extreme(Fold.MAX, _aten.amax.default)
+_whole_extreme(Fold.MIN, _aten.amin.default)
 
 
 def _extreme_part(value_op: int, position_op: int) -> Callable[[PlanBuilder, fx.Node, fx.Node, int], None]:
@@ -118,8 +117,8 @@ def _extreme_part(value_op: int, position_op: int) -> Callable[[PlanBuilder, fx.
     return lower
 
 
-PART_RULES[_aten.max.dim] = _extreme_part(MAX, ARGMAX)
-PART_RULES[_aten.min.dim] = _extreme_part(MIN, ARGMIN)
+PART_RULES[_aten.max.dim] = _extreme_part(Fold.MAX, Fold.ARGMAX)
+PART_RULES[_aten.min.dim] = _extreme_part(Fold.MIN, Fold.ARGMIN)
 
 
 def _correction(node: fx.Node) -> float:

@@ -9,11 +9,11 @@ import torch
 from torch import fx
 
 from recfx.formats.per_channel import MOST_COLUMNS
-from recfx.kernels.abi import Kind
+from recfx.kernels.codes import Kind, Op
 from recfx.ops import cross, mlp
 from recfx.targets.native.builder import PlanBuilder, rows_of
 from recfx.targets.native.rules.copies import compact
-from recfx.targets.native.rules.pointwise import ADD, MUL, emit_pointwise
+from recfx.targets.native.rules.pointwise import emit_pointwise
 from recfx.targets.native.rules.registry import rule
 from recfx.targets.native.steps import Operation
 from recfx.targets.native.values import Dim, Unsupported, Value
@@ -239,11 +239,11 @@ def _cross(builder: PlanBuilder, node: fx.Node) -> None:
         if layer.kind == cross.VECTOR:
             dot = widened(builder, x, 1)
             emit_gemm(builder, x, weight.reshape(1, -1), dot)
-            inputs, operations = [x0, dot, x], [Operation(MUL, 0, 1), Operation(ADD, -1, 2)]
+            inputs, operations = [x0, dot, x], [Operation(Op.MUL, 0, 1), Operation(Op.ADD, -1, 2)]
             if bias is not None:
                 inputs.append(builder.value(params[layer.bias]))
                 inputs[-1] = Value(inputs[-1].slot, inputs[-1].offset, (Dim(bias.numel(), 1),))
-                operations = [Operation(MUL, 0, 1), Operation(ADD, -1, 3), Operation(ADD, -2, 2)]
+                operations = [Operation(Op.MUL, 0, 1), Operation(Op.ADD, -1, 3), Operation(Op.ADD, -2, 2)]
             emit_pointwise(builder, inputs, out, operations, [])
         elif layer.kind == cross.LOW_RANK:
             inner_weight = builder.tensor(params[layer.inner])

@@ -8,7 +8,7 @@ import torch
 from torch import fx
 
 from recfx.formats.code_rows import CONSTANT_BYTES, code_row_bytes
-from recfx.kernels.abi import Kind
+from recfx.kernels.codes import Kind
 from recfx.ops import hamming
 from recfx.targets.native.builder import PlanBuilder, view
 from recfx.targets.native.rules.copies import compact

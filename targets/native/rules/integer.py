@@ -8,7 +8,7 @@ from typing import Any
 import torch
 from torch import fx
 
-from recfx.kernels.abi import Kind
+from recfx.kernels.codes import Kind, Op
 from recfx.targets.native.builder import PlanBuilder, three_runs, view
 from recfx.targets.native.rules.copies import compact
 from recfx.targets.native.rules.pointwise import COPIED, emit_pointwise, lower_pointwise
@@ -22,9 +22,6 @@ _WHOLE = (torch.bool, torch.int64, torch.int32)
 
 #: Whole numbers up to here survive the way through a double.
 _LARGEST = 2**53
-
-ADD, SUB, MUL, ADD_C, MUL_C, C_MINUS, LOW, HIGH, AND, OR, REMAINDER, COPY = 0, 1, 2, 4, 5, 6, 18, 19, 40, 41, 42, 63
-_IS_NOT, _FLOAT_TO_INT32 = 21, 49
 
 
 def lower_whole(
@@ -83,20 +80,20 @@ def _binary(code: int, with_constant: int | None, negate: bool = False) -> Rule:
     return lower
 
 
-either(_binary(ADD, ADD_C), _aten.add.Tensor)
-either(_binary(SUB, ADD_C, negate=True), _aten.sub.Tensor)
-either(_binary(MUL, MUL_C), _aten.mul.Tensor)
+either(_binary(Op.ADD, Op.ADD_C), _aten.add.Tensor)
+either(_binary(Op.SUB, Op.ADD_C, negate=True), _aten.sub.Tensor)
+either(_binary(Op.MUL, Op.MUL_C), _aten.mul.Tensor)
 for _target in (_aten.__and__.Tensor, _aten.bitwise_and.Tensor):
-    rule(_target)(_binary(AND, None))
+    rule(_target)(_binary(Op.AND, None))
 for _target in (_aten.__or__.Tensor, _aten.bitwise_or.Tensor):
-    rule(_target)(_binary(OR, None))
+    rule(_target)(_binary(Op.OR, None))
 
 
 @rule(_aten.logical_and.default, _aten.logical_or.default)
 def _logical(builder: PlanBuilder, node: fx.Node) -> None:
     """Of whole numbers it matters whether they are zero, not their bits."""
-    code = AND if node.target is _aten.logical_and.default else OR
-    operations = [Operation(_IS_NOT, 0, 0, 0.0), Operation(_IS_NOT, 1, 0, 0.0), Operation(code, -1, -2)]
+    code = Op.AND if node.target is _aten.logical_and.default else Op.OR
+    operations = [Operation(Op.NOT_EQUAL_C, 0, 0, 0.0), Operation(Op.NOT_EQUAL_C, 1, 0, 0.0), Operation(code, -1, -2)]
     lower_whole(builder, node, list(node.args), operations)
 
 
@@ -105,14 +102,14 @@ def lower_whole_remainder(builder: PlanBuilder, node: fx.Node) -> None:
     modulus = node.args[1]
     if not isinstance(modulus, int) or modulus == 0 or not _whole(node):
         raise Unsupported("a remainder that is not of whole numbers")
-    lower_whole(builder, node, [node.args[0]], [Operation(REMAINDER, 0, 0, float(modulus))])
+    lower_whole(builder, node, [node.args[0]], [Operation(Op.FLOOR_REMAINDER_C, 0, 0, float(modulus))])
 
 
 def _clamp(builder: PlanBuilder, node: fx.Node) -> None:
     low: Any = node.args[1] if len(node.args) > 1 else node.kwargs.get("min")
     high: Any = node.args[2] if len(node.args) > 2 else node.kwargs.get("max")
     operations: list[Operation] = []
-    for code, bound in ((LOW, low), (HIGH, high)):
+    for code, bound in ((Op.CLAMP_LOW, low), (Op.CLAMP_HIGH, high)):
         if bound is None:
             continue
         if not isinstance(bound, int):
@@ -131,9 +128,9 @@ def _cast(builder: PlanBuilder, node: fx.Node) -> None:
         raise Unsupported("it changes more than the dtype")
     source = node.args[0]
     if node.meta["val"].dtype is torch.bool and builder.dtype(builder.value(source)) is torch.float32:
-        return lower_pointwise(builder, node, [source], [Operation(_IS_NOT, 0, 0, 0.0)])
+        return lower_pointwise(builder, node, [source], [Operation(Op.NOT_EQUAL_C, 0, 0, 0.0)])
     narrow = node.meta["val"].dtype is torch.int32 and builder.dtype(builder.value(source)) is torch.float32
-    code = _FLOAT_TO_INT32 if narrow else COPY
+    code = Op.FLOAT_TO_INT32 if narrow else Op.COPY
     return lower_whole(builder, node, [source], [Operation(code, 0)], (*_WHOLE, torch.float32))
 
 

@@ -7,7 +7,7 @@ import math
 import torch
 from torch import fx
 
-from recfx.kernels.abi import Kind
+from recfx.kernels.codes import Kind
 from recfx.ops import mlp
 from recfx.targets.native.builder import PlanBuilder, rows_of, view
 from recfx.targets.native.values import Dim, Value

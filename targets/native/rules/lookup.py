@@ -7,7 +7,7 @@ from typing import Any
 import torch
 from torch import fx
 
-from recfx.kernels.abi import Kind
+from recfx.kernels.codes import Kind
 from recfx.ops import interaction, lookup
 from recfx.targets.native.builder import PlanBuilder, rows_of, view
 from recfx.targets.native.rules.copies import compact, copy

@@ -7,28 +7,25 @@ from typing import Any
 import torch
 from torch import fx
 
-from recfx.kernels.abi import Kind
+from recfx.kernels.codes import Kind, Op
 from recfx.targets.native.builder import PlanBuilder
 from recfx.targets.native.rules.integer import lower_whole
-from recfx.targets.native.rules.pointwise import (
-    ADD_C,
-    COPIED,
-    MASKED_FILL,
-    MUL,
-    MUL_C,
-    NOT,
-    WHERE,
-    emit_pointwise,
-    lower_pointwise,
-    require_floating,
-)
+from recfx.targets.native.rules.pointwise import COPIED, emit_pointwise, lower_pointwise, require_floating
 from recfx.targets.native.rules.registry import rule
 from recfx.targets.native.steps import Operation
 from recfx.targets.native.values import Unsupported
 
 _aten = torch.ops.aten
 
-_COMPARISONS = {"eq": 20, "ne": 21, "gt": 22, "ge": 23, "lt": 24, "le": 25}
+#: Comparisons with a number.
+_COMPARISONS = {
+    "eq": Op.EQUAL_C,
+    "ne": Op.NOT_EQUAL_C,
+    "gt": Op.GREATER_C,
+    "ge": Op.AT_LEAST_C,
+    "lt": Op.LESS_C,
+    "le": Op.AT_MOST_C,
+}
 
 
 def _comparison(code: int) -> Any:
@@ -59,10 +56,17 @@ def _between_tensors(code: int) -> Any:
     return lower
 
 
-#: From a comparison with a number to that of two tensors.
-_OF_TENSORS = 23
-for _name, _code in _COMPARISONS.items():
-    rule(getattr(_aten, _name).Tensor)(_between_tensors(_code + _OF_TENSORS))
+#: Comparisons of two tensors.
+_OF_TENSORS = {
+    "eq": Op.EQUAL,
+    "ne": Op.NOT_EQUAL,
+    "gt": Op.GREATER,
+    "ge": Op.AT_LEAST,
+    "lt": Op.LESS,
+    "le": Op.AT_MOST,
+}
+for _name, _code in _OF_TENSORS.items():
+    rule(getattr(_aten, _name).Tensor)(_between_tensors(_code))
 
 
 @rule(_aten.logical_not.default, _aten.bitwise_not.default)
@@ -71,10 +75,10 @@ def _not(builder: PlanBuilder, node: fx.Node) -> None:
     if node.target is _aten.logical_not.default and held is not torch.bool:
         if held is torch.float32:
             return lower_pointwise(builder, node, [node.args[0]], [Operation(_COMPARISONS["eq"], 0, 0, 0.0)])
-        return lower_whole(builder, node, [node.args[0]], [Operation(NOT, 0)])
+        return lower_whole(builder, node, [node.args[0]], [Operation(Op.NOT, 0)])
     if node.meta["val"].dtype is not torch.bool or held is not torch.bool:
         raise Unsupported("it turns bits of integers over")
-    lower_pointwise(builder, node, [node.args[0]], [Operation(NOT, 0)])
+    lower_pointwise(builder, node, [node.args[0]], [Operation(Op.NOT, 0)])
 
 
 def _number(builder: PlanBuilder, given: Any) -> float:
@@ -92,20 +96,20 @@ def _masked_fill(builder: PlanBuilder, node: fx.Node) -> None:
     require_floating(node)
     order = (0, 2, 1) if node.target is _aten.where.ScalarSelf else (1, 0, 2)
     mask, x, given = (node.args[i] for i in order)
-    lower_pointwise(builder, node, [mask, x], [Operation(MASKED_FILL, 0, 1, _number(builder, given))])
+    lower_pointwise(builder, node, [mask, x], [Operation(Op.MASKED_FILL, 0, 1, _number(builder, given))])
 
 
 @rule(_aten.where.self)
 def _where(builder: PlanBuilder, node: fx.Node) -> None:
     require_floating(node)
-    lower_pointwise(builder, node, list(node.args), [Operation(WHERE, 0, 1, 2.0)])
+    lower_pointwise(builder, node, list(node.args), [Operation(Op.WHERE, 0, 1, 2.0)])
 
 
 @rule(_aten.where.ScalarOther)
 def _where_not_number(builder: PlanBuilder, node: fx.Node) -> None:
     require_floating(node)
     mask, other, number = node.args
-    operations = [Operation(NOT, 0), Operation(MASKED_FILL, -1, 1, _number(builder, number))]
+    operations = [Operation(Op.NOT, 0), Operation(Op.MASKED_FILL, -1, 1, _number(builder, number))]
     lower_pointwise(builder, node, [mask, other], operations)
 
 
@@ -115,9 +119,9 @@ def _where_numbers(builder: PlanBuilder, node: fx.Node) -> None:
     mask, number, other = node.args
     # A mask times zero is zero: a register to put the second number in.
     operations = [
-        Operation(MUL_C, 0, 0, 0.0),
-        Operation(ADD_C, -1, 0, _number(builder, other)),
-        Operation(MASKED_FILL, 0, -2, _number(builder, number)),
+        Operation(Op.MUL_C, 0, 0, 0.0),
+        Operation(Op.ADD_C, -1, 0, _number(builder, other)),
+        Operation(Op.MASKED_FILL, 0, -2, _number(builder, number)),
     ]
     lower_pointwise(builder, node, [mask], operations)
 
@@ -135,9 +139,9 @@ def _triangle(builder: PlanBuilder, node: fx.Node) -> None:
     whole = held.dtype is not torch.float32
     out = builder.result(node, dtypes=COPIED)
     if whole:
-        emit_pointwise(builder, [value, kept], out, [Operation(MUL, 0, 1)], [], Kind.INTEGER)
+        emit_pointwise(builder, [value, kept], out, [Operation(Op.MUL, 0, 1)], [], Kind.INTEGER)
     else:
-        operations = [Operation(NOT, 1), Operation(MASKED_FILL, -1, 0, 0.0)]
+        operations = [Operation(Op.NOT, 1), Operation(Op.MASKED_FILL, -1, 0, 0.0)]
         emit_pointwise(builder, [value, kept], out, operations, [])
     builder.values[node] = out
 

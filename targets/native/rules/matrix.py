@@ -7,11 +7,11 @@ from typing import Any
 import torch
 from torch import fx
 
-from recfx.kernels.abi import Kind
+from recfx.kernels.codes import Kind, Op
 from recfx.targets.native.builder import PlanBuilder, view
 from recfx.targets.native.rules.copies import compact
 from recfx.targets.native.rules.gemm import emit_gemm, even_rows
-from recfx.targets.native.rules.pointwise import ADD, MUL_C, emit_pointwise
+from recfx.targets.native.rules.pointwise import emit_pointwise
 from recfx.targets.native.rules.registry import rule
 from recfx.targets.native.steps import Operation, View
 from recfx.targets.native.values import Dim, Unsupported, Value, merge
@@ -73,13 +73,13 @@ def _added_product(builder: PlanBuilder, node: fx.Node) -> None:
     product = builder.values[node]
     if beta == 0.0 and alpha == 1.0:
         return
-    inputs, operations = [product], [] if alpha == 1.0 else [Operation(MUL_C, 0, 0, alpha)]
+    inputs, operations = [product], [] if alpha == 1.0 else [Operation(Op.MUL_C, 0, 0, alpha)]
     if beta != 0.0:
         inputs.append(builder.value(given["input"], mixed=True))
         if builder.dtype(inputs[1]) is not torch.float32:
             raise Unsupported(f"it reads {builder.dtype(inputs[1])}")
         held = -len(operations) if operations else 0
-        operations += [Operation(MUL_C, 1, 0, beta), Operation(ADD, held, -len(operations) - 1)]
+        operations += [Operation(Op.MUL_C, 1, 0, beta), Operation(Op.ADD, held, -len(operations) - 1)]
     out = builder.result(node, like=inputs)
     emit_pointwise(builder, inputs, out, operations, [])
     builder.values[node] = out

@@ -7,18 +7,15 @@ from typing import Any
 import torch
 from torch import fx
 
-from recfx.kernels.abi import Kind
+from recfx.kernels.codes import Kind, Op, Reduction
 from recfx.targets.native.builder import PlanBuilder, view
 from recfx.targets.native.rules.fold import axes, grouped
-from recfx.targets.native.rules.pointwise import ADD, ADD_C, CLAMP_LOW, DIV, MUL, SUB, emit_pointwise, require_floating
+from recfx.targets.native.rules.pointwise import emit_pointwise, require_floating
 from recfx.targets.native.rules.registry import rule
 from recfx.targets.native.steps import Operation
 from recfx.targets.native.values import Dim, Unsupported, Value
 
 _aten = torch.ops.aten
-
-EXPONENTIAL, POWER, SQUARE, LOGARITHM, EQUAL_C, MASKED_FILL, MAGNITUDE = 14, 15, 34, 36, 20, 27, 17
-SUM, MEAN, MAX, NORM = 0, 1, 2, 4
 
 
 def _floating(builder: PlanBuilder, operand: Any) -> Value:
@@ -50,7 +47,7 @@ def _batch_norm(builder: PlanBuilder, node: fx.Node) -> None:
         shift = shift + builder.tensor(given["bias"])
     channels = [_over_channels(builder, tensor, value) for tensor in (factor, shift)]
     out = builder.result(node, anywhere=True)
-    emit_pointwise(builder, [value, *channels], out, [Operation(MUL, 0, 1), Operation(ADD, -1, 2)], [])
+    emit_pointwise(builder, [value, *channels], out, [Operation(Op.MUL, 0, 1), Operation(Op.ADD, -1, 2)], [])
     builder.values[node] = out
 
 
@@ -83,13 +80,13 @@ def _rms_norm(builder: PlanBuilder, node: fx.Node) -> None:
         raise Unsupported("it normalises over several dimensions")
     eps = torch.finfo(torch.float32).eps if given["eps"] is None else float(given["eps"])
     value = _floating(builder, given["input"])
-    squares = _computed(builder, value, [value], [Operation(SQUARE, 0)])
-    mean = _reduced(builder, squares, [len(value.dims) - 1], MEAN)
-    operations = [Operation(ADD_C, 1, 0, eps), Operation(POWER, -1, 0, -0.5), Operation(MUL, 0, -2)]
+    squares = _computed(builder, value, [value], [Operation(Op.SQUARE, 0)])
+    mean = _reduced(builder, squares, [len(value.dims) - 1], Reduction.MEAN)
+    operations = [Operation(Op.ADD_C, 1, 0, eps), Operation(Op.POWER_C, -1, 0, -0.5), Operation(Op.MUL, 0, -2)]
     inputs = [value, mean]
     if given["weight"] is not None:
         inputs.append(_floating(builder, given["weight"]))
-        operations.append(Operation(MUL, -3, 2))
+        operations.append(Operation(Op.MUL, -3, 2))
     out = builder.result(node, anywhere=True)
     emit_pointwise(builder, inputs, out, operations, [])
     builder.values[node] = out
@@ -101,11 +98,11 @@ def _log_softmax(builder: PlanBuilder, node: fx.Node) -> None:
     require_floating(node)
     value = _floating(builder, node.args[0])
     dim = int(node.args[1]) % len(value.dims)  # type: ignore[arg-type]
-    high = _reduced(builder, value, [dim], MAX)
-    powers = _computed(builder, value, [value, high], [Operation(SUB, 0, 1), Operation(EXPONENTIAL, -1)])
-    total = _reduced(builder, powers, [dim], SUM)
+    high = _reduced(builder, value, [dim], Reduction.MAX)
+    powers = _computed(builder, value, [value, high], [Operation(Op.SUB, 0, 1), Operation(Op.EXPONENTIAL, -1)])
+    total = _reduced(builder, powers, [dim], Reduction.SUM)
     out = builder.result(node, anywhere=True)
-    operations = [Operation(SUB, 0, 1), Operation(LOGARITHM, 2), Operation(SUB, -1, -2)]
+    operations = [Operation(Op.SUB, 0, 1), Operation(Op.LOGARITHM, 2), Operation(Op.SUB, -1, -2)]
     emit_pointwise(builder, [value, high, total], out, operations, [])
     builder.values[node] = out
 
@@ -116,14 +113,18 @@ def _log_sum_exp(builder: PlanBuilder, node: fx.Node) -> None:
     require_floating(node)
     value = _floating(builder, node.args[0])
     dims = axes(node.args[1], len(value.dims))
-    high = _reduced(builder, value, dims, MAX)
-    finite = [Operation(MAGNITUDE, 0), Operation(EQUAL_C, -1, 0, float("inf")), Operation(MASKED_FILL, -2, 0, 0.0)]
+    high = _reduced(builder, value, dims, Reduction.MAX)
+    finite = [
+        Operation(Op.MAGNITUDE, 0),
+        Operation(Op.EQUAL_C, -1, 0, float("inf")),
+        Operation(Op.MASKED_FILL, -2, 0, 0.0),
+    ]
     high = _computed(builder, high, [high], finite)
-    powers = _computed(builder, value, [value, high], [Operation(SUB, 0, 1), Operation(EXPONENTIAL, -1)])
-    total = _reduced(builder, powers, dims, SUM)
+    powers = _computed(builder, value, [value, high], [Operation(Op.SUB, 0, 1), Operation(Op.EXPONENTIAL, -1)])
+    total = _reduced(builder, powers, dims, Reduction.SUM)
     out = builder.result(node)
     kept = Value(out.slot, out.offset, tuple(_with_ones(out, dims, len(value.dims))))
-    emit_pointwise(builder, [high, total], kept, [Operation(LOGARITHM, 1), Operation(ADD, 0, -1)], [])
+    emit_pointwise(builder, [high, total], kept, [Operation(Op.LOGARITHM, 1), Operation(Op.ADD, 0, -1)], [])
     builder.values[node] = out
 
 
@@ -147,16 +148,16 @@ def _cosine(builder: PlanBuilder, node: fx.Node) -> None:
     dim = int(given["dim"]) % rank
     if sides[0].dims[dim].size != sides[1].dims[dim].size:
         raise Unsupported("a vector that is repeated")
-    norms = [_reduced(builder, side, [dim], NORM) for side in sides]
+    norms = [_reduced(builder, side, [dim], Reduction.NORM) for side in sides]
     whole = [a if a.batch or a.size > b.size else b for a, b in zip(sides[0].dims, sides[1].dims, strict=True)]
     products = builder.temp(whole)
     operations = [
-        Operation(CLAMP_LOW, 2, 0, float(given["eps"])),
-        Operation(DIV, 0, -1),
-        Operation(CLAMP_LOW, 3, 0, float(given["eps"])),
-        Operation(DIV, 1, -3),
-        Operation(MUL, -2, -4),
+        Operation(Op.CLAMP_LOW, 2, 0, float(given["eps"])),
+        Operation(Op.DIV, 0, -1),
+        Operation(Op.CLAMP_LOW, 3, 0, float(given["eps"])),
+        Operation(Op.DIV, 1, -3),
+        Operation(Op.MUL, -2, -4),
     ]
     emit_pointwise(builder, [*sides, *norms], products, operations, [])
-    total = _reduced(builder, products, [dim], SUM)
+    total = _reduced(builder, products, [dim], Reduction.SUM)
     builder.values[node] = Value(total.slot, total.offset, (*total.dims[:dim], *total.dims[dim + 1 :]))

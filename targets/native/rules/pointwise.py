@@ -9,7 +9,8 @@ from typing import Any
 import torch
 from torch import fx
 
-from recfx.kernels.abi import INTS, VIEWS, Kind, Place
+from recfx.kernels.abi import INTS, VIEWS
+from recfx.kernels.codes import Kind, Op, Place
 from recfx.targets.native.builder import PlanBuilder
 from recfx.targets.native.rules.registry import rule
 from recfx.targets.native.steps import Operation, Pointwise, View
@@ -22,11 +23,6 @@ COPIED = (torch.float32, torch.bool, torch.int64, torch.int32)
 
 #: Most operations of one step.
 _MOST = (INTS - 1) // 3
-
-ADD, SUB, MUL, DIV = 0, 1, 2, 3
-ADD_C, MUL_C, C_MINUS, C_OVER = 4, 5, 6, 7
-CLAMP_LOW, CLAMP_HIGH, NOT, MASKED_FILL, LEAKY_RELU, PRELU, MAXIMUM, MINIMUM = 18, 19, 26, 27, 28, 29, 30, 31
-DIV_C, WHERE, COPY = 32, 33, 63
 
 
 def emit_pointwise(
@@ -63,7 +59,7 @@ def emit_pointwise(
     ints = [len(program.operations)]
     for operation in program.operations:
         ints += [operation.code, _register(operation.left), _register(operation.right)]
-    floats = [float(_register(int(o.constant))) if o.code == WHERE else o.constant for o in program.operations]
+    floats = [float(_register(int(o.constant))) if o.code == Op.WHERE else o.constant for o in program.operations]
     builder.emit(kind, out, [(size, strides[0]) for size, strides in runs], views, ints=ints, floats=floats)
     if kind is Kind.POINTWISE:
         builder.steps[-1].pointwise = program
@@ -106,7 +102,7 @@ def _absorb(builder: PlanBuilder, program: Pointwise, value: Value) -> None:
 
 def _renamed(operation: Operation, name: Callable[[int], int]) -> Operation:
     """The operation with its operands under other names; a choice's third operand stands in its constant."""
-    constant = name(int(operation.constant)) if operation.code == WHERE else operation.constant
+    constant = name(int(operation.constant)) if operation.code == Op.WHERE else operation.constant
     return Operation(operation.code, name(operation.left), name(operation.right), constant)
 
 
@@ -167,31 +163,31 @@ def _binary(code: int, with_constant: int, negate: bool = False) -> Any:
             raise Unsupported("a number less a tensor")
         if alpha != 1:
             return lower_pointwise(
-                builder, node, [left, right], [Operation(MUL_C, 1, 0, float(alpha)), Operation(code, 0, -1)]
+                builder, node, [left, right], [Operation(Op.MUL_C, 1, 0, float(alpha)), Operation(code, 0, -1)]
             )
         return lower_pointwise(builder, node, [left, right], [Operation(code, 0, 1)])
 
     return lower
 
 
-rule(_aten.add.Tensor, _aten.add.Scalar)(_binary(ADD, ADD_C))
-rule(_aten.sub.Tensor, _aten.sub.Scalar)(_binary(SUB, ADD_C, negate=True))
-rule(_aten.mul.Tensor, _aten.mul.Scalar)(_binary(MUL, MUL_C))
-rule(_aten.div.Tensor, _aten.div.Scalar)(_binary(DIV, DIV_C))
-rule(_aten.maximum.default)(_binary(MAXIMUM, CLAMP_LOW))
-rule(_aten.minimum.default)(_binary(MINIMUM, CLAMP_HIGH))
+rule(_aten.add.Tensor, _aten.add.Scalar)(_binary(Op.ADD, Op.ADD_C))
+rule(_aten.sub.Tensor, _aten.sub.Scalar)(_binary(Op.SUB, Op.ADD_C, negate=True))
+rule(_aten.mul.Tensor, _aten.mul.Scalar)(_binary(Op.MUL, Op.MUL_C))
+rule(_aten.div.Tensor, _aten.div.Scalar)(_binary(Op.DIV, Op.DIV_C))
+rule(_aten.maximum.default)(_binary(Op.MAXIMUM, Op.CLAMP_LOW))
+rule(_aten.minimum.default)(_binary(Op.MINIMUM, Op.CLAMP_HIGH))
 
 _UNARY: dict[Any, int] = {
-    _aten.relu.default: 8,
-    _aten.silu.default: 11,
-    _aten.sigmoid.default: 12,
-    _aten.tanh.default: 13,
-    _aten.exp.default: 14,
-    _aten.neg.default: 16,
-    _aten.abs.default: 17,
-    _aten.square.default: 34,
-    _aten.erf.default: 35,
-    _aten.log.default: 36,
+    _aten.relu.default: Op.RELU,
+    _aten.silu.default: Op.SILU,
+    _aten.sigmoid.default: Op.SIGMOID,
+    _aten.tanh.default: Op.TANH,
+    _aten.exp.default: Op.EXPONENTIAL,
+    _aten.neg.default: Op.NEGATE,
+    _aten.abs.default: Op.MAGNITUDE,
+    _aten.square.default: Op.SQUARE,
+    _aten.erf.default: Op.ERROR_FUNCTION,
+    _aten.log.default: Op.LOGARITHM,
 }
 
 
@@ -204,7 +200,7 @@ def _unary(builder: PlanBuilder, node: fx.Node) -> None:
 @rule(_aten.gelu.default)
 def _gelu(builder: PlanBuilder, node: fx.Node) -> None:
     tanh = node.kwargs.get("approximate", "none") == "tanh"
-    lower_pointwise(builder, node, [node.args[0]], [Operation(10 if tanh else 9, 0)])
+    lower_pointwise(builder, node, [node.args[0]], [Operation(Op.GELU_TANH if tanh else Op.GELU, 0)])
 
 
 def _power(exponent: float | None = None) -> Any:
@@ -213,7 +209,7 @@ def _power(exponent: float | None = None) -> Any:
         power: Any = exponent if exponent is not None else node.args[1]
         if not isinstance(power, int | float):
             raise Unsupported("its exponent varies")
-        lower_pointwise(builder, node, [node.args[0]], [Operation(15, 0, 0, float(power))])
+        lower_pointwise(builder, node, [node.args[0]], [Operation(Op.POWER_C, 0, 0, float(power))])
 
     return lower
 
@@ -228,13 +224,13 @@ def _reversed(builder: PlanBuilder, node: fx.Node) -> None:
     if len(node.args) > 2 or node.kwargs.get("alpha", 1) != 1:
         raise Unsupported("a scaled difference")
     require_floating(node)
-    lower_pointwise(builder, node, [node.args[0]], [Operation(C_MINUS, 0, 0, float(node.args[1]))])  # type: ignore[arg-type]
+    lower_pointwise(builder, node, [node.args[0]], [Operation(Op.C_MINUS, 0, 0, float(node.args[1]))])  # type: ignore[arg-type]
 
 
 @rule(_aten.reciprocal.default)
 def _reciprocal(builder: PlanBuilder, node: fx.Node) -> None:
     require_floating(node)
-    lower_pointwise(builder, node, [node.args[0]], [Operation(C_OVER, 0, 0, 1.0)])
+    lower_pointwise(builder, node, [node.args[0]], [Operation(Op.C_OVER, 0, 0, 1.0)])
 
 
 @rule(_aten.clamp.default, _aten.clamp_min.default, _aten.hardtanh.default)
@@ -250,16 +246,16 @@ def _clamp(builder: PlanBuilder, node: fx.Node) -> None:
         raise Unsupported("a bound is NaN")
     operations = []
     if low is not None:
-        operations.append(Operation(CLAMP_LOW, 0, 0, float(low)))
+        operations.append(Operation(Op.CLAMP_LOW, 0, 0, float(low)))
     if high is not None:
-        operations.append(Operation(CLAMP_HIGH, -1 if operations else 0, 0, float(high)))
+        operations.append(Operation(Op.CLAMP_HIGH, -1 if operations else 0, 0, float(high)))
     lower_pointwise(builder, node, [node.args[0]], operations)
 
 
 @rule(_aten.leaky_relu.default)
 def _leaky(builder: PlanBuilder, node: fx.Node) -> None:
     slope: Any = node.args[1] if len(node.args) > 1 else node.kwargs.get("negative_slope", 0.01)
-    lower_pointwise(builder, node, [node.args[0]], [Operation(LEAKY_RELU, 0, 0, float(slope))])
+    lower_pointwise(builder, node, [node.args[0]], [Operation(Op.LEAKY_RELU, 0, 0, float(slope))])
 
 
 @rule(_aten.prelu.default)
@@ -268,7 +264,7 @@ def _prelu(builder: PlanBuilder, node: fx.Node) -> None:
     slope: Any = node.args[1]
     if builder.tensor(slope).numel() != 1 and node.meta["val"].ndim != 2:
         raise Unsupported("channels are not the last dimension")
-    lower_pointwise(builder, node, [node.args[0], slope], [Operation(PRELU, 0, 1)])
+    lower_pointwise(builder, node, [node.args[0], slope], [Operation(Op.PRELU, 0, 1)])
 
 
 @rule(_aten.to.dtype, _aten._to_copy.default)
@@ -280,4 +276,4 @@ def _cast(builder: PlanBuilder, node: fx.Node) -> None:
     if builder.dtype(value) is torch.float32:
         builder.values[node] = value
         return
-    lower_pointwise(builder, node, [node.args[0]], [Operation(COPY, 0)])
+    lower_pointwise(builder, node, [node.args[0]], [Operation(Op.COPY, 0)])

@@ -12,11 +12,11 @@ from typing import Any
 import torch
 from torch import fx
 
+from recfx.kernels.codes import Act, Op
 from recfx.targets.native.builder import PlanBuilder, rows_of
-from recfx.targets.native.rules.composites import SIGMOID
 from recfx.targets.native.rules.copies import compact, copy
 from recfx.targets.native.rules.gemm import emit_gemm
-from recfx.targets.native.rules.pointwise import ADD, MUL, SUB, emit_pointwise
+from recfx.targets.native.rules.pointwise import emit_pointwise
 from recfx.targets.native.rules.registry import rule
 from recfx.targets.native.rules.view import PART_RULES, PARTS, narrowed
 from recfx.targets.native.steps import Operation
@@ -24,8 +24,6 @@ from recfx.targets.native.values import Dim, Unsupported, Value
 
 _aten = torch.ops.aten
 
-TANH = 13
-_RELU_CODE, _TANH_CODE = 1, 6
 
 #: Steps of all layers and directions together: longer sequences are torch's, whose calls cost little beside their arithmetic.
 MOST_STEPS = 512
@@ -73,16 +71,16 @@ def _gru(builder: PlanBuilder, w: _Weights, given: Value, states: list[Value], o
     r, z, n = range(3)
     inputs = [*(_gate(given, i, w) for i in (r, z, n)), *(_gate(held, i, w) for i in (r, z, n)), states[0]]
     operations = [
-        Operation(ADD, 0, 3),
-        Operation(SIGMOID, -1),
-        Operation(MUL, -2, 5),
-        Operation(ADD, 2, -3),
-        Operation(TANH, -4),
-        Operation(ADD, 1, 4),
-        Operation(SIGMOID, -6),
-        Operation(SUB, 6, -5),
-        Operation(MUL, -7, -8),
-        Operation(ADD, -5, -9),
+        Operation(Op.ADD, 0, 3),
+        Operation(Op.SIGMOID, -1),
+        Operation(Op.MUL, -2, 5),
+        Operation(Op.ADD, 2, -3),
+        Operation(Op.TANH, -4),
+        Operation(Op.ADD, 1, 4),
+        Operation(Op.SIGMOID, -6),
+        Operation(Op.SUB, 6, -5),
+        Operation(Op.MUL, -7, -8),
+        Operation(Op.ADD, -5, -9),
     ]
     emit_pointwise(builder, inputs, out, operations, [])
     return [out]
@@ -95,15 +93,17 @@ def _lstm(builder: PlanBuilder, w: _Weights, given: Value, states: list[Value], 
     i, f, g, o = (_gate(gates, number, w) for number in range(4))
     cell = builder.temp(out.dims)
     operations = [
-        Operation(SIGMOID, 0),
-        Operation(TANH, 2),
-        Operation(MUL, -1, -2),
-        Operation(SIGMOID, 1),
-        Operation(MUL, -4, 3),
-        Operation(ADD, -5, -3),
+        Operation(Op.SIGMOID, 0),
+        Operation(Op.TANH, 2),
+        Operation(Op.MUL, -1, -2),
+        Operation(Op.SIGMOID, 1),
+        Operation(Op.MUL, -4, 3),
+        Operation(Op.ADD, -5, -3),
     ]
     emit_pointwise(builder, [i, f, g, states[1]], cell, operations, [])
-    emit_pointwise(builder, [o, cell], out, [Operation(SIGMOID, 0), Operation(TANH, 1), Operation(MUL, -1, -2)], [])
+    emit_pointwise(
+        builder, [o, cell], out, [Operation(Op.SIGMOID, 0), Operation(Op.TANH, 1), Operation(Op.MUL, -1, -2)], []
+    )
     return [out, cell]
 
 
@@ -122,8 +122,8 @@ def _gate(value: Value, number: int, w: _Weights) -> Value:
 _CELLS: dict[Any, tuple[_Cell, int, bool]] = {
     _aten.gru.input: (_gru, 3, False),
     _aten.lstm.input: (_lstm, 4, True),
-    _aten.rnn_tanh.input: (_plain(_TANH_CODE), 1, True),
-    _aten.rnn_relu.input: (_plain(_RELU_CODE), 1, True),
+    _aten.rnn_tanh.input: (_plain(Act.TANH), 1, True),
+    _aten.rnn_relu.input: (_plain(Act.RELU), 1, True),
 }
 
 

@@ -7,7 +7,7 @@ from typing import Any
 import torch
 from torch import fx
 
-from recfx.kernels.abi import Kind
+from recfx.kernels.codes import Kind
 from recfx.targets.native.builder import PlanBuilder
 from recfx.targets.native.rules.copies import copy
 from recfx.targets.native.rules.pointwise import COPIED

@@ -7,7 +7,7 @@ from typing import Any
 import torch
 from torch import fx
 
-from recfx.kernels.abi import Kind
+from recfx.kernels.codes import Kind, Op, Reduction
 from recfx.targets.native.builder import PlanBuilder, rows_of, three_runs, view
 from recfx.targets.native.rules.copies import compact
 from recfx.targets.native.rules.gemm import emit_norm, even_rows
@@ -19,23 +19,27 @@ from recfx.targets.native.values import Unsupported, Value
 
 _aten = torch.ops.aten
 
-MAGNITUDE = 17
 _REDUCTIONS: dict[Any, int] = {
-    _aten.sum.dim_IntList: 0,
-    _aten.mean.dim: 1,
-    _aten.amax.default: 2,
-    _aten.amin.default: 3,
-    _aten.linalg_vector_norm.default: 4,
+    _aten.sum.dim_IntList: Reduction.SUM,
+    _aten.mean.dim: Reduction.MEAN,
+    _aten.amax.default: Reduction.MAX,
+    _aten.amin.default: Reduction.MIN,
+    _aten.linalg_vector_norm.default: Reduction.NORM,
 }
 
 #: Order of a vector's norm -> the reduction; of the magnitudes, for all but 2.
-_ORDERS = {2: 4, 1: 0, float("inf"): 2, float("-inf"): 3}
+_ORDERS = {
+    2: Reduction.NORM,
+    1: Reduction.SUM,
+    float("inf"): Reduction.MAX,
+    float("-inf"): Reduction.MIN,
+}
 
 
 def _magnitudes(builder: PlanBuilder, value: Value) -> Value:
     """The elements without their signs."""
     found = builder.temp(value.dims)
-    emit_pointwise(builder, [value], found, [Operation(MAGNITUDE, 0)], [])
+    emit_pointwise(builder, [value], found, [Operation(Op.MAGNITUDE, 0)], [])
     return found
 
 

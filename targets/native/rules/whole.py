@@ -7,18 +7,15 @@ from typing import Any
 import torch
 from torch import fx
 
+from recfx.kernels.codes import Op
 from recfx.targets.native.builder import PlanBuilder
-from recfx.targets.native.rules.functions import REMAINDER_BY
 from recfx.targets.native.rules.integer import either, lower_whole, lower_whole_remainder
-from recfx.targets.native.rules.pointwise import MASKED_FILL, MAXIMUM, MINIMUM, WHERE, lower_pointwise
+from recfx.targets.native.rules.pointwise import lower_pointwise
 from recfx.targets.native.rules.registry import Rule, rule
 from recfx.targets.native.steps import Operation
 from recfx.targets.native.values import Unsupported
 
 _aten = torch.ops.aten
-
-C_MINUS, MUL, CLAMP_HIGH, IS_ZERO, IS_NOT = 6, 2, 19, 26, 21
-ABSOLUTE, SIGN, XOR, FLOOR_QUOTIENT, QUOTIENT, CONSTANT = 50, 51, 52, 53, 54, 55
 
 
 def _of_one(*operations: Operation) -> Rule:
@@ -28,11 +25,11 @@ def _of_one(*operations: Operation) -> Rule:
     return lower
 
 
-either(_of_one(Operation(C_MINUS, 0, 0, 0.0)), _aten.neg.default)
-either(_of_one(Operation(MUL, 0, 0)), _aten.square.default)
-either(_of_one(Operation(ABSOLUTE, 0)), _aten.abs.default)
+either(_of_one(Operation(Op.C_MINUS, 0, 0, 0.0)), _aten.neg.default)
+either(_of_one(Operation(Op.MUL, 0, 0)), _aten.square.default)
+either(_of_one(Operation(Op.ABSOLUTE, 0)), _aten.abs.default)
 for _target in (_aten.sign.default, _aten.sgn.default):
-    either(_of_one(Operation(SIGN, 0)), _target)
+    either(_of_one(Operation(Op.WHOLE_SIGN, 0)), _target)
 for _target in (_aten.floor.default, _aten.ceil.default, _aten.round.default, _aten.trunc.default):
     either(_of_one(), _target)
 
@@ -45,16 +42,16 @@ def _of_two(code: int) -> Rule:
 
 
 for _target in (_aten.maximum.default, _aten.max.other, _aten.fmax.default):
-    either(_of_two(MAXIMUM), _target)
+    either(_of_two(Op.MAXIMUM), _target)
 for _target in (_aten.minimum.default, _aten.min.other, _aten.fmin.default):
-    either(_of_two(MINIMUM), _target)
+    either(_of_two(Op.MINIMUM), _target)
 for _target in (_aten.__xor__.Tensor, _aten.bitwise_xor.Tensor):
-    rule(_target)(_of_two(XOR))
+    rule(_target)(_of_two(Op.XOR))
 
 
 @rule(_aten.logical_xor.default)
 def _differs(builder: PlanBuilder, node: fx.Node) -> None:
-    operations = [Operation(IS_NOT, 0, 0, 0.0), Operation(IS_NOT, 1, 0, 0.0), Operation(XOR, -1, -2)]
+    operations = [Operation(Op.NOT_EQUAL_C, 0, 0, 0.0), Operation(Op.NOT_EQUAL_C, 1, 0, 0.0), Operation(Op.XOR, -1, -2)]
     lower_whole(builder, node, list(node.args), operations)
 
 
@@ -64,14 +61,14 @@ def _with_a_mask(builder: PlanBuilder, node: fx.Node) -> None:
     if node.meta["val"].dtype is not torch.bool or not isinstance(node.args[1], bool):
         raise Unsupported("bits of a number")
     keeps = node.args[1] is (node.target in (_aten.__and__.Scalar, _aten.bitwise_and.Scalar))
-    lower_whole(builder, node, [node.args[0]], [] if keeps else [Operation(CONSTANT, 0, 0, float(node.args[1]))])
+    lower_whole(builder, node, [node.args[0]], [] if keeps else [Operation(Op.CONSTANT, 0, 0, float(node.args[1]))])
 
 
 def _from_number(builder: PlanBuilder, node: fx.Node) -> None:
     number: Any = node.args[1]
     if not isinstance(number, int) or len(node.args) > 2 or node.kwargs.get("alpha", 1) != 1:
         raise Unsupported("a scaled difference")
-    lower_whole(builder, node, [node.args[0]], [Operation(C_MINUS, 0, 0, float(number))])
+    lower_whole(builder, node, [node.args[0]], [Operation(Op.C_MINUS, 0, 0, float(number))])
 
 
 either(_from_number, _aten.rsub.Scalar)
@@ -81,7 +78,7 @@ either(_from_number, _aten.rsub.Scalar)
 def _remainder(builder: PlanBuilder, node: fx.Node) -> None:
     divisor = node.args[1]
     if node.meta["val"].dtype is torch.float32 and isinstance(divisor, int | float):
-        return lower_pointwise(builder, node, [node.args[0]], [Operation(REMAINDER_BY, 0, 0, float(divisor))])
+        return lower_pointwise(builder, node, [node.args[0]], [Operation(Op.REMAINDER_BY, 0, 0, float(divisor))])
     lower_whole_remainder(builder, node)
 
 
@@ -93,7 +90,7 @@ def _quotient(builder: PlanBuilder, node: fx.Node) -> None:
         mode = node.kwargs.get("rounding_mode", node.args[2] if len(node.args) > 2 else None)
     if not isinstance(divisor, int) or isinstance(divisor, bool) or divisor == 0:
         raise Unsupported("its divisor varies, or is zero")
-    code = FLOOR_QUOTIENT if mode == "floor" else QUOTIENT
+    code = Op.FLOOR_QUOTIENT_C if mode == "floor" else Op.QUOTIENT_C
     lower_whole(builder, node, [node.args[0]], [Operation(code, 0, 0, float(divisor))])
 
 
@@ -105,7 +102,7 @@ def _clamp_high(builder: PlanBuilder, node: fx.Node) -> None:
     bound: Any = node.args[1]
     if not isinstance(bound, int):
         raise Unsupported("its bound is no whole number")
-    lower_whole(builder, node, [node.args[0]], [Operation(CLAMP_HIGH, 0, 0, float(bound))])
+    lower_whole(builder, node, [node.args[0]], [Operation(Op.CLAMP_HIGH, 0, 0, float(bound))])
 
 
 either(_clamp_high, _aten.clamp_max.default)
@@ -115,7 +112,7 @@ def _filled(builder: PlanBuilder, node: fx.Node) -> None:
     """masked_fill(x, mask, number) and where(mask, number, x)."""
     order = (0, 2, 1) if node.target is _aten.where.ScalarSelf else (1, 0, 2)
     mask, x, number = (node.args[i] for i in order)
-    lower_whole(builder, node, [mask, x], [Operation(MASKED_FILL, 0, 1, whole_number(builder, number))])
+    lower_whole(builder, node, [mask, x], [Operation(Op.MASKED_FILL, 0, 1, whole_number(builder, number))])
 
 
 for _target in (_aten.masked_fill.Scalar, _aten.masked_fill.Tensor, _aten.where.ScalarSelf):
@@ -135,20 +132,20 @@ def whole_number(builder: PlanBuilder, given: Any) -> float:
 
 
 def _chosen(builder: PlanBuilder, node: fx.Node) -> None:
-    lower_whole(builder, node, list(node.args), [Operation(WHERE, 0, 1, 2.0)])
+    lower_whole(builder, node, list(node.args), [Operation(Op.WHERE, 0, 1, 2.0)])
 
 
 def _chosen_or_number(builder: PlanBuilder, node: fx.Node) -> None:
     mask, x, number = node.args
-    operations = [Operation(IS_ZERO, 0), Operation(MASKED_FILL, -1, 1, whole_number(builder, number))]
+    operations = [Operation(Op.NOT, 0), Operation(Op.MASKED_FILL, -1, 1, whole_number(builder, number))]
     lower_whole(builder, node, [mask, x], operations)
 
 
 def _one_of_two_numbers(builder: PlanBuilder, node: fx.Node) -> None:
     mask, number, other = node.args
     operations = [
-        Operation(CONSTANT, 0, 0, whole_number(builder, other)),
-        Operation(MASKED_FILL, 0, -1, whole_number(builder, number)),
+        Operation(Op.CONSTANT, 0, 0, whole_number(builder, other)),
+        Operation(Op.MASKED_FILL, 0, -1, whole_number(builder, number)),
     ]
     lower_whole(builder, node, [mask], operations)
 

@@ -17,7 +17,7 @@ from torch.nn import functional as F
 from recfx.capture import capture
 from recfx.ir import Program
 from recfx.ops.lookup import JAGGED, grouped_lookup
-from recfx.passes._key_parts import key_part
+from recfx.passes.lookups.key_parts import key_part
 from recfx.runtime.flat import flat_function
 
 aten = torch.ops.aten
@@ -88,7 +88,7 @@ def test_the_bags_of_a_key_are_read_natively_where_they_lie(data: st.DataObject)
     for level in LEVELS:
         made = partition(fused, level)
         assert not any(node.target is grouped_lookup for node in made.refused), made.refused
-        compiled = flat_function(made.program)
+        compiled = flat_function(made.region)
         for number, lengths in enumerate(batches):
             given_inputs = inputs_of(lengths, number)
             torch.testing.assert_close(compiled(*given_inputs)[0], model(*given_inputs))

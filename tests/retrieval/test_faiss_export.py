@@ -9,8 +9,7 @@ import pytest
 import torch
 
 from recfx.errors import InputError, TargetError
-from recfx.retrieval import Index
-from recfx.retrieval import faiss_export as handoff
+from recfx.retrieval import Index, faiss_export
 
 KINDS = ["binary", "ivf", "hnsw", "rabitq"]
 
@@ -114,7 +113,7 @@ def test_what_cannot_be_handed_over(monkeypatch: pytest.MonkeyPatch) -> None:
 def test_lists_of_inverted_files_grow_with_the_items() -> None:
     """39 items a list at least, about four times the root of their number, 65,536 at most."""
     for items, lists in ((1, 1), (38, 1), (78, 2), (4_000, 102), (40_000, 800), (10**9, 65_536)):
-        assert handoff._lists(range(items)) == lists  # type: ignore[arg-type]
+        assert faiss_export._lists(items) == lists
     pytest.importorskip("faiss")
     for bits, metric in ((8, "ip"), (1, "hamming")):
         made: Any = Index.from_embeddings(drawn(0, 400, 16), bits, metric).to_faiss("ivf")  # type: ignore[arg-type]
@@ -130,14 +129,14 @@ def test_items_are_handed_over_in_parts(kind: Any, deleted: bool, metric: Any, m
     if deleted:
         index.delete(torch.arange(0, 50))
     parts: list[torch.Tensor] = []
-    plain = handoff._rows
-    monkeypatch.setattr(handoff, "_ROWS", 512)
-    monkeypatch.setattr(handoff, "_SHOWN", 3)
-    monkeypatch.setattr(handoff, "_rows", lambda held, some, binary: parts.append(some) or plain(held, some, binary))
+    plain = faiss_export._rows
+    monkeypatch.setattr(faiss_export, "_ROWS", 512)
+    monkeypatch.setattr(faiss_export, "_SHOWN", 3)
+    monkeypatch.setattr(faiss_export, "_rows", lambda *held: parts.append(held[2]) or plain(*held))
     made = index.to_faiss(kind)
     if kind != "hnsw" or metric == "ip":  # a graph of codes needs no training
         shown = parts.pop(0)
-        assert len(shown) == min(len(index), 3 * handoff._lists(index))
+        assert len(shown) == min(len(index), 3 * faiss_export._lists(len(index)))
         assert torch.isin(shown, index.live_ids()).all()
         assert len(shown.unique()) == len(shown)
     assert torch.equal(torch.cat(parts), index.live_ids())

@@ -12,7 +12,8 @@ from typing import Any
 import torch
 from torch import fx
 
-from recfx.ir.program import Program, where
+from recfx.ir.program import Program
+from recfx.ir.provenance import where
 
 _aten = torch.ops.aten
 _SPLITS = (_aten.split.Tensor, _aten.unbind.int, _aten.unsafe_split.Tensor)

@@ -8,6 +8,7 @@ as a whole, and its padding then holds numbers that no key can attend to; here e
 
 from __future__ import annotations
 
+import functools
 from collections.abc import Iterator
 from contextlib import contextmanager
 from typing import Any
@@ -22,6 +23,7 @@ def padded_with_zeros() -> Iterator[None]:
     own = nn.TransformerEncoder.forward
     enabled = torch.backends.mha.get_fastpath_enabled()
 
+    @functools.wraps(own)  # export reads the names of the parameters where the model is an encoder itself
     def forward(self: nn.TransformerEncoder, *args: Any, **kwargs: Any) -> torch.Tensor:
         padding = _zeroed_padding(self, *args, **kwargs)
         if padding is None:

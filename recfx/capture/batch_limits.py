@@ -10,8 +10,9 @@ from torch._subclasses.fake_tensor import FakeTensorMode
 from torch.fx.experimental.symbolic_shapes import ShapeEnv
 
 from recfx.errors import VerificationError
-from recfx.ir.program import Program, user_line
+from recfx.ir.program import Program
 from recfx.ir.propagate import compute, fake_inputs, new_size
+from recfx.ir.provenance import user_line
 from recfx.ir.shapes import BATCH
 
 LIMITS = "limits the program to batches"

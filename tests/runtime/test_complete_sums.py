@@ -8,7 +8,7 @@ from hypothesis import strategies as st
 from pass_cases import Function
 
 from recfx.capture import capture
-from recfx.ir.complete_sums import complete_sums, lengths_of_offsets
+from recfx.runtime.complete_sums import complete_sums, lengths_of_offsets
 from recfx.runtime.flat import flat_function, flat_source
 
 

@@ -7,7 +7,7 @@ import torch
 from torch import nn
 
 import recfx
-from recfx.ir.encoder_padding import attends, padded_with_zeros
+from recfx.capture.encoder_padding import attends, padded_with_zeros
 
 FORMS = {
     "nested": {},

@@ -12,8 +12,8 @@ from torch import nn
 
 import recfx
 from recfx.capture import capture
+from recfx.capture.batch_guards import doubtful_batches
 from recfx.errors import CaptureError
-from recfx.ir.batch_guards import doubtful_batches
 from recfx.ir.fake_kernels import REPLACED, batch_free_kernels
 
 BATCHES = (1, 2, 3, 5, 6, 9, 30)
