@@ -48,6 +48,9 @@ def test_wheel_holds_the_package_and_nothing_else(wheel: Path) -> None:
     assert {t for t in tops if not t.endswith(".dist-info")} == {"recfx"}
     for needed in (
         "recfx/passes/__init__.py",
+        "recfx/passes/clean/canonicalize.py",
+        "recfx/targets/native/rules/view.py",
+        "recfx/kernels/codes.py",
         "recfx/targets/eager/backend.py",
         "recfx/capture/capture.py",
         "recfx/py.typed",
