@@ -28,7 +28,7 @@ _MOST_FILES = 6
 
 
 #: Rooms whose tests stand in the folder of another room.
-_TESTED_IN = {"targets/native": "targets", "recfx/kernels": "targets"}
+_TESTED_IN = {"targets/native": "targets", "targets/native/rules": "targets", "recfx/kernels": "targets"}
 
 
 @cache
@@ -52,14 +52,8 @@ def module_of(file: str) -> str:
 def tests_of(file: str) -> tuple[str, ...]:
     """The test files of a source file: those of its name, else those whose imports reach it, nearest first,
     else those of its room."""
-    stem = Path(file).stem.lstrip("_")
-    folder = (
-        ROOT
-        / "tests"
-        / _TESTED_IN.get(
-            str(Path(file).parent), Path(file).parent.relative_to("recfx" if file.startswith("recfx/") else ".")
-        )
-    )
+    stem, room = Path(file).stem.lstrip("_"), str(Path(file).parent)
+    folder = ROOT / "tests" / _TESTED_IN.get(room, room.removeprefix("recfx/"))
     known = _all_tests()
     own = [t for t in known if Path(t).stem.removeprefix("test_").startswith(stem) and _near(t, folder)]
     named = [t for t in known if stem in Path(t).stem and _near(t, folder) and t not in own]
