@@ -19,7 +19,6 @@ from recfx.driver.parts import Parts
 from recfx.driver.weight_watch import copied
 from recfx.errors import InputError
 from recfx.passes import Passes
-from recfx.targets import resolve
 
 
 def optimize(
@@ -90,7 +89,6 @@ def optimize(
         warnings.warn("optimize(tables=) is now called catalogue=", DeprecationWarning, stacklevel=2)
         catalogue = tables
     requests = (request_inputs,) if isinstance(request_inputs, str) else tuple(request_inputs)
-    resolve(target)
     plan = choose_pipeline(pipeline, target, bool(requests), precision, extra_passes or {})
     options = Options(
         target if isinstance(target, str) else tuple(target),

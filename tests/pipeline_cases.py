@@ -10,7 +10,9 @@ import recfx
 from recfx.ir import Program
 from recfx.pipeline import (
     Miss,
+    Pass,
     PassContext,
+    PassSpec,
     rewrite,
 )
 from recfx.testing import GraphBuilder
@@ -45,3 +47,17 @@ def drop_double_relu(node: Any, ctx: PassContext) -> Any:
 def spoil(node: Any, ctx: PassContext) -> Any:
     """Wrong on purpose, and says so."""
     return ctx.call(NEG, node.args[0])
+
+
+def made(run: Any = None, name: str = "made", **spec: Any) -> Pass:
+    """A pass that does nothing, or what `run(program, ctx)` does."""
+    body = {"spec": PassSpec(name, "For a test.", **spec), "run": lambda self, program, ctx: run and run(program, ctx)}
+    cls = type("Made", (Pass,), body)
+    return cls()  # type: ignore[no-any-return]
+
+
+def raises(error: Exception, **spec: Any) -> Pass:
+    def run(program: Program, ctx: PassContext) -> None:
+        raise error
+
+    return made(run, "raises", **spec)

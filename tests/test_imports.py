@@ -45,7 +45,7 @@ ALLOWED: dict[str, set[str]] = {
         *("runtime", "targets", "version"),
     },
     "compiled": {"driver", "errors", "ir"},
-    "optimizer": {"capture", "compiled", "driver", "errors", "passes", "targets"},
+    "optimizer": {"capture", "compiled", "driver", "errors", "passes"},
     "demo_tasks": {"data", "errors", "zoo"},
     "demo": {"compiled", "cost", "data", "demo_tasks", "ir", "optimizer"},
     "doctor": {"errors", "targets"},

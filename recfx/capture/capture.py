@@ -151,10 +151,8 @@ def _captured(
     export = export_model(explicit, shown, _shapes_for(shown, dynamic_shapes, max_batch, bags))
     program = _to_program(export.program, call, leaves, in_spec, bags)
     if export.assumed and program.signature.dims.get(BATCH, (0, 0))[0] == 2:
-        dims = {
-            **program.signature.dims,
-            BATCH: (1, program.signature.dims[BATCH][1]),
-        }  # what tracing assumes of every size
+        # Tracing assumes two rows or more of every size; the comparison that follows runs one row too.
+        dims = {**program.signature.dims, BATCH: (1, program.signature.dims[BATCH][1])}
         program.signature = dataclasses.replace(program.signature, dims=dims)
     program.bags = tuple(bags)
     program.decided, program.doubtful, program.branches = export.decided, export.doubtful, export.branches

@@ -115,7 +115,7 @@ def run_model(model: torch.nn.Module, call: Call, leaves: Sequence[Any], *, fast
     """The flat outputs of the user's model for flat inputs, which are copied first. Values that are no data come last.
 
     `nn.MultiheadAttention` leaves torch's fast path, as it does at capture: that path gives NaN for a query whose mask hides every
-    key, where the operator in the graph gives zeros. `compare_with_fast_path` tells the difference.
+    key, where the operator in the graph gives zeros. `_compare_with_fast_path` tells the difference.
     """
     spec = pytree.tree_flatten((tuple(call.values), {}))[1]
     fresh = [leaf.clone() if isinstance(leaf, torch.Tensor) else leaf for leaf in leaves]

@@ -9,19 +9,37 @@ as a whole, and its padding then holds numbers that no key can attend to; here e
 from __future__ import annotations
 
 import functools
-from collections.abc import Iterator
+import threading
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from typing import Any
 
 import torch
 from torch import nn
 
+_lock = threading.RLock()
+
 
 @contextmanager
 def padded_with_zeros() -> Iterator[None]:
-    """Within it, encoders leave torch's fast path, and fill padding as that does."""
-    own = nn.TransformerEncoder.forward
-    enabled = torch.backends.mha.get_fastpath_enabled()
+    """Within it, encoders leave torch's fast path, and fill padding as that does; one thread at a time."""
+    with _lock:
+        own = nn.TransformerEncoder.forward
+        if hasattr(own, "recfx_padded"):
+            yield
+            return
+        enabled = torch.backends.mha.get_fastpath_enabled()
+        nn.TransformerEncoder.forward = _padded(own)  # type: ignore[method-assign]
+        torch.backends.mha.set_fastpath_enabled(False)
+        try:
+            yield
+        finally:
+            nn.TransformerEncoder.forward = own  # type: ignore[method-assign]
+            torch.backends.mha.set_fastpath_enabled(enabled)
+
+
+def _padded(own: Callable[..., torch.Tensor]) -> Any:
+    """The forward of encoders that fills padding with zeros."""
 
     @functools.wraps(own)  # export reads the names of the parameters where the model is an encoder itself
     def forward(self: nn.TransformerEncoder, *args: Any, **kwargs: Any) -> torch.Tensor:
@@ -37,16 +55,7 @@ def padded_with_zeros() -> Iterator[None]:
         return output if norm is None else norm(output)
 
     forward.recfx_padded = True  # type: ignore[attr-defined]
-    if hasattr(own, "recfx_padded"):
-        yield
-        return
-    nn.TransformerEncoder.forward = forward  # type: ignore[method-assign]
-    torch.backends.mha.set_fastpath_enabled(False)
-    try:
-        yield
-    finally:
-        nn.TransformerEncoder.forward = own  # type: ignore[method-assign]
-        torch.backends.mha.set_fastpath_enabled(enabled)
+    return forward
 
 
 def _zeroed_padding(

@@ -6,6 +6,7 @@ operator of torch that computes the same, in the type that NumPy's promotion giv
 
 from __future__ import annotations
 
+import threading
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from typing import Any
@@ -37,6 +38,8 @@ _FUNCTIONS: dict[np.ufunc, Callable[..., torch.Tensor]] = {
     np.greater_equal: torch.ge,
 }
 
+_lock = threading.RLock()
+
 #: What Python calls on a tensor that is the right operand of a NumPy scalar or array.
 _REFLECTED = {
     np.add: "__radd__",
@@ -55,12 +58,16 @@ _REFLECTED = {
 
 @contextmanager
 def traced_numpy_functions() -> Iterator[None]:
-    """Within it, a NumPy function that is given a tensor runs as an operator of torch."""
-    torch.Tensor.__array_ufunc__ = _ufunc  # type: ignore[attr-defined]
-    try:
-        yield
-    finally:
-        del torch.Tensor.__array_ufunc__  # type: ignore[attr-defined]
+    """Within it, a NumPy function that is given a tensor runs as an operator of torch; one thread at a time."""
+    with _lock:
+        outermost = "__array_ufunc__" not in torch.Tensor.__dict__
+        if outermost:
+            torch.Tensor.__array_ufunc__ = _ufunc  # type: ignore[attr-defined]
+        try:
+            yield
+        finally:
+            if outermost:
+                del torch.Tensor.__array_ufunc__  # type: ignore[attr-defined]
 
 
 def _ufunc(self: torch.Tensor, function: np.ufunc, method: str, *operands: Any, **options: Any) -> Any:

@@ -35,7 +35,7 @@ from recfx.formats.staging import write_folder
 from recfx.ir.numeric import Exactness
 from recfx.ir.program import Program
 from recfx.ir.rebuild import from_json
-from recfx.ir.region import Region, Split, split
+from recfx.ir.region import Region, Split, grouped, split
 from recfx.ir.serialize import TensorStore, to_json
 from recfx.pipeline import PassRecord
 from recfx.targets import BACKENDS, Lowered
@@ -211,13 +211,13 @@ def _split(program: Program, saved: Sequence[SavedRegion], where: str) -> Split:
     backends = {name: region.backend for region in saved for name in region.operators}
     assignment = {node: backends[node.name] for node in program.graph.nodes if node.name in backends}
     try:
-        found = split(program, assignment)
+        groups = grouped(program, assignment)
     except TargetError as error:
         raise ArtifactError("the regions do not hold all operators", where=where) from error
-    members = [tuple(found.members(index)) for index in range(len(found.regions))]
-    if members != [region.operators for region in saved] or found.backends != tuple(r.backend for r in saved):
+    found = [(backend, tuple(node.name for node in members)) for backend, members in groups]
+    if found != [(region.backend, region.operators) for region in saved]:
         raise ArtifactError("the regions are not those of the program", where=where)
-    return found
+    return split(program, assignment)
 
 
 def _require_same_parameters(program: Program, one_row: Program, where: str) -> None:

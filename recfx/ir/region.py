@@ -7,8 +7,9 @@ whole, in the order in which `split` gives them.
 from __future__ import annotations
 
 import dataclasses
+import heapq
 import operator
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from typing import Any
 
 import torch
@@ -83,8 +84,7 @@ class Split:
 
     def members(self, index: int) -> list[str]:
         """Names of the program's operators in a region."""
-        known = {node.name for node in self.program.graph.nodes if node.op == "call_function"}
-        return [n.name for n in self.regions[index].graph.nodes if n.op == "call_function" and n.name in known]
+        return [node.name for node in self.regions[index].graph.nodes if node.op == "call_function"]
 
 
 def split(program: Program, assignment: Mapping[fx.Node, str], default: str = "eager") -> Split:
@@ -100,18 +100,27 @@ def split(program: Program, assignment: Mapping[fx.Node, str], default: str = "e
     Raises:
         TargetError: An operator has no backend.
     """
+    found = grouped(program, assignment)
+    if len(found) <= 1:
+        return Split(program, (Region.whole(program),), (found[0][0] or default if found else default,))
+    batch = batch_symbol(program)
+    regions = tuple(_region(program, members, batch) for _, members in found)
+    return Split(program, regions, tuple(backend for backend, _ in found))
+
+
+def grouped(program: Program, assignment: Mapping[fx.Node, str]) -> list[tuple[str, list[fx.Node]]]:
+    """The backend and the operators of each region that `split` makes, in the order of the program.
+
+    The backend is "" where no operator needs one.
+
+    Raises:
+        TargetError: An operator has no backend.
+    """
     calls = [node for node in program.graph.nodes if node.op == "call_function"]
     for node in calls:
         if node not in assignment and not _joins_any(node):
             raise TargetError("no backend was chosen for an operator", where=where(node))
-    backends = list(dict.fromkeys(assignment[node] for node in calls if not _joins_any(node)))
-    if len(backends) <= 1:
-        return Split(program, (Region.whole(program),), tuple(backends) or (default,))
-    regions, names = [], []
-    for backend, members in _groups(calls, assignment):
-        regions.append(_region(program, members))
-        names.append(backend)
-    return Split(program, tuple(regions), tuple(names))
+    return list(_Grouping(calls, assignment).groups())
 
 
 def batch_symbol(program: Program) -> Any:
@@ -137,26 +146,63 @@ def _joins_any(node: fx.Node) -> bool:
     return node.target is operator.getitem or isinstance(node.meta.get("val"), sizes)
 
 
-def _groups(calls: Sequence[fx.Node], assignment: Mapping[fx.Node, str]) -> Iterable[tuple[str, list[fx.Node]]]:
-    """The operators of each region."""
-    waiting, left = set(calls), list(calls)
-    backend = ""
-    while left:
-        ready = [n for n in left if not waiting.intersection(n.all_input_nodes)]
-        # Where only sizes and parts are ready, they go with the first operator that waits for them, or with the last region.
-        backend = next((assignment[n] for n in (*ready, *left) if not _joins_any(n)), backend)
-        members = []
-        for node in left:
-            if waiting.intersection(node.all_input_nodes):
-                continue
-            if _joins_any(node) or assignment[node] == backend:
-                members.append(node)
-                waiting.discard(node)
-        left = [node for node in left if node in waiting]
-        yield backend, members
+class _Grouping:
+    """Takes, in turns, everything of one backend that is ready.
+
+    Args:
+        calls: The operators, in order.
+        assignment: Operator -> backend.
+    """
+
+    def __init__(self, calls: Sequence[fx.Node], assignment: Mapping[fx.Node, str]) -> None:
+        self.calls = calls
+        self.place = {node: at for at, node in enumerate(calls)}
+        #: The backend of each operator; None for sizes and parts of tuples.
+        self.backend = [None if _joins_any(node) else assignment[node] for node in calls]
+        self.missing = [sum(source in self.place for source in node.all_input_nodes) for node in calls]
+        self.ready: dict[str | None, list[int]] = {}
+        for at, missing in enumerate(self.missing):
+            if not missing:
+                self._add(at)
+
+    def groups(self) -> Iterator[tuple[str, list[fx.Node]]]:
+        """The regions."""
+        taken, first, backend = 0, 0, ""
+        done = [False] * len(self.calls)
+        while taken < len(self.calls):
+            # The operators that are ready decide. Sizes and parts alone go with the first operator that waits for them.
+            heads = [held[0] for name, held in self.ready.items() if name is not None and held]
+            while first < len(self.calls) and (done[first] or self.backend[first] is None):
+                first += 1
+            head = min(heads, default=first)
+            if head < len(self.calls):
+                backend = self.backend[head] or backend
+            members = self._take(backend)
+            for at in members:
+                done[at] = True
+            taken += len(members)
+            yield backend, [self.calls[at] for at in members]
+
+    def _take(self, backend: str) -> list[int]:
+        """Everything of a backend that is ready or becomes so, with the sizes and parts."""
+        members: list[int] = []
+        while True:
+            held = next((h for h in (self.ready.get(None), self.ready.get(backend)) if h), None)
+            if held is None:
+                return sorted(members)
+            at = heapq.heappop(held)
+            members.append(at)
+            for user in self.calls[at].users:
+                if user in self.place:
+                    self.missing[self.place[user]] -= 1
+                    if not self.missing[self.place[user]]:
+                        self._add(self.place[user])
+
+    def _add(self, at: int) -> None:
+        heapq.heappush(self.ready.setdefault(self.backend[at], []), at)
 
 
-def _region(program: Program, members: Sequence[fx.Node]) -> Region:
+def _region(program: Program, members: Sequence[fx.Node], batch: Any) -> Region:
     inside = set(members)
     sources = dict.fromkeys(
         s for node in members for s in node.all_input_nodes if s not in inside and s.op != "get_attr"
@@ -175,7 +221,7 @@ def _region(program: Program, members: Sequence[fx.Node]) -> Region:
     graph.output(tuple(copies[node] for node in outputs))
     return Region(
         fx.GraphModule(program.module, graph),
-        batch_symbol(program),
+        batch,
         tuple(source.name for source in sources),
         tuple(node.name for node in outputs),
         frozenset(source.name for source in sources if source.op == "placeholder"),

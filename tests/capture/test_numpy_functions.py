@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import threading
 from collections.abc import Callable
 from typing import Any
 
@@ -12,6 +13,8 @@ from pass_cases import Function
 
 import recfx
 from recfx.capture import capture
+from recfx.capture.encoder_padding import padded_with_zeros
+from recfx.capture.numpy_functions import traced_numpy_functions
 
 VALUES = {
     "float64": np.float64(0.5),
@@ -94,3 +97,37 @@ def test_numpy_sees_tensors_as_before_once_traced() -> None:
     capture(Function(lambda m, x: x * np.array(2.0)), (torch.randn(3, 3),))
     assert not hasattr(torch.Tensor, "__array_ufunc__")
     assert isinstance(np.arctan2(torch.ones(2), np.ones(2)), torch.Tensor | np.ndarray)
+
+
+def test_the_functions_are_torch_s_own_again_behind_the_last_of_several_uses() -> None:
+    with traced_numpy_functions():
+        with traced_numpy_functions():
+            pass
+        assert torch.Tensor.__array_ufunc__ is not None  # type: ignore[attr-defined]
+    assert "__array_ufunc__" not in torch.Tensor.__dict__
+
+
+def test_threads_that_capture_at_once() -> None:
+    """What is replaced in torch while a model is traced is put back once, whoever comes last."""
+
+    class Scaled(torch.nn.Module):
+        def forward(self, x: torch.Tensor) -> torch.Tensor:
+            return np.sqrt(x) * 2  # type: ignore[no-any-return]
+
+    forward, found = torch.nn.TransformerEncoder.forward, []
+
+    def use(patch: Any) -> None:
+        for _ in range(200):
+            with patch():
+                found.append(np.sqrt(torch.ones(2)))
+
+    threads = [threading.Thread(target=use, args=(p,)) for p in (traced_numpy_functions, padded_with_zeros) * 2]
+    for thread in threads:
+        thread.start()
+    for thread in threads:
+        thread.join()
+    assert len(found) == 800
+    assert "__array_ufunc__" not in torch.Tensor.__dict__
+    assert torch.nn.TransformerEncoder.forward is forward
+    program = capture(Scaled().eval(), (torch.rand(4, 3),))
+    assert torch.equal(program.run([torch.ones(2, 3)])[0], torch.full((2, 3), 2.0))

@@ -9,7 +9,7 @@ from typing import Any
 import frozen_kit
 import pytest
 import torch
-from pipeline_cases import ABS, NEG, RELU, TANH, chain, drop_double_relu, spoil, targets
+from pipeline_cases import ABS, NEG, RELU, TANH, chain, drop_double_relu, made, raises, spoil, targets
 
 import recfx
 import recfx.pipeline
@@ -33,20 +33,6 @@ from recfx.pipeline import pipeline as pipeline_module
 from recfx.testing import GraphBuilder
 
 aten = torch.ops.aten
-
-
-def made(run: Any = None, name: str = "made", **spec: Any) -> Pass:
-    """A pass that does nothing, or what `run(program, ctx)` does."""
-    body = {"spec": PassSpec(name, "For a test.", **spec), "run": lambda self, program, ctx: run and run(program, ctx)}
-    cls = type("Made", (Pass,), body)
-    return cls()  # type: ignore[no-any-return]
-
-
-def raises(error: Exception, **spec: Any) -> Pass:
-    def run(program: Program, ctx: PassContext) -> None:
-        raise error
-
-    return made(run, "raises", **spec)
 
 
 def test_declarations_have_these_defaults() -> None:

@@ -15,7 +15,6 @@ from recfx.passes import Canonicalize
 from recfx.pipeline import (
     Gate,
     Miss,
-    Pass,
     PassContext,
     PassSpec,
     Pipeline,
@@ -30,20 +29,6 @@ from recfx.pipeline.registry import find
 from recfx.testing import GraphBuilder
 
 aten = torch.ops.aten
-
-
-def made(run: Any = None, name: str = "made", **spec: Any) -> Pass:
-    """A pass that does nothing, or what `run(program, ctx)` does."""
-    body = {"spec": PassSpec(name, "For a test.", **spec), "run": lambda self, program, ctx: run and run(program, ctx)}
-    cls = type("Made", (Pass,), body)
-    return cls()  # type: ignore[no-any-return]
-
-
-def raises(error: Exception, **spec: Any) -> Pass:
-    def run(program: Program, ctx: PassContext) -> None:
-        raise error
-
-    return made(run, "raises", **spec)
 
 
 def test_a_rule_that_raises_misses_in_lenient_runs_only() -> None:
