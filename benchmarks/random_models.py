@@ -33,7 +33,7 @@ from recfx.errors import MeasureError, RecfxError, VerificationError
 from recfx.ir import Level, Program, verify_numeric
 from recfx.ir.numeric import Exactness, weakest
 from recfx.ir.operators import DIALECT
-from recfx.passes import default_pipeline
+from recfx.passes import FUSED, default_pipeline
 from recfx.pipeline import Pipeline
 from recfx.runtime.outputs import own_outputs
 from recfx.targets import resolve
@@ -65,7 +65,7 @@ def examine(program: Program) -> tuple[str, str] | None:
     """Kind and message of what is wrong with how recfx treats a program; None when nothing is."""
     program.bags = tuple(find_bags(program.run, program.example))
     try:
-        result = Pipeline(default_pipeline(requests=False, dialect=True, precision="fp32")).run(
+        result = Pipeline(default_pipeline(requests=False, kernels=FUSED, precision="fp32")).run(
             program, verify=Level.META
         )
         applied = weakest(Exactness(record.exactness) for record in result.records if record.fired)

@@ -27,6 +27,7 @@ from recfx.passes.quantize.quantize_tables import QuantizeTables
 from recfx.passes.stages import (
     DEFAULT_PIPELINE,
     EXACT_PIPELINE,
+    FUSED,
     NATIVE_PIPELINE,
     PRECISIONS,
     STAGES,
@@ -34,12 +35,14 @@ from recfx.passes.stages import (
     Stage,
     default_pipeline,
     default_stages,
+    precisions,
     with_extra_passes,
 )
 
 __all__ = [
     "DEFAULT_PIPELINE",
     "EXACT_PIPELINE",
+    "FUSED",
     "NATIVE_PIPELINE",
     "PRECISIONS",
     "STAGES",
@@ -71,5 +74,6 @@ __all__ = [
     "TabulateTowers",
     "default_pipeline",
     "default_stages",
+    "precisions",
     "with_extra_passes",
 ]

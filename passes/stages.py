@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Collection, Iterable, Mapping, Sequence
 
 from recfx.errors import PipelineError
 from recfx.pipeline import Pass, Pipeline
@@ -17,19 +17,22 @@ class Stage:
         name: What users call it: "after:fold".
         passes: Its passes, as text.
         reason: Why it stands where it stands.
-        dialect: True when it is only for backends with kernels for the recfx dialect, False when it is only for others, None for all.
-        requests: The same for models with request inputs.
+        forms: Operators that its passes form or stand beside; the stage is left out where the target lacks a kernel for one of them.
+        replaced_by: Operators whose kernels make the stage needless; it is left out where the target has kernels for all of them.
+        requests: True when it is only for models with request inputs, False when it is only for others, None for all.
     """
 
     name: str
     passes: str
     reason: str
-    dialect: bool | None = None
+    forms: tuple[str, ...] = ()
+    replaced_by: tuple[str, ...] = ()
     requests: bool | None = None
 
-    def belongs(self, *, dialect: bool, requests: bool) -> bool:
-        """Whether the stage is part of the pipeline of such backends and models."""
-        return self.dialect in (None, dialect) and self.requests in (None, requests)
+    def belongs(self, *, kernels: Collection[str], requests: bool) -> bool:
+        """Whether the stage is part of the pipeline of such models on a target with kernels for some operators."""
+        replaced = bool(self.replaced_by) and all(name in kernels for name in self.replaced_by)
+        return not replaced and all(name in kernels for name in self.forms) and self.requests in (None, requests)
 
 
 STAGES = (
@@ -65,7 +68,7 @@ STAGES = (
         "request-attention",
         "fuse-target-attention",
         "Before hoisting, which would split it: its kernel computes once for all rows what they share.",
-        dialect=True,
+        forms=("recfx::target_attention",),
         requests=True,
     ),
     Stage(
@@ -85,19 +88,19 @@ STAGES = (
         "batch",
         "fuse-parallel-linears,batch-selects",
         "Last on backends without kernels for the dialect: fewer and larger operators.",
-        dialect=False,
+        replaced_by=("recfx::mlp",),
     ),
     Stage(
         "interactions",
         "fuse-dot-interaction,fuse-fm,fuse-cross",
         "Before the lookups whose stacks they read, and before linears are joined across them.",
-        dialect=True,
+        forms=("recfx::dot_interaction", "recfx::fm", "recfx::cross"),
     ),
     Stage(
         "attention",
         "fuse-target-attention",
         "Before linears are joined: its MLP is matched as it was written.",
-        dialect=True,
+        forms=("recfx::target_attention",),
         requests=False,
     ),
     Stage(
@@ -105,19 +108,19 @@ STAGES = (
         "fuse-parallel-linears{max_weight=0}",
         "Linears of one input are joined. Equal products of different inputs stay apart: kernels run them one after another at no "
         "further cost.",
-        dialect=True,
+        forms=("recfx::mlp",),
     ),
     Stage(
         "lookups",
         "form-bags,fuse-lookups",
         "Behind the interactions, whose buffers the grouped lookups write.",
-        dialect=True,
+        forms=("recfx::grouped_lookup",),
     ),
     Stage(
         "mlp",
         "fuse-mlp",
         "Last, since a chain takes any linear.",
-        dialect=True,
+        forms=("recfx::mlp",),
     ),
 )
 
@@ -132,23 +135,35 @@ PRECISIONS = {
 EXACT_PIPELINE = "canonicalize,fold-constants,merge-tables,merge-duplicates,batch-selects"
 
 
-def default_stages(*, requests: bool, dialect: bool, precision: str = "fp32") -> tuple[Stage, ...]:
+#: Operators of the dialect that the stages form.
+FUSED = frozenset(name for stage in STAGES for name in stage.forms)
+
+#: Operators whose kernels take weights in each of the precisions; a target without one of them computes in fp32 alone.
+QUANTIZED = ("recfx::grouped_lookup", "recfx::mlp")
+
+
+def precisions(kernels: Collection[str]) -> list[str]:
+    """The precisions that a target with kernels for some operators computes in."""
+    return list(PRECISIONS) if all(name in kernels for name in QUANTIZED) else ["fp32"]
+
+
+def default_stages(*, requests: bool, kernels: Collection[str] = (), precision: str = "fp32") -> tuple[Stage, ...]:
     """The stages that `optimize` runs unless told otherwise.
 
     Args:
         requests: Whether the model has request inputs.
-        dialect: Whether the backend has kernels for the recfx dialect.
+        kernels: Names of the operators that the target has kernels for, as `Backend.kernels` gives them.
         precision: A key of PRECISIONS.
     """
-    found = [stage for stage in STAGES if stage.belongs(dialect=dialect, requests=requests)]
+    found = [stage for stage in STAGES if stage.belongs(kernels=kernels, requests=requests)]
     if PRECISIONS[precision]:
         found.append(Stage("quantize", PRECISIONS[precision], "Behind all that computes new weights."))
     return tuple(found)
 
 
-def default_pipeline(*, requests: bool, dialect: bool, precision: str = "fp32") -> str:
+def default_pipeline(*, requests: bool, kernels: Collection[str] = (), precision: str = "fp32") -> str:
     """The passes of `default_stages`, as text."""
-    return ",".join(stage.passes for stage in default_stages(requests=requests, dialect=dialect, precision=precision))
+    return ",".join(stage.passes for stage in default_stages(requests=requests, kernels=kernels, precision=precision))
 
 
 #: Passes as users write them between stages.
@@ -187,6 +202,6 @@ def _pipeline(passes: Passes) -> Pipeline:
     return Pipeline([passes] if isinstance(passes, Pass | type) else passes)
 
 
-#: What `optimize` runs for a backend without kernels for the dialect, and for one with them, of a model without request inputs.
-DEFAULT_PIPELINE = default_pipeline(requests=False, dialect=False)
-NATIVE_PIPELINE = default_pipeline(requests=False, dialect=True)
+#: What `optimize` runs on a target without kernels for the dialect, and on one with them, for a model without request inputs.
+DEFAULT_PIPELINE = default_pipeline(requests=False)
+NATIVE_PIPELINE = default_pipeline(requests=False, kernels=FUSED)

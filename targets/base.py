@@ -68,8 +68,6 @@ class Backend(ABC):
     devices: ClassVar[frozenset[str]]
     #: How its results differ from torch's own operators: EXACT keeps every bit, REASSOC reorders sums.
     exactness: ClassVar[Exactness] = Exactness.EXACT
-    #: Whether it has kernels for the recfx dialect, so that the passes that form its operators pay.
-    dialect: ClassVar[bool] = False
 
     @abstractmethod
     def unavailable(self) -> str | None:
@@ -78,6 +76,13 @@ class Backend(ABC):
     def state(self) -> str:
         """In a few words, how it stands here; asked only of a backend that can run."""
         return "ready"
+
+    def kernels(self) -> frozenset[str]:
+        """Names of the operators that it has kernels of its own for, such as "recfx::mlp".
+
+        The default pipeline of a target forms the operators of the dialect that are among them.
+        """
+        return frozenset()
 
     @abstractmethod
     def supports(self, program: Program | Region) -> dict[fx.Node, Verdict]:

@@ -13,7 +13,7 @@ from recfx.passes import default_pipeline
 from recfx.zoo import MODELS
 
 #: The request pipeline for models of the zoo's tiny sizes, where nothing is too small to split.
-EAGER_TO_SPLIT = default_pipeline(requests=True, dialect=False).replace(
+EAGER_TO_SPLIT = default_pipeline(requests=True).replace(
     "hoist-requests", "hoist-requests{least_columns=1,least_fields=1}"
 )
 

@@ -16,7 +16,7 @@ from recfx.data import auc
 from recfx.data.training import predict, train_ctr
 from recfx.demo_tasks import task_for
 from recfx.errors import InputError, TargetError
-from recfx.passes import NATIVE_PIPELINE, PRECISIONS, QuantizeLinears, QuantizeTables, default_pipeline
+from recfx.passes import FUSED, NATIVE_PIPELINE, PRECISIONS, QuantizeLinears, QuantizeTables, default_pipeline
 from recfx.pipeline import Pipeline
 
 #: How far answers of untrained models may be off, as a share of their standard deviation; about twice what was found over seeds.
@@ -129,7 +129,7 @@ def test_request_inputs_in_int8() -> None:
         nn.init.normal_(table.weight)  # with tables as they are drawn, items hardly change an untrained model's answers
     user, item, history = model.example_inputs(64)
     every = torch.zeros(64, dtype=torch.int64)
-    pipeline = default_pipeline(requests=True, dialect=True) + EVERY_LAYER.removeprefix(NATIVE_PIPELINE)
+    pipeline = default_pipeline(requests=True, kernels=FUSED) + EVERY_LAYER.removeprefix(NATIVE_PIPELINE)
     fast = optimized(
         model, (user, item, history), target="native", pipeline=pipeline, request_inputs=("user", "history")
     )
@@ -143,7 +143,7 @@ def test_request_inputs_in_int8() -> None:
 def test_the_short_form_is_a_pipeline() -> None:
     for precision, text in PRECISIONS.items():
         for requests in (False, True):
-            passes = Pipeline(default_pipeline(requests=requests, dialect=True, precision=precision)).passes
+            passes = Pipeline(default_pipeline(requests=requests, kernels=FUSED, precision=precision)).passes
             added = Pipeline(text).passes if text else ()
             assert passes[len(passes) - len(added) :] == added
     assert Pipeline(PRECISIONS["int8"]).passes == (QuantizeTables(), QuantizeLinears())

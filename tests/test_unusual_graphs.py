@@ -14,7 +14,7 @@ from torch import nn
 import recfx
 from recfx.driver.stage_times import StageTimes
 from recfx.errors import CaptureError, PassError, VerificationError
-from recfx.passes import default_pipeline
+from recfx.passes import FUSED, default_pipeline
 from recfx.pipeline import Pass, PassContext, PassSpec, Pipeline
 
 
@@ -162,5 +162,5 @@ def test_a_refresh_is_as_lenient_as_the_default_pipeline() -> None:
     model = Model(NUMBERS["mean"]).eval()
     fast = recfx.optimize(model, example_inputs=(torch.randn(6, 8), torch.randint(0, 20, (6, 5))), measure=False)
     assert fast.parts.recipe is not None
-    assert fast.parts.recipe.options.pipeline == Pipeline(default_pipeline(requests=False, dialect=True))
+    assert fast.parts.recipe.options.pipeline == Pipeline(default_pipeline(requests=False, kernels=FUSED))
     fast.refresh()

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+import itertools
 from collections.abc import Iterable, Mapping, Sequence
 from functools import cached_property
 from pathlib import Path
@@ -11,9 +12,9 @@ from typing import Any
 from recfx.errors import InputError, TargetError
 from recfx.ir.numeric import weakest
 from recfx.ir.verify import Level
-from recfx.passes import PRECISIONS, Passes, default_pipeline, default_stages, with_extra_passes
+from recfx.passes import PRECISIONS, Passes, default_pipeline, default_stages, precisions, with_extra_passes
 from recfx.pipeline import Pass, Pipeline
-from recfx.targets import BACKENDS, Backend, resolve
+from recfx.targets import BACKENDS, Backend, EagerBackend, resolve
 
 #: What `optimize` takes as a pipeline.
 PipelineLike = str | Pipeline | Iterable[Pass | type[Pass] | str] | None
@@ -103,7 +104,7 @@ def choose_pipeline(
             "precision= is a short form for passes, and a pipeline was given as well",
             hint=f"leave precision out and append {PRECISIONS[precision]!r} to the pipeline",
         )
-    if precision not in _precisions(backends):
+    if precision not in precisions(_kernels(backends)):
         raise TargetError(
             f"no backend of this target computes in {precision}",
             hint=BACKENDS["native"].unavailable() or "pass target='cpu' or target='native'",
@@ -114,7 +115,7 @@ def choose_pipeline(
             hint="write the passes into the pipeline, or leave pipeline= out",
         )
     if extra:
-        stages = default_stages(requests=requests, dialect=backends[0].dialect, precision=precision)
+        stages = default_stages(requests=requests, kernels=_kernels(backends), precision=precision)
         return with_extra_passes(stages, extra)
     if isinstance(pipeline, Pipeline):
         return pipeline
@@ -126,7 +127,7 @@ def choose_pipeline(
 def is_default(pipeline: Pipeline, target: str | Sequence[str], requests: bool) -> bool:
     """Whether a pipeline is the default of the target at one of its precisions."""
     backends = resolve(target)
-    return any(pipeline == _default(backends, requests, precision) for precision in _precisions(backends))
+    return any(pipeline == _default(backends, requests, precision) for precision in precisions(_kernels(backends)))
 
 
 def verification_level(name: str) -> Level:
@@ -143,9 +144,10 @@ def verification_level(name: str) -> Level:
 
 
 def _default(backends: Sequence[Backend], requests: bool, precision: str) -> Pipeline:
-    return Pipeline(default_pipeline(requests=requests, dialect=backends[0].dialect, precision=precision))
+    return Pipeline(default_pipeline(requests=requests, kernels=_kernels(backends), precision=precision))
 
 
-def _precisions(backends: Sequence[Backend]) -> list[str]:
-    """The precisions that a target computes in."""
-    return list(PRECISIONS) if backends[0].dialect else ["fp32"]
+def _kernels(backends: Sequence[Backend]) -> frozenset[str]:
+    """The operators that the kernels of a target run. The eager backend supports every operator, so that none goes to those behind it."""
+    before = itertools.takewhile(lambda backend: backend.name != EagerBackend.name, backends)
+    return frozenset[str]().union(*(backend.kernels() for backend in before))

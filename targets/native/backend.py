@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from typing import ClassVar
 
+import torch
 from torch import fx
 
 from recfx.ir.numeric import Exactness
@@ -17,6 +18,7 @@ from recfx.targets.eager import EagerBackend
 from recfx.targets.eager.lookups import with_plain_lookups
 from recfx.targets.native.fixed_shapes import with_free_batch
 from recfx.targets.native.partition import Partitioner
+from recfx.targets.native.rules.registry import RULES
 
 
 class NativeBackend(Backend):
@@ -25,7 +27,6 @@ class NativeBackend(Backend):
     name: ClassVar[str] = "native"
     devices: ClassVar[frozenset[str]] = frozenset({"cpu"})
     exactness: ClassVar[Exactness] = Exactness.REASSOC
-    dialect: ClassVar[bool] = True
 
     def unavailable(self) -> str | None:
         return missing()
@@ -34,6 +35,9 @@ class NativeBackend(Backend):
         pages = huge_pages.unavailable()
         large = f"large pages for large tables: {pages}" if pages else "large tables go to large pages"
         return f"ready, kernels for {level()} (this processor runs {', '.join(library().levels)}); {large}"
+
+    def kernels(self) -> frozenset[str]:
+        return frozenset(str(target.name()) for target in RULES if isinstance(target, torch._ops.OpOverload))  # type: ignore[no-untyped-call]
 
     def supports(self, program: Program | Region) -> dict[fx.Node, Verdict]:
         return EagerBackend().supports(program)

@@ -10,7 +10,7 @@ from torch import Tensor, fx, nn
 import recfx
 from recfx.capture import capture
 from recfx.ir import Program
-from recfx.passes import default_pipeline
+from recfx.passes import FUSED, default_pipeline
 from recfx.pipeline import Pass, PassContext, PassSpec, Pipeline, run_pass
 
 REASON = "a size depends on the inputs' values"
@@ -56,7 +56,7 @@ def test_the_default_pipeline_takes_such_a_model() -> None:
 
 
 def test_no_built_in_pass_raises() -> None:
-    result = Pipeline(default_pipeline(requests=False, dialect=True)).run(program())
+    result = Pipeline(default_pipeline(requests=False, kernels=FUSED)).run(program())
     assert len(result.records) > 10
 
 

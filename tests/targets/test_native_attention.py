@@ -30,7 +30,7 @@ from torch.nn import functional
 import recfx
 from recfx.capture import capture
 from recfx.ops import attention, mlp
-from recfx.passes import default_pipeline
+from recfx.passes import FUSED, default_pipeline
 from recfx.pipeline import Pipeline
 from recfx.runtime.flat import flat_function
 
@@ -189,7 +189,7 @@ def histories(batch: int) -> torch.Tensor:
 
 def at_every_level(model: nn.Module, *example: torch.Tensor) -> list[Callable[..., tuple[Any, ...]]]:
     """A model after all default passes, lowered at every level."""
-    plan = Pipeline(default_pipeline(requests=False, dialect=True, precision="fp32"))
+    plan = Pipeline(default_pipeline(requests=False, kernels=FUSED, precision="fp32"))
     program = plan.run(capture(model, example)).program
     return [flat_function(partition(program, level).region) for level in LEVELS]
 

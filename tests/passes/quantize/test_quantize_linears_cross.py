@@ -15,7 +15,7 @@ from recfx import zoo
 from recfx.capture import capture
 from recfx.ir import Exactness, Program, same_graph, verify_numeric
 from recfx.ops import cross
-from recfx.passes import FuseCross, QuantizeLinears, default_pipeline
+from recfx.passes import FUSED, FuseCross, QuantizeLinears, default_pipeline
 from recfx.pipeline import Pipeline
 from recfx.testing import GraphBuilder
 
@@ -130,7 +130,7 @@ def test_a_whole_model_at_int8() -> None:
     model = zoo.build("dcn-v2", tables=(50, 60, 70, 80), dim=16).eval()
     inputs = model.example_inputs(6)
     program = (
-        Pipeline(default_pipeline(requests=False, dialect=True, precision="int8")).run(capture(model, inputs)).program
+        Pipeline(default_pipeline(requests=False, kernels=FUSED, precision="int8")).run(capture(model, inputs)).program
     )
     stored = matrices(program)
     assert stored
