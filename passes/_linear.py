@@ -8,6 +8,7 @@ from typing import Any
 import torch
 from torch import fx
 
+from recfx.ir.access import argument_of
 from recfx.passes._match import argument, value
 from recfx.pipeline import Miss, PassContext
 
@@ -77,14 +78,19 @@ def call_linear(
     ctx: PassContext, source: fx.Node, like: Linear, weight: torch.Tensor, bias: torch.Tensor
 ) -> fx.Node | Miss:
     """Inserts a linear with new weights, computed in float64 and rounded once; a Miss when that loses precision."""
-    name = str(like.node.args[1].target)  # type: ignore[union-attr]
+    name = str(argument_of(like.node, 1, fx.Node).target)
     dtype = like.weight.dtype
-    weights = [rounded(new, dtype, like=like.weight) for new in (weight, bias)]
-    if refused := next((new for new in weights if isinstance(new, Miss)), None):
-        return refused
-    new_weight = ctx.constant(f"{name}_folded", weights[0])  # type: ignore[arg-type]
-    new_bias = ctx.constant(f"{name.removesuffix('weight')}bias_folded", weights[1])  # type: ignore[arg-type]
-    return ctx.call(_aten.linear.default, source, new_weight, new_bias)
+    new_weight = rounded(weight, dtype, like=like.weight)
+    if isinstance(new_weight, Miss):
+        return new_weight
+    new_bias = rounded(bias, dtype, like=like.weight)
+    if isinstance(new_bias, Miss):
+        return new_bias
+    parameters = (
+        ctx.constant(f"{name}_folded", new_weight),
+        ctx.constant(f"{name.removesuffix('weight')}bias_folded", new_bias),
+    )
+    return ctx.call(_aten.linear.default, source, *parameters)
 
 
 def channel_constant(ctx: PassContext, operand: Any, channels: int) -> torch.Tensor | None:

@@ -16,10 +16,10 @@ from typing import Any
 import torch
 from torch import fx
 
+from recfx.ir.access import tensor_of
 from recfx.ir.numeric import Exactness
 from recfx.ir.program import Program
 from recfx.ops import attention
-from recfx.passes._match import value
 from recfx.passes.attention.mlp_inputs import Inputs, match_inputs
 from recfx.passes.attention.scores import Scores, follow_scores
 from recfx.passes.mlp.chain import LINEARS, Chain, emit_layers, match_chain
@@ -70,8 +70,7 @@ class FuseTargetAttention(Pass):
         if mask is not None:
             mask = _without(ctx, mask, 2)
             mask = ctx.call(_aten.bitwise_not.default, mask) if scores.inverted else mask
-        held = value(scores.output)
-        assert held is not None
+        held = tensor_of(scores.output)
         new = ctx.call(
             attention.target_attention, query, inputs.keys, mask, params, layers, numbers, list(inputs.parts),
             scores.softmax, scores.scale, scores.masking, scores.fill, scores.pooled,
@@ -83,8 +82,7 @@ class FuseTargetAttention(Pass):
 
 def _without(ctx: PassContext, node: fx.Node, ndim: int) -> fx.Node:
     """A tensor without its dimension of size 1, when it has one more than `ndim`."""
-    held = value(node)
-    assert held is not None
+    held = tensor_of(node)
     if held.ndim == ndim:
         return node
     return ctx.call(_aten.squeeze.dim, node, 1 if held.shape[1] == 1 else 2)

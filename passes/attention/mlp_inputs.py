@@ -8,6 +8,7 @@ from typing import Any
 import torch
 from torch import fx
 
+from recfx.ir.access import argument_of
 from recfx.ops.attention import PARTS
 from recfx.passes._match import argument, only_user, same_shape, same_size, value
 from recfx.pipeline import Miss
@@ -43,11 +44,10 @@ def match_inputs(node: Any) -> Inputs | Miss | None:
     others = dict.fromkeys(n for n in (*simple, *operands) if _query_of(n) is None)
     if not queries or not others:
         return None  # a concatenation of other things
-    if len({_query_of(q) for q in queries}) != 1 or len(others) != 1:
+    query = _query_of(next(iter(queries)))
+    if query is None or any(_query_of(q) is not query for q in queries) or len(others) != 1:
         return Miss("what it concatenates are no parts of one query and one tensor of keys", joined)
     spread, keys = next(iter(others)), next(iter(others))
-    query = _query_of(next(iter(queries)))
-    assert query is not None
     parts = [_part(m, queries, keys) for m in members]
     if any(p is None for p in parts):
         return Miss("a part is neither query, key, difference nor product", joined)
@@ -69,7 +69,7 @@ def _query_of(node: Any) -> fx.Node | None:
     held = value(node)
     if held is None or held.ndim != 3:
         return None
-    source: Any = node.args[0] if node.target in _REPEATS else node
+    source: fx.Node = node.args[0] if node.target in _REPEATS else node
     inner = value(source)
     if inner is None or inner.ndim != 3 or inner.shape[1] != 1 or not same_size(inner.shape[2], held.shape[2]):
         return None
@@ -78,8 +78,8 @@ def _query_of(node: Any) -> fx.Node | None:
     if not same_size(inner.shape[0], held.shape[0]):
         return None
     if source.target is _aten.unsqueeze.default and source.args[1] in (1, -2):
-        return source.args[0]  # type: ignore[no-any-return]
-    return source  # type: ignore[no-any-return]
+        return argument_of(source, 0, fx.Node)
+    return source
 
 
 def _part(member: fx.Node, queries: dict[fx.Node, None], keys: fx.Node) -> int | None:

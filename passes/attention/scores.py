@@ -8,6 +8,7 @@ from typing import Any
 import torch
 from torch import fx
 
+from recfx.ir.access import argument_of, tensor_of
 from recfx.ops.attention import FILL, ZERO
 from recfx.passes._match import argument, only_user, same_size, value
 from recfx.pipeline import PassContext
@@ -47,8 +48,7 @@ class Scores:
 
 def follow_scores(ctx: PassContext, scores: fx.Node, keys: fx.Node, shared: fx.Node) -> Scores | None:
     """Scale, mask, softmax, mask and weighted sum behind the MLP's single column, as far as they go."""
-    held = value(keys)
-    assert held is not None
+    held = tensor_of(keys)
     batch, length = held.shape[:2]
     found = Scores(scores)
     start = _aligned(value(scores), batch, length)
@@ -129,7 +129,7 @@ def _masked(ctx: PassContext, user: fx.Node, scores: fx.Node, found: Scores) -> 
         mask, fill = user.args[0], constant if constant is not None else 0.0
         mask = None if constant is None else mask
     elif user.target is _aten.masked_fill.Scalar and user.args[0] is scores:
-        mask, fill, inverted = user.args[1], float(user.args[2]), True  # type: ignore[arg-type]
+        mask, fill, inverted = user.args[1], argument_of(user, 2, float), True
     elif user.target is _aten.mul.Tensor:
         mask = user.args[1] if user.args[0] is scores else user.args[0]
         if isinstance(mask, fx.Node) and mask.target is _aten.to.dtype:
@@ -164,7 +164,7 @@ def _flat_mask(mask: fx.Node) -> fx.Node:
     """A mask without the dimension that was added to it."""
     held = value(mask)
     while held is not None and held.ndim == 3 and mask.target is _aten.unsqueeze.default:
-        mask = mask.args[0]  # type: ignore[assignment]
+        mask = argument_of(mask, 0, fx.Node)
         held = value(mask)
     return mask
 

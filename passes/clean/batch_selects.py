@@ -16,6 +16,7 @@ from typing import Any
 import torch
 from torch import fx
 
+from recfx.ir.access import tensor_of
 from recfx.ir.program import Program
 from recfx.passes._match import value
 from recfx.pipeline import Pass, PassContext, PassSpec, register
@@ -52,8 +53,7 @@ class BatchSelects(Pass):
 
     def _batch(self, ctx: PassContext, dim: int, selects: list[fx.Node]) -> None:
         source: Any = selects[0].args[0]  # read now: an earlier batch may have replaced what they select from
-        held = value(source)
-        assert held is not None
+        held = tensor_of(source)
         parts = held.shape[dim]
         first = selects[0]
         if not isinstance(parts, int):

@@ -58,9 +58,7 @@ def _merge(ctx: PassContext, nodes: list[fx.Node]) -> None:
     first: dict[bytes, fx.Node] = {}
     for node in nodes:
         kept = first.setdefault(_digest(ctx, node), node)
-        ours, theirs = ctx.tensor(node), ctx.tensor(kept)
-        assert ours is not None
-        assert theirs is not None
+        ours, theirs = ctx.stored(node), ctx.stored(kept)
         if ours is theirs:
             continue
         if not torch.equal(_bytes(ours), _bytes(theirs)):
@@ -71,15 +69,13 @@ def _merge(ctx: PassContext, nodes: list[fx.Node]) -> None:
 
 def _sample(ctx: PassContext, node: fx.Node) -> bytes:
     """Some bytes from all over a table: tables that differ there need not be read in full."""
-    tensor = ctx.tensor(node)
-    assert tensor is not None
+    tensor = ctx.stored(node)
     rows = tensor.detach()[:: max(1, tensor.shape[0] // 64)] if tensor.ndim else tensor
     return _bytes(rows).numpy().tobytes()
 
 
 def _digest(ctx: PassContext, node: fx.Node) -> bytes:
-    tensor = ctx.tensor(node)
-    assert tensor is not None
+    tensor = ctx.stored(node)
     return hashlib.blake2b(_bytes(tensor).numpy().data, digest_size=16).digest()
 
 

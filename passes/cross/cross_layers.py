@@ -9,6 +9,7 @@ from typing import Any
 import torch
 from torch import fx
 
+from recfx.ir.access import argument_of, tensor_of
 from recfx.ops.cross import FULL, LOW_RANK, VECTOR
 from recfx.passes._match import argument, only_user, value
 from recfx.passes.cross.vector_products import (
@@ -148,14 +149,14 @@ def _column_product(ctx: PassContext, product: fx.Node, x: fx.Node) -> CrossStep
     if left.target is _aten.stack.default and right.target is _aten.softmax.int:
         return Miss("a mixture of experts (DCN-Mix) is no cross layer of the dialect", product)
     x0 = rows_of(left)
-    if x0 is not None and value(left).ndim == 3 and same_rows(x0, x):  # type: ignore[union-attr]
+    if x0 is not None and tensor_of(left).ndim == 3 and same_rows(x0, x):
         vector = scalar_product(ctx, right, x)
         return CrossStep(VECTOR, x0, x, vector) if vector is not None and not isinstance(vector, Miss) else vector
     weight = constant_column(ctx, right, width_of(x))
     if weight is None or left.target not in PRODUCTS:
         return None
     x0, row = rows_of(left.args[0]), left.args[1]
-    if x0 is None or not same_rows(x0, x) or row_of(row) is not x or value(left.args[0]).ndim != 3:  # type: ignore[union-attr]
+    if x0 is None or not same_rows(x0, x) or row_of(row) is not x or tensor_of(left.args[0]).ndim != 3:
         return None
     return CrossStep(VECTOR, x0, x, weight)
 
@@ -197,14 +198,14 @@ def _mapped(ctx: PassContext, node: Any) -> tuple[fx.Node, Param, fx.Node | None
             return None
         if bias is not None and not is_vector(ctx, bias, len(weight)):
             return None
-        return node.args[0], node.args[1], bias  # type: ignore[return-value]
+        return argument_of(node, 0, fx.Node), argument_of(node, 1, fx.Node), bias
     if node.target not in PRODUCTS:
         return None
     left, right = ctx.tensor(node.args[0]), ctx.tensor(node.args[1])
     held = value(node)
     if left is not None and left.ndim == 2 and left.dtype is torch.float32 and held is not None and held.ndim == 3:
-        return node.args[1], node.args[0], None  # type: ignore[return-value]
+        return argument_of(node, 1, fx.Node), argument_of(node, 0, fx.Node), None
     if right is not None and right.ndim == 2 and right.dtype is torch.float32 and held is not None and held.ndim == 2:
-        stored = Fresh(f"{node.args[1].target}_t", right.detach().t().contiguous())  # type: ignore[union-attr]
-        return node.args[0], stored, None  # type: ignore[return-value]
+        stored = Fresh(f"{argument_of(node, 1, fx.Node).target}_t", right.detach().t().contiguous())
+        return argument_of(node, 0, fx.Node), stored, None
     return None

@@ -9,6 +9,7 @@ from typing import Any
 import torch
 from torch import fx
 
+from recfx.ir.access import argument_of, items_of
 from recfx.passes._match import argument, value
 from recfx.passes.cross.mappings import PRODUCTS, Mapping, beside, is_single, is_vector, mapped, path, plain, same_rows
 from recfx.pipeline import Miss, PassContext
@@ -74,16 +75,15 @@ def _sum_of(ctx: PassContext, terms: Sequence[fx.Node], x: fx.Node) -> Mixture |
     gates = _gates(ctx, scores, x, len(outputs))
     if not isinstance(gates, Mapping):
         return gates
-    x0, experts = None, []
+    found: list[tuple[fx.Node, tuple[Mapping, ...]]] = []
     for output in outputs:
         expert = _expert(ctx, output, x)
         if expert is None:
-            return Miss("an expert is no cross layer of low rank", output)
-        if x0 is not None and expert[0] is not x0:
+            return Miss("an expert is not a cross layer of low rank", output)
+        if found and expert[0] is not found[0][0]:
             return Miss("the experts multiply with different tensors", output)
-        x0 = expert[0]
-        experts.append(expert[1])
-    assert x0 is not None
+        found.append(expert)
+    x0, experts = found[0][0], [mappings for _, mappings in found]
     alike = {tuple((m.weight.shape, m.weight.dtype, m.act) for m in expert) for expert in experts}
     if len(alike) != 1:
         return Miss("the experts differ in size or activation", outputs[0])
@@ -122,7 +122,7 @@ def _stacked(node: Any, dim: int) -> list[fx.Node] | None:
     """The parts of a stack of rows along dimension 1 or 2."""
     if not isinstance(node, fx.Node) or node.target is not _aten.stack.default or dim not in (1, 2):
         return None
-    parts: list[Any] = list(node.args[0])  # type: ignore[arg-type]
+    parts: list[Any] = items_of(node, 0)
     held = value(parts[0])
     given = argument(node, 1, "dim", 0)
     return parts if held is not None and held.ndim == 2 and given % 3 == dim else None
@@ -137,9 +137,11 @@ def _gated_terms(terms: Sequence[fx.Node]) -> tuple[list[fx.Node], fx.Node] | No
             return None
         for expert, gate in (term.args[:2], term.args[1::-1]):
             column = _column(gate)
-            if column is not None and column[1] == number and (scores is None or column[0] is scores):
+            if column is None or not isinstance(expert, fx.Node):
+                continue
+            if column[1] == number and (scores is None or column[0] is scores):
                 scores = column[0]
-                outputs.append(expert)  # type: ignore[arg-type]
+                outputs.append(expert)
                 break
         else:
             return None
@@ -153,8 +155,9 @@ def _column(node: Any) -> tuple[fx.Node, int] | None:
     if node.target is _aten.slice.Tensor and node.args[1] in (1, -1) and len(node.args) == 4:
         start, end = node.args[2:4]
         held = value(node)
-        fits = held is not None and held.ndim == 2 and isinstance(start, int) and end == start + 1
-        return (node.args[0], start) if fits else None  # type: ignore[return-value]
+        if held is None or held.ndim != 2 or not isinstance(start, int) or end != start + 1:
+            return None
+        return argument_of(node, 0, fx.Node), start
     source: Any = node.args[0] if node.target is _aten.unsqueeze.default and node.args[1] in (1, -1) else None
     if source is None or source.target is not _aten.select.int or source.args[1] not in (1, -1):
         return None

@@ -22,6 +22,7 @@ from typing import Any
 import torch
 from torch import fx
 
+from recfx.ir.access import items_of, tensor_of
 from recfx.ir.numeric import Exactness
 from recfx.ir.program import Program
 from recfx.ops import cross
@@ -63,9 +64,7 @@ def _layer(node: fx.Node, ctx: PassContext) -> Any:
     found = match_cross(ctx, node)
     if found is None or isinstance(found, Miss):
         return found
-    held, x = value(node), value(found.x)
-    assert held is not None
-    assert x is not None
+    held, x = tensor_of(node), tensor_of(found.x)
     as_rows = same_shape(held, x)
     as_column = held.ndim == 3 and same_shape(held[..., 0], x) and held.shape[2] == 1
     if not as_rows and not as_column:
@@ -116,7 +115,8 @@ def _join_shifts(node: fx.Node, ctx: PassContext) -> Any:
     """(cross + c) + d -> cross + (c + d)."""
     if node.kwargs or len(node.args) != 2:
         return None
-    inner, read = node.args if ctx.tensor(node.args[0]) is None else node.args[::-1]
+    operands: tuple[Any, ...] = node.args
+    inner, read = operands if ctx.tensor(operands[0]) is None else operands[::-1]
     found = _shift_behind(ctx, inner) if isinstance(inner, fx.Node) and only_user(inner) is node else None
     other = ctx.tensor(read)
     if found is None or other is None or other.dtype is not found[2].dtype or other.numel() != found[2].numel():
@@ -124,7 +124,7 @@ def _join_shifts(node: fx.Node, ctx: PassContext) -> Any:
     total = rounded(found[2].double().reshape(-1) + other.detach().double().reshape(-1), other.dtype, like=other)
     if isinstance(total, Miss):
         return total
-    return ctx.call(_aten.add.Tensor, found[0], ctx.constant(f"{read.target}_sum", total))  # type: ignore[union-attr]
+    return ctx.call(_aten.add.Tensor, found[0], ctx.constant(f"{read.target}_sum", total))
 
 
 def _move_shift(node: fx.Node, ctx: PassContext) -> Any:
@@ -136,18 +136,21 @@ def _move_shift(node: fx.Node, ctx: PassContext) -> Any:
     stack, read, shift = found
     if only_user(total) is not node or only_user(stack) is not total:
         return Miss("what lies between the layers is read elsewhere as well", total)
-    params: list[Any] = list(node.args[2])  # type: ignore[arg-type]
-    layers = cross.decode(node.args[3])  # type: ignore[arg-type]
+    params: list[Any] = items_of(node, 2)
+    layers = cross.decode(items_of(node, 3))
     if any(layer.kind == cross.VECTOR for layer in layers):
         return Miss("a vector layer has no bias inside its product that could take it", total)
     if any(layer.scale >= 0 or layer.inner_scale >= 0 for layer in layers):
         return Miss("the layers' weights are of few bits already", total)
-    shifted = [_shifted(ctx, params, layer, shift) for layer in layers]
-    if refused := next((bias for bias in shifted if isinstance(bias, Miss)), None):
-        return refused
+    shifted: list[torch.Tensor] = []
+    for layer in layers:
+        bias = _shifted(ctx, params, layer, shift)
+        if isinstance(bias, Miss):
+            return bias
+        shifted.append(bias)
     for index, bias in enumerate(shifted):
         name = params[layers[index].weight].target
-        params.append(ctx.constant(f"{name}_shift", bias))  # type: ignore[arg-type]
+        params.append(ctx.constant(f"{name}_shift", bias))
         layers[index] = dataclasses.replace(layers[index], bias=len(params) - 1)
     params, layers = _without_gaps(params, layers)
     moved = ctx.call(cross.cross, node.args[0], stack, params, cross.encode(layers))
@@ -156,8 +159,8 @@ def _move_shift(node: fx.Node, ctx: PassContext) -> Any:
 
 def _shifted(ctx: PassContext, params: list[Any], layer: cross.CrossLayer, shift: torch.Tensor) -> torch.Tensor | Miss:
     """The bias of a layer whose input lacks a constant: b + W c, computed in float64."""
-    weight, bias, inner = (ctx.tensor(params[n]) if n >= 0 else None for n in (layer.weight, layer.bias, layer.inner))
-    assert weight is not None
+    weight = ctx.stored(params[layer.weight])
+    bias, inner = (ctx.tensor(params[n]) if n >= 0 else None for n in (layer.bias, layer.inner))
     image = shift.detach().double().reshape(-1)
     for matrix in (inner, weight):
         image = image if matrix is None else matrix.detach().double() @ image
@@ -183,10 +186,10 @@ def _merge(node: fx.Node, ctx: PassContext) -> Any:
         return Miss("the layers before multiply with another tensor", first)
     if only_user(first) is not node:
         return Miss("the result of the layers before is read elsewhere as well", first)
-    params: list[Any] = list(first.args[2])  # type: ignore[arg-type]
-    moved = [_position(ctx, params, param) for param in node.args[2]]  # type: ignore[union-attr]
-    layers = cross.decode(first.args[3])  # type: ignore[arg-type]
-    for layer in cross.decode(node.args[3]):  # type: ignore[arg-type]
+    params: list[Any] = items_of(first, 2)
+    moved = [_position(ctx, params, param) for param in items_of(node, 2)]
+    layers = cross.decode(items_of(first, 3))
+    for layer in cross.decode(items_of(node, 3)):
         at = {name: moved[n] for name, n in dataclasses.asdict(layer).items() if name != "kind" and n >= 0}
         layers.append(dataclasses.replace(layer, **at))
     return ctx.call(cross.cross, node.args[0], first.args[1], params, cross.encode(layers))

@@ -20,6 +20,7 @@ from typing import Any
 import torch
 from torch import fx
 
+from recfx.ir.access import tensor_of
 from recfx.ir.numeric import Exactness
 from recfx.ir.program import Program
 from recfx.passes._match import value
@@ -56,8 +57,7 @@ def _join(node: fx.Node, ctx: PassContext) -> Any:
     gates = _linear(ctx, "gates", x, found.gates.weight, found.gates.bias)
     gates = ctx.call(_aten.softmax.int, gates, -1)
     experts = len(found.experts)
-    held = value(hidden)
-    assert held is not None
+    held = tensor_of(hidden)
     apart = ctx.call(_aten.unflatten.int, hidden, 1, [experts, held.shape[1] // experts])
     weighted = ctx.call(_aten.mul.Tensor, apart, ctx.call(_aten.unsqueeze.default, gates, 2))
     weighted = ctx.call(_aten.flatten.using_ints, weighted, 1)

@@ -140,10 +140,12 @@ def mapped(ctx: PassContext, node: Any) -> tuple[fx.Node, Mapping] | None:
 def _with_bias(ctx: PassContext, node: fx.Node) -> tuple[fx.Node, Mapping] | None:
     for given, product in (node.args[:2], node.args[1::-1]):
         bias = constant(ctx, given)
-        inner = mapped(ctx, product) if bias is not None and isinstance(product, fx.Node) else None
-        if inner is None or bias is None or inner[1].act is not None or inner[1].bias is not None:
+        if bias is None or not isinstance(product, fx.Node):
             continue
-        if bias.numel() == len(inner[1].weight) and bias.dtype is inner[1].weight.dtype and same_rows(node, product):  # type: ignore[arg-type]
+        inner = mapped(ctx, product)
+        if inner is None or inner[1].act is not None or inner[1].bias is not None:
+            continue
+        if bias.numel() == len(inner[1].weight) and bias.dtype is inner[1].weight.dtype and same_rows(node, product):
             return inner[0], dataclasses.replace(inner[1], bias=bias.reshape(-1))
     return None
 

@@ -7,6 +7,7 @@ from typing import Any
 import torch
 from torch import fx
 
+from recfx.ir.access import argument_of, items_of, tensor_of
 from recfx.passes._match import argument, same_shape, value
 from recfx.passes.mlp.parameters import Fresh, Param, flat
 from recfx.pipeline import Miss, PassContext
@@ -27,8 +28,7 @@ def rows_of(node: Any) -> fx.Node | None:
 
 
 def width_of(x: fx.Node) -> int:
-    held = value(x)
-    assert held is not None
+    held = tensor_of(x)
     return int(held.shape[1])
 
 
@@ -64,8 +64,7 @@ def row_of(node: Any) -> fx.Node | None:
     if not isinstance(node, fx.Node):
         return None
     if node.target is _aten.unsqueeze.default and node.args[1] in (1, -2):
-        source: Any = node.args[0]
-        return source  # type: ignore[no-any-return]
+        return argument_of(node, 0, fx.Node)
     turned = node.target is _aten.mT.default or (
         node.target is _aten.transpose.int and {d % 3 for d in node.args[1:3]} == {1, 2}  # type: ignore[operator]
     )
@@ -103,11 +102,11 @@ def scalar_product(ctx: PassContext, node: fx.Node, x: fx.Node) -> Param | Miss 
         weight: Any = node.args[1]
         return weight if ctx.tensor(weight) is not None else None
     if node.target is _aten.tensordot.default and rows_of(node.args[0]) is x:
-        contracted = list(node.args[2]) == [1] and list(node.args[3]) == [0]  # type: ignore[arg-type]
+        contracted = items_of(node, 2) == [1] and items_of(node, 3) == [0]
         return constant_column(ctx, node.args[1], width) if contracted else None
     if node.target in PRODUCTS:
         source: Any = node.args[0]
-        source = row_of(source) if value(source).ndim == 3 else source  # type: ignore[union-attr]
+        source = row_of(source) if tensor_of(source).ndim == 3 else source
         return constant_column(ctx, node.args[1], width) if source is x else None
     return _summed_product(ctx, node, x)
 

@@ -18,6 +18,7 @@ from typing import Any
 import torch
 from torch import fx
 
+from recfx.ir.access import argument_of
 from recfx.ir.numeric import Exactness
 from recfx.ir.program import Program
 from recfx.passes._linear import (
@@ -128,14 +129,13 @@ def _into_table(node: fx.Node, ctx: PassContext) -> Any:
     lookup, scale, shift = affine
     if lookup.target is not _aten.embedding.default:
         return None
-    table = ctx.tensor(lookup.args[0])
-    if refused := _no_own_table(ctx, lookup, lookup, table):
+    if refused := _no_own_table(ctx, lookup, lookup):
         return refused
-    assert table is not None
+    table = ctx.stored(lookup.args[0])
     new = rounded(table.detach().double() * scale + shift, table.dtype, like=table)
     if isinstance(new, Miss):
         return new
-    name = f"{lookup.args[0].target}_folded"  # type: ignore[union-attr]
+    name = f"{argument_of(lookup, 0, fx.Node).target}_folded"
     return ctx.call(_aten.embedding.default, ctx.constant(name, new), *lookup.args[1:], **lookup.kwargs)
 
 
@@ -153,10 +153,9 @@ def _into_bag_table(node: fx.Node, ctx: PassContext) -> Any:
         return Miss("a maximum does not commute with a scale", bag)
     if any(user.args[1] != 0 for user in bag.users if user.users):
         return Miss("the bag's other results are read", bag)
-    table = ctx.tensor(bag.args[0])
-    if refused := _no_own_table(ctx, bag, pooled, table):
+    if refused := _no_own_table(ctx, bag, pooled):
         return refused
-    assert table is not None
+    table = ctx.stored(bag.args[0])
     new = rounded(table.detach().double() * scale, table.dtype, like=table)
     if isinstance(new, Miss):
         return new
@@ -165,9 +164,9 @@ def _into_bag_table(node: fx.Node, ctx: PassContext) -> Any:
     return ctx.call(operator.getitem, again, 0)
 
 
-def _no_own_table(ctx: PassContext, lookup: fx.Node, result: fx.Node, table: torch.Tensor | None) -> Miss | None:
+def _no_own_table(ctx: PassContext, lookup: fx.Node, result: fx.Node) -> Miss | None:
     """Why the table of a lookup must stay as it is; None when it may change."""
-    if table is None:
+    if ctx.tensor(lookup.args[0]) is None:
         return Miss("the table is computed", lookup)
     if only_user(result) is None:
         return Miss("the looked-up rows are read elsewhere as well", result)

@@ -21,6 +21,7 @@ from typing import Any
 import torch
 from torch import fx
 
+from recfx.ir.access import argument_of
 from recfx.ir.numeric import Exactness
 from recfx.ir.program import Program
 from recfx.passes._linear import read_once, rounded
@@ -183,7 +184,7 @@ def _concat(allowed: int, node: fx.Node, ctx: PassContext) -> Any:
             rows.append(ctx.call(part.target, folded, *part.args[1:], **part.kwargs))
     if not rows or not kept:
         return Miss("no table in it is small enough" if not rows else "nothing but small tables in it", cat)
-    name = str(node.args[1].target)  # type: ignore[union-attr]
+    name = str(argument_of(node, 1, fx.Node).target)
     rest = kept[0] if len(kept) == 1 else ctx.call(_aten.cat.default, kept, held.ndim - 1)
     bias = _bias_of(node)
     narrow = ctx.constant(f"{name}_rest", torch.cat(kept_columns, 1).detach().contiguous())

@@ -12,6 +12,7 @@ from typing import Any
 import torch
 from torch import fx
 
+from recfx.ir.access import items_of, tensor_of
 from recfx.passes._match import argument, only_user, value
 from recfx.passes.hoist.request_forms import Shared
 
@@ -72,10 +73,8 @@ class FieldSplitter:
     def make(self, node: fx.Node) -> Fields:
         """Inserts the two parts right behind a value that `splits`."""
         if node not in self._made:
-            parts = self._of(node)
-            assert parts is not None
-            held = value(node)
-            assert held is not None
+            parts = self._of(node) or []
+            held = tensor_of(node)
             at: dict[bool, list[int]] = {True: [], False: []}
             position = 0
             for part in parts:
@@ -118,9 +117,9 @@ class FieldSplitter:
         if once is not None:
             return [_Part(once, True, "fields", fields)]
         if node.target is _aten.stack.default and argument(node, 1, "dim", 0) in (1, -2):
-            return [self._part(n, "row", 1) for n in node.args[0]]  # type: ignore[union-attr]
+            return [self._part(n, "row", 1) for n in items_of(node, 0)]
         if node.target is _aten.cat.default and argument(node, 1, "dim", 0) in (1, -2):
-            inner = [self._of(n) for n in node.args[0]]  # type: ignore[union-attr]
+            inner = [self._of(n) for n in items_of(node, 0)]
             if all(parts is not None for parts in inner):
                 return [part for parts in inner for part in parts or []]
         if node.target is _aten.unsqueeze.default and node.args[1] in (1, -2):
@@ -182,7 +181,7 @@ def _unary_chain(node: Any) -> tuple[Any, list[fx.Node]]:
         inputs = node.all_input_nodes
         if torch.Tag.pointwise not in node.target.tags or len(inputs) != 1 or value(inputs[0]) is None:
             break
-        if value(inputs[0]).shape != value(node).shape:  # type: ignore[union-attr]
+        if tensor_of(inputs[0]).shape != tensor_of(node).shape:
             break
         chain.insert(0, node)
         node = inputs[0]
@@ -197,7 +196,7 @@ def split_dots(shared: Shared, fields: FieldSplitter) -> None:
         if not isinstance(products, fx.Node) or products.target not in (_aten.bmm.default, _aten.matmul.default):
             continue
         vectors, other = products.args[:2]
-        if not _is_transpose(other, vectors) or not fields.splits(vectors):
+        if not isinstance(vectors, fx.Node) or not _is_transpose(other, vectors) or not fields.splits(vectors):
             continue
         pairs = _pairs(shared, picks)
         if pairs is None:
@@ -205,14 +204,14 @@ def split_dots(shared: Shared, fields: FieldSplitter) -> None:
         elif only_user(products) is not node:
             ctx.miss("dots", node, "its products are read elsewhere as well")
         elif ctx.gate("dots", node):
-            _split_dots(shared, fields.make(vectors), node, pairs)  # type: ignore[arg-type]
+            _split_dots(shared, fields.make(vectors), node, pairs)
 
 
 def _is_transpose(node: Any, source: Any) -> bool:
     if not isinstance(node, fx.Node) or node.target not in _TRANSPOSES or node.args[0] is not source:
         return False
     if node.target is _aten.permute.default:
-        return list(node.args[1]) in ([0, 2, 1], [0, -1, -2])  # type: ignore[arg-type]
+        return items_of(node, 1) in ([0, 2, 1], [0, -1, -2])
     return node.target is _aten.mT.default or {d % 3 for d in node.args[1:]} == {1, 2}  # type: ignore[operator]
 
 

@@ -11,6 +11,7 @@ from typing import Any
 import torch
 from torch import fx
 
+from recfx.ir.access import tensor_of
 from recfx.ir.program import Origin
 from recfx.passes._match import value
 from recfx.passes.hoist.request_forms import Shared
@@ -41,17 +42,14 @@ def broadcast(shared: Shared) -> None:
     for node in ctx.nodes():
         if not isinstance(node.target, torch._ops.OpOverload) or torch.Tag.pointwise not in node.target.tags:
             continue
-        repeated = [a for a in node.args if shared.once(a) is not None]
+        repeated = [a for a in node.args if isinstance(a, fx.Node) and shared.once(a) is not None]
         if not repeated or not _shaped_by_others(node, repeated, shared):
             continue
         if node.target in _FIRST_DECIDES_SHAPE and node.args[0] in repeated:
             continue
         if ctx.gate("broadcast", node):
             for wide in set(repeated):
-                once = shared.once(wide)
-                assert isinstance(wide, fx.Node)
-                assert once is not None
-                node.replace_input_with(wide, once)
+                node.replace_input_with(wide, shared.once_of(wide))
 
 
 def _shaped_by_others(node: fx.Node, repeated: list[Any], shared: Shared) -> bool:
@@ -61,9 +59,9 @@ def _shaped_by_others(node: fx.Node, repeated: list[Any], shared: Shared) -> boo
         return False
     for other in node.args:
         own = value(other)
-        if own is None or other in repeated or shared.found[other].origin is not Origin.CANDIDATE:  # type: ignore[index]
+        if own is None or not isinstance(other, fx.Node) or other in repeated:
             continue
-        rows = shared.found[other].rows  # type: ignore[index]
-        if rows is not None and own.ndim == held.ndim:
-            return all(shared.found[w].rows is not None and value(w).ndim == held.ndim and shared.found[w].rows == rows for w in repeated)  # type: ignore[union-attr]  # fmt: skip
+        known = shared.found[other]
+        if known.origin is Origin.CANDIDATE and known.rows is not None and own.ndim == held.ndim:
+            return all(tensor_of(w).ndim == held.ndim and shared.found[w].rows == known.rows for w in repeated)
     return False

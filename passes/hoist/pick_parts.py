@@ -14,6 +14,7 @@ from typing import Any
 import torch
 from torch import fx
 
+from recfx.ir.access import items_of, tensor_of
 from recfx.passes._match import argument, value
 from recfx.passes.hoist.request_forms import Shared
 
@@ -84,10 +85,11 @@ def _order(shared: Shared, node: fx.Node) -> list[int] | None:
     picked: Any = None
     if node.target is _aten.index_select.default and node.args[1] == 1:
         picked = node.args[2]
-    elif node.target is _aten.index.Tensor and len(node.args[1]) == 2 and node.args[1][0] is None:  # type: ignore[arg-type,index]
-        picked = node.args[1][1]  # type: ignore[index]
+    elif node.target is _aten.index.Tensor:
+        indices = items_of(node, 1)
+        picked = indices[1] if len(indices) == 2 and indices[0] is None else None
     order = shared.ctx.tensor(picked)
     if order is None or order.ndim != 1 or order.dtype is torch.bool:
         return None
-    size = node.args[0].meta["val"].shape[1]  # type: ignore[union-attr]
+    size = tensor_of(node.args[0]).shape[1]
     return [int(i) % size for i in order]

@@ -5,13 +5,16 @@ from __future__ import annotations
 import operator
 from typing import Any
 
+import sympy
 import torch
 from torch import fx
 
 from recfx.analysis.batch_axis import Rows, depends_on, multiple
 from recfx.analysis.origins import Origins, origins
+from recfx.errors import VerificationError
+from recfx.ir.access import argument_of, tensor_of
 from recfx.ir.program import Origin
-from recfx.passes._match import value
+from recfx.ir.provenance import where
 from recfx.pipeline import PassContext
 
 _aten = torch.ops.aten
@@ -40,9 +43,20 @@ class Shared:
         if node in self._made:
             return self._made[node]
         if isinstance(node, fx.Node) and node in self.found.of and self.found.is_root(node):
-            source: Any = node.args[0]
+            source = argument_of(node, 0, fx.Node)
             return source if self.found[node].origin is Origin.REQUEST else None
         return None
+
+    def once_of(self, node: fx.Node) -> fx.Node:
+        """The value of one row per request behind a node that is known to repeat one.
+
+        Raises:
+            VerificationError: The node does not repeat a value of the request.
+        """
+        found = self.once(node)
+        if found is None:
+            raise VerificationError("expected the repetition of a request's value", where=where(node))
+        return found
 
     def is_repeated(self, node: fx.Node) -> bool:
         """Whether a value is a request's row for each candidate."""
@@ -50,8 +64,7 @@ class Shared:
 
     def widen(self, node: fx.Node, rows: Rows = Rows(0)) -> fx.Node:  # noqa: B008 - frozen
         """Inserts the repetition of a value for the candidates."""
-        call, held = self.ctx.call, value(node)
-        assert held is not None
+        call, held = self.ctx.call, tensor_of(node)
         if rows.inner > 1:
             sizes = list(held.shape)
             whole = [*sizes[: rows.axis], self.per_request(), rows.inner, *sizes[rows.axis + 1 :]]
@@ -82,13 +95,30 @@ class Shared:
 
     def once_size(self, node: fx.Node) -> Any:
         """A size `k * batch` of the graph, for one row per request; other sizes as they are."""
-        held, batch = node.meta.get("val"), self.found.batch
-        assert batch is not None
-        if not depends_on(held, batch):
-            return node
-        times = multiple(held, batch)
-        assert times is not None
+        size = node.meta.get("val")
+        return self.scaled_size(size) if depends_on(size, self.batch) else node
+
+    def scaled_size(self, size: Any) -> Any:
+        """A size `k * batch` for one row per request: `k` times the number of requests.
+
+        Raises:
+            VerificationError: The size is not a multiple of the batch.
+        """
+        times = multiple(size, self.batch)
+        if times is None:
+            raise VerificationError(f"expected a multiple of the batch {self.batch}, got the size {size}")
         return self.scaled(self.per_request(), times)
+
+    @property
+    def batch(self) -> sympy.Symbol:
+        """The symbol of the batch.
+
+        Raises:
+            VerificationError: No input has a batch.
+        """
+        if self.found.batch is None:
+            raise VerificationError("expected an input with a batch, the program has none")
+        return self.found.batch
 
     def scaled(self, size: Any, times: int) -> Any:
         """`size * times`."""
@@ -100,8 +130,9 @@ class Shared:
 
     def _size(self, kind: str, source: fx.Node | None) -> fx.Node:
         """The size of an input, read where the graph begins."""
-        assert source is not None
         if kind not in self._sizes:
+            if source is None:
+                raise VerificationError(f"expected an input that tells the number of {kind}, the program has none")
             reads = (n for n in source.users if n.target is _aten.sym_size.int and n.args[1] == 0)
             last = self.ctx.program.placeholders()[-1]
             found = next((n for n in reads if n.prev is last or n.prev.target is _aten.sym_size.int), None)

@@ -13,6 +13,7 @@ from torch import fx
 from recfx.analysis.batch_axis import Rows, depends_on, multiple, offsets_of_fixed_bags
 from recfx.analysis.batchwise_ops import EXPANSIONS
 from recfx.analysis.origins import data_inputs
+from recfx.ir.access import argument_of, tensor_of
 from recfx.ir.program import Origin
 from recfx.ir.propagate import refresh
 from recfx.passes._match import value
@@ -56,7 +57,7 @@ class _Hoist:
         if not known.repeated:
             return
         if self.found.is_root(node):
-            self.narrow[node] = node.args[0]  # type: ignore[assignment]
+            self.narrow[node] = argument_of(node, 0, fx.Node)
             return
         inputs = [n for n in data_inputs(node, self.found.batch) if self.found[n].rows is not None]
         if any(n not in self.narrow for n in inputs) or self._is_last_step(node, inputs):
@@ -87,8 +88,7 @@ class _Hoist:
     def _build(self, node: fx.Node) -> fx.Node:
         """The same operator on one row per request."""
         if node.target is _aten.expand_as.default:
-            held = value(node)
-            assert held is not None
+            held = tensor_of(node)
             sizes = [self._once_of(s) for s in held.shape]
             return self.ctx.call(_aten.expand.default, self._once(node.args[0]), sizes)
         args, kwargs = fx.map_arg((node.args, node.kwargs), self._once)
@@ -105,18 +105,13 @@ class _Hoist:
         return self.shared.once_size(node) if isinstance(node.meta.get("val"), torch.SymInt) else node
 
     def _once_of(self, size: Any) -> Any:
-        batch = self.found.batch
-        assert batch is not None
-        if not depends_on(size, batch):
+        if not depends_on(size, self.shared.batch):
             return size if isinstance(size, int) else -1
-        times = multiple(size, batch)
-        assert times is not None
-        return self.shared.scaled(self.shared.per_request(), times)
+        return self.shared.scaled_size(size)
 
     def _free_of_shapes(self, node: fx.Node) -> None:
         """A node that reads no more than the shape of a repeated value reads the number of candidates instead."""
-        batch = self.found.batch
-        assert batch is not None
+        batch = self.shared.batch
         held = node.meta.get("val")
         if isinstance(held, torch.SymInt) and any(n in self.narrow for n in node.all_input_nodes):
             times = multiple(held, batch) if depends_on(held, batch) else None
@@ -125,8 +120,7 @@ class _Hoist:
                 with self.ctx.before(node):
                     node.replace_all_uses_with(self.shared.scaled(rows, times))
         elif node.target is _aten.expand_as.default and node not in self.narrow and node.args[1] in self.narrow:
-            wide = value(node)
-            assert wide is not None
+            wide = tensor_of(node)
             if all(isinstance(s, int) or str(s) == str(batch) for s in wide.shape):
                 with self.ctx.before(node):
                     sizes = [s if isinstance(s, int) else self.shared.rows() for s in wide.shape]

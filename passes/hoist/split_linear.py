@@ -15,6 +15,7 @@ from typing import Any
 import torch
 from torch import fx
 
+from recfx.ir.access import argument_of, items_of, tensor_of
 from recfx.passes._linear import rounded
 from recfx.passes._match import argument, value
 from recfx.passes.hoist.field_split import FieldSplitter
@@ -74,7 +75,7 @@ class LinearSplitter:
                 self.ctx.miss("split-linear", node, reason.reason)
 
     def _visit(self, node: fx.Node) -> Miss | None:
-        source, weight = _unflattened(node.args[0]), self.ctx.tensor(node.args[1])
+        source, weight = _unflattened(argument_of(node, 0, fx.Node)), self.ctx.tensor(node.args[1])
         held = value(source)
         if held is None or not isinstance(held.shape[-1], int):
             return None
@@ -91,31 +92,33 @@ class LinearSplitter:
         groups = self._groups(terms)
         if not full and not _covers(groups, held, self.shared.many):
             return Miss("the parts do not have the shape of the whole")
-        weights = [rounded(torch.cat([terms[b] for b in group], 1), weight.dtype, like=weight) for group in groups]
-        if refused := next((w for w in weights if isinstance(w, Miss)), None):
-            return refused
+        weights: list[torch.Tensor] = []
+        for group in groups:
+            new = rounded(torch.cat([terms[b] for b in group], 1), weight.dtype, like=weight)
+            if isinstance(new, Miss):
+                return new
+            weights.append(new)
         if self.ctx.gate("split-linear", node):
-            self._split(node, source, groups, weights)  # type: ignore[arg-type]
+            self._split(node, source, groups, weights)
         return None
 
     def _split(self, node: fx.Node, source: fx.Node, groups: list[list[Base]], weights: list[torch.Tensor]) -> None:
         inputs = [self._input(source, group) for group in groups]
-        bias, name = argument(node, 2, "bias"), str(node.args[1].target)  # type: ignore[union-attr]
+        bias, name = argument(node, 2, "bias"), str(argument_of(node, 1, fx.Node).target)
         with self.ctx.before(node):
-            total: fx.Node | None = None
+            products: list[tuple[fx.Node, bool]] = []
             for group, columns, new in zip(groups, inputs, weights, strict=True):
-                stem = f"{name}_{'request' if group[0].once else 'candidate'}"
+                once = group[0].once
+                stored = self.ctx.constant(f"{name}_{'request' if once else 'candidate'}", new)
                 own = (
                     bias if group is groups[-1] else None
                 )  # the request's part takes the bias: one row, and added anyway
-                made = self.ctx.call(_aten.linear.default, columns, self.ctx.constant(stem, new), own)
-                if total is None:
-                    total = self.shared.widen(made) if group[0].once and self.shared.many else made
-                elif group[0].once:
-                    total = self.shared.join(total, made)
-                else:
-                    total = self.ctx.call(_aten.add.Tensor, total, made)
-            assert total is not None
+                products.append((self.ctx.call(_aten.linear.default, columns, stored, own), once))
+            total, once = products[0]
+            if once and self.shared.many:
+                total = self.shared.widen(total)
+            for product, once in products[1:]:
+                total = self.shared.join(total, product) if once else self.ctx.call(_aten.add.Tensor, total, product)
             if source is not node.args[0]:
                 total = self.ctx.call(_aten.reshape.default, total, [-1, weights[0].shape[0]])
             self.ctx.replace(node, total)
@@ -141,8 +144,7 @@ class LinearSplitter:
 
     def _distribute(self, node: fx.Node, weight: torch.Tensor, terms: Terms) -> None:
         """Adds to `terms` what `node @ weight.T` is made of; `weight` is [N, columns of node], float64."""
-        held = value(node)
-        assert held is not None
+        held = tensor_of(node)
         once = self.shared.once(node)
         if once is not None:
             _add(terms, Base(once, once=True), weight)
@@ -153,7 +155,7 @@ class LinearSplitter:
             columns = source.meta["val"].shape[-1]
             self._distribute(source, weight.new_zeros(len(weight), columns).index_add_(1, order, weight), terms)
         elif node.target in _RESHAPES and held.ndim == 2 and self.fields.splits(node.args[0]):
-            self._distribute_fields(node.args[0], weight, terms)  # type: ignore[arg-type]
+            self._distribute_fields(argument_of(node, 0, fx.Node), weight, terms)
         elif not self._distribute_sum(node, held, weight, terms):
             _add(terms, Base(_unexpanded(node, held)), weight)
 
@@ -161,9 +163,9 @@ class LinearSplitter:
         """The parts of a concatenation; one that others read too, and that would not shrink, stays whole."""
         inner: Terms = {}
         start = 0
-        for part in node.args[0]:  # type: ignore[union-attr]
-            width = part.meta["val"].shape[-1]  # type: ignore[union-attr]
-            self._distribute(part, weight[:, start : start + width], inner)  # type: ignore[arg-type]
+        for part in items_of(node, 0):
+            width = tensor_of(part).shape[-1]
+            self._distribute(part, weight[:, start : start + width], inner)
             start += width
         if len(node.users) > 1 and all(not base.once and self._is_full(base, held) for base in inner):
             inner = {Base(node): weight}
@@ -181,7 +183,9 @@ class LinearSplitter:
         """Takes a sum or difference apart when that leaves less to multiply for each place."""
         if node.target not in _SUMS or node.kwargs.get("alpha", 1) != 1:
             return False
-        operands = node.args[:2]
+        operands = [a for a in node.args[:2] if isinstance(a, fx.Node)]
+        if len(operands) != 2:
+            return False
         for operand in operands:
             own = value(operand)
             if own is None or own.ndim != held.ndim or own.shape[-1] != held.shape[-1] or own.dtype is not held.dtype:
@@ -189,7 +193,7 @@ class LinearSplitter:
         inner: Terms = {}
         signs = (1.0, -1.0 if node.target is _aten.sub.Tensor else 1.0)
         for operand, sign in zip(operands, signs, strict=True):
-            self._distribute(operand, sign * weight, inner)  # type: ignore[arg-type]
+            self._distribute(operand, sign * weight, inner)
         full = sum(w.shape[1] for base, w in inner.items() if not base.once and self._is_full(base, held))
         if full >= held.shape[-1]:
             return False
@@ -225,15 +229,14 @@ def _add(terms: Terms, base: Base, weight: torch.Tensor) -> None:
     terms[base] = terms[base] + weight if base in terms else weight
 
 
-def _unflattened(node: Any) -> fx.Node:
+def _unflattened(node: fx.Node) -> fx.Node:
     """What a linear multiplies, before places were flattened into rows."""
     held = value(node)
     if held is None or node.target not in _RESHAPES or held.ndim != 2:
-        return node  # type: ignore[no-any-return]
+        return node
     before = value(node.args[0])
     same = before is not None and before.ndim > 2 and before.shape[-1] == held.shape[-1]
-    source: fx.Node = node.args[0] if same else node
-    return source
+    return argument_of(node, 0, fx.Node) if same else node
 
 
 def _unexpanded(node: fx.Node, held: torch.Tensor) -> Any:

@@ -17,6 +17,7 @@ from typing import Any
 import torch
 from torch import fx
 
+from recfx.ir.access import tensor_of
 from recfx.ir.program import Origin
 from recfx.passes._match import argument, is_eval_dropout, same_size, value
 from recfx.passes.hoist.request_forms import Shared
@@ -65,7 +66,7 @@ def _split(shared: Shared, node: fx.Node, least: int) -> bool:
     ]
     free = sum(size for size, o in zip(sizes, once, strict=True) if o)
     region = _region(shared, node, dim)
-    heavy = [n for n in region if n.target in _HEAVY and free * n.args[0].meta["val"].shape[-1] >= least]  # type: ignore[union-attr]
+    heavy = [n for n in region if n.target in _HEAVY and free * tensor_of(n.args[0]).shape[-1] >= least]
     wanted = _leading_to(heavy, region)
     if not heavy:
         return False
@@ -155,7 +156,7 @@ def _of_first(
         source: Any = node.args[0]
         if source not in region or any(n in region for n in node.all_input_nodes if n is not source):
             return None
-        return check(node, region[source].dim, value(source).ndim)  # type: ignore[union-attr]
+        return check(node, region[source].dim, tensor_of(source).ndim)
 
     return rule
 
@@ -206,7 +207,7 @@ _RULES: dict[Any, Callable[[fx.Node, dict[fx.Node, _Sequence]], int | None]] = {
 def _make_parts(shared: Shared, node: fx.Node, region: dict[fx.Node, _Sequence], sizes: list[int]) -> None:
     """The operator on each part."""
     start, known = 0, region[node]
-    rank = value(node).ndim  # type: ignore[union-attr]
+    rank = tensor_of(node).ndim
     with shared.ctx.before(node):
         for number, size in enumerate(sizes):
 

@@ -11,6 +11,7 @@ from typing import Any
 import torch
 from torch import fx
 
+from recfx.ir.access import tensor_of
 from recfx.passes._match import argument, same_shape, value
 from recfx.pipeline import PassContext
 
@@ -134,8 +135,7 @@ def gather_fields(ctx: PassContext, fields: Sequence[Field]) -> fx.Node:
     """The tensor [B, F, D] that holds the fields in this order: the one they come from when they are all of it."""
     base = fields[0].node
     if all(f.node is base and f.index == i for i, f in enumerate(fields)):
-        held = value(base)
-        assert held is not None
+        held = tensor_of(base)
         if held.shape[1] == len(fields):
             return base
     if len({f.node for f in fields}) == 1:
@@ -148,6 +148,5 @@ def _as_rows(ctx: PassContext, field: Field) -> fx.Node:
     """A field as [B, 1, D]."""
     if field.index >= 0:
         return ctx.call(_aten.slice.Tensor, field.node, 1, field.index, field.index + 1)
-    held = value(field.node)
-    assert held is not None
+    held = tensor_of(field.node)
     return field.node if held.ndim == 3 else ctx.call(_aten.unsqueeze.default, field.node, 1)

@@ -17,6 +17,7 @@ from typing import Any
 import torch
 from torch import fx
 
+from recfx.ir.access import tensor_of
 from recfx.ir.numeric import Exactness
 from recfx.ir.program import Program
 from recfx.ops import interaction
@@ -104,8 +105,7 @@ def _triangle(node: fx.Node, ctx: PassContext) -> Any:
         return x
     if any(not _leads_only_to(user, node) for user in matrix.users):
         return Miss("the products are read elsewhere as well", matrix)
-    held = value(x)
-    assert held is not None
+    held = tensor_of(x)
     orders = triangle_of(entries, int(held.shape[1]))
     if orders is None:
         return Miss("it takes other entries than a triangle, or in another order", node)
@@ -144,7 +144,7 @@ def _listed_pairs(node: fx.Node, ctx: PassContext) -> Any:
         pair = None if summed is None else product_pair(summed[0])
         if pair is None or summed is None:
             return None
-        if value(part).ndim != (2 if node.target is _aten.cat.default else 1):  # type: ignore[union-attr]
+        if tensor_of(part).ndim != (2 if node.target is _aten.cat.default else 1):
             return None
         if only_user(part) is not node or only_user(summed[0]) is not part:
             return Miss("a pair's product is read elsewhere as well", part)
@@ -196,7 +196,7 @@ def _number(pairs: Sequence[Pair]) -> _Numbered | None:
 
 
 def _same_widths(fields: Sequence[Field]) -> bool:
-    return len({value(f.node).shape[-1] for f in fields}) == 1  # type: ignore[union-attr]
+    return len({tensor_of(f.node).shape[-1] for f in fields}) == 1
 
 
 def _prefix(node: fx.Node, ctx: PassContext) -> Any:

@@ -15,6 +15,7 @@ from typing import Any
 import torch
 from torch import fx
 
+from recfx.ir.access import argument_of, tensor_of
 from recfx.ir.numeric import Exactness
 from recfx.ir.program import Program
 from recfx.ops import interaction
@@ -96,7 +97,7 @@ def _dimensions_summed(node: Any) -> fx.Node | None:
     """What a node sums over the last dimension, and over others of size 1."""
     if not isinstance(node, fx.Node) or node.target is not _aten.sum.dim_IntList or argument(node, 3, "dtype"):
         return None
-    source: Any = node.args[0]
+    source = argument_of(node, 0, fx.Node)
     held = value(source)
     dims: Any = node.args[1]
     if held is None or not dims or held.ndim not in (2, 3):
@@ -104,7 +105,7 @@ def _dimensions_summed(node: Any) -> fx.Node | None:
     summed = {d % held.ndim for d in dims}
     if held.ndim - 1 not in summed or 0 in summed or (1 in summed and held.ndim == 3 and held.shape[1] != 1):
         return None
-    return source  # type: ignore[no-any-return]
+    return source
 
 
 def _difference(node: fx.Node) -> fx.Node | Miss | None:
@@ -135,8 +136,7 @@ def _square_of(node: Any) -> fx.Node | None:
         or (node.target is _aten.pow.Tensor_Scalar and node.args[1] == 2)
         or (node.target is _aten.mul.Tensor and node.args[0] is node.args[1])
     )
-    source: Any = node.args[0] if squared else None
-    return source  # type: ignore[no-any-return]
+    return argument_of(node, 0, fx.Node) if squared else None
 
 
 def _field_sum(node: Any) -> _Sum | None:
@@ -153,9 +153,7 @@ def _field_sum(node: Any) -> _Sum | None:
 
 def _shaped(ctx: PassContext, term: fx.Node, like: fx.Node) -> fx.Node | Miss:
     """The term, [B, 1] or [B, D], in the shape of what it replaces."""
-    a, b = value(term), value(like)
-    assert a is not None
-    assert b is not None
+    b = tensor_of(like)
     if b.ndim == 1:
         return ctx.call(_aten.squeeze.dim, term, 1)
     return term if b.ndim == 2 else ctx.call(_aten.unsqueeze.default, term, 1)
@@ -169,13 +167,15 @@ def _pairs(node: fx.Node, ctx: PassContext) -> Any:
     leaves = _leaves(node)
     if leaves is None or len(leaves) < 3:
         return None
-    found = [_pair(leaf) for leaf in leaves]
-    pairs: list[Pair] = [pair for pair, _ in found]  # type: ignore[misc]
+    found = [(pair, summed) for pair, summed in map(_pair, leaves) if pair is not None]
+    if len(found) != len(leaves):
+        return None
+    pairs = [pair for pair, _ in found]
     fields = candidate_orders(pairs)[0]
     wanted = {frozenset((a, b)) for i, a in enumerate(fields) for b in fields[:i]}
     if {frozenset(pair) for pair in pairs} != wanted or len(pairs) != len(wanted):
         return Miss("the products are not those of all pairs of some vectors, each once", node)
-    if len({summed for _, summed in found}) != 1 or len({value(f.node).shape[-1] for f in fields}) != 1:  # type: ignore[union-attr]
+    if len({summed for _, summed in found}) != 1 or len({tensor_of(f.node).shape[-1] for f in fields}) != 1:
         return Miss("some products are summed over the dimensions, others are not, or the widths differ", node)
     return _shaped(ctx, ctx.call(interaction.fm, gather_fields(ctx, fields), bool(found[0][1])), node)
 

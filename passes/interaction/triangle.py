@@ -8,6 +8,7 @@ from typing import Any
 import torch
 from torch import fx
 
+from recfx.ir.access import argument_of, items_of
 from recfx.passes._match import argument, same_size, value
 from recfx.pipeline import Miss, PassContext
 
@@ -63,20 +64,19 @@ def _transposed(node: Any) -> fx.Node | None:
     held = value(node)
     if held is None or held.ndim != 3 or node.op != "call_function":
         return None
-    source: Any = node.args[0]
+    source = argument_of(node, 0, fx.Node)
     if node.target is _aten.mT.default:
-        return source  # type: ignore[no-any-return]
+        return source
     if node.target is _aten.transpose.int and {d % 3 for d in node.args[1:3]} == {1, 2}:
-        return source  # type: ignore[no-any-return]
+        return source
     if node.target is _aten.permute.default and [d % 3 for d in node.args[1]] == [0, 2, 1]:
-        return source  # type: ignore[no-any-return]
+        return source
     return None
 
 
 def _einsum_product(node: fx.Node) -> fx.Node | None:
     """x of einsum("bid,bjd->bij", x, x), whatever the letters."""
-    equation, operands = str(node.args[0]).replace(" ", ""), node.args[1]
-    assert isinstance(operands, list | tuple)
+    equation, operands = str(node.args[0]).replace(" ", ""), items_of(node, 1)
     inputs, _, output = equation.partition("->")
     parts = inputs.split(",")
     if len(parts) != 2 or operands[0] is not operands[1] or any(len(p) != 3 for p in (*parts, output)):
@@ -84,8 +84,8 @@ def _einsum_product(node: fx.Node) -> fx.Node | None:
     (b, i, d), (b2, j, d2) = tuple(parts[0]), tuple(parts[1])
     if b != b2 or d != d2 or len({b, i, j, d}) != 4 or output not in (b + i + j, b + j + i):
         return None
-    found: Any = operands[0]
-    return found  # type: ignore[no-any-return]
+    found: fx.Node = operands[0]
+    return found
 
 
 def entries_of(ctx: PassContext, node: fx.Node) -> tuple[fx.Node, list[Entry]] | None:
@@ -113,21 +113,20 @@ def _indexed(ctx: PassContext, node: fx.Node) -> tuple[fx.Node, list[Entry]] | N
     held = value(matrix)
     if held is None or not indices or indices[0] is not None:
         return None
-    constants = [ctx.tensor(i) for i in indices[1:]]
-    if any(c is None for c in constants):
+    constants = [c for c in (ctx.tensor(i) for i in indices[1:]) if c is not None]
+    if len(constants) != len(indices) - 1:
         return None
-    if len(constants) == 1 and constants[0] is not None and constants[0].dtype is torch.bool:
+    if len(constants) == 1 and constants[0].dtype is torch.bool:
         return _mask_entries(matrix, constants[0])
     if len(constants) == 1:
         return _flat_entries(ctx, matrix, constants[0])
-    if len(constants) != 2 or held.ndim != 3 or any(c is None or c.ndim != 1 for c in constants):
+    if len(constants) != 2 or held.ndim != 3 or any(c.ndim != 1 for c in constants):
         return None
     rows, columns = (_positions(c, held.shape[i + 1]) for i, c in enumerate(constants))
     return matrix, list(zip(rows, columns, strict=False))
 
 
-def _positions(index: torch.Tensor | None, size: Any) -> list[int]:
-    assert index is not None
+def _positions(index: torch.Tensor, size: Any) -> list[int]:
     return [int(i) % size if isinstance(size, int) else int(i) for i in index.tolist()]
 
 

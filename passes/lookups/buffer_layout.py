@@ -9,6 +9,7 @@ from typing import Any
 import torch
 from torch import fx
 
+from recfx.ir.access import items_of, tensor_of
 from recfx.passes._match import argument, value
 from recfx.passes.lookups.id_columns import Columns, column_count, columns_of, is_reshape, rows_of, same_rows
 from recfx.passes.lookups.lookup import Read, is_lookup, match_lookup
@@ -134,11 +135,10 @@ def _inside(node: fx.Node, lead: int) -> list[Any] | None:
         return [node.args[0]]
     if node.target not in JOINS:
         return None
-    held = value(node)
-    assert held is not None
+    held = tensor_of(node)
     dim = argument(node, 1, "dim", 0) % held.ndim
     ones = all(isinstance(size, int) and size == 1 for size in held.shape[lead:dim])
-    return list(node.args[0]) if dim >= lead and ones else None  # type: ignore[arg-type]
+    return items_of(node, 0) if dim >= lead and ones else None
 
 
 def runs(ctx: PassContext, layout: Layout) -> list[tuple[int, Columns]]:

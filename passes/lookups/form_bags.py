@@ -19,6 +19,7 @@ from typing import Any
 import torch
 from torch import fx
 
+from recfx.ir.access import tensor_of
 from recfx.ir.numeric import Exactness
 from recfx.ir.program import Program
 from recfx.ops.lookup import MEAN, SUM, Feature, encode, grouped_lookup
@@ -78,9 +79,7 @@ def _pooled(node: fx.Node, ctx: PassContext) -> Any:
 
 def _bad_pooling(node: fx.Node, embedding: fx.Node, rows: fx.Node) -> Miss | None:
     """Why what is summed is no bag of one lookup's own."""
-    held, ids = value(embedding), value(embedding.args[1])
-    assert held is not None
-    assert ids is not None
+    held, ids = tensor_of(embedding), tensor_of(embedding.args[1])
     dims: Any = argument(node, 1, "dim") or []
     if node.kwargs.get("dtype") is not None:
         return Miss("it sums in another dtype")
@@ -109,15 +108,13 @@ def _mask(ctx: PassContext, factor: Any, inverted: bool, table: Any, ids: Any, r
         mask, inverted = mask.args[0], not inverted
     padding = _padding(mask, inverted, ids)
     if padding is not None:
-        weight = ctx.tensor(table)
-        assert weight is not None
+        weight = ctx.stored(table)
         if not 0 <= padding < weight.shape[0]:
             return Miss("the padding is no row of the table")
         if not bool(weight[padding].isfinite().all()):
             return Miss("the padding's row is not finite, and zero times it is no zero")
         return _Mask(padding=padding)
-    held = value(mask)
-    assert held is not None
+    held = tensor_of(mask)
     if inverted:
         mask = ctx.call(_aten.logical_not.default, mask)
     elif held.dtype is torch.float32:
@@ -166,9 +163,7 @@ def _padding(mask: fx.Node, inverted: bool, ids: fx.Node) -> int | None:
 
 def _bag(ctx: PassContext, node: fx.Node, table: Any, ids: Any, mask: _Mask) -> fx.Node:
     """The grouped lookup of one table: a feature for each bag of a row."""
-    shape, width = value(ids), value(table)
-    assert shape is not None
-    assert width is not None
+    shape, width = tensor_of(ids), tensor_of(table)
     bags = 1 if shape.ndim == 2 else int(shape.shape[1])
     length, dim = int(shape.shape[-1]), int(width.shape[1])
     like = Feature(
@@ -188,6 +183,5 @@ def _bag(ctx: PassContext, node: fx.Node, table: Any, ids: Any, mask: _Mask) -> 
         weights = weights if weights is None else ctx.call(_aten.reshape.default, weights, [-1, bags * length])
     given = [] if weights is None else [weights]
     pooled = ctx.call(grouped_lookup, [table], [ids], [], given, [], encode(features), [], bags * dim)
-    held = value(node)
-    assert held is not None
+    held = tensor_of(node)
     return pooled if held.ndim == 2 else ctx.call(_aten.view.default, pooled, [-1, *held.shape[1:]])

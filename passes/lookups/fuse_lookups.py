@@ -18,12 +18,13 @@ from dataclasses import dataclass
 import torch
 from torch import fx
 
+from recfx.ir.access import items_of
 from recfx.ir.numeric import Exactness
 from recfx.ir.program import Origin, Program
 from recfx.ops.lookup import decode, grouped_lookup
 from recfx.passes._match import value
 from recfx.passes.lookups.buffer_layout import JOINS, Layout, Part, conflict, downstream, join_lead, layout_of, runs
-from recfx.passes.lookups.id_columns import column_count, rows_of
+from recfx.passes.lookups.id_columns import columns_in, rows_of
 from recfx.passes.lookups.lookup import Read, is_lookup, match_lookup
 from recfx.passes.lookups.write_buffer import make_room, serve, write_buffer
 from recfx.pipeline import Miss, Pass, PassContext, PassSpec, register
@@ -74,8 +75,7 @@ class FuseLookups(Pass):
             return
         start, layout = 0, Layout(first, group[0][1])
         for node, lead, reads in group:
-            width = column_count(node, lead)
-            assert width is not None
+            width = columns_in(node, lead)
             layout.parts.append(Part(node, start, width, tuple(reads)))
             layout.spans[node] = (start, width)
             start += width
@@ -101,7 +101,7 @@ def _layout(ctx: PassContext, node: fx.Node, refused: set[fx.Node], stops: set[f
     if node in refused:
         return None
     lead = join_lead(node)
-    looked_up = any(isinstance(n, fx.Node) and is_lookup(n) for n in node.args[0])  # type: ignore[union-attr]
+    looked_up = any(isinstance(n, fx.Node) and is_lookup(n) for n in items_of(node, 0))
     if lead is None:
         if looked_up:
             ctx.miss("into-concat", node, "it joins rows, not columns")
@@ -129,8 +129,7 @@ def _share(ctx: PassContext, buffer: fx.Node) -> None:
         if len(read) != 1 or read[0][1].source is not buffer or not ctx.gate("shared-columns", node):
             continue
         with ctx.before(make_room(ctx.graph, [buffer], [])):
-            columns, total = read[0][1], column_count(buffer, 1)
-            assert total is not None
+            columns, total = read[0][1], columns_in(buffer, 1)
             serve(ctx, node, buffer, columns.start, columns.count, layout.lead, total)
         ctx.sweep()
 
@@ -159,8 +158,7 @@ def _holds_several(node: fx.Node) -> bool:
     """Whether a node is a grouped lookup of more than one part already."""
     if node.target is not grouped_lookup:
         return False
-    dense, numbers = node.args[4:6]
-    return bool(dense) or len(decode(numbers)) > 1  # type: ignore[arg-type]
+    return bool(node.args[4]) or len(decode(items_of(node, 5))) > 1
 
 
 def _join(groups: list[list[tuple[fx.Node, int, list[Read]]]], item: tuple[fx.Node, int, list[Read]]) -> None:

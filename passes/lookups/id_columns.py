@@ -13,6 +13,9 @@ from typing import Any
 import torch
 from torch import fx
 
+from recfx.errors import VerificationError
+from recfx.ir.access import argument_of, tensor_of
+from recfx.ir.provenance import where
 from recfx.passes._match import argument, same_size, value
 from recfx.pipeline import PassContext
 
@@ -83,6 +86,18 @@ def column_count(node: Any, lead: int) -> int | None:
     return math.prod(held.shape[lead:])
 
 
+def columns_in(node: fx.Node, lead: int) -> int:
+    """How many columns a tensor has after its first `lead` dimensions, where the number is known to be fixed.
+
+    Raises:
+        VerificationError: The number of columns varies.
+    """
+    count = column_count(node, lead)
+    if count is None:
+        raise VerificationError(f"expected a fixed number of columns after {lead} dimensions", where=where(node))
+    return count
+
+
 def is_reshape(node: Any, lead: int) -> bool:
     """Whether a node gives its input's elements in their order and leaves the rows alone."""
     if not isinstance(node, fx.Node) or node.target not in RESHAPES:
@@ -115,7 +130,7 @@ def columns_of(ctx: PassContext, node: fx.Node, lead: int) -> Columns | None:
 
 def _traced(ctx: PassContext, node: fx.Node, lead: int) -> Columns | None:
     if is_reshape(node, lead):
-        return columns_of(ctx, node.args[0], lead)  # type: ignore[arg-type]
+        return columns_of(ctx, argument_of(node, 0, fx.Node), lead)
     if node.target is _aten.select.int or node.target is _aten.slice.Tensor or node.target is operator.getitem:
         return _picked(ctx, node, lead)
     if node.target in _CASTS:
@@ -183,8 +198,7 @@ def _of_stack(ctx: PassContext, source: Any, index: int, lead: int) -> Columns |
     """What was stacked at a place, when the source is a stack along the columns."""
     if source.target is not _aten.stack.default:
         return None
-    held = value(source)
-    assert held is not None
+    held = tensor_of(source)
     dim = argument(source, 1, "dim", 0) % held.ndim
     return columns_of(ctx, source.args[0][index], lead) if dim == lead else None
 
@@ -194,11 +208,10 @@ def _cast(ctx: PassContext, node: fx.Node, lead: int) -> Columns | None:
     before, after = value(node.args[0]), value(node)
     if before is None or after is None or after.dtype not in _IDS or before.device != after.device:
         return None
-    inner = columns_of(ctx, node.args[0], lead)  # type: ignore[arg-type]
+    inner = columns_of(ctx, argument_of(node, 0, fx.Node), lead)
     if inner is None or inner.cast is not None or inner.bases:
         return None
-    held = value(inner.source)
-    assert held is not None
+    held = tensor_of(inner.source)
     if held.dtype is after.dtype or (held.dtype is torch.int32 and after.dtype is torch.int64):
         return inner  # a lookup takes both kinds of ids
     if held.dtype is torch.int64:

@@ -12,6 +12,7 @@ from typing import Any
 import torch
 from torch import fx
 
+from recfx.ir.access import argument_of, tensor_of
 from recfx.passes._match import argument, same_size, value
 from recfx.passes.lookups.key_parts import behind_zero, is_by_key, key_part, split_part
 
@@ -61,7 +62,7 @@ def keyed_bag(ids: Any, offsets: Any, weights: Any, last: bool) -> KeyedBag | No
             return None
         factors = other.values
     view = part.lengths
-    return KeyedBag(part.values, view.args[0], factors, part.key, int(value(view).shape[0]))  # type: ignore[arg-type, union-attr]
+    return KeyedBag(part.values, argument_of(view, 0, fx.Node), factors, part.key, int(tensor_of(view).shape[0]))
 
 
 def _bag_lengths(offsets: Any) -> tuple[Any, int] | None:

@@ -12,6 +12,7 @@ from typing import Any
 import torch
 from torch import fx
 
+from recfx.ir.access import argument_of
 from recfx.passes._match import argument, same_size, value
 
 _aten = torch.ops.aten
@@ -138,7 +139,7 @@ def split_part(node: Any, target: Any) -> tuple[tuple[Any, ...], int] | None:
     split: Any = node.args[0]
     if split.target is not target or argument(split, 1 if target is _aten.unbind.int else 2, "dim", 0) != 0:
         return None
-    return split.args, int(node.args[1])  # type: ignore[arg-type]
+    return split.args, argument_of(node, 1, int)
 
 
 def is_by_key(node: fx.Node) -> bool:

@@ -12,6 +12,7 @@ from typing import Any
 import torch
 from torch import fx
 
+from recfx.ir.access import items_of, tensor_of
 from recfx.ops.lookup import JAGGED, MEAN, NONE, SUM, Feature, decode, grouped_lookup
 from recfx.passes._match import argument, same_size, value
 from recfx.passes.lookups.id_columns import Columns, columns_of, rows_of, same_rows
@@ -108,8 +109,7 @@ def bad_ids(node: Any) -> Miss | None:
 
 
 def _dim(table: fx.Node) -> int:
-    held = value(table)
-    assert held is not None
+    held = tensor_of(table)
     return int(held.shape[1])
 
 
@@ -155,7 +155,7 @@ def _bag(ctx: PassContext, call: fx.Node, lead: int) -> list[Read] | Miss:
         return Miss("the bag's other results are read")
     if refused := bad_ids(ids):
         return refused
-    if weights is not None and (value(weights) is None or value(weights).dtype is not torch.float32):  # type: ignore[union-attr]
+    if weights is not None and (value(weights) is None or tensor_of(weights).dtype is not torch.float32):
         return Miss("its weights are not float32")
     like = Feature(0, 0, _dim(table), 0, pooling=pooling, padding=_padding(ctx, call))
     last = bool(argument(call, 7, "include_last_offset", False))
@@ -168,8 +168,7 @@ def _bag(ctx: PassContext, call: fx.Node, lead: int) -> list[Read] | Miss:
             like, length=JAGGED, offsets=0, segment=keyed.key, segments=keyed.keys, weights=0 if weights else -1
         )
         return [Read(feature, table, keyed.values, offsets=keyed.lengths, from_lengths=True, weights=keyed.weights)]
-    held = value(ids)
-    assert held is not None
+    held = tensor_of(ids)
     if held.ndim != 1 or value(offsets) is None:
         return Miss("its offsets have an unknown form")
     feature = dataclasses.replace(like, length=JAGGED, offsets=0, last=last, weights=0 if weights else -1)
@@ -180,8 +179,7 @@ def _padding(ctx: PassContext, call: fx.Node) -> int:
     padding = argument(call, 8, "padding_idx")
     if padding is None:
         return -1
-    held = value(call.args[0])
-    assert held is not None
+    held = tensor_of(call.args[0])
     return int(padding) % int(held.shape[0])
 
 
@@ -234,17 +232,17 @@ def _fixed_bag(ctx: PassContext, table: fx.Node, ids: fx.Node, weights: Any, lik
 
 def _grouped(ctx: PassContext, node: fx.Node, lead: int) -> list[Read] | Miss:
     """A grouped lookup that only looks up."""
-    tables, ids, offsets, weights, dense, numbers = node.args[:6]
+    tables, ids, offsets, weights, dense, numbers = (items_of(node, index) for index in range(6))
     if dense or lead != 1:
         return Miss("it copies dense features as well" if dense else "its rows are those of another shape")
     reads = []
-    for f in sorted(decode(numbers), key=lambda f: f.output):  # type: ignore[arg-type]
+    for f in sorted(decode(numbers), key=lambda f: f.output):
         read = Read(
             f,
-            tables[f.table],  # type: ignore[index, arg-type]
-            ids[f.ids],  # type: ignore[index, arg-type]
-            offsets=offsets[f.offsets] if f.offsets >= 0 else None,  # type: ignore[index, arg-type]
-            weights=weights[f.weights] if f.weights >= 0 else None,  # type: ignore[index, arg-type]
+            tables[f.table],
+            ids[f.ids],
+            offsets=offsets[f.offsets] if f.offsets >= 0 else None,
+            weights=weights[f.weights] if f.weights >= 0 else None,
         )
         reads.append(_traced(ctx, read))
     return reads

@@ -9,8 +9,8 @@ from typing import Any
 import torch
 from torch import fx
 
+from recfx.ir.access import tensor_of
 from recfx.ops.lookup import Feature, encode, grouped_lookup
-from recfx.passes._match import value
 from recfx.passes.lookups.buffer_layout import Layout, downstream, runs
 from recfx.passes.lookups.id_columns import RESHAPES, Columns, column_count
 from recfx.passes.lookups.lookup import Read
@@ -70,8 +70,7 @@ class _Lists:
         return self._made.setdefault(("table", id(tensor)), table)
 
     def _ids(self, read: Read) -> fx.Node:
-        held = value(read.ids)
-        assert held is not None
+        held = tensor_of(read.ids)
         key = ("ids", read.ids, read.lead, read.cast)
         if key not in self._made:
             ids = read.ids
@@ -97,8 +96,7 @@ class _Lists:
         return self._made[key]
 
     def _flat(self, node: fx.Node) -> fx.Node:
-        held = value(node)
-        assert held is not None
+        held = tensor_of(node)
         if self._lead == 1 and held.ndim == 2:
             return node
         if ("flat", node) not in self._made:
@@ -190,8 +188,7 @@ def make_room(graph: fx.Graph, inputs: Any, replaced: Sequence[fx.Node]) -> fx.N
 
 def serve(ctx: PassContext, node: fx.Node, buffer: fx.Node, start: int, width: int, lead: int, total: int) -> fx.Node:
     """Lets every user of a node read its columns of a buffer instead."""
-    held = value(node)
-    assert held is not None
+    held = tensor_of(node)
     new = buffer if width == total else ctx.call(_aten.slice.Tensor, buffer, 1, start, start + width)
     if lead != 1 or held.ndim != 2:
         new = ctx.call(_aten.view.default, new, [-1, *held.shape[1:]])

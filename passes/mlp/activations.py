@@ -7,7 +7,8 @@ from typing import Any
 import torch
 from torch import fx
 
-from recfx.passes._match import argument, value
+from recfx.ir.access import tensor_of
+from recfx.passes._match import argument
 from recfx.passes.mlp.dice import match_dice
 from recfx.passes.mlp.parameters import Activation, flat
 from recfx.pipeline import Miss, PassContext
@@ -58,8 +59,7 @@ def _single(ctx: PassContext, x: fx.Node, node: fx.Node) -> Activation | Miss | 
 
 
 def _prelu(ctx: PassContext, x: fx.Node, node: fx.Node) -> Activation | Miss:
-    slope, held = ctx.tensor(node.args[1]), value(x)
-    assert held is not None
+    slope, held = ctx.tensor(node.args[1]), tensor_of(x)
     if slope is None:
         return Miss("PReLU's slope is computed", node)
     if slope.numel() != 1 and held.ndim != 2:

@@ -167,10 +167,10 @@ def _extend_residual(chains: list[Chain], values: Sequence[fx.Node]) -> None:
     user = only_user(last.output)
     if user is None or user.target is not _aten.add.Tensor or user.kwargs.get("alpha", 1) != 1:
         return
-    other = user.args[1] if user.args[0] is last.output else user.args[0]
+    other: Any = user.args[1] if user.args[0] is last.output else user.args[0]
     a, b = value(last.output), value(other)
     if other in values and a is not None and b is not None and same_shape(a, b):
-        _grow(chains, user, frozenset({user}), residual=list(values).index(other))  # type: ignore[arg-type]
+        _grow(chains, user, frozenset({user}), residual=list(values).index(other))
 
 
 def _source(node: fx.Node) -> Any:
@@ -210,9 +210,11 @@ def _is_vector(ctx: PassContext, read: Any, width: int) -> bool:
 
 
 def _width(ctx: PassContext, weight: Param) -> int:
-    tensor = weight.tensor if isinstance(weight, Fresh) else ctx.tensor(weight)
-    assert tensor is not None
-    return int(tensor.shape[0])
+    return int(_numbers(ctx, weight).shape[0])
+
+
+def _numbers(ctx: PassContext, param: Param) -> torch.Tensor:
+    return param.tensor if isinstance(param, Fresh) else ctx.stored(param)
 
 
 def _is_bare(step: Step) -> bool:
@@ -230,8 +232,7 @@ def emit_layers(ctx: PassContext, steps: Sequence[Step]) -> tuple[list[fx.Node],
     def position(param: Param | None) -> int:
         if param is None:
             return -1
-        tensor = param.tensor if isinstance(param, Fresh) else ctx.tensor(param)
-        assert tensor is not None
+        tensor = _numbers(ctx, param)
         for index, other in enumerate(held):
             if other is tensor:
                 return index

@@ -127,8 +127,7 @@ def _is_one_minus(node: fx.Node, gate: fx.Node) -> bool:
 
 def _lies_along_channels(ctx: PassContext, read: fx.Node, channels: int, *, last: bool) -> bool:
     """Whether a constant has one number for all, or one per channel, the channels being the last or the second dimension."""
-    tensor = ctx.tensor(read)
-    assert tensor is not None
+    tensor = ctx.stored(read)
     if tensor.dtype is not torch.float32:
         return False
     sizes = tuple(tensor.shape) if last else tuple(tensor.shape)[:-1]

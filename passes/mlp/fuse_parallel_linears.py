@@ -20,6 +20,7 @@ from typing import Any
 import torch
 from torch import fx
 
+from recfx.ir.access import argument_of
 from recfx.ir.numeric import Exactness
 from recfx.ir.program import Program
 from recfx.passes._linear import Linear, match_linear
@@ -59,7 +60,7 @@ class FuseParallelLinears(Pass):
             linear = match_linear(ctx, node)
             if not isinstance(linear, Miss):
                 groups.setdefault((node.args[0], linear.weight.dtype), []).append(linear)
-            elif len(list(node.args[0].users)) > 1:  # type: ignore[union-attr]
+            elif len(list(argument_of(node, 0, fx.Node).users)) > 1:
                 ctx.miss("same-input", node, linear.reason)
         for members in groups.values():
             self._concatenate(ctx, members)
@@ -178,5 +179,5 @@ def _read_bias(ctx: PassContext, members: Sequence[Linear], join: Any) -> list[f
 
 
 def _stem(members: Sequence[Linear], kind: str) -> str:
-    name = str(members[0].node.args[1].target)  # type: ignore[union-attr]
+    name = str(argument_of(members[0].node, 1, fx.Node).target)
     return f"{name.removesuffix('weight')}{kind}_of_{len(members)}"

@@ -46,6 +46,5 @@ class Activation:
 
 def flat(ctx: PassContext, read: fx.Node) -> Param:
     """A constant as a vector: itself when it is one already."""
-    tensor = ctx.tensor(read)
-    assert tensor is not None
+    tensor = ctx.stored(read)
     return read if tensor.ndim == 1 else Fresh(f"{read.target}_flat", tensor.detach().reshape(-1))

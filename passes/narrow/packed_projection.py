@@ -9,6 +9,7 @@ from typing import Any
 import torch
 from torch import fx
 
+from recfx.ir.access import argument_of
 from recfx.passes._linear import Linear, match_linear
 from recfx.passes._match import argument, value
 from recfx.passes.narrow.selection import Narrow, Place
@@ -37,7 +38,7 @@ class PackedPart:
         """Inserts the part's own linear over `source`."""
         width = len(self.linear.weight) // self.parts
         rows = slice(self.part * width, (self.part + 1) * width)
-        stem = str(self.linear.node.args[1].target).removesuffix("weight")  # type: ignore[union-attr]
+        stem = str(argument_of(self.linear.node, 1, fx.Node).target).removesuffix("weight")
         bias = self.linear.bias
         read_bias = None if bias is None else ctx.constant(f"{stem}bias_part", bias[rows].clone())
         read = ctx.constant(f"{stem}weight_part", self.linear.weight[rows].clone())

@@ -8,6 +8,7 @@ from typing import Any
 import torch
 from torch import fx
 
+from recfx.ir.access import tensor_of
 from recfx.passes._match import argument, value
 from recfx.passes.narrow.selection import Place, expression
 from recfx.pipeline import PassContext
@@ -141,8 +142,7 @@ class Picker:
         if self.pick.index is not None:
             start = self.pick.index
             return call(_aten.slice.Tensor, node, place.dim, start, start + 1)
-        held = value(node)
-        assert held is not None
+        held = tensor_of(node)
         assert place.row is not None
         shift = max(place.lift - held.ndim, 0)
         for _ in range(shift):

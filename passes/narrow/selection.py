@@ -10,6 +10,7 @@ import sympy
 import torch
 from torch import fx
 
+from recfx.ir.access import tensor_of
 from recfx.passes._match import value
 
 
@@ -92,8 +93,7 @@ def is_one(size: Any) -> bool:
 
 
 def out_of(node: fx.Node) -> torch.Tensor:
-    held = value(node)
-    assert held is not None
+    held = tensor_of(node)
     return held
 
 

@@ -16,6 +16,7 @@ import torch
 from torch import fx
 
 from recfx.errors import PassError
+from recfx.ir.access import tensor_of
 from recfx.ir.catalogue import Catalogue
 from recfx.ir.numeric import Exactness
 from recfx.ir.program import Program
@@ -94,8 +95,7 @@ class _Towers:
     def __init__(self, ctx: PassContext, key: fx.Node, catalogue: Catalogue) -> None:
         self.ctx = ctx
         self.catalogue = catalogue
-        held = value(key)
-        assert held is not None
+        held = tensor_of(key)
         self.batch = expression(held.shape[0])
         self.rows = {key}
         self.work: dict[fx.Node, int] = {key: 0}

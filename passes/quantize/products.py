@@ -14,6 +14,7 @@ from typing import Any
 import torch
 from torch import fx
 
+from recfx.ir.access import tensor_of
 from recfx.passes._match import argument, only_user, value
 from recfx.pipeline import Miss
 
@@ -149,14 +150,12 @@ def _labelled(
 
 
 def _sizes(operand: Operand) -> dict[str | None, str]:
-    held = value(operand.node)
-    assert held is not None
+    held = tensor_of(operand.node)
     return {label: str(size) for label, size in zip(operand.labels, held.shape, strict=True)}
 
 
 def _without_ones(node: fx.Node, labels: Labels) -> Operand:
-    held = value(node)
-    assert held is not None
+    held = tensor_of(node)
     return Operand(
         node,
         tuple(

@@ -19,13 +19,14 @@ from torch import fx
 
 from recfx.errors import InputError
 from recfx.formats import HALVES, ROW_BITS, encode_rows, round_to_half, row_bytes
+from recfx.ir.access import tensor_of
 from recfx.ir.lookup_ops import only_picks_rows, tables_of
 from recfx.ir.numeric import Exactness
 from recfx.ir.program import Program
 from recfx.ir.shapes import BATCH
 from recfx.ir.sizes import dimension_names
 from recfx.ops import lookup
-from recfx.passes._match import argument, value
+from recfx.passes._match import argument
 from recfx.passes.clean.merge_tables import LOOKUPS
 from recfx.passes.lookups.lookup import bad_ids, bad_table
 from recfx.pipeline import Miss, Pass, PassContext, PassSpec, register
@@ -166,20 +167,18 @@ def _other_reader(reads: list[fx.Node]) -> str | None:
 def _grouped(node: fx.Node, table: fx.Node, ctx: PassContext) -> fx.Node | Miss:
     """A lookup of any number of ids as a grouped lookup of one feature, whose bags are single ids; it takes the place of the node."""
     ids: Any = node.args[1]
-    held = value(table)
     if node.target is not _aten.embedding.default or bad_ids(ids) is not None or not _varies(ctx.program, ids):
         return Miss("the lookup is not grouped; run fuse-lookups before")
     if refused := bad_table(ctx, table):
         return refused
-    assert held is not None
     if not ctx.gate("group", node):
         return Miss("the lookup is not grouped")
-    dim = int(held.shape[1])
+    dim = int(tensor_of(table).shape[1])
     with ctx.before(node):
         column = ctx.call(_aten.reshape.default, ids, [-1, 1])
         feature = lookup.Feature(0, 0, dim, 0)
         rows = ctx.call(lookup.grouped_lookup, [table], [column], [], [], [], lookup.encode([feature]), [], dim)
-        sizes = [ctx.call(_aten.sym_size.int, ids, axis) for axis in range(value(ids).ndim)]  # type: ignore[union-attr]
+        sizes = [ctx.call(_aten.sym_size.int, ids, axis) for axis in range(tensor_of(ids).ndim)]
         shaped = rows if len(sizes) == 1 else ctx.call(_aten.view.default, rows, [*sizes, dim])
     ctx.replace(node, shaped)
     return rows

@@ -170,9 +170,9 @@ def _one_hot(node: fx.Node, inputs: Mapping[fx.Node, Rows], rows: Rows) -> str |
 
 def _embedding_bag(node: fx.Node, inputs: Mapping[fx.Node, Rows], rows: Rows) -> str | None:
     flat, offsets = node.args[1:3]
-    if offsets in inputs or node.args[0] in inputs or flat not in inputs:
+    if offsets in inputs or node.args[0] in inputs or not isinstance(flat, fx.Node) or flat not in inputs:
         return "its bags are not all of one length"
-    return None if all(own.axis == 0 and own == inputs[flat] for own in inputs.values()) else "its bags cross rows"  # type: ignore[index]
+    return None if all(own.axis == 0 and own == inputs[flat] for own in inputs.values()) else "its bags cross rows"
 
 
 def _gather(node: fx.Node, inputs: Mapping[fx.Node, Rows], rows: Rows) -> str | None:
@@ -197,7 +197,8 @@ def _index(node: fx.Node, inputs: Mapping[fx.Node, Rows], rows: Rows) -> str | N
 
 def _index_select(node: fx.Node, inputs: Mapping[fx.Node, Rows], rows: Rows) -> str | None:
     if node.args[0] in inputs:
-        return _along(1, "dim", 0)(node, inputs, rows)  # type: ignore[no-any-return]
+        refused: str | None = _along(1, "dim", 0)(node, inputs, rows)
+        return refused
     return None if node.args[1] == rows.axis else "its ids have their rows along another axis"
 
 

@@ -13,6 +13,7 @@ from torch import fx
 
 from recfx.analysis.batch_axis import Rows, depends_on, multiple, offsets_of_fixed_bags, rows_of
 from recfx.analysis.batchwise_ops import mixes_rows
+from recfx.ir.access import argument_of
 from recfx.ir.program import Origin, Program
 from recfx.ir.shapes import BATCH
 
@@ -126,9 +127,10 @@ def _of_call(node: fx.Node, found: dict[fx.Node, OriginOf], batch: sympy.Symbol 
     held = node.meta.get("val")
     if batch is None or any(s.origin is Origin.CANDIDATE for s in sources.values()) or _is_random(node):
         return _candidate(held, batch)
-    if node.target is _aten.index_select.default and sources.get(node.args[2], OriginOf(Origin.CONSTANT)).origin is Origin.INDEX:  # type: ignore[arg-type]  # fmt: skip
+    indices = {n for n, source in sources.items() if source.origin is Origin.INDEX}
+    if node.target is _aten.index_select.default and node.args[2] in indices:
         return _selected(node, sources, batch)
-    if any(s.origin is Origin.INDEX for s in sources.values()):
+    if indices:
         return _candidate(held, batch)
     origin = Origin.REQUEST if any(s.origin is Origin.REQUEST for s in sources.values()) else Origin.CONSTANT
     rows = rows_of(held, batch)
@@ -147,7 +149,7 @@ def _of_call(node: fx.Node, found: dict[fx.Node, OriginOf], batch: sympy.Symbol 
 
 def _selected(node: fx.Node, sources: dict[fx.Node, OriginOf], batch: sympy.Symbol) -> OriginOf:
     """Rows picked by request: what the program starts from when there are several requests."""
-    source = sources[node.args[0]]  # type: ignore[index]
+    source = sources[argument_of(node, 0, fx.Node)]
     if source.rows is None and isinstance(rows := rows_of(node.meta["val"], batch), Rows):
         return OriginOf(source.origin, rows)
     return _candidate(node.meta["val"], batch)

@@ -112,7 +112,7 @@ def _tensors(values: Any) -> list[torch.Tensor]:
     return [leaf for leaf in pytree.tree_leaves(values) if isinstance(leaf, torch.Tensor)]
 
 
-class _Sources(TorchDispatchMode):  # type: ignore[no-untyped-call]
+class _Sources(TorchDispatchMode):
     """Follows which parameters, buffers and inputs the values in memory were computed from.
 
     Args:
@@ -121,7 +121,7 @@ class _Sources(TorchDispatchMode):  # type: ignore[no-untyped-call]
     """
 
     def __init__(self, inputs: Sequence[torch.Tensor], state: Mapping[str, torch.Tensor]) -> None:
-        super().__init__()  # type: ignore[no-untyped-call]
+        super().__init__()
         self._held: list[torch.Tensor] = []  # kept alive, so that no other tensor gets the memory while the model runs
         self._sources: dict[int, frozenset[str]] = {}
         for name, tensor in state.items():

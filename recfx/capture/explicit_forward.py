@@ -40,7 +40,7 @@ def one_batch(model: torch.nn.Module) -> torch.nn.Module:
         tensors = [leaf for leaf in pytree.tree_leaves((args, kwargs)) if isinstance(leaf, torch.Tensor) and leaf.ndim]
         free = [tensor.shape[0] for tensor in tensors if isinstance(tensor.shape[0], torch.SymInt)]
         for size in free[1:]:
-            torch._check(size == free[0])  # type: ignore[no-untyped-call]
+            torch._check(size == free[0])
         return model.forward(*args, **kwargs)
 
     return _view(model, forward, inspect.signature(model.forward))

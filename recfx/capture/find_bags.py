@@ -130,7 +130,7 @@ def _fits_form(bounds: torch.Tensor, ids: int, form: Form) -> bool:
     return rises and bool((bounds[:, -1] <= ids).all())
 
 
-class _Watcher(TorchDispatchMode):  # type: ignore[no-untyped-call]
+class _Watcher(TorchDispatchMode):
     """Follows every tensor of a run back to the inputs, and notes the inputs that are read and operators that read bounds and ids.
 
     Args:
@@ -138,7 +138,7 @@ class _Watcher(TorchDispatchMode):  # type: ignore[no-untyped-call]
     """
 
     def __init__(self, inputs: dict[int, int]) -> None:
-        super().__init__()  # type: ignore[no-untyped-call]
+        super().__init__()
         self.meetings: list[_Meeting] = []
         self.read: set[int] = set()
         self._traces: dict[int, frozenset[_Trace]] = {key: frozenset([_Trace(i)]) for key, i in inputs.items()}

@@ -123,11 +123,11 @@ class _Autocast:
         node.kwargs = fx.map_arg(node.kwargs, lambda n: replaced.get(n, n))
 
 
-class _CastWatcher(TorchDispatchMode):  # type: ignore[no-untyped-call]
+class _CastWatcher(TorchDispatchMode):
     """Records which of the known tensors get cast to another dtype before anything else happens to them."""
 
     def __init__(self, known: dict[int, fx.Node]) -> None:
-        super().__init__()  # type: ignore[no-untyped-call]
+        super().__init__()
         self.known = known
         self.casts: dict[fx.Node, torch.dtype] = {}
         self.foreign = False

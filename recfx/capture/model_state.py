@@ -213,11 +213,11 @@ def _version(tensor: torch.Tensor) -> int:
     return 0 if tensor.is_inference() else tensor._version
 
 
-class _CopyOnWrite(TorchDispatchMode):  # type: ignore[no-untyped-call]
+class _CopyOnWrite(TorchDispatchMode):
     """Copies tensors of a model before an operator writes to memory that they live in."""
 
     def __init__(self, by_storage: dict[int, list[_TensorState]]) -> None:
-        super().__init__()  # type: ignore[no-untyped-call]
+        super().__init__()
         self._by_storage = by_storage
 
     def __torch_dispatch__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:

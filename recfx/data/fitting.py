@@ -133,7 +133,7 @@ def _step(
             where=type(model).__name__,
             hint="lower the learning rate, or look for NaN and unscaled features in the data",
         )
-    loss.backward()  # type: ignore[no-untyped-call]
+    loss.backward()
     optimizer.step()
     log.steps += 1
     return value

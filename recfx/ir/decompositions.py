@@ -17,6 +17,7 @@ import torch
 from torch import fx
 
 from recfx.errors import CaptureError
+from recfx.ir.access import argument_of
 from recfx.ir.program import get_state, set_state, unused_name
 from recfx.ir.provenance import where
 
@@ -114,7 +115,7 @@ def _replace(graph: fx.Graph, node: fx.Node, results: fx.Node | Sequence[fx.Node
     else:
         for user in list(node.users):
             assert user.target is operator.getitem
-            result = results[user.args[1]]  # type: ignore[index]
+            result = results[argument_of(user, 1, int)]
             result.meta = dict(user.meta)
             user.replace_all_uses_with(result)
             graph.erase_node(user)

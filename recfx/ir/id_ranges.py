@@ -14,6 +14,7 @@ from typing import Any
 import torch
 from torch import fx
 
+from recfx.ir.access import argument_of, items_of
 from recfx.ir.bags import Bags
 from recfx.ir.program import Program
 
@@ -152,10 +153,10 @@ class _Follower(fx.Interpreter):
             self._labels[n] = own[n.args[1]]
         elif name in ("embedding", "embedding_bag"):
             self._bound(n.args[1], args[0].shape[0], _padding(name, args, kwargs))
-        elif name == "index_select" and own is None and n.args[0].op == "get_attr":  # type: ignore[union-attr]
+        elif name == "index_select" and own is None and argument_of(n, 0, fx.Node).op == "get_attr":
             self._bound(n.args[2], args[0].shape[args[1]], None)
-        elif name == "index" and own is None and n.args[0].op == "get_attr":  # type: ignore[union-attr]
-            for axis, index in enumerate(n.args[1]):  # type: ignore[arg-type]
+        elif name == "index" and own is None and argument_of(n, 0, fx.Node).op == "get_attr":
+            for axis, index in enumerate(items_of(n, 1)):
                 self._bound(index, args[0].shape[axis], None)
         elif name in _JOINS:
             self._labels[n] = self._joined(n, args, kwargs)
@@ -187,7 +188,7 @@ class _Follower(fx.Interpreter):
 
     def _joined(self, n: fx.Node, args: Any, kwargs: Any) -> _Labels:
         parts = []
-        for node, tensor in zip(n.args[0], args[0], strict=True):  # type: ignore[arg-type]
+        for node, tensor in zip(items_of(n, 0), args[0], strict=True):
             unknown = torch.full(tensor.shape, -1)
             parts.append(self._labels.get(node) or _Labels(unknown, unknown))
         target: Any = n.target

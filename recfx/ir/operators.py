@@ -218,6 +218,6 @@ def _overload(namespace: str, packet: str, overload: str) -> Any:
     if not (namespace.isidentifier() and packet.isidentifier() and overload.isidentifier()):
         return None
     found = getattr(getattr(torch.ops, namespace), packet, None)
-    if not isinstance(found, torch._ops.OpOverloadPacket) or overload not in found.overloads():  # type: ignore[no-untyped-call]
+    if not isinstance(found, torch._ops.OpOverloadPacket) or overload not in found.overloads():
         return None
     return getattr(found, overload)

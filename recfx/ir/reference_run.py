@@ -121,21 +121,21 @@ class _Perturbed(_Double):
         return self._noise.around(super().call_function, target, args, kwargs)
 
 
-class _FormulasInside(TorchDispatchMode):  # type: ignore[no-untyped-call]
+class _FormulasInside(TorchDispatchMode):
     """Runs what is computed in float64 within it by formulas."""
 
     def __init__(self) -> None:
-        super().__init__()  # type: ignore[no-untyped-call]
+        super().__init__()
 
     def __torch_dispatch__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
         return _by_formula(func, args)(*args, **(kwargs or {}))
 
 
-class _NoiseInside(TorchDispatchMode):  # type: ignore[no-untyped-call]
+class _NoiseInside(TorchDispatchMode):
     """Moves operands and results of the arithmetic that runs within it."""
 
     def __init__(self, noise: RoundingNoise) -> None:
-        super().__init__()  # type: ignore[no-untyped-call]
+        super().__init__()
         self._noise = noise
 
     def __torch_dispatch__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:

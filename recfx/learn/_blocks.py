@@ -35,7 +35,7 @@ def in_blocks(function: RowWise, x: Tensor, shared: Sequence[Tensor], guarded: S
     """
     if x.device.type != "cpu" or x.numel() < _LEAST_VALUES:
         return function(x, *shared)
-    found: Tensor = _InBlocks.apply(function, len(shared), x, *shared, *guarded)  # type: ignore[no-untyped-call]
+    found: Tensor = _InBlocks.apply(function, len(shared), x, *shared, *guarded)
     return found
 
 

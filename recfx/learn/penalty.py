@@ -26,7 +26,7 @@ def row_penalty(table: Tensor, counts: Tensor) -> Tensor:
     """
     if table.ndim != 2 or counts.shape != table.shape[:1]:
         raise ValueError(f"expected a table [N, D] and counts [N], got {list(table.shape)} and {list(counts.shape)}")
-    penalty: Tensor = _RowPenalty.apply(table, counts.to(table.dtype))  # type: ignore[no-untyped-call]
+    penalty: Tensor = _RowPenalty.apply(table, counts.to(table.dtype))
     return penalty
 
 

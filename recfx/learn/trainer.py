@@ -189,7 +189,7 @@ class Trainer:
         if self.settings.l2:
             loss = loss + self.settings.l2 * self._penalty(distinct, encoded)
         state.optimizer.zero_grad(set_to_none=True)
-        loss.backward()  # type: ignore[no-untyped-call]
+        loss.backward()
         epoch = state.position.epoch if state.position.batches == 0 else -1
         state.curvature.watch(self.model, places, encoded, self._loss, (state.report.steps, epoch))
         state.optimizer.step()

@@ -12,7 +12,7 @@ import torch
 
 from recfx.ir.operators import DIALECT
 
-_LIBRARY = torch.library.Library("recfx", "DEF")  # type: ignore[no-untyped-call]
+_LIBRARY = torch.library.Library("recfx", "DEF")
 
 
 def define(schema: str, reference: Callable[..., Any], fake: Callable[..., Any]) -> Any:
@@ -27,10 +27,8 @@ def define(schema: str, reference: Callable[..., Any], fake: Callable[..., Any])
         The operator's overload, as it appears as a node's target.
     """
     name = schema.split("(", 1)[0]
-    _LIBRARY.define(  # type: ignore[no-untyped-call]
-        schema, tags=(torch.Tag.pt2_compliant_tag,)
-    )
-    _LIBRARY.impl(name, reference, "CompositeExplicitAutograd")  # type: ignore[no-untyped-call]
+    _LIBRARY.define(schema, tags=(torch.Tag.pt2_compliant_tag,))
+    _LIBRARY.impl(name, reference, "CompositeExplicitAutograd")
     torch.library.register_fake(f"recfx::{name}", fake, lib=_LIBRARY)
     made = getattr(torch.ops.recfx, name).default
     DIALECT[made] = reference
@@ -56,4 +54,4 @@ def accelerate(name: str, kernel: Callable[..., Any], device: str) -> None:
         kernel: Takes and returns what the reference does.
         device: torch's dispatch key, such as "CPU".
     """
-    _LIBRARY.impl(name, kernel, device)  # type: ignore[no-untyped-call]
+    _LIBRARY.impl(name, kernel, device)

@@ -10,10 +10,11 @@ from typing import Any, TypeVar
 import torch
 from torch import fx
 
+from recfx.errors import VerificationError
 from recfx.ir.dead_code import remove_dead_code
 from recfx.ir.program import Program, get_state, set_state, unused_name
 from recfx.ir.propagate import fake_mode_of, refresh
-from recfx.ir.provenance import module_path
+from recfx.ir.provenance import module_path, where
 from recfx.ir.verified import remember
 from recfx.pipeline.gate import Gate
 from recfx.pipeline.records import MissRecord
@@ -118,6 +119,20 @@ class PassContext:
             value = get_state(self.program.module, str(node.target))
             return value if isinstance(value, torch.Tensor) else None
         return None
+
+    def stored(self, read: Any) -> torch.Tensor:
+        """The tensor behind a node that is known to read state.
+
+        Raises:
+            VerificationError: The node does not read a tensor of the state.
+        """
+        found = self.tensor(read)
+        if found is None:
+            raise VerificationError(
+                f"expected a read of the program's state, got {read}",
+                where=where(read) if isinstance(read, fx.Node) else None,
+            )
+        return found
 
     def replace(self, node: fx.Node, new: fx.Node) -> None:
         """Makes every user of `node` use `new` and erases `node`; users' values are recomputed when they may differ."""

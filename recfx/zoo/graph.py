@@ -58,7 +58,7 @@ class NormalizedAdjacency(nn.Module):
     def forward(self, x: Tensor) -> Tensor:
         """[users + items, D] -> the product, of the same shape."""
         if x.requires_grad and torch.is_grad_enabled() and not torch.compiler.is_compiling():
-            product: Tensor = _Product.apply(x, self.offsets, self.neighbours, self.weights)  # type: ignore[no-untyped-call]
+            product: Tensor = _Product.apply(x, self.offsets, self.neighbours, self.weights)
             return product
         return _product(x, self.offsets, self.neighbours, self.weights)
 
@@ -98,5 +98,5 @@ class _Product(torch.autograd.Function):
 
     @staticmethod
     def backward(ctx: Any, *gradients: Tensor) -> tuple[Tensor | None, ...]:
-        product: Tensor = _Product.apply(gradients[0], *ctx.saved_tensors)  # type: ignore[no-untyped-call]
+        product: Tensor = _Product.apply(gradients[0], *ctx.saved_tensors)
         return product, None, None, None

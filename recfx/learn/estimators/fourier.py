@@ -47,5 +47,5 @@ class FourierSeries(Estimator):
                 derivative.add_(torch.cos(i * frequency * z))
             derivative.mul_(4 * frequency / math.pi).clamp_(-1, 1)
             derivative.mul_(z.abs() < self.half_period)
-        rounded: Tensor = Surrogate.apply(x, derivative, steps)  # type: ignore[no-untyped-call]
+        rounded: Tensor = Surrogate.apply(x, derivative, steps)
         return rounded

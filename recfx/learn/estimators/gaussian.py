@@ -48,5 +48,5 @@ class GaussianDirac(Estimator):
             derivative.clamp_(_SMALLEST, 1)
             if half_cell is not None:
                 derivative.mul_(half_cell)
-        rounded: Tensor = Surrogate.apply(x, derivative, steps)  # type: ignore[no-untyped-call]
+        rounded: Tensor = Surrogate.apply(x, derivative, steps)
         return rounded

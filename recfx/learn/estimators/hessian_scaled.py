@@ -57,7 +57,7 @@ class HessianScaled(Estimator):
 
     def forward(self, x: Tensor, steps: int, span: Tensor) -> Tensor:
         """See `Estimator.forward`."""
-        rounded: Tensor = _HessianScaled.apply(x, self.delta, steps, (self.clamp, self.clip))  # type: ignore[no-untyped-call]
+        rounded: Tensor = _HessianScaled.apply(x, self.delta, steps, (self.clamp, self.clip))
         return rounded
 
 

@@ -34,7 +34,7 @@ class LearnedStepSize(Estimator):
 
     def scale_bounds(self, bounds: Tensor, shared: float, steps: int) -> Tensor:
         """The bounds, with a gradient of 1 / sqrt(N L) times what it would be."""
-        scaled: Tensor = _ScaledGradient.apply(bounds, 1 / math.sqrt(max(shared, 1.0) * steps))  # type: ignore[no-untyped-call]
+        scaled: Tensor = _ScaledGradient.apply(bounds, 1 / math.sqrt(max(shared, 1.0) * steps))
         return scaled
 
 

@@ -41,5 +41,5 @@ class _StraightThrough(torch.autograd.Function):
 
 def straight_through(x: Tensor, steps: int, clip: bool) -> Tensor:
     """[n, d] -> the nearest grid value, with the gradient of clipping alone, or of nothing at all."""
-    rounded: Tensor = _StraightThrough.apply(x, steps, clip)  # type: ignore[no-untyped-call]
+    rounded: Tensor = _StraightThrough.apply(x, steps, clip)
     return rounded

@@ -9,6 +9,7 @@ from typing import Any
 import torch
 from torch import fx
 
+from recfx.ir.access import items_of
 from recfx.kernels.codes import Kind, Op
 from recfx.targets.native.builder import PlanBuilder, view
 from recfx.targets.native.rules.copies import compact
@@ -164,14 +165,14 @@ def _run(dims: tuple[Dim, ...]) -> tuple[int, int] | None:
 @rule(_aten.tensordot.default)
 def _tensordot(builder: PlanBuilder, node: fx.Node) -> None:
     """The last dimension against the first of a constant matrix: a linear layer."""
-    x, weight_node, left, right = node.args[:4]
+    x, weight_node, left, right = *node.args[:2], items_of(node, 2), items_of(node, 3)
     weight = builder.tensor(weight_node)
     rank = x.meta["val"].ndim if isinstance(x, fx.Node) else 0
-    if weight.ndim != 2 or weight.dtype is not torch.float32 or len(left) != 1 or len(right) != 1:  # type: ignore[arg-type]
+    if weight.ndim != 2 or weight.dtype is not torch.float32 or len(left) != 1 or len(right) != 1:
         raise Unsupported("it sums over several dimensions, or its weight is no float32 matrix")
-    if int(left[0]) % rank != rank - 1:  # type: ignore[index, arg-type]
+    if int(left[0]) % rank != rank - 1:
         raise Unsupported("it sums over another dimension than the last")
-    rows = weight.T if int(right[0]) % 2 == 0 else weight  # type: ignore[index, arg-type]
+    rows = weight.T if int(right[0]) % 2 == 0 else weight
     out = builder.result(node, anywhere=True)
     emit_gemm(builder, even_rows(builder, x), rows.contiguous(), out)
     builder.values[node] = out

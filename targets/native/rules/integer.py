@@ -8,6 +8,7 @@ from typing import Any
 import torch
 from torch import fx
 
+from recfx.ir.access import argument_of
 from recfx.kernels.codes import Kind, Op
 from recfx.targets.native.builder import PlanBuilder, three_runs, view
 from recfx.targets.native.rules.copies import compact
@@ -164,7 +165,7 @@ def _running_sum(builder: PlanBuilder, node: fx.Node) -> None:
     value = builder.value(node.args[0])
     if builder.dtype(value) not in _WHOLE or node.meta["val"].dtype is not torch.int64:
         raise Unsupported("a running sum of other than whole numbers")
-    dim = int(node.args[1]) % len(value.dims)  # type: ignore[arg-type]
+    dim = argument_of(node, 1, int) % len(value.dims)
     groups = three_runs(value, [dim])
     if value.dims[dim].batch or groups is None:
         raise Unsupported("it runs over the batch, or over elements that do not lie evenly")
@@ -241,7 +242,7 @@ def _emit_own_rows(builder: PlanBuilder, node: fx.Node, chosen: list[tuple[int, 
 
 @rule(_aten.index_select.default)
 def _index_select(builder: PlanBuilder, node: fx.Node) -> None:
-    _emit_pick(builder, node, int(node.args[1]), node.args[2], wraps=False)  # type: ignore[arg-type]
+    _emit_pick(builder, node, argument_of(node, 1, int), node.args[2], wraps=False)
 
 
 def _emit_pick(builder: PlanBuilder, node: fx.Node, dim: int, ids: Any, *, wraps: bool) -> None:
@@ -260,7 +261,7 @@ def _emit_pick(builder: PlanBuilder, node: fx.Node, dim: int, ids: Any, *, wraps
 @rule(_aten.gather.default)
 def _gather(builder: PlanBuilder, node: fx.Node) -> None:
     source, index = builder.value(node.args[0]), builder.value(node.args[2])
-    dim = int(node.args[1]) % len(source.dims)  # type: ignore[arg-type]
+    dim = argument_of(node, 1, int) % len(source.dims)
     if source.dims[dim].batch or any(a.batch != b.batch for a, b in zip(source.dims, index.dims, strict=True)):
         raise Unsupported("it gathers over the batch")
     strides = [

@@ -7,6 +7,7 @@ from typing import Any
 import torch
 from torch import fx
 
+from recfx.ir.access import argument_of
 from recfx.kernels.codes import Kind, Op, Reduction
 from recfx.targets.native.builder import PlanBuilder, view
 from recfx.targets.native.rules.fold import axes, grouped
@@ -97,7 +98,7 @@ def _log_softmax(builder: PlanBuilder, node: fx.Node) -> None:
     """x - max - log(sum(e^(x - max)))."""
     require_floating(node)
     value = _floating(builder, node.args[0])
-    dim = int(node.args[1]) % len(value.dims)  # type: ignore[arg-type]
+    dim = argument_of(node, 1, int) % len(value.dims)
     high = _reduced(builder, value, [dim], Reduction.MAX)
     powers = _computed(builder, value, [value, high], [Operation(Op.SUB, 0, 1), Operation(Op.EXPONENTIAL, -1)])
     total = _reduced(builder, powers, [dim], Reduction.SUM)

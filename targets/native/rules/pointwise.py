@@ -9,6 +9,7 @@ from typing import Any
 import torch
 from torch import fx
 
+from recfx.ir.access import argument_of
 from recfx.kernels.abi import INTS, VIEWS
 from recfx.kernels.codes import Kind, Op, Place
 from recfx.targets.native.builder import PlanBuilder
@@ -224,7 +225,7 @@ def _reversed(builder: PlanBuilder, node: fx.Node) -> None:
     if len(node.args) > 2 or node.kwargs.get("alpha", 1) != 1:
         raise Unsupported("a scaled difference")
     require_floating(node)
-    lower_pointwise(builder, node, [node.args[0]], [Operation(Op.C_MINUS, 0, 0, float(node.args[1]))])  # type: ignore[arg-type]
+    lower_pointwise(builder, node, [node.args[0]], [Operation(Op.C_MINUS, 0, 0, argument_of(node, 1, float))])
 
 
 @rule(_aten.reciprocal.default)

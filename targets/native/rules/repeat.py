@@ -7,6 +7,7 @@ from typing import Any
 import torch
 from torch import fx
 
+from recfx.ir.access import items_of
 from recfx.kernels.codes import Kind
 from recfx.targets.native.builder import PlanBuilder
 from recfx.targets.native.rules.copies import copy
@@ -32,7 +33,7 @@ def _each_several_times(builder: PlanBuilder, node: fx.Node) -> None:
 @rule(_aten.repeat.default, _aten.tile.default)
 def _all_several_times(builder: PlanBuilder, node: fx.Node) -> None:
     value = builder.value(node.args[0])
-    times: Any = list(node.args[1])  # type: ignore[arg-type]
+    times = items_of(node, 1)
     rank = max(len(times), len(value.dims))
     times = [1] * (rank - len(times)) + times
     value = Value(value.slot, value.offset, (*[Dim(1, 0)] * (rank - len(value.dims)), *value.dims))

@@ -7,6 +7,7 @@ from typing import Any
 import torch
 from torch import fx
 
+from recfx.ir.access import argument_of
 from recfx.kernels.codes import Kind, Op, Reduction
 from recfx.targets.native.builder import PlanBuilder, rows_of, three_runs, view
 from recfx.targets.native.rules.copies import compact
@@ -87,7 +88,7 @@ def _softmax(builder: PlanBuilder, node: fx.Node) -> None:
     value = builder.value(node.args[0])
     if builder.dtype(value) is not torch.float32:
         raise Unsupported(f"it reads {builder.dtype(value)}")
-    dim = int(node.args[1]) % len(value.dims)  # type: ignore[arg-type]
+    dim = argument_of(node, 1, int) % len(value.dims)
     if value.dims[dim].batch:
         raise Unsupported("it normalises over the batch")
     if any(d.size != 1 for d in value.dims[dim + 1 :]):
