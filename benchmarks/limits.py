@@ -133,11 +133,11 @@ def count_work(model: nn.Module, inputs: Sequence[Tensor], *, request: Collectio
     )
 
 
-class _Reads(TorchDispatchMode):  # type: ignore[no-untyped-call]
+class _Reads(TorchDispatchMode):
     """Notes which state is read whole and which rows are gathered, operator by operator."""
 
     def __init__(self, model: nn.Module) -> None:
-        super().__init__()  # type: ignore[no-untyped-call]
+        super().__init__()
         tensors = [*model.parameters(), *model.buffers()]
         self.state = {_storage(t): t.untyped_storage().nbytes() for t in tensors if t.numel()}
         self.whole: defaultdict[int, dict[tuple[int, int], int]] = defaultdict(dict)

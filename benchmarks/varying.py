@@ -12,7 +12,7 @@ from torch.utils.flop_counter import flop_registry
 from torch.utils.weak import WeakIdKeyDictionary
 
 
-class Varying(TorchDispatchMode):  # type: ignore[no-untyped-call]
+class Varying(TorchDispatchMode):
     """Follows a request's inputs and the candidates' through a model, operator by operator.
 
     Args:
@@ -24,7 +24,7 @@ class Varying(TorchDispatchMode):  # type: ignore[no-untyped-call]
     """
 
     def __init__(self, request: Iterable[Tensor], candidates: Iterable[Tensor]) -> None:
-        super().__init__()  # type: ignore[no-untyped-call]
+        super().__init__()
         self.equal_flops = 0
         self._reached = WeakIdKeyDictionary()  # tensor -> whether its rows may differ
         for values, differ in ((request, False), (candidates, True)):

@@ -37,7 +37,7 @@ class NativeBackend(Backend):
         return f"ready, kernels for {level()} (this processor runs {', '.join(library().levels)}); {large}"
 
     def kernels(self) -> frozenset[str]:
-        return frozenset(str(target.name()) for target in RULES if isinstance(target, torch._ops.OpOverload))  # type: ignore[no-untyped-call]
+        return frozenset(str(target.name()) for target in RULES if isinstance(target, torch._ops.OpOverload))
 
     def supports(self, program: Program | Region) -> dict[fx.Node, Verdict]:
         return EagerBackend().supports(program)
