@@ -7,6 +7,8 @@ from typing import Any
 import torch
 from torch import fx
 
+from recfx.ir.op_sets import DROPOUTS, NEGATIONS
+
 _aten = torch.ops.aten
 
 #: Operators whose result is drawn anew at every call; they are neither folded nor merged.
@@ -54,15 +56,24 @@ def is_random(node: fx.Node) -> bool:
 
 def is_eval_dropout(node: fx.Node) -> bool:
     """Whether a node is a dropout that drops nothing."""
-    dropouts = (
-        _aten.dropout.default,
-        _aten.feature_dropout.default,
-        _aten.alpha_dropout.default,
-        _aten.native_dropout.default,
-    )
+    dropouts = (*DROPOUTS, _aten.native_dropout.default)
     return node.target in dropouts and (argument(node, 2, "train") is False or argument(node, 1, "p") == 0.0)
 
 
 def only_user(node: fx.Node) -> fx.Node | None:
     """The single user of a node; None when there are several or none."""
     return next(iter(node.users)) if len(node.users) == 1 else None
+
+
+def is_bool(node: Any) -> bool:
+    """Whether a node is a tensor of truth values."""
+    held = value(node)
+    return held is not None and held.dtype is torch.bool
+
+
+def without_negations(node: Any) -> tuple[Any, bool]:
+    """The truth values behind negations, and whether the node is their negation. `logical_not` of numbers stays."""
+    negated = False
+    while isinstance(node, fx.Node) and node.target in NEGATIONS and is_bool(node.args[0]):
+        node, negated = node.args[0], not negated
+    return node, negated

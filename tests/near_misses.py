@@ -17,12 +17,12 @@ from torch import fx
 from recfx.errors import RecfxError
 from recfx.ir import Exactness, Program
 from recfx.ir.numeric import compare_outputs
+from recfx.ir.op_sets import ADDITIONS
 from recfx.ir.propagate import fake_inputs, free_symbols, refresh
 from recfx.ir.reference_run import Reference
 from recfx.pipeline import Pass, Pipeline
 
 _aten = torch.ops.aten
-_SUMS = (_aten.add.Tensor, _aten.sub.Tensor)
 
 #: What is changed, in words, and how, at a node of a copy of the program.
 Change = tuple[str, Callable[[fx.Node], None]]
@@ -34,7 +34,7 @@ def changes(node: fx.Node) -> Iterator[Change]:
         yield from _of_argument(node, (place,), argument)
     for name, argument in node.kwargs.items():
         yield from _of_argument(node, (name,), argument)
-    if node.target in _SUMS and "alpha" not in node.kwargs:
+    if node.target in ADDITIONS and "alpha" not in node.kwargs:
         yield "alpha", lambda n: n.update_kwarg("alpha", 2)
 
 

@@ -9,13 +9,12 @@ import torch
 from torch import fx
 
 from recfx.ir.access import argument_of
+from recfx.ir.op_sets import BROADCASTS, EXPANSIONS, RESHAPES
 from recfx.ops.attention import PARTS
 from recfx.passes._match import argument, only_user, same_shape, same_size, value
 from recfx.pipeline import Miss
 
 _aten = torch.ops.aten
-_RESHAPES = (_aten.view.default, _aten.reshape.default, _aten.flatten.using_ints)
-_REPEATS = (_aten.expand.default, _aten.expand_as.default, _aten.repeat.default)
 
 
 @dataclasses.dataclass(frozen=True)
@@ -30,7 +29,7 @@ class Inputs:
 
 def match_inputs(node: Any) -> Inputs | Miss | None:
     """Query and keys from the concatenation that the MLP reads; None when it is no concatenation of [B, L, D] tensors."""
-    joined: Any = node.args[0] if isinstance(node, fx.Node) and node.target in _RESHAPES else node
+    joined: Any = node.args[0] if isinstance(node, fx.Node) and node.target in RESHAPES else node
     held = value(joined)
     if held is None or held.ndim != 3 or joined.target is not _aten.cat.default:
         return None
@@ -69,7 +68,7 @@ def _query_of(node: Any) -> fx.Node | None:
     held = value(node)
     if held is None or held.ndim != 3:
         return None
-    source: fx.Node = node.args[0] if node.target in _REPEATS else node
+    source: fx.Node = node.args[0] if node.target in EXPANSIONS else node
     inner = value(source)
     if inner is None or inner.ndim != 3 or inner.shape[1] != 1 or not same_size(inner.shape[2], held.shape[2]):
         return None
@@ -115,6 +114,6 @@ def _is_rows(query: fx.Node, keys: fx.Node) -> bool:
 
 def _shared_keys(keys: fx.Node) -> fx.Node:
     """Keys of one row that are expanded over the batch, as that row."""
-    source: Any = keys.args[0] if keys.target in (_aten.expand.default, _aten.expand_as.default) else None
+    source: Any = keys.args[0] if keys.target in BROADCASTS else None
     held = value(source)
     return source if held is not None and held.ndim == 3 and held.shape[0] == 1 else keys

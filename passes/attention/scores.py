@@ -9,21 +9,13 @@ import torch
 from torch import fx
 
 from recfx.ir.access import argument_of, tensor_of
+from recfx.ir.op_sets import FILLS_LIKE, MATRIX_PRODUCTS, PERMUTATIONS, REGROUPINGS, SCALINGS
 from recfx.ops.attention import FILL, ZERO
-from recfx.passes._match import argument, only_user, same_size, value
+from recfx.passes._match import argument, only_user, same_size, value, without_negations
 from recfx.pipeline import PassContext
 
 _aten = torch.ops.aten
-_RESHAPES = (_aten.view.default, _aten.reshape.default, _aten.flatten.using_ints)
-_SHAPE_OPS = (
-    *_RESHAPES,
-    _aten.squeeze.dim,
-    _aten.unsqueeze.default,
-    _aten.transpose.int,
-    _aten.mT.default,
-    _aten.permute.default,
-)
-_LIKE = (_aten.zeros_like.default, _aten.ones_like.default, _aten.full_like.default)
+_SHAPE_OPS = (*REGROUPINGS, *PERMUTATIONS)
 
 
 @dataclasses.dataclass
@@ -68,7 +60,7 @@ def follow_scores(ctx: PassContext, scores: fx.Node, keys: fx.Node, shared: fx.N
 
 def _reader(scores: fx.Node) -> fx.Node | None:
     """What alone reads the scores' values; tensors of their shape, such as the zeros of a `where`, may read their size."""
-    sizes = [u for u in scores.users if u.target in _LIKE]
+    sizes = [u for u in scores.users if u.target in FILLS_LIKE]
     readers = [u for u in scores.users if u not in sizes]
     if len(readers) != 1:
         return None
@@ -99,7 +91,7 @@ def _length_dim(held: torch.Tensor) -> int:
 
 def _scaled(user: fx.Node, found: Scores) -> bool:
     factor: Any = user.args[1] if len(user.args) > 1 else None
-    if user.target not in (_aten.mul.Tensor, _aten.div.Tensor) or not isinstance(factor, int | float) or user.kwargs:
+    if user.target not in SCALINGS or not isinstance(factor, int | float) or user.kwargs:
         return False
     if found.softmax or found.masking or factor <= 0:
         return False
@@ -140,8 +132,8 @@ def _masked(ctx: PassContext, user: fx.Node, scores: fx.Node, found: Scores) -> 
         return False
     if kind == FILL and (found.softmax or found.masking):
         return False  # the operator fills before the softmax, and once
-    while inverted and mask.target in (_aten.bitwise_not.default, _aten.logical_not.default):
-        mask, inverted = mask.args[0], False
+    mask, negated = without_negations(mask)
+    inverted ^= negated
     if (
         found.mask is not None and (found.mask, found.inverted) != (_flat_mask(mask), inverted)
     ) or found.masking & kind:
@@ -194,7 +186,7 @@ def _pooled(user: fx.Node, weights: fx.Node, keys: tuple[fx.Node, fx.Node], leng
     held = value(weights)
     if held is None or held.ndim != 3:
         return None if user.target is not _aten.einsum.default else _einsum_pooled(user, weights, keys)
-    if user.target in (_aten.bmm.default, _aten.matmul.default):
+    if user.target in MATRIX_PRODUCTS:
         row = held.shape[1] == 1 and user.args[0] is weights and user.args[1] in keys
         return _squeezed(user) if row and same_size(held.shape[2], length) else None
     if user.target is not _aten.mul.Tensor or not same_size(held.shape[1], length) or held.shape[2] != 1:

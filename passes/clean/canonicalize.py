@@ -21,6 +21,7 @@ from typing import Any
 import torch
 from torch import fx
 
+from recfx.ir.op_sets import BROADCASTS, CASTS, COPIES, DROPOUTS, RESHAPES, SCALINGS, SIZED_RESHAPES, SQUEEZES
 from recfx.ir.program import Program
 from recfx.ir.verify import Level
 from recfx.passes._match import argument, is_eval_dropout, same_layout, value
@@ -29,37 +30,25 @@ from recfx.pipeline import Miss, Pass, PassContext, PassSpec, apply_rules, prope
 _aten = torch.ops.aten
 
 _CONVERSIONS = (
-    _aten.to.dtype,
+    *CASTS,
     _aten.to.dtype_layout,
     _aten.to.device,
     _aten.to.other,
-    _aten._to_copy.default,
     _aten.type_as.default,
-    _aten.contiguous.default,
-    _aten.clone.default,
-    _aten.alias.default,
-    _aten.detach.default,
+    *COPIES,
     _aten.lift_fresh_copy.default,
 )
 _RESHAPES = (
-    _aten.view.default,
-    _aten.reshape.default,
-    _aten._unsafe_view.default,
-    _aten.expand.default,
-    _aten.expand_as.default,
+    *RESHAPES,
+    *SQUEEZES,
+    *BROADCASTS,
     _aten.view_as.default,
     _aten.reshape_as.default,
-    _aten.flatten.using_ints,
-    _aten.squeeze.dim,
-    _aten.squeeze.dims,
-    _aten.squeeze.default,
     _aten.permute.default,
     _aten.transpose.int,
     _aten.slice.Tensor,
     _aten.cat.default,
 )
-_SQUEEZES = (_aten.squeeze.dim, _aten.squeeze.dims, _aten.squeeze.default)
-_DROPOUTS = (_aten.dropout.default, _aten.feature_dropout.default, _aten.alpha_dropout.default)
 _ASSERTIONS = (_aten._assert_tensor_metadata.default, _aten._assert_scalar.default)
 
 
@@ -73,12 +62,12 @@ class Canonicalize(Pass):
         self._drop_assertions(ctx)
         apply_rules(
             [
-                ("eval-dropout", _DROPOUTS, _eval_dropout),
+                ("eval-dropout", DROPOUTS, _eval_dropout),
                 ("conversion", _CONVERSIONS, _conversion),
                 ("reshape", _RESHAPES, _no_reshape),
-                ("reshape-of-reshape", (_aten.view.default, _aten.reshape.default), _reshape_of_reshape),
+                ("reshape-of-reshape", SIZED_RESHAPES, _reshape_of_reshape),
                 ("transpose-twice", (_aten.transpose.int,), _transpose_twice),
-                ("times-one", (_aten.mul.Tensor, _aten.div.Tensor), _times_one),
+                ("times-one", SCALINGS, _times_one),
             ],
             ctx,
         )
@@ -135,7 +124,7 @@ def _no_reshape(node: fx.Node, ctx: PassContext) -> Any:
         return None
     if node.target is _aten.slice.Tensor and argument(node, 4, "step", 1) != 1:
         return None
-    if node.target in _SQUEEZES and not _squeezes_nothing(node, before):
+    if node.target in SQUEEZES and not _squeezes_nothing(node, before):
         return Miss("a dimension that varies may be 1")
     if node.target in (_aten.permute.default, _aten.transpose.int) and not _keeps_order(node, before.ndim):
         return Miss("it exchanges dimensions of equal size")
@@ -158,7 +147,7 @@ def _keeps_order(node: fx.Node, rank: int) -> bool:
 
 def _reshape_of_reshape(node: fx.Node, ctx: PassContext) -> Any:
     inner = node.args[0]
-    if not isinstance(inner, fx.Node) or inner.target not in (_aten.view.default, _aten.reshape.default):
+    if not isinstance(inner, fx.Node) or inner.target not in RESHAPES:
         return None
     sizes: Any = node.args[1]
     source = inner.args[0]

@@ -13,6 +13,7 @@ from typing import Any
 import torch
 from torch import fx
 
+from recfx.ir.op_sets import TABLE_LOOKUPS
 from recfx.ir.program import Program
 from recfx.passes._match import argument
 from recfx.pipeline import Pass, PassContext, PassSpec, register
@@ -20,12 +21,7 @@ from recfx.pipeline import Pass, PassContext, PassSpec, register
 _aten = torch.ops.aten
 
 #: Operators that look rows up: target -> position of the table.
-LOOKUPS: dict[Any, int] = {
-    _aten.embedding.default: 0,
-    _aten.embedding_bag.default: 0,
-    _aten.embedding_bag.padding_idx: 0,
-    _aten.index_select.default: 0,
-}
+LOOKUPS: dict[Any, int] = dict.fromkeys((*TABLE_LOOKUPS, _aten.index_select.default), 0)
 
 
 @register

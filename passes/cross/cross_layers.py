@@ -10,10 +10,10 @@ import torch
 from torch import fx
 
 from recfx.ir.access import argument_of, tensor_of
+from recfx.ir.op_sets import MATRIX_PRODUCTS
 from recfx.ops.cross import FULL, LOW_RANK, VECTOR
 from recfx.passes._match import argument, only_user, value
 from recfx.passes.cross.vector_products import (
-    PRODUCTS,
     constant_column,
     dotted_with,
     is_vector,
@@ -107,8 +107,8 @@ def _match_product(ctx: PassContext, product: fx.Node, x: fx.Node) -> CrossStep 
     """x0 * (what x becomes)."""
     if product.target is _aten.squeeze.dim and product.args[1] in (2, -1):
         inner: Any = product.args[0]
-        product = inner if inner.target in PRODUCTS else product
-    if product.target in PRODUCTS:
+        product = inner if inner.target in MATRIX_PRODUCTS else product
+    if product.target in MATRIX_PRODUCTS:
         return _column_product(ctx, product, x)
     if (turned := unturned(product)) is not None:
         return _turned_product(ctx, turned, x)
@@ -153,7 +153,7 @@ def _column_product(ctx: PassContext, product: fx.Node, x: fx.Node) -> CrossStep
         vector = scalar_product(ctx, right, x)
         return CrossStep(VECTOR, x0, x, vector) if vector is not None and not isinstance(vector, Miss) else vector
     weight = constant_column(ctx, right, width_of(x))
-    if weight is None or left.target not in PRODUCTS:
+    if weight is None or left.target not in MATRIX_PRODUCTS:
         return None
     x0, row = rows_of(left.args[0]), left.args[1]
     if x0 is None or not same_rows(x0, x) or row_of(row) is not x or tensor_of(left.args[0]).ndim != 3:
@@ -199,7 +199,7 @@ def _mapped(ctx: PassContext, node: Any) -> tuple[fx.Node, Param, fx.Node | None
         if bias is not None and not is_vector(ctx, bias, len(weight)):
             return None
         return argument_of(node, 0, fx.Node), argument_of(node, 1, fx.Node), bias
-    if node.target not in PRODUCTS:
+    if node.target not in MATRIX_PRODUCTS:
         return None
     left, right = ctx.tensor(node.args[0]), ctx.tensor(node.args[1])
     held = value(node)

@@ -10,8 +10,9 @@ import torch
 from torch import fx
 
 from recfx.ir.access import argument_of, items_of
+from recfx.ir.op_sets import JOINS, MATRIX_PRODUCTS
 from recfx.passes._match import argument, value
-from recfx.passes.cross.mappings import PRODUCTS, Mapping, beside, is_single, is_vector, mapped, path, plain, same_rows
+from recfx.passes.cross.mappings import Mapping, beside, is_single, is_vector, mapped, path, plain, same_rows
 from recfx.pipeline import Miss, PassContext
 
 _aten = torch.ops.aten
@@ -98,7 +99,7 @@ def _gated(node: Any) -> tuple[list[fx.Node], fx.Node] | None:
     node = plain(node)
     if node.target is _aten.squeeze.dim and node.args[1] in (1, -2):
         node = node.args[0]
-    if node.target in PRODUCTS:
+    if node.target in MATRIX_PRODUCTS:
         for stack, scores, dim in ((node.args[0], node.args[1], 2), (node.args[1], node.args[0], 1)):
             parts = _stacked(stack, dim)
             if parts is not None:
@@ -181,7 +182,7 @@ def _gates(ctx: PassContext, node: Any, x: fx.Node, experts: int) -> Mapping | M
     ):
         return Miss("its gates' softmax does not run over the experts", softmax)
     logits: Any = _without_ones(softmax.args[0])
-    several = logits.target in (_aten.stack.default, _aten.cat.default)
+    several = logits.target in JOINS
     read = [mapped(ctx, _without_ones(part)) for part in (logits.args[0] if several else [logits])]
     rows = [m for source, m in (r for r in read if r is not None) if source is x]
     if len(rows) != len(read) or sum(len(m.weight) for m in rows) != experts or any(m.act for m in rows):

@@ -9,17 +9,14 @@ from typing import Any
 import torch
 from torch import fx
 
+from recfx.ir.op_sets import MATRIX_PRODUCTS, PERMUTATIONS, REGROUPINGS, SLICES
 from recfx.passes._match import argument, same_shape, value
 from recfx.passes.mlp.epilogue import ACTIVATIONS
 from recfx.pipeline import PassContext
 
 _aten = torch.ops.aten
-PRODUCTS = (_aten.matmul.default, _aten.bmm.default, _aten.mm.default)
 #: Views of state that are looked through, so that experts may be parts of one parameter.
-_PARTS = {
-    _aten.select.int, _aten.slice.Tensor, _aten.t.default, _aten.transpose.int, _aten.mT.default, _aten.permute.default,
-    _aten.unsqueeze.default, _aten.squeeze.dim, _aten.view.default, _aten.reshape.default, _aten.numpy_T.default,
-}  # fmt: skip
+_PARTS: set[Any] = {*REGROUPINGS, *PERMUTATIONS, *SLICES, _aten.select.int}
 DEEPEST = 4  # layers of one expert; DCN-Mix has three
 Act = tuple[Any, tuple[Any, ...], tuple[Any, ...]]
 
@@ -63,12 +60,13 @@ def constant(ctx: PassContext, node: Any) -> torch.Tensor | None:
     if node.op == "get_attr":
         tensor = ctx.tensor(node)
         return None if tensor is None else tensor.detach()
-    if node.target not in _PARTS or any(isinstance(a, fx.Node) for a in node.args[1:]):
+    target: Any = node.target
+    if target not in _PARTS or any(isinstance(a, fx.Node) for a in node.args[1:]):
         return None
     source = constant(ctx, node.args[0])
     if source is None:
         return None
-    result: torch.Tensor = node.target(source, *node.args[1:], **node.kwargs)
+    result: torch.Tensor = target(source, *node.args[1:], **node.kwargs)
     return result
 
 
@@ -158,7 +156,7 @@ def _product(ctx: PassContext, node: fx.Node) -> tuple[fx.Node, Mapping] | None:
         if weight is None or weight.ndim != 2 or (bias is None) != (given is None) or held is None or held.ndim != 2:
             return None
         return plain(node.args[0]), Mapping(weight, bias)
-    if node.target not in PRODUCTS:
+    if node.target not in MATRIX_PRODUCTS:
         return None
     left, right = constant(ctx, node.args[0]), constant(ctx, node.args[1])
     held = value(node)

@@ -8,12 +8,12 @@ import torch
 from torch import fx
 
 from recfx.ir.access import argument_of, items_of, tensor_of
+from recfx.ir.op_sets import MATRIX_PRODUCTS
 from recfx.passes._match import argument, same_shape, value
 from recfx.passes.mlp.parameters import Fresh, Param, flat
 from recfx.pipeline import Miss, PassContext
 
 _aten = torch.ops.aten
-PRODUCTS = (_aten.matmul.default, _aten.bmm.default, _aten.mm.default)
 
 
 def rows_of(node: Any) -> fx.Node | None:
@@ -104,7 +104,7 @@ def scalar_product(ctx: PassContext, node: fx.Node, x: fx.Node) -> Param | Miss 
     if node.target is _aten.tensordot.default and rows_of(node.args[0]) is x:
         contracted = items_of(node, 2) == [1] and items_of(node, 3) == [0]
         return constant_column(ctx, node.args[1], width) if contracted else None
-    if node.target in PRODUCTS:
+    if node.target in MATRIX_PRODUCTS:
         source: Any = node.args[0]
         source = row_of(source) if tensor_of(source).ndim == 3 else source
         return constant_column(ctx, node.args[1], width) if source is x else None

@@ -20,6 +20,7 @@ from torch import fx
 
 from recfx.ir.access import argument_of
 from recfx.ir.numeric import Exactness
+from recfx.ir.op_sets import ADDITIONS, EMBEDDING_BAGS, SCALINGS
 from recfx.ir.program import Program
 from recfx.passes._linear import (
     call_linear,
@@ -33,9 +34,6 @@ from recfx.passes._match import argument, only_user, value
 from recfx.pipeline import Miss, Pass, PassContext, PassSpec, apply_rules, register
 
 _aten = torch.ops.aten
-_SCALES = (_aten.mul.Tensor, _aten.div.Tensor)
-_SHIFTS = (_aten.add.Tensor, _aten.sub.Tensor)
-_BAGS = (_aten.embedding_bag.padding_idx, _aten.embedding_bag.default)
 
 
 @register
@@ -52,10 +50,10 @@ class FoldAffine(Pass):
     def run(self, program: Program, ctx: PassContext) -> None:
         apply_rules(
             [
-                ("after-linear", (*_SCALES, *_SHIFTS), _into_linear_before),
+                ("after-linear", (*SCALINGS, *ADDITIONS), _into_linear_before),
                 ("before-linear", (_aten.linear.default,), _into_linear_after),
-                ("into-table", (*_SCALES, *_SHIFTS), _into_table),
-                ("into-bag-table", _SCALES, _into_bag_table),
+                ("into-table", (*SCALINGS, *ADDITIONS), _into_table),
+                ("into-bag-table", SCALINGS, _into_bag_table),
                 ("linear-of-linear", (_aten.linear.default,), _merge_linears),
             ],
             ctx,
@@ -108,7 +106,7 @@ def _into_linear_before(node: fx.Node, ctx: PassContext) -> Any:
 
 def _into_linear_after(node: fx.Node, ctx: PassContext) -> Any:
     before = node.args[0]
-    if not isinstance(before, fx.Node) or before.target not in _SCALES:
+    if not isinstance(before, fx.Node) or before.target not in SCALINGS:
         return None
     affine = _scale_and_shift(ctx, before)
     if isinstance(affine, Miss):
@@ -147,7 +145,7 @@ def _into_bag_table(node: fx.Node, ctx: PassContext) -> Any:
     if pooled.target is not operator.getitem or pooled.args[1] != 0:
         return None
     bag: Any = pooled.args[0]
-    if bag.target not in _BAGS:
+    if bag.target not in EMBEDDING_BAGS:
         return None
     if argument(bag, 4, "mode", 0) not in (0, 1):
         return Miss("a maximum does not commute with a scale", bag)

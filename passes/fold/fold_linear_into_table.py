@@ -23,14 +23,14 @@ from torch import fx
 
 from recfx.ir.access import argument_of
 from recfx.ir.numeric import Exactness
+from recfx.ir.op_sets import EMBEDDING_BAGS, POOLINGS
 from recfx.ir.program import Program
 from recfx.passes._linear import read_once, rounded
 from recfx.passes._match import argument, only_user, value
 from recfx.pipeline import Miss, Pass, PassContext, PassSpec, apply_rules, register
 
 _aten = torch.ops.aten
-_BAGS = (_aten.embedding_bag.padding_idx, _aten.embedding_bag.default)
-_POOLINGS = (_aten.sum.dim_IntList, _aten.mean.dim)
+_POOLINGS = POOLINGS
 _ROWS_AT_ONCE = 1 << 16
 
 
@@ -110,7 +110,7 @@ def _one_hot(allowed: int, node: fx.Node, ctx: PassContext) -> Any:
 
 def _bag(allowed: int, node: fx.Node, ctx: PassContext) -> Any:
     pooled: Any = node.args[0]
-    if pooled.target is not operator.getitem or pooled.args[0].target not in _BAGS:
+    if pooled.target is not operator.getitem or pooled.args[0].target not in EMBEDDING_BAGS:
         return None
     bag = pooled.args[0]
     if argument(bag, 4, "mode", 0) not in (0, 1):

@@ -13,12 +13,12 @@ import torch
 from torch import fx
 
 from recfx.ir.access import items_of, tensor_of
+from recfx.ir.op_sets import MATRIX_PRODUCTS, RESHAPES, TRANSPOSITIONS
 from recfx.passes._match import argument, only_user, value
 from recfx.passes.hoist.request_forms import Shared
 
 _aten = torch.ops.aten
-_RESHAPES = (_aten.reshape.default, _aten.view.default, _aten._unsafe_view.default)
-_TRANSPOSES = (_aten.transpose.int, _aten.swapaxes.default, _aten.permute.default, _aten.mT.default)
+_TRANSPOSES = (*TRANSPOSITIONS, _aten.permute.default, _aten.mT.default)
 
 
 @dataclasses.dataclass(frozen=True)
@@ -124,7 +124,7 @@ class FieldSplitter:
                 return [part for parts in inner for part in parts or []]
         if node.target is _aten.unsqueeze.default and node.args[1] in (1, -2):
             return [self._part(node.args[0], "row", 1)]
-        if node.target in _RESHAPES and (flat := self._flat(node.args[0], width)) is not None:
+        if node.target in RESHAPES and (flat := self._flat(node.args[0], width)) is not None:
             return flat
         return [_Part(node, False, "fields", fields)]
 
@@ -193,7 +193,7 @@ def split_dots(shared: Shared, fields: FieldSplitter) -> None:
     ctx = shared.ctx
     for node in ctx.nodes(_aten.index.Tensor):
         products, picks = node.args[:2]
-        if not isinstance(products, fx.Node) or products.target not in (_aten.bmm.default, _aten.matmul.default):
+        if not isinstance(products, fx.Node) or products.target not in MATRIX_PRODUCTS:
             continue
         vectors, other = products.args[:2]
         if not isinstance(vectors, fx.Node) or not _is_transpose(other, vectors) or not fields.splits(vectors):

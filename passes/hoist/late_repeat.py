@@ -12,12 +12,12 @@ import torch
 from torch import fx
 
 from recfx.ir.access import tensor_of
+from recfx.ir.op_sets import MASKED_FILLS
 from recfx.ir.program import Origin
 from recfx.passes._match import value
 from recfx.passes.hoist.request_forms import Shared
 
 _aten = torch.ops.aten
-_FIRST_DECIDES_SHAPE = (_aten.masked_fill.Scalar, _aten.masked_fill.Tensor)
 
 
 def multiply_by_shared(shared: Shared) -> None:
@@ -45,7 +45,7 @@ def broadcast(shared: Shared) -> None:
         repeated = [a for a in node.args if isinstance(a, fx.Node) and shared.once(a) is not None]
         if not repeated or not _shaped_by_others(node, repeated, shared):
             continue
-        if node.target in _FIRST_DECIDES_SHAPE and node.args[0] in repeated:
+        if node.target in MASKED_FILLS and node.args[0] in repeated:
             continue
         if ctx.gate("broadcast", node):
             for wide in set(repeated):

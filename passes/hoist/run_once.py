@@ -11,9 +11,9 @@ import torch
 from torch import fx
 
 from recfx.analysis.batch_axis import Rows, depends_on, multiple, offsets_of_fixed_bags
-from recfx.analysis.batchwise_ops import EXPANSIONS
 from recfx.analysis.origins import data_inputs
 from recfx.ir.access import argument_of, tensor_of
+from recfx.ir.op_sets import EMBEDDING_BAGS, EXPANSIONS, RESHAPES
 from recfx.ir.program import Origin
 from recfx.ir.propagate import refresh
 from recfx.passes._match import value
@@ -21,7 +21,6 @@ from recfx.passes.hoist.request_forms import Shared
 from recfx.pipeline import PassContext
 
 _aten = torch.ops.aten
-_FLATTENING = (_aten.reshape.default, _aten.view.default, _aten._unsafe_view.default, _aten.flatten.using_ints)
 
 
 def run_once(ctx: PassContext) -> None:
@@ -82,7 +81,7 @@ class _Hoist:
         if not all(self.found.is_root(n) for n in inputs) or any(self.found[u].repeated for u in node.users):
             return False
         rows = self.found[node].rows
-        flattens = node.target in _FLATTENING and rows is not None and rows.inner > 1
+        flattens = node.target in RESHAPES and rows is not None and rows.inner > 1
         return flattens or (node.target is _aten.clone.default and all(u.op == "output" for u in node.users))
 
     def _build(self, node: fx.Node) -> fx.Node:
@@ -92,7 +91,7 @@ class _Hoist:
             sizes = [self._once_of(s) for s in held.shape]
             return self.ctx.call(_aten.expand.default, self._once(node.args[0]), sizes)
         args, kwargs = fx.map_arg((node.args, node.kwargs), self._once)
-        if node.target in (_aten.embedding_bag.default, _aten.embedding_bag.padding_idx):
+        if node.target in EMBEDDING_BAGS:
             offsets: Any = node.args[2]
             if self.found.batch is not None and offsets_of_fixed_bags(offsets, node.args[1], self.found.batch):
                 made = self.ctx.call(offsets.target, *fx.map_arg(offsets.args, self._once), **offsets.kwargs)

@@ -16,6 +16,7 @@ import torch
 from torch import fx
 
 from recfx.ir.access import argument_of, items_of, tensor_of
+from recfx.ir.op_sets import ADDITIONS, EXPANSIONS, RESHAPES
 from recfx.passes._linear import rounded
 from recfx.passes._match import argument, value
 from recfx.passes.hoist.field_split import FieldSplitter
@@ -23,9 +24,7 @@ from recfx.passes.hoist.request_forms import Shared
 from recfx.pipeline import Miss
 
 _aten = torch.ops.aten
-_RESHAPES = (_aten.reshape.default, _aten.view.default, _aten._unsafe_view.default, _aten.flatten.using_ints)
-_SUMS = (_aten.add.Tensor, _aten.sub.Tensor)
-_EXPANSIONS = (_aten.expand.default, _aten.expand_as.default, _aten.repeat.default)
+_SUMS = ADDITIONS
 
 
 @dataclasses.dataclass(frozen=True)
@@ -154,7 +153,7 @@ class LinearSplitter:
             source, order = picked
             columns = source.meta["val"].shape[-1]
             self._distribute(source, weight.new_zeros(len(weight), columns).index_add_(1, order, weight), terms)
-        elif node.target in _RESHAPES and held.ndim == 2 and self.fields.splits(node.args[0]):
+        elif node.target in RESHAPES and held.ndim == 2 and self.fields.splits(node.args[0]):
             self._distribute_fields(argument_of(node, 0, fx.Node), weight, terms)
         elif not self._distribute_sum(node, held, weight, terms):
             _add(terms, Base(_unexpanded(node, held)), weight)
@@ -232,7 +231,7 @@ def _add(terms: Terms, base: Base, weight: torch.Tensor) -> None:
 def _unflattened(node: fx.Node) -> fx.Node:
     """What a linear multiplies, before places were flattened into rows."""
     held = value(node)
-    if held is None or node.target not in _RESHAPES or held.ndim != 2:
+    if held is None or node.target not in RESHAPES or held.ndim != 2:
         return node
     before = value(node.args[0])
     same = before is not None and before.ndim > 2 and before.shape[-1] == held.shape[-1]
@@ -241,7 +240,7 @@ def _unflattened(node: fx.Node) -> fx.Node:
 
 def _unexpanded(node: fx.Node, held: torch.Tensor) -> Any:
     """The value a node repeats along other axes than its columns, if it does nothing else."""
-    source: Any = node.args[0] if node.target in _EXPANSIONS else None
+    source: Any = node.args[0] if node.target in EXPANSIONS else None
     own = value(source)
     if own is None or own.ndim != held.ndim or own.shape[-1] != held.shape[-1]:
         return node

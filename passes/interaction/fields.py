@@ -12,6 +12,7 @@ import torch
 from torch import fx
 
 from recfx.ir.access import tensor_of
+from recfx.ir.op_sets import JOINS
 from recfx.passes._match import argument, same_shape, value
 from recfx.pipeline import PassContext
 
@@ -70,7 +71,7 @@ def fields_along(ctx: PassContext, node: Any) -> list[Field] | None:
     held = value(node)
     if held is None or held.ndim != 3:
         return None
-    if node.target in (_aten.stack.default, _aten.cat.default):
+    if node.target in JOINS:
         if argument(node, 1, "dim", 0) not in (1, -2):
             return None
         parts = [field_of(part) for part in node.args[0]]

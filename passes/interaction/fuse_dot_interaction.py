@@ -19,6 +19,7 @@ from torch import fx
 
 from recfx.ir.access import tensor_of
 from recfx.ir.numeric import Exactness
+from recfx.ir.op_sets import JOINS, RESHAPES
 from recfx.ir.program import Program
 from recfx.ops import interaction
 from recfx.passes._match import argument, only_user, value
@@ -39,8 +40,7 @@ _SELECTIONS = (
     _aten.index.Tensor,
     _aten.index_select.default,
     _aten.gather.default,
-    _aten.view.default,
-    _aten.reshape.default,
+    *RESHAPES,
     _aten.cat.default,
 )
 
@@ -60,7 +60,7 @@ class FuseDotInteraction(Pass):
         apply_rules(
             [
                 ("triangle", _SELECTIONS, _triangle),
-                ("listed-pairs", (_aten.stack.default, _aten.cat.default), _listed_pairs),
+                ("listed-pairs", JOINS, _listed_pairs),
                 ("paired-lists", (_aten.sum.dim_IntList,), _paired_lists),
                 ("prefix", (_aten.cat.default,), _prefix),
             ],

@@ -17,6 +17,7 @@ from torch import fx
 
 from recfx.ir.access import argument_of, tensor_of
 from recfx.ir.numeric import Exactness
+from recfx.ir.op_sets import SCALINGS
 from recfx.ir.program import Program
 from recfx.ops import interaction
 from recfx.passes._match import argument, only_user, same_shape, value
@@ -40,7 +41,7 @@ class FuseFm(Pass):
     def run(self, program: Program, ctx: PassContext) -> None:
         apply_rules(
             [
-                ("squares", (_aten.mul.Tensor, _aten.div.Tensor, _aten.sum.dim_IntList), _squares),
+                ("squares", (*SCALINGS, _aten.sum.dim_IntList), _squares),
                 ("pairs", (_aten.add.Tensor,), _pairs),
             ],
             ctx,

@@ -9,11 +9,11 @@ import torch
 from torch import fx
 
 from recfx.ir.access import argument_of, items_of
+from recfx.ir.op_sets import MATRIX_PRODUCTS, RESHAPES
 from recfx.passes._match import argument, same_size, value
 from recfx.pipeline import Miss, PassContext
 
 _aten = torch.ops.aten
-_RESHAPES = (_aten.flatten.using_ints, _aten.view.default, _aten.reshape.default)
 Entry = tuple[int, int]
 Orders = tuple[bool, bool]
 
@@ -36,11 +36,7 @@ def triangle_of(entries: Sequence[Entry], features: int) -> Orders | None:
 
 def product_of(node: Any) -> fx.Node | Miss | None:
     """x [B, F, D] when a node is x x^T; a Miss for a product of two tensors, None for another operator."""
-    if not isinstance(node, fx.Node) or node.target not in (
-        _aten.bmm.default,
-        _aten.matmul.default,
-        _aten.einsum.default,
-    ):
+    if not isinstance(node, fx.Node) or node.target not in (*MATRIX_PRODUCTS, _aten.einsum.default):
         return None
     if node.target is _aten.einsum.default:
         x = _einsum_product(node)
@@ -100,7 +96,7 @@ def entries_of(ctx: PassContext, node: fx.Node) -> tuple[fx.Node, list[Entry]] |
         index = ctx.tensor(read)
         rows = index is not None and index.ndim == 2 and index.shape[0] == 1
         return _flat_entries(ctx, node.args[0], index[0] if rows and index is not None else None)
-    if node.target in _RESHAPES:
+    if node.target in RESHAPES:
         return _masked(ctx, node)
     if node.target is _aten.cat.default and argument(node, 1, "dim", 0) in (1, -1):
         return _rows_joined(node)
@@ -132,7 +128,7 @@ def _positions(index: torch.Tensor, size: Any) -> list[int]:
 
 def _flat_entries(ctx: PassContext, flat: Any, index: torch.Tensor | None) -> tuple[fx.Node, list[Entry]] | None:
     """Entries by their position in the flattened matrix."""
-    if index is None or index.ndim != 1 or index.dtype is torch.bool or flat.target not in _RESHAPES:
+    if index is None or index.ndim != 1 or index.dtype is torch.bool or flat.target not in RESHAPES:
         return None
     matrix, shape = value(flat.args[0]), value(flat)
     if matrix is None or shape is None or matrix.ndim != 3 or shape.ndim != 2:

@@ -10,13 +10,14 @@ import torch
 from torch import fx
 
 from recfx.ir.access import items_of, tensor_of
+from recfx.ir.op_sets import JOINS
 from recfx.passes._match import argument, value
 from recfx.passes.lookups.id_columns import Columns, column_count, columns_of, is_reshape, rows_of, same_rows
 from recfx.passes.lookups.lookup import Read, is_lookup, match_lookup
 from recfx.pipeline import Miss, PassContext
 
 _aten = torch.ops.aten
-JOINS = (_aten.cat.default, _aten.stack.default)
+JOINS = JOINS
 
 
 @dataclasses.dataclass(frozen=True)

@@ -21,16 +21,14 @@ from torch import fx
 
 from recfx.ir.access import tensor_of
 from recfx.ir.numeric import Exactness
+from recfx.ir.op_sets import BROADCASTS, CASTS, POOLINGS
 from recfx.ir.program import Program
 from recfx.ops.lookup import MEAN, SUM, Feature, encode, grouped_lookup
-from recfx.passes._match import argument, only_user, same_shape, value
+from recfx.passes._match import argument, is_bool, only_user, same_shape, value, without_negations
 from recfx.passes.lookups.lookup import bad_ids, bad_table
 from recfx.pipeline import Miss, Pass, PassContext, PassSpec, apply_rules, register
 
 _aten = torch.ops.aten
-_REDUCTIONS = (_aten.sum.dim_IntList, _aten.mean.dim)
-_TO = (_aten.to.dtype, _aten._to_copy.default)
-_NOT = (_aten.bitwise_not.default, _aten.logical_not.default)
 
 
 @dataclasses.dataclass(frozen=True)
@@ -50,7 +48,7 @@ class FormBags(Pass):
     )
 
     def run(self, program: Program, ctx: PassContext) -> None:
-        apply_rules([("pooled-embedding", _REDUCTIONS, _pooled)], ctx)
+        apply_rules([("pooled-embedding", POOLINGS, _pooled)], ctx)
 
 
 def _pooled(node: fx.Node, ctx: PassContext) -> Any:
@@ -97,15 +95,15 @@ def _bad_pooling(node: fx.Node, embedding: fx.Node, rows: fx.Node) -> Miss | Non
 
 def _mask(ctx: PassContext, factor: Any, inverted: bool, table: Any, ids: Any, rows: fx.Node) -> _Mask | Miss:
     """What a factor of the rows, one number for each id, says about the ids."""
-    while isinstance(factor, fx.Node) and factor.target in _NOT and _is_bool(factor):
-        factor, inverted = factor.args[0], not inverted
+    factor, negated = without_negations(factor)
+    inverted ^= negated
     mask = _per_id(factor, ids)
     if mask is None:
         return Miss("the factor is not one number for each id", rows)
-    while mask.target in _TO and _is_bool(mask.args[0]):
+    while mask.target in CASTS and is_bool(mask.args[0]):
         mask = mask.args[0]
-    while mask.target in _NOT and _is_bool(mask):
-        mask, inverted = mask.args[0], not inverted
+    mask, negated = without_negations(mask)
+    inverted ^= negated
     padding = _padding(mask, inverted, ids)
     if padding is not None:
         weight = ctx.stored(table)
@@ -131,20 +129,15 @@ def _per_id(factor: Any, ids: Any) -> Any:
         return None
     if same_shape(held, wanted):
         return None  # it would run along the columns
-    while factor.target in _TO and _is_bool(factor.args[0]):
+    while factor.target in CASTS and is_bool(factor.args[0]):
         factor = factor.args[0]
-    while factor.target in (_aten.expand.default, _aten.expand_as.default):
+    while factor.target in BROADCASTS:
         factor = factor.args[0]
     if factor.target is not _aten.unsqueeze.default or factor.args[1] not in (-1, wanted.ndim):
         return None
     inner = factor.args[0]
     shape = value(inner)
     return inner if shape is not None and same_shape(shape, wanted) else None
-
-
-def _is_bool(node: Any) -> bool:
-    held = value(node)
-    return held is not None and held.dtype is torch.bool
 
 
 def _padding(mask: fx.Node, inverted: bool, ids: fx.Node) -> int | None:

@@ -20,10 +20,11 @@ from torch import fx
 
 from recfx.ir.access import items_of
 from recfx.ir.numeric import Exactness
+from recfx.ir.op_sets import JOINS, ROW_LOOKUPS
 from recfx.ir.program import Origin, Program
 from recfx.ops.lookup import decode, grouped_lookup
 from recfx.passes._match import value
-from recfx.passes.lookups.buffer_layout import JOINS, Layout, Part, conflict, downstream, join_lead, layout_of, runs
+from recfx.passes.lookups.buffer_layout import Layout, Part, conflict, downstream, join_lead, layout_of, runs
 from recfx.passes.lookups.id_columns import columns_in, rows_of
 from recfx.passes.lookups.lookup import Read, is_lookup, match_lookup
 from recfx.passes.lookups.write_buffer import make_room, serve, write_buffer
@@ -175,7 +176,7 @@ def _own_lead(node: fx.Node) -> int:
     """The rows of a lookup that stands alone: one for each id, or one for each bag."""
     held = value(node)
     rank = 1 if held is None else held.ndim - 1
-    return max(rank, 1) if node.target in (_aten.embedding.default, _aten.index_select.default) else 1
+    return max(rank, 1) if node.target in ROW_LOOKUPS else 1
 
 
 def _origins(ctx: PassContext, reads: list[Read]) -> frozenset[Origin]:

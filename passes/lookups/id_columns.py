@@ -15,6 +15,7 @@ from torch import fx
 
 from recfx.errors import VerificationError
 from recfx.ir.access import argument_of, tensor_of
+from recfx.ir.op_sets import CASTS, COPIES, REGROUPINGS, SPLITS
 from recfx.ir.provenance import where
 from recfx.passes._match import argument, same_size, value
 from recfx.pipeline import PassContext
@@ -22,23 +23,6 @@ from recfx.pipeline import PassContext
 _aten = torch.ops.aten
 
 #: Operators that give the same elements in the same row-major order.
-RESHAPES = (
-    _aten.view.default,
-    _aten._unsafe_view.default,
-    _aten.reshape.default,
-    _aten.flatten.using_ints,
-    _aten.unflatten.int,
-    _aten.unsqueeze.default,
-    _aten.squeeze.dim,
-    _aten.squeeze.dims,
-    _aten.squeeze.default,
-    _aten.contiguous.default,
-    _aten.clone.default,
-    _aten.alias.default,
-    _aten.detach.default,
-)
-_SPLITS = (_aten.split.Tensor, _aten.split_with_sizes.default, _aten.chunk.default, _aten.unbind.int)
-_CASTS = (_aten.to.dtype, _aten._to_copy.default)
 _IDS = (torch.int64, torch.int32)
 
 
@@ -100,7 +84,7 @@ def columns_in(node: fx.Node, lead: int) -> int:
 
 def is_reshape(node: Any, lead: int) -> bool:
     """Whether a node gives its input's elements in their order and leaves the rows alone."""
-    if not isinstance(node, fx.Node) or node.target not in RESHAPES:
+    if not isinstance(node, fx.Node) or node.target not in (*REGROUPINGS, *COPIES):
         return False
     source = node.args[0]
     same_dtype = value(source) is not None and value(node) is not None
@@ -133,7 +117,7 @@ def _traced(ctx: PassContext, node: fx.Node, lead: int) -> Columns | None:
         return columns_of(ctx, argument_of(node, 0, fx.Node), lead)
     if node.target is _aten.select.int or node.target is _aten.slice.Tensor or node.target is operator.getitem:
         return _picked(ctx, node, lead)
-    if node.target in _CASTS:
+    if node.target in CASTS:
         return _cast(ctx, node, lead)
     if node.target is _aten.add.Tensor:
         return _shifted(ctx, node, lead)
@@ -145,7 +129,7 @@ def _picked(ctx: PassContext, node: fx.Node, lead: int) -> Columns | None:
     source: Any
     if node.target is operator.getitem:
         split: Any = node.args[0]
-        if split.target not in _SPLITS:
+        if split.target not in (*SPLITS, _aten.unbind.int):
             return None
         source = split.args[0]
         dim = argument(split, 1 if split.target is _aten.unbind.int else 2, "dim", 0)

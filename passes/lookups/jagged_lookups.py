@@ -13,6 +13,7 @@ import torch
 from torch import fx
 
 from recfx.ir.access import argument_of, tensor_of
+from recfx.ir.op_sets import SLICES
 from recfx.passes._match import argument, same_size, value
 from recfx.passes.lookups.key_parts import behind_zero, is_by_key, key_part, split_part
 
@@ -90,7 +91,7 @@ def _narrowed_row(row: fx.Node) -> tuple[Any, int] | None:
     held, start = value(row), argument(row, 2, "start", 0)
     if held is None or argument(row, 1, "dim", 0) != 0 or argument(row, 4, "step", 1) != 1:
         return None
-    if row.target not in (_aten.narrow.default, _aten.slice.Tensor) or not isinstance(row.args[0], fx.Node):
+    if row.target not in SLICES or not isinstance(row.args[0], fx.Node):
         return None
     begins = start.meta.get("val") if isinstance(start, fx.Node) else start
     for view in row.args[0].users:
@@ -105,7 +106,7 @@ def _narrowed_row(row: fx.Node) -> tuple[Any, int] | None:
 
 def _without_end(offsets: Any) -> Any:
     """The offsets whose last entry a slice drops; None for anything else."""
-    if not isinstance(offsets, fx.Node) or offsets.target not in (_aten.slice.Tensor, _aten.narrow.default):
+    if not isinstance(offsets, fx.Node) or offsets.target not in SLICES:
         return None
     whole, held = value(offsets.args[0]), value(offsets)
     first = argument(offsets, 1, "dim", 0) == 0 and argument(offsets, 2, "start", 0) in (0, None)

@@ -13,11 +13,10 @@ import torch
 from torch import fx
 
 from recfx.ir.access import argument_of
+from recfx.ir.op_sets import RESHAPES, ZEROS
 from recfx.passes._match import argument, same_size, value
 
 _aten = torch.ops.aten
-_VIEWS = (_aten.view.default, _aten.reshape.default)
-_ZEROS = (_aten.new_zeros.default, _aten.zeros.default)
 
 
 @dataclasses.dataclass(frozen=True)
@@ -145,7 +144,7 @@ def split_part(node: Any, target: Any) -> tuple[tuple[Any, ...], int] | None:
 def is_by_key(node: fx.Node) -> bool:
     """Whether a node is the view [keys, B] of a vector of lengths."""
     held = value(node)
-    flat = value(node.args[0]) if node.target in _VIEWS else None
+    flat = value(node.args[0]) if node.target in RESHAPES else None
     return (
         held is not None and held.ndim == 2 and isinstance(held.shape[0], int) and flat is not None and flat.ndim == 1
     )
@@ -161,7 +160,7 @@ def behind_zero(node: Any) -> Any:
         return None
     zeros, sums = parts
     width = value(zeros)
-    if zeros.target not in _ZEROS or width is None or width.shape[-1] != 1:
+    if zeros.target not in ZEROS or width is None or width.shape[-1] != 1:
         return None
     summed = sums.target is _aten.cumsum.default and (sums.args[1] + 1) % held.ndim == 0
     return sums if summed else None

@@ -13,6 +13,7 @@ import torch
 from torch import fx
 
 from recfx.ir.access import items_of, tensor_of
+from recfx.ir.op_sets import EMBEDDING_BAGS, RESHAPES, ROW_LOOKUPS
 from recfx.ops.lookup import JAGGED, MEAN, NONE, SUM, Feature, decode, grouped_lookup
 from recfx.passes._match import argument, same_size, value
 from recfx.passes.lookups.id_columns import Columns, columns_of, rows_of, same_rows
@@ -20,8 +21,6 @@ from recfx.passes.lookups.jagged_lookups import keyed_bag
 from recfx.pipeline import Miss, PassContext
 
 _aten = torch.ops.aten
-_EMBEDDINGS = (_aten.embedding.default, _aten.index_select.default)
-BAGS = (_aten.embedding_bag.padding_idx, _aten.embedding_bag.default)
 _POOLINGS = {0: SUM, 1: MEAN}
 _IDS = (torch.int64, torch.int32)
 
@@ -59,8 +58,8 @@ def is_lookup(node: fx.Node) -> bool:
     """Whether a node looks rows up, as far as its operator tells."""
     if node.target is operator.getitem:
         bag = node.args[0]
-        return isinstance(bag, fx.Node) and bag.target in BAGS and bool(node.args[1] == 0)
-    return node.target in _EMBEDDINGS or node.target is grouped_lookup
+        return isinstance(bag, fx.Node) and bag.target in EMBEDDING_BAGS and bool(node.args[1] == 0)
+    return node.target in ROW_LOOKUPS or node.target is grouped_lookup
 
 
 def match_lookup(ctx: PassContext, node: fx.Node, lead: int) -> list[Read] | Miss:
@@ -83,7 +82,7 @@ def match_lookup(ctx: PassContext, node: fx.Node, lead: int) -> list[Read] | Mis
     table = call.args[0]
     if refused := bad_table(ctx, table):
         return refused
-    if call.target in BAGS:
+    if call.target in EMBEDDING_BAGS:
         return _bag(ctx, call, lead)
     if call.target is _aten.index_select.default and call.args[1] != 0:
         return Miss("it selects along another dimension than the rows")
@@ -202,11 +201,7 @@ def _fixed_bags(ctx: PassContext, ids: fx.Node, offsets: Any) -> fx.Node | None:
 
 def unflattened(node: Any) -> fx.Node | None:
     """The matrix that a vector is the row-major content of."""
-    if not isinstance(node, fx.Node) or node.target not in (
-        _aten.reshape.default,
-        _aten.view.default,
-        _aten.flatten.using_ints,
-    ):
+    if not isinstance(node, fx.Node) or node.target not in RESHAPES:
         return None
     source: Any = node.args[0]
     before, after = value(source), value(node)

@@ -11,24 +11,13 @@ from torch import fx
 
 from recfx.ir.access import tensor_of
 from recfx.ops.lookup import Feature, encode, grouped_lookup
+from recfx.passes._strides import relax_views
 from recfx.passes.lookups.buffer_layout import Layout, downstream, runs
-from recfx.passes.lookups.id_columns import RESHAPES, Columns, column_count
+from recfx.passes.lookups.id_columns import Columns, column_count
 from recfx.passes.lookups.lookup import Read
 from recfx.pipeline import PassContext
 
 _aten = torch.ops.aten
-
-#: Operators whose result has the strides of their input.
-_ALIASES = (
-    *RESHAPES,
-    _aten.select.int,
-    _aten.slice.Tensor,
-    _aten.transpose.int,
-    _aten.permute.default,
-    _aten.expand.default,
-    _aten.expand_as.default,
-)
-_VIEWS = (_aten.view.default, _aten._unsafe_view.default)
 
 
 class _Lists:
@@ -193,15 +182,6 @@ def serve(ctx: PassContext, node: fx.Node, buffer: fx.Node, start: int, width: i
     if lead != 1 or held.ndim != 2:
         new = ctx.call(_aten.view.default, new, [-1, *held.shape[1:]])
     if width != total:
-        _allow_strides(node)
+        relax_views([node])
     ctx.replace(node, new)
     return new
-
-
-def _allow_strides(node: fx.Node) -> None:
-    """Makes the views of a tensor reshapes, since it will no longer be contiguous."""
-    for user in node.users:
-        if user.target in _VIEWS:
-            user.target = _aten.reshape.default
-        if user.target in _ALIASES:
-            _allow_strides(user)

@@ -14,7 +14,6 @@ from recfx.passes.mlp.parameters import Activation, flat
 from recfx.pipeline import Miss, PassContext
 
 _aten = torch.ops.aten
-_RESHAPES = (_aten.reshape.default, _aten.view.default, _aten._unsafe_view.default, _aten.flatten.using_ints)
 
 
 _PLAIN = {

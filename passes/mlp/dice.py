@@ -8,8 +8,9 @@ from typing import Any
 import torch
 from torch import fx
 
+from recfx.ir.op_sets import ADDITIONS, RESHAPES
 from recfx.passes._match import argument, value
-from recfx.passes.mlp.dice_gates import RESHAPES, Gate, match_gate
+from recfx.passes.mlp.dice_gates import Gate, match_gate
 from recfx.passes.mlp.parameters import Activation, Fresh, flat
 from recfx.pipeline import Miss, PassContext
 
@@ -61,9 +62,8 @@ _DICE_PARTS = {
     _aten.layer_norm.default,
     _aten.sigmoid.default,
     _aten.rsub.Scalar,
-    _aten.sub.Tensor,
     _aten.mul.Tensor,
-    _aten.add.Tensor,
+    *ADDITIONS,
 }
 _REACH = 24  # nodes of a Dice with reshapes: 10
 

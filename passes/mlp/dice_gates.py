@@ -18,11 +18,11 @@ from typing import Any
 import torch
 from torch import fx
 
+from recfx.ir.op_sets import RESHAPES
 from recfx.passes._match import argument, same_shape, value
 from recfx.pipeline import PassContext
 
 _aten = torch.ops.aten
-RESHAPES = (_aten.reshape.default, _aten.view.default, _aten._unsafe_view.default, _aten.flatten.using_ints)
 
 
 @dataclasses.dataclass(frozen=True, eq=False)

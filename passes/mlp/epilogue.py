@@ -32,22 +32,6 @@ ACTIVATIONS = frozenset(
         _aten.softplus.default,
     }
 )
-#: Operators whose result shares memory with their input, or may.
-_ALIASES = frozenset(
-    {
-        _aten.view.default,
-        _aten.reshape.default,
-        _aten.transpose.int,
-        _aten.permute.default,
-        _aten.unsqueeze.default,
-        _aten.squeeze.dim,
-        _aten.select.int,
-        _aten.slice.Tensor,
-        _aten.expand.default,
-        _aten.unflatten.int,
-        _aten.flatten.using_ints,
-    }
-)
 
 
 @dataclasses.dataclass(frozen=True)
@@ -86,19 +70,6 @@ def stacked_by(parts: Sequence[fx.Node]) -> fx.Node | None:
         return None
     dim = stack.args[1] if len(stack.args) > 1 else stack.kwargs.get("dim", 0)
     return stack if dim in (0, 1) else None
-
-
-def relax_views(nodes: Sequence[fx.Node]) -> None:
-    """Lets every `view` of these nodes copy where it must, as `reshape` does, since their strides are about to change."""
-    seen, pending = set(nodes), list(nodes)
-    while pending:
-        for user in pending.pop().users:
-            if user in seen or user.target not in _ALIASES:
-                continue
-            if user.target is _aten.view.default:
-                user.target = _aten.reshape.default
-            seen.add(user)
-            pending.append(user)
 
 
 def gather_before_last(graph: fx.Graph, members: Sequence[fx.Node]) -> fx.Node:

@@ -25,7 +25,8 @@ from recfx.ir.numeric import Exactness
 from recfx.ir.program import Program
 from recfx.passes._linear import Linear, match_linear
 from recfx.passes._match import argument, value
-from recfx.passes.mlp.epilogue import Chain, activations_after, gather_before_last, relax_views, stacked_by
+from recfx.passes._strides import relax_views
+from recfx.passes.mlp.epilogue import Chain, activations_after, gather_before_last, stacked_by
 from recfx.pipeline import Miss, Pass, PassContext, PassSpec, register
 
 _aten = torch.ops.aten

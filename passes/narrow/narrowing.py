@@ -15,6 +15,7 @@ from typing import Any
 import torch
 from torch import fx
 
+from recfx.ir.op_sets import JOINS, POOLINGS, SIZED_RESHAPES
 from recfx.passes._match import argument, is_eval_dropout, value
 from recfx.passes.narrow import narrowing_views as _sink_views
 from recfx.passes.narrow.selection import (
@@ -173,12 +174,12 @@ _RULES: dict[Any, Callable[[fx.Node, Place], Step | None]] = {
     **dict.fromkeys((_aten.__and__.Tensor, _aten.__or__.Tensor, _aten.masked_fill.Tensor), _pointwise),
     **dict.fromkeys((_aten.to.dtype, _aten.contiguous.default, _aten.clone.default), _pointwise),
     **dict.fromkeys((_aten.expand_as.default, _aten.log_sigmoid.default, _aten.zeros_like.default), _pointwise),
-    **dict.fromkeys((_aten.reshape.default, _aten.view.default, _aten._unsafe_view.default), _sink_views.reshape),
+    **dict.fromkeys(SIZED_RESHAPES, _sink_views.reshape),
     **dict.fromkeys((_aten.flatten.using_ints, _aten.unflatten.int), _sink_views.reshape),
     **dict.fromkeys((_aten.softmax.int, _aten.log_softmax.int), _softmax),
-    **dict.fromkeys((_aten.sum.dim_IntList, _aten.mean.dim, _aten.amax.default), _reduction(1)),
+    **dict.fromkeys((*POOLINGS, _aten.amax.default), _reduction(1)),
     **dict.fromkeys((_aten.matmul.default, _aten.bmm.default), _matmul),
-    **dict.fromkeys((_aten.cat.default, _aten.stack.default), _sink_views.joining),
+    **dict.fromkeys(JOINS, _sink_views.joining),
     **dict.fromkeys((_aten.squeeze.dim, _aten.select.int), _sink_views.dropping),
     _aten.linalg_vector_norm.default: _reduction(2),
     _aten.linear.default: _first(trailing=lambda node: 1),

@@ -11,6 +11,7 @@ import sympy
 import torch
 from torch import fx
 
+from recfx.ir.op_sets import RESHAPES, SIZED_RESHAPES
 from recfx.passes._match import argument, value
 from recfx.passes.narrow.selection import Narrow, Place, Step, expression, moved, node_of, out_of, same_place
 
@@ -23,7 +24,7 @@ def reshape(node: fx.Node, place: Place) -> Step | None:
     if mark is None:
         return flattened_linear(node, place)
     args, kwargs = (mark, *node.args[1:]), dict(node.kwargs)
-    if node.target in (_aten.reshape.default, _aten.view.default, _aten._unsafe_view.default):
+    if node.target in SIZED_RESHAPES:
         args = (mark, with_one(node.args[1], place.dim))
         return Step(_aten.reshape.default, args, kwargs, view=True)
     return Step(node.target, args, kwargs, view=True)
@@ -64,7 +65,7 @@ def flattened_linear(node: fx.Node, place: Place) -> Step | None:
     if not isinstance(linear, fx.Node) or linear.target is not _aten.linear.default or len(linear.users) != 1:
         return None
     flat, width = linear.args[0], out_of(linear).shape[-1]
-    if not isinstance(flat, fx.Node) or flat.target not in (_aten.reshape.default, _aten.view.default):
+    if not isinstance(flat, fx.Node) or flat.target not in RESHAPES:
         return None
     if out_of(flat).ndim != 2 or expression(width) != expression(out.shape[-1]) or len(flat.users) != 1:
         return None

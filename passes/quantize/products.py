@@ -15,6 +15,7 @@ import torch
 from torch import fx
 
 from recfx.ir.access import tensor_of
+from recfx.ir.op_sets import MATRIX_PRODUCTS
 from recfx.passes._match import argument, only_user, value
 from recfx.pipeline import Miss
 
@@ -54,9 +55,7 @@ PRODUCTS = (
     _aten.sum.dim_IntList,
     _aten.linalg_vecdot.default,
     _aten.linear.default,
-    _aten.matmul.default,
-    _aten.mm.default,
-    _aten.bmm.default,
+    *MATRIX_PRODUCTS,
     _aten.einsum.default,
 )
 

@@ -16,6 +16,7 @@ import torch
 from torch import fx
 
 from recfx.analysis.batch_axis import Rows, depends_on, held_by
+from recfx.ir.op_sets import ADDED_PRODUCTS, EMBEDDING_BAGS
 
 _aten = torch.ops.aten
 
@@ -135,7 +136,7 @@ def _linear(node: fx.Node, inputs: Mapping[fx.Node, Rows], rows: Rows) -> str | 
 
 
 def _matmul(node: fx.Node, inputs: Mapping[fx.Node, Rows], rows: Rows) -> str | None:
-    first, second = node.args[-2:] if node.target in (_aten.baddbmm.default, _aten.addmm.default) else node.args[:2]
+    first, second = node.args[-2:] if node.target in ADDED_PRODUCTS else node.args[:2]
     for value, own in inputs.items():
         if value is not first and value is not second:
             continue
@@ -227,14 +228,10 @@ def _recurrent(node: fx.Node, inputs: Mapping[fx.Node, Rows], rows: Rows) -> str
 
 def _getitem(node: fx.Node, inputs: Mapping[fx.Node, Rows], rows: Rows) -> str | None:
     source: Any = node.args[0]
-    bags = (_aten.embedding_bag.default, _aten.embedding_bag.padding_idx)
-    return "only the sums of a bag are row by row" if source.target in bags and node.args[1] != 0 else None
+    return "only the sums of a bag are row by row" if source.target in EMBEDDING_BAGS and node.args[1] != 0 else None
 
 
 _Rule = Callable[[fx.Node, Mapping[fx.Node, Rows], Rows], "str | None"]
-
-#: Operators that give a value of the same rows, whatever the rows are.
-EXPANSIONS = (_aten.expand.default, _aten.expand_as.default, _aten.repeat.default)
 
 
 def _overloads(names: str) -> list[Any]:

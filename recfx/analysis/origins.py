@@ -14,11 +14,11 @@ from torch import fx
 from recfx.analysis.batch_axis import Rows, depends_on, multiple, offsets_of_fixed_bags, rows_of
 from recfx.analysis.batchwise_ops import mixes_rows
 from recfx.ir.access import argument_of
+from recfx.ir.op_sets import EMBEDDING_BAGS, RECURRENT
 from recfx.ir.program import Origin, Program
 from recfx.ir.shapes import BATCH
 
 _aten = torch.ops.aten
-_BAGS = (_aten.embedding_bag.default, _aten.embedding_bag.padding_idx)
 
 
 @dataclasses.dataclass(frozen=True)
@@ -115,7 +115,9 @@ def data_inputs(node: fx.Node, batch: sympy.Symbol | None) -> Iterator[fx.Node]:
     skipped: set[Any] = set()
     if node.target in (_aten.expand_as.default, _aten.reshape_as.default, _aten.view_as.default):
         skipped = {node.args[1]}
-    elif node.target in _BAGS and batch is not None and offsets_of_fixed_bags(node.args[2], node.args[1], batch):
+    elif (
+        node.target in EMBEDDING_BAGS and batch is not None and offsets_of_fixed_bags(node.args[2], node.args[1], batch)
+    ):
         skipped = {node.args[2]}
     elif isinstance(node.target, torch._ops.OpOverload) and node.target._schema.name.startswith("aten::sym_"):
         return
@@ -175,7 +177,7 @@ def _bad_size(node: fx.Node, batch: sympy.Symbol) -> str | None:
 
 def _is_random(node: fx.Node) -> bool:
     target = node.target
-    if target in (_aten.gru.input, _aten.lstm.input):
+    if target in RECURRENT:
         return node.args[6] is not False
     if not isinstance(target, torch._ops.OpOverload) or torch.Tag.nondeterministic_seeded not in target.tags:
         return False

@@ -14,9 +14,10 @@ import torch
 from torch import fx
 
 from recfx.capture.renormalization import renormalization_hint
-from recfx.capture.views import EVAL_IDENTITIES, write_through
+from recfx.capture.views import write_through
 from recfx.errors import CaptureError
 from recfx.ir.functional_ops import functional_call, is_inplace, written_argument
+from recfx.ir.op_sets import DROPOUTS
 from recfx.ir.provenance import where
 
 
@@ -178,7 +179,7 @@ def _dropout_aliases(graph: fx.Graph) -> dict[int, int]:
     """Storage of each eval-mode dropout's result -> storage of its input: it returns the input itself, though traced as a copy."""
     merged: dict[int, int] = {}
     for node in graph.nodes:
-        if node.target in EVAL_IDENTITIES and len(node.args) == 3 and (not node.args[2] or node.args[1] == 0):
+        if node.target in DROPOUTS and len(node.args) == 3 and (not node.args[2] or node.args[1] == 0):
             source, result = _storage(node.args[0]), _storage(node)
             if source is not None and result is not None:
                 merged[result] = merged.get(source, source)

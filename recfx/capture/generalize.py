@@ -23,13 +23,13 @@ from recfx.capture.size_lines import Line, Sizes, line_through
 from recfx.errors import CaptureError, VerificationError
 from recfx.ir.batch_axes import Arrangement
 from recfx.ir.leaves import LeafSpec
+from recfx.ir.op_sets import EQUAL_SPLITS
 from recfx.ir.program import Program, get_state
 from recfx.ir.propagate import new_size, refresh
 from recfx.ir.provenance import where
 from recfx.ir.shapes import BATCH
 
 _aten = torch.ops.aten
-_SPLITS = (_aten.chunk.default, _aten.split.Tensor, _aten.tensor_split.sections, _aten.unsafe_chunk.default)
 _PRIMES = (5, 7, 11, 13, 17, 19, 23, 29, 31, 37)
 _TRACES = 3
 
@@ -179,7 +179,7 @@ class _Writer:
         with graph.inserting_before(node):
             args = self._general([n.args for n in column], node, sizes)
             kwargs = self._general([n.kwargs for n in column], node, sizes)
-            if node.target in _SPLITS and (lengths := self._lengths(node)) is not None:
+            if node.target in EQUAL_SPLITS and (lengths := self._lengths(node)) is not None:
                 dim = node.args[2] if len(node.args) > 2 else node.kwargs.get("dim", 0)
                 parts = [sizes.node(line) for line in lengths]
                 node.target, args, kwargs = _aten.split_with_sizes.default, (args[0], parts, dim), {}

@@ -15,13 +15,13 @@ from torch import fx
 from torch.utils import _pytree as pytree
 
 from recfx.capture.inputs import Call
+from recfx.ir.op_sets import SQUEEZES
 from recfx.ir.program import Program
 from recfx.ir.propagate import refresh
 from recfx.ir.shapes import BATCH, evaluate_rows
 from recfx.ir.signature import Signature
 
 _aten = torch.ops.aten
-_SQUEEZES = (_aten.squeeze.default, _aten.squeeze.dim, _aten.squeeze.dims)
 #: Rows of the example that the program of one row is compared on.
 _OTHER_ROWS = 3
 
@@ -101,7 +101,7 @@ def _rows(program: Program) -> int:
 
 
 def _squeezes(program: Program) -> list[fx.Node]:
-    return [node for node in program.graph.nodes if node.target in _SQUEEZES]
+    return [node for node in program.graph.nodes if node.target in SQUEEZES]
 
 
 def _squeezed(node: fx.Node) -> list[int]:

@@ -12,11 +12,12 @@ from typing import Any
 import torch
 from torch import fx
 
+from recfx.ir.op_sets import LENGTH_SPLITS
 from recfx.ir.program import Program
 from recfx.ir.provenance import where
 
 _aten = torch.ops.aten
-_SPLITS = (_aten.split.Tensor, _aten.unbind.int, _aten.unsafe_split.Tensor)
+_SPLITS = (*LENGTH_SPLITS, _aten.unbind.int)
 
 
 def separate_parts(program: Program) -> Program:

@@ -10,17 +10,11 @@ import torch
 from torch import fx
 
 from recfx.errors import CaptureError
+from recfx.ir.op_sets import DROPOUTS, REGROUPINGS, SPLITS, TRANSPOSITIONS
 from recfx.ir.provenance import where
 
 _aten = torch.ops.aten
 
-#: Operators (input, p, train) that return their input itself when not training.
-EVAL_IDENTITIES = (
-    _aten.dropout.default,
-    _aten.feature_dropout.default,
-    _aten.alpha_dropout.default,
-    _aten.feature_alpha_dropout.default,
-)
 _Write = Callable[[fx.Node, fx.Node, fx.Node], tuple[Any, tuple[Any, ...]] | None]
 
 
@@ -43,7 +37,7 @@ def write_through(graph: fx.Graph, view: fx.Node, base: fx.Node, value: fx.Node,
         source = original
         original = source.all_input_nodes[0]
         call = _split_write(view, source, base, value)
-    elif view.target in EVAL_IDENTITIES or _same_layout(view.meta["val"], original.meta["val"]):
+    elif view.target in DROPOUTS or _same_layout(view.meta["val"], original.meta["val"]):
         return value
     else:
         rule = _RULES.get(view.target)
@@ -125,14 +119,7 @@ def _split_write(view: fx.Node, source: fx.Node, base: fx.Node, value: fx.Node) 
     index: Any = view.args[1]
     if source.target is _aten.unbind.int:
         return _aten.select_scatter.default, (base, value, _arg(source, 1, 0), index)
-    if source.target not in (
-        _aten.split.Tensor,
-        _aten.split_with_sizes.default,
-        _aten.split.sizes,
-        _aten.chunk.default,
-        _aten.tensor_split.sections,
-        _aten.tensor_split.indices,
-    ):
+    if source.target not in SPLITS:
         return None
     dim = _arg(source, 2, 0)
     sizes = [part.shape[dim] for part in source.meta["val"]]
@@ -146,9 +133,7 @@ _RULES: dict[Any, _Write] = {
     _aten.slice.Tensor: _slice,
     _aten.select.int: _select,
     _aten.permute.default: _permute,
-    _aten.transpose.int: _transpose,
-    _aten.swapaxes.default: _transpose,
-    _aten.swapdims.default: _transpose,
+    **dict.fromkeys(TRANSPOSITIONS, _transpose),
     _aten.mT.default: _matrix_transpose,
     _aten.movedim.int: _movedim,
     _aten.movedim.intlist: _movedim,
@@ -156,20 +141,5 @@ _RULES: dict[Any, _Write] = {
     _aten.diagonal.default: _diagonal,
     _aten.t.default: _t,
     _aten.numpy_T.default: _t,
-    **dict.fromkeys(
-        (
-            _aten.view.default,
-            _aten.reshape.default,
-            _aten._unsafe_view.default,
-            _aten.view_as.default,
-            _aten.reshape_as.default,
-            _aten.flatten.using_ints,
-            _aten.unflatten.int,
-            _aten.squeeze.default,
-            _aten.squeeze.dim,
-            _aten.squeeze.dims,
-            _aten.unsqueeze.default,
-        ),
-        _reshape,
-    ),
+    **dict.fromkeys((*REGROUPINGS, _aten.view_as.default, _aten.reshape_as.default), _reshape),
 }

@@ -12,6 +12,18 @@ import torch
 from torch import fx
 
 from recfx.cost.dialect_arithmetic import dialect_multiply_adds
+from recfx.ir.op_sets import (
+    ADDED_PRODUCTS,
+    BROADCASTS,
+    DROPOUTS,
+    JOINS,
+    MATRIX_PRODUCTS,
+    PERMUTATIONS,
+    REGROUPINGS,
+    SLICES,
+    SPLITS,
+    TABLE_LOOKUPS,
+)
 from recfx.ir.program import Program
 from recfx.ops.lookup import grouped_lookup
 
@@ -94,7 +106,7 @@ def _work(node: fx.Node, sizes: _Sizes) -> Arithmetic:
         return Arithmetic()
     operands = [n.meta.get("val") for n in node.all_input_nodes]
     written = sizes.bytes(result)
-    if node.target in _LOOKUPS:
+    if node.target in TABLE_LOOKUPS:
         return _lookup(node, operands, result, sizes)
     moved = written + sum(map(sizes.bytes, operands))
     known = dialect_multiply_adds(node, sizes.elements)
@@ -115,7 +127,7 @@ def _work(node: fx.Node, sizes: _Sizes) -> Arithmetic:
 
 def _depth(node: fx.Node, sizes: _Sizes) -> int:
     """The places that each element of a matrix product sums over."""
-    first: Any = node.args[1 if node.target in (_aten.addmm.default, _aten.baddbmm.default) else 0]
+    first: Any = node.args[1 if node.target in ADDED_PRODUCTS else 0]
     return sizes.number(first.meta["val"].shape[-1])
 
 
@@ -128,24 +140,15 @@ def _lookup(node: fx.Node, operands: list[Any], result: Any, sizes: _Sizes) -> A
     return Arithmetic(read, sizes.bytes(ids) + read * table.element_size() + sizes.bytes(result[0]))
 
 
-_PRODUCTS = {
-    *(_aten.linear.default, _aten.matmul.default, _aten.mm.default, _aten.bmm.default),
-    *(_aten.addmm.default, _aten.baddbmm.default),
-}
-_LOOKUPS = {_aten.embedding.default, _aten.embedding_bag.default, _aten.embedding_bag.padding_idx}
+_PRODUCTS = {_aten.linear.default, *MATRIX_PRODUCTS, *ADDED_PRODUCTS}
 #: Operators that copy and compute nothing.
 _MOVES = {
-    *(_aten.cat.default, _aten.stack.default, _aten.clone.default, _aten.contiguous.default, _aten.repeat.default),
+    *(*JOINS, _aten.clone.default, _aten.contiguous.default, _aten.repeat.default),
     *(_aten.index.Tensor, _aten.index_select.default, _aten.gather.default, _aten.flip.default, _aten.to.dtype),
     *(_aten.full.default, _aten.zeros.default, _aten.ones.default, _aten.arange.start_step),
 }
 #: Operators that only look at their operand in another way; a reshape is counted as a view.
 _FREE = {
-    operator.getitem,
-    *(_aten.view.default, _aten.reshape.default, _aten._unsafe_view.default, _aten.flatten.using_ints),
-    *(_aten.unflatten.int, _aten.unsqueeze.default, _aten.squeeze.dim, _aten.squeeze.dims, _aten.expand.default),
-    *(_aten.expand_as.default, _aten.permute.default, _aten.transpose.int, _aten.mT.default, _aten.t.default),
-    *(_aten.select.int, _aten.slice.Tensor, _aten.narrow.default, _aten.unbind.int, _aten.split.Tensor),
-    *(_aten.split_with_sizes.default, _aten.chunk.default, _aten.alias.default, _aten.detach.default),
-    *(_aten.dropout.default, _aten.swapaxes.default, _aten.movedim.int, _aten.movedim.intlist),
+    *(operator.getitem, _aten.select.int, _aten.unbind.int, _aten.alias.default, _aten.detach.default),
+    *(*REGROUPINGS, *PERMUTATIONS, *BROADCASTS, *SLICES, *SPLITS, *DROPOUTS),
 }

@@ -9,6 +9,7 @@ import torch
 from torch import fx
 
 from recfx.errors import InputError, RecfxError
+from recfx.ir.op_sets import TABLE_LOOKUPS
 from recfx.ir.printer import operator_name
 from recfx.ir.program import Program
 from recfx.ir.provenance import module_path
@@ -16,11 +17,7 @@ from recfx.ir.provenance import module_path
 _aten = torch.ops.aten
 
 #: Lookup operators: target -> (position of the table, position of the ids, dimension of the table that ids select).
-_LOOKUPS: dict[Any, tuple[int, int, int]] = {
-    _aten.embedding.default: (0, 1, 0),
-    _aten.embedding_bag.default: (0, 1, 0),
-    _aten.embedding_bag.padding_idx: (0, 1, 0),
-}
+_LOOKUPS: dict[Any, tuple[int, int, int]] = dict.fromkeys(TABLE_LOOKUPS, (0, 1, 0))
 
 
 def diagnose(program: Program, args: Sequence[Any], kwargs: dict[str, Any], error: Exception) -> Exception:

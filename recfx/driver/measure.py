@@ -14,6 +14,7 @@ from recfx.cost.timing import Comparison, compare
 from recfx.driver.parts import Parts
 from recfx.driver.report import Measured
 from recfx.driver.user_model import as_user, bind_user_model, eager_call, refusal
+from recfx.ir.op_sets import RECURRENT
 from recfx.ir.probes import has_fixed_bags, probes, reshuffle
 from recfx.ir.program import Program
 from recfx.ir.shapes import BATCH
@@ -23,8 +24,6 @@ SECONDS = 0.25
 _ROUNDS = 5
 #: Rows of the further batch at which recurrent layers are measured.
 _MANY_ROWS = 128
-_aten = torch.ops.aten
-_RECURRENT = (_aten.gru.input, _aten.lstm.input, _aten.rnn_tanh.input, _aten.rnn_relu.input)
 
 
 def do_no_harm(parts: Parts, model: torch.nn.Module, *, seconds: float = SECONDS) -> Parts:
@@ -102,7 +101,7 @@ def _many_rows(program: Program, measured: int) -> list[Sequence[Any]]:
         program: The program.
         measured: Rows of the example; a larger batch is not made when the example is as large.
     """
-    recurrent = any(node.target in _RECURRENT for node in program.graph.nodes)
+    recurrent = any(node.target in RECURRENT for node in program.graph.nodes)
     if not recurrent or BATCH not in program.signature.dims or has_fixed_bags(program):
         return []
     high = program.signature.dims[BATCH][1]

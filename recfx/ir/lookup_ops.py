@@ -7,14 +7,12 @@ from typing import Any
 import torch
 from torch import fx
 
+from recfx.ir.op_sets import TABLE_LOOKUPS
+
 _aten = torch.ops.aten
 
 #: Operator -> position of its table, or of its list of tables.
-TABLE_ARGUMENTS: dict[Any, int] = {
-    _aten.embedding.default: 0,
-    _aten.embedding_bag.default: 0,
-    _aten.embedding_bag.padding_idx: 0,
-}
+TABLE_ARGUMENTS: dict[Any, int] = dict.fromkeys(TABLE_LOOKUPS, 0)
 
 #: Those that compute with nothing but copies of the rows they pick, and so may be given a narrower table than their result.
 ROW_PICKERS: set[Any] = {_aten.embedding.default}

@@ -15,11 +15,10 @@ from torch.fx.experimental.symbolic_shapes import ShapeEnv, free_unbacked_symbol
 from torch.utils._sympy import functions
 from torch.utils._sympy.value_ranges import ValueRanges, bound_sympy
 
+from recfx.ir.op_sets import SIZED
+
 _aten = torch.ops.aten
 _functions: Any = functions  # torch leaves them without types
-
-#: Operators whose second argument is the list of the result's sizes.
-_RESHAPES = (_aten.view.default, _aten.reshape.default, _aten._unsafe_view.default, _aten.expand.default)
 
 #: A slice without an end has this one, and no tensor has as many elements as the other.
 _NO_END, _UNBOUNDED = 2**63 - 1, 2**62
@@ -36,7 +35,7 @@ def with_true_sizes(target: Any, result: Any, args: tuple[Any, ...]) -> Any:
         result: What its fake kernel gives.
         args: The positional arguments, fake tensors and sizes.
     """
-    return _true_reshape(result, args[1]) if target in _RESHAPES and len(args) > 1 else result
+    return _true_reshape(result, args[1]) if target in SIZED and len(args) > 1 else result
 
 
 def slice_bounds(source: torch.Tensor, dim: int, start: Any, end: Any, step: Any) -> tuple[Any, Any] | None:

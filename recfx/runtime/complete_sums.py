@@ -11,8 +11,9 @@ import numpy as np
 import torch
 from torch import fx
 
+from recfx.ir.op_sets import ZEROS
+
 _aten = torch.ops.aten
-_ZEROS = (_aten.new_zeros.default, _aten.zeros.default)
 
 
 def lengths_of_offsets(node: fx.Node) -> fx.Node | None:
@@ -26,7 +27,7 @@ def lengths_of_offsets(node: fx.Node) -> fx.Node | None:
         return None
     first: Any = zero.meta.get("val")
     lengths = sums.args[0]
-    if zero.target not in _ZEROS or not _is_vector(first) or first.shape[0] != 1 or len(sums.users) != 1:
+    if zero.target not in ZEROS or not _is_vector(first) or first.shape[0] != 1 or len(sums.users) != 1:
         return None
     if not isinstance(lengths, fx.Node) or not _is_vector(lengths.meta.get("val")):
         return None

@@ -10,13 +10,13 @@ import torch
 from torch import fx
 
 from recfx.ir.leaves import LeafSpec
+from recfx.ir.op_sets import EMBEDDING_BAGS
 from recfx.ir.program import Program
 from recfx.ir.shapes import BATCH
 from recfx.ir.sizes import evaluate_size
 from recfx.ops import lookup
 
 _aten = torch.ops.aten
-_BAGS = (_aten.embedding_bag.padding_idx, _aten.embedding_bag.default)
 _FREE_IDS = 8
 
 #: What stands in a place of a floating-point input on special batches.
@@ -87,7 +87,7 @@ def id_bounds(program: Program) -> dict[fx.Node, dict[int | None, int]]:
             held[column] = min(rows, held.get(column, rows))
 
     for node in program.graph.nodes:
-        if node.target in (*_BAGS, _aten.embedding.default):
+        if node.target in (*EMBEDDING_BAGS, _aten.embedding.default):
             source, column = _source(node.args[1])
             at_most(source, column, int(node.args[0].meta["val"].shape[0]))
         elif node.target is lookup.grouped_lookup:
@@ -103,7 +103,7 @@ def offsets_of_bags(program: Program) -> dict[fx.Node, tuple[fx.Node, bool]]:
     """Placeholder that holds offsets of bags -> the node with their ids, and whether the offsets end with the number of ids."""
     found: dict[fx.Node, tuple[fx.Node, bool]] = {}
     for node in program.graph.nodes:
-        if node.target in _BAGS and isinstance(node.args[2], fx.Node) and node.args[2].op == "placeholder":
+        if node.target in EMBEDDING_BAGS and isinstance(node.args[2], fx.Node) and node.args[2].op == "placeholder":
             found[node.args[2]] = (node.args[1], bool(node.args[7]) if len(node.args) > 7 else False)
         elif node.target is lookup.grouped_lookup:
             for feature in lookup.decode(node.args[5]):

@@ -11,6 +11,7 @@ from hypothesis import strategies as st
 from torch import fx
 
 from recfx.errors import VerificationError
+from recfx.ir.op_sets import BROADCASTS, COPIES, JOINS, PERMUTATIONS, REGROUPINGS, ROW_LOOKUPS, SLICES
 from recfx.ir.program import get_state
 from recfx.testing.builder import GraphBuilder
 
@@ -19,11 +20,8 @@ _TABLE_WIDTH = 2
 
 #: Operators that give the bits of their input, or decide by them. What they make of inputs is the same in every order of sums.
 _STEADY = {
-    *(_aten.select.int, _aten.slice.Tensor, _aten.reshape.default, _aten.view.default, _aten.transpose.int),
-    *(_aten.unsqueeze.default, _aten.squeeze.dim, _aten.expand.default, _aten.cat.default, _aten.stack.default),
-    *(_aten.clone.default, _aten.alias.default, _aten.contiguous.default, _aten.embedding.default, _aten.neg.default),
-    *(_aten.abs.default, _aten.relu.default, _aten.to.dtype, _aten.permute.default, _aten.flatten.using_ints),
-    *(_aten.narrow.default, _aten.flip.default, _aten.index_select.default, _aten.expand_as.default),
+    *(*REGROUPINGS, *PERMUTATIONS, *BROADCASTS, *SLICES, *JOINS, *COPIES, *ROW_LOOKUPS),
+    *(_aten.select.int, _aten.flip.default, _aten.neg.default, _aten.abs.default, _aten.relu.default, _aten.to.dtype),
     *(_aten.square.default, _aten.sqrt.default, _aten.maximum.default, _aten.minimum.default, _aten.clamp.default),
     *(_aten.clamp_min.default, _aten.clamp_max.default, _aten.floor.default, _aten.round.default, _aten.sign.default),
 }

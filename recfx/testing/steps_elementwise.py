@@ -8,6 +8,7 @@ import torch
 from hypothesis import strategies as st
 from torch import fx
 
+from recfx.ir.op_sets import ADDITIONS, NEGATIONS, POOLINGS
 from recfx.testing.pool import Pool, is_float, is_steady, sizes, width
 from recfx.testing.step_table import operator_step
 
@@ -98,7 +99,7 @@ def _broadcast(pool: Pool, draw: Any, first: fx.Node, degree: int = 8) -> Any:
         size = width(first) if first.meta["val"].ndim > 1 else 1
         return pool.weight(*([1, size] if kind == "row" and first.meta["val"].ndim > 1 else [size]), draw=draw)
     if kind == "column":
-        reduce = draw(st.sampled_from([_aten.sum.dim_IntList, _aten.mean.dim, _aten.amax.default]))
+        reduce = draw(st.sampled_from([*POOLINGS, _aten.amax.default]))
         return pool.call(reduce, first, [draw(st.integers(1, first.meta["val"].ndim - 1))], True)
     if kind == "narrow":
         fits = [v for v in pool.values if is_float(v) and pool.degree(v) <= degree and _broadcasts(v, first)]
@@ -178,7 +179,7 @@ def _compare(pool: Pool, draw: Any, target: Any) -> None:
 def _logic(pool: Pool, draw: Any, target: Any) -> None:
     first = pool.mask(draw)
     fits = [v for v in pool.values if v.meta["val"].dtype is torch.bool and sizes(v) == sizes(first)]
-    one = target in (_aten.logical_not.default, _aten.bitwise_not.default)
+    one = target in NEGATIONS
     pool.keep(pool.call(target, first) if one else pool.call(target, first, pool.choose(draw, fits or [first])))
 
 
@@ -221,7 +222,7 @@ for _target in _UNARY:
     operator_step(_target, _unary)
 for _target in _STEADY_UNARY:
     operator_step(_target, _steady_unary)
-for _target in (_aten.add.Tensor, _aten.sub.Tensor, _aten.mul.Tensor):
+for _target in (*ADDITIONS, _aten.mul.Tensor):
     operator_step(_target, _arithmetic)
 for _target in (_aten.maximum.default, _aten.minimum.default):
     operator_step(_target, _extreme)
@@ -230,7 +231,7 @@ for _name in ("eq", "ne", "lt", "le", "gt", "ge"):
     operator_step(getattr(_aten, _name).Tensor, _compare)
 for _target in (_aten.logical_and.default, _aten.logical_or.default, _aten.bitwise_and.Tensor, _aten.bitwise_or.Tensor):
     operator_step(_target, _logic)
-for _target in (_aten.logical_not.default, _aten.bitwise_not.default):
+for _target in NEGATIONS:
     operator_step(_target, _logic)
 for _target in (_aten.where.self, _aten.where.ScalarOther, _aten.masked_fill.Scalar):
     operator_step(_target, _where)

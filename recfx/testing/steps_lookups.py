@@ -9,6 +9,7 @@ import torch
 from hypothesis import strategies as st
 from torch import fx
 
+from recfx.ir.op_sets import POOLINGS
 from recfx.testing.pool import Pool, width
 from recfx.testing.step_table import operator_step, step
 
@@ -23,7 +24,7 @@ def _lookup(pool: Pool, draw: Any, target: Any) -> None:
 @step("pooled", _aten.embedding.default, _aten.sum.dim_IntList, _aten.mean.dim)
 def _pooled(pool: Pool, draw: Any) -> None:
     rows = pool.call(_aten.embedding.default, pool.table(draw), pool.builder.inputs["ids"])
-    reduce = draw(st.sampled_from([_aten.sum.dim_IntList, _aten.mean.dim]))
+    reduce = draw(st.sampled_from(POOLINGS))
     pool.keep(pool.call(reduce, rows, [draw(st.sampled_from([1, -2]))], *draw(st.sampled_from([(), (False,)]))))
 
 

@@ -9,6 +9,7 @@ import torch
 from hypothesis import strategies as st
 from torch import fx
 
+from recfx.ir.op_sets import COPIES, EXPANSIONS, FILLS_LIKE, JOINS, POOLINGS, SLICES
 from recfx.testing.pool import Pool, is_float, sizes, width
 from recfx.testing.step_table import operator_step, step
 
@@ -174,11 +175,7 @@ def _largest(pool: Pool, draw: Any, target: Any) -> None:
 def _filled(pool: Pool, draw: Any) -> None:
     """A constant tensor beside a value; constants of equal value but another type stay apart."""
     source = pool.pick(draw)
-    target = draw(
-        st.sampled_from(
-            [_aten.full.default, _aten.zeros_like.default, _aten.full_like.default, _aten.ones_like.default]
-        )
-    )
+    target = draw(st.sampled_from([_aten.full.default, *FILLS_LIKE]))
     if target is _aten.full.default:
         for number in draw(st.lists(st.sampled_from([1, True, 1.0, 0, False, 0.0, 2]), min_size=1, max_size=3)):
             pool.keep(pool.call(_aten.div.Tensor, pool.call(target, [1, width(source)], number), 2))
@@ -197,11 +194,11 @@ def _position(pool: Pool, draw: Any) -> None:
     pool.keep(pool.call(_aten.mul.Tensor, source, positions))
 
 
-for _target in (_aten.slice.Tensor, _aten.narrow.default, _aten.select.int):
+for _target in (*SLICES, _aten.select.int):
     operator_step(_target, _slice)
 for _target in (_aten.split.Tensor, _aten.chunk.default, _aten.split_with_sizes.default, _aten.unbind.int):
     operator_step(_target, _pieces)
-for _target in (_aten.cat.default, _aten.stack.default):
+for _target in JOINS:
     operator_step(_target, _join)
 for _target in (_aten.transpose.int, _aten.permute.default):
     operator_step(_target, _reorder)
@@ -210,14 +207,14 @@ for _target in (
     *(_aten.reshape.default, _aten.view.default),
 ):
     operator_step(_target, _resize)
-for _target in (_aten.expand.default, _aten.expand_as.default, _aten.repeat.default):
+for _target in EXPANSIONS:
     operator_step(_target, _expand)
-for _target in (_aten.clone.default, _aten.contiguous.default, _aten.alias.default, _aten.detach.default):
+for _target in COPIES:
     operator_step(_target, _copy)
 for _target in (_aten.index_select.default, _aten.gather.default):
     operator_step(_target, _gather)
 for _target in (
-    *(_aten.sum.dim_IntList, _aten.mean.dim, _aten.amax.default, _aten.amin.default),
+    *(*POOLINGS, _aten.amax.default, _aten.amin.default),
     *(_aten.var.correction, _aten.logsumexp.default, _aten.linalg_vector_norm.default),
 ):
     operator_step(_target, _reduce)

@@ -9,6 +9,7 @@ from hypothesis import strategies as st
 from torch import fx
 
 from recfx.errors import VerificationError
+from recfx.ir.op_sets import SIZED
 from recfx.testing.arguments import FIXED, TWIN, argument_names, optional_arguments
 from recfx.testing.pool import Pool, is_float, is_steady, sizes
 from recfx.testing.step_table import step
@@ -19,7 +20,7 @@ _aten = torch.ops.aten
 _MODAL = {_aten.dropout.default, _aten.batch_norm.default}
 
 #: Operators whose lists are sizes, of which few fit.
-_SIZED = {_aten.view.default, _aten.reshape.default, _aten.expand.default, _aten.layer_norm.default, _aten.full.default}
+_SIZED = {*SIZED, _aten.layer_norm.default, _aten.full.default}
 
 
 @step(TWIN)

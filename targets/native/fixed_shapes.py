@@ -17,14 +17,12 @@ from torch._subclasses.fake_tensor import FakeTensorMode
 from torch.fx.experimental.symbolic_shapes import ShapeEnv
 
 from recfx.errors import VerificationError
+from recfx.ir.op_sets import SIZED
 from recfx.ir.propagate import new_size, refresh
 from recfx.ir.region import Region
 from recfx.ir.shapes import BATCH
 
 _aten = torch.ops.aten
-
-#: Operators whose second argument is a list of sizes.
-_SIZED = (_aten.view.default, _aten.reshape.default, _aten._unsafe_view.default, _aten.expand.default)
 
 
 def with_free_batch(region: Region) -> Region:
@@ -68,7 +66,7 @@ def _free(region: Region, rows: int) -> Any:
         count = graph.call_function(_aten.sym_size.int, (sizes[0], 0))
     refresh(region.module, [count])
     for node, before in known.items():
-        if node.target in _SIZED:
+        if node.target in SIZED:
             _free_sizes(node, count, rows)
         refresh(region.module, [node])
         if symbol in env.replacements or not _same_shape(before, node.meta["val"]):

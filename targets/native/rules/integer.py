@@ -9,6 +9,7 @@ import torch
 from torch import fx
 
 from recfx.ir.access import argument_of
+from recfx.ir.op_sets import BITWISE_ANDS, BITWISE_ORS
 from recfx.kernels.codes import Kind, Op
 from recfx.targets.native.builder import PlanBuilder, three_runs, view
 from recfx.targets.native.rules.copies import compact
@@ -84,9 +85,9 @@ def _binary(code: int, with_constant: int | None, negate: bool = False) -> Rule:
 either(_binary(Op.ADD, Op.ADD_C), _aten.add.Tensor)
 either(_binary(Op.SUB, Op.ADD_C, negate=True), _aten.sub.Tensor)
 either(_binary(Op.MUL, Op.MUL_C), _aten.mul.Tensor)
-for _target in (_aten.__and__.Tensor, _aten.bitwise_and.Tensor):
+for _target in BITWISE_ANDS:
     rule(_target)(_binary(Op.AND, None))
-for _target in (_aten.__or__.Tensor, _aten.bitwise_or.Tensor):
+for _target in BITWISE_ORS:
     rule(_target)(_binary(Op.OR, None))
 
 

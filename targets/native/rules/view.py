@@ -9,6 +9,7 @@ from typing import Any
 import torch
 from torch import fx
 
+from recfx.ir.op_sets import COPIES, REGROUPINGS, SPLITS, SQUEEZES
 from recfx.targets.native.builder import PlanBuilder
 from recfx.targets.native.rules.copies import compact
 from recfx.targets.native.rules.registry import rule
@@ -19,10 +20,6 @@ _aten = torch.ops.aten
 
 def _argument(node: fx.Node, index: int, name: str, default: Any = None) -> Any:
     return node.args[index] if index < len(node.args) else node.kwargs.get(name, default)
-
-
-#: Operators that drop dimensions of one element.
-SQUEEZES = (_aten.squeeze.default, _aten.squeeze.dim, _aten.squeeze.dims)
 
 
 def drops_the_batch(node: fx.Node) -> bool:
@@ -48,25 +45,11 @@ def _reshaped(builder: PlanBuilder, node: fx.Node) -> None:
     builder.values[node] = found
 
 
-for _target in (
-    _aten.view.default,
-    _aten.reshape.default,
-    _aten._unsafe_view.default,
-    _aten.flatten.using_ints,
-    _aten.unflatten.int,
-    _aten.unsqueeze.default,
-    *SQUEEZES,
-):
+for _target in REGROUPINGS:
     rule(_target)(_reshaped)
 
 
-@rule(
-    _aten.contiguous.default,
-    _aten.clone.default,
-    _aten.alias.default,
-    _aten.detach.default,
-    _aten.lift_fresh_copy.default,
-)
+@rule(*COPIES, _aten.lift_fresh_copy.default)
 def _same(builder: PlanBuilder, node: fx.Node) -> None:
     """Values are never written twice, so a copy is the original."""
     builder.values[node] = builder.value(node.args[0], mixed=True)
@@ -170,14 +153,7 @@ def _part(builder: PlanBuilder, node: fx.Node) -> None:
 
 
 #: Operators that give several views; their parts are lowered, they are not.
-PARTS = {
-    _aten.unbind.int,
-    _aten.split.Tensor,
-    _aten.split.sizes,
-    _aten.split_with_sizes.default,
-    _aten.chunk.default,
-    _aten.tensor_split.sections,
-}
+PARTS = {_aten.unbind.int, *SPLITS}
 
 
 @rule(*PARTS)

@@ -7,6 +7,7 @@ from typing import Any
 import torch
 from torch import fx
 
+from recfx.ir.op_sets import MASKED_FILLS
 from recfx.kernels.codes import Op
 from recfx.targets.native.builder import PlanBuilder
 from recfx.targets.native.rules.integer import either, lower_whole, lower_whole_remainder
@@ -115,7 +116,7 @@ def _filled(builder: PlanBuilder, node: fx.Node) -> None:
     lower_whole(builder, node, [mask, x], [Operation(Op.MASKED_FILL, 0, 1, whole_number(builder, number))])
 
 
-for _target in (_aten.masked_fill.Scalar, _aten.masked_fill.Tensor, _aten.where.ScalarSelf):
+for _target in (*MASKED_FILLS, _aten.where.ScalarSelf):
     either(_filled, _target)
 
 

@@ -53,6 +53,12 @@ def zoo_softmax(m: Any, q: torch.Tensor, k: torch.Tensor, ids: torch.Tensor) -> 
     return torch.bmm(weights[:, None], k).squeeze(1)
 
 
+def filled_where_zero(m: Any, q: torch.Tensor, k: torch.Tensor, ids: torch.Tensor) -> torch.Tensor:
+    """The mask is the negation of ids, which are no truth values."""
+    scores = m.mlp(joined(q, k)).squeeze(2).masked_fill(ids.logical_not(), -1e9)
+    return torch.bmm(scores.softmax(1)[:, None], k).squeeze(1)
+
+
 def deepctr(m: Any, q: torch.Tensor, k: torch.Tensor, ids: torch.Tensor, softmax: bool) -> torch.Tensor:
     """AttentionSequencePoolingLayer, with the lengths of the histories as its mask."""
     lengths = (ids != 0).sum(1, keepdim=True)
@@ -76,6 +82,7 @@ def rechub(m: Any, q: torch.Tensor, k: torch.Tensor, softmax: bool) -> torch.Ten
 FIRES = {
     "zoo": case(zoo_unit),
     "zoo with softmax": case(zoo_softmax),
+    "filled where ids are zero": case(filled_where_zero),
     "deepctr-torch": case(lambda m, q, k, i: deepctr(m, q, k, i, False)),
     "deepctr-torch with softmax": case(lambda m, q, k, i: deepctr(m, q, k, i, True)),
     "torch-rechub": case(lambda m, q, k, i: rechub(m, q, k, False) + i.sum(1, keepdim=True)),

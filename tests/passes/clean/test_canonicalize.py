@@ -26,6 +26,12 @@ FIRES = {
     "eval dropout": Case(
         lambda: Function(lambda m, x: m.d(x) + 1, d=nn.Dropout(0.5).eval()), X, 1, {"aten.dropout": 0}
     ),
+    "eval dropout of features": Case(
+        lambda: Function(lambda m, x: torch.ops.aten.feature_alpha_dropout(x, 0.5, False) + 1),
+        X,
+        1,
+        {"aten.feature": 0},
+    ),
     "clone": Case(lambda: Function(lambda m, x: x.clone() + 1), X, 1, {"aten.clone": 0}),
     "detach": Case(lambda: Function(lambda m, x: x.detach() + 1), X, 1),
     "reshape to the same": Case(lambda: Function(lambda m, x: x.reshape(-1, 4) + 1), X, 1, {"aten.reshape": 0}),

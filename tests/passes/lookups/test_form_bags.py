@@ -54,6 +54,12 @@ POSITIVE = {
     "filled": case(lambda m, i: m.e(i).masked_fill((i == 0).unsqueeze(-1), 0).sum(1), after={"aten.eq.Scalar": 0}),
     "filled where not": case(lambda m, i: m.e(i).masked_fill(~(i != 0).unsqueeze(-1), 0.0).sum(1)),
     "filled by a mask": case(lambda m, i, w: m.e(i).masked_fill(w.unsqueeze(-1), 0.0).sum(1), IDS, WEIGHTS > 0.5),
+    "numbers negated twice": case(
+        lambda m, i, w: (m.e(i) * w.logical_not().logical_not().unsqueeze(-1)).sum(1), IDS, IDS.flip(0)
+    ),
+    "filled where numbers are zero": case(
+        lambda m, i, w: m.e(i).masked_fill(w.logical_not().unsqueeze(-1), 0.0).sum(1), IDS, IDS.flip(0)
+    ),
     "masked mean": case(
         lambda m, i, w: (m.e(i) * w.unsqueeze(-1)).sum(1) / (w.sum(1, keepdim=True) + 1e-8),
         IDS,
