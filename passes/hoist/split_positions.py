@@ -17,6 +17,7 @@ from typing import Any
 import torch
 from torch import fx
 
+from recfx.analysis.axis_maps import WHOLE, Along, axis_of, is_pointwise
 from recfx.ir.access import tensor_of
 from recfx.ir.program import Origin
 from recfx.passes._match import argument, is_eval_dropout, same_size, value
@@ -121,87 +122,47 @@ def _leading_to(heavy: list[fx.Node], region: dict[fx.Node, _Sequence]) -> set[f
 
 def _through(node: fx.Node, region: dict[fx.Node, _Sequence]) -> int | None:
     """Where the positions of its inputs are in a node's result; None when it does not work position by position."""
-    rule = _RULES.get(node.target)
-    pointwise = isinstance(node.target, torch._ops.OpOverload) and torch.Tag.pointwise in node.target.tags
-    if rule is None and (pointwise or node.target in _COPIES or is_eval_dropout(node)):
-        rule = _pointwise
-    return None if rule is None or value(node) is None else rule(node, region)
-
-
-def _pointwise(node: fx.Node, region: dict[fx.Node, _Sequence]) -> int | None:
-    """All sequences among the operands must be cut at the same places: they are made of one concatenation."""
-    operands = [(n, value(n)) for n in node.all_input_nodes]
     out = value(node)
-    if out is None or any(held is None for _, held in operands):
+    if out is None or not (node.target in _OF_FIRST or node.target is _aten.embedding.default or _is_pointwise(node)):
         return None
-    dims = {region[n].dim + out.ndim - held.ndim for n, held in operands if n in region and held is not None}
-    if len(dims) != 1:
+    sequences = [n for n in node.all_input_nodes if n in region]
+    if not _is_pointwise(node) and (
+        len(sequences) > 1 or node.args[0 if node.target in _OF_FIRST else 1] not in region
+    ):
         return None
-    (dim,) = dims
-    for other, held in operands:
-        at = -1 if held is None else dim - out.ndim + held.ndim
-        if other in region or at < 0 or held is None:
-            continue
-        if not same_size(held.shape[at], 1) and not same_size(held.shape[at], out.shape[dim]):
-            return None
+    found = {_carried(node, n, region[n].dim, out.ndim) for n in sequences}
+    dim = found.pop() if len(found) == 1 else None
+    if dim is None or not all(_is_cut_alike(node, n, dim) for n in node.all_input_nodes if n not in region):
+        return None
     return dim
 
 
-def _of_first(
-    check: Callable[[fx.Node, int, int], int | None],
-) -> Callable[[fx.Node, dict[fx.Node, _Sequence]], int | None]:
-    """A rule for operators of which the first argument alone is a sequence: `check(node, dim, rank)`."""
-
-    def rule(node: fx.Node, region: dict[fx.Node, _Sequence]) -> int | None:
-        source: Any = node.args[0]
-        if source not in region or any(n in region for n in node.all_input_nodes if n is not source):
-            return None
-        return check(node, region[source].dim, tensor_of(source).ndim)
-
-    return rule
+def _is_pointwise(node: fx.Node) -> bool:
+    """Whether a node gives each element from the elements at its place, so that every operand is cut where the result is."""
+    return node.target not in _WHOLE and (is_pointwise(node) or node.target in _COPIES or is_eval_dropout(node))
 
 
-def _linear(node: fx.Node, dim: int, rank: int) -> int | None:
-    return dim if dim < rank - 1 else None
+def _carried(node: fx.Node, sequence: fx.Node, dim: int, rank: int) -> int | None:
+    """The dimension of the result along which the positions of a sequence are."""
+    return next((axis for axis in range(rank) if axis_of(node, sequence, axis) == Along(dim)), None)
 
 
-def _layer_norm(node: fx.Node, dim: int, rank: int) -> int | None:
-    return dim if dim < rank - len(argument(node, 1, "normalized_shape")) else None
+def _is_cut_alike(node: fx.Node, other: fx.Node, dim: int) -> bool:
+    """Whether an operand that is no sequence has one place for each position, or the same for all of them."""
+    found = axis_of(node, other, dim)
+    return found is WHOLE or (_is_pointwise(node) and isinstance(found, Along))
 
 
-def _transpose(node: fx.Node, dim: int, rank: int) -> int:
-    a, b = (argument(node, i, f"dim{i - 1}") % rank for i in (1, 2))
-    return int({a: b, b: a}.get(dim, dim))
+#: Operators of which the first operand alone may be a sequence.
+_OF_FIRST = frozenset(
+    (
+        *(_aten.linear.default, _aten.layer_norm.default, _aten.transpose.int, _aten.permute.default),
+        *(_aten.unsqueeze.default, _aten.select.int),
+    )
+)
 
-
-def _permute(node: fx.Node, dim: int, rank: int) -> int:
-    return [d % rank for d in argument(node, 1, "dims")].index(dim)
-
-
-def _unsqueeze(node: fx.Node, dim: int, rank: int) -> int:
-    return int(dim + (argument(node, 1, "dim") % (rank + 1) <= dim))
-
-
-def _select(node: fx.Node, dim: int, rank: int) -> int | None:
-    gone = argument(node, 1, "dim") % rank
-    return None if gone == dim else int(dim - (gone < dim))
-
-
-def _embedding(node: fx.Node, region: dict[fx.Node, _Sequence]) -> int | None:
-    ids: Any = node.args[1]
-    return region[ids].dim if ids in region and node.args[0] not in region else None
-
-
-_RULES: dict[Any, Callable[[fx.Node, dict[fx.Node, _Sequence]], int | None]] = {
-    _aten.linear.default: _of_first(_linear),
-    _aten.layer_norm.default: _of_first(_layer_norm),
-    _aten.transpose.int: _of_first(_transpose),
-    _aten.permute.default: _of_first(_permute),
-    _aten.unsqueeze.default: _of_first(_unsqueeze),
-    _aten.select.int: _of_first(_select),
-    _aten.embedding.default: _embedding,
-    **dict.fromkeys((_aten.prelu.default, _aten.expand_as.default, _aten.type_as.default), lambda node, region: None),
-}
+#: Pointwise operators with an operand that is not cut like the others.
+_WHOLE = frozenset((_aten.prelu.default, _aten.expand_as.default, _aten.type_as.default))
 
 
 def _make_parts(shared: Shared, node: fx.Node, region: dict[fx.Node, _Sequence], sizes: list[int]) -> None:
@@ -218,8 +179,7 @@ def _make_parts(shared: Shared, node: fx.Node, region: dict[fx.Node, _Sequence],
                     else _cut(shared, other, known.dim - rank, start, size)
                 )
 
-            pointwise = node.target not in _RULES
-            own: Callable[[fx.Node], fx.Node] = part if pointwise else lambda n: part(n) if n in region else n
+            own: Callable[[fx.Node], fx.Node] = part if _is_pointwise(node) else lambda n: part(n) if n in region else n
             args, kwargs = fx.map_arg((node.args, node.kwargs), own)
             known.parts.append(shared.ctx.call(node.target, *args, **kwargs))
             start += size

@@ -8,9 +8,10 @@ from typing import Any
 import torch
 from torch import fx
 
+from recfx.analysis.axis_maps import expression
 from recfx.ir.access import tensor_of
 from recfx.passes._match import argument, value
-from recfx.passes.narrow.selection import Place, expression
+from recfx.passes.narrow.selection import Place
 from recfx.pipeline import PassContext
 
 _aten = torch.ops.aten

@@ -1,17 +1,16 @@
-"""Where a selection cuts into a tensor, and the marks that say so; see `_sink`."""
+"""Where a selection cuts into a tensor, and the marks that say so; see `narrowing`."""
 
 from __future__ import annotations
 
 import dataclasses
-from collections.abc import Callable
+from collections.abc import Sequence
 from typing import Any
 
-import sympy
 import torch
 from torch import fx
 
+from recfx.analysis.axis_maps import WHOLE, Along, axis_of, expression
 from recfx.ir.access import tensor_of
-from recfx.passes._match import value
 
 
 @dataclasses.dataclass(frozen=True)
@@ -68,24 +67,47 @@ class Step:
     absorbed: tuple[fx.Node, ...] = ()
 
 
-def same_place(operand: Any, out: torch.Tensor, place: Place) -> Any:
-    """An operand broadcast against `out`, narrowed where `out` is; itself when it does not vary along that dimension."""
-    held = value(operand)
-    if held is None:
+def narrowed_operands(node: fx.Node, place: Place, operands: Sequence[Any]) -> tuple[Any, ...] | None:
+    """Operands of an operator whose result is narrowed, with marks where they are to be narrowed in turn.
+
+    Args:
+        node: The operator.
+        place: Where its result is selected.
+        operands: Its arguments. Operands that all positions read as a whole stay as they are.
+
+    Returns:
+        The arguments; None when positions of the result do not read positions of their own.
+    """
+    found: list[Any] = []
+    for operand in operands:
+        mark = operand
+        if isinstance(operand, list | tuple):
+            several = narrowed_operands(node, place, operand)
+            mark = None if several is None else list(several)
+        elif isinstance(operand, fx.Node):
+            mark = _narrowed(node, operand, place)
+        if mark is None and operand is not None:
+            return None
+        found.append(mark)
+    return tuple(found)
+
+
+def _narrowed(node: fx.Node, operand: fx.Node, place: Place) -> Any:
+    dim = axis_of(node, operand, place.dim)
+    if dim is WHOLE:
         return operand
-    shift = out.ndim - held.ndim
-    if place.dim < shift or is_one(held.shape[place.dim - shift]):
-        return operand
+    if not isinstance(dim, Along) or dim.ratio != 1:
+        return None
     if place.row is None:
-        return Narrow(operand, Place(place.dim - shift))
-    if place.row < shift or is_one(held.shape[place.row - shift]):
-        return Narrow(operand, dataclasses.replace(place, lift=out.ndim))
-    return Narrow(operand, Place(place.dim - shift, place.row - shift, place.repeat))
-
-
-def expression(size: Any) -> sympy.Expr:
-    """A size as an expression; comparing these never fixes a free dimension."""
-    return size.node.expr if isinstance(size, torch.SymInt) else sympy.Integer(size)
+        return Narrow(operand, Place(dim.axis))
+    row = axis_of(node, operand, place.row)
+    if isinstance(row, Along):
+        repeat = place.repeat * row.ratio
+        return Narrow(operand, Place(dim.axis, row.axis, int(repeat))) if repeat.denominator == 1 else None
+    out, held = out_of(node), out_of(operand)
+    if row is not WHOLE or dim.axis != place.dim - out.ndim + held.ndim:
+        return None
+    return Narrow(operand, dataclasses.replace(place, lift=out.ndim))
 
 
 def is_one(size: Any) -> bool:
@@ -95,11 +117,6 @@ def is_one(size: Any) -> bool:
 def out_of(node: fx.Node) -> torch.Tensor:
     held = tensor_of(node)
     return held
-
-
-def moved(node: Any, place: Place, new: Callable[[int], int]) -> Narrow:
-    row = None if place.row is None else new(place.row)
-    return Narrow(node, Place(new(place.dim), row, place.repeat))
 
 
 def node_of(argument: Any) -> fx.Node:

@@ -15,6 +15,7 @@ from typing import Any
 import torch
 from torch import fx
 
+from recfx.analysis.axis_maps import expression
 from recfx.errors import PassError
 from recfx.ir.access import tensor_of
 from recfx.ir.catalogue import Catalogue
@@ -22,7 +23,7 @@ from recfx.ir.numeric import Exactness
 from recfx.ir.program import Program
 from recfx.passes._match import is_random, value
 from recfx.passes.narrow.narrowing import sink
-from recfx.passes.narrow.selection import Narrow, Place, Step, expression
+from recfx.passes.narrow.selection import Narrow, Place, Step
 from recfx.pipeline import Pass, PassContext, PassSpec, register
 
 _aten = torch.ops.aten
