@@ -16,7 +16,16 @@ import torch
 from torch import fx
 
 from recfx.analysis.axis_maps import expression, is_pointwise
-from recfx.ir.op_sets import BITWISE_ANDS, BITWISE_ORS, JOINS, MASKED_FILLS, PERMUTATIONS, POOLINGS, RESHAPES
+from recfx.ir.op_sets import (
+    BITWISE_ANDS,
+    BITWISE_ORS,
+    JOINS,
+    MASKED_FILLS,
+    PERMUTATIONS,
+    POOLINGS,
+    RESHAPES,
+    ROW_LOOKUPS,
+)
 from recfx.passes._match import argument, is_eval_dropout, value
 from recfx.passes.narrow import narrowing_views
 from recfx.passes.narrow.selection import (
@@ -130,7 +139,7 @@ _HEAVY = frozenset(
             _aten.baddbmm.default,
         ),
         *(_aten.softmax.int, _aten.log_softmax.int, *POOLINGS, _aten.amax.default, _aten.linalg_vector_norm.default),
-        *(_aten.embedding.default, _aten.index.Tensor, _aten.index_select.default),
+        *(*ROW_LOOKUPS, _aten.index.Tensor),
     )
 )
 
