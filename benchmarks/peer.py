@@ -7,6 +7,8 @@ from abc import ABC, abstractmethod
 from collections.abc import Callable
 from typing import ClassVar, Literal
 
+import torch
+
 from benchmarks.job import Inputs, Job
 
 Run = Callable[..., object]
@@ -68,3 +70,14 @@ class Peer(ABC):
 
     def release(self) -> None:  # noqa: B027 - most peers hold nothing
         """Called after a measurement, when nothing prepared is used any more."""
+
+
+def warmed(call: Run, job: Job) -> Run:
+    """A call under inference mode, made once with the job's inputs, so that whatever compiles at the first call is compiled."""
+
+    def run(*values: object) -> object:
+        with torch.inference_mode():
+            return call(*values)
+
+    run(*job.inputs)
+    return run

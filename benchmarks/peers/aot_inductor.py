@@ -5,10 +5,9 @@ from __future__ import annotations
 from typing import Any
 
 import torch
-from torch import Tensor
 
 from benchmarks.job import Job
-from benchmarks.peer import Peer, Run
+from benchmarks.peer import Peer, Run, warmed
 from benchmarks.peers.torch_compile import compiler_missing
 
 
@@ -24,12 +23,7 @@ class AOTInductor(Peer):
     def prepare(self, job: Job) -> Run:
         runner = job.store.once(("aot-inductor", job.threads), lambda: _package(job))
 
-        def run(*values: Tensor) -> object:
-            with torch.inference_mode():
-                return runner(*values)
-
-        run(*job.inputs)
-        return run
+        return warmed(runner, job)
 
 
 def _package(job: Job) -> Any:

@@ -2,11 +2,8 @@
 
 from __future__ import annotations
 
-import torch
-from torch import Tensor
-
 from benchmarks.job import Job
-from benchmarks.peer import Peer, Run
+from benchmarks.peer import Peer, Run, warmed
 
 
 class Eager(Peer):
@@ -16,12 +13,7 @@ class Eager(Peer):
     def prepare(self, job: Job) -> Run:
         model = job.model
 
-        def run(*values: Tensor) -> object:
-            with torch.inference_mode():
-                return model(*values)
-
-        run(*job.inputs)
-        return run
+        return warmed(model, job)
 
 
 PEERS = (Eager(),)

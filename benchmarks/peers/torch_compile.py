@@ -5,10 +5,10 @@ from __future__ import annotations
 from typing import Any, ClassVar
 
 import torch
-from torch import Tensor, nn
+from torch import nn
 
 from benchmarks.job import Job
-from benchmarks.peer import Peer, Run
+from benchmarks.peer import Peer, Run, warmed
 
 
 def compiler_missing() -> str | None:
@@ -27,12 +27,7 @@ def compiled(model: nn.Module, job: Job, options: dict[str, Any]) -> Run:
     """A model compiled and run once, under inference mode."""
     quick = torch.compile(model, dynamic=False, options=options or None)
 
-    def run(*values: Tensor) -> object:
-        with torch.inference_mode():
-            return quick(*values)
-
-    run(*job.inputs)  # compiles
-    return run
+    return warmed(quick, job)  # compiles
 
 
 class TorchCompile(Peer):

@@ -16,10 +16,12 @@ from typing import Any
 import torch
 from torch import fx
 
+from recfx.ir.access import argument_of
 from recfx.ir.numeric import Exactness
 from recfx.ir.program import Program
+from recfx.passes._batchnorm import stored_affine
 from recfx.passes._linear import Linear, call_linear, match_linear
-from recfx.passes._match import argument, only_user, value
+from recfx.passes._match import only_user, value
 from recfx.pipeline import Miss, Pass, PassContext, PassSpec, apply_rules, register
 
 _aten = torch.ops.aten
@@ -58,26 +60,11 @@ class _Affine:
 def _match_norm(ctx: PassContext, node: Any) -> _Affine | Miss:
     if not isinstance(node, fx.Node) or node.target is not _aten.batch_norm.default:
         return Miss("it is no batch norm", node if isinstance(node, fx.Node) else None)
-    if argument(node, 5, "training") is not False:
-        return Miss("it normalises by the batch (training mode)", node)
     held = value(node)
     if held is None or held.ndim != 2:
         return Miss("its channels are not the last dimension", node)
-    mean, var = ctx.tensor(node.args[3]), ctx.tensor(node.args[4])
-    if mean is None or var is None:
-        return Miss("it has no running statistics", node)
-    weight, beta = ctx.tensor(node.args[1]), ctx.tensor(node.args[2])
-    if (weight is None and node.args[1] is not None) or (beta is None and node.args[2] is not None):
-        return Miss("its weight or bias is computed", node)
-    eps: Any = argument(node, 7, "eps")
-    scale = torch.rsqrt(var.detach().double() + eps)
-    if weight is not None:
-        scale = scale * weight.detach().double()
-    shift = -mean.detach().double() * scale
-    if beta is not None:
-        shift = shift + beta.detach().double()
-    source: Any = node.args[0]
-    return _Affine(source, scale, shift)
+    found = stored_affine(ctx, node)
+    return found if isinstance(found, Miss) else _Affine(argument_of(node, 0, fx.Node), found.scale, found.shift)
 
 
 def _into_linear_before(node: fx.Node, ctx: PassContext) -> Any:

@@ -19,8 +19,9 @@ import torch
 from torch import fx
 
 from recfx.ir.op_sets import RESHAPES
+from recfx.passes._batchnorm import stored_affine
 from recfx.passes._match import argument, same_shape, value
-from recfx.pipeline import PassContext
+from recfx.pipeline import Miss, PassContext
 
 _aten = torch.ops.aten
 
@@ -180,17 +181,8 @@ def _spread(node: Any, x: fx.Node, width: int) -> tuple[float, float] | None:
 
 def norm_affine(ctx: PassContext, norm: fx.Node, channels: int) -> tuple[torch.Tensor, torch.Tensor] | None:
     """A batch norm in eval mode as scale and shift, float32 [C], computed in float64; None when it has no such form."""
-    weight, bias, mean, var = (ctx.tensor(a) for a in norm.args[1:5])
-    absent = (weight is None and norm.args[1] is not None) or (bias is None and norm.args[2] is not None)
-    if argument(norm, 5, "training") is not False or mean is None or var is None or absent:
+    found = stored_affine(ctx, norm)
+    mean = ctx.tensor(norm.args[3])
+    if isinstance(found, Miss) or mean is None or mean.numel() != channels or mean.dtype is not torch.float32:
         return None
-    if mean.numel() != channels or mean.dtype is not torch.float32:
-        return None
-    eps: Any = argument(norm, 7, "eps")
-    scale = torch.rsqrt(var.detach().double() + eps)
-    if weight is not None:
-        scale = scale * weight.detach().double()
-    shift = -mean.detach().double() * scale
-    if bias is not None:
-        shift = shift + bias.detach().double()
-    return scale.float(), shift.float()
+    return found.scale.float(), found.shift.float()

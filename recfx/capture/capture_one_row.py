@@ -6,7 +6,6 @@ from collections.abc import Mapping, Sequence
 from typing import Any
 
 import torch
-from torch.utils import _pytree as pytree
 
 from recfx.capture.capture import capture
 from recfx.capture.inputs import normalize_call
@@ -37,9 +36,7 @@ def capture_one_row(
         return None
     if not can_be_cut(signature):
         return "the compiled model takes two rows or more: the inputs cannot be cut to one row"
-    call = normalize_call(model, args, kwargs).with_values(
-        pytree.tree_unflatten(list(program.example), signature.in_spec)[0]
-    )
+    call = normalize_call(model, args, kwargs).with_values(signature.nested(program.example))
     with unchanged(model):
         refusal = refusal_of_one_row(model, call, signature)
     if refusal is not None:

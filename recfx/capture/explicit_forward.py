@@ -14,6 +14,7 @@ import torch
 from torch.utils import _pytree as pytree
 
 from recfx.capture.inputs import Call
+from recfx.capture.module_view import module_view, set_forward
 from recfx.ir.held_values import hold, is_held_input
 
 
@@ -30,7 +31,9 @@ def explicit_forward(model: torch.nn.Module, call: Call) -> tuple[torch.nn.Modul
         return model.forward(*bound.args, **bound.kwargs)
 
     kind = inspect.Parameter.POSITIONAL_OR_KEYWORD
-    return _view(model, forward, inspect.Signature([inspect.Parameter(n, kind) for n in names])), explicit
+    return set_forward(
+        module_view(model), forward, inspect.Signature([inspect.Parameter(n, kind) for n in names])
+    ), explicit
 
 
 def one_batch(model: torch.nn.Module) -> torch.nn.Module:
@@ -43,7 +46,7 @@ def one_batch(model: torch.nn.Module) -> torch.nn.Module:
             torch._check(size == free[0])
         return model.forward(*args, **kwargs)
 
-    return _view(model, forward, inspect.signature(model.forward))
+    return set_forward(module_view(model), forward, inspect.signature(model.forward))
 
 
 def without_held(model: torch.nn.Module, call: Call, *, outputs: bool) -> tuple[torch.nn.Module, Call]:
@@ -65,13 +68,4 @@ def without_held(model: torch.nn.Module, call: Call, *, outputs: bool) -> tuple[
         return hold(model.forward(*args, **kwargs))
 
     values = pytree.tree_map(lambda leaf: None if is_held_input(leaf) else leaf, tuple(call.values))
-    return _view(model, forward, inspect.signature(model.forward)), call.with_values(values)
-
-
-def _view(model: torch.nn.Module, forward: Any, signature: inspect.Signature) -> torch.nn.Module:
-    """A module with the state of another and a `forward` of its own."""
-    forward.__signature__ = signature
-    view: torch.nn.Module = type(model).__new__(type(model))
-    view.__dict__.update(model.__dict__)
-    view.__dict__["forward"] = forward
-    return view
+    return set_forward(module_view(model), forward, inspect.signature(model.forward)), call.with_values(values)

@@ -178,7 +178,7 @@ def _leaf(leaf: LeafSpec, rows: int | str, many: bool, check: bool) -> LeafSpec:
 def _with_index(signature: Signature, rows: int | str, device: torch.device) -> Signature:
     index = LeafSpec(INDEX, "tensor", torch.int64, device, (rows,))
     most = signature.dims[BATCH][1] if BATCH in signature.dims else None
-    values = pytree.tree_unflatten([0] * len(signature.leaves), signature.in_spec)[0]
+    values = signature.nested([0] * len(signature.leaves))
     return dataclasses.replace(
         signature,
         parameters=(*signature.parameters, INDEX),

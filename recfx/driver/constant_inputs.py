@@ -13,6 +13,7 @@ from typing import Any
 
 import torch
 
+from recfx.capture.module_view import module_view, set_forward
 from recfx.capture.requests import INDEX
 from recfx.errors import InputError
 from recfx.ir.catalogue import Catalogue, make_catalogue
@@ -21,6 +22,7 @@ from recfx.ir.signature import Signature
 from recfx.pipeline import Pipeline, PipelineResult
 
 PREFIX = "constant_inputs_"
+_PLACES = "catalogue_places"
 
 
 @dataclasses.dataclass(frozen=True)
@@ -167,37 +169,31 @@ def bind(
         catalogue: Its columns are bound as well, as functions of its key.
     """
     columns = dict(catalogue.columns) if catalogue is not None else {}
+    first = catalogue.first if catalogue is not None else None  # read here: in forward it would be traced
+    buffers = {PREFIX + name: tensor for name, tensor in {**constants, **columns}.items()}
+    if catalogue is not None and columns and first is None:
+        buffers[_PLACES] = catalogue.places()
+    view = module_view(model, buffers)
     full = inspect.signature(model.forward)
     free = full.replace(parameters=[p for n, p in full.parameters.items() if n not in constants and n not in columns])
-    bound: torch.nn.Module = type(model).__new__(type(model))
-    bound.__dict__.update(model.__dict__)
-    bound.__dict__["_buffers"] = dict(model._buffers)
-    bound.__dict__["_non_persistent_buffers_set"] = set(model._non_persistent_buffers_set)
-    for name, tensor in {**constants, **columns}.items():
-        bound.register_buffer(PREFIX + name, tensor, persistent=False)
-    first = catalogue.first if catalogue is not None else None  # read here: in forward it would be traced
-    if catalogue is not None and columns and first is None:
-        bound.register_buffer(f"{PREFIX}places", catalogue.places(), persistent=False)
 
     def forward(*args: Any, **kwargs: Any) -> Any:
         arguments = dict(free.bind(*args, **kwargs).arguments)
-        arguments |= {name: getattr(bound, PREFIX + name) for name in constants}
+        arguments |= {name: getattr(view, PREFIX + name) for name in constants}
         if columns and catalogue is not None:
-            places = _places(bound, first, arguments[catalogue.key])
-            arguments |= {name: _rows(getattr(bound, PREFIX + name), places) for name in columns}
+            places = _places(view, first, arguments[catalogue.key])
+            arguments |= {name: _rows(getattr(view, PREFIX + name), places) for name in columns}
         call = full.bind_partial()
         call.arguments = {name: arguments[name] for name in full.parameters if name in arguments}
-        return type(model).forward(bound, *call.args, **call.kwargs)
+        return type(model).forward(view, *call.args, **call.kwargs)
 
-    forward.__signature__ = free  # type: ignore[attr-defined]
-    bound.__dict__["forward"] = forward
-    return bound
+    return set_forward(view, forward, free)
 
 
-def _places(bound: torch.nn.Module, first: int | None, ids: torch.Tensor) -> torch.Tensor:
+def _places(view: torch.nn.Module, first: int | None, ids: torch.Tensor) -> torch.Tensor:
     """Where each id stands in the catalogue."""
     if first is None:
-        return _rows(getattr(bound, f"{PREFIX}places"), ids)
+        return _rows(getattr(view, _PLACES), ids)
     return ids if first == 0 else ids - first
 
 

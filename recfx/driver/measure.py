@@ -8,7 +8,6 @@ from functools import partial
 from typing import Any
 
 import torch
-from torch.utils import _pytree as pytree
 
 from recfx.cost.timing import Comparison, compare
 from recfx.driver.parts import Parts
@@ -43,8 +42,7 @@ def do_no_harm(parts: Parts, model: torch.nn.Module, *, seconds: float = SECONDS
     harmful = False
     notices: list[str] = []
     for leaves in _measured_inputs(parts):
-        signature = parts.program.signature
-        positional, keyword = signature.split(pytree.tree_unflatten(list(leaves), signature.in_spec)[0])
+        positional, keyword = parts.program.signature.unpacked(leaves)
         eager = eager_call(model, *as_user(parts, leaves))
         if (reason := refusal(eager)) is not None:
             notices.append(

@@ -4,11 +4,10 @@ from __future__ import annotations
 
 import dataclasses
 import weakref
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping
 from typing import Any
 
 import torch
-from torch.utils import _pytree as pytree
 
 from recfx.capture.inputs import split_example
 from recfx.driver.build import build
@@ -52,10 +51,13 @@ def refreshed(
     options = dataclasses.replace(recipe.options, measure=False, constant_inputs=constants or None)
     compiled = copied(source) if options.copy_weights else source
     made = build(compiled, options, args, kwargs, weakref.ref(source), parts.placed.assignment())
-    user = hold_constants(source, constants, options.catalogue, args, kwargs).model
-    fresh = _as_measured(made, parts, user)
+
+    def user_model() -> torch.nn.Module:
+        return hold_constants(source, constants, options.catalogue, args, kwargs).model
+
+    fresh = _as_measured(made, parts, user_model)
     if made.one_row is not None and parts.one_row is not None:
-        fresh = fresh.with_one_row(_as_measured(made.one_row, parts.one_row, user))
+        fresh = fresh.with_one_row(_as_measured(made.one_row, parts.one_row, user_model))
     return fresh
 
 
@@ -70,10 +72,10 @@ def _source(recipe: Recipe, model: torch.nn.Module | None) -> torch.nn.Module:
     return source
 
 
-def _as_measured(made: Parts, before: Parts, model: torch.nn.Module) -> Parts:
+def _as_measured(made: Parts, before: Parts, user_model: Callable[[], torch.nn.Module]) -> Parts:
     """New parts with the measurements of the former ones: what was slower than the user's model then is slower now."""
     report = dataclasses.replace(made.report, measured=before.report.measured, kept_eager=before.report.kept_eager)
-    run = bind_user_model(made, model) if report.kept_eager else made.run
+    run = bind_user_model(made, user_model()) if report.kept_eager else made.run
     parts = Parts(made.placed, report, run, recipe=made.recipe)
     parts.watch = None if report.kept_eager else made.watch
     return parts
@@ -99,5 +101,4 @@ def _example(program: Program) -> tuple[tuple[Any, ...], dict[str, Any]]:
         raise InputError(
             "a loaded model has no example inputs", hint="pass them: compiled.refresh(model, example_inputs=(...))"
         )
-    values: Sequence[Any] = pytree.tree_unflatten(list(program.example), signature.in_spec)[0]
-    return signature.split(values)
+    return signature.unpacked(program.example)

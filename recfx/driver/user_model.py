@@ -47,8 +47,6 @@ def refusal(call: Callable[[], Any]) -> str | None:
 def as_user(parts: Parts, leaves: Sequence[Any]) -> tuple[tuple[Any, ...], dict[str, Any]]:
     """Flat inputs as arguments of the user's model, request rows repeated for the candidates."""
     own = user_leaves(parts.program, leaves)
-    spec = parts.program.signature.in_spec
-    values = pytree.tree_unflatten([*own, *leaves[len(own) :]], spec)[0]
-    positional, keyword = parts.program.signature.split(values)
+    positional, keyword = parts.program.signature.unpacked([*own, *leaves[len(own) :]])
     added = [name for name, origin in parts.program.origins.items() if origin is Origin.INDEX]
     return positional, {name: value for name, value in keyword.items() if name not in added}

@@ -17,7 +17,7 @@ from recfx.ir.containers import LENGTHS, STRIDES, VALUES, WEIGHTS
 from recfx.ir.id_ranges import IdRange, id_ranges
 from recfx.ir.jagged import is_jagged, leaf_count, row_keys
 from recfx.ir.program import Program
-from recfx.ir.shapes import BATCH, batch_size, positions
+from recfx.ir.shapes import BATCH, positions
 
 _INTEGERS = (torch.int64, torch.int32, torch.int16, torch.int8, torch.uint8)
 
@@ -74,15 +74,13 @@ def _batched(program: Program) -> list[int]:
     tensors = [i for i in tensors if program.example[i].device.type == "cpu"]
     if BATCH in signature.dims:
         return [i for i in tensors if signature.leaves[i].shape[0] == BATCH]
-    size = batch_size(pytree.tree_unflatten(list(program.example), signature.in_spec), program.bags)
+    size = program.example_batch()
     return [i for i in tensors if program.example[i].shape[0] == size]
 
 
 def _jagged_bags(program: Program) -> list[Bags]:
     """The bags of jagged tensors that have as many bags for each key as the batch has rows."""
-    parts = pytree.tree_leaves(
-        pytree.tree_unflatten(list(program.example), program.signature.in_spec), is_leaf=is_jagged
-    )
+    parts = pytree.tree_leaves(program.signature.nested(program.example), is_leaf=is_jagged)
     found = []
     for part, position in zip(parts, positions(parts), strict=True):
         if not is_jagged(part):

@@ -10,7 +10,7 @@ from torch.utils import _pytree as pytree
 from recfx.ir.batch_axes import Axis, batch_axis, pick_rows
 from recfx.ir.jagged import is_jagged, leaf_count, resample, reversed_ids, row_keys, rows
 from recfx.ir.program import Program
-from recfx.ir.shapes import BATCH, batch_size, positions
+from recfx.ir.shapes import BATCH, positions
 
 PROBE_BATCHES = (1, 2, 7)
 
@@ -25,9 +25,7 @@ def probes(program: Program, seed: int = 0) -> list[tuple[str, list[Any]]]:
     if BATCH not in signature.dims or has_fixed_bags(program):
         return [("shuffled values", _shuffle_static(program, seed)), *more]
     low, high = signature.dims[BATCH]
-    size = (
-        _rows(program) or batch_size(pytree.tree_unflatten(list(program.example), signature.in_spec), program.bags) or 1
-    )
+    size = _rows(program) or program.example_batch() or 1
     generator = torch.Generator().manual_seed(seed)
     found = []
     for batch in dict.fromkeys((*PROBE_BATCHES, size, *program.doubtful)):
@@ -39,7 +37,7 @@ def probes(program: Program, seed: int = 0) -> list[tuple[str, list[Any]]]:
 def reshuffle(program: Program, batch: int, generator: torch.Generator) -> list[Any]:
     """Inputs of a batch size whose columns are drawn from the example's, each on its own, with replacement; whole bags of bags."""
     leaves = list(program.example)
-    parts, spec = pytree.tree_flatten(pytree.tree_unflatten(leaves, program.signature.in_spec), is_leaf=is_jagged)
+    parts, spec = pytree.tree_flatten(program.signature.nested(leaves), is_leaf=is_jagged)
     drawn_bags: dict[int, torch.Tensor] = {}
     for group in program.bags:
         picks = torch.randint(group.batch(leaves), (group.runs, batch), generator=generator)
@@ -92,9 +90,7 @@ def _resample_columns(leaf: torch.Tensor, batch: int, generator: torch.Generator
 
 def _shuffle_static(program: Program, seed: int) -> list[Any]:
     """The example with every row in another row's place (a random permutation could leave the telling row where it is)."""
-    parts, spec = pytree.tree_flatten(
-        pytree.tree_unflatten(list(program.example), program.signature.in_spec), is_leaf=is_jagged
-    )
+    parts, spec = pytree.tree_flatten(program.signature.nested(program.example), is_leaf=is_jagged)
     starts = positions(parts)
     jagged = {
         at + i for part, at in zip(parts, starts, strict=True) if is_jagged(part) for i in range(leaf_count(part))

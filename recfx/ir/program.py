@@ -13,6 +13,7 @@ from torch.fx._lazy_graph_module import _LazyGraphModule
 
 from recfx.ir.bags import Bags
 from recfx.ir.printer import render
+from recfx.ir.shapes import batch_size
 from recfx.ir.signature import Signature
 
 
@@ -101,6 +102,10 @@ class Program:
             if name not in found:
                 found[name] = get_state(self.module, name)
         return found
+
+    def example_batch(self) -> int | None:
+        """The batch of the example: the first dimension of its first tensor with one, or its number of bags."""
+        return batch_size(self.signature.nested(self.example), self.bags)
 
     def operator_count(self) -> int:
         """How many operators the graph calls."""

@@ -90,6 +90,15 @@ class Signature:
         keyword = {name: value for name, value in named.items() if name in self.keyword_only}
         return tuple(value for name, value in named.items() if name not in keyword), keyword
 
+    def nested(self, leaves: Sequence[Any]) -> tuple[Any, ...]:
+        """Flat inputs as values of `parameters`, in their order and nesting."""
+        values: tuple[Any, ...] = tuple(pytree.tree_unflatten(list(leaves), self.in_spec)[0])
+        return values
+
+    def unpacked(self, leaves: Sequence[Any]) -> tuple[tuple[Any, ...], dict[str, Any]]:
+        """Flat inputs as positional and keyword arguments of a call."""
+        return self.split(self.nested(leaves))
+
     def flatten(self, args: Sequence[Any], kwargs: Mapping[str, Any]) -> list[Any]:
         """Binds the arguments and flattens them to leaves, checking the structure but not the leaves.
 

@@ -31,7 +31,7 @@ from recfx.ir.row_kinds import (
     ONE_LAST,
     SpecialRows,
 )
-from recfx.ir.shapes import BATCH, batch_size, positions
+from recfx.ir.shapes import BATCH, positions
 
 #: The name of the batches that quantised layers need not follow: a scale that covers their numbers leaves nothing of others.
 EXTREME = "rows with tiny and huge numbers and infinities"
@@ -147,7 +147,7 @@ def _applies(kind: str, roles: Roles) -> bool:
 
 def _batch_range(program: Program) -> tuple[int, int | None, int]:
     """The smallest and largest batch of special rows (None: any), and the example's."""
-    size = batch_size(pytree.tree_unflatten(list(program.example), program.signature.in_spec), program.bags) or 1
+    size = program.example_batch() or 1
     if BATCH not in program.signature.dims:
         return size, size, size
     low, high = program.signature.dims[BATCH]
@@ -164,7 +164,7 @@ def take_rows(program: Program, leaves: Sequence[Any], rows: Sequence[int], role
     drawn = {leaf: leaves[leaf][picks] for leaf in roles.batched}
     for group in roles.bags:
         drawn |= group.resample(leaves, picks.expand(group.runs, -1))
-    parts, spec = pytree.tree_flatten(pytree.tree_unflatten(list(leaves), program.signature.in_spec), is_leaf=is_jagged)
+    parts, spec = pytree.tree_flatten(program.signature.nested(leaves), is_leaf=is_jagged)
     starts = positions(parts)
     for number, (part, position) in enumerate(zip(parts, starts, strict=True)):
         leaf = program.signature.leaves[position]

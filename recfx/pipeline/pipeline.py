@@ -185,7 +185,7 @@ def run_pass(
         exactness=spec.exactness.value,
         fired=ctx.fired,
         misses=tuple(ctx.misses),
-        operators=(_operators(before), _operators(after)),
+        operators=(before.operator_count(), after.operator_count()),
         state_bytes=(before.state_bytes(), after.state_bytes()),
         seconds=ran - start,
         verify_seconds=time.perf_counter() - ran,
@@ -212,7 +212,7 @@ def _left_out(item: Pass, before: Program, failure: PassError) -> tuple[Program,
     program = before.clone()
     notice = f"{failure.what}; it was left out, and a reproducer is in {failure.reproducer}"
     program.notices = (*before.notices, notice)
-    operators, size = _operators(before), before.state_bytes()
+    operators, size = before.operator_count(), before.state_bytes()
     miss = MissRecord(item.spec.name, "whole pass", "", failure.where or "", failure.what)
     same = ((operators, operators), (size, size), 0.0, 0.0)
     return program, PassRecord(str(item), item.spec.exactness.value, 0, (miss,), *same)
@@ -240,10 +240,6 @@ def _verify(before: Program, after: Program, item: Pass, level: Level, *, specia
         verify_structure(after)
     if level >= Level.NUMERIC:
         verify_numeric(before, after, item.spec.exactness, special=special)
-
-
-def _operators(program: Program) -> int:
-    return sum(n.op == "call_function" for n in program.graph.nodes)
 
 
 def _as_passes(item: Pass | type[Pass] | str) -> list[Pass]:

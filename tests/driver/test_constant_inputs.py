@@ -262,3 +262,24 @@ def test_item_tables_go_with_request_inputs(many: bool, tmp_path: Path) -> None:
         close(compiled(user, item, price, kind, **extra), expected)
     fast.refresh()
     close(fast(user, item, **extra), expected)
+
+
+class Placed(nn.Module):
+    """An item tower with a column whose name is also what the positions of ids are called."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.items = nn.Embedding(ITEMS, 4)
+        self.tower = nn.Linear(5, 4)
+
+    def forward(self, x: Tensor, item: Tensor, places: Tensor) -> Tensor:
+        tower: Tensor = self.tower(torch.cat([self.items(item), places.unsqueeze(1)], 1))
+        return (x * tower).sum(1)
+
+
+def test_a_column_may_be_called_places() -> None:
+    ids = torch.randperm(ITEMS, generator=torch.Generator().manual_seed(0))[:20]
+    columns = {"item": ids, "places": torch.rand(20, generator=torch.Generator().manual_seed(1))}
+    model, x = Placed().eval(), torch.randn(3, 4)
+    fast = optimize(model, example_inputs=(x, ids[:3]), constant_inputs=columns, catalogue=True)
+    close(fast(x, ids[5:8]), model(x, ids[5:8], columns["places"][5:8]))
