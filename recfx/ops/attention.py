@@ -108,4 +108,5 @@ target_attention: Any = define(
     "bool softmax, float scale, int masking, float fill, bool pool) -> Tensor",
     reference,
     _fake,
+    reference,
 )

@@ -54,13 +54,22 @@ def round_queries(query: Tensor, query_bits: int) -> tuple[Tensor, Tensor]:
 
 
 def reference(query: Tensor, items: Tensor, ids: Tensor | None, bits: int, query_bits: int) -> Tensor:
-    """The meaning of `recfx::code_dot`."""
-    whole, scale = round_queries(query, query_bits)
+    """The meaning of `recfx::code_dot`.
+
+    Raises:
+        IndexError: An id outside the items.
+    """
     if ids is not None and ids.numel() and not bool(((ids >= 0) & (ids < items.shape[0])).all()):
         raise IndexError(f"index out of range: ids must be in [0, {items.shape[0]})")
+    return _decomposition(query, items, ids, bits, query_bits)
+
+
+def _decomposition(query: Tensor, items: Tensor, ids: Tensor | None, bits: int, query_bits: int) -> Tensor:
+    """`reference` without its check of the ids, which `index_select` makes as well."""
+    whole, scale = round_queries(query, query_bits)
     held = items if ids is None else items.index_select(0, ids.reshape(-1).long())
     codes, lower, step, _ = unpack_codes(held, bits, query.shape[1])
-    if ids is None or ids.shape[0] == 1:
+    if ids is None or _is_one(ids.shape[0]):
         dots, lower, step = whole @ codes.double().T, lower.T, step.T
     else:
         dots = (codes.view(*ids.shape, -1).double() @ whole.unsqueeze(2)).squeeze(2)
@@ -76,10 +85,17 @@ def _fake(query: Tensor, items: Tensor, ids: Tensor | None, bits: int, query_bit
     need(ids is None or (ids.ndim == 2 and ids.dtype in (torch.int32, torch.int64)), "ids are whole numbers [B, C]")
     if ids is None:
         return query.new_empty((query.shape[0], items.shape[0]))
-    one = isinstance(query.shape[0], int) and query.shape[0] == 1  # asking a symbolic size could fix it
-    return query.new_empty((ids.shape[0] if one else query.shape[0], ids.shape[1]))
+    return query.new_empty((ids.shape[0] if _is_one(query.shape[0]) else query.shape[0], ids.shape[1]))
+
+
+def _is_one(size: Any) -> bool:
+    """Whether a size is always 1. Comparing a symbolic size could fix it."""
+    return isinstance(size, int) and size == 1
 
 
 code_dot = define(
-    "code_dot(Tensor query, Tensor items, Tensor? ids, int bits, int query_bits) -> Tensor", reference, _fake
+    "code_dot(Tensor query, Tensor items, Tensor? ids, int bits, int query_bits) -> Tensor",
+    reference,
+    _fake,
+    _decomposition,
 )

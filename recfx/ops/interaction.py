@@ -42,6 +42,18 @@ def dot_reference(x: torch.Tensor, prefix: torch.Tensor | None, self_interaction
     return dots if prefix is None else torch.cat([prefix, dots], 1)
 
 
+def _dot_decomposition(
+    x: torch.Tensor, prefix: torch.Tensor | None, self_interaction: bool, upper: bool
+) -> torch.Tensor:
+    """`dot_reference` with one list of positions, whose tensor belongs to the graph."""
+    features = int(x.shape[1])
+    reach = 0 if self_interaction else 1
+    pairs = [(i, j) for i in range(features) for j in range(features) if (j - i if upper else i - j) >= reach]
+    positions = torch.tensor([i * features + j for i, j in pairs], dtype=torch.int64, device=x.device)
+    dots = torch.bmm(x, x.transpose(1, 2)).flatten(1).index_select(1, positions)
+    return dots if prefix is None else torch.cat([prefix, dots], 1)
+
+
 def _dot_fake(x: torch.Tensor, prefix: torch.Tensor | None, self_interaction: bool, upper: bool) -> torch.Tensor:
     checks.check_vectors(x, prefix)
     front = 0 if prefix is None else prefix.shape[1]
@@ -68,6 +80,9 @@ def _fm_fake(x: torch.Tensor, reduce: bool) -> torch.Tensor:
 
 
 dot_interaction = define(
-    "dot_interaction(Tensor x, Tensor? prefix, bool self_interaction, bool upper) -> Tensor", dot_reference, _dot_fake
+    "dot_interaction(Tensor x, Tensor? prefix, bool self_interaction, bool upper) -> Tensor",
+    dot_reference,
+    _dot_fake,
+    _dot_decomposition,
 )
-fm = define("fm(Tensor x, bool reduce) -> Tensor", fm_reference, _fm_fake)
+fm = define("fm(Tensor x, bool reduce) -> Tensor", fm_reference, _fm_fake, fm_reference)

@@ -1,6 +1,7 @@
 """Defines the operators of the recfx dialect for torch.
 
-Every operator has a schema, a reference in plain torch (its meaning, and what backends without a kernel run) and a fake kernel for shapes.
+Every operator has a schema, a reference in plain torch (its meaning), a fake kernel for shapes, and a decomposition into ATen for backends
+that do not know the operator.
 """
 
 from __future__ import annotations
@@ -12,16 +13,24 @@ import torch
 
 from recfx.ir.operators import DIALECT
 
+#: Operator -> its decomposition: the same arguments and results, computed by ATen alone.
+DECOMPOSITIONS: dict[Any, Callable[..., Any]] = {}
+
 _LIBRARY = torch.library.Library("recfx", "DEF")
 
 
-def define(schema: str, reference: Callable[..., Any], fake: Callable[..., Any]) -> Any:
+def define(
+    schema: str, reference: Callable[..., Any], fake: Callable[..., Any], decomposition: Callable[..., Any]
+) -> Any:
     """Registers an operator of namespace `recfx`.
 
     Args:
         schema: The signature, in torch's schema language, without the namespace.
         reference: Plain torch, for every device.
         fake: Gives tensors of the right shape without looking at data.
+        decomposition: Computes what the reference does with operators of ATen. It is traced on fake tensors, so it reads no values
+            (`if`, `.item()`) and does not loop over the batch. What the reference refuses, it refuses, or torch's operators in it. May be
+            the reference.
 
     Returns:
         The operator's overload, as it appears as a node's target.
@@ -32,6 +41,7 @@ def define(schema: str, reference: Callable[..., Any], fake: Callable[..., Any])
     torch.library.register_fake(f"recfx::{name}", fake, lib=_LIBRARY)
     made = getattr(torch.ops.recfx, name).default
     DIALECT[made] = reference
+    DECOMPOSITIONS[made] = decomposition
     return made
 
 

@@ -23,6 +23,7 @@ from recfx.ops.descriptions import NONE as NONE
 from recfx.ops.descriptions import SUM as SUM
 from recfx.ops.descriptions import Feature as Feature
 from recfx.ops.library import define
+from recfx.ops.lookup_aten import decomposed_lookup
 from recfx.ops.plain_lookup import PlainLookup
 
 JAGGED = -1
@@ -79,6 +80,19 @@ def reference(
     return plain_lookup(features, copies)(tables, ids, offsets, weights, dense)
 
 
+def _decomposition(
+    tables: list[torch.Tensor],
+    ids: list[torch.Tensor],
+    offsets: list[torch.Tensor],
+    weights: list[torch.Tensor],
+    dense: list[torch.Tensor],
+    features: list[int],
+    copies: list[int],
+    width: int,
+) -> torch.Tensor:
+    return decomposed_lookup(decode(features), copies, tables, ids, offsets, weights, dense)
+
+
 def plain_lookup(features: Sequence[int], copies: Sequence[int]) -> PlainLookup:
     """A lookup as torch's own operators run it, decoded once for many calls."""
     return _plain(tuple(features), tuple(copies))
@@ -104,6 +118,7 @@ grouped_lookup = define(
     "int[] copies, int width) -> Tensor",
     reference,
     _fake,
+    _decomposition,
 )
 
 TABLE_ARGUMENTS[grouped_lookup] = 0

@@ -73,14 +73,16 @@ def quantize_rows(x: torch.Tensor, input_scale: float = 0.0) -> tuple[torch.Tens
         Integers as float64 [M, K], and the scale [M, 1] float32.
     """
     if input_scale > 0:
-        scale = torch.full((x.shape[0], 1), input_scale)
+        scale = torch.full((x.shape[0], 1), input_scale, device=x.device)
         return (x * (1 / scale)).round().clamp(-127, 127).double(), scale
     high, low = x.amax(1, keepdim=True), x.amin(1, keepdim=True)
     span = torch.maximum(high, -low)
     levels = torch.where(low >= 0, 255.0, 127.0)
     scale = span / levels
     small = (span > 0) & (scale < _SMALLEST)
-    scale = torch.where(small & (scale * levels < span), scale.nextafter(torch.ones_like(scale)), scale)
+    kind = torch.finfo(scale.dtype)
+    step = kind.tiny * kind.eps  # between neighbouring denormal numbers
+    scale = torch.where(small & (scale * levels < span), scale + step, scale)
     inverse = torch.where(span > 0, levels / span, 0.0)
     codes = torch.where(small, x * _LIFT * (1 / (scale * _LIFT)), x * inverse)
     return codes.round().double(), scale
@@ -138,10 +140,9 @@ def product(
     finite = flat.isfinite()
     rows = finite.all(1, keepdim=True)
     codes, unit = quantize_rows(flat.masked_fill(~rows, 0.0), input_scale)
-    y = (codes @ weight.double().T).float() * scale * unit
-    if not bool(rows.all()):  # finite numbers beside infinities and NaN change nothing
-        others = torch.where(finite, 0.0, flat).unsqueeze(1) * weight.float()
-        y = torch.where(rows, y, torch.where(finite.unsqueeze(1), 0.0, others).sum(2) * scale)
+    # Finite numbers beside infinities and NaN change nothing.
+    codes = torch.where(rows, codes, flat.masked_fill(finite, 0.0).double())
+    y = (codes @ weight.double().T).float() * scale * torch.where(rows, unit, 1.0)
     return (y if bias is None else y + bias).reshape(*x.shape[:-1], weight.shape[0])
 
 
@@ -165,4 +166,4 @@ def _fake(x: torch.Tensor, params: list[torch.Tensor], layers: list[int], number
     return x.new_empty((*x.shape[:-1], width), dtype=torch.float32)
 
 
-mlp = define("mlp(Tensor x, Tensor[] params, int[] layers, float[] numbers) -> Tensor", reference, _fake)
+mlp = define("mlp(Tensor x, Tensor[] params, int[] layers, float[] numbers) -> Tensor", reference, _fake, reference)

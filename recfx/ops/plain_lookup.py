@@ -88,7 +88,7 @@ def _require_rows(ids: Tensor, table: Tensor, error: Exception) -> None:
         raise IndexError(f"index out of range: ids must be in [0, {table.shape[0]})") from error
 
 
-def _whole(f: Feature, table: Tensor) -> bool:
+def is_whole(f: Feature, table: Tensor) -> bool:
     """Whether torch's operators read a table as it is; float64 in runs that serve as the truth."""
     return bool(f.bits == 32 and table.dtype in (torch.float32, torch.float64))
 
@@ -96,7 +96,7 @@ def _whole(f: Feature, table: Tensor) -> bool:
 def _rows(table: Tensor, ids: Tensor, f: Feature) -> Tensor:
     """The table's rows for some ids, as numbers: [..., dim]. torch's operator refuses ids outside the table."""
     rows = torch.embedding(table, ids + f.base if f.base else ids)
-    if _whole(f, table):
+    if is_whole(f, table):
         return rows
     return rows.float() if f.bits == 32 else decode_rows(rows, f.bits, f.dim)
 
@@ -115,7 +115,7 @@ def _bag(
         ended: Whether `starts` holds the end of the last bag.
     """
     padding = f.padding + f.base if f.padding >= 0 else None
-    if not _whole(f, table) or (factors is not None and f.pooling != _SUM) or (padding or 0) >= table.shape[0]:
+    if not is_whole(f, table) or (factors is not None and f.pooling != _SUM) or (padding or 0) >= table.shape[0]:
         return None
     if factors is not None:
         factors = factors.reshape(-1) if factors.dtype is table.dtype else factors.reshape(-1).to(table.dtype)
@@ -130,7 +130,7 @@ def _bag(
 
 def _fixed(table: Tensor, ids: Tensor, weights: Tensor | None, f: Feature) -> Tensor:
     """One feature with bags of fixed length: [B, columns]."""
-    bag, factors = _columns(ids, f), _columns(weights, f) if weights is not None else None
+    bag, factors = id_columns(ids, f), id_columns(weights, f) if weights is not None else None
     plain = factors is None and f.padding < 0
     if plain and (f.pooling == _NONE or f.length == 1):
         rows = _rows(table, bag, f)
@@ -141,14 +141,14 @@ def _fixed(table: Tensor, ids: Tensor, weights: Tensor | None, f: Feature) -> Te
         pooled = _bag(table, bag, None, factors, f)
         if pooled is not None:
             return pooled
-    rows, counted = _weighted(table, bag, factors, f)
+    rows, counted = weighted_rows(table, bag, factors, f)
     if f.pooling == _NONE:
         return rows.flatten(1)
     pooled = rows.sum(1)
     return pooled / counted.sum(1, keepdim=True).clamp(min=1) if f.pooling == _MEAN else pooled
 
 
-def _columns(ids: Tensor, f: Feature) -> Tensor:
+def id_columns(ids: Tensor, f: Feature) -> Tensor:
     """The columns of ids [B, ...] that a feature reads: [B], or [B, length]."""
     if ids.ndim == 1:
         return ids
@@ -158,7 +158,7 @@ def _columns(ids: Tensor, f: Feature) -> Tensor:
     return flat if f.length == flat.shape[1] else flat.narrow(1, f.column, f.length)
 
 
-def _weighted(table: Tensor, ids: Tensor, factors: Tensor | None, f: Feature) -> tuple[Tensor, Tensor]:
+def weighted_rows(table: Tensor, ids: Tensor, factors: Tensor | None, f: Feature) -> tuple[Tensor, Tensor]:
     """Rows times their weights, padding left out, and which ids count."""
     counted = ids != f.padding if f.padding >= 0 else torch.ones_like(ids, dtype=torch.bool)
     rows = _rows(table, ids if f.padding < 0 else torch.where(counted, ids, -f.base), f)
@@ -199,7 +199,7 @@ def _jagged(table: Tensor, ids: Tensor, offsets: Tensor, ends: list[int], weight
     if pooled is not None:
         return pooled
     starts = starts if ended else torch.cat([starts, starts.new_tensor([held.shape[0]])])
-    rows, counted = _weighted(table, held, factors, f)
+    rows, counted = weighted_rows(table, held, factors, f)
     bag_of = torch.repeat_interleave(torch.arange(batch), starts.long().diff())
     pooled = rows.new_zeros(batch, f.dim).index_add(0, bag_of, rows)
     if f.pooling != _MEAN:

@@ -17,6 +17,7 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from recfx.ops.library import define, differentiate
+from recfx.ops.offsets import bag_bounds, refused_unless
 
 
 def check_graph(x: Tensor, offsets: Tensor, neighbours: Tensor, scale: Tensor, weights: list[float]) -> None:
@@ -62,6 +63,12 @@ def reference(
         raise IndexError(f"offsets must rise from 0 to the {len(neighbours)} neighbours")
     if len(neighbours) and not 0 <= int(neighbours.min()) <= int(neighbours.max()) < len(x):
         raise IndexError(f"neighbours must be in [0, {len(x)})")
+    return _sum_of_powers(x, offsets, neighbours, scale, weights, halved)
+
+
+def _sum_of_powers(
+    x: Tensor, offsets: Tensor, neighbours: Tensor, scale: Tensor, weights: list[float], halved: bool
+) -> Tensor:
     s = scale.to(x.dtype).unsqueeze(1)
     total = weights[-1] * x
     for weight in reversed(weights[:-1]):
@@ -69,6 +76,15 @@ def reference(
         product = F.embedding_bag(neighbours.long(), gathered, offsets, mode="sum", include_last_offset=True)
         total = s * product + weight * x
     return total
+
+
+def _decomposition(
+    x: Tensor, offsets: Tensor, neighbours: Tensor, scale: Tensor, weights: list[float], halved: bool = False
+) -> Tensor:
+    """`reference` with a check of the offsets that needs no look at the data; `embedding_bag` checks the neighbours."""
+    bounds, valid = bag_bounds(offsets, neighbours.shape[0])
+    valid = valid & (bounds[-2] == bounds[-1])
+    return _sum_of_powers(x, refused_unless(valid, offsets), neighbours, scale, weights, halved)
 
 
 def _fake(
@@ -91,5 +107,6 @@ propagate = define(
     "propagate(Tensor x, Tensor offsets, Tensor neighbours, Tensor scale, float[] weights, bool halved=False) -> Tensor",
     reference,
     _fake,
+    _decomposition,
 )
 differentiate("propagate", _backward, _keep)

@@ -62,6 +62,13 @@ def reference(
         IndexError: An id that is no row.
     """
     check_samples(users, items, user_ids, positives, negatives)
+    return _decomposition(users, items, user_ids, positives, negatives, joint)
+
+
+def _decomposition(
+    users: Tensor, items: Tensor, user_ids: Tensor, positives: Tensor, negatives: Tensor, joint: bool = False
+) -> tuple[Tensor, Tensor, Tensor]:
+    """`reference` without its checks of shapes, which could fix sizes; `embedding` checks the ids."""
     u, p, n = F.embedding(user_ids, users), F.embedding(positives, items), F.embedding(negatives, items)
     difference = p.unsqueeze(1) - n
     lag = -(u.unsqueeze(1) * difference).sum(2)
@@ -71,7 +78,7 @@ def reference(
     by_users = torch.zeros_like(users).index_add(0, user_ids, (slopes.unsqueeze(2) * difference).sum(1))
     by_items = torch.zeros_like(items).index_add(0, positives, slopes.sum(1, keepdim=True) * u)
     by_items = by_items.index_add(0, negatives.flatten(), (-slopes.unsqueeze(2) * u.unsqueeze(1)).flatten(0, 1))
-    return losses.mean(), by_users, by_items
+    return losses.mean(), by_users.detach(), by_items.detach()
 
 
 def _fake(
@@ -103,6 +110,7 @@ bpr = define(
     "(Tensor, Tensor, Tensor)",
     reference,
     _fake,
+    _decomposition,
 )
 differentiate("bpr", _backward, _keep)
 

@@ -1,0 +1,179 @@
+"""The decomposition of every operator of the dialect against its reference, and the rewrite of graphs."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import pytest
+import torch
+from dialect_cases import CASES, Case
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from torch import fx
+
+from recfx.formats import encode_rows
+from recfx.formats.code_rows import Codes, pack_codes
+from recfx.ir.functional_ops import is_inplace
+from recfx.ir.operators import ATEN, DIALECT
+from recfx.ir.program import Program
+from recfx.ir.propagate import propagate as fake_values
+from recfx.ir.reference_run import run_in_float64
+from recfx.ops import decompose, hamming, lookup, propagation, ranking
+from recfx.ops.library import DECOMPOSITIONS
+from recfx.testing.builder import GraphBuilder
+
+#: How much larger the error of a decomposition may be than that of its reference, both against float64.
+FACTOR = 4.0
+
+BATCHES = (1, 2, 5, 33)
+
+
+def require_close(found: torch.Tensor, plain: torch.Tensor, exact: torch.Tensor) -> None:
+    """The errors are within FACTOR and a few last bits; infinities and NaN stand in the same places."""
+    assert (found.shape, found.dtype) == (plain.shape, plain.dtype)
+    odd = ~plain.isfinite()
+    torch.testing.assert_close(found[odd], plain[odd], rtol=0, atol=0, equal_nan=True)
+    found, plain, exact = (t[~odd].double() for t in (found, plain, exact))
+    scale = float(exact.abs().max()) if exact.numel() else 0.0
+    away, allowed = (found - exact).abs(), FACTOR * float((plain - exact).abs().max() if exact.numel() else 0.0)
+    assert not found.numel() or float(away.max()) <= allowed + 16 * torch.finfo(torch.float32).eps * scale
+
+
+def require_aten(program: Program) -> None:
+    """The graph holds operators of ATen alone, writes nothing in place, and its recorded values follow from its inputs."""
+    for node in program.graph.nodes:
+        if isinstance(node.target, torch._ops.OpOverload):
+            assert node.target.namespace == "aten", node
+            assert node.target._schema.name.removeprefix("aten::") in ATEN, f"a saved model may not call {node.target}"
+        assert not is_inplace(node)
+    for node, value in fake_values(program.module).items():
+        if isinstance(value, torch.Tensor):
+            assert node.meta["val"].shape == value.shape, node
+
+
+class References(fx.Interpreter):
+    """Runs a program with the references of its operators, whichever kernels are registered."""
+
+    def call_function(self, target: Any, args: Any, kwargs: Any) -> Any:
+        return super().call_function(DIALECT.get(target, target), args, kwargs)
+
+
+def check(case: Case, seed: int) -> None:
+    made = decompose(case.program)
+    require_aten(made)
+    for batch in BATCHES:
+        leaves = case.leaves(batch, torch.Generator().manual_seed(seed + batch))
+        exact = run_in_float64(case.program, leaves)
+        plain = References(case.program.module).run(*leaves)
+        for found, expected, truth in zip(made.run(leaves), plain, exact, strict=True):
+            require_close(found, expected, truth)
+
+
+def test_every_operator_has_cases_and_a_decomposition() -> None:
+    assert set(CASES) == set(DIALECT) == set(DECOMPOSITIONS), "add cases of the operator to tests/dialect_cases.py"
+
+
+@pytest.mark.parametrize("target", CASES, ids=str)
+@settings(max_examples=8)
+@given(data=st.data())
+def test_a_decomposition_gives_what_the_reference_gives(target: Any, data: st.DataObject) -> None:
+    check(CASES[target](data.draw), data.draw(st.integers(0, 2**32), label="seed of inputs"))
+
+
+@pytest.mark.nightly
+@pytest.mark.parametrize("target", CASES, ids=str)
+@settings(max_examples=300)
+@given(data=st.data())
+def test_a_decomposition_gives_what_the_reference_gives_in_many_cases(target: Any, data: st.DataObject) -> None:
+    check(CASES[target](data.draw), data.draw(st.integers(0, 2**32), label="seed of inputs"))
+
+
+IDS, OFFSETS = [1, 2, 3, 0], [0, 2, 4, 4]
+
+
+def jagged(ids: list[int], offsets: list[int], bits: int) -> tuple[Program, list[torch.Tensor]]:
+    """Two runs of bags over two tables of 5 rows, and a lookup's inputs."""
+    builder = GraphBuilder({"ids": (("values",), torch.int64), "offsets": (("2*batch",), torch.int64)})
+    table = torch.randn(5, 3, generator=torch.Generator().manual_seed(0))
+    held = builder.state("table", table if bits == 32 else encode_rows(table, bits))
+    features = [lookup.Feature(0, 0, 3, 3 * s, 0, lookup.JAGGED, 0, s, 2, last=False, bits=bits) for s in range(2)]
+    made = builder.call(
+        lookup.grouped_lookup, [held], [builder.inputs["ids"]], [builder.inputs["offsets"]], [], [],
+        lookup.encode(features), [], 6,
+    )  # fmt: skip
+    return builder.build(made), [torch.tensor(ids, dtype=torch.int64), torch.tensor(offsets)]
+
+
+def fixed(ids: list[int], bits: int) -> tuple[Program, list[torch.Tensor]]:
+    builder = GraphBuilder({"ids": (("batch",), torch.int64)})
+    table = torch.randn(5, 3, generator=torch.Generator().manual_seed(0))
+    held = builder.state("table", table if bits == 32 else encode_rows(table, bits))
+    features = lookup.encode([lookup.Feature(0, 0, 3, 0, bits=bits)])
+    made = builder.call(lookup.grouped_lookup, [held], [builder.inputs["ids"]], [], [], [], features, [], 3)
+    return builder.build(made), [torch.tensor(ids)]
+
+
+def scores(ids: list[int], bits: int) -> tuple[Program, list[torch.Tensor]]:
+    builder = GraphBuilder({"query": ("batch", 7), "ids": (("batch", 2), torch.int64)})
+    held = Codes(torch.ones(5, 7, dtype=torch.uint8), torch.ones(5, 1), torch.ones(5, 1), bits)
+    items = builder.state("items", pack_codes(held))
+    made = builder.call(hamming.code_dot, builder.inputs["query"], items, builder.inputs["ids"], bits, 8)
+    return builder.build(made), [torch.ones(2, 7), torch.tensor(ids).view(2, 2)]
+
+
+def graph(offsets: list[int], neighbours: list[int]) -> tuple[Program, list[torch.Tensor]]:
+    whole = torch.int64
+    builder = GraphBuilder({"x": ("batch", 2), "o": (("batch + 1",), whole), "n": (("edges",), whole), "s": ("batch",)})
+    made = builder.call(propagation.propagate, *builder.inputs.values(), [0.5, 0.5])
+    return builder.build(made), [torch.ones(3, 2), torch.tensor(offsets), torch.tensor(neighbours), torch.ones(3)]
+
+
+REFUSED: dict[str, Any] = {
+    **{f"a negative id, {bits} bits": lambda b=bits: fixed([1, -1], b) for bits in (32, 4)},
+    **{f"an id beyond the rows, {bits} bits": lambda b=bits: fixed([1, 5], b) for bits in (32, 4)},
+    **{f"a negative id in a bag, {bits} bits": lambda b=bits: jagged([1, 2, -1, 0], OFFSETS, b) for bits in (32, 4)},
+    **{f"an id in a bag beyond, {bits} bits": lambda b=bits: jagged([5, 2, 1, 0], OFFSETS, b) for bits in (32, 4)},
+    **{f"offsets that fall, {bits} bits": lambda b=bits: jagged(IDS, [0, 3, 1, 4], b) for bits in (32, 4)},
+    **{f"offsets from 1 on, {bits} bits": lambda b=bits: jagged(IDS, [1, 2, 4, 4], b) for bits in (32, 4)},
+    **{f"negative offsets, {bits} bits": lambda b=bits: jagged(IDS, [0, -2, 4, 4], b) for bits in (32, 4)},
+    **{f"offsets beyond, {bits} bits": lambda b=bits: jagged(IDS, [0, 2, 4, 9], b) for bits in (32, 4)},
+    **{f"offsets without ids, {bits} bits": lambda b=bits: jagged([], [0, 0, 1, 1], b) for bits in (32, 4)},
+    "a negative item": lambda: scores([0, 1, -1, 2], 4),
+    "an item beyond": lambda: scores([0, 1, 5, 2], 1),
+    "a negative neighbour": lambda: graph([0, 1, 2, 2], [1, -1]),
+    "a neighbour beyond": lambda: graph([0, 1, 2, 2], [1, 3]),
+    "fewer neighbours than edges": lambda: graph([0, 1, 2, 3], [1, 0]),
+    "more neighbours than edges": lambda: graph([0, 1, 1, 1], [1, 0]),
+    "edges that fall": lambda: graph([0, 2, 1, 2], [1, 0]),
+    "edges from 1 on": lambda: graph([1, 1, 1, 2], [1, 0]),
+}
+
+
+@pytest.mark.parametrize("why", REFUSED)
+def test_what_a_reference_refuses_its_decomposition_refuses(why: str) -> None:
+    program, leaves = REFUSED[why]()
+    made = decompose(program)
+    for each in (program, made):
+        with pytest.raises((IndexError, RuntimeError)):
+            each.run(leaves)
+
+
+def test_the_gradient_of_propagation() -> None:
+    x = torch.randn(3, 2, dtype=torch.float64, generator=torch.Generator().manual_seed(0), requires_grad=True)
+    rest = (torch.tensor([0, 1, 3, 4]), torch.tensor([1, 0, 2, 1]), torch.rand(3) + 0.5, [0.5, -1.0, 2.0])
+    plain, made = (f(x, *rest) for f in (propagation.propagate, DECOMPOSITIONS[propagation.propagate]))
+    wanted, found = (torch.autograd.grad(y.square().sum(), x)[0] for y in (plain, made))
+    torch.testing.assert_close(found, wanted)
+
+
+@pytest.mark.parametrize("joint", [False, True])
+def test_the_gradient_of_the_ranking_loss(joint: bool) -> None:
+    rng = torch.Generator().manual_seed(0)
+    tables = [torch.randn(rows, 3, generator=rng, requires_grad=True) for rows in (3, 4)]
+    ids = (torch.tensor([0, 2]), torch.tensor([3, 1]), torch.tensor([[0, 2], [2, 2]]))
+    for result in range(3):
+        made = DECOMPOSITIONS[ranking.bpr](*tables, *ids, joint)[result]
+        assert made.requires_grad == (result == 0)
+    plain, made = (f(*tables, *ids, joint)[0] for f in (ranking.bpr, DECOMPOSITIONS[ranking.bpr]))
+    for found, wanted in zip(torch.autograd.grad(made, tables), torch.autograd.grad(plain, tables), strict=True):
+        torch.testing.assert_close(found, wanted)
