@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 
 from recfx.errors import TargetError
-from recfx.targets.base import Backend, Lowered, Runner, Verdict
+from recfx.targets.base import Backend, Lowered, Refused, Runner, Verdict
 from recfx.targets.eager import EagerBackend
 from recfx.targets.native import NativeBackend
 
@@ -42,4 +42,15 @@ def resolve(target: str | Sequence[str]) -> list[Backend]:
     return list(found.values())
 
 
-__all__ = ["BACKENDS", "GROUPS", "Backend", "EagerBackend", "Lowered", "NativeBackend", "Runner", "Verdict", "resolve"]
+__all__ = [
+    "BACKENDS",
+    "GROUPS",
+    "Backend",
+    "EagerBackend",
+    "Lowered",
+    "NativeBackend",
+    "Refused",
+    "Runner",
+    "Verdict",
+    "resolve",
+]

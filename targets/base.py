@@ -5,15 +5,18 @@ from __future__ import annotations
 import dataclasses
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Mapping
+from functools import cached_property
 from operator import getitem
 from typing import Any, ClassVar
 
 import torch
 from torch import fx
 
+from recfx.errors import TargetError
 from recfx.ir.numeric import Exactness
 from recfx.ir.program import Program
 from recfx.ir.region import Region
+from recfx.runtime.flat import flat_function
 
 Runner = Callable[..., tuple[Any, ...]]
 
@@ -41,18 +44,36 @@ class Lowered:
     Attributes:
         backend: The backend's name.
         region: What was lowered.
-        run: Takes the region's flat inputs by position, returns its flat outputs as a tuple.
+        body: Takes the region's flat inputs by position, returns its flat outputs as a tuple: a function, or a graph of calls. A graph
+            becomes part of the function that runs the whole program, so that the region costs no call of its own.
         left: The operators that torch runs, in order: name and reason.
         operators: How many operators the region has; sizes and parts of tuples are not counted.
-        graph: What `run` runs, where that is a graph of calls: between other regions it is run without a call of its own.
+        sized: Those of `region.outputs` that have the sizes of the program whenever the inputs in `region.checked` have.
     """
 
     backend: str
     region: Region
-    run: Runner
+    body: Runner | Region
     left: tuple[tuple[str, str], ...] = ()
     operators: int = 0
-    graph: Region | None = None
+    sized: frozenset[str] = frozenset()
+
+    @cached_property
+    def run(self) -> Runner:
+        """The body as a function."""
+        return flat_function(self.body) if isinstance(self.body, Region) else self.body
+
+
+class Refused(TargetError):
+    """A backend cannot run some operators in a region that it was given, though it may in another region.
+
+    Args:
+        reasons: Name of an operator -> why.
+    """
+
+    def __init__(self, reasons: Mapping[str, str]) -> None:
+        self.reasons = dict(reasons)
+        super().__init__("; ".join(f"{name}: {reason}" for name, reason in self.reasons.items()))
 
 
 def is_operator(node: fx.Node) -> bool:
@@ -86,14 +107,18 @@ class Backend(ABC):
 
     @abstractmethod
     def supports(self, program: Program | Region) -> dict[fx.Node, Verdict]:
-        """For every operator of a program, whether the backend can run it."""
+        """For every operator of a program, whether the backend can run it when others run those that it cannot.
+
+        Nothing is lowered for the answer, and no weight is copied.
+        """
 
     @abstractmethod
     def lower(self, region: Region) -> Lowered:
         """Makes a region runnable.
 
         Raises:
-            TargetError: It holds an operator the backend does not support.
+            Refused: It holds operators that the backend cannot run there; the caller gives them to another backend.
+            TargetError: It cannot be lowered for another reason.
         """
 
     def save(self, lowered: Lowered) -> Mapping[str, bytes]:

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import dataclasses
+import os
 from collections.abc import Callable, Sequence
 from typing import Any
 
@@ -9,15 +11,18 @@ import pytest
 import torch
 from hypothesis import settings
 from hypothesis import strategies as st
+from torch import fx
 
 import recfx.passes  # noqa: F401 - registers the passes
 from recfx.capture import capture
+from recfx.driver.placed import lower_regions
 from recfx.ir import Program
-from recfx.ir.region import Region
+from recfx.ir.region import Region, split
 from recfx.kernels.library import library, missing
 from recfx.pipeline import Pipeline
 from recfx.runtime.flat import flat_function
-from recfx.targets.native.partition import Partition, Partitioner
+from recfx.runtime.schedule import joined
+from recfx.targets import EagerBackend, NativeBackend
 
 needs_kernels = pytest.mark.skipif(missing() is not None, reason=str(missing()))
 LEVELS = () if missing() else library().levels
@@ -47,10 +52,46 @@ def program_of(
     return Pipeline("canonicalize").run(captured).program
 
 
-def partition(program: Program | Region, level: str) -> Partition:
+@dataclasses.dataclass(frozen=True)
+class Partition:
+    """A program on the native backend, and on torch where that has no kernel.
+
+    Attributes:
+        region: All regions as one graph.
+        plans: How many plans it calls.
+        refused: Node -> why torch runs it.
+    """
+
+    region: Region
+    plans: int
+    refused: dict[fx.Node, str]
+
+    @property
+    def calls(self) -> list[fx.Node]:
+        """The calls of plans."""
+        return [node for node in self.region.graph.nodes if hasattr(node.target, "plan")]
+
+
+def partition(program: Program, level: str) -> Partition:
     """The program lowered at a level."""
-    region = program if isinstance(program, Region) else Region.whole(program)
-    return Partitioner(region, library(), level).run()
+    before = os.environ.get("RECFX_LEVEL")
+    os.environ["RECFX_LEVEL"] = level
+    try:
+        native, eager = NativeBackend(), EagerBackend()
+        verdicts = native.supports(program)
+        chosen = {node: (native if verdict else eager) for node, verdict in verdicts.items()}
+        found = split(program, {node: backend.name for node, backend in chosen.items()}, "native")
+        backends = {native.name: native, eager.name: eager}
+        lowered = lower_regions(found, lambda index, region: backends[found.backends[index]].lower(region))
+    finally:
+        if before is None:
+            del os.environ["RECFX_LEVEL"]
+        else:
+            os.environ["RECFX_LEVEL"] = before
+    region = joined(found, [region.body for region in lowered])
+    refused = {node: verdict.reason for node, verdict in verdicts.items() if not verdict}
+    made = Partition(region, 0, refused)
+    return dataclasses.replace(made, plans=len(made.calls))
 
 
 def lower(program: Program, level: str = "") -> Callable[..., tuple[Any, ...]]:

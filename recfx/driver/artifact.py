@@ -15,7 +15,8 @@ Reading runs nothing that a folder says but operators from a list, on operands w
 from __future__ import annotations
 
 import dataclasses
-from collections.abc import Collection, Sequence
+from collections.abc import Collection, Iterator, Sequence
+from contextlib import contextmanager
 from os import PathLike
 from pathlib import Path
 from typing import Any
@@ -23,8 +24,9 @@ from typing import Any
 import torch
 from safetensors.torch import save_file
 
+from recfx.driver.lowering import lower
 from recfx.driver.parts import Parts
-from recfx.driver.placed import Placed
+from recfx.driver.placed import Placed, lower_regions
 from recfx.driver.recipe import Recipe, load_recipe
 from recfx.driver.report import Report
 from recfx.errors import ArtifactError, RecfxError, TargetError
@@ -38,7 +40,7 @@ from recfx.ir.rebuild import from_json
 from recfx.ir.region import Region, Split, grouped, split
 from recfx.ir.serialize import TensorStore, to_json
 from recfx.pipeline import PassRecord
-from recfx.targets import BACKENDS, Lowered
+from recfx.targets import BACKENDS, Lowered, Refused
 from recfx.version import VERSION
 
 FORMAT = 4
@@ -150,9 +152,22 @@ class _Reader:
         except ArtifactError as error:
             place = f"{self.folder.where(file)}: {error.where}" if error.where else self.folder.where(file)
             raise ArtifactError(error.what, where=place, hint=error.hint) from error
-        found = _split(program, saved, f"{where}, regions")
-        lowered = [self._load(region, held) for region, held in zip(found.regions, saved, strict=True)]
-        return Parts(Placed.of(found, lowered), _settled_report(report, where), recipe=recipe)
+        placed = self._placed(_split(program, saved, f"{where}, regions"), saved)
+        report = dataclasses.replace(_settled_report(report, where), backend=placed.backends)
+        return Parts(placed, report, recipe=recipe)
+
+    def _placed(self, found: Split, saved: Sequence[SavedRegion]) -> Placed:
+        """The regions as they were saved, or others where a backend does not take one of them any more.
+
+        Former versions saved one region of the native backend, which left some of its operators to torch.
+        """
+        try:
+            return Placed.of(found, lower_regions(found, lambda index, region: self._load(region, saved[index])))
+        except Refused:
+            backends = [BACKENDS[name] for name in dict.fromkeys(found.backends)]
+            operators = {name: backend for index, backend in enumerate(found.backends) for name in found.members(index)}
+        with self._blamed(" and ".join(backend.name for backend in backends)):
+            return lower(found.program, backends, (), Exactness.EXACT, operators)[0]
 
     def _regions(self, document: Any, where: str) -> list[SavedRegion]:
         if self.folder.format == 3:
@@ -173,8 +188,17 @@ class _Reader:
                 f"the artifact needs the backend {name!r}, which cannot run here", where=where, hint=missing
             )
         files = {file.partition(".")[2]: self.folder.data(file) for file in saved.files}
-        try:
+        with self._blamed(name):
             return BACKENDS[name].load(region, files)
+
+    @contextmanager
+    def _blamed(self, name: str) -> Iterator[None]:
+        """Turns errors of a backend into those of the artifact, but for `Refused`."""
+        where = str(self.folder.path)
+        try:
+            yield
+        except Refused:
+            raise
         except RecfxError as error:
             raise ArtifactError(
                 f"the {name} backend refuses the program: {error.what}", where=f"{where}: {error.where}"

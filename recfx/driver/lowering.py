@@ -1,19 +1,25 @@
-"""Lowering: every operator goes to the first backend that supports it and, judged by the program's answers, computes what it should."""
+"""Lowering: every operator goes to the first backend of the target that supports it, and to torch where none does.
+
+The answers of the lowered program are compared with those of the program. A backend that gives others loses its region.
+"""
 
 from __future__ import annotations
 
+import dataclasses
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from typing import Any
 
 from torch import fx
 
-from recfx.driver.placed import Placed, alone
+from recfx.driver.placed import Placed, alone, lower_regions
 from recfx.errors import VerificationError
 from recfx.ir.numeric import Exactness, Run, compare_outputs, narrow_comparisons, require_refusal, weakest
 from recfx.ir.program import Program
-from recfx.ir.region import Split, split
+from recfx.ir.region import Region, Split, split
 from recfx.ir.special_rows import EXTREME
-from recfx.targets import Backend, Lowered
+from recfx.targets import Backend, EagerBackend, Lowered, Refused, Verdict
+from recfx.targets.base import is_operator
+from recfx.targets.eager.backend import TORCH_ITSELF
 
 #: Kernels have exponentials and the like of their own, a few units in the last place from torch's.
 _KERNEL_SLACK = 8.0
@@ -31,11 +37,12 @@ def lower(
 ) -> tuple[Placed, tuple[str, ...]]:
     """The program on the first backends that support its operators and pass the check of the answers.
 
-    A backend that fails, or whose region changes the answers, is left out of that region, which goes to the next backend.
+    A backend that fails, or whose region changes the answers, is left out of that region, which goes to the next backend. An operator
+    that a backend cannot run in its region after all goes to the next backend alone.
 
     Args:
         program: The program after all passes.
-        backends: In the order in which they are tried.
+        backends: Those of the target, in the order in which they are tried; the eager backend runs the operators that none supports.
         runs: Inputs with what the program gives for them; none to leave the check out.
         applied: The weakest class among the passes that did something.
         assignment: Name of an operator -> name of the backend to begin with, for operators that were placed before.
@@ -49,18 +56,19 @@ def lower(
     """
     attempt = _Attempt(program, backends, runs, applied)
     chosen = attempt.first_choice(assignment or {})
-    notices: list[str] = []
     default = backends[0].name
+    shared: dict[str, Any] = {}
     while True:
-        found = split(program, chosen, default)
+        found = split(program, chosen, default, shared)
         placed, extremes, failures = attempt.run(found)
         if placed is not None and not failures:
-            return placed, (*notices, *extremes, *narrow_comparisons(runs))
+            return placed, (*attempt.notices, *extremes, *narrow_comparisons(runs))
+        chosen |= attempt.refused_again(chosen)
         for index, (error, text) in failures.items():
             following = attempt.next_choice(found, index)
             if following is None:
                 raise error
-            notices.append(text)
+            attempt.notices.append(text)
             default = following
             members = set(found.members(index))
             chosen |= {node: following for node in chosen if node.name in members}
@@ -78,29 +86,49 @@ class _Attempt:
 
     def __init__(self, program: Program, backends: Sequence[Backend], runs: Sequence[Run], applied: Exactness) -> None:
         self.program, self.runs, self.applied = program, runs, applied
+        self.target = [backend.name for backend in backends]
         self.backends = {backend.name: backend for backend in backends}
-        self.verdicts = {backend.name: backend.supports(program) for backend in backends}
+        self.backends.setdefault(EagerBackend.name, EagerBackend())
+        self.notices: list[str] = []
+        self.verdicts: dict[str, dict[fx.Node, Verdict]] = {}
+        for name, backend in self.backends.items():
+            self.verdicts[name] = self._verdicts(backend)
+
+    def _verdicts(self, backend: Backend) -> dict[fx.Node, Verdict]:
+        """What a backend says of the operators; that it supports none when the dry run fails and another backend of the target is left."""
+        try:
+            return backend.supports(self.program)
+        except Exception as error:
+            if backend.name not in self.target[:-1]:
+                raise
+            text = f"the {backend.name} backend fails on this model, so it is left out: {_problem(error)}"
+            self.notices.append(text)
+            return {node: Verdict(False, text) for node in self._operators()}
+
+    def _operators(self) -> list[fx.Node]:
+        return [node for node in self.program.graph.nodes if node.op not in ("placeholder", "get_attr", "output")]
 
     def first_choice(self, assignment: Mapping[str, str]) -> dict[fx.Node, str]:
         """Operator -> the backend that it was assigned to, or else the first that supports it."""
-        operators = [node for node in self.program.graph.nodes if node.op not in ("placeholder", "get_attr", "output")]
-        return {node: self._choice(node, assignment.get(node.name)) for node in operators}
+        return {node: self._choice(node, assignment.get(node.name)) for node in self._operators()}
 
-    def _choice(self, node: fx.Node, assigned: str | None) -> str:
+    def _choice(self, node: fx.Node, assigned: str | None = None) -> str:
         if assigned in self.backends and self.verdicts[assigned][node]:
             return assigned
         able = (name for name in self.backends if self.verdicts[name][node])
-        return next(able, next(iter(self.backends)))  # the first one raises the error that says what it cannot run
+        return next(able, EagerBackend.name)  # which raises the error that says what it cannot run
+
+    def refused_again(self, chosen: Mapping[fx.Node, str]) -> dict[fx.Node, str]:
+        """New choices for operators that their backend refused since they were chosen."""
+        return {node: self._choice(node) for node, name in chosen.items() if not self.verdicts[name][node]}
 
     def next_choice(self, found: Split, index: int) -> str | None:
         """The backend that is tried after the one of a region; None when that was the last."""
-        names = list(self.backends)
+        name = found.backends[index]
+        following = self.target[self.target.index(name) + 1 :] if name in self.target else []
         members = set(found.members(index))
-        nodes = [node for node in self.program.graph.nodes if node.name in members]
-        for name in names[names.index(found.backends[index]) + 1 :]:
-            if all(self.verdicts[name][node] for node in nodes):
-                return name
-        return None
+        nodes = [node for node in self._operators() if node.name in members]
+        return next((name for name in following if all(self.verdicts[name][node] for node in nodes)), None)
 
     def run(self, found: Split) -> tuple[Placed | None, list[str], Failures]:
         """Lowers a split program and checks its answers.
@@ -109,20 +137,50 @@ class _Attempt:
             The lowered program, a notice about its answers where there is one, and the regions that failed.
         """
         failures: Failures = {}
-        regions: list[Lowered] = []
-        for index, (name, region) in enumerate(zip(found.backends, found.regions, strict=True)):
+        refused = False
+
+        def lower_one(index: int, region: Region) -> Lowered | None:
+            nonlocal refused
             try:
-                regions.append(self.backends[name].lower(region))
+                lowered = self.backends[found.backends[index]].lower(region)
             except Exception as error:  # noqa: BLE001 - raised again unless another backend takes the region
-                problem = f"{type(error).__name__}: {str(error).strip().partition(chr(10))[0]}"
-                failures[index] = error, self._left_out(found, index, "fails on this model", problem)
-        if failures:
-            return None, [], failures
+                if isinstance(error, Refused) and self._takes_back(found, index, error):
+                    refused = True
+                else:
+                    failures[index] = error, self._left_out(found, index, "fails on this model", _problem(error))
+                return None
+            return self._with_reasons(lowered)
+
+        regions = lower_regions(found, lower_one)
+        if failures or refused:
+            return None, [], {} if refused else failures
         placed = Placed.of(found, regions)
         try:
             return placed, self._check(placed.run, found.backends), {}
         except VerificationError as error:
             return placed, [], {i: self._wrong(found, i, error) for i in self._culprits(found, regions)}
+
+    def _takes_back(self, found: Split, index: int, error: Refused) -> bool:
+        """Takes back what the backend of a region said of some of its operators; whether those are operators of the region."""
+        name = found.backends[index]
+        members = set(found.members(index))
+        nodes = {node.name: node for node in self._operators() if node.name in members}
+        if name == EagerBackend.name or not error.reasons or not error.reasons.keys() <= nodes.keys():
+            return False
+        self.verdicts[name] |= {nodes[node]: Verdict(False, reason) for node, reason in error.reasons.items()}
+        return True
+
+    def _with_reasons(self, lowered: Lowered) -> Lowered:
+        """An eager region with the reasons why the backends that were asked before do not run its operators."""
+        if lowered.backend != EagerBackend.name:
+            return lowered
+        nodes = {node.name: node for node in self._operators()}
+        left = []
+        for node in filter(is_operator, lowered.region.graph.nodes):
+            asked = (self.verdicts[name][nodes[node.name]] for name in self.target if name != EagerBackend.name)
+            reason = next((verdict.reason for verdict in asked if not verdict), TORCH_ITSELF)
+            left.append((str(node.target), reason))
+        return dataclasses.replace(lowered, left=tuple(left))
 
     def _wrong(self, found: Split, index: int, error: VerificationError) -> tuple[Exception, str]:
         problem = str(error).replace("\n", ";")
@@ -157,6 +215,11 @@ class _Attempt:
             return []
         who = " and ".join(dict.fromkeys(n for n, c in zip(names, classes, strict=True) if c is not Exactness.EXACT))
         return _compare(run, who, weakest([*classes, self.applied]), self.runs)
+
+
+def _problem(error: Exception) -> str:
+    """The type and the first line of an error."""
+    return f"{type(error).__name__}: {str(error).strip().partition(chr(10))[0]}"
 
 
 def _compare(run: Callable[..., Any], who: str, exactness: Exactness, runs: Sequence[Run]) -> list[str]:

@@ -29,7 +29,7 @@ class Placed:
     @staticmethod
     def of(split: Split, regions: Sequence[Lowered]) -> Placed:
         """The regions of a split program, put together."""
-        return Placed(split, tuple(regions), _run(split, regions))
+        return Placed(split, tuple(regions), schedule(split, [region.body for region in regions]))
 
     @property
     def program(self) -> Program:
@@ -46,10 +46,25 @@ class Placed:
         return {name: backend for index, backend in enumerate(self.backends) for name in self.split.members(index)}
 
 
-def _run(split: Split, regions: Sequence[Lowered]) -> Callable[..., Any]:
-    if len(regions) == 1:
-        return regions[0].run
-    return schedule(split, [region.graph or region.run for region in regions])
+def lower_regions(split: Split, lower: Callable[[int, Region], Lowered | None]) -> list[Lowered]:
+    """Lowers the regions of a split program in order, each with what is known of the sizes of its inputs by then.
+
+    Args:
+        split: The split program.
+        lower: Lowers the region of a number; None where that fails.
+
+    Returns:
+        The lowered regions.
+    """
+    sized = set[str]()
+    found = []
+    for index, region in enumerate(split.regions):
+        known = dataclasses.replace(region, checked=region.checked | sized.intersection(region.inputs))
+        lowered = lower(index, known)
+        if lowered is not None:
+            sized |= lowered.sized
+            found.append(lowered)
+    return found
 
 
 def alone(split: Split, index: int, lowered: Lowered) -> Callable[..., Any]:
@@ -59,5 +74,5 @@ def alone(split: Split, index: int, lowered: Lowered) -> Callable[..., Any]:
         return lambda *values: region.run(values)
 
     runners: list[Callable[..., Any] | Region] = [plain(region) for region in split.regions]
-    runners[index] = lowered.graph or lowered.run
+    runners[index] = lowered.body
     return schedule(split, runners)

@@ -15,9 +15,13 @@ from recfx.ir.numeric import Exactness, weakest
 from recfx.ir.printer import human_bytes
 from recfx.ir.program import Origin, Program
 from recfx.pipeline import PassRecord, PipelineResult
+from recfx.targets.eager.backend import TORCH_ITSELF
 
 #: Candidates for which the report counts the arithmetic.
 ARITHMETIC_ROWS = 500
+
+#: The most regions whose backends the report names one by one.
+NAMED_REGIONS = 8
 
 _CLASSES = {
     "exact": "every output keeps its bits",
@@ -117,7 +121,8 @@ class Report:
 
     def _torch_lines(self) -> list[str]:
         """What torch runs beside the kernels of other backends, the same operators and reasons once."""
-        if not self.left_to_torch or self.share_left_to_torch == 1:
+        chosen = all(reason == TORCH_ITSELF for _, reason in self.left_to_torch)
+        if not self.left_to_torch or (chosen and self.share_left_to_torch == 1):
             return []
         lines = [f"  {len(self.left_to_torch)} of {self.lowered_operators} operators are left to torch:"]
         for (operator, reason), count in Counter(self.left_to_torch).items():
@@ -130,7 +135,7 @@ class Report:
             return []
         first, last = one.operators
         lines = [
-            f"  a batch of one row runs a plan of its own, on {', '.join(one.backend)}: operators {first} → {last}"
+            f"  a batch of one row runs a plan of its own, on {_in_words(one.backend)}: operators {first} → {last}"
         ]
         lines += [f"    note: {notice}" for notice in one.notices]
         lines += [f"  {m}" for m in one.measured]
@@ -145,7 +150,7 @@ class Report:
     def __str__(self) -> str:
         before, after = self.state_bytes
         lines = [
-            f"recfx: {self.model} for {self.target}, on {', '.join(self.backend)}",
+            f"recfx: {self.model} for {self.target}, on {_in_words(self.backend)}",
             f"  operators {self.operators[0]} → {self.operators[1]}, state {human_bytes(before)} → {human_bytes(after)}, "
             + _CLASSES[self.exactness],
         ]
@@ -176,6 +181,13 @@ class Report:
         stages = ", ".join(f"{name} {seconds:.2f} s" for name, seconds in self.seconds.items())
         lines.append(f"  {stages}")
         return "\n".join(lines)
+
+
+def _in_words(backends: Sequence[str]) -> str:
+    """The backends of the regions, in order; of many regions, how many each backend has."""
+    if len(backends) <= NAMED_REGIONS:
+        return ", ".join(backends)
+    return ", ".join(f"{name} ({count} regions)" for name, count in Counter(backends).items())
 
 
 def approximation(captured: Program, placed: Placed) -> tuple[float, float]:

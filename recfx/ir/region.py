@@ -9,6 +9,7 @@ from __future__ import annotations
 import dataclasses
 import heapq
 import operator
+from collections import Counter
 from collections.abc import Iterator, Mapping, Sequence
 from typing import Any
 
@@ -32,7 +33,10 @@ class Region:
         batch: The symbol of the batch; None when nothing varies.
         inputs: Names of the program's nodes whose values it takes, in the order of the placeholders.
         outputs: Names of the program's nodes whose values it gives, in order.
-        checked: Those of `inputs` whose sizes the entry of the compiled model has checked.
+        checked: Those of `inputs` whose sizes are known when the region runs: the entry of the compiled model has checked them, or the
+            region that gives them says so.
+        rows: The batch of a program whose sizes are all fixed; 0 where the batch varies, or is not known.
+        shared: What a backend keeps for all regions of a program, such as weights that it has packed.
     """
 
     module: fx.GraphModule
@@ -40,6 +44,8 @@ class Region:
     inputs: tuple[str, ...] = ()
     outputs: tuple[str, ...] = ()
     checked: frozenset[str] = frozenset()
+    rows: int = 0
+    shared: dict[str, Any] = dataclasses.field(default_factory=dict, compare=False, repr=False)
 
     @staticmethod
     def whole(program: Program) -> Region:
@@ -47,7 +53,9 @@ class Region:
         names = tuple(node.name for node in program.placeholders())
         returned = next(iter(reversed(program.graph.nodes))).args[0]
         outputs = tuple(value.name if isinstance(value, fx.Node) else "" for value in returned)
-        return Region(program.module, batch_symbol(program), names, outputs, frozenset(names))
+        return Region(
+            program.module, batch_symbol(program), names, outputs, frozenset(names), fixed_rows(program.placeholders())
+        )
 
     @property
     def graph(self) -> fx.Graph:
@@ -87,7 +95,12 @@ class Split:
         return [node.name for node in self.regions[index].graph.nodes if node.op == "call_function"]
 
 
-def split(program: Program, assignment: Mapping[fx.Node, str], default: str = "eager") -> Split:
+def split(
+    program: Program,
+    assignment: Mapping[fx.Node, str],
+    default: str = "eager",
+    shared: dict[str, Any] | None = None,
+) -> Split:
     """Splits a program into convex regions, as few as taking in turns everything of one backend that is ready gives.
 
     Sizes and parts of tuples join the region in which they are first ready, whatever the assignment says of them.
@@ -96,15 +109,16 @@ def split(program: Program, assignment: Mapping[fx.Node, str], default: str = "e
         program: The program.
         assignment: Operator -> name of the backend that shall run it.
         default: The backend of a program without operators.
+        shared: See `Region`; that of a former split of the program, to go on with what backends kept.
 
     Raises:
         TargetError: An operator has no backend.
     """
     found = grouped(program, assignment)
+    whole = dataclasses.replace(Region.whole(program), shared={} if shared is None else shared)
     if len(found) <= 1:
-        return Split(program, (Region.whole(program),), (found[0][0] or default if found else default,))
-    batch = batch_symbol(program)
-    regions = tuple(_region(program, members, batch) for _, members in found)
+        return Split(program, (whole,), (found[0][0] or default if found else default,))
+    regions = tuple(_region(whole, members) for _, members in found)
     return Split(program, regions, tuple(backend for backend, _ in found))
 
 
@@ -138,6 +152,15 @@ def batch_symbol(program: Program) -> Any:
         if dimension_names(name) == [BATCH] and len(expression.free_symbols) == 1:
             return next(iter(expression.free_symbols))
     return next((expression for _, expression in free if expression.is_Symbol), None)
+
+
+def fixed_rows(inputs: Sequence[fx.Node]) -> int:
+    """The batch of a program whose sizes are all fixed: the first size that most of its inputs have. 0 where a size varies."""
+    shapes = [n.meta["val"].shape for n in inputs if isinstance(n.meta.get("val"), torch.Tensor) and n.meta["val"].ndim]
+    if any(not isinstance(size, int) for shape in shapes for size in shape):
+        return 0
+    leading = Counter(shape[0] for shape in shapes)
+    return max(leading, key=lambda size: (leading[size], size), default=0)
 
 
 def _joins_any(node: fx.Node) -> bool:
@@ -202,7 +225,7 @@ class _Grouping:
         heapq.heappush(self.ready.setdefault(self.backend[at], []), at)
 
 
-def _region(program: Program, members: Sequence[fx.Node], batch: Any) -> Region:
+def _region(whole: Region, members: Sequence[fx.Node]) -> Region:
     inside = set(members)
     sources = dict.fromkeys(
         s for node in members for s in node.all_input_nodes if s not in inside and s.op != "get_attr"
@@ -219,10 +242,10 @@ def _region(program: Program, members: Sequence[fx.Node], batch: Any) -> Region:
                 copies[source] = graph.node_copy(source)
         copies[node] = graph.node_copy(node, lambda n: copies[n])
     graph.output(tuple(copies[node] for node in outputs))
-    return Region(
-        fx.GraphModule(program.module, graph),
-        batch,
-        tuple(source.name for source in sources),
-        tuple(node.name for node in outputs),
-        frozenset(source.name for source in sources if source.op == "placeholder"),
+    return dataclasses.replace(
+        whole,
+        module=fx.GraphModule(whole.module, graph),
+        inputs=tuple(source.name for source in sources),
+        outputs=tuple(node.name for node in outputs),
+        checked=frozenset(source.name for source in sources if source.op == "placeholder"),
     )

@@ -12,6 +12,7 @@ import math
 import operator
 import re
 from collections.abc import Callable, Mapping, Sequence
+from types import FunctionType
 from typing import Any
 
 import torch
@@ -194,7 +195,8 @@ class _Writer:
             args, kwargs = _as_declared(target, args, kwargs)
         arguments = [self._text(a) for a in args]
         arguments += [f"{name}={self._text(value)}" for name, value in kwargs.items()]
-        return f"{self._bind(function, f'f_{_identifier(str(target))}')}({', '.join(arguments)})"
+        stem = target.__name__ if isinstance(target, FunctionType) else str(target)
+        return f"{self._bind(function, f'f_{_identifier(stem)}')}({', '.join(arguments)})"
 
     def _slice(self, node: fx.Node) -> str | None:
         """Indexing is the fastest binding of a slice along one of the first dimensions."""

@@ -14,33 +14,42 @@ from recfx.runtime.flat import flat_function
 Runner = Callable[..., Sequence[Any]]
 
 
-def schedule(found: Split, runners: Sequence[Runner | Region]) -> Runner:
+def schedule(found: Split, bodies: Sequence[Runner | Region]) -> Runner:
     """The function that runs regions one after another: the program's flat inputs -> its flat outputs.
-
-    A graph of calls becomes part of the function, so that a region costs no call of its own. Values are freed behind the last operator
-    or region that reads them.
 
     Args:
         found: The split program.
-        runners: What runs each region: a function of its flat inputs, by position, that gives its flat outputs; or a graph.
+        bodies: What runs each region: a function of its flat inputs, by position, that gives its flat outputs; or a graph.
     """
-    if len(found.regions) == 1:
-        (only,) = runners
-        return flat_function(only) if isinstance(only, Region) else only
+    if len(bodies) == 1 and not isinstance(bodies[0], Region):
+        return bodies[0]
+    return flat_function(joined(found, bodies))
+
+
+def joined(found: Split, bodies: Sequence[Runner | Region]) -> Region:
+    """The regions of a split program as one graph.
+
+    A graph of calls becomes part of it, so that a region costs no call of its own. What nothing reads is left out, and the flat function
+    frees values behind the last operator or region that reads them.
+
+    Args:
+        found: See `schedule`.
+        bodies: Likewise.
+    """
+    if len(bodies) == 1 and isinstance(bodies[0], Region):
+        return bodies[0]
     graph = fx.Graph()
     values: dict[str, Any] = {}
     for node in found.program.placeholders():
         values[node.name] = graph.node_copy(node)
-    for index, (region, runner) in enumerate(zip(found.regions, runners, strict=True)):
+    for index, (region, body) in enumerate(zip(found.regions, bodies, strict=True)):
         given = [values[name] for name in region.inputs]
-        results = (
-            _inline(graph, runner, given) if isinstance(runner, Region) else _call(graph, index, region, runner, given)
-        )
+        results = _inline(graph, body, given) if isinstance(body, Region) else _call(graph, index, region, body, given)
         values |= dict(zip(region.outputs, results, strict=True))
     returned = next(iter(reversed(found.program.graph.nodes))).args[0]
     graph.output(tuple(_result(graph, value, values) for value in returned))
-    module = fx.GraphModule(found.program.module, graph)
-    return flat_function(Region(module))
+    graph.eliminate_dead_code()
+    return Region(fx.GraphModule(found.program.module, graph))
 
 
 def _call(graph: fx.Graph, index: int, region: Region, runner: Runner, given: Sequence[Any]) -> list[Any]:

@@ -11,9 +11,11 @@ from recfx.errors import TargetError
 from recfx.ir.program import Program
 from recfx.ir.provenance import where
 from recfx.ir.region import Region
-from recfx.runtime.flat import flat_function
 from recfx.targets.base import Backend, Lowered, Verdict, is_operator
 from recfx.targets.eager.lookups import with_plain_lookups
+
+#: The reason for operators that torch runs because the user asked for this backend.
+TORCH_ITSELF = "this backend is torch"
 
 
 class EagerBackend(Backend):
@@ -40,6 +42,5 @@ class EagerBackend(Backend):
         for node, verdict in self.supports(region).items():
             if not verdict:
                 raise TargetError(f"eager cannot run this: {verdict.reason}", where=where(node))
-        left = tuple((str(node.target), "this backend is torch") for node in region.graph.nodes if is_operator(node))
-        plain = with_plain_lookups(region)
-        return Lowered(self.name, region, flat_function(plain), left, len(left), plain)
+        left = tuple((str(node.target), TORCH_ITSELF) for node in region.graph.nodes if is_operator(node))
+        return Lowered(self.name, region, with_plain_lookups(region), left, len(left))

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 from typing import ClassVar
 
 import torch
@@ -12,17 +13,16 @@ from recfx.ir.program import Program
 from recfx.ir.region import Region
 from recfx.kernels import huge_pages
 from recfx.kernels.library import level, library, missing
-from recfx.runtime.flat import flat_function
-from recfx.targets.base import Backend, Lowered, Verdict, is_operator
-from recfx.targets.eager import EagerBackend
-from recfx.targets.eager.lookups import with_plain_lookups
+from recfx.targets.base import Backend, Lowered, Verdict
 from recfx.targets.native.fixed_shapes import with_free_batch
-from recfx.targets.native.partition import Partitioner
+from recfx.targets.native.partition import refusals
+from recfx.targets.native.region_plan import RegionPlan
 from recfx.targets.native.rules.registry import RULES
+from recfx.targets.native.weights import DryPacker, Packer
 
 
 class NativeBackend(Backend):
-    """Runs what it has kernels for in plans of its own, and the rest with torch."""
+    """Runs a region as one plan of its kernels."""
 
     name: ClassVar[str] = "native"
     devices: ClassVar[frozenset[str]] = frozenset({"cpu"})
@@ -40,12 +40,20 @@ class NativeBackend(Backend):
         return frozenset(str(target.name()) for target in RULES if isinstance(target, torch._ops.OpOverload))
 
     def supports(self, program: Program | Region) -> dict[fx.Node, Verdict]:
-        return EagerBackend().supports(program)
+        region = program if isinstance(program, Region) else Region.whole(program)
+        freed = with_free_batch(region)
+        found = refusals(freed, DryPacker(library(), level()))
+        reasons = {node.name: reason for node, reason in found.items()}
+        return {
+            node: Verdict(node.name not in reasons, reasons.get(node.name, ""))
+            for node in region.graph.nodes
+            if node.op not in ("placeholder", "get_attr", "output")
+        }
 
     def lower(self, region: Region) -> Lowered:
-        partitioner = Partitioner(with_free_batch(region), library(), level())
-        partition = partitioner.run()
-        huge_pages.move_tables(partitioner.tables)
-        operators = sum(map(is_operator, region.graph.nodes))
-        graph = with_plain_lookups(partition.region)
-        return Lowered(self.name, region, flat_function(graph), partition.left, operators, graph)
+        packer = region.shared.setdefault(f"{self.name} {level()}", Packer(library(), level()))
+        tables = len(packer.tables)
+        lowered = RegionPlan(with_free_batch(region), packer, library(), level()).lower(self.name)
+        if len(packer.tables) > tables:
+            huge_pages.move_tables(list(packer.tables.values()))
+        return dataclasses.replace(lowered, region=region)

@@ -14,7 +14,7 @@ from recfx.kernels.codes import Kind, Place
 from recfx.targets.native.concatenations import columns_in
 from recfx.targets.native.steps import Slot, Step, View
 from recfx.targets.native.values import Dim, Unsupported, Value, contiguous, merge, mixed_like, shape_of
-from recfx.targets.native.weights import Packer
+from recfx.targets.native.weights import Packer, shape_only
 
 
 class PlanBuilder:
@@ -25,6 +25,7 @@ class PlanBuilder:
         packer: Packs the weights, for all plans of a program.
         batch: The batch's symbol, None when all sizes are fixed.
         inside: Whether a node may belong to this plan; decides which concatenations producers write into.
+        dry: Whether the plan is never run, so that rules get the shapes of constants in place of their tensors.
 
     Attributes:
         slots: Where tensors lie.
@@ -34,10 +35,19 @@ class PlanBuilder:
         lowered: The nodes that the plan computes.
     """
 
-    def __init__(self, module: torch.nn.Module, packer: Packer, batch: Any, inside: Callable[[fx.Node], bool]) -> None:
+    def __init__(
+        self,
+        module: torch.nn.Module,
+        packer: Packer,
+        batch: Any,
+        inside: Callable[[fx.Node], bool],
+        *,
+        dry: bool = False,
+    ) -> None:
         self.module = module
         self.batch = batch
         self.packer = packer
+        self.dry = dry
         self.slots: list[Slot] = []
         self.steps: list[Step] = []
         self.values: dict[fx.Node, Value] = {}
@@ -75,7 +85,7 @@ class PlanBuilder:
         state = get_state(self.module, str(node.target))
         if not isinstance(state, torch.Tensor):
             raise Unsupported(f"{node} is no tensor")
-        return state.detach().resolve_neg()
+        return shape_only(state) if self.dry else state.detach().resolve_neg()
 
     def dtype(self, value: Value) -> torch.dtype:
         """The dtype of a value."""
@@ -147,7 +157,7 @@ class PlanBuilder:
         """A tensor, side by side in memory, that is the same in every call."""
         if tensor.dtype not in DTYPES:
             raise Unsupported(f"a constant of dtype {tensor.dtype}")
-        if tensor.device.type != "cpu":
+        if tensor.device.type not in (("cpu", "meta") if self.dry else ("cpu",)):
             raise Unsupported("a constant on another device")
         value = contiguous(len(self.slots), [Dim(s, 0) for s in tensor.shape])
         self.slots.append(Slot(Place.CONST, tensor.dtype, tensor.numel(), True, data=tensor))

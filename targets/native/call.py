@@ -36,6 +36,19 @@ class Checks:
     extra: int = 0
 
 
+@dataclasses.dataclass(frozen=True)
+class SizeInput:
+    """An input that is no tensor, but a size that tells the batch.
+
+    Attributes:
+        node: Its node.
+        ratio: How many times the batch it is.
+    """
+
+    node: fx.Node
+    ratio: int
+
+
 def plan_call(
     plan: Plan,
     library: Library,
@@ -43,6 +56,7 @@ def plan_call(
     arguments: Sequence[int],
     outputs: int,
     checks: Checks = Checks(),
+    size: SizeInput | None = None,
 ) -> Callable[..., Any]:
     """The function that runs a plan: input tensors -> output tensor, or a tuple of them.
 
@@ -53,13 +67,16 @@ def plan_call(
         arguments: Slots of the inputs and then the outputs.
         outputs: How many of the arguments are outputs.
         checks: Which inputs are checked, and what runs when they do not fit.
+        size: What tells the batch where no tensor does; the caller passes it behind the plan's own inputs.
     """
     slots = [builder.slots[a] for a in arguments]
     count = len(slots) - outputs
     names, results = [f"x{i}" for i in range(count)], [f"y{i}" for i in range(outputs)]
     spare = [f"z{i}" for i in range(checks.extra)]
-    lines = [f"def call({', '.join([*names, *spare])}):"]
-    lines.append(f"    batch = {_batch(builder, arguments, slots[:count])}")
+    told = [] if size is None else ["size"]
+    lines = [f"def native_plan({', '.join([*names, *told, *spare])}):"]
+    batch = _batch(builder, arguments, slots[:count]) if size is None else f"size // {size.ratio}"
+    lines.append(f"    batch = {batch}")
     wrong = [f"{names[i]}.shape != {_shape(builder, slots[i])}" for i in sorted(checks.inputs)]
     if wrong:
         lines.append(f"    if {' or '.join(wrong)}: return _otherwise({', '.join(spare)})")
@@ -81,7 +98,9 @@ def plan_call(
     lines.append("    if code: _fail(code)")
     lines.append(f"    return {results[0] if outputs == 1 else '(' + ', '.join(results) + ')'}")
     exec(compile("\n".join(lines) + "\n", "<recfx native call>", "exec"), namespace)
-    call: Callable[..., Any] = namespace["call"]
+    call: Callable[..., Any] = namespace["native_plan"]
+    call.__module__ = __name__
+    call.__dict__["plan"] = plan
     return call
 
 

@@ -8,7 +8,6 @@ from __future__ import annotations
 
 import dataclasses
 import operator
-from collections import Counter
 from typing import Any
 
 import torch
@@ -27,12 +26,8 @@ _aten = torch.ops.aten
 
 def with_free_batch(region: Region) -> Region:
     """The region with a free batch in place of its fixed one; the region itself where sizes vary already or the batch cannot be freed."""
-    tensors = [n for n in region.placeholders() if isinstance(n.meta.get("val"), torch.Tensor) and n.meta["val"].ndim]
-    if any(not isinstance(size, int) for n in tensors for size in n.meta["val"].shape):
-        return region
-    leading = Counter(n.meta["val"].shape[0] for n in tensors)
-    rows = max(leading, key=lambda size: (leading[size], size), default=1)
-    if rows < 2:
+    rows = region.rows
+    if rows < 2 or not _with_rows(region, rows):
         return region
     freed = region.clone()
     try:
@@ -40,6 +35,13 @@ def with_free_batch(region: Region) -> Region:
         return region if batch is None else dataclasses.replace(freed, batch=batch)
     except VerificationError:  # an operator that takes no other number of rows
         return region
+
+
+def _with_rows(region: Region, rows: int) -> bool:
+    """Whether all inputs of a region have fixed sizes, and one of them a row for each row of the batch."""
+    held = [v for node in region.placeholders() if isinstance(v := node.meta.get("val"), torch.Tensor)]
+    fixed = all(isinstance(size, int) for tensor in held for size in tensor.shape)
+    return fixed and any(tensor.ndim and tensor.shape[0] == rows for tensor in held)
 
 
 def _free(region: Region, rows: int) -> Any:

@@ -1,10 +1,10 @@
-"""Splits a program into plans and what torch runs between them."""
+"""What the native backend can claim of a program: a dry run of its rules, before anything is lowered."""
 
 from __future__ import annotations
 
 import dataclasses
-from collections.abc import Iterable
-from typing import Any
+import operator
+from collections.abc import Container, Iterable, Iterator
 
 import torch
 from torch import fx
@@ -12,231 +12,86 @@ from torch import fx
 from recfx.ir.region import Region
 from recfx.ir.sizes import asks_for_data
 from recfx.kernels.codes import Place
-from recfx.kernels.library import Library
 from recfx.targets.base import is_operator
 from recfx.targets.native.builder import PlanBuilder
-from recfx.targets.native.call import Checks, plan_call
-from recfx.targets.native.plan import Plan
 from recfx.targets.native.rules.copies import copy
 from recfx.targets.native.rules.registry import RULES
-from recfx.targets.native.rules.view import PARTS, drops_the_batch
+from recfx.targets.native.rules.view import drops_the_batch
 from recfx.targets.native.snapshot import Snapshot
 from recfx.targets.native.steps import Slot
-from recfx.targets.native.torch_path import TorchPath
 from recfx.targets.native.values import Unsupported, contiguous
 from recfx.targets.native.weights import Packer
 
-
-@dataclasses.dataclass
-class Partition:
-    """A region whose plans are single nodes.
-
-    Attributes:
-        region: The region to run.
-        plans: How many plans it calls.
-        refused: Node -> why torch runs it.
-        left: The operators that torch runs, in order: name and reason.
-    """
-
-    region: Region
-    plans: int
-    refused: dict[fx.Node, str]
-    left: tuple[tuple[str, str], ...] = ()
+#: The reason for a view of a plan's input that no step of the plan reads.
+ONLY_TORCH = "only what torch runs reads it"
 
 
-class Partitioner:
-    """Lowers a region.
+def refusals(region: Region, packer: Packer) -> dict[fx.Node, str]:
+    """The operators of a program that no plan can hold, and why.
+
+    A plan ends where an operator is refused, and an operator may be refused because of the place where a plan ends: its tensor has a
+    layout that no plan gives out. So the rules run again until they refuse nothing new.
 
     Args:
-        region: The region; it is left as it is.
-        library: The kernel library.
-        level: The instruction-set level.
+        region: The whole program.
+        packer: A `DryPacker`.
     """
+    refused = varying_ranks(region)
+    while True:
+        attempt = _Turns(region, packer, refused)
+        more = attempt.run()
+        if not more:
+            return attempt.refused
+        refused |= more
 
-    def __init__(self, region: Region, library: Library, level: str) -> None:
-        self.region, self.library, self.level = region, library, level
-        self.batch = region.batch
-        self.refused: dict[fx.Node, str] = {}
-        self.graph = fx.Graph()
-        self.copies: dict[fx.Node, fx.Node] = {}
-        self.plans = 0
-        self._sized = {n for n in region.placeholders() if self._is_checked_at_entry(n)}
-        self._packer = Packer(library, level)
 
-    @property
-    def tables(self) -> list[torch.Tensor]:
-        """What the plans read row by row."""
-        return list(self._packer.tables.values())
+def varying_ranks(region: Region) -> dict[fx.Node, str]:
+    """The operators whose rank is another one when the batch is one row, and all operators that read their results."""
+    found: dict[fx.Node, str] = {}
+    for node in calls(region):
+        varying = next((source for source in node.all_input_nodes if source in found), None)
+        if drops_the_batch(node):
+            found[node] = "its rank depends on the batch"
+        elif varying is not None:
+            found[node] = f"it comes of {varying}, whose rank may depend on the batch"
+    return found
 
-    def run(self) -> Partition:
-        """Takes, in turns, everything ready that a plan can hold, then what it cannot."""
-        nodes = list(self.region.graph.nodes)
-        for node in nodes:
-            if node.op in ("placeholder", "get_attr"):
-                self.copies[node] = self.graph.node_copy(node)
-        left = [n for n in nodes if n.op == "call_function"]
-        self._refuse_varying_ranks(left)
-        done = {n for n in nodes if n.op in ("placeholder", "get_attr")}
-        while left:
-            builder = self._builder()
-            taken = self._take(builder, left, done)
-            if taken:
-                self._close(builder, taken, done)
-            left = [n for n in left if n not in done]
-            left = self._torch(left, done)
-        output = next(n for n in nodes if n.op == "output")
-        self.graph.node_copy(output, lambda n: self.copies[n])
-        self.graph.eliminate_dead_code()
-        module = fx.GraphModule(self.region.module, self.graph)
-        return Partition(dataclasses.replace(self.region, module=module), self.plans, self.refused, self._left())
 
-    def _left(self) -> tuple[tuple[str, str], ...]:
-        """The operators of the finished graph that are not plans, with the reason why."""
-        alive = set(self.graph.nodes)
-        copied = [n for n, copy in self.copies.items() if is_operator(n) and copy in alive and copy.target is n.target]
-        return tuple((str(node.target), self.refused.get(node, "only what torch runs reads it")) for node in copied)
+def calls(region: Region) -> list[fx.Node]:
+    """The operators, sizes and parts of a region, in order."""
+    return [node for node in region.graph.nodes if node.op == "call_function"]
 
-    def _refuse_varying_ranks(self, nodes: Iterable[fx.Node]) -> None:
-        """Leaves to torch what has another rank when the batch is one row, and all that comes of it."""
-        for node in nodes:
-            varying = next((source for source in node.all_input_nodes if source in self.refused), None)
-            if drops_the_batch(node):
-                self.refused[node] = "its rank depends on the batch"
-            elif varying is not None:
-                self.refused[node] = f"it comes of {varying}, whose rank may depend on the batch"
 
-    def _builder(self) -> PlanBuilder:
-        return PlanBuilder(
-            self.region.module,
-            self._packer,
-            self.batch,
-            lambda n: n.target in RULES and n not in self.refused,
-        )
+def refusal(builder: PlanBuilder, node: fx.Node) -> str | None:
+    """Adds the steps of an operator to a plan.
 
-    def _take(self, builder: PlanBuilder, left: Iterable[fx.Node], done: set[fx.Node]) -> list[fx.Node]:
-        """Lowers every node whose inputs are there and that has a rule which does not refuse it."""
-        taken: list[fx.Node] = []
-        held = set(done)
-        for node in left:
-            if _is_size(node) and all(i in held for i in node.all_input_nodes):
-                taken.append(node)
-                held.add(node)
-                continue
-            if node in self.refused or not all(i in held for i in node.all_input_nodes):
-                continue
-            function = RULES.get(node.target)
-            if function is None:
-                self.refused[node] = f"no kernel for {node.target}"
-                continue
-            if _is_empty(node) or any(_is_empty(source) for source in node.all_input_nodes):
-                self.refused[node] = "it reads or gives a tensor without elements"
-                continue
-            snapshot = Snapshot(builder)
-            try:
-                function(builder, node)
-            except Exception as error:  # noqa: BLE001 - `_reason` raises again what no rule may raise
-                self.refused[node] = _reason(error)
-                snapshot.restore(builder)
-                continue
-            builder.lowered.append(node)
-            taken.append(node)
-            held.add(node)
-        return taken
+    Returns:
+        None, or why a plan cannot hold it; the plan is then as it was before.
+    """
+    function = RULES.get(node.target)
+    if function is None:
+        return f"no kernel for {node.target}"
+    if _is_empty(node) or any(_is_empty(source) for source in node.all_input_nodes):
+        return "it reads or gives a tensor without elements"
+    snapshot = Snapshot(builder)
+    try:
+        function(builder, node)
+    except Exception as error:  # noqa: BLE001 - `_reason` raises again what no rule may raise
+        snapshot.restore(builder)
+        if builder.dry and not isinstance(error, Unsupported):
+            return _with_tensors(builder, node)
+        return _reason(error)
+    builder.lowered.append(node)
+    return None
 
-    def _close(self, builder: PlanBuilder, taken: list[fx.Node], done: set[fx.Node]) -> None:
-        """Makes a plan of what was taken. Views of what lies outside stay torch's."""
-        inside = set(taken)
-        wanted = [
-            n for n in taken if any(u not in inside for u in n.users) and n.target not in PARTS and not _is_size(n)
-        ]
-        outputs: list[tuple[fx.Node, int]] = []
-        views: list[fx.Node] = []
-        for node in wanted:
-            place = builder.slots[builder.values[node].slot].place
-            if place in (Place.INPUT, Place.CONST):
-                views.append(node)
-                continue
-            try:
-                outputs.append((node, _output(builder, node)))
-            except Unsupported as reason:
-                self.refused[node] = str(reason)
-                return  # next time round without it
-        parts = [n for n in taken if (n.target in PARTS or _is_size(n)) and any(u not in inside for u in n.users)]
-        self._emit(builder, outputs)
-        for node in [*views, *parts]:
-            self._copy(node)
-        done.update(taken)
 
-    def _emit(self, builder: PlanBuilder, outputs: list[tuple[fx.Node, int]]) -> None:
-        if not outputs:
-            return
-        used = {s for step in builder.steps for s in [v.slot for v in step.views.values()]}
-        used |= {f[name] for step in builder.steps for f in step.features for name in ("ids", "offsets", "weights")}
-        inputs = [i for i, s in enumerate(builder.slots) if s.place is Place.INPUT and i in used]
-        if any(not s.once and s.place is Place.OUTPUT for s in builder.slots) and not any(
-            not builder.slots[i].once for i in inputs
-        ):
-            inputs += self._batch_source(builder)
-        arguments = [*inputs, *(slot for _, slot in outputs)]
-        plan = Plan(self.library, self.level, builder, arguments)
-        sources = [source for i in inputs if (source := builder.slots[i].node) is not None]
-        checked = [at for at, i in enumerate(inputs) if sources[at] not in self._sized and not builder.slots[i].jagged]
-        checks = Checks()
-        if checked:
-            path = TorchPath(self.region, [node for node, _ in outputs], self.copies)
-            sources += path.sources
-            checks = Checks(checked, path, len(path.sources))
-        else:
-            self._sized |= {node for node, _ in outputs}
-        call = plan_call(plan, self.library, builder, arguments, len(outputs), checks)
-        call.__name__ = f"native_plan_{self.plans}"
-        self.plans += 1
-        node = self.graph.call_function(_Call(call, plan), tuple(self.copies[s] for s in sources))
-        if len(outputs) == 1:
-            self.copies[outputs[0][0]] = node
-            return
-        for position, (original, _) in enumerate(outputs):
-            self.copies[original] = self.graph.call_function(_getitem, (node, position))
-
-    def _is_checked_at_entry(self, node: fx.Node) -> bool:
-        """Whether the entry of a compiled model has compared all sizes of an input: fixed ones, and the batch itself as the first."""
-        held = node.meta.get("val")
-        if not isinstance(held, torch.Tensor) or node.name not in self.region.checked:
-            return False
-        return all(
-            isinstance(size, int) or (axis == 0 and size.node.expr == self.batch)
-            for axis, size in enumerate(held.shape)
-        )
-
-    def _batch_source(self, builder: PlanBuilder) -> list[int]:
-        """An input that tells the batch to a plan all of whose own inputs have one row."""
-        for node in self.region.placeholders():
-            try:
-                value = builder.value(node)
-            except Unsupported:
-                continue
-            if value.batched:
-                return [value.slot]
-        return []  # jagged lookups tell it by their offsets
-
-    def _torch(self, left: list[fx.Node], done: set[fx.Node]) -> list[fx.Node]:
-        """Gives torch everything ready that no plan can hold."""
-        rest = []
-        for node in left:
-            if node in self.refused and all(i in done for i in node.all_input_nodes):
-                self._copy(node)
-                done.add(node)
-            else:
-                rest.append(node)
-        return rest
-
-    def _copy(self, node: fx.Node) -> fx.Node:
-        """A node for torch; views of outside values that only plans saw so far come with it."""
-        if node not in self.copies:
-            for source in node.all_input_nodes:
-                self._copy(source)
-            self.copies[node] = self.graph.node_copy(node, lambda n: self.copies[n])
-        return self.copies[node]
+def _with_tensors(builder: PlanBuilder, node: fx.Node) -> str | None:
+    """`refusal` once more, for a rule that failed on the shape of a constant."""
+    builder.dry = False
+    try:
+        return refusal(builder, node)
+    finally:
+        builder.dry = True
 
 
 def _reason(error: Exception) -> str:
@@ -249,11 +104,6 @@ def _reason(error: Exception) -> str:
     raise error
 
 
-def _is_size(node: fx.Node) -> bool:
-    """Whether a node gives a size; plans know sizes by themselves."""
-    return isinstance(node.meta.get("val"), torch.SymInt | int) and not isinstance(node.meta.get("val"), bool)
-
-
 def _is_empty(node: fx.Node) -> bool:
     """Whether a node gives a tensor that never has an element; kernels divide by sizes and read first elements."""
     held = node.meta.get("val")
@@ -261,28 +111,53 @@ def _is_empty(node: fx.Node) -> bool:
     return any(isinstance(t, torch.Tensor) and any(isinstance(s, int) and s == 0 for s in t.shape) for t in tensors)
 
 
-class _Call:
-    """A plan as the target of a node."""
+@dataclasses.dataclass(frozen=True)
+class Leaving:
+    """What leaves a plan, in the order of the program.
 
-    def __init__(self, call: Any, plan: Plan) -> None:
-        self.call, self.plan = call, plan
-        self.__name__ = call.__name__
-        self.__module__ = __name__
-        self.__qualname__ = self.__name__
+    Attributes:
+        outputs: Nodes whose tensors steps of the plan compute.
+        views: Nodes that no step computes: views of the plan's inputs and constants, and sizes.
+    """
 
-    def __call__(self, *args: Any) -> Any:
-        return self.call(*args)
-
-    def __str__(self) -> str:
-        return str(self.__name__)
+    outputs: list[fx.Node]
+    views: list[fx.Node]
 
 
-def _getitem(values: Any, index: int) -> Any:
-    return values[index]
+def leaving(builder: PlanBuilder, read: Iterable[fx.Node], members: Container[fx.Node]) -> Leaving:
+    """What has to leave a plan so that some of its nodes can be read outside.
+
+    Args:
+        builder: The plan.
+        read: The nodes that are read outside.
+        members: The nodes of the plan; all others are its inputs.
+    """
+    outputs, views = set[fx.Node](), set[fx.Node]()
+    pending = list(read)
+    while pending:
+        node = pending.pop()
+        if node in outputs or node in views or node not in members:
+            continue
+        if _has_memory(builder, node):
+            outputs.add(node)
+        else:
+            views.add(node)
+            pending += node.all_input_nodes
+    return Leaving(sorted(outputs), sorted(views))
 
 
-def _output(builder: PlanBuilder, node: fx.Node) -> int:
-    """The slot through which a node's tensor leaves the plan: its own, or one it is copied to."""
+def _has_memory(builder: PlanBuilder, node: fx.Node) -> bool:
+    """Whether a node's tensor lies in memory of the plan."""
+    value = builder.values.get(node)
+    return value is not None and builder.slots[value.slot].place not in (Place.INPUT, Place.CONST)
+
+
+def output_slot(builder: PlanBuilder, node: fx.Node) -> int:
+    """The slot through which a node's tensor leaves the plan: its own, or one it is copied to.
+
+    Raises:
+        Unsupported: No plan gives out a tensor of this layout or dtype.
+    """
     value = builder.values[node]
     if value.mixed:
         raise Unsupported("the batch lies inside a dimension of what leaves the plan")
@@ -300,4 +175,104 @@ def _output(builder: PlanBuilder, node: fx.Node) -> int:
     return target.slot
 
 
-__all__ = ["Partition", "Partitioner"]
+class _Turns:
+    """One dry run. Plans and other backends take turns, as in `recfx.ir.region.split`, and all plans are built side by side.
+
+    Args:
+        region: The program.
+        packer: A `DryPacker`.
+        refused: Operators that are known to be refused: node -> reason.
+
+    Attributes:
+        refused: The same with those that a rule refuses.
+    """
+
+    def __init__(self, region: Region, packer: Packer, refused: dict[fx.Node, str]) -> None:
+        self.region, self.packer, self.refused = region, packer, dict(refused)
+        self.turn: dict[fx.Node, int] = {}
+        self.plans: dict[int, PlanBuilder] = {}
+        #: Whether the plans have the odd turns; None before the first operator, which decides.
+        self.odd: bool | None = None
+
+    def run(self) -> dict[fx.Node, str]:
+        """Runs the rules; returns what is refused because of the places where the plans end."""
+        more: dict[fx.Node, str] = {}
+        for node in calls(self.region):
+            ready = max((self.turn[source] for source in node.all_input_nodes if source in self.turn), default=0)
+            if is_operator(node):
+                self.turn[node] = self._take(node, ready)
+                continue
+            self.turn[node] = ready  # sizes and parts belong to the turn in which they are ready
+            source = node.args[0] if node.target is operator.getitem else None
+            if isinstance(source, fx.Node) and source in self.turn and source not in self.refused:
+                reason = refusal(self.plans[self.turn[source]], node)
+                if reason is not None:
+                    more.setdefault(source, reason)
+        for turn, builder in sorted(self.plans.items()):
+            more |= dict(self._refused_at_end(turn, builder))
+        return more
+
+    def _take(self, node: fx.Node, ready: int) -> int:
+        """The turn of an operator: that of a plan, or the next one of the others."""
+        if node in self.refused:
+            self.odd = True if self.odd is None else self.odd
+            return self._next(ready, odd=not self.odd)
+        turn = self._next(ready, odd=bool(self.odd))
+        builder = self.plans.get(turn) or self._plan()
+        reason = refusal(builder, node)
+        if reason is None:
+            self.odd = bool(self.odd)
+            self.plans[turn] = builder
+            return turn
+        self.refused[node] = reason
+        return self._take(node, ready)
+
+    @staticmethod
+    def _next(turn: int, *, odd: bool) -> int:
+        return turn + (turn % 2 != odd)
+
+    def _plan(self) -> PlanBuilder:
+        may_hold = lambda node: node.target in RULES and node not in self.refused  # noqa: E731
+        return PlanBuilder(self.region.module, self.packer, self.region.batch, may_hold, dry=True)
+
+    def _refused_at_end(self, turn: int, builder: PlanBuilder) -> Iterator[tuple[fx.Node, str]]:
+        """Operators of one plan that it cannot give out, and views that no step of it reads."""
+        members = [node for node, at in self.turn.items() if at == turn]
+        inside = set(members)
+        read = [node for node in members if any(user not in inside for user in node.users)]
+        left = leaving(builder, read, inside)
+        for node in self._views_of_others(left, inside):
+            if is_operator(node):
+                yield node, ONLY_TORCH
+        failed = set[fx.Node]()
+        for node in members:
+            if any(source in failed for source in node.all_input_nodes):
+                failed.add(node)  # it may have another place once its source is an input
+            elif node in left.outputs:
+                try:
+                    output_slot(builder, node)
+                except Unsupported as reason:
+                    failed.add(node)
+                    yield node, str(reason)
+
+    def _views_of_others(self, left: Leaving, members: set[fx.Node]) -> list[fx.Node]:
+        """Views that operators of other backends read, and no step of the plan; all views of a turn without steps, when others run too."""
+        alone = not left.outputs and bool(self.refused)
+        needed = _behind(left.outputs, members)
+        found: dict[fx.Node, None] = {}
+        for node in reversed(left.views):
+            outside = (user for user in node.users if user.op != "output" and (user not in members or user in found))
+            if node not in needed and (alone or any(outside)):
+                found[node] = None
+        return list(found)
+
+
+def _behind(nodes: Iterable[fx.Node], members: Container[fx.Node]) -> set[fx.Node]:
+    """Nodes and everything that they are computed from."""
+    found, pending = set[fx.Node](), list(nodes)
+    while pending:
+        node = pending.pop()
+        if node not in found and node in members:
+            found.add(node)
+            pending += node.all_input_nodes
+    return found

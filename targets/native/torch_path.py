@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
-from collections.abc import Callable, Container, Sequence
+from collections.abc import Callable, Sequence
 from typing import Any
 
 from torch import fx
@@ -18,22 +18,21 @@ class TorchPath:
     Args:
         region: The region the plan was made from.
         outputs: The nodes whose tensors the plan gives.
-        given: Nodes that are computed before the plan.
 
     Attributes:
-        sources: The nodes whose values the path takes, in order.
+        sources: The inputs of the region that the path takes, in order.
     """
 
-    def __init__(self, region: Region, outputs: Sequence[fx.Node], given: Container[fx.Node]) -> None:
+    def __init__(self, region: Region, outputs: Sequence[fx.Node]) -> None:
         self._region, self._outputs = region, list(outputs)
         needed, wanted = set[fx.Node](), list(outputs)
         while wanted:
             node = wanted.pop()
             if node not in needed:
                 needed.add(node)
-                wanted += [] if node in given else node.all_input_nodes
+                wanted += node.all_input_nodes
         self._nodes = [node for node in region.graph.nodes if node in needed]
-        self.sources = [node for node in self._nodes if node in given and node.op != "get_attr"]
+        self.sources = [node for node in self._nodes if node.op == "placeholder"]
         self._run: Callable[..., tuple[Any, ...]] | None = None
 
     def __call__(self, *values: Any) -> Any:
@@ -50,11 +49,8 @@ class TorchPath:
     def _function(self) -> Callable[..., tuple[Any, ...]]:
         graph = fx.Graph()
         copies: dict[fx.Node, fx.Node] = {}
-        for node in self.sources:
-            copies[node] = graph.placeholder(node.name)
         for node in self._nodes:
-            if node not in copies:
-                copies[node] = graph.node_copy(node, lambda n: copies[n])
+            copies[node] = graph.node_copy(node, lambda n: copies[n])
         graph.output(tuple(copies[node] for node in self._outputs))
         module = fx.GraphModule(self._region.module, graph)
         return flat_function(dataclasses.replace(self._region, module=module))

@@ -47,6 +47,10 @@ class Packer:
         self.tables[tensor.data_ptr()] = tensor
         return self.keep(tensor)
 
+    def made(self, make: Callable[[], torch.Tensor]) -> int:
+        """The address of what `make` makes."""
+        return self.keep(make())
+
     def weight(self, weight: torch.Tensor) -> tuple[int, int]:
         """Packs [N, K].
 
@@ -93,6 +97,29 @@ class Packer:
         source = (weight if format_ == 2 else weight.float()).contiguous()
         self._calls["recfx_pack"](self._level, format_, address(source), n, k, address(packed))
         return packed
+
+
+class DryPacker(Packer):
+    """Packs nothing, for a dry run of the rules: every address is 0."""
+
+    def keep(self, tensor: torch.Tensor) -> int:
+        return 0
+
+    def table(self, tensor: torch.Tensor) -> int:
+        return 0
+
+    def made(self, make: Callable[[], torch.Tensor]) -> int:
+        return 0
+
+    def once(self, kind: str, source: torch.Tensor, n: int, make: Callable[[], torch.Tensor]) -> int:
+        return 0
+
+
+def shape_only(tensor: torch.Tensor) -> torch.Tensor:
+    """A tensor of the same dtype, sizes and strides without memory. Rules read the value of single numbers, which stay as they are."""
+    if tensor.numel() <= 1 or tensor.layout is not torch.strided or tensor.device.type != "cpu":
+        return tensor
+    return torch.empty_strided(tensor.shape, tensor.stride(), dtype=tensor.dtype, device="meta")
 
 
 def aligned(units: int) -> torch.Tensor:

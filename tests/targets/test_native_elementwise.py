@@ -14,7 +14,7 @@ import torch
 from elementary_cases import BINARY, OTHERS, UNARY
 from elementwise_cases import Binary, Unary
 from elementwise_kit import differences, grid, plainly_right, same_bits, specials, ulps
-from native_kit import LEVELS, needs_kernels, partition, program_of
+from native_kit import LEVELS, Partition, needs_kernels, partition, program_of
 from torch.nn import functional
 
 from recfx import kernels
@@ -22,7 +22,6 @@ from recfx.ir import Program
 from recfx.kernels.codes import Kind, Op
 from recfx.ops import mlp
 from recfx.runtime.flat import flat_function
-from recfx.targets.native.partition import Partition
 from recfx.targets.native.rules.registry import RULES
 
 pytestmark = needs_kernels

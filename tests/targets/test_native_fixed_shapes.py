@@ -6,7 +6,7 @@ from typing import Any
 
 import pytest
 import torch
-from native_kit import LEVELS, Module, needs_kernels, partition
+from native_kit import LEVELS, Module, Partition, needs_kernels, partition
 from torch import Tensor
 
 import recfx
@@ -17,7 +17,6 @@ from recfx.passes import NATIVE_PIPELINE
 from recfx.pipeline import Pipeline
 from recfx.runtime.flat import flat_function
 from recfx.targets.native.fixed_shapes import with_free_batch
-from recfx.targets.native.partition import Partition
 from recfx.zoo import MODELS
 
 pytestmark = needs_kernels
@@ -26,11 +25,11 @@ pytestmark = needs_kernels
 def lowered(model: torch.nn.Module, inputs: Any) -> tuple[Program, Partition]:
     captured = capture(model.eval(), inputs, {}, dynamic_shapes=False)
     program = Pipeline(NATIVE_PIPELINE).run(captured).program
-    return program, partition(with_free_batch(Region.whole(program)), LEVELS[0])
+    return program, partition(program, LEVELS[0])
 
 
 def works_row_by_row(made: Partition) -> bool:
-    plans = [n.target.plan for n in made.region.graph.nodes if hasattr(n.target, "plan")]
+    plans = [n.target.plan for n in made.calls]
     return all(not step.once for plan in plans for step in plan.steps)
 
 

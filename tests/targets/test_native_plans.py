@@ -14,7 +14,7 @@ from typing import Any
 import pytest
 import torch
 from models import TinyCtr, tiny_inputs
-from native_kit import LEVELS, generator, lower, needs_kernels, partition, program_of
+from native_kit import LEVELS, Partition, generator, lower, needs_kernels, partition, program_of
 
 import recfx
 from recfx.capture import capture
@@ -23,7 +23,6 @@ from recfx.kernels.library import library
 from recfx.passes import NATIVE_PIPELINE
 from recfx.pipeline import Pipeline
 from recfx.runtime.flat import flat_function
-from recfx.targets.native.partition import Partition
 from recfx.zoo import MODELS
 
 pytestmark = needs_kernels

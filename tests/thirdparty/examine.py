@@ -34,7 +34,7 @@ class Outcome:
             relative to the largest eager output; 0.0 means bitwise equal.
         refused: Per batch size, what the model itself raised there.
         notices: What capture had to say.
-        backend: The backend of the compiled model.
+        backend: The backend of the compiled model, apart from the operators that are left to torch.
         left: The operators that torch runs in it, with the reason for each.
         operators: How many operators it has.
         ratios: Batch -> time of the compiled model over the time of eager; empty when nothing was measured.
@@ -97,7 +97,8 @@ def examine(case: ModelCase, *, measure: bool = False) -> Outcome:
     program = programs[0]
     outcome.notices = program.notices
     report = fast.report
-    outcome.backend, outcome.left, outcome.operators = report.backend[0], report.left_to_torch, report.lowered_operators
+    outcome.backend = next((name for name in report.backend if name != "eager"), "eager")
+    outcome.left, outcome.operators = report.left_to_torch, report.lowered_operators
     eager = case.build()
     for batch in COMPARED_BATCHES:
         _compare(outcome, eager, (program, fast), batch)

@@ -104,7 +104,7 @@ def _split_first(builder: PlanBuilder, layer: mlp.Layer, params: list[fx.Node], 
     if weight.dtype is not torch.float32:
         raise Unsupported(f"a weight of dtype {weight.dtype}")
     columns_of = list(zip(parts, torch.split(weight, q.dims[-1].size, 1), strict=True))
-    nothing = torch.zeros(weight.shape[0], q.dims[-1].size)
+    nothing = weight.new_zeros(weight.shape[0], q.dims[-1].size)
     of_query, of_keys, of_products = (
         sum((_TERMS[part][term] * columns for part, columns in columns_of), nothing) for term in range(3)
     )

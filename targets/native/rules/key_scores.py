@@ -95,8 +95,12 @@ def _columns_last(builder: PlanBuilder, weight: torch.Tensor) -> int:
 def _vectors(builder: PlanBuilder, layer: mlp.Layer, params: list[fx.Node], n: int, *, with_bias: bool) -> int:
     """The address of a layer's bias, slope, gate scale and gate shift, one row each."""
     positions = [layer.bias if with_bias else -1, layer.slope, layer.gate_scale, layer.gate_shift]
-    held = torch.zeros(4, _stride(n))
-    for row, position in zip(held, positions, strict=True):
-        if position >= 0:
-            row[:n] = builder.tensor(params[position]).float().reshape(-1)  # one number is meant for all columns
-    return builder.packer.keep(held)
+
+    def rows() -> torch.Tensor:
+        held = torch.zeros(4, _stride(n))
+        for row, position in zip(held, positions, strict=True):
+            if position >= 0:
+                row[:n] = builder.tensor(params[position]).float().reshape(-1)  # one number is meant for all columns
+        return held
+
+    return builder.packer.made(rows)
