@@ -18,7 +18,7 @@ from setuptools.command.build_ext import build_ext
 SOURCES = Path("recfx/kernels/csrc")
 AVX2 = ["-mavx2", "-mfma", "-mf16c"]
 AVX512 = [*AVX2, "-mavx512f", "-mavx512bw", "-mavx512dq", "-mavx512vl", "-mavx512cd", "-mprefer-vector-width=512"]
-COMMON = ["plan", "pool", "openmp", "turns", "propagate", "bpr", "queries", "retrieval", "search_levels", "levels"]
+COMMON = ["plan", "pool", "openmp", "turns", "propagate", "bpr", "queries", "retrieval", "costs", "levels"]
 MODULE = "module"  # the Python module, which alone needs the headers of Python
 OPTIONS = ["-O3", "-fvisibility=hidden", "-Wall", "-Wextra"]
 # What a processor's family adds to the portable levels. Searches have levels of their own: on x86, counting bits in vectors came to

@@ -34,8 +34,7 @@ def sources(level: str) -> dict[str, list[str]]:
     if level != "portable":
         return found
     kept = {n: f for n, f in found.items() if not n.startswith(("level_", "scan_")) or n.endswith("_portable")}
-    for name in ("levels", "search_levels"):
-        kept[name] = [*kept[name], "-D__builtin_cpu_supports(feature)=false"]
+    kept["levels"] = [*kept["levels"], "-D__builtin_cpu_supports(feature)=false"]
     return kept
 
 

@@ -7,12 +7,9 @@ from typing import Any
 
 import torch
 
-from recfx.kernels.codes import Dtype
-
-RANK, VIEWS, INTS, FLOATS, POINTERS = 4, 8, 48, 24, 12
+from recfx.kernels.codes import Dtype, Size
 
 _i32, _i64 = ctypes.c_int32, ctypes.c_int64
-
 
 #: torch's dtypes that slots may have. Booleans are bytes.
 DTYPES: dict[torch.dtype, int] = {
@@ -26,16 +23,25 @@ DTYPES: dict[torch.dtype, int] = {
 }
 
 
+class _ArgumentOrWidth(ctypes.Union):
+    _fields_ = (("argument", _i32), ("width", _i32))
+
+
+class _DataOrGroup(ctypes.Union):
+    _fields_ = (("data", ctypes.c_void_p), ("group", _i64))
+
+
 class CSlot(ctypes.Structure):
     """RecfxSlot."""
 
+    _anonymous_ = ("_by_place", "_memory")
     _fields_ = (
         ("kind", _i32),
         ("dtype", _i32),
-        ("argument", _i32),
+        ("_by_place", _ArgumentOrWidth),
         ("once", _i32),
         ("row_stride", _i64),
-        ("data", ctypes.c_void_p),
+        ("_memory", _DataOrGroup),
     )
 
 
@@ -46,8 +52,8 @@ class CView(ctypes.Structure):
         ("slot", _i32),
         ("rank", _i32),
         ("offset", _i64),
-        ("size", _i64 * RANK),
-        ("stride", _i64 * RANK),
+        ("size", _i64 * Size.RANK),
+        ("stride", _i64 * Size.RANK),
     )
 
 
@@ -57,11 +63,11 @@ class CStep(ctypes.Structure):
     _fields_ = (
         ("kind", _i32),
         ("once", _i32),
-        ("views", CView * VIEWS),
+        ("views", CView * Size.VIEWS),
         ("out", CView),
-        ("ints", _i64 * INTS),
-        ("floats", ctypes.c_double * FLOATS),
-        ("pointers", ctypes.c_void_p * POINTERS),
+        ("ints", _i64 * Size.INTS),
+        ("floats", ctypes.c_double * Size.FLOATS),
+        ("pointers", ctypes.c_void_p * Size.POINTERS),
     )
 
 
@@ -94,15 +100,20 @@ class CFeature(ctypes.Structure):
     )
 
 
+class _ErrorDetail(ctypes.Union):
+    _fields_ = (("id", _i64), ("offset", _i64), ("bytes", _i64), ("argument", _i64))
+
+
 class CError(ctypes.Structure):
     """RecfxError."""
 
+    _anonymous_ = ("_by_code",)
     _fields_ = (
         ("code", _i64),
         ("step", _i64),
         ("feature", _i64),
         ("row", _i64),
-        ("value", _i64),
+        ("_by_code", _ErrorDetail),
         ("limit", _i64),
     )
 

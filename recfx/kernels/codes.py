@@ -1,9 +1,19 @@
-"""The numbers that the lowering and the kernels share. Generated from codes.toml by `python -m recfx.kernels.generate`."""
+"""The numbers that the lowering and the kernels share. Generated from csrc/codes.toml by `python recfx/kernels/csrc/generate.py`."""
 
 from enum import IntEnum
 
 #: The digest of the table.
-DIGEST = 0x50B218A36C92CB
+DIGEST = 0x421883BB59D46F
+
+
+class Size(IntEnum):
+    """Section [size] of the table."""
+
+    RANK = 4
+    VIEWS = 8
+    INTS = 64
+    FLOATS = 24
+    POINTERS = 12
 
 
 class Dtype(IntEnum):
@@ -203,3 +213,76 @@ class Fold(IntEnum):
     ALL = 5
     PRODUCT = 6
     COUNT = 7
+
+
+class WeightFormat(IntEnum):
+    """Section [weight_format] of the table."""
+
+    F32 = 0
+    BF16 = 1
+    I8 = 2
+
+
+class RowFormat(IntEnum):
+    """Section [row_format] of the table."""
+
+    F32 = 32
+    BF16 = 16
+    F16 = -16
+    CODES_8 = 8
+    CODES_4 = 4
+    CODES_2 = 2
+    CODES_1 = 1
+
+
+class Pooling(IntEnum):
+    """Section [pooling] of the table."""
+
+    SUM = 0
+    MEAN = 1
+    NONE = 2
+
+
+class PropagateResult(IntEnum):
+    """Section [propagate_result] of the table."""
+
+    DONE = 0
+    BAD_OFFSETS = 1
+    BAD_NEIGHBOUR = 2
+    NO_LEVEL = 4
+
+
+class BprResult(IntEnum):
+    """Section [bpr_result] of the table."""
+
+    DONE = 0
+    BAD_USER = 1
+    BAD_POSITIVE = 2
+    BAD_NEGATIVE = 3
+    NO_LEVEL = 4
+
+
+class SearchResult(IntEnum):
+    """Section [search_result] of the table."""
+
+    UNFIT_ROW = -1
+    DONE = 0
+    NO_LEVEL = 1
+    NO_MEMORY = 2
+    OTHER_SOURCES = 3
+
+
+class RoundingResult(IntEnum):
+    """Section [rounding_result] of the table."""
+
+    DONE = -1
+    OTHER_SOURCES = -2
+
+
+class RoundTo(IntEnum):
+    """Section [rounding] of the table."""
+
+    NUMBERS = 0
+    SIGNS = 1
+    BITS = 2
+    CODES = 3

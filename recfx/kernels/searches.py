@@ -11,6 +11,7 @@ from torch import Tensor
 
 from recfx.errors import InputError, TargetError
 from recfx.formats.searchable import unfit
+from recfx.kernels.codes import Dtype, RoundingResult, RoundTo, SearchResult
 from recfx.kernels.library import library, search_level
 from recfx.kernels.memory import address
 from recfx.kernels.search_structs import Queries, Rescore, Search
@@ -18,11 +19,11 @@ from recfx.kernels.search_structs import Queries, Rescore, Search
 #: Items of one block.
 BLOCK = 16
 
-#: What queries are rounded to, as csrc/retrieval.h numbers it.
-_ROUNDED_TO = {"numbers": 0, "signs": 1, "bits": 2, "codes": 3}
+#: The form that queries are rounded to.
+_ROUNDED_TO = {"numbers": RoundTo.NUMBERS, "signs": RoundTo.SIGNS, "bits": RoundTo.BITS, "codes": RoundTo.CODES}
 
-#: Kinds of rows to score again, as csrc/abi.h numbers them.
-_ROW_DTYPES = {torch.float32: 0, torch.float16: 5, torch.uint8: 3}
+#: Dtypes of the rows of a rescoring.
+_ROW_DTYPES = {torch.float32: Dtype.F32, torch.float16: Dtype.F16, torch.uint8: Dtype.U8}
 _OTHER_SOURCES, _REBUILD = "the native kernels were built from other sources", "build and install recfx again"
 
 
@@ -146,9 +147,9 @@ def round_queries(asked: Rounding, width: int) -> Rounded:
         sums=at + 2 * row_bytes,
     )
     code: int = library().calls["recfx_round_queries"](ctypes.byref(call))
-    if code == -2:
+    if code == RoundingResult.OTHER_SOURCES:
         raise TargetError(_OTHER_SOURCES, hint=_REBUILD)
-    if code >= 0:
+    if code != RoundingResult.DONE:
         raise asked.unfit(code)
     gain, offset, sums = numbers.unbind()
     return Rounded(rows, sums, gain, offset)
@@ -211,8 +212,8 @@ def _scan(search: Scan, scores: Tensor | None, level: str | None, threads: int |
         call.query_sum, call.gain, call.offset = map(_address, (search.query_sum, search.gain, search.offset))
     if count:
         code = _run("recfx_search", call, level, threads)
-        if code < 0 and isinstance(asked, Rounding):
-            raise asked.unfit(-1 - code)
+        if code <= SearchResult.UNFIT_ROW and isinstance(asked, Rounding):
+            raise asked.unfit(SearchResult.UNFIT_ROW - code)
     return ids
 
 
@@ -275,11 +276,11 @@ def _address(tensor: Tensor | None) -> int | None:
 def _run(name: str, call: ctypes.Structure, level: str | None, threads: int | None) -> int:
     chosen = level or search_level()
     code: int = library().calls[name](chosen.encode(), ctypes.byref(call), threads or torch.get_num_threads())
-    if code == 1:
+    if code == SearchResult.NO_LEVEL:
         known = ", ".join(library().search_levels)
         raise TargetError(f"searches cannot run at the level {chosen!r} here", hint=f"this processor runs {known}")
-    if code == 2:
+    if code == SearchResult.NO_MEMORY:
         raise TargetError("a search found no memory for its lists", hint="search fewer queries at once, or a smaller k")
-    if code == 3:
+    if code == SearchResult.OTHER_SOURCES:
         raise TargetError(_OTHER_SOURCES, hint=_REBUILD)
     return code

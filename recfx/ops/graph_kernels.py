@@ -11,6 +11,7 @@ import torch
 from torch import Tensor
 
 from recfx.kernels.abi import CBpr
+from recfx.kernels.codes import BprResult, PropagateResult
 from recfx.kernels.library import level, library, missing
 from recfx.kernels.memory import address
 from recfx.ops import propagation, ranking
@@ -51,9 +52,9 @@ def propagate(
         halved,
         torch.get_num_threads(),
     )
-    if code == 1:
+    if code == PropagateResult.BAD_OFFSETS:
         raise IndexError(f"offsets must rise from 0 to the {len(neighbours)} neighbours")
-    if code == 2:
+    if code == PropagateResult.BAD_NEIGHBOUR:
         raise IndexError(f"neighbours must be in [0, {len(x)})")
     return out
 
@@ -89,7 +90,11 @@ def bpr(
     work = CBpr(*addresses, len(users), len(items), users.shape[1], *negatives.shape, joint)
     code = library().calls["recfx_bpr"](level().encode(), ctypes.addressof(work), torch.get_num_threads())
     if code:
-        name, rows = {1: ("user_ids", len(users)), 2: ("positives", len(items)), 3: ("negatives", len(items))}[code]
+        name, rows = {
+            BprResult.BAD_USER: ("user_ids", len(users)),
+            BprResult.BAD_POSITIVE: ("positives", len(items)),
+            BprResult.BAD_NEGATIVE: ("negatives", len(items)),
+        }[code]
         raise IndexError(f"index out of range: {name} must be in [0, {rows})")
     return (losses.sum() / (len(negatives) if joint else negatives.numel())).float(), by_users, by_items
 

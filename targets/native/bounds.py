@@ -7,6 +7,25 @@ from collections.abc import Callable, Iterator, Sequence
 
 from recfx.errors import TargetError
 from recfx.kernels.codes import Kind, Place
+from recfx.kernels.slots import (
+    AttentionView,
+    BmmView,
+    CodeDotView,
+    DotInt,
+    DotView,
+    FmInt,
+    FmView,
+    GemmInt,
+    GemmView,
+    IntegerSumInt,
+    KeyScoresInt,
+    KeyScoresLayer,
+    KeyScoresView,
+    RowNumbersInt,
+    TakeInt,
+    TakeView,
+    TurnKeysView,
+)
 from recfx.ops import lookup
 from recfx.targets.native.steps import Slot, Step, View
 
@@ -77,13 +96,13 @@ def _by_output(step: Step) -> Iterator[Reach]:
     """Views and output are walked together, by the output's sizes."""
     sizes = _sizes(step.out)
     for number, view in step.views.items():
-        yield _reach(f"input {number}", view, *zip(sizes, _strides(view), strict=True))
+        yield _reach(f"input {int(number)}", view, *zip(sizes, _strides(view), strict=True))
     yield _reach("output", step.out, *step.out.runs)
 
 
 def _take(step: Step) -> Iterator[Reach]:
-    by, limit = step.ints[0], step.ints[1]
-    source, index = step.views[0], step.views[1]
+    by, limit = step.ints[TakeInt.STRIDE], step.ints[TakeInt.LIMIT]
+    source, index = step.views[TakeView.SOURCE], step.views[TakeView.INDEX]
     sizes = _sizes(step.out)
     yield _reach("source", source, *zip(sizes, _strides(source), strict=True), (limit, by))
     yield _reach("index", index, *zip(sizes[:3], _strides(index)[:3], strict=True))
@@ -91,10 +110,11 @@ def _take(step: Step) -> Iterator[Reach]:
 
 
 def _gemm(step: Step) -> Iterator[Reach]:
-    n, k = step.ints[1], step.ints[2]
-    rows = step.views[0].runs[0][0]
-    yield _reach("input", step.views[0], step.views[0].runs[0], (k, 1))
-    for number, name in ((1, "factor"), (2, "summand")):
+    n, k = step.ints[GemmInt.OUTPUTS], step.ints[GemmInt.INPUTS]
+    x = step.views[GemmView.INPUT]
+    rows = x.runs[0][0]
+    yield _reach("input", x, x.runs[0], (k, 1))
+    for number, name in ((GemmView.FACTOR, "factor"), (GemmView.SUMMAND, "summand")):
         if number in step.views:
             yield _reach(name, step.views[number], (rows, step.views[number].runs[0][1]), (n, 1))
     yield _reach("output", step.out, (rows, step.out.runs[0][1]), (n, 1))
@@ -114,48 +134,48 @@ def _lookup(step: Step) -> Iterator[Reach]:
 
 
 def _dot(step: Step) -> Iterator[Reach]:
-    x = step.views[0]
+    x = step.views[DotView.VECTORS]
     features = x.runs[0][0]
-    columns, self_interaction = step.ints[0], step.ints[1]
+    columns, self_interaction = step.ints[DotInt.PREFIX_COLUMNS], step.ints[DotInt.SELF_PAIRS]
     yield _reach("vectors", x, x.runs[0], (x.runs[1][0], 1))
     if columns:
-        yield _reach("prefix", step.views[1], (columns, 1))
+        yield _reach("prefix", step.views[DotView.PREFIX], (columns, 1))
     pairs = features * (features + 1 if self_interaction else features - 1) // 2
     yield _reach("output", step.out, (columns + pairs, 1))
 
 
 def _fm(step: Step) -> Iterator[Reach]:
-    x = step.views[0]
+    x = step.views[FmView.VECTORS]
     yield _reach("vectors", x, x.runs[0], (x.runs[1][0], 1))
-    yield _reach("output", step.out, (1 if step.ints[0] else x.runs[1][0], 1))
+    yield _reach("output", step.out, (1 if step.ints[FmInt.TOTAL] else x.runs[1][0], 1))
 
 
 def _reduce(step: Step) -> Iterator[Reach]:
-    x = step.views[0]
+    (x,) = step.views.values()
     outer, _, inner = _sizes(x)
     yield _reach("input", x, *x.runs)
     yield _reach("output", step.out, (outer, step.out.runs[0][1]), (inner, step.out.runs[-1][1]))
 
 
 def _running(step: Step) -> Iterator[Reach]:
-    x = step.views[0]
+    (x,) = step.views.values()
     yield _reach("input", x, *x.runs)
     yield _reach("output", step.out, *zip(_sizes(x), _strides(step.out), strict=True))
 
 
 def _integer_sum(step: Step) -> Iterator[Reach]:
-    return _running(step) if step.ints[0] else _reduce(step)
+    return _running(step) if step.ints[IntegerSumInt.RUNNING] else _reduce(step)
 
 
 def _row_wise(step: Step) -> Iterator[Reach]:
-    (rows, _), (n, _) = step.views[0].runs
+    (rows, _), (n, _) = next(iter(step.views.values())).runs
     for number, view in step.views.items():
-        yield _reach(f"input {number}", view, (rows, view.runs[0][1]), (n, 1))
+        yield _reach(f"input {int(number)}", view, (rows, view.runs[0][1]), (n, 1))
     yield _reach("output", step.out, (rows, step.out.runs[0][1]), (n, 1))
 
 
 def _bmm(step: Step) -> Iterator[Reach]:
-    a, b, out = step.views[0], step.views[1], step.out
+    a, b, out = step.views[BmmView.LEFT], step.views[BmmView.RIGHT], step.out
     outer, (m, k), n = out.runs[0][0], _sizes(a)[1:], _sizes(b)[2]
     yield _reach("left", a, (outer, _strides(a)[0]), *a.runs[1:])
     yield _reach("right", b, (outer, _strides(b)[0]), (k, _strides(b)[1]), (n, _strides(b)[2]))
@@ -163,41 +183,45 @@ def _bmm(step: Step) -> Iterator[Reach]:
 
 
 def _attention(step: Step) -> Iterator[Reach]:
-    q, k, v, out = *(step.views[i] for i in range(3)), step.out
+    q, k, v = (step.views[name] for name in (AttentionView.QUERY, AttentionView.KEY, AttentionView.VALUE))
+    out = step.out
     heads, (m, d), n, e = out.runs[0][0], _sizes(q)[1:], _sizes(k)[1], _sizes(v)[2]
     for name, view, rows, columns in (("query", q, m, d), ("key", k, n, d), ("value", v, n, e)):
         outer, row, column = _strides(view)
         yield _reach(name, view, (heads, outer), (rows, row), (columns, column))
-    if 3 in step.views:
-        outer, row, column = _strides(step.views[3])
-        yield _reach("mask", step.views[3], (heads, outer), (m, row), (n, column))
+    if AttentionView.MASK in step.views:
+        mask = step.views[AttentionView.MASK]
+        outer, row, column = _strides(mask)
+        yield _reach("mask", mask, (heads, outer), (m, row), (n, column))
     yield _reach("output", out, out.runs[0], (m, _strides(out)[1]), (e, 1))
 
 
 def _code_dot(step: Step) -> Iterator[Reach]:
-    yield _reach("query", step.views[0], (step.views[0].runs[0][0], 1))
+    query = step.views[CodeDotView.QUERY]
+    yield _reach("query", query, (query.runs[0][0], 1))
     count = step.out.runs[0][0]
-    if 1 in step.views:
-        yield _reach("ids", step.views[1], (count, 1))
+    if CodeDotView.IDS in step.views:
+        yield _reach("ids", step.views[CodeDotView.IDS], (count, 1))
     yield _reach("output", step.out, (count, 1))
 
 
 def _turn_keys(step: Step) -> Iterator[Reach]:
-    keys = step.views[0]
+    keys = step.views[TurnKeysView.KEYS]
     yield _reach("keys", keys, keys.runs[0], (keys.runs[1][0], 1))
     yield _reach("output", step.out, (math.prod(_sizes(keys)), 1))
 
 
 def _key_scores(step: Step) -> Iterator[Reach]:
-    keys, columns, outputs = step.ints[0], step.ints[1], step.ints[3]
-    yield _reach("keys", step.views[0], (keys * columns, 1))
-    yield _reach("query", step.views[1], (columns, 1))
-    yield _reach("row", step.views[2], (outputs, 1))
+    keys, columns = step.ints[KeyScoresInt.KEYS], step.ints[KeyScoresInt.COLUMNS]
+    outputs = step.ints[KeyScoresInt.LAYERS + KeyScoresLayer.OUTPUTS]
+    yield _reach("keys", step.views[KeyScoresView.KEYS], (keys * columns, 1))
+    yield _reach("query", step.views[KeyScoresView.QUERY], (columns, 1))
+    yield _reach("row", step.views[KeyScoresView.FIRST_BIAS], (outputs, 1))
     yield _reach("output", step.out, (keys, 1))
 
 
 def _row_numbers(step: Step) -> Iterator[Reach]:
-    yield _reach("output", step.out, (step.ints[2], 1))
+    yield _reach("output", step.out, (step.ints[RowNumbersInt.COUNT], 1))
 
 
 _REACHES: dict[Kind, Callable[[Step], Iterator[Reach]]] = {

@@ -2,15 +2,15 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
 import torch
 from torch import fx
 
 from recfx.ir.program import get_state
-from recfx.kernels.abi import DTYPES, RANK
-from recfx.kernels.codes import Kind, Place
+from recfx.kernels.abi import DTYPES
+from recfx.kernels.codes import Kind, Place, Size
 from recfx.targets.native.concatenations import columns_in
 from recfx.targets.native.steps import Slot, Step, View
 from recfx.targets.native.values import Dim, Unsupported, Value, contiguous, merge, mixed_like, shape_of
@@ -145,10 +145,10 @@ class PlanBuilder:
         return len(self.slots) - 1
 
     def emit(
-        self, kind: Kind, out: Value, out_runs: Sequence[tuple[int, int]], views: dict[int, View], **rest: Any
+        self, kind: Kind, out: Value, out_runs: Sequence[tuple[int, int]], views: Mapping[Any, View], **rest: Any
     ) -> None:
-        """Adds a step."""
-        self.steps.append(Step(kind, not out.batched, views, view(out, out_runs), **rest))
+        """Adds a step. `views` and the rest name arguments by the enumerations of `recfx.kernels.slots` that belong to the kind."""
+        self.steps.append(Step(kind, not out.batched, dict(views), view(out, out_runs), **rest))
 
     def _constant(self, node: fx.Node) -> Value:
         return self.constant(self.tensor(node).contiguous())
@@ -205,8 +205,8 @@ class PlanBuilder:
 
 def view(value: Value, runs: Sequence[tuple[int, int]]) -> View:
     """A view of a value's slot with some runs."""
-    if len(runs) > RANK:
-        raise Unsupported(f"it has more than {RANK} dimensions")
+    if len(runs) > Size.RANK:
+        raise Unsupported(f"it has more than {Size.RANK} dimensions")
     return View(value.slot, value.offset, tuple(runs))
 
 

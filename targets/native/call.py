@@ -13,6 +13,7 @@ from torch import fx
 from recfx.errors import InputError, TargetError
 from recfx.ir.provenance import where
 from recfx.kernels.abi import CError
+from recfx.kernels.codes import ErrorCode
 from recfx.kernels.library import Library
 from recfx.kernels.memory import NO_MEMORY_HINT
 from recfx.targets.native.builder import PlanBuilder
@@ -161,17 +162,17 @@ class _Failure:
     def __call__(self, code: int) -> None:
         error = CError()
         self._last_error(ctypes.byref(error))
-        if code == 3:
+        if code == ErrorCode.NO_MEMORY:
             raise TargetError("there is not enough memory for this batch", hint="call with fewer rows")
-        if code == 4:
-            raise self._without_memory(error.value)
+        if code == ErrorCode.NULL_ARGUMENT:
+            raise self._without_memory(error.argument)
         step = self._plan.steps[error.step]
         node: fx.Node = step.reads if step.reads is not None else step.features[error.feature]["node"]
-        if code == 1:
-            what = f"id {error.value} in row {error.row} is outside its table of {error.limit} rows"
+        if code == ErrorCode.BAD_ID:
+            what = f"id {error.id} in row {error.row} is outside its table of {error.limit} rows"
             hint = f"ids of this feature must be in [0, {error.limit})"
         else:
-            what = f"the offsets of row {error.row} point to {error.value}, outside the {error.limit} ids"
+            what = f"the offsets of row {error.row} point to {error.offset}, outside the {error.limit} ids"
             hint = "offsets must start at 0, must not fall and must stay within the ids"
         raise InputError(f"{node.name}: {what}", where=where(node), hint=hint)
 

@@ -9,9 +9,10 @@ from typing import Any
 
 from recfx.errors import TargetError
 from recfx.kernels.abi import DTYPES, CFeature, CSlot, CStep, CView
-from recfx.kernels.codes import Kind, Place
+from recfx.kernels.codes import Kind, Place, WeightFormat
 from recfx.kernels.library import Library
 from recfx.kernels.memory import address
+from recfx.kernels.slots import GemmInt, LookupPointer
 from recfx.targets.native.bounds import check_bounds
 from recfx.targets.native.builder import PlanBuilder
 from recfx.targets.native.slot_dtypes import check_dtypes
@@ -21,7 +22,7 @@ from recfx.targets.native.steps import Slot, Step, View
 _BLOCK_BYTES = 768 << 10
 _MOST_BLOCK_BYTES = 16 << 20
 _MOST_ROWS = 256
-_WEIGHT_BYTES = (4, 2, 1)
+_WEIGHT_BYTES = {WeightFormat.F32: 4, WeightFormat.BF16: 2, WeightFormat.I8: 1}
 _FEW_POINTERS = 8
 
 
@@ -65,7 +66,7 @@ class Plan:
                 c.data = address(slot.data)
                 self._kept.append(slot.data)
             elif slot.place is Place.TEMP:
-                c.argument, c.data = slot.width, groups[number]
+                c.width, c.group = slot.width, groups[number]
             elif number in positions:
                 c.argument = positions[number]
         return slots
@@ -74,9 +75,9 @@ class Plan:
         c = CStep(kind=int(step.kind), once=int(step.once), out=_view(step.out))
         for i in range(len(c.views)):
             c.views[i] = _view(step.views.get(i))
-        for i, number in enumerate(step.ints):
+        for i, number in step.ints.items():
             c.ints[i] = number
-        for i, value in enumerate(step.floats):
+        for i, value in step.floats.items():
             c.floats[i] = value
         for i, pointer in step.pointers.items():
             c.pointers[i] = pointer
@@ -84,7 +85,7 @@ class Plan:
             names = [name for name, _ in CFeature._fields_]
             features = (CFeature * len(step.features))(*(CFeature(*(f[n] for n in names)) for f in step.features))
             self._kept.append(features)
-            c.pointers[0] = ctypes.addressof(features)
+            c.pointers[LookupPointer.FEATURES] = ctypes.addressof(features)
         return c
 
 
@@ -106,11 +107,18 @@ def _block(steps: Sequence[Step], slots: Sequence[Slot], placed: Any) -> int:
     groups: dict[int, int] = {}
     for slot, c in zip(slots, placed, strict=True):
         if slot.place is Place.TEMP and not slot.once:
-            groups[int(c.data or 0)] = max(groups.get(int(c.data or 0), 0), slot.width * slot.dtype.itemsize)
+            groups[c.group] = max(groups.get(c.group, 0), slot.width * slot.dtype.itemsize)
     scratch = max(sum(groups.values()), 1)
-    weights = sum(s.ints[1] * s.ints[2] * _WEIGHT_BYTES[s.ints[0]] for s in steps if s.kind is Kind.GEMM and not s.once)
+    weights = sum(_weight_bytes(step) for step in steps if step.kind is Kind.GEMM and not step.once)
     balanced = min(weights // (2 * scratch), _MOST_BLOCK_BYTES // scratch)
     return max(1, min(_MOST_ROWS, max(_BLOCK_BYTES // scratch, balanced)))
+
+
+def _weight_bytes(step: Step) -> int:
+    """Bytes of the weight of a product."""
+    return (
+        step.ints[GemmInt.OUTPUTS] * step.ints[GemmInt.INPUTS] * _WEIGHT_BYTES[WeightFormat(step.ints[GemmInt.FORMAT])]
+    )
 
 
 def _groups(builder: PlanBuilder) -> dict[int, int]:

@@ -8,6 +8,7 @@ import torch
 
 from recfx.errors import TargetError
 from recfx.kernels.codes import Kind
+from recfx.kernels.slots import AttentionInt, AttentionView, CodeDotView, TakeView
 from recfx.targets.native.steps import Slot, Step
 
 Dtypes = frozenset[torch.dtype]
@@ -27,7 +28,6 @@ _ELEMENTS: dict[Kind, tuple[Dtypes, Dtypes]] = {
     Kind.FOLD: (_READ, _NUMBERS),
     Kind.ROW_NUMBERS: (_FLOAT, _NUMBERS),
 }
-_CODE_DOT_IDS, _ATTENTION_MASK, _TAKE_SOURCE, _TAKE_INDEX = 1, 3, 0, 1
 
 
 def check_dtypes(slots: Sequence[Slot], steps: Sequence[Step]) -> None:
@@ -54,10 +54,10 @@ def _uses(slots: Sequence[Slot], step: Step) -> Iterator[tuple[str, int, Dtypes]
     """What a step reads and writes: what for, the slot, and what it may hold."""
     read, written = _ELEMENTS.get(step.kind, (_FLOAT, _FLOAT))
     if step.kind is Kind.TAKE:  # elements are copied as they are
-        written = frozenset({slots[step.views[_TAKE_SOURCE].slot].dtype})
+        written = frozenset({slots[step.views[TakeView.SOURCE].slot].dtype})
     yield "output", step.out.slot, written
     for number, view in step.views.items():
-        yield f"input {number}", view.slot, _of_view(step, number, written if step.kind is Kind.TAKE else read)
+        yield f"input {int(number)}", view.slot, _of_view(step, number, written if step.kind is Kind.TAKE else read)
     for feature in step.features:
         for name, allowed in (("ids", _IDS), ("offsets", _IDS), ("weights", _FLOAT)):
             if feature[name] >= 0:
@@ -66,8 +66,8 @@ def _uses(slots: Sequence[Slot], step: Step) -> Iterator[tuple[str, int, Dtypes]
 
 def _of_view(step: Step, number: int, others: Dtypes) -> Dtypes:
     """What an input may hold, where `others` is what those of its kind may."""
-    if (step.kind, number) in ((Kind.CODE_DOT, _CODE_DOT_IDS), (Kind.TAKE, _TAKE_INDEX)):
+    if (step.kind, number) in ((Kind.CODE_DOT, CodeDotView.IDS), (Kind.TAKE, TakeView.INDEX)):
         return _IDS
-    if step.kind is Kind.ATTENTION and number == _ATTENTION_MASK:
-        return _MASK if step.ints[1] else _FLOAT
+    if step.kind is Kind.ATTENTION and number == AttentionView.MASK:
+        return _MASK if step.ints[AttentionInt.MASK_IS_BOOLEAN] else _FLOAT
     return others

@@ -3,12 +3,15 @@
 from __future__ import annotations
 
 import dataclasses
+from collections.abc import Iterable, Mapping
+from enum import IntEnum
 from typing import Any
 
 import torch
 from torch import fx
 
-from recfx.kernels.codes import Kind, Place
+from recfx.kernels.codes import Kind, Op, Place
+from recfx.kernels.slots import ENDINGS, NAMES
 from recfx.targets.native.values import Value
 
 
@@ -46,12 +49,23 @@ class View:
 
 @dataclasses.dataclass(frozen=True)
 class Operation:
-    """One operation: operands are inputs (0, 1, ...) or, negative, earlier operations (-1 is the first)."""
+    """One operation of an element-wise program.
 
-    code: int
+    Operands are numbers of inputs (0, 1, ...) or, below zero, of earlier operations (-1 is the first).
+
+    Attributes:
+        code: The operation.
+        left: The first operand.
+        right: The second operand, if the operation has two.
+        constant: Its constant, if it has one.
+        other: The third operand, which only WHERE has: the value where `left` is false.
+    """
+
+    code: Op
     left: int
     right: int = 0
     constant: float = 0.0
+    other: int = 0
 
 
 @dataclasses.dataclass
@@ -65,15 +79,42 @@ class Pointwise:
 
 @dataclasses.dataclass
 class Step:
-    """One call of a kernel; the meaning of numbers and pointers is the kernel's."""
+    """One call of a kernel.
+
+    The keys of `views`, `ints`, `floats` and `pointers` are positions, named by the enumerations of `recfx.kernels.slots` for the kind.
+    Positions without a key are absent views, zeros and null pointers.
+
+    Raises:
+        ValueError: A key belongs to another kind or another array.
+    """
 
     kind: Kind
     once: bool
     views: dict[int, View]
     out: View
-    ints: list[int] = dataclasses.field(default_factory=list)
-    floats: list[float] = dataclasses.field(default_factory=list)
+    ints: dict[int, int] = dataclasses.field(default_factory=dict)
+    floats: dict[int, float] = dataclasses.field(default_factory=dict)
     pointers: dict[int, int] = dataclasses.field(default_factory=dict)
     features: list[dict[str, Any]] = dataclasses.field(default_factory=list)
     reads: fx.Node | None = None  # whose index a pick reads, for its error
     pointwise: Pointwise | None = None  # what a reader can absorb
+
+    def __post_init__(self) -> None:
+        arrays: tuple[Iterable[int], ...] = (self.views, self.ints, self.floats, self.pointers)
+        for ending, held in zip(ENDINGS, arrays, strict=True):
+            for key in held:
+                if isinstance(key, IntEnum) and not (
+                    type(key) in NAMES[self.kind] and type(key).__name__.endswith(ending)
+                ):
+                    raise ValueError(f"{key!r} names no argument of a {self.kind.name.lower()} step")
+
+
+def records(first: int, names: type[IntEnum], rows: Iterable[Mapping[Any, int]]) -> dict[int, int]:
+    """The arguments of an array of records: position -> argument.
+
+    Args:
+        first: The position of the array.
+        names: Names the fields of a record.
+        rows: The records: field -> argument.
+    """
+    return {first + number * len(names) + field: held for number, row in enumerate(rows) for field, held in row.items()}

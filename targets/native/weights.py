@@ -8,11 +8,16 @@ from typing import Any
 
 import torch
 
+from recfx.kernels.codes import WeightFormat
 from recfx.kernels.library import Library
 from recfx.kernels.memory import address
 
 #: Number formats of a packed weight.
-FORMATS: dict[torch.dtype, int] = {torch.float32: 0, torch.bfloat16: 1, torch.int8: 2}
+FORMATS: dict[torch.dtype, WeightFormat] = {
+    torch.float32: WeightFormat.F32,
+    torch.bfloat16: WeightFormat.BF16,
+    torch.int8: WeightFormat.I8,
+}
 
 
 class Packer:
@@ -51,11 +56,11 @@ class Packer:
         """The address of what `make` makes."""
         return self.keep(make())
 
-    def weight(self, weight: torch.Tensor) -> tuple[int, int]:
+    def weight(self, weight: torch.Tensor) -> tuple[int, WeightFormat]:
         """Packs [N, K].
 
         Returns:
-            Its address and its format's number.
+            Its address and its format.
         """
         return self.once("weight", weight, 0, lambda: self._pack(weight.detach())), FORMATS[weight.dtype]
 
@@ -94,7 +99,7 @@ class Packer:
         depth = int(self._calls["recfx_unit_depth"](self._level, format_))
         panels = -(-n // self._columns)
         packed = aligned(panels * self._columns * -(-k // depth))
-        source = (weight if format_ == 2 else weight.float()).contiguous()
+        source = (weight if format_ is WeightFormat.I8 else weight.float()).contiguous()
         self._calls["recfx_pack"](self._level, format_, address(source), n, k, address(packed))
         return packed
 

@@ -137,7 +137,8 @@ def _codes_of(made: Partition) -> Iterator[int]:
         plan = getattr(node.target, "plan", None)
         for step in plan.steps if plan is not None else ():
             if step.kind == Kind.POINTWISE:
-                yield from step.ints[1 : 1 + 3 * step.ints[0] : 3]
+                for number in range(step.ints[ElementsInt.COUNT]):
+                    yield step.ints[ElementsInt.PROGRAM + number * len(ElementsOperation) + ElementsOperation.CODE]
 
 
 def test_every_operation_of_the_interpreter_is_reached() -> None:

@@ -6,18 +6,23 @@
 #include <cstdint>
 
 #include "codes.h"
+#include "slots.h"
 
 extern "C" {
 
-enum { RECFX_RANK = 4, RECFX_VIEWS = 8, RECFX_INTS = 48, RECFX_FLOATS = 24, RECFX_POINTERS = 12 };
-
 struct RecfxSlot {
-    int32_t kind;
+    int32_t kind;  // a RecfxSlotKind
     int32_t dtype;
-    int32_t argument;    // which of the caller's pointers (inputs and outputs); elements of a batch row (temporaries)
+    union {
+        int32_t argument;  // RECFX_INPUT and RECFX_OUTPUT: the position of the caller's pointer
+        int32_t width;     // RECFX_TEMP: elements of a batch row
+    };
     int32_t once;        // one row for the whole batch
     int64_t row_stride;  // elements from one batch row to the next; 0 with once and for jagged inputs
-    void* data;          // RECFX_CONST: the memory; RECFX_TEMP: the group that shares memory, as a number
+    union {
+        void* data;     // RECFX_CONST: the memory
+        int64_t group;  // RECFX_TEMP: temporaries of one group share their memory
+    };
 };
 
 struct RecfxView {
@@ -29,7 +34,7 @@ struct RecfxView {
 };
 
 struct RecfxStep {
-    int32_t kind;
+    int32_t kind;  // a RecfxStepKind, which gives the arguments below their meaning: see slots.h
     int32_t once;  // runs for one row, before the others
     RecfxView views[RECFX_VIEWS];
     RecfxView out;
@@ -43,13 +48,13 @@ struct RecfxFeature {
     const void* rows;
     int64_t row_count;
     int64_t row_bytes;
-    int32_t format;  // 32 float, 16 bfloat16, 17 half, 8 / 4 / 2 / 1 row-wise bits
+    int32_t format;  // a RecfxRowFormat
     int32_t dim;
     int64_t output;
     int32_t ids;  // slots
     int32_t offsets;
     int32_t weights;
-    int32_t pooling;
+    int32_t pooling;  // a RecfxPooling
     int64_t ids_offset, ids_stride;          // element of the first id; elements from one id of a bag to the next
     int64_t weights_offset, weights_stride;  // likewise
     int64_t length;                          // -1: jagged
@@ -59,8 +64,15 @@ struct RecfxFeature {
 };
 
 struct RecfxError {
-    int64_t code;     // 0 none, or a RecfxErrorCode; of RECFX_NULL_ARGUMENT, `value` is the argument
-    int64_t step, feature, row, value, limit;
+    int64_t code;  // 0 none, or a RecfxErrorCode
+    int64_t step, feature, row;
+    union {
+        int64_t id;        // RECFX_BAD_ID
+        int64_t offset;    // RECFX_BAD_OFFSETS
+        int64_t bytes;     // RECFX_NO_MEMORY
+        int64_t argument;  // RECFX_NULL_ARGUMENT: the position of the caller's pointer
+    };
+    int64_t limit;  // ids, or offsets, must not reach or exceed it
 };
 
 // One batch of a pairwise ranking loss. Tables and gradients are dense float32; ids are rows of the tables.

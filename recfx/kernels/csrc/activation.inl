@@ -1,15 +1,23 @@
-// Activations of a GEMM's and a norm's epilogue; the numbers are positions in recfx.ops.mlp.ACTIVATIONS.
+// Activations of a GEMM's and a norm's epilogue.
 #pragma once
+#include "abi.h"
+#include "functions.inl"
+#include "gelu.inl"
+
+namespace recfx {
+namespace {
 
 struct Activation {
-    int64_t kind;
+    int64_t kind;  // a RecfxAct
     float number;
     const float *slope, *gate_scale, *gate_shift;  // one per column, padded to whole vectors
 };
 
-inline Activation activation_of(const RecfxStep& step, int64_t kind) {
-    return {kind, float(step.floats[1]), static_cast<const float*>(step.pointers[4]), static_cast<const float*>(step.pointers[5]),
-            static_cast<const float*>(step.pointers[6])};
+// The activation of a step whose arguments have the names of Int, Float and Pointer.
+template <class Int, class Float, class Pointer>
+inline Activation activation_of(const RecfxStep& step) {
+    return {step.ints[Int::activation], float(step.floats[Float::activation_number]), static_cast<const float*>(step.pointers[Pointer::slope]),
+            static_cast<const float*>(step.pointers[Pointer::gate_scale]), static_cast<const float*>(step.pointers[Pointer::gate_shift])};
 }
 
 // From `low` where the gate is 0 to `high` where it is 1.
@@ -61,3 +69,6 @@ inline vf activate(vf y, const Activation& a, int64_t column) {
 inline vf row_dice(vf x, vf normed, const Activation& a, int64_t column) {
     return between(load(a.slope + column) * x, x, sigmoid(normed));
 }
+
+}  // namespace
+}  // namespace recfx

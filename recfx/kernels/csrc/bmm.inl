@@ -1,5 +1,10 @@
 // Products of two matrices that both belong to a batch row, and attention made of two of them.
 #pragma once
+#include "kernels.h"
+#include "rows.inl"
+
+namespace recfx {
+namespace {
 
 struct Matrix {
     const float* p;
@@ -57,19 +62,19 @@ inline Matrix matrix_at(const Context& context, const RecfxView& v, int64_t row,
     return {at<const float>(context, v, row) + outer * v.stride[0], v.stride[1], v.stride[2]};
 }
 
-// floats: 0 alpha. views: a [outer, m, k], b [outer, k, n]; out [outer, m, n] with contiguous columns.
+// left [outer, m, k], right [outer, k, n]; out [outer, m, n] with contiguous columns.
 void bmm_step(const RecfxStep& step, const Context& context, const Range& range) {
     int64_t begin, end;
     split(range.end - range.begin, range.part, range.parts, begin, end);
-    const RecfxView &a = step.views[0], &b = step.views[1], &out = step.out;
+    const RecfxView &a = step.views[BmmView::left], &b = step.views[BmmView::right], &out = step.out;
     const int64_t m = a.size[1], k = a.size[2], n = b.size[2];
     auto* scratch = static_cast<float*>(context.scratch->at_least(size_t(k * n) * 4 + 64));
-    if (!scratch) return context.errors->raise({RECFX_NO_MEMORY, context.step, 0, 0, k * n * 4, 0});
+    if (!scratch) return context.errors->no_memory(context.step, k * n * 4);
     for (int64_t row = range.begin + begin; row < range.begin + end; ++row)
         for (int64_t o = 0; o < out.size[0]; ++o) {
             int64_t b_row;
             const float* held = rows_of(matrix_at(context, b, row, o), k, n, scratch, b_row);
-            product(matrix_at(context, a, row, o), held, b_row, m, n, k, float(step.floats[0]),
+            product(matrix_at(context, a, row, o), held, b_row, m, n, k, float(step.floats[BmmFloat::factor]),
                     at<float>(context, out, row) + o * out.stride[0], out.stride[1]);
         }
 }
@@ -83,27 +88,27 @@ inline bool all_hidden(const float* scores, int64_t n) {
 
 // softmax(q k^T * scale + mask) v. A query that sees no key has weights of zero, as torch's operator defines it; a softmax alone would give NaN.
 // A mask is added, so that a hidden score of NaN or +inf gives NaN; the causal order replaces the scores it hides.
-// ints: 0 causal, 1 the mask is boolean (true: attend). floats: 0 scale.
-// views: q [h, m, d], k [h, n, d], v [h, n, e], mask [h, m, n]; out [h, m, e] with contiguous columns.
+// query [h, m, d], key [h, n, d], value [h, n, e], mask [h, m, n]; out [h, m, e] with contiguous columns.
 void attention_step(const RecfxStep& step, const Context& context, const Range& range) {
     int64_t begin, end;
     split(range.end - range.begin, range.part, range.parts, begin, end);
-    const RecfxView &q = step.views[0], &k = step.views[1], &v = step.views[2], &mask = step.views[3], &out = step.out;
+    const RecfxView &q = step.views[AttentionView::query], &k = step.views[AttentionView::key], &v = step.views[AttentionView::value];
+    const RecfxView &mask = step.views[AttentionView::mask], &out = step.out;
     const int64_t m = q.size[1], d = q.size[2], n = k.size[1], e = v.size[2];
     auto* scratch = static_cast<float*>(context.scratch->at_least(size_t(d * n + m * n + n * e) * 4 + 64));
-    if (!scratch) return context.errors->raise({RECFX_NO_MEMORY, context.step, 0, 0, m * n * 4, 0});
+    if (!scratch) return context.errors->no_memory(context.step, m * n * 4);
     float* scores = scratch + d * n;
     for (int64_t row = range.begin + begin; row < range.begin + end; ++row)
         for (int64_t h = 0; h < out.size[0]; ++h) {
             Matrix keys = matrix_at(context, k, row, h);
             int64_t key_row, value_row;
             const float* turned = rows_of({keys.p, keys.column, keys.row}, d, n, scratch, key_row);
-            product(matrix_at(context, q, row, h), turned, key_row, m, n, d, float(step.floats[0]), scores, n);
+            product(matrix_at(context, q, row, h), turned, key_row, m, n, d, float(step.floats[AttentionFloat::scale]), scores, n);
             for (int64_t i = 0; i < m; ++i) {
                 float* s = scores + i * n;
                 if (mask.slot >= 0) {
                     const int64_t first = h * mask.stride[0] + i * mask.stride[1];
-                    if (step.ints[1]) {
+                    if (step.ints[AttentionInt::mask_is_boolean]) {
                         const uint8_t* p = at<const uint8_t>(context, mask, row) + first;
                         for (int64_t j = 0; j < n; ++j)
                             if (!p[j * mask.stride[2]]) s[j] += -__builtin_inff();
@@ -112,7 +117,7 @@ void attention_step(const RecfxStep& step, const Context& context, const Range& 
                         for (int64_t j = 0; j < n; ++j) s[j] += p[j * mask.stride[2]];
                     }
                 }
-                if (step.ints[0])
+                if (step.ints[AttentionInt::causal])
                     for (int64_t j = i + 1; j < n; ++j) s[j] = -__builtin_inff();
                 if (all_hidden(s, n)) __builtin_memset(s, 0, size_t(n) * 4);
                 else softmax_row(s, s, n);
@@ -121,3 +126,6 @@ void attention_step(const RecfxStep& step, const Context& context, const Range& 
             product({scores, n, 1}, values, value_row, m, e, n, 1.0f, at<float>(context, out, row) + h * out.stride[0], out.stride[1]);
         }
 }
+
+}  // namespace
+}  // namespace recfx

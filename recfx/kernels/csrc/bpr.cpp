@@ -1,7 +1,7 @@
 // Pairwise ranking losses over a team of threads: samples are shared out for the loss, rows of the tables for the gradient.
 #include <cstring>
 
-#include "levels.h"
+#include "kernels.h"
 #include "plan.h"
 #include "pool.h"
 
@@ -50,13 +50,13 @@ extern "C" {
 
 int64_t recfx_bpr(const char* name, const RecfxBpr* work, int64_t threads) {
     const recfx::Level* level = recfx::find_level(name);
-    if (!level) return 4;
-    if (!recfx::within(work->users, work->batch, work->user_count)) return 1;
-    if (!recfx::within(work->positives, work->batch, work->item_count)) return 2;
-    if (!recfx::within(work->negatives, work->batch * work->negative_count, work->item_count)) return 3;
+    if (!level) return BPR_NO_LEVEL;
+    if (!recfx::within(work->users, work->batch, work->user_count)) return BPR_BAD_USER;
+    if (!recfx::within(work->positives, work->batch, work->item_count)) return BPR_BAD_POSITIVE;
+    if (!recfx::within(work->negatives, work->batch * work->negative_count, work->item_count)) return BPR_BAD_NEGATIVE;
     const recfx::Bpr bpr{*work};
     recfx::Team team{bpr, level, threads < 1 ? 1 : threads, recfx::Barrier(threads < 1 ? 1 : threads)};
     recfx::run_team(team.members, recfx::member, recfx::alone, &team, recfx::LONG_PATIENCE_NS);
-    return 0;
+    return BPR_DONE;
 }
 }

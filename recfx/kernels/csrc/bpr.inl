@@ -1,5 +1,10 @@
 // Pairwise ranking losses over tables of embeddings: the loss of a batch and its gradient with respect to both tables.
 #pragma once
+#include "kernels.h"
+#include "simd.inl"
+
+namespace recfx {
+namespace {
 
 // a . (b - c)
 inline float dot_difference(const float* a, const float* b, const float* c, int64_t n) {
@@ -94,3 +99,6 @@ void bpr_item_rows(const Bpr& p, int64_t first, int64_t last) {
         if (p.positives[b] >= first && p.positives[b] < last) add_scaled(p.item_gradient + p.positives[b] * p.columns, user, total, p.columns);
     }
 }
+
+}  // namespace
+}  // namespace recfx

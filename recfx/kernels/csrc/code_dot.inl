@@ -1,5 +1,11 @@
 // Dot products of queries, rounded as they come, with packed rows of codes: whole numbers inside, one affine map at the end.
 #pragma once
+#include "code_panel.inl"
+#include "code_query.inl"
+#include "lookup_ids.inl"
+
+namespace recfx {
+namespace {
 
 constexpr int64_t CODE_BLOCK_BYTES = 24576;  // of a table that all rows read: a block stays in the first-level cache for every row
 
@@ -146,7 +152,7 @@ inline void score_chunk(const CodeTable& t, const CodeQuery& query, const char* 
 // Scores [first, last) of a row, by its ids. False where an id is outside the table.
 inline bool score_picked(const RecfxStep& step, const Context& context, const CodeTable& t, const CodeQuery& query, const char* payload, int64_t row,
                          int64_t first, int64_t last) {
-    const RecfxView& index = step.views[1];
+    const RecfxView& index = step.views[CodeDotView::ids];
     const Bound& slot = context.slots[index.slot];
     const int64_t start = (row - slot.first_row) * slot.row_stride + index.offset;
     float* out = at<float>(context, step.out, row);
@@ -156,7 +162,7 @@ inline bool score_picked(const RecfxStep& step, const Context& context, const Co
         for (int64_t i = 0; i < n; ++i) {
             ids[i] = id_at(slot, start + (at + i) * index.stride[0]);
             if (uint64_t(ids[i]) >= uint64_t(t.count)) {
-                context.errors->raise({RECFX_BAD_ID, context.step, 0, row, ids[i], t.count});
+                context.errors->bad_id(context.step, 0, row, ids[i], t.count);
                 return false;
             }
             __builtin_prefetch(t.rows + ids[i] * t.row_bytes);
@@ -212,12 +218,18 @@ inline void score_panels(const RecfxStep& step, const Context& context, const Co
     }
 }
 
-// ints: rows, bytes of a row, bytes of its codes, bits, bits of queries. pointers: the table. views: 0 query [d], 1 ids [C] if any. out: [C].
+// query [d], ids [C] if any; out [C].
 void code_dot_step(const RecfxStep& step, const Context& context, const Range& range) {
-    const CodeTable t{static_cast<const char*>(step.pointers[0]), step.ints[0], step.ints[1], step.ints[2], step.ints[3], step.ints[4],
-                      step.views[0].size[0]};
+    const RecfxView& queries_view = step.views[CodeDotView::query];
+    const CodeTable t{static_cast<const char*>(step.pointers[CodeDotPointer::table]),
+                      step.ints[CodeDotInt::rows],
+                      step.ints[CodeDotInt::row_bytes],
+                      step.ints[CodeDotInt::code_bytes],
+                      step.ints[CodeDotInt::bits],
+                      step.ints[CodeDotInt::query_bits],
+                      queries_view.size[0]};
     const int64_t columns = step.out.size[0], rows = range.end - range.begin;
-    const bool picked = step.views[1].slot >= 0;
+    const bool picked = step.views[CodeDotView::ids].slot >= 0;
     // A part is a share of the columns where all rows read the whole table, otherwise a share of the rows; of few rows, of their columns.
     int64_t begin = 0, end = rows, first = 0, last = columns;
     if (picked && rows >= range.parts) split(rows, range.part, range.parts, begin, end);
@@ -227,12 +239,13 @@ void code_dot_step(const RecfxStep& step, const Context& context, const Range& r
     const int64_t bytes = 64 + ((panels ? CodePanel::query_bytes(t) : t.query_bytes()) + 63) / 64 * 64;
     const int64_t columns_bytes = (8 / t.bits * t.width + 63) / 64 * 64;
     const int64_t panel_bytes = panels ? CodePanel::bytes(t) : 0;
-    char* memory = static_cast<char*>(context.scratch->at_least(size_t(together * bytes + columns_bytes + panel_bytes + 64)));
-    if (!memory) return context.errors->raise({RECFX_NO_MEMORY, context.step, 0, 0, 0, 0});
+    const int64_t scratch_bytes = together * bytes + columns_bytes + panel_bytes + 64;
+    char* memory = static_cast<char*>(context.scratch->at_least(size_t(scratch_bytes)));
+    if (!memory) return context.errors->no_memory(context.step, scratch_bytes);
     const CodeQueries queries{memory, bytes};
     auto* z = reinterpret_cast<int8_t*>(memory + together * bytes);
     const auto round = [&](int64_t at_row, int64_t i) {
-        const CodeQuery query = round_query(at<const float>(context, step.views[0], at_row), t, z);
+        const CodeQuery query = round_query(at<const float>(context, queries_view, at_row), t, z);
         __builtin_memcpy(memory + i * bytes, &query, sizeof query);
         if (panels) CodePanel::pack_query(t, z, queries.payload(i));
         else pack_query(t, z, queries.payload(i));
@@ -242,9 +255,12 @@ void code_dot_step(const RecfxStep& step, const Context& context, const Range& r
         if (panels) return score_panels(step, context, t, queries, row, together, first, last, memory + together * bytes + columns_bytes);
         return score_all(step, context, t, queries, row, together, first, last);
     }
-    const bool shared = context.slots[step.views[0].slot].row_stride == 0;
+    const bool shared = context.slots[queries_view.slot].row_stride == 0;
     for (int64_t r = row; r < range.begin + end; ++r) {
         if (!shared || r == row) round(r, 0);
         if (!score_picked(step, context, t, queries.head(0), queries.payload(0), r, first, last)) return;
     }
 }
+
+}  // namespace
+}  // namespace recfx

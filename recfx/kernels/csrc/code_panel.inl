@@ -1,5 +1,10 @@
 // A block of a table of codes, unpacked and turned so that rows lie side by side in the lanes: for many queries over the same rows.
 #pragma once
+#include "code_query.inl"
+#include "simd.inl"
+
+namespace recfx {
+namespace {
 
 constexpr int64_t CODE_PANEL = 128;  // rows of a block
 constexpr int64_t PANEL_ROWS = 4;    // queries from which on unpacking pays
@@ -147,3 +152,6 @@ struct CodePanel {
         }
     }
 };
+
+}  // namespace
+}  // namespace recfx

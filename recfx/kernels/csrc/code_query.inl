@@ -1,5 +1,9 @@
 // Queries rounded to whole numbers, and the affine map from whole-number sums to scores.
 #pragma once
+#include <cstdint>
+
+namespace recfx {
+namespace {
 
 constexpr int64_t CODE_CHUNK = 256;  // scores whose whole-number sums are kept before the affine map
 
@@ -86,3 +90,6 @@ inline void write_scores(const float* scores, int64_t n, float* out, int64_t str
     else
         for (int64_t i = 0; i < n; ++i) out[i * stride] = scores[i];
 }
+
+}  // namespace
+}  // namespace recfx

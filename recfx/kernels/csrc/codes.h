@@ -1,9 +1,17 @@
-// The numbers that the lowering and the kernels share. Generated from codes.toml by `python -m recfx.kernels.generate`.
+// The numbers that the lowering and the kernels share. Generated from csrc/codes.toml by `python recfx/kernels/csrc/generate.py`.
 #pragma once
 #include <cstdint>
 
 // The digest of the table.
-constexpr int64_t RECFX_CODES = 0x50B218A36C92CB;
+constexpr int64_t RECFX_CODES = 0x421883BB59D46F;
+
+enum RecfxSize : int32_t {
+    RECFX_RANK = 4,
+    RECFX_VIEWS = 8,
+    RECFX_INTS = 64,
+    RECFX_FLOATS = 24,
+    RECFX_POINTERS = 12,
+};
 
 enum RecfxDtype : int32_t {
     RECFX_F32 = 0,
@@ -188,27 +196,84 @@ enum RecfxFold : int64_t {
     FOLD_COUNT = 7,
 };
 
-// X(name) for every kind of step, in the order of their numbers.
+enum RecfxWeightFormat : int32_t {
+    WEIGHT_F32 = 0,
+    WEIGHT_BF16 = 1,
+    WEIGHT_I8 = 2,
+};
+
+enum RecfxRowFormat : int32_t {
+    ROWS_F32 = 32,
+    ROWS_BF16 = 16,
+    ROWS_F16 = -16,
+    ROWS_CODES_8 = 8,
+    ROWS_CODES_4 = 4,
+    ROWS_CODES_2 = 2,
+    ROWS_CODES_1 = 1,
+};
+
+enum RecfxPooling : int32_t {
+    POOL_SUM = 0,
+    POOL_MEAN = 1,
+    POOL_NONE = 2,
+};
+
+enum RecfxPropagateResult : int64_t {
+    PROPAGATE_DONE = 0,
+    PROPAGATE_BAD_OFFSETS = 1,
+    PROPAGATE_BAD_NEIGHBOUR = 2,
+    PROPAGATE_NO_LEVEL = 4,
+};
+
+enum RecfxBprResult : int64_t {
+    BPR_DONE = 0,
+    BPR_BAD_USER = 1,
+    BPR_BAD_POSITIVE = 2,
+    BPR_BAD_NEGATIVE = 3,
+    BPR_NO_LEVEL = 4,
+};
+
+enum RecfxSearchResult : int64_t {
+    SEARCH_UNFIT_ROW = -1,
+    SEARCH_DONE = 0,
+    SEARCH_NO_LEVEL = 1,
+    SEARCH_NO_MEMORY = 2,
+    SEARCH_OTHER_SOURCES = 3,
+};
+
+enum RecfxRoundingResult : int64_t {
+    ROUNDING_DONE = -1,
+    ROUNDING_OTHER_SOURCES = -2,
+};
+
+enum RecfxRoundTo : int64_t {
+    TO_NUMBERS = 0,
+    TO_SIGNS = 1,
+    TO_BITS = 2,
+    TO_CODES = 3,
+};
+
+// X(NAME, name) for every kind of step.
 #define RECFX_EACH_STEP(X) \
-    X(gemm) \
-    X(lookup) \
-    X(dot) \
-    X(fm) \
-    X(pointwise) \
-    X(reduce) \
-    X(softmax) \
-    X(norm) \
-    X(bmm) \
-    X(attention) \
-    X(take) \
-    X(integer) \
-    X(integer_sum) \
-    X(code_dot) \
-    X(turn_keys) \
-    X(key_scores) \
-    X(fold) \
-    X(spread) \
-    X(running) \
-    X(row_numbers)
+    X(GEMM, gemm) \
+    X(LOOKUP, lookup) \
+    X(DOT, dot) \
+    X(FM, fm) \
+    X(POINTWISE, pointwise) \
+    X(REDUCE, reduce) \
+    X(SOFTMAX, softmax) \
+    X(NORM, norm) \
+    X(BMM, bmm) \
+    X(ATTENTION, attention) \
+    X(TAKE, take) \
+    X(INTEGER, integer) \
+    X(INTEGER_SUM, integer_sum) \
+    X(CODE_DOT, code_dot) \
+    X(TURN_KEYS, turn_keys) \
+    X(KEY_SCORES, key_scores) \
+    X(FOLD, fold) \
+    X(SPREAD, spread) \
+    X(RUNNING, running) \
+    X(ROW_NUMBERS, row_numbers)
 
 constexpr int32_t RECFX_STEP_KINDS = 20;

@@ -1,5 +1,10 @@
 // Input rows of a GEMM as 32-bit units.
 #pragma once
+#include "dot_units.inl"
+#include "functions.inl"
+
+namespace recfx {
+namespace {
 
 // float32 as it is, or rounded to bfloat16 (two to a unit where the level multiplies pairs).
 template <class D>
@@ -108,3 +113,6 @@ inline bool quantize_row(const float* x, int64_t k, int64_t units, float calibra
     else write_codes<D, false>(x, k, units, codes, to);
     return true;
 }
+
+}  // namespace
+}  // namespace recfx

@@ -1,5 +1,9 @@
 // How a GEMM multiplies: one 32-bit unit of the input against one of the weights, per number format.
 #pragma once
+#include "simd.inl"
+
+namespace recfx {
+namespace {
 
 struct DotF32 {
     using V = vf;
@@ -91,3 +95,6 @@ inline vi integers_of(vi units, int64_t i) {
     constexpr int bits = 32 / int(D::depth);
     return (vi)((vu)units << uint32_t(32 - bits - bits * i)) >> (32 - bits);
 }
+
+}  // namespace
+}  // namespace recfx

@@ -1,6 +1,11 @@
 // Element-wise functions beyond arithmetic and activations, within an ulp of the exact value. From OP_LOG1P on, operations of an element-wise program.
 #pragma once
+#include "abi.h"
 #include "elementary_doubles.inl"
+#include "functions.inl"
+
+namespace recfx {
+namespace {
 
 inline vf truth(vi mask) { return mask ? splat(1.0f) : splat(0.0f); }
 inline vf signed_as(vf x, vf sign) { return as_float((as_int(x) & 0x7fffffff) | (as_int(sign) & INT32_MIN)); }
@@ -152,3 +157,6 @@ __attribute__((noinline)) vf function_of_two(int64_t op, vf a, vf b) {
 inline vf function_of(int64_t op, vf a, vf b, float c) {
     return op < OP_ARC_TANGENT2 || (op >= OP_BASE_POWER && op < OP_TRUNCATED_QUOTIENT) ? function_of_one(op, a, c) : function_of_two(op, a, b);
 }
+
+}  // namespace
+}  // namespace recfx

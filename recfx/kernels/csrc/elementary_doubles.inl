@@ -1,6 +1,10 @@
 // Elementary functions in double precision, for float32 results that are correct to the last bit but for ties: every float32, denormals
 // included, is a normal double, and what a polynomial loses lies far below a float32's last bit.
 #pragma once
+#include "simd.inl"
+
+namespace recfx {
+namespace {
 
 constexpr int HALF = W / 2;
 typedef float vh __attribute__((vector_size(HALF * 4)));
@@ -152,3 +156,6 @@ inline vd wide_arc_tangent2(vd y, vd x) {
     const vd turned = negative ? 3.141592653589793 - angle : angle;
     return (x != x) | (y != y) ? x + y : with_sign(turned, y);
 }
+
+}  // namespace
+}  // namespace recfx

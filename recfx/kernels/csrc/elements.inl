@@ -1,13 +1,19 @@
 // Runs a program of element-wise operations over the elements of a view, a few vectors at a time.
 #pragma once
+#include "integer.inl"
+#include "pointwise.inl"
+
+namespace recfx {
+namespace {
 
 template <class R>
 inline void elements_step(const RecfxStep& step, const Context& context, const Range& range) {
     int64_t begin, end;
     split(range.end - range.begin, range.part, range.parts, begin, end);
     const RecfxView& out = step.out;
+    const RecfxView* operands = step.views + ElementsView::operands;
     int64_t views = 0;
-    while (views < RECFX_VIEWS && step.views[views].slot >= 0) ++views;
+    while (views < RECFX_VIEWS && operands[views].slot >= 0) ++views;
     R registers[REGISTERS];
     int64_t element[RECFX_VIEWS];
     auto start = [&](const RecfxView& v, int64_t row) {
@@ -19,13 +25,13 @@ inline void elements_step(const RecfxStep& step, const Context& context, const R
             for (int64_t j = 0; j < out.size[1]; ++j)
                 for (int64_t k = 0; k < out.size[2]; ++k) {
                     auto inner = [&](const RecfxView& v) { return start(v, row) + i * v.stride[0] + j * v.stride[1] + k * v.stride[2]; };
-                    for (int64_t v = 0; v < views; ++v) element[v] = inner(step.views[v]);
+                    for (int64_t v = 0; v < views; ++v) element[v] = inner(operands[v]);
                     const int64_t to = inner(out), n = out.size[3];
                     for (int64_t l = 0; l < n; l += R::lanes) {
                         const int64_t count = n - l < R::lanes ? n - l : R::lanes;
                         for (int64_t v = 0; v < views; ++v) {
-                            const int64_t stride = step.views[v].stride[3];
-                            read(context.slots[step.views[v].slot], element[v] + l * stride, stride, count, registers[v]);
+                            const int64_t stride = operands[v].stride[3];
+                            read(context.slots[operands[v].slot], element[v] + l * stride, stride, count, registers[v]);
                         }
                         const R* result = &registers[0];
                         run_program(step, registers, result);
@@ -55,6 +61,11 @@ inline void pair_row(const float* a, int64_t a_stride, const float* b, int64_t b
     }
 }
 
+// The operand that a program of one operation reads from a register.
+inline const RecfxView& operand_of(const RecfxStep& step, int32_t side) {
+    return step.views[ElementsView::operands + step.ints[ElementsInt::program + side]];
+}
+
 // Where a view's rows lie while the outer dimensions are walked.
 struct Walk {
     const RecfxView& view;
@@ -65,7 +76,7 @@ struct Walk {
 
 template <int64_t Op>
 inline void pair_step(const RecfxStep& step, const Context& context, int64_t begin, int64_t end) {
-    const RecfxView &a = step.views[step.ints[2]], &b = step.views[step.ints[3]], &out = step.out;
+    const RecfxView &a = operand_of(step, ElementsOperation::left), &b = operand_of(step, ElementsOperation::right), &out = step.out;
     for (int64_t row = begin; row < end; ++row) {
         const Walk from_a{a, at<float>(context, a, row)}, from_b{b, at<float>(context, b, row)}, to{out, at<float>(context, out, row)};
         for (int64_t i = 0; i < out.size[0]; ++i)
@@ -89,7 +100,7 @@ inline vf function_as(vf v) {
 
 template <int64_t Op>
 inline void function_step(const RecfxStep& step, const Context& context, int64_t begin, int64_t end) {
-    const RecfxView &from = step.views[step.ints[2]], &out = step.out;
+    const RecfxView &from = operand_of(step, ElementsOperation::left), &out = step.out;
     const int64_t n = out.size[3];
     for (int64_t row = begin; row < end; ++row) {
         const Walk source{from, at<float>(context, from, row)}, to{out, at<float>(context, out, row)};
@@ -107,7 +118,7 @@ inline void function_step(const RecfxStep& step, const Context& context, int64_t
 
 // A copy whose rows lie one after another in both.
 inline void copy_step(const RecfxStep& step, const Context& context, int64_t begin, int64_t end) {
-    const RecfxView &from = step.views[0], &out = step.out;
+    const RecfxView &from = step.views[ElementsView::operands], &out = step.out;
     const int64_t n = out.size[3];
     for (int64_t row = begin; row < end; ++row) {
         const Walk source{from, at<float>(context, from, row)}, to{out, at<float>(context, out, row)};
@@ -125,7 +136,7 @@ inline void copy_step(const RecfxStep& step, const Context& context, int64_t beg
 
 // A copy that turns: in blocks along the innermost dimension, so that what one of its lines holds is used while it is near.
 inline void turning_copy(const RecfxStep& step, const Context& context, int64_t begin, int64_t end) {
-    const RecfxView &from = step.views[0], &out = step.out;
+    const RecfxView &from = step.views[ElementsView::operands], &out = step.out;
     for (int64_t row = begin; row < end; ++row) {
         const Walk source{from, at<float>(context, from, row)}, to{out, at<float>(context, out, row)};
         for (int64_t i = 0; i < out.size[0]; ++i)
@@ -146,17 +157,19 @@ inline bool simple_step(const RecfxStep& step, const Context& context, const Ran
     int64_t begin, end;
     split(range.end - range.begin, range.part, range.parts, begin, end);
     begin += range.begin, end += range.begin;
-    if (!numbers(step.out) || step.out.stride[3] != 1 || !numbers(step.views[0])) return false;
-    if (step.ints[0] == 0) {
-        const int64_t* from = step.views[0].stride;
+    const RecfxView* operands = step.views + ElementsView::operands;
+    if (!numbers(step.out) || step.out.stride[3] != 1 || !numbers(operands[0])) return false;
+    if (step.ints[ElementsInt::count] == 0) {
+        const int64_t* from = operands[0].stride;
         if (from[3] == 1) copy_step(step, context, begin, end);
         else if (from[2] == 1 && from[3] > 1) turning_copy(step, context, begin, end);
         else return false;
         return true;
     }
-    const int64_t op = step.ints[1], left = step.ints[2], right = step.ints[3];
-    if (step.ints[0] != 1 || left >= RECFX_VIEWS || !numbers(step.views[left])) return false;
-    if (step.views[left].stride[3] == 1) {
+    const int64_t* operation = step.ints + ElementsInt::program;
+    const int64_t op = operation[ElementsOperation::code], left = operation[ElementsOperation::left], right = operation[ElementsOperation::right];
+    if (step.ints[ElementsInt::count] != 1 || left >= RECFX_VIEWS || !numbers(operands[left])) return false;
+    if (operands[left].stride[3] == 1) {
         switch (op) {
             case OP_GELU: return function_step<OP_GELU>(step, context, begin, end), true;
             case OP_GELU_TANH: return function_step<OP_GELU_TANH>(step, context, begin, end), true;
@@ -168,7 +181,7 @@ inline bool simple_step(const RecfxStep& step, const Context& context, const Ran
             default: break;
         }
     }
-    if (op > OP_DIV || right >= RECFX_VIEWS || !numbers(step.views[right])) return false;
+    if (op > OP_DIV || right >= RECFX_VIEWS || !numbers(operands[right])) return false;
     switch (op) {
         case OP_ADD: pair_step<OP_ADD>(step, context, begin, end); break;
         case OP_SUB: pair_step<OP_SUB>(step, context, begin, end); break;
@@ -186,3 +199,6 @@ void pointwise_step(const RecfxStep& step, const Context& context, const Range& 
     else elements_step<Register>(step, context, range);
 }
 void integer_step(const RecfxStep& step, const Context& context, const Range& range) { elements_step<IntegerRegister>(step, context, range); }
+
+}  // namespace
+}  // namespace recfx

@@ -1,5 +1,9 @@
 // Along one axis, in any dtype: extremes and where they are, whether any or all elements are true, products, spread, running sums.
 #pragma once
+#include "kernels.h"
+
+namespace recfx {
+namespace {
 
 // The position of the first extreme; of the first NaN where there is one.
 template <class T, bool Largest>
@@ -63,10 +67,10 @@ inline void fold_one(int64_t op, const T* p, int64_t stride, int64_t n, const Bo
 
 // f(first element read, its stride along the axis, element written) for each row, outer and inner position.
 template <class F>
-inline void along_axis(const RecfxStep& step, const Context& context, const Range& range, F f) {
+inline void along_axis(const RecfxStep& step, const RecfxView& x, const Context& context, const Range& range, F f) {
     int64_t begin, end;
     split(range.end - range.begin, range.part, range.parts, begin, end);
-    const RecfxView &x = step.views[0], &out = step.out;
+    const RecfxView& out = step.out;
     const Bound &from = context.slots[x.slot], &to = context.slots[out.slot];
     const int64_t inner_stride = out.stride[out.rank - 1];
     for (int64_t row = range.begin + begin; row < range.begin + end; ++row) {
@@ -82,10 +86,11 @@ inline const T* element_of(const Bound& slot, int64_t element) {
     return reinterpret_cast<const T*>(slot.base) + element;
 }
 
-// ints: 0 which fold. views: x [outer, r, inner]; out [outer, inner].
+// input [outer, r, inner]; out [outer, inner].
 void fold_step(const RecfxStep& step, const Context& context, const Range& range) {
-    const int64_t op = step.ints[0], n = step.views[0].size[1], stride = step.views[0].stride[1];
-    along_axis(step, context, range, [&](const Bound& from, int64_t first, const Bound& to, int64_t target) {
+    const RecfxView& x = step.views[FoldView::input];
+    const int64_t op = step.ints[FoldInt::fold], n = x.size[1], stride = x.stride[1];
+    along_axis(step, x, context, range, [&](const Bound& from, int64_t first, const Bound& to, int64_t target) {
         switch (from.dtype) {
             case RECFX_I64: return fold_one(op, element_of<int64_t>(from, first), stride, n, to, target);
             case RECFX_I32: return fold_one(op, element_of<int32_t>(from, first), stride, n, to, target);
@@ -106,23 +111,25 @@ inline double double_sum(const float* p, int64_t stride, int64_t n, F f) {
     return ((sums[0] + sums[4]) + (sums[1] + sums[5])) + ((sums[2] + sums[6]) + (sums[3] + sums[7]));
 }
 
-// Variance, or its square root. ints: 0 whether the root. floats: 0 the correction. views: x [outer, r, inner]; out [outer, inner].
+// Variance, or its square root. input [outer, r, inner]; out [outer, inner].
 void spread_step(const RecfxStep& step, const Context& context, const Range& range) {
-    const int64_t n = step.views[0].size[1], stride = step.views[0].stride[1];
-    const double left = double(n) - step.floats[0], divisor = left > 0 ? left : 0;
-    along_axis(step, context, range, [&](const Bound& from, int64_t first, const Bound& to, int64_t target) {
+    const RecfxView& x = step.views[SpreadView::input];
+    const int64_t n = x.size[1], stride = x.stride[1];
+    const double left = double(n) - step.floats[SpreadFloat::correction], divisor = left > 0 ? left : 0;
+    along_axis(step, x, context, range, [&](const Bound& from, int64_t first, const Bound& to, int64_t target) {
         const float* p = element_of<float>(from, first);
         const double mean = double_sum(p, stride, n, [](double x) { return x; }) / double(n);
         const double variance = double_sum(p, stride, n, [mean](double x) { return (x - mean) * (x - mean); }) / divisor;
-        reinterpret_cast<float*>(to.base)[target] = float(step.ints[0] ? __builtin_sqrt(variance) : variance);
+        reinterpret_cast<float*>(to.base)[target] = float(step.ints[SpreadInt::deviation] ? __builtin_sqrt(variance) : variance);
     });
 }
 
-// Running sums, or products, of float32 in double precision. ints: 0 whether products. views: x [outer, r, inner]; out likewise.
+// Running sums, or products, of float32 in double precision. input and out [outer, r, inner].
 void running_step(const RecfxStep& step, const Context& context, const Range& range) {
-    const int64_t n = step.views[0].size[1], stride = step.views[0].stride[1], by = step.out.stride[1];
-    const bool products = step.ints[0] != 0;
-    along_axis(step, context, range, [&](const Bound& from, int64_t first, const Bound& to, int64_t target) {
+    const RecfxView& x = step.views[RunningView::input];
+    const int64_t n = x.size[1], stride = x.stride[1], by = step.out.stride[1];
+    const bool products = step.ints[RunningInt::products] != 0;
+    along_axis(step, x, context, range, [&](const Bound& from, int64_t first, const Bound& to, int64_t target) {
         const float* p = element_of<float>(from, first);
         float* q = reinterpret_cast<float*>(to.base) + target;
         double total = products ? 1 : 0;
@@ -133,13 +140,16 @@ void running_step(const RecfxStep& step, const Context& context, const Range& ra
     });
 }
 
-// Elements start + by * i, counted through all rows. ints: 0 start, 1 by, 2 elements of a row.
+// Elements start + by * i, counted through all rows.
 void row_numbers_step(const RecfxStep& step, const Context& context, const Range& range) {
     int64_t begin, end;
     split(range.end - range.begin, range.part, range.parts, begin, end);
     const Bound& to = context.slots[step.out.slot];
-    const int64_t count = step.ints[2];
+    const int64_t start = step.ints[RowNumbersInt::start], by = step.ints[RowNumbersInt::step], count = step.ints[RowNumbersInt::count];
     for (int64_t row = range.begin + begin; row < range.begin + end; ++row)
         for (int64_t i = 0; i < count; ++i)
-            put_whole(to, (row - to.first_row) * to.row_stride + step.out.offset + i, step.ints[0] + step.ints[1] * (row * count + i));
+            put_whole(to, (row - to.first_row) * to.row_stride + step.out.offset + i, start + by * (row * count + i));
 }
+
+}  // namespace
+}  // namespace recfx

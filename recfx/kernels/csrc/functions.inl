@@ -3,6 +3,10 @@
 //
 // Most run without a branch. Where only a far end needs care, `any` looks for a lane there and the common path stays short.
 #pragma once
+#include "simd.inl"
+
+namespace recfx {
+namespace {
 
 inline bool any(vi mask) {
 #if RECFX_LANES == 16
@@ -233,3 +237,6 @@ inline vf error_function(vf v) {
     const vf far = with_sign(1.0f - power.times(quotient(b * e, (b * held) * 1.7724577f + a)), v);
     return size < 0.9f ? near : far;
 }
+
+}  // namespace
+}  // namespace recfx

@@ -1,5 +1,9 @@
 // GELU and its form by tanh. Like those of functions.inl: to two units in the last place, or torch's own error, over all of float32.
 #pragma once
+#include "functions.inl"
+
+namespace recfx {
+namespace {
 
 // t times the upper tail of the normal distribution from t on, for 0 <= t <= 15: e^(-t^2 / 2) t B / (c t B + A), within 2e-8. What rounding takes from
 // t B is in the dividend and the divisor, and cancels where t B is large. The square's rounding counts where it is large. `more` is zero, or NaN for a
@@ -82,3 +86,6 @@ inline vf gelu_tanh(vf v) {
     return __builtin_expect(any(v < -9.9f), 0) ? gelu_tanh_of_low(v, usual) : usual;
 #endif
 }
+
+}  // namespace
+}  // namespace recfx

@@ -3,6 +3,13 @@
 // Every element of the product is summed over k in order in one accumulator, whatever the tile: the result does not depend on the batch size, on
 // the blocking or on the number of threads.
 #pragma once
+#include "activation.inl"
+#include "convert.inl"
+#include "kernels.h"
+#include "pack.inl"
+
+namespace recfx {
+namespace {
 
 #if RECFX_LANES == 16
 constexpr int TILE_ROWS = 14;  // 28 of 32 registers hold sums
@@ -129,7 +136,7 @@ inline void tile(const Operands& o, const Epilogue& e, int64_t chunk_row, int64_
     }
     const EpilogueRow* to = e.rows + chunk_row;
     if (e.plain && panel * PANEL + V * W <= e.n) {
-        const bool relu = e.activation.kind == 1;
+        const bool relu = e.activation.kind == ACT_RELU;
 #pragma GCC unroll 16
         for (int r = 0; r < MR; ++r)
 #pragma GCC unroll 16
@@ -188,12 +195,13 @@ inline const float* place_row(const Context& context, const GemmRows& rows, int6
 template <class D, bool Integers>
 inline void convert_rows(const Context& context, const RecfxStep& step, const GemmRows& rows, int64_t first, int64_t count, int64_t slab, int64_t units,
                          const Chunk& chunk) {
-    const int64_t from = slab * D::depth, k = step.ints[2] - from < units * D::depth ? step.ints[2] - from : units * D::depth;
+    const int64_t from = slab * D::depth, inputs = step.ints[GemmInt::inputs];
+    const int64_t k = inputs - from < units * D::depth ? inputs - from : units * D::depth;
     for (int64_t i = 0; i < count; ++i) {
         EpilogueRow& r = chunk.rows[i];
         const float* x = place_row(context, rows, first + i, r) + from;
         if constexpr (Integers) {
-            const bool finite = quantize_row<D>(x, k, units, float(step.floats[2]), chunk.units + i * chunk.row_units, r.scale, r.zero);
+            const bool finite = quantize_row<D>(x, k, units, float(step.floats[GemmFloat::input_scale]), chunk.units + i * chunk.row_units, r.scale, r.zero);
             r.not_finite = finite ? nullptr : x;
         } else row_units<D>(x, k, units, chunk.units + i * chunk.row_units);
     }
@@ -220,11 +228,12 @@ inline void multiply(const Operands& o, int64_t count, const Epilogue& e, int64_
 
 template <class D, bool Integers>
 inline void gemm(const RecfxStep& step, const Context& context, const Range& range) {
-    const int64_t n = step.ints[1], k = step.ints[2], units = (k + D::depth - 1) / D::depth;
-    const RecfxView& x = step.views[0];
-    const GemmRows rows{&x, &step.views[1], &step.views[2], &step.out, range.begin, x.size[0]};
-    const auto* packed = static_cast<const uint32_t*>(step.pointers[0]);
-    const bool plain = rows.mul->slot < 0 && rows.add->slot < 0 && step.ints[3] <= 1;
+    const int64_t n = step.ints[GemmInt::outputs], k = step.ints[GemmInt::inputs], units = (k + D::depth - 1) / D::depth;
+    const RecfxView& x = step.views[GemmView::input];
+    const GemmRows rows{&x, &step.views[GemmView::factor], &step.views[GemmView::summand], &step.out, range.begin, x.size[0]};
+    const auto* packed = static_cast<const uint32_t*>(step.pointers[GemmPointer::weight]);
+    const Activation activation = activation_of<GemmInt, GemmFloat, GemmPointer>(step);
+    const bool plain = rows.mul->slot < 0 && rows.add->slot < 0 && activation.kind <= ACT_RELU;
     const int64_t total = (range.end - range.begin) * x.size[0], panels = (n + PANEL - 1) / PANEL;
     int64_t p0 = 0, p1 = panels, m0 = 0, m1 = total;
     if (range.parts > 1) {
@@ -241,10 +250,16 @@ inline void gemm(const RecfxStep& step, const Context& context, const Range& ran
     const size_t unit_bytes = (size_t(held * stride) * 4 + 63) / 64 * 64, partial_bytes = deep ? size_t(held * panels * PANEL) * 4 : 0;
     const size_t bytes = unit_bytes + partial_bytes + size_t(held) * sizeof(EpilogueRow);
     char* memory = static_cast<char*>(context.scratch->at_least(bytes));
-    if (!memory) return context.errors->raise({RECFX_NO_MEMORY, context.step, 0, 0, int64_t(bytes), 0});
+    if (!memory) return context.errors->no_memory(context.step, int64_t(bytes));
     const Chunk chunk{reinterpret_cast<uint32_t*>(memory), stride, reinterpret_cast<EpilogueRow*>(memory + unit_bytes + partial_bytes)};
-    Epilogue e{activation_of(step, step.ints[3]), static_cast<const float*>(step.pointers[1]), static_cast<const float*>(step.pointers[2]),
-               static_cast<const int32_t*>(step.pointers[3]), chunk.rows, n, step.ints[4] != 0, plain};
+    Epilogue e{activation,
+               static_cast<const float*>(step.pointers[GemmPointer::bias]),
+               static_cast<const float*>(step.pointers[GemmPointer::scale]),
+               static_cast<const int32_t*>(step.pointers[GemmPointer::column_sums]),
+               chunk.rows,
+               n,
+               step.ints[GemmInt::sums_first] != 0,
+               plain};
     if (deep) e.partial = reinterpret_cast<float*>(memory + unit_bytes);
     if (Integers) e.weights = packed, e.k = k;
     for (int64_t row = m0; row < m1; row += held) {
@@ -261,13 +276,15 @@ inline void gemm(const RecfxStep& step, const Context& context, const Range& ran
 
 // A float32 product with one column: as a tile it would fill one lane of 2 W. Its sums run over the lanes of k, for any number of rows alike.
 inline void one_column(const RecfxStep& step, const Context& context, const Range& range) {
-    const int64_t k = step.ints[2];
-    const RecfxView& x = step.views[0];
-    const GemmRows rows{&x, &step.views[1], &step.views[2], &step.out, range.begin, x.size[0]};
+    const int64_t k = step.ints[GemmInt::inputs];
+    const RecfxView& x = step.views[GemmView::input];
+    const GemmRows rows{&x, &step.views[GemmView::factor], &step.views[GemmView::summand], &step.out, range.begin, x.size[0]};
     auto* weight = static_cast<float*>(context.scratch->at_least(size_t(k) * 4));
-    if (!weight) return context.errors->raise({RECFX_NO_MEMORY, context.step, 0, 0, k * 4, 0});
-    for (int64_t i = 0; i < k; ++i) weight[i] = static_cast<const float*>(step.pointers[0])[i * PANEL];
-    const Epilogue e{activation_of(step, step.ints[3]), static_cast<const float*>(step.pointers[1]), nullptr, nullptr, nullptr, 1, step.ints[4] != 0, false};
+    if (!weight) return context.errors->no_memory(context.step, k * 4);
+    for (int64_t i = 0; i < k; ++i) weight[i] = static_cast<const float*>(step.pointers[GemmPointer::weight])[i * PANEL];
+    const auto* bias = static_cast<const float*>(step.pointers[GemmPointer::bias]);
+    const bool sums_first = step.ints[GemmInt::sums_first] != 0;
+    const Epilogue e{activation_of<GemmInt, GemmFloat, GemmPointer>(step), bias, nullptr, nullptr, nullptr, 1, sums_first, false};
     int64_t begin, end;
     split((range.end - range.begin) * x.size[0], range.part, range.parts, begin, end);
     for (int64_t row = begin; row < end; ++row) {
@@ -289,10 +306,14 @@ inline void one_column(const RecfxStep& step, const Context& context, const Rang
 }
 
 void gemm_step(const RecfxStep& step, const Context& context, const Range& range) {
-    if (step.ints[0] == 0 && step.ints[1] == 1) return one_column(step, context, range);
-    switch (step.ints[0]) {
-        case 1: return gemm<DotBF16, false>(step, context, range);
-        case 2: return gemm<DotI8, true>(step, context, range);
+    const int64_t format = step.ints[GemmInt::format];
+    if (format == WEIGHT_F32 && step.ints[GemmInt::outputs] == 1) return one_column(step, context, range);
+    switch (format) {
+        case WEIGHT_BF16: return gemm<DotBF16, false>(step, context, range);
+        case WEIGHT_I8: return gemm<DotI8, true>(step, context, range);
         default: return gemm<DotF32, false>(step, context, range);
     }
 }
+
+}  // namespace
+}  // namespace recfx

@@ -1,5 +1,11 @@
 // A half-precision number as float.
 #pragma once
+#include <cstdint>
+
+#include "intrinsics.h"
+
+namespace recfx {
+namespace {
 
 inline float half_to_float(uint16_t h) {
 #if defined(__F16C__)
@@ -21,3 +27,6 @@ inline float half_to_float(uint16_t h) {
     return f;
 #endif
 }
+
+}  // namespace
+}  // namespace recfx

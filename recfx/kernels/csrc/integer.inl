@@ -1,5 +1,10 @@
 // Arithmetic on ids and masks in 64-bit integers: what models do to ids before they look them up.
 #pragma once
+#include "kernels.h"
+#include "pointwise.inl"
+
+namespace recfx {
+namespace {
 
 // The same program format as the floating-point one; constants are whole numbers.
 struct IntegerRegister {
@@ -98,24 +103,27 @@ inline void write(const Bound& slot, int64_t first, int64_t stride, int64_t coun
 }
 
 inline void run_program(const RecfxStep& step, IntegerRegister* registers, const IntegerRegister*& result) {
-    for (int64_t o = 0; o < step.ints[0]; ++o) {
-        const int64_t* code = step.ints + 1 + 3 * o;
+    const int64_t* operation = step.ints + ElementsInt::program;
+    const double* constants = step.floats + ElementsFloat::constants;
+    for (int64_t o = 0; o < step.ints[ElementsInt::count]; ++o, operation += ElementsOperation::fields) {
         IntegerRegister& target = registers[RECFX_VIEWS + o];
-        if (code[0] == OP_WHERE) {  // where(a, b, third): the constant is the third's number
-            const IntegerRegister &mask = registers[code[1]], &chosen = registers[code[2]], &other = registers[int64_t(step.floats[o])];
-            each(target, [&](int64_t i) { return mask.v[i] ? chosen.v[i] : other.v[i]; });
+        const IntegerRegister &a = registers[operation[ElementsOperation::left]], &b = registers[operation[ElementsOperation::right]];
+        if (operation[ElementsOperation::code] == OP_WHERE) {
+            const IntegerRegister& other = registers[operation[ElementsOperation::other]];
+            each(target, [&](int64_t i) { return a.v[i] ? b.v[i] : other.v[i]; });
         } else {
-            operate(code[0], target, registers[code[1]], registers[code[2]], int64_t(step.floats[o]));
+            operate(operation[ElementsOperation::code], target, a, b, int64_t(constants[o]));
         }
         result = &target;
     }
 }
 
-// Sums of integers and masks over one axis. ints: 1 running sums instead of totals. views: x [outer, r, inner]; out [outer, inner] or [outer, r, inner].
+// Sums of integers and masks over one axis. input [outer, r, inner]; out [outer, inner], or of running sums [outer, r, inner].
 void integer_sum_step(const RecfxStep& step, const Context& context, const Range& range) {
     int64_t begin, end;
     split(range.end - range.begin, range.part, range.parts, begin, end);
-    const RecfxView &x = step.views[0], &out = step.out;
+    const RecfxView &x = step.views[IntegerSumView::input], &out = step.out;
+    const bool running = step.ints[IntegerSumInt::running] != 0;
     const Bound& slot = context.slots[x.slot];
     for (int64_t row = range.begin + begin; row < range.begin + end; ++row) {
         const int64_t first = (row - slot.first_row) * slot.row_stride + x.offset;
@@ -129,9 +137,12 @@ void integer_sum_step(const RecfxStep& step, const Context& context, const Range
                     read(slot, first + o * x.stride[0] + i * x.stride[1] + c * x.stride[2], 1, 1, one);
                     value = one.v[0];
                     total += uint64_t(value);
-                    if (step.ints[0]) to[o * out.stride[0] + i * out.stride[1] + c * out.stride[2]] = int64_t(total);
+                    if (running) to[o * out.stride[0] + i * out.stride[1] + c * out.stride[2]] = int64_t(total);
                 }
-                if (!step.ints[0]) to[o * out.stride[0] + c * out.stride[1]] = int64_t(total);
+                if (!running) to[o * out.stride[0] + c * out.stride[1]] = int64_t(total);
             }
     }
 }
+
+}  // namespace
+}  // namespace recfx

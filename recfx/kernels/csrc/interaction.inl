@@ -1,5 +1,10 @@
 // Pairwise dot products of a row's feature vectors, and the factorisation machine's second-order term.
 #pragma once
+#include "kernels.h"
+#include "simd.inl"
+
+namespace recfx {
+namespace {
 
 #if RECFX_LANES == 16
 constexpr int64_t DOT_ROWS = 14;
@@ -62,20 +67,20 @@ inline void turn_features(const float* x, int64_t stride, int64_t features, int6
         }
 }
 
-// ints: prefix columns, self interaction, upper. views: x [F, D], prefix [P].
+// vectors [F, D], prefix [P].
 void dot_step(const RecfxStep& step, const Context& context, const Range& range) {
     int64_t begin, end;
     split(range.end - range.begin, range.part, range.parts, begin, end);
-    const RecfxView& x = step.views[0];
-    const int64_t features = x.size[0], d = x.size[1], stride = x.stride[0], prefix = step.ints[0];
-    const int64_t self = step.ints[1], upper = step.ints[2], width = (features + 2 * W - 1) / (2 * W) * (2 * W);
+    const RecfxView& x = step.views[DotView::vectors];
+    const int64_t features = x.size[0], d = x.size[1], stride = x.stride[0], prefix = step.ints[DotInt::prefix_columns];
+    const int64_t self = step.ints[DotInt::self_pairs], upper = step.ints[DotInt::upper], width = (features + 2 * W - 1) / (2 * W) * (2 * W);
     auto* turned = static_cast<float*>(context.scratch->at_least(size_t(width * (d + features) + W) * 4));
-    if (!turned) return context.errors->raise({RECFX_NO_MEMORY, context.step, 0, 0, width * d * 4, 0});
+    if (!turned) return context.errors->no_memory(context.step, width * d * 4);
     float* dots = turned + width * d;
     for (int64_t row = range.begin + begin; row < range.begin + end; ++row) {
         const float* vectors = at<const float>(context, x, row);
         float* out = at<float>(context, step.out, row);
-        if (prefix) __builtin_memcpy(out, at<const float>(context, step.views[1], row), size_t(prefix) * 4);
+        if (prefix) __builtin_memcpy(out, at<const float>(context, step.views[DotView::prefix], row), size_t(prefix) * 4);
         out += prefix;
         turn_features(vectors, stride, features, d, width, turned);
         for (int64_t v = 0; v < width; v += 2 * W) {
@@ -96,11 +101,11 @@ void dot_step(const RecfxStep& step, const Context& context, const Range& range)
     }
 }
 
-// ints: reduce. views: x [F, D].
+// vectors [F, D].
 void fm_step(const RecfxStep& step, const Context& context, const Range& range) {
     int64_t begin, end;
     split(range.end - range.begin, range.part, range.parts, begin, end);
-    const RecfxView& x = step.views[0];
+    const RecfxView& x = step.views[FmView::vectors];
     const int64_t features = x.size[0], d = x.size[1], stride = x.stride[0];
     for (int64_t row = range.begin + begin; row < range.begin + end; ++row) {
         const float* vectors = at<const float>(context, x, row);
@@ -118,10 +123,13 @@ void fm_step(const RecfxStep& step, const Context& context, const Range& range) 
             // A product that is subtracted from unrounded would leave the rounding of the other one: a single field gives exactly 0.
             const vf whole = features == 1 ? squares : sum * sum;
             const vf term = (whole - squares) * 0.5f;
-            if (step.ints[0]) total = total + term;
+            if (step.ints[FmInt::total]) total = total + term;
             else if (left >= W) store(out + i, term);
             else store_some(out + i, term, left);
         }
-        if (step.ints[0]) out[0] = sum_lanes(total);
+        if (step.ints[FmInt::total]) out[0] = sum_lanes(total);
     }
 }
+
+}  // namespace
+}  // namespace recfx

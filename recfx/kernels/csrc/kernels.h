@@ -30,6 +30,11 @@ struct Errors {
     std::atomic<int64_t> raised{0};
     RecfxError first{};
     void raise(const RecfxError& error);  // keeps the first
+    void no_memory(int64_t step, int64_t bytes) { raise({RECFX_NO_MEMORY, step, 0, 0, {bytes}, 0}); }
+    void bad_id(int64_t step, int64_t feature, int64_t row, int64_t id, int64_t limit) { raise({RECFX_BAD_ID, step, feature, row, {id}, limit}); }
+    void bad_offsets(int64_t step, int64_t feature, int64_t row, int64_t offset, int64_t limit) {
+        raise({RECFX_BAD_OFFSETS, step, feature, row, {offset}, limit});
+    }
 };
 
 // A range of work: batch rows [begin, end); with `parts` > 1, only the part `part` of it, split in whatever way suits the step.
@@ -104,18 +109,25 @@ struct Bpr : RecfxBpr {
     const float* negative_row(int64_t b, int64_t m) const { return item_table + negatives[b * negative_count + m] * columns; }
 };
 
+struct Steps {
+    StepFunction of_kind[RECFX_STEP_KINDS];  // by RecfxStepKind
+};
+
 struct Level {
     const char* name;
     Packing packing;
-    StepFunction steps[RECFX_STEP_KINDS];
-    StepFunction announce;  // of a lookup: asks for what it will read first
-    // Packs W [n, k] of a dtype (0 float32, 1 bfloat16 given as float32, 2 int8) into panels; sizes by packed_units.
+    Steps steps;
+    StepFunction announce;  // prefetches the first rows of a lookup
+    // Packs W [n, k] of a RecfxWeightFormat into panels; bfloat16 is given as float32.
     void (*pack)(int32_t format, const void* weight, int64_t n, int64_t k, uint32_t* packed);
     void (*propagate)(const Propagation& work, int64_t layer, int64_t begin, int64_t end);
     void (*bpr_slopes)(const Bpr& work, int64_t begin, int64_t end);
     void (*bpr_user_rows)(const Bpr& work, int64_t first, int64_t last);
     void (*bpr_item_rows)(const Bpr& work, int64_t first, int64_t last);
 };
+
+// nullptr: there is no such level, or this processor does not run it.
+const Level* find_level(const char* name);
 
 const Level* level_avx512_bf16();
 const Level* level_avx512();

@@ -4,6 +4,11 @@
 // Of key k and query q the first layer reads W_k k + W_qk (q * k) = (W_k + W_qk diag(q)) k: a matrix per row, made once for all its keys, in place of
 // two products for every key. Every sum runs over its inputs in order, whatever the chunk: results do not depend on how the work is shared out.
 #pragma once
+#include "activation.inl"
+#include "kernels.h"
+
+namespace recfx {
+namespace {
 
 constexpr int64_t KEY_VECTORS = 3;
 #if RECFX_LANES == 16 || defined(__aarch64__)
@@ -21,9 +26,9 @@ struct KeyChunks {
     int64_t offset(int64_t vector) const { return vector * W * columns; }
 };
 
-// views: keys [L, D]; out: the chunks. Lanes past the last key repeat it.
+// keys [L, D]; out: the chunks. Lanes past the last key repeat it.
 void turn_keys_step(const RecfxStep& step, const Context& context, const Range& range) {
-    const RecfxView& keys = step.views[0];
+    const RecfxView& keys = step.views[TurnKeysView::keys];
     const KeyChunks chunks(keys.size[0], keys.size[1]);
     const int64_t stride = keys.stride[0], d = chunks.columns;
     int64_t begin, end;
@@ -102,6 +107,9 @@ inline void key_layer(const KeyLayer& layer, const float* x, float* out) {
 }
 
 constexpr int64_t KEY_LAYERS = 5;
+static_assert(KeyScoresInt::layers + KEY_LAYERS * KeyScoresLayer::fields <= RECFX_INTS, "layers");
+static_assert(KeyScoresFloat::numbers + KEY_LAYERS <= RECFX_FLOATS, "numbers of activations");
+static_assert(KeyScoresPointer::layers + KEY_LAYERS * KeyScoresLayerPointer::fields <= RECFX_POINTERS, "weights of layers");
 
 // All layers for one chunk of V vectors; gives where the scores lie, one of the two buffers.
 template <int V>
@@ -122,25 +130,25 @@ inline void weigh_keys(const float* of_keys, const float* of_products, const flo
     }
 }
 
-// ints: L, D, layers, then by layer outputs, stride, activation. floats: by layer the activation's number.
-// pointers: W_k and W_qk [D][stride], then by layer its vectors (bias, slope, gate scale, gate shift: `stride` apart) and the weights of the next.
-// views: turned keys, query [D], what the first layer adds [outputs]; out [L].
+// of_keys and of_products [D][stride]; turned keys, query [D], first_bias [outputs]; out [L].
 void key_scores_step(const RecfxStep& step, const Context& context, const Range& range) {
-    const KeyChunks chunks(step.ints[0], step.ints[1]);
-    const int64_t d = chunks.columns, count = step.ints[2];
+    const KeyChunks chunks(step.ints[KeyScoresInt::keys], step.ints[KeyScoresInt::columns]);
+    const int64_t d = chunks.columns, count = step.ints[KeyScoresInt::layer_count];
     KeyLayer layers[KEY_LAYERS];
     int64_t widest = 0;
     for (int64_t i = 0; i < count; ++i) {
-        const int64_t* ints = step.ints + 3 + 3 * i;
-        const auto* vectors = static_cast<const float*>(step.pointers[2 + 2 * i]);
-        const int64_t stride = ints[1];
-        layers[i] = {static_cast<const float*>(step.pointers[1 + 2 * i]), vectors, i ? layers[i - 1].outputs : d, ints[0], stride,
-                     {ints[2], float(step.floats[i]), vectors + stride, vectors + 2 * stride, vectors + 3 * stride}};
-        widest = ints[0] > widest ? ints[0] : widest;
+        const int64_t* ints = step.ints + KeyScoresInt::layers + i * KeyScoresLayer::fields;
+        const void* const* pointers = step.pointers + KeyScoresPointer::layers + i * KeyScoresLayerPointer::fields;
+        const auto* vectors = static_cast<const float*>(pointers[KeyScoresLayerPointer::vectors]);
+        const int64_t stride = ints[KeyScoresLayer::stride], outputs = ints[KeyScoresLayer::outputs];
+        const float number = float(step.floats[KeyScoresFloat::numbers + i]);
+        layers[i] = {static_cast<const float*>(pointers[KeyScoresLayerPointer::weight]), vectors, i ? layers[i - 1].outputs : d, outputs, stride,
+                     {ints[KeyScoresLayer::activation], number, vectors + stride, vectors + 2 * stride, vectors + 3 * stride}};
+        widest = outputs > widest ? outputs : widest;
     }
     const int64_t matrix = d * layers[0].stride, buffer = widest * KEY_VECTORS * W;
     auto* scratch = static_cast<float*>(context.scratch->at_least(size_t(matrix + 2 * buffer) * 4));
-    if (!scratch) return context.errors->raise({RECFX_NO_MEMORY, context.step, 0, 0, (matrix + 2 * buffer) * 4, 0});
+    if (!scratch) return context.errors->no_memory(context.step, (matrix + 2 * buffer) * 4);
     float* const buffers[] = {scratch + matrix, scratch + matrix + buffer};
     layers[0].weight = scratch;
     int64_t begin, end, weighed = -1;
@@ -148,13 +156,14 @@ void key_scores_step(const RecfxStep& step, const Context& context, const Range&
     for (int64_t unit = begin; unit < end; ++unit) {
         const int64_t row = range.begin + unit / chunks.count;
         if (row != weighed)
-            weigh_keys(static_cast<const float*>(step.pointers[0]), static_cast<const float*>(step.pointers[1]),
-                       at<const float>(context, step.views[1], row), d, layers[0].stride, scratch);
+            weigh_keys(static_cast<const float*>(step.pointers[KeyScoresPointer::of_keys]),
+                       static_cast<const float*>(step.pointers[KeyScoresPointer::of_products]),
+                       at<const float>(context, step.views[KeyScoresView::query], row), d, layers[0].stride, scratch);
         weighed = row;
-        layers[0].bias = at<const float>(context, step.views[2], row);
+        layers[0].bias = at<const float>(context, step.views[KeyScoresView::first_bias], row);
         int64_t first, last;
         chunks.of(unit % chunks.count, first, last);
-        const float* keys = at<const float>(context, step.views[0], row) + chunks.offset(first);
+        const float* keys = at<const float>(context, step.views[KeyScoresView::keys], row) + chunks.offset(first);
         const float* scores = last - first == 1   ? key_chunk<1>(layers, count, keys, buffers)
                               : last - first == 2 ? key_chunk<2>(layers, count, keys, buffers)
                                                   : key_chunk<3>(layers, count, keys, buffers);
@@ -163,3 +172,6 @@ void key_scores_step(const RecfxStep& step, const Context& context, const Range&
         __builtin_memcpy(to, scores, size_t(held) * 4);
     }
 }
+
+}  // namespace
+}  // namespace recfx

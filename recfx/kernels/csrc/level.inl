@@ -1,30 +1,8 @@
-// One instruction-set level: everything of the kernels, compiled with that level's flags in a namespace of its own.
+// One instruction-set level: all kernels, compiled with the flags of that level. Every name is local to the source of the level.
+#pragma once
 #include "kernels.h"
-#if defined(__x86_64__)
-#include <immintrin.h>
-#elif defined(__ARM_NEON)
-#include <arm_neon.h>
-#endif
 
-#if defined(__AVX512BF16__) && RECFX_LANES == 16
-#define RECFX_HAS_BF16 1
-#endif
-#if defined(__AVX512VNNI__) && RECFX_LANES == 16
-#define RECFX_HAS_VNNI 1
-#endif
-#if defined(__AVX512BW__) && RECFX_LANES == 16
-#define RECFX_HAS_MADD512 1
-#endif
-#if defined(__AVX2__) && RECFX_LANES == 8
-#define RECFX_HAS_MADD256 1
-#endif
-#if defined(__ARM_FEATURE_DOTPROD) && RECFX_LANES == 4
-#define RECFX_HAS_SDOT 1
-#endif
-
-namespace recfx {
-namespace {
-#include "simd.h"
+#include "simd.inl"
 #include "functions.inl"
 #include "gelu.inl"
 #include "activation.inl"
@@ -49,11 +27,30 @@ namespace {
 #include "code_panel.inl"
 #include "code_dot.inl"
 
-#define RECFX_STEP_FUNCTION(name) name##_step,
+namespace recfx {
+namespace {
+
+constexpr Steps steps_by_kind() {
+    Steps steps{};
+#define RECFX_STEP_FUNCTION(NAME, name) steps.of_kind[RECFX_##NAME] = name##_step;
+    RECFX_EACH_STEP(RECFX_STEP_FUNCTION)
+#undef RECFX_STEP_FUNCTION
+    return steps;
+}
+
+constexpr bool complete(const Steps& steps) {
+    for (const StepFunction function : steps.of_kind)
+        if (!function) return false;
+    return true;
+}
+
+constexpr Steps STEPS = steps_by_kind();
+static_assert(complete(STEPS), "a kind of step has no function");
+
 const Level level = {
     RECFX_LEVEL_NAME,
     {PANEL, DotF32::depth, DotBF16::depth, DotI8::depth},
-    {RECFX_EACH_STEP(RECFX_STEP_FUNCTION)},
+    STEPS,
     announce_step,
     pack,
     propagate,
@@ -61,6 +58,6 @@ const Level level = {
     bpr_user_rows,
     bpr_item_rows,
 };
-#undef RECFX_STEP_FUNCTION
+
 }  // namespace
 }  // namespace recfx

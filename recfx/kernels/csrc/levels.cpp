@@ -1,9 +1,10 @@
-#include "levels.h"
-
+// Which instruction-set levels this processor runs: those of plans, and those of searches.
 #include <cstring>
 #include <string>
 
+#include "kernels.h"
 #include "plan.h"
+#include "retrieval.h"
 
 #if defined(__aarch64__) && defined(__linux__)
 #include <sys/auxv.h>
@@ -12,18 +13,29 @@
 namespace recfx {
 namespace {
 
+// A level, and whether this processor runs it.
+template <class L>
 struct Entry {
-    const Level* (*level)();
+    const L* (*level)();
     bool runs;
 };
 
-#if defined(__aarch64__)
-bool multiplies_bytes() {
+#if defined(__x86_64__)
+// The instructions that levels are compiled for, as X86_FLAGS in setup.py lists them.
+bool runs_avx2() { return __builtin_cpu_supports("avx2") && __builtin_cpu_supports("fma") && __builtin_cpu_supports("f16c"); }
+bool runs_avx512() {
+    return runs_avx2() && __builtin_cpu_supports("avx512f") && __builtin_cpu_supports("avx512bw") && __builtin_cpu_supports("avx512dq") &&
+           __builtin_cpu_supports("avx512vl") && __builtin_cpu_supports("avx512cd");
+}
+bool runs_avx512_bf16() { return runs_avx512() && __builtin_cpu_supports("avx512vnni") && __builtin_cpu_supports("avx512bf16"); }
+bool runs_avx512_vpopcntdq() { return runs_avx512() && __builtin_cpu_supports("avx512vnni") && __builtin_cpu_supports("avx512vpopcntdq"); }
+#elif defined(__aarch64__)
+bool runs_dotprod() {
 #if defined(__linux__)
     constexpr unsigned long ASIMDDP = 1ul << 20;  // HWCAP_ASIMDDP, which older headers do not name
     return getauxval(AT_HWCAP) & ASIMDDP;
 #elif defined(__APPLE__)
-    return true;  // every one of Apple's 64-bit computers
+    return true;  // every 64-bit processor of Apple's computers
 #else
     return false;
 #endif
@@ -31,51 +43,58 @@ bool multiplies_bytes() {
 #endif
 
 // Best first.
-const Entry* entries(int& count) {
+const Entry<Level> LEVELS[] = {
 #if defined(__x86_64__)
-    static const bool wide = __builtin_cpu_supports("avx512f") && __builtin_cpu_supports("avx512bw") && __builtin_cpu_supports("avx512dq") &&
-                             __builtin_cpu_supports("avx512vl") && __builtin_cpu_supports("avx512cd");
-    static const bool narrow = __builtin_cpu_supports("avx2") && __builtin_cpu_supports("fma") && __builtin_cpu_supports("f16c");
-    static const Entry all[] = {
-        {level_avx512_bf16, wide && narrow && __builtin_cpu_supports("avx512vnni") && __builtin_cpu_supports("avx512bf16")},
-        {level_avx512, wide && narrow},
-        {level_avx2, narrow},
-        {level_portable, true},
-    };
-    count = 4;
+    {level_avx512_bf16, runs_avx512_bf16()},
+    {level_avx512, runs_avx512()},
+    {level_avx2, runs_avx2()},
 #elif defined(__aarch64__)
-    static const Entry all[] = {{level_neon_dotprod, multiplies_bytes()}, {level_portable, true}};
-    count = 2;
-#else
-    static const Entry all[] = {{level_portable, true}};
-    count = 1;
+    {level_neon_dotprod, runs_dotprod()},
 #endif
-    return all;
+    {level_portable, true},
+};
+
+const Entry<ScanLevel> SEARCH_LEVELS[] = {
+#if defined(__x86_64__)
+    {scan_avx512_vpopcntdq, runs_avx512_vpopcntdq()},
+    {scan_avx512, runs_avx512()},
+    {scan_avx2, runs_avx2()},
+#endif
+    {scan_portable, true},
+};
+
+template <class L, size_t N>
+const L* find(const Entry<L> (&entries)[N], const char* name) {
+    for (const Entry<L>& entry : entries)
+        if (entry.runs && std::strcmp(entry.level()->name, name) == 0) return entry.level();
+    return nullptr;
+}
+
+// The names of those that run, separated by commas.
+template <class L, size_t N>
+std::string names_of(const Entry<L> (&entries)[N]) {
+    std::string text;
+    for (const Entry<L>& entry : entries)
+        if (entry.runs) text += (text.empty() ? "" : ",") + std::string(entry.level()->name);
+    return text;
 }
 
 }  // namespace
 
-const Level* find_level(const char* name) {
-    int count;
-    const Entry* all = entries(count);
-    for (int i = 0; i < count; ++i)
-        if (all[i].runs && std::strcmp(all[i].level()->name, name) == 0) return all[i].level();
-    return nullptr;
-}
+const Level* find_level(const char* name) { return find(LEVELS, name); }
+const ScanLevel* find_scan_level(const char* name) { return find(SEARCH_LEVELS, name); }
 
 }  // namespace recfx
 
 extern "C" {
 
 const char* recfx_levels() {
-    static const std::string names = [] {
-        int count;
-        const recfx::Entry* all = recfx::entries(count);
-        std::string text;
-        for (int i = 0; i < count; ++i)
-            if (all[i].runs) text += (text.empty() ? "" : ",") + std::string(all[i].level()->name);
-        return text;
-    }();
+    static const std::string names = recfx::names_of(recfx::LEVELS);
+    return names.c_str();
+}
+
+const char* recfx_search_levels() {
+    static const std::string names = recfx::names_of(recfx::SEARCH_LEVELS);
     return names.c_str();
 }
 
@@ -86,8 +105,13 @@ int64_t recfx_panel_columns(const char* level) {
 
 int64_t recfx_unit_depth(const char* level, int32_t format) {
     const recfx::Level* found = recfx::find_level(level);
-    if (!found || format < 0 || format > 2) return -1;
-    return format == 0 ? found->packing.depth_f32 : format == 1 ? found->packing.depth_bf16 : found->packing.depth_i8;
+    if (!found) return -1;
+    switch (format) {
+        case WEIGHT_F32: return found->packing.depth_f32;
+        case WEIGHT_BF16: return found->packing.depth_bf16;
+        case WEIGHT_I8: return found->packing.depth_i8;
+        default: return -1;
+    }
 }
 
 void recfx_pack(const char* level, int32_t format, const void* weight, int64_t n, int64_t k, uint32_t* packed) {

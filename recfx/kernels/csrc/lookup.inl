@@ -1,49 +1,9 @@
 // Grouped lookup: rows of many tables, pooled and written into their columns. Every id is checked before its row is read.
 #pragma once
-
-constexpr int64_t BYTES_AHEAD = 10 << 10;  // of rows asked for ahead of their use: measured on rows of 128 and 256 bytes
-constexpr int64_t NEVER = INT64_MIN;  // the padding id of a feature without one; an id may still be that number
-
-template <bool Wide>
-inline int64_t id_of(const char* at) {
-    if constexpr (Wide) return *reinterpret_cast<const int64_t*>(at);
-    return *reinterpret_cast<const int32_t*>(at);
-}
-
-// The row of an id in a table that several features share; what overflows lies outside every table.
-inline int64_t moved(int64_t id, int64_t base) { return int64_t(uint64_t(id) + uint64_t(base)); }
-
-inline int64_t id_at(const Bound& slot, int64_t element) {
-    return slot.dtype == RECFX_I32 ? reinterpret_cast<const int32_t*>(slot.base)[element] : reinterpret_cast<const int64_t*>(slot.base)[element];
-}
-
-inline int64_t fixed_element(const Context& c, int32_t slot, int64_t offset, int64_t row) {
-    const Bound& b = c.slots[slot];
-    return (row - b.first_row) * b.row_stride + offset;
-}
-
-inline int64_t rows_ahead(const RecfxFeature& f) {
-    const int64_t rows = BYTES_AHEAD / (f.row_bytes + 1);
-    return rows < 16 ? 16 : rows > 80 ? 80 : rows;
-}
-
-// Bytes of a row of whole vectors in a format of lookup_rows.inl.
-constexpr int64_t bytes_of(int format, int64_t values) {
-    return format == 32 ? 4 * values : format == 16 || format == -16 ? 2 * values : values * format / 8 + 4;
-}
-
-// Asks for a row of `Bytes`, or of row_bytes where that is 0. Forced inline: GCC takes a function that only prefetches for one without effect, and drops the call.
-template <int64_t Bytes>
-__attribute__((always_inline)) inline void fetch(const char* rows, int64_t row_bytes, uint64_t limit, int64_t row) {
-    if (uint64_t(row) >= limit) return;
-    const char* p = rows + row * row_bytes;
-    const int64_t bytes = Bytes ? Bytes : row_bytes < 512 ? row_bytes : 512;
-    for (int64_t b = 0; b < bytes; b += 64) __builtin_prefetch(p + b);
-    if (bytes % 64) __builtin_prefetch(p + bytes - 1);
-}
-
-#include "lookup_rows.inl"
 #include "lookup_bags.inl"
+
+namespace recfx {
+namespace {
 
 // One id a batch row, no weights, nothing left out.
 inline bool plain(const RecfxFeature& f) { return f.length == 1 && f.weights < 0 && f.padding < 0; }
@@ -148,7 +108,7 @@ inline void copies(const RecfxFeature& f, const Work& w) {
     }
     int64_t done = first ? copy<Format, Wide>(own.upto(first), own.from(ahead), out, stride) : 0;
     if (done == first) done += copy<Format, Wide>(own.from(first), next, out + first * stride, stride);
-    if (done < own.count) c.errors->raise({RECFX_BAD_ID, c.step, w.feature, w.begin + done, id_of<Wide>(own.ids + done * own.step), f.row_count - f.base});
+    if (done < own.count) c.errors->bad_id(c.step, w.feature, w.begin + done, id_of<Wide>(own.ids + done * own.step), f.row_count - f.base);
 }
 
 template <int Format, bool Wide>
@@ -168,9 +128,9 @@ inline void of_width(const RecfxFeature& f, const Work& w) {
 struct Share {
     int64_t first, last, begin, end;
 
-    Share(const RecfxStep& step, const Range& range) : first(0), last(step.ints[0]), begin(range.begin), end(range.end) {
+    Share(const RecfxStep& step, const Range& range) : first(0), last(step.ints[LookupInt::features]), begin(range.begin), end(range.end) {
         if (range.parts == 1) return;
-        if (last >= end - begin) split(step.ints[0], range.part, range.parts, first, last);
+        if (last >= end - begin) split(last, range.part, range.parts, first, last);
         else split(range.end - range.begin, range.part, range.parts, begin, end), begin += range.begin, end += range.begin;
     }
     // How many features are announced ahead, if all are like the first.
@@ -181,7 +141,7 @@ struct Share {
 };
 
 __attribute__((always_inline)) inline void announce_first(const RecfxStep& step, const Context& context, const Range& range, const Share& share) {
-    const auto* features = static_cast<const RecfxFeature*>(step.pointers[0]);
+    const auto* features = static_cast<const RecfxFeature*>(step.pointers[LookupPointer::features]);
     if (share.begin >= share.end || share.first >= share.last) return;
     const int64_t lead = share.lead(features[share.first]);
     for (int64_t i = share.first; i < share.last && i < share.first + lead; ++i)
@@ -191,9 +151,9 @@ __attribute__((always_inline)) inline void announce_first(const RecfxStep& step,
 // Asks for what a lookup will read first, long before it does.
 void announce_step(const RecfxStep& step, const Context& context, const Range& range) { announce_first(step, context, range, Share(step, range)); }
 
-// ints: number of features. out: [rows of a batch row, width]. Feature by feature, so that what describes a table stays in registers.
+// out: [rows of a batch row, width]. Feature by feature, so that what describes a table stays in registers.
 void lookup_step(const RecfxStep& step, const Context& context, const Range& range) {
-    const auto* features = static_cast<const RecfxFeature*>(step.pointers[0]);
+    const auto* features = static_cast<const RecfxFeature*>(step.pointers[LookupPointer::features]);
     const Share share(step, range);
     const int64_t first = share.first, last = share.last, begin = share.begin, end = share.end;
     if (begin >= end || first >= last) return;
@@ -203,13 +163,16 @@ void lookup_step(const RecfxStep& step, const Context& context, const Range& ran
         const RecfxFeature& f = features[i];
         const Work work{context, range, step.out, begin, end, i, i + lead < last ? &features[i + lead] : nullptr};
         switch (f.format) {
-            case 32: of_width<32>(f, work); break;
-            case 16: of_width<16>(f, work); break;
-            case -16: of_width<-16>(f, work); break;
-            case 8: of_width<8>(f, work); break;
-            case 4: of_width<4>(f, work); break;
-            case 2: of_width<2>(f, work); break;
-            default: of_width<1>(f, work);
+            case ROWS_F32: of_width<ROWS_F32>(f, work); break;
+            case ROWS_BF16: of_width<ROWS_BF16>(f, work); break;
+            case ROWS_F16: of_width<ROWS_F16>(f, work); break;
+            case ROWS_CODES_8: of_width<ROWS_CODES_8>(f, work); break;
+            case ROWS_CODES_4: of_width<ROWS_CODES_4>(f, work); break;
+            case ROWS_CODES_2: of_width<ROWS_CODES_2>(f, work); break;
+            default: of_width<ROWS_CODES_1>(f, work);
         }
     }
 }
+
+}  // namespace
+}  // namespace recfx

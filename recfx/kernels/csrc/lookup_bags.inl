@@ -1,5 +1,10 @@
 // Bags: the sum or mean of the rows of some ids, or the rows side by side.
 #pragma once
+#include "lookup_ids.inl"
+#include "lookup_rows.inl"
+
+namespace recfx {
+namespace {
 
 // Elements of the ids, and of the weights, of one batch row.
 struct Bag {
@@ -21,7 +26,7 @@ inline bool find_bag(const RecfxFeature& f, const Context& c, const Range& range
     const int64_t weighted = f.weights >= 0 ? c.slots[f.weights].count : limit;
     const bool starts = begin >= 0 && (at > 0 || begin == 0);
     if (!starts || end < begin || end > limit || end > weighted) {
-        c.errors->raise({RECFX_BAD_OFFSETS, c.step, feature, row, !starts || begin > limit ? begin : end, limit});
+        c.errors->bad_offsets(c.step, feature, row, !starts || begin > limit ? begin : end, limit);
         return false;
     }
     bag = {begin, end - begin, 1, begin, 1};
@@ -100,7 +105,7 @@ inline int64_t sum_bag(const RecfxFeature& f, const BagIds& bag, Ahead& ahead, i
         for (int v = 0; v < Vectors; ++v) sum[v] = sum[v] + row_values<Format>(p, v * W, scale, bias) * weight;
         ++added;
     }
-    const float count = f.pooling == 1 && added > 1 ? float(added) : 1.0f;
+    const float count = f.pooling == POOL_MEAN && added > 1 ? float(added) : 1.0f;
     for (int v = 0; v < Vectors; ++v) store(out + v * W, count == 1.0f ? sum[v] : sum[v] / count);
     return added;
 }
@@ -108,7 +113,7 @@ inline int64_t sum_bag(const RecfxFeature& f, const BagIds& bag, Ahead& ahead, i
 // The same for rows of any length, and for rows side by side.
 template <int Format, bool Wide>
 inline int64_t any_bag(const RecfxFeature& f, const BagIds& bag, Ahead& ahead, int64_t padding, int64_t& bad, float* out) {
-    const bool side_by_side = f.pooling == 2;
+    const bool side_by_side = f.pooling == POOL_NONE;
     int64_t added = 0;
     for (int64_t i = 0; i < bag.count; ++i) {
         ahead.ask<Wide, 0>(f);
@@ -123,7 +128,7 @@ inline int64_t any_bag(const RecfxFeature& f, const BagIds& bag, Ahead& ahead, i
         ++added;
     }
     if (!side_by_side && !added) __builtin_memset(out, 0, size_t(f.dim) * 4);
-    if (f.pooling == 1 && added > 1)
+    if (f.pooling == POOL_MEAN && added > 1)
         for (int64_t d = 0; d < f.dim; ++d) out[d] /= float(added);
     return added;
 }
@@ -134,7 +139,7 @@ inline void bags(const RecfxFeature& f, const Context& c, const Range& range, in
     const char* ids = c.slots[f.ids].base;
     const auto* weights = f.weights >= 0 ? reinterpret_cast<const float*>(c.slots[f.weights].base) : nullptr;
     const int64_t padding = f.padding >= 0 ? f.padding : NEVER, size = Wide ? 8 : 4, inner_rows = view.size[0];
-    const int64_t vectors = f.pooling == 2 || f.dim % W ? 0 : f.dim / W;
+    const int64_t vectors = f.pooling == POOL_NONE || f.dim % W ? 0 : f.dim / W;
     Ahead ahead(f, c, range, begin, end, inner_rows);
     for (int64_t asked = rows_ahead(f); asked > 0 && ahead.next(); --asked) {}  // `announce` has
     for (int64_t row = begin; row < end; ++row) {
@@ -151,7 +156,10 @@ inline void bags(const RecfxFeature& f, const Context& c, const Range& range, in
                 case 8: added = sum_bag<Format, Wide, 8>(f, held, ahead, padding, bad, out); break;
                 default: added = any_bag<Format, Wide>(f, held, ahead, padding, bad, out);
             }
-            if (added < 0) return c.errors->raise({RECFX_BAD_ID, c.step, feature, row, bad, f.row_count - f.base});
+            if (added < 0) return c.errors->bad_id(c.step, feature, row, bad, f.row_count - f.base);
         }
     }
 }
+
+}  // namespace
+}  // namespace recfx

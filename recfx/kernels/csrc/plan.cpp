@@ -9,8 +9,8 @@
 #include <utility>
 #include <vector>
 
+#include "costs.h"
 #include "kernels.h"
-#include "levels.h"
 #include "pool.h"
 
 namespace recfx {
@@ -78,7 +78,7 @@ struct Plan {
 };
 
 // Where each temporary lies when `rows` rows are worked on; the total in bytes. Slots of the other kind keep their offset. Temporaries of one group
-// (the number in `data`) are never alive together and share their memory.
+// are never alive together and share their memory.
 int64_t Plan::temps(int64_t rows, std::vector<int64_t>* offsets, bool once) const {
     int64_t total = 0;
     for (const Group& group : groups) {
@@ -138,7 +138,7 @@ void run_steps(Call& call, const std::vector<Bound>& bound, bool once, Range ran
         const RecfxStep& step = call.plan.steps[i];
         if (bool(step.once) != once) continue;
         context.step = int64_t(i);
-        call.plan.level->steps[step.kind](step, context, range);
+        call.plan.level->steps.of_kind[step.kind](step, context, range);
         if (meet) call.barrier.wait();
     }
 }
@@ -152,8 +152,9 @@ void member(void* state, int64_t m) {
     }
     if (call.share_steps) return run_steps(call, bound, false, {0, call.batch, m, call.threads, call.batch}, call.threads > 1);
     const int64_t blocks = (call.batch + call.block - 1) / call.block;
-    char* temps = static_cast<char*>(mine.temps.at_least(size_t(call.plan.temps(call.block, nullptr, false)) + 64));
-    if (!temps) return call.errors.raise({RECFX_NO_MEMORY, 0, 0, 0, 0, 0});
+    const int64_t row_bytes = call.plan.temps(call.block, nullptr, false) + 64;
+    char* temps = static_cast<char*>(mine.temps.at_least(size_t(row_bytes)));
+    if (!temps) return call.errors.no_memory(0, row_bytes);
     for (int64_t b; (b = call.next.fetch_add(1)) < blocks;) {
         int64_t begin, end;
         split(call.batch, b, blocks, begin, end);
@@ -184,33 +185,11 @@ void find_early(Plan& plan) {
         const RecfxStep& step = plan.steps[i];
         behind |= step.kind == RECFX_GEMM && !step.once;
         if (step.kind != RECFX_LOOKUP || step.once || !behind) continue;
-        const auto* features = static_cast<const RecfxFeature*>(step.pointers[0]);
+        const auto* features = static_cast<const RecfxFeature*>(step.pointers[LookupPointer::features]);
         bool all = true;
-        for (int64_t f = 0; f < step.ints[0]; ++f) all &= given(features[f].ids) && given(features[f].offsets);
+        for (int64_t f = 0; f < step.ints[LookupInt::features]; ++f) all &= given(features[f].ids) && given(features[f].offsets);
         if (all) plan.early.push_back(i);
     }
-}
-
-// Adds what a step costs: products at 200 operations a nanosecond and weights at 50 bytes, rows of tables at 15 ns, anything else at 2 ns an element.
-void add_time(Plan& plan, const RecfxStep& step) {
-    double row = 0, weights = 0;
-    if (step.kind == RECFX_GEMM) {
-        const double size = double(step.ints[1]) * double(step.ints[2]);
-        weights = size * (step.ints[0] == 2 ? 1 : step.ints[0] == 1 ? 2 : 4) / 50;
-        row = double(step.views[0].size[0]) * size * 2 / 200;
-    } else if (step.kind == RECFX_LOOKUP) {
-        const auto* features = static_cast<const RecfxFeature*>(step.pointers[0]);
-        for (int64_t i = 0; i < step.ints[0]; ++i) row += 15.0 * double(step.out.size[0]) * double(features[i].length > 0 ? features[i].length : 8);
-    } else if (step.kind == RECFX_KEY_SCORES) {
-        double products = 0, inputs = double(step.ints[1]);
-        for (int64_t i = 0; i < step.ints[2]; ++i) products += inputs * double(step.ints[3 + 3 * i]), inputs = double(step.ints[3 + 3 * i]);
-        row = double(step.ints[0]) * products * 2 / 200;
-    } else {
-        row = 2;
-        for (int i = 0; i < step.out.rank; ++i) row *= double(step.out.size[i]);
-    }
-    plan.weight_ns += weights + (step.once ? row : 0);
-    plan.row_ns += step.once ? 0 : row;
 }
 
 // The first argument without memory, such as a tensor whose numbers lie elsewhere, or -1. A jagged input without elements needs none.
@@ -223,7 +202,8 @@ int64_t without_memory(const Plan& plan, const int64_t* pointers, const int64_t*
 int64_t execute(const Plan& plan, int64_t batch, int64_t threads, const int64_t* pointers, const int64_t* counts) {
     if (batch < 1) return 0;
     if (const int64_t missing = without_memory(plan, pointers, counts); missing >= 0) {
-        last_error = {RECFX_NULL_ARGUMENT, 0, 0, 0, missing, 0};
+        last_error = {RECFX_NULL_ARGUMENT, 0, 0, 0, {}, 0};
+        last_error.argument = missing;
         return RECFX_NULL_ARGUMENT;
     }
     if (plan.time(batch) < TEAM_PAYS_NS) threads = 1;
@@ -237,7 +217,7 @@ int64_t execute(const Plan& plan, int64_t batch, int64_t threads, const int64_t*
     thread_local Scratch shared;
     if (once + rows) {
         call.shared = static_cast<char*>(shared.at_least(size_t(once + rows) + 128));
-        if (!call.shared) call.errors.raise({RECFX_NO_MEMORY, 0, 0, 0, once + rows, 0});
+        if (!call.shared) call.errors.no_memory(0, once + rows);
         call.shared_rows = call.shared + (once + 63) / 64 * 64;
     }
     if (!call.errors.raised.load()) {
@@ -267,16 +247,15 @@ void* recfx_plan_new(const char* name, const RecfxSlot* slots, int64_t slot_coun
     const recfx::Level* level = recfx::find_level(name);
     if (!level) return nullptr;
     try {
-        auto* plan = new Plan{level, {slots, slots + slot_count}, {steps, steps + step_count}, block < 1 ? 1 : block, 1, {}, false};
+        auto* plan = new Plan{level, {slots, slots + slot_count}, {steps, steps + step_count}, block < 1 ? 1 : block, 1, {}, false, {}};
         std::map<std::pair<int64_t, bool>, recfx::Group> groups;
         for (size_t i = 0; i < plan->slots.size(); ++i) {
             const RecfxSlot& slot = plan->slots[i];
             const bool argument = slot.kind == RECFX_INPUT || slot.kind == RECFX_OUTPUT;
             if (argument && slot.argument >= plan->arguments) plan->arguments = int64_t(slot.argument) + 1;
             if (slot.kind != RECFX_TEMP) continue;
-            recfx::Group& group = groups[{int64_t(reinterpret_cast<intptr_t>(slot.data)), bool(slot.once)}];
-            // A temporary's row width is kept in `argument`: it has no caller's pointer.
-            const int64_t bytes = int64_t(slot.argument) * recfx::size_of(slot.dtype);
+            recfx::Group& group = groups[{slot.group, bool(slot.once)}];
+            const int64_t bytes = int64_t(slot.width) * recfx::size_of(slot.dtype);
             group.once = slot.once;
             group.bytes = bytes > group.bytes ? bytes : group.bytes;
             group.slots.push_back(i);
@@ -285,8 +264,10 @@ void* recfx_plan_new(const char* name, const RecfxSlot* slots, int64_t slot_coun
         recfx::find_early(*plan);
         for (const RecfxStep& step : plan->steps) {
             plan->has_once |= step.once != 0;
-            recfx::add_time(*plan, step);
-            const int64_t rows = step.kind == RECFX_GEMM ? step.views[0].size[0] : step.kind == RECFX_KEY_SCORES ? step.ints[0] : 1;
+            const recfx::Cost cost = recfx::cost_of(step);
+            plan->weight_ns += cost.weights_ns + (step.once ? cost.row_ns : 0);
+            plan->row_ns += step.once ? 0 : cost.row_ns;
+            const int64_t rows = recfx::product_rows(step);
             if (rows > plan->inner && !step.once) plan->inner = rows;
         }
         return plan;

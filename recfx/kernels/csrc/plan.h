@@ -9,7 +9,7 @@ extern "C" {
 // The levels this processor can run, best first, separated by commas.
 RECFX_API const char* recfx_levels();
 
-// Columns of a panel and inputs in a unit, by format (0 float32, 1 bfloat16, 2 int8), of a level; -1 when there is no such level here.
+// Columns of a panel, and inputs in a unit of a RecfxWeightFormat, at a level; -1 for a level that this processor does not run.
 RECFX_API int64_t recfx_panel_columns(const char* level);
 RECFX_API int64_t recfx_unit_depth(const char* level, int32_t format);
 RECFX_API void recfx_pack(const char* level, int32_t format, const void* weight, int64_t n, int64_t k, uint32_t* packed);
@@ -36,11 +36,11 @@ RECFX_API void recfx_last_error(RecfxError* error);
 
 // A graph propagation: out = sum_k weights[k] (S A S)^k x for k = 0..layers, S = diag(scale), A of ones in compressed sparse rows.
 // `scratch`: rows * columns floats, or with `halved` twice as many 16-bit numbers.
-// Returns 0; 1: the offsets do not describe rows within the neighbours; 2: a neighbour that is no row; 4: no such level.
+// Returns a RecfxPropagateResult: BAD_OFFSETS where the offsets do not describe rows within the neighbours, BAD_NEIGHBOUR where one is not a row.
 RECFX_API int64_t recfx_propagate(const char* level, const float* x, float* out, void* scratch, const int64_t* offsets, const int32_t* neighbours,
                                   int64_t neighbour_count, const float* scale, int64_t rows, int64_t columns, const float* weights, int64_t layers,
                                   int32_t halved, int64_t threads);
 
-// The losses of a batch and the gradient of their mean. Returns 0; 1, 2, 3: a user, a positive, a negative that is no row; 4: no such level.
+// The losses of a batch and the gradient of their mean. Returns a RecfxBprResult: BAD_USER, BAD_POSITIVE or BAD_NEGATIVE where an id is not a row.
 RECFX_API int64_t recfx_bpr(const char* level, const RecfxBpr* work, int64_t threads);
 }

@@ -1,10 +1,15 @@
 // Element-wise arithmetic: a short program of operations over registers of a few vectors, so that a chain of them reads and writes memory once.
-//
-// ints: count of operations, then (operation, left, right) each; registers 0..7 are the views, the result of operation i is register 8 + i.
-// floats: the constant of each operation that has one. Inputs are float32, or integers and booleans turned to float32.
+// Operands are float32, or integers and booleans converted to float32.
 #pragma once
+#include "elementary.inl"
+#include "gelu.inl"
+#include "kernels.h"
 
-constexpr int64_t LANES = 64, REGISTERS = RECFX_VIEWS + (RECFX_INTS - 1) / 3;
+namespace recfx {
+namespace {
+
+constexpr int64_t LANES = 64, OPERATIONS = (RECFX_INTS - ElementsInt::program) / ElementsOperation::fields, REGISTERS = RECFX_VIEWS + OPERATIONS;
+static_assert(ElementsFloat::constants + OPERATIONS <= RECFX_FLOATS, "constants of operations");
 
 // N vectors of numbers. Short rows take few, so that little is computed beyond their ends.
 template <int N>
@@ -135,16 +140,20 @@ inline void write(const Bound& slot, int64_t first, int64_t stride, int64_t coun
 
 template <int N>
 inline void run_program(const RecfxStep& step, Lines<N>* registers, const Lines<N>*& result) {
-    for (int64_t o = 0; o < step.ints[0]; ++o) {
-        const int64_t* code = step.ints + 1 + 3 * o;
+    const int64_t* operation = step.ints + ElementsInt::program;
+    const double* constants = step.floats + ElementsFloat::constants;
+    for (int64_t o = 0; o < step.ints[ElementsInt::count]; ++o, operation += ElementsOperation::fields) {
         Lines<N>& target = registers[RECFX_VIEWS + o];
-        const Lines<N> &a = registers[code[1]], &b = registers[code[2]];
-        if (code[0] == OP_WHERE) {  // where(a, b, third): the constant is the third's number
-            const Lines<N>& other = registers[int64_t(step.floats[o])];
+        const Lines<N> &a = registers[operation[ElementsOperation::left]], &b = registers[operation[ElementsOperation::right]];
+        if (operation[ElementsOperation::code] == OP_WHERE) {
+            const Lines<N>& other = registers[operation[ElementsOperation::other]];
             each(target, [&](int line) { return a.v[line] != 0.0f ? b.v[line] : other.v[line]; });
         } else {
-            operate(code[0], target, a, b, float(step.floats[o]));
+            operate(operation[ElementsOperation::code], target, a, b, float(constants[o]));
         }
         result = &target;
     }
 }
+
+}  // namespace
+}  // namespace recfx

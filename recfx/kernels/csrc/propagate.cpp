@@ -1,5 +1,5 @@
 // Graph propagation: the layers of one call over a team of threads.
-#include "levels.h"
+#include "kernels.h"
 #include "plan.h"
 #include "pool.h"
 
@@ -43,15 +43,14 @@ void alone(void* state, int64_t) {
     member(&single, 0);
 }
 
-// 1: offsets that do not describe rows within the neighbours; 2: a neighbour that is no row.
-int64_t check(const Propagation& p, int64_t neighbours) {
-    if (p.offsets[0] != 0 || p.offsets[p.rows] != neighbours) return 1;
+RecfxPropagateResult check(const Propagation& p, int64_t neighbours) {
+    if (p.offsets[0] != 0 || p.offsets[p.rows] != neighbours) return PROPAGATE_BAD_OFFSETS;
     bool falls = false;
     for (int64_t r = 0; r < p.rows; ++r) falls |= p.offsets[r + 1] < p.offsets[r];
-    if (falls) return 1;
+    if (falls) return PROPAGATE_BAD_OFFSETS;
     uint32_t highest = 0;
     for (int64_t e = 0; e < neighbours; ++e) highest = uint32_t(p.neighbours[e]) > highest ? uint32_t(p.neighbours[e]) : highest;
-    return neighbours && int64_t(highest) >= p.rows ? 2 : 0;
+    return neighbours && int64_t(highest) >= p.rows ? PROPAGATE_BAD_NEIGHBOUR : PROPAGATE_DONE;
 }
 
 }  // namespace
@@ -63,11 +62,11 @@ int64_t recfx_propagate(const char* name, const float* x, float* out, void* scra
                         int64_t neighbour_count, const float* scale, int64_t rows, int64_t columns, const float* weights, int64_t layers,
                         int32_t halved, int64_t threads) {
     const recfx::Level* level = recfx::find_level(name);
-    if (!level) return 4;
+    if (!level) return PROPAGATE_NO_LEVEL;
     const recfx::Propagation work{x, out, scratch, offsets, neighbours, scale, rows, columns, weights, layers, halved != 0};
-    if (const int64_t wrong = recfx::check(work, neighbour_count)) return wrong;
+    if (const RecfxPropagateResult wrong = recfx::check(work, neighbour_count)) return wrong;
     recfx::Team team{work, level->propagate, threads < 1 ? 1 : threads, recfx::Barrier(threads < 1 ? 1 : threads)};
     recfx::run_team(team.members, recfx::member, recfx::alone, &team, recfx::LONG_PATIENCE_NS);
-    return 0;
+    return PROPAGATE_DONE;
 }
 }

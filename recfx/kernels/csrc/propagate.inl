@@ -3,6 +3,11 @@
 // Kept rows are already scaled by D^-1/2, so that no weight of an edge is ever read: a row of the next layer is
 // s^2 * sum + s * w * x, one of the result s * sum + w * x.
 #pragma once
+#include "kernels.h"
+#include "simd.inl"
+
+namespace recfx {
+namespace {
 
 constexpr int64_t NEIGHBOURS_AHEAD = 16;  // gathered rows asked for ahead of their use
 
@@ -105,3 +110,6 @@ void propagate(const Propagation& p, int64_t layer, int64_t begin, int64_t end) 
     if (last) return layer_rows(p, p.half_of(layer - 1), p.out, weight, last, begin, end);
     layer_rows(p, p.half_of(layer - 1), p.half_of(layer), weight, last, begin, end);
 }
+
+}  // namespace
+}  // namespace recfx

@@ -63,7 +63,7 @@ bool round_one(const RecfxQueries& work, int64_t q, float& unit, int64_t& sum) {
     const int64_t at = q * work.dim;
     uint32_t* words = static_cast<uint32_t*>(work.rows) + q * work.width;
     unit = 1.0f;
-    if (work.kind == RECFX_FROM_CODES) {
+    if (work.kind == TO_CODES) {
         const int64_t above = signs(static_cast<const uint8_t*>(work.values) + at, work.dim, work.width, words);
         sum = 2 * above - work.dim;
         return above >= 0;
@@ -71,13 +71,13 @@ bool round_one(const RecfxQueries& work, int64_t q, float& unit, int64_t& sum) {
     const float* row = static_cast<const float*>(work.values) + at;
     const float high = reach(row, work.dim);
     if (high < 0) return false;
-    if (work.kind == RECFX_TO_NUMBERS) {
+    if (work.kind == TO_NUMBERS) {
         if (high / LARGEST > 0) unit = high / LARGEST;  // not of rows of zeros, or so small that the quotient is
         sum = numbers(row, work.dim, work.width, unit, static_cast<int8_t*>(work.rows) + q * work.width);
         return true;
     }
     sum = 2 * signs(row, work.dim, work.width, words) - work.dim;
-    if (work.kind == RECFX_TO_SIGNS) unit = float(mean_magnitude(row, work.dim));
+    if (work.kind == TO_SIGNS) unit = float(mean_magnitude(row, work.dim));
     return true;
 }
 
@@ -85,7 +85,7 @@ bool round_one(const RecfxQueries& work, int64_t q, float& unit, int64_t& sum) {
 }  // namespace recfx
 
 extern "C" int64_t recfx_round_queries(const RecfxQueries* work) {
-    if (work->struct_bytes != int64_t(sizeof *work)) return -2;
+    if (work->struct_bytes != int64_t(sizeof *work)) return ROUNDING_OTHER_SOURCES;
     for (int64_t q = 0; q < work->queries; ++q) {
         float unit;
         int64_t sum;
@@ -94,5 +94,5 @@ extern "C" int64_t recfx_round_queries(const RecfxQueries* work) {
         work->gain[q] = unit * work->step;
         work->offset[q] = work->constant + unit * work->lower * float(sum);
     }
-    return -1;
+    return ROUNDING_DONE;
 }

@@ -251,35 +251,35 @@ void enter(const RecfxSearch& search, Best& best, Limit& limit, int64_t first, u
 extern "C" {
 
 int64_t recfx_search(const char* name, const RecfxSearch* search, int64_t threads) {
-    if (search->struct_bytes != int64_t(sizeof *search)) return 3;
+    if (search->struct_bytes != int64_t(sizeof *search)) return SEARCH_OTHER_SOURCES;
     const recfx::ScanLevel* level = recfx::find_scan_level(name);
-    if (!level) return 1;
+    if (!level) return SEARCH_NO_LEVEL;
     try {
         if (!search->values) {
             recfx::search_all(*search, *level, threads);
-            return 0;
+            return SEARCH_DONE;
         }
         recfx::RoundedQueries rounded(*search);
-        if (rounded.unfit >= 0) return -1 - rounded.unfit;
+        if (rounded.unfit >= 0) return SEARCH_UNFIT_ROW - rounded.unfit;
         recfx::search_all(rounded.search, *level, threads);
     } catch (const std::bad_alloc&) {
-        return 2;
+        return SEARCH_NO_MEMORY;
     }
-    return 0;
+    return SEARCH_DONE;
 }
 
 int64_t recfx_rescore(const char* name, const RecfxRescore* search, int64_t threads) {
-    if (search->struct_bytes != int64_t(sizeof *search)) return 3;
+    if (search->struct_bytes != int64_t(sizeof *search)) return SEARCH_OTHER_SOURCES;
     const recfx::ScanLevel* level = recfx::find_scan_level(name);
-    if (!level) return 1;
+    if (!level) return SEARCH_NO_LEVEL;
     try {
         const int64_t members = std::max<int64_t>(1, std::min(threads, search->queries));
         const int64_t capacity = 2 * std::min(search->k, search->candidates) + 64;
         recfx::RescoreCall call{*search, *level, members, capacity, std::vector<uint64_t>(size_t(members * capacity))};
         recfx::run(members, [](void* state, int64_t member) { static_cast<recfx::RescoreCall*>(state)->part(member); }, &call);
     } catch (const std::bad_alloc&) {
-        return 2;
+        return SEARCH_NO_MEMORY;
     }
-    return 0;
+    return SEARCH_DONE;
 }
 }

@@ -6,13 +6,15 @@
 #include <cstddef>
 #include <cstdint>
 
+#include "codes.h"
+
 namespace recfx {
 constexpr int64_t BLOCK = 16;
 }
 
 extern "C" {
 
-// Keep in step with targets/native/retrieval.py.
+// The mirror in Python is recfx/kernels/search_structs.py.
 struct RecfxSearch {
     int64_t struct_bytes;
     int64_t items, dim, bits, words;  // words: 32-bit words of one item
@@ -32,23 +34,15 @@ struct RecfxSearch {
     int64_t* ids;                // [queries, k]; -1 there
     float lower;                 // code 0 in steps, read where there is a scale and no bias
     float query_step, query_lower, query_constant;  // see RecfxQueries
-    int64_t query_kind;
+    int64_t query_kind;  // a RecfxRoundTo
     const void* values;          // [queries, dim], to be rounded first: then query_rows, query_sum, gain and offset are not read; or null
 };
 
-// What queries are rounded to, and the unit of that.
-enum {
-    RECFX_TO_NUMBERS,  // int8; max |x| / 127
-    RECFX_TO_SIGNS,    // words of bits, set where the value is above zero; mean |x|
-    RECFX_TO_BITS,     // likewise; 1
-    RECFX_FROM_CODES,  // likewise, of uint8 codes 0 and 1; 1
-};
-
-// Queries to be rounded. Keep in step with targets/native/retrieval.py, too.
+// Queries to be rounded. The mirror in Python is recfx/kernels/search_structs.py.
 struct RecfxQueries {
     int64_t struct_bytes;
     int64_t queries, dim;
-    int64_t kind;         // RECFX_TO_...
+    int64_t kind;         // a RecfxRoundTo
     int64_t width;        // words, or numbers, of a row of the result; zero past `dim`
     const void* values;   // [queries, dim], float32 or uint8
     void* rows;
@@ -75,11 +69,9 @@ struct RecfxRescore {
 
 #define RECFX_SEARCH_API __attribute__((visibility("default")))
 RECFX_SEARCH_API const char* recfx_search_levels();  // comma-separated, best first
-// 0: done; below 0: -1 less the first row of `values` that cannot be rounded; 1: this processor has no such level; 2: no memory; 3: the caller was
-// written for another library.
+// Returns a RecfxSearchResult; below zero it is SEARCH_UNFIT_ROW less the first row of `values` that cannot be rounded.
 RECFX_SEARCH_API int64_t recfx_search(const char* level, const RecfxSearch* search, int64_t threads);
-// -1: done; -2: the caller was written for another library; otherwise the first row that holds NaN, infinities, numbers beyond 1e15, or codes
-// above 1.
+// Returns a RecfxRoundingResult, or the first row that holds NaN, infinities, numbers beyond 1e15, or codes above 1.
 RECFX_SEARCH_API int64_t recfx_round_queries(const RecfxQueries* work);
 RECFX_SEARCH_API int64_t recfx_rescore(const char* level, const RecfxRescore* search, int64_t threads);
 }
@@ -139,7 +131,7 @@ void shorten(Best& best, Limit& limit, bool real);
 void enter(const RecfxSearch& search, Best& best, Limit& limit, int64_t first, uint32_t mask, const int32_t* values);
 void enter(const RecfxSearch& search, Best& best, Limit& limit, int64_t first, uint32_t mask, const float* values);
 
-// None where this processor has no such level.
+// nullptr: there is no such level, or this processor does not run it.
 const ScanLevel* find_scan_level(const char* name);
 
 const ScanLevel* scan_avx512_vpopcntdq();

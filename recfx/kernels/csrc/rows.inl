@@ -1,12 +1,18 @@
 // Along one axis: reductions, softmax and layer norm.
 #pragma once
+#include "activation.inl"
+#include "functions.inl"
+#include "kernels.h"
 
-// ints: a RecfxReduction; NORM is the root of the sum of squares. views: x [outer, r, inner]; out [outer, inner].
+namespace recfx {
+namespace {
+
+// input [outer, r, inner]; out [outer, inner]. REDUCE_NORM is the root of the sum of squares.
 void reduce_step(const RecfxStep& step, const Context& context, const Range& range) {
     int64_t begin, end;
     split(range.end - range.begin, range.part, range.parts, begin, end);
-    const RecfxView &x = step.views[0], &out = step.out;
-    const int64_t kind = step.ints[0], outer = x.size[0], r = x.size[1], inner = x.size[2];
+    const RecfxView &x = step.views[ReduceView::input], &out = step.out;
+    const int64_t kind = step.ints[ReduceInt::reduction], outer = x.size[0], r = x.size[1], inner = x.size[2];
     const bool sums = kind == REDUCE_SUM || kind == REDUCE_MEAN || kind == REDUCE_NORM;
     auto combine = [kind, sums](vf a, vf b) {
         if (sums) return a + b;
@@ -106,26 +112,25 @@ inline void softmax_row(const float* x, float* to, int64_t n) {
     if (i < n) store_some(to + i, load_some(to + i, n - i) * factor, n - i);
 }
 
-// views: x [outer, n]; out likewise, the last dimension contiguous.
+// input and out [outer, n], the last dimension contiguous.
 void softmax_step(const RecfxStep& step, const Context& context, const Range& range) {
     int64_t begin, end;
     split(range.end - range.begin, range.part, range.parts, begin, end);
-    const RecfxView &x = step.views[0], &out = step.out;
+    const RecfxView &x = step.views[SoftmaxView::input], &out = step.out;
     for (int64_t row = range.begin + begin; row < range.begin + end; ++row)
         for (int64_t o = 0; o < x.size[0]; ++o)
             softmax_row(at<const float>(context, x, row) + o * x.stride[0], at<float>(context, out, row) + o * out.stride[0], x.size[1]);
 }
 
-// y = activation(norm(x) * weight + bias) + residual over the last of [outer, n]. Dice over rows gates x itself by what comes of the norm.
-// ints: 0 whether there is a weight, 3 activation. floats: 0 eps. pointers: 7 weight, 8 bias. views: 0 x, 2 residual.
+// out = activation(norm(input) * weight + bias) + residual over the last of [outer, n]. Dice over rows gates the input by the result of the norm.
 void norm_step(const RecfxStep& step, const Context& context, const Range& range) {
     int64_t begin, end;
     split(range.end - range.begin, range.part, range.parts, begin, end);
-    const RecfxView &x = step.views[0], &add = step.views[2], &out = step.out;
+    const RecfxView &x = step.views[NormView::input], &add = step.views[NormView::residual], &out = step.out;
     const int64_t n = x.size[1];
-    const auto* weight = static_cast<const float*>(step.pointers[7]);
-    const auto* bias = static_cast<const float*>(step.pointers[8]);
-    const Activation activation = activation_of(step, step.ints[3]);
+    const auto* weight = static_cast<const float*>(step.pointers[NormPointer::weight]);
+    const auto* bias = static_cast<const float*>(step.pointers[NormPointer::bias]);
+    const Activation activation = activation_of<NormInt, NormFloat, NormPointer>(step);
     for (int64_t row = range.begin + begin; row < range.begin + end; ++row)
         for (int64_t o = 0; o < x.size[0]; ++o) {
             const float* p = at<const float>(context, x, row) + o * x.stride[0];
@@ -143,7 +148,7 @@ void norm_step(const RecfxStep& step, const Context& context, const Range& range
             }
             const float variance = sum_lanes(squares) / float(n);
             // A variance beyond float32 makes the row NaN: its inverse root, zero, would make plausible numbers.
-            const float inverse = variance <= __FLT_MAX__ ? 1.0f / __builtin_sqrtf(variance + float(step.floats[0])) : __builtin_nanf("");
+            const float inverse = variance <= __FLT_MAX__ ? 1.0f / __builtin_sqrtf(variance + float(step.floats[NormFloat::epsilon])) : __builtin_nanf("");
             for (int64_t i = 0; i < n; i += W) {
                 const int64_t left = n - i;
                 vf y = ((left >= W ? load(p + i) : load_some(p + i, left)) - mean) * inverse;
@@ -157,3 +162,6 @@ void norm_step(const RecfxStep& step, const Context& context, const Range& range
             }
         }
 }
+
+}  // namespace
+}  // namespace recfx

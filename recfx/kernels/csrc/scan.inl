@@ -1,17 +1,13 @@
 // The scan of one instruction-set level: blocks of items stream past queries that stay in the first-level cache, and no score is written but
 // of items that enter a list. Compiled with the level's flags in a namespace of its own; no floating-point operation may be contracted, so that
 // all levels give the same bits.
-#include "retrieval.h"
+#pragma once
 #include "abi.h"
-#if defined(__x86_64__)
-#include <immintrin.h>
-#elif defined(__ARM_NEON)
-#include <arm_neon.h>
-#endif
+#include "retrieval.h"
+#include "scan_units.inl"
 
 namespace recfx {
 namespace {
-#include "scan_units.inl"
 
 constexpr int TILE = RECFX_TILE;           // queries that share what was loaded and unpacked of the items
 

@@ -1,6 +1,10 @@
 // Vectors of 32-bit lanes, one item a lane: counting bits, and steps of a dot product.
 #pragma once
 #include "half.inl"
+#include "retrieval.h"
+
+namespace recfx {
+namespace {
 
 constexpr int L = RECFX_LANES;
 constexpr int PARTS = int(BLOCK) / L;
@@ -119,3 +123,6 @@ struct Dot {
 
 inline float real(float x) { return x; }
 inline float real(uint16_t half) { return half_to_float(half); }
+
+}  // namespace
+}  // namespace recfx

@@ -1,15 +1,19 @@
 // Picks elements by an index: rows of a constant by ids, positions of a sequence by a number per row.
 #pragma once
+#include "lookup_ids.inl"
 
-// out[i, j, k] = source at (i, j, k) moved by index[i, j, k] * step. Elements of any size are copied as they are.
-// ints: step, how many positions there are, whether negative indices count from the end. views: 0 source, 1 index, both by the output's runs.
+namespace recfx {
+namespace {
+
+// out[i, j, k] = source at (i, j, k) moved by index[i, j, k] * stride. Elements of any size are copied as they are.
+// Source and index are read by the output's runs.
 template <class T>
 inline void take_elements(const RecfxStep& step, const Context& context, const Range& range) {
     int64_t begin, end;
     split(range.end - range.begin, range.part, range.parts, begin, end);
-    const RecfxView &source = step.views[0], &index = step.views[1], &out = step.out;
+    const RecfxView &source = step.views[TakeView::source], &index = step.views[TakeView::index], &out = step.out;
     const Bound& ids = context.slots[index.slot];
-    const int64_t by = step.ints[0], limit = step.ints[1];
+    const int64_t by = step.ints[TakeInt::stride], limit = step.ints[TakeInt::limit];
     for (int64_t row = range.begin + begin; row < range.begin + end; ++row) {
         const T* from = at<const T>(context, source, row);
         T* to = at<T>(context, out, row);
@@ -18,8 +22,8 @@ inline void take_elements(const RecfxStep& step, const Context& context, const R
             for (int64_t j = 0; j < out.size[1]; ++j)
                 for (int64_t k = 0; k < out.size[2]; ++k) {
                     const int64_t given = id_at(ids, first + i * index.stride[0] + j * index.stride[1] + k * index.stride[2]);
-                    const int64_t position = given < 0 && step.ints[2] ? given + limit : given;
-                    if (uint64_t(position) >= uint64_t(limit)) return context.errors->raise({RECFX_BAD_ID, context.step, 0, row, given, limit});
+                    const int64_t position = given < 0 && step.ints[TakeInt::wraps] ? given + limit : given;
+                    if (uint64_t(position) >= uint64_t(limit)) return context.errors->bad_id(context.step, 0, row, given, limit);
                     const T* p = from + i * source.stride[0] + j * source.stride[1] + k * source.stride[2] + position * by;
                     T* q = to + i * out.stride[0] + j * out.stride[1] + k * out.stride[2];
                     const int64_t n = out.size[3];
@@ -38,3 +42,6 @@ void take_step(const RecfxStep& step, const Context& context, const Range& range
         default: return take_elements<uint32_t>(step, context, range);
     }
 }
+
+}  // namespace
+}  // namespace recfx

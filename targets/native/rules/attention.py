@@ -18,6 +18,7 @@ import torch
 from torch import fx
 
 from recfx.kernels.codes import Kind, Op
+from recfx.kernels.slots import BmmFloat, BmmView, SoftmaxView
 from recfx.ops import attention, mlp
 from recfx.targets.native.builder import PlanBuilder, rows_of, view
 from recfx.targets.native.rules.copies import copy
@@ -173,7 +174,7 @@ def _weights(
         scores = changed
     if softmax:
         normed = builder.temp(scores.dims)
-        builder.emit(Kind.SOFTMAX, normed, rows_of(normed).runs, {0: rows_of(scores)})
+        builder.emit(Kind.SOFTMAX, normed, rows_of(normed).runs, {SoftmaxView.INPUT: rows_of(scores)})
         scores = normed
     if mask is not None and masking & attention.ZERO:
         kept = builder.temp(scores.dims)
@@ -187,4 +188,5 @@ def _emit_pooling(builder: PlanBuilder, weights: Value, keys: Value, out: Value)
     lengths, d = keys.dims[1:]
     one_row = view(weights, [(1, 0), (1, 0), (weights.dims[-1].size, weights.dims[-1].stride)])
     matrix = view(keys, [(1, 0), (lengths.size, lengths.stride), (d.size, d.stride)])
-    builder.emit(Kind.BMM, out, [(1, 0), (1, 0), (d.size, 1)], {0: one_row, 1: matrix}, floats=[1.0])
+    views = {BmmView.LEFT: one_row, BmmView.RIGHT: matrix}
+    builder.emit(Kind.BMM, out, [(1, 0), (1, 0), (d.size, 1)], views, floats={BmmFloat.FACTOR: 1.0})

@@ -29,7 +29,7 @@ def _softplus(builder: PlanBuilder, node: fx.Node) -> None:
         Operation(Op.SOFTPLUS, -1),
         Operation(Op.DIV_C, -2, 0, beta),
         Operation(Op.GREATER_C, -1, 0, threshold),
-        Operation(Op.WHERE, -4, 0, -3.0),
+        Operation(Op.WHERE, -4, 0, other=-3),
     ]
     lower_pointwise(builder, node, [node.args[0]], operations)
 
@@ -52,7 +52,7 @@ def _elu(builder: PlanBuilder, node: fx.Node) -> None:
         Operation(Op.MUL_C, -2, 0, alpha * scale),
         Operation(Op.MUL_C, 0, 0, scale),
         Operation(Op.GREATER_C, 0, 0, 0.0),
-        Operation(Op.WHERE, -5, -4, -3.0),
+        Operation(Op.WHERE, -5, -4, other=-3),
     ]
     lower_pointwise(builder, node, [node.args[0]], operations)
 
@@ -175,7 +175,7 @@ def _between(builder: PlanBuilder, node: fx.Node) -> None:
             Operation(Op.ADD, 1, -5),
             Operation(Op.MAGNITUDE, 2),
             Operation(Op.LESS_C, -7, 0, 0.5),
-            Operation(Op.WHERE, -8, -3, -6.0),
+            Operation(Op.WHERE, -8, -3, other=-6),
         ]
         return lower_pointwise(builder, node, list(node.args[:3]), operations)
     far = abs(weight) >= 0.5

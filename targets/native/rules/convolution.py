@@ -14,8 +14,8 @@ from typing import Any
 import torch
 from torch import fx
 
-from recfx.kernels.abi import RANK
-from recfx.kernels.codes import Kind, Reduction
+from recfx.kernels.codes import Kind, Reduction, Size
+from recfx.kernels.slots import ReduceInt, ReduceView
 from recfx.targets.native.builder import PlanBuilder, three_runs, view
 from recfx.targets.native.rules.copies import compact, copy
 from recfx.targets.native.rules.gemm import emit_gemm
@@ -152,7 +152,7 @@ def _rows(builder: PlanBuilder, windows: Value, lead: int) -> Value:
 
 def _side_by_side(builder: PlanBuilder, windows: Value, first: int) -> Value:
     """A copy of windows whose inner dimensions begin at `first`, one index of that dimension at a time where one step has not enough."""
-    if sum(d.size > 1 for d in windows.dims) <= RANK:
+    if sum(d.size > 1 for d in windows.dims) <= Size.RANK:
         return compact(builder, windows)
     fresh = builder.temp(windows.dims)
     for i in range(windows.dims[first].size):
@@ -186,5 +186,11 @@ def _pool(builder: PlanBuilder, node: fx.Node) -> None:
     outer, _, inner = groups
     source = view(opened, list(groups))
     code = Reduction.MAX if largest else Reduction.MEAN
-    builder.emit(Kind.REDUCE, out, [(outer[0], inner[0]), (inner[0], 1)], {0: source}, ints=[code])
+    builder.emit(
+        Kind.REDUCE,
+        out,
+        [(outer[0], inner[0]), (inner[0], 1)],
+        {ReduceView.INPUT: source},
+        ints={ReduceInt.REDUCTION: code},
+    )
     builder.values[node] = out

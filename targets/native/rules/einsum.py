@@ -11,6 +11,7 @@ from torch import fx
 
 from recfx.ir.access import items_of
 from recfx.kernels.codes import Kind, Op
+from recfx.kernels.slots import BmmFloat, BmmView
 from recfx.targets.native.builder import PlanBuilder, view
 from recfx.targets.native.rules.copies import compact
 from recfx.targets.native.rules.gemm import emit_gemm, even_rows
@@ -107,7 +108,8 @@ def _emit_matrices(
     dims = dict(zip((*both, *rows, *columns), made.dims, strict=True))
     runs = [_run(made.dims[a:b]) for a, b in _bounds(len(both), len(rows), len(columns))]
     assert all(run is not None for run in runs)  # a new temporary lies evenly
-    builder.emit(Kind.BMM, made, [run for run in runs if run is not None], dict(enumerate(sides)), floats=[1.0])
+    views = dict(zip((BmmView.LEFT, BmmView.RIGHT), sides, strict=True))
+    builder.emit(Kind.BMM, made, [run for run in runs if run is not None], views, floats={BmmFloat.FACTOR: 1.0})
     return _arranged(made, dims, output)
 
 

@@ -8,7 +8,18 @@ from typing import Any
 import torch
 from torch import fx
 
-from recfx.kernels.codes import Fold, Kind
+from recfx.kernels.codes import Fold, Kind, Reduction
+from recfx.kernels.slots import (
+    FoldInt,
+    FoldView,
+    ReduceInt,
+    ReduceView,
+    RunningInt,
+    RunningView,
+    SpreadFloat,
+    SpreadInt,
+    SpreadView,
+)
 from recfx.targets.native.builder import PlanBuilder, three_runs, view
 from recfx.targets.native.rules.copies import compact
 from recfx.targets.native.rules.registry import RULES, Rule, rule
@@ -58,21 +69,26 @@ def _readable(builder: PlanBuilder, operand: Any) -> Value:
     return value
 
 
-def emit_fold(
-    builder: PlanBuilder, node: fx.Node, operand: Any, given: Any, kind: Kind = Kind.FOLD, **how: Any
+def emit_along(
+    builder: PlanBuilder, node: fx.Node, operand: Any, given: Any, kind: Kind, name: int, **how: Any
 ) -> None:
-    """Adds a fold of `operand` over the dimensions `given` as the value of `node`."""
+    """Adds a step of a kind that takes `operand`, its view `name`, along the dimensions `given`, as the value of `node`."""
     value = _readable(builder, operand)
     value, groups = grouped(builder, value, axes(given, len(value.dims)))
     out = builder.result(node, dtypes=READ)
     outer, _, inner = groups
-    builder.emit(kind, out, [(outer[0], inner[0]), (inner[0], 1)], {0: view(value, list(groups))}, **how)
+    builder.emit(kind, out, [(outer[0], inner[0]), (inner[0], 1)], {name: view(value, list(groups))}, **how)
     builder.values[node] = out
 
 
-def _folds(op: int, position: int = 1, name: str = "dim") -> Rule:
+def emit_fold(builder: PlanBuilder, node: fx.Node, operand: Any, given: Any, fold: Fold) -> None:
+    """Adds a fold of `operand` over the dimensions `given` as the value of `node`."""
+    emit_along(builder, node, operand, given, Kind.FOLD, FoldView.INPUT, ints={FoldInt.FOLD: fold})
+
+
+def _folds(op: Fold, position: int = 1, name: str = "dim") -> Rule:
     def lower(builder: PlanBuilder, node: fx.Node) -> None:
-        emit_fold(builder, node, node.args[0], _argument(node, name, position), ints=[op])
+        emit_fold(builder, node, node.args[0], _argument(node, name, position), op)
 
     return lower
 
@@ -89,16 +105,16 @@ def _product(builder: PlanBuilder, node: fx.Node) -> None:
     if node.kwargs.get("dtype") is not None:
         raise Unsupported("it changes the dtype")
     dim = None if node.target is _aten.prod.default else node.args[1]
-    emit_fold(builder, node, node.args[0], dim, ints=[Fold.PRODUCT])
+    emit_fold(builder, node, node.args[0], dim, Fold.PRODUCT)
 
 
-def _whole_extreme(op: int, target: Any) -> None:
+def _whole_extreme(op: Fold, target: Any) -> None:
     """Registers the fold of whole numbers and masks in front of the vectorised one of float32."""
 
     def lower(builder: PlanBuilder, node: fx.Node) -> None:
         if node.meta["val"].dtype is torch.float32:
             return reduce_rows(builder, node)
-        emit_fold(builder, node, node.args[0], _argument(node, "dim", 1, ()), ints=[op])
+        emit_fold(builder, node, node.args[0], _argument(node, "dim", 1, ()), op)
 
     rule(target, replaces=True)(lower)
 
@@ -107,12 +123,12 @@ _whole_extreme(Fold.MAX, _aten.amax.default)
 _whole_extreme(Fold.MIN, _aten.amin.default)
 
 
-def _extreme_part(value_op: int, position_op: int) -> Callable[[PlanBuilder, fx.Node, fx.Node, int], None]:
+def _extreme_part(value_op: Fold, position_op: Fold) -> Callable[[PlanBuilder, fx.Node, fx.Node, int], None]:
     """The values, or the positions, of `max(x, dim)` and the like."""
 
     def lower(builder: PlanBuilder, node: fx.Node, source: fx.Node, index: int) -> None:
         op = value_op if index == 0 else position_op
-        emit_fold(builder, node, source.args[0], _argument(source, "dim", 1), ints=[op])
+        emit_fold(builder, node, source.args[0], _argument(source, "dim", 1), op)
 
     return lower
 
@@ -137,7 +153,8 @@ def _emit_spread(builder: PlanBuilder, node: fx.Node, source: fx.Node, *, root: 
     if builder.dtype(builder.value(source.args[0])) is not torch.float32:
         raise Unsupported(f"it reads {builder.dtype(builder.value(source.args[0]))}")
     dim = _argument(source, "dim", 1)
-    emit_fold(builder, node, source.args[0], dim, Kind.SPREAD, ints=[int(root)], floats=[_correction(source)])
+    ints, floats = {SpreadInt.DEVIATION: int(root)}, {SpreadFloat.CORRECTION: _correction(source)}
+    emit_along(builder, node, source.args[0], dim, Kind.SPREAD, SpreadView.INPUT, ints=ints, floats=floats)
 
 
 @rule(_aten.var.dim, _aten.var.correction)
@@ -158,7 +175,9 @@ def _spread_part(*, root: bool) -> Callable[[PlanBuilder, fx.Node, fx.Node, int]
             return _emit_spread(builder, node, source, root=root)
         if builder.dtype(builder.value(source.args[0])) is not torch.float32:
             raise Unsupported("a mean of other than float32")
-        emit_fold(builder, node, source.args[0], _argument(source, "dim", 1), Kind.REDUCE, ints=[1])
+        ints = {ReduceInt.REDUCTION: Reduction.MEAN}
+        dim = _argument(source, "dim", 1)
+        emit_along(builder, node, source.args[0], dim, Kind.REDUCE, ReduceView.INPUT, ints=ints)
 
     return lower
 
@@ -188,7 +207,13 @@ def _runs(*, products: bool, whole: Rule | None) -> Rule:
         out = builder.result(node)
         target = three_runs(out, [dim])
         assert target is not None
-        builder.emit(Kind.RUNNING, out, target, {0: view(value, list(groups))}, ints=[int(products)])
+        builder.emit(
+            Kind.RUNNING,
+            out,
+            target,
+            {RunningView.INPUT: view(value, list(groups))},
+            ints={RunningInt.PRODUCTS: int(products)},
+        )
         builder.values[node] = out
 
     return lower

@@ -19,7 +19,7 @@ _aten = torch.ops.aten
 #: The numbers of csrc/elementary.inl.
 
 #: Functions of one float32 tensor that give float32.
-UNARY: dict[Any, int] = {
+UNARY: dict[Any, Op] = {
     _aten.log1p.default: Op.LOG1P,
     _aten.expm1.default: Op.EXPM1,
     _aten.special_expm1.default: Op.EXPM1,
@@ -50,7 +50,7 @@ UNARY: dict[Any, int] = {
 }
 
 #: Functions of one float32 tensor that give a mask.
-PREDICATES: dict[Any, int] = {
+PREDICATES: dict[Any, Op] = {
     _aten.isfinite.default: Op.IS_FINITE,
     _aten.isnan.default: Op.IS_NAN,
     _aten.isinf.default: Op.IS_INFINITE,
@@ -58,7 +58,7 @@ PREDICATES: dict[Any, int] = {
 }
 
 #: Functions of two float32 tensors.
-BINARY: dict[Any, int] = {
+BINARY: dict[Any, Op] = {
     _aten.atan2.default: Op.ARC_TANGENT2,
     _aten.arctan2.default: Op.ARC_TANGENT2,
     _aten.pow.Tensor_Tensor: Op.POWER,

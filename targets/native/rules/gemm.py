@@ -9,16 +9,29 @@ import torch
 from torch import fx
 
 from recfx.formats.per_channel import MOST_COLUMNS
-from recfx.kernels.codes import Kind, Op
+from recfx.kernels.codes import Kind, Op, WeightFormat
+from recfx.kernels.slots import (
+    GemmFloat,
+    GemmInt,
+    GemmPointer,
+    GemmView,
+    NormFloat,
+    NormInt,
+    NormPointer,
+    NormView,
+)
 from recfx.ops import cross, mlp
 from recfx.targets.native.builder import PlanBuilder, rows_of
 from recfx.targets.native.rules.copies import compact
 from recfx.targets.native.rules.pointwise import emit_pointwise
 from recfx.targets.native.rules.registry import rule
-from recfx.targets.native.steps import Operation
+from recfx.targets.native.steps import Operation, View
 from recfx.targets.native.values import Dim, Unsupported, Value
 
 _aten = torch.ops.aten
+
+#: The vectors of an activation: the name of the pointer that takes it, in steps of products and norms -> its address.
+ActivationVectors = dict[str, int]
 
 
 def emit_gemm(
@@ -32,7 +45,7 @@ def emit_gemm(
     activation: int = 0,
     number: float = 0.0,
     input_scale: float = 0.0,
-    vectors: dict[int, int] | None = None,
+    vectors: ActivationVectors | None = None,
     mul: Value | None = None,
     add: Value | None = None,
     sums_first: bool = False,
@@ -48,25 +61,32 @@ def emit_gemm(
     if weight.dtype is torch.int8 and k > MOST_COLUMNS:
         raise Unsupported(f"int32 sums over {k} products of 8 bits can overflow")
     address, format_ = builder.packer.weight(weight)
-    pointers = {0: address, **(vectors or {})}
+    pointers: dict[int, int] = {GemmPointer[name]: at for name, at in (vectors or {}).items()}
+    pointers[GemmPointer.WEIGHT] = address
     if bias is not None:
-        pointers[1] = builder.packer.vector(bias, n)
-    if format_ == 2:
+        pointers[GemmPointer.BIAS] = builder.packer.vector(bias, n)
+    if format_ is WeightFormat.I8:
         assert scale is not None
-        pointers[2] = builder.packer.vector(scale, n)
-        pointers[3] = builder.packer.column_sums(weight)
-    views = {0: rows_of(x)}
+        pointers[GemmPointer.SCALE] = builder.packer.vector(scale, n)
+        pointers[GemmPointer.COLUMN_SUMS] = builder.packer.column_sums(weight)
+    views: dict[int, View] = {GemmView.INPUT: rows_of(x)}
     if mul is not None:
-        views[1] = rows_of(mul)
+        views[GemmView.FACTOR] = rows_of(mul)
     if add is not None:
-        views[2] = rows_of(add)
+        views[GemmView.SUMMAND] = rows_of(add)
     builder.emit(
         Kind.GEMM,
         out,
         rows_of(out).runs,
         views,
-        ints=[format_, n, k, activation, int(sums_first)],
-        floats=[0.0, number, input_scale],
+        ints={
+            GemmInt.FORMAT: format_,
+            GemmInt.OUTPUTS: n,
+            GemmInt.INPUTS: k,
+            GemmInt.ACTIVATION: activation,
+            GemmInt.SUMS_FIRST: int(sums_first),
+        },
+        floats={GemmFloat.ACTIVATION_NUMBER: number, GemmFloat.INPUT_SCALE: input_scale},
         pointers=pointers,
     )
 
@@ -81,26 +101,26 @@ def emit_norm(
     *,
     activation: int = 0,
     number: float = 0.0,
-    vectors: dict[int, int] | None = None,
+    vectors: ActivationVectors | None = None,
     residual: Value | None = None,
 ) -> None:
     """Adds a layer norm over the last dimension, with what may follow it."""
     n = value.dims[-1].size
-    pointers = dict(vectors or {})
+    pointers: dict[int, int] = {NormPointer[name]: at for name, at in (vectors or {}).items()}
     if weight is not None:
-        pointers[7] = builder.packer.vector(weight, n)
+        pointers[NormPointer.WEIGHT] = builder.packer.vector(weight, n)
     if bias is not None:
-        pointers[8] = builder.packer.vector(bias, n)
-    views = {0: rows_of(value)}
+        pointers[NormPointer.BIAS] = builder.packer.vector(bias, n)
+    views: dict[int, View] = {NormView.INPUT: rows_of(value)}
     if residual is not None:
-        views[2] = rows_of(residual)
+        views[NormView.RESIDUAL] = rows_of(residual)
     builder.emit(
         Kind.NORM,
         out,
         rows_of(out).runs,
         views,
-        ints=[0, 0, 0, activation],
-        floats=[eps, number],
+        ints={NormInt.ACTIVATION: activation},
+        floats={NormFloat.EPSILON: eps, NormFloat.ACTIVATION_NUMBER: number},
         pointers=pointers,
     )
 
@@ -158,12 +178,12 @@ def widened(builder: PlanBuilder, value: Value, width: int) -> Value:
     return builder.temp([*value.dims[:-1], Dim(width, 1)])
 
 
-def activation_vectors(builder: PlanBuilder, layer: mlp.Layer, params: list[fx.Node], n: int) -> dict[int, int]:
-    """The vectors of a layer's activation by the pointer that takes them."""
-    positions = {4: layer.slope, 5: layer.gate_scale, 6: layer.gate_shift}
+def activation_vectors(builder: PlanBuilder, layer: mlp.Layer, params: list[fx.Node], n: int) -> ActivationVectors:
+    """The vectors of a layer's activation."""
+    positions = {"SLOPE": layer.slope, "GATE_SCALE": layer.gate_scale, "GATE_SHIFT": layer.gate_shift}
     return {
-        pointer: builder.packer.vector(builder.tensor(params[position]), n)
-        for pointer, position in positions.items()
+        name: builder.packer.vector(builder.tensor(params[position]), n)
+        for name, position in positions.items()
         if position >= 0
     }
 
@@ -218,7 +238,7 @@ def emit_row_dice(
 ) -> None:
     """Adds a Dice whose gate is normalised over each row: one norm, which gates what it reads."""
     gate_scale, gate_shift = (builder.tensor(params[p]) for p in (layer.gate_scale, layer.gate_shift))
-    slope = {4: builder.packer.vector(builder.tensor(params[layer.slope]), x.dims[-1].size)}
+    slope = {"SLOPE": builder.packer.vector(builder.tensor(params[layer.slope]), x.dims[-1].size)}
     code = mlp.ACTIVATIONS.index("row-dice")
     emit_norm(builder, x, out, gate_scale, gate_shift, layer.number, activation=code, vectors=slope, residual=residual)
 

@@ -9,6 +9,7 @@ from torch import fx
 
 from recfx.formats.code_rows import CONSTANT_BYTES, code_row_bytes
 from recfx.kernels.codes import Kind
+from recfx.kernels.slots import CodeDotInt, CodeDotPointer, CodeDotView
 from recfx.ops import hamming
 from recfx.targets.native.builder import PlanBuilder, view
 from recfx.targets.native.rules.copies import compact
@@ -26,16 +27,21 @@ def _code_dot(builder: PlanBuilder, node: fx.Node) -> None:
     dim = value.dims[-1].size
     if items.shape[1] != code_row_bytes(bits, dim):
         raise Unsupported(f"rows of {items.shape[1]} bytes do not hold {dim} codes of {bits} bits")
-    views = {0: _run(value)}
+    views: dict[int, View] = {CodeDotView.QUERY: _run(value)}
     if ids is not None:
-        views[1] = _run(_one_row(builder, builder.value(ids), (torch.int64, torch.int32)))
+        views[CodeDotView.IDS] = _run(_one_row(builder, builder.value(ids), (torch.int64, torch.int32)))
     out = builder.result(node)
     if out.dims[0].size != 1 or out.batched is not any(builder.value(n).batched for n in (query, ids) if n is not None):
         raise Unsupported("several queries a batch row")
-    ints = [items.shape[0], items.shape[1], items.shape[1] - CONSTANT_BYTES, bits, query_bits]
-    builder.emit(
-        Kind.CODE_DOT, out, [(out.dims[1].size, 1)], views, ints=ints, pointers={0: builder.packer.keep(items)}
-    )
+    ints = {
+        CodeDotInt.ROWS: items.shape[0],
+        CodeDotInt.ROW_BYTES: items.shape[1],
+        CodeDotInt.CODE_BYTES: items.shape[1] - CONSTANT_BYTES,
+        CodeDotInt.BITS: bits,
+        CodeDotInt.QUERY_BITS: query_bits,
+    }
+    pointers = {CodeDotPointer.TABLE: builder.packer.keep(items)}
+    builder.emit(Kind.CODE_DOT, out, [(out.dims[1].size, 1)], views, ints=ints, pointers=pointers)
     builder.steps[-1].reads = ids if ids is not None else query
     builder.values[node] = out
 

@@ -10,7 +10,8 @@ from torch import fx
 
 from recfx.ir.access import argument_of
 from recfx.ir.op_sets import BITWISE_ANDS, BITWISE_ORS
-from recfx.kernels.codes import Kind, Op
+from recfx.kernels.codes import Kind, Op, Size
+from recfx.kernels.slots import IntegerSumInt, IntegerSumView, TakeInt, TakeView
 from recfx.targets.native.builder import PlanBuilder, three_runs, view
 from recfx.targets.native.rules.copies import compact
 from recfx.targets.native.rules.pointwise import COPIED, emit_pointwise, lower_pointwise
@@ -66,7 +67,7 @@ def either(whole: Rule, target: Any) -> None:
     rule(target, replaces=floating is not None)(lower)
 
 
-def _binary(code: int, with_constant: int | None, negate: bool = False) -> Rule:
+def _binary(code: Op, with_constant: Op | None, negate: bool = False) -> Rule:
     def lower(builder: PlanBuilder, node: fx.Node) -> None:
         left, right = node.args[0], node.args[1]
         if node.kwargs.get("alpha", 1) != 1 or len(node.args) > 2:
@@ -157,7 +158,7 @@ def emit_integer_sum(builder: PlanBuilder, node: fx.Node, value: Value) -> None:
     out = builder.result(node, dtypes=(torch.int64,))
     outer, _, inner = groups
     source = view(value, list(groups))
-    builder.emit(Kind.INTEGER_SUM, out, [(outer[0], inner[0]), (inner[0], 1)], {0: source}, ints=[0])
+    builder.emit(Kind.INTEGER_SUM, out, [(outer[0], inner[0]), (inner[0], 1)], {IntegerSumView.INPUT: source})
     builder.values[node] = out
 
 
@@ -173,7 +174,8 @@ def _running_sum(builder: PlanBuilder, node: fx.Node) -> None:
     out = builder.result(node, dtypes=(torch.int64,))
     target = three_runs(out, [dim])
     assert target is not None
-    builder.emit(Kind.INTEGER_SUM, out, target, {0: view(value, list(groups))}, ints=[1])
+    views = {IntegerSumView.INPUT: view(value, list(groups))}
+    builder.emit(Kind.INTEGER_SUM, out, target, views, ints={IntegerSumInt.RUNNING: 1})
     builder.values[node] = out
 
 
@@ -196,14 +198,15 @@ def _emit_take(
     runs = joint_runs(out, [[d.stride, s, i] for d, (s, i) in zip(out.dims, strides, strict=True)])
     if not runs or runs[-1][1][2] != 0:
         runs.append((1, [1, 1, 0]))  # the innermost dimension is copied in one go: the index must not vary along it
-    if len(runs) > 4:
+    if len(runs) > Size.RANK:
         raise Unsupported("it has too many separate dimensions")
-    runs = [(1, [0, 0, 0])] * (4 - len(runs)) + runs
+    runs = [(1, [0, 0, 0])] * (Size.RANK - len(runs)) + runs
     views = {
-        0: View(source.slot, source.offset, tuple((n, s[1]) for n, s in runs)),
-        1: View(index.slot, index.offset, tuple((n, s[2]) for n, s in runs)),
+        TakeView.SOURCE: View(source.slot, source.offset, tuple((n, s[1]) for n, s in runs)),
+        TakeView.INDEX: View(index.slot, index.offset, tuple((n, s[2]) for n, s in runs)),
     }
-    builder.emit(Kind.TAKE, out, [(n, s[0]) for n, s in runs], views, ints=[step, limit, int(wraps)])
+    ints = {TakeInt.STRIDE: step, TakeInt.LIMIT: limit, TakeInt.WRAPS: int(wraps)}
+    builder.emit(Kind.TAKE, out, [(n, s[0]) for n, s in runs], views, ints=ints)
     builder.steps[-1].reads = node
     builder.values[node] = out
 

@@ -8,8 +8,18 @@ import torch
 from torch import fx
 
 from recfx.kernels.codes import Kind
+from recfx.kernels.slots import (
+    KeyScoresFloat,
+    KeyScoresInt,
+    KeyScoresLayer,
+    KeyScoresLayerPointer,
+    KeyScoresPointer,
+    KeyScoresView,
+    TurnKeysView,
+)
 from recfx.ops import mlp
 from recfx.targets.native.builder import PlanBuilder, rows_of, view
+from recfx.targets.native.steps import records
 from recfx.targets.native.values import Dim, Value
 
 _MOST_LAYERS = 5
@@ -54,20 +64,47 @@ def emit_key_scores(
     whole = Dim(_whole(length.size) * columns, 1)
     turned = builder.temp((keys.dims[0], whole))
     run = view(keys, [(length.size, length.stride), (columns, 1)])
-    builder.emit(Kind.TURN_KEYS, turned, [(whole.size, 1)], {0: run})
+    builder.emit(Kind.TURN_KEYS, turned, [(whole.size, 1)], {TurnKeysView.KEYS: run})
     out = builder.temp((query.dims[0], Dim(length.size, 1), Dim(1, 1)))
-    ints, floats = [length.size, columns, len(layers)], []
-    pointers = {0: _columns_last(builder, of_keys), 1: _columns_last(builder, of_products)}
-    for number, layer in enumerate(layers):
-        weight = builder.tensor(params[layer.weight])
-        if number:
-            pointers[1 + 2 * number] = _columns_last(builder, weight)
-        pointers[2 + 2 * number] = _vectors(builder, layer, params, weight.shape[0], with_bias=number > 0)
-        ints += [weight.shape[0], _stride(weight.shape[0]), mlp.ACTIVATIONS.index(layer.activation)]
-        floats.append(layer.number)
-    views = {0: view(turned, [(whole.size, 1)]), 1: rows_of(query), 2: rows_of(row)}
-    builder.emit(Kind.KEY_SCORES, out, [(length.size, 1)], views, ints=ints, floats=floats, pointers=pointers)
+    weights = [builder.tensor(params[layer.weight]) for layer in layers]
+    sizes = [_layer_ints(layer, weight) for layer, weight in zip(layers, weights, strict=True)]
+    vectors = [
+        {KeyScoresLayerPointer.VECTORS: _vectors(builder, layer, params, weight.shape[0], with_bias=number > 0)}
+        for number, (layer, weight) in enumerate(zip(layers, weights, strict=True))
+    ]
+    for pointers, weight in list(zip(vectors, weights, strict=True))[1:]:
+        pointers[KeyScoresLayerPointer.WEIGHT] = _columns_last(builder, weight)
+    builder.emit(
+        Kind.KEY_SCORES,
+        out,
+        [(length.size, 1)],
+        {
+            KeyScoresView.KEYS: view(turned, [(whole.size, 1)]),
+            KeyScoresView.QUERY: rows_of(query),
+            KeyScoresView.FIRST_BIAS: rows_of(row),
+        },
+        ints={
+            KeyScoresInt.KEYS: length.size,
+            KeyScoresInt.COLUMNS: columns,
+            KeyScoresInt.LAYER_COUNT: len(layers),
+            **records(KeyScoresInt.LAYERS, KeyScoresLayer, sizes),
+        },
+        floats={KeyScoresFloat.NUMBERS + number: layer.number for number, layer in enumerate(layers)},
+        pointers={
+            KeyScoresPointer.OF_KEYS: _columns_last(builder, of_keys),
+            KeyScoresPointer.OF_PRODUCTS: _columns_last(builder, of_products),
+            **records(KeyScoresPointer.LAYERS, KeyScoresLayerPointer, vectors),
+        },
+    )
     return out
+
+
+def _layer_ints(layer: mlp.Layer, weight: torch.Tensor) -> dict[int, int]:
+    return {
+        KeyScoresLayer.OUTPUTS: weight.shape[0],
+        KeyScoresLayer.STRIDE: _stride(weight.shape[0]),
+        KeyScoresLayer.ACTIVATION: mlp.ACTIVATIONS.index(layer.activation),
+    }
 
 
 def _whole(keys: int) -> int:

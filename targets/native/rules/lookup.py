@@ -7,14 +7,16 @@ from typing import Any
 import torch
 from torch import fx
 
-from recfx.kernels.codes import Kind
+from recfx.kernels.codes import Kind, Pooling, RowFormat
+from recfx.kernels.slots import DotInt, DotView, FmInt, FmView, LookupInt
 from recfx.ops import interaction, lookup
 from recfx.targets.native.builder import PlanBuilder, rows_of, view
 from recfx.targets.native.rules.copies import compact, copy
 from recfx.targets.native.rules.registry import rule
+from recfx.targets.native.steps import View
 from recfx.targets.native.values import Dim, Unsupported, Value, merge
 
-_FORMATS = {torch.float32: 32, torch.bfloat16: 16, torch.float16: -16}
+_FORMATS = {torch.float32: RowFormat.F32, torch.bfloat16: RowFormat.BF16, torch.float16: RowFormat.F16}
 
 
 @rule(lookup.grouped_lookup)
@@ -26,7 +28,7 @@ def _lookup(builder: PlanBuilder, node: fx.Node) -> None:
         for feature in lookup.decode(numbers)
     ]
     out = builder.placed(node) or builder.result(node)
-    builder.emit(Kind.LOOKUP, out, rows_of(out).runs, {}, ints=[len(features)])
+    builder.emit(Kind.LOOKUP, out, rows_of(out).runs, {}, ints={LookupInt.FEATURES: len(features)})
     builder.steps[-1].features = features
     for source, column in zip(copies[::2], copies[1::2], strict=True):
         value = builder.value(dense[source])
@@ -52,7 +54,7 @@ def _embedding(builder: PlanBuilder, node: fx.Node) -> None:
     fields = _table(builder, feature, table) | {
         "node": node.args[1], "ids": ids.slot, "ids_offset": ids.offset, "ids_stride": step, "offsets": -1, "weights": -1
     }  # fmt: skip
-    builder.emit(Kind.LOOKUP, out, [(1, 0), (length * table.shape[1], 1)], {}, ints=[1])
+    builder.emit(Kind.LOOKUP, out, [(1, 0), (length * table.shape[1], 1)], {}, ints={LookupInt.FEATURES: 1})
     builder.steps[-1].features = [fields]
     builder.values[node] = out
 
@@ -95,10 +97,10 @@ def _table(builder: PlanBuilder, f: lookup.Feature, table: torch.Tensor) -> dict
         "rows": builder.packer.table(table),
         "row_count": table.shape[0],
         "row_bytes": row * table.element_size(),
-        "format": _FORMATS[table.dtype] if f.bits == 32 else f.bits,
+        "format": _FORMATS[table.dtype] if f.bits == 32 else RowFormat(f.bits),
         "dim": f.dim,
         "output": f.output,
-        "pooling": f.pooling,
+        "pooling": Pooling(f.pooling),
         "length": f.length,
         "segment": f.segment,
         "segments": f.segments,
@@ -139,23 +141,29 @@ def _columns(value: Value, column: int) -> tuple[int, int, int]:
 def _dots(builder: PlanBuilder, node: fx.Node) -> None:
     arguments: Any = list(node.args)
     x, prefix, self_interaction, upper = arguments
-    views = {0: _vectors(builder, x)}
+    views: dict[int, View] = {DotView.VECTORS: _vectors(builder, x)}
     columns = 0
     if prefix is not None:
         front = builder.value(prefix)
         if builder.dtype(front) is not torch.float32:
             raise Unsupported(f"a prefix of dtype {builder.dtype(front)}")
         columns = front.dims[-1].size
-        views[1] = rows_of(front)
+        views[DotView.PREFIX] = rows_of(front)
     out = builder.result(node, anywhere=True)
-    builder.emit(Kind.DOT, out, rows_of(out).runs, views, ints=[columns, int(bool(self_interaction)), int(bool(upper))])
+    ints = {
+        DotInt.PREFIX_COLUMNS: columns,
+        DotInt.SELF_PAIRS: int(bool(self_interaction)),
+        DotInt.UPPER: int(bool(upper)),
+    }
+    builder.emit(Kind.DOT, out, rows_of(out).runs, views, ints=ints)
     builder.values[node] = out
 
 
 @rule(interaction.fm)
 def _fm(builder: PlanBuilder, node: fx.Node) -> None:
     out = builder.result(node, anywhere=True)
-    builder.emit(Kind.FM, out, rows_of(out).runs, {0: _vectors(builder, node.args[0])}, ints=[int(bool(node.args[1]))])
+    views = {FmView.VECTORS: _vectors(builder, node.args[0])}
+    builder.emit(Kind.FM, out, rows_of(out).runs, views, ints={FmInt.TOTAL: int(bool(node.args[1]))})
     builder.values[node] = out
 
 

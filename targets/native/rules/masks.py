@@ -28,7 +28,7 @@ _COMPARISONS = {
 }
 
 
-def _comparison(code: int) -> Any:
+def _comparison(code: Op) -> Any:
     def lower(builder: PlanBuilder, node: fx.Node) -> None:
         constant: Any = node.args[1]
         # As float32, an integer beyond 2^24 is rounded, but never to a number below 2^24.
@@ -45,7 +45,7 @@ for _name, _code in _COMPARISONS.items():
     rule(getattr(_aten, _name).Scalar)(_comparison(_code))
 
 
-def _between_tensors(code: int) -> Any:
+def _between_tensors(code: Op) -> Any:
     def lower(builder: PlanBuilder, node: fx.Node) -> None:
         operands = list(node.args)
         if not all(isinstance(o, fx.Node) for o in operands):
@@ -102,7 +102,7 @@ def _masked_fill(builder: PlanBuilder, node: fx.Node) -> None:
 @rule(_aten.where.self)
 def _where(builder: PlanBuilder, node: fx.Node) -> None:
     require_floating(node)
-    lower_pointwise(builder, node, list(node.args), [Operation(Op.WHERE, 0, 1, 2.0)])
+    lower_pointwise(builder, node, list(node.args), [Operation(Op.WHERE, 0, 1, other=2)])
 
 
 @rule(_aten.where.ScalarOther)

@@ -8,6 +8,7 @@ import torch
 from torch import fx
 
 from recfx.kernels.codes import Kind, Op
+from recfx.kernels.slots import AttentionFloat, AttentionInt, AttentionView, BmmFloat, BmmView
 from recfx.targets.native.builder import PlanBuilder, view
 from recfx.targets.native.rules.copies import compact
 from recfx.targets.native.rules.gemm import emit_gemm, even_rows
@@ -109,7 +110,8 @@ def _lower_product(builder: PlanBuilder, node: fx.Node, left: Any, right: Any) -
             wide = compact(builder, wide)
         sides.append(wide)
     out = builder.result(node)
-    builder.emit(Kind.BMM, out, _matrices(out).runs, {0: _matrices(sides[0]), 1: _matrices(sides[1])}, floats=[1.0])
+    views = {BmmView.LEFT: _matrices(sides[0]), BmmView.RIGHT: _matrices(sides[1])}
+    builder.emit(Kind.BMM, out, _matrices(out).runs, views, floats={BmmFloat.FACTOR: 1.0})
     builder.values[node] = out
 
 
@@ -146,27 +148,29 @@ def _attention(builder: PlanBuilder, node: fx.Node) -> None:
         raise Unsupported("dropout or grouped queries")
     outer = builder.shape(node)[:-2]
     views: dict[int, View] = {}
-    for position, name in enumerate(names[:3]):
+    for position, name in zip((AttentionView.QUERY, AttentionView.KEY, AttentionView.VALUE), names[:3], strict=True):
         wide = _broadcast(_operand(builder, given[name]), outer)
         try:
             views[position] = _matrices(wide)
         except Unsupported:
             views[position] = _matrices(compact(builder, wide))
-    ints = [int(bool(given.get("is_causal"))), 0]
+    ints: dict[int, int] = {AttentionInt.CAUSAL: int(bool(given.get("is_causal")))}
     mask: Any = given.get("attn_mask")
     if mask is not None:
         value = builder.value(mask)
         if builder.dtype(value) not in (torch.bool, torch.float32):
             raise Unsupported(f"a mask of {builder.dtype(value)}")
-        q, k = views[0].runs[1][0], views[1].runs[1][0]
+        q, k = (views[name].runs[1][0] for name in (AttentionView.QUERY, AttentionView.KEY))
         square = [Dim(s, 0) if d.size == 1 and s != 1 else d for d, s in zip(value.dims[-2:], (q, k), strict=True)]
         wide = _broadcast(Value(value.slot, value.offset, (*value.dims[:-2], *square)), outer)
-        views[3] = _matrices(wide)
-        ints[1] = int(builder.dtype(value) is torch.bool)
+        views[AttentionView.MASK] = _matrices(wide)
+        ints[AttentionInt.MASK_IS_BOOLEAN] = int(builder.dtype(value) is torch.bool)
     query: Any = given["query"]
     scale = given.get("scale")
     if scale is None:
         scale = int(query.meta["val"].shape[-1]) ** -0.5
     out = builder.result(node)
-    builder.emit(Kind.ATTENTION, out, _matrices(out).runs, views, ints=ints, floats=[float(scale)])
+    builder.emit(
+        Kind.ATTENTION, out, _matrices(out).runs, views, ints=ints, floats={AttentionFloat.SCALE: float(scale)}
+    )
     builder.values[node] = out

@@ -9,6 +9,7 @@ from torch import fx
 
 from recfx.ir.access import argument_of
 from recfx.kernels.codes import Kind, Op, Reduction
+from recfx.kernels.slots import ReduceInt, ReduceView
 from recfx.targets.native.builder import PlanBuilder, view
 from recfx.targets.native.rules.fold import axes, grouped
 from recfx.targets.native.rules.pointwise import emit_pointwise, require_floating
@@ -63,7 +64,8 @@ def _reduced(builder: PlanBuilder, value: Value, dims: list[int], kind: int) -> 
     source, groups = grouped(builder, value, dims)
     out = builder.temp(shape)
     outer, _, inner = groups
-    builder.emit(Kind.REDUCE, out, [(outer[0], inner[0]), (inner[0], 1)], {0: view(source, list(groups))}, ints=[kind])
+    views = {ReduceView.INPUT: view(source, list(groups))}
+    builder.emit(Kind.REDUCE, out, [(outer[0], inner[0]), (inner[0], 1)], views, ints={ReduceInt.REDUCTION: kind})
     return out
 
 

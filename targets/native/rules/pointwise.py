@@ -10,11 +10,11 @@ import torch
 from torch import fx
 
 from recfx.ir.access import argument_of
-from recfx.kernels.abi import INTS, VIEWS
-from recfx.kernels.codes import Kind, Op, Place
+from recfx.kernels.codes import Kind, Op, Place, Size
+from recfx.kernels.slots import ElementsFloat, ElementsInt, ElementsOperation, ElementsView
 from recfx.targets.native.builder import PlanBuilder
 from recfx.targets.native.rules.registry import rule
-from recfx.targets.native.steps import Operation, Pointwise, View
+from recfx.targets.native.steps import Operation, Pointwise, View, records
 from recfx.targets.native.values import Unsupported, Value, joint_runs
 
 _aten = torch.ops.aten
@@ -23,7 +23,7 @@ _aten = torch.ops.aten
 COPIED = (torch.float32, torch.bool, torch.int64, torch.int32)
 
 #: Most operations of one step.
-_MOST = (INTS - 1) // 3
+_MOST = (Size.INTS - ElementsInt.PROGRAM) // len(ElementsOperation)
 
 
 def emit_pointwise(
@@ -47,27 +47,36 @@ def emit_pointwise(
     program = Pointwise(list(inputs), list(operations), out)
     for value in [inputs[i] for i in absorb]:
         _absorb(builder, program, value)
-    if len(program.inputs) > VIEWS:
+    if len(program.inputs) > Size.VIEWS:
         raise Unsupported("it reads too many tensors")
     runs = _joint_runs(out, program.inputs)
-    if len(runs) > 4:
+    if len(runs) > Size.RANK:
         raise Unsupported("its inputs have too many separate dimensions")
-    runs = [(1, [0] * (len(program.inputs) + 1))] * (4 - len(runs)) + runs
+    runs = [(1, [0] * (len(program.inputs) + 1))] * (Size.RANK - len(runs)) + runs
     views = {
-        i: View(v.slot, v.offset, tuple((size, strides[i + 1]) for size, strides in runs))
+        ElementsView.OPERANDS + i: View(v.slot, v.offset, tuple((size, strides[i + 1]) for size, strides in runs))
         for i, v in enumerate(program.inputs)
     }
-    ints = [len(program.operations)]
-    for operation in program.operations:
-        ints += [operation.code, _register(operation.left), _register(operation.right)]
-    floats = [float(_register(int(o.constant))) if o.code == Op.WHERE else o.constant for o in program.operations]
+    ints = {ElementsInt.COUNT: len(program.operations)} | records(
+        ElementsInt.PROGRAM, ElementsOperation, [_fields(o) for o in program.operations]
+    )
+    floats = {ElementsFloat.CONSTANTS + i: o.constant for i, o in enumerate(program.operations)}
     builder.emit(kind, out, [(size, strides[0]) for size, strides in runs], views, ints=ints, floats=floats)
     if kind is Kind.POINTWISE:
         builder.steps[-1].pointwise = program
 
 
+def _fields(operation: Operation) -> dict[int, int]:
+    return {
+        ElementsOperation.CODE: operation.code,
+        ElementsOperation.LEFT: _register(operation.left),
+        ElementsOperation.RIGHT: _register(operation.right),
+        ElementsOperation.OTHER: _register(operation.other),
+    }
+
+
 def _register(operand: int) -> int:
-    return operand if operand >= 0 else VIEWS - 1 - operand
+    return operand if operand >= 0 else Size.VIEWS - 1 - operand
 
 
 def _absorb(builder: PlanBuilder, program: Pointwise, value: Value) -> None:
@@ -84,7 +93,7 @@ def _absorb(builder: PlanBuilder, program: Pointwise, value: Value) -> None:
     shift, index = len(earlier.operations), program.inputs.index(value)
     inputs = [v for i, v in enumerate(program.inputs) if i != index]
     inputs += [v for v in earlier.inputs if v not in inputs]
-    if not earlier.operations or shift + len(program.operations) > _MOST or len(inputs) > VIEWS:
+    if not earlier.operations or shift + len(program.operations) > _MOST or len(inputs) > Size.VIEWS:
         return
 
     def moved(operand: int) -> int:
@@ -102,9 +111,9 @@ def _absorb(builder: PlanBuilder, program: Pointwise, value: Value) -> None:
 
 
 def _renamed(operation: Operation, name: Callable[[int], int]) -> Operation:
-    """The operation with its operands under other names; a choice's third operand stands in its constant."""
-    constant = name(int(operation.constant)) if operation.code == Op.WHERE else operation.constant
-    return Operation(operation.code, name(operation.left), name(operation.right), constant)
+    """The operation with its operands under other names."""
+    left, right, other = name(operation.left), name(operation.right), name(operation.other)
+    return Operation(operation.code, left, right, operation.constant, other)
 
 
 def _joint_runs(out: Value, inputs: Sequence[Value]) -> list[tuple[int, list[int]]]:
@@ -148,7 +157,7 @@ def require_floating(node: fx.Node) -> None:
         raise Unsupported(f"it gives {node.meta['val'].dtype}")
 
 
-def _binary(code: int, with_constant: int, negate: bool = False) -> Any:
+def _binary(code: Op, with_constant: Op, negate: bool = False) -> Any:
     def lower(builder: PlanBuilder, node: fx.Node) -> None:
         require_floating(node)
         left, right = node.args[0], node.args[1]
@@ -178,7 +187,7 @@ rule(_aten.div.Tensor, _aten.div.Scalar)(_binary(Op.DIV, Op.DIV_C))
 rule(_aten.maximum.default)(_binary(Op.MAXIMUM, Op.CLAMP_LOW))
 rule(_aten.minimum.default)(_binary(Op.MINIMUM, Op.CLAMP_HIGH))
 
-_UNARY: dict[Any, int] = {
+_UNARY: dict[Any, Op] = {
     _aten.relu.default: Op.RELU,
     _aten.silu.default: Op.SILU,
     _aten.sigmoid.default: Op.SIGMOID,

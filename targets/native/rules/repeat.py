@@ -9,6 +9,7 @@ from torch import fx
 
 from recfx.ir.access import items_of
 from recfx.kernels.codes import Kind
+from recfx.kernels.slots import RowNumbersInt
 from recfx.targets.native.builder import PlanBuilder
 from recfx.targets.native.rules.copies import copy
 from recfx.targets.native.rules.pointwise import COPIED
@@ -91,14 +92,16 @@ def _emit_row_numbers(builder: PlanBuilder, node: fx.Node) -> None:
         raise Unsupported("it starts or steps by what varies")
     out = builder.result(node, dtypes=(torch.int64, torch.int32, torch.float32))
     count = out.dims[0].size
-    builder.emit(Kind.ROW_NUMBERS, out, [(count, 1)], {}, ints=[start, by, count])
+    ints = {RowNumbersInt.START: start, RowNumbersInt.STEP: by, RowNumbersInt.COUNT: count}
+    builder.emit(Kind.ROW_NUMBERS, out, [(count, 1)], {}, ints=ints)
     builder.values[node] = out
 
 
 def numbers_rows(builder: PlanBuilder, value: Value) -> bool:
     """Whether a value is the number of its batch row, whatever its other dimensions."""
     made = [s for s in builder.steps if s.out.slot == value.slot and s.kind is Kind.ROW_NUMBERS]
-    return bool(made) and made[0].ints == [0, 1, 1] and value.batched and value.width == 1
+    plain = {RowNumbersInt.START: 0, RowNumbersInt.STEP: 1, RowNumbersInt.COUNT: 1}
+    return bool(made) and made[0].ints == plain and value.batched and value.width == 1
 
 
 @rule(_aten.zeros.default, _aten.new_zeros.default, _aten.zeros_like.default)

@@ -9,6 +9,7 @@ from torch import fx
 
 from recfx.ir.access import argument_of
 from recfx.kernels.codes import Kind, Op, Reduction
+from recfx.kernels.slots import ReduceInt, ReduceView
 from recfx.targets.native.builder import PlanBuilder, rows_of, three_runs, view
 from recfx.targets.native.rules.copies import compact
 from recfx.targets.native.rules.gemm import emit_norm, even_rows
@@ -77,7 +78,13 @@ def reduce_rows(builder: PlanBuilder, node: fx.Node) -> None:
     out = builder.result(node)
     outer, _, inner = groups
     source = view(value, list(groups))
-    builder.emit(Kind.REDUCE, out, [(outer[0], inner[0]), (inner[0], 1)], {0: source}, ints=[code])
+    builder.emit(
+        Kind.REDUCE,
+        out,
+        [(outer[0], inner[0]), (inner[0], 1)],
+        {ReduceView.INPUT: source},
+        ints={ReduceInt.REDUCTION: code},
+    )
     builder.values[node] = out
 
 

@@ -35,7 +35,7 @@ for _target in (_aten.floor.default, _aten.ceil.default, _aten.round.default, _a
     either(_of_one(), _target)
 
 
-def _of_two(code: int) -> Rule:
+def _of_two(code: Op) -> Rule:
     def lower(builder: PlanBuilder, node: fx.Node) -> None:
         lower_whole(builder, node, list(node.args[:2]), [Operation(code, 0, 1)])
 
@@ -133,7 +133,7 @@ def whole_number(builder: PlanBuilder, given: Any) -> float:
 
 
 def _chosen(builder: PlanBuilder, node: fx.Node) -> None:
-    lower_whole(builder, node, list(node.args), [Operation(Op.WHERE, 0, 1, 2.0)])
+    lower_whole(builder, node, list(node.args), [Operation(Op.WHERE, 0, 1, other=2)])
 
 
 def _chosen_or_number(builder: PlanBuilder, node: fx.Node) -> None:

@@ -1,6 +1,11 @@
 // Vectors of W lanes in the compiler's own vector extension, so that one source serves every level. Included once per level, inside its namespace.
 #pragma once
+#include <cstdint>
+
 #include "half.inl"
+
+namespace recfx {
+namespace {
 
 constexpr int W = RECFX_LANES;
 typedef float vf __attribute__((vector_size(W * 4)));
@@ -141,3 +146,6 @@ inline uint32_t bf16_bits(float f) {
     if ((bits & 0x7fffffff) > 0x7f800000) return (bits | 0x400000) & 0xffff0000;
     return (bits + 0x7fff + ((bits >> 16) & 1)) & 0xffff0000;
 }
+
+}  // namespace
+}  // namespace recfx
