@@ -82,6 +82,7 @@ lint: $(STAMP)
 
 types: $(STAMP)
 	$(BIN)/mypy -p recfx -p benchmarks
+	$(BIN)/mypy recfx/kernels/csrc/generate.py
 
 check: lint types test
 

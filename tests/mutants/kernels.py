@@ -36,6 +36,7 @@ _WHOLE = (
 #: File with checks -> the source that is compiled with it, and the tests that must notice.
 CHECKED: dict[str, tuple[str, tuple[str, ...]]] = {
     "lookup.inl": ("level_portable", _IDS),
+    "lookup_ids.inl": ("level_portable", _IDS),
     "lookup_bags.inl": ("level_portable", _IDS),
     "take.inl": ("level_portable", _IDS),
     "integer.inl": ("level_portable", _WHOLE),
@@ -51,7 +52,8 @@ CHECKED: dict[str, tuple[str, tuple[str, ...]]] = {
 
 #: Lines that check: a comparison of unsigned numbers, an `if` that refuses, and what such an `if` asks.
 _CHECKS = re.compile(
-    r"uint64_t\([^()]*\) (>=|>|<) |if \(.*\) return (false|nullptr|bad\b|-?\d)|const bool (held|starts)\b|(held|count) \? id_at|"
+    r"uint64_t\([^()]*\) (>=|>|<) |if \(.*\) return (false|nullptr|bad\b|-?\d|[A-Z]+_[A-Z_]+\b)|"
+    r"const bool (held|starts)\b|(held|count) \? id_at|"
     r"if \(!starts|\bfits &=|\bfalls \|=|return (fits|high|above|neighbours)\b.*[?>]|"
     r"\bc == -1\b|: INT(32|64)_MIN\b|!= NEVER\b|\bgiven < 0\b|\bpointers < 0\b"
 )

@@ -20,6 +20,7 @@ from torch.nn import functional
 from recfx import kernels
 from recfx.ir import Program
 from recfx.kernels.codes import Kind, Op
+from recfx.kernels.slots import ElementsInt, ElementsOperation
 from recfx.ops import mlp
 from recfx.runtime.flat import flat_function
 from recfx.targets.native.rules.registry import RULES

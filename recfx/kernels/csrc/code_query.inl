@@ -1,5 +1,6 @@
 // Queries rounded to whole numbers, and the affine map from whole-number sums to scores.
 #pragma once
+#include <cstddef>
 #include <cstdint>
 
 namespace recfx {

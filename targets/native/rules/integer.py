@@ -158,7 +158,8 @@ def emit_integer_sum(builder: PlanBuilder, node: fx.Node, value: Value) -> None:
     out = builder.result(node, dtypes=(torch.int64,))
     outer, _, inner = groups
     source = view(value, list(groups))
-    builder.emit(Kind.INTEGER_SUM, out, [(outer[0], inner[0]), (inner[0], 1)], {IntegerSumView.INPUT: source})
+    views, ints = {IntegerSumView.INPUT: source}, {IntegerSumInt.RUNNING: 0}
+    builder.emit(Kind.INTEGER_SUM, out, [(outer[0], inner[0]), (inner[0], 1)], views, ints=ints)
     builder.values[node] = out
 
 

@@ -9,7 +9,7 @@ from torch import fx
 
 from recfx.ir.access import argument_of
 from recfx.kernels.codes import Kind, Op, Reduction
-from recfx.kernels.slots import ReduceInt, ReduceView
+from recfx.kernels.slots import ReduceInt, ReduceView, SoftmaxView
 from recfx.targets.native.builder import PlanBuilder, rows_of, three_runs, view
 from recfx.targets.native.rules.copies import compact
 from recfx.targets.native.rules.gemm import emit_norm, even_rows
@@ -108,7 +108,7 @@ def _softmax(builder: PlanBuilder, node: fx.Node) -> None:
     except Unsupported:
         even = compact(builder, value)
         rows = rows_of(Value(even.slot, even.offset, even.dims[: dim + 1]))
-    builder.emit(Kind.SOFTMAX, out, rows_of(target).runs, {0: rows})
+    builder.emit(Kind.SOFTMAX, out, rows_of(target).runs, {SoftmaxView.INPUT: rows})
     builder.values[node] = out
 
 
@@ -117,7 +117,7 @@ def _emit_inner_softmax(builder: PlanBuilder, node: fx.Node, value: Value, dim: 
     dims = [d for i, d in enumerate(value.dims) if i != dim]
     turned = compact(builder, Value(value.slot, value.offset, (*dims, value.dims[dim])))
     made = builder.temp(turned.dims)
-    builder.emit(Kind.SOFTMAX, made, rows_of(made).runs, {0: rows_of(turned)})
+    builder.emit(Kind.SOFTMAX, made, rows_of(made).runs, {SoftmaxView.INPUT: rows_of(turned)})
     back = [*made.dims[:-1]]
     back.insert(dim, made.dims[-1])
     builder.values[node] = Value(made.slot, made.offset, tuple(back))
