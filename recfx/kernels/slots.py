@@ -1,4 +1,4 @@
-"""The arguments of steps by name. Generated from csrc/codes.toml by `python recfx/kernels/csrc/generate.py`."""
+"""The arguments of steps by name. Generated from codes.toml by `python recfx/kernels/csrc/generate.py`."""
 
 # fmt: off
 from enum import IntEnum

@@ -1,4 +1,4 @@
-// The numbers that the lowering and the kernels share. Generated from csrc/codes.toml by `python recfx/kernels/csrc/generate.py`.
+// The numbers that the lowering and the kernels share. Generated from codes.toml by `python recfx/kernels/csrc/generate.py`.
 #pragma once
 #include <cstdint>
 

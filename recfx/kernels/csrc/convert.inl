@@ -1,5 +1,8 @@
 // Input rows of a GEMM as 32-bit units.
 #pragma once
+#include <cstddef>
+#include <cstdint>
+
 #include "dot_units.inl"
 #include "functions.inl"
 

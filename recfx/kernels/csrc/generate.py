@@ -1,4 +1,4 @@
-"""Writes the files that codes.toml gives: `python recfx/kernels/csrc/generate.py`.
+"""Writes the files that recfx/kernels/codes.toml gives: `python recfx/kernels/csrc/generate.py`.
 
 The Python files (codes.py, slots.py) and the C++ headers (codes.h, slots.h) hold the same numbers and the digest of the table. The library
 reports its digest when it is loaded, so that a library built from another table is refused.
@@ -13,8 +13,8 @@ from pathlib import Path
 from typing import Any
 
 _CSRC = Path(__file__).parent
-TABLE = _CSRC / "codes.toml"
-_BY = "Generated from csrc/codes.toml by `python recfx/kernels/csrc/generate.py`."
+TABLE = _CSRC.parent / "codes.toml"
+_BY = "Generated from codes.toml by `python recfx/kernels/csrc/generate.py`."
 
 #: Section -> name of the enumeration in Python, and in C++ with its type and the prefix of its members.
 _ENUMS = {

@@ -1,4 +1,4 @@
-// The arguments of steps by name: `step.ints[GemmInt::format]`. Generated from csrc/codes.toml by `python recfx/kernels/csrc/generate.py`.
+// The arguments of steps by name: `step.ints[GemmInt::format]`. Generated from codes.toml by `python recfx/kernels/csrc/generate.py`.
 #pragma once
 #include "codes.h"
 
