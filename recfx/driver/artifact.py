@@ -15,6 +15,7 @@ Reading runs nothing that a folder says but operators from a list, on operands w
 from __future__ import annotations
 
 import dataclasses
+import warnings
 from collections.abc import Collection, Iterator, Sequence
 from contextlib import contextmanager
 from os import PathLike
@@ -25,6 +26,7 @@ import torch
 from safetensors.torch import save_file
 
 from recfx.driver.lowering import lower
+from recfx.driver.older_formats import UNSEALED, unsealed_notice, upgraded_manifest, upgraded_program
 from recfx.driver.parts import Parts
 from recfx.driver.placed import Placed, lower_regions
 from recfx.driver.recipe import Recipe, load_recipe
@@ -45,8 +47,8 @@ from recfx.version import VERSION
 
 FORMAT = 4
 
-#: Formats that are read. Format 3 named the backend of the only region.
-READ = (3, FORMAT)
+#: Formats that are read. Format 3 named the backend of the only region; for the ones before it see `older_formats`.
+READ = (*UNSEALED, 3, FORMAT)
 _NAME = "manifest"
 _PROGRAM, _ONE_ROW, _STATE = "program.json", "one-row.json", "state.safetensors"
 _COPIED_BYTES = 16 << 20
@@ -98,9 +100,10 @@ def read(
     Raises:
         ArtifactError: It is not there, damaged, cut short, of another format version, or holds what no saved model may hold.
     """
-    with SealedFolder(path, _NAME, READ, "saved model", check=check) as sealed:
+    with SealedFolder(path, _NAME, READ, "saved model", check=check, unsealed=UNSEALED) as sealed:
         where = sealed.where(f"{_NAME}.json")
-        manifest = fields(sealed.manifest, where, ("recfx", "torch", "regions", "one_row", "report", "recipe"))
+        held = upgraded_manifest(sealed.manifest, where) if sealed.format in UNSEALED else sealed.manifest
+        manifest = fields(held, where, ("recfx", "torch", "regions", "one_row", "report", "recipe"))
         report: Report = decode(Report, manifest["report"], f"{where}, report")
         tensors = {name: _settled(tensor) for name, tensor in sealed.tensors(_STATE).items()}
         reader = _Reader(sealed, tensors, types, operators)
@@ -109,6 +112,10 @@ def read(
             one_row = reader.parts(_ONE_ROW, manifest["one_row"], report.one_row)
             _require_same_parameters(parts.program, one_row.program, sealed.where(_ONE_ROW))
             parts = parts.with_one_row(one_row)
+        if sealed.format in UNSEALED:
+            notice = unsealed_notice(sealed.format)
+            parts.report = dataclasses.replace(parts.report, notices=(*parts.report.notices, notice))
+            warnings.warn(f"{sealed.path}: {notice}", UserWarning, stacklevel=3)
     return parts
 
 
@@ -148,7 +155,7 @@ class _Reader:
         where = self.folder.where(f"{_NAME}.json")
         saved = self._regions(regions, f"{where}, regions")
         try:
-            program = from_json(self.folder.json(file), self.tensors, types=self.types, operators=self.operators)
+            program = from_json(self._document(file), self.tensors, types=self.types, operators=self.operators)
         except ArtifactError as error:
             place = f"{self.folder.where(file)}: {error.where}" if error.where else self.folder.where(file)
             raise ArtifactError(error.what, where=place, hint=error.hint) from error
@@ -169,12 +176,18 @@ class _Reader:
         with self._blamed(" and ".join(backend.name for backend in backends)):
             return lower(found.program, backends, (), Exactness.EXACT, operators)[0]
 
+    def _document(self, file: str) -> Any:
+        document = self.folder.json(file)
+        if self.folder.format in UNSEALED:
+            return upgraded_program(document, self.folder.format, file)
+        return document
+
     def _regions(self, document: Any, where: str) -> list[SavedRegion]:
-        if self.folder.format == 3:
+        if self.folder.format <= 3:
             saved = [SavedRegion(name, (), ()) for name in decode(list[str], document, where)]
         else:
             saved = decode(list[SavedRegion], document, where)
-        if not 1 <= len(saved) <= _MOST_REGIONS or (self.folder.format == 3 and len(saved) != 1):
+        if not 1 <= len(saved) <= _MOST_REGIONS or (self.folder.format <= 3 and len(saved) != 1):
             raise ArtifactError(f"{len(saved)} regions", where=where)
         return saved
 

@@ -56,8 +56,8 @@ def refreshed(
         return hold_constants(source, constants, options.catalogue, args, kwargs).model
 
     fresh = _as_measured(made, parts, user_model)
-    if made.one_row is not None and parts.one_row is not None:
-        fresh = fresh.with_one_row(_as_measured(made.one_row, parts.one_row, user_model))
+    if made.one_row is not None:
+        fresh = fresh.with_one_row(_as_measured(made.one_row, parts.one_row or parts, user_model))
     return fresh
 
 

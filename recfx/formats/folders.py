@@ -22,7 +22,7 @@ import torch
 
 from recfx.errors import ArtifactError
 from recfx.formats import strict_json
-from recfx.formats.open_folder import AGAIN, FileRecord, Memory, OpenFolder, record_of
+from recfx.formats.open_folder import AGAIN, CrcRecord, FileRecord, Memory, OpenFolder, Record, record_of
 from recfx.formats.records import decode, fields
 from recfx.formats.tensor_files import read_tensors
 
@@ -68,6 +68,7 @@ class SealedFolder(OpenFolder):
         formats: The format numbers that can be read.
         kind: What the folder holds, for errors: "saved model".
         check: Whether to compare the contents of tensor files with their digests. Sizes and JSON files are always checked.
+        unsealed: The formats among `formats` whose manifest has no digest, and a CRC-32 of each file in place of SHA-256.
 
     Attributes:
         manifest: The manifest without "files" and "format"; nothing in it has been checked but that it is JSON.
@@ -78,15 +79,23 @@ class SealedFolder(OpenFolder):
     """
 
     def __init__(
-        self, path: str | os.PathLike[str], name: str, formats: Sequence[int], kind: str, *, check: bool = True
+        self,
+        path: str | os.PathLike[str],
+        name: str,
+        formats: Sequence[int],
+        kind: str,
+        *,
+        check: bool = True,
+        unsealed: Sequence[int] = (),
     ) -> None:
         super().__init__(path, kind)
         self._name = name
         try:
-            document = self._read_manifest(formats)
+            document = self._read_manifest(formats, unsealed)
             self.format: int = document.pop("format")
             where = f"{self.where(f'{name}.json')}, files"
-            files: dict[str, FileRecord] = decode(dict[str, FileRecord], document.pop("files", None), where)
+            kind_of_record = CrcRecord if self.format in unsealed else FileRecord
+            files: dict[str, Record] = decode(dict[str, kind_of_record], document.pop("files", None), where)  # type: ignore[valid-type]
             self.manifest: dict[str, Any] = document
             if len(files) > _MOST_FILES or not files.keys().isdisjoint((f"{name}.json", f"{name}.sha256")):
                 raise ArtifactError(f"the manifest names {len(files)} files, or itself", where=where)
@@ -126,7 +135,7 @@ class SealedFolder(OpenFolder):
             )
         return self._held[file]
 
-    def _read_manifest(self, formats: Sequence[int]) -> dict[str, Any]:
+    def _read_manifest(self, formats: Sequence[int], unsealed: Sequence[int]) -> dict[str, Any]:
         file = f"{self._name}.json"
         try:
             data = self.read(file, strict_json.MOST_BYTES)
@@ -141,13 +150,14 @@ class SealedFolder(OpenFolder):
         document = strict_json.parse(data, self.where(file))
         found = document.get("format") if isinstance(document, dict) else None
         if type(found) is not int or found not in formats:
-            known = " and ".join(map(str, formats))
+            *others, last = map(str, formats)
+            known = f"{', '.join(others)} and {last}" if others else last
             raise ArtifactError(
                 f"the {self.kind} is of format {str(found)[:40]}, this recfx reads format {known}",
                 where=self.where(file),
                 hint="save it again with this version",
             )
-        if sealed is None:
+        if sealed is None and found not in unsealed:
             raise ArtifactError(f"{self._name}.sha256 is missing", where=str(self.path), hint=AGAIN)
         checked: dict[str, Any] = document
         return checked

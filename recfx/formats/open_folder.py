@@ -10,7 +10,8 @@ import mmap
 import os
 import re
 import stat
-from collections.abc import Mapping
+import zlib
+from collections.abc import Callable, Mapping
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from pathlib import Path
@@ -20,6 +21,7 @@ from typing import Self
 from recfx.errors import ArtifactError
 
 Memory = mmap.mmap | bytes
+_Check = Callable[[memoryview], bool]
 
 AGAIN = "copy the whole folder again, or save it again"
 _BLOCK = 64 << 20
@@ -40,6 +42,22 @@ class FileRecord:
 
     bytes: int
     sha256: tuple[str, ...]
+
+
+@dataclass(frozen=True)
+class CrcRecord:
+    """What the manifest of an old format says about a file.
+
+    Attributes:
+        bytes: Its size.
+        crc32: The CRC-32 of its contents.
+    """
+
+    bytes: int
+    crc32: int
+
+
+Record = FileRecord | CrcRecord
 
 
 def record_of(file: Path) -> FileRecord:
@@ -104,7 +122,7 @@ class OpenFolder:
             raise ArtifactError(f"the file has more than {most} bytes", where=self.where(file))
         return data
 
-    def memory(self, records: Mapping[str, FileRecord], most: int, *, check: bool = True) -> dict[str, Memory]:
+    def memory(self, records: Mapping[str, Record], most: int, *, check: bool = True) -> dict[str, Memory]:
         """The contents of files whose sizes and digests are known: JSON files are read, others mapped, so that writes stay in this process.
 
         Args:
@@ -124,17 +142,17 @@ class OpenFolder:
             except FileNotFoundError as error:
                 raise ArtifactError("a file is missing", where=self.where(name), hint=AGAIN) from error
             if check or not name.endswith(".safetensors"):
-                work += [(name, held[name], i, digest) for i, digest in enumerate(record.sha256)]
+                work += [(name, held[name], check) for check in _checks(record)]
         self._check_digests(work)
         return held
 
-    def _check_digests(self, work: list[tuple[str, Memory, int, str]]) -> None:
-        def wrong(item: tuple[str, Memory, int, str]) -> bool:
-            _, memory, block, digest = item
-            with memoryview(memory) as whole, whole[block * _BLOCK : (block + 1) * _BLOCK] as part:
-                return hashlib.sha256(part).hexdigest() != digest
+    def _check_digests(self, work: list[tuple[str, Memory, _Check]]) -> None:
+        def wrong(item: tuple[str, Memory, _Check]) -> bool:
+            _, memory, holds = item
+            with memoryview(memory) as whole:
+                return not holds(whole)
 
-        if sum(len(memory) for _, memory, _, _ in work) < _BLOCK:
+        if sum(len(memory) for _, memory, _ in work) < _BLOCK:
             results = [wrong(item) for item in work]
         else:
             with ThreadPoolExecutor(min(8, os.cpu_count() or 1, len(work))) as pool:
@@ -187,9 +205,24 @@ class OpenFolder:
             raise ArtifactError(f"the file has {found} bytes instead of {size}", where=self.where(file), hint=AGAIN)
 
 
-def _require_name(name: str, record: FileRecord, where: str) -> None:
+def _checks(record: Record) -> list[_Check]:
+    """Whether the contents of a file are those of its record, in parts for several threads."""
+    if isinstance(record, CrcRecord):
+        return [lambda whole: zlib.crc32(whole) == record.crc32]
+
+    def part(index: int, digest: str) -> _Check:
+        return lambda whole: hashlib.sha256(whole[index * _BLOCK : (index + 1) * _BLOCK]).hexdigest() == digest
+
+    return [part(index, digest) for index, digest in enumerate(record.sha256)]
+
+
+def _require_name(name: str, record: Record, where: str) -> None:
     if not _NAME.fullmatch(name):
         raise ArtifactError(f"{name[:200]!r} is not the name of a file of the folder", where=where)
+    if isinstance(record, CrcRecord):
+        if record.bytes < 0:
+            raise ArtifactError(f"a file of {record.bytes} bytes", where=where)
+        return
     if record.bytes < 0 or len(record.sha256) != max(1, -(-record.bytes // _BLOCK)):
         raise ArtifactError(f"{len(record.sha256)} digests for a file of {record.bytes} bytes", where=where)
     if any(not _DIGEST.fullmatch(digest) for digest in record.sha256):

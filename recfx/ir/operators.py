@@ -170,6 +170,15 @@ def is_initialising(target: Any) -> bool:
     return str(target) in _INITIALISED and str(target) != "aten.empty_like.default"
 
 
+def initialised(name: str) -> tuple[str, tuple[str, ...]]:
+    """The name of an operator in place of one that leaves memory uninitialised, and the keyword arguments that it does not have."""
+    kind, _, operator_name = name.partition(":")
+    if kind != "op" or operator_name not in _INITIALISED:
+        return name, ()
+    dropped = () if operator_name == "aten.empty_like.default" else ("memory_format",)
+    return f"op:{_INITIALISED[operator_name]}", dropped
+
+
 def find(text: str, own: Collection[str] = ()) -> Any:
     """The operator of a name.
 
