@@ -20,8 +20,7 @@ from recfx.passes.mlp.fuse_mlp import FuseMlp
 from recfx.passes.mlp.fuse_parallel_linears import FuseParallelLinears
 from recfx.passes.narrow.narrow_last_position import NarrowLastPosition
 from recfx.passes.narrow.tabulate_towers import TabulateTowers
-from recfx.passes.quantize.binarize_embeddings import BinarizeEmbeddings
-from recfx.passes.quantize.quantize_embeddings import QuantizeEmbeddings
+from recfx.passes.quantize.quantize_embeddings import BinarizeEmbeddings, QuantizeEmbeddings
 from recfx.passes.quantize.quantize_linears import QuantizeLinears
 from recfx.passes.quantize.quantize_tables import QuantizeTables
 from recfx.passes.stages import (

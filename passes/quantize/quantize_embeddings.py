@@ -1,32 +1,83 @@
-"""quantize-embeddings: scores are computed over a few bits a column of the items, in whole numbers.
+"""quantize-embeddings: scores are computed over a few bits a column of the items, in whole numbers. At one bit, bits are counted.
 
     (query * embedding(T, ids)).sum(-1)    -> code_dot(query, codes of T, ids)
     query @ T.T                            -> code_dot(query, codes of T)
 
-The same products as `binarize-embeddings`, at 8, 4 or 2 bits. A table whose rows lie on a grid of so many levels, as training with
-`recfx.learn` leaves it, is packed as it is.
+in every spelling of a product with rows of a constant table: sums of products, bmm, matmul, linear, einsum, with any views between. The
+query may be any value: a tower, a sequence model's last state, a row of another table. A table whose rows lie on a grid of so many levels,
+as training with `recfx.learn` leaves it, is packed as it is. The table itself stays where something else reads it, such as tied input
+embeddings. `binarize-embeddings` is the pass at one bit.
 
 Requires: functional; lookups must not have been fused yet. Exactness: APPROX.
 """
 
 from __future__ import annotations
 
+import dataclasses
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 
 import torch
 
 from recfx.errors import InputError
-from recfx.formats.code_fit import best_codes, find_codes, minmax_codes, symmetric_codes
+from recfx.formats.code_fit import (
+    best_codes,
+    find_codes,
+    minmax_codes,
+    sign_codes,
+    symmetric_codes,
+    unbiased_sign_codes,
+)
 from recfx.formats.code_rows import Codes
-from recfx.formats.rotations import check_finite, random_rotation
+from recfx.formats.rotations import check_finite, itq_rotation, random_rotation
 from recfx.ir.numeric import Exactness
 from recfx.ir.program import Program
-from recfx.passes.quantize.binarize_embeddings import check_options
+from recfx.ops.hamming import QUERY_BITS
 from recfx.passes.quantize.score_codes import score_in_codes
 from recfx.pipeline import Pass, PassContext, PassSpec, register
 
-_WITHOUT_ROTATION = {"rows": best_codes, "symmetric-rows": symmetric_codes, "minmax-rows": minmax_codes}
-METHODS = (*_WITHOUT_ROTATION, "rotation")
+_Rounded = tuple[Codes, torch.Tensor | None]
+
+
+def _signs(table: torch.Tensor, bits: int, seed: int) -> _Rounded:
+    return sign_codes(table), None
+
+
+def _turned_signs(table: torch.Tensor, bits: int, seed: int) -> _Rounded:
+    rotation = random_rotation(table.shape[1], seed)
+    return unbiased_sign_codes(table @ rotation), rotation
+
+
+def _fitted_signs(table: torch.Tensor, bits: int, seed: int) -> _Rounded:
+    rotation = itq_rotation(table, seed=seed)
+    return sign_codes(table @ rotation), rotation
+
+
+def _turned(table: torch.Tensor, bits: int, seed: int) -> _Rounded:
+    rotation = random_rotation(table.shape[1], seed)
+    return best_codes(table @ rotation, bits), rotation
+
+
+_SEVERAL: Mapping[str, Callable[[torch.Tensor, int, int], _Rounded]] = {
+    "rows": lambda table, bits, seed: (best_codes(table, bits), None),
+    "symmetric-rows": lambda table, bits, seed: (symmetric_codes(table, bits), None),
+    "minmax-rows": lambda table, bits, seed: (minmax_codes(table, bits), None),
+    "rotation": _turned,
+}
+
+#: Bits -> how a table becomes codes: the name of the method, and a function of table, bits and seed.
+METHODS: Mapping[int, Mapping[str, Callable[[torch.Tensor, int, int], _Rounded]]] = {
+    8: _SEVERAL,
+    4: _SEVERAL,
+    2: _SEVERAL,
+    1: {
+        "rows": _signs,
+        "sign-rows": _signs,
+        "minmax-rows": _SEVERAL["minmax-rows"],
+        "rotation": _turned_signs,
+        "itq": _fitted_signs,
+    },
+}
 
 
 @register
@@ -35,11 +86,13 @@ class QuantizeEmbeddings(Pass):
     """Scores items by a few bits a column.
 
     Attributes:
-        bits: 8, 4 or 2; for one bit there is `binarize-embeddings`.
-        method: How a table becomes codes: "symmetric-rows" (levels about zero), "minmax-rows" (levels between a row's extremes), "rows"
-            (whichever of these loses less) or "rotation" (the same after a random rotation, for rows of which a few columns are much
-            larger than the others).
-        query_bits: What queries are rounded to as they come: 8, 4 or 1.
+        bits: 8, 4, 2 or 1.
+        method: How a table becomes codes. At 8, 4 and 2 bits: "symmetric-rows" (levels about zero), "minmax-rows" (levels between a row's
+            extremes), "rows" (of these, the one that loses less) or "rotation" (the same after a random rotation, for rows of which a few
+            columns are much larger than the others). At one bit: "sign-rows" or "rows" (signs times the row's mean magnitude),
+            "minmax-rows" (a row's extremes), "rotation" (signs after a random rotation, with RaBitQ's unbiased scale) or "itq" (signs
+            after a rotation fitted to the table).
+        query_bits: The bits to which queries are rounded at the call: 8, 4 or 1.
         min_rows: Tables of fewer rows are left alone.
         seed: Of the rotation.
     """
@@ -58,20 +111,38 @@ class QuantizeEmbeddings(Pass):
     seed: int = 0
 
     def __post_init__(self) -> None:
-        check_options(self.method, METHODS, self.query_bits)
-        if self.bits not in (8, 4, 2):
-            hint = "binarize-embeddings is the pass for one bit" if self.bits == 1 else "one of 8, 4, 2"
-            raise InputError(f"bits={self.bits} is no width of codes", hint=hint)
+        if self.bits not in METHODS:
+            raise InputError(f"bits={self.bits} is not a width of codes", hint=f"one of {', '.join(map(str, METHODS))}")
+        if self.method not in METHODS[self.bits]:
+            raise InputError(
+                f"method={self.method!r} is not a way to round a table to {self.bits} bit(s)",
+                hint=f"one of {', '.join(METHODS[self.bits])}",
+            )
+        if self.query_bits not in QUERY_BITS:
+            raise InputError(f"query_bits={self.query_bits} is not a width of queries", hint="one of 8, 4, 1")
 
     def run(self, program: Program, ctx: PassContext) -> None:
         score_in_codes(ctx, self._round, self.bits, self.query_bits, self.min_rows)
 
-    def _round(self, table: torch.Tensor) -> tuple[Codes, torch.Tensor | None]:
+    def _round(self, table: torch.Tensor) -> _Rounded:
         check_finite(table, self.spec.name)
         found = find_codes(table, self.bits)
         if found is not None:
             return found, None
-        if self.method == "rotation":
-            rotation = random_rotation(table.shape[1], self.seed)
-            return best_codes(table @ rotation, self.bits), rotation
-        return _WITHOUT_ROTATION[self.method](table, self.bits), None
+        return METHODS[self.bits][self.method](table, self.bits, self.seed)
+
+
+@register
+@dataclass(frozen=True)
+class BinarizeEmbeddings(QuantizeEmbeddings):
+    """`quantize-embeddings` at one bit, under the name and with the defaults that pipelines know."""
+
+    spec = PassSpec(
+        "binarize-embeddings",
+        "Scores items by one bit a column.",
+        exactness=Exactness.APPROX,
+        changes_state=True,
+    )
+
+    bits: int = dataclasses.field(default=1, init=False)
+    method: str = "sign-rows"

@@ -42,7 +42,7 @@ class Pass(ABC):
 
     def options(self) -> dict[str, Any]:
         """Option name -> value, in the order of declaration."""
-        return {f.name: getattr(self, f.name) for f in dataclasses.fields(self)}
+        return {f.name: getattr(self, f.name) for f in dataclasses.fields(self) if f.init}
 
     def __str__(self) -> str:
         """The pass as text, naming the options that differ from their defaults."""

@@ -78,7 +78,7 @@ def _parse_pass(piece: str) -> Pass:
             if key.strip() in options:
                 raise PipelineError(f"option {key.strip()!r} is given twice", where=name.strip())
             options[key.strip()] = _parse_value(value.strip(), f"{name.strip()}{{{key.strip()}}}")
-    known = {f.name: f for f in dataclasses.fields(cls)}
+    known = {f.name: f for f in dataclasses.fields(cls) if f.init}
     if unknown := options.keys() - known.keys():
         raise PipelineError(
             f"{name.strip()!r} has no option {', '.join(sorted(unknown))}",

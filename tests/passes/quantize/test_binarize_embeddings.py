@@ -13,13 +13,13 @@ from score_cases import DIM, FIRES, LEAVES_ALONE, calls, case, check, prepared
 from torch import nn
 
 from recfx.capture import capture
-from recfx.errors import InputError
+from recfx.errors import InputError, PipelineError
 from recfx.formats.code_fit import minmax_codes, sign_codes, unbiased_sign_codes
 from recfx.formats.code_rows import unpack_codes
 from recfx.formats.rotations import itq_rotation, random_rotation
 from recfx.ir import same_graph
 from recfx.learn import make_quantizer
-from recfx.passes import BinarizeEmbeddings
+from recfx.passes import BinarizeEmbeddings, QuantizeEmbeddings
 from recfx.pipeline import Pipeline
 
 
@@ -157,3 +157,24 @@ def test_options_that_are_none(options: dict[str, Any]) -> None:
 def test_options_survive_as_text() -> None:
     item = BinarizeEmbeddings("rotation", query_bits=4, min_rows=100, seed=3)
     assert Pipeline(str(Pipeline([item]))).passes == (item,)
+
+
+@pytest.mark.parametrize("method", ["sign-rows", "rotation", "itq", "minmax-rows"])
+@pytest.mark.parametrize("name", ["pairs", "the whole catalogue"])
+def test_one_bit_of_quantize_embeddings_is_the_same_pass(method: str, name: str) -> None:
+    program = prepared(FIRES[name])
+    one = run(f"binarize-embeddings{{method={method}, seed=2}}", program).program
+    same = run(f"quantize-embeddings{{bits=1, method={method}, seed=2}}", program).program
+    assert same_graph(one, same) is None
+    assert all(torch.equal(a, b) for a, b in zip(one.state().values(), same.state().values(), strict=True))
+
+
+def test_its_bits_are_no_option() -> None:
+    with pytest.raises(PipelineError, match="has no option bits"):
+        Pipeline("binarize-embeddings{bits=4}")
+    assert "bits" not in BinarizeEmbeddings().options()
+    assert str(Pipeline("binarize-embeddings{query_bits=4}")) == "binarize-embeddings{query_bits=4}"
+
+
+def test_rows_at_one_bit_are_signs() -> None:
+    check(QuantizeEmbeddings(1), FIRES["pairs"], lambda t: rounded("sign-rows", t))
