@@ -7,8 +7,9 @@ import sys
 from collections.abc import Sequence
 from pathlib import Path
 
-from benchmarks import estimators, random_models, retrieval, tails
+from benchmarks import random_models, retrieval, tails
 from benchmarks.markdown import markdown
+from benchmarks.papers import estimators
 from benchmarks.progress import ProgressLine
 from benchmarks.registry import GROUPS, all_cases, all_peers, select
 from benchmarks.results import Results

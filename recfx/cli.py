@@ -86,7 +86,7 @@ def _hqgnn(options: argparse.Namespace) -> int:
 
     import torch
 
-    from recfx.bench import Options, Recipe, cells, recipe_of, run_hqgnn
+    from recfx.learn.recipes import Options, Recipe, cells, recipe_of, run_hqgnn
 
     if options.threads is not None:
         torch.set_num_threads(options.threads)

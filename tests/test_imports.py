@@ -37,9 +37,8 @@ ALLOWED: dict[str, set[str]] = {
     "targets": {"cost", "errors", "formats", "ir", "kernels", "ops", "runtime"},
     "zoo": {"data", "errors"},
     "data": {"errors", "zoo"},
-    "learn": {"errors", "formats", "kernels", "ops", "zoo"},
+    "learn": {"data", "errors", "formats", "kernels", "ops", "retrieval", "zoo"},
     "retrieval": {"errors", "formats", "kernels", "version"},
-    "bench": {"data", "errors", "formats", "learn", "retrieval", "zoo"},
     "driver": {
         *("capture", "cost", "errors", "formats", "ir", "passes", "pipeline"),
         *("runtime", "targets", "version"),
@@ -49,7 +48,7 @@ ALLOWED: dict[str, set[str]] = {
     "demo_tasks": {"data", "errors", "zoo"},
     "demo": {"compiled", "cost", "data", "demo_tasks", "ir", "optimizer"},
     "doctor": {"errors", "targets"},
-    "cli": {"bench", "compiled", "demo", "doctor", "errors", "optimizer", "passes", "pipeline"},
+    "cli": {"compiled", "demo", "doctor", "errors", "learn", "optimizer", "passes", "pipeline"},
     "testing": {"capture", "errors", "formats", "ir", "ops", "passes", "pipeline", "runtime", "targets"},
     FACE: {"capture", "compiled", "errors", "ir", "optimizer", "passes", "pipeline", "testing", "version"},
 }

@@ -7,8 +7,8 @@ from pathlib import Path
 
 import pytest
 
-from benchmarks import estimators
 from benchmarks.__main__ import main
+from benchmarks.papers import estimators
 from recfx.errors import InputError
 
 

@@ -4,7 +4,7 @@ folder/
   settings.json     what the results belong to
   full-fp32-32.safetensors   a model in full precision, by the name of its cell
   cells/NAME.json   a result; `finished` is false where the time was up
-  cells/NAME.safetensors   the codes of users and items, see `recfx.bench.tables`
+  cells/NAME.safetensors   the codes of users and items, see `recfx.learn.recipes.tables`
   runs/NAME/        checkpoints of a cell that has not finished
   table.md, results.json, plot.svg
 """
@@ -23,13 +23,16 @@ from typing import Any
 import torch
 from safetensors.torch import load_file, save_file
 
-from recfx.bench.cells import FULL, WIDE, Cell
-from recfx.bench.files import read_json, write_json
-from recfx.bench.measure import measure_codes
-from recfx.bench.recipes import Recipe, load_bench_data
-from recfx.bench.results import Result, Results
-from recfx.bench.tables import load_tables, save_tables
-from recfx.bench.train import (
+from recfx.data import Interactions
+from recfx.errors import InputError
+from recfx.learn import QuantizedModel
+from recfx.learn.recipes.cells import FULL, WIDE, Cell
+from recfx.learn.recipes.files import read_json, write_json
+from recfx.learn.recipes.measure import measure_codes
+from recfx.learn.recipes.recipe import Recipe, load_bench_data
+from recfx.learn.recipes.results import Result, Results
+from recfx.learn.recipes.tables import load_tables, save_tables
+from recfx.learn.recipes.train import (
     Outcome,
     Tables,
     Teacher,
@@ -40,9 +43,6 @@ from recfx.bench.train import (
     teacher_of,
     train,
 )
-from recfx.data import Interactions
-from recfx.errors import InputError
-from recfx.learn import QuantizedModel
 
 
 @dataclass(frozen=True)
@@ -50,7 +50,7 @@ class Options:
     """What to run.
 
     Attributes:
-        data: A name of `recfx.bench.recipes.DATA`, or a path.
+        data: A name of `recfx.learn.recipes.recipe.DATA`, or a path.
         folder: Where results go; a run that finds some there goes on with what is left.
         recipe: How models are trained.
         cells: The rows of the table; `FULL` among them.

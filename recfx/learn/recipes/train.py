@@ -7,9 +7,6 @@ from pathlib import Path
 
 import torch
 
-from recfx.bench.cells import Cell
-from recfx.bench.measure import Figures, measure_codes, measure_full
-from recfx.bench.recipes import Recipe
 from recfx.data import BprSampler, Interactions
 from recfx.learn import (
     EpochSampler,
@@ -25,6 +22,9 @@ from recfx.learn import (
 )
 from recfx.learn.post_training import refine_signs, round_tables
 from recfx.learn.propagation import accelerate_propagation
+from recfx.learn.recipes.cells import Cell
+from recfx.learn.recipes.measure import Figures, measure_codes, measure_full
+from recfx.learn.recipes.recipe import Recipe
 from recfx.zoo import LightGCN
 
 _CHECKPOINT_S = 30.0

@@ -11,11 +11,11 @@ from typing import Any
 import pytest
 import torch
 
-from recfx.bench import Options, Recipe, cells, run_hqgnn
-from recfx.bench.results import Results
-from recfx.bench.tables import load_tables, save_tables
 from recfx.errors import ArtifactError, InputError
 from recfx.learn.post_training import centred_rows, sign_rows
+from recfx.learn.recipes import Options, Recipe, cells, run_hqgnn
+from recfx.learn.recipes.results import Results
+from recfx.learn.recipes.tables import load_tables, save_tables
 
 TINY = Recipe(dim=8, layers=1, batch=2048, negatives=2, epochs=3, student_epochs=2, ranks=5)
 FEW = cells([1], ["ste"], ["centred-row"], ["rows"], refined=True)

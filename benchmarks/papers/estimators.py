@@ -15,12 +15,12 @@ from pathlib import Path
 from safetensors.torch import load_file, save_file
 
 from benchmarks.markdown import markdown
-from recfx.bench import FULL, Cell, Recipe, load_bench_data, recipe_of
-from recfx.bench.files import read_json, write_json
-from recfx.bench.train import Teacher, measure_model, model_of, set_weights, teacher_of, train
 from recfx.data import Interactions
 from recfx.errors import InputError
 from recfx.learn import ESTIMATORS
+from recfx.learn.recipes import FULL, Cell, Recipe, load_bench_data, recipe_of
+from recfx.learn.recipes.files import read_json, write_json
+from recfx.learn.recipes.train import Teacher, measure_model, model_of, set_weights, teacher_of, train
 
 _CONFIDENCE = 0.95
 _CUT = 50
@@ -31,7 +31,7 @@ class Plan:
     """What is compared.
 
     Attributes:
-        data: See `recfx.bench.load_bench_data`.
+        data: See `recfx.learn.recipes.load_bench_data`.
         folder: Results so far and the full-precision model; a run goes on with what is missing.
         seeds: How many, from 0 on.
         bits: Widths, of users and items alike.
@@ -65,11 +65,11 @@ def compare(plan: Plan) -> str:
         InputError: Fewer seeds than make an interval, no two estimators, or the folder holds results of another plan.
     """
     if plan.seeds < 2:
-        raise InputError("an interval takes two seeds at least", where="benchmarks.estimators")
+        raise InputError("an interval takes two seeds at least", where="benchmarks.papers.estimators")
     if len(plan.pair) != 2 or not set(plan.pair) <= set(ESTIMATORS):
         known = ", ".join(ESTIMATORS)
         raise InputError(
-            f"{', '.join(plan.pair)}: not two estimators", where="benchmarks.estimators", hint=f"two of {known}"
+            f"{', '.join(plan.pair)}: not two estimators", where="benchmarks.papers.estimators", hint=f"two of {known}"
         )
     plan.folder.mkdir(parents=True, exist_ok=True)
     _check_recipe(plan)

@@ -9,11 +9,11 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
-from recfx.bench.cells import FULL, Cell
-from recfx.bench.measure import CUTS, Figures
-from recfx.bench.plot import Point, scatter
-from recfx.bench.recipes import Recipe
-from recfx.bench.train import Outcome, width_of
+from recfx.learn.recipes.cells import FULL, Cell
+from recfx.learn.recipes.measure import CUTS, Figures
+from recfx.learn.recipes.plot import Point, scatter
+from recfx.learn.recipes.recipe import Recipe
+from recfx.learn.recipes.train import Outcome, width_of
 
 _HEAD = (
     "bits",

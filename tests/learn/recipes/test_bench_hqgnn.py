@@ -12,12 +12,12 @@ from xml.etree import ElementTree
 import pytest
 from torch import Tensor
 
-from recfx.bench import FULL, WIDE, Cell, Options, Recipe, cells, hqgnn, load_bench_data, recipe_of, run_hqgnn
-from recfx.bench.measure import Figures
-from recfx.bench.results import Result, Results
 from recfx.cli import main
 from recfx.errors import ArtifactError, DataError, InputError
 from recfx.learn import Trainer
+from recfx.learn.recipes import FULL, WIDE, Cell, Options, Recipe, cells, hqgnn, load_bench_data, recipe_of, run_hqgnn
+from recfx.learn.recipes.measure import Figures
+from recfx.learn.recipes.results import Result, Results
 
 TINY = Recipe(dim=8, layers=1, batch=2048, negatives=2, epochs=3, student_epochs=2, ranks=5)
 FEW = cells([1], ["gste"], ["centred-row"], ["rows"], refined=True)
@@ -63,8 +63,8 @@ def test_the_table(whole: tuple[Path, Results]) -> None:
 
 def test_finished_cells_are_not_run_again(whole: tuple[Path, Results], monkeypatch: pytest.MonkeyPatch) -> None:
     folder, results = whole
-    monkeypatch.setattr("recfx.bench.hqgnn.train", None)
-    monkeypatch.setattr("recfx.bench.hqgnn.round_afterwards", None)
+    monkeypatch.setattr("recfx.learn.recipes.hqgnn.train", None)
+    monkeypatch.setattr("recfx.learn.recipes.hqgnn.round_afterwards", None)
     assert run_hqgnn(options(folder)) == results
 
 
@@ -172,7 +172,7 @@ def test_a_killed_run_goes_on(
     def kill() -> None:
         raise KeyboardInterrupt
 
-    monkeypatch.setattr("recfx.bench.train._CHECKPOINT_S", 0.0)
+    monkeypatch.setattr("recfx.learn.recipes.train._CHECKPOINT_S", 0.0)
     with monkeypatch.context() as patch:
         stop_at(step, patch, kill)
         with pytest.raises(KeyboardInterrupt):

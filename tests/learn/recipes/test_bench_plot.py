@@ -7,7 +7,7 @@ from xml.etree import ElementTree
 from hypothesis import given
 from hypothesis import strategies as st
 
-from recfx.bench.plot import Point, scatter
+from recfx.learn.recipes.plot import Point, scatter
 
 _POINTS = st.builds(
     Point,
