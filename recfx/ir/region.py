@@ -9,7 +9,6 @@ from __future__ import annotations
 import dataclasses
 import heapq
 import operator
-from collections import Counter
 from collections.abc import Iterator, Mapping, Sequence
 from typing import Any
 
@@ -35,7 +34,7 @@ class Region:
         outputs: Names of the program's nodes whose values it gives, in order.
         checked: Those of `inputs` whose sizes are known when the region runs: the entry of the compiled model has checked them, or the
             region that gives them says so.
-        rows: The batch of a program whose sizes are all fixed; 0 where the batch varies, or is not known.
+        part_of: The program that it is a part of; None where it is the whole program.
         shared: What a backend keeps for all regions of a program, such as weights that it has packed.
     """
 
@@ -44,7 +43,7 @@ class Region:
     inputs: tuple[str, ...] = ()
     outputs: tuple[str, ...] = ()
     checked: frozenset[str] = frozenset()
-    rows: int = 0
+    part_of: Region | None = dataclasses.field(default=None, compare=False, repr=False)
     shared: dict[str, Any] = dataclasses.field(default_factory=dict, compare=False, repr=False)
 
     @staticmethod
@@ -53,9 +52,7 @@ class Region:
         names = tuple(node.name for node in program.placeholders())
         returned = next(iter(reversed(program.graph.nodes))).args[0]
         outputs = tuple(value.name if isinstance(value, fx.Node) else "" for value in returned)
-        return Region(
-            program.module, batch_symbol(program), names, outputs, frozenset(names), fixed_rows(program.placeholders())
-        )
+        return Region(program.module, batch_symbol(program), names, outputs, frozenset(names))
 
     @property
     def graph(self) -> fx.Graph:
@@ -154,15 +151,6 @@ def batch_symbol(program: Program) -> Any:
     return next((expression for _, expression in free if expression.is_Symbol), None)
 
 
-def fixed_rows(inputs: Sequence[fx.Node]) -> int:
-    """The batch of a program whose sizes are all fixed: the first size that most of its inputs have. 0 where a size varies."""
-    shapes = [n.meta["val"].shape for n in inputs if isinstance(n.meta.get("val"), torch.Tensor) and n.meta["val"].ndim]
-    if any(not isinstance(size, int) for shape in shapes for size in shape):
-        return 0
-    leading = Counter(shape[0] for shape in shapes)
-    return max(leading, key=lambda size: (leading[size], size), default=0)
-
-
 def _joins_any(node: fx.Node) -> bool:
     """Whether a node belongs to no backend of its own: a size, or a part of a tuple."""
     sizes = torch.SymInt | torch.SymFloat | torch.SymBool | int | float
@@ -248,4 +236,5 @@ def _region(whole: Region, members: Sequence[fx.Node]) -> Region:
         inputs=tuple(source.name for source in sources),
         outputs=tuple(node.name for node in outputs),
         checked=frozenset(source.name for source in sources if source.op == "placeholder"),
+        part_of=whole,
     )

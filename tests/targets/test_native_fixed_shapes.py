@@ -96,3 +96,27 @@ def test_a_model_of_fixed_shapes_from_end_to_end() -> None:
         torch.testing.assert_close(fast(*inputs), model(*inputs), rtol=1e-4, atol=1e-5)
     with pytest.raises(recfx.InputError):
         fast(*model.example_inputs(5))
+
+
+def _sort(x: Tensor) -> Tensor:
+    return torch.sort(x, -1).values
+
+
+#: Functions of [5, 4] with an operator of torch between two plans, by what the second plan reads.
+AROUND_TORCH = {
+    "rows": lambda x: _sort(x.relu()) * 2,
+    "several rows for each row of the batch": lambda x: _sort((x.relu() * 3).reshape(10, 2)).reshape(5, 4).tanh(),
+    "all rows in one dimension": lambda x: _sort(x.relu().reshape(-1)).reshape(5, 4) * 2,
+    "several, back and forth": lambda x: (_sort((x.relu() * 3).reshape(10, 2)).reshape(-1) * 2).reshape(5, 4),
+}
+
+
+@pytest.mark.parametrize("name", AROUND_TORCH)
+def test_all_plans_of_a_program_have_the_same_batch(name: str) -> None:
+    made = agrees(AROUND_TORCH[name], [torch.randn(5, 4)], [])
+    assert (made.plans, works_row_by_row(made)) == (2, True)
+
+
+def test_sizes_that_data_decides_on_are_no_hindrance() -> None:
+    made = agrees(lambda x: torch.unique(x.relu()).sum() + x.tanh(), [torch.randn(5, 4)], [])
+    assert works_row_by_row(made)
