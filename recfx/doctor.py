@@ -14,6 +14,7 @@ from recfx.targets import BACKENDS
 _EXTRAS = {
     "pyarrow": ("reads MovieLens in parquet files", "pip install 'recfx[data]'"),
     "hypothesis": ("property tests of passes with recfx.testing", "pip install 'recfx[testing]'"),
+    "onnxscript": ("ONNX forms of programs with recfx.ops.onnx", "pip install 'recfx[onnx]'"),
     "torchrec": ("KeyedJaggedTensor inputs", "pip install torchrec fbgemm-gpu-cpu, in versions that fit torch"),
 }
 

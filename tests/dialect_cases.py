@@ -9,9 +9,11 @@ from typing import Any
 
 import torch
 from hypothesis import strategies as st
+from torch import fx
 
 from recfx.formats import encode_rows
 from recfx.formats.code_rows import CODE_BITS, Codes, pack_codes
+from recfx.ir.operators import DIALECT
 from recfx.ir.program import Program
 from recfx.ops import attention, cross, hamming, interaction, lookup, mlp, propagation, ranking
 from recfx.testing.builder import GraphBuilder
@@ -31,6 +33,13 @@ class Case:
 
     program: Program
     leaves: Leaves
+
+
+class References(fx.Interpreter):
+    """Runs a program with the references of its operators, whichever kernels are registered."""
+
+    def call_function(self, target: Any, args: Any, kwargs: Any) -> Any:
+        return super().call_function(DIALECT.get(target, target), args, kwargs)
 
 
 #: Operator -> draws cases of it.

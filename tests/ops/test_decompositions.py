@@ -6,21 +6,18 @@ from typing import Any
 
 import pytest
 import torch
-from dialect_cases import CASES, Case
+from dialect_cases import CASES, Case, References
+from dialect_refusals import REFUSED, refused
 from hypothesis import given, settings
 from hypothesis import strategies as st
-from torch import fx
 
-from recfx.formats import encode_rows
-from recfx.formats.code_rows import Codes, pack_codes
 from recfx.ir.functional_ops import is_inplace
 from recfx.ir.operators import ATEN, DIALECT
 from recfx.ir.program import Program
 from recfx.ir.propagate import propagate as fake_values
 from recfx.ir.reference_run import run_in_float64
-from recfx.ops import decompose, hamming, lookup, propagation, ranking
+from recfx.ops import decompose, propagation, ranking
 from recfx.ops.library import DECOMPOSITIONS
-from recfx.testing.builder import GraphBuilder
 
 #: How much larger the error of a decomposition may be than that of its reference, both against float64.
 FACTOR = 4.0
@@ -49,13 +46,6 @@ def require_aten(program: Program) -> None:
     for node, value in fake_values(program.module).items():
         if isinstance(value, torch.Tensor):
             assert node.meta["val"].shape == value.shape, node
-
-
-class References(fx.Interpreter):
-    """Runs a program with the references of its operators, whichever kernels are registered."""
-
-    def call_function(self, target: Any, args: Any, kwargs: Any) -> Any:
-        return super().call_function(DIALECT.get(target, target), args, kwargs)
 
 
 def check(case: Case, seed: int) -> None:
@@ -88,70 +78,9 @@ def test_a_decomposition_gives_what_the_reference_gives_in_many_cases(target: An
     check(CASES[target](data.draw), data.draw(st.integers(0, 2**32), label="seed of inputs"))
 
 
-IDS, OFFSETS = [1, 2, 3, 0], [0, 2, 4, 4]
-
-
-def jagged(ids: list[int], offsets: list[int], bits: int) -> tuple[Program, list[torch.Tensor]]:
-    """Two runs of bags over two tables of 5 rows, and a lookup's inputs."""
-    builder = GraphBuilder({"ids": (("values",), torch.int64), "offsets": (("2*batch",), torch.int64)})
-    table = torch.randn(5, 3, generator=torch.Generator().manual_seed(0))
-    held = builder.state("table", table if bits == 32 else encode_rows(table, bits))
-    features = [lookup.Feature(0, 0, 3, 3 * s, 0, lookup.JAGGED, 0, s, 2, last=False, bits=bits) for s in range(2)]
-    made = builder.call(
-        lookup.grouped_lookup, [held], [builder.inputs["ids"]], [builder.inputs["offsets"]], [], [],
-        lookup.encode(features), [], 6,
-    )  # fmt: skip
-    return builder.build(made), [torch.tensor(ids, dtype=torch.int64), torch.tensor(offsets)]
-
-
-def fixed(ids: list[int], bits: int) -> tuple[Program, list[torch.Tensor]]:
-    builder = GraphBuilder({"ids": (("batch",), torch.int64)})
-    table = torch.randn(5, 3, generator=torch.Generator().manual_seed(0))
-    held = builder.state("table", table if bits == 32 else encode_rows(table, bits))
-    features = lookup.encode([lookup.Feature(0, 0, 3, 0, bits=bits)])
-    made = builder.call(lookup.grouped_lookup, [held], [builder.inputs["ids"]], [], [], [], features, [], 3)
-    return builder.build(made), [torch.tensor(ids)]
-
-
-def scores(ids: list[int], bits: int) -> tuple[Program, list[torch.Tensor]]:
-    builder = GraphBuilder({"query": ("batch", 7), "ids": (("batch", 2), torch.int64)})
-    held = Codes(torch.ones(5, 7, dtype=torch.uint8), torch.ones(5, 1), torch.ones(5, 1), bits)
-    items = builder.state("items", pack_codes(held))
-    made = builder.call(hamming.code_dot, builder.inputs["query"], items, builder.inputs["ids"], bits, 8)
-    return builder.build(made), [torch.ones(2, 7), torch.tensor(ids).view(2, 2)]
-
-
-def graph(offsets: list[int], neighbours: list[int]) -> tuple[Program, list[torch.Tensor]]:
-    whole = torch.int64
-    builder = GraphBuilder({"x": ("batch", 2), "o": (("batch + 1",), whole), "n": (("edges",), whole), "s": ("batch",)})
-    made = builder.call(propagation.propagate, *builder.inputs.values(), [0.5, 0.5])
-    return builder.build(made), [torch.ones(3, 2), torch.tensor(offsets), torch.tensor(neighbours), torch.ones(3)]
-
-
-REFUSED: dict[str, Any] = {
-    **{f"a negative id, {bits} bits": lambda b=bits: fixed([1, -1], b) for bits in (32, 4)},
-    **{f"an id beyond the rows, {bits} bits": lambda b=bits: fixed([1, 5], b) for bits in (32, 4)},
-    **{f"a negative id in a bag, {bits} bits": lambda b=bits: jagged([1, 2, -1, 0], OFFSETS, b) for bits in (32, 4)},
-    **{f"an id in a bag beyond, {bits} bits": lambda b=bits: jagged([5, 2, 1, 0], OFFSETS, b) for bits in (32, 4)},
-    **{f"offsets that fall, {bits} bits": lambda b=bits: jagged(IDS, [0, 3, 1, 4], b) for bits in (32, 4)},
-    **{f"offsets from 1 on, {bits} bits": lambda b=bits: jagged(IDS, [1, 2, 4, 4], b) for bits in (32, 4)},
-    **{f"negative offsets, {bits} bits": lambda b=bits: jagged(IDS, [0, -2, 4, 4], b) for bits in (32, 4)},
-    **{f"offsets beyond, {bits} bits": lambda b=bits: jagged(IDS, [0, 2, 4, 9], b) for bits in (32, 4)},
-    **{f"offsets without ids, {bits} bits": lambda b=bits: jagged([], [0, 0, 1, 1], b) for bits in (32, 4)},
-    "a negative item": lambda: scores([0, 1, -1, 2], 4),
-    "an item beyond": lambda: scores([0, 1, 5, 2], 1),
-    "a negative neighbour": lambda: graph([0, 1, 2, 2], [1, -1]),
-    "a neighbour beyond": lambda: graph([0, 1, 2, 2], [1, 3]),
-    "fewer neighbours than edges": lambda: graph([0, 1, 2, 3], [1, 0]),
-    "more neighbours than edges": lambda: graph([0, 1, 1, 1], [1, 0]),
-    "edges that fall": lambda: graph([0, 2, 1, 2], [1, 0]),
-    "edges from 1 on": lambda: graph([1, 1, 1, 2], [1, 0]),
-}
-
-
 @pytest.mark.parametrize("why", REFUSED)
 def test_what_a_reference_refuses_its_decomposition_refuses(why: str) -> None:
-    program, leaves = REFUSED[why]()
+    program, leaves = refused(why)
     made = decompose(program)
     for each in (program, made):
         with pytest.raises((IndexError, RuntimeError)):

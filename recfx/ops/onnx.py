@@ -1,0 +1,161 @@
+"""ONNX forms of the dialect's operators, and export of programs. Needs onnx and onnxscript, which are optional.
+
+    from recfx.ops import onnx
+
+    model = onnx.export(fast.program)                     # an onnx.ModelProto
+    torch.onnx.export(module, args, dynamo=True, custom_translation_table=onnx.table())
+
+The ONNX form of an operator is its decomposition, translated by torch's exporter with the translations of `onnx_translations` for what
+the exporter lacks or writes as loops.
+"""
+
+from __future__ import annotations
+
+import importlib.util
+import logging
+import os
+import warnings
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from typing import Any
+
+import torch
+from torch import fx
+
+from recfx.errors import TargetError
+from recfx.ir import size_expressions
+from recfx.ir.program import Program
+from recfx.ops.library import DECOMPOSITIONS
+from recfx.ops.to_aten import decompose
+
+_PACKAGES = ("onnx", "onnxscript")
+
+#: The first size that stands for a dimension while a program is traced. Sizes of 0 and 1 would be fixed.
+_FIRST_SIZE = 5
+
+
+def missing() -> str | None:
+    """How to install what the export needs; None when it is there."""
+    absent = [name for name in _PACKAGES if importlib.util.find_spec(name) is None]
+    return f"pip install {' '.join(absent)}" if absent else None
+
+
+def table() -> dict[Any, Callable[..., Any]]:
+    """Translations for `torch.onnx.export(..., dynamo=True, custom_translation_table=...)`.
+
+    With them, models that hold operators of the dialect are exported: the decompositions of these operators join torch's table of
+    decompositions, which the exporter applies to what has no translation.
+
+    Raises:
+        TargetError: onnx or onnxscript is not installed.
+    """
+    hint = missing()
+    if hint is not None:
+        raise TargetError("onnx and onnxscript are needed to export to ONNX", hint=hint)
+    from recfx.ops.onnx_translations import TRANSLATIONS
+
+    known: dict[Any, Any] = torch._decomp.decomposition_table
+    for target, decomposition in DECOMPOSITIONS.items():
+        known.setdefault(target, decomposition)
+    return dict(TRANSLATIONS)
+
+
+def export(program: Program, path: str | os.PathLike[str] | None = None) -> Any:
+    """A program as an ONNX model with the same inputs, outputs and free dimensions.
+
+    Args:
+        program: The program.
+        path: A file to write; large tables are stored in a file beside it.
+
+    Returns:
+        The model, an `onnx.ModelProto`; with `path` None.
+
+    Raises:
+        TargetError: onnx or onnxscript is not installed, or the program holds what ONNX has no form for.
+    """
+    translations = table()
+    made = decompose(program)
+    leaves, shapes = _traced_inputs(made)
+    names = [node.name for node in made.placeholders()]
+    try:
+        with _quiet(), torch.no_grad():
+            module = fx.GraphModule(made.module, made.graph)  # a module whose signature can be read
+            exported = torch.export.export(module, tuple(leaves), dynamic_shapes=shapes)
+            found = torch.onnx.export(
+                exported,
+                input_names=names,
+                dynamic_shapes=_dimension_names(made),
+                dynamo=True,
+                verbose=False,
+                custom_translation_table=translations,
+            )
+    except (torch.onnx.errors.OnnxExporterError, torch._dynamo.exc.UserError, RuntimeError) as error:
+        raise TargetError(
+            f"the program cannot be exported to ONNX: {_reason(error)}",
+            hint="leave the operator to another backend, or export a part of the model",
+        ) from error
+    assert found is not None
+    if path is None:
+        return found.model_proto
+    found.save(path, external_data=made.state_bytes() > _INLINE_BYTES)
+    return None
+
+
+#: More state than this is stored beside the model: one file of protobuf holds 2 GiB at most.
+_INLINE_BYTES = 1 << 30
+
+
+def _traced_inputs(program: Program) -> tuple[list[Any], tuple[Any, ...]]:
+    """Inputs of the sizes that tracing uses, and which of their dimensions are free, in torch.export's form."""
+    dims: dict[str, Any] = {}
+    sizes: dict[str, int] = {}
+    for place, (name, (low, high)) in enumerate(program.signature.dims.items()):
+        sizes[name] = min(max(_FIRST_SIZE + 2 * place, low), high or _FIRST_SIZE + 2 * place)
+        dims[name] = torch.export.Dim(name, min=low, max=high)
+    leaves, shapes = [], []
+    for leaf in program.signature.leaves:
+        if leaf.kind != "tensor":
+            raise TargetError(
+                f"the input {leaf.name} is no tensor, which inputs of ONNX models are",
+                hint="export a part of the model that takes tensors alone",
+            )
+        shape = [_size(size, sizes) for size in leaf.shape]
+        leaves.append(torch.zeros(shape, dtype=leaf.dtype))
+        shapes.append({i: _size(size, dims) for i, size in enumerate(leaf.shape) if isinstance(size, str)})
+    return leaves, tuple(shapes)
+
+
+def _dimension_names(program: Program) -> tuple[dict[int, str], ...]:
+    """The names of the free dimensions, input by input."""
+    dims = program.signature.dims
+    return tuple({i: str(s) for i, s in enumerate(leaf.shape) if s in dims} for leaf in program.signature.leaves)
+
+
+def _size(size: int | str, values: dict[str, Any]) -> Any:
+    if isinstance(size, int):
+        return size
+    try:
+        return size_expressions.evaluate(size, values)
+    except (TypeError, ValueError):  # torch.export's dimensions have sums and products with numbers alone
+        return torch.export.Dim.AUTO
+
+
+def _reason(error: BaseException) -> str:
+    """The line of an error of the exporter that names the operator."""
+    lines = [line.strip() for line in str(error).splitlines() if line.strip()]
+    named = [line for line in lines if "No ONNX function found" in line or "NotImplementedError" in line]
+    return (named or lines or [type(error).__name__])[0][:300]
+
+
+@contextmanager
+def _quiet() -> Iterator[None]:
+    """Without the exporter's warnings, which are about its own future and packages that are not needed."""
+    log = logging.getLogger("torch.onnx")
+    before = log.level
+    log.setLevel(logging.ERROR)
+    try:
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore")
+            yield
+    finally:
+        log.setLevel(before)
