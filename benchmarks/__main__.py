@@ -16,21 +16,12 @@ from benchmarks.results import Results
 from benchmarks.runner import run
 from benchmarks.settings import BASELINE, Settings
 from benchmarks.table import render
-from recfx.errors import RecfxError
+from recfx.command_line import add_option, integers, listed, run_command
 
 
 def main(argv: Sequence[str] | None = None) -> int:
     """Runs one command and returns its exit status: 1 when something cannot be done, 2 when a peer gave wrong answers."""
-    options = _parser().parse_args(argv)
-    try:
-        status: int = options.command(options)
-    except RecfxError as error:
-        print(f"benchmarks: {error}", file=sys.stderr)
-        return 1
-    except KeyboardInterrupt:
-        print("benchmarks: interrupted", file=sys.stderr)
-        return 130
-    return status
+    return run_command(_parser(), argv)
 
 
 def _parser() -> argparse.ArgumentParser:
@@ -47,14 +38,14 @@ def _parser() -> argparse.ArgumentParser:
     start.add_argument(
         "--peers", default="eager,recfx,torch.compile", help="default: %(default)s; * for all, !name to leave one out"
     )
-    start.add_argument("--batches", type=_integers, default=(1, 16, 64), help="batch sizes (default: 1,16,64)")
+    start.add_argument("--batches", type=integers, default=(1, 16, 64), help="batch sizes (default: 1,16,64)")
     start.add_argument(
         "--candidates",
-        type=_integers,
+        type=integers,
         default=(100, 500, 2000),
         help="the same for request cases (default: 100,500,2000)",
     )
-    start.add_argument("--threads", type=_integers, default=(1,), help="numbers of threads (default: 1)")
+    start.add_argument("--threads", type=integers, default=(1,), help="numbers of threads (default: 1)")
     start.add_argument(
         "--ids",
         "--zipf",
@@ -62,7 +53,7 @@ def _parser() -> argparse.ArgumentParser:
         default=(None,),
         help="distributions of ids: uniform or exponents (default: uniform)",
     )
-    start.add_argument("--seconds", type=float, default=1.0, help="time per peer and point (default: 1)")
+    add_option(start, "seconds", 1.0, "time per peer and point (default: %(default)s)")
     start.add_argument("--rounds", type=int, default=15, help="turns of each peer at a point at least (default: 15)")
     start.add_argument(
         "--budget",
@@ -73,55 +64,55 @@ def _parser() -> argparse.ArgumentParser:
     start.add_argument(
         "--footprint", type=int, default=64, help="MiB of table rows that the inputs in turn shall touch (default: 64)"
     )
-    start.add_argument("--seed", type=int, default=0)
+    add_option(start, "seed", 0)
     start.add_argument("--out", type=Path, help="file for the results, as JSON; always holds what there is so far")
     start.add_argument("--resume", action="store_true", help="go on from what that file holds")
-    start.set_defaults(command=_run)
+    start.set_defaults(run=_run)
 
     listing = commands.add_parser("list", help="cases and peers")
-    listing.set_defaults(command=_list)
+    listing.set_defaults(run=_list)
 
     table = commands.add_parser("table", help="show stored results")
     table.add_argument("results", type=Path)
-    table.set_defaults(command=_table)
+    table.set_defaults(run=_table)
 
     found = commands.add_parser("retrieval", help="measure retrieval beside FAISS")
     found.add_argument("--items", type=int, default=1_000_000, help="default: %(default)s")
     found.add_argument("--rounds", type=int, default=15, help="turns of each search (default: %(default)s)")
-    found.add_argument("--threads", type=int, default=1, help="default: %(default)s")
-    found.set_defaults(command=_retrieval)
+    add_option(found, "threads", 1, "default: %(default)s")
+    found.set_defaults(run=_retrieval)
 
     pairs = commands.add_parser("estimators", help="train students with two estimators over several seeds")
     pairs.add_argument("--data", default="gowalla", help="as `recfx bench hqgnn` takes it (default: %(default)s)")
     pairs.add_argument("--out", type=Path, required=True, help="folder of the results; what is there is not run again")
     pairs.add_argument("--seeds", type=int, default=5, help="default: %(default)s")
-    pairs.add_argument("--bits", type=_integers, default=(1, 2), help="default: 1,2")
+    pairs.add_argument("--bits", type=integers, default=(1, 2), help="default: 1,2")
     pairs.add_argument("--bounds", default="centred-row", help="default: %(default)s")
     pairs.add_argument("--pair", default="ste,gste", help="two estimators (default: %(default)s)")
     pairs.add_argument("--epochs", type=int, help="of a student, instead of the recipe's")
     pairs.add_argument("--lr", type=float, help="of a student at 1 bit, instead of the recipe's")
-    pairs.set_defaults(command=_estimators)
+    pairs.set_defaults(run=_estimators)
 
     slow = commands.add_parser("tails", help="measure percentiles of single calls, alone and disturbed")
-    slow.add_argument("--threads", type=_integers, default=(1, 2), help="default: 1,2")
-    slow.add_argument("--batches", type=_integers, default=(1, 16, 64, 256), help="default: 1,16,64,256")
+    slow.add_argument("--threads", type=integers, default=(1, 2), help="default: 1,2")
+    slow.add_argument("--batches", type=integers, default=(1, 16, 64, 256), help="default: 1,16,64,256")
     slow.add_argument(
         "--conditions", default=",".join(tails.CONDITIONS), help="separated by commas (default: %(default)s)"
     )
-    slow.add_argument("--seconds", type=float, default=4.0, help="of each model at a point (default: %(default)s)")
-    slow.set_defaults(command=_tails)
+    add_option(slow, "seconds", 4.0, "of each model at a point (default: %(default)s)")
+    slow.set_defaults(run=_tails)
 
     drawn = commands.add_parser("random-models", help="compare drawn models with eager, resumable")
     drawn.add_argument("--models", type=int, default=100_000, help="default: %(default)s")
     drawn.add_argument("--out", type=Path, required=True, help="file of the results; what is there is not run again")
     drawn.add_argument("--chunk", type=int, default=random_models.CHUNK, help="models a process (default: %(default)s)")
-    drawn.add_argument("--workers", type=int, default=1, help="processes at a time (default: %(default)s)")
-    drawn.set_defaults(command=_random_models)
+    add_option(drawn, "workers", 1)
+    drawn.set_defaults(run=_random_models)
     return parser
 
 
 def _estimators(options: argparse.Namespace) -> int:
-    pair = options.pair.split(",")
+    pair = listed(options.pair)
     plan = estimators.Plan(
         options.data, options.out, options.seeds, options.bits, options.bounds, pair, options.epochs, options.lr
     )
@@ -138,7 +129,7 @@ def _random_models(options: argparse.Namespace) -> int:
 
 
 def _tails(options: argparse.Namespace) -> int:
-    conditions = options.conditions.split(",")
+    conditions = listed(options.conditions)
     print(tails.measure(options.threads, options.batches, conditions, options.seconds))
     return 0
 
@@ -150,9 +141,9 @@ def _retrieval(options: argparse.Namespace) -> int:
 
 def _run(options: argparse.Namespace) -> int:
     known = all_cases()
-    asked = [*options.cases, *filter(None, options.more_cases.split(","))]
+    asked = [*options.cases, *listed(options.more_cases)]
     cases = select(known, asked or [name for name, case in known.items() if not case.large], "case", GROUPS)
-    names = options.peers.split(",")
+    names = listed(options.peers)
     peers = select(all_peers(), names if BASELINE in names else [BASELINE, *names], "peer")
     settings = Settings(
         batches=options.batches,
@@ -190,14 +181,9 @@ def _table(options: argparse.Namespace) -> int:
     return 0
 
 
-def _integers(text: str) -> tuple[int, ...]:
-    """Comma-separated integers."""
-    return tuple(int(part) for part in text.split(","))
-
-
 def _exponents(text: str) -> tuple[float | None, ...]:
     """Comma-separated exponents, or the word uniform."""
-    return tuple(None if part == "uniform" else float(part) for part in text.split(","))
+    return tuple(None if part == "uniform" else float(part) for part in listed(text))
 
 
 if __name__ == "__main__":

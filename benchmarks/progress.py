@@ -7,10 +7,11 @@ from types import TracebackType
 from typing import Self
 
 from rich.console import Console
-from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn
+from rich.progress import BarColumn, MofNCompleteColumn, TextColumn, TimeElapsedColumn
 
 from benchmarks.results import Point, Results
 from benchmarks.settings import Watcher
+from recfx.progress import terminal_bar
 
 
 class ProgressLine(Watcher):
@@ -23,9 +24,8 @@ class ProgressLine(Watcher):
     """
 
     def __init__(self, points: int, out: Path | None = None, console: Console | None = None) -> None:
-        console = console or Console(stderr=True)
         columns = (TextColumn("{task.description}"), BarColumn(bar_width=20), MofNCompleteColumn(), TimeElapsedColumn())
-        self._progress = Progress(*columns, console=console, transient=True, disable=not console.is_terminal)
+        self._progress = terminal_bar(*columns, console=console)
         self._task = self._progress.add_task("starting", total=points)
         self._out = out
 

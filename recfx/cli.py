@@ -4,27 +4,17 @@ from __future__ import annotations
 
 import argparse
 import importlib.util
-import sys
 from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
 
-from recfx.errors import InputError, RecfxError
+from recfx.command_line import add_option, listed, run_command
+from recfx.errors import InputError
 
 
 def main(argv: Sequence[str] | None = None) -> int:
     """Runs one command and returns its exit status."""
-    parser = _parser()
-    options = parser.parse_args(argv)
-    try:
-        status: int = options.run(options)
-    except RecfxError as error:
-        print(f"recfx: {error}", file=sys.stderr)
-        return 1
-    except KeyboardInterrupt:
-        print("recfx: interrupted", file=sys.stderr)
-        return 130
-    return status
+    return run_command(_parser(), argv)
 
 
 def _parser() -> argparse.ArgumentParser:
@@ -34,12 +24,12 @@ def _parser() -> argparse.ArgumentParser:
     demo = commands.add_parser("demo", help="train a model, optimize it, compare before and after")
     demo.add_argument("--model", default="deepfm", help="a model of the zoo (default: deepfm)")
     demo.add_argument("--data", type=Path, help="file or folder of real data (default: generated data)")
-    demo.add_argument("--seconds", type=float, default=60.0, help="time for training (default: 60)")
+    add_option(demo, "seconds", 60.0, "time for training (default: %(default)s)")
     demo.add_argument("--rows", type=int, help="use at most this many rows of data")
     demo.add_argument("--pipeline", help="passes to run (default: the default pipeline)")
-    demo.add_argument("--threads", type=int, help="threads torch may use (default: torch's own choice)")
+    add_option(demo, "threads")
     demo.add_argument("--save", type=Path, help="folder to save the compiled model in")
-    demo.add_argument("--seed", type=int, default=0)
+    add_option(demo, "seed", 0)
     demo.set_defaults(run=_demo)
 
     bench = commands.add_parser("bench", help="measure what the papers report")
@@ -77,7 +67,7 @@ def _add_hqgnn(tables: Any) -> None:
         add(f"--{name}", type=int, help="instead of the recipe's")
     for name in ("lr", "student-lr", "l2", "decay"):
         add(f"--{name}", type=float, help="instead of the recipe's")
-    add("--threads", type=int, help="threads torch may use (default: torch's own choice)")
+    add_option(hqgnn, "threads")
     hqgnn.set_defaults(run=_hqgnn)
 
 
@@ -94,17 +84,13 @@ def _hqgnn(options: argparse.Namespace) -> int:
     recipe = dataclasses.replace(
         recipe_of(options.data), **{name: value for name, value in given.items() if value is not None}
     )
-    bits, *names = (_listed(text) for text in (options.bits, options.estimators, options.bounds, options.rounded))
+    bits, *names = (listed(text) for text in (options.bits, options.estimators, options.bounds, options.rounded))
     if not all(width.isdigit() for width in bits):
         raise InputError(f"bits are numbers, got {options.bits!r}", where="--bits", hint="such as 1,2,4,8")
     refined = recipe.refined > 0 and recipe.ranks > 0
     chosen = cells([int(width) for width in bits], *names, wide=recipe.wide > 0, refined=refined)
     run_hqgnn(Options(options.data, options.out, recipe, chosen, options.minutes)).show()
     return 0
-
-
-def _listed(text: str) -> list[str]:
-    return [part.strip() for part in text.split(",") if part.strip()]
 
 
 def _demo(options: argparse.Namespace) -> int:

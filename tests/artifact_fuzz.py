@@ -27,6 +27,7 @@ import torch
 from artifact_kit import replace_file, rewrite_manifest, rewrite_program
 
 import recfx
+from recfx.command_line import add_option
 from recfx.ir import size_expressions
 from recfx.ir.operators import ATEN, PYTHON
 from recfx.zoo import DIN, DLRM, DCNv2
@@ -285,13 +286,13 @@ def run(
 def main() -> None:
     """Runs for some seconds."""
     parser = argparse.ArgumentParser(description=__doc__)
-    parser.add_argument("--seconds", type=float, default=300)
-    parser.add_argument("--first", type=int, default=0, help="the first seed")
+    add_option(parser, "seconds", 300.0)
+    add_option(parser, "seed", 0, "the first seed (default: %(default)s)")
     options = parser.parse_args()
     faulthandler.enable()
     with tempfile.TemporaryDirectory() as room:
         models = save_models(Path(room) / "models")
-        seeds = range(options.first, options.first + (1 << 31))
+        seeds = range(options.seed, options.seed + (1 << 31))
         sys.stdout.write(str(dict(run(seeds, models, Path(room), time.monotonic() + options.seconds))) + "\n")
 
 

@@ -7,6 +7,7 @@ those behind it; the exit status says whether all passed.
 
 from __future__ import annotations
 
+import argparse
 import subprocess
 import sys
 import time
@@ -38,12 +39,10 @@ def commands(parts: list[str]) -> Iterator[list[str]]:
         yield ["-m", "benchmarks", "random-models", "--out", str(RANDOM_MODELS)]
 
 
-def main(parts: list[str]) -> int:
-    if unknown := set(parts) - set(PARTS):
-        sys.stderr.write(f"no such part: {', '.join(sorted(unknown))}; there are {', '.join(PARTS)}\n")
-        return 2
+def run(parts: list[str]) -> int:
+    """Runs the parts and prints how each of their steps ended."""
     lines = []
-    for arguments in commands(parts or list(PARTS)):
+    for arguments in commands(parts):
         start = time.monotonic()
         code = subprocess.run([sys.executable, *arguments], cwd=ROOT, check=False).returncode
         verdict = "passed" if code == 0 else f"failed ({code})"
@@ -52,6 +51,24 @@ def main(parts: list[str]) -> int:
     return int(any(not line.startswith("passed") for line in lines))
 
 
+def parser() -> argparse.ArgumentParser:
+    """The command line."""
+    made = argparse.ArgumentParser(prog="nightly", description=__doc__)
+    made.add_argument("parts", nargs="*", metavar="PART", help=f"of {', '.join(PARTS)}; all by default")
+    made.set_defaults(run=lambda options: run(_known(options.parts) or list(PARTS)))
+    return made
+
+
+def _known(parts: list[str]) -> list[str]:
+    from recfx.errors import InputError
+
+    if unknown := sorted(set(parts) - set(PARTS)):
+        raise InputError(f"there is no part {unknown[0]!r}", hint=f"one of {', '.join(PARTS)}")
+    return parts
+
+
 if __name__ == "__main__":
     sys.path.insert(0, str(ROOT))
-    sys.exit(main(sys.argv[1:]))
+    from recfx.command_line import run_command
+
+    sys.exit(run_command(parser()))

@@ -22,9 +22,12 @@ FACE = "__init__"
 
 #: Room -> what it may import of recfx: rooms, or a part of a room (`targets.native`).
 ALLOWED: dict[str, set[str]] = {
+    "bootstrap": set(),
+    "command_line": {"errors"},
     "errors": set(),
+    "progress": set(),
     "version": set(),
-    "formats": {"errors"},
+    "formats": {"errors", "progress"},
     "kernels": {"errors", "formats"},
     "ir": {"errors", "formats"},
     "analysis": {"errors", "ir"},
@@ -32,13 +35,13 @@ ALLOWED: dict[str, set[str]] = {
     "runtime": {"errors", "ir"},
     "capture": {"errors", "ir"},
     "pipeline": {"errors", "formats", "ir"},
-    "cost": {"errors", "formats", "ir", "kernels", "ops"},
+    "cost": {"bootstrap", "errors", "formats", "ir", "kernels", "ops"},
     "passes": {"analysis", "errors", "formats", "ir", "ops", "pipeline"},
     "targets": {"cost", "errors", "formats", "ir", "kernels", "ops", "runtime"},
     "zoo": {"data", "errors"},
-    "data": {"errors", "zoo"},
-    "learn": {"data", "errors", "formats", "kernels", "ops", "retrieval", "zoo"},
-    "retrieval": {"errors", "formats", "kernels", "version"},
+    "data": {"bootstrap", "errors", "progress", "zoo"},
+    "learn": {"data", "errors", "formats", "kernels", "ops", "progress", "retrieval", "zoo"},
+    "retrieval": {"errors", "formats", "kernels", "progress", "version"},
     "driver": {
         *("capture", "cost", "errors", "formats", "ir", "passes", "pipeline"),
         *("runtime", "targets", "version"),
@@ -48,7 +51,7 @@ ALLOWED: dict[str, set[str]] = {
     "demo_tasks": {"data", "errors", "zoo"},
     "demo": {"compiled", "cost", "data", "demo_tasks", "ir", "optimizer"},
     "doctor": {"errors", "targets"},
-    "cli": {"compiled", "demo", "doctor", "errors", "learn", "optimizer", "passes", "pipeline"},
+    "cli": {"command_line", "compiled", "demo", "doctor", "errors", "learn", "optimizer", "passes", "pipeline"},
     "testing": {"capture", "errors", "formats", "ir", "ops", "passes", "pipeline", "runtime", "targets"},
     FACE: {"capture", "compiled", "errors", "ir", "optimizer", "passes", "pipeline", "testing", "version"},
 }

@@ -8,11 +8,12 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
+from recfx.bootstrap import percentile_interval
+
 Samples = npt.NDArray[np.float64]
 
 _RESAMPLES = 1000
 _TAIL_RESAMPLES = 200
-_CONFIDENCE = 0.95
 _BLOCKS = 200
 _GRID = 4096
 _CHUNK = 250
@@ -32,7 +33,7 @@ class Ratio:
 
 
 def paired_ratio(values: Samples, base: Samples, *, seed: int = 0, resamples: int = _RESAMPLES) -> Ratio:
-    """The ratio of two medians, with the percentile bootstrap interval of Efron and Tibshirani 1993, section 13.3.
+    """The ratio of two medians, with the percentile bootstrap interval.
 
     Whole rounds are resampled, the same for both, so that what disturbed both at once cancels. Where there are many rounds, runs of
     consecutive ones stay together, because disturbances outlast a round.
@@ -52,9 +53,7 @@ def paired_ratio(values: Samples, base: Samples, *, seed: int = 0, resamples: in
     rng = np.random.default_rng(seed)
     weights = rng.multinomial(blocks, np.full(blocks, 1 / blocks), size=resamples).astype(np.float32)
     draws = _weighted_medians(values, block_of, weights) / _weighted_medians(base, block_of, weights)
-    tail = 100 * (1 - _CONFIDENCE) / 2
-    low, high = np.percentile(draws, [tail, 100 - tail])
-    return Ratio(float(np.median(values) / np.median(base)), float(low), float(high))
+    return Ratio(float(np.median(values) / np.median(base)), *percentile_interval(draws))
 
 
 def paired_quantile_ratio(
@@ -76,9 +75,8 @@ def paired_quantile_ratio(
     for _ in range(resamples):
         chosen = np.concatenate([blocks[i] for i in rng.integers(len(blocks), size=len(blocks))])
         draws.append(np.quantile(values[chosen], quantile) / np.quantile(base[chosen], quantile))
-    tail = (1 - _CONFIDENCE) / 2
-    low, high = np.quantile(draws, [tail, 1 - tail])
-    return Ratio(float(np.quantile(values, quantile) / np.quantile(base, quantile)), float(low), float(high))
+    value = np.quantile(values, quantile) / np.quantile(base, quantile)
+    return Ratio(float(value), *percentile_interval(np.array(draws)))
 
 
 def _weighted_medians(values: Samples, block_of: npt.NDArray[Any], weights: npt.NDArray[np.float32]) -> Samples:

@@ -12,6 +12,7 @@ from dataclasses import dataclass
 import numpy as np
 from numpy.typing import NDArray
 
+from recfx.bootstrap import percentile_interval
 from recfx.data.metrics import Values, auc, checked
 from recfx.errors import DataError
 
@@ -138,6 +139,4 @@ def _draw_counts(rng: np.random.Generator, resamples: int, n: int) -> Counts:
 def _percentiles(estimate: float, draws: NDArray[np.float64], confidence: float) -> Interval:
     if not 0 < confidence < 1:
         raise DataError(f"confidence must be between 0 and 1, got {confidence}")
-    tail = (1 - confidence) / 2
-    low, high = np.quantile(draws, [tail, 1 - tail])
-    return Interval(estimate, float(low), float(high), confidence)
+    return Interval(estimate, *percentile_interval(draws, confidence), confidence)

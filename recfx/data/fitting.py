@@ -4,8 +4,7 @@ from __future__ import annotations
 
 import math
 import time
-from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from collections.abc import Callable
 from dataclasses import dataclass, field
 from typing import Literal, TypeVar
 
@@ -15,10 +14,10 @@ from torch import Tensor, nn
 from recfx.data._optimizers import TableAdam, sparse_gradients
 from recfx.data.batches import Batches
 from recfx.errors import DataError, RecfxError
+from recfx.progress import training_bar
 
 Batch = TypeVar("Batch")
 Stop = Literal["epochs", "time", "patience"]
-Report = Callable[[float, str], None]
 
 
 @dataclass
@@ -85,7 +84,7 @@ def fit(
     limit = math.inf if seconds is None else max(seconds, 1e-9)
     devices = sorted({p.device.index for p in model.parameters() if p.device.type == "cuda"})
     optimizer = TableAdam(model, lr)
-    with torch.random.fork_rng(devices), sparse_gradients(model), _progress_bar(progress) as report:
+    with torch.random.fork_rng(devices), sparse_gradients(model), training_bar(progress) as report:
         torch.manual_seed(seed)
         for epoch in range(epochs):
             model.train()
@@ -155,25 +154,3 @@ def _validated(model: nn.Module, validate: Callable[[nn.Module], float]) -> floa
 def _status(loss: float, log: TrainLog) -> str:
     score = f"  valid {log.scores[-1]:.4f}" if log.scores else ""
     return f"epoch {len(log.losses) + 1}  loss {loss:.4f}{score}"
-
-
-@contextmanager
-def _progress_bar(wanted: bool) -> Iterator[Report]:
-    """A bar on stderr, or nothing where that is no terminal; gives `report(share done, status)`."""
-    if not wanted:
-        yield lambda share, status: None
-        return
-    from rich.console import Console
-    from rich.progress import BarColumn, Progress, TextColumn, TimeElapsedColumn, TimeRemainingColumn
-
-    console = Console(stderr=True)
-    columns = (
-        TextColumn("training"),
-        BarColumn(),
-        TextColumn("{task.description}"),
-        TimeElapsedColumn(),
-        TimeRemainingColumn(),
-    )
-    with Progress(*columns, console=console, disable=not console.is_terminal, transient=True) as bar:
-        task = bar.add_task("", total=1.0)
-        yield lambda share, status: bar.update(task, completed=min(share, 1.0), description=status)

@@ -12,8 +12,8 @@ from __future__ import annotations
 import torch
 
 from recfx.errors import InputError
-from recfx.formats._progress import progress
 from recfx.formats._row_fit import codes_of, least_squares, spread, two_levels
+from recfx.progress import progress
 
 #: The widths a row-wise table may have.
 ROW_BITS = (8, 4, 2, 1)

@@ -12,7 +12,6 @@ from torch import Tensor
 
 from recfx.errors import InputError, RecfxError
 from recfx.learn._clock import Clock, deterministic, set_rate
-from recfx.learn._progress import Report, training_bar
 from recfx.learn.checkpoint import has_checkpoint
 from recfx.learn.curvature import Curvature
 from recfx.learn.distillation import Distillation
@@ -23,6 +22,7 @@ from recfx.learn.quantized_model import Batch, Distinct, QuantizedModel, Rows
 from recfx.learn.sampling import Sampler
 from recfx.learn.train_settings import TrainReport, TrainSettings
 from recfx.learn.train_state import TrainState
+from recfx.progress import Report, training_bar
 
 #: Judges a model, in eval mode: one figure or several, the greater the better.
 Evaluate = Callable[[QuantizedModel], float | Mapping[str, float]]

@@ -6,7 +6,7 @@ import torch
 from torch import Tensor
 
 from recfx.errors import InputError
-from recfx.formats._progress import progress
+from recfx.progress import progress
 from recfx.retrieval.fitting import better_rows, fit
 from recfx.retrieval.grid import Grid, checked, given_rows
 from recfx.retrieval.options import Form, checked_codes

@@ -7,8 +7,8 @@ from typing import NamedTuple
 import torch
 from torch import Tensor
 
-from recfx.formats._progress import progress
 from recfx.formats.symmetric import lost_across, symmetric_steps
+from recfx.progress import progress
 from recfx.retrieval.grid import Grid, Kind, symmetric
 
 _SAMPLED = 4096

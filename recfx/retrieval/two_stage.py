@@ -18,10 +18,10 @@ import torch
 from torch import Tensor
 
 from recfx.errors import InputError
-from recfx.formats._progress import progress
 from recfx.kernels import huge_pages
 from recfx.kernels.library import missing
 from recfx.kernels.searches import rescore
+from recfx.progress import progress
 from recfx.retrieval import grid as grids
 from recfx.retrieval import reference
 from recfx.retrieval.exclusion import Exclude, compressed

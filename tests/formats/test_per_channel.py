@@ -2,16 +2,13 @@
 
 from __future__ import annotations
 
-import io
-
 import pytest
 import torch
 from hypothesis import given
 from hypothesis import strategies as st
-from rich.console import Console
 
 from recfx.errors import InputError
-from recfx.formats import _progress, quantize_per_channel, round_to_half
+from recfx.formats import quantize_per_channel, round_to_half
 
 
 @st.composite
@@ -98,21 +95,3 @@ def test_sixteen_bits_are_rounded(dtype: torch.dtype) -> None:
 def test_what_sixteen_bits_cannot_hold_is_refused(dtype: torch.dtype, bad: float) -> None:
     with pytest.raises(InputError, match="beyond"):
         round_to_half(torch.tensor([[0.0, bad]]), dtype)
-
-
-@pytest.mark.parametrize(("quiet", "shown"), [(60.0, False), (0.0, True)])
-def test_a_bar_appears_on_a_terminal_after_a_while(quiet: float, shown: bool, monkeypatch: pytest.MonkeyPatch) -> None:
-    screen = io.StringIO()
-    monkeypatch.setattr(_progress, "_QUIET_S", quiet)
-    monkeypatch.setattr("rich.console.Console", lambda **_: Console(file=screen, force_terminal=True))
-    with _progress.progress("packing", 10) as advance:
-        advance(4)
-        advance(6)
-    assert ("packing" in screen.getvalue()) is shown
-
-
-def test_no_bar_where_there_is_no_terminal(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> None:
-    monkeypatch.setattr(_progress, "_QUIET_S", 0.0)
-    with _progress.progress("packing", 10) as advance:
-        advance(10)
-    assert capsys.readouterr().err.strip() == ""

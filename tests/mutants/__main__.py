@@ -15,6 +15,7 @@ from collections import Counter
 from collections.abc import Callable
 from pathlib import Path
 
+from recfx.command_line import add_option, run_command
 from tests.mutants.execute import KILLED, SURVIVED, TIMEOUT, fork, judge, judge_imported, observe, wait, warm_up
 from tests.mutants.known import equivalent
 from tests.mutants.mirror import ROOT, mutated_files, tests_of
@@ -107,15 +108,20 @@ def main() -> int:
     parser.add_argument("files", nargs="*", help="files to mutate, relative to the repository; all by default")
     parser.add_argument("--sample", type=int, help="so many mutants at random; all by default")
     parser.add_argument("--each-room", type=int, help="so many mutants of each room at random")
-    parser.add_argument("--seed", type=int, default=0, help="of the sample")
-    parser.add_argument("--seconds", type=float, default=float("inf"), help="start no mutant after this time")
+    add_option(parser, "seed", 0, "of the sample (default: %(default)s)")
+    add_option(parser, "seconds", float("inf"), "start no mutant after this time (default: any)")
     parser.add_argument(
         "--limit", type=float, default=300.0, help="seconds for one mutant, however little of a processor it needs"
     )
-    parser.add_argument("--workers", type=int, default=2)
+    add_option(parser, "workers", 2)
     parser.add_argument("--at-least", type=float, default=90.0, help="per cent that must be killed")
     parser.add_argument("--survivors", type=int, default=sys.maxsize, help="how many may survive, of a small sample")
-    given = parser.parse_args()
+    parser.set_defaults(run=_run)
+    return run_command(parser)
+
+
+def _run(given: argparse.Namespace) -> int:
+    """Judges the mutants that the command line asks for, and prints how many were noticed."""
     files = given.files or list(mutated_files())
     if without := [file for file in files if not tests_of(file)]:
         print("no test file reaches: " + ", ".join(without))

@@ -18,6 +18,7 @@ import tempfile
 from collections.abc import Iterator
 from pathlib import Path
 
+from recfx.command_line import run_command
 from tests.mutants.execute import KILLED, SURVIVED
 from tests.mutants.known import equivalent
 from tests.mutants.mirror import ROOT
@@ -220,7 +221,12 @@ def main() -> int:
     """Prints what becomes of every mutant; 1 when one survives."""
     parser = argparse.ArgumentParser(prog="python -m tests.mutants.kernels", description=__doc__)
     parser.add_argument("files", nargs="*", help="files with checks; all by default")
-    files = parser.parse_args().files or list(CHECKED)
+    parser.set_defaults(run=lambda options: _run(options.files or list(CHECKED)))
+    return run_command(parser)
+
+
+def _run(files: list[str]) -> int:
+    """Judges the mutants of some files, and prints how many were noticed."""
     with tempfile.TemporaryDirectory() as folder:
         build = Build(Path(folder))
         counts = [judge_file(build, file) for file in files]

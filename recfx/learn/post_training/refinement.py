@@ -19,10 +19,10 @@ import torch
 from torch import Tensor
 
 from recfx.errors import InputError
-from recfx.formats._progress import progress
 from recfx.formats.rotations import check_finite
 from recfx.learn.codes import QuantizedTable
 from recfx.learn.distillation import teacher_top
+from recfx.progress import progress
 
 _WHERE = "refine_signs"
 _BLOCK_VALUES = 1 << 20  # exponentials that are held together

@@ -1,0 +1,65 @@
+"""Progress bars on standard error: nothing is shown where that is no terminal, and rich is imported when a bar is shown."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable, Iterator
+from contextlib import ExitStack, contextmanager
+from typing import Any
+
+Report = Callable[[float, str], None]
+
+_QUIET_S = 2.0
+
+
+def terminal_bar(*columns: Any, console: Any = None) -> Any:
+    """A `rich.progress.Progress` that disappears when it ends.
+
+    Args:
+        columns: Its columns; rich's own by default.
+        console: Where to show it; standard error by default.
+    """
+    from rich.console import Console
+    from rich.progress import Progress
+
+    console = console or Console(stderr=True)
+    return Progress(*columns, console=console, disable=not console.is_terminal, transient=True)
+
+
+@contextmanager
+def progress(title: str, total: int) -> Iterator[Callable[[int], None]]:
+    """Gives `advance(done)`. The bar appears after two seconds."""
+    begun = time.perf_counter()
+    move: Callable[[int], None] | None = None
+    finished = 0
+    with ExitStack() as stack:
+
+        def advance(done: int) -> None:
+            nonlocal finished, move
+            finished += done
+            if move is None and time.perf_counter() - begun > _QUIET_S:
+                move = _show(stack, title, total)
+            if move is not None:
+                move(finished)
+
+        yield advance
+
+
+def _show(stack: ExitStack, title: str, total: int) -> Callable[[int], None]:
+    bar = stack.enter_context(terminal_bar())
+    task = bar.add_task(title, total=total)
+    return lambda done: bar.update(task, completed=done)
+
+
+@contextmanager
+def training_bar(wanted: bool) -> Iterator[Report]:
+    """A bar with the time that is left, or nothing; gives `report(share done, status)`."""
+    if not wanted:
+        yield lambda share, status: None
+        return
+    from rich.progress import BarColumn, TextColumn, TimeElapsedColumn, TimeRemainingColumn
+
+    status = TextColumn("{task.description}")
+    with terminal_bar(TextColumn("training"), BarColumn(), status, TimeElapsedColumn(), TimeRemainingColumn()) as bar:
+        task = bar.add_task("", total=1.0)
+        yield lambda share, text: bar.update(task, completed=min(share, 1.0), description=text)

@@ -1,0 +1,67 @@
+"""How every command of the repository parses, succeeds and fails."""
+
+from __future__ import annotations
+
+import argparse
+from collections.abc import Callable
+
+import nightly
+import pytest
+
+from benchmarks.__main__ import main as benchmarks
+from recfx.cli import main as recfx_main
+from recfx.command_line import add_option, integers, listed, run_command
+from recfx.errors import InputError
+
+
+def parser(run: Callable[[argparse.Namespace], int]) -> argparse.ArgumentParser:
+    made = argparse.ArgumentParser(prog="python -m some.command")
+    for name in ("threads", "seed", "seconds", "workers"):
+        add_option(made, name, 3)
+    made.add_argument("--sizes", type=integers)
+    made.set_defaults(run=run)
+    return made
+
+
+def test_the_status_is_that_of_the_command() -> None:
+    assert run_command(parser(lambda options: options.seed), ["--seed", "7"]) == 7
+    assert run_command(parser(lambda options: options.workers), []) == 3
+    assert run_command(parser(lambda options: int(options.sizes == (1, 2))), ["--sizes", " 1, 2,"]) == 1
+
+
+def test_errors_go_to_standard_error_behind_the_name(capsys: pytest.CaptureFixture[str]) -> None:
+    def fail(options: argparse.Namespace) -> int:
+        raise InputError("no such thing", hint="name another one")
+
+    def stop(options: argparse.Namespace) -> int:
+        raise KeyboardInterrupt
+
+    assert run_command(parser(fail), []) == 1
+    assert run_command(parser(stop), []) == 130
+    out, err = capsys.readouterr()
+    assert out == ""
+    assert err.splitlines()[0] == "some.command: no such thing"
+    assert "name another one" in err
+    assert err.splitlines()[-1] == "some.command: interrupted"
+
+
+def test_lists_between_commas(capsys: pytest.CaptureFixture[str]) -> None:
+    assert listed(" a, b,,c ") == ["a", "b", "c"]
+    with pytest.raises(SystemExit, match="2"):
+        run_command(parser(lambda options: 0), ["--sizes", "1,x"])
+    assert "expected integers such as 1,2,4" in capsys.readouterr().err
+
+
+@pytest.mark.parametrize(
+    ("command", "arguments", "name"),
+    [
+        (benchmarks, ["run", "no-such-case"], "benchmarks: "),
+        (recfx_main, ["explain", "no-such-folder"], "recfx: "),
+        (lambda argv: run_command(nightly.parser(), argv), ["no-such-part"], "nightly: "),
+    ],
+)
+def test_commands_fail_in_one_way(
+    command: Callable[[list[str]], int], arguments: list[str], name: str, capsys: pytest.CaptureFixture[str]
+) -> None:
+    assert command(arguments) == 1
+    assert capsys.readouterr().err.startswith(name)

@@ -1,0 +1,43 @@
+"""Progress bars: shown on terminals, after a while, and nowhere else."""
+
+from __future__ import annotations
+
+import io
+
+import pytest
+from rich.console import Console
+
+from recfx import progress
+
+
+@pytest.mark.parametrize(("quiet", "shown"), [(60.0, False), (0.0, True)])
+def test_a_bar_appears_on_a_terminal_after_a_while(quiet: float, shown: bool, monkeypatch: pytest.MonkeyPatch) -> None:
+    screen = io.StringIO()
+    monkeypatch.setattr(progress, "_QUIET_S", quiet)
+    monkeypatch.setattr("rich.console.Console", lambda **_: Console(file=screen, force_terminal=True))
+    with progress.progress("packing", 10) as advance:
+        advance(4)
+        advance(6)
+    assert ("packing" in screen.getvalue()) is shown
+
+
+def test_no_bar_where_there_is_no_terminal(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> None:
+    monkeypatch.setattr(progress, "_QUIET_S", 0.0)
+    with progress.progress("packing", 10) as advance:
+        advance(10)
+    assert capsys.readouterr().err.strip() == ""
+
+
+def test_a_training_bar_shows_the_status(monkeypatch: pytest.MonkeyPatch) -> None:
+    screen = io.StringIO()
+    monkeypatch.setattr("rich.console.Console", lambda **_: Console(file=screen, force_terminal=True, width=120))
+    with progress.training_bar(True) as report:
+        report(0.5, "epoch 2")
+    assert "training" in screen.getvalue()
+    assert "epoch 2" in screen.getvalue()
+
+
+def test_a_training_bar_that_nobody_wants_shows_nothing(capsys: pytest.CaptureFixture[str]) -> None:
+    with progress.training_bar(False) as report:
+        report(0.5, "epoch 2")
+    assert capsys.readouterr() == ("", "")
