@@ -14,49 +14,19 @@ several results are described by their first one. An attention is described as i
 
 from __future__ import annotations
 
-import dataclasses
-import math
-from collections.abc import Callable, Sequence
-from enum import Enum
-from fractions import Fraction
 from typing import Any
 
-import sympy
 import torch
 from torch import fx
 
+from recfx.analysis import axis_rules
+from recfx.analysis.axis_rules import MIXED, WHOLE, Along, Axis, Role, Rule, expression, reshaped_axis
 from recfx.analysis.batch_axis import held_by
-from recfx.ir.op_sets import ADDED_PRODUCTS, MATRIX_PRODUCTS, PERMUTATIONS, RESHAPES, SPLITS, SQUEEZES, TRANSPOSITIONS
+from recfx.ir.op_sets import ADDED_PRODUCTS, MATRIX_PRODUCTS, PERMUTATIONS, RESHAPES, SPLITS, SQUEEZES
+
+__all__ = ["MIXED", "WHOLE", "Along", "axis_of", "expression", "is_pointwise", "overloads", "reshaped_axis"]
 
 _aten = torch.ops.aten
-
-
-@dataclasses.dataclass(frozen=True)
-class Along:
-    """Places of the result read their own places of an axis of the operand.
-
-    Attributes:
-        axis: The axis of the operand.
-        ratio: Size of this axis over the size of the result's. A reshape that merges an axis with the next one has a ratio below one:
-            several consecutive places of the result read one place; one that divides it has a ratio above one.
-    """
-
-    axis: int
-    ratio: Fraction = Fraction(1)
-
-
-class Read(Enum):
-    """What places of the result read of an operand that has no axis for them."""
-
-    WHOLE = "every place reads the same elements"
-    MIXED = "places read each other"
-
-
-WHOLE, MIXED = Read.WHOLE, Read.MIXED
-Axis = Along | Read
-#: Where an operand stands: the position of the argument, and the position in the list that this argument is.
-Role = tuple[int, int]
-_Rule = Callable[[fx.Node, Role, torch.Tensor, int], "Axis"]
 
 
 def axis_of(node: fx.Node, operand: fx.Node, axis: int) -> Axis | None:
@@ -70,7 +40,7 @@ def axis_of(node: fx.Node, operand: fx.Node, axis: int) -> Axis | None:
     Returns:
         The answer for all positions at which the operand stands, which is MIXED when they differ; None for an unknown operator.
     """
-    rule = _RULES.get(node.target, _broadcast if is_pointwise(node) else None)
+    rule = _RULES.get(node.target, axis_rules.broadcast if is_pointwise(node) else None)
     held = held_by(operand)
     if rule is None or not isinstance(held, torch.Tensor):
         return WHOLE if rule is not None and isinstance(held, torch.SymInt | int) else None
@@ -83,29 +53,6 @@ def is_pointwise(node: fx.Node) -> bool:
     return isinstance(node.target, torch._ops.OpOverload) and torch.Tag.pointwise in node.target.tags
 
 
-def reshaped_axis(before: Sequence[Any], after: Sequence[Any], axis: int) -> Axis:
-    """The axis of a tensor that an axis of its reshape is: the sizes before both have the same product.
-
-    Args:
-        before: The sizes of the tensor.
-        after: The sizes of the reshape.
-        axis: An axis of the reshape.
-    """
-    size, wanted = expression(after[axis]), math.prod(map(expression, after[:axis]))
-    product: Any = sympy.Integer(1)
-    for other, entry in enumerate(map(expression, before)):
-        if sympy.expand(product - wanted) == 0 and entry != 1:
-            ratio = sympy.simplify(entry / size)
-            return Along(other, Fraction(int(ratio.p), int(ratio.q))) if ratio.is_Rational else MIXED
-        product *= entry
-    return WHOLE if size == 1 else MIXED
-
-
-def expression(size: Any) -> Any:
-    """A size as an expression; comparing these never fixes a free dimension."""
-    return size.node.expr if isinstance(size, torch.SymInt) else sympy.Integer(size)
-
-
 def _roles(node: fx.Node, operand: fx.Node) -> list[Role]:
     """Where an operand stands; keyword arguments count as broadcast operands at position -1."""
     roles = []
@@ -116,235 +63,6 @@ def _roles(node: fx.Node, operand: fx.Node) -> list[Role]:
     return roles or [(-1, 0)]  # within a slice of an index, or deeper
 
 
-def _argument(node: fx.Node, index: int, name: str, default: Any = None) -> Any:
-    return node.args[index] if index < len(node.args) else node.kwargs.get(name, default)
-
-
-def _result(node: fx.Node) -> torch.Tensor:
-    held = held_by(node)
-    held = held[0] if isinstance(held, tuple | list) else held
-    assert isinstance(held, torch.Tensor)
-    return held
-
-
-def _rank_of(value: Any) -> int:
-    held = held_by(value)
-    return held.ndim if isinstance(held, torch.Tensor) else 0
-
-
-def _aligned(held: torch.Tensor, axis: int, shift: int) -> Axis:
-    """An operand whose first axis is the result's axis `shift`, broadcast where it has one place or no axis."""
-    at = axis - shift
-    return WHOLE if at < 0 or expression(held.shape[at]) == 1 else Along(at)
-
-
-def _broadcast(node: fx.Node, role: Role, held: torch.Tensor, axis: int) -> Axis:
-    return _aligned(held, axis, _result(node).ndim - held.ndim)
-
-
-def _repeat(node: fx.Node, role: Role, held: torch.Tensor, axis: int) -> Axis:
-    found = _broadcast(node, role, held, axis)
-    if isinstance(found, Along) and expression(held.shape[found.axis]) != expression(_result(node).shape[axis]):
-        return MIXED
-    return found
-
-
-def _reshape(node: fx.Node, role: Role, held: torch.Tensor, axis: int) -> Axis:
-    return reshaped_axis(held.shape, _result(node).shape, axis)
-
-
-def _order(node: fx.Node, rank: int) -> list[int]:
-    """The axes of the operand in the order of the result."""
-    if node.target is _aten.permute.default:
-        return [d % rank for d in _argument(node, 1, "dims")]
-    order = list(range(rank))
-    if node.target in TRANSPOSITIONS:
-        first, second = (d % rank for d in _dims(node))
-    elif node.target in (_aten.movedim.int, _aten.movedim.intlist):
-        return _moved(node, rank)
-    elif node.target is _aten.numpy_T.default:
-        return order[::-1]
-    else:  # t of a vector is the vector
-        first, second = (rank - 2, rank - 1) if rank > 1 else (0, 0)
-    order[first], order[second] = second, first
-    return order
-
-
-def _dims(node: fx.Node) -> list[Any]:
-    """The arguments behind the first one."""
-    return [*node.args[1:], *node.kwargs.values()]
-
-
-def _moved(node: fx.Node, rank: int) -> list[int]:
-    sources, places = ([d % rank for d in ([dims] if isinstance(dims, int) else dims)] for dims in _dims(node))
-    others = iter([d for d in range(rank) if d not in sources])
-    return [sources[places.index(d)] if d in places else next(others) for d in range(rank)]
-
-
-def _permute(node: fx.Node, role: Role, held: torch.Tensor, axis: int) -> Axis:
-    return Along(_order(node, held.ndim)[axis])
-
-
-def _unsqueeze(node: fx.Node, role: Role, held: torch.Tensor, axis: int) -> Axis:
-    new = _argument(node, 1, "dim") % (held.ndim + 1)
-    return WHOLE if axis == new else Along(axis - (axis > new))
-
-
-def _squeeze(node: fx.Node, role: Role, held: torch.Tensor, axis: int) -> Axis:
-    dims = _argument(node, 1, "dim", list(range(held.ndim)))
-    squeezed = {d % held.ndim for d in ([dims] if isinstance(dims, int) else dims)}
-    gone = {d for d in squeezed if expression(held.shape[d]) == 1}
-    return Along([d for d in range(held.ndim) if d not in gone][axis])
-
-
-def _dropped(default: int | None) -> _Rule:
-    """One axis of the operand is gone: of each part of unbind, and of select."""
-
-    def rule(node: fx.Node, role: Role, held: torch.Tensor, axis: int) -> Axis:
-        gone = _argument(node, 1, "dim", default) % held.ndim
-        return Along(axis + (axis >= gone))
-
-    return rule
-
-
-def _along(position: int, name: str = "dim", default: Any = None) -> _Rule:
-    """Operators along one or several axes, which keep all axes or drop these; along all of them when none is given."""
-
-    def rule(node: fx.Node, role: Role, held: torch.Tensor, axis: int) -> Axis:
-        dims = _argument(node, position, name, default)
-        dims = [dims] if isinstance(dims, int) else dims
-        used = {d % held.ndim for d in dims} if dims else set(range(held.ndim))
-        kept = list(range(held.ndim))
-        if _result(node).ndim < held.ndim:
-            kept = [d for d in kept if d not in used]
-        return MIXED if kept[axis] in used else Along(kept[axis])
-
-    return rule
-
-
-def _stack(node: fx.Node, role: Role, held: torch.Tensor, axis: int) -> Axis:
-    new = _argument(node, 1, "dim", 0) % (held.ndim + 1)
-    return MIXED if axis == new else Along(axis - (axis > new))
-
-
-def _first_only(node: fx.Node, role: Role, held: torch.Tensor, axis: int) -> Axis:
-    return Along(axis) if role[0] == 0 else WHOLE
-
-
-def _norm(node: fx.Node, role: Role, held: torch.Tensor, axis: int) -> Axis:
-    shape: Any = node.args[1]
-    lead = _result(node).ndim - len(shape)
-    if role[0] == 0:
-        return Along(axis) if axis < lead else MIXED
-    return WHOLE if axis < lead else Along(axis - lead)
-
-
-def _channels(node: fx.Node, role: Role, held: torch.Tensor, axis: int) -> Axis:
-    """prelu and batch norm with stored statistics: parameters of one number, or of one for each place of the second axis."""
-    if role[0] == 0:
-        return Along(axis)
-    return Along(0) if axis == 1 and held.ndim and expression(held.shape[0]) != 1 else WHOLE
-
-
-def _linear(node: fx.Node, role: Role, held: torch.Tensor, axis: int) -> Axis:
-    last = _result(node).ndim - 1
-    if role[0] == 0:
-        return Along(axis) if axis < last else WHOLE
-    return Along(0) if axis == last else WHOLE
-
-
-def _matmul(node: fx.Node, role: Role, held: torch.Tensor, axis: int) -> Axis:
-    place = role[0]
-    if node.target in ADDED_PRODUCTS:
-        if place == 0:
-            return _broadcast(node, role, held, axis)
-        place -= 1
-    if place not in (0, 1):
-        return MIXED
-    left, right = (_rank_of(a) for a in node.args[role[0] - place : role[0] - place + 2])
-    rank = _result(node).ndim
-    column = rank - 1 if right > 1 else None
-    row = rank - 1 - (right > 1) if left > 1 else None
-    if axis == row:
-        return Along(held.ndim - 2) if place == 0 else WHOLE
-    if axis == column:
-        return Along(held.ndim - 1) if place == 1 else WHOLE
-    matrices = (left > 1) + (right > 1)
-    return _aligned(held, axis, rank - matrices - max(held.ndim - 2, 0))
-
-
-def _attention(node: fx.Node, role: Role, held: torch.Tensor, axis: int) -> Axis:
-    """Queries, keys, values and a mask; without the causal mask."""
-    rank = _result(node).ndim
-    if axis < rank - 2:
-        return _broadcast(node, role, held, axis)
-    queries, mask = role[0] == 0, role[0] in (3, -1)
-    if axis == rank - 2:
-        return _broadcast(node, role, held, axis) if queries or mask else WHOLE
-    return Along(held.ndim - 1) if role[0] == 2 else WHOLE
-
-
-def _embedding(node: fx.Node, role: Role, held: torch.Tensor, axis: int) -> Axis:
-    ids = _rank_of(node.args[1])
-    if role[0] == 0:
-        return WHOLE if axis < ids else Along(axis - ids + 1)
-    return Along(axis) if axis < ids else WHOLE
-
-
-def _index_select(node: fx.Node, role: Role, held: torch.Tensor, axis: int) -> Axis:
-    dim = node.args[1] % _result(node).ndim  # type: ignore[operator]
-    if role[0] == 0:
-        return WHOLE if axis == dim else Along(axis)
-    return Along(0) if axis == dim else WHOLE
-
-
-def _gather(node: fx.Node, role: Role, held: torch.Tensor, axis: int) -> Axis:
-    dim = node.args[1] % held.ndim  # type: ignore[operator]
-    return WHOLE if role[0] == 0 and axis == dim else Along(axis)
-
-
-def _index(node: fx.Node, role: Role, held: torch.Tensor, axis: int) -> Axis:
-    picks: Any = node.args[1]
-    given = [i for i, pick in enumerate(picks) if pick is not None]
-    if given != list(range(given[0], given[-1] + 1)):
-        return MIXED  # the axes of the indices come first
-    masks = [held_by(picks[i]).dtype is torch.bool for i in given]
-    ranks = [_rank_of(picks[i]) for i in given]
-    widest = max(1 if mask else rank for mask, rank in zip(masks, ranks, strict=True))
-    indexed = sum(rank if mask else 1 for mask, rank in zip(masks, ranks, strict=True))
-    within = given[0] <= axis < given[0] + widest
-    if role[0] == 0:
-        return WHOLE if within else Along(axis if axis < given[0] else axis - widest + indexed)
-    if within and any(masks):
-        return MIXED  # how many places there are depends on values
-    return _aligned(held, axis - given[0], widest - held.ndim) if within else WHOLE
-
-
-def _einsum(node: fx.Node, role: Role, held: torch.Tensor, axis: int) -> Axis:
-    equation: Any = node.args[0]
-    terms, arrow, result = equation.replace(" ", "").partition("->")
-    if not arrow or "." in equation:
-        return MIXED
-    term = terms.split(",")[role[1]]
-    letter = result[axis]
-    if term.count(letter) > 1:
-        return MIXED
-    return Along(term.index(letter)) if letter in term else WHOLE
-
-
-def _recurrent(node: fx.Node, role: Role, held: torch.Tensor, axis: int) -> Axis:
-    if _rank_of(node.args[0]) != 3 or role[0] > 1:
-        return MIXED
-    batch = 0 if _argument(node, 8, "batch_first") else 1
-    if axis != batch:
-        return MIXED
-    return Along(batch if role[0] == 0 else 1)
-
-
-def _one_hot(node: fx.Node, role: Role, held: torch.Tensor, axis: int) -> Axis:
-    return Along(axis) if axis < held.ndim else MIXED
-
-
 def overloads(names: str) -> list[Any]:
     """Operators by name: `"add.Tensor relu"` are `aten.add.Tensor` and `aten.relu.default`."""
     return [
@@ -352,43 +70,47 @@ def overloads(names: str) -> list[Any]:
     ]
 
 
-_TABLE: dict[str, _Rule] = {
-    "to.dtype to.device to.dtype_layout _to_copy type_as contiguous clone alias detach lift_fresh_copy": _broadcast,
-    "__and__.Tensor __or__.Tensor __xor__.Tensor masked_fill.Scalar masked_fill.Tensor": _broadcast,
-    "zeros_like ones_like full_like log_sigmoid expand expand_as": _broadcast,
-    "repeat": _repeat,
-    "unsqueeze": _unsqueeze,
-    "unflatten.int": _reshape,
-    "sum.dim_IntList mean.dim amax amin max.dim min.dim prod.dim_int any.dim all.dim argmax argmin": _along(1),
-    "var.correction std.correction logsumexp softmax.int log_softmax.int _softmax cumsum cumprod flip": _along(1),
-    "slice.Tensor narrow": _along(1, default=0),
-    "sort glu argsort": _along(1, default=-1),
-    "cat": _along(1, default=0),
-    "topk": _along(2, default=-1),
-    "linalg_vector_norm norm.ScalarOpt_dim": _along(2),
-    "roll": _along(2, "dims"),
-    "select.int": _dropped(None),
-    "unbind.int": _dropped(0),
-    "stack": _stack,
-    "layer_norm rms_norm": _norm,
-    "prelu batch_norm": _channels,
-    "dropout feature_dropout alpha_dropout feature_alpha_dropout": _first_only,
-    "linear": _linear,
-    "scaled_dot_product_attention": _attention,
-    "embedding": _embedding,
-    "one_hot": _one_hot,
-    "gather": _gather,
-    "index.Tensor": _index,
-    "index_select": _index_select,
-    "einsum": _einsum,
-    "gru.input lstm.input": _recurrent,
+_TABLE: dict[str, Rule] = {
+    "to.dtype to.device to.dtype_layout _to_copy type_as contiguous clone alias detach lift_fresh_copy": axis_rules.broadcast,
+    "__and__.Tensor __or__.Tensor __xor__.Tensor masked_fill.Scalar masked_fill.Tensor": axis_rules.broadcast,
+    "zeros_like ones_like full_like log_sigmoid expand expand_as": axis_rules.broadcast,
+    "repeat": axis_rules.repeat,
+    "unsqueeze": axis_rules.unsqueeze,
+    "unflatten.int": axis_rules.reshape,
+    "sum.dim_IntList mean.dim amax amin max.dim min.dim prod.dim_int any.dim all.dim argmax argmin": axis_rules.along(
+        1
+    ),
+    "var.correction std.correction logsumexp softmax.int log_softmax.int _softmax cumsum cumprod flip": axis_rules.along(
+        1
+    ),
+    "slice.Tensor narrow": axis_rules.along(1, default=0),
+    "sort glu argsort": axis_rules.along(1, default=-1),
+    "cat": axis_rules.along(1, default=0),
+    "topk": axis_rules.along(2, default=-1),
+    "linalg_vector_norm norm.ScalarOpt_dim": axis_rules.along(2),
+    "roll": axis_rules.along(2, "dims"),
+    "select.int": axis_rules.dropped(None),
+    "unbind.int": axis_rules.dropped(0),
+    "stack": axis_rules.stack,
+    "layer_norm rms_norm": axis_rules.norm,
+    "prelu batch_norm": axis_rules.channels,
+    "dropout feature_dropout alpha_dropout feature_alpha_dropout": axis_rules.first_only,
+    "linear": axis_rules.linear,
+    "scaled_dot_product_attention": axis_rules.attention,
+    "embedding": axis_rules.embedding,
+    "one_hot": axis_rules.one_hot,
+    "gather": axis_rules.gather,
+    "index.Tensor": axis_rules.index,
+    "index_select": axis_rules.index_select,
+    "einsum": axis_rules.einsum,
+    "gru.input lstm.input": axis_rules.recurrent,
     "full zeros ones new_full new_zeros new_ones": lambda node, role, held, axis: WHOLE,
 }
-_RULES: dict[Any, _Rule] = {
+_RULES: dict[Any, Rule] = {
     **{target: rule for names, rule in _TABLE.items() for target in overloads(names)},
-    **dict.fromkeys(RESHAPES, _reshape),
-    **dict.fromkeys(SQUEEZES, _squeeze),
-    **dict.fromkeys(PERMUTATIONS, _permute),
-    **dict.fromkeys(SPLITS, _along(2, default=0)),
-    **dict.fromkeys((*MATRIX_PRODUCTS, *ADDED_PRODUCTS), _matmul),
+    **dict.fromkeys(RESHAPES, axis_rules.reshape),
+    **dict.fromkeys(SQUEEZES, axis_rules.squeeze),
+    **dict.fromkeys(PERMUTATIONS, axis_rules.permute),
+    **dict.fromkeys(SPLITS, axis_rules.along(2, default=0)),
+    **dict.fromkeys((*MATRIX_PRODUCTS, *ADDED_PRODUCTS), axis_rules.matmul),
 }

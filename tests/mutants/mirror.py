@@ -69,7 +69,7 @@ def _near(test: str, folder: Path) -> bool:
 
 @cache
 def _all_tests() -> tuple[str, ...]:
-    skipped = ("thirdparty", "bench", "benchmarks")
+    skipped = ("thirdparty", "recipes", "benchmarks")
     files = sorted((ROOT / "tests").rglob("test_*.py"))
     return tuple(str(f.relative_to(ROOT)) for f in files if f.parent.name not in skipped)
 
