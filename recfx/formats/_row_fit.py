@@ -1,4 +1,4 @@
-"""Scale and bias of the rows of a row-wise table: what `encode_rows` chooses before it rounds values to codes.
+"""Scale and bias of the rows of a row-wise table, which `encode_rows` chooses before it rounds values to codes.
 
 Every function takes float32 rows [R, D] and gives scale and bias, float32 [R, 1], not yet rounded to half precision.
 """
@@ -11,7 +11,7 @@ import torch
 
 Fit = tuple[torch.Tensor, torch.Tensor]
 
-#: By how many steps of a code the search for the least squared error moves a row's ends inwards.
+#: Steps of a code by which the search for the least squared error moves the ends of a row inwards.
 _MOVES = (0.0, 0.3, 0.6, 0.9, 1.2)
 _POLISHING_STEPS = 2
 
@@ -26,9 +26,9 @@ def two_levels(rows: torch.Tensor) -> Fit:
     """The two values of least squared error.
 
     For given values, each number goes to the nearer one, so the best partition of a row is a cut of its sorted numbers. For a given cut,
-    the best values are the means of its two sides. What remains of the row's sum of squares about its mean is that minus
-    `S² n / (k (n - k))`, S being the sum of the k lowest numbers less k means; the cut with the largest such term is the best. (A cut
-    at the mean, as binary networks take it by the sign, is best for symmetric rows alone.)
+    the best values are the means of its two sides. They lower the row's sum of squares about its mean by `S² n / (k (n - k))`, where S is
+    the sum of the k lowest numbers less k means; the best cut has the largest such term. (A cut at the mean, which binary networks
+    take by the sign, is best only for symmetric rows.)
     """
     count = rows.shape[1]
     mean = rows.mean(1, keepdim=True)
@@ -47,8 +47,8 @@ def least_squares(rows: torch.Tensor, bits: int) -> Fit:
     """Scale and bias of nearly least squared error at 8, 4 or 2 bits.
 
     Like the greedy search of Guan et al. (Post-training 4-bit quantization on embedding tables, 2019), it moves the ends of the range
-    inwards; unlike it, both ends on a grid, and from each pair of ends it takes the regression of the values on their codes, which is the
-    best scale and bias for those codes. Codes and regression then alternate from the best pair, each of which can only lower the error.
+    inwards. Unlike that search, it tries all pairs of ends on a grid. From each pair it takes the regression of the values on their codes,
+    which is the best scale and bias for those codes. From the best pair on, codes and regression alternate; both only lower the error.
     """
     levels = (1 << bits) - 1
     mean = rows.mean(1, keepdim=True)
@@ -68,20 +68,22 @@ def least_squares(rows: torch.Tensor, bits: int) -> Fit:
 
 
 def codes_of(rows: torch.Tensor, scale: torch.Tensor, bias: torch.Tensor, levels: int) -> torch.Tensor:
-    """The codes of the values, as float32; as torch does it, with the reciprocal of the scale."""
+    """The codes of the values, as float32. Like torch, it multiplies by the reciprocal of the scale."""
     return (rows - bias).mul_(1 / scale).round_().clamp_(0, levels)
 
 
 def _regress(
     centred: torch.Tensor, scale: torch.Tensor, bias: torch.Tensor, levels: int
 ) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor]:
-    """The regression of centred rows on their codes: by how much it lowers the sum of squares, the scale and the bias."""
+    """The regression of centred rows on their codes: the decrease of the sum of squares, the scale and the bias."""
     codes = codes_of(centred, torch.where(scale == 0, 1.0, scale), bias, levels)
     middle = codes.mean(1, keepdim=True)
     codes -= middle
     variance = codes.square().sum(1, keepdim=True)
     product = codes.mul_(centred).sum(1, keepdim=True)
-    known = variance > 0.1  # of integers that differ it is 1/2 at least; of equal ones rounding may leave a trace
+    known = (
+        variance > 0.1
+    )  # integers that differ have at least 1/2; for equal ones rounding may leave a little more than 0
     new = torch.where(known, product / variance.clamp(min=0.1), scale)
     gain = torch.where(known, product * new, 0.0)
     return gain, new, torch.where(known, -new * middle, bias)

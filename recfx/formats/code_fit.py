@@ -1,4 +1,4 @@
-"""How the rows of a trained table become codes: signs, levels between a row's extremes, or the grid they lie on already."""
+"""Codes for the rows of a trained table: signs, levels between a row's extremes, or the grid that the rows already lie on."""
 
 from __future__ import annotations
 
@@ -11,23 +11,22 @@ from recfx.formats.code_rows import Codes
 from recfx.formats.rotations import check_finite
 from recfx.formats.symmetric import lost_across, lowest, nearest_codes, symmetric_steps
 
-_ROUNDINGS = (
-    8 * torch.finfo(torch.float32).eps
-)  # of the largest value: a product, a sum, and the difference of two such values
+#: Rounding errors, as a share of the largest value: of a product, a sum, and the difference of two such values.
+_ROUNDINGS = 8 * torch.finfo(torch.float32).eps
 _GREATEST_COMMON_STEPS = 12  # of Euclid's algorithm on gaps of at most 255 steps
-_BLOCK_VALUES = 1 << 20  # rounded at a time, in float64
+_BLOCK_VALUES = 1 << 20  # values that are rounded at a time, in float64
 
 
 def sign_codes(table: Tensor) -> Codes:
     """Each row as its signs times its mean magnitude, the scale of least squared error; zero counts as negative.
 
-    With s the scale, what is lost has the length `sqrt(|x|^2 - d s^2)`.
+    With the scale s, the error has the length `sqrt(|x|^2 - d s^2)`.
 
     Args:
         table: Floating point [n, d].
 
     Raises:
-        InputError: It is no floating-point matrix with columns, or holds NaN or infinities.
+        InputError: It is not a floating-point matrix with columns, or holds NaN or infinities.
     """
     return _signs(table, lambda rows: rows.abs().mean(1, keepdim=True))
 
@@ -35,7 +34,7 @@ def sign_codes(table: Tensor) -> Codes:
 def unbiased_sign_codes(table: Tensor) -> Codes:
     """Each row as its signs times `|x|^2 / sum_j |x_j|`: over random rotations, dot products keep their expectation.
 
-    This is RaBitQ's estimator about a centre of zero (Gao and Long 2024, equation 4). With `a = sum_j |x_j| / (|x| sqrt(d))`, what is lost
+    This is RaBitQ's estimator about a centre of zero (Gao and Long 2024, equation 4). With `a = sum_j |x_j| / (|x| sqrt(d))`, the error
     has the length `|x| sqrt(1 / a^2 - 1)`.
 
     Args:
@@ -63,7 +62,7 @@ def _signs(table: Tensor, scale_of: Callable[[Tensor], Tensor]) -> Codes:
 
 
 def _blocks(table: Tensor) -> Iterator[Tensor]:
-    """Some rows of a table after another, float64; one block without rows for a table without."""
+    """The rows of a table in blocks, float64. A table without rows gives one block without rows."""
     step = max(1, _BLOCK_VALUES // max(table.shape[1], 1))
     for start in range(0, max(len(table), 1), step):
         yield table.detach()[start : start + step].double()
@@ -75,7 +74,7 @@ def _joined(parts: list[Codes]) -> Codes:
 
 
 def minmax_codes(table: Tensor, bits: int) -> Codes:
-    """Each row on 2**bits levels from its smallest to its largest value; no value is further off than half a step.
+    """Each row on 2**bits levels from its smallest to its largest value. The error of a value is at most half a step.
 
     Args:
         table: Floating point [n, d].
@@ -97,9 +96,10 @@ def minmax_codes(table: Tensor, bits: int) -> Codes:
 
 
 def symmetric_codes(table: Tensor, bits: int) -> Codes:
-    """Each row on 2**bits levels about zero, at the distance that suits it; see `recfx.formats.symmetric`.
+    """Each row on 2**bits levels about zero, at a distance that is fitted to the row; see `recfx.formats.symmetric`.
 
-    At 2 bits and 64 columns this loses 30 % less than `minmax_codes` on normal values, apart from what a scale mends.
+    At 2 bits and 64 columns its error on normal values is 30 % smaller than that of `minmax_codes`, without the part of the error that a
+    scale corrects.
 
     Args:
         table: Floating point [n, d].
@@ -119,7 +119,7 @@ def symmetric_codes(table: Tensor, bits: int) -> Codes:
 
 
 def best_codes(table: Tensor, bits: int) -> Codes:
-    """`symmetric_codes` or `minmax_codes`, whichever loses less of the table.
+    """The codes of `symmetric_codes` or of `minmax_codes`, those with the smaller error.
 
     Args:
         table: Floating point [n, d].
@@ -134,11 +134,11 @@ def best_codes(table: Tensor, bits: int) -> Codes:
 
 
 def find_codes(table: Tensor, bits: int) -> Codes | None:
-    """The codes of a table that lies on a grid already, as trained with a quantiser; None where it does not.
+    """The codes of a table whose rows lie on grids, as after training with a quantiser; None if some row does not.
 
-    A row's step is the greatest common divisor of the gaps between its values. Codes are those trained, up to their first one: a row that
-    never takes the lowest level counts from the lowest one it takes. Values come back to within a few roundings of float32, of the
-    row's or the table's largest value.
+    A row's step is the greatest common divisor of the gaps between its values. Codes equal those of the training except for an offset: in a
+    row that does not use the lowest level, code 0 is the lowest level that it uses. The decoded values differ from the table's by a few
+    rounding errors of float32, relative to the largest value of the row or the table.
 
     Args:
         table: Floating point [n, d], finite.
@@ -158,9 +158,8 @@ def _grid(rows: Tensor, bits: int, largest: float) -> Codes | None:
     """The codes of a block of rows that all lie on grids, float64 [n, d]."""
     most = (1 << bits) - 1
     codes, step, fits = _fit(rows, _common_step(rows, most), most, largest)
-    for row in (
-        (~fits).nonzero()[:, 0].tolist()
-    ):  # few values of a wide grid: rounding misleads Euclid, so every number of steps is tried
+    # In a row with few values of a wide grid, rounding errors mislead Euclid's algorithm: every number of steps is tried.
+    for row in (~fits).nonzero()[:, 0].tolist():
         found = _searched(rows[row : row + 1], most, largest)
         if found is None:
             return None
@@ -169,12 +168,12 @@ def _grid(rows: Tensor, bits: int, largest: float) -> Codes | None:
 
 
 def _fit(rows: Tensor, step: Tensor, most: int, largest: float) -> tuple[Tensor, Tensor, Tensor]:
-    """Codes [n, d] for steps [n, 1], the steps fitted to the rows' ends, and whether each row then lies on its grid, [n]."""
+    """Codes [n, d] for steps [n, 1], the steps fitted to the ends of the rows, and whether each row lies on its grid, [n]."""
     lower, upper = rows.amin(1, keepdim=True), rows.amax(1, keepdim=True)
     codes = ((rows - lower) / step).round()
     highest = codes.amax(1, keepdim=True)
     step = torch.where(highest > 0, (upper - lower) / highest.clamp(min=1), 0.0)
-    # A grid of the whole table rounds at the size of its ends, which a row need not reach; still far below a step.
+    # Values on a grid of the whole table have rounding errors relative to the ends of that grid, which may lie outside the row.
     slack = torch.maximum(rows.abs().amax(1, keepdim=True) * _ROUNDINGS, (step / 256).clamp(max=largest * _ROUNDINGS))
     close = ((lower + step * codes - rows).abs() <= slack).all(1)
     return codes, step, close & (highest[:, 0] <= most)
@@ -192,7 +191,7 @@ def _searched(row: Tensor, most: int, largest: float) -> tuple[Tensor, Tensor] |
 def _common_step(rows: Tensor, most: int) -> Tensor:
     """The greatest common divisor of each row's gaps, [n, 1]; 1 for rows of one value.
 
-    No step is smaller than the row's span over `most`, so what is left of a gap after division is either that large or rounding.
+    Every step is at least the row's span over `most`: the remainder of a gap is either that large or a rounding error.
     """
     gaps = rows.sort(1).values.diff(dim=1)
     span = gaps.sum(1, keepdim=True)

@@ -2,9 +2,9 @@
 
 One row of a table of dimension D at b bits is `[codes | float32 lower | float32 step]`; the value of a code c is `lower + step * c`. The
 codes take n bytes, `ceil(D * b / 8)` rounded up to a multiple of 8, so that they can be read as 64-bit words. Code j lies in byte
-`j mod n`, at bit `b * (j div n)`: codes of neighbouring columns lie in neighbouring bytes, and come apart by one mask and one shift for
-all bytes of a row alike. Codes beyond D are zero. Unlike `recfx.formats.rowwise`, constants are kept in float32: scores are ranked by the
-last bits that scales in half precision lack.
+`j mod n`, at bit `b * (j div n)`: codes of neighbouring columns lie in neighbouring bytes, and one mask and one shift, the same
+for all bytes of a row, separate them. Codes beyond D are zero. Unlike `recfx.formats.rowwise`, it keeps constants in float32: the order
+of scores depends on bits that half precision does not have.
 """
 
 from __future__ import annotations
@@ -22,7 +22,7 @@ CODE_BITS = (8, 4, 2, 1)
 #: Bytes of `lower` and `step` at the end of each row.
 CONSTANT_BYTES = 8
 
-#: Columns at most, so that no dot product of codes leaves int32.
+#: Most columns: a dot product of this many codes fits into int32.
 MOST_COLUMNS = 1 << 16
 
 _WORD = 8
@@ -45,7 +45,7 @@ class Codes(NamedTuple):
     bits: int
 
     def values(self) -> Tensor:
-        """The embeddings that the codes stand for, [n, d], in the type of the constants."""
+        """The decoded embeddings, [n, d], in the dtype of the constants."""
         return self.lower + self.step * self.codes.to(self.step.dtype)
 
 

@@ -1,12 +1,12 @@
 """Saved folders: a manifest, a digest of the manifest, and the files that the manifest names with their sizes and SHA-256 digests.
 
 folder/
-  NAME.json      "format", "files": {file: {"bytes": ..., "sha256": [...]}}, and whatever else the owner of the format stores
+  NAME.json      "format", "files": {file: {"bytes": ..., "sha256": [...]}}, and the other entries of the format
   NAME.sha256    SHA-256 of NAME.json, as `sha256sum` prints it
   ...            the files
 
-Digests find damage. They are no signature: somebody who changes a file can change its digest too, so whatever is read is also checked for
-what it says.
+Digests detect damage. They are not signatures: an attacker who changes a file can also change its digest. Readers therefore also check the
+contents of every file.
 """
 
 from __future__ import annotations
@@ -63,7 +63,7 @@ class SealedFolder(OpenFolder):
     """A saved folder that is open for reading; a context manager.
 
     Args:
-        path: The folder; it may be a symbolic link, its files may not.
+        path: The folder. It may be a symbolic link; its files must not be.
         name: The manifest's name, without ".json".
         formats: The format numbers that can be read.
         kind: What the folder holds, for errors: "saved model".
@@ -71,11 +71,11 @@ class SealedFolder(OpenFolder):
         unsealed: The formats among `formats` whose manifest has no digest, and a CRC-32 of each file in place of SHA-256.
 
     Attributes:
-        manifest: The manifest without "files" and "format"; nothing in it has been checked but that it is JSON.
+        manifest: The manifest without "files" and "format". It is valid JSON; its values are not checked.
         format: The format.
 
     Raises:
-        ArtifactError: The folder is not there, is damaged or incomplete, has another format, or contains links or special files.
+        ArtifactError: The folder does not exist, is damaged or incomplete, has another format, or contains links or special files.
     """
 
     def __init__(
@@ -124,7 +124,7 @@ class SealedFolder(OpenFolder):
         """The tensors of a safetensors file, mapped into memory.
 
         Raises:
-            ArtifactError: The manifest does not name it, or it is no such file.
+            ArtifactError: The manifest does not name it, or it is not a safetensors file.
         """
         return read_tensors(self._named(file), self.where(file))
 

@@ -1,6 +1,6 @@
-"""Folders whose files are opened without trust: relative to the open folder, never through symbolic links, and only regular files.
+"""Folders that may be hostile: files are opened relative to the open folder, never through symbolic links, and only if they are regular.
 
-What is checked is what is used: a file is read once, or mapped once, and its digests are those of that memory.
+A file is read or mapped once, and its digests are computed from that memory, so that a later change of the file has no effect.
 """
 
 from __future__ import annotations
@@ -37,7 +37,7 @@ class FileRecord:
     Attributes:
         bytes: Its size.
         sha256: The digests of its blocks of 64 MiB, in hexadecimal digits, so that several threads can check a large file. A smaller file
-            has one digest, that of the whole file; an empty one has that of nothing.
+            has one digest, that of the whole file; an empty file has the digest of no bytes.
     """
 
     bytes: int
@@ -71,11 +71,11 @@ class OpenFolder:
     """A folder that is open for reading; a context manager.
 
     Args:
-        path: The folder; it may be a symbolic link, its files may not.
+        path: The folder. It may be a symbolic link; its files must not be.
         kind: What the folder holds, for errors: "saved model".
 
     Raises:
-        ArtifactError: There is no such folder.
+        ArtifactError: The folder does not exist.
     """
 
     def __init__(self, path: str | os.PathLike[str], kind: str) -> None:
@@ -96,11 +96,11 @@ class OpenFolder:
         self.close()
 
     def close(self) -> None:
-        """Closes the folder; what was read and mapped stays."""
+        """Closes the folder. Contents that were read or mapped stay valid."""
         os.close(self._folder)
 
     def missing(self) -> ArtifactError:
-        """The error that nothing was saved here."""
+        """The error for a folder that does not exist."""
         return ArtifactError(
             f"there is no {self.kind} here", where=str(self.path), hint="pass the folder that was saved to"
         )
@@ -113,8 +113,8 @@ class OpenFolder:
         """The contents of a small file.
 
         Raises:
-            FileNotFoundError: It is not there.
-            ArtifactError: It is no regular file, or larger than `most` bytes.
+            FileNotFoundError: It does not exist.
+            ArtifactError: It is not a regular file, or larger than `most` bytes.
         """
         with os.fdopen(self._open(file), "rb") as stream:
             data = stream.read(most + 1)
@@ -123,15 +123,15 @@ class OpenFolder:
         return data
 
     def memory(self, records: Mapping[str, Record], most: int, *, check: bool = True) -> dict[str, Memory]:
-        """The contents of files whose sizes and digests are known: JSON files are read, others mapped, so that writes stay in this process.
+        """The contents of files whose sizes and digests are known. JSON files are read; others are mapped privately.
 
         Args:
             records: File -> its size and digests.
             most: The largest size of a JSON file.
-            check: Whether to compare digests of tensor files; those of others always are.
+            check: Whether to compare the digests of tensor files. Those of other files are always compared.
 
         Raises:
-            ArtifactError: A file is missing, no regular file, or of another size or digest.
+            ArtifactError: A file is missing, is not regular, or has another size or digest.
         """
         held: dict[str, Memory] = {}
         work = []
@@ -162,7 +162,7 @@ class OpenFolder:
                 raise ArtifactError("the file's checksum is wrong: it was damaged", where=self.where(name), hint=AGAIN)
 
     def _open(self, file: str) -> int:
-        """Opens a regular file below the folder; FileNotFoundError when it is not there."""
+        """Opens a regular file below the folder; FileNotFoundError if it does not exist."""
         *parents, last = file.split("/")
         folder = os.dup(self._folder)
         try:

@@ -6,10 +6,10 @@ import torch
 
 from recfx.errors import InputError
 
-#: Columns of a weight at most, so that no sum over a row of the largest codes times inputs of 8 bits leaves int32.
+#: Most columns of a weight: a sum of this many products of 8-bit codes fits into int32.
 MOST_COLUMNS = 1 << 16
 
-#: What share of a channel's largest magnitude the search for the least squared error tries to keep.
+#: Shares of a channel's largest magnitude at which the search for the least squared error clips.
 _KEPT = tuple(1 - 0.02 * step for step in range(26))
 
 
@@ -23,10 +23,10 @@ def quantize_per_channel(weight: torch.Tensor, *, clip: bool = False) -> tuple[t
         clip: Clip each channel where its squared error is least, instead of representing its largest magnitude.
 
     Returns:
-        int8 [N, K] in -127..127, and float32 scales [N]; `codes * scale[:, None]` stands for the weight.
+        int8 [N, K] in -127..127, and float32 scales [N]; `codes * scale[:, None]` approximates the weight.
 
     Raises:
-        InputError: The weight is no matrix, has more columns than int32 sums allow, or holds NaN or infinities.
+        InputError: The weight is not a matrix, has more columns than int32 sums allow, or holds NaN or infinities.
     """
     if weight.ndim != 2 or not weight.is_floating_point():
         raise InputError(f"expected a floating-point matrix, got {weight.dtype} {list(weight.shape)}")

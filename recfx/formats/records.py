@@ -29,13 +29,13 @@ _NAMES = {
 
 
 def decode(kind: Any, value: Any, where: str) -> Any:
-    """A value of a type, from what JSON gave.
+    """Converts a value from JSON to a type.
 
     Args:
         kind: `bool`, `int`, `float`, `str`, `None`, an enum, a dataclass, or made of these with `tuple`, `list`, `dict[str, ...]`, `|` and
-            `Literal`. `Any` takes everything.
-        value: What JSON gave; tuples are lists there.
-        where: What the value is, for errors.
+            `Literal`. `Any` accepts every value.
+        value: The value from JSON, in which tuples are lists.
+        where: The name of the value, for errors.
 
     Raises:
         ArtifactError: The value does not have this type.
@@ -131,7 +131,7 @@ def _member(kind: type[Enum], value: Any, where: str) -> Enum:
     for member in kind:
         if type(member.value) is type(value) and member.value == value:
             return member
-    raise ArtifactError(f"{_brief(value)} is none of {', '.join(repr(m.value) for m in kind)}", where=where)
+    raise ArtifactError(f"{_brief(value)} is not one of {', '.join(repr(m.value) for m in kind)}", where=where)
 
 
 def _record(kind: Any, value: Any, where: str) -> Any:

@@ -1,4 +1,4 @@
-"""Rotations before rounding: they leave every dot product as it is and spread what a sign would lose.
+"""Rotations before rounding: they keep every dot product and spread the error of signs over all columns.
 
 ITQ: Gong et al. 2013, "Iterative Quantization: A Procrustean Approach to Learning Binary Codes".
 """
@@ -10,14 +10,14 @@ from torch import Tensor
 
 from recfx.errors import InputError
 
-_FIT_ROWS = 1 << 16  # rows that a rotation is fitted to; more hardly move it
+_FIT_ROWS = 1 << 16  # rows that a rotation is fitted to; more rows hardly change it
 
 
 def check_finite(table: Tensor, where: str) -> None:
     """Checks a table.
 
     Raises:
-        InputError: It is no floating-point matrix with columns, or holds NaN or infinities.
+        InputError: It is not a floating-point matrix with columns, or holds NaN or infinities.
     """
     if table.ndim != 2 or not table.is_floating_point() or not table.shape[1]:
         raise InputError(f"expected a floating-point [n, d], got {table.dtype} {list(table.shape)}", where=where)
@@ -34,7 +34,7 @@ def random_rotation(dim: int, seed: int = 0) -> Tensor:
     """A rotation or reflection drawn uniformly, float32 [dim, dim] (Mezzadri 2007).
 
     Raises:
-        InputError: No dimensions.
+        InputError: `dim` is below 1.
     """
     if dim < 1:
         raise InputError(f"a rotation needs a dimension, got {dim}", where="random_rotation")
@@ -47,19 +47,19 @@ def random_rotation(dim: int, seed: int = 0) -> Tensor:
 def itq_rotation(table: Tensor, *, iterations: int = 50, seed: int = 0) -> Tensor:
     """The rotation R that brings unit rows X R near to their signs, by alternating minimisation.
 
-    With B = sign(X R) the best R is the orthogonal Procrustes solution V U^T of B^T X = U S V^T; each step can only
-    lessen the squared error of B / sqrt(d). It starts from a random rotation.
+    With B = sign(X R) the best R is the orthogonal Procrustes solution V U^T of B^T X = U S V^T. No step increases the
+    squared error of B / sqrt(d). The search starts from a random rotation.
 
     Args:
-        table: Floating point [n, d]; rows are scaled to unit length. Of more than 65,536, evenly spaced ones are used.
+        table: Floating point [n, d]; rows are scaled to unit length. Of more than 65,536 rows, evenly spaced ones are used.
         iterations: Steps.
-        seed: Of the rotation to start from.
+        seed: The seed of the first rotation.
 
     Returns:
         float32 [d, d]; rotated rows are `table @ R`.
 
     Raises:
-        InputError: The table is no floating-point matrix with columns, or holds NaN or infinities.
+        InputError: The table is not a floating-point matrix with columns, or holds NaN or infinities.
     """
     check_finite(table, "itq_rotation")
     rows = table.detach()[:: max(1, len(table) // _FIT_ROWS)].double().cpu()

@@ -21,7 +21,7 @@ ROW_BITS = (8, 4, 2, 1)
 #: Bytes of the scale and the bias at the end of each row.
 TAIL_BYTES = 4
 
-_BLOCK_VALUES = 1 << 17  # what stays in the second-level cache from one step to the next
+_BLOCK_VALUES = 1 << 17  # values that are packed at a time; they stay in the second-level cache
 
 
 def row_bytes(bits: int, dim: int) -> int:
@@ -33,21 +33,21 @@ def encode_rows(table: torch.Tensor, bits: int, *, refine: bool = False) -> torc
     """Packs a table.
 
     At 8, 4 and 2 bits a row's bias is its minimum and its scale spreads the codes to its maximum, both rounded to half precision before
-    codes are chosen, so that `|error| <= |scale| / 2` but for what these roundings cut off at the two ends: at most
-    `2^bits - 1` times the scale's and once the bias's. At 1 bit the two values of a row are those of least squared error.
+    codes are chosen. So `|error| <= |scale| / 2`, plus the rounding errors of both at the two ends of the range: at most `2^bits - 1` times
+    the scale's and once the bias's. At 1 bit the two values of a row are those of least squared error.
 
     Args:
         table: Floating point [rows, dim].
         bits: 8, 4, 2 or 1.
-        refine: Search scale and bias of each row for the least squared error instead of taking its extremes; never worse in that sense. A
-            single value may then be further off than half a scale. Without effect at 1 bit.
+        refine: Search scale and bias of each row for the least squared error instead of taking its extremes. The squared error never
+            grows; the error of a single value may exceed half a scale. Has no effect at 1 bit.
 
     Returns:
         uint8 [rows, row_bytes(bits, dim)].
 
     Raises:
-        InputError: The table is no matrix, holds NaN or infinities, or numbers too large or too close together for a scale and a bias in
-            half precision.
+        InputError: The table is not a matrix, holds NaN or infinities, or its numbers are too large or too close together for a scale and a
+            bias in half precision.
     """
     if bits not in ROW_BITS:
         raise InputError(f"row-wise tables have 8, 4, 2 or 1 bits, not {bits}")
@@ -70,16 +70,17 @@ def encode_rows(table: torch.Tensor, bits: int, *, refine: bool = False) -> torc
             codes = codes_of(block, scale, bias, (1 << bits) - 1).to(torch.uint8)
             packed[start : start + step] = torch.cat([_pack(codes, bits), tail.view(torch.uint8)], 1)
             advance(len(block))
-    if vanished > largest_step / 2:  # beside larger rows, which are no closer to their own values, they may
+    # A row may lose its differences if the error of some larger row is as large.
+    if vanished > largest_step / 2:
         raise InputError(
             f"rows whose values lie within {vanished:.3g} would vanish: too close for a scale in half precision",
-            hint="multiply the table by a power of two and what reads it by the inverse, or store it in bfloat16",
+            hint="multiply the table by a power of two and the weights behind it by the inverse, or store it in bfloat16",
         )
     return packed
 
 
 def _vanished(block: torch.Tensor, bias: torch.Tensor) -> float:
-    """The widest range of a row that its bias alone does not stand for, as the error is of the size of the values."""
+    """The widest range among rows that their bias alone does not represent: the error would be as large as the values."""
     gone = (block - bias).abs().amax(1) > block.abs().amax(1) / 4
     span = (block.amax(1) - block.amin(1))[gone]
     return float(span.max()) if len(span) else 0.0
@@ -93,7 +94,7 @@ def _fit(block: torch.Tensor, bits: int, refine: bool, first_row: int) -> torch.
     if bool(wrong.any()):
         raise InputError(
             f"row {first_row + int(wrong.nonzero()[0])} of the table holds NaN, infinities or numbers beyond half precision",
-            hint="such a table cannot be stored row-wise; clean it, or leave it out of quantisation",
+            hint="this table cannot be stored row-wise; clean it, or leave it out of quantisation",
         )
     if not refine or bits == 1:
         return tail
@@ -103,7 +104,7 @@ def _fit(block: torch.Tensor, bits: int, refine: bool, first_row: int) -> torch.
 
 
 def _squared_error(block: torch.Tensor, tail: torch.Tensor, bits: int) -> torch.Tensor:
-    """The error of each row, [rows, 1]; NaN for a scale or a bias that is none."""
+    """The squared error of each row, [rows, 1]; NaN where scale or bias is not finite."""
     scale, bias = tail.float()[:, :1], tail.float()[:, 1:]
     scale = torch.where(scale == 0, 1.0, scale)
     return (
@@ -122,7 +123,7 @@ def _pack(codes: torch.Tensor, bits: int) -> torch.Tensor:
 
 
 def decode_rows(packed: torch.Tensor, bits: int, dim: int) -> torch.Tensor:
-    """The values that packed rows stand for.
+    """The decoded values of packed rows.
 
     Args:
         packed: uint8 [..., row_bytes(bits, dim)], or wider when rows are padded at their end.

@@ -1,10 +1,10 @@
-"""What numbers a search can rank by."""
+"""The numbers that a search can rank by."""
 
 from __future__ import annotations
 
 from recfx.errors import InputError
 
-#: The greatest magnitude of a number: products of larger ones, summed over dimensions, might leave float32.
+#: The greatest magnitude of a number. Sums of products of larger numbers could overflow float32.
 LARGEST = 1e15
 
 

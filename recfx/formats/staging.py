@@ -1,8 +1,7 @@
 """Folders that are written whole or not at all.
 
-A writer fills a hidden folder beside the final one, `.NAME.recfx-<16 hex digits>`, and then exchanges the two in one step. It holds a
-lock on the hidden folder for as long as it lives. A hidden folder that nobody has locked was left by a writer that was killed; the next
-writer removes it.
+A writer fills a hidden folder next to the final one, `.NAME.recfx-<16 hex digits>`, and then exchanges the two in one step. It holds a
+lock on the hidden folder until it ends. A hidden folder without a lock belongs to a writer that was killed; the next writer removes it.
 """
 
 from __future__ import annotations
@@ -25,9 +24,9 @@ _UNSUPPORTED = (errno.EINVAL, errno.ENOSYS, errno.ENOTSUP, errno.EPERM)
 
 
 def write_folder(folder: Path, fill: Callable[[Path], None]) -> None:
-    """Lets `fill` write into a fresh folder, which then takes the place of `folder`; a crash leaves the old one.
+    """Replaces `folder` by a new one that `fill` writes. After a crash the old folder is still there.
 
-    Folders get the permissions 0777 and files 0666, both less the umask, whatever `fill` created them with.
+    Folders get the permissions 0777 and files 0666, both less the umask. The permissions that `fill` gave them are replaced.
 
     Args:
         folder: The folder to write. If it is a symbolic link, the folder that it points to is replaced.
@@ -64,7 +63,7 @@ def clear_stale(folder: Path) -> None:
 
 @contextmanager
 def _staged(folder: Path) -> Iterator[Path]:
-    """A new locked folder beside `folder`; whatever stands in its place at the end is removed."""
+    """A new locked folder next to `folder`. At the end the folder at its path is removed."""
     path, lock = _new_locked(folder)
     try:
         yield path
@@ -110,7 +109,7 @@ def _set_permissions(folder: Path) -> None:
 
 
 def _replace(staging: Path, folder: Path) -> None:
-    """Puts the staging folder in the place of `folder`; what was there before, if anything, ends up at `staging` or is removed."""
+    """Moves the staging folder to `folder`. An earlier folder there moves to `staging`, or is removed."""
     while True:
         problem = _exchange(staging, folder)
         if problem == 0:

@@ -1,7 +1,7 @@
-"""JSON from files that a stranger may have written.
+"""JSON from files that may be hostile.
 
-`json.loads` takes more than JSON: repeated keys, NaN, numbers of any length, nesting up to the interpreter's limit, halves of surrogate
-pairs. All of these are refused here.
+`json.loads` accepts more than JSON: repeated keys, NaN, numbers of any length, nesting up to the interpreter's limit, halves of surrogate
+pairs. `parse` refuses all of these.
 """
 
 from __future__ import annotations
@@ -19,7 +19,7 @@ MOST_DEPTH = 64
 _MOST_DIGITS = 400
 
 _BRACKETS = bytes(b for b in range(256) if b not in b'"[]{}')
-#: Characters that no text of an artifact holds: they would reach a terminal when a report is printed.
+#: Characters that texts of an artifact must not hold: a printed report would send them to a terminal.
 _CONTROL = re.compile("[\x00-\x08\x0b-\x1f\x7f-\x9f\ud800-\udfff]")
 
 
@@ -50,7 +50,7 @@ def parse(data: bytes, where: str, *, most_bytes: int = MOST_BYTES) -> Any:
 
 
 def dump(document: Any, indent: int | None = None) -> bytes:
-    """A document as JSON; floats that JSON has no number for become `{"float": "nan"}`, see `recfx.formats.records`.
+    """A document as JSON. NaN and infinities become objects like `{"float": "nan"}`; see `recfx.formats.records`.
 
     Raises:
         ArtifactError: A text holds a control character, which `parse` would refuse.
@@ -64,7 +64,7 @@ def dump(document: Any, indent: int | None = None) -> bytes:
 
 
 def restored(value: Any) -> Any:
-    """The document that `dump` was given, from what `parse` made of it."""
+    """The document that was given to `dump`, from the result of `parse`."""
     if isinstance(value, dict):
         if value.keys() == {"float"} and value["float"] in ("nan", "inf", "-inf"):
             return float(value["float"])

@@ -5,37 +5,37 @@ from __future__ import annotations
 import torch
 from torch import Tensor
 
-_ROUNDS = 3  # of rounding to a row's levels and moving them
+_ROUNDS = 3  # each rounds to the levels of a row and then moves the levels
 _LEAST_STEP = 1e-30
-_BLOCK_VALUES = 1 << 20  # compared at a time, in float64
-# Where rows begin: at 2 bits at the distance of levels that loses least on normal values (Max, "Quantizing for minimum distortion", 1960,
-# table II) over their mean magnitude sqrt(2 / pi); at more where the outermost level takes such a part of the largest magnitude, which
-# loses less on rows of up to some hundred columns.
+_BLOCK_VALUES = 1 << 20  # values that are compared at a time, in float64
+# The first step of a row. At 2 bits: the distance of levels with the least error on normal values (Max, "Quantizing for minimum
+# distortion", 1960, table II), over the mean magnitude sqrt(2 / pi) of such values. At more bits: the outermost level is this share of the
+# largest magnitude, which has a smaller error on rows of up to some hundred columns.
 _NORMAL_STEP = 1.248
 _OUTERMOST = {4: 0.93, 8: 1.0}
 
 
 def symmetric_steps(rows: Tensor, bits: int) -> tuple[Tensor, Tensor]:
-    """Steps for rounding rows, and steps that the codes then stand for.
+    """Steps for rounding rows to codes, and steps for decoding the codes.
 
-    Rows are rounded, and the step is moved to the least squared error, in turn: that gives the codes. They stand for levels a little
-    further apart, at the step for which <x_hat, x> = <x, x>, as RaBitQ has it (Gao and Long, SIGMOD 2024): so dot products are not
-    underrated, in expectation over directions, and rows that round badly rank as those that round well.
+    The first steps alternate between rounding the rows and moving the step to the least squared error. The second are a little larger: the
+    steps for which <x_hat, x> = <x, x>, as in RaBitQ (Gao and Long, SIGMOD 2024). With them dot products are unbiased over random
+    directions, so that rows with a large rounding error rank like rows with a small one.
 
     Args:
         rows: Floating point [n, d].
         bits: 8, 4 or 2.
 
     Returns:
-        Both [n], 0 for rows of zeros.
+        Both are [n], and 0 for rows of zeros.
     """
     size = rows.abs().amax(1) if len(rows) else rows.new_empty(0)
-    unit = _over(rows, size[:, None])  # whose squares neither vanish nor grow too large
+    unit = _over(rows, size[:, None])  # its squares neither underflow nor overflow
     step = unit.abs().mean(1) * _NORMAL_STEP if bits == 2 else torch.full_like(size, _OUTERMOST[bits] / -lowest(bits))
     for _ in range(_ROUNDS):
         levels = _levels(unit, step, bits)
         step = _over((unit * levels).sum(1), (levels * levels).sum(1))
-    # Rounded by the very step that is given back, so that codes come out as they were measured.
+    # Rounded by the returned step, so that the codes are those that the second step is computed from.
     step = step * size
     levels = _levels(rows, step, bits)
     return step, _over((unit * unit).sum(1), (unit * levels).sum(1)) * size
@@ -47,13 +47,13 @@ def lowest(bits: int) -> float:
 
 
 def nearest_codes(values: Tensor, lower: Tensor, step: Tensor, bits: int) -> Tensor:
-    """The codes of the nearest of the levels lower + step * code, uint8; values beyond them take the ends."""
+    """The codes of the nearest levels lower + step * code, uint8. Values outside the range take the first or the last level."""
     steps = (values - lower) / step.clamp(min=_LEAST_STEP)
     return steps.round_().clamp_(0, (1 << bits) - 1).to(torch.uint8)
 
 
 def lost_across(rows: Tensor, held: Tensor) -> float:
-    """What of the squared lengths of rows [n, d] is across what is held in their place: the part of the error that no scale mends."""
+    """The sum over rows [n, d] of the squared distance to the line through their approximation: the error that a scale cannot correct."""
     lost = 0.0
     block = max(1, _BLOCK_VALUES // max(rows.shape[1], 1))
     for start in range(0, len(rows), block):
@@ -70,5 +70,5 @@ def _levels(rows: Tensor, step: Tensor, bits: int) -> Tensor:
 
 
 def _over(a: Tensor, b: Tensor) -> Tensor:
-    """a / b, and 0 where b is."""
+    """a / b, and 0 where b is 0."""
     return torch.where(b > 0, a / b, 0.0)

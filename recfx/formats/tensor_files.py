@@ -1,7 +1,7 @@
 """Tensors in a safetensors file, read from memory that the file is mapped to.
 
-The header is checked before anything of it is used: each tensor has a known dtype, its size is the product of its sizes, and together
-they cover the rest of the file exactly once.
+The header is checked before it is used: each tensor has a known dtype, its bytes match its shape, and together the tensors cover the rest
+of the file exactly once.
 """
 
 from __future__ import annotations
@@ -43,7 +43,7 @@ _DTYPES = {
 
 
 def read_tensors(memory: mmap.mmap | bytes, where: str) -> dict[str, torch.Tensor]:
-    """The tensors of a file, by name; they share the memory, and their pages are read when they are first used.
+    """The tensors of a file, by name. They share the memory; a page is read when it is first used.
 
     Args:
         memory: The whole file, privately mapped.
