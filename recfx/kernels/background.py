@@ -1,8 +1,8 @@
-"""The lock that keeps work of the background out of measurements."""
+"""The lock that stops background work during measurements."""
 
 from __future__ import annotations
 
 import threading
 
-#: Held while something is timed. Work of the background holds it for each of its short pieces.
+#: A measurement holds it all the time. Background work holds it for one short piece of work at a time.
 BACKGROUND = threading.RLock()

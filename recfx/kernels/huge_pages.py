@@ -1,4 +1,4 @@
-"""Large tables on large pages: a random row of a table of hundreds of megabytes costs more to find (page walks) than to read.
+"""Large tables on large pages. For a random row of a table of hundreds of megabytes, the page walk takes longer than the read.
 
 Measured on 640 MB of rows of 256 bytes: 23 ns a row on pages of 4 KiB, 9 ns on pages of 2 MiB.
 """
@@ -19,18 +19,18 @@ import torch
 
 from recfx.kernels.background import BACKGROUND
 
-#: Tables that are smaller together are found well enough through small pages.
+#: Tables with fewer bytes in total stay on small pages, which are fast enough for them.
 LEAST_BYTES = 16 << 20
 _PAGE = 2 << 20
 _THREAD = "recfx-huge-pages"
-_STRIDE = 16 * _PAGE  # bytes a call: the kernel holds the process's map of memory meanwhile
-_PAUSE = 1e-3  # seconds between calls, for whoever waits to measure
-_MADV_HUGEPAGE, _MADV_COLLAPSE = 14, 25  # linux/mman.h; collapsing came with Linux 6.1
+_STRIDE = 16 * _PAGE  # bytes a call; during a call the kernel locks the memory map of the process
+_PAUSE = 1e-3  # seconds between calls, so that a measurement can take the lock
+_MADV_HUGEPAGE, _MADV_COLLAPSE = 14, 25  # linux/mman.h; MADV_COLLAPSE exists since Linux 6.1
 _SWITCH = Path("/sys/kernel/mm/transparent_hugepage/enabled")
 
 
 def unavailable() -> str | None:
-    """None when tables can be moved to large pages here, otherwise why not."""
+    """None if tables can be moved to large pages on this system, otherwise the reason why not."""
     if os.environ.get("RECFX_HUGE_PAGES") == "0":
         return "switched off by RECFX_HUGE_PAGES=0"
     if sys.platform != "linux" or _madvise() is None:
@@ -41,22 +41,23 @@ def unavailable() -> str | None:
 
 
 def wait() -> None:
-    """Waits until all tables are where they are to be, for whoever measures; before measuring, as nothing moves meanwhile."""
+    """Waits until all tables have been moved. Call it before a measurement, and not under `BACKGROUND`, which stops the moves."""
     for thread in threading.enumerate():
         if thread.name == _THREAD:
             thread.join()
 
 
 def move_tables(tables: Sequence[torch.Tensor]) -> threading.Thread | None:
-    """Moves what is large among some tables to large pages, in the background; addresses and contents stay as they are.
+    """Moves large tables to large pages, in the background. Addresses and contents do not change.
 
     Args:
-        tables: Tensors in main memory. Memory that belongs to a file, or that the system has no large pages for, stays as it is.
+        tables: Tensors in main memory. Small tables and memory of files stay on small pages, and so does the rest when the system has no
+            large pages left.
 
     Returns:
-        The thread that does it; None when there is nothing to do.
+        The thread that moves them; None if no table is moved.
     """
-    large = [table for table in tables if table.nbytes >= 2 * _PAGE]  # wherever it begins, it spans a whole page
+    large = [table for table in tables if table.nbytes >= 2 * _PAGE]  # such a table contains a whole page
     if sum(table.nbytes for table in large) < LEAST_BYTES or unavailable():
         return None
     thread = threading.Thread(target=_move, args=(large,), name=_THREAD, daemon=True)
@@ -65,7 +66,9 @@ def move_tables(tables: Sequence[torch.Tensor]) -> threading.Thread | None:
 
 
 def _move(tables: Sequence[torch.Tensor]) -> None:
-    os.setpriority(os.PRIO_PROCESS, threading.get_native_id(), 19)  # this thread's alone: calls of the model come first
+    os.setpriority(
+        os.PRIO_PROCESS, threading.get_native_id(), 19
+    )  # of this thread only: calls of the model have priority
     for table in tables:
         begin = -(-table.data_ptr() // _PAGE) * _PAGE
         end = (table.data_ptr() + table.numel() * table.element_size()) // _PAGE * _PAGE
@@ -74,7 +77,7 @@ def _move(tables: Sequence[torch.Tensor]) -> None:
             with BACKGROUND:
                 refused = _advise(at, bytes_, _MADV_HUGEPAGE) or _advise(at, bytes_, _MADV_COLLAPSE)
             if refused:
-                break  # no large pages are left, or this memory cannot have them; it is only advice
+                break  # the system has no large pages left, or none for this memory
             time.sleep(_PAUSE)
 
 

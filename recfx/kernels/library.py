@@ -1,4 +1,4 @@
-"""The kernel library: where it is, what it can run here, and its functions."""
+"""The kernel library: its file, its functions, and the instruction-set levels that this processor runs."""
 
 from __future__ import annotations
 
@@ -47,10 +47,10 @@ class Library:
 
     Attributes:
         calls: Its functions by name.
-        run: Runs a plan: handle, batch, threads, pointers -> 0 or the code of an error.
-        run_counted: The same with the numbers of elements behind the pointers as further arguments.
+        run: Runs a plan: handle, batch, threads, pointers -> 0 or an `ErrorCode`.
+        run_counted: The same, with the numbers of elements behind the pointers as further arguments.
         levels: The instruction-set levels this processor runs, best first.
-        search_levels: Those of searches, likewise.
+        search_levels: The levels of searches that it runs, best first.
     """
 
     def __init__(self, path: Path) -> None:
@@ -74,7 +74,7 @@ class Library:
 
 
 def _module(path: Path) -> Any:
-    """The Python module that the library is as well."""
+    """The Python module in the library."""
     loader = ExtensionFileLoader("_kernels", str(path))
     spec = spec_from_file_location("_kernels", path, loader=loader)
     assert spec is not None
@@ -84,18 +84,18 @@ def _module(path: Path) -> Any:
 
 
 def _share_threads(use: Any) -> None:
-    """Gives the library the threads that torch has: the entries of the OpenMP runtime that torch itself was linked with."""
+    """Gives the library the threads of torch: the entry points of the OpenMP runtime that torch is linked with."""
     names = ("GOMP_parallel", "omp_get_thread_num", "omp_get_num_threads", "omp_get_max_threads")
     torch_library = ctypes.CDLL(str(Path(torch.__file__).parent / "lib" / "libtorch_cpu.so"))
     try:
         use(*(ctypes.cast(getattr(torch_library, name), _p) for name in names))
     except AttributeError:
-        return  # this torch has threads of another kind: calls run on the thread that makes them
+        return  # this torch is built without OpenMP: every call runs on the calling thread
 
 
 @lru_cache
 def _load() -> Library | str:
-    """The library, or why there is none; the environment variable RECFX_KERNELS names another one than the installed."""
+    """The library, or the reason why it is missing. The environment variable RECFX_KERNELS names another file to load."""
     asked = os.environ.get("RECFX_KERNELS")
     found = [Path(asked)] if asked else sorted(_FOLDER.glob("_kernels*.so"))
     if not found:
@@ -107,7 +107,7 @@ def _load() -> Library | str:
 
 
 def missing() -> str | None:
-    """None when the kernels can run here, otherwise what is missing and what to do."""
+    """None if the kernels can run here, otherwise the reason and the next step."""
     held = _load()
     return held if isinstance(held, str) else None
 
@@ -125,10 +125,10 @@ def library() -> Library:
 
 
 def level() -> str:
-    """The instruction-set level to use: the best, or the one that the environment variable RECFX_LEVEL names.
+    """The instruction-set level to use: the best one, or the one in the environment variable RECFX_LEVEL.
 
     Raises:
-        TargetError: This processor cannot run the level asked for.
+        TargetError: This processor does not run the requested level.
     """
     levels = library().levels
     asked = os.environ.get("RECFX_LEVEL")
@@ -139,12 +139,12 @@ def level() -> str:
 
 @lru_cache(1)
 def search_level() -> str:
-    """The level that searches use: the best, or the one that RECFX_LEVEL names where searches have one of that name.
+    """The level of searches: the best one, or the one in RECFX_LEVEL if searches have a level of that name.
 
-    It is looked up once: a query of 0.3 ms on cold caches would spend a twentieth of that on the environment.
+    It is looked up once: with cold caches, reading the environment takes a twentieth of a query of 0.3 ms.
 
     Raises:
-        TargetError: This processor cannot run the level asked for.
+        TargetError: This processor does not run the requested level.
     """
     asked = os.environ.get("RECFX_LEVEL")
     found = library().search_levels

@@ -6,18 +6,18 @@ import torch
 
 from recfx.errors import InputError
 
-#: What to do about a tensor whose data pointer is null.
+#: The next step for a tensor whose data pointer is null.
 NO_MEMORY_HINT = (
-    "pass ordinary CPU tensors, outside a mode of fake tensors: wrapper subclasses, fake tensors and tensors whose storage was freed hold "
-    "no numbers"
+    "pass ordinary CPU tensors, outside a mode of fake tensors: wrapper subclasses, fake tensors and tensors whose storage was freed have "
+    "no memory"
 )
 
 
 def address(tensor: torch.Tensor) -> int:
-    """Where the first element of a contiguous tensor lies; 0 where it has none.
+    """The address of the first element of a contiguous tensor; 0 if it has no elements.
 
     Raises:
-        InputError: It has elements, but no memory that holds them.
+        InputError: It has elements, but no memory.
     """
     found = tensor.data_ptr()
     if not found and tensor.numel():

@@ -1,4 +1,4 @@
-"""Top-k over quantised items by the native kernels: what a search is, and how it is handed over."""
+"""Top-k over quantised items by the native kernels: the arguments of a search, and its call."""
 
 from __future__ import annotations
 
@@ -27,18 +27,18 @@ _ROW_DTYPES = {torch.float32: Dtype.F32, torch.float16: Dtype.F16, torch.uint8: 
 _OTHER_SOURCES, _REBUILD = "the native kernels were built from other sources", "build and install recfx again"
 
 
-# Made for every query, so that what a frozen class takes to set its fields would show with cold caches.
+# Not frozen: one is made for every query, and a frozen class takes longer to set its fields.
 @dataclass(slots=True)
 class Rounding:
-    """Queries to be rounded, and score = gain * value + offset with gain = unit * step, offset = constant + unit * lower * sum.
+    """Queries to be rounded. Their score is gain * value + offset, with gain = unit * step and offset = constant + unit * lower * sum.
 
     Attributes:
         values: float32 [Q, dim], or uint8 of 0 and 1 for `codes`; contiguous.
-        to: `numbers` from -127 to 127 whose unit is max |q| / 127, and 1 for rows of zeros; `signs`, bits that say whether a value is above
-            zero, whose unit is mean |q|; `bits`, the same with unit 1; `codes`, the same of codes.
+        to: The form after rounding. `numbers`: from -127 to 127, in units of max |q| / 127, or 1 for rows of zeros. `signs`: a bit is set
+            where a value is above zero; the unit is mean |q|. `bits`: the same bits with unit 1. `codes`: the same from codes.
         step: See above.
-        lower: Likewise.
-        constant: Likewise.
+        lower: See above.
+        constant: See above.
     """
 
     values: Tensor
@@ -48,7 +48,7 @@ class Rounding:
     constant: float = 0.0
 
     def __len__(self) -> int:
-        """Queries."""
+        """The number of queries."""
         return len(self.values)
 
     def unfit(self, row: int) -> InputError:
@@ -66,21 +66,21 @@ class Scan:
 
     Attributes:
         blocks: int32 [at least ceil(items / 16), words, 16]: the words of 16 items lie next to each other; codes fill a word from its
-            lowest bits, and what is left of the last word is zero.
-        items: How many there are.
-        dim: Codes of an item; at most 65,536, so that no product leaves 32 bits.
+            lowest bits, and the rest of the last word is zero.
+        items: The number of items.
+        dim: Codes of an item; at most 65,536, so that every product fits into 32 bits.
         bits: 1, 2, 4 or 8 of a code.
-        queries: int32 [Q, words], or int8 [Q, words * 32 / bits] above -128, zero beyond `dim`; or values to be rounded to either, whose
-            sums, gain and offset are then those of `round_queries`.
-        k: How many items to find for each query, at least 1.
-        scale: float32 [items, and room for the rest of the last block of 16, which is read], or None.
+        queries: int32 [Q, words], or int8 [Q, words * 32 / bits] above -128, zero beyond `dim`; or values to be rounded to either, with
+            the sums, gain and offset of `round_queries`.
+        k: The number of items to find for each query, at least 1.
+        scale: float32 [items, padded to the last block of 16, which is read], or None.
         bias: Like `scale`, or None.
-        query_sum: float32 [Q], and there when `scale` is and the queries are rounded.
+        query_sum: float32 [Q]; required with `scale` if the queries are rounded already.
         lower: See above.
         dead: int64 [at least ceil(items / 64)] of bits, or None; items whose bit is set are not found.
-        exclude: From where to where in the ids the excluded ones of a query lie, int64 [Q + 1], and the ids, ascending within a query.
+        exclude: The first excluded id of each query as a position in the ids, int64 [Q + 1], and the ids, ascending within a query.
         gain: float32 [Q], or None; then scores are `gain * value + offset`, otherwise the values.
-        offset: float32 [Q], and there when `gain` is.
+        offset: float32 [Q]; required with `gain`.
     """
 
     blocks: Tensor
@@ -101,7 +101,7 @@ class Scan:
 
 @dataclass(frozen=True)
 class Rounded:
-    """Queries as a search reads them.
+    """Rounded queries.
 
     Attributes:
         rows: int32 words or int8 numbers, see `Scan.queries`.
@@ -120,8 +120,8 @@ def round_queries(asked: Rounding, width: int) -> Rounded:
     """Rounds queries.
 
     Args:
-        asked: They.
-        width: Words, or numbers, of a row of the result, which has room for all of a query.
+        asked: The queries.
+        width: Words, or numbers, of a row of the result; a query must fit into it.
 
     Raises:
         InputError: A row holds NaN, infinities, numbers beyond 1e15, or codes above 1.
@@ -159,12 +159,12 @@ def scan(search: Scan, level: str | None = None, threads: int | None = None) -> 
     """Finds the k best items of every query; of equal ones those of lower id.
 
     Args:
-        search: What to look for.
-        level: The instruction-set level; the best when not given.
-        threads: torch's number when not given. The answer does not depend on it, nor on the level.
+        search: The arguments of the search.
+        level: The instruction-set level; the best one by default.
+        threads: The number of threads; torch's number by default. The answer depends neither on it nor on the level.
 
     Returns:
-        Scores, float32 [Q, k] and descending, and ids, int64 [Q, k]; -inf and -1 where there are no more items.
+        Scores, float32 [Q, k] and descending, and ids, int64 [Q, k]; -inf and -1 beyond the last item.
 
     Raises:
         InputError: Queries cannot be rounded, see `round_queries`.
@@ -233,7 +233,7 @@ def rescore(
         rows: float32, float16 or uint8 [items, dim], contiguous.
         queries: float32 [Q, dim]; int8 above -128 where the rows are uint8.
         shortlist: int64 [Q, m], each an item or -1, none twice in a row.
-        k: How many to keep, at least 1.
+        k: The number of items to keep, at least 1.
         affine: For uint8 rows scale and bias, float32 [items], and the sums of the queries, float32 [Q]:
             the value is `scale * product + bias * sum`.
         level: As in `scan`.

@@ -43,7 +43,7 @@ struct RecfxStep {
     const void* pointers[RECFX_POINTERS];
 };
 
-// One feature of a grouped lookup; the meaning of the fields is that of recfx.ops.lookup.Feature.
+// One feature of a grouped lookup. The fields have the meaning of those of recfx.ops.lookup.Feature.
 struct RecfxFeature {
     const void* rows;
     int64_t row_count;
@@ -56,7 +56,7 @@ struct RecfxFeature {
     int32_t weights;
     int32_t pooling;  // a RecfxPooling
     int64_t ids_offset, ids_stride;          // element of the first id; elements from one id of a bag to the next
-    int64_t weights_offset, weights_stride;  // likewise
+    int64_t weights_offset, weights_stride;  // the same of the weights
     int64_t length;                          // -1: jagged
     int64_t segment, segments, last;
     int64_t padding, base;
@@ -72,18 +72,18 @@ struct RecfxError {
         int64_t bytes;     // RECFX_NO_MEMORY
         int64_t argument;  // RECFX_NULL_ARGUMENT: the position of the caller's pointer
     };
-    int64_t limit;  // ids, or offsets, must not reach or exceed it
+    int64_t limit;  // rows of the table, or elements of the ids
 };
 
 // One batch of a pairwise ranking loss. Tables and gradients are dense float32; ids are rows of the tables.
 struct RecfxBpr {
     const float *user_table, *item_table;  // [user_count, columns], [item_count, columns]
-    float *user_gradient, *item_gradient;  // likewise, overwritten
+    float *user_gradient, *item_gradient;  // of the same sizes, overwritten
     const int64_t *users, *positives;      // [batch]
     const int64_t* negatives;              // [batch, negative_count]
     float *slopes, *user_shares;           // scratch [batch, negative_count] and [batch, columns]
     double* losses;                        // [batch], summed over a sample's negatives
     int64_t user_count, item_count, columns, batch, negative_count;
-    int64_t joint;  // 0: every negative is a loss of its own, Bayesian personalised ranking; 1: one softmax over the positive and all negatives
+    int64_t joint;  // 0: one loss for every negative (Bayesian personalised ranking); 1: one softmax over the positive and all negatives
 };
 }

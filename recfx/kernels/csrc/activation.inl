@@ -23,7 +23,7 @@ inline Activation activation_of(const RecfxStep& step) {
 // From `low` where the gate is 0 to `high` where it is 1.
 inline vf between(vf low, vf high, vf gate) { return gate * high + (1.0f - gate) * low; }
 
-// `of` gives a column's number, or a vector of columns' numbers, of one of the pointers.
+// `of` returns the number of a column, or a vector of such numbers, from one of the pointers.
 template <int64_t Kind, class Of>
 inline vf activate_as(vf y, const Activation& a, Of of) {
     if constexpr (Kind == ACT_RELU) return y < 0.0f ? splat(0.0f) : y;
@@ -43,7 +43,7 @@ struct KindOf {
     static constexpr int64_t value = Kind;
 };
 
-// Calls `f` with a kind known to the compiler, so that a loop in it decides nothing.
+// Calls `f` with a kind known to the compiler, so that loops in it have no branches on the kind.
 template <class F>
 inline auto with_kind(int64_t kind, F f) {
     switch (kind) {
@@ -64,7 +64,7 @@ inline vf activate(vf y, const Activation& a, int64_t column) {
     return with_kind(a.kind, [&](auto kind) { return activate_as<kind.value>(y, a, [column](const float* p) { return load(p + column); }); });
 }
 
-// Dice whose gate is the sigmoid of a norm over the row; a norm's alone, since it needs the value before the norm as well.
+// Dice whose gate is the sigmoid of a norm over the row. Only norms have it: it needs the value before the norm, too.
 
 inline vf row_dice(vf x, vf normed, const Activation& a, int64_t column) {
     return between(load(a.slope + column) * x, x, sigmoid(normed));

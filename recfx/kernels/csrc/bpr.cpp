@@ -1,4 +1,4 @@
-// Pairwise ranking losses over a team of threads: samples are shared out for the loss, rows of the tables for the gradient.
+// Pairwise ranking losses over a team of threads: threads share the samples for the loss, and the rows of the tables for the gradient.
 #include <cstring>
 
 #include "kernels.h"
@@ -22,7 +22,7 @@ void member(void* state, int64_t which) {
     split(p.batch, which, team.members, begin, end);
     team.level->bpr_slopes(p, begin, end);
     if (team.members > 1) team.barrier.wait();
-    // Every thread reads all samples and adds to rows of its own: no two meet, and every row's sum keeps the samples' order.
+    // Every thread reads all samples and adds to its own rows: no two threads write the same row, and every sum has the order of the samples.
     split(p.user_count, which, team.members, begin, end);
     std::memset(p.user_gradient + begin * p.columns, 0, size_t((end - begin) * p.columns) * 4);
     team.level->bpr_user_rows(p, begin, end);

@@ -27,7 +27,7 @@ __attribute__((always_inline)) inline void ask_for_row(const float* row, int64_t
     for (int64_t b = 0; b < bytes; b += 64) __builtin_prefetch(reinterpret_cast<const char*>(row) + b);
 }
 
-// Turns x_m = u . (p - n_m), M of them, into slopes; returns the loss. Each of its own: the sum of softplus(-x_m) with slopes -sigmoid(-x_m).
+// Turns x_m = u . (p - n_m), M of them, into slopes; returns the loss. One loss each: the sum of softplus(-x_m) with slopes -sigmoid(-x_m).
 inline double each(float* x, int64_t count, double share) {
     double loss = 0;
     for (int64_t m = 0; m < count; ++m) {
@@ -48,7 +48,7 @@ inline double jointly(float* x, int64_t count, double share) {
     return highest + __builtin_log(total);
 }
 
-// Samples whose rows are asked for ahead of their use: few when one sample has many, so that they still fit the first caches.
+// Samples whose rows are prefetched: few where a sample has many rows, so that they fit into the first-level cache.
 inline int64_t samples_ahead(const Bpr& p) { return p.negative_count >= 8 ? 1 : 8 / p.negative_count; }
 
 // Slopes (of the mean loss, by x), losses and shares of the users' gradients of samples [begin, end).

@@ -1,4 +1,4 @@
-// Dot products of queries, rounded as they come, with packed rows of codes: whole numbers inside, one affine map at the end.
+// Dot products of queries with packed rows of codes. Queries are rounded; products are sums of integers and one affine map at the end.
 #pragma once
 #include "code_panel.inl"
 #include "code_query.inl"
@@ -7,21 +7,21 @@
 namespace recfx {
 namespace {
 
-constexpr int64_t CODE_BLOCK_BYTES = 24576;  // of a table that all rows read: a block stays in the first-level cache for every row
+constexpr int64_t CODE_BLOCK_BYTES = 24576;  // of a table that all queries read: a block stays in the first-level cache for all of them
 
-// A rounded query as rows of codes are multiplied with it.
+// A rounded query in the layout for products with rows of codes.
 inline void pack_query(const CodeTable& t, const int8_t* z, char* payload) {
     if (t.bits == 1) planes_of(z, t, payload);
     else __builtin_memcpy(payload, z, size_t(8 / t.bits * t.width));
 }
 
-// Where the rows of a chunk lie: by ids, or one after another.
+// The address of a row of a chunk: by id, or one after another.
 template <bool PICKED>
 inline const char* code_row(const CodeTable& t, const int64_t* ids, int64_t first, int64_t i) {
     return t.rows + (PICKED ? ids[i] : first + i) * t.row_bytes;
 }
 
-// One bit a code. WORDS: words of a row, 0 for any number; the loop over few words unrolls and the one over rows becomes vectors.
+// One bit a code. WORDS: words of a row, 0 for any number. With few words, the loop over words is unrolled and the one over rows vectorised.
 template <bool PICKED, int64_t WORDS>
 inline __attribute__((always_inline)) void count_bits(const CodeTable& t, const CodeQuery& query, const char* planes, const int64_t* ids,
                                                        int64_t first, int64_t n, int32_t* dots) {
@@ -64,7 +64,7 @@ void count_plain(const CodeTable& t, const CodeQuery& query, const char* planes,
 }
 
 #if RECFX_LANES == 16
-// Not every processor with AVX-512 counts bits in vectors: this one function is compiled for those that do, and chosen at run time.
+// Only some processors with AVX-512 count bits in vectors: this function is compiled for them, and chosen at run time.
 template <bool PICKED>
 __attribute__((target("avx512vpopcntdq"))) void count_wide(const CodeTable& t, const CodeQuery& query, const char* planes, const int64_t* ids,
                                                            int64_t first, int64_t n, int32_t* dots) {
@@ -179,7 +179,7 @@ inline void score_range(const CodeTable& t, const CodeQuery& query, const char* 
     }
 }
 
-// Queries rounded once, one after another in memory, and where each of them is.
+// Rounded queries, one after another in memory.
 struct CodeQueries {
     char* memory;
     int64_t bytes;
@@ -200,7 +200,7 @@ inline void score_all(const RecfxStep& step, const Context& context, const CodeT
                         at<float>(context, step.out, row + i), step.out.stride[0]);
 }
 
-// For many queries a block of the table is unpacked once.
+// For many queries: a block of the table is unpacked once.
 inline void score_panels(const RecfxStep& step, const Context& context, const CodeTable& t, const CodeQueries& queries, int64_t row, int64_t rows,
                          int64_t first, int64_t last, char* scratch) {
     CodePanel panel{scratch};
@@ -230,7 +230,7 @@ void code_dot_step(const RecfxStep& step, const Context& context, const Range& r
                       queries_view.size[0]};
     const int64_t columns = step.out.size[0], rows = range.end - range.begin;
     const bool picked = step.views[CodeDotView::ids].slot >= 0;
-    // A part is a share of the columns where all rows read the whole table, otherwise a share of the rows; of few rows, of their columns.
+    // A part is a share of the columns if all rows read the whole table, or if there are fewer rows than parts; otherwise a share of the rows.
     int64_t begin = 0, end = rows, first = 0, last = columns;
     if (picked && rows >= range.parts) split(rows, range.part, range.parts, begin, end);
     else split(columns, range.part, range.parts, first, last);

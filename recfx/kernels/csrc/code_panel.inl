@@ -7,7 +7,7 @@ namespace recfx {
 namespace {
 
 constexpr int64_t CODE_PANEL = 128;  // rows of a block
-constexpr int64_t PANEL_ROWS = 4;    // queries from which on unpacking pays
+constexpr int64_t PANEL_ROWS = 4;    // least number of queries for which unpacking is faster
 
 // One 32-bit unit of codes in each lane, times a unit of the query.
 #if RECFX_HAS_VNNI
@@ -28,7 +28,7 @@ struct CodeUnit {
 #elif RECFX_HAS_SDOT
 struct CodeUnit {
     static constexpr int64_t depth = 4;
-    // Both factors are signed: 128 is taken from the codes, and given back by a product that is the same for all rows.
+    // Both factors are signed: the codes are reduced by 128, and a product that is the same for all rows is added.
     static vi step(vi acc, vi codes, uint32_t z) {
         const int8x16_t query = (int8x16_t)splat(int32_t(z)), least = vdupq_n_s8(-128);
         const vi back = (vi)vdotq_s32(vdupq_n_s32(0), least, query);
@@ -79,7 +79,7 @@ __attribute__((target("avx512vpopcntdq"))) inline void count_panel_wide(const ui
 }
 #endif
 
-// Signs against signs stay bits, everything else becomes units.
+// Products of signs with signs use bits, all others use units.
 struct CodePanel {
     char* memory;
     float lower[CODE_PANEL] = {}, step[CODE_PANEL] = {};
@@ -98,7 +98,7 @@ struct CodePanel {
         }
     }
 
-    // Rows [first, first + n) of the table; what stands for those that are missing is of no use, and is written.
+    // Rows [first, first + n) of the table. The rest of the panel repeats the last row; its results are not used.
     void unpack(const CodeTable& t, int64_t first, int64_t n) {
         for (int64_t i = 0; i < CODE_PANEL; ++i) {
             const char* row = t.rows + (first + (i < n ? i : n - 1)) * t.row_bytes;
@@ -124,7 +124,7 @@ struct CodePanel {
     }
 
   private:
-    // A row's codes as bytes, by words: a shift moves bits between bytes, and the mask takes those away.
+    // The codes of a row as bytes, eight at a time. A shift moves bits between bytes, and the mask removes them.
     void turn_row(const CodeTable& t, const char* row, int64_t i) {
         auto* all = reinterpret_cast<uint32_t*>(memory);
         auto* columns = reinterpret_cast<uint8_t*>(memory + 4 * units(t) * CODE_PANEL);

@@ -52,7 +52,7 @@ inline CodeQuery round_query(const float* q, const CodeTable& t, int8_t* z) {
     return {span / most, float(total), 0};
 }
 
-// Bit p of every z, as a plane of the bits of the codes; a sign's only plane holds the positive ones.
+// Bit p of every z, as a plane in the layout of the codes. The only plane of signs has the positive ones.
 inline void planes_of(const int8_t* z, const CodeTable& t, char* planes) {
     __builtin_memset(planes, 0, size_t(t.planes() * t.width));
     for (int64_t p = 0; p < t.planes(); ++p) {
@@ -73,7 +73,7 @@ inline uint64_t word_at(const char* p, int64_t i) {
     return word;
 }
 
-// scale * (lower * total + step * dot), each operation rounded by itself: were some of them fused, scores would depend on how work is shared out.
+// scale * (lower * total + step * dot), every operation rounded. With fused operations, scores would depend on the division of the work.
 #if defined(__clang__)
 __attribute__((noinline)) void to_scores(const CodeQuery& query, const float* lower, const float* step, const int32_t* dots, int64_t n, float* out) {
 #pragma clang fp contract(off)

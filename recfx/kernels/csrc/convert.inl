@@ -24,7 +24,7 @@ inline void row_units(const float* x, int64_t k, int64_t units, uint32_t* to) {
     }
 }
 
-// The lowest and the highest of a row's numbers, and whether all of them are finite; otherwise the others mean nothing.
+// The lowest and the highest number of a row, and whether all are finite; if not, low and high are undefined.
 struct RowRange {
     float low, high;
     bool finite;
@@ -48,13 +48,13 @@ inline RowRange range_of(const float* x, int64_t k) {
     return {low, high, !any(zeros != zeros)};
 }
 
-// How a row becomes integers: round(x * lift * inverse), with `scale` to turn them back.
+// The conversion of a row to integers: round(x * lift * inverse); an integer times `scale` is about x.
 struct RowCodes {
     float scale, lift, inverse, limit;
     int32_t zero;
 };
 
-// A scale so small that it is denormal has few bits: it is rounded up, so that no integer leaves its range, and the integers are made for it as it is.
+// A denormal scale has few bits. It is rounded up, so that no integer exceeds its range, and the integers are computed with the rounded scale.
 inline RowCodes codes_of_small(float span, float levels, int32_t zero) {
     float scale = span / levels;
     if (scale * levels < span) scale += __FLT_DENORM_MIN__;
@@ -99,7 +99,7 @@ inline void write_codes(const float* x, int64_t k, int64_t units, const RowCodes
     }
 }
 
-// One row as integers. False for a row that holds an infinity or NaN, for which no integers stand; its units are zeros.
+// One row as integers. False, and units of zero, for a row that holds an infinity or NaN.
 template <class D>
 inline bool quantize_row(const float* x, int64_t k, int64_t units, float calibrated, uint32_t* to, float& scale, int32_t& zero) {
     const RowRange range = range_of(x, k);

@@ -1,4 +1,4 @@
-// How a GEMM multiplies: one 32-bit unit of the input against one of the weights, per number format.
+// The products of a GEMM for each number format: a 32-bit unit of the input times one of the weights.
 #pragma once
 #include "simd.inl"
 
@@ -31,8 +31,8 @@ struct DotBF16 : DotF32 {
 };
 #endif
 
-// `zero_signed` is added to inputs of -127..127 and `zero_unsigned` to those of 0..255, so that a byte is what the instruction takes; the weights'
-// column sums take it back.
+// `zero_signed` is added to inputs of -127..127 and `zero_unsigned` to those of 0..255, so that they fit the operand of the instruction. The
+// column sums of the weights correct for it.
 #if RECFX_HAS_VNNI
 struct DotI8 {
     using V = vi;

@@ -80,7 +80,7 @@ inline vd log_add_exp(vd a, vd b) {
     return (a != a) | (b != b) ? a + b : same;
 }
 
-// Not inlined: one copy serves programs of every width of register.
+// Not inlined: programs of all register widths share one copy.
 __attribute__((noinline)) vf function_of_one(int64_t op, vf x, float c) {
     switch (op) {
         case OP_LOG1P: return zero_kept(x, in_doubles(x, wide_log1p));
@@ -124,7 +124,7 @@ __attribute__((noinline)) vf function_of_one(int64_t op, vf x, float c) {
                 const vd e = wide_exponential(v > 40.0 ? wide(40.0) : v), s = e * (e + 2.0);
                 return v * ((v < -700.0 ? wide(0.0) : s) / (s + 2.0));
             });
-        case OP_LOG_SIGMOID:  // what is too small for float32 becomes a zero without a sign
+        case OP_LOG_SIGMOID:  // a result that underflows is +0
             return in_doubles(x, [](vd v) { return (v > 0.0 ? wide(0.0) : v) - wide_log1p(wide_exponential(-wide_magnitude(v))); }) + 0.0f;
         case OP_HARD_SHRINK: return (x >= -c) & (x <= c) ? splat(0.0f) : x;
         case OP_SOFT_SHRINK: return x > c ? x - c : (x < -c ? x + c : (x != x ? x : splat(0.0f)));

@@ -1,5 +1,5 @@
-// Elementary functions in double precision, for float32 results that are correct to the last bit but for ties: every float32, denormals
-// included, is a normal double, and what a polynomial loses lies far below a float32's last bit.
+// Elementary functions in double precision, for float32 results that are correct to the last bit except for ties. Every float32, denormals
+// included, is a normal double, and the error of a polynomial is far below the last bit of a float32.
 #pragma once
 #include "simd.inl"
 
@@ -42,7 +42,7 @@ inline vd square_root(vd x) {
 
 constexpr double ROUNDER = 0x1.8p52;  // added, it leaves the nearest integer in the low bits
 
-// e^v = scale (1 + q). NaN passes through q. The result of any |v| > 700 is beyond float32, so `v` is held there.
+// e^v = scale (1 + q). NaN passes through q. For |v| > 700 the result is outside float32, so `v` is clamped.
 inline void exponential_parts(vd v, vd& scale, vd& q, vl& whole) {
     v = v > 700.0 ? wide(700.0) : v;
     v = v < -700.0 ? wide(-700.0) : v;
@@ -103,7 +103,7 @@ inline vd wide_logarithm(vd x) {
     return normal ? found : special;
 }
 
-// log(1 + x): what 1 + x loses of a small x its series has.
+// log(1 + x). For small x, a series replaces the bits that 1 + x loses.
 inline vd wide_log1p(vd x) {
     const vd near = x - x * x * (0.5 - x * (1.0 / 3));
     return wide_magnitude(x) < 0x1p-20 ? near : wide_logarithm(1.0 + x);
@@ -134,7 +134,7 @@ inline void sine_and_cosine(vd x, vd& sine, vd& cosine) {
     cosine = (vl)((quadrant + 1) & 2) != 0 ? -second : second;
 }
 
-// Of x >= 0: reduced to |t| <= tan(pi / 8) by atan a = pi / 4 + atan((a - 1) / (a + 1)) = pi / 2 - atan(1 / a).
+// For x >= 0: reduced to |t| <= tan(pi / 8) by atan a = pi / 4 + atan((a - 1) / (a + 1)) = pi / 2 - atan(1 / a).
 inline vd arc_tangent_of_positive(vd a) {
     const vl large = a > 2.4142135623730950, middle = a > 0.41421356237309503;
     const vd t = large ? -1.0 / a : (middle ? (a - 1.0) / (a + 1.0) : a);

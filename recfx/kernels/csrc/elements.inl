@@ -40,7 +40,7 @@ inline void elements_step(const RecfxStep& step, const Context& context, const R
                 }
 }
 
-// W numbers of a row from `i` on, or as many as there are.
+// W numbers of a row from `i` on, or as many as the row has.
 inline vf some_of(const float* p, int64_t stride, int64_t i, int64_t left) {
     if (stride == 0) return splat(*p);
     if (stride == 1) return left >= W ? load(p + i) : load_some(p + i, left);
@@ -66,7 +66,7 @@ inline const RecfxView& operand_of(const RecfxStep& step, int32_t side) {
     return step.views[ElementsView::operands + step.ints[ElementsInt::program + side]];
 }
 
-// Where a view's rows lie while the outer dimensions are walked.
+// The rows of a view, by the indices of the outer dimensions.
 struct Walk {
     const RecfxView& view;
     float* base;  // of the batch row
@@ -116,7 +116,7 @@ inline void function_step(const RecfxStep& step, const Context& context, int64_t
     }
 }
 
-// A copy whose rows lie one after another in both.
+// A copy whose innermost elements are adjacent in both views.
 inline void copy_step(const RecfxStep& step, const Context& context, int64_t begin, int64_t end) {
     const RecfxView &from = step.views[ElementsView::operands], &out = step.out;
     const int64_t n = out.size[3];
@@ -134,7 +134,7 @@ inline void copy_step(const RecfxStep& step, const Context& context, int64_t beg
     }
 }
 
-// A copy that turns: in blocks along the innermost dimension, so that what one of its lines holds is used while it is near.
+// A transposing copy, in blocks along the innermost dimension, so that a cache line is used completely while it is in the cache.
 inline void turning_copy(const RecfxStep& step, const Context& context, int64_t begin, int64_t end) {
     const RecfxView &from = step.views[ElementsView::operands], &out = step.out;
     for (int64_t row = begin; row < end; ++row) {
@@ -151,7 +151,7 @@ inline void turning_copy(const RecfxStep& step, const Context& context, int64_t 
     }
 }
 
-// A program of one operation on one or two rows of numbers, or of none on rows that lie crosswise, needs no registers. False: it is another one.
+// Runs programs that need no registers: one operation on one or two operands of float32, or a copy. False for any other program.
 inline bool simple_step(const RecfxStep& step, const Context& context, const Range& range) {
     auto numbers = [&](const RecfxView& v) { return v.slot >= 0 && context.slots[v.slot].dtype == RECFX_F32; };
     int64_t begin, end;

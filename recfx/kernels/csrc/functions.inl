@@ -1,7 +1,7 @@
-// Element-wise functions of float32, to two units in the last place over all finite numbers, denormal arguments and results included. What they give
-// for infinities and NaN, and the sign of a zero, are torch's. Every lane is computed by itself, so that a result does not depend on its neighbours.
+// Element-wise functions of float32, to two units in the last place over all finite numbers, denormal arguments and results included. Results for
+// infinities and NaN, and the signs of zeros, are those of torch. Every lane is computed by itself, so that a result does not depend on its neighbours.
 //
-// Most run without a branch. Where only a far end needs care, `any` looks for a lane there and the common path stays short.
+// Most have no branch. Where only a far end of the range is special, `any` looks for lanes there, and the common path stays short.
 #pragma once
 #include "simd.inl"
 
@@ -24,7 +24,7 @@ inline bool any(vi mask) {
 #endif
 }
 
-// `size`, which is not negative, with the sign of `v`.
+// `size`, which is at least 0, with the sign of `v`.
 inline vf with_sign(vf size, vf v) { return as_float(as_int(size) | (as_int(v) & INT32_MIN)); }
 
 inline vf square_root(vf v) {
@@ -64,7 +64,7 @@ inline vf product_error(vf a, vf b, vf product) {
 #endif
 }
 
-// a - b * c for a product near `a`: what they differ by is exact.
+// a - b * c for a product near `a`: the difference is exact.
 inline vf left_of(vf a, vf b, vf c) {
     if constexpr (FUSED) return a - b * c;
     const vf product = b * c;
@@ -130,7 +130,7 @@ inline vf falling_slope(vf r) {
     return q * r - 1.0f;
 }
 
-// What is left of v, and of v + low where `low` is below its last bits, beside n ln(2).
+// v - n ln(2), or v + low - n ln(2) where `low` is below the last bits of v.
 inline vf remainder_of(vf v, vf n) { return (v - n * LN2) + n * LN2_EXCESS; }
 inline vf remainder_of(vf v, vf low, vf n) { return (v - n * LN2) + (n * LN2_EXCESS + low); }
 
@@ -149,7 +149,7 @@ inline vf times_exponential_of_low(vf a, vf v, vf low = vf{}) {
     return power.times_low(a / (r * falling_slope(r) + 1.0f));
 }
 
-// 1 + e^-v for -87 <= v <= 87, rounded once: the power of two of e^-v and 1 are added first, and what their sum loses is added to the rest.
+// 1 + e^-v for -87 <= v <= 87, rounded once: the power of two of e^-v and 1 are added first, and the rounding error of the sum is added to the rest.
 template <class... Low>
 inline vf one_plus_falling(vf v, Low... low) {
     const PowerOfTwo power(v * -LOG2_E);
@@ -166,7 +166,7 @@ inline vf times_logistic(vf a, vf v, Low... low) {
     return power.times(quotient(a, sum + (r * falling_slope(r) + (scale - (sum - 1.0f)))));
 }
 
-// `result`, or where v is an infinity or zero what `Table` says of these.
+// `result`, or where v is an infinity or zero the entry of `Table`.
 template <int Table>
 inline vf mended(vf result, vf v) {
     return (vf)_mm512_fixupimm_ps((__m512)result, (__m512)v, _mm512_set1_epi32(Table), 0);
@@ -184,7 +184,7 @@ inline vf sigmoid(vf v) {
 #endif
 }
 
-// Where e^v is denormal, v e^v is not yet: v comes in before the scaling. Minus infinity gives NaN.
+// Where e^v is denormal, v e^v may be normal: v is multiplied before the scaling. Minus infinity gives NaN.
 __attribute__((noinline)) vf silu_of_low(vf v, vf elsewhere) {
     const vf end = splat(-150.0f), held = max(end, v);
     const vf low = v < end ? v * 0.0f : times_exponential_of_low(held, held);

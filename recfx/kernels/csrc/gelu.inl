@@ -1,13 +1,13 @@
-// GELU and its form by tanh. Like those of functions.inl: to two units in the last place, or torch's own error, over all of float32.
+// GELU and its approximation by tanh. As in functions.inl: to two units in the last place, or torch's own error, over all of float32.
 #pragma once
 #include "functions.inl"
 
 namespace recfx {
 namespace {
 
-// t times the upper tail of the normal distribution from t on, for 0 <= t <= 15: e^(-t^2 / 2) t B / (c t B + A), within 2e-8. What rounding takes from
-// t B is in the dividend and the divisor, and cancels where t B is large. The square's rounding counts where it is large. `more` is zero, or NaN for a
-// result that is NaN. Low: whether the result may be denormal.
+// t times the upper tail of the normal distribution from t on, for 0 <= t <= 15: e^(-t^2 / 2) t B / (c t B + A), within 2e-8. The rounding error of
+// t B is in the dividend and the divisor, and cancels where t B is large. The rounding error of the square matters where it is large. `more` is
+// zero, or NaN for a result that is NaN. Low: whether the result may be denormal.
 template <bool Low>
 inline vf tail_of(vf t, vf more) {
     vf b = splat(0.00971608832214615f);
@@ -17,7 +17,7 @@ inline vf tail_of(vf t, vf more) {
     vf a = splat(0.024270704567034104f);
     a = a * t + 0.2305952531541176f;
     a = a * t + 0.921654727359412f;
-    // The square and what rounding takes from it: where products and sums are not fused, by the square of the upper bits.
+    // The square and its rounding error: where products and sums are not fused, by the square of the upper bits.
     const vf upper = FUSED ? t : as_float(as_int(t) & ~0xfff), s = upper * upper + more;
     const vf low = FUSED ? product_error(t, t, s) : (t - upper) * (t + upper);
     const PowerOfTwo power(s * (-0.5f * LOG2_E));
@@ -33,7 +33,7 @@ inline vf tail_of(vf t, vf more) {
     const vf most = tb * 2.506633758544922f, others = a * t, x = most + others, sum = x + 2.0f;
     vf lost = x - (sum - 2.0f);
     if constexpr (FUSED) lost = lost + ((others - (x - most)) + product_error(tb, splat(2.506633758544922f), most));
-    // tb / (sum + lost) e^(-r / 2), in an estimate and what is left of it.
+    // tb / (sum + lost) e^(-r / 2), as an estimate and its remainder.
     const vf inverse = reciprocal_estimate(sum), estimate = tb * inverse, rest = left_of(tb, sum, estimate) - lost * estimate;
     const vf less = r * q, part = estimate + ((inverse * less + inverse) * rest + estimate * less);
     return Low ? power.times_low(part) : power.times(part);
@@ -55,7 +55,7 @@ inline vf gelu(vf v) {
 #endif
 }
 
-// sqrt(8 / pi) (v + 0.044715 v^3), and what rounding took from it: gelu's tanh form is v times the sigmoid of this.
+// sqrt(8 / pi) (v + 0.044715 v^3), and its rounding error: gelu's tanh form is v times the sigmoid of this.
 struct Bent {
     vf high, low;
 };

@@ -1,7 +1,7 @@
 // y = activation(x W^T * scale + bias) * mul + add, or activation(x W^T * scale + bias + mul + add), for float32, bfloat16 and int8 weights.
 //
-// Every element of the product is summed over k in order in one accumulator, whatever the tile: the result does not depend on the batch size, on
-// the blocking or on the number of threads.
+// Every element of the product is summed over k in order in one accumulator, in every tile: the result does not depend on the batch size, the
+// blocking or the number of threads.
 #pragma once
 #include "activation.inl"
 #include "convert.inl"
@@ -19,19 +19,19 @@ constexpr int TILE_ROWS = 12;  // 24 of 32
 constexpr int TILE_ROWS = 6;
 #endif
 constexpr int64_t CHUNK_BYTES = 256 << 10;
-constexpr int64_t DEEP = 2048, SLAB = 512;  // units: a longer sum is taken a slab at a time, so that many rows share what they read of the weights
+constexpr int64_t DEEP = 2048, SLAB = 512;  // units: a longer sum is split into slabs, so that many rows share one read of the weights
 
 struct GemmRows {
     const RecfxView *x, *mul, *add, *out;
     int64_t first, per_batch;  // batch row of row 0; rows of one batch row
 };
 
-// Where one row's epilogue reads and writes.
+// The memory that the epilogue of one row reads and writes.
 struct EpilogueRow {
     const float *mul, *add;
     float* out;
     float scale;   // of an int8 input
-    int32_t zero;  // what was added to an int8 input
+    int32_t zero;  // the offset of an int8 input
     const float* not_finite = nullptr;  // an int8 input that holds an infinity or NaN
 };
 
@@ -44,13 +44,13 @@ struct Epilogue {
     bool sums_first;  // both `mul` and `add` are added before the activation
     bool plain;       // neither `mul` nor `add`, and at most a ReLU
     float* partial = nullptr;  // sums of the slabs before, by row of the chunk and padded column
-    bool resume = false, keep = false;  // whether a slab starts from those sums; whether it leaves its own there
-    const uint32_t* weights = nullptr;  // packed int8 weights [k], for rows that no integers stand for
+    bool resume = false, keep = false;  // whether a slab starts from those sums; whether it stores its own there
+    const uint32_t* weights = nullptr;  // packed int8 weights [k], for rows with infinities or NaN
     int64_t k = 0;
 
     float* partial_at(int64_t chunk_row, int64_t column) const { return partial + chunk_row * ((n + PANEL - 1) / PANEL * PANEL) + column; }
 
-    // What infinities and NaN of a row make of its product with int8 weights; finite numbers beside them change nothing.
+    // The product of a row with infinities or NaN and int8 weights. Finite numbers of the row do not change the result.
     __attribute__((noinline)) vf product_of_not_finite(const float* x, int64_t column) const {
         const uint32_t* from = weights + column / PANEL * ((k + DotI8::depth - 1) / DotI8::depth) * PANEL + column % PANEL;
         vf sum = {};
@@ -87,7 +87,7 @@ struct Epilogue {
         else store_some(r.out + column, y, left);
     }
 
-    // Whole vectors and nothing but a bias and perhaps a ReLU.
+    // Whole vectors with at most a bias and a ReLU.
     template <class V>
     inline void write_plain(V acc, const EpilogueRow& r, int64_t column, bool relu) const {
         vf y = product(acc, r, column);
@@ -149,8 +149,8 @@ inline void tile(const Operands& o, const Epilogue& e, int64_t chunk_row, int64_
 
 inline bool half(const Epilogue& e, int64_t panel) { return e.n - panel * PANEL <= W; }
 
-// A few rows do not fill the registers with sums; several panels at once hide the latency of those there are. Every other call goes backward:
-// of weights somewhat larger than the second-level cache, what was read last is still there, and would be gone if it came last again.
+// A few rows do not fill the registers with sums; several panels at once hide their latency. Every other call goes backward: of weights a little
+// larger than the second-level cache, the part that was read last is still in the cache, and is read first.
 template <class D, int MR>
 inline void few_rows(const Operands& o, const Epilogue& e, int64_t p0, int64_t p1, bool backward) {
     constexpr int P = MR == 1 ? 4 : 2;
@@ -175,14 +175,14 @@ inline TileFunction tile_of(int64_t rows) {
         return rows == MR ? &tile<D, MR, V> : tile_of<D, V, MR + 1>(rows);
 }
 
-// What a product needs of one chunk of its rows, in scratch: their units, rows `row_units` apart, and where their results go.
+// The scratch memory for one chunk of rows: their units, `row_units` apart, and the destinations of their results.
 struct Chunk {
     uint32_t* units;
     int64_t row_units;
     EpilogueRow* rows;
 };
 
-// The input of row `row`, and where its result goes.
+// The input of row `row`; sets the destination of its result.
 inline const float* place_row(const Context& context, const GemmRows& rows, int64_t row, EpilogueRow& r) {
     const int64_t batch = rows.first + row / rows.per_batch, inner = row % rows.per_batch;
     r.mul = rows.mul->slot < 0 ? nullptr : at<const float>(context, *rows.mul, batch) + inner * rows.mul->stride[0];
@@ -240,10 +240,10 @@ inline void gemm(const RecfxStep& step, const Context& context, const Range& ran
         if (panels >= total) split(panels, range.part, range.parts, p0, p1);
         else split(total, range.part, range.parts, m0, m1);
     }
-    // An int8 row has one scale, and is converted whole.
+    // An int8 row has one scale, so it is converted at once.
     const bool deep = !Integers && units > DEEP && m1 - m0 > TILE_ROWS;
     const int64_t slab = deep ? SLAB : units > 0 ? units : 1;
-    // Rows a power of two apart would share the few lines of one set of the cache.
+    // Rows a power of two apart would compete for the few lines of one cache set.
     const int64_t stride = slab % 256 == 0 ? slab + 16 : slab;
     const int64_t chunk_rows = CHUNK_BYTES / (slab * 4) < TILE_ROWS ? TILE_ROWS : CHUNK_BYTES / (slab * 4);
     const int64_t held = chunk_rows < m1 - m0 ? chunk_rows : m1 - m0;

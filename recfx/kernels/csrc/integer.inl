@@ -1,4 +1,4 @@
-// Arithmetic on ids and masks in 64-bit integers: what models do to ids before they look them up.
+// Arithmetic on ids and masks in 64-bit integers, as models compute ids before lookups.
 #pragma once
 #include "kernels.h"
 #include "pointwise.inl"
@@ -24,7 +24,7 @@ inline int64_t floor_remainder(int64_t a, int64_t c) {
     return r && (r < 0) != (c < 0) ? r + c : r;
 }
 
-// The lowest number by -1 wraps around, as torch's does; the processor would stop.
+// The lowest number divided by -1 wraps around, as in torch; the instruction of the processor would trap.
 inline int64_t floor_quotient(int64_t a, int64_t c) {
     if (c == -1) return int64_t(-uint64_t(a));
     return a / c - int64_t(a % c != 0 && (a < 0) != (c < 0));
@@ -70,7 +70,7 @@ inline void operate(int64_t op, IntegerRegister& to, const IntegerRegister& a, c
     }
 }
 
-// Without its fraction; what no 64-bit integer holds becomes the lowest, as x86 converts it.
+// Truncates. Numbers outside int64 become the lowest integer, as x86 converts them.
 inline int64_t truncated(float x) { return x >= -0x1p63f && x < 0x1p63f ? int64_t(x) : INT64_MIN; }
 
 template <class T>
@@ -130,7 +130,7 @@ void integer_sum_step(const RecfxStep& step, const Context& context, const Range
         int64_t* to = at<int64_t>(context, out, row);
         for (int64_t o = 0; o < x.size[0]; ++o)
             for (int64_t c = 0; c < x.size[2]; ++c) {
-                uint64_t total = 0;  // wraps around, as torch's sums do
+                uint64_t total = 0;  // wraps around, as in torch
                 for (int64_t i = 0; i < x.size[1]; ++i) {
                     int64_t value;
                     IntegerRegister one;

@@ -54,7 +54,7 @@ inline void dot_rows(const float* x, int64_t stride, int64_t rows, const float* 
     }
 }
 
-// All features turned: [d][width]. What stands beyond the last feature's column is of no account: no product with it is read.
+// All features turned: [d][width]. Columns beyond the last feature are arbitrary: their products are not read.
 inline void turn_features(const float* x, int64_t stride, int64_t features, int64_t d, int64_t width, float* to) {
     for (int64_t f = 0; f < features; f += W)
         for (int64_t k = 0; k < d; k += W) {
@@ -120,7 +120,7 @@ void fm_step(const RecfxStep& step, const Context& context, const Range& range) 
                 sum = sum + v;
                 squares = squares + v * v;
             }
-            // A product that is subtracted from unrounded would leave the rounding of the other one: a single field gives exactly 0.
+            // With a fused difference, the rounding error of one square would remain. A single field gives exactly 0.
             const vf whole = features == 1 ? squares : sum * sum;
             const vf term = (whole - squares) * 0.5f;
             if (step.ints[FmInt::total]) total = total + term;

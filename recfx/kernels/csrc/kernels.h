@@ -1,4 +1,4 @@
-// What one instruction-set level offers, and what a running step sees.
+// The functions of one instruction-set level, and the context in which a step runs.
 #pragma once
 #include <atomic>
 #include <cstddef>
@@ -6,7 +6,7 @@
 
 namespace recfx {
 
-// A slot while a plan runs: where batch row `first_row` lies.
+// A slot while a plan runs: the address of batch row `first_row`.
 struct Bound {
     char* base;
     int64_t first_row;
@@ -15,7 +15,7 @@ struct Bound {
     int32_t dtype;
 };
 
-// Scratch that grows and is kept; one per thread.
+// Scratch memory of a thread. It grows on demand and is kept between calls.
 class Scratch {
   public:
     ~Scratch();
@@ -37,7 +37,7 @@ struct Errors {
     }
 };
 
-// A range of work: batch rows [begin, end); with `parts` > 1, only the part `part` of it, split in whatever way suits the step.
+// A range of work: batch rows [begin, end); with `parts` > 1, only its part number `part`. Each kind of step splits its work in its own way.
 struct Range {
     int64_t begin, end;
     int64_t part, parts;
@@ -70,7 +70,7 @@ inline T* at(const Context& context, const RecfxView& view, int64_t row) {
     return reinterpret_cast<T*>(slot.base + element * size_of(slot.dtype));
 }
 
-// [begin, end) of part `part` when `count` things are split in `parts`.
+// [begin, end) of part `part` when `count` items are split in `parts`.
 inline void split(int64_t count, int64_t part, int64_t parts, int64_t& begin, int64_t& end) {
     begin = count * part / parts;
     end = count * (part + 1) / parts;

@@ -1,8 +1,8 @@
-// Scores of a row's keys by the MLP of target attention. Keys lie along the lanes: a layer is a product of its weights with vectors of keys, and
-// neither outputs nor the single column of the last layer leave lanes empty.
+// Scores of a row's keys by the MLP of target attention. Keys lie along the lanes: a layer is a product of its weights with vectors of keys, so that
+// neither a few outputs nor the single column of the last layer leave lanes empty.
 //
 // Of key k and query q the first layer reads W_k k + W_qk (q * k) = (W_k + W_qk diag(q)) k: a matrix per row, made once for all its keys, in place of
-// two products for every key. Every sum runs over its inputs in order, whatever the chunk: results do not depend on how the work is shared out.
+// two products for every key. Every sum runs over its inputs in order, in every chunk: results do not depend on the division of the work.
 #pragma once
 #include "activation.inl"
 #include "kernels.h"
@@ -111,7 +111,7 @@ static_assert(KeyScoresInt::layers + KEY_LAYERS * KeyScoresLayer::fields <= RECF
 static_assert(KeyScoresFloat::numbers + KEY_LAYERS <= RECFX_FLOATS, "numbers of activations");
 static_assert(KeyScoresPointer::layers + KEY_LAYERS * KeyScoresLayerPointer::fields <= RECFX_POINTERS, "weights of layers");
 
-// All layers for one chunk of V vectors; gives where the scores lie, one of the two buffers.
+// All layers for one chunk of V vectors; returns the buffer, one of the two, that holds the scores.
 template <int V>
 inline const float* key_chunk(const KeyLayer* layers, int64_t count, const float* keys, float* const* buffers) {
     const float* x = keys;

@@ -5,10 +5,10 @@
 namespace recfx {
 namespace {
 
-// One id a batch row, no weights, nothing left out.
+// One id a batch row, without weights and padding.
 inline bool plain(const RecfxFeature& f) { return f.length == 1 && f.weights < 0 && f.padding < 0; }
 
-// Asks for the first rows of a feature, before another one's are worked on. Forced inline for the same reason as `fetch`.
+// Prefetches the first rows of a feature, before the work on another feature. Forced inline for the same reason as `fetch`.
 __attribute__((always_inline)) inline void announce(const RecfxFeature& f, const Context& c, const Range& range, int64_t begin, int64_t end, int64_t inner_rows) {
     Ahead first(f, c, range, begin, end, inner_rows);
     const bool wide = c.slots[f.ids].dtype == RECFX_I64;
@@ -16,7 +16,7 @@ __attribute__((always_inline)) inline void announce(const RecfxFeature& f, const
         if (!(wide ? first.ask<true, 0>(f) : first.ask<false, 0>(f))) return;
 }
 
-// Ids that lie `step` bytes apart, and the feature they are of: of rows to copy, or of rows to ask for meanwhile.
+// Ids that are `step` bytes apart, and their feature: of rows to copy, or of rows to prefetch.
 struct Column {
     const RecfxFeature* feature;
     const char* ids;
@@ -42,10 +42,10 @@ struct Column {
     }
 };
 
-// One row of the table for each id; the first whose id is out of range, or their number. Vectors is 0 for rows of any length.
+// Copies one row of the table for each id. Returns the position of the first id out of range, or the number of ids. Vectors: 0 for any length.
 template <int Format, bool Wide, int Vectors>
 inline int64_t copy_rows(const Column& own, const Column& asked, float* out, int64_t out_stride) {
-    const RecfxFeature f = *own.feature;  // copies of our own, which stores to the output cannot change
+    const RecfxFeature f = *own.feature;  // local copies, which stores to the output cannot change
     const char *rows = static_cast<const char*>(f.rows), *asked_rows = static_cast<const char*>(asked.feature->rows);
     const int64_t asked_bytes = asked.feature->row_bytes, asked_base = asked.feature->base, step = own.step, asked_step = asked.step;
     const uint64_t limit = uint64_t(f.row_count), asked_limit = uint64_t(asked.feature->row_count);
@@ -73,7 +73,7 @@ inline int64_t copy_rows(const Column& own, const Column& asked, float* out, int
     return count;
 }
 
-// What a lookup step works on: batch rows [begin, end), and the feature whose first rows shall be asked for meanwhile, if any.
+// The work of a lookup step: batch rows [begin, end), and the feature whose first rows are prefetched meanwhile, if any.
 struct Work {
     const Context& context;
     const Range& range;
@@ -93,7 +93,7 @@ inline int64_t copy(const Column& own, const Column& asked, float* out, int64_t 
     }
 }
 
-// All rows of a plain feature: the first while its own later ones are asked for, the last ones while the next feature's first are.
+// All rows of a plain feature. Copies of the first rows overlap prefetches of its later ones, those of the last rows prefetches of the next feature.
 template <int Format, bool Wide>
 inline void copies(const RecfxFeature& f, const Work& w) {
     const Context& c = w.context;
@@ -148,10 +148,10 @@ __attribute__((always_inline)) inline void announce_first(const RecfxStep& step,
         announce(features[i], context, range, share.begin, share.end, step.out.size[0]);
 }
 
-// Asks for what a lookup will read first, long before it does.
+// Prefetches the first rows of a lookup, long before it runs.
 void announce_step(const RecfxStep& step, const Context& context, const Range& range) { announce_first(step, context, range, Share(step, range)); }
 
-// out: [rows of a batch row, width]. Feature by feature, so that what describes a table stays in registers.
+// out: [rows of a batch row, width]. Feature by feature, so that the description of a table stays in registers.
 void lookup_step(const RecfxStep& step, const Context& context, const Range& range) {
     const auto* features = static_cast<const RecfxFeature*>(step.pointers[LookupPointer::features]);
     const Share share(step, range);

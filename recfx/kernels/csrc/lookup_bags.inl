@@ -12,7 +12,7 @@ struct Bag {
     int64_t weights, weights_step;
 };
 
-// Where a feature's bag for a batch row lies; false, and an error, when its offsets are wrong.
+// Finds the bag of a feature for a batch row. False, after raising an error, if its offsets are wrong.
 inline bool find_bag(const RecfxFeature& f, const Context& c, const Range& range, int64_t row, int64_t inner, int64_t feature, Bag& bag) {
     if (f.length >= 0) {
         bag = {fixed_element(c, f.ids, f.ids_offset + inner * f.ids_row, row), f.length, f.ids_stride, 0, f.weights_stride};
@@ -41,13 +41,13 @@ struct BagIds {
     int64_t weights_step;
 };
 
-// Walks the ids of all bags of a feature in the order they are summed in, some rows ahead of their use.
+// Walks the ids of all bags of a feature in the order of the sums, some rows ahead.
 struct Ahead {
     const char *base, *at;
     int64_t step, length, inner_bytes, inner_rows, row_bytes, rows;  // bytes from id to id, from bag to bag of a batch row, from batch row to batch row
     int64_t i = 0, inner = 0, row = 0;
 
-    // From batch row `begin` on. Bags of any length lie one behind the other: they are walked as one.
+    // From batch row `begin` on. Jagged bags are adjacent in memory: they are walked as one.
     Ahead(const RecfxFeature& f, const Context& c, const Range& range, int64_t begin, int64_t end, int64_t inners) {
         const Bound& slot = c.slots[f.ids];
         const int64_t size = size_of(slot.dtype);
@@ -66,7 +66,7 @@ struct Ahead {
         at = base;
     }
 
-    // The next id; null behind the last.
+    // The next id; null after the last.
     __attribute__((always_inline)) inline const char* next() {
         if (row >= rows) return nullptr;
         const char* id = at;
@@ -79,7 +79,7 @@ struct Ahead {
         return id;
     }
 
-    // Asks for the next row; false when there is none.
+    // Prefetches the next row; false after the last id.
     template <bool Wide, int64_t Bytes>
     __attribute__((always_inline)) inline bool ask(const RecfxFeature& f) {
         const char* id = next();
@@ -88,7 +88,7 @@ struct Ahead {
     }
 };
 
-// The sum of a bag's rows of `Vectors` whole vectors, kept in registers; the number of rows added, or -1 with the id that is out of range.
+// The sum of a bag's rows of `Vectors` whole vectors, kept in registers. Returns the number of rows added, or -1 and the id that is out of range.
 template <int Format, bool Wide, int Vectors>
 inline int64_t sum_bag(const RecfxFeature& f, const BagIds& bag, Ahead& ahead, int64_t padding, int64_t& bad, float* out) {
     vf sum[Vectors] = {};
@@ -141,7 +141,7 @@ inline void bags(const RecfxFeature& f, const Context& c, const Range& range, in
     const int64_t padding = f.padding >= 0 ? f.padding : NEVER, size = Wide ? 8 : 4, inner_rows = view.size[0];
     const int64_t vectors = f.pooling == POOL_NONE || f.dim % W ? 0 : f.dim / W;
     Ahead ahead(f, c, range, begin, end, inner_rows);
-    for (int64_t asked = rows_ahead(f); asked > 0 && ahead.next(); --asked) {}  // `announce` has
+    for (int64_t asked = rows_ahead(f); asked > 0 && ahead.next(); --asked) {}  // `announce` has prefetched them
     for (int64_t row = begin; row < end; ++row) {
         for (int64_t inner = 0; inner < inner_rows; ++inner) {
             Bag bag{};

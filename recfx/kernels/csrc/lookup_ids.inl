@@ -6,8 +6,8 @@
 namespace recfx {
 namespace {
 
-constexpr int64_t BYTES_AHEAD = 10 << 10;  // of rows asked for ahead of their use: measured on rows of 128 and 256 bytes
-constexpr int64_t NEVER = INT64_MIN;  // the padding id of a feature without one; an id may still be that number
+constexpr int64_t BYTES_AHEAD = 10 << 10;  // of prefetched rows: measured on rows of 128 and 256 bytes on an AMD EPYC (Zen 4)
+constexpr int64_t NEVER = INT64_MIN;  // stands for no padding; an id may still be that number
 
 template <bool Wide>
 inline int64_t id_of(const char* at) {
@@ -15,7 +15,7 @@ inline int64_t id_of(const char* at) {
     return *reinterpret_cast<const int32_t*>(at);
 }
 
-// The row of an id in a table that several features share; what overflows lies outside every table.
+// The row of an id in a table that several features share. Overflow gives a row outside every table.
 inline int64_t moved(int64_t id, int64_t base) { return int64_t(uint64_t(id) + uint64_t(base)); }
 
 inline int64_t id_at(const Bound& slot, int64_t element) {
@@ -37,7 +37,7 @@ constexpr int64_t bytes_of(int format, int64_t values) {
     return format == ROWS_F32 ? 4 * values : format == ROWS_BF16 || format == ROWS_F16 ? 2 * values : values * format / 8 + 4;
 }
 
-// Asks for a row of `Bytes`, or of row_bytes where that is 0. Forced inline: GCC takes a function that only prefetches for one without effect, and drops the call.
+// Prefetches a row of `Bytes`, or of row_bytes if that is 0. Forced inline: GCC removes calls of a function that only prefetches.
 template <int64_t Bytes>
 __attribute__((always_inline)) inline void fetch(const char* rows, int64_t row_bytes, uint64_t limit, int64_t row) {
     if (uint64_t(row) >= limit) return;

@@ -1,5 +1,5 @@
 // The Python module: calls of plans. They go through Python's own calling convention, because ctypes takes more than a microsecond to convert
-// the arguments of one. All other functions of the library are reached through ctypes.
+// their arguments. All other functions of the library are called through ctypes.
 #define Py_LIMITED_API 0x030b0000
 #include <Python.h>
 

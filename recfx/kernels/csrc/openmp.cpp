@@ -9,7 +9,7 @@
 namespace recfx {
 namespace {
 
-// GOMP_parallel is the entry that GNU's, LLVM's and Intel's runtimes have in common.
+// GOMP_parallel exists in the runtimes of GNU, LLVM and Intel.
 struct Runtime {
     void (*parallel)(void (*)(void*), void*, unsigned, unsigned) = nullptr;
     int (*thread)() = nullptr;

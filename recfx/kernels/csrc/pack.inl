@@ -1,4 +1,4 @@
-// Weights into panels of 2 W columns: [panel][k / depth][column], one 32-bit unit each; what is past the end is zero.
+// Weights into panels of 2 W columns: [panel][k / depth][column], one 32-bit unit each. Units past the end are zero.
 #pragma once
 #include "abi.h"
 #include "dot_units.inl"

@@ -44,9 +44,9 @@ struct Thread {
 thread_local Thread mine;
 thread_local RecfxError last_error;
 
-constexpr double TEAM_PAYS_NS = 50e3;  // less work than this is done before a team that must be woken, or waited for, has done its share
-constexpr int64_t EARLY_ROWS = 8;      // up to here the rows that lookups announce stay in the caches while products before them run
-constexpr int64_t FEW_ROWS = 24;  // up to here a team shares every step; above, it shares the rows
+constexpr double TEAM_PAYS_NS = 50e3;  // shorter work is done before a team that must be woken, or waited for, has done its share
+constexpr int64_t EARLY_ROWS = 8;      // up to this batch, the prefetched rows of lookups stay in the caches while products before them run
+constexpr int64_t FEW_ROWS = 24;  // up to this many rows a team shares every step; above, it shares the rows
 
 }  // namespace
 
@@ -64,20 +64,20 @@ struct Plan {
     int64_t inner = 1;                // rows, or keys, of the widest product per batch row
     std::vector<Group> groups;
     bool has_once = false;
-    std::vector<size_t> early;        // lookups behind products, whose rows can be on their way meanwhile
+    std::vector<size_t> early;        // lookups behind products: their rows are prefetched during the products
     int64_t arguments = 0;            // the caller's pointers
     double weight_ns = 0, row_ns = 0;  // rough times of reading all weights, and of a batch row
     mutable std::atomic<uint32_t> calls{0};
 
     double time(int64_t rows) const { return weight_ns + row_ns * double(rows); }
 
-    // Nanoseconds to wait for a team: a part of what it saves, and no longer than waking a thread takes.
+    // Nanoseconds to wait for a team: a quarter of the work, and at most the time it takes to wake a thread.
     int64_t patience(int64_t rows) const { return int64_t(std::min(std::max(time(rows) / 4, 5e3), 1e5)); }
 
     int64_t temps(int64_t rows, std::vector<int64_t>* offsets, bool once) const;
 };
 
-// Where each temporary lies when `rows` rows are worked on; the total in bytes. Slots of the other kind keep their offset. Temporaries of one group
+// Where each temporary lies when `rows` rows are worked on; the total in bytes. Slots of the other kind (once or not) keep their offset. Temporaries of one group
 // are never alive together and share their memory.
 int64_t Plan::temps(int64_t rows, std::vector<int64_t>* offsets, bool once) const {
     int64_t total = 0;
@@ -177,7 +177,7 @@ void alone(void* state, int64_t) {
     if (single.errors.raised.load()) call.errors.raise(single.errors.first);
 }
 
-// Lookups behind products, of ids that are the caller's: those of the plan's own are not there before their step.
+// Lookups behind products whose ids are inputs. Ids that the plan computes do not exist before their step.
 void find_early(Plan& plan) {
     auto given = [&](int32_t slot) { return slot < 0 || plan.slots[size_t(slot)].kind == RECFX_INPUT; };
     bool behind = false;
@@ -192,7 +192,7 @@ void find_early(Plan& plan) {
     }
 }
 
-// The first argument without memory, such as a tensor whose numbers lie elsewhere, or -1. A jagged input without elements needs none.
+// The position of the first argument that is a null pointer, or -1. A jagged input without elements may be null.
 int64_t without_memory(const Plan& plan, const int64_t* pointers, const int64_t* counts) {
     for (int64_t i = 0; i < plan.arguments; ++i)
         if (!pointers[i] && !(counts && !counts[i])) return i;
@@ -213,7 +213,7 @@ int64_t execute(const Plan& plan, int64_t batch, int64_t threads, const int64_t*
         call.block = call.block < share ? call.block : share;
     }
     const int64_t once = plan.temps(batch, nullptr, true), rows = call.share_steps ? plan.temps(batch, nullptr, false) : 0;
-    // The calling thread's own memory, apart from `temps`, which its part of the blocks uses.
+    // Separate from the `temps` of the calling thread, which its part of the blocks uses.
     thread_local Scratch shared;
     if (once + rows) {
         call.shared = static_cast<char*>(shared.at_least(size_t(once + rows) + 128));

@@ -17,21 +17,21 @@ RECFX_API void recfx_pack(const char* level, int32_t format, const void* weight,
 // Sizes of the structs, so that the caller can check that both sides agree.
 RECFX_API int64_t recfx_struct_bytes(int32_t which);
 
-// The digest of the table of codes, likewise.
+// The digest of the table of codes, for the same check.
 RECFX_API int64_t recfx_codes();
 
 // Makes parallel regions of an OpenMP runtime the threads of all calls; without it, and after a call with a null pointer, every call runs on the
 // thread that makes it. The arguments are GOMP_parallel, omp_get_thread_num, omp_get_num_threads and omp_get_max_threads.
 RECFX_API void recfx_use_openmp(void* parallel, void* thread, void* threads, void* most);
 
-// A plan over copies of the slots and steps. `block` is how many batch rows are taken through all steps at once. nullptr: no such level, or no memory.
+// A plan over copies of the slots and steps. `block`: how many batch rows go through all steps at once. nullptr: no such level, or no memory.
 RECFX_API void* recfx_plan_new(const char* level, const RecfxSlot* slots, int64_t slot_count, const RecfxStep* steps, int64_t step_count, int64_t block);
 RECFX_API void recfx_plan_free(void* plan);
 
 // Runs a plan for `batch` rows on up to `threads` threads. pointers: one per argument; counts: their elements. Returns 0, or the error's code.
 RECFX_API int64_t recfx_run(void* plan, int64_t batch, int64_t threads, const int64_t* pointers, const int64_t* counts);
 
-// What went wrong in the last run that failed on this thread.
+// The error of the last run that failed on this thread.
 RECFX_API void recfx_last_error(RecfxError* error);
 
 // A graph propagation: out = sum_k weights[k] (S A S)^k x for k = 0..layers, S = diag(scale), A of ones in compressed sparse rows.

@@ -11,7 +11,7 @@ namespace {
 constexpr int64_t LANES = 64, OPERATIONS = (RECFX_INTS - ElementsInt::program) / ElementsOperation::fields, REGISTERS = RECFX_VIEWS + OPERATIONS;
 static_assert(ElementsFloat::constants + OPERATIONS <= RECFX_FLOATS, "constants of operations");
 
-// N vectors of numbers. Short rows take few, so that little is computed beyond their ends.
+// N vectors of numbers. Short rows use few, so that little is computed beyond their ends.
 template <int N>
 struct Lines {
     static constexpr int64_t lanes = N * W;

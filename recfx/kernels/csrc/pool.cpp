@@ -16,23 +16,23 @@ inline void relax() {
 #if defined(__x86_64__)
     __builtin_ia32_pause();
 #elif defined(__aarch64__)
-    __asm__ volatile("isb");  // no builtin names a pause here, and `yield` does nothing on most processors
+    __asm__ volatile("isb");  // there is no builtin for a pause here, and `yield` does nothing on most processors
 #endif
 }
 
 constexpr int FEW_SPINS = 500;      // some tens of microseconds at most
-constexpr int MANY_SPINS = 20'000;  // from here on another thread may need the core
+constexpr int MANY_SPINS = 20'000;  // after these, another thread may need the core
 
 int64_t nanoseconds(Clock::duration d) { return std::chrono::duration_cast<std::chrono::nanoseconds>(d).count(); }
 
-// When calls ask for a team. A member whose core the system has given to another process holds up the whole call for a slice of time, some
-// milliseconds. One such call is a sign of more, so calls work alone for a while after it, and for twice as long after the next.
+// When calls ask for a team. A member whose core the system has given to another process delays the whole call for a slice of time, some
+// milliseconds. More such calls often follow, so calls work alone for a while after one, and for twice as long after the next.
 struct Policy {
     static constexpr int64_t FIRST_NS = 20'000'000, LONGEST_NS = 2'000'000'000;
-    static constexpr int32_t CALM = 512;           // teams without a hold-up after which the next pause is half as long
-    static constexpr int64_t HELD_UP_NS = 60'000;  // shorter waits are the end of a share of uneven size, or a thread that wakes up
+    static constexpr int32_t CALM = 512;           // teams without a delay after which the next pause is half as long
+    static constexpr int64_t HELD_UP_NS = 60'000;  // shorter waits come from shares of uneven size, or from a thread that wakes up
 
-    std::atomic<int64_t> until{0};                 // when, on the clock, calls ask for a team again
+    std::atomic<int64_t> until{0};                 // the time from which calls ask for a team again
     std::atomic<int64_t> pause{FIRST_NS};
     std::atomic<int32_t> calm{0};
 
@@ -53,7 +53,7 @@ struct Policy {
 };
 Policy policy;
 
-thread_local int64_t barrier_ns;  // what this thread has waited at barriers, short waits apart
+thread_local int64_t barrier_ns;  // the time that this thread has waited at barriers, without short waits
 
 struct Team {
     Task task, alone;

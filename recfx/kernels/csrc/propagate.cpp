@@ -6,7 +6,7 @@
 namespace recfx {
 namespace {
 
-constexpr int64_t ROW_COST = 2;  // of writing a row, in gathered rows
+constexpr int64_t ROW_COST = 2;  // the cost of writing a row, in gathered rows
 
 struct Team {
     const Propagation& work;

@@ -1,6 +1,6 @@
 // One layer of a graph propagation: sums of gathered rows of the layer before, in compressed sparse rows.
 //
-// Kept rows are already scaled by D^-1/2, so that no weight of an edge is ever read: a row of the next layer is
+// Stored rows are already scaled by D^-1/2, so that edges need no weights: a row of the next layer is
 // s^2 * sum + s * w * x, one of the result s * sum + w * x.
 #pragma once
 #include "kernels.h"
@@ -9,9 +9,9 @@
 namespace recfx {
 namespace {
 
-constexpr int64_t NEIGHBOURS_AHEAD = 16;  // gathered rows asked for ahead of their use
+constexpr int64_t NEIGHBOURS_AHEAD = 16;  // gathered rows that are prefetched
 
-// W kept values from p, as float32.
+// W stored values from p, as float32.
 inline vf kept(const float* p) { return load(p); }
 inline vf kept(const uint16_t* p) {
 #if RECFX_LANES == 16
@@ -84,7 +84,7 @@ void layer_rows(const Propagation& p, const From* from, To* to, float weight, bo
         if (c + 2 * W <= p.columns) gather_sum<2>(from, first, last, all, p.columns, c, by_sum, by_x, x, out), c += 2 * W;
         if (c + W <= p.columns) gather_sum<1>(from, first, last, all, p.columns, c, by_sum, by_x, x, out), c += W;
         if (c == p.columns) continue;
-        // The last vector overlaps the one before: its columns come out the same twice.
+        // The last vector overlaps the one before: common columns are computed twice, with the same result.
         if (c) gather_sum<1>(from, first, last, all, p.columns, p.columns - W, by_sum, by_x, x, out);
         else gather_few(from, first, last, p.columns, by_sum, by_x, x, out);
     }

@@ -7,8 +7,8 @@
 namespace recfx {
 namespace {
 
-constexpr float LARGEST = 127;      // -128 is left out, so that both signs reach equally far
-constexpr float MOST = 1e15f;       // products of larger numbers, summed over dimensions, might leave float32
+constexpr float LARGEST = 127;      // -128 is not used, so that the range is symmetric
+constexpr float MOST = 1e15f;       // sums of products of larger numbers could overflow float32
 
 // The greatest magnitude; negative for a row that holds NaN or numbers beyond MOST.
 float reach(const float* row, int64_t dim) {
@@ -23,12 +23,12 @@ float reach(const float* row, int64_t dim) {
 }
 
 double mean_magnitude(const float* row, int64_t dim) {
-    double sum = 0;  // comes out the same in float32 whatever the order
+    double sum = 0;  // rounds to the same float32 in any order
     for (int64_t i = 0; i < dim; ++i) sum += double(std::fabs(row[i]));
     return sum / double(dim);
 }
 
-// Words of bits, set where the value is above zero. Gives how many are, or -1 where a code is above 1.
+// Words of bits, set where the value is above zero. Returns the number of set bits, or -1 if a code is above 1.
 template <class T>
 int64_t signs(const T* row, int64_t dim, int64_t words, uint32_t* to) {
     std::memset(to, 0, size_t(words) * 4);
@@ -46,7 +46,7 @@ int64_t signs(const T* row, int64_t dim, int64_t words, uint32_t* to) {
 // Nearest whole number, ties to even, of magnitudes below 2^22.
 float nearest(float x) { return (x + 12582912.0f) - 12582912.0f; }
 
-// x / unit, rounded. Gives the sum.
+// x / unit, rounded. Returns the sum.
 int64_t numbers(const float* row, int64_t dim, int64_t width, float unit, int8_t* to) {
     int64_t sum = 0;
     for (int64_t i = 0; i < dim; ++i) {
@@ -58,7 +58,7 @@ int64_t numbers(const float* row, int64_t dim, int64_t width, float unit, int8_t
     return sum;
 }
 
-// Rounds one query; false where it cannot be.
+// Rounds one query; false if it holds NaN or numbers beyond MOST.
 bool round_one(const RecfxQueries& work, int64_t q, float& unit, int64_t& sum) {
     const int64_t at = q * work.dim;
     uint32_t* words = static_cast<uint32_t*>(work.rows) + q * work.width;
@@ -72,7 +72,7 @@ bool round_one(const RecfxQueries& work, int64_t q, float& unit, int64_t& sum) {
     const float high = reach(row, work.dim);
     if (high < 0) return false;
     if (work.kind == TO_NUMBERS) {
-        if (high / LARGEST > 0) unit = high / LARGEST;  // not of rows of zeros, or so small that the quotient is
+        if (high / LARGEST > 0) unit = high / LARGEST;  // the quotient is 0 for rows of zeros and of very small numbers
         sum = numbers(row, work.dim, work.width, unit, static_cast<int8_t*>(work.rows) + q * work.width);
         return true;
     }

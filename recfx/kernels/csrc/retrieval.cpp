@@ -1,5 +1,5 @@
-// Searches: which level runs them, how they are shared among threads, and how lists become answers. The best k of a set of (value, id) pairs
-// without equals do not depend on how the set was divided, so neither threads nor groups of queries show in an answer.
+// Searches: their level, their division among threads, and their answers. All (value, id) pairs differ, so the best k of a set of them do not
+// depend on how the set is divided: answers do not depend on the number of threads or on the groups of queries.
 #include "retrieval.h"
 
 #include <algorithm>
@@ -41,8 +41,8 @@ void enter_all(const RecfxSearch& search, Best& best, Limit& limit, int64_t firs
 
 constexpr int64_t GROUP_BYTES = 16 << 10;   // units of the queries that one stream of items passes: half a first-level cache
 constexpr int64_t LIST_BYTES = 64 << 20;    // lists of all threads
-constexpr int64_t SAMPLED = 32;             // one item in so many is looked at beforehand, where long lists are asked for
-constexpr int64_t SAMPLE_RUN = 32;          // blocks that lie together in the sample
+constexpr int64_t SAMPLED = 32;             // one item in so many is in the sample that long lists start with
+constexpr int64_t SAMPLE_RUN = 32;          // adjacent blocks in the sample
 constexpr int64_t LEAST_STEPS = 64 << 10;   // words of items times queries for which another thread is worth waking
 
 void run(int64_t members, Task task, void* state) { run_team(members, task, nullptr, state, 0); }
@@ -54,7 +54,7 @@ void list_ids(uint64_t* list, int64_t count, int64_t k, int64_t* ids) {
     for (int64_t i = 0; i < k; ++i) ids[i] = i >= found ? -1 : int64_t(uint32_t(list[i]));
 }
 
-// Writes the k best of a list, and what says that there were fewer.
+// Writes the k best of a list, and -inf and -1 where there were fewer.
 template <class Value>
 void answer(uint64_t* list, int64_t count, int64_t k, Value value, float* scores, int64_t* ids) {
     const int64_t found = std::min(k, count);
@@ -67,7 +67,7 @@ void answer(uint64_t* list, int64_t count, int64_t k, Value value, float* scores
     }
 }
 
-// A group of queries: every member shows its part of the items to all of them.
+// A group of queries: every member compares its part of the items with all of them.
 struct Call {
     const RecfxSearch& search;
     const ScanLevel& level;
@@ -79,15 +79,15 @@ struct Call {
     std::vector<Limit> limits, guesses;
     std::vector<bool> guessed;
 
-    // What a value must exceed to be worth a place, guessed from a sample: a long list fills with the first items that come, and is cut down
-    // many times until its last is a good one. The guess is low enough that it rarely cuts the k best short; `complete` tells. None where too little
-    // of the sample may be found.
+    // Guesses from a sample the value that an item must exceed. Without a guess, a long list fills with the first items, and is shortened many
+    // times before its last entry is a good one. The guess is low, so that a list rarely ends up with fewer than k items; `complete` tells. There is
+    // no guess where the sample has too few items.
     void guess() {
         const int64_t blocks = (search.items + BLOCK - 1) / BLOCK, runs = blocks / (SAMPLED * SAMPLE_RUN);
         const auto k = std::min(search.k, search.items);
         const double expected = double(k) * double(runs * SAMPLE_RUN) / double(blocks);
         const auto rank = int64_t(expected + 2.5 * std::sqrt(expected) + 8);
-        // What then enters, against what enters while the list's own limit rises.
+        // The number of entries with a guess, against the number without one, when the limit of the list rises from its entries.
         const double entering = double(rank) * SAMPLED, rising = double(k) * (1 + std::log(double(search.items) / double(k)));
         if (runs < 16 || entering > rising / 2) return;
         start(0, rank);
@@ -99,7 +99,7 @@ struct Call {
             const bool known = best[size_t(q)].count > rank;  // then shortening finds the limit
             shorten(best[size_t(q)], limits[size_t(q)], search.scale);
             Limit limit = known ? limits[size_t(q)] : none();
-            // Equal values are not beyond.
+            // Items of the same value must still exceed the limit.
             if (known && search.scale) limit.real = std::nextafterf(limit.real, -INFINITY);
             else if (known) limit.whole -= 1;
             guesses[size_t(q)] = limit;
@@ -200,7 +200,7 @@ void search_all(const RecfxSearch& search, const ScanLevel& level, int64_t threa
     }
 }
 
-// A search whose queries were rounded on the way.
+// A search, and its queries after rounding.
 struct RoundedQueries {
     RecfxSearch search;
     int64_t unfit;  // the first row that a search cannot rank by, or -1

@@ -1,7 +1,7 @@
-// Top-k over quantised items: what a search is, as the caller sees it, and what one instruction-set level offers.
+// Top-k over quantised items: the arguments of a search, and the functions of one instruction-set level.
 //
 // Items lie in blocks of 16: word w (32 bits) of the block's items next to each other, words [block][word][item]. An item's words hold its
-// codes of `bits` bits, the first in the lowest bits; what pads the last word and the last block is zero.
+// codes of `bits` bits, the first in the lowest bits. The rest of the last word and of the last block is zero.
 #pragma once
 #include <cstddef>
 #include <cstdint>
@@ -19,23 +19,23 @@ struct RecfxSearch {
     int64_t struct_bytes;
     int64_t items, dim, bits, words;  // words: 32-bit words of one item
     int64_t queries, k;
-    int64_t hamming;             // 1: queries are words like the items'; 0: queries are int8, one number for each code a word has room for
+    int64_t hamming;             // 1: queries are words like the items'; 0: queries are int8, one number for each code that fits into a word
     const uint32_t* blocks;      // [ceil(items / 16), words, 16]
     const void* query_rows;      // uint32 [queries, words], or int8 [queries, words * 32 / bits]
     const float* scale;          // [ceil(items / 16) * 16] or null: then items rank by the product
-    const float* bias;           // likewise: value = scale * product + bias * query_sum; or null: value = scale * (product + lower * query_sum)
+    const float* bias;           // the same: value = scale * product + bias * query_sum; or null: value = scale * (product + lower * query_sum)
     const float* query_sum;      // [queries], read where there is a scale
     const uint64_t* dead;        // one bit per item, or null
     const int64_t* exclude_from; // [queries + 1] or null
     const int64_t* exclude;      // ids, ascending within a query
     const float* gain;           // [queries] or null, then `offset` is null too: score = gain * value + offset
     const float* offset;         // [queries]
-    float* scores;               // [queries, k]; -inf where there are fewer items; null: ids in any order are enough
-    int64_t* ids;                // [queries, k]; -1 there
-    float lower;                 // code 0 in steps, read where there is a scale and no bias
+    float* scores;               // [queries, k], -inf beyond the last item; null: only the ids, in any order
+    int64_t* ids;                // [queries, k], -1 beyond the last item
+    float lower;                 // the value of code 0 in steps, read if there is a scale and no bias
     float query_step, query_lower, query_constant;  // see RecfxQueries
     int64_t query_kind;  // a RecfxRoundTo
-    const void* values;          // [queries, dim], to be rounded first: then query_rows, query_sum, gain and offset are not read; or null
+    const void* values;          // [queries, dim], queries to round first, or null; with them, query_rows, query_sum, gain and offset are not read
 };
 
 // Queries to be rounded. The mirror in Python is recfx/kernels/search_structs.py.
@@ -78,14 +78,14 @@ RECFX_SEARCH_API int64_t recfx_rescore(const char* level, const RecfxRescore* se
 
 namespace recfx {
 
-// The best of what one thread saw of one query. Entries order by value, best first, then by id; all have another id, so no two are equal.
+// The best items that one thread found for one query. Entries are ordered by value, best first, then by id. All ids differ, so no two are equal.
 struct Best {
     uint64_t* entries;
     int64_t count, capacity, k;
     int64_t query;
 };
 
-// What a value must exceed to enter a list; beside each other, because they are read for every block of items.
+// The value that an item must exceed to enter a list. The limits of a group are adjacent in memory, because every block of items reads them.
 union Limit {
     int32_t whole;
     float real;
@@ -95,7 +95,7 @@ struct ScanLevel {
     const char* name;
     int64_t depth;  // codes of one step of a dot product
     int64_t tile;   // queries that are laid out together
-    // Shows blocks [first, last) to `count` queries as `lay_out` left them. Without a scale, values are dot products or minus the bits that differ.
+    // Compares blocks [first, last) with `count` queries in the layout of `lay_out`. Without a scale, values are dot products or minus the bits that differ.
     void (*scan)(const RecfxSearch&, const uint32_t* units, int64_t count, int64_t first, int64_t last, Best*, Limit*);
     // Room for a multiple of `tile` queries.
     void (*lay_out)(const RecfxSearch&, int64_t first, int64_t count, uint32_t* units);
@@ -127,7 +127,7 @@ inline float real_of(uint32_t key) {
 // Keeps the k best of a full list; the last of them is the new limit.
 void shorten(Best& best, Limit& limit, bool real);
 
-// Enters the items of a block whose bit is set in `mask`, but for deleted and excluded ones.
+// Enters the items of a block whose bit is set in `mask`, except deleted and excluded ones.
 void enter(const RecfxSearch& search, Best& best, Limit& limit, int64_t first, uint32_t mask, const int32_t* values);
 void enter(const RecfxSearch& search, Best& best, Limit& limit, int64_t first, uint32_t mask, const float* values);
 

@@ -51,7 +51,7 @@ void reduce_step(const RecfxStep& step, const Context& context, const Range& ran
         }
 }
 
-// The first n of W lanes, the rest so low that neither a maximum nor a sum of exponentials sees them.
+// The first n of W lanes, the rest -inf, which changes neither a maximum nor a sum of exponentials.
 inline vf load_low(const float* p, int64_t n) {
     if (n >= W) return load(p);
     const vf low = splat(-__builtin_inff());
@@ -147,7 +147,7 @@ void norm_step(const RecfxStep& step, const Context& context, const Range& range
                 squares = squares + d * d;
             }
             const float variance = sum_lanes(squares) / float(n);
-            // A variance beyond float32 makes the row NaN: its inverse root, zero, would make plausible numbers.
+            // A variance that overflows float32 makes the row NaN: with its inverse root, zero, the row would be plausible numbers.
             const float inverse = variance <= __FLT_MAX__ ? 1.0f / __builtin_sqrtf(variance + float(step.floats[NormFloat::epsilon])) : __builtin_nanf("");
             for (int64_t i = 0; i < n; i += W) {
                 const int64_t left = n - i;

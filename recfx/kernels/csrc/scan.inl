@@ -1,6 +1,6 @@
-// The scan of one instruction-set level: blocks of items stream past queries that stay in the first-level cache, and no score is written but
-// of items that enter a list. Compiled with the level's flags in a namespace of its own; no floating-point operation may be contracted, so that
-// all levels give the same bits.
+// The scan of one instruction-set level: blocks of items stream past queries that stay in the first-level cache, and only the scores of items
+// that enter a list are written. Compiled with the flags of the level; no floating-point operation may be contracted, so that all levels give the
+// same bits.
 #pragma once
 #include "abi.h"
 #include "retrieval.h"
@@ -9,16 +9,16 @@
 namespace recfx {
 namespace {
 
-constexpr int TILE = RECFX_TILE;           // queries that share what was loaded and unpacked of the items
+constexpr int TILE = RECFX_TILE;           // queries that share the loaded and unpacked items
 
-constexpr int64_t AHEAD = 16 * 1024;       // bytes between what is read and what is asked for, into the second-level cache
+constexpr int64_t AHEAD = 16 * 1024;       // bytes from the block that is read to the one that is prefetched into the second-level cache
 
 inline void ask_ahead(const uint32_t* block, int64_t words) {
     const char* at = reinterpret_cast<const char*>(block) + AHEAD;
     for (int64_t w = 0; w < words; ++w) __builtin_prefetch(at + w * BLOCK * 4, 0, 2);
 }
 
-// The bits that differ, less than nothing: -|x xor q|.
+// Minus the number of bits that differ: -|x xor q|.
 template <int WORDS>
 struct Hamming {
     // The product of rows of -1 and 1.
@@ -50,7 +50,7 @@ struct Dots {
     static void products(const RecfxSearch& search, const uint32_t* items, const uint32_t* units, vi* out) {
         constexpr int STEPS = 32 / (BITS * Dot::depth);
         constexpr uint32_t MASK = ((1u << BITS) - 1) * Dot::ones;
-        // A single query would wait for each step's sum; several sums go side by side.
+        // A single query would wait for the sum of each step; several independent sums hide the latency.
         constexpr int CHAINS = Q > 1 ? 1 : STEPS < 4 ? STEPS : 4;
         vi acc[CHAINS][Q] = {};
         for (int64_t w = 0; w < search.words; ++w) {
@@ -91,7 +91,7 @@ struct Affine {
     static Value limit(const Limit& limit) { return limit.real; }
 };
 
-// Ranks by scale * (product + lower * (sum of the query)): the levels of a row lie as those of all rows do, but for their distance.
+// Ranks by scale * (product + lower * (sum of the query)): the levels of all rows have the same form and differ in their distance.
 template <class Product>
 struct Scaled {
     using Value = float;
@@ -123,7 +123,7 @@ inline void tile(const RecfxSearch& search, const uint32_t* block, const uint32_
     }
 }
 
-// Full blocks [first, last) for one query, several at a time: a single one's chain of sum, comparison and branch would leave the processor waiting.
+// Full blocks [first, last) for one query, several at a time: the chain of sum, comparison and branch of a single block would stall the processor.
 template <class Product, class Rank>
 inline int64_t groups(const RecfxSearch& search, const uint32_t* units, int64_t first, int64_t last, Best& best, Limit& limit) {
     constexpr int GROUP = 4;
@@ -159,7 +159,7 @@ inline int64_t groups(const RecfxSearch& search, const uint32_t* units, int64_t 
 template <class Product, class Rank>
 void blocks(const RecfxSearch& search, const uint32_t* units, int64_t count, int64_t first, int64_t last, Best* best, Limit* limits) {
     const int64_t each = units_of(search, Dot::depth);
-    // In order of ids, on which ties depend.
+    // In the order of ids, which decides ties.
     const int64_t full = search.items / BLOCK < last ? search.items / BLOCK : last;
     int64_t b = count == 1 ? groups<Product, Rank>(search, units, first, full, best[0], limits[0]) : first;
     for (; b < last; ++b) {
@@ -198,7 +198,7 @@ void scan(const RecfxSearch& search, const uint32_t* units, int64_t count, int64
     }
 }
 
-// A step takes the codes at the same bit of each of a word's `depth` equal parts, so a unit has the numbers that go with them.
+// A step multiplies the codes at the same bit of the `depth` equal parts of a word; a unit holds the numbers for these codes.
 inline uint32_t unit_of(const int8_t* numbers, int64_t apart) {
     constexpr int ROOM = 32 / Dot::depth;
     uint32_t unit = 0;
@@ -209,7 +209,7 @@ inline uint32_t unit_of(const int8_t* numbers, int64_t apart) {
     return unit;
 }
 
-// Numbers of the queries of a tile lie next to each other: one address serves them all.
+// The numbers of the queries of a tile are adjacent, so that they need one address.
 void lay_out(const RecfxSearch& search, int64_t first, int64_t count, uint32_t* units) {
     const int64_t each = units_of(search, Dot::depth);
     const int64_t per_word = 32 / search.bits, steps = per_word / Dot::depth;

@@ -1,4 +1,4 @@
-// Vectors of W lanes in the compiler's own vector extension, so that one source serves every level. Included once per level, inside its namespace.
+// Vectors of W lanes in the compiler's own vector extension, so that one source serves every level.
 #pragma once
 #include <cstdint>
 
@@ -20,7 +20,7 @@ inline V load_as(const T* p) {
 }
 inline vf load(const float* p) { return load_as<vf>(p); }
 inline void store(float* p, vf v) { __builtin_memcpy(p, &v, sizeof v); }
-inline vf splat(float x) { return x - vf{}; }  // x + 0 would turn -0 into 0, and the addition be made
+inline vf splat(float x) { return x - vf{}; }  // x + 0 would turn -0 into 0, and would not be optimised away
 inline vi splat(int32_t x) { return vi{} + x; }
 
 // The first n < W lanes, the rest zero.
@@ -40,7 +40,7 @@ inline void store_some(float* p, vf v, int64_t n) {
 }
 #endif
 
-// The lanes of `a` and `b`, one after the other, that `which` names: constants once the loops around are unrolled.
+// The lanes `which` of `a` and `b` joined. `which` is constant once the surrounding loops are unrolled.
 inline vf lanes_of(vf a, vf b, vi which) {
 #if defined(__clang__)
     vf v;
@@ -52,8 +52,8 @@ inline vf lanes_of(vf a, vf b, vi which) {
 #endif
 }
 
-// W rows of W floats, `from_row` apart, turned: column j of the rows becomes row j, `to_row` apart. Where only the first `rows` are there, the last of
-// them stands in for the others.
+// W rows of W floats, `from_row` apart, transposed: column j of the rows becomes row j, `to_row` apart. If there are only `rows` rows, the last of
+// them replaces the others.
 inline void turn(const float* from, int64_t from_row, float* to, int64_t to_row, int64_t rows = W) {
     const float* row[W];
     for (int i = 0; i < W; ++i) row[i] = from + (i < rows ? i : rows - 1) * from_row;

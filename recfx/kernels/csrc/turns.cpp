@@ -44,7 +44,7 @@ void Turns::pass_on() {
     first_ = waiter->next;
     if (!first_) last_ = nullptr;
     waiter->ready = true;
-    waiter->called.notify_one();  // while the mutex is held, because the waiter lies on the stack of the thread that it wakes
+    waiter->called.notify_one();  // while the mutex is held, because the waiter is on the stack of the thread that wakes up
 }
 
 Turns& turns() {

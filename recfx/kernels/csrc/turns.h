@@ -1,7 +1,7 @@
 // Turns of calls from many threads: no more calls run at once than there are cores.
 //
-// With more running threads than cores, the system shares the cores out in slices of milliseconds, and a call of 100 us that is interrupted
-// takes 50 times as long. Calls that wait for their turn, first come, first served, all take about as long as their share of the cores allows.
+// With more running threads than cores, the system divides the cores in slices of milliseconds, and a call of 100 us that is interrupted takes 50
+// times as long. When calls wait for their turn, first come, first served, the time of each follows from the number of calls per core.
 #pragma once
 #include <atomic>
 #include <condition_variable>
@@ -41,7 +41,7 @@ class Turns {
     int32_t early_ = 0;          // turns passed on before their waiter had joined the queue
 };
 
-// The turns of this process. A forked child has turns of its own: those that calls of the parent held at the fork would never end there.
+// The turns of this process. A forked child gets new ones: turns that calls of the parent held at the fork would never end in the child.
 Turns& turns();
 
 }  // namespace recfx
