@@ -5,8 +5,8 @@ from __future__ import annotations
 import torch
 from torch import Tensor
 
+_FOR_ZERO = 1e-30  # divisor in place of a step of 0: values then take the first or the last level
 _ROUNDS = 3  # each rounds to the levels of a row and then moves the levels
-_LEAST_STEP = 1e-30
 _BLOCK_VALUES = 1 << 20  # values that are compared at a time, in float64
 # The first step of a row. At 2 bits: the distance of levels with the least error on normal values (Max, "Quantizing for minimum
 # distortion", 1960, table II), over the mean magnitude sqrt(2 / pi) of such values. At more bits: the outermost level is this share of the
@@ -48,7 +48,7 @@ def lowest(bits: int) -> float:
 
 def nearest_codes(values: Tensor, lower: Tensor, step: Tensor, bits: int) -> Tensor:
     """The codes of the nearest levels lower + step * code, uint8. Values outside the range take the first or the last level."""
-    steps = (values - lower) / step.clamp(min=_LEAST_STEP)
+    steps = (values - lower) / torch.where(step > 0, step, _FOR_ZERO)
     return steps.round_().clamp_(0, (1 << bits) - 1).to(torch.uint8)
 
 
