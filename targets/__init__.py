@@ -1,4 +1,4 @@
-"""Backends, and the names users give to them and to groups of them."""
+"""The backends, their names, and the names of groups of them."""
 
 from __future__ import annotations
 
@@ -11,12 +11,12 @@ from recfx.targets.native import NativeBackend
 
 BACKENDS: dict[str, Backend] = {backend.name: backend for backend in (NativeBackend(), EagerBackend())}
 
-#: Names that stand for every backend present on a device, competing with each other.
+#: Name of a group -> the device whose backends it names.
 GROUPS: dict[str, str] = {"cpu": "cpu"}
 
 
 def resolve(target: str | Sequence[str]) -> list[Backend]:
-    """The backends a target stands for, in the order in which ties are decided.
+    """The backends of a target, in the order in which they are tried.
 
     Args:
         target: "cpu" (every CPU backend present), a backend's name, or a list of those.
@@ -36,7 +36,7 @@ def resolve(target: str | Sequence[str]) -> list[Backend]:
             found[name] = BACKENDS[name]
         else:
             known = ", ".join([*GROUPS, *BACKENDS])
-            raise TargetError(f"there is no target called {name!r}", hint=f"known targets: {known}")
+            raise TargetError(f"unknown target {name!r}", hint=f"known targets: {known}")
     if not found:
         raise TargetError("no target was named", hint="pass target='cpu'")
     return list(found.values())

@@ -1,4 +1,4 @@
-"""The backend interface: what a target must say and do."""
+"""The interface of backends."""
 
 from __future__ import annotations
 
@@ -43,7 +43,7 @@ class Lowered:
 
     Attributes:
         backend: The backend's name.
-        region: What was lowered.
+        region: The region that was lowered.
         body: Takes the region's flat inputs by position, returns its flat outputs as a tuple: a function, or a graph of calls. A graph
             becomes part of the function that runs the whole program, so that the region costs no call of its own.
         left: The operators that torch runs, in order: name and reason.
@@ -83,7 +83,7 @@ def is_operator(node: fx.Node) -> bool:
 
 
 class Backend(ABC):
-    """A way to run programs. One instance serves many programs and threads; it holds no state of any of them."""
+    """A way to run programs. One instance serves many programs and threads and holds no state of a program."""
 
     name: ClassVar[str]
     devices: ClassVar[frozenset[str]]
@@ -95,7 +95,7 @@ class Backend(ABC):
         """None when the backend can run here, otherwise what is missing and how to install it."""
 
     def state(self) -> str:
-        """In a few words, how it stands here; asked only of a backend that can run."""
+        """The state of the backend on this machine in a few words. Called only where `unavailable` returns None."""
         return "ready"
 
     def kernels(self) -> frozenset[str]:
@@ -122,17 +122,17 @@ class Backend(ABC):
         """
 
     def save(self, lowered: Lowered) -> Mapping[str, bytes]:
-        """What `lower` built and is costly to build again, as files of a saved model: name -> content; nothing, by default."""
+        """Files of a saved model that make loading cheaper than lowering again: name -> content. The default saves none."""
         return {}
 
     def load(self, region: Region, files: Mapping[str, memoryview]) -> Lowered:
-        """Restores a region from what `save` gave; by default it is lowered anew.
+        """Restores a region from the files of `save`. The default lowers the region again.
 
         Args:
             region: The region.
-            files: The files. Their digests have been compared, but their content may come from a stranger.
+            files: The files. Their digests have been checked, but their content is not trusted.
 
         Raises:
-            ArtifactError: The files do not fit.
+            ArtifactError: The files do not fit the region.
         """
         return self.lower(region)

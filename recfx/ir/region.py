@@ -1,4 +1,4 @@
-"""`Region`: a part of a program for one backend; and how a program is split into regions.
+"""`Region`, a part of a program for one backend, and the split of a program into regions.
 
 Regions are convex: nothing outside a region lies on a path between two of its operators. So they can run one after another, each as a
 whole, in the order in which `split` gives them.
@@ -68,7 +68,7 @@ class Region:
         return dataclasses.replace(self, module=copy_module(self.module))
 
     def run(self, values: Sequence[Any]) -> list[Any]:
-        """Runs the graph on flat inputs, node by node, without gradients: its slow, plain meaning."""
+        """Runs the graph on flat inputs, node by node, without gradients: the slow reference."""
         with torch.no_grad():
             return list(fx.Interpreter(self.module).run(*values))
 
@@ -98,15 +98,15 @@ def split(
     default: str = "eager",
     shared: dict[str, Any] | None = None,
 ) -> Split:
-    """Splits a program into convex regions, as few as taking in turns everything of one backend that is ready gives.
+    """Splits a program into convex regions. In turns, a region takes all operators of one backend that are ready.
 
-    Sizes and parts of tuples join the region in which they are first ready, whatever the assignment says of them.
+    Sizes and parts of tuples join the first region in which they are ready. The assignment does not matter for them.
 
     Args:
         program: The program.
-        assignment: Operator -> name of the backend that shall run it.
+        assignment: Operator -> name of its backend.
         default: The backend of a program without operators.
-        shared: See `Region`; that of a former split of the program, to go on with what backends kept.
+        shared: See `Region`. Pass that of a former split of the program to keep the results of backends.
 
     Raises:
         TargetError: An operator has no backend.
@@ -135,9 +135,9 @@ def grouped(program: Program, assignment: Mapping[fx.Node, str]) -> list[tuple[s
 
 
 def batch_symbol(program: Program) -> Any:
-    """The symbol of the batch: that of the dimension which the signature calls so, else of the first free size of the inputs.
+    """The symbol of the batch: that of the dimension with this name in the signature, else the first free size of the inputs.
 
-    None when nothing varies.
+    None when all sizes are fixed.
     """
     free = [
         (name, size.node.expr)
@@ -152,13 +152,13 @@ def batch_symbol(program: Program) -> Any:
 
 
 def _joins_any(node: fx.Node) -> bool:
-    """Whether a node belongs to no backend of its own: a size, or a part of a tuple."""
+    """Whether a node needs no backend of its own: a size, or a part of a tuple."""
     sizes = torch.SymInt | torch.SymFloat | torch.SymBool | int | float
     return node.target is operator.getitem or isinstance(node.meta.get("val"), sizes)
 
 
 class _Grouping:
-    """Takes, in turns, everything of one backend that is ready.
+    """Forms regions: in turns, all operators of one backend that are ready.
 
     Args:
         calls: The operators, in order.
@@ -195,7 +195,7 @@ class _Grouping:
             yield backend, [self.calls[at] for at in members]
 
     def _take(self, backend: str) -> list[int]:
-        """Everything of a backend that is ready or becomes so, with the sizes and parts."""
+        """All operators of a backend that are ready or become ready, with the sizes and parts."""
         members: list[int] = []
         while True:
             held = next((h for h in (self.ready.get(None), self.ready.get(backend)) if h), None)

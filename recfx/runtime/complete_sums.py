@@ -1,6 +1,6 @@
-"""Offsets from lengths: the running sums behind a zero, which every model with bags of varying length computes at each call.
+"""Offsets from lengths: running sums after a zero. Models with bags of varying length compute them at each call.
 
-Export writes them as three operators, `cat([zeros, cumsum(lengths)])`. Where torch runs them, numpy does so in half the time.
+Export writes them as three operators, `cat([zeros, cumsum(lengths)])`. numpy computes them in half the time.
 """
 
 from __future__ import annotations
@@ -17,7 +17,7 @@ _aten = torch.ops.aten
 
 
 def lengths_of_offsets(node: fx.Node) -> fx.Node | None:
-    """The int64 vector of lengths whose running sums, after a zero, a node gives; None for any other node."""
+    """The int64 vector of lengths, for a node whose result is a zero and the running sums of the vector; None for any other node."""
     parts: Any = node.args[0] if node.target is _aten.cat.default and node.args else None
     held = node.meta.get("val")
     if not isinstance(parts, list | tuple) or len(parts) != 2 or not _is_vector(held):

@@ -32,7 +32,7 @@ MISSING: Any = type("Missing", (), {"__repr__": lambda self: "<missing>"})()
 def entry_function(
     signature: Signature, run: Callable[..., Any], one_row: Callable[..., Any] | None = None
 ) -> Callable[..., Any]:
-    """Generates the function a user calls.
+    """Generates the function that users call.
 
     Args:
         signature: The calling convention.
@@ -46,7 +46,7 @@ def entry_function(
 
 
 def _with_constants(entry: Callable[..., Any], signature: Signature) -> Callable[..., Any]:
-    """The entry of a model with constant inputs: calls may pass or leave out what was declared constant."""
+    """The entry of a model with constant inputs, which calls may pass or leave out."""
     takes, forward, constants = len(signature.parameters), signature.forward, signature.constants
 
     def entry_with_constants(*args: Any, **kwargs: Any) -> Any:
@@ -65,7 +65,7 @@ def _is_taken(name: str) -> bool:
 
 
 def _under_user_names(entry: Callable[..., Any], signature: Signature) -> Callable[..., Any]:
-    """An entry with numbered parameters, called with the user's names for them."""
+    """Maps the user's names of parameters to an entry with numbered parameters."""
     numbers = {name: f"input_{i}" for i, name in enumerate((*signature.parameters, *signature.defaults))}
     positional = len(signature.parameters) - len(signature.keyword_only)
 
@@ -180,7 +180,7 @@ class _EntryWriter:
             self.leaf_expressions += [f"l{name}[{i}]" for i in range(spec.num_leaves)]
 
     def _unpack_container(self, name: str, expression: str, spec: pytree.TreeSpec) -> None:
-        """Emits the code that reads what defines a container of TorchRec's; a JaggedTensor without offsets is read at once."""
+        """Emits the code that reads the defining tensors of a TorchRec container; for a JaggedTensor without offsets, inline."""
         held = f"h{name}"
         self._emit(f"{held} = {expression}")
         if container_kind(spec.type) == JAGGED:
@@ -248,7 +248,7 @@ class _EntryWriter:
             self._emit(f"if {' or '.join(conditions)}: _explain({self.values})")
 
     def _bind(self, dim: str, size: str) -> str:
-        """Gives a dimension its size, and returns the condition under which that is outside its range."""
+        """Binds the size of a dimension, and returns the condition under which it is out of range."""
         self.dims[dim] = size
         if dim == BATCH and self.one_row is not None:
             self._emit(f"if {size} == 1: return _one_row_entry({self._same_arguments()})")
@@ -256,21 +256,21 @@ class _EntryWriter:
         return f"not {low} <= {size}" + (f" <= {high}" if high is not None else "")
 
     def _check_unsolved(self) -> None:
-        """Checks the sizes whose dimensions were told by later inputs."""
+        """Checks the sizes that depend on dimensions of later inputs."""
         known = [(name, self._known(want)) for name, want in self.unsolved]
         conditions = [f"{name} != {expression}" for name, expression in known if expression is not None]
         if conditions:
             self._emit(f"if {' or '.join(conditions)}: _explain({self.values})")
 
     def _same_arguments(self) -> str:
-        """The arguments of this call, for another entry of the same parameters."""
+        """The arguments of this call, for another entry with the same parameters."""
         named = self.signature.keyword_only
         return ", ".join(
             f"**{{{n!r}: a{i}}}" if n in named else f"a{i}" for i, n in enumerate(self.signature.parameters)
         )
 
     def _known(self, expression: str) -> str | None:
-        """A size expression over local names, when all its dimensions are known by now."""
+        """A size expression over local names, when all its dimensions are known already."""
         if not self.dims.keys() >= set(size_expressions.dimensions(expression)):
             return None
         return size_expressions.render(expression, self.dims)
@@ -282,7 +282,7 @@ class _EntryWriter:
         return self._build(spec, iter(builtins.range(spec.num_leaves)))
 
     def _build(self, spec: pytree.TreeSpec, indices: Iterator[int]) -> str:
-        """Code that rebuilds an output from `out`: walking the nesting at each call would take many times as long."""
+        """Code that rebuilds an output from `out`. Walking the nesting at each call would take many times as long."""
         if spec.is_leaf():
             return f"out[{next(indices)}]"
         children = [self._build(child, indices) for child in spec.children()]
@@ -302,7 +302,7 @@ class _EntryWriter:
         return f"{name}([{inner}], {name}c)"
 
     def _explain(self, values: tuple[Any, ...], defaults: dict[str, Any] | None = None) -> None:
-        """Raises the error that says what does not fit; returns when the fast check was merely too strict."""
+        """Raises the error for inputs that do not fit; returns when only the fast check was too strict."""
         signature = self.signature
         given = {name: v for name, v in zip(signature.parameters, values, strict=True) if v is not MISSING}
         signature.check(signature.flatten((), {**given, **(defaults or {})}))

@@ -99,8 +99,8 @@ def flat_function(program: Program | Region) -> Callable[..., tuple[Any, ...]]:
     """Compiles a program to a function from its flat inputs (positional) to its flat outputs.
 
     The function reads nothing but its arguments and the state it was built with. It does not check its inputs, and records no gradients.
-    Parameters are bound as they are, not detached: torch multiplies another way by a matrix that requires gradients, even while none are
-    recorded, and the last bit should be the one the user's model gives.
+    Parameters are not detached: torch multiplies by a matrix that requires gradients in another way, even where none are recorded, and the
+    results are to have the bits of the user's model.
     """
     source, namespace = flat_source(program)
     exec(compile(source, "<recfx flat program>", "exec"), namespace)
@@ -151,7 +151,7 @@ class _Writer:
         return "\n".join(lines) + "\n", self.namespace
 
     def _last_uses(self) -> dict[fx.Node, list[fx.Node]]:
-        """Node -> the values that nothing after it reads."""
+        """Node -> the values whose last reader it is."""
         seen: set[fx.Node] = set()
         last: dict[fx.Node, list[fx.Node]] = {}
         for node in reversed(self.program.graph.nodes):
@@ -224,7 +224,7 @@ class _Writer:
         return self._bind(value, "c")
 
     def _bind(self, value: Any, stem: str) -> str:
-        """The name under which the function finds a value."""
+        """The name of a value in the namespace of the function."""
         key = id(value)
         if key not in self.bound:
             name, number = stem, 0
@@ -239,7 +239,7 @@ class _Writer:
 def _as_declared(target: Any, args: Sequence[Any], kwargs: Mapping[str, Any]) -> tuple[list[Any], dict[str, Any]]:
     """Arguments with integers and truth values of the types that the schema declares.
 
-    torch.ops takes one for the other. The direct bindings refuse that.
+    torch.ops converts between them. The direct bindings refuse the wrong type.
     """
     declared = {argument.name: str(argument.type) for argument in target._schema.arguments}
     given = [_of_type(value, kind) for value, kind in zip(args, declared.values(), strict=False)]
@@ -257,7 +257,7 @@ def _of_type(value: Any, declared: str) -> Any:
 
 
 def _element_of(node: Any) -> fx.Node | None:
-    """The node that gives a list of which a node is one element."""
+    """The node whose result is a list, for a node that is one element of it; None for any other."""
     source = node.args[0] if isinstance(node, fx.Node) and node.target is operator.getitem else None
     return source if isinstance(source, fx.Node) else None
 

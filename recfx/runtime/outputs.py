@@ -1,7 +1,7 @@
-"""Outputs of their own: what a compiled model returns may be written to without harm.
+"""Copies of outputs, so that callers may write to the results of a compiled model.
 
-Passes may make an output the very state, input or other output that has its value. Before lowering, each such output becomes a
-copy, so that a caller who writes to a result changes neither the model nor anything else.
+Passes may replace an output by state, an input or another output of the same value. Before lowering, each such output becomes a copy,
+so that a caller who writes to a result changes neither the model nor another tensor.
 """
 
 from __future__ import annotations
@@ -16,7 +16,7 @@ _clone = torch.ops.aten.clone.default
 
 
 def own_outputs(program: Program) -> Program:
-    """The program with a copy in place of every output that shares memory with state or an input, or stands twice."""
+    """The program with a copy in place of every output that shares memory with state, an input or another output."""
     result = program.clone()
     output = next(iter(reversed(result.graph.nodes)))
     returned: list[fx.Node] = list(output.args[0])
@@ -45,7 +45,7 @@ def own_outputs(program: Program) -> Program:
 
 
 def _memory_of(returned: list[fx.Node]) -> set[fx.Node]:
-    """The nodes whose memory the outputs may be: themselves, and what they may be views of."""
+    """The nodes whose memory the outputs may share: the outputs, and the nodes of which they may be views."""
     found: set[fx.Node] = set()
     open_nodes = [node for node in returned if isinstance(node, fx.Node)]
     while open_nodes:
@@ -57,9 +57,9 @@ def _memory_of(returned: list[fx.Node]) -> set[fx.Node]:
 
 
 def _may_alias(target: object) -> bool:
-    """Whether a result of an operator may be memory of an argument.
+    """Whether a result of an operator may share memory with an argument.
 
-    Its schema may say so, or it is composed of others and may do nothing. Schemas of other libraries' operators are not relied on.
+    The schema says so, or the operator is a composite, which may return its argument. Schemas of other libraries are not trusted.
     """
     if not isinstance(target, torch._ops.OpOverload) or target.namespace not in ("aten", "recfx"):
         return True

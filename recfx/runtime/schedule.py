@@ -19,7 +19,7 @@ def schedule(found: Split, bodies: Sequence[Runner | Region]) -> Runner:
 
     Args:
         found: The split program.
-        bodies: What runs each region: a function of its flat inputs, by position, that gives its flat outputs; or a graph.
+        bodies: One for each region: a function from its flat inputs, by position, to its flat outputs; or a graph.
     """
     if len(bodies) == 1 and not isinstance(bodies[0], Region):
         return bodies[0]
@@ -29,8 +29,8 @@ def schedule(found: Split, bodies: Sequence[Runner | Region]) -> Runner:
 def joined(found: Split, bodies: Sequence[Runner | Region]) -> Region:
     """The regions of a split program as one graph.
 
-    A graph of calls becomes part of it, so that a region costs no call of its own. What nothing reads is left out, and the flat function
-    frees values behind the last operator or region that reads them.
+    The graph of a region becomes part of it, so that the region costs no call of its own. Values without a reader are not computed. The
+    flat function frees each value behind its last reader.
 
     Args:
         found: See `schedule`.
@@ -59,7 +59,7 @@ def _call(graph: fx.Graph, index: int, region: Region, runner: Runner, given: Se
 
 
 class _Named:
-    """A function as the target of a node, which asks for a name."""
+    """A function with a name, as the targets of nodes need one."""
 
     def __init__(self, function: Runner, name: str) -> None:
         self.function = function
@@ -82,7 +82,7 @@ def _inline(graph: fx.Graph, region: Region, given: Sequence[Any]) -> Any:
 
 
 def _result(graph: fx.Graph, value: Any, values: dict[str, Any]) -> Any:
-    """What the program returns in one place: a value of a region or input, state, or a number."""
+    """One result of the program: a value of a region or an input, state, or a number."""
     if not isinstance(value, fx.Node):
         return value
     return graph.node_copy(value) if value.op == "get_attr" else values[value.name]

@@ -19,7 +19,7 @@ TORCH_ITSELF = "this backend is torch"
 
 
 class EagerBackend(Backend):
-    """Runs any program torch can run, without the user's Python: the fallback and the yardstick of all other backends."""
+    """Runs any program torch can run, without the user's Python: the fallback of all other backends, and the reference for their speed."""
 
     name: ClassVar[str] = "eager"
     devices: ClassVar[frozenset[str]] = frozenset({"cpu", "cuda"})

@@ -1,4 +1,4 @@
-"""The native backend: recommendation kernels in one shared library, whole regions in one call."""
+"""The native backend: kernels for recommendation models in one shared library. One call runs a whole region."""
 
 from __future__ import annotations
 

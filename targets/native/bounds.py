@@ -1,4 +1,4 @@
-"""Whether every element that a plan's steps read and write lies in its slot."""
+"""Checks that every element that the steps of a plan read or write lies in its slot."""
 
 from __future__ import annotations
 
@@ -29,17 +29,17 @@ from recfx.kernels.slots import (
 from recfx.ops import lookup
 from recfx.targets.native.steps import Slot, Step, View
 
-#: Elements of a slot: what they are for, the slot, the first, and (count, stride) of each loop over them.
+#: Elements of a slot: their role, the slot, the first element, and (count, stride) of each loop over them.
 Reach = tuple[str, int, int, tuple[tuple[int, int], ...]]
 
-#: A temporary's row width is a 32-bit number of the library's.
+#: The library stores the row width of a temporary as a 32-bit number.
 _MOST_WIDTH = 2**31 - 1
 
 
 def check_bounds(slots: Sequence[Slot], steps: Sequence[Step]) -> None:
-    """Checks every step of a plan, for any batch: a slot holds `width` elements a batch row, and a step stays within those of its row.
+    """Checks every step of a plan for any batch: a slot holds `width` elements for each batch row, and a step accesses only those.
 
-    Elements that data decides on, as ids and offsets do, are checked by the kernels.
+    The kernels check the accesses that depend on data, such as those by ids and offsets.
 
     Args:
         slots: The plan's slots.

@@ -1,4 +1,4 @@
-"""Builds a plan: slots, steps, and where every value lies."""
+"""The builder of a plan: its slots, its steps, and the place of every value."""
 
 from __future__ import annotations
 
@@ -24,14 +24,14 @@ class PlanBuilder:
         module: Holds the constants.
         packer: Packs the weights, for all plans of a program.
         batch: The batch's symbol, None when all sizes are fixed.
-        inside: Whether a node may belong to this plan; decides which concatenations producers write into.
+        inside: Whether a node may belong to this plan. Producers write directly into the buffers of such concatenations.
         dry: Whether the plan is never run, so that rules get the shapes of constants in place of their tensors.
 
     Attributes:
-        slots: Where tensors lie.
-        steps: What is computed, in order.
-        values: Node -> where its tensor lies.
-        parts: Node that gives several tensors at once -> where they lie.
+        slots: The buffers.
+        steps: The steps, in order.
+        values: Node -> the place of its tensor.
+        parts: Node with several tensors as its result -> their places.
         lowered: The nodes that the plan computes.
     """
 
@@ -57,17 +57,17 @@ class PlanBuilder:
         self._placed: dict[fx.Node, Value] = {}
 
     def value(self, node: Any, *, mixed: bool = False) -> Value:
-        """Where a node's tensor lies; what comes from outside the plan becomes an input, state a constant.
+        """The place of a node's tensor. A node outside of the plan becomes an input, state a constant.
 
         Args:
             node: The node.
             mixed: Whether the caller can read a value whose batch lies inside a dimension (`Dim.before`).
 
         Raises:
-            Unsupported: It is no tensor, or one that no slot can hold.
+            Unsupported: It is not a tensor, or no slot can hold it.
         """
         if not isinstance(node, fx.Node):
-            raise Unsupported(f"{node!r} is no tensor of the graph")
+            raise Unsupported(f"{node!r} is not a tensor of the graph")
         if node not in self.values:
             self.values[node] = self._constant(node) if node.op == "get_attr" else self._input(node)
         if self.values[node].mixed and not mixed:
@@ -81,10 +81,10 @@ class PlanBuilder:
             Unsupported: It is not state of the program.
         """
         if not isinstance(node, fx.Node) or node.op != "get_attr":
-            raise Unsupported(f"{node} is no constant")
+            raise Unsupported(f"{node} is not a constant")
         state = get_state(self.module, str(node.target))
         if not isinstance(state, torch.Tensor):
-            raise Unsupported(f"{node} is no tensor")
+            raise Unsupported(f"{node} is not a tensor")
         return shape_only(state) if self.dry else state.detach().resolve_neg()
 
     def dtype(self, value: Value) -> torch.dtype:
@@ -92,7 +92,7 @@ class PlanBuilder:
         return self.slots[value.slot].dtype
 
     def shape(self, node: fx.Node) -> list[Dim]:
-        """The dimensions of a node's tensor, strides open."""
+        """The dimensions of a node's tensor. Their strides are not set."""
         held = node.meta.get("val")
         if not isinstance(held, torch.Tensor):
             raise Unsupported(f"{node} gives no single tensor")
@@ -108,13 +108,13 @@ class PlanBuilder:
         dtypes: Sequence[torch.dtype] = (torch.float32, torch.bool),
         like: Sequence[Value] = (),
     ) -> Value:
-        """Where a step shall write a node's tensor.
+        """The place to which a step writes a node's tensor.
 
         Args:
             node: The node.
-            anywhere: Whether the step can write rows that are not side by side; then a concatenation's buffer may be given.
-            dtypes: What the step can write.
-            like: Inputs whose batch, where it lies inside a dimension, lies in the output likewise.
+            anywhere: Whether the step can write rows with gaps between them. The place may then be in the buffer of a concatenation.
+            dtypes: The dtypes that the step can write.
+            like: Inputs. Where their batch lies inside a dimension, that of the output lies there too.
         """
         held: torch.Tensor = node.meta["val"]
         if held.dtype not in dtypes:
@@ -154,7 +154,7 @@ class PlanBuilder:
         return self.constant(self.tensor(node).contiguous())
 
     def constant(self, tensor: torch.Tensor) -> Value:
-        """A tensor, side by side in memory, that is the same in every call."""
+        """The place of a contiguous tensor that is the same in every call."""
         if tensor.dtype not in DTYPES:
             raise Unsupported(f"a constant of dtype {tensor.dtype}")
         if tensor.device.type not in (("cpu", "meta") if self.dry else ("cpu",)):
@@ -177,7 +177,7 @@ class PlanBuilder:
         return value
 
     def _place_in_concatenation(self, node: fx.Node) -> Value | None:
-        """The columns of the first concatenation that reads a node, if it is to be part of this plan."""
+        """The columns of the first concatenation in this plan that reads a node; None without one."""
         for user in node.users:
             if user in self.values or not self._inside(user):
                 continue
@@ -199,7 +199,7 @@ class PlanBuilder:
         return None
 
     def placed(self, node: fx.Node) -> Value | None:
-        """The buffer that producers have written a concatenation into, if any has."""
+        """The buffer of a concatenation into which producers have written; None when none has."""
         return self._placed.get(node)
 
 

@@ -1,4 +1,4 @@
-"""The function that calls a plan: generated, for the cost of a call is the cost of its Python."""
+"""The function that calls a plan. It is generated, since its Python code is most of the cost of a call."""
 
 from __future__ import annotations
 
@@ -23,13 +23,13 @@ from recfx.targets.native.steps import Slot
 
 @dataclasses.dataclass(frozen=True)
 class Checks:
-    """What a plan checks of its inputs at every call.
+    """The checks of a plan's inputs at every call.
 
     Attributes:
-        inputs: Positions of the inputs whose sizes nothing before the plan has checked.
-        otherwise: What runs instead when one has other sizes than the plan was made for. It takes `extra` values, which the caller passes
-            behind the plan's own inputs.
-        extra: How many values those are.
+        inputs: Positions of the inputs whose sizes have not been checked before the plan.
+        otherwise: The function that runs instead when an input has other sizes than the plan was made for. It takes `extra` values, which
+            the caller passes behind the plan's own inputs.
+        extra: The number of these values.
     """
 
     inputs: Collection[int] = ()
@@ -39,11 +39,11 @@ class Checks:
 
 @dataclasses.dataclass(frozen=True)
 class SizeInput:
-    """An input that is no tensor, but a size that tells the batch.
+    """An input that is a size, from which the batch follows.
 
     Attributes:
         node: Its node.
-        ratio: How many times the batch it is.
+        ratio: The size divided by the batch.
     """
 
     node: fx.Node
@@ -64,11 +64,11 @@ def plan_call(
     Args:
         plan: The plan.
         library: The kernel library.
-        builder: What it was built from.
+        builder: The builder of the plan.
         arguments: Slots of the inputs and then the outputs.
-        outputs: How many of the arguments are outputs.
-        checks: Which inputs are checked, and what runs when they do not fit.
-        size: What tells the batch where no tensor does; the caller passes it behind the plan's own inputs.
+        outputs: The number of outputs among the arguments.
+        checks: The checks of the inputs.
+        size: The size from which the batch follows, where it follows from no tensor. The caller passes it behind the plan's inputs.
     """
     slots = [builder.slots[a] for a in arguments]
     count = len(slots) - outputs
@@ -106,7 +106,7 @@ def plan_call(
 
 
 def _batch(builder: PlanBuilder, arguments: Sequence[int], inputs: Sequence[Slot]) -> str:
-    """How the inputs tell the batch: by a first dimension where one is the batch alone, else by elements or by offsets."""
+    """The batch as an expression over the inputs: a first dimension that is the batch alone, else a number of elements or of offsets."""
     told = [(f"x{i}", s) for i, s in enumerate(inputs) if not s.jagged and not s.once]
     for x, slot in told:
         if slot.node is not None and builder.shape(slot.node)[0].size == 1:
@@ -117,7 +117,7 @@ def _batch(builder: PlanBuilder, arguments: Sequence[int], inputs: Sequence[Slot
 
 
 def _kernel_call(names: Sequence[str], results: Sequence[str], *, jagged: bool) -> str:
-    """The call of the library; a plan with jagged inputs has to know how many elements each holds."""
+    """The call of the library. A plan with jagged inputs also takes the number of elements of each input."""
     arguments = ["_handle", "batch", "_threads()", *(f"{n}.data_ptr()" for n in [*names, *results])]
     if not jagged:
         return f"_run({', '.join(arguments)})"
@@ -126,7 +126,7 @@ def _kernel_call(names: Sequence[str], results: Sequence[str], *, jagged: bool) 
 
 
 def _jagged_batch(builder: PlanBuilder, arguments: Sequence[int]) -> str | None:
-    """The batch by the number of offsets of a lookup, for plans that have nothing else to tell it."""
+    """The batch as an expression over the number of offsets of a lookup; None without such a lookup."""
     for step in builder.steps:
         for f in step.features:
             if f["offsets"] >= 0:
@@ -153,7 +153,7 @@ def _size_texts(builder: PlanBuilder, slot: Slot) -> list[str]:
 
 
 class _Failure:
-    """Turns an error code into the exception that says what is wrong with which input."""
+    """Raises the exception for an error code: it names the input and its fault."""
 
     def __init__(self, plan: Plan, library: Library, arguments: Sequence[Slot], inputs: int) -> None:
         self._plan, self._arguments, self._inputs = plan, arguments, inputs
@@ -177,7 +177,7 @@ class _Failure:
         raise InputError(f"{node.name}: {what}", where=where(node), hint=hint)
 
     def _without_memory(self, argument: int) -> InputError:
-        """The error for a tensor whose numbers do not lie where its data pointer says."""
+        """The error for a tensor without memory at its data pointer."""
         node = self._arguments[argument].node
         assert node is not None
         which = "an input" if argument < self._inputs else "a result"

@@ -1,7 +1,7 @@
-"""Programs of fixed shapes: the rows of their one batch are found again, so that plans can work row by row.
+"""Programs of fixed shapes: their batch becomes a symbol again, so that plans can work row by row.
 
-The leading size B of the inputs becomes a symbol, and sizes in reshapes that are multiples of B become multiples of it. What comes out
-is the same program for B rows, whatever else happens to have the size B: its operators are then given the very numbers they had before.
+The leading size B of the inputs becomes a symbol, and sizes in reshapes that are multiples of B become multiples of it. The result is
+the same program for B rows, even where another dimension has the size B by chance: with B rows, its operators get the same numbers.
 """
 
 from __future__ import annotations
@@ -89,7 +89,7 @@ def _freed(region: Region, free: _Free) -> Region:
     try:
         batch = _free(freed, free)
         return region if batch is None else dataclasses.replace(freed, batch=batch)
-    except VerificationError:  # an operator that takes no other number of rows
+    except VerificationError:  # an operator takes only this number of rows
         return region
 
 
@@ -99,7 +99,7 @@ def _free(region: Region, free: _Free) -> Any:
     env = mode.shape_env
     assert env is not None
     batch = new_size(mode, BATCH, free.rows)
-    symbol = batch.node.expr  # asked for later on, it would be what the symbol has been replaced by
+    symbol = batch.node.expr  # read now: later, a symbol that was replaced would give its replacement
     multiples: dict[fx.Node, int] = {}
     with mode:
         for node in region.placeholders():
@@ -111,7 +111,7 @@ def _free(region: Region, free: _Free) -> Any:
             shape = [batch * multiples[node], *held.shape[1:]] if node in multiples else list(held.shape)
             node.meta["val"] = torch.empty(shape, dtype=held.dtype, device=held.device)
     graph = region.graph
-    # Values of the old fake mode must not be met by those of the new one.
+    # Values of the old fake mode must not meet those of the new one.
     known = {node: node.meta.pop("val", None) for node in graph.nodes if node.op in ("get_attr", "call_function")}
     count, added = _count(region, multiples)
     for node, before in known.items():

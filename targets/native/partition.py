@@ -23,7 +23,7 @@ from recfx.targets.native.values import Unsupported, contiguous
 from recfx.targets.native.weights import Packer
 
 #: The reason for a view of a plan's input that no step of the plan reads.
-ONLY_TORCH = "only what torch runs reads it"
+ONLY_TORCH = "only operators that torch runs read it"
 
 
 def refusals(region: Region, packer: Packer) -> dict[fx.Node, str]:
@@ -53,7 +53,7 @@ def varying_ranks(region: Region) -> dict[fx.Node, str]:
         if drops_the_batch(node):
             found[node] = "its rank depends on the batch"
         elif varying is not None:
-            found[node] = f"it comes of {varying}, whose rank may depend on the batch"
+            found[node] = f"it reads {varying}, whose rank may depend on the batch"
     return found
 
 
@@ -160,10 +160,10 @@ def output_slot(builder: PlanBuilder, node: fx.Node) -> int:
     """
     value = builder.values[node]
     if value.mixed:
-        raise Unsupported("the batch lies inside a dimension of what leaves the plan")
+        raise Unsupported("the batch lies inside a dimension of an output of the plan")
     shape = builder.shape(node)
     if any(d.batch for d in shape[1:]):
-        raise Unsupported("the batch is not the first dimension of what leaves the plan")
+        raise Unsupported("the batch is not the first dimension of an output of the plan")
     slot = builder.slots[value.slot]
     own = contiguous(value.slot, shape)
     if slot.place is Place.TEMP and own == value and slot.width == value.width and slot.once is not value.batched:

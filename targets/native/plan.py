@@ -27,7 +27,7 @@ _FEW_POINTERS = 8
 
 
 class Plan:
-    """A plan as the library holds it, and everything it points to.
+    """A plan of the library, and everything to which it points.
 
     Args:
         library: The kernel library.
@@ -36,7 +36,7 @@ class Plan:
         arguments: Slots of inputs and outputs, in the order of the caller's pointers.
 
     Raises:
-        TargetError: A step would read or write outside a slot, or take its elements for others, or there is no memory for the plan.
+        TargetError: A step would read or write outside a slot or with another dtype, or there is not enough memory for the plan.
     """
 
     def __init__(self, library: Library, level: str, builder: PlanBuilder, arguments: Sequence[int]) -> None:
@@ -99,10 +99,10 @@ def _view(held: View | None) -> CView:
 
 
 def _block(steps: Sequence[Step], slots: Sequence[Slot], placed: Any) -> int:
-    """Rows taken through all steps at once.
+    """The number of rows in a block, which goes through all steps at once.
 
-    Their scratch stays in a core's cache, unless the weights, read once a block, would then be the larger part of what is read: scratch
-    beyond the cache is written and read again.
+    The scratch of a block fits into a core's cache, unless the weights, which every block reads once, would then be the larger part of
+    the memory traffic: scratch beyond the cache is written and read again.
     """
     groups: dict[int, int] = {}
     for slot, c in zip(slots, placed, strict=True):
@@ -130,7 +130,7 @@ def _groups(builder: PlanBuilder) -> dict[int, int]:
         touched += [f[name] for f in step.features for name in ("ids", "offsets", "weights") if f[name] >= 0]
         for slot in touched:
             first.setdefault(slot, number)
-            # Steps for one row run before all others: what the others read of theirs lives to the end.
+            # Steps for one row run before all others, so their results that other steps read live to the end.
             kept = builder.slots[slot].once and not step.once
             last[slot] = len(builder.steps) if kept else max(number, last.get(slot, 0))
     groups: dict[int, int] = {}

@@ -1,4 +1,4 @@
-"""Whether the kernels of a plan's steps read and write elements of the dtypes that their slots hold."""
+"""Checks that the kernels of a plan read and write elements of the dtypes of their slots."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ _WHOLE: Dtypes = _IDS | _MASK
 _NUMBERS: Dtypes = _FLOAT | _WHOLE
 _READ: Dtypes = _NUMBERS | {torch.uint8}
 
-#: Kind -> what its inputs may hold, and what its output may; float32 where a kind is not listed.
+#: Kind -> the dtypes of its inputs and of its output; float32 for a kind that is not listed.
 _ELEMENTS: dict[Kind, tuple[Dtypes, Dtypes]] = {
     Kind.POINTWISE: (_READ, _FLOAT | _MASK),
     Kind.INTEGER: (_READ, _WHOLE),
@@ -31,14 +31,14 @@ _ELEMENTS: dict[Kind, tuple[Dtypes, Dtypes]] = {
 
 
 def check_dtypes(slots: Sequence[Slot], steps: Sequence[Step]) -> None:
-    """Checks every slot that a step of a plan reads or writes: kernels take the elements of most for float32 without looking.
+    """Checks the dtype of every slot that a step of a plan reads or writes. Most kernels read float32 without a check.
 
     Args:
         slots: The plan's slots.
         steps: Its steps.
 
     Raises:
-        TargetError: A kernel would take the elements of a slot for others.
+        TargetError: A kernel would read or write a slot with another dtype.
     """
     for number, step in enumerate(steps):
         for name, slot, allowed in _uses(slots, step):
@@ -51,7 +51,7 @@ def check_dtypes(slots: Sequence[Slot], steps: Sequence[Step]) -> None:
 
 
 def _uses(slots: Sequence[Slot], step: Step) -> Iterator[tuple[str, int, Dtypes]]:
-    """What a step reads and writes: what for, the slot, and what it may hold."""
+    """The slots that a step reads and writes: role, slot, allowed dtypes."""
     read, written = _ELEMENTS.get(step.kind, (_FLOAT, _FLOAT))
     if step.kind is Kind.TAKE:  # elements are copied as they are
         written = frozenset({slots[step.views[TakeView.SOURCE].slot].dtype})
@@ -65,7 +65,7 @@ def _uses(slots: Sequence[Slot], step: Step) -> Iterator[tuple[str, int, Dtypes]
 
 
 def _of_view(step: Step, number: int, others: Dtypes) -> Dtypes:
-    """What an input may hold, where `others` is what those of its kind may."""
+    """The dtypes of one input, where `others` are those of the other inputs of the kind."""
     if (step.kind, number) in ((Kind.CODE_DOT, CodeDotView.IDS), (Kind.TAKE, TakeView.INDEX)):
         return _IDS
     if step.kind is Kind.ATTENTION and number == AttentionView.MASK:

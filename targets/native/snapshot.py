@@ -1,4 +1,4 @@
-"""The state of a plan under construction, to go back to when a rule refuses halfway."""
+"""The state of a plan under construction, which is restored when a rule refuses a node."""
 
 from __future__ import annotations
 
@@ -6,7 +6,7 @@ from recfx.targets.native.builder import PlanBuilder
 
 
 class Snapshot:
-    """What a rule may have changed when it refused halfway."""
+    """The parts of a builder that a rule may change before it refuses."""
 
     def __init__(self, builder: PlanBuilder) -> None:
         self.slots = [(s, s.width) for s in builder.slots]

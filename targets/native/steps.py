@@ -1,4 +1,4 @@
-"""What a plan is made of while it is built: buffers, views of them, and steps."""
+"""The parts of a plan under construction: buffers, views of them, and steps."""
 
 from __future__ import annotations
 
@@ -20,8 +20,8 @@ class Slot:
     """A buffer of the plan.
 
     Attributes:
-        place: Whose memory it is.
-        dtype: Of its elements.
+        place: The owner of its memory.
+        dtype: The dtype of its elements.
         width: Elements per batch row.
         once: Whether it has one row for the whole batch.
         node: The node whose tensor it is, for inputs and outputs.
@@ -40,7 +40,7 @@ class Slot:
 
 @dataclasses.dataclass(frozen=True)
 class View:
-    """What a step reads or writes: runs of elements from an offset of a slot's row."""
+    """The elements that a step reads or writes: runs from an offset of a slot's row."""
 
     slot: int
     offset: int
@@ -96,8 +96,8 @@ class Step:
     floats: dict[int, float] = dataclasses.field(default_factory=dict)
     pointers: dict[int, int] = dataclasses.field(default_factory=dict)
     features: list[dict[str, Any]] = dataclasses.field(default_factory=list)
-    reads: fx.Node | None = None  # whose index a pick reads, for its error
-    pointwise: Pointwise | None = None  # what a reader can absorb
+    reads: fx.Node | None = None  # the node of the index that a pick reads, for error messages
+    pointwise: Pointwise | None = None  # the operations, for a step that absorbs this one
 
     def __post_init__(self) -> None:
         arrays: tuple[Iterable[int], ...] = (self.views, self.ints, self.floats, self.pointers)

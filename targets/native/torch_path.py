@@ -1,4 +1,4 @@
-"""What torch runs in place of a plan whose inputs have other sizes than the plan was made for."""
+"""The operators of a plan run by torch, for inputs of other sizes than the plan was made for."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ class TorchPath:
 
     Args:
         region: The region the plan was made from.
-        outputs: The nodes whose tensors the plan gives.
+        outputs: The outputs of the plan.
 
     Attributes:
         sources: The inputs of the region that the path takes, in order.

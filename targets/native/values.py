@@ -1,4 +1,4 @@
-"""Where tensors lie: a tensor of the graph as dimensions over a slot that holds one run of elements per batch row."""
+"""The places of tensors: a tensor of the graph as dimensions over a slot that holds one run of elements per batch row."""
 
 from __future__ import annotations
 
@@ -74,7 +74,7 @@ def contiguous(slot: int, shape: Sequence[Dim], offset: int = 0) -> Value:
 
 
 def merge(dims: Sequence[Dim]) -> list[tuple[int, int]]:
-    """Dimensions as few (size, stride) runs as possible, outermost first; those of one element are left out.
+    """Dimensions merged into as few (size, stride) runs as possible, outermost first, without those of one element.
 
     The batch dimension counts by its elements within a row.
     """
@@ -124,7 +124,7 @@ def reshape(value: Value, shape: Sequence[Dim]) -> Value | None:
 
 
 def _same_elements(old: list[Dim], new: list[tuple[int, Dim]]) -> tuple[list[Dim], list[tuple[int, Dim]]]:
-    """Takes from the front of both lists the fewest dimensions that hold the same elements; nothing where they never do.
+    """Takes from the front of both lists the fewest dimensions that hold the same elements; takes nothing where there are none.
 
     The batch must be in both: one of a single element a row may stand between others.
     """
@@ -183,10 +183,10 @@ def _keep(dims: list[Dim], index: int, dim: Dim) -> bool:
 
 
 def mixed_like(shape: Sequence[Dim], values: Sequence[Value]) -> list[Dim]:
-    """A shape whose batch lies where it lies in values that are broadcast to it.
+    """A shape with its batch at the position that it has in values that are broadcast to the shape.
 
     Raises:
-        Unsupported: It lies differently in several of them.
+        Unsupported: The values have it at different positions.
     """
     found = {d.before for value in values for d in value.dims if d.batch}
     if len(found) != 1:
@@ -196,7 +196,7 @@ def mixed_like(shape: Sequence[Dim], values: Sequence[Value]) -> list[Dim]:
 
 
 def shape_of(sizes: Sequence[Any], batch: Any) -> list[Dim]:
-    """The dimensions of a fake tensor's sizes; strides are left open.
+    """The dimensions for the sizes of a fake tensor. Their strides are not set.
 
     Args:
         sizes: Integers and symbolic sizes.

@@ -1,4 +1,4 @@
-"""Weights as the kernels want them: packed into panels, vectors padded to whole panels."""
+"""Weights in the layout of the kernels: packed into panels, vectors padded to whole panels."""
 
 from __future__ import annotations
 
@@ -28,8 +28,8 @@ class Packer:
         level: The level's name.
 
     Attributes:
-        kept: What plans point to, by address; plans hold on to it.
-        tables: What of it is read row by row.
+        kept: The tensors to which plans point, by address. Plans keep them alive.
+        tables: The tables among them.
     """
 
     def __init__(self, library: Library, level: str) -> None:
@@ -42,7 +42,7 @@ class Packer:
         self.tables: dict[int, torch.Tensor] = {}
 
     def keep(self, tensor: torch.Tensor) -> int:
-        """The address of a tensor that shall live as long as the plans."""
+        """The address of a tensor, which then lives as long as the plans."""
         at = address(tensor)
         self.kept[at] = tensor
         return at
@@ -53,7 +53,7 @@ class Packer:
         return self.keep(tensor)
 
     def made(self, make: Callable[[], torch.Tensor]) -> int:
-        """The address of what `make` makes."""
+        """The address of the tensor that `make` returns."""
         return self.keep(make())
 
     def weight(self, weight: torch.Tensor) -> tuple[int, WeightFormat]:
@@ -85,10 +85,10 @@ class Packer:
         return self.once("sums", weight, 0, sums)
 
     def once(self, kind: str, source: torch.Tensor, n: int, make: Callable[[], torch.Tensor]) -> int:
-        """The address of what `make` makes of a tensor; made once for each tensor, `kind` and `n`."""
+        """The address of the tensor that `make` returns for a source. It is called once for each source, `kind` and `n`."""
         key = (kind, source.data_ptr(), source.dtype, tuple(source.shape), source.stride(), n)
         if key not in self._made:
-            self._sources.append(source)  # while the packer lives, no other tensor gets the address
+            self._sources.append(source)  # keeps the address from being used again while the packer lives
             self._made[key] = make()
             self.keep(self._made[key])
         return self._made[key].data_ptr()

@@ -92,7 +92,7 @@ def test_the_reason_says_whose_rank_varies() -> None:
     made = partition(program_of(function, [torch.randn(4, 6)]), LEVELS[0])
     reasons = {str(node.target): reason for node, reason in made.refused.items()}
     assert reasons["aten.squeeze.default"] == "its rank depends on the batch"
-    assert reasons["aten.relu.default"] == "it comes of squeeze, whose rank may depend on the batch"
+    assert reasons["aten.relu.default"] == "it reads squeeze, whose rank may depend on the batch"
 
 
 def test_a_second_rule_for_an_operator_is_an_error() -> None:

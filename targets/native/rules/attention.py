@@ -57,7 +57,7 @@ def _target_attention(builder: PlanBuilder, node: fx.Node) -> None:
 def _scores(
     builder: PlanBuilder, layers: list[mlp.Layer], params: list[fx.Node], q: Value, k: Value, parts: list[str]
 ) -> Value:
-    """What the MLP says of each key, [B, L]."""
+    """The score of each key, [B, L]."""
     if not any(_TERMS[part][0] or _TERMS[part][2] for part in parts):
         q = _zeros(builder, q)
     if not any(_TERMS[part][1] or _TERMS[part][2] for part in parts):
@@ -78,7 +78,7 @@ def _scores(
 
 
 def _zeros(builder: PlanBuilder, like: Value) -> Value:
-    """Zeros in place of what the MLP does not read: its NaN times a weight of zero would be NaN."""
+    """Zeros in place of a part that the MLP does not read: NaN times a weight of zero would be NaN."""
     row = builder.constant(torch.zeros(like.dims[-1].size))
     return Value(row.slot, row.offset, (*(dataclasses.replace(d, stride=0) for d in like.dims[:-1]), *row.dims))
 
@@ -97,7 +97,7 @@ class _Split:
 
     of_query: torch.Tensor
     of_keys: torch.Tensor
-    of_products: torch.Tensor | None  # None without that part
+    of_products: torch.Tensor | None  # None where the MLP does not read the product
 
 
 def _split_first(builder: PlanBuilder, layer: mlp.Layer, params: list[fx.Node], q: Value, parts: list[str]) -> _Split:
@@ -113,7 +113,7 @@ def _split_first(builder: PlanBuilder, layer: mlp.Layer, params: list[fx.Node], 
 
 
 def _row_term(builder: PlanBuilder, layer: mlp.Layer, params: list[fx.Node], q: Value, split: _Split) -> Value:
-    """What the first layer makes of the query, and its bias: [B, N]."""
+    """The first layer's term of the query, with its bias: [B, N]."""
     row = builder.temp((q.dims[0], Dim(len(split.of_query), 1)))
     bias = builder.tensor(params[layer.bias]) if layer.bias >= 0 else None
     emit_gemm(builder, q, split.of_query, row, bias=bias)
@@ -129,7 +129,7 @@ def _first_layer(
     once_a_row = Value(q.slot, q.offset, (q.dims[0], Dim(lengths.size, 0), q.dims[1]))
     row = Value(row.slot, row.offset, (row.dims[0], Dim(lengths.size, 0), row.dims[1]))
     activation: dict[str, Any] = {"sums_first": True}
-    if layer.activation != "row-dice":  # which sees whole rows, in a step of its own
+    if layer.activation != "row-dice":  # it normalises over whole rows, in a step of its own
         activation |= {
             "activation": mlp.ACTIVATIONS.index(layer.activation),
             "number": layer.number,

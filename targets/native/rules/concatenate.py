@@ -19,7 +19,7 @@ _aten = torch.ops.aten
 
 @rule(_aten.cat.default, _aten.stack.default)
 def _concatenate(builder: PlanBuilder, node: fx.Node) -> None:
-    """Copies what did not write into the buffer itself."""
+    """Copies the parts whose producers did not write into the buffer."""
     parts: Any = node.args[0]
     values = [builder.value(p) for p in parts]
     dtype = node.meta["val"].dtype

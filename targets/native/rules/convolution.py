@@ -172,7 +172,7 @@ def _pool(builder: PlanBuilder, node: fx.Node) -> None:
     windows = _windows(sizes, given["stride"] or sizes, given["padding"], given.get("dilation", 1))
     padded = any(w.before for w in windows)
     if given["ceil_mode"] or given.get("divisor_override") is not None or (padded and not largest):
-        raise Unsupported("a pool of windows that stand out, or with a divisor of its own")
+        raise Unsupported("a pool in ceil mode, with a divisor, or with a padded mean")
     value = _with_edges(builder, _image(builder, node.args[0], rank), windows, 2, -math.inf)
     starts, inside = _opened(value, windows, 2)
     opened = Value(value.slot, value.offset, (*value.dims[:2], *starts, *inside))

@@ -34,10 +34,10 @@ def _einsum(builder: PlanBuilder, node: fx.Node) -> None:
     found = _LETTERS.fullmatch(str(given[0]).replace(" ", ""))
     parts = found.group(1).split(",") if found else []
     if found is None or len(parts) != len(given[1]) or any(len(set(p)) != len(p) for p in (*parts, found.group(2))):
-        raise Unsupported("an einsum of other than several tensors with plain letters")
+        raise Unsupported("an einsum of one tensor, or with an ellipsis or repeated letters")
     values = [builder.value(operand) for operand in given[1]]
     if any(builder.dtype(value) is not torch.float32 for value in values):
-        raise Unsupported("it multiplies other than float32")
+        raise Unsupported("it multiplies tensors that are not float32")
     operands = list(zip(parts, values, strict=True))
     while len(operands) > 2:
         left, right, *rest = operands
@@ -171,7 +171,7 @@ def _tensordot(builder: PlanBuilder, node: fx.Node) -> None:
     weight = builder.tensor(weight_node)
     rank = x.meta["val"].ndim if isinstance(x, fx.Node) else 0
     if weight.ndim != 2 or weight.dtype is not torch.float32 or len(left) != 1 or len(right) != 1:
-        raise Unsupported("it sums over several dimensions, or its weight is no float32 matrix")
+        raise Unsupported("it sums over several dimensions, or its weight is not a float32 matrix")
     if int(left[0]) % rank != rank - 1:
         raise Unsupported("it sums over another dimension than the last")
     rows = weight.T if int(right[0]) % 2 == 0 else weight

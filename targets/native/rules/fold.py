@@ -51,7 +51,7 @@ def grouped(builder: PlanBuilder, value: Value, dims: list[int]) -> tuple[Value,
 
 
 def axes(given: Any, rank: int) -> list[int]:
-    """The dimensions an argument names; None and an empty list name all."""
+    """The dimensions of an argument. None and an empty list mean all dimensions."""
     chosen = [given] if isinstance(given, int) else given or range(rank)
     if not rank:
         raise Unsupported("it reduces a single number")
@@ -174,7 +174,7 @@ def _spread_part(*, root: bool) -> Callable[[PlanBuilder, fx.Node, fx.Node, int]
         if index == 0:
             return _emit_spread(builder, node, source, root=root)
         if builder.dtype(builder.value(source.args[0])) is not torch.float32:
-            raise Unsupported("a mean of other than float32")
+            raise Unsupported("a mean of a tensor that is not float32")
         ints = {ReduceInt.REDUCTION: Reduction.MEAN}
         dim = _argument(source, "dim", 1)
         emit_along(builder, node, source.args[0], dim, Kind.REDUCE, ReduceView.INPUT, ints=ints)
@@ -192,7 +192,7 @@ for _target in PART_RULES:
 
 
 def _runs(*, products: bool, whole: Rule | None) -> Rule:
-    """Running sums or products of float32; of whole numbers by another rule, if there is one."""
+    """The rule of running sums or products of float32; `whole` is that of whole numbers."""
 
     def lower(builder: PlanBuilder, node: fx.Node) -> None:
         value = builder.value(node.args[0])

@@ -120,7 +120,7 @@ def _power_of_a_number(builder: PlanBuilder, node: fx.Node) -> None:
 
 @rule(_aten.clamp.Tensor, _aten.clamp_min.Tensor, _aten.clamp_max.Tensor)
 def _clamp_by_tensors(builder: PlanBuilder, node: fx.Node) -> None:
-    """As in torch, NaN in any of the tensors passes through."""
+    """As in torch, NaN in one of the tensors gives NaN."""
     names = ["min", "max"]
     if node.target in (_aten.clamp_min.Tensor, _aten.clamp_max.Tensor):
         names = ["min"] if node.target is _aten.clamp_min.Tensor else ["max"]
@@ -135,7 +135,7 @@ def _clamp_by_tensors(builder: PlanBuilder, node: fx.Node) -> None:
 
 
 def _lower_by_dtype(builder: PlanBuilder, node: fx.Node, operands: list[Any], operations: list[Operation]) -> None:
-    """Of whole numbers in 64-bit integers, of others in float32: the operations have the same numbers."""
+    """Whole numbers are computed as 64-bit integers, others as float32. The operations have the same numbers."""
     from recfx.targets.native.rules.integer import lower_whole
 
     if node.meta["val"].dtype is torch.float32:

@@ -104,7 +104,7 @@ def emit_norm(
     vectors: ActivationVectors | None = None,
     residual: Value | None = None,
 ) -> None:
-    """Adds a layer norm over the last dimension, with what may follow it."""
+    """Adds a layer norm over the last dimension, with an optional activation and residual."""
     n = value.dims[-1].size
     pointers: dict[int, int] = {NormPointer[name]: at for name, at in (vectors or {}).items()}
     if weight is not None:
@@ -236,7 +236,7 @@ def emit_layer(
 def emit_row_dice(
     builder: PlanBuilder, layer: mlp.Layer, params: list[fx.Node], x: Value, out: Value, residual: Value | None = None
 ) -> None:
-    """Adds a Dice whose gate is normalised over each row: one norm, which gates what it reads."""
+    """Adds a Dice whose gate is normalised over each row: one norm, which gates its input."""
     gate_scale, gate_shift = (builder.tensor(params[p]) for p in (layer.gate_scale, layer.gate_shift))
     slope = {"SLOPE": builder.packer.vector(builder.tensor(params[layer.slope]), x.dims[-1].size)}
     code = mlp.ACTIVATIONS.index("row-dice")

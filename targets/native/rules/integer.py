@@ -23,7 +23,7 @@ from recfx.targets.native.values import Dim, Unsupported, Value, joint_runs
 _aten = torch.ops.aten
 _WHOLE = (torch.bool, torch.int64, torch.int32)
 
-#: Whole numbers up to here survive the way through a double.
+#: The largest whole number that a double holds exactly, with all smaller ones.
 _LARGEST = 2**53
 
 
@@ -37,7 +37,7 @@ def lower_whole(
     """A node that gives whole numbers or a mask, computed by `operations` from `operands`."""
     values = [builder.value(o) for o in operands]
     if any(builder.dtype(v) not in reads for v in values):
-        raise Unsupported("it mixes whole numbers with others")
+        raise Unsupported("it mixes whole and floating-point numbers")
     if any(abs(o.constant) > _LARGEST for o in operations):
         raise Unsupported("its constant is too large")
     if node.meta["val"].dtype is torch.int32 and any(not -(2**31) <= o.constant < 2**31 for o in operations):
@@ -53,7 +53,7 @@ def _whole(node: fx.Node) -> bool:
 
 
 def either(whole: Rule, target: Any) -> None:
-    """Registers a rule for whole numbers in front of the one for floating-point numbers, if there is one."""
+    """Registers a rule for whole numbers, which hands other numbers to the rule that was registered before."""
     floating = RULES.get(target)
 
     def lower(builder: PlanBuilder, node: fx.Node) -> None:
@@ -77,7 +77,7 @@ def _binary(code: Op, with_constant: Op | None, negate: bool = False) -> Rule:
                 builder, node, [left], [Operation(with_constant, 0, 0, float(-right if negate else right))]
             )
         if not isinstance(left, fx.Node) or not isinstance(right, fx.Node):
-            raise Unsupported("its constant is no whole number")
+            raise Unsupported("its constant is not a whole number")
         return lower_whole(builder, node, [left, right], [Operation(code, 0, 1)])
 
     return lower
@@ -94,7 +94,7 @@ for _target in BITWISE_ORS:
 
 @rule(_aten.logical_and.default, _aten.logical_or.default)
 def _logical(builder: PlanBuilder, node: fx.Node) -> None:
-    """Of whole numbers it matters whether they are zero, not their bits."""
+    """Logical operators take whole numbers as true where they are not zero."""
     code = Op.AND if node.target is _aten.logical_and.default else Op.OR
     operations = [Operation(Op.NOT_EQUAL_C, 0, 0, 0.0), Operation(Op.NOT_EQUAL_C, 1, 0, 0.0), Operation(code, -1, -2)]
     lower_whole(builder, node, list(node.args), operations)
@@ -104,7 +104,7 @@ def lower_whole_remainder(builder: PlanBuilder, node: fx.Node) -> None:
     """The remainder of whole numbers by a constant."""
     modulus = node.args[1]
     if not isinstance(modulus, int) or modulus == 0 or not _whole(node):
-        raise Unsupported("a remainder that is not of whole numbers")
+        raise Unsupported("a remainder of operands that are not whole numbers")
     lower_whole(builder, node, [node.args[0]], [Operation(Op.FLOOR_REMAINDER_C, 0, 0, float(modulus))])
 
 
@@ -116,7 +116,7 @@ def _clamp(builder: PlanBuilder, node: fx.Node) -> None:
         if bound is None:
             continue
         if not isinstance(bound, int):
-            raise Unsupported("its bounds are no whole numbers")
+            raise Unsupported("its bounds are not whole numbers")
         operations.append(Operation(code, -1 if operations else 0, 0, float(bound)))
     lower_whole(builder, node, [node.args[0]], operations)
 
@@ -126,7 +126,7 @@ either(_clamp, _aten.clamp_min.default)
 
 
 def _cast(builder: PlanBuilder, node: fx.Node) -> None:
-    """Floating-point numbers lose their fraction; as a mask they say whether they are zero."""
+    """Floating-point numbers lose their fraction. As a mask they are true where they are not zero."""
     if set(node.kwargs) - {"dtype", "non_blocking", "copy"}:
         raise Unsupported("it changes more than the dtype")
     source = node.args[0]
@@ -167,7 +167,7 @@ def emit_integer_sum(builder: PlanBuilder, node: fx.Node, value: Value) -> None:
 def _running_sum(builder: PlanBuilder, node: fx.Node) -> None:
     value = builder.value(node.args[0])
     if builder.dtype(value) not in _WHOLE or node.meta["val"].dtype is not torch.int64:
-        raise Unsupported("a running sum of other than whole numbers")
+        raise Unsupported("a running sum of a tensor that does not hold whole numbers")
     dim = argument_of(node, 1, int) % len(value.dims)
     groups = three_runs(value, [dim])
     if value.dims[dim].batch or groups is None:
@@ -257,7 +257,7 @@ def _emit_pick(builder: PlanBuilder, node: fx.Node, dim: int, ids: Any, *, wraps
     if held.batch:
         raise Unsupported("it indexes over the batch")
     if source.batched and index.batched:
-        raise Unsupported("it picks for each row of one batch from each of another")
+        raise Unsupported("both its source and its index have the batch")
     others = [(d.stride, 0) for d in source.dims]
     strides = [*others[:dim], *((0, d.stride) for d in index.dims), *others[dim + 1 :]]
     _emit_take(builder, node, source, index, strides, held.stride, held.size, wraps)

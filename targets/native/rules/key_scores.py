@@ -24,12 +24,12 @@ from recfx.targets.native.values import Dim, Value
 
 _MOST_LAYERS = 5
 _LANES = 16  # of the widest level
-_SET_FLOATS = 64  # rows a multiple of this apart share few of the first-level cache's sets
+_SET_FLOATS = 64  # rows at a distance that is a multiple of this share few sets of the first-level cache
 _PLAIN = frozenset(mlp.ACTIVATIONS) - {"row-dice"}
 
 
 def takes_layers(builder: PlanBuilder, layers: list[mlp.Layer], params: list[fx.Node], keys: int) -> bool:
-    """Whether the step can run an MLP, and is the faster way: a matrix is made for every query, and lanes past the last key stay empty."""
+    """Whether the step can run an MLP faster than products: it makes a matrix for every query, and lanes past the last key stay empty."""
     return (
         len(layers) <= _MOST_LAYERS
         and all(layer.activation in _PLAIN and not layer.norm and layer.residual < 0 for layer in layers)
@@ -137,7 +137,7 @@ def _vectors(builder: PlanBuilder, layer: mlp.Layer, params: list[fx.Node], n: i
         held = torch.zeros(4, _stride(n))
         for row, position in zip(held, positions, strict=True):
             if position >= 0:
-                row[:n] = builder.tensor(params[position]).float().reshape(-1)  # one number is meant for all columns
+                row[:n] = builder.tensor(params[position]).float().reshape(-1)  # a single number holds for all columns
         return held
 
     return builder.packer.made(rows)

@@ -1,4 +1,4 @@
-"""Nodes that arrange elements anew: other names of views, diagonals and windows, padding, turning round, rolling."""
+"""Nodes that rearrange elements: other names of views, diagonals and windows, padding, flips, rolls."""
 
 from __future__ import annotations
 
@@ -79,7 +79,7 @@ def _diagonal(builder: PlanBuilder, node: fx.Node) -> None:
 
 @rule(_aten.unfold.default)
 def _windows(builder: PlanBuilder, node: fx.Node) -> None:
-    """Windows overlap where they lie: nothing is copied."""
+    """Windows overlap in memory. Nothing is copied."""
     value = builder.value(node.args[0])
     arguments: Any = node.args
     dim, size, step = arguments[1:4]
@@ -99,7 +99,7 @@ def _turned_round(builder: PlanBuilder, node: fx.Node) -> None:
     offset, dims = value.offset, list(value.dims)
     for d in {int(d) % len(dims) for d in chosen}:
         if dims[d].batch:
-            raise Unsupported("it turns the batch round")
+            raise Unsupported("it reverses the batch")
         offset += (dims[d].size - 1) * dims[d].stride
         dims[d] = dataclasses.replace(dims[d], stride=-dims[d].stride)
     out = builder.result(node, dtypes=COPIED)
@@ -127,7 +127,7 @@ def _rolled(builder: PlanBuilder, node: fx.Node) -> None:
 
 @rule(_aten.pad.default, _aten.constant_pad_nd.default)
 def _padded(builder: PlanBuilder, node: fx.Node) -> None:
-    """By a number; a negative width takes away."""
+    """Pads with a number. A negative width removes elements."""
     value = builder.value(node.args[0])
     widths: Any = node.args[1]
     mode, number = "constant", node.args[2] if len(node.args) > 2 else node.kwargs.get("value")
@@ -136,7 +136,7 @@ def _padded(builder: PlanBuilder, node: fx.Node) -> None:
         number = node.args[3] if len(node.args) > 3 else node.kwargs.get("value")
     fill: Any = 0 if number is None else number
     if mode != "constant" or not isinstance(fill, int | float) or not all(isinstance(w, int) for w in widths):
-        raise Unsupported("it does not pad by a number, or its widths vary")
+        raise Unsupported("it does not pad with a number, or its widths vary")
     out = builder.result(node, dtypes=COPIED)
     constant = builder.constant(torch.full((1,), fill, dtype=builder.dtype(out)))
     room = out

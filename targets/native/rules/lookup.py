@@ -40,7 +40,7 @@ def _lookup(builder: PlanBuilder, node: fx.Node) -> None:
 
 @rule(torch.ops.aten.embedding.default)
 def _embedding(builder: PlanBuilder, node: fx.Node) -> None:
-    """Rows of one table, whatever the shape of the ids: [..., D]."""
+    """Rows of one table for ids of any shape: [..., D]."""
     table, ids = builder.tensor(node.args[0]), builder.value(node.args[1])
     batch = [d for d in ids.dims if d.batch]
     runs = merge([d for d in ids.dims if not d.batch or d.size != 1])
@@ -87,7 +87,7 @@ def _feature(
 
 
 def _table(builder: PlanBuilder, f: lookup.Feature, table: torch.Tensor) -> dict[str, Any]:
-    """What a feature says about its table and its bags."""
+    """The fields of a feature for its table and its bags."""
     if table.stride(1) != 1 and table.shape[1] != 1:
         table = table.contiguous()
     if f.bits == 32 and table.dtype not in _FORMATS:

@@ -1,4 +1,4 @@
-"""Masks: comparisons, negation, triangles, and choices by a mask."""
+"""Masks: comparisons, negation, triangles, and selection by a mask."""
 
 from __future__ import annotations
 
@@ -35,7 +35,7 @@ def _comparison(code: Op) -> Any:
         if not isinstance(constant, int | float) or not abs(constant) < 2**24:
             raise Unsupported("it compares with a tensor or a large number")
         if float(torch.tensor(float(constant), dtype=torch.float32)) != float(constant):
-            raise Unsupported("its constant is no float32")
+            raise Unsupported("its constant has no exact float32 value")
         lower_pointwise(builder, node, [node.args[0]], [Operation(code, 0, 0, float(constant))])
 
     return lower
@@ -49,7 +49,7 @@ def _between_tensors(code: Op) -> Any:
     def lower(builder: PlanBuilder, node: fx.Node) -> None:
         operands = list(node.args)
         if not all(isinstance(o, fx.Node) for o in operands):
-            raise Unsupported("it compares with no tensor")
+            raise Unsupported("it does not compare with a tensor")
         floats = any(builder.dtype(builder.value(o)) is torch.float32 for o in operands)
         (lower_pointwise if floats else lower_whole)(builder, node, operands, [Operation(code, 0, 1)])
 
@@ -77,7 +77,7 @@ def _not(builder: PlanBuilder, node: fx.Node) -> None:
             return lower_pointwise(builder, node, [node.args[0]], [Operation(_COMPARISONS["eq"], 0, 0, 0.0)])
         return lower_whole(builder, node, [node.args[0]], [Operation(Op.NOT, 0)])
     if node.meta["val"].dtype is not torch.bool or held is not torch.bool:
-        raise Unsupported("it turns bits of integers over")
+        raise Unsupported("it inverts bits of integers")
     lower_pointwise(builder, node, [node.args[0]], [Operation(Op.NOT, 0)])
 
 
@@ -117,7 +117,7 @@ def _where_not_number(builder: PlanBuilder, node: fx.Node) -> None:
 def _where_numbers(builder: PlanBuilder, node: fx.Node) -> None:
     require_floating(node)
     mask, number, other = node.args
-    # A mask times zero is zero: a register to put the second number in.
+    # A mask times zero is zero, in a register for the second number.
     operations = [
         Operation(Op.MUL_C, 0, 0, 0.0),
         Operation(Op.ADD_C, -1, 0, _number(builder, other)),
@@ -127,7 +127,7 @@ def _where_numbers(builder: PlanBuilder, node: fx.Node) -> None:
 
 
 def _triangle(builder: PlanBuilder, node: fx.Node) -> None:
-    """What lies beyond the diagonal becomes zero, whatever it was."""
+    """Elements beyond the diagonal become zero, NaN and infinities included."""
     held: torch.Tensor = node.meta["val"]
     rows, columns = held.shape[-2:]
     diagonal: Any = node.args[1] if len(node.args) > 1 else node.kwargs.get("diagonal", 0)

@@ -19,10 +19,10 @@ from recfx.targets.native.values import Unsupported, Value, joint_runs
 
 _aten = torch.ops.aten
 
-#: Dtypes that can be moved about.
+#: Dtypes that copying steps take.
 COPIED = (torch.float32, torch.bool, torch.int64, torch.int32)
 
-#: Most operations of one step.
+#: The largest number of operations of one step.
 _MOST = (Size.INTS - ElementsInt.PROGRAM) // len(ElementsOperation)
 
 
@@ -38,10 +38,10 @@ def emit_pointwise(
 
     Args:
         builder: The plan.
-        inputs: What it reads, broadcast to the output.
-        out: Where it writes.
-        operations: What it computes; none copies the first input.
-        absorb: Inputs that nobody else reads: if a pointwise step made them, it is taken into this one.
+        inputs: The tensors that it reads, broadcast to the output.
+        out: The place to which it writes.
+        operations: The operations. An empty list copies the first input.
+        absorb: Inputs with no other reader. A pointwise step that computes one of them becomes part of this step.
         kind: POINTWISE for float32, INTEGER for integers and masks.
     """
     program = Pointwise(list(inputs), list(operations), out)
@@ -80,7 +80,7 @@ def _register(operand: int) -> int:
 
 
 def _absorb(builder: PlanBuilder, program: Pointwise, value: Value) -> None:
-    """Takes the step that made `value` into `program`, where shapes and room allow."""
+    """Makes the step that computes `value` part of `program`, where shapes and the number of operations allow."""
     slot = builder.slots[value.slot]
     made = [s for s in builder.steps if s.out.slot == value.slot]
     if slot.place is not Place.TEMP or slot.dtype is not torch.float32 or len(made) != 1 or value not in program.inputs:
@@ -144,7 +144,7 @@ def lower_pointwise(
 
 
 def _read_once(builder: PlanBuilder, operand: Any) -> bool:
-    """Whether nobody else reads an operand's elements, neither by its own name nor through a view."""
+    """Whether an operand's elements have no other reader, neither of the operand nor of a view of it."""
     if not isinstance(operand, fx.Node) or len(operand.users) != 1:
         return False
     slot = builder.values[operand].slot
@@ -270,7 +270,7 @@ def _leaky(builder: PlanBuilder, node: fx.Node) -> None:
 
 @rule(_aten.prelu.default)
 def _prelu(builder: PlanBuilder, node: fx.Node) -> None:
-    """Channels are the second dimension; only where that is the last do they broadcast by themselves."""
+    """Channels are the second dimension. They broadcast without a copy only where that is the last."""
     slope: Any = node.args[1]
     if builder.tensor(slope).numel() != 1 and node.meta["val"].ndim != 2:
         raise Unsupported("channels are not the last dimension")

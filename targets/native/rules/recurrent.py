@@ -25,7 +25,7 @@ from recfx.targets.native.values import Dim, Unsupported, Value
 _aten = torch.ops.aten
 
 
-#: Steps of all layers and directions together: longer sequences are torch's, whose calls cost little beside their arithmetic.
+#: The most steps of all layers and directions together. Longer sequences are left to torch, where calls cost little beside arithmetic.
 MOST_STEPS = 512
 
 #: Elements of the gates of a chunk: enough steps for a product of several rows, few enough to stay in the cache with those of other rows.
@@ -65,7 +65,7 @@ _Cell = Callable[[PlanBuilder, _Weights, Value, list[Value], Value], list[Value]
 
 
 def _gru(builder: PlanBuilder, w: _Weights, given: Value, states: list[Value], out: Value) -> list[Value]:
-    """new = tanh(x_n + r * h_n); the state moves from new towards what it was by the share z."""
+    """new = tanh(x_n + r * h_n); state = (1 - z) * new + z * state."""
     held = builder.temp(given.dims)
     emit_gemm(builder, states[0], w.state, held, bias=w.state_bias)
     r, z, n = range(3)
@@ -87,7 +87,7 @@ def _gru(builder: PlanBuilder, w: _Weights, given: Value, states: list[Value], o
 
 
 def _lstm(builder: PlanBuilder, w: _Weights, given: Value, states: list[Value], out: Value) -> list[Value]:
-    """The cell keeps a share f of what it was and takes a share i of g; a share o of its tanh is the state."""
+    """cell = f * cell + i * g; state = o * tanh(cell)."""
     gates = builder.temp(given.dims)
     emit_gemm(builder, states[0], w.state, gates, add=given)
     i, f, g, o = (_gate(gates, number, w) for number in range(4))
@@ -137,7 +137,7 @@ def _recurrent(builder: PlanBuilder, node: fx.Node) -> None:
     weights = _weights(builder, params, bool(biases), layers * (2 if both_ways else 1), gates)
     x = builder.value(given)
     if len(x.dims) != 3 or builder.dtype(x) is not torch.float32:
-        raise Unsupported("a recurrent layer of other than float32 sequences in batches")
+        raise Unsupported("a recurrent layer over an input that is not a batch of float32 sequences")
     x = x if batch_first else _turned(x)
     if x.dims[1].batch:
         raise Unsupported("a sequence that runs over the batch")
@@ -160,7 +160,7 @@ def _weights(builder: PlanBuilder, params: Any, biases: bool, count: int, gates:
     tensors = [builder.tensor(param) for param in params]
     each = 4 if biases else 2
     if len(tensors) != each * count or any(t.dtype is not torch.float32 for t in tensors):
-        raise Unsupported("a recurrent layer with projections, or of other than float32")
+        raise Unsupported("a recurrent layer with projections, or with weights that are not float32")
     groups = [tensors[i : i + each] for i in range(0, len(tensors), each)]
     found = [_Weights(group[0], group[1], *(group[2:] if biases else (None, None))) for group in groups]
     if any(w.state.shape[0] != gates * w.hidden for w in found):
@@ -195,7 +195,7 @@ def _run(
 
 
 def _stacked(builder: PlanBuilder, node: fx.Node, lasts: list[list[Value]]) -> list[Value]:
-    """The last states of all layers and directions, [layers, B, hidden] for each kind that anything reads."""
+    """The last states of all layers and directions: [layers, B, hidden] for each kind that has a reader."""
     read = {user.args[1] for user in node.users}
     found = []
     for number, states in enumerate(zip(*lasts, strict=True)):
@@ -224,7 +224,7 @@ def _without_second(value: Value, index: int) -> Value:
 
 
 def _with_batch(builder: PlanBuilder, state: Value, batch: Dim) -> Value:
-    """A state [B, hidden]; one that is the same for every row is read by all of them."""
+    """A state [B, hidden]. A state that is the same for all rows is broadcast."""
     if state.batched or not batch.batch:
         return state
     row = state.dims[1]
@@ -243,7 +243,7 @@ def _even(builder: PlanBuilder, value: Value) -> Value:
 
 def _part(builder: PlanBuilder, node: fx.Node, source: fx.Node, index: int) -> None:
     if source not in builder.parts:
-        raise Unsupported(f"torch runs {source}")
+        raise Unsupported(f"{source} is not part of the plan")
     builder.values[node] = builder.parts[source][index]
 
 

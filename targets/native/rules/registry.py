@@ -1,4 +1,4 @@
-"""Which nodes a plan can hold: target -> the function that adds its steps."""
+"""The rules: operator -> function that adds its steps to a plan."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ from recfx.targets.native.builder import PlanBuilder
 
 Rule = Callable[[PlanBuilder, fx.Node], None]
 
-#: A rule gives `builder.values[node]`, or raises Unsupported, in which case what it added is taken back.
+#: A rule sets `builder.values[node]`, or raises Unsupported; then the steps that it added are removed.
 RULES: dict[Any, Rule] = {}
 
 
@@ -20,8 +20,8 @@ def rule(*targets: Any, replaces: bool = False) -> Callable[[Rule], Rule]:
 
     Args:
         targets: The operators.
-        replaces: Whether it stands in front of rules that it was made from. Without that, a second rule for a target is an error:
-            which of the two holds would depend on the order of imports.
+        replaces: Whether it replaces a registered rule. Otherwise a second rule for a target is an error, since the order of imports
+            would decide between the two.
     """
 
     def register(function: Rule) -> Rule:

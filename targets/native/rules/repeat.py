@@ -1,4 +1,4 @@
-"""Nodes that repeat elements, and tensors that are one number over and over: as far as strides of zero go, nothing is copied."""
+"""Nodes that repeat elements, and tensors of one repeated number. Where strides of zero suffice, nothing is copied."""
 
 from __future__ import annotations
 
@@ -26,7 +26,7 @@ def _each_several_times(builder: PlanBuilder, node: fx.Node) -> None:
     times = arguments[1]
     given: Any = arguments[2] if len(arguments) > 2 else node.kwargs.get("dim")
     if given is None or not isinstance(times, int):
-        raise Unsupported("it flattens, or repeats as often as a value says")
+        raise Unsupported("it flattens, or its number of repeats is a tensor")
     dim = given % len(value.dims)
     _emit_repeat(builder, node, value, [times if d == dim else 1 for d in range(len(value.dims))], inner=True)
 
@@ -45,7 +45,7 @@ def _emit_repeat(builder: PlanBuilder, node: fx.Node, value: Value, times: list[
     """Adds what repeats each dimension so many times; `inner`: element by element, otherwise as a whole."""
     shape = builder.shape(node)
     sources: list[Dim] = []
-    pairs: list[int] = []  # dimensions that take two of the source's
+    pairs: list[int] = []  # dimensions that correspond to two of the source
     for at, (held, count, wanted) in enumerate(zip(value.dims, times, shape, strict=True)):
         if wanted.batch:
             if not held.batch and held.size != 1:
@@ -85,11 +85,11 @@ def _range(builder: PlanBuilder, node: fx.Node) -> None:
 
 
 def _emit_row_numbers(builder: PlanBuilder, node: fx.Node) -> None:
-    """A range as long as the batch: every row knows its number."""
+    """A range as long as the batch: the number of each batch row."""
     given: Any = node.args
     start, by = (given[0] if len(given) > 1 else 0), (given[2] if len(given) > 2 else 1)
     if not isinstance(start, int) or not isinstance(by, int):
-        raise Unsupported("it starts or steps by what varies")
+        raise Unsupported("its start or step varies")
     out = builder.result(node, dtypes=(torch.int64, torch.int32, torch.float32))
     count = out.dims[0].size
     ints = {RowNumbersInt.START: start, RowNumbersInt.STEP: by, RowNumbersInt.COUNT: count}
@@ -98,7 +98,7 @@ def _emit_row_numbers(builder: PlanBuilder, node: fx.Node) -> None:
 
 
 def numbers_rows(builder: PlanBuilder, value: Value) -> bool:
-    """Whether a value is the number of its batch row, whatever its other dimensions."""
+    """Whether a value is the number of its batch row, with any other dimensions."""
     made = [s for s in builder.steps if s.out.slot == value.slot and s.kind is Kind.ROW_NUMBERS]
     plain = {RowNumbersInt.START: 0, RowNumbersInt.STEP: 1, RowNumbersInt.COUNT: 1}
     return bool(made) and made[0].ints == plain and value.batched and value.width == 1

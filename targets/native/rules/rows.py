@@ -113,7 +113,7 @@ def _softmax(builder: PlanBuilder, node: fx.Node) -> None:
 
 
 def _emit_inner_softmax(builder: PlanBuilder, node: fx.Node, value: Value, dim: int) -> None:
-    """Over another axis than the last: turned, so that it is the last."""
+    """A softmax over another axis than the last, which is moved to the end."""
     dims = [d for i, d in enumerate(value.dims) if i != dim]
     turned = compact(builder, Value(value.slot, value.offset, (*dims, value.dims[dim])))
     made = builder.temp(turned.dims)

@@ -1,4 +1,4 @@
-"""Operators that do what another does: the shape and dtype of their result say everything else."""
+"""Operators that share the rule of another operator. The shape and dtype of the result tell them apart."""
 
 from __future__ import annotations
 
@@ -7,7 +7,7 @@ import torch
 from recfx.targets.native.rules import concatenate, integer, view
 from recfx.targets.native.rules.registry import RULES
 
-#: The modules that hold the rules of the others.
+#: The modules that hold the rules of those other operators.
 _SOURCES = (concatenate, integer, view)
 
 _aten = torch.ops.aten

@@ -1,4 +1,4 @@
-"""Nodes that move nothing: the same elements under other dimensions."""
+"""Views: the same elements under other dimensions."""
 
 from __future__ import annotations
 
@@ -125,7 +125,7 @@ def _expand(builder: PlanBuilder, node: fx.Node) -> None:
     builder.values[node] = Value(value.slot, value.offset, tuple(dims))
 
 
-#: Operators that compute several tensors: target -> what adds the steps of the part that a node takes of it, by its index.
+#: Operators that compute several tensors: target -> function that adds the steps of one of them, by its index.
 PART_RULES: dict[Any, Callable[[PlanBuilder, fx.Node, fx.Node, int], None]] = {}
 
 
@@ -152,11 +152,11 @@ def _part(builder: PlanBuilder, node: fx.Node) -> None:
     builder.values[node] = narrowed(value, dim, sum(sizes[:index]), sizes[index])
 
 
-#: Operators that give several views; their parts are lowered, they are not.
+#: Operators that give several views. Plans hold the views, not the operators.
 PARTS = {_aten.unbind.int, *SPLITS}
 
 
 @rule(*PARTS)
 def parts_rule(builder: PlanBuilder, node: fx.Node) -> None:
-    """Checks that the source has a place; the parts themselves are asked for one by one."""
+    """Checks that the source has a place. The parts have rules of their own."""
     builder.value(node.args[0])

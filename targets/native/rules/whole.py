@@ -58,7 +58,7 @@ def _differs(builder: PlanBuilder, node: fx.Node) -> None:
 
 @rule(_aten.__and__.Scalar, _aten.__or__.Scalar, _aten.bitwise_and.Scalar, _aten.bitwise_or.Scalar)
 def _with_a_mask(builder: PlanBuilder, node: fx.Node) -> None:
-    """A mask with True or False: of whole numbers the bits would matter."""
+    """A mask with True or False. For whole numbers these are bitwise operators."""
     if node.meta["val"].dtype is not torch.bool or not isinstance(node.args[1], bool):
         raise Unsupported("bits of a number")
     keeps = node.args[1] is (node.target in (_aten.__and__.Scalar, _aten.bitwise_and.Scalar))
@@ -84,7 +84,7 @@ def _remainder(builder: PlanBuilder, node: fx.Node) -> None:
 
 
 def _quotient(builder: PlanBuilder, node: fx.Node) -> None:
-    """By a constant that is not zero; torch raises for a zero among a tensor's elements."""
+    """A division by a constant that is not zero. torch raises for a zero among a tensor's elements."""
     divisor: Any = node.args[1]
     mode: Any = "floor"
     if node.target is not _aten.floor_divide.default:
@@ -102,7 +102,7 @@ for _target in (_aten.floor_divide.default, _aten.div.Tensor_mode, _aten.div.Sca
 def _clamp_high(builder: PlanBuilder, node: fx.Node) -> None:
     bound: Any = node.args[1]
     if not isinstance(bound, int):
-        raise Unsupported("its bound is no whole number")
+        raise Unsupported("its bound is not a whole number")
     lower_whole(builder, node, [node.args[0]], [Operation(Op.CLAMP_HIGH, 0, 0, float(bound))])
 
 
@@ -128,7 +128,7 @@ def whole_number(builder: PlanBuilder, given: Any) -> float:
             raise Unsupported("it fills with more than one number")
         number = number.item()
     if number != int(number):
-        raise Unsupported("it fills with no whole number")
+        raise Unsupported("it fills with a number that is not whole")
     return float(number)
 
 
