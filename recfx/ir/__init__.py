@@ -1,4 +1,4 @@
-"""What a model is once captured: `Program`, verifier, printer and diff."""
+"""A captured model: `Program`, verifier, printer and diff."""
 
 from recfx.ir.diff import diff, same_graph
 from recfx.ir.leaves import LeafSpec

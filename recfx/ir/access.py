@@ -1,6 +1,6 @@
 """Typed access to what a node holds: its value, and its arguments.
 
-`node.meta["val"]` and `node.args` have no useful static type. These functions check what a caller expects to find there, so that a graph
+`node.meta["val"]` and `node.args` have no useful static type. These functions check the type that a caller expects, so that a graph
 that breaks the expectation fails with the node and the user's line.
 """
 

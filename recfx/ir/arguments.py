@@ -14,7 +14,7 @@ from torch import fx
 
 from recfx.errors import ArtifactError
 
-#: Limits of what a node of a loaded program may give, at the sizes that free dimensions are tried with.
+#: Limits of the values of a loaded program's nodes, at the sizes that free dimensions are tried with.
 MOST_BYTES = 64 << 30
 _MOST_RANK = 64
 _MOST_TERMS = 600
@@ -30,7 +30,7 @@ Value = Callable[[fx.Node], Any]
 
 
 def check_call(node: fx.Node, value_of: Value) -> None:
-    """Refuses a call whose arguments are not those that its operator takes.
+    """Refuses a call whose arguments do not fit its operator's schema.
 
     Args:
         node: A call of an operator.
@@ -63,7 +63,7 @@ def _check_segments(node: fx.Node, where: str) -> None:
 
 
 def check_result(node: fx.Node, value: Any) -> None:
-    """Refuses a node whose value is larger than any model's.
+    """Refuses a node whose value is larger than the values of real models.
 
     Raises:
         ArtifactError: A tensor is too large, or a number or size is out of range or too involved.
@@ -111,14 +111,14 @@ def _check_schema(node: fx.Node, schema: Any, value_of: Value, where: str) -> No
                 raise ArtifactError(f"the argument {argument.name!r} is missing", where=where)
             continue
         if not argument.kwarg_only and not argument.has_default_value() and argument.name in node.kwargs:
-            raise ArtifactError(f"the argument {argument.name!r} has to be positional", where=where)
+            raise ArtifactError(f"the argument {argument.name!r} must be positional", where=where)
         kind = str(argument.real_type)
         if not _fits(kind, given[argument.name], value_of):
             raise ArtifactError(f"the argument {argument.name!r} is not of type {kind}", where=where)
 
 
 def _fits(kind: str, value: Any, value_of: Value) -> bool:
-    """Whether a value, or what a node gives, is of a type of torch's schema language."""
+    """Whether a value, or the value of a node, has a type of torch's schema language."""
     if kind.startswith("Optional["):
         return value is None or _fits(kind[9:-1], value, value_of)
     if kind.startswith("List["):

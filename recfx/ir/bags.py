@@ -16,7 +16,7 @@ import torch
 
 
 class Form(Enum):
-    """What bounds hold: the length of every bag, the start of every bag, or the starts followed by the number of ids."""
+    """The content of bounds: the length of every bag, the start of every bag, or the starts followed by the number of ids."""
 
     LENGTHS = "lengths"
     OFFSETS = "offsets"
@@ -38,11 +38,11 @@ class Stream:
 
 @dataclasses.dataclass(frozen=True)
 class Bags:
-    """Bounds, and what they bound.
+    """Bounds, and the ids they bound.
 
     Attributes:
         bounds: Position of the leaf with the bounds, [runs * B] or [runs, B]; one more column of each stream for SPLITS.
-        form: What the bounds hold.
+        form: The content of the bounds.
         runs: How many runs of B bags they hold.
         streams: The lists of ids, each of which holds the ids of `runs / len(streams)` runs, one run after another.
         by_row: Whether the bounds are lengths [B, runs] and the ids of a row lie together; then there is one stream.
@@ -211,7 +211,7 @@ def _by_row(lengths: torch.Tensor) -> torch.Tensor:
 
 
 def distinct_counts(leaves: Sequence[Any], bags: Sequence[Bags]) -> list[Any]:
-    """Flat inputs whose numbers of ids equal no other size: a tracer takes two sizes that are equal for one, and 0 and 1 for constants."""
+    """Flat inputs whose numbers of ids equal no other size: a tracer treats equal sizes as one size, and 0 and 1 as constants."""
     found = list(leaves)
     taken = {0, 1} | {size for leaf in leaves if isinstance(leaf, torch.Tensor) for size in leaf.shape}
     for group in bags:

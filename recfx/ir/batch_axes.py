@@ -108,7 +108,7 @@ def find_arrangement(run: Callable[[Sequence[Any]], Any], leaves: Sequence[Any],
 
 
 def _options(leaf: Any, rows: int) -> list[Axis | str | None]:
-    """What the batch may be in a leaf, the likeliest first."""
+    """The possible places of the batch in a leaf, the likeliest first."""
     if isinstance(leaf, int) and not isinstance(leaf, bool):
         return [BATCH, None] if leaf == rows else [None]
     if not isinstance(leaf, torch.Tensor) or not leaf.ndim:
@@ -125,6 +125,6 @@ def _takes(run: Callable[[Sequence[Any]], Any], leaves: Sequence[Any]) -> bool:
     try:
         with torch.no_grad():
             run(leaves)
-    except Exception:  # noqa: BLE001 - whatever the model raises says that this is not where the batch is
+    except Exception:  # noqa: BLE001 - any error of the model shows that the batch is elsewhere
         return False
     return True

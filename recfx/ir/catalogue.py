@@ -12,7 +12,7 @@ from recfx.errors import InputError
 
 @dataclasses.dataclass(frozen=True)
 class Catalogue:
-    """All ids an input can have, and what they determine.
+    """All ids an input can have, and the columns they determine.
 
     Attributes:
         key: The input that holds ids.
@@ -32,7 +32,7 @@ class Catalogue:
         return start if torch.equal(self.ids.cpu(), counted) else None
 
     def places(self) -> torch.Tensor:
-        """int64 [largest id + 1]: where each id stands in the catalogue, -1 for one that is not in it."""
+        """int64 [largest id + 1]: the position of each id in the catalogue, -1 for absent ids."""
         found = torch.full((int(self.ids.max()) + 1,), -1, dtype=torch.int64)
         found[self.ids] = torch.arange(len(self.ids))
         return found

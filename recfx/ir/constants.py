@@ -15,7 +15,7 @@ from recfx.errors import InputError
 
 @dataclasses.dataclass(frozen=True)
 class Fingerprint:
-    """What identifies a tensor's contents without keeping them.
+    """A fingerprint of a tensor's contents.
 
     Attributes:
         dtype: Element type, without "torch.".
@@ -45,7 +45,7 @@ def without_constants(
 
     Args:
         forward: The parameters given at capture and the constant ones, in the order of the model's forward.
-        constants: What each constant parameter must be when it is passed; None for one that is not looked at.
+        constants: The value each constant parameter must have when it is passed; None for one that is not checked.
         args: Positional arguments: for all parameters, or for those that are not constant.
         kwargs: Keyword arguments.
 
@@ -64,7 +64,7 @@ def without_constants(
         expected = constants[name]
         if expected is not None and (not isinstance(value, torch.Tensor) or fingerprint(value) != expected):
             raise InputError(
-                f"input {name!r} was declared constant and is not what it was then",
+                f"input {name!r} was declared constant, and its value has changed since",
                 hint="leave it out, or recompute what depends on it: compiled.refresh(constant_inputs={...})",
             )
     return positional, rest

@@ -1,7 +1,7 @@
 """TorchRec's containers of tensors as inputs: KeyedJaggedTensor, JaggedTensor and KeyedTensor.
 
 A container caches what it computes (offsets, lengths per key), and its caches are part of its pytree. At the boundary every container
-is therefore reduced to the tensors that define it. What a container holds beyond them is either derived from them, which is checked,
+is therefore reduced to the tensors that define it. The rest of a container is either derived from them, which is checked,
 or refused: nothing that an eager model would read is dropped silently.
 
 TorchRec itself is never imported here: whoever passes such a container has imported it.
@@ -152,7 +152,7 @@ def container_mismatch(spec: pytree.TreeSpec, captured: pytree.TreeSpec) -> Inpu
 
 
 def container_keys(value: Any) -> Any:
-    """What a container holds that is not a tensor, as its pytree's context has it."""
+    """The parts of a container that are not tensors, from its pytree's context."""
     kind = container_kind(type(value))
     if kind == JAGGED:
         return None

@@ -1,4 +1,4 @@
-"""Removal of operators whose results nobody reads."""
+"""Removal of operators whose results are unused."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ from recfx.ir.functional_ops import is_inplace
 
 _aten = torch.ops.aten
 
-#: Operators run for their effect: they may raise, so they stay although nobody reads them.
+#: Operators run for their effect: they may raise, so they stay although their results are unused.
 EFFECTS = {
     _aten._assert_async.msg,
     _aten._assert_async.default,

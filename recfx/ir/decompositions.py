@@ -84,7 +84,7 @@ class Rewriter:
         )
 
 
-#: Name of an operator -> what makes the nodes for its results: one node, or one for each tensor of a list.
+#: Name of an operator -> the function that makes the nodes of its results: one node, or one for each tensor of a list.
 DECOMPOSITIONS: dict[str, Callable[[Rewriter], fx.Node | Sequence[fx.Node]]] = {}
 
 

@@ -1,4 +1,4 @@
-"""Comparison of two programs as graphs: what a pass took away, put in or rewired, and whether two graphs are the same."""
+"""Comparison of two programs as graphs: nodes that a pass removed, added or rewired, and whether two graphs are the same."""
 
 from __future__ import annotations
 
@@ -19,8 +19,8 @@ from recfx.ir.provenance import module_path
 def diff(before: Program, after: Program) -> str:
     """The difference of two programs, operators aligned by provenance; "" when nothing changed.
 
-    A node descends from the one of the same name, or from those its `from_node` history names; what has no descendant
-    was removed, what has no ancestor was added.
+    A node descends from the one of the same name, or from those its `from_node` history names; a node without a
+    descendant was removed, one without an ancestor was added.
     """
     old = {n.name: n for n in before.graph.nodes if n.op == "call_function"}
     new = {n.name: n for n in after.graph.nodes if n.op == "call_function"}

@@ -1,4 +1,4 @@
-"""The rows that an embedding bag reads, as a table of their own: what sums them in float64 need not widen the whole table."""
+"""The rows that an embedding bag reads, as a table of their own: a sum in float64 then does not widen the whole table."""
 
 from __future__ import annotations
 
@@ -29,7 +29,7 @@ def with_read_rows(target: Any, args: Sequence[Any]) -> tuple[Any, ...]:
         return (table.double(), ids, *rest) if not len(read) else tuple(args)
     at = BAGS[target] - 2
     if at >= 0 and len(rest) > at and rest[at] is not None:
-        # A padding row that nobody reads is none.
+        # A padding row that is not read needs no mark.
         found = (read == rest[at] % len(table)).nonzero()
         rest[at] = int(found[0]) if len(found) else None
     return (table[read.long()].double(), places.to(ids.dtype), *rest)

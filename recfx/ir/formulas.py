@@ -33,7 +33,7 @@ def attention(
     is_causal: bool = False,
     **keywords: Any,
 ) -> Tensor:
-    """Attention in which keys that are hidden are not read: what they hold, NaN or infinity, does not matter.
+    """Attention in which keys that are hidden are not read: their values, NaN or infinity, do not matter.
 
     A mask of booleans hides keys where it is False, one of numbers where it is minus infinity.
     """

@@ -45,7 +45,7 @@ def written_argument(node: fx.Node) -> fx.Node:
 
 
 def functional_call(graph: fx.Graph, node: fx.Node, like: fx.Node) -> fx.Node:
-    """Inserts the out-of-place form of an in-place node, with the dtype and shape of what it wrote to.
+    """Inserts the out-of-place form of an in-place node, with the dtype and shape of the tensor it wrote to.
 
     Raises:
         CaptureError: There is no such form.

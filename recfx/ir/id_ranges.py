@@ -82,7 +82,7 @@ class IdRange:
 
 @dataclasses.dataclass(frozen=True)
 class _Labels:
-    """For every element of a tensor the column it comes from (-1: from no input), and what was added to it."""
+    """For every element of a tensor the column it comes from (-1: from no input), and the number added to it."""
 
     column: torch.Tensor
     shift: torch.Tensor
@@ -195,7 +195,7 @@ class _Follower(fx.Interpreter):
         return _Labels(*(target([getattr(p, key) for p in parts], *args[1:], **kwargs) for key in ("column", "shift")))
 
     def _bound(self, ids: Any, rows: int, padding: int | None) -> None:
-        """Notes that what a node's labels name is looked up in a table."""
+        """Records that the columns that a node's labels name are looked up in a table."""
         labels = self._labels.get(ids) if isinstance(ids, fx.Node) else None
         if not isinstance(labels, _Labels):
             return

@@ -1,4 +1,4 @@
-"""What the inputs of a program hold: ids of tables, histories, lengths of histories, flags, measurements, bags.
+"""The roles of a program's inputs: ids of tables, histories, lengths of histories, flags, measurements, bags.
 
 Roles are told from the graph (which columns a lookup reads) and from the example (values that are only 0 and 1, lengths that count the
 ids of a history which are not padding).

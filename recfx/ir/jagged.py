@@ -37,7 +37,7 @@ def row_keys(value: Any) -> int:
 
 
 def rows(value: Any) -> int:
-    """The batch size of a jagged tensor: rows of what a model makes of its bags."""
+    """The batch size of a jagged tensor: the number of rows that a model computes from its bags."""
     leaves = defining_leaves(value)
     if container_kind(type(value)) == JAGGED:
         return 0 if leaves[LENGTHS] is None else len(leaves[LENGTHS])

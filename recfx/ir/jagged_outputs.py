@@ -12,7 +12,7 @@ from torch.utils import _pytree as pytree
 def jagged_builder(kind: Any) -> Callable[..., Any]:
     """A function of values, weights, lengths and offsets that makes a JaggedTensor.
 
-    The constructor takes a fifth of the time of a small model. A tensor that it made tells under which names it keeps what it is given.
+    The constructor takes a fifth of the time of a small model. A tensor that it made shows the attributes in which it stores its arguments.
     Where anything else than that would have to be set, the constructor itself is called.
 
     Args:

@@ -1,4 +1,4 @@
-"""What each leaf of the inputs must look like.
+"""Requirements on each leaf of the inputs.
 
 A *leaf* is one tensor or one constant inside the (possibly nested) inputs. Shapes are tuples whose entries are integers,
 the name of a dimension ("batch"), or a Python expression over such names ("batch + 1").
@@ -21,7 +21,7 @@ Size = int | str
 
 @dataclasses.dataclass(frozen=True)
 class LeafSpec:
-    """What one leaf of the inputs must be.
+    """The requirements on one leaf of the inputs.
 
     Attributes:
         name: How a user would write it: `sparse`, `features['user_id']`.
@@ -32,7 +32,7 @@ class LeafSpec:
         value: The captured value of a constant; the name of a dimension for a size.
         repeats: What happens when several rows come for a dimension 0 of size one: "refused"; "compared", and refused unless they
             are equal; "trusted" to be equal. Where they are accepted, the first row is used.
-        contiguous: Whether the tensor must be contiguous, because the model reads by strides what it computes from it.
+        contiguous: Whether the tensor must be contiguous, because the model reads values computed from it by strides.
     """
 
     name: str
@@ -55,15 +55,15 @@ def one_row(spec: LeafSpec, leaf: Any, like: Any) -> Any:
     """The one row of an input that has one row for each request, given that or the same row for each candidate.
 
     Args:
-        spec: What the leaf must be, its `repeats` being "compared" or "trusted".
-        leaf: What was given.
+        spec: The leaf's requirements, its `repeats` being "compared" or "trusted".
+        leaf: The given value.
         like: An input with one row for each candidate.
 
     Raises:
         InputError: The rows differ, or are neither one nor as many as the candidates.
     """
     if not isinstance(leaf, torch.Tensor) or not leaf.ndim or leaf.shape[0] == 1:
-        return leaf  # whatever else may be wrong with it is told by `check_leaf`
+        return leaf  # `check_leaf` reports other faults
     rows = int(leaf.shape[0])
     candidates = int(like.shape[0]) if isinstance(like, torch.Tensor) and like.ndim else rows
     if rows != candidates or not rows:
@@ -140,7 +140,7 @@ def check_leaf(spec: LeafSpec, leaf: Any, sizes: dict[str, int], dims: Mapping[s
         raise InputError(f"expected {len(spec.shape)} dimensions, got shape {list(leaf.shape)}", where=f"input {spec}")
     if spec.contiguous and not leaf.is_contiguous():
         raise InputError(
-            f"expected a contiguous tensor, got strides {list(leaf.stride())}: the model calls as_strided on what it computes from it",
+            f"expected a contiguous tensor, got strides {list(leaf.stride())}: the model calls as_strided on values computed from it",
             where=f"input {spec}",
             hint="pass it with .contiguous()",
         )

@@ -1,4 +1,4 @@
-"""Which operators look rows of tables up. The dialect, which stands above this room, adds its own."""
+"""Operators that look up rows of tables. The dialect adds its own to these sets."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ _aten = torch.ops.aten
 #: Operator -> position of its table, or of its list of tables.
 TABLE_ARGUMENTS: dict[Any, int] = dict.fromkeys(TABLE_LOOKUPS, 0)
 
-#: Those that compute with nothing but copies of the rows they pick, and so may be given a narrower table than their result.
+#: Those that only copy the rows they pick, so that their table may be narrower than their result.
 ROW_PICKERS: set[Any] = {_aten.embedding.default}
 
 
@@ -35,5 +35,5 @@ def reads_as_table(user: fx.Node, table: fx.Node) -> bool:
 
 
 def only_picks_rows(user: fx.Node, table: fx.Node) -> bool:
-    """Whether a user moreover computes with nothing but copies of the rows."""
+    """Whether a user only copies the rows it picks."""
     return user.target in ROW_PICKERS and reads_as_table(user, table)

@@ -1,4 +1,4 @@
-"""Mappings among the inputs and outputs of a model: dicts of every type, whatever the order of their keys.
+"""Mappings among the inputs and outputs of a model: dicts of every type, with keys in any order.
 
 torch's pytrees know dict, OrderedDict and defaultdict. Any other mapping type (UserDict, the batch of a tokenizer, a subclass of dict) is
 taught to them here, when it can be made from a dict.

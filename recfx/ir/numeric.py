@@ -19,7 +19,7 @@ from recfx.ir.tolerance import check_nan, check_reassociated, largest_difference
 
 
 class Exactness(Enum):
-    """What a pass may do to the numbers: nothing, reorder sums, or change the function."""
+    """The effect a pass may have on numbers: nothing, reorder sums, or change the function."""
 
     EXACT = "exact"
     REASSOC = "reassoc"
@@ -27,16 +27,16 @@ class Exactness(Enum):
 
 
 def weakest(classes: Iterable[Exactness]) -> Exactness:
-    """The class that promises least; EXACT when there is none."""
+    """The weakest of the classes; EXACT for no classes."""
     return max(classes, key=list(Exactness).index, default=Exactness.EXACT)
 
 
 @dataclasses.dataclass(frozen=True)
 class Run:
-    """What a verified program gave for some inputs, so that what is made from it can be held to the same.
+    """The outputs of a verified program for some inputs; programs derived from it are compared with them.
 
     Attributes:
-        name: What the inputs are called.
+        name: The name of the inputs.
         leaves: The flat inputs.
         outputs: The flat outputs; None when it refuses these inputs.
         truth: Gives the outputs of the program it was compared with in float64.
@@ -66,11 +66,11 @@ def verify_numeric(
     Inputs that `before` refuses must be refused by `after` as well, except for special rows, which are not compared then.
 
     Args:
-        before: What is right.
-        after: What is judged.
+        before: The program that is right.
+        after: The program that is checked.
         exactness: How close it must be.
         special: Compare on special rows as well; False where ids are limited to fewer than a table has rows, as by a catalogue.
-        extremes: Takes what differs on rows of huge numbers and infinities, which is an error without it. A reordering can change what
+        extremes: Collects differences on rows of huge numbers and infinities, which are errors without it. A reordering can change what
             infinities become: W (q - k) is NaN where W q - W k need not be.
 
     Returns:
@@ -124,13 +124,13 @@ def compare_outputs(
     """Compares flat outputs.
 
     Args:
-        expected: What is right.
-        actual: What is judged.
+        expected: The right outputs.
+        actual: The outputs that are checked.
         exactness: How close it must be.
-        inputs: What the inputs are called, for the error.
+        inputs: The name of the inputs, for the error.
         exact_run: Gives the same outputs in float64.
-        slack: Factor of what REASSOC allows.
-        special: Whether each row is of a kind of its own, and judged on its own.
+        slack: Factor of the error that REASSOC allows.
+        special: Whether each row is a special row, which is checked separately.
         kernels: Whether the same operators were run by other kernels, which must keep every NaN a NaN.
 
     Raises:
@@ -214,7 +214,7 @@ def same_bits(a: torch.Tensor, b: torch.Tensor) -> bool:
 
 
 def require_refusal(run: Callable[[Sequence[Any]], Any], leaves: Sequence[Any], name: str, why: str) -> None:
-    """Raises `VerificationError` unless `run` refuses inputs that were refused before, for whatever reason of its own."""
+    """Raises `VerificationError` unless `run` refuses inputs that were refused before, for any reason."""
     try:
         run(leaves)
     except Exception:  # noqa: BLE001 - any refusal is a refusal

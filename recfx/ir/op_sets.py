@@ -1,6 +1,6 @@
 """Sets of ATen operators that several rooms ask for, each defined once and named after what its members have in common.
 
-A set says what an operator does, not what a caller may do with it. A caller that reads arguments names the set whose members have
+A set describes its operators, not their uses. A caller that reads arguments names the set whose members have
 these arguments at these positions: `SIZED_RESHAPES` where it reads the sizes, `RESHAPES` where it reads shapes from `meta["val"]` alone.
 """
 

@@ -1,8 +1,8 @@
 """The operators that a saved program may call: the dialect's own, and those of torch that captured models consist of.
 
-A file names operators by text, and only what stands here is looked up. Every operator of torch on the list has no side effects, reads no
-file and no uninitialised memory, and checks its indices and sizes itself. Operators that the user's own code defined are named by the
-user when the file is loaded.
+A file names operators by text, and only the operators listed here are looked up. Operators of torch on the list have no side effects,
+read no file and no uninitialised memory, and check their indices and sizes themselves. The user names operators of
+their own code when the file is loaded.
 """
 
 from __future__ import annotations
@@ -135,7 +135,7 @@ sym_max sym_min sym_not sym_int sym_float sym_ite sym_sum _check _check_is_size
 #: fbgemm's operators that TorchRec models keep. They are looked up only where the package is imported already.
 FBGEMM = frozenset(_FBGEMM.split())
 
-#: What reads uninitialised memory -> what gives zeros instead. Any value is a right one, and none of the process's memory gets out.
+#: Operator that reads uninitialised memory -> one that gives zeros instead, so that no memory of the process gets out.
 _INITIALISED = {
     "aten.empty.memory_format": "aten.zeros.default",
     "aten.empty_like.default": "aten.zeros_like.default",
@@ -183,7 +183,7 @@ def find(text: str, own: Collection[str] = ()) -> Any:
     """The operator of a name.
 
     Args:
-        text: What `name_of` gave: "op:aten.add.Tensor", "operator:mul".
+        text: A result of `name_of`: "op:aten.add.Tensor", "operator:mul".
         own: Operators of the user's that are accepted as well: "mylib::score".
 
     Raises:
@@ -223,7 +223,7 @@ def _is_listed(namespace: str, packet: str, full: str, own: Collection[str]) -> 
 
 
 def _overload(namespace: str, packet: str, overload: str) -> Any:
-    """The overload of these names; nothing but torch's own registry is asked."""
+    """The overload of these names, from torch's own registry alone."""
     if not (namespace.isidentifier() and packet.isidentifier() and overload.isidentifier()):
         return None
     found = getattr(getattr(torch.ops, namespace), packet, None)

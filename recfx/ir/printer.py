@@ -16,7 +16,7 @@ from recfx.ir.signature import Signature
 
 
 class Printable(Protocol):
-    """What is read of a program to print it; `recfx.ir.Program` has it."""
+    """The attributes of a program that printing reads; `recfx.ir.Program` has them."""
 
     @property
     def graph(self) -> fx.Graph: ...

@@ -50,7 +50,7 @@ class Applied:
 
 @dataclasses.dataclass
 class Program:
-    """A model as a functional graph of ATen (training dialect) and recfx operators, with what is known about it.
+    """A model as a functional graph of ATen (training dialect) and recfx operators, with the facts known about it.
 
     Attributes:
         module: The graph module. Placeholders are the leaves of `signature`, in order; parameters and buffers are
@@ -60,10 +60,10 @@ class Program:
         properties: Facts that passes established ("functional", "canonical", ...).
         history: Every rewrite made so far.
         origins: Leaf name -> where its rows come from; leaves not named are `Origin.CANDIDATE`.
-        notices: What the user should know about the capture, in plain sentences.
+        notices: Sentences for the user about the capture.
         bags: Which leaves hold bags of ids together, by position; jagged tensors know their own.
         cases: Other flat inputs, which checks use in addition to those drawn from the example.
-        decided: Names of parameters and buffers whose values forward branches on; the graph holds what was decided.
+        decided: Names of parameters and buffers whose values forward branches on; the graph holds the branch taken.
         doubtful: Batch sizes that checks use in addition to those of every program: tracing decided something that they contradict.
         branches: The user's lines that limit the batch.
     """
@@ -190,7 +190,7 @@ def set_state(module: torch.nn.Module, name: str, tensor: torch.Tensor) -> None:
 
 
 def unused_name(module: torch.nn.Module, stem: str) -> str:
-    """A dotted path like `stem` at which the module holds nothing yet."""
+    """A free dotted path of the module that begins with `stem`."""
     name, number = stem, 0
     while _holds(module, name):
         number += 1

@@ -1,4 +1,4 @@
-"""Fake-value propagation: what every node of a program will be (dtype, symbolic shape), without computing it."""
+"""Fake-value propagation: the dtype and symbolic shape of every node of a program, without computing it."""
 
 from __future__ import annotations
 
@@ -61,7 +61,7 @@ def compute(node: fx.Node, module: torch.nn.Module, value_of: Callable[[fx.Node]
     Args:
         node: The node.
         module: Holds the state.
-        value_of: Node -> fake value, for what it reads.
+        value_of: Node -> fake value, for its operands.
         mode: The fake mode of these values.
 
     Raises:
@@ -142,7 +142,7 @@ def new_size(mode: FakeTensorMode, name: str, hint: int = 7) -> Any:
 
     Args:
         mode: The fake mode; it must have a shape environment.
-        name: What the size is called in error messages.
+        name: The name of the size in error messages.
         hint: A size it might have.
     """
     from torch._dynamo.source import ConstantSource

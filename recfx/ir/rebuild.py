@@ -46,7 +46,7 @@ def from_json(
     """Rebuilds a program, with its fake values recomputed.
 
     Args:
-        document: What `to_json` gave, after it went through JSON.
+        document: A result of `to_json`, after it went through JSON.
         tensors: The tensors it refers to.
         example: One set of leaves, when it is known.
         types: Classes of inputs and outputs, for those that are not imported under their names.

@@ -32,7 +32,7 @@ def decode_signature(document: Any, types: Sequence[type], where: str) -> Signat
     """A signature from plain JSON.
 
     Args:
-        document: What `to_json` gave.
+        document: A result of `to_json`.
         types: Classes of inputs and outputs that the caller knows.
         where: For errors.
 

@@ -1,6 +1,6 @@
-"""What a program gives in exact arithmetic, as nearly as float64 tells, and how much its own rounding can move that.
+"""A program's results in exact arithmetic, approximated by float64, and how far float32 rounding can move them.
 
-Rounding errors grow with the magnitude of what is summed, not of the sum: a difference of equal things is 0 and its noise is not. The
+Rounding errors grow with the magnitude of the summands, not of the sum: a difference of equal numbers is 0, and its noise is not. The
 size of the noise is found by running the program again with the operands and results of its arithmetic moved by a last bit of float32, up
 or down at random.
 """
@@ -122,7 +122,7 @@ class _Perturbed(_Double):
 
 
 class _FormulasInside(TorchDispatchMode):
-    """Runs what is computed in float64 within it by formulas."""
+    """Computes float64 operators within it by formulas."""
 
     def __init__(self) -> None:
         super().__init__()
@@ -145,7 +145,7 @@ class _NoiseInside(TorchDispatchMode):
 
 
 def _by_formula(target: Any, args: Any) -> Any:
-    """What computes an operator: its formula for float64, if it has one."""
+    """The function that computes an operator: its formula for float64, if it has one."""
     return (
         FORMULAS.get(target, target)
         if is_float(args[0] if args else None) and args[0].dtype is torch.float64

@@ -1,4 +1,4 @@
-"""Rounding as noise: what the arithmetic of one operator may do to its result, for runs that find out how far rounding moves a result."""
+"""Rounding as noise: perturbations of one operator's result, for runs that measure how far rounding moves a result."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ _aten = torch.ops.aten
 _LAYER_NORMS = (_aten.layer_norm.default, _aten.native_layer_norm.default)
 _Run = Callable[[Any, Any, Any], Any]
 _EXACT_BELOW = 2.0**24
-#: Operators that move, compare or convert numbers: they round nothing, and what they do may hang on the last bit.
+#: Operators that move, compare or convert numbers: they round nothing, and their result may depend on the last bit.
 _EXACT = frozenset(
     [
         "to",

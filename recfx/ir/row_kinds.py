@@ -35,7 +35,7 @@ class SpecialRows:
     Args:
         program: The program.
         roles: The roles of its inputs.
-        kinds: What each row shall be.
+        kinds: The kind of each row.
         generator: Source of the draws.
     """
 

@@ -19,7 +19,7 @@ from recfx.ir.mappings import in_captured_order, key_difference
 
 @dataclasses.dataclass(frozen=True)
 class Signature:
-    """How the model is called, and what it returns.
+    """The calling convention of a model.
 
     Attributes:
         parameters: Names of the `forward` parameters that were given at capture, in the order of the signature.

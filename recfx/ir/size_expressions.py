@@ -1,8 +1,8 @@
 """Sizes written as expressions over dimension names: `"2*batch + 1"`, `"Max(1, batch//2)"`.
 
 Signatures hold them as text, and a signature may come from a file. The text is therefore parsed and evaluated here, by a small grammar:
-names, whole numbers, `+ - * / // % **` with a small constant exponent, and the functions that symbolic sizes are made of. Nothing else of
-Python is understood, and nothing is evaluated as Python.
+names, whole numbers, `+ - * / // % **` with a small constant exponent, and the functions that symbolic sizes are made of. Other
+Python is refused, and nothing is evaluated as Python.
 """
 
 from __future__ import annotations

@@ -30,17 +30,17 @@ def check_reassociated(
     """Compares a result with that of the original, given the float64 result.
 
     The error allowed is `REASSOC_FACTOR` times the original's own plus a few last bits. Where that is exceeded, it is `REASSOC_FACTOR`
-    times what rounding can do to the original, which counts the magnitude of what was summed.
+    times the change that rounding can make in the original, which counts the magnitude of the summands.
 
     Args:
         want: The original's result.
-        got: What is judged, of the same shape and type.
+        got: The output that is checked, of the same shape and type.
         truth: The original's result in float64.
-        place: What is compared, for the error.
-        slack: Factor of what is allowed.
+        place: The name of the comparison, for the error.
+        slack: Factor of the allowed error.
         by_row: Judge each row by its own error and magnitude, so that a row of huge numbers does not excuse the others.
         spread: Gives for each element how far rounding can move it.
-        noise: Whether the original's result may be nothing but rounding, as on rows of huge numbers and infinities: elements at which it is
+        noise: Whether the original's result may be rounding alone, as on rows of huge numbers and infinities: elements at which it is
             far from the float64 result, or finite and that is not, are not judged then.
 
     Raises:

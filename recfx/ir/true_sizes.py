@@ -1,7 +1,7 @@
 """The sizes of results that torch's fake kernels decide by the example's sizes.
 
 A slice is clamped to its tensor: `x[:2]` of one row has one row. The fake kernel compares 2 with the example's batch, and gives [2, 3] for
-`x[:2]` of [batch, 3] whatever the batch may be. The true size is an expression, Min(2, batch). A reshape to [2, 3] in turn gives 2 rows or
+`x[:2]` of [batch, 3] for any batch. The true size is an expression, Min(2, batch). A reshape to [2, 3] in turn gives 2 rows or
 fails.
 """
 
@@ -32,7 +32,7 @@ def with_true_sizes(target: Any, result: Any, args: tuple[Any, ...]) -> Any:
 
     Args:
         target: The operator.
-        result: What its fake kernel gives.
+        result: The result of its fake kernel.
         args: The positional arguments, fake tensors and sizes.
     """
     return _true_reshape(result, args[1]) if target in SIZED and len(args) > 1 else result

@@ -17,7 +17,7 @@ def remember(node: fx.Node) -> None:
 
 
 def is_verified(node: fx.Node) -> bool:
-    """Whether a note from `remember` still says what the node is. Copies of nodes share recorded values, and so keep their notes."""
+    """Whether a note from `remember` still describes the node. Copies of nodes share recorded values, and so keep their notes."""
     return _KEY in node.meta and _same(node.meta[_KEY], _facts(node))
 
 

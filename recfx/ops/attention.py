@@ -1,4 +1,4 @@
-"""Target attention (DIN): every past item weighs as much as an MLP of it and the candidate says.
+"""Target attention (DIN): an MLP of each past item and the candidate gives the weight of that item.
 
     target_attention(query, keys, mask, params, layers, numbers, parts, softmax, scale, masking, fill, pool)
         -> [B, D] = sum_l w_l k_l, or the weights w [B, L]
@@ -8,8 +8,8 @@
     w   = softmax(s) over the keys, or s itself
     w_l = w_l * mask_l                                       with ZERO
 
-Zhou et al. 2018, "Deep Interest Network for Click-Through Rate Prediction", equation 2. What a row without any True in its mask
-gives follows from these lines: zeros with ZERO, the keys' mean with a softmax over a finite fill alone, NaN with one over minus infinity.
+Zhou et al. 2018, "Deep Interest Network for Click-Through Rate Prediction", equation 2. A row whose
+mask is False everywhere gives zeros with ZERO; the keys' mean with a softmax over a finite fill, NaN over minus infinity.
 """
 
 from __future__ import annotations
@@ -22,10 +22,10 @@ import torch
 from recfx.ops import checks, mlp
 from recfx.ops.library import define
 
-#: What the MLP's input is made of: the query, the key, their differences, their product; numbered in this order.
+#: The parts of the MLP's input: the query, the key, their differences, their product; numbered in this order.
 PARTS = ("q", "k", "q-k", "k-q", "q*k")
 
-#: How masked positions are treated; FILL and ZERO may be added up.
+#: Treatments of masked positions; FILL and ZERO may be combined by addition.
 NO_MASK, FILL, ZERO = 0, 1, 2
 
 _PART: tuple[Callable[[torch.Tensor, torch.Tensor], torch.Tensor], ...] = (
@@ -64,7 +64,7 @@ def reference(
         softmax: Whether the scores are normalised over the keys.
         scale: Factor of the scores.
         masking: NO_MASK, FILL, ZERO or FILL + ZERO.
-        fill: What scores become where the mask is False.
+        fill: The score of positions whose mask is False.
         pool: Whether to return the weighted sum of the keys; otherwise the weights.
 
     Returns:

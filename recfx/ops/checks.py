@@ -1,4 +1,4 @@
-"""What the dialect's operators require of their operands: positions, sizes and dtypes.
+"""Checks of the operands of the dialect's operators: positions, sizes and dtypes.
 
 Fake kernels call these, so a malformed operator fails wherever shapes are computed, before any kernel reads through it. Messages are
 short: the caller adds the node. Sizes that vary are compared as expressions, never as numbers, so that no check fixes a batch.
@@ -203,7 +203,7 @@ def check_attention(
 
 
 def check_vectors(x: torch.Tensor, prefix: torch.Tensor | None = None) -> None:
-    """Refuses interactions of anything but vectors [B, F, D] behind columns [B, P]."""
+    """Refuses an interaction unless its operands are vectors [B, F, D] and, optionally, a prefix [B, P]."""
     need(x.ndim == 3 and x.is_floating_point(), f"vectors {x.dtype} of {x.ndim} dimensions")
     if prefix is not None:
         need(prefix.ndim == 2 and prefix.is_floating_point(), f"a prefix of {prefix.ndim} dimensions")

@@ -6,7 +6,7 @@
     full (DCN-v2):     x <- x0 * (W x + b) + x
     low rank (DCN-v2): x <- x0 * (U (V x) + b) + x
 
-Matrices are float32, bfloat16, or int8 with one scale per output channel; what they multiply is rounded as `recfx::mlp` does it.
+Matrices are float32, bfloat16, or int8 with one scale per output channel; their inputs are rounded as in `recfx::mlp`.
 
 Wang et al. 2017 (DCN), 2021 (DCN V2).
 """

@@ -1,4 +1,4 @@
-"""What one feature of a lookup, one layer of an MLP and one cross layer are. The operators take lists of them, encoded as numbers."""
+"""Descriptions of a lookup's features, an MLP's layers and cross layers. The operators take lists of them, encoded as numbers."""
 
 from __future__ import annotations
 
@@ -7,7 +7,7 @@ import dataclasses
 #: Ways to combine the rows of a bag.
 SUM, MEAN, NONE = 0, 1, 2
 
-#: Activations, by the number that stands for them.
+#: Activations; their positions are the numbers that encode them.
 ACTIVATIONS = (
     "none",
     "relu",
@@ -33,7 +33,7 @@ class Feature:
         dim: Columns of the table.
         output: First column written.
         column: First id column read, for bags of fixed length.
-        length: Ids per bag; JAGGED (-1) when offsets say.
+        length: Ids per bag; JAGGED (-1) when offsets give the bags.
         offsets: Position in `offsets` of a 1-D tensor of `segments * B` starts (one more with `last`); -1 without.
         segment: Which run of B starts in the offsets belongs to this feature.
         segments: How many runs the offsets hold.
@@ -69,7 +69,7 @@ class Feature:
 
 @dataclasses.dataclass(frozen=True)
 class Layer:
-    """One layer; numbers are positions in `params`, -1 for what it does not have.
+    """One layer of an MLP; integers are positions in `params`, -1 for an absent parameter.
 
     Attributes:
         weight: [N, K], float32, bfloat16 or int8.
@@ -84,9 +84,9 @@ class Layer:
         norm_bias: [N].
         norm: Whether there is a LayerNorm.
         residual: -1 for none, 0 for the chain's input, i for the output of layer i (counted from 1).
-        norm_eps: Of the LayerNorm.
+        norm_eps: The epsilon of the LayerNorm.
         number: Slope of leaky ReLU, eps of row-dice's norm.
-        input_scale: Calibrated scale of an int8 layer's input, symmetric; 0 when each row finds its own.
+        input_scale: Calibrated scale of an int8 layer's input, symmetric; 0 when each row has a scale of its own.
     """
 
     weight: int
@@ -107,7 +107,7 @@ class Layer:
 
 @dataclasses.dataclass(frozen=True)
 class CrossLayer:
-    """One cross layer; numbers are positions in `params`, -1 for what it does not have.
+    """One cross layer; integers are positions in `params`, -1 for an absent parameter.
 
     Attributes:
         kind: VECTOR, FULL or LOW_RANK.

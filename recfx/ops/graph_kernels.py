@@ -26,7 +26,7 @@ def propagate(
     float32 only: other dtypes run the reference. The arguments are those of `recfx.ops.propagation.reference`.
 
     Raises:
-        ValueError: Operands of other forms.
+        ValueError: Operands of wrong ranks, dtypes or sizes.
         IndexError: Offsets or neighbours outside the rows.
     """
     if x.dtype != torch.float32:
@@ -60,7 +60,7 @@ def propagate(
 
 
 def _narrow(neighbours: Tensor, rows: int) -> Tensor:
-    """The neighbours as int32; no id is wrapped into the valid ones."""
+    """The neighbours as int32, range-checked first so that no int64 id wraps into the valid range."""
     if neighbours.dtype == torch.int64:
         if len(neighbours) and not 0 <= int(neighbours.min()) <= int(neighbours.max()) < rows:
             raise IndexError(f"neighbours must be in [0, {rows})")
@@ -76,8 +76,8 @@ def bpr(
     float32 only: other dtypes run the reference. The arguments are those of `recfx.ops.ranking.bpr_loss`.
 
     Raises:
-        ValueError: Operands of other forms.
-        IndexError: An id that is no row.
+        ValueError: Operands of wrong ranks, dtypes or sizes.
+        IndexError: An id outside its table.
     """
     if users.dtype != torch.float32:
         return ranking.reference(users, items, user_ids, positives, negatives, joint)

@@ -2,11 +2,11 @@
 
     code_dot(query [B, d], items [N, bytes], ids [B, C] or None, bits, query_bits) -> [B, C] or [B, N]
 
-Ids or queries of one row serve all rows of the other.
+If the ids or the queries have one row, it is used for all rows of the other.
 
-`items` is a table of `recfx.formats.code_rows` of `bits` bits a code. Each query is rounded as it comes, `q ~ scale * z` with whole z: at 1
+`items` is a table of `recfx.formats.code_rows` of `bits` bits a code. Each query is rounded to integers, `q ~ scale * z`: at 1
 bit to signs (zero counts as negative) with the mean magnitude as the scale, the one of least squared error; at 4 and 8 bits to -m..m,
-m = 7 and 127, with scale `max|q| / m`. With the sums of whole numbers `Z = sum_j z_j` and `D = sum_j z_j c_j`,
+m = 7 and 127, with scale `max|q| / m`. With the integer sums `Z = sum_j z_j` and `D = sum_j z_j c_j`,
 
     sum_j (scale z_j) (lower + step c_j) = scale (lower Z + step D)
 
@@ -37,8 +37,8 @@ def round_queries(query: Tensor, query_bits: int) -> tuple[Tensor, Tensor]:
         query_bits: 8, 4 or 1.
 
     Returns:
-        z, whole numbers as float64 [B, d], and the scale [B, 1] in the type of the query; `query ~ scale * z`. At 8 and 4 bits no value
-        is further off than half a scale, but for queries below 1e-36.
+        z, whole numbers as float64 [B, d], and the scale [B, 1] in the type of the query; `query ~ scale * z`. At 8 and 4 bits the
+        error of a value is at most half a scale, except for queries below 1e-36.
     """
     finite = query.isfinite().all(1, keepdim=True)
     if query_bits == 1:
@@ -65,7 +65,7 @@ def reference(query: Tensor, items: Tensor, ids: Tensor | None, bits: int, query
 
 
 def _decomposition(query: Tensor, items: Tensor, ids: Tensor | None, bits: int, query_bits: int) -> Tensor:
-    """`reference` without its check of the ids, which `index_select` makes as well."""
+    """`reference` without its check of the ids: `index_select` makes the same check."""
     whole, scale = round_queries(query, query_bits)
     held = items if ids is None else items.index_select(0, ids.reshape(-1).long())
     codes, lower, step, _ = unpack_codes(held, bits, query.shape[1])

@@ -45,7 +45,7 @@ def dot_reference(x: torch.Tensor, prefix: torch.Tensor | None, self_interaction
 def _dot_decomposition(
     x: torch.Tensor, prefix: torch.Tensor | None, self_interaction: bool, upper: bool
 ) -> torch.Tensor:
-    """`dot_reference` with one list of positions, whose tensor belongs to the graph."""
+    """`dot_reference` with one constant list of positions, which a trace can hold."""
     features = int(x.shape[1])
     reach = 0 if self_interaction else 1
     pairs = [(i, j) for i in range(features) for j in range(features) if (j - i if upper else i - j) >= reach]

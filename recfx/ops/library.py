@@ -28,9 +28,9 @@ def define(
         schema: The signature, in torch's schema language, without the namespace.
         reference: Plain torch, for every device.
         fake: Gives tensors of the right shape without looking at data.
-        decomposition: Computes what the reference does with operators of ATen. It is traced on fake tensors, so it reads no values
-            (`if`, `.item()`) and does not loop over the batch. What the reference refuses, it refuses, or torch's operators in it. May be
-            the reference.
+        decomposition: The same computation with operators of ATen. It is traced on fake tensors, so it does not branch on values, call
+            `.item()` or loop over the batch. Ids and offsets that the reference refuses must be refused here as well, or by torch's
+            operators. May be the reference.
 
     Returns:
         The operator's overload, as it appears as a node's target.
@@ -61,7 +61,7 @@ def accelerate(name: str, kernel: Callable[..., Any], device: str) -> None:
 
     Args:
         name: The operator, without the namespace.
-        kernel: Takes and returns what the reference does.
+        kernel: Has the arguments and results of the reference.
         device: torch's dispatch key, such as "CPU".
     """
     _LIBRARY.impl(name, kernel, device)

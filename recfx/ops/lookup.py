@@ -3,8 +3,8 @@
     grouped_lookup(tables, ids, offsets, weights, dense, features, copies, width) -> [B, width]
 
 Each feature reads one table by one column range of one id tensor (or by a jagged segment of it) and writes `dim` columns of the
-output (`length * dim` without pooling). `dense` tensors [B, k] are copied into their columns, so that the buffer is what a concatenation
-of lookups and dense features would be. Features and copies cover the columns [0, width) exactly once.
+output (`length * dim` without pooling). `dense` tensors [B, k] are copied into their columns, so that the buffer equals a concatenation
+of the lookups and dense features. Features and copies cover the columns [0, width) exactly once.
 """
 
 from __future__ import annotations

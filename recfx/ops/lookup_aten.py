@@ -1,8 +1,8 @@
 """The decomposition of a grouped lookup: one or a few operators of ATen for each feature, and a concatenation.
 
 Bags of a fixed length are gathered and reduced, which compilers fuse and which every format of tables allows. Jagged bags of float tables
-are one `embedding_bag`; of stored formats they are gathered and added up by bag. Nothing looks at values, so that the graph holds for
-every batch; `plain_lookup` looks, and is what runs on the CPU without kernels.
+are one `embedding_bag`; those of stored formats are gathered and summed by bag. No value is read while tracing, so the graph holds for
+every batch. `plain_lookup` reads values; the eager backend runs it.
 """
 
 from __future__ import annotations
@@ -28,7 +28,7 @@ def decomposed_lookup(
     weights: Sequence[Tensor],
     dense: Sequence[Tensor],
 ) -> Tensor:
-    """What the lookup of these features and copies gives: [B, width].
+    """The result of a lookup with these features and copies: [B, width].
 
     Args:
         features: The features.

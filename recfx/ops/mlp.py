@@ -56,12 +56,12 @@ def decode(ints: Sequence[int], numbers: Sequence[float]) -> list[Layer]:
     return layers
 
 
-#: The smallest scale with all of its bits, and a power of two that brings smaller numbers into their range.
+#: The smallest normal scale, and a power of two that makes smaller numbers normal.
 _SMALLEST, _LIFT = torch.finfo(torch.float32).tiny, 2.0**64
 
 
 def quantize_rows(x: torch.Tensor, input_scale: float = 0.0) -> tuple[torch.Tensor, torch.Tensor]:
-    """What an int8 layer makes of its input.
+    """Quantises the input of an int8 layer.
 
     A scale so small that it is denormal is rounded up, so that no integer leaves its range.
 
@@ -122,7 +122,7 @@ def product(
     scale: torch.Tensor | None = None,
     input_scale: float = 0.0,
 ) -> torch.Tensor:
-    """x W^T + b with a weight of any of the formats, as the module says.
+    """x W^T + b with a weight of any format; the module describes the rounding.
 
     Args:
         x: float32 [..., K].
@@ -131,7 +131,7 @@ def product(
         scale: float32 [N], of an int8 weight.
         input_scale: A calibrated scale of the input of an int8 weight, or 0 for each row's own.
     """
-    if weight.dtype in (torch.float32, torch.float64):  # float64 in runs that serve as the truth
+    if weight.dtype in (torch.float32, torch.float64):  # float64 in reference runs
         return functional.linear(x, weight, bias)
     if weight.dtype is torch.bfloat16:
         return functional.linear(x.bfloat16().float(), weight.float(), bias)
@@ -140,7 +140,7 @@ def product(
     finite = flat.isfinite()
     rows = finite.all(1, keepdim=True)
     codes, unit = quantize_rows(flat.masked_fill(~rows, 0.0), input_scale)
-    # Finite numbers beside infinities and NaN change nothing.
+    # Rows with infinities or NaN: only these decide the result.
     codes = torch.where(rows, codes, flat.masked_fill(finite, 0.0).double())
     y = (codes @ weight.double().T).float() * scale * torch.where(rows, unit, 1.0)
     return (y if bias is None else y + bias).reshape(*x.shape[:-1], weight.shape[0])

@@ -1,6 +1,6 @@
-"""Checks of offsets for decompositions: operators of ATen that look at no value when they are traced.
+"""Checks of offsets for decompositions: they can be traced, since they read no values.
 
-torch's embedding operators check ids, and of offsets only the first one. Offsets that fall or point outside their ids are replaced by
+torch's embedding operators check ids, but only the first of the offsets. Offsets that fall or point outside their ids are replaced by
 numbers that these operators refuse, so that the error is raised where the bags are read.
 """
 

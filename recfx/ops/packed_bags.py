@@ -1,7 +1,7 @@
 """Tables that FBGEMM has quantised: its table-batched lookup becomes a grouped lookup over row-wise tables when a model is captured.
 
 FBGEMM keeps the tables of a module one after another in a byte tensor; a row is `[fp16 scale | fp16 bias | codes]`, padded to an
-alignment. The rows of `recfx.formats.rowwise` have the same codes with scale and bias at their end, so that values stay what they are.
+alignment. The rows of `recfx.formats.rowwise` have the same codes with scale and bias at their end, so that the values stay equal.
 FBGEMM replaces ids that are out of range by 0 and prints a warning; a grouped lookup refuses them.
 """
 

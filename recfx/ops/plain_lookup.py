@@ -1,7 +1,7 @@
-"""A grouped lookup with torch's own embedding operators: what backends without a kernel run, at the cost of the model it was made from.
+"""A grouped lookup with torch's own embedding operators: backends without a kernel run it, at the cost of the original model.
 
 Each feature is one `embedding` or `embedding_bag`, and one concatenation puts the features and the dense columns side by side. Formats and
-options that torch's operators do not have (rows of a few bits, half precision, weighted means) pick rows and pool them by hand.
+options that torch's operators lack (rows of a few bits, half precision, weighted means) pick rows and pool them by hand.
 """
 
 from __future__ import annotations
@@ -15,7 +15,7 @@ from recfx.formats import decode_rows
 
 Tensor = torch.Tensor
 
-#: `recfx.ops.lookup.Feature`, which stands on this module.
+#: `recfx.ops.lookup.Feature`; that module imports this one.
 Feature = Any
 
 _SUM, _MEAN, _NONE = 0, 1, 2
@@ -83,13 +83,13 @@ class PlainLookup:
 
 
 def _require_rows(ids: Tensor, table: Tensor, error: Exception) -> None:
-    """Says which ids a table has, where an operator refused others in its own words."""
+    """Raises an error that names the valid ids, in place of the error of torch's operator."""
     if ids.numel() and not bool(((ids >= 0) & (ids < table.shape[0])).all()):
         raise IndexError(f"index out of range: ids must be in [0, {table.shape[0]})") from error
 
 
 def is_whole(f: Feature, table: Tensor) -> bool:
-    """Whether torch's operators read a table as it is; float64 in runs that serve as the truth."""
+    """Whether torch's operators read a table as it is; float64 in reference runs."""
     return bool(f.bits == 32 and table.dtype in (torch.float32, torch.float64))
 
 

@@ -4,8 +4,8 @@
 
 A is a matrix of ones in compressed sparse rows (`offsets`, `neighbours`), S = diag(scale). With scale = degree ** -0.5 and
 equal weights it is LightGCN's mean over layers (He et al. 2020, equations 7 and 8). It is summed by Horner's rule over rows
-already scaled: no weight of an edge is read, and no layer but the last is kept. A must be symmetric: the gradient is then
-the same product of the gradient that comes in.
+already scaled: no edge weights are read, and only the last layer is kept. A must be symmetric: the backward pass
+is then the same product, applied to the incoming gradient.
 """
 
 from __future__ import annotations
@@ -21,7 +21,7 @@ from recfx.ops.offsets import bag_bounds, refused_unless
 
 
 def check_graph(x: Tensor, offsets: Tensor, neighbours: Tensor, scale: Tensor, weights: list[float]) -> None:
-    """Refuses operands of other forms; what the indices say is looked at by the kernel, or by torch.
+    """Refuses operands of wrong ranks, dtypes or sizes; the kernel or torch checks the values of the indices.
 
     Raises:
         ValueError: A rank, dtype or size that does not fit, or no weight.
@@ -49,13 +49,13 @@ def reference(
         neighbours: int32 or int64 [E], in [0, N).
         scale: [N].
         weights: The weight of each power, from 0 on.
-        halved: Whether layers between are rounded to bfloat16: half the memory traffic, relative errors of about 2^-9 a layer.
+        halved: Whether intermediate layers are rounded to bfloat16: half the memory traffic, relative errors of about 2^-9 a layer.
 
     Returns:
         [N, D], of the dtype of x.
 
     Raises:
-        ValueError: Operands of other forms.
+        ValueError: Operands of wrong ranks, dtypes or sizes.
         IndexError: Offsets or neighbours outside the rows.
     """
     check_graph(x, offsets, neighbours, scale, weights)
@@ -81,7 +81,7 @@ def _sum_of_powers(
 def _decomposition(
     x: Tensor, offsets: Tensor, neighbours: Tensor, scale: Tensor, weights: list[float], halved: bool = False
 ) -> Tensor:
-    """`reference` with a check of the offsets that needs no look at the data; `embedding_bag` checks the neighbours."""
+    """`reference` with a traceable check of the offsets; `embedding_bag` checks the neighbours."""
     bounds, valid = bag_bounds(offsets, neighbours.shape[0])
     valid = valid & (bounds[-2] == bounds[-1])
     return _sum_of_powers(x, refused_unless(valid, offsets), neighbours, scale, weights, halved)

@@ -7,8 +7,8 @@ With x_bm = users[u_b] . (items[p_b] - items[n_bm]):
 
 With one negative a sample the two are the same.
 
-The gradient touches few rows often (popular items) and most rows never; one kernel that gathers, scores and adds up spares the tables of
-gathered rows that autograd would keep.
+The gradient touches few rows often (popular items) and most rows never; one kernel that gathers, scores and accumulates avoids the tables
+of gathered rows that autograd would keep.
 """
 
 from __future__ import annotations
@@ -36,7 +36,7 @@ def _losses(lag: Tensor, joint: bool) -> Tensor:
 
 
 def check_samples(users: Tensor, items: Tensor, user_ids: Tensor, positives: Tensor, negatives: Tensor) -> None:
-    """Refuses operands of other forms.
+    """Refuses operands of wrong ranks, dtypes or sizes.
 
     Raises:
         ValueError: A rank, dtype or size that does not fit, or no sample.
@@ -58,8 +58,8 @@ def reference(
     """The meaning of `recfx::bpr`: the loss, and its gradients with respect to both tables.
 
     Raises:
-        ValueError: Operands of other forms, see `check_samples`.
-        IndexError: An id that is no row.
+        ValueError: Operands of wrong ranks, dtypes or sizes, see `check_samples`.
+        IndexError: An id outside its table.
     """
     check_samples(users, items, user_ids, positives, negatives)
     return _decomposition(users, items, user_ids, positives, negatives, joint)
@@ -95,11 +95,11 @@ def _keep(ctx: Any, inputs: tuple[Any, ...], output: tuple[Tensor, Tensor, Tenso
 
 def _backward(ctx: Any, gradient: Tensor, *_: Tensor) -> tuple[Tensor | None, ...]:
     users, items, user_ids, positives, negatives, by_users, by_items = ctx.saved_tensors
-    if torch.is_grad_enabled():  # create_graph: what was added up in the kernel has no history
+    if torch.is_grad_enabled():  # create_graph: the kernel's gradients have no autograd history
         loss = plain_loss(users, items, user_ids, positives, negatives, ctx.joint)
         by_users, by_items = torch.autograd.grad(loss, (users, items), gradient, create_graph=True)
         return by_users, by_items, None, None, None, None
-    # The usual case on CPUs, where looking costs nothing: two large products less.
+    # The usual case. On CPUs the test is free, and it saves two large products.
     if type(gradient) is Tensor and gradient.device.type == "cpu" and float(gradient) == 1:
         return by_users, by_items, None, None, None, None
     return by_users * gradient, by_items * gradient, None, None, None, None
@@ -132,8 +132,8 @@ def bpr_loss(
         A scalar, of the tables' dtype.
 
     Raises:
-        ValueError: Operands of other forms, see `check_samples`.
-        IndexError: An id that is no row.
+        ValueError: Operands of wrong ranks, dtypes or sizes, see `check_samples`.
+        IndexError: An id outside its table.
     """
     loss: Tensor = bpr(users, items, user_ids, positives, negatives, joint)[0]
     return loss

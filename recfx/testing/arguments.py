@@ -11,7 +11,7 @@ import torch
 #: The name of the step that repeats an operator with another argument.
 TWIN = "twin"
 
-#: Arguments that random graphs leave alone: where a tensor is stored, what draws random numbers, what only training reads.
+#: Arguments that random graphs leave alone: storage of tensors, random numbers, and options that only training reads.
 FIXED = {
     *("layout", "device", "pin_memory", "memory_format", "generator", "non_blocking", "copy", "sparse", "implicit"),
     *("dropout_p", "enable_gqa", "scale_grad_by_freq", "sparse_grad", "cudnn_enable"),

@@ -22,7 +22,7 @@ from recfx.testing.focus import focus_of
 from recfx.testing.inputs import EXTREME_SPECIALS, ORDINARY_SPECIALS, trial_inputs
 from recfx.testing.strategies import rec_graphs
 
-# All but `explain`: what choices of a graph could as well have been others takes longer to find than the smallest graph, and says less.
+# All but `explain`: explaining which choices of a graph do not matter takes longer than finding the smallest graph, and says less.
 _PHASES = (Phase.explicit, Phase.reuse, Phase.generate, Phase.target, Phase.shrink)
 
 # Random graphs are drawn in rounds of so many. After ten examples of one run, Hypothesis spends most of the others on variants of
@@ -56,7 +56,7 @@ def assert_pass_preserves(
     Args:
         item: The pass, or several as a pipeline or its text.
         program: The program to try it on, with the properties the pass requires; without it, random recommendation graphs, shrunk when the
-            pass fails. On those, registered passes first establish what is required.
+            pass fails. On those, registered passes first establish the required properties.
         exactness: A stricter class than the declared one; for a pipeline, of the whole.
         max_examples: How many random graphs to try. Most steps of them add operators that the pass is rooted at or that its code names.
         shrink: Whether to look for the smallest graph on which the pass fails, which takes longer than finding one.
@@ -118,7 +118,7 @@ def compare_on_trials(before: Program, after: Program, exactness: Exactness, *, 
 
 
 def _prepared(passes: Sequence[Pass], program: Program) -> Program:
-    """The program after passes that establish what the first one requires."""
+    """The program after passes that establish the properties that the first one requires."""
     for name in sorted(passes[0].spec.requires - program.properties) if passes else ():
         makers = [cls for cls in registered().values() if name in cls.spec.establishes and not cls.spec.needs]
         if not makers:

@@ -86,7 +86,7 @@ class GraphBuilder:
         """The program that returns these nodes, one tensor or a tuple.
 
         Args:
-            *outputs: What it returns.
+            *outputs: The nodes it returns.
             seed: Seed of the example inputs.
             batch: Rows of the example inputs; other dimensions are one, two, ... longer.
         """

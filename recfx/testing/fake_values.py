@@ -87,7 +87,7 @@ class FakeValues:
                 self._described[id(leaf)] = _described(leaf)
 
     def _describe(self, value: Any) -> Hashable:
-        """What a result depends on: of tensors their dtype, sizes and strides; of constants the value and its type."""
+        """The facts that a result depends on: dtype, sizes and strides of tensors; value and type of constants."""
         if isinstance(value, torch.Tensor):
             return self._described.get(id(value)) or _described(value)
         if isinstance(value, list | tuple):

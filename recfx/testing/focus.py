@@ -1,4 +1,4 @@
-"""What a pass looks for: the operators and the numbers that its code names, so that random graphs hold them."""
+"""The operators and numbers that a pass looks for, read from its code, so that random graphs hold them."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ _LIBRARY = ("torch", "recfx.ir", "recfx.pipeline", "recfx.testing", "recfx.error
 
 @dataclasses.dataclass(frozen=True)
 class Focus:
-    """What to draw more of.
+    """Operators and numbers to draw more often.
 
     Attributes:
         rooted: Names of the steps that add an operator the pass is rooted at.
@@ -43,7 +43,7 @@ class Focus:
             every: The steps to choose from without a focus.
         """
         rooted, named = self.rooted or self.named, self.named or self.rooted
-        if not rooted:  # it compares nodes, whatever they are
+        if not rooted:  # it compares nodes of any operator
             return [(TWIN,), (TWIN,), _with_keywords(every), tuple(every)]
         patterns = tuple(name for name in {*rooted, *named} if len(STEPS[name].operators & self.operators) > 1)
         groups = [_alone(rooted), _alone(rooted), rooted, _alone(named), tuple(sorted(patterns)), (TWIN,), tuple(every)]
@@ -65,7 +65,7 @@ def _with_keywords(names: Iterable[str]) -> tuple[str, ...]:
 
 
 def focus_of(passes: Iterable[Pass]) -> Focus:
-    """Reads what passes look for from their targets and from their code, helper functions of their own included."""
+    """Reads the operators and numbers that passes look for from their targets, their code and their helper functions."""
     rooted: set[Any] = set()
     named: set[str] = set()
     numbers: set[tuple[str, Any]] = set()
@@ -100,7 +100,7 @@ def _reached(functions: list[FunctionType]) -> Iterator[FunctionType]:
 
 
 def _values(function: FunctionType) -> Iterator[Any]:
-    """What a function's global and closed-over names stand for, the members of small collections too."""
+    """The values of a function's global and closed-over names, with the members of small collections."""
     names = {name for code in _codes(function.__code__) for name in code.co_names}
     held = [function.__globals__[name] for name in names if name in function.__globals__]
     held += [cell.cell_contents for cell in function.__closure__ or () if cell != type(cell)()]

@@ -19,7 +19,7 @@ from recfx.ops import lookup
 _aten = torch.ops.aten
 _FREE_IDS = 8
 
-#: What stands in a place of a floating-point input on special batches.
+#: Numbers that special batches hold in floating-point inputs.
 ORDINARY_SPECIALS = (float("nan"), 0.0, -0.0, 1.0, -1.0)
 EXTREME_SPECIALS = (*ORDINARY_SPECIALS, float("inf"), float("-inf"), 3e38, -3e38, 1e-40, -1e-40)
 
@@ -28,7 +28,7 @@ LARGE_BATCHES = (9, 17, 33, 65, 130, 257, 1031)
 
 
 def random_leaves(program: Program, batch: int, generator: torch.Generator) -> list[Any]:
-    """Flat inputs with so many rows; other dimensions than the batch are one, two, ... longer, so that none is taken for another.
+    """Flat inputs with so many rows; other dimensions than the batch are one, two, ... longer, so that no two are confused.
 
     Numbers lie in [-2, 2], so that nothing overflows. Integers are ids: below the rows of every table they reach; a column is drawn
     evenly, from its first and last row, or as one id everywhere. Offsets of bags rise from 0 to the number of ids.
@@ -57,7 +57,7 @@ def trial_inputs(
     Args:
         program: The program.
         generator: Source of all numbers.
-        specials: What stands in about a quarter of the places of the special batches.
+        specials: Numbers for about a quarter of the places of the special batches.
     """
     low, high = program.signature.dims.get(BATCH, (1, 1))
 

@@ -18,7 +18,7 @@ from recfx.testing.builder import GraphBuilder
 _aten = torch.ops.aten
 _TABLE_WIDTH = 2
 
-#: Operators that give the bits of their input, or decide by them. What they make of inputs is the same in every order of sums.
+#: Operators that return the bits of their input, or decide by them. Of inputs, their results do not depend on the order of sums.
 _STEADY = {
     *(*REGROUPINGS, *PERMUTATIONS, *BROADCASTS, *SLICES, *JOINS, *COPIES, *ROW_LOOKUPS),
     *(_aten.select.int, _aten.flip.default, _aten.neg.default, _aten.abs.default, _aten.relu.default, _aten.to.dtype),
@@ -40,7 +40,7 @@ _SQUARES = {
 
 
 class Pool:
-    """The values made so far, and what steps need to make more.
+    """The values made so far, and the state that steps need to make more.
 
     Args:
         builder: The graph.
@@ -73,7 +73,7 @@ class Pool:
         self._degrees: dict[fx.Node, int] = {}
 
     def call(self, target: Any, *args: Any, **kwargs: Any) -> fx.Node:
-        """Adds an operator. Operands that it does not take, such as a view of strided memory, are no graph: another one is drawn."""
+        """Adds an operator. Operands that it refuses, such as a view of strided memory, discard the graph, and another one is drawn."""
         try:
             return self.builder.call(target, *args, **kwargs)
         except VerificationError:

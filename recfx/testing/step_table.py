@@ -16,7 +16,7 @@ class Step:
     """One step of a random graph.
 
     Attributes:
-        run: Adds operators and keeps what they give; called with the pool and Hypothesis's `draw`.
+        run: Adds operators and keeps their results; called with the pool and Hypothesis's `draw`.
         operators: The operators it adds, or chooses among.
     """
 

@@ -162,7 +162,7 @@ def _code_dot(pool: Pool, draw: Any) -> None:
 
 @step("propagate", propagation.propagate)
 def _propagate(pool: Pool, draw: Any) -> None:
-    """LightGCN's mean over layers of a table, and a lookup in what it gives."""
+    """LightGCN's mean over layers of a table, and a lookup in the result."""
     table = pool.table(draw)
     rows = int(table.meta["val"].shape[0])
     halved = draw(st.booleans())

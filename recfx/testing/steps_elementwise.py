@@ -137,7 +137,7 @@ def _rsub(pool: Pool, draw: Any, target: Any) -> None:
 def _divide(pool: Pool, draw: Any, target: Any) -> None:
     """A quotient by positive state, a number, or an input.
 
-    An input may be 0, and 0 / 0 is another number than a rounding error / 0: what is divided by it must not depend on rounding.
+    An input may be 0, and 0 / 0 differs from a rounding error / 0: the dividend must not depend on rounding.
     """
     kind = draw(st.sampled_from(["state", "number", "input", "integers"]))
     first = _any(pool, draw, steady=kind == "input")

@@ -1,4 +1,4 @@
-"""Steps of random graphs that add several operators at once: interactions, towers, and what passes simplify."""
+"""Steps of random graphs that add several operators at once: interactions, towers, and patterns that passes simplify."""
 
 from __future__ import annotations
 

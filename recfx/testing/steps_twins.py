@@ -25,7 +25,7 @@ _SIZED = {*SIZED, _aten.layer_norm.default, _aten.full.default}
 
 @step(TWIN)
 def _twin(pool: Pool, draw: Any) -> None:
-    """An operator again; two that share all but one argument are what a pass that compares nodes may take for one."""
+    """An operator again, with at most one argument changed: a pass that compares nodes may confuse the two."""
     calls = [n for n in pool.builder.graph.nodes if isinstance(n.target, torch._ops.OpOverload)]
     calls = [n for n in calls if n.target not in _MODAL and isinstance(n.meta.get("val"), torch.Tensor)]
     if not calls:

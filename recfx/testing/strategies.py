@@ -50,7 +50,7 @@ def rec_graphs(
         draw: Given by Hypothesis.
         max_steps: At most so many steps.
         steps: Names of the steps to choose from (keys of `recfx.testing.steps.STEPS`); all by default.
-        focus: What to draw most steps and half of the constants from.
+        focus: The source of most steps and half of the constants.
         jagged: Whether graphs may have bags with offsets as an input: `bag_ids`, `bag_weights` and `offsets`.
     """
     width, fields = draw(st.integers(1, 4), label="dense"), draw(st.integers(1, 3), label="fields")
@@ -72,7 +72,7 @@ def rec_graphs(
         STEPS[draw(st.sampled_from(names), label="step")](pool, draw)
         if (
             focus is not None and names is not groups[-1] and draw(st.booleans())
-        ):  # a pattern: each takes what the one before gave
+        ):  # a pattern: each reads the result of the one before
             pool.next_operand = pool.latest()
             STEPS[draw(st.sampled_from(groups[0]), label="step on top")](pool, draw)
             pool.next_operand = None

@@ -80,7 +80,7 @@ REFUSED: list[tuple[Any, tuple[Any, ...], dict[str, Any], str]] = [
     (aten.add.Tensor, (x, x, 2), {}, "3 arguments, at most 2 are taken"),
     (aten.linear.default, (x, weight), {"scale": 1}, "'scale' is unknown or given twice"),
     (aten.linear.default, (x, weight, None), {"bias": None}, "'bias' is unknown or given twice"),
-    (aten.linear.default, (x,), {"weight": weight}, "'weight' has to be positional"),
+    (aten.linear.default, (x,), {"weight": weight}, "'weight' must be positional"),
     (aten.linear.default, (x, "w"), {}, "'weight' is not of type Tensor"),
     (aten.linear.default, (x, weight, "b"), {}, "'bias' is not of type Optional"),
     (aten.sum.dim_IntList, (x, [1.5]), {}, "'dim' is not of type"),

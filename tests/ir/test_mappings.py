@@ -148,7 +148,7 @@ def test_constants_are_taken_out_of_a_call(args: Any, kwargs: Any, positional: A
 @pytest.mark.parametrize("wrong", [TABLE + 1, TABLE.double(), [0.0, 1.0, 2.0], None], ids=str)
 def test_a_constant_of_another_value_is_refused(wrong: Any) -> None:
     for args, kwargs in (((1, wrong, 2), {}), ((1, 2), {"table": wrong})):
-        with pytest.raises(InputError, match="input 'table' was declared constant and is not what it was then"):
+        with pytest.raises(InputError, match="input 'table' was declared constant, and its value has changed since"):
             without_constants(FORWARD, CONSTANTS, args, kwargs)
 
 
