@@ -149,3 +149,16 @@ def test_the_example_of_retrieval_works() -> None:
     assert isinstance(seen, list)
     assert ids.shape == (8, 100)
     assert not any(bool(torch.isin(row, out).any()) for row, out in zip(ids, seen, strict=True))
+
+
+def test_the_examples_of_operators_work(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    pytest.importorskip("onnxscript", reason="pip install onnx onnxscript")
+    program = recfx.optimize(TinyCtr(), example_inputs=tiny_inputs(4), measure=False).program
+    names: dict[str, object] = {"program": program}
+    monkeypatch.chdir(tmp_path)
+    for block in re.findall(r"```python\n(.*?)```", (ROOT / "docs" / "operators.md").read_text(), flags=re.DOTALL):
+        exec(block, names)
+    plain = names["plain"]
+    assert isinstance(plain, recfx.ir.Program)
+    assert not any(str(node.target).startswith("recfx.") for node in plain.graph.nodes)
+    assert (tmp_path / "model.onnx").exists()

@@ -69,12 +69,20 @@ def _decomposition(query: Tensor, items: Tensor, ids: Tensor | None, bits: int, 
     whole, scale = round_queries(query, query_bits)
     held = items if ids is None else items.index_select(0, ids.reshape(-1).long())
     codes, lower, step, _ = unpack_codes(held, bits, query.shape[1])
+    kind = _exact_type(bits, query_bits, query.shape[1])
+    digits = whole.to(kind)
     if ids is None or _is_one(ids.shape[0]):
-        dots, lower, step = whole @ codes.double().T, lower.T, step.T
+        dots, lower, step = digits @ codes.to(kind).T, lower.T, step.T
     else:
-        dots = (codes.view(*ids.shape, -1).double() @ whole.unsqueeze(2)).squeeze(2)
+        dots = (codes.view(*ids.shape, -1).to(kind) @ digits.unsqueeze(2)).squeeze(2)
         lower, step = lower.view(ids.shape), step.view(ids.shape)
     return scale * (lower * whole.sum(1, keepdim=True).to(query.dtype) + step * dots.to(query.dtype))
+
+
+def _exact_type(bits: int, query_bits: int, columns: int) -> torch.dtype:
+    """The smallest type in which sums of products of codes are exact."""
+    largest = ((1 << bits) - 1) * max(1, (1 << (query_bits - 1)) - 1)
+    return torch.float32 if largest * columns <= 1 << 24 else torch.float64
 
 
 def _fake(query: Tensor, items: Tensor, ids: Tensor | None, bits: int, query_bits: int) -> Any:

@@ -59,6 +59,9 @@ def decode(ints: Sequence[int], numbers: Sequence[float]) -> list[Layer]:
 #: The smallest normal scale, and a power of two that makes smaller numbers normal.
 _SMALLEST, _LIFT = torch.finfo(torch.float32).tiny, 2.0**64
 
+#: Columns up to which sums of products of codes are whole numbers that float32 holds, so that they are exact in any order.
+_EXACT_COLUMNS = (1 << 24) // (255 * 127)
+
 
 def quantize_rows(x: torch.Tensor, input_scale: float = 0.0) -> tuple[torch.Tensor, torch.Tensor]:
     """Quantises the input of an int8 layer.
@@ -142,7 +145,8 @@ def product(
     codes, unit = quantize_rows(flat.masked_fill(~rows, 0.0), input_scale)
     # Rows with infinities or NaN: only these decide the result.
     codes = torch.where(rows, codes, flat.masked_fill(finite, 0.0).double())
-    y = (codes @ weight.double().T).float() * scale * torch.where(rows, unit, 1.0)
+    kind = torch.float32 if x.shape[-1] <= _EXACT_COLUMNS else torch.float64
+    y = (codes.to(kind) @ weight.to(kind).T).float() * scale * torch.where(rows, unit, 1.0)
     return (y if bias is None else y + bias).reshape(*x.shape[:-1], weight.shape[0])
 
 
