@@ -54,7 +54,7 @@ def program_of(
 
 @dataclasses.dataclass(frozen=True)
 class Partition:
-    """A program on the native backend, and on torch where that has no kernel.
+    """A program on the native backend, with the operators that it does not support on torch.
 
     Attributes:
         region: All regions as one graph.

@@ -26,7 +26,7 @@ def operators(program: Program) -> list[fx.Node]:
 
 
 def plain(found: Split) -> list[Any]:
-    """The plain meaning of every region as its runner."""
+    """The reference of every region as its runner."""
     return [lambda *values, region=region: region.run(values) for region in found.regions]
 
 

@@ -1,4 +1,4 @@
-"""The generated entry: every check that it writes out refuses what does not fit, and outputs come back as they were nested."""
+"""The generated entry: every check refuses inputs that do not fit, and outputs keep their nesting."""
 
 from __future__ import annotations
 
@@ -40,7 +40,7 @@ def signature_of(
 
 
 def entry_of(signature: Signature, **more: Any) -> tuple[Any, list[Any]]:
-    """An entry, and the leaves that what it runs is given."""
+    """An entry, and the list that holds the leaves of its last call."""
     seen: list[Any] = []
 
     def run(*leaves: Any) -> list[Any]:

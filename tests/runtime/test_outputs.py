@@ -1,4 +1,4 @@
-"""A caller may write to what a compiled model returns."""
+"""A caller may write to the results of a compiled model."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""The table of numbers that the lowering and the kernels share, and the files that are generated from it."""
+"""The table of numbers that the lowering and the kernels share, and the files generated from it."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ from recfx.targets.native.steps import Step, View, records
 CSRC = Path(library.__file__).parent / "csrc"
 NATIVE = Path(recfx.__file__).parent / "targets" / "native"
 
-#: What a switch may decide on by numbers: a count of rows, vectors, bytes, words or bits.
+#: Expressions over which a switch may use plain numbers: counts of rows, vectors, bytes, words or bits.
 COUNTS = {
     "count",
     "vectors",

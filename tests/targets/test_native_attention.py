@@ -45,7 +45,7 @@ def same(found: torch.Tensor, expected: torch.Tensor) -> None:
 
 
 def masks(rng: torch.Generator, batch: int, queries: int, keys: int) -> torch.Tensor:
-    """Boolean masks [batch, 1, queries, keys]; the first row of each sequence sees nothing, and one sequence as a whole does not."""
+    """Boolean masks [batch, 1, queries, keys]. The first row of each sequence sees no key, and no row of one sequence does."""
     mask = torch.rand(batch, 1, queries, keys, generator=rng) < 0.5
     mask[:, :, 0] = False
     mask[0] = False
@@ -97,7 +97,7 @@ def _nothing(q: torch.Tensor, k: torch.Tensor, v: torch.Tensor, mask: torch.Tens
     pass
 
 
-#: Special values that meet a mask: what is done to q, k, v and the boolean mask.
+#: Name -> function that puts special values into q, k, v and the boolean mask.
 SPECIAL: dict[str, Callable[..., None]] = {
     "nothing": _nothing,
     "scores of -inf": _scores_of_nothing,
@@ -125,7 +125,7 @@ def test_special_values_under_a_mask(name: str, numbers: bool) -> None:
 @pytest.mark.parametrize("length", [3, 20])
 @pytest.mark.parametrize("name", sorted(set(SPECIAL) - {"a query of NaN"}))
 def test_special_values_in_causal_order(name: str, length: int) -> None:
-    """A later key of NaN or infinity does not reach an earlier query. (What torch makes of a query of NaN depends on its place.)"""
+    """A later key of NaN or infinity does not reach an earlier query. (The result of torch for a query of NaN depends on its place.)"""
     rng = generator(12)
     q, k, v = (torch.randn(2, 2, length, 8, generator=rng) for _ in range(3))
     SPECIAL[name](q, k, v, None)
@@ -163,7 +163,7 @@ def test_softmaxes_by_hand_keep_their_nan(name: str, length: int) -> None:
 
 
 class Histories(nn.Module):
-    """Self-attention over histories that are padded on the left, as sequence models have it."""
+    """Self-attention over histories that are padded on the left, as in sequence models."""
 
     def __init__(self, need_weights: bool) -> None:
         super().__init__()
@@ -196,20 +196,20 @@ def at_every_level(model: nn.Module, *example: torch.Tensor) -> list[Callable[..
 
 @pytest.mark.parametrize("need_weights", [False, True])
 def test_multihead_attention_over_empty_histories(need_weights: bool) -> None:
-    """Zeros where it calls torch's operator, NaN where it multiplies by weights that it returns; torch's fast path is another matter."""
+    """Zeros where it calls torch's operator, NaN where it multiplies by weights that it returns. The fast path of torch is not tested."""
     torch.manual_seed(3)
     model = Histories(need_weights).eval()
     example = torch.arange(24).reshape(4, 6).remainder(19) + 1
     for run in at_every_level(model, example):
         for batch in (2, 4):
-            expected = model(histories(batch)).detach()  # with gradients: torch leaves its fast path
+            expected = model(histories(batch)).detach()  # with gradients, so that torch does not take its fast path
             same(run(histories(batch))[0], expected)
             assert bool(expected.isnan().any()) is need_weights
 
 
 @pytest.mark.parametrize("last", ["sliced", "gathered"])
 def test_one_position_of_an_empty_history(last: str) -> None:
-    """The passes that compute one position alone attend with one row of the mask, which may hide everything."""
+    """Passes that compute only one position use one row of the mask, which may hide all keys."""
     torch.manual_seed(4)
     items, project = nn.Embedding(20, 8), nn.Linear(8, 24)
 
@@ -272,7 +272,7 @@ def test_target_attention_over_empty_histories(masked: str, length: int) -> None
 
 
 def test_attention_runs_in_a_plan() -> None:
-    """The tests above would hold as well if torch ran everything."""
+    """The tests above would also pass if torch ran all operators, so this one checks that kernels run them."""
     q = torch.randn(2, 2, 5, 8)
     mask = torch.ones(2, 1, 5, 5, dtype=torch.bool)
     lower(program_of(functional.scaled_dot_product_attention, [q, q + 1, q + 2, mask]))

@@ -21,7 +21,7 @@ L, E = 5, 8
 
 
 class _Attention(nn.Module):
-    """nn.MultiheadAttention over [B, L, E], with the masks that sequence models give it."""
+    """nn.MultiheadAttention over [B, L, E], with the masks of sequence models."""
 
     def __init__(self, *, batch_first: bool, causal: str = "", weights: bool = False, average: bool = True) -> None:
         super().__init__()
@@ -173,7 +173,7 @@ def _both(x: torch.Tensor) -> torch.Tensor:
 
 
 def test_batches_that_lie_differently_are_not_mixed() -> None:
-    """Rows in two orders are no operands of one kernel; torch adds them."""
+    """A kernel does not take operands whose rows are in different orders. torch adds them."""
     x = _inputs(padded=False)[0]
     program = Pipeline("canonicalize").run(capture(Module(_both).eval(), (x,), {})).program
     made = partition(program, LEVELS[0])

@@ -1,4 +1,4 @@
-"""Every view of a plan lies in its slot: what a plan is checked for when it is built, and views of views at many batches."""
+"""Every view of a plan lies in its slot: the checks when a plan is built, and views of views at many batches."""
 
 from __future__ import annotations
 
@@ -53,7 +53,7 @@ def test_a_view_outside_its_slot_is_an_error(name: str) -> None:
 
 
 def test_most_kinds_of_steps_are_broken() -> None:
-    """Only kinds whose steps need models of their own are left out."""
+    """All kinds are covered, except those whose steps need models of their own."""
     met = {step.kind for name in FUNCTIONS for _, steps in plans(name) for step in steps}
     assert set(Kind) - met <= {Kind.CODE_DOT, Kind.TURN_KEYS, Kind.KEY_SCORES}
 
@@ -121,7 +121,7 @@ def _one_view(data: st.DataObject, x: torch.Tensor) -> Function:
     return lambda t: t.flatten(1) if t.ndim > 2 else t.unsqueeze(1)
 
 
-#: What is done with a view: by elements, by rows, by matrices, over axes.
+#: Readers of a view: by elements, by rows, by matrices, over axes.
 READERS: dict[str, Function] = {
     "elements": lambda t: t * 3 + 1,
     "function": lambda t: torch.sigmoid(t),
@@ -142,7 +142,7 @@ READERS: dict[str, Function] = {
 
 
 def _chain(data: st.DataObject, x: torch.Tensor) -> Function:
-    """A drawn chain of views, of the input or of a result, and what reads it."""
+    """A drawn chain of views, of the input or of a result, and its reader."""
     reader = READERS[data.draw(st.sampled_from(sorted(READERS)))]
     through, views, shown = data.draw(st.booleans()), [], x
     for _ in range(data.draw(st.integers(1, 4))):

@@ -1,4 +1,4 @@
-"""The check of a plan's bounds is exact: one element too far is an error, and what a step reaches is what its operator reads and writes."""
+"""The check of a plan's bounds is exact: a step reaches the elements that its operator reads and writes, and one more is an error."""
 
 from __future__ import annotations
 
@@ -117,7 +117,7 @@ STEPS: dict[str, tuple[Step, list[int], list[tuple[int, int]]]] = {
 
 
 def reached(step: Step, slots: list[Slot]) -> dict[int, tuple[int, int, int]]:
-    """Slot -> the elements of the first complaint about it, when it is as narrow as none at all."""
+    """Slot -> the elements in the error for it, when its width is zero."""
     found = {}
     for number in range(len(slots)):
         narrow = [dataclasses.replace(slot, width=0) if at == number else slot for at, slot in enumerate(slots)]

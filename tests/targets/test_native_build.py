@@ -1,4 +1,4 @@
-"""Building the kernels for other processors than this one: what setup.py chooses, and that it compiles for 64-bit Arm."""
+"""Building the kernels for other processors: the choices of setup.py, and a compilation for 64-bit Arm."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ X86 = ["x86_64", "AMD64"]
 
 @pytest.fixture(scope="module")
 def build() -> ModuleType:
-    """setup.py, without its running."""
+    """setup.py as a module, without a run of setup."""
     spec = importlib.util.spec_from_file_location("recfx_setup", ROOT / "setup.py")
     assert spec is not None
     assert spec.loader is not None
@@ -67,7 +67,7 @@ def test_instruction_sets_are_included_only_where_they_exist() -> None:
 
 @pytest.mark.slow
 def test_the_kernels_compile_for_arm(build: ModuleType, tmp_path: Path) -> None:
-    """With clang, as the package `ziglang` brings it; its driver spells an architecture in another way."""
+    """With the clang of the package `ziglang`, whose driver spells architectures in another way."""
     pytest.importorskip("ziglang")
     compiler = [sys.executable, "-m", "ziglang", "c++", "-target", "aarch64-linux-gnu"]
     objects = []

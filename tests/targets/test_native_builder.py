@@ -1,4 +1,4 @@
-"""What rules leave behind: steps that readers absorb, steps of rules that give up, weights that plans share."""
+"""Effects of rules on a plan: steps that readers absorb, steps of rules that give up, weights that plans share."""
 
 from __future__ import annotations
 

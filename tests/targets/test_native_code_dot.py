@@ -25,7 +25,7 @@ def table(rng: torch.Generator, rows: int, dim: int, bits: int) -> Codes:
 
 
 def agree(found: torch.Tensor, query: torch.Tensor, items: Codes, ids: torch.Tensor | None, query_bits: int) -> None:
-    """Bit for bit; but for the scale of a sign, a sum whose order is free."""
+    """Equal bit for bit, except for the scale of a sign, a sum in any order."""
     expected = reference(query, pack_codes(items), ids, items.bits, query_bits)
     if query_bits != 1:
         assert torch.equal(found, expected)
@@ -110,7 +110,7 @@ def test_threads_and_batches_change_no_bit(seed: int, bits: int, batch: int, pic
             alone = lowered(query, ids)[0]
             assert torch.equal(
                 lowered(query[:1], ids[:1])[0], alone[:1]
-            )  # one query scans rows, many unpack blocks of them
+            )  # one query scans rows; for several, blocks of rows are unpacked
             for threads in (2, 3):
                 torch.set_num_threads(threads)
                 assert torch.equal(lowered(query, ids)[0], alone)

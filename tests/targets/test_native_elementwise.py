@@ -89,7 +89,7 @@ def test_functions_of_one_tensor(target: Any, index: int) -> None:
     assert target in {n.target for n in program.graph.nodes} or target.overloadpacket is torch.ops.aten._to_copy
     x = inputs[0].flatten()
     expected = case.function(x)
-    judged = [expected]  # results known to be right: what torch gives is
+    judged = [expected]  # results that are known to be right where those of torch are not
     for level in LEVELS:
         found, *narrow = _lowered(program, level)(*inputs)
         for columns, part in zip(_NARROW, narrow, strict=True):
@@ -143,7 +143,7 @@ def _codes_of(made: Partition) -> Iterator[int]:
 
 
 def test_every_operation_of_the_interpreter_is_reached() -> None:
-    """Each code of csrc/pointwise.inl is what some row lowers to."""
+    """Every code of csrc/pointwise.inl occurs in the plan of a row of the table."""
     source = (Path(kernels.__file__).parent / "csrc" / "pointwise.inl").read_text()
     written = {Op[name] for name in re.findall(r"\bcase OP_(\w+): return each", source)}
     assert len(written) > 30
@@ -188,7 +188,7 @@ def _meaning(name: str, x: torch.Tensor) -> torch.Tensor:
 
 @pytest.mark.parametrize("name", [name for name in mlp.ACTIVATIONS if name != "row-dice"])
 def test_activations_of_layers(name: str) -> None:
-    """What follows a product, in whole vectors and behind the last of them: a layer whose weights are ones copies its input."""
+    """The operations after a product, in whole vectors and in the rest: a layer whose weights are ones copies its only column."""
     x = torch.cat([grid(1)[: 512 << 12 : 16], specials()[:56].reshape(-1, 1)]).reshape(-1, 8, 1)
     x = x + 0.0  # the sign of a zero that a product gives is not defined
     columns = 19

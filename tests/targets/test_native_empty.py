@@ -1,4 +1,4 @@
-"""Sizes of zero and divisors of zero and -1: no plan divides by them, at any instruction-set level, inside `optimize` or at a call."""
+"""Sizes of zero and divisors of zero and -1: no plan divides by them, at any instruction-set level, in `optimize` or at a call."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Programs of fixed shapes run row by row as well: their batch is found, and nothing else that has its size is taken for it."""
+"""Programs of fixed shapes run row by row too: their batch is found, and other dimensions of its size are not taken for it."""
 
 from __future__ import annotations
 
@@ -33,7 +33,7 @@ def works_row_by_row(made: Partition) -> bool:
     return all(not step.once for plan in plans for step in plan.steps)
 
 
-#: What every model of the zoo but one, whose operators lack kernels, becomes.
+#: The models of the zoo that become one plan over rows.
 WHOLE = sorted(set(MODELS) - {"dien", "lightgcn"})
 
 

@@ -96,7 +96,7 @@ def test_float_folds(name: str) -> None:
     _same(FLOATS[name], [x], exact=False)
 
 
-#: Of float32 [B, 5, 7] and whole numbers [B, 6] below 5: what knows a row's number.
+#: Of float32 [B, 5, 7] and whole numbers [B, 6] below 5: functions of the number of a row.
 ROWS: dict[str, Function] = {
     "row numbers": lambda x, i: torch.arange(x.shape[0]),
     "row numbers, from and by": lambda x, i: torch.arange(0, 2 * x.shape[0], 2),

@@ -15,7 +15,7 @@ pytestmark = needs_kernels
 
 Function = Callable[..., torch.Tensor]
 
-#: Every exponent of float32 with 24 mantissas each, of both signs, and what arithmetic treats specially.
+#: Every exponent of float32 with 24 mantissas each, of both signs, and the special numbers.
 _MANTISSAS = torch.linspace(0, 2**23 - 1, 24).to(torch.int32)
 _BITS = ((torch.arange(255, dtype=torch.int32) << 23)[:, None] + _MANTISSAS).reshape(-1)
 _POSITIVE = torch.cat([_BITS, torch.tensor([1, 0x7F7FFFFF], dtype=torch.int32)]).view(torch.float32)
@@ -104,7 +104,7 @@ def _steps(found: torch.Tensor, wanted: torch.Tensor) -> torch.Tensor:
 
 
 def assert_close_in_ulps(found: torch.Tensor, plain: torch.Tensor, exact: torch.Tensor, most: int = 2) -> None:
-    """At most `most` float32 from the exact value, or no further than torch is; torch's own NaN, infinities and zeros."""
+    """At most `most` float32 from the exact value, or at most as far as torch; NaN, infinities and zeros as torch gives them."""
     assert found.shape == plain.shape
     assert found.dtype is plain.dtype
     if found.dtype is not torch.float32:
@@ -193,7 +193,7 @@ def test_functions_of_whole_numbers(name: str, dtype: torch.dtype) -> None:
 
 
 def test_division_by_zero_stays_with_torch() -> None:
-    """Of whole numbers torch raises; a kernel would stop the process."""
+    """For whole numbers torch raises an error; a kernel would stop the process."""
     i = torch.arange(6).reshape(2, 3)
     made = partition(program_of(lambda i: torch.div(i, i + 1, rounding_mode="floor"), [i]), LEVELS[0])
     assert any("varies" in reason for reason in made.refused.values())

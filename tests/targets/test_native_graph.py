@@ -31,7 +31,7 @@ def threads(count: int) -> Iterator[None]:
 
 
 def draw_graph(rows: int, edges: int, seed: int) -> Graph:
-    """A symmetric graph of at most so many edges; some rows have none, and the first ones have most."""
+    """A symmetric graph with at most `edges` edges. Some rows have no edges, the first rows have most of them."""
     generator = torch.Generator().manual_seed(seed)
     ends = (torch.rand(2, edges, generator=generator).square() * rows).long()
     dense = torch.zeros(rows, rows, dtype=torch.bool)

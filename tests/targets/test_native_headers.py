@@ -56,7 +56,7 @@ def _check(header: Path, flags: list[str]) -> None:
     assert done.returncode == 0, f"{header.name} does not compile alone:\n{done.stderr}"
 
 
-# Without intrinsics compiling is fast, so that this level is checked for every header, and the others where there is time.
+# Compiling without intrinsics is fast, so this level is checked for every header, and the other levels in the slow tests.
 @pytest.mark.parametrize("header", [path.name for path in _headers("level_portable")])
 def test_headers_compile_alone(header: str) -> None:
     _check(SOURCES / header, LEVELS["level_portable"])

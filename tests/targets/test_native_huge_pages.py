@@ -1,4 +1,4 @@
-"""Large tables move to large pages, and stay what they are."""
+"""Large tables move to large pages with their addresses and contents unchanged."""
 
 from __future__ import annotations
 

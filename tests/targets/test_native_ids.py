@@ -119,7 +119,7 @@ def test_wrong_positions(bad: int, level: str) -> None:
 @pytest.mark.parametrize("level", LEVELS)
 @pytest.mark.parametrize("kind", FORMATS)
 def test_no_row_is_read_outside_a_table(kind: int, level: str) -> None:
-    """Beside a table lies memory that ends the process when it is read; the largest and smallest ids ask for none of it."""
+    """The memory next to a table ends the process when it is read. The largest and smallest ids do not read it."""
     table = guarded(rows_in(kind, 16))
     features = [lookup.Feature(0, 0, 16, 0, length=3, bits=32 if abs(kind) >= 16 else kind)]
     numbers = lookup.encode(features)

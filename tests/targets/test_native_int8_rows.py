@@ -41,7 +41,7 @@ def _dequantized(x: torch.Tensor, state: list[torch.Tensor]) -> torch.Tensor:
 
 
 def _same_kind(found: torch.Tensor, expected: torch.Tensor) -> bool:
-    """Whether two tensors hold NaN, the one and the other infinity at the same places."""
+    """Whether two tensors hold NaN and both infinities at the same places."""
     return all(torch.equal(kind(found), kind(expected)) for kind in (torch.isnan, torch.isposinf, torch.isneginf))
 
 
@@ -192,7 +192,7 @@ def test_bfloat16_layers(k: int) -> None:
 @pytest.mark.parametrize("sign", [1.0, -1.0])
 @pytest.mark.parametrize("code", [127, -127, -128])
 def test_the_longest_sums_of_the_largest_products_are_exact(code: int, sign: float) -> None:
-    """No sum over so many columns leaves 32 bits, whatever a level adds to the inputs to have them as bytes."""
+    """Sums over so many columns fit in 32 bits, also at levels that add an offset to the inputs to store them as bytes."""
     x, ones = torch.full((2, MOST_COLUMNS), sign), torch.ones(17)
     weight = torch.full((17, MOST_COLUMNS), code, dtype=torch.int8)
     for run in lower_everywhere(_layer(), [x], [weight, torch.zeros(17), ones]):

@@ -1,4 +1,4 @@
-"""The library's C functions and Python module refuse what is not theirs: other levels, other structs, other arguments."""
+"""The library's C functions and Python module refuse unknown levels, other structs and wrong arguments."""
 
 from __future__ import annotations
 
@@ -85,7 +85,7 @@ def test_arguments_of_a_plan_are_checked() -> None:
 
 
 def test_a_plan_of_no_rows_does_nothing() -> None:
-    """Whatever its pointers are: -1 is one that Python's own conversion also uses for an error."""
+    """A call takes any pointers, also -1, which Python's conversion uses for an error."""
     program = program_of(lambda x: x * 2.0 + 1.0, [torch.ones(2, 3)], [])
     made = partition(program, LEVELS[0])
     plan = next(node.target.plan for node in made.region.graph.nodes if hasattr(node.target, "plan"))

@@ -18,7 +18,7 @@ pytestmark = needs_kernels
 
 
 def check(function: Callable[..., Any], inputs: list[torch.Tensor], state: list[torch.Tensor]) -> None:
-    """At every level a kernel is no further from float64 than torch's own, within a factor; twice the same, see `near`."""
+    """At every level a kernel is as near to float64 as torch within a factor, and a second call gives the same bits, see `near`."""
     plain = function(*inputs, *state)
     exact = function(*(t.double() if t.is_floating_point() else t for t in [*inputs, *state]))
     for run in lower_everywhere(function, inputs, state):
@@ -91,7 +91,7 @@ def test_bfloat16_layers(data: st.DataObject) -> None:
 
 
 def _off_ties(x: torch.Tensor, input_scale: float) -> torch.Tensor:
-    """`x` [M, K] without what lies between two codes, where the last bit of a quotient decides."""
+    """`x` [M, K] without numbers halfway between two codes, where the last bit of a quotient decides."""
     levels = torch.where(x.amin(1, keepdim=True) < 0, 127.0, 255.0)
     place = x / (input_scale or x.abs().amax(1, keepdim=True).clamp(min=1e-6) / levels)
     return torch.where((place - place.floor() - 0.5).abs() < 1e-3, 0.0, x)
@@ -171,7 +171,7 @@ def test_cross_layers_of_few_bits(data: st.DataObject) -> None:
     at = (4, 5, 6) if integers else (-1, -1, -1)
     full = cross.CrossLayer(cross.FULL, 0, 3, scale=at[0])
     low = cross.CrossLayer(cross.LOW_RANK, 1, 3, 2, scale=at[1], inner_scale=at[2])
-    # A single one: what a second rounds may lie between two codes.
+    # One layer only: the input of a second may lie halfway between two codes.
     layers = cross.encode([full if integers else data.draw(st.sampled_from([full, low]))])
     near(lambda x, *params: torch.ops.recfx.cross(x, x, list(params), layers), [x], state, 1e-4, 1e-3)
 

@@ -92,7 +92,7 @@ def test_every_level_is_as_close_to_float64_as_torch(data: st.DataObject) -> Non
 
 @pytest.mark.parametrize("length", [9, 15, 16, 17, 48, 49, 100])
 def test_a_key_scores_the_same_wherever_it_stands(length: int) -> None:
-    """Lanes, chunks and what fills the last vector leave no trace in a score."""
+    """Lanes, chunks and the padding of the last vector do not change a score."""
     rng = generator(length)
     state, ints, numbers = unit(rng, 24, [20, 7], ["dice", "sigmoid"], True)
     query, keys = torch.randn(2, 24, generator=rng), torch.randn(2, length, 24, generator=rng)
@@ -160,7 +160,7 @@ def test_it_is_used_where_it_pays() -> None:
     assert Kind.KEY_SCORES not in few  # half the lanes would be empty
     simple = [state[0][:, :32].contiguous(), *state[1:]]
     without = kinds(attend(ints, numbers, [0, 1]), [query, torch.randn(2, 50, 16, generator=rng)], simple)
-    assert Kind.KEY_SCORES not in without  # no product: nothing to make a matrix for
+    assert Kind.KEY_SCORES not in without  # without a product there is no matrix per query
 
 
 @pytest.mark.parametrize(

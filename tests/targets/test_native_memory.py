@@ -1,4 +1,4 @@
-"""Tensors that have no memory, or whose memory does not hold their numbers as they are: never read as if they did."""
+"""Tensors without memory, or whose memory does not hold their numbers as they are, are never read as if it did."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ pytestmark = [needs_kernels, pytest.mark.filterwarnings("ignore:Accessing the da
 
 
 class Wrapper(torch.Tensor):
-    """A tensor whose numbers are another's, as quantised and distributed tensors are."""
+    """A tensor whose numbers are stored in another tensor, as in quantised and distributed tensors."""
 
     @staticmethod
     def __new__(cls, held: torch.Tensor) -> Wrapper:
@@ -33,7 +33,7 @@ class Wrapper(torch.Tensor):
 
 
 def freed(x: torch.Tensor) -> torch.Tensor:
-    """A tensor whose storage was given back, as sharded training does between uses."""
+    """A tensor whose storage was freed, as sharded training does between uses."""
     own = x.clone()
     own.untyped_storage().resize_(0)
     return own
@@ -94,7 +94,7 @@ def test_weights_without_memory_are_refused() -> None:
 
 
 def test_numbers_that_stand_for_their_negatives() -> None:
-    """The imaginary part of a conjugate keeps the numbers of the original, and a mark that they count with the other sign."""
+    """The imaginary part of a conjugate shares the numbers of the original, with a flag that their sign is inverted."""
     x, weight = torch.randn(3, 4), torch.randn(5, 4)
     negative = torch._neg_view(weight)
     assert negative.is_contiguous()

@@ -1,4 +1,4 @@
-"""What models do between the large operators: casts of ids, repeats, fills, comparisons of tensors, triangles; at every level."""
+"""Operators between the large ones: casts of ids, repeats, fills, comparisons of tensors, triangles; at every level."""
 
 from __future__ import annotations
 
@@ -188,7 +188,7 @@ def test_other_batches(name: str) -> None:
 
 
 def test_floats_beyond_whole_numbers() -> None:
-    """As x86 converts them, which is what torch gives there."""
+    """Converted as on x86, as torch does there."""
     x = torch.tensor([[float("nan"), float("inf"), -float("inf"), 1e30, -1e30, 2.0**62, -2.9, 0.9]])
     expected = [-(2**63)] * 5 + [2**62, -2, 0]
     for run in lower_everywhere(lambda x: x.long(), [x]):

@@ -1,4 +1,4 @@
-"""Offsets of jagged bags that do not fit their ids: an error that names the bag, and nothing outside ids, weights or offsets is read."""
+"""Offsets of jagged bags that do not fit their ids: an error names the bag, and no read is outside ids, weights or offsets."""
 
 from __future__ import annotations
 
@@ -22,7 +22,7 @@ def two_threads() -> Iterator[None]:
     torch.set_num_threads(before)
 
 
-#: What offsets of four bags of three ids become, and which row is named.
+#: Change of the offsets of four bags of three ids, and the row that the error names.
 WRONG_OFFSETS: dict[str, tuple[list[int], int]] = {
     "a first one above 0": ([1, 3, 6, 9, 12], 0),
     "a first one below 0": ([-1, 3, 6, 9, 12], 0),
@@ -86,7 +86,7 @@ def test_fewer_weights_than_ids_or_ids_than_weights_are_an_error(level: str) -> 
 @pytest.mark.parametrize("level", LEVELS)
 @pytest.mark.parametrize("form", ["jagged", "jagged mean, weighted"])
 def test_no_offset_is_read_outside_the_offsets(form: str, level: str) -> None:
-    """Behind as many offsets as bags, and behind fewer, lies memory that no one may read."""
+    """The memory behind as many offsets as bags, and behind fewer, must not be read."""
     run = made(form, 32, 16, torch.int64, level)
     dense, ids, factors, right = inputs(form, torch.int64, 4)
     (want,) = run(dense, ids, factors, right)
@@ -101,7 +101,7 @@ def test_no_offset_is_read_outside_the_offsets(form: str, level: str) -> None:
 @pytest.mark.parametrize("level", LEVELS)
 @pytest.mark.parametrize("bad", [-1, -(2**63)])
 def test_an_offset_below_zero_is_an_error_in_every_share_of_the_rows(bad: int, level: str, two_threads: None) -> None:
-    """The rows before are another thread's, so no check of theirs comes first: every share checks its own first offset."""
+    """Another thread checks the rows before, maybe later: every share checks its own first offset."""
     run = made("jagged", 32, 16, torch.int64, level)
     rows = 512
     dense, ids, factors, offsets = inputs("jagged", torch.int64, rows)

@@ -1,4 +1,4 @@
-"""Plans as a whole: what goes in, what stays with torch, threads, errors, memory."""
+"""Whole plans: inputs, operators that torch runs, threads, errors, memory."""
 
 from __future__ import annotations
 
@@ -37,7 +37,7 @@ def threads() -> Iterator[Any]:
 
 @cache
 def native(name: str) -> tuple[Any, Program, Partition]:
-    """A small model of the zoo, its program, and the same lowered: made once, as no test changes them."""
+    """A small model of the zoo, its program, and the lowered program. Made once, since no test changes them."""
     model = MODELS[name].small().eval()  # type: ignore[attr-defined]
     program = Pipeline(NATIVE_PIPELINE).run(capture(model, model.example_inputs(5), {})).program
     return model, program, partition(program, LEVELS[0])
@@ -49,7 +49,7 @@ def fast_dlrm() -> recfx.CompiledModel:
     return recfx.optimize(model, "native", example_inputs=model.example_inputs(4), measure=False)
 
 
-#: Models whose operators all have kernels; the others keep some for torch.
+#: Models whose operators all have kernels.
 WHOLE = sorted(set(MODELS) - {"dien"})
 
 
@@ -104,7 +104,7 @@ def test_threads_share_a_model(threads: Any) -> None:
 
 
 def test_more_threads_than_cores_are_not_waited_for(threads: Any) -> None:
-    """Members that do not come in time are withdrawn, or run by the caller; callers that find the pool busy work alone."""
+    """Members of a team that are late are withdrawn, or the caller runs their share. Callers that find the pool busy work alone."""
     wide = torch.nn.Sequential(
         torch.nn.Linear(256, 1024), torch.nn.ReLU(), torch.nn.Linear(1024, 1024), torch.nn.Linear(1024, 3)
     )
@@ -214,7 +214,7 @@ def test_what_has_no_kernel_stays_with_torch() -> None:
 
 
 def test_a_rank_that_depends_on_the_batch_stays_with_torch() -> None:
-    """A squeeze of the batch drops it when there is one row, in the model and so in what it becomes."""
+    """A squeeze of the batch drops it when there is one row, in the model and so in the compiled model."""
     x = torch.randn(3, 4)
     function = lambda x: torch.relu(torch.relu(x).sum(1).squeeze(-1)) + 1  # noqa: E731
     run = flat_function(partition(program_of(function, [x]), LEVELS[0]).region)
@@ -225,7 +225,7 @@ def test_a_rank_that_depends_on_the_batch_stays_with_torch() -> None:
 
 
 def test_values_of_one_row_outlive_the_steps_of_their_own() -> None:
-    """Steps for one row run first: what they made must not be overwritten before the rows read it."""
+    """Steps for one row run first. Their results must not be overwritten before the other steps read them."""
     rng = generator(7)
     one, many = torch.randn(1, 6, generator=rng), torch.randn(9, 6, generator=rng)
     weights = [torch.randn(6, 6, generator=rng) for _ in range(3)]

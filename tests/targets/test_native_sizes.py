@@ -1,4 +1,4 @@
-"""Sizes that a plan does not derive from its inputs at the call: never believed, at any batch."""
+"""Sizes that a plan does not derive from its inputs at the call are checked, at any batch."""
 
 from __future__ import annotations
 
@@ -21,7 +21,7 @@ pytestmark = needs_kernels
 
 Function = Callable[[torch.Tensor], torch.Tensor]
 
-#: What is done along the batch, by functions of x [B, 3].
+#: Operations along the batch, as functions of x [B, 3].
 ALONG_THE_BATCH: dict[str, Function] = {
     "the first two rows": lambda x: x[:2] * 3 + 1,
     "the last two rows": lambda x: x[-2:] * 3 + 1,
@@ -134,7 +134,7 @@ def _range(fast: recfx.CompiledModel) -> tuple[int, int | None]:
 
 
 def _believing(rows: int) -> tuple[Program, torch.fx.Node]:
-    """`x[:2] * 3 + 1` whose slice claims to have two rows whatever the batch is; and the slice."""
+    """`x[:2] * 3 + 1` whose slice claims to have two rows for every batch; and the slice."""
     batch = torch.export.Dim("batch", min=1, max=100)
     program = program_of(lambda x: x[:2] * 3 + 1, [torch.randn(rows, 3)], dynamic_shapes=(({0: batch},),))
     node = program.graph.find_nodes(op="call_function", target=torch.ops.aten.slice.Tensor)[0]
@@ -145,7 +145,7 @@ def _believing(rows: int) -> tuple[Program, torch.fx.Node]:
 
 @pytest.mark.parametrize("level", LEVELS)
 def test_a_plan_checks_what_others_computed(level: str) -> None:
-    """Where a shape is wrong in the graph all the same, torch runs the plan's operators."""
+    """Where a shape in the graph is wrong, torch runs the plan's operators."""
     program, _ = _believing(4)
     made = partition(program, level)
     assert made.plans == 1
@@ -156,7 +156,7 @@ def test_a_plan_checks_what_others_computed(level: str) -> None:
 
 
 def test_the_other_path_takes_sizes_and_several_outputs() -> None:
-    """It needs what the plan does not: sizes, views of inputs, the tensors that the sizes are of."""
+    """It needs values that the plan does not: sizes, views of inputs, and the tensors of the sizes."""
     batch = torch.export.Dim("batch", min=1, max=100)
 
     def function(x: torch.Tensor, y: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
@@ -183,7 +183,7 @@ def test_the_other_path_takes_sizes_and_several_outputs() -> None:
 
 
 def test_inputs_are_not_checked_twice() -> None:
-    """The entry has compared the sizes of inputs; a plan of inputs alone costs what it did."""
+    """The entry has compared the sizes of inputs, so a plan that reads only inputs does not compare them again."""
     batch = torch.export.Dim("batch", min=1, max=100)
     program = program_of(lambda x: x * 3 + 1, [torch.randn(4, 3)], dynamic_shapes=(({0: batch},),))
     made = partition(program, LEVELS[0])

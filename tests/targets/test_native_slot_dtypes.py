@@ -1,4 +1,4 @@
-"""Kernels take the elements of most slots for float32 without looking: no plan is built in which they hold others."""
+"""Kernels read most slots as float32 without a check, so no plan is built in which such a slot holds another dtype."""
 
 from __future__ import annotations
 
@@ -49,7 +49,7 @@ def test_a_plan_with_one_is_not_built(monkeypatch: pytest.MonkeyPatch) -> None:
 @pytest.mark.parametrize("dtype", [torch.float32, torch.float64, *HALVES])
 @pytest.mark.parametrize("jagged", [True, False])
 def test_weights_of_bags_are_read_as_what_they_are(jagged: bool, dtype: torch.dtype) -> None:
-    """Those of 16 bits stay with torch: read as float32 they would be other numbers, from beyond their end."""
+    """torch handles weights of 16 bits: read as float32 they would be other numbers, and reads would pass their end."""
     feature = lookup.Feature(0, 0, 16, 0, length=-1 if jagged else 3, weights=0, offsets=0 if jagged else -1)
     numbers = lookup.encode([feature])
 

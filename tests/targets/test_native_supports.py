@@ -1,4 +1,4 @@
-"""What the native backend says that it supports, by a dry run, against what its lowering then takes."""
+"""The verdicts of the native backend's dry run, compared with its lowering."""
 
 from __future__ import annotations
 

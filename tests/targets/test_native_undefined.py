@@ -1,4 +1,4 @@
-"""Nothing that C++ leaves undefined ends the process or gives other numbers than torch, at any instruction-set level."""
+"""Operations that C++ leaves undefined neither end the process nor give other numbers than torch, at any instruction-set level."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ TESTS = Path(__file__).parents[1]
 
 
 def test_sizes_of_zero_divisors_shifts_and_casts() -> None:
-    """In a process of its own, since the fault looked for ends the process; its last line says what ran then."""
+    """Runs in a process of its own, since the fault ends the process; its last line names the case that ran."""
     paths = os.pathsep.join([str(TESTS.parent), str(TESTS), os.environ.get("PYTHONPATH", "")])
     ran = subprocess.run(
         [sys.executable, "-W", "ignore", str(TESTS / "undefined_cases.py")],

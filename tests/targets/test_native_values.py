@@ -1,4 +1,4 @@
-"""Where values of plans lie: reshaping."""
+"""Places of values in plans: reshaping."""
 
 from __future__ import annotations
 
