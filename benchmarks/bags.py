@@ -22,7 +22,7 @@ class GatheredBag(nn.Module):
         self.mean = bag.mode == "mean"
 
     def forward(self, ids: Tensor) -> Tensor:
-        """int64 [B, n] -> [B, D]; a bag of nothing but padding gives zeros."""
+        """int64 [B, n] -> [B, D]; a bag of padding alone gives zeros."""
         rows = F.embedding(ids, self.weight)
         if self.padding_idx is None:
             return rows.mean(1) if self.mean else rows.sum(1)

@@ -17,7 +17,7 @@ class OverBudget(BaseException):
 def budget(seconds: float | None) -> Iterator[None]:
     """Raises OverBudget in the block when the time is up.
 
-    A call into native code ends first. Outside the main thread, where no alarm can ring, there is no limit.
+    A call into native code ends first. Outside the main thread, which alone receives alarms, the time is not limited.
 
     Args:
         seconds: The time; None for no limit.

@@ -108,7 +108,7 @@ def count_work(model: nn.Module, inputs: Sequence[Tensor], *, request: Collectio
         model: In eval mode.
         inputs: Positional inputs.
         request: Positions of the inputs whose rows are all the same.
-        split: Operations saved besides by splitting operators into the request's share and the candidates'.
+        split: Further operations saved by splitting operators into the request's share and the candidates'.
     """
     reads = _Reads(model)
     flops = FlopCounterMode(display=False)

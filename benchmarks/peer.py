@@ -58,7 +58,7 @@ class Peer(ABC):
 
     @abstractmethod
     def prepare(self, job: Job) -> Run:
-        """Makes the model ready; whatever happens once happens here, compilation at the first call included.
+        """Makes the model ready. All work that is done once is done here, compilation at the first call included.
 
         Returns:
             A function of what `convert` makes of the inputs, that gives the model's outputs. It is timed as it is.
@@ -73,7 +73,7 @@ class Peer(ABC):
 
 
 def warmed(call: Run, job: Job) -> Run:
-    """A call under inference mode, made once with the job's inputs, so that whatever compiles at the first call is compiled."""
+    """A call under inference mode, made once with the job's inputs, so that compilation at the first call is done."""
 
     def run(*values: object) -> object:
         with torch.inference_mode():

@@ -15,7 +15,7 @@ from recfx.progress import terminal_bar
 
 
 class ProgressLine(Watcher):
-    """Shows what is being measured on standard error; shows nothing where that is no terminal.
+    """Shows on standard error which point is being measured; shows nothing where that is not a terminal.
 
     Args:
         points: How many points there are.

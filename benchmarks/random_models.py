@@ -6,7 +6,7 @@ goes on from there.
 
 What counts as a finding: answers that differ on any probe or special row, a backend that drops the program, an error that is not one of
 recfx's own, and a process that dies. A program that recfx refuses with an error of its own is one, too: drawn programs are valid. On rows
-of infinities and numbers of 1e12 a difference is no finding, as `optimize` makes a notice of it: sums in another order may give another
+of infinities and numbers of 1e12 a difference is not a finding, as `optimize` makes a notice of it: sums in another order may give another
 infinity or NaN. Neither is one of a program that multiplies or sums infinities on ordinary rows, behind a mask of -inf for example:
 `optimize` then keeps the model off the kernels and says so.
 """

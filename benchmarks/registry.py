@@ -67,7 +67,7 @@ def select(
         if not fitting:
             close = get_close_matches(pattern, known)
             raise InputError(
-                f"there is no {what} {pattern!r}",
+                f"unknown {what} {pattern!r}",
                 hint=f"did you mean {' or '.join(close or known)}?",
                 where="benchmarks",
             )
@@ -84,7 +84,7 @@ def _flat(wanted: Sequence[str], groups: Mapping[str, Sequence[str]]) -> list[st
     flat: list[str] = []
     for pattern in wanted:
         if pattern.startswith("@") and pattern[1:] not in groups:
-            raise InputError(f"there is no group {pattern!r}", hint=f"groups: {', '.join(groups)}", where="benchmarks")
+            raise InputError(f"unknown group {pattern!r}", hint=f"groups: {', '.join(groups)}", where="benchmarks")
         flat += groups[pattern[1:]] if pattern.startswith("@") else [pattern]
     return sorted(flat, key=lambda pattern: pattern.startswith("!"))
 
@@ -95,7 +95,7 @@ def _collect(package: ModuleType, attribute: str, kind: type[T]) -> dict[str, T]
         module = importlib.import_module(f"{package.__name__}.{info.name}")
         for item in getattr(module, attribute, ()):
             if not isinstance(item, kind):
-                raise InputError(f"{attribute} holds {item!r}, which is no {kind.__name__}", where=module.__name__)
+                raise InputError(f"{attribute} holds {item!r}, which is not a {kind.__name__}", where=module.__name__)
             if item.name in found:
                 raise InputError(f"two of {attribute} are called {item.name!r}", where=module.__name__)
             found[item.name] = item

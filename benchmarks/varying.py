@@ -1,4 +1,4 @@
-"""Which operators see nothing but a request's inputs, so that their rows are all equal."""
+"""The operators that depend on a request's inputs alone, so that all their rows are equal."""
 
 from __future__ import annotations
 

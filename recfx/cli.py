@@ -152,7 +152,7 @@ def _load_check(path: Path) -> Callable[[Any], bool]:
     spec = importlib.util.spec_from_file_location("recfx_bisect_check", path)
     if spec is None or spec.loader is None or not path.is_file():
         raise InputError(
-            "there is no Python file here", where=str(path), hint="give a file that defines is_bad(program)"
+            "no Python file was found here", where=str(path), hint="give a file that defines is_bad(program)"
         )
     module = importlib.util.module_from_spec(spec)
     spec.loader.exec_module(module)

@@ -164,12 +164,12 @@ def load(
     """Loads a saved model; its large tables are memory-mapped.
 
     A folder may come from a stranger: nothing in it is run or imported, and its operators, arguments, sizes and positions are checked
-    before the model is made. That says nothing of the answers, which are whatever the folder's numbers give.
+    before the model is made. This does not cover the answers, which depend on the numbers in the folder.
 
     Args:
         path: The folder `CompiledModel.save` wrote. Its files must not change while the model is in use: tables are read from them.
         check: Compare the digests of tables and weights (about a second for every gigabyte and core). Without it, damage to their
-            values is not noticed; everything else is checked all the same.
+            values is not noticed; everything else is still checked.
         types: Named tuples and dataclasses that the model takes or returns, for those whose modules have not been imported.
         operators: Operators of your own that the model may call, such as `"mylib::score"`. The folder says with which arguments.
 

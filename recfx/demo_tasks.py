@@ -56,11 +56,11 @@ def task_for(name: str, path: Path | None, *, rows: int | None, seed: int) -> Ta
         seed: Seed of the data.
 
     Raises:
-        InputError: There is no such model.
+        InputError: The model is unknown.
         DataError: The data cannot be read.
     """
     if name not in MODELS:
-        raise InputError(f"there is no model called {name!r} in the zoo", hint=f"known: {', '.join(sorted(MODELS))}")
+        raise InputError(f"the zoo has no model {name!r}", hint=f"known: {', '.join(sorted(MODELS))}")
     return _ctr_task(name, path, rows, seed) if name in CTR_MODELS else _click_task(name, path, seed)
 
 

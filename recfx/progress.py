@@ -1,4 +1,4 @@
-"""Progress bars on standard error: nothing is shown where that is no terminal, and rich is imported when a bar is shown."""
+"""Progress bars on standard error: nothing is shown where that is not a terminal, and rich is imported when a bar is shown."""
 
 from __future__ import annotations
 
@@ -53,7 +53,7 @@ def _show(stack: ExitStack, title: str, total: int) -> Callable[[int], None]:
 
 @contextmanager
 def training_bar(wanted: bool) -> Iterator[Report]:
-    """A bar with the time that is left, or nothing; gives `report(share done, status)`."""
+    """A bar with the time that is left, or no bar; gives `report(share done, status)`."""
     if not wanted:
         yield lambda share, status: None
         return

@@ -21,7 +21,7 @@ class FbgemmFp32(Peer):
     bits: ClassVar[int] = 32
 
     def declines(self, job: Job) -> str | None:
-        return None if isinstance(job.model, LookupModel) else "only for cases that are nothing but lookups"
+        return None if isinstance(job.model, LookupModel) else "only for cases that consist of lookups"
 
     def prepare(self, job: Job) -> Run:
         lookup = job.store.once(self.name, lambda: _tables(job.model, self.bits))

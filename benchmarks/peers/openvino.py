@@ -86,7 +86,7 @@ def _request(network: Any, hint: str, threads: int) -> Any:
         "INFERENCE_NUM_THREADS": threads,
         "NUM_STREAMS": 1,
         "PERFORMANCE_HINT": "LATENCY",
-        "ENABLE_CPU_PINNING": False,  # nobody else's threads are pinned
+        "ENABLE_CPU_PINNING": False,  # threads of other libraries are not pinned
     }
     compiled = openvino.Core().compile_model(network, "CPU", settings)
     return compiled.create_infer_request()

@@ -28,7 +28,7 @@ def capture_one_row(
         program: What `capture` returned.
 
     Returns:
-        The program for one row; a notice when there is none because the model refuses one row or it cannot be captured; None when
+        The program for one row; a notice where the model refuses one row or one row cannot be captured; None when
         `program` takes one row itself.
     """
     signature = program.signature

@@ -68,7 +68,7 @@ def _compare_special_rows(program: Program, model: torch.nn.Module, call: Call) 
     for batch, expected in judged(special_batches(program), partial(run_model, model, call)):
         try:
             found = _outputs(program, batch.leaves)
-        except Exception as error:  # noqa: BLE001 - the call will fail with an error, which is no wrong answer
+        except Exception as error:  # noqa: BLE001 - the call will fail with an error, not with a wrong answer
             refused.append(f"{batch.name} ({type(error).__name__})")
             continue
         _require_agreement(expected, found, batch.name, model, by_row=True)
@@ -112,7 +112,7 @@ def _outputs(program: Program, leaves: Sequence[Any]) -> list[Any]:
 
 
 def run_model(model: torch.nn.Module, call: Call, leaves: Sequence[Any], *, fast_path: bool = False) -> list[Any]:
-    """The flat outputs of the user's model for flat inputs, which are copied first. Values that are no data come last.
+    """The flat outputs of the user's model for flat inputs, which are copied first. Values other than data come last.
 
     `nn.MultiheadAttention` leaves torch's fast path, as it does at capture: that path gives NaN for a query whose mask hides every
     key, where the operator in the graph gives zeros. `_compare_with_fast_path` tells the difference.

@@ -65,7 +65,7 @@ def _zeroed_padding(
     src_key_padding_mask: torch.Tensor | None = None,
     is_causal: bool | None = None,
 ) -> torch.Tensor | None:
-    """Which positions the fast path fills with zeros, bool [batch, length]; None where it is not taken whatever the padding."""
+    """Which positions the fast path fills with zeros, bool [batch, length]; None where it is not taken for any padding."""
     if src_key_padding_mask is None or mask is not None or src.dim() != 3 or encoder.layers[0].training:
         return None
     if not getattr(encoder, "use_nested_tensor", False):

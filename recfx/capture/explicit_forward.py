@@ -1,7 +1,7 @@
 """A model with another `forward` in front of its own, for what torch.export does not take as it is.
 
 These are dynamic shapes of variadic keywords, dimensions that export shall choose by itself but that are the same batch, and values that
-export takes for no data.
+export does not take as data.
 """
 
 from __future__ import annotations
@@ -50,7 +50,7 @@ def one_batch(model: torch.nn.Module) -> torch.nn.Module:
 
 
 def without_held(model: torch.nn.Module, call: Call, *, outputs: bool) -> tuple[torch.nn.Module, Call]:
-    """The model and the call to export without values that export takes for no data: themselves when there are none.
+    """The model and the call to export without values that export does not take as data: unchanged where the call has no such values.
 
     Args:
         model: The model.

@@ -38,7 +38,7 @@ class Export:
         strict: Whether only strict export worked.
         decided: Names of parameters and buffers whose values decided what forward does.
         assumed: Whether the trace decided what fails at few batch sizes.
-        doubtful: Batch sizes at which a decision of the trace fails, so that the program has to be compared there.
+        doubtful: Batch sizes at which a decision of the trace fails, so that the program must be compared there.
         branches: The user's lines that limit the batch.
     """
 
@@ -144,7 +144,7 @@ def _fixes_a_dim(shapes: Any) -> bool:
 
 
 def _has_free_sizes(shapes: Any) -> bool:
-    """Whether any dimension is to vary; strict export may fix it all the same, and says nothing."""
+    """Whether any dimension is to vary; strict export may fix it without a message."""
     return any(isinstance(leaf, Dim) for leaf in pytree.tree_leaves(shapes))
 
 

@@ -46,7 +46,7 @@ def _drop_detach_inplace(graph: fx.Graph) -> int:
     return len(nodes)
 
 
-#: Operators whose result never shares memory with their input, whatever the storages of the trace say.
+#: Operators whose result never shares memory with their input, even where the storages of the trace are equal.
 _COPIES = (torch.ops.aten.lift_fresh_copy.default, torch.ops.aten.clone.default)
 
 

@@ -168,7 +168,7 @@ class _Writer:
         made = general_constant(self.program, node, tensors, self.batches, sizes)
         if made is None:
             raise Different(
-                f"a constant of {list(tensors[0].shape)} depends on the batch size in a way that is no tile and no range"
+                f"a constant of {list(tensors[0].shape)} depends on the batch size in a way that is neither a tile nor a range"
             )
         self.numbers[0][made] = self.numbers[0][node]
         self.program.graph.erase_node(node)

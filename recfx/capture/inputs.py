@@ -1,4 +1,4 @@
-"""The inputs of a model in one form: `forward`'s parameters in order, whatever mix of positions and keywords was given."""
+"""The inputs of a model in one form: `forward`'s parameters in order, for any mix of positional and keyword arguments."""
 
 from __future__ import annotations
 

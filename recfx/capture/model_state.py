@@ -34,7 +34,7 @@ _CONTAINERS = (dict, list, set, collections.deque, bytearray)
 
 @contextmanager
 def unchanged(model: torch.nn.Module) -> Iterator[ModelState]:
-    """Leaves the model as it was before, whatever happens inside; gives the state, which can be restored in between as well."""
+    """Restores the model at the end, after an error as well; gives the state, which can be restored in between."""
     state = ModelState(model)
     try:
         yield state

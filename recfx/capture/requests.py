@@ -45,7 +45,7 @@ def repeat_example(
         inputs: Names of the request inputs.
 
     Raises:
-        InputError: A name is no input's, the rows do not fit, or no input is left with one row for each candidate.
+        InputError: A name is not that of an input, the rows do not fit, or no input is left with one row for each candidate.
     """
     plain = {name: value for name, value in kwargs.items() if name != INDEX}
     call = normalize_call(model, args, plain)
@@ -74,14 +74,14 @@ def request_leaves(leaves: Sequence[str], inputs: Sequence[str]) -> set[str]:
     """The leaves that names of inputs mean: a parameter of `forward` with all its leaves, or one leaf.
 
     Raises:
-        InputError: A name is no input's.
+        InputError: A name is not that of an input.
     """
     found: set[str] = set()
     for name in [inputs] if isinstance(inputs, str) else inputs:
         meant = {leaf for leaf in leaves if leaf == name or leaf.startswith((f"{name}[", f"{name}."))}
         if not meant:
             raise InputError(
-                f"request_inputs names {name!r}, which is no input", hint=f"the inputs are {', '.join(leaves)}"
+                f"request_inputs names {name!r}, which is not an input", hint=f"the inputs are {', '.join(leaves)}"
             )
         found |= meant
     return found

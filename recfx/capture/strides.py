@@ -1,4 +1,4 @@
-"""Operators that read memory by strides of their own, whatever the strides of their input.
+"""Operators that read memory by strides among their arguments, not by the strides of their input.
 
 What `as_strided` reads of an input of the model is up to the caller, as it is in eager mode. A tensor that the model computes has the
 strides that its operators give it: those of the inputs in eager mode, and contiguous ones from a backend's kernels. The two agree when the

@@ -43,7 +43,7 @@ def _mlp(node: fx.Node, elements: Count) -> int:
 
 
 def _lookup(node: fx.Node, elements: Count) -> int:
-    """Pooled rows are added up; jagged bags are counted as one row each, as nobody knows their length."""
+    """Pooled rows are added up; jagged bags are counted as one row each, since their lengths are unknown."""
     numbers: Any = node.args[5]
     held: Any = _held(node)
     rows = elements(held) // int(held.shape[1])
@@ -86,7 +86,7 @@ def _attention(node: fx.Node, elements: Count) -> int:
 
 
 def _code_dot(node: fx.Node, elements: Count) -> int:
-    """One a column and score, whatever the width of the codes."""
+    """One for each column and score, for codes of any width."""
     return elements(_held(node)) * int(_held(node.args[0]).shape[1])
 
 

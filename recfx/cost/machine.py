@@ -200,7 +200,7 @@ def random_gather_rate(
 ) -> float:
     """Rows per second of reading fp32 rows in random order, each row of the table as often as any other.
 
-    Rows are summed in bags of 64, so that nothing but reading counts.
+    Rows are summed in bags of 64, so that only the reading counts.
 
     Args:
         table_bytes: Size of the table.

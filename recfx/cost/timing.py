@@ -87,7 +87,7 @@ class Comparison:
         """The ratio of the 99th percentiles of two candidates.
 
         Raises:
-            MeasureError: There is no such candidate, or the samples are gone because this was read from JSON.
+            MeasureError: The candidate is unknown, or the samples are missing because the comparison was read from JSON.
         """
         self._require_samples(name, than)
         return paired_quantile_ratio(self.samples[name], self.samples[than], 0.99)
@@ -96,7 +96,7 @@ class Comparison:
         """The ratio of the medians of two candidates.
 
         Raises:
-            MeasureError: There is no such candidate, or the samples are gone because this was read from JSON.
+            MeasureError: The candidate is unknown, or the samples are missing because the comparison was read from JSON.
         """
         if than == self.baseline and name in self.ratios:
             return self.ratios[name]
@@ -181,13 +181,13 @@ def compare(
         clock: Nanoseconds.
 
     Raises:
-        MeasureError: A candidate raised, there is none, the baseline is unknown, or there are no rounds to run.
+        MeasureError: A candidate raised, no candidate was given, the baseline is unknown, or the number of rounds is zero.
     """
     names = list(candidates)
     base = baseline if baseline is not None else (names[0] if names else "")
     if base not in candidates:
         raise MeasureError(
-            f"there is no candidate {base!r} to compare with", hint=f"candidates: {', '.join(names) or 'none'}"
+            f"the candidate {base!r} to compare with is unknown", hint=f"candidates: {', '.join(names) or 'none'}"
         )
     if not 1 <= min_rounds <= max_rounds:
         raise MeasureError(f"cannot run at least {min_rounds} and at most {max_rounds} rounds")

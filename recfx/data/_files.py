@@ -101,7 +101,7 @@ def read_parquet(path: Path, columns: Sequence[str]) -> dict[str, NDArray[Any]]:
     """Reads columns of a Parquet file as numpy arrays (strings come as object arrays).
 
     Raises:
-        DataError: pyarrow is not installed, the file is no Parquet, a column is missing or holds nulls.
+        DataError: pyarrow is not installed, the file is not Parquet, or a column is missing or holds nulls.
     """
     require_file(path, "a Parquet file")
     try:

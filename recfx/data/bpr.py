@@ -55,7 +55,7 @@ class BprSampler:
         users, items = data.train_pairs()
         self._pairs = (users * data.n_items + items).sort().values
         self._items = self._pairs % data.n_items
-        # Items of the user below each positive that are no positives, counted over users: rises within a user's row.
+        # Items below each positive that are not positives of the user, counted over users: rises within a user's row.
         self._below = self._pairs - torch.arange(len(users)) + self._starts[users]
         self._shift = 63 - (_SLOTS_PER_PAIR * max(len(users), 1)).bit_length()
         self._seen = torch.zeros(1 << (63 - self._shift), dtype=torch.bool)
@@ -100,7 +100,7 @@ class BprSampler:
         return (torch.rand(limits.shape, dtype=torch.float64, generator=self.generator) * limits).long()
 
     def _replace_positives(self, users: Tensor, items: Tensor) -> Tensor:
-        """Draws again, among what is no positive, the items [n, M] that are positives of their users [n]."""
+        """Draws again, from the items that are not positives, the items [n, M] that are positives of their users [n]."""
         pairs = (users * self._n_items).unsqueeze(1) + items
         suspects = self._seen[self._hash(pairs)].flatten().nonzero().flatten()
         suspected = pairs.flatten()[suspects]

@@ -31,7 +31,7 @@ class Histories:
     pad: Side
 
     def before(self, user: Tensor, count: Tensor) -> Tensor:
-        """The last of each user's first `count` items, both [n]; int64 [n, length], 0 where there is none."""
+        """The last of each user's first `count` items, both [n]; int64 [n, length], 0 where the user has fewer."""
         taken = count.clamp(max=self.length)
         column = torch.arange(self.length)
         offset = column - (self.length - taken)[:, None] if self.pad == "left" else column.expand(len(user), -1)
@@ -122,7 +122,7 @@ def clicks(
         history: Items a padded history holds.
         pad: Side of the padding.
         valid_share: Share of the training judgements that validate.
-        seed: Seed of the validation split and of the order where there are no times.
+        seed: Seed of the validation split and of the order of data without times.
 
     Raises:
         DataError: A split would be empty, or an argument is out of range.

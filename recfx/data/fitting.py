@@ -57,7 +57,7 @@ def fit(
 ) -> TrainLog:
     """Trains a model in place with Adam and leaves it in eval mode, in its best validated state.
 
-    The global random state is not disturbed; dropout and the like depend on `seed` alone.
+    The global random state is not disturbed; dropout and other random operations depend on `seed` alone.
 
     Args:
         model: The model.

@@ -107,7 +107,7 @@ def checked(
     if labels.shape != scores.shape:
         raise DataError(f"{labels.size} labels for {scores.size} scores", hint="give one score a row")
     if labels.size == 0:
-        raise DataError("there are no rows to measure on")
+        raise DataError("the data holds no rows to measure on")
     bad = np.flatnonzero((labels != 0) & (labels != 1))
     if bad.size:
         raise DataError(f"labels must be 0 or 1, row {bad[0]} has {labels[bad[0]]:g}")

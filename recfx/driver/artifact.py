@@ -60,14 +60,16 @@ _EAGER_LOST = (
 
 
 def save(parts: Parts, path: str | PathLike[str]) -> None:
-    """Writes an artifact; a crash in the middle leaves whatever was there before.
+    """Writes an artifact; a crash in the middle leaves the former contents.
 
     Raises:
-        ArtifactError: `path` exists and is no artifact, or the program has no plain form.
+        ArtifactError: `path` exists and is not an artifact, or the program has no plain form.
     """
     folder = Path(path)
     if folder.exists() and not (folder / f"{_NAME}.json").is_file():
-        raise ArtifactError("the path exists and is no recfx artifact", where=str(folder), hint="choose another path")
+        raise ArtifactError(
+            "the path exists and is not a recfx artifact", where=str(folder), hint="choose another path"
+        )
     store = TensorStore()
     one_row = parts.one_row
     documents = {_PROGRAM: to_json(parts.program, store)[0]}
@@ -280,4 +282,4 @@ def _settled_report(report: Report, where: str) -> Report:
 
 def _require_exactness(record: PassRecord, where: str) -> None:
     if record.exactness not in {exactness.value for exactness in Exactness}:
-        raise ArtifactError(f"{record.exactness[:100]!r} is no exactness", where=where)
+        raise ArtifactError(f"{record.exactness[:100]!r} is not an exactness", where=where)

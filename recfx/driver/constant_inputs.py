@@ -34,7 +34,7 @@ class Held:
         args: Positional example inputs.
         kwargs: Keyword example inputs.
         values: What was declared.
-        constants: Parameter that calls may leave out -> what it must be when it is passed all the same.
+        constants: Parameter that calls may leave out -> the value that it must have where a call passes it.
         forward: All parameters of the user's model, in order.
         catalogue: The catalogue, when that is what was declared.
     """
@@ -49,7 +49,7 @@ class Held:
 
     @property
     def resources(self) -> dict[str, Any]:
-        """What passes get besides the program."""
+        """Further resources of the passes."""
         return {} if self.catalogue is None else {"catalogue": self.catalogue}
 
     def first_passes(self) -> Pipeline:
@@ -57,10 +57,10 @@ class Held:
         return Pipeline("canonicalize,merge-duplicates,tabulate-towers" if self.catalogue is not None else ())
 
     def notices(self, result: PipelineResult) -> tuple[str, ...]:
-        """What the user should know when a catalogue was of no use."""
+        """A notice where no tower over the catalogue was found."""
         if self.catalogue is None or any(a.pass_name == "tabulate-towers" and a.allowed for a in result.rewrites):
             return ()
-        return (f"no tower over {self.catalogue.key!r} was found: nothing but plain lookups depends on it alone",)
+        return (f"no tower over {self.catalogue.key!r} was found: only plain lookups depend on it alone",)
 
     def mark(self, signature: Signature) -> Signature:
         """The signature with the inputs that calls may leave out."""
@@ -138,14 +138,14 @@ def read_constants(
     """The constants' values: as declared, or taken from the example.
 
     Raises:
-        InputError: A name is no parameter, a value is no tensor, or the example lacks it.
+        InputError: A name is not a parameter, a value is not a tensor, or the example lacks it.
     """
     parameters = inspect.signature(model.forward).parameters
     names = [declared] if isinstance(declared, str) else list(declared)
     unknown = [name for name in names if name not in parameters]
     if unknown:
         raise InputError(
-            f"constant_inputs names {unknown[0]!r}, which is no parameter of the model",
+            f"constant_inputs names {unknown[0]!r}, which is not a parameter of the model",
             hint=f"one of {', '.join(map(repr, parameters))}",
         )
     given = dict(declared) if isinstance(declared, Mapping) else {}
@@ -154,7 +154,7 @@ def read_constants(
         given = {name: arguments[name] for name in names if name in arguments}
     wrong = [name for name in names if not isinstance(given.get(name), torch.Tensor)]
     if wrong:
-        raise InputError(f"the constant input {wrong[0]!r} is no tensor", hint="declare constants as {name: tensor}")
+        raise InputError(f"the constant input {wrong[0]!r} is not a tensor", hint="declare constants as {name: tensor}")
     return {name: given[name].detach() for name in names}
 
 

@@ -58,7 +58,7 @@ class _LookupCheck(fx.Interpreter):
                 self.run(*leaves)
         except InputError as problem:  # made anew: the interpreter appends the graph's own text to the message
             return InputError(problem.what, where=problem.where, hint=problem.hint)
-        except Exception:  # noqa: BLE001 - whatever else is wrong, the caller raises the first error
+        except Exception:  # noqa: BLE001 - the caller raises the first error in any case
             return None
         return None
 

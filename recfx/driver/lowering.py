@@ -21,7 +21,7 @@ from recfx.targets import Backend, EagerBackend, Lowered, Refused, Verdict
 from recfx.targets.base import is_operator
 from recfx.targets.eager.backend import TORCH_ITSELF
 
-#: Kernels have exponentials and the like of their own, a few units in the last place from torch's.
+#: Kernels compute exponentials and similar functions themselves, a few units in the last place from torch's.
 _KERNEL_SLACK = 8.0
 
 #: Region -> the error with which its backend failed, and what the user is told when another backend takes the region.

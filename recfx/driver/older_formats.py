@@ -97,7 +97,7 @@ def _outputs(arguments: list[Any], where: str) -> list[Any]:
         raise ArtifactError(f"{len(arguments)} arguments of the output", where=where)
     whole = decode(dict[str, Any], arguments[0], f"{where}.args")
     if len(whole) != 1 or next(iter(whole)) not in ("tuple", "list"):
-        raise ArtifactError("the outputs are no list", where=where)
+        raise ArtifactError("the outputs are not a list", where=where)
     return decode(list[Any], next(iter(whole.values())), f"{where}.args")  # type: ignore[no-any-return]
 
 

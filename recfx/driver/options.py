@@ -134,13 +134,13 @@ def verification_level(name: str) -> Level:
     """The level of a name.
 
     Raises:
-        InputError: There is no such level.
+        InputError: The level is unknown.
     """
     try:
         return Level[name.upper()]
     except KeyError:
         names = ", ".join(repr(level.name.lower()) for level in Level)
-        raise InputError(f"verify={name!r} is no level", hint=f"one of {names}") from None
+        raise InputError(f"verify={name!r} is not a level", hint=f"one of {names}") from None
 
 
 def _default(backends: Sequence[Backend], requests: bool, precision: str) -> Pipeline:

@@ -124,7 +124,7 @@ class Report:
         chosen = all(reason == TORCH_ITSELF for _, reason in self.left_to_torch)
         if not self.left_to_torch or (chosen and self.share_left_to_torch == 1):
             return []
-        lines = [f"  {len(self.left_to_torch)} of {self.lowered_operators} operators are left to torch:"]
+        lines = [f"  {len(self.left_to_torch)} of {self.lowered_operators} operators run in torch:"]
         for (operator, reason), count in Counter(self.left_to_torch).items():
             lines.append(f"    {operator}{f' ({count} times)' if count > 1 else ''}: {reason}")
         return lines

@@ -64,7 +64,7 @@ class WeightWatch:
 
 
 def _no_tensor() -> None:
-    """Stands for the reference to a tensor where there are none."""
+    """In place of the reference to a tensor, where no tensor exists."""
 
 
 def watch_weights(model: torch.nn.Module, captured: Program) -> WeightWatch:

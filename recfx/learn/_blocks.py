@@ -27,7 +27,7 @@ def in_blocks(function: RowWise, x: Tensor, shared: Sequence[Tensor], guarded: S
         function: Row-wise, and the same when called again.
         x: [n, d].
         shared: Tensors given to every call; gradients reach them.
-        guarded: Tensors that the function reads besides; changing one in place before the backward pass is an error, as
+        guarded: Further tensors that the function reads; changing one in place before the backward pass is an error, as
             it is for any other operation.
 
     Returns:

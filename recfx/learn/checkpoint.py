@@ -84,7 +84,7 @@ def load_checkpoint(folder: str | PathLike[str]) -> tuple[dict[str, dict[str, Te
     """Reads what `save_checkpoint` wrote: the parts and the values.
 
     Raises:
-        ArtifactError: There is none, or it is damaged, cut short, or of another format.
+        ArtifactError: It does not exist, is damaged, cut short, or of another format.
     """
     with OpenFolder(folder, "checkpoint") as opened:
         try:

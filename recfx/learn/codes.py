@@ -29,7 +29,7 @@ class QuantizedTable:
         centre: Floating point [1, d], added to every row; None: zero.
 
     Raises:
-        InputError: Codes that are no uint8 matrix or do not fit the bits, or constants that do not broadcast to them.
+        InputError: Codes that are not a uint8 matrix or do not fit the bits, or constants that do not broadcast to them.
     """
 
     codes: Tensor

@@ -87,7 +87,7 @@ class _Sums:
         self.magnitudes += float(gradient.abs().sum())
 
     def delta(self, settings: DeltaSettings) -> float:
-        """(Tr(H) / N) / G; 0 where there is no gradient."""
+        """(Tr(H) / N) / G; 0 without a gradient."""
         count = self.values if settings.over == "all" else self.touched
         if settings.normalizer == "mean-abs":
             size = self.magnitudes / count

@@ -50,7 +50,7 @@ class TopRDistillation:
             expected term stays the same.
 
     Raises:
-        InputError: `top` is no int64 matrix with columns, or a number out of range.
+        InputError: `top` is not an int64 matrix with columns, or a number is out of range.
     """
 
     def __init__(self, top: Tensor, *, weight: float = 1.0, decay: float = 0.1, draws: int | None = None) -> None:

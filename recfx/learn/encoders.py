@@ -1,4 +1,4 @@
-"""Encoders: whatever gives every user and every item an embedding whose dot product is the score.
+"""Encoders: modules that give every user and every item an embedding, whose dot product is the score.
 
 The trainer asks an encoder for `embeddings()`. Two methods more are used where an encoder has them: `rows(users, items)`,
 for one that need not compute all embeddings to know some, and `base_rows(users, items)`, the parameters behind some
@@ -163,7 +163,7 @@ def rows_of(encoder: nn.Module, users: Tensor, items: Tensor) -> tuple[Tensor, T
     """Embeddings of some users, int64 [m], and items, int64 [n]: [m, d] and [n, d].
 
     Raises:
-        InputError: Ids that are no rows, or an encoder whose embeddings are no two matrices of equally many columns.
+        InputError: Ids outside the rows, or an encoder whose embeddings are not two matrices of equally many columns.
     """
     for side, ids in (("user", users), ("item", items)):
         if len(ids) and int(ids.min()) < 0:
@@ -178,7 +178,7 @@ def rows_of(encoder: nn.Module, users: Tensor, items: Tensor) -> tuple[Tensor, T
     except IndexError as error:
         largest = [int(ids.max()) if len(ids) else -1 for ids in (users, items)]
         raise InputError(
-            f"user ids up to {largest[0]} or item ids up to {largest[1]} are no rows of the encoder's embeddings",
+            f"user ids up to {largest[0]} or item ids up to {largest[1]} are not rows of the encoder's embeddings",
             where=type(encoder).__name__,
             hint="build the encoder for all users and items of the data",
         ) from error

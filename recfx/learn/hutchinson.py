@@ -57,7 +57,7 @@ def hutchinson_trace(
         generator: Source of the probes; None: torch's global generator of the tensors' device.
 
     Raises:
-        InputError: No probes, or a loss that is no scalar.
+        InputError: No probes, or a loss that is not a scalar.
     """
     if probes < 1:
         raise InputError(f"the trace needs at least one probe, got {probes}", where="hutchinson_trace")

@@ -63,7 +63,7 @@ class Batch(NamedTuple):
         """Each user and item of the batch once, so that what is done to embeddings is done once for each of them.
 
         Args:
-            further_items: int64 of any shape, items to embed besides.
+            further_items: int64 of any shape, further items to embed.
         """
         users, user_places = _distinct(self.users)
         ids = self.items if further_items is None else torch.cat([self.items, further_items.flatten()])

@@ -66,8 +66,8 @@ class Quantizer(nn.Module):
         """[n, d] -> the embeddings that are left of it, [n, d].
 
         Raises:
-            InputError: x is no floating-point matrix with columns; it holds NaN while statistics are gathered; or there
-                are no bounds yet.
+            InputError: x is not a floating-point matrix with columns; it holds NaN while statistics are gathered; or the
+                bounds are not set yet.
         """
         self._check(x)
         if self.training:
@@ -124,7 +124,7 @@ class Quantizer(nn.Module):
             uint8 [n, d] in [0, 2**bits - 1].
 
         Raises:
-            InputError: x is no floating-point matrix, holds NaN, or there are no bounds yet.
+            InputError: x is not a floating-point matrix, holds NaN, or the bounds are not set yet.
         """
         return self._codes(self.grid(x))
 
@@ -185,7 +185,7 @@ def make_quantizer(
     check_bits(bits, "make_quantizer")
     if estimator not in ESTIMATORS:
         raise InputError(
-            f"there is no estimator {estimator!r}", where="make_quantizer", hint=f"one of {', '.join(ESTIMATORS)}"
+            f"the estimator {estimator!r} is unknown", where="make_quantizer", hint=f"one of {', '.join(ESTIMATORS)}"
         )
     options = dict(estimator_options or {})
     if bounds in ("per-row", "centred-row") and "clip" in inspect.signature(ESTIMATORS[estimator]).parameters:

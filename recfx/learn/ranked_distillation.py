@@ -3,7 +3,7 @@
     L = weight * loss(users, top(b, r_b), negatives),    P(r_b = r) ~ exp(-decay r)
 
 top(b, r) is the teacher's item of rank r for the user of sample b, drawn anew at every step, against the sample's own
-negatives. `TopRDistillation` pulls users towards such items alone; this pushes what they are not away besides.
+negatives. `TopRDistillation` pulls users towards such items alone; this also pushes users away from all other items.
 """
 
 from __future__ import annotations
@@ -27,7 +27,7 @@ class RankedDistillation:
         decay: How fast the chances of the ranks fall; at 0 all are drawn alike.
 
     Raises:
-        InputError: `top` is no int64 matrix with columns, or a number out of range.
+        InputError: `top` is not an int64 matrix with columns, or a number is out of range.
     """
 
     def __init__(self, top: Tensor, *, weight: float = 3.0, decay: float = 0.1) -> None:

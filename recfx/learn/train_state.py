@@ -171,7 +171,7 @@ def _device(model: torch.nn.Module) -> torch.device:
     return next((p.device for p in model.parameters()), torch.device("cpu"))
 
 
-#: What a checkpoint holds besides tensors.
+#: The contents of a checkpoint other than tensors.
 _VALUES: dict[str, Any] = {
     "settings": dict[str, Any],
     "experiment": dict[str, str],

@@ -37,11 +37,11 @@ class Trainer:
     into the student's encoder, and, if wanted, giving its ranking as `distillation`.
 
     Args:
-        model: The model; on whatever device its parameters are.
+        model: The model, on the device of its parameters.
         sampler: One epoch of samples; see `recfx.learn.sampling`.
         settings: How.
         loss: The ranking loss.
-        evaluate: Judges the model; without it there is no early stopping, and the last state is kept.
+        evaluate: Judges the model; without it training does not stop early, and the last state is kept.
         curvature: Updates GSTE's delta; None: with its own defaults.
         distillation: A teacher's ranking to learn as well.
         folder: Where checkpoints go; a run that finds one there goes on where it was, bit for bit on CPUs. None: no

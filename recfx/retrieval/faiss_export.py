@@ -43,12 +43,12 @@ def to_faiss(form: Form, store: Store, kind: FaissKind | None = None) -> Any:
 
     Raises:
         TargetError: FAISS is not installed.
-        InputError: There is no such kind, it would rank otherwise than the index, or the index is empty.
+        InputError: The kind is unknown, it would rank in another way than the index, or the index is empty.
     """
     if kind is None:
         kind = "hnsw" if _other_ranking(form, store.grid.kind) else "binary"
     if kind not in get_args(FaissKind):
-        raise InputError(f"there is no kind {kind!r}; kinds: {', '.join(get_args(FaissKind))}", where=_WHERE)
+        raise InputError(f"the kind {kind!r} is unknown; kinds: {', '.join(get_args(FaissKind))}", where=_WHERE)
     if kind == "binary" and (reason := _other_ranking(form, store.grid.kind)):
         raise InputError(
             f"FAISS's binary indices count bits that differ, and this index ranks otherwise: {reason}",

@@ -43,14 +43,14 @@ class _Manifest:
 
 
 def save(form: Form, store: Store, path: str | PathLike[str]) -> None:
-    """Writes an index; a crash in the middle leaves whatever was there before.
+    """Writes an index; a crash in the middle leaves the former contents.
 
     Raises:
-        ArtifactError: `path` exists and is no index.
+        ArtifactError: `path` exists and is not an index.
     """
     folder = Path(path)
     if folder.exists() and not (folder / f"{_NAME}.json").is_file():
-        raise ArtifactError("the path exists and is no index", where=str(folder), hint="choose another path")
+        raise ArtifactError("the path exists and is not an index", where=str(folder), hint="choose another path")
     arrays = {
         "blocks": store.blocks[: -(-store.items // BLOCK)],
         "lower": store.grid.lower,

@@ -72,7 +72,7 @@ class Index:
                 that differ.
 
         Raises:
-            InputError: Options that do not go together, or items that are no such matrix, hold NaN, infinities or huge numbers.
+            InputError: Options that do not go together, or items that are not such a matrix, hold NaN, infinities or huge numbers.
         """
         kind = scales or ("table" if metric == "hamming" else "row")
         query_bits = checked_options(bits, metric, kind, query_bits)

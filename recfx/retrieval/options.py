@@ -74,7 +74,7 @@ def checked_options(bits: int, metric: Metric, kind: Kind, query_bits: int | Non
         raise InputError(f"codes have 1, 2, 4 or 8 bits, not {bits}", where=_WHERE)
     if metric not in METRICS or kind not in KINDS:
         raise InputError(
-            f"there is no metric {metric!r} with scales per {kind!r}",
+            f"the metric {metric!r} does not exist with scales per {kind!r}",
             where=_WHERE,
             hint=f"metrics: {', '.join(METRICS)}; scales: {', '.join(KINDS)}",
         )

@@ -101,7 +101,7 @@ def _to_numbers(values: Tensor, grid: Grid, bits: int) -> Prepared:
 
 
 def rounded(values: Tensor, width: int) -> Rounded:
-    """Queries as eight-bit numbers, by the kernels, or by torch where there are none.
+    """Queries as eight-bit numbers, by the kernels, or by torch where they are not built.
 
     Raises:
         InputError: A row with numbers that a search cannot rank by.

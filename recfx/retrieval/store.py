@@ -70,7 +70,9 @@ class Store:
         plain = ids.to("cpu", torch.int64)
         bad = plain[(plain < 0) | (plain >= self.items)]
         if len(bad):
-            raise InputError(f"there is no item {int(bad[0])}; ids are 0 to {self.items - 1}", where="recfx.retrieval")
+            raise InputError(
+                f"the item {int(bad[0])} does not exist; ids are 0 to {self.items - 1}", where="recfx.retrieval"
+            )
         return plain
 
     def append(self, words: Tensor, grid: Grid) -> Tensor:

@@ -80,7 +80,9 @@ class TwoStageIndex:
             InputError: As in `Index.from_embeddings`, float16 that does not hold the numbers, or an unknown `rescore`.
         """
         if metric not in ("ip", "cosine") or rescore not in ("float32", "float16", "int8"):
-            raise InputError(f"there is no search in two stages by {metric!r} with rows of {rescore!r}", where=_WHERE)
+            raise InputError(
+                f"a search in two stages by {metric!r} does not exist with rows of {rescore!r}", where=_WHERE
+            )
         values = grids.checked(items, None, "items")
         if metric == "cosine":
             values = torch.nn.functional.normalize(values, dim=1)
@@ -97,7 +99,7 @@ class TwoStageIndex:
             affine = fit(values, 8, "row").grid
             rows = affine.encode(values, 8)
         elif values.data_ptr() == items.data_ptr():
-            rows = values.clone()  # what the caller does to the items later is no change of the index
+            rows = values.clone()  # later changes of the items by the caller do not change the index
         return TwoStageIndex(first, rows, affine, _reach(first, rows.float() if affine is None else values))
 
     def __len__(self) -> int:

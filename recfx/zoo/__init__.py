@@ -92,7 +92,7 @@ def model_class(name: str) -> type[ZooModel]:
     """The model of that name.
 
     Raises:
-        ZooError: There is none; names the close ones.
+        ZooError: The model is unknown; the error names similar ones.
     """
     if name not in MODELS:
         raise ZooError(f"the zoo has no model {name!r}", where="zoo", hint=_suggest(name.lower(), list(MODELS)))

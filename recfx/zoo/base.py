@@ -1,4 +1,4 @@
-"""What every model of the zoo offers besides `forward`."""
+"""What every model of the zoo offers in addition to `forward`."""
 
 from __future__ import annotations
 

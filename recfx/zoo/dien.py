@@ -113,7 +113,7 @@ class DIEN(HistoryModel):
             negatives: int64 [B, L], an item not taken for each place; place 0 is not used.
 
         Returns:
-            The mean over the items that have a predecessor, a scalar; 0 where there is none.
+            The mean over the items that have a predecessor, a scalar; 0 without such items.
         """
         vectors = self.items(history)
         interests, _ = self.extractor(vectors)

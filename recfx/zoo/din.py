@@ -22,7 +22,7 @@ class ActivationUnit(nn.Module):
         width: Width of an item.
         hidden: Hidden widths of the MLP.
         activation: Its activation.
-        softmax: Whether to normalise the weights all the same.
+        softmax: Whether to normalise the weights nevertheless.
     """
 
     def __init__(self, width: int, hidden: Sequence[int], *, activation: str = "dice", softmax: bool = False) -> None:

@@ -52,7 +52,7 @@ class NormalizedAdjacency(nn.Module):
         degrees = torch.bincount(sources, minlength=num_users + num_items)
         self.register_buffer("offsets", torch.cat([degrees.new_zeros(1), degrees.cumsum(0)]))
         self.register_buffer("neighbours", targets[order])
-        scale = degrees.double().rsqrt()  # infinite where there is no neighbour, and then never used
+        scale = degrees.double().rsqrt()  # infinite for nodes without neighbours, where it is never used
         self.register_buffer("weights", (scale[sources] * scale[targets])[order].float())
 
     def forward(self, x: Tensor) -> Tensor:

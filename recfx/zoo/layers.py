@@ -94,7 +94,7 @@ def activation_module(name: str, width: int) -> nn.Module:
     """The activation of that name for a layer of that width.
 
     Raises:
-        ZooError: There is none of that name.
+        ZooError: The name is unknown.
     """
     if name not in ACTIVATIONS:
         raise ZooError(f"unknown activation {name!r}", where="MLP", hint=f"one of {', '.join(sorted(ACTIVATIONS))}")

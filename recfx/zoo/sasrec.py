@@ -102,7 +102,7 @@ class SASRec(ZooModel):
         """The model for sequences of items.
 
         Args:
-            num_users: Not used, as users are nothing but their histories; here so that all models are called alike.
+            num_users: Not used, since a user is the history alone; kept so that all models have the same arguments.
             num_items: Number of items; ids from 1, as 0 is the padding of histories.
             length: Places in a history.
             overrides: Further arguments of the constructor.

@@ -165,7 +165,7 @@ def test_leaves_of_a_dictionary() -> None:
 
 def test_names_and_inputs_that_do_not_fit(din: Any) -> None:
     inputs = din.example_inputs(4)
-    with pytest.raises(InputError, match="'users', which is no input"):
+    with pytest.raises(InputError, match="'users', which is not an input"):
         hoist(din, inputs, ("users",))
     with pytest.raises(InputError, match="every input is a request input"):
         hoist(din, inputs, ("user", "item", "history"))

@@ -58,8 +58,8 @@ def test_a_constant_passed_with_another_value_is_refused() -> None:
 @pytest.mark.parametrize(
     ("declared", "is_catalogue", "message"),
     [
-        ({"items": IDS}, False, "no parameter"),
-        ({"item_ids": [1, 2]}, False, "no tensor"),
+        ({"items": IDS}, False, "not a parameter"),
+        ({"item_ids": [1, 2]}, False, "not a tensor"),
         (None, True, "needs constant_inputs"),
         ({"item_ids": IDS.float()}, True, "int64"),
         ({"item_ids": torch.tensor([1, 1])}, True, "different"),

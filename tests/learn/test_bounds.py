@@ -122,7 +122,7 @@ def test_learned_bounds_start_once() -> None:
 @pytest.mark.parametrize("name", sorted(set(BOUNDS) - {"per-row"}))
 def test_bounds_are_kept_in_the_state(name: str) -> None:
     bounds = make_bounds(name, 2, 3)
-    with pytest.raises(InputError, match="no bounds yet"):
+    with pytest.raises(InputError, match="bounds are not set yet"):
         bounds(torch.ones(1, 3))
     bounds.observe(torch.tensor([[-1.0, 2.0, 0.5], [0.0, 1.0, 0.25]]))
     other = make_bounds(name, 2, 3)

@@ -158,7 +158,7 @@ def test_each_user_and_item_is_embedded_once() -> None:
 @pytest.mark.parametrize("wrong", [(5, 0), (0, 6), (-1, 0), (0, -2)])
 def test_ids_that_are_no_rows(name: str, wrong: tuple[int, int]) -> None:
     users, items = (torch.tensor([1, i]) for i in wrong)
-    with pytest.raises(InputError, match=r"no rows|negative"):
+    with pytest.raises(InputError, match=r"not rows|negative"):
         rows_of(_encoders()[name], users, items)
 
 

@@ -101,7 +101,7 @@ def test_the_default_index_goes_to_faiss() -> None:
 
 def test_what_cannot_be_handed_over(monkeypatch: pytest.MonkeyPatch) -> None:
     index = Index.from_embeddings(drawn(0, 10, 8), 4)
-    with pytest.raises(InputError, match="no kind"):
+    with pytest.raises(InputError, match="is unknown"):
         index.to_faiss("flat")  # type: ignore[arg-type]
     with pytest.raises(InputError, match="empty"):
         Index.from_embeddings(torch.empty(0, 8)).to_faiss()

@@ -258,6 +258,6 @@ def test_arrays_are_checked_unless_they_are_not_to_be(tmp_path: Path) -> None:
 
 def test_a_file_is_no_place_for_an_index(tmp_path: Path) -> None:
     (tmp_path / "file").write_text("x")
-    with pytest.raises(ArtifactError, match="the path exists and is no index"):
+    with pytest.raises(ArtifactError, match="the path exists and is not an index"):
         Index.from_embeddings(drawn(0, 4, 8)).save(tmp_path / "file")
     assert (tmp_path / "file").read_text() == "x"

@@ -160,7 +160,7 @@ def test_arrays_that_do_not_fit_the_options_are_refused(tmp_path: Path, name: st
 def test_missing_files_other_formats_and_other_folders(tmp_path: Path) -> None:
     with pytest.raises(ArtifactError, match="no saved index"):
         Index.load(tmp_path / "nothing")
-    with pytest.raises(ArtifactError, match="no index"):
+    with pytest.raises(ArtifactError, match="not an index"):
         make().save(tmp_path)
     make().save(tmp_path / "index")
     rewrite(tmp_path / "index", format=99)

@@ -101,7 +101,7 @@ def test_ids_of_any_integer_type_and_of_no_item() -> None:
     index = Index.from_embeddings(drawn(0, 4, 8), 4)
     assert torch.equal(index.codes(torch.tensor([3, 0], dtype=torch.uint8)), index.codes()[[3, 0]])
     for ids, bad in (([0, -1], -1), ([3, 4, 9], 4), ([0, 7], 7)):
-        with pytest.raises(InputError, match=f"there is no item {bad}; ids are 0 to 3"):
+        with pytest.raises(InputError, match=f"the item {bad} does not exist; ids are 0 to 3"):
             index.decode(torch.tensor(ids))
 
 

@@ -50,7 +50,7 @@ def make_bounds(name: str, bits: int, dim: int | None = None, **options: Any) ->
         return MovingBounds(bits, **sizes, **options)
     statistics = {"ema-minmax": "minmax", "ema-percentile": "percentile", "sigma": "sigma"}
     if name not in statistics:
-        raise InputError(f"there are no bounds {name!r}", where="make_bounds", hint=f"one of {', '.join(BOUNDS)}")
+        raise InputError(f"the bounds {name!r} are unknown", where="make_bounds", hint=f"one of {', '.join(BOUNDS)}")
     return MovingBounds(bits, statistics[name], **sizes, **options)  # type: ignore[arg-type]
 
 

@@ -96,7 +96,7 @@ class ObservingBounds(Bounds):
         """
         if not self.ready and x.numel():
             raise InputError(
-                "there are no bounds yet", where=type(self).__name__, hint="train, or call observe(embeddings) first"
+                "the bounds are not set yet", where=type(self).__name__, hint="train, or call observe(embeddings) first"
             )
         self.check_dim(x)
 

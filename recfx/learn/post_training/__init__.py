@@ -45,7 +45,7 @@ def round_tables(
         return rotate_and_round(users, items, random_rotation(users.shape[1], seed), bits)
     if method == "itq":
         return rotate_and_round(users, items, _fitted(users, items, seed), bits)
-    raise InputError(f"there is no method {method!r}", where="round_tables", hint=f"one of {', '.join(METHODS)}")
+    raise InputError(f"the method {method!r} is unknown", where="round_tables", hint=f"one of {', '.join(METHODS)}")
 
 
 def _fitted(users: Tensor, items: Tensor, seed: int) -> Tensor:

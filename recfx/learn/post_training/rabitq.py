@@ -54,7 +54,7 @@ class RaBitQ:
             seed: Of the rotation.
 
         Raises:
-            InputError: The items are no floating-point matrix with columns, hold NaN or infinities, or the centre does
+            InputError: The items are not a floating-point matrix with columns, hold NaN or infinities, or the centre does
                 not fit them.
         """
         check_finite(items, "RaBitQ.encode")

@@ -21,7 +21,7 @@ def sign_rows(table: Tensor) -> QuantizedTable:
         table: Floating point [n, d].
 
     Raises:
-        InputError: It is no floating-point matrix with columns, or holds NaN or infinities.
+        InputError: It is not a floating-point matrix with columns, or holds NaN or infinities.
     """
     return scaled_rows(table, 1)
 

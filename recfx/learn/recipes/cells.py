@@ -73,7 +73,7 @@ def cells(
 ) -> list[Cell]:
     """All cells, in the order in which they are run: what the greatest interest is in, first.
 
-    At 1 bit there are cells with users in 8 bits besides: those are what searches over codes round users to anyway.
+    At 1 bit there are further cells with users in 8 bits, the width to which searches over codes round users.
 
     Methods that differ from `rows` by signs alone (rotations) are run at 1 bit; the others at all.
 
@@ -83,7 +83,7 @@ def cells(
         bounds: Names of `recfx.learn.BOUNDS`.
         methods: Names of `recfx.learn.post_training.METHODS`.
         wide: Whether there is a wider model; its students have 1 bit.
-        refined: Whether users of 1 bit are refined besides.
+        refined: Whether there are further cells in which users of 1 bit are refined.
 
     Raises:
         InputError: A name or width that does not exist.
@@ -92,7 +92,7 @@ def cells(
         unknown = [str(one) for one in asked if one not in known]
         if unknown:
             raise InputError(
-                f"there is no {', '.join(unknown)}", where="recfx bench", hint=f"one of {', '.join(map(str, known))}"
+                f"unknown: {', '.join(unknown)}", where="recfx bench", hint=f"one of {', '.join(map(str, known))}"
             )
     found = [FULL]
     steps: tuple[tuple[Kind, Sequence[str]], ...] = (("rounded", methods), ("trained", estimators))
