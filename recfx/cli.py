@@ -32,13 +32,15 @@ def _parser() -> argparse.ArgumentParser:
     add_option(demo, "seed", 0)
     demo.set_defaults(run=_demo)
 
-    bench = commands.add_parser("bench", help="measure what the papers report")
+    bench = commands.add_parser("bench", help="measure the tables of the papers")
     _add_hqgnn(bench.add_subparsers(required=True, metavar="TABLE"))
 
-    doctor = commands.add_parser("doctor", help="what is installed, what is missing, how to get it")
+    doctor = commands.add_parser("doctor", help="installed and missing parts, and how to get them")
     doctor.set_defaults(run=_doctor)
 
-    explain = commands.add_parser("explain", help="what was done to a saved model, and why not more")
+    explain = commands.add_parser(
+        "explain", help="the rewrites in a saved model, and the reasons for those that were not made"
+    )
     explain.add_argument("model", type=Path, help="folder of a saved model")
     explain.add_argument("--graph", action="store_true", help="print the graph as well")
     explain.set_defaults(run=_explain)
@@ -57,7 +59,9 @@ def _add_hqgnn(tables: Any) -> None:
     hqgnn = tables.add_parser("hqgnn", help="quantised embeddings: ranking figures, bytes, time of a query")
     add = hqgnn.add_argument
     add("--data", required=True, help="gowalla, movielens (found in the folder RECFX_DATA), synthetic, or a path")
-    add("--out", type=Path, default=Path("hqgnn-results"), help="folder of the results; what is there is not run again")
+    add(
+        "--out", type=Path, default=Path("hqgnn-results"), help="folder of the results; results in it are not run again"
+    )
     add("--minutes", type=float, help="at most so long; the table says which cells are unfinished")
     add("--bits", default="1,2,4,8", help="widths (default: 1,2,4,8)")
     add("--estimators", default="ste,gste", help="of ste, gste, gaussian, fourier, lsq, guidance (default: ste,gste)")

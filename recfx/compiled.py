@@ -60,7 +60,7 @@ class CompiledModel:
 
     @property
     def report(self) -> Report:
-        """What was done, why, what it cost, what it won."""
+        """The rewrites, their reasons, their cost and their gain."""
         return self._ready().report
 
     @property
@@ -73,7 +73,7 @@ class CompiledModel:
         return found
 
     def explain(self) -> str:
-        """What each pass did, and why every rule that looked at something and did not fire did not."""
+        """The rewrites of each pass, and the reason for every rule that matched an operator and did not fire."""
         return self.report.explain()
 
     def save(self, path: str | PathLike[str]) -> None:
@@ -92,7 +92,7 @@ class CompiledModel:
 
     @property
     def parts(self) -> Parts:
-        """What the model consists of."""
+        """The parts of the model."""
         return self._ready()
 
     def refresh(
@@ -174,13 +174,13 @@ def load(
         operators: Operators of your own that the model may call, such as `"mylib::score"`. The folder says with which arguments.
 
     Raises:
-        ArtifactError: It is not there, damaged, cut short, of another format version, or holds what no saved model may hold.
+        ArtifactError: It is missing, damaged, cut short, of another format version, or holds content that saved models may not hold.
     """
     return CompiledModel(artifact.read(path, check=check, types=types, operators=operators))
 
 
 def explain(model: CompiledModel) -> str:
-    """What each pass did to a compiled model, and why every rule that looked at something and did not fire did not.
+    """The rewrites of each pass in a compiled model, and the reason for every rule that matched an operator and did not fire.
 
     Args:
         model: What `recfx.optimize` or `recfx.load` returned.

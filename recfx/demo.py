@@ -1,4 +1,4 @@
-"""The main job: train a model, optimize it, and show side by side what it was and what it became."""
+"""The main job: train a model, optimize it, and show both side by side."""
 
 from __future__ import annotations
 
@@ -24,7 +24,7 @@ _TABLE_WIDTH = 110
 
 @dataclasses.dataclass(frozen=True)
 class DemoResult:
-    """What the demo measured.
+    """The measurements of the demo.
 
     Attributes:
         before: Figures of the trained model on the test split.
@@ -185,7 +185,7 @@ class _Printer:
     def _passes(self, compiled: CompiledModel) -> Any:
         from rich.table import Table
 
-        table = Table(title="what each pass did")
+        table = Table(title="rewrites of each pass")
         for column in ("pass", "exactness", "rewrites", "operators", "bytes", "time"):
             table.add_column(column, justify="left" if column in ("pass", "exactness") else "right")
         for record in compiled.report.passes:

@@ -1,4 +1,4 @@
-"""What the demo trains each model of the zoo on: click-through rows, or users, items and histories."""
+"""The data on which the demo trains each model of the zoo: click-through rows, or users, items and histories."""
 
 from __future__ import annotations
 

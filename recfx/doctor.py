@@ -1,4 +1,4 @@
-"""`recfx doctor`: what is installed here, what is missing, and how to get it."""
+"""`recfx doctor`: the installed and the missing parts, and how to get them."""
 
 from __future__ import annotations
 
@@ -24,7 +24,7 @@ class Finding:
     """One line of the doctor's report.
 
     Attributes:
-        subject: What was looked at.
+        subject: The part that was examined.
         present: Whether it is there and works.
         detail: Version or state.
         hint: How to get it, when it is missing.

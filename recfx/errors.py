@@ -1,6 +1,6 @@
 """The exceptions recfx raises: one small tree, so that `except recfx.RecfxError` catches them all.
 
-Every message says what is wrong, where it is, and what to do next; `RecfxError` takes the three apart so that none is
+Every message says what is wrong, where it is, and what to do next; `RecfxError` takes the three as separate arguments so that none is
 forgotten.
 """
 
@@ -11,7 +11,7 @@ class RecfxError(Exception):
     """The root of every error recfx raises on purpose.
 
     Args:
-        what: What is wrong, in one sentence.
+        what: The fault, in one sentence.
         where: The module path, graph node, input or user's source line it concerns.
         hint: The next step for the reader.
     """
@@ -29,7 +29,7 @@ class RecfxError(Exception):
 
 
 class CaptureError(RecfxError):
-    """The model could not be captured as a graph, or the captured graph does not compute what the model does."""
+    """The model could not be captured as a graph, or the captured graph does not compute the same as the model."""
 
 
 class InputError(RecfxError, ValueError):
@@ -37,7 +37,7 @@ class InputError(RecfxError, ValueError):
 
 
 class VerificationError(RecfxError):
-    """A program is malformed, or a pass changed what it computes."""
+    """A program is malformed, or a pass changed its results."""
 
 
 class PipelineError(RecfxError):

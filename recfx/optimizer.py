@@ -1,4 +1,4 @@
-"""`optimize`: what a user asks for becomes `Options`, and the road makes a compiled model of it."""
+"""`optimize`: arguments become `Options`, and the road makes a compiled model of them."""
 
 from __future__ import annotations
 
@@ -76,7 +76,7 @@ def optimize(
         tables: The former name of `catalogue`; deprecated.
 
     Returns:
-        The compiled model; `.report` says what was done.
+        The compiled model; `.report` lists the rewrites.
 
     Raises:
         CaptureError: The model cannot be captured faithfully; the message names the line and what to change.

@@ -26,7 +26,7 @@ def test_on_generated_data(capsys: pytest.CaptureFixture[str], tmp_path: Path) -
     result = run_demo(seconds=600, rows=20_000, timing_seconds=0.2, save=tmp_path / "model", progress=False)
     check(result)
     printed = capsys.readouterr().out
-    for expected in ("AUC (at best", "log loss", "batch 1, p50", "batch 1024, p99", "bytes", "what each pass did"):
+    for expected in ("AUC (at best", "log loss", "batch 1, p50", "batch 1024, p99", "bytes", "rewrites of each pass"):
         assert expected in printed
     assert recfx.load(tmp_path / "model").report.model == "DeepFM"
 

@@ -1,7 +1,7 @@
 """Capture: an nn.Module and example inputs become a `Program`.
 
 The ladder: `torch.export` non-strict, then strict, then a `CaptureError` that says what to change. A draft export is only ever used
-to explain. What was captured is compared with the user's model before anything else happens to it.
+to explain. The captured program is compared with the user's model before any other stage.
 """
 
 from __future__ import annotations
@@ -69,7 +69,7 @@ def capture(
 
     Raises:
         CaptureError: The model is in training mode, cannot be traced, writes to its inputs or state, is random in eval
-            mode, or the graph does not compute what the model does.
+            mode, or the graph does not compute the same as the model.
         InputError: The example inputs do not fit `forward`.
     """
     _require_python(model)

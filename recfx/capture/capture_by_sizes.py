@@ -50,7 +50,7 @@ def capture_by_sizes(
         first: Why the model could not be captured with a free batch.
 
     Raises:
-        CaptureError: It cannot be captured this way either; `first`, or an error that names what is in the way.
+        CaptureError: It cannot be captured this way either; `first`, or an error that names the obstacle.
     """
     if any(cause in first.what for cause in _NOT_SIZES):
         raise first

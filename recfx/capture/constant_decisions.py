@@ -61,7 +61,7 @@ class Decisions:
     """Values that forward reads and that depend on no input.
 
     Attributes:
-        values: Place -> what was read there.
+        values: Place -> the value that was read there.
         state: Names of the parameters and buffers that the values were computed from.
     """
 
@@ -81,7 +81,7 @@ def record_decisions(model: torch.nn.Module, call: Call) -> Decisions:
     inputs = _tensors(given)
     found = Decisions()
     state = {**dict(model.named_parameters()), **dict(model.named_buffers())}
-    # What was decided before an error is known. The comparison with the model reports the error itself.
+    # Decisions before an error are known. The comparison with the model reports the error itself.
     with (
         unchanged(model) as before,
         before.watch(),

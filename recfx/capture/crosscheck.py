@@ -188,7 +188,7 @@ def _agree(expected: Sequence[Any], actual: Sequence[Any], *, by_row: bool = Fal
 
 
 def _close(want: torch.Tensor, got: torch.Tensor, by_row: bool) -> bool:
-    """Capture changes no arithmetic; what is allowed is the few last bits a different memory layout can cost."""
+    """Capture changes no arithmetic; the tolerance is the few last bits that a different memory layout can cost."""
     if not (want.is_floating_point() or want.is_complex()):
         return False
     scale = want.detach().abs()

@@ -3,7 +3,7 @@
 In eval mode and without gradients, the encoder runs rows without their padding ("nested tensors") where every row is padded at its end,
 and fills what it left out with zeros. A tracer does not see that path. Within `padded_with_zeros`, the encoder runs its ordinary path and
 sets the padding of each row that is padded at its end to zero. A batch in which another row is padded elsewhere leaves torch's fast path
-as a whole, and its padding then holds numbers that no key can attend to; here each row is decided on its own.
+as a whole, and its padding then holds numbers that no key can attend to; here each row is decided separately.
 """
 
 from __future__ import annotations

@@ -1,4 +1,4 @@
-"""Turns what torch.export raised into a `CaptureError` that names the user's own line and what to change there."""
+"""Turns errors of torch.export into a `CaptureError` that names the user's own line and the change to make there."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ _ENGINE = (
     "<",
 )
 
-# (pattern in the error's text, what is wrong, what to change)
+# (pattern in the error's text, the fault, the change to make)
 _CAUSES: tuple[tuple[str, str, str], ...] = (
     (
         r"pack_padded_sequence|_pack_padded_sequence",
@@ -82,7 +82,7 @@ def capture_error(error: BaseException, model: torch.nn.Module, line: str | None
     return CaptureError(
         f"{type(model).__name__} could not be captured: {what} ({_first_lines(text)})",
         where=line or f"forward of {type(model).__name__}",
-        hint=f"{hint}; a part of the model can be optimized on its own: recfx.optimize(model.submodule, ...)",
+        hint=f"{hint}; a part of the model can be optimized separately: recfx.optimize(model.submodule, ...)",
     )
 
 

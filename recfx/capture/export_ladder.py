@@ -37,7 +37,7 @@ class Export:
         program: The exported program.
         strict: Whether only strict export worked.
         decided: Names of parameters and buffers whose values decided what forward does.
-        assumed: Whether the trace decided what fails at few batch sizes.
+        assumed: Whether the trace made decisions that fail at few batch sizes.
         doubtful: Batch sizes at which a decision of the trace fails, so that the program must be compared there.
         branches: The user's lines that limit the batch.
     """
@@ -124,10 +124,10 @@ def _export_refining(model: torch.nn.Module, call: Call, shapes: Any, strict: bo
 
 
 def _export_assuming(model: torch.nn.Module, call: Call, shapes: Any, error: Exception, strict: bool) -> Export:
-    """Exports with what the trace decided about the batch, when that is wrong for few batch sizes at most.
+    """Exports with the trace's decisions about the batch, when they are wrong for few batch sizes at most.
 
     Raises:
-        UserError: `error`; what it decided is wrong for more.
+        UserError: `error`; its decisions are wrong for more.
     """
     if strict or _has_multiples(shapes):
         raise error

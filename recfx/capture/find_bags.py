@@ -2,7 +2,7 @@
 
 Capture must know which sizes vary before there is a graph. The model is run once on the example, operator by operator, and every tensor
 is followed back to the inputs it was made from. An input holds the bounds of bags when an operator takes what was made of it as offsets,
-lengths or repeats, together with what was made of the ids, and when its values fit the number of ids. The model is not run when no input
+lengths or repeats, together with values made of the ids, and when its values fit the number of ids. The model is not run when no input
 can be bounds by its values.
 """
 
@@ -23,7 +23,7 @@ from recfx.ir.bags import Bags, Form, Stream, distinct_counts
 from recfx.ir.jagged import is_jagged
 from recfx.ir.shapes import positions
 
-#: Names of operators' arguments that bound runs of the rows of another argument, and what they hold.
+#: Names of operators' arguments that bound runs of the rows of another argument, and the form of their values.
 _BOUNDS = {
     "offsets": Form.SPLITS,
     "x_offsets": Form.SPLITS,
@@ -47,7 +47,7 @@ class _Trace:
 
 @dataclasses.dataclass(frozen=True)
 class _Meeting:
-    """An operator that read bounds and ids: their origins, and what the operator says the bounds hold, where it says so."""
+    """An operator that read bounds and ids: their origins, and the form of the bounds where the operator determines it."""
 
     bounds: _Trace
     ids: _Trace
@@ -223,7 +223,7 @@ def _groups(leaves: Sequence[Any], meetings: Sequence[_Meeting], taken: set[int]
 
 
 def _forms(meetings: Sequence[_Meeting]) -> list[Form]:
-    """What the bounds may hold: what an operator said, else lengths before offsets."""
+    """The possible forms of the bounds: that of the operator, else lengths before offsets."""
     told = [meeting.form for meeting in meetings if meeting.form is not None]
     return list(dict.fromkeys([*told, Form.LENGTHS, Form.SPLITS, Form.OFFSETS]))
 

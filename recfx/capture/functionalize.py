@@ -60,7 +60,9 @@ class _Functionalizer:
         self.written = {self._storage(written_argument(n)) for n in inplace} - {None}
         self.parents: dict[fx.Node, fx.Node] = {}  # alias -> the value it is a view of
         self.inputs = {n: n.all_input_nodes for n in graph.nodes}  # as the model wrote them, before any rewriting
-        self.read: dict[fx.Node, dict[fx.Node, fx.Node]] = {}  # node -> what it wrote -> what it now reads instead
+        self.read: dict[
+            fx.Node, dict[fx.Node, fx.Node]
+        ] = {}  # node -> value that it wrote -> value that it now reads instead
         self.current: dict[fx.Node, fx.Node] = {}  # value -> the node holding its present content
         self.dirty: set[int] = set()  # storages written to so far
 

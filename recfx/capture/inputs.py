@@ -123,7 +123,7 @@ def distinct_values(call: Call) -> Call:
 
 
 def split_example(example: Any, model: torch.nn.Module) -> tuple[tuple[Any, ...], dict[str, Any]]:
-    """What a user means by `example_inputs`: a tensor, a tuple or list of arguments, or a dict.
+    """Positional and keyword arguments of `example_inputs`: a tensor, a tuple or list of arguments, or a dict.
 
     A dict whose keys are names of `forward`'s parameters is taken as keywords, any other as one argument.
     """

@@ -1,8 +1,8 @@
-"""What runs of a model change in it, and how that is undone.
+"""The changes that runs make in a model, and how they are undone.
 
 Capture, comparison and measurement run the user's model many times. A model may count its calls, cache a table, append to a list or write
-to a buffer meanwhile. `ModelState` remembers what the model held and puts it back, without copying weights: containers are copied one
-level at a time, and a tensor is copied only when an operator is about to write to it.
+to a buffer meanwhile. `ModelState` remembers the contents of the model and puts them back, without copying weights: containers are copied
+one level at a time, and a tensor is copied only when an operator is about to write to it.
 """
 
 from __future__ import annotations
@@ -27,7 +27,7 @@ _MOST_OBJECTS = 1_000_000
 #: Arrays outside torch are copied up to this size: no operator tells of a write to them.
 _COPIED_ARRAY_BYTES = 64 << 20
 _PLAIN = (str, bytes, int, float, complex, bool, type(None), types.ModuleType, types.BuiltinFunctionType)
-#: Objects of these packages hold what is not the model's own: loggers, locks, compiled code.
+#: Objects of these packages do not belong to the model: loggers, locks, compiled code.
 _FOREIGN = frozenset({*sys.stdlib_module_names, "torch", "numpy"})
 _CONTAINERS = (dict, list, set, collections.deque, bytearray)
 
@@ -239,7 +239,7 @@ class _CopyOnWrite(TorchDispatchMode):
 
 
 class _ProcessState:
-    """What a run can change outside the model: random generators, the default dtype, whether gradients are recorded."""
+    """State outside the model that a run can change: random generators, the default dtype, whether gradients are recorded."""
 
     def __init__(self) -> None:
         self.torch_rng = torch.get_rng_state()

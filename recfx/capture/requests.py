@@ -2,7 +2,7 @@
 
 A model is captured with one row of everything for each candidate. `share_requests` then makes the request inputs a dimension of
 their own, of size one, or of several requests with the input `request_index`, int64 [batch], that says which request each candidate
-belongs to. The graph begins by repeating the request rows for the candidates, so that it means what it meant; pushing the repetition
+belongs to. The graph begins by repeating the request rows for the candidates, so that its meaning stays the same; pushing the repetition
 back is a pass.
 """
 

@@ -25,10 +25,10 @@ _NO_END = 2**63 - 1
 
 
 def read_in_order(module: fx.GraphModule) -> set[fx.Node]:
-    """Makes what reads computed tensors by strides read their elements in order, in place.
+    """Makes operators that read computed tensors by strides read their elements in order, in place.
 
     Returns:
-        The placeholders that must be contiguous for the graph to compute what the model does.
+        The placeholders that must be contiguous for the graph to compute the same as the model.
 
     Raises:
         CaptureError: A computed tensor that is read by strides is not contiguous, or is written by strides.
@@ -53,7 +53,7 @@ def read_in_order(module: fx.GraphModule) -> set[fx.Node]:
 
 
 def _base(node: Any) -> fx.Node:
-    """The tensor whose memory a node shows: itself, or what it is a view of."""
+    """The tensor whose memory a node shows: itself, or the base of the view."""
     while node.op == "call_function" and isinstance(node.target, torch._ops.OpOverload):
         schema = node.target._schema
         first = schema.arguments[0].alias_info if schema.arguments else None

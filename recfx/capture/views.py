@@ -1,4 +1,4 @@
-"""Writing through views: given a view operator and a new content for the view, the new content of what it views."""
+"""Writing through views: given a view operator and a new content for the view, the new content of its base."""
 
 from __future__ import annotations
 
@@ -24,7 +24,7 @@ def write_through(graph: fx.Graph, view: fx.Node, base: fx.Node, value: fx.Node,
     Args:
         graph: The graph, positioned where the node shall go.
         view: The original view node.
-        base: The present content of what it views.
+        base: The present content of the base.
         value: The new content of the view.
         at: The in-place node this is done for; its provenance is kept.
 

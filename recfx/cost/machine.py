@@ -1,4 +1,4 @@
-"""What this machine can do at most: read bandwidth, random row reads, fp32 matrix products.
+"""The peak rates of this machine: read bandwidth, random row reads, fp32 matrix products.
 
 Rates are those of torch's own kernels, at the number of threads torch has; the best of many runs, because a limit is wanted.
 """

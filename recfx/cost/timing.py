@@ -176,7 +176,7 @@ def compare(
         min_rounds: Rounds to run at least.
         max_rounds: Rounds to run at most.
         baseline: The candidate the ratios refer to; by default the first.
-        single_calls: Time every call on its own, for the sake of the 99th percentile, although the clock costs a short one some per cent.
+        single_calls: Time every call separately, for the 99th percentile, although the clock costs a short one some per cent.
         seed: Seed of the order in each round and of the intervals.
         clock: Nanoseconds.
 

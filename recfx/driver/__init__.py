@@ -1,1 +1,1 @@
-"""The road from a model to a compiled model, and what happens to it afterwards: report, refresh, saving and loading."""
+"""The road from a model to a compiled model, and the later operations on it: report, refresh, saving and loading."""

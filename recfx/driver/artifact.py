@@ -7,7 +7,7 @@ model/
   one-row.json           the same of the plan for a batch of one row, of a model that has one
   state.safetensors      tables, weights and constants
   constants.safetensors  inputs declared constant, for a refresh
-  region-N.FILE          what the backend of region N saved
+  region-N.FILE          files that the backend of region N saved
 
 Reading runs nothing that a folder says but operators from a list, on operands whose sizes were checked; see `recfx.ir.rebuild`.
 """
@@ -100,7 +100,7 @@ def read(
     """Reads what `save` wrote; see `recfx.load`.
 
     Raises:
-        ArtifactError: It is not there, damaged, cut short, of another format version, or holds what no saved model may hold.
+        ArtifactError: It is missing, damaged, cut short, of another format version, or holds content that saved models may not hold.
     """
     with SealedFolder(path, _NAME, READ, "saved model", check=check, unsealed=UNSEALED) as sealed:
         where = sealed.where(f"{_NAME}.json")
@@ -123,7 +123,7 @@ def read(
 
 @dataclasses.dataclass(frozen=True)
 class SavedRegion:
-    """What the manifest says of a region.
+    """The entry of a region in the manifest.
 
     Attributes:
         backend: The name of its backend.
@@ -208,7 +208,7 @@ class _Reader:
 
     @contextmanager
     def _blamed(self, name: str) -> Iterator[None]:
-        """Turns errors of a backend into those of the artifact, but for `Refused`."""
+        """Turns errors of a backend into those of the artifact, except `Refused`."""
         where = str(self.folder.path)
         try:
             yield
@@ -227,7 +227,7 @@ class _Reader:
 
 
 def _save_regions(placed: Placed, prefix: str, folder: Path) -> list[dict[str, Any]]:
-    """Writes what the backends of the regions save, and returns what the manifest says of the regions."""
+    """Writes the files of the backends of the regions, and returns the entries of the regions in the manifest."""
     saved = []
     for index, region in enumerate(placed.regions):
         if region.backend not in BACKENDS:

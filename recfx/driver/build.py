@@ -44,7 +44,7 @@ def build(
 
     Args:
         model: The model to compile: the user's, or the copy of it that `copy_weights` asks for.
-        options: What the user asked for.
+        options: The user's options.
         args: Positional example inputs.
         kwargs: Keyword example inputs.
         user_model: The user's model, for a later refresh.
@@ -97,12 +97,12 @@ def _capture(held: Held, options: Options) -> tuple[Program, Program | None]:
 
 @dataclasses.dataclass(frozen=True)
 class _Road:
-    """What every captured program of a model goes through.
+    """The stages that every captured program of a model passes through.
 
     Attributes:
         model: The model that is compiled.
         held: The same without its constant inputs.
-        options: What the user asked for.
+        options: The user's options.
         stages: The time of each stage.
         user_model: See `build`.
         assignment: Likewise.

@@ -30,13 +30,13 @@ class Held:
     """A model without its constant inputs, and an example for it.
 
     Attributes:
-        model: The model; `forward` takes what is left.
+        model: The model; `forward` takes the other inputs.
         args: Positional example inputs.
         kwargs: Keyword example inputs.
-        values: What was declared.
+        values: The declared values.
         constants: Parameter that calls may leave out -> the value that it must have where a call passes it.
         forward: All parameters of the user's model, in order.
-        catalogue: The catalogue, when that is what was declared.
+        catalogue: The catalogue, when one was declared.
     """
 
     model: torch.nn.Module
@@ -110,7 +110,7 @@ def hold_constants(
 def _require_example_fits(
     model: torch.nn.Module, catalogue: Catalogue, args: Sequence[Any], kwargs: Mapping[str, Any]
 ) -> None:
-    """What an example says about its items must be what the catalogue says."""
+    """Compares the columns of an example with those of the catalogue."""
     try:
         given = inspect.signature(model.forward).bind(*args, **kwargs).arguments
     except TypeError:
@@ -124,7 +124,7 @@ def _require_example_fits(
     for name, column in catalogue.columns.items():
         if isinstance(given.get(name), torch.Tensor) and not torch.equal(column[places[ids]], given[name]):
             raise InputError(
-                f"the example's {name!r} is not what the catalogue says of these ids",
+                f"the example's {name!r} differs from the catalogue's values for these ids",
                 hint="list as columns only inputs that the id determines",
             )
 

@@ -27,7 +27,7 @@ def diagnose(program: Program, args: Sequence[Any], kwargs: dict[str, Any], erro
         program: The program that ran.
         args: The call's positional arguments.
         kwargs: The call's keyword arguments.
-        error: What was raised.
+        error: The error that the call raised.
     """
     if isinstance(error, RecfxError):
         return error

@@ -184,7 +184,7 @@ class _Attempt:
 
     def _wrong(self, found: Split, index: int, error: VerificationError) -> tuple[Exception, str]:
         problem = str(error).replace("\n", ";")
-        return error, self._left_out(found, index, "does not compute what the model does", problem)
+        return error, self._left_out(found, index, "does not compute the same as the model", problem)
 
     def _culprits(self, found: Split, regions: Sequence[Lowered]) -> list[int]:
         """The regions that change the answers while all others run by their plain meaning; all inexact ones where none does alone."""

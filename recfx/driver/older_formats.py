@@ -31,7 +31,7 @@ _KEYED = {"builtins.dict": "dict", "collections.OrderedDict": "ordered_dict"}
 
 
 def unsealed_notice(number: int) -> str:
-    """What the user of an old folder should know."""
+    """The notice for the user of an old folder."""
     return (
         f"the folder is of format {number}, whose manifest carries no checksum: damage to it can go unnoticed. "
         "Save the loaded model again"

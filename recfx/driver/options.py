@@ -1,4 +1,4 @@
-"""What a user asks of `optimize`: checked once, then read by everything on the road."""
+"""The user's options of `optimize`, checked once and then read by every stage of the road."""
 
 from __future__ import annotations
 
@@ -33,7 +33,7 @@ class Options:
         request_inputs: Likewise.
         many_requests: Likewise.
         check_requests: Likewise.
-        level: What is verified after each pass.
+        level: The verification after each pass.
         measure: Whether the compiled model is timed against the user's.
         debug: The folder for programs before and after each pass.
         constant_inputs: See `optimize`.
@@ -66,7 +66,7 @@ class Options:
     def backends(self) -> list[Backend]:
         """The backends that may run the model, in the order in which they are tried.
 
-        Of several, only those that are no less exact than the pipeline: a user who asks for exact passes gets exact arithmetic.
+        Of several, only those that are at least as exact as the pipeline: a user who asks for exact passes gets exact arithmetic.
         """
         found = resolve(self.target)
         if len(found) == 1:
@@ -85,7 +85,7 @@ def choose_pipeline(
     """The user's pipeline, or the default that fits the target and the precision.
 
     Args:
-        pipeline: What the user gave; None for the default.
+        pipeline: The user's pipeline; None for the default.
         target: Where the model shall run.
         requests: Whether it has request inputs.
         precision: A key of PRECISIONS.

@@ -1,4 +1,4 @@
-"""`Parts`: what a compiled model consists of once it is built."""
+"""`Parts`: the parts of a compiled model once it is built."""
 
 from __future__ import annotations
 
@@ -17,14 +17,14 @@ from recfx.targets import Lowered
 
 
 class Parts:
-    """What a compiled model consists of once it is built.
+    """The parts of a compiled model once it is built.
 
     Args:
         placed: The program after all passes, on its backends.
-        report: What was done.
+        report: The report of the optimization.
         run: Flat inputs -> flat outputs; by default that of `placed`.
         recipe: How to make it again from other weights; None when that is not known.
-        one_row: What runs instead when the batch has one row; None when the program takes one row itself, or none is taken.
+        one_row: The parts for a batch of one row; None when the program takes one row itself, or one row is not taken.
 
     Attributes:
         watch: Notices changes of the user's weights; None where nothing is shared with a model that still exists.

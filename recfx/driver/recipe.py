@@ -22,7 +22,7 @@ _CONSTANTS = "constants.safetensors"
 
 @dataclasses.dataclass(frozen=True)
 class Recipe:
-    """The options that a refresh needs, and what the weights looked like.
+    """The options that a refresh needs, and the dtypes and sizes of the weights.
 
     Attributes:
         options: As given to `optimize`; of a loaded model, `dynamic_shapes` is None or False.

@@ -32,8 +32,8 @@ def refreshed(
         constant_inputs: New values of some constant inputs.
 
     Raises:
-        ArtifactError: The model was saved without what a refresh needs.
-        InputError: There is no model or no example to refresh from, or weights or constants have other shapes than before.
+        ArtifactError: The model was saved without the data that a refresh needs.
+        InputError: The model or the example to refresh from is missing, or weights or constants have other shapes than before.
     """
     recipe = parts.recipe
     if recipe is None:
@@ -66,14 +66,14 @@ def _source(recipe: Recipe, model: torch.nn.Module | None) -> torch.nn.Module:
     source = model if model is not None else recipe.source() if recipe.source is not None else None
     if source is None:
         raise InputError(
-            "there is no model to refresh from",
-            hint="pass it: compiled.refresh(model); a loaded model has none of its own",
+            "the model to refresh from is missing",
+            hint="pass it: compiled.refresh(model); a loaded model does not hold it",
         )
     return source
 
 
 def _as_measured(made: Parts, before: Parts, user_model: Callable[[], torch.nn.Module]) -> Parts:
-    """New parts with the measurements of the former ones: what was slower than the user's model then is slower now."""
+    """New parts with the measurements of the former ones: a model that was slower than the user's stays slower."""
     report = dataclasses.replace(made.report, measured=before.report.measured, kept_eager=before.report.kept_eager)
     run = bind_user_model(made, user_model()) if report.kept_eager else made.run
     parts = Parts(made.placed, report, run, recipe=made.recipe)

@@ -1,4 +1,4 @@
-"""The report of an optimization: what was done, why, what it cost, what it won."""
+"""The report of an optimization: the rewrites, their reasons, their cost and their gain."""
 
 from __future__ import annotations
 
@@ -63,9 +63,9 @@ class Report:
 
     Attributes:
         model: The model's class name.
-        target: What the user asked for.
+        target: The target that the user named.
         backend: Backend of each region, in order.
-        notices: What the user should know about the capture.
+        notices: Notices for the user, from capture, passes and lowering.
         passes: One record per pass, in order.
         state_bytes: Bytes of parameters and buffers before and after.
         operators: Operators before and after.
@@ -116,11 +116,11 @@ class Report:
         return "\n".join(lines) or "every rule that looked at something fired"
 
     def explain(self) -> str:
-        """What each pass did, and why every rule that looked at something and did not fire did not."""
+        """The rewrites of each pass, and the reason for every rule that matched an operator and did not fire."""
         return f"{self}\n\nrules that did not fire:\n{self.misses()}"
 
     def _torch_lines(self) -> list[str]:
-        """What torch runs beside the kernels of other backends, the same operators and reasons once."""
+        """The operators that torch runs beside the kernels of other backends; equal operators and reasons are listed once."""
         chosen = all(reason == TORCH_ITSELF for _, reason in self.left_to_torch)
         if not self.left_to_torch or (chosen and self.share_left_to_torch == 1):
             return []
@@ -210,10 +210,10 @@ def report_of(
 
     Args:
         model: The model's class name.
-        target: What the user asked for.
+        target: The target that the user named.
         placed: The lowered program.
         captured: The program before the passes.
-        result: What the passes did.
+        result: The result of the passes.
     """
     return Report(
         model=model,

@@ -1,4 +1,4 @@
-"""The stages of the road: how long each takes, and what an unexpected error in one becomes."""
+"""The stages of the road: the time of each, and the error that an unexpected error in one becomes."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ class StageTimes:
     """Seconds of each stage.
 
     Args:
-        model: What is optimized, for errors.
+        model: The name of the model, for errors.
     """
 
     def __init__(self, model: str) -> None:
@@ -41,7 +41,7 @@ class StageTimes:
             raise kind(
                 f"the stage {stage!r} failed unexpectedly: {text[:400]}",
                 where=self.model,
-                hint="this is a fault of recfx, please report it with the model; a part of the model can be optimized on its own: "
+                hint="this is a fault of recfx, please report it with the model; a part of the model can be optimized separately: "
                 "recfx.optimize(model.submodule, ...)",
             ) from error
         self.seconds[stage] = self.seconds.get(stage, 0.0) + time.perf_counter() - start

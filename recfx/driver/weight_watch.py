@@ -24,7 +24,7 @@ from recfx.ir.program import Program, dense_parts, get_state
 class WeightWatch:
     """The write counters of a model's tensors at the time they were compiled.
 
-    Holds no tensor alive: one that the user's model gave up can no longer change what is served.
+    Keeps no tensor alive: a tensor that the user's model gave up can no longer change the served values.
 
     Args:
         tensors: Name -> parameter or buffer.

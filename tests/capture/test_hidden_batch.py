@@ -148,14 +148,14 @@ REFUSED = [
         PicksMended,
         "fixes a dimension that must be free",
         "take the size from x.shape[0] or write -1, never a literal; or pass dynamic_shapes for inputs that do not vary; a part of the "
-        "model can be optimized on its own: recfx.optimize(model.submodule, ...)",
+        "model can be optimized separately: recfx.optimize(model.submodule, ...)",
     ),
     (
         LiteralSize,
         LiteralMended,
         "fixes a dimension that must be free",
         "take the size from x.shape[0] or write -1, never a literal; or pass dynamic_shapes for inputs that do not vary; a part of the "
-        "model can be optimized on its own: recfx.optimize(model.submodule, ...)",
+        "model can be optimized separately: recfx.optimize(model.submodule, ...)",
     ),
 ]
 

@@ -140,7 +140,7 @@ def test_an_id_outside_the_catalogue_is_an_error_without_towers_too(ids: Tensor,
 
 def test_an_example_that_contradicts_the_catalogue_is_refused() -> None:
     user, item, price, kind = rank_inputs(6)
-    with pytest.raises(recfx.RecfxError, match=r"not what the catalogue says"):
+    with pytest.raises(recfx.RecfxError, match=r"differs from the catalogue's values"):
         optimize(
             Rank(),
             example_inputs=(user, item, price + 1, kind),

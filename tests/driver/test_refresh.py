@@ -48,7 +48,7 @@ def test_refresh_takes_new_weights_and_new_constants(tmp_path: Path) -> None:
     close(fast(*inputs[:2]), model(inputs[0], inputs[1], prices[inputs[1]], inputs[3]))
     fast.save(tmp_path / "model")
     loaded = recfx.load(tmp_path / "model")
-    with pytest.raises(recfx.RecfxError, match="no model to refresh from"):
+    with pytest.raises(recfx.RecfxError, match="the model to refresh from is missing"):
         loaded.refresh()
     with pytest.raises(recfx.RecfxError, match="no example inputs"):
         loaded.refresh(other)
@@ -73,7 +73,7 @@ def test_refresh_refuses_other_shapes() -> None:
     assert torch.equal(fast(USER), expected)  # a refresh that fails changes nothing
     del model
     gc.collect()
-    with pytest.raises(recfx.RecfxError, match="no model to refresh from"):
+    with pytest.raises(recfx.RecfxError, match="the model to refresh from is missing"):
         fast.refresh()
 
 

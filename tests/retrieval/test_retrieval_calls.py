@@ -99,7 +99,7 @@ def test_which_options_go_together() -> None:
                 checked_options(bits, "hamming", kind, chosen)  # type: ignore[arg-type]
     for bits, metric, kind, chosen, message in (
         (3, "ip", "row", None, "not 3"),
-        (4, "l2", "row", None, "no metric 'l2'"),
+        (4, "l2", "row", None, "the metric 'l2' does not exist"),
         (4, "ip", "column", None, "scales per 'column'"),
         (1, "ip", "row", 2, "queries of 2 bits"),
         (4, "ip", "row", 0, "queries of 0 bits"),
