@@ -66,7 +66,7 @@ def _parser() -> argparse.ArgumentParser:
     )
     add_option(start, "seed", 0)
     start.add_argument("--out", type=Path, help="file for the results, as JSON; always holds what there is so far")
-    start.add_argument("--resume", action="store_true", help="go on from what that file holds")
+    start.add_argument("--resume", action="store_true", help="continue from the results in that file")
     start.set_defaults(run=_run)
 
     listing = commands.add_parser("list", help="cases and peers")
@@ -84,7 +84,7 @@ def _parser() -> argparse.ArgumentParser:
 
     pairs = commands.add_parser("estimators", help="train students with two estimators over several seeds")
     pairs.add_argument("--data", default="gowalla", help="as `recfx bench hqgnn` takes it (default: %(default)s)")
-    pairs.add_argument("--out", type=Path, required=True, help="folder of the results; what is there is not run again")
+    pairs.add_argument("--out", type=Path, required=True, help="folder of the results; results in it are not run again")
     pairs.add_argument("--seeds", type=int, default=5, help="default: %(default)s")
     pairs.add_argument("--bits", type=integers, default=(1, 2), help="default: 1,2")
     pairs.add_argument("--bounds", default="centred-row", help="default: %(default)s")
@@ -104,7 +104,7 @@ def _parser() -> argparse.ArgumentParser:
 
     drawn = commands.add_parser("random-models", help="compare drawn models with eager, resumable")
     drawn.add_argument("--models", type=int, default=100_000, help="default: %(default)s")
-    drawn.add_argument("--out", type=Path, required=True, help="file of the results; what is there is not run again")
+    drawn.add_argument("--out", type=Path, required=True, help="file of the results; results in it are not run again")
     drawn.add_argument("--chunk", type=int, default=random_models.CHUNK, help="models a process (default: %(default)s)")
     add_option(drawn, "workers", 1)
     drawn.set_defaults(run=_random_models)

@@ -20,7 +20,7 @@ class Error:
     Attributes:
         absolute: Largest difference; None where outputs cannot be compared.
         relative: Largest difference over the largest magnitude of eager's outputs; None where that is zero.
-        wrong: What is wrong about them, or None.
+        wrong: The fault, or None.
     """
 
     absolute: float | None
@@ -29,7 +29,7 @@ class Error:
 
 
 def outputs(run: Run, sets: Sequence[tuple[object, ...]]) -> list[object]:
-    """What a peer answers to each of several inputs, safe from being overwritten by its next call."""
+    """A peer's outputs for each of several inputs, copied so that its next call does not overwrite them."""
     return [pytree.tree_map_only(Tensor, torch.clone, run(*inputs)) for inputs in sets]
 
 

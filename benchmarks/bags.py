@@ -9,7 +9,7 @@ from torch import Tensor, nn
 
 
 class GatheredBag(nn.Module):
-    """What an nn.EmbeddingBag does with ids [B, n] and no offsets.
+    """The operation of an nn.EmbeddingBag with ids [B, n] and without offsets.
 
     Args:
         bag: Sums or averages; its table is shared.

@@ -1,4 +1,4 @@
-"""What a benchmark case is."""
+"""The interface of benchmark cases."""
 
 from __future__ import annotations
 
@@ -39,7 +39,7 @@ class Case:
     """A model at a given size, and the inputs to run it on.
 
     Attributes:
-        name: What it is called on the command line.
+        name: Its name on the command line.
         summary: Its sizes in one line, and where they come from; says so when rows were capped.
         build: Makes the model; called with a fixed seed.
         gigabytes: What its parameters occupy, roughly.

@@ -37,7 +37,7 @@ class CaseRun:
         peers: Who runs.
         settings: Batch sizes, threads, time.
         results: Where results go; points that are there already, for the same peers, are left out.
-        watcher: Is told what happens.
+        watcher: Receives the events.
     """
 
     def __init__(
@@ -160,7 +160,7 @@ class CaseRun:
         return f"makes {peer.copies:g} copies of the tables, {needed:.1f} GB, and {free:.1f} GB are free"
 
     def _time(self, found: dict[str, Measurement], calls: dict[str, Call]) -> None:
-        """Times what was prepared; a peer that raises on other inputs is taken out, and the rest timed again."""
+        """Times the prepared peers; a peer that raises on other inputs is left out, and the others are timed again."""
         while BASELINE in calls:
             try:
                 timed = self._compare(calls)

@@ -1,4 +1,4 @@
-"""What a result must say about where it was measured."""
+"""The machine and the versions that a result records."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""What a peer is asked to do, and what peers may share while one case lasts."""
+"""The job of a peer, and the store that peers share while one case lasts."""
 
 from __future__ import annotations
 
@@ -46,7 +46,7 @@ class Store:
         return Path(self._folder.name)
 
     def once(self, key: object, make: Callable[[], T]) -> T:
-        """What `make` gave at the first call with this key; raises what it raised then, so that nothing fails twice slowly."""
+        """The result of `make` at the first call with this key; raises its error again, so that a slow failure happens once."""
         if key in self._made:
             self.reused += self._made[key][2]
         else:
@@ -76,7 +76,7 @@ class Job:
         model: In eval mode; not to be changed.
         sets: Positional inputs to rotate through, all of the batch size that will be used.
         draw: Rows, seed -> other inputs of the same distribution, for tracing and calibration.
-        store: What is shared by the peers of the case.
+        store: Values that the peers of the case share.
         threads: Threads to run on; torch's own are set already.
         request: Positions of the inputs whose rows are all the same, because they belong to the request.
     """

@@ -1,4 +1,4 @@
-"""How fast a model could be at most: what it must read over how fast memory reads, and its arithmetic over the peak."""
+"""The shortest possible time of a model: the bytes that it must read over the read bandwidth, and its arithmetic over the peak."""
 
 from __future__ import annotations
 
@@ -26,11 +26,11 @@ _ROW_PICKS = {_aten.index_select, _aten.index}
 
 @dataclasses.dataclass(frozen=True)
 class Work:
-    """What one call of a model does.
+    """The work of one call of a model.
 
     Attributes:
         flops: Floating-point operations of its matrix products, as torch's flop counter knows them; a multiply-add is two.
-        needed_flops: The same in request mode, where all rows of some inputs are equal, and what follows from those alone is done once.
+        needed_flops: The same in request mode, where all rows of some inputs are equal, and operations on those alone are counted once.
         weight_bytes: Parameters and buffers that are read whole.
         lookups: Rows gathered from tables.
         lookup_bytes: Their bytes.
@@ -87,7 +87,7 @@ def limit_of(
     """The limit of a model on a machine.
 
     Args:
-        work: What one call does.
+        work: The work of one call.
         machine: Measured at the number of threads that will be used.
         peaks: Operations per second by precision, where they are known better than the machine's own figure.
         precision: Of weights, tables and arithmetic; a key of `PRECISIONS`.

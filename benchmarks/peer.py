@@ -1,4 +1,4 @@
-"""What a peer is: a way to run a model, to be compared with eager."""
+"""The interface of peers: ways to run a model, which are compared with eager."""
 
 from __future__ import annotations
 
@@ -23,11 +23,11 @@ class Peer(ABC):
     """One contender.
 
     Attributes:
-        name: What it is called on the command line and in tables.
-        summary: One line on what it does.
+        name: Its name on the command line and in tables.
+        summary: One line of description.
         packages: Distributions whose versions matter to it.
         modules: What must be importable.
-        install: How to get what is missing.
+        install: How to get missing modules.
         precision: The lowest precision it computes in; decides which answers count as right.
         ours: Whether it is recfx itself, which is compared with the best of the others.
         copies: How many copies of the model's state it makes at most while it prepares.
@@ -53,7 +53,7 @@ class Peer(ABC):
         return f"{', '.join(missing)} not installed: {self.install}" if missing else None
 
     def declines(self, job: Job) -> str | None:
-        """Why it has nothing to offer for a model, or None."""
+        """Why it cannot run a model, or None."""
         return None
 
     @abstractmethod
@@ -65,7 +65,7 @@ class Peer(ABC):
         """
 
     def convert(self, job: Job, inputs: Inputs) -> tuple[object, ...]:
-        """What `prepare`'s function is called with; not timed, so only for what a caller would have in that form anyway."""
+        """The arguments of `prepare`'s function. The conversion is not timed: it is for values that callers have in that form."""
         return inputs
 
     def release(self) -> None:  # noqa: B027 - most peers hold nothing

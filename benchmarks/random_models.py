@@ -1,8 +1,8 @@
 """Random models: drawn programs go through the default pipeline and the native backend, and every answer is compared.
 
 `python -m benchmarks random-models --models 100000 --out FILE`. Programs come from `recfx.testing.rec_graphs`, in chunks with a seed each;
-a chunk runs in a process of its own, so that the death of one is a finding and not the end. The file holds what is done; the same command
-goes on from there.
+a chunk runs in a process of its own, so that the death of one is a finding and not the end. The file holds the finished chunks, and the
+same command continues from them.
 
 What counts as a finding: answers that differ on any probe or special row, a backend that drops the program, an error that is not one of
 recfx's own, and a process that dies. A program that recfx refuses with an error of its own is one, too: drawn programs are valid. On rows
@@ -48,7 +48,7 @@ _SUMS = frozenset({"linear", "matmul", "mm", "bmm", "addmm", "baddbmm", "einsum"
 
 @dataclasses.dataclass(frozen=True)
 class Chunk:
-    """What a chunk of models gave.
+    """The results of a chunk of models.
 
     Attributes:
         seed: What its models were drawn from.
@@ -62,7 +62,7 @@ class Chunk:
 
 
 def examine(program: Program) -> tuple[str, str] | None:
-    """Kind and message of what is wrong with how recfx treats a program; None when nothing is."""
+    """Kind and message of a fault in how recfx treats a program; None without a fault."""
     program.bags = tuple(find_bags(program.run, program.example))
     try:
         result = Pipeline(default_pipeline(requests=False, kernels=FUSED, precision="fp32")).run(
@@ -75,7 +75,7 @@ def examine(program: Program) -> tuple[str, str] | None:
         return None if _sums_infinities(program) else (type(error).__name__, str(error))
     except RecfxError as error:
         return type(error).__name__, str(error)
-    except Exception as error:  # noqa: BLE001 - an error of another kind is what is looked for
+    except Exception as error:  # noqa: BLE001 - errors of other kinds are the findings
         return "foreign error", f"{type(error).__name__}: {error}"
     dropped = [n for n in notices if "left out" in n]
     return ("dropped backend", "; ".join(dropped)) if dropped else None

@@ -53,7 +53,7 @@ def select(
     Args:
         known: All there are.
         wanted: Names, patterns, groups as `@name`; with `!` before it, what fits is left out.
-        what: What they are, for the message.
+        what: Their kind, for the message.
         groups: Name -> names or patterns.
 
     Raises:

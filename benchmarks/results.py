@@ -88,13 +88,13 @@ class Results:
 
     Attributes:
         environment: See `benchmarks.environment`.
-        settings: What was asked for.
+        settings: The settings of the run.
         cases: Name -> summary.
         machines: Threads -> measured limits of the machine.
         peaks: Threads -> precision -> operations per second.
-        peers: Name -> what it is.
+        peers: Name -> description.
         bounds: Physical limits.
-        measurements: What was measured.
+        measurements: The measurements.
     """
 
     environment: dict[str, Any]
@@ -165,7 +165,7 @@ class Results:
         """Reads what `save` wrote.
 
         Raises:
-            InputError: No such file, or something else in it.
+            InputError: The file is missing, or holds other content.
         """
         try:
             values = json.loads(path.read_text())

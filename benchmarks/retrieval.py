@@ -34,7 +34,7 @@ class Row:
 
     Attributes:
         case: Items, queries and how many are found.
-        who: What was timed.
+        who: The timed search.
         best: Shortest time, ms.
         median: Median time, ms.
         ratio: The first of the case over this one, of the medians.
@@ -70,7 +70,7 @@ def _times(runs: list[Callable[[], object]], rounds: int) -> list[list[float]]:
 
 
 def compare(case: str, runs: dict[str, Run], rounds: int, judge: Callable[[Tensor, Tensor], str]) -> list[Row]:
-    """Times searches in turn; the first is what the others are compared with.
+    """Times searches in turn; the others are compared with the first.
 
     Args:
         case: What to call it.

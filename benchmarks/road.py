@@ -1,4 +1,4 @@
-"""What the road itself costs: input checks on a call, capture and passes, verification. `python -m benchmarks.road`."""
+"""The cost of the road itself: input checks on a call, capture and passes, verification. `python -m benchmarks.road`."""
 
 from __future__ import annotations
 

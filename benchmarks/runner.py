@@ -34,7 +34,7 @@ def run(
         cases: What to run.
         peers: Who runs; one must be called "eager".
         settings: Batch sizes, threads, time.
-        watcher: Is told what happens.
+        watcher: Receives the events.
         machine: Measures the machine at the present number of threads.
         peaks: Measures its peaks at lower precisions.
         earlier: Results to go on from. Points that they have for the same peers are kept; as peers are compared within a point,
@@ -67,7 +67,7 @@ def run(
 
 
 def _adopt(results: Results, earlier: Results, settings: Settings) -> None:
-    """Takes over what was measured before."""
+    """Takes over earlier measurements."""
     for what, now, then in (
         ("processor", results.environment["cpu"], earlier.environment["cpu"]),
         ("revision", results.environment["revision"], earlier.environment["revision"]),

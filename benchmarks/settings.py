@@ -69,7 +69,7 @@ HOW = ("seconds", "rounds", "footprint", "seed")
 
 
 class Watcher:
-    """Is told what happens; the base class takes no notice."""
+    """Receives the events of a run; the base class ignores them."""
 
     def begin(self, point: Point, doing: str) -> None:
         """Something that takes time begins."""

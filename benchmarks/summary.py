@@ -1,4 +1,4 @@
-"""What a whole run says: geometric means over the cases, recfx against the best of the others, and request mode."""
+"""The summary of a run: geometric means over the cases, recfx against the best of the others, and request mode."""
 
 from __future__ import annotations
 

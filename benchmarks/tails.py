@@ -1,4 +1,4 @@
-"""Slow calls: percentiles of single calls of a small DLRM, compiled and eager, under what a server meets.
+"""Slow calls: percentiles of single calls of a small DLRM, compiled and eager, under the conditions of a server.
 
 `python -m benchmarks tails`. Each condition is measured at each batch size and number of threads: alone; between parallel operators of
 torch's own; beside one busy process; with four threads that call at once. Eager and compiled runs take turns.
@@ -142,7 +142,7 @@ def _calls(
 
 
 def _parallel_operators() -> Callable[[], object]:
-    """What a preprocessing step or a second model leaves behind: torch's threads, awake and spinning."""
+    """The state after a preprocessing step or a second model: torch's threads, awake and spinning."""
     left, right, vector = torch.rand(128, 512), torch.rand(512, 512), torch.rand(300_000)
     return lambda: (vector + 1, left @ right)
 

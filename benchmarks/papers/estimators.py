@@ -1,6 +1,6 @@
 """Two estimators of gradients beside each other, over seeds: students of one full-precision model that see the same samples.
 
-`python -m benchmarks estimators --data gowalla`. The results of a seed are a pair; what is reported is the mean difference of the pairs
+`python -m benchmarks estimators --data gowalla`. The results of a seed are a pair; the report is the mean difference of the pairs
 with Student's interval.
 """
 
@@ -28,11 +28,11 @@ _CUT = 50
 
 @dataclass(frozen=True)
 class Plan:
-    """What is compared.
+    """The comparison.
 
     Attributes:
         data: See `recfx.learn.recipes.load_bench_data`.
-        folder: Results so far and the full-precision model; a run goes on with what is missing.
+        folder: Results so far and the full-precision model; a run continues with the missing ones.
         seeds: How many, from 0 on.
         bits: Widths, of users and items alike.
         bounds: Of the quantisers.
@@ -59,7 +59,7 @@ class Plan:
 
 
 def compare(plan: Plan) -> str:
-    """Runs what is left and gives the table, as Markdown.
+    """Runs the missing pairs and gives the table, as Markdown.
 
     Raises:
         InputError: Fewer seeds than make an interval, no two estimators, or the folder holds results of another plan.

@@ -1,4 +1,4 @@
-"""FBGEMM's table-batched n-bit lookup: a ceiling for what a lookup kernel reaches, for the cases that are lookups and nothing else."""
+"""FBGEMM's table-batched n-bit lookup: a ceiling for lookup kernels, in the cases that consist of lookups."""
 
 from __future__ import annotations
 

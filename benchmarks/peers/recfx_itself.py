@@ -1,4 +1,4 @@
-"""recfx: its defaults, its precisions, and hoisting of what depends on the request alone."""
+"""recfx: its defaults, its precisions, and hoisting of operators that depend on the request alone."""
 
 from __future__ import annotations
 

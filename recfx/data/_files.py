@@ -17,7 +17,7 @@ from recfx.errors import DataError
 
 @dataclass(frozen=True)
 class ArraySpec:
-    """What an array in a file must look like.
+    """The form that an array in a file must have.
 
     Attributes:
         shape: Expected size of each dimension; None accepts any size.
@@ -46,7 +46,7 @@ def require_file(path: Path, what: str) -> Path:
 
     Args:
         path: The file.
-        what: What it should hold, for the message, e.g. "the MovieLens ratings".
+        what: Its content, for the message, e.g. "the MovieLens ratings".
 
     Raises:
         DataError: The path does not exist or is a folder.

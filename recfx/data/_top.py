@@ -9,7 +9,7 @@ _WIDEST = 64
 
 
 def chunk_width(columns: int, depth: int) -> int:
-    """Columns in a chunk for `top_columns`: chunks of 1 column are none at all.
+    """Columns in a chunk for `top_columns`: 1 where columns are not chunked.
 
     The best `depth` values lie in the `depth` chunks of the highest maxima. Finding those takes one pass of maxima and a
     selection among few; it pays where the chunks are several times as many.

@@ -16,7 +16,7 @@ Side = Literal["left", "right"]
 
 @dataclass(frozen=True)
 class Histories:
-    """What each user liked in training, oldest first.
+    """The items that each user liked in training, oldest first.
 
     Attributes:
         indptr: int64 [n_users + 1].
@@ -42,7 +42,7 @@ class Histories:
         return torch.where(used, self.items[place.clamp(0, len(self.items) - 1)], 0)
 
     def full(self, user: Tensor) -> Tensor:
-        """The latest items of each user, int64 [n, length]: what is known when serving."""
+        """The latest items of each user, int64 [n, length], as known when serving."""
         return self.before(user, self.indptr[user + 1] - self.indptr[user])
 
 
@@ -98,7 +98,7 @@ class ClickData:
 
     @property
     def histories(self) -> Histories:
-        """What each user liked in training."""
+        """The items that each user liked in training."""
         return self.train.histories
 
 

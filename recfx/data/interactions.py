@@ -1,4 +1,4 @@
-"""Implicit feedback as two sparse matrices: what users took in training, and what is held out."""
+"""Implicit feedback as two sparse matrices: the items of users in training, and the held-out ones."""
 
 from __future__ import annotations
 

@@ -40,7 +40,7 @@ _LAYOUTS = {
 
 @dataclass(frozen=True)
 class MovieLens:
-    """MovieLens ratings with what is known of users and movies. Users and rated movies are renumbered from 0.
+    """MovieLens ratings with the features of users and movies. Users and rated movies are renumbered from 0.
 
     Attributes:
         user: int64 [N].
@@ -81,7 +81,7 @@ class MovieLens:
         """Ratings as clicks: from `threshold` up positive, below negative; one fold held out.
 
         Raises:
-            DataError: No such fold.
+            DataError: The fold does not exist.
         """
         if not 1 <= test_fold <= N_FOLDS:
             raise DataError(f"test_fold must be 1 to {N_FOLDS}, got {test_fold}")

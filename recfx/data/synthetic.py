@@ -6,7 +6,7 @@ Ids of each field follow a bounded Zipf law. The true logit is
 
 the pairwise effects being those of a factorisation machine (Rendle, 2010): the sum over pairs of fields of
 the inner product of the ids' factors. Labels are drawn from the sigmoid of the logit, mixed with a coin: the
-true probability is known for every row, and the AUC of the true probability is what no model can beat.
+true probability is known for every row, and no model can exceed the AUC of the true probability.
 """
 
 from __future__ import annotations

@@ -1,4 +1,4 @@
-"""What needs gradients: quantised embeddings trained end to end, and the estimators that make it possible."""
+"""Training with gradients: quantised embeddings trained end to end, and the estimators that make it possible."""
 
 from recfx.learn.bounds import BOUNDS, Bounds, CentredRowBounds, LearnedBounds, MovingBounds, PerRowBounds, make_bounds
 from recfx.learn.codes import BITS, QuantizedTable

@@ -1,4 +1,4 @@
-"""A table of embeddings as integer codes: what a quantiser makes and what retrieval stores and scores."""
+"""A table of embeddings as integer codes: the output of a quantiser, which retrieval stores and scores."""
 
 from __future__ import annotations
 

@@ -63,7 +63,7 @@ class Curvature:
         self._found = []
 
     def state(self) -> dict[str, Any]:
-        """What a resumed run needs, as plain JSON."""
+        """The state for a resumed run, as plain JSON."""
         return {"history": self.history, "left": self._left, "found": self._found}
 
     def load_state(self, state: dict[str, Any]) -> None:

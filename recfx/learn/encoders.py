@@ -137,7 +137,7 @@ class GraphEncoder(nn.Module):
         self._tables = all(isinstance(table, nn.Embedding) for table in own)
 
     def embeddings(self) -> tuple[Tensor, Tensor]:
-        """What the module computes."""
+        """The embeddings that the module computes."""
         embeddings: tuple[Tensor, Tensor]
         embeddings = self.module.propagate() if self._embed is None else self._embed(self.module)  # type: ignore[operator]
         return embeddings

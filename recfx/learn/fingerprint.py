@@ -1,4 +1,4 @@
-"""What a training run computes, as plain text: so that a checkpoint is continued by the same experiment alone.
+"""The description of a training run as plain text, so that only the same experiment continues a checkpoint.
 
 An object is described by its class and the arguments of its constructor, which it keeps under their names (with or without a leading
 underscore), tensors by a digest of their content. What training changes (parameters, buffers, optimisers) is part of the checkpoint itself.

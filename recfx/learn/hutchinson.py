@@ -11,7 +11,7 @@ from torch import Tensor
 
 from recfx.errors import InputError
 
-_LEAST = 1e-6  # what the running mean is compared with when it is near zero
+_LEAST = 1e-6  # the running mean is compared with this when it is near zero
 
 
 @dataclass(frozen=True)

@@ -1,4 +1,4 @@
-"""An encoder with quantised embeddings: what is trained, evaluated and exported."""
+"""An encoder with quantised embeddings, for training, evaluation and export."""
 
 from __future__ import annotations
 
@@ -31,7 +31,7 @@ class Batch(NamedTuple):
 
     @staticmethod
     def of(users: Tensor, positives: Tensor, negatives: Tensor) -> Batch:
-        """A batch of what a sampler yields, whose negatives may be [B] or [B, n].
+        """A batch of a sampler, whose negatives may be [B] or [B, n].
 
         Raises:
             InputError: Shapes that do not belong together, or ids of another type than int64.
@@ -60,7 +60,7 @@ class Batch(NamedTuple):
         return Batch(*(ids.to(device, non_blocking=True) for ids in self))
 
     def distinct(self, further_items: Tensor | None = None) -> Distinct:
-        """Each user and item of the batch once, so that what is done to embeddings is done once for each of them.
+        """Each user and item of the batch once, so that each embedding is processed once.
 
         Args:
             further_items: int64 of any shape, further items to embed.

@@ -11,7 +11,7 @@ from recfx.formats.records import decode
 
 Stop = Literal["epochs", "time", "patience"]
 
-#: What may differ between a run and the one that resumes it: how long to go on, not what is computed.
+#: Settings that may differ between a run and the one that resumes it: those of its length, not of its results.
 OPEN_ENDED = ("epochs", "patience", "seconds", "checkpoint_seconds", "progress")
 
 

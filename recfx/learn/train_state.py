@@ -105,7 +105,7 @@ class TrainState:
         parts, held = load_checkpoint(folder)
         if not isinstance(held, dict) or "experiment" not in held:
             raise ArtifactError(
-                "the checkpoint does not say what it was trained with: an earlier version of recfx wrote it",
+                "the checkpoint does not name the settings of its training: an earlier version of recfx wrote it",
                 where=str(folder),
                 hint="train into another folder",
             )

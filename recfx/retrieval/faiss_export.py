@@ -37,7 +37,7 @@ def to_faiss(form: Form, store: Store, kind: FaissKind | None = None) -> Any:
     Its search takes what FAISS takes: packed bytes for binary indices, rounded at zero by the caller, float32 rows otherwise.
 
     Args:
-        form: What the index is.
+        form: The options of the index.
         store: Its items, at least one.
         kind: See the module. By default `binary` where that ranks as the index does, and `hnsw` otherwise.
 
@@ -56,7 +56,7 @@ def to_faiss(form: Form, store: Store, kind: FaissKind | None = None) -> Any:
             hint="take 'ivf', 'hnsw' or 'rabitq', or build the index with bits=1, metric='hamming'",
         )
     if not len(store):
-        raise InputError("an empty index has nothing to hand over", where=_WHERE)
+        raise InputError("an empty index cannot be exported", where=_WHERE)
     try:
         import faiss
     except ImportError as error:

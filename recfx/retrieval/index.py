@@ -25,7 +25,7 @@ _WHERE = "recfx.retrieval.Index"
 
 
 class Index:
-    """Items as codes of 1, 2, 4 or 8 bits, searched without loss among what the codes stand for.
+    """Items as codes of 1, 2, 4 or 8 bits, searched exactly among the values of the codes.
 
     An item is x_hat = lower + step * codes. A query is rounded too: to its signs times its mean magnitude, or to 8 bits. Items rank by
     the dot product of the two, which is computed in integers; of equal ones that of lower id comes first. Answers depend neither on

@@ -21,7 +21,7 @@ _MOST_ITEMS = 1 << 31
 
 @dataclass(slots=True)
 class Form:
-    """What an index is, apart from its items.
+    """The options of an index, apart from its items.
 
     Attributes:
         dim: Codes of an item.

@@ -48,7 +48,7 @@ def pack(codes: Tensor, bits: int) -> Tensor:
 
 
 def pack_bytes(packed: Tensor, dim: int, bits: int) -> Tensor:
-    """Rows of packed bytes, uint8 [n, ceil(dim * bits / 8)], as words; what lies beyond the last code is cleared.
+    """Rows of packed bytes, uint8 [n, ceil(dim * bits / 8)], as words; bits beyond the last code are cleared.
 
     Raises:
         InputError: Another shape or type.

@@ -1,4 +1,4 @@
-"""What searches compute, in plain torch: their definition, and what runs where the kernels were not built."""
+"""The definition of searches in plain torch, which also runs where the kernels were not built."""
 
 from __future__ import annotations
 

@@ -9,7 +9,7 @@ _MOST = 127  # -128 is left out, so that both signs reach equally far
 
 
 def round_rows(values: Tensor) -> tuple[Tensor, Tensor]:
-    """Float32 rows [Q, d] as int8 numbers and what one of them is worth, float32 [Q, 1]; 1 for rows of zeros."""
+    """Float32 rows [Q, d] as int8 numbers and the scale of each row, float32 [Q, 1]; 1 for rows of zeros."""
     unit = values.abs().amax(1, keepdim=True) / _MOST
     unit = torch.where(unit > 0, unit, 1.0)
     return (values / unit).round_().clamp_(-_MOST, _MOST).to(torch.int8), unit

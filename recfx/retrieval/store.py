@@ -1,4 +1,4 @@
-"""What an index holds: blocks of words that grow, constants of rows, and which items are gone."""
+"""The content of an index: blocks of words that grow, constants of rows, and marks of removed items."""
 
 from __future__ import annotations
 
@@ -47,7 +47,7 @@ class Store:
 
     @property
     def grid(self) -> Grid:
-        """The grid of the items; the same object until they change, for what it remembers."""
+        """The grid of the items; the same object until they change, so that its cached values stay."""
         if self._grid is None:
             self._grid = self._constants.rows(slice(0, self.items))
         return self._grid

@@ -71,7 +71,7 @@ class TwoStageIndex:
         Args:
             items: Floating point [n, d].
             bits: Of the first stage: 1, 2, 4 or 8.
-            rescore: What the second stage scores by. With `int8`, rows have scales of their own and queries 8 bits.
+            rescore: The rows that the second stage scores. With `int8`, rows have scales of their own and queries 8 bits.
             metric: `ip` or `cosine`.
             scales: As in `Index.from_embeddings`; by default `symmetric` or `row`, whichever loses less of these items.
             query_bits: Likewise; 8 by default, because signs of a query make longer shortlists.
@@ -254,7 +254,7 @@ class TwoStageIndex:
 
 
 def _reach(first: Index, rows: Tensor) -> tuple[float, float]:
-    """The largest distance of an item from what its codes stand for, and the greatest length of what they stand for."""
+    """The largest distance of an item from the value of its codes, and the greatest length of such a value."""
     away = longest = 0.0
     step = max(1, _BLOCK_VALUES // rows.shape[1])
     for start in range(0, len(rows), step):

@@ -107,7 +107,7 @@ def build(name: str, **overrides: Any) -> ZooModel:
         overrides: Arguments of the model's constructor.
 
     Raises:
-        ZooError: No such model, no such argument, or arguments that do not fit together.
+        ZooError: The model or an argument is unknown, or arguments do not fit together.
     """
     model = model_class(name)
     known = [parameter for parameter in inspect.signature(model).parameters if parameter != "self"]

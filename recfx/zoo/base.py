@@ -1,4 +1,4 @@
-"""What every model of the zoo offers in addition to `forward`."""
+"""The methods that every model of the zoo has in addition to `forward`."""
 
 from __future__ import annotations
 

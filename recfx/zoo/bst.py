@@ -41,7 +41,7 @@ class BST(HistoryModel):
 
     Inputs: `user` int64 [B] in [0, num_users); `item` int64 [B] in [1, num_items]; `history` int64 [B, length] of
     item ids, oldest first, padded with zeros on the right. The paper's position of a past item is the time since;
-    here it is the number of items since, as no times are given: 1 for the latest item, 0 for the candidate.
+    here it is the number of later items, since times are not given: 1 for the latest item, 0 for the candidate.
 
     Args:
         num_users: Number of users.

@@ -1,4 +1,4 @@
-"""What the models share that give every user and every item an embedding whose dot product is the score."""
+"""The common part of models that give every user and every item an embedding, whose dot product is the score."""
 
 from __future__ import annotations
 

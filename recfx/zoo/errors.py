@@ -1,4 +1,4 @@
-"""What the zoo raises when a model is asked for that does not exist or cannot be built."""
+"""The error for models of the zoo that do not exist or cannot be built."""
 
 from __future__ import annotations
 

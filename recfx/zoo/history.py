@@ -1,4 +1,4 @@
-"""What the models share that judge an item for a user by the items the user took before."""
+"""The common part of models that score an item for a user by the user's earlier items."""
 
 from __future__ import annotations
 

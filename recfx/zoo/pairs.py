@@ -1,4 +1,4 @@
-"""What the models share that score a user and an item by their ids alone."""
+"""The common part of models that score a user and an item by their ids alone."""
 
 from __future__ import annotations
 

@@ -132,7 +132,7 @@ def test_a_checkpoint_without_a_fingerprint_is_refused(tmp_path: Path) -> None:
     parts, values = load_checkpoint(tmp_path)
     del values["experiment"]
     save_checkpoint(tmp_path, 1, parts, values)
-    with pytest.raises(ArtifactError, match="does not say what it was trained with"):
+    with pytest.raises(ArtifactError, match="does not name the settings of its training"):
         Setup().trainer(tmp_path).run()
 
 

@@ -11,7 +11,7 @@ from recfx.learn.bounds.learned import LearnedBounds
 from recfx.learn.bounds.moving import MovingBounds
 from recfx.learn.bounds.per_row import PerRowBounds
 
-#: Bounds by the name that settings and command lines give them, and what each is.
+#: Bounds by their names in settings and on command lines, with a description of each.
 BOUNDS = {
     "learned": "parameters, set from the first batch",
     "ema-minmax": "moving averages of each batch's extremes",

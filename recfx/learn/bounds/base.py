@@ -29,7 +29,7 @@ class Bounds(nn.Module, ABC):
 
     @property
     def centre(self) -> Tensor | None:
-        """What is taken off every row before it is given bounds and rounded, [1, d], and added again; None: nothing."""
+        """The row that is subtracted from every row before bounds and rounding, and added again, [1, d]; None for no such row."""
         return None
 
     def observe(self, x: Tensor) -> None:
@@ -72,7 +72,7 @@ class ObservingBounds(Bounds):
 
     @torch.no_grad()
     def remember(self, *pairs: tuple[Tensor, Tensor]) -> None:
-        """Takes over what was found: pairs of a tensor that remembers and its new content.
+        """Writes found values: pairs of a buffer and its new content.
 
         Raises:
             InputError: Content that is not finite.
@@ -115,7 +115,7 @@ class ObservingBounds(Bounds):
 
 
 class RememberedBounds(ObservingBounds):
-    """Bounds that training sets and that stay for what is quantised afterwards.
+    """Bounds that training sets and that stay fixed for later quantisation.
 
     Args:
         dim: One pair of bounds for each of so many dimensions; None: one pair for all values.

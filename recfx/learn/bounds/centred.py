@@ -13,7 +13,7 @@ from recfx.learn.bounds.per_row import PerRowBounds, RowStatistic
 
 
 class CentredRowBounds(ObservingBounds):
-    """`PerRowBounds` of what is left of each row when the mean of all rows is taken off.
+    """`PerRowBounds` of the rows less the mean of all rows.
 
     Embeddings of recommenders share a direction, that of popularity: most values of a column have one sign, and a sign
     says little. About the mean of its column it says more. With centres c and c', a score is

@@ -1,4 +1,4 @@
-"""What every estimator is: rounding in the forward pass, and a choice of gradient in the backward pass."""
+"""The interface of estimators: rounding in the forward pass, and a choice of gradient in the backward pass."""
 
 from __future__ import annotations
 

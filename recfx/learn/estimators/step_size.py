@@ -33,7 +33,7 @@ class LearnedStepSize(Estimator):
         return straight_through(x, steps, self.clip)
 
     def scale_bounds(self, bounds: Tensor, shared: float, steps: int) -> Tensor:
-        """The bounds, with a gradient of 1 / sqrt(N L) times what it would be."""
+        """The bounds, with their gradient scaled by 1 / sqrt(N L)."""
         scaled: Tensor = _ScaledGradient.apply(bounds, 1 / math.sqrt(max(shared, 1.0) * steps))
         return scaled
 

@@ -40,6 +40,6 @@ class _StraightThrough(torch.autograd.Function):
 
 
 def straight_through(x: Tensor, steps: int, clip: bool) -> Tensor:
-    """[n, d] -> the nearest grid value, with the gradient of clipping alone, or of nothing at all."""
+    """[n, d] -> the nearest grid value, with the gradient of clipping alone, or with that of the identity."""
     rounded: Tensor = _StraightThrough.apply(x, steps, clip)
     return rounded

@@ -1,4 +1,4 @@
-"""What every ranking loss is: a value, and the diagonal of its Hessian in closed form."""
+"""The interface of ranking losses: a value, and the diagonal of its Hessian in closed form."""
 
 from __future__ import annotations
 

@@ -12,10 +12,10 @@ from recfx.learn.post_training.refinement import refine_signs
 from recfx.learn.post_training.rotation import itq_rotation, random_rotation, rotate_and_round
 from recfx.learn.post_training.rows import centred_rows, minmax_rows, round_rows, scaled_rows, sign_rows
 
-#: Methods that give codes for users and items alike, and what each does.
+#: Methods that give codes for users and items alike, with a description of each.
 METHODS = {
     "rows": "signs with a scale per row at 1 bit, levels about zero at 2, between a row's extremes at more",
-    "centred": "as rows, of what is left without the mean row",
+    "centred": "as rows, after subtraction of the mean row",
     "rotation": "a random rotation, then as rows",
     "itq": "a rotation fitted to the signs of users and items, then as rows",
 }

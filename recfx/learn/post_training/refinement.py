@@ -1,4 +1,4 @@
-"""Signs of users chosen one by one for what they rank, with items as they are.
+"""Signs of users chosen one by one for the order in which they rank fixed items.
 
 An estimator of gradients changes a sign when a hidden value has crossed its threshold; which sign would help most it does not ask. With
 the items fixed that question has an answer: bit by bit coordinate descent, as in discrete collaborative filtering (Zhang et al., SIGIR
@@ -7,7 +7,7 @@ the items fixed that question has an answer: bit by bit coordinate descent, as i
     loss(u) = log sum over c in C_u of exp(s_uc) - sum over r of p_r s_u,top(u, r),    p_r ~ exp(-decay r)
 
 With x_hat_u = m_u + b_u h_u (b the signs, h half a step), turning sign d changes s_uc by -2 b_ud h_ud y_cd. The losses after each of the d
-turns therefore take one product of a vector and a matrix of exponentials, which stays the same but for the column that turned.
+turns therefore take one product of a vector and a matrix of exponentials, of which only the column that turned changes.
 """
 
 from __future__ import annotations
@@ -52,7 +52,7 @@ def refine_signs(
 
     Args:
         users: Codes of 1 bit [U, d].
-        items: [I, d], of any width, or what they stand for.
+        items: [I, d], codes of any width as values, or embeddings.
         top: int64 [U, R], first items of each user by a better model, best first; see `teacher_top`. Those beyond `ranks` are candidates
             only: some hundreds are good.
         exclude: Items that are not to be ranked, as for `teacher_top`.
@@ -104,7 +104,7 @@ class _Descent:
     Args:
         codes: uint8 [n, d].
         middle: What users are without the signs, float32 [n, d].
-        half: What a sign is worth, float32 [n, d].
+        half: The value of a sign, float32 [n, d].
         candidates: Their rows, float32 [n, C, d]; the first are the teacher's.
         hidden: Which of them are none, bool [n, C].
         shares: [R].
@@ -135,7 +135,7 @@ class _Descent:
         return self.scores.logsumexp(1) - self.reward - (self.wanted * self.signs).sum(1)
 
     def losses_after(self) -> Tensor:
-        """What the loss is when one sign turned, [n, d]."""
+        """The loss after one sign turned, [n, d]."""
         most = self.scores.amax(1, keepdim=True)
         sums = torch.bmm(torch.exp(self.scores - most)[:, None], self.factor)[:, 0]
         kept = (self.wanted * self.signs).sum(1, keepdim=True) - 2 * self.wanted * self.signs

@@ -13,7 +13,7 @@ from recfx.learn.post_training.rows import round_rows
 def rotate_and_round(
     users: Tensor, items: Tensor, rotation: Tensor, bits: int = 1
 ) -> tuple[QuantizedTable, QuantizedTable]:
-    """Users and items as codes after one rotation for both: dot products mean what they did.
+    """Users and items as codes after one rotation for both, which keeps dot products.
 
     Args:
         users: Floating point [U, d].

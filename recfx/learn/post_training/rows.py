@@ -40,7 +40,7 @@ def scaled_rows(table: Tensor, bits: int) -> QuantizedTable:
 
 
 def centred_rows(table: Tensor, bits: int) -> QuantizedTable:
-    """`round_rows` of what is left of each row without the mean row, which is kept beside the codes.
+    """`round_rows` of the rows less the mean row, which is kept beside the codes.
 
     Args:
         table: Floating point [n, d].

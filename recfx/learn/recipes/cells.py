@@ -1,4 +1,4 @@
-"""The cells of the table: what is trained, what is only rounded, and at how many bits."""
+"""The cells of the table: trained or rounded models, with their bits."""
 
 from __future__ import annotations
 
@@ -71,7 +71,7 @@ def cells(
     wide: bool = False,
     refined: bool = False,
 ) -> list[Cell]:
-    """All cells, in the order in which they are run: what the greatest interest is in, first.
+    """All cells in the order of the run, the most interesting ones first.
 
     At 1 bit there are further cells with users in 8 bits, the width to which searches over codes round users.
 

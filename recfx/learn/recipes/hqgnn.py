@@ -1,7 +1,7 @@
 """`recfx bench hqgnn`: full precision and every quantiser at every width, on one data set, one result a cell.
 
 folder/
-  settings.json     what the results belong to
+  settings.json     settings that all results share
   full-fp32-32.safetensors   a model in full precision, by the name of its cell
   cells/NAME.json   a result; `finished` is false where the time was up
   cells/NAME.safetensors   the codes of users and items, see `recfx.learn.recipes.tables`
@@ -51,7 +51,7 @@ class Options:
 
     Attributes:
         data: A name of `recfx.learn.recipes.recipe.DATA`, or a path.
-        folder: Where results go; a run that finds some there goes on with what is left.
+        folder: The folder of the results; a run that finds some there continues with the missing ones.
         recipe: How models are trained.
         cells: The rows of the table; `FULL` among them.
         minutes: At most so long; None: to the end.
@@ -65,7 +65,7 @@ class Options:
 
 
 def run_hqgnn(options: Options) -> Results:
-    """Runs what is left of the table, as far as the time goes.
+    """Runs the missing cells of the table within the time.
 
     Returns:
         All results so far, those of earlier runs included; also written to the folder.
@@ -137,7 +137,7 @@ class _Run:
         return math.inf if self._ends is None else self._ends - time.monotonic()
 
     def _run(self, cell: Cell) -> None:
-        """Runs a cell and writes its result; does nothing where what it starts from or learns of is not there yet."""
+        """Runs a cell and writes its result; does nothing while the model that it starts from or learns from is missing."""
         seconds = None if self._ends is None else self._seconds_left()
         begun = time.perf_counter()
         if not all(self._is_finished(other) for other in self._needed(cell)):

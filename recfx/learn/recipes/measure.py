@@ -1,4 +1,4 @@
-"""What a model of the table is worth: ranking figures, bytes, and the time of a query."""
+"""Measurements of a model of the table: ranking figures, bytes, and the time of a query."""
 
 from __future__ import annotations
 
@@ -53,7 +53,7 @@ def measure_full(users: Tensor, items: Tensor, data: Interactions) -> Figures:
 
 
 def measure_codes(users: QuantizedTable, items: QuantizedTable, data: Interactions) -> Figures:
-    """Codes: ranked by what they stand for, searched as codes of items by users in 8 bits.
+    """Codes: ranked by their values, searched as codes of items by users in 8 bits.
 
     The centre of items adds the same to all scores of a user, so the search leaves it out.
     """

@@ -11,7 +11,7 @@ from recfx.data.gowalla import find_gowalla, read_gowalla
 from recfx.data.movielens import has_movielens
 from recfx.errors import DataError, InputError
 
-#: Data by name, and what each is.
+#: Data sets by name, with a description of each.
 DATA = {
     "gowalla": "Gowalla check-ins in LightGCN's split",
     "movielens": "MovieLens-1M, ratings of 4 and 5, four folds of five",

@@ -39,7 +39,7 @@ class Result:
     """One row.
 
     Attributes:
-        cell: What it is.
+        cell: The cell of the table.
         figures: None where nothing was trained yet.
         finished: Whether training came to its end.
         epochs: Whole epochs trained.
@@ -114,7 +114,7 @@ class Results:
 
     @property
     def title(self) -> str:
-        """What the table is of."""
+        """The title of the table."""
         users, items, pairs = self.sizes
         recipe = self.recipe
         return (
@@ -124,7 +124,7 @@ class Results:
 
     @property
     def verdict(self) -> str:
-        """Whether the run is still going, whether its time was enough, and what is left."""
+        """Whether the run is still going, whether its time was enough, and the missing cells."""
         if not self.unfinished:
             return "All cells are finished."
         if self.ahead:

@@ -93,7 +93,7 @@ def train(
         recipe: How.
         folder: For checkpoints.
         seconds: At most so long; None: to the end.
-        teacher: What a student starts from; None in full precision.
+        teacher: The model that a student starts from; None in full precision.
     """
     model = model_of(cell, data, recipe)
     if teacher is not None:
