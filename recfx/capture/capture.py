@@ -50,7 +50,6 @@ def capture(
     max_batch: int = MAX_BATCH,
     check: bool = True,
     cases: Sequence[Sequence[Any]] = (),
-    specialise: bool = False,
 ) -> Program:
     """Captures a model in eval mode as a functional graph with a free batch dimension.
 
@@ -64,8 +63,9 @@ def capture(
         max_batch: The largest batch the program shall take.
         check: Compare with the model on other inputs and batch sizes.
         cases: Further flat inputs to compare on.
-        specialise: Where a `squeeze` drops the batch dimension of one row, or one row is computed in another way, take two rows
-            and more; `capture_one_row` makes the program for one row.
+
+    Where a `squeeze` drops the batch dimension of one row, or one row is computed in another way, the program takes two rows and more;
+    `capture_one_row` makes the program for one row.
 
     Raises:
         CaptureError: The model is in training mode, cannot be traced, writes to its inputs or state, is random in eval
@@ -83,23 +83,23 @@ def capture(
             call = call.with_values(widen_batch(call.values, bags))
         state.restore()
         try:
-            program = _captured(model, call, dynamic_shapes, max_batch, bags, specialise=specialise, held=held)
+            program = _captured(model, call, dynamic_shapes, max_batch, bags, held=held)
             program.cases = tuple(cases)
             state.restore()  # tracing may have left fake tensors in the model's caches
             if check:
-                program = _compared(program, model, call, narrow=dynamic_shapes is None and specialise)
+                program = _compared(program, model, call, narrow=dynamic_shapes is None)
         except CaptureError as error:
             if dynamic_shapes is not None or not check or bags:
                 raise
             state.restore()
 
             def trace(fixed: Call) -> Program:
-                traced = _captured(model, fixed, False, max_batch, (), specialise=False, held=held)
+                traced = _captured(model, fixed, False, max_batch, (), held=held)
                 state.restore()
                 return traced
 
             def trace_free(wider: Call) -> Program:
-                traced = _captured(model, wider, None, max_batch, (), specialise=specialise, held=held)
+                traced = _captured(model, wider, None, max_batch, (), held=held)
                 state.restore()
                 return traced
 
@@ -142,7 +142,6 @@ def _captured(
     max_batch: int,
     bags: Sequence[Bags],
     *,
-    specialise: bool,
     held: bool,
 ) -> Program:
     leaves, in_spec = pytree.tree_flatten((tuple(call.values), {}))
@@ -156,7 +155,7 @@ def _captured(
         program.signature = dataclasses.replace(program.signature, dims=dims)
     program.bags = tuple(bags)
     program.decided, program.doubtful, program.branches = export.decided, export.doubtful, export.branches
-    if dynamic_shapes is None and specialise:
+    if dynamic_shapes is None:
         program = specialise_rows(program)
     program.notices = ("captured with strict export (non-strict export failed)",) if export.strict else ()
     return program

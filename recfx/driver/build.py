@@ -79,7 +79,6 @@ def _capture(held: Held, options: Options) -> tuple[Program, Program | None]:
         kwargs,
         dynamic_shapes=options.dynamic_shapes,
         max_batch=options.max_batch,
-        specialise=True,
     )
     found = capture_one_row(held.model, args, kwargs, captured)
     if found is not None:
