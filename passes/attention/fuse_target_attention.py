@@ -20,6 +20,7 @@ from recfx.ir.access import tensor_of
 from recfx.ir.numeric import Exactness
 from recfx.ir.program import Program
 from recfx.ops import attention
+from recfx.passes._properties import CANONICAL
 from recfx.passes.attention.mlp_inputs import Inputs, match_inputs
 from recfx.passes.attention.scores import Scores, follow_scores
 from recfx.passes.mlp.chain import LINEARS, Chain, emit_layers, match_chain
@@ -37,6 +38,9 @@ class FuseTargetAttention(Pass):
         "Fuses DIN's attention over past items, MLP included, into one operator.",
         exactness=Exactness.REASSOC,
         changes_state=True,
+        prefers=CANONICAL,
+        avoids=frozenset({"linears-joined", "linears-fused"}),
+        forbids=frozenset({"linears-quantised"}),
     )
 
     def run(self, program: Program, ctx: PassContext) -> None:

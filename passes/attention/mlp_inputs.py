@@ -8,13 +8,14 @@ from typing import Any
 import torch
 from torch import fx
 
-from recfx.ir.access import argument_of
-from recfx.ir.op_sets import BROADCASTS, EXPANSIONS, RESHAPES
+from recfx.ir.access import argument_of, items_of
+from recfx.ir.op_sets import BROADCASTS, EXPANSIONS
 from recfx.ops.attention import PARTS
 from recfx.passes._match import argument, only_user, same_shape, same_size, value
 from recfx.pipeline import Miss
 
 _aten = torch.ops.aten
+_COMPOUND = (_aten.sub.Tensor, _aten.mul.Tensor)
 
 
 @dataclasses.dataclass(frozen=True)
@@ -28,33 +29,45 @@ class Inputs:
 
 
 def match_inputs(node: Any) -> Inputs | Miss | None:
-    """Query and keys from the concatenation that the MLP reads; None when it is no concatenation of [B, L, D] tensors."""
-    joined: Any = node.args[0] if isinstance(node, fx.Node) and node.target in RESHAPES else node
+    """Query and keys from the concatenation that the MLP reads; None where it concatenates other things than [B, L, D] tensors."""
+    joined = _concatenation(node)
+    if joined is None:
+        return None
+    members = items_of(joined, 0)
+    queries, others = _operands(members)
+    if not queries or not others:
+        return None
+    if len(set(queries.values())) != 1 or len(others) != 1:
+        return Miss("the concatenated tensors are not parts of one query and one tensor of keys", joined)
+    query, keys = next(iter(queries.values())), others[0]
+    parts = [part for part in (_part(member, queries, keys) for member in members) if part is not None]
+    if len(parts) != len(members):
+        return Miss("a part is neither query, key, difference nor product", joined)
+    if not all(_has_shape_of(member, members[0]) for member in members) or not _is_rows(query, keys):
+        return Miss("query and keys have different widths or dtypes", joined)
+    if any(only_user(read) is None for read in (joined, node)):
+        return Miss("the concatenation is read elsewhere as well", joined)
+    return Inputs(query, _shared_keys(keys), keys, tuple(parts))
+
+
+def _concatenation(node: Any) -> fx.Node | None:
+    """The concatenation [B, L, width] at a node, or of which it only makes rows."""
+    joined: Any = node.args[0] if isinstance(node, fx.Node) and node.target is _aten.reshape.default else node
     held = value(joined)
     if held is None or held.ndim != 3 or joined.target is not _aten.cat.default:
         return None
-    if argument(joined, 1, "dim", 0) not in (2, -1) or not _keeps_rows(node, joined):
-        return None
-    members: list[Any] = list(joined.args[0])
-    compound = [m for m in members if m.target in (_aten.sub.Tensor, _aten.mul.Tensor)]
-    simple = [m for m in members if m not in compound]
-    operands = [a for m in compound for a in m.args[:2] if isinstance(a, fx.Node)]
-    queries = dict.fromkeys(n for n in (*simple, *operands) if _query_of(n) is not None)
-    others = dict.fromkeys(n for n in (*simple, *operands) if _query_of(n) is None)
-    if not queries or not others:
-        return None  # a concatenation of other things
-    query = _query_of(next(iter(queries)))
-    if query is None or any(_query_of(q) is not query for q in queries) or len(others) != 1:
-        return Miss("what it concatenates are no parts of one query and one tensor of keys", joined)
-    spread, keys = next(iter(others)), next(iter(others))
-    parts = [_part(m, queries, keys) for m in members]
-    if any(p is None for p in parts):
-        return Miss("a part is neither query, key, difference nor product", joined)
-    if any(not _has_shape_of(m, members[0]) for m in members) or not _is_rows(query, keys):
-        return Miss("query and keys have different widths or dtypes", joined)
-    if only_user(joined) is None or (node is not joined and only_user(node) is None):
-        return Miss("the concatenation is read elsewhere as well", joined)
-    return Inputs(query, _shared_keys(keys), spread, tuple(p for p in parts if p is not None))
+    found: fx.Node = joined
+    return found if argument(joined, 1, "dim", 0) in (2, -1) and _keeps_rows(node, joined) else None
+
+
+def _operands(members: list[fx.Node]) -> tuple[dict[fx.Node, fx.Node], list[fx.Node]]:
+    """What the members read: (tensors that repeat a query -> the query, other tensors), each once and in order."""
+    compound = [member for member in members if member.target in _COMPOUND]
+    read = [member for member in members if member not in compound]
+    read += [operand for member in compound for operand in member.args[:2] if isinstance(operand, fx.Node)]
+    behind = {node: _query_of(node) for node in read}
+    queries = {node: query for node, query in behind.items() if query is not None}
+    return queries, [node for node in behind if node not in queries]
 
 
 def _keeps_rows(node: Any, joined: Any) -> bool:
@@ -81,13 +94,13 @@ def _query_of(node: Any) -> fx.Node | None:
     return source
 
 
-def _part(member: fx.Node, queries: dict[fx.Node, None], keys: fx.Node) -> int | None:
+def _part(member: fx.Node, queries: dict[fx.Node, fx.Node], keys: fx.Node) -> int | None:
     """Which of PARTS a member of the concatenation is."""
     if member in queries:
         return PARTS.index("q")
     if member is keys:
         return PARTS.index("k")
-    if member.target not in (_aten.sub.Tensor, _aten.mul.Tensor) or member.kwargs:
+    if member.target not in _COMPOUND or member.kwargs:
         return None
     left, right = member.args[:2]
     sides = tuple("q" if s in queries else "k" if s is keys else "?" for s in (left, right))

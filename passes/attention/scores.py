@@ -9,13 +9,13 @@ import torch
 from torch import fx
 
 from recfx.ir.access import argument_of, tensor_of
-from recfx.ir.op_sets import FILLS_LIKE, MATRIX_PRODUCTS, PERMUTATIONS, REGROUPINGS, SCALINGS
+from recfx.ir.op_sets import FILLS_LIKE, MATRIX_PRODUCTS, SCALINGS
 from recfx.ops.attention import FILL, ZERO
 from recfx.passes._match import argument, only_user, same_size, value, without_negations
 from recfx.pipeline import PassContext
 
 _aten = torch.ops.aten
-_SHAPE_OPS = (*REGROUPINGS, *PERMUTATIONS)
+_SHAPE_OPS = (_aten.reshape.default, _aten.squeeze.dim, _aten.unsqueeze.default, _aten.permute.default)
 
 
 @dataclasses.dataclass

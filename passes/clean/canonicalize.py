@@ -1,4 +1,4 @@
-"""canonicalize: one plain form of a graph, without the bookkeeping that tracing leaves.
+"""canonicalize: one plain form of a graph, without the bookkeeping that tracing leaves, and one spelling for each operator.
 
     slice(x, d, 0, end)            -> x                 when it takes everything
     to(x, dtype), type_as, ...     -> x                 when nothing changes
@@ -6,10 +6,10 @@
     clone, contiguous, alias, detach, lift_fresh_copy -> x   when strides stay as they are
     view, reshape, expand, flatten, squeeze, permute  -> x   when the shape and the strides stay as they are
     reshape(reshape(x, a), b)      -> reshape(x, b)
-    transpose(transpose(x, a, b), a, b) -> x
     cat([x])                       -> x
     x * 1, x / 1                   -> x
     _assert_tensor_metadata, _assert_scalar(True) -> nothing
+    multiply, view, flatten, transpose, pow(x, 2), ... -> mul, reshape, permute, square, ...   see spelling
 
 Requires: functional. Establishes: canonical. Exactness: EXACT.
 """
@@ -21,10 +21,12 @@ from typing import Any
 import torch
 from torch import fx
 
+from recfx.ir.access import argument_of
 from recfx.ir.op_sets import BROADCASTS, CASTS, COPIES, DROPOUTS, RESHAPES, SCALINGS, SIZED_RESHAPES, SQUEEZES
 from recfx.ir.program import Program
 from recfx.ir.verify import Level
 from recfx.passes._match import argument, is_eval_dropout, same_layout, value
+from recfx.passes.clean.spelling import SPELLINGS
 from recfx.pipeline import Miss, Pass, PassContext, PassSpec, apply_rules, property_check, register, run_pass
 
 _aten = torch.ops.aten
@@ -54,9 +56,13 @@ _ASSERTIONS = (_aten._assert_tensor_metadata.default, _aten._assert_scalar.defau
 
 @register
 class Canonicalize(Pass):
-    """Removes what does nothing: no-op slices, casts, reshapes, dropout, assertions that hold, dead code."""
+    """Removes what does nothing (no-op slices, casts, reshapes, dropout, assertions that hold, dead code); spells operators in one way."""
 
-    spec = PassSpec("canonicalize", "Removes operators that do nothing.", establishes=frozenset({"canonical"}))
+    spec = PassSpec(
+        "canonicalize",
+        "Removes operators that do nothing, and spells the others in one way.",
+        establishes=frozenset({"canonical"}),
+    )
 
     def run(self, program: Program, ctx: PassContext) -> None:
         self._drop_assertions(ctx)
@@ -66,7 +72,7 @@ class Canonicalize(Pass):
                 ("conversion", _CONVERSIONS, _conversion),
                 ("reshape", _RESHAPES, _no_reshape),
                 ("reshape-of-reshape", SIZED_RESHAPES, _reshape_of_reshape),
-                ("transpose-twice", (_aten.transpose.int,), _transpose_twice),
+                *SPELLINGS,
                 ("times-one", SCALINGS, _times_one),
             ],
             ctx,
@@ -81,10 +87,19 @@ class Canonicalize(Pass):
                 ctx.graph.erase_node(node)
 
 
+class _Spelling(Pass):
+    """The spelling alone; the other rewrites of canonicalize become possible again after any pass."""
+
+    spec = PassSpec("spell-operators", "Spells operators in one way.")
+
+    def run(self, program: Program, ctx: PassContext) -> None:
+        apply_rules([s for s in SPELLINGS if s[0] != "permute-of-permute"], ctx)
+
+
 @property_check("canonical")
 def _canonical(program: Program) -> str | None:
-    _, record = run_pass(Canonicalize(), program, verify=Level.OFF)
-    return f"canonicalize would still rewrite it {record.fired} time(s)" if record.fired else None
+    _, record = run_pass(_Spelling(), program, verify=Level.OFF)
+    return f"canonicalize would still spell {record.fired} operator(s) in another way" if record.fired else None
 
 
 def _is_true(condition: Any) -> bool:
@@ -141,7 +156,7 @@ def _squeezes_nothing(node: fx.Node, before: torch.Tensor) -> bool:
 def _keeps_order(node: fx.Node, rank: int) -> bool:
     dims: Any = node.args[1]
     if node.target is _aten.transpose.int:
-        return bool(dims % rank == node.args[2] % rank)  # type: ignore[operator]
+        return argument_of(node, 1, int) % rank == argument_of(node, 2, int) % rank
     return [d % rank for d in dims] == list(range(rank))
 
 
@@ -155,19 +170,6 @@ def _reshape_of_reshape(node: fx.Node, ctx: PassContext) -> Any:
     if before is None or not before.is_contiguous():
         return Miss("the first reshape's input is not contiguous", inner)
     return ctx.call(_aten.reshape.default, source, sizes)
-
-
-def _transpose_twice(node: fx.Node, ctx: PassContext) -> Any:
-    inner = node.args[0]
-    if not isinstance(inner, fx.Node) or inner.target is not _aten.transpose.int:
-        return None
-    held = value(node)
-    if held is None:
-        return None
-    pair = {d % held.ndim for d in node.args[1:3]}  # type: ignore[operator]
-    if {d % held.ndim for d in inner.args[1:3]} != pair:  # type: ignore[operator]
-        return Miss("the two exchange different dimensions", inner)
-    return inner.args[0]
 
 
 def _times_one(node: fx.Node, ctx: PassContext) -> Any:

@@ -28,6 +28,7 @@ from recfx.ir.program import Program
 from recfx.ops import cross
 from recfx.passes._linear import rounded
 from recfx.passes._match import only_user, same_shape, value
+from recfx.passes._properties import CANONICAL
 from recfx.passes.cross.cross_layers import CrossStep, match_cross
 from recfx.passes.cross.vector_products import rows_of
 from recfx.passes.mlp.parameters import Fresh, Param
@@ -45,6 +46,9 @@ class FuseCross(Pass):
         "Fuses cross layers (vector, full, low rank), one after another, into one operator.",
         exactness=Exactness.REASSOC,
         changes_state=True,
+        prefers=CANONICAL,
+        avoids=frozenset({"linears-fused"}),
+        forbids=frozenset({"linears-quantised"}),
     )
 
     def run(self, program: Program, ctx: PassContext) -> None:

@@ -24,6 +24,7 @@ from recfx.ir.access import tensor_of
 from recfx.ir.numeric import Exactness
 from recfx.ir.program import Program
 from recfx.passes._match import value
+from recfx.passes._properties import CANONICAL, QUANTISED
 from recfx.passes.cross.experts import Mixture, match_mixture
 from recfx.passes.cross.mappings import Mapping, bias_of
 from recfx.pipeline import Pass, PassContext, PassSpec, apply_rules, register
@@ -40,6 +41,9 @@ class JoinCrossExperts(Pass):
         "Computes the low-rank experts of DCN-Mix's cross layers side by side.",
         exactness=Exactness.REASSOC,
         changes_state=True,
+        prefers=CANONICAL,
+        avoids=frozenset({"linears-joined", "linears-fused"}),
+        forbids=QUANTISED,
     )
 
     def run(self, program: Program, ctx: PassContext) -> None:
@@ -56,11 +60,10 @@ def _join(node: fx.Node, ctx: PassContext) -> Any:
         hidden = _layer(ctx, hidden, [expert[number] for expert in found.experts], first=number == 0)
     gates = _linear(ctx, "gates", x, found.gates.weight, found.gates.bias)
     gates = ctx.call(_aten.softmax.int, gates, -1)
-    experts = len(found.experts)
-    held = tensor_of(hidden)
-    apart = ctx.call(_aten.unflatten.int, hidden, 1, [experts, held.shape[1] // experts])
+    width = tensor_of(hidden).shape[1]
+    apart = ctx.call(_aten.reshape.default, hidden, [-1, len(found.experts), width // len(found.experts)])
     weighted = ctx.call(_aten.mul.Tensor, apart, ctx.call(_aten.unsqueeze.default, gates, 2))
-    weighted = ctx.call(_aten.flatten.using_ints, weighted, 1)
+    weighted = ctx.call(_aten.reshape.default, weighted, [-1, width])
     mixed = _outer(ctx, weighted, gates, [expert[-1] for expert in found.experts])
     result = ctx.call(_aten.add.Tensor, ctx.call(_aten.mul.Tensor, x0, mixed), x)
     shape = value(node)

@@ -9,14 +9,17 @@ from typing import Any
 import torch
 from torch import fx
 
-from recfx.ir.op_sets import MATRIX_PRODUCTS, PERMUTATIONS, REGROUPINGS, SLICES
+from recfx.ir.op_sets import MATRIX_PRODUCTS
 from recfx.passes._match import argument, same_shape, value
 from recfx.passes.mlp.epilogue import ACTIVATIONS
 from recfx.pipeline import PassContext
 
 _aten = torch.ops.aten
 #: Views of state that are looked through, so that experts may be parts of one parameter.
-_PARTS: set[Any] = {*REGROUPINGS, *PERMUTATIONS, *SLICES, _aten.select.int}
+_PARTS = {
+    _aten.select.int, _aten.slice.Tensor, _aten.permute.default,
+    _aten.unsqueeze.default, _aten.squeeze.dim, _aten.reshape.default,
+}  # fmt: skip
 DEEPEST = 4  # layers of one expert; DCN-Mix has three
 Act = tuple[Any, tuple[Any, ...], tuple[Any, ...]]
 

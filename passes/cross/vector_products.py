@@ -9,7 +9,7 @@ from torch import fx
 
 from recfx.ir.access import argument_of, items_of, tensor_of
 from recfx.ir.op_sets import MATRIX_PRODUCTS
-from recfx.passes._match import argument, same_shape, value
+from recfx.passes._match import argument, permutation, same_shape, turned, value
 from recfx.passes.mlp.parameters import Fresh, Param, flat
 from recfx.pipeline import Miss, PassContext
 
@@ -34,13 +34,7 @@ def width_of(x: fx.Node) -> int:
 
 def unturned(node: Any) -> fx.Node | None:
     """What a matrix [D, B] is the transpose of, or the other way round."""
-    held = value(node)
-    if held is None or held.ndim != 2:
-        return None
-    arguments: Any = node.args
-    swaps = node.target is _aten.transpose.int and {d % 2 for d in arguments[1:3]} == {0, 1}
-    turned: fx.Node | None = arguments[0] if swaps or node.target is _aten.t.default else None
-    return turned
+    return turned(node) if permutation(node) == [1, 0] else None
 
 
 def dotted_with(ctx: PassContext, node: Any, x: fx.Node) -> fx.Node | None:
@@ -65,10 +59,7 @@ def row_of(node: Any) -> fx.Node | None:
         return None
     if node.target is _aten.unsqueeze.default and node.args[1] in (1, -2):
         return argument_of(node, 0, fx.Node)
-    turned = node.target is _aten.mT.default or (
-        node.target is _aten.transpose.int and {d % 3 for d in node.args[1:3]} == {1, 2}  # type: ignore[operator]
-    )
-    column: Any = node.args[0] if turned else None
+    column = turned(node)
     held = value(column)
     return rows_of(column) if held is not None and held.ndim == 3 else None
 

@@ -31,6 +31,7 @@ from recfx.passes._linear import (
     rounded,
 )
 from recfx.passes._match import argument, only_user, value
+from recfx.passes._properties import CANONICAL, QUANTISED
 from recfx.pipeline import Miss, Pass, PassContext, PassSpec, apply_rules, register
 
 _aten = torch.ops.aten
@@ -45,6 +46,9 @@ class FoldAffine(Pass):
         "Folds constant scales and shifts into linears and tables, and linears into each other.",
         exactness=Exactness.REASSOC,
         changes_state=True,
+        prefers=CANONICAL,
+        avoids=frozenset({"lookups-fused", "linears-fused"}),
+        forbids=QUANTISED,
     )
 
     def run(self, program: Program, ctx: PassContext) -> None:

@@ -22,6 +22,7 @@ from recfx.ir.program import Program
 from recfx.passes._batchnorm import stored_affine
 from recfx.passes._linear import Linear, call_linear, match_linear
 from recfx.passes._match import only_user, value
+from recfx.passes._properties import CANONICAL, QUANTISED
 from recfx.pipeline import Miss, Pass, PassContext, PassSpec, apply_rules, register
 
 _aten = torch.ops.aten
@@ -36,6 +37,9 @@ class FoldBatchnorm(Pass):
         "Folds batch norm into the linear before it or after it.",
         exactness=Exactness.REASSOC,
         changes_state=True,
+        prefers=CANONICAL,
+        avoids=frozenset({"linears-fused"}),
+        forbids=QUANTISED,
     )
 
     def run(self, program: Program, ctx: PassContext) -> None:

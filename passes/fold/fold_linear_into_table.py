@@ -27,6 +27,7 @@ from recfx.ir.op_sets import EMBEDDING_BAGS, POOLINGS
 from recfx.ir.program import Program
 from recfx.passes._linear import read_once, rounded
 from recfx.passes._match import argument, only_user, value
+from recfx.passes._properties import CANONICAL, QUANTISED
 from recfx.pipeline import Miss, Pass, PassContext, PassSpec, apply_rules, register
 
 _aten = torch.ops.aten
@@ -51,6 +52,9 @@ class FoldLinearIntoTable(Pass):
         "Applies a linear to a table once instead of to every lookup.",
         exactness=Exactness.REASSOC,
         changes_state=True,
+        prefers=CANONICAL,
+        avoids=frozenset({"lookups-fused", "linears-fused"}),
+        forbids=QUANTISED,
     )
 
     max_bytes_growth: int = 1 << 18

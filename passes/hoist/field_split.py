@@ -13,12 +13,11 @@ import torch
 from torch import fx
 
 from recfx.ir.access import items_of, tensor_of
-from recfx.ir.op_sets import MATRIX_PRODUCTS, RESHAPES, TRANSPOSITIONS
-from recfx.passes._match import argument, only_user, value
+from recfx.ir.op_sets import MATRIX_PRODUCTS
+from recfx.passes._match import argument, only_user, turned, value
 from recfx.passes.hoist.request_forms import Shared
 
 _aten = torch.ops.aten
-_TRANSPOSES = (*TRANSPOSITIONS, _aten.permute.default, _aten.mT.default)
 
 
 @dataclasses.dataclass(frozen=True)
@@ -124,7 +123,7 @@ class FieldSplitter:
                 return [part for parts in inner for part in parts or []]
         if node.target is _aten.unsqueeze.default and node.args[1] in (1, -2):
             return [self._part(node.args[0], "row", 1)]
-        if node.target in RESHAPES and (flat := self._flat(node.args[0], width)) is not None:
+        if node.target is _aten.reshape.default and (flat := self._flat(node.args[0], width)) is not None:
             return flat
         return [_Part(node, False, "fields", fields)]
 
@@ -196,7 +195,7 @@ def split_dots(shared: Shared, fields: FieldSplitter) -> None:
         if not isinstance(products, fx.Node) or products.target not in MATRIX_PRODUCTS:
             continue
         vectors, other = products.args[:2]
-        if not isinstance(vectors, fx.Node) or not _is_transpose(other, vectors) or not fields.splits(vectors):
+        if not isinstance(vectors, fx.Node) or turned(other) is not vectors or not fields.splits(vectors):
             continue
         pairs = _pairs(shared, picks)
         if pairs is None:
@@ -205,14 +204,6 @@ def split_dots(shared: Shared, fields: FieldSplitter) -> None:
             ctx.miss("dots", node, "its products are read elsewhere as well")
         elif ctx.gate("dots", node):
             _split_dots(shared, fields.make(vectors), node, pairs)
-
-
-def _is_transpose(node: Any, source: Any) -> bool:
-    if not isinstance(node, fx.Node) or node.target not in _TRANSPOSES or node.args[0] is not source:
-        return False
-    if node.target is _aten.permute.default:
-        return items_of(node, 1) in ([0, 2, 1], [0, -1, -2])
-    return node.target is _aten.mT.default or {d % 3 for d in node.args[1:]} == {1, 2}  # type: ignore[operator]
 
 
 def _pairs(shared: Shared, picks: Any) -> list[tuple[int, int]] | None:
@@ -241,7 +232,7 @@ def _split_dots(shared: Shared, split: Fields, node: fx.Node, pairs: list[tuple[
             columns.update({p: k for k, p in enumerate(once_pairs)})
         if len(once_pairs) + len(wide_pairs) < len(pairs):
             start = len(once_pairs)
-            transposed = shared.widen(call(_aten.transpose.int, split.once, 1, 2))
+            transposed = shared.widen(call(_aten.permute.default, split.once, [0, 2, 1]))
             products = call(_aten.bmm.default, split.wide, transposed)
             parts.append(call(_aten.reshape.default, products, [-1, mixed]))
             for w, i in wide_at.items():
@@ -260,7 +251,7 @@ def _dots(shared: Shared, vectors: fx.Node, pairs: list[tuple[int, int]]) -> fx.
     """The dot products of some pairs of vectors [*, n, D], as [*, pairs]."""
     ctx = shared.ctx
     rows, columns = (torch.tensor(side, device=vectors.meta["val"].device) for side in zip(*pairs, strict=True))
-    products = ctx.call(_aten.bmm.default, vectors, ctx.call(_aten.transpose.int, vectors, 1, 2))
+    products = ctx.call(_aten.bmm.default, vectors, ctx.call(_aten.permute.default, vectors, [0, 2, 1]))
     return ctx.call(
         _aten.index.Tensor, products, [None, ctx.constant("dot_rows", rows), ctx.constant("dot_columns", columns)]
     )

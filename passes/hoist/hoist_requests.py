@@ -23,6 +23,7 @@ from dataclasses import dataclass
 
 from recfx.ir.numeric import Exactness
 from recfx.ir.program import Program
+from recfx.passes._properties import BATCHED, CANONICAL, QUANTISED
 from recfx.passes.hoist.field_split import FieldSplitter, split_dots, split_sums
 from recfx.passes.hoist.late_repeat import broadcast, multiply_by_shared
 from recfx.passes.hoist.pick_parts import pick_parts
@@ -48,6 +49,9 @@ class HoistRequests(Pass):
         "Computes once per request what depends on the request alone.",
         exactness=Exactness.REASSOC,
         changes_state=True,
+        prefers=CANONICAL,
+        forbids=BATCHED | QUANTISED,
+        establishes=frozenset({"hoisted"}),
     )
 
     least_columns: int = 8

@@ -13,7 +13,7 @@ from torch import fx
 from recfx.analysis.batch_axis import Rows, depends_on, multiple, offsets_of_fixed_bags
 from recfx.analysis.origins import data_inputs
 from recfx.ir.access import argument_of, tensor_of
-from recfx.ir.op_sets import EMBEDDING_BAGS, EXPANSIONS, RESHAPES
+from recfx.ir.op_sets import EMBEDDING_BAGS, EXPANSIONS
 from recfx.ir.program import Origin
 from recfx.ir.propagate import refresh
 from recfx.passes._match import value
@@ -81,7 +81,7 @@ class _Hoist:
         if not all(self.found.is_root(n) for n in inputs) or any(self.found[u].repeated for u in node.users):
             return False
         rows = self.found[node].rows
-        flattens = node.target in RESHAPES and rows is not None and rows.inner > 1
+        flattens = node.target is _aten.reshape.default and rows is not None and rows.inner > 1
         return flattens or (node.target is _aten.clone.default and all(u.op == "output" for u in node.users))
 
     def _build(self, node: fx.Node) -> fx.Node:

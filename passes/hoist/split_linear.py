@@ -16,7 +16,7 @@ import torch
 from torch import fx
 
 from recfx.ir.access import argument_of, items_of, tensor_of
-from recfx.ir.op_sets import ADDITIONS, EXPANSIONS, RESHAPES
+from recfx.ir.op_sets import ADDITIONS, EXPANSIONS
 from recfx.passes._linear import rounded
 from recfx.passes._match import argument, value
 from recfx.passes.hoist.field_split import FieldSplitter
@@ -153,7 +153,7 @@ class LinearSplitter:
             source, order = picked
             columns = source.meta["val"].shape[-1]
             self._distribute(source, weight.new_zeros(len(weight), columns).index_add_(1, order, weight), terms)
-        elif node.target in RESHAPES and held.ndim == 2 and self.fields.splits(node.args[0]):
+        elif node.target is _aten.reshape.default and held.ndim == 2 and self.fields.splits(node.args[0]):
             self._distribute_fields(argument_of(node, 0, fx.Node), weight, terms)
         elif not self._distribute_sum(node, held, weight, terms):
             _add(terms, Base(_unexpanded(node, held)), weight)
@@ -231,7 +231,7 @@ def _add(terms: Terms, base: Base, weight: torch.Tensor) -> None:
 def _unflattened(node: fx.Node) -> fx.Node:
     """What a linear multiplies, before places were flattened into rows."""
     held = value(node)
-    if held is None or node.target not in RESHAPES or held.ndim != 2:
+    if held is None or node.target is not _aten.reshape.default or held.ndim != 2:
         return node
     before = value(node.args[0])
     same = before is not None and before.ndim > 2 and before.shape[-1] == held.shape[-1]

@@ -12,13 +12,12 @@ from __future__ import annotations
 import dataclasses
 from collections.abc import Callable
 from itertools import groupby
-from typing import Any
 
 import torch
 from torch import fx
 
 from recfx.analysis.axis_maps import WHOLE, Along, axis_of, is_pointwise
-from recfx.ir.access import tensor_of
+from recfx.ir.access import items_of, tensor_of
 from recfx.ir.program import Origin
 from recfx.passes._match import argument, is_eval_dropout, same_size, value
 from recfx.passes.hoist.request_forms import Shared
@@ -52,42 +51,75 @@ def split_positions(shared: Shared, least: int) -> int:
     return sum(_split(shared, node, least) for node in shared.ctx.nodes(_aten.cat.default) if node.users)
 
 
+@dataclasses.dataclass(frozen=True)
+class _Run:
+    """Neighbouring parts of a concatenation that are all the request's, or all the candidate's.
+
+    Attributes:
+        parts: The parts.
+        size: Their positions together.
+        once: Whether they are the request's.
+    """
+
+    parts: tuple[fx.Node, ...]
+    size: int
+    once: bool
+
+
 def _split(shared: Shared, node: fx.Node, least: int) -> bool:
-    held, dim = value(node), argument(node, 1, "dim", 0)
-    parts: Any = node.args[0]
-    if held is None or held.ndim < 2 or not all(isinstance(value(p), torch.Tensor) for p in parts):
+    """Splits one concatenation, where that frees a linear of enough of the request's positions."""
+    held = value(node)
+    if held is None or held.ndim < 2:
         return False
-    dim %= held.ndim
-    sizes = [p.meta["val"].shape[dim] for p in parts]
-    once = [shared.once(p) is not None for p in parts]
-    if not any(once) or all(once) or not all(isinstance(s, int) for s in sizes):
+    dim = argument(node, 1, "dim", 0) % held.ndim
+    runs = _runs(shared, node, dim)
+    if len({run.once for run in runs}) != 2:
         return False
-    runs = [
-        [(p, s) for p, s, _ in run] for _, run in groupby(zip(parts, sizes, once, strict=True), lambda part: part[2])
-    ]
-    free = sum(size for size, o in zip(sizes, once, strict=True) if o)
     region = _region(shared, node, dim)
-    heavy = [n for n in region if n.target in _HEAVY and free * tensor_of(n.args[0]).shape[-1] >= least]
-    wanted = _leading_to(heavy, region)
-    if not heavy:
+    wanted = _leading_to(_freed(region, sum(run.size for run in runs if run.once), least), region)
+    if not wanted:
         return False
     if len(runs) > _MOST_RUNS:
-        shared.ctx.miss(
-            "split-positions", node, f"the request's positions and the candidate's take turns {len(runs)} times"
-        )
+        reason = f"the request's positions and the candidate's take turns {len(runs)} times"
+        shared.ctx.miss("split-positions", node, reason)
         return False
     if not shared.ctx.gate("split-positions", node):
         return False
+    _rewrite(shared, node, region, wanted, runs)
+    return True
+
+
+def _runs(shared: Shared, node: fx.Node, dim: int) -> list[_Run]:
+    """The runs of a concatenation; empty when the size of a part varies."""
+    parts = items_of(node, 0)
+    sizes = {part: value(part) for part in parts}
+    lengths = {part: held.shape[dim] for part, held in sizes.items() if held is not None}
+    if not all(isinstance(lengths.get(part), int) for part in parts):
+        return []
+    found = []
+    for once, run in groupby(parts, lambda part: shared.once(part) is not None):
+        members = tuple(run)
+        found.append(_Run(members, sum(lengths[part] for part in members), once))
+    return found
+
+
+def _freed(region: dict[fx.Node, _Sequence], positions: int, least: int) -> list[fx.Node]:
+    """The linears that would no longer read so many positions, where that is enough."""
+    return [n for n in region if n.target in _HEAVY and positions * tensor_of(n.args[0]).shape[-1] >= least]
+
+
+def _rewrite(
+    shared: Shared, node: fx.Node, region: dict[fx.Node, _Sequence], wanted: set[fx.Node], runs: list[_Run]
+) -> None:
+    """Makes the wanted operators once for each run, and concatenates for those that read the whole."""
+    dim = region[node].dim
     with shared.ctx.before(node):
         for run in runs:
-            members = [p for p, _ in run]
-            joined = members[0] if len(run) == 1 else shared.ctx.call(_aten.cat.default, members, dim)
-            region[node].parts.append(joined)
-    lengths = [sum(size for _, size in run) for run in runs]
+            whole = run.parts[0] if len(run.parts) == 1 else shared.ctx.call(_aten.cat.default, list(run.parts), dim)
+            region[node].parts.append(whole)
     for inner in [n for n in region if n in wanted and n is not node]:
-        _make_parts(shared, inner, region, lengths)
+        _make_parts(shared, inner, region, [run.size for run in runs])
     _rejoin(shared, node, region, wanted)
-    return True
 
 
 def _region(shared: Shared, start: fx.Node, dim: int) -> dict[fx.Node, _Sequence]:
@@ -156,7 +188,7 @@ def _is_cut_alike(node: fx.Node, other: fx.Node, dim: int) -> bool:
 #: Operators of which the first operand alone may be a sequence.
 _OF_FIRST = frozenset(
     (
-        *(_aten.linear.default, _aten.layer_norm.default, _aten.transpose.int, _aten.permute.default),
+        *(_aten.linear.default, _aten.layer_norm.default, _aten.permute.default),
         *(_aten.unsqueeze.default, _aten.select.int),
     )
 )

@@ -19,10 +19,11 @@ from torch import fx
 
 from recfx.ir.access import tensor_of
 from recfx.ir.numeric import Exactness
-from recfx.ir.op_sets import JOINS, RESHAPES
+from recfx.ir.op_sets import JOINS
 from recfx.ir.program import Program
 from recfx.ops import interaction
 from recfx.passes._match import argument, only_user, value
+from recfx.passes._properties import CANONICAL
 from recfx.passes.interaction.fields import (
     Field,
     Pair,
@@ -40,7 +41,7 @@ _SELECTIONS = (
     _aten.index.Tensor,
     _aten.index_select.default,
     _aten.gather.default,
-    *RESHAPES,
+    _aten.reshape.default,
     _aten.cat.default,
 )
 
@@ -54,6 +55,8 @@ class FuseDotInteraction(Pass):
         "Fuses the dot products of all pairs of vectors, with the dense features in front, into one operator.",
         exactness=Exactness.REASSOC,
         changes_state=True,
+        prefers=CANONICAL,
+        avoids=frozenset({"lookups-fused"}),
     )
 
     def run(self, program: Program, ctx: PassContext) -> None:

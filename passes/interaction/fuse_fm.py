@@ -21,6 +21,7 @@ from recfx.ir.op_sets import SCALINGS
 from recfx.ir.program import Program
 from recfx.ops import interaction
 from recfx.passes._match import argument, only_user, same_shape, value
+from recfx.passes._properties import CANONICAL
 from recfx.passes.interaction.fields import Pair, candidate_orders, gather_fields, product_pair, sums_last
 from recfx.pipeline import Miss, Pass, PassContext, PassSpec, apply_rules, register
 
@@ -36,6 +37,8 @@ class FuseFm(Pass):
         "Fuses the factorisation machine's second-order term into one operator.",
         exactness=Exactness.REASSOC,
         changes_state=True,
+        prefers=CANONICAL,
+        avoids=frozenset({"lookups-fused"}),
     )
 
     def run(self, program: Program, ctx: PassContext) -> None:
@@ -132,11 +135,8 @@ def _square_of(node: Any) -> fx.Node | None:
     """What a node is the square of."""
     if not isinstance(node, fx.Node):
         return None
-    squared = (
-        node.target is _aten.square.default
-        or (node.target is _aten.pow.Tensor_Scalar and node.args[1] == 2)
-        or (node.target is _aten.mul.Tensor and node.args[0] is node.args[1])
-    )
+    product = node.target is _aten.mul.Tensor and node.args[0] is node.args[1]
+    squared = product or node.target is _aten.square.default
     return argument_of(node, 0, fx.Node) if squared else None
 
 

@@ -8,9 +8,9 @@ from typing import Any
 import torch
 from torch import fx
 
-from recfx.ir.access import argument_of, items_of
-from recfx.ir.op_sets import MATRIX_PRODUCTS, RESHAPES
-from recfx.passes._match import argument, same_size, value
+from recfx.ir.access import items_of
+from recfx.ir.op_sets import MATRIX_PRODUCTS
+from recfx.passes._match import argument, same_size, turned, value
 from recfx.pipeline import Miss, PassContext
 
 _aten = torch.ops.aten
@@ -43,9 +43,9 @@ def product_of(node: Any) -> fx.Node | Miss | None:
     else:
         left: Any = node.args[0]
         right: Any = node.args[1]
-        if _transposed(right) is left:
+        if turned(right) is left:
             x = left
-        elif _transposed(left) is not None and _transposed(left) is right:
+        elif turned(left) is not None and turned(left) is right:
             return Miss("it multiplies columns, not rows", node)
         else:
             return Miss("the two factors are different tensors", node)
@@ -53,21 +53,6 @@ def product_of(node: Any) -> fx.Node | Miss | None:
     if held is None or held.ndim != 3 or held.dtype is not torch.float32 or not isinstance(held.shape[1], int):
         return Miss("it is no product of float32 vectors [B, F, D] with themselves", node)
     return x
-
-
-def _transposed(node: Any) -> fx.Node | None:
-    """What a node is the transposition of, along the last two of three dimensions."""
-    held = value(node)
-    if held is None or held.ndim != 3 or node.op != "call_function":
-        return None
-    source = argument_of(node, 0, fx.Node)
-    if node.target is _aten.mT.default:
-        return source
-    if node.target is _aten.transpose.int and {d % 3 for d in node.args[1:3]} == {1, 2}:
-        return source
-    if node.target is _aten.permute.default and [d % 3 for d in node.args[1]] == [0, 2, 1]:
-        return source
-    return None
 
 
 def _einsum_product(node: fx.Node) -> fx.Node | None:
@@ -96,7 +81,7 @@ def entries_of(ctx: PassContext, node: fx.Node) -> tuple[fx.Node, list[Entry]] |
         index = ctx.tensor(read)
         rows = index is not None and index.ndim == 2 and index.shape[0] == 1
         return _flat_entries(ctx, node.args[0], index[0] if rows and index is not None else None)
-    if node.target in RESHAPES:
+    if node.target is _aten.reshape.default:
         return _masked(ctx, node)
     if node.target is _aten.cat.default and argument(node, 1, "dim", 0) in (1, -1):
         return _rows_joined(node)
@@ -128,7 +113,7 @@ def _positions(index: torch.Tensor, size: Any) -> list[int]:
 
 def _flat_entries(ctx: PassContext, flat: Any, index: torch.Tensor | None) -> tuple[fx.Node, list[Entry]] | None:
     """Entries by their position in the flattened matrix."""
-    if index is None or index.ndim != 1 or index.dtype is torch.bool or flat.target not in RESHAPES:
+    if index is None or index.ndim != 1 or index.dtype is torch.bool or flat.target is not _aten.reshape.default:
         return None
     matrix, shape = value(flat.args[0]), value(flat)
     if matrix is None or shape is None or matrix.ndim != 3 or shape.ndim != 2:

@@ -25,6 +25,7 @@ from recfx.ir.op_sets import BROADCASTS, CASTS, POOLINGS
 from recfx.ir.program import Program
 from recfx.ops.lookup import MEAN, SUM, Feature, encode, grouped_lookup
 from recfx.passes._match import argument, is_bool, only_user, same_shape, value, without_negations
+from recfx.passes._properties import CANONICAL
 from recfx.passes.lookups.lookup import bad_ids, bad_table
 from recfx.pipeline import Miss, Pass, PassContext, PassSpec, apply_rules, register
 
@@ -44,7 +45,12 @@ class FormBags(Pass):
     """Turns embeddings that are pooled at once into lookups that pool."""
 
     spec = PassSpec(
-        "form-bags", "Turns an embedding and its pooling into a lookup that pools.", exactness=Exactness.REASSOC
+        "form-bags",
+        "Turns an embedding and its pooling into a lookup that pools.",
+        exactness=Exactness.REASSOC,
+        prefers=CANONICAL,
+        forbids=frozenset({"tables-quantised"}),
+        invalidates=frozenset({"lookups-fused"}),
     )
 
     def run(self, program: Program, ctx: PassContext) -> None:
@@ -177,4 +183,4 @@ def _bag(ctx: PassContext, node: fx.Node, table: Any, ids: Any, mask: _Mask) -> 
     given = [] if weights is None else [weights]
     pooled = ctx.call(grouped_lookup, [table], [ids], [], given, [], encode(features), [], bags * dim)
     held = tensor_of(node)
-    return pooled if held.ndim == 2 else ctx.call(_aten.view.default, pooled, [-1, *held.shape[1:]])
+    return pooled if held.ndim == 2 else ctx.call(_aten.reshape.default, pooled, [-1, *held.shape[1:]])

@@ -24,6 +24,7 @@ from recfx.ir.op_sets import JOINS, ROW_LOOKUPS
 from recfx.ir.program import Origin, Program
 from recfx.ops.lookup import decode, grouped_lookup
 from recfx.passes._match import value
+from recfx.passes._properties import CANONICAL
 from recfx.passes.lookups.buffer_layout import Layout, Part, conflict, downstream, join_lead, layout_of, runs
 from recfx.passes.lookups.id_columns import columns_in, rows_of
 from recfx.passes.lookups.lookup import Read, is_lookup, match_lookup
@@ -46,6 +47,9 @@ class FuseLookups(Pass):
         "fuse-lookups",
         "Groups lookups of many tables into one operator that writes into the concatenation.",
         exactness=Exactness.REASSOC,
+        prefers=CANONICAL,
+        forbids=frozenset({"tables-quantised"}),
+        establishes=frozenset({"lookups-fused"}),
     )
 
     at_least: int = 2

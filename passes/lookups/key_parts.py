@@ -13,7 +13,7 @@ import torch
 from torch import fx
 
 from recfx.ir.access import argument_of
-from recfx.ir.op_sets import RESHAPES, ZEROS
+from recfx.ir.op_sets import ZEROS
 from recfx.passes._match import argument, same_size, value
 
 _aten = torch.ops.aten
@@ -144,7 +144,7 @@ def split_part(node: Any, target: Any) -> tuple[tuple[Any, ...], int] | None:
 def is_by_key(node: fx.Node) -> bool:
     """Whether a node is the view [keys, B] of a vector of lengths."""
     held = value(node)
-    flat = value(node.args[0]) if node.target in RESHAPES else None
+    flat = value(node.args[0]) if node.target is _aten.reshape.default else None
     return (
         held is not None and held.ndim == 2 and isinstance(held.shape[0], int) and flat is not None and flat.ndim == 1
     )

@@ -13,7 +13,7 @@ import torch
 from torch import fx
 
 from recfx.ir.access import items_of, tensor_of
-from recfx.ir.op_sets import EMBEDDING_BAGS, RESHAPES, ROW_LOOKUPS
+from recfx.ir.op_sets import EMBEDDING_BAGS, ROW_LOOKUPS
 from recfx.ops.lookup import JAGGED, MEAN, NONE, SUM, Feature, decode, grouped_lookup
 from recfx.passes._match import argument, same_size, value
 from recfx.passes.lookups.id_columns import Columns, columns_of, rows_of, same_rows
@@ -201,7 +201,7 @@ def _fixed_bags(ctx: PassContext, ids: fx.Node, offsets: Any) -> fx.Node | None:
 
 def unflattened(node: Any) -> fx.Node | None:
     """The matrix that a vector is the row-major content of."""
-    if not isinstance(node, fx.Node) or node.target not in RESHAPES:
+    if not isinstance(node, fx.Node) or node.target is not _aten.reshape.default:
         return None
     source: Any = node.args[0]
     before, after = value(source), value(node)

@@ -180,7 +180,7 @@ def serve(ctx: PassContext, node: fx.Node, buffer: fx.Node, start: int, width: i
     held = tensor_of(node)
     new = buffer if width == total else ctx.call(_aten.slice.Tensor, buffer, 1, start, start + width)
     if lead != 1 or held.ndim != 2:
-        new = ctx.call(_aten.view.default, new, [-1, *held.shape[1:]])
+        new = ctx.call(_aten.reshape.default, new, [-1, *held.shape[1:]])
     if width != total:
         relax_views([node])
     ctx.replace(node, new)

@@ -8,8 +8,8 @@ from typing import Any
 import torch
 from torch import fx
 
-from recfx.ir.op_sets import ADDITIONS, RESHAPES
-from recfx.passes._match import argument, value
+from recfx.ir.op_sets import ADDITIONS
+from recfx.passes._match import argument, permutation, turned, value
 from recfx.passes.mlp.dice_gates import Gate, match_gate
 from recfx.passes.mlp.parameters import Activation, Fresh, flat
 from recfx.pipeline import Miss, PassContext
@@ -56,8 +56,8 @@ def _activation(ctx: PassContext, output: fx.Node, nodes: frozenset[fx.Node], al
 
 
 _DICE_PARTS = {
-    *RESHAPES,
-    _aten.transpose.int,
+    _aten.reshape.default,
+    _aten.permute.default,
     _aten.batch_norm.default,
     _aten.layer_norm.default,
     _aten.sigmoid.default,
@@ -110,13 +110,8 @@ def _factors(node: Any, x: fx.Node) -> list[fx.Node]:
 
 def _is_view_of(node: fx.Node, x: fx.Node) -> bool:
     """Whether a node is x, or x with its last two of three dimensions exchanged."""
-    if node is x:
-        return True
     held = value(x)
-    if node.target is not _aten.transpose.int or node.args[0] is not x or held is None or held.ndim != 3:
-        return False
-    dims: Any = node.args[1:3]
-    return {d % 3 for d in dims} == {1, 2}
+    return node is x or (turned(node) is x and held is not None and held.ndim == 3)
 
 
 def _is_one_minus(node: fx.Node, gate: fx.Node) -> bool:
@@ -136,10 +131,7 @@ def _lies_along_channels(ctx: PassContext, read: fx.Node, channels: int, *, last
 
 def _transposed_back(total: fx.Node) -> fx.Node | None:
     user = next(iter(total.users)) if len(total.users) == 1 else None
-    if user is None or user.target is not _aten.transpose.int:
-        return None
-    dims: Any = user.args[1:3]
-    return user if {d % 3 for d in dims} == {1, 2} else None
+    return user if permutation(user) == [0, 2, 1] else None
 
 
 def _between(x: fx.Node, output: fx.Node) -> frozenset[fx.Node] | None:

@@ -18,7 +18,6 @@ from typing import Any
 import torch
 from torch import fx
 
-from recfx.ir.op_sets import RESHAPES
 from recfx.passes._batchnorm import stored_affine
 from recfx.passes._match import argument, same_shape, value
 from recfx.pipeline import Miss, PassContext
@@ -43,7 +42,7 @@ class Gate:
 
 def match_gate(ctx: PassContext, x: fx.Node, z: fx.Node, gate: fx.Node) -> Gate | None:
     """The gate of x (or of z, x with its channels brought forward), when its channels are the last dimension of x."""
-    sigmoid: Any = gate.args[0] if gate.target in RESHAPES else gate
+    sigmoid: Any = gate.args[0] if gate.target is _aten.reshape.default else gate
     if sigmoid.target is not _aten.sigmoid.default:
         return None
     norm: Any = sigmoid.args[0]
@@ -62,7 +61,7 @@ def match_gate(ctx: PassContext, x: fx.Node, z: fx.Node, gate: fx.Node) -> Gate 
 
 def _batch_gate(ctx: PassContext, x: fx.Node, z: fx.Node, gate: fx.Node, norm: fx.Node) -> Gate | None:
     source: Any = norm.args[0]
-    rows = source.args[0] if source.target in RESHAPES and source is not z else source
+    rows = source.args[0] if source.target is _aten.reshape.default and source is not z else source
     a, b, c = value(x), value(source), value(gate)
     if rows is not z or a is None or b is None or c is None:
         return None
@@ -145,9 +144,8 @@ def _is_squares(node: Any, x: fx.Node) -> bool:
     """Whether a node is the squared deviations of x from the mean of its row."""
     if not isinstance(node, fx.Node):
         return False
-    power = node.target is _aten.pow.Tensor_Scalar and node.args[1] == 2
     product = node.target is _aten.mul.Tensor and node.args[0] is node.args[1]
-    return (power or product or node.target is _aten.square.default) and _is_centred(node.args[0], x)
+    return (product or node.target is _aten.square.default) and _is_centred(node.args[0], x)
 
 
 def _number(node: fx.Node) -> float | None:

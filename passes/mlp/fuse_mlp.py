@@ -19,6 +19,7 @@ from torch import fx
 from recfx.ir.numeric import Exactness
 from recfx.ir.program import Program
 from recfx.ops import mlp
+from recfx.passes._properties import CANONICAL
 from recfx.passes.mlp.chain import LINEARS, Chain, emit_layers, match_chain
 from recfx.pipeline import Miss, Pass, PassContext, PassSpec, register
 
@@ -37,6 +38,9 @@ class FuseMlp(Pass):
         "Fuses linears with their norms, activations and residuals into MLP chains.",
         exactness=Exactness.REASSOC,
         changes_state=True,
+        prefers=CANONICAL,
+        forbids=frozenset({"linears-quantised"}),
+        establishes=frozenset({"linears-fused"}),
     )
 
     at_least: int = 1

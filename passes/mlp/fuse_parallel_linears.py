@@ -25,6 +25,7 @@ from recfx.ir.numeric import Exactness
 from recfx.ir.program import Program
 from recfx.passes._linear import Linear, match_linear
 from recfx.passes._match import argument, value
+from recfx.passes._properties import CANONICAL
 from recfx.passes._strides import relax_views
 from recfx.passes.mlp.epilogue import Chain, activations_after, gather_before_last, stacked_by
 from recfx.pipeline import Miss, Pass, PassContext, PassSpec, register
@@ -49,6 +50,10 @@ class FuseParallelLinears(Pass):
         "Makes one product of linears that do not wait for each other.",
         exactness=Exactness.REASSOC,
         changes_state=True,
+        prefers=CANONICAL,
+        avoids=frozenset({"linears-fused"}),
+        forbids=frozenset({"linears-quantised"}),
+        establishes=frozenset({"linears-joined"}),
     )
 
     at_least: int = 2
@@ -139,7 +144,7 @@ class FuseParallelLinears(Pass):
         if stack is not None:
             with ctx.before(stack):
                 swapped = argument(stack, 1, "dim", 0) == 1
-                ctx.replace(stack, ctx.call(_aten.transpose.int, wide, 0, 1) if swapped else wide)
+                ctx.replace(stack, ctx.call(_aten.permute.default, wide, [1, 0, 2]) if swapped else wide)
             return None
         with ctx.before(nodes[-1]):
             unbound = ctx.call(_aten.unbind.int, wide)
@@ -159,8 +164,10 @@ def _joined(nodes: Sequence[fx.Node]) -> Any:
     if whole.target is _aten.unbind.int and argument(whole, 1, "dim", 0) == 0:
         return lambda ctx: whole.args[0]
     if whole.target is _aten.split_with_sizes.default and argument(whole, 2, "dim", 0) in (-1, 1):
-        sizes = [len(inputs), whole.args[1][0]]
-        return lambda ctx: ctx.call(_aten.transpose.int, ctx.call(_aten.unflatten.int, whole.args[0], -1, sizes), 0, 1)
+        sizes = [-1, len(inputs), whole.args[1][0]]
+        return lambda ctx: ctx.call(
+            _aten.permute.default, ctx.call(_aten.reshape.default, whole.args[0], sizes), [1, 0, 2]
+        )
     return None
 
 

@@ -20,6 +20,7 @@ from torch import fx
 
 from recfx.ir.numeric import Exactness
 from recfx.ir.program import Program
+from recfx.passes._properties import CANONICAL, QUANTISED
 from recfx.passes.narrow.narrowing import sink
 from recfx.passes.narrow.packed_projection import PackedPart, match_packed_part, unpack_leftovers
 from recfx.passes.narrow.picks import Picker, Read, match_read
@@ -37,6 +38,9 @@ class NarrowLastPosition(Pass):
         "Computes one position of an encoder when one is read.",
         exactness=Exactness.REASSOC,
         changes_state=True,
+        prefers=CANONICAL,
+        avoids=frozenset({"linears-joined", "linears-fused"}),
+        forbids=QUANTISED,
     )
 
     def run(self, program: Program, ctx: PassContext) -> None:

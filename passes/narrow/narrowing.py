@@ -21,9 +21,7 @@ from recfx.ir.op_sets import (
     BITWISE_ORS,
     JOINS,
     MASKED_FILLS,
-    PERMUTATIONS,
     POOLINGS,
-    RESHAPES,
     ROW_LOOKUPS,
 )
 from recfx.passes._match import argument, is_eval_dropout, value
@@ -123,7 +121,7 @@ def _drops(node: fx.Node, place: Place) -> bool:
 
 
 _RULES: dict[Any, Callable[[fx.Node, Place], Step | None]] = {
-    **dict.fromkeys((*RESHAPES, _aten.unflatten.int), narrowing_views.reshape),
+    _aten.reshape.default: narrowing_views.reshape,
     _aten.expand.default: narrowing_views.expand,
     operator.getitem: narrowing_views.item,
 }
@@ -146,7 +144,7 @@ _HEAVY = frozenset(
 #: Operators that cost next to nothing.
 _VIEWS = frozenset(
     (
-        *(*PERMUTATIONS, *narrowing_views.SEVERAL, _aten.unsqueeze.default),
+        *(_aten.permute.default, *narrowing_views.SEVERAL, _aten.unsqueeze.default),
         *(_aten.squeeze.dim, _aten.select.int, _aten.slice.Tensor),
     )
 )

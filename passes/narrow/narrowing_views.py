@@ -10,7 +10,7 @@ import torch
 from torch import fx
 
 from recfx.analysis.axis_maps import Along, expression, reshaped_axis
-from recfx.ir.op_sets import RESHAPES, SIZED_RESHAPES, SPLITS
+from recfx.ir.op_sets import SPLITS
 from recfx.passes._match import value
 from recfx.passes.narrow.selection import Narrow, Place, Step, narrowed_operands, out_of
 
@@ -25,11 +25,7 @@ def reshape(node: fx.Node, place: Place) -> Step | None:
     mark = through_reshape(source, out.shape, place)
     if mark is None:
         return flattened_linear(node, place)
-    args, kwargs = (mark, *node.args[1:]), dict(node.kwargs)
-    if node.target in SIZED_RESHAPES:
-        args = (mark, with_one(node.args[1], place.dim))
-        return Step(_aten.reshape.default, args, kwargs, view=True)
-    return Step(node.target, args, kwargs, view=True)
+    return Step(node.target, (mark, with_one(node.args[1], place.dim)), view=True)
 
 
 def with_one(sizes: Any, dim: int) -> list[Any]:
@@ -53,12 +49,12 @@ def through_reshape(source: Any, shape: Sequence[Any], place: Place) -> Narrow |
 
 
 def flattened_linear(node: fx.Node, place: Place) -> Step | None:
-    """view(linear(reshape(x, [rows, K])), [..., N]): a linear over positions that are flattened into its rows."""
+    """reshape(linear(reshape(x, [rows, K])), [..., N]): a linear over positions that are flattened into its rows."""
     out, linear = out_of(node), node.args[0]
     if not isinstance(linear, fx.Node) or linear.target is not _aten.linear.default or len(linear.users) != 1:
         return None
     flat, width = linear.args[0], out_of(linear).shape[-1]
-    if not isinstance(flat, fx.Node) or flat.target not in RESHAPES or node.target not in SIZED_RESHAPES:
+    if not isinstance(flat, fx.Node) or flat.target is not _aten.reshape.default:
         return None
     if out_of(flat).ndim != 2 or expression(width) != expression(out.shape[-1]) or len(flat.users) != 1:
         return None

@@ -9,9 +9,9 @@ from typing import Any
 import torch
 from torch import fx
 
-from recfx.ir.access import argument_of
+from recfx.ir.access import argument_of, tensor_of
 from recfx.passes._linear import Linear, match_linear
-from recfx.passes._match import argument, value
+from recfx.passes._match import argument, permutation, same_size, value
 from recfx.passes.narrow.selection import Narrow, Place
 from recfx.pipeline import Miss, PassContext
 
@@ -48,7 +48,7 @@ class PackedPart:
 def match_packed_part(ctx: PassContext, node: fx.Node, place: Place | None = None) -> PackedPart | None:
     """The part of a packed projection at a node; None when it is none, or its rows are selected along another dimension.
 
-        unbind(contiguous(squeeze(transpose(unsqueeze(unflatten(linear(x), -1, [3, D]), 0), 0, -2), -2)), 0)[part]
+        unbind(contiguous(squeeze(permute(unsqueeze(reshape(linear(x), [..., 3, D]), 0), [-2, 1, ..., 0, -1]), -2)), 0)[part]
 
     or select(..., 0, part).
 
@@ -63,25 +63,36 @@ def match_packed_part(ctx: PassContext, node: fx.Node, place: Place | None = Non
     current: Any = taken.args[0]
     if current.target is _aten.contiguous.default:
         current = current.args[0]
-    for target, expected in (
-        (_aten.squeeze.dim, (-2,)),
-        (_aten.transpose.int, (0, -2)),
-        (_aten.unsqueeze.default, (0,)),
-    ):
-        if not isinstance(current, fx.Node) or current.target is not target or current.args[1:] != expected:
-            return None
-        current = current.args[0]
-    if not isinstance(current, fx.Node) or current.target is not _aten.unflatten.int:
-        return None
-    out, sizes = value(node), argument(current, 2, "sizes")
-    linear = match_linear(ctx, current.args[0])
-    if isinstance(linear, Miss) or out is None or argument(current, 1, "dim") not in (-1, out.ndim - 1):
+    unpacked = _unpacked(current)
+    linear = match_linear(ctx, None if unpacked is None else unpacked.args[0])
+    out = value(node)
+    if unpacked is None or isinstance(linear, Miss) or out is None:
         return None
     if place is not None and (place.lift or max(place.dim, place.row or 0) >= out.ndim - 1):
         return None
     source: Any = linear.node.args[0]
     number: Any = node.args[-1]
-    return PackedPart(linear, Narrow(source, place or Place(0)), int(number) % int(sizes[0]), int(sizes[0]))
+    parts = int(tensor_of(unpacked).shape[-2])
+    return PackedPart(linear, Narrow(source, place or Place(0)), int(number) % parts, parts)
+
+
+def _unpacked(node: Any) -> fx.Node | None:
+    """The reshape of [..., 3 * D] to [..., 3, D] behind which the parts become the first dimension."""
+    if not isinstance(node, fx.Node) or node.target is not _aten.squeeze.dim or node.args[1:] != (-2,):
+        return None
+    moved = argument_of(node, 0, fx.Node)
+    order = permutation(moved)
+    if order is None or order != [len(order) - 2, *range(1, len(order) - 2), 0, len(order) - 1]:
+        return None
+    opened = argument_of(moved, 0, fx.Node)
+    if opened.target is not _aten.unsqueeze.default or opened.args[1:] != (0,):
+        return None
+    packed = argument_of(opened, 0, fx.Node)
+    before, after = value(packed.args[0]) if packed.args else None, value(packed)
+    if packed.target is not _aten.reshape.default or before is None or after is None or after.ndim != before.ndim + 1:
+        return None
+    whole = all(isinstance(size, int) for size in after.shape[-2:])
+    return packed if whole and all(map(same_size, before.shape[:-1], after.shape[:-2])) else None
 
 
 def unpack_leftovers(ctx: PassContext) -> None:

@@ -22,6 +22,7 @@ from recfx.ir.catalogue import Catalogue
 from recfx.ir.numeric import Exactness
 from recfx.ir.program import Program
 from recfx.passes._match import is_random, value
+from recfx.passes._properties import BATCHED, QUANTISED
 from recfx.passes.narrow.narrowing import sink
 from recfx.passes.narrow.selection import Narrow, Place, Step
 from recfx.pipeline import Pass, PassContext, PassSpec, register
@@ -39,6 +40,9 @@ class TabulateTowers(Pass):
         exactness=Exactness.REASSOC,
         needs=frozenset({"catalogue"}),
         changes_state=True,
+        avoids=BATCHED,
+        forbids=QUANTISED,
+        invalidates=frozenset({"lookups-fused"}),
     )
 
     def run(self, program: Program, ctx: PassContext) -> None:

@@ -16,7 +16,7 @@ from torch import fx
 
 from recfx.ir.access import tensor_of
 from recfx.ir.op_sets import MATRIX_PRODUCTS
-from recfx.passes._match import argument, only_user, value
+from recfx.passes._match import argument, only_user, permutation, value
 from recfx.pipeline import Miss
 
 _aten = torch.ops.aten
@@ -188,14 +188,8 @@ def _below(operand: Operand) -> Operand | None:
         at = int(argument(node, 1, "dim")) % held.ndim
         if own.ndim == held.ndim - 1:
             labels.insert(at, None)
-    elif node.target is _aten.transpose.int:
-        i, j = (int(argument(node, k, f"dim{k - 1}")) % own.ndim for k in (1, 2))
-        labels[i], labels[j] = labels[j], labels[i]
-    elif node.target in (_aten.t.default, _aten.numpy_T.default):
-        labels.reverse()
-    elif node.target is _aten.permute.default:
-        dims = [int(d) % own.ndim for d in argument(node, 1, "dims")]
-        labels = [labels[dims.index(i)] for i in range(own.ndim)]
+    elif (order := permutation(node)) is not None:
+        labels = [labels[order.index(i)] for i in range(own.ndim)]
     elif node.target is _aten.expand.default:
         widened = own.ndim - held.ndim
         labels = labels[widened:]

@@ -33,6 +33,7 @@ from recfx.formats.rotations import check_finite, itq_rotation, random_rotation
 from recfx.ir.numeric import Exactness
 from recfx.ir.program import Program
 from recfx.ops.hamming import QUERY_BITS
+from recfx.passes._properties import CANONICAL
 from recfx.passes.quantize.score_codes import score_in_codes
 from recfx.pipeline import Pass, PassContext, PassSpec, register
 
@@ -102,6 +103,8 @@ class QuantizeEmbeddings(Pass):
         "Scores items by a few bits a column.",
         exactness=Exactness.APPROX,
         changes_state=True,
+        prefers=CANONICAL,
+        establishes=frozenset({"scores-quantised"}),
     )
 
     bits: int = 8
@@ -142,6 +145,8 @@ class BinarizeEmbeddings(QuantizeEmbeddings):
         "Scores items by one bit a column.",
         exactness=Exactness.APPROX,
         changes_state=True,
+        prefers=CANONICAL,
+        establishes=frozenset({"scores-quantised"}),
     )
 
     bits: int = dataclasses.field(default=1, init=False)

@@ -43,6 +43,7 @@ class QuantizeLinears(Pass):
         "Stores the weights of MLP chains and cross layers in fewer bits.",
         exactness=Exactness.APPROX,
         changes_state=True,
+        establishes=frozenset({"linears-quantised"}),
     )
 
     bits: int = 8

@@ -51,6 +51,7 @@ class QuantizeTables(Pass):
         "Stores the tables of grouped lookups in fewer bits.",
         exactness=Exactness.APPROX,
         changes_state=True,
+        establishes=frozenset({"tables-quantised"}),
     )
 
     bits: int = 8
@@ -179,7 +180,7 @@ def _grouped(node: fx.Node, table: fx.Node, ctx: PassContext) -> fx.Node | Miss:
         feature = lookup.Feature(0, 0, dim, 0)
         rows = ctx.call(lookup.grouped_lookup, [table], [column], [], [], [], lookup.encode([feature]), [], dim)
         sizes = [ctx.call(_aten.sym_size.int, ids, axis) for axis in range(tensor_of(ids).ndim)]
-        shaped = rows if len(sizes) == 1 else ctx.call(_aten.view.default, rows, [*sizes, dim])
+        shaped = rows if len(sizes) == 1 else ctx.call(_aten.reshape.default, rows, [*sizes, dim])
     ctx.replace(node, shaped)
     return rows
 

@@ -233,7 +233,7 @@ def _arranged(ctx: PassContext, operand: Operand, wanted: Labels) -> fx.Node:
         node = ctx.call(_aten.squeeze.dim, node, at)
         del labels[at]
     if len(labels) == 2 and [label for label in wanted if label in labels] != labels:
-        node = ctx.call(_aten.transpose.int, node, 0, 1)
+        node = ctx.call(_aten.permute.default, node, [1, 0])
         labels.reverse()
     for at, label in enumerate(wanted):
         if label is None or label not in labels:

@@ -100,19 +100,39 @@ def check_leaf(spec: LeafSpec, leaf: Any, sizes: dict[str, int], dims: Mapping[s
     if spec.kind == "size":
         return  # `Signature.check` compares it once all tensors have told their dimensions
     if spec.kind == "constant":
-        if not same_constant(leaf, spec.value):
-            if spec.value is None:
-                raise InputError(
-                    f"the example inputs had None here, now it is {_kind(leaf)}",
-                    where=f"input {spec.name}",
-                    hint="optimize with example inputs that have it, or leave it out",
-                )
-            raise InputError(
-                f"the value {spec.value!r} was built into the model when it was captured, now it is {leaf!r}",
-                where=f"input {spec.name}",
-                hint="optimize once for each value, or pass a tensor",
-            )
+        return _check_constant(spec, leaf)
+    _check_kind(spec, leaf)
+    if leaf.ndim != len(spec.shape):
+        raise InputError(f"expected {len(spec.shape)} dimensions, got shape {list(leaf.shape)}", where=f"input {spec}")
+    if spec.contiguous and not leaf.is_contiguous():
+        raise InputError(
+            f"expected a contiguous tensor, got strides {list(leaf.stride())}: the model calls as_strided on values computed from it",
+            where=f"input {spec}",
+            hint="pass it with .contiguous()",
+        )
+    for axis, (want, got) in enumerate(zip(spec.shape, leaf.shape, strict=True)):
+        _check_size(spec, axis, want, got, sizes, dims)
+
+
+def _check_constant(spec: LeafSpec, leaf: Any) -> None:
+    """Checks a value that was built into the captured model."""
+    if same_constant(leaf, spec.value):
         return
+    if spec.value is None:
+        raise InputError(
+            f"the example inputs had None here, now it is {_kind(leaf)}",
+            where=f"input {spec.name}",
+            hint="optimize with example inputs that have it, or leave it out",
+        )
+    raise InputError(
+        f"the value {spec.value!r} was built into the model when it was captured, now it is {leaf!r}",
+        where=f"input {spec.name}",
+        hint="optimize once for each value, or pass a tensor",
+    )
+
+
+def _check_kind(spec: LeafSpec, leaf: Any) -> None:
+    """Checks that a leaf is a dense tensor of the dtype and on the device that the model was captured with."""
     if not isinstance(leaf, torch.Tensor):
         raise InputError(
             f"expected a tensor, got {type(leaf).__name__}",
@@ -136,16 +156,6 @@ def check_leaf(spec: LeafSpec, leaf: Any, sizes: dict[str, int], dims: Mapping[s
         raise InputError(
             f"expected a dense tensor, got {layout}", where=f"input {spec}", hint="pass it with .to_dense()"
         )
-    if leaf.ndim != len(spec.shape):
-        raise InputError(f"expected {len(spec.shape)} dimensions, got shape {list(leaf.shape)}", where=f"input {spec}")
-    if spec.contiguous and not leaf.is_contiguous():
-        raise InputError(
-            f"expected a contiguous tensor, got strides {list(leaf.stride())}: the model calls as_strided on values computed from it",
-            where=f"input {spec}",
-            hint="pass it with .contiguous()",
-        )
-    for axis, (want, got) in enumerate(zip(spec.shape, leaf.shape, strict=True)):
-        _check_size(spec, axis, want, got, sizes, dims)
 
 
 def _check_size(

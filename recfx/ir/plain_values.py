@@ -30,7 +30,6 @@ _KINDS: dict[str, dict[str, Any]] = {
     "layout": _named(torch.layout),
     "memory_format": _named(torch.memory_format),
 }
-_TYPES = {"dtype": torch.dtype, "layout": torch.layout, "memory_format": torch.memory_format}
 
 
 def encode(value: Any) -> Any:
@@ -39,34 +38,47 @@ def encode(value: Any) -> Any:
     Raises:
         ArtifactError: It has no plain form.
     """
-    if isinstance(value, fx.Node):
-        return {"node": value.name}
-    if isinstance(value, enum.Enum):
-        return encode_member(value)
-    if isinstance(value, np.generic | np.ndarray):
-        return encode_array(value, encode)
+    for kind, form in _FORMS:
+        if isinstance(value, kind):
+            return form(value)
+    raise _unsaved(value)
+
+
+def _encode_scalar(value: Any) -> Any:
     if isinstance(value, int) and not isinstance(value, bool) and not -(1 << 63) <= value < 1 << 63:
         raise ArtifactError(f"the number {value} is outside int64 and cannot be saved")
-    if type(value) in (bool, int, str, type(None)):
-        return value
     if type(value) is float:
         return value if math.isfinite(value) else {"float": repr(value)}
-    if isinstance(value, tuple | list):
-        return {"tuple" if isinstance(value, tuple) else "list": [encode(v) for v in value]}
-    if isinstance(value, slice):
-        return {"slice": [encode(v) for v in (value.start, value.stop, value.step)]}
-    if isinstance(value, range):
-        return {"range": [value.start, value.stop, value.step]}
-    if isinstance(value, torch.device):
-        return {"device": str(value)}
-    if isinstance(value, complex):
-        return {"complex": [encode(value.real), encode(value.imag)]}
-    for kind, type_ in _TYPES.items():
-        if isinstance(value, type_):
-            return {kind: str(value).removeprefix("torch.")}
-    raise ArtifactError(
+    if type(value) not in (bool, int, str, type(None)):
+        raise _unsaved(value)  # a subclass would come back as its base
+    return value
+
+
+def _encode_items(value: Any) -> Any:
+    return {"tuple" if isinstance(value, tuple) else "list": [encode(item) for item in value]}
+
+
+def _unsaved(value: Any) -> ArtifactError:
+    return ArtifactError(
         f"a {type(value).__name__} cannot be saved", hint="keep only tensors and plain values in the graph"
     )
+
+
+#: How values of each type are written; the first type that fits counts, since NumPy's and enumerated numbers are numbers as well.
+_FORMS: tuple[tuple[Any, Callable[[Any], Any]], ...] = (
+    (fx.Node, lambda value: {"node": value.name}),
+    (enum.Enum, encode_member),
+    ((np.generic, np.ndarray), lambda value: encode_array(value, encode)),
+    ((bool, int, float, str, type(None)), _encode_scalar),
+    ((tuple, list), _encode_items),
+    (slice, lambda value: {"slice": [encode(part) for part in (value.start, value.stop, value.step)]}),
+    (range, lambda value: {"range": [value.start, value.stop, value.step]}),
+    (torch.device, lambda value: {"device": str(value)}),
+    (complex, lambda value: {"complex": [encode(value.real), encode(value.imag)]}),
+    (torch.dtype, lambda value: {"dtype": str(value).removeprefix("torch.")}),
+    (torch.layout, lambda value: {"layout": str(value).removeprefix("torch.")}),
+    (torch.memory_format, lambda value: {"memory_format": str(value).removeprefix("torch.")}),
+)
 
 
 def decode(value: Any, node: Callable[[str], Any], where: str, depth: int = _MOST_DEPTH) -> Any:
@@ -90,31 +102,56 @@ def decode(value: Any, node: Callable[[str], Any], where: str, depth: int = _MOS
     ((kind, held),) = value.items()
     if kind == "node":
         return node(decode_record(str, held, where))
-    if kind in ("tuple", "list", "slice"):
-        items = [decode(v, node, where, depth - 1) for v in decode_record(list[Any], held, where)]
-        if kind == "slice":
-            if len(items) != 3:
-                raise ArtifactError("a slice has three parts", where=where)
-            return slice(*items)
-        return tuple(items) if kind == "tuple" else items
-    if kind in ("numpy", "array"):
-        return decode_array(kind, held, lambda item: decode(item, node, where, depth - 1), where)
-    if kind == "enum":
-        return decode_member(held, where)
-    if kind == "range":
-        start, stop, step = decode_record(tuple[int, int, int], held, where)
-        return range(start, stop, step or 1)
     if kind == "float":
         return decode_record(float, value, where)
-    if kind == "complex":
-        parts = decode_record(tuple[Any, Any], held, where)
-        return complex(*(decode_record(float, decode(part, node, where, depth - 1), where) for part in parts))
+    if kind in _NESTED:
+        return _NESTED[kind](held, lambda item: decode(item, node, where, depth - 1), where)
+    if kind in _FLAT:
+        return _FLAT[kind](held, where)
     name = decode_record(str, held, where)
     if kind == "device" and _DEVICE.fullmatch(name):
         return torch.device(name)
     if kind in _KINDS and name in _KINDS[kind]:
         return _KINDS[kind][name]
     raise ArtifactError(f"{str(value)[:100]} is not an argument", where=where)
+
+
+Decode = Callable[[Any], Any]
+
+
+def _decode_items(held: Any, decode_item: Decode, where: str) -> list[Any]:
+    return [decode_item(item) for item in decode_record(list[Any], held, where)]
+
+
+def _decode_slice(held: Any, decode_item: Decode, where: str) -> slice:
+    parts = _decode_items(held, decode_item, where)
+    if len(parts) != 3:
+        raise ArtifactError("a slice has three parts", where=where)
+    return slice(*parts)
+
+
+def _decode_complex(held: Any, decode_item: Decode, where: str) -> complex:
+    parts = decode_record(tuple[Any, Any], held, where)
+    return complex(*(decode_record(float, decode_item(part), where) for part in parts))
+
+
+def _decode_range(held: Any, where: str) -> range:
+    start, stop, step = decode_record(tuple[int, int, int], held, where)
+    return range(start, stop, step or 1)
+
+
+#: Kinds that hold values: kind -> from what it holds, what decodes an item, and whose argument it is.
+_NESTED: dict[str, Callable[[Any, Decode, str], Any]] = {
+    "list": _decode_items,
+    "tuple": lambda held, decode_item, where: tuple(_decode_items(held, decode_item, where)),
+    "slice": _decode_slice,
+    "complex": _decode_complex,
+    "numpy": lambda held, decode_item, where: decode_array("numpy", held, decode_item, where),
+    "array": lambda held, decode_item, where: decode_array("array", held, decode_item, where),
+}
+
+#: Kinds that hold no other values.
+_FLAT: dict[str, Callable[[Any, str], Any]] = {"enum": decode_member, "range": _decode_range}
 
 
 def decode_plain(value: Any, where: str) -> Any:

@@ -19,8 +19,9 @@ from recfx.pipeline.context import PassContext
 from recfx.pipeline.gate import Gate
 from recfx.pipeline.instruments import Instrument
 from recfx.pipeline.records import MissRecord, PassRecord, PipelineResult
+from recfx.pipeline.registry import establishing
 from recfx.pipeline.reproducer import write_reproducer
-from recfx.pipeline.spec import DATA_DEPENDENT
+from recfx.pipeline.spec import DATA_DEPENDENT, PassSpec
 from recfx.pipeline.text import parse_pipeline
 from recfx.pipeline.validate import require_valid
 
@@ -184,13 +185,22 @@ def run_pass(
         text=str(item),
         exactness=spec.exactness.value,
         fired=ctx.fired,
-        misses=tuple(ctx.misses),
+        misses=(*_unprepared(before, spec), *ctx.misses),
         operators=(before.operator_count(), after.operator_count()),
         state_bytes=(before.state_bytes(), after.state_bytes()),
         seconds=ran - start,
         verify_seconds=time.perf_counter() - ran,
     )
     return after, record
+
+
+def _unprepared(program: Program, spec: PassSpec) -> list[MissRecord]:
+    """A miss for each property that the pass prefers and the program does not have, or that it avoids and the program has."""
+    reasons = [
+        *(f"the program is not {name!r}, {establishing(name)}" for name in sorted(spec.prefers - program.properties)),
+        *(f"the program is {name!r} already; move the pass up" for name in sorted(spec.avoids & program.properties)),
+    ]
+    return [MissRecord(spec.name, "order", "", "", reason) for reason in reasons]
 
 
 def _differ(before: Program, after: Program) -> bool:

@@ -11,6 +11,7 @@ from recfx.ir.program import Program
 Check = Callable[[Program], "str | None"]
 
 _CHECKS: dict[str, Check] = {}
+_DEFAULTS: dict[str, Check] = {}
 
 
 def property_check(name: str) -> Callable[[Check], Check]:
@@ -29,17 +30,23 @@ def property_check(name: str) -> Callable[[Check], Check]:
     return declare
 
 
+def default_check(name: str, check: Check) -> None:
+    """What a property means as long as nothing else is declared; the first default stays."""
+    _DEFAULTS.setdefault(name, check)
+
+
 def why_not(program: Program, name: str) -> str | None:
     """Why a program does not have a property; None when it has it.
 
     Raises:
         PipelineError: Nothing says what the property means.
     """
-    if name not in _CHECKS:
+    check = _CHECKS.get(name, _DEFAULTS.get(name))
+    if check is None:
         raise PipelineError(
             f"nothing says what {name!r} means", hint=f"declare it with @recfx.pipeline.property_check({name!r})"
         )
-    return _CHECKS[name](program)
+    return check(program)
 
 
 @property_check("functional")

@@ -5,7 +5,10 @@ from __future__ import annotations
 import difflib
 
 from recfx.errors import PipelineError
+from recfx.ir.program import Program
+from recfx.ir.verify import Level
 from recfx.pipeline.base import Pass
+from recfx.pipeline.properties import Check, default_check
 
 _PASSES: dict[str, type[Pass]] = {}
 
@@ -25,7 +28,21 @@ def register(cls: type[Pass]) -> type[Pass]:
             hint="rename one of them",
         )
     _PASSES[name] = cls
+    for established in cls.spec.establishes:
+        default_check(established, _left_alone_by(cls))
     return cls
+
+
+def _left_alone_by(cls: type[Pass]) -> Check:
+    """What a property means unless it is declared otherwise: the pass that establishes it has nothing left to do."""
+
+    def check(program: Program) -> str | None:
+        from recfx.pipeline.pipeline import run_pass
+
+        _, record = run_pass(cls(), program, verify=Level.OFF)
+        return f"{cls.spec.name} would still rewrite it {record.fired} time(s)" if record.fired else None
+
+    return check
 
 
 def find(name: str) -> type[Pass]:
@@ -43,6 +60,12 @@ def find(name: str) -> type[Pass]:
             else f"known passes: {', '.join(sorted(_PASSES)) or 'none'}",
         )
     return _PASSES[name]
+
+
+def establishing(name: str) -> str:
+    """Which registered passes establish a property, as a hint."""
+    found = sorted(cls.spec.name for cls in _PASSES.values() if name in cls.spec.establishes)
+    return f"which {' or '.join(found)} establishes; add it before" if found else "which no registered pass establishes"
 
 
 def registered() -> dict[str, type[Pass]]:

@@ -23,6 +23,8 @@ class PassSpec:
         summary: One sentence.
         exactness: EXACT keeps every bit, REASSOC reorders sums, APPROX changes the function.
         requires: Properties the program must have.
+        prefers: Properties without which the pass runs but finds less; a miss tells which are not there.
+        avoids: Properties with which the pass runs but finds less, likewise.
         forbids: Properties the program must not have.
         establishes: Properties the program has afterwards.
         invalidates: Properties the program may lose.
@@ -37,6 +39,8 @@ class PassSpec:
     summary: str
     exactness: Exactness = Exactness.EXACT
     requires: frozenset[str] = frozenset({"functional"})
+    prefers: frozenset[str] = frozenset()
+    avoids: frozenset[str] = frozenset()
     forbids: frozenset[str] = frozenset()
     establishes: frozenset[str] = frozenset()
     invalidates: frozenset[str] = frozenset()
@@ -48,8 +52,10 @@ class PassSpec:
 
     def __post_init__(self) -> None:
         if not _NAME.fullmatch(self.name):
-            raise PipelineError(f"{self.name!r} is no pass name", hint="write it in kebab-case: 'fuse-lookups'")
-        for field in ("requires", "forbids", "establishes", "invalidates", "preserves", "needs"):
+            raise PipelineError(
+                f"{self.name!r} is not the name of a pass", hint="write it in kebab-case: 'fuse-lookups'"
+            )
+        for field in ("requires", "prefers", "avoids", "forbids", "establishes", "invalidates", "preserves", "needs"):
             object.__setattr__(self, field, frozenset(getattr(self, field)))
         if unknown := self.needs - NEEDS:
             raise PipelineError(f"unknown needs {sorted(unknown)}", where=self.name, hint=f"known: {sorted(NEEDS)}")

@@ -6,6 +6,7 @@ from collections.abc import Collection, Sequence
 
 from recfx.errors import PipelineError
 from recfx.pipeline.base import Pass
+from recfx.pipeline.registry import registered
 
 
 def violations(passes: Sequence[Pass], properties: Collection[str], resources: Collection[str] = ()) -> list[str]:
@@ -24,7 +25,9 @@ def violations(passes: Sequence[Pass], properties: Collection[str], resources: C
         for missing in sorted(spec.requires - held):
             found.append(f"{place} requires {missing!r}, {_who_establishes(missing, passes, index)}")
         for present in sorted(spec.forbids & held):
-            found.append(f"{place} must not run once the program is {present!r}; move it before what makes it so")
+            found.append(
+                f"{place} must not run once the program is {present!r}; move it before {_establisher(present, passes, index)}"
+            )
         for need in sorted(spec.needs - set(resources)):
             found.append(f"{place} needs {need}; pass {need.replace('-', '_')}= to optimize")
         if spec.idempotent and index and passes[index - 1] == item:
@@ -44,6 +47,12 @@ def require_valid(passes: Sequence[Pass], properties: Collection[str], resources
         )
 
 
+def _establisher(name: str, passes: Sequence[Pass], index: int) -> str:
+    """What made the program so before a position."""
+    earlier = [(i, p.spec.name) for i, p in enumerate(passes[:index]) if name in p.spec.establishes]
+    return f"{earlier[0][1]} (number {earlier[0][0] + 1})" if earlier else "what makes it so"
+
+
 def _who_establishes(name: str, passes: Sequence[Pass], index: int) -> str:
     later = [p.spec.name for p in passes[index + 1 :] if name in p.spec.establishes]
     if later:
@@ -51,4 +60,6 @@ def _who_establishes(name: str, passes: Sequence[Pass], index: int) -> str:
     earlier = [p.spec.name for p in passes[:index] if name in p.spec.establishes]
     if earlier:
         return f"which {earlier[-1]} established but a pass in between invalidated"
-    return "which no pass in the pipeline establishes"
+    known = sorted(item.spec.name for item in registered().values() if name in item.spec.establishes)
+    hint = f"; add {' or '.join(known)} before it" if known else ""
+    return f"which no pass in the pipeline establishes{hint}"

@@ -80,6 +80,7 @@ FAST_CALLS: dict[Any, Callable[..., Any]] = {
             ("sigmoid", "default"),
             ("softmax", "int"),
             ("sqrt", "default"),
+            ("square", "default"),
             ("squeeze", "dim"),
             ("stack", "default"),
             ("sub", "Tensor"),

@@ -118,9 +118,16 @@ def compare_on_trials(before: Program, after: Program, exactness: Exactness, *, 
 
 
 def _prepared(passes: Sequence[Pass], program: Program) -> Program:
-    """The program after passes that establish the properties that the first one requires."""
-    for name in sorted(passes[0].spec.requires - program.properties) if passes else ():
+    """The program after passes that establish what the first one requires, and in exact ways what it prefers."""
+    if not passes:
+        return program
+    spec = passes[0].spec
+    for name in sorted((spec.requires | spec.prefers) - program.properties):
         makers = [cls for cls in registered().values() if name in cls.spec.establishes and not cls.spec.needs]
+        if name not in spec.requires:
+            makers = [cls for cls in makers if cls.spec.exactness is Exactness.EXACT]
+            if not makers:
+                continue
         if not makers:
             raise AssertionError(f"{passes[0]} requires {name!r}, which no registered pass establishes: give a program")
         program = Pipeline([makers[0]]).run(program).program

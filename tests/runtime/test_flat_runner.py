@@ -90,6 +90,7 @@ SAMPLES: dict[Any, tuple[Any, ...]] = {
     aten.sigmoid.default: (numbers(3),),
     aten.softmax.int: (numbers(3, 4), 1),
     aten.sqrt.default: (numbers(3).abs(),),
+    aten.square.default: (numbers(3),),
     aten.squeeze.dim: (numbers(3, 1), 1),
     aten.stack.default: ([numbers(3), numbers(3)], 1),
     aten.sub.Tensor: (numbers(3), numbers(3).flip(0)),

@@ -91,36 +91,56 @@ def emit_gemm(
     )
 
 
-def emit_norm(
-    builder: PlanBuilder,
-    value: Value,
-    out: Value,
-    weight: torch.Tensor | None,
-    bias: torch.Tensor | None,
-    eps: float,
-    *,
-    activation: int = 0,
-    number: float = 0.0,
-    vectors: ActivationVectors | None = None,
-    residual: Value | None = None,
-) -> None:
-    """Adds a layer norm over the last dimension, with an optional activation and residual."""
+@dataclasses.dataclass(frozen=True)
+class Norm:
+    """A layer norm over the last dimension.
+
+    Attributes:
+        weight: [N], or None for ones.
+        bias: [N], or None for zeros.
+        eps: Added to the variance.
+    """
+
+    weight: torch.Tensor | None
+    bias: torch.Tensor | None
+    eps: float
+
+
+@dataclasses.dataclass(frozen=True)
+class Epilogue:
+    """What follows a norm in the same step.
+
+    Attributes:
+        activation: Position in `mlp.ACTIVATIONS`.
+        number: The activation's parameter.
+        vectors: The activation's vectors, by the name of their pointer.
+        residual: Added last.
+    """
+
+    activation: int = 0
+    number: float = 0.0
+    vectors: ActivationVectors = dataclasses.field(default_factory=dict)
+    residual: Value | None = None
+
+
+def emit_norm(builder: PlanBuilder, value: Value, out: Value, norm: Norm, epilogue: Epilogue | None = None) -> None:
+    """Adds a layer norm over the last dimension, with what follows it."""
+    after = epilogue or Epilogue()
     n = value.dims[-1].size
-    pointers: dict[int, int] = {NormPointer[name]: at for name, at in (vectors or {}).items()}
-    if weight is not None:
-        pointers[NormPointer.WEIGHT] = builder.packer.vector(weight, n)
-    if bias is not None:
-        pointers[NormPointer.BIAS] = builder.packer.vector(bias, n)
+    pointers: dict[int, int] = {NormPointer[name]: at for name, at in after.vectors.items()}
+    for pointer, vector in ((NormPointer.WEIGHT, norm.weight), (NormPointer.BIAS, norm.bias)):
+        if vector is not None:
+            pointers[pointer] = builder.packer.vector(vector, n)
     views: dict[int, View] = {NormView.INPUT: rows_of(value)}
-    if residual is not None:
-        views[NormView.RESIDUAL] = rows_of(residual)
+    if after.residual is not None:
+        views[NormView.RESIDUAL] = rows_of(after.residual)
     builder.emit(
         Kind.NORM,
         out,
         rows_of(out).runs,
         views,
-        ints={NormInt.ACTIVATION: activation},
-        floats={NormFloat.EPSILON: eps, NormFloat.ACTIVATION_NUMBER: number},
+        ints={NormInt.ACTIVATION: after.activation},
+        floats={NormFloat.EPSILON: norm.eps, NormFloat.ACTIVATION_NUMBER: after.number},
         pointers=pointers,
     )
 
@@ -196,8 +216,7 @@ def emit_layer(
     def tensor(position: int) -> torch.Tensor | None:
         return builder.tensor(params[position]) if position >= 0 else None
 
-    weight = tensor(layer.weight)
-    assert weight is not None
+    weight = builder.tensor(params[layer.weight])
     n = weight.shape[0]
     vectors = activation_vectors(builder, layer, params, n)
     activation = mlp.ACTIVATIONS.index(layer.activation)
@@ -219,18 +238,8 @@ def emit_layer(
         return
     raw = builder.temp(out.dims)
     emit_gemm(builder, x, weight, raw, **common)
-    emit_norm(
-        builder,
-        raw,
-        out,
-        tensor(layer.norm_weight),
-        tensor(layer.norm_bias),
-        layer.norm_eps,
-        activation=activation,
-        number=layer.number,
-        vectors=vectors,
-        residual=residual,
-    )
+    norm = Norm(tensor(layer.norm_weight), tensor(layer.norm_bias), layer.norm_eps)
+    emit_norm(builder, raw, out, norm, Epilogue(activation, layer.number, vectors, residual))
 
 
 def emit_row_dice(
@@ -239,8 +248,8 @@ def emit_row_dice(
     """Adds a Dice whose gate is normalised over each row: one norm, which gates its input."""
     gate_scale, gate_shift = (builder.tensor(params[p]) for p in (layer.gate_scale, layer.gate_shift))
     slope = {"SLOPE": builder.packer.vector(builder.tensor(params[layer.slope]), x.dims[-1].size)}
-    code = mlp.ACTIVATIONS.index("row-dice")
-    emit_norm(builder, x, out, gate_scale, gate_shift, layer.number, activation=code, vectors=slope, residual=residual)
+    epilogue = Epilogue(mlp.ACTIVATIONS.index("row-dice"), vectors=slope, residual=residual)
+    emit_norm(builder, x, out, Norm(gate_scale, gate_shift, layer.number), epilogue)
 
 
 @rule(cross.cross)

@@ -12,7 +12,7 @@ from recfx.kernels.codes import Kind, Op, Reduction
 from recfx.kernels.slots import ReduceInt, ReduceView, SoftmaxView
 from recfx.targets.native.builder import PlanBuilder, rows_of, three_runs, view
 from recfx.targets.native.rules.copies import compact
-from recfx.targets.native.rules.gemm import emit_norm, even_rows
+from recfx.targets.native.rules.gemm import Norm, emit_norm, even_rows
 from recfx.targets.native.rules.integer import emit_integer_sum
 from recfx.targets.native.rules.pointwise import emit_pointwise
 from recfx.targets.native.rules.registry import rule
@@ -133,12 +133,6 @@ def _layer_norm(builder: PlanBuilder, node: fx.Node) -> None:
         raise Unsupported("it normalises over several dimensions")
     value = even_rows(builder, x, mixed=True)
     out = builder.result(node, anywhere=True, like=[value])
-    emit_norm(
-        builder,
-        value,
-        out,
-        builder.tensor(weight) if weight is not None else None,
-        builder.tensor(bias) if bias is not None else None,
-        float(epsilon),
-    )
+    weight, bias = (None if read is None else builder.tensor(read) for read in (weight, bias))
+    emit_norm(builder, value, out, Norm(weight, bias, float(epsilon)))
     builder.values[node] = out

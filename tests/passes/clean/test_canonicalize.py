@@ -56,12 +56,12 @@ LEAVES_ALONE = {
     "real cast": Case(lambda: Function(lambda m, x: x.to(torch.float64) + 1), X, reason="changes dtype"),
     "integer division": Case(lambda: Function(lambda m, x: x / 1), IDS, reason="dtype"),
     "square transpose": Case(
-        lambda: Function(lambda m, x: torch.bmm(x, x.transpose(1, 2))),
+        lambda: Function(lambda m, x: torch.bmm(x, x.permute(0, 2, 1))),
         (torch.randn(3, 4, 4),),
         reason=None,
     ),
     "contiguous of a transpose": Case(
-        lambda: Function(lambda m, x: x.transpose(1, 2).contiguous() + 1), (torch.randn(3, 4, 5),), reason="strides"
+        lambda: Function(lambda m, x: x.permute(0, 2, 1).contiguous() + 1), (torch.randn(3, 4, 5),), reason="strides"
     ),
 }
 
@@ -140,5 +140,5 @@ def test_any_chain_of_steps_keeps_its_bits(names: list[str]) -> None:
 
 
 def test_an_expanded_value_times_one_is_not_the_same_memory() -> None:
-    body = Function(lambda m, x: (x[:, :, None].expand(-1, 4, 3) * 1).view(-1, 12))
+    body = Function(lambda m, x: (x[:, :, None].expand(-1, 4, 3) * 1).reshape(-1, 12))
     check_does_not_fire("canonicalize", Case(lambda: body, X, reason="strides"))

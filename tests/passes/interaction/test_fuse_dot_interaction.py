@@ -83,7 +83,7 @@ FIRES = {
     ),
     "mask": case(lambda m, x: mm(x)[:, m.i], i=mask(True)),
     "masked_select": case(
-        lambda m, x: torch.masked_select(mm(x), m.i).view(-1, 6), fired=2, i=mask(False)
+        lambda m, x: torch.masked_select(mm(x), m.i).view(-1, 6), i=mask(False)
     ),
     "rows of the matrix": case(lambda m, x: (lambda z: torch.cat([z[:, i, i + 1 :] for i in range(F - 1)], 1))(mm(x))),
     "loop, stacked": case(lambda m, x: torch.stack([(x[:, i] * x[:, j]).sum(-1) for i, j in pairs(True)], 1)),

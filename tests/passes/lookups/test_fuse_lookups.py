@@ -105,7 +105,9 @@ MAX = refused("maximum", lambda m, i: torch.cat([F.embedding_bag(i, m.a.weight, 
 NEGATIVE = {
     "maximum": MAX,
     "alone": refused("no other lookup", lambda m, i: m.a(i[:, 0]) * 2),
-    "joined along the batch": refused("joins rows", lambda m, i: torch.cat([m.a(i[:, 0])], 0)),
+    "joined along the batch": refused(
+        "joins rows", lambda m, i: (lambda rows: torch.cat([rows, rows * 2], 0))(m.a(i[:, 0]))
+    ),
     "a computed table": refused(
         "computed", lambda m, i: torch.cat([F.embedding(i[:, 0], m.a.weight * i.sum()), i.float()], 1)
     ),
