@@ -7,11 +7,13 @@ from collections.abc import Callable
 from recfx.errors import PipelineError
 from recfx.ir.functional_ops import is_inplace
 from recfx.ir.program import Program
+from recfx.ir.verify import Level
+from recfx.pipeline.pipeline import run_pass
+from recfx.pipeline.registry import registered
 
 Check = Callable[[Program], "str | None"]
 
 _CHECKS: dict[str, Check] = {}
-_DEFAULTS: dict[str, Check] = {}
 
 
 def property_check(name: str) -> Callable[[Check], Check]:
@@ -30,23 +32,31 @@ def property_check(name: str) -> Callable[[Check], Check]:
     return declare
 
 
-def default_check(name: str, check: Check) -> None:
-    """What a property means as long as nothing else is declared; the first default stays."""
-    _DEFAULTS.setdefault(name, check)
-
-
 def why_not(program: Program, name: str) -> str | None:
     """Why a program does not have a property; None when it has it.
 
     Raises:
         PipelineError: Nothing says what the property means.
     """
-    check = _CHECKS.get(name, _DEFAULTS.get(name))
+    check = _CHECKS.get(name) or _left_alone(name)
     if check is None:
         raise PipelineError(
             f"nothing says what {name!r} means", hint=f"declare it with @recfx.pipeline.property_check({name!r})"
         )
     return check(program)
+
+
+def _left_alone(name: str) -> Check | None:
+    """What a property means unless it is declared: the pass that establishes it has nothing left to do."""
+    makers = [cls for cls in registered().values() if name in cls.spec.establishes and not cls.spec.needs]
+    if not makers:
+        return None
+
+    def check(program: Program) -> str | None:
+        _, record = run_pass(makers[0](), program, verify=Level.OFF)
+        return f"{makers[0].spec.name} would still rewrite it {record.fired} time(s)" if record.fired else None
+
+    return check
 
 
 @property_check("functional")

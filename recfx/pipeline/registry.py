@@ -5,10 +5,7 @@ from __future__ import annotations
 import difflib
 
 from recfx.errors import PipelineError
-from recfx.ir.program import Program
-from recfx.ir.verify import Level
 from recfx.pipeline.base import Pass
-from recfx.pipeline.properties import Check, default_check
 
 _PASSES: dict[str, type[Pass]] = {}
 
@@ -28,21 +25,7 @@ def register(cls: type[Pass]) -> type[Pass]:
             hint="rename one of them",
         )
     _PASSES[name] = cls
-    for established in cls.spec.establishes:
-        default_check(established, _left_alone_by(cls))
     return cls
-
-
-def _left_alone_by(cls: type[Pass]) -> Check:
-    """What a property means unless it is declared otherwise: the pass that establishes it has nothing left to do."""
-
-    def check(program: Program) -> str | None:
-        from recfx.pipeline.pipeline import run_pass
-
-        _, record = run_pass(cls(), program, verify=Level.OFF)
-        return f"{cls.spec.name} would still rewrite it {record.fired} time(s)" if record.fired else None
-
-    return check
 
 
 def find(name: str) -> type[Pass]:
