@@ -32,9 +32,9 @@ EMPTY, USUAL, LONG = Bags(0, 0), Bags(0, 3), Bags(20, 40)
 INTRODUCTION = """\
 # TorchRec
 
-What recfx does with each module of torchrec {version}. A model that is taken is compared with the library's own in eager mode at batches
+The modules of torchrec {version} and how recfx runs them. A captured model is compared with the library's own in eager mode at batches
 {batches}, with usual, empty and long bags, by a test that also checks this page (`make thirdparty`). The other columns are as in
-[the table of models](thirdparty.md): what torch runs of the compiled model, and its time over eager's, on one thread, at one row and at
+[the table of models](thirdparty.md): the operators of the compiled model that torch runs, and its time over eager's, on one thread, at one row and at
 {example} rows. "Eager kept" says that the module itself was faster and runs in the default mode. Modules that return jagged tensors read
 rows that belong to no batch row, which torch looks up.
 
@@ -44,7 +44,7 @@ rows that belong to no batch row, which torch looks up.
 
 REMARKS = """
 The batch of a KeyedJaggedTensor is its stride, or the number of columns of its inverse indices. Strides of each key and inverse
-indices are carried when the example inputs have them. A compiled model takes what the example inputs had: a call with weights, strides
+indices are carried when the example inputs have them. A compiled model takes inputs of the same form as the example inputs: a call with weights, strides
 or inverse indices that the example lacked is an `InputError`, as is a stride that the lengths contradict, offsets that do not start at 0,
 lengths that do not add up to the number of values, or a KeyedTensor whose `key_dim` is not 1.
 
