@@ -53,7 +53,7 @@ def test_every_case_runs_and_is_counted(name: str) -> None:
     model = case.model()
     work = count_work(model, case.inputs(model, 2, None, 0))
     assert work.lookups > 0
-    assert work.weight_bytes > 0 or name == "mf"  # nothing but its two tables, read by rows
+    assert work.weight_bytes > 0 or name == "mf"  # only its two tables, read by rows
     assert work.flops > 0 or name in ("lightgcn", "mf")
 
 
@@ -64,6 +64,6 @@ def test_names_must_differ_and_plug_ins_be_of_their_kind(tmp_path: object, monke
     with pytest.raises(InputError, match="two of CASES are called"):
         registry.all_cases()
     module.CASES = ("dlrm",)  # type: ignore[attr-defined]
-    with pytest.raises(InputError, match="is no Case"):
+    with pytest.raises(InputError, match="is not a Case"):
         registry.all_cases()
     assert all(isinstance(case, Case) for case in CASES.values())

@@ -46,7 +46,7 @@ def test_it_learns(
 ) -> None:
     train(monkeypatch, folder, "--epochs", "30", "--out", str(folder / "out"), *extra)
     lines = lines_of(capsys)
-    assert lines[-1]["recall@20"] > 0.9  # nine items of the own group are left to rank first
+    assert lines[-1]["recall@20"] > 0.9  # nine items of the own group remain to rank first
     assert lines[-1]["loss"] < lines[0]["loss"]
     assert {name: tuple(t.shape) for name, t in load_file(folder / "out").items()} == {
         "users": (40, 8),

@@ -205,7 +205,7 @@ def test_groups_and_names_to_leave_out() -> None:
     assert not any(name.startswith("din") for name in names)
     for group in registry.GROUPS:
         assert registry.select(cases, [f"@{group}"], "case", registry.GROUPS)
-    with pytest.raises(InputError, match="no group '@nothing'"):
+    with pytest.raises(InputError, match="unknown group '@nothing'"):
         registry.select(cases, ["@nothing"], "case", registry.GROUPS)
 
 

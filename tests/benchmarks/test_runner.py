@@ -226,7 +226,7 @@ def test_memory_is_read_where_the_system_says(tmp_path: Path) -> None:
 def test_the_peers_are_found() -> None:
     peers = registry.all_peers()
     assert {"eager", "recfx", "torch.compile"} <= peers.keys()
-    with pytest.raises(InputError, match="no peer 'eagre'"):
+    with pytest.raises(InputError, match="unknown peer 'eagre'"):
         registry.select(peers, ["eagre"], "peer")
     assert [p.name for p in registry.select(peers, ["torch.*", "eager", "torch.compile"], "peer")] == [
         *[name for name in peers if name.startswith("torch.")],

@@ -113,7 +113,7 @@ class LoopMended(Base):
 
 
 class PicksByRow(Base):
-    """A constant that differs from row to row is no tile and no range."""
+    """A constant that differs from row to row is neither a tile nor a range."""
 
     def forward(self, history):
         weights = torch.tensor([float(i * i) for i in range(len(history))])

@@ -35,7 +35,7 @@ def test_a_line_holds_at_the_third_batch_as_well(factor: int, base: int, batches
         ([1.0 / 4, 1.0 / 5, 1.0 / 7], Line(0, 0, True, 1.0)),
         ([0.75, 3.0 / 5, 3.0 / 7], Line(0, 0, True, 3.0)),
         ([0.75, 3.0 / 5, 3.0 / 8], None),
-        ([2.0, 2.5, 3.5], None),  # half a batch is no whole number at every batch
+        ([2.0, 2.5, 3.5], None),  # half a batch is not a whole number at every batch
         ([1, 2.0, 3.0], None),
         ([0.5, 0.5, 0.5], None),
         ([3, 3, 3], Line(0, 3)),

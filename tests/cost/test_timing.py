@@ -214,8 +214,8 @@ def test_an_interrupt_is_not_a_measurement_error() -> None:
 @pytest.mark.parametrize(
     ("names", "arguments", "message"),
     [
-        ("", {}, "no candidate ''"),
-        ("ab", {"baseline": "c"}, "no candidate 'c'"),
+        ("", {}, "the candidate '' to compare with"),
+        ("ab", {"baseline": "c"}, "the candidate 'c' to compare with"),
         ("a", {"min_rounds": 0}, "at least 0"),
         ("a", {"min_rounds": 3, "max_rounds": 2}, "at most 2"),
     ],

@@ -67,14 +67,14 @@ REFUSED: dict[str, tuple[str, Change, str]] = {
         lambda d: d["signature"].update(in_spec=d["signature"]["in_spec"].replace('[\\"bias\\"]', "[]")),
         "0 keys for 1 values",
     ),
-    "outputs that are no list": ("program.json", lambda d: d["nodes"][-1].update(args=[1]), "expected an object"),
+    "outputs in another form": ("program.json", lambda d: d["nodes"][-1].update(args=[1]), "expected an object"),
     "a file elsewhere": (
         "manifest.json",
         lambda m: m["files"].update({"../other.json": {"bytes": 1, "crc32": 1}}),
         "not the name of a file",
     ),
     "a negative size": ("manifest.json", lambda m: m["files"]["program.json"].update(bytes=-1), "-1 bytes"),
-    "a checksum that is no number": (
+    "a checksum that is a text": (
         "manifest.json", lambda m: m["files"]["program.json"].update(crc32="0"), "expected an integer"
     ),
     "another checksum": ("manifest.json", lambda m: m["files"]["state.safetensors"].update(crc32=1), "damaged"),

@@ -128,7 +128,7 @@ def test_a_row_in_several_samples_has_the_sum_of_its_places() -> None:
 
 
 def test_hutchinson_stops_when_the_mean_settles_even_below_zero() -> None:
-    """A diagonal Hessian gives every probe the same value: two are enough, whatever its sign."""
+    """A diagonal Hessian gives every probe the same value: two are enough, for either sign."""
     x = torch.randn(5, generator=torch.Generator().manual_seed(0), dtype=torch.float64)
     for sign in (1.0, -1.0):
         estimate = hutchinson_trace(lambda v, s=sign: s * (v**4).sum(), [x], probes=50)

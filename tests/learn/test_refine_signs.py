@@ -1,4 +1,4 @@
-"""Refined signs of users: no loss rises, nothing but signs changes, and what a better model ranks first is found."""
+"""Refined signs of users: no loss rises, only signs change, and the first items of a better model are found."""
 
 from __future__ import annotations
 
@@ -157,7 +157,7 @@ def test_nothing_to_refine() -> None:
     assert refine_signs(empty, drawn(0, 5, 8), torch.empty(0, 3, dtype=torch.int64)).codes.shape == (0, 8)
     lone = sign_rows(drawn(0, 3, 8))
     same = refine_signs(lone, drawn(1, 1, 8), torch.zeros(3, 1, dtype=torch.int64))
-    assert torch.equal(same.codes, lone.codes)  # the only item is first whatever the signs
+    assert torch.equal(same.codes, lone.codes)  # the only item is first for any signs
 
 
 USERS, ITEMS, TOP = sign_rows(drawn(0, 4, 8)), drawn(1, 9, 8), torch.zeros(4, 2, dtype=torch.int64)

@@ -248,7 +248,7 @@ def test_bad_embeddings(message: str) -> None:
         (lambda: Index.from_embeddings(FINE).search(FINE[:1], 1, exclude=[torch.tensor([0.5])]), "integers"),
         (lambda: Index.from_embeddings(FINE).search(FINE[:1], 1, exclude=[]), "0 lists"),
         (lambda: Index.from_embeddings(FINE).search(FINE[:1], 1, exclude=(torch.tensor([0, 2]), torch.tensor([1]))), "row starts"),
-        (lambda: Index.from_embeddings(FINE).delete(torch.tensor([4])), "no item 4"),
+        (lambda: Index.from_embeddings(FINE).delete(torch.tensor([4])), "the item 4 does not exist"),
         (lambda: Index.from_embeddings(FINE).update(torch.tensor([1, 1]), FINE[:2]), "each once"),
         (lambda: Index.from_embeddings(FINE).add(torch.ones(1, 9)), "8 columns"),
     ],

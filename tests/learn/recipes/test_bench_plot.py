@@ -1,4 +1,4 @@
-"""The scatter plot is a drawing that can be read, whatever the points are."""
+"""The scatter plot is a drawing that can be read, for any points."""
 
 from __future__ import annotations
 
