@@ -81,7 +81,7 @@ class TwoStageIndex:
         """
         if metric not in ("ip", "cosine") or rescore not in ("float32", "float16", "int8"):
             raise InputError(
-                f"a search in two stages by {metric!r} does not exist with rows of {rescore!r}", where=_WHERE
+                f"a search in two stages does not exist by {metric!r} with rows of {rescore!r}", where=_WHERE
             )
         values = grids.checked(items, None, "items")
         if metric == "cosine":
