@@ -1,4 +1,4 @@
-"""Typed access to what a node holds: its value, and its arguments.
+"""Typed access to the value and the arguments of a node.
 
 `node.meta["val"]` and `node.args` have no useful static type. These functions check the type that a caller expects, so that a graph
 that breaks the expectation fails with the node and the user's line.

@@ -158,7 +158,7 @@ def _check_arithmetic(node: fx.Node, value_of: Value, where: str) -> None:
     values = [value_of(a) if isinstance(a, fx.Node) else a for a in node.args]
     if node.target is operator.getitem:
         if len(values) != 2 or not isinstance(values[0], tuple | list) or type(values[1]) is not int:
-            raise ArtifactError("items are taken from what an operator gives, by number", where=where)
+            raise ArtifactError("items are taken from the results of an operator, by number", where=where)
         if not -len(values[0]) <= values[1] < len(values[0]):
             raise ArtifactError(f"item {values[1]} of {len(values[0])}", where=where)
         return

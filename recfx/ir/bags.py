@@ -127,7 +127,7 @@ class Bags:
         Args:
             leaves: The flat inputs.
             lengths: The length of every bag, int64 [runs, B].
-            index: For each stream the places of its ids in the given leaves, one run after another; -1 stands for an entry of zero.
+            index: For each stream the places of its ids in the given leaves, one run after another; -1 is an entry of zero.
                 Places count the given ids one run after another too. Matrices hold equally many ids in each row, so the last bag of a
                 shorter row is extended.
 

@@ -30,7 +30,7 @@ class Axis:
 
     @property
     def size(self) -> str:
-        """The size of the dimension, as a signature says it."""
+        """The size of the dimension, as signatures write it."""
         return BATCH if self.step == 1 else f"{self.step}*{BATCH}"
 
 
@@ -51,7 +51,7 @@ class Arrangement:
         return not self.sizes and all(axis is None or axis == Axis(0) for axis in self.axes)
 
     def resized(self, leaves: Sequence[Any], rows: int, batch: int) -> list[Any]:
-        """Inputs of another batch size, whose rows are the example's in turn.
+        """Inputs of another batch size, whose rows repeat the example's in order.
 
         Args:
             leaves: The example.

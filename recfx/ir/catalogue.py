@@ -42,7 +42,7 @@ def make_catalogue(columns: Mapping[str, torch.Tensor]) -> Catalogue:
     """The catalogue of `constant_inputs` with `catalogue=True`: the first entry holds the ids.
 
     Raises:
-        InputError: There are no ids, an id is there twice or negative, or a column has another length.
+        InputError: There are no ids, an id is repeated or negative, or a column has another length.
     """
     (key, ids), *rest = columns.items()
     if ids.dtype is not torch.int64 or ids.ndim != 1 or not len(ids):

@@ -4,7 +4,7 @@ A container caches what it computes (offsets, lengths per key), and its caches a
 is therefore reduced to the tensors that define it. The rest of a container is either derived from them, which is checked,
 or refused: nothing that an eager model would read is dropped silently.
 
-TorchRec itself is never imported here: whoever passes such a container has imported it.
+This module never imports TorchRec: callers that pass such a container have imported it.
 """
 
 from __future__ import annotations
@@ -218,7 +218,7 @@ def _inverse(value: Any) -> Any:
 
 
 def _check_strides(value: Any, lengths: Any, inverse: Any) -> None:
-    """Raises when a stride that was given differs from what lengths, strides per rank and inverse indices say."""
+    """Raises when a stride that was given differs from the lengths, strides per rank and inverse indices."""
     per_rank = value._stride_per_key_per_rank
     if value._variable_stride_per_key not in (None, per_rank is not None):
         raise _error(value, "a variable_stride_per_key that differs from its strides", "leave it to the constructor")

@@ -24,7 +24,7 @@ EFFECTS = {
 def remove_dead_code(graph: fx.Graph) -> int:
     """Erases, last first, every operator and attribute read that nothing uses and that has no effect; returns how many.
 
-    torch's own elimination keeps dropout and other random operators, which a functional inference graph need not.
+    torch's own elimination keeps dropout and other random operators, which have no effect in a functional inference graph.
     """
     count = 0
     for node in reversed(graph.nodes):

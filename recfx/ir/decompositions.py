@@ -1,7 +1,7 @@
 """Operators of other libraries and unchecked ones of torch, rewritten into ATen and dialect operators when a model is captured.
 
 An operator that no pass and no backend knows, or whose kernel writes to its arguments or reads without checking, becomes operators that
-are known. The rewrites are kept by the operator's name, so that the library that defines it need not be installed; other rooms add theirs
+are known. The rewrites are kept by the operator's name, so the library that defines it may be absent; other rooms add theirs
 to `DECOMPOSITIONS`.
 """
 

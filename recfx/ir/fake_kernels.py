@@ -52,7 +52,7 @@ def batch_free_kernels() -> Iterator[None]:
 
 
 def _slice(own: Any, mode: Any, func: Any, source: torch.Tensor, *args: Any, **kwargs: Any) -> Any:
-    """A slice whose size is an expression over the batch; torch's own kernel where there is no such expression."""
+    """A slice whose size is an expression over the batch; torch's own kernel where no such expression exists."""
     given = dict(zip(("dim", "start", "end", "step"), args, strict=False)) | kwargs
     step = given.get("step", 1)
     dim = given.get("dim", 0) % source.ndim if source.ndim else 0

@@ -1,4 +1,4 @@
-"""The rows that an embedding bag reads, as a table of their own: a sum in float64 then does not widen the whole table."""
+"""The rows that an embedding bag reads, as a separate table: a sum in float64 then does not widen the whole table."""
 
 from __future__ import annotations
 

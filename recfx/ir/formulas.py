@@ -1,4 +1,4 @@
-"""Operators by their formula, where torch's own kernels do not give what the formula means in float64.
+"""Formulas of operators whose torch kernels are inexact in float64.
 
 torch's gelu is x (1 + erf(x / sqrt 2)) / 2, which is 0 in float64 for x below -8.3, where the function is not. Its fused attention takes
 scores of NaN for minus infinity where a row has few keys.

@@ -48,7 +48,7 @@ def functional_call(graph: fx.Graph, node: fx.Node, like: fx.Node) -> fx.Node:
     """Inserts the out-of-place form of an in-place node, with the dtype and shape of the tensor it wrote to.
 
     Raises:
-        CaptureError: There is no such form.
+        CaptureError: The operator has no such form.
     """
     target, args = node.target, node.args
     value = like.meta["val"]

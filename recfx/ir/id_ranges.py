@@ -1,7 +1,7 @@
 """Which rows of tables each column of the inputs can name, found by following the inputs of a graph to its lookups.
 
 The graph is run on the example. Beside the values run labels, which say for every element the column of the inputs it was taken from, and
-shifts, which say what was added to it on the way. Where labels reach the ids of a lookup, the size of the table bounds the column.
+shifts, the numbers added to it on the way. Where labels reach the ids of a lookup, the size of the table bounds the column.
 """
 
 from __future__ import annotations

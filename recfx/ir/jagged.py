@@ -45,7 +45,7 @@ def rows(value: Any) -> int:
 
 
 def batch_leaf(value: Any) -> tuple[int, int] | None:
-    """Which leaf of a jagged tensor tells the batch, and by which dimension; None where none does."""
+    """The leaf of a jagged tensor that has the batch, and its dimension; None where no leaf has it."""
     leaves = defining_leaves(value)
     if container_kind(type(value)) == JAGGED:
         return None if leaves[LENGTHS] is None else (LENGTHS, 0)

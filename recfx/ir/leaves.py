@@ -30,7 +30,7 @@ class LeafSpec:
         device: Device, for a tensor.
         shape: Sizes, for a tensor: integers, dimension names, or expressions over dimension names.
         value: The captured value of a constant; the name of a dimension for a size.
-        repeats: What happens when several rows come for a dimension 0 of size one: "refused"; "compared", and refused unless they
+        repeats: The treatment of several rows for a dimension 0 of size one: "refused"; "compared", and refused unless they
             are equal; "trusted" to be equal. Where they are accepted, the first row is used.
         contiguous: Whether the tensor must be contiguous, because the model reads values computed from it by strides.
     """
@@ -137,7 +137,7 @@ def _check_kind(spec: LeafSpec, leaf: Any) -> None:
         raise InputError(
             f"expected a tensor, got {type(leaf).__name__}",
             where=f"input {spec}",
-            hint="pass what the example inputs had, or optimize with example inputs that leave it out",
+            hint="pass a tensor as in the example inputs, or optimize with example inputs that leave it out",
         )
     if leaf.dtype is not spec.dtype:
         raise InputError(

@@ -86,7 +86,7 @@ def key_difference(value: Any, spec: pytree.TreeSpec, name: str) -> str | None:
         missing, more = [k for k in keys if k not in value], [k for k in value if k not in keys]
         if missing or more:
             found = [f"lacks {', '.join(map(repr, missing))}"] * bool(missing)
-            found += [f"has {', '.join(map(repr, more))}, which the captured one had not"] * bool(more)
+            found += [f"has {', '.join(map(repr, more))}, which the captured one lacks"] * bool(more)
             return f"{name} {' and '.join(found)}"
         pairs = [(value[k], child, f"{name}[{k!r}]") for k, child in zip(keys, children, strict=True)]
     elif isinstance(value, tuple | list) and len(value) == len(children):

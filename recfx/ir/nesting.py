@@ -109,9 +109,9 @@ def decode_spec(
     """The inverse of `encode_spec`.
 
     Args:
-        value: What `encode_spec` gave.
+        value: A result of `encode_spec`.
         types: Classes that the caller knows, for those that the nesting names.
-        where: What is nested so, for errors.
+        where: The nested value, for errors.
         depth: The deepest nesting that is accepted.
 
     Raises:
@@ -201,7 +201,7 @@ def _require_context(kind: type, context: Any, children: list[pytree.TreeSpec], 
         if context is not None or not (free or len(children) == len(_fields_of(kind))):
             raise ArtifactError(f"{full} is not built of {len(children)} values", where=where)
     elif dataclasses.is_dataclass(kind):
-        # Registered by torch: [names of the children, names of what is None]; other dataclasses list the names of their children.
+        # Registered by torch: [names of the children, names of the fields that are None]; other dataclasses list the children alone.
         plain = isinstance(context, list | tuple) and context and isinstance(context[0], list | tuple)
         names = context[0] if plain else context
         known, count = set(_fields_of(kind)), len(children)
@@ -217,7 +217,7 @@ def _is_torchrec(kind: type) -> bool:
 
 
 def _is_torch_result(kind: Any) -> bool:
-    """Whether a class is what torch itself returns: a shape, or the results of an operator such as `torch.return_types.topk`."""
+    """Whether torch itself returns values of a class: a shape, or the results of an operator such as `torch.return_types.topk`."""
     return kind is torch.Size or kind in torch.return_types.all_return_types
 
 

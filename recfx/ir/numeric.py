@@ -70,8 +70,8 @@ def verify_numeric(
         after: The program that is checked.
         exactness: How close it must be.
         special: Compare on special rows as well; False where ids are limited to fewer than a table has rows, as by a catalogue.
-        extremes: Collects differences on rows of huge numbers and infinities, which are errors without it. A reordering can change what
-            infinities become: W (q - k) is NaN where W q - W k need not be.
+        extremes: Collects differences on rows of huge numbers and infinities, which are errors without it. A reordering can change the
+            effect of infinities: W (q - k) can be NaN where W q - W k is not.
 
     Returns:
         The runs of `after`.
@@ -194,7 +194,7 @@ def _is_same(want: Any, got: Any, exactness: Exactness, place: str) -> bool:
 
 
 def _where_rows_are_clean(want: torch.Tensor, got: torch.Tensor) -> torch.Tensor:
-    """What is judged, with every NaN left out that stands in a row in which what is right holds one, too.
+    """The checked output without the NaN in rows in which the right output holds NaN, too.
 
     Kernels differ in how far a NaN spreads in its row: torch's own attention depends on the sizes there.
     """

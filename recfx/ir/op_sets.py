@@ -1,4 +1,4 @@
-"""Sets of ATen operators that several rooms ask for, each defined once and named after what its members have in common.
+"""Sets of ATen operators that several rooms ask for, each defined once and named after a common feature of its members.
 
 A set describes its operators, not their uses. A caller that reads arguments names the set whose members have
 these arguments at these positions: `SIZED_RESHAPES` where it reads the sizes, `RESHAPES` where it reads shapes from `meta["val"]` alone.

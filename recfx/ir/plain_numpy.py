@@ -62,7 +62,7 @@ def decode_array(kind: str, held: Any, decode: Callable[[Any], Any], where: str)
     fits = len(shape) <= _MOST_RANK and len(items) <= _MOST_ELEMENTS and all(0 <= size <= 1 << 31 for size in shape)
     if name not in _TYPES or not fits or math.prod(shape) != len(items):
         raise ArtifactError(
-            f"{len(items)} values of type {name[:40]} are no array of the shape {shape[:9]}", where=where
+            f"{len(items)} values of type {name[:40]} do not form an array of the shape {shape[:9]}", where=where
         )
     values = [decode(item) for item in items]
     if any(type(value) not in (bool, int, float, complex) for value in values):
@@ -84,7 +84,7 @@ def decode_member(held: Any, where: str) -> enum.Enum:
     """The inverse of `encode_member`. The class is taken from a module that is imported already.
 
     Raises:
-        ArtifactError: There is no such class, or it has no such member.
+        ArtifactError: The class or its member does not exist.
     """
     module, name, member = decode_record(tuple[str, str, str], held, where)
     found: Any = sys.modules.get(module)

@@ -33,7 +33,7 @@ _KINDS: dict[str, dict[str, Any]] = {
 
 
 def encode(value: Any) -> Any:
-    """One argument as JSON; anything but plain scalars, None and strings becomes a single-key dictionary.
+    """One argument as JSON; other values than plain scalars, None and strings become dictionaries with one key.
 
     Raises:
         ArtifactError: It has no plain form.
@@ -85,7 +85,7 @@ def decode(value: Any, node: Callable[[str], Any], where: str, depth: int = _MOS
     """The inverse of `encode`.
 
     Args:
-        value: What `encode` gave.
+        value: A result of `encode`.
         node: Finds nodes by name.
         where: Whose argument it is, for errors.
         depth: The deepest nesting that is accepted.

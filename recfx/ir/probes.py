@@ -18,7 +18,7 @@ PROBE_BATCHES = (1, 2, 7)
 def probes(program: Program, seed: int = 0) -> list[tuple[str, list[Any]]]:
     """Other inputs of the same kind: every column reshuffled on its own, batches of 1, 2, 7 and the example's size.
 
-    Values are drawn from the column they stand in, so ids stay in range and flags stay flags. Bags are drawn whole.
+    Values are drawn from their own column, so ids stay in range and flags stay flags. Bags are drawn whole.
     """
     signature = program.signature
     more = [(f"further inputs {number}", list(case)) for number, case in enumerate(program.cases)]
@@ -62,7 +62,7 @@ def reshuffle(program: Program, batch: int, generator: torch.Generator) -> list[
 
 
 def _rows(program: Program) -> int | None:
-    """The batch of the example, where an input tells it in another dimension than the first."""
+    """The batch of the example, where an input has it in another dimension than the first."""
     axes = [batch_axis(spec) for spec in program.signature.leaves]
     if program.bags or any(axis == Axis(0) for axis in axes):
         return None

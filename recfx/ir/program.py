@@ -19,7 +19,7 @@ from recfx.ir.signature import Signature
 
 class Origin(Enum):
     """Where rows come from: one per request, one per candidate item, or the same at every call; `INDEX` marks the input that
-    says which request each candidate belongs to."""
+    gives the request of each candidate."""
 
     REQUEST = "request"
     CANDIDATE = "candidate"

@@ -182,7 +182,7 @@ class _Builder:
         try:
             value = compute(node, self.root, lambda n: n.meta["val"], self.mode)
         except VerificationError as error:
-            raise ArtifactError(f"the program does not fit together: {error.what}", where=where) from error
+            raise ArtifactError(f"the program is inconsistent: {error.what}", where=where) from error
         check_result(node, value)
         node.meta["val"] = value
 

@@ -1,4 +1,4 @@
-"""Signatures from files: what `recfx.ir.serialize` wrote, checked before code is generated from it."""
+"""Signatures from files written by `recfx.ir.serialize`, checked before code is generated from them."""
 
 from __future__ import annotations
 

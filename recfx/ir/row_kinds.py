@@ -13,7 +13,7 @@ from recfx.ir.probes import reshuffle
 from recfx.ir.program import Program
 from recfx.ir.shapes import BATCH
 
-#: Ids of a long bag: beyond what kernels take at once, with a remainder.
+#: Ids of a long bag: longer than the blocks of kernels, with a remainder.
 _LONG = 203
 
 NOTHING, ONE_FIRST, ONE_LAST, EQUAL, FIRST, LAST, LONG, FLAGS_OFF, FLAGS_ON = (
@@ -90,7 +90,7 @@ class SpecialRows:
         return drawn
 
     def _places(self, group: Bags, held: torch.Tensor, lengths: torch.Tensor) -> list[torch.Tensor]:
-        """For each stream the places in the example of drawn ids, each of its own run."""
+        """For each stream the places in the example of drawn ids, each from its own run."""
         found = []
         for own, wanted in zip(held.chunk(len(group.streams)), lengths.chunk(len(group.streams)), strict=True):
             totals = own.sum(1)

@@ -41,7 +41,7 @@ class TensorStore:
             self._stored[key] = name
             plain = tensor.detach().contiguous()
             whole = plain.untyped_storage().nbytes() == plain.numel() * plain.element_size()
-            self.tensors[name] = plain if whole else plain.clone()  # of a view, what is read and no more
+            self.tensors[name] = plain if whole else plain.clone()  # of a view, only the viewed elements
         return self._stored[key]
 
 

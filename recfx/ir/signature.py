@@ -29,7 +29,7 @@ class Signature:
         out_spec: The pytree of the result.
         leaves: One entry per leaf, in the order of the graph's placeholders.
         dims: Dimension name -> (smallest, largest) size.
-        constants: Parameters that were declared constant, and are none of `parameters`: name -> what they must be when they are passed
+        constants: Parameters declared constant, which `parameters` does not list: name -> the value they must have when they are passed
             all the same; None for one that is not looked at.
         forward: With constants: these and `parameters`, in the order of the model's `forward`.
     """

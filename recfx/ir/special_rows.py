@@ -33,7 +33,7 @@ from recfx.ir.row_kinds import (
 )
 from recfx.ir.shapes import BATCH, positions
 
-#: The name of the batches that quantised layers need not follow: a scale that covers their numbers leaves nothing of others.
+#: The name of the batches on which quantised layers may differ: a scale that covers their numbers rounds the others to zero.
 EXTREME = "rows with tiny and huge numbers and infinities"
 _ID_KINDS = (NOTHING, ONE_FIRST, ONE_LAST, EQUAL, FIRST, LAST, LONG, FLAGS_OFF, FLAGS_ON)
 _NUMBERS: dict[str, float | None] = {
@@ -59,9 +59,9 @@ class SpecialBatch:
     """Flat inputs whose rows are special.
 
     Attributes:
-        name: What the inputs are called.
+        name: The name of the inputs.
         leaves: The flat inputs.
-        kinds: What each row is.
+        kinds: The kind of each row.
         alone: Gives the same row alone, for its number.
     """
 

@@ -61,7 +61,7 @@ _PYTHON_OPERATORS = {
     torch._check_is_size,
 }
 
-# One line for each illegal form: (what it is, when a node has it).
+# One line for each illegal form: (its description, a test of a node).
 _ILLEGAL: tuple[tuple[str, Callable[[fx.Node], bool]], ...] = (
     ("method calls are not part of the dialect", lambda n: n.op == "call_method"),
     ("module calls are not part of the dialect", lambda n: n.op == "call_module"),
@@ -105,7 +105,7 @@ def verify_meta(program: Program) -> None:
     A node that was verified before, with the same operator, arguments and recorded values, is not computed again.
 
     Raises:
-        VerificationError: A node without a recorded value, one whose recorded dtype or shape is not what its operator gives, or
+        VerificationError: A node without a recorded value, one whose recorded dtype or shape differs from its operator's, or
             a dimension that was free and now is fixed.
     """
     verify_structure(program)

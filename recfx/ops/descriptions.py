@@ -25,7 +25,7 @@ ACTIVATIONS = (
 
 @dataclasses.dataclass(frozen=True)
 class Feature:
-    """What one feature of a grouped lookup reads and where it writes.
+    """One feature of a grouped lookup: the rows it reads and the columns it writes.
 
     Attributes:
         table: Position in `tables`: float32, bfloat16 or float16 [rows, dim], or uint8 [rows, bytes] in the row-wise format of `bits` bits.
@@ -80,7 +80,7 @@ class Layer:
         gate_scale: [N]: Dice's gate is sigmoid(x * gate_scale + gate_shift), its batch norm folded. Row-dice's is
             sigmoid(layer_norm(x) * gate_scale + gate_shift).
         gate_shift: [N].
-        norm_weight: [N] of a LayerNorm between the linear and the activation; `norm` says whether there is one.
+        norm_weight: [N] of a LayerNorm between the linear and the activation; see `norm`.
         norm_bias: [N].
         norm: Whether there is a LayerNorm.
         residual: -1 for none, 0 for the chain's input, i for the output of layer i (counted from 1).

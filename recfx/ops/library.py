@@ -51,7 +51,7 @@ def differentiate(name: str, backward: Callable[..., Any], keep: Callable[..., N
     Args:
         name: The operator, without the namespace.
         backward: `(ctx, *gradients of the results) -> a gradient or None for each argument`.
-        keep: `(ctx, inputs, output)`, stores in `ctx` what `backward` needs.
+        keep: `(ctx, inputs, output)`, stores in `ctx` the values that `backward` needs.
     """
     torch.library.register_autograd(f"recfx::{name}", backward, setup_context=keep, lib=_LIBRARY)
 

@@ -5,8 +5,8 @@
     model = onnx.export(fast.program)                     # an onnx.ModelProto
     torch.onnx.export(module, args, dynamo=True, custom_translation_table=onnx.table())
 
-The ONNX form of an operator is its decomposition, translated by torch's exporter with the translations of `onnx_translations` for what
-the exporter lacks or writes as loops.
+The ONNX form of an operator is its decomposition, translated by torch's exporter. `onnx_translations` has translations
+of operators that the exporter lacks or writes as loops.
 """
 
 from __future__ import annotations
@@ -35,7 +35,7 @@ _FIRST_SIZE = 5
 
 
 def missing() -> str | None:
-    """How to install what the export needs; None when it is there."""
+    """How to install the packages that the export needs; None when they are present."""
     absent = [name for name in _PACKAGES if importlib.util.find_spec(name) is None]
     return f"pip install {' '.join(absent)}" if absent else None
 
@@ -44,7 +44,7 @@ def table() -> dict[Any, Callable[..., Any]]:
     """Translations for `torch.onnx.export(..., dynamo=True, custom_translation_table=...)`.
 
     With them, models that hold operators of the dialect are exported: the decompositions of these operators join torch's table of
-    decompositions, which the exporter applies to what has no translation.
+    decompositions, which the exporter applies to operators without a translation.
 
     Raises:
         TargetError: onnx or onnxscript is not installed.
@@ -71,7 +71,7 @@ def export(program: Program, path: str | os.PathLike[str] | None = None) -> Any:
         The model, an `onnx.ModelProto`; with `path` None.
 
     Raises:
-        TargetError: onnx or onnxscript is not installed, or the program holds what ONNX has no form for.
+        TargetError: onnx or onnxscript is not installed, or the program holds an operator without an ONNX form.
     """
     translations = table()
     made = decompose(program)
@@ -79,7 +79,7 @@ def export(program: Program, path: str | os.PathLike[str] | None = None) -> Any:
     names = [node.name for node in made.placeholders()]
     try:
         with _quiet(), torch.no_grad():
-            module = fx.GraphModule(made.module, made.graph)  # a module whose signature can be read
+            module = fx.GraphModule(made.module, made.graph)  # torch.export reads its signature
             exported = torch.export.export(module, tuple(leaves), dynamic_shapes=shapes)
             found = torch.onnx.export(
                 exported,
@@ -116,8 +116,8 @@ def _traced_inputs(program: Program) -> tuple[list[Any], tuple[Any, ...]]:
     for leaf in program.signature.leaves:
         if leaf.kind != "tensor":
             raise TargetError(
-                f"the input {leaf.name} is no tensor, which inputs of ONNX models are",
-                hint="export a part of the model that takes tensors alone",
+                f"the input {leaf.name} is not a tensor; ONNX models take tensors only",
+                hint="export a part of the model that takes tensors only",
             )
         shape = [_size(size, sizes) for size in leaf.shape]
         leaves.append(torch.zeros(shape, dtype=leaf.dtype))
@@ -149,7 +149,7 @@ def _reason(error: BaseException) -> str:
 
 @contextmanager
 def _quiet() -> Iterator[None]:
-    """Without the exporter's warnings, which are about its own future and packages that are not needed."""
+    """Silences the exporter's warnings about its own deprecations and about packages that are not needed."""
     log = logging.getLogger("torch.onnx")
     before = log.level
     log.setLevel(logging.ERROR)

@@ -1,4 +1,4 @@
-"""Translations of ATen operators into ONNX: those that torch's exporter lacks, writes as loops, or lets read negative ids.
+"""Translations of ATen operators into ONNX that torch's exporter lacks, writes as loops, or writes without a check for negative ids.
 
 The functions run while a graph is exported; their arguments and results are values of ONNX graphs. Imported with onnxscript alone.
 """

@@ -27,7 +27,7 @@ class PlainLookup:
     """A grouped lookup whose features are decoded once, called with its tensors.
 
     Args:
-        features: What each feature reads and where it writes.
+        features: The features.
         copies: Pairs of a position in `dense` and the first column it is copied to.
     """
 

@@ -19,7 +19,7 @@ from recfx.ops.library import DECOMPOSITIONS
 
 _aten = torch.ops.aten
 
-#: Facts about a value, which a decomposition's nodes do not inherit from the operator; the rest says where the operator comes from.
+#: Metadata of an operator's value, which new nodes do not inherit. The rest is its provenance.
 _OF_VALUE = ("val", "tensor_meta", "recfx_verified")
 
 #: Operators that tracing puts behind every constant.
@@ -44,7 +44,7 @@ def decompose(program: Program, keep: Container[Any] = ()) -> Program:
 
 
 def decompose_module(module: fx.GraphModule, keep: Container[Any] = ()) -> int:
-    """Does what `decompose` does to the graph module of a program or region, in place; returns how many operators were replaced."""
+    """`decompose` for the graph module of a program or region, in place; returns the number of operators that were replaced."""
     found = [node for node in module.graph.nodes if node.target in DECOMPOSITIONS and node.target not in keep]
     for node in found:
         _replace(module, node)
@@ -98,7 +98,7 @@ def _trace(function: Callable[..., Any], arguments: Sequence[Any], layout: Any) 
 
 
 def _own_value(node: fx.Node) -> Any:
-    """The node's fake value as an object of its own. Nodes may share one, and tracing tells values apart by identity."""
+    """The node's fake value as a new object. Nodes may share an object, and tracing identifies values by it."""
     value = node.meta["val"]
     return _aten.alias.default(value) if isinstance(value, torch.Tensor) else value
 

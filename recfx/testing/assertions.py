@@ -50,7 +50,7 @@ def assert_pass_preserves(
     """Holds a pass, or every pass of a pipeline in turn, to its declaration.
 
     The program it leaves must verify, compute the same within the pass's exactness class on several batches (one row included), keep its
-    signature, have the properties the pass establishes (as `recfx.pipeline.property_check` says what they mean), and be left alone by a
+    signature, have the properties the pass establishes (see `recfx.pipeline.property_check`), and not be changed by a
     second run of an idempotent pass.
 
     Args:

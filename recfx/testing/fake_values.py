@@ -32,7 +32,7 @@ class FakeValues:
     Attributes:
         mode: The fake mode.
 
-    Values are shared by nodes, so a result that is a view need not share memory with its operand's fake value.
+    Values are shared by nodes, so a result that is a view may not share memory with its operand's fake value.
     """
 
     def __init__(self) -> None:

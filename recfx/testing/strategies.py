@@ -149,7 +149,7 @@ def pipelines(draw: Draw, passes: Sequence[Pass | type[Pass] | str] | None = Non
 
     Args:
         draw: Given by Hypothesis.
-        passes: Passes to choose from; by default all registered ones that need nothing but a program and no option.
+        passes: Passes to choose from; by default all registered ones that need a program only and have no required option.
         max_passes: At most so many.
     """
     choices = Pipeline(passes if passes is not None else _without_needs()).passes

@@ -55,7 +55,7 @@ def test_mappings_of_any_type_and_order(make: Any) -> None:
 
 def test_keys_that_differ_are_named() -> None:
     fast = recfx.optimize(Sum().eval(), example_inputs=(features(4),), measure=False)
-    with pytest.raises(InputError, match="f has 'c', which the captured one had not"):
+    with pytest.raises(InputError, match="f has 'c', which the captured one lacks"):
         fast({**features(3), "c": torch.ones(3)})
     with pytest.raises(InputError, match="f lacks 'b'"):
         fast({"a": torch.randn(3, 3)})

@@ -135,7 +135,7 @@ def test_a_bag_alone_becomes_a_grouped_lookup() -> None:
 @pytest.mark.parametrize("form", FORMS)
 def test_every_form_of_bags_is_read_by_kernels(form: str) -> None:
     _, fast, _ = compiled(form, "bags of any length")
-    assert set(fast.report.backend) - {"eager"} == {"native"}, "what has no kernel runs in eager regions"
+    assert set(fast.report.backend) - {"eager"} == {"native"}, "operators without a kernel run in eager regions"
     left = {name for name, _ in fast.report.left_to_torch}
     allowed = TORCH_LOOKUPS.get(form, set())
     assert {name for name in left if any(word in name for word in LOOKUPS)} <= allowed, fast.report.left_to_torch

@@ -38,7 +38,7 @@ class Described:
     size: torch.Size
 
 
-#: Name -> what forward returns beside its tensor.
+#: Name -> the value that forward returns next to its tensor.
 OUTPUTS: dict[str, Callable[[torch.Tensor], Any]] = {
     "size": lambda y: (y, y.shape),
     "size in a dict": lambda y: {"out": y, "size": y.size()},

@@ -1,4 +1,4 @@
-"""What one leaf of the inputs must be, and what a catalogue must hold: what fits, and what does not, with the words."""
+"""Requirements on leaves of the inputs and on catalogues: accepted values, and refused ones with their messages."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Mappings and constants among the inputs: which types are learnt, in which order keys come, how differences are said, what equals what."""
+"""Mappings and constants among the inputs: known types, the order of keys, messages about differences, equality."""
 
 from __future__ import annotations
 
@@ -98,9 +98,9 @@ def test_mappings_take_the_captured_type_and_order() -> None:
         ({"a": 0, "b": [0, {"c": 0}]}, None),
         ({"a": 0}, "f lacks 'b'"),
         ({}, "f lacks 'a', 'b'"),
-        ({"a": 0, "b": [0, {"c": 0}], "d": 1, "e": 2}, "f has 'd', 'e', which the captured one had not"),
-        ({"a": 0, "d": 1}, "f lacks 'b' and has 'd', which the captured one had not"),
-        ({"a": 0, "b": [0, {"d": 0}]}, "f['b'][1] lacks 'c' and has 'd', which the captured one had not"),
+        ({"a": 0, "b": [0, {"c": 0}], "d": 1, "e": 2}, "f has 'd', 'e', which the captured one lacks"),
+        ({"a": 0, "d": 1}, "f lacks 'b' and has 'd', which the captured one lacks"),
+        ({"a": 0, "b": [0, {"d": 0}]}, "f['b'][1] lacks 'c' and has 'd', which the captured one lacks"),
         ({"a": 0, "b": (0, {})}, "f['b'][1] lacks 'c'"),
         ({"a": 0, "b": [0]}, None),
         ([0, 1], None),

@@ -1,4 +1,4 @@
-"""Sets of operators: members do what the name says, have their arguments where callers read them, and are spelled out once."""
+"""Sets of operators: members have the property that the name states, have their arguments where callers read them, and occur once."""
 
 from __future__ import annotations
 

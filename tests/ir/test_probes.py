@@ -30,7 +30,7 @@ def with_dims(program: Program, low: int, high: int | None) -> Program:
 
 
 def columns(rows: int, width: int) -> torch.Tensor:
-    """Every number tells its row and its column."""
+    """Every number encodes its row and its column."""
     return torch.arange(rows)[:, None] + 100.0 * torch.arange(width)
 
 
@@ -95,7 +95,7 @@ def test_rows_in_another_dimension_are_drawn_whole(dim: int, step: int) -> None:
     rows = {tuple(row.flatten().tolist()) for row in example.movedim(dim, 0).split(step)}
     found = {tuple(row.flatten().tolist()) for row in drawn.movedim(dim, 0).split(step)}
     assert found == rows
-    # The example's batch is read from that dimension, whatever the first one holds.
+    # The example's batch is read from that dimension, not from the first one.
     assert [name.rsplit(" ", 1)[1] for name, _ in probes(program)] == ["1", "2", "7", "4"]
 
 

@@ -1,4 +1,4 @@
-"""What a program gives in exact arithmetic."""
+"""Results of a program in exact arithmetic."""
 
 from __future__ import annotations
 

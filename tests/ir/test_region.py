@@ -53,7 +53,7 @@ def test_regions_are_convex_and_hold_operators_of_one_backend(program: Program, 
     found = split(program, assignment)
     known = {node.name for node in program.placeholders()}
     for index, region in enumerate(found.regions):
-        assert set(region.inputs) <= known, "a region reads what a later one gives"
+        assert set(region.inputs) <= known, "a region reads the output of a later one"
         known |= set(region.outputs)
         for node in operators(program):
             tensor = isinstance(node.meta["val"], torch.Tensor) and "getitem" not in str(node.target)

@@ -1,4 +1,4 @@
-"""Size expressions: what they are worth, how they are written in Python, which dimensions they name, and what is no expression."""
+"""Size expressions: their values, their Python source, the dimensions they name, and texts that are refused."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Special rows: what they hold, and that a program which is wrong for one kind of row is found."""
+"""Special rows: their contents, and detection of a program that is wrong for one kind of row."""
 
 from __future__ import annotations
 
@@ -53,7 +53,7 @@ def where(condition: torch.Tensor) -> torch.Tensor:
     return 1.0 + condition.float().unsqueeze(-1)
 
 
-#: What is wrong in a program -> the factor that it multiplies the output of such rows with.
+#: Kind of row -> the factor by which a wrong program multiplies its output.
 WRONG: dict[str, Callable[..., torch.Tensor]] = {
     "an empty history": lambda u, h, n, d: where((h == 0).all(1)),
     "a length of zero": lambda u, h, n, d: where(n == 0),

@@ -1,4 +1,4 @@
-"""How far results may be apart: by what was summed, row by row, and without float64."""
+"""Allowed differences of results: from the magnitude of the summands, row by row, and without float64."""
 
 from __future__ import annotations
 
@@ -129,7 +129,7 @@ def test_an_operator_without_float64_is_checked_in_float32_with_a_notice() -> No
 
 
 def test_rounding_inside_an_operator_of_the_dialect_counts() -> None:
-    """Fields that cancel leave the rounding of their squares, which is no error of the lowered program."""
+    """Fields that cancel leave the rounding of their squares, which is not an error of the lowered program."""
     b = GraphBuilder({"x": ("batch", 3, 4)})
     program = b.build(b.call(torch.ops.recfx.fm.default, b.inputs["x"], False))
     x = torch.zeros(2, 3, 4)

@@ -101,7 +101,7 @@ def test_eight_times_what_rounding_can_do() -> None:
     asked.clear()
     assert judge([1.0, 1.0], [1.0, 1.0 + EPS], [1.0, 1.0], spread=given)
     assert not asked  # the spread takes a run, which a good result does not need
-    # What rounding does where nothing is judged allows nothing elsewhere.
+    # Rounding at places that are not checked gives no tolerance at other places.
     assert not judge([NAN, 1.0], [NAN, 1.005], [NAN, 1.0], spread=lambda: torch.tensor([1.0, 0.0]))
 
 

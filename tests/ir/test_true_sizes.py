@@ -35,7 +35,7 @@ def at(size: Any, rows: int) -> int:
     st.integers(1, 2),
 )
 def test_slices_of_every_batch(start: int | None, end: int | None, step: int, times: int) -> None:
-    """The size is what torch gives, for one row and many."""
+    """The size equals torch's, for one row and many."""
     assume(range(7 * times)[start:end:step])  # no plan holds a slice without elements
     shape: tuple[int | str, ...] = ("b" if times == 1 else f"{times} * b", 3)
     (size, columns) = sizes(_aten.slice.Tensor, shape, 0, start, end, step)

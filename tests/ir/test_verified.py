@@ -1,4 +1,4 @@
-"""What verification remembers of a node, and what makes it look again."""
+"""The facts that verification remembers of a node, and the changes that make it verify again."""
 
 from __future__ import annotations
 

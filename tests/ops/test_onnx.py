@@ -52,7 +52,7 @@ class Session:
 
 
 def rounds_inside(program: Program) -> bool:
-    """Whether the program rounds what it computed to few digits, so that a last bit before can become a step behind."""
+    """Whether the program rounds intermediate values to few digits, so that a difference of one last bit can grow to a whole step."""
     state = program.state().values()
     return any(held.dtype in (torch.int8, torch.bfloat16) and held.ndim == 2 for held in state) or any(
         True in node.args for node in program.graph.nodes if "propagate" in str(node.target)

@@ -1,4 +1,4 @@
-"""The rewrite of graphs into ATen: what stays, what is told about the new operators, and constants."""
+"""The rewrite of graphs into ATen: kept operators, provenance of new ones, and constants."""
 
 from __future__ import annotations
 

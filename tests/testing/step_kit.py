@@ -1,4 +1,4 @@
-"""What steps of random graphs add, argument by argument.
+"""The operators that steps of random graphs add, argument by argument.
 
 `python tests/testing/step_kit.py` writes the table that the tests compare with, after steps were changed on purpose: read what it changes.
 """
@@ -22,7 +22,7 @@ from recfx.testing import GraphBuilder
 from recfx.testing.pool import Pool
 from recfx.testing.steps import STEPS
 
-#: Arguments that follow from the sizes of what an operator takes.
+#: Arguments that follow from the sizes of an operator's operands.
 _SIZES = {
     *("start", "end", "size", "split_size", "split_sizes", "index", "normalized_shape", "repeats", "shape", "dense"),
     *("params", "layers", "numbers", "features", "copies", "width", "output", "column", "length", "table", "ids"),
@@ -92,7 +92,7 @@ def _arguments(node: fx.Node) -> Iterator[tuple[str, Any]]:
 
 
 def facts_of(name: str) -> dict[str, list[str]]:
-    """`operator.argument` -> what it was, over the draws of a step."""
+    """`operator.argument` -> its values over the draws of a step."""
     found: dict[str, set[str]] = defaultdict(set)
 
     @settings(

@@ -1,4 +1,4 @@
-"""Inputs of random graphs: which tables bound which ids, which offsets belong to which bags, and what the batches of a trial hold."""
+"""Inputs of random graphs: tables that bound ids, offsets of bags, and the batches of a trial."""
 
 from __future__ import annotations
 

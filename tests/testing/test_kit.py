@@ -1,4 +1,4 @@
-"""The testing kit, tested: it makes valid programs of every kind, quickly, and finds and shrinks what is wrong."""
+"""The testing kit, tested: it makes valid programs of every kind, quickly, and finds and shrinks faults."""
 
 from __future__ import annotations
 
@@ -174,7 +174,7 @@ def test_a_declaration_that_is_too_strong_is_found() -> None:
 
 
 def made(name: str, run: Any = None, **spec: Any) -> Pass:
-    """A pass that does nothing, or what `run` does."""
+    """A pass that does nothing, or calls `run`."""
     declared = recfx.PassSpec(name, "For a test.", **spec)
     cls = type("Made", (Pass,), {"spec": declared, "run": run or (lambda self, program, ctx: None)})
     return cls()  # type: ignore[no-any-return]

@@ -15,7 +15,7 @@ from recfx.testing.steps import STEPS
 
 EXPECTED: dict[str, dict[str, list[str]]] = json.loads(TABLE.read_text())
 
-#: Step -> the pass that looks for what it adds, and on how many of ten graphs it fires at least.
+#: Step -> the pass that looks for its operators, and the least number of graphs in ten on which it fires.
 LOOKED_FOR = {
     "dot": ("fuse-dot-interaction", 10),
     "factorization-machine": ("fuse-fm", 10),

@@ -1,4 +1,4 @@
-"""The kit finds passes that are wrong by one thing they overlook, and draws what it takes to find them."""
+"""The kit finds passes that overlook one thing, and draws the graphs and inputs that show it."""
 
 from __future__ import annotations
 

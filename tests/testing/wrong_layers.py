@@ -80,7 +80,7 @@ WRONG["tables of equal shape"] = TablesOfEqualShape()
 
 
 class FoldNumberIntoLinear(Pass):
-    """Folds a factor into the weight of a linear in place of what other linears read."""
+    """Folds a factor into the weight of a linear although other linears read it."""
 
     spec = recfx.PassSpec("fold-factor", "Folds a factor into a linear.", exactness=REASSOC, changes_state=True)
 

@@ -30,7 +30,7 @@ def maximum_by_comparison(node: Any, ctx: Any) -> Any:
 
 
 class FoldScaleIntoTable(Pass):
-    """Multiplies the table of a lookup by what its rows are multiplied by, under the name it has."""
+    """Multiplies the table of a lookup by the factor of its rows, under the same name."""
 
     spec = recfx.PassSpec("fold-scale", "Folds a scale into a table.", exactness=REASSOC, changes_state=True)
 
@@ -99,7 +99,7 @@ def swap_div(node: Any, ctx: Any) -> Any:
 
 @wrong("dimension of cat", aten.cat.default)
 def cat_of_slices(node: Any, ctx: Any) -> Any:
-    """A cat of one part repeated is a repeat, along dimension 1 whatever the rank."""
+    """A cat of one part repeated is a repeat, along dimension 1 for any rank."""
     parts, dim = node.args
     same = len(parts) == 2 and parts[0] is parts[1] and dim < 0
     return ctx.call(aten.repeat.default, parts[0], [1, 2, *[1] * (parts[0].meta["val"].ndim - 2)]) if same else None
@@ -137,7 +137,7 @@ class MergeEqualConstants(Pass):
 
 
 class MergeWithoutKeywords(Pass):
-    """Merges what has the same positional arguments."""
+    """Merges operators with the same positional arguments."""
 
     spec = recfx.PassSpec("merge-positional", "Computes equal expressions once.")
 
@@ -237,7 +237,7 @@ def lookups_without_padding(node: Any, ctx: Any) -> Any:
 
 @wrong("NaN times zero", aten.mul.Tensor)
 def product_with_zero(node: Any, ctx: Any) -> Any:
-    """x * 0 is zeros, whatever x holds."""
+    """x * 0 is zeros for any x."""
     zero = isinstance(node.args[1], int | float) and node.args[1] == 0
     return ctx.call(aten.zeros_like.default, node.args[0]) if zero else None
 

@@ -1,4 +1,4 @@
-"""The list of wrong passes that the kit must find, and what their definitions share."""
+"""The list of wrong passes that the kit must find, and helpers for their definitions."""
 
 from __future__ import annotations
 
@@ -11,12 +11,12 @@ from recfx.pipeline import Pass
 
 REASSOC = recfx.Exactness.REASSOC
 
-#: What a pass overlooks -> the pass.
+#: The fact that a pass overlooks -> the pass.
 WRONG: dict[str, Pass] = {}
 
 
 def wrong(name: str, *targets: Any, **spec: Any) -> Any:
-    """Registers a rewrite under what it overlooks."""
+    """Registers a rewrite under the fact that it overlooks."""
 
     def keep(rule: Any) -> Any:
         WRONG[name] = recfx.rewrite(*targets, **spec)(rule)
