@@ -23,8 +23,8 @@ import torch
 from torch import fx
 
 from recfx.errors import TargetError
-from recfx.ir import size_expressions
 from recfx.ir.program import Program
+from recfx.ir.sizes import evaluate_size, linear_size
 from recfx.ops.library import DECOMPOSITIONS
 from recfx.ops.to_aten import decompose
 
@@ -119,9 +119,9 @@ def _traced_inputs(program: Program) -> tuple[list[Any], tuple[Any, ...]]:
                 f"the input {leaf.name} is not a tensor; ONNX models take tensors only",
                 hint="export a part of the model that takes tensors only",
             )
-        shape = [_size(size, sizes) for size in leaf.shape]
+        shape = [size if isinstance(size, int) else int(evaluate_size(size, sizes) or 0) for size in leaf.shape]
         leaves.append(torch.zeros(shape, dtype=leaf.dtype))
-        shapes.append({i: _size(size, dims) for i, size in enumerate(leaf.shape) if isinstance(size, str)})
+        shapes.append({i: _dimension(size, dims) for i, size in enumerate(leaf.shape) if isinstance(size, str)})
     return leaves, tuple(shapes)
 
 
@@ -131,13 +131,14 @@ def _dimension_names(program: Program) -> tuple[dict[int, str], ...]:
     return tuple({i: str(s) for i, s in enumerate(leaf.shape) if s in dims} for leaf in program.signature.leaves)
 
 
-def _size(size: int | str, values: dict[str, Any]) -> Any:
-    if isinstance(size, int):
-        return size
-    try:
-        return size_expressions.evaluate(size, values)
-    except (TypeError, ValueError):  # torch.export's dimensions have sums and products with numbers alone
+def _dimension(size: str, dims: dict[str, Any]) -> Any:
+    """A free size in torch.export's form, which has multiples of one dimension plus a number; others are inferred by tracing."""
+    found = linear_size(size, ())
+    if found is None:
         return torch.export.Dim.AUTO
+    name, factor, base = found
+    dim = dims[name] if factor == 1 else factor * dims[name]
+    return dim + base if base else dim
 
 
 def _reason(error: BaseException) -> str:

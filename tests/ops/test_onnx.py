@@ -60,7 +60,9 @@ def rounds_inside(program: Program) -> bool:
 
 
 def require_same(program: Program, session: Session, leaves: list[torch.Tensor], name: str) -> None:
-    expected, found = References(program.module).run(*leaves), session(leaves)
+    with torch.no_grad():
+        expected = References(program.module).run(*leaves)
+    found = session(leaves)
     if not rounds_inside(program):
         compare_outputs(list(expected), found, Exactness.REASSOC, name, Reference(program, leaves))
         return
@@ -107,7 +109,7 @@ def _session_of(kind: str, bits: int) -> Session:
 def test_what_a_reference_refuses_onnx_runtime_refuses(why: str) -> None:
     kind, bits, _ = REFUSED[why]
     session = _session_of(kind, bits)
-    with pytest.raises(Exception, match=r"(?i)index|indices|bounds"):
+    with pytest.raises(Exception, match=r"(?i)index|indice|bounds"):
         session(refused_inputs(why))
 
 
