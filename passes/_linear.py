@@ -31,26 +31,26 @@ class Linear:
 
     @property
     def bias64(self) -> torch.Tensor:
-        """The bias in float64, zeros when there is none."""
+        """The bias in float64, zeros where the linear has none."""
         return self.weight.new_zeros(len(self.weight)).double() if self.bias is None else self.bias.double()
 
 
 def match_linear(ctx: PassContext, node: Any) -> Linear | Miss:
     """The linear at a node, or why it cannot be rewritten."""
     if not isinstance(node, fx.Node) or node.target is not _aten.linear.default:
-        return Miss("it is no linear", node if isinstance(node, fx.Node) else None)
+        return Miss("it is not a linear", node if isinstance(node, fx.Node) else None)
     weight, bias = ctx.tensor(node.args[1]), ctx.tensor(argument(node, 2, "bias"))
     if weight is None or (bias is None and argument(node, 2, "bias") is not None):
         return Miss("its weight or bias is computed", node)
     if weight.ndim != 2 or not weight.is_floating_point():
-        return Miss("its weight is no floating-point matrix", node)
+        return Miss("its weight is not a floating-point matrix", node)
     if not read_once(ctx, node.args[1]):
-        return Miss("its weight is shared, a changed one would have to be stored besides", node)
+        return Miss("its weight is shared, and a changed copy would take further memory", node)
     return Linear(node, weight.detach(), None if bias is None else bias.detach())
 
 
 def read_once(ctx: PassContext, read: Any) -> bool:
-    """Whether the tensor behind a read of state has this one use, under whatever names it is tied."""
+    """Whether the tensor behind a read of state has this one use, under any of its names."""
     tensor = ctx.tensor(read)
     uses = [
         user for other in ctx.graph.find_nodes(op="get_attr") if ctx.tensor(other) is tensor for user in other.users

@@ -178,14 +178,14 @@ def with_extra_passes(stages: Sequence[Stage], extra: Mapping[str, Passes]) -> P
         extra: "before:STAGE" or "after:STAGE" -> passes.
 
     Raises:
-        PipelineError: There is no such stage in this pipeline.
+        PipelineError: The pipeline has no stage of that name.
     """
     names = [stage.name for stage in stages]
     for place in extra:
         side, _, name = place.partition(":")
         if side not in ("before", "after") or name not in names:
             raise PipelineError(
-                f"extra_passes names {place!r}, which is no place in this pipeline",
+                f"extra_passes names {place!r}, which is not a place in this pipeline",
                 hint=f'write "before:STAGE" or "after:STAGE"; stages: {", ".join(names)}',
             )
     found = Pipeline()

@@ -12,6 +12,7 @@ from collections.abc import Callable, Iterable, Iterator, Sequence
 from typing import Any
 
 import torch
+from pass_cases import run
 from torch import fx
 
 from recfx.errors import RecfxError
@@ -20,7 +21,7 @@ from recfx.ir.numeric import compare_outputs
 from recfx.ir.op_sets import ADDITIONS
 from recfx.ir.propagate import fake_inputs, free_symbols, refresh
 from recfx.ir.reference_run import Reference
-from recfx.pipeline import Pass, Pipeline
+from recfx.pipeline import Pass
 
 _aten = torch.ops.aten
 
@@ -167,5 +168,5 @@ def check_keeps(item: Pass | str, program: Program, exactness: Exactness, what: 
         VerificationError: It does.
     """
     expected = program.run(program.example)
-    after = Pipeline([item]).run(program).program
+    after = run(item, program).program
     compare_outputs(expected, after.run(program.example), exactness, what, Reference(program, program.example))

@@ -237,7 +237,7 @@ def test_bad_arguments_of_optimize(model: TinyCtr) -> None:
         recfx.optimize(model, target="tpu", example_inputs=inputs)
     with pytest.raises(recfx.InputError, match="not a level"):
         recfx.optimize(model, example_inputs=inputs, verify="very")
-    with pytest.raises(recfx.PipelineError, match="no pass called"):
+    with pytest.raises(recfx.PipelineError, match="no pass is called"):
         recfx.optimize(model, example_inputs=inputs, pipeline="fold-everything")
     with pytest.raises(recfx.CaptureError, match="training mode"):
         recfx.optimize(TinyCtr().train(), example_inputs=inputs)

@@ -1,4 +1,4 @@
-"""Target attention in a graph: what becomes of the scores, from the MLP's single column to the weighted sum of the keys."""
+"""Target attention in a graph: the operators behind the MLP's single column, from the scores to the weighted sum of the keys."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ _SHAPE_OPS = (_aten.reshape.default, _aten.squeeze.dim, _aten.unsqueeze.default,
 
 @dataclasses.dataclass
 class Scores:
-    """What becomes of the scores, up to `output`.
+    """The operators behind the scores, up to `output`.
 
     Attributes:
         output: The node that holds the scores, the weights or the pooled keys.

@@ -63,5 +63,5 @@ def _freeze(value: Any) -> Any:
     if isinstance(value, float):
         return (float, value.hex() if value == value else "nan")
     if isinstance(value, torch.Tensor):
-        raise TypeError("a tensor is no literal")
+        raise TypeError("a tensor is not a literal")
     return (type(value), value)

@@ -10,7 +10,7 @@
     narrow(x, d, start, length)                                                   -> slice(x, d, start, start + length)
 
 All are exact: torch computes the left side by the right side, or both give the same view. That a view refuses some strides that reshape
-copies is no difference, since a captured view was taken.
+copies makes no difference: a captured view was possible.
 """
 
 from __future__ import annotations

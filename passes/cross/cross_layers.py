@@ -68,7 +68,7 @@ def match_cross(ctx: PassContext, node: fx.Node) -> CrossStep | Miss | None:
         if bias is None:
             return found
         if not is_vector(ctx, bias, width_of(flat_x)):
-            return Miss("its bias is no vector of its width", bias)
+            return Miss("its bias is not a vector of its width", bias)
         if found.kind == VECTOR:
             return dataclasses.replace(found, bias=flat(ctx, bias))
         return dataclasses.replace(found, after=bias)
@@ -147,7 +147,7 @@ def _column_product(ctx: PassContext, product: fx.Node, x: fx.Node) -> CrossStep
     left: Any = product.args[0]
     right: Any = product.args[1]
     if left.target is _aten.stack.default and right.target is _aten.softmax.int:
-        return Miss("a mixture of experts (DCN-Mix) is no cross layer of the dialect", product)
+        return Miss("a mixture of experts (DCN-Mix) is not a cross layer of the dialect", product)
     x0 = rows_of(left)
     if x0 is not None and tensor_of(left).ndim == 3 and same_rows(x0, x):
         vector = scalar_product(ctx, right, x)

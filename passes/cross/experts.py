@@ -57,7 +57,7 @@ def _terms(node: fx.Node) -> list[fx.Node]:
     terms: list[fx.Node] = []
     for part in node.args[:2]:
         if not isinstance(part, fx.Node):
-            terms += [] if part == 0 else [node]  # sum() begins with 0; a sum with another number is no mixture
+            terms += [] if part == 0 else [node]  # sum() begins with 0; a sum with another number is not a mixture
         elif part.target is _aten.add.Tensor and len(part.users) == 1 and not part.kwargs:
             terms += _terms(part)
         else:
@@ -170,7 +170,7 @@ def _gates(ctx: PassContext, node: Any, x: fx.Node, experts: int) -> Mapping | M
     """The softmax over the experts of one linear of x, or of a linear for each expert."""
     softmax: Any = _without_ones(node)
     if softmax.target is not _aten.softmax.int:
-        return Miss("its gates are no softmax", softmax)
+        return Miss("its gates are not a softmax", softmax)
     held = value(softmax)
     if held is None or argument(softmax, 2, "dtype") is not None:
         return None
@@ -186,7 +186,7 @@ def _gates(ctx: PassContext, node: Any, x: fx.Node, experts: int) -> Mapping | M
     read = [mapped(ctx, _without_ones(part)) for part in (logits.args[0] if several else [logits])]
     rows = [m for source, m in (r for r in read if r is not None) if source is x]
     if len(rows) != len(read) or sum(len(m.weight) for m in rows) != experts or any(m.act for m in rows):
-        return Miss("its gates are no linears of what the experts map", logits)
+        return Miss("its gates are not linears of the experts' input", logits)
     return beside(rows)
 
 

@@ -3,7 +3,7 @@
     sum_e softmax(G x)_e * (x0 * (U_e f(C_e f(V_e x)) + b)) + x   ->   x0 * (U (p * f(C f(V x))) + b) + x
 
 V stacks the experts' V_e, U lays their U_e side by side, C holds their C_e along its diagonal, and p repeats each expert's gate over its
-own columns: a layer is a handful of products whatever the number of experts, and nothing of size [B, D, E] is made. Biases that differ
+own columns: a layer is a handful of products for any number of experts, and nothing of size [B, D, E] is made. Biases that differ
 from expert to expert become columns of U that the gates multiply.
 
 Experts may be written on rows [B, D] or columns [B, D, 1] (deepctr-torch, torch-rechub, RecBole), with linears or products, gathered by

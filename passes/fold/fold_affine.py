@@ -80,7 +80,7 @@ def _scale_and_shift(ctx: PassContext, node: fx.Node) -> tuple[fx.Node, torch.Te
         return Miss("it has an alpha or a rounding mode")
     constant = channel_constant(ctx, other, held.shape[-1])
     if constant is None:
-        return Miss("the other operand is no constant along the last dimension")
+        return Miss("the other operand is not a constant along the last dimension")
     ones, zeros = torch.ones_like(constant), torch.zeros_like(constant)
     forms: dict[Any, tuple[torch.Tensor, torch.Tensor]] = {
         _aten.mul.Tensor: (constant, zeros),
@@ -173,7 +173,7 @@ def _no_own_table(ctx: PassContext, lookup: fx.Node, result: fx.Node) -> Miss | 
     if only_user(result) is None:
         return Miss("the looked-up rows are read elsewhere as well", result)
     if not read_once(ctx, lookup.args[0]):
-        return Miss("the table has other uses, a changed one would have to be stored besides", lookup)
+        return Miss("the table has other uses, and a changed copy would take further memory", lookup)
     return None
 
 

@@ -63,7 +63,7 @@ class _Affine:
 
 def _match_norm(ctx: PassContext, node: Any) -> _Affine | Miss:
     if not isinstance(node, fx.Node) or node.target is not _aten.batch_norm.default:
-        return Miss("it is no batch norm", node if isinstance(node, fx.Node) else None)
+        return Miss("it is not a batch norm", node if isinstance(node, fx.Node) else None)
     held = value(node)
     if held is None or held.ndim != 2:
         return Miss("its channels are not the last dimension", node)

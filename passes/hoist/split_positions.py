@@ -123,7 +123,7 @@ def _rewrite(
 
 
 def _region(shared: Shared, start: fx.Node, dim: int) -> dict[fx.Node, _Sequence]:
-    """What depends on a sequence position by position, and on the request besides, in graph order."""
+    """The values that depend on a sequence position by position, and otherwise on the request alone, in graph order."""
     region = {start: _Sequence(dim)}
     node = start.next
     while node.op != "output":
@@ -180,7 +180,7 @@ def _carried(node: fx.Node, sequence: fx.Node, dim: int, rank: int) -> int | Non
 
 
 def _is_cut_alike(node: fx.Node, other: fx.Node, dim: int) -> bool:
-    """Whether an operand that is no sequence has one place for each position, or the same for all of them."""
+    """Whether an operand that is not a sequence has one place for each position, or the same for all of them."""
     found = axis_of(node, other, dim)
     return found is WHOLE or (_is_pointwise(node) and isinstance(found, Along))
 

@@ -218,5 +218,5 @@ def _prefix(node: fx.Node, ctx: PassContext) -> Any:
     if prefix is not None or only_user(dots) is not node:
         return Miss("the dot products have a prefix, or are read elsewhere as well", dots)
     if dense is None or dense.ndim != 2 or dense.dtype is not torch.float32 or not isinstance(dense.shape[1], int):
-        return Miss("what stands in front is no float32 matrix of fixed width", parts[0])
+        return Miss("the tensor in front is not a float32 matrix of fixed width", parts[0])
     return ctx.call(interaction.dot_interaction, x, parts[0], diagonal, upper)

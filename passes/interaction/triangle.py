@@ -51,12 +51,12 @@ def product_of(node: Any) -> fx.Node | Miss | None:
             return Miss("the two factors are different tensors", node)
     held = value(x)
     if held is None or held.ndim != 3 or held.dtype is not torch.float32 or not isinstance(held.shape[1], int):
-        return Miss("it is no product of float32 vectors [B, F, D] with themselves", node)
+        return Miss("it is not a product of float32 vectors [B, F, D] with themselves", node)
     return x
 
 
 def _einsum_product(node: fx.Node) -> fx.Node | None:
-    """x of einsum("bid,bjd->bij", x, x), whatever the letters."""
+    """x of einsum("bid,bjd->bij", x, x), with any letters."""
     equation, operands = str(node.args[0]).replace(" ", ""), items_of(node, 1)
     inputs, _, output = equation.partition("->")
     parts = inputs.split(",")

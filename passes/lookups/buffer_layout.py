@@ -173,7 +173,7 @@ def downstream(nodes: Iterable[fx.Node]) -> set[fx.Node]:
 
 
 def conflict(layout: Layout) -> fx.Node | None:
-    """A node to be computed apart from the layout, because a dense part needs what is looked up inside it; None when there is none."""
+    """A node to be computed apart from the layout, because a dense part needs the rows looked up inside it; None for none."""
     needed = set(layout.inputs())
     for lookup in layout.lookups:
         if needed & downstream([lookup]):

@@ -6,7 +6,7 @@
     sum(embedding(W, i) * unsqueeze(i != 0, -1), -2) -> grouped_lookup(sum, padding=0)
     sum(masked_fill(embedding(W, i), unsqueeze(i == 0, -1), 0), -2) -> the same
 
-The rows are never written to memory. A masked mean keeps its division, with whatever is added to the denominator.
+The rows are never written to memory. A masked mean keeps its division, with anything added to the denominator.
 
 Requires: functional. Exactness: REASSOC.
 """
@@ -82,7 +82,7 @@ def _pooled(node: fx.Node, ctx: PassContext) -> Any:
 
 
 def _bad_pooling(node: fx.Node, embedding: fx.Node, rows: fx.Node) -> Miss | None:
-    """Why what is summed is no bag of one lookup's own."""
+    """Why the summed rows are not a bag of one lookup alone."""
     held, ids = tensor_of(embedding), tensor_of(embedding.args[1])
     dims: Any = argument(node, 1, "dim") or []
     if node.kwargs.get("dtype") is not None:
@@ -114,9 +114,9 @@ def _mask(ctx: PassContext, factor: Any, inverted: bool, table: Any, ids: Any, r
     if padding is not None:
         weight = ctx.stored(table)
         if not 0 <= padding < weight.shape[0]:
-            return Miss("the padding is no row of the table")
+            return Miss("the padding is not a row of the table")
         if not bool(weight[padding].isfinite().all()):
-            return Miss("the padding's row is not finite, and zero times it is no zero")
+            return Miss("the padding's row is not finite, and zero times it is not zero")
         return _Mask(padding=padding)
     held = tensor_of(mask)
     if inverted:
@@ -129,7 +129,7 @@ def _mask(ctx: PassContext, factor: Any, inverted: bool, table: Any, ids: Any, r
 
 
 def _per_id(factor: Any, ids: Any) -> Any:
-    """The tensor of the ids' shape whose elements multiply the rows; None when there is none."""
+    """The tensor of the ids' shape whose elements multiply the rows; None when nothing does."""
     held, wanted = value(factor), value(ids)
     if held is None or wanted is None:
         return None

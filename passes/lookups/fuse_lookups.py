@@ -88,7 +88,7 @@ class FuseLookups(Pass):
 
 
 def _widest(ctx: PassContext, refused: set[fx.Node], stops: set[fx.Node]) -> Layout | None:
-    """The widest concatenation or stack of lookups that is no part of another one."""
+    """The widest concatenation or stack of lookups that is not a part of another one."""
     while True:
         ctx.misses.clear()
         layouts = [layout for node in ctx.nodes(*JOINS) if (layout := _layout(ctx, node, refused, stops))]

@@ -225,7 +225,7 @@ def _shifted(ctx: PassContext, node: fx.Node, lead: int) -> Columns | None:
 
 
 def _added(ctx: PassContext, other: Any, held: torch.Tensor, lead: int) -> list[int] | None:
-    """The constant added to each column; None when it is no constant of the columns alone."""
+    """The constant added to each column; None when it is not a constant of the columns alone."""
     columns = held.shape[lead:]
     if isinstance(other, int) and not isinstance(other, bool):
         return [other] * math.prod(columns)

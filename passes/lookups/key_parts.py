@@ -79,7 +79,7 @@ def _same_lengths(sums: list[tuple[fx.Node | None, tuple[int, ...]] | None]) -> 
 def key_sums(size: Any) -> tuple[fx.Node | None, tuple[int, ...]] | None:
     """Of which keys a size is the number of ids: the view [keys, B] of the lengths it sums, and the keys in order.
 
-    The view is None for a size of 0. None when the size is no such sum.
+    The view is None for a size of 0. None when the size is another number.
     """
     if isinstance(size, int):
         return (None, ()) if size == 0 else None

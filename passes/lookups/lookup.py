@@ -90,12 +90,12 @@ def match_lookup(ctx: PassContext, node: fx.Node, lead: int) -> list[Read] | Mis
 
 
 def bad_table(ctx: PassContext, node: Any) -> Miss | None:
-    """Why a node is no table of a grouped lookup."""
+    """Why a node cannot be a table of a grouped lookup."""
     table = ctx.tensor(node)
     if table is None:
         return Miss("its table is computed")
     if table.layout is not torch.strided or table.ndim != 2 or table.dtype is not torch.float32:
-        return Miss("its table is no float32 matrix")
+        return Miss("its table is not a float32 matrix")
     return None if table.is_contiguous() else Miss("its table is not contiguous")
 
 
@@ -103,7 +103,7 @@ def bad_ids(node: Any) -> Miss | None:
     """Why a node holds no ids of a grouped lookup."""
     held = value(node)
     if held is None or held.dtype not in _IDS or not held.ndim:
-        return Miss("its ids are no int32 or int64 tensor with rows")
+        return Miss("its ids are not an int32 or int64 tensor with rows")
     return None
 
 
@@ -216,7 +216,7 @@ def _fixed_bag(ctx: PassContext, table: fx.Node, ids: fx.Node, weights: Any, lik
     if weights is not None:
         matrix = unflattened(weights)
         if not same_rows(rows_of(matrix, 2), rows_of(ids, 2)):
-            return Miss("its weights are no matrix like its ids")
+            return Miss("its weights are not a matrix like its ids")
         whole = Columns(ids, 0, whole.count)  # weights and ids are read at the same columns
         read = _read(table, whole, 1, dataclasses.replace(like, weights=0))
         return [dataclasses.replace(read, weights=matrix)]

@@ -54,7 +54,7 @@ class _Lists:
         return _position(self.dense, flat)
 
     def _table(self, table: fx.Node) -> fx.Node:
-        """One read of a table however often it is read, under whatever names it is tied."""
+        """One read of a table, however often and under any name the graph reads it."""
         tensor = self._ctx.tensor(table)
         return self._made.setdefault(("table", id(tensor)), table)
 

@@ -25,7 +25,7 @@ _PLAIN = {
 
 
 def match_activation(ctx: PassContext, x: fx.Node) -> Activation | Miss:
-    """The activation that reads a value, or why there is none that an MLP layer may have."""
+    """The activation that reads a value, or why an MLP layer cannot have it."""
     if len(x.users) == 1:
         user = next(iter(x.users))
         found = _single(ctx, x, user)

@@ -77,7 +77,7 @@ def match_chain(ctx: PassContext, head: fx.Node, *, last_width: int | None = Non
         prefixes = [p for p in prefixes if _is_bare(p.steps[-1]) and _width(ctx, p.steps[-1].weight) == last_width]
     closed = [p for p in prefixes if p.closed]
     if not closed:
-        return Miss("its result is no single column, or parts of the chain are read elsewhere", head)
+        return Miss("its result is not a single column, or parts of the chain are read elsewhere", head)
     longest = closed[-1]
     if longest is not prefixes[-1]:
         ended = Miss("values of the chain are read elsewhere as well", longest.output)
@@ -182,7 +182,7 @@ def _linear_step(ctx: PassContext, node: fx.Node) -> Step | Miss:
     source = value(_source(node))
     held = value(node)
     if source is None or held is None:
-        return Miss("its input is no tensor", node)
+        return Miss("its input is not a tensor", node)
     if source.ndim < 2 or source.dtype is not torch.float32 or held.dtype is not torch.float32:
         return Miss(f"its input is {str(source.dtype).removeprefix('torch.')} of {source.ndim} dimension(s)", node)
     at = 2 if node.target is _aten.addmm.default else 1
@@ -191,7 +191,7 @@ def _linear_step(ctx: PassContext, node: fx.Node) -> Step | Miss:
     if weight is None:
         return Miss("its weight is computed", node)
     if weight.ndim != 2 or weight.dtype is not torch.float32:
-        return Miss("its weight is no float32 matrix", node)
+        return Miss("its weight is not a float32 matrix", node)
     if node.target is _aten.linear.default:
         bias, param = argument(node, 2, "bias"), read
     else:
@@ -224,7 +224,7 @@ def _is_bare(step: Step) -> bool:
 def emit_layers(ctx: PassContext, steps: Sequence[Step]) -> tuple[list[fx.Node], list[int], list[float]]:
     """Stores the new parameters and gives what the operators take: parameters, layers, numbers.
 
-    A tensor that several layers read, under whatever names it is tied, is one parameter.
+    A tensor that several layers read, under any name, is one parameter.
     """
     params: list[fx.Node] = []
     held: list[torch.Tensor] = []

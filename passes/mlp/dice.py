@@ -38,7 +38,7 @@ def match_dice(ctx: PassContext, x: fx.Node) -> Activation | Miss:
                 continue
             return _activation(ctx, output, inner, alpha, gate)
     readers = ", ".join(sorted({getattr(u.target, "__name__", str(u.target)) for u in x.users})) or "nothing"
-    return Miss(f"what reads it is no activation of an MLP layer: {readers}", x)
+    return Miss(f"its readers are not an activation of an MLP layer: {readers}", x)
 
 
 def _activation(ctx: PassContext, output: fx.Node, nodes: frozenset[fx.Node], alpha: fx.Node, gate: Gate) -> Activation:

@@ -32,7 +32,7 @@ class Gate:
     Attributes:
         scale: float32 [C].
         shift: float32 [C].
-        eps: Added to the variance of a norm over each row; None when there is no such norm.
+        eps: Added to the variance of a norm over each row; None without such a norm.
     """
 
     scale: torch.Tensor

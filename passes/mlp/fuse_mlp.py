@@ -70,5 +70,5 @@ class FuseMlp(Pass):
             fused = ctx.call(mlp.mlp, chain.source, params, layers, numbers)
         ctx.replace(chain.output, fused)
         for node in sorted(chain.nodes - {chain.output}, reverse=True):
-            ctx.graph.erase_node(node)  # at once, so that they are no users of what later chains read
+            ctx.graph.erase_node(node)  # at once, so that later chains do not count them as users
         return None

@@ -56,7 +56,7 @@ class TabulateTowers(Pass):
         held = value(keys[0]) if keys else None
         if held is None or held.ndim != 1 or isinstance(held.shape[0], int):
             raise PassError(
-                f"the catalogue's ids {catalogue.key!r} are no input of one id a row",
+                f"the catalogue's ids {catalogue.key!r} are not an input of one id a row",
                 hint="declare the parameter that holds one item id for each row of the batch",
             )
         towers = _Towers(ctx, keys[0], catalogue)

@@ -3,7 +3,7 @@
     (u * v).sum(-1)    vecdot(u, v)    u @ T.T    linear(u, T)    bmm(u, v)    einsum("bd,bcd->bc", u, v)
 
 A dimension that is multiplied and added up is labelled DOT; one of size one that is broadcast, None. Views are followed backwards, so
-that the labels of a lookup or of a table are found whatever unsqueezes and transposes lie between.
+that the labels of a lookup or of a table are found through unsqueezes and transposes.
 """
 
 from __future__ import annotations

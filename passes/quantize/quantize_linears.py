@@ -33,7 +33,7 @@ class QuantizeLinears(Pass):
 
     Attributes:
         bits: 16 (bfloat16) or 8 (int8 per output channel).
-        min_weights: Layers of fewer weights are left alone: they are read from the nearest cache whatever their width.
+        min_weights: Layers of fewer weights are left alone: the nearest cache holds them at any width.
         min_outputs: Layers of fewer outputs are left alone: the last layer of a click model has one, and every bit of it is in the answer.
         clip: Clip the weights of each output channel where their squared error is least (int8).
     """
@@ -53,7 +53,7 @@ class QuantizeLinears(Pass):
 
     def __post_init__(self) -> None:
         if self.bits not in (16, 8):
-            raise InputError(f"bits={self.bits} is no width of a linear", hint="one of 16, 8")
+            raise InputError(f"bits={self.bits} is not a width of a linear", hint="one of 16, 8")
 
     def run(self, program: Program, ctx: PassContext) -> None:
         for node in ctx.nodes(*LINEARS):

@@ -3,7 +3,7 @@
     grouped_lookup([float32 tables], ...) -> grouped_lookup([row-wise n-bit, bfloat16 or float16 tables], ...)
 
 At 8, 4, 2 and 1 bits every row has its own scale and bias (`recfx.formats.rowwise`); at 16 bits a table is bfloat16 or float16. A table
-that something else reads as well, such as tied output weights, is left alone, under whatever names it is tied.
+that another operator reads as well, such as tied output weights, is left alone, under any name.
 
 Requires: functional; lookups must have been fused. Exactness: APPROX.
 """
@@ -61,9 +61,9 @@ class QuantizeTables(Pass):
 
     def __post_init__(self) -> None:
         if self.bits not in (16, *ROW_BITS):
-            raise InputError(f"bits={self.bits} is no width of a table", hint="one of 16, 8, 4, 2, 1")
+            raise InputError(f"bits={self.bits} is not a width of a table", hint="one of 16, 8, 4, 2, 1")
         if self.format not in HALVES:
-            raise InputError(f"format={self.format!r} is no format of 16 bits", hint=f"one of {', '.join(HALVES)}")
+            raise InputError(f"format={self.format!r} is not a format of 16 bits", hint=f"one of {', '.join(HALVES)}")
 
     def run(self, program: Program, ctx: PassContext) -> None:
         reads: dict[int, list[fx.Node]] = {}  # one tensor may be read under several names

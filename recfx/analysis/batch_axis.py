@@ -43,7 +43,7 @@ def rows_of(value: Any, batch: sympy.Symbol) -> Rows | str | None:
         return "it has the batch along two axes"
     inner = multiple(value.shape[axes[0]], batch)
     if inner is None:
-        return f"its size {value.shape[axes[0]]} is no multiple of the batch"
+        return f"its size {value.shape[axes[0]]} is not a multiple of the batch"
     return Rows(axes[0], inner)
 
 

@@ -171,7 +171,7 @@ def _bad_size(node: fx.Node, batch: sympy.Symbol) -> str | None:
     for source in node.all_input_nodes:
         held = source.meta.get("val")
         if depends_on(held, batch) and multiple(held, batch) is None:
-            return f"its argument {held} is no multiple of the batch"
+            return f"its argument {held} is not a multiple of the batch"
     return None
 
 

@@ -1,4 +1,4 @@
-"""`PassContext`: what a pass is given besides the program."""
+"""`PassContext`: the services that a pass is given in addition to the program."""
 
 from __future__ import annotations
 
@@ -148,7 +148,7 @@ class PassContext:
             self.replace(old, other)
 
     def refresh_after(self, node: fx.Node) -> None:
-        """Recomputes the value of `node`, and of whatever reads a value that has changed by it."""
+        """Recomputes the value of `node`, and of the operators that read a value changed by it."""
         changed = {node}
         for later in self.graph.nodes:
             if later.op != "call_function" or not (later is node or changed.intersection(later.all_input_nodes)):

@@ -33,7 +33,7 @@ class Pipeline:
         passes: Passes, pass classes, or a text such as `"canonicalize,fold-batchnorm"`.
 
     Raises:
-        PipelineError: The text does not parse, or something in the list is no pass.
+        PipelineError: The text does not parse, or an item of the list is not a pass.
     """
 
     def __init__(self, passes: str | Iterable[Pass | type[Pass] | str] = ()) -> None:
@@ -84,7 +84,7 @@ class Pipeline:
             verify: How thoroughly to check the program after each pass that changed something.
             gate: Holds rewrites back; for bisection.
             instruments: Observers.
-            resources: What passes need besides the program.
+            resources: What passes need in addition to the program.
             reproducer: Where to write the reproducer folder on failure; a temporary folder by default.
             lenient: Leave out what raises unexpectedly, with a miss for a rule and a notice for a pass, instead of raising. Errors that
                 passes raise on purpose are raised all the same.
@@ -260,6 +260,6 @@ def _as_passes(item: Pass | type[Pass] | str) -> list[Pass]:
     if isinstance(item, type) and issubclass(item, Pass):
         return [item()]
     raise PipelineError(
-        f"{item!r} is no pass",
+        f"{item!r} is not a pass",
         hint="give instances or classes of recfx.Pass, results of @recfx.rewrite, or names",
     )

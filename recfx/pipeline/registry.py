@@ -37,7 +37,7 @@ def find(name: str) -> type[Pass]:
     if name not in _PASSES:
         close = difflib.get_close_matches(name, _PASSES)
         raise PipelineError(
-            f"there is no pass called {name!r}",
+            f"no pass is called {name!r}",
             hint=f"did you mean {', '.join(close)}?"
             if close
             else f"known passes: {', '.join(sorted(_PASSES)) or 'none'}",

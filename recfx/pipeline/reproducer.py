@@ -55,7 +55,7 @@ def write_reproducer(
         passes: The failing pass.
         error: What it raised.
         folder: Where to; a new temporary folder by default.
-        resources: What the passes were given besides the program.
+        resources: What the passes were given in addition to the program.
     """
     if folder is None:
         folder = Path(tempfile.mkdtemp(prefix="recfx-reproducer-"))
@@ -83,7 +83,7 @@ def write_reproducer(
 
 
 def read_resources(folder: Path) -> dict[str, Any]:
-    """What the passes of a reproducer folder were given besides the program. Loads pickles, as `run.py` runs code: open your own folders.
+    """The resources that the passes of a reproducer folder were given. Loads pickles, as `run.py` runs code: open your own folders.
 
     Raises:
         ArtifactError: They could not be saved.
@@ -98,7 +98,7 @@ def find_pass(module: str, name: str, **options: Any) -> Pass:
     """A user's pass: the object of that name if it is a pass, as `@recfx.rewrite` makes them, otherwise made of the class.
 
     Raises:
-        ArtifactError: There is no such pass, because it is defined in a function or in a script.
+        ArtifactError: The pass cannot be imported: it is defined in a function or in a script.
     """
     try:
         found = attrgetter(name)(import_module(module))
@@ -120,7 +120,7 @@ def read_reproducer(folder: Path) -> Program:
     from safetensors.torch import load_file
 
     if not (folder / "program.json").is_file():
-        raise ArtifactError("there is no program in this folder", where=str(folder))
+        raise ArtifactError("this folder holds no program", where=str(folder))
     document = strict_json.parse((folder / "program.json").read_bytes(), str(folder / "program.json"))
     inputs = load_file(folder / "inputs.safetensors")
     # A reproducer is the reader's own, as its `run.py` is: every operator that it names may run.

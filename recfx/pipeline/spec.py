@@ -29,7 +29,7 @@ class PassSpec:
         establishes: Properties the program has afterwards.
         invalidates: Properties the program may lose.
         preserves: Names of analyses that stay valid although the pass rewrites.
-        needs: What it needs besides the program: "examples", "calibration", "catalogue", "labels", "fine-tuning".
+        needs: What it needs in addition to the program: "examples", "calibration", "catalogue", "labels", "fine-tuning".
         changes_state: Whether it changes, adds or removes parameters.
         idempotent: Whether running it twice is the same as once.
         mandatory: Whether it runs whole even when a bisection holds other rewrites back.

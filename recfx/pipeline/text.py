@@ -104,5 +104,5 @@ def _parse_value(text: str, place: str) -> Any:
         if BARE_WORD.fullmatch(text):
             return text
         raise PipelineError(
-            f"{text!r} is no value", where=place, hint="use numbers, true/false, words, quotes or [lists]"
+            f"{text!r} is not a value", where=place, hint="use numbers, true/false, words, quotes or [lists]"
         ) from error

@@ -33,7 +33,7 @@ def test_the_axis_of_rows() -> None:
     assert rows_of(held_by(turned), batch) == Rows(1)
     assert rows_of((held_by(turned), held_by(x)), batch) == Rows(1)
     assert rows_of(held_by(outer), batch) == "it has the batch along two axes"
-    assert "no multiple of the batch" in str(rows_of(held_by(one_less), batch))
+    assert "not a multiple of the batch" in str(rows_of(held_by(one_less), batch))
     assert rows_of(torch.zeros(3), batch) is None
     assert rows_of((), batch) is None
     assert rows_of(3, batch) is None

@@ -84,8 +84,8 @@ BAD_TEXTS = {
     "takes-anything}": "too many",
     "takes-anything{thing='a}": "not closed",
     "canonicalize,,canonicalize": "empty name",
-    "takes-anything{thing=1+}": "is no value",
-    "takes-anything{thing={[1]: 2}}": "is no value",
+    "takes-anything{thing=1+}": "is not a value",
+    "takes-anything{thing={[1]: 2}}": "is not a value",
     "takes-anything{number=1, number=2}": "'number' is given twice",
     "takes-anything{number=1} x": "text after",
 }
@@ -105,7 +105,7 @@ def test_every_problem_of_a_text_is_listed() -> None:
 
 
 def test_what_is_no_pass_is_refused() -> None:
-    with pytest.raises(recfx.PipelineError, match="is no pass"):
+    with pytest.raises(recfx.PipelineError, match="is not a pass"):
         Pipeline([42])  # type: ignore[list-item]
 
 
@@ -244,7 +244,7 @@ def test_values_of_options(text: str, value: Any) -> None:
         ("canonicalize,", "empty name"),
         ("takes-anything{number=1,}", "empty name"),
         ("takes-anything{=1}", "has no option"),
-        ("takes-anything{a=b c}", "'b c' is no value"),
+        ("takes-anything{a=b c}", "'b c' is not a value"),
     ],
 )
 def test_texts_that_are_refused(text: str, message: str) -> None:

@@ -218,7 +218,7 @@ def test_folders_are_made_where_none_is_given() -> None:
 
 
 def test_a_folder_without_a_program_says_so(tmp_path: Path) -> None:
-    with pytest.raises(recfx.ArtifactError, match="there is no program in this folder"):
+    with pytest.raises(recfx.ArtifactError, match="this folder holds no program"):
         read_reproducer(tmp_path)
     with pytest.raises(recfx.ArtifactError, match="cannot be pickled"):
         read_resources(tmp_path)

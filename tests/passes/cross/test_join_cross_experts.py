@@ -130,9 +130,9 @@ def mixed(outputs: Callable[..., list[torch.Tensor]], scores: Callable[..., torc
 
 
 LEAVES_ALONE = {
-    "gates that are no softmax": (mixed(row_experts, lambda m, x: m.gate(x).sigmoid()), "no softmax"),
-    "gates of something else": (mixed(row_experts, lambda m, x: m.gate(x.exp()).softmax(1)), "no linears of what"),
-    "gates behind an activation": (mixed(row_experts, lambda m, x: torch.relu(m.gate(x)).softmax(1)), "no linears of"),
+    "gates that are no softmax": (mixed(row_experts, lambda m, x: m.gate(x).sigmoid()), "not a softmax"),
+    "gates of something else": (mixed(row_experts, lambda m, x: m.gate(x.exp()).softmax(1)), "not linears of"),
+    "gates behind an activation": (mixed(row_experts, lambda m, x: torch.relu(m.gate(x)).softmax(1)), "not linears of"),
     "experts of full rank": (mixed(lambda m, x0, x: [x0 * w(x) for w in m.wide], lambda m, x: m.gate(x).softmax(1)), "low rank"),
     "experts of something else": (mixed(lambda m, x0, x: row_experts(m, x0, x.exp()), lambda m, x: m.gate(x).softmax(1)), "low rank"),
     "an activation behind an expert": (

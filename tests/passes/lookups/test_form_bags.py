@@ -99,7 +99,7 @@ NEGATIVE = {
     "a masked mean over all": refused("whole length", lambda m, i, w: (m.e(i) * w.unsqueeze(-1)).mean(1), IDS, WEIGHTS),
     "a computed table": refused("computed", lambda m, i: F.embedding(i, m.e.weight * i.sum()).sum(1)),
     "a padding outside the table": refused(
-        "no row of the table", lambda m, i: (m.e(i) * (i != 20).unsqueeze(-1)).sum(1)
+        "not a row of the table", lambda m, i: (m.e(i) * (i != 20).unsqueeze(-1)).sum(1)
     ),
 }
 
@@ -112,7 +112,7 @@ def test_leaves_alone(name: str) -> None:
 @pytest.mark.parametrize("dtype", [torch.float64, torch.bfloat16])
 def test_tables_of_another_dtype_stay(dtype: torch.dtype) -> None:
     body = Function(lambda m, i: m.e(i).sum(1), e=table()).to(dtype)
-    check_does_not_fire("form-bags", Case(lambda: body, (IDS,), reason="no float32"))
+    check_does_not_fire("form-bags", Case(lambda: body, (IDS,), reason="not a float32"))
 
 
 def test_a_padding_row_that_is_not_finite_stays() -> None:

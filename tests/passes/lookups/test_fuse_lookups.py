@@ -233,7 +233,8 @@ def test_any_concatenation_keeps_its_bits(data: st.DataObject) -> None:
     program = program_of(Case(lambda: Function(body, **made), inputs))
     result = run("fuse-lookups", program)
     verify_numeric(program, result.program, Exactness.EXACT)
-    assert operators(result.program)["aten.embedding"] == 0
+    joined = len(kinds) > 1  # a concatenation of one tensor is that tensor
+    assert operators(result.program)["aten.embedding"] == 0 or not joined
 
 
 def test_random_graphs_keep_their_meaning() -> None:

@@ -222,7 +222,7 @@ def test_layers_of_other_widths_already_are_left_alone() -> None:
 
 
 def test_bad_options() -> None:
-    with pytest.raises(InputError, match="is no width"):
+    with pytest.raises(InputError, match="is not a width"):
         QuantizeLinears(bits=4)
 
 
