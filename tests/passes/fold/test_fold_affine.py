@@ -54,7 +54,7 @@ FIRES = {
 }
 
 LEAVES_ALONE = {
-    "number / linear": (lambda m, x: 2.0 / m.a(x), "no linear", {}),
+    "number / linear": (lambda m, x: 2.0 / m.a(x), "not a linear", {}),
     "scale by an input": (lambda m, x: m.a(x) * x.sum(1, keepdim=True), "not a constant", {}),
     "scale by rows": (lambda m, x: m.a(x)[:3] * m.c, "", {"c": torch.randn(3, 1)}),
     "division by zero": (lambda m, x: m.a(x) / m.c, "zero in a division", {"c": torch.zeros(5)}),
