@@ -46,7 +46,7 @@ def test_a_decomposed_model_gives_the_same_answers(name: str, precision: str) ->
     verify_numeric(program, made, Exactness.REASSOC)
 
 
-@settings(max_examples=10, suppress_health_check=list(HealthCheck))
+@settings(max_examples=6, suppress_health_check=list(HealthCheck))
 @given(rec_graphs(steps=DIALECT_STEPS, max_steps=4, jagged=True), st.integers(0, 2**16))
 def test_a_decomposed_random_program_gives_the_same_answers(program: Program, seed: int) -> None:
     compare_on_trials(program, decompose(program), Exactness.REASSOC, seed=seed)

@@ -65,7 +65,7 @@ def test_every_operator_has_cases_and_a_decomposition() -> None:
 
 
 @pytest.mark.parametrize("target", CASES, ids=str)
-@settings(max_examples=8)
+@settings(max_examples=6)
 @given(data=st.data())
 def test_a_decomposition_gives_what_the_reference_gives(target: Any, data: st.DataObject) -> None:
     check(CASES[target](data.draw), data.draw(st.integers(0, 2**32), label="seed of inputs"))
