@@ -34,9 +34,9 @@ INTRODUCTION = """\
 
 The modules of torchrec {version} and how recfx runs them. A captured model is compared with the library's own in eager mode at batches
 {batches}, with usual, empty and long bags, by a test that also checks this page (`make thirdparty`). The other columns are as in
-[the table of models](thirdparty.md): the operators of the compiled model that torch runs, and its time over eager's, on one thread, at one row and at
-{example} rows. "Eager kept" says that the module itself was faster and runs in the default mode. Modules that return jagged tensors read
-rows that belong to no batch row, which torch looks up.
+[the table of models](thirdparty.md): the operators of the compiled model that torch runs, and its time over eager's, on one thread,
+at one row and at {example} rows. "Eager kept" says that the module itself was faster and runs in the default mode. Modules that return
+jagged tensors read rows that belong to no batch row, which torch looks up.
 
 | module | left to torch | 1 row | {example} rows | |
 |---|---|---|---|---|
@@ -44,9 +44,9 @@ rows that belong to no batch row, which torch looks up.
 
 REMARKS = """
 The batch of a KeyedJaggedTensor is its stride, or the number of columns of its inverse indices. Strides of each key and inverse
-indices are carried when the example inputs have them. A compiled model takes inputs of the same form as the example inputs: a call with weights, strides
-or inverse indices that the example lacked is an `InputError`, as is a stride that the lengths contradict, offsets that do not start at 0,
-lengths that do not add up to the number of values, or a KeyedTensor whose `key_dim` is not 1.
+indices are carried when the example inputs have them. A compiled model takes inputs of the same form as the example inputs: a call with
+weights, strides or inverse indices that the example lacked is an `InputError`, as is a stride that the lengths contradict,
+offsets that do not start at 0, lengths that do not add up to the number of values, or a KeyedTensor whose `key_dim` is not 1.
 
 Tables that torchrec's `quantize_embeddings` has quantised become recfx's row-wise tables with the same values. FBGEMM replaces ids that
 are out of range by 0 and prints a warning; a compiled model refuses them. Pruned tables are refused, as are modules whose tables do not
