@@ -122,6 +122,15 @@ MIXED: dict[str, tuple[Callable[[Tensor], Any], int]] = {
     "parts": (lambda x: (_sort(x.chunk(2, 1)[0]), x.chunk(2, 1)[1].relu()), 1),
     "sizes of computed tensors": (lambda x: _sort(x.relu()).reshape(x.relu().shape[0], 2, 2).tanh(), 2),
     "the batch inside": (lambda x: (x.relu().t().reshape(-1), x.relu() * 2), 2),
+    "a tensor of the batch from a size": (lambda x: (_sort(x), torch.ones(x.shape[0], 4).relu() * 3), 1),
+    "a multiple of the batch from a size": (
+        lambda x: (_sort(x), (torch.ones(x.shape[0] * 2, 4) * 2).reshape(-1, 8)),
+        1,
+    ),
+    "a constant for every row": (lambda x: (_sort(x), torch.arange(4.0).expand(x.shape[0], 4) * 2), 1),
+    "row numbers": (lambda x: (_sort(x), torch.arange(x.shape[0]) * 2), 1),
+    "parts and positions": (lambda x: (x.relu().max(1).values, _sort(x).max(1)[1], *x.chunk(2, 1)), 2),
+    "rows that data chooses": (lambda x: x.relu()[x.relu().sum(1) > 0.5] * 2, 1),
     "nothing but torch": (_sort, 0),
 }
 
@@ -138,6 +147,13 @@ def test_regions_of_mixed_programs(name: str) -> None:
             wanted = function(x)
             for got, want in zip(run(x), wanted if isinstance(wanted, tuple) else (wanted,), strict=True):
                 torch.testing.assert_close(got, want, rtol=1e-5, atol=1e-6)
+
+
+def test_a_plan_without_tensors_of_the_batch_is_told_by_a_size() -> None:
+    function = MIXED["a tensor of the batch from a size"][0]
+    made = partition(program_of(function, [torch.randn(5, 4)]), LEVELS[0])
+    (call,) = made.calls
+    assert [isinstance(source.meta["val"], torch.SymInt) for source in call.args] == [True]
 
 
 def test_a_region_with_an_operator_that_no_plan_holds_is_refused_with_its_reason() -> None:
