@@ -89,7 +89,9 @@ def test_the_reason_says_whose_rank_varies() -> None:
     def function(x: Tensor) -> Any:
         return x.squeeze().relu(), x * 2
 
-    made = partition(program_of(function, [torch.randn(4, 6)]), LEVELS[0])
+    batch = torch.export.Dim("batch", min=1, max=100)
+    program = program_of(function, [torch.randn(4, 6)], dynamic_shapes=(({0: batch},),))
+    made = partition(program, LEVELS[0])
     reasons = {str(node.target): reason for node, reason in made.refused.items()}
     assert reasons["aten.squeeze.default"] == "its rank depends on the batch"
     assert reasons["aten.relu.default"] == "it reads squeeze, whose rank may depend on the batch"

@@ -217,7 +217,8 @@ def test_a_rank_that_depends_on_the_batch_stays_with_torch() -> None:
     """A squeeze of the batch drops it when there is one row, in the model and so in the compiled model."""
     x = torch.randn(3, 4)
     function = lambda x: torch.relu(torch.relu(x).sum(1).squeeze(-1)) + 1  # noqa: E731
-    run = flat_function(partition(program_of(function, [x]), LEVELS[0]).region)
+    rows = torch.export.Dim("batch", min=1, max=100)
+    run = flat_function(partition(program_of(function, [x], dynamic_shapes=(({0: rows},),)), LEVELS[0]).region)
     for batch in (1, 2):
         inputs = torch.randn(batch, 4)
         assert run(inputs)[0].shape == function(inputs).shape
