@@ -1,4 +1,4 @@
-"""A model with another `forward` in front of its own, for what torch.export does not take as it is.
+"""A model with another `forward` in front of its own, for calls that torch.export does not take as they are.
 
 These are dynamic shapes of variadic keywords, dimensions that export shall choose by itself but that are the same batch, and values that
 export does not take as data.

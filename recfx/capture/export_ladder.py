@@ -154,7 +154,7 @@ def _has_multiples(shapes: Any) -> bool:
 
 
 def _automatic(shapes: Any) -> Any:
-    """The same dimensions left to export, which then assumes what it cannot prove; the comparison with the model decides."""
+    """The same dimensions with export's own choice, which assumes unproven properties; the comparison with the model decides."""
 
     def relaxed(leaf: Any) -> Any:
         return Dim.AUTO(min=leaf.min, max=leaf.max) if isinstance(leaf, Dim) else leaf

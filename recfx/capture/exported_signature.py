@@ -93,7 +93,7 @@ def _batch_symbol(call: Call, values: Sequence[Any], bags: Sequence[Bags]) -> di
 def _derived_lower(exported: torch.export.ExportedProgram, symbol: Any) -> int:
     """The smallest value of a symbol that stands in the inputs only inside a size such as `keys * batch` or `batch + 1`.
 
-    Export assumes such a symbol to be 2 at least; the range of the size tells what the model needs. For others, a large number.
+    Export assumes such a symbol to be 2 at least; the range of the size tells the least value of the model. For others, a large number.
     """
     lowest = [2**62]
     for expression, bounds in exported.range_constraints.items():

@@ -1,7 +1,7 @@
 """Finds the inputs that hold bags by watching one run of the user's own model.
 
 Capture must know which sizes vary before there is a graph. The model is run once on the example, operator by operator, and every tensor
-is followed back to the inputs it was made from. An input holds the bounds of bags when an operator takes what was made of it as offsets,
+is followed back to the inputs it was made from. An input holds the bounds of bags when an operator takes values made of it as offsets,
 lengths or repeats, together with values made of the ids, and when its values fit the number of ids. The model is not run when no input
 can be bounds by its values.
 """

@@ -1,7 +1,7 @@
 """The one timing engine: interleaved comparison of callables in one process.
 
-Machines are shared and noisy, so absolute times say little. Candidates take turns, in a random order each round, and what is
-reported is the ratio of medians with an interval from resampling the rounds.
+Machines are shared and noisy, so absolute times say little. Candidates take turns, in a random order each round, and the
+report is the ratio of medians with an interval from resampling the rounds.
 """
 
 from __future__ import annotations

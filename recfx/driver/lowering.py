@@ -24,7 +24,7 @@ from recfx.targets.eager.backend import TORCH_ITSELF
 #: Kernels compute exponentials and similar functions themselves, a few units in the last place from torch's.
 _KERNEL_SLACK = 8.0
 
-#: Region -> the error with which its backend failed, and what the user is told when another backend takes the region.
+#: Region -> the error with which its backend failed, and the notice for the user when another backend takes the region.
 Failures = dict[int, tuple[Exception, str]]
 
 
@@ -43,7 +43,7 @@ def lower(
     Args:
         program: The program after all passes.
         backends: Those of the target, in the order in which they are tried; the eager backend runs the operators that none supports.
-        runs: Inputs with what the program gives for them; none to leave the check out.
+        runs: Inputs with the program's outputs for them; empty to leave the check out.
         applied: The weakest class among the passes that did something.
         assignment: Name of an operator -> name of the backend to begin with, for operators that were placed before.
 
@@ -95,7 +95,7 @@ class _Attempt:
             self.verdicts[name] = self._verdicts(backend)
 
     def _verdicts(self, backend: Backend) -> dict[fx.Node, Verdict]:
-        """What a backend says of the operators; that it supports none when the dry run fails and another backend of the target is left."""
+        """A backend's verdicts on the operators; it supports none of them when the dry run fails and the target has another backend."""
         try:
             return backend.supports(self.program)
         except Exception as error:
@@ -116,7 +116,7 @@ class _Attempt:
         if assigned in self.backends and self.verdicts[assigned][node]:
             return assigned
         able = (name for name in self.backends if self.verdicts[name][node])
-        return next(able, EagerBackend.name)  # which raises the error that says what it cannot run
+        return next(able, EagerBackend.name)  # which raises an error that names the operators it cannot run
 
     def refused_again(self, chosen: Mapping[fx.Node, str]) -> dict[fx.Node, str]:
         """New choices for operators that their backend refused since they were chosen."""
@@ -161,7 +161,7 @@ class _Attempt:
             return placed, [], {i: self._wrong(found, i, error) for i in self._culprits(found, regions)}
 
     def _takes_back(self, found: Split, index: int, error: Refused) -> bool:
-        """Takes back what the backend of a region said of some of its operators; whether those are operators of the region."""
+        """Withdraws a backend's verdicts on some operators of a region; returns whether they are operators of the region."""
         name = found.backends[index]
         members = set(found.members(index))
         nodes = {node.name: node for node in self._operators() if node.name in members}

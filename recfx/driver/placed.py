@@ -47,7 +47,7 @@ class Placed:
 
 
 def lower_regions(split: Split, lower: Callable[[int, Region], Lowered | None]) -> list[Lowered]:
-    """Lowers the regions of a split program in order, each with what is known of the sizes of its inputs by then.
+    """Lowers the regions of a split program in order, each with the sizes of its inputs that are known by then.
 
     Args:
         split: The split program.

@@ -1,8 +1,9 @@
 """Notices that a model's weights changed after they were compiled.
 
 A compiled model shares its tables with the user's model, so that no second copy of gigabytes is made, and has its own packed copies of
-the dense weights. Training on therefore changes one part of what it serves and not the other. torch counts the writes to every tensor.
-Each call compares one of them, which costs a fifth of a microsecond. A training step writes to all, so that the next call sees it.
+the dense weights. Further training therefore changes one part of the served values and not the other. torch counts the writes to every
+tensor. Each call compares one of these counts, which costs a fifth of a microsecond. A training step writes to all tensors, so that the
+next call sees it.
 
 Writes through `tensor.data` or NumPy are not counted by torch and cannot be seen here.
 """

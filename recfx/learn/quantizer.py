@@ -38,8 +38,8 @@ class Quantizer(nn.Module):
         x_n = clip((x - l) / (u - l), 0, 1),  x_q = round(x_n L) / L,  x_hat = l + (u - l) x_q,  L = 2**bits - 1
 
     While training, every call also shows the block to the bounds. A block without spread becomes its lower bound. At one
-    bit x_hat is either bound; halves between two codes go to the even one. Where the bounds have a centre, x is what is
-    left of the embeddings without it, and x_hat has it again.
+    bit x_hat is either bound; halves between two codes go to the even one. Where the bounds have a centre, x is the
+    embeddings less the centre, and x_hat has it again.
 
     Args:
         bits: 1, 2, 4 or 8.
@@ -130,7 +130,7 @@ class Quantizer(nn.Module):
 
     @torch.no_grad()
     def table(self, x: Tensor) -> QuantizedTable:
-        """A block [n, d] as codes with the constants that bring embeddings back: what is stored and served.
+        """A block [n, d] as codes with the constants that restore embeddings, for storing and serving.
 
         Raises:
             InputError: As for `codes`.

@@ -1,8 +1,8 @@
 """Search in two stages: a shortlist by few bits, then its items scored again by better rows.
 
 The shortlist is of a given size, of one measured on held-out queries (`calibrate`), or as long as the error bound asks for
-(`shortlist="bound"`). That bound: with r the largest distance of an item from what its codes stand for, x the greatest length
-of what they stand for, and q' what is searched for in place of q,
+(`shortlist="bound"`). That bound: with r the largest distance of an item from the value of its codes, x the greatest length
+of such a value, and q' the rounded query in place of q,
 
     |<q, item> - score of the first stage| <= ||q|| r + ||q - q'|| x
 

@@ -145,7 +145,7 @@ class ItemEmbeddings(nn.Module):
         num_items: Number of items; ids are 1 to num_items, 0 is padding and embeds as zeros.
         dim: Columns of each table.
         categories: int64 [num_items + 1], the category of each item from 1 on (0 for the padding); or a number of
-            categories, dealt out to the items in turn; 0 for none.
+            categories, dealt out to the items in turn; 0 without categories.
         std: Standard deviation of the normal the tables start from.
 
     Raises:

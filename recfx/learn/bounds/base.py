@@ -29,7 +29,7 @@ class Bounds(nn.Module, ABC):
 
     @property
     def centre(self) -> Tensor | None:
-        """The row that is subtracted from every row before bounds and rounding, and added again, [1, d]; None for no such row."""
+        """The row that is subtracted from every row before bounds and rounding, and added again, [1, d]; None without such a row."""
         return None
 
     def observe(self, x: Tensor) -> None:

@@ -121,7 +121,7 @@ class _Descent:
             raise InputError(
                 f"a sign changes a score by {2 * largest:g}, too much for a softmax",
                 where=_WHERE,
-                hint=f"raise the temperature to {largest / _LARGEST:.3g} or more times what it is",
+                hint=f"raise the temperature to {largest / _LARGEST:.3g} or more times its value",
             )
         self.wanted = torch.einsum("ncd,c->nd", self.change[:, : len(shares)], shares)
         self.reward = torch.einsum("nc,c->n", fixed[:, : len(shares)], shares)
@@ -152,7 +152,7 @@ class _Descent:
             if not len(users):
                 break
             self._turn(users, sign[users])
-            # An exponential that vanished beside the largest score does not come back in what was expected, but it may in truth.
+            # An exponential that vanished beside the largest score stays zero in the estimate, but it may return in the exact loss.
             found = self.loss()
             worse = users[~(found < loss)[users]]
             self._turn(worse, sign[worse])

@@ -75,7 +75,7 @@ def cells(
 
     At 1 bit there are further cells with users in 8 bits, the width to which searches over codes round users.
 
-    Methods that differ from `rows` by signs alone (rotations) are run at 1 bit; the others at all.
+    Methods that differ from `rows` by signs alone (rotations) are run at 1 bit; the others at every width.
 
     Args:
         bits: Some of 1, 2, 4, 8.
