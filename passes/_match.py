@@ -7,21 +7,13 @@ from typing import Any
 import torch
 from torch import fx
 
-from recfx.ir.op_sets import DROPOUTS, NEGATIONS
+from recfx.analysis.axis_rules import order_of
+from recfx.ir.op_sets import CONJUGATE_TRANSPOSES, DROPOUTS, NEGATIONS, PERMUTATIONS
 
 _aten = torch.ops.aten
 
 #: Operators whose result is drawn anew at every call; they are neither folded nor merged.
 _RANDOM_TAG = torch.Tag.nondeterministic_seeded
-
-
-_CONJUGATES = (_aten.mH.default, _aten.adjoint.default)
-_SWAPS = (_aten.transpose.int, _aten.swapaxes.default, _aten.swapdims.default)
-_MOVES = (_aten.movedim.int, _aten.movedim.intlist, _aten.moveaxis.int, _aten.moveaxis.intlist)
-_LAST_TWO = (_aten.mT.default, *_CONJUGATES)
-_REVERSALS = (_aten.t.default, _aten.numpy_T.default)
-#: Operators that put dimensions in another order.
-PERMUTATIONS = (_aten.permute.default, *_SWAPS, *_MOVES, *_LAST_TWO, *_REVERSALS)
 
 
 def argument(node: fx.Node, index: int, name: str, default: Any = None) -> Any:
@@ -38,26 +30,9 @@ def value(node: Any) -> torch.Tensor | None:
 def permutation(node: Any) -> list[int] | None:
     """Which dimension of its source each dimension of a permuted tensor is, in any spelling; None for any other node."""
     held = value(node)
-    if held is None or node.target not in PERMUTATIONS or (held.is_complex() and node.target in _CONJUGATES):
+    if held is None or node.target not in PERMUTATIONS or (held.is_complex() and node.target in CONJUGATE_TRANSPOSES):
         return None
-    rank = held.ndim
-    order = list(range(rank))
-    if node.target is _aten.permute.default:
-        return [d % rank for d in argument(node, 1, "dims")]
-    if node.target in _SWAPS and rank:
-        names = ("axis0", "axis1") if node.target is _aten.swapaxes.default else ("dim0", "dim1")
-        a, b = (argument(node, i, name) % rank for i, name in zip((1, 2), names, strict=True))
-        order[a], order[b] = order[b], order[a]
-    elif node.target in _LAST_TWO:
-        order[-2:] = order[:-3:-1]
-    elif node.target in _REVERSALS:
-        order.reverse()
-    elif node.target in _MOVES and rank:
-        sources, places = ([d % rank for d in ([g] if isinstance(g, int) else g)] for g in node.args[1:3])
-        at = dict(zip(places, sources, strict=True))
-        rest = iter([d for d in order if d not in sources])
-        return [at[d] if d in at else next(rest) for d in order]
-    return order
+    return order_of(node, held.ndim)
 
 
 def turned(node: Any) -> fx.Node | None:

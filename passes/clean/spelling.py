@@ -21,7 +21,8 @@ import torch
 from torch import fx
 
 from recfx.ir.access import argument_of, items_of, tensor_of
-from recfx.passes._match import PERMUTATIONS, argument, permutation, same_layout
+from recfx.ir.op_sets import PERMUTATIONS
+from recfx.passes._match import argument, permutation, same_layout
 from recfx.passes.clean.aliases import ALIASES
 from recfx.pipeline import Miss, PassContext
 

@@ -14,7 +14,7 @@ import torch
 from torch import fx
 
 from recfx.analysis.batch_axis import held_by
-from recfx.ir.op_sets import ADDED_PRODUCTS, TRANSPOSITIONS
+from recfx.ir.op_sets import ADDED_PRODUCTS, DIMENSION_MOVES, MATRIX_TRANSPOSES, REVERSALS, TRANSPOSITIONS
 
 _aten = torch.ops.aten
 
@@ -107,36 +107,29 @@ def reshape(node: fx.Node, role: Role, held: torch.Tensor, axis: int) -> Axis:
     return reshaped_axis(held.shape, _result(node).shape, axis)
 
 
-def _order(node: fx.Node, rank: int) -> list[int]:
-    """The axes of the operand in the order of the result."""
+def order_of(node: fx.Node, rank: int) -> list[int]:
+    """The axes of the operand of a member of PERMUTATIONS, in the order of the result."""
+    order = list(range(rank))
     if node.target is _aten.permute.default:
         return [d % rank for d in _argument(node, 1, "dims")]
-    order = list(range(rank))
-    if node.target in TRANSPOSITIONS:
-        first, second = (d % rank for d in _dims(node))
-    elif node.target in (_aten.movedim.int, _aten.movedim.intlist):
-        return _moved(node, rank)
-    elif node.target is _aten.numpy_T.default:
-        return order[::-1]
-    else:  # t of a vector is the vector
-        first, second = (rank - 2, rank - 1) if rank > 1 else (0, 0)
-    order[first], order[second] = second, first
+    if node.target in TRANSPOSITIONS and rank:
+        names = ("axis0", "axis1") if node.target is _aten.swapaxes.default else ("dim0", "dim1")
+        first, second = (_argument(node, i, name) % rank for i, name in zip((1, 2), names, strict=True))
+        order[first], order[second] = second, first
+    elif node.target in DIMENSION_MOVES and rank:
+        given = (_argument(node, 1, "source"), _argument(node, 2, "destination"))
+        sources, places = ([d % rank for d in ([dims] if isinstance(dims, int) else dims)] for dims in given)
+        others = iter([d for d in order if d not in sources])
+        return [sources[places.index(d)] if d in places else next(others) for d in order]
+    elif node.target in MATRIX_TRANSPOSES:
+        order[-2:] = order[:-3:-1]
+    elif node.target in REVERSALS:
+        order.reverse()
     return order
 
 
-def _dims(node: fx.Node) -> list[Any]:
-    """The arguments behind the first one."""
-    return [*node.args[1:], *node.kwargs.values()]
-
-
-def _moved(node: fx.Node, rank: int) -> list[int]:
-    sources, places = ([d % rank for d in ([dims] if isinstance(dims, int) else dims)] for dims in _dims(node))
-    others = iter([d for d in range(rank) if d not in sources])
-    return [sources[places.index(d)] if d in places else next(others) for d in range(rank)]
-
-
 def permute(node: fx.Node, role: Role, held: torch.Tensor, axis: int) -> Axis:
-    return Along(_order(node, held.ndim)[axis])
+    return Along(order_of(node, held.ndim)[axis])
 
 
 def unsqueeze(node: fx.Node, role: Role, held: torch.Tensor, axis: int) -> Axis:

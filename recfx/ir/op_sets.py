@@ -41,12 +41,25 @@ CASTS: tuple[Any, ...] = (_aten.to.dtype, _aten._to_copy.default)
 #: Exchanges of two dimensions that are arguments.
 TRANSPOSITIONS: tuple[Any, ...] = (_aten.transpose.int, _aten.swapaxes.default, _aten.swapdims.default)
 
+#: Transpositions that take the conjugate of complex numbers.
+CONJUGATE_TRANSPOSES: tuple[Any, ...] = (_aten.mH.default, _aten.adjoint.default)
+
+#: Exchanges of the last two dimensions.
+MATRIX_TRANSPOSES: tuple[Any, ...] = (_aten.mT.default, *CONJUGATE_TRANSPOSES)
+
+#: Reversals of all dimensions; `t` takes two at most.
+REVERSALS: tuple[Any, ...] = (_aten.t.default, _aten.numpy_T.default)
+
+#: Moves of dimensions to other places; the arguments are sources and destinations.
+DIMENSION_MOVES: tuple[Any, ...] = (
+    *(_aten.movedim.int, _aten.movedim.intlist),
+    *(_aten.moveaxis.int, _aten.moveaxis.intlist),
+)
+
 #: Operators that put the dimensions of their first argument in another order.
 PERMUTATIONS: tuple[Any, ...] = (
     _aten.permute.default,
-    *TRANSPOSITIONS,
-    *(_aten.t.default, _aten.mT.default, _aten.numpy_T.default),
-    *(_aten.movedim.int, _aten.movedim.intlist),
+    *(*TRANSPOSITIONS, *MATRIX_TRANSPOSES, *REVERSALS, *DIMENSION_MOVES),
 )
 
 #: Views that repeat dimensions of size one.

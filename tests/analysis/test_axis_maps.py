@@ -55,6 +55,8 @@ CASES: dict[str, tuple[Any, tuple[Any, ...], list[str]]] = {
     "mT": (aten.mT.default, (t(2, 3, 4),), ["021"]),
     "numpy_T": (aten.numpy_T.default, (t(2, 3, 4),), ["210"]),
     "movedim": (aten.movedim.int, (t(2, 3, 4), 0, 2), ["120"]),
+    "mH": (aten.mH.default, (t(2, 3, 4),), ["021"]),
+    "moveaxis": (aten.moveaxis.int, (t(2, 3, 4), -1, 0), ["201"]),
     "movedim of several": (aten.movedim.intlist, (t(2, 3, 4, 5), [0, 3], [2, 0]), ["3102"]),
     "sum": (aten.sum.dim_IntList, (t(2, 3, 4), [1]), ["02"]),
     "sum, kept": (aten.sum.dim_IntList, (t(2, 3, 4), [-1], True), ["01!"]),
