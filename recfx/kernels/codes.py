@@ -3,7 +3,7 @@
 from enum import IntEnum
 
 #: The digest of the table.
-DIGEST = 0x421883BB59D46F
+DIGEST = 0x797C5BEF33EFE8
 
 
 class Size(IntEnum):
@@ -14,6 +14,8 @@ class Size(IntEnum):
     INTS = 64
     FLOATS = 24
     POINTERS = 12
+    KEY_LAYERS = 5
+    SEARCH_BLOCK = 16
 
 
 class Dtype(IntEnum):

@@ -11,13 +11,13 @@ from torch import Tensor
 
 from recfx.errors import InputError, TargetError
 from recfx.formats.searchable import unfit
-from recfx.kernels.codes import Dtype, RoundingResult, RoundTo, SearchResult
+from recfx.kernels.codes import Dtype, RoundingResult, RoundTo, SearchResult, Size
 from recfx.kernels.library import library, search_level
 from recfx.kernels.memory import address
 from recfx.kernels.search_structs import Queries, Rescore, Search
 
 #: Items of one block.
-BLOCK = 16
+BLOCK = int(Size.SEARCH_BLOCK)
 
 #: The form that queries are rounded to.
 _ROUNDED_TO = {"numbers": RoundTo.NUMBERS, "signs": RoundTo.SIGNS, "bits": RoundTo.BITS, "codes": RoundTo.CODES}

@@ -1,4 +1,4 @@
-"""Folders that are written whole or not at all: permissions, killed writers, writers beside each other."""
+"""Folders that are written whole or not at all: permissions, killed writers, several writers at once."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Rows on levels about zero: against an exhaustive search for the step, and beside rows between their extremes."""
+"""Rows on levels about zero: against an exhaustive search for the step, and against levels between the extremes of a row."""
 
 from __future__ import annotations
 

@@ -3,7 +3,7 @@
 #include <cstdint>
 
 // The digest of the table.
-constexpr int64_t RECFX_CODES = 0x421883BB59D46F;
+constexpr int64_t RECFX_CODES = 0x797C5BEF33EFE8;
 
 enum RecfxSize : int32_t {
     RECFX_RANK = 4,
@@ -11,6 +11,8 @@ enum RecfxSize : int32_t {
     RECFX_INTS = 64,
     RECFX_FLOATS = 24,
     RECFX_POINTERS = 12,
+    RECFX_KEY_LAYERS = 5,
+    RECFX_SEARCH_BLOCK = 16,
 };
 
 enum RecfxDtype : int32_t {

@@ -38,18 +38,18 @@ inline vf rounded(vf x) {
     return magnitude(x) < 8388608.0f ? near : x;
 }
 
-// Which: 0 sine, 1 cosine, 2 tangent. Beyond 2^20, where two parts of pi do not suffice, the C library's, lane by lane.
-template <int Which>
+// OP_SINE, OP_COSINE or OP_TANGENT. Beyond 2^20, where two parts of pi do not suffice, the function of the C library, lane by lane.
+template <int64_t Op>
 inline vf trigonometric(vf x) {
     const vi inside = magnitude(x) < 1048576.0f;
     vf result = in_doubles(inside ? x : splat(0.0f), [](vd v) {
         vd s, c;
         sine_and_cosine(v, s, c);
-        return Which == 0 ? s : Which == 1 ? c : s / c;
+        return Op == OP_SINE ? s : Op == OP_COSINE ? c : s / c;
     });
-    if (Which != 1) result = zero_kept(x, result);
+    if (Op != OP_COSINE) result = zero_kept(x, result);
     for (int i = 0; i < W; ++i)
-        if (!inside[i]) result[i] = Which == 0 ? __builtin_sinf(x[i]) : Which == 1 ? __builtin_cosf(x[i]) : __builtin_tanf(x[i]);
+        if (!inside[i]) result[i] = Op == OP_SINE ? __builtin_sinf(x[i]) : Op == OP_COSINE ? __builtin_cosf(x[i]) : __builtin_tanf(x[i]);
     return result;
 }
 
@@ -89,9 +89,9 @@ __attribute__((noinline)) vf function_of_one(int64_t op, vf x, float c) {
         case OP_IS_FINITE: return truth(magnitude(x) < __builtin_inff());
         case OP_IS_NAN: return truth(x != x);
         case OP_IS_INFINITE: return truth(magnitude(x) == __builtin_inff());
-        case OP_SINE: return trigonometric<0>(x);
-        case OP_COSINE: return trigonometric<1>(x);
-        case OP_TANGENT: return trigonometric<2>(x);
+        case OP_SINE: return trigonometric<OP_SINE>(x);
+        case OP_COSINE: return trigonometric<OP_COSINE>(x);
+        case OP_TANGENT: return trigonometric<OP_TANGENT>(x);
         case OP_ARC_TANGENT: return in_doubles(x, wide_arc_tangent);
         case OP_ARC_SINE: return in_doubles(x, [](vd v) { return wide_arc_tangent2(v, square_root((1.0 - v) * (1.0 + v))); });
         case OP_ARC_COSINE: return in_doubles(x, [](vd v) { return wide_arc_tangent2(square_root((1.0 - v) * (1.0 + v)), v); });

@@ -106,10 +106,9 @@ inline void key_layer(const KeyLayer& layer, const float* x, float* out) {
     });
 }
 
-constexpr int64_t KEY_LAYERS = 5;
-static_assert(KeyScoresInt::layers + KEY_LAYERS * KeyScoresLayer::fields <= RECFX_INTS, "layers");
-static_assert(KeyScoresFloat::numbers + KEY_LAYERS <= RECFX_FLOATS, "numbers of activations");
-static_assert(KeyScoresPointer::layers + KEY_LAYERS * KeyScoresLayerPointer::fields <= RECFX_POINTERS, "weights of layers");
+static_assert(KeyScoresInt::layers + RECFX_KEY_LAYERS * KeyScoresLayer::fields <= RECFX_INTS, "layers");
+static_assert(KeyScoresFloat::numbers + RECFX_KEY_LAYERS <= RECFX_FLOATS, "numbers of activations");
+static_assert(KeyScoresPointer::layers + RECFX_KEY_LAYERS * KeyScoresLayerPointer::fields <= RECFX_POINTERS, "weights of layers");
 
 // All layers for one chunk of V vectors; returns the buffer, one of the two, that holds the scores.
 template <int V>
@@ -134,7 +133,7 @@ inline void weigh_keys(const float* of_keys, const float* of_products, const flo
 void key_scores_step(const RecfxStep& step, const Context& context, const Range& range) {
     const KeyChunks chunks(step.ints[KeyScoresInt::keys], step.ints[KeyScoresInt::columns]);
     const int64_t d = chunks.columns, count = step.ints[KeyScoresInt::layer_count];
-    KeyLayer layers[KEY_LAYERS];
+    KeyLayer layers[RECFX_KEY_LAYERS];
     int64_t widest = 0;
     for (int64_t i = 0; i < count; ++i) {
         const int64_t* ints = step.ints + KeyScoresInt::layers + i * KeyScoresLayer::fields;

@@ -9,7 +9,7 @@
 #include "codes.h"
 
 namespace recfx {
-constexpr int64_t BLOCK = 16;
+constexpr int64_t BLOCK = RECFX_SEARCH_BLOCK;
 }
 
 extern "C" {

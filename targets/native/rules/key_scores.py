@@ -7,7 +7,7 @@ import math
 import torch
 from torch import fx
 
-from recfx.kernels.codes import Kind
+from recfx.kernels.codes import Kind, Size
 from recfx.kernels.slots import (
     KeyScoresFloat,
     KeyScoresInt,
@@ -22,7 +22,6 @@ from recfx.targets.native.builder import PlanBuilder, rows_of, view
 from recfx.targets.native.steps import records
 from recfx.targets.native.values import Dim, Value
 
-_MOST_LAYERS = 5
 _LANES = 16  # of the widest level
 _SET_FLOATS = 64  # rows at a distance that is a multiple of this share few sets of the first-level cache
 _PLAIN = frozenset(mlp.ACTIVATIONS) - {"row-dice"}
@@ -31,7 +30,7 @@ _PLAIN = frozenset(mlp.ACTIVATIONS) - {"row-dice"}
 def takes_layers(builder: PlanBuilder, layers: list[mlp.Layer], params: list[fx.Node], keys: int) -> bool:
     """Whether the step can run an MLP faster than products: it makes a matrix for every query, and lanes past the last key stay empty."""
     return (
-        len(layers) <= _MOST_LAYERS
+        len(layers) <= Size.KEY_LAYERS
         and all(layer.activation in _PLAIN and not layer.norm and layer.residual < 0 for layer in layers)
         and all(builder.tensor(params[layer.weight]).dtype is torch.float32 for layer in layers)
         and _whole(keys) + 1 <= 2 * keys
