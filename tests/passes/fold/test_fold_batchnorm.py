@@ -65,7 +65,7 @@ LEAVES_ALONE = {
     "read twice": Case(
         lambda: Function(lambda m, x: m.n(m.a(x)) + m.a(x), a=nn.Linear(4, 5), n=norm(5)), X, reason="shared"
     ),
-    "after a relu": Case(lambda: nn.Sequential(nn.Linear(4, 5), nn.ReLU(), norm(5)).eval(), X, reason="no linear"),
+    "after a relu": Case(lambda: nn.Sequential(nn.Linear(4, 5), nn.ReLU(), norm(5)).eval(), X, reason="not a linear"),
     "channels in the middle": Case(
         lambda: Function(lambda m, x: m.n(m.a(x)), a=nn.Linear(4, 5), n=norm(3)),
         (torch.randn(2, 3, 4),),
