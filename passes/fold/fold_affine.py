@@ -73,7 +73,7 @@ def _scale_and_shift(ctx: PassContext, node: fx.Node) -> tuple[fx.Node, torch.Te
         source, other = other, source
     held = value(source)
     if not isinstance(source, fx.Node) or held is None or not held.ndim or not isinstance(held.shape[-1], int):
-        return Miss("nothing but constants, or a last dimension that varies")
+        return Miss("only constants, or a last dimension that varies")
     if not held.is_floating_point() or not keeps_shape_and_dtype(source, node):
         return Miss("it changes the shape or the dtype")
     if node.kwargs.get("alpha", 1) != 1 or node.kwargs.get("rounding_mode") is not None:

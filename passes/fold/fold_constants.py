@@ -58,7 +58,7 @@ class FoldConstants(Pass):
 
 
 def _constant_nodes(ctx: PassContext) -> set[fx.Node]:
-    """Operators that read nothing but state, literals and each other, and are the same at every call."""
+    """Operators that read only state, literals and each other, and are the same at every call."""
     found: set[fx.Node] = set()
     for node in ctx.graph.nodes:
         if node.op == "get_attr":

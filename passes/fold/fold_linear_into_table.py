@@ -42,7 +42,7 @@ class FoldLinearIntoTable(Pass):
 
     Attributes:
         max_bytes_growth: A fold may make the state larger by this many bytes at most, so that the new table still fits the cache; a
-            linear that is no wider than the table's rows makes it no larger.
+            linear that is not wider than the table's rows makes it no larger.
         concat_bytes: A table in a concatenation is split off when its folded form has at most this many bytes. 0 leaves them: a lookup
             and an addition more cost about as much as the columns they save, unless the linear is wide.
     """
@@ -187,7 +187,7 @@ def _concat(allowed: int, node: fx.Node, ctx: PassContext) -> Any:
         else:
             rows.append(ctx.call(part.target, folded, *part.args[1:], **part.kwargs))
     if not rows or not kept:
-        return Miss("no table in it is small enough" if not rows else "nothing but small tables in it", cat)
+        return Miss("no table in it is small enough" if not rows else "all its tables are small", cat)
     name = str(argument_of(node, 1, fx.Node).target)
     rest = kept[0] if len(kept) == 1 else ctx.call(_aten.cat.default, kept, held.ndim - 1)
     bias = _bias_of(node)

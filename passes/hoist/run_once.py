@@ -77,7 +77,7 @@ class _Hoist:
         return once.ndim == wide.ndim and want == [str(s) for i, s in enumerate(once.shape) if i != rows.axis]
 
     def _is_last_step(self, node: fx.Node, inputs: list[fx.Node]) -> bool:
-        """Whether a node does nothing but bring the repetition into the form its users want, as this pass leaves it."""
+        """Whether a node only brings the repetition into the form its users want, as this pass leaves it."""
         if not all(self.found.is_root(n) for n in inputs) or any(self.found[u].repeated for u in node.users):
             return False
         rows = self.found[node].rows

@@ -124,7 +124,7 @@ def _layout(ctx: PassContext, node: fx.Node, refused: set[fx.Node], stops: set[f
 
 
 def _share(ctx: PassContext, buffer: fx.Node) -> None:
-    """Lets joins of nothing but adjacent columns of a buffer be views of it."""
+    """Lets joins of adjacent columns of a buffer alone be views of it."""
     for node in ctx.nodes(*JOINS):
         lead = join_lead(node)
         layout = None if lead is None else layout_of(ctx, node, lead, set())

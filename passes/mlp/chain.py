@@ -57,7 +57,7 @@ class Chain:
 
     @property
     def closed(self) -> bool:
-        """Whether nothing but the output is read outside."""
+        """Whether only the output is read outside."""
         return all(user in self.nodes for node in self.nodes if node is not self.output for user in node.users)
 
 

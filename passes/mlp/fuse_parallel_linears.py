@@ -40,7 +40,7 @@ class FuseParallelLinears(Pass):
 
     Attributes:
         at_least: Fewer linears than this over one input are left alone.
-        at_least_batched: Fewer linears than this over inputs that would have to be copied together are left alone; two suffice where
+        at_least_batched: Fewer linears than this over inputs that joining would copy together are left alone; two suffice where
             the inputs are parts of one tensor already.
         max_weight: Linears with more weights than this each are not batched: their products fill the processor one by one.
     """
@@ -124,7 +124,7 @@ class FuseParallelLinears(Pass):
         nodes = [member.node for member in members]
         joined = _joined(nodes)
         if joined is None and len(members) < self.at_least_batched:
-            return ctx.miss("equal-shape", nodes[0], f"only {len(members)}, and their inputs would have to be copied")
+            return ctx.miss("equal-shape", nodes[0], f"only {len(members)}, and joining them copies their inputs")
         if members[0].weight.numel() > self.max_weight:
             return ctx.miss("equal-shape", nodes[0], f"each has {members[0].weight.numel():,} weights")
         if not ctx.gate("equal-shape", nodes[0]):

@@ -62,7 +62,7 @@ class TabulateTowers(Pass):
         towers = _Towers(ctx, keys[0], catalogue)
         tops = towers.tops()
         if not tops:
-            ctx.miss("tabulate", keys[0], "nothing but plain lookups depends on these ids alone")
+            ctx.miss("tabulate", keys[0], "only plain lookups depend on these ids alone")
         place: fx.Node | None = None
         for top in tops:
             if not ctx.gate("tabulate", top):
@@ -114,7 +114,7 @@ class _Towers:
                 self.work[node] = below + (_is_float(node) and not step.view)
 
     def _fits(self, node: fx.Node) -> bool:
-        """Whether an operator depends on nothing but rows of the tower, state and sizes, and gives one row for each row."""
+        """Whether an operator depends only on rows of the tower, state and sizes, and gives one row for each row."""
         held = node.meta.get("val")
         parts = list(held) if isinstance(held, tuple | list) else [held]
         return all(isinstance(p, torch.Tensor) and p.ndim and expression(p.shape[0]) == self.batch for p in parts) or (

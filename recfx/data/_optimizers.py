@@ -19,7 +19,7 @@ SPARSE_ROWS = 200_000
 
 @contextmanager
 def sparse_gradients(model: nn.Module, min_rows: int = SPARSE_ROWS) -> Iterator[None]:
-    """Gives large lookup tables sparse gradients inside the block; afterwards all tables are as before.
+    """Gives large tables sparse gradients inside the block; afterwards all tables are as before.
 
     Tables that several modules share, and bags that take the maximum, keep dense gradients.
     """

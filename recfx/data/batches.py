@@ -1,4 +1,4 @@
-"""Shuffled minibatches of data that lie in memory."""
+"""Shuffled batches of data in memory."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ Batch = TypeVar("Batch")
 
 
 class Batches(Generic[Batch]):
-    """Minibatches, in a new order each time it is iterated; the sequence of orders depends on the seed alone.
+    """Batches, in a new order each time it is iterated; the sequence of orders depends on the seed alone.
 
     Args:
         n: Number of rows.
@@ -63,7 +63,7 @@ class Batches(Generic[Batch]):
 def tensor_batches(
     *tensors: Tensor, batch_size: int, shuffle: bool = True, seed: int = 0, drop_last: bool = False
 ) -> Batches[tuple[Tensor, ...]]:
-    """Minibatches of tensors with equal first dimension, as tuples.
+    """Batches of tensors with equal first dimension, as tuples.
 
     Raises:
         DataError: No tensors, or different numbers of rows.

@@ -61,7 +61,7 @@ def fit(
 
     Args:
         model: The model.
-        batches: Minibatches.
+        batches: The training batches.
         loss_fn: Gives the scalar loss of a batch.
         epochs: Passes over the data, at most.
         lr: Adam's learning rate.

@@ -13,7 +13,7 @@ def jagged_builder(kind: Any) -> Callable[..., Any]:
     """A function of values, weights, lengths and offsets that makes a JaggedTensor.
 
     The constructor takes a fifth of the time of a small model. A tensor that it made shows the attributes in which it stores its arguments.
-    Where anything else than that would have to be set, the constructor itself is called.
+    Where it shows other attributes too, the constructor itself is called.
 
     Args:
         kind: TorchRec's class.

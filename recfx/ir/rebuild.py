@@ -50,7 +50,7 @@ def from_json(
         tensors: The tensors it refers to.
         example: One set of leaves, when it is known.
         types: Classes of inputs and outputs, for those that are not imported under their names.
-        operators: Operators of the user's that the program may call besides torch's and recfx's: "mylib::score".
+        operators: Operators of the user's that the program may call in addition to torch's and recfx's: "mylib::score".
 
     Raises:
         ArtifactError: The document is damaged, calls an operator that is not accepted, or its operators do not fit their operands.

@@ -32,7 +32,7 @@ def find(name: str) -> type[Pass]:
     """The pass of that name.
 
     Raises:
-        PipelineError: There is none.
+        PipelineError: No pass of that name is registered.
     """
     if name not in _PASSES:
         close = difflib.get_close_matches(name, _PASSES)

@@ -99,7 +99,7 @@ FAST_CALLS: dict[Any, Callable[..., Any]] = {
 def flat_function(program: Program | Region) -> Callable[..., tuple[Any, ...]]:
     """Compiles a program to a function from its flat inputs (positional) to its flat outputs.
 
-    The function reads nothing but its arguments and the state it was built with. It does not check its inputs, and records no gradients.
+    The function reads only its arguments and the state it was built with. It does not check its inputs, and records no gradients.
     Parameters are not detached: torch multiplies by a matrix that requires gradients in another way, even where none are recorded, and the
     results are to have the bits of the user's model.
     """

@@ -124,7 +124,7 @@ def reshape(value: Value, shape: Sequence[Dim]) -> Value | None:
 
 
 def _same_elements(old: list[Dim], new: list[tuple[int, Dim]]) -> tuple[list[Dim], list[tuple[int, Dim]]]:
-    """Takes from the front of both lists the fewest dimensions that hold the same elements; takes nothing where there are none.
+    """Takes from the front of both lists the fewest dimensions that hold the same elements; takes nothing where no such dimensions exist.
 
     The batch must be in both: one of a single element a row may stand between others.
     """

@@ -120,7 +120,7 @@ def test_other_kernels_may_spread_a_nan_in_its_row_alone(
     ("want", "truth", "got", "wrong"),
     [
         (1.0, 1.0, 1.5, True),  # the original is right
-        (4e10, 3e4, 1e9, False),  # the original is nothing but rounding
+        (4e10, 3e4, 1e9, False),  # the original is rounding alone
         (1.0, 1.0, INF, True),
         (2.0, 1.0, 100.0, False),  # the original is off by its own size
         (1.005, 1.0, 1.5, True),

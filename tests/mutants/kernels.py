@@ -114,7 +114,7 @@ def _mistakes(line: str) -> Iterator[tuple[str, str]]:
 
 
 def _split(line: str, joint: str) -> list[str]:
-    """What comes before the conditions that are joined, the conditions with what joins them, and what comes after."""
+    """The text before the joined conditions, the conditions with the operators between them, and the rest of the line."""
     found = re.search(r"(if \(|= |\? |\()([^?;{]*?" + re.escape(joint) + r".*?)(\) (?:\{|return|continue)|;| \?)", line)
     if found is None:
         return []

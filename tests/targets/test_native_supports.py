@@ -131,7 +131,7 @@ MIXED: dict[str, tuple[Callable[[Tensor], Any], int]] = {
     "row numbers": (lambda x: (_sort(x), torch.arange(x.shape[0]) * 2), 1),
     "parts and positions": (lambda x: (x.relu().max(1).values, _sort(x).max(1)[1], *x.chunk(2, 1)), 2),
     "rows that data chooses": (lambda x: x.relu()[x.relu().sum(1) > 0.5] * 2, 1),
-    "nothing but torch": (_sort, 0),
+    "torch alone": (_sort, 0),
 }
 
 

@@ -77,7 +77,7 @@ def _without_numbers(name: str, **options: Any) -> BuiltModel:
 
 
 def _sparse_only(name: str, **options: Any) -> BuiltModel:
-    """Models whose layers read nothing but sparse fields."""
+    """Models whose layers read only sparse fields."""
     models, inputs = library()
     columns = _sparse_columns(inputs)
     return BuiltModel(getattr(models, name)(columns, columns, **options), _sparse_inputs)

@@ -34,7 +34,7 @@ class Outcome:
             relative to the largest eager output; 0.0 means bitwise equal.
         refused: Per batch size, what the model itself raised there.
         notices: What capture had to say.
-        backend: The backend of the compiled model, apart from the operators that are left to torch.
+        backend: The backend of the compiled model, apart from the operators that torch runs.
         left: The operators that torch runs in it, with the reason for each.
         operators: How many operators it has.
         ratios: Batch -> time of the compiled model over the time of eager; empty when nothing was measured.

@@ -120,7 +120,7 @@ def _operator(name: str) -> str:
 
 
 def _remarks(case: ModelCase, record: Record) -> list[str]:
-    """Batches that the library's own model refuses, and what capture had to say besides."""
+    """Batches that the library's own model refuses, and the notices of capture."""
     rows = [
         f"| {case.label} | the library's own model refuses batch {batch} ({error}) |\n"
         for batch, error in record.refused.items()

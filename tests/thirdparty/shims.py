@@ -114,7 +114,7 @@ def silent_requests() -> types.ModuleType:
 
 
 def recbole_helpers() -> dict[str, types.ModuleType]:
-    """What `import recbole.model...` needs besides torch, numpy, scipy, pandas, scikit-learn, tqdm and pyyaml."""
+    """What `import recbole.model...` needs in addition to torch, numpy, scipy, pandas, scikit-learn, tqdm and pyyaml."""
     return {
         "torch.utils.tensorboard": module("torch.utils.tensorboard", SummaryWriter=_Unused),
         "texttable": module("texttable", Texttable=_Unused),

@@ -25,7 +25,7 @@ from recfx.targets.native.values import Dim, Unsupported, Value
 _aten = torch.ops.aten
 
 
-#: The most steps of all layers and directions together. Longer sequences are left to torch, where calls cost little beside arithmetic.
+#: The most steps of all layers and directions together. torch runs longer sequences; its calls cost little there beside the arithmetic.
 MOST_STEPS = 512
 
 #: Elements of the gates of a chunk: enough steps for a product of several rows, few enough to stay in the cache with those of other rows.

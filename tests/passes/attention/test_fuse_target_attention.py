@@ -54,7 +54,7 @@ def zoo_softmax(m: Any, q: torch.Tensor, k: torch.Tensor, ids: torch.Tensor) -> 
 
 
 def filled_where_zero(m: Any, q: torch.Tensor, k: torch.Tensor, ids: torch.Tensor) -> torch.Tensor:
-    """The mask is the negation of ids, which are no truth values."""
+    """The mask is the negation of ids, which are not truth values."""
     scores = m.mlp(joined(q, k)).squeeze(2).masked_fill(ids.logical_not(), -1e9)
     return torch.bmm(scores.softmax(1)[:, None], k).squeeze(1)
 

@@ -130,7 +130,7 @@ def mixed(outputs: Callable[..., list[torch.Tensor]], scores: Callable[..., torc
 
 
 LEAVES_ALONE = {
-    "gates that are no softmax": (mixed(row_experts, lambda m, x: m.gate(x).sigmoid()), "not a softmax"),
+    "gates that are not a softmax": (mixed(row_experts, lambda m, x: m.gate(x).sigmoid()), "not a softmax"),
     "gates of something else": (mixed(row_experts, lambda m, x: m.gate(x.exp()).softmax(1)), "not linears of"),
     "gates behind an activation": (mixed(row_experts, lambda m, x: torch.relu(m.gate(x)).softmax(1)), "not linears of"),
     "experts of full rank": (mixed(lambda m, x0, x: [x0 * w(x) for w in m.wide], lambda m, x: m.gate(x).softmax(1)), "low rank"),

@@ -51,7 +51,7 @@ SPLIT: dict[str, Callable[[Any, Tensor, Tensor], Tensor]] = {
     "of another shape": lambda m, k, q: attended(m.a(joined(k, q).unsqueeze(1)).squeeze(1)),
     "two linears": lambda m, k, q: attended(m.b(m.a(joined(k, q)).sigmoid())),
     "two readers": lambda m, k, q: (lambda x: attended(m.a(x)).sum(-1, keepdim=True) * x)(joined(k, q).exp()),
-    "with a request's values besides": lambda m, k, q: attended(m.a(joined(k, q) + k.sum(1, keepdim=True))),
+    "with a request's values too": lambda m, k, q: attended(m.a(joined(k, q) + k.sum(1, keepdim=True))),
     "with what the request says of each position": lambda m, k, q: attended(
         m.a(joined(k, q) + torch.cat([k, k[:, :1]], 1))
     ),

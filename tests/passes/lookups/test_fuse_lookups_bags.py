@@ -162,7 +162,7 @@ def test_several_ids_of_a_grouped_lookup_side_by_side(pooling: int) -> None:
 
 
 def test_dense_columns_of_a_grouped_lookup_are_not_lost() -> None:
-    """A lookup that copies dense features is no lookup alone: its columns may be joined, but all of them stay."""
+    """A lookup that copies dense features is not a lookup alone: its columns may be joined, but all of them stay."""
     b = GraphBuilder({"ids": (("batch", 2), torch.int64), "dense": ("batch", 4)})
     dense = b.call(aten.slice.Tensor, b.inputs["dense"], 1, 1, 3)
     feature = Feature(0, 0, DIM, 0)

@@ -113,7 +113,7 @@ class Swish(nn.Module):
 
 
 def stacked_apart(gate: Callable[[torch.Tensor], torch.Tensor]) -> Case:
-    """A gate that is no Dice's keeps the linears before and after it apart."""
+    """A gate that is not a Dice's keeps the linears before and after it apart."""
     return Case(
         lambda: nn.Sequential(nn.Linear(4, 5), OtherRowDice(gate), nn.Linear(5, 2)).eval(), X, 2, {"recfx.mlp": 2}
     )

@@ -75,7 +75,7 @@ FIRES = {
 }
 
 LEAVES_ALONE = {
-    "two apart": case(lambda m, x: m.a(x) + m.c(x.tanh()), reason="would have to be copied"),
+    "two apart": case(lambda m, x: m.a(x) + m.c(x.tanh()), reason="joining them copies their inputs"),
     "a shared weight": case(lambda m, x: m.d(m.a(x)) + m.d(m.a(x).relu()), reason="shared"),
     "a computed weight": case(lambda m, x: nn.functional.linear(x, m.a.weight * x.mean()) + m.c(x), reason="computed"),
 }

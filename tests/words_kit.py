@@ -1,0 +1,109 @@
+"""The texts of the project: comments, docstrings and string literals of its sources, and the prose of its documents."""
+
+from __future__ import annotations
+
+import ast
+import dataclasses
+import io
+import re
+import tokenize
+from collections.abc import Iterator
+from pathlib import Path
+
+ROOT = Path(__file__).parents[1]
+#: The folders whose Python and C++ files are read.
+ROOMS = ("recfx", "passes", "targets", "benchmarks", "tests")
+#: C++ comments and string literals.
+_CPP_TEXT = re.compile(r'//(?P<line>[^\n]*)|/\*(?P<block>.*?)\*/|"(?P<string>(?:[^"\\\n]|\\.)*)"', re.DOTALL)
+_FENCE = re.compile(r"^```.*?^```", re.DOTALL | re.MULTILINE)
+
+
+@dataclasses.dataclass(frozen=True)
+class Text:
+    """A piece of prose.
+
+    Attributes:
+        file: Where it stands, below the root.
+        line: Its first line, from 1.
+        content: The text, its lines joined by one space.
+    """
+
+    file: str
+    line: int
+    content: str
+
+
+def texts() -> Iterator[Text]:
+    """All texts of the project."""
+    for room in ROOMS:
+        for path in sorted((ROOT / room).rglob("*")):
+            if path.is_symlink() or not path.is_file():
+                continue
+            if path.suffix == ".py":
+                yield from python_texts(str(path.relative_to(ROOT)), path.read_text())
+            elif path.suffix in (".cpp", ".h", ".inl"):
+                yield from cpp_texts(str(path.relative_to(ROOT)), path.read_text())
+    for path in [ROOT / "README.md", *sorted((ROOT / "docs").glob("*.md"))]:
+        yield from markdown_texts(str(path.relative_to(ROOT)), path.read_text())
+
+
+def python_texts(file: str, source: str) -> Iterator[Text]:
+    """Comments, with those of neighbouring lines joined, and string literals of more than one word."""
+    yield from _comments(file, source)
+    tree = ast.parse(source)
+    inside = {part for node in ast.walk(tree) if isinstance(node, ast.JoinedStr) for part in node.values}
+    for node in ast.walk(tree):
+        if node in inside:
+            continue
+        if isinstance(node, ast.JoinedStr):
+            parts = (str(v.value) if isinstance(v, ast.Constant) else "…" for v in node.values)
+            yield Text(file, node.lineno, _one_line("".join(parts)))
+        elif isinstance(node, ast.Constant) and isinstance(node.value, str) and " " in node.value:
+            yield Text(file, node.lineno, _one_line(node.value))
+
+
+def _comments(file: str, source: str) -> Iterator[Text]:
+    held: list[str] = []
+    first = last = 0
+    for token in tokenize.generate_tokens(io.StringIO(source).readline):
+        if token.type != tokenize.COMMENT:
+            continue
+        if held and token.start[0] != last + 1:
+            yield Text(file, first, _one_line(" ".join(held)))
+            held = []
+        if not held:
+            first = token.start[0]
+        held.append(token.string.lstrip("#: "))
+        last = token.start[0]
+    if held:
+        yield Text(file, first, _one_line(" ".join(held)))
+
+
+def cpp_texts(file: str, source: str) -> Iterator[Text]:
+    """Comments, with those of neighbouring lines joined, and string literals."""
+    found = list(_CPP_TEXT.finditer(source))
+    position = 0
+    while position < len(found):
+        first = last = found[position]
+        parts = [first["line"] or first["block"] or first["string"] or ""]
+        position += 1
+        while first["line"] is not None and position < len(found):
+            following = found[position]
+            if following["line"] is None or not re.fullmatch(r"\n[ \t]*", source[last.end() : following.start()]):
+                break
+            parts.append(following["line"])
+            last = following
+            position += 1
+        yield Text(file, source.count("\n", 0, first.start()) + 1, _one_line(" ".join(parts)))
+
+
+def markdown_texts(file: str, source: str) -> Iterator[Text]:
+    """Paragraphs without blocks of code and code in the line."""
+    prose = _FENCE.sub(lambda match: "\n" * match.group().count("\n"), source)
+    for paragraph in re.finditer(r"[^\n]+(\n[^\n]+)*", prose):
+        line = prose.count("\n", 0, paragraph.start()) + 1
+        yield Text(file, line, _one_line(re.sub(r"`[^`]*`", "code", paragraph.group())))
+
+
+def _one_line(text: str) -> str:
+    return " ".join(text.split())
