@@ -1,4 +1,4 @@
-"""Rewriting of a linear's weights: what the folds into linears and tables share."""
+"""Rewriting of a linear's weights, for the folds into linears and tables."""
 
 from __future__ import annotations
 

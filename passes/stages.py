@@ -61,7 +61,7 @@ STAGES = (
     Stage(
         "narrow",
         "narrow-last-position",
-        "Before anything is batched, since what is batched is read as a whole; and before hoisting, so that a sequence of which only the "
+        "Before anything is batched, since batched operands are read as a whole; and before hoisting, so that a sequence of which only the "
         "candidate's position is read is narrowed to it before the rest goes to the request.",
     ),
     Stage(

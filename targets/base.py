@@ -92,7 +92,7 @@ class Backend(ABC):
 
     @abstractmethod
     def unavailable(self) -> str | None:
-        """None when the backend can run here, otherwise what is missing and how to install it."""
+        """None when the backend can run here, otherwise the missing part and how to install it."""
 
     def state(self) -> str:
         """The state of the backend on this machine in a few words. Called only where `unavailable` returns None."""

@@ -1,1 +1,1 @@
-"""Passes that bring a graph into one spelling and remove what is there twice."""
+"""Passes that bring a graph into one spelling and remove duplicates."""

@@ -90,7 +90,7 @@ def _sum_of(ctx: PassContext, terms: Sequence[fx.Node], x: fx.Node) -> Mixture |
         return Miss("the experts differ in size or activation", outputs[0])
     inner = sum(len(outputs) ** 2 * m.weight.numel() for m in experts[0][1:-1])
     if inner > _MOST_INNER * sum(m.weight.numel() for expert in experts for m in (expert[0], expert[-1])):
-        return Miss("the experts' inner layers together outweigh what they map from and to", outputs[0])
+        return Miss("the experts' inner layers together are wider than their input and output", outputs[0])
     return Mixture(x0, x, gates, tuple(experts))
 
 

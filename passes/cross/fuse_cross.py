@@ -139,7 +139,7 @@ def _move_shift(node: fx.Node, ctx: PassContext) -> Any:
         return None
     stack, read, shift = found
     if only_user(total) is not node or only_user(stack) is not total:
-        return Miss("what lies between the layers is read elsewhere as well", total)
+        return Miss("an operator between the layers has other users", total)
     params: list[Any] = items_of(node, 2)
     layers = cross.decode(items_of(node, 3))
     if any(layer.kind == cross.VECTOR for layer in layers):

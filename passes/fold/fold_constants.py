@@ -51,7 +51,7 @@ class FoldConstants(Pass):
                 held = _evaluate(ctx, node, {})
             growth = held.numel() * held.element_size() - _freed_bytes(ctx, node, constant)
             if growth > budget:
-                ctx.miss("fold", node, f"the result is {growth:,} bytes larger than what it replaces")
+                ctx.miss("fold", node, f"the result is {growth:,} bytes larger than the operands that it replaces")
             elif ctx.gate("fold", node):
                 budget -= max(growth, 0)
                 _fold(ctx, node)

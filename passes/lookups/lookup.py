@@ -1,4 +1,4 @@
-"""What counts as a lookup, and what a grouped lookup must be told to do the same.
+"""Which operators are lookups, and the arguments of a grouped lookup that does the same.
 
 A lookup is a node whose value is rows of one constant table: an embedding, an embedding bag, or a grouped lookup without dense parts.
 """

@@ -1,4 +1,4 @@
-"""Chains of linears with what lies between them: how `fuse-mlp` and `fuse-target-attention` find and rebuild them."""
+"""Chains of linears with the operators between them: how `fuse-mlp` and `fuse-target-attention` find and rebuild them."""
 
 from __future__ import annotations
 

@@ -2,8 +2,8 @@
 
     tower(item)  ->  embedding(tower(all items), item)
 
-A tower is what treats rows alike and depends on the ids alone: lookups by the id, lookups of what the id determines, and every row-wise
-network over them, up to the first operator that meets something else (the user's side).
+A tower is a set of operators that treat rows alike and depend on the ids alone: lookups by the id, lookups by features of the item, and
+every row-wise network over them, up to the first operator that reads another input (the user's side).
 
 Requires: functional. Needs: the catalogue. Exactness: REASSOC (the tower runs on all items at once instead of on a batch).
 """

@@ -108,7 +108,7 @@ def _may_bound(leaves: Sequence[Any], position: int, taken: set[int]) -> bool:
         return False
     rows = bounds.detach().cpu().reshape(-1, bounds.shape[-1])
     return any(
-        _fits(part, size)
+        _are_bounds(part, size)
         for i, leaf in enumerate(leaves)
         if i != position and i not in taken and isinstance(leaf, torch.Tensor) and leaf.ndim
         for size in leaf.shape[: 2 if bounds.ndim == 2 else 1]
@@ -116,11 +116,12 @@ def _may_bound(leaves: Sequence[Any], position: int, taken: set[int]) -> bool:
     )
 
 
-def _fits(bounds: torch.Tensor, ids: int) -> bool:
-    return any(_fits_form(bounds, ids, form) for form in Form)
+def _are_bounds(bounds: torch.Tensor, ids: int) -> bool:
+    """Whether values [rows, n] are the bounds of `ids` ids, in any form."""
+    return any(_are_bounds_in(bounds, ids, form) for form in Form)
 
 
-def _fits_form(bounds: torch.Tensor, ids: int, form: Form) -> bool:
+def _are_bounds_in(bounds: torch.Tensor, ids: int, form: Form) -> bool:
     """Whether values [rows, n] are the bounds of `ids` ids, in a given form."""
     if form is Form.LENGTHS:
         return bool((bounds >= 0).all()) and int(bounds.sum()) == ids
@@ -257,7 +258,7 @@ def _stream(leaves: Sequence[Any], bounds: torch.Tensor, form: Form, meetings: S
         if not isinstance(ids, torch.Tensor) or not ids.ndim or (row is not None and ids.ndim != 2):
             continue
         count = int(ids.shape[0 if row is None else 1])
-        if size in (None, count) and _fits_form(values, count, form):
+        if size in (None, count) and _are_bounds_in(values, count, form):
             size = count
             held.setdefault(meeting.ids.leaf, row)
     rows = set(held.values())

@@ -113,14 +113,14 @@ def _check_schema(node: fx.Node, schema: Any, value_of: Value, where: str) -> No
         if not argument.kwarg_only and not argument.has_default_value() and argument.name in node.kwargs:
             raise ArtifactError(f"the argument {argument.name!r} must be positional", where=where)
         kind = str(argument.real_type)
-        if not _fits(kind, given[argument.name], value_of):
+        if not _has_type(kind, given[argument.name], value_of):
             raise ArtifactError(f"the argument {argument.name!r} is not of type {kind}", where=where)
 
 
-def _fits(kind: str, value: Any, value_of: Value) -> bool:
+def _has_type(kind: str, value: Any, value_of: Value) -> bool:
     """Whether a value, or the value of a node, has a type of torch's schema language."""
     if kind.startswith("Optional["):
-        return value is None or _fits(kind[9:-1], value, value_of)
+        return value is None or _has_type(kind[9:-1], value, value_of)
     if kind.startswith("List["):
         items = value if isinstance(value, tuple | list) else None
         if items is None and isinstance(value, fx.Node):
@@ -128,8 +128,8 @@ def _fits(kind: str, value: Any, value_of: Value) -> bool:
             items = held if isinstance(held, tuple | list) else None
         if items is None:
             # torch takes one number for a list of sizes
-            return kind == "List[int]" and _fits("int", value, value_of)
-        return all(_fits(kind[5:-1], item, value_of) for item in items)
+            return kind == "List[int]" and _has_type("int", value, value_of)
+        return all(_has_type(kind[5:-1], item, value_of) for item in items)
     held = value_of(value) if isinstance(value, fx.Node) else value
     if kind == "Tensor":
         return isinstance(held, torch.Tensor) or type(held) in _NUMBERS

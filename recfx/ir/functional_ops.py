@@ -54,13 +54,13 @@ def functional_call(graph: fx.Graph, node: fx.Node, like: fx.Node) -> fx.Node:
     value = like.meta["val"]
     source: Any = args[1] if len(args) > 1 else None
     if target is _aten.copy_.default:
-        new = _fit(graph, source, args[0], value, node)
+        new = _converted(graph, source, args[0], value, node)
     elif target is _aten.zero_.default:
         new = graph.call_function(_aten.zeros_like.default, (args[0],))
     elif target is _aten.fill_.Scalar:
         new = graph.call_function(_aten.full_like.default, (args[0], source))
     elif target is _aten.fill_.Tensor:
-        new = _fit(graph, source, args[0], value, node)
+        new = _converted(graph, source, args[0], value, node)
     else:
         new = graph.call_function(_functional_overload(node), args, dict(node.kwargs))
         new.meta = dict(node.meta)
@@ -72,7 +72,7 @@ def functional_call(graph: fx.Graph, node: fx.Node, like: fx.Node) -> fx.Node:
     return new
 
 
-def _fit(graph: fx.Graph, source: fx.Node, target: Any, value: torch.Tensor, node: fx.Node) -> fx.Node:
+def _converted(graph: fx.Graph, source: fx.Node, target: Any, value: torch.Tensor, node: fx.Node) -> fx.Node:
     """`source` converted and broadcast to the dtype and shape of `target`."""
     held = source.meta.get("val")
     if not isinstance(held, torch.Tensor) or held.dtype is not value.dtype:

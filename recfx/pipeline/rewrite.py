@@ -117,7 +117,7 @@ def _first_line(error: BaseException) -> str:
 
 
 def _take_back(graph: fx.Graph, anchor: fx.Node, node: fx.Node) -> None:
-    """Erases what was inserted between `anchor` and `node`."""
+    """Erases the nodes inserted between `anchor` and `node`."""
     inserted: list[fx.Node] = []
     current = node.prev
     while current is not anchor:

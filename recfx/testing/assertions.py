@@ -62,8 +62,8 @@ def assert_pass_preserves(
         shrink: Whether to look for the smallest graph on which the pass fails, which takes longer than finding one.
 
     Raises:
-        AssertionError: The pass breaks its declaration, or may not run on the program; the message shows the program and what the pass did
-            to it.
+        AssertionError: The pass breaks its declaration, or may not run on the program; the message shows the program and the
+            changes of the pass.
     """
     import recfx.passes  # noqa: F401 - registers the built-in passes by name
 

@@ -195,7 +195,7 @@ class _Turns:
         self.odd: bool | None = None
 
     def run(self) -> dict[fx.Node, str]:
-        """Runs the rules; returns what is refused because of the places where the plans end."""
+        """Runs the rules; returns the operators that are refused because of the places where the plans end."""
         more: dict[fx.Node, str] = {}
         for node in calls(self.region):
             ready = max((self.turn[source] for source in node.all_input_nodes if source in self.turn), default=0)

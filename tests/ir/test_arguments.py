@@ -10,7 +10,7 @@ import torch
 from torch import fx
 
 from recfx.errors import ArtifactError
-from recfx.ir.arguments import MOST_BYTES, _fits, check_call, check_result
+from recfx.ir.arguments import MOST_BYTES, _has_type, check_call, check_result
 from recfx.testing import GraphBuilder
 
 aten = torch.ops.aten
@@ -162,9 +162,9 @@ def test_types_of_the_schema_language(kind: str, fits: list[Any], wrong: list[An
         return node.meta["val"]
 
     for value in fits:
-        assert _fits(kind, value, value_of), value
+        assert _has_type(kind, value, value_of), value
     for value in wrong:
-        assert not _fits(kind, value, value_of), value
+        assert not _has_type(kind, value, value_of), value
 
 
 def test_values_of_a_size_that_no_model_has() -> None:

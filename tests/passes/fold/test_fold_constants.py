@@ -93,7 +93,7 @@ def test_growth_is_limited() -> None:
         return x + (m.w[:, None] * m.w[None, :]).sum() + (m.w[:, None] * m.w[None, :])[0, :4]
 
     big = Case(lambda: Function(lambda m, x: (m.w[:, None] * m.w[None, :]) + x.sum(), w=torch.randn(600)), X)
-    check_does_not_fire(FoldConstants(), Case(big.model, X, reason="larger than what it replaces"))
+    check_does_not_fire(FoldConstants(), Case(big.model, X, reason="larger than the operands that it replaces"))
     check_fires(FoldConstants(max_growth_bytes=1 << 22), Case(big.model, X, 1, {"aten.mul.Tensor": 0}), Exactness.EXACT)
     check_fires("fold-constants", Case(lambda: Function(body, w=torch.randn(8)), X, 2), Exactness.EXACT)
 
@@ -134,7 +134,7 @@ def test_growth_is_limited_in_total() -> None:
     program = program_of(Case(lambda: Function(body, w=torch.randn(100)), X))
     (record,) = run(FoldConstants(max_growth_bytes=1000), program).records
     assert record.fired == 2
-    assert "larger than what it replaces" in record.misses[-1].reason
+    assert "larger than the operands that it replaces" in record.misses[-1].reason
 
 
 def test_a_folded_operator_may_be_called_like_a_method_of_modules() -> None:
