@@ -149,6 +149,6 @@ OTHERS: frozenset[str] = frozenset(
         "matmul", "mean", "mlp", "mm", "new_full", "new_ones", "new_zeros", "ones", "ones_like", "permute", "remainder", "repeat",
         "repeat_interleave", "reshape", "scaled_dot_product_attention", "select", "slice", "softmax", "split", "split_with_sizes",
         "squeeze", "stack", "sum", "t", "target_attention", "tensor_split", "tensordot", "tile", "transpose", "tril", "triu", "unbind",
-        "unflatten", "unsqueeze", "view", "zeros", "zeros_like",
+        "unflatten", "unsafe_chunk", "unsafe_split", "unsafe_split_with_sizes", "unsqueeze", "view", "zeros", "zeros_like",
     }
 )  # fmt: skip

@@ -48,8 +48,19 @@ def program_of(
     function: Callable[..., Any], inputs: Sequence[torch.Tensor], state: Sequence[torch.Tensor] = (), **how: Any
 ) -> Program:
     """The captured program of a function of some inputs and constants."""
-    captured = capture(Module(function, state).eval(), tuple(inputs), {}, **how)
-    return Pipeline("canonicalize").run(captured).program
+    return Pipeline("canonicalize").run(_captured(function, inputs, state, **how)).program
+
+
+def program_with(target: Any, function: Callable[..., Any], inputs: Sequence[torch.Tensor]) -> Program:
+    """`program_of`, but as it was captured where canonicalize spells an operator in another way."""
+    program = program_of(function, inputs)
+    return program if any(n.target is target for n in program.graph.nodes) else _captured(function, inputs)
+
+
+def _captured(
+    function: Callable[..., Any], inputs: Sequence[torch.Tensor], state: Sequence[torch.Tensor] = (), **how: Any
+) -> Program:
+    return capture(Module(function, state).eval(), tuple(inputs), {}, **how)
 
 
 @dataclasses.dataclass(frozen=True)

@@ -136,7 +136,7 @@ def _renew_values(program: Program) -> None:
     for node, value in zip(inputs, fake_inputs(shapes), strict=True):
         node.meta["val"] = value
     for node in program.graph.nodes:
-        if node.op == "get_attr":
+        if node.op != "placeholder":
             node.meta.pop("val", None)
     refresh(program.module)
 

@@ -120,9 +120,11 @@ def test_another_format_version_is_refused(saved: Path) -> None:
         recfx.load(saved)
 
 
-def test_a_folder_of_an_earlier_format_says_how_to_mend_it(tmp_path: Path) -> None:
-    (tmp_path / "manifest.json").write_text(json.dumps({"format": 2, "files": {}, "regions": [], "report": {}}))
-    with pytest.raises(recfx.ArtifactError, match=r"format 2, this recfx reads format 3[\s\S]*save it again"):
+@pytest.mark.parametrize("number", [0, 5])
+def test_a_folder_of_a_format_that_is_not_read_says_how_to_mend_it(tmp_path: Path, number: int) -> None:
+    (tmp_path / "manifest.json").write_text(json.dumps({"format": number, "files": {}, "regions": [], "report": {}}))
+    message = rf"format {number}, this recfx reads format 1, 2, 3 and 4[\s\S]*save it again"
+    with pytest.raises(recfx.ArtifactError, match=message):
         recfx.load(tmp_path)
 
 

@@ -14,7 +14,7 @@ import torch
 from elementary_cases import BINARY, OTHERS, UNARY
 from elementwise_cases import Binary, Unary
 from elementwise_kit import differences, grid, plainly_right, same_bits, specials, ulps
-from native_kit import LEVELS, Partition, needs_kernels, partition, program_of
+from native_kit import LEVELS, Partition, needs_kernels, partition, program_of, program_with
 from torch.nn import functional
 
 from recfx import kernels
@@ -55,7 +55,7 @@ def _inputs() -> list[torch.Tensor]:
 
 @lru_cache(2)
 def _unary_program(target: Any, index: int) -> Program:
-    return program_of(_of_widths(UNARY[target][index].function), _inputs())
+    return program_with(target, _of_widths(UNARY[target][index].function), _inputs())
 
 
 def _binary_inputs() -> list[torch.Tensor]:
@@ -112,7 +112,7 @@ def test_functions_of_two_tensors(target: Any, index: int) -> None:
     """Every special number with every other."""
     case: Binary = BINARY[target][index]
     left, right = _binary_inputs()
-    program = program_of(case.function, [left, right])
+    program = program_with(target, case.function, [left, right])
     assert target in {n.target for n in program.graph.nodes} or "_" in _name(target)
     expected, exact = case.function(left, right), case.function(left.double(), right.double()).double()
     for level in LEVELS:
