@@ -194,6 +194,20 @@ def test_attention(data: st.DataObject) -> None:
     check(attend, [x, mask], [])
 
 
+@pytest.mark.parametrize(
+    ("k", "n"), [(1, 1), (3, 17), (15, 16), (16, 15), (16, 16), (17, 16), (16, 17), (33, 50), (50, 33), (64, 4)]
+)
+def test_products_by_transposed_matrices(k: int, n: int) -> None:
+    """Whole numbers, so that every level gives torch's bits; widths around those of the tiles, rows apart and adjacent."""
+    rng = generator(k * n)
+    a, b = (torch.randint(-9, 9, (3, rows, k), generator=rng).float() for rows in (5, n))
+    wide = torch.randint(-9, 9, (3, n, k + 7), generator=rng).float()
+    for run in lower_everywhere(lambda a, b, wide: (a @ b.mT, a @ wide[..., 3 : 3 + k].mT), [a, b, wide]):
+        adjacent, apart = run(a, b, wide)
+        assert torch.equal(adjacent, a @ b.mT)
+        assert torch.equal(apart, a @ wide[..., 3 : 3 + k].mT)
+
+
 @pytest.mark.parametrize("reduce", [False, True])
 def test_one_field_has_no_pairs(reduce: bool) -> None:
     """Exact zeros, as of torch; NaN for numbers whose square is infinite."""

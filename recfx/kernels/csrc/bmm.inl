@@ -2,6 +2,7 @@
 #pragma once
 #include "kernels.h"
 #include "rows.inl"
+#include "simd.inl"
 
 namespace recfx {
 namespace {
@@ -46,6 +47,17 @@ inline void product(Matrix a, const float* b, int64_t b_row, int64_t m, int64_t 
     }
 }
 
+// from [n, k], rows `from_row` apart and contiguous columns, transposed to [k, n]. The last tiles overlap their neighbours.
+inline void transpose(const float* from, int64_t from_row, int64_t k, int64_t n, float* to) {
+    for (int64_t j = 0; j < n; j += W) {
+        const int64_t first = j + W <= n ? j : n - W;
+        for (int64_t i = 0; i < k; i += W) {
+            const int64_t column = i + W <= k ? i : k - W;
+            turn(from + first * from_row + column, from_row, to + column * n + first, n);
+        }
+    }
+}
+
 // b [k, n] with any strides, as contiguous rows.
 inline const float* rows_of(const Matrix& b, int64_t k, int64_t n, float* scratch, int64_t& row) {
     if (b.column == 1) {
@@ -53,6 +65,10 @@ inline const float* rows_of(const Matrix& b, int64_t k, int64_t n, float* scratc
         return b.p;
     }
     row = n;
+    if (b.row == 1 && k >= W && n >= W) {
+        transpose(b.p, b.column, k, n, scratch);
+        return scratch;
+    }
     for (int64_t j = 0; j < n; ++j)
         for (int64_t i = 0; i < k; ++i) scratch[i * n + j] = b.p[i * b.row + j * b.column];
     return scratch;
