@@ -93,7 +93,7 @@ def _into_linear_after(node: fx.Node, ctx: PassContext) -> Any:
     if isinstance(norm, Miss):
         return norm
     if any(user.target is not _aten.linear.default or user.args[0] is not source for user in source.users):
-        return Miss("the batch norm's result is read by something else than linears", source)
+        return Miss("the batch norm's result is read by other operators than linears", source)
     linears = [match_linear(ctx, user) for user in source.users]
     if refused := next((found for found in linears if isinstance(found, Miss)), None):
         return refused

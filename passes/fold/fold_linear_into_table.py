@@ -178,7 +178,7 @@ def _concat(allowed: int, node: fx.Node, ctx: PassContext) -> Any:
         shown = value(part)
         width = int(shown.shape[-1]) if shown is not None else 0
         columns, start = slice(start, start + width), start + width
-        folded: Any = Miss("no lookup of its own")
+        folded: Any = Miss("it is not a lookup that the linear alone reads")
         if part.target is _aten.embedding.default and only_user(part) is cat and parts.count(part) == 1:
             folded = _fold(ctx, part.args[0], node, allowed, bias=False, columns=columns)
         if isinstance(folded, Miss):

@@ -200,7 +200,7 @@ def _linear_step(ctx: PassContext, node: fx.Node) -> Step | Miss:
     if any(node.kwargs.get(name, 1) != 1 for name in ("beta", "alpha")):
         return Miss("it scales its product or its bias", node)
     if bias is not None and not _is_vector(ctx, bias, _width(ctx, param)):
-        return Miss("its bias is computed, or no vector of its width", node)
+        return Miss("its bias is computed, or not a vector of its width", node)
     return Step(param, bias)
 
 

@@ -169,7 +169,7 @@ def _run_export(model: torch.nn.Module, call: Call, shapes: Any, strict: bool) -
         exported = torch.export.export(model, call.args, call.kwargs, dynamic_shapes=shapes, strict=strict)
     fakes = [n for n, v in exported.constants.items() if isinstance(v, torch._subclasses.FakeTensor)]
     if fakes:
-        raise ValueError(f"export baked {fakes[0]}, which depends on the inputs, in as a constant (.data in forward?)")
+        raise ValueError(f"export stored {fakes[0]} as a constant, though it depends on the inputs (.data in forward?)")
     return exported
 
 

@@ -56,8 +56,8 @@ class WeightWatch:
         shown = ", ".join(names[:3]) + (f" and {len(names) - 3} more" if len(names) > 3 else "")
         what = "The saved model holds" if saving else "It now serves"
         warnings.warn(
-            f"weights of the model changed after recfx.optimize: {shown}. {what} the new values of what it shares with your model "
-            "(tables) beside its own copies of the old ones (dense weights, and all that was computed from weights). "
+            f"weights of the model changed after recfx.optimize: {shown}. {what} the new values of the tensors that it shares with your "
+            "model (tables), and its own copies of the old values of all others (dense weights, and tensors computed from weights). "
             "Call refresh() to take over all weights, or optimize with copy_weights=True to keep the old ones.",
             UserWarning,
             stacklevel=stacklevel,
