@@ -153,7 +153,7 @@ class _Watcher(TorchDispatchMode):
         made = frozenset(t for found in traces.values() for t in found)
         self.read |= {trace.leaf for trace in made}
         if any(word in str(func) for word in _DERIVING):
-            made = frozenset(dataclasses.replace(t, bounds=True) for t in made)
+            made = frozenset(_derived(t, value) for name, value in named for t in traces[name])
         for number, tensor in enumerate(_tensors(result)):
             own = _row_traces(func, dict(named), made, number)
             if own:
@@ -178,6 +178,12 @@ class _Watcher(TorchDispatchMode):
                     for ids in others
                     if ids.leaf != bounds.leaf and not ids.bounds
                 ]
+
+
+def _derived(trace: _Trace, value: Any) -> _Trace:
+    """The trace of an argument of a deriving operator in its result: bounds are whole numbers, so a running sum of floats is not."""
+    whole = all(tensor.dtype in _INTEGERS for tensor in _tensors(value))
+    return dataclasses.replace(trace, bounds=True) if whole else trace
 
 
 def _arguments(func: Any, args: Sequence[Any], kwargs: dict[str, Any]) -> Iterator[tuple[str, Any]]:

@@ -105,6 +105,24 @@ def test_columns_that_merely_look_like_bounds_stay_columns() -> None:
     assert [leaf.shape for leaf in program.signature.leaves] == [("batch",)] * 3
 
 
+class RunningSumOfRows(torch.nn.Module):
+    """A running sum, or a repetition, of looked-up rows beside another input: rows are not bounds, whatever the ids add up to."""
+
+    def __init__(self, repeated: bool) -> None:
+        super().__init__()
+        self.table, self.repeated = torch.nn.Embedding(3, 2), repeated
+
+    def forward(self, dense, ids):
+        rows = self.table(ids)
+        return dense * (rows.repeat_interleave(3, 1) if self.repeated else rows.cumsum(1).sum(1, keepdim=True))
+
+
+@pytest.mark.parametrize("repeated", [False, True])
+def test_ids_that_add_up_to_the_batch_are_not_lengths(repeated: bool) -> None:
+    inputs = (torch.rand(4, 6), torch.tensor([1, 0, 2, 1]))
+    assert find_bags(lambda leaves: RunningSumOfRows(repeated)(*leaves), inputs) == []
+
+
 class WeightsUnread(torch.nn.Module):
     """One weight for each id, which the model takes and does not read, and numbers that are summed up and weigh other ids."""
 
