@@ -183,7 +183,7 @@ def test_is_no_mixture(name: str) -> None:
 
 
 def test_experts_with_large_inner_layers_are_left_alone() -> None:
-    case = Case(lambda: Function(columns, **state(4, 2, 6)), (torch.randn(3, 2),), reason="outweigh")
+    case = Case(lambda: Function(columns, **state(4, 2, 6)), (torch.randn(3, 2),), reason="are wider than")
     check_does_not_fire("join-cross-experts", case)
 
 

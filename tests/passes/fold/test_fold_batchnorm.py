@@ -74,7 +74,7 @@ LEAVES_ALONE = {
     "before a linear and more": Case(
         lambda: Function(lambda m, x: m.a(m.n(x)).sum() + m.n(x), a=nn.Linear(4, 5), n=norm(4)),
         X,
-        reason="read by something else",
+        reason="read by other operators",
     ),
 }
 
