@@ -15,7 +15,6 @@ from collections import Counter
 from collections.abc import Callable
 from pathlib import Path
 
-from recfx.command_line import add_option, run_command
 from tests.mutants.execute import KILLED, SURVIVED, TIMEOUT, fork, judge, judge_imported, observe, wait, warm_up
 from tests.mutants.known import equivalent
 from tests.mutants.mirror import ROOT, mutated_files, tests_of
@@ -108,16 +107,18 @@ def main() -> int:
     parser.add_argument("files", nargs="*", help="files to mutate, relative to the repository; all by default")
     parser.add_argument("--sample", type=int, help="so many mutants at random; all by default")
     parser.add_argument("--each-room", type=int, help="so many mutants of each room at random")
-    add_option(parser, "seed", 0, "of the sample (default: %(default)s)")
-    add_option(parser, "seconds", float("inf"), "start no mutant after this time (default: any)")
+    # The options of `recfx.command_line`, which cannot be imported here: mutants are made before recfx is loaded.
+    parser.add_argument("--seed", type=int, default=0, help="of the sample (default: %(default)s)")
+    parser.add_argument(
+        "--seconds", type=float, default=float("inf"), help="start no mutant after this time (default: any)"
+    )
     parser.add_argument(
         "--limit", type=float, default=300.0, help="seconds for one mutant, however little of a processor it needs"
     )
-    add_option(parser, "workers", 2)
+    parser.add_argument("--workers", type=int, default=2, help="processes at a time (default: %(default)s)")
     parser.add_argument("--at-least", type=float, default=90.0, help="per cent that must be killed")
     parser.add_argument("--survivors", type=int, default=sys.maxsize, help="how many may survive, of a small sample")
-    parser.set_defaults(run=_run)
-    return run_command(parser)
+    return _run(parser.parse_args())
 
 
 def _run(given: argparse.Namespace) -> int:
