@@ -15,6 +15,7 @@ from recfx import zoo
 from recfx.capture import capture
 from recfx.ir import Exactness, Program, same_graph, verify_meta, verify_numeric
 from recfx.ir.printer import operator_name
+from recfx.ir.program import get_state
 from recfx.passes import DEFAULT_PIPELINE
 from recfx.pipeline import Pass, Pipeline, PipelineResult
 
@@ -108,6 +109,17 @@ def operators(program: Program) -> Counter[str]:
     return Counter(operator_name(n.target) for n in program.graph.nodes if n.op == "call_function")
 
 
+def new_state(before: Program, after: Program) -> list[str]:
+    """The parameters and buffers that a program reads and an earlier one does not hold with the same values."""
+    names = {str(node.target) for node in after.graph.find_nodes(op="get_attr")}
+    held = dict(
+        [*before.module.named_parameters(remove_duplicate=False), *before.module.named_buffers(remove_duplicate=False)]
+    )
+    return [
+        name for name in sorted(names) if name not in held or not torch.equal(held[name], get_state(after.module, name))
+    ]
+
+
 def check_fires(item: Pass | str, case: Case, exactness: Exactness) -> Program:
     """The pass fires as often as the case says, leaves the operators it says, keeps the meaning on batches 1, 2 and 7,
     and does nothing more when it runs again."""
@@ -119,6 +131,7 @@ def check_fires(item: Pass | str, case: Case, exactness: Exactness) -> Program:
     assert {name: counts[name] for name in case.after} == case.after, str(result.program)
     verify_meta(result.program)
     verify_numeric(program, result.program, exactness)
+    assert Pipeline([item]).passes[0].spec.changes_state or not new_state(program, result.program)
     again = run(item, result.program)
     assert again.records[0].fired == 0
     assert same_graph(result.program, again.program) is None
