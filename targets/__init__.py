@@ -2,17 +2,30 @@
 
 from __future__ import annotations
 
+import importlib
 from collections.abc import Sequence
+from typing import TYPE_CHECKING, Any
 
 from recfx.errors import TargetError
 from recfx.targets.base import Backend, Lowered, Refused, Runner, Verdict
-from recfx.targets.eager import EagerBackend
-from recfx.targets.native import NativeBackend
+from recfx.targets.registry import BUILT_IN, Registry
 
-BACKENDS: dict[str, Backend] = {backend.name: backend for backend in (NativeBackend(), EagerBackend())}
+if TYPE_CHECKING:
+    from recfx.targets.eager import EagerBackend
+    from recfx.targets.native import NativeBackend
+
+BACKENDS = Registry()
 
 #: Name of a group -> the device whose backends it names.
 GROUPS: dict[str, str] = {"cpu": "cpu"}
+
+
+def __getattr__(name: str) -> Any:
+    """The class of a backend, imported when it is first asked for."""
+    for package, kind in BUILT_IN.values():
+        if kind == name:
+            return getattr(importlib.import_module(package), kind)
+    raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
 
 
 def resolve(target: str | Sequence[str]) -> list[Backend]:

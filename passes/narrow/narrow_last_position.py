@@ -24,7 +24,7 @@ from recfx.passes._properties import CANONICAL, QUANTISED
 from recfx.passes.narrow.narrowing import sink
 from recfx.passes.narrow.packed_projection import PackedPart, match_packed_part, unpack_leftovers
 from recfx.passes.narrow.picks import Picker, Read, match_read
-from recfx.passes.narrow.selection import CausalRows, Narrow, Place, Step
+from recfx.passes.narrow.selection import CausalRows, Cut, Narrow, Step
 from recfx.pipeline import Pass, PassContext, PassSpec, register
 
 
@@ -94,15 +94,15 @@ class _Plan:
         self.pick = reads[0].pick
         self.picker = Picker(ctx, self.pick)
         self.source, self.place = reads[0].source, reads[0].place
-        self.steps: dict[tuple[fx.Node, Place], Step | PackedPart] = {}
+        self.steps: dict[tuple[fx.Node, Cut], Step | PackedPart] = {}
         self.heavy = False
         self.problem: str | None = None
         self._dead = {read.node for read in reads}
-        self._built: dict[tuple[fx.Node, Place], fx.Node] = {}
+        self._built: dict[tuple[fx.Node, Cut], fx.Node] = {}
         self._find()
 
     def _find(self) -> None:
-        wanted: dict[fx.Node, set[Place]] = {self.source: {self.place}}
+        wanted: dict[fx.Node, set[Cut]] = {self.source: {self.place}}
         whole: set[fx.Node] = set()
         for node in reversed(self.ctx.graph.nodes):
             if node in self._dead and node not in wanted:
@@ -124,7 +124,7 @@ class _Plan:
                 for mark in marks:
                     wanted.setdefault(mark.node, set()).add(mark.place)
 
-    def _step(self, node: fx.Node, place: Place, dies: bool) -> Step | PackedPart | None:
+    def _step(self, node: fx.Node, place: Cut, dies: bool) -> Step | PackedPart | None:
         part = match_packed_part(self.ctx, node, place)
         if part is not None:
             self.heavy = True
@@ -142,7 +142,7 @@ class _Plan:
         """Inserts the narrowed operators and returns the narrowed source."""
         return self._narrowed(self.source, self.place)
 
-    def _narrowed(self, node: fx.Node, place: Place) -> fx.Node:
+    def _narrowed(self, node: fx.Node, place: Cut) -> fx.Node:
         if (node, place) not in self._built:
             step = self.steps.get((node, place))
             if step is None:
@@ -172,8 +172,8 @@ class _Plan:
     def _causal(self, length: int) -> fx.Node:
         return self.ctx.constant("causal", torch.ones(length, length, dtype=torch.bool).tril())
 
-    def _causal_place(self, rows: CausalRows) -> Place:
-        return rows.place if self.pick.index is None else Place(0)
+    def _causal_place(self, rows: CausalRows) -> Cut:
+        return rows.place if self.pick.index is None else Cut(0)
 
 
 def _inputs(step: Step | PackedPart) -> tuple[list[Narrow], set[fx.Node]]:

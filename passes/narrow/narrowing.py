@@ -28,7 +28,7 @@ from recfx.passes._match import argument, is_eval_dropout, value
 from recfx.passes.narrow import narrowing_views
 from recfx.passes.narrow.selection import (
     CausalRows,
-    Place,
+    Cut,
     Step,
     is_one,
     narrowed_operands,
@@ -38,7 +38,7 @@ from recfx.passes.narrow.selection import (
 _aten = torch.ops.aten
 
 
-def sink(node: fx.Node, place: Place, *, last: bool = False) -> Step | None:
+def sink(node: fx.Node, place: Cut, *, last: bool = False) -> Step | None:
     """The narrowed form of an operator, or None when the selection does not commute with it.
 
     Args:
@@ -65,7 +65,7 @@ def sink(node: fx.Node, place: Place, *, last: bool = False) -> Step | None:
     return Step(node.target, operands, dict(node.kwargs), heavy=node.target in _HEAVY, view=node.target in _VIEWS)
 
 
-def _attention(node: fx.Node, place: Place, last: bool) -> Step | None:
+def _attention(node: fx.Node, place: Cut, last: bool) -> Step | None:
     out = out_of(node)
     query, key = value(node.args[0]), value(node.args[1])
     if query is None or key is None or query.ndim != out.ndim or place.dim == out.ndim - 1:
@@ -87,26 +87,26 @@ def _attention(node: fx.Node, place: Place, last: bool) -> Step | None:
     return Step(node.target, operands[:3], {**rest, "attn_mask": new_mask}, heavy=True)
 
 
-def _within(trailing: Callable[[fx.Node], int]) -> Callable[[fx.Node, Place], bool]:
+def _within(trailing: Callable[[fx.Node], int]) -> Callable[[fx.Node, Cut], bool]:
     """A condition for operators that compute along the last `trailing(node)` dimensions of their result."""
     return lambda node, place: max(place.dim, place.row or 0) < out_of(node).ndim - trailing(node)
 
 
-def _keeps_slopes(node: fx.Node, place: Place) -> bool:
+def _keeps_slopes(node: fx.Node, place: Cut) -> bool:
     weight = value(node.args[1])
     return weight is not None and (place.dim != 1 or is_one(weight.numel()))
 
 
-def _is_of_matrices(node: fx.Node, place: Place) -> bool:
+def _is_of_matrices(node: fx.Node, place: Cut) -> bool:
     ranks = [0 if held is None else held.ndim for held in map(value, node.args[:2])]
     rows = place.row is None or place.row < out_of(node).ndim - 2
     return min(ranks) >= 2 and place.dim != out_of(node).ndim - 1 and rows
 
 
-def _is_of_ids(position: int) -> Callable[[fx.Node, Place], bool]:
+def _is_of_ids(position: int) -> Callable[[fx.Node, Cut], bool]:
     """A condition for lookups of rows by ids, which the selection cuts."""
 
-    def condition(node: fx.Node, place: Place) -> bool:
+    def condition(node: fx.Node, place: Cut) -> bool:
         ids: Any = node.args[position]
         ids = ids[0] if isinstance(ids, list | tuple) and len(ids) == 1 else ids
         held = value(ids)
@@ -115,12 +115,12 @@ def _is_of_ids(position: int) -> Callable[[fx.Node, Place], bool]:
     return condition
 
 
-def _drops(node: fx.Node, place: Place) -> bool:
+def _drops(node: fx.Node, place: Cut) -> bool:
     source = value(node.args[0])
     return source is not None and source.ndim != out_of(node).ndim
 
 
-_RULES: dict[Any, Callable[[fx.Node, Place], Step | None]] = {
+_RULES: dict[Any, Callable[[fx.Node, Cut], Step | None]] = {
     _aten.reshape.default: narrowing_views.reshape,
     _aten.expand.default: narrowing_views.expand,
     operator.getitem: narrowing_views.item,
@@ -159,7 +159,7 @@ _LIGHT = frozenset(
 )
 
 #: What must hold of an operator for narrowing, beyond its axes.
-_CONDITIONS: dict[Any, Callable[[fx.Node, Place], bool]] = {
+_CONDITIONS: dict[Any, Callable[[fx.Node, Cut], bool]] = {
     _aten.linear.default: _within(lambda node: 1),
     _aten.layer_norm.default: _within(lambda node: len(argument(node, 1, "normalized_shape"))),
     **dict.fromkeys((_aten.matmul.default, _aten.bmm.default), _is_of_matrices),
@@ -167,6 +167,6 @@ _CONDITIONS: dict[Any, Callable[[fx.Node, Place], bool]] = {
     _aten.prelu.default: _keeps_slopes,
     _aten.embedding.default: _is_of_ids(1),
     _aten.index.Tensor: _is_of_ids(1),
-    _aten.index_select.default: lambda node, place: place == Place(0) and bool(argument(node, 1, "dim") == 0),
+    _aten.index_select.default: lambda node, place: place == Cut(0) and bool(argument(node, 1, "dim") == 0),
     **dict.fromkeys((_aten.squeeze.dim, _aten.select.int), _drops),
 }

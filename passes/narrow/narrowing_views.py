@@ -12,7 +12,7 @@ from torch import fx
 from recfx.analysis.axis_maps import Along, expression, reshaped_axis
 from recfx.ir.op_sets import SPLITS
 from recfx.passes._match import value
-from recfx.passes.narrow.selection import Narrow, Place, Step, narrowed_operands, out_of
+from recfx.passes.narrow.selection import Cut, Narrow, Step, narrowed_operands, out_of
 
 _aten = torch.ops.aten
 
@@ -20,7 +20,7 @@ _aten = torch.ops.aten
 SEVERAL: tuple[Any, ...] = (*SPLITS, _aten.unbind.int)
 
 
-def reshape(node: fx.Node, place: Place) -> Step | None:
+def reshape(node: fx.Node, place: Cut) -> Step | None:
     out, source = out_of(node), node.args[0]
     mark = through_reshape(source, out.shape, place)
     if mark is None:
@@ -32,7 +32,7 @@ def with_one(sizes: Any, dim: int) -> list[Any]:
     return [1 if d == dim else s for d, s in enumerate(sizes)]
 
 
-def through_reshape(source: Any, shape: Sequence[Any], place: Place) -> Narrow | None:
+def through_reshape(source: Any, shape: Sequence[Any], place: Cut) -> Narrow | None:
     """The place in the source of a reshape that is `place` in its result."""
     held = value(source)
     if held is None:
@@ -41,14 +41,14 @@ def through_reshape(source: Any, shape: Sequence[Any], place: Place) -> Narrow |
     if not isinstance(dim, Along) or dim.ratio != 1:
         return None
     if place.row is None:
-        return Narrow(source, Place(dim.axis))
+        return Narrow(source, Cut(dim.axis))
     row = reshaped_axis(held.shape, shape, place.row)
     if not isinstance(row, Along) or (place.repeat * row.ratio).denominator != 1:
         return None
-    return Narrow(source, Place(dim.axis, row.axis, int(place.repeat * row.ratio)))
+    return Narrow(source, Cut(dim.axis, row.axis, int(place.repeat * row.ratio)))
 
 
-def flattened_linear(node: fx.Node, place: Place) -> Step | None:
+def flattened_linear(node: fx.Node, place: Cut) -> Step | None:
     """reshape(linear(reshape(x, [rows, K])), [..., N]): a linear over positions that are flattened into its rows."""
     out, linear = out_of(node), node.args[0]
     if not isinstance(linear, fx.Node) or linear.target is not _aten.linear.default or len(linear.users) != 1:
@@ -69,14 +69,14 @@ def flattened_linear(node: fx.Node, place: Place) -> Step | None:
     return Step(linear.target, (wide, *linear.args[1:]), dict(linear.kwargs), heavy=True, absorbed=(linear, flat))
 
 
-def expand(node: fx.Node, place: Place) -> Step | None:
+def expand(node: fx.Node, place: Cut) -> Step | None:
     operands = narrowed_operands(node, place, node.args[:1])
     if operands is None:
         return None
     return Step(node.target, (*operands, with_one(node.args[1], place.dim)), dict(node.kwargs), view=True)
 
 
-def item(node: fx.Node, place: Place) -> Step | None:
+def item(node: fx.Node, place: Cut) -> Step | None:
     """One part of several; the operator that gives them is narrowed at the same place."""
     several: Any = node.args[0]
     if several.target not in SEVERAL:

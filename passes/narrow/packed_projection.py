@@ -12,7 +12,7 @@ from torch import fx
 from recfx.ir.access import argument_of, tensor_of
 from recfx.passes._linear import Linear, match_linear
 from recfx.passes._match import argument, permutation, same_size, value
-from recfx.passes.narrow.selection import Narrow, Place
+from recfx.passes.narrow.selection import Cut, Narrow
 from recfx.pipeline import Miss, PassContext
 
 _aten = torch.ops.aten
@@ -45,7 +45,7 @@ class PackedPart:
         return ctx.call(_aten.linear.default, source, read, *([] if read_bias is None else [read_bias]))
 
 
-def match_packed_part(ctx: PassContext, node: fx.Node, place: Place | None = None) -> PackedPart | None:
+def match_packed_part(ctx: PassContext, node: fx.Node, place: Cut | None = None) -> PackedPart | None:
     """The part of a packed projection at a node; None when it is none, or its rows are selected along another dimension.
 
         unbind(contiguous(squeeze(permute(unsqueeze(reshape(linear(x), [..., 3, D]), 0), [-2, 1, ..., 0, -1]), -2)), 0)[part]
@@ -73,7 +73,7 @@ def match_packed_part(ctx: PassContext, node: fx.Node, place: Place | None = Non
     source: Any = linear.node.args[0]
     number: Any = node.args[-1]
     parts = int(tensor_of(unpacked).shape[-2])
-    return PackedPart(linear, Narrow(source, place or Place(0)), int(number) % parts, parts)
+    return PackedPart(linear, Narrow(source, place or Cut(0)), int(number) % parts, parts)
 
 
 def _unpacked(node: Any) -> fx.Node | None:

@@ -11,7 +11,7 @@ from torch import fx
 from recfx.analysis.axis_maps import expression
 from recfx.ir.access import tensor_of
 from recfx.passes._match import argument, value
-from recfx.passes.narrow.selection import Place
+from recfx.passes.narrow.selection import Cut
 from recfx.pipeline import PassContext
 
 _aten = torch.ops.aten
@@ -53,7 +53,7 @@ class Read:
 
     node: fx.Node
     source: fx.Node
-    place: Place
+    place: Cut
     pick: Pick
     keeps: bool
 
@@ -75,13 +75,13 @@ def match_read(node: fx.Node) -> Read | None:
     if dim == held.ndim - 1 or not isinstance(length, int) or length < 2:
         return None
     if node.target is _aten.select.int and isinstance(node.args[2], int):
-        return Read(node, source, Place(dim), Pick(length, node.args[2] % length), keeps=False)
+        return Read(node, source, Cut(dim), Pick(length, node.args[2] % length), keeps=False)
     if node.target is _aten.slice.Tensor and argument(node, 4, "step", 1) == 1:
         start, end = argument(node, 2, "start"), argument(node, 3, "end")
         if isinstance(start, int | None) and isinstance(end, int | None):
             begin, stop, _ = slice(start, end).indices(length)
             if stop - begin == 1:
-                return Read(node, source, Place(dim), Pick(length, begin), keeps=True)
+                return Read(node, source, Cut(dim), Pick(length, begin), keeps=True)
     return None
 
 
@@ -99,7 +99,7 @@ def _match_gather(node: fx.Node, source: fx.Node, held: torch.Tensor) -> Read | 
     varying = [d for d in range(held.ndim) if expression(positions.shape[d]) != 1]
     if dim == held.ndim - 1 or len(varying) != 1 or isinstance(held.shape[varying[0]], int):
         return None
-    return Read(node, source, Place(dim, varying[0]), Pick(length, rows=base), keeps=True)
+    return Read(node, source, Cut(dim, varying[0]), Pick(length, rows=base), keeps=True)
 
 
 def _match_index(node: fx.Node, source: fx.Node, held: torch.Tensor) -> Read | None:
@@ -116,7 +116,7 @@ def _match_index(node: fx.Node, source: fx.Node, held: torch.Tensor) -> Read | N
     sizes = {expression(each.shape[0]), expression(at.shape[0]), expression(held.shape[0])}
     if not counts_rows or starts != 0 or step != 1 or len(sizes) != 1:
         return None
-    return Read(node, source, Place(1, 0), Pick(held.shape[1], rows=positions, wraps=True), keeps=False)
+    return Read(node, source, Cut(1, 0), Pick(held.shape[1], rows=positions, wraps=True), keeps=False)
 
 
 class Picker:
@@ -128,7 +128,7 @@ class Picker:
         self._rows: dict[int, fx.Node] = {}
         self._spreads: dict[tuple[int, int, int], fx.Node] = {}
 
-    def can(self, node: fx.Node, place: Place) -> bool:
+    def can(self, node: fx.Node, place: Cut) -> bool:
         """Whether the pick can be applied to a tensor at a place."""
         held = value(node)
         if held is None:
@@ -137,7 +137,7 @@ class Picker:
         varying = [d + shift for d, size in enumerate(held.shape) if not isinstance(size, int)]
         return self.pick.rows is None or set(varying) <= {place.row}
 
-    def apply(self, node: fx.Node, place: Place) -> fx.Node:
+    def apply(self, node: fx.Node, place: Cut) -> fx.Node:
         """The tensor narrowed to one entry along `place.dim`."""
         call = self.ctx.call
         if self.pick.index is not None:

@@ -14,7 +14,7 @@ from recfx.ir.access import tensor_of
 
 
 @dataclasses.dataclass(frozen=True)
-class Place:
+class Cut:
     """Where a selection cuts into a tensor.
 
     Attributes:
@@ -35,7 +35,7 @@ class Narrow:
     """Marks an input that is to be narrowed at a place."""
 
     node: fx.Node
-    place: Place
+    place: Cut
 
 
 @dataclasses.dataclass(frozen=True)
@@ -43,7 +43,7 @@ class CausalRows:
     """Marks the rows of a causal mask [length, length], to be narrowed at a place."""
 
     length: int
-    place: Place
+    place: Cut
 
 
 @dataclasses.dataclass(frozen=True)
@@ -67,7 +67,7 @@ class Step:
     absorbed: tuple[fx.Node, ...] = ()
 
 
-def narrowed_operands(node: fx.Node, place: Place, operands: Sequence[Any]) -> tuple[Any, ...] | None:
+def narrowed_operands(node: fx.Node, place: Cut, operands: Sequence[Any]) -> tuple[Any, ...] | None:
     """Operands of an operator whose result is narrowed, with marks where they are to be narrowed in turn.
 
     Args:
@@ -92,18 +92,18 @@ def narrowed_operands(node: fx.Node, place: Place, operands: Sequence[Any]) -> t
     return tuple(found)
 
 
-def _narrowed(node: fx.Node, operand: fx.Node, place: Place) -> Any:
+def _narrowed(node: fx.Node, operand: fx.Node, place: Cut) -> Any:
     dim = axis_of(node, operand, place.dim)
     if dim is WHOLE:
         return operand
     if not isinstance(dim, Along) or dim.ratio != 1:
         return None
     if place.row is None:
-        return Narrow(operand, Place(dim.axis))
+        return Narrow(operand, Cut(dim.axis))
     row = axis_of(node, operand, place.row)
     if isinstance(row, Along):
         repeat = place.repeat * row.ratio
-        return Narrow(operand, Place(dim.axis, row.axis, int(repeat))) if repeat.denominator == 1 else None
+        return Narrow(operand, Cut(dim.axis, row.axis, int(repeat))) if repeat.denominator == 1 else None
     out, held = out_of(node), out_of(operand)
     if row is not WHOLE or dim.axis != place.dim - out.ndim + held.ndim:
         return None

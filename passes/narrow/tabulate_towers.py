@@ -24,7 +24,7 @@ from recfx.ir.program import Program
 from recfx.passes._match import is_random, value
 from recfx.passes._properties import BATCHED, QUANTISED
 from recfx.passes.narrow.narrowing import sink
-from recfx.passes.narrow.selection import Narrow, Place, Step
+from recfx.passes.narrow.selection import Cut, Narrow, Step
 from recfx.pipeline import Pass, PassContext, PassSpec, register
 
 _aten = torch.ops.aten
@@ -107,7 +107,7 @@ class _Towers:
         self._known: dict[fx.Node, Any] = {key: catalogue.ids}
         state: set[fx.Node] = set(ctx.graph.find_nodes(op="get_attr"))
         for node in ctx.nodes():
-            step = None if is_random(node) or not self._fits(node) else sink(node, Place(0))
+            step = None if is_random(node) or not self._fits(node) else sink(node, Cut(0))
             if step is not None and self._row_wise(step, state):
                 self.rows.add(node)
                 below = sum(self.work[n] for n in node.all_input_nodes if n in self.rows)

@@ -46,18 +46,13 @@ class Pass(ABC):
 
     def __str__(self) -> str:
         """The pass as text, naming the options that differ from their defaults."""
-        return print_pass(self)
-
-
-def print_pass(item: Pass) -> str:
-    """A pass as text, naming the options that differ from their defaults."""
-    options = []
-    for field in dataclasses.fields(item):
-        value = getattr(item, field.name)
-        default = field.default if field.default is not dataclasses.MISSING else _factory(field)
-        if value != default:
-            options.append(f"{field.name}={_print_value(value)}")
-    return item.spec.name + (f"{{{', '.join(options)}}}" if options else "")
+        options = []
+        for field in dataclasses.fields(self):
+            value = getattr(self, field.name)
+            default = field.default if field.default is not dataclasses.MISSING else _factory(field)
+            if value != default:
+                options.append(f"{field.name}={_print_value(value)}")
+        return self.spec.name + (f"{{{', '.join(options)}}}" if options else "")
 
 
 def _factory(field: dataclasses.Field[Any]) -> Any:

@@ -208,8 +208,11 @@ class _Turns:
                 reason = refusal(self.plans[self.turn[source]], node)
                 if reason is not None:
                     more.setdefault(source, reason)
+        members: dict[int, list[fx.Node]] = {}
+        for node, turn in self.turn.items():
+            members.setdefault(turn, []).append(node)
         for turn, builder in sorted(self.plans.items()):
-            more |= dict(self._refused_at_end(turn, builder))
+            more |= dict(self._refused_at_end(members[turn], builder))
         return more
 
     def _take(self, node: fx.Node, ready: int) -> int:
@@ -235,20 +238,19 @@ class _Turns:
         may_hold = lambda node: node.target in RULES and node not in self.refused  # noqa: E731
         return PlanBuilder(self.region.module, self.packer, self.region.batch, may_hold, dry=True)
 
-    def _refused_at_end(self, turn: int, builder: PlanBuilder) -> Iterator[tuple[fx.Node, str]]:
+    def _refused_at_end(self, members: list[fx.Node], builder: PlanBuilder) -> Iterator[tuple[fx.Node, str]]:
         """Operators of one plan that it cannot give out, and views that no step of it reads."""
-        members = [node for node, at in self.turn.items() if at == turn]
         inside = set(members)
         read = [node for node in members if any(user not in inside for user in node.users)]
         left = leaving(builder, read, inside)
         for node in self._views_of_others(left, inside):
             if is_operator(node):
                 yield node, ONLY_TORCH
-        failed = set[fx.Node]()
+        failed, outputs = set[fx.Node](), set(left.outputs)
         for node in members:
             if any(source in failed for source in node.all_input_nodes):
                 failed.add(node)  # it may have another place once its source is an input
-            elif node in left.outputs:
+            elif node in outputs:
                 try:
                     output_slot(builder, node)
                 except Unsupported as reason:

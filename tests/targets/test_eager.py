@@ -2,11 +2,15 @@
 
 from __future__ import annotations
 
+import subprocess
+import sys
+
 import pytest
 import torch
 from models import TinyCtr, tiny_inputs
 
 import recfx
+from recfx import targets
 from recfx.capture import capture
 from recfx.ir.region import Region
 from recfx.targets import BACKENDS, EagerBackend, resolve
@@ -45,3 +49,18 @@ def test_what_is_not_in_the_dialect_is_refused_with_its_place() -> None:
     assert "call_method" in verdict.reason
     with pytest.raises(recfx.TargetError, match="call_method"):
         EagerBackend().lower(Region.whole(program))
+
+
+def test_backends_are_imported_and_constructed_when_asked_for() -> None:
+    code = (
+        "import sys; from recfx.targets import BACKENDS, resolve; resolve('eager'); "
+        "assert list(BACKENDS) == ['native', 'eager']; assert 'recfx.targets.native' not in sys.modules; "
+        "from recfx.targets import NativeBackend; assert type(BACKENDS['native']) is NativeBackend; "
+        "assert BACKENDS['native'] is BACKENDS['native']"
+    )
+    subprocess.run([sys.executable, "-c", code], check=True)
+
+
+def test_other_names_of_the_package_do_not_exist() -> None:
+    with pytest.raises(AttributeError, match="OtherBackend"):
+        targets.OtherBackend  # noqa: B018 - asking is the test
