@@ -1,4 +1,4 @@
-"""The backends, their names, and the names of groups of them."""
+"""The backends, their names, and the names of backend groups."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ if TYPE_CHECKING:
 
 BACKENDS = Registry()
 
-#: Name of a group -> the device whose backends it names.
+#: Name of a group -> the device that its backends run on.
 GROUPS: dict[str, str] = {"cpu": "cpu"}
 
 
@@ -35,7 +35,7 @@ def resolve(target: str | Sequence[str]) -> list[Backend]:
         target: "cpu" (every CPU backend present), a backend's name, or a list of those.
 
     Raises:
-        TargetError: An unknown name, or a pinned backend that is not installed here.
+        TargetError: A name is unknown, a backend cannot run here, or `target` is empty.
     """
     names = [target] if isinstance(target, str) else list(target)
     found: dict[str, Backend] = {}

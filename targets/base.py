@@ -44,11 +44,11 @@ class Lowered:
     Attributes:
         backend: The backend's name.
         region: The region that was lowered.
-        body: Takes the region's flat inputs by position, returns its flat outputs as a tuple: a function, or a graph of calls. A graph
-            becomes part of the function that runs the whole program, so that the region costs no call of its own.
+        body: A function, or a graph of calls. It takes the region's flat inputs by position and returns its flat outputs as a tuple.
+            A graph becomes part of the function that runs the whole program, which saves one call per region.
         left: The operators that torch runs, in order: name and reason.
         operators: How many operators the region has; sizes and parts of tuples are not counted.
-        sized: Those of `region.outputs` that have the sizes of the program whenever the inputs in `region.checked` have.
+        sized: The names in `region.outputs` whose sizes match the program's if those of the inputs in `region.checked` do.
     """
 
     backend: str
@@ -65,7 +65,7 @@ class Lowered:
 
 
 class Refused(TargetError):
-    """A backend cannot run some operators in a region that it was given, though it may in another region.
+    """A backend cannot run some operators of the region that it was given. In another region it may run them.
 
     Args:
         reasons: Name of an operator -> why.
@@ -99,17 +99,17 @@ class Backend(ABC):
         return "ready"
 
     def kernels(self) -> frozenset[str]:
-        """Names of the operators that it has kernels of its own for, such as "recfx::mlp".
+        """Names of the operators for which the backend has its own kernels, such as "recfx::mlp".
 
-        The default pipeline of a target forms the operators of the dialect that are among them.
+        The default pipeline of a target forms only those operators of the dialect.
         """
         return frozenset()
 
     @abstractmethod
     def supports(self, program: Program | Region) -> dict[fx.Node, Verdict]:
-        """For every operator of a program, whether the backend can run it when others run those that it cannot.
+        """For every operator of a program, whether the backend can run it, if other backends run the unsupported ones.
 
-        Nothing is lowered for the answer, and no weight is copied.
+        The call lowers nothing and copies no weight.
         """
 
     @abstractmethod
@@ -117,8 +117,8 @@ class Backend(ABC):
         """Makes a region runnable.
 
         Raises:
-            Refused: It holds operators that the backend cannot run there; the caller gives them to another backend.
-            TargetError: It cannot be lowered for another reason.
+            Refused: The backend cannot run some operators in this region. The caller gives them to another backend.
+            TargetError: The region cannot be lowered for another reason.
         """
 
     def save(self, lowered: Lowered) -> Mapping[str, bytes]:

@@ -1,4 +1,4 @@
-"""Grouped lookups in graphs that torch runs: called without the dispatcher, their features decoded once."""
+"""Grouped lookups in graphs that torch runs: they are called without the dispatcher, and their features are decoded once."""
 
 from __future__ import annotations
 

@@ -24,8 +24,8 @@ class PlanBuilder:
         module: Holds the constants.
         packer: Packs the weights, for all plans of a program.
         batch: The batch's symbol, None when all sizes are fixed.
-        inside: Whether a node may belong to this plan. Producers write directly into the buffers of such concatenations.
-        dry: Whether the plan is never run, so that rules get the shapes of constants in place of their tensors.
+        inside: Whether a node may belong to this plan. Producers write directly into the buffers of concatenations that may.
+        dry: True for a plan that never runs. Rules then get the shapes of constants in place of their tensors.
 
     Attributes:
         slots: The buffers.
@@ -95,7 +95,7 @@ class PlanBuilder:
         """The dimensions of a node's tensor. Their strides are not set."""
         held = node.meta.get("val")
         if not isinstance(held, torch.Tensor):
-            raise Unsupported(f"{node} gives no single tensor")
+            raise Unsupported(f"{node} is not a single tensor")
         if held.device.type != "cpu" or held.layout is not torch.strided:
             raise Unsupported(f"{node} is not a dense tensor in main memory")
         return shape_of(held.shape, self.batch)
@@ -114,11 +114,11 @@ class PlanBuilder:
             node: The node.
             anywhere: Whether the step can write rows with gaps between them. The place may then be in the buffer of a concatenation.
             dtypes: The dtypes that the step can write.
-            like: Inputs. Where their batch lies inside a dimension, that of the output lies there too.
+            like: Inputs. If their batch lies inside a dimension, the output's batch lies there too.
         """
         held: torch.Tensor = node.meta["val"]
         if held.dtype not in dtypes:
-            raise Unsupported(f"it gives {held.dtype}")
+            raise Unsupported(f"its result is {held.dtype}")
         if any(v.mixed for v in like):
             return self.temp(mixed_like(self.shape(node), like), held.dtype)
         if anywhere and held.dtype is torch.float32:
@@ -128,7 +128,7 @@ class PlanBuilder:
         return self.temp(self.shape(node), held.dtype)
 
     def temp(self, shape: Sequence[Dim], dtype: torch.dtype = torch.float32) -> Value:
-        """A new temporary of some shape."""
+        """A new temporary of the given shape."""
         value = contiguous(len(self.slots), shape)
         self.slots.append(Slot(Place.TEMP, dtype, value.width, not value.batched))
         return value
@@ -156,20 +156,20 @@ class PlanBuilder:
     def constant(self, tensor: torch.Tensor) -> Value:
         """The place of a contiguous tensor that is the same in every call."""
         if tensor.dtype not in DTYPES:
-            raise Unsupported(f"a constant of dtype {tensor.dtype}")
+            raise Unsupported(f"one of its constants is {tensor.dtype}")
         if tensor.device.type not in (("cpu", "meta") if self.dry else ("cpu",)):
-            raise Unsupported("a constant on another device")
+            raise Unsupported("one of its constants is not on the CPU")
         value = contiguous(len(self.slots), [Dim(s, 0) for s in tensor.shape])
         self.slots.append(Slot(Place.CONST, tensor.dtype, tensor.numel(), True, data=tensor))
         return value
 
     def _input(self, node: fx.Node) -> Value:
         if node in self.lowered:
-            raise Unsupported(f"{node} has no place in this plan")
+            raise Unsupported(f"{node} has no slot in this plan")
         shape = self.shape(node)
         held: torch.Tensor = node.meta["val"]
         if held.dtype not in DTYPES:
-            raise Unsupported(f"an input of dtype {held.dtype}")
+            raise Unsupported(f"one of its inputs is {held.dtype}")
         if any(d.batch for d in shape[1:]):
             raise Unsupported(f"the batch is not the first dimension of {node}")
         value = contiguous(len(self.slots), shape)
@@ -204,7 +204,7 @@ class PlanBuilder:
 
 
 def view(value: Value, runs: Sequence[tuple[int, int]]) -> View:
-    """A view of a value's slot with some runs."""
+    """A view of a value's slot with the given runs."""
     if len(runs) > Size.RANK:
         raise Unsupported(f"it has more than {Size.RANK} dimensions")
     return View(value.slot, value.offset, tuple(runs))
@@ -214,19 +214,19 @@ def rows_of(value: Value) -> View:
     """A value as rows of its last dimension: [rows, n].
 
     Raises:
-        Unsupported: The last dimension is not contiguous, is the batch, or the rows do not lie evenly.
+        Unsupported: The last dimension is not contiguous or is the batch, or the rows are not evenly spaced.
     """
     last = value.dims[-1]
     if last.batch or (last.stride != 1 and last.size != 1):
         raise Unsupported("the last dimension is not contiguous")
     runs = merge(value.dims[:-1])
     if len(runs) > 1:
-        raise Unsupported("its rows do not lie evenly")
+        raise Unsupported("its rows are not evenly spaced")
     return view(value, [runs[0] if runs else (1, last.size), (last.size, 1)])
 
 
 def three_runs(value: Value, dims: list[int]) -> tuple[tuple[int, int], tuple[int, int], tuple[int, int]] | None:
-    """(outer, reduced, inner) as one run each; None when they do not lie evenly."""
+    """(outer, reduced, inner) as one run each; None when they are not evenly spaced."""
     runs = []
     for part in (value.dims[: dims[0]], value.dims[dims[0] : dims[-1] + 1], value.dims[dims[-1] + 1 :]):
         merged = merge(part)

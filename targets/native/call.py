@@ -28,7 +28,7 @@ class Checks:
     Attributes:
         inputs: Positions of the inputs whose sizes have not been checked before the plan.
         otherwise: The function that runs instead when an input has other sizes than the plan was made for. It takes `extra` values, which
-            the caller passes behind the plan's own inputs.
+            the caller passes after the plan's own inputs.
         extra: The number of these values.
     """
 
@@ -68,7 +68,7 @@ def plan_call(
         arguments: Slots of the inputs and then the outputs.
         outputs: The number of outputs among the arguments.
         checks: The checks of the inputs.
-        size: The size from which the batch follows, where it follows from no tensor. The caller passes it behind the plan's inputs.
+        size: The size that gives the batch, if no input tensor does. The caller passes it after the plan's inputs.
     """
     slots = [builder.slots[a] for a in arguments]
     count = len(slots) - outputs
@@ -106,7 +106,7 @@ def plan_call(
 
 
 def _batch(builder: PlanBuilder, arguments: Sequence[int], inputs: Sequence[Slot]) -> str:
-    """The batch as an expression over the inputs: a first dimension that is the batch alone, else a number of elements or of offsets."""
+    """The batch as an expression over the inputs: a first dimension of exactly the batch, else a number of elements or of offsets."""
     told = [(f"x{i}", s) for i, s in enumerate(inputs) if not s.jagged and not s.once]
     for x, slot in told:
         if slot.node is not None and builder.shape(slot.node)[0].size == 1:
@@ -142,7 +142,7 @@ def _shape(builder: PlanBuilder, slot: Slot) -> str:
 
 
 def _sizes(builder: PlanBuilder, slot: Slot) -> str:
-    """The sizes of an output's tensor as arguments of torch.empty, which reads them in less time than a tuple."""
+    """The sizes of an output's tensor as arguments of torch.empty, which parses them faster than a tuple."""
     return ", ".join(_size_texts(builder, slot)) or "()"
 
 
@@ -153,7 +153,7 @@ def _size_texts(builder: PlanBuilder, slot: Slot) -> list[str]:
 
 
 class _Failure:
-    """Raises the exception for an error code: it names the input and its fault."""
+    """Raises the exception for an error code. The message names the input and its fault."""
 
     def __init__(self, plan: Plan, library: Library, arguments: Sequence[Slot], inputs: int) -> None:
         self._plan, self._arguments, self._inputs = plan, arguments, inputs

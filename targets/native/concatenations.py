@@ -12,7 +12,7 @@ from recfx.targets.native.values import Dim
 
 
 def columns_in(shape_of: Callable[[fx.Node], Sequence[Dim]], node: fx.Node, user: fx.Node) -> tuple[int, int] | None:
-    """Dimension and first index of a node's place in a concatenation or in a lookup's output; None when it has not exactly one place."""
+    """Dimension and first index of a node's place in a concatenation or in a lookup's output; None unless it has exactly one place."""
     if user.target is torch.ops.recfx.grouped_lookup.default:
         dense: Any = user.args[4]
         copies: Any = user.args[6]

@@ -25,7 +25,7 @@ from recfx.ir.shapes import BATCH
 _aten = torch.ops.aten
 
 
-#: Under which `Region.shared` holds the free batch of the whole program.
+#: Key of the whole program's free batch in `Region.shared`.
 _KEY = "native: free batch"
 
 
@@ -143,7 +143,7 @@ def _count(region: Region, multiples: dict[fx.Node, int]) -> tuple[fx.Node, list
 
 
 def _free_sizes(node: fx.Node, count: fx.Node, rows: int) -> None:
-    """Writes the leading size of a reshaped tensor with rows as a multiple of the batch."""
+    """Writes the leading size of a reshape as a multiple of the batch."""
     source, sizes = node.args[0], node.args[1]
     assert isinstance(source, fx.Node)
     assert isinstance(sizes, list | tuple)
@@ -159,14 +159,14 @@ def _free_sizes(node: fx.Node, count: fx.Node, rows: int) -> None:
 
 
 def _same_shape(before: Any, after: Any) -> bool:
-    """Whether fake values have the same sizes when the batch is what it was."""
+    """Whether fake values have the same sizes at the old batch."""
     pairs = zip(*(torch.utils._pytree.tree_leaves(v) for v in (before, after)), strict=True)
     tensors = [(a, b) for a, b in pairs if isinstance(a, torch.Tensor)]
     return all([_known(s) for s in a.shape] == [_known(s) for s in b.shape] for a, b in tensors)
 
 
 def _known(size: Any) -> int | None:
-    """The number that a size has in the example; None for one that data decides on."""
+    """The number that a size has in the example; None for a size that depends on data."""
     if isinstance(size, int):
         return size
     return int(size.node.hint) if size.node.has_hint() else None

@@ -1,4 +1,4 @@
-"""What the native backend can claim of a program: a dry run of its rules, before anything is lowered."""
+"""Finds the operators that the native backend can run, by a dry run of its rules before anything is lowered."""
 
 from __future__ import annotations
 
@@ -29,8 +29,8 @@ ONLY_TORCH = "only operators that torch runs read it"
 def refusals(region: Region, packer: Packer) -> dict[fx.Node, str]:
     """The operators of a program that no plan can hold, and why.
 
-    A plan ends where an operator is refused, and an operator may be refused because of the place where a plan ends: its tensor has a
-    layout that no plan gives out. So the rules run again until they refuse nothing new.
+    A plan ends where an operator is refused. The operator before that end may be refused in turn, since no plan can output a tensor of
+    its layout. So the rules run again until they refuse nothing new.
 
     Args:
         region: The whole program.
@@ -46,7 +46,7 @@ def refusals(region: Region, packer: Packer) -> dict[fx.Node, str]:
 
 
 def varying_ranks(region: Region) -> dict[fx.Node, str]:
-    """The operators whose rank is another one when the batch is one row, and all operators that read their results."""
+    """The operators whose results have another rank when the batch is one row, and all operators that depend on them."""
     found: dict[fx.Node, str] = {}
     for node in calls(region):
         varying = next((source for source in node.all_input_nodes if source in found), None)
@@ -72,11 +72,11 @@ def refusal(builder: PlanBuilder, node: fx.Node) -> str | None:
     if function is None:
         return f"no kernel for {node.target}"
     if _is_empty(node) or any(_is_empty(source) for source in node.all_input_nodes):
-        return "it reads or gives a tensor without elements"
+        return "one of its inputs, or its result, has no elements"
     snapshot = Snapshot(builder)
     try:
         function(builder, node)
-    except Exception as error:  # noqa: BLE001 - `_reason` raises again what no rule may raise
+    except Exception as error:  # noqa: BLE001 - `_reason` raises an unexpected error again
         snapshot.restore(builder)
         if builder.dry and not isinstance(error, Unsupported):
             return _with_tensors(builder, node)
@@ -105,7 +105,7 @@ def _reason(error: Exception) -> str:
 
 
 def _is_empty(node: fx.Node) -> bool:
-    """Whether a node gives a tensor that never has an element; kernels divide by sizes and read first elements."""
+    """Whether a node's tensor never has an element; kernels divide by sizes and read first elements."""
     held = node.meta.get("val")
     tensors = held if isinstance(held, list | tuple) else (held,)
     return any(isinstance(t, torch.Tensor) and any(isinstance(s, int) and s == 0 for s in t.shape) for t in tensors)
@@ -113,7 +113,7 @@ def _is_empty(node: fx.Node) -> bool:
 
 @dataclasses.dataclass(frozen=True)
 class Leaving:
-    """What leaves a plan, in the order of the program.
+    """The nodes that leave a plan, in program order.
 
     Attributes:
         outputs: Nodes whose tensors steps of the plan compute.
@@ -125,7 +125,7 @@ class Leaving:
 
 
 def leaving(builder: PlanBuilder, read: Iterable[fx.Node], members: Container[fx.Node]) -> Leaving:
-    """What has to leave a plan so that some of its nodes can be read outside.
+    """The nodes that must leave a plan for the nodes in `read`.
 
     Args:
         builder: The plan.
@@ -153,10 +153,10 @@ def _has_memory(builder: PlanBuilder, node: fx.Node) -> bool:
 
 
 def output_slot(builder: PlanBuilder, node: fx.Node) -> int:
-    """The slot through which a node's tensor leaves the plan: its own, or one it is copied to.
+    """The slot through which a node's tensor leaves the plan: its own slot, or a new one with a copy of the tensor.
 
     Raises:
-        Unsupported: No plan gives out a tensor of this layout or dtype.
+        Unsupported: A plan cannot output a tensor of this layout or dtype.
     """
     value = builder.values[node]
     if value.mixed:
@@ -184,7 +184,7 @@ class _Turns:
         refused: Operators that are known to be refused: node -> reason.
 
     Attributes:
-        refused: The same with those that a rule refuses.
+        refused: The same, plus the operators that a rule refused in this run.
     """
 
     def __init__(self, region: Region, packer: Packer, refused: dict[fx.Node, str]) -> None:
@@ -216,7 +216,7 @@ class _Turns:
         return more
 
     def _take(self, node: fx.Node, ready: int) -> int:
-        """The turn of an operator: that of a plan, or the next one of the others."""
+        """The turn of an operator: the next turn of a plan, or of the other backends if the rule refuses the operator."""
         if node in self.refused:
             self.odd = True if self.odd is None else self.odd
             return self._next(ready, odd=not self.odd)
@@ -239,7 +239,7 @@ class _Turns:
         return PlanBuilder(self.region.module, self.packer, self.region.batch, may_hold, dry=True)
 
     def _refused_at_end(self, members: list[fx.Node], builder: PlanBuilder) -> Iterator[tuple[fx.Node, str]]:
-        """Operators of one plan that it cannot give out, and views that no step of it reads."""
+        """Operators whose tensors one plan cannot output, and views that none of its steps reads."""
         inside = set(members)
         read = [node for node in members if any(user not in inside for user in node.users)]
         left = leaving(builder, read, inside)
@@ -249,7 +249,7 @@ class _Turns:
         failed, outputs = set[fx.Node](), set(left.outputs)
         for node in members:
             if any(source in failed for source in node.all_input_nodes):
-                failed.add(node)  # it may have another place once its source is an input
+                failed.add(node)  # its tensor may lie elsewhere once its source is an input
             elif node in outputs:
                 try:
                     output_slot(builder, node)
@@ -258,7 +258,7 @@ class _Turns:
                     yield node, str(reason)
 
     def _views_of_others(self, left: Leaving, members: set[fx.Node]) -> list[fx.Node]:
-        """Views that operators of other backends read, and no step of the plan; all views of a turn without steps, when others run too."""
+        """Views that only operators of other backends read; in a turn without steps, all views if other backends run at all."""
         alone = not left.outputs and bool(self.refused)
         needed = _behind(left.outputs, members)
         found: dict[fx.Node, None] = {}
@@ -270,7 +270,7 @@ class _Turns:
 
 
 def _behind(nodes: Iterable[fx.Node], members: Container[fx.Node]) -> set[fx.Node]:
-    """Nodes and everything that they are computed from."""
+    """Nodes and all their direct and indirect sources."""
     found, pending = set[fx.Node](), list(nodes)
     while pending:
         node = pending.pop()

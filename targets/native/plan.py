@@ -27,7 +27,7 @@ _FEW_POINTERS = 8
 
 
 class Plan:
-    """A plan of the library, and everything to which it points.
+    """A plan of the library, and the memory to which it points.
 
     Args:
         library: The kernel library.
@@ -122,7 +122,7 @@ def _weight_bytes(step: Step) -> int:
 
 
 def _groups(builder: PlanBuilder) -> dict[int, int]:
-    """Temporaries that are never alive together share memory: slot -> group."""
+    """Groups of temporaries that share memory, since they are never alive together: slot -> group."""
     first: dict[int, int] = {}
     last: dict[int, int] = {}
     for number, step in enumerate(builder.steps):
@@ -130,7 +130,7 @@ def _groups(builder: PlanBuilder) -> dict[int, int]:
         touched += [f[name] for f in step.features for name in ("ids", "offsets", "weights") if f[name] >= 0]
         for slot in touched:
             first.setdefault(slot, number)
-            # Steps for one row run before all others, so their results that other steps read live to the end.
+            # Steps for one row run before all others. Their results live to the end if other steps read them.
             kept = builder.slots[slot].once and not step.once
             last[slot] = len(builder.steps) if kept else max(number, last.get(slot, 0))
     groups: dict[int, int] = {}

@@ -121,7 +121,7 @@ class RegionPlan:
         return bool(unknown)
 
     def _inputs(self, outputs: Sequence[tuple[fx.Node, int]]) -> tuple[list[int], SizeInput | None]:
-        """The slots of the inputs that the plan reads, with one that tells the batch; or the size that tells it."""
+        """The slots of the plan's inputs, one of which gives the batch, and None; or else also the size that gives it."""
         builder = self.builder
         used = {s for step in builder.steps for s in [v.slot for v in step.views.values()]}
         used |= {f[name] for step in builder.steps for f in step.features for name in ("ids", "offsets", "weights")}
@@ -133,8 +133,8 @@ class RegionPlan:
         if told is not None:
             return [*inputs, told], None
         size = self._size_input()
-        if size is None and not any(builder.slots[i].jagged for i in inputs):  # jagged lookups tell it by their offsets
-            raise Refused({_operator(node).name: "no input of its plan tells the batch" for node, _ in outputs})
+        if size is None and not any(builder.slots[i].jagged for i in inputs):  # the offsets of jagged lookups give it
+            raise Refused({_operator(node).name: "no input of its plan gives the batch" for node, _ in outputs})
         return inputs, size
 
     def _batched_input(self) -> int | None:
@@ -159,7 +159,7 @@ class RegionPlan:
         return None
 
     def _has_plain_sizes(self, node: fx.Node) -> bool:
-        """Whether the sizes of a tensor are fixed but for the batch, as the first of them: what the entry compares."""
+        """Whether all sizes of a tensor are fixed, except that the first may be the batch. The entry compares only such sizes."""
         held = node.meta.get("val")
         return isinstance(held, torch.Tensor) and all(
             isinstance(size, int) or (axis == 0 and size.node.expr == self.region.batch)
@@ -167,13 +167,13 @@ class RegionPlan:
         )
 
     def _names(self, output: fx.Node, nodes: set[fx.Node]) -> frozenset[str]:
-        """The program's names of outputs of the region."""
+        """The names in `region.outputs` of the given nodes."""
         returned: Any = output.args[0]
         return frozenset(name for node, name in zip(returned, self.region.outputs, strict=True) if node in nodes)
 
 
 def _operator(node: fx.Node) -> fx.Node:
-    """The operator that a node is, or is a part of."""
+    """The node itself, or the operator whose result the node is a part of."""
     while node.target is operator.getitem and isinstance(node.args[0], fx.Node):
         node = node.args[0]
     return node

@@ -70,7 +70,7 @@ class Operation:
 
 @dataclasses.dataclass
 class Pointwise:
-    """A pointwise step before it is written down, so that its reader can absorb it."""
+    """A pointwise step in a form that the step that reads it can absorb."""
 
     inputs: list[Value]
     operations: list[Operation]
@@ -96,7 +96,7 @@ class Step:
     floats: dict[int, float] = dataclasses.field(default_factory=dict)
     pointers: dict[int, int] = dataclasses.field(default_factory=dict)
     features: list[dict[str, Any]] = dataclasses.field(default_factory=list)
-    reads: fx.Node | None = None  # the node of the index that a pick reads, for error messages
+    reads: fx.Node | None = None  # the node that errors about the step's ids name
     pointwise: Pointwise | None = None  # the operations, for a step that absorbs this one
 
     def __post_init__(self) -> None:
@@ -106,7 +106,7 @@ class Step:
                 if isinstance(key, IntEnum) and not (
                     type(key) in NAMES[self.kind] and type(key).__name__.endswith(ending)
                 ):
-                    raise ValueError(f"{key!r} names no argument of a {self.kind.name.lower()} step")
+                    raise ValueError(f"{key!r} is not an argument of a {self.kind.name.lower()} step")
 
 
 def records(first: int, names: type[IntEnum], rows: Iterable[Mapping[Any, int]]) -> dict[int, int]:

@@ -1,4 +1,4 @@
-"""The operators of a plan run by torch, for inputs of other sizes than the plan was made for."""
+"""Runs the operators of a plan with torch, for inputs of other sizes than the plan was made for."""
 
 from __future__ import annotations
 

@@ -20,9 +20,9 @@ class Dim:
 
     Attributes:
         size: Elements; in the batch dimension, elements per batch row (its size is batch * size).
-        stride: Elements of the slot from one to the next, within a batch row.
+        stride: The distance of neighbours in elements of the slot, within a batch row.
         batch: Whether this is the batch dimension.
-        before: In a batch dimension, how many of its elements of a row lie outside the batch: its index is
+        before: In a batch dimension, the number of a row's elements that lie outside the batch: the index is
             `(outer * batch + row) * inner + rest`, with `before` values of `outer`. More than 1 where a dimension in front of the
             batch was merged with it.
     """
@@ -39,7 +39,7 @@ class Value:
 
     Attributes:
         slot: The slot's number.
-        offset: Element of the first, within a batch row.
+        offset: Position of the first element, within a batch row.
         dims: One per dimension of the tensor.
     """
 
@@ -49,12 +49,12 @@ class Value:
 
     @property
     def batched(self) -> bool:
-        """Whether it has a row per batch row; otherwise it is the same for all."""
+        """Whether it has a row for each batch row; otherwise all batch rows share one."""
         return any(d.batch for d in self.dims)
 
     @property
     def mixed(self) -> bool:
-        """Whether elements of other batch rows lie between those of one in a dimension."""
+        """Whether in some dimension elements of other batch rows lie between the elements of one row."""
         return any(d.before != 1 for d in self.dims)
 
     @property
@@ -74,7 +74,7 @@ def contiguous(slot: int, shape: Sequence[Dim], offset: int = 0) -> Value:
 
 
 def merge(dims: Sequence[Dim]) -> list[tuple[int, int]]:
-    """Dimensions merged into as few (size, stride) runs as possible, outermost first, without those of one element.
+    """Dimensions merged into as few (size, stride) runs as possible, outermost first; dimensions of one element are dropped.
 
     The batch dimension counts by its elements within a row.
     """
@@ -106,7 +106,7 @@ def reshape(value: Value, shape: Sequence[Dim]) -> Value | None:
     """The same elements under another shape, without moving them; None where strides do not allow it.
 
     Args:
-        value: What to reshape.
+        value: The value to reshape.
         shape: Sizes and which dimension is the batch; strides are ignored.
     """
     old = [d for d in value.dims if d.size != 1 or d.batch]
@@ -126,7 +126,7 @@ def reshape(value: Value, shape: Sequence[Dim]) -> Value | None:
 def _same_elements(old: list[Dim], new: list[tuple[int, Dim]]) -> tuple[list[Dim], list[tuple[int, Dim]]]:
     """Takes from the front of both lists the fewest dimensions that hold the same elements; takes nothing where no such dimensions exist.
 
-    The batch must be in both: one of a single element a row may stand between others.
+    The batch is in both groups or in neither: a batch dimension of one element a row may stand between other dimensions.
     """
     group, wanted = [old.pop(0)], [new.pop(0)]
     while True:
@@ -168,7 +168,7 @@ def _regroup(group: list[Dim], wanted: list[tuple[int, Dim]], dims: list[Dim]) -
 
 
 def _outside_batch(dims: Sequence[Dim]) -> int | None:
-    """How many elements of a row lie outside the batch in some dimensions taken as one; None without the batch."""
+    """The number of a row's elements outside the batch when the dimensions are merged; None without the batch."""
     count = 1
     for d in dims:
         if d.batch:
@@ -183,14 +183,14 @@ def _keep(dims: list[Dim], index: int, dim: Dim) -> bool:
 
 
 def mixed_like(shape: Sequence[Dim], values: Sequence[Value]) -> list[Dim]:
-    """A shape with its batch at the position that it has in values that are broadcast to the shape.
+    """A shape whose batch lies as in the values that are broadcast to the shape.
 
     Raises:
-        Unsupported: The values have it at different positions.
+        Unsupported: The batch lies differently in the values.
     """
     found = {d.before for value in values for d in value.dims if d.batch}
     if len(found) != 1:
-        raise Unsupported("the batch lies inside a dimension of one input and outside that of another")
+        raise Unsupported("the batch lies inside a dimension of one input and not of another")
     before = found.pop()
     return [dataclasses.replace(d, before=before) if d.batch else d for d in shape]
 
@@ -203,7 +203,7 @@ def shape_of(sizes: Sequence[Any], batch: Any) -> list[Dim]:
         batch: The batch's symbol (a sympy symbol), or None when nothing varies.
 
     Raises:
-        Unsupported: A size is neither fixed nor a multiple of the batch, or two are.
+        Unsupported: A size is neither fixed nor a multiple of the batch, two sizes are multiples of it, or a size is zero.
     """
     dims = []
     for size in sizes:

@@ -48,7 +48,7 @@ class Packer:
         return at
 
     def table(self, tensor: torch.Tensor) -> int:
-        """The same for a table."""
+        """As `keep`, for a table."""
         self.tables[tensor.data_ptr()] = tensor
         return self.keep(tensor)
 
@@ -57,7 +57,7 @@ class Packer:
         return self.keep(make())
 
     def weight(self, weight: torch.Tensor) -> tuple[int, WeightFormat]:
-        """Packs [N, K].
+        """Packs a weight [N, K].
 
         Returns:
             Its address and its format.
@@ -85,7 +85,7 @@ class Packer:
         return self.once("sums", weight, 0, sums)
 
     def once(self, kind: str, source: torch.Tensor, n: int, make: Callable[[], torch.Tensor]) -> int:
-        """The address of the tensor that `make` returns for a source. It is called once for each source, `kind` and `n`."""
+        """The address of the tensor that `make` returns for a source. `make` is called once for each source, `kind` and `n`."""
         key = (kind, source.data_ptr(), source.dtype, tuple(source.shape), source.stride(), n)
         if key not in self._made:
             self._sources.append(source)  # keeps the address from being used again while the packer lives
@@ -121,7 +121,7 @@ class DryPacker(Packer):
 
 
 def shape_only(tensor: torch.Tensor) -> torch.Tensor:
-    """A tensor of the same dtype, sizes and strides without memory. Rules read the value of single numbers, which stay as they are."""
+    """A tensor of the same dtype, sizes and strides without memory. A single number is returned as it is: rules read its value."""
     if tensor.numel() <= 1 or tensor.layout is not torch.strided or tensor.device.type != "cpu":
         return tensor
     return torch.empty_strided(tensor.shape, tensor.stride(), dtype=tensor.dtype, device="meta")

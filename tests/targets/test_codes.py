@@ -113,7 +113,7 @@ def test_operations_are_named() -> None:
 def test_a_step_takes_arguments_of_its_own_kind_alone() -> None:
     view = View(0, 0, ((1, 1),))
     Step(codes.Kind.FM, False, {slots.FmView.VECTORS: view}, view, {slots.FmInt.TOTAL: 1})
-    with pytest.raises(ValueError, match=r"DotView\.VECTORS.* names no argument of a fm step"):
+    with pytest.raises(ValueError, match=r"DotView\.VECTORS.* is not an argument of a fm step"):
         Step(codes.Kind.FM, False, {slots.DotView.VECTORS: view}, view)
     with pytest.raises(ValueError, match=r"GemmPointer\.WEIGHT"):
         Step(codes.Kind.GEMM, False, {}, view, {slots.GemmPointer.WEIGHT: 1})

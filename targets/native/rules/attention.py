@@ -4,9 +4,9 @@ With W's columns for the parts q, k, q-k, k-q, q*k, the first layer of the MLP o
 
     W x = (W_q + W_(q-k) - W_(k-q)) q + (W_k - W_(q-k) + W_(k-q)) k + W_(q*k) (q * k)
 
-Of these, the first term is one row for all keys, and the concatenation is never built. The others are one product
-(W_k' + W_(q*k) diag(q)) k with a matrix made for each query, see `rules_key_scores`; where that does not apply, the second does not see the
-query and is computed once when all rows share the keys.
+so the concatenation is never built. The first term is one row for all keys. The other two are one product (W_k' + W_(q*k) diag(q)) k with
+a matrix made for each query, see `key_scores.py`. Where that does not apply, the second term is computed once if all rows share the keys,
+since it does not depend on the query.
 """
 
 from __future__ import annotations
@@ -42,7 +42,7 @@ def _target_attention(builder: PlanBuilder, node: fx.Node) -> None:
         raise Unsupported("its first layer has a norm, or its input is added later on")
     q, k = even_rows(builder, query), _shared(builder, even_rows(builder, keys))
     if any(d.batch and d.size != 1 for d in (q.dims[0], k.dims[0])):
-        raise Unsupported("several queries in a row of the batch")
+        raise Unsupported("it has several queries per batch row")
     scores = _scores(builder, layers, params, q, k, [attention.PARTS[p] for p in parts])
     kept = builder.value(mask) if mask is not None and masking != attention.NO_MASK else None
     weights = _weights(builder, scores, kept, bool(softmax), float(scale), int(masking), float(fill))
@@ -78,13 +78,13 @@ def _scores(
 
 
 def _zeros(builder: PlanBuilder, like: Value) -> Value:
-    """Zeros in place of a part that the MLP does not read: NaN times a weight of zero would be NaN."""
+    """Zeros in place of an input that the MLP does not read: NaN times a weight of zero would be NaN."""
     row = builder.constant(torch.zeros(like.dims[-1].size))
     return Value(row.slot, row.offset, (*(dataclasses.replace(d, stride=0) for d in like.dims[:-1]), *row.dims))
 
 
 def _shared(builder: PlanBuilder, keys: Value) -> Value:
-    """Keys that are one row repeated over the batch, as that one row."""
+    """The keys; as one row, if they are one row repeated over the batch."""
     first = keys.dims[0]
     if first.batch and first.size == 1 and builder.slots[keys.slot].once:
         return Value(keys.slot, keys.offset, (Dim(1, 0), *keys.dims[1:]))
@@ -93,7 +93,7 @@ def _shared(builder: PlanBuilder, keys: Value) -> Value:
 
 @dataclasses.dataclass(frozen=True)
 class _Split:
-    """The first layer's weight, each [N, D], by what it multiplies."""
+    """The first layer's weight, split into the factors of its three terms, each [N, D]."""
 
     of_query: torch.Tensor
     of_keys: torch.Tensor
@@ -103,7 +103,7 @@ class _Split:
 def _split_first(builder: PlanBuilder, layer: mlp.Layer, params: list[fx.Node], q: Value, parts: list[str]) -> _Split:
     weight = builder.tensor(params[layer.weight])
     if weight.dtype is not torch.float32:
-        raise Unsupported(f"a weight of dtype {weight.dtype}")
+        raise Unsupported(f"its weight is {weight.dtype}")
     columns_of = list(zip(parts, torch.split(weight, q.dims[-1].size, 1), strict=True))
     nothing = weight.new_zeros(weight.shape[0], q.dims[-1].size)
     of_query, of_keys, of_products = (
@@ -129,7 +129,7 @@ def _first_layer(
     once_a_row = Value(q.slot, q.offset, (q.dims[0], Dim(lengths.size, 0), q.dims[1]))
     row = Value(row.slot, row.offset, (row.dims[0], Dim(lengths.size, 0), row.dims[1]))
     activation: dict[str, Any] = {"sums_first": True}
-    if layer.activation != "row-dice":  # it normalises over whole rows, in a step of its own
+    if layer.activation != "row-dice":  # that one normalises whole rows, in a separate step
         activation |= {
             "activation": mlp.ACTIVATIONS.index(layer.activation),
             "number": layer.number,

@@ -21,7 +21,7 @@ _aten = torch.ops.aten
 
 @rule(_aten.softplus.default)
 def _softplus(builder: PlanBuilder, node: fx.Node) -> None:
-    """log(1 + e^(beta x)) / beta, and x itself where beta x exceeds the threshold."""
+    """log(1 + e^(beta x)) / beta, or x where beta x exceeds the threshold."""
     require_floating(node)
     beta, threshold = _numbers(node, {"beta": 1, "threshold": 20})
     operations = [
@@ -162,7 +162,7 @@ def _added_product(builder: PlanBuilder, node: fx.Node) -> None:
 
 @rule(_aten.lerp.Scalar, _aten.lerp.Tensor)
 def _between(builder: PlanBuilder, node: fx.Node) -> None:
-    """From the nearer end, as torch computes it: start + w (end - start), or end - (end - start) (1 - w) from w = 1/2 on."""
+    """Starts at the nearer end, as torch does: start + w (end - start), or end - (end - start) (1 - w) for w >= 1/2."""
     require_floating(node)
     weight: Any = node.args[2]
     if not isinstance(weight, int | float):
@@ -197,7 +197,7 @@ def _gated_half(builder: PlanBuilder, node: fx.Node) -> None:
     dim = given % len(value.dims)
     half = value.dims[dim].size // 2
     if builder.dtype(value) is not torch.float32:
-        raise Unsupported(f"it reads {builder.dtype(value)}")
+        raise Unsupported(f"its input is {builder.dtype(value)}")
     sides = [narrowed(value, dim, 0, half), narrowed(value, dim, half, half)]
     out = builder.result(node, anywhere=True)
     emit_pointwise(builder, sides, out, [Operation(Op.SIGMOID, 1), Operation(Op.MUL, 0, -1)], [], Kind.POINTWISE)

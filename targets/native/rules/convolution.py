@@ -1,7 +1,7 @@
 """Convolutions and pools over windows of one or two dimensions.
 
-A convolution is a product of its windows, channels last, with the weight as a matrix. Windows overlap where they lie as far as a row of
-them is one run of elements; otherwise they are copied side by side.
+A convolution is a product of its windows, channels last, with the weight as a matrix. Windows that are single runs of elements are read in
+place, where they may overlap. Other windows are copied first.
 """
 
 from __future__ import annotations
@@ -25,13 +25,21 @@ from recfx.targets.native.values import Dim, Unsupported, Value, merge
 
 _aten = torch.ops.aten
 
-#: Groups of channels, each of which is a product of its own.
+#: The largest number of channel groups. Each group is a separate product.
 _MOST_GROUPS = 16
 
 
 @dataclasses.dataclass(frozen=True)
 class _Window:
-    """How windows lie along one dimension."""
+    """The windows along one dimension.
+
+    Attributes:
+        size: Elements of a window.
+        step: Elements from the start of a window to the start of the next.
+        spread: Elements from one element of a window to the next (the dilation).
+        before: Elements of padding before the first.
+        after: Elements of padding after the last.
+    """
 
     size: int
     step: int
@@ -40,7 +48,7 @@ class _Window:
     after: int
 
     def count(self, length: int) -> int:
-        """How many windows there are along so many elements."""
+        """The number of windows along `length` elements."""
         return (length + self.before + self.after - self.spread * (self.size - 1) - 1) // self.step + 1
 
 
@@ -64,10 +72,10 @@ def _windows(sizes: Sequence[int], steps: Any, padding: Any, spreads: Any) -> li
 
 
 def _image(builder: PlanBuilder, node: Any, rank: int) -> Value:
-    """A float32 input [B, channels, ...] whose batch is its first dimension, or that has no batch."""
+    """A float32 input [B, channels, ...]. Only its first dimension may be the batch."""
     value = builder.value(node)
     if builder.dtype(value) is not torch.float32:
-        raise Unsupported(f"it reads {builder.dtype(value)}")
+        raise Unsupported(f"its input is {builder.dtype(value)}")
     if len(value.dims) != rank + 2 or any(d.batch for d in value.dims[1:]):
         raise Unsupported("its batch is not the first dimension")
     return value
@@ -113,7 +121,7 @@ def _convolution(builder: PlanBuilder, node: fx.Node) -> None:
     weight = builder.tensor(arguments[1])
     rank, groups = weight.ndim - 2, arguments[6] or 1
     if weight.dtype is not torch.float32 or groups > _MOST_GROUPS:
-        raise Unsupported(f"a convolution of {weight.dtype} in {groups} groups")
+        raise Unsupported(f"its weight is {weight.dtype}, in {groups} groups")
     windows = _windows(weight.shape[2:], arguments[3] or 1, arguments[4] or 0, arguments[5] or 1)
     value = _image(builder, arguments[0], rank)
     order = [0, *range(2, rank + 2), 1]
@@ -141,7 +149,7 @@ def _convolution(builder: PlanBuilder, node: fx.Node) -> None:
 
 
 def _rows(builder: PlanBuilder, windows: Value, lead: int) -> Value:
-    """Windows as rows [B, places, elements], copied where a row is not one run or the rows do not lie evenly."""
+    """Windows as rows [B, places, elements], copied if a row is not one run or the rows are not evenly spaced."""
     elements = math.prod(d.size for d in windows.dims[lead:])
     if merge(windows.dims[lead:]) not in ([(elements, 1)], []) or len(merge(windows.dims[1:lead])) > 1:
         windows = _side_by_side(builder, windows, lead)
@@ -151,7 +159,10 @@ def _rows(builder: PlanBuilder, windows: Value, lead: int) -> Value:
 
 
 def _side_by_side(builder: PlanBuilder, windows: Value, first: int) -> Value:
-    """A copy of windows whose inner dimensions begin at `first`, one index of that dimension at a time where one step has not enough."""
+    """A contiguous copy of windows whose inner dimensions begin at `first`.
+
+    If the windows have more dimensions than one step can copy, each step copies one index of the dimension `first`.
+    """
     if sum(d.size > 1 for d in windows.dims) <= Size.RANK:
         return compact(builder, windows)
     fresh = builder.temp(windows.dims)
@@ -172,7 +183,7 @@ def _pool(builder: PlanBuilder, node: fx.Node) -> None:
     windows = _windows(sizes, given["stride"] or sizes, given["padding"], given.get("dilation", 1))
     padded = any(w.before for w in windows)
     if given["ceil_mode"] or given.get("divisor_override") is not None or (padded and not largest):
-        raise Unsupported("a pool in ceil mode, with a divisor, or with a padded mean")
+        raise Unsupported("it has ceil mode, a divisor, or a mean over padding")
     value = _with_edges(builder, _image(builder, node.args[0], rank), windows, 2, -math.inf)
     starts, inside = _opened(value, windows, 2)
     opened = Value(value.slot, value.offset, (*value.dims[:2], *starts, *inside))
@@ -181,7 +192,7 @@ def _pool(builder: PlanBuilder, node: fx.Node) -> None:
     if groups is None:
         opened = _side_by_side(builder, opened, dims[0])
         groups = three_runs(opened, dims)
-        assert groups is not None  # it is side by side now
+        assert groups is not None  # it is contiguous now
     out = builder.temp((*value.dims[:2], *starts))
     outer, _, inner = groups
     source = view(opened, list(groups))

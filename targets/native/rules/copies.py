@@ -14,7 +14,7 @@ def copy(builder: PlanBuilder, value: Value, to: Value) -> None:
     """Copies a value to another place of the same shape.
 
     Raises:
-        Unsupported: It is of a dtype that no step copies.
+        Unsupported: No step copies its dtype.
     """
     if builder.dtype(value) not in COPIED or builder.slots[to.slot].dtype is not builder.dtype(value):
         raise Unsupported(f"it copies {builder.dtype(value)}")
@@ -23,7 +23,7 @@ def copy(builder: PlanBuilder, value: Value, to: Value) -> None:
 
 
 def compact(builder: PlanBuilder, value: Value) -> Value:
-    """The value with its elements side by side in the order of its dimensions, copied if need be."""
+    """The value, contiguous in the order of its dimensions; copied if necessary."""
     if [stride for _, stride in merge(value.dims)] in ([], [1]):
         return value
     fresh = builder.temp(value.dims, builder.dtype(value))

@@ -29,12 +29,12 @@ _Lettered = tuple[str, Value]
 
 @rule(_aten.einsum.default)
 def _einsum(builder: PlanBuilder, node: fx.Node) -> None:
-    """Two tensors at a time, from the left as torch does. Letters that nothing behind reads are summed over."""
+    """Multiplies two tensors at a time, from the left as torch does. Letters that no later operand or output has are summed over."""
     given: Any = node.args
     found = _LETTERS.fullmatch(str(given[0]).replace(" ", ""))
     parts = found.group(1).split(",") if found else []
     if found is None or len(parts) != len(given[1]) or any(len(set(p)) != len(p) for p in (*parts, found.group(2))):
-        raise Unsupported("an einsum of one tensor, or with an ellipsis or repeated letters")
+        raise Unsupported("it has one operand, an ellipsis or repeated letters")
     values = [builder.value(operand) for operand in given[1]]
     if any(builder.dtype(value) is not torch.float32 for value in values):
         raise Unsupported("it multiplies tensors that are not float32")
@@ -48,10 +48,10 @@ def _einsum(builder: PlanBuilder, node: fx.Node) -> None:
 
 
 def _contract(builder: PlanBuilder, left: _Lettered, right: _Lettered, output: str, node: fx.Node | None) -> Value:
-    """The product of two tensors, of matrices where letters are summed over and of elements otherwise; `node` has the result."""
+    """The product of two tensors: of matrices if letters are summed over, otherwise of elements. `node` gives the result, if it is set."""
     held = [dict(zip(letters, value.dims, strict=True)) for letters, value in (left, right)]
     if set(output) - held[0].keys() - held[1].keys() or (held[0].keys() ^ held[1].keys()) - set(output):
-        raise Unsupported("an einsum that sums over one tensor alone")
+        raise Unsupported("it sums over a letter of only one operand")
     batches = {letter for dims in held for letter, dim in dims.items() if dim.batch}
     if len(batches) > 1:
         raise Unsupported("two of its dimensions are batches")
@@ -63,7 +63,7 @@ def _contract(builder: PlanBuilder, left: _Lettered, right: _Lettered, output: s
         raise Unsupported("it sums over the batch")
     shared = held[0].keys() & held[1].keys()
     if any((held[0][x].size, held[0][x].batch) != (held[1][x].size, held[1][x].batch) for x in shared):
-        raise Unsupported("a letter has one element on one side and several on the other")
+        raise Unsupported("a letter has size 1 in one operand and another size in the other")
     for side in (1, 0):
         weight = builder.slots[values[side].slot].data
         if weight is not None and shared == set(summed) and not builder.slots[values[1 - side].slot].once:
@@ -72,7 +72,7 @@ def _contract(builder: PlanBuilder, left: _Lettered, right: _Lettered, output: s
 
 
 def _arranged(value: Value, dims: dict[str, Dim], letters: str) -> Value:
-    """A value with its dimensions in the order of some letters; those it lacks have one element."""
+    """A value with its dimensions in the order of the letters. A letter that it lacks has one element."""
     return Value(value.slot, value.offset, tuple(dims.get(letter, Dim(1, 0)) for letter in letters))
 
 
@@ -89,7 +89,7 @@ def _emit_elements(
 def _emit_matrices(
     builder: PlanBuilder, values: list[Value], held: list[dict[str, Dim]], output: str, summed: list[str]
 ) -> Value:
-    """[outer, rows, summed] times [outer, summed, columns]: rows are the left's own letters, columns the right's.
+    """[outer, rows, summed] times [outer, summed, columns]: rows are the letters of the left side alone, columns those of the right alone.
 
     The batch is an outer dimension. A side that does not have it is the same matrix for every row.
     """
@@ -107,7 +107,7 @@ def _emit_matrices(
     made = builder.temp(shape)
     dims = dict(zip((*both, *rows, *columns), made.dims, strict=True))
     runs = [_run(made.dims[a:b]) for a, b in _bounds(len(both), len(rows), len(columns))]
-    assert all(run is not None for run in runs)  # a new temporary lies evenly
+    assert all(run is not None for run in runs)  # a new temporary is contiguous
     views = dict(zip((BmmView.LEFT, BmmView.RIGHT), sides, strict=True))
     builder.emit(Kind.BMM, made, [run for run in runs if run is not None], views, floats={BmmFloat.FACTOR: 1.0})
     return _arranged(made, dims, output)
@@ -120,7 +120,7 @@ def _emit_linear(
     weight: tuple[torch.Tensor, Value, dict[str, Dim]],
     output: str,
 ) -> Value:
-    """A tensor times a constant that shares the summed letters alone: a linear layer over all other letters of the tensor."""
+    """A tensor times a constant that shares only the summed letters with it: a linear layer over the tensor's other letters."""
     data, place, held = weight
     summed = [letter for letter in held if letter in dims]
     rows, columns = ([letter for letter in side if letter not in summed] for side in (dims, held))
@@ -141,14 +141,14 @@ def _emit_linear(
 def _matrix(
     builder: PlanBuilder, value: Value, dims: dict[str, Dim], parts: tuple[list[str], list[str], list[str]]
 ) -> Any:
-    """A view [outer, rows, columns], copied where the letters of a part do not lie evenly."""
+    """A view [outer, rows, columns], copied if the letters of a part are not evenly spaced."""
     ordered = _arranged(value, dims, "".join(letter for part in parts for letter in part))
     for attempt in (ordered, None):
         chosen = compact(builder, ordered) if attempt is None else attempt
         runs = [_run(chosen.dims[a:b]) for a, b in _bounds(*map(len, parts))]
         if all(run is not None for run in runs):
             return view(chosen, [run for run in runs if run is not None])
-    raise Unsupported("its matrices do not lie evenly")
+    raise Unsupported("its matrices are not evenly spaced")
 
 
 def _bounds(*lengths: int) -> list[tuple[int, int]]:
@@ -157,7 +157,7 @@ def _bounds(*lengths: int) -> list[tuple[int, int]]:
 
 
 def _run(dims: tuple[Dim, ...]) -> tuple[int, int] | None:
-    """Some dimensions as one run, None where they do not lie evenly."""
+    """The dimensions as one run; None if they are not evenly spaced."""
     runs = merge(dims)
     if len(runs) > 1:
         return None
@@ -166,7 +166,7 @@ def _run(dims: tuple[Dim, ...]) -> tuple[int, int] | None:
 
 @rule(_aten.tensordot.default)
 def _tensordot(builder: PlanBuilder, node: fx.Node) -> None:
-    """The last dimension against the first of a constant matrix: a linear layer."""
+    """The last dimension of a tensor times a constant matrix: a linear layer."""
     x, weight_node, left, right = *node.args[:2], items_of(node, 2), items_of(node, 3)
     weight = builder.tensor(weight_node)
     rank = x.meta["val"].ndim if isinstance(x, fx.Node) else 0

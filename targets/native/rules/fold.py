@@ -35,7 +35,7 @@ READ = (torch.float32, torch.bool, torch.int64, torch.int32)
 
 
 def grouped(builder: PlanBuilder, value: Value, dims: list[int]) -> tuple[Value, Any]:
-    """A value whose reduced dimensions are one run, copied if need be, and its (outer, reduced, inner) runs."""
+    """A value whose reduced dimensions are one run, copied if necessary, and its (outer, reduced, inner) runs."""
     if any(value.dims[d].batch for d in dims):
         raise Unsupported("it reduces over the batch")
     if dims != list(range(dims[0], dims[-1] + 1)):
@@ -46,12 +46,12 @@ def grouped(builder: PlanBuilder, value: Value, dims: list[int]) -> tuple[Value,
     if groups is None:
         value = compact(builder, value)
         groups = three_runs(value, dims)
-        assert groups is not None  # it is side by side now
+        assert groups is not None  # it is contiguous now
     return value, groups
 
 
 def axes(given: Any, rank: int) -> list[int]:
-    """The dimensions of an argument. None and an empty list mean all dimensions."""
+    """The dimensions that an argument names. None and an empty list mean all dimensions."""
     chosen = [given] if isinstance(given, int) else given or range(rank)
     if not rank:
         raise Unsupported("it reduces a single number")
@@ -65,14 +65,14 @@ def _argument(node: fx.Node, name: str, position: int, default: Any = None) -> A
 def _readable(builder: PlanBuilder, operand: Any) -> Value:
     value = builder.value(operand)
     if builder.dtype(value) not in READ:
-        raise Unsupported(f"it reads {builder.dtype(value)}")
+        raise Unsupported(f"its input is {builder.dtype(value)}")
     return value
 
 
 def emit_along(
     builder: PlanBuilder, node: fx.Node, operand: Any, given: Any, kind: Kind, name: int, **how: Any
 ) -> None:
-    """Adds a step of a kind that takes `operand`, its view `name`, along the dimensions `given`, as the value of `node`."""
+    """Adds a step of a kind over the dimensions `given` of `operand`, its view `name`. Its output becomes the value of `node`."""
     value = _readable(builder, operand)
     value, groups = grouped(builder, value, axes(given, len(value.dims)))
     out = builder.result(node, dtypes=READ)
@@ -109,7 +109,7 @@ def _product(builder: PlanBuilder, node: fx.Node) -> None:
 
 
 def _whole_extreme(op: Fold, target: Any) -> None:
-    """Registers the fold of whole numbers and masks in front of the vectorised one of float32."""
+    """Registers a rule that folds integers and masks. It hands float32 to the rule of the vectorised reduction."""
 
     def lower(builder: PlanBuilder, node: fx.Node) -> None:
         if node.meta["val"].dtype is torch.float32:
@@ -124,7 +124,7 @@ _whole_extreme(Fold.MIN, _aten.amin.default)
 
 
 def _extreme_part(value_op: Fold, position_op: Fold) -> Callable[[PlanBuilder, fx.Node, fx.Node, int], None]:
-    """The values, or the positions, of `max(x, dim)` and the like."""
+    """The rule for the values (index 0) and the positions of `max(x, dim)` or `min(x, dim)`."""
 
     def lower(builder: PlanBuilder, node: fx.Node, source: fx.Node, index: int) -> None:
         op = value_op if index == 0 else position_op
@@ -151,7 +151,7 @@ def _correction(node: fx.Node) -> float:
 
 def _emit_spread(builder: PlanBuilder, node: fx.Node, source: fx.Node, *, root: bool) -> None:
     if builder.dtype(builder.value(source.args[0])) is not torch.float32:
-        raise Unsupported(f"it reads {builder.dtype(builder.value(source.args[0]))}")
+        raise Unsupported(f"its input is {builder.dtype(builder.value(source.args[0]))}")
     dim = _argument(source, "dim", 1)
     ints, floats = {SpreadInt.DEVIATION: int(root)}, {SpreadFloat.CORRECTION: _correction(source)}
     emit_along(builder, node, source.args[0], dim, Kind.SPREAD, SpreadView.INPUT, ints=ints, floats=floats)
@@ -168,13 +168,13 @@ def _deviation(builder: PlanBuilder, node: fx.Node) -> None:
 
 
 def _spread_part(*, root: bool) -> Callable[[PlanBuilder, fx.Node, fx.Node, int], None]:
-    """The spread, or the mean, of `var_mean` and the like."""
+    """The rule for the spread (index 0) and the mean of `var_mean` or `std_mean`."""
 
     def lower(builder: PlanBuilder, node: fx.Node, source: fx.Node, index: int) -> None:
         if index == 0:
             return _emit_spread(builder, node, source, root=root)
         if builder.dtype(builder.value(source.args[0])) is not torch.float32:
-            raise Unsupported("a mean of a tensor that is not float32")
+            raise Unsupported("its input is not float32")
         ints = {ReduceInt.REDUCTION: Reduction.MEAN}
         dim = _argument(source, "dim", 1)
         emit_along(builder, node, source.args[0], dim, Kind.REDUCE, ReduceView.INPUT, ints=ints)
@@ -192,13 +192,13 @@ for _target in PART_RULES:
 
 
 def _runs(*, products: bool, whole: Rule | None) -> Rule:
-    """The rule of running sums or products of float32; `whole` is that of whole numbers."""
+    """The rule of running sums or products of float32; `whole` is the rule for integers."""
 
     def lower(builder: PlanBuilder, node: fx.Node) -> None:
         value = builder.value(node.args[0])
         if builder.dtype(value) is not torch.float32 or node.meta["val"].dtype is not torch.float32:
             if whole is None:
-                raise Unsupported(f"it reads {builder.dtype(value)}")
+                raise Unsupported(f"its input is {builder.dtype(value)}")
             return whole(builder, node)
         dim = int(_argument(node, "dim", 1)) % len(value.dims)
         if value.dims[dim].batch:

@@ -1,4 +1,4 @@
-"""Element-wise functions beyond arithmetic, each one operation of a pointwise program: of one tensor, and of two."""
+"""Element-wise functions of one or two tensors, each one operation of a pointwise program."""
 
 from __future__ import annotations
 
@@ -15,8 +15,6 @@ from recfx.targets.native.steps import Operation
 from recfx.targets.native.values import Unsupported
 
 _aten = torch.ops.aten
-
-#: The numbers of csrc/elementary.inl.
 
 #: Functions of one float32 tensor that give float32.
 UNARY: dict[Any, Op] = {
@@ -101,7 +99,7 @@ def _rounded_quotient(builder: PlanBuilder, node: fx.Node) -> None:
     mode = node.kwargs.get("rounding_mode", node.args[2] if len(node.args) > 2 else None)
     floor = mode == "floor"
     if mode not in ("floor", "trunc"):
-        raise Unsupported(f"it rounds by {mode!r}")
+        raise Unsupported(f"its rounding mode is {mode!r}")
     if not isinstance(right, int | float):
         code = BINARY[_aten.floor_divide.default] if floor else Op.TRUNCATED_QUOTIENT
         return lower_pointwise(builder, node, [left, right], [Operation(code, 0, 1)])
@@ -120,7 +118,7 @@ def _power_of_a_number(builder: PlanBuilder, node: fx.Node) -> None:
 
 @rule(_aten.clamp.Tensor, _aten.clamp_min.Tensor, _aten.clamp_max.Tensor)
 def _clamp_by_tensors(builder: PlanBuilder, node: fx.Node) -> None:
-    """As in torch, NaN in one of the tensors gives NaN."""
+    """Clamps by tensors. As in torch, NaN in one of the tensors gives NaN."""
     names = ["min", "max"]
     if node.target in (_aten.clamp_min.Tensor, _aten.clamp_max.Tensor):
         names = ["min"] if node.target is _aten.clamp_min.Tensor else ["max"]
@@ -135,7 +133,7 @@ def _clamp_by_tensors(builder: PlanBuilder, node: fx.Node) -> None:
 
 
 def _lower_by_dtype(builder: PlanBuilder, node: fx.Node, operands: list[Any], operations: list[Operation]) -> None:
-    """Whole numbers are computed as 64-bit integers, others as float32. The operations have the same numbers."""
+    """Computes integers as 64-bit integers, and other numbers as float32. The operations have the same codes."""
     from recfx.targets.native.rules.integer import lower_whole
 
     if node.meta["val"].dtype is torch.float32:

@@ -50,7 +50,7 @@ def emit_gemm(
     add: Value | None = None,
     sums_first: bool = False,
 ) -> None:
-    """Adds `out = activation(x weight^T + bias) * mul + add`, or with `sums_first` `activation(x weight^T + bias + mul + add)`.
+    """Adds the step `out = activation(x weight^T + bias) * mul + add`, or with `sums_first` `activation(x weight^T + bias + mul + add)`.
 
     The weight is [N, K].
 
@@ -59,7 +59,7 @@ def emit_gemm(
     """
     n, k = weight.shape
     if weight.dtype is torch.int8 and k > MOST_COLUMNS:
-        raise Unsupported(f"int32 sums over {k} products of 8 bits can overflow")
+        raise Unsupported(f"its int32 sums of {k} int8 products can overflow")
     address, format_ = builder.packer.weight(weight)
     pointers: dict[int, int] = {GemmPointer[name]: at for name, at in (vectors or {}).items()}
     pointers[GemmPointer.WEIGHT] = address
@@ -108,7 +108,7 @@ class Norm:
 
 @dataclasses.dataclass(frozen=True)
 class Epilogue:
-    """What follows a norm in the same step.
+    """The operations after a norm in the same step.
 
     Attributes:
         activation: Position in `mlp.ACTIVATIONS`.
@@ -124,7 +124,7 @@ class Epilogue:
 
 
 def emit_norm(builder: PlanBuilder, value: Value, out: Value, norm: Norm, epilogue: Epilogue | None = None) -> None:
-    """Adds a layer norm over the last dimension, with what follows it."""
+    """Adds a layer norm over the last dimension, with its epilogue."""
     after = epilogue or Epilogue()
     n = value.dims[-1].size
     pointers: dict[int, int] = {NormPointer[name]: at for name, at in after.vectors.items()}
@@ -146,10 +146,10 @@ def emit_norm(builder: PlanBuilder, value: Value, out: Value, norm: Norm, epilog
 
 
 def even_rows(builder: PlanBuilder, node: Any, *, mixed: bool = False) -> Value:
-    """A float32 input whose last dimension is contiguous and whose rows lie evenly, copied if need be; `mixed`: see `value`."""
+    """A float32 input whose last dimension is contiguous and whose rows are evenly spaced, copied if necessary; `mixed`: see `value`."""
     value = builder.value(node, mixed=mixed)
     if builder.dtype(value) is not torch.float32:
-        raise Unsupported(f"it reads {builder.dtype(value)}")
+        raise Unsupported(f"its input is {builder.dtype(value)}")
     if value.dims[-1].batch:
         raise Unsupported("its last dimension is the batch")
     try:
@@ -161,7 +161,7 @@ def even_rows(builder: PlanBuilder, node: Any, *, mixed: bool = False) -> Value:
 
 def _check_weight(weight: torch.Tensor) -> None:
     if weight.dtype is not torch.float32 or weight.ndim != 2:
-        raise Unsupported(f"a weight of dtype {weight.dtype} and {weight.ndim} dimensions")
+        raise Unsupported(f"its weight is {weight.dtype} with {weight.ndim} dimensions, not a float32 matrix")
 
 
 @rule(_aten.linear.default)
@@ -245,7 +245,7 @@ def emit_layer(
 def emit_row_dice(
     builder: PlanBuilder, layer: mlp.Layer, params: list[fx.Node], x: Value, out: Value, residual: Value | None = None
 ) -> None:
-    """Adds a Dice whose gate is normalised over each row: one norm, which gates its input."""
+    """Adds a Dice activation whose gate is normalised over each row: one norm step, which also gates its input."""
     gate_scale, gate_shift = (builder.tensor(params[p]) for p in (layer.gate_scale, layer.gate_shift))
     slope = {"SLOPE": builder.packer.vector(builder.tensor(params[layer.slope]), x.dims[-1].size)}
     epilogue = Epilogue(mlp.ACTIVATIONS.index("row-dice"), vectors=slope, residual=residual)

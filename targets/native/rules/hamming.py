@@ -32,7 +32,7 @@ def _code_dot(builder: PlanBuilder, node: fx.Node) -> None:
         views[CodeDotView.IDS] = _run(_one_row(builder, builder.value(ids), (torch.int64, torch.int32)))
     out = builder.result(node)
     if out.dims[0].size != 1 or out.batched is not any(builder.value(n).batched for n in (query, ids) if n is not None):
-        raise Unsupported("several queries a batch row")
+        raise Unsupported("it has several queries per batch row")
     ints = {
         CodeDotInt.ROWS: items.shape[0],
         CodeDotInt.ROW_BYTES: items.shape[1],
@@ -47,11 +47,11 @@ def _code_dot(builder: PlanBuilder, node: fx.Node) -> None:
 
 
 def _one_row(builder: PlanBuilder, value: Value, dtypes: tuple[torch.dtype, ...]) -> Value:
-    """A value [B, n] or [1, n], of one row a batch row, its elements side by side if they are to be multiplied."""
+    """A value [B, n] or [1, n] with one row per batch row, its elements contiguous."""
     if builder.dtype(value) not in dtypes:
-        raise Unsupported(f"it reads {builder.dtype(value)}")
+        raise Unsupported(f"one of its inputs is {builder.dtype(value)}")
     if len(value.dims) != 2 or value.dims[0].size != 1 or value.dims[1].batch:
-        raise Unsupported("several rows a batch row")
+        raise Unsupported("it has several rows per batch row")
     last = value.dims[1]
     return compact(builder, value) if last.size != 1 and last.stride != 1 else value
 

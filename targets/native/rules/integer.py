@@ -1,4 +1,4 @@
-"""Nodes that work on ids and masks: whole-number arithmetic, counting, picking by index."""
+"""Nodes that work on ids and masks: integer arithmetic, counting, picking by index."""
 
 from __future__ import annotations
 
@@ -23,7 +23,7 @@ from recfx.targets.native.values import Dim, Unsupported, Value, joint_runs
 _aten = torch.ops.aten
 _WHOLE = (torch.bool, torch.int64, torch.int32)
 
-#: The largest whole number that a double holds exactly, with all smaller ones.
+#: A double holds all integers up to this one exactly.
 _LARGEST = 2**53
 
 
@@ -34,14 +34,14 @@ def lower_whole(
     operations: Sequence[Operation],
     reads: Sequence[torch.dtype] = _WHOLE,
 ) -> None:
-    """A node that gives whole numbers or a mask, computed by `operations` from `operands`."""
+    """Computes a node of integers or a mask by `operations` on `operands`."""
     values = [builder.value(o) for o in operands]
     if any(builder.dtype(v) not in reads for v in values):
-        raise Unsupported("it mixes whole and floating-point numbers")
+        raise Unsupported("it mixes integers and floating-point numbers")
     if any(abs(o.constant) > _LARGEST for o in operations):
         raise Unsupported("its constant is too large")
     if node.meta["val"].dtype is torch.int32 and any(not -(2**31) <= o.constant < 2**31 for o in operations):
-        raise Unsupported("its constant leaves int32: torch wraps it around first")
+        raise Unsupported("its constant exceeds int32, where torch wraps it around")
     out = builder.result(node, dtypes=_WHOLE)
     emit_pointwise(builder, values, out, operations, [], Kind.INTEGER)
     builder.values[node] = out
@@ -53,7 +53,7 @@ def _whole(node: fx.Node) -> bool:
 
 
 def either(whole: Rule, target: Any) -> None:
-    """Registers a rule for whole numbers, which hands other numbers to the rule that was registered before."""
+    """Registers a rule for integers and masks. It hands other dtypes to the rule that was registered before."""
     floating = RULES.get(target)
 
     def lower(builder: PlanBuilder, node: fx.Node) -> None:
@@ -62,7 +62,7 @@ def either(whole: Rule, target: Any) -> None:
         elif floating is not None:
             floating(builder, node)
         else:
-            raise Unsupported(f"it gives {node.meta['val'].dtype}")
+            raise Unsupported(f"its result is {node.meta['val'].dtype}")
 
     rule(target, replaces=floating is not None)(lower)
 
@@ -71,13 +71,13 @@ def _binary(code: Op, with_constant: Op | None, negate: bool = False) -> Rule:
     def lower(builder: PlanBuilder, node: fx.Node) -> None:
         left, right = node.args[0], node.args[1]
         if node.kwargs.get("alpha", 1) != 1 or len(node.args) > 2:
-            raise Unsupported("a scaled sum")
+            raise Unsupported("its alpha is not 1")
         if isinstance(right, int) and with_constant is not None:
             return lower_whole(
                 builder, node, [left], [Operation(with_constant, 0, 0, float(-right if negate else right))]
             )
         if not isinstance(left, fx.Node) or not isinstance(right, fx.Node):
-            raise Unsupported("its constant is not a whole number")
+            raise Unsupported("its constant is not an integer")
         return lower_whole(builder, node, [left, right], [Operation(code, 0, 1)])
 
     return lower
@@ -94,17 +94,17 @@ for _target in BITWISE_ORS:
 
 @rule(_aten.logical_and.default, _aten.logical_or.default)
 def _logical(builder: PlanBuilder, node: fx.Node) -> None:
-    """Logical operators take whole numbers as true where they are not zero."""
+    """Logical operators of integers: a number other than zero is true."""
     code = Op.AND if node.target is _aten.logical_and.default else Op.OR
     operations = [Operation(Op.NOT_EQUAL_C, 0, 0, 0.0), Operation(Op.NOT_EQUAL_C, 1, 0, 0.0), Operation(code, -1, -2)]
     lower_whole(builder, node, list(node.args), operations)
 
 
 def lower_whole_remainder(builder: PlanBuilder, node: fx.Node) -> None:
-    """The remainder of whole numbers by a constant."""
+    """Computes the remainder of integers by a constant."""
     modulus = node.args[1]
     if not isinstance(modulus, int) or modulus == 0 or not _whole(node):
-        raise Unsupported("a remainder of operands that are not whole numbers")
+        raise Unsupported("its operands are not integers, or its divisor varies or is zero")
     lower_whole(builder, node, [node.args[0]], [Operation(Op.FLOOR_REMAINDER_C, 0, 0, float(modulus))])
 
 
@@ -116,7 +116,7 @@ def _clamp(builder: PlanBuilder, node: fx.Node) -> None:
         if bound is None:
             continue
         if not isinstance(bound, int):
-            raise Unsupported("its bounds are not whole numbers")
+            raise Unsupported("its bounds are not integers")
         operations.append(Operation(code, -1 if operations else 0, 0, float(bound)))
     lower_whole(builder, node, [node.args[0]], operations)
 
@@ -126,7 +126,7 @@ either(_clamp, _aten.clamp_min.default)
 
 
 def _cast(builder: PlanBuilder, node: fx.Node) -> None:
-    """Floating-point numbers lose their fraction. As a mask they are true where they are not zero."""
+    """Casts to integers or a mask. Floating-point numbers lose their fraction; in a mask, numbers other than zero are true."""
     if set(node.kwargs) - {"dtype", "non_blocking", "copy"}:
         raise Unsupported("it changes more than the dtype")
     source = node.args[0]
@@ -142,7 +142,7 @@ either(_cast, _aten._to_copy.default)
 
 
 def emit_integer_sum(builder: PlanBuilder, node: fx.Node, value: Value) -> None:
-    """Counts: the sum of whole numbers or masks over neighbouring dimensions."""
+    """Adds the sum of integers or masks over neighbouring dimensions."""
     if builder.dtype(value) not in _WHOLE or node.meta["val"].dtype is not torch.int64:
         raise Unsupported(f"it sums {builder.dtype(value)}")
     given: Any = node.args[1] if len(node.args) > 1 else None
@@ -154,7 +154,7 @@ def emit_integer_sum(builder: PlanBuilder, node: fx.Node, value: Value) -> None:
     if groups is None:
         value = compact(builder, value)
         groups = three_runs(value, dims)
-        assert groups is not None  # it is side by side now
+        assert groups is not None  # it is contiguous now
     out = builder.result(node, dtypes=(torch.int64,))
     outer, _, inner = groups
     source = view(value, list(groups))
@@ -167,11 +167,11 @@ def emit_integer_sum(builder: PlanBuilder, node: fx.Node, value: Value) -> None:
 def _running_sum(builder: PlanBuilder, node: fx.Node) -> None:
     value = builder.value(node.args[0])
     if builder.dtype(value) not in _WHOLE or node.meta["val"].dtype is not torch.int64:
-        raise Unsupported("a running sum of a tensor that does not hold whole numbers")
+        raise Unsupported("its input or its result does not hold integers")
     dim = argument_of(node, 1, int) % len(value.dims)
     groups = three_runs(value, [dim])
     if value.dims[dim].batch or groups is None:
-        raise Unsupported("it runs over the batch, or over elements that do not lie evenly")
+        raise Unsupported("it runs over the batch, or over elements that are not evenly spaced")
     out = builder.result(node, dtypes=(torch.int64,))
     target = three_runs(out, [dim])
     assert target is not None
@@ -190,15 +190,26 @@ def _emit_take(
     limit: int,
     wraps: bool,
 ) -> None:
-    """Adds a pick; strides: of the source and of the index, for each dimension of the output."""
+    """Adds a step that picks elements by index.
+
+    Args:
+        builder: The plan.
+        node: The node of the result.
+        source: The elements.
+        index: Their positions.
+        strides: For each dimension of the output, the strides of source and index.
+        step: The source's stride along the indexed dimension.
+        limit: The size of that dimension.
+        wraps: Whether negative indices count from the end.
+    """
     if builder.dtype(index) not in (torch.int64, torch.int32):
-        raise Unsupported(f"an index of dtype {builder.dtype(index)}")
+        raise Unsupported(f"its index is {builder.dtype(index)}")
     if builder.dtype(source) is not node.meta["val"].dtype:
         raise Unsupported("it changes the dtype")
     out = builder.result(node, dtypes=COPIED)
     runs = joint_runs(out, [[d.stride, s, i] for d, (s, i) in zip(out.dims, strides, strict=True)])
     if not runs or runs[-1][1][2] != 0:
-        runs.append((1, [1, 1, 0]))  # the innermost dimension is copied in one go: the index must not vary along it
+        runs.append((1, [1, 1, 0]))  # the innermost dimension is copied as one block: the index must not vary along it
     if len(runs) > Size.RANK:
         raise Unsupported("it has too many separate dimensions")
     runs = [(1, [0, 0, 0])] * (Size.RANK - len(runs)) + runs
@@ -214,7 +225,7 @@ def _emit_take(
 
 @rule(_aten.index.Tensor)
 def _index(builder: PlanBuilder, node: fx.Node) -> None:
-    """Elements along one dimension; negative indices count from the end."""
+    """Picks elements along one dimension. Negative indices count from the end."""
     given: Any = node.args[1]
     chosen = [(dim, index) for dim, index in enumerate(given) if index is not None]
     if chosen[0][0] == 0 and numbers_rows(builder, builder.value(chosen[0][1])):
@@ -225,7 +236,7 @@ def _index(builder: PlanBuilder, node: fx.Node) -> None:
 
 
 def _emit_own_rows(builder: PlanBuilder, node: fx.Node, chosen: list[tuple[int, Any]]) -> None:
-    """`x[arange(B), index]`: every row picks from its own. The dimensions of the indices come first."""
+    """`x[arange(B), index]`: every row picks its own elements. The dimensions of the indices come first."""
     source, shape = builder.value(node.args[0]), builder.shape(node)
     if not source.dims[0].batch or source.dims[0].size != 1 or len(chosen) > 2:
         raise Unsupported("it indexes several dimensions")
@@ -239,7 +250,7 @@ def _emit_own_rows(builder: PlanBuilder, node: fx.Node, chosen: list[tuple[int, 
     lead = shape[: len(shape) - len(rest)]
     own = [Dim(1, 0)] * (len(lead) - len(index.dims)) + list(index.dims)
     if any(d.batch and not wanted.batch for d, wanted in zip(own, lead, strict=True)):
-        raise Unsupported("the batch of its index is elsewhere")
+        raise Unsupported("the batch of its index is in another dimension than that of its result")
     strides = [*((0, 0 if d.size == 1 else d.stride) for d in own), *rest]
     held = source.dims[dim]
     _emit_take(builder, node, source, index, strides, held.stride, held.size, True)

@@ -1,4 +1,4 @@
-"""Scores of target attention with keys along the lanes: all layers of its MLP in one step (csrc/key_scores.inl)."""
+"""Scores of target attention: one step runs all layers of its MLP, with keys along the vector lanes (csrc/key_scores.inl)."""
 
 from __future__ import annotations
 
@@ -28,7 +28,7 @@ _PLAIN = frozenset(mlp.ACTIVATIONS) - {"row-dice"}
 
 
 def takes_layers(builder: PlanBuilder, layers: list[mlp.Layer], params: list[fx.Node], keys: int) -> bool:
-    """Whether the step can run an MLP faster than products: it makes a matrix for every query, and lanes past the last key stay empty."""
+    """Whether the step can run the MLP faster than products. Its costs are a matrix for each query, and lanes beyond the last key."""
     return (
         len(layers) <= Size.KEY_LAYERS
         and all(layer.activation in _PLAIN and not layer.norm and layer.residual < 0 for layer in layers)
@@ -47,7 +47,7 @@ def emit_key_scores(
     of_keys: torch.Tensor,
     of_products: torch.Tensor,
 ) -> Value:
-    """Adds the scores [B, L, 1] = MLP of which the first layer adds up to `of_keys k + of_products (q * k) + row`.
+    """Adds the scores [B, L, 1] of an MLP whose first layer, before its activation, is `of_keys k + of_products (q * k) + row`.
 
     Args:
         builder: Collects the steps.
@@ -55,7 +55,7 @@ def emit_key_scores(
         params: Their parameters.
         query: [B, D].
         keys: [B, L, D], or one row of them for all.
-        row: What the first layer adds, its bias included, [B, N].
+        row: The first layer's term of the query, with its bias, [B, N].
         of_keys: [N, D].
         of_products: [N, D].
     """
@@ -107,7 +107,7 @@ def _layer_ints(layer: mlp.Layer, weight: torch.Tensor) -> dict[int, int]:
 
 
 def _whole(keys: int) -> int:
-    """Keys with the lanes that the widest level leaves empty."""
+    """The number of keys, rounded up to whole vectors of the widest level."""
     return math.ceil(keys / _LANES) * _LANES
 
 
@@ -118,7 +118,7 @@ def _stride(outputs: int) -> int:
 
 
 def _columns_last(builder: PlanBuilder, weight: torch.Tensor) -> int:
-    """The address of a weight [N, K] as [K, stride], zeros behind the columns."""
+    """The address of a weight [N, K] as [K, stride], padded with zeros."""
 
     def turned() -> torch.Tensor:
         whole = torch.zeros(weight.shape[1], _stride(weight.shape[0]))

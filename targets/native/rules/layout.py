@@ -69,7 +69,7 @@ def _diagonal(builder: PlanBuilder, node: fx.Node) -> None:
     rows, columns = (int(given[name]) % len(value.dims) for name in ("dim1", "dim2"))
     a, b = value.dims[rows], value.dims[columns]
     if a.batch or b.batch:
-        raise Unsupported("a diagonal across the batch")
+        raise Unsupported("its diagonal crosses the batch")
     offset = int(given["offset"])
     start = offset * b.stride if offset > 0 else -offset * a.stride
     kept = [d for i, d in enumerate(value.dims) if i not in (rows, columns)]
@@ -79,14 +79,14 @@ def _diagonal(builder: PlanBuilder, node: fx.Node) -> None:
 
 @rule(_aten.unfold.default)
 def _windows(builder: PlanBuilder, node: fx.Node) -> None:
-    """Windows overlap in memory. Nothing is copied."""
+    """Windows as a view: they overlap in memory, and nothing is copied."""
     value = builder.value(node.args[0])
     arguments: Any = node.args
     dim, size, step = arguments[1:4]
     dim %= len(value.dims)
     held = value.dims[dim]
     if held.batch:
-        raise Unsupported("windows over the batch")
+        raise Unsupported("its windows run over the batch")
     dims = list(value.dims)
     dims[dim] = Dim((held.size - size) // step + 1, held.stride * step)
     builder.values[node] = Value(value.slot, value.offset, (*dims, Dim(size, held.stride)))

@@ -45,10 +45,10 @@ def _embedding(builder: PlanBuilder, node: fx.Node) -> None:
     batch = [d for d in ids.dims if d.batch]
     runs = merge([d for d in ids.dims if not d.batch or d.size != 1])
     if len(runs) > 1:
-        raise Unsupported("ids do not lie evenly")
+        raise Unsupported("its ids are not evenly spaced")
     length, step = runs[0] if runs else (1, 1)
     if table.dtype is not torch.float32 or builder.dtype(ids) not in (torch.int64, torch.int32):
-        raise Unsupported(f"a table of {table.dtype}, ids of {builder.dtype(ids)}")
+        raise Unsupported(f"its table is {table.dtype}, and its ids are {builder.dtype(ids)}")
     feature = lookup.Feature(0, 0, table.shape[1], 0, length=length, pooling=lookup.NONE)
     out = builder.result(node, anywhere=length == 1 and bool(batch))
     fields = _table(builder, feature, table) | {
@@ -70,7 +70,7 @@ def _feature(
     fields = _table(builder, f, builder.tensor(table_node)) | {"offsets": -1, "weights": -1, "node": ids[f.ids]}
     if f.length == lookup.JAGGED:
         if lead != 1:
-            raise Unsupported("several rows of bags a batch row")
+            raise Unsupported("it has several rows of bags per batch row")
         fields["ids"] = _integers(builder, builder.jagged(ids[f.ids]))
         fields["offsets"] = _integers(builder, builder.jagged(offsets[f.offsets]))
         if f.weights >= 0:
@@ -87,11 +87,11 @@ def _feature(
 
 
 def _table(builder: PlanBuilder, f: lookup.Feature, table: torch.Tensor) -> dict[str, Any]:
-    """The fields of a feature for its table and its bags."""
+    """The fields of a feature that describe its table and its bags."""
     if table.stride(1) != 1 and table.shape[1] != 1:
         table = table.contiguous()
     if f.bits == 32 and table.dtype not in _FORMATS:
-        raise Unsupported(f"a table of dtype {table.dtype}")
+        raise Unsupported(f"one of its tables is {table.dtype}")
     row = table.stride(0) if table.shape[0] > 1 else table.shape[1]
     return {
         "rows": builder.packer.table(table),
@@ -118,21 +118,21 @@ def _table(builder: PlanBuilder, f: lookup.Feature, table: torch.Tensor) -> dict
 
 def _integers(builder: PlanBuilder, slot: int) -> int:
     if builder.slots[slot].dtype not in (torch.int64, torch.int32):
-        raise Unsupported(f"ids of dtype {builder.slots[slot].dtype}")
+        raise Unsupported(f"some of its ids are {builder.slots[slot].dtype}")
     return slot
 
 
 def _float32(builder: PlanBuilder, slot: int) -> int:
     if builder.slots[slot].dtype is not torch.float32:
-        raise Unsupported(f"weights of dtype {builder.slots[slot].dtype}")
+        raise Unsupported(f"some of its weights are {builder.slots[slot].dtype}")
     return slot
 
 
 def _columns(value: Value, column: int) -> tuple[int, int, int]:
-    """Slot, first element and step of the columns of [B, ...] from one on."""
+    """Slot, first element and step of the columns of [B, ...], from `column` on."""
     runs = merge(value.dims[1:])
     if len(runs) > 1:
-        raise Unsupported("ids do not lie evenly")
+        raise Unsupported("its ids are not evenly spaced")
     stride = runs[0][1] if runs else 1
     return value.slot, value.offset + column * stride, stride
 
@@ -146,7 +146,7 @@ def _dots(builder: PlanBuilder, node: fx.Node) -> None:
     if prefix is not None:
         front = builder.value(prefix)
         if builder.dtype(front) is not torch.float32:
-            raise Unsupported(f"a prefix of dtype {builder.dtype(front)}")
+            raise Unsupported(f"its prefix is {builder.dtype(front)}")
         columns = front.dims[-1].size
         views[DotView.PREFIX] = rows_of(front)
     out = builder.result(node, anywhere=True)
@@ -171,11 +171,11 @@ def _vectors(builder: PlanBuilder, node: Any) -> Any:
     """[B, F, D] as F runs of D elements."""
     value = builder.value(node)
     if builder.dtype(value) is not torch.float32:
-        raise Unsupported(f"it reads {builder.dtype(value)}")
+        raise Unsupported(f"its input is {builder.dtype(value)}")
     first, features, dims = value.dims
     if first.size != 1 or (dims.stride != 1 and dims.size != 1):
         value = compact(builder, value)
         first, features, dims = value.dims
     if first.size != 1:
-        raise Unsupported("several rows a batch row")
+        raise Unsupported("it has several rows per batch row")
     return view(value, [(features.size, features.stride), (dims.size, 1)])

@@ -77,12 +77,12 @@ def _not(builder: PlanBuilder, node: fx.Node) -> None:
             return lower_pointwise(builder, node, [node.args[0]], [Operation(_COMPARISONS["eq"], 0, 0, 0.0)])
         return lower_whole(builder, node, [node.args[0]], [Operation(Op.NOT, 0)])
     if node.meta["val"].dtype is not torch.bool or held is not torch.bool:
-        raise Unsupported("it inverts bits of integers")
+        raise Unsupported("it inverts the bits of integers")
     lower_pointwise(builder, node, [node.args[0]], [Operation(Op.NOT, 0)])
 
 
 def _number(builder: PlanBuilder, given: Any) -> float:
-    """A number, or the one that a constant tensor holds."""
+    """A number, or the number in a constant tensor."""
     if isinstance(given, int | float):
         return float(given)
     tensor = builder.tensor(given)
@@ -117,7 +117,7 @@ def _where_not_number(builder: PlanBuilder, node: fx.Node) -> None:
 def _where_numbers(builder: PlanBuilder, node: fx.Node) -> None:
     require_floating(node)
     mask, number, other = node.args
-    # A mask times zero is zero, in a register for the second number.
+    # The mask times zero is a register of zeros, to which the second number is added.
     operations = [
         Operation(Op.MUL_C, 0, 0, 0.0),
         Operation(Op.ADD_C, -1, 0, _number(builder, other)),
@@ -127,7 +127,7 @@ def _where_numbers(builder: PlanBuilder, node: fx.Node) -> None:
 
 
 def _triangle(builder: PlanBuilder, node: fx.Node) -> None:
-    """Elements beyond the diagonal become zero, NaN and infinities included."""
+    """Sets elements beyond the diagonal to zero, including NaN and infinities."""
     held: torch.Tensor = node.meta["val"]
     rows, columns = held.shape[-2:]
     diagonal: Any = node.args[1] if len(node.args) > 1 else node.kwargs.get("diagonal", 0)

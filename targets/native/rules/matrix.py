@@ -1,4 +1,4 @@
-"""Products of two tensors that both vary, and attention."""
+"""Products of tensors, and attention."""
 
 from __future__ import annotations
 
@@ -24,21 +24,21 @@ def _matrices(value: Value) -> View:
     """[outer, rows, columns] with any strides.
 
     Raises:
-        Unsupported: A matrix runs over the batch, or the outer dimensions do not lie evenly.
+        Unsupported: A matrix runs over the batch, or the outer dimensions are not evenly spaced.
     """
     rows, columns = value.dims[-2:]
     if rows.batch or columns.batch:
-        raise Unsupported("a matrix runs over the batch")
+        raise Unsupported("one of its matrices runs over the batch")
     runs = merge(value.dims[:-2])
     if len(runs) > 1:
-        raise Unsupported("its outer dimensions do not lie evenly")
+        raise Unsupported("its outer dimensions are not evenly spaced")
     return view(value, [runs[0] if runs else (1, 0), (rows.size, rows.stride), (columns.size, columns.stride)])
 
 
 def _operand(builder: PlanBuilder, node: Any) -> Value:
     value = builder.value(node)
     if builder.dtype(value) is not torch.float32:
-        raise Unsupported(f"it reads {builder.dtype(value)}")
+        raise Unsupported(f"one of its inputs is {builder.dtype(value)}")
     try:
         _matrices(value)
     except Unsupported:
@@ -49,7 +49,7 @@ def _operand(builder: PlanBuilder, node: Any) -> Value:
 
 
 def _broadcast(value: Value, outer: list[Dim]) -> Value:
-    """Repeats a matrix over the outer dimensions it does not have."""
+    """Repeats a matrix over the outer dimensions that it lacks."""
     own = list(value.dims[:-2])
     own = [Dim(1, 0)] * (len(outer) - len(own)) + own
     dims = [
@@ -66,7 +66,7 @@ def _product(builder: PlanBuilder, node: fx.Node) -> None:
 
 @rule(_aten.baddbmm.default, _aten.addmm.default)
 def _added_product(builder: PlanBuilder, node: fx.Node) -> None:
-    """beta times a tensor plus alpha times a product; with a beta of zero the tensor is not read."""
+    """Beta times a tensor plus alpha times a product. With a beta of zero the tensor is not read."""
     names = ["input", "left", "right"]
     given: dict[str, Any] = dict(zip(names, node.args, strict=False)) | {"beta": 1, "alpha": 1} | dict(node.kwargs)
     _lower_product(builder, node, given["left"], given["right"])
@@ -78,7 +78,7 @@ def _added_product(builder: PlanBuilder, node: fx.Node) -> None:
     if beta != 0.0:
         inputs.append(builder.value(given["input"], mixed=True))
         if builder.dtype(inputs[1]) is not torch.float32:
-            raise Unsupported(f"it reads {builder.dtype(inputs[1])}")
+            raise Unsupported(f"one of its inputs is {builder.dtype(inputs[1])}")
         held = -len(operations) if operations else 0
         operations += [Operation(Op.MUL_C, 1, 0, beta), Operation(Op.ADD, held, -len(operations) - 1)]
     out = builder.result(node, like=inputs)
@@ -90,7 +90,7 @@ def _lower_product(builder: PlanBuilder, node: fx.Node, left: Any, right: Any) -
     if right.op == "get_attr" and builder.tensor(right).ndim == 2:
         weight = builder.tensor(right)
         if weight.dtype is not torch.float32:
-            raise Unsupported(f"a weight of dtype {weight.dtype}")
+            raise Unsupported(f"its weight is {weight.dtype}")
         x = even_rows(builder, left, mixed=True)
         out = builder.result(node, anywhere=True, like=[x])
         emit_gemm(builder, x, weight.T.contiguous(), out)
@@ -118,10 +118,10 @@ def _lower_product(builder: PlanBuilder, node: fx.Node, left: Any, right: Any) -
 def _lower_vector_product(builder: PlanBuilder, node: fx.Node, left: Any, right: Any) -> None:
     """A matrix with a constant vector: a layer of one output."""
     if right.op != "get_attr" or builder.tensor(right).ndim != 1 or builder.tensor(right).dtype is not torch.float32:
-        raise Unsupported("a product with a vector that varies")
+        raise Unsupported("its vector is not a float32 constant")
     x = even_rows(builder, left)
     if len(x.dims) < 2:
-        raise Unsupported("a product of two vectors")
+        raise Unsupported("it multiplies two vectors")
     out = builder.result(node)
     emit_gemm(builder, x, builder.tensor(right).reshape(1, -1), Value(out.slot, out.offset, (*out.dims, Dim(1, 1))))
     builder.values[node] = out
@@ -130,10 +130,10 @@ def _lower_vector_product(builder: PlanBuilder, node: fx.Node, left: Any, right:
 def _turned_product(builder: PlanBuilder, node: fx.Node, weight: torch.Tensor, right: Any) -> None:
     """A constant times a matrix of each row: W x = (x^T W^T)^T, so that the constant is packed once for all rows."""
     if weight.dtype is not torch.float32:
-        raise Unsupported(f"a weight of dtype {weight.dtype}")
+        raise Unsupported(f"its weight is {weight.dtype}")
     value = builder.value(right)
     if builder.dtype(value) is not torch.float32 or any(d.batch for d in value.dims[-2:]):
-        raise Unsupported("a matrix runs over the batch, or is not float32")
+        raise Unsupported("its matrix runs over the batch, or is not float32")
     turned = compact(builder, Value(value.slot, value.offset, (*value.dims[:-2], value.dims[-1], value.dims[-2])))
     out = builder.temp((*turned.dims[:-1], Dim(weight.shape[0], 1)))
     emit_gemm(builder, turned, weight, out)
@@ -145,7 +145,7 @@ def _attention(builder: PlanBuilder, node: fx.Node) -> None:
     names = ["query", "key", "value", "attn_mask", "dropout_p", "is_causal"]
     given: dict[str, Any] = dict(zip(names, node.args, strict=False)) | dict(node.kwargs)
     if given.get("dropout_p") or given.get("enable_gqa"):
-        raise Unsupported("dropout or grouped queries")
+        raise Unsupported("it has dropout or grouped queries")
     outer = builder.shape(node)[:-2]
     views: dict[int, View] = {}
     for position, name in zip((AttentionView.QUERY, AttentionView.KEY, AttentionView.VALUE), names[:3], strict=True):
@@ -159,7 +159,7 @@ def _attention(builder: PlanBuilder, node: fx.Node) -> None:
     if mask is not None:
         value = builder.value(mask)
         if builder.dtype(value) not in (torch.bool, torch.float32):
-            raise Unsupported(f"a mask of {builder.dtype(value)}")
+            raise Unsupported(f"its mask is {builder.dtype(value)}")
         q, k = (views[name].runs[1][0] for name in (AttentionView.QUERY, AttentionView.KEY))
         square = [Dim(s, 0) if d.size == 1 and s != 1 else d for d, s in zip(value.dims[-2:], (q, k), strict=True)]
         wide = _broadcast(Value(value.slot, value.offset, (*value.dims[:-2], *square)), outer)

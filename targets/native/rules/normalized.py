@@ -1,4 +1,4 @@
-"""Norms and normalised exponentials that are several steps: batch norm with stored statistics, RMS norm, log-softmax, cosine similarity."""
+"""Normalisations that take several steps: batch norm with stored statistics, RMS norm, log-softmax, logsumexp, cosine similarity."""
 
 from __future__ import annotations
 
@@ -23,7 +23,7 @@ _aten = torch.ops.aten
 def _floating(builder: PlanBuilder, operand: Any) -> Value:
     value = builder.value(operand)
     if builder.dtype(value) is not torch.float32:
-        raise Unsupported(f"it reads {builder.dtype(value)}")
+        raise Unsupported(f"one of its inputs is {builder.dtype(value)}")
     return value
 
 
@@ -33,7 +33,7 @@ def _named(node: fx.Node, names: list[str], defaults: dict[str, Any]) -> dict[st
 
 @rule(_aten.batch_norm.default)
 def _batch_norm(builder: PlanBuilder, node: fx.Node) -> None:
-    """With stored statistics: x (w / deviation) + (b - mean w / deviation), one factor and one summand a channel."""
+    """Batch norm with stored statistics: x (w / deviation) + (b - mean w / deviation), one factor and one summand per channel."""
     names = ["input", "weight", "bias", "running_mean", "running_var", "training", "momentum", "eps"]
     given = _named(node, names, {})
     if given["training"] or given["running_mean"] is None or given["running_var"] is None:
@@ -59,7 +59,7 @@ def _over_channels(builder: PlanBuilder, tensor: torch.Tensor, like: Value) -> V
 
 
 def _reduced(builder: PlanBuilder, value: Value, dims: list[int], kind: int) -> Value:
-    """A reduction of float32 with the reduced dimensions kept, of one element each."""
+    """A reduction of float32. The reduced dimensions are kept, with one element each."""
     shape = [Dim(1, 0) if i in dims else d for i, d in enumerate(value.dims)]
     source, groups = grouped(builder, value, dims)
     out = builder.temp(shape)
@@ -112,7 +112,7 @@ def _log_softmax(builder: PlanBuilder, node: fx.Node) -> None:
 
 @rule(_aten.logsumexp.default)
 def _log_sum_exp(builder: PlanBuilder, node: fx.Node) -> None:
-    """max + log(sum(e^(x - max))), where an infinite maximum is taken as zero."""
+    """max + log(sum(e^(x - max))), with zero in place of an infinite maximum."""
     require_floating(node)
     value = _floating(builder, node.args[0])
     dims = axes(node.args[1], len(value.dims))
@@ -132,7 +132,7 @@ def _log_sum_exp(builder: PlanBuilder, node: fx.Node) -> None:
 
 
 def _with_ones(value: Value, dims: list[int], rank: int) -> list[Dim]:
-    """A value's dimensions with one of a single element at each of `dims`, if they were dropped."""
+    """A value's dimensions; dropped dimensions `dims` are inserted again, with one element each."""
     held = list(value.dims)
     if len(held) < rank:
         for d in dims:
@@ -150,7 +150,7 @@ def _cosine(builder: PlanBuilder, node: fx.Node) -> None:
     sides = [Value(s.slot, s.offset, (*[Dim(1, 0)] * (rank - len(s.dims)), *s.dims)) for s in sides]
     dim = int(given["dim"]) % rank
     if sides[0].dims[dim].size != sides[1].dims[dim].size:
-        raise Unsupported("a vector that is repeated")
+        raise Unsupported("one of its vectors is broadcast")
     norms = [_reduced(builder, side, [dim], Reduction.NORM) for side in sides]
     whole = [a if a.batch or a.size > b.size else b for a, b in zip(sides[0].dims, sides[1].dims, strict=True)]
     products = builder.temp(whole)

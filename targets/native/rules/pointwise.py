@@ -111,7 +111,7 @@ def _absorb(builder: PlanBuilder, program: Pointwise, value: Value) -> None:
 
 
 def _renamed(operation: Operation, name: Callable[[int], int]) -> Operation:
-    """The operation with its operands under other names."""
+    """The operation with its operands renamed by `name`."""
     left, right, other = name(operation.left), name(operation.right), name(operation.other)
     return Operation(operation.code, left, right, operation.constant, other)
 
@@ -132,11 +132,11 @@ def _joint_runs(out: Value, inputs: Sequence[Value]) -> list[tuple[int, list[int
 def lower_pointwise(
     builder: PlanBuilder, node: fx.Node, operands: Sequence[Any], operations: Sequence[Operation]
 ) -> None:
-    """A node whose tensors are `operands`, computed by `operations`."""
+    """Computes a node by `operations` on the tensors `operands`."""
     values = [builder.value(o, mixed=True) for o in operands]
     for value in values:
         if builder.dtype(value) not in COPIED:
-            raise Unsupported(f"it reads {builder.dtype(value)}")
+            raise Unsupported(f"one of its inputs is {builder.dtype(value)}")
     out = builder.result(node, anywhere=True, like=values)
     absorb = [i for i, o in enumerate(operands) if operands.count(o) == 1 and _read_once(builder, o)]
     emit_pointwise(builder, values, out, operations, absorb)
@@ -144,7 +144,7 @@ def lower_pointwise(
 
 
 def _read_once(builder: PlanBuilder, operand: Any) -> bool:
-    """Whether an operand's elements have no other reader, neither of the operand nor of a view of it."""
+    """Whether no other node reads an operand or a view of it."""
     if not isinstance(operand, fx.Node) or len(operand.users) != 1:
         return False
     slot = builder.values[operand].slot
@@ -152,9 +152,9 @@ def _read_once(builder: PlanBuilder, operand: Any) -> bool:
 
 
 def require_floating(node: fx.Node) -> None:
-    """Refuses a node that does not give float32."""
+    """Raises Unsupported for a node whose result is not float32."""
     if node.meta["val"].dtype is not torch.float32:
-        raise Unsupported(f"it gives {node.meta['val'].dtype}")
+        raise Unsupported(f"its result is {node.meta['val'].dtype}")
 
 
 def _binary(code: Op, with_constant: Op, negate: bool = False) -> Any:
@@ -163,14 +163,14 @@ def _binary(code: Op, with_constant: Op, negate: bool = False) -> Any:
         left, right = node.args[0], node.args[1]
         alpha: Any = node.kwargs.get("alpha", node.args[2] if len(node.args) > 2 else 1)
         if node.kwargs.get("rounding_mode") is not None:
-            raise Unsupported("it rounds")
+            raise Unsupported("it has a rounding mode")
         if isinstance(right, int | float):
             constant = float(right) * float(alpha)
             return lower_pointwise(
                 builder, node, [left], [Operation(with_constant, 0, 0, -constant if negate else constant)]
             )
         if isinstance(left, int | float):
-            raise Unsupported("a number less a tensor")
+            raise Unsupported("its first operand is a number")
         if alpha != 1:
             return lower_pointwise(
                 builder, node, [left, right], [Operation(Op.MUL_C, 1, 0, float(alpha)), Operation(code, 0, -1)]
@@ -232,7 +232,7 @@ rule(_aten.rsqrt.default)(_power(-0.5))
 @rule(_aten.rsub.Scalar)
 def _reversed(builder: PlanBuilder, node: fx.Node) -> None:
     if len(node.args) > 2 or node.kwargs.get("alpha", 1) != 1:
-        raise Unsupported("a scaled difference")
+        raise Unsupported("its alpha is not 1")
     require_floating(node)
     lower_pointwise(builder, node, [node.args[0]], [Operation(Op.C_MINUS, 0, 0, argument_of(node, 1, float))])
 
@@ -253,7 +253,7 @@ def _clamp(builder: PlanBuilder, node: fx.Node) -> None:
     if isinstance(low, fx.Node) or isinstance(high, fx.Node):
         raise Unsupported("its bounds are tensors")
     if any(bound is not None and math.isnan(bound) for bound in (low, high)):
-        raise Unsupported("a bound is NaN")
+        raise Unsupported("one of its bounds is NaN")
     operations = []
     if low is not None:
         operations.append(Operation(Op.CLAMP_LOW, 0, 0, float(low)))
@@ -270,10 +270,10 @@ def _leaky(builder: PlanBuilder, node: fx.Node) -> None:
 
 @rule(_aten.prelu.default)
 def _prelu(builder: PlanBuilder, node: fx.Node) -> None:
-    """Channels are the second dimension. They broadcast without a copy only where that is the last."""
+    """Channels are the second dimension. The slopes broadcast without a copy only if that is the last dimension."""
     slope: Any = node.args[1]
     if builder.tensor(slope).numel() != 1 and node.meta["val"].ndim != 2:
-        raise Unsupported("channels are not the last dimension")
+        raise Unsupported("its channels are not the last dimension")
     lower_pointwise(builder, node, [node.args[0], slope], [Operation(Op.PRELU, 0, 1)])
 
 

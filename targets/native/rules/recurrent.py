@@ -1,6 +1,6 @@
-"""Recurrent layers over sequences of a fixed length: GRU, LSTM and plain ones, written out step by step.
+"""Recurrent layers (GRU, LSTM and plain RNN) over sequences of a fixed length, unrolled step by step.
 
-The input's part of all gates is one product for a chunk of the sequence. Each step then multiplies the state and computes the gates.
+One product computes the input's term of all gates for a chunk of the sequence. Each step then multiplies the state and computes the gates.
 """
 
 from __future__ import annotations
@@ -25,10 +25,10 @@ from recfx.targets.native.values import Dim, Unsupported, Value
 _aten = torch.ops.aten
 
 
-#: The most steps of all layers and directions together. torch runs longer sequences; its calls cost little there beside the arithmetic.
+#: The largest number of steps of all layers and directions together. torch runs longer sequences, whose arithmetic outweighs its calls.
 MOST_STEPS = 512
 
-#: Elements of the gates of a chunk: enough steps for a product of several rows, few enough to stay in the cache with those of other rows.
+#: Gate elements of a chunk: enough steps for a product of several rows, few enough to fit in the cache with those of the other batch rows.
 CHUNK = 4096
 
 
@@ -54,13 +54,13 @@ class _Weights:
         return self.state.shape[1]
 
     def summed_bias(self) -> torch.Tensor | None:
-        """Both biases as one, for cells in which they only occur as a sum."""
+        """The sum of both biases, for cells that need only the sum."""
         if self.x_bias is None or self.state_bias is None:
             return None
         return self.x_bias + self.state_bias
 
 
-#: `(builder, weights, input's part of the gates, states, where the new hidden state goes) -> new states`; the hidden state is the first.
+#: `(builder, weights, input's term of the gates, states, place of the new hidden state) -> new states`; the hidden state is the first.
 _Cell = Callable[[PlanBuilder, _Weights, Value, list[Value], Value], list[Value]]
 
 
@@ -133,16 +133,16 @@ def _recurrent(builder: PlanBuilder, node: fx.Node) -> None:
     given, first, params, biases, layers, _, train, both_ways, batch_first = arguments
     cell, gates, joined = _CELLS[node.target]
     if train:
-        raise Unsupported("a recurrent layer in training mode")
+        raise Unsupported("it is in training mode")
     weights = _weights(builder, params, bool(biases), layers * (2 if both_ways else 1), gates)
     x = builder.value(given)
     if len(x.dims) != 3 or builder.dtype(x) is not torch.float32:
-        raise Unsupported("a recurrent layer over an input that is not a batch of float32 sequences")
+        raise Unsupported("its input is not a batch of float32 sequences")
     x = x if batch_first else _turned(x)
     if x.dims[1].batch:
-        raise Unsupported("a sequence that runs over the batch")
+        raise Unsupported("its sequence dimension is the batch")
     if x.dims[1].size * len(weights) > MOST_STEPS:
-        raise Unsupported(f"a recurrent layer of more than {MOST_STEPS} steps")
+        raise Unsupported(f"it has more than {MOST_STEPS} steps")
     starts = [builder.value(state) for state in (first if isinstance(first, list | tuple) else [first])]
     lasts: list[list[Value]] = []
     for layer in range(layers):
@@ -160,11 +160,11 @@ def _weights(builder: PlanBuilder, params: Any, biases: bool, count: int, gates:
     tensors = [builder.tensor(param) for param in params]
     each = 4 if biases else 2
     if len(tensors) != each * count or any(t.dtype is not torch.float32 for t in tensors):
-        raise Unsupported("a recurrent layer with projections, or with weights that are not float32")
+        raise Unsupported("it has projections, or its weights are not float32")
     groups = [tensors[i : i + each] for i in range(0, len(tensors), each)]
     found = [_Weights(group[0], group[1], *(group[2:] if biases else (None, None))) for group in groups]
     if any(w.state.shape[0] != gates * w.hidden for w in found):
-        raise Unsupported("a recurrent layer with projections")
+        raise Unsupported("it has projections")
     return found
 
 
@@ -178,7 +178,7 @@ def _run(
     *,
     backwards: bool,
 ) -> list[Value]:
-    """One direction of one layer: [B, L, input] -> `out` [B, L, hidden]; the states after the last step."""
+    """Adds one direction of one layer, [B, L, input] -> `out` [B, L, hidden]. Returns the states after the last step."""
     cell, joined = kind
     length, width = x.dims[1].size, w.x.shape[0]
     chunk = max(1, CHUNK // width)
@@ -224,12 +224,12 @@ def _without_second(value: Value, index: int) -> Value:
 
 
 def _with_batch(builder: PlanBuilder, state: Value, batch: Dim) -> Value:
-    """A state [B, hidden]. A state that is the same for all rows is broadcast."""
+    """The state as [B, hidden]. A state that all batch rows share is broadcast."""
     if state.batched or not batch.batch:
         return state
     row = state.dims[1]
     if builder.slots[state.slot].data is None or row.stride not in (0, 1):
-        raise Unsupported("a first state that is neither a constant nor of the batch")
+        raise Unsupported("its first state is neither a constant nor one row per batch row")
     return Value(state.slot, state.offset, (Dim(batch.size, 0, True), row))
 
 
@@ -243,7 +243,7 @@ def _even(builder: PlanBuilder, value: Value) -> Value:
 
 def _part(builder: PlanBuilder, node: fx.Node, source: fx.Node, index: int) -> None:
     if source not in builder.parts:
-        raise Unsupported(f"{source} is not part of the plan")
+        raise Unsupported(f"{source} is not in the plan")
     builder.values[node] = builder.parts[source][index]
 
 

@@ -11,17 +11,20 @@ from recfx.targets.native.builder import PlanBuilder
 
 Rule = Callable[[PlanBuilder, fx.Node], None]
 
-#: A rule sets `builder.values[node]`, or raises Unsupported; then the steps that it added are removed.
+#: A rule sets `builder.values[node]`, or raises Unsupported. In the latter case the caller removes the steps that it added.
 RULES: dict[Any, Rule] = {}
 
 
 def rule(*targets: Any, replaces: bool = False) -> Callable[[Rule], Rule]:
-    """Registers a rule for some targets.
+    """Registers a rule for the given operators.
 
     Args:
         targets: The operators.
-        replaces: Whether it replaces a registered rule. Otherwise a second rule for a target is an error, since the order of imports
+        replaces: Whether it replaces a registered rule. Without it, a second rule for an operator is an error: the order of imports
             would decide between the two.
+
+    Raises:
+        ValueError: When the function is decorated: an operator has a rule already, or none to replace.
     """
 
     def register(function: Rule) -> Rule:

@@ -1,4 +1,4 @@
-"""Nodes that repeat elements, and tensors of one repeated number. Where strides of zero suffice, nothing is copied."""
+"""Nodes that repeat elements, tensors of one repeated number, and ranges. Nothing is copied where strides of zero suffice."""
 
 from __future__ import annotations
 
@@ -42,10 +42,10 @@ def _all_several_times(builder: PlanBuilder, node: fx.Node) -> None:
 
 
 def _emit_repeat(builder: PlanBuilder, node: fx.Node, value: Value, times: list[Any], *, inner: bool) -> None:
-    """Adds what repeats each dimension so many times; `inner`: element by element, otherwise as a whole."""
+    """Repeats each dimension as often as `times` says: each element in turn with `inner`, otherwise the whole dimension."""
     shape = builder.shape(node)
     sources: list[Dim] = []
-    pairs: list[int] = []  # dimensions that correspond to two of the source
+    pairs: list[int] = []  # dimensions of the output that are two dimensions of the source
     for at, (held, count, wanted) in enumerate(zip(value.dims, times, shape, strict=True)):
         if wanted.batch:
             if not held.batch and held.size != 1:
@@ -70,7 +70,7 @@ def _emit_repeat(builder: PlanBuilder, node: fx.Node, value: Value, times: list[
 def _emit_fill(builder: PlanBuilder, node: fx.Node, number: Any) -> None:
     held: torch.Tensor = node.meta["val"]
     if not isinstance(number, int | float) or held.dtype not in COPIED:
-        raise Unsupported(f"it fills with {number!r}, as {held.dtype}")
+        raise Unsupported(f"it fills a tensor of {held.dtype} with {number!r}")
     constant = builder.constant(torch.full((1,), number, dtype=held.dtype))
     dims = tuple(Dim(d.size, 0, d.batch) for d in builder.shape(node))
     builder.values[node] = Value(constant.slot, constant.offset, dims)
@@ -98,7 +98,7 @@ def _emit_row_numbers(builder: PlanBuilder, node: fx.Node) -> None:
 
 
 def numbers_rows(builder: PlanBuilder, value: Value) -> bool:
-    """Whether a value is the number of its batch row, with any other dimensions."""
+    """Whether a value is the number of its batch row; its other dimensions have one element."""
     made = [s for s in builder.steps if s.out.slot == value.slot and s.kind is Kind.ROW_NUMBERS]
     plain = {RowNumbersInt.START: 0, RowNumbersInt.STEP: 1, RowNumbersInt.COUNT: 1}
     return bool(made) and made[0].ints == plain and value.batched and value.width == 1

@@ -29,7 +29,7 @@ _REDUCTIONS: dict[Any, int] = {
     _aten.linalg_vector_norm.default: Reduction.NORM,
 }
 
-#: Order of a vector's norm -> the reduction; of the magnitudes, for all but 2.
+#: Order of a vector norm -> the reduction. All orders but 2 reduce magnitudes.
 _ORDERS = {
     2: Reduction.NORM,
     1: Reduction.SUM,
@@ -39,7 +39,7 @@ _ORDERS = {
 
 
 def _magnitudes(builder: PlanBuilder, value: Value) -> Value:
-    """The elements without their signs."""
+    """The absolute values of the elements."""
     found = builder.temp(value.dims)
     emit_pointwise(builder, [value], found, [Operation(Op.MAGNITUDE, 0)], [])
     return found
@@ -47,21 +47,21 @@ def _magnitudes(builder: PlanBuilder, value: Value) -> Value:
 
 @rule(*_REDUCTIONS)
 def reduce_rows(builder: PlanBuilder, node: fx.Node) -> None:
-    """The sum, mean, largest or smallest of float32 elements, or their norm."""
+    """Adds the sum, mean, maximum, minimum or norm of float32 elements, or the sum of integers."""
     if node.kwargs.get("dtype") is not None:
         raise Unsupported("it changes the dtype")
     value = builder.value(node.args[0])
     if builder.dtype(value) is not torch.float32:
         if node.target is _aten.sum.dim_IntList:
             return emit_integer_sum(builder, node, value)
-        raise Unsupported(f"it reduces {builder.dtype(value)}")
+        raise Unsupported(f"its input is {builder.dtype(value)}")
     rank = len(value.dims)
     position = 1
     code = _REDUCTIONS[node.target]
     if node.target is _aten.linalg_vector_norm.default:
         order: Any = node.args[1] if len(node.args) > 1 else node.kwargs.get("ord", 2)
         if order not in _ORDERS:
-            raise Unsupported(f"a norm of order {order}")
+            raise Unsupported(f"its norm has order {order}")
         code, position = _ORDERS[order], 2
         value = value if order == 2 else _magnitudes(builder, value)
     given: Any = node.args[position] if len(node.args) > position else node.kwargs.get("dim")
@@ -94,7 +94,7 @@ def _softmax(builder: PlanBuilder, node: fx.Node) -> None:
         raise Unsupported("it changes the dtype")
     value = builder.value(node.args[0])
     if builder.dtype(value) is not torch.float32:
-        raise Unsupported(f"it reads {builder.dtype(value)}")
+        raise Unsupported(f"its input is {builder.dtype(value)}")
     dim = argument_of(node, 1, int) % len(value.dims)
     if value.dims[dim].batch:
         raise Unsupported("it normalises over the batch")
@@ -113,7 +113,7 @@ def _softmax(builder: PlanBuilder, node: fx.Node) -> None:
 
 
 def _emit_inner_softmax(builder: PlanBuilder, node: fx.Node, value: Value, dim: int) -> None:
-    """A softmax over another axis than the last, which is moved to the end."""
+    """A softmax over an axis that is not the last. The axis is moved to the end."""
     dims = [d for i, d in enumerate(value.dims) if i != dim]
     turned = compact(builder, Value(value.slot, value.offset, (*dims, value.dims[dim])))
     made = builder.temp(turned.dims)

@@ -7,7 +7,7 @@ import torch
 from recfx.targets.native.rules import concatenate, integer, view
 from recfx.targets.native.rules.registry import RULES
 
-#: The modules that hold the rules of those other operators.
+#: The modules that register the shared rules.
 _SOURCES = (concatenate, integer, view)
 
 _aten = torch.ops.aten

@@ -23,7 +23,7 @@ def _argument(node: fx.Node, index: int, name: str, default: Any = None) -> Any:
 
 
 def drops_the_batch(node: fx.Node) -> bool:
-    """Whether a node's rank depends on the batch: it squeezes a dimension that varies, and drops it when there is one row."""
+    """Whether a node's rank depends on the batch: it squeezes a dimension that varies, which has one element in a batch of one row."""
     if node.target not in SQUEEZES:
         return False
     source: Any = node.args[0]
@@ -41,7 +41,7 @@ def _reshaped(builder: PlanBuilder, node: fx.Node) -> None:
     if found is None:
         found = reshape(compact(builder, value), shape)
     if found is None:
-        raise Unsupported("elements of several batch rows would be mixed")
+        raise Unsupported("it mixes elements of several batch rows")
     builder.values[node] = found
 
 
@@ -51,7 +51,7 @@ for _target in REGROUPINGS:
 
 @rule(*COPIES, _aten.lift_fresh_copy.default)
 def _same(builder: PlanBuilder, node: fx.Node) -> None:
-    """Values are never written twice, so a copy is the original."""
+    """Values are never written twice, so a copy can share the original's place."""
     builder.values[node] = builder.value(node.args[0], mixed=True)
 
 
@@ -125,20 +125,20 @@ def _expand(builder: PlanBuilder, node: fx.Node) -> None:
     builder.values[node] = Value(value.slot, value.offset, tuple(dims))
 
 
-#: Operators that compute several tensors: target -> function that adds the steps of one of them, by its index.
+#: Operators that compute several tensors: target -> function that adds the steps of one tensor, by its index.
 PART_RULES: dict[Any, Callable[[PlanBuilder, fx.Node, fx.Node, int], None]] = {}
 
 
 @rule(operator.getitem)
 def _part(builder: PlanBuilder, node: fx.Node) -> None:
-    """One of the parts that unbind, split, chunk or an operator of `PART_RULES` give."""
+    """One part of the result of unbind, split, chunk or an operator of `PART_RULES`."""
     source: Any = node.args[0]
     index: Any = node.args[1]
     parts = source.meta.get("val")
     if source.target in PART_RULES:
         return PART_RULES[source.target](builder, node, source, index)
     if source.target not in PARTS or not isinstance(parts, list | tuple):
-        raise Unsupported("a part of something that is not split into views")
+        raise Unsupported(f"it takes a part of {source}, whose parts are not views")
     value = builder.value(source.args[0])
     unbinds = source.target is _aten.unbind.int
     dim = int(_argument(source, 1 if unbinds else 2, "dim", 0)) % len(value.dims)
@@ -152,7 +152,7 @@ def _part(builder: PlanBuilder, node: fx.Node) -> None:
     builder.values[node] = narrowed(value, dim, sum(sizes[:index]), sizes[index])
 
 
-#: Operators that give several views. Plans hold the views, not the operators.
+#: Operators whose result is several views. Plans hold the views, not the operators.
 PARTS = {_aten.unbind.int, *SPLITS}
 
 

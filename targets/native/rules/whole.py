@@ -1,4 +1,4 @@
-"""Element-wise functions of whole numbers and masks beside arithmetic: signs, quotients, choices, extremes."""
+"""Element-wise functions of integers and masks: signs, quotients, selection, extremes, bits of masks."""
 
 from __future__ import annotations
 
@@ -58,9 +58,9 @@ def _differs(builder: PlanBuilder, node: fx.Node) -> None:
 
 @rule(_aten.__and__.Scalar, _aten.__or__.Scalar, _aten.bitwise_and.Scalar, _aten.bitwise_or.Scalar)
 def _with_a_mask(builder: PlanBuilder, node: fx.Node) -> None:
-    """A mask with True or False. For whole numbers these are bitwise operators."""
+    """A mask with True or False. For integers these operators are bitwise, and torch runs them."""
     if node.meta["val"].dtype is not torch.bool or not isinstance(node.args[1], bool):
-        raise Unsupported("bits of a number")
+        raise Unsupported("it combines the bits of integers")
     keeps = node.args[1] is (node.target in (_aten.__and__.Scalar, _aten.bitwise_and.Scalar))
     lower_whole(builder, node, [node.args[0]], [] if keeps else [Operation(Op.CONSTANT, 0, 0, float(node.args[1]))])
 
@@ -68,7 +68,7 @@ def _with_a_mask(builder: PlanBuilder, node: fx.Node) -> None:
 def _from_number(builder: PlanBuilder, node: fx.Node) -> None:
     number: Any = node.args[1]
     if not isinstance(number, int) or len(node.args) > 2 or node.kwargs.get("alpha", 1) != 1:
-        raise Unsupported("a scaled difference")
+        raise Unsupported("its number is not an integer, or its alpha is not 1")
     lower_whole(builder, node, [node.args[0]], [Operation(Op.C_MINUS, 0, 0, float(number))])
 
 
@@ -102,7 +102,7 @@ for _target in (_aten.floor_divide.default, _aten.div.Tensor_mode, _aten.div.Sca
 def _clamp_high(builder: PlanBuilder, node: fx.Node) -> None:
     bound: Any = node.args[1]
     if not isinstance(bound, int):
-        raise Unsupported("its bound is not a whole number")
+        raise Unsupported("its bound is not an integer")
     lower_whole(builder, node, [node.args[0]], [Operation(Op.CLAMP_HIGH, 0, 0, float(bound))])
 
 
@@ -121,14 +121,14 @@ for _target in (*MASKED_FILLS, _aten.where.ScalarSelf):
 
 
 def whole_number(builder: PlanBuilder, given: Any) -> float:
-    """A whole number, or the one that a constant tensor holds."""
+    """An integer, or the integer in a constant tensor."""
     number = given if isinstance(given, int | float) else builder.tensor(given)
     if isinstance(number, torch.Tensor):
         if number.numel() != 1:
             raise Unsupported("it fills with more than one number")
         number = number.item()
     if number != int(number):
-        raise Unsupported("it fills with a number that is not whole")
+        raise Unsupported("it fills with a number that is not an integer")
     return float(number)
 
 
