@@ -12,7 +12,7 @@ from recfx.ir.program import Program
 from recfx.pipeline.context import PassContext
 from recfx.pipeline.spec import PassSpec
 
-#: Text options that stand without quotes.
+#: Option values that need no quotes in the text of a pipeline.
 BARE_WORD = re.compile(r"[A-Za-z_][A-Za-z0-9_.-]*")
 
 #: Words that are values; Python prints infinity and NaN like this.
@@ -21,7 +21,7 @@ NAMED_VALUES = {"true": True, "false": False, "none": None, "inf": math.inf, "na
 
 @dataclasses.dataclass(frozen=True)
 class Pass(ABC):
-    """A pass: one change of a program, under one declaration.
+    """The base class of passes: one kind of change to a program, with its declaration.
 
     Subclass it with a class attribute `spec` and a method `run`. A pass with options is a frozen dataclass whose fields are
     the options:
@@ -38,7 +38,12 @@ class Pass(ABC):
 
     @abstractmethod
     def run(self, program: Program, ctx: PassContext) -> None:
-        """Edits the program's graph in place, asking `ctx.gate` before each rewrite."""
+        """Edits the program's graph in place, asking `ctx.gate` before each rewrite.
+
+        Args:
+            program: The program to change. The pass must not write to its existing tensors.
+            ctx: The gate, the insertion of nodes and state, and the list of misses.
+        """
 
     def options(self) -> dict[str, Any]:
         """Option name -> value, in the order of declaration."""

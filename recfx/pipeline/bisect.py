@@ -16,8 +16,8 @@ class BisectResult:
 
     Attributes:
         culprit: The first rewrite after which the program is bad.
-        alone: Whether that rewrite by itself makes it bad (else it needs earlier ones).
-        needed: Whether leaving out just that rewrite makes it good (else later ones are bad as well).
+        alone: Whether the culprit alone makes the program bad; if not, earlier rewrites are needed as well.
+        needed: Whether the program without the culprit is good; if not, later rewrites are bad as well.
         runs: How many times the pipeline ran.
     """
 
@@ -29,7 +29,7 @@ class BisectResult:
     def __str__(self) -> str:
         c = self.culprit
         where = f" in module {c.where!r}" if c.where else ""
-        notes = [] if self.alone else ["it takes earlier rewrites to show"]
+        notes = [] if self.alone else ["earlier rewrites are needed as well"]
         notes += [] if self.needed else ["later rewrites are bad as well"]
         return f"rewrite {c.index}: {c.pass_name} / {c.rule} at {c.node}{where}" + (
             f" ({'; '.join(notes)})" if notes else ""
@@ -41,10 +41,10 @@ def bisect_rewrites(run: Callable[[Gate], Program], is_bad: Callable[[Program], 
 
     Args:
         run: Runs the pipeline under a gate.
-        is_bad: Tells a bad program.
+        is_bad: Returns True for a bad program.
 
     Raises:
-        PipelineError: Nothing to find: the full result is good, or the program is bad with no rewrite at all.
+        PipelineError: The program is good after all rewrites, or bad without any.
     """
     runs = 0
 

@@ -29,9 +29,10 @@ class PassContext:
     Attributes:
         program: The program being rewritten.
         spec: The declaration of the pass that is running.
-        resources: What `PassSpec.needs` names: "examples", "calibration", ... -> the data.
-        misses: What did not fire, and why.
-        lenient: Whether a rule that raises has missed; otherwise the pass fails.
+        resources: Name in `PassSpec.needs` ("examples", "calibration", ...) -> the data.
+        misses: The rules that did not fire, with reasons.
+        fired: The number of rewrites made.
+        lenient: Whether an exception in a rule counts as a miss; otherwise the pass fails.
     """
 
     def __init__(
@@ -59,7 +60,7 @@ class PassContext:
         return self.program.graph
 
     def gate(self, rule: str, node: fx.Node) -> bool:
-        """Asks leave for one rewrite; do it only on True. Analyses the pass does not preserve are forgotten."""
+        """Asks whether one rewrite may be made, and counts it if so. Cached analyses that the pass does not preserve are dropped."""
         allowed = self._gate.ask(self.spec.name, rule, node, mandatory=self.spec.mandatory)
         if allowed:
             self.fired += 1
@@ -71,12 +72,12 @@ class PassContext:
         self.misses.append(MissRecord(self.spec.name, rule, node.name, module_path(node), reason))
 
     def nodes(self, *targets: Any) -> list[fx.Node]:
-        """The operators with one of these targets, in graph order; all operators when none is named."""
+        """The operators with one of these targets, in graph order; all operators without targets."""
         wanted = set(targets)
         return [n for n in self.graph.nodes if n.op == "call_function" and (not wanted or n.target in wanted)]
 
     def analysis(self, compute: Callable[[Program], T]) -> T:
-        """The result of an analysis, computed once until the next rewrite; of a `functools.partial`, once for each partial object."""
+        """The result of an analysis, cached until the next rewrite. Each `functools.partial` object has an entry of its own."""
         if compute not in self._analyses:
             self._analyses[compute] = compute(self.program)
         result: T = self._analyses[compute]
@@ -84,7 +85,7 @@ class PassContext:
 
     @contextmanager
     def before(self, node: fx.Node) -> Iterator[None]:
-        """Within it, `call` and `constant` insert before `node` and inherit its provenance."""
+        """A context in which `call`, `read` and `constant` insert before `node` and inherit its provenance."""
         previous, self._like = self._like, node
         try:
             with self.graph.inserting_before(node):
@@ -93,14 +94,14 @@ class PassContext:
             self._like = previous
 
     def call(self, target: Any, *args: Any, **kwargs: Any) -> fx.Node:
-        """Inserts an operator at the place set by `before`, with its value computed and its provenance set."""
+        """Inserts an operator at the place set by `before`, and computes its fake value."""
         node = self.graph.call_function(target, args, kwargs)
         self._inherit(node)
         refresh(self.program.module, [node])
         return node
 
     def constant(self, stem: str, tensor: torch.Tensor) -> fx.Node:
-        """Adds a tensor to the program's state under a free name like `stem`, and inserts a read of it."""
+        """Adds a tensor to the program's state under an unused name that starts with `stem`, and inserts a read of it."""
         name = unused_name(self.program.module, stem)
         set_state(self.program.module, name, tensor)
         return self.read(name)
@@ -135,7 +136,7 @@ class PassContext:
         return found
 
     def replace(self, node: fx.Node, new: fx.Node) -> None:
-        """Makes every user of `node` use `new` and erases `node`; users' values are recomputed when they may differ."""
+        """Makes every user of `node` use `new`, and erases `node`. Values of users are recomputed if the two values differ."""
         changed = not _same_meta(node.meta.get("val"), new.meta.get("val"))
         node.replace_all_uses_with(new)
         self.graph.erase_node(node)
@@ -148,7 +149,7 @@ class PassContext:
             self.replace(old, other)
 
     def refresh_after(self, node: fx.Node) -> None:
-        """Recomputes the value of `node`, and of the operators that read a value changed by it."""
+        """Recomputes the value of `node`, and of later operators whose inputs changed."""
         changed = {node}
         for later in self.graph.nodes:
             if later.op != "call_function" or not (later is node or changed.intersection(later.all_input_nodes)):
@@ -156,13 +157,13 @@ class PassContext:
             recorded = later.meta.get("val")
             refresh(self.program.module, [later])
             if _same_meta(recorded, later.meta["val"]):
-                later.meta["val"] = recorded  # so that what reads it stays verified
+                later.meta["val"] = recorded  # the same object, so that its users stay verified
                 remember(later)
             else:
                 changed.add(later)
 
     def sweep(self) -> int:
-        """Removes what nobody reads any more; returns how many nodes."""
+        """Removes nodes whose results are not used; returns how many."""
         return remove_dead_code(self.graph)
 
     def _inherit(self, node: fx.Node) -> None:
@@ -171,12 +172,12 @@ class PassContext:
             kept = ("nn_module_stack", "stack_trace", "torch_fn", "source_fn_stack")
             node.meta.update({k: like.meta[k] for k in kept if k in like.meta})
             origin = fx.traceback.NodeSource(like, self.spec.name, fx.traceback.NodeSourceAction.CREATE)
-            node.meta["from_node"] = [origin]  # it holds the history of `like` in turn
+            node.meta["from_node"] = [origin]  # `origin` holds the history of `like`
         node.meta["recfx_pass"] = self.spec.name
 
 
 def _name_of(compute: Any) -> str:
-    """What `PassSpec.preserves` calls an analysis: the name of the function behind partial applications."""
+    """The name of an analysis in `PassSpec.preserves`: the name of the function, also of a `functools.partial`."""
     while isinstance(compute, partial):
         compute = compute.func
     return getattr(compute, "__name__", type(compute).__name__)

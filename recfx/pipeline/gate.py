@@ -1,4 +1,4 @@
-"""The gate every rewrite asks: it numbers rewrites and lets a bisection hold them back one by one."""
+"""`Gate`: numbers the rewrites of a run, and lets a bisection forbid single ones."""
 
 from __future__ import annotations
 
@@ -15,6 +15,9 @@ class Gate:
 
     Args:
         allow: Rewrite number -> whether to make it; by default all are made.
+
+    Attributes:
+        asked: The rewrites in the order of their numbers, with the decision on each.
     """
 
     def __init__(self, allow: Callable[[int], bool] | None = None) -> None:
@@ -25,7 +28,7 @@ class Gate:
     def ask(self, pass_name: str, rule: str, node: fx.Node, *, mandatory: bool = False) -> bool:
         """Whether the next rewrite may be made; mandatory passes are always allowed.
 
-        A rewrite refused once stays refused, and keeps its number, however often a pass sweeps over the graph.
+        A refused rewrite stays refused and keeps its number when a pass sweeps over the graph again.
         """
         key = (pass_name, rule, node.name)
         if key in self._refused:

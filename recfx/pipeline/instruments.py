@@ -1,4 +1,4 @@
-"""Instruments: observers of a pipeline run (timing, printing, dumping). They see programs, they never change them."""
+"""Instruments: observers of a pipeline run (timing, printing, dumping). They do not change programs."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ from recfx.pipeline.records import PassRecord
 
 
 class Instrument:
-    """The base of all instruments; override what you want to see."""
+    """The base class of instruments; override the methods you need."""
 
     def before_pass(self, index: int, item: Pass, program: Program) -> None:
         """Called before each pass with the program it will get."""
@@ -24,7 +24,12 @@ class Instrument:
 
 
 class PrintAfter(Instrument):
-    """Writes the program after the named passes (all, when none is named) wherever `write` puts it."""
+    """Prints the program after passes.
+
+    Args:
+        write: Called with the text, such as `print`.
+        passes: Names of the passes; all by default.
+    """
 
     def __init__(self, write: Callable[[str], object], passes: Collection[str] = ()) -> None:
         self._write = write
@@ -36,7 +41,11 @@ class PrintAfter(Instrument):
 
 
 class Timing(Instrument):
-    """Collects seconds per pass, running and verification apart."""
+    """Collects the time of each pass.
+
+    Attributes:
+        seconds: Pass, as "NN-name" -> seconds of the pass, and of the verification after it.
+    """
 
     def __init__(self) -> None:
         self.seconds: dict[str, tuple[float, float]] = {}
@@ -49,7 +58,7 @@ class Dump(Instrument):
     """Writes `NN-pass.before.txt`, `.after.txt` and `.diff` for every pass that changed something, and `timing.json`.
 
     Args:
-        folder: Made when missing.
+        folder: The folder; created if it is missing.
     """
 
     def __init__(self, folder: Path) -> None:

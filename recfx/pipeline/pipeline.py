@@ -80,14 +80,17 @@ class Pipeline:
         """Runs the passes on a copy of the program.
 
         Args:
-            program: Left as it is.
+            program: The program, which is not changed.
             verify: How thoroughly to check the program after each pass that changed something.
-            gate: Holds rewrites back; for bisection.
-            instruments: Observers.
-            resources: What passes need in addition to the program.
+            gate: Decides which rewrites are made; for bisection.
+            instruments: Observers, called before and after each pass.
+            resources: Name in `PassSpec.needs` -> the data that passes need in addition to the program.
             reproducer: Where to write the reproducer folder on failure; a temporary folder by default.
-            lenient: Leave out what raises unexpectedly, with a miss for a rule and a notice for a pass, instead of raising. Errors that
-                passes raise on purpose are raised all the same.
+            lenient: Whether to continue after an unexpected exception: a rule that raises counts as a miss, and a pass that raises is
+                left out with a notice. `PassError` and `PipelineError` are raised in any case.
+
+        Returns:
+            The new program, a record of each pass, and the rewrites.
 
         Raises:
             PipelineError: The pipeline cannot run as written.
@@ -157,7 +160,23 @@ def run_pass(
     resources: Mapping[str, Any] | None = None,
     lenient: bool = False,
 ) -> tuple[Program, PassRecord]:
-    """Runs one pass on a copy of a program, without validating its place; what it raises is not wrapped."""
+    """Runs one pass on a copy of a program. Requirements of the pass are not checked, and its exceptions are not wrapped.
+
+    Args:
+        item: The pass.
+        before: The program, which is not changed.
+        verify: How thoroughly to check the result.
+        gate: Decides which rewrites are made; by default all.
+        resources: Name in `PassSpec.needs` -> the data.
+        lenient: Whether an exception in a rule counts as a miss.
+
+    Returns:
+        The new program and the record of the pass.
+
+    Raises:
+        PassError: The pass wrote to existing state in place.
+        VerificationError: The result fails verification.
+    """
     spec = item.spec
     after = before.clone()
     ctx = PassContext(after, spec, gate or Gate(), resources, lenient=lenient)
@@ -195,7 +214,7 @@ def run_pass(
 
 
 def _unprepared(program: Program, spec: PassSpec) -> list[MissRecord]:
-    """A miss for each property that the pass prefers and the program does not have, or that it avoids and the program has."""
+    """A miss for each preferred property that the program lacks, and for each avoided property that it has."""
     reasons = [
         *(f"the program is not {name!r}, {establishing(name)}" for name in sorted(spec.prefers - program.properties)),
         *(f"the program is {name!r} already; move the pass up" for name in sorted(spec.avoids & program.properties)),
@@ -209,7 +228,7 @@ def _differ(before: Program, after: Program) -> bool:
 
 
 def _undone(before: Program, item: Pass, ctx: PassContext) -> tuple[Program, PassContext]:
-    """The program without a pass that compared a size which only the inputs' values tell, and a context that says so."""
+    """The program before a pass that compared a data-dependent size, and a context with this miss."""
     after = before.clone()
     missed = PassContext(after, item.spec, Gate(), None)
     missed.misses = [*ctx.misses, MissRecord(item.spec.name, "pass", "", "", DATA_DEPENDENT)]
@@ -218,9 +237,9 @@ def _undone(before: Program, item: Pass, ctx: PassContext) -> tuple[Program, Pas
 
 
 def _left_out(item: Pass, before: Program, failure: PassError) -> tuple[Program, PassRecord]:
-    """What is recorded of a pass that failed and was left out."""
+    """The program and the record after a pass that failed and was left out."""
     program = before.clone()
-    notice = f"{failure.what}; it was left out, and a reproducer is in {failure.reproducer}"
+    notice = f"{failure.what}; the pass was left out, and a reproducer is in {failure.reproducer}"
     program.notices = (*before.notices, notice)
     operators, size = before.operator_count(), before.state_bytes()
     miss = MissRecord(item.spec.name, "whole pass", "", failure.where or "", failure.what)
@@ -229,7 +248,7 @@ def _left_out(item: Pass, before: Program, failure: PassError) -> tuple[Program,
 
 
 def _state_versions(program: Program) -> dict[str, int]:
-    """How often each tensor of the state was written to; programs share tensors, so a pass must write to none."""
+    """Name of each tensor of the state -> how often it was written to. Programs share tensors, so a pass must not write to them."""
     return {name: t._version for name, t in program.state().items() if not t.is_inference()}
 
 

@@ -1,4 +1,4 @@
-"""What properties of programs mean: each has a check, so that a pass that establishes one can be held to it."""
+"""Checks of program properties, with which the passes that establish a property are tested."""
 
 from __future__ import annotations
 
@@ -17,7 +17,10 @@ _CHECKS: dict[str, Check] = {}
 
 
 def property_check(name: str) -> Callable[[Check], Check]:
-    """Declares what a property means: a function that gives the reason why a program does not have it, or None.
+    """Declares the check of a property: a function that returns the reason why a program does not have the property, or None.
+
+    Args:
+        name: The property, as in `PassSpec.establishes`.
 
     Raises:
         PipelineError: The property has another check already.
@@ -33,21 +36,21 @@ def property_check(name: str) -> Callable[[Check], Check]:
 
 
 def why_not(program: Program, name: str) -> str | None:
-    """Why a program does not have a property; None when it has it.
+    """Why a program does not have a property; None if it does.
 
     Raises:
-        PipelineError: Nothing says what the property means.
+        PipelineError: The property has no check.
     """
     check = _CHECKS.get(name) or _left_alone(name)
     if check is None:
         raise PipelineError(
-            f"nothing says what {name!r} means", hint=f"declare it with @recfx.pipeline.property_check({name!r})"
+            f"the property {name!r} has no check", hint=f"declare one with @recfx.pipeline.property_check({name!r})"
         )
     return check(program)
 
 
 def _left_alone(name: str) -> Check | None:
-    """What a property means unless it is declared: the pass that establishes it has nothing left to do."""
+    """The default check of a property: the pass that establishes it finds nothing more to rewrite."""
     makers = [cls for cls in registered().values() if name in cls.spec.establishes and not cls.spec.needs]
     if not makers:
         return None

@@ -1,4 +1,4 @@
-"""What a run of a pipeline leaves behind: a record of each pass, of each rule that did not fire, and the result as a whole."""
+"""Records of a pipeline run: of each pass, of each rule that did not fire, and of the whole."""
 
 from __future__ import annotations
 
@@ -9,7 +9,15 @@ from recfx.ir.program import Applied, Program
 
 @dataclasses.dataclass(frozen=True)
 class MissRecord:
-    """A rule that looked at a node and did not fire: where and why."""
+    """A rule that looked at a node and did not fire.
+
+    Attributes:
+        pass_name: The pass.
+        rule: The rule.
+        node: The name of the node; "" for the whole program.
+        where: The module path of the node.
+        reason: Why the rule did not fire.
+    """
 
     pass_name: str
     rule: str
@@ -20,10 +28,11 @@ class MissRecord:
 
 @dataclasses.dataclass(frozen=True)
 class PassRecord:
-    """What one pass did.
+    """The record of one pass.
 
     Attributes:
         text: The pass with its options.
+        exactness: The declared class, as a value of `Exactness`.
         fired: Rewrites made.
         misses: Rules that did not fire, with reasons.
         operators: Operators before and after.
@@ -44,7 +53,13 @@ class PassRecord:
 
 @dataclasses.dataclass(frozen=True)
 class PipelineResult:
-    """The program a pipeline made, what each pass did, and every rewrite that asked for leave."""
+    """The result of a pipeline run.
+
+    Attributes:
+        program: The new program.
+        records: One for each pass, in order.
+        rewrites: All rewrites that asked the gate, with its decisions.
+    """
 
     program: Program
     records: tuple[PassRecord, ...]

@@ -46,7 +46,7 @@ def find(name: str) -> type[Pass]:
 
 
 def establishing(name: str) -> str:
-    """Which registered passes establish a property, as a hint."""
+    """The registered passes that establish a property, as a clause of a message."""
     found = sorted(cls.spec.name for cls in _PASSES.values() if name in cls.spec.establishes)
     return f"which {' or '.join(found)} establishes; add it before" if found else "which no registered pass establishes"
 

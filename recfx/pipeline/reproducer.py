@@ -1,4 +1,4 @@
-"""The reproducer folder: all it takes to run a failing pass again on the program it failed on."""
+"""The reproducer folder: the files that are needed to run a failing pass again on its program."""
 
 from __future__ import annotations
 
@@ -48,14 +48,17 @@ def write_reproducer(
     folder: Path | None,
     resources: Mapping[str, Any] | None = None,
 ) -> Path:
-    """Writes the program, its example inputs, the passes and what they need, the error, versions and `run.py`.
+    """Writes the program, its example inputs, the passes, their resources, the error, versions and `run.py`.
 
     Args:
         program: The program before the failing pass.
         passes: The failing pass.
-        error: What it raised.
-        folder: Where to; a new temporary folder by default.
-        resources: What the passes were given in addition to the program.
+        error: The exception that it raised.
+        folder: The folder to write to; a new temporary folder by default.
+        resources: Name in `PassSpec.needs` -> the data that the passes had.
+
+    Returns:
+        The folder.
     """
     if folder is None:
         folder = Path(tempfile.mkdtemp(prefix="recfx-reproducer-"))
@@ -83,19 +86,28 @@ def write_reproducer(
 
 
 def read_resources(folder: Path) -> dict[str, Any]:
-    """The resources that the passes of a reproducer folder were given. Loads pickles, as `run.py` runs code: open your own folders.
+    """The resources of the passes of a reproducer folder. They are pickles, which run code when loaded: read only trusted folders.
 
     Raises:
-        ArtifactError: They could not be saved.
+        ArtifactError: The resources were not saved.
     """
     if not (folder / _RESOURCES).is_file():
-        raise ArtifactError("what the pass needs was not saved: it cannot be pickled", where=str(folder))
+        raise ArtifactError(
+            "the resources of the pass were not saved: they cannot be pickled",
+            where=str(folder),
+            hint="pass them to Pipeline.run as resources=",
+        )
     resources: dict[str, Any] = torch.load(folder / _RESOURCES, weights_only=False)
     return resources
 
 
 def find_pass(module: str, name: str, **options: Any) -> Pass:
-    """A user's pass: the object of that name if it is a pass, as `@recfx.rewrite` makes them, otherwise made of the class.
+    """A pass by its module and name: the object of that name if it is a pass (of `@recfx.rewrite`), otherwise an instance of that class.
+
+    Args:
+        module: The module that defines the pass.
+        name: The qualified name in the module.
+        **options: The options of the class.
 
     Raises:
         ArtifactError: The pass cannot be imported: it is defined in a function or in a script.
@@ -115,15 +127,19 @@ def read_reproducer(folder: Path) -> Program:
     """The program and example inputs of a reproducer folder.
 
     Raises:
-        ArtifactError: The folder holds none, or is of another format.
+        ArtifactError: The folder holds no program, or the program has another format.
     """
     from safetensors.torch import load_file
 
     if not (folder / "program.json").is_file():
-        raise ArtifactError("this folder holds no program", where=str(folder))
+        raise ArtifactError(
+            "this folder holds no program",
+            where=str(folder),
+            hint="give a folder that a failed pass wrote; if it holds program-not-saved.txt, that file has the reason",
+        )
     document = strict_json.parse((folder / "program.json").read_bytes(), str(folder / "program.json"))
     inputs = load_file(folder / "inputs.safetensors")
-    # A reproducer is the reader's own, as its `run.py` is: every operator that it names may run.
+    # A reader who runs `run.py` trusts the folder: every operator that the program names may run.
     called = [node.get("target", "") for node in document["nodes"]]
     own = {f"{name[0]}::{name[1]}" for t in called if len(name := t.removeprefix("op:").split(".")) == 3}
     program = from_json(document, load_file(folder / "state.safetensors"), operators=own)
@@ -144,7 +160,7 @@ def _write_program(program: Program, folder: Path) -> None:
 
 
 def _run_script(passes: Sequence[Pass]) -> str:
-    """Built-in passes are named by text, a user's own by where they are defined."""
+    """The source of `run.py`. It names built-in passes by their text, other passes by module and name."""
     imports, items = "", []
     for item in passes:
         cls = type(item)
@@ -158,7 +174,7 @@ def _run_script(passes: Sequence[Pass]) -> str:
 
 
 def _as_code(value: Any) -> str:
-    """A value as Python source, numbers without a literal included."""
+    """A value as Python source, infinities and NaN included."""
     if isinstance(value, float) and not math.isfinite(value):
         return f"float({str(value)!r})"
     return repr(value)

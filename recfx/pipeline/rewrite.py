@@ -1,4 +1,4 @@
-"""`@recfx.rewrite`: a pass from a plain function over one node."""
+"""`@recfx.rewrite`: makes a pass from a function of one node."""
 
 from __future__ import annotations
 
@@ -22,17 +22,20 @@ Rule = Callable[[fx.Node, PassContext], "fx.Node | Miss | None"]
 def rewrite(
     *targets: Any, name: str | None = None, exactness: Exactness = Exactness.EXACT, **spec: Any
 ) -> Callable[[Rule], Pass]:
-    """Makes a pass of a function that looks at one operator and gives what shall stand in its place.
+    """Makes a pass from a function that looks at one operator and returns its replacement.
 
-    The function gets the node and the context. It returns the node to use instead (an existing one, or one inserted with `ctx.call`,
-    which inserts before the node), or `Miss("why not")`, or None when the node is of no interest. What it inserted is taken back when the
-    gate refuses the rewrite or when it returns a `Miss` after all.
+    The function gets the node and the context. It returns the node to use instead (an existing node, or a node inserted with `ctx.call`,
+    which inserts before the operator), or `Miss("reason")`, or None if the rule does not apply. Nodes that it inserted are erased if the
+    gate refuses the rewrite or the function returns `Miss` or None.
 
     Args:
         *targets: The operators to look at, such as `torch.ops.aten.relu.default`.
-        name: The pass's name; by default the function's, with dashes.
-        exactness: What the rewrite may do to the numbers.
+        name: The name of the pass; by default that of the function, with dashes.
+        exactness: How much the rewrite may change the numbers.
         **spec: Further fields of `PassSpec`.
+
+    Returns:
+        A decorator that returns the pass.
 
     Example:
         >>> @recfx.rewrite(torch.ops.aten.relu.default)
@@ -100,7 +103,7 @@ def apply_rule(rule: Rule, node: fx.Node, ctx: PassContext, name: str) -> bool:
 
 
 def _result(rule: Rule, node: fx.Node, ctx: PassContext) -> fx.Node | Miss | None:
-    """What the rule says of a node; a miss when it needs a size that data decides, or raises and the context is lenient."""
+    """The result of a rule at a node; a miss if the rule compares a data-dependent size, or raises in a lenient context."""
     try:
         return rule(node, ctx)
     except Exception as error:
@@ -128,15 +131,15 @@ def _take_back(graph: fx.Graph, anchor: fx.Node, node: fx.Node) -> None:
 
 
 def apply_rules(rules: Sequence[tuple[str, tuple[Any, ...], Rule]], ctx: PassContext) -> None:
-    """Applies several rules, each `(name, targets, rule)`, until none fires; the body of most passes of many small rules.
+    """Applies several rules, each `(name, targets, rule)`, until none fires; most passes with many small rules consist of this call.
 
     Raises:
-        PassError: They fire for ever, or a rule returned something that is neither a node, nor a Miss, nor None.
+        PassError: A rule still fires after the limit of sweeps, or returned something that is neither a node, nor a Miss, nor None.
     """
     earlier = len(ctx.misses)
     for _ in range(_MAX_SWEEPS):
         fired = False
-        del ctx.misses[earlier:]  # what missed in the last sweep is what missed
+        del ctx.misses[earlier:]  # only the misses of the last sweep count
         for name, targets, rule in rules:
             for node in ctx.nodes(*targets):
                 if node.users and apply_rule(rule, node, ctx, name):
@@ -146,5 +149,5 @@ def apply_rules(rules: Sequence[tuple[str, tuple[Any, ...], Rule]], ctx: PassCon
             return
     raise PassError(
         f"{ctx.spec.name} still fires after {_MAX_SWEEPS} sweeps over the graph",
-        hint="a rewrite must make progress: its result must not match the rule again for ever",
+        hint="make sure that the result of a rewrite does not match the rule again",
     )

@@ -23,16 +23,19 @@ class PassSpec:
         summary: One sentence.
         exactness: EXACT keeps every bit, REASSOC reorders sums, APPROX changes the function.
         requires: Properties the program must have.
-        prefers: Properties without which the pass runs but finds less; a miss tells which are not there.
-        avoids: Properties with which the pass runs but finds less, likewise.
+        prefers: Properties without which the pass finds fewer rewrites. A miss names each of them that the program lacks.
+        avoids: Properties with which the pass finds fewer rewrites. A miss names each of them that the program has.
         forbids: Properties the program must not have.
         establishes: Properties the program has afterwards.
         invalidates: Properties the program may lose.
         preserves: Names of analyses that stay valid although the pass rewrites.
-        needs: What it needs in addition to the program: "examples", "calibration", "catalogue", "labels", "fine-tuning".
+        needs: Data it needs in addition to the program: "examples", "calibration", "catalogue", "labels", "fine-tuning".
         changes_state: Whether it changes, adds or removes parameters.
-        idempotent: Whether running it twice is the same as once.
-        mandatory: Whether it runs whole even when a bisection holds other rewrites back.
+        idempotent: Whether a second run changes nothing.
+        mandatory: Whether a bisection must allow all its rewrites.
+
+    Raises:
+        PipelineError: The name is not in kebab-case, or `needs` holds an unknown name.
     """
 
     name: str
@@ -61,7 +64,7 @@ class PassSpec:
             raise PipelineError(f"unknown needs {sorted(unknown)}", where=self.name, hint=f"known: {sorted(NEEDS)}")
 
 
-#: Why a rule or a pass does nothing where it would have to compare a size that only the inputs' values tell.
+#: The reason of a miss where a rule or a pass would compare a data-dependent size.
 DATA_DEPENDENT = "a size depends on the inputs' values"
 
 
@@ -71,7 +74,7 @@ class Miss:
 
     Attributes:
         reason: In words, for `recfx.explain`.
-        node: The node that stood in the way; None for the one looked at.
+        node: The node that prevents the rewrite; None for the node that the rule looked at.
     """
 
     reason: str

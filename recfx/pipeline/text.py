@@ -15,7 +15,7 @@ def parse_pipeline(text: str) -> list[Pass]:
     """The passes a text names, with their options.
 
     Raises:
-        PipelineError: Unbalanced braces, an unknown pass or option, or an option value that does not fit. All are listed.
+        PipelineError: Unbalanced braces, an unknown pass or option, or an option value that does not fit. The message lists all faults.
     """
     passes: list[Pass] = []
     problems: list[str] = []
@@ -49,7 +49,7 @@ def _split(text: str) -> list[str]:
         elif character in "}])":
             depth -= 1
             if depth < 0:
-                raise PipelineError(f"a {character!r} too many", where=f"pipeline {text!r}, character {position}")
+                raise PipelineError(f"unmatched {character!r}", where=f"pipeline {text!r}, character {position}")
         elif character == "," and depth == 0:
             pieces.append(text[start:position])
             start = position + 1
@@ -91,7 +91,7 @@ def _parse_pass(piece: str) -> Pass:
 
 
 class _Named(ast.NodeTransformer):
-    """Puts values in place of the names that stand for them, also inside lists."""
+    """Replaces the names of `NAMED_VALUES` by their values, also inside lists."""
 
     def visit_Name(self, node: ast.Name) -> ast.expr:
         return ast.Constant(NAMED_VALUES[node.id]) if node.id in NAMED_VALUES else node

@@ -8,14 +8,17 @@ from recfx.errors import PipelineError
 from recfx.pipeline.base import Pass
 from recfx.pipeline.registry import registered
 
+#: Name in `PassSpec.needs` -> how a user of `optimize` gives the data; other data are resources of `Pipeline.run`.
+_SOURCES = {"catalogue": "pass constant_inputs= and catalogue=True to optimize"}
+
 
 def violations(passes: Sequence[Pass], properties: Collection[str], resources: Collection[str] = ()) -> list[str]:
-    """What is wrong with running these passes, in this order, on a program with these properties.
+    """The reasons why these passes cannot run in this order; empty if they can.
 
     Args:
         passes: The passes, in order.
-        properties: What is established before the first one.
-        resources: Which of `PassSpec.needs` are at hand.
+        properties: The properties of the program before the first pass.
+        resources: The names in `PassSpec.needs` whose data are available.
     """
     found: list[str] = []
     held = set(properties)
@@ -26,10 +29,11 @@ def violations(passes: Sequence[Pass], properties: Collection[str], resources: C
             found.append(f"{place} requires {missing!r}, {_who_establishes(missing, passes, index)}")
         for present in sorted(spec.forbids & held):
             found.append(
-                f"{place} must not run once the program is {present!r}; move it before {_establisher(present, passes, index)}"
+                f"{place} must not run once the program is {present!r}; {_before_establisher(present, passes, index)}"
             )
         for need in sorted(spec.needs - set(resources)):
-            found.append(f"{place} needs {need}; pass {need.replace('-', '_')}= to optimize")
+            advice = _SOURCES.get(need, f"pass resources={{{need!r}: ...}} to Pipeline.run")
+            found.append(f"{place} needs {need}; {advice}")
         if spec.idempotent and index and passes[index - 1] == item:
             found.append(f"{place} stands twice in a row; the second does nothing")
         held = (held - spec.invalidates) | spec.establishes
@@ -43,20 +47,22 @@ def require_valid(passes: Sequence[Pass], properties: Collection[str], resources
         raise PipelineError(
             f"the pipeline cannot run as written: {len(found)} violation(s)\n" + "\n".join(f"  - {v}" for v in found),
             where=",".join(map(str, passes)),
-            hint="the order you write is the order that runs; change it",
+            hint="passes run in the order in which you write them; change the order",
         )
 
 
-def _establisher(name: str, passes: Sequence[Pass], index: int) -> str:
-    """What made the program so before a position."""
+def _before_establisher(name: str, passes: Sequence[Pass], index: int) -> str:
+    """The advice for a pass that forbids a property which the program has at a position."""
     earlier = [(i, p.spec.name) for i, p in enumerate(passes[:index]) if name in p.spec.establishes]
-    return f"{earlier[0][1]} (number {earlier[0][0] + 1})" if earlier else "what makes it so"
+    if earlier:
+        return f"move it before {earlier[0][1]} (number {earlier[0][0] + 1})"
+    return "the given program has this property: run the pass on an earlier program"
 
 
 def _who_establishes(name: str, passes: Sequence[Pass], index: int) -> str:
     later = [p.spec.name for p in passes[index + 1 :] if name in p.spec.establishes]
     if later:
-        return f"which only {later[0]} establishes, and that stands after it"
+        return f"which only {later[0]} establishes, later in the pipeline; move {later[0]} before it"
     earlier = [p.spec.name for p in passes[:index] if name in p.spec.establishes]
     if earlier:
         return f"which {earlier[-1]} established but a pass in between invalidated"

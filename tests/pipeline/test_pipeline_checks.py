@@ -169,7 +169,10 @@ def test_lenient_runs_leave_out_what_fails(tmp_path: Path) -> None:
     assert miss.reason == "pass raises (number 1) failed: ValueError: odd"
     assert second.fired == 1
     assert targets(result.program) == [RELU, NEG]
-    assert result.program.notices == ("earlier", f"{miss.reason}; it was left out, and a reproducer is in {tmp_path}")
+    assert result.program.notices == (
+        "earlier",
+        f"{miss.reason}; the pass was left out, and a reproducer is in {tmp_path}",
+    )
     assert program.notices == ("earlier",)
     assert (tmp_path / "run.py").is_file()
 

@@ -57,9 +57,14 @@ def test_descriptions_are_frozen() -> None:
     [
         ("", True, True, "rewrite 3: p / r at n"),
         ("head", True, True, "rewrite 3: p / r at n in module 'head'"),
-        ("", False, True, "rewrite 3: p / r at n (it takes earlier rewrites to show)"),
+        ("", False, True, "rewrite 3: p / r at n (earlier rewrites are needed as well)"),
         ("", True, False, "rewrite 3: p / r at n (later rewrites are bad as well)"),
-        ("", False, False, "rewrite 3: p / r at n (it takes earlier rewrites to show; later rewrites are bad as well)"),
+        (
+            "",
+            False,
+            False,
+            "rewrite 3: p / r at n (earlier rewrites are needed as well; later rewrites are bad as well)",
+        ),
     ],
 )
 def test_a_culprit_is_described(where: str, alone: bool, needed: bool, text: str) -> None:

@@ -81,7 +81,7 @@ BAD_TEXTS = {
     "takes-anything{number}": "has no value",
     "takes-anything{colour=1}": "has no option colour",
     "takes-anything{number=1": "not closed",
-    "takes-anything}": "too many",
+    "takes-anything}": "unmatched",
     "takes-anything{thing='a}": "not closed",
     "canonicalize,,canonicalize": "empty name",
     "takes-anything{thing=1+}": "is not a value",
@@ -146,7 +146,7 @@ def test_order_is_law_and_every_violation_is_listed() -> None:
     assert violations([clean, fuse, quantise], {"functional"}) == []
     found = violations([fuse, clean, quantise, hoist, tune, fuse, clean, clean], {"functional"})
     assert len(found) == 5
-    assert "which only clean establishes, and that stands after it" in found[0]
+    assert "which only clean establishes, later in the pipeline; move clean before it" in found[0]
     assert "hoist (number 4) must not run once the program is 'quantised'" in found[1]
     assert "tune (number 5) needs calibration" in found[2]
     assert "fuse (number 6) requires 'canonical', which only clean establishes" in found[3] or "invalidated" in found[3]
@@ -237,9 +237,9 @@ def test_values_of_options(text: str, value: Any) -> None:
 @pytest.mark.parametrize(
     ("text", "message"),
     [
-        ("a]", "a ']' too many"),
+        ("a]", "unmatched ']'"),
         ("takes-anything{thing=(1}", "not closed"),
-        ("takes-anything{thing=1}}", "a '}' too many\n.*character 23"),
+        ("takes-anything{thing=1}}", "unmatched '}'\n.*character 23"),
         (",", "empty name"),
         ("canonicalize,", "empty name"),
         ("takes-anything{number=1,}", "empty name"),
@@ -263,13 +263,24 @@ def test_every_violation_says_what_would_mend_it() -> None:
     assert violations([wants], held) == ["wants (number 1) requires 'a', which no pass in the pipeline establishes"]
     assert violations([wants], {*held, "a"}) == []
     assert violations([wants, makes, again], held) == [
-        "wants (number 1) requires 'a', which only makes establishes, and that stands after it"
+        "wants (number 1) requires 'a', which only makes establishes, later in the pipeline; move makes before it"
     ]
     assert violations([makes, again, loses, wants], held) == [
         "wants (number 4) requires 'a', which again established but a pass in between invalidated"
     ]
     assert violations([makes, loses, makes, wants], held) == []
-    assert violations([tune], held, ["labels"]) == ["tune (number 1) needs fine-tuning; pass fine_tuning= to optimize"]
+    assert violations([tune], held, ["labels"]) == [
+        "tune (number 1) needs fine-tuning; pass resources={'fine-tuning': ...} to Pipeline.run"
+    ]
+    towers = make("towers", needs=frozenset({"catalogue"}))
+    assert violations([towers], held) == [
+        "towers (number 1) needs catalogue; pass constant_inputs= and catalogue=True to optimize"
+    ]
+    early = make("early", forbids=frozenset({"a"}))
+    assert violations([early], {*held, "a"}) == [
+        "early (number 1) must not run once the program is 'a'; "
+        "the given program has this property: run the pass on an earlier program"
+    ]
     assert violations([makes, makes], held) == ["makes (number 2) stands twice in a row; the second does nothing"]
     assert violations([makes, again, makes], held) == []
     with pytest.raises(recfx.PipelineError) as caught:
