@@ -1,1 +1,1 @@
-"""The native library: how it is found and called, its structures, and its C++ sources."""
+"""The native library: its C++ sources, its structures, and the functions that find and call it."""

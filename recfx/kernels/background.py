@@ -4,5 +4,5 @@ from __future__ import annotations
 
 import threading
 
-#: A measurement holds it all the time. Background work holds it for one short piece of work at a time.
+#: A measurement holds it all the time. Background work takes it for one short piece of work at a time.
 BACKGROUND = threading.RLock()

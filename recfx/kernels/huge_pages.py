@@ -30,11 +30,11 @@ _SWITCH = Path("/sys/kernel/mm/transparent_hugepage/enabled")
 
 
 def unavailable() -> str | None:
-    """None if tables can be moved to large pages on this system, otherwise the reason why not."""
+    """Why tables cannot be moved to large pages on this system; None if they can."""
     if os.environ.get("RECFX_HUGE_PAGES") == "0":
         return "switched off by RECFX_HUGE_PAGES=0"
     if sys.platform != "linux" or _madvise() is None:
-        return "only Linux has them on request"
+        return "only Linux moves memory to large pages on request"
     if not _SWITCH.is_file() or "[never]" in _SWITCH.read_text():
         return f"switched off in {_SWITCH}"
     return None
@@ -66,9 +66,8 @@ def move_tables(tables: Sequence[torch.Tensor]) -> threading.Thread | None:
 
 
 def _move(tables: Sequence[torch.Tensor]) -> None:
-    os.setpriority(
-        os.PRIO_PROCESS, threading.get_native_id(), 19
-    )  # of this thread only: calls of the model have priority
+    # Lowers the priority of this thread only, so that calls of the model go first.
+    os.setpriority(os.PRIO_PROCESS, threading.get_native_id(), 19)
     for table in tables:
         begin = -(-table.data_ptr() // _PAGE) * _PAGE
         end = (table.data_ptr() + table.numel() * table.element_size()) // _PAGE * _PAGE

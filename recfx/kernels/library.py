@@ -107,7 +107,7 @@ def _load() -> Library | str:
 
 
 def missing() -> str | None:
-    """None if the kernels can run here, otherwise the reason and the next step."""
+    """Why the kernels cannot run here, with the next step; None if they can."""
     held = _load()
     return held if isinstance(held, str) else None
 

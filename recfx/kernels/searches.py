@@ -19,7 +19,7 @@ from recfx.kernels.search_structs import Queries, Rescore, Search
 #: Items of one block.
 BLOCK = int(Size.SEARCH_BLOCK)
 
-#: The form that queries are rounded to.
+#: Form of rounded queries -> its number in the kernels.
 _ROUNDED_TO = {"numbers": RoundTo.NUMBERS, "signs": RoundTo.SIGNS, "bits": RoundTo.BITS, "codes": RoundTo.CODES}
 
 #: Dtypes of the rows of a rescoring.
@@ -27,7 +27,7 @@ _ROW_DTYPES = {torch.float32: Dtype.F32, torch.float16: Dtype.F16, torch.uint8: 
 _OTHER_SOURCES, _REBUILD = "the native kernels were built from other sources", "build and install recfx again"
 
 
-# Not frozen: one is made for every query, and a frozen class takes longer to set its fields.
+# Not frozen: every query makes an object, and a frozen class takes longer to set its fields.
 @dataclass(slots=True)
 class Rounding:
     """Queries to be rounded. Their score is gain * value + offset, with gain = unit * step and offset = constant + unit * lower * sum.
@@ -35,10 +35,11 @@ class Rounding:
     Attributes:
         values: float32 [Q, dim], or uint8 of 0 and 1 for `codes`; contiguous.
         to: The form after rounding. `numbers`: from -127 to 127, in units of max |q| / 127, or 1 for rows of zeros. `signs`: a bit is set
-            where a value is above zero; the unit is mean |q|. `bits`: the same bits with unit 1. `codes`: the same from codes.
-        step: See above.
-        lower: See above.
-        constant: See above.
+            where a value is above zero; the unit is mean |q|. `bits`: the same bits with unit 1. `codes`: the same bits
+            from codes 0 and 1.
+        step: The factor of the unit in the gain.
+        lower: The factor of unit * sum in the offset.
+        constant: The part of the offset that does not depend on the query.
     """
 
     values: Tensor
@@ -52,7 +53,7 @@ class Rounding:
         return len(self.values)
 
     def unfit(self, row: int) -> InputError:
-        """The error for a row that cannot be rounded."""
+        """Returns the error for a row that cannot be rounded."""
         return InputError(f"row {row} of queries holds codes above 1") if self.to == "codes" else unfit(row, "queries")
 
 
@@ -156,7 +157,7 @@ def round_queries(asked: Rounding, width: int) -> Rounded:
 
 
 def scan(search: Scan, level: str | None = None, threads: int | None = None) -> tuple[Tensor, Tensor]:
-    """Finds the k best items of every query; of equal ones those of lower id.
+    """Finds the k best items of every query. Among items of equal value, those of lower id come first.
 
     Args:
         search: The arguments of the search.
@@ -175,7 +176,7 @@ def scan(search: Scan, level: str | None = None, threads: int | None = None) -> 
 
 
 def shortlist(search: Scan, level: str | None = None, threads: int | None = None) -> Tensor:
-    """The ids that `scan` finds, in any order."""
+    """Returns the ids that `scan` finds, in any order."""
     return _scan(search, None, level, threads)
 
 

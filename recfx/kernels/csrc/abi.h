@@ -56,7 +56,7 @@ struct RecfxFeature {
     int32_t weights;
     int32_t pooling;  // a RecfxPooling
     int64_t ids_offset, ids_stride;          // element of the first id; elements from one id of a bag to the next
-    int64_t weights_offset, weights_stride;  // the same of the weights
+    int64_t weights_offset, weights_stride;  // the same for the weights
     int64_t length;                          // -1: jagged
     int64_t segment, segments, last;
     int64_t padding, base;
@@ -64,7 +64,7 @@ struct RecfxFeature {
 };
 
 struct RecfxError {
-    int64_t code;  // 0 none, or a RecfxErrorCode
+    int64_t code;  // 0: no error; otherwise a RecfxErrorCode
     int64_t step, feature, row;
     union {
         int64_t id;        // RECFX_BAD_ID

@@ -13,7 +13,7 @@ struct Activation {
     const float *slope, *gate_scale, *gate_shift;  // one per column, padded to whole vectors
 };
 
-// The activation of a step whose arguments have the names of Int, Float and Pointer.
+// The activation of a step. Int, Float and Pointer are the enumerations that name the step's arguments.
 template <class Int, class Float, class Pointer>
 inline Activation activation_of(const RecfxStep& step) {
     return {step.ints[Int::activation], float(step.floats[Float::activation_number]), static_cast<const float*>(step.pointers[Pointer::slope]),
@@ -23,7 +23,7 @@ inline Activation activation_of(const RecfxStep& step) {
 // From `low` where the gate is 0 to `high` where it is 1.
 inline vf between(vf low, vf high, vf gate) { return gate * high + (1.0f - gate) * low; }
 
-// `of` returns the number of a column, or a vector of such numbers, from one of the pointers.
+// `of(pointer)` reads the parameter of a column, or a vector of such parameters.
 template <int64_t Kind, class Of>
 inline vf activate_as(vf y, const Activation& a, Of of) {
     if constexpr (Kind == ACT_RELU) return y < 0.0f ? splat(0.0f) : y;

@@ -47,7 +47,7 @@ inline void product(Matrix a, const float* b, int64_t b_row, int64_t m, int64_t 
     }
 }
 
-// from [n, k], rows `from_row` apart and contiguous columns, transposed to [k, n]. The last tiles overlap their neighbours.
+// Transposes `from` [n, k], with rows `from_row` apart and contiguous columns, to [k, n]. The last tiles overlap their neighbours.
 inline void transpose(const float* from, int64_t from_row, int64_t k, int64_t n, float* to) {
     for (int64_t j = 0; j < n; j += W) {
         const int64_t first = j + W <= n ? j : n - W;

@@ -27,7 +27,8 @@ __attribute__((always_inline)) inline void ask_for_row(const float* row, int64_t
     for (int64_t b = 0; b < bytes; b += 64) __builtin_prefetch(reinterpret_cast<const char*>(row) + b);
 }
 
-// Turns x_m = u . (p - n_m), M of them, into slopes; returns the loss. One loss each: the sum of softplus(-x_m) with slopes -sigmoid(-x_m).
+// Replaces the M values x_m = u . (p - n_m) by slopes and returns the loss. One loss for each value: the sum of softplus(-x_m), with slopes
+// -sigmoid(-x_m).
 inline double each(float* x, int64_t count, double share) {
     double loss = 0;
     for (int64_t m = 0; m < count; ++m) {
@@ -38,7 +39,7 @@ inline double each(float* x, int64_t count, double share) {
     return loss;
 }
 
-// Jointly: log(1 + sum of exp(-x_m)), the negative logarithm of the positive's softmax among them.
+// The same for one joint loss: log(1 + sum of exp(-x_m)), the negative logarithm of the positive's softmax over all items.
 inline double jointly(float* x, int64_t count, double share) {
     double highest = 0;
     for (int64_t m = 0; m < count; ++m) highest = -double(x[m]) > highest ? -double(x[m]) : highest;
@@ -48,10 +49,11 @@ inline double jointly(float* x, int64_t count, double share) {
     return highest + __builtin_log(total);
 }
 
-// Samples whose rows are prefetched: few where a sample has many rows, so that they fit into the first-level cache.
+// How many samples ahead rows are prefetched: few if a sample has many rows, so that they fit into the first-level cache.
 inline int64_t samples_ahead(const Bpr& p) { return p.negative_count >= 8 ? 1 : 8 / p.negative_count; }
 
-// Slopes (of the mean loss, by x), losses and shares of the users' gradients of samples [begin, end).
+// For samples [begin, end): the slopes (the derivatives of the mean loss with respect to x), the losses, and the shares of the users'
+// gradients.
 void bpr_slopes(const Bpr& p, int64_t begin, int64_t end) {
     const double share = 1.0 / (double(p.batch) * (p.joint ? 1.0 : double(p.negative_count)));
     const int64_t ahead = samples_ahead(p);

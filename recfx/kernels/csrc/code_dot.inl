@@ -41,7 +41,7 @@ inline __attribute__((always_inline)) void count_bits(const CodeTable& t, const 
         for (int64_t p = 0; p < t.query_bits; ++p) {
             int64_t common = 0;
             for (int64_t w = 0; w < words; ++w) common += __builtin_popcountll(word_at(row, w) & word_at(planes + p * t.width, w));
-            sum += p + 1 == t.query_bits ? -(common << p) : common << p;  // the last plane is the sign's
+            sum += p + 1 == t.query_bits ? -(common << p) : common << p;  // the last plane holds the signs
         }
         dots[i] = int32_t(sum);
     }
@@ -81,7 +81,7 @@ inline void count(const CodeTable& t, const CodeQuery& query, const char* planes
     count_plain<PICKED>(t, query, planes, ids, first, n, dots);
 }
 
-// Two bits a code and more: a row's bytes, shifted and masked, times the query's bytes.
+// Two or more bits a code: a row's bytes, shifted and masked, times the query's bytes.
 #if RECFX_HAS_VNNI
 template <int BITS>
 inline __m128i dot_lanes(const char* row, const int8_t* z, int64_t width) {

@@ -21,7 +21,7 @@ struct CodeTable {
     int64_t query_bytes() const { return bits == 1 ? planes() * width : 8 / bits * width; }  // its planes or its columns
 };
 
-// Rounds a query to z; columns that codes are padded with are zero. NaN and infinities make the scale NaN.
+// Rounds a query to z; padding columns are zero. NaN and infinities make the scale NaN.
 inline CodeQuery round_query(const float* q, const CodeTable& t, int8_t* z) {
     __builtin_memset(z, 0, size_t(8 / t.bits * t.width));
     double magnitudes = 0;
@@ -52,7 +52,7 @@ inline CodeQuery round_query(const float* q, const CodeTable& t, int8_t* z) {
     return {span / most, float(total), 0};
 }
 
-// Bit p of every z, as a plane in the layout of the codes. The only plane of signs has the positive ones.
+// Bit p of every z, as a plane in the layout of the codes. A query of signs has one plane, which marks the positive numbers.
 inline void planes_of(const int8_t* z, const CodeTable& t, char* planes) {
     __builtin_memset(planes, 0, size_t(t.planes() * t.width));
     for (int64_t p = 0; p < t.planes(); ++p) {

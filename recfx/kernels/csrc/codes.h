@@ -3,7 +3,7 @@
 #include <cstdint>
 
 // The digest of the table.
-constexpr int64_t RECFX_CODES = 0x797C5BEF33EFE8;
+constexpr int64_t RECFX_CODES = 0xFEE875A6FE4A36;
 
 enum RecfxSize : int32_t {
     RECFX_RANK = 4,

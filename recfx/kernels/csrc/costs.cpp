@@ -3,8 +3,8 @@
 namespace recfx {
 namespace {
 
-// Rounded from measurements on one thread of an AMD EPYC of family 25, model 17 (Zen 4), at the level avx512_bf16, in November 2026. They have to
-// tell microseconds of work from milliseconds, so that a factor of two on another processor does not matter.
+// Rounded from measurements on one thread of an AMD EPYC of family 25, model 17 (Zen 4), at the level avx512_bf16, in November 2026. They
+// only need to distinguish microseconds of work from milliseconds, so a factor of two on another processor does not matter.
 constexpr double OPERATIONS_PER_NS = 200;   // multiplications and additions of products: float32 109, bfloat16 217, int8 416
 constexpr double WEIGHT_BYTES_PER_NS = 50;  // weights of a product with one row: 49 of 256 KiB, 73 of 1 MiB, 88 of 4 MiB
 constexpr double TABLE_ROW_NS = 15;         // random rows of 256 bytes: 8 in a table of 5 MB, 12 in one of 256 MB on large pages

@@ -16,7 +16,7 @@ inline vd wide(double x) { return x - vd{}; }
 inline vd wide_magnitude(vd x) { return (vd)((vul)x & 0x7fffffffffffffffull); }
 inline vd with_sign(vd x, vd sign) { return (vd)(((vul)x & 0x7fffffffffffffffull) | ((vul)sign & 0x8000000000000000ull)); }
 
-// Each half of a vector, widened, through `f`.
+// Applies `f` to each half of a vector, widened to double precision.
 template <class F>
 inline vf in_doubles(vf x, F f) {
     vh half[2];
@@ -40,7 +40,7 @@ inline vd square_root(vd x) {
     return x;
 }
 
-constexpr double ROUNDER = 0x1.8p52;  // added, it leaves the nearest integer in the low bits
+constexpr double ROUNDER = 0x1.8p52;  // adding it leaves the nearest integer in the low bits
 
 // e^v = scale (1 + q). NaN passes through q. For |v| > 700 the result is outside float32, so `v` is clamped.
 inline void exponential_parts(vd v, vd& scale, vd& q, vl& whole) {
@@ -95,7 +95,7 @@ inline vd logarithm_of_normal(vd x) {
     return e * 6.93147180559945286227e-01 + (2.0 * s + 2.0 * s * z * p);
 }
 
-// log x of any number that a float32 becomes: -inf of zero, NaN below, infinity of infinity.
+// log x of any widened float32: -inf for zero, NaN below zero, infinity for infinity.
 inline vd wide_logarithm(vd x) {
     const vl normal = (x > 0.0) & (x < __builtin_inf());
     const vd found = logarithm_of_normal(normal ? x : wide(1.0));

@@ -49,7 +49,7 @@ inline vf some_of(const float* p, int64_t stride, int64_t i, int64_t left) {
     return load(lanes);
 }
 
-// One row of a sum, difference, product or quotient of two.
+// One row of a sum, difference, product or quotient of two operands.
 template <int64_t Op>
 inline void pair_row(const float* a, int64_t a_stride, const float* b, int64_t b_stride, int64_t n, float* to) {
     for (int64_t i = 0; i < n; i += W) {

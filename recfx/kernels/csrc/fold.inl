@@ -1,11 +1,11 @@
-// Along one axis, in any dtype: extremes and where they are, whether any or all elements are true, products, spread, running sums.
+// Along one axis, in any dtype: extremes and their positions, whether any or all elements are true, products, spread, running sums.
 #pragma once
 #include "kernels.h"
 
 namespace recfx {
 namespace {
 
-// The position of the first extreme; of the first NaN where there is one.
+// The position of the first extreme, or of the first NaN if there is one.
 template <class T, bool Largest>
 inline int64_t extreme(const T* p, int64_t stride, int64_t n) {
     int64_t best = 0;

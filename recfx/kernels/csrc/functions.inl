@@ -213,7 +213,7 @@ inline vf tanh_(vf v) {
     return size < 0.625f ? near : far;
 }
 
-// Near zero an odd polynomial, minimax on [-0.9, 0.9], elsewhere one less a tail, which from 4 on is below the last bit: e^-v^2 times
+// Near zero an odd polynomial, minimax on [-0.9, 0.9], elsewhere one minus a tail, which from 4 on is below the last bit: e^-v^2 times
 // 2 B / (sqrt(pi) v B + A), within 3e-8 of the tail.
 inline vf error_function(vf v) {
     const vf s = v * v;

@@ -44,7 +44,7 @@ __attribute__((noinline)) vf gelu_of_low(vf v, vf elsewhere) {
     const vf low = v < end ? v * 0.0f : -tail_of<true>(-max(end, v), vf{});
     return v < -13.0f ? low : elsewhere;
 }
-// v times the normal distribution's lower tail; of a positive v, v less v times its upper tail. Infinities give NaN.
+// v times the normal distribution's lower tail; for a positive v, v minus v times its upper tail. Infinities give NaN.
 inline vf gelu(vf v) {
 #if RECFX_LANES == 16
     const vf tail = tail_of<true>(min(splat(15.0f), magnitude(v)), vf{});

@@ -149,8 +149,8 @@ inline void tile(const Operands& o, const Epilogue& e, int64_t chunk_row, int64_
 
 inline bool half(const Epilogue& e, int64_t panel) { return e.n - panel * PANEL <= W; }
 
-// A few rows do not fill the registers with sums; several panels at once hide their latency. Every other call goes backward: of weights a little
-// larger than the second-level cache, the part that was read last is still in the cache, and is read first.
+// A few rows do not fill the registers with sums; several panels at once hide their latency. Every other call goes backward: if the weights
+// are a little larger than the second-level cache, the part that the previous call read last is still in the cache and is read first.
 template <class D, int MR>
 inline void few_rows(const Operands& o, const Epilogue& e, int64_t p0, int64_t p1, bool backward) {
     constexpr int P = MR == 1 ? 4 : 2;
@@ -240,7 +240,7 @@ inline void gemm(const RecfxStep& step, const Context& context, const Range& ran
         if (panels >= total) split(panels, range.part, range.parts, p0, p1);
         else split(total, range.part, range.parts, m0, m1);
     }
-    // An int8 row has one scale, so it is converted at once.
+    // An int8 row has one scale, so the whole row is converted at once.
     const bool deep = !Integers && units > DEEP && m1 - m0 > TILE_ROWS;
     const int64_t slab = deep ? SLAB : units > 0 ? units : 1;
     // Rows a power of two apart would compete for the few lines of one cache set.

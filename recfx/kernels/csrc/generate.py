@@ -1,4 +1,4 @@
-"""Writes the files that recfx/kernels/codes.toml gives: `python recfx/kernels/csrc/generate.py`.
+"""Writes the files that are generated from recfx/kernels/codes.toml: `python recfx/kernels/csrc/generate.py`.
 
 The Python files (codes.py, slots.py) and the C++ headers (codes.h, slots.h) hold the same numbers and the digest of the table. The library
 reports its digest when it is loaded, so that a library built from another table is refused.
@@ -74,16 +74,16 @@ def _check(table: Table) -> None:
     for section in _ENUMS:
         members = table[section]
         if section != "size" and len(set(members.values())) < len(members):
-            raise ValueError(f"a number stands twice in [{section}]")
+            raise ValueError(f"two members have the same number in [{section}]")
     if sorted(table["kind"].values()) != list(range(len(table["kind"]))):
-        raise ValueError("the numbers of [kind] leave some out")
+        raise ValueError("the numbers of [kind] are not consecutive from 0")
     named = [kind for layout in table[_SLOTS].values() for kind in layout["kinds"]]
     if sorted(named) != sorted(table["kind"]):
         raise ValueError(f"[slots] names the kinds {sorted(named)} instead of {sorted(table['kind'])}")
     for layout, keys in table[_SLOTS].items():
         for key, names in keys.items():
             if len(set(names)) < len(names) or any(name.endswith(_MANY) for name in names[:-1]):
-                raise ValueError(f"a name stands twice, or behind a name of many, in [slots.{layout}] {key}")
+                raise ValueError(f"a name occurs twice, or follows a name in {_MANY!r}, in [slots.{layout}] {key}")
             if key in _ARRAYS and len(names) > table["size"][_ARRAYS[key][1]]:
                 raise ValueError(f"[slots.{layout}] {key} has more names than a step has")
 

@@ -6,7 +6,7 @@
 namespace recfx {
 namespace {
 
-// The same program format as the floating-point one; constants are whole numbers.
+// The program format is that of the floating-point programs; constants are whole numbers.
 struct IntegerRegister {
     static constexpr int64_t lanes = LANES;
     int64_t v[LANES];

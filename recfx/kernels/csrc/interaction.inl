@@ -12,7 +12,8 @@ constexpr int64_t DOT_ROWS = 14;
 constexpr int64_t DOT_ROWS = 6;
 #endif
 
-// MR rows of x, `stride` apart, against the first V vectors of columns of the turned features [d][width]: one row of `to` each.
+// Dot products of MR rows of x, `stride` apart, with the first V vectors of columns of the transposed features [d][width]. Each row of x
+// gives one row of `to`.
 template <int MR, int V>
 inline void dot_tile(const float* x, int64_t stride, const float* turned, int64_t width, int64_t d, float* to) {
     vf acc[MR][V] = {};
@@ -54,7 +55,7 @@ inline void dot_rows(const float* x, int64_t stride, int64_t rows, const float* 
     }
 }
 
-// All features turned: [d][width]. Columns beyond the last feature are arbitrary: their products are not read.
+// Transposes all features to [d][width]. Columns beyond the last feature are arbitrary: their products are not read.
 inline void turn_features(const float* x, int64_t stride, int64_t features, int64_t d, int64_t width, float* to) {
     for (int64_t f = 0; f < features; f += W)
         for (int64_t k = 0; k < d; k += W) {
@@ -84,7 +85,7 @@ void dot_step(const RecfxStep& step, const Context& context, const Range& range)
         out += prefix;
         turn_features(vectors, stride, features, d, width, turned);
         for (int64_t v = 0; v < width; v += 2 * W) {
-            // Of the lower triangle, rows before these columns need none of them, and the first of these rows only the first vector.
+            // In the lower triangle, rows before these columns need no product with them, and the next W rows need only the first vector.
             const int64_t first = upper ? 0 : v, last = upper ? (v + 2 * W < features ? v + 2 * W : features) : features;
             const int64_t middle = upper ? first : (v + W < features ? v + W : features);
             dot_rows<1>(vectors + first * stride, stride, middle - first, turned + v, width, d, dots + first * width + v);

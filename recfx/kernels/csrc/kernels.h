@@ -70,7 +70,7 @@ inline T* at(const Context& context, const RecfxView& view, int64_t row) {
     return reinterpret_cast<T*>(slot.base + element * size_of(slot.dtype));
 }
 
-// [begin, end) of part `part` when `count` items are split in `parts`.
+// The items [begin, end) of part `part` when `count` items are split into `parts` parts.
 inline void split(int64_t count, int64_t part, int64_t parts, int64_t& begin, int64_t& end) {
     begin = count * part / parts;
     end = count * (part + 1) / parts;
@@ -110,7 +110,7 @@ struct Bpr : RecfxBpr {
 };
 
 struct Steps {
-    StepFunction of_kind[RECFX_STEP_KINDS];  // by RecfxStepKind
+    StepFunction of_kind[RECFX_STEP_KINDS];  // indexed by RecfxStepKind
 };
 
 struct Level {

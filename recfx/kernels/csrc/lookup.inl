@@ -133,7 +133,7 @@ struct Share {
         if (last >= end - begin) split(last, range.part, range.parts, first, last);
         else split(range.end - range.begin, range.part, range.parts, begin, end), begin += range.begin, end += range.begin;
     }
-    // How many features are announced ahead, if all are like the first.
+    // How many features to prefetch ahead, assuming that all are like `f`.
     int64_t lead(const RecfxFeature& f) const {
         const int64_t each = (end - begin) * (f.length > 1 ? f.length : 1);
         return (2 * rows_ahead(f) + each - 1) / each;

@@ -53,7 +53,7 @@ PyCFunction fast_call() {
 }
 
 PyMethodDef methods[] = {
-    {"run", fast_call<run>(), METH_FASTCALL, "run(handle, batch, threads, *pointers): runs a plan; 0, or the code of an error."},
+    {"run", fast_call<run>(), METH_FASTCALL, "run(handle, batch, threads, *pointers): runs a plan; returns 0 or the code of an error."},
     {"run_counted", fast_call<run_counted>(), METH_FASTCALL, "run_counted(handle, batch, threads, *pointers, *counts): the same with counts of elements."},
     {nullptr, nullptr, 0, nullptr},
 };

@@ -44,7 +44,7 @@ struct Thread {
 thread_local Thread mine;
 thread_local RecfxError last_error;
 
-constexpr double TEAM_PAYS_NS = 50e3;  // shorter work is done before a team that must be woken, or waited for, has done its share
+constexpr double TEAM_PAYS_NS = 50e3;  // a team that must be woken or waited for does not finish shorter work sooner
 constexpr int64_t EARLY_ROWS = 8;      // up to this batch, the prefetched rows of lookups stay in the caches while products before them run
 constexpr int64_t FEW_ROWS = 24;  // up to this many rows a team shares every step; above, it shares the rows
 
@@ -77,8 +77,8 @@ struct Plan {
     int64_t temps(int64_t rows, std::vector<int64_t>* offsets, bool once) const;
 };
 
-// Where each temporary lies when `rows` rows are worked on; the total in bytes. Slots of the other kind (once or not) keep their offset. Temporaries of one group
-// are never alive together and share their memory.
+// Computes the offset of each temporary for blocks of `rows` rows; returns the total in bytes. Slots of the other kind (once or not) keep
+// their offset. Temporaries of one group are never alive together and share their memory.
 int64_t Plan::temps(int64_t rows, std::vector<int64_t>* offsets, bool once) const {
     int64_t total = 0;
     for (const Group& group : groups) {

@@ -16,7 +16,7 @@ inline void relax() {
 #if defined(__x86_64__)
     __builtin_ia32_pause();
 #elif defined(__aarch64__)
-    __asm__ volatile("isb");  // there is no builtin for a pause here, and `yield` does nothing on most processors
+    __asm__ volatile("isb");  // the compiler has no builtin for a pause on this processor, and most processors ignore `yield`
 #endif
 }
 

@@ -26,7 +26,8 @@ using Task = void (*)(void* state, int64_t member);
 
 // Does the work of one call: task(state, 0..members-1) at the same time, member 0 on the calling thread. Where there is no team, or a team is not
 // expected to be faster, the calling thread does it: as alone(state, 0), or if `alone` is null, as one share after the other. With `patience_ns` above
-// 0, members meet at barriers: the call waits that long for all of them, and then works alone. With 0, members may start at any time, or find no work.
+// 0, members meet at barriers: the call waits that long for all of them, and then works alone. With 0, members may start at any time, and
+// may find that no work remains.
 void run_team(int64_t members, Task task, Task alone, void* state, int64_t patience_ns);
 
 }  // namespace recfx

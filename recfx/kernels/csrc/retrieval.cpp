@@ -80,14 +80,14 @@ struct Call {
     std::vector<bool> guessed;
 
     // Guesses from a sample the value that an item must exceed. Without a guess, a long list fills with the first items, and is shortened many
-    // times before its last entry is a good one. The guess is low, so that a list rarely ends up with fewer than k items; `complete` tells. There is
-    // no guess where the sample has too few items.
+    // times before its last entry is a good one. The guess is low, so that a list rarely ends up with fewer than k items; `complete`
+    // returns false then. Small tables get no guess, because their sample has too few items.
     void guess() {
         const int64_t blocks = (search.items + BLOCK - 1) / BLOCK, runs = blocks / (SAMPLED * SAMPLE_RUN);
         const auto k = std::min(search.k, search.items);
         const double expected = double(k) * double(runs * SAMPLE_RUN) / double(blocks);
         const auto rank = int64_t(expected + 2.5 * std::sqrt(expected) + 8);
-        // The number of entries with a guess, against the number without one, when the limit of the list rises from its entries.
+        // The number of items that enter a list with a guess, and without one, when the limit of the list rises from its entries.
         const double entering = double(rank) * SAMPLED, rising = double(k) * (1 + std::log(double(search.items) / double(k)));
         if (runs < 16 || entering > rising / 2) return;
         start(0, rank);

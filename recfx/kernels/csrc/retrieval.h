@@ -69,7 +69,7 @@ struct RecfxRescore {
 
 #define RECFX_SEARCH_API __attribute__((visibility("default")))
 RECFX_SEARCH_API const char* recfx_search_levels();  // comma-separated, best first
-// Returns a RecfxSearchResult; below zero it is SEARCH_UNFIT_ROW less the first row of `values` that cannot be rounded.
+// Returns a RecfxSearchResult; below zero it is SEARCH_UNFIT_ROW minus the first row of `values` that cannot be rounded.
 RECFX_SEARCH_API int64_t recfx_search(const char* level, const RecfxSearch* search, int64_t threads);
 // Returns a RecfxRoundingResult, or the first row that holds NaN, infinities, numbers beyond 1e15, or codes above 1.
 RECFX_SEARCH_API int64_t recfx_round_queries(const RecfxQueries* work);

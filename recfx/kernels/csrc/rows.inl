@@ -147,7 +147,7 @@ void norm_step(const RecfxStep& step, const Context& context, const Range& range
                 squares = squares + d * d;
             }
             const float variance = sum_lanes(squares) / float(n);
-            // A variance that overflows float32 makes the row NaN: with its inverse root, zero, the row would be plausible numbers.
+            // A variance that overflows float32 makes the row NaN: with its inverse root, zero, the row would hold plausible numbers.
             const float inverse = variance <= __FLT_MAX__ ? 1.0f / __builtin_sqrtf(variance + float(step.floats[NormFloat::epsilon])) : __builtin_nanf("");
             for (int64_t i = 0; i < n; i += W) {
                 const int64_t left = n - i;

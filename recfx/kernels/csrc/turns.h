@@ -1,7 +1,8 @@
 // Turns of calls from many threads: no more calls run at once than there are cores.
 //
 // With more running threads than cores, the system divides the cores in slices of milliseconds, and a call of 100 us that is interrupted takes 50
-// times as long. When calls wait for their turn, first come, first served, the time of each follows from the number of calls per core.
+// times as long. When calls wait for their turn, first come, first served, the time of a call is proportional to the number of calls per
+// core.
 #pragma once
 #include <atomic>
 #include <condition_variable>
