@@ -142,7 +142,7 @@ def test_a_library_of_another_table_is_refused(monkeypatch: pytest.MonkeyPatch) 
 @pytest.mark.parametrize(
     ("change", "message"),
     [
-        (lambda text: text.replace("SUB = 1", "SUB = 0"), r"twice in \[op\]"),
+        (lambda text: text.replace("SUB = 1", "SUB = 0"), r"the same number in \[op\]"),
         (lambda text: text.replace("ROW_NUMBERS = 19", "ROW_NUMBERS = 20"), r"\[kind\] are not consecutive from 0"),
         (lambda text: text.replace("[fold]", "[folds]"), "sections"),
         (lambda text: text.replace('kinds = ["FM"]', "kinds = []"), r"\[slots\] names the kinds"),
