@@ -1,8 +1,8 @@
 """Row-wise functions of large matrices, a cache-sized block of rows at a time, forwards and backwards.
 
-A chain of a dozen elementwise operations on a matrix larger than the caches waits for memory, and for the pages of its
-temporaries, at every one of them. In blocks it reads and writes the matrix once. The backward pass computes each block
-again instead of keeping what came between.
+In a chain of a dozen elementwise operations on a matrix larger than the caches, every operation waits for memory and
+for the pages of its temporaries. In blocks, the chain reads and writes the matrix once. The backward pass computes each
+block again instead of keeping the intermediate results.
 """
 
 from __future__ import annotations
@@ -14,21 +14,22 @@ import torch
 from torch import Tensor
 
 _BLOCK_VALUES = 1 << 17  # 512 KB of float32: smaller blocks wait for the interpreter, larger ones for memory
-_LEAST_VALUES = 3 << 19  # below it the whole chain fits the last-level cache, and computing twice costs more
+_LEAST_VALUES = 3 << 19  # below this the whole chain fits into the last-level cache, and computing it twice costs more
 
-#: A block of rows and the tensors that all blocks share -> as many rows. Depends on nothing that may change meanwhile.
+#: A block of rows and the tensors that all blocks share -> the same number of rows. It depends on no other state that
+#: may change.
 RowWise = Callable[..., Tensor]
 
 
 def in_blocks(function: RowWise, x: Tensor, shared: Sequence[Tensor], guarded: Sequence[Tensor] = ()) -> Tensor:
-    """function(x, *shared), computed in blocks of rows on CPUs and at once elsewhere or where x is small.
+    """Returns function(x, *shared): computed in blocks of rows on CPUs, and in one call elsewhere or if x is small.
 
     Args:
-        function: Row-wise, and the same when called again.
+        function: A row-wise function that returns the same result when called again.
         x: [n, d].
-        shared: Tensors given to every call; gradients reach them.
-        guarded: Further tensors that the function reads; changing one in place before the backward pass is an error, as
-            it is for any other operation.
+        shared: Tensors that are passed to every call; gradients reach them.
+        guarded: Further tensors that the function reads; changing such a tensor in place before the backward pass is an
+            error, as for any other operation.
 
     Returns:
         [n, d].

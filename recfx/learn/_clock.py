@@ -1,4 +1,4 @@
-"""What surrounds the steps of training: the time they may take, the learning rate, and deterministic algorithms."""
+"""The clock, the learning rate and the deterministic algorithms of a training run."""
 
 from __future__ import annotations
 
@@ -14,7 +14,8 @@ from recfx.learn.train_settings import TrainSettings
 
 
 def set_rate(optimizer: torch.optim.Optimizer, settings: TrainSettings, epochs_done: float) -> None:
-    """Sets the learning rates of a step: where they fall, (1 + cos(pi * share of the epochs done)) / 2 of the first ones."""
+    """Sets the learning rates of a step. With `cosine_epochs`, they are (1 + cos(pi * share of the epochs done)) / 2 of
+    the first rates."""
     if settings.cosine_epochs is None:
         return
     share = min(epochs_done / settings.cosine_epochs, 1.0)
@@ -35,7 +36,7 @@ class Clock:
         return self._before + time.perf_counter() - self._begun
 
     def share(self) -> float:
-        """Of the budget of this call that is used; 0 without one."""
+        """The used share of the budget of this call; 0 without a budget."""
         seconds = self._settings.seconds
         return 0.0 if seconds is None else (time.perf_counter() - self._begun) / max(seconds, 1e-9)
 
@@ -44,7 +45,7 @@ class Clock:
         return self.share() >= 1
 
     def checkpoint_due(self) -> bool:
-        """Whether it is time for a checkpoint; asks for one only once."""
+        """Whether a checkpoint is due; true once per checkpoint."""
         now = time.perf_counter()
         due = now - self._saved >= self._settings.checkpoint_seconds
         self._saved = now if due else self._saved
@@ -53,7 +54,8 @@ class Clock:
 
 @contextmanager
 def deterministic(wanted: bool) -> Iterator[None]:
-    """Deterministic algorithms inside the block; memory is not filled beforehand, which costs time and changes nothing."""
+    """Enables deterministic algorithms inside the block, without torch's filling of uninitialised memory, which costs
+    time and changes no result."""
     before = torch.are_deterministic_algorithms_enabled(), torch.is_deterministic_algorithms_warn_only_enabled()
     flags: Any = torch.utils.deterministic
     filled = flags.fill_uninitialized_memory

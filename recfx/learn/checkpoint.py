@@ -1,7 +1,7 @@
 """Checkpoints: tensors as safetensors, everything else as JSON, no pickle.
 
 folder/
-  checkpoint.json                     which files belong to it, their digests, the plain values, and a digest of all this; written last
+  checkpoint.json                     the names and digests of its files, the plain values, and a digest of both; written last
   state-<steps>-<digest>.safetensors  model, optimiser and generators
   best-<steps>-<digest>.safetensors   the best model so far
 """
@@ -45,20 +45,21 @@ class _Document:
 
 
 def save_checkpoint(folder: str | PathLike[str], steps: int, parts: dict[str, dict[str, Tensor]], values: Any) -> None:
-    """Writes a checkpoint; a crash in the middle leaves the one before.
+    """Writes a checkpoint; a crash in the middle leaves the earlier checkpoint intact.
 
     Args:
-        folder: Made where it does not exist.
-        steps: For the files' names, which hold digests too, so that none is ever overwritten by another content.
-        parts: Tensors by name, by part.
-        values: What JSON can hold, floats exactly.
+        folder: Created if it does not exist.
+        steps: Part of the files' names. The names hold digests as well, so that a file is never overwritten by other
+            content.
+        parts: Part -> name -> tensor.
+        values: Values that JSON can hold; floats are kept exactly.
     """
     place = Path(folder)
     place.mkdir(parents=True, exist_ok=True)
     files = {}
     for part, tensors in parts.items():
         partial = _partial(place / f"{part}-{steps}.safetensors")
-        partial.touch()  # with the permissions that the umask leaves
+        partial.touch()  # created with the permissions that the umask allows
         mode = partial.stat().st_mode & 0o777
         save_file({name: t.detach().cpu().clone().contiguous() for name, t in tensors.items()}, partial)
         partial.chmod(mode)
@@ -76,7 +77,7 @@ def save_checkpoint(folder: str | PathLike[str], steps: int, parts: dict[str, di
 
 
 def has_checkpoint(folder: str | PathLike[str]) -> bool:
-    """Whether a checkpoint was written there."""
+    """Whether the folder holds a checkpoint."""
     return (Path(folder) / _NAME).is_file()
 
 
@@ -84,7 +85,7 @@ def load_checkpoint(folder: str | PathLike[str]) -> tuple[dict[str, dict[str, Te
     """Reads what `save_checkpoint` wrote: the parts and the values.
 
     Raises:
-        ArtifactError: It does not exist, is damaged, cut short, or of another format.
+        ArtifactError: The checkpoint does not exist, is damaged, truncated, or of another format.
     """
     with OpenFolder(folder, "checkpoint") as opened:
         try:
@@ -103,7 +104,7 @@ def load_checkpoint(folder: str | PathLike[str]) -> tuple[dict[str, dict[str, Te
         if document.format != FORMAT:
             raise ArtifactError(f"no checkpoint of format {FORMAT}", where=where, hint="start anew elsewhere")
         memory = opened.memory({part.name: FileRecord(part.bytes, part.sha256) for part in document.files.values()}, 0)
-        # Training writes to them, and the next checkpoint removes the files: they are copied.
+        # The tensors are copied, because training writes to them and the next checkpoint removes the files.
         parts = {
             part: {
                 name: tensor.clone()

@@ -12,8 +12,8 @@ from recfx.errors import InputError
 #: The widths a learned quantiser may have.
 BITS = (1, 2, 4, 8)
 
-_CONSTANT_BYTES = 4  # lower bounds and steps are kept in float32
-_ROUNDING = 1e-6  # of a symmetric lower bound that was divided into steps
+_CONSTANT_BYTES = 4  # bytes of a lower bound or a step in float32
+_ROUNDING = 1e-6  # relative tolerance of a symmetric lower bound
 
 
 @dataclass(frozen=True)
@@ -22,14 +22,14 @@ class QuantizedTable:
 
     Attributes:
         codes: uint8 [n, d], each in [0, 2**bits - 1].
-        lower: Floating point, the embedding that code 0 stands for: [] for the whole table, [n, 1] per row, or [1, d]
-            per dimension; [n, d] where rows are divided into groups of columns.
+        lower: Floating point, the value of code 0: [] for the whole table, [n, 1] per row, [1, d] per dimension, or [n,
+            d] for rows that are divided into groups of columns.
         step: The difference between neighbouring codes, of the same shape, never negative.
         bits: Bits of a code.
         centre: Floating point [1, d], added to every row; None: zero.
 
     Raises:
-        InputError: Codes that are not a uint8 matrix or do not fit the bits, or constants that do not broadcast to them.
+        InputError: Codes are not a uint8 matrix or do not fit into the bits, or constants do not broadcast to them.
     """
 
     codes: Tensor
@@ -55,18 +55,19 @@ class QuantizedTable:
             raise InputError(f"a centre {list(self.centre.shape)} does not fit codes {list(self.codes.shape)}")
 
     def dequantize(self) -> Tensor:
-        """The embeddings that the codes stand for, [n, d], in the type of the constants."""
+        """Returns the embeddings of the codes, [n, d], in the type of the constants."""
         found = self.lower + self.step * self.codes.to(self.step.dtype)
         return found if self.centre is None else found + self.centre
 
     @property
     def symmetric(self) -> bool:
-        """Whether the levels lie about zero, or about the centre, so that the step alone tells the lower bound."""
+        """Whether the levels are symmetric about zero, or about the centre, so that the step determines the lower
+        bound."""
         below = self.step * (((1 << self.bits) - 1) / 2)
         return bool(((self.lower + below).abs() <= _ROUNDING * below).all())
 
     def packed_bytes(self) -> int:
-        """Bytes of the packed codes with their constants in float32; rows are padded to whole bytes."""
+        """Returns the bytes of the packed codes with their constants in float32; rows are padded to whole bytes."""
         rows, dim = self.codes.shape
         constants = self.step.numel() * (1 if self.symmetric else 2)
         constants += 0 if self.centre is None else dim
@@ -74,10 +75,10 @@ class QuantizedTable:
 
 
 def check_bits(bits: int, where: str) -> None:
-    """Checks that a quantiser of so many bits exists.
+    """Checks that quantisers support a number of bits.
 
     Raises:
-        InputError: It does not.
+        InputError: They do not.
     """
     if bits not in BITS:
         raise InputError(f"quantisers have 1, 2, 4 or 8 bits, not {bits}", where=where)

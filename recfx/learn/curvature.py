@@ -18,10 +18,10 @@ class Curvature:
     """Updates the delta of every `HessianScaled` estimator of a model while it trains.
 
     Args:
-        settings: How.
+        settings: How and how often delta is computed.
 
     Attributes:
-        history: (step, delta of each quantiser that has one) at each update.
+        history: (step, the delta of each quantiser with such an estimator) at each update.
     """
 
     settings: DeltaSettings = field(default_factory=DeltaSettings)
@@ -30,14 +30,15 @@ class Curvature:
     _found: list[list[float]] = field(default_factory=list)
 
     def watch(self, model: QuantizedModel, places: Batch, rows: Rows, loss: RankingLoss, when: tuple[int, int]) -> None:
-        """Called at every step between backward pass and update; does nothing in most.
+        """Called at every step between the backward pass and the optimiser's update; most calls do nothing.
 
         Args:
             model: The model.
-            places: The step's samples, as places among the rows.
+            places: The step's samples, as positions among the rows.
             rows: Embeddings of different users and items before rounding.
             loss: The ranking loss; for "closed" it must have `diagonal`.
-            when: Steps taken so far, and the number of the epoch where this step is its first, else -1.
+            when: The number of steps taken so far, and the number of the epoch that begins with this step; -1 if no
+                epoch begins.
         """
         scaled = [q for q in model.quantizers() if isinstance(q.estimator, HessianScaled)]
         step, epoch = when
@@ -63,11 +64,11 @@ class Curvature:
         self._found = []
 
     def state(self) -> dict[str, Any]:
-        """The state for a resumed run, as plain JSON."""
+        """Returns the state for a resumed run, as plain JSON."""
         return {"history": self.history, "left": self._left, "found": self._found}
 
     def load_state(self, state: dict[str, Any]) -> None:
-        """Takes back what `state` gave."""
+        """Restores the result of `state`."""
         self.history = [(int(step), list(values)) for step, values in state["history"]]
         self._left = int(state["left"])
         self._found = [list(values) for values in state["found"]]

@@ -1,9 +1,9 @@
-"""The delta of GSTE: the trace of the loss's Hessian over the size of its gradient.
+"""The delta of GSTE: the trace of the loss's Hessian divided by the magnitude of its gradient.
 
     delta = max(0, mean over some batches of (Tr(H) / N) / G)
 
-H is the Hessian with respect to the rounded embeddings x_q in [0, 1], N their number, G the size of the gradient g with
-respect to them. A row of the table counts once, however often it occurs in the batch.
+H is the Hessian with respect to the rounded embeddings x_q in [0, 1], N their number, G the magnitude of the gradient g
+with respect to them. A row of the table counts once, however often it occurs in the batch.
 """
 
 from __future__ import annotations
@@ -30,16 +30,16 @@ class DeltaSettings:
 
     Attributes:
         method: "closed": the loss's own diagonal, O(B d); "hutchinson": random probes with double backward passes.
-        normalizer: G. "3std": three standard deviations of g, as for weights of networks; "mean-abs": its mean magnitude, which a
-            few popular rows do not rule, and delta is several times larger.
-        over: What N and G are taken over. "touched": the rows of the batch; "all": all rows of the table, most of whose
+        normalizer: The definition of G. "3std": three standard deviations of g, as for weights of networks; "mean-abs":
+            its mean magnitude, which does not depend on a few popular rows, and makes delta several times larger.
+        over: The rows that N and G count. "touched": the rows of the batch; "all": all rows of the table, most of whose
             gradients are zero.
         every: Period of the updates, in `unit`; the first begins after one period.
         unit: "steps" or "epochs".
-        batches: Batches whose values are averaged, from the beginning of a period on.
-        ema: Keep so much of the old delta at each update but the first; None: nothing.
-        probes: At most so many, for "hutchinson".
-        tolerance: Of the probes' running mean.
+        batches: Number of batches whose values are averaged, from the beginning of a period on.
+        ema: The share of the old delta in the new delta at each update after the first; None: 0.
+        probes: The largest number of probes, for "hutchinson".
+        tolerance: The relative change of the probes' running mean at which probing stops.
     """
 
     method: Literal["closed", "hutchinson"] = "closed"
@@ -68,7 +68,7 @@ class DeltaSettings:
 
 @dataclass
 class _Sums:
-    """What delta is made of, added up over the sides that one quantiser serves."""
+    """The terms of delta, summed over the sides (users, items) of one quantiser."""
 
     trace: float = 0.0
     touched: int = 0
@@ -78,7 +78,7 @@ class _Sums:
     magnitudes: float = 0.0
 
     def add(self, trace: float, gradient: Tensor, table_rows: int) -> None:
-        """Adds a side whose touched rows have these gradients, [rows, d]."""
+        """Adds a side, given the gradients of its touched rows, [rows, d]."""
         self.trace += trace
         self.touched += gradient.numel()
         self.values += table_rows * gradient.shape[1]
@@ -97,7 +97,7 @@ class _Sums:
 
 
 class _Side(NamedTuple):
-    """The users or the items of a batch on their grid."""
+    """One side of a batch: its users or its items on their grid."""
 
     quantizer: Quantizer | None
     rounded: Tensor
@@ -113,15 +113,15 @@ def deltas(
     loss: RankingLoss,
     settings: DeltaSettings,
 ) -> list[float]:
-    """(Tr(H) / N) / G of one batch for each quantiser, not clipped at zero.
+    """Returns (Tr(H) / N) / G of one batch for each quantiser, not clipped at zero.
 
     Args:
-        model: Whose quantisers they are.
+        model: The model of the quantisers.
         quantizers: Some of `model.quantizers()`.
-        places: Samples, as places among the rows.
+        places: Samples, as positions among the rows.
         rows: Embeddings of different users and items before rounding.
         loss: The ranking loss.
-        settings: How.
+        settings: How delta is computed.
     """
     sides = [
         _side(quantizer, block.detach())
@@ -159,7 +159,8 @@ def _side(quantizer: Quantizer | None, block: Tensor) -> _Side:
 
 @torch.no_grad()
 def _closed(sides: Sequence[_Side], places: Batch, loss: RankingLoss) -> list[float]:
-    """Traces of both sides from the loss's own diagonal: d x_hat / d x_q = u - l, so it is multiplied by its square."""
+    """Returns the traces of both sides from the loss's own diagonal. As d x_hat / d x_q = u - l, the diagonal is
+    multiplied by (u - l)^2."""
     users, items = sides
     values = Rows(*(side.lower + side.span * side.rounded for side in sides))
     diagonal = loss.diagonal(*values.samples(places))
@@ -172,7 +173,7 @@ def _closed(sides: Sequence[_Side], places: Batch, loss: RankingLoss) -> list[fl
 
 
 def _at(span: Tensor, places: Tensor) -> Tensor:
-    """The squared span of each place: that of its row where rows differ."""
+    """Returns the squared span of each position: the span of its row if rows have spans of their own."""
     squared = span.square()
     return squared[places] if squared.ndim == 2 and len(squared) > 1 else squared
 

@@ -20,21 +20,22 @@ from recfx.learn.quantized_model import Batch, Rows
 
 
 class Distillation(Protocol):
-    """A term that teaches a teacher's ranking."""
+    """A loss term that teaches the ranking of a teacher."""
 
     def items(self, users: Tensor) -> tuple[Tensor, Tensor]:
-        """Items to teach to a batch of users, int64 [B] -> int64 [B, r], and weights that broadcast to them."""
+        """Returns the items to teach to a batch of users, int64 [B] -> int64 [B, r], and weights that broadcast to
+        them."""
         ...
 
     def term(self, loss: RankingLoss, rounded: Rows, places: Batch, taught: Tensor, weights: Tensor) -> Tensor:
-        """The term, [].
+        """Returns the loss term, [].
 
         Args:
             loss: The ranking loss of the training.
             rounded: Rounded embeddings of different users and items.
-            places: The samples, as places among the rows.
-            taught: The items that `items` gave, as places among the rows.
-            weights: What `items` gave.
+            places: The samples, as positions among the rows.
+            taught: The items that `items` returned, as positions among the rows.
+            weights: The weights that `items` returned.
         """
         ...
 
@@ -44,10 +45,10 @@ class TopRDistillation:
 
     Args:
         top: int64 [U, R], the teacher's items of each user, best first; see `teacher_top`.
-        weight: Of the term beside the ranking loss.
+        weight: The weight of the term; the ranking loss has weight 1.
         decay: How fast the weights of the ranks fall; the paper's code has 0.1.
-        draws: Use so many ranks a user and step, drawn anew from torch's global generator, instead of all R; the
-            expected term stays the same.
+        draws: The number of ranks per user and step, drawn from torch's global generator at every step; None: all R.
+            The expected term is the same.
 
     Raises:
         InputError: `top` is not an int64 matrix with columns, or a number is out of range.
@@ -67,17 +68,17 @@ class TopRDistillation:
         self._of_rank = torch.exp(-decay * torch.arange(1, top.shape[1] + 1, dtype=torch.float32))
 
     def items(self, users: Tensor) -> tuple[Tensor, Tensor]:
-        """The items to rank for a batch of users, int64 [B].
+        """Selects the items to rank for a batch of users, int64 [B].
 
         Returns:
-            Items, int64 [B, r]; the weight of each of their ranks, [B, r].
+            Items, int64 [B, r], and the weight of the rank of each, [B, r].
 
         Raises:
-            InputError: A user that the teacher did not rank for.
+            InputError: The teacher has no ranking for a user.
         """
         if len(users) and int(users.max()) >= len(self.top):
             raise InputError(f"the teacher ranked for {len(self.top)} users, not for user {int(users.max())}")
-        self.top, self._of_rank = self.top.to(users.device), self._of_rank.to(users.device)  # once, then as they are
+        self.top, self._of_rank = self.top.to(users.device), self._of_rank.to(users.device)  # copies once
         top = self.top[users]
         weights = self._of_rank.expand_as(top)
         if self.draws is not None:
@@ -90,7 +91,8 @@ class TopRDistillation:
         return self.loss(F.embedding(places.users, rounded.users), F.embedding(taught, rounded.items), weights)
 
     def loss(self, users: Tensor, items: Tensor, weights: Tensor) -> Tensor:
-        """The term for rounded users [B, d] and their rounded items [B, r, d], with the weights that `items` gave."""
+        """Returns the term for rounded users [B, d] and their rounded items [B, r, d], with the weights that `items`
+        returned."""
         scores = torch.bmm(items, users.unsqueeze(2)).squeeze(2)
         return self.weight * (weights * F.softplus(-scores)).mean()
 
@@ -104,21 +106,21 @@ def teacher_top(
     exclude: tuple[Tensor, Tensor] | None = None,
     block: int = 1024,
 ) -> Tensor:
-    """The items with the greatest dot products for every user.
+    """Returns the items with the greatest dot products for every user.
 
     Args:
         users: The teacher's users [U, d].
         items: The teacher's items [I, d].
         ranks: R, at most I.
-        exclude: Items to leave out, as compressed sparse rows `(indptr [U + 1], indices)`; a user with fewer than R
-            items left gets some of them after all, at the end.
+        exclude: Items to leave out, as compressed sparse rows `(indptr [U + 1], indices)`. If fewer than R items remain
+            for a user, excluded items fill the end of the row.
         block: Users scored at a time.
 
     Returns:
         int64 [U, R], best first.
 
     Raises:
-        InputError: More ranks than items, or none; items to leave out that do not go with users and items.
+        InputError: `ranks` is below 1 or above the number of items, or `exclude` does not fit users and items.
     """
     if not 1 <= ranks <= len(items):
         raise InputError(f"cannot rank {ranks} of {len(items)} items", where="teacher_top")

@@ -1,8 +1,6 @@
-"""Encoders: modules that give every user and every item an embedding, whose dot product is the score.
-
-The trainer asks an encoder for `embeddings()`. Two methods more are used where an encoder has them: `rows(users, items)`,
-for one that need not compute all embeddings to know some, and `base_rows(users, items)`, the parameters behind some
-users and items that the L2 penalty applies to.
+"""Encoders: modules that give every user and every item an embedding, whose dot product is the score. The trainer calls
+`embeddings()` of an encoder. An encoder may have two more methods: `rows(users, items)` computes some embeddings
+without the others, and `base_rows(users, items)` returns the parameters of some users and items for the L2 penalty.
 """
 
 from __future__ import annotations
@@ -16,7 +14,7 @@ from torch import Tensor, nn
 
 from recfx.errors import InputError
 
-_BLOCK = 1 << 14  # rows a tower encodes at a time when it encodes all
+_BLOCK = 1 << 14  # rows per call of a tower when all rows are encoded
 
 
 @runtime_checkable
@@ -29,13 +27,13 @@ class Encoder(Protocol):
 
 
 class TableEncoder(nn.Module):
-    """Matrix factorisation: one free embedding a user and an item.
+    """Matrix factorisation: one free embedding for each user and item.
 
     Args:
         num_users: Number of users.
         num_items: Number of items.
         dim: Columns.
-        std: Standard deviation of the normal distribution that the embeddings start from.
+        std: Standard deviation of the normal distribution that initialises the embeddings.
 
     Raises:
         InputError: A size below 1.
@@ -66,13 +64,13 @@ class TowerEncoder(nn.Module):
     """Two towers over features of users and items.
 
     Args:
-        user_tower: Called with some rows of each user feature, gives [m, d].
-        item_tower: Called with some rows of each item feature, gives [n, d].
-        user_features: Tensors with one row a user.
-        item_features: Tensors with one row an item.
+        user_tower: Maps some rows of each user feature to [m, d].
+        item_tower: Maps some rows of each item feature to [n, d].
+        user_features: Tensors with one row per user.
+        item_features: Tensors with one row per item.
 
     Raises:
-        InputError: No features, or features of different length.
+        InputError: A side has no features, or features of different length.
     """
 
     def __init__(
@@ -116,11 +114,11 @@ class GraphEncoder(nn.Module):
     """A module whose embeddings need a pass over the whole graph, such as LightGCN.
 
     Args:
-        module: Its parameters are trained.
-        embed: Gives users [U, d] and items [I, d] of the module; None: its method `propagate`.
+        module: The module to train.
+        embed: Returns users [U, d] and items [I, d] of the module; None: its method `propagate`.
 
     Raises:
-        InputError: No `embed`, and the module has no `propagate`.
+        InputError: `embed` is None, and the module has no `propagate`.
     """
 
     def __init__(self, module: nn.Module, embed: Callable[[Any], tuple[Tensor, Tensor]] | None = None) -> None:
@@ -143,7 +141,7 @@ class GraphEncoder(nn.Module):
         return embeddings
 
     def base_rows(self, users: Tensor, items: Tensor) -> tuple[Tensor, Tensor] | None:
-        """Rows of the module's tables `users` and `items`, where it has both as `nn.Embedding`."""
+        """Rows of the module's tables `users` and `items`, or None if it does not have both as `nn.Embedding`."""
         if not self._tables:
             return None
         tables: Any = self.module
@@ -151,7 +149,7 @@ class GraphEncoder(nn.Module):
 
 
 def as_encoder(module: nn.Module) -> nn.Module:
-    """The module itself where it has `embeddings`, else a `GraphEncoder` around it.
+    """Returns the module itself if it has `embeddings`, otherwise a `GraphEncoder` around it.
 
     Raises:
         InputError: It has neither `embeddings` nor `propagate`.
@@ -163,7 +161,8 @@ def rows_of(encoder: nn.Module, users: Tensor, items: Tensor) -> tuple[Tensor, T
     """Embeddings of some users, int64 [m], and items, int64 [n]: [m, d] and [n, d].
 
     Raises:
-        InputError: Ids outside the rows, or an encoder whose embeddings are not two matrices of equally many columns.
+        InputError: An id is not a row, or the encoder's embeddings are not two matrices with the same number of
+            columns.
     """
     for side, ids in (("user", users), ("item", items)):
         if len(ids) and int(ids.min()) < 0:
@@ -188,7 +187,7 @@ def tables_of(encoder: nn.Module) -> tuple[Tensor, Tensor]:
     """All embeddings: users [U, d] and items [I, d].
 
     Raises:
-        InputError: The encoder gives something else.
+        InputError: The encoder returns something else.
     """
     own: Any = encoder
     found = own.embeddings()
@@ -204,7 +203,7 @@ def tables_of(encoder: nn.Module) -> tuple[Tensor, Tensor]:
 
 
 def base_rows_of(encoder: nn.Module, users: Tensor, items: Tensor) -> tuple[Tensor, Tensor] | None:
-    """The parameters behind some users and items, or None where the encoder does not tell."""
+    """The parameters of some users and items, or None if the encoder has no `base_rows`."""
     own: Any = encoder
     rows: tuple[Tensor, Tensor] | None = own.base_rows(users, items) if hasattr(encoder, "base_rows") else None
     return rows

@@ -1,7 +1,7 @@
-"""The description of a training run as plain text, so that only the same experiment continues a checkpoint.
-
-An object is described by its class and the arguments of its constructor, which it keeps under their names (with or without a leading
-underscore), tensors by a digest of their content. What training changes (parameters, buffers, optimisers) is part of the checkpoint itself.
+"""The description of a training run as plain text, so that only the same experiment continues a checkpoint. An object
+is described by its class and the arguments of its constructor, which it keeps under their names (with or without a
+leading underscore), and a tensor by a digest of its content. State that training changes (parameters, buffers,
+optimisers) is part of the checkpoint itself.
 """
 
 from __future__ import annotations
@@ -21,7 +21,7 @@ _DEEPEST = 6
 
 
 def fingerprint(**objects: Any) -> dict[str, str]:
-    """Path -> description of all that the objects were constructed from."""
+    """Path -> description of the arguments that the objects were constructed from."""
     found: dict[str, str] = {}
     for name, value in objects.items():
         _describe(name, value, found, 0)
@@ -29,7 +29,7 @@ def fingerprint(**objects: Any) -> dict[str, str]:
 
 
 def of_sample(sample: tuple[Tensor, ...]) -> dict[str, str]:
-    """A batch of samples: sizes and content."""
+    """The fingerprint of a batch of samples: sizes and content."""
     users, _, negatives = sample
     drawn = 1 if negatives.ndim == 1 else negatives.shape[1]
     return {"batch size": str(len(users)), "negatives": str(drawn), "samples": _digest(sample)}
@@ -60,7 +60,7 @@ def _describe(name: str, value: Any, found: dict[str, str], depth: int) -> None:
     elif isinstance(value, Tensor):
         found[name] = f"{_plain_type(value)} {_digest([value])}"
     elif isinstance(value, torch.Generator | torch.device | torch.dtype) or (callable(value) and _is_function(value)):
-        return  # a generator's state is in the checkpoint; functions have no lasting name
+        return  # a generator's state is in the checkpoint, and functions have no stable name
     elif isinstance(value, Mapping):
         for key, item in value.items():
             _describe(f"{name}.{key}", item, found, depth + 1)

@@ -11,7 +11,7 @@ from torch import Tensor
 
 from recfx.errors import InputError
 
-_LEAST = 1e-6  # the running mean is compared with this when it is near zero
+_LEAST = 1e-6  # smallest reference for the relative change of a running mean near zero
 
 
 @dataclass(frozen=True)
@@ -19,10 +19,10 @@ class TraceEstimate:
     """Traces of the diagonal blocks of a Hessian.
 
     Attributes:
-        traces: One for each tensor.
-        probes: How many probes were drawn.
-        settled: Whether the running mean settled before the probes ran out.
-        standard_error: Of the sum of the traces; infinite after a single probe.
+        traces: One trace for each tensor.
+        probes: The number of drawn probes.
+        settled: Whether the running mean settled before the largest number of probes.
+        standard_error: The standard error of the sum of the traces; infinite after a single probe.
     """
 
     traces: tuple[float, ...]
@@ -44,20 +44,19 @@ def hutchinson_trace(
     tolerance: float = 1e-3,
     generator: torch.Generator | None = None,
 ) -> TraceEstimate:
-    """Estimates Tr(H) as the mean of v^T H v over Rademacher probes v, with one double backward pass a probe.
-
-    It stops early once the running mean moves by less than `tolerance` of its own magnitude. The blocks' traces are
-    v_k^T (H v)_k: what couples two tensors has mean zero.
+    """Estimates Tr(H) as the mean of v^T H v over Rademacher probes v, with one double backward pass per probe. It
+    stops early when the running mean changes by less than `tolerance` of its own magnitude. The blocks' traces are
+    v_k^T (H v)_k: the terms that couple two tensors have mean zero.
 
     Args:
-        loss: Called with the tensors, gives a scalar; twice differentiable.
-        tensors: Floating point, where to take the Hessian; their own graphs are left alone.
-        probes: At most so many.
-        tolerance: At 0 all probes are drawn.
+        loss: A twice differentiable function of the tensors that returns a scalar.
+        tensors: Floating point, the point at which the Hessian is taken; their own graphs stay as they are.
+        probes: The largest number of probes.
+        tolerance: The relative change of the running mean at which it stops; at 0 all probes are drawn.
         generator: Source of the probes; None: torch's global generator of the tensors' device.
 
     Raises:
-        InputError: No probes, or a loss that is not a scalar.
+        InputError: `probes` is below 1, or the loss is not a scalar.
     """
     if probes < 1:
         raise InputError(f"the trace needs at least one probe, got {probes}", where="hutchinson_trace")
@@ -82,12 +81,12 @@ def hutchinson_trace(
 
 
 def _probe(gradients: Sequence[Tensor], points: Sequence[Tensor], generator: torch.Generator | None) -> list[float]:
-    """v_k^T (H v)_k of every tensor for one v."""
+    """Returns v_k^T (H v)_k of every tensor for one v."""
     signs = [
         torch.randint(0, 2, point.shape, generator=generator, device=point.device).to(point.dtype).mul_(2).sub_(1)
         for point in points
     ]
-    # A loss that is linear in a tensor has a gradient without a graph there: its second derivative is zero.
+    # If a loss is linear in a tensor, its gradient there has no graph: the second derivative is zero.
     curved = [(g, v) for g, v in zip(gradients, signs, strict=True) if g.requires_grad]
     if not curved:
         return [0.0] * len(points)

@@ -9,20 +9,19 @@ from torch import Tensor
 
 
 def row_penalty(table: Tensor, counts: Tensor) -> Tensor:
-    """sum over r of counts[r] / 2 * |table[r]|^2: half the squared length of every row, as often as a batch uses it.
-
-    The same as gathering the rows and adding up their squares, without a gathered copy and without a scattered
+    """sum over r of counts[r] / 2 * |table[r]|^2: half the squared length of every row, times the number of its uses in
+    a batch. It equals half the sum of squares of the gathered rows, without a gathered copy and without a scattered
     gradient: the gradient is counts[r] * table[r].
 
     Args:
         table: Floating point [N, D].
-        counts: [N], how often each row is used, such as `torch.bincount(ids, minlength=N)`; of any real dtype.
+        counts: [N], the number of uses of each row, such as `torch.bincount(ids, minlength=N)`; of any real dtype.
 
     Returns:
         A scalar, differentiable with respect to the table any number of times.
 
     Raises:
-        ValueError: Counts of another shape.
+        ValueError: The shapes do not fit each other.
     """
     if table.ndim != 2 or counts.shape != table.shape[:1]:
         raise ValueError(f"expected a table [N, D] and counts [N], got {list(table.shape)} and {list(counts.shape)}")

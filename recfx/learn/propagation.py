@@ -1,8 +1,8 @@
 """Fast propagation for graph encoders: the same modules, with products through the recfx operator.
 
-The zoo's encoders are plain torch. `accelerate_propagation(model)` exchanges their adjacency matrices for ones whose
-products, gradients included, run in the native kernels where those are built, and in plain torch elsewhere; parameters and
-state dicts stay as they are.
+The zoo's encoders are plain torch. `accelerate_propagation(model)` replaces their adjacency matrices by matrices whose
+products and gradients run in the native kernels, or in plain torch if the kernels were not built. Parameters and state
+dicts stay as they are.
 """
 
 from __future__ import annotations
@@ -28,7 +28,7 @@ class FastAdjacency(NormalizedAdjacency):
 
     Args:
         plain: The matrix; its buffers are shared.
-        halved: See above.
+        halved: The attribute of that name.
     """
 
     scale: Tensor
@@ -56,12 +56,12 @@ class FastAdjacency(NormalizedAdjacency):
 
 
 def accelerate_propagation(model: Model, halved: bool = False) -> Model:
-    """Exchanges, in place, every `NormalizedAdjacency` inside a model for a `FastAdjacency`; returns the model.
+    """Replaces, in place, every `NormalizedAdjacency` of a model by a `FastAdjacency`; returns the model.
 
     Args:
-        model: A graph encoder, such as `recfx.zoo.LightGCN`, or anything that holds one.
-        halved: Round the rows that further layers gather to bfloat16: about a third less time, relative errors of about
-            2^-9 in each layer, forward and backward. Off: exact up to the order of sums.
+        model: A graph encoder, such as `recfx.zoo.LightGCN`, or a module that contains a graph encoder.
+        halved: Round the rows that further layers gather to bfloat16: about a third less time, with relative errors of
+            about 2^-9 in each layer, forward and backward. If False, results are exact up to the order of sums.
     """
     for module in list(model.modules()):
         for name, child in module.named_children():

@@ -13,7 +13,7 @@ from recfx.learn.codes import QuantizedTable
 from recfx.learn.encoders import as_encoder, base_rows_of, rows_of, tables_of
 from recfx.learn.quantizer import Quantizer
 
-_MARKS_PER_ID = 16  # where sorting costs more than clearing and counting so many bytes
+_MARKS_PER_ID = 16  # up to this many marks for each id, clearing and counting marks is faster than sorting
 
 
 class Batch(NamedTuple):
@@ -21,8 +21,8 @@ class Batch(NamedTuple):
 
     Attributes:
         users: int64 [B].
-        positives: int64 [B], an item that the user took.
-        negatives: int64 [B, n], items that the user did not take.
+        positives: int64 [B], an item that the user interacted with.
+        negatives: int64 [B, n], items that the user did not interact with.
     """
 
     users: Tensor
@@ -31,10 +31,10 @@ class Batch(NamedTuple):
 
     @staticmethod
     def of(users: Tensor, positives: Tensor, negatives: Tensor) -> Batch:
-        """A batch of a sampler, whose negatives may be [B] or [B, n].
+        """Makes a batch from a sampler's tensors, whose negatives may be [B] or [B, n].
 
         Raises:
-            InputError: Shapes that do not belong together, or ids of another type than int64.
+            InputError: The shapes do not fit each other, or ids are not int64.
         """
         negatives = negatives.unsqueeze(1) if negatives.ndim == 1 else negatives
         fits = users.ndim == 1 and positives.shape == users.shape and negatives.ndim == 2
@@ -60,7 +60,7 @@ class Batch(NamedTuple):
         return Batch(*(ids.to(device, non_blocking=True) for ids in self))
 
     def distinct(self, further_items: Tensor | None = None) -> Distinct:
-        """Each user and item of the batch once, so that each embedding is processed once.
+        """Returns each user and item of the batch once, so that each embedding is processed once.
 
         Args:
             further_items: int64 of any shape, further items to embed.
@@ -75,7 +75,8 @@ class Batch(NamedTuple):
 
 
 def _distinct(ids: Tensor) -> tuple[Tensor, Tensor]:
-    """The different ids, rising, and where each id is among them; sorts only where a mark for every id would be waste."""
+    """Returns the different ids in rising order, and the position of each id among them. It sorts only if a mark for
+    every possible id would take too much memory."""
     if ids.device.type != "cpu" or not len(ids) or int(ids.min()) < 0 or int(ids.max()) >= _MARKS_PER_ID * len(ids):
         return torch.unique(ids, return_inverse=True)  # type: ignore[no-any-return]
     marks = torch.zeros(int(ids.max()) + 1, dtype=torch.bool)
@@ -89,8 +90,8 @@ class Distinct(NamedTuple):
     Attributes:
         users: int64 [m], rising.
         items: int64 [n], rising.
-        places: The batch, with places among `users` and `items` instead of ids.
-        further: Places of the further items, in their shape.
+        places: The batch, with positions among `users` and `items` instead of ids.
+        further: Positions of the further items, in their shape.
     """
 
     users: Tensor
@@ -111,10 +112,10 @@ class Rows(NamedTuple):
     items: Tensor
 
     def samples(self, places: Batch) -> tuple[Tensor, Tensor, Tensor]:
-        """Users [B, d], positives [B, d] and negatives [B, n, d], as ranking losses take them.
+        """Users [B, d], positives [B, d] and negatives [B, n, d], the arguments of ranking losses.
 
         Args:
-            places: Where each of them is among the rows.
+            places: The positions of the batch among the rows.
         """
         return (
             F.embedding(places.users, self.users),
@@ -124,15 +125,15 @@ class Rows(NamedTuple):
 
 
 class QuantizedModel(nn.Module):
-    """Users and items as an encoder embeds them, quantised at the end.
+    """An encoder of users and items whose embeddings are quantised.
 
     Args:
         encoder: Has `embeddings() -> (users [U, d], items [I, d])`, or `propagate`; see `recfx.learn.encoders`.
-        users: Quantises users; None leaves them in full precision.
-        items: Quantises items; may be the same object, which then sees both.
+        users: The quantiser of users; None leaves them in full precision.
+        items: The quantiser of items; may be the same object as that of users, which then observes both.
 
     Raises:
-        InputError: An encoder without embeddings.
+        InputError: The encoder has neither method.
     """
 
     def __init__(self, encoder: nn.Module, users: Quantizer | None = None, items: Quantizer | None = None) -> None:
@@ -156,16 +157,16 @@ class QuantizedModel(nn.Module):
         return self._sizes
 
     def rows(self, users: Tensor, items: Tensor) -> Rows:
-        """Embeddings of users, int64 [m], and items, int64 [n], as the encoder gives them, before rounding."""
+        """The encoder's embeddings of users, int64 [m], and items, int64 [n], before rounding."""
         return Rows(*rows_of(self.encoder, users, items))
 
     def base_rows(self, users: Tensor, items: Tensor) -> Rows | None:
-        """The parameters behind some users and items, or None where the encoder does not tell."""
+        """The parameters of some users and items, or None if the encoder has no `base_rows`."""
         base = base_rows_of(self.encoder, users, items)
         return None if base is None else Rows(*base)
 
     def quantize(self, rows: Rows) -> Rows:
-        """Embeddings rounded; in training the bounds see each side as a whole."""
+        """Rounds embeddings; in training the bounds observe each side as a whole."""
         if self.user_quantizer is not None and self.user_quantizer is self.item_quantizer:
             both = self.user_quantizer(torch.cat(rows))
             return Rows(both[: len(rows.users)], both[len(rows.users) :])
@@ -180,10 +181,10 @@ class QuantizedModel(nn.Module):
 
     @torch.no_grad()
     def embeddings(self) -> tuple[Tensor, Tensor]:
-        """All users [U, d] and items [I, d] as they will be served, rounded, without gradient.
+        """All users [U, d] and items [I, d] as in serving: rounded, without gradient.
 
         Raises:
-            InputError: A quantiser has no bounds yet.
+            InputError: The bounds of a quantiser are not set yet.
         """
         users, items = self._plain()
         tables = self.user_quantizer, self.item_quantizer
@@ -198,7 +199,7 @@ class QuantizedModel(nn.Module):
         """All users and items as codes.
 
         Raises:
-            InputError: A side is in full precision, or its quantiser has no bounds yet.
+            InputError: A side is in full precision, or the bounds of its quantiser are not set yet.
         """
         if self.user_quantizer is None or self.item_quantizer is None:
             raise InputError("a model in full precision has no codes", where="QuantizedModel.tables")

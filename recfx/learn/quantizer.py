@@ -15,7 +15,7 @@ from recfx.learn.codes import QuantizedTable, check_bits
 from recfx.learn.estimators import ESTIMATORS, Estimator
 from recfx.learn.estimators.base import to_grid
 
-_LEAST_SPAN = 1e-30  # so that a block without spread divides by something; far below any embedding
+_LEAST_SPAN = 1e-30  # least divisor, for a block without spread; far below any embedding
 
 
 class Grid(NamedTuple):
@@ -33,21 +33,21 @@ class Grid(NamedTuple):
 
 
 class Quantizer(nn.Module):
-    """Rounds embeddings to 2**bits values, with a gradient.
+    """Rounds embeddings to 2**bits values, with a gradient by an estimator.
 
         x_n = clip((x - l) / (u - l), 0, 1),  x_q = round(x_n L) / L,  x_hat = l + (u - l) x_q,  L = 2**bits - 1
 
-    While training, every call also shows the block to the bounds. A block without spread becomes its lower bound. At one
-    bit x_hat is either bound; halves between two codes go to the even one. Where the bounds have a centre, x is the
-    embeddings less the centre, and x_hat has it again.
+    While training, the bounds also observe the block of every call. A block without spread becomes its lower bound. At
+    one bit x_hat is either bound; halves between two codes round to the even code. If the bounds have a centre, it is
+    subtracted from x and added to x_hat.
 
     Args:
         bits: 1, 2, 4 or 8.
-        bounds: Gives l and u.
-        estimator: Rounds and passes gradients on.
+        bounds: Computes l and u.
+        estimator: Rounds, and defines the gradient.
 
     Raises:
-        InputError: Other bits.
+        InputError: The bits are unknown.
     """
 
     def __init__(self, bits: int, bounds: Bounds, estimator: Estimator) -> None:
@@ -63,7 +63,7 @@ class Quantizer(nn.Module):
         return (1 << self.bits) - 1
 
     def forward(self, x: Tensor) -> Tensor:
-        """[n, d] -> the embeddings that are left of it, [n, d].
+        """[n, d] -> the rounded embeddings, [n, d].
 
         Raises:
             InputError: x is not a floating-point matrix with columns; it holds NaN while statistics are gathered; or the
@@ -79,12 +79,12 @@ class Quantizer(nn.Module):
         return in_blocks(self._round, x, ends, guarded=guarded)
 
     def grid(self, x: Tensor) -> Grid:
-        """A block [n, d] over its bounds; nothing is observed."""
+        """A block [n, d] over its bounds; the bounds do not observe it."""
         grid, centre = self._grid(x)
         return grid if centre is None else grid._replace(lower=grid.lower + centre)
 
     def _grid(self, x: Tensor) -> tuple[Grid, Tensor | None]:
-        """A block without its centre over its bounds, and the centre."""
+        """A block over its bounds after subtraction of the centre, and the centre."""
         self._check(x)
         centre = self._centre(x)
         x = x if centre is None else x - centre
@@ -98,7 +98,7 @@ class Quantizer(nn.Module):
         return centre
 
     def _ends(self, x: Tensor) -> tuple[Tensor, Tensor]:
-        """l and u - l, which do not change with the bounds from here on."""
+        """Copies of l and u - l, which later changes of the bounds do not reach."""
         lower, upper = self.bounds(x)
         shared = x.numel() / max(lower.numel(), 1)
         lower, upper = (self.estimator.scale_bounds(b, shared, self.steps) for b in (lower, upper))
@@ -152,7 +152,7 @@ class Quantizer(nn.Module):
             )
 
     def extra_repr(self) -> str:
-        """Bits, for the printed form."""
+        """The bits, for the printed form."""
         return f"bits={self.bits}"
 
 
@@ -165,22 +165,20 @@ def make_quantizer(
     estimator_options: dict[str, Any] | None = None,
     bounds_options: dict[str, Any] | None = None,
 ) -> Quantizer:
-    """Builds a quantiser by names.
-
-    Where the bounds are those of each row and the estimator has an option `clip`, it is off unless given: the scale of a
-    sign lies in the midst of its row, and the values beyond it would never learn.
+    """Builds a quantiser by names. With bounds per row, an estimator's option `clip` is False by default: the scale of
+    a sign lies inside the range of its row, and clipped values beyond it would never learn.
 
     Args:
         bits: 1, 2, 4 or 8.
         estimator: One of `recfx.learn.ESTIMATORS`: ste, gste, gaussian, fourier, lsq, guidance.
         bounds: One of `recfx.learn.BOUNDS`: learned, ema-minmax, ema-percentile, sigma, per-row, centred-row,
             per-dimension.
-        dim: Columns of the table, for bounds per dimension and centred ones.
+        dim: Columns of the table; bounds per dimension and centred bounds need it.
         estimator_options: Arguments of the estimator's class.
         bounds_options: Arguments of the bounds' class.
 
     Raises:
-        InputError: An unknown name, other bits, or options that do not fit.
+        InputError: A name or the bits are unknown, or options do not fit.
     """
     check_bits(bits, "make_quantizer")
     if estimator not in ESTIMATORS:

@@ -2,8 +2,9 @@
 
     L = weight * loss(users, top(b, r_b), negatives),    P(r_b = r) ~ exp(-decay r)
 
-top(b, r) is the teacher's item of rank r for the user of sample b, drawn anew at every step, against the sample's own
-negatives. `TopRDistillation` pulls users towards such items alone; this also pushes users away from all other items.
+top(b, r) is the teacher's item of rank r for the user of sample b. The rank is drawn at every step, and the item is
+ranked against the sample's own negatives. `TopRDistillation` only pulls users towards such items; this term also pushes
+users away from the negatives.
 """
 
 from __future__ import annotations
@@ -19,12 +20,12 @@ from recfx.learn.quantized_model import Batch, Rows
 
 
 class RankedDistillation:
-    """Ranks a drawn item of the teacher's first ones above the negatives.
+    """Ranks one of the teacher's first items, drawn at random, above the negatives.
 
     Args:
         top: int64 [U, R], the teacher's items of each user, best first; see `teacher_top`.
-        weight: Of the term beside the ranking loss.
-        decay: How fast the chances of the ranks fall; at 0 all are drawn alike.
+        weight: The weight of the term; the ranking loss has weight 1.
+        decay: How fast the probabilities of the ranks fall; at 0 all are equal.
 
     Raises:
         InputError: `top` is not an int64 matrix with columns, or a number is out of range.
@@ -43,13 +44,13 @@ class RankedDistillation:
         self._chances = torch.exp(-decay * torch.arange(top.shape[1], dtype=torch.float64)).cumsum(0)
 
     def items(self, users: Tensor) -> tuple[Tensor, Tensor]:
-        """An item for each user of a batch, int64 [B], drawn from torch's global generator.
+        """Draws one of the teacher's items for each user of a batch, int64 [B], from torch's global generator.
 
         Returns:
-            Items, int64 [B, 1]; weights, [1, 1].
+            Items, int64 [B, 1], and weights, [1, 1].
 
         Raises:
-            InputError: A user that the teacher did not rank for.
+            InputError: The teacher has no ranking for a user.
         """
         if len(users) and int(users.max()) >= len(self.top):
             raise InputError(f"the teacher ranked for {len(self.top)} users, not for user {int(users.max())}")

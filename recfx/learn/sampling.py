@@ -1,4 +1,4 @@
-"""Where training gets its samples from."""
+"""The interface of samplers."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ from recfx.errors import InputError
 #: Users [B], positives [B], negatives [B] or [B, n], int64.
 Sample = tuple[Tensor, Tensor, Tensor]
 
-#: One epoch of samples: called with the generator that all their randomness must come from.
+#: Draws one epoch of samples: called with a generator, the only source of randomness that it may use.
 Sampler = Callable[[torch.Generator], Iterable[Sample]]
 
 
@@ -33,14 +33,14 @@ class DrawsEpochs(Protocol):
 
 
 class EpochSampler:
-    """Makes a `Sampler` of one with a generator of its own: the trainer's takes its place.
+    """Makes a `Sampler` from a sampler with a generator of its own, which the trainer's generator replaces.
 
     Args:
         source: The sampler.
         batch: Samples of a step.
 
     Raises:
-        InputError: The batch is below 1.
+        InputError: `batch` is below 1.
     """
 
     def __init__(self, source: DrawsEpochs, batch: int = 2048) -> None:

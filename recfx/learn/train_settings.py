@@ -1,4 +1,4 @@
-"""How a model is trained, and what came of it."""
+"""The settings of a training run, and its report."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ from recfx.formats.records import decode
 
 Stop = Literal["epochs", "time", "patience"]
 
-#: Settings that may differ between a run and the one that resumes it: those of its length, not of its results.
+#: Settings that may differ between a run and the run that resumes it: they change how long it runs, not its steps.
 OPEN_ENDED = ("epochs", "patience", "seconds", "checkpoint_seconds", "progress")
 
 
@@ -20,20 +20,21 @@ class TrainSettings:
     """How to train.
 
     Attributes:
-        epochs: At most so many calls of the sampler.
+        epochs: The largest number of epochs, each of them one call of the sampler.
         lr: Adam's learning rate.
-        cosine_epochs: Let the learning rates fall to zero over so many epochs, as half a cosine; None: they stay.
-        bounds_lr: That of learned bounds; None: `lr`.
-        l2: Penalty of l2 / 2 times the squared norms of the batch's rows, over the batch size; the negatives of a sample
-            count as one together.
+        cosine_epochs: Number of epochs over which the learning rates fall to zero as half a cosine; None: they are
+            constant.
+        bounds_lr: The learning rate of learned bounds; None: `lr`.
+        l2: Factor of the penalty: l2 / 2 times the squared norms of the batch's rows, over the batch size. All
+            negatives of a sample together count as one row.
         evaluate_every: Epochs between evaluations; the last epoch is always evaluated.
-        monitor: Which of the evaluation's figures decides, the greater the better; None: the first.
-        patience: Stop after so many evaluations without a better one; None: never.
-        seed: Of the samples, and of all that draws from torch's global generators.
-        seconds: Time budget of one call; None: no limit.
+        monitor: The name of the figure by which evaluations are compared; greater is better. None: the first figure.
+        patience: Number of evaluations without an improvement after which training stops; None: it does not stop.
+        seed: The seed of the samples and of torch's global generators.
+        seconds: Time limit of one call; None: no limit.
         checkpoint_seconds: Time between two checkpoints.
-        deterministic: On CPUs, let torch use deterministic algorithms alone.
-        progress: Show a bar on terminals.
+        deterministic: On CPUs, let torch use only deterministic algorithms.
+        progress: Show a progress bar on terminals.
     """
 
     epochs: int = 100
@@ -71,15 +72,15 @@ class TrainSettings:
 
 @dataclass
 class TrainReport:
-    """What happened in training.
+    """The report of a training run.
 
     Attributes:
-        losses: Mean loss of each whole epoch, the penalty and the teacher's term included.
+        losses: Mean loss of each whole epoch, including the penalty and the teacher's term.
         scores: (epochs done, figures) at each evaluation.
-        best: Index into `scores` of the state the model was left in; None without evaluation.
+        best: Index into `scores` of the final state of the model; None without evaluation.
         steps: Optimiser steps.
-        seconds: Time spent, evaluations and earlier calls included.
-        stopped: What ended training: all epochs, the time budget, or patience.
+        seconds: Time spent, including evaluations and earlier calls.
+        stopped: The reason for the end of training: all epochs, the time limit, or patience.
         deltas: (steps done, delta of each quantiser) at each update of GSTE's scale.
     """
 
@@ -93,12 +94,12 @@ class TrainReport:
 
     @property
     def best_scores(self) -> dict[str, float] | None:
-        """The figures of the state the model was left in."""
+        """The figures of the final state of the model."""
         return None if self.best is None else self.scores[self.best][1]
 
     @staticmethod
     def from_json(document: dict[str, Any]) -> TrainReport:
-        """A report from its fields as plain JSON has them.
+        """Makes a report from its fields as plain JSON.
 
         Raises:
             ArtifactError: A field is missing, unknown or of another type.

@@ -1,4 +1,4 @@
-"""Everything that a training run carries from step to step, and how it is written and taken back."""
+"""The state of a training run between steps, and its checkpoints."""
 
 from __future__ import annotations
 
@@ -21,13 +21,13 @@ from recfx.learn.train_settings import OPEN_ENDED, TrainReport, TrainSettings
 
 @dataclass
 class Position:
-    """Where in training a run is.
+    """The position of a run in training.
 
     Attributes:
         epoch: Whole epochs done.
         batches: Batches done of the epoch that has begun.
-        loss: Sum of their losses.
-        waited: Evaluations since the best one.
+        loss: Sum of the losses of these batches.
+        waited: Evaluations since the best evaluation.
     """
 
     epoch: int = 0
@@ -42,11 +42,11 @@ class TrainState:
 
     Attributes:
         model: The model.
-        optimizer: Over its parameters.
+        optimizer: The optimiser of its parameters.
         generator: The samplers' source of randomness.
         curvature: Updates GSTE's delta.
         epoch_start: The state of `generator` when the epoch began, from which its samples are drawn again on resuming.
-        experiment: The fingerprint of all that the run is made of.
+        experiment: The fingerprint of the objects of the run.
         sampler: Draws the samples.
         first_sample: The fingerprint of the first batch of the epoch that began last; None before.
         first_from: The state of `generator` from which that batch was drawn.
@@ -74,7 +74,7 @@ class TrainState:
         for index, slot in optimizer["state"].items():
             slots[str(index)] = {name: value for name, value in slot.items() if not isinstance(value, Tensor)}
             state |= {f"optimizer.{index}.{name}": v for name, v in slot.items() if isinstance(v, Tensor)}
-        # Between two epochs the next one begins where the generator is.
+        # Between two epochs, the next epoch begins at the current state of the generator.
         state["generator.epoch_start"] = self.epoch_start if self.position.batches else self.generator.get_state()
         state["generator.cpu"] = torch.get_rng_state()
         if self.first_from is not None:
@@ -90,13 +90,13 @@ class TrainState:
             "slots": slots,
             "groups": optimizer["param_groups"],
             "position": asdict(self.position),
-            "report": asdict(replace(self.report, deltas=[])),  # they are in the curvature's history
+            "report": asdict(replace(self.report, deltas=[])),  # the curvature's history holds the deltas
             "curvature": self.curvature.state(),
         }
         save_checkpoint(folder, self.report.steps, parts, values)
 
     def load(self, folder: str | PathLike[str], settings: TrainSettings) -> None:
-        """Takes a checkpoint back.
+        """Restores a checkpoint.
 
         Raises:
             ArtifactError: It is damaged, or of another experiment: other settings, model, quantisers, loss, samples, updates of delta or
@@ -135,11 +135,12 @@ class TrainState:
         self.best = parts.get("best")
 
     def begin_epoch(self, sample: Sample) -> None:
-        """Told the first batch of an epoch that begins."""
+        """Records the first batch of an epoch that begins."""
         self.first_sample, self.first_from = of_sample(sample), self.epoch_start
 
     def _drawn_again(self) -> dict[str, str] | None:
-        """The fingerprint of the first batch that this run's sampler draws where the checkpoint's began its last epoch."""
+        """The fingerprint of the first batch that this run's sampler draws from the generator's state at the beginning of
+        the checkpoint's last epoch."""
         if self.first_from is None:
             return None
         generator = torch.Generator()
@@ -185,6 +186,6 @@ _VALUES: dict[str, Any] = {
 
 
 def _checked(held: Any, where: str) -> dict[str, Any]:
-    """The values of a checkpoint, of the types that `TrainState.save` gave them."""
+    """Decodes the values of a checkpoint to the types in `_VALUES`."""
     found = fields(held, where, tuple(_VALUES))
     return {name: decode(kind, found[name], f"{where}, {name}") for name, kind in _VALUES.items()}

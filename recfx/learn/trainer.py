@@ -24,27 +24,27 @@ from recfx.learn.train_settings import TrainReport, TrainSettings
 from recfx.learn.train_state import TrainState
 from recfx.progress import Report, training_bar
 
-#: Judges a model, in eval mode: one figure or several, the greater the better.
+#: Evaluates a model in eval mode: returns one figure or several by name; greater is better.
 Evaluate = Callable[[QuantizedModel], float | Mapping[str, float]]
 
-_CHECKED_EVERY = 64  # steps between two looks at the loss where looking means waiting for the device
+_CHECKED_EVERY = 64  # steps between two checks of the loss on an accelerator, where a check waits for the device
 
 
 class Trainer:
     """Trains a model in place with Adam on a ranking loss and an L2 penalty.
 
-    Start from a full-precision teacher by training it first (a `QuantizedModel` without quantisers), loading its weights
-    into the student's encoder, and, if wanted, giving its ranking as `distillation`.
+    To start from a full-precision teacher, train it first (a `QuantizedModel` without quantisers), load its weights
+    into the student's encoder and, optionally, pass its ranking as `distillation`.
 
     Args:
         model: The model, on the device of its parameters.
-        sampler: One epoch of samples; see `recfx.learn.sampling`.
-        settings: How.
+        sampler: Draws the samples of an epoch; see `recfx.learn.sampling`.
+        settings: How to train.
         loss: The ranking loss.
-        evaluate: Judges the model; without it training does not stop early, and the last state is kept.
-        curvature: Updates GSTE's delta; None: with its own defaults.
+        evaluate: Evaluates the model; without it, training does not stop early and keeps the last state.
+        curvature: Updates GSTE's delta; None: `Curvature()`.
         distillation: A teacher's ranking to learn as well.
-        folder: Where checkpoints go; a run that finds one there goes on where it was, bit for bit on CPUs. None: no
+        folder: The folder of checkpoints. A run continues from a checkpoint in it, bit for bit on CPUs. None: no
             checkpoints.
     """
 
@@ -75,10 +75,10 @@ class Trainer:
         """Trains; leaves the model in eval mode, in its best evaluated state.
 
         Returns:
-            What happened, earlier calls included.
+            The report, including earlier calls that this call continues.
 
         Raises:
-            InputError: A sampler without batches, or whose batches do not fit.
+            InputError: The sampler has no batches, or its batches do not fit.
             RecfxError: The loss or an evaluation became NaN or infinite.
             ArtifactError: The checkpoint is damaged, or of another model or other settings.
         """
@@ -135,7 +135,7 @@ class Trainer:
         return torch.optim.Adam(groups, lr=self.settings.lr, fused=True)
 
     def _epoch(self, state: TrainState, clock: Clock, show: Report) -> bool:
-        """Goes on with an epoch, to its end or until time is up; returns whether it ended."""
+        """Continues an epoch to its end or to the time limit; returns whether the epoch ended."""
         position = state.position
         self.model.train()
         if position.batches == 0:
@@ -151,7 +151,7 @@ class Trainer:
             if index == 0 and not done_before:
                 state.begin_epoch(sample)
             if index < done_before:
-                continue  # drawn again only to bring the generator to where it was
+                continue  # drawn again only to restore the state of the generator
             batch = Batch.of(*sample).to(self._device)
             set_rate(state.optimizer, self.settings, position.epoch + (index / length if length else 0.0))
             total += self._step(state, batch)
@@ -171,13 +171,13 @@ class Trainer:
             raise InputError(
                 f"the sampler gave {index + 1} batches, expected at least {max(done_before, 1)}",
                 where="sampler",
-                hint="a resumed run needs the sampler and the data that it began with",
+                hint="resume a run with the sampler and the data of its first call",
             )
         self._end_epoch(state, _finite(total, state, self.model))
         return True
 
     def _step(self, state: TrainState, batch: Batch) -> Tensor:
-        """One step; gives the detached loss."""
+        """Takes one step; returns the detached loss."""
         taught = None if self._distillation is None else self._distillation.items(batch.users)
         distinct = batch.distinct(None if taught is None else taught[0])
         encoded = self.model.rows(distinct.users, distinct.items)
@@ -197,9 +197,8 @@ class Trainer:
         return loss.detach()
 
     def _penalty(self, distinct: Distinct, encoded: Rows) -> Tensor:
-        """Half the squared norms of the batch's rows, as often as they occur, over the batch size.
-
-        The negatives of a sample count as one together, so that their number does not change the weight of the penalty.
+        """Half the squared norms of the batch's rows, times their numbers of uses, over the batch size. All negatives
+        of a sample together count as one row, so that their number does not change the weight of the penalty.
         """
         base = self.model.base_rows(distinct.users, distinct.items) or encoded
         users, positives, negatives = distinct.places

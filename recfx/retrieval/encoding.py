@@ -1,4 +1,4 @@
-"""Embeddings as codes: many as blocks, and those that join an index."""
+"""Encodes embeddings: all items of a new index as blocks, and items that are added to an index."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ _BLOCK_VALUES = 1 << 22
 
 
 def encode_blocks(values: Tensor, grid: Grid, bits: int) -> Tensor:
-    """Blocks of the codes of float32 values [n, d], made a part at a time."""
+    """Blocks of the codes of float32 values [n, d], computed a part at a time."""
     rows, dim = values.shape
     words = torch.empty(rows, words_of(dim, bits), dtype=torch.int32)
     step = max(1, _BLOCK_VALUES // dim)
@@ -31,15 +31,15 @@ def encode_blocks(values: Tensor, grid: Grid, bits: int) -> Tensor:
 def round_items(
     items: Tensor, lower: Tensor | None, step: Tensor | None, grid: Grid, form: Form, *, undecided: bool = False
 ) -> tuple[Tensor, Grid]:
-    """Packed codes of items that join an index, int32 [n, words], and their grid.
+    """Packed codes of items that are added to an index, int32 [n, words], and their grid.
 
     Args:
         items: See `Index.add`.
-        lower: Likewise.
-        step: Likewise.
-        grid: That of the index.
-        form: Likewise.
-        undecided: Whether rows may be of another kind than those of `grid`.
+        lower: See `Index.add`.
+        step: See `Index.add`.
+        grid: The grid of the index.
+        form: The options of the index.
+        undecided: Whether the kind of rows may differ from that of `grid`.
 
     Raises:
         InputError: See `Index.add`.
@@ -47,7 +47,10 @@ def round_items(
     if isinstance(items, Tensor) and items.dtype == torch.uint8:
         checked_codes(items, form.bits, form.dim)
         if grid.by_row != (lower is not None or step is not None):
-            raise InputError("constants go with codes on grids of their own rows", where="recfx.retrieval.Index")
+            what = "codes need lower and step, because the rows of this index have constants of their own"
+            if not grid.by_row:
+                what = "leave out lower and step: the rows of this index have no constants of their own"
+            raise InputError(what, where="recfx.retrieval.Index")
         if grid.by_row:
             grid = given_rows(lower, step, len(items), form.bits)
         return pack(items.detach().cpu(), form.bits), grid

@@ -9,7 +9,8 @@ from torch import Tensor
 
 from recfx.errors import InputError
 
-#: One tensor of ids for each query, or all in compressed rows: where each query's ids begin [Q + 1], and the ids.
+#: One tensor of ids for each query, or compressed rows: the position where each query's ids begin, [Q + 1], and all
+#: ids.
 Exclude = Sequence[Tensor] | tuple[Tensor, Tensor]
 
 _WHERE = "exclude"
@@ -19,12 +20,13 @@ def compressed(exclude: Exclude, queries: int, items: int) -> tuple[Tensor, Tens
     """Excluded items as compressed rows, int64, the ids ascending within a query.
 
     Args:
-        exclude: A tuple is compressed rows; any other sequence has one tensor of ids for each query.
-        queries: How many there are.
-        items: Ids must be below.
+        exclude: A tuple of compressed rows, or any other sequence with one tensor of ids for each query.
+        queries: The number of queries.
+        items: The number of items; all ids are below it.
 
     Raises:
-        InputError: The wrong number of rows, floating-point ids, ids of no item, or row starts that go backwards.
+        InputError: The number of rows is wrong, ids are floating-point numbers, an id is not an item, or row starts
+            fall.
     """
     starts, ids = _rows(exclude, queries) if isinstance(exclude, tuple) else _lists(exclude, queries)
     if len(ids) and (int(ids.min()) < 0 or int(ids.max()) >= items):

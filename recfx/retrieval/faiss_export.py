@@ -1,12 +1,13 @@
-"""Hands an index to FAISS, for corpora past one machine's memory or past searching every item.
+"""Exports an index to FAISS, for corpora that exceed one machine's memory or are too large for exact search.
 
     binary   IndexBinaryFlat           the codes themselves, 1 bit
-    ivf      IndexBinaryIVF of the codes at 1 bit with the metric `hamming`, otherwise IndexIVFScalarQuantizer of what codes stand for
-    hnsw     IndexBinaryHNSW, or IndexHNSWSQ, likewise
-    rabitq   IndexIVFRaBitQ            of what codes stand for
+    ivf      IndexBinaryIVF of the codes at 1 bit with the metric `hamming`, otherwise IndexIVFScalarQuantizer of the
+    values of the codes hnsw     IndexBinaryHNSW, or IndexHNSWSQ, likewise rabitq IndexIVFRaBitQ of the values of the
+    codes
 
-`binary` counts bits that differ. Only an index of one scale for the table whose queries have 1 bit ranks by these, so others are refused.
-Dimensions are filled up with zeros to a multiple of 8 for binary indices, as FAISS wants them, which changes no distance.
+`binary` counts bits that differ. Only an index with one scale for the table and queries of 1 bit ranks by that number,
+so other indices are refused. For binary indices, FAISS needs a multiple of 8 dimensions: zeros fill them up, which
+changes no distance.
 """
 
 from __future__ import annotations
@@ -25,25 +26,24 @@ from recfx.retrieval.store import Store
 FaissKind = Literal["binary", "ivf", "hnsw", "rabitq"]
 
 _WHERE = "Index.to_faiss"
-_NEIGHBOURS = 32  # of a node of HNSW
+_NEIGHBOURS = 32  # neighbours of a node of HNSW
 _MOST_LISTS = 1 << 16
 _ROWS = 1 << 16
-_SHOWN = 64  # items a list, to train on
+_SHOWN = 64  # training items per list
 
 
 def to_faiss(form: Form, store: Store, kind: FaissKind | None = None) -> Any:
-    """Builds an index of FAISS that gives the ids of this one; deleted items are left out.
-
-    Its search takes what FAISS takes: packed bytes for binary indices, rounded at zero by the caller, float32 rows otherwise.
+    """Builds a FAISS index with the same ids, without deleted items. Its queries have FAISS's format: float32 rows, or
+    packed bytes for binary indices, which the caller rounds at zero.
 
     Args:
         form: The options of the index.
         store: Its items, at least one.
-        kind: See the module. By default `binary` where that ranks as the index does, and `hnsw` otherwise.
+        kind: See the module's docstring. By default `binary` if that ranks as the index does, and `hnsw` otherwise.
 
     Raises:
         TargetError: FAISS is not installed.
-        InputError: The kind is unknown, it would rank in another way than the index, or the index is empty.
+        InputError: The kind is unknown, its ranking differs from that of the index, or the index is empty.
     """
     if kind is None:
         kind = "hnsw" if _other_ranking(form, store.grid.kind) else "binary"
@@ -51,9 +51,9 @@ def to_faiss(form: Form, store: Store, kind: FaissKind | None = None) -> Any:
         raise InputError(f"the kind {kind!r} is unknown; kinds: {', '.join(get_args(FaissKind))}", where=_WHERE)
     if kind == "binary" and (reason := _other_ranking(form, store.grid.kind)):
         raise InputError(
-            f"FAISS's binary indices count bits that differ, and this index ranks otherwise: {reason}",
+            f"FAISS's binary indices count differing bits, but this index ranks in another way: {reason}",
             where=_WHERE,
-            hint="take 'ivf', 'hnsw' or 'rabitq', or build the index with bits=1, metric='hamming'",
+            hint="pass kind='ivf', 'hnsw' or 'rabitq', or build the index with bits=1, metric='hamming'",
         )
     if not len(store):
         raise InputError("an empty index cannot be exported", where=_WHERE)
@@ -68,7 +68,7 @@ def to_faiss(form: Form, store: Store, kind: FaissKind | None = None) -> Any:
     if not built.is_trained:
         order = torch.randperm(len(live), generator=torch.Generator().manual_seed(0))
         built.train(_rows(form, store, live[order[: _SHOWN * lists]], binary))
-    numbered = len(live) == store.items  # then FAISS numbers items as this index does
+    numbered = len(live) == store.items  # then FAISS's own numbers are the ids of this index
     kept = built
     if not numbered and not hasattr(built, "nlist"):
         kept = (faiss.IndexBinaryIDMap if binary else faiss.IndexIDMap)(built)
@@ -85,7 +85,7 @@ def to_faiss(form: Form, store: Store, kind: FaissKind | None = None) -> Any:
 
 
 def _other_ranking(form: Form, scales: Kind) -> str | None:
-    """Why an index does not rank by bits that differ; None when it does."""
+    """Why an index does not rank by differing bits; None if it does."""
     if form.bits != 1:
         return f"its codes have {form.bits} bits"
     if scales != "table":
@@ -96,7 +96,7 @@ def _other_ranking(form: Form, scales: Kind) -> str | None:
 
 
 def _rows(form: Form, store: Store, ids: Tensor, binary: bool) -> Any:
-    """Items as FAISS takes them."""
+    """Items in FAISS's format."""
     if not binary:
         codes = unpack(rows_of(store.blocks, ids), form.dim, form.bits)
         return store.grid.rows(ids).decode(codes).numpy()
@@ -105,7 +105,7 @@ def _rows(form: Form, store: Store, ids: Tensor, binary: bool) -> Any:
 
 
 def _lists(items: int) -> int:
-    """About four times the root of the number of items, as FAISS's guidelines have it."""
+    """The number of lists: about four times the root of the number of items, as FAISS's guidelines recommend."""
     return max(1, min(_MOST_LISTS, items // 39, int(4 * items**0.5)))
 
 

@@ -3,7 +3,8 @@
 index/
   manifest.json         format, versions, options, size and digest of the arrays
   manifest.sha256       the digest of the manifest
-  arrays.safetensors    blocks: codes, int32 [blocks, words, 16]; lower and step: constants, float32; dead: which items were deleted
+  arrays.safetensors    blocks: codes, int32 [blocks, words, 16]; lower and step: constants, float32; dead: a bit for
+  each item, set if it was deleted
 """
 
 from __future__ import annotations
@@ -43,7 +44,7 @@ class _Manifest:
 
 
 def save(form: Form, store: Store, path: str | PathLike[str]) -> None:
-    """Writes an index; a crash in the middle leaves the former contents.
+    """Writes an index; a crash in the middle leaves the earlier contents intact.
 
     Raises:
         ArtifactError: `path` exists and is not an index.
@@ -75,7 +76,7 @@ def load(path: str | PathLike[str], *, check: bool = True) -> tuple[Form, Store]
     _check_arrays(manifest, arrays, sealed.where(_ARRAYS))
     dead = arrays.get("dead")
     if dead is not None:
-        # Room for more items is not saved.
+        # The reserved room for more items is not saved.
         dead = dead[: -(-len(arrays["blocks"]) * BLOCK // 64)].clone()
     grid = Grid(arrays["lower"], arrays["step"], manifest.scales)
     store = Store(arrays["blocks"], manifest.items, grid, manifest.dim, dead, mapped=True)
@@ -83,7 +84,7 @@ def load(path: str | PathLike[str], *, check: bool = True) -> tuple[Form, Store]
 
 
 def _check_options(manifest: _Manifest, where: str) -> None:
-    """Refuses options that no index has."""
+    """Refuses options that an index cannot have."""
     if manifest.items < 0 or manifest.dim < 1:
         raise ArtifactError(f"an index of {manifest.items} items of {manifest.dim} codes", where=where)
     try:
@@ -94,7 +95,7 @@ def _check_options(manifest: _Manifest, where: str) -> None:
 
 
 def _check_arrays(manifest: _Manifest, arrays: dict[str, Tensor], where: str) -> None:
-    """Refuses arrays of other sizes and dtypes than the options say: kernels read what these say is there."""
+    """Refuses arrays whose sizes or dtypes contradict the options, because kernels rely on the options."""
     items, dim = manifest.items, manifest.dim
     lower, step = {
         "table": ((), ()),

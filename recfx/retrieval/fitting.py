@@ -19,8 +19,8 @@ class Fit(NamedTuple):
     """How embeddings are rounded.
 
     Attributes:
-        grid: What their codes stand for.
-        rounding: The grid whose nearest values give the codes; for most the same.
+        grid: The grid of the codes' values.
+        rounding: The grid whose nearest values give the codes; the same for most kinds.
     """
 
     grid: Grid
@@ -30,8 +30,9 @@ class Fit(NamedTuple):
 def fit(values: Tensor, bits: int, kind: Kind) -> Fit:
     """The grid of float32 values [n, d].
 
-    At 1 bit the two values are -s and s, s being the mean magnitude, which has the least squared error for signs; with more
-    bits, the grid spreads from the smallest value to the largest, or its levels lie about zero, see `recfx.formats.symmetric`.
+    At 1 bit the two values are -s and s, where s is the mean magnitude, the scale of least squared error for signs.
+    With more bits, the grid extends from the smallest value to the largest, or its levels are symmetric about zero, see
+    `recfx.formats.symmetric`.
     """
     if bits == 1 and kind in ("row", "symmetric"):
         return _same(symmetric(2 * values.abs().mean(1), 1))
@@ -49,7 +50,8 @@ def fit(values: Tensor, bits: int, kind: Kind) -> Fit:
 
 
 def better_rows(values: Tensor, bits: int) -> Kind:
-    """Whether `symmetric` or `row` suits embeddings [n, d]: which of the two loses less of some of them; `row` where nothing is lost."""
+    """Returns the kind, `symmetric` or `row`, with the smaller error on a sample of embeddings [n, d]; `row` if both
+    errors are equal."""
     some = values
     if len(values) > _SAMPLED:
         some = values[torch.randint(0, len(values), (_SAMPLED,), generator=torch.Generator().manual_seed(0))]

@@ -1,4 +1,4 @@
-"""The grid that codes stand on: x_hat = lower + step * code, for the whole table, per row or per dimension.
+"""The grid of codes: x_hat = lower + step * code, for the whole table, per row or per dimension.
 
 Rows whose levels lie symmetrically about zero need one constant each: x_hat = step * (code - (2^bits - 1) / 2).
 """
@@ -25,13 +25,13 @@ _EPS = 2.0**-21  # a few roundings of float32
 
 @dataclass(frozen=True)
 class Grid:
-    """What codes stand for.
+    """The map from codes to values.
 
     Attributes:
-        lower: float32 [] for the table, [n] per row, [d] per dimension: the value of code 0. With symmetric rows []: the value of
-            code 0 in steps.
-        step: [], [n] or [d], not negative: the difference between neighbouring codes.
-        kind: Which of these.
+        lower: The value of code 0: float32 [] for the table, [n] per row, [d] per dimension. For symmetric rows: the
+            value of code 0 in steps, [].
+        step: The difference between the values of neighbouring codes, not negative: [], [n] or [d].
+        kind: The codes that share constants.
     """
 
     lower: Tensor
@@ -45,9 +45,8 @@ class Grid:
 
     @cached_property
     def halves(self) -> tuple[Tensor, Tensor]:
-        """Half the step, and the middle of the two values of a 1-bit code; kept, as every query of 1 bit asks for them.
-
-        Not for symmetric rows, whose middle is zero. Those of rows have room for whole blocks, which searches read.
+        """Half the step, and the middle of the two values of a 1-bit code; cached, as every query of 1 bit reads them.
+        Not for symmetric rows, whose middle is zero. Constants of rows are padded to whole blocks, which searches read.
         """
         half, lower = self.step / 2, self.lower
         if self.kind == "row":
@@ -57,17 +56,17 @@ class Grid:
 
     @cached_property
     def constants(self) -> tuple[float, float]:
-        """Lower and step of the table's grid as numbers, kept likewise."""
+        """Lower and step of the table's grid as numbers, cached."""
         return float(self.lower), float(self.step)
 
     @cached_property
     def lower_in_steps(self) -> float:
-        """The value of code 0 of symmetric rows in steps, as a number, likewise."""
+        """The value of code 0 of symmetric rows in steps, as a number, cached."""
         return float(self.lower)
 
     @cached_property
     def half_constants(self) -> tuple[float, float]:
-        """Middle and half step of the table's grid, likewise."""
+        """Middle and half step of the table's grid as numbers, cached."""
         half, middle = self.halves
         return float(middle), float(half)
 
@@ -78,11 +77,11 @@ class Grid:
         return Grid(self.lower[ids] if self.kind == "row" else self.lower, self.step[ids], self.kind)
 
     def with_lower_ends(self) -> Grid:
-        """The same grid of rows, with a lower end for each."""
+        """The same grid of rows, with a lower end for each row."""
         return self if self.kind == "row" else Grid(self.lower * self.step, self.step, "row")
 
     def encode(self, values: Tensor, bits: int) -> Tensor:
-        """The nearest codes of float32 values [n, d]; values beyond the grid take its ends."""
+        """The nearest codes of float32 values [n, d]; values outside the grid get the code of the nearer end."""
         lower, step = self._columns()
         if bits == 1:  # a value on the boundary is code 0, as the sign of zero is
             return (values > lower + step / 2).to(torch.uint8)
@@ -106,7 +105,7 @@ def symmetric(step: Tensor, bits: int) -> Grid:
 
 
 def _of_rows(lower: Tensor, step: Tensor, bits: int) -> Grid:
-    """The grid of rows [n] as a caller gave them; symmetric where all of them are, to within a few roundings."""
+    """The grid of a caller's constants of rows, [n]; symmetric if all rows are, to within a few roundings."""
     found = symmetric(step, bits)
     if len(step) and bool(((lower - found.lower * step).abs() <= _EPS * lower.abs()).all()):
         return found
@@ -114,12 +113,11 @@ def _of_rows(lower: Tensor, step: Tensor, bits: int) -> Grid:
 
 
 def given(lower: Tensor | float | None, step: Tensor | float | None, rows: int, dim: int, bits: int) -> Grid:
-    """The grid of constants that a caller gave: [] for the table, [n, 1] per row, [1, d] or [d] per dimension.
-
-    Without them codes are taken for -1 and 1 at one bit, and for themselves otherwise.
+    """The grid of a caller's constants: [] for the table, [n, 1] per row, [1, d] or [d] per dimension. Without
+    constants, the values of codes are -1 and 1 at one bit, and the codes themselves otherwise.
 
     Raises:
-        InputError: Constants of another shape, not finite, too large, or a negative step.
+        InputError: The shape of the constants does not fit, they are not finite or too large, or a step is negative.
     """
     if lower is None and step is None:
         lower, step = (-1.0, 2.0) if bits == 1 else (0.0, 1.0)
@@ -155,7 +153,9 @@ def _constants(lower: Tensor | float | None, step: Tensor | float | None) -> tup
         if not bool((tensor.abs() <= LARGEST).all()):
             raise InputError(f"{name} holds NaN, infinities or numbers beyond {LARGEST:g}")
     if bool((high < 0).any()):
-        raise InputError("a step is negative", hint="turn the codes of that row or dimension round")
+        raise InputError(
+            "a step is negative", hint="invert the codes of that row or dimension, and give the positive step"
+        )
     return low, high
 
 
@@ -163,7 +163,7 @@ def plain(values: Tensor, dim: int | None, what: str) -> Tensor:
     """Embeddings as a contiguous float32 matrix on the CPU.
 
     Raises:
-        InputError: Another rank, width or type.
+        InputError: The rank, width or type is wrong.
     """
     if not isinstance(values, Tensor) or not values.is_floating_point() or values.ndim != 2:
         got = f"{values.dtype} {list(values.shape)}" if isinstance(values, Tensor) else type(values).__name__
@@ -177,18 +177,18 @@ def plain(values: Tensor, dim: int | None, what: str) -> Tensor:
         raise InputError(f"{what} must have {wanted}, got {values.shape[1]}", where="recfx.retrieval")
     ready = values.dtype == torch.float32 and values.is_contiguous() and values.is_cpu and not values.is_neg()
     if ready and not values.requires_grad:
-        return values  # calls into torch that would do nothing, and that a single query on cold caches would notice
+        return values  # skips calls into torch without an effect, whose time is noticeable in a single query on cold caches
     return values.detach().to("cpu", torch.float32).resolve_neg().contiguous()
 
 
 def checked(values: Tensor, dim: int | None, what: str) -> Tensor:
-    """`plain`, all of whose numbers a search can rank by.
+    """As `plain`, and checks that a search can rank by all numbers.
 
     Raises:
-        InputError: As in `plain`; NaN, infinities, or numbers too large.
+        InputError: As in `plain`; or a number is NaN, infinite or too large.
     """
     rows = plain(values, dim, what)
-    # Extremes are NaN when any number is.
+    # The extremes are NaN if any number is NaN.
     if rows.numel() and not bool(torch.stack(rows.aminmax()).abs().max() <= LARGEST):
         raise unfit(int((~(rows.abs() <= LARGEST)).any(1).nonzero()[0]), what)
     return rows

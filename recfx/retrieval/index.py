@@ -1,4 +1,4 @@
-"""The index: quantised items, and the exact best of them for each query."""
+"""The index: quantised items, and exact top-k search among them."""
 
 from __future__ import annotations
 
@@ -25,22 +25,23 @@ _WHERE = "recfx.retrieval.Index"
 
 
 class Index:
-    """Items as codes of 1, 2, 4 or 8 bits, searched exactly among the values of the codes.
-
-    An item is x_hat = lower + step * codes. A query is rounded too: to its signs times its mean magnitude, or to 8 bits. Items rank by
-    the dot product of the two, which is computed in integers; of equal ones that of lower id comes first. Answers depend neither on
-    the number of threads nor on the processor. Searches may run at the same time, but none beside `add`, `update` or `delete`.
+    """Items as codes of 1, 2, 4 or 8 bits, with exact search among the values of the codes. An item is x_hat = lower +
+    step * codes. A query is rounded too: to its signs times its mean magnitude, or to 8 bits. Items rank by the dot
+    product of the two, which is computed in integers. Among items of equal score, those of lower id come first. Answers
+    depend neither on the number of threads nor on the processor. Several searches may run at the same time, but no
+    search may run during `add`, `update` or `delete`.
 
     Attributes:
         bits: Bits of a code.
         dim: Codes of an item.
-        metric: `ip` ranks by dot products, `cosine` by those of rows of length 1, `hamming` by the bits that differ.
+        metric: `ip` ranks by dot products, `cosine` by dot products of rows of length 1, `hamming` by the number of
+            differing bits.
         query_bits: 1 or 8.
     """
 
     def __init__(self, store: Store, bits: int, metric: Metric, query_bits: int, *, undecided: bool = False) -> None:
         self._store = store
-        self._undecided = undecided  # between kinds of rows, until there are some
+        self._undecided = undecided  # the kind of rows is undecided until the first items
         self.dim = store.dim
         self.bits = bits
         self.metric: Metric = metric
@@ -57,22 +58,23 @@ class Index:
     ) -> Index:
         """Rounds embeddings to codes.
 
-        At 1 bit codes are signs, -s or s with s the mean magnitude; with more bits they divide the range from the smallest to the largest
-        value. Symmetric rows have levels about zero, at the distance that suits the row, and one constant in place of two; on few bits
-        they lose less of values that lie about zero.
+        At 1 bit codes are signs, -s or s with s the mean magnitude; with more bits they divide the range from the
+        smallest to the largest value. Symmetric rows have levels symmetric about zero, whose distance is fitted to the
+        row, and one constant instead of two. With few bits, their error is smaller for values about zero.
 
         Args:
             items: Floating point [n, d], d at most 65,536.
             bits: 1, 2, 4 or 8.
             metric: See the class.
             scales: Whether the whole `table`, each `row` (from its smallest to its largest value, or `symmetric`) or each `dimension` has a
-                grid of its own. By default `symmetric` or `row`, whichever loses less of these items, so that items of different lengths
-                rank by them; with the metric `hamming` the table.
-            query_bits: 1 (1-bit items only) or 8. By default 8; 1 with 1-bit items and one scale for the table, which then rank by bits
-                that differ.
+                grid of its own. By default `symmetric` or `row`, whichever has the smaller error on these items, so
+                that the lengths of items count in the ranking; with the metric `hamming`, `table`.
+            query_bits: 1 (1-bit items only) or 8. By default 8; 1 with 1-bit items and one scale for the table, which
+                then rank by the number of differing bits.
 
         Raises:
-            InputError: Options that do not go together, or items that are not such a matrix, hold NaN, infinities or huge numbers.
+            InputError: Options exclude each other, or items are not such a matrix or hold NaN, infinities or huge
+                numbers.
         """
         kind = scales or ("table" if metric == "hamming" else "row")
         query_bits = checked_options(bits, metric, kind, query_bits)
@@ -95,20 +97,20 @@ class Index:
         *,
         query_bits: int | None = None,
     ) -> Index:
-        """Takes codes as a trained quantiser gives them.
+        """Makes an index of codes, such as those of a trained quantiser.
 
         Args:
             codes: uint8 [n, d], each below 2^bits.
             bits: 1, 2, 4 or 8.
-            lower: What code 0 stands for: [] for the table, [n, 1] per row, [1, d] per dimension. Where each row's levels are symmetric
-                about zero to within a few roundings, only the steps are kept.
-            step: The difference between neighbouring codes, likewise. Without the two, codes stand for -1 and 1 at 1 bit, and for
-                themselves otherwise.
+            lower: The value of code 0: [] for the table, [n, 1] per row, [1, d] per dimension. If the levels of all
+                rows are symmetric about zero to within a few roundings, only the steps are kept.
+            step: The difference between the values of neighbouring codes, of the same shape. Without `lower` and
+                `step`, the values of codes are -1 and 1 at 1 bit, and the codes themselves otherwise.
             metric: See the class.
             query_bits: See `from_embeddings`. With 1, queries may be codes too.
 
         Raises:
-            InputError: Codes or constants of another type, shape or range, or options that do not go together.
+            InputError: The type, shape or range of codes or constants is wrong, or options exclude each other.
         """
         checked_codes(codes, bits, None)
         grid = grids.given(lower, step, codes.shape[0], codes.shape[1], bits)
@@ -128,7 +130,8 @@ class Index:
         *,
         query_bits: int | None = None,
     ) -> Index:
-        """As `from_codes`, of rows packed from the lowest bits of a byte upwards: uint8 [n, ceil(dim * bits / 8)]."""
+        """As `from_codes`, for codes that are packed from the lowest bits of a byte upwards: uint8 [n, ceil(dim * bits
+        / 8)]."""
         if bits not in BITS or dim < 1:
             raise InputError(f"codes have 1, 2, 4 or 8 bits and a dimension, got {bits} and {dim}", where=_WHERE)
         words = pack_bytes(packed.detach().cpu(), dim, bits)
@@ -138,17 +141,18 @@ class Index:
         return Index(Store(to_blocks(words), len(packed), grid, dim), bits, metric, query_bits)
 
     def __len__(self) -> int:
-        """Items that can be found."""
+        """The number of items that were not deleted."""
         return len(self._store)
 
     @property
     def next_id(self) -> int:
-        """The id that the next item added gets; ids of deleted items are not given again."""
+        """The id of the next added item. The ids of deleted items are not used again."""
         return self._store.items
 
     @property
     def scales(self) -> grids.Kind:
-        """Which codes share their constants: those of the `table`, of a `row` (`symmetric` about zero or not), or of a `dimension`."""
+        """The codes that share constants: all codes of the `table`, those of a `row` (`symmetric`: with levels
+        symmetric about zero), or those of a `dimension`."""
         return self._store.grid.kind
 
     @property
@@ -160,30 +164,33 @@ class Index:
         """The k best items of each query.
 
         Args:
-            queries: Floating point [Q, d]; with queries of 1 bit also codes, uint8 [Q, d] of 0 and 1, that stand for -1 and 1.
-            k: How many, at least 1.
-            exclude: Items not to be found: one tensor of ids for each query, or a tuple of row starts [Q + 1] and ids.
+            queries: Floating point [Q, d]; with queries of 1 bit also codes, uint8 [Q, d] of 0 and 1, which mean -1 and
+                1.
+            k: The number of items to find, at least 1.
+            exclude: Items to leave out: one tensor of ids for each query, or a tuple of row starts [Q + 1] and ids.
 
         Returns:
-            Scores, float32 [Q, k], from the best on, and ids, int64 [Q, k]. Where fewer than k items are left, scores are -inf and ids
-            -1. A score is the dot product (`hamming`: minus the number of bits that differ).
+            Scores, float32 [Q, k], best first, and ids, int64 [Q, k]. If fewer than k items remain, the rest of
+            the scores is -inf and the rest of the ids -1. A score is the dot product (`hamming`: minus the number of
+            differing bits).
 
         Raises:
-            InputError: Queries of another width or type, NaN, infinities, k below 1, or ids of no item.
+            InputError: The width or type of queries is wrong, they hold NaN or infinities, k is below 1, or an id is
+                not an item.
         """
         problem = self._problem(queries, k, exclude)
         return scan(problem) if missing() is None else reference.scan(problem)
 
     def shortlist(self, queries: Tensor, k: int, exclude: Exclude | None = None) -> Tensor:
-        """The ids that `search` finds, in any order, for which it takes less time where k is large.
+        """The ids that `search` finds, in any order; faster than `search` if k is large.
 
         Args:
             queries: As in `search`.
-            k: Likewise.
-            exclude: Likewise.
+            k: As in `search`.
+            exclude: As in `search`.
 
         Returns:
-            int64 [Q, k]; -1 where fewer than k items are left.
+            int64 [Q, k]; the rest is -1 if fewer than k items remain.
 
         Raises:
             InputError: As in `search`.
@@ -216,23 +223,22 @@ class Index:
         )
 
     def codes(self, ids: Tensor | None = None) -> Tensor:
-        """Codes of items, of all by default, uint8 [n, d]."""
+        """The codes of items, by default of all items, uint8 [n, d]."""
         return unpack(rows_of(self._store.blocks, self._chosen(ids)), self.dim, self.bits)
 
     def decode(self, ids: Tensor | None = None) -> Tensor:
-        """What items stand for, of all by default, float32 [n, d]."""
+        """The values of items' codes, by default of all items, float32 [n, d]."""
         chosen = self._chosen(ids)
         return self._store.grid.rows(chosen).decode(self.codes(chosen))
 
     def add(self, items: Tensor, lower: Tensor | None = None, step: Tensor | None = None) -> Tensor:
-        """Adds items and gives their ids, int64 [n].
-
-        Symmetric rows become rows with two constants when others join them; embeddings that come later are then rounded like those.
+        """Adds items and returns their ids, int64 [n]. When rows with two constants are added to symmetric rows, all
+        rows of the index become rows with two constants, and so do embeddings that are added later.
 
         Args:
             items: Embeddings, which are rounded to the grid of the table or dimension or to grids of their own rows, or codes, uint8.
-            lower: With codes on grids of their own rows, their constants [n, 1].
-            step: Likewise.
+            lower: For codes with grids of their own rows, the value of code 0, [n, 1].
+            step: For such codes, the difference between the values of neighbouring codes, [n, 1].
 
         Raises:
             InputError: As in `from_embeddings` and `from_codes`.
@@ -242,10 +248,10 @@ class Index:
         return self._store.append(words, grid)
 
     def update(self, ids: Tensor, items: Tensor, lower: Tensor | None = None, step: Tensor | None = None) -> None:
-        """Gives items new values, as `add` takes them; deleted items come back.
+        """Replaces items by new values, which have the form of `add`; deleted items come back.
 
         Raises:
-            InputError: As in `add`; ids of no item, an id twice, or another number of ids than items.
+            InputError: As in `add`; or an id is not an item or occurs twice, or the numbers of ids and items differ.
         """
         chosen = self._store.known(ids)
         words, grid = self._rounded(items, lower, step)
@@ -254,10 +260,10 @@ class Index:
         self._store.write(chosen, words, grid)
 
     def delete(self, ids: Tensor) -> None:
-        """Deletes items: they are found no more, and their ids are not given again.
+        """Deletes items: searches do not find them, and their ids are not used again.
 
         Raises:
-            InputError: Ids of no item, or deleted before.
+            InputError: An id is not an item, or was deleted before.
         """
         self._store.delete(self._store.known(ids))
 
@@ -278,14 +284,15 @@ class Index:
 
     @staticmethod
     def load(path: str | PathLike[str], *, check: bool = True) -> Index:
-        """Maps a saved index into memory; changes stay in memory. `check` compares the checksums of the codes too.
+        """Maps a saved index into memory; changes are not written to the file. `check` also compares the checksums of
+        the codes.
 
         Raises:
-            ArtifactError: It is not there, damaged, cut short, or of another format version.
+            ArtifactError: The index is missing, damaged, truncated, or of another format version.
         """
         form, store = files.load(path, check=check)
         return Index(store, form.bits, form.metric, form.query_bits)
 
     def to_faiss(self, kind: FaissKind | None = None) -> object:
-        """Hands the items to FAISS; see `recfx.retrieval.faiss_export.to_faiss`."""
+        """Exports the items to FAISS; see `recfx.retrieval.faiss_export.to_faiss`."""
         return to_faiss(self._form, self._store, kind)

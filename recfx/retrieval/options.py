@@ -1,4 +1,4 @@
-"""Which options of an index go together, and what codes it takes."""
+"""The options of an index, and the checks of options and codes."""
 
 from __future__ import annotations
 
@@ -25,7 +25,7 @@ class Form:
 
     Attributes:
         dim: Codes of an item.
-        bits: Of a code.
+        bits: Bits of a code.
         metric: See `recfx.retrieval.Index`.
         query_bits: 1 or 8.
     """
@@ -37,10 +37,10 @@ class Form:
 
 
 def codes_of(queries: Tensor, dim: int) -> Tensor:
-    """Queries that are codes of 1 bit as a contiguous matrix on the CPU; the search sees whether they are 0 and 1.
+    """Queries that are codes of 1 bit, as a contiguous matrix on the CPU; the search checks that they are 0 and 1.
 
     Raises:
-        InputError: Not [n, dim].
+        InputError: The shape is not [n, dim].
     """
     if queries.ndim != 2 or queries.shape[1] != dim:
         raise InputError(f"codes of queries must be [n, {dim}], got {list(queries.shape)}", where=_WHERE)
@@ -51,7 +51,7 @@ def checked_codes(codes: Tensor, bits: int, dim: int | None) -> None:
     """Checks codes of a given width.
 
     Raises:
-        InputError: Not uint8 [n, dim] with columns, or not below 2^bits.
+        InputError: Codes are not uint8 [n, dim] with columns, or not below 2^bits.
     """
     if bits not in BITS:
         raise InputError(f"codes have 1, 2, 4 or 8 bits, not {bits}", where=_WHERE)
@@ -65,33 +65,35 @@ def checked_codes(codes: Tensor, bits: int, dim: int | None) -> None:
 
 
 def checked_options(bits: int, metric: Metric, kind: Kind, query_bits: int | None) -> int:
-    """The query's bits, when the options go together.
+    """Returns the query's bits, after a check of the options.
 
     Raises:
-        InputError: They do not.
+        InputError: Options exclude each other.
     """
     if bits not in BITS:
         raise InputError(f"codes have 1, 2, 4 or 8 bits, not {bits}", where=_WHERE)
     if metric not in METRICS or kind not in KINDS:
         raise InputError(
-            f"the metric {metric!r} does not exist with scales per {kind!r}",
+            f"the metric {metric!r} or the scales per {kind!r} are unknown",
             where=_WHERE,
             hint=f"metrics: {', '.join(METRICS)}; scales: {', '.join(KINDS)}",
         )
     chosen = query_bits if query_bits is not None else 1 if bits == 1 and kind == "table" else 8
     if chosen not in (1, 8) or (chosen == 1 and (bits != 1 or kind == "dimension")):
         raise InputError(
-            f"queries of {chosen} bits do not go with items of {bits} bits and scales per {kind}",
+            f"queries of {chosen} bits do not fit items of {bits} bits and scales per {kind}",
             where=_WHERE,
-            hint="queries of 1 bit go with items of 1 bit and any scales but those per dimension; 8 bits go with all",
+            hint="queries of 1 bit fit items of 1 bit with any scales except per dimension; queries of 8 bits fit all items",
         )
     if metric == "hamming" and (chosen != 1 or kind != "table"):
-        raise InputError("bits that differ are counted between codes of 1 bit with one scale", where=_WHERE)
+        raise InputError(
+            "the metric 'hamming' needs items and queries of 1 bit and one scale for the table", where=_WHERE
+        )
     return chosen
 
 
 def checked_size(rows: int, dim: int) -> None:
-    """Checks that an index can hold so much.
+    """Checks that an index can hold a number of items and dimensions.
 
     Raises:
         InputError: It cannot.
@@ -100,5 +102,5 @@ def checked_size(rows: int, dim: int) -> None:
         raise InputError(
             f"an index holds up to {_MOST_ITEMS - 1:,} items of {MOST_DIMENSIONS:,} dimensions, not {rows:,} of {dim:,}",
             where=_WHERE,
-            hint="divide the items among several indices, or hand them to FAISS",
+            hint="divide the items among several indices, or export them to FAISS",
         )

@@ -1,4 +1,4 @@
-"""Codes as the words that searches read: packed from the lowest bits, 16 items to a block."""
+"""Codes as the words that searches read: packed from the lowest bits, with 16 items per block."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ from recfx.kernels.searches import BLOCK
 #: The widths a code may have.
 BITS = (1, 2, 4, 8)
 
-#: The most codes of an item: beyond, a dot product might leave 32 bits.
+#: The largest number of codes of an item: with more codes, a dot product may overflow 32 bits.
 MOST_DIMENSIONS = 1 << 16
 
 _WORD_BYTES = 4
@@ -36,7 +36,7 @@ def pack(codes: Tensor, bits: int) -> Tensor:
     per = 8 // bits
     rows, dim = codes.shape
     width = words_of(dim, bits) * _WORD_BYTES
-    if bits == 1:  # many times faster than the general way
+    if bits == 1:  # many times faster than the general code below
         filled = torch.zeros(rows, width, dtype=torch.uint8)
         filled[:, : -(-dim // 8)] = torch.from_numpy(np.packbits(codes.numpy(), axis=1, bitorder="little"))
         return filled.view(torch.int32)
@@ -51,7 +51,7 @@ def pack_bytes(packed: Tensor, dim: int, bits: int) -> Tensor:
     """Rows of packed bytes, uint8 [n, ceil(dim * bits / 8)], as words; bits beyond the last code are cleared.
 
     Raises:
-        InputError: Another shape or type.
+        InputError: The shape or type is wrong.
     """
     width = -(-dim * bits // 8)
     if packed.dtype != torch.uint8 or packed.ndim != 2 or packed.shape[1] != width:
@@ -83,5 +83,5 @@ def rows_of(blocks: Tensor, ids: Tensor) -> Tensor:
 
 
 def write_rows(blocks: Tensor, ids: Tensor, words: Tensor) -> None:
-    """Puts the words of some items in their place."""
+    """Writes the words of some items into the blocks."""
     blocks[ids // BLOCK, :, ids % BLOCK] = words

@@ -1,7 +1,7 @@
-"""Queries as searches read them, and how the values of a search become scores.
+"""Rounding of queries for searches, and the map from a search's values to scores.
 
-    1 bit:    <q, x> ~ m s_i (d - 2 |bits that differ|) + m c_i sum(signs)      signs of q, m = mean |q|; item = c_i +- s_i
-    8 bits:   <q, x> ~ m (step_i <z, codes> + lower_i sum(z))                     z = round(q / m), m = max |q| / 127
+    1 bit:    <q, x> ~ m s_i (d - 2 |differing bits|) + m c_i sum(signs)    signs of q, m = mean |q|; item = c_i +- s_i
+    8 bits:   <q, x> ~ m (step_i <z, codes> + lower_i sum(z))               z = round(q / m), m = max |q| / 127
 
 Symmetric rows have c_i = 0, and lower_i = l step_i with the same l for all: <q, x> ~ m step_i (<z, codes> + l sum(z)).
 
@@ -27,15 +27,15 @@ from recfx.retrieval.packing import words_of
 
 @dataclass(slots=True)
 class Prepared:
-    """Queries, and score = gain * value + offset.
+    """Queries, with score = gain * value + offset.
 
     Attributes:
         rows: int32 words or int8 numbers, or values that the search rounds, see `recfx.kernels.searches.Scan`.
-        scale: float32 [n], or None where items rank by the product.
+        scale: float32 [n], or None if items rank by the product.
         bias: float32 [n], or None.
-        gain: float32 [Q]; None where the search rounds.
-        offset: Likewise.
-        lower: Code 0 in steps, where there is a scale and no bias.
+        gain: float32 [Q]; None if the search rounds.
+        offset: float32 [Q]; None if the search rounds.
+        lower: The value of code 0 in steps; read if there is a scale and no bias.
     """
 
     rows: Tensor | Rounding
@@ -47,15 +47,15 @@ class Prepared:
 
 
 def prepare(queries: Tensor, grid: Grid, form: Form) -> Prepared:
-    """Rounds queries, or takes codes of them.
+    """Rounds queries, or accepts queries that are codes.
 
     Args:
         queries: Floating point [Q, d]; for queries of 1 bit also uint8 of 0 and 1.
-        grid: That of the items.
-        form: That of the index.
+        grid: The grid of the items.
+        form: The options of the index.
 
     Raises:
-        InputError: Queries of another width or type, or with numbers that a search cannot rank by.
+        InputError: The width or type of queries is wrong, or a search cannot rank by their numbers.
     """
     if isinstance(queries, Tensor) and queries.dtype == torch.uint8:
         if form.query_bits != 1:
@@ -65,7 +65,8 @@ def prepare(queries: Tensor, grid: Grid, form: Form) -> Prepared:
                 hint="pass floating-point queries, or build the index of 1-bit items with query_bits=1",
             )
         return _to_signs(codes_of(queries, form.dim), grid, form, "codes")
-    # Rounding looks through the numbers that it is given: these are the caller's unless something is done to them before.
+    # The search checks the numbers that it rounds. If they are computed from the caller's numbers, those are checked
+    # here.
     as_they_are = form.metric != "cosine" and grid.kind != "dimension"
     values = (plain if as_they_are else checked)(queries, form.dim, "queries")
     if form.metric == "cosine":
@@ -74,8 +75,8 @@ def prepare(queries: Tensor, grid: Grid, form: Form) -> Prepared:
 
 
 def _to_signs(values: Tensor, grid: Grid, form: Form, to: Literal["signs", "codes"]) -> Prepared:
-    """Signs times their mean magnitude, or codes that stand for -1 and 1."""
-    if form.metric == "hamming":  # minus the bits that differ, (value - d) / 2
+    """Queries as signs times their mean magnitude, or as codes that mean -1 and 1."""
+    if form.metric == "hamming":  # minus the number of differing bits, (value - d) / 2
         return Prepared(Rounding(values, "bits" if to == "signs" else to, 0.5, constant=-form.dim / 2))
     if grid.kind == "symmetric":
         return Prepared(Rounding(values, to, 0.5), grid.step)
@@ -87,7 +88,7 @@ def _to_signs(values: Tensor, grid: Grid, form: Form, to: Literal["signs", "code
 
 
 def _to_numbers(values: Tensor, grid: Grid, bits: int) -> Prepared:
-    """Eight-bit numbers."""
+    """Queries as eight-bit numbers."""
     if grid.kind == "row":
         return Prepared(Rounding(values, "numbers"), grid.step, grid.lower)
     if grid.kind == "symmetric":
@@ -101,10 +102,10 @@ def _to_numbers(values: Tensor, grid: Grid, bits: int) -> Prepared:
 
 
 def rounded(values: Tensor, width: int) -> Rounded:
-    """Queries as eight-bit numbers, by the kernels, or by torch where they are not built.
+    """Rounds queries to eight-bit numbers, by the kernels, or by torch if the kernels were not built.
 
     Raises:
-        InputError: A row with numbers that a search cannot rank by.
+        InputError: A search cannot rank by the numbers of a row.
     """
     run = round_queries if missing() is None else reference.round_queries
     return run(Rounding(values, "numbers"), width)

@@ -1,4 +1,4 @@
-"""The definition of searches in plain torch, which also runs where the kernels were not built."""
+"""The definition of searches in plain torch, which also runs if the kernels were not built."""
 
 from __future__ import annotations
 
@@ -28,7 +28,7 @@ def scan(search: Scan) -> tuple[Tensor, Tensor]:
         hidden = _hidden(search, some)
         both = torch.cat([best, values.masked_fill(hidden, -torch.inf)], 1)
         names = torch.cat([ids, some.expand(queries, -1).masked_fill(hidden, -1)], 1)
-        # Stable, so that of equals the one of lower id, which came earlier, stays ahead.
+        # The sort is stable, so that among equal values the lower id, which is earlier, stays first.
         order = both.sort(dim=1, descending=True, stable=True).indices[:, : search.k]
         best, ids = both.gather(1, order), names.gather(1, order)
     scores = best.float()
@@ -72,7 +72,8 @@ def _with_rounded_queries(search: Scan) -> Scan:
 
 
 def _values(search: Scan, some: Tensor) -> Tensor:
-    """What items rank by, float64 [Q, n], in which products are exact; the affine form is one of float32."""
+    """The values that items rank by, float64 [Q, n]. Products are exact in float64; the affine form is computed in
+    float32."""
     assert isinstance(search.queries, Tensor)
     words = rows_of(search.blocks, some)
     if search.queries.dtype == torch.int32:
@@ -104,7 +105,7 @@ def _hidden(search: Scan, some: Tensor) -> Tensor:
 def rescore(
     rows: Tensor, queries: Tensor, shortlist: Tensor, k: int, affine: tuple[Tensor, Tensor, Tensor] | None = None
 ) -> tuple[Tensor, Tensor]:
-    """See `recfx.kernels.searches.rescore`; float rows add up in another order there."""
+    """See `recfx.kernels.searches.rescore`, which adds the products of float rows in another order."""
     by_id = shortlist.sort(1).values
     chosen = rows[by_id.clamp(min=0)] if len(rows) else rows.new_zeros(*by_id.shape, rows.shape[1])
     wide = torch.float64 if rows.dtype == torch.uint8 else torch.float32
@@ -117,6 +118,6 @@ def rescore(
     short = max(0, k - values.shape[1])
     values = torch.nn.functional.pad(values, (0, short), value=-torch.inf)
     by_id = torch.nn.functional.pad(by_id, (0, short), value=-1)
-    # The -1 sort first among ids; -inf moves them to the end.
+    # Entries of -1 sort first among ids; their score of -inf moves them to the end.
     order = values.sort(dim=1, descending=True, stable=True).indices[:, :k]
     return values.gather(1, order), by_id.gather(1, order)

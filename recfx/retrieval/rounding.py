@@ -5,7 +5,7 @@ from __future__ import annotations
 import torch
 from torch import Tensor
 
-_MOST = 127  # -128 is left out, so that both signs reach equally far
+_MOST = 127  # -128 is not used, so that the range is symmetric
 
 
 def round_rows(values: Tensor) -> tuple[Tensor, Tensor]:

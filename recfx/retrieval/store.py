@@ -1,4 +1,4 @@
-"""The content of an index: blocks of words that grow, constants of rows, and marks of removed items."""
+"""The content of an index: growing blocks of words, constants of rows, and marks of deleted items."""
 
 from __future__ import annotations
 
@@ -17,14 +17,14 @@ _WORD = 64
 
 
 class Store:
-    """Items in blocks, with room for more behind the last.
+    """Items in blocks, with room for more items at the end.
 
     Attributes:
         blocks: int32 [room / 16, words, 16].
-        items: How many there are, deleted ones included.
-        deleted: How many of them are deleted.
+        items: The number of items, including deleted items.
+        deleted: The number of deleted items.
         dim: Codes of an item.
-        dead: A bit for each item, int64 [ceil(room / 64)]; None before the first was deleted.
+        dead: A bit for each item, int64 [ceil(room / 64)]; None before the first deletion.
     """
 
     def __init__(
@@ -35,14 +35,14 @@ class Store:
         self.dim = dim
         self.dead = dead
         self.deleted = 0 if dead is None else items - len(self.live_ids())
-        # Constants of rows have the room that blocks have; the others are few and fixed.
+        # Constants of rows have the same room as the blocks; other constants do not grow.
         self._constants = _resized(grid, len(blocks) * BLOCK) if grid.by_row else grid
         self._grid: Grid | None = None
-        if not mapped:  # a file's pages come when they are read, and only those
+        if not mapped:  # pages of a file are loaded when they are read
             huge_pages.move_tables([blocks])
 
     def __len__(self) -> int:
-        """Items that are not deleted."""
+        """The number of items that are not deleted."""
         return self.items - self.deleted
 
     @property
@@ -59,10 +59,10 @@ class Store:
         return 4 * (words + self.grid.lower.numel() + self.grid.step.numel())
 
     def known(self, ids: Tensor) -> Tensor:
-        """Ids, checked.
+        """Checks ids, and returns them as int64 on the CPU.
 
         Raises:
-            InputError: Not integers [n], or ids of no item.
+            InputError: Ids are not integers [n], or an id is not an item.
         """
         wrong = not isinstance(ids, Tensor) or ids.ndim != 1 or ids.is_floating_point() or ids.dtype == torch.bool
         if wrong and not (isinstance(ids, Tensor) and ids.shape == (0,)):
@@ -76,8 +76,8 @@ class Store:
         return plain
 
     def append(self, words: Tensor, grid: Grid) -> Tensor:
-        """Adds items, whose constants are those of `grid` where rows have their own; gives their ids."""
-        if not self.items and self._constants.by_row:  # the first items say of which kind rows are
+        """Adds items and returns their ids. If rows have constants of their own, `grid` holds those of the items."""
+        if not self.items and self._constants.by_row:  # the first items decide the kind of rows
             self._constants = _resized(grid.rows(slice(0, 0)), len(self.blocks) * BLOCK)
         ids = torch.arange(self.items, self.items + len(words))
         self._reserve(self.items + len(words))
@@ -86,7 +86,7 @@ class Store:
         return ids
 
     def write(self, ids: Tensor, words: Tensor, grid: Grid) -> None:
-        """Replaces items; deleted ones come back."""
+        """Replaces items; deleted items come back."""
         self._put(ids, words, grid)
         if self.dead is not None:
             back = ids[self._gone(ids)]
@@ -94,21 +94,25 @@ class Store:
             self.deleted -= len(back)
 
     def delete(self, ids: Tensor) -> None:
-        """Marks items as gone.
+        """Marks items as deleted.
 
         Raises:
-            InputError: One is gone already, or named twice.
+            InputError: An item was deleted before, or occurs twice.
         """
         if self.dead is None:
             self.dead = torch.zeros(-(-len(self.blocks) * BLOCK // _WORD), dtype=torch.int64)
         twice = bool(self._gone(ids).any()) or repeated(ids)
         if twice:
-            raise InputError("an item is deleted twice", where="recfx.retrieval", hint="see Index.live_ids")
+            raise InputError(
+                "an item is deleted twice",
+                where="recfx.retrieval",
+                hint="Index.live_ids() lists the items that can be deleted",
+            )
         self.dead.scatter_add_(0, ids // _WORD, _bits(ids))
         self.deleted += len(ids)
 
     def live_ids(self) -> Tensor:
-        """Items that are not gone, int64 [n]."""
+        """The ids of items that are not deleted, int64 [n]."""
         ids = torch.arange(self.items)
         return ids if self.dead is None else ids[~self._gone(ids)]
 
@@ -120,7 +124,7 @@ class Store:
         write_rows(self.blocks, ids, words)
         if not self._constants.by_row or not len(ids):
             return
-        if self._constants.kind != grid.kind:  # symmetric rows beside others
+        if self._constants.kind != grid.kind:  # symmetric rows together with other rows
             self._constants, grid = self._constants.with_lower_ends(), grid.with_lower_ends()
         if self._constants.kind == "row":
             self._constants.lower[ids] = grid.lower
@@ -128,7 +132,7 @@ class Store:
         self._grid = None
 
     def _reserve(self, items: int) -> None:
-        """Doubles the room when it is short, so that adding items one by one copies each a few times at most."""
+        """Doubles the room when it is full, so that adding items one by one copies each item a few times at most."""
         needed = -(-items // BLOCK)
         if needed <= len(self.blocks):
             return
@@ -156,5 +160,5 @@ def _bits(ids: Tensor) -> Tensor:
 
 
 def repeated(ids: Tensor) -> bool:
-    """Whether an id is there twice."""
+    """Whether an id occurs twice."""
     return bool((ids.sort().values.diff() == 0).any())

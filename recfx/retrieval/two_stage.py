@@ -1,13 +1,12 @@
-"""Search in two stages: a shortlist by few bits, then its items scored again by better rows.
-
-The shortlist is of a given size, of one measured on held-out queries (`calibrate`), or as long as the error bound asks for
-(`shortlist="bound"`). That bound: with r the largest distance of an item from the value of its codes, x the greatest length
-of such a value, and q' the rounded query in place of q,
+"""Search in two stages: the first finds a shortlist by few bits, and the second scores its items again by more precise
+rows. The length of the shortlist is given, measured on held-out queries (`calibrate`), or determined by an error bound
+(`shortlist="bound"`). That bound: with r the largest distance of an item from the value of its codes, x the greatest
+length of such a value, and q' the rounded query in place of q,
 
     |<q, item> - score of the first stage| <= ||q|| r + ||q - q'|| x
 
-by Cauchy and Schwarz. So when the k-th best exact score of a shortlist exceeds the last first-stage score by more than that, nothing
-beyond it can be among the k best.
+by the Cauchy-Schwarz inequality. If the k-th best exact score of a shortlist exceeds its last first-stage score by more
+than that, no item outside the shortlist can be among the k best.
 """
 
 from __future__ import annotations
@@ -34,17 +33,17 @@ from recfx.retrieval.rounding import round_rows
 Rescore = Literal["float32", "float16", "int8"]
 
 _WHERE = "recfx.retrieval.TwoStageIndex"
-_ROUNDING = 1e-5  # of float32 sums, relative to the lengths of query and item
+_ROUNDING = 1e-5  # error of float32 sums, relative to the lengths of query and item
 _BLOCK_VALUES = 1 << 22
-_FIRST = 4  # times k: the first shortlist that the bound and the calibration try
+_FIRST = 4  # the bound and the calibration first try a shortlist of this number times k
 
 
 class TwoStageIndex:
-    """An index of few bits, and rows to score its shortlists by.
+    """An index of few bits, and rows that score its shortlists.
 
     Attributes:
-        first: The first stage; made for its items alone, which no longer change.
-        shortlist: How many items the second stage scores for each query; None until it was chosen.
+        first: The index of the first stage; its items must not change.
+        shortlist: How many items the second stage scores for each query; None before `calibrate`.
     """
 
     def __init__(self, first: Index, rows: Tensor, affine: grids.Grid | None, reach: tuple[float, float]) -> None:
@@ -66,40 +65,42 @@ class TwoStageIndex:
         scales: grids.Kind | None = None,
         query_bits: int = 8,
     ) -> TwoStageIndex:
-        """Rounds embeddings for the first stage and keeps better ones for the second.
+        """Rounds embeddings for the first stage, and stores more precise rows for the second.
 
         Args:
             items: Floating point [n, d].
-            bits: Of the first stage: 1, 2, 4 or 8.
-            rescore: The rows that the second stage scores. With `int8`, rows have scales of their own and queries 8 bits.
+            bits: Bits of the first stage: 1, 2, 4 or 8.
+            rescore: The dtype of the second stage's rows. With `int8`, rows have scales of their own and queries 8
+                bits.
             metric: `ip` or `cosine`.
-            scales: As in `Index.from_embeddings`; by default `symmetric` or `row`, whichever loses less of these items.
-            query_bits: Likewise; 8 by default, because signs of a query make longer shortlists.
+            scales: As in `Index.from_embeddings`; by default `symmetric` or `row`, whichever has the smaller error on
+                these items.
+            query_bits: As in `Index.from_embeddings`; 8 by default, because signs of a query need longer shortlists.
 
         Raises:
-            InputError: As in `Index.from_embeddings`, float16 that does not hold the numbers, or an unknown `rescore`.
+            InputError: As in `Index.from_embeddings`; or float16 cannot hold the numbers, or `rescore` is unknown.
         """
         if metric not in ("ip", "cosine") or rescore not in ("float32", "float16", "int8"):
             raise InputError(
-                f"a search in two stages does not exist by {metric!r} with rows of {rescore!r}", where=_WHERE
+                f"a search in two stages does not support the metric {metric!r} with rows of {rescore!r}", where=_WHERE
             )
         values = grids.checked(items, None, "items")
         if metric == "cosine":
             values = torch.nn.functional.normalize(values, dim=1)
         checked_options(bits, metric, scales or "row", query_bits)
-        # Rows rather than the table, because items of different lengths are to rank by them.
+        # Scales per row, so that the lengths of items count in the ranking.
         kind = scales or better_rows(values, bits)
         first = Index.from_embeddings(values, bits, metric, scales=kind, query_bits=query_bits)
         rows, affine = values, None
         if rescore == "float16":
             rows = values.half()
             if not bool(rows.isfinite().all()):
-                raise InputError("items do not fit into float16", where=_WHERE, hint="rescore by float32 or int8")
+                raise InputError("items do not fit into float16", where=_WHERE, hint="pass rescore='float32' or 'int8'")
         elif rescore == "int8":
             affine = fit(values, 8, "row").grid
             rows = affine.encode(values, 8)
         elif values.data_ptr() == items.data_ptr():
-            rows = values.clone()  # later changes of the items by the caller do not change the index
+            rows = values.clone()  # a copy, so that later changes of the caller's tensor do not change the index
         return TwoStageIndex(first, rows, affine, _reach(first, rows.float() if affine is None else values))
 
     def __len__(self) -> int:
@@ -124,16 +125,17 @@ class TwoStageIndex:
 
         Args:
             queries: Floating point [Q, d].
-            k: How many, at least 1.
+            k: The number of items to find, at least 1.
             exclude: See `Index.search`.
-            shortlist: Its length, k at least; `bound` for as many as it takes to be certain of the k best, which needs float rows. By
-                default what `calibrate` chose.
+            shortlist: Its length, at least k; `bound` for a length that guarantees the k best items, which needs float
+                rows. By default the length that `calibrate` chose.
 
         Returns:
             Scores, float32 [Q, k], and ids, int64 [Q, k], as `Index.search`.
 
         Raises:
-            InputError: As in `Index.search`; no shortlist was chosen, it is shorter than k, or the bound was asked of int8 rows.
+            InputError: As in `Index.search`; or no length was chosen, it is below k, or `bound` was passed with int8
+                rows.
         """
         chosen = shortlist if shortlist is not None else self.shortlist
         if chosen is None:
@@ -142,11 +144,17 @@ class TwoStageIndex:
             raise InputError(f"k must be at least 1, not {k}", where=_WHERE)
         if chosen == "bound":
             if self._affine is not None:
-                raise InputError("the bound needs exact scores", where=_WHERE, hint="rescore by float32 or float16")
+                raise InputError(
+                    "shortlist='bound' needs exact scores, which int8 rows do not give",
+                    where=_WHERE,
+                    hint="build the index with rescore='float32' or 'float16', or pass a length",
+                )
             return self._search_certain(self._asked(queries), k, exclude)
         if not isinstance(chosen, int) or chosen < k:
-            raise InputError(f"a shortlist of {chosen!r} has no {k} items", where=_WHERE)
-        # The first stage looks through the numbers of queries whose rows it takes as they are.
+            raise InputError(
+                f"the shortlist must be an integer of at least k = {k}, or 'bound', not {chosen!r}", where=_WHERE
+            )
+        # The first stage checks the numbers of queries that it reads unchanged.
         cosine = self.first.metric == "cosine"
         values = self._asked(queries) if cosine else grids.plain(queries, self.first.dim, "queries")
         listed = self.first.shortlist(values, min(chosen, max(len(self), 1)), exclude)
@@ -155,12 +163,13 @@ class TwoStageIndex:
     def calibrate(self, queries: Tensor, k: int, recall: float = 0.99, exclude: Exclude | None = None) -> int:
         """Chooses the shortest list that keeps a share of the k best items of held-out queries.
 
-        Each of their k best items, by the rows of the second stage, has a rank in the first; the shortlist ends where enough of these
-        ranks lie before it.
+        Each of their k best items, by the rows of the second stage, has a rank in the first stage. The shortlist is
+        just long enough to include the required share of these ranks.
 
         Args:
-            queries: Floating point [Q, d], of the kind that will be asked and not those to be judged by.
-            k: How many items a search will ask for.
+            queries: Floating point [Q, d]: queries like those of later searches, but not the queries that measure the
+                recall.
+            k: The number of items that searches will find.
             recall: The share of the k best items that the shortlist must hold, on average over the queries, above 0 and at most 1.
             exclude: See `Index.search`.
 
@@ -168,14 +177,14 @@ class TwoStageIndex:
             The length, which searches then use by default.
 
         Raises:
-            InputError: No queries, no items, or a recall out of range.
+            InputError: There are no queries or no items, or the recall is out of range.
         """
         if not 0 < recall <= 1 or not len(queries) or not len(self):
             raise InputError("calibration needs items, queries and a recall above 0 and at most 1", where=_WHERE)
         values = self._asked(queries)
         wanted = self._exact(values, k, exclude)
         real = wanted >= 0
-        allowed = int((1 - recall) * int(real.sum()) + 1e-9)  # items that may be missed
+        allowed = int((1 - recall) * int(real.sum()) + 1e-9)  # the number of items that may be missed
         length = _FIRST * k
         with progress("measuring the shortlist", len(self)) as advance:
             while True:
@@ -234,7 +243,7 @@ class TwoStageIndex:
         return scores, ids
 
     def _slack(self, values: Tensor) -> Tensor:
-        """How far a first-stage score may be below the exact one, float32 [Q]."""
+        """The bound of the difference between an exact score and a first-stage score, float32 [Q]."""
         near: Tensor = values.norm(dim=1) * (self._error + _ROUNDING * self._longest)
         if self.first.query_bits == 1:
             magnitude = values.abs().mean(1, keepdim=True)
@@ -270,7 +279,8 @@ def _greatest(lengths: Tensor) -> float:
 
 
 def _ranks(listed: Tensor, wanted: Tensor) -> Tensor:
-    """Where in a list each wanted item stands, int64 like `wanted`; beyond the list's end where it does not."""
+    """The position of each wanted item in its list, int64 of the shape of `wanted`; at or beyond the list's end if it
+    is absent."""
     order = listed.sort(dim=1)
     at = torch.searchsorted(order.values, wanted).clamp(max=listed.shape[1] - 1)
     there = order.values.gather(1, at) == wanted

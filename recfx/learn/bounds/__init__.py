@@ -1,4 +1,4 @@
-"""Where the grid of a quantiser begins and ends: one family of bounds per file."""
+"""Bounds: the lower and upper ends of a quantiser's grid. One family of bounds per file."""
 
 from __future__ import annotations
 
@@ -17,8 +17,8 @@ BOUNDS = {
     "ema-minmax": "moving averages of each batch's extremes",
     "ema-percentile": "moving averages of percentiles of each batch",
     "sigma": "moving averages of +-k standard deviations",
-    "per-row": "of each row by itself",
-    "centred-row": "of each row by itself, about a moving average of the mean row",
+    "per-row": "per row",
+    "centred-row": "per row, about a moving average of the mean row",
     "per-dimension": "moving averages of a statistic of each column",
 }
 
@@ -29,8 +29,8 @@ def make_bounds(name: str, bits: int, dim: int | None = None, **options: Any) ->
     Args:
         name: One of `BOUNDS`.
         bits: Bits of the quantiser.
-        dim: Columns of the table; "per-dimension" and "centred-row" need it, "learned" learns per dimension where it is given in
-            `options` as `per_dimension=True`.
+        dim: Columns of the table; "per-dimension" and "centred-row" need it, and "learned" needs it with the option
+            `per_dimension=True`.
         options: Further arguments of the class.
 
     Raises:

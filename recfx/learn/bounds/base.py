@@ -1,4 +1,4 @@
-"""What all bounds are: where the grid of a quantiser begins and ends."""
+"""The interface of bounds: the lower and upper ends of a quantiser's grid."""
 
 from __future__ import annotations
 
@@ -33,21 +33,22 @@ class Bounds(nn.Module, ABC):
         return None
 
     def observe(self, x: Tensor) -> None:
-        """Takes in a block of training embeddings [n, d], without gradient; by default nothing is remembered."""
+        """Updates the statistics from a block of training embeddings [n, d], without gradient. The base class has no
+        statistics."""
 
     @abstractmethod
     def forward(self, x: Tensor) -> tuple[Tensor, Tensor]:
-        """Lower and upper bounds for [n, d], each of them [], [n, 1], [1, d] or [n, d]."""
+        """Returns the lower and upper bounds for [n, d], each of shape [], [n, 1], [1, d] or [n, d]."""
 
 
 class ObservingBounds(Bounds):
-    """Bounds that need to have observed something, and go by it afterwards.
+    """Bounds that come from observed blocks of embeddings.
 
     Args:
-        dim: Columns that are told apart; None: all values are taken together.
+        dim: Number of columns, each with its own bounds; None: one pair of bounds for all values.
 
     Attributes:
-        seen: bool [], whether anything was observed.
+        seen: bool [], whether a block was observed.
 
     Raises:
         InputError: No dimensions.
@@ -61,21 +62,22 @@ class ObservingBounds(Bounds):
             raise InputError(f"bounds per dimension need at least one, got {dim}", where=type(self).__name__)
         self.dim = dim
         self.register_buffer("seen", torch.zeros((), dtype=torch.bool))
-        self._known: bool | None = False  # what `seen` holds, so that steps on an accelerator need not wait for it
+        # A copy of `seen` in Python, so that steps on an accelerator need not wait for its value.
+        self._known: bool | None = False
 
     @property
     def ready(self) -> bool:
-        """Whether anything was observed."""
+        """Whether a block was observed."""
         if self._known is None:
             self._known = bool(self.seen)
         return self._known
 
     @torch.no_grad()
     def remember(self, *pairs: tuple[Tensor, Tensor]) -> None:
-        """Writes found values: pairs of a buffer and its new content.
+        """Writes new statistics, given as pairs of a buffer and its new content.
 
         Raises:
-            InputError: Content that is not finite.
+            InputError: The content is not finite.
         """
         if not all(bool(content.isfinite().all()) for _, content in pairs):
             raise InputError(
@@ -89,10 +91,10 @@ class ObservingBounds(Bounds):
         self._known = True
 
     def require_ready(self, x: Tensor) -> None:
-        """Checks that a block can be given bounds.
+        """Checks that bounds for a block are known.
 
         Raises:
-            InputError: Nothing was observed yet, or x has another number of dimensions.
+            InputError: No block was observed yet, or x has another number of columns.
         """
         if not self.ready and x.numel():
             raise InputError(
@@ -104,7 +106,7 @@ class ObservingBounds(Bounds):
         """Checks the columns of x.
 
         Raises:
-            InputError: There are other bounds than columns.
+            InputError: The number of columns differs from the number of bounds.
         """
         if self.dim is not None and x.shape[-1] != self.dim:
             raise InputError(f"bounds of {self.dim} dimensions cannot fit {list(x.shape)}", where=type(self).__name__)
@@ -118,7 +120,7 @@ class RememberedBounds(ObservingBounds):
     """Bounds that training sets and that stay fixed for later quantisation.
 
     Args:
-        dim: One pair of bounds for each of so many dimensions; None: one pair for all values.
+        dim: Number of columns, each with its own bounds; None: one pair of bounds for all values.
 
     Attributes:
         lower: [] or [1, dim].
@@ -152,7 +154,7 @@ class RememberedBounds(ObservingBounds):
         """See `Bounds.forward`.
 
         Raises:
-            InputError: Nothing was observed yet, or x has another number of dimensions.
+            InputError: No block was observed yet, or x has another number of columns.
         """
         self.require_ready(x)
         return self.lower, self.upper

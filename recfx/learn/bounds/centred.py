@@ -1,4 +1,5 @@
-"""Bounds of each row about the mean of all rows, which costs one row and spares every sign from saying the same."""
+"""Bounds of each row about the mean of all rows. The mean costs one stored row and makes the signs of a column differ
+between rows."""
 
 from __future__ import annotations
 
@@ -13,15 +14,15 @@ from recfx.learn.bounds.per_row import PerRowBounds, RowStatistic
 
 
 class CentredRowBounds(ObservingBounds):
-    """`PerRowBounds` of the rows less the mean of all rows.
+    """`PerRowBounds` of the rows after subtraction of the mean of all rows.
 
-    Embeddings of recommenders share a direction, that of popularity: most values of a column have one sign, and a sign
-    says little. About the mean of its column it says more. With centres c and c', a score is
+    Embeddings of recommenders share a direction, that of popularity: most values of a column have the same sign, so the
+    sign carries little information. A sign about the mean of the column carries more. With centres c and c', a score is
 
         <c + x, c' + y> = <c, c'> + <x, c'> + <c, y> + <x, y>,
 
-    of which <x, c'> is the same for all items of a user: items are ranked by the score of their codes and one constant
-    an item, <c, y>.
+    where <x, c'> is the same for all items of a user: items are ranked by the score of their codes and one constant per
+    item, <c, y>.
 
     Args:
         bits: Bits of the quantiser.
@@ -30,10 +31,10 @@ class CentredRowBounds(ObservingBounds):
         momentum: The centre follows the means of the blocks as an exponential moving average; at least 0 (the last block
             alone) and below 1.
         groups: See `PerRowBounds`.
-        through: Let gradients pass through the bounds as well; none pass through the centre.
+        through: Let gradients pass through the bounds as well; no gradient passes through the centre.
 
     Raises:
-        InputError: A number out of range, or another statistic.
+        InputError: A number is out of range, or the statistic is unknown.
     """
 
     row_wise: ClassVar[bool] = True
@@ -58,7 +59,7 @@ class CentredRowBounds(ObservingBounds):
 
     @property
     def centre(self) -> Tensor:
-        """The moving average of the mean row, [1, d]; zeros before anything was observed."""
+        """The moving average of the mean row, [1, d]; zeros before the first block."""
         return self.mean
 
     @torch.no_grad()
@@ -66,7 +67,7 @@ class CentredRowBounds(ObservingBounds):
         """Moves the centre towards the mean row of a block [n, d]; an empty one changes nothing.
 
         Raises:
-            InputError: The block holds NaN or infinities, or has another number of dimensions.
+            InputError: The block holds NaN or infinities, or has another number of columns.
         """
         self.check_dim(x)
         if not x.numel():
@@ -75,10 +76,10 @@ class CentredRowBounds(ObservingBounds):
         self.remember((self.mean, self.mean.lerp(mean, 1 - self.momentum) if self.ready else mean))
 
     def forward(self, x: Tensor) -> tuple[Tensor, Tensor]:
-        """Bounds for a block [n, d] whose centre was taken off; see `PerRowBounds.forward`.
+        """Returns the bounds for a block [n, d] after subtraction of the centre; see `PerRowBounds.forward`.
 
         Raises:
-            InputError: Nothing was observed yet, or x has another number of dimensions.
+            InputError: No block was observed yet, or x has another number of columns.
         """
         self.require_ready(x)
         lower, upper = self.rows(x)

@@ -1,4 +1,4 @@
-"""Bounds that learn by gradient, as those of EWGS and LSQ do."""
+"""Bounds that learn by gradient, as in EWGS and LSQ."""
 
 from __future__ import annotations
 
@@ -12,19 +12,20 @@ from recfx.learn.bounds.statistics import Statistic, measure
 class LearnedBounds(RememberedBounds):
     """Bounds as parameters; the first block that is observed sets them.
 
-    Through x_hat = l + (u - l) x_q the gradient of the upper bound is x_q - x_n inside the bounds, 1 above and 0 below,
-    that of the lower bound likewise: what rounding lost, or all that clipping took.
+    With x_hat = l + (u - l) x_q, the gradient of the upper bound is x_q - x_n inside the bounds, 1 above and 0 below;
+    the gradient of the lower bound is its mirror image. It is the error of rounding inside the bounds, and the whole
+    gradient where values are clipped.
 
     Args:
         bits: Bits of the quantiser.
         statistic: Where they start; see `recfx.learn.bounds.statistics.measure`.
-        dim: One pair of bounds for each of so many dimensions; None: one pair for all values.
-        percent: Of the percentiles.
-        sigmas: Number of standard deviations; None: what leaves the least squared error on normally distributed values.
-        centred: Standard deviations about the mean rather than zero.
+        dim: Number of columns, each with its own bounds; None: one pair of bounds for all values.
+        percent: The percentile of the statistic "percentile".
+        sigmas: Number of standard deviations; None: the number of least squared error on normally distributed values.
+        centred: Measure standard deviations about the mean, not about zero.
 
     Raises:
-        InputError: A number out of range.
+        InputError: A number is out of range.
     """
 
     def __init__(
@@ -52,7 +53,7 @@ class LearnedBounds(RememberedBounds):
         """Sets the bounds from the first block [n, d] that is not empty; later ones change nothing.
 
         Raises:
-            InputError: The block holds NaN or infinities, or has another number of dimensions.
+            InputError: The block holds NaN or infinities, or has another number of columns.
         """
         self.check_dim(x)
         if x.numel() and not self.ready:

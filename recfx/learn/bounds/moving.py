@@ -18,13 +18,13 @@ class MovingBounds(RememberedBounds):
         statistic: See `recfx.learn.bounds.statistics.measure`.
         momentum: At least 0 (the last batch alone) and below 1.
         symmetric: Widen the narrower side, so that the bounds are +-the larger magnitude.
-        dim: One pair of bounds for each of so many dimensions; None: one pair for all values.
-        percent: Of the percentiles.
-        sigmas: Number of standard deviations; None: what leaves the least squared error on normally distributed values.
-        centred: Standard deviations about the mean rather than zero.
+        dim: Number of columns, each with its own bounds; None: one pair of bounds for all values.
+        percent: The percentile of the statistic "percentile".
+        sigmas: Number of standard deviations; None: the number of least squared error on normally distributed values.
+        centred: Measure standard deviations about the mean, not about zero.
 
     Raises:
-        InputError: A number out of range.
+        InputError: A number is out of range.
     """
 
     def __init__(
@@ -54,7 +54,7 @@ class MovingBounds(RememberedBounds):
         """Moves the bounds towards those of a block [n, d]; an empty one changes nothing.
 
         Raises:
-            InputError: The block holds NaN or infinities, or has another number of dimensions.
+            InputError: The block holds NaN or infinities, or has another number of columns.
         """
         self.check_dim(x)
         if not x.numel():

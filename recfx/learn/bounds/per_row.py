@@ -1,4 +1,4 @@
-"""Bounds of each row by itself: nothing is remembered, and a row costs its own constants."""
+"""Bounds of each row by itself: they keep no statistics, and every row stores its own constants."""
 
 from __future__ import annotations
 
@@ -21,14 +21,14 @@ class PerRowBounds(Bounds):
 
     Args:
         bits: Bits of the quantiser.
-        statistic: "minmax" or "magnitude"; None: "magnitude" at 1 and 2 bits, else "minmax", which lose less on
-            normal values.
-        groups: Divide a row into so many equal groups of columns with bounds of their own, as where the layers of a
-            graph network are concatenated.
+        statistic: "minmax" or "magnitude"; None: "magnitude" at 1 and 2 bits, otherwise "minmax", each of which has the
+            smaller error on normal values.
+        groups: Number of equal groups of columns, each with its own bounds, as for a graph network that concatenates
+            its layers.
         through: Let gradients pass through the bounds as well.
 
     Raises:
-        InputError: No groups, or another statistic.
+        InputError: `groups` is below 1, or the statistic is unknown.
     """
 
     row_wise: ClassVar[bool] = True

@@ -1,4 +1,4 @@
-"""Where the bounds of one block of embeddings are: extremes, percentiles, standard deviations."""
+"""Statistics that give the bounds of one block of embeddings: extremes, percentiles, standard deviations."""
 
 from __future__ import annotations
 
@@ -18,11 +18,11 @@ Statistic = Literal["minmax", "percentile", "sigma"]
 #: A block [n, d], not empty -> lower and upper bounds, [] or, per dimension, [1, d].
 Measure = Callable[[Tensor], tuple[Tensor, Tensor]]
 
-_SAMPLE = 1 << 16  # values a percentile is read from: selecting among more costs more than it tells
+_SAMPLE = 1 << 16  # most values that a percentile is computed from: more values cost time and hardly change it
 
 
 def extremes(x: Tensor, per_dimension: bool = False) -> tuple[Tensor, Tensor]:
-    """The smallest and the largest value, of all or of each column."""
+    """Returns the smallest and the largest value, of all or of each column."""
     if not per_dimension:
         low, high = torch.aminmax(x)
         return low, high
@@ -31,9 +31,8 @@ def extremes(x: Tensor, per_dimension: bool = False) -> tuple[Tensor, Tensor]:
 
 
 def percentiles(x: Tensor, percent: float, per_dimension: bool = False) -> tuple[Tensor, Tensor]:
-    """The values at the ranks nearest to (100 - percent) % and percent %, of all or of each column.
-
-    Of a block with more than 65,536 values, evenly spaced rows are looked at.
+    """Returns the values at the ranks nearest to (100 - percent) % and percent %, of all or of each column. A block
+    with more than 65,536 values is sampled by evenly spaced rows.
     """
     rows = x[:: max(1, x.numel() // _SAMPLE)]
     values = rows if per_dimension else rows.reshape(-1, 1)
@@ -63,18 +62,18 @@ def measure(
     centred: bool = False,
     per_dimension: bool = False,
 ) -> Measure:
-    """The measure that settings describe.
+    """Returns the function that computes a statistic.
 
     Args:
         statistic: "minmax": the extremes; "percentile": see `percentiles`; "sigma": see `deviations`.
         bits: Bits of the quantiser, for the best number of standard deviations.
         percent: Above 50, at most 100.
-        sigmas: Standard deviations; None: `BEST_SIGMAS`.
-        centred: Standard deviations about the mean rather than zero.
-        per_dimension: Of each column rather than of all values.
+        sigmas: Number of standard deviations; None: `BEST_SIGMAS`.
+        centred: Measure standard deviations about the mean, not about zero.
+        per_dimension: Compute the statistic for each column, not for all values together.
 
     Raises:
-        InputError: Another statistic, or a number out of range.
+        InputError: The statistic is unknown, or a number is out of range.
     """
     if statistic == "minmax":
         return partial(extremes, per_dimension=per_dimension)

@@ -8,7 +8,7 @@ from recfx.learn.estimators.hessian_scaled import HessianScaled
 from recfx.learn.estimators.step_size import LearnedStepSize
 from recfx.learn.estimators.straight_through import StraightThrough
 
-#: Estimators by the name that settings and command lines give them.
+#: Estimators by their names in settings and on command lines.
 ESTIMATORS: dict[str, type[Estimator]] = {
     "ste": StraightThrough,
     "gste": HessianScaled,

@@ -10,13 +10,12 @@ from torch import Tensor, nn
 
 
 class Estimator(nn.Module, ABC):
-    """Rounds to the grid {0, 1/L, .., 1} and says what gradient the rounding passes on.
-
-    The forward pass is the same for all: clip to [0, 1], then round. They differ in the backward pass, since the true
-    derivative is zero nearly everywhere.
+    """Rounds to the grid {0, 1/L, .., 1} and defines the gradient of the rounding. The forward pass is the same for all
+    estimators: clip to [0, 1], then round. They differ in the backward pass, since the true derivative is zero nearly
+    everywhere.
 
     Attributes:
-        repeatable: Whether the same call gives the same result again; otherwise it draws at random.
+        repeatable: Whether the same call always gives the same result; False if the estimator draws at random.
     """
 
     repeatable: ClassVar[bool] = True
@@ -35,7 +34,7 @@ class Estimator(nn.Module, ABC):
         """
 
     def scale_bounds(self, bounds: Tensor, shared: float, steps: int) -> Tensor:
-        """The bounds as the quantiser uses them; an estimator may change what gradient reaches them.
+        """Returns the bounds for the quantiser; an estimator may change the gradient that reaches them.
 
         Args:
             bounds: Lower or upper bounds.
@@ -45,7 +44,7 @@ class Estimator(nn.Module, ABC):
         return bounds
 
     def start_epoch(self, epoch: int) -> None:
-        """Told by the trainer which epoch begins, from 0; for estimators that follow a schedule."""
+        """Called by the trainer when an epoch begins, counted from 0; for estimators that follow a schedule."""
 
 
 def to_grid(x: Tensor, steps: int) -> Tensor:
@@ -54,9 +53,9 @@ def to_grid(x: Tensor, steps: int) -> Tensor:
 
 
 def place_in_cell(x: Tensor, steps: int) -> Tensor:
-    """Where x lies between the two nearest grid values: -1 at the lower, 0 at the threshold, 1 at the upper.
-
-    At one bit this is 2 x - 1, the embedding over its scale. Beyond the ends of the grid it goes on beyond -1 and 1.
+    """The position of x between the two nearest grid values: -1 at the lower, 0 at the threshold, 1 at the upper. At
+    one bit this is 2 x - 1, the embedding over its scale. Beyond the ends of the grid, the position is below -1 or
+    above 1.
     """
     scaled = x * steps
     cell = scaled.floor().clamp_(0, steps - 1)
@@ -64,7 +63,7 @@ def place_in_cell(x: Tensor, steps: int) -> Tensor:
 
 
 class Surrogate(torch.autograd.Function):
-    """The grid in the forward pass, a given derivative d x_q / d x in the backward pass."""
+    """Rounds to the grid in the forward pass; uses a given derivative d x_q / d x in the backward pass."""
 
     @staticmethod
     def forward(ctx: Any, x: Tensor, derivative: Tensor, steps: int) -> Tensor:

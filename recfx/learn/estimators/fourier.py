@@ -13,18 +13,18 @@ from recfx.learn.estimators.base import Estimator, Surrogate, place_in_cell
 
 
 class FourierSeries(Estimator):
-    """A truncated Fourier series of the square wave stands for the step at each threshold.
+    """A truncated Fourier series of the square wave replaces the step at each threshold.
 
     sign(z) = (4 / pi) * sum over odd i of sin(i w z) / i for |z| < H, w = pi / H, so that the derivative is
-    clamp((4 w / pi) * sum over odd i < terms of cos(i w z), -1, 1). z is the place between the two nearest grid values,
-    from -1 to 1. Beyond one period the series is no longer the sign, and no gradient passes.
+    clamp((4 w / pi) * sum over odd i < terms of cos(i w z), -1, 1). z is the position between the two nearest grid
+    values, from -1 to 1. Beyond one period the series does not approximate the sign, and no gradient passes.
 
     Args:
-        terms: N; the paper's are 4, 8 and 16.
-        half_period: H, in halves of the distance of neighbouring grid values.
+        terms: N; the paper uses 4, 8 and 16.
+        half_period: H, in units of half the distance of neighbouring grid values.
 
     Raises:
-        InputError: Fewer than 2 terms, or a period that is not positive.
+        InputError: `terms` is below 2, or the period is not positive.
     """
 
     def __init__(self, terms: int = 4, half_period: float = 2.0) -> None:

@@ -16,19 +16,19 @@ _SMALLEST = 1e-8
 
 
 class GaussianDirac(Estimator):
-    """A Gaussian stands for the Dirac delta at each threshold; nothing is clipped.
+    """A Gaussian replaces the Dirac delta at each threshold, without clipping.
 
-    At one bit d sign(z) / dz = clamp(gamma / sqrt(pi) * exp(-(gamma z)^2), 1e-8, 1). With more bits z is the place
+    At one bit d sign(z) / dz = clamp(gamma / sqrt(pi) * exp(-(gamma z)^2), 1e-8, 1). With more bits z is the position
     between the two nearest grid values, from -1 to 1.
 
     Args:
-        gamma: How narrow the Gaussian is.
-        units: What z is measured in. "bounds": half the distance of neighbouring grid values. "embedding": as the
-            embeddings are, the paper's; there the gradient also carries the scale of the row or table, as that of
-            scale * sign(x) does.
+        gamma: The factor that narrows the Gaussian.
+        units: The unit of z. "bounds": half the distance of neighbouring grid values. "embedding": the unit of the
+            embeddings, as in the paper; the gradient then also has the scale of the row or table as a factor, like the
+            gradient of scale * sign(x).
 
     Raises:
-        InputError: A gamma that is not positive.
+        InputError: gamma is not positive.
     """
 
     def __init__(self, gamma: float = 1.0, units: Literal["bounds", "embedding"] = "bounds") -> None:

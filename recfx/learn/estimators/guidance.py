@@ -13,21 +13,20 @@ from recfx.learn.estimators.straight_through import straight_through
 
 
 class Guidance(Estimator):
-    """In training each row is rounded with probability beta and left continuous otherwise; beta rises from 0 to 1.
-
-    The gradient is the straight-through one for both. Once beta has reached 1 it stays there. Outside training all rows
-    are rounded.
+    """In training each row is rounded with probability beta and left continuous otherwise; beta rises from 0 to 1 and
+    then stays at 1. The gradient is the straight-through gradient for both kinds of rows. Outside training all rows are
+    rounded.
 
     Args:
-        rise: How much beta grows at a time; the paper's code has 0.02.
-        every: Epochs between one rise and the next; the paper's code has 2.
+        rise: The increment of beta; the paper's code has 0.02.
+        every: Epochs between two increments; the paper's code has 2.
         clip: See `StraightThrough`.
 
     Attributes:
-        beta: Floating point [], the probability in use.
+        beta: Floating point [], the current probability.
 
     Raises:
-        InputError: A rise outside 0 to 1, or no epochs between rises.
+        InputError: `rise` is outside 0 to 1, or `every` is below 1.
     """
 
     repeatable: ClassVar[bool] = False

@@ -21,19 +21,20 @@ from recfx.learn.estimators.base import Estimator, to_grid
 
 
 class HessianScaled(Estimator):
-    """The gradient grows where a step along it leaves the rounding behind, and shrinks where it does not.
+    """The factor of the gradient is above 1 where sign(g_xq) * (x_n - x_q) is positive, and below 1 where it is
+    negative.
 
     Args:
-        delta: The scale to start with; at 0 this is the straight-through estimator, bit for bit. It stays unless
-            something sets it anew.
-        clamp: Keep the factor from turning negative, which it could at delta > 2 * (2**bits - 1).
+        delta: The initial scale; at 0 this is the straight-through estimator, bit for bit. It changes only through
+            `set_delta`.
+        clamp: Clamp the factor at 0; without it, the factor can be negative if delta > 2 * (2**bits - 1).
         clip: See `StraightThrough`; outside the bounds the factor is 1.
 
     Attributes:
-        delta: Floating point [], the scale in use.
+        delta: Floating point [], the current scale.
 
     Raises:
-        InputError: A delta that is negative or not finite.
+        InputError: delta is negative or not finite.
     """
 
     delta: Tensor

@@ -13,15 +13,14 @@ from recfx.learn.estimators.straight_through import straight_through
 
 
 class LearnedStepSize(Estimator):
-    """Straight-through for the values, and the step learns with its gradient scaled by 1 / sqrt(N L).
-
-    With x_hat = l + s * round((x - l) / s) the gradient of the step is round(v) - v inside the bounds and the code at
-    the end outside, v = (x - l) / s: that is what learned bounds get by themselves. The scale keeps the step's updates
-    in proportion to those of the N values that share it. With bounds that are not learned this is the straight-through
+    """Straight-through for the values; the gradient of the step is scaled by 1 / sqrt(N L). With x_hat = l + s *
+    round((x - l) / s) and v = (x - l) / s, the gradient of the step is round(v) - v inside the bounds, and the lowest
+    or the highest code outside. Learned bounds already have this gradient. The scale keeps the step's updates in
+    proportion to those of the N values that share it. With bounds that are not learned this is the straight-through
     estimator.
 
     Args:
-        clip: See `StraightThrough`; the paper's clips.
+        clip: See `StraightThrough`; the paper clips.
     """
 
     def __init__(self, *, clip: bool = True) -> None:

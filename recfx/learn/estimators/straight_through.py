@@ -11,11 +11,11 @@ from recfx.learn.estimators.base import Estimator, to_grid
 
 
 class StraightThrough(Estimator):
-    """Rounding passes the gradient on as it is, g_xn = g_xq.
+    """The gradient passes through rounding unchanged, g_xn = g_xq.
 
     Args:
-        clip: Let clipping stop the gradient outside the bounds, as its derivative says. Without, values outside still
-            learn: at one bit with narrow bounds that is what keeps them from being stuck.
+        clip: Make the gradient zero outside the bounds, which is the derivative of clipping. If False, values outside
+            still learn; with one bit and narrow bounds, they would otherwise never change.
     """
 
     def __init__(self, *, clip: bool = True) -> None:
@@ -40,6 +40,6 @@ class _StraightThrough(torch.autograd.Function):
 
 
 def straight_through(x: Tensor, steps: int, clip: bool) -> Tensor:
-    """[n, d] -> the nearest grid value, with the gradient of clipping alone, or with that of the identity."""
+    """[n, d] -> the nearest grid values, with the gradient of clipping, or with the gradient of the identity."""
     rounded: Tensor = _StraightThrough.apply(x, steps, clip)
     return rounded

@@ -25,29 +25,27 @@ class Diagonal(NamedTuple):
     negatives: Tensor
 
     def trace(self) -> Tensor:
-        """The sum of all of them, float64 []."""
+        """The sum of the diagonal, float64 []."""
         return torch.stack([part.sum(dtype=torch.float64) for part in self]).sum()
 
 
 class RankingLoss(Protocol):
-    """A loss over users with the items they took and items drawn at random, scored by dot products."""
+    """A loss over users, their positive items and randomly drawn negative items, scored by dot products."""
 
     def __call__(self, users: Tensor, positives: Tensor, negatives: Tensor) -> Tensor:
         """Embeddings [B, d], [B, d], [B, n, d] -> the mean loss, []."""
         ...
 
     def diagonal(self, users: Tensor, positives: Tensor, negatives: Tensor) -> Diagonal:
-        """The diagonal of the Hessian of `__call__`, where the items of one sample differ from each other.
-
-        A row that occurs in several samples has the sum of its places' diagonals, since no term of these losses couples
-        two samples.
+        """The diagonal of the Hessian of `__call__`, if the items of each sample differ from each other. The diagonal
+        of a row in several samples is the sum over its positions, since no term of these losses couples two samples.
         """
         ...
 
 
 @runtime_checkable
 class LossOfRows(Protocol):
-    """A loss that gathers the rows of its samples itself, which spares copies of rows that many samples share."""
+    """A loss that gathers the rows of its samples itself, which avoids copies of rows that many samples share."""
 
     def of_rows(self, users: Tensor, items: Tensor, places: tuple[Tensor, Tensor, Tensor]) -> Tensor:
         """See `loss_of_rows`."""
@@ -55,7 +53,8 @@ class LossOfRows(Protocol):
 
 
 def loss_of_rows(loss: RankingLoss, users: Tensor, items: Tensor, places: tuple[Tensor, Tensor, Tensor]) -> Tensor:
-    """The loss of samples that are places among rows, []; by the loss's own `of_rows` where it has one.
+    """The loss of samples that are given by positions among rows, []; uses the loss's own `of_rows` if it has that
+    method.
 
     Args:
         loss: The loss.
@@ -64,7 +63,7 @@ def loss_of_rows(loss: RankingLoss, users: Tensor, items: Tensor, places: tuple[
         places: Users int64 [B], positives int64 [B], negatives int64 [B, n].
 
     Raises:
-        InputError: No samples.
+        InputError: There are no samples.
     """
     if not len(places[0]):
         raise InputError("a loss needs samples, got none", where="ranking loss")
@@ -77,7 +76,7 @@ def scores(users: Tensor, positives: Tensor, negatives: Tensor) -> tuple[Tensor,
     """Dot products: [B] of the positives, [B, n] of the negatives.
 
     Raises:
-        InputError: Shapes that do not belong together, no samples, or no negatives.
+        InputError: The shapes do not fit each other, or samples or negatives are missing.
     """
     batch, dim = users.shape
     if positives.shape != users.shape or negatives.ndim != 3 or negatives.shape[::2] != (batch, dim):

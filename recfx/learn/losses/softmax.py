@@ -23,7 +23,7 @@ class SampledSoftmax:
         temperature: t.
 
     Raises:
-        InputError: A temperature that is not positive.
+        InputError: The temperature is not positive.
     """
 
     def __init__(self, temperature: float = 1.0) -> None:

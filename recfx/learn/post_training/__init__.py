@@ -12,7 +12,7 @@ from recfx.learn.post_training.refinement import refine_signs
 from recfx.learn.post_training.rotation import itq_rotation, random_rotation, rotate_and_round
 from recfx.learn.post_training.rows import centred_rows, minmax_rows, round_rows, scaled_rows, sign_rows
 
-#: Methods that give codes for users and items alike, with a description of each.
+#: Methods that give codes for both users and items, with a description of each.
 METHODS = {
     "rows": "signs with a scale per row at 1 bit, levels about zero at 2, between a row's extremes at more",
     "centred": "as rows, after subtraction of the mean row",
@@ -31,10 +31,11 @@ def round_tables(
         users: Floating point [U, d].
         items: Floating point [I, d].
         bits: 1, 2, 4 or 8.
-        seed: Of the rotation.
+        seed: The seed of the rotation.
 
     Raises:
-        InputError: Another method or other bits, sizes that differ, or tables with NaN or infinities.
+        InputError: The method or the bits are unknown, the numbers of columns differ, or a table holds NaN or
+            infinities.
     """
     check_bits(bits, "round_tables")
     if method == "rows":

@@ -28,11 +28,11 @@ from recfx.learn.codes import QuantizedTable
 
 @dataclass(frozen=True)
 class RaBitQ:
-    """Items as rotated signs.
+    """Items as signs of their rotated directions.
 
     Attributes:
         codes: uint8 [n, D], 0 or 1.
-        norms: float32 [n], ||x - c||.
+        norms: float32 [n], the distances ||x - c||.
         alignments: float32 [n], <o_bar, o'>, about 0.8; 1 for items at the centre.
         centre: float32 [D], c.
         rotation: float32 [D, D], P^T: queries are rotated as `queries @ rotation`.
@@ -51,7 +51,7 @@ class RaBitQ:
         Args:
             items: Floating point [n, D].
             centre: [D]; None: the items' mean.
-            seed: Of the rotation.
+            seed: The seed of the rotation.
 
         Raises:
             InputError: The items are not a floating-point matrix with columns, hold NaN or infinities, or the centre does
@@ -82,7 +82,7 @@ class RaBitQ:
         return (queries @ self.centre).unsqueeze(1) + (queries @ self.rotation) @ self.table().dequantize().T
 
     def bounds(self, queries: Tensor, eps: float = 1.9) -> Tensor:
-        """How far `scores` may be off, [Q, n]; see the module's text for how often.
+        """The error bound of `scores`, [Q, n]; the module's docstring gives the probability that an error exceeds it.
 
         Args:
             queries: [Q, D].

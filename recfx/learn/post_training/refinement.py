@@ -1,13 +1,14 @@
-"""Signs of users chosen one by one for the order in which they rank fixed items.
-
-An estimator of gradients changes a sign when a hidden value has crossed its threshold; which sign would help most it does not ask. With
-the items fixed that question has an answer: bit by bit coordinate descent, as in discrete collaborative filtering (Zhang et al., SIGIR
-2016), here on the cross-entropy between a teacher's first items and the softmax over the candidates C_u:
+"""Refines the signs of users one by one, so that the users rank fixed items better. Training by an estimated gradient
+changes a sign when a hidden value crosses its threshold, which need not be the sign that lowers the loss most. With
+fixed items, that sign can be computed: this is bit by bit coordinate descent, as in discrete collaborative filtering
+(Zhang et al., SIGIR 2016), here on the cross-entropy between a teacher's first items and the softmax over the
+candidates C_u:
 
     loss(u) = log sum over c in C_u of exp(s_uc) - sum over r of p_r s_u,top(u, r),    p_r ~ exp(-decay r)
 
-With x_hat_u = m_u + b_u h_u (b the signs, h half a step), turning sign d changes s_uc by -2 b_ud h_ud y_cd. The losses after each of the d
-turns therefore take one product of a vector and a matrix of exponentials, of which only the column that turned changes.
+With x_hat_u = m_u + b_u h_u (b the signs, h half a step), turning sign d changes s_uc by -2 b_ud h_ud y_cd. The losses
+after each of the d turns are therefore one product of a vector and a matrix of exponentials. After a turn, only one
+column of the matrix changes.
 """
 
 from __future__ import annotations
@@ -25,9 +26,9 @@ from recfx.learn.distillation import teacher_top
 from recfx.progress import progress
 
 _WHERE = "refine_signs"
-_BLOCK_VALUES = 1 << 20  # exponentials that are held together
-_LEAST_GAIN = 1e-4  # of a turn; less is rounding
-_LARGEST = 40.0  # of a half change of a score: its exponential, squared, must stay in float32
+_BLOCK_VALUES = 1 << 20  # most exponentials in memory at a time
+_LEAST_GAIN = 1e-4  # least decrease of the loss by a turn; a smaller one may be a rounding error
+_LARGEST = 40.0  # largest half change of a score: the square of its exponential must stay within float32
 _HIDDEN = -1e9
 
 
@@ -45,30 +46,30 @@ def refine_signs(
     drawn: int = 200,
     seed: int = 0,
 ) -> QuantizedTable:
-    """Turns signs of users, one at a time, as long as that ranks a teacher's first items better.
-
-    Every user's loss falls with each turn or stays. The candidates are the items of `top`, as many first items of the codes themselves, and
-    some drawn ones. Items and all constants stay as they are, so users may be refined one day and items trained another.
+    """Turns signs of users, one at a time, while that ranks a teacher's first items better. No turn increases a user's
+    loss. The candidates are the items of `top`, the same number of first items by the codes themselves, and some drawn
+    items. Items and all constants stay as they are, so that users can be refined and items trained independently.
 
     Args:
         users: Codes of 1 bit [U, d].
         items: [I, d], codes of any width as values, or embeddings.
-        top: int64 [U, R], first items of each user by a better model, best first; see `teacher_top`. Those beyond `ranks` are candidates
-            only: some hundreds are good.
-        exclude: Items that are not to be ranked, as for `teacher_top`.
-        ranks: How many of `top` are to be ranked first.
-        decay: How fast their shares fall; the greater, the more the very first count.
-        temperature: What scores are divided by, as in the softmax that the models were trained with: rows of length 1 want 0.03 to 0.1.
-        turns: Signs of a user that may turn.
-        drawn: Further candidates of each user.
-        seed: Of these.
+        top: int64 [U, R], first items of each user by a better model, best first; see `teacher_top`. Items beyond
+            `ranks` are candidates only; some hundreds of them are a good number.
+        exclude: Items that are not ranked, as for `teacher_top`.
+        ranks: How many of the items in `top` shall be ranked first.
+        decay: How fast their shares fall; the greater it is, the more the first items count.
+        temperature: The divisor of scores, as in the softmax of the models' training; for rows of length 1, 0.03 to
+            0.1.
+        turns: The largest number of turns for each user.
+        drawn: Number of drawn candidates of each user.
+        seed: The seed of the drawn candidates.
 
     Returns:
-        The users with other codes.
+        The users with refined codes.
 
     Raises:
-        InputError: Users of more than 1 bit, sizes that do not belong together, ids of no item, numbers out of range, or scores that leave
-            softmax in float32.
+        InputError: Users have more than 1 bit, sizes do not fit each other, an id is not an item, a number is out of
+            range, or scores are too large for a softmax in float32.
     """
     rows = items.dequantize() if isinstance(items, QuantizedTable) else items
     _check(users, rows, top, ranks, turns, drawn)
@@ -103,10 +104,10 @@ class _Descent:
 
     Args:
         codes: uint8 [n, d].
-        middle: What users are without the signs, float32 [n, d].
-        half: The value of a sign, float32 [n, d].
-        candidates: Their rows, float32 [n, C, d]; the first are the teacher's.
-        hidden: Which of them are none, bool [n, C].
+        middle: The middle of the two values of a code, float32 [n, d].
+        half: Half the distance of the two values, float32 [n, d].
+        candidates: The rows of the candidates, float32 [n, C, d]; the teacher's items come first.
+        hidden: Whether an entry is not a candidate, bool [n, C].
         shares: [R].
     """
 
@@ -127,7 +128,7 @@ class _Descent:
         self.reward = torch.einsum("nc,c->n", fixed[:, : len(shares)], shares)
         scores = torch.bmm(self.change, self.signs[:, :, None])[:, :, 0] + fixed
         self.scores = scores.masked_fill_(hidden, _HIDDEN)
-        # What turning a sign multiplies the exponential of a score by.
+        # The factor by which turning a sign multiplies the exponential of a score.
         self.factor = torch.exp(self.change * (-2 * self.signs)[:, None])
 
     def loss(self) -> Tensor:
@@ -135,14 +136,14 @@ class _Descent:
         return self.scores.logsumexp(1) - self.reward - (self.wanted * self.signs).sum(1)
 
     def losses_after(self) -> Tensor:
-        """The loss after one sign turned, [n, d]."""
+        """The loss after turning one sign, for each sign, [n, d]."""
         most = self.scores.amax(1, keepdim=True)
         sums = torch.bmm(torch.exp(self.scores - most)[:, None], self.factor)[:, 0]
         kept = (self.wanted * self.signs).sum(1, keepdim=True) - 2 * self.wanted * self.signs
         return sums.log() + most - self.reward[:, None] - kept
 
     def run(self, turns: int) -> Tensor:
-        """Turns the best sign of each user until none helps; gives codes, uint8 [n, d]."""
+        """Turns the best sign of each user until no turn lowers the loss; returns codes, uint8 [n, d]."""
         loss = self.loss()
         going = torch.ones_like(loss, dtype=torch.bool)
         for _ in range(turns):
@@ -152,7 +153,8 @@ class _Descent:
             if not len(users):
                 break
             self._turn(users, sign[users])
-            # An exponential that vanished beside the largest score stays zero in the estimate, but it may return in the exact loss.
+            # An exponential that underflows, relative to the largest score, stays zero in the estimate; in the exact
+            # loss it may be positive again.
             found = self.loss()
             worse = users[~(found < loss)[users]]
             self._turn(worse, sign[worse])
@@ -167,7 +169,7 @@ class _Descent:
 
 
 def _again(ids: Tensor) -> Tensor:
-    """Which candidates a row has named before, bool [n, C]."""
+    """Whether a candidate occurs earlier in its row, bool [n, C]."""
     order = ids.sort(dim=1, stable=True)
     same = torch.zeros_like(ids, dtype=torch.bool)
     same[:, 1:] = order.values[:, 1:] == order.values[:, :-1]
@@ -175,7 +177,8 @@ def _again(ids: Tensor) -> Tensor:
 
 
 def _among(ids: Tensor, lists: tuple[Tensor, Tensor], some: slice) -> Tensor:
-    """Which ids [n, C] are in the list of their row; `lists` as compressed sparse rows, of which `some` go with the n."""
+    """Whether ids [n, C] are in the list of their row. `lists` are compressed sparse rows, and `some` selects the n
+    rows of `ids`."""
     starts, members = lists
     bounds = starts[some.start : some.stop + 1]
     row = torch.repeat_interleave(bounds.diff())
@@ -186,7 +189,7 @@ def _among(ids: Tensor, lists: tuple[Tensor, Tensor], some: slice) -> Tensor:
 
 
 def _halves(users: QuantizedTable, some: slice) -> tuple[Tensor, Tensor]:
-    """The middle of a user's two values of each column and half their distance, float32 [n, d]."""
+    """The middle of the two values of a code, and half their distance, float32 [n, d]."""
     shape = users.codes[some].shape
     lower, step = (
         (constant[some] if constant.ndim == 2 and len(constant) > 1 else constant).float().expand(shape)

@@ -1,4 +1,4 @@
-"""Users and items rounded after one rotation for both."""
+"""Rounds users and items after one rotation for both."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ from recfx.learn.post_training.rows import round_rows
 def rotate_and_round(
     users: Tensor, items: Tensor, rotation: Tensor, bits: int = 1
 ) -> tuple[QuantizedTable, QuantizedTable]:
-    """Users and items as codes after one rotation for both, which keeps dot products.
+    """Rounds users and items after one rotation for both, which preserves dot products.
 
     Args:
         users: Floating point [U, d].
@@ -22,7 +22,7 @@ def rotate_and_round(
         bits: See `recfx.learn.post_training.round_rows`.
 
     Raises:
-        InputError: Sizes that differ, tables with NaN or infinities, or other bits.
+        InputError: The shapes do not fit each other, a table holds NaN or infinities, or the bits are unknown.
     """
     if not users.shape[1] == items.shape[1] == len(rotation) == rotation.shape[1]:
         raise InputError(

@@ -13,9 +13,8 @@ from recfx.learn.quantizer import Quantizer
 
 
 def sign_rows(table: Tensor) -> QuantizedTable:
-    """Each row as its signs times its mean magnitude, the scale of least squared error.
-
-    Zero counts as negative, as halves between two codes go to the even one.
+    """Rounds each row to its signs times its mean magnitude, the scale of least squared error. Zero counts as negative,
+    because halves between two codes round to the even code.
 
     Args:
         table: Floating point [n, d].
@@ -27,27 +26,28 @@ def sign_rows(table: Tensor) -> QuantizedTable:
 
 
 def scaled_rows(table: Tensor, bits: int) -> QuantizedTable:
-    """Each row on 2**bits levels about zero, out to the multiple of its mean magnitude that suits normal values best.
+    """Rounds each row to 2**bits levels about zero. The outermost levels are at the multiple of its mean magnitude that
+    suits normal values best.
 
     Args:
         table: Floating point [n, d].
         bits: 1, 2, 4 or 8; at 1 bit this is `sign_rows`.
 
     Raises:
-        InputError: As for `sign_rows`, or other bits.
+        InputError: As for `sign_rows`, or the bits are unknown.
     """
     return _round(table, Quantizer(bits, PerRowBounds(bits, "magnitude"), StraightThrough()))
 
 
 def centred_rows(table: Tensor, bits: int) -> QuantizedTable:
-    """`round_rows` of the rows less the mean row, which is kept beside the codes.
+    """`round_rows` of the rows after subtraction of the mean row, which is stored with the codes.
 
     Args:
         table: Floating point [n, d].
         bits: 1, 2, 4 or 8.
 
     Raises:
-        InputError: As for `sign_rows`, or other bits.
+        InputError: As for `sign_rows`, or the bits are unknown.
     """
     check_finite(table, "post-training quantisation")
     bounds = CentredRowBounds(bits, table.shape[1]).to(table)
@@ -56,20 +56,20 @@ def centred_rows(table: Tensor, bits: int) -> QuantizedTable:
 
 
 def minmax_rows(table: Tensor, bits: int) -> QuantizedTable:
-    """Each row on 2**bits levels from its smallest to its largest value; no value is further off than half a step.
+    """Rounds each row to 2**bits levels from its smallest to its largest value; the error is at most half a step.
 
     Args:
         table: Floating point [n, d].
         bits: 1, 2, 4 or 8.
 
     Raises:
-        InputError: As for `sign_rows`, or other bits.
+        InputError: As for `sign_rows`, or the bits are unknown.
     """
     return _round(table, Quantizer(bits, PerRowBounds(bits, "minmax"), StraightThrough()))
 
 
 def round_rows(table: Tensor, bits: int) -> QuantizedTable:
-    """`scaled_rows` at 1 and 2 bits, `minmax_rows` at more: whichever loses less on normal values."""
+    """`scaled_rows` at 1 and 2 bits, `minmax_rows` at more bits: the method with the smaller error on normal values."""
     return scaled_rows(table, bits) if bits <= 2 else minmax_rows(table, bits)
 
 

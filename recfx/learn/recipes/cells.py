@@ -21,11 +21,11 @@ class Cell:
     """One row of the table.
 
     Attributes:
-        kind: In full precision, rounded after training, or trained with quantisers.
+        kind: Whether the model is in full precision, rounded after training, or trained with quantisers.
         bits: Bits of a value of an item.
         method: A method of `recfx.learn.post_training` or an estimator of `recfx.learn`; "fp32" in full precision.
         bounds: Bounds of the quantisers of a trained model, "" otherwise.
-        user_bits: Bits of a value of a user, who need not be stored as narrowly as items are.
+        user_bits: Bits of a value of a user, which may differ from those of items.
         wide: Whether the model has the recipe's greater width.
         refined: Whether signs of users were turned afterwards, see `recfx.learn.post_training.refine_signs`.
     """
@@ -55,10 +55,10 @@ class Cell:
         return ", ".join(part for part in (how[self.kind], self.bounds, "users refined" * self.refined) if part)
 
 
-#: The model that the others start from or round.
+#: The full-precision model that the other cells start from or round.
 FULL = Cell("full", 32, "fp32")
 
-#: The wider one, whose first items students learn, and which wide students start from.
+#: The wider full-precision model, whose first items students learn, and from which wide students start.
 WIDE = Cell("full", 32, "fp32", wide=True)
 
 
@@ -73,9 +73,8 @@ def cells(
 ) -> list[Cell]:
     """All cells in the order of the run, the most interesting ones first.
 
-    At 1 bit there are further cells with users in 8 bits, the width to which searches over codes round users.
-
-    Methods that differ from `rows` by signs alone (rotations) are run at 1 bit; the others at every width.
+    At 1 bit there are further cells with users in 8 bits, the width to which searches over codes round users. Methods
+    that differ from `rows` only in their signs (rotations) run at 1 bit; the others run at every width.
 
     Args:
         bits: Some of 1, 2, 4, 8.
@@ -86,7 +85,7 @@ def cells(
         refined: Whether there are further cells in which users of 1 bit are refined.
 
     Raises:
-        InputError: A name or width that does not exist.
+        InputError: A name or a width is unknown.
     """
     for asked, known in ((bits, BITS), (estimators, ESTIMATORS), (bounds, BOUNDS), (methods, METHODS)):
         unknown = [str(one) for one in asked if one not in known]
@@ -98,7 +97,7 @@ def cells(
     steps: tuple[tuple[Kind, Sequence[str]], ...] = (("rounded", methods), ("trained", estimators))
     for kind, names in steps:
         if kind == "trained" and wide:
-            found.append(WIDE)  # not before students need it: it takes longest
+            found.append(WIDE)  # placed directly before the students that need it, because it takes longest
         for width in sorted(set(bits)):
             for limit in bounds if kind == "trained" else ("",):
                 chosen = [name for name in names if width == 1 or name not in _SIGNS_ONLY]

@@ -1,4 +1,4 @@
-"""JSON files of results: never half written, and damaged ones named."""
+"""JSON files of results: written atomically, with an error that names a damaged file."""
 
 from __future__ import annotations
 
@@ -22,7 +22,7 @@ def read_json(file: Path) -> Any:
     """Reads JSON.
 
     Raises:
-        ArtifactError: It is none.
+        ArtifactError: The file does not hold JSON.
     """
     try:
         return strict_json.parse(file.read_bytes(), str(file))

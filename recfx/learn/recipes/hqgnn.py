@@ -1,9 +1,9 @@
-"""`recfx bench hqgnn`: full precision and every quantiser at every width, on one data set, one result a cell.
+"""`recfx bench hqgnn`: full precision and every quantiser at every width, on one data set, with one result per cell.
 
 folder/
   settings.json     settings that all results share
   full-fp32-32.safetensors   a model in full precision, by the name of its cell
-  cells/NAME.json   a result; `finished` is false where the time was up
+  cells/NAME.json   a result; `finished` is false if the time was up
   cells/NAME.safetensors   the codes of users and items, see `recfx.learn.recipes.tables`
   runs/NAME/        checkpoints of a cell that has not finished
   table.md, results.json, plot.svg
@@ -47,14 +47,14 @@ from recfx.learn.recipes.train import (
 
 @dataclass(frozen=True)
 class Options:
-    """What to run.
+    """The options of a run.
 
     Attributes:
         data: A name of `recfx.learn.recipes.recipe.DATA`, or a path.
-        folder: The folder of the results; a run that finds some there continues with the missing ones.
+        folder: The folder of the results; a run continues with the missing results.
         recipe: How models are trained.
         cells: The rows of the table; `FULL` among them.
-        minutes: At most so long; None: to the end.
+        minutes: The time limit of the call; None: no limit.
     """
 
     data: str
@@ -65,41 +65,46 @@ class Options:
 
 
 def run_hqgnn(options: Options) -> Results:
-    """Runs the missing cells of the table within the time.
+    """Runs the missing cells of the table within the time limit.
 
     Returns:
-        All results so far, those of earlier runs included; also written to the folder.
+        All results so far, including those of earlier runs. They are also written to the folder.
 
     Raises:
         InputError: The folder holds results of other data or settings, or the cells lack full precision.
         ArtifactError: A result in the folder is damaged.
-        DataError: The data are not there, or malformed.
+        DataError: The data are missing or malformed.
     """
     if FULL not in options.cells:
-        raise InputError("the table needs full precision, which all others start from", where="recfx bench hqgnn")
+        raise InputError(
+            "the table lacks the cell in full precision, from which all others start", where="recfx bench hqgnn"
+        )
     if (WIDE in options.cells) != bool(options.recipe.wide):
         raise InputError(
-            f"the recipe's wider model has {options.recipe.wide} columns, and cells {'with' if WIDE in options.cells else 'without'} it",
+            f"the recipe's wider model has {options.recipe.wide} columns, but the cells are "
+            f"{'with' if WIDE in options.cells else 'without'} it",
             where="recfx bench hqgnn",
-            hint="make them by cells(..., wide=recipe.wide > 0)",
+            hint="make the cells by cells(..., wide=recipe.wide > 0)",
         )
     alone = [cell.name for cell in options.cells if cell.refined and replace(cell, refined=False) not in options.cells]
     if alone:
-        raise InputError(f"{alone[0]} needs the cell that it refines", where="recfx bench hqgnn")
+        raise InputError(
+            f"{alone[0]} needs the same cell without refinement, which is missing", where="recfx bench hqgnn"
+        )
     if any(cell.refined for cell in options.cells) and not (options.recipe.refined and options.recipe.ranks):
         raise InputError(
-            "users are refined for first items, and the recipe has none",
+            "refined cells need first items of a model, but the recipe's `ranks` or `refined` is 0",
             where="recfx bench hqgnn",
-            hint="give ranks and refined, or no refined cells",
+            hint="set `ranks` and `refined` in the recipe, or leave out refined cells",
         )
     return _Run(options, load_bench_data(options.data)).results()
 
 
 class _Run:
-    """One call: cell after cell until all are done or the time is up.
+    """One call: it runs cell after cell until all are finished or the time is up.
 
     Args:
-        options: What to run.
+        options: The options of the run.
         data: The interactions.
     """
 
@@ -127,7 +132,7 @@ class _Run:
         return results
 
     def _collect(self, at: Cell | None) -> Results:
-        """The table so far; `at`: the cell that is about to run, None: no more do."""
+        """Returns the table so far. `at` is the next cell to run; None: no cell follows."""
         cells = list(self._options.cells)
         rows = [self._known(cell) or Result.missing(cell) for cell in cells]
         ahead = () if at is None else tuple(row.cell for row in rows[cells.index(at) :] if not row.finished)
@@ -137,7 +142,7 @@ class _Run:
         return math.inf if self._ends is None else self._ends - time.monotonic()
 
     def _run(self, cell: Cell) -> None:
-        """Runs a cell and writes its result; does nothing while the model that it starts from or learns from is missing."""
+        """Runs a cell and writes its result; does nothing if a model that it starts from or learns from is missing."""
         seconds = None if self._ends is None else self._seconds_left()
         begun = time.perf_counter()
         if not all(self._is_finished(other) for other in self._needed(cell)):
@@ -159,7 +164,7 @@ class _Run:
             shutil.rmtree(self._folder / "runs" / cell.name, ignore_errors=True)
 
     def _needed(self, cell: Cell) -> tuple[Cell, ...]:
-        """What must be finished before a cell."""
+        """The cells that must be finished before a cell."""
         if cell.kind == "full":
             return ()
         before = (FULL, self._ranker()) if cell.kind == "trained" else (FULL,)
@@ -189,7 +194,7 @@ class _Run:
         return self._folder / f"{full.name}.safetensors"
 
     def _ranker(self) -> Cell:
-        """Whose first items students learn."""
+        """The cell of the model whose first items students learn."""
         return WIDE if self._options.recipe.wide else FULL
 
     def _is_finished(self, cell: Cell) -> bool:
@@ -204,7 +209,8 @@ class _Run:
         return self._full[full]
 
     def _teacher(self, full: Cell, ranker: Cell) -> Teacher:
-        """What students of a width start from, and the first items of which model they learn or are refined for."""
+        """The weights of `full`, from which students start, and the first items of `ranker`, which they learn or are
+        refined for."""
         if (full, ranker) not in self._teachers:
             models = (self._full_model(full), self._full_model(ranker))
             self._teachers[full, ranker] = teacher_of(*models, self._data, self._options.recipe)
@@ -218,7 +224,7 @@ class _Run:
         return self._data.n_users, self._data.n_items, len(self._data.train_indices)
 
     def _check_settings(self) -> None:
-        """Results of one folder are of the same data and recipe."""
+        """Checks that the results in the folder are of the same data and recipe."""
         wanted: dict[str, Any] = {
             "data": self._options.data,
             "sizes": list(self._sizes()),
@@ -229,12 +235,12 @@ class _Run:
             write_json(file, wanted)
             return
         found = read_json(file)
-        # Folders of before a setting was there have results by its default.
+        # If a folder was written before a setting existed, its results have the default of that setting.
         found["recipe"] = {**asdict(Recipe()), **found.get("recipe", {})}
         other = sorted(name for name in wanted if found.get(name) != wanted[name])
         if other:
             raise InputError(
                 f"the folder holds results of other settings: {', '.join(other)}",
                 where=str(file),
-                hint="give another folder, or the settings of before",
+                hint="give another folder, or the settings of its results",
             )

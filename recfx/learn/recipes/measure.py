@@ -1,4 +1,4 @@
-"""Measurements of a model of the table: ranking figures, bytes, and the time of a query."""
+"""Measurements of a model: ranking figures, bytes, and the time of a query."""
 
 from __future__ import annotations
 
@@ -44,7 +44,7 @@ class Figures:
 
 
 def measure_full(users: Tensor, items: Tensor, data: Interactions) -> Figures:
-    """Embeddings in full precision, searched by a product and a selection in torch."""
+    """Measures embeddings in full precision, searched by a product and a selection in torch."""
     columns = items.T.contiguous()
     sizes = users.numel() * users.element_size(), items.numel() * items.element_size()
     return _figures(
@@ -53,9 +53,8 @@ def measure_full(users: Tensor, items: Tensor, data: Interactions) -> Figures:
 
 
 def measure_codes(users: QuantizedTable, items: QuantizedTable, data: Interactions) -> Figures:
-    """Codes: ranked by their values, searched as codes of items by users in 8 bits.
-
-    The centre of items adds the same to all scores of a user, so the search leaves it out.
+    """Measures codes. The ranking uses their values, and the search uses codes of items and users in 8 bits. The centre
+    of items adds the same number to all scores of a user, so the search omits it.
     """
     index = Index.from_codes(items.codes, items.bits, items.lower, items.step, query_bits=_QUERY_BITS)
     queries = users.dequantize()
@@ -73,7 +72,7 @@ def _figures(
 
 
 def _milliseconds(search: Callable[[Tensor], object], count: int, users: int) -> float:
-    """The median over searches of `count` users, others each time; the first search is not counted."""
+    """The median time of searches, ms; each search has `count` other users, and the first search is not counted."""
     spent = []
     for repeat in range(_REPEATS + 1):
         some = (torch.arange(count) + repeat * count) % users

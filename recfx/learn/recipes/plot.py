@@ -19,7 +19,7 @@ class Point(NamedTuple):
     Attributes:
         x: Positive; drawn on a logarithmic scale.
         y: Its height.
-        label: Shown when pointed at.
+        label: The tooltip.
         group: Points of one group share a colour.
     """
 
@@ -40,13 +40,13 @@ class _Scale(NamedTuple):
 
 
 def scatter(points: Sequence[Point], x: str, y: str, title: str) -> str:
-    """Draws points over a logarithmic x-axis; without points, the axes' names alone.
+    """Draws points over a logarithmic x-axis; without points, only the axes' names.
 
     Args:
-        points: What to draw.
+        points: The points.
         x: Name of the x-axis.
         y: Name of the y-axis.
-        title: Above the plot.
+        title: The title above the plot.
 
     Returns:
         An SVG document.

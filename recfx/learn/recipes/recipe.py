@@ -1,4 +1,4 @@
-"""Which data a benchmark of embeddings trains on, and how."""
+"""The data and the training settings of a benchmark of embeddings."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ from recfx.errors import DataError, InputError
 DATA = {
     "gowalla": "Gowalla check-ins in LightGCN's split",
     "movielens": "MovieLens-1M, ratings of 4 and 5, four folds of five",
-    "synthetic": "generated, small: for trying out",
+    "synthetic": "small generated data, to try the benchmark",
 }
 
 
@@ -24,25 +24,26 @@ class Recipe:
     """How the models of a data set are trained.
 
     The encoder is LightGCN; the loss is softmax over a positive and drawn negatives; Adam's rate falls to zero as half a
-    cosine. Students start from the weights of the full-precision model of their width and learn the first items of one as well.
+    cosine. Students start from the weights of the full-precision model of their width, and also learn the first items
+    of a full-precision model.
 
     Attributes:
         dim: Columns of the embeddings.
         layers: Propagations.
         batch: Samples of a step.
         negatives: Negatives of a sample.
-        epochs: Epochs in full precision; one is as many samples as there are interactions.
+        epochs: Epochs in full precision; an epoch has one sample for each interaction.
         lr: Learning rate in full precision.
         l2: See `recfx.learn.TrainSettings`.
         student_epochs: Epochs of a quantised model.
         student_lr: Its learning rate at 1 bit; at b bits it is divided by the 2^b - 1 steps between the ends, which lie closer.
         ranks: How many first items of a full-precision model a student learns; 0: none.
-        wide: Columns of a second model in full precision, whose first items students learn in place of those of the model that they
-            start from, and at whose width they are trained as well; 0: none.
-        decay: How fast the chances of its ranks fall, see `recfx.learn.RankedDistillation`.
-        refined: First items of that model which signs of users are refined for, the first `ranks` of them to be ranked first; 0: they
-            are not refined.
-        seed: Of everything.
+        wide: Columns of a second, wider model in full precision; 0: no such model. Students learn its first items, not
+            those of the model that they start from, and some students have its width.
+        decay: How fast the probabilities of its ranks fall, see `recfx.learn.RankedDistillation`.
+        refined: How many first items of that model the refinement of users' signs reads; the first `ranks` of them
+            shall be ranked first. 0: no refinement.
+        seed: The seed of all random numbers.
     """
 
     dim: int = 64
@@ -75,15 +76,16 @@ _RECIPES = {
 
 
 def recipe_of(data: str) -> Recipe:
-    """The recipe of a data set; a path gets Gowalla's."""
+    """The recipe of a data set; the recipe of Gowalla for a path."""
     return _RECIPES.get(data, _RECIPES["gowalla"])
 
 
 def load_bench_data(data: str) -> Interactions:
-    """Interactions of a name of `DATA`, looked for in the folder of the environment variable RECFX_DATA, or of a path.
+    """Loads the interactions of a path, or of a name of `DATA` in the folder that the environment variable RECFX_DATA
+    names.
 
     Raises:
-        DataError: Not there, or malformed.
+        DataError: The data are missing or malformed.
     """
     if data == "synthetic":
         return Interactions.from_feedback(synthetic_feedback(600, 400, per_user=40))

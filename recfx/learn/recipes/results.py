@@ -1,4 +1,4 @@
-"""The results of a table: as JSON, as Markdown, on the terminal, and drawn."""
+"""The results of a table: as JSON, as Markdown, on the terminal, and as a plot."""
 
 from __future__ import annotations
 
@@ -30,7 +30,7 @@ _HEAD = (
     "",
 )
 
-_LEFT = (3, len(_HEAD) - 1)  # columns of words
+_LEFT = (3, len(_HEAD) - 1)  # left-aligned columns
 _LEAST_WIDTH = 150
 
 
@@ -40,10 +40,10 @@ class Result:
 
     Attributes:
         cell: The cell of the table.
-        figures: None where nothing was trained yet.
-        finished: Whether training came to its end.
+        figures: The figures; None if no training step has run.
+        finished: Whether training ran to its end.
         epochs: Whole epochs trained.
-        seconds: Of training, or of rounding with all its measurements.
+        seconds: Time of training, or of rounding and its measurements.
         threads: Threads that it ran on.
     """
 
@@ -56,22 +56,22 @@ class Result:
 
     @staticmethod
     def missing(cell: Cell) -> Result:
-        """The row of a cell that has not begun."""
+        """Makes the row of a cell that has not begun."""
         return Result(cell, None, False, 0, 0.0, 0)
 
     @staticmethod
     def of(cell: Cell, outcome: Outcome, seconds: float, threads: int) -> Result:
-        """The row of a cell that has run."""
+        """Makes the row of a cell that has run."""
         epochs = 0 if outcome.report is None else len(outcome.report.losses)
         return Result(cell, outcome.figures, outcome.finished, epochs, seconds, threads)
 
     def as_json(self) -> dict[str, Any]:
-        """Plain JSON, with the cell's name and label."""
+        """Returns the row as plain JSON, with the cell's name and label."""
         return {"name": self.cell.name, "label": self.cell.label, **asdict(self)}
 
     @staticmethod
     def from_json(cell: Cell, document: dict[str, Any]) -> Result:
-        """A row from what `as_json` gave."""
+        """Makes a row from the result of `as_json`."""
         figures = document["figures"]
         if figures is not None:
             ranked = {name: {int(k): v for k, v in figures[name].items()} for name in ("recall", "ndcg")}
@@ -81,7 +81,7 @@ class Result:
 
     @property
     def state(self) -> str:
-        """What readers must know of the row."""
+        """A note on the state of the row, for readers."""
         if self.finished:
             return ""
         return "not begun" if self.figures is None else f"UNFINISHED, {self.epochs} epochs"
@@ -96,8 +96,8 @@ class Results:
         sizes: Users, items, training interactions.
         recipe: How models were trained.
         rows: One result a cell.
-        minutes: The budget of the last call; None: none.
-        ahead: Cells that the call has still to run, the one it is at first; none once it has ended or its time is up.
+        minutes: The time limit of the last call; None: no limit.
+        ahead: The cells that the call has not finished, starting with the current cell; empty after the call's end.
     """
 
     data: str
@@ -109,7 +109,7 @@ class Results:
 
     @property
     def unfinished(self) -> list[Result]:
-        """Rows whose figures are not what training to the end gives."""
+        """Rows whose training has not run to its end."""
         return [row for row in self.rows if not row.finished]
 
     @property
@@ -124,7 +124,8 @@ class Results:
 
     @property
     def verdict(self) -> str:
-        """Whether the run is still going, whether its time was enough, and the missing cells."""
+        """A sentence on the state of the run: whether it has ended, whether its time was sufficient, and the missing
+        cells."""
         if not self.unfinished:
             return "All cells are finished."
         if self.ahead:
@@ -142,12 +143,12 @@ class Results:
         )
 
     def lines(self) -> list[list[str]]:
-        """The cells of the table as text."""
+        """The text of each row of the table."""
         full = next((row.figures for row in self.rows if row.cell == FULL and row.finished), None)
         return [_line(row, self.recipe, full, self._state(row)) for row in self.rows]
 
     def _state(self, row: Result) -> str:
-        """What readers must know of a row, and whether the run will come to it."""
+        """A note on the state of a row, including whether the run is at it or will run it."""
         if row.cell not in self.ahead:
             return row.state
         coming = "running" if row.cell == self.ahead[0] else "yet to come"

@@ -16,7 +16,7 @@ _SIDES = ("users", "items")
 
 
 def save_tables(file: Path, users: QuantizedTable, items: QuantizedTable) -> None:
-    """Writes both; `users.codes` and so on, and the bits in the metadata."""
+    """Writes users and items: tensors such as `users.codes`, and the bits in the metadata."""
     tensors, bits = {}, {}
     for side, table in zip(_SIDES, (users, items), strict=True):
         bits[side] = str(table.bits)
@@ -30,10 +30,10 @@ def save_tables(file: Path, users: QuantizedTable, items: QuantizedTable) -> Non
 
 
 def load_tables(file: Path) -> tuple[QuantizedTable, QuantizedTable]:
-    """Reads them again.
+    """Reads a file that `save_tables` wrote.
 
     Raises:
-        ArtifactError: The file is not there, or damaged.
+        ArtifactError: The file is missing or damaged.
     """
     try:
         with safe_open(file, "pt") as found:

@@ -34,12 +34,12 @@ Tables = tuple[QuantizedTable, QuantizedTable]
 
 @dataclass(frozen=True)
 class Teacher:
-    """What students need of models in full precision.
+    """The inputs of students from models in full precision.
 
     Attributes:
         weights: The parameters of an encoder of the students' width.
-        top: int64 [U, R], the first items of each user by that or a wider encoder, those of training left out, as many as distillation or
-            refinement takes; None where none are learned.
+        top: int64 [U, R], the first items of each user by that encoder or a wider one, without the items of training. R
+            is the greater number of those for distillation and refinement. None if the recipe has no distillation.
     """
 
     weights: dict[str, torch.Tensor]
@@ -48,12 +48,12 @@ class Teacher:
 
 @dataclass(frozen=True)
 class Outcome:
-    """What came of a cell.
+    """The result of running a cell.
 
     Attributes:
-        figures: None where training stopped before its first step.
-        report: Of the training, None where there was none.
-        finished: Whether training came to its end.
+        figures: The figures; None if training stopped before its first step.
+        report: The report of training; None for a rounded model.
+        finished: Whether training ran to its end.
     """
 
     figures: Figures | None
@@ -85,14 +85,14 @@ def width_of(cell: Cell, recipe: Recipe) -> int:
 def train(
     cell: Cell, data: Interactions, recipe: Recipe, folder: Path, seconds: float | None, teacher: Teacher | None
 ) -> tuple[QuantizedModel, Outcome]:
-    """Trains a cell's model, or goes on with it.
+    """Trains a cell's model, or continues its training.
 
     Args:
-        cell: In full precision, or trained with quantisers.
+        cell: A cell in full precision, or one that is trained with quantisers.
         data: The interactions.
-        recipe: How.
-        folder: For checkpoints.
-        seconds: At most so long; None: to the end.
+        recipe: How to train.
+        folder: The folder of checkpoints.
+        seconds: The time limit; None: no limit.
         teacher: The model that a student starts from; None in full precision.
     """
     model = model_of(cell, data, recipe)
@@ -128,7 +128,7 @@ def measure_model(model: QuantizedModel, data: Interactions) -> Figures:
 
 
 def set_weights(model: QuantizedModel, weights: dict[str, torch.Tensor]) -> None:
-    """Gives the model's encoder the weights of another of its kind."""
+    """Copies the weights of another encoder of the same kind into the model's encoder."""
     own = dict(model.encoder.named_parameters())
     with torch.no_grad():
         for name, weight in weights.items():
@@ -136,7 +136,7 @@ def set_weights(model: QuantizedModel, weights: dict[str, torch.Tensor]) -> None
 
 
 def teacher_of(model: QuantizedModel, ranker: QuantizedModel, data: Interactions, recipe: Recipe) -> Teacher:
-    """What students need of a trained model of their width, and of the one whose first items they learn."""
+    """Makes the inputs of students from a trained model of their width and the model whose first items they learn."""
     weights = {name: weight.detach().clone() for name, weight in model.encoder.named_parameters()}
     if not recipe.ranks:
         return Teacher(weights, None)
