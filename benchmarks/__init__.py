@@ -1,4 +1,5 @@
 """Side-by-side benchmarks: `python -m benchmarks run | list | table`.
 
-Cases (`benchmarks/cases`) and peers (`benchmarks/peers`) are plug-ins: a module that defines `CASES` or `PEERS` is found by itself.
+Cases (`benchmarks/cases`) and peers (`benchmarks/peers`) are plug-ins: every module there that defines `CASES` or
+`PEERS` is found.
 """

@@ -20,7 +20,7 @@ from recfx.command_line import add_option, integers, listed, run_command
 
 
 def main(argv: Sequence[str] | None = None) -> int:
-    """Runs one command and returns its exit status: 1 when something cannot be done, 2 when a peer gave wrong answers."""
+    """Runs one command and returns its exit status: 1 after an error, 2 if a peer gave wrong answers."""
     return run_command(_parser(), argv)
 
 
@@ -34,16 +34,18 @@ def _parser() -> argparse.ArgumentParser:
         nargs="*",
         help="cases, patterns such as 'dlrm*', or @standard, @request, @lookup; default: the small ones",
     )
-    start.add_argument("--cases", dest="more_cases", default="", help="the same, with commas between")
+    start.add_argument("--cases", dest="more_cases", default="", help="cases or patterns, separated by commas")
     start.add_argument(
-        "--peers", default="eager,recfx,torch.compile", help="default: %(default)s; * for all, !name to leave one out"
+        "--peers",
+        default="eager,recfx,torch.compile",
+        help="default: %(default)s; * for all, !name to leave out a peer",
     )
     start.add_argument("--batches", type=integers, default=(1, 16, 64), help="batch sizes (default: 1,16,64)")
     start.add_argument(
         "--candidates",
         type=integers,
         default=(100, 500, 2000),
-        help="the same for request cases (default: 100,500,2000)",
+        help="numbers of candidates for request cases (default: 100,500,2000)",
     )
     start.add_argument("--threads", type=integers, default=(1,), help="numbers of threads (default: 1)")
     start.add_argument(
@@ -51,22 +53,27 @@ def _parser() -> argparse.ArgumentParser:
         "--zipf",
         type=_exponents,
         default=(None,),
-        help="distributions of ids: uniform or exponents (default: uniform)",
+        help="distributions of ids: uniform, or exponents of Zipf distributions (default: uniform)",
     )
-    add_option(start, "seconds", 1.0, "time per peer and point (default: %(default)s)")
-    start.add_argument("--rounds", type=int, default=15, help="turns of each peer at a point at least (default: 15)")
+    add_option(start, "seconds", 1.0, "seconds for each peer and point (default: %(default)s)")
+    start.add_argument(
+        "--rounds", type=int, default=15, help="least number of turns of each peer at a point (default: 15)"
+    )
     start.add_argument(
         "--budget",
         type=float,
         default=300.0,
-        help="seconds that a peer may prepare at a point, 0 for any (default: 300)",
+        help="limit of the seconds in which a peer prepares at a point, 0 for no limit (default: 300)",
     )
     start.add_argument(
-        "--footprint", type=int, default=64, help="MiB of table rows that the inputs in turn shall touch (default: 64)"
+        "--footprint",
+        type=int,
+        default=64,
+        help="MiB of table rows that the rotated inputs read together (default: 64)",
     )
     add_option(start, "seed", 0)
-    start.add_argument("--out", type=Path, help="file for the results, as JSON; always holds what there is so far")
-    start.add_argument("--resume", action="store_true", help="continue from the results in that file")
+    start.add_argument("--out", type=Path, help="file for the results, as JSON; always holds the results so far")
+    start.add_argument("--resume", action="store_true", help="continue from the results in this file")
     start.set_defaults(run=_run)
 
     listing = commands.add_parser("list", help="cases and peers")
@@ -84,13 +91,15 @@ def _parser() -> argparse.ArgumentParser:
 
     pairs = commands.add_parser("estimators", help="train students with two estimators over several seeds")
     pairs.add_argument("--data", default="gowalla", help="as `recfx bench hqgnn` takes it (default: %(default)s)")
-    pairs.add_argument("--out", type=Path, required=True, help="folder of the results; results in it are not run again")
+    pairs.add_argument(
+        "--out", type=Path, required=True, help="folder of the results; runs with a result in it are not repeated"
+    )
     pairs.add_argument("--seeds", type=int, default=5, help="default: %(default)s")
     pairs.add_argument("--bits", type=integers, default=(1, 2), help="default: 1,2")
     pairs.add_argument("--bounds", default="centred-row", help="default: %(default)s")
     pairs.add_argument("--pair", default="ste,gste", help="two estimators (default: %(default)s)")
-    pairs.add_argument("--epochs", type=int, help="of a student, instead of the recipe's")
-    pairs.add_argument("--lr", type=float, help="of a student at 1 bit, instead of the recipe's")
+    pairs.add_argument("--epochs", type=int, help="epochs of a student, instead of the recipe's")
+    pairs.add_argument("--lr", type=float, help="learning rate of a student at 1 bit, instead of the recipe's")
     pairs.set_defaults(run=_estimators)
 
     slow = commands.add_parser("tails", help="measure percentiles of single calls, alone and disturbed")
@@ -102,10 +111,14 @@ def _parser() -> argparse.ArgumentParser:
     add_option(slow, "seconds", 4.0, "of each model at a point (default: %(default)s)")
     slow.set_defaults(run=_tails)
 
-    drawn = commands.add_parser("random-models", help="compare drawn models with eager, resumable")
+    drawn = commands.add_parser("random-models", help="compare drawn models with eager; can be resumed")
     drawn.add_argument("--models", type=int, default=100_000, help="default: %(default)s")
-    drawn.add_argument("--out", type=Path, required=True, help="file of the results; results in it are not run again")
-    drawn.add_argument("--chunk", type=int, default=random_models.CHUNK, help="models a process (default: %(default)s)")
+    drawn.add_argument(
+        "--out", type=Path, required=True, help="file of the results; runs with a result in it are not repeated"
+    )
+    drawn.add_argument(
+        "--chunk", type=int, default=random_models.CHUNK, help="models per process (default: %(default)s)"
+    )
     add_option(drawn, "workers", 1)
     drawn.set_defaults(run=_random_models)
     return parser

@@ -1,4 +1,4 @@
-"""Are the outputs of a peer those of eager?"""
+"""Compares the outputs of a peer with those of eager."""
 
 from __future__ import annotations
 
@@ -15,11 +15,11 @@ from benchmarks.peer import Run
 
 @dataclasses.dataclass(frozen=True)
 class Error:
-    """How far outputs lie from eager's.
+    """The distance of outputs from eager's.
 
     Attributes:
-        absolute: Largest difference; None where outputs cannot be compared.
-        relative: Largest difference over the largest magnitude of eager's outputs; None where that is zero.
+        absolute: Largest difference; None if the outputs cannot be compared.
+        relative: Largest difference over the largest magnitude of eager's outputs; None if that is zero.
         wrong: The fault, or None.
     """
 
@@ -53,18 +53,20 @@ def error_of(got: Sequence[object], expected: Sequence[object], tolerance: float
             if isinstance(right, Tensor) and right.numel():
                 difference = _difference(leaf.double(), right.double())
                 if not math.isfinite(difference):
-                    return Error(None, None, "NaN or infinity where eager has another value, or the other way round")
+                    return Error(
+                        None, None, "NaN or infinity at a position where eager has another value, or the reverse"
+                    )
                 largest = max(largest, difference)
                 scale = max(scale, float(right.double().abs().nan_to_num(posinf=0.0).max()))
     if scale == 0:
-        return Error(largest, None, "eager's outputs are all zero, these are not" if largest > 0 else None)
+        return Error(largest, None, "eager's outputs are all zero, but these are not" if largest > 0 else None)
     relative = largest / scale
     wrong = f"relative error {relative:.1e} exceeds {tolerance:.0e}" if relative > tolerance else None
     return Error(largest, relative, wrong)
 
 
 def _difference(left: Tensor, right: Tensor) -> float:
-    """The largest; equal infinities, and two NaNs, do not differ."""
+    """The largest difference; two equal infinities, and two NaNs, do not differ."""
     same = (left == right) | (left.isnan() & right.isnan())
     return float((left - right).abs().masked_fill(same, 0.0).nan_to_num(nan=math.inf).max())
 

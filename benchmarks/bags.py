@@ -1,4 +1,4 @@
-"""Bags of a fixed number of ids as a lookup and a sum, for compilers that make a loop of nn.EmbeddingBag."""
+"""Bags of a fixed number of ids as a lookup and a sum, for compilers that turn nn.EmbeddingBag into a loop."""
 
 from __future__ import annotations
 
@@ -22,7 +22,7 @@ class GatheredBag(nn.Module):
         self.mean = bag.mode == "mean"
 
     def forward(self, ids: Tensor) -> Tensor:
-        """int64 [B, n] -> [B, D]; a bag of padding alone gives zeros."""
+        """int64 [B, n] -> [B, D]; a bag of only padding gives zeros."""
         rows = F.embedding(ids, self.weight)
         if self.padding_idx is None:
             return rows.mean(1) if self.mean else rows.sum(1)
@@ -36,7 +36,7 @@ def gather_bags(model: nn.Module, *, only_padded: bool = False) -> nn.Module:
 
     Args:
         model: In eval mode.
-        only_padded: Leave bags alone that have no padding.
+        only_padded: Replace only bags with padding.
     """
     state = {id(tensor): tensor for tensor in (*model.parameters(), *model.buffers())}
     clone = copy.deepcopy(model, state)

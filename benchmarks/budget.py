@@ -1,4 +1,4 @@
-"""A limit to the time that something may take."""
+"""A time limit of a block of code."""
 
 from __future__ import annotations
 
@@ -10,17 +10,16 @@ from types import FrameType
 
 
 class OverBudget(BaseException):
-    """The time is up."""
+    """The time limit was exceeded."""
 
 
 @contextmanager
 def budget(seconds: float | None) -> Iterator[None]:
-    """Raises OverBudget in the block when the time is up.
-
-    A call into native code ends first. Outside the main thread, which alone receives alarms, the time is not limited.
+    """Raises OverBudget in the block after the time limit. A call into native code ends first. Outside the main thread
+    the time is not limited, because only the main thread receives alarms.
 
     Args:
-        seconds: The time; None for no limit.
+        seconds: The time limit; None for no limit.
     """
     if seconds is None or threading.current_thread() is not threading.main_thread():
         yield
@@ -30,7 +29,7 @@ def budget(seconds: float | None) -> Iterator[None]:
         raise OverBudget(f"took more than the {seconds:g} s that a peer may prepare")
 
     before = signal.signal(signal.SIGALRM, ring)
-    # Rings every second from then on, as an exception raised inside a finaliser is lost.
+    # After the limit, the alarm repeats every second, as an exception raised inside a finaliser is lost.
     signal.setitimer(signal.ITIMER_REAL, seconds, 1.0)
     try:
         yield

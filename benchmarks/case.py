@@ -11,17 +11,17 @@ from typing import Any, Protocol
 import torch
 from torch import Tensor, nn
 
-_ROOM = 1.5  # copies that peers make of tables, beside the model's own
+_ROOM = 1.5  # copies of the tables that peers make, in addition to the model's own
 
 
 class Inputs(Protocol):
     """Draws inputs for a model."""
 
     def __call__(self, model: Any, batch: int, zipf: float | None, seed: int) -> tuple[Tensor, ...]:
-        """Positional inputs of `batch` rows; the first dimension of every tensor is the batch.
+        """Draws positional inputs of `batch` rows; the first dimension of every tensor is the batch.
 
         Args:
-            model: What `Case.build` returned.
+            model: The result of `Case.build`.
             batch: Rows.
             zipf: Exponent of the ids' distribution; None for uniform ids.
             seed: Seed of the draw.
@@ -29,7 +29,7 @@ class Inputs(Protocol):
 
 
 def example_inputs(model: Any, batch: int, zipf: float | None, seed: int) -> tuple[Tensor, ...]:
-    """The inputs the model itself offers."""
+    """Draws the model's own example inputs."""
     inputs: tuple[Tensor, ...] = model.example_inputs(batch, zipf=zipf, seed=seed)
     return inputs
 
@@ -40,16 +40,16 @@ class Case:
 
     Attributes:
         name: Its name on the command line.
-        summary: Its sizes in one line, and where they come from; says so when rows were capped.
+        summary: Its sizes in one line, with their source, and the cap of rows if rows were capped.
         build: Makes the model; called with a fixed seed.
-        gigabytes: What its parameters occupy, roughly.
+        gigabytes: The approximate size of its parameters.
         inputs: Draws inputs.
         large: Whether it runs only when named.
-        request: Parameters of `forward` that belong to the request: a batch is one request with many candidates, and their rows
-            are all the same.
-        split: Model, candidates -> floating-point operations that algebra saves in request mode, beyond those of whole operators
-            that see nothing of the candidates: the request's share of an operator that sees both.
-        max_batch: The largest batch that it is run with.
+        request: Parameters of `forward` that belong to the request: a batch is one request with many candidates, and
+            all rows of these inputs are equal.
+        split: Model, candidates -> floating-point operations that algebra saves in request mode, in addition to whole
+            operators that do not depend on the candidates: the request's share of an operator that depends on both.
+        max_batch: The largest batch of a run.
     """
 
     name: str
@@ -69,17 +69,17 @@ class Case:
             return self.build().eval()
 
     def request_positions(self, model: nn.Module) -> tuple[int, ...]:
-        """Where among the positional inputs those of the request are."""
+        """The positions of the request's inputs among the positional inputs."""
         names = list(inspect.signature(model.forward).parameters)
         return tuple(names.index(name) for name in self.request)
 
     def sets(self, model: nn.Module, batch: int, count: int, zipf: float | None, seed: int) -> list[tuple[Tensor, ...]]:
-        """Several inputs of the same batch size.
+        """Draws several inputs of the same batch size.
 
         Args:
-            model: What `model` returned.
-            batch: Rows of each.
-            count: How many.
+            model: The result of `model`.
+            batch: Rows of each input.
+            count: The number of inputs.
             zipf: Exponent of the ids' distribution; None for uniform ids.
             seed: Seed of the draw.
         """
@@ -90,14 +90,14 @@ class Case:
             if position in request:
                 row = drawn[position][start : start + 1]
                 return row.repeat(batch, *[1] * (row.dim() - 1))
-            # A clone, because the allocator aligns it and a slice would not be.
+            # A clone, because the allocator aligns it; a slice may not be aligned.
             return drawn[position][start : start + batch].clone()
 
         starts = range(0, batch * count, batch)
         return [tuple(part(position, start) for position in range(len(drawn))) for start in starts]
 
     def too_large(self, batch: int) -> str | None:
-        """Why it is not run with a batch, or None."""
+        """Why it does not run with a batch, or None."""
         if self.max_batch is None or batch <= self.max_batch:
             return None
         return f"not run with more than {self.max_batch} rows, for the memory and the time it would take"
@@ -111,7 +111,7 @@ class Case:
 
 
 def available_gigabytes(meminfo: Path = Path("/proc/meminfo")) -> float | None:
-    """Memory that can be had without swapping; None where the system does not say."""
+    """Memory that is available without swapping; None if the system does not report it."""
     if not meminfo.is_file():
         return None
     for line in meminfo.read_text().splitlines():
@@ -121,5 +121,5 @@ def available_gigabytes(meminfo: Path = Path("/proc/meminfo")) -> float | None:
 
 
 def table_gigabytes(rows: Sequence[int], dim: int) -> float:
-    """What fp32 tables occupy."""
+    """The size of fp32 tables."""
     return sum(rows) * dim * 4 / 1e9

@@ -1,4 +1,5 @@
-"""One case at all its points: build, prepare, check against eager, time in turns."""
+"""Runs one case at all its points: builds the model, prepares peers, compares them with eager, and times them in
+turns."""
 
 from __future__ import annotations
 
@@ -33,10 +34,10 @@ class CaseRun:
     """One case at all its points.
 
     Args:
-        case: What to run.
-        peers: Who runs.
+        case: The case.
+        peers: The peers.
         settings: Batch sizes, threads, time.
-        results: Where results go; points that are there already, for the same peers, are left out.
+        results: Receives the results; points that it already has for the same peers are skipped.
         watcher: Receives the events.
     """
 
@@ -52,7 +53,7 @@ class CaseRun:
         self.results.cases[case.name] = case.summary
 
     def run(self) -> None:
-        """Builds the model and goes through the points; what goes wrong becomes a result."""
+        """Builds the model and runs all points; an error becomes a result."""
         points = []
         for point in self.settings.points(self.case):
             if self.results.complete(point, [peer.name for peer in self.peers]):
@@ -91,7 +92,9 @@ class CaseRun:
         try:
             for peer in sorted(self.peers, key=lambda peer: peer.name != BASELINE):
                 if reference is None and peer.name != BASELINE:
-                    found[peer.name] = Measurement(point, peer.name, "failed", "eager failed: nothing to compare with")
+                    found[peer.name] = Measurement(
+                        point, peer.name, "failed", "eager failed: the answers cannot be compared"
+                    )
                     continue
                 self.watcher.begin(point, f"preparing {peer.name}")
                 found[peer.name], answers = self._prepare(peer, job, reference, point, calls)
@@ -104,7 +107,7 @@ class CaseRun:
         self.results.measurements += [found[peer.name] for peer in self.peers]
 
     def _job(self, model: nn.Module, point: Point, store: Store) -> Job:
-        """Inputs to rotate through, as many as touch the footprint; their limit goes to the results."""
+        """Returns as many inputs as read the footprint together; adds their physical limit to the results."""
         (example,) = self.case.sets(model, point.batch, 1, point.zipf, self.settings.seed)
         request = self.case.request_positions(model)
         split = self.case.split(model, point.batch) if self.case.split else 0
@@ -125,7 +128,7 @@ class CaseRun:
     def _prepare(
         self, peer: Peer, job: Job, reference: list[object] | None, point: Point, calls: dict[str, Call]
     ) -> tuple[Measurement, list[object] | None]:
-        """Prepares a peer and checks its answers; only right ones get into `calls`."""
+        """Prepares a peer and checks its answers; adds it to `calls` if they are right."""
         result = partial(Measurement, point, peer.name)
         try:
             missing = peer.available() or peer.declines(job)
@@ -160,7 +163,8 @@ class CaseRun:
         return f"makes {peer.copies:g} copies of the tables, {needed:.1f} GB, and {free:.1f} GB are free"
 
     def _time(self, found: dict[str, Measurement], calls: dict[str, Call]) -> None:
-        """Times the prepared peers; a peer that raises on other inputs is left out, and the others are timed again."""
+        """Times the prepared peers. If a peer raises on other inputs, it is left out, and the others are timed
+        again."""
         while BASELINE in calls:
             try:
                 timed = self._compare(calls)
@@ -185,7 +189,7 @@ class CaseRun:
 
 
 def _rotate(run: Run, sets: Sequence[tuple[object, ...]]) -> Call:
-    """Each call takes the next inputs."""
+    """Returns a function whose every call uses the next inputs."""
     following = itertools.cycle(sets).__next__
     return lambda: run(*following())
 
@@ -201,6 +205,6 @@ def _why(error: Exception) -> str:
 
 
 def _shorten(text: str, length: int = 200) -> str:
-    """One line."""
+    """The text in one line, cut to `length` characters."""
     line = " ".join(text.split())
     return line if len(line) <= length else line[: length - 1] + "…"

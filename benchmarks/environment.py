@@ -21,7 +21,7 @@ def environment(packages: Iterable[str] = ()) -> dict[str, Any]:
     """Machine, versions, date and source revision, as plain values.
 
     Args:
-        packages: Further distributions to name the versions of.
+        packages: Further distributions whose versions are recorded.
     """
     chip = processor()
     return {
@@ -47,7 +47,7 @@ def _version(package: str) -> str | None:
 
 
 def _revision() -> str | None:
-    """The commit of the source, with a + when files were changed since; None without git."""
+    """The commit of the source, with a + if files were changed since; None without git."""
     try:
         head = _git("rev-parse", "--short=12", "HEAD")
         return head + ("+" if _git("status", "--porcelain", "--untracked-files=no") else "")

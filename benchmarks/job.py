@@ -1,4 +1,4 @@
-"""The job of a peer, and the store that peers share while one case lasts."""
+"""The job of a peer, and the store that the peers of a case share."""
 
 from __future__ import annotations
 
@@ -22,10 +22,11 @@ _CALIBRATION = (16, 32)  # draws, rows
 
 
 class Store:
-    """Things made once for a case and used again: exported programs, converted files. Use as a context manager.
+    """Values that are made once for a case and used again: exported programs, converted files. Use it as a context
+    manager.
 
     Attributes:
-        reused: Seconds that the things cost which were asked for again; set to 0 by whoever counts.
+        reused: The seconds that reused values took when they were made; the caller resets it to 0.
     """
 
     def __init__(self) -> None:
@@ -42,11 +43,12 @@ class Store:
 
     @property
     def folder(self) -> Path:
-        """Files kept here last as long as the case."""
+        """A folder for files; it is deleted at the end of the case."""
         return Path(self._folder.name)
 
     def once(self, key: object, make: Callable[[], T]) -> T:
-        """The result of `make` at the first call with this key; raises its error again, so that a slow failure happens once."""
+        """Returns the result of the first call of `make` with this key, or raises its error again, so that a slow
+        failure happens only once."""
         if key in self._made:
             self.reused += self._made[key][2]
         else:
@@ -64,7 +66,7 @@ class Store:
         try:
             value = make()
         except (Exception, OverBudget) as error:  # noqa: BLE001 - kept, and raised again by `once`
-            failed = error.with_traceback(None)  # whose frames would keep tables alive
+            failed = error.with_traceback(None)  # the frames of the traceback would keep tables alive
         return value, failed, time.perf_counter() - start + self.reused - reused
 
 
@@ -73,12 +75,12 @@ class Job:
     """One model at one point.
 
     Attributes:
-        model: In eval mode; not to be changed.
-        sets: Positional inputs to rotate through, all of the batch size that will be used.
+        model: The model, in eval mode; peers must not change it.
+        sets: Positional inputs to rotate through, all of the point's batch size.
         draw: Rows, seed -> other inputs of the same distribution, for tracing and calibration.
         store: Values that the peers of the case share.
-        threads: Threads to run on; torch's own are set already.
-        request: Positions of the inputs whose rows are all the same, because they belong to the request.
+        threads: Number of threads; torch's own number is set already.
+        request: Positions of the inputs of the request, whose rows are all equal.
     """
 
     model: nn.Module
@@ -94,7 +96,7 @@ class Job:
         return self.sets[0]
 
     def calibration(self) -> list[Inputs]:
-        """Inputs to calibrate on; none of them is among those timed."""
+        """Inputs for calibration, which differ from the timed inputs."""
         draws, rows = _CALIBRATION
         return [self.draw(rows, 1_000 + draw) for draw in range(draws)]
 
@@ -111,8 +113,8 @@ def export(model: nn.Module, inputs: Inputs) -> torch.export.ExportedProgram:
     """Exports a model whose inputs all begin with the batch.
 
     Args:
-        model: In eval mode.
-        inputs: Two rows or more, or torch would take a batch of one for a constant.
+        model: A model in eval mode.
+        inputs: Inputs of two or more rows; torch would treat a batch of one as a constant.
     """
     batch = torch.export.Dim("batch", min=1, max=1 << 16)
     with torch.no_grad():

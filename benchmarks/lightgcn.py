@@ -1,8 +1,8 @@
 """Trains LightGCN on Gowalla with the native kernels: python -m benchmarks.lightgcn --data DIR --out embeddings.safetensors
 
-Prints one JSON line an evaluation: epochs (one is as many samples as there are interactions), the mean loss, Recall and NDCG,
-seconds of training and of evaluation, milliseconds of each part of a step. Continues from `--state FILE` where that exists,
-bit for bit.
+Prints one JSON line an evaluation: epochs (one has a sample for each interaction), the mean loss, Recall and NDCG,
+seconds of training and of evaluation, milliseconds of each part of a step. Continues from `--state FILE`, bit for bit,
+if the file exists.
 """
 
 from __future__ import annotations
@@ -26,7 +26,7 @@ from recfx.learn.propagation import accelerate_propagation
 from recfx.ops.ranking import bpr_loss
 from recfx.zoo import LightGCN
 
-_AVERAGED_EVERY = 5  # steps; averaging at every one costs as much as Adam
+_AVERAGED_EVERY = 5  # steps between two averages; averaging at every step costs as much as Adam
 
 
 def options() -> argparse.Namespace:
@@ -57,7 +57,7 @@ class Training:
     """One run.
 
     Args:
-        options: The command line.
+        options: The parsed command line.
     """
 
     def __init__(self, options: argparse.Namespace) -> None:
@@ -152,7 +152,7 @@ class Training:
             self.save()
 
     def save(self) -> None:
-        """Writes all that the next step depends on."""
+        """Writes the state on which the next step depends."""
         state = {
             "model": self.model.state_dict(),
             "optimizer": self.optimizer.state_dict(),

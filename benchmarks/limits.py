@@ -1,4 +1,5 @@
-"""The shortest possible time of a model: the bytes that it must read over the read bandwidth, and its arithmetic over the peak."""
+"""The physical limit of a model's time: the bytes that it must read, divided by the read bandwidth, and its operations,
+divided by the peak rate."""
 
 from __future__ import annotations
 
@@ -30,12 +31,13 @@ class Work:
 
     Attributes:
         flops: Floating-point operations of its matrix products, as torch's flop counter knows them; a multiply-add is two.
-        needed_flops: The same in request mode, where all rows of some inputs are equal, and operations on those alone are counted once.
-        weight_bytes: Parameters and buffers that are read whole.
+        needed_flops: The same in request mode, where all rows of some inputs are equal, and operations that depend only
+            on these inputs count once.
+        weight_bytes: Bytes of parameters and buffers that are read completely.
         lookups: Rows gathered from tables.
         lookup_bytes: Their bytes.
-        distinct: Row bytes -> different rows gathered, those that memory must deliver.
-        table_bytes: Size of the tables looked up in.
+        distinct: Bytes of a row -> number of different gathered rows, which memory must deliver.
+        table_bytes: Size of the tables with lookups.
     """
 
     flops: int
@@ -48,7 +50,7 @@ class Work:
 
     @property
     def distinct_bytes(self) -> int:
-        """Bytes of the different rows gathered."""
+        """Bytes of the different gathered rows."""
         return sum(row * count for row, count in self.distinct.items())
 
     def to_json(self) -> dict[str, Any]:
@@ -57,13 +59,13 @@ class Work:
 
     @classmethod
     def from_json(cls, values: Mapping[str, Any]) -> Work:
-        """What `to_json` gave."""
+        """Restores the result of `to_json`."""
         return cls(**{**values, "distinct": {int(row): count for row, count in values["distinct"].items()}})
 
 
 @dataclasses.dataclass(frozen=True)
 class Limit:
-    """Seconds that a call takes at least on a machine, at a precision.
+    """The least time of a call, in seconds, on a machine at a precision.
 
     Attributes:
         weights: Reading the weights once.
@@ -84,14 +86,14 @@ class Limit:
 def limit_of(
     work: Work, machine: Machine, peaks: Mapping[str, float] | None = None, *, precision: str = "fp32", sets: int = 1
 ) -> Limit:
-    """The limit of a model on a machine.
+    """Computes the limit of a model on a machine.
 
     Args:
         work: The work of one call.
-        machine: Measured at the number of threads that will be used.
-        peaks: Operations per second by precision, where they are known better than the machine's own figure.
-        precision: Of weights, tables and arithmetic; a key of `PRECISIONS`.
-        sets: Different inputs that are rotated through: rows they read again and again come from the caches.
+        machine: The machine's figures, measured with the same number of threads.
+        peaks: Operations per second by precision; the greater of this figure and the machine's own counts.
+        precision: The precision of weights, tables and arithmetic; a key of `PRECISIONS`.
+        sets: Number of different inputs in turn: rows that they read repeatedly come from the caches.
     """
     share = PRECISIONS[precision] / PRECISIONS["fp32"]
     weight_bytes = work.weight_bytes * share
@@ -102,12 +104,12 @@ def limit_of(
 
 
 def count_work(model: nn.Module, inputs: Sequence[Tensor], *, request: Collection[int] = (), split: int = 0) -> Work:
-    """Runs the model once and counts.
+    """Runs the model once and counts its work.
 
     Args:
-        model: In eval mode.
+        model: A model in eval mode.
         inputs: Positional inputs.
-        request: Positions of the inputs whose rows are all the same.
+        request: Positions of the inputs whose rows are all equal.
         split: Further operations saved by splitting operators into the request's share and the candidates'.
     """
     reads = _Reads(model)
@@ -134,7 +136,8 @@ def count_work(model: nn.Module, inputs: Sequence[Tensor], *, request: Collectio
 
 
 class _Reads(TorchDispatchMode):
-    """Notes which state is read whole and which rows are gathered, operator by operator."""
+    """Records, operator by operator, the tensors of the state that are read completely and the rows that are
+    gathered."""
 
     def __init__(self, model: nn.Module) -> None:
         super().__init__()
@@ -143,7 +146,7 @@ class _Reads(TorchDispatchMode):
         self.whole: defaultdict[int, dict[tuple[int, int], int]] = defaultdict(dict)
         self.tables: dict[int, int] = {}
         self.ids: defaultdict[tuple[int, int], list[Tensor]] = defaultdict(list)
-        self.alive: list[Tensor] = []  # computed tables, so that no two of them have the same address
+        self.alive: list[Tensor] = []  # computed tables, kept alive so that no two of them have the same address
         self.lookups = 0
         self.lookup_bytes = 0
 
@@ -176,7 +179,7 @@ class _Reads(TorchDispatchMode):
 
 
 def _picked_rows(packet: Any, args: tuple[Any, ...]) -> Tensor | None:
-    """The row numbers, where an indexing operator picks rows by number."""
+    """The row numbers if an indexing operator selects rows by number, otherwise None."""
     if packet is _aten.index_select:
         return args[2] if args[1] == 0 else None
     (first, *rest) = args[1]

@@ -1,4 +1,4 @@
-"""Tables and nothing else, so that lookup kernels can be compared by themselves."""
+"""A model of only tables, to compare lookup kernels alone."""
 
 from __future__ import annotations
 

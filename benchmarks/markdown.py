@@ -6,7 +6,7 @@ from collections.abc import Sequence
 
 
 def markdown(head: Sequence[str], rows: Sequence[Sequence[str]], right: set[int]) -> str:
-    """A Markdown table whose columns line up as plain text too.
+    """A Markdown table whose columns are also aligned as plain text.
 
     Args:
         head: Titles.

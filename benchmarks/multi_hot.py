@@ -1,4 +1,4 @@
-"""A model with several ids per field, as the DeepRecSys and MLPerf inference benchmarks have it."""
+"""A model with several ids per field, as in the DeepRecSys and MLPerf inference benchmarks."""
 
 from __future__ import annotations
 
@@ -19,10 +19,10 @@ class MultiHotModel(nn.Module):
         tables: Rows of each table.
         hots: Ids per field.
         dim: Columns of every table.
-        bottom: Widths of the bottom MLP; none passes the dense features on as they are.
+        bottom: Widths of the bottom MLP; empty: no bottom MLP.
         top: Hidden widths of the top MLP.
         cross_layers: Low-rank cross layers (DCN-v2, Wang et al. 2021, equation 2) between the two.
-        rank: Their rank.
+        rank: The rank of the cross layers.
     """
 
     def __init__(

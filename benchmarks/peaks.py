@@ -1,4 +1,4 @@
-"""How fast the machine multiplies matrices at each precision, through the fastest products that torch has."""
+"""The machine's peak rate of matrix products at each precision, by the fastest products of torch."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ _SECONDS = 0.3
 
 
 def measure_peaks(seconds: float = _SECONDS) -> Peaks:
-    """The best rate of many products of square matrices, at torch's present number of threads.
+    """Measures the best rate of many products of square matrices, at torch's current number of threads.
 
     Args:
         seconds: Time for each precision.

@@ -14,23 +14,24 @@ from benchmarks.job import Inputs, Job
 Run = Callable[..., object]
 Precision = Literal["fp32", "bf16", "int8"]
 
-#: Largest error that counts as right, relative to the largest output. Re-associated fp32; 8 bits of mantissa through a dozen
-#: layers; 8 bits in all, where the largest of many errors is compared. An answer to another question is off by 1 or more.
+#: Precision -> largest error of a right answer, relative to the largest output. They allow for reordered sums in fp32,
+#: for 8 bits of mantissa in a dozen layers, and for the largest of many errors of 8-bit numbers. The error of unrelated
+#: outputs is 1 or more.
 TOLERANCES: dict[Precision, float] = {"fp32": 1e-3, "bf16": 5e-2, "int8": 0.25}
 
 
 class Peer(ABC):
-    """One contender.
+    """A way to run a model that is compared with others.
 
     Attributes:
         name: Its name on the command line and in tables.
         summary: One line of description.
-        packages: Distributions whose versions matter to it.
-        modules: What must be importable.
-        install: How to get missing modules.
-        precision: The lowest precision it computes in; decides which answers count as right.
+        packages: Distributions whose versions are recorded.
+        modules: The modules that it imports.
+        install: How to install missing modules.
+        precision: The lowest precision of its arithmetic, which determines the tolerance.
         ours: Whether it is recfx itself, which is compared with the best of the others.
-        copies: How many copies of the model's state it makes at most while it prepares.
+        copies: The largest number of copies of the model's state that it makes while it prepares.
     """
 
     name: ClassVar[str]
@@ -44,11 +45,11 @@ class Peer(ABC):
 
     @property
     def tolerance(self) -> float:
-        """Largest error that counts as right, relative to the largest output."""
+        """Largest error of a right answer, relative to the largest output."""
         return TOLERANCES[self.precision]
 
     def available(self) -> str | None:
-        """Why it cannot be used here, or None when it can."""
+        """Why it cannot run on this machine, or None."""
         missing = [module for module in self.modules if importlib.util.find_spec(module) is None]
         return f"{', '.join(missing)} not installed: {self.install}" if missing else None
 
@@ -58,22 +59,23 @@ class Peer(ABC):
 
     @abstractmethod
     def prepare(self, job: Job) -> Run:
-        """Makes the model ready. All work that is done once is done here, compilation at the first call included.
+        """Prepares the model. It includes all work that is done once, such as compilation at the first call.
 
         Returns:
-            A function of what `convert` makes of the inputs, that gives the model's outputs. It is timed as it is.
+            A function from the result of `convert` to the model's outputs. Exactly this function is timed.
         """
 
     def convert(self, job: Job, inputs: Inputs) -> tuple[object, ...]:
-        """The arguments of `prepare`'s function. The conversion is not timed: it is for values that callers have in that form."""
+        """Converts inputs to the arguments of `prepare`'s function. The conversion is not timed: callers are assumed to
+        have the values in that form."""
         return inputs
 
     def release(self) -> None:  # noqa: B027 - most peers hold nothing
-        """Called after a measurement, when nothing prepared is used any more."""
+        """Called after a measurement, when the prepared function is no longer used."""
 
 
 def warmed(call: Run, job: Job) -> Run:
-    """A call under inference mode, made once with the job's inputs, so that compilation at the first call is done."""
+    """Returns the function under inference mode, after one call with the job's inputs that includes compilation."""
 
     def run(*values: object) -> object:
         with torch.inference_mode():

@@ -1,4 +1,4 @@
-"""A progress line on the terminal, and results saved as they come."""
+"""A progress line on the terminal, and results that are saved during the run."""
 
 from __future__ import annotations
 
@@ -15,12 +15,12 @@ from recfx.progress import terminal_bar
 
 
 class ProgressLine(Watcher):
-    """Shows on standard error which point is being measured; shows nothing where that is not a terminal.
+    """Shows the current point on standard error if that is a terminal.
 
     Args:
-        points: How many points there are.
-        out: File that always holds the results so far.
-        console: Where to show it.
+        points: The number of points.
+        out: The file that always holds the results so far.
+        console: The console that shows the line.
     """
 
     def __init__(self, points: int, out: Path | None = None, console: Console | None = None) -> None:

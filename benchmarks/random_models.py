@@ -1,14 +1,14 @@
 """Random models: drawn programs go through the default pipeline and the native backend, and every answer is compared.
 
-`python -m benchmarks random-models --models 100000 --out FILE`. Programs come from `recfx.testing.rec_graphs`, in chunks with a seed each;
-a chunk runs in a process of its own, so that the death of one is a finding and not the end. The file holds the finished chunks, and the
-same command continues from them.
+`python -m benchmarks random-models --models 100000 --out FILE`. Programs come from `recfx.testing.rec_graphs`, in
+chunks with a seed each. A chunk runs in a process of its own, so that a process that dies is a finding and does not end
+the run. The file holds the finished chunks, and the same command continues from them.
 
-What counts as a finding: answers that differ on any probe or special row, a backend that drops the program, an error that is not one of
-recfx's own, and a process that dies. A program that recfx refuses with an error of its own is one, too: drawn programs are valid. On rows
-of infinities and numbers of 1e12 a difference is not a finding, as `optimize` makes a notice of it: sums in another order may give another
-infinity or NaN. Neither is one of a program that multiplies or sums infinities on ordinary rows, behind a mask of -inf for example:
-`optimize` then keeps the model off the kernels and says so.
+Findings are: answers that differ on any probe or special row, a backend that drops the program, an error of another
+kind than recfx's errors, and a process that dies. An error of recfx is a finding too, because drawn programs are valid.
+A difference is not a finding on rows of infinities and numbers of 1e12, where sums in another order may give another
+infinity or NaN; `optimize` reports it in a notice. It is not a finding either if the program multiplies or sums
+infinities on ordinary rows, for example behind a mask of -inf; `optimize` then does not use the kernels and says so.
 """
 
 from __future__ import annotations
@@ -42,7 +42,7 @@ from recfx.testing import rec_graphs
 CHUNK = 250
 _SECONDS_A_CHUNK = 1800
 _MOST_STEPS = 12
-#: Operators that add products up, by name.
+#: Names of operators that sum products.
 _SUMS = frozenset({"linear", "matmul", "mm", "bmm", "addmm", "baddbmm", "einsum", "conv1d", "conv2d", "embedding_bag"})
 
 
@@ -51,8 +51,8 @@ class Chunk:
     """The results of a chunk of models.
 
     Attributes:
-        seed: What its models were drawn from.
-        models: How many were drawn and compared.
+        seed: The seed of its models.
+        models: The number of drawn and compared models.
         findings: Kind, message and program of each finding.
     """
 
@@ -62,7 +62,7 @@ class Chunk:
 
 
 def examine(program: Program) -> tuple[str, str] | None:
-    """Kind and message of a fault in how recfx treats a program; None without a fault."""
+    """Kind and message of the fault that recfx shows with a program; None without a fault."""
     program.bags = tuple(find_bags(program.run, program.example))
     try:
         result = Pipeline(default_pipeline(requests=False, kernels=FUSED, precision="fp32")).run(
@@ -104,7 +104,7 @@ def run_chunk(number: int, models: int, last: Path | None = None) -> Chunk:
     Args:
         number: Seed of the chunk.
         models: How many models to draw.
-        last: A file that always holds the program at work, for the case that it ends the process.
+        last: A file that always holds the current program, in case that it ends the process.
     """
     findings: list[tuple[str, str, str]] = []
     drawn = 0
@@ -131,16 +131,16 @@ def run_chunk(number: int, models: int, last: Path | None = None) -> Chunk:
 
 
 def measure(models: int, out: Path, chunk: int = CHUNK, workers: int = 1) -> Iterator[Chunk]:
-    """Runs the chunks that the file does not hold yet, and yields each when it is done.
+    """Runs the chunks that the file does not hold yet, and yields each finished chunk.
 
     Args:
-        models: How many models in all.
+        models: The total number of models.
         out: The file of results, as JSON lines.
-        chunk: Models a chunk.
+        chunk: Models per chunk.
         workers: Processes at a time.
 
     Raises:
-        MeasureError: The file holds something else, or nothing is asked for.
+        MeasureError: The file does not hold results of random models, or a number is below 1.
     """
     if models < 1 or chunk < 1 or workers < 1:
         raise MeasureError(
@@ -162,10 +162,10 @@ def measure(models: int, out: Path, chunk: int = CHUNK, workers: int = 1) -> Ite
 
 
 def read(out: Path) -> list[Chunk]:
-    """The chunks that a file of results holds.
+    """Reads the chunks in a file of results.
 
     Raises:
-        MeasureError: It holds something else.
+        MeasureError: It does not hold results of random models.
     """
     if not out.exists():
         return []
@@ -182,7 +182,7 @@ def read(out: Path) -> list[Chunk]:
 
 
 def summary(chunks: list[Chunk]) -> str:
-    """How many models, and every finding."""
+    """The number of models, and every finding."""
     findings = [(c.seed, *f) for c in chunks for f in c.findings]
     lines = [f"{sum(c.models for c in chunks):,} random models, {len(findings)} findings"]
     lines += [f"\nchunk {number}, {kind}: {message}\n{program}" for number, kind, message, program in findings]
@@ -197,7 +197,7 @@ def _in_a_process(number: int, models: int, out: Path) -> Chunk:
         ended = subprocess.run(command, capture_output=True, text=True, timeout=_SECONDS_A_CHUNK, env=environment_)
         why = f"exit status {ended.returncode}: {ended.stderr.strip()[-2000:]}" if ended.returncode else None
     except subprocess.TimeoutExpired:
-        why = f"no end within {_SECONDS_A_CHUNK} s"
+        why = f"not finished within {_SECONDS_A_CHUNK} s"
     program = last.read_text() if last.exists() else ""
     last.unlink(missing_ok=True)
     if why is not None:

@@ -48,16 +48,16 @@ def all_peers() -> dict[str, Peer]:
 def select(
     known: dict[str, T], wanted: Sequence[str], what: str, groups: Mapping[str, Sequence[str]] | None = None
 ) -> list[T]:
-    """Those whose names are given or fit a pattern such as `dlrm*`, each once, in the order asked for.
+    """Selects entries by names or patterns such as `dlrm*`, each entry once, in the order of `wanted`.
 
     Args:
-        known: All there are.
-        wanted: Names, patterns, groups as `@name`; with `!` before it, what fits is left out.
-        what: Their kind, for the message.
+        known: All entries by name.
+        wanted: Names, patterns, and groups as `@name`; entries that fit a pattern after `!` are left out.
+        what: The kind of entry, for messages.
         groups: Name -> names or patterns.
 
     Raises:
-        InputError: A name or pattern that fits nothing.
+        InputError: No entry fits a name or pattern.
     """
     chosen: dict[str, T] = {}
     for pattern in _flat(wanted, groups or {}):
@@ -80,7 +80,7 @@ def select(
 
 
 def _flat(wanted: Sequence[str], groups: Mapping[str, Sequence[str]]) -> list[str]:
-    """Patterns, with those of a group in its place; those to leave out come last."""
+    """Replaces groups by their patterns; patterns that leave entries out come last."""
     flat: list[str] = []
     for pattern in wanted:
         if pattern.startswith("@") and pattern[1:] not in groups:

@@ -1,4 +1,4 @@
-"""Models whose inputs come apart into the request's and the candidates'."""
+"""Models with separate inputs of the request and of the candidates."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ from benchmarks.lookup_model import multi_hot_ids
 
 
 class HalvedDLRM(nn.Module):
-    """DLRM with the fields in two inputs: the first are the request's, as are the dense features.
+    """DLRM with the fields in two inputs: the first fields and the dense features belong to the request.
 
     Args:
         tables: Rows of each table.
@@ -48,7 +48,8 @@ class HalvedDLRM(nn.Module):
 
 
 class HeavyUserTower(nn.Module):
-    """A ranker that spends most of its arithmetic on the user: a tower over the user's fields, and a head over it and the item's.
+    """A ranker with most of its arithmetic on the user: a tower over the user's fields, and a head over the tower's
+    output and the item's fields.
 
     Args:
         tables: Rows of each table.

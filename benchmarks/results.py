@@ -16,13 +16,13 @@ from recfx.errors import InputError
 
 _FORMAT = 2
 
-#: What can become of a measurement: timed, wrong answers (not timed), raised, or not installed.
+#: The statuses of a measurement: timed, wrong answers (not timed), an error, or not installed.
 STATUSES = ("ok", "wrong", "failed", "unavailable")
 
 
 @dataclasses.dataclass(frozen=True, order=True)
 class Point:
-    """Where the peers were compared: a case at a thread count, id distribution and batch size."""
+    """A point of comparison: a case at a thread count, id distribution and batch size."""
 
     case: str
     threads: int
@@ -39,10 +39,10 @@ class Measurement:
     """One peer at one point.
 
     Attributes:
-        point: Where.
-        peer: Who.
+        point: The point.
+        peer: The peer's name.
         status: One of `STATUSES`.
-        reason: Why it is not "ok".
+        reason: Why the status is not "ok".
         prepare_seconds: Time until the first answer.
         error: Distance of the outputs from eager's.
         timing: Seconds per call.
@@ -61,7 +61,8 @@ class Measurement:
 
 @dataclasses.dataclass(frozen=True)
 class Bound:
-    """The physical limit at one point, by precision, and the work it follows from; `sets` inputs are rotated through."""
+    """The physical limit at one point, by precision, and the work from which it is computed; `sets` inputs are used in
+    turn."""
 
     point: Point
     sets: int
@@ -70,13 +71,13 @@ class Bound:
 
     @property
     def limit(self) -> Limit:
-        """That of fp32."""
+        """The limit of fp32."""
         return self.limits["fp32"]
 
 
 @dataclasses.dataclass(frozen=True)
 class PeerNote:
-    """What tables must know of a peer: its precision, and whether it is recfx itself."""
+    """A peer's properties for tables: its precision, and whether it is recfx itself."""
 
     precision: str
     ours: bool
@@ -107,12 +108,12 @@ class Results:
     measurements: list[Measurement] = dataclasses.field(default_factory=list)
 
     def complete(self, point: Point, peers: Iterable[str]) -> bool:
-        """Whether a point was measured with just these peers."""
+        """Whether a point was measured with exactly these peers."""
         measured = [m.peer for m in self.measurements if m.point == point]
         return sorted(measured) == sorted(peers)
 
     def drop(self, point: Point) -> None:
-        """Forgets a point."""
+        """Removes the results of a point."""
         self.measurements = [m for m in self.measurements if m.point != point]
         self.bounds = [bound for bound in self.bounds if bound.point != point]
 
@@ -132,10 +133,10 @@ class Results:
 
     @classmethod
     def from_json(cls, values: Mapping[str, Any]) -> Self:
-        """What `to_json` gave.
+        """Restores the result of `to_json`.
 
         Raises:
-            InputError: Written in another form.
+            InputError: The format differs.
         """
         try:
             if values["format"] != _FORMAT:
@@ -154,7 +155,7 @@ class Results:
             raise InputError(f"not benchmark results: {error}", where="benchmarks") from error
 
     def save(self, path: Path) -> None:
-        """Writes JSON, so that a reader finds either the old file or the new one."""
+        """Writes JSON atomically: a reader finds either the old file or the new file."""
         path.parent.mkdir(parents=True, exist_ok=True)
         partial = path.with_name(path.name + ".partial")
         partial.write_text(json.dumps(self.to_json(), indent=1, allow_nan=False) + "\n")
@@ -162,7 +163,7 @@ class Results:
 
     @classmethod
     def load(cls, path: Path) -> Self:
-        """Reads what `save` wrote.
+        """Reads a file that `save` wrote.
 
         Raises:
             InputError: The file is missing, or holds other content.

@@ -1,8 +1,8 @@
 """Retrieval beside FAISS: a million items, one query and a batch, exact search in one stage and two.
 
-`python -m benchmarks retrieval`. Searches that are compared run in turn, so that a disturbance of the machine meets them alike. Binary
-codes are drawn evenly; real rows have lengths of a log-normal distribution about Gaussian directions, as popularity gives them. Both are
-harder than learned embeddings, which lie in clusters.
+`python -m benchmarks retrieval`. The compared searches run in turn, so that a disturbance of the machine affects all of
+them. Binary codes are drawn uniformly; float rows have Gaussian directions and lengths of a log-normal distribution,
+like those that popularity causes. Both are harder than learned embeddings, which lie in clusters.
 """
 
 from __future__ import annotations
@@ -33,12 +33,12 @@ class Row:
     """One line of the table.
 
     Attributes:
-        case: Items, queries and how many are found.
+        case: Numbers of items and queries, and k.
         who: The timed search.
         best: Shortest time, ms.
         median: Median time, ms.
-        ratio: The first of the case over this one, of the medians.
-        note: How good the answers were.
+        ratio: The median of the case's first search over this median.
+        note: The quality of the answers.
     """
 
     case: str
@@ -50,14 +50,14 @@ class Row:
 
 
 def read_bandwidth(threads: int = 1) -> float:
-    """Bytes that so many threads read in a second, from memory, by torch's sum of whole numbers."""
+    """Bytes per second that a number of threads read from memory, measured by torch's sum of integers."""
     torch.set_num_threads(threads)
     words = torch.ones(_READ_WORDS, dtype=torch.int64)
     return max(words.nbytes / seconds for seconds in _times([words.sum], 5)[0])
 
 
 def _times(runs: list[Callable[[], object]], rounds: int) -> list[list[float]]:
-    """Seconds of each, in turn."""
+    """The seconds of each search, timed in turn."""
     taken: list[list[float]] = [[] for _ in runs]
     for run in runs:
         run()
@@ -70,13 +70,13 @@ def _times(runs: list[Callable[[], object]], rounds: int) -> list[list[float]]:
 
 
 def compare(case: str, runs: dict[str, Run], rounds: int, judge: Callable[[Tensor, Tensor], str]) -> list[Row]:
-    """Times searches in turn; the others are compared with the first.
+    """Times searches in turn, and compares them with the first.
 
     Args:
-        case: What to call it.
+        case: The name of the case.
         runs: Name -> search.
-        rounds: Turns of each.
-        judge: Scores and ids -> how good they are.
+        rounds: Turns of each search.
+        judge: Scores and ids -> a note on their quality.
     """
     times = _times(list(runs.values()), rounds)
     first = statistics.median(times[0])
@@ -87,7 +87,7 @@ def compare(case: str, runs: dict[str, Run], rounds: int, judge: Callable[[Tenso
 
 
 def binary(faiss: Any, items: int, dim: int, k: int, queries: int, rounds: int) -> list[Row]:
-    """Bits that differ: FAISS's IndexBinaryFlat and ours."""
+    """Compares FAISS's IndexBinaryFlat with recfx on differing bits."""
     rng = torch.Generator().manual_seed(0)
     packed, asked = (torch.randint(0, 256, (n, dim // 8), dtype=torch.uint8, generator=rng) for n in (items, queries))
     index = Index.from_packed(packed, dim, 1, metric="hamming")
@@ -112,7 +112,8 @@ def binary(faiss: Any, items: int, dim: int, k: int, queries: int, rounds: int) 
 
 
 def real(faiss: Any, items: int, dim: int, k: int, queries: int, rounds: int) -> list[Row]:
-    """Dot products of float32: exact search by FAISS and torch, codes of fewer bits, and two stages."""
+    """Compares searches by dot products of float32 rows: exact search by FAISS and torch, codes of fewer bits, and two
+    stages."""
     rng = torch.Generator().manual_seed(0)
     rows = torch.randn(items, dim, generator=rng) * torch.randn(items, 1, generator=rng).mul_(0.3).exp_()
     asked, held_out = torch.randn(queries, dim, generator=rng), torch.randn(64, dim, generator=rng)
@@ -148,13 +149,13 @@ def real(faiss: Any, items: int, dim: int, k: int, queries: int, rounds: int) ->
 
 
 def measure(items: int = 1_000_000, rounds: int = 15, threads: int = 1) -> str:
-    """Everything, as Markdown.
+    """Runs all comparisons and returns the report, as Markdown.
 
     Raises:
-        MeasureError: Fewer items or rounds than make sense.
+        MeasureError: There are fewer than 1,000 items, or no rounds.
     """
     if items < 1000 or rounds < 1:
-        raise MeasureError("a comparison takes a thousand items and a round at least", where="benchmarks.retrieval")
+        raise MeasureError("a comparison needs at least a thousand items and one round", where="benchmarks.retrieval")
     faiss: Any = importlib.import_module("faiss") if importlib.util.find_spec("faiss") is not None else None
     if faiss is not None:
         faiss.omp_set_num_threads(threads)

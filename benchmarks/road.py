@@ -1,4 +1,4 @@
-"""The cost of the road itself: input checks on a call, capture and passes, verification. `python -m benchmarks.road`."""
+"""The cost of recfx itself: input checks of a call, capture and passes, verification. `python -m benchmarks.road`."""
 
 from __future__ import annotations
 
@@ -32,7 +32,7 @@ print(time.perf_counter() - start)
 
 
 def check_cost(tensors: int) -> float:
-    """Nanoseconds that the entry's checks take for each input tensor."""
+    """Nanoseconds of the entry's checks for each input tensor."""
     builder = GraphBuilder({f"x{i}": ("batch", 4) for i in range(tensors)})
     program = builder.build(*builder.inputs.values())
 
@@ -50,13 +50,14 @@ def check_cost(tensors: int) -> float:
 
 
 def cold_seconds() -> float:
-    """Seconds of capture and the default pipeline of a 26-table DLRM in a fresh process, torch's own first-use imports included."""
+    """Seconds of capture and the default pipeline of a 26-table DLRM in a fresh process, including torch's own imports
+    at first use."""
     done = subprocess.run([sys.executable, "-c", _FRESH], check=True, capture_output=True, text=True)
     return float(done.stdout)
 
 
 def dlrm_program() -> tuple[Program, float]:
-    """The captured 26-table DLRM, and the seconds a warm capture took."""
+    """The captured 26-table DLRM, and the seconds of a warm capture."""
     model = build("dlrm", tables=[1000] * TABLES).eval()
     inputs = model.example_inputs(64)
     capture(model, inputs)

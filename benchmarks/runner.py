@@ -1,4 +1,4 @@
-"""Runs peers on cases: a new run, or the rest of one that was interrupted."""
+"""Runs peers on cases: a new run, or the rest of an interrupted run."""
 
 from __future__ import annotations
 
@@ -31,20 +31,21 @@ def run(
     """Measures every peer on every case.
 
     Args:
-        cases: What to run.
-        peers: Who runs; one must be called "eager".
+        cases: The cases.
+        peers: The peers; one must have the name "eager".
         settings: Batch sizes, threads, time.
         watcher: Receives the events.
-        machine: Measures the machine at the present number of threads.
+        machine: Measures the machine at the current number of threads.
         peaks: Measures its peaks at lower precisions.
-        earlier: Results to go on from. Points that they have for the same peers are kept; as peers are compared within a point,
-            a point that lacks one is measured again as a whole.
+        earlier: Earlier results to continue from. Their points with the same peers are kept. Peers are compared within
+            a point, so a point that lacks a peer is measured again completely.
 
     Raises:
-        InputError: No peer is called "eager", or the earlier results come from another machine, other versions or other settings.
+        InputError: No peer has the name "eager", or the earlier results come from another machine, other versions or
+            other settings.
     """
     if BASELINE not in {peer.name for peer in peers}:
-        raise InputError(f"the peers lack {BASELINE!r}, which all are compared with", where="benchmarks")
+        raise InputError(f"the peers lack {BASELINE!r}, with which all others are compared", where="benchmarks")
     watcher = watcher or Watcher()
     packages = {package for peer in peers for package in peer.packages}
     results = Results(environment(packages), {**settings.to_json(), "peers": [peer.name for peer in peers]})
@@ -67,7 +68,7 @@ def run(
 
 
 def _adopt(results: Results, earlier: Results, settings: Settings) -> None:
-    """Takes over earlier measurements."""
+    """Adopts earlier measurements."""
     for what, now, then in (
         ("processor", results.environment["cpu"], earlier.environment["cpu"]),
         ("revision", results.environment["revision"], earlier.environment["revision"]),

@@ -1,4 +1,4 @@
-"""What to measure, and who is told about it."""
+"""The settings of a measurement, and the receiver of its events."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ BASELINE = "eager"
 
 @dataclasses.dataclass(frozen=True)
 class Settings:
-    """What to measure.
+    """The settings of a measurement.
 
     Attributes:
         batches: Batch sizes.
@@ -25,9 +25,10 @@ class Settings:
         threads: Numbers of threads.
         zipfs: Exponents of the ids' distributions; None for uniform ids.
         seconds: Time for each peer at each point.
-        rounds: Rounds of turns to take at least, however long they are.
-        budget: Seconds that a peer may prepare at a point; None for no limit.
-        footprint: Bytes of table rows that the rotated inputs shall touch, so that rows come from where they would in service.
+        rounds: Least number of rounds of turns, even if they take longer.
+        budget: Limit of the seconds in which a peer prepares at a point; None for no limit.
+        footprint: Bytes of table rows that the rotated inputs read together, so that rows come from the same level of
+            memory as in service.
         seed: Seed of inputs, order and intervals.
     """
 
@@ -51,7 +52,7 @@ class Settings:
                 raise InputError(f"{name} must be positive, got {value}", where="benchmarks")
 
     def points(self, case: Case) -> list[Point]:
-        """Where to measure a case."""
+        """The points of a case."""
         batches = self.candidates if case.request else self.batches
         return [Point(case.name, t, z, b) for t in self.threads for z in self.zipfs for b in batches]
 
@@ -60,11 +61,11 @@ class Settings:
         return {key: list(v) if isinstance(v, tuple) else v for key, v in dataclasses.asdict(self).items()}
 
     def how(self) -> dict[str, Any]:
-        """The part of `to_json` that must be the same for results to be comparable."""
+        """The part of `to_json` that must be equal for comparable results."""
         return {key: value for key, value in self.to_json().items() if key in HOW}
 
 
-#: Settings that say how to measure, not where.
+#: Settings that define how to measure, not the points.
 HOW = ("seconds", "rounds", "footprint", "seed")
 
 
@@ -72,10 +73,10 @@ class Watcher:
     """Receives the events of a run; the base class ignores them."""
 
     def begin(self, point: Point, doing: str) -> None:
-        """Something that takes time begins."""
+        """A step that takes time begins."""
 
     def done(self, point: Point) -> None:
         """All peers were measured at a point."""
 
     def changed(self, results: Results) -> None:
-        """There are new results."""
+        """New results were added."""

@@ -23,7 +23,8 @@ def means(results: Results) -> str:
 
 
 def against_best(results: Results) -> str:
-    """Geometric means of recfx over the best other peer at its point: the best in fp32, and the best of all."""
+    """Geometric means of recfx over the best other peer at each point: the best in fp32, and the best of any
+    precision."""
     parts = []
     for title, kinds in (("fp32 peer", {"fp32"}), ("peer of any precision", None)):
         best = _best(results, kinds)
@@ -34,7 +35,7 @@ def against_best(results: Results) -> str:
 
 
 def request_mode(results: Results) -> str:
-    """Arithmetic saved beside time saved, where a compiled model was told what belongs to the request."""
+    """The saved arithmetic and the saved time of compiled models in request mode."""
     plain = {(m.point, m.peer): m for m in results.measurements}
     works = {bound.point: bound.work for bound in results.bounds}
     rows = []
@@ -63,7 +64,7 @@ def request_mode(results: Results) -> str:
 
 
 def _to(measurement: Measurement, other: Measurement | None) -> str:
-    """The ratio of two times; empty where either is missing."""
+    """The ratio of two times; empty if either is missing."""
     if measurement.timing is None or other is None or other.timing is None:
         return ""
     return f"{measurement.timing.median / other.timing.median:.3f}"
@@ -87,7 +88,7 @@ def _over(measurement: Measurement, best: float | None) -> float | None:
 
 
 def _best(results: Results, kinds: set[str] | None) -> dict[Point, float]:
-    """The median of the fastest other peer at each point; eager is none."""
+    """The median of the fastest other peer at each point; eager is not counted."""
     best: dict[Point, float] = {}
     for m in results.measurements:
         note = results.peers.get(m.peer)

@@ -17,7 +17,8 @@ _DOUBTFUL = 0.95
 
 
 def render(results: Results) -> str:
-    """The whole run: where, one table for each case, thread count and id distribution, and the geometric means."""
+    """The whole run: the machine, one table for each case, thread count and id distribution, and the geometric
+    means."""
     parts = [_preamble(results)]
     bounds = {bound.point: bound for bound in results.bounds}
     groups: defaultdict[tuple[str, int, float | None], list[Measurement]] = defaultdict(list)
@@ -62,7 +63,8 @@ def _section(results: Results, measurements: Sequence[Measurement], bounds: dict
 
 
 def _absent(measurements: Sequence[Measurement]) -> dict[str, str]:
-    """Peer -> reason, for those that are not available at any batch size: a line says it better than a row for each."""
+    """Peer -> reason, for peers that are not available at any batch size: they get one line instead of a row for each
+    size."""
     reasons = {m.peer: m.reason or "" for m in measurements if m.status == "unavailable"}
     return {
         peer: why
@@ -116,12 +118,12 @@ def _micro(seconds: float) -> str:
 
 
 def _times(ratio: float) -> str:
-    """A median below the limit means that something disturbed the measurement of the machine."""
+    """A median below the limit means that the measurement of the machine was disturbed."""
     return f"{ratio:.2f}" + ("?" if ratio < _DOUBTFUL else "")
 
 
 def _error(error: Error | None) -> str:
-    """Absolute, and relative in parentheses."""
+    """The absolute error, and the relative error in parentheses."""
     if error is None or error.absolute is None:
         return ""
     return f"{error.absolute:.1e}" + ("" if error.relative is None else f" ({error.relative:.1e})")

@@ -1,7 +1,8 @@
 """Slow calls: percentiles of single calls of a small DLRM, compiled and eager, under the conditions of a server.
 
-`python -m benchmarks tails`. Each condition is measured at each batch size and number of threads: alone; between parallel operators of
-torch's own; beside one busy process; with four threads that call at once. Eager and compiled runs take turns.
+`python -m benchmarks tails`. Each condition is measured at each batch size and number of threads: alone; between
+torch's own parallel operators; with one other busy process; with four threads that call at the same time. Eager and
+compiled runs take turns.
 """
 
 from __future__ import annotations
@@ -40,11 +41,11 @@ class Row:
 
     Attributes:
         condition: One of `CONDITIONS`.
-        threads: Threads that torch has.
+        threads: Number of torch's threads.
         batch: Rows of a call.
         eager: 50th, 99th and 99.9th percentile of eager's calls.
-        compiled: Those of the compiled model's.
-        calls: Calls timed, of eager and of the compiled model.
+        compiled: The same percentiles of the compiled model's calls.
+        calls: Number of timed calls, of eager and of the compiled model.
     """
 
     condition: str
@@ -56,7 +57,7 @@ class Row:
 
     @property
     def missed(self) -> str:
-        """Which goals are not met: p99 at most eager's and 3 x its own p50, p99.9 at most eager's."""
+        """The goals that are not met: p99 at most eager's and 3 x its own p50, p99.9 at most eager's."""
         own, p99, worst = self.compiled
         checks = {"p99": p99 <= self.eager[1], "3 x p50": p99 <= 3 * own, "p99.9": worst <= self.eager[2]}
         return ", ".join(name for name, met in checks.items() if not met)
@@ -66,10 +67,10 @@ def measure(threads: Sequence[int], batches: Sequence[int], conditions: Sequence
     """Measures and returns the table, in Markdown.
 
     Args:
-        threads: Threads that torch shall have, one table part each.
+        threads: Numbers of torch's threads, with one part of the table for each.
         batches: Batch sizes.
         conditions: Some of `CONDITIONS`.
-        seconds: Time for eager, and again for the compiled model, at each point.
+        seconds: Time for eager, and the same time for the compiled model, at each point.
 
     Raises:
         MeasureError: An unknown condition.
@@ -125,7 +126,7 @@ def _turn(called: Callable[..., Any], inputs: Any, condition: str, threads: int,
 def _calls(
     called: Callable[..., Any], inputs: Any, between: Callable[[], object] | None, seconds: float
 ) -> Microseconds:
-    """Microseconds of single calls; at least one."""
+    """Microseconds of single calls; at least one call is timed."""
     clock = time.perf_counter_ns
     times: list[int] = []
     with torch.inference_mode():

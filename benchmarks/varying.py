@@ -1,4 +1,4 @@
-"""The operators that depend on a request's inputs alone, so that all their rows are equal."""
+"""Counts the operators that depend only on a request's inputs, so that all their rows are equal."""
 
 from __future__ import annotations
 
@@ -17,10 +17,11 @@ class Varying(TorchDispatchMode):
 
     Args:
         request: Inputs whose rows are all equal.
-        candidates: The others.
+        candidates: The other inputs.
 
     Attributes:
-        equal_flops: Floating-point operations of the matrix products that the request's inputs reach and the candidates' do not.
+        equal_flops: Floating-point operations of the matrix products that depend on the request's inputs and not on the
+            candidates'.
     """
 
     def __init__(self, request: Iterable[Tensor], candidates: Iterable[Tensor]) -> None:

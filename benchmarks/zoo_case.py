@@ -1,4 +1,4 @@
-"""Cases made of models of the zoo."""
+"""Cases with models of the zoo."""
 
 from __future__ import annotations
 
@@ -26,8 +26,8 @@ def zoo_case(
     Args:
         name: The case's name.
         summary: Its sizes.
-        gigabytes: What its parameters occupy.
-        model: The model's name in the zoo, where it is not the case's.
+        gigabytes: The approximate size of its parameters.
+        model: The model's name in the zoo, if it differs from the case's.
         request: See `Case`.
         split: See `Case`.
         max_batch: See `Case`.
@@ -38,7 +38,7 @@ def zoo_case(
 
 
 class _Build:
-    """Builds the model when called; knows its name and arguments before."""
+    """Builds the model when called, from its name and arguments."""
 
     def __init__(self, model: str, overrides: dict[str, Any]) -> None:
         self.model = model

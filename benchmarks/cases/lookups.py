@@ -1,4 +1,4 @@
-"""Lookups and nothing else."""
+"""Models that consist only of lookups."""
 
 from __future__ import annotations
 

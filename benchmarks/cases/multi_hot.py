@@ -9,7 +9,7 @@ from typing import Any
 from benchmarks.case import Case, table_gigabytes
 from benchmarks.multi_hot import MultiHotModel
 
-# Rows are capped so that a dozen peers can hold a copy of the tables each.
+# Rows are capped so that each of a dozen peers can hold a copy of the tables.
 _CAP = 1_000_000
 _RM2_CAP = 125_000
 

@@ -21,8 +21,9 @@ def _linears(module: nn.Module) -> list[nn.Linear]:
 
 
 def _din_split(model: Any, candidates: int) -> int:
-    """The activation unit's first layer over [q, k, q - k, q * k] is (W1 + W3) q for each candidate, (W2 - W3) k for each
-    behaviour, and W4 (q * k) for each pair of them; the user is a share of the head's first layer."""
+    """The activation unit's first layer over [q, k, q - k, q * k] is (W1 + W3) q for each candidate, (W2 - W3) k for
+    each behaviour, and W4 (q * k) for each pair of candidate and behaviour. The user's share of the head's first layer
+    is also saved."""
     first, head = _linears(model.attention)[0], _linears(model.mlp)[0]
     width, behaviours = first.in_features // 4, model.length
     pairs = candidates * behaviours
@@ -41,7 +42,7 @@ def _dlrm_split(model: Any, candidates: int) -> int:
 
 
 def _tower_split(model: Any, candidates: int) -> int:
-    """The tower's output is a share of the head's first layer."""
+    """The saved operations are the share of the tower's output in the head's first layer."""
     first = _linears(model.head)[0]
     return 2 * (candidates - 1) * _linears(model.tower)[-1].out_features * first.out_features
 

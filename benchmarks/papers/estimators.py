@@ -1,4 +1,5 @@
-"""Two estimators of gradients beside each other, over seeds: students of one full-precision model that see the same samples.
+"""Compares two estimators of gradients over several seeds: the students start from one full-precision model and train
+on the same samples.
 
 `python -m benchmarks estimators --data gowalla`. The results of a seed are a pair; the report is the mean difference of the pairs
 with Student's interval.
@@ -32,13 +33,13 @@ class Plan:
 
     Attributes:
         data: See `recfx.learn.recipes.load_bench_data`.
-        folder: Results so far and the full-precision model; a run continues with the missing ones.
-        seeds: How many, from 0 on.
-        bits: Widths, of users and items alike.
-        bounds: Of the quantisers.
-        pair: The estimators: the second less the first is reported.
-        epochs: Of a student, instead of the recipe's.
-        lr: Its learning rate at 1 bit, likewise.
+        folder: Results so far and the full-precision model; a run continues with the missing results.
+        seeds: The number of seeds, from 0 on.
+        bits: Bits of both users and items.
+        bounds: Bounds of the quantisers.
+        pair: The estimators; the report gives the second minus the first.
+        epochs: Epochs of a student, instead of the recipe's.
+        lr: Learning rate of a student at 1 bit, instead of the recipe's.
     """
 
     data: str
@@ -52,20 +53,21 @@ class Plan:
 
     @property
     def recipe(self) -> Recipe:
-        """How the models are trained: all at one width, since it is estimators that are compared."""
+        """How the models are trained: all at one width, since only estimators are compared."""
         found = replace(recipe_of(self.data), wide=0)
         found = found if self.epochs is None else replace(found, student_epochs=self.epochs)
         return found if self.lr is None else replace(found, student_lr=self.lr)
 
 
 def compare(plan: Plan) -> str:
-    """Runs the missing pairs and gives the table, as Markdown.
+    """Runs the missing pairs and returns the table, as Markdown.
 
     Raises:
-        InputError: Fewer seeds than make an interval, no two estimators, or the folder holds results of another plan.
+        InputError: There are fewer than two seeds, the pair is not two different estimators, or the folder holds
+            results of another plan.
     """
     if plan.seeds < 2:
-        raise InputError("an interval takes two seeds at least", where="benchmarks.papers.estimators")
+        raise InputError("an interval needs at least two seeds", where="benchmarks.papers.estimators")
     if len(plan.pair) != 2 or not set(plan.pair) <= set(ESTIMATORS):
         known = ", ".join(ESTIMATORS)
         raise InputError(
@@ -109,19 +111,19 @@ def _reach(apart: Sequence[float]) -> float:
 
 
 def _recall(plan: Plan, data: Interactions, teacher: Teacher, seed: int, bits: int, estimator: str) -> float:
-    """Recall@50 of a student, trained or known from before."""
+    """Recall@50 of a student, which is trained or read from an earlier run."""
     cell = Cell("trained", bits, estimator, plan.bounds)
     file = plan.folder / f"{cell.name}-{seed}.json"
     if not file.is_file():
         recipe = replace(plan.recipe, seed=seed)
         figures = train(cell, data, recipe, plan.folder / "runs" / file.stem, None, teacher)[1].figures
-        assert figures is not None  # without a limit of time, steps are taken
+        assert figures is not None  # always true: without a time limit, training takes steps
         write_json(file, {"recall": figures.recall[_CUT]})
     return float(read_json(file)["recall"])
 
 
 def _teacher(plan: Plan, data: Interactions) -> tuple[Teacher, float]:
-    """The full-precision model, trained or known from before, and its Recall@50."""
+    """The full-precision model, trained or read from an earlier run, and its Recall@50."""
     file, recipe = plan.folder / "teacher.safetensors", plan.recipe
     model = model_of(FULL, data, recipe)
     if file.is_file():

@@ -1,1 +1,1 @@
-"""Contenders, one file each: a module here defines `PEERS`, a sequence of `benchmarks.peer.Peer`."""
+"""Peers, one file each: a module here defines `PEERS`, a sequence of `benchmarks.peer.Peer`."""

@@ -27,10 +27,11 @@ class AOTInductor(Peer):
 
 
 def _package(job: Job) -> Any:
-    """Compiles and loads; the generated code knows the number of threads."""
+    """Compiles and loads the model; the generated code contains the number of threads."""
     program = job.exported()
     path = str(job.store.folder / f"aot-inductor-{job.threads}.pt2")
-    # Constants outside the library: copying tables into an object file and out again would take minutes and twice their memory.
+    # Constants stay outside the library: copying tables into an object file and back would take minutes and twice their
+    # memory.
     options = {"aot_inductor.package_constants_in_so": False}
     torch._inductor.aoti_compile_and_package(program, package_path=path, inductor_configs=options)
     runner = torch._inductor.aoti_load_package(path)

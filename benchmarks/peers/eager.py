@@ -1,4 +1,4 @@
-"""The model as it is, in inference mode: what all others are compared with."""
+"""The model as it is, in inference mode: the reference of all other peers."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""FBGEMM's table-batched n-bit lookup: a ceiling for lookup kernels, in the cases that consist of lookups."""
+"""FBGEMM's table-batched n-bit lookup: a reference for lookup kernels, for cases that consist only of lookups."""
 
 from __future__ import annotations
 
@@ -14,14 +14,14 @@ from benchmarks.peer import Peer, Precision, Run
 
 class FbgemmFp32(Peer):
     name = "fbgemm lookup"
-    summary = "IntNBitTableBatchedEmbeddingBagsCodegen, fp32 tables, ids given in its own layout; lookup cases only"
+    summary = "IntNBitTableBatchedEmbeddingBagsCodegen, fp32 tables, ids in its own layout; only lookup cases"
     packages = ("fbgemm-gpu-cpu",)
     modules = ("fbgemm_gpu",)
     copies = 1.0
     bits: ClassVar[int] = 32
 
     def declines(self, job: Job) -> str | None:
-        return None if isinstance(job.model, LookupModel) else "only for cases that consist of lookups"
+        return None if isinstance(job.model, LookupModel) else "it supports only cases that consist of lookups"
 
     def prepare(self, job: Job) -> Run:
         lookup = job.store.once(self.name, lambda: _tables(job.model, self.bits))
@@ -70,7 +70,8 @@ def _tables(model: Any, bits: int) -> Any:
 
 
 def _int8_rows(weight: Tensor) -> Tensor:
-    """fp32 [rows, D] -> bytes [rows, 4 + D]: scale and bias in fp16, then the values. torch's own format has them in fp32 behind."""
+    """fp32 [rows, D] -> bytes [rows, 4 + D]: scale and bias in fp16, then the values. torch's own format stores both in
+    fp32 after the values."""
     rows: Tensor = torch.ops.fbgemm.FloatToFused8BitRowwiseQuantized(weight)
     width = weight.shape[1]
     numbers = rows[:, width:].contiguous().view(torch.float32).half()

@@ -1,4 +1,5 @@
-"""ONNX Runtime: fp32, and its own int8 quantisers. Bags are lookups and sums, as its export of nn.EmbeddingBag is a loop over rows."""
+"""ONNX Runtime: fp32, and its own int8 quantisers. Bags are written as lookups and sums, as the export of
+nn.EmbeddingBag is a loop over rows."""
 
 from __future__ import annotations
 
@@ -50,7 +51,7 @@ class OnnxRuntimeFp32(OnnxRuntime):
 
 class OnnxRuntimeDynamic(OnnxRuntime):
     name = "onnxruntime int8 dynamic"
-    summary = "quantize_dynamic: int8 per channel, activations quantised as they come, tables too"
+    summary = "quantize_dynamic: int8 per channel, activations quantised at run time, tables too"
     precision: ClassVar[Precision] = "int8"
 
     def file(self, job: Job) -> Path:
@@ -92,11 +93,11 @@ def _export(job: Job) -> Path:
     path = job.store.folder / "model.onnx"
     noise = logging.getLogger("torch.onnx")
     level = noise.level
-    noise.setLevel(logging.ERROR)  # it tells of every package it did not find
+    noise.setLevel(logging.ERROR)  # it warns about every package that it does not find
     try:
         program = torch.onnx.export(job.traced(gather_bags(job.model)), (), dynamo=True, verbose=False)
         assert program is not None
-        program.save(str(path), external_data=True)  # a protobuf ends at 2 GB
+        program.save(str(path), external_data=True)  # a protobuf is limited to 2 GB
     finally:
         noise.setLevel(level)
     return path
@@ -107,7 +108,8 @@ def _preprocessed(job: Job) -> Path:
 
 
 def _preprocess(job: Job) -> Path:
-    """Without it, the quantisers fail in shape inference. Its own symbolic inference fails on an Expand of a free batch; ONNX's does."""
+    """Without preprocessing, the quantisers fail in shape inference. ONNX Runtime's symbolic inference fails on an
+    Expand of a free batch, so ONNX's inference is used."""
     import onnx
     from onnxruntime.quantization.shape_inference import quant_pre_process
 
@@ -121,7 +123,7 @@ def _preprocess(job: Job) -> Path:
         external_data_location="preprocessed.data",
     )
     model = onnx.load(str(path), load_external_data=False)
-    # Shapes of weights, which quantize_dynamic transposes and then finds contradicted.
+    # Removes the shapes of weights: quantize_dynamic transposes weights and then reports a contradiction.
     del model.graph.value_info[:]
     onnx.save(model, str(path))
     return path
@@ -148,7 +150,7 @@ def _session(path: Path, threads: int) -> Any:
     options.intra_op_num_threads = threads
     options.inter_op_num_threads = 1
     options.log_severity_level = 3
-    # Spinning threads would steal the cores of whoever is timed next.
+    # Spinning threads would occupy the cores while the next peer is timed.
     options.add_session_config_entry("session.intra_op.allow_spinning", "0")
     return onnxruntime.InferenceSession(str(path), options, providers=["CPUExecutionProvider"])
 

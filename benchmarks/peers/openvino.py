@@ -61,7 +61,8 @@ def _converted(job: Job) -> Any:
 
 
 def _convert(job: Job) -> Any:
-    """Its bags count padding as rows, which is wrong for an average; those become lookups and sums."""
+    """OpenVINO's bags count padding as rows, which is wrong for an average; bags with padding become lookups and
+    sums."""
     import openvino
 
     padded = any(isinstance(m, nn.EmbeddingBag) and m.padding_idx is not None for m in job.model.modules())
@@ -74,7 +75,7 @@ def _quantised(job: Job) -> Any:
 
     batches = [[value.numpy() for value in values] for values in job.calibration()]
     nncf.set_log_level("ERROR")
-    with contextlib.redirect_stdout(io.StringIO()):  # its progress bars
+    with contextlib.redirect_stdout(io.StringIO()):  # hides NNCF's progress bars
         return nncf.quantize(_converted(job), nncf.Dataset(batches), subset_size=len(batches))
 
 
@@ -86,7 +87,7 @@ def _request(network: Any, hint: str, threads: int) -> Any:
         "INFERENCE_NUM_THREADS": threads,
         "NUM_STREAMS": 1,
         "PERFORMANCE_HINT": "LATENCY",
-        "ENABLE_CPU_PINNING": False,  # threads of other libraries are not pinned
+        "ENABLE_CPU_PINNING": False,  # threads of other libraries are not pinned either
     }
     compiled = openvino.Core().compile_model(network, "CPU", settings)
     return compiled.create_infer_request()

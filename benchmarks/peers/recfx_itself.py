@@ -1,4 +1,4 @@
-"""recfx: its defaults, its precisions, and hoisting of operators that depend on the request alone."""
+"""recfx: its defaults, its precisions, and hoisting of operators that depend only on the request."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ from benchmarks.peer import Peer, Precision, Run
 
 
 class Recfx(Peer):
-    """recfx with the arguments that a subclass or an instance adds."""
+    """recfx with further arguments of a subclass or an instance."""
 
     packages = ("recfx",)
     ours = True
@@ -37,7 +37,7 @@ class Recfx(Peer):
 
 
 def _settled(compiled: Run, inputs: tuple[object, ...]) -> Run:
-    """What is compiled after a first call, with its tables where they are to stay."""
+    """Returns the compiled model after a first call, when its tables are on large pages."""
     from recfx.kernels import huge_pages
 
     compiled(*inputs)
@@ -65,17 +65,16 @@ class RecfxInt8(Recfx):
 
 
 class _OfRequests(Recfx):
-    """Peers of cases in which some inputs are one row per request."""
+    """Peers for cases in which some inputs have one row per request."""
 
     def declines(self, job: Job) -> str | None:
-        return None if job.request else "no inputs of this case belong to the request"
+        return None if job.request else "this case has no inputs of a request"
 
 
 class RecfxAsWritten(_OfRequests):
-    """The model compiled with every product that it writes.
-
-    Fused, target attention takes its first layer apart whether hoisted or not, so that the unhoisted model already saves most of the
-    arithmetic that hoisting is credited with (`benchmarks.cases.request`).
+    """The model compiled with all products as written. Fused target attention divides its first layer even without
+    hoisting, so that the unhoisted model already saves most of the arithmetic that request mode saves
+    (`benchmarks.cases.request`).
     """
 
     name = "recfx as written"
@@ -93,7 +92,7 @@ class RecfxAsWritten(_OfRequests):
 
 
 class RecfxRequest(_OfRequests):
-    """The same model, told which inputs are one row per request and given that one row."""
+    """The same model with `request_inputs`, called with one row of these inputs."""
 
     name = "recfx request"
     summary = "recfx.optimize(request_inputs=...), called with one row of them; request cases only"

@@ -12,7 +12,7 @@ from benchmarks.peer import Peer, Run, warmed
 
 
 def compiler_missing() -> str | None:
-    """What keeps Inductor from compiling for the CPU, or None."""
+    """Why Inductor cannot compile for the CPU, or None."""
     from torch._inductor.cpp_builder import get_cpp_compiler
     from torch._inductor.exc import InvalidCxxCompiler
 
@@ -24,7 +24,7 @@ def compiler_missing() -> str | None:
 
 
 def compiled(model: nn.Module, job: Job, options: dict[str, Any]) -> Run:
-    """A model compiled and run once, under inference mode."""
+    """Compiles a model and runs it once, under inference mode."""
     quick = torch.compile(model, dynamic=False, options=options or None)
 
     return warmed(quick, job)  # compiles
@@ -47,14 +47,14 @@ class TorchCompile(Peer):
 
 class TorchCompileFreezing(TorchCompile):
     name = "torch.compile freezing"
-    summary = "the same with weights frozen, so that they can be packed beforehand"
+    summary = "the same with frozen weights, which can be packed in advance"
     options: ClassVar[dict[str, Any]] = {"freezing": True}
     copies = 1.0
 
 
 class TorchCompileMaxAutotune(TorchCompile):
     name = "torch.compile max-autotune"
-    summary = "the same with weights frozen and kernels chosen by measuring"
+    summary = "the same with frozen weights and kernels chosen by measurement"
     options: ClassVar[dict[str, Any]] = {"freezing": True, "max_autotune": True}
     copies = 1.0
 

@@ -1,4 +1,5 @@
-"""torchao: int8 linear layers, activations quantised as they come, compiled by Inductor as its makers advise."""
+"""torchao: int8 linear layers, activations quantised at run time, compiled by Inductor as its documentation
+recommends."""
 
 from __future__ import annotations
 
@@ -39,7 +40,7 @@ def _quantised(model: nn.Module) -> nn.Module:
 
     linear = {id(p) for module in model.modules() if isinstance(module, nn.Linear) for p in module.parameters()}
     tensors = [*model.parameters(), *model.buffers()]
-    # Everything else is shared with the model: tables may be gigabytes.
+    # All other state is shared with the model, because tables may have gigabytes.
     clone = copy.deepcopy(model, {id(tensor): tensor for tensor in tensors if id(tensor) not in linear})
     quantize_(clone, Int8DynamicActivationInt8WeightConfig())
     return clone

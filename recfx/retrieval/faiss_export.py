@@ -1,11 +1,11 @@
 """Exports an index to FAISS, for corpora that exceed one machine's memory or are too large for exact search.
 
     binary   IndexBinaryFlat           the codes themselves, 1 bit
-    ivf      IndexBinaryIVF of the codes at 1 bit with the metric `hamming`, otherwise IndexIVFScalarQuantizer of the
-    values of the codes hnsw     IndexBinaryHNSW, or IndexHNSWSQ, likewise rabitq IndexIVFRaBitQ of the values of the
-    codes
+    ivf      IndexBinaryIVF of the codes at 1 bit with the metric `hamming`, otherwise IndexIVFScalarQuantizer of the values
+    hnsw     IndexBinaryHNSW of the codes, or IndexHNSWSQ of the values, in the same cases
+    rabitq   IndexIVFRaBitQ of the values of the codes
 
-`binary` counts bits that differ. Only an index with one scale for the table and queries of 1 bit ranks by that number,
+`binary` counts differing bits. Only an index with one scale for the table and queries of 1 bit ranks by that number,
 so other indices are refused. For binary indices, FAISS needs a multiple of 8 dimensions: zeros fill them up, which
 changes no distance.
 """

@@ -3,8 +3,7 @@
 index/
   manifest.json         format, versions, options, size and digest of the arrays
   manifest.sha256       the digest of the manifest
-  arrays.safetensors    blocks: codes, int32 [blocks, words, 16]; lower and step: constants, float32; dead: a bit for
-  each item, set if it was deleted
+  arrays.safetensors    blocks: codes, int32 [blocks, words, 16]; lower and step: constants, float32; dead: bits of deleted items
 """
 
 from __future__ import annotations

@@ -82,7 +82,7 @@ class TwoStageIndex:
         """
         if metric not in ("ip", "cosine") or rescore not in ("float32", "float16", "int8"):
             raise InputError(
-                f"a search in two stages does not support the metric {metric!r} with rows of {rescore!r}", where=_WHERE
+                f"search in two stages by {metric!r} with rows of {rescore!r} is not supported", where=_WHERE
             )
         values = grids.checked(items, None, "items")
         if metric == "cosine":
