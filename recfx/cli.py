@@ -62,15 +62,15 @@ def _add_hqgnn(tables: Any) -> None:
     add(
         "--out", type=Path, default=Path("hqgnn-results"), help="folder of the results; results in it are not run again"
     )
-    add("--minutes", type=float, help="at most so long; the table says which cells are unfinished")
+    add("--minutes", type=float, help="stop after this many minutes; the table marks unfinished cells")
     add("--bits", default="1,2,4,8", help="widths (default: 1,2,4,8)")
     add("--estimators", default="ste,gste", help="of ste, gste, gaussian, fourier, lsq, guidance (default: ste,gste)")
-    add("--bounds", default="per-row,centred-row", help="of the quantisers (default: per-row,centred-row)")
-    add("--rounded", default="rows,centred,itq", help="rounding afterwards (default: rows,centred,itq)")
+    add("--bounds", default="per-row,centred-row", help="bounds of the quantisers (default: per-row,centred-row)")
+    add("--rounded", default="rows,centred,itq", help="rounding after training (default: rows,centred,itq)")
     for name in ("dim", "layers", "batch", "negatives", "epochs", "student-epochs", "ranks", "wide", "refined", "seed"):
-        add(f"--{name}", type=int, help="instead of the recipe's")
+        add(f"--{name}", type=int, help="replaces the value of the recipe")
     for name in ("lr", "student-lr", "l2", "decay"):
-        add(f"--{name}", type=float, help="instead of the recipe's")
+        add(f"--{name}", type=float, help="replaces the value of the recipe")
     add_option(hqgnn, "threads")
     hqgnn.set_defaults(run=_hqgnn)
 

@@ -1,4 +1,4 @@
-"""What the command lines of this repository share: how a command runs and fails, and the options that several commands have."""
+"""Shared code of this repository's command lines: how a command runs and fails, and the options that several commands have."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ _INTERRUPTED = 130
 #: Options that mean the same in every command: name -> type and help.
 _OPTIONS: dict[str, tuple[type, str]] = {
     "threads": (int, "threads torch may use (default: torch's own choice)"),
-    "seed": (int, "of everything that is drawn (default: %(default)s)"),
+    "seed": (int, "seed of all random draws (default: %(default)s)"),
     "seconds": (float, "time to spend (default: %(default)s)"),
     "workers": (int, "processes at a time (default: %(default)s)"),
 }
@@ -25,7 +25,7 @@ def run_command(parser: argparse.ArgumentParser, argv: Sequence[str] | None = No
     """Parses the arguments and calls `run(options)` of the chosen command.
 
     Returns:
-        The exit status of the command; 1 after a `RecfxError`, whose text goes to standard error behind the program's name, and 130
+        The exit status of the command; 1 after a `RecfxError`, whose text goes to standard error after the program's name, and 130
         after an interrupt. Arguments that do not parse end the program with status 2.
     """
     options = parser.parse_args(argv)
@@ -48,7 +48,7 @@ def add_option(parser: argparse.ArgumentParser, name: str, default: Any = None, 
         parser: The command.
         name: "threads", "seed", "seconds" or "workers".
         default: Its value when it is not given.
-        text: The help, where the command has something to add.
+        text: The help, in place of the common one.
     """
     kind, known = _OPTIONS[name]
     parser.add_argument(f"--{name}", type=kind, default=default, help=text or known)

@@ -48,7 +48,7 @@ class CompiledModel:
             self._weights_changed()
         try:
             return self._entry(*args, **kwargs)
-        except Exception as error:  # noqa: BLE001 - re-raised at once, as the clearest error that can be had
+        except Exception as error:  # noqa: BLE001 - raised again at once, with its cause if that can be found
             self._explain(error, args, kwargs)
 
     forward = __call__
@@ -65,7 +65,7 @@ class CompiledModel:
 
     @property
     def placement(self) -> dict[str, str]:
-        """Region -> backend."""
+        """Name of a region, such as "region 0" -> name of its backend."""
         parts = self._ready()
         found = {f"region {i}": region.backend for i, region in enumerate(parts.regions)}
         if parts.one_row is not None:
@@ -80,10 +80,10 @@ class CompiledModel:
         """Writes the model as a folder that `recfx.load` reads: JSON and safetensors, checksummed, no pickle.
 
         Args:
-            path: The folder; it must not exist, or be an artifact to replace.
+            path: The folder. It must not exist, or hold a saved model, which is replaced.
 
         Raises:
-            ArtifactError: The folder holds something else, or the model has no plain form.
+            ArtifactError: The folder is not a saved model, or the model cannot be written as JSON.
         """
         parts = self._ready()
         if self._watch is not None and self._watch.changed():
@@ -104,16 +104,16 @@ class CompiledModel:
     ) -> None:
         """Takes over the weights as they are now: folded constants and precomputed tables are computed anew.
 
-        The model is captured and goes through the same passes again, without measuring: as long as `optimize` took for that. Calls go on
-        meanwhile with the old weights, and change to the new ones all at once.
+        The model is captured again and goes through the same passes, which takes as long as in `optimize`; nothing is measured. Meanwhile,
+        calls use the old weights. They change to all new weights at once.
 
         Args:
             model: The model with the new weights; by default the one given to `optimize`, when it still exists.
-            example_inputs: As for `optimize`; a loaded model needs them, any other keeps its own.
+            example_inputs: As for `optimize`. A loaded model needs them; any other model keeps its own.
             constant_inputs: New values of inputs that were declared constant, such as the items' new features.
 
         Raises:
-            InputError: No model or example is at hand, or shapes changed.
+            InputError: The model or the example is missing, or shapes changed.
             ArtifactError: The saved model cannot be refreshed.
         """
         with self._lock:
@@ -164,17 +164,17 @@ def load(
     """Loads a saved model; its large tables are memory-mapped.
 
     A folder may come from a stranger: nothing in it is run or imported, and its operators, arguments, sizes and positions are checked
-    before the model is made. This does not cover the answers, which depend on the numbers in the folder.
+    before the model is made. The outputs are not checked: they depend on the numbers in the folder.
 
     Args:
-        path: The folder `CompiledModel.save` wrote. Its files must not change while the model is in use: tables are read from them.
+        path: A folder from `CompiledModel.save`. Its files must not change while the model is in use: tables are read from them.
         check: Compare the digests of tables and weights (about a second for every gigabyte and core). Without it, damage to their
             values is not noticed; everything else is still checked.
         types: Named tuples and dataclasses that the model takes or returns, for those whose modules have not been imported.
         operators: Operators of your own that the model may call, such as `"mylib::score"`. The folder says with which arguments.
 
     Raises:
-        ArtifactError: It is missing, damaged, cut short, of another format version, or holds content that saved models may not hold.
+        ArtifactError: The folder is missing, damaged, cut short, of an unknown format version, or its content is not allowed.
     """
     return CompiledModel(artifact.read(path, check=check, types=types, operators=operators))
 
@@ -183,11 +183,14 @@ def explain(model: CompiledModel) -> str:
     """The rewrites of each pass in a compiled model, and the reason for every rule that matched an operator and did not fire.
 
     Args:
-        model: What `recfx.optimize` or `recfx.load` returned.
+        model: The result of `recfx.optimize` or `recfx.load`.
 
     Raises:
-        InputError: Something else was given.
+        InputError: It is not a CompiledModel.
     """
     if not isinstance(model, CompiledModel):
-        raise InputError(f"expected a CompiledModel, got {type(model).__name__}", hint="pass what optimize returned")
+        raise InputError(
+            f"expected a CompiledModel, got {type(model).__name__}",
+            hint="pass the result of recfx.optimize or recfx.load",
+        )
     return model.explain()

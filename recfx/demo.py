@@ -1,4 +1,4 @@
-"""The main job: train a model, optimize it, and show both side by side."""
+"""`recfx demo`: trains a model, optimizes it, and shows the measurements of both."""
 
 from __future__ import annotations
 
@@ -73,7 +73,7 @@ def run_demo(
         progress: Show progress bars on a terminal.
 
     Raises:
-        RecfxError: Unknown model, unreadable data, or anything `optimize` raises.
+        RecfxError: The model is unknown, the data cannot be read, or `optimize` fails.
     """
     if threads is not None:
         torch.set_num_threads(threads)
@@ -133,7 +133,7 @@ class _Printer:
 
         self._console = Console(highlight=False)
         if self._console.width < _TABLE_WIDTH and not self._console.is_terminal:
-            self._console = Console(highlight=False, width=_TABLE_WIDTH)  # a pipe or a file has room
+            self._console = Console(highlight=False, width=_TABLE_WIDTH)  # a pipe or a file has no width of its own
 
     def line(self, text: str) -> None:
         self._console.print(text)

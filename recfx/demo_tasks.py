@@ -24,10 +24,10 @@ Forward = Callable[..., Tensor]
 
 @dataclasses.dataclass(frozen=True)
 class Task:
-    """A model with the data it is trained and judged on.
+    """A model with the data on which it is trained and measured.
 
     Attributes:
-        model: Untrained.
+        model: The untrained model.
         data: Splits whose `inputs(rows)` the model, or `forward`, takes.
         forward: `(model, *inputs) -> logits [n]`, for models whose inputs or outputs differ from the data's; else None.
         arguments: The data's inputs -> the model's own.
@@ -41,7 +41,7 @@ class Task:
     bayes_auc: float | None = None
 
     def inputs(self, rows: int) -> tuple[Tensor, ...]:
-        """The model's own inputs for so many test rows, repeated when there are fewer."""
+        """The model's own inputs for `rows` test rows, repeated if the data has fewer."""
         picked = torch.arange(rows) % len(self.data.test)
         return self.arguments(*self.data.test.inputs(picked))
 
@@ -51,7 +51,7 @@ def task_for(name: str, path: Path | None, *, rows: int | None, seed: int) -> Ta
 
     Args:
         name: The model.
-        path: Real data, or None for generated ones.
+        path: File or folder of real data; None for generated data.
         rows: At most this many rows of click-through data.
         seed: Seed of the data.
 
@@ -108,7 +108,7 @@ def _history_and_candidate(user: Tensor, item: Tensor, history: Tensor) -> tuple
     return history, item[:, None]
 
 
-#: Models that do not take (user, item, history): name -> how to make their inputs of those.
+#: Models that do not take (user, item, history): name -> the function from these to their inputs.
 _ARGUMENTS: dict[str, Callable[..., tuple[Tensor, ...]]] = {
     "lightgcn": _pair,
     "mf": _pair,

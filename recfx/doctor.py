@@ -37,7 +37,7 @@ class Finding:
 
 
 def examine() -> list[Finding]:
-    """Looks at torch, the processor, every backend and every optional package."""
+    """Examines Python, torch, the processor, every backend and every optional package."""
     low, high = (2, 11), (2, 15)
     version = tuple(int(part) for part in torch.__version__.split("+")[0].split(".")[:2])
     findings = [

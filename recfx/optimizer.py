@@ -1,4 +1,4 @@
-"""`optimize`: arguments become `Options`, and the road makes a compiled model of them."""
+"""`optimize`: checks its arguments and builds a compiled model."""
 
 from __future__ import annotations
 
@@ -47,32 +47,34 @@ def optimize(
 
     Args:
         model: The model, in eval mode.
-        target: "cpu" lets every CPU backend present compete; a backend's name pins one.
+        target: "cpu" for all CPU backends that can run here, the name of one backend, or a list of names in the order in which they are
+            tried.
         example_inputs: A tensor, a tuple of positional arguments, or a dict (of keyword arguments when its keys are
-            parameters of `forward`, otherwise one argument). Two rows or more is best. Without it, the model is captured at its first call.
+            parameters of `forward`, otherwise one argument). It should have two rows or more. Without it, the model is captured at its
+            first call.
         example_kwargs: Keyword arguments to go with a tuple.
         pipeline: Passes to run, as a text, a `Pipeline` or a list; by default all exact and reassociating ones.
         dynamic_shapes: Which dimensions vary, in torch.export's form; by default the batch alone. False fixes all shapes.
-        max_batch: The largest batch the compiled model shall take.
-        request_inputs: Inputs that hold one row for each request, such as the user and the history, while the others hold one for each
-            candidate: names of `forward`'s parameters, or of leaves (`"features['user_id']"`). The compiled model takes them with one row,
-            and computes what depends on them alone once.
-        many_requests: Take request inputs with a row for each of several requests, and a keyword `request_index`, int64 [batch], that
-            says which of them each candidate belongs to.
-        check_requests: Compare the rows of a request input that is given with one row for each candidate; False trusts them to be equal.
-        precision: "fp32", "bf16" or "int8": what tables and dense weights are stored and multiplied in. Below fp32 the answers change; the
-            report says by how much on the example inputs.
-        verify: What to check after each pass: "off", "structure", "meta" or "numeric".
-        measure: Compare with the user's own model on the clock and keep that one if the compiled one is slower.
+        max_batch: The largest batch that the compiled model takes, in rows.
+        request_inputs: Inputs with one row per request, such as the user and the history; all other inputs have one row per candidate.
+            Names of `forward`'s parameters, or of leaves (`"features['user_id']"`). The compiled model takes these inputs with one row,
+            and runs the operators that depend only on them once per call.
+        many_requests: Take request inputs with a row for each of several requests, and a keyword `request_index`, int64 [batch]: the
+            request of each candidate.
+        check_requests: If a call gives a request input one row per candidate, check that these rows are equal; False skips the check.
+        precision: "fp32", "bf16" or "int8": the number format in which tables and dense weights are stored and multiplied. Below fp32 the
+            outputs change; the report says by how much on the example inputs.
+        verify: The check after each pass: "off", "structure", "meta" or "numeric".
+        measure: Time the compiled model against the user's own model, and run the user's own model if the compiled one is slower.
         debug: Folder for the program before and after each pass.
-        constant_inputs: Inputs that are the same at every call, as {name: tensor}, or as names with the example's values: they become
-            part of the model, what depends on them alone is computed once, and calls may leave them out.
-        catalogue: `constant_inputs` is a catalogue: its first entry lists all ids an input can have, the others what each id
-            determines. Towers over the ids become tables, and calls may leave the others out.
-        copy_weights: Compile a copy of the model, made now, so that nothing that is done to the user's weights later reaches the compiled
-            model. By default tables are shared with the user's model, and a call after a change of its weights warns once.
-        extra_passes: Passes of your own in the default pipeline: {"after:fold": ["my-pass"], "before:hoist": MyPass}. The stages and why
-            they stand where they stand are in `recfx.passes.STAGES`.
+        constant_inputs: Inputs that are the same in every call, as {name: tensor}, or as names whose values the example gives. They
+            become part of the model: operators that depend only on them run once, now, and calls may leave them out.
+        catalogue: Whether `constant_inputs` is a catalogue: its first entry lists all ids that an input can have, and its other entries
+            are inputs that the id determines. Towers over the ids become tables, and calls may leave the other entries out.
+        copy_weights: Compile a copy of the model, so that later changes of the user's weights do not reach the compiled model. By default
+            tables are shared with the user's model, and the first call after a change of its weights warns.
+        extra_passes: Your own passes in the default pipeline: {"after:fold": ["my-pass"], "before:hoist": MyPass}. `recfx.passes.STAGES`
+            lists the stages and the reasons for their order.
         tables: The former name of `catalogue`; deprecated.
 
     Returns:
@@ -82,8 +84,10 @@ def optimize(
         CaptureError: The model cannot be captured faithfully; the message names the line and what to change.
         InputError: The example inputs do not fit the model.
         PipelineError: The pipeline cannot run as written.
-        PassError: A pass failed; a reproducer folder is named.
-        TargetError: The target is unknown or not installed.
+        PassError: A pass failed; the message names a reproducer folder.
+        TargetError: The target is unknown, not installed, or cannot run the model.
+        VerificationError: The optimized model does not compute the same as the captured one.
+        MeasureError: The measurement failed.
     """
     if tables is not None:
         warnings.warn("optimize(tables=) is now called catalogue=", DeprecationWarning, stacklevel=2)

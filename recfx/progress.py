@@ -1,4 +1,4 @@
-"""Progress bars on standard error: nothing is shown where that is not a terminal, and rich is imported when a bar is shown."""
+"""Progress bars on standard error. Nothing is shown if that is not a terminal; rich is imported when the first bar is shown."""
 
 from __future__ import annotations
 

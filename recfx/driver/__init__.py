@@ -1,1 +1,1 @@
-"""The road from a model to a compiled model, and the later operations on it: report, refresh, saving and loading."""
+"""The stages from a model to a compiled model, and its later operations: report, refresh, saving and loading."""

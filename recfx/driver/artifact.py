@@ -1,15 +1,15 @@
 """Saved models: a folder of JSON and safetensors, versioned, checksummed, memory-mapped, without pickle.
 
 model/
-  manifest.json          format, versions, sizes and digests of the other files, which backend has which region, the report
+  manifest.json          format, versions, sizes and digests of the other files, the backend of each region, the report
   manifest.sha256        the digest of the manifest
   program.json           the graph and the calling convention
-  one-row.json           the same of the plan for a batch of one row, of a model that has one
+  one-row.json           the same for the plan of one row, if the model has one
   state.safetensors      tables, weights and constants
   constants.safetensors  inputs declared constant, for a refresh
   region-N.FILE          files that the backend of region N saved
 
-Reading runs nothing that a folder says but operators from a list, on operands whose sizes were checked; see `recfx.ir.rebuild`.
+A loaded program runs only operators from a fixed list, on operands whose sizes were checked; see `recfx.ir.rebuild`.
 """
 
 from __future__ import annotations
@@ -47,7 +47,7 @@ from recfx.version import VERSION
 
 FORMAT = 4
 
-#: Formats that are read. Format 3 named the backend of the only region; for the ones before it see `older_formats`.
+#: Formats that are read. Format 3 has one region and only names its backend. For formats 1 and 2 see `older_formats`.
 READ = (*UNSEALED, 3, FORMAT)
 _NAME = "manifest"
 _PROGRAM, _ONE_ROW, _STATE = "program.json", "one-row.json", "state.safetensors"
@@ -63,7 +63,7 @@ def save(parts: Parts, path: str | PathLike[str]) -> None:
     """Writes an artifact; a crash in the middle leaves the former contents.
 
     Raises:
-        ArtifactError: `path` exists and is not an artifact, or the program has no plain form.
+        ArtifactError: `path` exists and is not an artifact, the program cannot be written as JSON, or a backend is not registered.
     """
     folder = Path(path)
     if folder.exists() and not (folder / f"{_NAME}.json").is_file():
@@ -100,7 +100,7 @@ def read(
     """Reads what `save` wrote; see `recfx.load`.
 
     Raises:
-        ArtifactError: It is missing, damaged, cut short, of another format version, or holds content that saved models may not hold.
+        ArtifactError: The folder is missing, damaged, cut short, of an unknown format version, or its content is not allowed.
     """
     with SealedFolder(path, _NAME, READ, "saved model", check=check, unsealed=UNSEALED) as sealed:
         where = sealed.where(f"{_NAME}.json")
@@ -127,8 +127,8 @@ class SavedRegion:
 
     Attributes:
         backend: The name of its backend.
-        operators: Names of its operators in the order of the program; none where the region is the whole program.
-        files: What its backend saved.
+        operators: Names of its operators in the order of the program; empty if the region is the whole program.
+        files: Names of the files that its backend saved.
     """
 
     backend: str
@@ -166,9 +166,9 @@ class _Reader:
         return Parts(placed, report, recipe=recipe)
 
     def _placed(self, found: Split, saved: Sequence[SavedRegion]) -> Placed:
-        """The regions as they were saved, or others where a backend does not take one of them any more.
+        """The regions as they were saved, or new regions if a backend now refuses some operators of one.
 
-        Former versions saved one region of the native backend, which left some of its operators to torch.
+        Older versions saved one region of the native backend, in which torch ran some operators.
         """
         try:
             return Placed.of(found, lower_regions(found, lambda index, region: self._load(region, saved[index])))
@@ -197,7 +197,11 @@ class _Reader:
         """A region on the backend that it was saved for."""
         where, name = str(self.folder.path), saved.backend
         if name not in BACKENDS:
-            raise ArtifactError(f"the artifact needs the backend {name[:100]!r}, unknown here", where=where)
+            raise ArtifactError(
+                f"the artifact needs the backend {name[:100]!r}, which is not registered",
+                where=where,
+                hint="add it to recfx.targets.BACKENDS before loading",
+            )
         if missing := BACKENDS[name].unavailable():
             raise ArtifactError(
                 f"the artifact needs the backend {name!r}, which cannot run here", where=where, hint=missing
@@ -208,7 +212,7 @@ class _Reader:
 
     @contextmanager
     def _blamed(self, name: str) -> Iterator[None]:
-        """Turns errors of a backend into those of the artifact, except `Refused`."""
+        """Turns errors of a backend, except `Refused`, into an ArtifactError that names it."""
         where = str(self.folder.path)
         try:
             yield
@@ -216,9 +220,11 @@ class _Reader:
             raise
         except RecfxError as error:
             raise ArtifactError(
-                f"the {name} backend refuses the program: {error.what}", where=f"{where}: {error.where}"
+                f"the {name} backend refuses the program: {error.what}",
+                where=f"{where}: {error.where}" if error.where else where,
+                hint=error.hint,
             ) from error
-        except Exception as error:  # a rule met a graph that no capture gives: the file is at fault, not the caller
+        except Exception as error:  # a rule met a graph that capture never makes: the file is at fault, not the caller
             raise ArtifactError(
                 f"the {name} backend cannot take the program: {type(error).__name__}: {str(error)[:200]}",
                 where=where,
@@ -227,7 +233,7 @@ class _Reader:
 
 
 def _save_regions(placed: Placed, prefix: str, folder: Path) -> list[dict[str, Any]]:
-    """Writes the files of the backends of the regions, and returns the entries of the regions in the manifest."""
+    """Writes the files that the backends save, and returns the entries of the regions in the manifest."""
     saved = []
     for index, region in enumerate(placed.regions):
         if region.backend not in BACKENDS:
@@ -260,14 +266,14 @@ def _split(program: Program, saved: Sequence[SavedRegion], where: str) -> Split:
 
 
 def _require_same_parameters(program: Program, one_row: Program, where: str) -> None:
-    """The entry of a model hands its arguments on to that for one row."""
+    """Checks that both plans take the same parameters: the entry of a model passes its arguments on to the entry for one row."""
     first, second = program.signature, one_row.signature
     if first.parameters != second.parameters or first.keyword_only != second.keyword_only:
-        raise ArtifactError("the plan for one row takes other parameters", where=where)
+        raise ArtifactError("the plan for one row takes other parameters than the model", where=where)
 
 
 def _settled(tensor: torch.Tensor) -> torch.Tensor:
-    """Weights are copied to aligned memory, where matrix products keep the bits they had; large tables stay mapped."""
+    """Copies weights to aligned memory, where matrix products give the same bits as before saving. Large tables stay mapped."""
     return tensor.clone() if tensor.numel() * tensor.element_size() <= _COPIED_BYTES else tensor
 
 

@@ -1,4 +1,4 @@
-"""The road, walked once: capture, passes, lowering, do no harm."""
+"""`build` runs the stages of `optimize` in order: capture, passes, lowering, measuring."""
 
 from __future__ import annotations
 
@@ -43,12 +43,12 @@ def build(
     """Makes a compiled model.
 
     Args:
-        model: The model to compile: the user's, or the copy of it that `copy_weights` asks for.
+        model: The model to compile: the user's, or a copy of it with `copy_weights`.
         options: The user's options.
         args: Positional example inputs.
         kwargs: Keyword example inputs.
         user_model: The user's model, for a later refresh.
-        assignment: Name of an operator -> its backend, of a model that was placed before.
+        assignment: Name of an operator -> its backend in an earlier build of the same model.
 
     Raises:
         RecfxError: See `recfx.optimize`.
@@ -68,7 +68,7 @@ def build(
 
 
 def _capture(held: Held, options: Options) -> tuple[Program, Program | None]:
-    """The model as a program, and the program for a batch of one row where that differs."""
+    """The model as a program, and the program for a batch of one row if that differs."""
     args, kwargs = held.args, held.kwargs
     if options.request_inputs:
         call = repeat_example(held.model, args, kwargs, options.request_inputs)
@@ -96,11 +96,11 @@ def _capture(held: Held, options: Options) -> tuple[Program, Program | None]:
 
 @dataclasses.dataclass(frozen=True)
 class _Road:
-    """The stages that every captured program of a model passes through.
+    """The stages after capture, which run for every captured program of a model.
 
     Attributes:
         model: The model that is compiled.
-        held: The same without its constant inputs.
+        held: The model without its constant inputs.
         options: The user's options.
         stages: The time of each stage.
         user_model: See `build`.
@@ -115,7 +115,7 @@ class _Road:
     assignment: Mapping[str, str]
 
     def walk(self, captured: Program, debug: Path | None) -> Parts:
-        """From a captured program to the parts of a compiled model."""
+        """Runs the stages on a captured program, and returns the parts of a compiled model."""
         options, stages = self.options, self.stages
         captured.signature = self.held.mark(captured.signature)
         with stages.run("passes", PassError):
@@ -152,18 +152,18 @@ class _Road:
 
 
 def _final_check(captured: Program, result: PipelineResult, level: Level, *, special: bool) -> list[Run]:
-    """One numeric comparison of the pipeline as a whole, by the weakest class among the passes that did something."""
+    """Compares the outputs before and after the whole pipeline, by the weakest exactness class of the passes that fired."""
     if level is Level.OFF:
         return []
     extremes: list[str] = []
     runs = verify_numeric(captured, result.program, _applied(result), special=special, extremes=extremes)
     if extremes:
         result.program.notices += (
-            f"the optimized model differs from yours on rows that hold infinities or numbers of 1e12: {extremes[0]}",
+            f"the optimized model differs from yours on rows with infinities or with numbers as large as 1e12: {extremes[0]}",
         )
     return runs
 
 
 def _applied(result: PipelineResult) -> Exactness:
-    """The weakest class among the passes that did something."""
+    """The weakest exactness class of the passes that fired."""
     return weakest(Exactness(record.exactness) for record in result.records if record.fired)

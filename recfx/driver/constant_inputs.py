@@ -1,7 +1,7 @@
 """`constant_inputs=`: inputs that are the same at every call, and inputs that an item's id determines, become part of the model.
 
-A model is bound to them before it is captured: its `forward` loses these parameters and reads buffers instead, so that everything behind
-(capture, passes, comparison with the user's model) meets an ordinary model.
+A model is bound to them before it is captured: its `forward` loses these parameters and reads buffers instead. All later stages (capture,
+passes, comparison with the user's model) see an ordinary model.
 """
 
 from __future__ import annotations
@@ -34,7 +34,7 @@ class Held:
         args: Positional example inputs.
         kwargs: Keyword example inputs.
         values: The declared values.
-        constants: Parameter that calls may leave out -> the value that it must have where a call passes it.
+        constants: Parameter that calls may leave out -> fingerprint of the value that a call may pass; None for columns of a catalogue.
         forward: All parameters of the user's model, in order.
         catalogue: The catalogue, when one was declared.
     """
@@ -49,15 +49,15 @@ class Held:
 
     @property
     def resources(self) -> dict[str, Any]:
-        """Further resources of the passes."""
+        """Additional resources of the passes."""
         return {} if self.catalogue is None else {"catalogue": self.catalogue}
 
     def first_passes(self) -> Pipeline:
-        """The passes that go before the user's."""
+        """The passes that run before the user's pipeline."""
         return Pipeline("canonicalize,merge-duplicates,tabulate-towers" if self.catalogue is not None else ())
 
     def notices(self, result: PipelineResult) -> tuple[str, ...]:
-        """A notice where no tower over the catalogue was found."""
+        """A notice if no tower over the catalogue was found."""
         if self.catalogue is None or any(a.pass_name == "tabulate-towers" and a.allowed for a in result.rewrites):
             return ()
         return (f"no tower over {self.catalogue.key!r} was found: only plain lookups depend on it alone",)
@@ -77,10 +77,17 @@ def hold_constants(
     args: Sequence[Any],
     kwargs: Mapping[str, Any],
 ) -> Held:
-    """Takes the constant inputs of a model, as `optimize` was given them, out of its calls.
+    """Binds the constant inputs of a model, so that calls leave them out.
+
+    Args:
+        model: The user's model.
+        declared: The argument `constant_inputs` of `optimize`.
+        is_catalogue: Whether they are a catalogue.
+        args: Positional example inputs.
+        kwargs: Keyword example inputs.
 
     Raises:
-        InputError: They do not fit the model, each other, or the example.
+        InputError: The constants do not fit the model, each other, or the example.
     """
     if not declared:
         if is_catalogue:
@@ -120,7 +127,10 @@ def _require_example_fits(
         return
     places = catalogue.places()
     if ids.numel() and (int(ids.max()) >= len(places) or int(ids.min()) < 0 or bool((places[ids] < 0).any())):
-        raise InputError(f"an id of the example's {catalogue.key!r} is not in the catalogue")
+        raise InputError(
+            f"an id of the example's {catalogue.key!r} is not in the catalogue",
+            hint="list all ids that calls may pass in the first entry of constant_inputs",
+        )
     for name, column in catalogue.columns.items():
         if isinstance(given.get(name), torch.Tensor) and not torch.equal(column[places[ids]], given[name]):
             raise InputError(
@@ -161,12 +171,12 @@ def read_constants(
 def bind(
     model: torch.nn.Module, constants: Mapping[str, torch.Tensor], catalogue: Catalogue | None = None
 ) -> torch.nn.Module:
-    """The model with inputs bound to constants, and inputs that a catalogue determines looked up in it; it shares all weights.
+    """A view of the model in which constant inputs are bound. It shares all weights of the model.
 
     Args:
         model: The model.
         constants: Input -> value.
-        catalogue: Its columns are bound as well, as functions of its key.
+        catalogue: A catalogue, whose columns are bound to lookups by its key.
     """
     columns = dict(catalogue.columns) if catalogue is not None else {}
     first = catalogue.first if catalogue is not None else None  # read here: in forward it would be traced
@@ -191,14 +201,14 @@ def bind(
 
 
 def _places(view: torch.nn.Module, first: int | None, ids: torch.Tensor) -> torch.Tensor:
-    """Where each id stands in the catalogue."""
+    """The position of each id in the catalogue."""
     if first is None:
         return _rows(getattr(view, _PLACES), ids)
     return ids if first == 0 else ids - first
 
 
 def _rows(column: torch.Tensor, places: torch.Tensor) -> torch.Tensor:
-    """A column's rows. Indexing would count negative places, which ids outside the catalogue have, from the end; this refuses them."""
+    """Rows of a column. `index_select` raises for the places of unknown ids, which are negative; indexing would count from the end."""
     if places.ndim == 1:
         return column.index_select(0, places)
     return column.index_select(0, places.reshape(-1)).reshape(*places.shape, *column.shape[1:])
@@ -207,7 +217,7 @@ def _rows(column: torch.Tensor, places: torch.Tensor) -> torch.Tensor:
 def drop_from_example(
     model: torch.nn.Module, names: Mapping[str, Any], args: Sequence[Any], kwargs: Mapping[str, Any]
 ) -> tuple[tuple[Any, ...], dict[str, Any]]:
-    """An example, given with or without the constant inputs, without them."""
+    """The example without the constant inputs. They may be missing in the given one."""
     signature = inspect.signature(model.forward)
     try:
         arguments = signature.bind(*args, **kwargs).arguments

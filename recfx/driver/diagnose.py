@@ -1,4 +1,4 @@
-"""Why a call of a compiled model failed: bad arguments, ids outside their table, or something else."""
+"""Finds out why a call of a compiled model failed: bad arguments, ids outside their table, or another cause."""
 
 from __future__ import annotations
 
@@ -21,7 +21,7 @@ _LOOKUPS: dict[Any, tuple[int, int, int]] = dict.fromkeys(TABLE_LOOKUPS, (0, 1, 
 
 
 def diagnose(program: Program, args: Sequence[Any], kwargs: dict[str, Any], error: Exception) -> Exception:
-    """The error to raise in place of the one a call ended in.
+    """The error to raise in place of `error`, which names the faulty input if that can be found.
 
     Args:
         program: The program that ran.
@@ -39,12 +39,12 @@ def diagnose(program: Program, args: Sequence[Any], kwargs: dict[str, Any], erro
     found = _LookupCheck(program).find(leaves)
     return found or InputError(
         f"the model fails on these inputs: {type(error).__name__}: {str(error).splitlines()[0] if str(error) else ''}",
-        hint="values that must fit each other (ids, lengths, offsets) may not; your own model fails on them as well",
+        hint="check that values such as ids, lengths and offsets fit each other, and call your own model with these inputs",
     )
 
 
 class _LookupCheck(fx.Interpreter):
-    """Runs the program node by node and looks at the ids of every lookup before it is made."""
+    """Runs the program node by node and checks the ids of every lookup before it runs."""
 
     def __init__(self, program: Program) -> None:
         super().__init__(program.module)
@@ -56,7 +56,7 @@ class _LookupCheck(fx.Interpreter):
         try:
             with torch.no_grad():
                 self.run(*leaves)
-        except InputError as problem:  # made anew: the interpreter appends the graph's own text to the message
+        except InputError as problem:  # raised anew: the interpreter appends the text of the graph to the message
             return InputError(problem.what, where=problem.where, hint=problem.hint)
         except Exception:  # noqa: BLE001 - the caller raises the first error in any case
             return None
@@ -75,7 +75,7 @@ class _LookupCheck(fx.Interpreter):
         return super().run_node(n)
 
     def _source(self, value: Any) -> str:
-        """The input the ids come from, when they come from one."""
+        """The input from which ids are computed, if it is a single one."""
         while isinstance(value, fx.Node):
             if value in self.inputs:
                 return f"input {self.inputs[value]!r}"
@@ -99,7 +99,7 @@ def _check_ids(node: fx.Node, ids: torch.Tensor, rows: int, source: str) -> None
         name = "rows of the requests"
     raise InputError(
         f"{int(bad.sum())} id(s) out of range: the table {name!r} has {rows} rows, ids lie in "
-        f"{int(ids.min())}..{int(ids.max())}; the first bad one is {int(ids[tuple(first)])} at position {first}",
+        f"{int(ids.min())}..{int(ids.max())}; the first bad id is {int(ids[tuple(first)])} at position {first}",
         where=f"{source}, looked up in module {module_path(node) or 'top level'!r}",
         hint=f"map ids to 0..{rows - 1} before the call",
     )

@@ -1,6 +1,6 @@
-"""Lowering: every operator goes to the first backend of the target that supports it, and to torch where none does.
+"""Lowering: every operator goes to the first backend of the target that supports it, and to torch if no backend does.
 
-The answers of the lowered program are compared with those of the program. A backend that gives others loses its region.
+The outputs of the lowered program are compared with those of the program. A backend that changes the outputs loses its region.
 """
 
 from __future__ import annotations
@@ -35,24 +35,24 @@ def lower(
     applied: Exactness,
     assignment: Mapping[str, str] | None = None,
 ) -> tuple[Placed, tuple[str, ...]]:
-    """The program on the first backends that support its operators and pass the check of the answers.
+    """Lowers a program to the first backends that support its operators and pass the check of the outputs.
 
-    A backend that fails, or whose region changes the answers, is left out of that region, which goes to the next backend. An operator
-    that a backend cannot run in its region after all goes to the next backend alone.
+    If a backend fails on a region, or changes its outputs, the next backend gets the region. If a backend refuses only some operators of a
+    region, only these go to the next backend.
 
     Args:
         program: The program after all passes.
-        backends: Those of the target, in the order in which they are tried; the eager backend runs the operators that none supports.
-        runs: Inputs with the program's outputs for them; empty to leave the check out.
-        applied: The weakest class among the passes that did something.
-        assignment: Name of an operator -> name of the backend to begin with, for operators that were placed before.
+        backends: The target's backends, in the order in which they are tried. The eager backend runs all operators that none supports.
+        runs: Inputs with the program's outputs for them; empty to skip the check.
+        applied: The weakest exactness class of the passes that fired.
+        assignment: Name of an operator -> name of the backend that is tried first.
 
     Returns:
         The lowered program, and a notice about every backend that was left out.
 
     Raises:
         TargetError: No backend supports an operator.
-        VerificationError: The last backend that supports a region computes something else.
+        VerificationError: The last backend that supports a region changes its outputs.
     """
     attempt = _Attempt(program, backends, runs, applied)
     chosen = attempt.first_choice(assignment or {})
@@ -95,7 +95,7 @@ class _Attempt:
             self.verdicts[name] = self._verdicts(backend)
 
     def _verdicts(self, backend: Backend) -> dict[fx.Node, Verdict]:
-        """A backend's verdicts on the operators; it supports none of them when the dry run fails and the target has another backend."""
+        """A backend's verdicts on the operators. If its dry run fails and the target has another backend, all are negative."""
         try:
             return backend.supports(self.program)
         except Exception as error:
@@ -109,7 +109,7 @@ class _Attempt:
         return [node for node in self.program.graph.nodes if node.op not in ("placeholder", "get_attr", "output")]
 
     def first_choice(self, assignment: Mapping[str, str]) -> dict[fx.Node, str]:
-        """Operator -> the backend that it was assigned to, or else the first that supports it."""
+        """Operator -> its assigned backend, or else the first backend that supports it."""
         return {node: self._choice(node, assignment.get(node.name)) for node in self._operators()}
 
     def _choice(self, node: fx.Node, assigned: str | None = None) -> str:
@@ -119,11 +119,11 @@ class _Attempt:
         return next(able, EagerBackend.name)  # which raises an error that names the operators it cannot run
 
     def refused_again(self, chosen: Mapping[fx.Node, str]) -> dict[fx.Node, str]:
-        """New choices for operators that their backend refused since they were chosen."""
+        """New choices for operators that the chosen backend has refused."""
         return {node: self._choice(node) for node, name in chosen.items() if not self.verdicts[name][node]}
 
     def next_choice(self, found: Split, index: int) -> str | None:
-        """The backend that is tried after the one of a region; None when that was the last."""
+        """The next backend to try for a region; None after the last one."""
         name = found.backends[index]
         following = self.target[self.target.index(name) + 1 :] if name in self.target else []
         members = set(found.members(index))
@@ -131,10 +131,10 @@ class _Attempt:
         return next((name for name in following if all(self.verdicts[name][node] for node in nodes)), None)
 
     def run(self, found: Split) -> tuple[Placed | None, list[str], Failures]:
-        """Lowers a split program and checks its answers.
+        """Lowers a split program and checks its outputs.
 
         Returns:
-            The lowered program, a notice about its answers where there is one, and the regions that failed.
+            The lowered program or None, at most one notice about its outputs, and the regions that failed.
         """
         failures: Failures = {}
         refused = False
@@ -161,7 +161,7 @@ class _Attempt:
             return placed, [], {i: self._wrong(found, i, error) for i in self._culprits(found, regions)}
 
     def _takes_back(self, found: Split, index: int, error: Refused) -> bool:
-        """Withdraws a backend's verdicts on some operators of a region; returns whether they are operators of the region."""
+        """Withdraws a backend's verdicts on the operators that it refused; returns False if they are not operators of the region."""
         name = found.backends[index]
         members = set(found.members(index))
         nodes = {node.name: node for node in self._operators() if node.name in members}
@@ -171,7 +171,7 @@ class _Attempt:
         return True
 
     def _with_reasons(self, lowered: Lowered) -> Lowered:
-        """An eager region with the reasons why the backends that were asked before do not run its operators."""
+        """An eager region, with the reason why the backends before it do not run each operator. Other regions are returned unchanged."""
         if lowered.backend != EagerBackend.name:
             return lowered
         nodes = {node.name: node for node in self._operators()}
@@ -187,7 +187,7 @@ class _Attempt:
         return error, self._left_out(found, index, "does not compute the same as the model", problem)
 
     def _culprits(self, found: Split, regions: Sequence[Lowered]) -> list[int]:
-        """The regions that change the answers while all others run by their plain meaning; all inexact ones where none does alone."""
+        """The regions that change the outputs when torch runs all others; all inexact regions if no region does so alone."""
         inexact = [i for i, name in enumerate(found.backends) if self.backends[name].exactness is not Exactness.EXACT]
         if len(inexact) < 2:
             return inexact
@@ -205,10 +205,10 @@ class _Attempt:
         return f"the {found.backends[index]} backend {fault}, so it is left out{place}: {problem}"
 
     def _check(self, run: Callable[..., Any], names: Iterable[str]) -> list[str]:
-        """Compares what backends made with the program it was made from, which was compared with the captured one before.
+        """Compares the lowered program with the program before lowering, which has been compared with the captured program.
 
         Returns:
-            At most one notice, about rows of infinities and huge numbers, where sums in another order may give another infinity or NaN.
+            At most one notice, about rows with infinities and huge numbers: there, sums in another order may give another infinity or NaN.
         """
         classes = [self.backends[name].exactness for name in names]
         if weakest(classes) is Exactness.EXACT:
@@ -243,12 +243,14 @@ def _compare(run: Callable[..., Any], who: str, exactness: Exactness, runs: Sequ
             if not case.name.startswith(EXTREME):
                 raise
             problem = str(error).replace("\n", ";")
-            notices.append(f"the {who} backend differs on rows that hold infinities or numbers of 1e12: {problem}")
+            notices.append(
+                f"the {who} backend differs on rows with infinities or with numbers as large as 1e12: {problem}"
+            )
     return notices[:1]
 
 
 def _answers(run: Callable[..., Any], who: str, case: Run) -> Sequence[Any] | None:
-    """What backends give; None for inputs that they refuse as the program does."""
+    """The outputs of the backends; None for inputs that both they and the program refuse."""
     if case.outputs is None:
         require_refusal(lambda leaves: run(*leaves), case.leaves, case.name, "the program refuses them")
         return None

@@ -1,4 +1,4 @@
-"""Do no harm: a compiled model that measures slower than the user's own is not the one that runs."""
+"""Do no harm: if the compiled model measures slower than the user's own, the user's own model runs."""
 
 from __future__ import annotations
 
@@ -19,9 +19,9 @@ from recfx.ir.program import Program
 from recfx.ir.shapes import BATCH
 
 SECONDS = 0.25
-#: Fewest rounds of a comparison: of a model that takes seconds, each round is two calls of each candidate.
+#: Fewest rounds of a comparison. For a model that takes seconds, a round is two calls of each candidate.
 _ROUNDS = 5
-#: Rows of the further batch at which recurrent layers are measured.
+#: Rows of the additional batch at which recurrent layers are measured.
 _MANY_ROWS = 128
 
 
@@ -34,9 +34,9 @@ def do_no_harm(parts: Parts, model: torch.nn.Module, *, seconds: float = SECONDS
         seconds: Time for each batch size.
 
     Returns:
-        The same parts with the measurements in the report; with the user's model behind the entry when the compiled one is slower
-        at one of the sizes, in its median or in its 99th percentile, beyond the measurement's own interval, however much faster it is at
-        the others. Sizes that the user's model itself refuses are not measured, and a notice says so.
+        The same parts with the measurements in the report. The entry runs the user's model if the compiled one is slower at any size, in
+        its median or its 99th percentile, by more than the interval of the measurement. Sizes that the user's model refuses are not
+        measured, and a notice says so.
     """
     measured: list[Measured] = []
     harmful = False
@@ -46,7 +46,7 @@ def do_no_harm(parts: Parts, model: torch.nn.Module, *, seconds: float = SECONDS
         eager = eager_call(model, *as_user(parts, leaves))
         if (reason := refusal(eager)) is not None:
             notices.append(
-                f"the model itself fails at batch {_rows(parts, leaves)}, so that size was not measured: {reason}"
+                f"your own model fails at batch {_rows(parts, leaves)}, so that size was not measured: {reason}"
             )
             continue
         candidates: dict[str, Callable[[], Any]] = {
@@ -56,7 +56,7 @@ def do_no_harm(parts: Parts, model: torch.nn.Module, *, seconds: float = SECONDS
         comparison = _compare(candidates, seconds)
         measured.append(_measured(_rows(parts, leaves), comparison))
         harmful |= comparison.slower("compiled", than="eager")
-        # A disturbance of the machine can fall on a few calls of one model alone, so a worse tail has to show twice.
+        # A disturbance of the machine can hit a few calls of one model only, so a worse tail must show twice.
         harmful |= all(c.slower_at_worst("compiled", than="eager") for c in _twice(comparison, candidates, seconds))
     report = dataclasses.replace(
         parts.report,
@@ -73,7 +73,7 @@ def _compare(candidates: Mapping[str, Callable[[], Any]], seconds: float) -> Com
 
 
 def _twice(first: Comparison, candidates: Mapping[str, Callable[[], Any]], seconds: float) -> Iterator[Comparison]:
-    """A comparison, and when it is asked for another one."""
+    """The first comparison, then a second one, which is made only if the caller reads it."""
     yield first
     yield _compare(candidates, seconds)
 
@@ -97,7 +97,7 @@ def _many_rows(program: Program, measured: int) -> list[Sequence[Any]]:
 
     Args:
         program: The program.
-        measured: Rows of the example; a larger batch is not made when the example is as large.
+        measured: Rows of the example. The result is empty if the example is as large as the large batch.
     """
     recurrent = any(node.target in RECURRENT for node in program.graph.nodes)
     if not recurrent or BATCH not in program.signature.dims or has_fixed_bags(program):

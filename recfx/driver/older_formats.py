@@ -1,12 +1,12 @@
-"""Saved models of formats 1 and 2, put into the form of format 3, which is checked like any other.
+"""Upgrades saved models of formats 1 and 2 to format 3. The result is checked like any saved model.
 
-Format 2, against format 3:
+Format 2 differs from format 3:
   manifest    no digest of its own, and a CRC-32 in place of the SHA-256 of each file; no `copy_weights` in the recipe
   programs    state named by `target`, outputs as one list, defaults as an object, nestings as torch's pytree writes them, no
               `contiguous` of inputs, and operators that leave memory uninitialised
 
-Format 1 is format 2 without a plan for one row. Cross layers were described by four numbers and later by six while it was written, and
-nothing in a folder says which; such models are refused.
+Format 1 is format 2 without a plan for one row. Its first writers described a cross layer by four numbers, later ones by six, and a folder
+does not say which. Models of format 1 with cross layers are refused.
 """
 
 from __future__ import annotations
@@ -20,7 +20,7 @@ from recfx.formats import strict_json
 from recfx.formats.records import decode, fields
 from recfx.ir.operators import initialised
 
-#: Formats whose manifests carry no digest, and whose files have a CRC-32.
+#: Formats without a digest of the manifest, and with a CRC-32 of each file.
 UNSEALED = (1, 2)
 
 _AGAIN = "optimize and save the model again with this version"
@@ -42,7 +42,7 @@ def upgraded_manifest(manifest: Mapping[str, Any], where: str) -> dict[str, Any]
     """A manifest of format 1 or 2 with the fields of format 3.
 
     Raises:
-        ArtifactError: It is damaged.
+        ArtifactError: The manifest is damaged.
     """
     held = fields(dict(manifest), where, ("recfx", "torch", "regions", "report"), ("one_row", "recipe"))
     recipe = held.get("recipe")
@@ -55,7 +55,7 @@ def upgraded_program(document: Any, number: int, where: str) -> dict[str, Any]:
     """A program of format 1 or 2 with the fields of format 3.
 
     Raises:
-        ArtifactError: It is damaged, or its meaning cannot be told.
+        ArtifactError: The program is damaged or ambiguous.
     """
     held = decode(dict[str, Any], document, where)
     if held.get("format") != number:
@@ -94,7 +94,7 @@ def _node(node: dict[str, Any], number: int, where: str) -> dict[str, Any]:
 def _outputs(arguments: list[Any], where: str) -> list[Any]:
     """The outputs of a graph, which stood in one tuple or list."""
     if len(arguments) != 1:
-        raise ArtifactError(f"{len(arguments)} arguments of the output", where=where)
+        raise ArtifactError(f"the output node has {len(arguments)} arguments, expected 1", where=where)
     whole = decode(dict[str, Any], arguments[0], f"{where}.args")
     if len(whole) != 1 or next(iter(whole)) not in ("tuple", "list"):
         raise ArtifactError("the outputs are not a list", where=where)
@@ -133,22 +133,26 @@ def _nesting(text: Any, where: str) -> Any:
     parsed = strict_json.parse(decode(str, text, where).encode(), where)
     version, spec = decode(tuple[int, Any], parsed, where)
     if version != 1:
-        raise ArtifactError(f"a nesting of version {version}", where=where, hint=_AGAIN)
+        raise ArtifactError(f"the nesting has version {version}, expected 1", where=where, hint=_AGAIN)
     return _level(spec, where, _MOST_DEPTH)
 
 
 def _level(document: Any, where: str, depth: int) -> Any:
     spec: _Spec = decode(_Spec, document, where)
     if depth == 0:
-        raise ArtifactError(f"nested deeper than {_MOST_DEPTH} levels", where=where)
+        raise ArtifactError(f"inputs or outputs are nested deeper than {_MOST_DEPTH} levels", where=where)
     children = [_level(child, where, depth - 1) for child in spec.children_spec]
     if spec.type is None:
         return None
     if spec.type in _CONTAINERS:
         return {_CONTAINERS[spec.type]: children}
     if spec.type not in _KEYED:
-        raise ArtifactError(f"inputs or outputs in a {spec.type[:100]}, of an old format", where=where, hint=_AGAIN)
+        raise ArtifactError(
+            f"inputs or outputs are nested in {spec.type[:100]}, which old formats cannot restore",
+            where=where,
+            hint=_AGAIN,
+        )
     keys = decode(list[str | int | bool | None], strict_json.parse((spec.context or "").encode(), where), where)
     if len(keys) != len(children):
-        raise ArtifactError(f"{len(keys)} keys for {len(children)} values", where=where)
+        raise ArtifactError(f"a nesting has {len(keys)} keys for {len(children)} values", where=where)
     return {_KEYED[spec.type]: [list(pair) for pair in zip(keys, children, strict=True)]}

@@ -1,4 +1,4 @@
-"""The user's options of `optimize`, checked once and then read by every stage of the road."""
+"""The user's options of `optimize`: checked once, then read by every stage."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ from recfx.passes import PRECISIONS, Passes, default_pipeline, default_stages, p
 from recfx.pipeline import Pass, Pipeline
 from recfx.targets import BACKENDS, Backend, EagerBackend, resolve
 
-#: What `optimize` takes as a pipeline.
+#: Types that `optimize` accepts as a pipeline.
 PipelineLike = str | Pipeline | Iterable[Pass | type[Pass] | str] | None
 
 
@@ -27,7 +27,7 @@ class Options:
     Attributes:
         target: As the user wrote it.
         pipeline: The passes to run.
-        lenient: Whether a rule or pass that fails is left out with a notice: where the user did not choose the passes.
+        lenient: Whether a rule or pass that fails is skipped with a notice; True if the user did not choose the passes.
         dynamic_shapes: See `optimize`.
         max_batch: Likewise.
         request_inputs: Likewise.
@@ -37,7 +37,7 @@ class Options:
         measure: Whether the compiled model is timed against the user's.
         debug: The folder for programs before and after each pass.
         constant_inputs: See `optimize`.
-        catalogue: Whether they are a catalogue.
+        catalogue: Whether `constant_inputs` are a catalogue.
         copy_weights: See `optimize`.
     """
 
@@ -66,7 +66,7 @@ class Options:
     def backends(self) -> list[Backend]:
         """The backends that may run the model, in the order in which they are tried.
 
-        Of several, only those that are at least as exact as the pipeline: a user who asks for exact passes gets exact arithmetic.
+        A target of several backends loses those that are less exact than the pipeline: exact passes get exact arithmetic.
         """
         found = resolve(self.target)
         if len(found) == 1:
@@ -86,13 +86,13 @@ def choose_pipeline(
 
     Args:
         pipeline: The user's pipeline; None for the default.
-        target: Where the model shall run.
-        requests: Whether it has request inputs.
+        target: The target of `optimize`.
+        requests: Whether the model has request inputs.
         precision: A key of PRECISIONS.
-        extra: Passes of the user's between the stages of the default.
+        extra: The user's passes between the stages of the default pipeline.
 
     Raises:
-        InputError: The precision is unknown, or a pipeline was given beside a precision or extra passes.
+        InputError: The precision is unknown, or a pipeline was given together with a precision or extra passes.
         PipelineError: A pipeline cannot be read, or extra passes name no stage.
         TargetError: No backend of the target computes in the precision.
     """
@@ -101,8 +101,8 @@ def choose_pipeline(
         raise InputError(f"precision={precision!r} is unknown", hint=f"one of {', '.join(map(repr, PRECISIONS))}")
     if precision != "fp32" and pipeline is not None:
         raise InputError(
-            "precision= is a short form for passes, and a pipeline was given as well",
-            hint=f"leave precision out and append {PRECISIONS[precision]!r} to the pipeline",
+            "precision= adds passes to the default pipeline, and pipeline= was given as well",
+            hint=f"leave precision= out and append {PRECISIONS[precision]!r} to the pipeline",
         )
     if precision not in precisions(_kernels(backends)):
         raise TargetError(
@@ -111,7 +111,7 @@ def choose_pipeline(
         )
     if extra and pipeline is not None:
         raise InputError(
-            "extra_passes= goes with the default pipeline, and a pipeline was given as well",
+            "extra_passes= adds passes to the default pipeline, and pipeline= was given as well",
             hint="write the passes into the pipeline, or leave pipeline= out",
         )
     if extra:
@@ -131,7 +131,7 @@ def is_default(pipeline: Pipeline, target: str | Sequence[str], requests: bool) 
 
 
 def verification_level(name: str) -> Level:
-    """The level of a name.
+    """The verification level of the given name.
 
     Raises:
         InputError: The level is unknown.
@@ -148,6 +148,6 @@ def _default(backends: Sequence[Backend], requests: bool, precision: str) -> Pip
 
 
 def _kernels(backends: Sequence[Backend]) -> frozenset[str]:
-    """The operators that the kernels of a target run. The eager backend supports every operator, so that none goes to those behind it."""
+    """The operators for which a target has kernels. Backends after the eager backend do not count: it takes every operator."""
     before = itertools.takewhile(lambda backend: backend.name != EagerBackend.name, backends)
     return frozenset[str]().union(*(backend.kernels() for backend in before))

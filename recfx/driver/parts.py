@@ -23,11 +23,11 @@ class Parts:
         placed: The program after all passes, on its backends.
         report: The report of the optimization.
         run: Flat inputs -> flat outputs; by default that of `placed`.
-        recipe: How to make it again from other weights; None when that is not known.
-        one_row: The parts for a batch of one row; None when the program takes one row itself, or one row is not taken.
+        recipe: How to make the model again from other weights; None when that is not known.
+        one_row: The parts for a batch of one row; None if `placed` also takes one row, or if the model does not.
 
     Attributes:
-        watch: Notices changes of the user's weights; None where nothing is shared with a model that still exists.
+        watch: Detects changes of the user's weights; None if they are not watched.
     """
 
     def __init__(
@@ -59,7 +59,7 @@ class Parts:
         return self.placed.regions
 
     def with_one_row(self, one_row: Parts) -> Parts:
-        """The same parts with others for a batch of one row."""
+        """The same parts, with `one_row` as the parts for a batch of one row."""
         report = dataclasses.replace(self.report, one_row=one_row.report)
         parts = Parts(self.placed, report, self.run, self.recipe, one_row)
         parts.watch = self.watch

@@ -47,11 +47,11 @@ class Placed:
 
 
 def lower_regions(split: Split, lower: Callable[[int, Region], Lowered | None]) -> list[Lowered]:
-    """Lowers the regions of a split program in order, each with the sizes of its inputs that are known by then.
+    """Lowers the regions of a split program in order. Each region gets the input sizes that are known from earlier regions.
 
     Args:
         split: The split program.
-        lower: Lowers the region of a number; None where that fails.
+        lower: `(index, region)` -> the lowered region, or None if that fails.
 
     Returns:
         The lowered regions.
@@ -68,7 +68,7 @@ def lower_regions(split: Split, lower: Callable[[int, Region], Lowered | None]) 
 
 
 def alone(split: Split, index: int, lowered: Lowered) -> Callable[..., Any]:
-    """The program with one region on its backend, and the others by their plain meaning."""
+    """The program with one region on its backend and all other regions run by torch."""
 
     def plain(region: Region) -> Callable[..., Any]:
         return lambda *values: region.run(values)

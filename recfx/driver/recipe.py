@@ -37,7 +37,7 @@ class Recipe:
     source: weakref.ref[torch.nn.Module] | None = None
 
     def save(self, folder: Path) -> dict[str, Any] | None:
-        """Writes the constants and returns the rest as plain values; None when the recipe has no plain form."""
+        """Writes the constants, and returns the rest as values for JSON; None if `dynamic_shapes` cannot be written."""
         options = self.options
         if options.dynamic_shapes not in (None, False):
             return None
@@ -68,7 +68,7 @@ class _Requests:
 
 @dataclasses.dataclass(frozen=True)
 class _SavedRecipe:
-    """What `Recipe.save` returns."""
+    """The document that `Recipe.save` returns."""
 
     pipeline: str
     target: str | tuple[str, ...]
@@ -82,10 +82,10 @@ class _SavedRecipe:
 
 
 def load_recipe(document: Any, folder: SealedFolder) -> Recipe | None:
-    """The recipe of a saved model, or None when it was saved without.
+    """The recipe of a saved model, or None if the model was saved without a recipe.
 
     Raises:
-        ArtifactError: It is damaged, or names a pass that is not known here.
+        ArtifactError: The recipe is damaged, or names an unknown pass.
     """
     if document is None:
         return None
@@ -94,7 +94,9 @@ def load_recipe(document: Any, folder: SealedFolder) -> Recipe | None:
     tensors = folder.tensors(_CONSTANTS)
     contradicts = set(saved.constants) != set(tensors) or saved.dynamic_shapes is True or saved.max_batch < 1
     if contradicts or (saved.requests.many_requests and not saved.requests.request_inputs):
-        raise ArtifactError("the recipe contradicts itself", where=where)
+        raise ArtifactError(
+            "the recipe contradicts itself in its constants, dynamic_shapes, max_batch or requests", where=where
+        )
     options = Options(
         saved.target,
         _read_pipeline(saved.pipeline, where),

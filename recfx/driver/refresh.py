@@ -1,4 +1,4 @@
-"""`CompiledModel.refresh`: the same model made again, from the weights as they are now."""
+"""`CompiledModel.refresh`: makes the same model again from the current weights."""
 
 from __future__ import annotations
 
@@ -23,11 +23,11 @@ from recfx.ir.program import Program
 def refreshed(
     parts: Parts, model: torch.nn.Module | None, example_inputs: Any, constant_inputs: Mapping[str, torch.Tensor] | None
 ) -> Parts:
-    """The same model optimized again, from the weights as they are now.
+    """The same model, optimized again from the current weights.
 
     Args:
-        parts: The compiled model as it is.
-        model: The model with the new weights; None for the one it was made from.
+        parts: The present compiled model.
+        model: The model with the new weights; None for the model that was given to `optimize`.
         example_inputs: As for `optimize`; None for the example that the program holds.
         constant_inputs: New values of some constant inputs.
 
@@ -38,14 +38,17 @@ def refreshed(
     recipe = parts.recipe
     if recipe is None:
         raise ArtifactError(
-            "this model does not know how it was made",
-            hint="models saved with dynamic_shapes of their own cannot be refreshed: call recfx.optimize again",
+            "this model was saved without the options that a refresh needs",
+            hint="models with their own dynamic_shapes cannot be refreshed after loading: call recfx.optimize again",
         )
     source = _source(recipe, model)
     _require_same(recipe.shapes, state_shapes(source), "weight")
     constants = {**recipe.constants, **(constant_inputs or {})}
     if unknown := set(constants) - set(recipe.constants):
-        raise InputError(f"{sorted(unknown)[0]!r} was not declared constant when the model was optimized")
+        raise InputError(
+            f"{sorted(unknown)[0]!r} was not declared constant when the model was optimized",
+            hint=f"declared: {', '.join(map(repr, recipe.constants)) or 'no inputs'}",
+        )
     _require_same(described(recipe.constants), described(constants), "constant input")
     args, kwargs = _example(parts.program) if example_inputs is None else split_example(example_inputs, source)
     options = dataclasses.replace(recipe.options, measure=False, constant_inputs=constants or None)
@@ -73,7 +76,7 @@ def _source(recipe: Recipe, model: torch.nn.Module | None) -> torch.nn.Module:
 
 
 def _as_measured(made: Parts, before: Parts, user_model: Callable[[], torch.nn.Module]) -> Parts:
-    """New parts with the measurements of the former ones: a model that was slower than the user's stays slower."""
+    """New parts with the measurements of the former parts: if the user's model ran before, it runs again."""
     report = dataclasses.replace(made.report, measured=before.report.measured, kept_eager=before.report.kept_eager)
     run = bind_user_model(made, user_model()) if report.kept_eager else made.run
     parts = Parts(made.placed, report, run, recipe=made.recipe)
@@ -85,7 +88,7 @@ def _require_same(before: Mapping[str, str], now: Mapping[str, str], kind: str) 
     for name in [*before, *now]:
         if before.get(name) != now.get(name):
             raise InputError(
-                f"the {kind} {name!r} was {before.get(name, 'not there')}, now it is {now.get(name, 'not there')}",
+                f"the {kind} {name!r} was {before.get(name, 'missing')}, now it is {now.get(name, 'missing')}",
                 hint="a refresh takes new values of the same shapes: call recfx.optimize for a changed model",
             )
 
@@ -94,7 +97,7 @@ def _example(program: Program) -> tuple[tuple[Any, ...], dict[str, Any]]:
     """The example that a program holds, as arguments of the user's model.
 
     Raises:
-        InputError: It holds none.
+        InputError: The program holds no example.
     """
     signature = program.signature
     if len(program.example) != len(signature.leaves) or not signature.leaves:

@@ -25,7 +25,7 @@ NAMED_REGIONS = 8
 
 _CLASSES = {
     "exact": "every output keeps its bits",
-    "reassoc": "outputs differ by the rounding of reordered sums at most",
+    "reassoc": "outputs differ at most by the rounding of reordered sums",
     "approx": "approximating passes changed the function",
 }
 
@@ -59,7 +59,7 @@ class Measured:
 
 @dataclasses.dataclass(frozen=True)
 class Report:
-    """What `optimize` did.
+    """The report of an optimization. `str(report)` is a summary, `report.explain()` adds the rules that did not fire.
 
     Attributes:
         model: The model's class name.
@@ -72,10 +72,10 @@ class Report:
         seconds: Seconds of each stage: capture, passes, lowering, measuring.
         measured: The do-no-harm measurements; empty when they were not asked for.
         arithmetic: Multiply-adds before and after for `ARITHMETIC_ROWS` candidates of one request, for a model with request inputs.
-        approximation: When passes changed the function, the largest difference of an output from the original's on the example inputs, as
-            it is and over the output's standard deviation.
+        approximation: The largest difference of an output from the original's on the example inputs, absolute and divided by the output's
+            standard deviation; None if no pass changed the function.
         kept_eager: Whether the compiled model was slower and the user's own model runs instead.
-        one_row: The report of the plan for a batch of one row, of a model whose shapes differ there.
+        one_row: The report of the plan for a batch of one row; None for a model without such a plan.
         left_to_torch: The operators of the compiled model that torch runs, in order: name and reason.
         lowered_operators: How many operators the compiled model has; sizes and parts of tuples are not counted.
     """
@@ -98,7 +98,7 @@ class Report:
 
     @property
     def share_left_to_torch(self) -> float:
-        """The part of the compiled model's operators that torch runs: 0 when kernels run all of them, 1 on the eager backend."""
+        """The share of the compiled model's operators that torch runs: 0 if kernels run all operators, 1 on the eager backend."""
         return len(self.left_to_torch) / max(self.lowered_operators, 1)
 
     @property
@@ -113,14 +113,14 @@ class Report:
             for miss in record.misses:
                 place = f" in {miss.where}" if miss.where else ""
                 lines.append(f"{miss.pass_name} / {miss.rule} at {miss.node}{place}: {miss.reason}")
-        return "\n".join(lines) or "every rule that looked at something fired"
+        return "\n".join(lines) or "every rule that matched an operator fired"
 
     def explain(self) -> str:
         """The rewrites of each pass, and the reason for every rule that matched an operator and did not fire."""
         return f"{self}\n\nrules that did not fire:\n{self.misses()}"
 
     def _torch_lines(self) -> list[str]:
-        """The operators that torch runs beside the kernels of other backends; equal operators and reasons are listed once."""
+        """The operators that torch runs between kernels of other backends. Equal operators and reasons are listed once."""
         chosen = all(reason == TORCH_ITSELF for _, reason in self.left_to_torch)
         if not self.left_to_torch or (chosen and self.share_left_to_torch == 1):
             return []
@@ -163,7 +163,7 @@ class Report:
         if self.approximation is not None:
             worst, relative = self.approximation
             lines.append(
-                f"  answers on the example inputs differ by at most {worst:.3g} ({relative:.2%} of their standard deviation)"
+                f"  outputs on the example inputs differ by at most {worst:.3g} ({relative:.2%} of their standard deviation)"
             )
         width = max((len(p.text) for p in self.passes), default=0)
         for record in self.passes:
@@ -184,14 +184,14 @@ class Report:
 
 
 def _in_words(backends: Sequence[str]) -> str:
-    """The backends of the regions, in order; of many regions, how many each backend has."""
+    """The backends of the regions, in order; for many regions, the number of regions of each backend."""
     if len(backends) <= NAMED_REGIONS:
         return ", ".join(backends)
     return ", ".join(f"{name} ({count} regions)" for name, count in Counter(backends).items())
 
 
 def approximation(captured: Program, placed: Placed) -> tuple[float, float]:
-    """The largest difference of an output on the example inputs, as it is and over the output's standard deviation."""
+    """The largest difference of an output on the example inputs, absolute and divided by the output's standard deviation."""
     worst, relative = 0.0, 0.0
     found = placed.run(*placed.program.example)
     for want, got in zip(captured.run(captured.example), found, strict=True):

@@ -1,4 +1,4 @@
-"""The stages of the road: the time of each, and the error that an unexpected error in one becomes."""
+"""Times the stages of `optimize`, and turns unexpected errors in a stage into errors of recfx."""
 
 from __future__ import annotations
 
@@ -22,11 +22,11 @@ class StageTimes:
 
     @contextmanager
     def run(self, stage: str, kind: type[RecfxError]) -> Iterator[None]:
-        """Times a stage. An error that is none of recfx's own becomes one of `kind` that names the stage.
+        """Times a stage. An error that is not a RecfxError becomes an error of `kind` that names the stage.
 
         Args:
             stage: Its name in the report.
-            kind: What to raise.
+            kind: The exception to raise.
 
         Raises:
             RecfxError: Something in the stage failed.

@@ -1,4 +1,4 @@
-"""Notices that a model's weights changed after they were compiled.
+"""Detects changes of a model's weights after they were compiled.
 
 A compiled model shares its tables with the user's model, so that no second copy of gigabytes is made, and has its own packed copies of
 the dense weights. Further training therefore changes one part of the served values and not the other. torch counts the writes to every
@@ -40,7 +40,7 @@ class WeightWatch:
         self._next = itertools.cycle(self._entries or [(_no_tensor, 0)]).__next__
 
     def compare_next(self) -> bool:
-        """Compares the next counter; returns whether it is as it was."""
+        """Compares the next counter; returns whether it is unchanged."""
         reference, version = self._next()
         tensor = reference()
         return tensor is None or tensor._version == version
@@ -65,18 +65,18 @@ class WeightWatch:
 
 
 def _no_tensor() -> None:
-    """In place of the reference to a tensor, where no tensor exists."""
+    """Stands for the reference to a tensor if no tensor is watched."""
 
 
 def watch_weights(model: torch.nn.Module, captured: Program) -> WeightWatch:
-    """Watches those parameters and buffers of a model whose memory or values the program that was captured from it uses."""
+    """Watches the parameters and buffers of a model whose memory or values its captured program uses."""
     used = {str(node.target) for node in captured.graph.find_nodes(op="get_attr") if node.users}
     storages = {memory for name in used for memory in _memory(get_state(captured.module, name))}
     return WeightWatch({n: t for n, t in _state(model) if n in captured.decided or _memory(t) & storages})
 
 
 def copied(model: torch.nn.Module) -> torch.nn.Module:
-    """A copy of a model with weights of its own.
+    """A copy of a model with its own weights.
 
     Raises:
         InputError: The model cannot be copied.

@@ -79,7 +79,7 @@ REFUSED: dict[str, tuple[str, Change, str]] = {
     ),
     "another checksum": ("manifest.json", lambda m: m["files"]["state.safetensors"].update(crc32=1), "damaged"),
     "a report without passes": ("manifest.json", lambda m: m["report"].pop("passes"), "'passes' is missing"),
-    "an unknown backend": ("manifest.json", lambda m: m.update(regions=["other"]), "unknown here"),
+    "an unknown backend": ("manifest.json", lambda m: m.update(regions=["other"]), "not registered"),
     "two regions": ("manifest.json", lambda m: m.update(regions=["eager", "eager"]), "2 regions"),
 }  # fmt: skip
 

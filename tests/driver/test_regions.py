@@ -195,7 +195,7 @@ def test_the_last_backend_that_is_wrong_is_an_error(toy: Toy) -> None:
         (lambda regions: [{**r, "operators": []} for r in regions], "do not hold all operators"),
         (lambda regions: [{**r, "backend": "native"} for r in regions], "not those of the program"),
         (lambda regions: [{**regions[0], "files": ["region-9.bin"]}, *regions[1:]], "does not name region-9.bin"),
-        (lambda regions: [{**regions[0], "backend": "os.system"}, *regions[1:]], "unknown here"),
+        (lambda regions: [{**regions[0], "backend": "os.system"}, *regions[1:]], "not registered"),
     ],
 )
 def test_regions_that_do_not_fit_the_program_are_refused(change: Any, message: str, toy: Toy, tmp_path: Path) -> None:
@@ -205,6 +205,27 @@ def test_regions_that_do_not_fit_the_program_are_refused(change: Any, message: s
     rewrite_manifest(tmp_path / "model", lambda m: {**m, "regions": change(m["regions"])})
     with pytest.raises(recfx.ArtifactError, match=message):
         recfx.load(tmp_path / "model")
+
+
+def test_an_error_of_a_backend_keeps_its_place_and_its_hint(
+    toy: Toy, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    placed(Ranker().eval()).save(tmp_path / "model")
+    for place in (None, "engine.bin"):
+        error = recfx.TargetError("the engine is too old", where=place, hint="build it again")
+        monkeypatch.setattr(toy, "load", _raising(error))
+        with pytest.raises(recfx.ArtifactError, match="refuses the program: the engine is too old") as caught:
+            recfx.load(tmp_path / "model")
+        folder = str(tmp_path / "model")
+        assert caught.value.where == (folder if place is None else f"{folder}: {place}")
+        assert caught.value.hint == "build it again"
+
+
+def _raising(error: Exception) -> Any:
+    def load(region: Region, files: Mapping[str, memoryview]) -> Lowered:
+        raise error
+
+    return load
 
 
 def test_a_backend_that_is_not_registered_is_not_saved(
