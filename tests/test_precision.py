@@ -152,7 +152,7 @@ def test_the_short_form_is_a_pipeline() -> None:
 
 @pytest.mark.parametrize("pipeline", ["canonicalize", Pipeline("canonicalize"), ["canonicalize"]])
 def test_a_pipeline_and_a_precision_contradict_each_other(model: zoo.DLRM, pipeline: Any) -> None:
-    with pytest.raises(InputError, match="short form") as caught:
+    with pytest.raises(InputError, match="precision= adds passes to the default pipeline") as caught:
         optimized(model, model.example_inputs(4), pipeline=pipeline, precision="int8")
     assert "quantize-tables{bits=8}" in str(caught.value)
 
