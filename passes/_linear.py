@@ -50,7 +50,7 @@ def match_linear(ctx: PassContext, node: Any) -> Linear | Miss:
 
 
 def read_once(ctx: PassContext, read: Any) -> bool:
-    """Whether the tensor behind a read of state has this one use, under any of its names."""
+    """Whether the tensor behind a read of state has one use only, under all its names together."""
     tensor = ctx.tensor(read)
     uses = [
         user for other in ctx.graph.find_nodes(op="get_attr") if ctx.tensor(other) is tensor for user in other.users
@@ -59,12 +59,12 @@ def read_once(ctx: PassContext, read: Any) -> bool:
 
 
 def rounded(exact: torch.Tensor, dtype: torch.dtype, *, like: torch.Tensor) -> torch.Tensor | Miss:
-    """New weights from float64, unless they leave the range in which the dtype keeps its precision.
+    """New weights rounded from float64; a Miss if they overflow or underflow in the dtype.
 
     Args:
         exact: The new weights, float64.
         dtype: The dtype to round to.
-        like: The weights they replace; where these were infinite or NaN, the new ones may be.
+        like: The weights to be replaced. If some are infinite or NaN, new ones may be as well.
     """
     result = exact.to(dtype).contiguous()
     if bool(like.isfinite().all()) and not bool(result.isfinite().all()):
@@ -77,7 +77,7 @@ def rounded(exact: torch.Tensor, dtype: torch.dtype, *, like: torch.Tensor) -> t
 def call_linear(
     ctx: PassContext, source: fx.Node, like: Linear, weight: torch.Tensor, bias: torch.Tensor
 ) -> fx.Node | Miss:
-    """Inserts a linear with new weights, computed in float64 and rounded once; a Miss when that loses precision."""
+    """Inserts a linear with new weights, rounded from float64; a Miss if they overflow or underflow."""
     name = str(argument_of(like.node, 1, fx.Node).target)
     dtype = like.weight.dtype
     new_weight = rounded(weight, dtype, like=like.weight)

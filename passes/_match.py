@@ -1,4 +1,4 @@
-"""Small questions about nodes that several passes ask."""
+"""Predicates and accessors of nodes that several passes use."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ from recfx.ir.op_sets import CONJUGATE_TRANSPOSES, DROPOUTS, NEGATIONS, PERMUTAT
 
 _aten = torch.ops.aten
 
-#: Operators whose result is drawn anew at every call; they are neither folded nor merged.
+#: Operators with a random result at every call; they are neither folded nor merged.
 _RANDOM_TAG = torch.Tag.nondeterministic_seeded
 
 
@@ -22,13 +22,13 @@ def argument(node: fx.Node, index: int, name: str, default: Any = None) -> Any:
 
 
 def value(node: Any) -> torch.Tensor | None:
-    """The fake tensor of a node that gives one tensor."""
+    """The fake tensor of a node with a tensor result; None for anything else."""
     held = node.meta.get("val") if isinstance(node, fx.Node) else None
     return held if isinstance(held, torch.Tensor) else None
 
 
 def permutation(node: Any) -> list[int] | None:
-    """Which dimension of its source each dimension of a permuted tensor is, in any spelling; None for any other node."""
+    """The order of a permutation, as `permute` takes it, from any spelling; None for any other node."""
     held = value(node)
     if held is None or node.target not in PERMUTATIONS or (held.is_complex() and node.target in CONJUGATE_TRANSPOSES):
         return None
@@ -36,7 +36,7 @@ def permutation(node: Any) -> list[int] | None:
 
 
 def turned(node: Any) -> fx.Node | None:
-    """What a matrix, or a stack of matrices, is the transpose of."""
+    """The operand of a transposition of matrices; None for any other node."""
     order = permutation(node)
     if order is None or len(order) < 2:
         return None
@@ -45,7 +45,7 @@ def turned(node: Any) -> fx.Node | None:
 
 
 def same_size(a: Any, b: Any) -> bool:
-    """Whether two sizes are the same expression; asking `==` of symbolic sizes could fix them."""
+    """Whether two sizes are the same expression. `==` on symbolic sizes could fix them."""
     return str(a) == str(b)
 
 
@@ -84,13 +84,13 @@ def only_user(node: fx.Node) -> fx.Node | None:
 
 
 def is_bool(node: Any) -> bool:
-    """Whether a node is a tensor of truth values."""
+    """Whether a node gives a bool tensor."""
     held = value(node)
     return held is not None and held.dtype is torch.bool
 
 
 def without_negations(node: Any) -> tuple[Any, bool]:
-    """The truth values behind negations, and whether the node is their negation. `logical_not` of numbers stays."""
+    """The bool tensor behind negations, and whether the node is its negation. `logical_not` of numbers stays."""
     negated = False
     while isinstance(node, fx.Node) and node.target in NEGATIONS and is_bool(node.args[0]):
         node, negated = node.args[0], not negated

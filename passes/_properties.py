@@ -1,15 +1,15 @@
-"""Properties of programs that several passes name. `docs/passes.md` says what each means.
+"""Properties of programs that several passes name. `docs/passes.md` describes them.
 
-A pass forbids a property where running behind what establishes it is a mistake: requests are hoisted before anything is batched, and new
-weights are computed before weights are quantised. It avoids one where it still works but finds less.
+A pass forbids a property if it must not run after the passes that establish it: requests are hoisted before operators are batched, and
+new weights are computed before weights are quantised. It avoids a property with which it works but finds fewer rewrites.
 """
 
 from __future__ import annotations
 
-#: Weights in fewer bits: what computes new weights from old ones comes before.
+#: Weights in fewer bits. Passes that compute new weights from old ones run before.
 QUANTISED = frozenset({"tables-quantised", "linears-quantised", "scores-quantised"})
 
-#: Operators of several inputs joined: values of the request and of the candidates would no longer be apart.
+#: Operators over several inputs are joined, so that values of the request and of the candidates are no longer separate.
 BATCHED = frozenset({"linears-joined", "lookups-fused", "linears-fused"})
 
 CANONICAL = frozenset({"canonical"})

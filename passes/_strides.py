@@ -14,7 +14,7 @@ _VIEWS = (_aten.view.default, _aten._unsafe_view.default)
 
 
 def relax_views(nodes: Sequence[fx.Node]) -> None:
-    """Turns every `view` of these nodes, and of their aliases, into a `reshape`, which copies where the strides demand it.
+    """Turns every `view` of these nodes, and of their aliases, into a `reshape`, which copies where the strides require it.
 
     Args:
         nodes: Nodes whose strides are about to change.

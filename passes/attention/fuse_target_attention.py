@@ -4,7 +4,7 @@
     scores masked (filled or zeroed), scaled, softmaxed or not
     sum_l scores_l k_l                           ->  recfx.target_attention(q, k, mask, ...)
 
-The sum may be missing: then the operator gives the weights.
+Without the sum, the operator gives the weights.
 
 Requires: functional. Exactness: REASSOC (sums in another order; Dice's batch norm becomes one multiply-add).
 """
@@ -59,7 +59,7 @@ class FuseTargetAttention(Pass):
             return ctx.miss("target-attention", chain.node or head, chain.reason)
         scores = follow_scores(ctx, chain.output, inputs.spread, inputs.keys)
         if scores is None:
-            return ctx.miss("target-attention", chain.output, "the scores are not brought to one row per query")
+            return ctx.miss("target-attention", chain.output, "the scores are not reshaped to one row per query")
         if not ctx.gate("target-attention", scores.output):
             return None
         with ctx.before(scores.output):
@@ -85,7 +85,7 @@ class FuseTargetAttention(Pass):
 
 
 def _without(ctx: PassContext, node: fx.Node, ndim: int) -> fx.Node:
-    """A tensor without its dimension of size 1, when it has one more than `ndim`."""
+    """A tensor, without its dimension of size 1 if it has more than `ndim` dimensions."""
     held = tensor_of(node)
     if held.ndim == ndim:
         return node

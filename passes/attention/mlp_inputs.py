@@ -1,4 +1,4 @@
-"""Target attention in a graph: what its MLP reads of query and keys."""
+"""Target attention in a graph: the input of its MLP, from query and keys."""
 
 from __future__ import annotations
 
@@ -20,7 +20,14 @@ _COMPOUND = (_aten.sub.Tensor, _aten.mul.Tensor)
 
 @dataclasses.dataclass(frozen=True)
 class Inputs:
-    """What the MLP reads: parts of a query [B, D] or [B, 1, D] and of keys [B or 1, L, D]."""
+    """The input of the MLP.
+
+    Attributes:
+        query: [B, D] or [B, 1, D].
+        keys: [B, L, D], or [1, L, D] if all rows share them.
+        spread: The keys [B, L, D] as the graph reads them.
+        parts: Positions in `recfx.ops.attention.PARTS`, in the order of the concatenation.
+    """
 
     query: fx.Node
     keys: fx.Node
@@ -29,7 +36,7 @@ class Inputs:
 
 
 def match_inputs(node: Any) -> Inputs | Miss | None:
-    """Query and keys from the concatenation that the MLP reads; None where it concatenates other things than [B, L, D] tensors."""
+    """Query and keys from the concatenation that the MLP reads; None if it does not concatenate [B, L, D] tensors."""
     joined = _concatenation(node)
     if joined is None:
         return None
@@ -51,7 +58,7 @@ def match_inputs(node: Any) -> Inputs | Miss | None:
 
 
 def _concatenation(node: Any) -> fx.Node | None:
-    """The concatenation [B, L, width] at a node, or of which it only makes rows."""
+    """The concatenation [B, L, width] at a node, or behind its reshape to rows [B * L, width]."""
     joined: Any = node.args[0] if isinstance(node, fx.Node) and node.target is _aten.reshape.default else node
     held = value(joined)
     if held is None or held.ndim != 3 or joined.target is not _aten.cat.default:
@@ -61,7 +68,7 @@ def _concatenation(node: Any) -> fx.Node | None:
 
 
 def _operands(members: list[fx.Node]) -> tuple[dict[fx.Node, fx.Node], list[fx.Node]]:
-    """What the members read: (tensors that repeat a query -> the query, other tensors), each once and in order."""
+    """The tensors in the members: (those that repeat a query -> the query, all others), each once and in order."""
     compound = [member for member in members if member.target in _COMPOUND]
     read = [member for member in members if member not in compound]
     read += [operand for member in compound for operand in member.args[:2] if isinstance(operand, fx.Node)]
@@ -71,13 +78,13 @@ def _operands(members: list[fx.Node]) -> tuple[dict[fx.Node, fx.Node], list[fx.N
 
 
 def _keeps_rows(node: Any, joined: Any) -> bool:
-    """Whether a reshape of the concatenation only makes rows of it: [B * L, width]."""
+    """Whether a node is the concatenation, or its reshape to rows [B * L, width]."""
     a, b = value(node), value(joined)
     return node is joined or (a is not None and b is not None and a.ndim == 2 and same_size(a.shape[1], b.shape[2]))
 
 
 def _query_of(node: Any) -> fx.Node | None:
-    """The query [B, D] or [B, 1, D] behind a tensor that repeats it along the keys, or that broadcasts along them."""
+    """The query [B, D] or [B, 1, D] behind a tensor that repeats it along the keys or broadcasts along them."""
     held = value(node)
     if held is None or held.ndim != 3:
         return None
@@ -95,7 +102,7 @@ def _query_of(node: Any) -> fx.Node | None:
 
 
 def _part(member: fx.Node, queries: dict[fx.Node, fx.Node], keys: fx.Node) -> int | None:
-    """Which of PARTS a member of the concatenation is."""
+    """The position in PARTS of a member of the concatenation; None if it is another value."""
     if member in queries:
         return PARTS.index("q")
     if member is keys:
@@ -126,7 +133,7 @@ def _is_rows(query: fx.Node, keys: fx.Node) -> bool:
 
 
 def _shared_keys(keys: fx.Node) -> fx.Node:
-    """Keys of one row that are expanded over the batch, as that row."""
+    """The single row of keys that are expanded over the batch; other keys as they are."""
     source: Any = keys.args[0] if keys.target in BROADCASTS else None
     held = value(source)
     return source if held is not None and held.ndim == 3 and held.shape[0] == 1 else keys

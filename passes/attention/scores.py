@@ -20,11 +20,12 @@ _SHAPE_OPS = (_aten.reshape.default, _aten.squeeze.dim, _aten.unsqueeze.default,
 
 @dataclasses.dataclass
 class Scores:
-    """The operators behind the scores, up to `output`.
+    """The operators behind the scores, up to `output`; see `recfx.ops.attention.reference` for the other fields.
 
     Attributes:
         output: The node that holds the scores, the weights or the pooled keys.
-        mask: Where items are; bool. `inverted` when it is True where they are not.
+        mask: bool, True for items.
+        inverted: Whether the mask is False for items instead.
         pooled: Whether the output is the weighted sum of the keys.
     """
 
@@ -39,7 +40,7 @@ class Scores:
 
 
 def follow_scores(ctx: PassContext, scores: fx.Node, keys: fx.Node, shared: fx.Node) -> Scores | None:
-    """Scale, mask, softmax, mask and weighted sum behind the MLP's single column, as far as they go."""
+    """The longest run of scale, mask, softmax, mask and weighted sum behind the single column of the MLP."""
     held = tensor_of(keys)
     batch, length = held.shape[:2]
     found = Scores(scores)
@@ -59,7 +60,7 @@ def follow_scores(ctx: PassContext, scores: fx.Node, keys: fx.Node, shared: fx.N
 
 
 def _reader(scores: fx.Node) -> fx.Node | None:
-    """What alone reads the scores' values; tensors of their shape, such as the zeros of a `where`, may read their size."""
+    """The only operator that reads the values of the scores. Fills of their shape, such as the zeros of a `where`, may read the size."""
     sizes = [u for u in scores.users if u.target in FILLS_LIKE]
     readers = [u for u in scores.users if u not in sizes]
     if len(readers) != 1:
@@ -113,7 +114,7 @@ def _normalised(user: fx.Node, found: Scores) -> bool:
 
 
 def _masked(ctx: PassContext, user: fx.Node, scores: fx.Node, found: Scores) -> bool:
-    """Takes in a masking of the scores, before the softmax or after it."""
+    """Adds a masking of the scores to `found`, before or after the softmax."""
     mask: Any = None
     kind, fill, inverted = FILL, 0.0, False
     if user.target is _aten.where.self and user.args[1] is scores:
@@ -131,7 +132,7 @@ def _masked(ctx: PassContext, user: fx.Node, scores: fx.Node, found: Scores) -> 
     if held is None or like is None or held.dtype is not torch.bool or not _broadcasts(held, like):
         return False
     if kind == FILL and (found.softmax or found.masking):
-        return False  # the operator fills before the softmax, and once
+        return False  # `target_attention` fills once, before the softmax
     mask, negated = without_negations(mask)
     inverted ^= negated
     if (
@@ -145,7 +146,7 @@ def _masked(ctx: PassContext, user: fx.Node, scores: fx.Node, found: Scores) -> 
 
 
 def _broadcasts(mask: torch.Tensor, scores: torch.Tensor) -> bool:
-    """Whether a mask has the scores' shape, but for a batch of one."""
+    """Whether a mask has the shape of the scores; its batch may be 1."""
     return mask.ndim == scores.ndim and all(
         same_size(a, b) or (i == 0 and a == 1 and isinstance(a, int))
         for i, (a, b) in enumerate(zip(mask.shape, scores.shape, strict=True))
@@ -162,7 +163,7 @@ def _flat_mask(mask: fx.Node) -> fx.Node:
 
 
 def _constant(ctx: PassContext, node: Any) -> float | None:
-    """The number that all elements of a tensor are."""
+    """The number that fills a tensor; None if it is not a constant fill."""
     tensor = ctx.tensor(node)
     if tensor is not None:
         return float(tensor.reshape(-1)[0]) if tensor.numel() == 1 and tensor.is_floating_point() else None
@@ -200,7 +201,7 @@ def _pooled(user: fx.Node, weights: fx.Node, keys: tuple[fx.Node, fx.Node], leng
 
 
 def _squeezed(node: fx.Node) -> fx.Node:
-    """What follows when it only drops the dimension of size 1."""
+    """The only user of a node if it drops the dimension of size 1; otherwise the node."""
     user = only_user(node)
     held = value(node)
     drops = user is not None and user.target is _aten.squeeze.dim and user.args[1] in (1, -2)

@@ -30,8 +30,8 @@ class BatchSelects(Pass):
     """Replaces several selections along one dimension by one unbind.
 
     Attributes:
-        at_least: Fewer selections than this are left alone.
-        max_parts: A dimension of more than this many parts is left alone unless half of them are read.
+        at_least: The smallest number of selections to replace.
+        max_parts: A longer dimension is left as it is unless at least half of its parts are read.
     """
 
     spec = PassSpec("batch-selects", "Replaces several selections from one tensor by one unbind.")
@@ -52,7 +52,7 @@ class BatchSelects(Pass):
             self._batch(ctx, dim, selects)
 
     def _batch(self, ctx: PassContext, dim: int, selects: list[fx.Node]) -> None:
-        source: Any = selects[0].args[0]  # read now: an earlier batch may have replaced what they select from
+        source: Any = selects[0].args[0]  # read now: an earlier batch may have replaced the source
         held = tensor_of(source)
         parts = held.shape[dim]
         first = selects[0]

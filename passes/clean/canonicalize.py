@@ -1,4 +1,4 @@
-"""canonicalize: one plain form of a graph, without the bookkeeping that tracing leaves, and one spelling for each operator.
+"""canonicalize: one plain form of a graph, without the no-ops and assertions of tracing, and with one spelling for each operator.
 
     slice(x, d, 0, end)            -> x                 when it takes everything
     to(x, dtype), type_as, ...     -> x                 when nothing changes
@@ -9,7 +9,7 @@
     cat([x])                       -> x
     x * 1, x / 1                   -> x
     _assert_tensor_metadata, _assert_scalar(True) -> nothing
-    multiply, view, flatten, transpose, pow(x, 2), ... -> mul, reshape, permute, square, ...   see spelling
+    multiply, view, flatten, transpose, pow(x, 2), ... -> mul, reshape, permute, square, ...   see `spelling`
 
 Requires: functional. Establishes: canonical. Exactness: EXACT.
 """
@@ -56,11 +56,11 @@ _ASSERTIONS = (_aten._assert_tensor_metadata.default, _aten._assert_scalar.defau
 
 @register
 class Canonicalize(Pass):
-    """Removes what does nothing (no-op slices, casts, reshapes, dropout, assertions that hold, dead code); spells operators in one way."""
+    """Removes no-op slices, casts, reshapes and dropout, assertions that hold and dead code; gives each operator one spelling."""
 
     spec = PassSpec(
         "canonicalize",
-        "Removes operators that do nothing, and spells the others in one way.",
+        "Removes operators that do nothing, and gives each of the others one spelling.",
         establishes=frozenset({"canonical"}),
     )
 
@@ -94,7 +94,7 @@ def _canonical(program: Program) -> str | None:
 
 
 def _is_true(condition: Any) -> bool:
-    """Whether a condition holds for every input: a constant, or a comparison of sizes that the symbols' ranges decide."""
+    """Whether a condition holds for every input: a constant, or a comparison that the ranges of the sizes decide."""
     if isinstance(condition, bool | int):
         return bool(condition)
     held = condition.meta.get("val") if isinstance(condition, fx.Node) else None
@@ -138,7 +138,7 @@ def _no_reshape(node: fx.Node, ctx: PassContext) -> Any:
 
 
 def _squeezes_nothing(node: fx.Node, before: torch.Tensor) -> bool:
-    """Whether none of the squeezed dimensions can ever be 1; a free one is 1 at batch 1."""
+    """Whether the squeezed dimensions are fixed and not 1. A free dimension may be 1."""
     dims: Any = argument(node, 1, "dim", range(before.ndim))
     sizes = [before.shape[d] for d in ([dims] if isinstance(dims, int) else dims)]
     return all(isinstance(size, int) and size != 1 for size in sizes)

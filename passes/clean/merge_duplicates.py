@@ -37,7 +37,7 @@ class MergeDuplicates(Pass):
 
 
 def _key(node: fx.Node, ctx: PassContext) -> Any:
-    """What two nodes must share to be one; None for a node that must stay on its own."""
+    """A key that is equal for nodes with equal results; None for a node that must not be merged."""
     if node.op == "get_attr":
         tensor = ctx.tensor(node)
         return ("state", id(tensor)) if tensor is not None else None
@@ -53,7 +53,7 @@ def _key(node: fx.Node, ctx: PassContext) -> Any:
 
 
 def _freeze(value: Any) -> Any:
-    """An argument as something hashable, in which 1, 1.0, True and -0.0 stay apart."""
+    """An argument as a hashable value, different for 1, 1.0 and True, and for 0.0 and -0.0."""
     if isinstance(value, tuple | list):
         return (type(value), tuple(_freeze(v) for v in value))
     if isinstance(value, dict):

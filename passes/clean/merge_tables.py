@@ -50,7 +50,7 @@ class MergeTables(Pass):
 
 
 def _merge(ctx: PassContext, nodes: list[fx.Node]) -> None:
-    """Merges those of some equally shaped tables that have equal bytes; hashes first, then compares in full."""
+    """Merges tables of one shape that have equal bytes: compares hashes, then all bytes."""
     first: dict[bytes, fx.Node] = {}
     for node in nodes:
         kept = first.setdefault(_digest(ctx, node), node)
@@ -64,7 +64,7 @@ def _merge(ctx: PassContext, nodes: list[fx.Node]) -> None:
 
 
 def _sample(ctx: PassContext, node: fx.Node) -> bytes:
-    """Some bytes from all over a table: tables that differ there need not be read in full."""
+    """The bytes of some rows of a table. Tables that differ in them need not be compared in full."""
     tensor = ctx.stored(node)
     rows = tensor.detach()[:: max(1, tensor.shape[0] // 64)] if tensor.ndim else tensor
     return _bytes(rows).numpy().tobytes()
@@ -76,5 +76,5 @@ def _digest(ctx: PassContext, node: fx.Node) -> bytes:
 
 
 def _bytes(tensor: torch.Tensor) -> torch.Tensor:
-    """The raw content, so that NaNs equal themselves and -0.0 differs from 0.0."""
+    """The content as bytes, in which equal NaNs are equal, and 0.0 and -0.0 differ."""
     return tensor.detach().cpu().contiguous().view(-1).view(torch.uint8)

@@ -1,4 +1,4 @@
-"""One spelling for each operator: the rules of canonicalize that say the same in another way.
+"""One spelling for each operator: the rules of canonicalize that replace an operator by an equal one.
 
     multiply, subtract, divide, true_divide, concat, clip, absolute, greater, ... -> mul, sub, div, cat, clamp, abs, gt, ...
     view, _unsafe_view, view_as, reshape_as, flatten, unflatten                   -> reshape
@@ -9,8 +9,8 @@
     hstack, vstack, dstack, column_stack                                          -> cat
     narrow(x, d, start, length)                                                   -> slice(x, d, start, start + length)
 
-All are exact: torch computes the left side by the right side, or both give the same view. That a view refuses some strides that reshape
-copies makes no difference: a captured view was possible.
+All are exact: torch computes the left side by the right side, or both give the same view. `view` refuses strides for which `reshape`
+copies, but the strides of a captured view are possible.
 """
 
 from __future__ import annotations
@@ -30,7 +30,7 @@ _aten = torch.ops.aten
 
 _FLATTENED = (_aten.flatten.using_ints, _aten.unflatten.int, _aten.view_as.default, _aten.reshape_as.default)
 _RENAMED = (_aten.view.default, _aten._unsafe_view.default)
-#: Operators that put dimensions in another order, but for `permute`.
+#: Operators that put dimensions in another order, without `permute`.
 _PERMUTES = tuple(target for target in PERMUTATIONS if target is not _aten.permute.default)
 
 #: Joins of tensors of at least this many dimensions are a concatenation along this dimension.
@@ -48,7 +48,7 @@ def _alias(node: fx.Node, ctx: PassContext) -> Any:
 
 
 def _if_same(node: fx.Node, new: fx.Node) -> fx.Node | Miss:
-    """The new spelling of a node, unless the fake kernels tell them apart."""
+    """The new spelling of a node; a Miss if its fake value differs from that of the node."""
     if same_layout(tensor_of(new), tensor_of(node)):
         return new
     return Miss("its canonical spelling gives another dtype, shape or strides")
@@ -59,12 +59,12 @@ def _reshape(node: fx.Node, ctx: PassContext) -> Any:
         return _if_same(node, ctx.call(_aten.reshape.default, node.args[0], argument(node, 1, "size")))
     sizes = _sizes(node, ctx)
     if sizes is None:
-        return Miss("a size is a product that nothing in the graph computes")
+        return Miss("a size is a product of sizes that the graph does not compute")
     return _if_same(node, ctx.call(_aten.reshape.default, node.args[0], sizes))
 
 
 def _sizes(node: fx.Node, ctx: PassContext) -> list[Any] | None:
-    """The sizes of a flattened or unflattened tensor: -1 for the only one that varies, read from the graph where several do."""
+    """The sizes of a flattened or unflattened tensor: -1 for a single free size; several are read from the graph."""
     sizes: list[Any] = list(tensor_of(node).shape)
     varying = [d for d, size in enumerate(sizes) if not isinstance(size, int)]
     if len(varying) == 1 and 0 not in sizes:
@@ -79,7 +79,7 @@ def _sizes(node: fx.Node, ctx: PassContext) -> list[Any] | None:
 
 
 def _size_of(node: fx.Node, dim: int, ctx: PassContext) -> Any:
-    """A size of the result as an argument; None when it is a product of sizes."""
+    """A size of the result, as an argument for `reshape`; None if it is a product of sizes."""
     source = argument_of(node, 0, fx.Node)
     if node.target in (_aten.view_as.default, _aten.reshape_as.default):
         return ctx.call(_aten.sym_size.int, node.args[1], dim)
@@ -150,7 +150,7 @@ def _slice(node: fx.Node, ctx: PassContext) -> Any:
     return _if_same(node, ctx.call(_aten.slice.Tensor, node.args[0], dim, first, first + argument_of(node, 3, int)))
 
 
-#: (name, targets, rule) of every other spelling. Permutations are joined first, so that two that cancel out leave nothing.
+#: (name, targets, rule) for each spelling. Permutations are joined first, so that two inverse ones disappear.
 SPELLINGS: tuple[tuple[str, tuple[Any, ...], Any], ...] = (
     ("permute-of-permute", PERMUTATIONS, _permute_of_permute),
     ("alias", tuple(ALIASES), _alias),

@@ -1,4 +1,4 @@
-"""Cross layers as people write them: on rows [B, D] or columns [B, D, 1], with a vector, a matrix or two."""
+"""The spellings of cross layers in models: on rows [B, D] or columns [B, D, 1], with a vector or one or two matrices."""
 
 from __future__ import annotations
 
@@ -32,16 +32,16 @@ _aten = torch.ops.aten
 
 @dataclasses.dataclass(frozen=True, eq=False)
 class CrossStep:
-    """One cross layer as found.
+    """One matched cross layer; the formulas are in `recfx.ops.cross`.
 
     Attributes:
         kind: VECTOR, FULL or LOW_RANK.
-        x0: What the layer multiplies with, [B, D].
-        x: What it maps, [B, D].
+        x0: The factor of the layer, [B, D].
+        x: The input of the layer, [B, D].
         weight: w, W or U.
-        bias: Inside the product, but for VECTOR; None for none.
+        bias: b, inside the product except for VECTOR; or None.
         inner: V of a low-rank layer.
-        after: A bias that is added behind the product of a full or low-rank layer.
+        after: A bias that is added to the product of a full or low-rank layer; or None.
     """
 
     kind: int
@@ -54,7 +54,7 @@ class CrossStep:
 
 
 def match_cross(ctx: PassContext, node: fx.Node) -> CrossStep | Miss | None:
-    """The cross layer that ends in an addition; a Miss when it nearly is one, None when it is something else."""
+    """The cross layer that ends in an addition; a Miss if only a detail prevents it, None if it is something else."""
     refused: Miss | None = None
     for product, x, bias in _terms(ctx, node):
         flat_x = rows_of(x)
@@ -76,7 +76,7 @@ def match_cross(ctx: PassContext, node: fx.Node) -> CrossStep | Miss | None:
 
 
 def _terms(ctx: PassContext, node: fx.Node) -> Iterator[tuple[fx.Node, fx.Node, fx.Node | None]]:
-    """(product, x, bias) in every way in which an addition may be product + x, or product + bias + x in any order."""
+    """All ways to read an addition as product + x or, in any order, product + bias + x: (product, x, bias)."""
     parts: list[Any] = list(node.args[:2])
     if node.target is not _aten.add.Tensor or node.kwargs.get("alpha", 1) != 1:
         return
@@ -104,7 +104,7 @@ def _fits(x: fx.Node) -> bool:
 
 
 def _match_product(ctx: PassContext, product: fx.Node, x: fx.Node) -> CrossStep | Miss | None:
-    """x0 * (what x becomes)."""
+    """x0 * f(x), for the f of each kind of layer."""
     if product.target is _aten.squeeze.dim and product.args[1] in (2, -1):
         inner: Any = product.args[0]
         product = inner if inner.target in MATRIX_PRODUCTS else product
@@ -130,7 +130,7 @@ def _match_product(ctx: PassContext, product: fx.Node, x: fx.Node) -> CrossStep 
 
 
 def _turned_product(ctx: PassContext, product: fx.Node, x: fx.Node) -> CrossStep | None:
-    """(x0^T (x . w))^T, the numbers of the rows [B] broadcast along the columns."""
+    """(x0^T (x . w))^T, where x . w is [B] and broadcasts along the columns of x0^T."""
     if product.target is not _aten.mul.Tensor:
         return None
     for left, right in (product.args[:2], product.args[1::-1]):

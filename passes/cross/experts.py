@@ -1,4 +1,4 @@
-"""Mixtures of low-rank cross experts (DCN-Mix) as people write them: loops over experts on rows [B, D] or columns [B, D, 1]."""
+"""The spellings of mixtures of low-rank cross experts (DCN-Mix) in models: loops over experts on rows [B, D] or columns [B, D, 1]."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ from recfx.passes.cross.mappings import Mapping, beside, is_single, is_vector, m
 from recfx.pipeline import Miss, PassContext
 
 _aten = torch.ops.aten
-_MOST_INNER = 2  # inner layers are joined along a diagonal: times the weights of first and last layers
+_MOST_INNER = 2  # most weights of inner layers joined along a diagonal, as a multiple of those of first and last layers
 
 
 @dataclasses.dataclass(frozen=True, eq=False)
@@ -24,9 +24,9 @@ class Mixture:
     """sum_e softmax(G x)_e * x0 * (U_e f(C_e f(V_e x)) + b_e) + x.
 
     Attributes:
-        x0: What the experts multiply with, rows or column.
-        x: What they map.
-        gates: One mapping [E, D].
+        x0: The factor of the experts, rows or columns.
+        x: The input of the experts.
+        gates: G, one mapping with weight [E, D].
         experts: For each expert its layers, V first, U last.
     """
 
@@ -37,7 +37,7 @@ class Mixture:
 
 
 def match_mixture(ctx: PassContext, node: fx.Node) -> Mixture | Miss | None:
-    """The mixture that ends in an addition; a Miss when it nearly is one, None when it is something else."""
+    """The mixture that ends in an addition; a Miss if only a detail prevents it, None if it is something else."""
     terms = [] if node.kwargs else _terms(node)
     refused: Miss | None = None
     for i, term in enumerate(terms):
@@ -53,7 +53,7 @@ def match_mixture(ctx: PassContext, node: fx.Node) -> Mixture | Miss | None:
 
 
 def _terms(node: fx.Node) -> list[fx.Node]:
-    """What a tree of additions adds up, as far as nothing else reads the sums in between; x is read by the experts."""
+    """The terms of a tree of additions. A sum with other users is one term; so is x, which the experts read."""
     terms: list[fx.Node] = []
     for part in node.args[:2]:
         if not isinstance(part, fx.Node):
@@ -66,7 +66,7 @@ def _terms(node: fx.Node) -> list[fx.Node]:
 
 
 def _sum_of(ctx: PassContext, terms: Sequence[fx.Node], x: fx.Node) -> Mixture | Miss | None:
-    """The mixture that some terms are together, one of them a sum over a stack, or each of them an expert behind its gate."""
+    """The mixture in some terms: one sum over a stack of experts, or one term for each expert times its gate."""
     pairs = _gated(terms[0]) if len(terms) == 1 else _gated_terms(terms)
     if pairs is None:
         return None
@@ -130,7 +130,7 @@ def _stacked(node: Any, dim: int) -> list[fx.Node] | None:
 
 
 def _gated_terms(terms: Sequence[fx.Node]) -> tuple[list[fx.Node], fx.Node] | None:
-    """(experts, gates [B, E]) of products of one expert and its column of the gates each."""
+    """(experts, gates [B, E]) of terms that are an expert times its column of the gates."""
     outputs: list[fx.Node] = []
     scores: Any = None
     for number, term in enumerate(terms):
@@ -191,7 +191,7 @@ def _gates(ctx: PassContext, node: Any, x: fx.Node, experts: int) -> Mapping | M
 
 
 def _without_ones(node: Any) -> Any:
-    """A node before dimensions of one element were added or dropped."""
+    """The value behind the added or dropped dimensions of size 1."""
     while isinstance(node, fx.Node) and node.target in (_aten.unsqueeze.default, _aten.squeeze.dim):
         held, source = value(node), value(node.args[0])
         if held is None or source is None or (node.target is _aten.squeeze.dim and held.ndim == source.ndim):

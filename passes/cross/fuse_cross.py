@@ -6,8 +6,9 @@
     cross(cross(x0, x)) with one x0  -> one recfx.cross of all layers
     cross(x0, cross(x0, x) + c)      -> cross(x0, cross(x0, x)) + c, biases grown by W c
 
-The last takes a bias that is added behind a full or low-rank layer (torch-rechub) to the end of the stack, where one addition is left of
-them all.
+The last rewrite moves a bias that is added after a full or low-rank layer (torch-rechub) to the end of the stack, where all such biases
+become one addition.
+
 Layers may be written on rows [B, D], on columns [B, D, 1] (deepctr-torch) or on the transpose [D, B] (recbole), with linear, matmul or
 tensordot.
 
@@ -79,7 +80,7 @@ def _layer(node: fx.Node, ctx: PassContext) -> Any:
 
 
 def _bias_follows(ctx: PassContext, node: fx.Node, found: CrossStep) -> bool:
-    """Whether a vector layer's bias is added behind it, so that the next addition is the whole layer."""
+    """Whether the next addition adds the bias of a vector layer; then it is the whole layer."""
     user = only_user(node)
     if found.kind != cross.VECTOR or found.bias is not None or user is None:
         return False
@@ -104,7 +105,7 @@ def _emit(ctx: PassContext, step: CrossStep, *, column: bool) -> fx.Node:
 
 
 def _shift_behind(ctx: PassContext, node: Any) -> tuple[fx.Node, fx.Node, torch.Tensor] | None:
-    """(stack, read, c) of a stack with a constant vector added to it."""
+    """(stack, read, c) of a stack plus a constant vector c."""
     if node.target is not _aten.add.Tensor or node.kwargs or len(node.args) != 2:
         return None
     stack, read = node.args if ctx.tensor(node.args[0]) is None else node.args[::-1]
@@ -145,7 +146,7 @@ def _move_shift(node: fx.Node, ctx: PassContext) -> Any:
     if any(layer.kind == cross.VECTOR for layer in layers):
         return Miss("a vector layer has no bias inside its product that could take it", total)
     if any(layer.scale >= 0 or layer.inner_scale >= 0 for layer in layers):
-        return Miss("the layers' weights are of few bits already", total)
+        return Miss("the weights of the layers are quantised already", total)
     shifted: list[torch.Tensor] = []
     for layer in layers:
         bias = _shifted(ctx, params, layer, shift)
@@ -162,7 +163,7 @@ def _move_shift(node: fx.Node, ctx: PassContext) -> Any:
 
 
 def _shifted(ctx: PassContext, params: list[Any], layer: cross.CrossLayer, shift: torch.Tensor) -> torch.Tensor | Miss:
-    """The bias of a layer whose input lacks a constant: b + W c, computed in float64."""
+    """The new bias of a layer when a constant is taken out of its input: b + W c, computed in float64."""
     weight = ctx.stored(params[layer.weight])
     bias, inner = (ctx.tensor(params[n]) if n >= 0 else None for n in (layer.bias, layer.inner))
     image = shift.detach().double().reshape(-1)
@@ -173,7 +174,7 @@ def _shifted(ctx: PassContext, params: list[Any], layer: cross.CrossLayer, shift
 
 
 def _without_gaps(params: list[Any], layers: list[cross.CrossLayer]) -> tuple[list[Any], list[cross.CrossLayer]]:
-    """Parameters that some layer reads, and the layers with their new positions."""
+    """The parameters that layers read, and the layers with the new positions."""
     names = ("weight", "bias", "inner", "scale", "inner_scale")
     used = sorted({getattr(layer, name) for layer in layers for name in names} - {-1})
     new = {old: position for position, old in enumerate(used)} | {-1: -1}
@@ -200,7 +201,7 @@ def _merge(node: fx.Node, ctx: PassContext) -> Any:
 
 
 def _position(ctx: PassContext, params: list[Any], param: Any) -> int:
-    """Where a parameter stands among others, appended when it is new; tied weights stand there once."""
+    """The position of a parameter in a list; a new one is appended, tied weights share a position."""
     tensor = ctx.tensor(param)
     for index, other in enumerate(params):
         if other is param or (tensor is not None and ctx.tensor(other) is tensor):

@@ -3,11 +3,11 @@
     sum_e softmax(G x)_e * (x0 * (U_e f(C_e f(V_e x)) + b)) + x   ->   x0 * (U (p * f(C f(V x))) + b) + x
 
 V stacks the experts' V_e, U lays their U_e side by side, C holds their C_e along its diagonal, and p repeats each expert's gate over its
-own columns: a layer is a handful of products for any number of experts, and nothing of size [B, D, E] is made. Biases that differ
-from expert to expert become columns of U that the gates multiply.
+own columns. A layer then has few products for any number of experts, and no tensor [B, D, E]. Biases that differ between experts become
+columns of U that the gates multiply.
 
-Experts may be written on rows [B, D] or columns [B, D, 1] (deepctr-torch, torch-rechub, RecBole), with linears or products, gathered by
-stack and matmul, by stack and sum, or added one by one. Wang et al. 2021 (DCN V2), section 4.3.
+Experts may be written on rows [B, D] or columns [B, D, 1] (deepctr-torch, torch-rechub, RecBole), with linears or products, and summed by
+stack and matmul, by stack and sum, or by additions. Wang et al. 2021 (DCN V2), section 4.3.
 
 Requires: functional. Exactness: REASSOC (the experts are summed inside one product).
 """
@@ -34,7 +34,7 @@ _aten = torch.ops.aten
 
 @register
 class JoinCrossExperts(Pass):
-    """Makes one chain of products of the experts of a DCN-Mix layer."""
+    """Joins the experts of a DCN-Mix layer into one chain of products."""
 
     spec = PassSpec(
         "join-cross-experts",
@@ -83,7 +83,7 @@ def _linear(ctx: PassContext, stem: str, x: fx.Node, weight: torch.Tensor, bias:
 
 
 def _parameter(ctx: PassContext, stem: str, tensor: torch.Tensor) -> fx.Node:
-    """A read of a new parameter; layers that share theirs, as gates often are, go on sharing."""
+    """A read of a new parameter. Equal parameters, such as gates that layers share, are stored once."""
     for read in ctx.graph.find_nodes(op="get_attr"):
         held = ctx.tensor(read) if str(read.target).startswith(stem) else None
         if held is not None and held.dtype is tensor.dtype and torch.equal(held, tensor):
@@ -102,7 +102,7 @@ def _layer(ctx: PassContext, x: fx.Node, layers: Sequence[Mapping], *, first: bo
 
 
 def _diagonal(blocks: Sequence[torch.Tensor]) -> torch.Tensor:
-    """Matrices of one shape along the diagonal of one of zeros."""
+    """A block-diagonal matrix of matrices of one shape."""
     rows, columns = blocks[0].shape
     whole = blocks[0].new_zeros(len(blocks) * rows, len(blocks) * columns)
     for i, block in enumerate(blocks):
@@ -117,7 +117,7 @@ def _biases(layers: Sequence[Mapping]) -> torch.Tensor | None:
 
 
 def _outer(ctx: PassContext, x: fx.Node, gates: fx.Node, layers: Sequence[Mapping]) -> fx.Node:
-    """What the experts' last layers add up to. A bias that all share counts once, since the gates add up to one."""
+    """The gated sum of the experts' last layers. A bias that all share is added once, since the gates add up to one."""
     weight, biases = torch.cat([layer.weight for layer in layers], 1), [layer.bias for layer in layers]
     shared = biases[0]
     if all(_equal(b, shared) for b in biases):

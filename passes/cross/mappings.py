@@ -1,4 +1,4 @@
-"""Layers x -> act(W x + b) as people write them, on rows [B, D] or columns [B, D, 1], with linears or products."""
+"""The spellings of layers x -> act(W x + b) in models, on rows [B, D] or columns [B, D, 1], with linears or products."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ from recfx.passes.mlp.epilogue import ACTIVATIONS
 from recfx.pipeline import PassContext
 
 _aten = torch.ops.aten
-#: Views of state that are looked through, so that experts may be parts of one parameter.
+#: Views of state that the matcher follows, so that experts may be parts of one parameter.
 _PARTS = {
     _aten.select.int, _aten.slice.Tensor, _aten.permute.default,
     _aten.unsqueeze.default, _aten.squeeze.dim, _aten.reshape.default,
@@ -40,7 +40,7 @@ class Mapping:
 
 
 def plain(node: Any) -> Any:
-    """What a value was before dimensions of one element behind its columns came and went."""
+    """The value behind added or dropped dimensions of size 1 after its columns."""
     while isinstance(node, fx.Node):
         source: Any = node.args[0] if node.args else None
         held = value(source)
@@ -78,7 +78,7 @@ def is_single(size: Any) -> bool:
 
 
 def is_vector(held: torch.Tensor) -> bool:
-    """Rows [B, D] or a column [B, D, 1] of floating-point numbers."""
+    """Whether a tensor is floating-point rows [B, D] or columns [B, D, 1]."""
     return (
         held.is_floating_point()
         and held.ndim > 0
@@ -88,7 +88,7 @@ def is_vector(held: torch.Tensor) -> bool:
 
 
 def same_rows(a: fx.Node, b: fx.Node) -> bool:
-    """Whether two values are vectors of one width and dtype in the same form."""
+    """Whether two values have the same shape and dtype."""
     left, right = value(a), value(b)
     return left is not None and right is not None and left.dtype is right.dtype and same_shape(left, right)
 
@@ -99,7 +99,7 @@ def bias_of(mapping: Mapping) -> torch.Tensor:
 
 
 def beside(rows: Sequence[Mapping]) -> Mapping:
-    """Several mappings of one input as one; where some have a bias, the others' is zero."""
+    """Several mappings of one input as one. If some have a bias, the others get zeros."""
     bias = None
     if any(m.bias is not None for m in rows):
         bias = torch.cat([bias_of(m) for m in rows])
@@ -107,7 +107,7 @@ def beside(rows: Sequence[Mapping]) -> Mapping:
 
 
 def path(ctx: PassContext, node: Any, x: fx.Node) -> Iterator[Mapping]:
-    """The layers from x to a node, the last first; none when the node does not come of x by layers alone."""
+    """The layers from x to a node, the last first; empty if other operators lie between them."""
     found: list[Mapping] = []
     while (node := plain(node)) is not x:
         step = mapped(ctx, node)
@@ -119,7 +119,7 @@ def path(ctx: PassContext, node: Any, x: fx.Node) -> Iterator[Mapping]:
 
 
 def mapped(ctx: PassContext, node: Any) -> tuple[fx.Node, Mapping] | None:
-    """(source without views, mapping) of a linear or a product with a constant matrix, its bias, and an activation behind it."""
+    """(input without views, mapping) of a linear or a product with a constant matrix, with the bias and activation behind it."""
     node = plain(node)
     if not isinstance(node, fx.Node):
         return None

@@ -1,4 +1,4 @@
-"""Products of rows with a constant vector, in the cross layers that people write: a number per row, in any shape that broadcasts."""
+"""The spellings of products of rows with a constant vector in cross layers: one number per row, in any shape that broadcasts."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ _aten = torch.ops.aten
 
 
 def rows_of(node: Any) -> fx.Node | None:
-    """A node [B, D] as it is, a column [B, D, 1] as the rows it was made of."""
+    """The rows [B, D] at a node, or behind a column [B, D, 1]; None for any other node."""
     held = value(node)
     if held is None or held.ndim == 2:
         return node if held is not None else None
@@ -33,12 +33,12 @@ def width_of(x: fx.Node) -> int:
 
 
 def unturned(node: Any) -> fx.Node | None:
-    """What a matrix [D, B] is the transpose of, or the other way round."""
+    """The operand of a matrix transposition; None for any other node."""
     return turned(node) if permutation(node) == [1, 0] else None
 
 
 def dotted_with(ctx: PassContext, node: Any, x: fx.Node) -> fx.Node | None:
-    """w [D] of x . w as one number per row, [B]."""
+    """w [D] if a node is x . w, one number per row [B]; otherwise None."""
     if node.target is _aten.tensordot.default:
         fits = [d % 2 for d in node.args[2]] == [1] and list(node.args[3]) in ([0], [-1])
     else:
@@ -54,7 +54,7 @@ def same_rows(a: fx.Node, b: fx.Node) -> bool:
 
 
 def row_of(node: Any) -> fx.Node | None:
-    """x of a row [B, 1, D]: unsqueeze(x, 1), or a column transposed."""
+    """x [B, D] of a row [B, 1, D], which is unsqueeze(x, 1) or a transposed column; None for any other node."""
     if not isinstance(node, fx.Node):
         return None
     if node.target is _aten.unsqueeze.default and node.args[1] in (1, -2):
@@ -65,7 +65,7 @@ def row_of(node: Any) -> fx.Node | None:
 
 
 def constant_column(ctx: PassContext, node: Any, width: int) -> Param | None:
-    """A constant [D, 1], perhaps with dimensions of size 1 in front or expanded over the batch, as a vector."""
+    """A constant [D, 1] as a vector; it may have leading dimensions of size 1 or be expanded over the batch."""
     if isinstance(node, fx.Node) and node.target is _aten.expand.default:
         node = node.args[0]
     tensor = ctx.tensor(node)
@@ -80,7 +80,7 @@ def constant_column(ctx: PassContext, node: Any, width: int) -> Param | None:
 
 
 def scalar_product(ctx: PassContext, node: fx.Node, x: fx.Node) -> Param | Miss | None:
-    """w when a node is x . w, a number per row, in any shape that broadcasts against x."""
+    """w if a node is x . w, one number per row, in any shape that broadcasts against x."""
     width = width_of(x)
     held = value(node)
     if held is None or held.ndim not in (2, 3) or any(s != 1 for s in held.shape[1:] if isinstance(s, int)):

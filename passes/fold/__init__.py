@@ -1,1 +1,1 @@
-"""Passes that compute at compile time what depends on the weights alone."""
+"""Passes that compute at compile time the values that depend on the weights alone."""

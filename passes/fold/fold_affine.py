@@ -5,7 +5,7 @@
     linear(x * c, W, b)                  -> linear(x, W', b)
     embedding(W, i) * c, / c, + c, - c   -> embedding(W', i)         when W has no other use
     bag(W, i, sum or mean) * c           -> bag(W', i)               likewise
-    linear(linear(x, W1, b1), W2, b2)    -> linear(x, W2 W1, ...)    when that multiplies no more
+    linear(linear(x, W1, b1), W2, b2)    -> linear(x, W2 W1, ...)    when that takes as many multiplications or fewer
 
 Requires: functional. Exactness: REASSOC (weights are computed in float64 and rounded once).
 """
@@ -73,7 +73,7 @@ def _scale_and_shift(ctx: PassContext, node: fx.Node) -> tuple[fx.Node, torch.Te
         source, other = other, source
     held = value(source)
     if not isinstance(source, fx.Node) or held is None or not held.ndim or not isinstance(held.shape[-1], int):
-        return Miss("only constants, or a last dimension that varies")
+        return Miss("all its operands are constant, or its last dimension varies")
     if not held.is_floating_point() or not keeps_shape_and_dtype(source, node):
         return Miss("it changes the shape or the dtype")
     if node.kwargs.get("alpha", 1) != 1 or node.kwargs.get("rounding_mode") is not None:

@@ -1,4 +1,4 @@
-"""fold-batchnorm: batch norm in eval mode is an affine map; next to a linear it costs nothing.
+"""fold-batchnorm: batch norm in eval mode is an affine map, which a linear next to it takes in.
 
     batch_norm(linear(x, W, b))          -> linear(x, W', b')     with s = w / sqrt(var + eps):
                                             W' = s W (by rows),  b' = s (b - mean) + beta

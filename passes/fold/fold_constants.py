@@ -1,9 +1,9 @@
-"""fold-constants: what depends on parameters, buffers and literals alone is computed once.
+"""fold-constants: operators that depend on parameters, buffers and literals alone are computed once.
 
     op(state, literals) -> state
 
-This covers aranges and index tables, masks of fixed size, casts of weights, and whole graph propagations such as LightGCN's, with
-the sizes in them that values of the state tell.
+This covers aranges and index tables, masks of fixed size, casts of weights, and whole graph propagations such as LightGCN's, also where
+sizes depend on the values of state.
 
 Requires: functional. Exactness: EXACT.
 """
@@ -29,10 +29,10 @@ class FoldConstants(Pass):
     """Computes constant parts of the graph once.
 
     Attributes:
-        max_growth_bytes: All results together may be larger than the state they make unnecessary by this much at most.
+        max_growth_bytes: The most bytes by which all results together may exceed the state that they replace.
     """
 
-    spec = PassSpec("fold-constants", "Computes once what depends on state alone.", changes_state=True)
+    spec = PassSpec("fold-constants", "Computes operators that depend on state alone once.", changes_state=True)
 
     max_growth_bytes: int = 1 << 20
 
@@ -47,7 +47,7 @@ class FoldConstants(Pass):
             held = value(node)
             if held is None:
                 continue
-            if any(not isinstance(size, int) for size in held.shape):  # sizes that values of the state tell
+            if any(not isinstance(size, int) for size in held.shape):  # sizes depend on the values of state
                 held = _evaluate(ctx, node, {})
             growth = held.numel() * held.element_size() - _freed_bytes(ctx, node, constant)
             if growth > budget:
@@ -58,7 +58,7 @@ class FoldConstants(Pass):
 
 
 def _constant_nodes(ctx: PassContext) -> set[fx.Node]:
-    """Operators that read only state, literals and each other, and are the same at every call."""
+    """Reads of state, and operators that read only these and literals and give the same result at every call."""
     found: set[fx.Node] = set()
     for node in ctx.graph.nodes:
         if node.op == "get_attr":
@@ -87,7 +87,7 @@ def _is_number(node: fx.Node) -> bool:
 
 
 def _fold_number(ctx: PassContext, node: fx.Node) -> None:
-    """Writes a number that the state tells into the operators that read it; checks of it that hold go."""
+    """Writes a number that depends on state alone into its users; erases checks of it that hold."""
     with torch.no_grad():
         number = _evaluate(ctx, node, {})
     for user in list(node.users):
@@ -99,12 +99,12 @@ def _fold_number(ctx: PassContext, node: fx.Node) -> None:
 
 
 def _leaves_the_constant_part(node: fx.Node, constant: set[fx.Node]) -> bool:
-    """Whether something that is not constant reads the node."""
+    """Whether an operator that is not constant reads the node."""
     return node.op == "call_function" and any(user not in constant for user in node.users)
 
 
 def _freed_bytes(ctx: PassContext, node: fx.Node, constant: set[fx.Node]) -> int:
-    """Bytes of the state that is read for this node alone."""
+    """Bytes of the state that only this node needs."""
     needed, stack = {node}, [node]
     while stack:
         for source in stack.pop().all_input_nodes:
@@ -130,7 +130,7 @@ def _fold(ctx: PassContext, node: fx.Node) -> None:
 
 
 def _evaluate(ctx: PassContext, node: fx.Node, known: dict[fx.Node, Any]) -> Any:
-    """The real value of a constant node, sources first."""
+    """The real value of a constant node; its inputs are computed first."""
     pending = [node]
     while pending:
         top = pending[-1]

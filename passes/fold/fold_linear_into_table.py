@@ -3,9 +3,9 @@
     linear(embedding(E, ids), W, b)            -> embedding(E W' + b, ids)
     linear(bag(E, ids, sum or mean), W, b)     -> bag(E W', ids) + b
     linear(embedding(E, ids).sum(1), W, b)     -> embedding(E W', ids).sum(1) + b      likewise mean
-    linear(cat([embedding(E, ids), x]), W, b)  -> linear(x, W_x, b) + embedding(E W_e', ids)     only when asked for
+    linear(cat([embedding(E, ids), x]), W, b)  -> linear(x, W_x, b) + embedding(E W_e', ids)     only with `concat_bytes`
 
-The bias of a pooled lookup is added behind the pooling: an empty bag gives the bias, as the linear did.
+The bias of a pooled lookup is added after the pooling, so that an empty bag gives the bias, as the linear does.
 
 Requires: functional. Exactness: REASSOC (tables are computed in float64 and rounded once).
 """
@@ -41,10 +41,10 @@ class FoldLinearIntoTable(Pass):
     """Applies linears to tables once instead of to every lookup.
 
     Attributes:
-        max_bytes_growth: A fold may make the state larger by this many bytes at most, so that the new table still fits the cache; a
-            linear that is not wider than the table's rows makes it no larger.
-        concat_bytes: A table in a concatenation is split off when its folded form has at most this many bytes. 0 leaves them: a lookup
-            and an addition more cost about as much as the columns they save, unless the linear is wide.
+        max_bytes_growth: The most bytes by which a fold may enlarge the state, so that the new table still fits the cache. The state does
+            not grow if the linear has at most as many outputs as the table has columns.
+        concat_bytes: A table in a concatenation is split off if its folded form has at most this many bytes. 0 splits off none: unless
+            the linear is wide, the further lookup and addition cost about as much as the saved columns.
     """
 
     spec = PassSpec(
@@ -71,7 +71,7 @@ class FoldLinearIntoTable(Pass):
 def _fold(
     ctx: PassContext, table_read: Any, linear: fx.Node, allowed: int, *, bias: bool, columns: slice | None = None
 ) -> fx.Node | Miss:
-    """A read of the folded table, or why there shall be none."""
+    """A read of the folded table, or why the linear is not folded."""
     table, weight = ctx.tensor(table_read), ctx.tensor(linear.args[1])
     shift = ctx.tensor(argument(linear, 2, "bias")) if bias else None
     if table is None or weight is None or (bias and shift is None):
@@ -151,7 +151,7 @@ def _pooled(allowed: int, node: fx.Node, ctx: PassContext) -> Any:
 def _behind_pooling(
     allowed: int, node: fx.Node, ctx: PassContext, table: Any, lookup: Callable[[fx.Node], fx.Node]
 ) -> fx.Node | Miss:
-    """Pooled lookups read many rows each: a wider row costs more than the linear saves."""
+    """Folds a linear behind a pooled lookup, unless rows would widen: each result reads many rows, which then cost more than the linear."""
     held, weight, bias = ctx.tensor(table), ctx.tensor(node.args[1]), _bias_of(node)
     if held is not None and weight is not None and len(weight) > held.shape[-1]:
         return Miss(f"each pooled row would widen from {held.shape[-1]} to {len(weight)} columns")

@@ -9,7 +9,7 @@
     w_l = w_l * mask_l                                       with ZERO
 
 Zhou et al. 2018, "Deep Interest Network for Click-Through Rate Prediction", equation 2. A row whose
-mask is False everywhere gives zeros with ZERO; the keys' mean with a softmax over a finite fill, NaN over minus infinity.
+mask is False everywhere gives zeros with ZERO. With FILL and a softmax it gives the mean of the keys, or NaN if the fill is -infinity.
 """
 
 from __future__ import annotations
@@ -51,7 +51,7 @@ def reference(
     fill: float,
     pool: bool,
 ) -> torch.Tensor:
-    """The meaning of `recfx::target_attention`.
+    """The reference implementation of `recfx::target_attention`.
 
     Args:
         query: [B, D].
@@ -59,7 +59,7 @@ def reference(
         mask: bool [B, L] or [1, L], True for items; None when `masking` is NO_MASK.
         params: Parameters of the MLP.
         layers: Layers of the MLP, see `recfx.ops.mlp.encode`.
-        numbers: Their numbers.
+        numbers: Numbers of the layers, see `recfx.ops.mlp.encode`.
         parts: Positions in PARTS, in the order in which the MLP's input is concatenated.
         softmax: Whether the scores are normalised over the keys.
         scale: Factor of the scores.

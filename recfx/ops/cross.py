@@ -47,7 +47,7 @@ def decode(numbers: Sequence[int]) -> list[CrossLayer]:
 
 
 def reference(x0: torch.Tensor, x: torch.Tensor, params: list[torch.Tensor], layers: list[int]) -> torch.Tensor:
-    """The meaning of `recfx::cross`, layer by layer. x0 and x: [B, D]."""
+    """The reference implementation of `recfx::cross`, layer by layer. x0 and x: [B, D]."""
     for layer in decode(layers):
         weight = params[layer.weight]
         bias, scale, inner_scale = (

@@ -21,7 +21,7 @@ from recfx.ops.library import accelerate
 def propagate(
     x: Tensor, offsets: Tensor, neighbours: Tensor, scale: Tensor, weights: list[float], halved: bool = False
 ) -> Tensor:
-    """`recfx::propagate` on CPUs, on as many threads as torch uses; bitwise the same for any number.
+    """`recfx::propagate` on CPUs, with torch's number of threads; the results have the same bits for any number.
 
     float32 only: other dtypes run the reference. The arguments are those of `recfx.ops.propagation.reference`.
 
@@ -71,7 +71,7 @@ def _narrow(neighbours: Tensor, rows: int) -> Tensor:
 def bpr(
     users: Tensor, items: Tensor, user_ids: Tensor, positives: Tensor, negatives: Tensor, joint: bool = False
 ) -> tuple[Tensor, Tensor, Tensor]:
-    """`recfx::bpr` on CPUs, on as many threads as torch uses; bitwise the same for any number.
+    """`recfx::bpr` on CPUs, with torch's number of threads; the results have the same bits for any number.
 
     float32 only: other dtypes run the reference. The arguments are those of `recfx.ops.ranking.bpr_loss`.
 

@@ -5,7 +5,7 @@
 If the ids or the queries have one row, it is used for all rows of the other.
 
 `items` is a table of `recfx.formats.code_rows` of `bits` bits a code. Each query is rounded to integers, `q ~ scale * z`: at 1
-bit to signs (zero counts as negative) with the mean magnitude as the scale, the one of least squared error; at 4 and 8 bits to -m..m,
+bit to signs (zero counts as negative), with the mean magnitude as the scale of least squared error; at 4 and 8 bits to -m..m,
 m = 7 and 127, with scale `max|q| / m`. With the integer sums `Z = sum_j z_j` and `D = sum_j z_j c_j`,
 
     sum_j (scale z_j) (lower + step c_j) = scale (lower Z + step D)
@@ -54,7 +54,7 @@ def round_queries(query: Tensor, query_bits: int) -> tuple[Tensor, Tensor]:
 
 
 def reference(query: Tensor, items: Tensor, ids: Tensor | None, bits: int, query_bits: int) -> Tensor:
-    """The meaning of `recfx::code_dot`.
+    """The reference implementation of `recfx::code_dot`.
 
     Raises:
         IndexError: An id outside the items.
@@ -86,11 +86,21 @@ def _exact_type(bits: int, query_bits: int, columns: int) -> torch.dtype:
 
 
 def _fake(query: Tensor, items: Tensor, ids: Tensor | None, bits: int, query_bits: int) -> Any:
-    need(query.ndim == 2 and query.is_floating_point(), f"queries {query.dtype} of {query.ndim} dimensions")
-    need(bits in CODE_BITS and query_bits in QUERY_BITS, f"{bits} bits, {query_bits} bits of queries")
-    need(items.ndim == 2 and items.dtype is torch.uint8, f"items {items.dtype} of {items.ndim} dimensions")
-    need(items.shape[1] == code_row_bytes(bits, query.shape[1]), f"rows of {items.shape[1]} bytes")
-    need(ids is None or (ids.ndim == 2 and ids.dtype in (torch.int32, torch.int64)), "ids are whole numbers [B, C]")
+    need(
+        query.ndim == 2 and query.is_floating_point(),
+        f"expected a floating-point query [B, d], got {query.dtype} of {query.ndim} dimensions",
+    )
+    need(bits in CODE_BITS, f"expected bits of {CODE_BITS}, got {bits}")
+    need(query_bits in QUERY_BITS, f"expected query_bits of {QUERY_BITS}, got {query_bits}")
+    need(
+        items.ndim == 2 and items.dtype is torch.uint8,
+        f"expected uint8 items [N, bytes], got {items.dtype} of {items.ndim} dimensions",
+    )
+    size = code_row_bytes(bits, query.shape[1])
+    need(items.shape[1] == size, f"expected items of {size} bytes a row, got {items.shape[1]}")
+    need(
+        ids is None or (ids.ndim == 2 and ids.dtype in (torch.int32, torch.int64)), "ids must be int32 or int64 [B, C]"
+    )
     if ids is None:
         return query.new_empty((query.shape[0], items.shape[0]))
     return query.new_empty((ids.shape[0] if _is_one(query.shape[0]) else query.shape[0], ids.shape[1]))

@@ -21,18 +21,19 @@ def _pairs(features: int, self_interaction: bool, upper: bool) -> tuple[torch.Te
 
 
 def pair_count(features: int, self_interaction: bool) -> int:
-    """How many pairs `features` vectors have."""
+    """The number of pairs of `features` vectors."""
     return features * (features + 1) // 2 if self_interaction else features * (features - 1) // 2
 
 
 def dot_reference(x: torch.Tensor, prefix: torch.Tensor | None, self_interaction: bool, upper: bool) -> torch.Tensor:
-    """The meaning of `recfx::dot_interaction`.
+    """The reference implementation of `recfx::dot_interaction`.
 
     Args:
         x: [B, F, D].
         prefix: [B, P], copied in front; None for none.
         self_interaction: Whether a feature is paired with itself.
-        upper: Pairs in the row-major order of the upper triangle (0,1), (0,2), ...; otherwise of the lower (1,0), (2,0), (2,1), ...
+        upper: Whether pairs stand in the row-major order of the upper triangle, (0,1), (0,2), ...; otherwise of the lower triangle,
+            (1,0), (2,0), (2,1), ...
 
     Returns:
         [B, P + pairs].
@@ -61,7 +62,7 @@ def _dot_fake(x: torch.Tensor, prefix: torch.Tensor | None, self_interaction: bo
 
 
 def fm_reference(x: torch.Tensor, reduce: bool) -> torch.Tensor:
-    """The meaning of `recfx::fm`: ((sum_f x)^2 - sum_f x^2) / 2 over the fields (Rendle 2010, eq. 3).
+    """The reference implementation of `recfx::fm`: ((sum_f x)^2 - sum_f x^2) / 2 over the fields (Rendle 2010, eq. 3).
 
     Args:
         x: [B, F, D].

@@ -1,7 +1,7 @@
 """Defines the operators of the recfx dialect for torch.
 
-Every operator has a schema, a reference in plain torch (its meaning), a fake kernel for shapes, and a decomposition into ATen for backends
-that do not know the operator.
+Every operator has a schema, a reference in plain torch that defines its results, a fake kernel for shapes, and a decomposition into ATen
+for backends that do not know the operator.
 """
 
 from __future__ import annotations
@@ -27,7 +27,7 @@ def define(
     Args:
         schema: The signature, in torch's schema language, without the namespace.
         reference: Plain torch, for every device.
-        fake: Gives tensors of the right shape without looking at data.
+        fake: Returns fake tensors of the right shapes, without reading data.
         decomposition: The same computation with operators of ATen. It is traced on fake tensors, so it does not branch on values, call
             `.item()` or loop over the batch. Ids and offsets that the reference refuses must be refused here as well, or by torch's
             operators. May be the reference.

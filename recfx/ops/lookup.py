@@ -76,7 +76,7 @@ def reference(
     copies: list[int],
     width: int,
 ) -> torch.Tensor:
-    """The meaning of `recfx::grouped_lookup`, one feature after another."""
+    """The reference implementation of `recfx::grouped_lookup`, one feature after another."""
     return plain_lookup(features, copies)(tables, ids, offsets, weights, dense)
 
 

@@ -1,8 +1,8 @@
 """The decomposition of a grouped lookup: one or a few operators of ATen for each feature, and a concatenation.
 
-Bags of a fixed length are gathered and reduced, which compilers fuse and which every format of tables allows. Jagged bags of float tables
-are one `embedding_bag`; those of stored formats are gathered and summed by bag. No value is read while tracing, so the graph holds for
-every batch. `plain_lookup` reads values; the eager backend runs it.
+Bags of a fixed length are gathered and reduced, which compilers fuse and which works for every format of tables. Jagged bags of float
+tables are one `embedding_bag`; jagged bags of other formats are gathered and summed by bag. No value is read while tracing, so the graph
+holds for every batch. `plain_lookup` reads values; the eager backend runs it.
 """
 
 from __future__ import annotations
@@ -33,11 +33,11 @@ def decomposed_lookup(
     Args:
         features: The features.
         copies: Pairs of a position in `dense` and the first column it is copied to.
-        tables: The operator's arguments of these names, as the others.
-        ids: See `tables`.
-        offsets: See `tables`.
-        weights: See `tables`.
-        dense: See `tables`.
+        tables: As in `recfx::grouped_lookup`.
+        ids: As in `recfx::grouped_lookup`.
+        offsets: As in `recfx::grouped_lookup`.
+        weights: As in `recfx::grouped_lookup`.
+        dense: As in `recfx::grouped_lookup`.
     """
     parts = [(column, dense[at]) for at, column in zip(copies[::2], copies[1::2], strict=True)]
     used = dict.fromkeys((f.offsets, f.ids) for f in features if f.length < 0)
@@ -79,8 +79,8 @@ def _jagged(table: Tensor, ids: Tensor, bounds: Tensor, valid: Tensor, factors: 
     Args:
         table: The table.
         ids: The ids of all features [count].
-        bounds: As `bag_bounds` gives them for the offsets of all features.
-        valid: See `bounds`.
+        bounds: The first result of `bag_bounds` for the offsets of all features.
+        valid: The second result of `bag_bounds`.
         factors: One for each id.
         f: The feature.
     """

@@ -46,7 +46,7 @@ def decode(ints: Sequence[int], numbers: Sequence[float]) -> list[Layer]:
     if len(ints) % _INTS or len(numbers) % _FLOATS or len(ints) // _INTS != len(numbers) // _FLOATS:
         raise ValueError(f"{len(ints)} integers and {len(numbers)} numbers are not the same number of layers")
     if not all(0 <= activation < len(ACTIVATIONS) for activation in ints[3::_INTS]):
-        raise ValueError("an activation is unknown")
+        raise ValueError(f"activations must be in [0, {len(ACTIVATIONS)}), got {list(ints[3::_INTS])}")
     layers = []
     for i in range(len(ints) // _INTS):
         values: list[Any] = [*ints[i * _INTS : (i + 1) * _INTS], *numbers[i * _FLOATS : (i + 1) * _FLOATS]]
@@ -151,7 +151,7 @@ def product(
 
 
 def reference(x: torch.Tensor, params: list[torch.Tensor], layers: list[int], numbers: list[float]) -> torch.Tensor:
-    """The meaning of `recfx::mlp`, layer by layer."""
+    """The reference implementation of `recfx::mlp`, layer by layer."""
     values = [x]
     for layer in decode(layers, numbers):
         bias, scale = (params[at] if at >= 0 else None for at in (layer.bias, layer.scale))

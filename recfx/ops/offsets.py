@@ -13,7 +13,7 @@ from torch import Tensor
 
 
 def refused_unless(valid: Tensor, offsets: Tensor) -> Tensor:
-    """The offsets where `valid` (bool, of no dimension) holds; otherwise numbers beyond every id, which no embedding operator accepts."""
+    """The offsets if `valid`, a bool scalar, is True; otherwise numbers beyond every id, which embedding operators refuse."""
     return torch.where(valid, offsets, torch.iinfo(offsets.dtype).max)
 
 

@@ -71,7 +71,7 @@ def export(program: Program, path: str | os.PathLike[str] | None = None) -> Any:
         The model, an `onnx.ModelProto`; with `path` None.
 
     Raises:
-        TargetError: onnx or onnxscript is not installed, or the program holds an operator without an ONNX form.
+        TargetError: onnx or onnxscript is not installed, an input is not a tensor, or an operator has no ONNX form.
     """
     translations = table()
     made = decompose(program)
@@ -92,7 +92,7 @@ def export(program: Program, path: str | os.PathLike[str] | None = None) -> Any:
     except (torch.onnx.errors.OnnxExporterError, torch._dynamo.exc.UserError, RuntimeError) as error:
         raise TargetError(
             f"the program cannot be exported to ONNX: {_reason(error)}",
-            hint="leave the operator to another backend, or export a part of the model",
+            hint="export a part of the model without this operator",
         ) from error
     assert found is not None
     if path is None:
@@ -142,7 +142,7 @@ def _dimension(size: str, dims: dict[str, Any]) -> Any:
 
 
 def _reason(error: BaseException) -> str:
-    """The line of an error of the exporter that names the operator."""
+    """The line that names the operator, from an error of the exporter."""
     lines = [line.strip() for line in str(error).splitlines() if line.strip()]
     named = [line for line in lines if "No ONNX function found" in line or "NotImplementedError" in line]
     return (named or lines or [type(error).__name__])[0][:300]

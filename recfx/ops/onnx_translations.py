@@ -26,7 +26,7 @@ def _whole(*numbers: int) -> Value:
 
 
 def _checked(ids: Value, rows: Value) -> Value:
-    """Ids as int64 whose negative ones are beyond every row. ONNX counts negative ids from the end, torch refuses them."""
+    """Ids as int64, with negative ids moved beyond every row: ONNX counts them from the end, torch refuses them."""
     ids = op.Cast(ids, to=INT64.dtype)
     return op.Where(op.Less(ids, _whole(0)), rows, ids)
 
@@ -66,7 +66,7 @@ def embedding_bag(
     """
     count, offsets = op.Shape(indices), op.Cast(offsets, to=INT64.dtype)
     inner = op.Slice(offsets, _whole(1), _whole(_MOST))
-    # With the last offset in, ids behind it form one more bag, which is dropped.
+    # If the offsets include the end, ids behind it form one more bag, which is dropped.
     ends = op.Concat(inner, count, axis=0)
     bound = op.Concat(_whole(0), offsets, count, axis=0)
     falls = op.Sub(op.Slice(bound, _whole(0), _whole(-1)), op.Slice(bound, _whole(1), _whole(_MOST)))

@@ -53,7 +53,7 @@ def _is_remapped(indices: Any) -> bool:
 
 
 def _tables(rewriter: Rewriter, given: dict[str, Any]) -> tuple[list[torch.Tensor], list[Feature]]:
-    """The tables in recfx's formats, one for each that FBGEMM holds, and the features that read them."""
+    """FBGEMM's tables in the formats of recfx, and the features that read them."""
     held = rewriter.value(given["dev_weights"])
     if not held.numel():
         raise rewriter.refusal("its tables do not lie in the memory of the CPU")
@@ -136,7 +136,7 @@ def _in_one_table(
         rewriter: The operator.
         given: Its arguments.
         ids: The ids, int64.
-        places: For each feature, where its rows begin in the table, and how many they are.
+        places: For each feature, its first row in the table and its number of rows.
         total: Rows of the table.
     """
     ends = rewriter.call(_aten.slice.Tensor, given["offsets"], 0, 1, 2**63 - 1)

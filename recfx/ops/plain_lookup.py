@@ -1,7 +1,7 @@
 """A grouped lookup with torch's own embedding operators: backends without a kernel run it, at the cost of the original model.
 
-Each feature is one `embedding` or `embedding_bag`, and one concatenation puts the features and the dense columns side by side. Formats and
-options that torch's operators lack (rows of a few bits, half precision, weighted means) pick rows and pool them by hand.
+Each feature is one `embedding` or `embedding_bag`, and one concatenation puts the features and the dense columns side by side. For formats
+and options that torch's operators lack (rows of a few bits, half precision, weighted means), rows are picked first and then pooled.
 """
 
 from __future__ import annotations
@@ -15,7 +15,7 @@ from recfx.formats import decode_rows
 
 Tensor = torch.Tensor
 
-#: `recfx.ops.lookup.Feature`; that module imports this one.
+#: Stands for `recfx.ops.lookup.Feature`, whose module imports this one.
 Feature = Any
 
 _SUM, _MEAN, _NONE = 0, 1, 2
@@ -89,7 +89,7 @@ def _require_rows(ids: Tensor, table: Tensor, error: Exception) -> None:
 
 
 def is_whole(f: Feature, table: Tensor) -> bool:
-    """Whether torch's operators read a table as it is; float64 in reference runs."""
+    """Whether torch's operators can read a table: float32, or float64 in reference runs."""
     return bool(f.bits == 32 and table.dtype in (torch.float32, torch.float64))
 
 
@@ -104,7 +104,7 @@ def _rows(table: Tensor, ids: Tensor, f: Feature) -> Tensor:
 def _bag(
     table: Tensor, ids: Tensor, starts: Tensor | None, factors: Tensor | None, f: Feature, *, ended: bool = False
 ) -> Tensor | None:
-    """One `embedding_bag`; None where torch has no such bag.
+    """The result of one `embedding_bag`; None where `embedding_bag` lacks the format or option.
 
     Args:
         table: The rows.
@@ -159,7 +159,7 @@ def id_columns(ids: Tensor, f: Feature) -> Tensor:
 
 
 def weighted_rows(table: Tensor, ids: Tensor, factors: Tensor | None, f: Feature) -> tuple[Tensor, Tensor]:
-    """Rows times their weights, padding left out, and which ids count."""
+    """Rows times their weights, zero for padding; and which ids are not padding."""
     counted = ids != f.padding if f.padding >= 0 else torch.ones_like(ids, dtype=torch.bool)
     rows = _rows(table, ids if f.padding < 0 else torch.where(counted, ids, -f.base), f)
     if factors is not None:
@@ -168,10 +168,10 @@ def weighted_rows(table: Tensor, ids: Tensor, factors: Tensor | None, f: Feature
 
 
 def _checked_ends(offsets: Sequence[Tensor], counts: Sequence[int], f: Feature) -> list[list[int]]:
-    """The first offset of every run, and the last, of offsets of one shape that describe bags inside their ids.
+    """Checks several offsets of one shape. Returns, for each, the first offset of every run, and the last offset.
 
     Raises:
-        IndexError: They do not start at 0, fall, or point outside the ids.
+        IndexError: Offsets do not start at 0, fall, or point outside the ids.
     """
     if not offsets[0].shape[0]:
         return [[0] for _ in offsets]

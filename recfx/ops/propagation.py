@@ -35,13 +35,13 @@ def check_graph(x: Tensor, offsets: Tensor, neighbours: Tensor, scale: Tensor, w
     if not scale.is_floating_point() or scale.shape != (len(x),):
         raise ValueError(f"scale must be floating point [{len(x)}], got {scale.dtype} {list(scale.shape)}")
     if not weights:
-        raise ValueError("weights must name at least the weight of x itself")
+        raise ValueError("weights must have at least one element, the weight of x itself")
 
 
 def reference(
     x: Tensor, offsets: Tensor, neighbours: Tensor, scale: Tensor, weights: list[float], halved: bool = False
 ) -> Tensor:
-    """The meaning of `recfx::propagate`.
+    """The reference implementation of `recfx::propagate`.
 
     Args:
         x: Floating point [N, D].

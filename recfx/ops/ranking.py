@@ -42,7 +42,10 @@ def check_samples(users: Tensor, items: Tensor, user_ids: Tensor, positives: Ten
         ValueError: A rank, dtype or size that does not fit, or no sample.
     """
     if users.ndim != 2 or items.ndim != 2 or users.shape[1] != items.shape[1] or users.dtype != items.dtype:
-        raise ValueError(f"tables must be [U, D] and [I, D], got {list(users.shape)} and {list(items.shape)}")
+        raise ValueError(
+            f"tables must be [U, D] and [I, D] of one dtype, got {users.dtype} {list(users.shape)} and "
+            f"{items.dtype} {list(items.shape)}"
+        )
     for name, ids in (("user_ids", user_ids), ("positives", positives), ("negatives", negatives)):
         if ids.dtype != torch.int64 or ids.shape[:1] != user_ids.shape[:1] or ids.ndim != 1 + (name == "negatives"):
             raise ValueError(
@@ -55,7 +58,7 @@ def check_samples(users: Tensor, items: Tensor, user_ids: Tensor, positives: Ten
 def reference(
     users: Tensor, items: Tensor, user_ids: Tensor, positives: Tensor, negatives: Tensor, joint: bool = False
 ) -> tuple[Tensor, Tensor, Tensor]:
-    """The meaning of `recfx::bpr`: the loss, and its gradients with respect to both tables.
+    """The reference implementation of `recfx::bpr`: the loss, and its gradients with respect to both tables.
 
     Raises:
         ValueError: Operands of wrong ranks, dtypes or sizes, see `check_samples`.

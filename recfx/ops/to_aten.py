@@ -81,7 +81,7 @@ def _replace(module: fx.GraphModule, node: fx.Node) -> None:
 
 
 def _trace(function: Callable[..., Any], arguments: Sequence[Any], layout: Any) -> fx.GraphModule:
-    """A function of some arguments as a graph whose inputs are the nodes among them."""
+    """Traces a call of a function into a graph; the nodes among its arguments are the inputs."""
     places = [i for i, argument in enumerate(arguments) if isinstance(argument, fx.Node)]
 
     def of_values(*values: Any) -> Any:
@@ -114,7 +114,7 @@ def _copied(
 
 
 def _use(node: fx.Node, results: Any) -> None:
-    """Puts the result of a decomposition, or each of several, in the place of the operator's."""
+    """Replaces the result of an operator, or each of its results, by that of its decomposition."""
     if isinstance(results, fx.Node):
         node.replace_all_uses_with(results)
         return

@@ -1,4 +1,4 @@
-"""The testing kit: for people who write passes.
+"""The testing kit for authors of passes.
 
     def test_my_pass():
         recfx.testing.assert_pass_preserves(my_pass)          # on random recommendation graphs, shrunk when it is wrong

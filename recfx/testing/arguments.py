@@ -40,7 +40,7 @@ class Option:
     Attributes:
         place: Its position among the arguments.
         by_keyword: Whether it is given by keyword only.
-        values: Values to choose from, the default among them where it is plain.
+        values: Values to choose from.
     """
 
     place: int

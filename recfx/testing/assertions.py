@@ -25,8 +25,8 @@ from recfx.testing.strategies import rec_graphs
 # All but `explain`: explaining which choices of a graph do not matter takes longer than finding the smallest graph, and says less.
 _PHASES = (Phase.explicit, Phase.reuse, Phase.generate, Phase.target, Phase.shrink)
 
-# Random graphs are drawn in rounds of so many. After ten examples of one run, Hypothesis spends most of the others on variants of
-# examples that passed, which are far more alike than new ones.
+# Random graphs are drawn in rounds of this size. After ten examples of one run, Hypothesis mostly draws variants of examples that passed,
+# which differ less than new ones.
 _ROUND = 9
 
 Compare = Callable[[Program, Program, Exactness], Any]
@@ -47,18 +47,18 @@ def assert_pass_preserves(
     max_examples: int = 100,
     shrink: bool = True,
 ) -> None:
-    """Holds a pass, or every pass of a pipeline in turn, to its declaration.
+    """Checks that a pass, or each pass of a pipeline in turn, keeps its declaration.
 
-    The program it leaves must verify, compute the same within the pass's exactness class on several batches (one row included), keep its
-    signature, have the properties the pass establishes (see `recfx.pipeline.property_check`), and not be changed by a
-    second run of an idempotent pass.
+    The new program must verify, give equal results within the pass's exactness class on several batches (one row included), keep its
+    signature, and have the properties that the pass establishes (see `recfx.pipeline.property_check`). A second run of an idempotent
+    pass must change nothing.
 
     Args:
         item: The pass, or several as a pipeline or its text.
         program: The program to try it on, with the properties the pass requires; without it, random recommendation graphs, shrunk when the
             pass fails. On those, registered passes first establish the required properties.
-        exactness: A stricter class than the declared one; for a pipeline, of the whole.
-        max_examples: How many random graphs to try. Most steps of them add operators that the pass is rooted at or that its code names.
+        exactness: A stricter class than the declared one; for a pipeline, the class of the whole.
+        max_examples: How many random graphs to try. Most of their steps add operators that the pass matches or that its code names.
         shrink: Whether to look for the smallest graph on which the pass fails, which takes longer than finding one.
 
     Raises:
@@ -86,7 +86,7 @@ def assert_pass_preserves(
 
 
 def _drawn_seed() -> int:
-    """A number that follows Hypothesis' seed: fixed when it is derandomized or forced, otherwise another at every call."""
+    """A number drawn from Hypothesis's seed: the same at every call if the seed is fixed."""
     numbers: list[int] = []
 
     @settings(max_examples=3, database=None, phases=[Phase.generate], suppress_health_check=list(HealthCheck))
@@ -101,11 +101,11 @@ def _drawn_seed() -> int:
 def compare_on_trials(before: Program, after: Program, exactness: Exactness, *, seed: int) -> None:
     """Runs two programs on the batches of `trial_inputs` and compares them.
 
-    Exact passes are held to infinities, denormals and the largest numbers as well. Sums in another order may overflow at another place,
-    so that the others are held to NaN, zeros and signs.
+    Exact passes are also compared on infinities, denormals and the largest numbers. Sums in another order may overflow at another place,
+    so other passes are compared on NaN, zeros and signs only.
 
     Raises:
-        VerificationError: They differ by more than the class allows.
+        VerificationError: The results differ by more than the class allows.
     """
     specials = EXTREME_SPECIALS if exactness is Exactness.EXACT else ORDINARY_SPECIALS
     for name, leaves in trial_inputs(before, torch.Generator().manual_seed(seed), specials=specials):
@@ -118,7 +118,7 @@ def compare_on_trials(before: Program, after: Program, exactness: Exactness, *, 
 
 
 def _prepared(passes: Sequence[Pass], program: Program) -> Program:
-    """The program after passes that establish what the first one requires, and in exact ways what it prefers."""
+    """The program after passes that establish the properties that the first pass requires, and exact passes for those it prefers."""
     if not passes:
         return program
     spec = passes[0].spec
@@ -129,14 +129,14 @@ def _prepared(passes: Sequence[Pass], program: Program) -> Program:
             if not makers:
                 continue
         if not makers:
-            raise AssertionError(f"{passes[0]} requires {name!r}, which no registered pass establishes: give a program")
+            raise AssertionError(f"{passes[0]} requires {name!r}, which no registered pass establishes: pass program=")
         program = Pipeline([makers[0]]).run(program).program
     return program
 
 
 def _check_all(passes: Sequence[Pass], program: Program, exactness: Exactness | None, compare: Compare) -> None:
     if wrong := violations(passes, program.properties, NEEDS):
-        raise AssertionError("it may not run on this program: " + "; ".join(wrong))
+        raise AssertionError("the passes may not run on this program: " + "; ".join(wrong))
     after = program
     for item in passes:
         after = _check(item, after, exactness if len(passes) == 1 else None, compare)

@@ -59,7 +59,7 @@ class GraphBuilder:
         return self._root
 
     def state(self, name: str, tensor: torch.Tensor) -> fx.Node:
-        """A read of a parameter, buffer or constant; the same name gives the same read."""
+        """Stores a parameter, buffer or constant and inserts a read of it; a name that is known gives its existing read."""
         if name not in self._reads:
             set_state(self._root, name, tensor)
             node = self.graph.get_attr(name)
@@ -68,7 +68,7 @@ class GraphBuilder:
         return self._reads[name]
 
     def call(self, target: Any, *args: Any, **kwargs: Any) -> fx.Node:
-        """An operator, with its value computed.
+        """Inserts an operator and computes its fake value.
 
         Raises:
             VerificationError: The operator rejects its arguments.
@@ -83,7 +83,7 @@ class GraphBuilder:
         return node
 
     def build(self, *outputs: fx.Node, seed: int = 0, batch: int = 3) -> Program:
-        """The program that returns these nodes, one tensor or a tuple.
+        """Builds the program that returns these nodes, as one tensor or a tuple.
 
         Args:
             *outputs: The nodes it returns.

@@ -19,7 +19,7 @@ from recfx.ir.propagate import compute, fake_inputs
 
 _Shapes = list[tuple[tuple[int | str, ...], torch.dtype, torch.device]]
 
-#: So many values are kept; then graphs get a new mode.
+#: The most values that are kept; beyond it, graphs get a new mode.
 _MOST_VALUES = 20_000
 
 _NO_STATE = torch.nn.Module()
@@ -67,7 +67,7 @@ class FakeValues:
         return value
 
     def result(self, node: fx.Node) -> Any:
-        """The fake value of an operator whose arguments have theirs.
+        """The fake value of an operator, from the fake values of its arguments.
 
         Raises:
             VerificationError: The operator rejects its arguments.
@@ -83,7 +83,7 @@ class FakeValues:
     def _keep(self, key: Hashable, value: Any) -> None:
         self._made[key] = value
         for leaf in torch.utils._pytree.tree_leaves(value):
-            if isinstance(leaf, torch.Tensor):  # kept alive by `_made`, so that the address stays its own
+            if isinstance(leaf, torch.Tensor):  # `_made` keeps it alive, so that its id is not reused
                 self._described[id(leaf)] = _described(leaf)
 
     def _describe(self, value: Any) -> Hashable:

@@ -22,9 +22,9 @@ class Focus:
     """Operators and numbers to draw more often.
 
     Attributes:
-        rooted: Names of the steps that add an operator the pass is rooted at.
-        named: Names of the steps that add an operator its code names.
-        numbers: Numbers its code holds.
+        rooted: Names of the steps that add an operator of the pass's `targets`.
+        named: Names of the steps that add an operator that its code names.
+        numbers: Numbers in its code.
     """
 
     rooted: tuple[str, ...] = ()
@@ -33,7 +33,7 @@ class Focus:
 
     @property
     def operators(self) -> frozenset[Any]:
-        """The operators that steps of their own add and the pass is rooted at or names."""
+        """The operators of these steps, without steps that add several operators."""
         return frozenset(t for name in _alone((*self.rooted, *self.named)) for t in STEPS[name].operators)
 
     def groups(self, every: Sequence[str]) -> list[tuple[str, ...]]:
@@ -43,7 +43,7 @@ class Focus:
             every: The steps to choose from without a focus.
         """
         rooted, named = self.rooted or self.named, self.named or self.rooted
-        if not rooted:  # it compares nodes of any operator
+        if not rooted:  # the pass compares nodes of any operator
             return [(TWIN,), (TWIN,), _with_keywords(every), tuple(every)]
         patterns = tuple(name for name in {*rooted, *named} if len(STEPS[name].operators & self.operators) > 1)
         groups = [_alone(rooted), _alone(rooted), rooted, _alone(named), tuple(sorted(patterns)), (TWIN,), tuple(every)]
@@ -85,7 +85,7 @@ def focus_of(passes: Iterable[Pass]) -> Focus:
 
 
 def _reached(functions: list[FunctionType]) -> Iterator[FunctionType]:
-    """Functions, and those of the same authors that they name, a few calls deep."""
+    """Functions, and the functions outside libraries that their code names, a few calls deep."""
     seen: set[int] = set()
     level = functions
     for _ in range(_MAX_DEPTH):

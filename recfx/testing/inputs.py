@@ -23,15 +23,16 @@ _FREE_IDS = 8
 ORDINARY_SPECIALS = (float("nan"), 0.0, -0.0, 1.0, -1.0)
 EXTREME_SPECIALS = (*ORDINARY_SPECIALS, float("inf"), float("-inf"), 3e38, -3e38, 1e-40, -1e-40)
 
-#: Rows of the largest batch that trials run.
+#: Numbers of rows of which one is drawn for the largest trial batch.
 LARGE_BATCHES = (9, 17, 33, 65, 130, 257, 1031)
 
 
 def random_leaves(program: Program, batch: int, generator: torch.Generator) -> list[Any]:
-    """Flat inputs with so many rows; other dimensions than the batch are one, two, ... longer, so that no two are confused.
+    """Random flat inputs with `batch` rows; other free dimensions are one, two, ... longer, so that all sizes differ.
 
-    Numbers lie in [-2, 2], so that nothing overflows. Integers are ids: below the rows of every table they reach; a column is drawn
-    evenly, from its first and last row, or as one id everywhere. Offsets of bags rise from 0 to the number of ids.
+    Numbers lie in [-2, 2], so that nothing overflows. Integers are ids below the number of rows of every table in which they are looked
+    up; a column is drawn uniformly, from the first and last row only, or as one id everywhere. Offsets of bags rise from 0 to the number
+    of ids.
     """
     bounds, bags = id_bounds(program), offsets_of_bags(program)
     sizes = {name: batch + place for place, name in enumerate(sorted(program.signature.dims, key=lambda n: n != BATCH))}
@@ -57,7 +58,7 @@ def trial_inputs(
     Args:
         program: The program.
         generator: Source of all numbers.
-        specials: Numbers for about a quarter of the places of the special batches.
+        specials: Numbers that replace about a quarter of the elements in the special batches.
     """
     low, high = program.signature.dims.get(BATCH, (1, 1))
 
@@ -78,7 +79,7 @@ def trial_inputs(
 
 
 def id_bounds(program: Program) -> dict[fx.Node, dict[int | None, int]]:
-    """Placeholder -> column of it, None for all -> the rows of the smallest table its values are looked up in."""
+    """Placeholder -> column, or None for all columns -> rows of the smallest table in which its values are looked up."""
     bounds: dict[fx.Node, dict[int | None, int]] = {}
 
     def at_most(source: fx.Node | None, column: int | None, rows: int) -> None:
@@ -168,7 +169,7 @@ def _is_float(leaf: Any) -> bool:
 
 
 def _source(node: Any) -> tuple[fx.Node | None, int | None]:
-    """The placeholder that ids come from through operators that only move values, and its column when they are one column of it."""
+    """The placeholder that ids are read from by operators that only move values, and its column if the ids are one column of it."""
     column: int | None = None
     while isinstance(node, fx.Node) and node.op != "placeholder":
         moved = node.target is operator.getitem or node.target in _MOVES

@@ -18,8 +18,8 @@ from recfx.testing.strategies import rec_graphs
 def pass_order_machine(passes: Sequence[Pass | type[Pass] | str]) -> type[RuleBasedStateMachine]:
     """A Hypothesis state machine over these passes; run it with `run_state_machine_as_test`, or as `Machine.TestCase`.
 
-    Each step applies one pass that may legally run now. After each step the program must verify, and compute the same as the first one,
-    within the weakest class applied so far.
+    Each step applies one pass whose requirements hold. After each step the program must verify, and give the results of the first
+    program within the weakest exactness class applied so far.
     """
     items = Pipeline(passes).passes
 

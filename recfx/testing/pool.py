@@ -18,7 +18,7 @@ from recfx.testing.builder import GraphBuilder
 _aten = torch.ops.aten
 _TABLE_WIDTH = 2
 
-#: Operators that return the bits of their input, or decide by them. Of inputs, their results do not depend on the order of sums.
+#: Operators without sums: applied to graph inputs and tables, their results do not depend on the order of any sum.
 _STEADY = {
     *(*REGROUPINGS, *PERMUTATIONS, *BROADCASTS, *SLICES, *JOINS, *COPIES, *ROW_LOOKUPS),
     *(_aten.select.int, _aten.flip.default, _aten.neg.default, _aten.abs.default, _aten.relu.default, _aten.to.dtype),
@@ -73,7 +73,7 @@ class Pool:
         self._degrees: dict[fx.Node, int] = {}
 
     def call(self, target: Any, *args: Any, **kwargs: Any) -> fx.Node:
-        """Adds an operator. Operands that it refuses, such as a view of strided memory, discard the graph, and another one is drawn."""
+        """Adds an operator. If it refuses its operands, such as a view of strided memory, Hypothesis draws another graph."""
         try:
             return self.builder.call(target, *args, **kwargs)
         except VerificationError:
@@ -87,9 +87,9 @@ class Pool:
             self.values.append(node)
 
     def choose(self, draw: Any, items: Sequence[fx.Node]) -> fx.Node:
-        """One of some nodes, latest first: the latest, one of the three latest, the result of a favoured operator, or any.
+        """Draws one of some nodes: the latest, one of the three latest, the result of a favoured operator, or any.
 
-        So operators often follow each other, those that a pass looks for above all.
+        Operators therefore often follow each other, most of all those that a pass looks for.
         """
         if not items:
             reject()  # no value has the shape that the step needs: Hypothesis draws another graph
@@ -105,13 +105,13 @@ class Pool:
         return node
 
     def rank(self, draw: Any, *ranks: int) -> int:
-        """One of some ranks: that of the value that the next operator has to take, when there is one."""
+        """Draws one of some ranks; takes the rank of `next_operand` if it is one of them."""
         held = None if self.next_operand is None else self.next_operand.meta["val"].ndim
         chosen: int = held if held in ranks else draw(st.sampled_from(ranks))
         return chosen
 
     def latest(self) -> fx.Node | None:
-        """The value that was made last, when it can be an operand."""
+        """The last value, if it can be an operand."""
         held = self.made[-1] if self.made else None
         return held if held in self.values else None
 
@@ -140,7 +140,7 @@ class Pool:
         return self.choose(draw, fits) if fits else self.call(_aten.gt.Scalar, self._fresh(rank), 0)
 
     def partner(self, draw: Any, first: fx.Node, *, degree: int = 8) -> fx.Node:
-        """A float32 value of the same shape as another: made before, perhaps that very one, or looked up for the purpose."""
+        """A float32 value of the shape of `first`: an earlier value, `first` itself, or a new lookup."""
         wanted = sizes(first)
         if len(wanted) == 2 and wanted[0] == sizes(self.builder.inputs["dense"])[0] and draw(st.booleans()):
             return self.call(_aten.embedding.default, self.table(draw, width(first)), self.column(draw))
@@ -159,7 +159,7 @@ class Pool:
         return self._degrees[node]
 
     def number(self, draw: Any) -> Any:
-        """A constant: often one that an operator leaves its input alone with, or one that the pass names."""
+        """A constant: often a number that the pass names, or one that changes nothing, such as 0 in a sum."""
         if self.numbers and draw(st.booleans()):
             number = draw(st.sampled_from(self.numbers))
             return float(number) if draw(st.booleans()) else number
@@ -200,7 +200,7 @@ class Pool:
         return self.builder.state(name, held)
 
     def read(self, name: str) -> fx.Node:
-        """The read of state that exists."""
+        """A read of existing state."""
         return self.builder.state(name, self.rows_of(name))
 
     def rows_of(self, name: str) -> torch.Tensor:
@@ -230,7 +230,7 @@ def is_float(node: fx.Node) -> bool:
 
 
 def is_steady(node: fx.Node) -> bool:
-    """Whether a value holds the bits of inputs and tables, moved."""
+    """Whether a value is computed from inputs and tables by operators of `_STEADY` alone."""
     if node.op != "call_function":
         return True
     return node.target in _STEADY and all(map(is_steady, node.all_input_nodes))

@@ -14,7 +14,7 @@ from recfx.testing.step_table import operator_step
 
 _aten = torch.ops.aten
 
-#: Function of one value -> argument lists beyond the value to choose from.
+#: Function of one value -> lists of its further arguments to choose from.
 _UNARY: dict[Any, list[tuple[Any, ...]]] = {
     _aten.relu.default: [()],
     _aten.sigmoid.default: [()],
@@ -40,7 +40,7 @@ _UNARY: dict[Any, list[tuple[Any, ...]]] = {
     _aten.nan_to_num.default: [(), (1.0,), (0.0, 1.0, -1.0)],
 }
 
-#: Those that are not continuous, or grow fast: they take values that do not depend on the order of sums.
+#: Functions that are not continuous or grow fast; their inputs do not depend on the order of sums.
 _STEADY_UNARY: dict[Any, list[tuple[Any, ...]]] = {
     _aten.exp.default: [()],
     _aten.expm1.default: [()],
@@ -198,7 +198,7 @@ def _where(pool: Pool, draw: Any, target: Any) -> None:
 
 
 def _steady_like(pool: Pool, first: fx.Node) -> fx.Node:
-    """A value of inputs alone with the sizes of another."""
+    """A value with the sizes of another, computed from inputs alone."""
     return pool.call(
         _aten.expand.default, pool.call(_aten.slice.Tensor, pool.builder.inputs["dense"], 1, 0, 1), [-1, width(first)]
     )

@@ -1,4 +1,4 @@
-"""Steps of random graphs that look rows of tables up."""
+"""Steps of random graphs that look up rows of tables."""
 
 from __future__ import annotations
 
@@ -46,7 +46,7 @@ def _scaled_lookup(pool: Pool, draw: Any) -> None:
 
 @step("masked-pool", _aten.embedding.default, _aten.ne.Scalar, _aten.gt.Scalar, _aten.sum.dim_IntList)
 def _masked_pool(pool: Pool, draw: Any) -> None:
-    """A sum, or a mean over those counted, of the rows whose ids pass a comparison."""
+    """The sum or mean of the rows whose ids pass a comparison."""
     ids = pool.builder.inputs["ids"]
     compare = draw(st.sampled_from([_aten.ne.Scalar, _aten.gt.Scalar, _aten.ge.Scalar]))
     mask = pool.call(_aten.to.dtype, pool.call(compare, ids, draw(st.integers(0, 2))), torch.float32)
@@ -98,7 +98,7 @@ def _pool_bags(
 
 @step("jagged-bag", _aten.embedding_bag.padding_idx)
 def _jagged_bag(pool: Pool, draw: Any) -> None:
-    """Bags of any length, empty ones among them, by offsets that are an input."""
+    """Bags of any length, some of them empty, with offsets as an input."""
     inputs = pool.builder.inputs
     if "offsets" in inputs:
         weights = inputs["bag_weights"] if draw(st.booleans()) else None

@@ -92,7 +92,7 @@ def _no_op(pool: Pool, draw: Any) -> None:
 
 @step("flipped-and-back", _aten.transpose.int, _aten.t.default, _aten.permute.default)
 def _flipped_and_back(pool: Pool, draw: Any) -> None:
-    """Work on the transpose [w, B], turned back."""
+    """An operator on the transpose [w, B], which is then transposed back."""
     turned = pool.call(_aten.transpose.int, pool.pick(draw), 0, 1)
     turned = pool.call(draw(st.sampled_from([_aten.relu.default, _aten.neg.default])), turned)
     back: list[tuple[Any, tuple[Any, ...]]] = [

@@ -98,7 +98,7 @@ def _resize(pool: Pool, draw: Any, target: Any) -> None:
         return pool.keep(pool.call(target, pool.pick(draw, 3), 1, draw(st.sampled_from([2, -1]))))
     source = pool.pick(draw, pool.rank(draw, 2, 3))
     if target is _aten.view.default and not source.meta["val"].is_contiguous():
-        source = pool.call(_aten.contiguous.default, source)  # a view takes no other strides
+        source = pool.call(_aten.contiguous.default, source)  # view may refuse other strides
     size = width(source)
     tail = [int(s) for s in source.meta["val"].shape[1:]]
     count = tail[0] * (tail[1] if len(tail) == 2 else 1)
@@ -163,7 +163,7 @@ def _truth(pool: Pool, draw: Any, target: Any) -> None:
 
 
 def _largest(pool: Pool, draw: Any, target: Any) -> None:
-    """Positions of the largest: of inputs, since equal values may swap."""
+    """Positions of the largest values, of inputs alone, since rounding may change the order of nearly equal values."""
     source = pool.pick(draw, steady=True)
     if target is _aten.argmax.default:
         return pool.keep(pool.call(target, source, draw(st.sampled_from([1, -1])), draw(st.booleans())))
@@ -173,7 +173,7 @@ def _largest(pool: Pool, draw: Any, target: Any) -> None:
 
 @step("filled", _aten.full.default, _aten.zeros_like.default, _aten.ones_like.default, _aten.full_like.default)
 def _filled(pool: Pool, draw: Any) -> None:
-    """A constant tensor beside a value; constants of equal value but another type stay apart."""
+    """Constant tensors that are combined with a value, some of equal value and another type."""
     source = pool.pick(draw)
     target = draw(st.sampled_from([_aten.full.default, *FILLS_LIKE]))
     if target is _aten.full.default:

@@ -16,10 +16,10 @@ from recfx.testing.step_table import step
 
 _aten = torch.ops.aten
 
-#: Operators with a flag for training, under which they draw numbers or look at the whole batch.
+#: Operators with a training flag, which makes them random or dependent on the whole batch.
 _MODAL = {_aten.dropout.default, _aten.batch_norm.default}
 
-#: Operators whose lists are sizes, of which few fit.
+#: Operators with lists of sizes, which refuse most changed sizes.
 _SIZED = {*SIZED, _aten.layer_norm.default, _aten.full.default}
 
 
@@ -54,11 +54,11 @@ def _twin(pool: Pool, draw: Any) -> None:
     try:
         pool.keep(pool.builder.call(node.target, *args, **kwargs))
     except VerificationError:
-        return  # the operator does not take the other argument
+        return  # the operator refuses the changed argument
 
 
 def _changed(pool: Pool, draw: Any, value: Any) -> Any:
-    """An argument like another: of equal value and another type, or of another value."""
+    """A variant of an argument: of equal value and another type, or of another value."""
     if isinstance(value, bool):
         return draw(st.sampled_from([not value, int(value)]))
     if isinstance(value, int):

@@ -40,7 +40,7 @@ def rec_graphs(
     focus: Focus | None = None,
     jagged: bool = False,
 ) -> Program:
-    """Programs shaped like recommendation models, of all operators of the dialect and those of ATen that captured models hold.
+    """Programs shaped like recommendation models, with all operators of the dialect and the ATen operators of captured models.
 
     Inputs are `dense` float32 [batch, w] and `ids` int64 [batch, f], sometimes `sequence` float32 [batch, l, d] and `mask` bool [batch, w].
     Half of the graphs start with one or two lookups, then every step is as likely as any other; tables are tied, copied and aliased; values
@@ -48,7 +48,7 @@ def rec_graphs(
 
     Args:
         draw: Given by Hypothesis.
-        max_steps: At most so many steps.
+        max_steps: The largest number of steps.
         steps: Names of the steps to choose from (keys of `recfx.testing.steps.STEPS`); all by default.
         focus: The source of most steps and half of the constants.
         jagged: Whether graphs may have bags with offsets as an input: `bag_ids`, `bag_weights` and `offsets`.
@@ -72,7 +72,7 @@ def rec_graphs(
         STEPS[draw(st.sampled_from(names), label="step")](pool, draw)
         if (
             focus is not None and names is not groups[-1] and draw(st.booleans())
-        ):  # a pattern: each reads the result of the one before
+        ):  # a pattern: the second operator reads the result of the first
             pool.next_operand = pool.latest()
             STEPS[draw(st.sampled_from(groups[0]), label="step on top")](pool, draw)
             pool.next_operand = None
@@ -84,7 +84,7 @@ def rec_graphs(
 
 
 def _runs(program: Program) -> bool:
-    """Whether a program takes its example; a changed constant may be one that an operator refuses only when it runs."""
+    """Whether a program runs on its example. An operator may refuse a changed constant only when it runs."""
     try:
         program.run(program.example)
     except (RuntimeError, ValueError, IndexError, TypeError):
@@ -115,7 +115,7 @@ def _inputs(draw: Draw, width: int, fields: int, jagged: bool) -> dict[str, Any]
 
 
 def _outputs(draw: Draw, pool: Pool) -> list[Any]:
-    """Every value that nothing reads, and some of those that something reads."""
+    """All unused values, and some of the used ones."""
     made = [v for v in dict.fromkeys(pool.made) if v.op != "placeholder"]
     unread = [v for v in made if not v.users]
     shared = [v for v in made if v.users]
@@ -150,7 +150,7 @@ def pipelines(draw: Draw, passes: Sequence[Pass | type[Pass] | str] | None = Non
     Args:
         draw: Given by Hypothesis.
         passes: Passes to choose from; by default all registered ones that need a program only and have no required option.
-        max_passes: At most so many.
+        max_passes: The largest number of passes.
     """
     choices = Pipeline(passes if passes is not None else _without_needs()).passes
     chosen: list[Pass] = []

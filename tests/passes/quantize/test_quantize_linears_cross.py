@@ -96,7 +96,7 @@ def test_biases_do_not_move_through_weights_of_few_bits() -> None:
     program = b.build(b.call(cross.cross, x, shifted, [codes, scale], layers))
     result = run(FuseCross(), program)
     assert result.records[0].fired == 0
-    assert "of few bits already" in str(result.records[0].misses)
+    assert "quantised already" in str(result.records[0].misses)
     assert same_graph(program, result.program) is None
 
 
