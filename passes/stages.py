@@ -170,18 +170,23 @@ def default_pipeline(*, requests: bool, kernels: Collection[str] = (), precision
 Passes = str | Pipeline | Pass | type[Pass] | Iterable[Pass | type[Pass] | str]
 
 
-def with_extra_passes(stages: Sequence[Stage], extra: Mapping[str, Passes]) -> Pipeline:
+#: Where extra passes go that name no place: they read the one spelling of each operator, and what they leave is still fused.
+DEFAULT_PLACE = "after:clean"
+
+
+def with_extra_passes(stages: Sequence[Stage], extra: Mapping[str, Passes] | Passes) -> Pipeline:
     """The passes of some stages with the user's own in between.
 
     Args:
         stages: The stages.
-        extra: "before:STAGE" or "after:STAGE" -> passes.
+        extra: "before:STAGE" or "after:STAGE" -> passes; or passes, which go to `DEFAULT_PLACE`.
 
     Raises:
         PipelineError: The pipeline has no stage of that name.
     """
     names = [stage.name for stage in stages]
-    for place in extra:
+    placed: Mapping[str, Passes] = extra if isinstance(extra, Mapping) else {DEFAULT_PLACE: extra}
+    for place in placed:
         side, _, name = place.partition(":")
         if side not in ("before", "after") or name not in names:
             raise PipelineError(
@@ -190,16 +195,14 @@ def with_extra_passes(stages: Sequence[Stage], extra: Mapping[str, Passes]) -> P
             )
     found = Pipeline()
     for stage in stages:
-        for item in (extra.get(f"before:{stage.name}"), stage.passes, extra.get(f"after:{stage.name}")):
+        for item in (placed.get(f"before:{stage.name}"), stage.passes, placed.get(f"after:{stage.name}")):
             if item is not None:
                 found = found + _pipeline(item)
     return found
 
 
 def _pipeline(passes: Passes) -> Pipeline:
-    if isinstance(passes, Pipeline):
-        return passes
-    return Pipeline([passes] if isinstance(passes, Pass | type) else passes)
+    return passes if isinstance(passes, Pipeline) else Pipeline(passes)
 
 
 #: What `optimize` runs on a target without kernels for the dialect, and on one with them, for a model without request inputs.

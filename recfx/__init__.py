@@ -30,7 +30,7 @@ if TYPE_CHECKING:
     )
     from recfx.ir import Exactness, Program
     from recfx.optimizer import optimize
-    from recfx.pipeline import Miss, Pass, PassContext, PassSpec, Pipeline
+    from recfx.pipeline import Miss, Pass, PassContext, PassSpec, Pipeline, register
     from recfx.pipeline.rewrite import rewrite
 
 #: Public name -> the module it lives in; imported at first use, so that `import recfx` stays quick.
@@ -54,6 +54,7 @@ _PUBLIC = {
     "explain": "recfx.compiled",
     "load": "recfx.compiled",
     "optimize": "recfx.optimizer",
+    "register": "recfx.pipeline",
     "rewrite": "recfx.pipeline",
 }
 
@@ -78,6 +79,7 @@ __all__ = [
     "explain",
     "load",
     "optimize",
+    "register",
     "rewrite",
     "testing",
 ]

@@ -3,8 +3,7 @@
 from __future__ import annotations
 
 import argparse
-import importlib.util
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
@@ -27,6 +26,7 @@ def _parser() -> argparse.ArgumentParser:
     add_option(demo, "seconds", 60.0, "time for training (default: %(default)s)")
     demo.add_argument("--rows", type=int, help="use at most this many rows of data")
     demo.add_argument("--pipeline", help="passes to run (default: the default pipeline)")
+    _add_passes(demo)
     add_option(demo, "threads")
     demo.add_argument("--save", type=Path, help="folder to save the compiled model in")
     add_option(demo, "seed", 0)
@@ -48,11 +48,30 @@ def _parser() -> argparse.ArgumentParser:
     bisect = commands.add_parser("bisect", help="find the rewrite that breaks a program")
     bisect.add_argument("folder", type=Path, help="a reproducer folder")
     bisect.add_argument("--pipeline", help="passes to run (default: the folder's own)")
+    _add_passes(bisect)
     bisect.add_argument(
         "--check", required=True, help="FILE.py: defines is_bad(program) -> bool, and any passes of your own"
     )
     bisect.set_defaults(run=_bisect)
     return parser
+
+
+def _add_passes(command: argparse.ArgumentParser) -> None:
+    command.add_argument(
+        "--passes",
+        type=Path,
+        action="append",
+        default=[],
+        metavar="FILE.py",
+        help="a file whose passes the pipeline names: @recfx.register, @recfx.rewrite(..., name=...); may be given several times",
+    )
+
+
+def _load_passes(options: argparse.Namespace) -> None:
+    from recfx.pipeline.pass_files import load_pass_file
+
+    for path in options.passes:
+        load_pass_file(path)
 
 
 def _add_hqgnn(tables: Any) -> None:
@@ -100,6 +119,7 @@ def _hqgnn(options: argparse.Namespace) -> int:
 def _demo(options: argparse.Namespace) -> int:
     from recfx.demo import run_demo
 
+    _load_passes(options)
     run_demo(
         options.model,
         options.data,
@@ -142,29 +162,18 @@ def _explain(options: argparse.Namespace) -> int:
 
 
 def _bisect(options: argparse.Namespace) -> int:
-    import recfx.passes  # noqa: F401 - registers the built-in passes
     from recfx.pipeline import Pipeline
-    from recfx.pipeline.reproducer import read_reproducer, read_resources
+    from recfx.pipeline.pass_files import load_pass_file
+    from recfx.pipeline.reproducer import read_pipeline, read_reproducer, read_resources
 
-    is_bad = _load_check(Path(options.check))
-    text = options.pipeline or (options.folder / "pipeline.txt").read_text().strip()
-    print(Pipeline(text).bisect(read_reproducer(options.folder), is_bad, resources=read_resources(options.folder)))
-    return 0
-
-
-def _load_check(path: Path) -> Callable[[Any], bool]:
-    spec = importlib.util.spec_from_file_location("recfx_bisect_check", path)
-    if spec is None or spec.loader is None or not path.is_file():
-        raise InputError(
-            "no Python file was found here", where=str(path), hint="give a file that defines is_bad(program)"
-        )
-    module = importlib.util.module_from_spec(spec)
-    spec.loader.exec_module(module)
-    check = getattr(module, "is_bad", None)
-    if not callable(check):
+    path = Path(options.check)
+    is_bad = getattr(load_pass_file(path), "is_bad", None)
+    if not callable(is_bad):
         raise InputError("the file defines no is_bad", where=str(path), hint="define is_bad(program) -> bool")
-    found: Callable[[Any], bool] = check
-    return found
+    _load_passes(options)
+    pipeline = Pipeline(options.pipeline) if options.pipeline else Pipeline(read_pipeline(options.folder))
+    print(pipeline.bisect(read_reproducer(options.folder), is_bad, resources=read_resources(options.folder)))
+    return 0
 
 
 if __name__ == "__main__":

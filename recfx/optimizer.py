@@ -40,7 +40,7 @@ def optimize(
     constant_inputs: Mapping[str, Any] | Sequence[str] | None = None,
     catalogue: bool = False,
     copy_weights: bool = False,
-    extra_passes: Mapping[str, Passes] | None = None,
+    extra_passes: Mapping[str, Passes] | Passes = (),
     tables: bool | None = None,
 ) -> CompiledModel:
     """Makes a trained model faster.
@@ -73,8 +73,8 @@ def optimize(
             are inputs that the id determines. Towers over the ids become tables, and calls may leave the other entries out.
         copy_weights: Compile a copy of the model, so that later changes of the user's weights do not reach the compiled model. By default
             tables are shared with the user's model, and the first call after a change of its weights warns.
-        extra_passes: Your own passes in the default pipeline: {"after:fold": ["my-pass"], "before:hoist": MyPass}. `recfx.passes.STAGES`
-            lists the stages and the reasons for their order.
+        extra_passes: Your own passes in the default pipeline: {"after:fold": ["my-pass"], "before:hoist": MyPass}, or a list of passes,
+            which go behind the first stage. `recfx.passes.STAGES` lists the stages and the reasons for their order.
         tables: The former name of `catalogue`; deprecated.
 
     Returns:
@@ -93,7 +93,7 @@ def optimize(
         warnings.warn("optimize(tables=) is now called catalogue=", DeprecationWarning, stacklevel=2)
         catalogue = tables
     requests = (request_inputs,) if isinstance(request_inputs, str) else tuple(request_inputs)
-    plan = choose_pipeline(pipeline, target, bool(requests), precision, extra_passes or {})
+    plan = choose_pipeline(pipeline, target, bool(requests), precision, () if extra_passes is None else extra_passes)
     options = Options(
         target if isinstance(target, str) else tuple(target),
         plan,

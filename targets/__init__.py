@@ -55,6 +55,13 @@ def resolve(target: str | Sequence[str]) -> list[Backend]:
     return list(found.values())
 
 
+def missing_backends(target: str | Sequence[str]) -> dict[str, str]:
+    """The backends that belong to the groups of a target and cannot run here: name -> what is missing and the next step."""
+    groups = {GROUPS[name] for name in ([target] if isinstance(target, str) else target) if name in GROUPS}
+    reasons = {b.name: b.unavailable() for b in BACKENDS.values() if groups & b.devices}
+    return {name: reason for name, reason in reasons.items() if reason is not None}
+
+
 __all__ = [
     "BACKENDS",
     "GROUPS",
@@ -65,5 +72,6 @@ __all__ = [
     "Refused",
     "Runner",
     "Verdict",
+    "missing_backends",
     "resolve",
 ]

@@ -33,7 +33,7 @@ def test_exact_passes_keep_every_bit(name: str) -> None:
         model, example_inputs=model.example_inputs(6), pipeline=EXACT_PIPELINE, verify="numeric", measure=False
     )
     assert fast.report.exactness == "exact"
-    assert fast.report.notices == ()
+    assert all("which may be faster, was left out" in notice for notice in fast.report.notices)
     assert fast.program.signature.dims["batch"] == (1, 65536)
     for batch in BATCHES:
         inputs = model.example_inputs(batch, zipf=1.2, seed=batch)

@@ -15,6 +15,7 @@ from recfx.capture.batch_limits import LIMITS
 from recfx.capture.capture_one_row import capture_one_row
 from recfx.capture.model_state import unchanged
 from recfx.capture.requests import repeat_example, share_requests
+from recfx.driver.blame import Blame
 from recfx.driver.constant_inputs import Held, hold_constants
 from recfx.driver.lowering import lower
 from recfx.driver.measure import do_no_harm
@@ -24,11 +25,11 @@ from recfx.driver.recipe import Recipe, state_shapes
 from recfx.driver.report import approximation, report_of
 from recfx.driver.stage_times import StageTimes
 from recfx.driver.weight_watch import watch_weights
-from recfx.errors import CaptureError, MeasureError, PassError, TargetError
+from recfx.errors import CaptureError, MeasureError, PassError, TargetError, VerificationError
 from recfx.ir.numeric import Exactness, Run, verify_numeric, weakest
 from recfx.ir.program import Program
 from recfx.ir.verify import Level
-from recfx.pipeline import Dump, Instrument, PipelineResult
+from recfx.pipeline import Dump, Instrument, Pipeline, PipelineResult
 from recfx.runtime.outputs import own_outputs
 
 
@@ -120,12 +121,12 @@ class _Road:
         captured.signature = self.held.mark(captured.signature)
         with stages.run("passes", PassError):
             result = self._passes(captured, debug)
-            runs = _final_check(captured, result, options.level, special=self.held.catalogue is None)
+            runs = self._checked(captured, result, debug)
         with stages.run("lowering", TargetError):
             placed, found = lower(
                 own_outputs(result.program), options.backends, runs, _applied(result), self.assignment
             )
-            result.program.notices += found
+            result.program.notices += (*found, *options.notices())
             report = report_of(type(self.model).__name__, options.target, placed, captured, result)
             if _applied(result) is Exactness.APPROX:
                 report = dataclasses.replace(report, approximation=approximation(captured, placed))
@@ -137,9 +138,27 @@ class _Road:
         parts.report.seconds.update(stages.seconds)
         return parts
 
+    @property
+    def _pipeline(self) -> Pipeline:
+        """All passes that run: those that constant inputs ask for, and the user's."""
+        return self.held.first_passes() + self.options.pipeline
+
+    def _checked(self, captured: Program, result: PipelineResult, debug: Path | None) -> list[Run]:
+        """The final comparison; where it fails, the error names the pass and the rewrite at fault.
+
+        Raises:
+            PassError: The results differ.
+        """
+        special = self.held.catalogue is None
+        try:
+            return _final_check(captured, result, self.options.level, special=special)
+        except VerificationError as error:
+            blame = Blame(captured, self._pipeline, self.held.resources, special=special, lenient=self.options.lenient)
+            raise blame.error(error, _applied(result), debug / "reproducer" if debug else None) from error
+
     def _passes(self, captured: Program, debug: Path | None) -> PipelineResult:
         instruments: list[Instrument] = [Dump(debug)] if debug else []
-        result = (self.held.first_passes() + self.options.pipeline).run(
+        result = self._pipeline.run(
             captured,
             verify=self.options.level,
             instruments=instruments,

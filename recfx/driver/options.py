@@ -14,10 +14,10 @@ from recfx.ir.numeric import weakest
 from recfx.ir.verify import Level
 from recfx.passes import PRECISIONS, Passes, default_pipeline, default_stages, precisions, with_extra_passes
 from recfx.pipeline import Pass, Pipeline
-from recfx.targets import BACKENDS, Backend, EagerBackend, resolve
+from recfx.targets import BACKENDS, Backend, EagerBackend, missing_backends, resolve
 
 #: Types that `optimize` accepts as a pipeline.
-PipelineLike = str | Pipeline | Iterable[Pass | type[Pass] | str] | None
+PipelineLike = str | Pipeline | Pass | type[Pass] | Iterable[Pass | type[Pass] | str] | None
 
 
 @dataclasses.dataclass(frozen=True)
@@ -74,13 +74,29 @@ class Options:
         allowed = weakest(item.spec.exactness for item in self.pipeline.passes)
         return [b for b in found if weakest([allowed, b.exactness]) is allowed]
 
+    def notices(self) -> tuple[str, ...]:
+        """A notice for each backend of the target that is left out: it is missing, or less exact than the pipeline."""
+        missing = (
+            f"the {name} backend is missing, so torch runs what its kernels would: {reason}"
+            for name, reason in missing_backends(self.target).items()
+        )
+        chosen = [backend.name for backend in self.backends]
+        kept_off = (
+            f"every pass of the pipeline is {weakest(item.spec.exactness for item in self.pipeline.passes).value}, so the {backend.name} "
+            f"backend ({backend.exactness.value}), which may be faster, was left out: put the passes into the default pipeline with "
+            f"extra_passes=, or pass target={backend.name!r}"
+            for backend in resolve(self.target)
+            if backend.name not in chosen
+        )
+        return (*missing, *kept_off)
+
 
 def choose_pipeline(
     pipeline: PipelineLike,
     target: str | Sequence[str],
     requests: bool,
     precision: str,
-    extra: Mapping[str, Passes],
+    extra: Mapping[str, Passes] | Passes,
 ) -> Pipeline:
     """The user's pipeline, or the default that fits the target and the precision.
 
@@ -89,7 +105,7 @@ def choose_pipeline(
         target: The target of `optimize`.
         requests: Whether the model has request inputs.
         precision: A key of PRECISIONS.
-        extra: The user's passes between the stages of the default pipeline.
+        extra: The user's passes in the default pipeline: by place, or for the default place.
 
     Raises:
         InputError: The precision is unknown, or a pipeline was given together with a precision or extra passes.
@@ -97,6 +113,7 @@ def choose_pipeline(
         TargetError: No backend of the target computes in the precision.
     """
     backends = resolve(target)
+    extra = _as_listed(extra)
     if precision not in PRECISIONS:
         raise InputError(f"precision={precision!r} is unknown", hint=f"one of {', '.join(map(repr, PRECISIONS))}")
     if precision != "fp32" and pipeline is not None:
@@ -122,6 +139,13 @@ def choose_pipeline(
     if pipeline is not None:
         return Pipeline(pipeline)
     return _default(backends, requests, precision)
+
+
+def _as_listed(extra: Mapping[str, Passes] | Passes) -> Mapping[str, Passes] | Passes:
+    """Extra passes as they may be asked for twice: an iterator gives its passes once."""
+    if isinstance(extra, str | Mapping | Pipeline | Pass | type):
+        return extra
+    return list(extra)
 
 
 def is_default(pipeline: Pipeline, target: str | Sequence[str], requests: bool) -> bool:

@@ -88,12 +88,12 @@ def verify_numeric(
             require_refusal(after.run, leaves, name, f"{type(error).__name__}: {error}")
             runs.append(Run(name, leaves, None, truth))
             continue
-        found = after.run(leaves)
+        found = _outputs(after, leaves, name)
         compare_outputs(expected, found, exactness, name, truth)
         runs.append(Run(name, leaves, found, truth))
     for batch, expected in judged(special_batches(before) if special else [], before.run):
         truth = Reference(before, batch.leaves)
-        found = after.run(batch.leaves)
+        found = _outputs(after, batch.leaves, batch.name)
         try:
             compare_outputs(expected, found, exactness, batch.name, truth, special=True)
         except VerificationError as error:
@@ -102,6 +102,21 @@ def verify_numeric(
             extremes.append(str(error).replace("\n", ";"))
         runs.append(Run(batch.name, batch.leaves, found, truth, special=True))
     return runs
+
+
+def _outputs(program: Program, leaves: Sequence[Any], name: str) -> list[Any]:
+    """What the checked program gives for inputs that the right one takes."""
+    try:
+        return program.run(leaves)
+    except MemoryError:
+        raise
+    except Exception as error:
+        text = " ".join(f"{type(error).__name__}: {error}".split())
+        raise VerificationError(
+            f"the rewritten program fails on inputs that the program before takes: {text[:300]}",
+            where=name,
+            hint="a rewrite must keep the batch free and take all inputs that its program took",
+        ) from error
 
 
 def narrow_comparisons(runs: Sequence[Run]) -> tuple[str, ...]:

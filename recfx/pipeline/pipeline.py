@@ -5,7 +5,7 @@ from __future__ import annotations
 import time
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
 from recfx.errors import PassError, PipelineError, RecfxError
 from recfx.ir.diff import same_graph
@@ -18,9 +18,10 @@ from recfx.pipeline.bisect import BisectResult, bisect_rewrites
 from recfx.pipeline.context import PassContext
 from recfx.pipeline.gate import Gate
 from recfx.pipeline.instruments import Instrument
+from recfx.pipeline.option_types import require_annotated
 from recfx.pipeline.records import MissRecord, PassRecord, PipelineResult
 from recfx.pipeline.registry import establishing
-from recfx.pipeline.reproducer import write_reproducer
+from recfx.pipeline.reproducer import why_not_again, write_reproducer
 from recfx.pipeline.spec import DATA_DEPENDENT, PassSpec
 from recfx.pipeline.text import parse_pipeline
 from recfx.pipeline.validate import require_valid
@@ -30,15 +31,17 @@ class Pipeline:
     """An ordered list of passes.
 
     Args:
-        passes: Passes, pass classes, or a text such as `"canonicalize,fold-batchnorm"`.
+        passes: A pass or a pass class, several, or a text such as `"canonicalize,fold-batchnorm"`.
 
     Raises:
         PipelineError: The text does not parse, or an item of the list is not a pass.
     """
 
-    def __init__(self, passes: str | Iterable[Pass | type[Pass] | str] = ()) -> None:
+    def __init__(self, passes: str | Pass | type[Pass] | Iterable[Pass | type[Pass] | str] = ()) -> None:
         if isinstance(passes, str):
             passes = parse_pipeline(passes)
+        elif isinstance(passes, Pass) or not isinstance(passes, Iterable):
+            passes = [passes]
         self.passes: tuple[Pass, ...] = tuple(p for item in passes for p in _as_passes(item))
 
     def __str__(self) -> str:
@@ -74,7 +77,7 @@ class Pipeline:
         gate: Gate | None = None,
         instruments: Sequence[Instrument] = (),
         resources: Mapping[str, Any] | None = None,
-        reproducer: Path | None = None,
+        reproducer: Path | Literal[False] | None = None,
         lenient: bool = False,
     ) -> PipelineResult:
         """Runs the passes on a copy of the program.
@@ -85,7 +88,7 @@ class Pipeline:
             gate: Decides which rewrites are made; for bisection.
             instruments: Observers, called before and after each pass.
             resources: Name in `PassSpec.needs` -> the data that passes need in addition to the program.
-            reproducer: Where to write the reproducer folder on failure; a temporary folder by default.
+            reproducer: Where to write the reproducer folder on failure; a temporary folder by default. False writes none.
             lenient: Whether to continue after an unexpected exception: a rule that raises counts as a miss, and a pass that raises is
                 left out with a notice. `PassError` and `PipelineError` are raised in any case.
 
@@ -137,18 +140,46 @@ class Pipeline:
         index: int,
         before: Program,
         error: Exception,
-        folder: Path | None,
+        folder: Path | Literal[False] | None,
         resources: Mapping[str, Any] | None,
     ) -> PassError:
-        written = write_reproducer(before, [item], error, folder, resources)
-        what = error.what if isinstance(error, RecfxError) else f"{type(error).__name__}: {error}"
+        problem = error.what if isinstance(error, RecfxError) else f"{type(error).__name__}: {error}"
+        what = f"pass {item} (number {index + 1}) failed: {problem}"
         place = getattr(error, "where", None)
-        return PassError(
-            f"pass {item} (number {index + 1}) failed: {what}",
-            where=place,
-            hint=f"re-run it alone with: python {written / 'run.py'}",
-            reproducer=str(written),
-        )
+        if folder is False:
+            return PassError(what, where=place, hint="mend the pass, or leave it out of the pipeline")
+        return with_reproducer(what, place, before, [item], error, folder, resources)
+
+
+def with_reproducer(
+    what: str,
+    where: str | None,
+    before: Program,
+    passes: Sequence[Pass],
+    error: Exception,
+    folder: Path | None,
+    resources: Mapping[str, Any] | None,
+) -> PassError:
+    """An error that names a new reproducer folder, and says how to run it, or why it does not run.
+
+    Args:
+        what: The fault.
+        where: Its place.
+        before: The program that the passes are given.
+        passes: The passes that fail on it.
+        error: What they raise.
+        folder: Where to write the folder; a temporary folder by default.
+        resources: What the passes are given in addition to the program.
+    """
+    written = write_reproducer(before, passes, error, folder, resources)
+
+    def run_alone(item: Pass, program: Program, given: Mapping[str, Any]) -> Program:
+        return run_pass(item, program, verify=Level.NUMERIC, resources=given)[0]
+
+    reason = why_not_again(written, error, run_alone)
+    runs = f"re-run it alone with: python {written / 'run.py'}"
+    hint = runs if reason is None else f"read {written}, which does not run alone: {reason}"
+    return PassError(what, where=where, hint=hint, reproducer=str(written))
 
 
 def run_pass(
@@ -273,6 +304,7 @@ def _verify(before: Program, after: Program, item: Pass, level: Level, *, specia
 
 def _as_passes(item: Pass | type[Pass] | str) -> list[Pass]:
     if isinstance(item, Pass):
+        require_annotated(type(item), item.options(), item.spec.name)
         return [item]
     if isinstance(item, str):
         return parse_pipeline(item)

@@ -3,12 +3,13 @@
 from __future__ import annotations
 
 import json
-import math
 import pickle
 import platform
+import runpy
+import sys
 import tempfile
 import traceback
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from importlib import import_module
 from operator import attrgetter
 from pathlib import Path
@@ -16,28 +17,38 @@ from typing import Any
 
 import torch
 
-from recfx.errors import ArtifactError
+from recfx.errors import ArtifactError, RecfxError
 from recfx.formats import strict_json
 from recfx.ir.printer import render
 from recfx.ir.program import Program
 from recfx.ir.rebuild import from_json
 from recfx.ir.serialize import to_json
 from recfx.pipeline.base import Pass
+from recfx.pipeline.pass_source import PassSource, importable_from, is_importable
+from recfx.pipeline.registry import separate_registry
+from recfx.pipeline.value_source import as_code
 
+_GIVE_A_REPRODUCER = "give the folder that PassError.reproducer names"
 _RESOURCES = "resources.pt"
+_OWN_PASSES = "own_passes"
 _RUN = '''\
-"""Runs the failing pass again: python run.py"""
+"""Runs the failing passes again: python run.py"""
 
+import sys
 from pathlib import Path
+
+folder = Path(__file__).resolve().parent
+sys.path += [path for path in {paths} if path not in sys.path]
 
 {imports}from recfx.ir import Level
 from recfx.pipeline import Pipeline
 from recfx.pipeline.reproducer import find_pass, read_reproducer, read_resources
 
-folder = Path(__file__).parent
 pipeline = Pipeline([{passes}])
-result = pipeline.run(read_reproducer(folder), verify=Level.NUMERIC, resources=read_resources(folder))
-print(result.program)
+
+if __name__ == "__main__":
+    result = pipeline.run(read_reproducer(folder), verify=Level.NUMERIC, resources=read_resources(folder), reproducer=False)
+    print(result.program)
 '''
 
 
@@ -72,7 +83,7 @@ def write_reproducer(
         "machine": platform.platform(),
     }
     (folder / "versions.json").write_text(json.dumps(versions, indent=1) + "\n")
-    (folder / "run.py").write_text(_run_script(passes))
+    (folder / "run.py").write_text(_run_script(passes, folder))
     try:
         _write_program(program, folder)
     except ArtifactError as problem:
@@ -159,22 +170,74 @@ def _write_program(program: Program, folder: Path) -> None:
     save_file({name: tensor.clone() for name, tensor in inputs.items()}, folder / "inputs.safetensors")
 
 
-def _run_script(passes: Sequence[Pass]) -> str:
-    """The source of `run.py`. It names built-in passes by their text, other passes by module and name."""
-    imports, items = "", []
+def why_not_again(
+    folder: Path, error: BaseException, run_pass: Callable[[Pass, Program, Mapping[str, Any]], Program]
+) -> str | None:
+    """Runs the passes of a folder as `run.py` does; None when they fail in the same way, otherwise the reason why not.
+
+    Args:
+        folder: The folder.
+        error: What the passes raised when the folder was written.
+        run_pass: Runs one pass with numeric verification.
+    """
+    try:
+        program, resources, passes = read_reproducer(folder), read_resources(folder), read_pipeline(folder)
+    except RecfxError as problem:
+        return problem.what
+    except Exception as problem:  # noqa: BLE001 - source that was cut out of a script can fail in any way
+        return f"{type(problem).__name__}: {problem}"
+    try:
+        for item in passes:
+            program = run_pass(item, program, resources)
+    except Exception as problem:  # noqa: BLE001 - the failure is what is looked for
+        same = type(problem) is type(error) or type(problem).__name__ == type(error).__name__
+        return None if same else f"it fails in another way: {type(problem).__name__}: {problem}"
+    return "the passes do not fail on the saved program"
+
+
+def read_pipeline(folder: Path) -> list[Pass]:
+    """The passes of a reproducer folder. Runs its `run.py` up to them: open your own folders.
+
+    Raises:
+        ArtifactError: The folder holds none.
+    """
+    if not (folder / "run.py").is_file():
+        raise ArtifactError("this folder holds no run.py", where=str(folder), hint=_GIVE_A_REPRODUCER)
+    path = str(folder.resolve())
+    former = sys.modules.pop(_OWN_PASSES, None)
+    sys.path.insert(0, path)
+    try:
+        with separate_registry():
+            return list(runpy.run_path(str(folder / "run.py"))["pipeline"])
+    finally:
+        sys.path.remove(path)
+        sys.modules.pop(_OWN_PASSES, None)
+        if former is not None:
+            sys.modules[_OWN_PASSES] = former
+
+
+def _run_script(passes: Sequence[Pass], folder: Path | None = None) -> str:
+    """The source of `run.py`. It names built-in passes by their text, other passes by module and name; the source of those that no process
+    can import goes into the folder."""
+    imports, items, paths = "", [], [str(Path(__file__).resolve().parents[2])]
+    source, own = PassSource(), False
     for item in passes:
         cls = type(item)
         if cls.__module__.startswith("recfx.passes."):
             imports = "import recfx.passes  # registers the built-in passes\n"
             items.append(repr(str(item)))
+            continue
+        module, name = cls.__module__, cls.__qualname__
+        if is_importable(item):
+            paths.append(importable_from(module) or "")
         else:
-            options = "".join(f", {name}={_as_code(value)}" for name, value in item.options().items())
-            items.append(f"find_pass({cls.__module__!r}, {cls.__qualname__!r}{options})")
-    return _RUN.format(imports=imports, passes=", ".join(items))
-
-
-def _as_code(value: Any) -> str:
-    """A value as Python source, infinities and NaN included."""
-    if isinstance(value, float) and not math.isfinite(value):
-        return f"float({str(value)!r})"
-    return repr(value)
+            try:
+                module, name, own = _OWN_PASSES, source.add(item), True
+            except ArtifactError as problem:
+                if folder is not None:
+                    (folder / "source-not-saved.txt").write_text(f"{problem}\n")
+        options = "".join(f", {option}={as_code(value)}" for option, value in item.options().items())
+        items.append(f"find_pass({module!r}, {name!r}{options})")
+    if own and folder is not None:
+        (folder / f"{_OWN_PASSES}.py").write_text(str(source))
+    return _RUN.format(imports=imports, paths=list(dict.fromkeys(paths)), passes=", ".join(items))

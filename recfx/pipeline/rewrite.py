@@ -14,6 +14,7 @@ from recfx.ir.provenance import where
 from recfx.ir.sizes import asks_for_data
 from recfx.pipeline.base import Pass
 from recfx.pipeline.context import PassContext
+from recfx.pipeline.registry import register
 from recfx.pipeline.spec import DATA_DEPENDENT, Miss, PassSpec
 
 Rule = Callable[[fx.Node, PassContext], "fx.Node | Miss | None"]
@@ -30,7 +31,8 @@ def rewrite(
 
     Args:
         *targets: The operators to look at, such as `torch.ops.aten.relu.default`.
-        name: The name of the pass; by default that of the function, with dashes.
+        name: The name of the pass; by default that of the function, with dashes. A name that is given also registers the pass, for text
+            pipelines, the command line and `recfx bisect`.
         exactness: How much the rewrite may change the numbers.
         **spec: Further fields of `PassSpec`.
 
@@ -53,6 +55,8 @@ def rewrite(
         declared = PassSpec(title, summary, exactness=exactness, **spec)
         cls = type(rule.__name__, (RewritePass,), {"spec": declared, "rule": staticmethod(rule), "targets": targets})
         cls.__module__, cls.__qualname__, cls.__doc__ = rule.__module__, rule.__qualname__, rule.__doc__
+        if name is not None:
+            register(cls)
         made: Pass = cls()
         return made
 

@@ -10,7 +10,14 @@ from torch import fx
 from recfx.errors import PipelineError
 from recfx.ir.numeric import Exactness
 
-NEEDS = frozenset({"examples", "calibration", "catalogue", "labels", "fine-tuning"})
+#: What passes may need in addition to the program -> how to give it.
+NEEDED = {
+    "catalogue": "pass constant_inputs= and catalogue=True to optimize",
+    **{
+        name: f"pass resources={{{name!r}: ...}} to Pipeline.run"
+        for name in ("examples", "calibration", "labels", "fine-tuning")
+    },
+}
 _NAME = re.compile(r"[a-z][a-z0-9]*(-[a-z0-9]+)*")
 
 
@@ -60,8 +67,8 @@ class PassSpec:
             )
         for field in ("requires", "prefers", "avoids", "forbids", "establishes", "invalidates", "preserves", "needs"):
             object.__setattr__(self, field, frozenset(getattr(self, field)))
-        if unknown := self.needs - NEEDS:
-            raise PipelineError(f"unknown needs {sorted(unknown)}", where=self.name, hint=f"known: {sorted(NEEDS)}")
+        if unknown := self.needs - NEEDED.keys():
+            raise PipelineError(f"unknown needs {sorted(unknown)}", where=self.name, hint=f"known: {sorted(NEEDED)}")
 
 
 #: The reason of a miss where a rule or a pass would compare a data-dependent size.

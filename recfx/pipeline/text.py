@@ -6,8 +6,9 @@ import ast
 import dataclasses
 from typing import Any
 
-from recfx.errors import PipelineError
+from recfx.errors import PipelineError, RecfxError
 from recfx.pipeline.base import BARE_WORD, NAMED_VALUES, Pass
+from recfx.pipeline.option_types import as_annotated
 from recfx.pipeline.registry import find
 
 
@@ -25,7 +26,9 @@ def parse_pipeline(text: str) -> list[Pass]:
         except PipelineError as error:
             problems.append(str(error).replace("\n", ";"))
     if problems:
-        raise PipelineError("; ".join(problems), where=f"pipeline {text!r}")
+        raise PipelineError(
+            "; ".join(problems), where=f"pipeline {text!r}", hint="write each pass as name or name{option=value, ...}"
+        )
     return passes
 
 
@@ -49,18 +52,24 @@ def _split(text: str) -> list[str]:
         elif character in "}])":
             depth -= 1
             if depth < 0:
-                raise PipelineError(f"unmatched {character!r}", where=f"pipeline {text!r}, character {position}")
+                raise PipelineError(
+                    f"unmatched {character!r}",
+                    where=f"pipeline {text!r}, character {position}",
+                    hint="remove it, or open the bracket that it closes",
+                )
         elif character == "," and depth == 0:
             pieces.append(text[start:position])
             start = position + 1
     if depth or quote:
-        raise PipelineError("a bracket or quote is not closed", where=f"pipeline {text!r}")
+        raise PipelineError(
+            "a bracket or quote is not closed", where=f"pipeline {text!r}", hint="close it: name{option=[1, 2]}"
+        )
     pieces.append(text[start:])
     stripped = [p.strip() for p in pieces]
     if stripped == [""]:
         return []
     if "" in stripped:
-        raise PipelineError("an empty name between commas", where=f"pipeline {text!r}")
+        raise PipelineError("an empty name between commas", where=f"pipeline {text!r}", hint="remove one of the commas")
     return stripped
 
 
@@ -70,13 +79,17 @@ def _parse_pass(piece: str) -> Pass:
     options: dict[str, Any] = {}
     if brace:
         if not rest.endswith("}"):
-            raise PipelineError(f"text after the options of {name.strip()!r}: {piece!r}")
+            raise PipelineError(
+                f"text after the options of {name.strip()!r}: {piece!r}", hint="put a comma behind the closing brace"
+            )
         for item in _split(rest[:-1]):
             key, equals, value = item.partition("=")
             if not equals:
                 raise PipelineError(f"option {item!r} has no value", where=name.strip(), hint="write option=value")
             if key.strip() in options:
-                raise PipelineError(f"option {key.strip()!r} is given twice", where=name.strip())
+                raise PipelineError(
+                    f"option {key.strip()!r} is given twice", where=name.strip(), hint="leave one of the two values out"
+                )
             options[key.strip()] = _parse_value(value.strip(), f"{name.strip()}{{{key.strip()}}}")
     known = {f.name: f for f in dataclasses.fields(cls) if f.init}
     if unknown := options.keys() - known.keys():
@@ -84,10 +97,22 @@ def _parse_pass(piece: str) -> Pass:
             f"{name.strip()!r} has no option {', '.join(sorted(unknown))}",
             hint=f"its options: {', '.join(known) or 'none'}",
         )
+    options = as_annotated(cls, options, name.strip())
     try:
         return cls(**options)
     except (TypeError, ValueError) as error:
-        raise PipelineError(f"{name.strip()!r} refuses its options: {error}") from error
+        taken = ", ".join(known) or "none"
+        raise PipelineError(
+            f"{name.strip()!r} refuses its options: {_what(error)}", hint=_hint(error) or f"its options: {taken}"
+        ) from error
+
+
+def _what(error: Exception) -> str:
+    return error.what if isinstance(error, RecfxError) else str(error)
+
+
+def _hint(error: Exception) -> str | None:
+    return error.hint if isinstance(error, RecfxError) else None
 
 
 class _Named(ast.NodeTransformer):

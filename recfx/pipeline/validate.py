@@ -6,10 +6,9 @@ from collections.abc import Collection, Sequence
 
 from recfx.errors import PipelineError
 from recfx.pipeline.base import Pass
+from recfx.pipeline.legal_order import legal_order
 from recfx.pipeline.registry import registered
-
-#: Name in `PassSpec.needs` -> how a user of `optimize` gives the data; other data are resources of `Pipeline.run`.
-_SOURCES = {"catalogue": "pass constant_inputs= and catalogue=True to optimize"}
+from recfx.pipeline.spec import NEEDED
 
 
 def violations(passes: Sequence[Pass], properties: Collection[str], resources: Collection[str] = ()) -> list[str]:
@@ -32,8 +31,7 @@ def violations(passes: Sequence[Pass], properties: Collection[str], resources: C
                 f"{place} must not run once the program is {present!r}; {_before_establisher(present, passes, index)}"
             )
         for need in sorted(spec.needs - set(resources)):
-            advice = _SOURCES.get(need, f"pass resources={{{need!r}: ...}} to Pipeline.run")
-            found.append(f"{place} needs {need}; {advice}")
+            found.append(f"{place} needs {need}; {NEEDED[need]}")
         if spec.idempotent and index and passes[index - 1] == item:
             found.append(f"{place} stands twice in a row; the second does nothing")
         held = (held - spec.invalidates) | spec.establishes
@@ -47,8 +45,23 @@ def require_valid(passes: Sequence[Pass], properties: Collection[str], resources
         raise PipelineError(
             f"the pipeline cannot run as written: {len(found)} violation(s)\n" + "\n".join(f"  - {v}" for v in found),
             where=",".join(map(str, passes)),
-            hint="passes run in the order in which you write them; change the order",
+            hint=_next_step(passes, properties, resources),
         )
+
+
+def _next_step(passes: Sequence[Pass], properties: Collection[str], resources: Collection[str]) -> str:
+    """The order that runs, what else is needed, or both."""
+    needed = sorted(set[str]().union(*(item.spec.needs for item in passes)) - set(resources))
+    steps = [NEEDED[need] for need in needed]
+    given = {*resources, *needed}
+    if violations(passes, properties, given):
+        order = legal_order(passes, properties, lambda found: violations(found, properties, given))
+        steps.append(
+            f"an order that runs: {','.join(map(str, order))}"
+            if order is not None
+            else "leave out one of the passes that exclude each other: no order of these runs"
+        )
+    return "; ".join(steps)
 
 
 def _before_establisher(name: str, passes: Sequence[Pass], index: int) -> str:

@@ -16,7 +16,7 @@ from recfx.ir.numeric import compare_outputs, require_refusal, weakest
 from recfx.ir.reference_run import Reference
 from recfx.pipeline import Pass, Pipeline, registered, run_pass
 from recfx.pipeline.properties import why_not
-from recfx.pipeline.spec import NEEDS
+from recfx.pipeline.spec import NEEDED
 from recfx.pipeline.validate import violations
 from recfx.testing.focus import focus_of
 from recfx.testing.inputs import EXTREME_SPECIALS, ORDINARY_SPECIALS, trial_inputs
@@ -135,7 +135,7 @@ def _prepared(passes: Sequence[Pass], program: Program) -> Program:
 
 
 def _check_all(passes: Sequence[Pass], program: Program, exactness: Exactness | None, compare: Compare) -> None:
-    if wrong := violations(passes, program.properties, NEEDS):
+    if wrong := violations(passes, program.properties, NEEDED):
         raise AssertionError("the passes may not run on this program: " + "; ".join(wrong))
     after = program
     for item in passes:

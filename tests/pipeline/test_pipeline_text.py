@@ -272,6 +272,7 @@ def test_every_violation_says_what_would_mend_it() -> None:
     assert violations([tune], held, ["labels"]) == [
         "tune (number 1) needs fine-tuning; pass resources={'fine-tuning': ...} to Pipeline.run"
     ]
+    Pipeline([tune]).run(chain(), resources={"labels": [], "fine-tuning": []})  # as the message says
     towers = make("towers", needs=frozenset({"catalogue"}))
     assert violations([towers], held) == [
         "towers (number 1) needs catalogue; pass constant_inputs= and catalogue=True to optimize"

@@ -19,13 +19,13 @@ from recfx.capture import capture
 from recfx.ir import Level, same_graph
 from recfx.pipeline import Pass, Pipeline
 from recfx.pipeline.reproducer import (
-    _as_code,
     _run_script,
     find_pass,
     read_reproducer,
     read_resources,
     write_reproducer,
 )
+from recfx.pipeline.value_source import as_code
 from recfx.testing import GraphBuilder
 
 SOURCE = '''
@@ -134,14 +134,14 @@ def test_what_cannot_be_saved_is_said(passes: tuple[ModuleType, Path], tmp_path:
         read_resources(tmp_path)
 
 
-def test_a_pass_inside_a_function_cannot_be_found_and_the_script_says_so(
+def test_the_source_of_a_pass_inside_a_function_goes_into_the_folder(
     passes: tuple[ModuleType, Path], tmp_path: Path
 ) -> None:
     module, path = passes
-    assert "differs by" in fails(module.local(), tmp_path)
-    again = run_again(tmp_path, path)
-    assert "cannot be imported from passes_of_a_user" in again
-    assert "define it at the top of a module" in again
+    what = fails(module.local(), tmp_path)
+    assert "differs by" in what
+    assert "def hidden" in (tmp_path / "own_passes.py").read_text()
+    assert what in run_again(tmp_path, path)
 
 
 def test_built_in_passes_go_by_their_text(tmp_path: Path) -> None:
@@ -257,8 +257,8 @@ def test_scripts_name_options_as_code(passes: tuple[ModuleType, Path]) -> None:
     both = _run_script([*Pipeline("canonicalize").passes, module.Needy()])
     assert f"Pipeline(['canonicalize', find_pass({name}, 'Needy')])" in both
     assert "import recfx.passes" in both
-    assert _as_code(float("nan")) == "float('nan')"
-    assert [_as_code(value) for value in (1, 1.5, "a", None)] == ["1", "1.5", "'a'", "None"]
+    assert as_code(float("nan")) == "float('nan')"
+    assert [as_code(value) for value in (1, 1.5, "a", None)] == ["1", "1.5", "'a'", "None"]
 
 
 def test_a_program_that_cannot_be_saved_leaves_a_note(tmp_path: Path) -> None:
