@@ -11,7 +11,7 @@ from recfx.ir.numeric import Exactness, verify_numeric
 from recfx.ir.program import Program
 from recfx.ir.verify import Level
 from recfx.pipeline import BisectResult, Pass, Pipeline, run_pass
-from recfx.pipeline.pipeline import with_reproducer
+from recfx.pipeline.failure import with_reproducer
 
 
 class Blame:
@@ -98,7 +98,7 @@ class Blame:
         place = problem.where
         if rewrite is not None and rewrite.culprit.where:
             place = f"{place}, rewritten in module {rewrite.culprit.where!r}"
-        return with_reproducer(what, place, before, passes, problem, folder, self.resources)
+        return with_reproducer(what, place, before, passes, problem, folder, self.resources, run_pass)
 
 
 def _named(rewrite: BisectResult | None) -> str:

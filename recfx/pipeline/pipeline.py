@@ -16,12 +16,12 @@ from recfx.ir.verify import Level, verify_meta, verify_structure
 from recfx.pipeline.base import Pass
 from recfx.pipeline.bisect import BisectResult, bisect_rewrites
 from recfx.pipeline.context import PassContext
+from recfx.pipeline.failure import with_reproducer
 from recfx.pipeline.gate import Gate
 from recfx.pipeline.instruments import Instrument
 from recfx.pipeline.option_types import require_annotated
 from recfx.pipeline.records import MissRecord, PassRecord, PipelineResult
 from recfx.pipeline.registry import establishing
-from recfx.pipeline.reproducer import why_not_again, write_reproducer
 from recfx.pipeline.spec import DATA_DEPENDENT, PassSpec
 from recfx.pipeline.text import parse_pipeline
 from recfx.pipeline.validate import require_valid
@@ -148,38 +148,7 @@ class Pipeline:
         place = getattr(error, "where", None)
         if folder is False:
             return PassError(what, where=place, hint="mend the pass, or leave it out of the pipeline")
-        return with_reproducer(what, place, before, [item], error, folder, resources)
-
-
-def with_reproducer(
-    what: str,
-    where: str | None,
-    before: Program,
-    passes: Sequence[Pass],
-    error: Exception,
-    folder: Path | None,
-    resources: Mapping[str, Any] | None,
-) -> PassError:
-    """An error that names a new reproducer folder, and says how to run it, or why it does not run.
-
-    Args:
-        what: The fault.
-        where: Its place.
-        before: The program that the passes are given.
-        passes: The passes that fail on it.
-        error: What they raise.
-        folder: Where to write the folder; a temporary folder by default.
-        resources: What the passes are given in addition to the program.
-    """
-    written = write_reproducer(before, passes, error, folder, resources)
-
-    def run_alone(item: Pass, program: Program, given: Mapping[str, Any]) -> Program:
-        return run_pass(item, program, verify=Level.NUMERIC, resources=given)[0]
-
-    reason = why_not_again(written, error, run_alone)
-    runs = f"re-run it alone with: python {written / 'run.py'}"
-    hint = runs if reason is None else f"read {written}, which does not run alone: {reason}"
-    return PassError(what, where=where, hint=hint, reproducer=str(written))
+        return with_reproducer(what, place, before, [item], error, folder, resources, run_pass)
 
 
 def run_pass(
