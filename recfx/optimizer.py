@@ -53,7 +53,7 @@ def optimize(
             parameters of `forward`, otherwise one argument). It should have two rows or more. Without it, the model is captured at its
             first call.
         example_kwargs: Keyword arguments to go with a tuple.
-        pipeline: Passes to run, as a text, a `Pipeline` or a list; by default all exact and reassociating ones.
+        pipeline: Passes to run, as a string, a `Pipeline` or a list; by default all exact and reassociating passes.
         dynamic_shapes: Which dimensions vary, in torch.export's form; by default the batch alone. False fixes all shapes.
         max_batch: The largest batch that the compiled model takes, in rows.
         request_inputs: Inputs with one row per request, such as the user and the history; all other inputs have one row per candidate.

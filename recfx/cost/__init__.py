@@ -1,1 +1,1 @@
-"""What things cost: the timing engine and, later, the cost model and placement."""
+"""Costs: the timing engine, the arithmetic of a program, and the peak rates of a machine."""

@@ -1,4 +1,4 @@
-"""How much a program computes and moves for a given number of rows, counted from its fake shapes."""
+"""The arithmetic and the memory traffic of a program for a given number of rows, counted from its fake shapes."""
 
 from __future__ import annotations
 
@@ -32,13 +32,12 @@ _aten = torch.ops.aten
 
 @dataclasses.dataclass(frozen=True)
 class Arithmetic:
-    """Work, added up.
+    """The work of one or several operators.
 
     Attributes:
-        multiply_adds: One for each multiplication of a matrix product, with the addition that follows it; one for each element that an
-            elementwise operator makes or a reduction reads.
-        bytes: Bytes of the operands read and the results written, as if nothing stayed in a cache. A lookup reads the rows it picks, not
-            the table; a view moves nothing.
+        multiply_adds: Multiply-adds of matrix products, plus one for each element that an elementwise operator writes or a reduction reads.
+        bytes: Bytes of the operands and results, without any effect of caches. A lookup reads only the selected rows of its table; a view
+            moves nothing.
     """
 
     multiply_adds: int = 0
@@ -53,8 +52,8 @@ def arithmetic(program: Program, rows: int, *, requests: int = 1) -> Arithmetic:
 
     Args:
         program: The program.
-        rows: The batch: candidates.
-        requests: Requests, for a program that takes several.
+        rows: The batch size: the number of candidates.
+        requests: The number of requests, for a program that takes several.
     """
     return sum(arithmetic_of_nodes(program, rows, requests=requests).values(), Arithmetic())
 
@@ -111,14 +110,14 @@ def _work(node: fx.Node, sizes: _Sizes) -> Arithmetic:
     moved = written + sum(map(sizes.bytes, operands))
     known = dialect_multiply_adds(node, sizes.elements)
     if known is not None:
-        read = 0 if node.target is grouped_lookup else moved - written  # of tables, the rows picked alone
+        read = 0 if node.target is grouped_lookup else moved - written  # a lookup reads as many bytes as it writes
         return Arithmetic(known, written + (read or written))
     if node.target in _MOVES:
         return Arithmetic(0, 2 * written)
     if node.target in _PRODUCTS:
         return Arithmetic(sizes.elements(result) * _depth(node, sizes), moved)
     if node.target is _aten.scaled_dot_product_attention.default:
-        keys: Any = node.args[1]  # `operands` names a tensor once that is query, key and value
+        keys: Any = node.args[1]  # `operands` holds a tensor once, even if it is query, key and value
         length = sizes.number(keys.meta["val"].shape[-2])
         return Arithmetic(2 * sizes.elements(operands[0]) * length, moved)
     reduces = sizes.elements(result) < max(map(sizes.elements, operands), default=0)
@@ -126,7 +125,7 @@ def _work(node: fx.Node, sizes: _Sizes) -> Arithmetic:
 
 
 def _depth(node: fx.Node, sizes: _Sizes) -> int:
-    """The places that each element of a matrix product sums over."""
+    """The length of the sum for each element of a matrix product."""
     first: Any = node.args[1 if node.target in ADDED_PRODUCTS else 0]
     return sizes.number(first.meta["val"].shape[-1])
 
@@ -141,13 +140,13 @@ def _lookup(node: fx.Node, operands: list[Any], result: Any, sizes: _Sizes) -> A
 
 
 _PRODUCTS = {_aten.linear.default, *MATRIX_PRODUCTS, *ADDED_PRODUCTS}
-#: Operators that copy and compute nothing.
+#: Operators that only copy or fill memory.
 _MOVES = {
     *(*JOINS, _aten.clone.default, _aten.contiguous.default, _aten.repeat.default),
     *(_aten.index.Tensor, _aten.index_select.default, _aten.gather.default, _aten.flip.default, _aten.to.dtype),
     *(_aten.full.default, _aten.zeros.default, _aten.ones.default, _aten.arange.start_step),
 }
-#: Operators that only look at their operand in another way; a reshape is counted as a view.
+#: Operators that return views or their operand; a reshape is counted as a view.
 _FREE = {
     *(operator.getitem, _aten.select.int, _aten.unbind.int, _aten.alias.default, _aten.detach.default),
     *(*REGROUPINGS, *PERMUTATIONS, *BROADCASTS, *SLICES, *SPLITS, *DROPOUTS),

@@ -35,8 +35,8 @@ class Ratio:
 def paired_ratio(values: Samples, base: Samples, *, seed: int = 0, resamples: int = _RESAMPLES) -> Ratio:
     """The ratio of two medians, with the percentile bootstrap interval.
 
-    Whole rounds are resampled, the same for both, so that what disturbed both at once cancels. Where there are many rounds, runs of
-    consecutive ones stay together, because disturbances outlast a round.
+    Whole rounds are resampled, the same rounds for both, so that a disturbance of both cancels. If there are many rounds, runs of
+    consecutive rounds stay together, because disturbances outlast a round.
 
     Args:
         values: Seconds [rounds, samples in a round].
@@ -80,10 +80,10 @@ def paired_quantile_ratio(
 
 
 def _weighted_medians(values: Samples, block_of: npt.NDArray[Any], weights: npt.NDArray[np.float32]) -> Samples:
-    """Medians of the samples with each block taken as often as a row of `weights` says, [resamples].
+    """Medians of resamples, [resamples]. Each resample takes each block as often as its row of `weights` says.
 
-    Counted instead of sorted: a histogram of each block over a grid of values, so that a resample is a weighted sum of histograms.
-    The grid holds every distinct value; beyond `_GRID` of them, that many quantiles.
+    Nothing is sorted: each block has a histogram over a grid of values, and a resample is a weighted sum of histograms. The grid holds
+    every distinct value, or `_GRID` quantiles if there are more distinct values.
     """
     grid = np.unique(values)
     if len(grid) > _GRID:

@@ -1,4 +1,4 @@
-"""Multiply-adds of the operators of the recfx dialect, as backends with kernels for them compute them."""
+"""Multiply-adds of the operators of the recfx dialect, for backends that have kernels for these operators."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ def dialect_multiply_adds(node: fx.Node, elements: Count) -> int | None:
 
     Args:
         node: The node.
-        elements: Gives the number of elements of a fake tensor under the sizes asked for.
+        elements: Fake tensor -> its number of elements at the requested sizes.
     """
     count = _COUNTS.get(node.target)
     return None if count is None else count(node, elements)
@@ -70,8 +70,8 @@ def _cross(node: fx.Node, elements: Count) -> int:
 
 
 def _attention(node: fx.Node, elements: Count) -> int:
-    """The first layer is split. With products of query and keys, the keys' columns join them in one matrix a query, which every key is
-    multiplied with; without, the keys' term is made once for all rows that share them."""
+    """The first layer is split into terms. With products of query and keys, one matrix per query, which includes the keys' columns, is
+    multiplied by every key. Without products, the keys' term is computed once for all rows that share the keys."""
     arguments: Any = node.args
     query, keys, params, parts, pool = arguments[0], arguments[1], arguments[3], arguments[6], arguments[11]
     shared: Any = keys.args[0] if keys.target is torch.ops.aten.expand.default else keys
@@ -86,7 +86,7 @@ def _attention(node: fx.Node, elements: Count) -> int:
 
 
 def _code_dot(node: fx.Node, elements: Count) -> int:
-    """One for each column and score, for codes of any width."""
+    """One multiply-add for each column and score, for codes of any width."""
     return elements(_held(node)) * int(_held(node.args[0]).shape[1])
 
 

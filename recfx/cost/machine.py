@@ -1,6 +1,6 @@
 """The peak rates of this machine: read bandwidth, random row reads, fp32 matrix products.
 
-Rates are those of torch's own kernels, at the number of threads torch has; the best of many runs, because a limit is wanted.
+Rates are those of torch's own kernels, at torch's current number of threads. The best of many runs counts, because a rate is a limit.
 """
 
 from __future__ import annotations
@@ -93,15 +93,15 @@ class Machine:
         return _interpolate(row_bytes, widths, at_width)
 
     def to_json(self) -> dict[str, Any]:
-        """Plain values."""
+        """The machine as values for JSON."""
         return {"format": _FORMAT, **dataclasses.asdict(self), "flags": list(self.flags)}
 
     @classmethod
     def from_json(cls, values: Mapping[str, Any]) -> Self:
-        """What `to_json` gave.
+        """The machine that `to_json` wrote.
 
         Raises:
-            MeasureError: Written in another form.
+            MeasureError: The values are not a machine of this format.
         """
         try:
             plain = dict(values)
@@ -123,7 +123,7 @@ class Machine:
 
 
 def _interpolate(x: float, known: list[int], values: list[float]) -> float:
-    """Straight lines in doubly logarithmic scale, flat beyond both ends."""
+    """Linear interpolation of logarithms, constant beyond both ends."""
     return float(np.exp(np.interp(np.log(max(x, 1.0)), np.log(known), np.log(values))))
 
 
@@ -133,10 +133,10 @@ def measure_machine(
     """Measures the limits at torch's present number of threads; takes about three seconds and 300 MB.
 
     Args:
-        cache: Read and write the result: True for the user's cache folder, or a folder. Different processors, threads and versions
-            of torch are kept apart. A damaged file is measured again.
-        seconds: Time for each of the points.
-        clock: Nanoseconds.
+        cache: Read and write the result: True for the user's cache folder, or a folder. There is one file for each processor, number of
+            threads and version of torch. A damaged file is measured again.
+        seconds: Time for each point.
+        clock: Returns the time in nanoseconds.
     """
     chip = processor()
     identity = (chip.name, chip.cores, chip.flags, torch.get_num_threads(), torch.__version__)
@@ -173,12 +173,12 @@ def _cache_file(cache: bool | Path, identity: tuple[object, ...]) -> Path | None
 
 
 def stream_bandwidth(nbytes: int, *, seconds: float = _POINT_SECONDS, clock: Clock = time.perf_counter_ns) -> float:
-    """Bytes per second of reading `nbytes` over and over: from memory when larger than the caches, else from them.
+    """Bytes per second of reading `nbytes` over and over: from memory if it exceeds the caches, otherwise from the caches.
 
     Args:
         nbytes: Size of the working set, at least 1 KiB.
         seconds: Time to measure.
-        clock: Nanoseconds.
+        clock: Returns the time in nanoseconds.
 
     Raises:
         MeasureError: The working set is too small.
@@ -187,7 +187,7 @@ def stream_bandwidth(nbytes: int, *, seconds: float = _POINT_SECONDS, clock: Clo
         raise MeasureError(f"a stream of {nbytes} bytes is too short to be timed", hint="1 KiB or more")
     data = torch.ones(nbytes // 4)
     first, second = data[: len(data) // 2], data[len(data) // 2 : len(data) // 2 * 2]
-    # Two readers, as either may be the better one: torch's sum, and the dot product of its BLAS.
+    # Two readers, since either may be faster: torch's sum, and the dot product of its BLAS.
     fastest = min(
         _best(data.sum, seconds / 2, clock),
         _best(lambda: torch.dot(first, second), seconds / 2, clock),
@@ -206,14 +206,17 @@ def random_gather_rate(
         table_bytes: Size of the table.
         row_bytes: Size of a row, a multiple of 4.
         seconds: Time to measure.
-        clock: Nanoseconds.
+        clock: Returns the time in nanoseconds.
 
     Raises:
-        MeasureError: The sizes make no table.
+        MeasureError: The row size is not a multiple of 4, or larger than the table.
     """
     rows = table_bytes // row_bytes if row_bytes >= 4 else 0
     if row_bytes % 4 or rows < 1:
-        raise MeasureError(f"no fp32 table of {table_bytes} bytes has rows of {row_bytes} bytes")
+        raise MeasureError(
+            f"no fp32 table of {table_bytes} bytes has rows of {row_bytes} bytes",
+            hint="a row has a multiple of 4 bytes, and at most those of the table",
+        )
     table = torch.ones(rows, row_bytes // 4)
     passes = -(-_MIN_LOOKUPS // rows)
     generator = torch.Generator().manual_seed(0)
@@ -232,14 +235,14 @@ def matmul_peak(
     Args:
         size: Rows and columns.
         seconds: Time to measure.
-        clock: Nanoseconds.
+        clock: Returns the time in nanoseconds.
     """
     left, right, out = (torch.ones(size, size) for _ in range(3))
     return 2 * size**3 / _best(lambda: torch.mm(left, right, out=out), seconds, clock)
 
 
 def _best(call: Callable[[], object], seconds: float, clock: Clock) -> float:
-    """Seconds of the fastest call; one untimed call first, then three at least."""
+    """Seconds of the fastest call, out of at least three after an untimed one."""
     call()
     end = clock() + int(seconds * 1e9)
     fastest = 0

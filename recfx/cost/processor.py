@@ -1,4 +1,4 @@
-"""Which processor this is: its name, its cores, the instruction sets that matter to recommendation models."""
+"""The processor: its name, its cores, and its instruction sets that matter to recommendation models."""
 
 from __future__ import annotations
 
@@ -19,12 +19,12 @@ FLAGS = frozenset({
 
 @dataclasses.dataclass(frozen=True)
 class Processor:
-    """The processor this process may use.
+    """The processor that this process may use.
 
     Attributes:
-        name: As the system calls it.
-        cores: Logical cores this process may run on.
-        flags: Those of `FLAGS` it has, sorted.
+        name: The system's name for it.
+        cores: Logical cores that this process may run on.
+        flags: The members of `FLAGS` that it has, sorted.
     """
 
     name: str
@@ -33,7 +33,7 @@ class Processor:
 
 
 def processor(cpuinfo: Path = Path("/proc/cpuinfo")) -> Processor:
-    """Reads the system's description; outside Linux the flags are unknown and left empty."""
+    """Reads the system's description of the processor. Outside Linux the flags are unknown and left empty."""
     cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
     fields = _first_block(cpuinfo.read_text()) if cpuinfo.is_file() else {}
     name = fields.get("model name") or platform.processor() or platform.machine() or "unknown"

@@ -37,7 +37,7 @@ class Timing:
 
     Attributes:
         median: Median over all samples.
-        p99: 99th percentile over all samples; with fewer than 100 of them, close to the largest.
+        p99: 99th percentile over all samples; with fewer than 100 samples, close to the largest.
         best: Smallest sample.
         samples: How many samples were taken.
         calls_per_sample: Calls averaged in one sample; 1 when a call is long enough to be timed alone.
@@ -51,7 +51,7 @@ class Timing:
 
     @property
     def has_p99(self) -> bool:
-        """Whether the p99 is one: of single calls, because a mean over several hides the slow one, and of enough of them."""
+        """Whether `p99` is that of calls: samples are single calls, because means hide slow calls, and there are enough samples."""
         return self.calls_per_sample == 1 and self.samples >= _P99_SAMPLES
 
 
@@ -78,7 +78,7 @@ class Comparison:
         return self.ratio(name, than).low > 1.0
 
     def slower_at_worst(self, name: str, than: str) -> bool:
-        """The same of the 99th percentiles; False while either has too few samples, of single calls, to have one."""
+        """As `slower`, for the 99th percentiles. False if either candidate has none; see `Timing.has_p99`."""
         if not all(self.timings[n].has_p99 for n in (name, than)):
             return False
         return self.p99_ratio(name, than).low > 1.0
@@ -114,7 +114,7 @@ class Comparison:
             )
 
     def to_json(self) -> dict[str, Any]:
-        """Plain values, without the single samples."""
+        """The comparison as values for JSON, without the samples."""
         return {
             "baseline": self.baseline,
             "threads": self.threads,
@@ -124,7 +124,7 @@ class Comparison:
 
     @classmethod
     def from_json(cls, values: Mapping[str, Any]) -> Self:
-        """What `to_json` gave, without the single samples."""
+        """The comparison that `to_json` wrote, without the samples."""
         return cls(
             timings={name: Timing(**timing) for name, timing in values["timings"].items()},
             ratios={name: Ratio(**ratio) for name, ratio in values["ratios"].items()},
@@ -168,17 +168,17 @@ def compare(
     """Times candidates in turns.
 
     Each round gives every candidate one turn, in a random order. A turn is an untimed call, which brings the candidate's own data
-    back into the caches, and then one or several samples. The collector of garbage is off meanwhile.
+    back into the caches, and then one or several samples. Garbage collection is off meanwhile.
 
     Args:
         candidates: Name -> callable without arguments.
-        seconds: How long to measure, for all candidates together; more when `min_rounds` takes longer.
+        seconds: Time to measure all candidates together; `min_rounds` may take longer.
         min_rounds: Rounds to run at least.
         max_rounds: Rounds to run at most.
         baseline: The candidate the ratios refer to; by default the first.
-        single_calls: Time every call separately, for the 99th percentile, although the clock costs a short one some per cent.
+        single_calls: Time every call separately, which the 99th percentile needs. The clock then adds some per cent to short calls.
         seed: Seed of the order in each round and of the intervals.
-        clock: Nanoseconds.
+        clock: Returns the time in nanoseconds.
 
     Raises:
         MeasureError: A candidate raised, no candidate was given, the baseline is unknown, or the number of rounds is zero.

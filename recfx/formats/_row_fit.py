@@ -48,7 +48,8 @@ def least_squares(rows: torch.Tensor, bits: int) -> Fit:
 
     Like the greedy search of Guan et al. (Post-training 4-bit quantization on embedding tables, 2019), it moves the ends of the range
     inwards. Unlike that search, it tries all pairs of ends on a grid. From each pair it takes the regression of the values on their codes,
-    which is the best scale and bias for those codes. From the best pair on, codes and regression alternate; both only lower the error.
+    which is the best scale and bias for those codes. Starting from the best pair, codes and regression alternate; neither increases
+    the error.
     """
     levels = (1 << bits) - 1
     mean = rows.mean(1, keepdim=True)
@@ -81,9 +82,7 @@ def _regress(
     codes -= middle
     variance = codes.square().sum(1, keepdim=True)
     product = codes.mul_(centred).sum(1, keepdim=True)
-    known = (
-        variance > 0.1
-    )  # integers that differ have at least 1/2; for equal ones rounding may leave a little more than 0
+    known = variance > 0.1  # at least 1/2 if codes differ; if all are equal, rounding may leave a little more than 0
     new = torch.where(known, product / variance.clamp(min=0.1), scale)
     gain = torch.where(known, product * new, 0.0)
     return gain, new, torch.where(known, -new * middle, bias)

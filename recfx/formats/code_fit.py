@@ -119,7 +119,7 @@ def symmetric_codes(table: Tensor, bits: int) -> Codes:
 
 
 def best_codes(table: Tensor, bits: int) -> Codes:
-    """The codes of `symmetric_codes` or of `minmax_codes`, those with the smaller error.
+    """The codes of `symmetric_codes` or of `minmax_codes`, whichever have the smaller error.
 
     Args:
         table: Floating point [n, d].
@@ -180,7 +180,7 @@ def _fit(rows: Tensor, step: Tensor, most: int, largest: float) -> tuple[Tensor,
 
 
 def _searched(row: Tensor, most: int, largest: float) -> tuple[Tensor, Tensor] | None:
-    """Codes and step of a row [1, d] with the fewest steps that put it on a grid."""
+    """Codes and step of a row [1, d], on the coarsest grid that holds all its values; None if no grid does."""
     counts = torch.arange(1, most + 1, dtype=row.dtype).unsqueeze(1)
     steps = (row.amax() - row.amin()) / counts
     codes, fitted, fits = _fit(row.expand(most, -1), steps, most, largest)

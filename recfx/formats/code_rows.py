@@ -3,8 +3,8 @@
 One row of a table of dimension D at b bits is `[codes | float32 lower | float32 step]`; the value of a code c is `lower + step * c`. The
 codes take n bytes, `ceil(D * b / 8)` rounded up to a multiple of 8, so that they can be read as 64-bit words. Code j lies in byte
 `j mod n`, at bit `b * (j div n)`: codes of neighbouring columns lie in neighbouring bytes, and one mask and one shift, the same
-for all bytes of a row, separate them. Codes beyond D are zero. Unlike `recfx.formats.rowwise`, it keeps constants in float32: the order
-of scores depends on bits that half precision does not have.
+for all bytes of a row, separate them. Codes beyond D are zero. Unlike rows of `recfx.formats.rowwise`, these rows keep their constants in
+float32: the order of scores depends on bits that half precision does not have.
 """
 
 from __future__ import annotations
@@ -22,7 +22,7 @@ CODE_BITS = (8, 4, 2, 1)
 #: Bytes of `lower` and `step` at the end of each row.
 CONSTANT_BYTES = 8
 
-#: Most columns: a dot product of this many codes fits into int32.
+#: The largest number of columns: a dot product of this many codes fits into int32.
 MOST_COLUMNS = 1 << 16
 
 _WORD = 8
@@ -66,7 +66,7 @@ def pack_codes(table: Codes) -> Tensor:
         uint8 [n, code_row_bytes(bits, d)].
 
     Raises:
-        InputError: Other bits, codes that do not fit them, or more columns than int32 sums allow.
+        InputError: `bits` is not in `CODE_BITS`, codes do not fit into it, or there are more columns than int32 sums allow.
     """
     codes, bits = table.codes, table.bits
     if bits not in CODE_BITS:
@@ -101,7 +101,7 @@ def unpack_codes(packed: Tensor, bits: int, dim: int) -> Codes:
         dim: Codes in a row.
 
     Raises:
-        InputError: Rows of another length.
+        InputError: The rows have another length.
     """
     if packed.dtype != torch.uint8 or packed.ndim != 2 or packed.shape[1] != code_row_bytes(bits, dim):
         raise InputError(

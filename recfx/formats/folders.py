@@ -51,7 +51,7 @@ def open_sealed_json(data: bytes, where: str) -> Any:
     """The document that `sealed_json` was given.
 
     Raises:
-        ArtifactError: It is damaged.
+        ArtifactError: The file is damaged.
     """
     held = fields(strict_json.parse(data, where), where, ("sha256", "content"))
     if held["sha256"] != hashlib.sha256(strict_json.dump(held["content"])).hexdigest():
@@ -98,7 +98,7 @@ class SealedFolder(OpenFolder):
             files: dict[str, Record] = decode(dict[str, kind_of_record], document.pop("files", None), where)  # type: ignore[valid-type]
             self.manifest: dict[str, Any] = document
             if len(files) > _MOST_FILES or not files.keys().isdisjoint((f"{name}.json", f"{name}.sha256")):
-                raise ArtifactError(f"the manifest names {len(files)} files, or itself", where=where)
+                raise ArtifactError(f"the manifest names itself, or more than {_MOST_FILES} files", where=where)
             self._held = self.memory(files, strict_json.MOST_BYTES, check=check)
         except BaseException:
             self.close()

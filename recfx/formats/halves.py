@@ -23,5 +23,5 @@ def round_to_half(weight: torch.Tensor, dtype: torch.dtype) -> torch.Tensor:
     result = weight.detach().to(dtype)
     if not bool(result.isfinite().all()):
         name = str(dtype).removeprefix("torch.")
-        raise InputError(f"it holds NaN, infinities or numbers beyond {name}", hint="leave it in float32")
+        raise InputError(f"the tensor holds NaN, infinities or numbers beyond {name}", hint="leave it in float32")
     return result

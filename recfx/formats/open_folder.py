@@ -32,7 +32,7 @@ _FLAGS = os.O_RDONLY | os.O_NOFOLLOW | os.O_NONBLOCK | os.O_CLOEXEC
 
 @dataclass(frozen=True)
 class FileRecord:
-    """What a manifest says about a file.
+    """The entry of a file in a manifest.
 
     Attributes:
         bytes: Its size.
@@ -46,7 +46,7 @@ class FileRecord:
 
 @dataclass(frozen=True)
 class CrcRecord:
-    """What the manifest of an old format says about a file.
+    """The entry of a file in a manifest of an old format.
 
     Attributes:
         bytes: Its size.
@@ -106,7 +106,7 @@ class OpenFolder:
         )
 
     def where(self, file: str) -> str:
-        """A file, for errors."""
+        """The path of a file, for errors."""
         return str(self.path / file)
 
     def read(self, file: str, most: int) -> bytes:
@@ -183,7 +183,7 @@ class OpenFolder:
             os.close(folder)
         if not stat.S_ISREG(os.fstat(opened).st_mode):
             os.close(opened)
-            raise ArtifactError("it is not a regular file", where=self.where(file), hint=AGAIN)
+            raise ArtifactError("the file is not a regular file", where=self.where(file), hint=AGAIN)
         return opened
 
     def _memory(self, file: str, size: int, most: int) -> Memory:
@@ -206,7 +206,7 @@ class OpenFolder:
 
 
 def _checks(record: Record) -> list[_Check]:
-    """Whether the contents of a file are those of its record, in parts for several threads."""
+    """Checks of a file's contents against its record, in parts for several threads."""
     if isinstance(record, CrcRecord):
         return [lambda whole: zlib.crc32(whole) == record.crc32]
 
@@ -221,9 +221,11 @@ def _require_name(name: str, record: Record, where: str) -> None:
         raise ArtifactError(f"{name[:200]!r} is not the name of a file of the folder", where=where)
     if isinstance(record, CrcRecord):
         if record.bytes < 0:
-            raise ArtifactError(f"a file of {record.bytes} bytes", where=where)
+            raise ArtifactError(f"the manifest gives the file {record.bytes} bytes", where=where)
         return
     if record.bytes < 0 or len(record.sha256) != max(1, -(-record.bytes // _BLOCK)):
-        raise ArtifactError(f"{len(record.sha256)} digests for a file of {record.bytes} bytes", where=where)
+        raise ArtifactError(
+            f"the manifest gives {len(record.sha256)} digests for a file of {record.bytes} bytes", where=where
+        )
     if any(not _DIGEST.fullmatch(digest) for digest in record.sha256):
         raise ArtifactError("a digest is not SHA-256 in hexadecimal digits", where=where)

@@ -6,10 +6,10 @@ import torch
 
 from recfx.errors import InputError
 
-#: Most columns of a weight: a sum of this many products of 8-bit codes fits into int32.
+#: The largest number of columns of a weight: a sum of this many products of 8-bit codes fits into int32.
 MOST_COLUMNS = 1 << 16
 
-#: Shares of a channel's largest magnitude at which the search for the least squared error clips.
+#: The search for the least squared error clips at these shares of a channel's largest magnitude.
 _KEPT = tuple(1 - 0.02 * step for step in range(26))
 
 
@@ -20,7 +20,7 @@ def quantize_per_channel(weight: torch.Tensor, *, clip: bool = False) -> tuple[t
 
     Args:
         weight: Floating point [N, K].
-        clip: Clip each channel where its squared error is least, instead of representing its largest magnitude.
+        clip: Clip each channel at the magnitude with the least squared error, instead of at its largest magnitude.
 
     Returns:
         int8 [N, K] in -127..127, and float32 scales [N]; `codes * scale[:, None]` approximates the weight.

@@ -1,4 +1,4 @@
-"""Plain values from files, checked against the types of dataclasses.
+"""Values from JSON files, checked against the types of dataclasses.
 
 `decode(Report, document, "report")` gives a `Report` whose fields have the declared types, recursively, or an error that names the field.
 """
@@ -20,7 +20,7 @@ _NOT_FINITE = {"nan": math.nan, "inf": math.inf, "-inf": -math.inf}
 _NAMES = {
     dict: "an object",
     list: "a list",
-    str: "a text",
+    str: "a string",
     bool: "true or false",
     int: "an integer",
     float: "a number",
@@ -32,8 +32,8 @@ def decode(kind: Any, value: Any, where: str) -> Any:
     """Converts a value from JSON to a type.
 
     Args:
-        kind: `bool`, `int`, `float`, `str`, `None`, an enum, a dataclass, or made of these with `tuple`, `list`, `dict[str, ...]`, `|` and
-            `Literal`. `Any` accepts every value.
+        kind: `bool`, `int`, `float`, `str`, `None`, an enum, a dataclass, or a combination of these with `tuple`, `list`,
+            `dict[str, ...]`, `|` and `Literal`. `Any` accepts every value.
         value: The value from JSON, in which tuples are lists.
         where: The name of the value, for errors.
 
@@ -65,7 +65,7 @@ def require(kind: Any, value: Any, where: str) -> Any:
     """The value itself if it is of a JSON type (`dict`, `list`, `str`, `bool`, `int`, `float`, NoneType).
 
     Raises:
-        ArtifactError: It is of another type.
+        ArtifactError: The value is of another type.
     """
     if type(value) is not kind:
         raise ArtifactError(
@@ -78,14 +78,14 @@ def fields(value: Any, where: str, required: Sequence[str], optional: Sequence[s
     """An object with all of the required keys and no unknown ones.
 
     Raises:
-        ArtifactError: It is not an object, a key is missing, or one is unknown.
+        ArtifactError: The value is not an object, or a key is missing or unknown.
     """
     found: dict[str, Any] = require(dict, value, where)
     if missing := [key for key in required if key not in found]:
-        raise ArtifactError(f"{missing[0]!r} is missing", where=where)
+        raise ArtifactError(f"the key {missing[0]!r} is missing", where=where)
     known = {*required, *optional}
     if unknown := [key for key in found if key not in known]:
-        raise ArtifactError(f"{unknown[0][:100]!r} is not known", where=where)
+        raise ArtifactError(f"the key {unknown[0][:100]!r} is not known", where=where)
     return found
 
 

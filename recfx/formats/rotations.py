@@ -17,7 +17,7 @@ def check_finite(table: Tensor, where: str) -> None:
     """Checks a table.
 
     Raises:
-        InputError: It is not a floating-point matrix with columns, or holds NaN or infinities.
+        InputError: The table is not a floating-point matrix with columns, or holds NaN or infinities.
     """
     if table.ndim != 2 or not table.is_floating_point() or not table.shape[1]:
         raise InputError(f"expected a floating-point [n, d], got {table.dtype} {list(table.shape)}", where=where)
@@ -37,7 +37,7 @@ def random_rotation(dim: int, seed: int = 0) -> Tensor:
         InputError: `dim` is below 1.
     """
     if dim < 1:
-        raise InputError(f"a rotation needs a dimension, got {dim}", where="random_rotation")
+        raise InputError(f"a rotation needs a dimension of at least 1, got {dim}", where="random_rotation")
     normal = torch.randn(dim, dim, dtype=torch.float64, generator=torch.Generator().manual_seed(seed))
     q, r = torch.linalg.qr(normal)
     rotation: Tensor = q * r.diagonal().sign()
@@ -45,7 +45,7 @@ def random_rotation(dim: int, seed: int = 0) -> Tensor:
 
 
 def itq_rotation(table: Tensor, *, iterations: int = 50, seed: int = 0) -> Tensor:
-    """The rotation R that brings unit rows X R near to their signs, by alternating minimisation.
+    """The rotation R for which unit rows X R are close to their signs, by alternating minimisation.
 
     With B = sign(X R) the best R is the orthogonal Procrustes solution V U^T of B^T X = U S V^T. No step increases the
     squared error of B / sqrt(d). The search starts from a random rotation.

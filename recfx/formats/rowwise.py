@@ -33,8 +33,8 @@ def encode_rows(table: torch.Tensor, bits: int, *, refine: bool = False) -> torc
     """Packs a table.
 
     At 8, 4 and 2 bits a row's bias is its minimum and its scale spreads the codes to its maximum, both rounded to half precision before
-    codes are chosen. So `|error| <= |scale| / 2`, plus the rounding errors of both at the two ends of the range: at most `2^bits - 1` times
-    the scale's and once the bias's. At 1 bit the two values of a row are those of least squared error.
+    codes are chosen. So `|error| <= |scale| / 2`, plus the rounding errors of both at the ends of the range: at most `2^bits - 1` times
+    that of the scale, plus that of the bias. At 1 bit the two values of a row are those of least squared error.
 
     Args:
         table: Floating point [rows, dim].
@@ -80,7 +80,7 @@ def encode_rows(table: torch.Tensor, bits: int, *, refine: bool = False) -> torc
 
 
 def _vanished(block: torch.Tensor, bias: torch.Tensor) -> float:
-    """The widest range among rows that their bias alone does not represent: the error would be as large as the values."""
+    """The widest range among rows that the bias alone represents badly: with errors as large as the values."""
     gone = (block - bias).abs().amax(1) > block.abs().amax(1) / 4
     span = (block.amax(1) - block.amin(1))[gone]
     return float(span.max()) if len(span) else 0.0

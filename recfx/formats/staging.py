@@ -90,7 +90,7 @@ def _hidden(folder: Path, infix: str = "") -> Path:
 
 
 def _lock(folder: int) -> bool | None:
-    """Locks an open folder: True when it is locked now, False when somebody else holds it, None where folders cannot be locked."""
+    """Locks an open folder. Returns True, False if another process holds the lock, or None if folders cannot be locked here."""
     try:
         fcntl.flock(folder, fcntl.LOCK_EX | fcntl.LOCK_NB)
     except BlockingIOError:
@@ -124,7 +124,7 @@ def _replace(staging: Path, folder: Path) -> None:
             return
         except OSError as error:
             if error.errno not in (errno.ENOTEMPTY, errno.EEXIST):
-                raise  # otherwise another writer was faster: exchange with its folder
+                raise  # for these two, another writer was faster: exchange with its folder
 
 
 def _replace_in_two_steps(staging: Path, folder: Path) -> None:

@@ -19,7 +19,7 @@ MOST_DEPTH = 64
 _MOST_DIGITS = 400
 
 _BRACKETS = bytes(b for b in range(256) if b not in b'"[]{}')
-#: Characters that texts of an artifact must not hold: a printed report would send them to a terminal.
+#: Characters that strings of an artifact must not hold: a printed report would send them to a terminal.
 _CONTROL = re.compile("[\x00-\x08\x0b-\x1f\x7f-\x9f\ud800-\udfff]")
 
 
@@ -32,7 +32,8 @@ def parse(data: bytes, where: str, *, most_bytes: int = MOST_BYTES) -> Any:
         most_bytes: The largest accepted size.
 
     Raises:
-        ArtifactError: It is not JSON, has repeated keys, numbers outside int64 or float64, control characters, or is too large or too deep.
+        ArtifactError: The document is not JSON, is too large or too deep, or has repeated keys, numbers outside int64 or float64, or
+            control characters.
     """
     if len(data) > most_bytes:
         raise ArtifactError(f"the file has {len(data)} bytes, at most {most_bytes} are read", where=where)
@@ -45,7 +46,7 @@ def parse(data: bytes, where: str, *, most_bytes: int = MOST_BYTES) -> Any:
     except ValueError as error:  # includes JSONDecodeError and UnicodeDecodeError
         raise ArtifactError(f"the file is damaged: {error}", where=where) from error
     if bad := _control_character(value):
-        raise ArtifactError(f"the file is damaged: a text holds the character {bad!r}", where=where)
+        raise ArtifactError(f"the file is damaged: a string holds the character {bad!r}", where=where)
     return value
 
 
@@ -53,11 +54,11 @@ def dump(document: Any, indent: int | None = None) -> bytes:
     """A document as JSON. NaN and infinities become objects like `{"float": "nan"}`; see `recfx.formats.records`.
 
     Raises:
-        ArtifactError: A text holds a control character, which `parse` would refuse.
+        ArtifactError: A string holds a control character, which `parse` would refuse.
     """
     if bad := _control_character(document):
         raise ArtifactError(
-            f"a text with the character {bad!r} cannot be saved",
+            f"a string with the character {bad!r} cannot be saved",
             hint="rename the input, key or module that contains it",
         )
     return (json.dumps(_finite(document), indent=indent, allow_nan=False) + "\n").encode()
@@ -124,7 +125,7 @@ def _float(text: str) -> float:
 
 
 def _control_character(value: Any) -> str | None:
-    """The first control character or half of a surrogate pair in the texts of a document."""
+    """The first control character or half of a surrogate pair in the strings of a document."""
     stack = [value]
     while stack:
         item = stack.pop()

@@ -35,7 +35,7 @@ def symmetric_steps(rows: Tensor, bits: int) -> tuple[Tensor, Tensor]:
     for _ in range(_ROUNDS):
         levels = _levels(unit, step, bits)
         step = _over((unit * levels).sum(1), (levels * levels).sum(1))
-    # Rounded by the returned step, so that the codes are those that the second step is computed from.
+    # Rounded by the returned step: the second step must fit the codes that the caller gets.
     step = step * size
     levels = _levels(rows, step, bits)
     return step, _over((unit * unit).sum(1), (unit * levels).sum(1)) * size
@@ -64,7 +64,7 @@ def lost_across(rows: Tensor, held: Tensor) -> float:
 
 
 def _levels(rows: Tensor, step: Tensor, bits: int) -> Tensor:
-    """The nearest levels over the step."""
+    """The nearest levels, in steps."""
     column = step[:, None]
     return nearest_codes(rows, lowest(bits) * column, column, bits).to(rows.dtype) + lowest(bits)
 

@@ -91,7 +91,7 @@ def _entry(entry: Any, available: int, where: str) -> tuple[torch.dtype, list[in
     if not 0 <= begin <= end <= available:
         raise ArtifactError(f"the data lie at bytes {begin} to {end} of {available}", where=where)
     if end - begin != math.prod(shape) * dtype.itemsize:
-        raise ArtifactError(f"{name} {shape[:8]} do not take the {end - begin} bytes that are given", where=where)
+        raise ArtifactError(f"{name} {shape[:8]} does not take the {end - begin} bytes that are given", where=where)
     return dtype, shape, begin, end
 
 
