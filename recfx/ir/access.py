@@ -22,7 +22,7 @@ def tensor_of(node: Any) -> torch.Tensor:
     """The fake tensor of a node that gives one tensor.
 
     Raises:
-        VerificationError: It is not a node, or its value is not one tensor.
+        VerificationError: `node` is not a node, or its value is not one tensor.
     """
     held = node.meta.get("val") if isinstance(node, fx.Node) else None
     if not isinstance(held, torch.Tensor):
@@ -67,7 +67,7 @@ def items_of(node: fx.Node, index: int) -> list[Any]:
 def _positional(node: fx.Node, index: int) -> Any:
     args: Sequence[Any] = node.args
     if not -len(args) <= index < len(args):
-        raise VerificationError(f"argument {index} is missing: the node has {len(args)}", where=where(node))
+        raise VerificationError(f"argument {index} is missing: the node has {len(args)} arguments", where=where(node))
     return args[index]
 
 

@@ -1,6 +1,6 @@
-"""Checks of a node's arguments against its operator, before the operator is run on anything.
+"""Checks of a node's arguments against the schema of its operator, before the operator runs.
 
-Programs that were captured pass them by construction. They are for programs that come from a file.
+They are for programs that come from a file. Captured programs pass them by construction.
 """
 
 from __future__ import annotations
@@ -14,7 +14,7 @@ from torch import fx
 
 from recfx.errors import ArtifactError
 
-#: Limits of the values of a loaded program's nodes, at the sizes that free dimensions are tried with.
+#: Limits of the values in a loaded program. Free dimensions count with the size at which fake tensors try them.
 MOST_BYTES = 64 << 30
 _MOST_RANK = 64
 _MOST_TERMS = 600
@@ -55,18 +55,18 @@ def check_call(node: fx.Node, value_of: Value) -> None:
 
 
 def _check_segments(node: fx.Node, where: str) -> None:
-    """Refuses the forms of segment_reduce that read without checking."""
+    """Refuses the forms of segment_reduce that do not check the bounds of their reads."""
     names = [argument.name for argument in _aten.segment_reduce.default._schema.arguments]
     given = {**dict(zip(names, node.args, strict=False)), **node.kwargs}
     if given.get("unsafe") or given.get("lengths") is None or given.get("offsets") is not None:
-        raise ArtifactError("segments without checked lengths", where=where)
+        raise ArtifactError("segment_reduce needs `lengths` and unsafe=False, and takes no `offsets`", where=where)
 
 
 def check_result(node: fx.Node, value: Any) -> None:
     """Refuses a node whose value is larger than the values of real models.
 
     Raises:
-        ArtifactError: A tensor is too large, or a number or size is out of range or too involved.
+        ArtifactError: A tensor is too large, a number is out of range, or the expression of a size has too many terms.
     """
     for part in value if isinstance(value, tuple | list) else [value]:
         if isinstance(part, torch.Tensor):
@@ -79,18 +79,18 @@ def check_result(node: fx.Node, value: Any) -> None:
 
 def _check_tensor(tensor: torch.Tensor, where: str) -> None:
     if tensor.ndim > _MOST_RANK:
-        raise ArtifactError(f"a tensor of {tensor.ndim} dimensions", where=where)
+        raise ArtifactError(f"a tensor of {tensor.ndim} dimensions, at most {_MOST_RANK} are accepted", where=where)
     elements = 1
     for size in tensor.shape:
         elements *= max(size if isinstance(size, int) else _check_size(size, where), 1)
     if elements * tensor.dtype.itemsize > MOST_BYTES:
-        raise ArtifactError(f"a tensor of {elements:.3g} elements: more than {MOST_BYTES >> 30} GiB", where=where)
+        raise ArtifactError(f"a tensor of {elements:.3g} elements takes more than {MOST_BYTES >> 30} GiB", where=where)
 
 
 def _check_size(size: torch.SymInt, where: str) -> int:
-    """A size at which the symbol is tried; 1 for one that depends on data."""
+    """The size at which fake tensors try a symbol; 1 for a size that depends on data."""
     if size.node.expr.count_ops() > _MOST_TERMS:
-        raise ArtifactError("a size is too involved an expression", where=where)
+        raise ArtifactError(f"the expression of a size has more than {_MOST_TERMS} terms", where=where)
     hint = size.node.hint
     return 1 if hint is None else int(hint)
 
@@ -98,7 +98,7 @@ def _check_size(size: torch.SymInt, where: str) -> int:
 def _check_schema(node: fx.Node, schema: Any, value_of: Value, where: str) -> None:
     positional = [a for a in schema.arguments if not a.kwarg_only]
     if len(node.args) > len(positional):
-        raise ArtifactError(f"{len(node.args)} arguments, at most {len(positional)} are taken", where=where)
+        raise ArtifactError(f"{len(node.args)} arguments, the operator takes at most {len(positional)}", where=where)
     given = dict(zip((a.name for a in positional), node.args, strict=False))
     known = {a.name for a in schema.arguments}
     for name, value in node.kwargs.items():
@@ -152,15 +152,15 @@ _PLAIN: dict[str, Any] = {
 
 
 def _check_arithmetic(node: fx.Node, value_of: Value, where: str) -> None:
-    """Arithmetic is done on numbers only, and with exponents that cannot grow without bound."""
+    """Refuses arithmetic on other values than numbers, and powers with large or variable exponents."""
     if node.kwargs and node.target is not torch._check:
         raise ArtifactError("arithmetic takes no named arguments", where=where)
     values = [value_of(a) if isinstance(a, fx.Node) else a for a in node.args]
     if node.target is operator.getitem:
         if len(values) != 2 or not isinstance(values[0], tuple | list) or type(values[1]) is not int:
-            raise ArtifactError("items are taken from the results of an operator, by number", where=where)
+            raise ArtifactError("getitem takes a list or tuple of results and an integer", where=where)
         if not -len(values[0]) <= values[1] < len(values[0]):
-            raise ArtifactError(f"item {values[1]} of {len(values[0])}", where=where)
+            raise ArtifactError(f"item {values[1]} does not exist: there are {len(values[0])}", where=where)
         return
     flat = [v for value in values for v in (value if isinstance(value, tuple | list) else [value])]
     flat = [value_of(v) if isinstance(v, fx.Node) else v for v in flat]
@@ -175,7 +175,7 @@ def _check_arithmetic(node: fx.Node, value_of: Value, where: str) -> None:
 
 
 def _check_pieces(node: fx.Node, value_of: Value, where: str) -> None:
-    """Refuses to cut a tensor into more pieces than any model does, each of which would be made."""
+    """Refuses a split into more pieces than any model makes, since each piece would be computed."""
     held: Any = value_of(node.args[0]) if isinstance(node.args[0], fx.Node) else None
     given: Any = [*node.args[1:], *node.kwargs.values()]
     largest = max((int(size) for size in getattr(held, "shape", ()) if isinstance(size, int)), default=0)
@@ -185,28 +185,36 @@ def _check_pieces(node: fx.Node, value_of: Value, where: str) -> None:
         by_size = node.target is _aten.split.Tensor
         pieces = largest // counts[0] if by_size and counts else max(counts, default=0)
     if pieces > _MOST_PIECES:
-        raise ArtifactError(f"a tensor in {pieces} pieces, at most {_MOST_PIECES} are made", where=where)
+        raise ArtifactError(f"a split into {pieces} pieces, at most {_MOST_PIECES} are accepted", where=where)
 
 
 def _check_attention(node: fx.Node, value_of: Value, where: str) -> None:
-    """torch's CPU kernel reads keys and values at the same positions and checks only the first of them."""
+    """Refuses keys and values of different lengths: torch's CPU kernel reads both at the same positions and checks the keys only."""
     query, key, value = (value_of(a) for a in node.args[:3])  # type: ignore[arg-type]
     ranks = {query.ndim, key.ndim, value.ndim}
     if len(ranks) != 1 or query.ndim < 2:
         raise ArtifactError(
-            f"query, key and value of {query.ndim}, {key.ndim} and {value.ndim} dimensions", where=where
+            f"expected query, key and value of equally many dimensions, two or more, "
+            f"got {query.ndim}, {key.ndim} and {value.ndim}",
+            where=where,
         )
     if not _same(key.shape[-2], value.shape[-2]) or not _same(query.shape[-1], key.shape[-1]):
-        raise ArtifactError(f"keys {list(key.shape)} and values {list(value.shape)} of different lengths", where=where)
+        raise ArtifactError(
+            f"query {list(query.shape)}, key {list(key.shape)} and value {list(value.shape)} do not fit each other",
+            where=where,
+        )
 
 
 def _check_weight_norm(node: fx.Node, value_of: Value, where: str) -> None:
     direction, size = (value_of(a) for a in node.args[:2])  # type: ignore[arg-type]
     dim = node.args[2] if len(node.args) > 2 else node.kwargs.get("dim", 0)
     if type(dim) is not int or not -1 <= dim < direction.ndim:
-        raise ArtifactError(f"dimension {dim} of {direction.ndim}", where=where)
-    if size.numel() != (1 if dim == -1 else direction.shape[dim]):
-        raise ArtifactError(f"{size.numel()} norms for {list(direction.shape)}", where=where)
+        raise ArtifactError(f"dim {dim} is outside of a tensor of {direction.ndim} dimensions", where=where)
+    norms = 1 if dim == -1 else direction.shape[dim]
+    if size.numel() != norms:
+        raise ArtifactError(
+            f"expected {norms} norms for {list(direction.shape)} along dim {dim}, got {size.numel()}", where=where
+        )
 
 
 def _same(a: Any, b: Any) -> bool:

@@ -1,8 +1,8 @@
-"""Bags: inputs that belong together because one holds the bounds of bags and others hold one entry for each id.
+"""Bags: groups of inputs, of which one holds the bounds of bags and the others hold one entry for each id.
 
 Ids and the offsets (or lengths) of their bags must be drawn, repeated and enlarged together. Positions refer to the flat leaves of the
-inputs. Bounds are ordered run after run: a run holds one bag for each row of the batch (one key of a KeyedJaggedTensor, one row of a
-matrix of offsets). Lengths [B, runs] are ordered row after row instead, and so are their ids.
+inputs. A run holds one bag for each row of the batch, such as one key of a KeyedJaggedTensor or one row of a matrix of offsets. Bounds
+list one run after another. Lengths [B, runs] and their ids list one row after another instead.
 """
 
 from __future__ import annotations
@@ -16,7 +16,7 @@ import torch
 
 
 class Form(Enum):
-    """The content of bounds: the length of every bag, the start of every bag, or the starts followed by the number of ids."""
+    """The content of bounds: the length of every bag, the start of every bag, or the starts and then the number of ids."""
 
     LENGTHS = "lengths"
     OFFSETS = "offsets"
@@ -25,11 +25,11 @@ class Form(Enum):
 
 @dataclasses.dataclass(frozen=True)
 class Stream:
-    """Leaves with one entry for each id of the same bags.
+    """Leaves that hold one entry for each id of the same bags.
 
     Attributes:
-        leaves: Their positions: ids, weights. Their first dimension counts the ids, unless `row` is given.
-        row: The row of matrices [T, ids] that belongs to these bags; None for leaves that belong to one stream only.
+        leaves: The positions of the leaves (ids, weights). Their first dimension counts the ids, unless `row` is given.
+        row: The row of these bags in leaves [T, ids] that several streams share; None for leaves of one stream.
     """
 
     leaves: tuple[int, ...]
@@ -38,14 +38,14 @@ class Stream:
 
 @dataclasses.dataclass(frozen=True)
 class Bags:
-    """Bounds, and the ids they bound.
+    """The bounds of bags, and the ids inside them.
 
     Attributes:
-        bounds: Position of the leaf with the bounds, [runs * B] or [runs, B]; one more column of each stream for SPLITS.
+        bounds: Position of the leaf with the bounds, [runs * B] or [runs, B]; SPLITS have one more entry for each stream.
         form: The content of the bounds.
-        runs: How many runs of B bags they hold.
-        streams: The lists of ids, each of which holds the ids of `runs / len(streams)` runs, one run after another.
-        by_row: Whether the bounds are lengths [B, runs] and the ids of a row lie together; then there is one stream.
+        runs: The number of runs of B bags.
+        streams: The lists of ids. Each holds the ids of `runs / len(streams)` runs, one run after another.
+        by_row: Whether the bounds are lengths [B, runs] and the ids of a row lie together. Such bags have one stream.
     """
 
     bounds: int
@@ -95,7 +95,7 @@ class Bags:
         return all(n is None or int(total) <= n for total, n in zip(totals, counts, strict=True))
 
     def rows(self, leaves: Sequence[Any]) -> list[torch.Tensor]:
-        """For each stream the batch row of every id inside a bag, int64."""
+        """The batch row of every id inside a bag, int64, one tensor for each stream."""
         lengths = self.lengths(leaves)
         if self.by_row:
             return [torch.repeat_interleave(torch.arange(lengths.shape[1]), lengths.sum(0))]
@@ -103,7 +103,7 @@ class Bags:
         return [torch.repeat_interleave(row, part.reshape(-1)) for part in lengths.chunk(len(self.streams))]
 
     def resample(self, leaves: Sequence[Any], picks: torch.Tensor) -> dict[int, torch.Tensor]:
-        """Leaves whose bag (run, row) is the bag (run, picks[run, row]) of the given ones.
+        """New leaves: their bag (run, row) is the bag (run, picks[run, row]) of the given leaves.
 
         Args:
             leaves: The flat inputs.
@@ -127,9 +127,9 @@ class Bags:
         Args:
             leaves: The flat inputs.
             lengths: The length of every bag, int64 [runs, B].
-            index: For each stream the places of its ids in the given leaves, one run after another; -1 is an entry of zero.
-                Places count the given ids one run after another too. Matrices hold equally many ids in each row, so the last bag of a
-                shorter row is extended.
+            index: For each stream the places of its ids in the given leaves, one run after another; -1 gives an entry of zero.
+                A place is the number of an id, counted one run after another. The rows of a matrix hold equally many ids, so the last
+                bag of a shorter row is extended.
 
         Returns:
             Position -> the new leaf, for the bounds and all members.
@@ -157,11 +157,11 @@ class Bags:
         return found
 
     def in_leaf_order(self, lengths: torch.Tensor, entries: torch.Tensor) -> torch.Tensor:
-        """Entries for the ids of bags of some lengths [runs, B], given one run after another, in the order in which leaves hold them."""
+        """Reorders entries from one run after another to the order of the leaves, for bags of the given lengths [runs, B]."""
         return entries[_by_row(lengths).argsort()] if self.by_row else entries
 
     def _places_by_row(self, leaves: Sequence[Any], lengths: torch.Tensor, index: torch.Tensor) -> torch.Tensor:
-        """Places of ids, given and counted one run after another, in the order and by the count of leaves whose rows lie together."""
+        """Converts places of ids from run order to row order, both the sequence and the numbers."""
         places = _by_row(self.lengths(leaves))
         found = torch.where(index < 0, index, places[index.clamp(min=0)]) if len(places) else index
         return self.in_leaf_order(lengths, found)
@@ -186,7 +186,7 @@ class Bags:
 
 
 def _entries(leaf: torch.Tensor, index: torch.Tensor) -> torch.Tensor:
-    """Entries of a leaf; zeros for -1."""
+    """The entries of a leaf at the places `index`; zeros for -1."""
     index = index.to(leaf.device)
     if not leaf.shape[0]:
         return leaf.new_zeros(len(index), *leaf.shape[1:])
@@ -204,14 +204,17 @@ def ragged_range(starts: torch.Tensor, lengths: torch.Tensor) -> torch.Tensor:
 
 
 def _by_row(lengths: torch.Tensor) -> torch.Tensor:
-    """For every id of bags of lengths [runs, B], counted one run after another, its place where the bags of a row lie together."""
+    """The place in row order of every id in run order, for bags of lengths [runs, B]."""
     rows = lengths.T.reshape(-1)
     starts = (rows.cumsum(0) - rows).reshape(lengths.shape[1], lengths.shape[0]).T
     return ragged_range(starts.reshape(-1), lengths.reshape(-1))
 
 
 def distinct_counts(leaves: Sequence[Any], bags: Sequence[Bags]) -> list[Any]:
-    """Flat inputs whose numbers of ids equal no other size: a tracer treats equal sizes as one size, and 0 and 1 as constants."""
+    """Flat inputs in which no number of ids equals another size.
+
+    A tracer treats equal sizes as one size, and sizes of 0 and 1 as constants.
+    """
     found = list(leaves)
     taken = {0, 1} | {size for leaf in leaves if isinstance(leaf, torch.Tensor) for size in leaf.shape}
     for group in bags:
@@ -237,12 +240,15 @@ def distinct_counts(leaves: Sequence[Any], bags: Sequence[Bags]) -> list[Any]:
 
 
 def marks(bags: Iterable[Bags], leaves: Sequence[Any], batch: Any) -> dict[int, dict[int, Any]]:
-    """Which dimensions of the leaves of bags vary, as `torch.export.Dim`: the bounds with the batch, the ids on their own.
+    """The dynamic dimensions of the leaves of bags: bounds vary with the batch, ids have a dimension of their own.
 
     Args:
         bags: The bags.
         leaves: The flat inputs.
-        batch: The dimension of the batch.
+        batch: The `torch.export.Dim` of the batch.
+
+    Returns:
+        Position of a leaf -> dimension -> its `torch.export.Dim`.
     """
     found: dict[int, dict[int, Any]] = {}
     for group in bags:

@@ -1,8 +1,8 @@
-"""Where the batch is in the inputs, when it is not simply the first dimension of each.
+"""The place of the batch in the inputs, when it is not the first dimension of each.
 
 Ids may be flattened to `[61 * batch]`, a state may be `[layers, batch, width]`, a sequence `[length, batch]`, and an integer may be the
-batch size. Which it is cannot be told from one example, so the user's own model is run on inputs of another batch size: an arrangement is
-right when the model takes it.
+batch size. One example cannot tell these apart. The user's model is therefore run on inputs of another batch size: an arrangement is
+right when the model accepts it.
 """
 
 from __future__ import annotations
@@ -30,17 +30,17 @@ class Axis:
 
     @property
     def size(self) -> str:
-        """The size of the dimension, as signatures write it."""
+        """The size of the dimension, as it appears in signatures."""
         return BATCH if self.step == 1 else f"{self.step}*{BATCH}"
 
 
 @dataclasses.dataclass(frozen=True)
 class Arrangement:
-    """Where the batch is in every leaf.
+    """The place of the batch in every leaf.
 
     Attributes:
-        axes: For each leaf its axis; None for a leaf without rows.
-        sizes: The leaves that are the batch size, as integers.
+        axes: The batch axis of each leaf; None for a leaf without rows.
+        sizes: Positions of the leaves that are integers equal to the batch size.
     """
 
     axes: tuple[Axis | None, ...]
@@ -51,12 +51,12 @@ class Arrangement:
         return not self.sizes and all(axis is None or axis == Axis(0) for axis in self.axes)
 
     def resized(self, leaves: Sequence[Any], rows: int, batch: int) -> list[Any]:
-        """Inputs of another batch size, whose rows repeat the example's in order.
+        """Inputs of another batch size, whose rows repeat the example's rows in order.
 
         Args:
             leaves: The example.
-            rows: Its batch size.
-            batch: The new one.
+            rows: The batch size of the example.
+            batch: The new batch size.
         """
         picks = torch.arange(batch) % rows
         found: list[Any] = []
@@ -78,7 +78,7 @@ def pick_rows(leaf: torch.Tensor, axis: Axis, picks: torch.Tensor) -> torch.Tens
 
 
 def batch_axis(spec: LeafSpec) -> Axis | None:
-    """Where the batch is in a leaf of a signature; None without, or when a size is more than a multiple of the batch."""
+    """The batch axis of a leaf of a signature; None without one, or when a size is not a plain multiple of the batch."""
     for dim, size in enumerate(spec.shape):
         if (
             isinstance(size, str)
@@ -91,12 +91,12 @@ def batch_axis(spec: LeafSpec) -> Axis | None:
 
 
 def find_arrangement(run: Callable[[Sequence[Any]], Any], leaves: Sequence[Any], rows: int) -> Arrangement | None:
-    """The first arrangement with which the model takes another batch size; None when it takes none.
+    """The first arrangement with which the model accepts another batch size; None when every arrangement fails.
 
     Args:
         run: Runs the user's model on flat inputs.
         leaves: The example.
-        rows: Its batch size.
+        rows: The batch size of the example.
     """
     options = [_options(leaf, rows) for leaf in leaves]
     for choice in itertools.islice(itertools.product(*options), _MOST_TRIALS):
@@ -108,7 +108,7 @@ def find_arrangement(run: Callable[[Sequence[Any]], Any], leaves: Sequence[Any],
 
 
 def _options(leaf: Any, rows: int) -> list[Axis | str | None]:
-    """The possible places of the batch in a leaf, the likeliest first."""
+    """The possible places of the batch in a leaf, the most likely first."""
     if isinstance(leaf, int) and not isinstance(leaf, bool):
         return [BATCH, None] if leaf == rows else [None]
     if not isinstance(leaf, torch.Tensor) or not leaf.ndim:

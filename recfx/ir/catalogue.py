@@ -1,4 +1,4 @@
-"""A catalogue: all ids an input can have, and the inputs that an id determines."""
+"""A catalogue: all ids of an input, and the values of other inputs that an id determines."""
 
 from __future__ import annotations
 
@@ -12,12 +12,12 @@ from recfx.errors import InputError
 
 @dataclasses.dataclass(frozen=True)
 class Catalogue:
-    """All ids an input can have, and the columns they determine.
+    """All ids of an input, and the columns that they determine.
 
     Attributes:
-        key: The input that holds ids.
+        key: Name of the input that holds ids.
         ids: int64 [n], each id once.
-        columns: Input name -> [n, ...], the value that goes with each id.
+        columns: Input name -> [n, ...], its value for each id.
     """
 
     key: str
@@ -39,22 +39,26 @@ class Catalogue:
 
 
 def make_catalogue(columns: Mapping[str, torch.Tensor]) -> Catalogue:
-    """The catalogue of `constant_inputs` with `catalogue=True`: the first entry holds the ids.
+    """The catalogue that `constant_inputs` with `catalogue=True` describes: the first entry holds the ids.
 
     Raises:
-        InputError: There are no ids, an id is repeated or negative, or a column has another length.
+        InputError: The first entry is not int64 [n] with n > 0, an id is repeated or negative, or a column has another length.
     """
     (key, ids), *rest = columns.items()
     if ids.dtype is not torch.int64 or ids.ndim != 1 or not len(ids):
         raise InputError(
-            f"the catalogue's first entry {key!r} must be all ids, int64 [n], got {ids.dtype} {list(ids.shape)}"
+            f"the catalogue's first entry {key!r} must hold all ids, int64 [n], got {ids.dtype} {list(ids.shape)}",
+            hint="put the input with the ids first in constant_inputs, as an int64 vector",
         )
     if bool((ids < 0).any()) or len(torch.unique(ids)) != len(ids):
-        raise InputError(f"the catalogue's ids in {key!r} must be different and not negative")
+        raise InputError(
+            f"the catalogue's ids in {key!r} must be different and not negative",
+            hint="list each id once",
+        )
     for name, column in rest:
         if not column.ndim or len(column) != len(ids):
             raise InputError(
-                f"the catalogue's column {name!r} is {list(column.shape)}",
-                hint=f"one row for each of the {len(ids)} ids",
+                f"the catalogue's column {name!r} has the shape {list(column.shape)}, expected {len(ids)} rows",
+                hint=f"pass one row for each of the {len(ids)} ids in {key!r}, in their order",
             )
     return Catalogue(key, ids, dict(rest))

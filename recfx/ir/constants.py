@@ -1,4 +1,4 @@
-"""Inputs declared constant: they are part of the model, and a call may leave them out."""
+"""Inputs that the user declared constant: they are part of the model, and a call may leave them out."""
 
 from __future__ import annotations
 
@@ -41,16 +41,16 @@ def without_constants(
     args: Sequence[Any],
     kwargs: Mapping[str, Any],
 ) -> tuple[tuple[Any, ...], dict[str, Any]]:
-    """A call's arguments without those declared constant.
+    """The arguments of a call without the constant ones.
 
     Args:
-        forward: The parameters given at capture and the constant ones, in the order of the model's forward.
-        constants: The value each constant parameter must have when it is passed; None for one that is not checked.
-        args: Positional arguments: for all parameters, or for those that are not constant.
+        forward: The parameters given at capture and the constant parameters, in the order of the model's forward.
+        constants: The value that each constant parameter must have when it is passed; None when it is not checked.
+        args: Positional arguments: for all parameters, or for the parameters that are not constant.
         kwargs: Keyword arguments.
 
     Raises:
-        InputError: A constant is passed with another value.
+        InputError: The call passes another value for a constant.
     """
     given = {name: value for name, value in kwargs.items() if name in constants}
     rest = {name: value for name, value in kwargs.items() if name not in constants}
@@ -65,13 +65,13 @@ def without_constants(
         if expected is not None and (not isinstance(value, torch.Tensor) or fingerprint(value) != expected):
             raise InputError(
                 f"input {name!r} was declared constant, and its value has changed since",
-                hint="leave it out, or recompute what depends on it: compiled.refresh(constant_inputs={...})",
+                hint="leave it out, or call compiled.refresh(constant_inputs={...}) with the new value",
             )
     return positional, rest
 
 
 def same_constant(a: Any, b: Any) -> bool:
-    """Equality that also holds for NaN, for arrays and for types without a usable `==`."""
+    """Whether two constants are equal; works for NaN, arrays, and types without a usable `==`."""
     if a is b:
         return True
     if type(a) is not type(b):

@@ -1,8 +1,8 @@
 """TorchRec's containers of tensors as inputs: KeyedJaggedTensor, JaggedTensor and KeyedTensor.
 
-A container caches what it computes (offsets, lengths per key), and its caches are part of its pytree. At the boundary every container
-is therefore reduced to the tensors that define it. The rest of a container is either derived from them, which is checked,
-or refused: nothing that an eager model would read is dropped silently.
+A container caches computed values (offsets, lengths per key), and these caches are part of its pytree. At the boundary every container
+is therefore reduced to the tensors that define it. The other parts must follow from these tensors: a part that contradicts them is an
+error, so no value that an eager model would read is dropped silently.
 
 This module never imports TorchRec: callers that pass such a container have imported it.
 """
@@ -28,7 +28,7 @@ LEAVES = {KEYED_JAGGED: 6, JAGGED: 4, KEYED: 1}
 
 
 def container_kind(type_: Any) -> str | None:
-    """Which of TorchRec's containers a type is, by its name; None for any other type."""
+    """The name of TorchRec's container class that a type is; None for any other type."""
     name = getattr(type_, "__name__", "")
     return name if name in LEAVES and str(type_.__module__).startswith("torchrec.") else None
 
@@ -39,17 +39,17 @@ def is_container(value: Any) -> bool:
 
 
 def defining_leaves(value: Any) -> list[Any]:
-    """The pytree leaves of a container, reduced to the tensors that define it; None where it has no such tensor.
+    """The pytree leaves of a container, reduced to the tensors that define it; None in place of every other leaf.
 
     Raises:
-        InputError: It holds something that its defining tensors do not say.
+        InputError: A part of the container does not follow from its defining tensors.
     """
     kind = container_kind(type(value))
     if kind == KEYED:
         if value._key_dim not in (1, -1) or value._values.ndim != 2:
             raise _error(
                 value,
-                f"key_dim={value._key_dim} of values with {value._values.ndim} dimensions",
+                f"key_dim={value._key_dim} and values with {value._values.ndim} dimensions",
                 "pass a KeyedTensor with values [batch, sum of the keys' widths] and key_dim=1",
             )
         return [value._values]
@@ -61,7 +61,7 @@ def defining_leaves(value: Any) -> list[Any]:
     if lengths is not None and total != value._values.shape[0]:
         raise _error(
             value,
-            f"lengths of {total} values and {value._values.shape[0]} values",
+            f"lengths that add up to {total} and {value._values.shape[0]} values",
             "pass lengths that add up to the number of values",
         )
     inverse = _inverse(value)
@@ -73,30 +73,30 @@ def defining_leaves(value: Any) -> list[Any]:
 
 
 def canonical(value: Any) -> Any:
-    """The same container made of the tensors that define it, without caches; any other value as it is.
+    """The same container, built from the tensors that define it and without caches; any other value as it is.
 
     Raises:
-        InputError: It holds something that its defining tensors do not say.
+        InputError: A part of the container does not follow from its defining tensors.
     """
     kind = container_kind(type(value))
     return value if kind is None else rebuilt(value, defining_leaves(value))
 
 
 def all_canonical(values: Any) -> Any:
-    """Nested values with every container as `canonical` gives it."""
+    """Nested values in which `canonical` has replaced every container."""
     return pytree.tree_map(canonical, values, is_leaf=is_container)
 
 
 def holds_container(spec: pytree.TreeSpec) -> bool:
-    """Whether a nesting holds one of TorchRec's containers below its top."""
+    """Whether a nesting holds a TorchRec container below its top."""
     return any(container_kind(child.type) is not None or holds_container(child) for child in spec.children())
 
 
 def canonical_output(output: Any) -> Any:
-    """A model's output as it is.
+    """Returns a model's output unchanged after checking its containers.
 
     Raises:
-        InputError: It holds a KeyedTensor whose keys do not lie along dimension 1, which its pytree does not say.
+        InputError: A KeyedTensor has its keys along another dimension than 1, which its pytree does not record.
     """
     for value in pytree.tree_leaves(output, is_leaf=is_container):
         if container_kind(type(value)) == KEYED:
@@ -105,7 +105,7 @@ def canonical_output(output: Any) -> Any:
 
 
 def rebuilt(like: Any, leaves: list[Any]) -> Any:
-    """A container with the keys of another one and other defining tensors."""
+    """A container with the keys of `like` and the given defining tensors."""
     kind, type_ = container_kind(type(like)), type(like)
     if kind == KEYED:
         return type_(like._keys, like._length_per_key, leaves[0])
@@ -124,7 +124,7 @@ def rebuilt(like: Any, leaves: list[Any]) -> Any:
 
 
 def name_parts(values: Iterable[Any]) -> None:
-    """Gives the parts of a KeyedTensor names in torch's pytrees, which export asks for and TorchRec does not register."""
+    """Registers the names of a KeyedTensor's parts with torch's pytrees: export needs them, and TorchRec does not register them."""
     for type_ in {type(value) for value in values if container_kind(type(value)) == KEYED}:
         node = pytree.SUPPORTED_NODES[type_]
         if node.flatten_with_keys_fn is None:
@@ -137,7 +137,7 @@ def _named_values(value: Any) -> tuple[list[tuple[Any, Any]], Any]:
 
 
 def container_mismatch(spec: pytree.TreeSpec, captured: pytree.TreeSpec) -> InputError | None:
-    """The error about the first container whose keys differ from the captured ones; None when the difference is another."""
+    """The error about the first container whose keys differ from the captured keys; None when no keys differ."""
     if spec.type is captured.type and spec.type is not None and (kind := container_kind(spec.type)):
         if spec.context == captured.context:
             return None
@@ -160,9 +160,9 @@ def container_keys(value: Any) -> Any:
 
 
 def _lengths(value: Any) -> tuple[Any, int | None]:
-    """Number of values of each bag, and of all bags where that was computed.
+    """The number of values in each bag, and in all bags where it is known (else None).
 
-    Both are None for a JaggedTensor that has neither lengths nor offsets. This runs at every call, so it takes as few operators as it can.
+    Both are None for a JaggedTensor that has neither lengths nor offsets. This runs at every call, so it uses few operators.
     """
     lengths, offsets = value._lengths, value._offsets
     if lengths is not None and lengths.ndim != 1:
@@ -170,7 +170,7 @@ def _lengths(value: Any) -> tuple[Any, int | None]:
     if offsets is None:
         return lengths, None
     if offsets.ndim != 1 or not offsets.numel():
-        raise _error(value, f"offsets of shape {list(offsets.shape)}", "pass a vector of one offset more than bags")
+        raise _error(value, f"offsets of shape {list(offsets.shape)}", "pass a vector with one offset more than bags")
     # numpy's calls take a third of the time of torch's
     ends = offsets.numpy() if offsets.is_cpu else offsets.cpu().numpy()
     if ends[0] != 0:
@@ -183,7 +183,7 @@ def _lengths(value: Any) -> tuple[Any, int | None]:
         return torch.diff(offsets), int(ends[-1])
     counts = lengths.numpy() if lengths.is_cpu else lengths.cpu().numpy()
     if not _same_counts(ends[1:] - ends[:-1], counts):
-        raise _error(value, "lengths that differ from its offsets", "pass one of the two")
+        raise _error(value, "lengths that differ from its offsets", "pass lengths or offsets, not both")
     return lengths, int(ends[-1])
 
 
@@ -199,7 +199,7 @@ def _total(lengths: torch.Tensor) -> int:
 
 
 def _inverse(value: Any) -> Any:
-    """The inverse indices [keys, batch] in the order of the container's keys; None without."""
+    """The inverse indices [keys, batch] in the order of the container's keys; None when it has none."""
     given = value._inverse_indices
     if given is None:
         return None
@@ -218,10 +218,10 @@ def _inverse(value: Any) -> Any:
 
 
 def _check_strides(value: Any, lengths: Any, inverse: Any) -> None:
-    """Raises when a stride that was given differs from the lengths, strides per rank and inverse indices."""
+    """Raises `InputError` when a given stride contradicts the lengths, the strides per rank or the inverse indices."""
     per_rank = value._stride_per_key_per_rank
     if value._variable_stride_per_key not in (None, per_rank is not None):
-        raise _error(value, "a variable_stride_per_key that differs from its strides", "leave it to the constructor")
+        raise _error(value, "a variable_stride_per_key that differs from its strides", "let the constructor compute it")
     keys = len(value._keys)
     if per_rank is None:
         each = [0 if lengths is None or not keys else lengths.numel() // keys] * keys
@@ -232,17 +232,19 @@ def _check_strides(value: Any, lengths: Any, inverse: Any) -> None:
     if value._stride not in (None, stride):
         raise _error(
             value,
-            f"stride={value._stride}, its other parts say {stride}",
+            f"stride={value._stride}, while its other parts give {stride}",
             "leave stride out, or pass lengths of keys x stride bags",
         )
     if per_rank is None and inverse is None and value._stride_per_key not in (None, each):
         raise _error(
-            value, f"stride_per_key={value._stride_per_key}, its lengths say {each}", "pass stride_per_key_per_rank"
+            value,
+            f"stride_per_key={value._stride_per_key}, while its lengths give {each}",
+            "pass stride_per_key_per_rank",
         )
 
 
 def _check_split(value: Any) -> None:
-    """Raises when the cache of JaggedTensors, one for each key, was not made from the container's own values."""
+    """Raises `InputError` when the cached JaggedTensors of the keys hold other values than the container."""
     parts = value._jt_dict
     first = next(iter(parts.values()), None)
     own = value._values.untyped_storage()._cdata

@@ -1,4 +1,4 @@
-"""Removal of operators whose results are unused."""
+"""Removal of operators with unused results."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ from recfx.ir.functional_ops import is_inplace
 
 _aten = torch.ops.aten
 
-#: Operators run for their effect: they may raise, so they stay although their results are unused.
+#: Operators that run for their effect (they may raise): they stay even when their results are unused.
 EFFECTS = {
     _aten._assert_async.msg,
     _aten._assert_async.default,
@@ -22,7 +22,7 @@ EFFECTS = {
 
 
 def remove_dead_code(graph: fx.Graph) -> int:
-    """Erases, last first, every operator and attribute read that nothing uses and that has no effect; returns how many.
+    """Erases, last first, every unused operator and attribute read without an effect; returns how many.
 
     torch's own elimination keeps dropout and other random operators, which have no effect in a functional inference graph.
     """

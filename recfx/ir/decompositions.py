@@ -1,8 +1,8 @@
-"""Operators of other libraries and unchecked ones of torch, rewritten into ATen and dialect operators when a model is captured.
+"""Decompositions at capture: operators of other libraries, and unchecked operators of torch, become ATen and dialect operators.
 
-An operator that no pass and no backend knows, or whose kernel writes to its arguments or reads without checking, becomes operators that
-are known. The rewrites are kept by the operator's name, so the library that defines it may be absent; other rooms add theirs
-to `DECOMPOSITIONS`.
+They replace operators that no pass and no backend knows, and operators whose kernels write to their arguments or do not check their
+reads. `DECOMPOSITIONS` finds them by the name of the operator, so the library that defines the operator may be absent. Other packages
+add their own entries.
 """
 
 from __future__ import annotations
@@ -26,11 +26,11 @@ _aten = torch.ops.aten
 
 @dataclasses.dataclass(frozen=True)
 class Rewriter:
-    """One operator that is being rewritten, and where its replacement is inserted.
+    """Inserts the replacement of one operator before it.
 
     Attributes:
         module: The graph module.
-        node: The operator.
+        node: The operator to replace.
     """
 
     module: fx.GraphModule
@@ -45,7 +45,7 @@ class Rewriter:
         return {**defaults, **given, **self.node.kwargs}
 
     def call(self, target: Any, *args: Any, **kwargs: Any) -> fx.Node:
-        """Inserts an operator before the one that is rewritten."""
+        """Inserts an operator before `node`."""
         with self.module.graph.inserting_before(self.node):
             made = self.module.graph.call_function(target, args, kwargs)
         made.meta = {k: v for k, v in self.node.meta.items() if k not in ("val", "tensor_meta")}
@@ -61,10 +61,10 @@ class Rewriter:
         return made
 
     def value(self, argument: Any) -> torch.Tensor:
-        """The tensor that an argument always is, computed from the state.
+        """The constant value of an argument, computed from the state.
 
         Raises:
-            CaptureError: It depends on the inputs.
+            CaptureError: The argument depends on the inputs.
         """
         if argument.op == "get_attr":
             return torch.as_tensor(get_state(self.module, str(argument.target)).detach())
@@ -76,7 +76,7 @@ class Rewriter:
         return torch.as_tensor(argument.target(*args, **kwargs))
 
     def refusal(self, what: str) -> CaptureError:
-        """The error that says why the operator cannot be rewritten."""
+        """The error for an operator that cannot be rewritten; `what` is the reason."""
         return CaptureError(
             f"{self.node.target} cannot be captured: {what}",
             where=where(self.node),
@@ -84,15 +84,15 @@ class Rewriter:
         )
 
 
-#: Name of an operator -> the function that makes the nodes of its results: one node, or one for each tensor of a list.
+#: Name of an operator -> function that inserts its replacement and returns one node, or one node for each tensor of a list.
 DECOMPOSITIONS: dict[str, Callable[[Rewriter], fx.Node | Sequence[fx.Node]]] = {}
 
 
 def decompose(module: fx.GraphModule) -> int:
-    """Rewrites every operator that has a decomposition, in place; returns how many there were.
+    """Rewrites every operator that has a decomposition, in place; returns their number.
 
     Raises:
-        CaptureError: An operator is used in a form that its decomposition does not cover.
+        CaptureError: The decomposition of an operator does not cover this form of it.
     """
     found = [(node, rule) for node in module.graph.nodes if (rule := DECOMPOSITIONS.get(_name(node))) is not None]
     for node, rule in found:
@@ -131,7 +131,7 @@ def _joined(rewriter: Rewriter, parts: Sequence[fx.Node]) -> fx.Node:
 
 
 def _permute_multi_embedding(rewriter: Rewriter) -> list[fx.Node]:
-    """Column ranges of several tensors, joined in another order: rows (source, result, from, to, length, next) say which."""
+    """Column ranges of several tensors, joined in another order; `permutes` has rows (source, result, from, to, length, next)."""
     given = rewriter.arguments
     groups: dict[int, list[tuple[int, fx.Node]]] = {}
     for source, result, start, place, length, _ in rewriter.value(given["permutes"]).tolist():
@@ -168,7 +168,7 @@ def _group_index_select(rewriter: Rewriter) -> list[fx.Node]:
 
 
 def _running_sums(rewriter: Rewriter) -> fx.Node:
-    """Sums of everything up to each element along the last dimension; "complete" has a leading zero, "exclusive" leaves the last out."""
+    """Running sums along the last dimension; "complete" adds a leading zero, "exclusive" leaves each element out of its own sum."""
     source: Any = rewriter.node.args[0]
     held: torch.Tensor = source.meta["val"]
     sums = rewriter.call(_aten.cumsum.default, source, -1, dtype=held.dtype)
@@ -183,7 +183,7 @@ def _running_sums(rewriter: Rewriter) -> fx.Node:
 
 
 def _segment_reduce(rewriter: Rewriter) -> fx.Node:
-    """The form of segment_reduce that checks its segments: torch reads beyond the data where offsets or unchecked lengths are wrong."""
+    """segment_reduce with checked lengths: with wrong offsets or unchecked lengths, torch reads beyond the data."""
     given = rewriter.arguments
     lengths = given["lengths"]
     if given["offsets"] is not None:

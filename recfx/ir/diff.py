@@ -1,4 +1,4 @@
-"""Comparison of two programs as graphs: nodes that a pass removed, added or rewired, and whether two graphs are the same."""
+"""Comparison of two programs as graphs: the nodes that a pass removed, added or rewired, and the first difference of two graphs."""
 
 from __future__ import annotations
 
@@ -17,10 +17,10 @@ from recfx.ir.provenance import module_path
 
 
 def diff(before: Program, after: Program) -> str:
-    """The difference of two programs, operators aligned by provenance; "" when nothing changed.
+    """The difference of two programs as text, operators aligned by provenance; "" when nothing changed.
 
-    A node descends from the one of the same name, or from those its `from_node` history names; a node without a
-    descendant was removed, one without an ancestor was added.
+    A node descends from the node of the same name, or from the nodes in its `from_node` history. A node without a descendant was removed,
+    a node without an ancestor was added. Lines begin with "- " for `before` and with "+ " for `after`.
     """
     old = {n.name: n for n in before.graph.nodes if n.op == "call_function"}
     new = {n.name: n for n in after.graph.nodes if n.op == "call_function"}
@@ -42,7 +42,7 @@ def diff(before: Program, after: Program) -> str:
 
 
 def ancestor(node: fx.Node, names: dict[str, fx.Node]) -> str | None:
-    """The name, among `names`, of the node that `node` is or descends from."""
+    """The key of `names` that is `node`'s own name or the name of an ancestor; None without one."""
     if node.name in names:
         return node.name
     sources = list(node.meta.get("from_node") or [])
@@ -56,9 +56,9 @@ def ancestor(node: fx.Node, names: dict[str, fx.Node]) -> str | None:
 
 
 def same_graph(a: Program, b: Program) -> str | None:
-    """None when two programs are equal up to the names of nodes, otherwise the first difference in words.
+    """The first difference of two programs in words; None when they are equal up to the names of nodes.
 
-    Operators, arguments, order of inputs and outputs, recorded dtypes and the values of state must agree.
+    Equal programs agree in operators, arguments, order of inputs and outputs, recorded dtypes, and values of state.
     """
     partner: dict[fx.Node, fx.Node] = {}
     left, right = _ordered(a.graph), _ordered(b.graph)
@@ -80,7 +80,7 @@ def same_graph(a: Program, b: Program) -> str | None:
 
 
 def _ordered(graph: fx.Graph) -> list[fx.Node]:
-    """Nodes in an order that depends on the data flow alone: inputs first, then depth-first from the output."""
+    """The nodes in an order that only the data flow determines: inputs first, then depth-first from the output."""
     nodes = list(graph.find_nodes(op="placeholder"))
     seen = set(nodes)
 
@@ -96,7 +96,7 @@ def _ordered(graph: fx.Graph) -> list[fx.Node]:
                 stack.extend((n, False) for n in reversed(top.all_input_nodes))
 
     visit(next(iter(reversed(graph.nodes))))
-    for node in graph.nodes:  # effects, and dead code, if there is any
+    for node in graph.nodes:  # operators with effects, and dead code
         visit(node)
     return nodes
 

@@ -1,7 +1,7 @@
-"""Fake kernels that do not fix the batch, in place of torch's own while a model is traced.
+"""Fake kernels that do not fix the batch; they replace torch's own while a model is traced.
 
-torch's fake kernels of some operators compare the batch with a number, and tracing then limits the batch to the side that the example is
-on. `x[-3:]` is clamped to its tensor, so its fake kernel asks for 3 rows; `cdist` chooses another formula above 25 rows.
+Some of torch's fake kernels compare the batch with a number. Tracing then limits the batch to the example's side of that number. Examples:
+`x[-3:]` is clamped to its tensor, so its fake kernel requires 3 rows; `cdist` chooses another formula above 25 rows.
 """
 
 from __future__ import annotations
@@ -20,7 +20,7 @@ from recfx.ir.true_sizes import slice_bounds
 
 _aten = torch.ops.aten
 _COMPOSED = DispatchKey.CompositeImplicitAutograd
-#: Their values have no formula to choose from: torch chooses when the operator runs.
+#: The mode of cdist that uses no matrix product. Fake values need no choice of a formula; torch makes it when the operator runs.
 _DIRECT_DISTANCES = 2
 
 #: The operators whose fake kernels are replaced.
@@ -32,7 +32,7 @@ _depth = 0
 
 @contextmanager
 def batch_free_kernels() -> Iterator[None]:
-    """Within it, the fake kernels of `REPLACED` leave the batch free."""
+    """A context in which the fake kernels of `REPLACED` leave the batch free."""
     global _depth
     kernels: dict[Any, Any] = fake_impls.op_implementations_dict
     with _lock:

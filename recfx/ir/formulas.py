@@ -1,7 +1,7 @@
 """Formulas of operators whose torch kernels are inexact in float64.
 
-torch's gelu is x (1 + erf(x / sqrt 2)) / 2, which is 0 in float64 for x below -8.3, where the function is not. Its fused attention takes
-scores of NaN for minus infinity where a row has few keys.
+torch's gelu computes x (1 + erf(x / sqrt 2)) / 2, which is 0 in float64 for x below -8.3, although the function is not 0 there. torch's
+fused attention treats NaN scores as minus infinity where a row has few keys.
 """
 
 from __future__ import annotations
@@ -17,11 +17,11 @@ Tensor = torch.Tensor
 
 
 def gelu(x: Tensor, *, approximate: str = "none") -> Tensor:
-    """gelu of float64 numbers, with its relative precision kept for negative ones; NaN where torch's kernels multiply infinity by 0."""
+    """gelu in float64, precise for negative numbers too; NaN where torch's kernels multiply infinity by 0."""
     if approximate == "tanh":
         return x.mul(torch.sigmoid(2 * math.sqrt(2 / math.pi) * (x + 0.044715 * x**3)))
     found: Tensor = x * 0.5 * torch.special.erfc(-x * math.sqrt(0.5))
-    return found.masked_fill(x.isinf(), math.nan)  # torch's vectors give NaN, and its single numbers infinity
+    return found.masked_fill(x.isinf(), math.nan)  # torch's vectorised loop gives NaN, its scalar loop infinity
 
 
 def attention(
@@ -33,9 +33,9 @@ def attention(
     is_causal: bool = False,
     **keywords: Any,
 ) -> Tensor:
-    """Attention in which keys that are hidden are not read: their values, NaN or infinity, do not matter.
+    """Attention that does not read hidden keys: NaN or infinity in a hidden key or its value has no effect.
 
-    A mask of booleans hides keys where it is False, one of numbers where it is minus infinity.
+    A boolean mask hides keys where it is False, a mask of numbers where it is minus infinity.
     """
     if attn_mask is not None and attn_mask.dtype is torch.bool:
         attn_mask = torch.zeros_like(attn_mask, dtype=query.dtype).masked_fill_(~attn_mask, -math.inf)

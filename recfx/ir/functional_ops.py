@@ -26,10 +26,10 @@ def is_inplace(node: fx.Node) -> bool:
 
 
 def written_argument(node: fx.Node) -> fx.Node:
-    """The argument an in-place node writes to.
+    """The argument that an in-place node writes to.
 
     Raises:
-        CaptureError: It writes to a list of tensors or to a keyword `out=`, which has no functional form here.
+        CaptureError: The node writes to a list of tensors or to a keyword `out=`, which has no functional form here.
     """
     target = node.target
     assert isinstance(target, torch._ops.OpOverload)
@@ -45,7 +45,7 @@ def written_argument(node: fx.Node) -> fx.Node:
 
 
 def functional_call(graph: fx.Graph, node: fx.Node, like: fx.Node) -> fx.Node:
-    """Inserts the out-of-place form of an in-place node, with the dtype and shape of the tensor it wrote to.
+    """Inserts the out-of-place form of an in-place node; its result has the dtype and shape of `like`.
 
     Raises:
         CaptureError: The operator has no such form.
@@ -73,7 +73,7 @@ def functional_call(graph: fx.Graph, node: fx.Node, like: fx.Node) -> fx.Node:
 
 
 def _converted(graph: fx.Graph, source: fx.Node, target: Any, value: torch.Tensor, node: fx.Node) -> fx.Node:
-    """`source` converted and broadcast to the dtype and shape of `target`."""
+    """Converts and broadcasts `source` to the dtype and shape of `target`."""
     held = source.meta.get("val")
     if not isinstance(held, torch.Tensor) or held.dtype is not value.dtype:
         source = graph.call_function(_aten.to.dtype, (source, value.dtype))
@@ -85,7 +85,7 @@ def _converted(graph: fx.Graph, source: fx.Node, target: Any, value: torch.Tenso
 
 
 def _result_dtype(node: fx.Node) -> torch.dtype | None:
-    """The dtype an out-of-place node gives, from running it on fake values."""
+    """The dtype of an out-of-place node's result, from a run on fake values."""
     fakes = [n.meta.get("val") for n in node.all_input_nodes]
     tensor = next((f for f in fakes if isinstance(f, torch.Tensor)), None)
     if tensor is None:

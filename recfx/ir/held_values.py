@@ -1,7 +1,7 @@
-"""Values among inputs and outputs that torch.export takes for no data: dtypes, NumPy scalars, enumeration members, ranges.
+"""Held values: inputs and outputs that torch.export does not accept as data, such as dtypes, NumPy scalars, enumeration members, ranges.
 
-Such a value is the same at every call. An input of this kind becomes a constant that a call must repeat. An output of this kind becomes
-part of the nesting of the outputs, in a `Held` node without children, and is returned as it was at capture.
+A held value is the same at every call. A held input becomes a constant that a call must repeat. A held output becomes part of the nesting
+of the outputs, in a `Held` node without children, and every call returns its value at capture.
 """
 
 from __future__ import annotations
@@ -45,10 +45,10 @@ _COLLECTIONS = (slice, range, set, frozenset)
 
 
 class HeldValue:
-    """A value in the nesting of outputs; equal values are equal nestings.
+    """The pytree context of a `Held` node: nestings with equal held values compare equal.
 
     Args:
-        value: The value.
+        value: The held value.
     """
 
     def __init__(self, value: Any) -> None:
@@ -66,13 +66,13 @@ class HeldValue:
 
 @dataclasses.dataclass(frozen=True)
 class Held:
-    """The pytree node that holds a value, until the outputs are rebuilt."""
+    """The pytree node in place of a held value until the outputs are rebuilt."""
 
     value: Any
 
 
 def _returned(_: Any, context: HeldValue) -> Any:
-    """The value itself; a copy where a caller could change it."""
+    """The held value, or a copy of it where a caller could change it."""
     value = context.value
     return copy.copy(value) if isinstance(value, np.ndarray | set) else value
 
@@ -87,7 +87,7 @@ pytree.register_pytree_node(
 
 
 def is_held(value: Any) -> bool:
-    """Whether a leaf is a value that torch.export takes for no data, and that no call changes."""
+    """Whether a leaf is a value that torch.export does not accept as data and that no call changes."""
     if isinstance(value, slice):
         return all(_is_plain(part) for part in (value.start, value.stop, value.step))
     if isinstance(value, set | frozenset):
@@ -96,7 +96,7 @@ def is_held(value: Any) -> bool:
 
 
 def is_held_input(value: Any) -> bool:
-    """Whether an input is such a value. An array with dimensions holds data, which has to come as a tensor."""
+    """Whether an input is a held value. An array with dimensions is data, which the user must pass as a tensor."""
     return is_held(value) and not (isinstance(value, np.ndarray) and value.ndim)
 
 
@@ -105,23 +105,23 @@ def _is_plain(value: Any) -> bool:
 
 
 def hold(outputs: Any) -> Any:
-    """The outputs of a model with a `Held` node in place of each value of this kind."""
+    """The outputs of a model with a `Held` node in place of each held value."""
     return pytree.tree_map(lambda v: Held(v) if is_held(v) else v, outputs, is_leaf=_is_size)
 
 
 def holds_values(outputs: Any) -> bool:
-    """Whether the outputs of a model hold values of this kind."""
+    """Whether the outputs of a model contain held values."""
     return any(is_held(leaf) for leaf in pytree.tree_leaves(outputs))
 
 
 def split_outputs(outputs: Any) -> list[Any]:
-    """The leaves of the outputs of a model, the held ones last."""
+    """The leaves of the outputs of a model, held values last."""
     leaves = pytree.tree_leaves(outputs)
     return [v for v in leaves if not is_held(v)] + [v for v in leaves if is_held(v)]
 
 
 def held_by(spec: pytree.TreeSpec) -> list[Any]:
-    """The values that a nesting of outputs holds, in order."""
+    """The held values in a nesting of outputs, in order."""
     if spec.is_leaf():
         return []
     if spec.type is Held:
@@ -130,7 +130,7 @@ def held_by(spec: pytree.TreeSpec) -> list[Any]:
 
 
 def rebuilt_outputs(outputs: list[Any], spec: pytree.TreeSpec) -> Any:
-    """The outputs in their nesting. torch's own unflattening makes a `torch.Size` a tuple."""
+    """Nests flat outputs. torch's own unflattening turns a `torch.Size` into a tuple; this keeps the type."""
     position = 0
 
     def build(part: pytree.TreeSpec) -> Any:
@@ -157,7 +157,7 @@ def _is_size(value: Any) -> bool:
 
 
 def plain_numbers(value: Any) -> Any:
-    """An argument of an operator with Python's numbers in place of NumPy scalars and of members of numeric enumerations."""
+    """Replaces NumPy scalars and members of numeric enumerations in an operator's argument by Python numbers."""
     if isinstance(value, np.generic):
         return value.item()
     if isinstance(value, enum.Enum) and isinstance(value, int | float | str):

@@ -1,7 +1,7 @@
-"""Which rows of tables each column of the inputs can name, found by following the inputs of a graph to its lookups.
+"""The range of ids that each column of the inputs can hold, found by following the inputs of a graph to its lookups.
 
-The graph is run on the example. Beside the values run labels, which say for every element the column of the inputs it was taken from, and
-shifts, the numbers added to it on the way. Where labels reach the ids of a lookup, the size of the table bounds the column.
+The graph runs on the example. Every element of an intermediate value carries a label, the input column that it came from, and a shift, the
+sum of the numbers added to it on the way. Where labels reach the ids of a lookup, the size of the table bounds the column.
 """
 
 from __future__ import annotations
@@ -55,19 +55,19 @@ _MOVES = frozenset(
         "roll",
     ]
 )
-#: Operators that change the type of elements, or keep some and set the others to a constant.
+#: Operators that change the type of elements, or keep some elements and set the others to a constant.
 _KEEPS = frozenset(["to", "_to_copy", "type_as", "long", "int", "float", "masked_fill", "abs", "relu"])
 _JOINS = frozenset(("cat", "stack"))
 
 
 @dataclasses.dataclass(frozen=True)
 class IdRange:
-    """The ids that each column of a leaf can hold, int64 [columns].
+    """The ids that each column of a leaf can hold; every attribute is int64 [columns].
 
     Attributes:
         low: The smallest id.
         high: The largest id; below `low` in columns that no lookup reads.
-        padding: The id that the lookup leaves out; -1 without.
+        padding: The padding id of the lookup; -1 when it has none.
     """
 
     low: torch.Tensor
@@ -76,13 +76,13 @@ class IdRange:
 
     @property
     def known(self) -> torch.Tensor:
-        """Which columns a lookup reads, bool [columns]."""
+        """Whether a lookup reads each column, bool [columns]."""
         return self.high >= self.low
 
 
 @dataclasses.dataclass(frozen=True)
 class _Labels:
-    """For every element of a tensor the column it comes from (-1: from no input), and the number added to it."""
+    """For every element of a tensor: the input column that it came from (-1 for none), and the number added to it."""
 
     column: torch.Tensor
     shift: torch.Tensor
@@ -93,17 +93,17 @@ def id_ranges(program: Program, bags: Sequence[Bags], columns: dict[int, torch.T
 
     Args:
         program: The program; it is run on its example.
-        bags: Its bags, those of jagged tensors included.
+        bags: The program's bags, including those of jagged tensors.
         columns: Position of a leaf -> the column of every element of its example, int64 of the leaf's shape.
 
     Returns:
-        Position of a leaf -> its ranges; leaves of which no lookup reads a column are left out.
+        Position of a leaf -> its ranges, for leaves with at least one column that a lookup reads.
     """
     follower = _Follower(program, columns)
     try:
         with torch.no_grad():
             follower.run(*program.example)
-    except Exception:  # noqa: BLE001 - a program that refuses its example is reported where it is compared
+    except Exception:  # noqa: BLE001 - the numeric comparison reports a program that fails on its example
         return {}
     return follower.ranges()
 
@@ -195,7 +195,7 @@ class _Follower(fx.Interpreter):
         return _Labels(*(target([getattr(p, key) for p in parts], *args[1:], **kwargs) for key in ("column", "shift")))
 
     def _bound(self, ids: Any, rows: int, padding: int | None) -> None:
-        """Records that the columns that a node's labels name are looked up in a table."""
+        """Bounds the columns in the labels of `ids` by a table of `rows` rows."""
         labels = self._labels.get(ids) if isinstance(ids, fx.Node) else None
         if not isinstance(labels, _Labels):
             return
@@ -208,7 +208,7 @@ class _Follower(fx.Interpreter):
 
 
 def _padding(name: str, args: Any, kwargs: Any) -> int | None:
-    """The padding id that a lookup was told, in [0, rows); None without."""
+    """The padding id of a lookup, in [0, rows); None when it has none."""
     position = 2 if name == "embedding" else 8
     told = args[position] if len(args) > position else kwargs.get("padding_idx")
     if told is None or (name == "embedding" and told < 0):

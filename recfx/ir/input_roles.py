@@ -1,7 +1,7 @@
 """The roles of a program's inputs: ids of tables, histories, lengths of histories, flags, measurements, bags.
 
-Roles are told from the graph (which columns a lookup reads) and from the example (values that are only 0 and 1, lengths that count the
-ids of a history which are not padding).
+Roles follow from the graph (the columns that a lookup reads) and from the example (values that are only 0 and 1, lengths that count the
+ids of a history without padding).
 """
 
 from __future__ import annotations
@@ -28,13 +28,13 @@ class Roles:
 
     Attributes:
         batched: Leaves with one row for each row of the batch along dimension 0.
-        ranges: Ids that the columns of a leaf can hold, for those that a lookup reads. A column is a place of a row, or a run of bags.
+        ranges: Leaves that a lookup reads -> the ids that their columns can hold. A column is a place of a row, or a run of bags.
         histories: Integer leaves [..., L] whose last dimension lists ids of one kind -> their padding id.
         lengths: Integer leaves [B] or [B, 1] that may be lengths -> (the history, whether the example's values count its ids).
-        flags: Leaves of bools, or of values that are only 0 and 1 -> the history whose ids they mark and the value of a marked padding id;
-            None without such a history.
-        floats: Leaves of measurements: floating-point leaves with columns that no lookup reads and that are not flags.
-        bags: Bags, those of jagged tensors included.
+        flags: Leaves of bools, or of only 0 and 1 -> (the history whose padding ids the leaf marks, whether a mark is True); None
+            without such a history.
+        floats: Leaves of measurements: floating-point leaves that are not flags and have columns that no lookup reads.
+        bags: Bags, including those of jagged tensors.
     """
 
     batched: frozenset[int]
@@ -68,7 +68,7 @@ def input_roles(program: Program) -> Roles:
 
 
 def _batched(program: Program) -> list[int]:
-    """Leaves with rows of the batch: by the signature, or where all sizes are fixed by the size of the first dimension."""
+    """The leaves with rows of the batch: by the signature; when all sizes are fixed, by the size of dimension 0."""
     signature = program.signature
     tensors = [i for i, leaf in enumerate(program.example) if isinstance(leaf, torch.Tensor) and leaf.ndim]
     tensors = [i for i in tensors if program.example[i].device.type == "cpu"]
@@ -79,7 +79,7 @@ def _batched(program: Program) -> list[int]:
 
 
 def _jagged_bags(program: Program) -> list[Bags]:
-    """The bags of jagged tensors that have as many bags for each key as the batch has rows."""
+    """The bags of jagged tensors with one bag for each key and row of the batch."""
     parts = pytree.tree_leaves(program.signature.nested(program.example), is_leaf=is_jagged)
     found = []
     for part, position in zip(parts, positions(parts), strict=True):
@@ -95,7 +95,7 @@ def _jagged_bags(program: Program) -> list[Bags]:
 
 
 def _columns(leaves: Any, batched: frozenset[int], bags: tuple[Bags, ...]) -> dict[int, torch.Tensor]:
-    """For every element of a leaf its column: the place in its row, or the run of bags it belongs to."""
+    """The column of every element of a leaf: its place in the row, or the run of its bag."""
     found: dict[int, torch.Tensor] = {}
     for leaf in batched:
         width = leaves[leaf][0].numel() if len(leaves[leaf]) else 0
@@ -116,7 +116,7 @@ def _columns(leaves: Any, batched: frozenset[int], bags: tuple[Bags, ...]) -> di
 
 
 def _history_padding(leaf: torch.Tensor, ranges: IdRange | None) -> int | None:
-    """The padding id of ids [..., L] of one kind; None for any other leaf."""
+    """The padding id of a leaf [..., L] that lists ids of one kind; None for any other leaf."""
     if leaf.dtype not in _INTEGERS or leaf.ndim < 2 or leaf.shape[-1] < 2 or not leaf.numel():
         return None
     if ranges is None:
@@ -136,7 +136,7 @@ def _is_flag(leaf: torch.Tensor) -> bool:
 
 
 def _marks(leaves: Any, position: int, histories: dict[int, int]) -> tuple[int, bool] | None:
-    """The history whose padding ids a leaf marks, and with which value."""
+    """The history whose padding ids a leaf marks, and the value of the mark; None without such a history."""
     leaf = leaves[position].bool()
     for history, padding in histories.items():
         pads = leaves[history] == padding
@@ -149,7 +149,7 @@ def _marks(leaves: Any, position: int, histories: dict[int, int]) -> tuple[int, 
 
 
 def _length_of(leaves: Any, position: int, histories: dict[int, int]) -> tuple[int, bool] | None:
-    """The history whose lengths a leaf may hold, and whether in the example it counts the ids that are not padding."""
+    """The history whose lengths a leaf may hold, and whether the example's values count its ids without padding."""
     leaf = leaves[position]
     if leaf.dtype not in _INTEGERS or leaf.numel() != leaf.shape[0] or not leaf.numel():
         return None

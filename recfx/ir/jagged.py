@@ -1,4 +1,4 @@
-"""Bags of ids as inputs, in TorchRec's KeyedJaggedTensor and JaggedTensor: their batch, their free sizes, and other bags like them."""
+"""TorchRec's KeyedJaggedTensor and JaggedTensor as inputs: their batch, their dynamic sizes, and resampled copies."""
 
 from __future__ import annotations
 
@@ -6,6 +6,7 @@ from typing import Any
 
 import torch
 
+from recfx.ir.bags import ragged_range
 from recfx.ir.containers import (
     INVERSE,
     JAGGED,
@@ -27,17 +28,17 @@ def is_jagged(value: Any) -> bool:
 
 
 def leaf_count(value: Any) -> int:
-    """How many pytree leaves a part of the inputs has: those of a jagged tensor, one of anything else."""
+    """The number of pytree leaves of a part of the inputs; 1 for a part that is not a jagged tensor."""
     return LEAVES[container_kind(type(value)) or ""] if is_jagged(value) else 1
 
 
 def row_keys(value: Any) -> int:
-    """For how many keys a jagged tensor has bags; one for a JaggedTensor."""
+    """The number of keys of a jagged tensor; 1 for a JaggedTensor."""
     return 1 if container_kind(type(value)) == JAGGED else len(value.keys())
 
 
 def rows(value: Any) -> int:
-    """The batch size of a jagged tensor: the number of rows that a model computes from its bags."""
+    """The batch size of a jagged tensor: the number of rows that a model computes from it."""
     leaves = defining_leaves(value)
     if container_kind(type(value)) == JAGGED:
         return 0 if leaves[LENGTHS] is None else len(leaves[LENGTHS])
@@ -45,7 +46,7 @@ def rows(value: Any) -> int:
 
 
 def batch_leaf(value: Any) -> tuple[int, int] | None:
-    """The leaf of a jagged tensor that has the batch, and its dimension; None where no leaf has it."""
+    """The leaf of a jagged tensor with the batch dimension, and that dimension; None where no leaf has it."""
     leaves = defining_leaves(value)
     if container_kind(type(value)) == JAGGED:
         return None if leaves[LENGTHS] is None else (LENGTHS, 0)
@@ -55,9 +56,10 @@ def batch_leaf(value: Any) -> tuple[int, int] | None:
 
 
 def dynamic_shapes(value: Any, batch: Any, name: str) -> list[Any]:
-    """The marks of a jagged tensor's leaves: bags vary with the batch, values on their own.
+    """The dynamic dimensions of a jagged tensor's leaves: bags vary with the batch, values have a dimension of their own.
 
-    With inverse indices the batch is theirs, and the bags vary on their own, evenly over the keys unless each key has its own stride.
+    With inverse indices, the batch is a dimension of the indices, and the number of bags is a dimension of its own, equal for all keys
+    unless each key has its own stride.
     """
     leaves = defining_leaves(value)
     marks: list[Any] = [None] * len(leaves)
@@ -83,11 +85,11 @@ def dynamic_shapes(value: Any, batch: Any, name: str) -> list[Any]:
 def resample(value: Any, picks: torch.Tensor) -> Any:
     """A jagged tensor whose row `r` for key `k` is row `picks[k, r]` of the given one.
 
-    Bags that inverse indices share stay shared, as a batch without repeated bags is made: each key keeps the bags that are picked.
+    Rows that share a bag through inverse indices still share it. Each key keeps only the picked bags, as in a batch without repeated bags.
 
     Args:
         value: The jagged tensor.
-        picks: Row numbers below its batch, int64 [keys, new batch]; one key for a JaggedTensor.
+        picks: Row numbers below the batch of `value`, int64 [keys, new batch]; one key for a JaggedTensor.
     """
     leaves = defining_leaves(value)
     if leaves[LENGTHS] is None:
@@ -132,7 +134,7 @@ def reversed_ids(value: Any) -> Any:
 
 
 def _evenly(chosen: list[torch.Tensor], places: list[torch.Tensor]) -> tuple[list[torch.Tensor], list[torch.Tensor]]:
-    """The same bags with as many for each key: the first one fills up."""
+    """Gives every key the same number of bags, by repeating its first bag; adapts the places."""
     size = max(len(bags) for bags in chosen) + 1
     return [torch.cat([bags[:1].expand(size - len(bags)), bags]) for bags in chosen], [
         place + size - len(bags) for bags, place in zip(chosen, places, strict=True)
@@ -140,7 +142,7 @@ def _evenly(chosen: list[torch.Tensor], places: list[torch.Tensor]) -> tuple[lis
 
 
 def _take(leaves: list[Any], strides: list[int], chosen: list[torch.Tensor]) -> list[Any]:
-    """The leaves of a jagged tensor that has, for each key, the bags chosen among that key's."""
+    """The leaves of a jagged tensor with the chosen bags of each key."""
     lengths = leaves[LENGTHS].long()
     starts = torch.cumsum(lengths, 0) - lengths
     first = torch.tensor([sum(strides[:key]) for key in range(len(strides))])
@@ -151,11 +153,3 @@ def _take(leaves: list[Any], strides: list[int], chosen: list[torch.Tensor]) -> 
     changed[WEIGHTS] = None if leaves[WEIGHTS] is None else leaves[WEIGHTS][index]
     changed[LENGTHS] = leaves[LENGTHS][bags]
     return changed
-
-
-def ragged_range(starts: torch.Tensor, lengths: torch.Tensor) -> torch.Tensor:
-    """starts[0], starts[0]+1, ..., (lengths[0] of them), then the same for the next; int64."""
-    total = int(lengths.sum())
-    ends = torch.cumsum(lengths, 0)
-    position = torch.arange(total) - torch.repeat_interleave(ends - lengths, lengths)
-    return torch.repeat_interleave(starts, lengths) + position

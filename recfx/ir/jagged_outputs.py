@@ -1,4 +1,4 @@
-"""JaggedTensors among the outputs of a model, made without the checks of their constructor, which the compiled model has made already."""
+"""JaggedTensors as outputs, built without the checks of their constructor: the compiled model has checked its inputs."""
 
 from __future__ import annotations
 
@@ -10,13 +10,13 @@ from torch.utils import _pytree as pytree
 
 
 def jagged_builder(kind: Any) -> Callable[..., Any]:
-    """A function of values, weights, lengths and offsets that makes a JaggedTensor.
+    """A function that builds a JaggedTensor from values, weights, lengths and offsets.
 
-    The constructor takes a fifth of the time of a small model. A tensor that it made shows the attributes in which it stores its arguments.
-    Where it shows other attributes too, the constructor itself is called.
+    The constructor takes a fifth of the time of a small model. The function sets the attributes in which the constructor stores its
+    arguments; an object that the constructor made shows which. It calls the constructor if that object has other attributes with values.
 
     Args:
-        kind: TorchRec's class.
+        kind: TorchRec's class JaggedTensor.
     """
     unflatten = pytree.SUPPORTED_NODES[kind].unflatten_fn
     given = [torch.zeros(1), torch.zeros(1), torch.ones(1, dtype=torch.int64), torch.tensor([0, 1])]

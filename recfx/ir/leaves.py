@@ -24,14 +24,14 @@ class LeafSpec:
     """The requirements on one leaf of the inputs.
 
     Attributes:
-        name: How a user would write it: `sparse`, `features['user_id']`.
-        kind: "tensor"; "constant" (baked in at capture, must not change); or "size" (an integer that must equal the dimension `value`).
+        name: The leaf as an expression over the parameters of forward: `sparse`, `features['user_id']`.
+        kind: "tensor"; "constant" (part of the captured model, must not change); or "size" (an integer that must equal dimension `value`).
         dtype: Element type, for a tensor.
         device: Device, for a tensor.
         shape: Sizes, for a tensor: integers, dimension names, or expressions over dimension names.
         value: The captured value of a constant; the name of a dimension for a size.
-        repeats: The treatment of several rows for a dimension 0 of size one: "refused"; "compared", and refused unless they
-            are equal; "trusted" to be equal. Where they are accepted, the first row is used.
+        repeats: The treatment of several rows where dimension 0 has size one: "refused" is an error; "compared" accepts equal rows;
+            "trusted" takes the rows to be equal. The model uses the first row.
         contiguous: Whether the tensor must be contiguous, because the model reads values computed from it by strides.
     """
 
@@ -52,25 +52,25 @@ class LeafSpec:
 
 
 def one_row(spec: LeafSpec, leaf: Any, like: Any) -> Any:
-    """The one row of an input that has one row for each request, given that or the same row for each candidate.
+    """The first row of a request input, which may hold one row or the same row for each candidate.
 
     Args:
-        spec: The leaf's requirements, its `repeats` being "compared" or "trusted".
+        spec: The leaf's requirements, with `repeats` "compared" or "trusted".
         leaf: The given value.
         like: An input with one row for each candidate.
 
     Raises:
-        InputError: The rows differ, or are neither one nor as many as the candidates.
+        InputError: The rows differ, or their number is neither 1 nor the number of candidates.
     """
     if not isinstance(leaf, torch.Tensor) or not leaf.ndim or leaf.shape[0] == 1:
-        return leaf  # `check_leaf` reports other faults
+        return leaf  # `check_leaf` reports other errors
     rows = int(leaf.shape[0])
     candidates = int(like.shape[0]) if isinstance(like, torch.Tensor) and like.ndim else rows
     if rows != candidates or not rows:
         raise InputError(
             f"{rows} rows given for one request and {candidates} candidate(s)",
             where=f"input {spec}",
-            hint="pass the request's one row, or that row once for each candidate",
+            hint="pass one row for the request, or repeat this row for each candidate",
         )
     first = leaf[:1]
     if spec.repeats == "compared" and not torch.equal(leaf, first.expand_as(leaf)):
@@ -86,7 +86,7 @@ def one_row(spec: LeafSpec, leaf: Any, like: Any) -> Any:
 
 
 def check_dimension(spec: LeafSpec, leaf: Any, sizes: Mapping[str, int]) -> None:
-    """Checks an integer that must equal a dimension; raises `InputError`."""
+    """Checks an integer that must equal a dimension; raises `InputError` when it differs."""
     if isinstance(leaf, bool) or not isinstance(leaf, int) or leaf != sizes.get(spec.value, leaf):
         raise InputError(
             f"expected the size of {spec.value}, {sizes.get(spec.value)}, got {leaf!r}",
@@ -96,14 +96,18 @@ def check_dimension(spec: LeafSpec, leaf: Any, sizes: Mapping[str, int]) -> None
 
 
 def check_leaf(spec: LeafSpec, leaf: Any, sizes: dict[str, int], dims: Mapping[str, tuple[int, int | None]]) -> None:
-    """Checks one leaf, adding the dimensions it fixes to `sizes`; raises `InputError`."""
+    """Checks one leaf and adds its dimensions to `sizes`; raises `InputError` when it does not meet `spec`."""
     if spec.kind == "size":
-        return  # `Signature.check` compares it once all tensors have told their dimensions
+        return  # `Signature.check` compares it once `sizes` holds the dimensions of all tensors
     if spec.kind == "constant":
         return _check_constant(spec, leaf)
     _check_kind(spec, leaf)
     if leaf.ndim != len(spec.shape):
-        raise InputError(f"expected {len(spec.shape)} dimensions, got shape {list(leaf.shape)}", where=f"input {spec}")
+        raise InputError(
+            f"expected {len(spec.shape)} dimensions, got shape {list(leaf.shape)}",
+            where=f"input {spec}",
+            hint="pass a tensor with the dimensions of the example inputs",
+        )
     if spec.contiguous and not leaf.is_contiguous():
         raise InputError(
             f"expected a contiguous tensor, got strides {list(leaf.stride())}: the model calls as_strided on values computed from it",
@@ -122,7 +126,7 @@ def _check_constant(spec: LeafSpec, leaf: Any) -> None:
         raise InputError(
             f"the example inputs had None here, now it is {_kind(leaf)}",
             where=f"input {spec.name}",
-            hint="optimize with example inputs that have it, or leave it out",
+            hint="pass None, or optimize with example inputs that have a value here",
         )
     raise InputError(
         f"the value {spec.value!r} was built into the model when it was captured, now it is {leaf!r}",
@@ -169,24 +173,36 @@ def _check_size(
     where = f"input {spec}, dimension {axis}"
     if isinstance(want, int):
         if got != want:
-            raise InputError(f"expected size {want}, got {got}", where=where)
+            raise InputError(
+                f"expected size {want}, got {got}",
+                where=where,
+                hint=f"pass a tensor of size {want} in dimension {axis}, as in the example inputs",
+            )
         return
     if want not in dims:
         expected = evaluate_size(want, sizes)
         if expected is not None and got != expected:
-            raise InputError(f"expected {want} = {expected}, got {got}", where=where)
+            raise InputError(
+                f"expected {want} = {expected}, got {got}",
+                where=where,
+                hint="check this input against the sizes of the other inputs",
+            )
         solution = linear_size(want, sizes) if expected is None else None
         if solution is None:
             return
         want, factor, base = solution
         if (got - base) % factor:
-            raise InputError(f"{got} is not a multiple of {factor}" + (f", plus {base}" if base else ""), where=where)
+            raise InputError(
+                f"{got} is not a multiple of {factor}{f' plus {base}' if base else ''}",
+                where=where,
+                hint=f"pass a tensor with {spec.shape[axis]} entries in dimension {axis}",
+            )
         got = (got - base) // factor
     if sizes.setdefault(want, got) != got:
         raise InputError(
             f"{want} is {got} here and {sizes[want]} in an earlier input",
             where=where,
-            hint="all inputs of one call must agree on it",
+            hint=f"pass inputs with the same {want}",
         )
     low, high = dims[want]
     if got < low or (high is not None and got > high):

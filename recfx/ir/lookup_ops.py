@@ -1,4 +1,4 @@
-"""Operators that look up rows of tables. The dialect adds its own to these sets."""
+"""Operators that look up rows of tables. The dialect adds its own operators to these sets."""
 
 from __future__ import annotations
 
@@ -14,12 +14,12 @@ _aten = torch.ops.aten
 #: Operator -> position of its table, or of its list of tables.
 TABLE_ARGUMENTS: dict[Any, int] = dict.fromkeys(TABLE_LOOKUPS, 0)
 
-#: Those that only copy the rows they pick, so that their table may be narrower than their result.
+#: Lookups that only copy the rows they pick, so that their table may have a narrower type than their result.
 ROW_PICKERS: set[Any] = {_aten.embedding.default}
 
 
 def tables_of(node: fx.Node) -> list[fx.Node]:
-    """The tables a node looks rows up in; none for any other operator."""
+    """The tables in which a node looks up rows; empty for any other operator."""
     if node.target not in TABLE_ARGUMENTS:
         return []
     held: Any = node.args[TABLE_ARGUMENTS[node.target]]
@@ -27,7 +27,7 @@ def tables_of(node: fx.Node) -> list[fx.Node]:
 
 
 def reads_as_table(user: fx.Node, table: fx.Node) -> bool:
-    """Whether a user looks rows up in a table and reads it in no other way."""
+    """Whether a user of a table only looks up rows in it."""
     if table not in tables_of(user):
         return False
     rest = [held for i, held in enumerate(user.args) if i != TABLE_ARGUMENTS[user.target]]
@@ -35,5 +35,5 @@ def reads_as_table(user: fx.Node, table: fx.Node) -> bool:
 
 
 def only_picks_rows(user: fx.Node, table: fx.Node) -> bool:
-    """Whether a user only copies the rows it picks."""
+    """Whether a user of a table only copies the rows that it picks."""
     return user.target in ROW_PICKERS and reads_as_table(user, table)

@@ -1,7 +1,7 @@
 """Mappings among the inputs and outputs of a model: dicts of every type, with keys in any order.
 
-torch's pytrees know dict, OrderedDict and defaultdict. Any other mapping type (UserDict, the batch of a tokenizer, a subclass of dict) is
-taught to them here, when it can be made from a dict.
+torch's pytrees know dict, OrderedDict and defaultdict. This module registers any other mapping type (UserDict, the batch of a tokenizer, a
+subclass of dict) whose constructor accepts a dict.
 """
 
 from __future__ import annotations
@@ -16,10 +16,10 @@ from recfx.errors import InputError
 
 
 def register_mapping(value: Mapping[Any, Any]) -> None:
-    """Teaches torch's pytrees the type of a mapping.
+    """Registers the type of a mapping with torch's pytrees.
 
     Raises:
-        InputError: The type cannot be made from a dict.
+        InputError: The constructor of the type does not accept a dict.
     """
     kind: Any = type(value)
     if kind in pytree.SUPPORTED_NODES:
@@ -38,7 +38,7 @@ def register_mapping(value: Mapping[Any, Any]) -> None:
 
 
 def register_mapping_type(kind: Any) -> None:
-    """Teaches torch's pytrees a mapping type that can be made from a dict, unless they know it already."""
+    """Registers a mapping type, whose constructor must accept a dict, with torch's pytrees unless it is registered."""
     if kind in pytree.SUPPORTED_NODES:
         return
     pytree.register_pytree_node(
@@ -51,7 +51,7 @@ def register_mapping_type(kind: Any) -> None:
 
 
 def mapping_keys(spec: pytree.TreeSpec) -> list[Any] | None:
-    """The keys of a mapping that was taken apart, in its order; None for anything else."""
+    """The keys of a flattened mapping, in its order; None for any other nesting."""
     if spec.is_leaf() or not isinstance(spec.type, type) or not issubclass(spec.type, Mapping):
         return None
     context: Any = spec.context
@@ -65,7 +65,7 @@ def as_dict(value: Any) -> Any:
 
 
 def in_captured_order(value: Any, spec: pytree.TreeSpec) -> Any:
-    """The same value with its mappings of the captured type and key order, which mean nothing to a user."""
+    """The same value with the captured types and key orders of its mappings, which a call need not repeat."""
     if spec.is_leaf():
         return value
     children, keys = spec.children(), mapping_keys(spec)
@@ -78,7 +78,7 @@ def in_captured_order(value: Any, spec: pytree.TreeSpec) -> Any:
 
 
 def key_difference(value: Any, spec: pytree.TreeSpec, name: str) -> str | None:
-    """The first mapping whose keys are not the captured ones, in words; None when all have theirs."""
+    """The first mapping whose keys differ from the captured keys, in words; None when all keys agree."""
     if spec.is_leaf():
         return None
     children, keys = spec.children(), mapping_keys(spec)

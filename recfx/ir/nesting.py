@@ -1,8 +1,8 @@
 """The nesting of inputs and outputs as plain JSON: tuples, lists, dicts, named tuples, dataclasses and registered classes.
 
-A leaf is null. Classes are named by module and qualified name. When a file is read, a class is taken from those that the caller gives, or
-from a module that is imported already, and only if it is a named tuple, a dataclass or one of TorchRec's tensors with the fields that the
-file expects. Nothing is imported.
+A leaf is null. A class is written as its module and qualified name. Reading a file imports nothing: a class must be among the classes that
+the caller gives, or in a module that is already imported. It must be a named tuple, a dataclass, a mapping, a result type of torch or one
+of TorchRec's tensors, with the fields that the file lists.
 """
 
 from __future__ import annotations
@@ -46,7 +46,7 @@ _TORCHREC = dict.fromkeys(("KeyedJaggedTensor", "JaggedTensor", "KeyedTensor"), 
 
 
 def register_dataclass(kind: type) -> None:
-    """Makes a dataclass part of torch's pytrees, unless it is already."""
+    """Registers a dataclass with torch's pytrees unless it is registered."""
     if kind not in pytree.SUPPORTED_NODES:
         torch.export.register_dataclass(kind, serialized_type_name=f"{kind.__module__}.{kind.__qualname__}")
 
@@ -55,7 +55,7 @@ def encode_spec(spec: pytree.TreeSpec) -> Any:
     """A nesting as plain JSON.
 
     Raises:
-        ArtifactError: It holds a class that a loader could not find.
+        ArtifactError: The nesting holds a class that a loader could not find.
     """
     if spec.is_leaf():
         return None
@@ -94,7 +94,7 @@ def _encode_class(spec: pytree.TreeSpec) -> dict[str, Any]:
 
 
 def _fields_of(kind: Any) -> list[str]:
-    """The names of a class's fields; none for classes that are neither named tuples, dataclasses nor results of torch's operators."""
+    """The field names of a named tuple, a dataclass or a result type of torch; empty for any other class."""
     if dataclasses.is_dataclass(kind):
         return [field.name for field in dataclasses.fields(kind)]
     return [
@@ -110,12 +110,12 @@ def decode_spec(
 
     Args:
         value: A result of `encode_spec`.
-        types: Classes that the caller knows, for those that the nesting names.
+        types: Classes in which to look up the names of the nesting.
         where: The nested value, for errors.
-        depth: The deepest nesting that is accepted.
+        depth: The largest accepted number of levels.
 
     Raises:
-        ArtifactError: It is not a nesting, or a class is not known here.
+        ArtifactError: `value` is not a nesting, or a class is unknown.
     """
     if value is None:
         return pytree.treespec_leaf()
@@ -138,11 +138,11 @@ def _decode_container(kind: str, value: Any, types: Sequence[type], where: str, 
     if kind == "deque":
         context, value = decode(tuple[int | None, list[Any]], value, where)
         if context is not None and not 0 <= context < 1 << 31:
-            raise ArtifactError(f"a deque of at most {context} items", where=where)
+            raise ArtifactError(f"a deque cannot have the maximum length {context}", where=where)
     elif kind == "default_dict":
         factory, value = decode(tuple[str, list[Any]], value, where)
         if factory not in _FACTORIES:
-            raise ArtifactError(f"a defaultdict of {factory[:40]!r}", where=where)
+            raise ArtifactError(f"a defaultdict of {factory[:40]!r} is not one of {', '.join(_FACTORIES)}", where=where)
         context = _FACTORIES[factory]
     items = decode(list[Any], value, where)
     if kind.endswith("dict"):
@@ -165,7 +165,7 @@ def _decode_class(value: Any, parts: list[Any], types: Sequence[type], where: st
         raise ArtifactError(
             f"{full} has the fields {_fields_of(kind)}, not {names[:100]}",
             where=where,
-            hint="load it where the class is the same",
+            hint="load the model with the version of the class that it was saved with",
         )
     children = [decode_spec(part, types, where, depth) for part in parts]
     if issubclass(kind, tuple) and hasattr(kind, "_fields"):
@@ -186,7 +186,7 @@ def _decode_class(value: Any, parts: list[Any], types: Sequence[type], where: st
 
 
 def _require_context(kind: type, context: Any, children: list[pytree.TreeSpec], full: str, where: str) -> None:
-    """Refuses a class's context unless a value can be rebuilt from it and leaves that are none."""
+    """Refuses a class's context unless torch can rebuild a value from it and its children."""
     names: Any = [None]
     if _is_torchrec(kind):
         names = {"KeyedJaggedTensor": context, "KeyedTensor": (context or [None])[0], "JaggedTensor": []}[kind.__name__]
@@ -197,7 +197,7 @@ def _require_context(kind: type, context: Any, children: list[pytree.TreeSpec], 
             raise ArtifactError(f"{full} is not built of {len(children)} values", where=where)
         return
     elif _is_torch_result(kind):
-        free = kind is torch.Size  # of any rank
+        free = kind is torch.Size  # any number of sizes
         if context is not None or not (free or len(children) == len(_fields_of(kind))):
             raise ArtifactError(f"{full} is not built of {len(children)} values", where=where)
     elif dataclasses.is_dataclass(kind):
@@ -217,12 +217,12 @@ def _is_torchrec(kind: type) -> bool:
 
 
 def _is_torch_result(kind: Any) -> bool:
-    """Whether torch itself returns values of a class: a shape, or the results of an operator such as `torch.return_types.topk`."""
+    """Whether a class is a result type of torch: a shape, or the results of an operator such as `torch.return_types.topk`."""
     return kind is torch.Size or kind in torch.return_types.all_return_types
 
 
 def _find_class(module: str, name: str, types: Sequence[type], where: str) -> type:
-    """The class of a name: one of the given ones, or a plain data class of a module that is imported already."""
+    """The class of a name: one of `types`, or a plain data class in a module that is already imported."""
     for kind in types:
         if (kind.__module__, kind.__qualname__) == (module, name):
             return kind

@@ -19,7 +19,7 @@ from recfx.ir.tolerance import check_nan, check_reassociated, largest_difference
 
 
 class Exactness(Enum):
-    """The effect a pass may have on numbers: nothing, reorder sums, or change the function."""
+    """The effect of a pass on numbers: none (EXACT), reordered sums (REASSOC), or another function (APPROX)."""
 
     EXACT = "exact"
     REASSOC = "reassoc"
@@ -27,20 +27,20 @@ class Exactness(Enum):
 
 
 def weakest(classes: Iterable[Exactness]) -> Exactness:
-    """The weakest of the classes; EXACT for no classes."""
+    """The weakest of the classes (APPROX is the weakest); EXACT when there are no classes."""
     return max(classes, key=list(Exactness).index, default=Exactness.EXACT)
 
 
 @dataclasses.dataclass(frozen=True)
 class Run:
-    """The outputs of a verified program for some inputs; programs derived from it are compared with them.
+    """The outputs of a verified program for some inputs, with which later checks compare the programs derived from it.
 
     Attributes:
         name: The name of the inputs.
         leaves: The flat inputs.
-        outputs: The flat outputs; None when it refuses these inputs.
-        truth: Gives the outputs of the program it was compared with in float64.
-        special: Whether the rows are special, so that each is judged on its own.
+        outputs: The flat outputs; None when the program refuses these inputs.
+        truth: Computes the float64 outputs of the original program.
+        special: Whether the rows are special, so that checks judge each row on its own.
     """
 
     name: str
@@ -58,33 +58,32 @@ def verify_numeric(
     special: bool = True,
     extremes: list[str] | None = None,
 ) -> list[Run]:
-    """Runs two programs on several batches (one row included) and compares them.
+    """Runs two programs on several batches, including a batch of one row, and compares their outputs.
 
-    EXACT demands equal bits. REASSOC demands that the error against a float64 run of `before` is at most `REASSOC_FACTOR` times
-    the error of `before` itself plus a few last bits of the result's scale. APPROX demands the same shapes and dtypes, no new NaN and,
-    on special rows, that no NaN goes away.
-    Inputs that `before` refuses must be refused by `after` as well, except for special rows, which are not compared then.
+    EXACT requires equal bits. REASSOC limits the error against a float64 run of `before` to `REASSOC_FACTOR` times the error of `before`
+    itself, plus a few last bits of the result's scale. APPROX requires the same shapes and dtypes, no new NaN, and, on special rows, that
+    every NaN stays. When `before` refuses inputs, `after` must refuse them as well; special rows that `before` refuses are skipped.
 
     Args:
-        before: The program that is right.
-        after: The program that is checked.
-        exactness: How close it must be.
-        special: Compare on special rows as well; False where ids are limited to fewer than a table has rows, as by a catalogue.
-        extremes: Collects differences on rows of huge numbers and infinities, which are errors without it. A reordering can change the
+        before: The correct program.
+        after: The program to check.
+        exactness: The allowed difference.
+        special: Whether to compare on special rows as well; False where fewer ids are valid than a table has rows, as with a catalogue.
+        extremes: Collects differences on rows of huge numbers and infinities; without it they are errors. A reordering can change the
             effect of infinities: W (q - k) can be NaN where W q - W k is not.
 
     Returns:
         The runs of `after`.
 
     Raises:
-        VerificationError: They differ by more than the class allows.
+        VerificationError: The programs differ by more than `exactness` allows.
     """
     runs = []
     for name, leaves in [("the example inputs", list(before.example)), *probes(before)]:
         truth = Reference(before, leaves)
         try:
             expected = before.run(leaves)
-        except Exception as error:  # noqa: BLE001 - inputs the original refuses must be refused by the new one as well
+        except Exception as error:  # noqa: BLE001 - `after` must refuse the inputs that `before` refuses
             require_refusal(after.run, leaves, name, f"{type(error).__name__}: {error}")
             runs.append(Run(name, leaves, None, truth))
             continue
@@ -120,7 +119,7 @@ def _outputs(program: Program, leaves: Sequence[Any], name: str) -> list[Any]:
 
 
 def narrow_comparisons(runs: Sequence[Run]) -> tuple[str, ...]:
-    """A notice when results were compared in float32 because an operator has no float64."""
+    """A notice when results were compared in float32 because an operator does not support float64."""
     refusals = [run.truth.refusal for run in runs if isinstance(run.truth, Reference) and run.truth.refusal]
     return tuple(f"answers were checked against float32, not float64: {refusal}" for refusal in refusals[:1])
 
@@ -139,17 +138,17 @@ def compare_outputs(
     """Compares flat outputs.
 
     Args:
-        expected: The right outputs.
-        actual: The outputs that are checked.
-        exactness: How close it must be.
+        expected: The correct outputs.
+        actual: The outputs to check.
+        exactness: The allowed difference.
         inputs: The name of the inputs, for the error.
-        exact_run: Gives the same outputs in float64.
+        exact_run: Computes the expected outputs in float64.
         slack: Factor of the error that REASSOC allows.
-        special: Whether each row is a special row, which is checked separately.
-        kernels: Whether the same operators were run by other kernels, which must keep every NaN a NaN.
+        special: Whether the rows are special, so that each row is judged on its own.
+        kernels: Whether other kernels ran the same operators; they must keep every NaN.
 
     Raises:
-        VerificationError: They are further apart.
+        VerificationError: The outputs differ by more than `exactness` allows.
     """
     if len(expected) != len(actual):
         raise VerificationError(f"{len(actual)} outputs instead of {len(expected)}", where=inputs)
@@ -164,14 +163,13 @@ def compare_outputs(
             continue
         if special:
             got = _where_rows_are_clean(want, got)
-        if bool(
-            (got.isnan() & ~want.isnan()).any()
-        ):  # an original's kernel may give a number where its formula gives NaN
+        # A kernel of the original may give a number where its formula gives NaN.
+        if bool((got.isnan() & ~want.isnan()).any()):
             got = torch.where(got.isnan() & truth()[index].isnan(), want, got)
         before = want.isfinite() if special and not kernels else ~want.isnan()
         if not extreme and bool((got.isnan() & before).any()):
             raise VerificationError("a NaN appeared that was not there before", where=place)
-        # Of numbers that are quantised a NaN must stay one as well: its code would be that of a plausible number.
+        # Quantisation must keep NaN as well: the code of a lost NaN would stand for a plausible number.
         must_keep_nan = kernels or (special and exactness is Exactness.APPROX)
         if must_keep_nan and bool((want.isnan() & ~got.isnan()).any()):
             check_nan(want, got, truth()[index], place)
@@ -184,34 +182,40 @@ def compare_outputs(
 
 
 def _real_parts(value: Any) -> Any:
-    """A complex tensor as one of real numbers, with a last dimension of two; any other value as it is."""
+    """A complex tensor as a real tensor with a last dimension of two; any other value as it is."""
     is_complex = isinstance(value, torch.Tensor) and value.is_complex()
     return torch.view_as_real(value.resolve_conj()) if is_complex else value
 
 
 def _is_same(want: Any, got: Any, exactness: Exactness, place: str) -> bool:
-    """Whether an output is equal, all NaN alike; False where it may differ by the class, and its numbers have to be judged."""
+    """Whether an output is equal, with NaN equal to NaN; False when it differs and `exactness` allows a difference."""
     if not isinstance(want, torch.Tensor):
         if want != got:
             raise VerificationError(f"{got!r} instead of {want!r}", where=place)
         return True
     if not isinstance(got, torch.Tensor) or want.shape != got.shape or want.dtype is not got.dtype:
-        raise VerificationError("shape or dtype changed", where=place)
+        raise VerificationError(f"shape or dtype changed from {_kind(want)} to {_kind(got)}", where=place)
     if same_bits(want, got):
         return True
     if exactness is Exactness.EXACT or not want.is_floating_point():
         raise VerificationError(
-            f"differs by {largest_difference([want], [got]):.3g} from an exact pass's input program",
+            f"differs by {largest_difference([want], [got]):.3g} from the result before an exact pass",
             where=place,
             hint="an exact rewrite must keep every bit; declare it REASSOC if it only reorders sums",
         )
     return False
 
 
-def _where_rows_are_clean(want: torch.Tensor, got: torch.Tensor) -> torch.Tensor:
-    """The checked output without the NaN in rows in which the right output holds NaN, too.
+def _kind(value: Any) -> str:
+    if not isinstance(value, torch.Tensor):
+        return type(value).__name__
+    return f"{str(value.dtype).removeprefix('torch.')}{list(value.shape)}"
 
-    Kernels differ in how far a NaN spreads in its row: torch's own attention depends on the sizes there.
+
+def _where_rows_are_clean(want: torch.Tensor, got: torch.Tensor) -> torch.Tensor:
+    """The checked output, with the expected values in place of its NaN in rows in which the expected output holds NaN, too.
+
+    Kernels differ in how far a NaN spreads in its row: in torch's own attention it depends on the sizes.
     """
     if want.ndim == 0 or not want.numel():
         return got
@@ -220,7 +224,7 @@ def _where_rows_are_clean(want: torch.Tensor, got: torch.Tensor) -> torch.Tensor
 
 
 def same_bits(a: torch.Tensor, b: torch.Tensor) -> bool:
-    """Equality of values in which NaN equals NaN."""
+    """Whether two tensors are equal, with NaN equal to NaN."""
     if torch.equal(a, b):
         return True
     if not a.is_floating_point():
@@ -229,7 +233,7 @@ def same_bits(a: torch.Tensor, b: torch.Tensor) -> bool:
 
 
 def require_refusal(run: Callable[[Sequence[Any]], Any], leaves: Sequence[Any], name: str, why: str) -> None:
-    """Raises `VerificationError` unless `run` refuses inputs that were refused before, for any reason."""
+    """Raises `VerificationError` unless `run` raises on inputs that the original refused; `why` is the original's error."""
     try:
         run(leaves)
     except Exception:  # noqa: BLE001 - any refusal is a refusal

@@ -1,7 +1,7 @@
-"""Sets of ATen operators that several rooms ask for, each defined once and named after a common feature of its members.
+"""Sets of ATen operators that several packages use, each named after a common feature of its members.
 
-A set describes its operators, not their uses. A caller that reads arguments names the set whose members have
-these arguments at these positions: `SIZED_RESHAPES` where it reads the sizes, `RESHAPES` where it reads shapes from `meta["val"]` alone.
+A set describes its operators, not their uses. A caller that reads arguments must use a set whose members have these arguments at the same
+positions: `SIZED_RESHAPES` to read the sizes, `RESHAPES` to read shapes from `meta["val"]` only.
 """
 
 from __future__ import annotations
@@ -13,7 +13,7 @@ import torch
 
 _aten = torch.ops.aten
 
-# --- the elements in the same order -----------------------------------------------------------------------------------------------
+# --- elements in the same order ---------------------------------------------------------------------------------------------------
 
 #: Reshapes whose second argument is the list of sizes.
 SIZED_RESHAPES: tuple[Any, ...] = (_aten.reshape.default, _aten.view.default, _aten._unsafe_view.default)
@@ -24,33 +24,33 @@ SIZED: tuple[Any, ...] = (*SIZED_RESHAPES, _aten.expand.default)
 #: Reshapes that merge or divide dimensions; the first argument is the tensor.
 RESHAPES: tuple[Any, ...] = (*SIZED_RESHAPES, _aten.flatten.using_ints)
 
-#: Removals of dimensions of size one.
+#: Operators that remove dimensions of size one.
 SQUEEZES: tuple[Any, ...] = (_aten.squeeze.default, _aten.squeeze.dim, _aten.squeeze.dims)
 
-#: Operators that give the elements of their first argument in the same order, in another shape.
+#: Operators that return the elements of their first argument in the same order, in another shape.
 REGROUPINGS: tuple[Any, ...] = (*RESHAPES, _aten.unflatten.int, _aten.unsqueeze.default, *SQUEEZES)
 
-#: Operators that give their first argument as it is, in the same memory or in other memory.
+#: Operators that return their first argument unchanged, in the same or in new memory.
 COPIES: tuple[Any, ...] = (_aten.contiguous.default, _aten.clone.default, _aten.alias.default, _aten.detach.default)
 
-#: Conversions to another type, with the type as an argument.
+#: Conversions to a type that is an argument.
 CASTS: tuple[Any, ...] = (_aten.to.dtype, _aten._to_copy.default)
 
-# --- the elements in another order, repeated, or some of them ---------------------------------------------------------------------
+# --- elements in another order, repeated, or selected -----------------------------------------------------------------------------
 
 #: Exchanges of two dimensions that are arguments.
 TRANSPOSITIONS: tuple[Any, ...] = (_aten.transpose.int, _aten.swapaxes.default, _aten.swapdims.default)
 
-#: Transpositions that take the conjugate of complex numbers.
+#: Transpositions that conjugate complex numbers.
 CONJUGATE_TRANSPOSES: tuple[Any, ...] = (_aten.mH.default, _aten.adjoint.default)
 
 #: Exchanges of the last two dimensions.
 MATRIX_TRANSPOSES: tuple[Any, ...] = (_aten.mT.default, *CONJUGATE_TRANSPOSES)
 
-#: Reversals of all dimensions; `t` takes two at most.
+#: Reversals of the order of all dimensions; `t` takes tensors of at most two dimensions.
 REVERSALS: tuple[Any, ...] = (_aten.t.default, _aten.numpy_T.default)
 
-#: Moves of dimensions to other places; the arguments are sources and destinations.
+#: Moves of dimensions to other positions; the arguments are sources and destinations.
 DIMENSION_MOVES: tuple[Any, ...] = (
     *(_aten.movedim.int, _aten.movedim.intlist),
     *(_aten.moveaxis.int, _aten.moveaxis.intlist),
@@ -71,22 +71,22 @@ EXPANSIONS: tuple[Any, ...] = (*BROADCASTS, _aten.repeat.default)
 #: Slices along one dimension; the second argument is the dimension.
 SLICES: tuple[Any, ...] = (_aten.slice.Tensor, _aten.narrow.default)
 
-#: Splits into parts of one length that is the second argument; the third one is the dimension.
+#: Splits into parts of equal length; the second argument is the length, the third the dimension.
 LENGTH_SPLITS: tuple[Any, ...] = (_aten.split.Tensor, _aten.unsafe_split.Tensor)
 
-#: Splits into parts of one length, but for the last ones, by their length or their number; the third argument is the dimension.
+#: Splits into parts of equal length, except the last, by length or by number; the third argument is the dimension.
 EQUAL_SPLITS: tuple[Any, ...] = (
     *(*LENGTH_SPLITS, _aten.chunk.default, _aten.unsafe_chunk.default),
     _aten.tensor_split.sections,
 )
 
-#: Splits into parts that lie behind each other, of which each user reads one; the third argument is the dimension.
+#: Splits into consecutive parts, of which each user reads one; the third argument is the dimension.
 SPLITS: tuple[Any, ...] = (
     *(*EQUAL_SPLITS, _aten.tensor_split.indices),
     *(_aten.split_with_sizes.default, _aten.unsafe_split_with_sizes.default, _aten.split.sizes),
 )
 
-#: Operators whose result may share memory with their first argument, so that its strides follow from the argument's.
+#: Operators whose result may share memory with their first argument, so that its strides depend on the argument's strides.
 ALIASES: frozenset[Any] = frozenset(
     (
         *(*REGROUPINGS, *PERMUTATIONS, *BROADCASTS, *SLICES, *SPLITS, _aten.unbind.int),
@@ -109,7 +109,7 @@ JOINS: tuple[Any, ...] = (_aten.cat.default, _aten.stack.default)
 #: Embedding bags: table, ids and offsets come first.
 EMBEDDING_BAGS: tuple[Any, ...] = (_aten.embedding_bag.default, _aten.embedding_bag.padding_idx)
 
-#: Lookups of one row for each id, of which nothing is summed.
+#: Lookups of one row for each id, without sums.
 ROW_LOOKUPS: tuple[Any, ...] = (_aten.embedding.default, _aten.index_select.default)
 
 #: Lookups in tables of embeddings, with and without sums; the table and the ids come first.
@@ -132,7 +132,7 @@ ADDED_PRODUCTS: tuple[Any, ...] = (_aten.addmm.default, _aten.baddbmm.default)
 #: Recurrent layers; the first argument is the sequence.
 RECURRENT: tuple[Any, ...] = (_aten.gru.input, _aten.lstm.input, _aten.rnn_tanh.input, _aten.rnn_relu.input)
 
-#: Dropout in its forms with one result; they do nothing outside of training.
+#: Forms of dropout with one result; they do nothing outside of training.
 DROPOUTS: tuple[Any, ...] = (
     *(_aten.dropout.default, _aten.feature_dropout.default),
     *(_aten.alpha_dropout.default, _aten.feature_alpha_dropout.default),

@@ -1,8 +1,7 @@
-"""The operators that a saved program may call: the dialect's own, and those of torch that captured models consist of.
+"""The operators that a saved program may call: the dialect, and a list of torch's operators that captured models contain.
 
-A file names operators by text, and only the operators listed here are looked up. Operators of torch on the list have no side effects,
-read no file and no uninitialised memory, and check their indices and sizes themselves. The user names operators of
-their own code when the file is loaded.
+A file names operators by text, and loading looks up only listed operators. The listed operators of torch have no side effects, read no
+file and no uninitialised memory, and check their indices and sizes. A user who loads a file may allow further operators by name.
 """
 
 from __future__ import annotations
@@ -17,7 +16,7 @@ import torch
 
 from recfx.errors import ArtifactError
 
-#: The dialect's operators, each with its meaning in plain torch; `recfx.ops.library.define` adds them.
+#: Operator of the dialect -> its definition in plain torch; `recfx.ops.library.define` adds the entries.
 DIALECT: dict[Any, Callable[..., Any]] = {}
 
 _ELEMENTWISE = """
@@ -111,7 +110,7 @@ _assert_scalar _assert_tensor_metadata _local_scalar_dense _to_dense
 
 _FAMILIES = (_ELEMENTWISE, _REDUCTIONS, _SHAPES, _CREATION, _INDEXING, _PRODUCTS, _LAYERS, _ALGEBRA, _SIZES_AND_CHECKS)
 
-#: torch's operators, by the name of the family of overloads.
+#: Names of torch's operators, without overloads.
 ATEN = frozenset(name for family in _FAMILIES for name in family.split())
 
 _FBGEMM = """
@@ -132,10 +131,10 @@ _SYMBOLIC = """
 sym_max sym_min sym_not sym_int sym_float sym_ite sym_sum _check _check_is_size
 """
 
-#: fbgemm's operators that TorchRec models keep. They are looked up only where the package is imported already.
+#: Names of fbgemm's operators in TorchRec models. They are looked up only if the package is already imported.
 FBGEMM = frozenset(_FBGEMM.split())
 
-#: Operator that reads uninitialised memory -> one that gives zeros instead, so that no memory of the process gets out.
+#: Operator that returns uninitialised memory -> operator that returns zeros, so that no memory of the process leaks.
 _INITIALISED = {
     "aten.empty.memory_format": "aten.zeros.default",
     "aten.empty_like.default": "aten.zeros_like.default",
@@ -152,26 +151,30 @@ _PYTHON_NAMES = {function: name for name, function in PYTHON.items()}
 
 
 def name_of(target: Any, where: str) -> str:
-    """The name under which `find` finds the operator.
+    """The name by which `find` looks up an operator; an operator that returns uninitialised memory has the name of its replacement.
 
     Raises:
-        ArtifactError: It is neither a registered operator nor arithmetic on sizes.
+        ArtifactError: `target` is neither a registered operator nor arithmetic on sizes.
     """
     if isinstance(target, torch._ops.OpOverload):
         return f"op:{_INITIALISED.get(str(target), target)}"
     try:
         return _PYTHON_NAMES[target]
     except (KeyError, TypeError):
-        raise ArtifactError(f"the operator {target} cannot be saved", where=where) from None
+        raise ArtifactError(
+            f"the operator {target} cannot be saved",
+            where=where,
+            hint="register it with torch.library, so that a file can name it",
+        ) from None
 
 
 def is_initialising(target: Any) -> bool:
-    """Whether `name_of` gives another operator than the one it is asked for, one without a memory format."""
+    """Whether `name_of` replaces an operator by one that takes no memory format."""
     return str(target) in _INITIALISED and str(target) != "aten.empty_like.default"
 
 
 def initialised(name: str) -> tuple[str, tuple[str, ...]]:
-    """The name of an operator in place of one that leaves memory uninitialised, and the keyword arguments that it does not have."""
+    """The name of the replacement of an operator that returns uninitialised memory, and the keyword arguments to drop for it."""
     kind, _, operator_name = name.partition(":")
     if kind != "op" or operator_name not in _INITIALISED:
         return name, ()
@@ -180,14 +183,14 @@ def initialised(name: str) -> tuple[str, tuple[str, ...]]:
 
 
 def find(text: str, own: Collection[str] = ()) -> Any:
-    """The operator of a name.
+    """Looks up an operator by name.
 
     Args:
         text: A result of `name_of`: "op:aten.add.Tensor", "operator:mul".
-        own: Operators of the user's that are accepted as well: "mylib::score".
+        own: Further operators that the user allows: "mylib::score".
 
     Raises:
-        ArtifactError: It is not on the list, or this installation does not have it.
+        ArtifactError: The operator is not allowed, or does not exist in this installation.
     """
     if text in PYTHON:
         return PYTHON[text]
@@ -204,11 +207,15 @@ def find(text: str, own: Collection[str] = ()) -> Any:
     found = _overload(namespace, packet, overload)
     if found is None:
         raise ArtifactError(
-            f"the operator {name[:200]} does not exist here", hint="import the package that defines it before loading"
+            f"the operator {name[:200]} does not exist here",
+            hint="import the package that defines it before loading",
         )
     writes = any(a.alias_info is not None and a.alias_info.is_write for a in found._schema.arguments)
     if writes and full not in own:
-        raise ArtifactError(f"the operator {name[:200]} writes to its arguments, which saved models may not")
+        raise ArtifactError(
+            f"the operator {name[:200]} writes to its arguments, which saved models may not do",
+            hint=f'if you trust the folder and know the operator, pass operators=["{full[:200]}"] to recfx.load',
+        )
     return found
 
 
@@ -223,7 +230,7 @@ def _is_listed(namespace: str, packet: str, full: str, own: Collection[str]) -> 
 
 
 def _overload(namespace: str, packet: str, overload: str) -> Any:
-    """The overload of these names, from torch's own registry alone."""
+    """The overload of this name in torch's registry; None without one."""
     if not (namespace.isidentifier() and packet.isidentifier() and overload.isidentifier()):
         return None
     found = getattr(getattr(torch.ops, namespace), packet, None)

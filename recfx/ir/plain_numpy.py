@@ -13,7 +13,7 @@ import numpy as np
 from recfx.errors import ArtifactError
 from recfx.formats.records import decode as decode_record
 
-#: An array among the values of a signature is a default or an output of few numbers; data comes as tensors.
+#: Arrays in a signature are defaults or held outputs, and small; data comes as tensors.
 _MOST_ELEMENTS = 4096
 _MOST_RANK = 16
 _TYPES = (
@@ -35,7 +35,7 @@ def encode_array(value: np.generic | np.ndarray[Any, Any], encode: Callable[[Any
         encode: Encodes a Python number.
 
     Raises:
-        ArtifactError: It is of a type that has no plain form, or large.
+        ArtifactError: The type has no plain form, or the array has too many elements.
     """
     if value.dtype.name not in _TYPES or value.size > _MOST_ELEMENTS:
         raise ArtifactError(
@@ -51,7 +51,7 @@ def decode_array(kind: str, held: Any, decode: Callable[[Any], Any], where: str)
     """The inverse of `encode_array`.
 
     Raises:
-        ArtifactError: It is not the form of a scalar or an array.
+        ArtifactError: `held` does not describe a scalar or an array.
     """
     shape: list[int] = []
     if kind == "numpy":
@@ -75,13 +75,13 @@ def decode_array(kind: str, held: Any, decode: Callable[[Any], Any], where: str)
 
 
 def encode_member(value: enum.Enum) -> dict[str, Any]:
-    """A member of an enumeration, by the names of its class and of itself."""
+    """A member of an enumeration as JSON: module, class and member name."""
     kind = type(value)
     return {"enum": [kind.__module__, kind.__qualname__, value.name]}
 
 
 def decode_member(held: Any, where: str) -> enum.Enum:
-    """The inverse of `encode_member`. The class is taken from a module that is imported already.
+    """The inverse of `encode_member`. The module of the class must be imported already.
 
     Raises:
         ArtifactError: The class or its member does not exist.

@@ -33,10 +33,10 @@ _KINDS: dict[str, dict[str, Any]] = {
 
 
 def encode(value: Any) -> Any:
-    """One argument as JSON; other values than plain scalars, None and strings become dictionaries with one key.
+    """One argument as JSON. None, plain scalars and strings stay; other values become dictionaries with one key.
 
     Raises:
-        ArtifactError: It has no plain form.
+        ArtifactError: The value has no plain form.
     """
     for kind, form in _FORMS:
         if isinstance(value, kind):
@@ -50,7 +50,7 @@ def _encode_scalar(value: Any) -> Any:
     if type(value) is float:
         return value if math.isfinite(value) else {"float": repr(value)}
     if type(value) not in (bool, int, str, type(None)):
-        raise _unsaved(value)  # a subclass would come back as its base
+        raise _unsaved(value)  # loading would turn a subclass into its base
     return value
 
 
@@ -64,7 +64,7 @@ def _unsaved(value: Any) -> ArtifactError:
     )
 
 
-#: How values of each type are written; the first type that fits counts, since NumPy's and enumerated numbers are numbers as well.
+#: (type, its encoder). The first type that fits counts: NumPy scalars and enumeration members may be Python numbers as well.
 _FORMS: tuple[tuple[Any, Callable[[Any], Any]], ...] = (
     (fx.Node, lambda value: {"node": value.name}),
     (enum.Enum, encode_member),
@@ -86,16 +86,16 @@ def decode(value: Any, node: Callable[[str], Any], where: str, depth: int = _MOS
 
     Args:
         value: A result of `encode`.
-        node: Finds nodes by name.
-        where: Whose argument it is, for errors.
-        depth: The deepest nesting that is accepted.
+        node: Looks up a node by name.
+        where: The owner of the argument, for errors.
+        depth: The largest accepted number of levels.
 
     Raises:
-        ArtifactError: It is not the form of an argument.
+        ArtifactError: `value` does not describe an argument.
     """
     if not isinstance(value, dict):
         if isinstance(value, list):
-            raise ArtifactError("a bare list is not an argument", where=where)
+            raise ArtifactError('expected an argument, got a list; lists are written as {"list": [...]}', where=where)
         return value
     if len(value) != 1 or depth == 0:
         raise ArtifactError(f"{str(value)[:100]} is not an argument", where=where)
@@ -126,7 +126,7 @@ def _decode_items(held: Any, decode_item: Decode, where: str) -> list[Any]:
 def _decode_slice(held: Any, decode_item: Decode, where: str) -> slice:
     parts = _decode_items(held, decode_item, where)
     if len(parts) != 3:
-        raise ArtifactError("a slice has three parts", where=where)
+        raise ArtifactError(f"expected three parts of a slice, got {len(parts)}", where=where)
     return slice(*parts)
 
 
@@ -140,7 +140,7 @@ def _decode_range(held: Any, where: str) -> range:
     return range(start, stop, step or 1)
 
 
-#: Kinds that hold values: kind -> from what it holds, what decodes an item, and whose argument it is.
+#: Kinds that contain other values -> decoder of (content, decoder of one item, owner for errors).
 _NESTED: dict[str, Callable[[Any, Decode, str], Any]] = {
     "list": _decode_items,
     "tuple": lambda held, decode_item, where: tuple(_decode_items(held, decode_item, where)),
@@ -150,21 +150,21 @@ _NESTED: dict[str, Callable[[Any, Decode, str], Any]] = {
     "array": lambda held, decode_item, where: decode_array("array", held, decode_item, where),
 }
 
-#: Kinds that hold no other values.
+#: Kinds without other values inside -> decoder of (content, owner for errors).
 _FLAT: dict[str, Callable[[Any, str], Any]] = {"enum": decode_member, "range": _decode_range}
 
 
 def decode_plain(value: Any, where: str) -> Any:
-    """As `decode`, for values that are not part of a graph."""
+    """Decodes a value outside of a graph, like `decode` but without references to nodes."""
 
     def nothing(name: str) -> Any:
-        raise ArtifactError(f"it refers to the graph node {name[:100]!r}", where=where)
+        raise ArtifactError(f"expected a plain value, got the graph node {name[:100]!r}", where=where)
 
     return decode(value, nothing, where)
 
 
 def decode_key(value: Any, where: str, *, hashable: bool = True) -> Any:
-    """A key of a dict, or with `hashable=False` the description of a class: plain scalars, and tuples (or lists) of them."""
+    """Decodes a dict key (plain scalars and tuples of scalars); with `hashable=False`, a class description, which may hold lists."""
     found = decode_plain(value, where)
     allowed = (str, bool, int, float, type(None))
 
@@ -174,5 +174,5 @@ def decode_key(value: Any, where: str, *, hashable: bool = True) -> Any:
         return type(item) in allowed
 
     if not plain(found):
-        raise ArtifactError(f"{str(found)[:100]} is not a key", where=where)
+        raise ArtifactError(f"expected a key of plain scalars, got {str(found)[:100]}", where=where)
     return found

@@ -1,4 +1,4 @@
-"""Readable text of a program: nodes grouped by the user's modules, tables and weights with their sizes."""
+"""Programs as readable text: nodes grouped by the user's modules, tables and weights with their sizes."""
 
 from __future__ import annotations
 
@@ -35,7 +35,7 @@ def render(program: Printable, *, max_nodes: int | None = None) -> str:
 
     Args:
         program: The program.
-        max_nodes: Stop after so many operators, saying how many were left out.
+        max_nodes: The largest number of operators to print; a line gives the number of the others. None prints all.
     """
     lines = [f"program({', '.join(map(str, program.signature.leaves))})"]
     for name, (low, high) in program.signature.dims.items():
@@ -59,7 +59,7 @@ def render(program: Printable, *, max_nodes: int | None = None) -> str:
 
 
 def symbol_names(program: Printable) -> dict[str, str]:
-    """Symbol of the captured shapes (`s11`) -> the dimension's name (`batch`)."""
+    """The dimension name (`batch`) of each symbol in the captured shapes (`s11`)."""
     names: dict[str, str] = {}
     for spec, node in zip(program.signature.leaves, program.placeholders(), strict=True):
         value = node.meta.get("val")
@@ -81,7 +81,7 @@ def describe(node: fx.Node, names: Mapping[str, str] | None = None) -> str:
 
 
 def operator_name(target: Any) -> str:
-    """`aten.linear`, `aten.add.Tensor`, `getitem`."""
+    """The printed name of an operator: `aten.linear`, `aten.add.Tensor`, `getitem`."""
     if isinstance(target, torch._ops.OpOverload):
         return str(target).removesuffix(".default")
     if target is operator.getitem:
@@ -90,7 +90,7 @@ def operator_name(target: Any) -> str:
 
 
 def value_text(value: Any, names: Mapping[str, str] | None = None) -> str:
-    """`float32[batch, 13]` for a fake tensor; the nesting of it for several."""
+    """The type of a value: `float32[batch, 13]` for a fake tensor, a tuple of types for several values."""
     if isinstance(value, torch.Tensor):
         sizes = ", ".join(str(s) for s in value.shape)
         for symbol, name in (names or {}).items():
@@ -102,7 +102,7 @@ def value_text(value: Any, names: Mapping[str, str] | None = None) -> str:
 
 
 def human_bytes(count: float) -> str:
-    """`26.6 MB`; powers of 1000."""
+    """A number of bytes as text, `26.6 MB`, in powers of 1000."""
     for unit in ("B", "kB", "MB", "GB"):
         if count < 1000:
             return f"{count:.0f} {unit}" if unit == "B" else f"{count:.1f} {unit}"

@@ -1,4 +1,4 @@
-"""Probes: made-up inputs on which programs are compared, of the same kind as the example but with other values and other batch sizes."""
+"""Probes: generated inputs for the comparison of programs, like the example but with other values and other batch sizes."""
 
 from __future__ import annotations
 
@@ -16,9 +16,10 @@ PROBE_BATCHES = (1, 2, 7)
 
 
 def probes(program: Program, seed: int = 0) -> list[tuple[str, list[Any]]]:
-    """Other inputs of the same kind: every column reshuffled on its own, batches of 1, 2, 7 and the example's size.
+    """Named inputs like the example, at batches of 1, 2, 7 and the example's size, followed by the program's further cases.
 
-    Values are drawn from their own column, so ids stay in range and flags stay flags. Bags are drawn whole.
+    The values of each column are drawn from the same column of the example, so ids stay in range and flags stay flags. Bags are drawn as
+    a whole. When the batch is fixed, rows change places instead.
     """
     signature = program.signature
     more = [(f"further inputs {number}", list(case)) for number, case in enumerate(program.cases)]
@@ -35,7 +36,7 @@ def probes(program: Program, seed: int = 0) -> list[tuple[str, list[Any]]]:
 
 
 def reshuffle(program: Program, batch: int, generator: torch.Generator) -> list[Any]:
-    """Inputs of a batch size whose columns are drawn from the example's, each on its own, with replacement; whole bags of bags."""
+    """Inputs of a batch size. Each column is drawn with replacement from the example's column; bags are drawn as a whole."""
     leaves = list(program.example)
     parts, spec = pytree.tree_flatten(program.signature.nested(leaves), is_leaf=is_jagged)
     drawn_bags: dict[int, torch.Tensor] = {}
@@ -62,7 +63,7 @@ def reshuffle(program: Program, batch: int, generator: torch.Generator) -> list[
 
 
 def _rows(program: Program) -> int | None:
-    """The batch of the example, where an input has it in another dimension than the first."""
+    """The batch of the example when no input has it in dimension 0; None otherwise."""
     axes = [batch_axis(spec) for spec in program.signature.leaves]
     if program.bags or any(axis == Axis(0) for axis in axes):
         return None
@@ -71,7 +72,7 @@ def _rows(program: Program) -> int | None:
 
 
 def has_fixed_bags(program: Program) -> bool:
-    """Whether the number of ids of some bags is fixed."""
+    """Whether some bags have a fixed number of ids."""
     leaves = program.signature.leaves
     return any(
         isinstance(leaves[leaf].shape[0 if stream.row is None else 1], int)
@@ -89,7 +90,7 @@ def _resample_columns(leaf: torch.Tensor, batch: int, generator: torch.Generator
 
 
 def _shuffle_static(program: Program, seed: int) -> list[Any]:
-    """The example with every row in another row's place (a random permutation could leave the telling row where it is)."""
+    """The example with every row moved to another place; a random permutation could leave some rows in place."""
     parts, spec = pytree.tree_flatten(program.signature.nested(program.example), is_leaf=is_jagged)
     starts = positions(parts)
     jagged = {

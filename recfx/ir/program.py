@@ -1,4 +1,4 @@
-"""`Program`: a captured model, the value every pass takes and returns."""
+"""`Program`: a captured model, which every pass takes and returns."""
 
 from __future__ import annotations
 
@@ -18,8 +18,10 @@ from recfx.ir.signature import Signature
 
 
 class Origin(Enum):
-    """Where rows come from: one per request, one per candidate item, or the same at every call; `INDEX` marks the input that
-    gives the request of each candidate."""
+    """The origin of an input's rows: one per request, one per candidate, or the same at every call.
+
+    `INDEX` marks the input that gives the request of each candidate.
+    """
 
     REQUEST = "request"
     CANDIDATE = "candidate"
@@ -29,15 +31,15 @@ class Origin(Enum):
 
 @dataclasses.dataclass(frozen=True)
 class Applied:
-    """One rewrite that was made, or refused by the gate.
+    """One rewrite that a pass applied, or that the gate refused.
 
     Attributes:
-        index: Its number among all rewrites asked for in this run, from 0.
-        pass_name: The pass that made it.
+        index: The number of the rewrite among all proposed rewrites of this run, from 0.
+        pass_name: The pass that proposed it.
         rule: The rule inside the pass.
-        node: Name of the graph node it was made at.
+        node: Name of the rewritten graph node.
         where: Module path of that node.
-        allowed: False when the gate refused it.
+        allowed: False when the gate refused the rewrite.
     """
 
     index: int
@@ -58,13 +60,13 @@ class Program:
         signature: The calling convention.
         example: One set of leaves, used for checks and measurements.
         properties: Facts that passes established ("functional", "canonical", ...).
-        history: Every rewrite made so far.
-        origins: Leaf name -> where its rows come from; leaves not named are `Origin.CANDIDATE`.
+        history: All rewrites so far.
+        origins: Leaf name -> origin of its rows; leaves without an entry are `Origin.CANDIDATE`.
         notices: Sentences for the user about the capture.
-        bags: Which leaves hold bags of ids together, by position; jagged tensors know their own.
-        cases: Other flat inputs, which checks use in addition to those drawn from the example.
-        decided: Names of parameters and buffers whose values forward branches on; the graph holds the branch taken.
-        doubtful: Batch sizes that checks use in addition to those of every program: tracing decided something that they contradict.
+        bags: Leaves that form bags of ids, by position; jagged tensors describe their own bags.
+        cases: Flat inputs that checks use in addition to inputs drawn from the example.
+        decided: Names of parameters and buffers whose values decide a branch of forward; the graph holds the branch taken at capture.
+        doubtful: Batch sizes that checks use in addition to the usual ones, because they contradict a decision of the tracer.
         branches: The user's lines that limit the batch.
     """
 
@@ -95,7 +97,7 @@ class Program:
         return list(self.graph.find_nodes(op="placeholder"))
 
     def state(self) -> dict[str, torch.Tensor]:
-        """Parameters, buffers and constants the graph reads: name -> tensor, in order of first use."""
+        """Parameters, buffers and constants that the graph reads: name -> tensor, in order of first use."""
         found: dict[str, torch.Tensor] = {}
         for node in self.graph.find_nodes(op="get_attr"):
             name = str(node.target)
@@ -104,15 +106,15 @@ class Program:
         return found
 
     def example_batch(self) -> int | None:
-        """The batch of the example: the first dimension of its first tensor with one, or its number of bags."""
+        """The batch of the example: dimension 0 of the first tensor with dimensions, or the number of bags; None without one."""
         return batch_size(self.signature.nested(self.example), self.bags)
 
     def operator_count(self) -> int:
-        """How many operators the graph calls."""
+        """The number of operators in the graph."""
         return sum(node.op == "call_function" for node in self.graph.nodes)
 
     def state_bytes(self) -> int:
-        """Bytes of the state, counting storage that several names share once."""
+        """The number of bytes of the state; storage that several names share counts once."""
         storages = {}
         for tensor in self.state().values():
             for part in dense_parts(tensor):
@@ -122,14 +124,18 @@ class Program:
     def run(self, leaves: Sequence[Any]) -> list[Any]:
         """Runs the graph on flat inputs, node by node, without gradients, and returns the flat outputs.
 
-        This is the slow, plain meaning of the program; targets make fast versions of it.
+        This slow run defines the meaning of the program; targets make fast versions of it.
         """
         with torch.no_grad():
             outputs = fx.Interpreter(self.module).run(*leaves)
         return list(outputs)
 
     def __call__(self, *args: Any, **kwargs: Any) -> Any:
-        """Runs the program on inputs in the user's own form."""
+        """Runs the program on inputs nested as the model's forward takes them, and returns its nested outputs.
+
+        Raises:
+            InputError: The inputs do not fit the signature.
+        """
         leaves = self.signature.flatten(args, kwargs)
         self.signature.check(leaves)
         return self.signature.unflatten(self.run(leaves))
@@ -141,7 +147,7 @@ class Program:
 def copy_module(module: fx.GraphModule) -> fx.GraphModule:
     """Copies a graph module: new nodes with their own `meta`, the same tensors, no unused attributes.
 
-    Python code for the copy is generated when something calls it. Most copies are edited or read, and never called.
+    The copy generates its Python code at the first call. Most copies are only edited or read.
     """
     graph = fx.Graph()
     copies: dict[fx.Node, fx.Node] = {}
@@ -155,7 +161,7 @@ def copy_module(module: fx.GraphModule) -> fx.GraphModule:
 
 
 def dense_parts(tensor: torch.Tensor) -> list[torch.Tensor]:
-    """The dense tensors a tensor is made of: itself, or the indices and values of a sparse one."""
+    """The dense tensors inside a tensor: itself, or the indices and values of a sparse tensor."""
     if tensor.layout is torch.strided:
         return [tensor]
     if tensor.layout is torch.sparse_coo:
@@ -174,7 +180,7 @@ def get_state(module: torch.nn.Module, name: str) -> Any:
 
 
 def set_state(module: torch.nn.Module, name: str, tensor: torch.Tensor) -> None:
-    """Stores a tensor at a dotted path, as a parameter when it is one and as a buffer otherwise."""
+    """Stores a tensor at a dotted path of a module, as a parameter if it is one, else as a buffer."""
     *path, last = name.split(".")
     owner = module
     for part in path:
@@ -190,7 +196,7 @@ def set_state(module: torch.nn.Module, name: str, tensor: torch.Tensor) -> None:
 
 
 def unused_name(module: torch.nn.Module, stem: str) -> str:
-    """A free dotted path of the module that begins with `stem`."""
+    """An unused dotted path of the module that begins with `stem`."""
     name, number = stem, 0
     while _holds(module, name):
         number += 1
@@ -200,7 +206,7 @@ def unused_name(module: torch.nn.Module, stem: str) -> str:
 
 def _holds(module: torch.nn.Module, name: str) -> bool:
     if any(hasattr(torch.nn.Module, part) for part in name.split(".")):
-        return True  # a method's name, such as that of an operator `to`
+        return True  # the name of a method, such as `to`
     try:
         get_state(module, name)
     except AttributeError:

@@ -1,4 +1,4 @@
-"""Fake-value propagation: the dtype and symbolic shape of every node of a program, without computing it."""
+"""Fake-value propagation: the dtype and symbolic shape of every node of a program, without running the program."""
 
 from __future__ import annotations
 
@@ -23,7 +23,7 @@ from recfx.ir.verified import is_verified, remember
 
 
 def fake_mode_of(graph: fx.Graph) -> FakeTensorMode:
-    """The fake mode the placeholders' values live in; a new one when no placeholder holds a tensor."""
+    """The fake mode of the placeholders' values; a new mode when no placeholder holds a tensor."""
     for node in graph.nodes:
         value = node.meta.get("val")
         if isinstance(value, torch._subclasses.FakeTensor):
@@ -32,17 +32,17 @@ def fake_mode_of(graph: fx.Graph) -> FakeTensorMode:
 
 
 def propagate(module: fx.GraphModule, nodes: Iterable[fx.Node] | None = None) -> dict[fx.Node, Any]:
-    """Computes the fake value of every node from the placeholders' `meta["val"]`, without storing anything.
+    """Computes the fake value of every node from the placeholders' `meta["val"]`, without storing it.
 
     Args:
         module: The graph module.
-        nodes: Compute only these, which must be in graph order; the values of all others are taken from `meta`.
+        nodes: The nodes to compute, in graph order; other nodes keep the value in their `meta`. All nodes by default.
 
     Returns:
         Node -> fake value (tensor, SymInt, number, or a tuple or list of those).
 
     Raises:
-        VerificationError: An operator rejects the shapes or dtypes it is given.
+        VerificationError: An operator rejects the shapes or dtypes of its arguments.
     """
     mode = fake_mode_of(module.graph)
     values: dict[fx.Node, Any] = {}
@@ -65,7 +65,7 @@ def compute(node: fx.Node, module: torch.nn.Module, value_of: Callable[[fx.Node]
         mode: The fake mode of these values.
 
     Raises:
-        VerificationError: As `propagate`.
+        VerificationError: The operator rejects the shapes or dtypes of its arguments.
     """
     if node.op == "call_function":
         return _call(node, value_of, mode)
@@ -79,10 +79,10 @@ def compute(node: fx.Node, module: torch.nn.Module, value_of: Callable[[fx.Node]
 def refresh(module: fx.GraphModule, nodes: Iterable[fx.Node] | None = None) -> None:
     """Stores the fake value of every node (or of `nodes`, in graph order) in its `meta["val"]`.
 
-    Operators whose recorded value already follows from their arguments keep it.
+    Operators keep a recorded value that a verification has already found right.
 
     Raises:
-        VerificationError: As `propagate`.
+        VerificationError: An operator rejects the shapes or dtypes of its arguments.
     """
     mode = fake_mode_of(module.graph)
     for node in module.graph.nodes if nodes is None else nodes:
@@ -97,7 +97,7 @@ def _recorded(node: fx.Node) -> Any:
 
 
 def free_symbols(module: fx.GraphModule) -> set[str]:
-    """The symbols in the sizes of the placeholders that no guard has fixed."""
+    """The free symbols in the sizes of the placeholders."""
     names: set[str] = set()
     for node in module.graph.find_nodes(op="placeholder"):
         value = node.meta.get("val")
@@ -114,16 +114,16 @@ def fake_inputs(
     mode: FakeTensorMode | None = None,
     symbols: dict[str, Any] | None = None,
 ) -> list[torch.Tensor]:
-    """Fresh fake tensors, one symbol for each dimension name; for graphs that are built by hand.
+    """New fake tensors, with one symbol for each dimension name, for graphs without a trace.
 
     Args:
-        shapes: For each tensor its sizes (integers, dimension names or expressions over names), dtype and device.
+        shapes: Sizes (integers, dimension names or expressions over names), dtype and device of each tensor.
         mode: The fake mode; a new one by default.
-        symbols: Dimension name -> its symbol in the mode; those of new names are added.
+        symbols: Dimension name -> its symbol in the mode; the symbols of new names are added to it.
     """
     shapes = list(shapes)
     mode = mode or FakeTensorMode(shape_env=ShapeEnv())
-    # The cache goes by the sizes' symbols, and those of a new mode were never met: filling it takes longer than computing the values.
+    # The key of a cache entry holds the symbols of the sizes. A new mode has new symbols, so every look-up would miss and cost time.
     mode.cache_enabled = False
     known: dict[str, Any] = {} if symbols is None else symbols
     for name in dict.fromkeys(n for sizes, _, _ in shapes for entry in sizes for n in dimension_names(entry)):
@@ -138,12 +138,12 @@ def fake_inputs(
 
 
 def new_size(mode: FakeTensorMode, name: str, hint: int = 7) -> Any:
-    """A new free size in the shape environment of a fake mode.
+    """Creates a dynamic size in the shape environment of a fake mode.
 
     Args:
         mode: The fake mode; it must have a shape environment.
         name: The name of the size in error messages.
-        hint: A size it might have.
+        hint: An example value of the size.
     """
     from torch._dynamo.source import ConstantSource
     from torch.fx.experimental.symbolic_shapes import DimDynamic
@@ -159,7 +159,7 @@ def _call(node: fx.Node, value_of: Any, mode: FakeTensorMode) -> Any:
     env = mode.shape_env
     assert callable(node.target)
     try:
-        # Without the Python dispatcher, C++ composite kernels (gru, conv1d) would read sizes as numbers and so fix the batch.
+        # Without the Python dispatcher, C++ composite kernels (gru, conv1d) read sizes as numbers, which fixes the batch.
         kernels = batch_free_kernels() if node.target in REPLACED and env is not None else nullcontext()
         with torch.no_grad(), mode, enable_python_dispatcher(), kernels:
             if env is None:

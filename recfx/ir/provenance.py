@@ -1,4 +1,4 @@
-"""Where a node comes from: the user's module and line."""
+"""The user's module and source line of a node."""
 
 from __future__ import annotations
 
@@ -8,7 +8,7 @@ from torch import fx
 
 
 def module_path(node: fx.Node) -> str:
-    """The user's module path a node came from (`bottom.0`), or "" for the top level."""
+    """The path of the user's module that a node comes from (`bottom.0`), or "" for the top level."""
     stack = node.meta.get("nn_module_stack")
     if not stack:
         return ""
@@ -18,12 +18,12 @@ def module_path(node: fx.Node) -> str:
     return path.removeprefix("L['self']").removeprefix(".")
 
 
-#: Files of torch's own that a node may be said to come from, where tracing made it.
+#: Files of torch's tracers, which a node's stack trace may contain.
 _OF_TRACING = re.compile(r'["/]torch/(fx|export|_\w+)/')
 
 
 def user_line(node: fx.Node) -> str | None:
-    """The last line of the user's source a node came from, as `file:line: code`, when it is known."""
+    """The last line of the user's source in a node's stack trace, as `file:line: code`; None when it is unknown."""
     trace = node.meta.get("stack_trace")
     if not trace:
         return None
@@ -37,7 +37,7 @@ def user_line(node: fx.Node) -> str | None:
 
 
 def where(node: fx.Node) -> str:
-    """A node for humans: its name, operator, module path and source line."""
+    """A description of a node for messages: its name, operator, module path and source line."""
     parts = [f"{node.name} = {node.target}"]
     if path := module_path(node):
         parts.append(f"in module {path!r}")

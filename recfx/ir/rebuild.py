@@ -1,8 +1,8 @@
-"""Programs from the form that `recfx.ir.serialize` gives, which a stranger may have written.
+"""Programs from the output of `recfx.ir.serialize`, read from files of unknown origin.
 
-Nothing in a file is trusted. Names are plain identifiers, since they become attributes and generated code. Operators come from a list,
-arguments are checked against schemas, and every node is computed on fake tensors before the next is looked at, so that a program whose
-sizes or positions do not fit is refused before any kernel sees it.
+Reading trusts no part of a file. Names must be plain identifiers, since they become attributes and generated code. Operators must be on
+a list, and arguments must fit the schemas. Every node is computed on fake tensors before the next is read, so a program with wrong
+sizes or positions fails before a kernel runs.
 """
 
 from __future__ import annotations
@@ -30,6 +30,8 @@ from recfx.ir.signature import Signature
 from recfx.ir.verify import verify_structure
 
 _MOST_NODES = 50_000
+#: The next step for a reader of a damaged file.
+_DAMAGED = "load an intact copy, or optimize and save the model again"
 _IDENTIFIER = re.compile(r"[A-Za-z_][A-Za-z0-9_]{0,499}")
 _STATE = re.compile(r"\w{1,200}(\.\w{1,200}){0,60}")
 _TAKEN = {*dir(torch.nn.Module), *vars(torch.nn.Module())}
@@ -43,18 +45,33 @@ def from_json(
     types: Sequence[type] = (),
     operators: Collection[str] = (),
 ) -> Program:
-    """Rebuilds a program, with its fake values recomputed.
+    """Rebuilds a program and recomputes its fake values.
 
     Args:
-        document: A result of `to_json`, after it went through JSON.
-        tensors: The tensors it refers to.
+        document: A result of `to_json`, after a round trip through JSON.
+        tensors: The tensors that the document refers to.
         example: One set of leaves, when it is known.
-        types: Classes of inputs and outputs, for those that are not imported under their names.
-        operators: Operators of the user's that the program may call in addition to torch's and recfx's: "mylib::score".
+        types: Classes of inputs and outputs that are not imported under their names.
+        operators: Further operators that the program may call, in addition to torch's and recfx's: "mylib::score".
 
     Raises:
-        ArtifactError: The document is damaged, calls an operator that is not accepted, or its operators do not fit their operands.
+        ArtifactError: The document is damaged, calls an operator that is not allowed, or its operators do not fit their operands.
     """
+    try:
+        return _rebuilt(document, tensors, example, types, operators)
+    except ArtifactError as error:
+        if error.hint is not None:
+            raise
+        raise ArtifactError(error.what, where=error.where, hint=_DAMAGED) from error
+
+
+def _rebuilt(
+    document: Any,
+    tensors: dict[str, torch.Tensor],
+    example: tuple[Any, ...],
+    types: Sequence[type],
+    operators: Collection[str],
+) -> Program:
     where = "program.json"
     found = document.get("format") if isinstance(document, dict) else None
     if found != FORMAT:
@@ -101,7 +118,7 @@ class _Builder:
         try:
             fakes = fake_inputs([(leaf.shape, leaf.dtype, leaf.device) for leaf in tensors])  # type: ignore[misc]
         except (RuntimeError, ValueError, TypeError, OverflowError) as error:
-            raise ArtifactError(f"the sizes of the inputs do not exist: {_first_line(error)}") from error
+            raise ArtifactError(f"no tensor can have the sizes of an input: {_first_line(error)}") from error
         self.mode = fakes[0].fake_mode if fakes else fake_mode_of(self.graph)  # type: ignore[attr-defined]
         self.fakes = iter(fakes)
         self.inputs = 0
@@ -111,9 +128,9 @@ class _Builder:
         name = decode_record(str, entry.get("name"), "program.json, nodes[].name")
         where = f"node {name[:100]}"
         if not _IDENTIFIER.fullmatch(name) or keyword.iskeyword(name) or name in self.known:
-            raise ArtifactError(f"{name[:100]!r} is not a name, or occurs twice")
+            raise ArtifactError(f"{name[:100]!r} is not a name, or occurs twice", where=where)
         if "output" in (last.op for last in [*self.known.values()][-1:]):
-            raise ArtifactError("a node follows the output", where=where)
+            raise ArtifactError("the node comes after the output", where=where)
         kind = entry.get("op")
         if kind == "placeholder":
             fields(entry, where, ("op", "name"), ("path",))
@@ -136,14 +153,16 @@ class _Builder:
     def finish(self) -> fx.GraphModule:
         """The graph as a module."""
         if self.inputs != len(self.leaves):
-            raise ArtifactError(f"the graph has {self.inputs} inputs, the signature {len(self.leaves)}")
+            raise ArtifactError(
+                f"the graph has {self.inputs} inputs, the signature {len(self.leaves)}", where="program.json, nodes"
+            )
         if not self.known or [*self.known.values()][-1].op != "output":
-            raise ArtifactError("the graph has no output")
+            raise ArtifactError("the graph has no output", where="program.json, nodes")
         return fx.GraphModule(self.root, self.graph)
 
     def _input(self, name: str, where: str) -> fx.Node:
         if self.inputs >= len(self.leaves):
-            raise ArtifactError(f"an input beyond the {len(self.leaves)} of the signature", where=where)
+            raise ArtifactError(f"the graph has more inputs than the signature, {len(self.leaves)}", where=where)
         leaf = self.leaves[self.inputs]
         node = self.graph.create_node("placeholder", name, name=name)
         node.meta["val"] = next(self.fakes) if leaf.kind == "tensor" else leaf.value
@@ -175,7 +194,9 @@ class _Builder:
 
     def _node(self, name: str) -> fx.Node:
         if name not in self.known:
-            raise ArtifactError(f"a node reads {name[:100]!r}, which does not come before it")
+            raise ArtifactError(
+                f"a node reads {name[:100]!r}, which is not an earlier node", where="program.json, nodes"
+            )
         return self.known[name]
 
     def _compute(self, node: fx.Node, where: str) -> None:
@@ -192,12 +213,12 @@ def _state(entries: Mapping[str, Any], tensors: Mapping[str, torch.Tensor]) -> t
     root = torch.nn.Module()
     for name, entry in entries.items():
         where = f"program.json, state {name[:200]!r}"
-        plain = _STATE.fullmatch(name) and unicodedata.normalize("NFKC", name) == name  # as Python reads a name
+        plain = _STATE.fullmatch(name) and unicodedata.normalize("NFKC", name) == name  # Python normalises identifiers
         if not plain or not _TAKEN.isdisjoint(name.split(".")):
             raise ArtifactError("it is not a name that state can have", where=where)
         parents = name.split(".")[:-1]
         if any(".".join(parents[: i + 1]) in entries for i in range(len(parents))):
-            raise ArtifactError("a tensor of that name is part of another tensor's name", where=where)
+            raise ArtifactError("the name of one tensor is part of another tensor's path", where=where)
         set_state(root, name, _decode_tensor(entry, tensors, where))
     return root
 
@@ -211,16 +232,16 @@ def _decode_tensor(entry: Any, tensors: Mapping[str, torch.Tensor], where: str) 
             return tensor
         grad = decode_record(bool, fields(held["parameter"], where, ("requires_grad",))["requires_grad"], where)
         if grad and not (tensor.is_floating_point() or tensor.is_complex()):
-            raise ArtifactError("a parameter of whole numbers has no gradient", where=where)
+            raise ArtifactError(f"a parameter of type {tensor.dtype} cannot require a gradient", where=where)
         return torch.nn.Parameter(tensor, requires_grad=grad)
     if kind not in ("coo", "csr"):
-        raise ArtifactError("it is neither dense nor sparse", where=where)
+        raise ArtifactError(f"expected a dense, coo or csr tensor, got {kind[:40]!r}", where=where)
     held = fields(entry, where, (kind, "size"))
     parts = [_tensor(name, tensors, where) for name in decode_record(list[str], held[kind], where)]
     size = decode_record(list[int], held["size"], where)
     if len(parts) != (2 if kind == "coo" else 3):
-        raise ArtifactError(f"{len(parts)} parts of a sparse tensor", where=where)
-    try:  # torch checks that all indices lie inside; kernels rely on their order too
+        raise ArtifactError(f"a sparse {kind} tensor cannot have {len(parts)} parts", where=where)
+    try:  # torch checks the range of the indices; `coalesce` sorts them, as kernels require
         if kind == "coo":
             return torch.sparse_coo_tensor(parts[0], parts[1], size, check_invariants=True).coalesce()
         return torch.sparse_csr_tensor(parts[0], parts[1], parts[2], size, check_invariants=True)

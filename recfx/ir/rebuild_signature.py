@@ -37,7 +37,7 @@ def decode_signature(document: Any, types: Sequence[type], where: str) -> Signat
         where: For errors.
 
     Raises:
-        ArtifactError: It is damaged: names that are none, numbers of inputs that differ, sizes over unknown dimensions.
+        ArtifactError: It is damaged: invalid names, different numbers of inputs, or sizes over unknown dimensions.
     """
     held = fields(document, where, _PARTS)
     parameters = _names(held["parameters"], f"{where}.parameters")
@@ -48,10 +48,11 @@ def decode_signature(document: Any, types: Sequence[type], where: str) -> Signat
     constants = decode(dict[str, Fingerprint | None], held["constants"], f"{where}.constants")
     _names([*parameters, *defaults], f"{where}.defaults")
     if not set(keyword_only) <= set(parameters) or len(pairs) != len(defaults):
-        raise ArtifactError("the parameters contradict each other", where=where)
+        raise ArtifactError("defaults, keyword_only and parameters contradict each other", where=where)
     known = {*parameters, *_names(list(constants), f"{where}.constants")}
-    if constants and set(forward) not in (known, known - {"request_index"}):  # which recfx adds to the model's own
-        raise ArtifactError("the constant inputs contradict the parameters", where=where)
+    # `request_index` is a parameter that recfx adds; the model's forward does not have it.
+    if constants and set(forward) not in (known, known - {"request_index"}):
+        raise ArtifactError("forward must list the parameters and the constant inputs", where=where)
     dims = _dims(held["dims"], f"{where}.dims")
     leaves = _leaves(held["leaves"], dims.keys(), f"{where}.leaves")
     in_spec = decode_spec(held["in_spec"], types, f"{where}.in_spec")
@@ -70,11 +71,13 @@ def decode_signature(document: Any, types: Sequence[type], where: str) -> Signat
 
 
 def _names(value: Any, where: str) -> tuple[str, ...]:
-    """Different names of parameters; they become parameters of a generated function."""
+    """Parameter names, each once; they become parameters of a generated function."""
     names: tuple[str, ...] = decode(tuple[str, ...], value, where)
-    wrong = [name for name in names if not _NAME.fullmatch(name) or keyword.iskeyword(name) or name.startswith("__")]
-    if wrong or len(set(names)) != len(names):
-        raise ArtifactError(f"{(wrong or list(names))[0][:100]!r} is not a parameter, or occurs twice", where=where)
+    for at, name in enumerate(names):
+        if not _NAME.fullmatch(name) or keyword.iskeyword(name) or name.startswith("__"):
+            raise ArtifactError(f"{name[:100]!r} is not the name of a parameter", where=where)
+        if name in names[:at]:
+            raise ArtifactError(f"the parameter {name[:100]!r} occurs twice", where=where)
     return names
 
 
@@ -84,7 +87,7 @@ def _dims(value: Any, where: str) -> dict[str, tuple[int, int | None]]:
         if not _NAME.fullmatch(name) or keyword.iskeyword(name):
             raise ArtifactError(f"{name[:100]!r} is not the name of a dimension", where=where)
         if low < 0 or (high is not None and high < low):
-            raise ArtifactError(f"a size from {low} to {high}", where=f"{where}.{name}")
+            raise ArtifactError(f"a dimension cannot have the range {low} to {high}", where=f"{where}.{name}")
     return dims
 
 
@@ -109,16 +112,18 @@ def _leaf(entry: Any, dims: AbstractSet[str], where: str) -> LeafSpec:
     )
     if leaf.kind != "tensor":
         if leaf.dtype is not None or leaf.device is not None or leaf.shape:
-            raise ArtifactError(f"a {leaf.kind} has no dtype, device or sizes", where=where)
+            raise ArtifactError(f"a {leaf.kind} cannot have a dtype, a device or sizes", where=where)
         if leaf.kind == "size" and (not isinstance(leaf.value, str) or leaf.value not in dims):
             raise ArtifactError(
                 f"{str(leaf.value)[:100]!r} is not one of the dimensions {', '.join(dims)}", where=where
             )
         return leaf
     if not isinstance(leaf.dtype, torch.dtype) or not isinstance(leaf.device, torch.device) or leaf.value is not None:
-        raise ArtifactError("a tensor has a dtype and a device", where=where)
-    if len(leaf.shape) > _MOST_RANK or (leaf.repeats != "refused" and not leaf.shape):
-        raise ArtifactError(f"a tensor of {len(leaf.shape)} dimensions", where=where)
+        raise ArtifactError("a tensor must have a dtype and a device, and no value", where=where)
+    if len(leaf.shape) > _MOST_RANK:
+        raise ArtifactError(f"a tensor of {len(leaf.shape)} dimensions, at most {_MOST_RANK} are accepted", where=where)
+    if leaf.repeats != "refused" and not leaf.shape:
+        raise ArtifactError(f"a tensor without dimensions cannot have {leaf.repeats} rows", where=where)
     for size in leaf.shape:
         _require_size(size, dims, f"{where}.shape")
     return leaf
@@ -127,7 +132,7 @@ def _leaf(entry: Any, dims: AbstractSet[str], where: str) -> LeafSpec:
 def _require_size(size: int | str, dims: AbstractSet[str], where: str) -> None:
     if isinstance(size, int):
         if not 0 <= size <= _MOST_SIZE:
-            raise ArtifactError(f"{size} is not a size", where=where)
+            raise ArtifactError(f"{size} is not a size from 0 to {_MOST_SIZE}", where=where)
         return
     try:
         names = size_expressions.dimensions(size)
@@ -138,10 +143,10 @@ def _require_size(size: int | str, dims: AbstractSet[str], where: str) -> None:
 
 
 def _require_inputs(in_spec: Any, parameters: Sequence[str], leaves: Sequence[LeafSpec], where: str) -> None:
-    """The inputs are nested as `(values of the parameters, {})`."""
+    """Refuses inputs that are not nested as `(values of the parameters, {})`, with one leaf for each described input."""
     parts = in_spec.children() if in_spec.type is tuple else []
     nested = len(parts) == 2 and parts[0].type is tuple and parts[1].type is dict and not parts[1].children()
     if not nested or len(parts[0].children()) != len(parameters):
-        raise ArtifactError(f"it is not nested as {len(parameters)} parameters", where=where)
+        raise ArtifactError(f"the nesting does not have one part for each of {len(parameters)} parameters", where=where)
     if in_spec.num_leaves != len(leaves):
-        raise ArtifactError(f"{in_spec.num_leaves} inputs are nested, {len(leaves)} described", where=where)
+        raise ArtifactError(f"the nesting has {in_spec.num_leaves} leaves, the signature {len(leaves)}", where=where)

@@ -1,8 +1,8 @@
-"""A program's results in exact arithmetic, approximated by float64, and how far float32 rounding can move them.
+"""A program's outputs in float64, and the change that rounding to float32 can make in them.
 
-Rounding errors grow with the magnitude of the summands, not of the sum: a difference of equal numbers is 0, and its noise is not. The
-size of the noise is found by running the program again with the operands and results of its arithmetic moved by a last bit of float32, up
-or down at random.
+Rounding errors grow with the magnitude of the summands, not of the sum: the difference of equal numbers is 0, but its rounding error is
+not. To estimate the error, the program runs again with each operand and result of its arithmetic moved by a last bit of float32, up or
+down at random.
 """
 
 from __future__ import annotations
@@ -26,11 +26,14 @@ _SAMPLES = 6
 
 
 class Reference:
-    """The outputs of a program in float64; in its own types where an operator of it has no float64.
+    """The outputs of a program in float64, or in the program's own types when an operator does not support float64.
 
     Args:
         program: The program.
         leaves: The flat inputs.
+
+    Attributes:
+        refusal: The error of the float64 run; None when it succeeded or has not run.
     """
 
     def __init__(self, program: Program, leaves: Sequence[Any]) -> None:
@@ -45,12 +48,12 @@ class Reference:
     def _truth(self) -> list[Any]:
         try:
             return run_in_float64(self._program, self._leaves)
-        except Exception as error:  # noqa: BLE001 - which operators have no float64 is known to them alone
+        except Exception as error:  # noqa: BLE001 - an operator without float64 may raise any error
             self.refusal = f"{type(error).__name__}: {str(error).splitlines()[0] if str(error) else ''}"
             return self._program.run(self._leaves)
 
     def spread(self, index: int) -> torch.Tensor:
-        """How far rounding to float32 can move an output, for each element; float64."""
+        """The largest change that rounding to float32 made in each element of an output, float64."""
         return self._spreads[index]
 
     @functools.cached_property
@@ -82,7 +85,7 @@ class _Double(fx.Interpreter):
 
     def run_node(self, n: fx.Node) -> Any:
         if n.op == "get_attr" and all(reads_as_table(u, n) for u in n.users):
-            return super().get_attr(str(n.target), (), {})  # the rows that are read are widened, not the table
+            return super().get_attr(str(n.target), (), {})  # `with_read_rows` widens the rows that the bag reads
         return super().run_node(n)
 
     def get_attr(self, target: Any, args: Any, kwargs: Any) -> Any:
@@ -103,9 +106,9 @@ class _Double(fx.Interpreter):
 
 
 class _Perturbed(_Double):
-    """The same run with operands and results of arithmetic moved by a last bit of float32.
+    """A float64 run that moves operands and results of arithmetic by a last bit of float32.
 
-    An operator of the dialect is many steps of arithmetic in one: each step of its meaning in plain torch is moved.
+    An operator of the dialect runs as its definition in plain torch, and each step of the definition is moved.
     """
 
     def __init__(self, program: Program, seed: int, *, wide: bool) -> None:
@@ -122,7 +125,7 @@ class _Perturbed(_Double):
 
 
 class _FormulasInside(TorchDispatchMode):
-    """Computes float64 operators within it by formulas."""
+    """A mode that computes float64 operators by their formulas."""
 
     def __init__(self) -> None:
         super().__init__()
@@ -132,7 +135,7 @@ class _FormulasInside(TorchDispatchMode):
 
 
 class _NoiseInside(TorchDispatchMode):
-    """Moves operands and results of the arithmetic that runs within it."""
+    """A mode that moves operands and results of arithmetic."""
 
     def __init__(self, noise: RoundingNoise) -> None:
         super().__init__()
@@ -154,7 +157,7 @@ def _by_formula(target: Any, args: Any) -> Any:
 
 
 def _wide_dtype(value: Any) -> Any:
-    """A dtype that an operator is told to use, in double precision; anything else as it is."""
+    """The double-precision dtype in place of a dtype argument; any other value as it is."""
     if not isinstance(value, torch.dtype):
         return value
     wide = {

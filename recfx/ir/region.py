@@ -1,7 +1,7 @@
 """`Region`, a part of a program for one backend, and the split of a program into regions.
 
-Regions are convex: nothing outside a region lies on a path between two of its operators. So they can run one after another, each as a
-whole, in the order in which `split` gives them.
+Regions are convex: no operator outside a region lies on a path between two of its operators. They can therefore run one after another,
+each as a whole, in the order that `split` returns.
 """
 
 from __future__ import annotations
@@ -24,18 +24,18 @@ from recfx.ir.sizes import dimension_names
 
 @dataclasses.dataclass(frozen=True)
 class Region:
-    """A graph with flat inputs and outputs. It has no calling convention of a user and no origins.
+    """A graph with flat inputs and outputs, without the calling convention and the origins of a program.
 
     Attributes:
         module: The graph module: placeholders are the inputs, `get_attr` nodes read state under the program's names, and the output is a
             flat tuple.
-        batch: The symbol of the batch; None when nothing varies.
-        inputs: Names of the program's nodes whose values it takes, in the order of the placeholders.
-        outputs: Names of the program's nodes whose values it gives, in order.
-        checked: Those of `inputs` whose sizes are known when the region runs: the entry of the compiled model has checked them, or the
-            region that gives them says so.
-        part_of: The program that it is a part of; None where it is the whole program.
-        shared: What a backend keeps for all regions of a program, such as weights that it has packed.
+        batch: The symbol of the batch; None when all sizes are fixed.
+        inputs: Names of the program's nodes that are its inputs, in the order of the placeholders.
+        outputs: Names of the program's nodes that are its outputs, in order.
+        checked: Names in `inputs` whose sizes are known when the region runs: the entry of the compiled model has checked them, or the
+            region that computes them guarantees them.
+        part_of: The whole program as a region; None when this region is the whole program.
+        shared: Data that a backend keeps for all regions of a program, such as packed weights.
     """
 
     module: fx.GraphModule
@@ -48,7 +48,7 @@ class Region:
 
     @staticmethod
     def whole(program: Program) -> Region:
-        """A program as one region. Its graph is the program's own."""
+        """A program as one region, which shares the program's graph."""
         names = tuple(node.name for node in program.placeholders())
         returned = next(iter(reversed(program.graph.nodes))).args[0]
         outputs = tuple(value.name if isinstance(value, fx.Node) else "" for value in returned)
@@ -75,11 +75,11 @@ class Region:
 
 @dataclasses.dataclass(frozen=True)
 class Split:
-    """A program as regions.
+    """A program split into regions.
 
     Attributes:
         program: The program.
-        regions: The regions, each behind those whose outputs it reads.
+        regions: The regions in the order of the run: each comes after the regions whose outputs it reads.
         backends: The backend of each region.
     """
 
@@ -88,7 +88,7 @@ class Split:
     backends: tuple[str, ...]
 
     def members(self, index: int) -> list[str]:
-        """Names of the program's operators in a region."""
+        """Names of the operators of the region with this index."""
         return [node.name for node in self.regions[index].graph.nodes if node.op == "call_function"]
 
 
@@ -98,15 +98,15 @@ def split(
     default: str = "eager",
     shared: dict[str, Any] | None = None,
 ) -> Split:
-    """Splits a program into convex regions. In turns, a region takes all operators of one backend that are ready.
+    """Splits a program into convex regions. Each region takes all operators of one backend whose operands are ready.
 
-    Sizes and parts of tuples join the first region in which they are ready. The assignment does not matter for them.
+    Sizes and parts of tuples join the first region in which they are ready, whatever their assignment.
 
     Args:
         program: The program.
         assignment: Operator -> name of its backend.
         default: The backend of a program without operators.
-        shared: See `Region`. Pass that of a former split of the program to keep the results of backends.
+        shared: The data that backends keep for the regions. Pass `shared` of an earlier split of the program to reuse its data.
 
     Raises:
         TargetError: An operator has no backend.
@@ -120,9 +120,9 @@ def split(
 
 
 def grouped(program: Program, assignment: Mapping[fx.Node, str]) -> list[tuple[str, list[fx.Node]]]:
-    """The backend and the operators of each region that `split` makes, in the order of the program.
+    """The backend and the operators of each region that `split` makes, in the order of the run.
 
-    The backend is "" where no operator needs one.
+    The backend is "" when no operator of the region needs one.
 
     Raises:
         TargetError: An operator has no backend.
@@ -130,12 +130,16 @@ def grouped(program: Program, assignment: Mapping[fx.Node, str]) -> list[tuple[s
     calls = [node for node in program.graph.nodes if node.op == "call_function"]
     for node in calls:
         if node not in assignment and not _joins_any(node):
-            raise TargetError("no backend was chosen for an operator", where=where(node))
+            raise TargetError(
+                "the assignment has no backend for an operator",
+                where=where(node),
+                hint="assign a backend to every operator, such as 'eager'",
+            )
     return list(_Grouping(calls, assignment).groups())
 
 
 def batch_symbol(program: Program) -> Any:
-    """The symbol of the batch: that of the dimension with this name in the signature, else the first free size of the inputs.
+    """The symbol of the batch: of the dimension "batch" in the signature, else of the first dynamic size of the inputs.
 
     None when all sizes are fixed.
     """
@@ -158,7 +162,7 @@ def _joins_any(node: fx.Node) -> bool:
 
 
 class _Grouping:
-    """Forms regions: in turns, all operators of one backend that are ready.
+    """Forms regions: each takes all operators of one backend whose operands are ready.
 
     Args:
         calls: The operators, in order.
@@ -181,7 +185,7 @@ class _Grouping:
         taken, first, backend = 0, 0, ""
         done = [False] * len(self.calls)
         while taken < len(self.calls):
-            # The operators that are ready decide. Sizes and parts alone go with the first operator that waits for them.
+            # The first ready operator decides. If only sizes and parts are ready, the first operator that waits for them decides.
             heads = [held[0] for name, held in self.ready.items() if name is not None and held]
             while first < len(self.calls) and (done[first] or self.backend[first] is None):
                 first += 1
@@ -195,7 +199,7 @@ class _Grouping:
             yield backend, [self.calls[at] for at in members]
 
     def _take(self, backend: str) -> list[int]:
-        """All operators of a backend that are ready or become ready, with the sizes and parts."""
+        """All operators of a backend that are ready or become ready, with ready sizes and parts."""
         members: list[int] = []
         while True:
             held = next((h for h in (self.ready.get(None), self.ready.get(backend)) if h), None)

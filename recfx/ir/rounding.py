@@ -1,4 +1,4 @@
-"""Rounding as noise: perturbations of one operator's result, for runs that measure how far rounding moves a result."""
+"""Rounding as noise: perturbations of an operator's operands and result, for runs that measure the effect of rounding."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ _aten = torch.ops.aten
 _LAYER_NORMS = (_aten.layer_norm.default, _aten.native_layer_norm.default)
 _Run = Callable[[Any, Any, Any], Any]
 _EXACT_BELOW = 2.0**24
-#: Operators that move, compare or convert numbers: they round nothing, and their result may depend on the last bit.
+#: Operators that move, compare or convert numbers. They do not round, and noise in their operands could change their result entirely.
 _EXACT = frozenset(
     [
         "to",
@@ -53,7 +53,7 @@ _EXACT = frozenset(
 
 
 def rounds(target: Any) -> bool:
-    """Whether an operator computes with numbers, so that it rounds."""
+    """Whether an operator computes with numbers and therefore rounds."""
     return isinstance(target, torch._ops.OpOverload) and not target.is_view and _name(target) not in _EXACT
 
 
@@ -61,14 +61,14 @@ class RoundingNoise:
     """Moves numbers by a last bit of float32, up or down at random.
 
     Args:
-        seed: Of the directions.
+        seed: Seed of the random directions.
     """
 
     def __init__(self, seed: int) -> None:
         self._generator = torch.Generator().manual_seed(seed)
 
     def __call__(self, value: Any) -> Any:
-        """The moved numbers of a tensor, or of the tensors in a list; other values as they are."""
+        """Moves the numbers of a tensor, or of the tensors in a list; returns other values as they are."""
         if isinstance(value, tuple | list):
             return type(value)(self(v) for v in value)
         if not is_float(value) or value.device.type != "cpu" or value.dtype not in (torch.float32, torch.float64):
@@ -79,7 +79,7 @@ class RoundingNoise:
         return value * (1 + torch.finfo(torch.float32).eps * signs.to(value.dtype))
 
     def around(self, run: _Run, target: Any, args: Any, kwargs: Any) -> Any:
-        """The result of an operator whose operands, partial sums and result are rounded.
+        """Runs an operator with noise in its operands, partial sums and result.
 
         Args:
             run: Runs an operator: target, arguments, keyword arguments -> result.
@@ -93,7 +93,7 @@ class RoundingNoise:
         return self._with_mean_moved(args, kwargs, found) if target in _LAYER_NORMS else found
 
     def _around_bags(self, run: _Run, target: Any, args: Any, kwargs: Any) -> Any:
-        """Partial sums of a bag may reach the sum of the magnitudes, and their rounding with them."""
+        """Adds noise relative to the sum of the magnitudes of a bag, which its partial sums may reach."""
         found, *rest = run(target, args, kwargs)
         rows, *others = with_read_rows(target, args)
         magnitudes = [rows.abs().to(args[0].dtype), *(a.abs() if is_float(a) else a for a in others)]
@@ -101,7 +101,7 @@ class RoundingNoise:
         return (found + (self(most) - most), *rest)
 
     def _with_mean_moved(self, args: Any, kwargs: Any, found: Any) -> Any:
-        """The mean is rounded before it is subtracted from all elements. Numbers that are nearly equal keep that error, magnified."""
+        """Adds the noise of the mean, which is rounded before the subtraction; nearly equal numbers magnify it."""
         x, shape = args[0], args[1]
         weight = args[2] if len(args) > 2 else kwargs.get("weight")
         epsilon = args[4] if len(args) > 4 else kwargs.get("eps", 1e-5)
@@ -112,7 +112,7 @@ class RoundingNoise:
 
 
 def _is_exact(value: torch.Tensor) -> bool:
-    """Whether all numbers are integers that float32 holds, whose sums and products it computes without rounding."""
+    """Whether all numbers are small integers, whose sums and products float32 computes without rounding."""
     return not value.numel() or (bool((value.abs() < _EXACT_BELOW).all()) and torch.equal(value, value.round()))
 
 

@@ -1,4 +1,4 @@
-"""Ordinary rows of a program's inputs, drawn from the example, each made special in one way."""
+"""Special rows: ordinary rows drawn from the example, each changed in one way."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ from recfx.ir.probes import reshuffle
 from recfx.ir.program import Program
 from recfx.ir.shapes import BATCH
 
-#: Ids of a long bag: longer than the blocks of kernels, with a remainder.
+#: The number of ids in a long bag: more than a block of any kernel, and not a multiple of a block.
 _LONG = 203
 
 NOTHING, ONE_FIRST, ONE_LAST, EQUAL, FIRST, LAST, LONG, FLAGS_OFF, FLAGS_ON = (
@@ -52,7 +52,7 @@ class SpecialRows:
                 self._leaves[leaf] = drawn
 
     def leaves(self, values: Sequence[float | None]) -> list[Any]:
-        """The flat inputs; `values` are the numbers of measurements, None where they stay."""
+        """The flat inputs; `values` holds the new number of each row's measurements, None to keep them."""
         for row, (kind, number) in enumerate(zip(self._kinds, values, strict=True)):
             for leaf in sorted(self._roles.batched):
                 self._set_ids(leaf, row, kind)
@@ -63,7 +63,7 @@ class SpecialRows:
         return self._leaves
 
     def _bags(self, program: Program, group: Bags) -> dict[int, torch.Tensor]:
-        """Bags of the lengths and ids that the kinds of the rows ask for."""
+        """Bags with the lengths and ids that the kinds of the rows require."""
         example = program.example
         free = BATCH in program.signature.dims
         lengths = group.lengths(self._leaves if free else example).clone()
@@ -90,7 +90,7 @@ class SpecialRows:
         return drawn
 
     def _places(self, group: Bags, held: torch.Tensor, lengths: torch.Tensor) -> list[torch.Tensor]:
-        """For each stream the places in the example of drawn ids, each from its own run."""
+        """Draws ids from the example: for each stream their places, each in the same run."""
         found = []
         for own, wanted in zip(held.chunk(len(group.streams)), lengths.chunk(len(group.streams)), strict=True):
             totals = own.sum(1)
@@ -170,7 +170,7 @@ class SpecialRows:
                     self._write(values, rows == row, one, number)
 
     def _write(self, values: torch.Tensor, places: torch.Tensor, one: bool, number: float) -> None:
-        """Writes a number to the given places, or to one of them."""
+        """Writes a number to the given places, or to one random place of them when `one`."""
         if one and bool(places.any()):
             free = places.nonzero().reshape(-1)
             chosen = free[torch.randint(len(free), (1,), generator=self._generator)]
@@ -180,7 +180,7 @@ class SpecialRows:
 
 
 def _history(kind: str, row: torch.Tensor, padding: int) -> torch.Tensor:
-    """A row of histories [..., L], flat: empty, with one id, or with one id in all places."""
+    """A flat row of histories [..., L]: without ids, with one id, or with the same id in all places."""
     lines = row.reshape(-1, row.shape[-1])
     ids = lines.where(lines != padding, 0).amax(1, keepdim=True)
     if kind is EQUAL:

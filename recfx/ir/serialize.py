@@ -1,4 +1,4 @@
-"""Programs as plain JSON and tensors, without pickle: the form that artifacts and reproducer folders are written in.
+"""Programs as plain JSON and tensors, without pickle: the format of artifacts and reproducer folders.
 
 `recfx.ir.rebuild` reads it.
 """
@@ -23,15 +23,15 @@ FORMAT = 3
 
 
 class TensorStore:
-    """Tensors to be written, each memory once, for one program or several that share weights."""
+    """Tensors to write, each piece of memory once, for one program or for several programs that share weights."""
 
     def __init__(self) -> None:
         self.tensors: dict[str, torch.Tensor] = {}
         self._stored: dict[Any, str] = {}
-        self._alive: list[torch.Tensor] = []  # pieces of sparse tensors; freed, their addresses would be taken again
+        self._alive: list[torch.Tensor] = []  # parts of sparse tensors: a freed part's address could be used again
 
     def add(self, name: str, tensor: torch.Tensor) -> str:
-        """Stores a tensor under a name like `name`, or finds the name its memory has already."""
+        """Stores a tensor and returns its name: `name`, or the name under which its memory is already stored."""
         self._alive.append(tensor)
         start = tensor.untyped_storage().data_ptr()
         key = (start, tensor.storage_offset(), tuple(tensor.shape), tensor.stride(), tensor.dtype)
@@ -41,21 +41,21 @@ class TensorStore:
             self._stored[key] = name
             plain = tensor.detach().contiguous()
             whole = plain.untyped_storage().nbytes() == plain.numel() * plain.element_size()
-            self.tensors[name] = plain if whole else plain.clone()  # of a view, only the viewed elements
+            self.tensors[name] = plain if whole else plain.clone()  # the copy holds only the elements of the view
         return self._stored[key]
 
 
 def to_json(program: Program, store: TensorStore | None = None) -> tuple[dict[str, Any], dict[str, torch.Tensor]]:
-    """A program as a JSON-able dictionary and the tensors it refers to, storage shared by several names stored once.
+    """A program as a JSON-able dictionary, and the tensors that it refers to. Shared storage appears once.
 
-    The example inputs are not part of it.
+    The result does not contain the example inputs.
 
     Args:
         program: The program.
-        store: Where to add its tensors, when several programs share them.
+        store: The store that receives the tensors; pass one store for several programs that share weights.
 
     Raises:
-        ArtifactError: The program holds something that has no plain form.
+        ArtifactError: The program holds a value that has no plain form.
     """
     store = store or TensorStore()
     state = _encode_state(program, store)
@@ -84,7 +84,7 @@ def to_json(program: Program, store: TensorStore | None = None) -> tuple[dict[st
 
 
 def encode_call(node: fx.Node) -> dict[str, Any]:
-    """Operator and arguments of a call.
+    """The operator and the arguments of a call as JSON.
 
     Raises:
         ArtifactError: The operator or an argument has no plain form.

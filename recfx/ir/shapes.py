@@ -1,4 +1,4 @@
-"""Which dimensions of the inputs vary: from the example inputs, or from `dynamic_shapes` in torch.export's own form."""
+"""The dynamic dimensions of the inputs, from the example inputs, and symbolic sizes as expressions."""
 
 from __future__ import annotations
 
@@ -18,14 +18,14 @@ BATCH = "batch"
 
 
 def evaluate_rows(size: int | str, rows: int) -> int:
-    """A size at a batch of `rows`: `61*batch` at 2 is 122. Zero when other dimensions than the batch decide it."""
+    """The value of a size at a batch of `rows`: `61*batch` at 2 is 122. Zero when it depends on another dimension."""
     if isinstance(size, int):
         return size
     return evaluate_size(size, {BATCH: rows}) or 0
 
 
 def positions(parts: Sequence[Any]) -> list[int]:
-    """The position of the first leaf of every part, a part being a leaf or a whole jagged tensor."""
+    """The position of the first leaf of every part; a part is a leaf or a whole jagged tensor."""
     starts, at = [], 0
     for part in parts:
         starts.append(at)
@@ -34,12 +34,14 @@ def positions(parts: Sequence[Any]) -> list[int]:
 
 
 def batch_size(values: Any, bags: Sequence[Bags] = ()) -> int | None:
-    """The batch of nested inputs: the first dimension of the first tensor that has one, or the number of bags of a jagged tensor or of
-    bounds. Tensors that hold ids of bags do not tell it. None when no tensor does.
+    """The batch of nested inputs, from the first part that determines it; None without one.
+
+    A tensor determines it by dimension 0, a jagged tensor or the bounds of bags by the number of bags. Tensors that hold ids of bags do
+    not determine it.
 
     Args:
         values: The parameter values, nested as the user nests them.
-        bags: Which leaves hold bags.
+        bags: The leaves that form bags.
     """
     leaves = pytree.tree_leaves(values)
     parts = pytree.tree_leaves(values, is_leaf=is_jagged)
@@ -56,7 +58,7 @@ def batch_size(values: Any, bags: Sequence[Bags] = ()) -> int | None:
 
 
 def widen_batch(values: Sequence[Any], bags: Sequence[Bags] = ()) -> list[Any]:
-    """Repeats a batch of one to two rows, since tracing with one row would fix the batch at one.
+    """Repeats the row of a batch of one, since tracing with one row would fix the batch at one.
 
     Raises:
         InputError: The example batch is empty.
@@ -85,12 +87,12 @@ def widen_batch(values: Sequence[Any], bags: Sequence[Bags] = ()) -> list[Any]:
 
 
 def infer_dynamic_shapes(values: Any, max_batch: int, bags: Sequence[Bags] = ()) -> Any:
-    """Marks dimension 0 of every tensor as the batch when it has the batch's size; the sizes of bags as `bags.marks` does.
+    """Marks dimension 0 of every tensor as the batch when it has the size of the batch; marks bags as `bags.marks` does.
 
     Args:
         values: The parameter values, nested as the user nests them.
-        max_batch: The largest batch the captured model shall take.
-        bags: Which leaves hold bags.
+        max_batch: The largest batch of the captured model.
+        bags: The leaves that form bags.
 
     Returns:
         The same nesting with `{0: Dim("batch", min=1, max=max_batch)}` or None at each leaf.
@@ -120,7 +122,7 @@ def infer_dynamic_shapes(values: Any, max_batch: int, bags: Sequence[Bags] = ())
 
 
 def _in_export_form(spec: pytree.TreeSpec, marks: Iterator[Any]) -> Any:
-    """Marks nested as torch.export wants them: built-in containers as they are, any other as a list of its parts."""
+    """Nests marks in torch.export's form: built-in containers keep their type, any other becomes a list of its parts."""
     if spec.is_leaf():
         return next(marks)
     parts = [_in_export_form(child, marks) for child in spec.children()]

@@ -1,4 +1,4 @@
-"""The calling convention of a captured model: how arguments become the leaves of the inputs, and flat outputs the user's result."""
+"""The calling convention of a captured model: it turns arguments into the leaves of the inputs, and flat outputs into the result."""
 
 from __future__ import annotations
 
@@ -22,16 +22,16 @@ class Signature:
     """The calling convention of a model.
 
     Attributes:
-        parameters: Names of the `forward` parameters that were given at capture, in the order of the signature.
-        defaults: `forward` parameters that were left at their default: name -> that default.
-        keyword_only: Those of `parameters` that only a keyword can give.
+        parameters: Names of the `forward` parameters that the capture received, in the order of the signature.
+        defaults: `forward` parameters that the capture left at their default: name -> default.
+        keyword_only: The names in `parameters` of keyword-only parameters.
         in_spec: The pytree of `(parameter values, {})`.
         out_spec: The pytree of the result.
         leaves: One entry per leaf, in the order of the graph's placeholders.
         dims: Dimension name -> (smallest, largest) size.
-        constants: Parameters declared constant, which `parameters` does not list: name -> the value they must have when they are passed
-            all the same; None for one that is not looked at.
-        forward: With constants: these and `parameters`, in the order of the model's `forward`.
+        constants: Parameters declared constant, which `parameters` does not list: name -> the required value if a call passes it; None
+            when the value is not checked.
+        forward: With constants: the names of `constants` and `parameters`, in the order of the model's `forward`.
     """
 
     parameters: tuple[str, ...]
@@ -48,7 +48,7 @@ class Signature:
         """Puts call arguments in the order of `parameters`.
 
         Raises:
-            InputError: A parameter is missing, unknown, given twice, or was left at its default at capture and now is not.
+            InputError: A parameter is missing, unknown or given twice, or a call passes another value for a default of the capture.
         """
         if self.constants:
             args, kwargs = without_constants(self.forward, self.constants, args, kwargs)
@@ -85,25 +85,25 @@ class Signature:
         return [given[p] for p in self.parameters]
 
     def split(self, values: Sequence[Any]) -> tuple[tuple[Any, ...], dict[str, Any]]:
-        """Values of `parameters`, in their order, as positional and keyword arguments of a call."""
+        """Splits values in the order of `parameters` into positional and keyword arguments of a call."""
         named = dict(zip(self.parameters, values, strict=True))
         keyword = {name: value for name, value in named.items() if name in self.keyword_only}
         return tuple(value for name, value in named.items() if name not in keyword), keyword
 
     def nested(self, leaves: Sequence[Any]) -> tuple[Any, ...]:
-        """Flat inputs as values of `parameters`, in their order and nesting."""
+        """Nests flat inputs as values of `parameters`, in their order."""
         values: tuple[Any, ...] = tuple(pytree.tree_unflatten(list(leaves), self.in_spec)[0])
         return values
 
     def unpacked(self, leaves: Sequence[Any]) -> tuple[tuple[Any, ...], dict[str, Any]]:
-        """Flat inputs as positional and keyword arguments of a call."""
+        """Turns flat inputs into positional and keyword arguments of a call."""
         return self.split(self.nested(leaves))
 
     def flatten(self, args: Sequence[Any], kwargs: Mapping[str, Any]) -> list[Any]:
-        """Binds the arguments and flattens them to leaves, checking the structure but not the leaves.
+        """Binds the arguments and flattens them to leaves. It checks the nesting, but not the leaves.
 
         Raises:
-            InputError: The arguments do not bind, or their nesting differs from the one captured.
+            InputError: The arguments do not bind, or their nesting differs from the captured nesting.
         """
         bound = in_captured_order(tuple(self.bind(args, kwargs)), self.in_spec.children()[0])
         values = pytree.tree_map(canonical, bound, is_leaf=is_container)
@@ -133,7 +133,7 @@ class Signature:
 
     @functools.cached_property
     def batch_leaf(self) -> int | None:
-        """The number of the first leaf with one row for each row of the batch."""
+        """The position of the first leaf with one row for each row of the batch; None without one."""
         return next((i for i, leaf in enumerate(self.leaves) if leaf.shape and leaf.shape[0] == "batch"), None)
 
     def check(self, leaves: Sequence[Any]) -> dict[str, int]:
@@ -148,7 +148,7 @@ class Signature:
         for spec, leaf in zip(self.leaves, leaves, strict=True):
             if spec.kind == "size":
                 check_dimension(spec, leaf, sizes)
-            check_leaf(spec, leaf, sizes, self.dims)  # again: later leaves told dimensions of earlier ones
+            check_leaf(spec, leaf, sizes, self.dims)  # again: later leaves determined dimensions of earlier leaves
         return sizes
 
     def unflatten(self, outputs: Sequence[Any]) -> Any:

@@ -1,8 +1,8 @@
 """Sizes written as expressions over dimension names: `"2*batch + 1"`, `"Max(1, batch//2)"`.
 
-Signatures hold them as text, and a signature may come from a file. The text is therefore parsed and evaluated here, by a small grammar:
-names, whole numbers, `+ - * / // % **` with a small constant exponent, and the functions that symbolic sizes are made of. Other
-Python is refused, and nothing is evaluated as Python.
+Signatures hold them as text, and a signature may come from a file. This module parses and evaluates them by a small grammar, not as
+Python: names, whole numbers, `+ - * / // % **` with a small constant exponent, and the functions in sympy's symbolic sizes. Any other
+text is an error.
 """
 
 from __future__ import annotations
@@ -31,7 +31,7 @@ _BINARY: dict[type, tuple[str, Callable[[Any, Any], Any]]] = {
     ast.Add: ("+", operator.add),
     ast.Sub: ("-", operator.sub),
     ast.Mult: ("*", operator.mul),
-    ast.Div: ("//", operator.floordiv),  # sizes are whole: a quotient in one is exact
+    ast.Div: ("//", operator.floordiv),  # sizes are whole, so a quotient in a size is exact
     ast.FloorDiv: ("//", operator.floordiv),
     ast.Mod: ("%", operator.mod),
     ast.Pow: ("**", operator.pow),
@@ -52,7 +52,7 @@ def dimensions(expression: str) -> list[str]:
     """The dimension names in an expression, each once.
 
     Raises:
-        ValueError: It is not an expression over sizes.
+        ValueError: `expression` is not an expression over sizes.
     """
     called = [n.func for n in ast.walk(_parse(expression)) if isinstance(n, ast.Call)]
     found = [n for n in ast.walk(_parse(expression)) if isinstance(n, ast.Name) and n not in called]
@@ -64,13 +64,13 @@ def evaluate(expression: str, sizes: Mapping[str, Any]) -> Any:
 
     Args:
         expression: The expression.
-        sizes: Dimension name -> its size, an int or a symbolic one.
+        sizes: Dimension name -> its size, an int or a symbolic size.
 
     Returns:
-        The size, or None when a dimension in it has no size, or a divisor is zero.
+        The value, or None when `sizes` lacks a dimension of the expression, or a divisor is zero.
 
     Raises:
-        ValueError: It is not an expression over sizes.
+        ValueError: `expression` is not an expression over sizes.
     """
     try:
         return _value(_parse(expression), sizes)
@@ -86,7 +86,7 @@ def render(expression: str, names: Mapping[str, str]) -> str:
         names: Dimension name -> the variable that holds it.
 
     Raises:
-        ValueError: It is not an expression over sizes.
+        ValueError: `expression` is not an expression over sizes.
     """
     return _source(_parse(expression), names)
 
@@ -94,7 +94,7 @@ def render(expression: str, names: Mapping[str, str]) -> str:
 @functools.lru_cache(maxsize=4096)
 def _parse(expression: str) -> ast.expr:
     if len(expression) > _MOST_CHARACTERS:
-        raise ValueError("the size is too long an expression")
+        raise ValueError("the expression of the size is too long")
     try:
         tree = ast.parse(expression, mode="eval").body
     except (SyntaxError, ValueError, MemoryError, RecursionError) as error:
@@ -104,7 +104,7 @@ def _parse(expression: str) -> ast.expr:
 
 
 def _require_plain(node: ast.expr, expression: str, depth: int) -> None:
-    """Refuses everything that is outside the grammar."""
+    """Raises `ValueError` for syntax outside the grammar."""
     inner: list[ast.expr] = []
     match node:
         case ast.Name():

@@ -8,25 +8,25 @@ from recfx.ir import size_expressions
 
 
 def dimension_names(size: int | str) -> list[str]:
-    """The dimensions that a size of a signature is made of."""
+    """The dimension names in a size of a signature, each once."""
     return [] if isinstance(size, int) else size_expressions.dimensions(size)
 
 
 def asks_for_data(error: Exception) -> bool:
-    """Whether an error was raised because code compared a size that only the inputs' values tell, such as `lengths.max().item()`."""
+    """Whether code raised an error by comparing a size that depends on the values of inputs, such as `lengths.max().item()`."""
     from torch.fx.experimental.symbolic_shapes import GuardOnDataDependentSymNode
 
     return isinstance(error, GuardOnDataDependentSymNode)
 
 
 def evaluate_size(expression: str, sizes: Mapping[str, int]) -> int | None:
-    """The value of a size expression, or None when a dimension in it is not known yet."""
+    """The value of a size expression, or None when `sizes` lacks a dimension of it."""
     value: int | None = size_expressions.evaluate(expression, sizes)
     return value
 
 
 def linear_size(expression: str, known: Iterable[str]) -> tuple[str, int, int] | None:
-    """The dimension, factor and base of a size `factor * dimension + base` whose one dimension is not known yet; None for others."""
+    """(dimension, factor, base) of a size `factor * dimension + base` with a dimension outside `known`; None for any other size."""
     names = dimension_names(expression)
     if len(set(names)) != 1 or names[0] in known:
         return None

@@ -1,8 +1,8 @@
-"""Rows of the kinds that data holds and an example often lacks: empty and full histories, first and last ids, empty and long bags,
-zeros, tiny and huge numbers, NaN and infinity.
+"""Batches of special rows, which examples often lack: empty and full histories, first and last ids, empty and long bags, zeros, tiny and
+huge numbers, NaN and infinity.
 
-Rows of several kinds share a batch, so that they cost few runs. Ids stay within the tables that read them and, where no table is known,
-within the values of the example, since kernels of other libraries may not check them.
+Rows of several kinds share a batch, so that few runs suffice. Ids stay within the tables that read them. Where no table is known, they
+stay within the values of the example, since kernels of other libraries may not check ids.
 """
 
 from __future__ import annotations
@@ -33,7 +33,7 @@ from recfx.ir.row_kinds import (
 )
 from recfx.ir.shapes import BATCH, positions
 
-#: The name of the batches on which quantised layers may differ: a scale that covers their numbers rounds the others to zero.
+#: The name of the batches on which quantised layers may differ: a scale that covers their largest numbers rounds the others to zero.
 EXTREME = "rows with tiny and huge numbers and infinities"
 _ID_KINDS = (NOTHING, ONE_FIRST, ONE_LAST, EQUAL, FIRST, LAST, LONG, FLAGS_OFF, FLAGS_ON)
 _NUMBERS: dict[str, float | None] = {
@@ -42,7 +42,7 @@ _NUMBERS: dict[str, float | None] = {
     "NaN everywhere": float("nan"),
     "a NaN": float("nan"),
 }
-#: Far beyond any feature, while the squares and cubes that interactions and norms take of it are still float32 numbers.
+#: Larger than any feature. Its square and cube, which interactions and norms compute, still fit float32.
 _HUGE = 1e12
 _EXTREME: dict[str, float | None] = {
     "tiny numbers": 1e-41,
@@ -62,7 +62,7 @@ class SpecialBatch:
         name: The name of the inputs.
         leaves: The flat inputs.
         kinds: The kind of each row.
-        alone: Gives the same row alone, for its number.
+        alone: Row number -> flat inputs with only this row.
     """
 
     name: str
@@ -71,7 +71,7 @@ class SpecialBatch:
     alone: Callable[[int], list[Any]]
 
     def split(self) -> list[SpecialBatch]:
-        """Each row on its own; none for a single row."""
+        """One batch for each row; empty when there is a single row."""
         if len(self.kinds) == 1:
             return []
         return [
@@ -81,7 +81,7 @@ class SpecialBatch:
 
 
 def special_batches(program: Program, seed: int = 0) -> list[SpecialBatch]:
-    """Batches of special rows for a program, as far as its inputs can hold them."""
+    """Batches of special rows for a program, with the kinds of rows that its inputs can hold."""
     if has_fixed_bags(program):
         return []
     roles = input_roles(program)
@@ -109,10 +109,10 @@ def special_batches(program: Program, seed: int = 0) -> list[SpecialBatch]:
 def judged(
     batches: Sequence[SpecialBatch], run: Callable[[Sequence[Any]], list[Any]]
 ) -> Iterator[tuple[SpecialBatch, list[Any]]]:
-    """Special batches with the outputs that `run` gives.
+    """Pairs of a special batch and the outputs of `run`.
 
-    Where `run` refuses a batch, or one row leaves no finite number in any, its rows come one by one. Rows that are refused alone are left
-    out.
+    When `run` raises on a batch, or an output has no finite number, the rows of the batch run one by one. A row is skipped when `run`
+    raises on it alone.
     """
     for batch in batches:
         outputs = None
@@ -128,7 +128,7 @@ def judged(
 
 
 def _is_spoiled(outputs: Sequence[Any]) -> bool:
-    """Whether some output has no finite number left."""
+    """Whether some output has no finite number."""
     floats = [o for o in outputs if isinstance(o, torch.Tensor) and o.is_floating_point() and o.numel()]
     return any(not bool(o.isfinite().any()) for o in floats)
 
@@ -146,7 +146,7 @@ def _applies(kind: str, roles: Roles) -> bool:
 
 
 def _batch_range(program: Program) -> tuple[int, int | None, int]:
-    """The smallest and largest batch of special rows (None: any), and the example's."""
+    """The smallest and the largest batch of special rows (None for any), and the example's batch."""
     size = program.example_batch() or 1
     if BATCH not in program.signature.dims:
         return size, size, size

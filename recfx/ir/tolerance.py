@@ -1,4 +1,4 @@
-"""How far a result may be from another one that was computed in another order."""
+"""The allowed error of a result that was computed in another order than the original."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ from recfx.errors import VerificationError
 from recfx.ir.constants import same_constant
 from recfx.ir.held_values import is_held
 
-#: A re-associated result may be this many times as far from the float64 result as the original's own, plus a few last bits.
+#: The allowed error against float64 of a re-associated result, as a multiple of the original's error (plus a few last bits).
 REASSOC_FACTOR = 8.0
 _LAST_BITS = 16.0
 
@@ -27,24 +27,24 @@ def check_reassociated(
     spread: Callable[[], torch.Tensor] | None = None,
     noise: bool = False,
 ) -> None:
-    """Compares a result with that of the original, given the float64 result.
+    """Compares a result with the original's result, given the float64 result.
 
-    The error allowed is `REASSOC_FACTOR` times the original's own plus a few last bits. Where that is exceeded, it is `REASSOC_FACTOR`
-    times the change that rounding can make in the original, which counts the magnitude of the summands.
+    The allowed error is `REASSOC_FACTOR` times the original's error plus a few last bits. If the error is larger, the allowed error becomes
+    `REASSOC_FACTOR` times the change that rounding can make in the original, which depends on the magnitude of the summands.
 
     Args:
         want: The original's result.
-        got: The output that is checked, of the same shape and type.
+        got: The output to check, of the same shape and type.
         truth: The original's result in float64.
         place: The name of the comparison, for the error.
         slack: Factor of the allowed error.
-        by_row: Judge each row by its own error and magnitude, so that a row of huge numbers does not excuse the others.
-        spread: Gives for each element how far rounding can move it.
-        noise: Whether the original's result may be rounding alone, as on rows of huge numbers and infinities: elements at which it is
-            far from the float64 result, or finite and that is not, are not judged then.
+        by_row: Judge each row by its own error and magnitude, so that a row of huge numbers does not raise the limit of other rows.
+        spread: Computes the change that rounding can make in each element.
+        noise: Whether the original's result may be mere rounding error, as on rows of huge numbers and infinities. Elements at which it is
+            far from the float64 result, or at which only one of them is finite, are skipped then.
 
     Raises:
-        VerificationError: It is further away, or is not finite where the original is.
+        VerificationError: The error is too large, or the result is not finite where the original is.
     """
     if noise:
         meant = _is_meant(want, truth)
@@ -54,13 +54,13 @@ def check_reassociated(
     known = truth.to(want.dtype).isfinite()
     if bool((~want.isfinite() & ~known & got.isfinite()).any()):
         raise VerificationError("infinities or NaNs went away", where=place)
-    # Where the original overflows and float64 does not, a result is held to the float64 one, if it is finite at all.
+    # Where the original overflows and float64 does not, a finite result is compared with float64.
     judged = got.isfinite() & (known | want.isfinite())
     exact = torch.where(known, truth.double(), want.double())
     error = (got.double() - exact).abs().where(judged, 0.0)
     own = (want.double() - exact).abs().where(judged & want.isfinite(), 0.0)
     last_bits = _LAST_BITS * torch.finfo(want.dtype).eps * exact.abs().where(judged, 0.0)
-    # Below the smallest normal number a kernel may round to it or to 0.
+    # A kernel may round a subnormal number to 0 or to the smallest normal number.
     floor = _LAST_BITS * torch.finfo(want.dtype).tiny
     allowed = slack * (REASSOC_FACTOR * largest(own, by_row) + largest(last_bits, by_row) + floor)
     if not bool((error > allowed).any()):
@@ -72,25 +72,25 @@ def check_reassociated(
         at = int(over.argmax())
         raise VerificationError(
             f"the error against float64 is {float(error.reshape(-1)[at]):.3g}, more than the "
-            f"{float(allowed.expand(error.shape).reshape(-1)[at]):.3g} a reordering of sums explains",
+            f"{float(allowed.expand(error.shape).reshape(-1)[at]):.3g} that a reordering of sums explains",
             where=place,
         )
 
 
 def _is_meant(want: torch.Tensor, truth: torch.Tensor) -> torch.Tensor:
-    """Where the original's result is that of its formula, to a hundredth."""
+    """Where the original's result agrees with the float64 result to one percent."""
     same = (want == truth.to(want.dtype)) | (want.isnan() & truth.isnan())
     return same | (truth.isfinite() & ((want.double() - truth.double()).abs() <= 1e-2 * truth.double().abs()))
 
 
 def check_nan(want: torch.Tensor, got: torch.Tensor, truth: torch.Tensor, place: str) -> None:
-    """Raises `VerificationError` when a NaN of the original, which float64 has too, is a number now."""
+    """Raises `VerificationError` when the result has a number where the original and float64 have NaN."""
     if bool((want.isnan() & truth.isnan() & ~got.isnan()).any()):
         raise VerificationError("a NaN went away", where=place)
 
 
 def largest(values: torch.Tensor, by_row: bool) -> torch.Tensor:
-    """The largest value of each row, broadcastable to the values; of all without rows."""
+    """The largest value of each row, broadcastable to `values`; without `by_row`, of all values."""
     if not values.numel():
         return values.new_zeros(())
     if not by_row or values.ndim == 0:
@@ -101,7 +101,7 @@ def largest(values: torch.Tensor, by_row: bool) -> torch.Tensor:
 
 
 def largest_difference(expected: Sequence[Any], actual: Sequence[Any]) -> float:
-    """The largest absolute difference between two lists of outputs; infinite when they differ in kind."""
+    """The largest absolute difference between two lists of outputs; infinite when shapes, types or other values differ."""
     worst = 0.0
     for want, got in zip(expected, actual, strict=False):
         if isinstance(want, torch.Tensor) and isinstance(got, torch.Tensor) and want.shape == got.shape:

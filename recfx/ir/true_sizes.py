@@ -1,7 +1,7 @@
-"""The sizes of results that torch's fake kernels decide by the example's sizes.
+"""True sizes of results where torch's fake kernels use the example's sizes.
 
-A slice is clamped to its tensor: `x[:2]` of one row has one row. The fake kernel compares 2 with the example's batch, and gives [2, 3] for
-`x[:2]` of [batch, 3] for any batch. The true size is an expression, Min(2, batch). A reshape to [2, 3] in turn gives 2 rows or
+A slice is clamped to its tensor: `x[:2]` of one row has one row. The fake kernel compares 2 with the example's batch, and returns [2, 3]
+for `x[:2]` of [batch, 3] at any batch. The true size is an expression, Min(2, batch). By contrast, a reshape to [2, 3] has 2 rows or
 fails.
 """
 
@@ -18,17 +18,17 @@ from torch.utils._sympy.value_ranges import ValueRanges, bound_sympy
 from recfx.ir.op_sets import SIZED
 
 _aten = torch.ops.aten
-_functions: Any = functions  # torch leaves them without types
+_functions: Any = functions  # torch does not annotate them
 
-#: A slice without an end has this one, and no tensor has as many elements as the other.
+#: The end of a slice without an end; a number larger than the size of any tensor.
 _NO_END, _UNBOUNDED = 2**63 - 1, 2**62
 
-#: Shape environments take every free size to be two or more; programs take one row.
+#: Shape environments assume that every dynamic size is two or more; programs accept one row.
 _FEWEST_ROWS = 1
 
 
 def with_true_sizes(target: Any, result: Any, args: tuple[Any, ...]) -> Any:
-    """The fake result of an operator, with the sizes of a reshape that are written as numbers.
+    """The fake result of an operator; the result of a reshape has the sizes that its arguments give as numbers.
 
     Args:
         target: The operator.
@@ -39,9 +39,9 @@ def with_true_sizes(target: Any, result: Any, args: tuple[Any, ...]) -> Any:
 
 
 def slice_bounds(source: torch.Tensor, dim: int, start: Any, end: Any, step: Any) -> tuple[Any, Any] | None:
-    """Where source[start:end:step] along a dimension begins, and how many elements it has.
+    """The first index of source[start:end:step] along a dimension, and its number of elements.
 
-    None where the dimension and the bounds do not vary, depend on data, or a bound may have either sign.
+    None when the dimension and the bounds are fixed, when one depends on data, or when a bound may have either sign.
     """
     size = source.shape[dim]
     env = _environment(size, start, end, step)
@@ -56,7 +56,7 @@ def slice_bounds(source: torch.Tensor, dim: int, start: Any, end: Any, step: Any
 
 
 def _number(env: ShapeEnv, expression: sympy.Expr) -> Any:
-    """An expression as a number, or as a size of a shape environment."""
+    """An expression as an integer, or as a symbolic size of a shape environment."""
     if expression.is_Integer:
         return int(expression)
     hints = {symbol: env.backed_var_to_val[symbol] for symbol in expression.free_symbols}
@@ -64,7 +64,7 @@ def _number(env: ShapeEnv, expression: sympy.Expr) -> Any:
 
 
 def _true_reshape(result: torch.Tensor, given: Any) -> torch.Tensor:
-    """Sizes that are written as numbers are those numbers, or the operator fails."""
+    """Replaces symbolic sizes of a reshape's result by the numbers in its arguments: with any other size the reshape fails."""
     fixed = [
         wanted if isinstance(wanted, int) and wanted >= 0 and not isinstance(size, int) else size
         for size, wanted in zip(result.shape, given, strict=True)
@@ -74,7 +74,7 @@ def _true_reshape(result: torch.Tensor, given: Any) -> torch.Tensor:
 
 
 def _environment(*values: Any) -> ShapeEnv | None:
-    """The shape environment of sizes; None when none of them varies, or one depends on data."""
+    """The shape environment of sizes; None when all are fixed, or one depends on data."""
     varying = [v for v in values if isinstance(v, torch.SymInt)]
     if not varying or any(free_unbacked_symbols(v) for v in varying):
         return None
@@ -87,18 +87,18 @@ def _expression(value: Any) -> sympy.Expr:
 
 
 def _length(env: ShapeEnv, size: sympy.Expr, start: sympy.Expr, end: sympy.Expr, step: sympy.Expr) -> sympy.Expr | None:
-    """How many elements size[start:end:step] has; None when the sign of a bound is not known."""
+    """The number of elements in size[start:end:step]; None when the sign of a bound is unknown."""
     first, last = _bound(env, start, size), _bound(env, end, size)
     if first is None or last is None:
         return None
     length = last - first
-    if first != 0 and last != size:  # otherwise it is not negative: no bound lies beyond the size
+    if first != 0 and last != size:  # otherwise the length is not negative, since bounds lie within the size
         length = _larger(env, sympy.Integer(0), length)
     return length if step == 1 else _functions.CeilDiv(length, step)
 
 
 def _bound(env: ShapeEnv, bound: sympy.Expr, size: sympy.Expr) -> sympy.Expr | None:
-    """Where a bound of a slice lies; a negative one counts from the end."""
+    """The index of a slice bound, clamped to the size; a negative bound counts from the end; None when its sign is unknown."""
     held = _range(env, bound)
     if held.lower >= _UNBOUNDED:
         return size

@@ -1,4 +1,4 @@
-"""Which nodes a verification has found right already, so that the one after the next pass looks at the changed nodes only."""
+"""Marks on verified nodes, so that the verification after the next pass checks only the changed nodes."""
 
 from __future__ import annotations
 
@@ -11,13 +11,13 @@ _KEY = "recfx_verified"
 
 
 def remember(node: fx.Node) -> None:
-    """Notes that the recorded value of an operator follows from its arguments and their recorded values."""
+    """Marks an operator as verified: its recorded value follows from its arguments and their recorded values."""
     if node.op == "call_function":
         node.meta[_KEY] = _facts(node)
 
 
 def is_verified(node: fx.Node) -> bool:
-    """Whether a note from `remember` still describes the node. Copies of nodes share recorded values, and so keep their notes."""
+    """Whether the mark that `remember` set is still valid. Copies of a node share recorded values, so their marks stay valid."""
     return _KEY in node.meta and _same(node.meta[_KEY], _facts(node))
 
 
@@ -27,7 +27,7 @@ def _facts(node: fx.Node) -> tuple[Any, ...]:
 
 
 def _same(a: Any, b: Any) -> bool:
-    """Equality by identity for values that could be compared only by looking into them, and by type and value for constants."""
+    """Compares tensors and symbolic sizes by identity, and constants by type and value."""
     if a is b:
         return True
     if type(a) is not type(b):

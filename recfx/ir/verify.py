@@ -1,7 +1,7 @@
-"""The verifier: is a program well formed, are its recorded shapes true, does it still compute the same?
+"""The verifier: it checks that a program is well formed and that its recorded shapes are right.
 
-Three levels, each including the ones before: `structure` (graph lint and the dialect table, under a millisecond), `meta`
-(fake shapes recomputed) and `numeric` (run against another program, in `recfx.ir.numeric`).
+There are three levels, and each includes the lower levels: `structure` (graph lint and the dialect table, under a millisecond), `meta`
+(recomputed fake shapes) and `numeric` (a run compared with another program, in `recfx.ir.numeric`).
 """
 
 from __future__ import annotations
@@ -23,7 +23,7 @@ from recfx.ir.verified import is_verified, remember
 
 
 class Level(IntEnum):
-    """How thoroughly a program is verified after each pass."""
+    """The level of verification after each pass."""
 
     OFF = 0
     STRUCTURE = 1
@@ -61,7 +61,7 @@ _PYTHON_OPERATORS = {
     torch._check_is_size,
 }
 
-# One line for each illegal form: (its description, a test of a node).
+# The illegal forms: (description, predicate of a node).
 _ILLEGAL: tuple[tuple[str, Callable[[fx.Node], bool]], ...] = (
     ("method calls are not part of the dialect", lambda n: n.op == "call_method"),
     ("module calls are not part of the dialect", lambda n: n.op == "call_module"),
@@ -74,11 +74,11 @@ _ILLEGAL: tuple[tuple[str, Callable[[fx.Node], bool]], ...] = (
 
 
 def verify_structure(program: Program) -> None:
-    """Checks the graph's form.
+    """Checks that the graph is well formed and fits the signature.
 
     Raises:
-        VerificationError: A malformed graph, an operator outside the dialect, an attribute that does not exist, inputs or
-            outputs that no longer fit the signature.
+        VerificationError: The graph is malformed, calls an operator outside the dialect, reads an attribute that does not exist, or has
+            inputs or outputs that do not fit the signature.
     """
     try:
         program.graph.lint()
@@ -100,13 +100,12 @@ def verify_structure(program: Program) -> None:
 
 
 def verify_meta(program: Program) -> None:
-    """Recomputes the fake value of every node and compares it with the recorded one.
+    """Recomputes the fake value of every node and compares it with the recorded value.
 
-    A node that was verified before, with the same operator, arguments and recorded values, is not computed again.
+    It skips nodes that an earlier call verified with the same operator, arguments and recorded values.
 
     Raises:
-        VerificationError: A node without a recorded value, one whose recorded dtype or shape differs from its operator's, or
-            a dimension that was free and now is fixed.
+        VerificationError: A node has no recorded value, its operator gives another dtype or shape, or a dynamic dimension became fixed.
     """
     verify_structure(program)
     before = free_symbols(program.module)
@@ -126,7 +125,10 @@ def verify_meta(program: Program) -> None:
         remember(node)
     lost = before - free_symbols(program.module)
     if lost:
-        raise VerificationError(f"the free dimension(s) {sorted(lost)} became fixed", hint="never bake a batch size in")
+        raise VerificationError(
+            f"the free dimension(s) {sorted(lost)} became fixed",
+            hint="compute sizes from the inputs instead of writing the example's sizes into the graph",
+        )
 
 
 def _known_callee(target: Any) -> bool:
@@ -139,16 +141,20 @@ def _check_attribute(program: Program, node: fx.Node) -> None:
     try:
         get_state(program.module, str(node.target))
     except AttributeError as error:
-        raise VerificationError(f"there is no parameter or buffer {node.target!r}", where=where(node)) from error
+        raise VerificationError(
+            f"the parameter or buffer {node.target!r} does not exist",
+            where=where(node),
+            hint="add it to the module with set_state before the graph reads it",
+        ) from error
 
 
 def _check_output(program: Program) -> None:
     output = next(iter(reversed(program.graph.nodes)))
     if output.op != "output" or not isinstance(output.args[0], tuple | list):
-        raise VerificationError("the graph must end in one output of a flat tuple", where=where(output))
+        raise VerificationError("the graph must end in an output node that returns a flat tuple", where=where(output))
     want, got = program.signature.out_spec.num_leaves, len(output.args[0])
     if want != got:
-        raise VerificationError(f"the graph returns {got} values, the signature {want}", where=where(output))
+        raise VerificationError(f"the graph returns {got} values, the signature expects {want}", where=where(output))
 
 
 def _same_value(recorded: Any, computed: Any) -> bool:

@@ -229,7 +229,7 @@ def test_attention_over_fewer_values_than_keys_is_refused(saved: Path) -> None:
         return document
 
     rewrite_program(saved, change)
-    with pytest.raises(recfx.ArtifactError, match="different lengths"):
+    with pytest.raises(recfx.ArtifactError, match="do not fit each other"):
         recfx.load(saved)
 
 

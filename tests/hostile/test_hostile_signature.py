@@ -69,7 +69,14 @@ def test_sizes_are_arithmetic_over_dimensions(saved: Path, size: str) -> None:
 )
 def test_a_signature_that_contradicts_itself_is_refused(saved: Path, change: Change) -> None:
     rewrite_program(saved, change)
-    with pytest.raises(recfx.ArtifactError):
+    with pytest.raises(recfx.ArtifactError) as caught:
+        recfx.load(saved)
+    assert caught.value.hint
+
+
+def test_the_repeated_parameter_is_named(saved: Path) -> None:
+    rewrite_program(saved, edit(signature, "parameters", ["first", "second", "third", "second"]))
+    with pytest.raises(recfx.ArtifactError, match="the parameter 'second' occurs twice"):
         recfx.load(saved)
 
 

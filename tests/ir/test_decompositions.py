@@ -129,5 +129,5 @@ def test_a_saved_program_reads_no_unchecked_segments(change: dict[str, object]) 
         **reduce.kwargs,
         **{name: lengths if value == 0 and name == "offsets" else value for name, value in change.items()},
     }
-    with pytest.raises(recfx.ArtifactError, match="segments without checked lengths"):
+    with pytest.raises(recfx.ArtifactError, match="segment_reduce needs `lengths`"):
         check_call(reduce, lambda n: n.meta["val"])

@@ -69,7 +69,7 @@ def test_leaves_that_fit(spec: LeafSpec, leaf: Any, known: dict[str, int], after
         (spec_of("batch", 4), torch.zeros(3, 4), {"batch": 2}, "batch is 3 here and 2 in an earlier input", "dimension 0"),
         (spec_of("batch + 1"), torch.zeros(3), {"batch": 3}, r"expected batch \+ 1 = 4, got 3", "dimension 0"),
         (spec_of("2*batch"), torch.zeros(3), {}, "3 is not a multiple of 2$", "dimension 0"),
-        (spec_of("2*batch + 1"), torch.zeros(4), {}, "4 is not a multiple of 2, plus 1", "dimension 0"),
+        (spec_of("2*batch + 1"), torch.zeros(4), {}, "4 is not a multiple of 2 plus 1", "dimension 0"),
         (LeafSpec("k", "constant", value=True), 1, {}, "the value True was built into the model .* now it is 1", "input k"),
         (LeafSpec("k", "constant", value=None), torch.zeros(2), {}, "the example inputs had None here, now it is", "input k"),
     ],
@@ -161,14 +161,14 @@ def test_a_catalogue_knows_where_ids_stand() -> None:
 @pytest.mark.parametrize(
     ("columns", "message"),
     [
-        ({"item": ids(1, 2).int()}, r"must be all ids, int64 \[n\], got torch.int32 \[2\]"),
+        ({"item": ids(1, 2).int()}, r"must hold all ids, int64 \[n\], got torch.int32 \[2\]"),
         ({"item": ids(1, 2)[None]}, r"got torch.int64 \[1, 2\]"),
         ({"item": torch.tensor(3)}, r"got torch.int64 \[\]"),
         ({"item": ids()}, r"got torch.int64 \[0\]"),
         ({"item": ids(1, -1)}, "must be different and not negative"),
         ({"item": ids(1, 2, 1)}, "must be different and not negative"),
-        ({"item": ids(1, 2), "price": torch.rand(3)}, r"column 'price' is \[3\]"),
-        ({"item": ids(1, 2), "price": torch.tensor(1.0)}, r"column 'price' is \[\]"),
+        ({"item": ids(1, 2), "price": torch.rand(3)}, r"column 'price' has the shape \[3\]"),
+        ({"item": ids(1, 2), "price": torch.tensor(1.0)}, r"column 'price' has the shape \[\]"),
     ],
 )
 def test_what_is_no_catalogue(columns: Any, message: str) -> None:

@@ -118,7 +118,7 @@ def test_graphs_become_part_of_the_schedule() -> None:
 
 def test_an_operator_without_a_backend_is_an_error() -> None:
     program = chain()
-    with pytest.raises(recfx.TargetError, match="no backend was chosen") as caught:
+    with pytest.raises(recfx.TargetError, match="the assignment has no backend") as caught:
         split(program, {})
     assert "linear" in str(caught.value)
 

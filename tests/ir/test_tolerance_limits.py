@@ -123,12 +123,12 @@ def test_the_message_names_the_worst_place_and_both_numbers() -> None:
     got = want.clone()
     got[0, 1], got[1, 0] = 1.25, 4.5
     with pytest.raises(
-        VerificationError, match=r"the error against float64 is 0\.5, more than the 7\.63e-06 a reordering"
+        VerificationError, match=r"the error against float64 is 0\.5, more than the 7\.63e-06 that a reordering"
     ) as caught:
         check_reassociated(want, got, want.double(), "output 3")
     assert caught.value.where == "output 3"
     got[1, 0] = 4.0
-    with pytest.raises(VerificationError, match=r"is 0\.25, more than the 1\.91e-06 a reordering"):
+    with pytest.raises(VerificationError, match=r"is 0\.25, more than the 1\.91e-06 that a reordering"):
         check_reassociated(want, got, want.double(), "output 3", by_row=True)
 
 
