@@ -1,4 +1,4 @@
-"""From an `nn.Module` to a `Program`: export, functionalisation, inputs, and the check against the user's model."""
+"""Capture of an `nn.Module` as a `Program`: export, functionalisation, inputs, and the comparison with the user's model."""
 
 from recfx.capture.capture import MAX_BATCH, capture
 

@@ -1,7 +1,7 @@
-"""What tracing decided about the batch, from the guards that it left in torch's shape environment.
+"""The tracer's decisions about the batch, read from the guards in torch's shape environment.
 
-A guard holds for the example. One that fails for some batch sizes is a decision that may be wrong there: a Python branch, or an operator's
-fake kernel that asked whether a size is one. Where few sizes fail, the program is compared with the model at each of them.
+A guard holds for the example. A guard that fails at some batch sizes is a decision that may be wrong there: a Python branch, or a fake
+kernel that tested whether a size is one. If a guard fails at few sizes, the program is compared with the model at each of them.
 """
 
 from __future__ import annotations
@@ -15,17 +15,17 @@ from torch.fx.experimental.symbolic_shapes import ShapeEnv
 
 from recfx.capture.explain_export import is_users_file
 
-#: More sizes than these are not compared one by one.
+#: The largest number of batch sizes to compare one by one.
 _MOST_DOUBTFUL = 8
-#: Every size up to this one is tried, and those around each number in a guard.
+#: The number of consecutive sizes to test from the lower bound on; sizes near each number in a guard are tested as well.
 _TRIED = 128
-_FEWEST_ROWS = 2  # as tracing assumes; one row is compared in any case
+_FEWEST_ROWS = 2  # the tracer's assumption; one row is always compared
 
 
 def doubtful_batches(exported: torch.export.ExportedProgram) -> tuple[int, ...] | None:
-    """The batch sizes, within the range of an exported program, at which a guard of its trace fails.
+    """The batch sizes in the range of an exported program at which a guard of its trace fails.
 
-    None when the batch is fixed, is not the only size that varies, or more sizes fail than can be compared.
+    None when the batch is fixed, when another size varies, or when a guard fails at more sizes than can be compared.
     """
     if len(exported.range_constraints) != 1:
         return None
@@ -51,7 +51,7 @@ def doubtful_batches(exported: torch.export.ExportedProgram) -> tuple[int, ...] 
 
 
 def branch_lines(error: BaseException) -> list[str]:
-    """The user's lines that branch on a size, from the error of an export whose guards limit it."""
+    """The user's lines that branch on a size, from the guards in an error of export."""
     env = _environment_of_error(error)
     found = []
     for guard in env.guards if env is not None else ():
@@ -62,7 +62,7 @@ def branch_lines(error: BaseException) -> list[str]:
 
 
 def _is_rare(guard: sympy.Basic) -> bool:
-    """Whether a guard may fail at sizes far apart that are not tried: a remainder or a quotient by a large number."""
+    """Whether a guard may fail at untested sizes, because it has a remainder or a quotient by a large number."""
     divided = [
         part for part in sympy.preorder_traversal(guard) if type(part).__name__ in ("Mod", "FloorDiv", "PythonMod")
     ]
@@ -78,7 +78,7 @@ def _environment(exported: torch.export.ExportedProgram) -> ShapeEnv | None:
 
 
 def _environment_of_error(error: BaseException) -> ShapeEnv | None:
-    """The shape environment whose guards an error is about: the object that raised it."""
+    """The shape environment that raised an error; None when another object raised it."""
     seen: BaseException | None = error
     while seen is not None:
         for frame, _ in traceback.walk_tb(seen.__traceback__):

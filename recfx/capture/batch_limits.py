@@ -1,4 +1,4 @@
-"""Why a program takes fewer batch sizes than were asked for, in words: the operator or branch, the user's line, and the mend."""
+"""Notices about programs with fewer batch sizes than requested: the operator or branch, the user's line, and the change to make."""
 
 from __future__ import annotations
 
@@ -21,13 +21,13 @@ LIMITS = "limits the program to batches"
 def limit_notices(
     program: Program, max_batch: int, branches: Sequence[str], refusal: Callable[[int], str | None]
 ) -> list[str]:
-    """What to say of a program that takes fewer batch sizes than were asked for.
+    """Notices about a program that accepts fewer batch sizes than requested.
 
     Args:
         program: The program.
-        max_batch: The largest batch that was asked for.
+        max_batch: The largest requested batch.
         branches: The user's lines that branch on a size.
-        refusal: Why the model itself fails at a batch size; None when it takes it.
+        refusal: Batch size -> the error of the user's model at this size; None when the model accepts it.
     """
     if BATCH not in program.signature.dims:
         return []
@@ -38,7 +38,7 @@ def limit_notices(
     refused = [(size, why) for size in outside if (why := refusal(size)) is not None]
     span = f"{LIMITS} {low} to {high}"
     if refused and len(refused) == len(outside):
-        return [f"the model {span}: it fails itself at batch {refused[0][0]} ({refused[0][1]})"]
+        return [f"the model {span}: the model itself fails at batch {refused[0][0]} ({refused[0][1]})"]
     node = _limiting_operator(program)
     if node is not None:
         line = user_line(node)
@@ -58,7 +58,7 @@ def limit_notices(
 
 
 def _limiting_operator(program: Program) -> fx.Node | None:
-    """The first node whose fake value, computed for any batch, narrows the batch."""
+    """The first node whose fake kernel limits a dynamic batch; None without one."""
     leaves = [leaf for leaf in program.signature.leaves if leaf.kind == "tensor"]
     mode = FakeTensorMode(shape_env=ShapeEnv())
     low, high = program.signature.dims[BATCH]

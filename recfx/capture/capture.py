@@ -1,7 +1,7 @@
-"""Capture: an nn.Module and example inputs become a `Program`.
+"""Capture: it turns an nn.Module and example inputs into a `Program`.
 
-The ladder: `torch.export` non-strict, then strict, then a `CaptureError` that says what to change. A draft export is only ever used
-to explain. The captured program is compared with the user's model before any other stage.
+It tries `torch.export` non-strict, then strict, and else raises a `CaptureError` that names the change to make. A draft export only helps
+to explain the error. Capture compares the program with the user's model before any other stage runs.
 """
 
 from __future__ import annotations
@@ -56,21 +56,22 @@ def capture(
     Args:
         model: The model.
         args: Example positional inputs: tensors, or any nesting of tuples, lists, dicts, dataclasses and
-            KeyedJaggedTensors of tensors and constants. Two rows or more is best; one row is repeated.
+            KeyedJaggedTensors of tensors and constants. Pass two rows or more; a single row is repeated for the trace.
         kwargs: Example keyword inputs.
-        dynamic_shapes: Which dimensions vary, in torch.export's form; by default dimension 0 of every tensor that has the
-            batch's size, from 1 to `max_batch`. False fixes all shapes to the example's.
-        max_batch: The largest batch the program shall take.
-        check: Compare with the model on other inputs and batch sizes.
-        cases: Further flat inputs to compare on.
+        dynamic_shapes: The dynamic dimensions, in torch.export's form. By default, dimension 0 of every tensor that has the size of
+            the batch, from 1 to `max_batch`. False fixes all shapes at those of the example.
+        max_batch: The largest batch that the program accepts.
+        check: Whether to compare the program with the model on other inputs and batch sizes.
+        cases: Further flat inputs for the comparison.
 
-    Where a `squeeze` drops the batch dimension of one row, or one row is computed in another way, the program takes two rows and more;
-    `capture_one_row` makes the program for one row.
+    Returns:
+        The program. It accepts two rows and more if a `squeeze` drops the batch dimension of one row, or if forward computes one row in
+        another way; `capture_one_row` then makes the program for one row.
 
     Raises:
-        CaptureError: The model is in training mode, cannot be traced, writes to its inputs or state, is random in eval
-            mode, or the graph does not compute the same as the model.
-        InputError: The example inputs do not fit `forward`.
+        CaptureError: The model is in training mode, cannot be traced, writes to its inputs or state, or is random in eval mode; or the
+            graph does not compute the same as the model.
+        InputError: The example inputs do not fit `forward`, or the example batch is empty or larger than `max_batch`.
     """
     _require_python(model)
     _require_eval(model)
@@ -115,7 +116,10 @@ def capture(
 
 
 def _compared(program: Program, model: torch.nn.Module, call: Call, *, narrow: bool) -> Program:
-    """The program, compared with the model; for two rows and more where the model refuses one row or computes something else for it."""
+    """Compares a program with the model, and returns it.
+
+    The result accepts two rows and more if the model refuses one row, or computes it in another way.
+    """
     narrowed = for_two_rows(program) if narrow else program
     if narrowed is not program and can_be_cut(program.signature):
         program = narrowed if refusal_of_one_row(model, call, program.signature) is not None else program
@@ -131,7 +135,7 @@ def _compared(program: Program, model: torch.nn.Module, call: Call, *, narrow: b
         program = narrowed
     program.notices += tuple(notices)
     if (tied := with_size_inputs(program)) is not program:
-        compared(tied, model, call)  # where the size was baked in, the traces at several batch sizes free it
+        compared(tied, model, call)  # if tracing fixed the size, this fails and `capture_by_sizes` frees it
     return tied
 
 
@@ -150,7 +154,7 @@ def _captured(
     export = export_model(explicit, shown, _shapes_for(shown, dynamic_shapes, max_batch, bags))
     program = _to_program(export.program, call, leaves, in_spec, bags)
     if export.assumed and program.signature.dims.get(BATCH, (0, 0))[0] == 2:
-        # Tracing assumes two rows or more of every size; the comparison that follows runs one row too.
+        # The tracer assumes that every size is two or more. The comparison tests one row as well.
         dims = {**program.signature.dims, BATCH: (1, program.signature.dims[BATCH][1])}
         program.signature = dataclasses.replace(program.signature, dims=dims)
     program.bags = tuple(bags)
@@ -162,9 +166,9 @@ def _captured(
 
 
 def _first_run(model: torch.nn.Module, call: Call, state: ModelState) -> Any:
-    """Runs the model once while its tensors are watched, so that those it writes to are copied before the first write.
+    """Runs the model once. `state` copies each tensor of the model before the first write to it.
 
-    Container types of its outputs are made known to torch, which would refuse them.
+    Registers the container types of the outputs with torch's pytrees; export refuses unknown types.
 
     Returns:
         The outputs; None when the model fails.
@@ -174,7 +178,7 @@ def _first_run(model: torch.nn.Module, call: Call, state: ModelState) -> Any:
     with torch.no_grad(), state.watch():
         try:
             outputs = model(*fresh.args, **fresh.kwargs)
-        except Exception:  # noqa: BLE001 - the comparison that follows runs the same inputs and reports the error
+        except Exception:  # noqa: BLE001 - the later comparison runs the same inputs and reports the error
             outputs = None
     register_containers(outputs)
     state.restore()
@@ -193,7 +197,7 @@ def _require_python(model: torch.nn.Module) -> None:
     for name, tensor in (*model.named_parameters(), *model.named_buffers()):
         if torch.nn.parameter.is_lazy(tensor):
             raise CaptureError(
-                "a lazy module has not been given its shapes",
+                "a lazy module has uninitialised parameters",
                 where=name,
                 hint="call the model once on an example first",
             )
@@ -252,16 +256,16 @@ def _to_program(
     mode.cache_enabled = torch._dynamo.config.fake_tensor_cache_enabled  # passes compute the same values often
     if free - free_symbols(module):
         raise CaptureError(
-            "an operator of the model fixes a dimension that must be free, when its shapes are recomputed",
+            "an operator of the model fixes a dimension that must be free",
             where=", ".join(call.names),
-            hint="pass dynamic_shapes=False to capture this model for the example's shapes alone",
+            hint="pass dynamic_shapes=False to capture the model for the shapes of the example only",
         )
     signature = exported_signature(exported, module, call, leaves, in_spec, out_spec, bags, read_in_order(module))
     return Program(module, signature, tuple(leaves), properties=frozenset({"functional"}))
 
 
 def _plain_arguments(module: fx.GraphModule) -> None:
-    """Writes NumPy scalars and enumeration members among the arguments of operators as Python's numbers."""
+    """Replaces NumPy scalars and enumeration members in the arguments of operators by Python numbers."""
     for node in module.graph.nodes:
         if node.op == "call_function":
             node.args = plain_numbers(node.args)

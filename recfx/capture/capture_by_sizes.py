@@ -1,4 +1,4 @@
-"""The last way to capture a model: by the batch sizes that it takes, when a tracer does not see the batch."""
+"""Capture from traces at several batch sizes, for models that hide the batch from the tracer."""
 
 from __future__ import annotations
 
@@ -19,10 +19,10 @@ from recfx.ir.shapes import BATCH
 _LOOPS = "replace the Python loop over the rows by operators over the whole batch, such as stack, gather or a mask"
 _PARTS = "reshape the batch to [-1, n, ...], or take single parts with slices, whose number the batch does not change"
 _FIXED = "take the size from x.shape[0] or write -1, never a literal"
-#: What to change, by a part of the reason why traces differ.
+#: Part of the reason why traces differ -> the change to make.
 _MENDS = {"loops over the rows": _LOOPS, "another number of parts": _PARTS}
 
-#: Causes that no batch size changes, as errors of capture name them.
+#: Parts of capture errors whose causes do not depend on the batch size.
 _NOT_SIZES = (
     "takes a decision, or a size, from the values",
     "writes to its",
@@ -43,14 +43,14 @@ def capture_by_sizes(
 
     Args:
         model: The model.
-        calls: The example, in the forms to try.
+        calls: The forms of the example to try.
         trace: Captures the model with fixed shapes.
-        free: Captures it with a free batch, as was tried with the example.
+        free: Captures the model with a free batch.
         max_batch: The largest batch.
-        first: Why the model could not be captured with a free batch.
+        first: The error of the capture with a free batch.
 
     Raises:
-        CaptureError: It cannot be captured this way either; `first`, or an error that names the obstacle.
+        CaptureError: This capture fails as well: `first`, or an error that names the obstacle.
     """
     if any(cause in first.what for cause in _NOT_SIZES):
         raise first
@@ -94,10 +94,10 @@ def _from_larger_batch(
     free: Callable[[Call], Program],
     first: CaptureError,
 ) -> Program:
-    """The program traced with more rows: of a few, a part such as `x[:-5]` may be a single row, which fixes the batch.
+    """Captures the model with a free batch from more rows. With few rows, a part such as `x[:-5]` may be one row, which fixes the batch.
 
     Raises:
-        CaptureError: `first`; more rows do not help.
+        CaptureError: `first`, if more rows do not help.
     """
     leaves, spec = pytree.tree_flatten(tuple(call.values))
     larger = arrangement.resized(leaves, rows, 2 * rows + 7)
@@ -112,7 +112,7 @@ def _from_larger_batch(
 
 
 def compared(program: Program, model: torch.nn.Module, call: Call) -> list[str]:
-    """`compare_with_model`, where a program that fails on inputs that the model takes disagrees with it."""
+    """Calls `compare_with_model`, and raises `CaptureError` also when the program fails on inputs that the model accepts."""
     try:
         return compare_with_model(program, model, call)
     except RecfxError:
@@ -120,9 +120,9 @@ def compared(program: Program, model: torch.nn.Module, call: Call) -> list[str]:
     except Exception as error:
         text = " ".join(f"{type(error).__name__}: {error}".split())
         raise CaptureError(
-            f"the captured graph fails on inputs that the model takes: {text[:300]}",
+            f"the captured graph fails on inputs that the model accepts: {text[:300]}",
             where=type(model).__name__,
-            hint=f"something that depends on the inputs was fixed at capture; {_FIXED}",
+            hint=f"capture fixed a value that depends on the inputs; {_FIXED}",
         ) from error
 
 
@@ -137,7 +137,7 @@ def _arranged(model: torch.nn.Module, call: Call) -> tuple[Call, Arrangement, in
 
 
 def _hint(call: Call, arrangement: Arrangement) -> str:
-    """Which inputs hold the batch in an unusual way, and what to do about it."""
+    """The next step for the user: it names the inputs without the batch in dimension 0."""
     names = leaf_names(call)
     odd = [f"{names[i]} is the batch size" for i in sorted(arrangement.sizes)]
     odd += [

@@ -1,4 +1,4 @@
-"""Capture of a model for one row, beside a program that takes two rows and more."""
+"""Capture of a model for one row, in addition to a program that accepts two rows and more."""
 
 from __future__ import annotations
 
@@ -19,17 +19,17 @@ from recfx.ir.program import Program
 def capture_one_row(
     model: torch.nn.Module, args: Sequence[Any], kwargs: Mapping[str, Any], program: Program
 ) -> Program | str | None:
-    """Captures a model for one row, when the program captured from the same example takes two rows and more.
+    """Captures a model for one row, when the program from the same example accepts only two rows and more.
 
     Args:
         model: The model.
-        args: The example that `program` was captured from.
-        kwargs: Its keyword inputs.
-        program: What `capture` returned.
+        args: The positional inputs of the example from which `program` was captured.
+        kwargs: The keyword inputs of the example.
+        program: The result of `capture`.
 
     Returns:
-        The program for one row; a notice where the model refuses one row or one row cannot be captured; None when
-        `program` takes one row itself.
+        The program for one row; a notice when the model refuses one row or one row cannot be captured; None when `program` accepts one
+        row itself.
     """
     signature = program.signature
     if not needs_one_row(signature):

@@ -1,8 +1,8 @@
-"""Decisions that forward takes on values which depend on no input: on a buffer, a parameter, or a mask that it builds itself.
+"""Decisions of forward that do not depend on the inputs, but on a buffer, a parameter, or a mask that forward builds.
 
 A tracer sees a parameter as a tensor without values, so `if self.flag:`, `self.scale.item()` or the test for a causal mask in
-`nn.TransformerEncoder` stop it. Such a decision is the same at every call. One run of the model records the value of each, and the
-tracer is given the recorded value at the same place. A decision that depends on an input is not recorded: the tracer refuses it.
+`nn.TransformerEncoder` stop it. Such a decision is the same at every call. One run of the model records the value of each decision, and
+the trace reads the recorded value at the same place. Decisions that depend on an input are not recorded, and stop the tracer.
 """
 
 from __future__ import annotations
@@ -23,11 +23,11 @@ from recfx.capture.encoder_padding import padded_with_zeros
 from recfx.capture.inputs import Call
 from recfx.capture.model_state import unchanged
 
-#: File, line and function of the calls that lead to a decision, innermost first, and how often it was reached before.
+#: The (file, line) of the calls that lead to a decision, innermost first, and the number of times that the run has reached it.
 Place = tuple[tuple[tuple[str, int], ...], int]
 
 _DEPTH = 4
-_INPUT = ""  # the source that stands for all inputs; no parameter has this name
+_INPUT = ""  # the source name of all inputs; no parameter has this name
 _READS: frozenset[Any] = frozenset(
     {
         torch.Tensor.__bool__,
@@ -58,11 +58,11 @@ _MACHINERY = (
 
 @dataclasses.dataclass
 class Decisions:
-    """Values that forward reads and that depend on no input.
+    """Values that forward reads from tensors and that do not depend on the inputs.
 
     Attributes:
-        values: Place -> the value that was read there.
-        state: Names of the parameters and buffers that the values were computed from.
+        values: Place -> the value read there.
+        state: Names of the parameters and buffers from which forward computed the values.
     """
 
     values: dict[Place, Any] = dataclasses.field(default_factory=dict)
@@ -70,18 +70,18 @@ class Decisions:
 
 
 def record_decisions(model: torch.nn.Module, call: Call) -> Decisions:
-    """Runs the model once and gives all decisions that depend on no input.
+    """Runs the model once and returns all decisions that do not depend on the inputs.
 
     Args:
-        model: The model; it is left as it was.
-        call: Its inputs.
+        model: The model; its state is restored.
+        call: The inputs of the model.
     """
     given = pytree.tree_map(lambda v: v.clone() if isinstance(v, torch.Tensor) else v, tuple(call.values))
     fresh = call.with_values(given)
     inputs = _tensors(given)
     found = Decisions()
     state = {**dict(model.named_parameters()), **dict(model.named_buffers())}
-    # Decisions before an error are known. The comparison with the model reports the error itself.
+    # If the model fails, the earlier decisions are kept. The comparison with the model reports the error.
     with (
         unchanged(model) as before,
         before.watch(),
@@ -97,13 +97,13 @@ def record_decisions(model: torch.nn.Module, call: Call) -> Decisions:
 
 @contextmanager
 def replayed(decisions: Decisions) -> Iterator[None]:
-    """Within it, a decision at a recorded place has the recorded value."""
+    """A context in which a read at a recorded place returns the recorded value."""
     with _Replay(decisions.values):
         yield
 
 
 def reads_values(exported: torch.export.ExportedProgram) -> bool:
-    """Whether a program reads numbers out of tensors, which leaves it with sizes or scalars that are unknown until a call."""
+    """Whether a program reads numbers out of tensors, so that some sizes or scalars are unknown until a call."""
     reads = (torch.ops.aten.item.default, torch.ops.aten._local_scalar_dense.default)
     return any(exported.graph.find_nodes(op="call_function", target=read) for read in reads)
 
@@ -113,7 +113,7 @@ def _tensors(values: Any) -> list[torch.Tensor]:
 
 
 class _Sources(TorchDispatchMode):
-    """Follows which parameters, buffers and inputs the values in memory were computed from.
+    """Tracks the parameters, buffers and inputs from which the contents of each memory were computed.
 
     Args:
         inputs: The tensors of the call.
@@ -122,14 +122,16 @@ class _Sources(TorchDispatchMode):
 
     def __init__(self, inputs: Sequence[torch.Tensor], state: Mapping[str, torch.Tensor]) -> None:
         super().__init__()
-        self._held: list[torch.Tensor] = []  # kept alive, so that no other tensor gets the memory while the model runs
+        self._held: list[
+            torch.Tensor
+        ] = []  # kept alive, so that no other tensor reuses the memory while the model runs
         self._sources: dict[int, frozenset[str]] = {}
         for name, tensor in state.items():
             self._add([tensor], frozenset({name}))
         self._add(inputs, frozenset({_INPUT}))
 
     def of(self, tensors: Iterable[torch.Tensor]) -> frozenset[str]:
-        """What tensors were computed from; an input where the memory of a tensor cannot be told."""
+        """The sources of tensors; `_INPUT` for a tensor whose memory is unknown."""
         found: frozenset[str] = frozenset()
         for tensor in tensors:
             known = tensor.layout is torch.strided
@@ -153,7 +155,7 @@ class _Sources(TorchDispatchMode):
 
 
 class _Places(BaseTorchFunctionMode):
-    """Tells the place of each decision."""
+    """Determines the place of each decision."""
 
     def __init__(self) -> None:
         super().__init__()
@@ -181,7 +183,7 @@ class _Recorder(_Places):
         value = func(*args, **(kwargs or {}))
         if func in _READS:
             sources = self._sources.of(_tensors((args, kwargs)))
-            # While tracing, `tolist` reads one number after the other.
+            # A trace of `tolist` reads one number after another, so each number has its own place.
             for number in pytree.tree_leaves(value):
                 place = self._place()
                 if _INPUT not in sources:

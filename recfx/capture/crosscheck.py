@@ -1,7 +1,7 @@
-"""Comparison of a captured program with the user's own model, on other inputs than those it was captured with.
+"""Comparison of a captured program with the user's model, on other inputs than the example.
 
-Tracers bake values in silently (a mask becomes a constant, a batch size a literal). Such a program is right on the example and
-wrong elsewhere, so the probes use other values and other batch sizes.
+Tracers can turn values into constants without a message (a mask, a batch size). Such a program is right on the example and wrong on other
+inputs, so the probes use other values and other batch sizes.
 """
 
 from __future__ import annotations
@@ -27,13 +27,13 @@ from recfx.ir.tolerance import largest, largest_difference
 
 
 def compare_with_model(program: Program, model: torch.nn.Module, call: Call) -> list[str]:
-    """Runs the model and the program side by side.
+    """Runs the model and the program on the same inputs and compares their outputs.
 
     Returns:
-        Notices, when some probes could not be run because the model itself refuses them.
+        Notices about probes that were not compared because the model refuses them.
 
     Raises:
-        CaptureError: They disagree, or the model disagrees with itself.
+        CaptureError: The outputs differ, or two runs of the model differ.
     """
     with torch.no_grad():
         first = _run_example(model, call, program)
@@ -63,12 +63,12 @@ def compare_with_model(program: Program, model: torch.nn.Module, call: Call) -> 
 
 
 def _compare_special_rows(program: Program, model: torch.nn.Module, call: Call) -> list[str]:
-    """Compares on rows of special kinds; those that the model refuses are left out."""
+    """Compares on special rows; rows that the model refuses are skipped."""
     refused = []
     for batch, expected in judged(special_batches(program), partial(run_model, model, call)):
         try:
             found = _outputs(program, batch.leaves)
-        except Exception as error:  # noqa: BLE001 - the call will fail with an error, not with a wrong answer
+        except Exception as error:  # noqa: BLE001 - such a call raises an error instead of returning wrong results
             refused.append(f"{batch.name} ({type(error).__name__})")
             continue
         _require_agreement(expected, found, batch.name, model, by_row=True)
@@ -78,7 +78,7 @@ def _compare_special_rows(program: Program, model: torch.nn.Module, call: Call) 
 def _compare_with_fast_path(program: Program, model: torch.nn.Module, call: Call) -> list[str]:
     """Compares with the model as torch runs it without gradients, one special row at a time.
 
-    torch's fast path decides by all rows of a batch, and gives NaN for a row whose keys are all hidden.
+    One row at a time, because torch's fast path depends on all rows of a batch. It gives NaN for a row whose keys are all hidden.
     """
     undefined, different = [], []
     rows = [row for batch in special_batches(program) if batch.name == "rows with special ids" for row in batch.split()]
@@ -107,15 +107,15 @@ def _compare_with_fast_path(program: Program, model: torch.nn.Module, call: Call
 
 
 def _outputs(program: Program, leaves: Sequence[Any]) -> list[Any]:
-    """The flat outputs of a program as `run_model` gives those of a model."""
+    """The flat outputs of a program, in the order of `run_model`."""
     return program.run(leaves) + held_by(program.signature.out_spec)
 
 
 def run_model(model: torch.nn.Module, call: Call, leaves: Sequence[Any], *, fast_path: bool = False) -> list[Any]:
-    """The flat outputs of the user's model for flat inputs, which are copied first. Values other than data come last.
+    """The flat outputs of the user's model for copies of flat inputs. Held values come last.
 
-    `nn.MultiheadAttention` leaves torch's fast path, as it does at capture: that path gives NaN for a query whose mask hides every
-    key, where the operator in the graph gives zeros. `_compare_with_fast_path` tells the difference.
+    By default, `nn.MultiheadAttention` does not use torch's fast path, as in capture: the fast path gives NaN for a query whose mask hides
+    every key, and the operator in the graph gives zeros. `_compare_with_fast_path` reports the difference.
     """
     spec = pytree.tree_flatten((tuple(call.values), {}))[1]
     fresh = [leaf.clone() if isinstance(leaf, torch.Tensor) else leaf for leaf in leaves]
@@ -125,7 +125,7 @@ def run_model(model: torch.nn.Module, call: Call, leaves: Sequence[Any], *, fast
 
 
 def refusal_of_batch(model: torch.nn.Module, call: Call, program: Program, rows: int) -> str | None:
-    """Why the user's own model fails at a batch size; None when it takes it, or the batch cannot be drawn."""
+    """The error of the user's model at a batch size; None when it accepts it, or the batch cannot be drawn."""
     if has_fixed_bags(program):
         return None
     leaves = reshuffle(program, rows, torch.Generator().manual_seed(0))
@@ -142,9 +142,9 @@ def _run_program(program: Program, leaves: Sequence[Any], name: str, model: torc
         return _outputs(program, leaves)
     except Exception as error:
         raise CaptureError(
-            f"the captured graph fails on {name}, which the model takes ({type(error).__name__}: {str(error).splitlines()[0]})",
+            f"the captured graph fails on {name}, which the model accepts ({type(error).__name__}: {str(error).splitlines()[0]})",
             where=type(model).__name__,
-            hint="something that depends on the inputs was fixed at capture: a size, a number of parts or a Python branch in forward",
+            hint="capture fixed a value that depends on the inputs: look in forward for a size, a number of parts or a Python branch",
         ) from error
 
 
@@ -166,7 +166,7 @@ def _require_agreement(
         raise CaptureError(
             f"the captured graph disagrees with the model by {largest_difference(expected, actual):.3g} on {inputs}",
             where=type(model).__name__,
-            hint="something that depends on the inputs was fixed at capture: a mask, a size or a Python branch in forward",
+            hint="capture fixed a value that depends on the inputs: look in forward for a mask, a size or a Python branch",
         )
 
 
@@ -188,7 +188,7 @@ def _agree(expected: Sequence[Any], actual: Sequence[Any], *, by_row: bool = Fal
 
 
 def _close(want: torch.Tensor, got: torch.Tensor, by_row: bool) -> bool:
-    """Capture changes no arithmetic; the tolerance is the few last bits that a different memory layout can cost."""
+    """Whether two outputs agree. Capture does not change arithmetic; another memory layout may change a few last bits."""
     if not (want.is_floating_point() or want.is_complex()):
         return False
     scale = want.detach().abs()

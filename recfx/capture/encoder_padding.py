@@ -1,9 +1,9 @@
 """Padding in `nn.TransformerEncoder`, as torch computes it without gradients.
 
-In eval mode and without gradients, the encoder runs rows without their padding ("nested tensors") where every row is padded at its end,
-and fills what it left out with zeros. A tracer does not see that path. Within `padded_with_zeros`, the encoder runs its ordinary path and
-sets the padding of each row that is padded at its end to zero. A batch in which another row is padded elsewhere leaves torch's fast path
-as a whole, and its padding then holds numbers that no key can attend to; here each row is decided separately.
+In eval mode and without gradients, if every row is padded at its end, the encoder computes rows without their padding ("nested tensors")
+and fills the padding with zeros. A tracer does not see this fast path. Within `padded_with_zeros`, the encoder runs its ordinary path and
+sets the padding of each row that is padded at its end to zero. torch decides for a whole batch: one row with padding elsewhere turns the
+fast path off, and the padding of all rows then holds other numbers, which no key attends to. This module decides for each row.
 """
 
 from __future__ import annotations
@@ -22,7 +22,7 @@ _lock = threading.RLock()
 
 @contextmanager
 def padded_with_zeros() -> Iterator[None]:
-    """Within it, encoders leave torch's fast path, and fill padding as that does; one thread at a time."""
+    """A context in which encoders do not use torch's fast path but fill padding as it does; one thread at a time."""
     with _lock:
         own = nn.TransformerEncoder.forward
         if hasattr(own, "recfx_padded"):
@@ -39,9 +39,9 @@ def padded_with_zeros() -> Iterator[None]:
 
 
 def _padded(own: Callable[..., torch.Tensor]) -> Any:
-    """The forward of encoders that fills padding with zeros."""
+    """A forward of encoders that fills padding with zeros."""
 
-    @functools.wraps(own)  # export reads the names of the parameters where the model is an encoder itself
+    @functools.wraps(own)  # export reads the parameter names if the model itself is an encoder
     def forward(self: nn.TransformerEncoder, *args: Any, **kwargs: Any) -> torch.Tensor:
         padding = _zeroed_padding(self, *args, **kwargs)
         if padding is None:
@@ -65,14 +65,14 @@ def _zeroed_padding(
     src_key_padding_mask: torch.Tensor | None = None,
     is_causal: bool | None = None,
 ) -> torch.Tensor | None:
-    """Which positions the fast path fills with zeros, bool [batch, length]; None where it is not taken for any padding."""
+    """The positions that the fast path fills with zeros, bool [batch, length]; None when torch cannot use the fast path."""
     if src_key_padding_mask is None or mask is not None or src.dim() != 3 or encoder.layers[0].training:
         return None
     if not getattr(encoder, "use_nested_tensor", False):
         return None
     padding = src_key_padding_mask
     if padding.dtype is not torch.bool:
-        padding = padding != 0  # a floating-point mask is added to the scores
+        padding = padding != 0  # a floating-point mask is added to the scores: 0 leaves a key visible
     if padding.shape[1] == 1:
         return padding
     elsewhere = (padding[:, :-1] & ~padding[:, 1:]).any(1, keepdim=True)
@@ -80,6 +80,6 @@ def _zeroed_padding(
 
 
 def attends(model: nn.Module) -> bool:
-    """Whether a model has modules that torch may run by its fast path."""
+    """Whether a model has modules for which torch may use its fast path."""
     kinds = (nn.MultiheadAttention, nn.TransformerEncoderLayer)
     return any(isinstance(module, kinds) for module in model.modules())

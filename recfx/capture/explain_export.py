@@ -1,4 +1,4 @@
-"""Turns errors of torch.export into a `CaptureError` that names the user's own line and the change to make there."""
+"""Turns an error of torch.export into a `CaptureError` that names the user's line and the change to make there."""
 
 from __future__ import annotations
 
@@ -66,12 +66,12 @@ _CAUSES: tuple[tuple[str, str, str], ...] = (
 
 
 def capture_error(error: BaseException, model: torch.nn.Module, line: str | None) -> CaptureError:
-    """Builds the error to raise from what export raised.
+    """The `CaptureError` that explains an error of export.
 
     Args:
-        error: What `torch.export.export` raised.
+        error: The exception from `torch.export.export`.
         model: The user's model.
-        line: The user's line it comes from, when known.
+        line: The user's line that caused it, when known.
     """
     text = f"{type(error).__name__}: {error}"
     what, hint = "torch.export could not trace forward", "change that line"
@@ -87,7 +87,7 @@ def capture_error(error: BaseException, model: torch.nn.Module, line: str | None
 
 
 def user_frame(error: BaseException) -> str | None:
-    """The innermost line of the traceback that is neither torch's nor recfx's, as `file:line: code`."""
+    """The innermost line of the traceback outside torch and recfx, as `file:line: code`; None without one."""
     seen: BaseException | None = error
     while seen is not None:
         for frame in reversed(traceback.extract_tb(seen.__traceback__)):
@@ -102,7 +102,7 @@ def user_frame(error: BaseException) -> str | None:
 
 
 def is_users_file(name: str) -> bool:
-    """Whether a source file is neither torch's nor recfx's."""
+    """Whether a source file belongs neither to torch nor to recfx."""
     return not name.startswith(_ENGINE) and "importlib" not in name
 
 
@@ -118,16 +118,16 @@ def _first_lines(text: str, limit: int = 300) -> str:
 def draft_line(
     model: torch.nn.Module, args: tuple[object, ...], kwargs: dict[str, object], shapes: object
 ) -> str | None:
-    """The user's line that a draft export finds at fault, or None when it finds none or fails itself.
+    """The user's line that a draft export reports, or the line at which it fails; None without one.
 
-    A draft specialises and guesses where a real export stops, so it gets further and records where each guess was made.
+    Where export stops, a draft export guesses and continues. It records the line of each guess.
     """
     try:
         draft = torch.export.draft_export(model, args, kwargs, dynamic_shapes=shapes, strict=False)  # type: ignore[arg-type]
-    except Exception as error:  # noqa: BLE001 - the draft is only asked for a better message; its own failure has one too
+    except Exception as error:  # noqa: BLE001 - the draft only improves the message; its own error names a line as well
         return user_frame(error)
     report = getattr(draft, "_report", None)
-    # A report holds only the file names that no earlier report of this process held; torch's own table holds all.
+    # A report lacks the file names that an earlier report of this process contained; torch's table has all.
     files = {number: name for name, number in structured.INTERN_TABLE.items()} | getattr(report, "str_to_filename", {})
     for failure in getattr(report, "failures", []):
         for frame in reversed(failure.data.get("user_stack") or failure.data.get("stack") or []):

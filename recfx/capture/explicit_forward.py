@@ -1,7 +1,7 @@
-"""A model with another `forward` in front of its own, for calls that torch.export does not take as they are.
+"""Models with another `forward` in front of their own, for calls that torch.export does not accept.
 
-These are dynamic shapes of variadic keywords, dimensions that export shall choose by itself but that are the same batch, and values that
-export does not take as data.
+Such calls have dynamic shapes of variadic keywords, automatic dimensions that must all be the same batch, or values that export does not
+accept as data.
 """
 
 from __future__ import annotations
@@ -19,7 +19,7 @@ from recfx.ir.held_values import hold, is_held_input
 
 
 def explicit_forward(model: torch.nn.Module, call: Call) -> tuple[torch.nn.Module, Call]:
-    """The model and the call to export: themselves, or with positional parameters in place of `**kwargs`."""
+    """The model and the call, with positional parameters in place of `**kwargs`; unchanged when forward has no `**kwargs`."""
     parameters = inspect.signature(model.forward).parameters.values()
     if not any(p.kind is inspect.Parameter.VAR_KEYWORD for p in parameters):
         return model, call
@@ -37,7 +37,7 @@ def explicit_forward(model: torch.nn.Module, call: Call) -> tuple[torch.nn.Modul
 
 
 def one_batch(model: torch.nn.Module) -> torch.nn.Module:
-    """The model, where the first dimensions of all inputs that vary are known to be the same."""
+    """The model with a forward that declares the dynamic first dimensions of all inputs to be equal."""
 
     def forward(*args: Any, **kwargs: Any) -> Any:
         tensors = [leaf for leaf in pytree.tree_leaves((args, kwargs)) if isinstance(leaf, torch.Tensor) and leaf.ndim]
@@ -50,12 +50,12 @@ def one_batch(model: torch.nn.Module) -> torch.nn.Module:
 
 
 def without_held(model: torch.nn.Module, call: Call, *, outputs: bool) -> tuple[torch.nn.Module, Call]:
-    """The model and the call to export without values that export does not take as data: unchanged where the call has no such values.
+    """The model and the call without held values, which export does not accept as data; unchanged when there are none.
 
     Args:
         model: The model.
-        call: Its inputs. A value of this kind among them becomes None, and forward is given the value itself.
-        outputs: Whether the outputs of the model hold such values, each of which becomes a `Held` node.
+        call: The inputs. A held value in them becomes None, and the new forward passes the value itself.
+        outputs: Whether the outputs of the model contain held values; each becomes a `Held` node.
     """
     given, spec = pytree.tree_flatten((call.args, call.kwargs))
     held = {position: leaf for position, leaf in enumerate(given) if is_held_input(leaf)}

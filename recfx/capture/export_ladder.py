@@ -1,6 +1,7 @@
 """The ways to export a model, tried in order.
 
-Non-strict; non-strict with the decisions that depend on no input known; strict; then an error that says what to change.
+Non-strict; non-strict with recorded values for the decisions that do not depend on the inputs; strict. If all fail, an error names the
+change to make.
 """
 
 from __future__ import annotations
@@ -31,14 +32,14 @@ from recfx.ir.fake_kernels import batch_free_kernels
 
 @dataclasses.dataclass(frozen=True)
 class Export:
-    """What export made.
+    """The result of an export.
 
     Attributes:
         program: The exported program.
-        strict: Whether only strict export worked.
-        decided: Names of parameters and buffers whose values decided what forward does.
-        assumed: Whether the trace made decisions that fail at few batch sizes.
-        doubtful: Batch sizes at which a decision of the trace fails, so that the program must be compared there.
+        strict: Whether only strict export succeeded.
+        decided: Names of parameters and buffers whose values decided a branch of forward.
+        assumed: Whether the trace relies on decisions that may fail at a few batch sizes.
+        doubtful: The batch sizes at which a decision of the trace fails; the program must be compared there.
         branches: The user's lines that limit the batch.
     """
 
@@ -51,15 +52,15 @@ class Export:
 
 
 def export_model(model: torch.nn.Module, call: Call, shapes: Any) -> Export:
-    """Exports a model by the first way that works.
+    """Exports a model by the first way that succeeds.
 
     Args:
         model: The model.
-        call: Its inputs.
-        shapes: Which dimensions vary, in torch.export's form.
+        call: The inputs of the model.
+        shapes: The dynamic dimensions, in torch.export's form.
 
     Raises:
-        CaptureError: No way works; it names the user's line.
+        CaptureError: All ways fail; the error names the user's line.
     """
     first: Exception | None = None
     found: Export | None = None
@@ -69,7 +70,7 @@ def export_model(model: torch.nn.Module, call: Call, shapes: Any) -> Export:
             return found
     except CaptureError:
         raise
-    except Exception as error:  # noqa: BLE001 - export raises anything; the ladder decides
+    except Exception as error:  # noqa: BLE001 - export may raise any error; the next way is tried
         first = error
     decisions = record_decisions(model, call)
     if decisions.values:
@@ -88,7 +89,7 @@ def export_model(model: torch.nn.Module, call: Call, shapes: Any) -> Export:
         found = _export_refining(model, call, shapes, strict=True)
     except CaptureError:
         raise
-    except Exception:  # noqa: BLE001 - the first error is the one to explain
+    except Exception:  # noqa: BLE001 - the message explains the first error
         found = None
     if found is not None and (found.program.range_constraints or not _has_free_sizes(shapes)):
         return dataclasses.replace(found, strict=True)
@@ -98,7 +99,7 @@ def export_model(model: torch.nn.Module, call: Call, shapes: Any) -> Export:
 
 
 def _export_refining(model: torch.nn.Module, call: Call, shapes: Any, strict: bool) -> Export:
-    """Exports, narrowing the range of a dimension when the model's own branches on shapes demand it."""
+    """Exports, and narrows the range of a dimension when branches of the model on shapes require it."""
     from torch.export.dynamic_shapes import refine_dynamic_shapes_from_suggested_fixes
 
     branches: list[str] = []
@@ -124,10 +125,10 @@ def _export_refining(model: torch.nn.Module, call: Call, shapes: Any, strict: bo
 
 
 def _export_assuming(model: torch.nn.Module, call: Call, shapes: Any, error: Exception, strict: bool) -> Export:
-    """Exports with the trace's decisions about the batch, when they are wrong for few batch sizes at most.
+    """Exports and keeps the trace's decisions about the batch, if they fail at few batch sizes.
 
     Raises:
-        UserError: `error`; its decisions are wrong for more.
+        UserError: `error`, if the decisions fail at more batch sizes.
     """
     if strict or _has_multiples(shapes):
         raise error
@@ -144,17 +145,17 @@ def _fixes_a_dim(shapes: Any) -> bool:
 
 
 def _has_free_sizes(shapes: Any) -> bool:
-    """Whether any dimension is to vary; strict export may fix it without a message."""
+    """Whether `shapes` has a dynamic dimension, which strict export may fix without a message."""
     return any(isinstance(leaf, Dim) for leaf in pytree.tree_leaves(shapes))
 
 
 def _has_multiples(shapes: Any) -> bool:
-    """Whether a dimension is given as a multiple of another, so that few sizes are left."""
+    """Whether a dimension is a multiple of another, which leaves few sizes."""
     return any(isinstance(leaf, _DerivedDim) for leaf in pytree.tree_leaves(shapes))
 
 
 def _automatic(shapes: Any) -> Any:
-    """The same dimensions with export's own choice, which assumes unproven properties; the comparison with the model decides."""
+    """The same dimensions as `Dim.AUTO`: export then assumes unproven properties, which the comparison with the model tests."""
 
     def relaxed(leaf: Any) -> Any:
         return Dim.AUTO(min=leaf.min, max=leaf.max) if isinstance(leaf, Dim) else leaf
@@ -163,7 +164,7 @@ def _automatic(shapes: Any) -> Any:
 
 
 def _run_export(model: torch.nn.Module, call: Call, shapes: Any, strict: bool) -> torch.export.ExportedProgram:
-    # A trace computes most values once: looking for them in the cache of fake values, and filling it, takes a third of the time.
+    # A trace computes most fake values once. Reading and filling their cache would take a third of the time.
     uncached = torch._dynamo.config.patch(fake_tensor_cache_enabled=False)
     with quiet(), uncached, padded_with_zeros(), nullcontext() if strict else _traceable():
         exported = torch.export.export(model, call.args, call.kwargs, dynamic_shapes=shapes, strict=strict)
@@ -175,14 +176,14 @@ def _run_export(model: torch.nn.Module, call: Call, shapes: Any, strict: bool) -
 
 @contextmanager
 def _traceable() -> Iterator[None]:
-    """Lets the tracer see what tensors do outside torch's operators."""
+    """A context in which the tracer records `.data`, NumPy functions and slices of the batch."""
     with _data_as_detach(), traced_numpy_functions(), batch_free_kernels():
         yield
 
 
 @contextmanager
 def _data_as_detach() -> Iterator[None]:
-    """Makes `tensor.data` mean `tensor.detach()` while tracing: the tracer does not see `.data` and would bake a constant in."""
+    """Makes `tensor.data` mean `tensor.detach()` in a trace; the tracer does not see `.data` and would record a constant."""
     descriptor: Any = torch._C.TensorBase.data
     torch.Tensor.data = property(lambda t: t.detach(), descriptor.__set__)  # type: ignore[assignment]
     try:
@@ -193,9 +194,9 @@ def _data_as_detach() -> Iterator[None]:
 
 @contextmanager
 def quiet() -> Iterator[None]:
-    """Export's own output is about its internals; what matters to the user becomes an error or a notice.
+    """A context without output of export, which concerns its internals; recfx reports errors and notices instead.
 
-    A failing export prints its partial graph, logs through loggers it creates on the way, and warns: all three are held back.
+    A failing export prints its partial graph, logs through loggers that it creates, and warns. This context suppresses all three.
     """
     disabled = logging.root.manager.disable
     logging.disable(logging.CRITICAL)

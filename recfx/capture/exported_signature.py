@@ -1,4 +1,4 @@
-"""The signature of an exported program: names, sizes and ranges of its inputs, and what to say of them."""
+"""The signature of an exported program: names, sizes and ranges of its inputs, and notices about them."""
 
 from __future__ import annotations
 
@@ -31,12 +31,12 @@ def exported_signature(
     """The signature of an exported program.
 
     Args:
-        exported: What export made of the model.
-        module: Its graph, with the value of every placeholder.
+        exported: The exported program.
+        module: The graph of the program, with the fake value of every placeholder.
         call: The example call.
-        leaves: The leaves of its inputs.
-        in_spec: How the inputs nest.
-        out_spec: How the outputs nest.
+        leaves: The leaves of the example inputs.
+        in_spec: The nesting of the inputs.
+        out_spec: The nesting of the outputs.
         bags: The bags among the leaves.
         contiguous: Placeholders that must be contiguous.
     """
@@ -70,7 +70,7 @@ def exported_signature(
 
 
 def _batch_symbol(call: Call, values: Sequence[Any], bags: Sequence[Bags]) -> dict[str, str]:
-    """The symbol of the batch: of dimension 0 of the first plain tensor where that is free, else of the bounds of bags."""
+    """{symbol of the batch: "batch"}: from dimension 0 of the first plain tensor with a free one, else from the bounds of bags."""
     bounds = {group.bounds: 0 if group.by_row else -1 for group in bags}
     ids = {leaf for group in bags for leaf in group.members}
     told: dict[str, str] = {}
@@ -91,9 +91,9 @@ def _batch_symbol(call: Call, values: Sequence[Any], bags: Sequence[Bags]) -> di
 
 
 def _derived_lower(exported: torch.export.ExportedProgram, symbol: Any) -> int:
-    """The smallest value of a symbol that stands in the inputs only inside a size such as `keys * batch` or `batch + 1`.
+    """The smallest value of a symbol that occurs in the inputs only inside a size such as `keys * batch` or `batch + 1`.
 
-    Export assumes such a symbol to be 2 at least; the range of the size tells the least value of the model. For others, a large number.
+    Export assumes that such a symbol is at least 2; the range of the size gives the true minimum. For any other symbol, a large number.
     """
     lowest = [2**62]
     for expression, bounds in exported.range_constraints.items():
@@ -106,15 +106,15 @@ def _derived_lower(exported: torch.export.ExportedProgram, symbol: Any) -> int:
 
 
 def fixed_input_notices(signature: Signature) -> list[str]:
-    """What to say of inputs whose sizes are fixed while the batch is free."""
+    """Notices about inputs with fixed sizes in a program with a free batch."""
     fixed = [f"{leaf.name} {list(leaf.shape)}" for leaf in signature.leaves if _is_fixed(leaf)]
     if BATCH not in signature.dims or not fixed:
         return []
     return [
-        f"sizes that are not the batch's are fixed to the example's: {', '.join(fixed)}; pass dynamic_shapes to free them"
+        f"the sizes of these inputs are fixed at those of the example: {', '.join(fixed)}; pass dynamic_shapes to free them"
     ]
 
 
 def _is_fixed(leaf: LeafSpec) -> bool:
-    """Whether an input has rows, and as many at every call."""
+    """Whether an input has only fixed sizes, and more than one row."""
     return bool(leaf.shape) and leaf.shape[0] != 1 and all(isinstance(size, int) for size in leaf.shape)

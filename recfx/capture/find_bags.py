@@ -1,9 +1,9 @@
 """Finds the inputs that hold bags by watching one run of the user's own model.
 
-Capture must know which sizes vary before there is a graph. The model is run once on the example, operator by operator, and every tensor
-is followed back to the inputs it was made from. An input holds the bounds of bags when an operator takes values made of it as offsets,
-lengths or repeats, together with values made of the ids, and when its values fit the number of ids. The model is not run when no input
-can be bounds by its values.
+Capture must know the dynamic sizes before a graph exists. The model runs once on the example, operator by operator, and every tensor is
+traced back to the inputs from which it was computed. An input holds the bounds of bags if an operator reads values computed from it as
+offsets, lengths or repeats, together with values computed from the ids, and if its values fit the number of ids. The model does not run if
+no input has values that can be bounds.
 """
 
 from __future__ import annotations
@@ -23,7 +23,7 @@ from recfx.ir.bags import Bags, Form, Stream, distinct_counts
 from recfx.ir.jagged import is_jagged
 from recfx.ir.shapes import positions
 
-#: Names of operators' arguments that bound runs of the rows of another argument, and the form of their values.
+#: Argument names of operators -> form of their values, which bound runs of the rows of another argument.
 _BOUNDS = {
     "offsets": Form.SPLITS,
     "x_offsets": Form.SPLITS,
@@ -31,14 +31,14 @@ _BOUNDS = {
     "lengths": Form.LENGTHS,
     "repeats": Form.LENGTHS,
 }
-#: Operators whose result bounds runs as their argument does.
+#: Operators that turn bounds into bounds of another form.
 _DERIVING = ("cumsum", "repeat_interleave", "searchsorted", "bucketize")
 _INTEGERS = (torch.int64, torch.int32)
 
 
 @dataclasses.dataclass(frozen=True)
 class _Trace:
-    """Where a tensor comes from: a leaf, or row `row` of it, and whether on the way it was made into bounds (summed up, repeated)."""
+    """The origin of a tensor: a leaf, or row `row` of a leaf; `bounds` says that a deriving operator (cumsum, ...) was applied."""
 
     leaf: int
     row: int | None = None
@@ -47,7 +47,7 @@ class _Trace:
 
 @dataclasses.dataclass(frozen=True)
 class _Meeting:
-    """An operator that read bounds and ids: their origins, and the form of the bounds where the operator determines it."""
+    """An operator that read bounds and ids: their origins, and the form of the bounds, None when the operator does not determine it."""
 
     bounds: _Trace
     ids: _Trace
@@ -55,7 +55,7 @@ class _Meeting:
 
 
 def bags_of_call(model: torch.nn.Module, call: Call) -> list[Bags]:
-    """The bags among the plain tensors of a call of a model; jagged tensors know their own."""
+    """The bags that the plain tensors of a model's call form; jagged tensors describe their own bags."""
     parts = pytree.tree_leaves(call.values, is_leaf=is_jagged)
     leaves = pytree.tree_leaves(call.values)
     starts = [*positions(parts), len(leaves)]
@@ -64,7 +64,7 @@ def bags_of_call(model: torch.nn.Module, call: Call) -> list[Bags]:
 
 
 def with_distinct_counts(call: Call, bags: Sequence[Bags]) -> Call:
-    """A call whose numbers of ids equal no other size, so that a tracer does not take one for the other."""
+    """A call in which no number of ids equals another size, so that a tracer does not treat them as the same size."""
     leaves, spec = pytree.tree_flatten(call.values)
     return call.with_values(pytree.tree_unflatten(distinct_counts(leaves, bags), spec)) if bags else call
 
@@ -75,7 +75,7 @@ def find_bags(run: Callable[[Sequence[Any]], Any], leaves: Sequence[Any], known:
     Args:
         run: Runs the user's model on flat inputs.
         leaves: The example.
-        known: Leaves of inputs whose bags are known already.
+        known: Leaves whose bags are already known.
     """
     taken = set(known)
     if not any(_may_bound(leaves, position, taken) for position in range(len(leaves))):
@@ -85,7 +85,7 @@ def find_bags(run: Callable[[Sequence[Any]], Any], leaves: Sequence[Any], known:
     try:
         with torch.no_grad(), watcher:
             outputs = pytree.tree_leaves(run(fresh))
-    except Exception:  # noqa: BLE001 - the comparison with the model tells the user that it fails on the example
+    except Exception:  # noqa: BLE001 - the comparison with the model reports that it fails on the example
         return []
     meetings = [m for m in watcher.meetings if leaves[m.bounds.leaf].dtype in _INTEGERS]
     read = [
@@ -95,12 +95,12 @@ def find_bags(run: Callable[[Sequence[Any]], Any], leaves: Sequence[Any], known:
 
 
 def _first_size(values: Sequence[Any]) -> int | None:
-    """The first dimension of the first tensor that has one: the batch, where bags are not among the values."""
+    """Dimension 0 of the first tensor with dimensions, which is the batch if the values contain no bags."""
     return next((int(v.shape[0]) for v in values if isinstance(v, torch.Tensor) and v.ndim), None)
 
 
 def _may_bound(leaves: Sequence[Any], position: int, taken: set[int]) -> bool:
-    """Whether the values of a leaf fit the size of another one as lengths, offsets or splits do."""
+    """Whether the values of a leaf fit the size of another leaf as lengths, offsets or splits."""
     bounds = leaves[position]
     if position in taken or not isinstance(bounds, torch.Tensor) or bounds.dtype not in _INTEGERS:
         return False
@@ -117,12 +117,12 @@ def _may_bound(leaves: Sequence[Any], position: int, taken: set[int]) -> bool:
 
 
 def _are_bounds(bounds: torch.Tensor, ids: int) -> bool:
-    """Whether values [rows, n] are the bounds of `ids` ids, in any form."""
+    """Whether the values [rows, n] are the bounds of `ids` ids, in any form."""
     return any(_are_bounds_in(bounds, ids, form) for form in Form)
 
 
 def _are_bounds_in(bounds: torch.Tensor, ids: int, form: Form) -> bool:
-    """Whether values [rows, n] are the bounds of `ids` ids, in a given form."""
+    """Whether the values [rows, n] are the bounds of `ids` ids, in the given form."""
     if form is Form.LENGTHS:
         return bool((bounds >= 0).all()) and int(bounds.sum()) == ids
     rises = not bool(bounds[:, 0].any()) and not bool((bounds.diff(dim=1) < 0).any())
@@ -132,10 +132,10 @@ def _are_bounds_in(bounds: torch.Tensor, ids: int, form: Form) -> bool:
 
 
 class _Watcher(TorchDispatchMode):
-    """Follows every tensor of a run back to the inputs, and notes the inputs that are read and operators that read bounds and ids.
+    """Traces every tensor of a run back to the inputs, and records the inputs that are read and the operators that read bounds and ids.
 
     Args:
-        inputs: Identity of an input tensor -> its position.
+        inputs: `id()` of an input tensor -> its position.
     """
 
     def __init__(self, inputs: dict[int, int]) -> None:
@@ -143,7 +143,7 @@ class _Watcher(TorchDispatchMode):
         self.meetings: list[_Meeting] = []
         self.read: set[int] = set()
         self._traces: dict[int, frozenset[_Trace]] = {key: frozenset([_Trace(i)]) for key, i in inputs.items()}
-        self._alive: list[Any] = []  # an identity must not be given to another tensor during the run
+        self._alive: list[Any] = []  # kept alive, so that no other tensor gets the same id() during the run
 
     def __torch_dispatch__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
         result = func(*args, **(kwargs or {}))
@@ -181,7 +181,7 @@ class _Watcher(TorchDispatchMode):
 
 
 def _derived(trace: _Trace, value: Any) -> _Trace:
-    """The trace of an argument of a deriving operator in its result: bounds are whole numbers, so a running sum of floats is not."""
+    """The trace that a deriving operator gives its result: bounds only if its argument holds integers."""
     whole = all(tensor.dtype in _INTEGERS for tensor in _tensors(value))
     return dataclasses.replace(trace, bounds=True) if whole else trace
 
@@ -199,7 +199,7 @@ def _tensors(value: Any) -> list[torch.Tensor]:
 
 
 def _row_traces(func: Any, values: dict[str, Any], made: frozenset[_Trace], number: int) -> frozenset[_Trace]:
-    """The origins of one result, with the row where the operator takes a row of a matrix."""
+    """The origins of result `number`, with the row if the operator reads one row of a matrix."""
     source = values.get("self")
     if not isinstance(source, torch.Tensor) or source.ndim != 2 or values.get("dim", 0) != 0:
         return made
@@ -213,7 +213,7 @@ def _row_traces(func: Any, values: dict[str, Any], made: frozenset[_Trace], numb
 
 
 def _groups(leaves: Sequence[Any], meetings: Sequence[_Meeting], taken: set[int], batch: int | None) -> list[Bags]:
-    """Meetings whose values fit, as bags; a leaf belongs to one group at most."""
+    """The bags of all meetings whose values fit. A leaf belongs to at most one of them."""
     found: list[Bags] = []
     used = set(taken)
     for leaf in dict.fromkeys(meeting.bounds.leaf for meeting in meetings):
@@ -230,13 +230,13 @@ def _groups(leaves: Sequence[Any], meetings: Sequence[_Meeting], taken: set[int]
 
 
 def _forms(meetings: Sequence[_Meeting]) -> list[Form]:
-    """The possible forms of the bounds: that of the operator, else lengths before offsets."""
+    """The possible forms of the bounds: first the forms that operators determine, then lengths, splits and offsets."""
     told = [meeting.form for meeting in meetings if meeting.form is not None]
     return list(dict.fromkeys([*told, Form.LENGTHS, Form.SPLITS, Form.OFFSETS]))
 
 
 def _group(leaves: Sequence[Any], leaf: int, form: Form, meetings: Sequence[_Meeting]) -> Bags | None:
-    """The bags of one leaf of bounds in a given form; None when its values do not fit."""
+    """The bags of a leaf of bounds in the given form; None when its values do not fit."""
     bounds = leaves[leaf]
     if bounds.ndim == 1:
         stream = _stream(leaves, bounds.unsqueeze(0), form, meetings)
@@ -254,7 +254,7 @@ def _group(leaves: Sequence[Any], leaf: int, form: Form, meetings: Sequence[_Mee
 
 
 def _stream(leaves: Sequence[Any], bounds: torch.Tensor, form: Form, meetings: Sequence[_Meeting]) -> Stream:
-    """The leaves that met bounds [1, n] and whose sizes fit them; all of one size."""
+    """The leaves that operators read together with the bounds [1, n] and whose sizes, all equal, fit the bounds."""
     held: dict[int, int | None] = {}
     size: int | None = None
     values = bounds.detach().cpu()
@@ -272,7 +272,7 @@ def _stream(leaves: Sequence[Any], bounds: torch.Tensor, form: Form, meetings: S
 
 
 def _with_runs(leaves: Sequence[Any], bags: Bags, batch: int | None) -> Bags | None:
-    """The bags with one run for each time the batch goes into the bags; None when the bags are not those of the batch's rows."""
+    """The bags with one bag for each row of the batch in each run; None when their number is not a multiple of the batch."""
     count = bags.batch(leaves) * bags.runs
     if batch is None or count == batch * bags.runs:
         return bags

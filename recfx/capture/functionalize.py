@@ -1,8 +1,8 @@
-"""Functionalisation: in-place operators become out-of-place ones, writes through views reach the tensor behind the view.
+"""Functionalisation: in-place operators become out-of-place operators, and writes through a view become writes to its base.
 
-Composite operators stay whole (linear, batch_norm, embedding_bag, ...), unlike `run_decompositions`. Which values share memory is read
-from the storages of the fake values that export left on the nodes, so operators that alias only sometimes (reshape,
-contiguous, to, eval-mode dropout) are told apart exactly.
+Composite operators stay whole (linear, batch_norm, embedding_bag, ...), unlike in `run_decompositions`. Two values share memory if the fake
+values that export recorded share a storage. This is exact also for operators that alias only sometimes (reshape, contiguous, to, dropout
+in eval mode).
 """
 
 from __future__ import annotations
@@ -22,7 +22,7 @@ from recfx.ir.provenance import where
 
 
 def functionalize(module: fx.GraphModule) -> int:
-    """Rewrites every in-place operator of the graph, in place; returns how many there were.
+    """Replaces every in-place operator of the graph, in place; returns their number.
 
     Raises:
         CaptureError: The model writes to an input, a parameter or a buffer, or through a view that has no functional form.
@@ -38,7 +38,7 @@ def functionalize(module: fx.GraphModule) -> int:
 
 
 def _drop_detach_inplace(graph: fx.Graph) -> int:
-    """Erases `detach_`, which writes no content (torch.tensor(...) in forward is traced with one)."""
+    """Erases every `detach_`, which writes no values; a trace of torch.tensor(...) in forward contains one. Returns their number."""
     nodes = list(graph.find_nodes(op="call_function", target=torch.ops.aten.detach_.default))
     for node in nodes:
         node.replace_all_uses_with(node.args[0])
@@ -46,24 +46,23 @@ def _drop_detach_inplace(graph: fx.Graph) -> int:
     return len(nodes)
 
 
-#: Operators whose result never shares memory with their input, even where the storages of the trace are equal.
+#: Operators whose result never shares memory with their input, even when the trace shows equal storages.
 _COPIES = (torch.ops.aten.lift_fresh_copy.default, torch.ops.aten.clone.default)
 
 
 class _Functionalizer:
-    """Walks the graph once, keeping for every written storage the node that holds its present content."""
+    """Walks the graph once and tracks, for every written storage, the node that holds its current content."""
 
     def __init__(self, graph: fx.Graph, inplace: list[fx.Node]) -> None:
         self.graph = graph
         self.inplace = set(inplace)
         self.merged = _dropout_aliases(graph)
         self.written = {self._storage(written_argument(n)) for n in inplace} - {None}
-        self.parents: dict[fx.Node, fx.Node] = {}  # alias -> the value it is a view of
-        self.inputs = {n: n.all_input_nodes for n in graph.nodes}  # as the model wrote them, before any rewriting
-        self.read: dict[
-            fx.Node, dict[fx.Node, fx.Node]
-        ] = {}  # node -> value that it wrote -> value that it now reads instead
-        self.current: dict[fx.Node, fx.Node] = {}  # value -> the node holding its present content
+        self.parents: dict[fx.Node, fx.Node] = {}  # alias -> its base
+        self.inputs = {n: n.all_input_nodes for n in graph.nodes}  # before any rewrite
+        # node -> value in the model's code -> value that the node reads now
+        self.read: dict[fx.Node, dict[fx.Node, fx.Node]] = {}
+        self.current: dict[fx.Node, fx.Node] = {}  # value -> the node with its current content
         self.dirty: set[int] = set()  # storages written to so far
 
     def run(self) -> None:
@@ -104,7 +103,7 @@ class _Functionalizer:
             self._store(target, new, node)
 
     def _store(self, target: fx.Node, new: fx.Node, node: fx.Node) -> None:
-        """Makes `new` the content of `target`, and of everything `target` is a view of."""
+        """Makes `new` the content of `target`, and updates all bases of `target`."""
         fresh = {target: new}
         value, alias = new, target
         while alias in self.parents:
@@ -123,7 +122,7 @@ class _Functionalizer:
         self.current.update(fresh)
 
     def _present(self, node: fx.Node) -> fx.Node:
-        """The node that holds what `node` holds now, made by replaying the view on its parent when needed."""
+        """The node with the current content of `node`; for a view, this may insert a copy of the view on its current base."""
         storage = self._storage(node)
         if storage is None or storage not in self.dirty:
             return node
@@ -165,7 +164,7 @@ class _Functionalizer:
 
 
 def _allow_any_layout(node: fx.Node) -> None:
-    """A rewritten value may be laid out otherwise than the tensor it stands for, where `view` fails and `reshape` does not."""
+    """Turns `view` into `reshape`, since a rewritten value may have other strides, with which `view` fails."""
     if node.target is torch.ops.aten.view.default:
         node.target = torch.ops.aten.reshape.default
 
@@ -178,7 +177,7 @@ def _storage(node: fx.Node) -> int | None:
 
 
 def _dropout_aliases(graph: fx.Graph) -> dict[int, int]:
-    """Storage of each eval-mode dropout's result -> storage of its input: it returns the input itself, though traced as a copy."""
+    """Storage of the result of each dropout in eval mode -> storage of its input; dropout returns its input, but the trace has a copy."""
     merged: dict[int, int] = {}
     for node in graph.nodes:
         if node.target in DROPOUTS and len(node.args) == 3 and (not node.args[2] or node.args[1] == 0):

@@ -1,9 +1,9 @@
-"""Capture of models that hide the batch from a tracer: traces at several batch sizes are made into one program for all of them.
+"""Capture of models that hide the batch from a tracer: traces at several batch sizes are merged into one program.
 
 `[token] * len(x)`, `np.tile(..., [batch, 1])`, a batch size among the inputs, or heads folded into the batch fix the batch in a trace. The
-model is traced with fixed shapes at three batch sizes. Where the traces have the same operators and differ in integers and constants
-alone, each integer is a line through the first two batch sizes that must also hold at the third. The shapes of the result are computed
-anew with a free batch, and it is compared with the model like any other program.
+model is therefore traced with fixed shapes at three batch sizes. The traces must have the same operators and differ only in integers and
+constants. Each integer becomes a linear function of the batch through the first two traces, which must also hold at the third. Shapes are
+recomputed with a free batch, and the program is compared with the model like any other program.
 """
 
 from __future__ import annotations
@@ -35,11 +35,11 @@ _TRACES = 3
 
 
 class Different(Exception):
-    """Two traces differ in more than the batch size explains."""
+    """The traces differ in more than sizes, so they cannot be merged."""
 
 
 def batch_sizes(leaves: Sequence[Any], rows: int) -> list[int]:
-    """Batch sizes to trace at: none of them is another size of the inputs."""
+    """The batch sizes for the traces, none of which equals another size of the inputs."""
     taken = {size for leaf in leaves if isinstance(leaf, torch.Tensor) for size in leaf.shape} - {rows}
     return [prime for prime in _PRIMES if prime not in taken][:_TRACES]
 
@@ -51,18 +51,18 @@ def generalize(
     trace: Callable[[Sequence[Any]], Program],
     max_batch: int,
 ) -> Program:
-    """One program for two rows and more.
+    """Merges traces at several batch sizes into one program for two rows and more.
 
     Args:
-        arrangement: Where the batch is in the inputs.
+        arrangement: The place of the batch in the inputs.
         leaves: The example.
-        rows: Its batch size.
+        rows: The batch size of the example.
         trace: Captures the model with fixed shapes for flat inputs.
         max_batch: The largest batch.
 
     Raises:
-        Different: The traces differ in more than sizes; the message says how.
-        CaptureError: A trace cannot be made, or an operator fixes the batch.
+        Different: The traces differ in more than sizes; the message names the difference.
+        CaptureError: A trace fails, or an operator fixes the batch.
     """
     batches = batch_sizes(leaves, rows)
     traces = [trace(arrangement.resized(leaves, rows, batch)) for batch in batches]
@@ -72,7 +72,7 @@ def generalize(
     try:
         writer = _Writer(traces, batches, arrangement)
     except Different as reason:
-        if split is None or "unbind" in split:  # a Python loop over a tensor unbinds it
+        if split is None or "unbind" in split:  # a Python loop over a tensor calls unbind
             raise
         raise Different(f"{split} makes another number of parts at another batch size") from reason
     program = writer.write()
@@ -101,7 +101,7 @@ def _spec(spec: LeafSpec, position: int, arrangement: Arrangement) -> LeafSpec:
 
 
 class _Writer:
-    """Writes the program for a free batch over the first trace."""
+    """Turns a copy of the first trace into the program with a free batch."""
 
     def __init__(self, traces: Sequence[Program], batches: Sequence[int], arrangement: Arrangement) -> None:
         self.traces, self.batches, self.arrangement = traces, batches, arrangement
@@ -114,7 +114,7 @@ class _Writer:
 
     def write(self) -> Program:
         graph = self.program.graph
-        # Values of the traces are kept apart: those of a fake mode must not be met by those of another.
+        # The fake values of the traces stay outside the graph: an operator must not mix the values of two fake modes.
         self.held = {node: [other.meta.get("val") for other in column] for node, column in self.columns.items()}
         sizes = self._free_inputs()
         symbol = next(iter(sizes.batch.node.expr.free_symbols))
@@ -192,7 +192,7 @@ class _Writer:
         return node
 
     def _lengths(self, node: fx.Node) -> list[Line] | None:
-        """The lengths of the parts of a split of the batch; None when they are the same at every batch size."""
+        """The lengths of the parts of a split as lines over the batch; None when they are equal at every batch size."""
         dim = node.args[2] if len(node.args) > 2 else node.kwargs.get("dim", 0)
         parts = [[part.shape[dim] for part in values] for values in self.held[node]]
         if any(len(p) != len(parts[0]) for p in parts) or all(p == parts[0] for p in parts):
@@ -201,7 +201,7 @@ class _Writer:
         return [line for line in lines if line is not None] if None not in lines else None
 
     def _general(self, values: Sequence[Any], node: fx.Node, sizes: Sizes) -> Any:
-        """One argument at every batch size, as one that holds for all."""
+        """The argument for a free batch, from its values in all traces."""
         first = values[0]
         if isinstance(first, fx.Node):
             self._same_sources(values, node)
@@ -239,7 +239,7 @@ class _Writer:
 
 
 def _columns(programs: Sequence[Program]) -> dict[fx.Node, tuple[fx.Node, ...]]:
-    """Node of the first program -> the same node of every program."""
+    """Node of the first program -> the corresponding node of every program."""
     lists = [list(program.graph.nodes) for program in programs]
     if any(len(nodes) != len(lists[0]) for nodes in lists):
         counts = ", ".join(str(len(nodes)) for nodes in lists)

@@ -18,14 +18,14 @@ _aten = torch.ops.aten
 def general_constant(
     program: Program, node: fx.Node, tensors: Sequence[torch.Tensor], batches: Sequence[int], sizes: Sizes
 ) -> fx.Node | None:
-    """A node in place of a constant, for any batch size; None when the constant is neither a tile nor a range.
+    """The node that replaces a constant at any batch size; None when the constant is neither a tile nor a range.
 
     Args:
         program: The program, edited in place.
         node: The read of the constant.
-        tensors: Its values at several batch sizes.
-        batches: These batch sizes.
-        sizes: Makes sizes.
+        tensors: The values of the constant in the traces.
+        batches: The batch sizes of the traces.
+        sizes: Inserts nodes for sizes.
     """
     found = _scalar(node, tensors, batches, sizes) or _tile(program, node, tensors, batches, sizes)
     found = found or _range(program, node, tensors, batches, sizes)
@@ -35,7 +35,7 @@ def general_constant(
 
 
 def _dim(tensors: Sequence[torch.Tensor], batches: Sequence[int]) -> int | None:
-    """The one dimension that is the batch."""
+    """The dimension that is the batch; None when not exactly one is."""
     if any(t.ndim != tensors[0].ndim or t.dtype is not tensors[0].dtype for t in tensors):
         return None
     varying = [d for d in range(tensors[0].ndim) if any(t.shape[d] != tensors[0].shape[d] for t in tensors)]
@@ -43,7 +43,7 @@ def _dim(tensors: Sequence[torch.Tensor], batches: Sequence[int]) -> int | None:
 
 
 def _scalar(node: fx.Node, tensors: Sequence[torch.Tensor], batches: Sequence[int], sizes: Sizes) -> fx.Node | None:
-    """A number that is a line over the batch."""
+    """Replaces a constant number by a linear function of the batch."""
     if any(t.numel() != 1 for t in tensors) or any(t.shape != tensors[0].shape for t in tensors):
         return None
     line = line_through(batches, [t.item() for t in tensors])
@@ -64,7 +64,7 @@ def _scalar(node: fx.Node, tensors: Sequence[torch.Tensor], batches: Sequence[in
 def _tile(
     program: Program, node: fx.Node, tensors: Sequence[torch.Tensor], batches: Sequence[int], sizes: Sizes
 ) -> fx.Node | None:
-    """One row, repeated for each row of the batch."""
+    """Replaces a constant with equal rows by one row, expanded to the batch."""
     dim = _dim(tensors, batches)
     if dim is None:
         return None
@@ -86,7 +86,7 @@ def _tile(
 def _range(
     program: Program, node: fx.Node, tensors: Sequence[torch.Tensor], batches: Sequence[int], sizes: Sizes
 ) -> fx.Node | None:
-    """`start + step * [0, 1, ...]` over the batch."""
+    """Replaces a constant range by `start + step * [0, 1, ...]` over the batch."""
     dim, first = _dim(tensors, batches), tensors[0]
     if dim is None or first.is_floating_point() or first.numel() != batches[0] or first.dtype is torch.bool:
         return None
@@ -109,6 +109,6 @@ def _range(
 
 
 def _later(node: fx.Node, sizes: Sizes) -> fx.Node:
-    """The later of a read and the count of rows: constants are read before the inputs."""
+    """The later node of a constant's read and the count of rows; the read may come before the inputs."""
     order = {n: i for i, n in enumerate(node.graph.nodes)}
     return max(node, sizes.count, key=order.__getitem__)

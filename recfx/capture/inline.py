@@ -1,7 +1,7 @@
 """Inlining of `no_grad` and autocast regions, which export hides in sub-graphs.
 
-A `no_grad` region means nothing at inference. An autocast region does: the casts it makes are written into the graph, found by
-running each of its operators on fake tensors under autocast and watching which arguments are cast.
+A `no_grad` region has no effect at inference. The casts of an autocast region become nodes of the graph. To find them, each operator of
+the region runs on fake tensors under autocast, and a dispatch mode records the arguments that are cast.
 """
 
 from __future__ import annotations
@@ -21,10 +21,10 @@ _HIGHER_ORDER = torch.ops.higher_order
 
 
 def inline_regions(module: fx.GraphModule) -> int:
-    """Inlines every `no_grad` and autocast region, nested ones included, in place; returns how many there were.
+    """Inlines every `no_grad` and autocast region, including nested regions, in place; returns their number.
 
     Raises:
-        CaptureError: An operator inside an autocast region casts something that is not one of its arguments.
+        CaptureError: Autocast casts a value inside a composite operator, not one of its arguments.
     """
     count = 0
     while (node := _next_region(module)) is not None:
@@ -55,7 +55,7 @@ def _inline(module: fx.GraphModule, node: fx.Node) -> None:
     with module.graph.inserting_before(node):
         outputs = _copy_region(module, region, values, context)
     for user in list(node.users):
-        user.replace_all_uses_with(outputs[user.args[1]])  # region results are always read through getitem
+        user.replace_all_uses_with(outputs[user.args[1]])  # export reads the results of a region with getitem
         module.graph.erase_node(user)
     module.graph.erase_node(node)
     if not body.users:
@@ -82,7 +82,7 @@ def _copy_region(
             if context is not None and inner.op == "call_function":
                 context.write_casts(module.graph, copied)
         values[inner] = copied
-    raise CaptureError("a captured region has no output")
+    raise CaptureError("a no_grad or autocast region has no output", hint="report this model as a bug of recfx")
 
 
 class _Autocast:
@@ -92,7 +92,7 @@ class _Autocast:
         self.device, self.dtype, self.enabled, self.cache = device, dtype, enabled, cache
 
     def write_casts(self, graph: fx.Graph, node: fx.Node) -> None:
-        """Inserts before `node` the casts that autocast makes to its arguments."""
+        """Inserts the casts of `node`'s arguments before it."""
         sources = [n for n in node.all_input_nodes if isinstance(n.meta.get("val"), torch.Tensor)]
         if not self.enabled or not sources or not isinstance(node.target, torch._ops.OpOverload):
             return
@@ -124,7 +124,7 @@ class _Autocast:
 
 
 class _CastWatcher(TorchDispatchMode):
-    """Records which of the known tensors get cast to another dtype before anything else happens to them."""
+    """Records the known tensors that an operator casts to another dtype before any other use."""
 
     def __init__(self, known: dict[int, fx.Node]) -> None:
         super().__init__()

@@ -1,4 +1,4 @@
-"""The inputs of a model in one form: `forward`'s parameters in order, for any mix of positional and keyword arguments."""
+"""The inputs of a model in one form, the parameters of `forward` in order, for any mix of positional and keyword arguments."""
 
 from __future__ import annotations
 
@@ -20,11 +20,12 @@ class Call:
     """One call of a model, bound to the signature of its `forward`.
 
     Attributes:
-        names: The parameters given, in order.
-        values: Their values.
+        names: The parameters with a value, in order; `args_0`, `args_1`, ... for the values of `*args`.
+        values: The values of these parameters.
         args: The values to pass by position.
         kwargs: The values to pass by keyword.
-        defaults: Parameters left at their default.
+        defaults: Parameter left at its default -> the default.
+        variadic: Name of the `*args` parameter; None without one.
     """
 
     names: tuple[str, ...]
@@ -45,7 +46,7 @@ class Call:
         )
 
     def like_signature(self, marks: Sequence[Any]) -> Any:
-        """Dynamic-shape marks, one for each parameter, in the form torch.export expects for this signature."""
+        """Arranges dynamic-shape marks, one for each parameter, in the form that torch.export expects for this signature."""
         named = dict(zip(self.names, marks, strict=True))
         if self.variadic is None:
             return named
@@ -58,7 +59,7 @@ def normalize_call(model: torch.nn.Module, args: Sequence[Any], kwargs: Mapping[
     """Binds example inputs to the model's `forward`.
 
     Raises:
-        InputError: They do not fit it.
+        InputError: The inputs do not fit `forward`.
     """
     signature = inspect.signature(model.forward)
     try:
@@ -83,7 +84,7 @@ def normalize_call(model: torch.nn.Module, args: Sequence[Any], kwargs: Mapping[
         elif kind is inspect.Parameter.VAR_KEYWORD:
             keyword.update(value)
         elif kind is inspect.Parameter.KEYWORD_ONLY or any(n not in bound.arguments for n in before):
-            keyword[name] = value  # a parameter before it was left at its default, whose place a position would take
+            keyword[name] = value  # an earlier parameter has its default, so the value cannot be positional
         else:
             positional[name] = value
     defaults = {
@@ -98,7 +99,7 @@ def normalize_call(model: torch.nn.Module, args: Sequence[Any], kwargs: Mapping[
 
 
 def leaf_names(call: Call) -> list[str]:
-    """The name of every leaf of a call as a user would write it: `sparse`, `features['user_id']`."""
+    """The name of every leaf of a call, as an expression over the parameters: `sparse`, `features['user_id']`."""
     names = []
     for parameter, value in zip(call.names, call.values, strict=True):
         for path, _ in pytree.tree_flatten_with_path(value)[0]:
@@ -107,7 +108,7 @@ def leaf_names(call: Call) -> list[str]:
 
 
 def distinct_values(call: Call) -> Call:
-    """The call with a copy of each tensor that was given more than once: export would take one object for one input."""
+    """The call with a copy of each repeated tensor object: export treats one object as one input."""
     seen: set[int] = set()
 
     def distinct(leaf: Any) -> Any:
@@ -123,9 +124,9 @@ def distinct_values(call: Call) -> Call:
 
 
 def split_example(example: Any, model: torch.nn.Module) -> tuple[tuple[Any, ...], dict[str, Any]]:
-    """Positional and keyword arguments of `example_inputs`: a tensor, a tuple or list of arguments, or a dict.
+    """Splits `example_inputs` (a tensor, a tuple or list of arguments, or a dict) into positional and keyword arguments.
 
-    A dict whose keys are names of `forward`'s parameters is taken as keywords, any other as one argument.
+    A dict whose keys are parameter names of `forward` holds keyword arguments; any other dict is one argument.
     """
     if isinstance(example, tuple | list) and not hasattr(example, "_fields"):
         return tuple(example), {}
@@ -149,10 +150,10 @@ def _are_keywords(example: Mapping[Any, Any], model: torch.nn.Module) -> bool:
 
 
 def register_containers(value: Any) -> None:
-    """Teaches torch's pytrees the dataclasses and mapping types inside a value, so that users need not.
+    """Registers the dataclasses and mapping types inside a value with torch's pytrees.
 
     Raises:
-        InputError: A mapping type cannot be made from a dict.
+        InputError: The constructor of a mapping type does not accept a dict.
     """
     if dataclasses.is_dataclass(value) and not isinstance(value, type):
         if type(value) not in pytree.SUPPORTED_NODES:

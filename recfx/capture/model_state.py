@@ -1,8 +1,8 @@
-"""The changes that runs make in a model, and how they are undone.
+"""Snapshots of a model's state, which undo the changes that runs make.
 
-Capture, comparison and measurement run the user's model many times. A model may count its calls, cache a table, append to a list or write
-to a buffer meanwhile. `ModelState` remembers the contents of the model and puts them back, without copying weights: containers are copied
-one level at a time, and a tensor is copied only when an operator is about to write to it.
+Capture, comparison and measurement run the user's model many times. In a run, a model may count its calls, cache a table, append to a list
+or write to a buffer. `ModelState` records the contents of the model and restores them. It does not copy weights: it makes shallow copies of
+containers, and copies a tensor only before an operator writes to it.
 """
 
 from __future__ import annotations
@@ -22,26 +22,27 @@ from typing import Any
 import torch
 from torch.utils._python_dispatch import TorchDispatchMode
 
-#: Objects and container entries that are looked at: more than any model has of its own, fewer than a data set attached to one.
+#: The largest number of objects to record: more than a model has, fewer than an attached data set has.
 _MOST_OBJECTS = 1_000_000
-#: Arrays outside torch are copied up to this size: no operator tells of a write to them.
+#: The largest NumPy array to copy. Arrays are copied at once, since torch cannot observe a write to them.
 _COPIED_ARRAY_BYTES = 64 << 20
 _PLAIN = (str, bytes, int, float, complex, bool, type(None), types.ModuleType, types.BuiltinFunctionType)
-#: Objects of these packages do not belong to the model: loggers, locks, compiled code.
+#: Packages whose objects do not belong to the model: loggers, locks, compiled code.
 _FOREIGN = frozenset({*sys.stdlib_module_names, "torch", "numpy"})
 _CONTAINERS = (dict, list, set, collections.deque, bytearray)
 
 
 @contextmanager
 def unchanged(model: torch.nn.Module) -> Iterator[ModelState]:
-    """Restores the model at the end, after an error as well; gives the state, which can be restored in between."""
+    """A context that restores the model at its end, also after an error. It yields the state, which can be restored earlier as well."""
     state = ModelState(model)
     try:
         yield state
     finally:
         if lost := state.restore():
             warnings.warn(
-                f"running the model changed tensors that could not be put back: {', '.join(lost)}; forward writes to them in place",
+                f"running the model changed tensors that could not be put back: {', '.join(lost)}; forward writes to them in place; "
+                "reload their values, and write to a copy in forward",
                 stacklevel=2,
             )
 
@@ -50,7 +51,7 @@ class ModelState:
     """The state of a model at one moment: attributes, containers, tensors, and the random generators of the process.
 
     Args:
-        model: The model; all its submodules, and the plain objects and containers its attributes hold, are included.
+        model: The model, with its submodules and the plain objects and containers in its attributes.
     """
 
     def __init__(self, model: torch.nn.Module) -> None:
@@ -65,10 +66,10 @@ class ModelState:
         self._process = _ProcessState()
 
     def restore(self) -> list[str]:
-        """Puts everything back.
+        """Restores the state.
 
         Returns:
-            What could not be put back: tensors that were written to outside `watch`.
+            Descriptions of the tensors that could not be restored, because they were written to outside `watch`.
         """
         for undo in self._undo:
             undo()
@@ -78,7 +79,7 @@ class ModelState:
 
     @contextmanager
     def watch(self) -> Iterator[None]:
-        """Within it, a tensor of the model is copied before an operator writes to it."""
+        """A context in which each tensor of the model is copied before an operator writes to it."""
         with _CopyOnWrite(self._by_storage):
             yield
 
@@ -88,7 +89,7 @@ class ModelState:
             value = waiting.pop()
             if isinstance(value, _PLAIN) or id(value) in self._seen:
                 continue
-            self._seen[id(value)] = value  # held, so that its id stays its own
+            self._seen[id(value)] = value  # kept alive, so that no other object gets the same id()
             if isinstance(value, torch.Tensor):
                 self._tensors[id(value)] = _TensorState(value)
             elif isinstance(value, _CONTAINERS):
@@ -126,7 +127,7 @@ class ModelState:
         return held
 
     def _remember_class(self, owner: type) -> list[Any]:
-        """Values that a class of the user's holds for all its instances, such as a counter."""
+        """Records the attributes of a user's class, such as a counter, and returns their values."""
         if not _is_own(owner):
             return []
         values = {name: v for name, v in vars(owner).items() if not name.startswith("__") and not callable(v)}
@@ -146,7 +147,7 @@ class ModelState:
 
 
 def _is_own(owner: type) -> bool:
-    """Whether a class is the user's or a plain namespace, and its instances have attributes."""
+    """Whether a class is the user's own or a plain namespace, and its instances have a `__dict__`."""
     if issubclass(owner, types.SimpleNamespace | argparse.Namespace):
         return True
     return owner.__module__.partition(".")[0] not in _FOREIGN and any(
@@ -155,7 +156,7 @@ def _is_own(owner: type) -> bool:
 
 
 def _refill(container: Any, before: Any) -> None:
-    """Gives a container its former entries; one that still has them is not touched, so that readers in other threads see no gap."""
+    """Restores the entries of a container. An unchanged container is not touched, so that other threads never see it empty."""
     same = len(container) == len(before) and all(map(operator.is_, container, before))
     if same and isinstance(container, dict):
         same = all(map(operator.is_, container.values(), before.values()))
@@ -169,7 +170,7 @@ def _refill(container: Any, before: Any) -> None:
 
 
 class _TensorState:
-    """One tensor: where its values live, whether it wants a gradient, and a copy once somebody is about to write to it."""
+    """One tensor: its storage, its `requires_grad`, and a copy of its values once an operator is about to write to it."""
 
     def __init__(self, tensor: torch.Tensor) -> None:
         self.tensor = tensor
@@ -182,7 +183,7 @@ class _TensorState:
         self.copy: torch.Tensor | None = None
 
     def keep_copy(self) -> None:
-        """Copies the values, which are about to be written to."""
+        """Copies the values before a write."""
         if self.copy is None and self.alias is not None:
             self.copy = self.alias.clone()
 
@@ -191,7 +192,7 @@ class _TensorState:
         return f"{str(self.tensor.dtype).removeprefix('torch.')}[{sizes}]"
 
     def restore(self) -> bool:
-        """Puts the tensor back; returns whether its values are the former ones."""
+        """Restores the tensor; returns whether it has its recorded values again."""
         tensor, alias = self.tensor, self.alias
         if alias is not None:
             moved = tensor.untyped_storage()._cdata != self.storage or tensor.shape != alias.shape
@@ -214,7 +215,7 @@ def _version(tensor: torch.Tensor) -> int:
 
 
 class _CopyOnWrite(TorchDispatchMode):
-    """Copies tensors of a model before an operator writes to memory that they live in."""
+    """Copies tensors of a model before an operator writes to their memory."""
 
     def __init__(self, by_storage: dict[int, list[_TensorState]]) -> None:
         super().__init__()
@@ -239,7 +240,7 @@ class _CopyOnWrite(TorchDispatchMode):
 
 
 class _ProcessState:
-    """State outside the model that a run can change: random generators, the default dtype, whether gradients are recorded."""
+    """State of the process that a run can change: random generators, the default dtype, and the gradient mode."""
 
     def __init__(self) -> None:
         self.torch_rng = torch.get_rng_state()

@@ -1,4 +1,4 @@
-"""A module that shares the state of another one, with buffers or a `forward` of its own."""
+"""Module views: modules that share the state of a model, with other buffers or another `forward`."""
 
 from __future__ import annotations
 
@@ -15,8 +15,8 @@ def module_view(model: torch.nn.Module, buffers: Mapping[str, torch.Tensor] | No
     Neither `__init__` nor the copy protocol of the class runs: modules with parametrizations refuse to be copied.
 
     Args:
-        model: The model. Assignments to the view do not reach it.
-        buffers: Further buffers of the view, which its state dict leaves out.
+        model: The model. Assignments to the view do not change it.
+        buffers: Further buffers of the view, which are not part of its state dict.
     """
     view: torch.nn.Module = type(model).__new__(type(model))
     state = vars(view)
@@ -30,7 +30,7 @@ def module_view(model: torch.nn.Module, buffers: Mapping[str, torch.Tensor] | No
 
 
 def set_forward(view: torch.nn.Module, forward: Callable[..., Any], signature: inspect.Signature) -> torch.nn.Module:
-    """Gives a view a `forward` of its own, with the signature that callers see, and returns the view."""
+    """Gives a view another `forward` with the given signature, and returns the view."""
     forward.__signature__ = signature  # type: ignore[attr-defined]
     vars(view)["forward"] = forward
     return view

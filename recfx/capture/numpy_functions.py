@@ -1,7 +1,7 @@
-"""NumPy functions of tensors while a model is traced: `tensor * array`, `np.sqrt(tensor)`.
+"""NumPy functions of tensors in a trace: `tensor * array`, `np.sqrt(tensor)`.
 
-NumPy asks a tensor for its values, which a traced tensor does not have. Within `traced_numpy_functions` it is given the result of the
-operator of torch that computes the same, in the type that NumPy's promotion gives.
+NumPy reads the values of a tensor, and a traced tensor has no values. Within `traced_numpy_functions`, the function runs as the operator of
+torch that computes the same, with NumPy's type promotion.
 """
 
 from __future__ import annotations
@@ -40,7 +40,7 @@ _FUNCTIONS: dict[np.ufunc, Callable[..., torch.Tensor]] = {
 
 _lock = threading.RLock()
 
-#: What Python calls on a tensor that is the right operand of a NumPy scalar or array.
+#: NumPy function -> method that Python calls on a tensor as the right operand of a NumPy scalar or array.
 _REFLECTED = {
     np.add: "__radd__",
     np.subtract: "__rsub__",
@@ -58,7 +58,7 @@ _REFLECTED = {
 
 @contextmanager
 def traced_numpy_functions() -> Iterator[None]:
-    """Within it, a NumPy function that is given a tensor runs as an operator of torch; one thread at a time."""
+    """A context in which a NumPy function of a tensor runs as an operator of torch; one thread at a time."""
     with _lock:
         outermost = "__array_ufunc__" not in torch.Tensor.__dict__
         if outermost:
@@ -75,7 +75,7 @@ def _ufunc(self: torch.Tensor, function: np.ufunc, method: str, *operands: Any, 
         return NotImplemented
     left = operands[0]
     if isinstance(left, np.generic) and function in _REFLECTED:
-        number = left.item()  # torch subtracts from no truth value
+        number = left.item()  # torch cannot subtract from a bool
         return getattr(operands[1], _REFLECTED[function])(int(number) if isinstance(number, bool) else number)
     if isinstance(left, np.ndarray) and function is np.divide:
         return operands[1].__rtruediv__(left)
@@ -88,12 +88,12 @@ def _ufunc(self: torch.Tensor, function: np.ufunc, method: str, *operands: Any, 
 
 
 def _stand_in(value: Any) -> Any:
-    """An operand without elements for a tensor; any other operand as it is."""
+    """An empty array in place of a tensor; any other operand as it is."""
     return np.empty(0, _numpy_dtype(value.dtype)) if isinstance(value, torch.Tensor) else value
 
 
 def _dtype(value: Any) -> Any:
-    """What NumPy's promotion goes by: the type of a Python number, the dtype of anything else."""
+    """The type that NumPy promotes: the type of a Python number, the dtype of any other operand."""
     return type(value) if type(value) in (int, float, complex) else np.asarray(value).dtype
 
 

@@ -1,7 +1,7 @@
 """Models whose shapes differ for a batch of one row: `squeeze()` drops the batch dimension, or forward branches on it.
 
-Such a model becomes two programs. One takes two rows and more, and `squeeze` keeps the batch there. The other takes one row, and all its
-sizes are fixed.
+Such a model becomes two programs. The first accepts two rows and more, and its `squeeze` keeps the batch. The second accepts one row, and
+all its sizes are fixed.
 """
 
 from __future__ import annotations
@@ -22,17 +22,17 @@ from recfx.ir.shapes import BATCH, evaluate_rows
 from recfx.ir.signature import Signature
 
 _aten = torch.ops.aten
-#: Rows of the example that the program of one row is compared on.
+#: The number of further rows of the example on which the program for one row is compared.
 _OTHER_ROWS = 3
 
 
 def specialise_rows(program: Program) -> Program:
-    """The program for two rows and more, when a `squeeze` in it drops a free dimension of one row; otherwise the program itself."""
+    """The program for two rows and more if a `squeeze` in it drops a free dimension of one row; otherwise the program itself."""
     return for_two_rows(program) if any(map(_drops_a_free_dimension, _squeezes(program))) else program
 
 
 def for_two_rows(program: Program) -> Program:
-    """The program for two rows and more, where every `squeeze` keeps the batch; the program itself when it does not take one row."""
+    """The program for two rows and more, with every `squeeze` keeping the batch; the program itself if it does not accept one row."""
     if program.signature.dims.get(BATCH, (0, 0))[0] != 1 or (program.signature.dims[BATCH][1] or 2) < 2:
         return program
     result = program.clone()
@@ -47,12 +47,12 @@ def for_two_rows(program: Program) -> Program:
 
 
 def needs_one_row(signature: Signature) -> bool:
-    """Whether a program takes any batch but that of one row."""
+    """Whether a program accepts every batch size except one row."""
     return signature.dims.get(BATCH, (0, 0))[0] == 2
 
 
 def first_rows(leaves: Sequence[Any], signature: Signature, row: int = 0) -> list[Any]:
-    """Flat inputs of a program cut to one row."""
+    """Cuts flat inputs of a program to one row."""
     found = []
     for leaf, spec in zip(leaves, signature.leaves, strict=True):
         for axis, size in enumerate(spec.shape):
@@ -64,14 +64,14 @@ def first_rows(leaves: Sequence[Any], signature: Signature, row: int = 0) -> lis
 
 
 def one_row_cases(program: Program, others: Sequence[tuple[str, Sequence[Any]]]) -> list[list[Any]]:
-    """Other inputs of one row, cut from inputs of more."""
+    """Further inputs of one row, cut from the example and from other inputs."""
     signature = program.signature
     rows = [first_rows(program.example, signature, row) for row in range(1, _OTHER_ROWS)] if _rows(program) > 2 else []
     return [*rows, *(first_rows(leaves, signature) for _, leaves in others)]
 
 
 def refusal_of_one_row(model: torch.nn.Module, call: Call, signature: Signature) -> str | None:
-    """Why the user's own model fails on one row; None when it takes it."""
+    """The error of the user's model on one row; None when the model accepts it."""
     one = one_row_call(call, signature)
     try:
         with torch.no_grad():
@@ -82,14 +82,14 @@ def refusal_of_one_row(model: torch.nn.Module, call: Call, signature: Signature)
 
 
 def one_row_call(call: Call, signature: Signature) -> Call:
-    """The first row of an example."""
+    """The call with only the first row of the example."""
     leaves, spec = pytree.tree_flatten(tuple(call.values))
     cut = [leaf.clone() if isinstance(leaf, torch.Tensor) else leaf for leaf in first_rows(leaves, signature)]
     return call.with_values(pytree.tree_unflatten(cut, spec))
 
 
 def can_be_cut(signature: Signature) -> bool:
-    """Whether the batch is the only free dimension, and every size that varies is a multiple of it."""
+    """Whether the batch is the only free dimension, and every dynamic size is a multiple of it."""
     sizes = [size for leaf in signature.leaves for size in leaf.shape if isinstance(size, str)]
     per_row = [(evaluate_rows(size, 1), evaluate_rows(size, 2)) for size in sizes]
     return signature.dims.keys() == {BATCH} and all(one and two == 2 * one for one, two in per_row)
@@ -105,7 +105,7 @@ def _squeezes(program: Program) -> list[fx.Node]:
 
 
 def _squeezed(node: fx.Node) -> list[int]:
-    """The dimensions that a `squeeze` drops where they have one entry."""
+    """The dimensions that a `squeeze` drops if their size is one."""
     source: Any = node.args[0]
     rank = source.meta["val"].ndim
     given: Any = range(rank) if node.target is _aten.squeeze.default else node.args[1]
@@ -118,7 +118,7 @@ def _drops_a_free_dimension(node: fx.Node) -> bool:
 
 
 def _keep_free_dimensions(node: fx.Node) -> None:
-    """Writes a `squeeze` as one `squeeze.dim` for each dimension that has one entry in every batch."""
+    """Replaces a `squeeze` by one `squeeze.dim` for each dimension whose size is always one."""
     source: Any = node.args[0]
     sizes = source.meta["val"].shape
     result = source

@@ -1,4 +1,4 @@
-"""What to do about `max_norm`, with which a lookup writes to its table: the error's next step, as code to paste."""
+"""The next step in errors about `max_norm`, with which a lookup writes to its table: code that the user can paste."""
 
 from __future__ import annotations
 
@@ -20,10 +20,10 @@ _FUNCTION = """the rows need it once: renormalise the table, and leave max_norm 
 
 
 def renormalization_hint(node: fx.Node, table: str) -> str:
-    """The next step for a model whose lookup renormalises rows of a table.
+    """The hint for a model whose lookup renormalises rows of a table.
 
     Args:
-        node: The `embedding_renorm_`.
+        node: The `embedding_renorm_` node.
         table: The name of the table in the model's state.
     """
     stack = list(node.meta.get("nn_module_stack", {}).values())

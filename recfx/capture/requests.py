@@ -1,9 +1,9 @@
-"""Request inputs: inputs that hold one row for each request rather than one for each candidate.
+"""Request inputs: inputs that hold one row for each request instead of one row for each candidate.
 
-A model is captured with one row of everything for each candidate. `share_requests` then makes the request inputs a dimension of
-their own, of size one, or of several requests with the input `request_index`, int64 [batch], that says which request each candidate
-belongs to. The graph begins by repeating the request rows for the candidates, so that its meaning stays the same; pushing the repetition
-back is a pass.
+A model is captured with one row of every input for each candidate. `share_requests` then gives the request inputs a dimension 0 of their
+own. It has size one; or one row for each of several requests, with a further input `request_index`, int64 [batch], that holds the
+request of each candidate. The graph begins by repeating the request rows for the candidates, so that its meaning does not change. A pass
+moves the repetition to later nodes.
 """
 
 from __future__ import annotations
@@ -35,17 +35,17 @@ _aten = torch.ops.aten
 def repeat_example(
     model: torch.nn.Module, args: Sequence[Any], kwargs: Mapping[str, Any], inputs: Sequence[str]
 ) -> Call:
-    """Example inputs as the model itself takes them: request rows repeated for the candidates.
+    """Example inputs in the form of the user's model, with request rows repeated for the candidates.
 
     Args:
         model: The model.
-        args: Positional example inputs; request inputs may have one row, as many as the candidates, or one for each request if
-            `kwargs` has a `request_index`.
+        args: Positional example inputs. Request inputs may have one row, one row for each candidate, or, if `kwargs` has a
+            `request_index`, one row for each request.
         kwargs: Keyword example inputs.
         inputs: Names of the request inputs.
 
     Raises:
-        InputError: A name is not that of an input, the rows do not fit, or no input is left with one row for each candidate.
+        InputError: A name is not an input, the numbers of rows do not fit, or every input is a request input.
     """
     plain = {name: value for name, value in kwargs.items() if name != INDEX}
     call = normalize_call(model, args, plain)
@@ -62,7 +62,9 @@ def repeat_example(
         leaf.shape[0] for name, leaf in zip(names, leaves, strict=True) if name not in requested and _has_rows(leaf)
     ]
     if not sizes:
-        raise InputError("every input is a request input", hint="leave those out that hold one row for each candidate")
+        raise InputError(
+            "every input is a request input", hint="name only the inputs that hold one row for each request"
+        )
     repeated = [
         _repeat(name, leaf, sizes[0], kwargs.get(INDEX)) if name in requested else leaf
         for name, leaf in zip(names, leaves, strict=True)
@@ -71,10 +73,10 @@ def repeat_example(
 
 
 def request_leaves(leaves: Sequence[str], inputs: Sequence[str]) -> set[str]:
-    """The leaves that names of inputs mean: a parameter of `forward` with all its leaves, or one leaf.
+    """The leaves with the given names; the name of a `forward` parameter stands for all its leaves.
 
     Raises:
-        InputError: A name is not that of an input.
+        InputError: A name is not an input.
     """
     found: set[str] = set()
     for name in [inputs] if isinstance(inputs, str) else inputs:
@@ -93,11 +95,11 @@ def share_requests(program: Program, inputs: Sequence[str], *, many: bool = Fals
     Args:
         program: A captured program.
         inputs: Names of the request inputs, as in `request_leaves`.
-        many: Take several requests a call, and a keyword `request_index` int64 [batch]; otherwise one request.
-        check: For one request: accept its row repeated for each candidate after comparing; otherwise accept it unseen.
+        many: Whether a call takes several requests and the keyword `request_index`, int64 [batch]; otherwise it takes one request.
+        check: For one request whose row is repeated for each candidate: whether a call compares the rows or trusts them to be equal.
 
     Raises:
-        InputError: A request input has no batch dimension, or no input is left with one row for each candidate.
+        InputError: A request input has no batch dimension, or every input is a request input.
     """
     requested = request_leaves([leaf.name for leaf in program.signature.leaves], inputs)
     if INDEX in program.signature.parameters:
@@ -112,7 +114,9 @@ def share_requests(program: Program, inputs: Sequence[str], *, many: bool = Fals
     if many:
         signature = _with_index(signature, rows, device or torch.device("cpu"))
     if not any(leaf.shape and leaf.shape[0] == rows and leaf.name != INDEX for leaf in signature.leaves):
-        raise InputError("every input is a request input", hint="leave those out that hold one row for each candidate")
+        raise InputError(
+            "every input is a request input", hint="name only the inputs that hold one row for each request"
+        )
     result = program.clone()
     _rebuild(result, signature, shared, many)
     result.signature = signature
@@ -123,7 +127,7 @@ def share_requests(program: Program, inputs: Sequence[str], *, many: bool = Fals
 
 
 def user_leaves(program: Program, leaves: Sequence[Any]) -> list[Any]:
-    """Flat inputs of a program as the user's own model takes them: request rows repeated for the candidates, no `request_index`."""
+    """Flat inputs of a program in the form of the user's model: request rows repeated for the candidates, without `request_index`."""
     signature = program.signature
     named = {spec.name: leaf for spec, leaf in zip(signature.leaves, leaves, strict=True)}
     index = named.get(INDEX) if program.origins.get(INDEX) is Origin.INDEX else None
@@ -151,23 +155,23 @@ def _repeat(name: str, leaf: Any, rows: int, index: torch.Tensor | None) -> Any:
             f"{leaf.shape[0]} whole numbers given for one request and {rows} candidate(s); ids of bags of varying length (values with "
             "offsets or lengths) cannot be request inputs",
             where=f"input {name}",
-            hint=f"{_PADDING}; a feature of one id takes the request's one row, or that row once for each candidate",
+            hint=f"{_PADDING}; for a feature of one id, pass one row for the request, or repeat this row for each candidate",
         )
     if leaf.shape[0] != 1:
         raise InputError(
             f"{leaf.shape[0]} rows given for one request and {rows} candidate(s)",
             where=f"input {name}",
-            hint="pass the request's one row, or that row once for each candidate",
+            hint="pass one row for the request, or repeat this row for each candidate",
         )
     return leaf.expand(rows, *leaf.shape[1:]).contiguous()
 
 
 def _leaf(leaf: LeafSpec, rows: int | str, many: bool, check: bool) -> LeafSpec:
     if leaf.kind == "constant" or not leaf.shape:
-        return leaf  # the same for the whole call as it is
+        return leaf  # it already has one value for the whole call
     if leaf.shape[0] != rows or BATCH in map(str, leaf.shape[1:]):
         raise InputError(
-            "a request input needs the batch as its first dimension, and there alone",
+            "a request input must have the batch as dimension 0, and in no other dimension",
             where=f"input {leaf}",
             hint="leave it out of request_inputs",
         )
@@ -190,7 +194,7 @@ def _with_index(signature: Signature, rows: int | str, device: torch.device) -> 
 
 
 def _rebuild(program: Program, signature: Signature, shared: Sequence[bool], many: bool) -> None:
-    """Gives the graph the new inputs, and repeats the rows of the shared ones for the candidates."""
+    """Gives the graph the new inputs, and repeats the rows of the request inputs for the candidates."""
     graph, placeholders = program.graph, program.placeholders()
     with graph.inserting_after(placeholders[-1]):
         index = graph.placeholder(INDEX) if many else None
@@ -224,7 +228,7 @@ def _rebuild(program: Program, signature: Signature, shared: Sequence[bool], man
 
 
 def _new_values(inputs: Sequence[fx.Node], program: Program, signature: Signature) -> None:
-    """Fake values of the inputs whose sizes are new, in the fake mode and with the symbols of the others."""
+    """Sets the fake values of inputs with new sizes, in the fake mode and with the symbols of the other inputs."""
     mode = fake_mode_of(program.graph)
     known = {leaf.name: leaf for leaf in program.signature.leaves}
     changed = [(n, leaf) for n, leaf in zip(inputs, signature.leaves, strict=True) if known.get(leaf.name) != leaf]

@@ -1,7 +1,7 @@
-"""Parts of a tensor that is split into as many parts as the batch has, read one by one.
+"""Splits whose number of parts depends on the batch, as slices.
 
-`torch.split(x, 2)[0]` splits the batch into another number of parts at another batch size, of which one is used. Each part that is used
-becomes a slice of its own, and the graph is the same at every batch size.
+`torch.split(x, 2)[0]` gives another number of parts at another batch size, and the graph uses one of them. Each used part becomes a slice,
+so that the graph is the same at every batch size.
 """
 
 from __future__ import annotations
@@ -21,7 +21,7 @@ _SPLITS = (*LENGTH_SPLITS, _aten.unbind.int)
 
 
 def separate_parts(program: Program) -> Program:
-    """The program with a slice, or a select, for each part of a split that is read by its number."""
+    """The program with a slice or a select in place of each used part of a split."""
     result = program.clone()
     for node in list(result.graph.nodes):
         if node.target in _SPLITS and all(user.target is operator.getitem for user in node.users):
@@ -33,7 +33,7 @@ def separate_parts(program: Program) -> Program:
 
 
 def varying_split(programs: list[Program]) -> str | None:
-    """The first split whose number of parts is another one in another program, in words; None without."""
+    """A description of the first split with another number of parts in another program; None without one."""
     splits = [[node for node in p.graph.nodes if node.target in _SPLITS] for p in programs]
     if len({len(nodes) for nodes in splits}) > 1:
         return None

@@ -1,4 +1,4 @@
-"""Integers among the inputs that say the batch size, as in `feed["batch_size"]`."""
+"""Integer inputs that hold the batch size, such as `feed["batch_size"]`."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ _NAMED_SO = re.compile(r"batch|(?<![a-z])bsz?(?![a-z])", re.IGNORECASE)
 
 
 def with_size_inputs(program: Program) -> Program:
-    """The program whose integers that are called like the batch and equal it are the batch; the program itself without such."""
+    """The program with each integer input that equals the batch and has such a name declared as the batch; else the program itself."""
     rows = _rows(program)
     specs = tuple(
         dataclasses.replace(spec, kind="size", value=BATCH)
@@ -28,9 +28,9 @@ def with_size_inputs(program: Program) -> Program:
 
 
 def fixed_size_notices(program: Program) -> list[str]:
-    """What to say of integers that are called like the batch but are not its size."""
+    """Notices about integer inputs with a name for the batch size that do not equal it."""
     return [
-        f"the input {spec.name} = {leaf} is built in: it is called like the batch size, but the example has {_rows(program)} rows"
+        f"the input {spec.name} = {leaf} is built in: its name refers to the batch size, but the example has {_rows(program)} rows"
         for spec, leaf in zip(program.signature.leaves, program.example, strict=True)
         if spec.kind == "constant" and _may_be_size(spec.name, leaf) and leaf != _rows(program)
     ]

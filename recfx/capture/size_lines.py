@@ -1,4 +1,4 @@
-"""Sizes as lines over the batch, `factor * batch + base`, and the nodes that compute them."""
+"""Sizes as linear functions of the batch, `factor * batch + base`, and the nodes that compute them."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ _aten = torch.ops.aten
 
 @dataclasses.dataclass(frozen=True)
 class Line:
-    """`factor * batch + base`; with `inverse`, `factor / batch`; a floating-point number when `floating`."""
+    """`factor * batch + base`, a floating-point number when `floating`; `inverse / batch` when `inverse` is given."""
 
     factor: int
     base: int
@@ -27,7 +27,7 @@ class Line:
 
 
 def line_through(batches: Sequence[int], values: Sequence[Any]) -> Line | None:
-    """The line through numbers at several batch sizes; None when they are on none."""
+    """The line through numbers at several batch sizes; None when no line contains all of them."""
     floating = isinstance(values[0], float)
     if not all(isinstance(v, float if floating else int) for v in values):
         return None
@@ -44,15 +44,15 @@ def line_through(batches: Sequence[int], values: Sequence[Any]) -> Line | None:
 
 
 class Sizes:
-    """Makes nodes that compute lines over the batch.
+    """Inserts nodes that compute lines over the batch.
 
     Args:
         module: The graph module.
         after: The last input.
         batch: The symbolic batch.
-        source: An input that tells the batch.
-        dim: Its dimension.
-        step: Its entries for each row.
+        source: An input with the batch in its shape.
+        dim: The batch dimension of `source`.
+        step: The number of entries for each row in that dimension.
     """
 
     def __init__(
@@ -68,7 +68,7 @@ class Sizes:
         self.count = count
 
     def node(self, line: Line) -> Any:
-        """A node with the value of a line, or the number itself when the batch does not matter; inserted at the graph's current place."""
+        """Inserts a node that computes a line at the graph's current insertion point; returns a number if the line is constant."""
         if line.inverse is not None:
             return self._made(operator.truediv, line.inverse, self.count)
         if not line.factor:

@@ -1,7 +1,7 @@
-"""Names of a model's parameters and submodules that a graph module cannot carry: `half`, `to`, `graph`, `class`.
+"""Names of parameters and submodules that a graph module cannot have: `half`, `to`, `graph`, `class`.
 
-A user's module may hold a submodule called `half`, since its own attribute comes before `nn.Module.half`. In a graph module the method is
-found first, or the generated code does not parse. Such parts of a name get an underscore in the captured program.
+A user's module may have a submodule named `half`, which hides the method `nn.Module.half`. In a graph module, Python finds the method
+instead of the submodule, or the generated code does not parse. Such parts of a name get an underscore in the captured program.
 """
 
 from __future__ import annotations
@@ -20,7 +20,7 @@ def clashes(part: str) -> bool:
 
 
 def rename_clashes(exported: torch.export.ExportedProgram) -> dict[str, str]:
-    """Gives the state of an exported program names that a graph module can carry, in place; returns old name -> new name."""
+    """Renames the state of an exported program, in place, to names that a graph module can have; returns old name -> new name."""
     signature = exported.graph_signature
     targets = list(dict.fromkeys(spec.target for spec in signature.input_specs if spec.target is not None))
     renamed = {old: new for old, new in _carried_names(targets).items() if old != new}
@@ -36,7 +36,7 @@ def rename_clashes(exported: torch.export.ExportedProgram) -> dict[str, str]:
 
 
 def _carried_names(names: list[str]) -> dict[str, str]:
-    """Dotted name -> a name whose parts do not clash; parts that several names share stay shared."""
+    """Dotted name -> a name without clashing parts; names with a common prefix keep a common prefix."""
     taken = {path for name in names for path in _prefixes(name)}
     parts: dict[str, str] = {"": ""}  # path -> its new path
     for path in dict.fromkeys(path for name in names for path in _prefixes(name)):

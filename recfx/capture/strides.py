@@ -1,8 +1,8 @@
-"""Operators that read memory by strides among their arguments, not by the strides of their input.
+"""Operators that read memory by strides in their arguments, not by the strides of their input (`as_strided`).
 
-What `as_strided` reads of an input of the model is up to the caller, as it is in eager mode. A tensor that the model computes has the
-strides that its operators give it: those of the inputs in eager mode, and contiguous ones from a backend's kernels. The two agree when the
-inputs are contiguous, so calls must pass contiguous ones.
+On an input of the model, `as_strided` reads the caller's memory, as in eager mode. The strides of a computed tensor depend on the operators:
+in eager mode they follow the strides of the inputs, and kernels of a backend give contiguous strides. The two agree if the inputs are
+contiguous, so calls must pass contiguous inputs.
 """
 
 from __future__ import annotations
@@ -20,18 +20,18 @@ _aten = torch.ops.aten
 _READS = (_aten.as_strided.default, _aten.as_strided_copy.default)
 _WRITES = (_aten.as_strided_scatter.default,)
 
-#: A slice without an end has this one.
+#: The end of a slice without an end.
 _NO_END = 2**63 - 1
 
 
 def read_in_order(module: fx.GraphModule) -> set[fx.Node]:
-    """Makes operators that read computed tensors by strides read their elements in order, in place.
+    """Rewrites operators that read computed tensors by strides, in place, to read a flat contiguous copy.
 
     Returns:
         The placeholders that must be contiguous for the graph to compute the same as the model.
 
     Raises:
-        CaptureError: A computed tensor that is read by strides is not contiguous, or is written by strides.
+        CaptureError: An operator reads a computed tensor by strides that is not contiguous, or writes to a computed tensor by strides.
     """
     contiguous: set[fx.Node] = set()
     for node in list(module.graph.nodes):
@@ -53,7 +53,7 @@ def read_in_order(module: fx.GraphModule) -> set[fx.Node]:
 
 
 def _base(node: Any) -> fx.Node:
-    """The tensor whose memory a node shows: itself, or the base of the view."""
+    """The node whose memory a node shares: the base of a view, or the node itself."""
     while node.op == "call_function" and isinstance(node.target, torch._ops.OpOverload):
         schema = node.target._schema
         first = schema.arguments[0].alias_info if schema.arguments else None
@@ -64,14 +64,14 @@ def _base(node: Any) -> fx.Node:
 
 
 def _read_flat(module: fx.GraphModule, node: fx.Node, base: fx.Node) -> None:
-    """Reads the elements of `base` as one row, from where the view of it begins."""
+    """Makes `node` read a flat `base`, from the first element of the view on."""
     source: Any = node.args[0]
     offset: Any = node.args[3] if len(node.args) > 3 else node.kwargs.get("storage_offset")
     if offset is None:
         offset = source.meta["val"].storage_offset()
     if not isinstance(offset, int):
         raise CaptureError(
-            f"the model calls {node.target} on a view whose place varies with the batch",
+            f"the model calls {node.target} on a view whose storage offset depends on the batch",
             where=where(node),
             hint="use slices, unfold or reshape in its place",
         )

@@ -1,4 +1,4 @@
-"""Writing through views: given a view operator and a new content for the view, the new content of its base."""
+"""Writes through views: the new content of a base, from a view operator and the new content of the view."""
 
 from __future__ import annotations
 
@@ -19,14 +19,14 @@ _Write = Callable[[fx.Node, fx.Node, fx.Node], tuple[Any, tuple[Any, ...]] | Non
 
 
 def write_through(graph: fx.Graph, view: fx.Node, base: fx.Node, value: fx.Node, at: fx.Node) -> fx.Node:
-    """Inserts the node that holds `base` with the part that `view` shows replaced by `value`.
+    """Inserts the node that holds `base` with `value` in the part that `view` covers.
 
     Args:
-        graph: The graph, positioned where the node shall go.
+        graph: The graph, with its insertion point where the node belongs.
         view: The original view node.
-        base: The present content of the base.
+        base: The current content of the base.
         value: The new content of the view.
-        at: The in-place node this is done for; its provenance is kept.
+        at: The in-place node; the new node copies its provenance.
 
     Raises:
         CaptureError: The view has no inverse (expand, as_strided, ...).
@@ -115,7 +115,7 @@ def _reshape(view: fx.Node, base: fx.Node, value: fx.Node) -> tuple[Any, tuple[A
 
 
 def _split_write(view: fx.Node, source: fx.Node, base: fx.Node, value: fx.Node) -> tuple[Any, tuple[Any, ...]] | None:
-    """A write to one output of unbind, split or chunk."""
+    """The operator for a write to one output of unbind, split or chunk, and its arguments; None when it has no such form."""
     index: Any = view.args[1]
     if source.target is _aten.unbind.int:
         return _aten.select_scatter.default, (base, value, _arg(source, 1, 0), index)

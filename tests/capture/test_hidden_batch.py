@@ -95,7 +95,7 @@ def test_an_integer_called_like_the_batch_that_is_not_its_size_gets_a_notice() -
     model = DividesByBatchSize().eval()
     fast = recfx.optimize(model, example_inputs=({"history": ids(6, 5), "batch_size": 4},), measure=False)
     assert (
-        "the input feed['batch_size'] = 4 is built in: it is called like the batch size, but the example has 6 rows"
+        "the input feed['batch_size'] = 4 is built in: its name refers to the batch size, but the example has 6 rows"
         in fast.report.notices
     )
     inputs = {"history": ids(3, 5), "batch_size": 4}
