@@ -1,1 +1,1 @@
-"""Facts about a graph that passes ask for."""
+"""Analyses of graphs, for passes."""

@@ -1,15 +1,15 @@
-"""How axes travel through an operator: which places of an operand one place along an axis of the result reads.
+"""Axis maps of operators: the places of an operand that one place along an axis of the result reads.
 
-`axis_of(node, operand, axis)` answers for one axis of the result:
+A place is an index along an axis. `axis_of(node, operand, axis)` returns, for one axis of the result:
 
-    Along(a)      place i reads the places i of axis a of the operand, and treats all places alike
+    Along(a)      place i reads only place i of axis a of the operand, and all places are treated alike
     WHOLE         every place reads the same elements of the operand
-    MIXED         places read each other, or are treated differently
-    None          the table does not know the operator
+    MIXED         a place reads several places, or places are treated differently
+    None          the table does not contain the operator
 
-Passes that run an operator on some places only (one row per request, one position of a sequence, a part of a concatenation) stand on
-this table. It speaks of elements that are read; a caller adds its own conditions, for instance that a weight is not cut. Operators with
-several results are described by their first one. An attention is described as if it had no causal mask.
+Passes that run an operator on some places only (one row per request, one position of a sequence, a part of a concatenation) rely on this
+table. It only describes the elements that are read; a caller adds its own conditions, for instance that a weight is not cut. For an
+operator with several results it describes the first one. It describes attention without the causal mask.
 """
 
 from __future__ import annotations
@@ -30,7 +30,7 @@ _aten = torch.ops.aten
 
 
 def axis_of(node: fx.Node, operand: fx.Node, axis: int) -> Axis | None:
-    """What one place along an axis of a node's result reads of an operand.
+    """The places of an operand that one place along an axis of a node's result reads.
 
     Args:
         node: An operator.
@@ -38,7 +38,7 @@ def axis_of(node: fx.Node, operand: fx.Node, axis: int) -> Axis | None:
         axis: An axis of the result, from 0.
 
     Returns:
-        The answer for all positions at which the operand stands, which is MIXED when they differ; None for an unknown operator.
+        The axis map. If the operand is used at several argument positions with different maps, it is MIXED. None for an unknown operator.
     """
     rule = _RULES.get(node.target, axis_rules.broadcast if is_pointwise(node) else None)
     held = held_by(operand)
@@ -49,22 +49,22 @@ def axis_of(node: fx.Node, operand: fx.Node, axis: int) -> Axis | None:
 
 
 def is_pointwise(node: fx.Node) -> bool:
-    """Whether torch says that an operator computes each element from the elements at its place."""
+    """Whether torch tags an operator as pointwise: each element depends on the elements at the same place."""
     return isinstance(node.target, torch._ops.OpOverload) and torch.Tag.pointwise in node.target.tags
 
 
 def _roles(node: fx.Node, operand: fx.Node) -> list[Role]:
-    """Where an operand stands; keyword arguments count as broadcast operands at position -1."""
+    """The argument positions of an operand; keyword arguments count as broadcast operands at position -1."""
     roles = []
     for position, given in enumerate((*node.args, list(node.kwargs.values()))):
         position = position if position < len(node.args) else -1
         items = given if isinstance(given, list | tuple) else [given]
         roles += [(position, index) for index, item in enumerate(items) if item is operand]
-    return roles or [(-1, 0)]  # within a slice of an index, or deeper
+    return roles or [(-1, 0)]  # nested deeper, such as in a slice of an index
 
 
 def overloads(names: str) -> list[Any]:
-    """Operators by name: `"add.Tensor relu"` are `aten.add.Tensor` and `aten.relu.default`."""
+    """The ATen overloads of a list of names: `"add.Tensor relu"` gives `aten.add.Tensor` and `aten.relu.default`."""
     return [
         getattr(getattr(_aten, name.partition(".")[0]), name.partition(".")[2] or "default") for name in names.split()
     ]

@@ -1,4 +1,4 @@
-"""Rules of `axis_maps`: for an operator, an operand and an axis of the result, the places of the operand that one place reads."""
+"""Rules of `axis_maps`. A rule takes an operator, the position of an operand and an axis of the result, and returns the axis map."""
 
 from __future__ import annotations
 
@@ -21,12 +21,12 @@ _aten = torch.ops.aten
 
 @dataclasses.dataclass(frozen=True)
 class Along:
-    """Places of the result read their own places of an axis of the operand.
+    """Each place of the result reads the same place along an axis of the operand.
 
     Attributes:
         axis: The axis of the operand.
-        ratio: Size of this axis over the size of the result's. A reshape that merges an axis with the next one has a ratio below one:
-            several consecutive places of the result read one place; one that divides it has a ratio above one.
+        ratio: The size of this axis divided by the size of the result's axis. A reshape that merges the axis with the next one has a
+            ratio below one: several consecutive places of the result read one place. A reshape that divides the axis has a ratio above one.
     """
 
     axis: int
@@ -34,7 +34,7 @@ class Along:
 
 
 class Read(Enum):
-    """What places of the result read of an operand that has no axis for them."""
+    """The read of an operand that has no axis for the places of the result."""
 
     WHOLE = "every place reads the same elements"
     MIXED = "places read each other"
@@ -42,13 +42,13 @@ class Read(Enum):
 
 WHOLE, MIXED = Read.WHOLE, Read.MIXED
 Axis = Along | Read
-#: Where an operand stands: the position of the argument, and the position in the list that this argument is.
+#: The position of an operand: the position of the argument, and the position inside an argument that is a list.
 Role = tuple[int, int]
 Rule = Callable[[fx.Node, Role, torch.Tensor, int], "Axis"]
 
 
 def reshaped_axis(before: Sequence[Any], after: Sequence[Any], axis: int) -> Axis:
-    """The axis of a tensor that an axis of its reshape is: the sizes before both have the same product.
+    """The axis of a tensor that becomes an axis of its reshape: the sizes before both axes have the same product.
 
     Args:
         before: The sizes of the tensor.
@@ -66,7 +66,7 @@ def reshaped_axis(before: Sequence[Any], after: Sequence[Any], axis: int) -> Axi
 
 
 def expression(size: Any) -> Any:
-    """A size as an expression; comparing these never fixes a free dimension."""
+    """A size as a sympy expression. Comparing expressions does not fix a free dimension."""
     return size.node.expr if isinstance(size, torch.SymInt) else sympy.Integer(size)
 
 
@@ -87,7 +87,7 @@ def _rank_of(value: Any) -> int:
 
 
 def _aligned(held: torch.Tensor, axis: int, shift: int) -> Axis:
-    """An operand whose first axis is the result's axis `shift`, broadcast where it has one place or no axis."""
+    """The map of an operand whose first axis is axis `shift` of the result; it is broadcast along missing axes and axes of size one."""
     at = axis - shift
     return WHOLE if at < 0 or expression(held.shape[at]) == 1 else Along(at)
 
@@ -108,7 +108,7 @@ def reshape(node: fx.Node, role: Role, held: torch.Tensor, axis: int) -> Axis:
 
 
 def order_of(node: fx.Node, rank: int) -> list[int]:
-    """The axes of the operand of a member of PERMUTATIONS, in the order of the result."""
+    """The axes of the operand, in the order of the result, for an operator in PERMUTATIONS."""
     order = list(range(rank))
     if node.target is _aten.permute.default:
         return [d % rank for d in _argument(node, 1, "dims")]
@@ -145,7 +145,7 @@ def squeeze(node: fx.Node, role: Role, held: torch.Tensor, axis: int) -> Axis:
 
 
 def dropped(default: int | None) -> Rule:
-    """One axis of the operand is gone: of each part of unbind, and of select."""
+    """The rule for operators that remove one axis of the operand, such as select and unbind."""
 
     def rule(node: fx.Node, role: Role, held: torch.Tensor, axis: int) -> Axis:
         gone = _argument(node, 1, "dim", default) % held.ndim
@@ -155,7 +155,7 @@ def dropped(default: int | None) -> Rule:
 
 
 def along(position: int, name: str = "dim", default: Any = None) -> Rule:
-    """Operators along one or several axes, which keep all axes or drop these; along all of them when none is given."""
+    """The rule for operators along one or several axes (all axes when none is given), which keep or drop these axes."""
 
     def rule(node: fx.Node, role: Role, held: torch.Tensor, axis: int) -> Axis:
         dims = _argument(node, position, name, default)
@@ -187,7 +187,7 @@ def norm(node: fx.Node, role: Role, held: torch.Tensor, axis: int) -> Axis:
 
 
 def channels(node: fx.Node, role: Role, held: torch.Tensor, axis: int) -> Axis:
-    """prelu and batch norm with stored statistics: parameters of one number, or of one for each place of the second axis."""
+    """prelu, and batch norm with stored statistics: a parameter has one number, or one for each place of axis 1."""
     if role[0] == 0:
         return Along(axis)
     return Along(0) if axis == 1 and held.ndim and expression(held.shape[0]) != 1 else WHOLE
@@ -221,7 +221,7 @@ def matmul(node: fx.Node, role: Role, held: torch.Tensor, axis: int) -> Axis:
 
 
 def attention(node: fx.Node, role: Role, held: torch.Tensor, axis: int) -> Axis:
-    """Queries, keys, values and a mask; without the causal mask."""
+    """Attention of queries, keys, values and a mask, without the causal mask."""
     rank = _result(node).ndim
     if axis < rank - 2:
         return broadcast(node, role, held, axis)
@@ -263,7 +263,7 @@ def index(node: fx.Node, role: Role, held: torch.Tensor, axis: int) -> Axis:
     if role[0] == 0:
         return WHOLE if within else Along(axis if axis < given[0] else axis - widest + indexed)
     if within and any(masks):
-        return MIXED  # how many places there are depends on values
+        return MIXED  # the number of places depends on values
     return _aligned(held, axis - given[0], widest - held.ndim) if within else WHOLE
 
 

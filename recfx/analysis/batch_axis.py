@@ -1,4 +1,4 @@
-"""Rows: where a value of a graph with a free batch has one row for each row of the batch."""
+"""The axis along which a value has one row for each row of the batch, in a graph with a free batch."""
 
 from __future__ import annotations
 
@@ -14,11 +14,11 @@ _aten = torch.ops.aten
 
 @dataclasses.dataclass(frozen=True)
 class Rows:
-    """Where a value has its rows: along `axis`, each row being `inner` consecutive places of it.
+    """The rows of a value: along `axis`, where each row has `inner` consecutive places.
 
     Attributes:
         axis: The axis, from 0.
-        inner: Places along the axis for each row: 1 for [B, D], L for the [B * L, D] of a flattened history.
+        inner: The number of places for each row: 1 for [B, D], L for a flattened history [B * L, D].
     """
 
     axis: int
@@ -26,10 +26,10 @@ class Rows:
 
 
 def rows_of(value: Any, batch: sympy.Symbol) -> Rows | str | None:
-    """The rows of a fake value (of the first tensor, for several); None when it has none; a string saying why they cannot be told.
+    """The rows of a fake value; None when no size depends on the batch; a string with the reason when the rows are unclear.
 
     Args:
-        value: A fake tensor, or a tuple or list of them.
+        value: A fake tensor, or a tuple or list of fake tensors, of which the first one counts.
         batch: The symbol of the batch.
     """
     if isinstance(value, tuple | list):
@@ -48,18 +48,18 @@ def rows_of(value: Any, batch: sympy.Symbol) -> Rows | str | None:
 
 
 def depends_on(size: Any, batch: sympy.Symbol) -> bool:
-    """Whether a size is an expression of the batch."""
+    """Whether a size depends on the batch."""
     return isinstance(size, torch.SymInt) and bool(batch in size.node.expr.free_symbols)
 
 
 def multiple(size: Any, batch: sympy.Symbol) -> int | None:
-    """k of a size `k * batch`; None for any other size."""
+    """The factor k of a size `k * batch`; None for any other size."""
     quotient = sympy.simplify(size.node.expr / batch)
     return int(quotient) if quotient.is_Integer and quotient >= 1 else None
 
 
 def offsets_of_fixed_bags(offsets: Any, flat: Any, batch: sympy.Symbol) -> bool:
-    """Whether the offsets of a bag operator are 0, L, 2 L, ... for ids [B * L], as `nn.EmbeddingBag` makes them of ids [B, L]."""
+    """Whether the offsets of a bag operator are 0, L, 2 L, ... for ids [B * L], as `nn.EmbeddingBag` computes them for ids [B, L]."""
     rows = rows_of(held_by(flat), batch)
     if not isinstance(offsets, fx.Node) or not isinstance(rows, Rows) or rows.axis:
         return False
@@ -70,5 +70,5 @@ def offsets_of_fixed_bags(offsets: Any, flat: Any, batch: sympy.Symbol) -> bool:
 
 
 def held_by(value: Any) -> Any:
-    """The fake value of a node; None for anything else."""
+    """The fake value of a node; None for a value that is not a node."""
     return value.meta.get("val") if isinstance(value, fx.Node) else None

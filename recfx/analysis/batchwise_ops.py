@@ -1,8 +1,8 @@
-"""Row-wise operators: those that compute each row of the batch from the same row of their inputs, and from nothing else.
+"""Row-wise operators, which compute each row of the batch only from the same row of their inputs.
 
-Values that depend on one row per request can be computed once per request exactly where every operator on the way is row-wise. The table
-of `axis_maps` says which axis of an input the rows of a result are read along; this file adds the conditions of rows: operators that use
-the batch size, that are random, or whose rows are several places wide. An operator outside the table counts as one that mixes rows.
+A value can be computed once per request if only row-wise operators lie between the request inputs and it. The table of `axis_maps` gives
+the axis of an input along which the rows of a result are read. This module adds further conditions: operators that use the batch size,
+that are random, or whose rows are several places wide. An operator outside the table counts as mixing rows.
 """
 
 from __future__ import annotations
@@ -25,12 +25,12 @@ _APART = "its operands have their rows along different axes"
 
 
 def mixes_rows(node: fx.Node, inputs: Mapping[fx.Node, Rows], rows: Rows, batch: sympy.Symbol) -> str | None:
-    """Why an operator is not row-wise; None when it is.
+    """The reason why an operator is not row-wise; None when it is row-wise.
 
     Args:
         node: The operator.
-        inputs: The inputs that have rows.
-        rows: The rows of its result.
+        inputs: Input with rows -> its rows.
+        rows: The rows of the result.
         batch: The symbol of the batch.
     """
     target = node.target
@@ -59,11 +59,11 @@ _Rule = Callable[[fx.Node, Mapping[fx.Node, Rows], Rows], "str | None"]
 
 
 def _reshape(node: fx.Node, inputs: Mapping[fx.Node, Rows], rows: Rows) -> str | None:
-    """Rows stay whole when the places before their axis are as many as before."""
+    """A reshape keeps rows whole if the sizes before their axis keep their product."""
     ((source, own),) = inputs.items()
     before, after = held_by(source).shape[: own.axis], held_by(node).shape[: rows.axis]
     if any(isinstance(s, torch.SymInt) for s in (*before, *after)):
-        return "it reshapes an axis of varying size that comes before the rows"
+        return "it reshapes a dynamic axis in front of the rows"
     return None if math.prod(before) == math.prod(after) else "it reshapes across rows"
 
 
@@ -74,13 +74,13 @@ def _expand(node: fx.Node, inputs: Mapping[fx.Node, Rows], rows: Rows) -> str | 
 
 
 def _factory(node: fx.Node, inputs: Mapping[fx.Node, Rows], rows: Rows) -> str | None:
-    filled = [a for a in node.args[1:] if isinstance(a, fx.Node)]  # sizes come in a list
-    return "it fills in the batch size" if filled else None
+    filled = [a for a in node.args[1:] if isinstance(a, fx.Node)]  # the sizes are a list, so a node is the fill value
+    return "it fills with the batch size" if filled else None
 
 
 def _batch_norm(node: fx.Node, inputs: Mapping[fx.Node, Rows], rows: Rows) -> str | None:
     if _argument(node, 5, "training") is not False:
-        return "the batch norm takes its statistics from the batch"
+        return "the batch norm computes its statistics from the batch"
     return _channels(node, inputs, rows)
 
 
@@ -97,7 +97,7 @@ def _linear(node: fx.Node, inputs: Mapping[fx.Node, Rows], rows: Rows) -> str | 
 
 
 def _attention(node: fx.Node, inputs: Mapping[fx.Node, Rows], rows: Rows) -> str | None:
-    return None if rows.axis < held_by(node).ndim - 2 else "its rows are attended to"
+    return None if rows.axis < held_by(node).ndim - 2 else "its rows attend to each other"
 
 
 def _embedding(node: fx.Node, inputs: Mapping[fx.Node, Rows], rows: Rows) -> str | None:
@@ -105,22 +105,22 @@ def _embedding(node: fx.Node, inputs: Mapping[fx.Node, Rows], rows: Rows) -> str
 
 
 def _one_hot(node: fx.Node, inputs: Mapping[fx.Node, Rows], rows: Rows) -> str | None:
-    return None if _argument(node, 1, "num_classes", -1) > 0 else "its width is the largest id of the batch"
+    return None if _argument(node, 1, "num_classes", -1) > 0 else "its width depends on the largest id of the batch"
 
 
 def _embedding_bag(node: fx.Node, inputs: Mapping[fx.Node, Rows], rows: Rows) -> str | None:
     flat, offsets = node.args[1:3]
     if offsets in inputs or node.args[0] in inputs or not isinstance(flat, fx.Node) or flat not in inputs:
-        return "its bags are not all of one length"
+        return "its bags do not all have the same length"
     return None if all(own.axis == 0 and own == inputs[flat] for own in inputs.values()) else "its bags cross rows"
 
 
 def _gather(node: fx.Node, inputs: Mapping[fx.Node, Rows], rows: Rows) -> str | None:
-    return None if len(inputs) == 2 and len({*inputs.values()}) == 1 else "it gathers from rows that are not its own"
+    return None if len(inputs) == 2 and len({*inputs.values()}) == 1 else "it gathers from other rows"
 
 
 def _index(node: fx.Node, inputs: Mapping[fx.Node, Rows], rows: Rows) -> str | None:
-    """Rows come from the source, whose other axes are indexed, or from the indices."""
+    """The rows must come from the source, indexed along other axes, or from the indices, but not from both."""
     return "it picks rows" if node.args[0] in inputs and len(inputs) > 1 else None
 
 
@@ -130,7 +130,9 @@ def _recurrent(node: fx.Node, inputs: Mapping[fx.Node, Rows], rows: Rows) -> str
 
 def _getitem(node: fx.Node, inputs: Mapping[fx.Node, Rows], rows: Rows) -> str | None:
     source: Any = node.args[0]
-    return "only the sums of a bag are row by row" if source.target in EMBEDDING_BAGS and node.args[1] != 0 else None
+    if source.target in EMBEDDING_BAGS and node.args[1] != 0:
+        return "of the results of embedding_bag, only the sums are row-wise"
+    return None
 
 
 _FACTORIES = overloads("full zeros ones new_full new_zeros new_ones")
@@ -139,7 +141,7 @@ _RESHAPES = (*RESHAPES, _aten.unflatten.int)
 #: Operators whose sizes may be multiples of the batch.
 _SIZED = frozenset((*_RESHAPES, *EXPANSIONS, *_FACTORIES))
 
-#: Operators whose rows follow from their condition alone: they have no input with rows, or parts of several shapes.
+#: Operators without an axis map, for which the condition decides: they have no input with rows, or results of several shapes.
 _WITHOUT_AXES = frozenset((*_FACTORIES, *EMBEDDING_BAGS, operator.getitem))
 
 _CONDITIONS: dict[Any, _Rule] = {
@@ -166,16 +168,16 @@ softmax.int log_softmax.int _softmax cumsum cumprod flip select.int slice.Tensor
 linalg_vector_norm norm.ScalarOpt_dim roll split.Tensor split_with_sizes split.sizes chunk tensor_split.sections tensor_split.indices
 """
 
-#: Why an operator mixes rows when the table does not lead from the rows of its result to those of an input.
+#: Operator -> the reason why it mixes rows, when `axis_maps` does not map the rows of its result to the rows of an input.
 _REASONS: dict[Any, str] = {
     **dict.fromkeys(overloads(_ALONG), "it works along the batch"),
     **dict.fromkeys(
         (*MATRIX_PRODUCTS, *overloads("linear addmm baddbmm")), "it sums over the batch, or multiplies rows with rows"
     ),
     **dict.fromkeys(overloads("layer_norm rms_norm"), "it normalises along the batch"),
-    **dict.fromkeys(overloads("gru.input lstm.input"), "its rows are its steps"),
+    **dict.fromkeys(overloads("gru.input lstm.input"), "its rows are the steps of the sequence"),
     **dict.fromkeys(_RESHAPES, "it reshapes across rows"),
-    _aten.scaled_dot_product_attention.default: "its rows are attended to",
+    _aten.scaled_dot_product_attention.default: "its rows attend to each other",
     _aten.index.Tensor: "it picks rows",
     _aten.einsum.default: "it sums over the batch, multiplies rows with rows, or does not name every axis",
 }

@@ -1,4 +1,4 @@
-"""Origin analysis: which values depend on the request alone, and so need computing once for all its candidates."""
+"""Origin analysis: it finds the values that depend only on the request, which need to be computed only once for all its candidates."""
 
 from __future__ import annotations
 
@@ -23,13 +23,13 @@ _aten = torch.ops.aten
 
 @dataclasses.dataclass(frozen=True)
 class OriginOf:
-    """Where a value comes from.
+    """The origin of a value.
 
     Attributes:
-        origin: `CONSTANT`: from the state alone; `REQUEST`: from request inputs and state; `CANDIDATE`: from anything else.
-        rows: Where the value has one row for each candidate; None when it has not. A `REQUEST` value with rows is the same row
-            over and over, once for each candidate of the request.
-        blocked: For a `CANDIDATE` made of `REQUEST` values alone: the reason why it is none itself.
+        origin: `CONSTANT` for a value of the state only; `REQUEST` for a value of request inputs and state; `CANDIDATE` for any other.
+        rows: The rows of the value, one for each candidate; None when it has none. All rows of a `REQUEST` value that belong to one
+            request are equal.
+        blocked: The reason why a value is `CANDIDATE` although all its inputs are `REQUEST` values; "" otherwise.
     """
 
     origin: Origin
@@ -38,7 +38,7 @@ class OriginOf:
 
     @property
     def repeated(self) -> bool:
-        """Whether it has one row for each candidate and needs one for each request only."""
+        """Whether the value has one row for each candidate, but one row for each request would do."""
         return self.rows is not None and self.origin in (Origin.REQUEST, Origin.CONSTANT)
 
 
@@ -47,11 +47,11 @@ class Origins:
     """The result of the analysis.
 
     Attributes:
-        of: Node -> where its value comes from.
+        of: Node -> the origin of its value.
         batch: The symbol of the batch; None when no input has one.
-        batch_input: An input with one row for each candidate.
-        request_input: An input with one row for each request.
-        index: The input that says which request each candidate belongs to, when there are several.
+        batch_input: An input with one row for each candidate; None without one.
+        request_input: An input with one row for each request; None without one.
+        index: The input that holds the request of each candidate; None when a call has one request.
     """
 
     of: dict[fx.Node, OriginOf]
@@ -65,11 +65,11 @@ class Origins:
 
     @property
     def shared(self) -> bool:
-        """Whether there is something to run once per request."""
+        """Whether the program has request inputs and a free batch, so that values may be computed once per request."""
         return self.batch is not None and self.request_input is not None
 
     def is_root(self, node: fx.Node) -> bool:
-        """Whether a node repeats a value that has one row for each request, for the candidates."""
+        """Whether a node repeats the rows of the requests for their candidates."""
         if node.op != "call_function" or not self[node].repeated:
             return False
         if node.target is _aten.index_select.default:
@@ -81,7 +81,7 @@ class Origins:
 
 
 def origins(program: Program) -> Origins:
-    """Finds out for every value whether it depends on the request alone, and where it has its rows."""
+    """The origin and the rows of every value of a program."""
     named = {
         node: program.origins.get(leaf.name, Origin.CANDIDATE)
         for node, leaf in zip(program.placeholders(), program.signature.leaves, strict=True)
@@ -111,7 +111,7 @@ def _batch(program: Program, inputs: dict[fx.Node, Origin]) -> tuple[sympy.Symbo
 
 
 def data_inputs(node: fx.Node, batch: sympy.Symbol | None) -> Iterator[fx.Node]:
-    """The inputs a node reads values of, not only shapes."""
+    """The inputs of a node whose values it reads, not only their shapes."""
     skipped: set[Any] = set()
     if node.target in (_aten.expand_as.default, _aten.reshape_as.default, _aten.view_as.default):
         skipped = {node.args[1]}
@@ -150,7 +150,7 @@ def _of_call(node: fx.Node, found: dict[fx.Node, OriginOf], batch: sympy.Symbol 
 
 
 def _selected(node: fx.Node, sources: dict[fx.Node, OriginOf], batch: sympy.Symbol) -> OriginOf:
-    """Rows picked by request: what the program starts from when there are several requests."""
+    """The origin of rows that the program selects by the request of each candidate."""
     source = sources[argument_of(node, 0, fx.Node)]
     if source.rows is None and isinstance(rows := rows_of(node.meta["val"], batch), Rows):
         return OriginOf(source.origin, rows)
@@ -167,7 +167,7 @@ def _reads_batch(node: fx.Node, batch: sympy.Symbol) -> bool:
 
 
 def _bad_size(node: fx.Node, batch: sympy.Symbol) -> str | None:
-    """Sizes among the arguments must be multiples of the batch, so that they can be written for one row."""
+    """The reason why an argument is a size that has no value for one row, as it is not a multiple of the batch; None without one."""
     for source in node.all_input_nodes:
         held = source.meta.get("val")
         if depends_on(held, batch) and multiple(held, batch) is None:

@@ -1,7 +1,7 @@
 """Operators that read memory by strides in their arguments, not by the strides of their input (`as_strided`).
 
-On an input of the model, `as_strided` reads the caller's memory, as in eager mode. The strides of a computed tensor depend on the operators:
-in eager mode they follow the strides of the inputs, and kernels of a backend give contiguous strides. The two agree if the inputs are
+On an input of the model, `as_strided` reads the caller's memory, as in eager mode. The strides of a computed tensor depend on its operator:
+in eager mode they follow the strides of the inputs, and the kernels of a backend give contiguous strides. The two agree if the inputs are
 contiguous, so calls must pass contiguous inputs.
 """
 

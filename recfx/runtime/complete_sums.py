@@ -1,6 +1,6 @@
-"""Offsets from lengths: running sums after a zero. Models with bags of varying length compute them at each call.
+"""Offsets from lengths: a zero, followed by running sums. Models with bags of varying length compute them at each call.
 
-Export writes them as three operators, `cat([zeros, cumsum(lengths)])`. numpy computes them in half the time.
+Export represents them by three operators, `cat([zeros, cumsum(lengths)])`. NumPy needs half the time.
 """
 
 from __future__ import annotations
@@ -17,7 +17,7 @@ _aten = torch.ops.aten
 
 
 def lengths_of_offsets(node: fx.Node) -> fx.Node | None:
-    """The int64 vector of lengths, for a node whose result is a zero and the running sums of the vector; None for any other node."""
+    """The node of the int64 lengths, if `node` computes a zero followed by their running sums; None for any other node."""
     parts: Any = node.args[0] if node.target is _aten.cat.default and node.args else None
     held = node.meta.get("val")
     if not isinstance(parts, list | tuple) or len(parts) != 2 or not _is_vector(held):
@@ -40,7 +40,7 @@ def _is_vector(value: Any) -> bool:
 
 
 def complete_sums(lengths: torch.Tensor) -> torch.Tensor:
-    """0, lengths[0], lengths[0] + lengths[1], ...; int64, one more than there are lengths."""
+    """[0, lengths[0], lengths[0] + lengths[1], ...], int64 [n + 1] for int64 lengths [n]."""
     offsets = torch.empty(lengths.shape[0] + 1, dtype=torch.int64)
     sums = offsets.numpy()
     sums[0] = 0

@@ -1,7 +1,7 @@
-"""The entry of a compiled model: a generated function that takes the user's inputs, checks them and gives the user's outputs.
+"""The entry of a compiled model: a generated function that takes the user's inputs, checks them, and returns the user's outputs.
 
-The checks cost well under a microsecond a tensor because they are written out for this one signature. When one fails, the
-slow and thorough checks of `Signature` say what is wrong.
+The checks take less than a microsecond for each tensor, because the code is generated for one signature. When a check fails, the slow and
+thorough checks of `Signature` raise the error.
 """
 
 from __future__ import annotations
@@ -36,8 +36,8 @@ def entry_function(
 
     Args:
         signature: The calling convention.
-        run: Takes the leaves by position and returns the flat outputs.
-        one_row: The entry to call with the same arguments instead when the batch has one row.
+        run: A function from the leaves, by position, to the flat outputs.
+        one_row: The entry to call instead, with the same arguments, when the batch has one row.
     """
     renamed = any(map(_is_taken, (*signature.parameters, *signature.defaults)))
     entry = _EntryWriter(signature, run, one_row, renamed=renamed).compile()
@@ -46,7 +46,7 @@ def entry_function(
 
 
 def _with_constants(entry: Callable[..., Any], signature: Signature) -> Callable[..., Any]:
-    """The entry of a model with constant inputs, which calls may pass or leave out."""
+    """Wraps an entry so that calls may pass or leave out constant inputs."""
     takes, forward, constants = len(signature.parameters), signature.forward, signature.constants
 
     def entry_with_constants(*args: Any, **kwargs: Any) -> Any:
@@ -58,20 +58,20 @@ def _with_constants(entry: Callable[..., Any], signature: Signature) -> Callable
 
 
 def _is_taken(name: str) -> bool:
-    """Whether a parameter of this name would not parse, or would hide a name that the generated code uses."""
+    """Whether a parameter cannot have this name, because it does not parse or hides a name that the generated code uses."""
     if not name.isidentifier() or keyword.iskeyword(name) or hasattr(builtins, name):
         return True
     return re.fullmatch(r"_\w*|[a-z]{1,2}\d+\w*|out", name) is not None
 
 
 def _under_user_names(entry: Callable[..., Any], signature: Signature) -> Callable[..., Any]:
-    """Maps the user's names of parameters to an entry with numbered parameters."""
+    """Wraps an entry with numbered parameters so that calls use the user's parameter names."""
     numbers = {name: f"input_{i}" for i, name in enumerate((*signature.parameters, *signature.defaults))}
     positional = len(signature.parameters) - len(signature.keyword_only)
 
     def entry_by_name(*args: Any, **kwargs: Any) -> Any:
         if len(args) > positional:
-            raise TypeError(f"{len(args)} positional arguments given, {positional} taken")
+            raise TypeError(f"the model takes at most {positional} positional arguments, got {len(args)}")
         return entry(*args, **{numbers[name]: value for name, value in kwargs.items()})
 
     return entry_by_name
@@ -127,7 +127,7 @@ class _EntryWriter:
         self.lines.append(line)
 
     def _parameters(self) -> str:
-        """Parameters under the user's names; inside they are a0, a1, ... so that no name can clash."""
+        """The parameter list with the user's names. The code renames them to a0, a1, ..., so that no name can clash."""
         signature, texts, renames = self.signature, [], []
         star = False
         for index, name in enumerate(signature.parameters):
@@ -180,7 +180,7 @@ class _EntryWriter:
             self.leaf_expressions += [f"l{name}[{i}]" for i in range(spec.num_leaves)]
 
     def _unpack_container(self, name: str, expression: str, spec: pytree.TreeSpec) -> None:
-        """Emits the code that reads the defining tensors of a TorchRec container; for a JaggedTensor without offsets, inline."""
+        """Emits the code that reads the defining tensors of a TorchRec container; inline code for a JaggedTensor without offsets."""
         held = f"h{name}"
         self._emit(f"{held} = {expression}")
         if container_kind(spec.type) == JAGGED:
@@ -219,7 +219,7 @@ class _EntryWriter:
             self._check_sizes(x, spec)
 
     def _take_one_row(self, index: int, spec: LeafSpec) -> None:
-        """Accepts a request's row repeated for each candidate."""
+        """Emits the code that accepts the row of a request repeated for each candidate."""
         self.namespace[f"_spec{index}"], self.namespace["_one_row"] = spec, one_row
         batch = self.signature.batch_leaf
         rows = "None" if batch is None else self.leaf_expressions[batch]
@@ -256,21 +256,21 @@ class _EntryWriter:
         return f"not {low} <= {size}" + (f" <= {high}" if high is not None else "")
 
     def _check_unsolved(self) -> None:
-        """Checks the sizes that depend on dimensions of later inputs."""
+        """Emits the checks of sizes that depend on dimensions of later inputs."""
         known = [(name, self._known(want)) for name, want in self.unsolved]
         conditions = [f"{name} != {expression}" for name, expression in known if expression is not None]
         if conditions:
             self._emit(f"if {' or '.join(conditions)}: _explain({self.values})")
 
     def _same_arguments(self) -> str:
-        """The arguments of this call, for another entry with the same parameters."""
+        """Code that passes the arguments of this call to another entry with the same parameters."""
         named = self.signature.keyword_only
         return ", ".join(
             f"**{{{n!r}: a{i}}}" if n in named else f"a{i}" for i, n in enumerate(self.signature.parameters)
         )
 
     def _known(self, expression: str) -> str | None:
-        """A size expression over local names, when all its dimensions are known already."""
+        """Code of a size expression over local names; None when a dimension of it is not bound yet."""
         if not self.dims.keys() >= set(size_expressions.dimensions(expression)):
             return None
         return size_expressions.render(expression, self.dims)
@@ -282,7 +282,7 @@ class _EntryWriter:
         return self._build(spec, iter(builtins.range(spec.num_leaves)))
 
     def _build(self, spec: pytree.TreeSpec, indices: Iterator[int]) -> str:
-        """Code that rebuilds an output from `out`. Walking the nesting at each call would take many times as long."""
+        """Code that rebuilds an output from `out`. A walk over the nesting at each call would take many times as long."""
         if spec.is_leaf():
             return f"out[{next(indices)}]"
         children = [self._build(child, indices) for child in spec.children()]
@@ -302,7 +302,7 @@ class _EntryWriter:
         return f"{name}([{inner}], {name}c)"
 
     def _explain(self, values: tuple[Any, ...], defaults: dict[str, Any] | None = None) -> None:
-        """Raises the error for inputs that do not fit; returns when only the fast check was too strict."""
+        """Raises the error for inputs that do not fit; returns if only the fast check was too strict."""
         signature = self.signature
         given = {name: v for name, v in zip(signature.parameters, values, strict=True) if v is not MISSING}
         signature.check(signature.flatten((), {**given, **(defaults or {})}))

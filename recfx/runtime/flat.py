@@ -1,8 +1,8 @@
-"""The flat runner: a program as one generated Python function, parameters bound in, no module or pytree machinery.
+"""The flat runner: a program as one generated Python function with bound parameters, without module or pytree calls.
 
-A captured graph run through `GraphModule.forward` is slower than the user's eager model; this form is faster, for three reasons: attributes
-are looked up once, operators are called through torch's own argument parser where it has a binding (about 0.7 µs an operator less than
-`torch.ops`), and every intermediate is freed at its last use.
+`GraphModule.forward` of a captured graph is slower than the user's eager model. This function is faster for three reasons: it looks up
+attributes once, it calls operators through torch's own argument parser where a binding exists (about 0.7 µs less for each operator than
+`torch.ops`), and it frees every intermediate after its last use.
 """
 
 from __future__ import annotations
@@ -24,7 +24,7 @@ from recfx.runtime.complete_sums import complete_sums, lengths_of_offsets
 
 _aten = torch.ops.aten
 
-#: Overloads whose schema order is also the argument order of a direct binding. A test compares each pair on real inputs.
+#: Overload -> direct binding with the same argument order. A test compares each pair on real inputs.
 FAST_CALLS: dict[Any, Callable[..., Any]] = {
     _aten.linear.default: torch._C._nn.linear,
     _aten.gelu.default: torch._C._nn.gelu,
@@ -99,9 +99,9 @@ FAST_CALLS: dict[Any, Callable[..., Any]] = {
 def flat_function(program: Program | Region) -> Callable[..., tuple[Any, ...]]:
     """Compiles a program to a function from its flat inputs (positional) to its flat outputs.
 
-    The function reads only its arguments and the state it was built with. It does not check its inputs, and records no gradients.
-    Parameters are not detached: torch multiplies by a matrix that requires gradients in another way, even where none are recorded, and the
-    results are to have the bits of the user's model.
+    The function reads only its arguments and the state of the program. It does not check its inputs, and it does not record gradients.
+    Parameters are not detached: torch uses another matrix product for a matrix that requires gradients, even when it records none, and the
+    results must have the same bits as the user's model.
     """
     source, namespace = flat_source(program)
     exec(compile(source, "<recfx flat program>", "exec"), namespace)
@@ -111,7 +111,7 @@ def flat_function(program: Program | Region) -> Callable[..., tuple[Any, ...]]:
 
 
 def flat_source(program: Program | Region) -> tuple[str, dict[str, Any]]:
-    """The source of the flat function, and the names it uses."""
+    """The source of the flat function, and the namespace with the values that it uses."""
     return _Writer(program).write()
 
 
@@ -152,7 +152,7 @@ class _Writer:
         return "\n".join(lines) + "\n", self.namespace
 
     def _last_uses(self) -> dict[fx.Node, list[fx.Node]]:
-        """Node -> the values whose last reader it is."""
+        """Node -> the values that it is the last to read."""
         seen: set[fx.Node] = set()
         last: dict[fx.Node, list[fx.Node]] = {}
         for node in reversed(self.program.graph.nodes):
@@ -200,7 +200,7 @@ class _Writer:
         return f"{self._bind(function, f'f_{_identifier(stem)}')}({', '.join(arguments)})"
 
     def _slice(self, node: fx.Node) -> str | None:
-        """Indexing is the fastest binding of a slice along one of the first dimensions."""
+        """Code for a slice along one of the first dimensions, as indexing, which is the fastest binding; None for other slices."""
         given: tuple[Any, ...] = node.args[1:]
         dim, start, end, step = given + (0, None, None, 1)[len(given) :]
         plain = all(isinstance(v, int) or v is None for v in (dim, start, end, step))
@@ -225,7 +225,7 @@ class _Writer:
         return self._bind(value, "c")
 
     def _bind(self, value: Any, stem: str) -> str:
-        """The name of a value in the namespace of the function."""
+        """Adds a value to the namespace of the function and returns its name."""
         key = id(value)
         if key not in self.bound:
             name, number = stem, 0
@@ -238,9 +238,9 @@ class _Writer:
 
 
 def _as_declared(target: Any, args: Sequence[Any], kwargs: Mapping[str, Any]) -> tuple[list[Any], dict[str, Any]]:
-    """Arguments with integers and truth values of the types that the schema declares.
+    """Converts integers and bools among the arguments to the types that the schema declares.
 
-    torch.ops converts between them. The direct bindings refuse the wrong type.
+    torch.ops converts them itself; the direct bindings refuse the wrong type.
     """
     declared = {argument.name: str(argument.type) for argument in target._schema.arguments}
     given = [_of_type(value, kind) for value, kind in zip(args, declared.values(), strict=False)]
@@ -258,13 +258,13 @@ def _of_type(value: Any, declared: str) -> Any:
 
 
 def _element_of(node: Any) -> fx.Node | None:
-    """The node whose result is a list, for a node that is one element of it; None for any other."""
+    """The node of a list, if `node` reads one element of the list; None otherwise."""
     source = node.args[0] if isinstance(node, fx.Node) and node.target is operator.getitem else None
     return source if isinstance(source, fx.Node) else None
 
 
 def _only_numbers(node: fx.Node) -> bool:
-    """Whether a node splits a vector into elements that are all read as Python numbers: one list is read faster than each element."""
+    """Whether a node splits a vector into elements that are all read as Python numbers; `tolist()` reads them faster."""
     if node.target is not _aten.unbind.int or not node.users:
         return False
     vector = node.args[0].meta.get("val") if isinstance(node.args[0], fx.Node) else None

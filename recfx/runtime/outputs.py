@@ -1,7 +1,7 @@
 """Copies of outputs, so that callers may write to the results of a compiled model.
 
-Passes may replace an output by state, an input or another output of the same value. Before lowering, each such output becomes a copy,
-so that a caller who writes to a result changes neither the model nor another tensor.
+Passes may replace an output by state, an input or another output with the same value. Before lowering, each such output becomes a copy, so
+that a write to a result changes neither the model nor another tensor.
 """
 
 from __future__ import annotations
@@ -45,7 +45,7 @@ def own_outputs(program: Program) -> Program:
 
 
 def _memory_of(returned: list[fx.Node]) -> set[fx.Node]:
-    """The nodes whose memory the outputs may share: the outputs, and the nodes of which they may be views."""
+    """The nodes whose memory the outputs may share: the outputs, and all nodes of which an output may be a view."""
     found: set[fx.Node] = set()
     open_nodes = [node for node in returned if isinstance(node, fx.Node)]
     while open_nodes:
@@ -59,7 +59,8 @@ def _memory_of(returned: list[fx.Node]) -> set[fx.Node]:
 def _may_alias(target: object) -> bool:
     """Whether a result of an operator may share memory with an argument.
 
-    The schema says so, or the operator is a composite, which may return its argument. Schemas of other libraries are not trusted.
+    This holds if the schema says so, and for composite operators, which may return an argument. It also holds for operators of other
+    libraries, whose schemas may be wrong.
     """
     if not isinstance(target, torch._ops.OpOverload) or target.namespace not in ("aten", "recfx"):
         return True

@@ -15,11 +15,11 @@ Runner = Callable[..., Sequence[Any]]
 
 
 def schedule(found: Split, bodies: Sequence[Runner | Region]) -> Runner:
-    """The function that runs regions one after another: the program's flat inputs -> its flat outputs.
+    """A function from the program's flat inputs to its flat outputs, which runs the regions one after another.
 
     Args:
         found: The split program.
-        bodies: One for each region: a function from its flat inputs, by position, to its flat outputs; or a graph.
+        bodies: The code of each region: a function from its flat inputs, by position, to its flat outputs; or a graph.
     """
     if len(bodies) == 1 and not isinstance(bodies[0], Region):
         return bodies[0]
@@ -27,14 +27,14 @@ def schedule(found: Split, bodies: Sequence[Runner | Region]) -> Runner:
 
 
 def joined(found: Split, bodies: Sequence[Runner | Region]) -> Region:
-    """The regions of a split program as one graph.
+    """Joins the regions of a split program into one graph.
 
-    The graph of a region becomes part of it, so that the region costs no call of its own. Values without a reader are not computed. The
-    flat function frees each value behind its last reader.
+    A region with a graph is inlined, which saves a call. Unused values are not computed. The flat function frees each value after its last
+    use.
 
     Args:
-        found: See `schedule`.
-        bodies: Likewise.
+        found: The split program.
+        bodies: The code of each region, as in `schedule`.
     """
     if len(bodies) == 1 and isinstance(bodies[0], Region):
         return bodies[0]
@@ -53,13 +53,13 @@ def joined(found: Split, bodies: Sequence[Runner | Region]) -> Region:
 
 
 def _call(graph: fx.Graph, index: int, region: Region, runner: Runner, given: Sequence[Any]) -> list[Any]:
-    """Calls a function for a region."""
+    """Inserts the call of a region's function; returns the nodes of its outputs."""
     node = graph.call_function(_Named(runner, f"region_{index}"), tuple(given))
     return [graph.call_function(operator.getitem, (node, at)) for at in range(len(region.outputs))]
 
 
 class _Named:
-    """A function with a name, as the targets of nodes need one."""
+    """A function with a `__name__`, which the target of a node needs."""
 
     def __init__(self, function: Runner, name: str) -> None:
         self.function = function
@@ -71,18 +71,18 @@ class _Named:
 
 
 def _inline(graph: fx.Graph, region: Region, given: Sequence[Any]) -> Any:
-    """Copies the graph of a region; returns its outputs."""
+    """Copies the graph of a region into `graph`; returns the outputs of the copy."""
     copies: dict[fx.Node, Any] = dict(zip(region.placeholders(), given, strict=True))
     for node in region.graph.nodes:
         if node.op == "output":
             return fx.map_arg(node.args[0], lambda n: copies[n])
         if node not in copies:
             copies[node] = graph.node_copy(node, lambda n: copies[n])
-    raise AssertionError("a graph ends with its output")
+    raise AssertionError("the graph of a region must end with its output")
 
 
 def _result(graph: fx.Graph, value: Any, values: dict[str, Any]) -> Any:
-    """One result of the program: a value of a region or an input, state, or a number."""
+    """One result of the program: the value of a region or an input, a read of the state, or a number."""
     if not isinstance(value, fx.Node):
         return value
     return graph.node_copy(value) if value.op == "get_attr" else values[value.name]

@@ -232,7 +232,7 @@ def test_names_that_the_generated_code_uses(name: str, place: str) -> None:
             call()
             assert seen[0] is X
             assert seen[1] is FITS[1]
-        with pytest.raises(TypeError, match="3 positional arguments given, 2 taken"):
+        with pytest.raises(TypeError, match="takes at most 2 positional arguments, got 3"):
             entry(X, FITS[1], FITS[1])
     else:
         entry(X, **{name: 2.0})
@@ -251,7 +251,7 @@ def test_keyword_only_parameters_of_any_name() -> None:
     entry, seen = entry_of(signature)
     entry(X, out=FITS[1])
     assert seen[1] is FITS[1]
-    with pytest.raises(TypeError, match="2 positional arguments given, 1 taken"):
+    with pytest.raises(TypeError, match="takes at most 1 positional arguments, got 2"):
         entry(X, FITS[1])
 
 
