@@ -50,7 +50,7 @@ def one_batch(model: torch.nn.Module) -> torch.nn.Module:
 
 
 def without_held(model: torch.nn.Module, call: Call, *, outputs: bool) -> tuple[torch.nn.Module, Call]:
-    """The model and the call without held values, which export does not accept as data; unchanged when there are none.
+    """The model and the call without held values, which export does not accept as data; unchanged without such values.
 
     Args:
         model: The model.

@@ -1,4 +1,4 @@
-"""Data sets, generators, metrics and a small trainer: what demos and benchmarks need around a model."""
+"""Data sets, generators, metrics and a small trainer, for demos and benchmarks."""
 
 from __future__ import annotations
 

@@ -1,8 +1,8 @@
-"""The text format of the Criteo display advertising challenge, parsed a block of bytes at a time.
+"""The text format of the Criteo display advertising challenge, parsed in blocks of bytes.
 
-A line is `label \\t 13 integers \\t 26 categorical values`, an empty field means "missing", a categorical
-value is eight hexadecimal digits. Whole blocks of lines are turned into arrays with numpy: no Python code
-runs per line or per field.
+A line is `label \\t 13 integers \\t 26 categorical values`. An empty field is a missing value, and a categorical value
+has eight hexadecimal digits. NumPy converts whole blocks of lines into arrays, without Python code for each line or
+field.
 """
 
 from __future__ import annotations
@@ -37,14 +37,14 @@ for _digit, _char in enumerate("0123456789abcdef"):
 def read_text(path: Path, max_rows: int | None = None) -> Iterator[Rows]:
     """Yields `(label int8 [n], dense int32 [n, 13], cat uint32 [n, 26])`, block by block.
 
-    Missing integers are `MISSING_DENSE`, missing categorical values 0.
+    Missing integers are `MISSING_DENSE`, missing categorical values are 0.
 
     Args:
-        path: Plain text, or gzip when the file starts with gzip's magic number.
-        max_rows: Stop after so many rows; None reads all.
+        path: Plain text, or gzip if the file starts with gzip's magic number.
+        max_rows: The largest number of rows to read; None reads all.
 
     Raises:
-        DataError: A line has another number of fields, or a field cannot be parsed; damaged gzip.
+        DataError: A line has another number of fields, a field cannot be parsed, or the gzip data are damaged.
     """
     line = 1
     for block in _line_blocks(path):
@@ -78,7 +78,7 @@ def _line_blocks(path: Path) -> Iterator[bytes]:
         raise DataError(
             f"the file cannot be read to its end: {error}",
             where=str(path),
-            hint="it is damaged or cut short; download it again",
+            hint="the file is damaged or cut short; download it again",
         ) from error
     if rest:
         yield rest.replace(b"\r\n", b"\n").removesuffix(b"\r") + b"\n"
@@ -110,21 +110,23 @@ def _check_field_counts(text: Bytes, separators: NDArray[Any], first_line: int, 
             f"the line has {fields[wrong[0]]} tab-separated fields, expected {N_FIELDS}: label, "
             f"{N_DENSE} integers, {N_SPARSE} categorical values",
             where=f"{path}, line {first_line + int(wrong[0])}",
-            hint="a line cut short, other columns or another separator; the challenge's test.txt has no "
+            hint="check for a line that is cut short, other columns or another separator; the challenge's test.txt has no "
             "labels and cannot be used",
         )
 
 
 def _parse_label(text: Bytes, starts: NDArray[Any], lengths: NDArray[Any]) -> Bytes:
-    """The label digit, or 255 where the field is not one character."""
-    digit = text[starts] - np.uint8(_ZERO)  # wraps below "0", so that every other character gives more than 1
+    """The label digits; 255 where the field does not have one character."""
+    digit = text[starts] - np.uint8(
+        _ZERO
+    )  # wraps around below "0", so every character except 0 and 1 gives more than 1
     return np.where(lengths == 1, digit, np.uint8(255))
 
 
 def _parse_integers(
     text: Bytes, ends: NDArray[Any], lengths: NDArray[Any]
 ) -> tuple[NDArray[np.int32], NDArray[np.bool_]]:
-    """Decimal integers, last digit first; the second array says which fields are well-formed."""
+    """The values of decimal integers, computed from the last digit on, and whether each field is well-formed."""
     value = np.zeros(ends.shape, np.int64)
     good = lengths <= _MAX_DIGITS
     negative = (lengths > 1) & (text[ends - lengths] == _MINUS)
@@ -143,7 +145,7 @@ def _parse_integers(
 def _parse_hex(
     text: Bytes, starts: NDArray[Any], lengths: NDArray[Any]
 ) -> tuple[NDArray[np.uint32], NDArray[np.bool_]]:
-    """Eight hexadecimal digits each, or nothing; the second array says which fields are well-formed."""
+    """The values of fields of eight hexadecimal digits (0 if empty), and whether each field is well-formed."""
     value = np.zeros(starts.shape, np.uint32)
     present = lengths == 8
     good = present | (lengths == 0)
@@ -166,5 +168,5 @@ def _fail_field(content: bytes, field: int, line: int, path: Path) -> NoReturn:
     raise DataError(
         f"{expected}, got {shown!r}",
         where=f"{path}, line {line}, field {field + 1}",
-        hint="mend or delete the line; the file may have been cut short or edited",
+        hint="correct or delete the line; the file may be cut short or edited",
     )

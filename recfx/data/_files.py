@@ -1,4 +1,4 @@
-"""Opening data files, with errors that name the file, the array in it, and the mend."""
+"""Readers of data files, with errors that name the file, the array in it, and the next step."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ from recfx.errors import DataError
 
 @dataclass(frozen=True)
 class ArraySpec:
-    """The form that an array in a file must have.
+    """The required type and shape of an array in a file.
 
     Attributes:
         shape: Expected size of each dimension; None accepts any size.
@@ -28,12 +28,12 @@ class ArraySpec:
     kinds: str = "iu"
 
     def describe(self) -> str:
-        """Says it in words, e.g. "integer [N, 13]"."""
+        """The requirement in words, such as "integer [N, 13]"."""
         kind = "integer" if set(self.kinds) <= set("iub") else "numeric"
         return f"{kind} [{', '.join('N' if n is None else str(n) for n in self.shape)}]"
 
     def accepts(self, array: NDArray[Any]) -> bool:
-        """Whether dtype kind, rank and fixed sizes fit."""
+        """Whether an array has an accepted dtype kind, the rank and the fixed sizes."""
         return (
             array.dtype.kind in self.kinds
             and array.ndim == len(self.shape)
@@ -46,23 +46,25 @@ def require_file(path: Path, what: str) -> Path:
 
     Args:
         path: The file.
-        what: Its content, for the message, e.g. "the MovieLens ratings".
+        what: The content of the file, for the message, such as "the MovieLens ratings".
 
     Raises:
         DataError: The path does not exist or is a folder.
     """
     if path.is_dir():
-        raise DataError(f"{what} should be a file, and this is a folder", where=str(path))
+        raise DataError(
+            f"{what} should be a file, and this is a folder", where=str(path), hint="pass the path of a file in it"
+        )
     if not path.is_file():
         raise DataError(f"{what}: no such file", where=str(path), hint="check the path, or fetch the data set")
     return path
 
 
 def load_npz(path: Path, specs: Mapping[str, ArraySpec]) -> dict[str, NDArray[Any]]:
-    """Reads the named arrays of an `.npz` and checks each against its spec; other arrays in it are ignored.
+    """Reads the named arrays of an `.npz` and checks each against its spec; it ignores other arrays.
 
     Raises:
-        DataError: Not an .npz, damaged, an array is missing, or has another dtype or shape.
+        DataError: The file is not an `.npz` or damaged, or an array is missing or has another dtype or shape.
     """
     require_file(path, "an .npz archive")
     layout = ", ".join(f"{name}: {spec.describe()}" for name, spec in specs.items())
@@ -98,7 +100,7 @@ def load_npz(path: Path, specs: Mapping[str, ArraySpec]) -> dict[str, NDArray[An
 
 
 def read_parquet(path: Path, columns: Sequence[str]) -> dict[str, NDArray[Any]]:
-    """Reads columns of a Parquet file as numpy arrays (strings come as object arrays).
+    """Reads columns of a Parquet file as NumPy arrays; string columns become object arrays.
 
     Raises:
         DataError: pyarrow is not installed, the file is not Parquet, or a column is missing or holds nulls.
@@ -129,7 +131,11 @@ def read_parquet(path: Path, columns: Sequence[str]) -> dict[str, NDArray[Any]]:
             )
         column = table.column(name)
         if column.null_count:
-            raise DataError(f"{column.null_count} null values", where=f"{path}, column {name!r}")
+            raise DataError(
+                f"the column holds {column.null_count} null values",
+                where=f"{path}, column {name!r}",
+                hint="remove the rows with null values",
+            )
         out[name] = column.to_numpy()
     return out
 
@@ -138,8 +144,8 @@ def require_integers(array: NDArray[Any], where: str) -> NDArray[np.int64]:
     """Casts an integer array to int64.
 
     Raises:
-        DataError: The array is not of integers.
+        DataError: The array does not have an integer dtype.
     """
     if array.dtype.kind not in "iu":
-        raise DataError(f"expected integers, got {array.dtype}", where=where)
+        raise DataError(f"expected integers, got {array.dtype}", where=where, hint="save the values as integers")
     return array.astype(np.int64)

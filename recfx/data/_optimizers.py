@@ -1,8 +1,8 @@
 """Adam that stays fast with large embedding tables.
 
-Dense Adam touches every row of every table at every step, however few the batch looked up. Tables above
-`SPARSE_ROWS` rows therefore get sparse gradients while training, and `SparseAdam`, which updates the rows
-looked up. Below it, fused dense Adam is the faster one: sparse gradients cost a sort and many small tensors.
+Dense Adam updates every row of every table at every step, even if the batch looks up few rows. Tables of at least
+`SPARSE_ROWS` rows therefore get sparse gradients in training, and `SparseAdam` updates only the looked-up rows. For
+smaller tables, fused dense Adam is faster: sparse gradients cost a sort and many small tensors.
 """
 
 from __future__ import annotations
@@ -19,9 +19,9 @@ SPARSE_ROWS = 200_000
 
 @contextmanager
 def sparse_gradients(model: nn.Module, min_rows: int = SPARSE_ROWS) -> Iterator[None]:
-    """Gives large tables sparse gradients inside the block; afterwards all tables are as before.
+    """A context in which tables of at least `min_rows` rows get sparse gradients.
 
-    Tables that several modules share, and bags that take the maximum, keep dense gradients.
+    Tables that several modules share, tables with `scale_grad_by_freq`, and bags of mode "max" keep dense gradients.
     """
     owners = Counter(
         id(weight) for module in model.modules() for weight in module._parameters.values() if weight is not None
@@ -40,14 +40,13 @@ def sparse_gradients(model: nn.Module, min_rows: int = SPARSE_ROWS) -> Iterator[
 
 
 class TableAdam:
-    """Fused Adam for dense gradients and SparseAdam for sparse ones, whichever each parameter has.
+    """Fused Adam for parameters with dense gradients, and SparseAdam for parameters with sparse gradients.
 
-    Which one that is shows at the first step: a large table that is also used whole (as a tied output layer,
-    say) has a dense gradient after all. A parameter that has none at the first step gets dense gradients from
-    then on.
+    The gradients of the first step decide. A large table that the model also uses as a whole, for instance as a tied
+    output layer, has a dense gradient. A parameter without a gradient in the first step gets dense gradients later.
 
     Args:
-        model: Its trainable parameters are optimised.
+        model: The model, whose trainable parameters are optimised.
         lr: Learning rate.
     """
 
@@ -57,7 +56,7 @@ class TableAdam:
         self._optimizers: list[torch.optim.Optimizer] | None = None
 
     def zero_grad(self) -> None:
-        """Drops all gradients."""
+        """Sets all gradients to None."""
         self._model.zero_grad(set_to_none=True)
 
     def step(self) -> None:

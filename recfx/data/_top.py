@@ -1,4 +1,4 @@
-"""The best columns of every row of a wide matrix."""
+"""The columns of the highest values in every row of a wide matrix."""
 
 from __future__ import annotations
 
@@ -9,10 +9,10 @@ _WIDEST = 64
 
 
 def chunk_width(columns: int, depth: int) -> int:
-    """Columns in a chunk for `top_columns`: 1 where columns are not chunked.
+    """The number of columns in a chunk for `top_columns`; 1 means no chunks.
 
-    The best `depth` values lie in the `depth` chunks of the highest maxima. Finding those takes one pass of maxima and a
-    selection among few; it pays where the chunks are several times as many.
+    The best `depth` values lie in the `depth` chunks with the highest maxima. To find these chunks, one pass computes
+    the maxima, and a selection runs on few values. This pays if there are several times `depth` chunks.
     """
     width = _WIDEST
     while width > 1 and columns // width < 4 * depth:
@@ -21,15 +21,15 @@ def chunk_width(columns: int, depth: int) -> int:
 
 
 def top_columns(scores: Tensor, depth: int, width: int) -> Tensor:
-    """The columns of the highest values, equal values by rising column.
+    """The columns of the highest values in each row, with equal values in order of column.
 
     Args:
-        scores: [n, c * width], no NaN. Minus infinity where a column must not count: the order of those is any.
-        depth: How many, at most the number of columns.
-        width: Columns in a chunk, see `chunk_width`.
+        scores: [n, c * width], without NaN. Minus infinity excludes a column; the order of excluded columns is undefined.
+        depth: The number of columns to return, at most the number of columns of `scores`.
+        width: The number of columns in a chunk, from `chunk_width`.
 
     Returns:
-        int64 [n, depth].
+        Column numbers, int64 [n, depth].
     """
     more = min(depth + 1, scores.shape[1])
     if width == 1 or scores.shape[1] // width < more:
@@ -41,7 +41,7 @@ def top_columns(scores: Tensor, depth: int, width: int) -> Tensor:
         values, places = candidates.topk(more, dim=1)
         ids = best.gather(1, places // width) * width + places % width
     ids = ids[:, :depth]
-    # Equal scores come in any order; the few rows that have some are ordered anew.
+    # topk returns equal scores in any order. The few rows with equal scores are sorted again.
     tied = ((values[:, 1:] == values[:, :-1]) & (values[:, 1:] > -torch.inf)).any(1)
     if tied.any():
         ids = ids.clone()
@@ -50,9 +50,10 @@ def top_columns(scores: Tensor, depth: int, width: int) -> Tensor:
 
 
 def _ordered(scores: Tensor, depth: int, width: int) -> Tensor:
-    """The columns [n, depth] of the highest values, equal values by rising column.
+    """The columns [n, depth] of the highest values, with equal values in order of column.
 
-    A column outside the first `depth` chunks, those of equal maxima by rising column, has a better column in each of them.
+    Only the first `depth` chunks, by falling maximum and then by column, can contain them: each of these chunks has a
+    better column than any column outside.
     """
     if width > 1 and scores.shape[1] // width >= depth:
         chunks = scores.reshape(len(scores), -1, width)
@@ -64,5 +65,5 @@ def _ordered(scores: Tensor, depth: int, width: int) -> Tensor:
 
 
 def _sorted(values: Tensor) -> Tensor:
-    """The columns of every row by falling value, equal values by rising column."""
+    """All columns of every row by falling value, with equal values in order of column."""
     return values.sort(dim=1, descending=True, stable=True).indices

@@ -15,19 +15,19 @@ Batch = TypeVar("Batch")
 
 
 class Batches(Generic[Batch]):
-    """Batches, in a new order each time it is iterated; the sequence of orders depends on the seed alone.
+    """An iterable of batches, in a new order at each iteration. Only the seed determines the sequence of orders.
 
     Args:
         n: Number of rows.
-        fetch: Makes a batch of row numbers, int64 [batch_size]. Gathering whole batches with it is far faster
-            than collating rows one by one.
-        batch_size: Rows a batch; the last may be smaller.
-        shuffle: Whether to change the order.
+        fetch: A function from row numbers, int64 [n of the batch], to a batch. It gathers a whole batch at once, which
+            is far faster than a collation of single rows.
+        batch_size: Rows in a batch; the last batch may be smaller.
+        shuffle: Whether to shuffle the rows; otherwise they keep their order.
         seed: Seed of the orders.
-        drop_last: Leave out a last batch that is not full.
+        drop_last: Whether to skip a last batch that is not full.
 
     Raises:
-        DataError: Sizes below 1.
+        DataError: `n` or `batch_size` is below 1.
     """
 
     def __init__(
@@ -41,7 +41,11 @@ class Batches(Generic[Batch]):
         drop_last: bool = False,
     ) -> None:
         if n < 1 or batch_size < 1:
-            raise DataError(f"cannot make batches of {batch_size} from {n} rows", where="Batches")
+            raise DataError(
+                f"cannot make batches of {batch_size} from {n} rows",
+                where="Batches",
+                hint="give at least one row and a batch_size of at least 1",
+            )
         self._n = n
         self._fetch = fetch
         self._batch_size = batch_size
@@ -50,7 +54,7 @@ class Batches(Generic[Batch]):
         self._generator = torch.Generator().manual_seed(seed)
 
     def __len__(self) -> int:
-        """Batches in one pass."""
+        """The number of batches in one iteration."""
         whole = self._n / self._batch_size
         return math.floor(whole) if self._drop_last else math.ceil(whole)
 
@@ -63,14 +67,25 @@ class Batches(Generic[Batch]):
 def tensor_batches(
     *tensors: Tensor, batch_size: int, shuffle: bool = True, seed: int = 0, drop_last: bool = False
 ) -> Batches[tuple[Tensor, ...]]:
-    """Batches of tensors with equal first dimension, as tuples.
+    """Batches of tensors with the same number of rows; each batch is a tuple with one slice of each tensor.
+
+    Args:
+        *tensors: Tensors [n, ...].
+        batch_size: Rows in a batch; the last batch may be smaller.
+        shuffle: Whether to shuffle the rows.
+        seed: Seed of the orders.
+        drop_last: Whether to skip a last batch that is not full.
 
     Raises:
-        DataError: No tensors, or different numbers of rows.
+        DataError: There are no tensors or no rows, the numbers of rows differ, or `batch_size` is below 1.
     """
     rows = {len(tensor) for tensor in tensors}
     if len(rows) != 1:
-        raise DataError(f"tensors with rows {sorted(rows)} cannot be batched together", where="tensor_batches")
+        raise DataError(
+            f"tensors with rows {sorted(rows)} cannot be batched together",
+            where="tensor_batches",
+            hint="give tensors with the same number of rows",
+        )
     return Batches(
         rows.pop(),
         lambda chosen: tuple(tensor[chosen] for tensor in tensors),

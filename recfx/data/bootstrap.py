@@ -1,7 +1,8 @@
 """Bootstrap intervals of the AUC, and of the difference of two models' AUC on the same rows.
 
-The bootstrap is stratified: positives and negatives are resampled apart, so no resample lacks a class. Each
-model is sorted once; a resample is then a vector of counts, and its AUC a cumulative sum and a dot product.
+The bootstrap is stratified: positives and negatives are resampled separately, so every resample has both classes. The
+scores of each model are sorted once. A resample is then a vector of counts, and its AUC takes a cumulative sum and a dot
+product.
 """
 
 from __future__ import annotations
@@ -24,10 +25,10 @@ class Interval:
     """An estimate with a confidence interval.
 
     Attributes:
-        estimate: The value on the rows as they are.
+        estimate: The value on the given rows.
         low: Lower end.
         high: Upper end.
-        confidence: How often such an interval holds the true value.
+        confidence: The probability that such an interval contains the true value.
     """
 
     estimate: float
@@ -49,13 +50,13 @@ def auc_interval(
 
     Args:
         label: 0 or 1, [N].
-        score: Any real scale, [N].
+        score: Scores on any real scale, [N].
         confidence: Between 0 and 1.
         resamples: Number of bootstrap resamples.
         seed: Seed of the resampling.
 
     Raises:
-        DataError: As `auc`; or confidence or resamples out of range.
+        DataError: The arguments are errors for `auc`, or `confidence` or `resamples` is out of range.
     """
     estimate = auc(label, score)
     labels, scores = checked(label, score)
@@ -73,10 +74,9 @@ def auc_difference(
     resamples: int = 1000,
     seed: int = 0,
 ) -> Interval:
-    """AUC of b minus AUC of a with a paired bootstrap interval: both are measured on the same resamples.
+    """The AUC of b minus the AUC of a, with a paired bootstrap interval: both are measured on the same resamples.
 
-    Pairing removes the noise that the models share, so the interval is far narrower than two separate ones
-    tell.
+    Pairing removes the noise that both models share, so the interval is far narrower than two separate intervals suggest.
 
     Args:
         label: 0 or 1, [N].
@@ -87,7 +87,7 @@ def auc_difference(
         seed: Seed of the resampling.
 
     Raises:
-        DataError: As `auc`; or confidence or resamples out of range.
+        DataError: The arguments are errors for `auc`, or `confidence` or `resamples` is out of range.
     """
     estimate = auc(label, score_b) - auc(label, score_a)
     labels, first = checked(label, score_a)
@@ -110,7 +110,7 @@ class _Ranked:
         self._up_to = np.searchsorted(ordered, positive, side="right")
 
     def auc(self, positive: Counts, negative: Counts) -> NDArray[np.float64]:
-        """The AUC [B] of B resamples, given how often each positive [B, P] and negative [B, N] was drawn."""
+        """The AUC [B] of B resamples, from the draw counts of the positives [B, P] and the negatives [B, N]."""
         beaten = np.zeros((len(negative), negative.shape[1] + 1), np.int64)
         np.cumsum(negative[:, self._order], axis=1, out=beaten[:, 1:])
         won = np.einsum("bp,bp->b", positive, beaten[:, self._below] + beaten[:, self._up_to])
@@ -119,7 +119,7 @@ class _Ranked:
 
 
 def _resamples(labels: NDArray[np.bool_], resamples: int, seed: int) -> Iterator[tuple[Counts, Counts]]:
-    """Blocks of draw counts of the positives and of the negatives."""
+    """Yields blocks of resamples, as draw counts of the positives and of the negatives."""
     if resamples < 1:
         raise DataError(f"resamples must be at least 1, got {resamples}")
     rng = np.random.default_rng(seed)

@@ -1,4 +1,4 @@
-"""Training samples for pairwise losses: a user, an item taken in, and items that were not."""
+"""Training samples for pairwise losses: a user, a positive item, and negative items."""
 
 from __future__ import annotations
 
@@ -15,25 +15,25 @@ _SLOTS_PER_PAIR = 8
 
 
 class BprSampler:
-    """Draws samples as LightGCN's authors do: a uniform user, a uniform positive of that user, uniform non-positives.
+    """Draws samples as LightGCN's authors do: a uniform user, a uniform positive of this user, and uniform negatives.
 
-    A negative is a uniform draw over all items that is drawn again, once, where it hits a positive: the second draw is
-    uniform over the items that are none, so the result is too, and no user needs endless attempts. Whether a draw
-    hits is asked of a bit per hash first, so that nine draws in ten need no search.
+    A negative is drawn uniformly from all items. If it is a positive of the user, it is drawn again, once, uniformly from
+    the items that are not. The result is therefore uniform over the negatives, in two draws at most. A hash table of bits
+    finds most draws that are not positives, so that nine draws in ten need no search.
 
-    Users without positives and users to whom every item is one are never drawn.
+    The sampler never draws users without positives, nor users whose positives are all items.
 
     Attributes:
-        generator: The source of all randomness; its state is the sampler's.
-        samples: Samples of one epoch: the number of training interactions.
+        generator: The source of all randomness. Its state is the whole state of the sampler.
+        samples: Number of samples in an epoch, which is the number of training interactions.
 
     Args:
         data: Training interactions.
-        negatives: Negatives of each sample.
+        negatives: Number of negatives in each sample.
         seed: Seed of the generator.
 
     Raises:
-        DataError: No negatives asked for, or no user has both a positive and a negative.
+        DataError: `negatives` is below 1, or no user has both a positive and a negative.
     """
 
     def __init__(self, data: Interactions, negatives: int = 1, seed: int = 0) -> None:
@@ -55,7 +55,7 @@ class BprSampler:
         users, items = data.train_pairs()
         self._pairs = (users * data.n_items + items).sort().values
         self._items = self._pairs % data.n_items
-        # Items below each positive that are not positives of the user, counted over users: rises within a user's row.
+        # For each positive, the number of the user's negatives with a smaller id; sorted within the row of a user.
         self._below = self._pairs - torch.arange(len(users)) + self._starts[users]
         self._shift = 63 - (_SLOTS_PER_PAIR * max(len(users), 1)).bit_length()
         self._seen = torch.zeros(1 << (63 - self._shift), dtype=torch.bool)
@@ -65,7 +65,7 @@ class BprSampler:
         """Draws samples.
 
         Args:
-            count: How many.
+            count: Number of samples.
 
         Returns:
             Users int64 [count], their positives int64 [count], and negatives int64 [count, negatives].
@@ -74,17 +74,22 @@ class BprSampler:
             DataError: `count` is negative.
         """
         if count < 0:
-            raise DataError(f"cannot draw {count} samples", where="BprSampler.sample")
+            raise DataError(
+                f"cannot draw {count} samples", where="BprSampler.sample", hint="pass a count of at least 0"
+            )
         users = self._users[torch.randint(len(self._users), (count,), generator=self.generator)]
         positives = self._items[self._starts[users] + self._below_each(self._counts[users])]
         negatives = torch.randint(self._n_items, (count, self._negatives), generator=self.generator)
         return users, positives, self._replace_positives(users, negatives)
 
     def epoch(self, batch: int) -> Iterator[tuple[Tensor, Tensor, Tensor]]:
-        """As many samples as there are training interactions, see `sample`, in batches; the last may be smaller.
+        """Yields one epoch of samples in batches, each as `sample` returns it.
+
+        Args:
+            batch: Samples in a batch; the last batch may be smaller.
 
         Raises:
-            DataError: The batch is below 1.
+            DataError: `batch` is below 1.
         """
         if batch < 1:
             raise DataError(f"a batch needs at least one sample, got {batch}", where="BprSampler.epoch")
@@ -92,15 +97,15 @@ class BprSampler:
             yield self.sample(min(batch, self.samples - start))
 
     def _hash(self, pairs: Tensor) -> Tensor:
-        """A slot of each pair, from the upper bits of a product that wraps around."""
+        """The slot of each pair in the hash table: the upper bits of a product that wraps around."""
         return ((pairs * _ODD) >> self._shift) & (len(self._seen) - 1)
 
     def _below_each(self, limits: Tensor) -> Tensor:
-        """A uniform integer in [0, limit) for each limit of at least 1; float64 leaves a bias below 2^-21 even at 2^32."""
+        """A uniform integer in [0, limit) for each limit of at least 1; the bias of float64 is below 2^-21 even at 2^32."""
         return (torch.rand(limits.shape, dtype=torch.float64, generator=self.generator) * limits).long()
 
     def _replace_positives(self, users: Tensor, items: Tensor) -> Tensor:
-        """Draws again, from the items that are not positives, the items [n, M] that are positives of their users [n]."""
+        """Replaces items [n, M] that are positives of their users [n] by uniform draws from the users' negatives."""
         pairs = (users * self._n_items).unsqueeze(1) + items
         suspects = self._seen[self._hash(pairs)].flatten().nonzero().flatten()
         suspected = pairs.flatten()[suspects]
@@ -108,6 +113,6 @@ class BprSampler:
         hits = suspects[self._pairs[at] == suspected]
         owners = users[hits // self._negatives]
         ranks = self._below_each(self._n_items - self._counts[owners])
-        # The item with so many non-positives below it is the rank plus the positives that come before.
+        # The negative with a given rank among the negatives has the id rank + number of smaller positives.
         before = torch.searchsorted(self._below, owners * self._n_items + ranks, right=True) - self._starts[owners]
         return items.flatten().index_put((hits,), ranks + before).view(items.shape)

@@ -21,8 +21,8 @@ class Histories:
     Attributes:
         indptr: int64 [n_users + 1].
         items: int64 [n], ids from 1, so that 0 can pad.
-        length: Items a padded history holds.
-        pad: Side of the padding: "left" puts the latest item last, "right" the oldest first.
+        length: Number of places in a padded history.
+        pad: Side of the padding: "left" puts the latest item in the last place, "right" the oldest item in the first.
     """
 
     indptr: Tensor
@@ -31,7 +31,15 @@ class Histories:
     pad: Side
 
     def before(self, user: Tensor, count: Tensor) -> Tensor:
-        """The last of each user's first `count` items, both [n]; int64 [n, length], 0 where the user has fewer."""
+        """The history of each user after the first `count` items: the last `length` of them, padded with 0.
+
+        Args:
+            user: int64 [n].
+            count: int64 [n], at most the number of the user's items.
+
+        Returns:
+            Item ids, int64 [n, length].
+        """
         taken = count.clamp(max=self.length)
         column = torch.arange(self.length)
         offset = column - (self.length - taken)[:, None] if self.pad == "left" else column.expand(len(user), -1)
@@ -42,19 +50,19 @@ class Histories:
         return torch.where(used, self.items[place.clamp(0, len(self.items) - 1)], 0)
 
     def full(self, user: Tensor) -> Tensor:
-        """The latest items of each user, int64 [n, length], as known when serving."""
+        """The latest items of each user (int64 [n]), int64 [n, length]: the history for serving."""
         return self.before(user, self.indptr[user + 1] - self.indptr[user])
 
 
 @dataclass(frozen=True)
 class ClickSplit:
-    """One split of click data; a row's history holds only what came before it, never the row's own item.
+    """One split of click data. The history of a row holds only earlier items, never the row's own item.
 
     Attributes:
         user: int64 [N] in [0, n_users).
         item: int64 [N] in [1, n_items]; 0 is the padding of histories.
         label: float32 [N].
-        seen: int64 [N], how many items of the user's history come before the row.
+        seen: int64 [N], the number of items in the user's history before the row.
         histories: The histories, shared by the splits.
     """
 
@@ -68,11 +76,11 @@ class ClickSplit:
         return len(self.label)
 
     def history(self, rows: Tensor) -> Tensor:
-        """Padded histories, int64 [n, length], of some rows (int64 [n])."""
+        """The padded histories, int64 [n, length], of the given rows (int64 [n])."""
         return self.histories.before(self.user[rows], self.seen[rows])
 
     def inputs(self, rows: Tensor) -> tuple[Tensor, Tensor, Tensor]:
-        """Model inputs `(user [n], item [n], history [n, length])` of some rows (int64 [n])."""
+        """The model inputs `(user [n], item [n], history [n, length])` of the given rows (int64 [n])."""
         return self.user[rows], self.item[rows], self.history(rows)
 
 
@@ -81,12 +89,12 @@ class ClickData:
     """Click data over users and items in three splits.
 
     Attributes:
-        train: The split to fit on.
-        valid: The split to choose on.
-        test: The split to report on.
+        train: The split for training.
+        valid: The split for model selection.
+        test: The split for the reported metrics.
         n_users: Number of users.
         n_items: Number of items; ids are 1 to n_items, so tables need n_items + 1 rows.
-        name: Where the data come from, for reports.
+        name: Name of the data set, for reports.
     """
 
     train: ClickSplit
@@ -98,7 +106,7 @@ class ClickData:
 
     @property
     def histories(self) -> Histories:
-        """The items that each user liked in training."""
+        """The items that each user liked in training, which all splits share."""
         return self.train.histories
 
 
@@ -112,17 +120,17 @@ def clicks(
 ) -> ClickData:
     """Turns feedback into click data with histories.
 
-    Of the judgements that are not held out for the test, a random share is for validation. A user's history
-    is what the user liked in train, in order of time, or, where times are unknown, in a random order; each
-    row sees the part before its own place in that order, in all three splits alike, so that no row's own
-    label shows in its history.
+    Judgements that are not held out for the test are split at random into training and validation. The history of a user
+    holds the items that the user liked in train, in order of time, or in a random order if times are unknown. In all three
+    splits, a row sees the part of the history before its own place in this order, so that its label does not leak into
+    its history.
 
     Args:
         feedback: Judged pairs.
-        history: Items a padded history holds.
+        history: Number of places in a padded history.
         pad: Side of the padding.
-        valid_share: Share of the training judgements that validate.
-        seed: Seed of the validation split and of the order of data without times.
+        valid_share: Share of the validation split, between 0 and 1.
+        seed: Seed of the validation split, and of the order of data without times.
 
     Raises:
         DataError: A split would be empty, or an argument is out of range.
@@ -134,7 +142,7 @@ def clicks(
     if not 0 < valid_share < 1:
         raise DataError(f"valid_share must be between 0 and 1, got {valid_share}", where="clicks")
     generator = torch.Generator().manual_seed(seed)
-    order = torch.randperm(len(feedback), generator=generator)  # breaks ties of time
+    order = torch.randperm(len(feedback), generator=generator)  # a random order among equal times
     if feedback.time is not None:
         order = order[feedback.time[order].argsort(stable=True)]
     order = order[feedback.user[order].argsort(stable=True)]  # by user, then by time
@@ -150,6 +158,6 @@ def clicks(
     splits = []
     for name, mask in (("train", train), ("valid", valid), ("test", test)):
         if not mask.any():
-            raise DataError(f"no judgement falls into {name}", where=feedback.name, hint="give more feedback")
+            raise DataError(f"the split {name} would be empty", where=feedback.name, hint="give more feedback")
         splits.append(ClickSplit(user[mask], item[mask], label[mask].float(), seen[mask], histories))
     return ClickData(splits[0], splits[1], splits[2], feedback.n_users, feedback.n_items, feedback.name)

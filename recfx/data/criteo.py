@@ -1,11 +1,11 @@
-"""Criteo display advertising data: rows as the files hold them.
+"""Criteo display advertising data: raw rows from files.
 
 Two formats are read:
 
-- the challenge's `train.txt` (also gzipped): `label \\t 13 integers \\t 26 eight-digit hexadecimal values` a
-  line, empty fields missing;
-- an `.npz` with `label` integer [N] of 0 and 1, `dense` integer [N, 13] with -1000000 for missing, and `cat`
-  unsigned integer [N, 26], the value of the hexadecimal digits, 0 for missing.
+- the challenge's `train.txt`, also gzipped: a line is `label \\t 13 integers \\t 26 eight-digit hexadecimal values`, and
+  an empty field is a missing value;
+- an `.npz` with `label`, integer [N] of 0 and 1; `dense`, integer [N, 13] with -1000000 for missing values; and `cat`,
+  unsigned integer [N, 26], the value of the hexadecimal digits, with 0 for missing values.
 
 `recfx.data.encode_ctr` turns the rows into model inputs.
 """
@@ -55,13 +55,13 @@ def read_criteo(path: Path, max_rows: int | None = None) -> CriteoRows:
     """Reads Criteo rows from text, gzipped text or `.npz`.
 
     Args:
-        path: The file. An `.npz` is known by its suffix; everything else is read as text.
-        max_rows: Read only the first so many rows (the challenge's 45 million take 7 GB of memory); None
+        path: The file. A file with the suffix `.npz` is an archive; any other file is text.
+        max_rows: The largest number of rows to read (the challenge's 45 million rows take 7 GB of memory); None
             reads all.
 
     Raises:
-        DataError: The file is missing, empty, or malformed; the message names the line and field or the
-        array.
+        DataError: `max_rows` is below 1, or the file is missing, empty, or malformed; the message names the line and
+            field, or the array.
     """
     require_file(path, "Criteo data")
     if max_rows is not None and max_rows < 1:
@@ -73,10 +73,9 @@ def read_criteo(path: Path, max_rows: int | None = None) -> CriteoRows:
 
 
 def find_criteo(folder: Path) -> Path | None:
-    """The Criteo file in a folder: `train.txt`, `train.txt.gz`, or the first `criteo*.npz|txt|gz`; None
-    without one.
+    """The Criteo file in a folder: `train.txt`, `train.txt.gz`, or the first `criteo*.npz|txt|gz`; None without one.
 
-    A `train.txt` counts only when its first line holds tabs: other data sets use the same name.
+    A `train.txt` counts only if its first line contains tabs: other data sets use the same name.
     """
     for name in _TEXT_NAMES:
         candidate = folder / name
@@ -103,7 +102,9 @@ def _read_npz(path: Path, max_rows: int | None) -> CriteoRows:
     arrays = {name: array[:max_rows] for name, array in load_npz(path, _NPZ).items()}
     sizes = {name: len(array) for name, array in arrays.items()}
     if len(set(sizes.values())) != 1:
-        raise DataError(f"the arrays differ in rows: {sizes}", where=str(path), hint="save them together again")
+        raise DataError(
+            f"the arrays have different numbers of rows: {sizes}", where=str(path), hint="save them together again"
+        )
     label, dense, cat = arrays["label"], arrays["dense"], arrays["cat"]
     _require_range(label, 0, 1, f"{path}, array 'label'")
     _require_range(dense, np.iinfo(np.int32).min, np.iinfo(np.int32).max, f"{path}, array 'dense'")

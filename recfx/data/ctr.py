@@ -1,4 +1,4 @@
-"""Click-through data as models take it, and the encoding of raw Criteo rows into it."""
+"""Click-through data as model inputs, and the encoding of raw Criteo rows."""
 
 from __future__ import annotations
 
@@ -22,7 +22,7 @@ class CtrSplit:
         dense: float32 [N, D] numeric features.
         sparse: int64 [N, F], one id per field.
         label: float32 [N], 1 for a click.
-        probability: float32 [N], the true click probability, where it is known (generated data).
+        probability: float32 [N], the true click probability of generated data; None for other data.
     """
 
     dense: Tensor
@@ -38,11 +38,13 @@ class CtrSplit:
                 raise DataError(
                     f"expected {dtype} of rank {rank}, got {tensor.dtype} {list(tensor.shape)}",
                     where=f"CtrSplit.{name}",
+                    hint="pass dense float32 [N, D], sparse int64 [N, F] and label float32 [N]",
                 )
         if not len(self.dense) == len(self.sparse) == len(self.label):
             raise DataError(
                 f"rows differ: dense {len(self.dense)}, sparse {len(self.sparse)}, label {len(self.label)}",
                 where="CtrSplit",
+                hint="pass one row of each for every sample",
             )
         if self.probability is not None and self.probability.shape != self.label.shape:
             raise DataError(
@@ -54,7 +56,7 @@ class CtrSplit:
         return len(self.label)
 
     def inputs(self, rows: Tensor) -> tuple[Tensor, Tensor]:
-        """The model inputs `(dense [n, D], sparse [n, F])` of some rows (int64 [n])."""
+        """The model inputs `(dense [n, D], sparse [n, F])` of the given rows (int64 [n])."""
         return self.dense[rows], self.sparse[rows]
 
 
@@ -63,13 +65,13 @@ class CtrData:
     """Click-through data in three splits.
 
     Attributes:
-        train: The split to fit on.
-        valid: The split to choose on.
-        test: The split to report on.
+        train: The split for training.
+        valid: The split for model selection.
+        test: The split for the reported metrics.
         cardinalities: Number of ids of each field; ids are in [0, cardinality).
-        name: Where the data come from, for reports.
-        bayes_auc: The AUC of the true probability over the population, where known: no model beats it but by
-            luck.
+        name: Name of the data set, for reports.
+        bayes_auc: The AUC of the true probability over the population, for generated data; a model exceeds it only by
+            chance. None for other data.
     """
 
     train: CtrSplit
@@ -104,7 +106,7 @@ class CtrData:
                 f"field {field} holds ids from {int(low[field])} to {int(high[field])}, "
                 f"its table has {self.cardinalities[field]} rows",
                 where=f"CtrData.{name}.sparse",
-                hint="ids are 0-based and below the field's cardinality",
+                hint="number the ids from 0, below the field's cardinality",
             )
 
     @property
@@ -119,7 +121,7 @@ class CtrData:
 
 
 def split_rows(n: int, seed: int = 0) -> tuple[NDArray[np.int64], NDArray[np.int64], NDArray[np.int64]]:
-    """Row numbers of the 80/10/10 split: `RandomState(seed).permutation(n)`, cut at 80 % and 90 %."""
+    """The row numbers of the 80/10/10 split: `RandomState(seed).permutation(n)`, cut at 80 % and 90 %."""
     order = np.random.RandomState(seed).permutation(n).astype(np.int64)
     return order[: n * 8 // 10], order[n * 8 // 10 : n * 9 // 10], order[n * 9 // 10 :]
 
@@ -134,21 +136,21 @@ def encode_ctr(
 ) -> CtrData:
     """Splits raw rows 80/10/10 and turns them into model inputs.
 
-    In each field, id 0 is shared by all values that occur fewer than `min_count` times in train (values new
-    in validation and test among them); the others are numbered from 1 by falling frequency in train, equal
-    ones by value. "Missing" is a value like any other.
+    In each field, all values that occur fewer than `min_count` times in train share the id 0, including values that occur
+    only in validation or test. The other values are numbered from 1 by falling frequency in train, and by value if their
+    frequencies are equal. A missing value counts as a value.
 
     Args:
         rows: Raw rows, at least 10.
-        dense_as: "numbers" gives log(1 + x) for x > 0 and 0 otherwise, missing included, so dense is [N, 13].
-            "fields" buckets each number, x > 2 by floor(log(x)^2), and appends 13 fields, so dense is [N, 0]
+        dense_as: "numbers" gives log(1 + x) for x > 0 and 0 otherwise, also for missing values, so dense is [N, 13].
+            "fields" puts each number into a bucket, x > 2 into floor(log(x)^2), and appends 13 fields, so dense is [N, 0]
             and sparse [N, 39].
-        min_count: How often a value must occur in train to have an id of its own.
+        min_count: The smallest number of occurrences in train for an id of its own.
         seed: Seed of the split.
         name: Name of the data set, for reports.
 
     Raises:
-        DataError: Fewer than 10 rows, or an unknown `dense_as`.
+        DataError: There are fewer than 10 rows, `dense_as` is unknown, or `min_count` is below 1.
     """
     if len(rows) < 10:
         raise DataError(f"{len(rows)} rows are too few to split", where=name, hint="give at least 10 rows")
@@ -180,9 +182,9 @@ def encode_ctr(
 
 
 def _buckets(dense: NDArray[np.int32]) -> NDArray[np.int64]:
-    """floor(log(x)^2) above 2, the number itself up to 2 and for missing.
+    """The bucket of each number: floor(log(x)^2) for x > 2, else the number itself, also for missing values.
 
-    The buckets of x > 2 are moved up by 3, so that they meet none of the small numbers 0, 1, 2.
+    The buckets of x > 2 are shifted by 3, so that they differ from the small numbers 0, 1 and 2.
     """
     logs = np.floor(np.log(np.maximum(dense, 1).astype(np.float64)) ** 2).astype(np.int64)
     return np.where(dense > 2, logs + 3, dense)

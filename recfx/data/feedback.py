@@ -1,4 +1,4 @@
-"""What users thought of items: the common form of explicit feedback, from any file or generator."""
+"""Explicit feedback of users on items, in one form for all files and generators."""
 
 from __future__ import annotations
 
@@ -12,18 +12,21 @@ from recfx.errors import DataError
 
 @dataclass(frozen=True)
 class Feedback:
-    """Judged (user, item) pairs, at most one per pair.
+    """Judged (user, item) pairs, with at most one judgement for each pair.
 
     Attributes:
         user: int64 [N] in [0, n_users).
         item: int64 [N] in [0, n_items).
-        positive: bool [N], liked or clicked.
-        test: bool [N], True for the pairs held out for the final figures.
+        positive: bool [N], True if the user liked or clicked the item.
+        test: bool [N], True for the pairs held out for the test metrics.
         n_users: Number of users.
         n_items: Number of items.
-        time: int64 [N], when it happened, where known.
-        probability: float32 [N], the true probability of `positive`, where known (generated data).
-        name: Where the data come from, for reports.
+        time: int64 [N], the time of each judgement; None when unknown.
+        probability: float32 [N], the true probability of `positive` in generated data; None for other data.
+        name: Name of the data set, for reports.
+
+    Raises:
+        DataError: A tensor has another dtype or shape, an id is out of range, or a pair occurs twice.
     """
 
     user: Tensor
@@ -73,10 +76,12 @@ def require_ids(ids: Tensor, size: int, where: str) -> None:
     """Checks that ids are in [0, size).
 
     Raises:
-        DataError: One is outside.
+        DataError: An id is outside this range.
     """
     if len(ids) == 0:
         return
     low, high = int(ids.min()), int(ids.max())
     if low < 0 or high >= size:
-        raise DataError(f"ids run from {low} to {high}, outside 0 to {size - 1}", where=where, hint="ids are 0-based")
+        raise DataError(
+            f"ids run from {low} to {high}, outside 0 to {size - 1}", where=where, hint="number the ids from 0"
+        )

@@ -22,16 +22,16 @@ Stop = Literal["epochs", "time", "patience"]
 
 @dataclass
 class TrainLog:
-    """What happened in training.
+    """A record of a training run.
 
     Attributes:
-        losses: Mean training loss of each epoch, a last, unfinished one included.
-        scores: Validation score after each epoch, empty without validation.
-        best_epoch: Index into `scores` of the state the model was left in; None without validation.
-        steps: Optimiser steps.
-        seconds: Wall-clock time, validation included.
-        stopped: What ended training: all epochs done, the time budget, or no better score for `patience`
-            epochs.
+        losses: Mean training loss of each epoch, including an unfinished last epoch.
+        scores: Validation score after each epoch; empty without validation.
+        best_epoch: Index into `scores` of the final state of the model; None without validation.
+        steps: Number of optimiser steps.
+        seconds: Wall-clock time in seconds, including validation.
+        stopped: The reason for the end: "epochs" (all epochs done), "time" (time limit reached), or "patience" (no better
+            score for `patience` epochs).
     """
 
     losses: list[float] = field(default_factory=list)
@@ -55,29 +55,37 @@ def fit(
     seed: int = 0,
     progress: bool = True,
 ) -> TrainLog:
-    """Trains a model in place with Adam and leaves it in eval mode, in its best validated state.
+    """Trains a model in place with Adam and leaves it in eval mode, in the state with the best validation score.
 
-    The global random state is not disturbed; dropout and other random operations depend on `seed` alone.
+    It does not change the global random state. Dropout and other random operations depend only on `seed`.
 
     Args:
         model: The model.
         batches: The training batches.
-        loss_fn: Gives the scalar loss of a batch.
-        epochs: Passes over the data, at most.
+        loss_fn: A function from the model and a batch to the scalar loss.
+        epochs: The largest number of passes over the data.
         lr: Adam's learning rate.
-        seconds: Stop after so long, at the next step; at least one step is made. None: no limit.
-        validate: Gives a score, higher is better; called in eval mode without gradients after each epoch, and
-            at the end of an unfinished one. None: the last state is kept.
-        patience: Stop after so many epochs without a better score; None: never.
+        seconds: Time limit in seconds. Training stops at the first step after it, but makes at least one step. None: no
+            limit.
+        validate: A function from the model to a score, where higher is better. It is called in eval mode and without
+            gradients after each epoch, also after an unfinished one. None: the model keeps its last state.
+        patience: The number of epochs without a better score after which training stops; None: it never stops early.
         seed: Seed of the randomness inside the model.
-        progress: Show a progress bar when on a terminal.
+        progress: Whether to show a progress bar on a terminal.
+
+    Returns:
+        The record of the run.
 
     Raises:
-        DataError: No batches, epochs or patience below 1.
-        RecfxError: The loss or the validation score became NaN or infinite.
+        DataError: There are no batches, or `epochs` or `patience` is below 1.
+        RecfxError: The loss or the validation score is NaN or infinite.
     """
     if len(batches) < 1 or epochs < 1 or (patience is not None and patience < 1):
-        raise DataError(f"nothing to train: {len(batches)} batches, {epochs} epochs, patience {patience}")
+        raise DataError(
+            f"nothing to train: {len(batches)} batches, {epochs} epochs, patience {patience}",
+            where="fit",
+            hint="give at least one batch, one epoch and a patience of at least 1",
+        )
     log = TrainLog()
     best: dict[str, Tensor] | None = None
     begin = time.perf_counter()
@@ -130,7 +138,7 @@ def _step(
         raise RecfxError(
             f"training diverged: the loss is {value} at step {log.steps + 1}",
             where=type(model).__name__,
-            hint="lower the learning rate, or look for NaN and unscaled features in the data",
+            hint="lower the learning rate, or check the data for NaN and unscaled features",
         )
     loss.backward()
     optimizer.step()
@@ -146,7 +154,7 @@ def _validated(model: nn.Module, validate: Callable[[nn.Module], float]) -> floa
         raise RecfxError(
             f"the validation score is {score}",
             where=type(model).__name__,
-            hint="look for NaN in the model's outputs",
+            hint="check the model's outputs for NaN",
         )
     return score
 

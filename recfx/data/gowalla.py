@@ -2,12 +2,12 @@
 
 Two formats are read:
 
-- a folder with `train.txt` and `test.txt`, a line `user item item ...` for each user, ids from 0, blanks
-  between them;
-- an `.npz` with `train_indptr`, `train_indices`, `test_indptr`, `test_indices` (integer vectors, compressed
-  sparse rows) and `shape` (users, items).
+- a folder with `train.txt` and `test.txt`: one line `user item item ...` for each user, with ids from 0, separated by
+  blanks;
+- an `.npz` with the integer vectors `train_indptr`, `train_indices`, `test_indptr`, `test_indices` (compressed sparse
+  rows) and `shape` (users, items).
 
-Other data sets published in the same formats (Yelp2018, Amazon-Book) load the same way.
+Other data sets in the same formats (Yelp2018, Amazon-Book) load in the same way.
 """
 
 from __future__ import annotations
@@ -34,7 +34,7 @@ _NPZ = {
 
 
 def find_gowalla(folder: Path) -> Path | None:
-    """What `read_gowalla` can read in a folder: the folder itself with both text files, or `gowalla*.npz`."""
+    """The path for `read_gowalla` in a folder: the folder itself if it has both text files, or `gowalla*.npz`; else None."""
     texts = folder / "train.txt", folder / "test.txt"
     if all(path.is_file() for path in texts):
         with texts[0].open("rb") as file:
@@ -44,7 +44,10 @@ def find_gowalla(folder: Path) -> Path | None:
 
 
 def read_gowalla(path: Path) -> Interactions:
-    """Reads the split from a folder of `train.txt` and `test.txt`, or from an `.npz` (see the module's text).
+    """Reads the split from a folder with `train.txt` and `test.txt`, or from an `.npz` with compressed sparse rows.
+
+    Args:
+        path: The folder or the archive. The docstring of `recfx.data.gowalla` describes both formats.
 
     Raises:
         DataError: A file is missing or malformed; the message names the line or the array.
@@ -55,9 +58,9 @@ def read_gowalla(path: Path) -> Interactions:
     n_users, n_items = (int(n) for n in arrays["shape"])
     if not (0 < n_users < 2**31 and 0 < n_items < 2**31):
         raise DataError(
-            f"{n_users} users and {n_items} items cannot be",
+            f"expected from 1 to 2^31 - 1 users and items, got {n_users} users and {n_items} items",
             where=f"{path}, array 'shape'",
-            hint="save it again",
+            hint="save the numbers of users and items as `shape`",
         )
     rows = {name: torch.from_numpy(arrays[name].astype(np.int64)) for name in _NPZ if name != "shape"}
     return Interactions(**rows, n_users=n_users, n_items=n_items, name=str(path))
@@ -68,22 +71,22 @@ def _read_texts(folder: Path) -> Interactions:
     test = _read_lines(folder / "test.txt")
     users, items = torch.cat([train[0], test[0]]), torch.cat([train[1][1], test[1][1]])
     if len(items) == 0:
-        raise DataError("no user has an item", where=str(folder), hint="download the files again")
+        raise DataError("the files list no items", where=str(folder), hint="download the files again")
     sizes = []
     for what, ids in (("user", users), ("item", items)):
         largest = int(ids.max())
         if largest > 1000 + 100 * len(ids):
             raise DataError(
-                f"{what} id {largest} among {len(ids)}: the matrix would be almost empty",
+                f"the largest {what} id is {largest}, with only {len(ids)} ids in the files",
                 where=str(folder),
-                hint="a damaged line, or ids that need renumbering from 0",
+                hint="check the files for a damaged line, or renumber the ids from 0",
             )
         sizes.append(largest + 1)
     return Interactions.from_pairs(train[1], test[1], sizes[0], sizes[1], name=str(folder))
 
 
 def _read_lines(path: Path) -> tuple[Tensor, tuple[Tensor, Tensor]]:
-    """The user of each line, and the pairs `(user, item)`."""
+    """The user of each line, and all pairs as `(users, items)`."""
     rows: list[NDArray[np.int64]] = []
     first_line: dict[int, int] = {}
     with require_file(path, "interactions").open("rb") as file:
@@ -97,7 +100,7 @@ def _read_lines(path: Path) -> tuple[Tensor, tuple[Tensor, Tensor]]:
                 raise DataError(
                     f"user {user} already has line {first_line[user]}",
                     where=f"{path}, line {number}",
-                    hint="one line per user; join the two",
+                    hint="join both lines: each user must have one line",
                 )
             first_line[user] = number
             rows.append(ids[1:])
@@ -114,6 +117,6 @@ def _parse_line(fields: list[bytes], path: Path, number: int) -> NDArray[np.int6
         raise DataError(
             f"expected ids of at most nine digits, got {bad[:40].decode('utf-8', 'replace')!r}",
             where=f"{path}, line {number}",
-            hint="a line is `user item item ...`, ids from 0, blanks between them",
+            hint="write each line as `user item item ...`, with ids from 0, separated by blanks",
         )
     return np.array(fields).astype(np.int64)

@@ -1,4 +1,4 @@
-"""Implicit feedback as two sparse matrices: the items of users in training, and the held-out ones."""
+"""Implicit feedback as two sparse matrices: the training items and the held-out items of each user."""
 
 from __future__ import annotations
 
@@ -13,17 +13,21 @@ from recfx.errors import DataError
 
 @dataclass(frozen=True)
 class Interactions:
-    """Train and test interactions in compressed sparse rows, one row per user.
+    """Train and test interactions in compressed sparse rows, one row for each user.
 
     Attributes:
         train_indptr: int64 [n_users + 1]; the items of user u are `train_indices[train_indptr[u] :
             train_indptr[u + 1]]`.
-        train_indices: int64 [n_train], item ids in [0, n_items), no item twice in a row.
-        test_indptr: int64 [n_users + 1].
+        train_indices: int64 [n_train], item ids in [0, n_items), each at most once in a row.
+        test_indptr: int64 [n_users + 1], the same for the held-out items.
         test_indices: int64 [n_test].
         n_users: Number of users.
         n_items: Number of items.
-        name: Where the data come from, for reports.
+        name: Name of the data set, for reports.
+
+    Raises:
+        DataError: An array has another dtype or length, row pointers do not rise, an id is out of range, or an item
+            occurs twice in a row.
     """
 
     train_indptr: Tensor
@@ -41,11 +45,17 @@ class Interactions:
     def _check(self, part: str, indptr: Tensor, indices: Tensor) -> None:
         where = f"{self.name}, {part}_indptr"
         if indptr.dtype != torch.int64 or indices.dtype != torch.int64 or indptr.dim() != 1 or indices.dim() != 1:
-            raise DataError("row pointers and indices must be int64 vectors", where=where)
+            raise DataError(
+                f"row pointers and indices must be int64 vectors, got {indptr.dtype} {list(indptr.shape)} and "
+                f"{indices.dtype} {list(indices.shape)}",
+                where=where,
+                hint="convert both to int64 vectors, or use Interactions.from_pairs",
+            )
         if len(indptr) != self.n_users + 1:
             raise DataError(
                 f"{len(indptr)} row pointers for {self.n_users} users, expected {self.n_users + 1}",
                 where=where,
+                hint="pass one row pointer for each user and the end of the last row",
             )
         if int(indptr[0]) != 0 or int(indptr[-1]) != len(indices) or bool((indptr.diff() < 0).any()):
             raise DataError(
@@ -57,7 +67,7 @@ class Interactions:
         require_ids(indices, self.n_items, where)
         pair = torch.repeat_interleave(indptr.diff()) * self.n_items + indices
         if len(torch.unique(pair)) != len(pair):
-            raise DataError("an item occurs twice in one user's row", where=where, hint="remove duplicates")
+            raise DataError("an item occurs twice in the row of a user", where=where, hint="remove the duplicates")
 
     @staticmethod
     def from_pairs(
@@ -67,10 +77,17 @@ class Interactions:
         n_items: int,
         name: str = "interactions",
     ) -> Interactions:
-        """Builds it from `(user, item)` pairs, each int64 [n], in any order; repeated pairs count once.
+        """Builds interactions from pairs in any order; repeated pairs count once.
+
+        Args:
+            train: `(user, item)` of the training pairs, each int64 [n].
+            test: `(user, item)` of the held-out pairs, each int64 [n].
+            n_users: Number of users.
+            n_items: Number of items.
+            name: Name of the data set, for reports.
 
         Raises:
-            DataError: Ids out of range.
+            DataError: An id is out of range.
         """
         rows = []
         for part, (user, item) in (("train", train), ("test", test)):
@@ -83,11 +100,11 @@ class Interactions:
 
     @staticmethod
     def from_feedback(feedback: Feedback) -> Interactions:
-        """The positive pairs of explicit feedback."""
+        """Builds interactions from the positive pairs of explicit feedback."""
         chosen = feedback.positive & ~feedback.test, feedback.positive & feedback.test
         train, test = ((feedback.user[mask], feedback.item[mask]) for mask in chosen)
         return Interactions.from_pairs(train, test, feedback.n_users, feedback.n_items, name=feedback.name)
 
     def train_pairs(self) -> tuple[Tensor, Tensor]:
-        """The training interactions `(user, item)`, each int64 [n_train]: edges of the bipartite graph."""
+        """The training interactions as `(user, item)`, each int64 [n_train], the edges of the bipartite graph."""
         return torch.repeat_interleave(self.train_indptr.diff()), self.train_indices

@@ -1,4 +1,4 @@
-"""One door per kind of data: give a path and the format is found out; give none and data are generated."""
+"""One loader for each kind of data. It detects the format of a given path, and generates data without a path."""
 
 from __future__ import annotations
 
@@ -23,22 +23,25 @@ def load_ctr(
     dense_as: Literal["numbers", "fields"] = "numbers",
     seed: int = 0,
 ) -> CtrData:
-    """Click-through data: Criteo from a file or folder, or generated.
+    """Loads click-through data, Criteo from a file or folder, or generates them.
 
     Args:
-        path: A Criteo text file (gzipped or not), an `.npz`, or a folder that holds one (`train.txt`,
-            `train.txt.gz`, `criteo*.npz`, ...); None generates `CtrRecipe()`. The formats are described in
-            `recfx.data.criteo`.
-        max_rows: Read, or generate, at most so many rows.
-        dense_as: How the numbers of a file are encoded, see `encode_ctr`; generated data keep theirs.
+        path: A Criteo text file (gzipped or not), an `.npz`, or a folder with one of them (`train.txt`,
+            `train.txt.gz`, `criteo*.npz`, ...); None generates `CtrRecipe()`. The docstring of `recfx.data.criteo`
+            describes the formats.
+        max_rows: The largest number of rows to read or generate; None: no limit.
+        dense_as: The encoding of the numbers in a file, as in `encode_ctr`. Generated data accept only "numbers".
         seed: Seed of the split, and of generated data.
 
     Raises:
-        DataError: Nothing readable there, or malformed; the message names file, line or array, and the mend.
+        DataError: The path does not exist, has no Criteo data or malformed data, or `dense_as` does not fit generated
+            data. The message names the file, the line or array, and the next step.
     """
     if path is None:
         if dense_as != "numbers":
-            raise DataError("generated data have numbers only", hint='leave dense_as at "numbers"')
+            raise DataError(
+                f"generated data have numbers only, got dense_as={dense_as!r}", hint='pass dense_as="numbers" or a path'
+            )
         return synthetic_ctr(CtrRecipe(seed=seed) if max_rows is None else CtrRecipe(rows=max_rows, seed=seed))
     path = _existing(path)
     file = path
@@ -55,15 +58,15 @@ def load_ctr(
 
 
 def load_feedback(path: str | Path | None = None, *, seed: int = 0) -> Feedback:
-    """Explicit feedback for click models over users and items: MovieLens-1M from its folder, or generated.
+    """Loads explicit feedback for click models over users and items, MovieLens-1M from its folder, or generates it.
 
     Args:
-        path: A folder with `ratings.dat` or `ml1m_ratings.parquet`, or one of these files; None generates.
-            The formats are described in `recfx.data.movielens`.
+        path: A folder with `ratings.dat` or `ml1m_ratings.parquet`, or one of these files; None generates data. The
+            docstring of `recfx.data.movielens` describes the formats.
         seed: Seed of the folds of `ratings.dat`, and of generated data.
 
     Raises:
-        DataError: No MovieLens there, or malformed.
+        DataError: The path does not exist, or has no MovieLens data or malformed data.
     """
     if path is None:
         return synthetic_feedback(seed=seed)
@@ -79,16 +82,15 @@ def load_feedback(path: str | Path | None = None, *, seed: int = 0) -> Feedback:
 
 
 def load_interactions(path: str | Path | None = None, *, seed: int = 0) -> Interactions:
-    """Implicit feedback for retrieval: Gowalla's split if it is there, MovieLens' positives otherwise, or
-    generated.
+    """Loads implicit feedback for retrieval, Gowalla's split or the positives of MovieLens, or generates it.
 
     Args:
-        path: An `.npz`, or a folder of `train.txt` and `test.txt`, of `gowalla*.npz`, or of MovieLens; None
-            generates.
-        seed: As for `load_feedback`.
+        path: An `.npz`, or a folder with `train.txt` and `test.txt`, with `gowalla*.npz`, or with MovieLens; None
+            generates data. The docstrings of `recfx.data.gowalla` and `recfx.data.movielens` describe the formats.
+        seed: Seed of the folds of `ratings.dat`, and of generated data.
 
     Raises:
-        DataError: Nothing readable there, or malformed.
+        DataError: The path does not exist, or has neither data set or malformed data.
     """
     if path is None:
         return Interactions.from_feedback(synthetic_feedback(seed=seed))

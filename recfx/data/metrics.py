@@ -1,6 +1,6 @@
-"""Figures of merit of click models: AUC, log loss, normalised entropy.
+"""Metrics of click models: AUC, log loss, normalised entropy.
 
-Labels and scores may be tensors or arrays of any shape with equal numbers of elements.
+Labels and scores may be tensors or arrays of any shape, with equal numbers of elements.
 """
 
 from __future__ import annotations
@@ -17,17 +17,16 @@ Values = ArrayLike | Tensor
 
 
 def auc(label: Values, score: Values) -> float:
-    """Area under the ROC curve: the chance that a random positive scores above a random negative, ties
-    counting half.
+    """The area under the ROC curve: the probability that a random positive has a higher score than a random negative.
 
-    Exact (integer counts of pairs), in O(n log n).
+    Ties count half. The result is exact (integer counts of pairs), in O(n log n).
 
     Args:
         label: 0 or 1, [N].
-        score: Any real scale, infinities included, [N].
+        score: Scores on any real scale, including infinities, [N].
 
     Raises:
-        DataError: NaN scores, labels other than 0 and 1, only one class, or different lengths.
+        DataError: A score is NaN, a label is not 0 or 1, there is only one class, or the lengths differ.
     """
     labels, scores = checked(label, score, both_classes=True)
     positive = labels.astype(np.int64)
@@ -36,37 +35,43 @@ def auc(label: Values, score: Values) -> float:
 
 
 def expected_auc(probability: Values) -> float:
-    """The AUC to expect of ranking by the true probabilities, over labels drawn from them.
+    """The expected AUC of a ranking by the true probabilities, for labels drawn from these probabilities.
 
-    It is the ratio of the expected number of rightly ordered (positive, negative) pairs to the expected
-    number of such pairs, over pairs of different rows, in O(n log n).
+    It is the expected number of correctly ordered (positive, negative) pairs, divided by the expected number of such
+    pairs, over pairs of different rows. It takes O(n log n).
 
     Args:
         probability: The true probabilities, [N], N at least 2.
 
     Raises:
-        DataError: A value outside 0 to 1, or no pair can differ in label.
+        DataError: A value is outside 0 to 1, or no two rows can have different labels.
     """
     p = to_float64(probability)
     if np.isnan(p).any() or (p < 0).any() or (p > 1).any():
-        raise DataError("probabilities must be numbers from 0 to 1", where="expected_auc")
-    own = float((p * (1 - p)).sum())  # a row paired with itself: a tie, to be taken out
+        raise DataError(
+            "probabilities must be numbers from 0 to 1", where="expected_auc", hint="pass probabilities, not logits"
+        )
+    own = float((p * (1 - p)).sum())  # pairs of a row with itself, which are ties and do not count
     pairs = float(p.sum()) * float((1 - p).sum()) - own
     if pairs <= 1e-12 * len(p):
-        raise DataError("these probabilities never give both classes", where="expected_auc")
+        raise DataError(
+            "labels drawn from these probabilities never have both classes",
+            where="expected_auc",
+            hint="pass at least two rows, and not all probabilities equal to 0 or all equal to 1",
+        )
     return float(_pairs_won(p, p, 1 - p) / 2 - own / 2) / pairs
 
 
 def log_loss(label: Values, score: Values, *, from_logits: bool = False) -> float:
-    """Mean binary cross-entropy in nats.
+    """The mean binary cross-entropy, in nats.
 
     Args:
         label: 0 or 1, [N].
-        score: Predicted probabilities, clipped into [eps, 1 - eps] with eps of float64, or logits, [N].
-        from_logits: Whether `score` is logits; then nothing is clipped.
+        score: Predicted probabilities, clipped to [eps, 1 - eps] with eps of float64, or logits, [N].
+        from_logits: Whether `score` holds logits, which are not clipped.
 
     Raises:
-        DataError: NaN scores, probabilities outside 0 to 1, labels other than 0 and 1, or different lengths.
+        DataError: A score is NaN, a probability is outside 0 to 1, a label is not 0 or 1, or the lengths differ.
     """
     labels, scores = checked(label, score)
     if from_logits:
@@ -84,10 +89,17 @@ def log_loss(label: Values, score: Values, *, from_logits: bool = False) -> floa
 
 
 def normalized_entropy(label: Values, score: Values, *, from_logits: bool = False) -> float:
-    """Log loss over that of always predicting the observed click rate (He et al., 2014); below 1 is better
-    than that.
+    """The log loss divided by the entropy of the observed click rate (He et al., 2014).
 
-    Arguments and errors as for `log_loss`; only one class is an error too, as the rate then has no entropy.
+    The entropy is the log loss of a model that always predicts the click rate. A value below 1 is better than this model.
+
+    Args:
+        label: 0 or 1, [N].
+        score: Predicted probabilities or logits, as for `log_loss`, [N].
+        from_logits: Whether `score` holds logits.
+
+    Raises:
+        DataError: The arguments are errors for `log_loss`, or there is only one class, whose rate has no entropy.
     """
     labels, _ = checked(label, score, both_classes=True)
     rate = labels.mean()
@@ -98,24 +110,26 @@ def normalized_entropy(label: Values, score: Values, *, from_logits: bool = Fals
 def checked(
     label: Values, score: Values, *, both_classes: bool = False
 ) -> tuple[NDArray[np.bool_], NDArray[np.float64]]:
-    """Labels as booleans and scores as float64, both flat.
+    """Converts labels to flat booleans and scores to flat float64.
 
     Raises:
-        DataError: As the metrics say.
+        DataError: The lengths differ or are 0, a label is not 0 or 1, a score is NaN, or a required class is missing.
     """
     labels, scores = to_float64(label), to_float64(score)
     if labels.shape != scores.shape:
-        raise DataError(f"{labels.size} labels for {scores.size} scores", hint="give one score a row")
+        raise DataError(f"{labels.size} labels for {scores.size} scores", hint="give one score for each label")
     if labels.size == 0:
-        raise DataError("the data holds no rows to measure on")
+        raise DataError("the data have no rows", hint="pass at least one label and score")
     bad = np.flatnonzero((labels != 0) & (labels != 1))
     if bad.size:
-        raise DataError(f"labels must be 0 or 1, row {bad[0]} has {labels[bad[0]]:g}")
+        raise DataError(
+            f"labels must be 0 or 1, row {bad[0]} has {labels[bad[0]]:g}", hint="convert the labels to 0 and 1"
+        )
     nan = np.flatnonzero(np.isnan(scores))
     if nan.size:
         raise DataError(
             f"{nan.size} of {scores.size} scores are NaN, the first in row {nan[0]}",
-            hint="look for overflow or a division by zero in the model",
+            hint="check the model for overflow or a division by zero",
         )
     positives = int(labels.sum())
     if both_classes and positives in (0, labels.size):
@@ -127,13 +141,13 @@ def checked(
 
 
 def to_float64(values: Values) -> NDArray[np.float64]:
-    """A flat float64 array of a tensor's or array's elements."""
+    """The elements of a tensor or array as a flat float64 array."""
     array = values.detach().cpu().double().numpy() if isinstance(values, Tensor) else values
     return np.asarray(array, dtype=np.float64).reshape(-1)
 
 
 def _pairs_won(scores: NDArray[np.float64], positive: NDArray[Any], negative: NDArray[Any]) -> Any:
-    """Twice the (weighted) number of rightly ordered positive-negative pairs, a tie counting half."""
+    """Twice the (weighted) number of correctly ordered positive-negative pairs, where a tie counts half."""
     _, group = np.unique(scores, return_inverse=True)
     dtype = positive.dtype
     size = int(group.max()) + 1

@@ -8,8 +8,7 @@ Two formats are read from a folder:
   `ml1m_users.parquet` with user, gender, age, occupation, zip, and `ml1m_movies.parquet` with item, title,
   genres (joined by "|").
 
-Folds 1 to 4 are for training, 5 for testing. The original files have no folds: a seeded permutation deals
-them.
+Folds 1 to 4 are for training, 5 for testing. The original files have no folds; a seeded permutation assigns them.
 """
 
 from __future__ import annotations
@@ -47,11 +46,11 @@ class MovieLens:
         item: int64 [N].
         rating: int64 [N], 1 to 5.
         fold: int64 [N], 1 to 5.
-        time: int64 [N], seconds since 1970, or None in the Parquet files.
-        user_ids: int64 [U], the number of each user in the files.
-        item_ids: int64 [I], the number of each movie in the files.
+        time: int64 [N], seconds since 1970; None for Parquet files, which have no times.
+        user_ids: int64 [U], the id of each user in the files.
+        item_ids: int64 [I], the id of each movie in the files.
         gender: int64 [U], 0 female, 1 male.
-        age: int64 [U], the age group as the lowest age in it.
+        age: int64 [U], the lowest age of the user's age group.
         occupation: int64 [U], 0 to 20.
         zip_code: U strings.
         title: I strings.
@@ -78,7 +77,11 @@ class MovieLens:
         return len(self.user)
 
     def feedback(self, threshold: int = 4, test_fold: int = N_FOLDS) -> Feedback:
-        """Ratings as clicks: from `threshold` up positive, below negative; one fold held out.
+        """Turns ratings into feedback.
+
+        Args:
+            threshold: The lowest positive rating; lower ratings are negative.
+            test_fold: The fold held out for the test, 1 to 5.
 
         Raises:
             DataError: The fold does not exist.
@@ -98,23 +101,22 @@ class MovieLens:
 
 
 def has_movielens(folder: Path) -> bool:
-    """Whether the folder holds the ratings in either format."""
+    """Whether the folder contains the ratings in one of the formats."""
     return (folder / "ratings.dat").is_file() or (folder / "ml1m_ratings.parquet").is_file()
 
 
 def read_movielens(folder: Path, seed: int = 0) -> MovieLens:
-    """Reads MovieLens-1M from a folder, the original `.dat` files or Parquet (see the module's text).
+    """Reads MovieLens-1M from a folder with the original `.dat` files or Parquet files.
 
     Args:
-        folder: Where the three files lie.
-        seed: Seed of the folds, where the files have none.
+        folder: The folder with the three files. The docstring of `recfx.data.movielens` describes both formats.
+        seed: Seed of the folds, for files without folds.
 
     Raises:
-        DataError: A file is missing or malformed, pyarrow is missing, or a rating names an unknown user or
-        movie.
+        DataError: A file is missing or malformed, pyarrow is missing, or a rating names an unknown user or movie.
     """
     if not folder.is_dir():
-        raise DataError("MovieLens data: no such folder", where=str(folder), hint="give the folder of ratings.dat")
+        raise DataError("MovieLens data: no such folder", where=str(folder), hint="pass the folder with ratings.dat")
     if (folder / "ratings.dat").is_file():
         paths = {kind: folder / f"{kind}.dat" for kind in _LAYOUTS}
         ratings, users, movies = (_read_dat(paths[kind], kind) for kind in _LAYOUTS)
@@ -131,7 +133,7 @@ def read_movielens(folder: Path, seed: int = 0) -> MovieLens:
 
 
 def _read_dat(path: Path, kind: str) -> dict[str, NDArray[Any]]:
-    """The columns of a `::`-separated file, as integers where all of its values are digits."""
+    """The columns of a `::`-separated file; a column of integers becomes an int64 array."""
     layout = _LAYOUTS[kind]
     names = tuple(n.split("|")[0].replace("genre", "genres") for n in layout.split("::"))
     text = require_file(path, f"MovieLens {kind}").read_text("latin-1").removesuffix("\n")
@@ -141,7 +143,7 @@ def _read_dat(path: Path, kind: str) -> dict[str, NDArray[Any]]:
             raise DataError(
                 f"the line has {len(row)} fields, expected {len(names)}: {layout}",
                 where=f"{path}, line {number}",
-                hint="the line is cut short or the file is of another MovieLens release; this reads 1M",
+                hint="check for a line that is cut short; only the MovieLens release 1M can be read",
             )
     if not fields:
         raise DataError("the file is empty", where=str(path), hint="unpack the archive again")
@@ -161,7 +163,7 @@ def _integers(column: tuple[str, ...], name: str, path: Path) -> NDArray[np.int6
         raise DataError(
             f"{name} must be an integer, got {column[bad]!r}",
             where=f"{path}, line {bad + 1}",
-            hint="mend or delete the line",
+            hint="correct or delete the line",
         ) from None
 
 
@@ -176,7 +178,9 @@ def _assemble(
         bad = np.flatnonzero((values < 1) | (values > high))
         if bad.size:
             raise DataError(
-                f"{name} must be 1 to {high}, row {bad[0]} has {values[bad[0]]}", where=str(paths["ratings"])
+                f"{name} must be 1 to {high}, row {bad[0]} has {values[bad[0]]}",
+                where=str(paths["ratings"]),
+                hint="correct or delete the row",
             )
     user_ids, user = np.unique(ratings["user"], return_inverse=True)
     item_ids, item = np.unique(ratings["item"], return_inverse=True)
@@ -206,17 +210,21 @@ def _assemble(
 
 
 def _rows_of(wanted: NDArray[Any], ids: NDArray[Any], what: str, path: Path) -> NDArray[np.intp]:
-    """Where each wanted id stands in the column `ids`."""
+    """The row of each wanted id in the column `ids`.
+
+    Raises:
+        DataError: The column is empty, or an id is not in it.
+    """
     if len(ids) == 0:
-        raise DataError(f"no {what} is listed", where=str(path), hint="unpack or download it again")
+        raise DataError(f"the file lists no {what}", where=str(path), hint="unpack or download it again")
     order = np.argsort(ids, kind="stable")
     place = np.minimum(np.searchsorted(ids, wanted, sorter=order), len(ids) - 1)
     rows: NDArray[np.intp] = order[place]
     unknown = np.flatnonzero(ids[rows] != wanted)
     if unknown.size:
         raise DataError(
-            f"the ratings name {what} {wanted[unknown[0]]}, which is not listed ({unknown.size} such in all)",
+            f"the ratings name {what} {wanted[unknown[0]]}, which is not listed ({unknown.size} such ratings in total)",
             where=str(path),
-            hint="the files do not belong together or one is cut short",
+            hint="check that the files belong together and that none is cut short",
         )
     return rows

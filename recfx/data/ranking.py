@@ -1,11 +1,11 @@
-"""Recall@k and NDCG@k over the full ranking of all items, training items masked.
+"""Recall@k and NDCG@k over the full ranking of all items, with training items masked.
 
 With R the held-out items of a user and hit_i = 1 where the i-th ranked item is one of them:
 
     Recall@k = sum_{i<=k} hit_i / |R|
     NDCG@k   = sum_{i<=k} hit_i / log2(i + 1)  /  sum_{i<=min(k,|R|)} 1 / log2(i + 1)
 
-both averaged over the users that have held-out items (the protocol of NGCF and LightGCN).
+Both are averaged over the users with held-out items (the protocol of NGCF and LightGCN).
 """
 
 from __future__ import annotations
@@ -23,13 +23,13 @@ from recfx.errors import DataError
 
 @dataclass(frozen=True)
 class RankingReport:
-    """Ranking quality, averaged over users.
+    """Ranking metrics, averaged over users.
 
     Attributes:
-        recall: Recall@k for each k.
-        ndcg: NDCG@k for each k.
-        users: Users that were measured.
-        skipped: Users without a held-out item, left out.
+        recall: k -> Recall@k.
+        ndcg: k -> NDCG@k.
+        users: Number of measured users.
+        skipped: Number of users without a held-out item, which are not measured.
     """
 
     recall: dict[int, float]
@@ -38,9 +38,9 @@ class RankingReport:
     skipped: int
 
 
-_BLOCK_SCORES = 1 << 23  # 32 MB: blocks wide enough for a fast product, still near the size of a cache
+_BLOCK_SCORES = 1 << 23  # 32 MB of float32: large enough for a fast product, close to the size of a cache
 
-#: Gives room [n, n_items] for scores of a dtype.
+#: dtype -> a buffer [n, n_items] for the scores.
 Room = Callable[[torch.dtype], Tensor]
 
 
@@ -53,17 +53,17 @@ def evaluate_ranking(
 ) -> RankingReport:
     """Ranks all items for every user and measures Recall@k and NDCG@k.
 
-    Equal scores rank by item id. A held-out item that is also a training item is masked like one, so it
-    counts as missed. A k above the number of items takes them all.
+    Equal scores rank by item id. A held-out item that is also a training item is masked, so it counts as missed. A k
+    above the number of items covers all items.
 
     Args:
-        score: Gives the scores [n, n_items] of some users (int64 [n]), any real dtype.
+        score: A function from users, int64 [n], to their scores [n, n_items], of any real dtype.
         data: The interactions.
         ks: The cut-offs.
-        block: Users ranked at a time; None: as many as make about eight million scores.
+        block: Number of users ranked at a time; None chooses about eight million scores at a time.
 
     Raises:
-        DataError: Scores of another shape or NaN, a k or block below 1, or no user with a held-out item.
+        DataError: Scores have another shape or NaN, a k or `block` is below 1, or no user has a held-out item.
     """
 
     def fill(users: Tensor, room: Room) -> Tensor:
@@ -73,7 +73,7 @@ def evaluate_ranking(
             raise DataError(
                 f"expected scores [{len(users)}, {data.n_items}], got {list(scores.shape)}",
                 where="evaluate_ranking",
-                hint="one row per user asked for, one column per item",
+                hint="return one row for each given user and one column for each item",
             )
         single = scores.dtype in (torch.float32, torch.float16, torch.bfloat16)
         return room(torch.float32 if single else torch.float64).copy_(scores)
@@ -84,17 +84,17 @@ def evaluate_ranking(
 def evaluate_embeddings(
     users: Tensor, items: Tensor, data: Interactions, ks: Sequence[int] = (20, 50), *, block: int | None = None
 ) -> RankingReport:
-    """`evaluate_ranking` of dot products, on the device of the embeddings.
+    """Ranks all items by dot products with the user and measures Recall@k and NDCG@k, on the device of the embeddings.
 
     Args:
         users: float32 or float64 [n_users, d].
         items: [n_items, d], of the same dtype and device.
         data: The interactions.
         ks: The cut-offs.
-        block: See `evaluate_ranking`.
+        block: Number of users ranked at a time; None chooses about eight million scores at a time.
 
     Raises:
-        DataError: Embeddings of another shape or dtype, and see `evaluate_ranking`.
+        DataError: Embeddings have another shape, dtype or device, or the arguments are errors for `evaluate_ranking`.
     """
     fits = users.ndim == 2 and len(users) == data.n_users and items.shape == (data.n_items, users.shape[1])
     if not fits or users.dtype != items.dtype or users.dtype not in (torch.float32, torch.float64):
@@ -102,6 +102,7 @@ def evaluate_embeddings(
             f"expected float embeddings [{data.n_users}, d] and [{data.n_items}, d], got {users.dtype} "
             f"{list(users.shape)} and {items.dtype} {list(items.shape)}",
             where="evaluate_embeddings",
+            hint="pass the embeddings of all users and all items, in one dtype and on one device",
         )
     users, columns = users.detach(), items.detach().T.contiguous()
     return _evaluate(
@@ -116,7 +117,7 @@ def _evaluate(
     block: int | None,
     device: torch.device,
 ) -> RankingReport:
-    """Measures the ranking by the scores that `fill` writes into the room it asks for."""
+    """Measures the ranking by the scores that `fill` writes into the buffer it requests."""
     if not ks or min(ks) < 1:
         raise DataError(f"cut-offs must be at least 1, got {list(ks)}", where="evaluate_ranking")
     if block is not None and block < 1:
@@ -148,12 +149,12 @@ def _evaluate(
 
 
 class _Ranking:
-    """Ranks blocks of users in one buffer whose width is a whole number of chunks.
+    """Ranks blocks of users in one buffer, whose width is a whole number of chunks.
 
     Args:
         data: The interactions.
-        depth: Items ranked.
-        device: Where.
+        depth: Number of items to rank.
+        device: Device of the buffer.
     """
 
     def __init__(self, data: Interactions, depth: int, device: torch.device) -> None:
@@ -165,7 +166,7 @@ class _Ranking:
             torch.repeat_interleave(indptr.diff()) * self.columns + indices
             for indptr, indices in ((data.train_indptr, data.train_indices), (data.test_indptr, data.test_indices))
         ]
-        # Where the padding is a column too, no key of one user is one of the next.
+        # The padding counts as columns, so that the keys of one user differ from the keys of the next.
         self.relevant = keys[1][~torch.isin(keys[1], keys[0])].sort().values.to(device)
         self.buffer = torch.empty(0)
 
@@ -174,7 +175,11 @@ class _Ranking:
         scores = fill(users, lambda dtype: self._room(len(users), dtype))
         nan = scores.amax(1).isnan().nonzero()
         if len(nan):
-            raise DataError(f"the scores of user {int(users[nan[0]])} hold NaN", where="evaluate_ranking")
+            raise DataError(
+                f"the scores of user {int(users[nan[0]])} hold NaN",
+                where="evaluate_ranking",
+                hint="check the model for overflow or a division by zero",
+            )
         scores[_cells(*self.train, users)] = -torch.inf
         ranked = top_columns(self.buffer[: len(users)], self.depth, self.chunk)
         if len(self.relevant) == 0:
@@ -190,7 +195,7 @@ class _Ranking:
 
 
 def _cells(indptr: Tensor, indices: Tensor, users: Tensor) -> tuple[Tensor, Tensor]:
-    """Row (position in `users`) and column of every entry of these users' rows."""
+    """The row (position in `users`) and the column of every entry in the rows of these users."""
     counts = indptr[users + 1] - indptr[users]
     row = torch.repeat_interleave(counts)
     offset = torch.arange(len(row), device=users.device) - (counts.cumsum(0) - counts)[row]

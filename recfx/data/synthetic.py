@@ -1,12 +1,12 @@
-"""Criteo-shaped click data with planted structure, so that the best possible AUC is known.
+"""Generated click data in the shape of Criteo, from a known model, so that the best possible AUC is known.
 
-Ids of each field follow a bounded Zipf law. The true logit is
+The ids of each field follow a bounded Zipf law. The true logit is
 
     bias + scale * (field effects + pairwise effects + dense effects), each part with variance about 1/3,
 
-the pairwise effects being those of a factorisation machine (Rendle, 2010): the sum over pairs of fields of
-the inner product of the ids' factors. Labels are drawn from the sigmoid of the logit, mixed with a coin: the
-true probability is known for every row, and no model can exceed the AUC of the true probability.
+The pairwise effects are those of a factorisation machine (Rendle, 2010): the sum over pairs of fields of the inner
+product of the ids' factors. Labels are drawn from the sigmoid of the logit, and a share of them is replaced by a fair
+coin. The true probability of every row is known, and no model can exceed the AUC of the true probability.
 """
 
 from __future__ import annotations
@@ -23,7 +23,7 @@ from recfx.data.ctr import CtrData, CtrSplit, split_rows
 from recfx.data.metrics import expected_auc
 from recfx.errors import DataError
 
-# The field sizes of the Criteo challenge, as the DLRM paper's code counts them, cut at 20,000.
+# The field sizes of the Criteo challenge, as the code of the DLRM paper counts them, limited to 20,000.
 CRITEO_SIZES = (
     *(1460, 583, 20_000, 20_000, 305, 24, 12_517, 633, 3, 20_000, 5683, 20_000, 3194),
     *(27, 14_992, 20_000, 10, 5652, 2173, 4, 20_000, 18, 15, 20_000, 105, 20_000),
@@ -33,18 +33,21 @@ _REFERENCE_ROWS = 100_000
 
 @dataclass(frozen=True)
 class CtrRecipe:
-    """What to generate.
+    """The description of data to generate.
 
     Attributes:
-        rows: Rows of the three splits together.
+        rows: Number of rows in all three splits.
         cardinalities: Number of ids of each field.
         n_dense: Number of dense features.
         zipf: Exponent of the id distribution, P(id k) ~ (k + 1)^-zipf; 0 is uniform.
         rank: Length of the ids' factors, the rank of the pairwise effects.
-        scale: Standard deviation of the true logit, about; 0 leaves nothing to learn.
+        scale: Approximate standard deviation of the true logit; with 0, labels do not depend on the inputs.
         label_noise: Share of labels replaced by a fair coin.
-        base_rate: Share of clicks in the population; with noise, between noise / 2 and 1 - noise / 2.
-        seed: Everything is drawn from it.
+        base_rate: Share of clicks in the population; between label_noise / 2 and 1 - label_noise / 2.
+        seed: Seed of the model and of the rows.
+
+    Raises:
+        DataError: An attribute is out of range.
     """
 
     rows: int = 120_000
@@ -59,7 +62,11 @@ class CtrRecipe:
 
     def __post_init__(self) -> None:
         if not self.cardinalities:
-            raise DataError("a recipe needs at least one sparse field", where="CtrRecipe.cardinalities")
+            raise DataError(
+                "a recipe needs at least one sparse field",
+                where="CtrRecipe.cardinalities",
+                hint="give the number of ids of each field",
+            )
         limits = {
             "rows": (10, math.inf),
             "n_dense": (0, math.inf),
@@ -83,20 +90,20 @@ class CtrRecipe:
             raise DataError(
                 f"must lie strictly between {margin} and {1 - margin}, got {self.base_rate}",
                 where="CtrRecipe.base_rate",
-                hint="the noise alone makes half of its labels clicks",
+                hint="choose another base_rate or less label_noise: half of the noisy labels are clicks",
             )
 
 
 class PlantedCtr:
-    """The true model behind generated data: draws rows, and knows their click probability.
+    """The true model of generated data, which draws rows and computes their click probability.
 
     Args:
-        recipe: What to generate. Two of the same recipe are the same model.
+        recipe: The description of the data. Equal recipes give equal models.
 
     Attributes:
         recipe: The recipe.
-        bias: The logit's constant, found so that the population has the recipe's base rate.
-        bayes_auc: AUC of the true probability, expected over labels, on 100,000 fresh rows.
+        bias: The constant of the logit, chosen so that the population has the recipe's base rate.
+        bayes_auc: The expected AUC of the true probability on 100,000 new rows.
     """
 
     def __init__(self, recipe: CtrRecipe) -> None:
@@ -118,15 +125,15 @@ class PlantedCtr:
         self.bayes_auc = expected_auc(self._probability(signal + self.bias))
 
     def logit(self, dense: Tensor, sparse: Tensor) -> Tensor:
-        """The true logit, float64 [N], of dense [N, D] and sparse [N, F], before label noise."""
+        """The true logit without label noise, float64 [N], of dense [N, D] and sparse [N, F]."""
         return torch.from_numpy(self._logit(dense.numpy(), sparse.numpy()) + self.bias)
 
     def probability(self, dense: Tensor, sparse: Tensor) -> Tensor:
-        """The true click probability, float64 [N], label noise included."""
+        """The true click probability with label noise, float64 [N], of dense [N, D] and sparse [N, F]."""
         return torch.from_numpy(self._probability(self.logit(dense, sparse).numpy()))
 
     def sample(self, rows: int, seed: int) -> CtrSplit:
-        """Draws rows with labels and their true probability; the same seed gives the same rows."""
+        """Draws rows with labels and their true probability. The same seed gives the same rows."""
         rng = np.random.default_rng([self.recipe.seed, 2, seed])
         dense, sparse = self._draw_inputs(rows, rng)
         probability = self._probability(self._logit(dense, sparse) + self.bias)
@@ -139,7 +146,7 @@ class PlantedCtr:
         )
 
     def _draw_inputs(self, rows: int, rng: np.random.Generator) -> tuple[NDArray[np.float32], NDArray[np.int64]]:
-        """Counts spread log-normally, as log(1 + count) like the encoded Criteo numbers, and Zipf ids."""
+        """Draws log-normal counts, as log(1 + count) like the encoded Criteo numbers, and Zipf ids."""
         counts = np.floor(np.exp(self._centre + self._spread * rng.standard_normal((rows, self.recipe.n_dense))))
         sparse = np.empty((rows, len(self._cdf)), np.int64)
         for field, cdf in enumerate(self._cdf):
@@ -148,7 +155,7 @@ class PlantedCtr:
 
     def _logit(self, dense: NDArray[np.float32], sparse: NDArray[np.int64]) -> NDArray[np.float64]:
         """The logit without the bias."""
-        # log1p(count) has about the mean and spread that its log-normal exponent has.
+        # log1p(count) has about the same mean and spread as the normal exponent of the count.
         total = ((dense - self._centre) / self._spread) @ self._slope
         factor_sum = np.zeros((len(sparse), self.recipe.rank))
         own = np.zeros(len(sparse))
@@ -162,7 +169,7 @@ class PlantedCtr:
         return scaled
 
     def _solve_bias(self, signal: NDArray[np.float64]) -> float:
-        """Bisects the bias at which the mean probability is the base rate; the mean rises with the bias."""
+        """Finds, by bisection, the bias at which the mean probability is the base rate; the mean rises with the bias."""
         high = float(np.abs(signal).max()) + 50
         low = -high
         for _ in range(60):
@@ -178,7 +185,11 @@ class PlantedCtr:
 
 
 def synthetic_ctr(recipe: CtrRecipe | None = None) -> CtrData:
-    """Generates click data, split 80/10/10, with `bayes_auc` and each row's true probability."""
+    """Generates click data, split 80/10/10, with `bayes_auc` and the true probability of each row.
+
+    Args:
+        recipe: The description of the data; `CtrRecipe()` by default.
+    """
     recipe = recipe or CtrRecipe()
     truth = PlantedCtr(recipe)
     whole = truth.sample(recipe.rows, seed=0)
@@ -193,5 +204,5 @@ def synthetic_ctr(recipe: CtrRecipe | None = None) -> CtrData:
 def _zipf_cdf(size: int, exponent: float) -> NDArray[np.float64]:
     weights = np.arange(1, size + 1, dtype=np.float64) ** -exponent
     cdf: NDArray[np.float64] = np.cumsum(weights) / weights.sum()
-    cdf[-1] = 1.0  # so that rounding never draws the id `size`
+    cdf[-1] = 1.0  # without this, rounding could lead to the id `size`
     return cdf

@@ -1,4 +1,4 @@
-"""Explicit feedback with planted low-rank preferences, for models over users and items without a file."""
+"""Generated explicit feedback with known low-rank preferences, for models over users and items."""
 
 from __future__ import annotations
 
@@ -24,25 +24,25 @@ def synthetic_feedback(
 ) -> Feedback:
     """Generates judgements from a matrix-factorisation model.
 
-    Each user meets about `per_user` different items, drawn by a Zipf popularity, in a known order of time.
-    The chance to like an item is the sigmoid of `scale` times (the inner product of the two factor vectors,
-    of variance 1, plus a quality of the item, of variance 1/4).
+    Each user judges up to `per_user` different items, drawn by a Zipf popularity, in a known order of time. The
+    probability that a user likes an item is the sigmoid of `scale` times (the inner product of both factor vectors, with
+    variance 1, plus a quality of the item, with variance 1/4).
 
     Args:
         users: Number of users.
         items: Number of items.
         factors: Rank of the preferences.
-        per_user: Items a user meets, before repeats are dropped.
+        per_user: Number of items drawn for each user; repeated items count once.
         zipf: Exponent of the items' popularity; 0 is uniform.
-        scale: How sharp preferences are; 0 leaves nothing to learn.
-        test_share: Share of judgements held out, at random.
-        seed: Everything is drawn from it.
+        scale: Strength of the preferences; with 0, labels do not depend on users and items.
+        test_share: Share of the judgements held out at random for the test.
+        seed: Seed of all draws.
 
     Returns:
         Feedback with `time` and the true `probability`.
 
     Raises:
-        DataError: A size is not positive or the share is not inside 0 to 1.
+        DataError: A size is below 1, or `test_share` is not between 0 and 1.
     """
     for name, value in (("users", users), ("items", items), ("factors", factors), ("per_user", per_user)):
         if value < 1:

@@ -1,4 +1,4 @@
-"""Training and judging models that predict clicks, on `CtrData` as on `ClickData`."""
+"""Training and evaluation of models that predict clicks, on `CtrData` and `ClickData`."""
 
 from __future__ import annotations
 
@@ -14,12 +14,12 @@ from recfx.data.fitting import TrainLog, fit
 from recfx.data.metrics import auc, log_loss, normalized_entropy
 from recfx.errors import InputError
 
-# How to call a model on a split's inputs; gives one logit a row.
+# A function from a model and the inputs of a split to one logit for each row.
 Forward = Callable[..., Tensor]
 
 
 class LabelledSplit(Protocol):
-    """Rows with inputs and a 0/1 label: `CtrSplit`, `ClickSplit`, or a user's own."""
+    """The interface of rows with inputs and a 0/1 label: `CtrSplit`, `ClickSplit`, or a user's own class."""
 
     @property
     def label(self) -> Tensor:
@@ -29,33 +29,33 @@ class LabelledSplit(Protocol):
     def __len__(self) -> int: ...
 
     def inputs(self, rows: Tensor) -> tuple[Tensor, ...]:
-        """Model inputs of some rows (int64 [n])."""
+        """The model inputs of the given rows (int64 [n])."""
         ...
 
 
 class LabelledData(Protocol):
-    """Splits to fit and to choose on."""
+    """The interface of data with splits for training and for model selection."""
 
     @property
     def train(self) -> LabelledSplit:
-        """The split to fit on."""
+        """The split for training."""
         ...
 
     @property
     def valid(self) -> LabelledSplit:
-        """The split to choose on."""
+        """The split for model selection."""
         ...
 
 
 @dataclass(frozen=True)
 class ClickFigures:
-    """How good predictions of clicks are.
+    """Metrics of click predictions.
 
     Attributes:
         auc: Area under the ROC curve.
-        log_loss: Mean binary cross-entropy, nats.
-        normalized_entropy: Log loss over the entropy of the click rate.
-        rows: Rows measured.
+        log_loss: Mean binary cross-entropy, in nats.
+        normalized_entropy: Log loss divided by the entropy of the click rate.
+        rows: Number of measured rows.
     """
 
     auc: float
@@ -77,25 +77,29 @@ def train_ctr(
     progress: bool = True,
     forward: Forward | None = None,
 ) -> TrainLog:
-    """Trains a model in place on binary cross-entropy; leaves it in eval mode, in the state of best
-    validation AUC.
+    """Trains a model in place on binary cross-entropy and leaves it in eval mode, in the state with the best validation AUC.
 
     Args:
-        model: Gives one logit a row.
-        data: Called as `model(dense, sparse)` on `CtrData`, `model(user, item, history)` on `ClickData`.
-        epochs: Passes over the training split, at most.
-        batch_size: Rows a step.
+        model: A model that returns one logit for each row, [n] or [n, 1].
+        data: The data. The model is called as `model(dense, sparse)` on `CtrData`, and as `model(user, item, history)`
+            on `ClickData`.
+        epochs: The largest number of passes over the training split.
+        batch_size: Rows in a batch.
         lr: Adam's learning rate.
-        seconds: Time budget; None: no limit.
-        patience: Stop after so many epochs without a better validation AUC; None: never.
+        seconds: Time limit in seconds; None: no limit.
+        patience: The number of epochs without a better validation AUC after which training stops; None: it never stops
+            early.
         seed: Seed of the batches and of the randomness inside the model.
-        progress: Show a progress bar when on a terminal.
-        forward: Called as `forward(model, *inputs)` instead of `model(*inputs)`, for models with other inputs
-            or several outputs; gives the logits.
+        progress: Whether to show a progress bar on a terminal.
+        forward: A function that is called as `forward(model, *inputs)` instead of `model(*inputs)` and returns the logits,
+            for models with other inputs or several outputs.
+
+    Returns:
+        The record of the run.
 
     Raises:
-        InputError: The model does not give one logit a row.
-        DataError: Nothing to train on, or the validation split has one class only.
+        InputError: The model does not return one logit for each row.
+        DataError: There is nothing to train on, or the validation split has only one class.
         RecfxError: Training diverged.
     """
     train = data.train
@@ -127,18 +131,20 @@ def predict(
     batch_size: int = 4096,
     forward: Forward | None = None,
 ) -> Tensor:
-    """The logits [N] of a split, in order, without gradients. A module is called in eval mode and put back.
+    """The logits [N] of a split, in order, computed without gradients.
+
+    A module is called in eval mode, and its training mode is restored afterwards.
 
     Args:
         model: A module, a compiled model, or any callable.
         split: The rows.
-        batch_size: Rows a call.
-        forward: As for `train_ctr`.
+        batch_size: Rows in a call.
+        forward: A function that is called as `forward(model, *inputs)` instead of `model(*inputs)`.
 
     Raises:
-        InputError: The model does not give one logit a row.
+        InputError: The model does not return one logit for each row.
     """
-    # Module by module: a model may hold parts frozen in eval mode.
+    # The mode of each module is stored, since a model may contain parts that stay in eval mode.
     training = [m for m in model.modules() if m.training] if isinstance(model, nn.Module) else []
     for module in training:
         module.training = False
@@ -158,11 +164,17 @@ def evaluate_ctr(
     batch_size: int = 4096,
     forward: Forward | None = None,
 ) -> ClickFigures:
-    """AUC, log loss and normalised entropy of a model on a split; arguments as for `predict`.
+    """The AUC, log loss and normalised entropy of a model on a split.
+
+    Args:
+        model: A module, a compiled model, or any callable.
+        split: The rows.
+        batch_size: Rows in a call.
+        forward: A function that is called as `forward(model, *inputs)` instead of `model(*inputs)`.
 
     Raises:
-        InputError: The model does not give one logit a row.
-        DataError: NaN outputs, or a split with one class only.
+        InputError: The model does not return one logit for each row.
+        DataError: An output is NaN, or the split has only one class.
     """
     logits = predict(model, split, batch_size=batch_size, forward=forward)
     return ClickFigures(
@@ -179,7 +191,7 @@ def _logits(model: Callable[..., Any], inputs: tuple[Tensor, ...], forward: Forw
     if not isinstance(output, Tensor) or output.numel() != rows:
         got = list(output.shape) if isinstance(output, Tensor) else type(output).__name__
         raise InputError(
-            f"the model gives {got} for {rows} rows, expected one logit a row",
+            f"expected one logit a row, the model gives {got} for {rows} rows",
             where=type(model).__name__,
             hint="pass forward=lambda model, *inputs: ... that picks one output",
         )

@@ -88,7 +88,7 @@ def test_bad_arguments() -> None:
     with pytest.raises(DataError, match="pad"):
         clicks(feedback, pad="middle")  # type: ignore[arg-type]
     everything = torch.ones(len(feedback), dtype=torch.bool)
-    with pytest.raises(DataError, match="no judgement falls into train"):
+    with pytest.raises(DataError, match="the split train would be empty"):
         clicks(Feedback(feedback.user, feedback.item, feedback.positive, everything, 20, 20))
 
 

@@ -74,7 +74,7 @@ def test_bad_text(tmp_path: Path, train: str, message: str) -> None:
 
 
 def test_missing_text_and_no_items(tmp_path: Path) -> None:
-    with pytest.raises(DataError, match="no user has an item"):
+    with pytest.raises(DataError, match="the files list no items"):
         read_gowalla(write_texts(tmp_path, train="0\n", test="0\n"))
     (tmp_path / "test.txt").unlink()
     with pytest.raises(DataError, match=r"no such file(.|\n)*test.txt"):
