@@ -181,7 +181,7 @@ def test_npz_is_read_as_written(tmp_path: Path) -> None:
         ({"dense": np.zeros((12, 13), np.float32)}, "array 'dense'"),
         ({"dense": np.zeros((12, 12), np.int32)}, r"int32 \[12, 12\], expected integer \[N, 13\]"),
         ({"cat": np.zeros(12, np.uint32)}, "array 'cat'"),
-        ({"label": np.zeros(11, np.int8)}, "differ in rows"),
+        ({"label": np.zeros(11, np.int8)}, "different numbers of rows"),
         ({"label": np.full(12, 2, np.int8)}, "row 0 holds 2"),
         ({"cat": np.full((12, 26), -1, np.int64)}, "array 'cat'"),
         ({"dense": np.full((12, 13), 2**40, np.int64)}, "array 'dense'"),

@@ -63,8 +63,8 @@ def test_repeated_items_and_blank_lines_are_harmless(tmp_path: Path) -> None:
         ("0 1\n1 2.0\n", r"line 2"),
         ("0\t1\n0 2\n", "user 0 already has line 1"),
         ("0 1\n1 12345678901234567890\n", "at most nine digits"),
-        ("0 1\n1 999999999\n", "item id 999999999"),
-        ("0 1\n999999999 1\n", "user id 999999999"),
+        ("0 1\n1 999999999\n", "item id is 999999999"),
+        ("0 1\n999999999 1\n", "user id is 999999999"),
         ("", "is empty"),
     ],
 )
