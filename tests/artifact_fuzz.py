@@ -1,8 +1,7 @@
-"""Mutations of saved models by meaning: operators, arguments, sizes, positions, names, wires, nodes, tensors, and the manifest.
-
-Every mutation is sealed again, so that digests never stand in for a check.
-`python tests/artifact_fuzz.py --seconds 300` counts the outcomes and prints every
-error that leaves `recfx.load` and is not an `ArtifactError`.
+"""Mutations of the content of saved models: operators, arguments, sizes, positions, names, edges, nodes, tensors, and
+the manifest. Every mutated model gets correct digests, so that a digest never replaces a check. `python
+tests/artifact_fuzz.py --seconds 300` counts the outcomes and prints every error of `recfx.load` that is not an
+`ArtifactError`.
 """
 
 from __future__ import annotations
@@ -43,7 +42,7 @@ VALUES: tuple[Any, ...] = (
     None, True, False, 0.0, -1.5, 1e300, {}, [], {"node": "missing"}, {"dtype": "int8"}, {"dtype": "float64"}, {"float": "nan"},
     {"tuple": []}, {"list": [1, 2]}, {"slice": [0, 1, None]}, {"device": "cuda:0"}, {"layout": "sparse_coo"}, [[[[]]]],
 )  # fmt: skip
-#: Operators that read a tensor or two, so that exchanges among them get past the schema now and then.
+#: Operators of one or two tensors, so that exchanges among them sometimes satisfy the schema.
 SIMILAR = tuple(f"op:aten.{name}" for name in (
     "add.Tensor", "mul.Tensor", "matmul.default", "mm.default", "bmm.default", "linear.default", "cat.default", "stack.default",
     "embedding.default", "index_select.default", "gather.default", "view.default", "reshape.default", "expand.default",
@@ -55,7 +54,7 @@ SIMILAR = tuple(f"op:aten.{name}" for name in (
 
 
 class Plain(torch.nn.Module):
-    """Operators that stay torch's, nested inputs and outputs, buffers, attention and a bag."""
+    """A model with operators that torch runs, nested inputs and outputs, buffers, attention and a bag."""
 
     def __init__(self) -> None:
         super().__init__()
@@ -73,7 +72,7 @@ class Plain(torch.nn.Module):
 
 
 def save_models(folder: Path) -> list[Path]:
-    """Small models that together hold all of the dialect, saved."""
+    """Saves small models that together contain all operators of the dialect."""
     torch.manual_seed(0)
     ids = torch.randint(0, 11, (3, 5))
     made = {"plain": recfx.optimize(Plain().eval(), example_inputs=(ids, {"dense": torch.rand(3, 4)}), measure=False)}
@@ -87,7 +86,7 @@ def save_models(folder: Path) -> list[Path]:
 
 
 def mutate_program(document: dict[str, Any], draw: random.Random) -> dict[str, Any]:
-    """A program with one to three changes; those that leave no form to the document come last."""
+    """Makes one to three changes of a program; changes that destroy the form of the document come last."""
     kinds = (_change_node, _change_node, _change_lists, _change_anything)
     changes = [draw.choice(kinds) for _ in range(draw.choice((1, 1, 1, 2, 3)))]
     for change in sorted(changes, key=lambda change: change is _change_anything):
@@ -96,14 +95,14 @@ def mutate_program(document: dict[str, Any], draw: random.Random) -> dict[str, A
 
 
 def mutate_manifest(document: dict[str, Any], draw: random.Random) -> dict[str, Any]:
-    """A manifest with one or two changes."""
+    """Makes one or two changes of a manifest."""
     for _ in range(draw.choice((1, 1, 2))):
         _change_anything(document, draw)
     return document
 
 
 def mutate_tensors(data: bytes, draw: random.Random) -> bytes:
-    """A safetensors file with another header, or another end."""
+    """Changes the header or the end of a safetensors file."""
     (length,) = struct.unpack("<Q", data[:8])
     header, body = json.loads(data[8 : 8 + length]), data[8 + length :]
     for _ in range(draw.choice((1, 1, 2))):
@@ -214,7 +213,7 @@ def _containers(document: Any) -> list[Any]:
 
 
 def mutate(source: Path, folder: Path, draw: random.Random) -> None:
-    """A copy of a saved model with one part mutated."""
+    """Makes a copy of a saved model with one mutated part."""
     shutil.copytree(source, folder)
     part = draw.choice(("program",) * 8 + ("manifest", "state"))
     if part == "program":
@@ -229,7 +228,7 @@ def mutate(source: Path, folder: Path, draw: random.Random) -> None:
 def attempt(folder: Path) -> str:
     """Loads a mutated model and, when that works, calls it: "refused", "unforeseen", "ran" or "failed when called".
 
-    "unforeseen" is an `ArtifactError` made of an exception that no check foresaw. Any other exception is let out.
+    "unforeseen" is an `ArtifactError` that was made from an exception no check expects. Any other exception propagates.
     """
     try:
         fast = recfx.load(folder)
@@ -239,14 +238,14 @@ def attempt(folder: Path) -> str:
     for batch in (1, 5):
         try:
             fast(*_inputs(fast, batch))
-        except Exception:  # noqa: BLE001 - a model of nonsense may fail in any way but by reading what is not its own
+        except Exception:  # noqa: BLE001 - a nonsensical model may fail in any way except reading memory of others
             outcome = "failed when called"
     str(fast.report)
     return outcome
 
 
 def _inputs(fast: recfx.CompiledModel, batch: int) -> Any:
-    """Zeros in the form that the signature asks for."""
+    """Zeros in the form of the signature."""
     signature = fast.program.signature
     leaves: list[Any] = []
     for leaf in signature.leaves:
@@ -261,7 +260,8 @@ def _inputs(fast: recfx.CompiledModel, batch: int) -> Any:
 def run(
     seeds: range, models: list[Path], room: Path, until: float = float("inf"), tell: Callable[[str], None] = print
 ) -> collections.Counter[str]:
-    """Mutates, loads and counts, one mutation a seed; an exception that is not an `ArtifactError` counts as "escaped"."""
+    """Mutates, loads and counts the outcomes, with one mutation per seed; an exception that is not an `ArtifactError`
+    counts as "escaped"."""
     counts: collections.Counter[str] = collections.Counter()
     for seed in seeds:
         if time.monotonic() > until:
@@ -273,7 +273,7 @@ def run(
         start = time.monotonic()
         try:
             counts[attempt(folder)] += 1
-        except Exception:  # noqa: BLE001 - this is what the fuzzer looks for
+        except Exception:  # noqa: BLE001 - the fuzzer looks for such exceptions
             counts["escaped"] += 1
             tell(f"seed {seed}: {traceback.format_exc()}")
         if time.monotonic() - start > 20:
@@ -284,7 +284,7 @@ def run(
 
 
 def main() -> None:
-    """Runs for some seconds."""
+    """Runs the fuzzer for a number of seconds."""
     parser = argparse.ArgumentParser(description=__doc__)
     add_option(parser, "seconds", 300.0)
     add_option(parser, "seed", 0, "the first seed (default: %(default)s)")

@@ -1,4 +1,5 @@
-"""Models over bags of ids as plain tensors, in the forms that the field gives them, with the draws of their inputs."""
+"""Models over bags of ids as plain tensors, in the forms that are common in the field, with generators of their
+inputs."""
 
 from __future__ import annotations
 
@@ -20,13 +21,13 @@ def draw_ids(count: int, rng: torch.Generator) -> torch.Tensor:
 
 
 def starts(lengths: torch.Tensor, *, last: bool = False) -> torch.Tensor:
-    """Starts of bags of the given lengths; with the number of ids behind them if `last`."""
+    """Starts of bags of the given lengths, and, if `last`, the number of ids at the end."""
     ends = torch.cat([lengths.new_zeros(1), lengths.cumsum(0)])
     return ends if last else ends[:-1]
 
 
 class Offsets(nn.Module):
-    """Dense features beside one bag."""
+    """Dense features and one bag."""
 
     def __init__(self, **options: Any) -> None:
         super().__init__()
@@ -38,7 +39,7 @@ class Offsets(nn.Module):
 
 
 class BagAlone(nn.Module):
-    """Ids and offsets and nothing else."""
+    """Only ids and offsets."""
 
     def __init__(self) -> None:
         super().__init__()
@@ -50,7 +51,7 @@ class BagAlone(nn.Module):
 
 
 class Tables(nn.Module):
-    """Several tables whose ids and offsets come as lists, or as matrices with one row a table."""
+    """Several tables whose ids and offsets are lists, or matrices with one row per table."""
 
     def __init__(self, tables: int = 3, mode: str = "sum") -> None:
         super().__init__()
@@ -97,7 +98,7 @@ class Keyed(nn.Module):
 
 
 class ByRow(nn.Module):
-    """Lengths with a row for each row of the batch; the ids of a row lie together, feature after feature."""
+    """Lengths with a row for each row of the batch; the ids of a row are adjacent, ordered by feature."""
 
     def __init__(self, keys: int = 3) -> None:
         super().__init__()
@@ -110,7 +111,7 @@ class ByRow(nn.Module):
 
 
 class Repeated(nn.Module):
-    """Bags summed with the row of each id, made by repeat_interleave of the lengths."""
+    """Sums of bags by the row number of each id, which repeat_interleave makes from the lengths."""
 
     def __init__(self, splits: bool = False) -> None:
         super().__init__()

@@ -1,4 +1,4 @@
-"""What tests of capture share: inputs, and the comparison of a program with its model."""
+"""Helpers of the capture tests: inputs, and the comparison of a program with its model."""
 
 from __future__ import annotations
 

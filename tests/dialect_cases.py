@@ -19,7 +19,7 @@ from recfx.testing.builder import GraphBuilder
 
 
 def _layers(draw: Draw, state: State, width: int, last: int | None = None) -> list[mlp.Layer]:
-    """Layers from so many columns to `last`."""
+    """Layers from a number of columns to `last`."""
     widths, layers = [width], []
     for index in range(count := draw(st.integers(1, 3), label="layers")):
         final = index == count - 1 and last is not None

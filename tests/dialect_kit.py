@@ -24,7 +24,7 @@ class Case:
 
     Attributes:
         program: The program.
-        leaves: Gives flat inputs of so many rows.
+        leaves: Number of rows -> flat inputs.
     """
 
     program: Program
@@ -32,18 +32,18 @@ class Case:
 
 
 class References(fx.Interpreter):
-    """Runs a program with the references of its operators, whichever kernels are registered."""
+    """Runs a program with the references of its operators, regardless of registered kernels."""
 
     def call_function(self, target: Any, args: Any, kwargs: Any) -> Any:
         return super().call_function(DIALECT.get(target, target), args, kwargs)
 
 
-#: Operator -> draws cases of it.
+#: Operator -> the function that draws its cases.
 CASES: dict[Any, Callable[[Draw], Case]] = {}
 
 
 def cases(operator: Any) -> Callable[[Callable[[Draw], Case]], Callable[[Draw], Case]]:
-    """Enters a function that draws cases of an operator."""
+    """Registers a function that draws cases of an operator."""
 
     def enter(function: Callable[[Draw], Case]) -> Callable[[Draw], Case]:
         CASES[operator] = function
@@ -71,7 +71,7 @@ class State:
         return self.add(torch.randn(shape, generator=self.rng))
 
     def matrix(self, draw: Draw, rows: int, columns: int) -> tuple[int, int]:
-        """A weight in any of the formats, and its scale or -1."""
+        """A weight in one of the formats, and its scale or -1."""
         kind = draw(st.sampled_from(["float32", "bfloat16", "int8"]), label="weight")
         if kind == "int8":
             codes = torch.randint(-127, 128, (rows, columns), generator=self.rng).to(torch.int8)
@@ -83,7 +83,7 @@ _SPECIALS = torch.tensor([0.0, -0.0, 1.0, torch.inf, -torch.inf, torch.nan, 1e-3
 
 
 def numbers(shape: tuple[int, ...], rng: torch.Generator, specials: bool) -> torch.Tensor:
-    """Normal numbers; with `specials`, whole rows of them scaled to almost nothing and single ones replaced by special numbers."""
+    """Normal numbers; with `specials`, some rows are scaled to tiny numbers, and some elements are special numbers."""
     found = torch.randn(shape, generator=rng)
     if specials:
         found[::3] *= 1e-37

@@ -1,4 +1,4 @@
-"""Random calls of the grouped lookup, with tables of every format and bags of every kind."""
+"""Random calls of the grouped lookup, with tables of all formats and bags of all kinds."""
 
 from __future__ import annotations
 
@@ -79,7 +79,7 @@ def draw_lookup(draw: Draw, *, jagged: bool) -> Case:
                 lengths[:] = 0
             bounds = torch.cat([torch.zeros(1, dtype=torch.int64), lengths.cumsum(0)])
             found = [(bounds if last else bounds[:-1]).to(dtypes[1])]
-            # Ids behind the last bag belong to none and may be anything.
+            # Ids behind the last bag belong to no bag and are arbitrary.
             count = int(bounds[-1])
             beyond = int(torch.randint(0, 3, (), generator=g)) if last else 0
             ids = torch.cat([torch.randint(0, rows, (count,), generator=g), torch.full((beyond,), 10**6)])

@@ -69,7 +69,7 @@ _BAGS = {
     "offsets without ids": ([], [0, 0, 1, 1]),
 }
 
-#: Fault -> a key of PROGRAMS, bits, and lists of integers from which the inputs are made.
+#: Fault -> a key of PROGRAMS, bits, and the lists of integers of the inputs.
 REFUSED: dict[str, tuple[str, int, tuple[list[int], ...]]] = {
     **{f"a negative id, {bits} bits": ("fixed", bits, ([1, -1],)) for bits in (32, 4)},
     **{f"an id beyond the rows, {bits} bits": ("fixed", bits, ([1, 5],)) for bits in (32, 4)},

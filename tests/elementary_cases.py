@@ -11,7 +11,7 @@ from torch.nn import functional
 
 _aten = torch.ops.aten
 
-#: Functions of one tensor that torch offers under the operator's own name.
+#: Functions of one tensor that torch provides under the operator's name.
 _NAMED = (
     "log1p expm1 sign sgn sin cos tan atan asin acos sinh cosh asinh acosh atanh log2 log10 exp2 floor ceil round trunc fix frac logit",
     "mish relu6 selu hardsigmoid hardswish hardshrink nan_to_num",
@@ -62,8 +62,8 @@ BINARY: dict[Any, list[Binary]] = {
     _aten.logical_xor.default: [Binary(lambda a, b: torch.logical_xor(a > 0, b > 0).float())],
 }
 
-#: With a table of their own in tests/targets: folds, layouts, norms, functions of two tensors that are not exact, sums whose relative error
-#: has no bound, quotients that torch itself gives as NaN where they are large.
+#: Operators with their own tables in tests/targets: folds, layouts, norms, inexact functions of two tensors, sums whose
+#: relative error has no bound, and quotients for which torch itself returns NaN if they are large.
 OTHERS = elementwise_cases.OTHERS | {
     "_log_softmax", "addcdiv", "addcmul", "addmm", "adjoint", "all", "any", "arctan2", "argmax", "argmin", "atan2",
     "avg_pool1d", "avg_pool2d", "baddbmm", "batch_norm", "broadcast_to", "concat", "concatenate", "constant_pad_nd", "conv2d",

@@ -20,9 +20,9 @@ class Unary:
     """A function of one float32 tensor.
 
     Attributes:
-        function: The function as a model writes it.
-        exact: Its meaning in float64, where evaluating `function` in float64 would lose the result's relative precision.
-        free_at: Values at which torch contradicts itself between vectors and single numbers, and any result is right.
+        function: The function as in a model.
+        exact: Its definition in float64, if `function` in float64 would lose the result's relative precision.
+        free_at: Values for which torch's results differ between vectors and scalars, so that any result is right.
     """
 
     function: Callable[[Tensor], Tensor]
@@ -35,7 +35,7 @@ class Binary:
     """A function of two float32 tensors.
 
     Attributes:
-        function: The function as a model writes it.
+        function: The function as in a model.
         signed_zeros: Whether the sign of a zero is defined.
     """
 
@@ -59,7 +59,7 @@ def _compared(how: Callable[[Tensor, Any], Tensor]) -> list[Unary]:
     return [Unary(lambda x, c=c: how(x, c).float()) for c in (0.0, 1.5, -2.5)]
 
 
-#: By operator, the functions of one tensor.
+#: Operator -> its functions of one tensor.
 UNARY: dict[Any, list[Unary]] = {
     _aten.relu.default: [Unary(torch.relu)],
     _aten.silu.default: [Unary(functional.silu, lambda x: x * torch.sigmoid(x))],
@@ -114,7 +114,7 @@ UNARY: dict[Any, list[Unary]] = {
     _aten._to_copy.default: [Unary(lambda x: _aten._to_copy.default(_aten._to_copy.default(x, dtype=torch.bool), dtype=torch.float32))],
 }  # fmt: skip
 
-#: By operator, the functions of two tensors.
+#: Operator -> its functions of two tensors.
 BINARY: dict[Any, list[Binary]] = {
     _aten.add.Tensor: [Binary(lambda a, b: a + b)],
     _aten.sub.Tensor: [Binary(lambda a, b: a - b)],
@@ -139,8 +139,8 @@ BINARY: dict[Any, list[Binary]] = {
     _aten.le.Tensor: [Binary(lambda a, b: (a <= b).float())],
 }
 
-#: Operators with a rule that are not element-wise functions of float32: they move, gather, count, fill, multiply matrices or reduce.
-#: Names without an overload stand for all of their overloads.
+#: Operators with a rule that are not element-wise functions of float32: they move, gather, count, fill, multiply
+#: matrices or reduce. A name without an overload means all of its overloads.
 OTHERS: frozenset[str] = frozenset(
     {
         "_softmax", "_unsafe_view", "alias", "amax", "amin", "arange", "bmm", "cat", "chunk", "clone", "code_dot", "contiguous", "conv1d",

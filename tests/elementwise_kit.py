@@ -6,8 +6,8 @@ import torch
 
 Tensor = torch.Tensor
 
-#: Numbers at which functions change their course: the ends of float32 and of its denormals, NaN of several payloads; and where exponentials
-#: overflow and vanish.
+#: Special arguments of functions: the ends of float32 and of its denormals, NaN with several payloads, and the limits
+#: at which exponentials overflow and underflow.
 SPECIAL_BITS = (
     0x00000000, 0x80000000, 0x00000001, 0x80000001, 0x007FFFFF, 0x807FFFFF, 0x00800000, 0x80800000, 0x7F7FFFFF, 0xFF7FFFFF,
     0x7F800000, 0xFF800000, 0x7FC00000, 0xFFC00000, 0x7FFFFFFF, 0x7F800001, 0xFF8F0000,
@@ -18,7 +18,7 @@ SPECIAL_NUMBERS = (
     1e-30,
 )  # fmt: skip
 
-#: Mantissas of each sign and exponent in a grid.
+#: Number of mantissas in a grid for each sign and exponent.
 MANTISSAS = 1 << 12
 
 
@@ -33,7 +33,8 @@ def specials() -> Tensor:
 
 
 def grid(columns: int) -> Tensor:
-    """Rows of `columns` numbers: every sign and exponent with MANTISSAS mantissas, in order of their bits, then special numbers."""
+    """Rows of `columns` numbers: every sign and exponent with MANTISSAS mantissas in the order of their bits, then
+    special numbers."""
     fine = torch.arange(MANTISSAS)
     steps = (fine << 11) + (fine * 1103 & 0x7FF)  # the low bits vary as well
     bits = (torch.arange(512).unsqueeze(1) << 23) + steps
@@ -46,7 +47,7 @@ def grid(columns: int) -> Tensor:
 
 
 def same_bits(left: Tensor, right: Tensor) -> bool:
-    """Whether two float32 tensors hold the same numbers, the sign of zeros included; all NaN are the same."""
+    """Whether two float32 tensors hold the same numbers, including the sign of zeros; all NaN are equal."""
     nan = left.isnan()
     return torch.equal(nan, right.isnan()) and torch.equal(
         left.masked_fill(nan, 0).view(torch.int32), right.masked_fill(nan, 0).view(torch.int32)
@@ -62,9 +63,8 @@ def ulps(found: Tensor, exact: Tensor) -> Tensor:
 
 
 def plainly_right(found: Tensor, torch_gives: Tensor, exact: Tensor) -> Tensor:
-    """Where a result is at most one float32 number away from the exact one, with torch's sign, or NaN with torch.
-
-    Most results are, and this costs less than `differences`.
+    """A mask of the results that are at most one float32 number away from the exact number, with torch's sign, or that
+    are NaN as in torch. Most results are, and this check costs less than `differences`.
     """
     near = exact.float()
     apart = (_in_order(found) - _in_order(near)).abs_()
@@ -79,17 +79,18 @@ def _in_order(numbers: Tensor) -> Tensor:
 
 
 def differences(found: Tensor, torch_gives: Tensor, exact: Tensor, x: Tensor, allowed: Tensor | float) -> Tensor:
-    """Where a result is wrong.
+    """Marks wrong results.
 
     Args:
-        found: What a kernel gave.
-        torch_gives: What torch gave.
-        exact: What float64 gave.
+        found: The kernel's result.
+        torch_gives: torch's result.
+        exact: The result in float64.
         x: The argument.
-        allowed: Units in the last place that each number may be away from `exact`.
+        allowed: The largest error of each number in units in the last place.
 
     Returns:
-        A mask. Finite arguments are judged by `exact`, others by torch. A zero has torch's sign where torch gives a zero as well.
+        A mask of wrong results. For finite arguments the expected result is `exact`, for others torch's. A zero
+        must have torch's sign if torch's result is a zero too.
     """
     finite = x.isfinite()
     nan = torch.where(finite, exact.isnan(), torch_gives.isnan())

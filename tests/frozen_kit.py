@@ -1,4 +1,4 @@
-"""Which data classes may change after they were made."""
+"""Lists data classes that are not frozen."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ def changeable(package: ModuleType, *, slots: bool = False) -> set[str]:
 
     Args:
         package: The package.
-        slots: Whether classes with slots count as frozen: a misspelt field is an error there too.
+        slots: Whether classes with slots count as frozen: they also refuse a misspelt field.
     """
     found = set()
     for name, module in list(sys.modules.items()):

@@ -1,4 +1,5 @@
-"""What tests of functionalization share: bodies of models that write in place, and the check that their graphs keep the bits."""
+"""Helpers of the functionalization tests: bodies of models that write in place, and the check that their graphs give
+the same bits."""
 
 from __future__ import annotations
 
@@ -47,7 +48,7 @@ def check(body: Body, batches: tuple[int, ...] = (1, 2, 5)) -> None:
 
 
 def collect(cases: dict[str, Body]) -> Callable[[Body], Body]:
-    """A decorator that puts bodies into a table under their names."""
+    """A decorator that adds bodies to a table under their names."""
 
     def case(body: Body) -> Body:
         cases[body.__name__] = body

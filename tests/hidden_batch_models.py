@@ -1,4 +1,4 @@
-"""Models that hide the batch from a tracer, written as the field writes them."""
+"""Models that hide the batch from a tracer, in forms that are common in the field."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ class Base(nn.Module):
 
 
 class BatchSizeInFeed(Base):
-    """A feed dictionary that says its own batch size, as ReChorus builds it."""
+    """A feed dictionary that contains its batch size, as in ReChorus."""
 
     def forward(self, feed):
         rows = feed["batch_size"]
@@ -108,7 +108,7 @@ class ListOfZeros(Base):
 
 
 class RangeList(Base):
-    """The last item of every history by a Python range over the rows."""
+    """Selects the last item of every history by a Python range over the rows."""
 
     def forward(self, history):
         rows = torch.tensor(list(range(len(history))))

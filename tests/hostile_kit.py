@@ -1,4 +1,4 @@
-"""Changes of a saved model that somebody made to do harm, and the places in it that they change."""
+"""Malicious changes of a saved model, and the entries that they change."""
 
 from __future__ import annotations
 

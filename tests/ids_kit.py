@@ -1,4 +1,4 @@
-"""Lookups whose ids, offsets and tables lie at memory that no one may read: what tests of the kernels' checks share."""
+"""Helpers of the tests of the kernels' checks: lookups whose ids, offsets and tables are next to unreadable memory."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ from recfx.ops import lookup
 
 ROWS, LONGEST = 5, 3
 
-#: How a feature takes its ids: length, pooling, whether there are weights, whether a padding id.
+#: A feature's form of ids: length, pooling, whether it has weights, and whether it has a padding id.
 FORMS: dict[str, tuple[int, int, bool, bool]] = {
     "one row": (1, lookup.SUM, False, False),
     "one weighted row": (1, lookup.SUM, True, False),
@@ -32,7 +32,7 @@ FORMS: dict[str, tuple[int, int, bool, bool]] = {
 
 
 def guarded(table: torch.Tensor, *, at_end: bool = True) -> torch.Tensor:
-    """The same table whose end, or start, lies at memory that no one may read: a stray read there ends the process."""
+    """The same table with its end, or start, next to unreadable memory: a read outside the table ends the process."""
     page = mmap.PAGESIZE
     own = -(-table.numel() * table.element_size() // page) * page
     area = mmap.mmap(-1, own + 2 * page)
@@ -94,7 +94,7 @@ def made(form: str, kind: int, width: int, dtype: torch.dtype, level: str) -> Ca
 
 
 def inputs(form: str, dtype: torch.dtype, batch: int) -> list[torch.Tensor]:
-    """Dense [B, 1], ids that are right, weights, and offsets."""
+    """Dense [B, 1], correct ids, weights, and offsets."""
     length = FORMS[form][0]
     shape = (batch * LONGEST,) if length == lookup.JAGGED else (batch, length)
     ids = torch.arange(torch.Size(shape).numel()).remainder(ROWS).reshape(shape)

@@ -1,4 +1,4 @@
-"""Models over items and what tests of constant inputs and of refresh ask of them. Imported as `item_models`."""
+"""Models over items for the tests of constant inputs and of refresh. Imported as `item_models`."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ USERS, ITEMS = 12, 20
 
 
 class Scores(nn.Module):
-    """Users against a list of items."""
+    """Scores users against a list of items."""
 
     def __init__(self) -> None:
         super().__init__()
@@ -27,7 +27,7 @@ class Scores(nn.Module):
 
 
 class Rank(nn.Module):
-    """A user, an item and what the item determines: its price and category."""
+    """A user, an item, and the properties of the item: its price and category."""
 
     def __init__(self) -> None:
         super().__init__()

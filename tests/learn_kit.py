@@ -1,4 +1,4 @@
-"""What the tests of `recfx.learn` share: blocks of embeddings, planted preferences, a sampler and a judge."""
+"""Helpers of the tests of `recfx.learn`: blocks of embeddings, planted preferences, a sampler and an evaluation."""
 
 from __future__ import annotations
 
@@ -23,7 +23,7 @@ from recfx.zoo import LightGCN
 
 DIM = 6
 
-#: A few epochs, each of them evaluated.
+#: Settings of a few epochs, with an evaluation of each.
 QUICK = TrainSettings(epochs=3, lr=5e-3, evaluate_every=1, progress=False)
 
 
@@ -53,12 +53,12 @@ def quantizers(draw: st.DrawFn, estimator: str | None = None) -> Quantizer:
 
 
 def planted(users: int = 300, items: int = 200, seed: int = 0) -> Interactions:
-    """Interactions with something to learn."""
+    """Interactions with a structure that can be learned."""
     return Interactions.from_feedback(synthetic_feedback(users, items, per_user=40, seed=seed))
 
 
 class UserSampler:
-    """|train| draws an epoch of a uniform user, a uniform item of theirs, and a uniform item."""
+    """Draws an epoch of |train| samples: a uniform user, a uniform item of the user, and a uniform item."""
 
     def __init__(self, data: Interactions, batch: int = 1024, negatives: int | None = None) -> None:
         self.data, self.batch, self.negatives = data, batch, negatives
@@ -88,7 +88,7 @@ def judge(data: Interactions) -> Callable[[QuantizedModel], dict[str, float]]:
 
 
 def encoder(data: Interactions, kind: str, dim: int = 16) -> nn.Module:
-    """A table or a graph, always from the same start."""
+    """A table encoder or a graph encoder, always with the same initial weights."""
     torch.manual_seed(0)
     if kind == "table":
         return TableEncoder(data.n_users, data.n_items, dim)
@@ -98,13 +98,13 @@ def encoder(data: Interactions, kind: str, dim: int = 16) -> nn.Module:
 def one_bit(
     data: Interactions, kind: str = "table", estimator: str = "gste", bounds: str = "per-row"
 ) -> QuantizedModel:
-    """An encoder with one bit a value."""
+    """An encoder with one bit per value."""
     users, items = (make_quantizer(1, estimator, bounds, dim=16) for _ in range(2))
     return QuantizedModel(encoder(data, kind), users, items)
 
 
 def state_of(model: QuantizedModel) -> dict[str, Tensor]:
-    """A copy of all that the model holds."""
+    """A copy of the model's state."""
     return {name: value.clone() for name, value in model.state_dict().items()}
 
 
@@ -114,7 +114,7 @@ def same(first: dict[str, Tensor], second: dict[str, Tensor]) -> bool:
 
 
 class Interrupted:
-    """Samples that run out of time: training stops after so many batches, as if the budget were used up."""
+    """Samples that exhaust the time limit: training stops after a number of batches."""
 
     def __init__(self, sampler: UserSampler, batches: int, stop: Callable[[], None]) -> None:
         self.sampler, self.left, self.stop = sampler, batches, stop

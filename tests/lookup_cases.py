@@ -1,4 +1,4 @@
-"""What tests of fused lookups share: ids, tables and cases."""
+"""Helpers of the tests of fused lookups: ids, tables and cases."""
 
 from __future__ import annotations
 

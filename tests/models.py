@@ -7,7 +7,7 @@ from torch import nn
 
 
 class TinyCtr(nn.Module):
-    """Two tables, one of them tied to a third use, a bag, a small tower with batch norm; dense [B, 5], sparse [B, 3]."""
+    """Two tables, one of them used twice, a bag, and a small tower with batch norm; dense [B, 5], sparse [B, 3]."""
 
     def __init__(self, seed: int = 0) -> None:
         super().__init__()

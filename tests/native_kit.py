@@ -52,7 +52,7 @@ def program_of(
 
 
 def program_with(target: Any, function: Callable[..., Any], inputs: Sequence[torch.Tensor]) -> Program:
-    """`program_of`, but as it was captured where canonicalize spells an operator in another way."""
+    """As `program_of`, but not canonicalised, for operators that canonicalize replaces."""
     program = program_of(function, inputs)
     return program if any(n.target is target for n in program.graph.nodes) else _captured(function, inputs)
 
@@ -65,11 +65,11 @@ def _captured(
 
 @dataclasses.dataclass(frozen=True)
 class Partition:
-    """A program on the native backend, with the operators that it does not support on torch.
+    """A program on the native backend; torch runs the operators that it does not support.
 
     Attributes:
         region: All regions as one graph.
-        plans: How many plans it calls.
+        plans: The number of its plans.
         refused: Node -> why torch runs it.
     """
 
@@ -106,7 +106,7 @@ def partition(program: Program, level: str) -> Partition:
 
 
 def lower(program: Program, level: str = "") -> Callable[..., tuple[Any, ...]]:
-    """The lowered program; fails when torch would have to run any of it."""
+    """The lowered program; fails if torch runs any of its operators."""
     made = partition(program, level or LEVELS[0])
     assert not made.refused, {n.name: reason for n, reason in made.refused.items()}
     return flat_function(made.region)
@@ -121,12 +121,12 @@ def lower_everywhere(
 
 
 def generator(seed: int) -> torch.Generator:
-    """A random generator of a drawn seed."""
+    """A random generator with a drawn seed."""
     return torch.Generator().manual_seed(seed)
 
 
 def closer_than(found: torch.Tensor, plain: torch.Tensor, exact: torch.Tensor, factor: float = 8.0) -> None:
-    """The error against float64 is at most `factor` times torch's own and a few last bits."""
+    """Asserts that the error against float64 is at most `factor` times torch's own error plus a few last bits."""
     scale = float(exact.abs().max()) if exact.numel() else 0.0
     allowed = factor * float((plain.double() - exact).abs().max()) + 16 * torch.finfo(torch.float32).eps * scale
     worst = float((found.double() - exact).abs().max())
@@ -141,7 +141,8 @@ def near(
     atol: float,
     **how: Any,
 ) -> None:
-    """At every level a kernel gives what its reference gives, and a second call, which goes through weights backward, the same bits."""
+    """Asserts that at every level a kernel gives the result of its reference, and that a second call, which reads
+    weights backward, gives the same bits."""
     expected = function(*inputs, *state)
     for run in lower_everywhere(function, inputs, state, **how):
         (found,), (again,) = run(*inputs), run(*inputs)

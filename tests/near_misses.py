@@ -1,7 +1,6 @@
-"""Programs that differ from a given one by one argument: what nearly is what a pass looks for.
-
-An operand is another tensor, a flag the opposite, a number another one, a sum is scaled by `alpha`, a lookup has a padding id. A pass may
-rewrite such a program or leave it alone, but what the program computes must stay.
+"""Programs that differ from a given program in one argument, so that they nearly match the pattern of a pass. An
+operand is another tensor, a flag is inverted, a number is changed, a sum is scaled by `alpha`, or a lookup has a
+padding id. A pass may rewrite such a program or leave it alone, but must not change its results.
 """
 
 from __future__ import annotations
@@ -25,7 +24,7 @@ from recfx.pipeline import Pass
 
 _aten = torch.ops.aten
 
-#: What is changed, in words, and how, at a node of a copy of the program.
+#: A change in words, and the function that makes it at a node of a copy of the program.
 Change = tuple[str, Callable[[fx.Node], None]]
 
 
@@ -55,7 +54,7 @@ def _of_argument(node: fx.Node, path: tuple[Any, ...], argument: Any) -> Iterato
 
 
 def _another(node: fx.Node, operand: fx.Node) -> fx.Node:
-    """Another tensor of the same shape and type: its rows in another order, or of a column of one row other numbers."""
+    """Another tensor of the same shape and type: its rows in another order, or other numbers if it has one row."""
     held = operand.meta["val"]
     with node.graph.inserting_before(node):
         if held.is_floating_point():
@@ -88,10 +87,10 @@ class NearMiss:
 
     Attributes:
         program: The program.
-        node: Which of its nodes is changed.
-        number: Which of the node's changes it is.
+        node: The index of the changed node.
+        number: The index among the node's changes.
         what: The node and the change, in words.
-        kind: The same for changes that passes take for the same: operator, argument, and what reads the result.
+        kind: Equal for changes that passes do not distinguish: operator, argument, and the readers of the result.
     """
 
     program: Program
@@ -101,7 +100,7 @@ class NearMiss:
     kind: tuple[Any, ...]
 
     def make(self) -> Program | None:
-        """The changed program; None when its operators do not take the argument."""
+        """The changed program; None if its operators refuse the argument."""
         return _changed(self.program, self.node, self.number)
 
 
@@ -130,7 +129,8 @@ def _changed(program: Program, index: int, number: int) -> Program | None:
 
 
 def _renew_values(program: Program) -> None:
-    """Computes all values with sizes of the program's own, so that what one change does to a size concerns no other program."""
+    """Computes all values with the program's own size symbols, so that a change of a size does not affect other
+    programs."""
     inputs = program.module.graph.find_nodes(op="placeholder")
     shapes = [(spec.shape, spec.dtype, spec.device) for spec in program.signature.leaves]
     for node, value in zip(inputs, fake_inputs(shapes), strict=True):
@@ -142,13 +142,13 @@ def _renew_values(program: Program) -> None:
 
 
 def check_near_misses(item: Pass | str, programs: Iterable[Program], exactness: Exactness, most: int = 60) -> None:
-    """The pass keeps the meaning of programs that differ from these by one argument.
+    """Asserts that the pass preserves the results of programs that differ from these in one argument.
 
     Args:
         item: The pass.
-        programs: What it rewrites.
+        programs: Programs that it rewrites.
         exactness: Its class.
-        most: How many changes are tried: one of each kind, evenly from all.
+        most: The largest number of changes: one of each kind, evenly spaced among all.
     """
     kinds = {miss.kind: miss for program in programs for miss in near_misses(program)}
     chosen = list(kinds.values())[:: -(-len(kinds) // most)]
@@ -162,10 +162,10 @@ def check_near_misses(item: Pass | str, programs: Iterable[Program], exactness: 
 
 
 def check_keeps(item: Pass | str, program: Program, exactness: Exactness, what: str) -> None:
-    """The pass does not change what a program computes, on the example's inputs.
+    """Checks that the pass does not change the results of a program on the example's inputs.
 
     Raises:
-        VerificationError: It does.
+        VerificationError: It changes them.
     """
     expected = program.run(program.example)
     after = run(item, program).program

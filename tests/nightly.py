@@ -1,8 +1,8 @@
-"""Runs the checks that take a night, one after another: `python tests/nightly.py [PART ...]`.
+"""Runs the nightly checks one after another: `python tests/nightly.py [PART ...]`.
 
-Parts: "tests" (long property-based tests and mutated saved models), "sanitizers" (every instruction-set level of this processor), "mutants"
-(all of them), "random" (drawn models against eager, continued from the nights before). All by default. A part that fails does not stop
-those behind it; the exit status says whether all passed.
+Parts: "tests" (long property-based tests and mutated saved models), "sanitizers" (every instruction-set level of this
+processor), "mutants" (all of them), "random" (drawn models against eager, continued from earlier nights). All parts by
+default. A failed part does not stop the following parts; the exit status says whether all passed.
 """
 
 from __future__ import annotations
@@ -40,7 +40,7 @@ def commands(parts: list[str]) -> Iterator[list[str]]:
 
 
 def run(parts: list[str]) -> int:
-    """Runs the parts and prints how each of their steps ended."""
+    """Runs the parts and prints the result of each step."""
     lines = []
     for arguments in commands(parts):
         start = time.monotonic()

@@ -1,4 +1,4 @@
-"""What tests of passes share: running one pass on a small model, and the questions every pass must answer."""
+"""Helpers of the tests of passes: they run one pass on a small model, and check the properties of every pass."""
 
 from __future__ import annotations
 
@@ -27,10 +27,10 @@ class Case:
     Attributes:
         model: Makes the model, in eval mode.
         inputs: Example inputs.
-        fired: How many rewrites to expect.
-        after: Operator -> how many of it to expect afterwards.
-        reason: For a case that must not fire: part of the reason given; None when no rule is to take it for its pattern, so that none gives
-            a reason.
+        fired: The expected number of rewrites.
+        after: Operator -> its expected number afterwards.
+        reason: For a case that must not fire: part of the expected reason; None if no rule matches the case, so that no
+            reason is given.
     """
 
     model: Callable[[], nn.Module]
@@ -58,18 +58,20 @@ class Function(nn.Module):
 
 
 def program_of(case: Case) -> Program:
-    """The captured program of a case. A case that several tests share is captured once a session; each gets a copy of the program."""
+    """The captured program of a case. A case that several tests share is captured once per session; each test gets a
+    copy of the program."""
     return captured(case.model, case.inputs)
 
 
 def captured(make: Callable[[], nn.Module], inputs: tuple[torch.Tensor, ...]) -> Program:
-    """A copy of the program of the model that `make` builds with torch's seed at 0, captured once a session for the same arguments."""
+    """A copy of the program of the model that `make` builds with torch's seed 0, captured once per session for the same
+    arguments."""
     program = _captured(make, inputs)
     torch.manual_seed(0)
     return program.clone()
 
 
-@lru_cache(maxsize=256)  # tensors are told apart by identity; drawn cases come once, so the oldest are let go
+@lru_cache(maxsize=256)  # tensors are compared by identity; drawn cases occur once, so the oldest are dropped
 def _captured(make: Callable[[], nn.Module], inputs: tuple[torch.Tensor, ...]) -> Program:
     torch.manual_seed(0)
     return capture(make(), inputs)
@@ -77,9 +79,8 @@ def _captured(make: Callable[[], nn.Module], inputs: tuple[torch.Tensor, ...]) -
 
 @cache
 def small_model(name: str, batch: int, **options: Any) -> tuple[nn.Module, tuple[torch.Tensor, ...], Program]:
-    """A small model of the zoo by its class name, example inputs, and its program, captured once a session.
-
-    Clone the program to edit it.
+    """A small model of the zoo by its class name, example inputs, and its program, captured once per session. Clone the
+    program before editing it.
     """
     torch.manual_seed(0)
     model = getattr(zoo, name).small(**options).eval()
@@ -89,28 +90,29 @@ def small_model(name: str, batch: int, **options: Any) -> tuple[nn.Module, tuple
 
 @cache
 def default_program(name: str, batch: int) -> Program:
-    """`small_model`'s program after the default pipeline, once a session. Clone it to edit it."""
+    """`small_model`'s program after the default pipeline, made once per session. Clone it before editing it."""
     return Pipeline(DEFAULT_PIPELINE).run(small_model(name, batch)[2]).program
 
 
 def run(item: Pass | str, program: Program) -> PipelineResult:
-    """One pass, verified, on a program that is canonical where the pass prefers it."""
+    """Runs one pass with verification, on a canonical program if the pass prefers it."""
     return Pipeline([item]).run(canonical(item, program))
 
 
 def canonical(item: Pass | str, program: Program) -> Program:
-    """The program as the pass wants to find it: canonical, where it prefers that and the program is not."""
+    """The program in the form that the pass prefers: made canonical if the pass prefers that."""
     wanted = "canonical" in Pipeline([item]).passes[0].spec.prefers - program.properties
     return Pipeline("canonicalize").run(program).program if wanted else program
 
 
 def operators(program: Program) -> Counter[str]:
-    """Operator -> how many."""
+    """Operator -> its number in the program."""
     return Counter(operator_name(n.target) for n in program.graph.nodes if n.op == "call_function")
 
 
 def new_state(before: Program, after: Program) -> list[str]:
-    """The parameters and buffers that a program reads and an earlier one does not hold with the same values."""
+    """The parameters and buffers that a program reads and that an earlier program does not hold with the same
+    values."""
     names = {str(node.target) for node in after.graph.find_nodes(op="get_attr")}
     held = dict(
         [*before.module.named_parameters(remove_duplicate=False), *before.module.named_buffers(remove_duplicate=False)]
@@ -121,8 +123,8 @@ def new_state(before: Program, after: Program) -> list[str]:
 
 
 def check_fires(item: Pass | str, case: Case, exactness: Exactness) -> Program:
-    """The pass fires as often as the case says, leaves the operators it says, keeps the meaning on batches 1, 2 and 7,
-    and does nothing more when it runs again."""
+    """Asserts that the pass fires as often as the case says, leaves the operators that the case lists, preserves the
+    results on batches 1, 2 and 7, and does nothing in a second run."""
     program = program_of(case)
     result = run(item, program)
     (record,) = result.records
@@ -139,12 +141,13 @@ def check_fires(item: Pass | str, case: Case, exactness: Exactness) -> Program:
 
 
 def check_does_not_fire(item: Pass | str, case: Case) -> None:
-    """The pass leaves the case alone, and says why; it says nothing about a case whose reason is None."""
+    """Asserts that the pass does not change the case, and gives the reason; no reason if the case's reason is None."""
     assert case.reason != "", "name the reason"
     program = program_of(case)
     result = run(item, program)
     (record,) = result.records
-    assert [r for r in result.rewrites if r.rule != "assertion"] == []  # export's own assertions go in any case
+    # The pass removes export's own assertions in any case.
+    assert [r for r in result.rewrites if r.rule != "assertion"] == []
     reasons = [miss.reason for miss in record.misses]
     if case.reason is None:
         assert reasons == []

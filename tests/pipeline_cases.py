@@ -1,4 +1,4 @@
-"""What tests of running pipelines share: chains of operators, a right rewrite and a wrong one."""
+"""Helpers of the tests of running pipelines: chains of operators, a correct rewrite and a wrong rewrite."""
 
 from __future__ import annotations
 
@@ -45,12 +45,12 @@ def drop_double_relu(node: Any, ctx: PassContext) -> Any:
 
 @rewrite(TANH, exactness=recfx.Exactness.APPROX, name="tanh-to-neg")
 def spoil(node: Any, ctx: PassContext) -> Any:
-    """Wrong on purpose, and says so."""
+    """A rewrite that is wrong on purpose, as its name says."""
     return ctx.call(NEG, node.args[0])
 
 
 def made(run: Any = None, name: str = "made", **spec: Any) -> Pass:
-    """A pass that does nothing, or what `run(program, ctx)` does."""
+    """A pass that does nothing, or calls `run(program, ctx)`."""
     body = {"spec": PassSpec(name, "For a test.", **spec), "run": lambda self, program, ctx: run and run(program, ctx)}
     cls = type("Made", (Pass,), body)
     return cls()  # type: ignore[no-any-return]

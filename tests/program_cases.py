@@ -1,4 +1,4 @@
-"""What tests of programs share: small programs, and tensors that are the same every time."""
+"""Helpers of the tests of programs: small programs, and tensors that are equal in every call."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""What tests of request inputs share: models of the zoo with their fields split between request and candidate."""
+"""Helpers of the tests of request inputs: models of the zoo with their fields split between request and candidate."""
 
 from __future__ import annotations
 
@@ -12,14 +12,14 @@ import recfx
 from recfx.passes import default_pipeline
 from recfx.zoo import MODELS
 
-#: The request pipeline for models of the zoo's tiny sizes, where nothing is too small to split.
+#: The request pipeline for the zoo's tiny models, without a least size of splits.
 EAGER_TO_SPLIT = default_pipeline(requests=True).replace(
     "hoist-requests", "hoist-requests{least_columns=1,least_fields=1}"
 )
 
 
 class SplitFields(nn.Module):
-    """A click model whose sparse fields come as two matrices of ids, the request's and the candidate's."""
+    """A click model whose sparse fields are two matrices of ids, the request's and the candidate's."""
 
     def __init__(self, model: nn.Module, request: Sequence[int], fields: int) -> None:
         super().__init__()
@@ -55,7 +55,8 @@ def small(name: str, seed: int = 0, **overrides: Any) -> nn.Module:
 def request_call(
     inputs: Sequence[Tensor], at: Sequence[int], index: Tensor
 ) -> tuple[tuple[Tensor, ...], tuple[Tensor, ...]]:
-    """Inputs of a compiled model and of the user's own: at positions `at` the rows of the requests, repeated for the second."""
+    """Inputs of the compiled model and of the user's model: at positions `at`, the first has one row per request, and
+    the second repeats these rows."""
     requests = int(index.max()) + 1
     short = tuple(x[:requests] if i in at else x for i, x in enumerate(inputs))
     full = tuple(x[index] if i in at else x for i, x in enumerate(inputs))
@@ -63,6 +64,6 @@ def request_call(
 
 
 def hoist(model: nn.Module, inputs: tuple[Tensor, ...], names: Sequence[str], **options: Any) -> recfx.CompiledModel:
-    """The model with request inputs, nothing measured."""
+    """The model with request inputs, without measurement."""
     settings = {"pipeline": EAGER_TO_SPLIT, "measure": False, **options}
     return recfx.optimize(model, example_inputs=inputs, request_inputs=names, **settings)

@@ -1,4 +1,4 @@
-"""What tests of retrieval share."""
+"""Helpers of the tests of retrieval."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ def drawn(seed: int, rows: int, dim: int) -> torch.Tensor:
 
 
 def rounded(queries: torch.Tensor, query_bits: int) -> torch.Tensor:
-    """What a query stands for."""
+    """The values of a rounded query."""
     if query_bits == 1:
         return torch.where(queries > 0, 1.0, -1.0) * queries.abs().mean(1, keepdim=True)
     unit = queries.abs().amax(1, keepdim=True) / 127

@@ -1,4 +1,4 @@
-"""What tests of the benchmark runner share: a tiny case, peers of every kind, a made-up machine."""
+"""Helpers of the tests of the benchmark runner: a tiny case, peers of every kind, an invented machine."""
 
 from __future__ import annotations
 
@@ -40,7 +40,7 @@ TINY = Case("tiny", "one table of 50 x 4", TinyModel, 1e-6, tiny_inputs)
 
 
 class FakePeer(Peer):
-    """Answers what eager answers, changed by a function; keeps a diary."""
+    """A peer that gives eager's answers, changed by a function, and records its calls."""
 
     summary = "for tests"
 

@@ -1,9 +1,10 @@
-"""Builds the kernels with AddressSanitizer and UndefinedBehaviorSanitizer, apart from the installed ones, and runs tests with them.
+"""Builds the kernels with AddressSanitizer and UndefinedBehaviorSanitizer, separately from the installed kernels, and
+runs tests with them.
 
     python tests/sanitize.py LEVEL [pytest arguments]
 
-LEVEL is an instruction-set level of this processor; "portable" compiles that one alone. Without pytest arguments, the tests of the native
-target and of retrieval run. Any report of a sanitizer ends the run with an error.
+LEVEL is an instruction-set level of this processor; "portable" compiles only that level. Without pytest arguments, the
+tests of the native target and of retrieval run. Any report of a sanitizer ends the run with an error.
 """
 
 from __future__ import annotations
@@ -20,13 +21,14 @@ from pathlib import Path
 ROOT = Path(__file__).parents[1]
 SOURCES = ROOT / "recfx" / "kernels" / "csrc"
 TESTS = ("tests/targets", "tests/retrieval")
-#: Products and sums are contracted from -O2 on; without that, the functions of a level with such instructions are less exact.
+#: -O2 is the lowest level that contracts products and sums; otherwise the functions of a level with such instructions
+#: are less exact.
 FLAGS = ["-O2", "-g1", "-fPIC", "-fno-omit-frame-pointer", "-fvisibility=hidden"]
 SANITIZERS = ["-fsanitize=address,undefined", "-fno-sanitize-recover=all"]
 
 
 def sources(level: str) -> dict[str, list[str]]:
-    """The sources of a build and the flags of each; those of other levels are left out of a portable one."""
+    """The sources of a build and the flags of each; a portable build has no sources of other levels."""
     sys.path.insert(0, str(ROOT))
     from setup import flags_of_sources
 
@@ -39,7 +41,7 @@ def sources(level: str) -> dict[str, list[str]]:
 
 
 def stubs(folder: Path, kept: dict[str, list[str]]) -> Path:
-    """A source that defines the levels that were left out; none of them is asked for."""
+    """A source that defines the omitted levels, which the tests do not use."""
     from setup import flags_of_sources
 
     absent = [n for n in flags_of_sources(platform.machine()) if n not in kept]
@@ -52,7 +54,7 @@ def stubs(folder: Path, kept: dict[str, list[str]]) -> Path:
 
 
 def build(level: str) -> Path:
-    """The library with sanitizers, compiled where a source is newer than it."""
+    """Builds the library with sanitizers; compiles only sources that changed since."""
     folder = ROOT / "build" / "sanitize" / ("portable" if level == "portable" else "all")
     folder.mkdir(parents=True, exist_ok=True)
     library = folder / "kernels.so"
@@ -72,10 +74,10 @@ def build(level: str) -> Path:
 
 
 def environment(level: str, library: Path, reports: Path) -> dict[str, str]:
-    """Of a Python that loads the library: the sanitizer's own library comes first, and leaks of Python are no matter.
-
-    The C++ library is loaded at once, or else the sanitizer does not find it and ends the process at the first exception of torch.
-    Reports go to files, because pytest holds back what a test writes and a report ends the process.
+    """The environment of a Python process that loads the library: the sanitizer's own library comes first, and leaks of
+    Python are ignored. The C++ library is preloaded, because otherwise the sanitizer does not find it and ends the
+    process at the first exception of torch. Reports go to files, because pytest captures the output of a test and a
+    report ends the process.
     """
     return {
         **os.environ,
@@ -88,12 +90,12 @@ def environment(level: str, library: Path, reports: Path) -> dict[str, str]:
 
 
 def compiler() -> list[str]:
-    """The C++ compiler, and what the environment variable CXX puts before it, as "ccache g++" does."""
+    """The C++ compiler with the prefix of the environment variable CXX, such as "ccache g++"."""
     return shlex.split(os.environ.get("CXX", "g++"))
 
 
 def _of_compiler(name: str) -> str:
-    """The path of a library that comes with the compiler."""
+    """The path of a library of the compiler."""
     command = [*compiler(), f"-print-file-name={name}"]
     return subprocess.run(command, check=True, capture_output=True, text=True).stdout.strip()
 

@@ -1,4 +1,5 @@
-"""What tests of the passes over codes share: models that score items, and what their scores must be. Imported as `score_cases`."""
+"""Helpers of the tests of the passes over codes: models that score items, and their expected scores. Imported as
+`score_cases`."""
 
 from __future__ import annotations
 
@@ -146,7 +147,7 @@ LEAVES_ALONE: dict[str, tuple[Case, str]] = {
 
 
 def prepared(given: Case) -> Program:
-    """A case's program as the passes over codes find it."""
+    """A case's program in the form that the passes over codes receive."""
     torch.manual_seed(0)
     return Pipeline("canonicalize,fold-constants").run(capture(given.model(), given.inputs)).program
 
@@ -154,12 +155,13 @@ def prepared(given: Case) -> Program:
 def check(
     item: Pass, given: Case, rounded: Callable[[torch.Tensor], tuple[torch.Tensor, torch.Tensor | None]]
 ) -> Program:
-    """The pass fires as often as it must, once, and its scores are products of rounded queries with rounded items.
+    """Asserts that the pass fires as often as expected, in one run, and that its scores are products of rounded queries
+    with rounded items.
 
     Args:
         item: The pass.
         given: A case over `tables`.
-        rounded: A table of items -> the values its codes stand for, and the rotation they are in.
+        rounded: A table of items -> the values of its codes, and their rotation.
     """
     program = prepared(given)
     result = run(item, program)

@@ -1,7 +1,8 @@
-"""What C++ leaves undefined and processors trap on: sizes of zero, divisors of 0 and -1, shifts, casts. Functions of one or more tensors.
+"""Operations that are undefined in C++ or trap on processors: sizes of zero, divisors of 0 and -1, shifts, casts.
+Functions of one or more tensors.
 
-`python tests/undefined_cases.py` runs the whole table at every instruction-set level and compares it with torch; it is a process of its own
-because the fault it looks for ends the process.
+`python tests/undefined_cases.py` runs the whole table at every instruction-set level and compares it with torch; it
+runs in a process of its own because the faults that it looks for end the process.
 """
 
 from __future__ import annotations
@@ -178,7 +179,7 @@ _OF_FLOATS: dict[str, Callable[[torch.Tensor], torch.Tensor]] = {
     "largest": lambda x: x.max(1)[0],
 }
 
-#: By kind and name, all of them. The cases of a kind share a program.
+#: Kind -> name -> case. The cases of a kind share a program.
 KINDS: dict[str, dict[str, Case]] = {
     "products": _PRODUCTS,
     "folds": _FOLDS,
@@ -193,7 +194,7 @@ KINDS: dict[str, dict[str, Case]] = {
 
 
 def _takes(case: Case) -> bool:
-    """Whether torch itself takes a case: not every dtype has every operator."""
+    """Whether torch itself accepts a case: some dtypes lack some operators."""
     function, inputs = case
     try:
         function(*inputs)

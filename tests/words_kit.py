@@ -23,7 +23,7 @@ class Text:
     """A piece of prose.
 
     Attributes:
-        file: Where it stands, below the root.
+        file: Its file, relative to the root.
         line: Its first line, from 1.
         content: The text, its lines joined by one space.
     """

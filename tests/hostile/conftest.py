@@ -1,4 +1,4 @@
-"""A saved model, and a copy of it for each test to damage."""
+"""A saved model, and a copy that each test may damage."""
 
 from __future__ import annotations
 

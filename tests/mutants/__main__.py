@@ -1,4 +1,4 @@
-"""`python -m tests.mutants`: draws mutants, runs their mirror tests, and prints which survived."""
+"""`python -m tests.mutants`: draws mutants, runs their mirror tests, and prints the surviving mutants."""
 
 from __future__ import annotations
 
@@ -22,7 +22,7 @@ from tests.mutants.mutate import Mutant, mutants_of
 
 
 def draw(files: list[str], sample: int | None, seed: int) -> list[Mutant]:
-    """The mutants to run: all, or a sample in which every mutant of every file is as likely as any other."""
+    """The mutants to run: all, or a sample in which all mutants are equally likely."""
     known = equivalent()
     mutants = [m for file in files for m in mutants_of(ROOT, file) if m.key not in known]
     generator = random.Random(seed)
@@ -30,7 +30,7 @@ def draw(files: list[str], sample: int | None, seed: int) -> list[Mutant]:
 
 
 def of_each_room(files: list[str], number: int, seed: int) -> list[Mutant]:
-    """So many mutants of each room."""
+    """A sample of a number of mutants of each room."""
     rooms: dict[str, list[str]] = {}
     for file in files:
         rooms.setdefault(str(Path(file).parent), []).append(file)
@@ -38,7 +38,8 @@ def of_each_room(files: list[str], number: int, seed: int) -> list[Mutant]:
 
 
 def judge_room(mutants: list[Mutant], limit: float, end: float, report: Callable[[Mutant | None, str], None]) -> None:
-    """Runs the mutants of a room: most in a process that has run the tests without a mutant, and the others afterwards."""
+    """Runs the mutants of a room: most of them in a process that has run the tests without a mutant, and then the
+    others."""
     files = list(dict.fromkeys(test for mutant in mutants for test in tests_of(mutant.file)))
     with tempfile.NamedTemporaryFile() as handed:
 
@@ -63,7 +64,7 @@ def judge_room(mutants: list[Mutant], limit: float, end: float, report: Callable
 
 
 def judge_all(mutants: list[Mutant], *, workers: int, limit: float, seconds: float) -> dict[Mutant, str]:
-    """Runs the mutants, room by room, until they or the time are at an end."""
+    """Runs the mutants, room by room, to the end or to the time limit."""
     verdicts: dict[Mutant, str] = {}
     rooms: dict[str, list[Mutant]] = {}
     for mutant in mutants:
@@ -89,7 +90,7 @@ def judge_all(mutants: list[Mutant], *, workers: int, limit: float, seconds: flo
         for line in lines:
             place, verdict = json.loads(line)
             if place is None:
-                print(f"fails without a mutant, so it judges none: {verdict}", flush=True)
+                print(f"fails without a mutant, so it cannot judge mutants: {verdict}", flush=True)
                 continue
             mutant = mutants[place]
             verdicts[mutant] = verdict
@@ -99,30 +100,30 @@ def judge_all(mutants: list[Mutant], *, workers: int, limit: float, seconds: flo
 
 
 def main() -> int:
-    """Prints every verdict and the share noticed of each room; 1 when too few were.
-
-    A mutant that takes five times the processor time that its tests take without it is noticed as well.
+    """Prints every verdict and the noticed share of each room; returns 1 if too few mutants were noticed. A mutant that
+    needs five times its tests' usual processor time counts as noticed.
     """
     parser = argparse.ArgumentParser(prog="python -m tests.mutants", description=__doc__)
     parser.add_argument("files", nargs="*", help="files to mutate, relative to the repository; all by default")
-    parser.add_argument("--sample", type=int, help="so many mutants at random; all by default")
-    parser.add_argument("--each-room", type=int, help="so many mutants of each room at random")
-    # The options of `recfx.command_line`, which cannot be imported here: mutants are made before recfx is loaded.
-    parser.add_argument("--seed", type=int, default=0, help="of the sample (default: %(default)s)")
+    parser.add_argument("--sample", type=int, help="number of random mutants; all by default")
+    parser.add_argument("--each-room", type=int, help="number of random mutants of each room")
+    # The same options as in `recfx.command_line`, which cannot be imported here: mutants are made before recfx is
+    # loaded.
+    parser.add_argument("--seed", type=int, default=0, help="seed of the sample (default: %(default)s)")
     parser.add_argument(
-        "--seconds", type=float, default=float("inf"), help="start no mutant after this time (default: any)"
+        "--seconds", type=float, default=float("inf"), help="start no mutant after this time (default: no limit)"
     )
-    parser.add_argument(
-        "--limit", type=float, default=300.0, help="seconds for one mutant, however little of a processor it needs"
-    )
+    parser.add_argument("--limit", type=float, default=300.0, help="limit of the elapsed seconds of a mutant")
     parser.add_argument("--workers", type=int, default=2, help="processes at a time (default: %(default)s)")
-    parser.add_argument("--at-least", type=float, default=90.0, help="per cent that must be killed")
-    parser.add_argument("--survivors", type=int, default=sys.maxsize, help="how many may survive, of a small sample")
+    parser.add_argument("--at-least", type=float, default=90.0, help="per cent of mutants that must be killed")
+    parser.add_argument(
+        "--survivors", type=int, default=sys.maxsize, help="number of mutants that may survive, for a small sample"
+    )
     return _run(parser.parse_args())
 
 
 def _run(given: argparse.Namespace) -> int:
-    """Judges the mutants that the command line asks for, and prints how many were noticed."""
+    """Judges the mutants that the command line selects, and prints how many were noticed."""
     files = given.files or list(mutated_files())
     if without := [file for file in files if not tests_of(file)]:
         print("no test file reaches: " + ", ".join(without))

@@ -1,7 +1,8 @@
 """Runs tests against mutants, each in a process of its own.
 
-A process that has imported everything and captured the programs of the tests is forked for each mutant, whose code then takes the place
-of the source's. A mutant of what runs at import is given to a process that has not imported recfx yet.
+For each mutant, a process that has imported everything and captured the programs of the tests is forked, and the
+mutant's code replaces the source's code. A mutant of code that runs at import goes to a process that has not imported
+recfx yet.
 """
 
 from __future__ import annotations
@@ -26,18 +27,18 @@ from tests.mutants.swap import caches, swap
 SURVIVED, KILLED, TIMEOUT = "survived", "killed", "timeout"
 _NO_TESTS, _NOT_SWAPPED = 5, 77
 
-#: A mutant may need so many times the processor time of its tests, and these seconds.
+#: The limit of a mutant's processor time: a multiple of its tests' time, plus some seconds.
 _TIMES, _MORE = 5.0, 20.0
-_BYTES = 6 << 30  # that a mutant may ask for beyond what the process has
+_BYTES = 6 << 30  # memory that a mutant may allocate in addition to that of the process
 
 
 @dataclasses.dataclass
 class Tests:
-    """What is known of tests after they ran without a mutant.
+    """The results of tests without a mutant.
 
     Attributes:
-        seconds: Test -> how long it took.
-        reached: Test -> the functions it ran.
+        seconds: Test -> its time.
+        reached: Test -> the functions that it ran.
         failed: Tests that fail.
     """
 
@@ -46,7 +47,8 @@ class Tests:
     failed: set[str] = dataclasses.field(default_factory=set)
 
     def of(self, mutant: Mutant) -> list[str]:
-        """The tests that run the function of a mutant, or any of its file for one of the module itself; quickest first."""
+        """The tests that run the function of a mutant, or any function of its file for a mutant of the module itself;
+        quickest first."""
         line = mutant.function(ROOT)
         chosen = [
             test
@@ -80,7 +82,7 @@ class _Observer:
 
 
 class _Chosen:
-    """A pytest plugin that runs some tests in an order."""
+    """A pytest plugin that runs some tests in a given order."""
 
     def __init__(self, tests: Sequence[str]) -> None:
         self._place = {test: place for place, test in enumerate(tests)}
@@ -90,7 +92,8 @@ class _Chosen:
 
 
 def warm_up() -> None:
-    """Imports what every test needs and no mutant changes, so that forked processes need not."""
+    """Imports modules that every test needs and no mutant changes, so that forked processes do not import them
+    again."""
     import hypothesis  # noqa: F401
     import torch
 
@@ -100,7 +103,8 @@ def warm_up() -> None:
 
 
 def observe(files: Sequence[str], mutants: Sequence[Mutant]) -> Tests:
-    """Runs test files without a mutant, in this process, and those that mutants need once more in a forked one, as mutants are run."""
+    """Runs test files without a mutant in this process, and the tests of mutants once more in a forked process, as for
+    mutants."""
     tests, again, reached = Tests(), Tests(), Reached()
     sys.meta_path.insert(0, reached.finder(list(dict.fromkeys(mutant.file for mutant in mutants))))
     run_tests(files, plugins=[_Observer(tests, reached, mutants[0].file)])
@@ -122,7 +126,8 @@ def observe(files: Sequence[str], mutants: Sequence[Mutant]) -> Tests:
 def judge(
     files: Sequence[str], mutants: Sequence[Mutant], tests: Tests, limit: float, end: float
 ) -> Iterator[tuple[Mutant, str | None]]:
-    """Mutants and what becomes of them, in a process that has observed the tests; None for one that cannot be put in here."""
+    """Yields mutants with their verdicts, in a process that has observed the tests; None for a mutant that cannot be
+    swapped in here."""
     for mutant in mutants:
         if time.monotonic() > end:
             return
@@ -131,7 +136,7 @@ def judge(
 
 
 def judge_imported(files: Sequence[str], mutant: Mutant, tests: Tests, limit: float) -> str:
-    """What becomes of a mutant that is in place from the import on, in a process that has not imported recfx."""
+    """The verdict on a mutant that is in place from the import on, in a process that has not imported recfx."""
 
     def put_in() -> bool:
         sys.meta_path.insert(0, Finder({mutant.file: lambda: compiled(mutant.file, mutant.tree(ROOT))}, {}))
@@ -171,7 +176,7 @@ def _verdict(
 
 
 def run_tests(files: Sequence[str], *options: str, plugins: list[Any]) -> int:
-    """pytest's exit code for test files, run in this process."""
+    """Runs test files in this process; returns pytest's exit code."""
     import pytest
 
     os.environ["HYPOTHESIS_PROFILE"] = "ci"
@@ -179,7 +184,8 @@ def run_tests(files: Sequence[str], *options: str, plugins: list[Any]) -> int:
 
 
 def fork(run: Callable[[], int], seconds: int | None, limit: float) -> tuple[int, float]:
-    """Starts a function in a forked process without output; its id and when it is ended. `seconds` are those of a processor."""
+    """Starts a function in a forked process without output; returns its id and its deadline. `seconds` are processor
+    time."""
     pid = os.fork()
     if pid:
         return pid, time.monotonic() + limit
@@ -201,7 +207,7 @@ def fork(run: Callable[[], int], seconds: int | None, limit: float) -> tuple[int
 
 
 def wait(started: tuple[int, float]) -> int | None:
-    """The exit code of a forked process; None for one that ran into its limit and was ended."""
+    """The exit code of a forked process; None if it reached its limit and was ended."""
     pid, deadline = started
     while time.monotonic() < deadline:
         done, status = os.waitpid(pid, os.WNOHANG)

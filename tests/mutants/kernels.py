@@ -1,7 +1,6 @@
-"""`python -m tests.mutants.kernels [FILE ...]`: the checks of ids, offsets and codes in the kernels, each with one small mistake.
-
-The sources are compiled for one level without optimisation; of each mutant only the source that holds it. The tests named in `CHECKED`
-must notice every one.
+"""`python -m tests.mutants.kernels [FILE ...]`: mutants of the checks of ids, offsets and codes in the kernels, each
+with one small mistake. The sources are compiled for one level without optimisation; for a mutant, only its own source
+is compiled again. The tests in `CHECKED` must notice every mutant.
 """
 
 from __future__ import annotations
@@ -51,7 +50,7 @@ CHECKED: dict[str, tuple[str, tuple[str, ...]]] = {
     "module.cpp": ("module", (_INTERFACE,)),
 }
 
-#: Lines that check: a comparison of unsigned numbers, an `if` that refuses, and what such an `if` asks.
+#: Lines with a check: a comparison of unsigned numbers, an `if` that refuses, or the condition of such an `if`.
 _CHECKS = re.compile(
     r"uint64_t\([^()]*\) (>=|>|<) |if \(.*\) return (false|nullptr|bad\b|-?\d|[A-Z]+_[A-Z_]+\b)|"
     r"const bool (held|starts)\b|(held|count) \? id_at|"
@@ -69,8 +68,8 @@ class KernelMutant:
         file: The file in the folder of the sources.
         line: The number of the line, from 1.
         text: The line.
-        mutated: What stands there instead.
-        what: What was changed, in words.
+        mutated: The changed line.
+        what: The change, in words.
     """
 
     file: str
@@ -114,7 +113,8 @@ def _mistakes(line: str) -> Iterator[tuple[str, str]]:
 
 
 def _split(line: str, joint: str) -> list[str]:
-    """The text before the joined conditions, the conditions with the operators between them, and the rest of the line."""
+    """Returns the text before the joined conditions, the conditions with the operators between them, and the rest of
+    the line."""
     found = re.search(r"(if \(|= |\? |\()([^?;{]*?" + re.escape(joint) + r".*?)(\) (?:\{|return|continue)|;| \?)", line)
     if found is None:
         return []
@@ -131,7 +131,7 @@ class Build:
     """A library of one level whose sources are compiled one by one.
 
     Args:
-        folder: Where it is built.
+        folder: The folder of the build.
     """
 
     def __init__(self, folder: Path) -> None:
@@ -143,7 +143,7 @@ class Build:
         self._objects["stubs"] = self._compile(stubs(folder, self._flags), ["-std=c++17"], folder, SOURCES)
 
     def library(self, mutant: KernelMutant | None) -> Path | None:
-        """The library with a mutant, or as it is; None when the mutant does not compile."""
+        """Builds the library with a mutant, or unchanged; None if the mutant does not compile."""
         target, objects = self._folder / "kernels.so", dict(self._objects)
         if mutant is not None:
             with tempfile.TemporaryDirectory() as held:
@@ -173,7 +173,8 @@ class Build:
 
 
 def verdict(library: Path, tests: tuple[str, ...], seconds: float) -> str:
-    """Whether tests notice a library; one that ends their process is noticed, or keeps them longer than it may."""
+    """Whether tests notice a mutated library. It also counts as noticed if it ends their process or exceeds the time
+    limit."""
     environment = {
         **os.environ,
         "RECFX_KERNELS": str(library),
@@ -190,7 +191,7 @@ def verdict(library: Path, tests: tuple[str, ...], seconds: float) -> str:
 
 @dataclasses.dataclass
 class Count:
-    """How many mutants of a file were judged, and how many of them survived."""
+    """The numbers of judged and of surviving mutants of a file."""
 
     judged: int = 0
     survived: int = 0
@@ -200,12 +201,12 @@ class Count:
 
 
 def judge_file(build: Build, file: str) -> Count | None:
-    """Prints what becomes of every mutant of a file; None, and the reason printed, where its tests cannot judge."""
+    """Prints the verdict on every mutant of a file; prints the reason and returns None if its tests cannot judge."""
     tests, known, count = CHECKED[file][1], equivalent(), Count()
     plain = build.library(None)
     assert plain is not None
     if verdict(plain, tests, 900.0) != SURVIVED:
-        print(f"these tests fail without a mutant, so they judge none: {' '.join(tests)}")
+        print(f"these tests fail without a mutant, so they cannot judge mutants: {' '.join(tests)}")
         return None
     for mutant in [m for m in kernel_mutants(file) if m.key not in known]:
         library = build.library(mutant)
@@ -218,7 +219,7 @@ def judge_file(build: Build, file: str) -> Count | None:
 
 
 def main() -> int:
-    """Prints what becomes of every mutant; 1 when one survives."""
+    """Prints the verdict on every mutant; returns 1 if a mutant survives."""
     parser = argparse.ArgumentParser(prog="python -m tests.mutants.kernels", description=__doc__)
     parser.add_argument("files", nargs="*", help="files with checks; all by default")
     parser.set_defaults(run=lambda options: _run(options.files or list(CHECKED)))

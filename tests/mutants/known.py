@@ -1,4 +1,4 @@
-"""Mutants that no test can tell from the source, with the reasons."""
+"""Mutants that are equivalent to the source, with the reasons."""
 
 from __future__ import annotations
 
@@ -8,7 +8,7 @@ _LIST = Path(__file__).with_name("equivalent.txt")
 
 
 def equivalent() -> dict[str, str]:
-    """Key of a mutant -> why nothing shows."""
+    """Key of a mutant -> why no test can notice it."""
     found: dict[str, str] = {}
     for line in _LIST.read_text().splitlines():
         if line.strip() and not line.startswith("#"):

@@ -1,4 +1,4 @@
-"""Which files are mutated, and which tests must notice."""
+"""The mutated files, and the tests that must notice their mutants."""
 
 from __future__ import annotations
 
@@ -8,7 +8,7 @@ from pathlib import Path
 
 ROOT = Path(__file__).parents[2]
 
-#: What is mutated: folders and files.
+#: The mutated folders and files.
 MUTATED = (
     "passes",
     "recfx/capture",
@@ -23,11 +23,11 @@ MUTATED = (
     "recfx/driver/measure.py",
 )
 
-#: Tests of a helper are those of the passes that use it, of these at most so many.
+#: The largest number of passes whose tests count as tests of a helper that they use.
 _MOST_FILES = 6
 
 
-#: Rooms whose tests stand in the folder of another room.
+#: Rooms whose tests are in the folder of another room.
 _TESTED_IN = {"targets/native": "targets", "targets/native/rules": "targets", "recfx/kernels": "targets"}
 
 
@@ -43,15 +43,15 @@ def mutated_files() -> tuple[str, ...]:
 
 
 def module_of(file: str) -> str:
-    """The dotted name a file is imported by."""
+    """The dotted module name of a file."""
     parts = Path(file).with_suffix("").parts
     return ".".join(parts if parts[0] == "recfx" else ("recfx", *parts))
 
 
 @cache
 def tests_of(file: str) -> tuple[str, ...]:
-    """The test files of a source file: those of its name, else those whose imports reach it, nearest first,
-    else those of its room."""
+    """The test files of a source file: those of its name; otherwise those whose imports reach it, nearest first;
+    otherwise those of its room."""
     stem, room = Path(file).stem.lstrip("_"), str(Path(file).parent)
     folder = ROOT / "tests" / _TESTED_IN.get(room, room.removeprefix("recfx/"))
     known = _all_tests()
@@ -75,13 +75,14 @@ def _all_tests() -> tuple[str, ...]:
 
 
 def _reaching(module: str, tests: tuple[str, ...]) -> list[str]:
-    """Tests that import a module, or import one that imports it; fewer steps first."""
+    """Tests that import a module directly or through other modules, those with fewer steps first."""
     wanted, found, seen = {module}, [], set()
     while wanted:
         found += [test for test in tests if test not in found and _names(test) & wanted]
         seen |= wanted
         wanted = {importer for name in wanted for importer in _importers().get(name, ())} - seen
-    # A pass is known to its tests by its name in pipelines, so the file's name counts as an import, also where its tests are several files.
+    # Tests refer to a pass by its name in pipelines, so the file's name counts as an import, even if several files test
+    # the pass.
     stems = tuple(name.rsplit(".", 1)[-1] for name in seen if name.startswith("recfx.passes."))
     named = [t for t in tests if t not in found and Path(t).stem.removeprefix("test_").startswith(stems)]
     return [*found, *sorted(named, key=lambda t: Path(t).stem.removeprefix("test_") not in stems)]
@@ -111,7 +112,7 @@ def _names(file: str) -> frozenset[str]:
 
 @cache
 def _exported(package: str) -> dict[str, str]:
-    """Name that a package offers -> the module that it takes it from."""
+    """Name that a package exports -> the module that defines it."""
     file = ROOT.joinpath(*package.split("."), "__init__.py")
     if not package.startswith("recfx.") or not file.is_file():
         return {}

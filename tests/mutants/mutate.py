@@ -1,4 +1,4 @@
-"""The mutants of a source file: each has one small mistake of a kind that people make."""
+"""The mutants of a source file: each has one small, common mistake."""
 
 from __future__ import annotations
 
@@ -37,10 +37,10 @@ class Mutant:
     Attributes:
         file: The file, relative to the repository.
         line: The line of the mistake, from 1.
-        text: The line as it was, stripped.
-        what: What was changed, in words.
-        node: Which node of the tree is changed, in the order of `ast.walk`.
-        change: Which of the node's changes.
+        text: The original line, stripped.
+        what: The change, in words.
+        node: The index of the changed node, in the order of `ast.walk`.
+        change: The index among the node's changes.
     """
 
     file: str
@@ -52,12 +52,12 @@ class Mutant:
 
     @property
     def key(self) -> str:
-        """What the list of equivalent mutants knows it by: it stays when other lines move."""
+        """The key in the list of equivalent mutants, which does not depend on line numbers."""
         return f"{self.file} | {self.text} | {self.what}"
 
     @property
     def room(self) -> str:
-        """The folder the file lies in."""
+        """The folder of the file."""
         return str(Path(self.file).parent)
 
     def tree(self, root: Path) -> ast.Module:
@@ -68,7 +68,7 @@ class Mutant:
         return ast.fix_missing_locations(tree)
 
     def function(self, root: Path) -> int | None:
-        """The first line of the innermost function that the mistake is in; None for one that is made when the module is imported."""
+        """The first line of the innermost function with the mistake; None for a mistake in code that runs at import."""
         tree = ast.parse((root / self.file).read_text())
         node = next(n for i, n in enumerate(ast.walk(tree)) if i == self.node)
         return _innermost(tree, node, None)
@@ -89,13 +89,14 @@ def mutants_of(root: Path, file: str) -> list[Mutant]:
 
 
 def first_line(function: ast.AST) -> int:
-    """The line that Python knows a function by: that of its first decorator, if it has one."""
+    """The first line of a function for Python: the line of its first decorator, if it has one."""
     decorators = getattr(function, "decorator_list", [])
     return min([function.lineno, *(d.lineno for d in decorators)])  # type: ignore[attr-defined]
 
 
 def _innermost(tree: ast.AST, wanted: ast.AST, function: int | None) -> int | None:
-    """The first line of the function around a node; defaults and decorators of a function belong to what is around that."""
+    """The first line of the function around a node; defaults and decorators of a function belong to the code around the
+    function."""
     if tree is wanted:
         return function
     own = tree.body if isinstance(tree, FUNCTIONS) else []
@@ -107,12 +108,12 @@ def _innermost(tree: ast.AST, wanted: ast.AST, function: int | None) -> int | No
 
 
 def _is_text(node: ast.AST) -> bool:
-    """Docstrings and annotations change nothing that runs; messages are for people."""
+    """Docstrings and annotations do not change the behaviour, and messages are only for people."""
     return isinstance(node, ast.Expr) and isinstance(node.value, ast.Constant) and isinstance(node.value.value, str)
 
 
 def _changes(node: ast.AST) -> Iterator[tuple[str, Callable[[Any], None]]]:
-    """(what, how to make it) for each mistake that fits a node."""
+    """(description, function that makes it) for each mistake that fits a node."""
     if isinstance(node, ast.Compare) and type(node.ops[0]) in _SWAPS:
         swap = _SWAPS[type(node.ops[0])]
         yield f"{type(node.ops[0]).__name__} becomes {swap.__name__}", lambda n: n.ops.__setitem__(0, swap())
@@ -158,7 +159,7 @@ def _is_none(value: ast.expr) -> bool:
 
 
 def _of_types(node: ast.BinOp) -> bool:
-    """Arithmetic on strings only."""
+    """Whether an operation is arithmetic on strings only."""
     return any(
         isinstance(side, ast.JoinedStr | ast.Constant) and not _is_number(side) for side in (node.left, node.right)
     )

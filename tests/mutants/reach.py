@@ -1,4 +1,5 @@
-"""Which functions of the mutated files each test runs: the files are imported with a note at the start of every function."""
+"""Finds the functions of the mutated files that each test runs: the files are imported with a recording call at the
+start of every function."""
 
 from __future__ import annotations
 
@@ -12,16 +13,16 @@ from typing import Any
 from tests.mutants.mirror import ROOT, module_of
 from tests.mutants.mutate import FUNCTIONS, first_line
 
-#: A function: its file and the line that Python knows it by.
+#: A function: its file and its first line.
 Place = tuple[str, int]
 
 
 class Finder(importlib.abc.MetaPathFinder, importlib.abc.Loader):
-    """Gives modules other code than that of their files.
+    """An importer that replaces the code of files.
 
     Args:
-        made: File -> makes its code.
-        names: What the code finds among its globals.
+        made: File -> the function that makes its code.
+        names: Further globals of the code.
     """
 
     def __init__(self, made: Mapping[str, Callable[[], CodeType]], names: Mapping[str, Any]) -> None:
@@ -39,7 +40,7 @@ class Finder(importlib.abc.MetaPathFinder, importlib.abc.Loader):
 
 
 def compiled(file: str, tree: ast.Module) -> CodeType:
-    """The code of a tree that stands for a file."""
+    """Compiles a tree as the code of a file."""
     return compile(tree, str(ROOT / file), "exec")
 
 
@@ -60,13 +61,13 @@ def observed(file: str) -> CodeType:
 
 
 class Reached:
-    """Collects the functions that are run, test by test."""
+    """Collects the functions that each test runs."""
 
     def __init__(self) -> None:
         self.now: set[Place] = set()
 
     def finder(self, files: list[str]) -> Finder:
-        """What has to be on `sys.meta_path` when the files are imported."""
+        """The finder that must be on `sys.meta_path` when the files are imported."""
         return Finder({file: lambda f=file: observed(f) for file in files}, {"__reached__": self.note})  # type: ignore[misc]
 
     def note(self, place: Place) -> None:

@@ -1,4 +1,4 @@
-"""Puts a mutant into a process that has imported the source already: its functions get the code of the mutant."""
+"""Swaps a mutant into a process that has already imported the source: its functions get the code of the mutant."""
 
 from __future__ import annotations
 
@@ -14,18 +14,19 @@ from tests.mutants.mirror import ROOT
 from tests.mutants.mutate import Mutant
 from tests.mutants.reach import compiled
 
-#: Caches that stay: captured programs, which mutants of what comes after capture do not change.
+#: Caches that are kept: captured programs, which mutants of later stages do not change.
 _CAPTURES = ("_captured", "small_model")
 
-#: Modules whose caches stay: the loaded kernels, and what judges the mutants.
+#: Modules whose caches are kept: the loaded kernels, and the modules of mutation testing.
 _LASTING = ("recfx.kernels.library", "tests.mutants")
 
-#: Rooms whose mutants change what is captured, or how.
+#: Rooms whose mutants change captured programs.
 _CAPTURING = ("recfx/capture", "recfx/ir", "recfx/formats", "recfx/ops")
 
 
 def swap(mutant: Mutant) -> bool:
-    """Gives all functions of the mutated file that differ their mutated code; False when that is not the whole mutant."""
+    """Gives all changed functions of the mutated file their mutated code; returns False if the mutant changes other
+    code too."""
     if mutant.function(ROOT) is None:
         return False
     before = _functions(compiled(mutant.file, ast.parse((ROOT / mutant.file).read_text())))
@@ -52,7 +53,7 @@ def swap(mutant: Mutant) -> bool:
 
 
 def caches(file: str) -> list[Any]:
-    """What recfx and its tests remember of calls, and what must be forgotten so that a mutant of a file is run again."""
+    """The caches of recfx and its tests that must be cleared so that the code of a mutant runs again."""
     keep = () if file.startswith(_CAPTURING) else _CAPTURES
     gc.unfreeze()
     found = []
@@ -70,7 +71,8 @@ def _key(code: CodeType) -> tuple[str, int]:
 
 
 def _functions(code: CodeType) -> dict[tuple[str, int], CodeType | None]:
-    """The code of all functions in a module, inner ones too; None for several of one name and line."""
+    """The code of all functions in a module, including inner functions; None for several functions of the same name and
+    line."""
     found: dict[tuple[str, int], CodeType | None] = {}
     waiting = [code]
     while waiting:

@@ -1,6 +1,7 @@
 """The operators that steps of random graphs add, argument by argument.
 
-`python tests/testing/step_kit.py` writes the table that the tests compare with, after steps were changed on purpose: read what it changes.
+`python tests/testing/step_kit.py` writes the table that the tests compare with. Run it after an intended change of
+steps, and read the difference.
 """
 
 from __future__ import annotations
@@ -34,7 +35,7 @@ _DRAWS = 40
 
 
 def pool_of() -> Pool:
-    """Values of ranks 1 to 3, some of them inputs, some with a mask."""
+    """Values of ranks 1 to 3, including inputs and values with a mask."""
     inputs: dict[str, Any] = {"dense": ("batch", 3), "ids": (("batch", 3), torch.int64), "sequence": ("batch", 2, 3)}
     builder = GraphBuilder({**inputs, "mask": (("batch", 3), torch.bool)})
     pool = Pool(builder, torch.Generator().manual_seed(0), 3)

@@ -1,4 +1,4 @@
-"""Passes that are wrong the way passes are wrong by mistake: each overlooks one thing, under which it is registered."""
+"""Wrong passes with typical mistakes: each overlooks one fact, and is registered under it."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ aten = torch.ops.aten
 
 @wrong("negative values", aten.relu.default)
 def relu_of_a_square_root(node: Any, ctx: Any) -> Any:
-    """Takes every leaky relu for a value without a sign."""
+    """Assumes that every leaky relu is not negative."""
     return node.args[0] if called(node.args[0], aten.leaky_relu.default) else recfx.Miss("no leaky relu")
 
 
@@ -123,7 +123,7 @@ def drop_cast(node: Any, ctx: Any) -> Any:
 
 
 class MergeEqualConstants(Pass):
-    """Merges by Python's equality, to which 1, 1.0 and True are one, and without keywords."""
+    """Merges by Python's equality, in which 1, 1.0 and True are equal, and ignores keywords."""
 
     spec = recfx.PassSpec("merge-equal", "Computes equal expressions once.")
 
@@ -196,7 +196,7 @@ def bags_without_weights(node: Any, ctx: Any) -> Any:
 
 
 class BagsAsLookups(Pass):
-    """Takes bags whose offsets are an input for bags of one id."""
+    """Assumes that bags whose offsets are an input have one id each."""
 
     spec = recfx.PassSpec("bags-as-lookups", "Makes lookups of bags.", exactness=REASSOC)
 
@@ -218,7 +218,8 @@ WRONG["empty bags"] = BagsAsLookups()
 
 @wrong("broadcast", aten.mul.Tensor)
 def product_of_transposed_sizes(node: Any, ctx: Any) -> Any:
-    """Takes a product with a column for one with the first column's sum: right while the column is one wide."""
+    """Replaces a product with a column by a product with the first column's sum, which is right only if the column is
+    one wide."""
     a, b = node.args
     if not is_node(b) or a.meta["val"].ndim != 2 or str(b.meta["val"].shape[-1]) != "1" or not is_original(node):
         return None

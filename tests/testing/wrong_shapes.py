@@ -125,7 +125,7 @@ def sorted_cat(node: Any, ctx: Any) -> Any:
 
 @wrong("keepdim of a mean", aten.mul.Tensor, exactness=REASSOC)
 def product_with_mean(node: Any, ctx: Any) -> Any:
-    """Takes the mean over every dimension for one over the last."""
+    """Replaces the mean over any dimension by the mean over the last."""
     a, b = node.args
     if not called(b, aten.mean.dim) or len(b.args[1]) != 1 or b.args[2:] != (True,):
         return None
@@ -133,9 +133,9 @@ def product_with_mean(node: Any, ctx: Any) -> Any:
 
 
 class DropTransposePairs(Pass):
-    """Moves a relu in front of two transposes that undo each other, for everything that reads the relu."""
+    """Moves a relu in front of two transposes that cancel each other, for all readers of the relu."""
 
-    spec = recfx.PassSpec("drop-transposes", "Drops transposes that undo each other.")
+    spec = recfx.PassSpec("drop-transposes", "Drops transposes that cancel each other.")
 
     def run(self, program: Any, ctx: Any) -> None:
         for node in ctx.nodes(aten.transpose.int):

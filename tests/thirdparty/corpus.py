@@ -1,7 +1,6 @@
-"""Models that other people wrote, small and randomly initialised, as material for capture.
-
-Each library has one file that lists its models as `ModelCase`s; nothing of a library is imported before a case of its
-is built, so the list can be read without the libraries.  `requirements-thirdparty.txt` names the packages.
+"""Small, randomly initialised models of other libraries, as inputs of capture. Each library has one file that lists its
+models as `ModelCase`s. A library is imported only when one of its cases is built, so the list can be read without the
+libraries. `requirements-thirdparty.txt` names the packages.
 """
 
 from __future__ import annotations
@@ -36,11 +35,11 @@ OWN = "own"
 
 @dataclass(frozen=True)
 class BuiltModel:
-    """A model in eval mode and a maker of its inputs.
+    """A model in eval mode and a function that makes its inputs.
 
     Attributes:
-        model: The model, weights and statistics drawn from a fixed seed.
-        inputs: `(batch, generator) -> (args, kwargs)`, other values for every generator state.
+        model: The model, with weights and statistics from a fixed seed.
+        inputs: `(batch, generator) -> (args, kwargs)`, with other values for every generator state.
     """
 
     model: nn.Module
@@ -56,9 +55,9 @@ class ModelCase:
     """One model of one library.
 
     Attributes:
-        name: What the library calls it, with the variant when there are several.
+        name: The library's name of the model, with the variant if there are several.
         library: The package's name.
-        requires: The module that must be there.
+        requires: The module that must be installed.
         factory: Makes the model with the library's own initial weights.
     """
 
@@ -68,7 +67,7 @@ class ModelCase:
     factory: Callable[[], BuiltModel] = field(repr=False)
 
     def build(self) -> BuiltModel:
-        """A new model, the same every time, in eval mode and with lively weights."""
+        """Builds the model, with the same weights every time, in eval mode, after `enliven`."""
         with _seeded(2024):
             built = self.factory()
         enliven(built.model)
@@ -81,7 +80,7 @@ class ModelCase:
 
     @property
     def installed(self) -> bool:
-        """Whether the library is there; looks without importing it."""
+        """Whether the library is installed; does not import it."""
         return importlib.util.find_spec(self.requires) is not None
 
 
@@ -92,7 +91,7 @@ def own_case(name: str, factory: Callable[[], BuiltModel]) -> ModelCase:
 
 @contextmanager
 def _seeded(seed: int) -> Iterator[None]:
-    """Every generator the libraries draw weights and neighbours from starts at `seed`; all are put back after."""
+    """Seeds all generators from which the libraries draw weights and neighbours; restores them afterwards."""
     python, arrays = random.getstate(), np.random.get_state()
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(seed)
@@ -111,11 +110,10 @@ def generator(seed: int) -> torch.Generator:
 
 
 def enliven(model: nn.Module, seed: int = 0) -> nn.Module:
-    """Make a freshly built model compute something worth comparing, and put it in eval mode.
-
-    The libraries start from weights of 1e-4, zero biases and BatchNorm statistics of 0 and 1, so that every output is
-    about 0.5 and a wrong graph goes unseen.  Floating point parameters that are constant or tiny are drawn
-    again, BatchNorm statistics are drawn, and the padding rows of embeddings stay as they were.
+    """Gives a newly built model weights with distinguishable outputs, and puts it in eval mode. The libraries start
+    from weights of 1e-4, zero biases and BatchNorm statistics of 0 and 1, so that every output is about 0.5 and a wrong
+    graph is not noticed. Floating-point parameters that are constant or tiny are drawn again, BatchNorm statistics are
+    drawn, and the padding rows of embeddings stay as they were.
 
     Args:
         model: The model to change in place.
@@ -148,7 +146,7 @@ def enliven(model: nn.Module, seed: int = 0) -> nn.Module:
 
 
 def _is_dull(values: Tensor) -> bool:
-    """Whether a parameter is constant, or so small that it hardly matters."""
+    """Whether a parameter is constant, or so small that it hardly affects outputs."""
     spread = values.std() if values.numel() > 1 else torch.zeros(())
     return bool(spread < 0.02)
 

@@ -1,4 +1,4 @@
-"""deepctr-torch: click-through and multi-task models over one float matrix that holds ids and numbers side by side."""
+"""deepctr-torch: click-through and multi-task models over one float matrix of ids and numbers."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ UNITS = (32, 16)
 
 
 def library() -> tuple[Any, Any]:
-    """`deepctr_torch.models` and `deepctr_torch.inputs`; the version check made on import stays off the network."""
+    """Imports `deepctr_torch.models` and `deepctr_torch.inputs`, without the version check over the network."""
     with stand_ins({"requests": silent_requests()}):
         return importlib.import_module("deepctr_torch.models"), importlib.import_module("deepctr_torch.inputs")
 
@@ -65,7 +65,7 @@ def _one_sided(name: str, **options: Any) -> BuiltModel:
 
 
 def _without_numbers(name: str, **options: Any) -> BuiltModel:
-    """Models that take ids only, a bag of tags among them."""
+    """Models that read only ids, including a bag of tags."""
     models, inputs = library()
     columns = [column for column in _columns(inputs) if not isinstance(column, inputs.DenseFeat)]
 
@@ -84,7 +84,7 @@ def _sparse_only(name: str, **options: Any) -> BuiltModel:
 
 
 def _behaviour(name: str, **options: Any) -> BuiltModel:
-    """Models that weigh a history of items by the candidate: DIN and DIEN."""
+    """Models that weight a history of items by the candidate: DIN and DIEN."""
     models, inputs = library()
 
     def history(feature: str, size: int) -> Any:

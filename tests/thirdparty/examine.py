@@ -1,4 +1,4 @@
-"""Takes one model of the corpus down the road and compares what comes out with the model itself."""
+"""Captures and optimises one model of the corpus, and compares the results with the model itself."""
 
 from __future__ import annotations
 
@@ -25,18 +25,18 @@ MAX_BATCH = 4096
 
 @dataclass
 class Outcome:
-    """What happened to one model.
+    """The outcome of one model.
 
     Attributes:
         label: `library/name`.
-        error: The message of the `CaptureError`, when there was one.
+        error: The message of the `CaptureError`, if it was raised.
         differences: Per batch size, the largest difference of captured or optimised outputs from eager ones,
             relative to the largest eager output; 0.0 means bitwise equal.
-        refused: Per batch size, what the model itself raised there.
-        notices: What capture had to say.
-        backend: The backend of the compiled model, apart from the operators that torch runs.
+        refused: Per batch size, the error of the model itself.
+        notices: The notices of capture.
+        backend: The backend of the compiled model, without the operators that torch runs.
         left: The operators that torch runs in it, with the reason for each.
-        operators: How many operators it has.
+        operators: The number of its operators.
         ratios: Batch -> time of the compiled model over the time of eager; empty when nothing was measured.
         eager_kept: Whether do-no-harm keeps the model itself.
     """
@@ -54,7 +54,7 @@ class Outcome:
 
     @property
     def captured(self) -> bool:
-        """Whether capture took the model."""
+        """Whether capture succeeded."""
         return self.error is None
 
     @property
@@ -66,8 +66,9 @@ class Outcome:
 def examine(case: ModelCase, *, measure: bool = False) -> Outcome:
     """Captures and optimises one model and compares both with eager at batches 1, 2, 7 and 64, on fresh inputs.
 
-    The captured program is the one that was optimized. The model is built anew for the comparison, because some models keep tables
-    they computed in their first call. Do-no-harm is off: it may hand the user's own model back, and then nothing would be compared.
+    The captured program is the one that was optimized. The model is built again for the comparison, because some models
+    keep tables that they compute in their first call. Do-no-harm is off: it may return the user's own model, which
+    makes the comparison trivial.
 
     Args:
         case: The model.
@@ -108,7 +109,7 @@ def examine(case: ModelCase, *, measure: bool = False) -> Outcome:
 
 
 def _measure(outcome: Outcome, parts: Parts, eager: BuiltModel) -> None:
-    """What `optimize` measures in its default mode, at one row and at the example's batch."""
+    """The measurements of `optimize` in its default mode, at one row and at the example's batch."""
     measured = [do_no_harm(each, eager.model).report for each in (parts, parts.one_row) if each is not None]
     outcome.eager_kept = measured[0].kept_eager
     for found in (each for report in measured for each in report.measured):
@@ -135,7 +136,8 @@ def _compare(outcome: Outcome, eager: BuiltModel, others: tuple[Callable[..., An
 
 
 def _takes(other: Callable[..., Any], batch: int) -> bool:
-    """Whether a captured program or a compiled model takes a batch of that size; a notice says when it takes fewer than the model."""
+    """Whether a captured program or a compiled model accepts a batch size; a notice reports a smaller range than the
+    model's."""
     programs = [other] if isinstance(other, Program) else [other.program]
     if isinstance(other, recfx.CompiledModel) and other.parts.one_row is not None:
         programs.append(other.parts.one_row.program)
@@ -144,7 +146,8 @@ def _takes(other: Callable[..., Any], batch: int) -> bool:
 
 
 def difference(expected: list[Any], actual: list[Any]) -> float:
-    """The largest absolute difference over the largest expected magnitude; infinite where structure, shape or dtype differ."""
+    """The largest absolute difference over the largest expected magnitude; infinite if structure, shape or dtype
+    differ."""
     if len(expected) != len(actual):
         return float("inf")
     return max(_leaf_difference(want, got) for want, got in zip(expected, actual, strict=True))
@@ -162,9 +165,8 @@ def _leaf_difference(want: Any, got: Any) -> float:
 
 
 def spread(built: BuiltModel) -> float:
-    """How much a model's outputs vary over a batch of 64 different rows, relative to their size.
-
-    A model that answers the same for every row would agree with any wrong graph.
+    """The variation of a model's outputs over a batch of 64 different rows, relative to their magnitude. A model with
+    constant outputs would agree with a wrong graph.
     """
     args, kwargs = built.inputs(64, generator(7))
     with torch.no_grad():

@@ -1,4 +1,5 @@
-"""The models that capture refuses, why, and what their users can do.  The test asserts that each fails just so."""
+"""The models that capture refuses, with the reason and the next step for their users. The test asserts that each fails
+with this message."""
 
 from __future__ import annotations
 
@@ -11,8 +12,8 @@ class ExpectedFailure:
 
     Attributes:
         reason: The cause, in the model's own terms.
-        mend: What a user of the model can do.
-        fragment: A part of the message that capture must give.
+        mend: The next step for a user of the model.
+        fragment: A part of the expected message of capture.
     """
 
     reason: str

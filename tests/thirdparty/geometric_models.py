@@ -22,7 +22,7 @@ def _of(name: str) -> Any:
 
 
 def edges() -> Tensor:
-    """`[2, edges]`: every user is joined to five items, both ways."""
+    """`[2, edges]`: edges in both directions between every user and five items."""
     rng = torch.Generator().manual_seed(11)
     items = torch.stack([torch.randperm(ITEMS, generator=rng)[:5] for _ in range(USERS)]) + USERS
     pairs = torch.stack([torch.arange(USERS).repeat_interleave(5), items.flatten()])

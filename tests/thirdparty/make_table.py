@@ -1,7 +1,7 @@
-"""Writes docs/thirdparty.md: which models are captured, what torch runs in them, how fast they are, which are not and why.
-
-Run it as `python tests/thirdparty/make_table.py` where `make thirdparty` has installed the libraries: it goes through the whole corpus,
-or through the models whose labels contain one of its arguments, keeps what it finds in records.json and writes the page from that.
+"""Writes docs/thirdparty.md: the captured models, the operators that torch runs in them, their speed, and the models
+that are not captured, with the reasons. Run `python tests/thirdparty/make_table.py` after `make thirdparty` has
+installed the libraries. It examines the whole corpus, or the models whose labels contain one of its arguments, stores
+the results in records.json and writes the page from them.
 """
 
 from __future__ import annotations
@@ -73,7 +73,7 @@ def page(records: Mapping[str, Record]) -> str:
     """The page as Markdown.
 
     Args:
-        records: What was found for each model of the corpus, by label.
+        records: The record of each model of the corpus, by label.
     """
     cases = all_cases()
     captured = [case for case in cases if records[case.label].captured]
@@ -106,7 +106,7 @@ def _introduction(cases: list[ModelCase], captured: list[ModelCase], records: Ma
 
 
 def row(label: str, record: Record) -> str:
-    """A model's line: what torch runs of it, and its times relative to eager."""
+    """A model's line: the operators that torch runs, and its times relative to eager."""
     names = ", ".join(_operator(name) + (f" ({count})" if count > 1 else "") for name, count in record.left.items())
     left = f"{record.left_count} of {record.operators}: {names}" if record.left else "none"
     ratios = [record.ratios.get(str(rows)) for rows in (1, EXAMPLE_BATCH)]
@@ -129,10 +129,10 @@ def _remarks(case: ModelCase, record: Record) -> list[str]:
 
 
 def main(wanted: list[str]) -> None:
-    """Runs the comparison on every model, or on those that the arguments name, and writes the page.
+    """Runs the comparison on every model, or on the models that the arguments name, and writes the page.
 
     Raises:
-        SystemExit: A library is missing, or a model is captured, or refused, that expected.py does not expect to be.
+        SystemExit: A library is missing, or the capture of a model succeeds or fails against expected.py.
     """
     cases = all_cases()
     missing = sorted({case.requires for case in cases if not case.installed})

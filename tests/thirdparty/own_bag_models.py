@@ -25,7 +25,7 @@ def _starts(lengths: Tensor, *, last: bool = False) -> Tensor:
 
 
 def interact(dense: Tensor, pooled: list[Tensor]) -> Tensor:
-    """The dense vector beside the dot products of all pairs of vectors, below the diagonal."""
+    """The dense vector, followed by the dot products of all pairs of vectors, below the diagonal."""
     stacked = torch.stack([dense, *pooled], dim=1)
     products = torch.bmm(stacked, stacked.transpose(1, 2))
     rows, columns = torch.tril_indices(stacked.shape[1], stacked.shape[1], offset=-1)
@@ -33,10 +33,10 @@ def interact(dense: Tensor, pooled: list[Tensor]) -> Tensor:
 
 
 class Dlrm(nn.Module):
-    """Bottom MLP, one bag a table, dot interaction, top MLP.
+    """Bottom MLP, one bag per table, dot interaction, top MLP.
 
     Args:
-        bags: One module a table, from ids and offsets to `[batch, DIM]`.
+        bags: One module per table, from ids and offsets to `[batch, DIM]`.
     """
 
     def __init__(self, bags: list[nn.Module]) -> None:
@@ -54,7 +54,7 @@ class Dlrm(nn.Module):
 
 
 class QuotientRemainder(nn.Module):
-    """A table of few rows in the place of a large one: the product of the bags of quotients and of remainders."""
+    """Two small tables instead of a large one: the product of the bags of quotients and of remainders."""
 
     def __init__(self, rows: int, divisor: int = 4, operation: str = "mult") -> None:
         super().__init__()
@@ -101,7 +101,7 @@ class WeightedBags(Dlrm):
 
 
 class FixedBags(nn.Module):
-    """Bags of a fixed number of ids: one matrix `[batch, ids]` a table, without offsets."""
+    """Bags of a fixed number of ids: one matrix `[batch, ids]` per table, without offsets."""
 
     def __init__(self, mode: str) -> None:
         super().__init__()

@@ -17,11 +17,11 @@ PAIRS = list(combinations(range(COUNT), 2))
 
 
 class Fields(nn.Module):
-    """One table a field, vectors `[batch, fields, DIM]` under an interaction, and a linear part.
+    """One table per field, an interaction of the vectors `[batch, fields, DIM]`, and a linear part.
 
     Args:
-        interact: From the vectors to `[batch, anything]`.
-        width: How wide that is.
+        interact: Maps the vectors to `[batch, width]`.
+        width: The width of the interaction.
     """
 
     def __init__(self, interact: nn.Module, width: int) -> None:
@@ -39,7 +39,7 @@ class Fields(nn.Module):
 
 
 def mlp(*widths: int, last: bool = True) -> nn.Sequential:
-    """Linear layers with ReLU between, and behind the last one where asked."""
+    """Linear layers with ReLU between them, and optionally after the last."""
     layers: list[nn.Module] = []
     for given, found in pairwise(widths):
         layers += [nn.Linear(given, found), nn.ReLU()]
@@ -69,7 +69,7 @@ class Compressed(nn.Module):
 
 
 class FieldAware(nn.Module):
-    """FFM: a table for every pair of a field and the field it meets, in a loop over pairs of Python."""
+    """FFM: a table for every ordered pair of fields, in a Python loop over pairs."""
 
     def __init__(self) -> None:
         super().__init__()
@@ -117,7 +117,8 @@ class Attentional(nn.Module):
 
 
 class Products(nn.Module):
-    """PNN: inner products of pairs beside the vectors, under an MLP; "outer" takes the product of the sum with itself."""
+    """PNN: inner products of pairs and the vectors, followed by an MLP; "outer" uses the outer product of the sum with
+    itself."""
 
     def __init__(self, outer: bool) -> None:
         super().__init__()
@@ -135,7 +136,7 @@ class Products(nn.Module):
 
 
 class BiPooling(nn.Module):
-    """NFM: half of the square of the sum less the sum of squares, batch-normed, under an MLP."""
+    """NFM: half of the square of the sum minus the sum of squares, batch norm, then an MLP."""
 
     def __init__(self) -> None:
         super().__init__()
@@ -151,7 +152,7 @@ def _inputs(batch: int, rng: torch.Generator) -> Inputs:
 
 
 def field_case(name: str, make: Callable[[], nn.Module], width: int) -> ModelCase:
-    """A case of fields under an interaction of this width."""
+    """A case of fields with an interaction of this width."""
     return own_case(name, lambda: BuiltModel(Fields(make(), width), _inputs))
 
 

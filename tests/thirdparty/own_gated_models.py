@@ -9,7 +9,7 @@ from torch import Tensor, nn
 
 
 class MaskBlocks(nn.Module):
-    """MaskNet: masks from the whole input scale each block's hidden layer; side by side, or one after another."""
+    """MaskNet: masks from the whole input scale each block's hidden layer; the blocks are parallel or serial."""
 
     def __init__(self, parallel: bool) -> None:
         super().__init__()
@@ -100,7 +100,7 @@ class CrossMixture(nn.Module):
 
 
 class GatedCross(nn.Module):
-    """GDCN: cross layers whose products pass an information gate."""
+    """GDCN: cross layers with an information gate on their products."""
 
     def __init__(self, layers: int = 3) -> None:
         super().__init__()
@@ -117,7 +117,8 @@ class GatedCross(nn.Module):
 
 
 class Attention(nn.Module):
-    """AutoInt with residuals, and DESTINE's disentangled scores: pairs without their means, plus a term of each key alone."""
+    """AutoInt with residuals, and DESTINE's disentangled scores: pairs without their means, plus a term for each
+    key."""
 
     def __init__(self, disentangled: bool) -> None:
         super().__init__()
@@ -138,7 +139,7 @@ class Attention(nn.Module):
 
 
 class Residual(nn.Module):
-    """Deep Crossing: residual units over everything side by side."""
+    """Deep Crossing: residual units over all features, concatenated."""
 
     def __init__(self) -> None:
         super().__init__()

@@ -1,4 +1,4 @@
-"""Models written for this suite: a candidate against a history, and two towers."""
+"""Models written for this suite: models of a candidate and a history, and two towers."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ def mask_of(lengths: Tensor, length: int = LENGTH) -> Tensor:
 
 
 class Interest(nn.Module):
-    """A pooled history beside the user and the candidate, under an MLP.
+    """A pooled history, the user and the candidate, followed by an MLP.
 
     Args:
         pool: `(candidate, history, lengths) -> [batch, width]`.
@@ -101,7 +101,7 @@ class MeanOfLengths(nn.Module):
 
 
 class TopHistory(nn.Module):
-    """SIM and TWIN: the most similar items of a long history by inner product, then attention over those alone."""
+    """SIM and TWIN: attention over the most similar items of a long history by inner product."""
 
     def __init__(self, hard: bool) -> None:
         super().__init__()
@@ -120,7 +120,7 @@ class TopHistory(nn.Module):
 
 
 class Capsules(nn.Module):
-    """MIND: capsules routed from fixed starting weights, and label-aware attention by the candidate."""
+    """MIND: capsules routed from fixed initial weights, and label-aware attention by the candidate."""
 
     def __init__(self, count: int = 3, rounds: int = 3) -> None:
         super().__init__()
@@ -198,7 +198,7 @@ class TwoTower(nn.Module):
 
 
 class MultiInterest(nn.Module):
-    """ComiRec with self-attention: several vectors a user, the candidate is scored by the nearest."""
+    """ComiRec with self-attention: several vectors per user; the nearest vector scores the candidate."""
 
     def __init__(self, count: int = 3) -> None:
         super().__init__()
@@ -206,7 +206,7 @@ class MultiInterest(nn.Module):
         self.first, self.second = nn.Linear(DIM, 16), nn.Linear(16, count)
 
     def forward(self, item: Tensor, history: Tensor, lengths: Tensor) -> tuple[Tensor, Tensor]:
-        """The best score `[batch]` and which interest it is of."""
+        """The best score `[batch]` and the index of its interest."""
         held = self.items(history)
         weights = self.second(torch.tanh(self.first(held))).transpose(1, 2)
         weights = weights.masked_fill(~mask_of(lengths).unsqueeze(1), -1e9).softmax(-1)

@@ -25,7 +25,7 @@ def expert(given: int, found: int = 16) -> nn.Sequential:
 
 
 class Features(nn.Module):
-    """One table a field, and the dense features behind."""
+    """One table per field, followed by the dense features."""
 
     def __init__(self) -> None:
         super().__init__()
@@ -37,14 +37,14 @@ class Features(nn.Module):
 
 
 class Tasks(NamedTuple):
-    """What a model of two tasks gives."""
+    """The outputs of a model of two tasks."""
 
     click: Tensor
     order: Tensor
 
 
 class MultiTask(nn.Module):
-    """Features, and a body that makes outputs of them."""
+    """Features, and a body that computes outputs from them."""
 
     def __init__(self, body: nn.Module) -> None:
         super().__init__()
@@ -52,12 +52,12 @@ class MultiTask(nn.Module):
         self.body = body
 
     def forward(self, sparse: Tensor, dense: Tensor) -> Any:
-        """Whatever the body gives."""
+        """The outputs of the body."""
         return self.body(self.features(sparse, dense))
 
 
 class SharedBottom(nn.Module):
-    """One bottom, a tower a task, a dictionary of answers."""
+    """One shared bottom, a tower per task, and a dictionary of outputs."""
 
     def __init__(self) -> None:
         super().__init__()
@@ -71,7 +71,7 @@ class SharedBottom(nn.Module):
 
 
 class MixtureOfExperts(nn.Module):
-    """MMoE: a gate a task over shared experts; `top` keeps the largest gates alone."""
+    """MMoE: a gate per task over shared experts; `top` keeps only the largest gates."""
 
     def __init__(self, experts: int = 4, top: int = 0) -> None:
         super().__init__()
@@ -137,7 +137,7 @@ class EntireSpace(nn.Module):
 
 
 class Transfer(nn.Module):
-    """AITM: each task attends over its own state and what the task before hands on."""
+    """AITM: each task attends over its own state and the state from the task before."""
 
     def __init__(self, tasks: int = 3, width: int = 8) -> None:
         super().__init__()
@@ -197,7 +197,8 @@ class Gated(nn.Module):
 
 
 class Star(nn.Module):
-    """STAR: weights of a domain times shared ones; every domain's answer is computed and each row picks its own."""
+    """STAR: weights of a domain times shared weights; all domains' outputs are computed, and each row selects its
+    own."""
 
     def __init__(self, picked: str) -> None:
         super().__init__()

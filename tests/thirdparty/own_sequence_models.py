@@ -1,4 +1,4 @@
-"""Models written for this suite: encoders of a user's history, with the field's masks and paddings."""
+"""Models written for this suite: encoders of a user's history, with common masks and paddings."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ def left_padded(batch: int, rng: torch.Generator) -> Tensor:
 
 
 def causal() -> Tensor:
-    """`[LENGTH, LENGTH]`, true where a position must not look."""
+    """`[LENGTH, LENGTH]`, true where a position must not attend."""
     return torch.ones(LENGTH, LENGTH, dtype=torch.bool).triu(1)
 
 
@@ -85,7 +85,7 @@ class SelfAttention(nn.Module):
 
 
 class MultiHead(nn.Module):
-    """`nn.MultiheadAttention` with a padding mask, and the mean of its weights as a gate when they are asked for."""
+    """`nn.MultiheadAttention` with a padding mask, and optionally the mean of its weights as a gate."""
 
     def __init__(self, batch_first: bool, weights: bool, masked: bool) -> None:
         super().__init__()
@@ -94,7 +94,7 @@ class MultiHead(nn.Module):
         self.register_buffer("causal", causal(), persistent=False)
 
     def forward(self, x: Tensor, padding: Tensor) -> Tensor:
-        """As `Histories.encode`; the newest position is never padding, so no row hides all keys but those of padding."""
+        """As `Histories.encode`; the newest position is never padding, so only rows of padding have all keys masked."""
         given = x if self.batch_first else x.transpose(0, 1)
         mixed, weights = self.attention(
             given,
@@ -150,7 +150,7 @@ class Hstu(nn.Module):
 
 
 class Rotary(nn.Module):
-    """Attention with rotary positions and grouped keys, RMS norm and SwiGLU, as decoders of language models have them."""
+    """Attention with rotary positions and grouped keys, RMS norm and SwiGLU, as in decoders of language models."""
 
     def __init__(self) -> None:
         super().__init__()
@@ -181,7 +181,7 @@ class Rotary(nn.Module):
 
 
 class Recurrent(nn.Module):
-    """GRU4Rec: a recurrent layer over the padded history; "last" picks the state at each row's own length."""
+    """GRU4Rec: a recurrent layer over the padded history; "last" selects the state at each row's own length."""
 
     def __init__(self, kind: str) -> None:
         super().__init__()
@@ -232,7 +232,7 @@ class Dilated(nn.Module):
 
 
 class Filter(nn.Module):
-    """FMLP: a learned filter in the frequencies of the history."""
+    """FMLP: a learned filter of the history's frequencies."""
 
     def __init__(self) -> None:
         super().__init__()

@@ -1,8 +1,7 @@
-"""recbole: general, sequential and context-aware models over a data set that is written here.
-
-recbole's models read their table sizes, adjacency and item features from a data set object, so a small one goes through
-recbole's own loader.  Their entry points (`predict`, `full_sort_predict`) take recbole's `Interaction`; `Scorer` gives them
-the plain dictionary of tensors that a serving system would have.
+"""recbole: general, sequential and context-aware models over a small data set that this file writes. recbole's models
+read their table sizes, adjacency and item features from a data set object, so recbole's own loader reads the data set.
+Their entry points (`predict`, `full_sort_predict`) expect recbole's `Interaction`; `Scorer` passes a plain dictionary
+of tensors, as a serving system does.
 """
 
 from __future__ import annotations
@@ -79,7 +78,7 @@ def write_dataset(folder: Path) -> None:
 
 @contextmanager
 def recbole_room() -> Iterator[Path]:
-    """What recbole needs around it: a folder with the data set, stand-ins, no command line, quiet logs."""
+    """The environment of recbole: a folder with the data set, stand-ins, no command line, quiet logs."""
     with (
         tempfile.TemporaryDirectory() as folder,
         stand_ins(recbole_helpers()),
@@ -122,7 +121,7 @@ def _tabular(dataset: Any, batch: int, rng: torch.Generator) -> dict[str, Tensor
     tokens = ("user_id", "item_id", "age", "gender", "class")
     fields = {name: ids(batch, dataset.num(name), rng, low=1) for name in tokens}
     genres, _ = padded_history(batch, 3, dataset.num("genres"), rng)
-    price = torch.rand(batch, generator=rng)  # recbole hands a number on as (value, 1): it embeds the 1
+    price = torch.rand(batch, generator=rng)  # recbole passes a number as (value, 1) and embeds the 1
     return fields | {"genres": genres, "price": torch.stack([price, torch.ones(batch)], dim=1)}
 
 
@@ -257,7 +256,7 @@ def _sequential() -> list[ModelCase]:
     cases += [
         _case(name, _sequences, "full_sort_predict", f"{name}-all-items", **plain) for name in ("GRU4Rec", "SASRec")
     ]
-    cases += [  # their `predict` is switched off in the library
+    cases += [  # the library disables their `predict`
         _case(name, _sequences, "full_sort_predict", f"{name}-all-items", reranker_CAN_NUM=10, **plain)
         for name in ("SASRecCPR", "GRU4RecCPR")
     ]

@@ -45,7 +45,7 @@ def _sequential(batch: int, rng: torch.Generator) -> dict[str, Tensor]:
 
 
 def _only(make: Make, *names: str) -> Make:
-    """The same inputs reduced to these names, so that no input goes unread."""
+    """The same inputs reduced to these names, so that the model reads all inputs."""
     return lambda batch, rng: {name: value for name, value in make(batch, rng).items() if name in names}
 
 
@@ -76,7 +76,7 @@ class Features:
         return self._basic.SequenceFeature(name, size, DIM, pooling=pooling, shared_with=shared_with, padding_idx=0)
 
     def user(self) -> list[Any]:
-        """The user and the mean of what they have seen."""
+        """The user and the mean of the history."""
         return [self.one("user", USERS), self.sequence("hist_item", ITEMS, "mean", "item")]
 
     def item(self) -> list[Any]:
@@ -153,7 +153,7 @@ def _autoint(m: Any, f: Features) -> nn.Module:
 
 
 def _crossed(f: Features) -> list[Any]:
-    """Field-aware tables: one row for each id and each field it meets."""
+    """Field-aware tables: one row for each id and each other field."""
     fields = len(VOCABULARIES)
     return [f.one(name, size * fields) for name, size in VOCABULARIES.items()]
 

@@ -1,4 +1,5 @@
-"""What the last whole run found for each model, kept in a file: the page is made from it, and tests hold each model to it."""
+"""The records of the last whole run, in a file: the page is written from them, and tests compare each model with its
+record."""
 
 from __future__ import annotations
 
@@ -14,16 +15,16 @@ FILE = Path(__file__).parent / "records.json"
 
 @dataclass(frozen=True)
 class Record:
-    """What a run found for one model.
+    """The record of one model.
 
     Attributes:
-        captured: Whether capture took it.
+        captured: Whether capture succeeded.
         backend: The backend of the compiled model.
         left: Operator -> how often torch runs it in the compiled model.
-        operators: How many operators the compiled model has.
-        refused: Batch -> what the model itself raised there.
-        notices: What capture had to say, but for refusals of the model itself.
-        ratios: Batch -> time of the compiled model over the time of eager, where it was measured.
+        operators: The number of operators of the compiled model.
+        refused: Batch -> the error of the model itself.
+        notices: The notices of capture, without errors of the model itself.
+        ratios: Batch -> time of the compiled model over the time of eager, if it was measured.
         eager_kept: Whether do-no-harm kept the model itself.
     """
 
@@ -38,17 +39,17 @@ class Record:
 
     @property
     def left_count(self) -> int:
-        """How many operators torch runs."""
+        """The number of operators that torch runs."""
         return sum(self.left.values())
 
     @property
     def share(self) -> float:
-        """The part of the operators that torch runs."""
+        """The share of the operators that torch runs."""
         return self.left_count / max(self.operators, 1)
 
 
 def record_of(outcome: Outcome) -> Record:
-    """An outcome as it is kept."""
+    """Makes the record of an outcome."""
     return Record(
         outcome.captured,
         outcome.backend,

@@ -1,4 +1,4 @@
-"""rectools: transformers over sessions, with the item nets, positions and similarities that its models put together."""
+"""rectools: transformers over sessions, with the item nets, positions and similarities of its models."""
 
 from __future__ import annotations
 
@@ -53,7 +53,7 @@ def _backbone(layers: nn.Module, categories: bool = False, distance: str = "dot"
     similarity = _of("transformers.similarity", "DistanceSimilarityModule")(distance)
     make = _of("transformers.torch_backbone", "TransformerTorchBackbone")
     model = make(HEADS, 0.1, _items(categories), positions, layers, similarity, **options)
-    for weight in model.parameters():  # as the library's trainer starts them; some are uninitialised memory before
+    for weight in model.parameters():  # initialised as in the library's trainer; some are uninitialised memory before
         if weight.ndim > 1:
             nn.init.xavier_normal_(weight)
     return Scores(model)

@@ -1,8 +1,7 @@
-"""Stand-ins for what the model libraries import and their models never use.
-
-deepctr-torch asks the network for its newest version when imported; recbole imports a training logger, a table printer
-and a coloured log handler; the others import training frameworks, readers of images and texts, and clients of hubs.  None
-of it takes part in building or running a model, so tests put these in place of the packages instead of installing them.
+"""Stand-ins for packages that the model libraries import and their models never use. deepctr-torch requests its newest
+version from the network at import; recbole imports a training logger, a table printer and a coloured log handler; the
+others import training frameworks, readers of images and texts, and clients of hubs. Building and running a model does
+not need these packages, so tests replace them instead of installing them.
 """
 
 from __future__ import annotations
@@ -20,7 +19,7 @@ from typing import Any
 
 @contextmanager
 def stand_ins(modules: dict[str, types.ModuleType]) -> Iterator[None]:
-    """Put these modules into `sys.modules` for the time of an import, and then what was there before."""
+    """Puts these modules into `sys.modules` during an import, and restores the earlier modules afterwards."""
     before = {name: sys.modules.get(name) for name in modules}
     sys.modules.update(modules)
     try:
@@ -34,14 +33,14 @@ def stand_ins(modules: dict[str, types.ModuleType]) -> Iterator[None]:
 
 
 class _Unused:
-    """A class the library names at import and instantiates only in training."""
+    """A class that the library mentions at import and instantiates only in training."""
 
     def __init__(self, *_args: Any, **_kwargs: Any) -> None:
         raise RuntimeError("a stand-in for a training helper was used by a model")
 
 
 class _Named(type):
-    """A class any attribute of which is the class itself, so that chains of names can be read from it."""
+    """A class whose every attribute is the class itself, so that chains of names can be read from it."""
 
     def __getattr__(cls, name: str) -> Any:
         if name.startswith("__"):
@@ -50,7 +49,7 @@ class _Named(type):
 
 
 class _Absent(types.ModuleType):
-    """A module any name of which is a class that cannot be made."""
+    """A module whose every name is a class that cannot be instantiated."""
 
     def __getattr__(self, name: str) -> Any:
         if name.startswith("__"):
@@ -77,16 +76,16 @@ class _Finder(importlib.abc.MetaPathFinder, importlib.abc.Loader):
         return made
 
     def exec_module(self, module: types.ModuleType) -> None:
-        """Nothing: the module is complete."""
+        """Does nothing: the module is complete."""
 
 
 @contextmanager
 def absent(*names: str, **given: dict[str, Any]) -> Iterator[None]:
-    """Let these packages be imported for a while without being installed.
+    """Makes these packages importable inside the block without installing them.
 
     Args:
-        names: Packages whose names are classes that nothing may instantiate.
-        given: Packages likewise, with some of their names as they shall be.
+        names: Packages whose names are classes that cannot be instantiated.
+        given: Such packages with the values of some of their names.
     """
     known = {name: {} for name in names} | given
     missing = {name: held for name, held in known.items() if importlib.util.find_spec(name) is None}
@@ -101,7 +100,7 @@ def absent(*names: str, **given: dict[str, Any]) -> Iterator[None]:
 
 
 def module(name: str, **contents: Any) -> types.ModuleType:
-    """A module of this name that holds these attributes."""
+    """A module with this name and these attributes."""
     made = types.ModuleType(name)
     made.__dict__.update(contents)
     return made
@@ -114,7 +113,8 @@ def silent_requests() -> types.ModuleType:
 
 
 def recbole_helpers() -> dict[str, types.ModuleType]:
-    """What `import recbole.model...` needs in addition to torch, numpy, scipy, pandas, scikit-learn, tqdm and pyyaml."""
+    """The stand-ins that `import recbole.model...` needs in addition to torch, numpy, scipy, pandas, scikit-learn, tqdm
+    and pyyaml."""
     return {
         "torch.utils.tensorboard": module("torch.utils.tensorboard", SummaryWriter=_Unused),
         "texttable": module("texttable", Texttable=_Unused),
@@ -125,7 +125,7 @@ def recbole_helpers() -> dict[str, types.ModuleType]:
 
 @contextmanager
 def attributes(owner: Any, **values: Any) -> Iterator[None]:
-    """Give an object these attributes for a while; afterwards it has exactly the ones it had."""
+    """Gives an object these attributes inside the block, and restores its own attributes afterwards."""
     before = dict(vars(owner))
     for name, value in values.items():
         if name not in before:

@@ -1,6 +1,5 @@
-"""Every module of torchrec, small and randomly initialised, in models as its users write them.
-
-Nothing of torchrec is imported before a case is built.
+"""Every module of torchrec, small and randomly initialised, in models as its users write them. torchrec is imported
+only when a case is built.
 """
 
 from __future__ import annotations
@@ -34,12 +33,12 @@ class Case:
     """A model around one module.
 
     Attributes:
-        name: What the table calls it.
+        name: Its name in the table.
         make: Builds the model.
         inputs: `(batch, generator, bags)` -> positional inputs.
-        refused: A part of the message with which the model is refused; empty when it is taken.
-        mend: What a user of a refused model can do.
-        least: The fewest ids of a bag that the model itself takes.
+        refused: A part of the message of the refusal; empty if the model is captured.
+        mend: The next step for a user of a refused model.
+        least: The least number of ids of a bag that the model itself accepts.
     """
 
     name: str
@@ -51,7 +50,7 @@ class Case:
 
 
 class Around(nn.Module):
-    """A module and what the model does with it."""
+    """A module and the function that applies it."""
 
     def __init__(self, module: nn.Module, use: Callable[..., Any]) -> None:
         super().__init__()
@@ -59,7 +58,7 @@ class Around(nn.Module):
         self.use = use
 
     def forward(self, *inputs: Any) -> Any:
-        """Whatever `use` makes of the module and the inputs."""
+        """The result of `use` on the module and the inputs."""
         return self.use(self.module, *inputs)
 
 

@@ -1,4 +1,4 @@
-"""transformers: encoders over a session of items, as sequential recommenders take them from that library."""
+"""transformers: encoders over a session of items, as sequential recommenders use them."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ class Session(nn.Module):
         encoder: A model of the library.
         table: Its table of items.
         pooled: "last" or "mean".
-        masked: Whether it is given the mask of padding.
+        masked: Whether the encoder receives the mask of padding.
     """
 
     def __init__(self, encoder: nn.Module, table: nn.Embedding, pooled: str, masked: bool) -> None:

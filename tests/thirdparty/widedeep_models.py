@@ -32,7 +32,7 @@ def _of(name: str, module: str = "models") -> Any:
 
 
 def _columns(batch: int, rng: torch.Generator) -> Tensor:
-    """Categories as numbers from 1 on, then the numbers themselves: one float matrix, as the library's preprocessor makes it."""
+    """Categories as numbers from 1 on, then numeric features: one float matrix, as from the library's preprocessor."""
     categories = [ids(batch, size + 1, rng, low=1).float() for _, size in CATEGORIES]
     return torch.stack([*categories, *torch.randn(len(NUMBERS), batch, generator=rng)], 1)
 
@@ -42,7 +42,7 @@ def _embedded(dims: bool = True) -> list[Any]:
 
 
 class Logit(nn.Module):
-    """A component with a linear layer over what it gives, as the library's own wrapper adds."""
+    """A component with a linear layer over its output, as in the library's own wrapper."""
 
     def __init__(self, component: Any) -> None:
         super().__init__()

@@ -10,7 +10,7 @@ from torch import nn
 
 from recfx.zoo import MODELS, ZooModel
 
-#: Configurations beside the small defaults that take another road through `forward`.
+#: Configurations, in addition to the small defaults, that take another branch of `forward`.
 VARIANTS: dict[str, tuple[str, dict[str, object]]] = {
     "dlrm-diagonal": ("dlrm", {"diagonal": True}),
     "dlrm-one-table": ("dlrm", {"tables": (9,), "dense": 1}),
@@ -35,7 +35,8 @@ CASES = [*MODELS, *VARIANTS]
 
 
 def make(case: str) -> ZooModel:
-    """The small model of a case in evaluation mode, with weights and moments large enough for every part to matter."""
+    """The small model of a case in evaluation mode, with weights and moments so large that every part affects the
+    output."""
     name, overrides = VARIANTS.get(case, (case, {}))
     torch.manual_seed(0)
     model = MODELS[name].small(**overrides)
@@ -56,7 +57,7 @@ def make(case: str) -> ZooModel:
 
 @pytest.fixture(params=CASES)
 def case(request: pytest.FixtureRequest) -> str:
-    """The name of one configuration, over all of them."""
+    """The name of each configuration in turn."""
     name: str = request.param
     return name
 

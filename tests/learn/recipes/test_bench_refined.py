@@ -68,7 +68,7 @@ def test_refined_cells_need_first_items(tmp_path: Path, without: dict[str, int])
 
 def test_refined_cells_need_what_they_refine(tmp_path: Path) -> None:
     alone = [cell for cell in FEW if cell.refined or cell.kind == "full"]
-    with pytest.raises(InputError, match="rounded-rows-1-refined needs the cell"):
+    with pytest.raises(InputError, match="rounded-rows-1-refined needs the same cell"):
         run_hqgnn(options(tmp_path, cells=alone))
 
 
