@@ -1,4 +1,4 @@
-"""The main job, end to end."""
+"""The demo, end to end."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""What the documents say stays true."""
+"""The statements of the documents are true."""
 
 from __future__ import annotations
 
@@ -127,7 +127,7 @@ def test_the_example_of_graph_encoders_works() -> None:
     exec(code, names)
     loss = names["loss"]
     assert isinstance(loss, torch.Tensor)
-    assert float(loss.detach()) < 0.69  # less than of a model that knows nothing, log 2
+    assert float(loss.detach()) < 0.69  # less than log 2, the loss of an untrained model
     assert 0 < printed[0][20] < printed[0][50] < 1
 
 

@@ -1,4 +1,4 @@
-"""Who may import whom, read from the source: an allow-list for every room, and no two files that import each other.
+"""Allowed imports, read from the source: an allow-list for every room, and no two files that import each other.
 
 Every way to import counts: at module level, inside a function, under `if TYPE_CHECKING:`, relative, and `import_module` with a literal
 name. A room without a line in ALLOWED fails. Also tested: `import recfx` stays quick, and `import recfx.retrieval` loads no target.
@@ -17,7 +17,7 @@ import pytest
 
 ROOT = Path(__file__).parents[1] / "recfx"
 
-#: The public face `recfx` itself, as the target of an import.
+#: The public interface `recfx` itself, as the target of an import.
 FACE = "__init__"
 
 #: Room -> what it may import of recfx: rooms, or a part of a room (`targets.native`).
@@ -67,7 +67,7 @@ def files(room: str) -> list[Path]:
 
 
 def package_of(file: Path) -> list[str]:
-    """The package a file stands in, as the parts of its dotted name."""
+    """The package of a file, as the parts of its dotted name."""
     return ["recfx", *file.relative_to(ROOT).parts[:-1]]
 
 
@@ -85,7 +85,7 @@ def imports(tree: ast.AST, package: list[str]) -> Iterator[str]:
 
 
 def reached(name: str) -> str | None:
-    """What a dotted name reaches: a path below `recfx` that begins with a room or with FACE; None outside."""
+    """The target of a dotted name: a path below `recfx` that begins with a room or with FACE; None outside."""
     parts = name.split(".")
     if parts[0] != "recfx":
         return None
@@ -141,7 +141,7 @@ def test_room_imports_only_what_it_may(room: str) -> None:
 def test_rooms_stand_in_layers() -> None:
     graph = {room: {entry.split(".")[0] for entry in entries} for room, entries in ALLOWED.items()}
     for room in ("zoo", "data"):
-        graph[room] -= {"zoo", "data"}  # two rooms side by side
+        graph[room] -= {"zoo", "data"}  # two independent rooms
     assert len(list(TopologicalSorter(graph).static_order())) == len(graph)
 
 

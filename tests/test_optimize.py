@@ -1,4 +1,4 @@
-"""`recfx.optimize` as a user meets it."""
+"""`recfx.optimize` as users call it."""
 
 from __future__ import annotations
 
@@ -175,7 +175,7 @@ def test_bad_calls_say_what_is_wrong(exact: recfx.CompiledModel, name: str) -> N
     args, kwargs = change(*tiny_inputs(4))
     with pytest.raises(recfx.InputError, match=f"(?s){message}"):
         exact(*args, **kwargs)
-    assert exact(*tiny_inputs(4)).shape == (4,)  # nothing is lost by a refused call
+    assert exact(*tiny_inputs(4)).shape == (4,)  # a refused call changes nothing
 
 
 def test_too_large_a_batch_names_the_limit(model: TinyCtr) -> None:

@@ -1,4 +1,4 @@
-"""The wheel: what is in it, and that it works in an empty environment."""
+"""The wheel: its contents, and its use in an empty environment."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Percentile intervals of draws."""
+"""Percentile intervals of random draws."""
 
 from __future__ import annotations
 

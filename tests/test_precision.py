@@ -19,7 +19,8 @@ from recfx.errors import InputError, TargetError
 from recfx.passes import FUSED, NATIVE_PIPELINE, PRECISIONS, QuantizeLinears, QuantizeTables, default_pipeline
 from recfx.pipeline import Pipeline
 
-#: How far answers of untrained models may be off, as a share of their standard deviation; about twice what was found over seeds.
+#: The allowed error of untrained models, as a share of the outputs' standard deviation; about twice the largest error
+#: over seeds.
 OFF = {"int8": 0.2, "bf16": 0.06}
 #: The layers of the zoo's small models are below the size from which they are quantised.
 EVERY_LAYER = f"{NATIVE_PIPELINE},quantize-tables,quantize-linears{{min_weights=1}}"
@@ -65,7 +66,7 @@ def test_the_kernels_compute_what_the_references_do(model: zoo.DLRM, precision: 
     spread = float(plain(*inputs).std())
     for batch in (1, 3, 64):
         rows = model.example_inputs(batch)
-        # An activation on the border between two codes may fall to either side.
+        # An activation halfway between two codes may be rounded to either.
         torch.testing.assert_close(native(*rows), plain(*rows), rtol=0, atol=0.02 * spread)
 
 
@@ -126,7 +127,7 @@ def test_request_inputs_in_int8() -> None:
     torch.manual_seed(0)
     model = zoo.DIN.small().eval()
     for table in (m for m in model.modules() if isinstance(m, nn.Embedding)):
-        nn.init.normal_(table.weight)  # with tables as they are drawn, items hardly change an untrained model's answers
+        nn.init.normal_(table.weight)  # with the initial tables, items hardly change an untrained model's outputs
     user, item, history = model.example_inputs(64)
     every = torch.zeros(64, dtype=torch.int64)
     pipeline = default_pipeline(requests=True, kernels=FUSED) + EVERY_LAYER.removeprefix(NATIVE_PIPELINE)
@@ -179,7 +180,7 @@ AUC_CHANGE = {"int8": 0.002, "bf16": 0.0002}
 
 
 def auc_changes(name: str, path: Path | None) -> dict[str, float]:
-    """AUC of a trained model, precision -> by how much it changes."""
+    """AUC of a trained model, and precision -> the change of AUC."""
     torch.manual_seed(0)
     task = task_for(name, path, rows=60_000, seed=0)
     train_ctr(task.model, task.data, epochs=3, seconds=600, progress=False)

@@ -1,4 +1,4 @@
-"""Progress bars: shown on terminals, after a while, and nowhere else."""
+"""Progress bars appear only on terminals, and only after some time."""
 
 from __future__ import annotations
 

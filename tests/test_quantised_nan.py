@@ -20,7 +20,7 @@ from recfx.passes import NATIVE_PIPELINE
 
 pytestmark = needs_kernels
 
-#: All layers, of whatever size.
+#: All layers, regardless of size.
 PIPELINES = {
     "int8": f"{NATIVE_PIPELINE},quantize-tables,quantize-linears{{min_weights=1}}",
     "int4": f"{NATIVE_PIPELINE},quantize-tables{{bits=4}},quantize-linears{{min_weights=1}}",
@@ -100,7 +100,7 @@ def test_a_nan_stays_in_its_row(name: str, precision: str) -> None:
 
 
 def test_a_quantised_program_that_loses_a_nan_is_refused() -> None:
-    """On rows that hold a NaN; on others the original has none."""
+    """On rows with a NaN; the original has no NaN on other rows."""
     want, truth = torch.tensor([[math.nan], [1.0]]), torch.tensor([[math.nan], [1.0]], dtype=torch.float64)
     lost = torch.tensor([[0.5], [1.01]])
     with pytest.raises(VerificationError, match="a NaN went away"):
@@ -110,6 +110,6 @@ def test_a_quantised_program_that_loses_a_nan_is_refused() -> None:
 
 
 def test_a_nan_that_float64_does_not_have_may_go_away() -> None:
-    """One that float32 made of huge numbers."""
+    """A NaN that float32 arithmetic made from huge numbers."""
     want, truth = torch.tensor([[math.nan], [1.0]]), torch.tensor([[0.5], [1.0]], dtype=torch.float64)
     compare_outputs([want], [torch.tensor([[0.5], [1.0]])], Exactness.APPROX, "rows", lambda: [truth], special=True)

@@ -1,4 +1,4 @@
-"""Graphs of forms that few models have: numbers without dimensions, sizes as indices, sizes that data decides; passes that fail."""
+"""Unusual graphs: numbers without dimensions, sizes as indices, data-dependent sizes; passes that fail."""
 
 from __future__ import annotations
 
@@ -89,7 +89,7 @@ def test_attention_of_one_tensor_over_a_request() -> None:
 
 
 class Raises(Pass):
-    """Meets a form it was not written for."""
+    """Fails on an unexpected form."""
 
     spec = PassSpec("raises", "Raises.")
 
@@ -137,7 +137,7 @@ def test_what_a_pass_raises_on_purpose_is_raised(tmp_path: Path) -> None:
 def test_a_rule_that_raises_has_missed() -> None:
     @recfx.rewrite(torch.ops.aten.mul.Tensor)
     def reads_a_third_argument(node: Any, ctx: PassContext) -> Any:
-        """Reads an argument that is not there."""
+        """Reads a missing argument."""
         ctx.call(torch.ops.aten.relu.default, node.args[0])
         return node.args[2]
 

@@ -1,4 +1,4 @@
-"""The whole road for every model of the zoo: capture with a free batch, passes, compiled model, equal outputs."""
+"""The whole compilation of every model of the zoo: capture with a free batch, passes, compiled model, equal outputs."""
 
 from __future__ import annotations
 

@@ -1,4 +1,5 @@
-"""The table of axes against the operators themselves: places of the operands are exchanged, and the result's must be."""
+"""The table of axes against the operators: exchanging positions of the operands must exchange positions of the
+result."""
 
 from __future__ import annotations
 
@@ -28,7 +29,8 @@ def ids(*shape: int) -> T:
     return ("ids", *shape)  # type: ignore[return-value]
 
 
-#: Operator, arguments, and the axes of each operand for each axis of the result: a letter a place, `*` for WHOLE, `!` for MIXED.
+#: Operator, arguments, and the axes of each operand for each axis of the result: one letter per axis, `*` for WHOLE,
+#: `!` for MIXED.
 CASES: dict[str, tuple[Any, tuple[Any, ...], list[str]]] = {
     "add": (aten.add.Tensor, (t(2, 3, 4), t(3, 4)), ["012", "*01"]),
     "add, broadcast": (aten.add.Tensor, (t(2, 3, 4), t(2, 1, 4)), ["012", "0*2"]),
@@ -193,7 +195,7 @@ def test_exchanged_places_of_the_operands_exchange_those_of_the_result(name: str
 @given(data=st.data())
 @settings(deadline=None, max_examples=60)
 def test_axes_of_reshapes(data: st.DataObject) -> None:
-    """A tensor of its axes' places, reshaped: blocks of the operand's axis that are exchanged exchange the result's."""
+    """A reshaped tensor: exchanging blocks of the operand's axis exchanges blocks of the result's axis."""
     before = data.draw(st.lists(st.integers(1, 4), min_size=1, max_size=4))
     count = int(torch.tensor(before).prod())
     after: list[int] = []
@@ -210,14 +212,14 @@ def test_axes_of_reshapes(data: st.DataObject) -> None:
         own = before[found.axis]
         assert found.ratio == Fraction(own, size)
         if max(own, size) % min(own, size):
-            continue  # neither holds whole blocks of the other
+            continue  # neither consists of whole blocks of the other
         blocks = torch.roll(torch.arange(min(own, size)), 1)
         held = source.index_select(found.axis, spread(blocks, own))
         assert torch.equal(held.reshape(after), source.reshape(after).index_select(axis, spread(blocks, size)))
 
 
 def spread(blocks: Tensor, size: int) -> Tensor:
-    """The order of single places that an order of blocks is."""
+    """The order of single positions for an order of blocks."""
     length = size // len(blocks)
     return (blocks.unsqueeze(1) * length + torch.arange(length)).flatten()
 

@@ -1,4 +1,4 @@
-"""Rows of values: which axis holds them, and whether the offsets of bags are those of whole rows of ids."""
+"""The batch axis of values, and whether the offsets of bags bound whole rows of ids."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""The benchmark cases: found, named once, and asking the zoo for what it has."""
+"""The benchmark cases are found, have unique names, and pass only arguments that the zoo has."""
 
 from __future__ import annotations
 
@@ -28,7 +28,7 @@ def test_every_model_of_the_zoo_has_a_case() -> None:
 def test_cases_use_arguments_that_the_models_have(name: str) -> None:
     build = ZOO_CASES[name]
     bound = inspect.signature(zoo.MODELS[build.model]).bind(**build.overrides)
-    assert bound.arguments == build.overrides  # each by a parameter's own name, none caught by **kwargs
+    assert bound.arguments == build.overrides  # each is the name of a parameter; **kwargs would accept any name
 
 
 @pytest.mark.parametrize("name", ["neumf", "two-tower", "sasrec"])
@@ -53,7 +53,7 @@ def test_every_case_runs_and_is_counted(name: str) -> None:
     model = case.model()
     work = count_work(model, case.inputs(model, 2, None, 0))
     assert work.lookups > 0
-    assert work.weight_bytes > 0 or name == "mf"  # only its two tables, read by rows
+    assert work.weight_bytes > 0 or name == "mf"  # only the two tables are read by rows
     assert work.flops > 0 or name in ("lightgcn", "mf")
 
 

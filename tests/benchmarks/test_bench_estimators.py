@@ -1,4 +1,4 @@
-"""Estimators beside each other over seeds: pairs, resumed runs, refusals."""
+"""The comparison of estimators over seeds: pairs, resumed runs, refusals."""
 
 from __future__ import annotations
 
@@ -27,7 +27,7 @@ def test_differences_are_those_of_the_pairs(tmp_path: Path, monkeypatch: pytest.
     row = [cell.strip() for cell in table.strip().splitlines()[-1].strip("|").split("|")]
     assert row[:2] == ["synthetic", "1"]
     assert row[5] == f"{sum(apart) / 2:+.4f}"
-    # Of two pairs, Student's 95 % interval reaches 12.706 standard errors, each |a - b| / 2.
+    # For two pairs, half of Student's 95 % interval is 12.706 standard errors; a standard error is |a - b| / 2.
     reach = 12.7062 * abs(apart[0] - apart[1]) / 2
     assert row[6] == f"{sum(apart) / 2 - reach:+.4f} to {sum(apart) / 2 + reach:+.4f}"
 

@@ -1,4 +1,4 @@
-"""The peers: what they share, and each of them on a small model where it is installed."""
+"""The peers: their shared code, and each installed peer on a small model."""
 
 from __future__ import annotations
 
@@ -179,7 +179,7 @@ def test_things_are_made_once_and_their_cost_is_known() -> None:
         assert store.once("b", lambda: store.once("a", lambda: make("a")) + make("b")) == "ab"
         store.reused = 0.0
         store.once("b", lambda: make("never"))
-        assert store.reused >= 0.02  # its own time and that of what it was made from
+        assert store.reused >= 0.02  # its own time and the time of its sources
         folder = store.folder
     assert not folder.exists()
 
@@ -204,7 +204,7 @@ def test_the_budget_stops_what_takes_too_long_even_where_exceptions_are_caught()
         while time.monotonic() < end:
             try:
                 time.sleep(0.01)
-            except Exception:  # noqa: BLE001 - as compilers do that try one way after the other
+            except Exception:  # noqa: BLE001 - like compilers that try several methods
                 continue
 
     start = time.monotonic()
@@ -213,4 +213,4 @@ def test_the_budget_stops_what_takes_too_long_even_where_exceptions_are_caught()
     assert time.monotonic() - start < 2
     with budget(0.05), budget(None):
         pass
-    time.sleep(0.1)  # no alarm rings afterwards
+    time.sleep(0.1)  # no alarm is raised afterwards

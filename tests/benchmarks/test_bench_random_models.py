@@ -1,4 +1,4 @@
-"""Random models against eager: findings are seen, chunks are kept and gone on from."""
+"""Random models against eager: findings are reported, and a run continues after its stored chunks."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ pytestmark = needs_kernels
 
 
 def _masked(*, softmax: bool) -> Program:
-    """A linear layer over masked values: -inf, or what a softmax makes of it."""
+    """A linear layer over masked values: -inf, or the softmax of -inf."""
     b = GraphBuilder({"x": ("batch", 4), "mask": (("batch", 4), torch.bool)})
     masked = b.call(aten.masked_fill.Scalar, b.inputs["x"], b.inputs["mask"], float("-inf"))
     masked = b.call(aten.softmax.int, masked, 1) if softmax else masked

@@ -1,4 +1,4 @@
-"""Points and how they go: request cases, limits of size, memory and time, and runs that go on from earlier results."""
+"""Points of a case: request cases, limits of size, memory and time, and runs that continue from earlier results."""
 
 from __future__ import annotations
 
@@ -53,7 +53,7 @@ QUICK = Settings(batches=(2,), candidates=(3,), seconds=0.005, footprint=1000, r
 
 
 class Same(Peer):
-    """Eager under another name, with a diary."""
+    """Eager under another name, which records its calls."""
 
     summary = "for tests"
 
@@ -111,7 +111,7 @@ def test_limits_by_precision() -> None:
     low = limit_of(work, machine(), {"int8": 8e9}, precision="int8")
     assert low.arithmetic == pytest.approx(work.flops / 8e9)
     assert low.weights == pytest.approx(work.weight_bytes / 4 / 1e9)
-    # Never slower than fp32, even where the machine multiplies no faster.
+    # The limit is never slower than fp32's, even if the machine multiplies no faster.
     assert limit_of(work, machine(), {"bf16": 1e3}, precision="bf16").arithmetic == pytest.approx(work.flops / 1e9)
 
 
@@ -154,7 +154,7 @@ def test_an_interrupted_run_goes_on() -> None:
     assert [job.request for job in again.jobs] == [(0,)]
     assert results.measurements[:2] == before.measurements
     assert [m.point.case for m in results.measurements] == ["plain", "plain", "request", "request"]
-    # Another peer: a comparison needs all of them in turns.
+    # A further peer: all peers of a point must be timed in turns.
     third = Same("same")
     wider = measure([PLAIN], third, Same("other"), earlier=results)
     assert len(third.jobs) == 1
@@ -195,7 +195,8 @@ def test_the_summary_compares_recfx_with_the_best_of_the_others() -> None:
     work = next(bound.work for bound in results.bounds if bound.point.case == "request")
     assert f"{1 - work.needed_flops / work.flops:.1%}" in mode
     row = [cell.strip() for cell in mode.strip().splitlines()[-1].split("|")]
-    assert row[6:8] == ["0.500", "0.250"]  # against recfx not told, and that with every product made
+    # Against recfx without request inputs, and the same with all products as written.
+    assert row[6:8] == ["0.500", "0.250"]
 
 
 def test_groups_and_names_to_leave_out() -> None:

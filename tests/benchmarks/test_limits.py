@@ -1,4 +1,4 @@
-"""Counted work of models small enough to count by hand, and limits under a made-up machine."""
+"""Counted work of models that are small enough to count by hand, and limits on an invented machine."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ from recfx.cost.machine import GatherPoint, Machine, StreamPoint
 
 
 class Lookups(nn.Module):
-    """Every way to look rows up, each from a table of its own."""
+    """Every kind of lookup, each in a table of its own."""
 
     def __init__(self) -> None:
         super().__init__()

@@ -1,4 +1,4 @@
-"""Operators over part of the batch do not limit it; what does limit it is named with its line and a mend."""
+"""Operators over part of the batch do not limit it; an operator that does is named with its line and a remedy."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ from recfx.ir.fake_kernels import REPLACED, batch_free_kernels
 BATCHES = (1, 2, 3, 5, 6, 9, 30)
 table = torch.randn(11, 4, generator=torch.Generator().manual_seed(0))
 
-#: What torch computes at every batch size.
+#: Functions that torch computes at every batch size.
 FREE: dict[str, Callable[[torch.Tensor], Any]] = {
     "distances": lambda y: torch.cdist(y, table),
     "distances of order one": lambda y: torch.cdist(y, table, p=1),
@@ -52,7 +52,7 @@ def test_the_batch_stays_free(name: str) -> None:
         torch.testing.assert_close(compiled(x), model(x), rtol=1e-4, atol=1e-4)
 
 
-#: Models that fail themselves beyond a batch size, with the first size they take.
+#: Models that raise errors below a batch size, with the least size that they accept.
 REFUSING: dict[str, tuple[int, Callable[[torch.Tensor], Any]]] = {
     "row 2": (3, lambda y: y[2]),
     "narrow": (2, lambda y: y.narrow(0, 0, 2)),

@@ -197,7 +197,7 @@ def test_shape_branch_becomes_a_range_and_a_notice() -> None:
 
 
 class CachesTable(nn.Module):
-    """As LightGCN: propagates its tables at the first call and keeps them."""
+    """Like LightGCN: propagates its tables at the first call and keeps them."""
 
     def __init__(self) -> None:
         super().__init__()

@@ -1,4 +1,4 @@
-"""Capture: what cannot be captured faithfully is refused, and the errors name the user's own line."""
+"""Capture refuses models that it cannot capture faithfully, and the errors name the user's own line."""
 
 from __future__ import annotations
 

@@ -150,7 +150,7 @@ def _export_examples() -> list[Any]:
 @pytest.mark.slow
 @pytest.mark.parametrize(("name", "example"), _export_examples(), ids=lambda v: v if isinstance(v, str) else "")
 def test_torch_export_corpus(name: str, example: Any) -> None:
-    """Captured with equal outputs, or a RecfxError; never another exception."""
+    """A model is captured with equal outputs, or raises a RecfxError; it never raises another exception."""
     model = example.model.eval()
     try:
         program = capture(model, example.example_args, example.example_kwargs, dynamic_shapes=example.dynamic_shapes)

@@ -1,4 +1,4 @@
-"""Models without a Python forward or without values are refused with what to do first."""
+"""Models without a Python forward or without values are refused with the next step."""
 
 from __future__ import annotations
 

@@ -1,4 +1,5 @@
-"""Decisions that forward takes on buffers, parameters and masks of its own are known to capture; those on inputs are refused."""
+"""Capture evaluates branches of forward on the model's own buffers, parameters and masks; it refuses branches on
+inputs."""
 
 from __future__ import annotations
 
@@ -17,7 +18,7 @@ CAUSAL = nn.Transformer.generate_square_subsequent_mask(3)
 
 
 class Decides(nn.Module):
-    """An embedding, and a rule that reads values of the model's state."""
+    """An embedding, and a branch on values of the model's state."""
 
     def __init__(self, rule):
         super().__init__()

@@ -1,4 +1,5 @@
-"""Padding in `nn.TransformerEncoder`: compiled models give what torch's fast path gives, and a notice where that is NaN."""
+"""Padding in `nn.TransformerEncoder`: compiled models give the results of torch's fast path, and a notice if they are
+NaN."""
 
 from __future__ import annotations
 

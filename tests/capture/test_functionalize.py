@@ -67,7 +67,8 @@ def copy_at_two_rows_alias_at_one(x):
 
 
 def test_aliasing_of_one_row_alone_is_left_out_of_the_program() -> None:
-    """`contiguous` of a transposed row is the row itself, so a write to it changes the result at one row only."""
+    """`contiguous` of one transposed row is the row itself, so a write to it changes the result only for a batch of
+    one."""
     model = Fn(copy_at_two_rows_alias_at_one)
     program = capture(model, (floats(4),))
     assert program.signature.dims["batch"][0] == 2
@@ -79,7 +80,8 @@ def test_aliasing_of_one_row_alone_is_left_out_of_the_program() -> None:
         assert torch.equal(fast(x), model(x.clone()))
 
 
-# Random programs. A value is a tensor; each step views one, writes to one, or computes from two.
+# Random programs. A value is a tensor; each step makes a view of a value, writes to a value, or computes from two
+# values.
 
 VIEWS: dict[str, Body] = {
     "columns": lambda y: y[..., 1:],
@@ -128,7 +130,7 @@ def test_random_programs_of_views_and_writes(steps: list[tuple[str, str, int]]) 
         return values
 
     if ("contiguous" in [name for _, name, _ in steps]) and any(kind == "write" for kind, _, _ in steps):
-        reject()  # one row of columns is contiguous already, several are not: whether a write reaches the original depends on the batch
+        reject()  # one row of columns is contiguous, several are not: whether a write reaches the original depends on the batch
     try:
         check(body, batches=(2, 5))
     except CaptureError as error:

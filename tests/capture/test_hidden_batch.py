@@ -1,4 +1,4 @@
-"""Models that hide the batch from a tracer are captured, or refused with the input and the mend."""
+"""Models that hide the batch from a tracer are captured, or refused with the input and a remedy."""
 
 from __future__ import annotations
 
@@ -113,7 +113,7 @@ class LoopMended(Base):
 
 
 class PicksByRow(Base):
-    """A constant that differs from row to row is neither a tile nor a range."""
+    """A constant with different rows is neither a tile nor a range."""
 
     def forward(self, history):
         weights = torch.tensor([float(i * i) for i in range(len(history))])

@@ -22,7 +22,7 @@ class Attributes(dict):  # type: ignore[type-arg]
 
 
 class Batch(collections.UserDict):  # type: ignore[type-arg]
-    """A batch of a tokenizer, as in transformers."""
+    """A tokenizer's batch, as in transformers."""
 
 
 class Sum(nn.Module):
@@ -124,7 +124,7 @@ NAMES = ["half", "float", "to", "T", "type", "cpu", "children", "graph", "code",
 
 
 class Named(nn.Module):
-    """Holds a submodule, a parameter and a buffer of a name that a module's own method has."""
+    """Has a submodule, a parameter and a buffer with the name of one of a module's methods."""
 
     def __init__(self, name: str) -> None:
         super().__init__()
@@ -155,7 +155,8 @@ def test_state_called_like_a_method(name: str, tmp_path: Any) -> None:
 
 
 class Optional(nn.Module):
-    """Inputs in the middle may be left out; each counts in another way, so that a value in another's place shows."""
+    """Inputs in the middle are optional. Each has another factor, so that the result shows a value in a wrong
+    position."""
 
     def forward(self, x, mask=None, weight=None, bias=None, *, extra=None, scale: float = 2.0):
         y = x * scale

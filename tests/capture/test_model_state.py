@@ -19,7 +19,7 @@ from recfx.errors import CaptureError
 
 
 class Counts(nn.Module):
-    """Changes everything that a forward can change without changing its answers."""
+    """Changes all state that a forward can change without changing its outputs."""
 
     seen: ClassVar[collections.Counter[str]] = collections.Counter()
 
@@ -114,7 +114,7 @@ def test_hooks_and_what_they_close_over_are_left_as_they_were() -> None:
 
 
 class Caches(nn.Module):
-    """Computes a table at its first call, as graph recommenders do."""
+    """Computes a table at its first call, like graph recommenders."""
 
     def __init__(self) -> None:
         super().__init__()
@@ -135,7 +135,7 @@ def test_what_tracing_caches_does_not_reach_the_users_model() -> None:
 
 
 class Writes(nn.Module):
-    """Writes where a graph does not show it."""
+    """Writes to state in a way that a graph does not show."""
 
     def __init__(self) -> None:
         super().__init__()

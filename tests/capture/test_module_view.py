@@ -1,4 +1,4 @@
-"""Views of modules: they share state, and what is added to them does not reach the module."""
+"""Views of modules share state with the module; attributes that are added to a view do not reach the module."""
 
 from __future__ import annotations
 

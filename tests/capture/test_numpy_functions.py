@@ -108,7 +108,7 @@ def test_the_functions_are_torch_s_own_again_behind_the_last_of_several_uses() -
 
 
 def test_threads_that_capture_at_once() -> None:
-    """What is replaced in torch while a model is traced is put back once, whoever comes last."""
+    """Functions of torch that are replaced while a model is traced are restored once, by the last thread to finish."""
 
     class Scaled(torch.nn.Module):
         def forward(self, x: torch.Tensor) -> torch.Tensor:

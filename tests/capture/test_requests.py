@@ -1,4 +1,4 @@
-"""Request inputs, seen from outside: calls with one row, with equal rows, with several requests, and the errors."""
+"""Request inputs of `optimize`: calls with one row, with equal rows, with several requests, and the errors."""
 
 from __future__ import annotations
 
@@ -159,7 +159,7 @@ def test_leaves_of_a_dictionary() -> None:
     want = model(features)
     for name in want:
         torch.testing.assert_close(got[name], want[name])
-    got["user"][0] = 7.0  # outputs are the caller's to write to
+    got["user"][0] = 7.0  # the caller may write to outputs
     torch.testing.assert_close(fast(features)["user"], want["user"])
 
 
@@ -176,7 +176,7 @@ def test_names_and_inputs_that_do_not_fit(din: Any) -> None:
 
 
 class Bags(nn.Module):
-    """A history as values and offsets beside an item."""
+    """A history as values and offsets, and an item."""
 
     def __init__(self) -> None:
         super().__init__()

@@ -1,4 +1,5 @@
-"""Sizes as lines over the batch: found through numbers, and computed by nodes from an input that holds some entries for each row."""
+"""Sizes as linear functions of the batch: found from numbers, and computed by nodes from an input with several entries
+per row."""
 
 from __future__ import annotations
 
@@ -61,7 +62,7 @@ def test_lines_through_numbers_at_4_5_and_7_rows(values: list[Any], line: Line |
     ],
 )
 def test_nodes_compute_lines(line: Line, at_four: float, made: int, step: int) -> None:
-    """From an input of `step` entries a row, which alone tells the batch."""
+    """The batch is known only from an input with `step` entries per row."""
     graph = fx.Graph()
     x = graph.placeholder("x")
     (x.meta["val"],) = fake_inputs([((f"{step}*batch", 2), torch.float32, torch.device("cpu"))])

@@ -66,7 +66,7 @@ def test_saved_models_still_ask_for_contiguous_inputs(tmp_path: Path) -> None:
 
 @pytest.mark.parametrize("layout", LAYOUTS)
 def test_inputs_read_by_strides_are_read_as_in_eager_mode(layout: str) -> None:
-    """What lies in the memory of an input is the caller's to say."""
+    """The caller decides the content of an input's memory."""
     model = Model(lambda x: x.as_strided((2, 2), (1, 1)) * 2 + 1).eval()
     fast = recfx.optimize(model, example_inputs=torch.randn(4, 3), measure=False)
     torch.testing.assert_close(fast(LAYOUTS[layout]), model(LAYOUTS[layout]))

@@ -81,7 +81,8 @@ def test_requests_are_counted_by_themselves() -> None:
 
 @pytest.mark.parametrize("name", ["dlrm", "deepfm", "dcn-v2", "mmoe"])
 def test_the_dialect_counts_what_plain_operators_count(name: str) -> None:
-    """Fusing operators into the dialect does not change how much is multiplied, but for dots of which half are left out."""
+    """Fusing operators into the dialect does not change the number of multiplications, except for interactions, which
+    omit half of the dots."""
     model = MODELS[name].small().eval()  # type: ignore[attr-defined]
     captured = capture(model, model.example_inputs(4))
     plain = arithmetic(captured, 500).multiply_adds

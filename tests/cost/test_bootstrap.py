@@ -1,4 +1,4 @@
-"""The paired interval, against sorting and resampling in the plainest way."""
+"""The paired interval against a simple implementation of sorting and resampling."""
 
 from __future__ import annotations
 

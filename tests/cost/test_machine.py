@@ -28,7 +28,7 @@ MIB = 2**20
 
 
 def ticking() -> Callable[[], int]:
-    """A clock that moves a millisecond each time it is read: every call seems to take one."""
+    """A clock that advances a millisecond at each reading, so that every call takes a millisecond."""
     return count(step=1_000_000).__next__
 
 
@@ -57,7 +57,7 @@ def some_machine(**changes: object) -> Machine:
 def test_rates_are_work_over_time() -> None:
     assert stream_bandwidth(40_000, clock=ticking()) == pytest.approx(40_000 / 1e-3)
     assert matmul_peak(size=8, clock=ticking()) == pytest.approx(2 * 8**3 / 1e-3)
-    # 1,000 rows, taken in as many whole passes as give 16,384 lookups
+    # 1,000 rows, read in the number of whole passes that gives 16,384 lookups
     assert random_gather_rate(64_000, 64, clock=ticking()) == pytest.approx(17_000 / 1e-3)
     assert random_gather_rate(64, 64, clock=ticking()) == pytest.approx(16_384 / 1e-3)
 

@@ -1,4 +1,4 @@
-"""The timing engine, under a clock that only moves when a candidate says so."""
+"""The timing engine under a clock that only candidates advance."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ MS = 1_000_000
 
 
 class FakeClock:
-    """Nanoseconds that pass in candidates alone; keeps a journal of who ran."""
+    """A clock whose nanoseconds pass only in candidates; it records the candidates that ran."""
 
     def __init__(self) -> None:
         self.now = 0

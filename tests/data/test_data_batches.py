@@ -1,4 +1,4 @@
-"""Batches: every row once, a new order each pass, the same orders from the same seed."""
+"""Batches: every row once, a new order in each pass, the same orders for the same seed."""
 
 from __future__ import annotations
 

@@ -21,7 +21,7 @@ def data_of(rows: list[set[int]], items: int) -> Interactions:
 
 
 def far_from(counts: Tensor, expected: Tensor) -> float:
-    """The largest distance of counts from what independent draws would give, in standard deviations."""
+    """The largest distance of counts from the expectation of independent draws, in standard deviations."""
     return float(((counts - expected) / expected.clamp(min=1).sqrt()).abs().max())
 
 

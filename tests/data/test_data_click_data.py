@@ -1,4 +1,4 @@
-"""Click data with histories: histories hold only what came before, and never the row's own item."""
+"""Click data with histories: histories hold only earlier items, and never the row's own item."""
 
 from __future__ import annotations
 
@@ -99,7 +99,7 @@ def test_real_data(data_dir: Path) -> None:
     rows = torch.arange(0, len(data.train), 50)
     _, item, history = data.train.inputs(rows)
     assert not bool((history == item[:, None]).any())
-    # A history's length must not tell the label, as it would if a row's own item were merely cut out.
+    # A history's length must not reveal the label, as it would if only the row's own item were removed.
     full = (history > 0).sum(1).double()
     label = data.train.label[rows].bool()
     assert abs(float(full[label].mean() - full[~label].mean())) < 1.0

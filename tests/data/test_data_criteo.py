@@ -1,4 +1,4 @@
-"""Criteo rows from text, gzip and .npz: round trips, and every way a file can be bad."""
+"""Criteo rows from text, gzip and .npz: round trips, and every kind of bad file."""
 
 from __future__ import annotations
 
@@ -133,7 +133,7 @@ def test_the_line_number_counts_over_blocks(tmp_path: Path, monkeypatch: pytest.
 
 def test_a_file_cut_anywhere_in_its_last_line_is_refused(tmp_path: Path) -> None:
     text = good_line() + "\n" + good_line()
-    for cut in set(range(len(good_line()) + 2, len(text))) - {len(text) - 8}:  # there it just lacks a value
+    for cut in set(range(len(good_line()) + 2, len(text))) - {len(text) - 8}:  # in that form it only lacks a value
         with pytest.raises(DataError, match="line 2"):
             read_criteo(write(tmp_path / "train.txt", text[:cut]))
 

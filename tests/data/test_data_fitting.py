@@ -1,4 +1,4 @@
-"""The training loop: what it learns, when it stops, what it leaves behind; and its optimiser."""
+"""The training loop: learning, stopping, the final state of the model, and its optimiser."""
 
 from __future__ import annotations
 
@@ -126,7 +126,7 @@ def test_the_bar_shows_on_a_terminal_only(monkeypatch: pytest.MonkeyPatch) -> No
 
 
 class Tables(nn.Module):
-    """A large table, a small one, a large bag, and a large one that is also used whole."""
+    """A large table, a small table, a large bag, and a large table that is also read as a whole."""
 
     def __init__(self) -> None:
         super().__init__()
@@ -196,7 +196,7 @@ def test_tables_the_user_made_sparse_stay_so() -> None:
 
 
 class Deep(nn.Module):
-    """Lookup, concatenate, perceptron; enough to learn real clicks."""
+    """A lookup, a concatenation and an MLP, which suffice to learn real clicks."""
 
     def __init__(self, data: CtrData, dim: int = 16) -> None:
         super().__init__()

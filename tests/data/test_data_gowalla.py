@@ -1,4 +1,4 @@
-"""Gowalla from text and .npz, the containers they fill, and every way the files can be bad."""
+"""Gowalla from text and .npz, the containers of its data, and every kind of bad file."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""The doors: formats are found out, and what is not there is said."""
+"""The loading functions detect formats and name missing files."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""MovieLens from .dat and Parquet, and every way its files can be bad."""
+"""MovieLens from .dat and Parquet, and every kind of bad file."""
 
 from __future__ import annotations
 

@@ -111,7 +111,7 @@ def test_wide_rankings_are_their_definition(seed: int, items: int, masked: bool)
     generator = torch.Generator().manual_seed(seed)
     users = torch.randn(3, 5, generator=generator)
     vectors = torch.randn(items, 5, generator=generator)
-    share = 0.999 if masked else 0.1  # of the items: with nearly all of them masked, padding reaches the top
+    share = 0.999 if masked else 0.1  # of the items: if nearly all of them are masked, padding is among the top items
     train = [set((torch.rand(items, generator=generator) < share).nonzero().flatten().tolist()) for _ in range(3)]
     test = [{0, *(torch.rand(items, generator=generator) < 0.2).nonzero().flatten().tolist()} for _ in range(3)]
     data = interactions(train, test, items)
@@ -154,7 +154,7 @@ def test_bad_input() -> None:
 def test_popularity_on_real_data(data_dir: Path) -> None:
     data = load_interactions(data_dir)
     popularity = torch.bincount(data.train_indices, minlength=data.n_items).float()
-    # Ties in popularity are common, so this also shows that sorting tied rows is affordable.
+    # Ties in popularity are common, so this also shows that sorting tied rows is fast enough.
     users = 2000
     few = Interactions(
         data.train_indptr[: users + 1],

@@ -1,4 +1,4 @@
-"""Generated data: what the recipe says comes out, and the planted structure is there to be learned."""
+"""Generated data have the properties of the recipe, and their planted structure can be learned."""
 
 from __future__ import annotations
 

@@ -35,7 +35,7 @@ class Features:
     ids: torch.Tensor
 
 
-torch.export.register_dataclass(Output)  # as torch asks of a dataclass that a captured model returns
+torch.export.register_dataclass(Output)  # as torch requires of a dataclass that a captured model returns
 
 
 class Tower(torch.nn.Module):

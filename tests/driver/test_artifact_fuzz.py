@@ -20,13 +20,13 @@ def test_mutations_by_meaning_are_refused_or_loaded(models: list[Path], tmp_path
     counts = run(range(200), models, tmp_path, tell=problems.append)
     assert not problems
     assert counts["refused"] > 100
-    assert counts["ran"] > 3  # mutations that do not matter, such as of a note
+    assert counts["ran"] > 3  # mutations without an effect, such as of a note
 
 
 @pytest.mark.nightly
 def test_many_more_mutations_are_refused_or_loaded(models: list[Path], tmp_path: Path) -> None:
     faulthandler.enable()
     problems: list[str] = []
-    first = int(time.time()) * 1000  # other ones every night; a problem names its seed
+    first = int(time.time()) * 1000  # other mutations every night; a failure names its seed
     run(range(first, first + 1_000_000), models, tmp_path, time.monotonic() + 1800, problems.append)
     assert not problems

@@ -114,7 +114,7 @@ def test_an_id_outside_the_catalogue_is_an_error() -> None:
 
 
 class Discounts(nn.Module):
-    """Uses what the item determines as it is, without a tower."""
+    """Uses the properties of the item directly, without a tower."""
 
     def __init__(self) -> None:
         super().__init__()
@@ -187,7 +187,7 @@ def test_what_mixes_rows_is_no_tower() -> None:
         pipeline="canonicalize",
     )
     assert any("softmax" in str(n.target) for n in fast.program.graph.nodes)
-    assert linears(fast) == 0  # the linear before it is a tower still
+    assert linears(fast) == 0  # the linear before it is still a tower
     close(fast(*inputs), model(*inputs))
 
 
@@ -199,7 +199,7 @@ def test_models_of_the_zoo(name: str) -> None:
     key = "item" if name == "two-tower" else "items"
     fast = optimize(model, example_inputs=inputs, constant_inputs={key: torch.arange(0, 40)}, catalogue=True)
     fired = sum(r.fired for r in fast.report.passes if r.text == "tabulate-towers")
-    assert fired == (name == "two-tower")  # NeuMF meets the user before its first layer
+    assert fired == (name == "two-tower")  # NeuMF combines item and user before its first layer
     for batch in (1, 2, 17):
         again = model.example_inputs(batch, seed=batch)
         again = tuple(t.clamp(max=39) for t in again)
@@ -214,7 +214,7 @@ def test_a_model_that_was_captured_at_its_first_call() -> None:
     close(fast(IDS, USER), model(IDS, USER))
     with torch.no_grad():
         model.users.weight.add_(1)
-        model.items.weight.add_(1)  # what the constant ids look up is part of the compiled model
+        model.items.weight.add_(1)  # the rows of the constant ids are part of the compiled model
     assert not torch.allclose(fast(USER), model(IDS, USER))
     fast.refresh()
     close(fast(USER), model(IDS, USER))
@@ -265,7 +265,7 @@ def test_item_tables_go_with_request_inputs(many: bool, tmp_path: Path) -> None:
 
 
 class Placed(nn.Module):
-    """An item tower with a column whose name is also what the positions of ids are called."""
+    """An item tower with a column that has the name of the positions of ids."""
 
     def __init__(self) -> None:
         super().__init__()

@@ -1,7 +1,6 @@
-"""Models that former versions saved load and give the answers they gave then.
-
-`golden/format-N` holds a saved model of format N, and inputs with the answers it gave when it was saved. Formats 1 and 2 have no checksum
-of their manifest; everything else that is checked of a folder is checked of theirs.
+"""Models that former versions saved can be loaded and give their original outputs. `golden/format-N` holds a saved
+model of format N, and inputs with the outputs at the time of saving. Formats 1 and 2 have no checksum of their
+manifest; all other checks of a folder apply to them.
 """
 
 from __future__ import annotations
@@ -25,7 +24,7 @@ FORMATS = (1, 2, 3, 4)
 
 
 class Ranker(nn.Module):
-    """What was saved: a batch of one row has a plan of its own, since `squeeze` drops the batch there."""
+    """The saved model: a batch of one row has a plan of its own, since `squeeze` drops the batch of one row."""
 
     def __init__(self) -> None:
         super().__init__()

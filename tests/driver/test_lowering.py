@@ -1,4 +1,5 @@
-"""Lowering judges backends by their answers: a wrong one gives way where another may compete, and is an error where it is pinned."""
+"""Lowering checks the outputs of backends: a wrong backend is replaced by another if several compete, and is an error
+if it is pinned."""
 
 from __future__ import annotations
 
@@ -30,7 +31,7 @@ def refusing(leaves: Sequence[Any], outputs: tuple[Any, ...]) -> tuple[Any, ...]
 
 
 class Doubtful(EagerBackend):
-    """The eager backend, with something done to its answers."""
+    """The eager backend with changed outputs."""
 
     name = "doubtful"
     exactness = Exactness.REASSOC
@@ -128,7 +129,7 @@ def test_the_weakest_class_of_several() -> None:
 
 
 class _Sorted(torch.nn.Module):
-    """A layer that kernels run, and a sort, which they do not."""
+    """A layer with a kernel, and a sort, which has no kernel."""
 
     def __init__(self) -> None:
         super().__init__()

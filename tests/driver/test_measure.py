@@ -18,7 +18,7 @@ from recfx.driver.parts import Parts
 
 
 def _parts(delay: float) -> tuple[Parts, list[int]]:
-    """The compiled TinyCtr, made slower by `delay` seconds a call, and a count of its calls."""
+    """The compiled TinyCtr, slowed down by `delay` seconds per call, and a count of its calls."""
     fast = recfx.optimize(TinyCtr(), example_inputs=tiny_inputs(4), measure=False)
     parts = fast._ready()
     run = parts.regions[0].run
@@ -99,7 +99,8 @@ def test_a_model_that_is_slower_at_one_of_the_sizes_gives_way(slow_batch: int) -
 
 
 def _compared(slow_calls: float, *, calls: int = 2000) -> Comparison:
-    """A comparison in which the compiled model takes a third of eager's time, but for a share of calls that take 5 ms."""
+    """A comparison in which the compiled model takes a third of eager's time, except for a share of calls that take 5
+    ms."""
     rng = np.random.default_rng(0)
     clock = [0]
 

@@ -1,4 +1,5 @@
-"""Models of which the backends of the target take a part, and torch the rest: regions, reasons, saving, former saved models."""
+"""Models that the backends of the target run in part, and torch runs the rest: regions, reasons, saving, former saved
+models."""
 
 from __future__ import annotations
 
@@ -24,7 +25,7 @@ BATCHES = (1, 2, 9, 70)
 
 
 class Mixed(nn.Module):
-    """Two layers that kernels run around a sort, which they do not."""
+    """Two layers with kernels, and a sort between them, which has no kernel."""
 
     def __init__(self) -> None:
         super().__init__()
@@ -76,7 +77,7 @@ def test_they_are_saved_loaded_and_refreshed(tmp_path: Path) -> None:
 @needs_kernels
 @pytest.mark.parametrize("form", [3, 4])
 def test_a_former_model_of_one_region_that_torch_shared_is_split_when_it_is_loaded(form: int, tmp_path: Path) -> None:
-    """Former versions lowered a mixed program as one region of the native backend, and saved it so."""
+    """Former versions lowered and saved a mixed program as one region of the native backend."""
     model, fast = optimized()
     fast.save(tmp_path / "model")
     one: Any = "native" if form == 3 else {"backend": "native", "operators": [], "files": []}
@@ -95,7 +96,7 @@ def test_a_former_model_of_one_region_that_torch_shared_is_split_when_it_is_load
 
 
 class Picky(EagerBackend):
-    """A backend that runs what it says it supports, but for some operators that it refuses when it meets them."""
+    """A backend that runs the operators that it claims to support, except for some that it refuses in lowering."""
 
     name: ClassVar[str] = "picky"
 
@@ -191,7 +192,8 @@ def test_the_report_counts_many_regions() -> None:
 
 @needs_kernels
 def test_plans_say_which_sizes_are_known() -> None:
-    """What a plan gives to torch and to a later plan has the sizes of the program; what torch gives is compared."""
+    """The outputs of a plan for torch and for a later plan have the sizes of the program; the sizes of torch's results
+    are checked."""
 
     class Chain(nn.Module):
         def forward(self, x: Tensor) -> Tensor:

@@ -1,4 +1,4 @@
-"""Folders of formats 1 and 2 that were damaged, or made by a stranger: refused with an ArtifactError, never with another error."""
+"""Damaged or untrusted folders of formats 1 and 2 are refused with an ArtifactError, never with another error."""
 
 from __future__ import annotations
 
@@ -29,7 +29,7 @@ def copied(number: int, folder: Path) -> Path:
 
 
 def edit(folder: Path, file: str, change: Change) -> None:
-    """Changes a document of a folder, and what the manifest says of it."""
+    """Changes a document of a folder, and its entry in the manifest."""
     document = json.loads((folder / file).read_text())
     change(document)
     (folder / file).write_text(json.dumps(document))
@@ -42,7 +42,7 @@ def call(document: dict[str, Any], name: str) -> dict[str, Any]:
     return next(node for node in document["nodes"] if node["name"] == name)  # type: ignore[no-any-return]
 
 
-#: File, change and what the error says.
+#: File, change, and part of the error's message.
 REFUSED: dict[str, tuple[str, Change, str]] = {
     "an operator outside the list": (
         "program.json",

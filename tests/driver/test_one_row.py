@@ -136,7 +136,7 @@ class WithConstant(nn.Module):
 
 
 class AliasesOneRow(nn.Module):
-    """A transposed column of one row is contiguous already, so that the write reaches the result."""
+    """A transposed column of one row is contiguous, so that the write reaches the result."""
 
     def forward(self, x):
         y = x.clone()

@@ -1,4 +1,5 @@
-"""One candidate among several requests a call: models whose shapes differ for one row have a plan of its own there, too."""
+"""One candidate and several requests per call: models whose shapes differ for one row have a separate plan in this case
+too."""
 
 from __future__ import annotations
 
@@ -12,7 +13,7 @@ import recfx
 
 
 class Ranker(nn.Module):
-    """A user and an item; `form` says where the number of rows decides."""
+    """A user and an item; `form` is the operation that depends on the number of rows."""
 
     def __init__(self, form: str) -> None:
         super().__init__()
@@ -37,7 +38,7 @@ FORMS = ("squeezed requests", "squeezed in the middle", "squeezed at the end", "
 
 
 def check(compiled: recfx.CompiledModel, model: nn.Module) -> None:
-    """Compares for one candidate and more, of one request and more."""
+    """Compares outputs for one and several candidates of one and several requests."""
     generator = torch.Generator().manual_seed(2)
     for candidates in (1, 2, 5):
         for requests in (1, 2, 3):

@@ -1,4 +1,4 @@
-"""refresh: a compiled model takes over new weights and new constants."""
+"""refresh: a compiled model adopts new weights and new constants."""
 
 from __future__ import annotations
 
@@ -70,7 +70,7 @@ def test_refresh_refuses_other_shapes() -> None:
         fast.refresh(constant_inputs={"item_ids": IDS[:2]})
     with pytest.raises(recfx.RecfxError, match="not declared constant"):
         fast.refresh(constant_inputs={"user": IDS})
-    assert torch.equal(fast(USER), expected)  # a refresh that fails changes nothing
+    assert torch.equal(fast(USER), expected)  # a failed refresh changes nothing
     del model
     gc.collect()
     with pytest.raises(recfx.RecfxError, match="the model to refresh from is missing"):

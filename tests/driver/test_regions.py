@@ -27,7 +27,7 @@ BATCHES = (1, 2, 7, 64)
 
 
 class Toy(EagerBackend):
-    """A backend that saves a file of its own; `error` is added to what it gives."""
+    """A backend that saves a file of its own; `error` is added to its outputs."""
 
     name: ClassVar[str] = "toy"
     exactness: ClassVar[Exactness] = Exactness.REASSOC
@@ -92,8 +92,8 @@ def toy(monkeypatch: pytest.MonkeyPatch) -> Toy:
 
 
 def placed(model: Ranker, target: tuple[str, ...] = ("native", "toy", "eager"), **more: Any) -> recfx.CompiledModel:
-    """A model whose operators are where PLACES says."""
-    # A pass that finds nothing to do, but allows sums in another order, as the native backend makes them.
+    """A model whose operators are on the backends of PLACES."""
+    # A pass without rewrites that allows sums in another order, as the native backend computes them.
     options = Options(target, Pipeline("fold-batchnorm"), max_batch=MAX_BATCH, measure=False, **more)
     program = capture(model, inputs(4))
     assert {n.name for n in program.graph.nodes if n.op == "call_function"} == set(PLACES)

@@ -1,4 +1,4 @@
-"""Weights that change after they were compiled: noticed by a later call, or shut out by a copy."""
+"""Weights that change after compilation: a later call notices them, or a copy excludes them."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ FIELDS = 5
 
 
 class Ranker(nn.Module):
-    """A table a field, a dense layer, and a buffer that scales the result."""
+    """One table per field, a dense layer, and a buffer that scales the result."""
 
     scale: torch.Tensor
 

@@ -1,4 +1,4 @@
-"""Packed rows of codes and the ways to find them."""
+"""Packed rows of codes and the methods that choose codes."""
 
 from __future__ import annotations
 
@@ -121,7 +121,7 @@ def test_a_table_on_a_grid_is_found_again(data: st.DataObject, bits: int, kind: 
     assert found is not None
     assert bool(((found.values() - values).abs() <= 8 * EPS * largest).all())
     used = (table.codes - table.codes.amin(1, keepdim=True)).double()
-    divided = torch.where(found.codes > 0, used / found.codes.double(), 0.0)  # a row may use every other level only
+    divided = torch.where(found.codes > 0, used / found.codes.double(), 0.0)  # a row may use only every other level
     assert bool((divided == divided.amax(1, keepdim=True) * (found.codes > 0)).all())
 
 

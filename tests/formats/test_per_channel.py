@@ -1,4 +1,4 @@
-"""int8 per output channel, 16 bits, and the bar of long conversions."""
+"""int8 per output channel, 16 bits, and the progress bar of long conversions."""
 
 from __future__ import annotations
 

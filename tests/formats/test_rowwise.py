@@ -19,7 +19,7 @@ def generator(seed: int) -> torch.Generator:
 
 @st.composite
 def tables(draw: st.DrawFn, *, least_step: float = 1e-4) -> torch.Tensor:
-    """Rows of different spread and place, among them constant ones and zeros."""
+    """Rows of different spread and offset, including constant rows and rows of zeros."""
     rng = generator(draw(st.integers(0, 2**32)))
     rows, dim = draw(st.integers(1, 6)), draw(st.integers(1, 40))
     scale = draw(st.floats(least_step, 1e3))
@@ -54,7 +54,8 @@ def test_no_value_is_further_off_than_half_a_step(table: torch.Tensor, bits: int
     packed = encode_rows(table, bits)
     error = (decode_rows(packed, bits, dim).double() - table.double()).abs()
     step = steps(packed, bits, dim).abs().double()
-    # What the roundings of the scale and the bias to half precision (11 significant bits, 2**-25 at least) cut off at the ends.
+    # The loss at the ends of the range by rounding scale and bias to half precision (11 significant bits, 2**-25 at
+    # least).
     low = table.double().amin(1, keepdim=True).abs()
     rounding = ((1 << bits) - 1) * (step * 2**-11 + 2**-25) + low * 2**-11 + 2**-25
     float32 = table.double().abs().amax(1, keepdim=True) * 2**-21
@@ -91,7 +92,7 @@ def test_eight_bits_of_torch_differ_in_the_width_of_scale_and_bias_alone() -> No
     theirs, ours = torch.ops.quantized.embedding_bag_byte_prepack(table), encode_rows(table, 8)
     assert theirs.shape[1] == ours.shape[1] + 4
     values = torch.ops.quantized.embedding_bag_byte_unpack(theirs)
-    # The largest code times what half precision takes from the scale, and once from the bias.
+    # The largest code times the rounding error of the scale in half precision, plus the rounding error of the bias.
     limit = steps(ours, 8, 12) * (0.5 + 0.5 + 255 * 2**-11) + table.abs().amax(1, keepdim=True) * 2**-10
     assert bool(((decode_rows(ours, 8, 12) - values).abs() <= limit).all())
 

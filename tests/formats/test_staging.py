@@ -1,4 +1,4 @@
-"""Folders that are written whole or not at all: permissions, killed writers, several writers at once."""
+"""Folders that are written completely or not: permissions, killed writers, several writers at the same time."""
 
 from __future__ import annotations
 

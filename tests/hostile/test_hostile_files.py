@@ -1,4 +1,4 @@
-"""Saved folders that somebody made to do harm: the manifest, its text, and files that are not regular."""
+"""Malicious saved folders: the manifest, its text, and files that are not regular."""
 
 from __future__ import annotations
 

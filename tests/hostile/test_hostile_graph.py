@@ -1,4 +1,4 @@
-"""Saved graphs that somebody made to do harm: each is refused with an `ArtifactError`, and nothing of it runs."""
+"""Malicious saved graphs: each is refused with an `ArtifactError`, and no part of it runs."""
 
 from __future__ import annotations
 
@@ -103,7 +103,8 @@ NUMBERS = [-2, 1 << 20, (1 << 31) + 1, 1 << 40, (1 << 63) - 1, -(1 << 63)]
 @pytest.mark.parametrize("field", range(15))
 @pytest.mark.parametrize("number", NUMBERS)
 def test_lookups_with_positions_outside_are_refused(original: Path, tmp_path: Path, field: int, number: int) -> None:
-    """An enormous column number crashed the process. `last` of a bag without offsets, and odd paddings, mean nothing and do no harm."""
+    """An enormous column number crashed the process. `last` of a bag without offsets, and unusual paddings, have no
+    effect."""
     saved = Path(shutil.copytree(original, tmp_path / "model"))
     rewrite_program(saved, edit(features, field, number))
     try:
@@ -148,7 +149,7 @@ def test_arguments_that_no_operator_takes_are_refused(saved: Path, change: Chang
 
 
 def appended(target: str, args: list[Any], **kwargs: Any) -> Change:
-    """A change that adds a call in front of the output."""
+    """A change that inserts a call before the output."""
 
     def change(document: dict[str, Any]) -> dict[str, Any]:
         call = {"op": "call_function", "name": "added", "target": target, "args": args, "kwargs": kwargs}
@@ -216,7 +217,7 @@ def test_a_tensor_is_not_cut_into_a_billion_pieces(saved: Path, target: str, arg
 
 
 def test_attention_over_fewer_values_than_keys_is_refused(saved: Path) -> None:
-    """torch's kernel would read behind the values."""
+    """torch's kernel would read past the end of the values."""
 
     def change(document: dict[str, Any]) -> dict[str, Any]:
         zeros = [("q", [2, 2, 4, 8]), ("k", [2, 2, 1000, 8]), ("v", [2, 2, 5, 8])]

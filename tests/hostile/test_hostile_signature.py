@@ -1,4 +1,4 @@
-"""Saved signatures that somebody made to do harm: sizes, structures and classes of inputs and outputs."""
+"""Malicious saved signatures: sizes, structures and classes of inputs and outputs."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Saved tensors that somebody made to do harm."""
+"""Malicious saved tensors."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Arguments of nodes from a file: types of schemas, and forms that would read foreign memory or grow without bound."""
+"""Arguments of nodes from a file: types of schemas, and forms that would read other memory or grow without bound."""
 
 from __future__ import annotations
 

@@ -92,7 +92,7 @@ def test_wrong_bounds_are_an_input_error(form: str, wrong: str) -> None:
 
 
 class PlainColumns(torch.nn.Module):
-    """Columns whose values could be offsets or lengths, and are not."""
+    """Columns whose values could be offsets or lengths, but are not."""
 
     def forward(self, position, count, value):
         return position * value + count
@@ -106,7 +106,8 @@ def test_columns_that_merely_look_like_bounds_stay_columns() -> None:
 
 
 class RunningSumOfRows(torch.nn.Module):
-    """A running sum, or a repetition, of looked-up rows beside another input: rows are not bounds, whatever the ids add up to."""
+    """A running sum, or a repetition, of looked-up rows, and another input: rows are not bounds, regardless of the sum
+    of the ids."""
 
     def __init__(self, repeated: bool) -> None:
         super().__init__()
@@ -124,7 +125,8 @@ def test_ids_that_add_up_to_the_batch_are_not_lengths(repeated: bool) -> None:
 
 
 class WeightsUnread(torch.nn.Module):
-    """One weight for each id, which the model takes and does not read, and numbers that are summed up and weigh other ids."""
+    """One weight for each id, an input that the model does not read, and numbers whose running sums weight other
+    ids."""
 
     def __init__(self) -> None:
         super().__init__()

@@ -1,4 +1,4 @@
-"""Operators of other libraries are rewritten at capture, found by their name."""
+"""Operators of other libraries are found by name and rewritten at capture."""
 
 from __future__ import annotations
 

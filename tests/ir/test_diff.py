@@ -1,4 +1,4 @@
-"""Programs as text and their differences, to the letter."""
+"""The exact text of programs and of their differences."""
 
 from __future__ import annotations
 

@@ -1,4 +1,5 @@
-"""Values that torch.export takes for no data, as inputs and outputs of a model: they come back as they are, in their own types."""
+"""Values that torch.export does not treat as data, as inputs and outputs of a model: they are returned unchanged, in
+their own types."""
 
 from __future__ import annotations
 
@@ -66,12 +67,12 @@ OUTPUTS: dict[str, Callable[[torch.Tensor], Any]] = {
     "set": lambda y: (y, {1, 2}),
     "plain numbers": lambda y: (y, 2, 0.5, True, "name", None),
 }
-#: Those that have no form in a file.
+#: The values that cannot be saved in a file.
 UNSAVED = {"finfo", "bytes", "ellipsis", "class", "set"}
 
 
 def _same(want: Any, got: Any) -> bool:
-    """Whether two outputs are equal and of equal types all the way down."""
+    """Whether two outputs and all nested values are equal and of equal types."""
     if type(want) is not type(got):
         return False
     if isinstance(want, torch.Tensor):

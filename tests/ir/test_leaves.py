@@ -1,4 +1,4 @@
-"""Requirements on leaves of the inputs and on catalogues: accepted values, and refused ones with their messages."""
+"""Requirements on leaves of the inputs and on catalogues: accepted values, and refused values with their messages."""
 
 from __future__ import annotations
 

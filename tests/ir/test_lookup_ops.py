@@ -1,4 +1,4 @@
-"""Which operators read tables, and when a table may stay narrow in a run that serves as the truth."""
+"""The operators that read tables, and the conditions under which a table may stay narrow in a reference run."""
 
 from __future__ import annotations
 
@@ -54,7 +54,7 @@ def test_picked_rows_are_widened() -> None:
 @pytest.mark.parametrize("padding", [None, 3, 7, -1])
 @pytest.mark.parametrize("weighted", [False, True])
 def test_rows_of_bags_are_widened_and_no_others(mode: int, padding: int | None, weighted: bool) -> None:
-    """Row 3 is padding that is read, row 7 padding that is not; -1 is the last row."""
+    """Row 3 is a padding row that is read, row 7 a padding row that is not read; -1 is the last row."""
     generator = torch.Generator().manual_seed(0)
     table = torch.randn(8, 3, generator=generator)
     ids, offsets = torch.tensor([1, 3, 3, 5, 1, 0]), torch.tensor([0, 2, 2, 5])

@@ -17,7 +17,7 @@ from recfx.ir.mappings import as_dict, in_captured_order, key_difference, mappin
 
 
 class Plain(collections.UserDict):  # type: ignore[type-arg]
-    """Made from a dict."""
+    """A mapping that is made from a dict."""
 
 
 class Refuses(collections.UserDict):  # type: ignore[type-arg]

@@ -1,4 +1,4 @@
-"""How far a program may be from another: the bounds of each exactness class, and the batches that are compared."""
+"""The allowed difference of two programs: the bounds of each exactness class, and the compared batches."""
 
 from __future__ import annotations
 
@@ -62,7 +62,8 @@ def test_an_exact_pass_keeps_every_bit() -> None:
 
 
 def wrong_at(rows: Sequence[int]) -> tuple[Program, Program]:
-    """A program, and one whose result depends on the batch: it is off by the batch's distance from some sizes, multiplied together."""
+    """A program, and a program whose error depends on the batch: the product of the batch's distances from some
+    sizes."""
     made = []
     for off in (False, True):
         b = GraphBuilder({"x": ("batch", 3)})
@@ -79,7 +80,7 @@ def wrong_at(rows: Sequence[int]) -> tuple[Program, Program]:
 
 
 def test_other_sizes_than_the_example_are_compared() -> None:
-    """A program that is right at the example's batch alone, or there and at one row, is found."""
+    """A program is found if it is right only at the example's batch, or only there and at one row."""
     for sizes in ((4,), (4, 1), (4, 2)):
         with pytest.raises(recfx.VerificationError):
             verify_numeric(*wrong_at(sizes), Exactness.EXACT)
@@ -122,9 +123,9 @@ def test_other_kernels_may_spread_a_nan_in_its_row_alone(
         (1.0, 1.0, 1.5, True),  # the original is right
         (4e10, 3e4, 1e9, False),  # the original is rounding alone
         (1.0, 1.0, INF, True),
-        (2.0, 1.0, 100.0, False),  # the original is off by its own size
+        (2.0, 1.0, 100.0, False),  # the error of the original is as large as its result
         (1.005, 1.0, 1.5, True),
-        (1.0, INF, INF, False),  # float64 overflows as the judged result does
+        (1.0, INF, INF, False),  # float64 overflows like the judged result
         (NAN, NAN, 0.0, True),
         (INF, 1e39, 3e38, True),
     ],

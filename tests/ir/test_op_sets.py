@@ -93,7 +93,7 @@ def test_aliases_may_share_memory(target: Any) -> None:
 
 
 def spelled_out() -> list[str]:
-    """Literals that hold every member of a named set."""
+    """Literals that contain every member of a named set."""
     found = []
     folders = ("recfx", "passes", "targets", "benchmarks", "tests")
     files = {f.resolve() for folder in folders for f in (ROOT / folder).rglob("*.py")}

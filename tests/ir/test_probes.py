@@ -1,4 +1,4 @@
-"""Probes: which batches are made up, and that columns, rows in other dimensions, sizes and bags are each drawn as they should be."""
+"""Probes: the generated batches, and the draws of columns, of rows in other dimensions, of sizes and of bags."""
 
 from __future__ import annotations
 

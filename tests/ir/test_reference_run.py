@@ -30,7 +30,7 @@ def _attention(mask: torch.Tensor, query: torch.Tensor, scale: float | None = No
 
 
 def _hidden() -> torch.Tensor:
-    """Which keys are seen: all by the first row, some by the second, none by the third."""
+    """The mask of visible keys: the first row sees all keys, the second some keys, the third no key."""
     seen = torch.ones(3, 1, _KEYS, _KEYS, dtype=torch.bool)
     seen[1, :, :, ::2] = False
     seen[2] = False
@@ -59,7 +59,7 @@ def test_scores_of_nan_stay_nan() -> None:
 
 @pytest.mark.parametrize("fill", [float("nan"), float("inf")])
 def test_hidden_keys_are_not_read(fill: float) -> None:
-    """The last key holds no number: rows that see it are spoiled, and the others are as without it."""
+    """The last key holds NaN: rows that see it become NaN, and the other rows are the same as without it."""
     query, seen = torch.randn(3, 1, _KEYS, 4), torch.ones(3, 1, _KEYS, _KEYS, dtype=torch.bool).tril()
     clean = _attention(seen, query)
     query[:, :, -1] = fill
@@ -87,7 +87,7 @@ def test_gelu_keeps_its_precision_far_below_zero(approximate: str) -> None:
     ("message", "refusal"), [("no float64\nmore", "NotImplementedError: no float64"), ("", "NotImplementedError: ")]
 )
 def test_a_refusal_is_told_in_one_line(monkeypatch: pytest.MonkeyPatch, message: str, refusal: str) -> None:
-    """The reference is then the program in its own types."""
+    """In these cases the reference is the program in its own types."""
 
     def refuse(*given: object) -> None:
         raise NotImplementedError(message)

@@ -1,4 +1,4 @@
-"""Sizes of a signature: expressions are solved for the one dimension that is not known yet."""
+"""Sizes of a signature: expressions are solved for a single unknown dimension."""
 
 from __future__ import annotations
 

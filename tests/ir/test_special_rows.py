@@ -22,7 +22,7 @@ ROWS, LENGTH = 30, 6
 
 
 class History(nn.Module):
-    """A masked mean of a history beside dense features, all rows independent."""
+    """A masked mean of a history, and dense features; all rows are independent."""
 
     def __init__(self) -> None:
         super().__init__()
@@ -72,7 +72,7 @@ WRONG: dict[str, Callable[..., torch.Tensor]] = {
 
 
 def wrong_program(name: str) -> tuple[nn.Module, Program, tuple[torch.Tensor, ...]]:
-    """The right model, the program of one that is wrong for some rows, and the inputs that they were captured with."""
+    """The right model, the program of a model that is wrong for some rows, and the inputs of their capture."""
     torch.manual_seed(0)
     right, wrong = History().eval(), History().eval()
     wrong.load_state_dict(right.state_dict())
@@ -85,7 +85,7 @@ def wrong_program(name: str) -> tuple[nn.Module, Program, tuple[torch.Tensor, ..
 def test_a_program_that_is_wrong_for_one_kind_of_row_is_found(name: str) -> None:
     right, program, inputs = wrong_program(name)
     with torch.no_grad():
-        assert torch.equal(program.run(inputs)[0], right(*inputs))  # the example does not tell
+        assert torch.equal(program.run(inputs)[0], right(*inputs))  # the example does not show it
     with pytest.raises(CaptureError, match="disagrees"):
         compare_with_model(program, right, normalize_call(right, inputs, {}))
     with pytest.raises(VerificationError):
@@ -93,7 +93,7 @@ def test_a_program_that_is_wrong_for_one_kind_of_row_is_found(name: str) -> None
 
 
 class Forgiving(nn.Module):
-    """Replaces NaN by zeros, as an integer kernel does."""
+    """Replaces NaN by zeros, like an integer kernel."""
 
     def __init__(self, *, forgives: bool, value: float) -> None:
         super().__init__()
@@ -142,7 +142,7 @@ def test_a_program_that_is_wrong_for_some_bags_is_found(fault: Callable[[torch.T
 
 
 class Refusing(nn.Module):
-    """Takes no id above 5, which its table of 30 rows does not tell, and no zero."""
+    """Accepts no id above 5, although its table has 30 rows, and no zero."""
 
     def __init__(self) -> None:
         super().__init__()
@@ -161,7 +161,7 @@ def test_rows_that_the_model_refuses_are_left_out() -> None:
 
 
 class AskedFor(nn.Module):
-    """Columns read in the ways that the field reads them; notes which ids it was asked for."""
+    """Reads columns in the ways that are common in the field, and records the ids that it receives."""
 
     def __init__(self) -> None:
         super().__init__()

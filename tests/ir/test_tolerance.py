@@ -22,14 +22,14 @@ from recfx.testing import GraphBuilder
 
 
 class OneField(nn.Module):
-    """A factorisation machine over one field: the square of the sum less the sum of squares, which is 0."""
+    """A factorisation machine over one field: the square of the sum minus the sum of squares, which is 0."""
 
     def forward(self, x):
         return ((x.sum(1) + 0.1) ** 2 - (x**2).sum(1) - 0.2 * x.sum(1)).sum(1)
 
 
 class Difference(nn.Module):
-    """A difference of equal things beside a number that is not small."""
+    """A difference of equal values, and a number that is not small."""
 
     def __init__(self) -> None:
         super().__init__()
@@ -129,7 +129,7 @@ def test_an_operator_without_float64_is_checked_in_float32_with_a_notice() -> No
 
 
 def test_rounding_inside_an_operator_of_the_dialect_counts() -> None:
-    """Fields that cancel leave the rounding of their squares, which is not an error of the lowered program."""
+    """Fields that cancel leave the rounding error of their squares, which is not an error of the lowered program."""
     b = GraphBuilder({"x": ("batch", 3, 4)})
     program = b.build(b.call(torch.ops.recfx.fm.default, b.inputs["x"], False))
     x = torch.zeros(2, 3, 4)

@@ -1,4 +1,4 @@
-"""The numbers of the tolerance, each at both sides of its limit."""
+"""The limits of the tolerance, each tested on both sides."""
 
 from __future__ import annotations
 
@@ -100,8 +100,8 @@ def test_eight_times_what_rounding_can_do() -> None:
     assert not judge([1.0, 1.0], [1.0, 1.007], [1.0, 1.0], spread=given, by_row=True)
     asked.clear()
     assert judge([1.0, 1.0], [1.0, 1.0 + EPS], [1.0, 1.0], spread=given)
-    assert not asked  # the spread takes a run, which a good result does not need
-    # Rounding at places that are not checked gives no tolerance at other places.
+    assert not asked  # the spread needs a run, which a good result does not need
+    # Rounding at positions that are not checked gives no tolerance at other positions.
     assert not judge([NAN, 1.0], [NAN, 1.005], [NAN, 1.0], spread=lambda: torch.tensor([1.0, 0.0]))
 
 
@@ -113,7 +113,7 @@ def test_an_original_that_overflows_is_held_to_float64() -> None:
     assert judge([INF, 1.0], [2.0, 1.0], [2.0, 1.0])
     assert judge([INF, 1.0], [INF, 1.0], [2.0, 1.0])
     assert not judge([INF, 1.0], [3.0, 1.0], [2.0, 1.0])
-    # A finite result of the original is judged by itself where float64 has none.
+    # If float64 has no finite result, a finite result of the original is the reference.
     assert judge([2.0, 1.0], [2.0, 1.0], [INF, 1.0])
     assert not judge([2.0, 1.0], [3.0, 1.0], [INF, 1.0])
 

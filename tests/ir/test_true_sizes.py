@@ -36,7 +36,7 @@ def at(size: Any, rows: int) -> int:
 )
 def test_slices_of_every_batch(start: int | None, end: int | None, step: int, times: int) -> None:
     """The size equals torch's, for one row and many."""
-    assume(range(7 * times)[start:end:step])  # no plan holds a slice without elements
+    assume(range(7 * times)[start:end:step])  # no plan contains a slice without elements
     shape: tuple[int | str, ...] = ("b" if times == 1 else f"{times} * b", 3)
     (size, columns) = sizes(_aten.slice.Tensor, shape, 0, start, end, step)
     assert columns == 3

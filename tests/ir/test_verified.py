@@ -1,4 +1,4 @@
-"""The facts that verification remembers of a node, and the changes that make it verify again."""
+"""The facts of a node that verification caches, and the changes after which it verifies the node again."""
 
 from __future__ import annotations
 

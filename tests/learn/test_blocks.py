@@ -1,4 +1,4 @@
-"""Quantising in blocks of rows is quantising at once."""
+"""Quantising in blocks of rows equals quantising the whole table."""
 
 from __future__ import annotations
 
@@ -52,7 +52,7 @@ def test_a_delta_changed_before_the_backward_pass_is_an_error(monkeypatch: pytes
 
 
 def test_bounds_moved_before_the_backward_pass_do_not_matter(monkeypatch: pytest.MonkeyPatch) -> None:
-    """As where one quantiser serves two blocks of a step."""
+    """As with one quantiser for two blocks of a step."""
     gradients = []
     x = torch.randn(6, 4, generator=torch.Generator().manual_seed(0))
     for least in (0, 1 << 60):

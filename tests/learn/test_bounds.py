@@ -1,4 +1,4 @@
-"""Bounds: what they are on known blocks, what they remember, and what they refuse."""
+"""Bounds: their values on known blocks, their statistics, and refused arguments."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Bounds about the mean row: what they round to, what is stored, and the constant that searches may leave out."""
+"""Bounds about the mean row: rounded values, stored values, and the constant that searches may omit."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""GSTE's delta against its definition on the whole table, and when it is brought up to date."""
+"""GSTE's delta against its definition on the whole table, and the times of its updates."""
 
 from __future__ import annotations
 
@@ -50,7 +50,7 @@ def _batch(seed: int) -> Batch:
 
 
 def _rows(model: QuantizedModel, batch: Batch) -> tuple[Batch, Rows]:
-    """A further item must not matter: it is embedded for something else."""
+    """A further item must not affect delta: it is embedded for another purpose."""
     distinct = batch.distinct(torch.arange(ITEMS))
     return distinct.places, model.rows(distinct.users, distinct.items)
 
@@ -141,7 +141,7 @@ def test_no_gradient_no_delta() -> None:
 
 
 def _updates(settings: DeltaSettings, epochs: int = 3, batches: int = 4) -> tuple[Curvature, list[int]]:
-    """Runs through some epochs; the steps at which delta changed."""
+    """Runs some epochs; returns the steps at which delta changed."""
     model, curvature, steps = _model(1, "sigma", False, 0), Curvature(settings), []
     for step in range(epochs * batches):
         batch = _batch(step)

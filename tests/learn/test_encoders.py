@@ -127,7 +127,7 @@ def test_samples_that_do_not_fit(sample: tuple[Tensor, Tensor, Tensor]) -> None:
 
 
 def test_users_and_items_without_interactions_are_embedded() -> None:
-    """Neighbours are not needed: an isolated row keeps a share of its own embedding and can be quantised."""
+    """A row without neighbours keeps a share of its own embedding and can be quantised."""
     data = planted(20, 30)
     users, items = data.train_pairs()
     keep = (users != 3) & (items != 4)

@@ -1,4 +1,4 @@
-"""Each estimator's gradient against its formula, written out anew in the simplest terms."""
+"""Each estimator's gradient against a second, simple implementation of its formula."""
 
 from __future__ import annotations
 
@@ -118,7 +118,8 @@ def test_the_correction_does_not_depend_on_the_scale(seed: int, delta: float, ex
 
 
 def test_a_step_back_grows_when_it_leaves_the_rounding_behind() -> None:
-    """Above its grid value and descending (positive gradient), an element gets more; below, less."""
+    """With a positive gradient, an element above its grid value gets a larger gradient, and one below a smaller
+    gradient."""
     x = torch.tensor([[0.2, 0.8]])
     gradient = _gradient(HessianScaled(1.0), x, 1, torch.ones(1, 2))
     torch.testing.assert_close(gradient, torch.tensor([[1.2, 0.8]]))

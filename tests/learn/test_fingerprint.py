@@ -1,4 +1,4 @@
-"""A checkpoint is continued by the experiment that wrote it alone: everything that changes the result is compared."""
+"""Only the experiment that wrote a checkpoint continues it: all settings that change the result are compared."""
 
 from __future__ import annotations
 
@@ -39,7 +39,7 @@ TOP = torch.arange(3000).reshape(300, 10) % 200
 
 @dataclass
 class Setup:
-    """What a trainer is made of; each function makes it anew."""
+    """The parts of a trainer; each function makes a new part."""
 
     data: Callable[[], Interactions] = planted
     batch: int = 512
@@ -159,7 +159,7 @@ MADE: dict[type, dict[str, Any]] = {
 
 @pytest.mark.parametrize("kind", CLASSES, ids=lambda kind: kind.__name__)
 def test_every_argument_of_a_constructor_is_in_the_fingerprint(kind: type) -> None:
-    """Apart from those that become state, which the checkpoint holds: HessianScaled's delta."""
+    """Except for arguments that become state in the checkpoint: HessianScaled's delta."""
     found = fingerprint(it=kind(**MADE.get(kind, {})))
     arguments = [] if kind.__init__ is object.__init__ else list(inspect.signature(kind.__init__).parameters)[1:]
     state = {"delta"} if kind is ESTIMATORS["gste"] else set()

@@ -1,4 +1,5 @@
-"""What a step is made of: distinct rows, losses that gather them, rates that fall, and a teacher's items drawn by rank."""
+"""The parts of a step: distinct rows, losses that gather them, falling learning rates, and a teacher's items drawn by
+rank."""
 
 from __future__ import annotations
 
@@ -101,7 +102,7 @@ def test_rates_fall_as_half_a_cosine(monkeypatch: pytest.MonkeyPatch) -> None:
 
 
 def test_negatives_of_a_sample_share_one_penalty() -> None:
-    """The same negative three times is penalised as once."""
+    """A negative that occurs three times has the same penalty as one that occurs once."""
     data = planted(60, 40)
     models = []
     for count in (1, 3):

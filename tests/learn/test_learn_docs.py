@@ -1,4 +1,4 @@
-"""What docs/learn.md says stays true."""
+"""The statements of docs/learn.md are true."""
 
 from __future__ import annotations
 

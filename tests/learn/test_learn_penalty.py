@@ -1,4 +1,4 @@
-"""The penalty of used rows against the gathered rows themselves."""
+"""The penalty of used rows against the penalty of gathered rows."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Encoders with fast propagation give what the plain ones give, values and gradients."""
+"""Encoders with fast propagation give the values and gradients of plain encoders."""
 
 from __future__ import annotations
 

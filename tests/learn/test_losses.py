@@ -108,7 +108,7 @@ def test_bprs_trace_is_its_formula(seed: int) -> None:
 
 
 def test_a_row_in_several_samples_has_the_sum_of_its_places() -> None:
-    """The trace with respect to table rows is that with respect to the batch's places."""
+    """The trace with respect to table rows equals the trace with respect to the batch's positions."""
     users, positives, negatives = _samples(3, batch=4, negatives=1)
     ids = torch.tensor([0, 1, 0, 0])
     for loss in (BPR(), BCE(), SampledSoftmax()):

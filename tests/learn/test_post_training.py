@@ -1,4 +1,4 @@
-"""Rounding afterwards: errors against their bounds, rotations, and RaBitQ's estimate."""
+"""Post-training rounding: errors against their bounds, rotations, and RaBitQ's estimate."""
 
 from __future__ import annotations
 
@@ -65,13 +65,13 @@ def test_rotations_leave_dot_products(dim: int, seed: int) -> None:
 
 
 def _lost(x: Tensor, rotation: Tensor) -> float:
-    """Share of the squared length that signs with the best scale lose."""
+    """The lost share of the squared length by signs with the best scale."""
     turned = torch.nn.functional.normalize(x @ rotation, dim=1)
     return float(((sign_rows(turned).dequantize() - turned) ** 2).sum() / len(x))
 
 
 def test_fitted_rotations_lose_less_with_every_step() -> None:
-    """Rows near the corners of a hidden, rotated cube: a random rotation is far from it."""
+    """Rows near the corners of a rotated cube; a random rotation is far from the cube's."""
     generator = torch.Generator().manual_seed(0)
     corners = torch.randint(0, 2, (12, 16), generator=generator) * 2.0 - 1
     x = corners[torch.randint(12, (2000,), generator=generator)] + 0.3 * torch.randn(2000, 16, generator=generator)
@@ -83,7 +83,7 @@ def test_fitted_rotations_lose_less_with_every_step() -> None:
 
 
 def test_a_rotation_spreads_what_a_sign_loses() -> None:
-    """Where a few columns hold nearly all of a row, signs alone lose most of it."""
+    """If a few columns hold nearly all of a row, signs lose most of it."""
     generator = torch.Generator().manual_seed(0)
     users, items = (torch.randn(200, 64, generator=generator) * 0.8 ** torch.arange(64) for _ in range(2))
     exact = users @ items.T
@@ -109,7 +109,7 @@ def test_more_bits_come_nearer(method: str, bits: int) -> None:
 
 @pytest.mark.parametrize("centred", [False, True])
 def test_rabitq_is_unbiased(centred: bool) -> None:
-    """The mean over rotations comes as near to the truth as its own standard error says."""
+    """The distance of the mean over rotations from the true value is within its standard errors."""
     generator = torch.Generator().manual_seed(0)
     items, queries = torch.randn(12, 32, generator=generator) + 0.5, torch.randn(5, 32, generator=generator)
     centre = None if centred else torch.zeros(32)

@@ -33,7 +33,7 @@ def users_of(kind: str, values: Tensor) -> QuantizedTable:
 
 
 def loss(users: Tensor, items: Tensor, top: Tensor, candidates: Tensor, ranks: int, decay: float) -> Tensor:
-    """As the module states it, in float64 and for one user after the other."""
+    """The definition of the module, in float64 and for one user at a time."""
     found = []
     for user, first, ids in zip(users.double(), top, candidates, strict=True):
         scores = items.double() @ user
@@ -98,7 +98,8 @@ def test_answers_do_not_depend_on_blocks_and_repeat(monkeypatch: pytest.MonkeyPa
 
 
 def test_users_find_what_the_teacher_ranks_first() -> None:
-    """Signs of both sides hold little of a teacher's order; with the items' as they are, the users' are chosen for it."""
+    """Signs of both sides preserve little of a teacher's order; with fixed items, the users' signs are chosen for
+    it."""
     users, items = drawn(0, 200, 32) * 0.7, drawn(1, 2_000, 32) * 0.7
     top, rounded = teacher_top(users, items, 200), sign_rows(items)
 
@@ -112,7 +113,7 @@ def test_users_find_what_the_teacher_ranks_first() -> None:
 
 
 def test_items_that_are_left_out_are_no_candidates() -> None:
-    """A user's own first items would be those that it has taken already."""
+    """Without exclusion, a user's first items are those of the user's history."""
     items = torch.cat([torch.full((5, 4), 2.0), drawn(0, 40, 4)])
     users = sign_rows(torch.ones(1, 4))
     top = torch.tensor([[7, 9]])
@@ -127,7 +128,7 @@ def test_items_that_are_left_out_are_no_candidates() -> None:
 
 
 def test_losses_do_not_rise_where_exponentials_vanish() -> None:
-    """Beside a score of 40, one of -80 is nothing in float32; turned, it is the greatest."""
+    """Relative to a score of 40, the exponential of -80 vanishes in float32; after the turn it is the greatest."""
     users = QuantizedTable(torch.ones(1, 2, dtype=torch.uint8), torch.tensor(-1.0), torch.tensor(2.0), 1)
     items = torch.tensor([[20.0, 20.0], [40.0, 12.0], [-40.0, -13.0]])
     top = torch.tensor([[0, 1, 2]])
@@ -145,7 +146,7 @@ def test_items_drawn_are_none_of_those_left_out(left_out: int, monkeypatch: pyte
     plain = refinement._Descent.__init__
     monkeypatch.setattr(refinement._Descent, "__init__", lambda *parts: hidden.append(parts[5]) or plain(*parts))
     refined = refine_signs(users, items, top, exclude=taken, drawn=40)
-    # Of 42 candidates only as many differ as there are items left.
+    # Of 42 candidates, only as many are different as items remain.
     assert int((~torch.cat(hidden)).sum(1).max()) == 10 - left_out
     measure = (top, torch.arange(left_out, 10).expand(30, -1), 100, 0.06)
     before, after = (loss(table.dequantize(), items, *measure) for table in (users, refined))

@@ -1,4 +1,4 @@
-"""Runs that were stopped go on bit for bit."""
+"""Stopped runs continue bit for bit."""
 
 from __future__ import annotations
 
@@ -37,7 +37,7 @@ def data() -> Interactions:
 def test_resuming_is_bit_for_bit(
     estimator: str, bounds: str, data: Interactions, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """Stopped in the middle of an epoch twice, with everything that draws or remembers switched on."""
+    """Stopped in the middle of an epoch twice, with all features that draw random numbers or hold state."""
     top = teacher_top(torch.randn(data.n_users, 4), torch.randn(data.n_items, 4), 10)
     ema = DeltaSettings(every=2, unit="steps", batches=2, ema=0.5)
 
@@ -54,7 +54,7 @@ def test_resuming_is_bit_for_bit(
 
     whole = trainer(None)
     want = whole.run()
-    if estimator == "guidance":  # beta is still 0 in so few epochs: let both kinds of rows occur
+    if estimator == "guidance":  # beta is still 0 after so few epochs; this makes both kinds of rows occur
         monkeypatch.setattr("recfx.learn.Guidance.start_epoch", lambda self, epoch: self.beta.fill_(0.5))
         whole = trainer(None)
         want = whole.run()
@@ -64,7 +64,7 @@ def test_resuming_is_bit_for_bit(
             sampler = Interrupted(UserSampler(data, negatives=2), stop_after, ran_out)
             part = trainer(tmp_path, sampler)
             assert part.run().stopped == "time"
-    torch.rand(7)  # what others draw meanwhile must not matter
+    torch.rand(7)  # other draws from the generator must not matter
     resumed = trainer(tmp_path)
     found = resumed.run()
     assert same(state_of(resumed.model), state_of(whole.model))

@@ -1,4 +1,4 @@
-"""Training end to end: it learns, stops, resumes bit for bit, and complains about bad input."""
+"""Training end to end: it learns, stops, resumes bit for bit, and refuses bad input."""
 
 from __future__ import annotations
 
@@ -36,7 +36,7 @@ def data() -> Interactions:
 
 @pytest.mark.parametrize(("kind", "share"), [("table", 0.93), ("graph", 0.88)])
 def test_trained_one_bit_beats_rounding_afterwards(kind: str, share: float) -> None:
-    """The same encoder in full precision, its signs, its scaled signs, and the one trained with one bit."""
+    """The same encoder in full precision, its signs, its scaled signs, and an encoder trained with one bit."""
     data = Interactions.from_feedback(synthetic_feedback(600, 400, 6, per_user=80, zipf=0.4, scale=4))
     settings = replace(QUICK, epochs=30, evaluate_every=3, patience=4)
     full = QuantizedModel(encoder(data, kind))
@@ -96,7 +96,7 @@ def _rounded(model: QuantizedModel, data: Interactions) -> tuple[Tensor, Tensor]
 
 
 def test_the_teachers_ranking_is_learned(data: Interactions) -> None:
-    """After few epochs from scratch the top items agree more with the teacher's."""
+    """After a few epochs from random weights, the top items agree more with the teacher's."""
     teacher = QuantizedModel(encoder(data, "table"))
     Trainer(teacher, UserSampler(data), replace(QUICK, epochs=20)).run()
     top = teacher_top(*teacher.embeddings(), 20)
@@ -110,7 +110,7 @@ def test_the_teachers_ranking_is_learned(data: Interactions) -> None:
 
 
 def test_samplers_with_a_generator_of_their_own(data: Interactions) -> None:
-    """The trainer's generator takes the place of theirs, so that the seed of the run decides."""
+    """The trainer's generator replaces the samplers' own, so that the seed of the run determines the samples."""
 
     class Own:
         def __init__(self, seed: int) -> None:

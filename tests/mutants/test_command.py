@@ -1,4 +1,4 @@
-"""The command of the mutation tests starts: it must not have imported recfx when it makes mutants."""
+"""The command of the mutation tests starts: it must not import recfx before it makes mutants."""
 
 from __future__ import annotations
 

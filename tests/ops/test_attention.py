@@ -52,7 +52,7 @@ def weights_for(parts: int, rng: torch.Generator) -> list[torch.Tensor]:
 def test_every_row_follows_the_formula(
     seed: int, parts: list[str], softmax: bool, masking: int, fill: float, scale: float, shared: bool
 ) -> None:
-    assume(softmax or abs(fill) < 1e6)  # as weights, such fills only overflow
+    assume(softmax or abs(fill) < 1e6)  # as weights, such fill values only overflow
     rng = torch.Generator().manual_seed(seed)
     query = torch.randn(2, D, generator=rng)
     keys = torch.randn(1 if shared else 2, L, D, generator=rng)

@@ -1,4 +1,4 @@
-"""Whole models, fused into the dialect and decomposed again: the answers stay."""
+"""Whole models, fused into the dialect and decomposed again, give the same outputs."""
 
 from __future__ import annotations
 
@@ -27,7 +27,7 @@ DIALECT_STEPS = sorted(name for name, step in STEPS.items() if set(step.operator
 
 
 def fused(name: str, precision: str = "fp32") -> Program:
-    """A model of the zoo in the dialect, as the native backend gets it."""
+    """A model of the zoo in the dialect, as the native backend receives it."""
     torch.manual_seed(0)
     model = MODELS[name].small().eval()  # type: ignore[attr-defined]
     program = capture(model, model.example_inputs(6), {})

@@ -19,14 +19,14 @@ from recfx.ir.reference_run import run_in_float64
 from recfx.ops import decompose, propagation, ranking
 from recfx.ops.library import DECOMPOSITIONS
 
-#: How much larger the error of a decomposition may be than that of its reference, both against float64.
+#: The largest ratio of the errors of a decomposition and of its reference, both against float64.
 FACTOR = 4.0
 
 BATCHES = (1, 2, 5, 33)
 
 
 def require_close(found: torch.Tensor, plain: torch.Tensor, exact: torch.Tensor) -> None:
-    """The errors are within FACTOR and a few last bits; infinities and NaN stand in the same places."""
+    """The errors are within FACTOR and a few last bits; infinities and NaN are at the same positions."""
     assert (found.shape, found.dtype) == (plain.shape, plain.dtype)
     odd = ~plain.isfinite()
     torch.testing.assert_close(found[odd], plain[odd], rtol=0, atol=0, equal_nan=True)
@@ -37,7 +37,7 @@ def require_close(found: torch.Tensor, plain: torch.Tensor, exact: torch.Tensor)
 
 
 def require_aten(program: Program) -> None:
-    """The graph holds operators of ATen alone, writes nothing in place, and its recorded values follow from its inputs."""
+    """The graph has only operators of ATen, writes nothing in place, and its recorded values follow from its inputs."""
     for node in program.graph.nodes:
         if isinstance(node.target, torch._ops.OpOverload):
             assert node.target.namespace == "aten", node

@@ -1,4 +1,4 @@
-"""Scores over packed codes: the reference against floats."""
+"""Scores over packed codes: the reference against floating-point arithmetic."""
 
 from __future__ import annotations
 

@@ -36,12 +36,12 @@ many_drawn = settings(max_examples=12, suppress_health_check=list(HealthCheck))
 
 
 class Session:
-    """A program in ONNX Runtime."""
+    """Runs a program in ONNX Runtime."""
 
     def __init__(self, model: Any) -> None:
         given = model if isinstance(model, str) else model.SerializeToString()
         options = onnxruntime.SessionOptions()
-        options.log_severity_level = 4  # a refusal is an exception, and printed as well
+        options.log_severity_level = 4  # ONNX Runtime also prints a refusal, in addition to the exception
         options.intra_op_num_threads = 1
         self._held = onnxruntime.InferenceSession(given, options, providers=["CPUExecutionProvider"])
         self._names = [place.name for place in self._held.get_inputs()]
@@ -52,7 +52,8 @@ class Session:
 
 
 def rounds_inside(program: Program) -> bool:
-    """Whether the program rounds intermediate values to few digits, so that a difference of one last bit can grow to a whole step."""
+    """Whether the program rounds intermediate values to few digits, so that a difference of one last bit can become a
+    whole step."""
     state = program.state().values()
     return any(held.dtype in (torch.int8, torch.bfloat16) and held.ndim == 2 for held in state) or any(
         True in node.args for node in program.graph.nodes if "propagate" in str(node.target)

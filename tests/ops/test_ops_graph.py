@@ -1,4 +1,4 @@
-"""Propagation and the ranking loss: their meaning, shapes and gradients, whichever kernel runs."""
+"""Propagation and the ranking loss: their results, shapes and gradients, with every kernel."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ from recfx.ops import propagation, ranking
 
 GRAPH = (
     torch.tensor([0, 2, 3, 3, 5, 6]),
-    torch.tensor([3, 4, 3, 0, 1, 0], dtype=torch.int32),  # 0-3, 0-4, 1-3; row 2 has none
+    torch.tensor([3, 4, 3, 0, 1, 0], dtype=torch.int32),  # edges 0-3, 0-4 and 1-3; row 2 has no edge
     torch.tensor([2.0, 1, 1, 2, 1]).rsqrt(),
 )
 

@@ -1,4 +1,5 @@
-"""What nearly is what passes look for: each program differs by one argument from one that a pass rewrites, and must keep its meaning."""
+"""Near misses of passes: each program differs in one argument from a program that a pass rewrites, and must keep its
+results."""
 
 from __future__ import annotations
 
@@ -27,7 +28,7 @@ IDS[0] = 0
 
 
 def keeps(passes: str, body: Callable[..., Any], *inputs: torch.Tensor, **state: Any) -> Program:
-    """The program after passes that must not change what it computes."""
+    """The program after passes that must not change its results."""
     program = program_of(Case(lambda: Function(body, **state), inputs))
     after = Pipeline(passes).run(program).program
     verify_meta(after)
@@ -101,7 +102,7 @@ def test_layers_of_other_operands_are_no_cross_layers(name: str) -> None:
     }
     after = keeps("fuse-cross", CROSS[name], X, Y, **state)
     joined = [n for n in after.graph.nodes if str(n.target) == "recfx.cross.default" and len(n.args[3]) > 6]
-    assert not joined  # layers of two tensors, or with something between them, are not one stack
+    assert not joined  # layers of two tensors, or with an operator between them, are not one stack
 
 
 LOOKUPS: dict[str, Callable[..., Any]] = {
@@ -141,11 +142,11 @@ def test_lookups_read_what_they_read_before(name: str) -> None:
 )
 @pytest.mark.parametrize("padding", [None, 0, 4])
 def test_offsets_are_those_of_whole_bags(start: int, stride: int, fires: bool, padding: int | None) -> None:
-    """Offsets 0, L, 2 L, ... alone are bags of L ids; others stay offsets."""
+    """Only offsets 0, L, 2 L, ... are bags of L ids; others stay offsets."""
     b = GraphBuilder({"ids": (("batch", 3), torch.int64)})
     flat = b.call(aten.reshape.default, b.inputs["ids"], [-1])
     count = b.call(operator.mul, b.call(aten.sym_size.int, b.inputs["ids"], 0), stride)
-    end = b.call(operator.add, count, start)  # as many offsets as rows, whatever the step
+    end = b.call(operator.add, count, start)  # as many offsets as rows, for any step
     offsets = b.call(aten.arange.start_step, start, end, stride, dtype=torch.int64)
     table = b.state("table", torch.randn(9, 2))
     bag = b.call(aten.embedding_bag.padding_idx, table, flat, offsets, False, 0, False, None, False, padding)
@@ -154,7 +155,7 @@ def test_offsets_are_those_of_whole_bags(start: int, stride: int, fires: bool, p
     after = run("fuse-lookups", program).program
     (call,) = (n for n in after.graph.nodes if n.target is lookup.grouped_lookup)
     assert {f.length for f in lookup.decode(call.args[5])} == {3 if fires else lookup.JAGGED}
-    if start == 0:  # torch takes no other first offset
+    if start == 0:  # torch accepts no other first offset
         verify_numeric(program, after, Exactness.REASSOC)
 
 
@@ -176,7 +177,7 @@ def test_bases_of_fields_are_scaled_by_alpha(alpha: int) -> None:
 @pytest.mark.parametrize("threshold", [0, 1, 2, 5])
 @pytest.mark.parametrize("compare", ["gt", "ge", "ne", "lt"])
 def test_masks_by_a_comparison_with_any_number(compare: str, threshold: int) -> None:
-    """`ids > 0` hides the padding of id 0; `ids > 2` hides three ids, which no padding says."""
+    """`ids > 0` hides the padding of id 0; `ids > 2` hides three ids, which a padding id cannot express."""
     torch.manual_seed(0)
     keeps(
         "canonicalize,form-bags,fuse-lookups",
@@ -191,7 +192,7 @@ def test_clipping_weights_lessens_their_squared_error() -> None:
     layer = nn.Linear(16384, 2, bias=False)
     with torch.no_grad():
         layer.weight.normal_().clamp_(-3, 3)
-        layer.weight[:, 0] = 6.0  # one weight far from the others, which clipping gives up
+        layer.weight[:, 0] = 6.0  # one weight far from the others, which is clipped
     program = run(
         "fuse-mlp", program_of(Case(lambda: Function(lambda m, x: m.a(x), a=layer), (torch.randn(3, 16384),)))
     ).program

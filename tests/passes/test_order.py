@@ -1,4 +1,5 @@
-"""The order of passes: what each requires, prefers, avoids and forbids, and what a pipeline that breaks it is told."""
+"""The order of passes: the properties that each requires, prefers, avoids and forbids, and the messages for wrong
+orders."""
 
 from __future__ import annotations
 
@@ -12,7 +13,7 @@ from recfx.passes import FUSED, PRECISIONS, STAGES, default_stages, with_extra_p
 from recfx.pipeline import Pipeline, registered
 from recfx.pipeline.validate import violations
 
-#: Two passes in an order that loses what the second is for, and the property that says so.
+#: Two passes in an order that makes the second useless, and the property that reports it.
 REFUSED = [
     ("fuse-parallel-linears", "hoist-requests", "linears-joined"),
     ("fuse-lookups", "hoist-requests", "lookups-fused"),

@@ -1,4 +1,4 @@
-"""Views behind operators whose strides a pass changes become reshapes, through whatever aliases lie between."""
+"""Views after operators whose strides a pass changes become reshapes, also through aliases between them."""
 
 from __future__ import annotations
 
@@ -13,7 +13,8 @@ from recfx.passes._strides import relax_views
 
 _aten = torch.ops.aten
 
-#: Operators between, each with its arguments behind the tensor [2, 1, 6], and whether the result may share its memory.
+#: Operators between them, each with its arguments after the tensor [2, 1, 6], and whether the result may share its
+#: memory.
 BETWEEN: dict[str, tuple[Any, tuple[Any, ...], bool]] = {
     "squeeze": (_aten.squeeze.default, (), True),
     "squeeze of several": (_aten.squeeze.dims, ([1],), True),

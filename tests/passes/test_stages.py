@@ -1,4 +1,4 @@
-"""The stages of the default pipelines, and passes of the user's between them."""
+"""The stages of the default pipelines, and the user's passes between them."""
 
 from __future__ import annotations
 
@@ -118,10 +118,10 @@ def test_a_place_that_is_not_there_is_an_error_that_lists_the_stages(place: str)
 
 
 class CountLinears(recfx.Pass):
-    """Remembers how many linears it met."""
+    """Records the number of linears that it finds."""
 
     spec = recfx.PassSpec("count-linears", "Counts linears.")
-    seen: list[int] = []  # noqa: RUF012 - shared by the instances that the pipeline makes
+    seen: list[int] = []  # noqa: RUF012 - shared by all instances that the pipeline makes
 
     def run(self, program: Program, ctx: PassContext) -> None:
         self.seen.append(sum(node.target is torch.ops.aten.linear.default for node in program.graph.nodes))

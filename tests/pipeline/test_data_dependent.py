@@ -1,4 +1,5 @@
-"""Passes over graphs whose sizes only the inputs' values tell: they miss, and say why, where they would have to compare such a size."""
+"""Passes over graphs with sizes that depend on the inputs' values: where they need to compare such a size, they miss
+and give the reason."""
 
 from __future__ import annotations
 
@@ -17,7 +18,7 @@ REASON = "a size depends on the inputs' values"
 
 
 class Trimmed(nn.Module):
-    """Reads the first columns of padded histories, as many as the longest one has, beside an expanded query."""
+    """Reads the first columns of padded histories, up to the longest history, and an expanded query."""
 
     def __init__(self) -> None:
         super().__init__()
@@ -75,7 +76,7 @@ def test_a_rule_that_compares_such_a_size_misses_with_the_reason() -> None:
 
 
 class Careless(Pass):
-    """Erases what it can, then compares a size outside of any rule."""
+    """Erases unused nodes, then compares a size outside of any rule."""
 
     spec = PassSpec("careless", "Compares sizes.", exactness=recfx.Exactness.APPROX)
 

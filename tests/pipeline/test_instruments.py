@@ -1,4 +1,4 @@
-"""Instruments see every pass, and write what was recorded of it."""
+"""Instruments observe every pass, and write the records of it."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""What pipelines verify after each pass, what they record, and what lenient runs leave out."""
+"""The verifications and records of pipelines after each pass, and the verifications that lenient runs omit."""
 
 from __future__ import annotations
 
@@ -26,7 +26,7 @@ aten = torch.ops.aten
 
 
 def verified(monkeypatch: pytest.MonkeyPatch) -> list[Any]:
-    """The names of the verifications that run from now on, and what the numeric one is asked."""
+    """Records the names of the verifications from now on, and the arguments of the numeric one."""
     calls: list[Any] = []
     monkeypatch.setattr(pipeline_module, "verify_meta", lambda program: calls.append("meta"))
     monkeypatch.setattr(pipeline_module, "verify_structure", lambda program: calls.append("structure"))
@@ -122,7 +122,7 @@ def test_passes_see_no_dead_users_and_leave_none() -> None:
 
 
 def test_a_change_of_what_nothing_reads_is_kept() -> None:
-    """Operators that are run for their effect have no user."""
+    """Operators that run for their effect have no user."""
 
     def guard(program: Program, ctx: PassContext) -> None:
         node = next(iter(program.graph.find_nodes(op="output")))

@@ -1,4 +1,4 @@
-"""What a pass is given: insertion, state, provenance, misses, the gate, and the recomputation of values."""
+"""The context of a pass: insertion, state, provenance, misses, the gate, and the recomputation of values."""
 
 from __future__ import annotations
 
@@ -170,8 +170,8 @@ def test_values_that_follow_are_recomputed_only_where_they_change() -> None:
     kept, far = gt.meta["val"], apart.meta["val"]
     with ctx.before(tanh):
         ctx.replace(tanh, ctx.call(aten.to.dtype, program.placeholders()[0], torch.float64))
-    assert gt.meta["val"] is kept  # bool as before
-    assert apart.meta["val"] is far  # reads nothing that changed
+    assert gt.meta["val"] is kept  # still bool
+    assert apart.meta["val"] is far  # its inputs did not change
     assert neg.meta["val"].dtype is torch.float64
     verify_meta(program)
     value = neg.meta["val"]

@@ -1,4 +1,4 @@
-"""Declarations, data classes and bisection as they are declared."""
+"""Declarations of passes, data classes and the records of bisection."""
 
 from __future__ import annotations
 
@@ -74,7 +74,7 @@ def test_a_culprit_is_described(where: str, alone: bool, needed: bool, text: str
 @pytest.mark.parametrize("count", [1, 2, 3, 8])
 @pytest.mark.parametrize("last", [True, False])
 def test_bisection_halves(count: int, last: bool) -> None:
-    """Two runs for everything and nothing, about log2(rewrites) to search, one for the culprit, and two to judge it."""
+    """Two runs for all and no rewrites, about log2(rewrites) to search, one for the culprit, and two to judge it."""
     seen: list[list[Any]] = []
     worst = count if last else 1
 

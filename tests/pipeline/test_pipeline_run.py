@@ -48,7 +48,7 @@ def test_a_rewrite_fires_records_and_leaves_its_input_alone() -> None:
 def test_what_a_missing_or_refused_rewrite_inserted_is_taken_back() -> None:
     @rewrite(RELU)
     def hesitant(node: Any, ctx: PassContext) -> Any:
-        """Inserts, then thinks better of it."""
+        """Inserts a node, then declines the rewrite."""
         ctx.call(TANH, node.args[0])
         return Miss("after all not")
 
@@ -68,7 +68,7 @@ def test_a_refused_rewrite_keeps_its_number_over_many_sweeps() -> None:
 def test_a_rule_that_never_ends_and_one_that_returns_nonsense() -> None:
     @rewrite(RELU)
     def endless(node: Any, ctx: PassContext) -> Any:
-        """Replaces itself for ever."""
+        """Replaces its own result without end."""
         return ctx.call(RELU, node.args[0])
 
     @rewrite(RELU)
@@ -92,7 +92,7 @@ def test_bisection_finds_the_rewrite() -> None:
     result = Pipeline([drop_double_relu, spoil]).bisect(program, second_tanh_is_spoilt)
     assert (result.culprit.pass_name, result.culprit.index) == ("tanh-to-neg", 2)
     assert result.alone
-    assert not result.needed  # the third tanh is spoilt as well
+    assert not result.needed  # the third tanh is wrong as well
     assert "later rewrites are bad as well" in str(result)
     assert result.runs <= 9
 

@@ -1,4 +1,4 @@
-"""Running pipelines: what verification catches, and the reproducers it leaves."""
+"""Running pipelines: faults that verification finds, and the reproducers that it writes."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Reproducer folders run again, wherever the failing pass is defined and whatever it needs."""
+"""Reproducer folders can be run, for failing passes that are defined anywhere and need any state."""
 
 from __future__ import annotations
 
@@ -87,7 +87,7 @@ def passes(tmp_path_factory: pytest.TempPathFactory) -> Iterator[tuple[ModuleTyp
 
 
 def fails(item: Pass, folder: Path, **options: Any) -> str:
-    """What a pass fails with; its reproducer is in `folder`."""
+    """The error of a pass; its reproducer is in `folder`."""
     b = GraphBuilder({"x": ("batch", 4)})
     program = b.build(b.call(torch.ops.aten.tanh.default, b.inputs["x"]))
     with pytest.raises(recfx.PassError) as caught:
@@ -159,7 +159,7 @@ def test_built_in_passes_go_by_their_text(tmp_path: Path) -> None:
 
 
 def test_operators_of_ones_own_are_read_back(tmp_path: Path) -> None:
-    """Saved models may call listed operators only; a reproducer is the reader's own."""
+    """Saved models may call only listed operators; a reproducer is trusted, as it is the reader's own."""
     library = torch.library.Library("recfxreproducer", "DEF")
     library.define("double(Tensor x) -> Tensor")
     library.impl("double", lambda x: x * 2, "CompositeExplicitAutograd")
@@ -176,7 +176,7 @@ def test_operators_of_ones_own_are_read_back(tmp_path: Path) -> None:
 
 
 class Counted(dict[str, int]):
-    """A class of one's own, which only a full pickle holds."""
+    """A user's class, which only a full pickle can hold."""
 
 
 def test_a_folder_holds_all_it_takes(tmp_path: Path) -> None:
@@ -184,7 +184,7 @@ def test_a_folder_holds_all_it_takes(tmp_path: Path) -> None:
     program = b.build(b.call(torch.ops.aten.tanh.default, b.inputs["x"]), b.inputs["ids"])
     program.example = (program.example[0].T.contiguous().T, *program.example[1:])
     folder = tmp_path / "a" / "b"
-    for _ in range(2):  # an earlier one is written over
+    for _ in range(2):  # an earlier reproducer is overwritten
         try:
             raise ValueError("why")
         except ValueError as error:

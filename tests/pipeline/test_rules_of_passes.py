@@ -1,4 +1,5 @@
-"""Rules inside passes: what they see, what is taken back, how often they fire; properties and names of passes."""
+"""Rules inside passes: the nodes that they visit, undone changes, their numbers of rewrites; properties and names of
+passes."""
 
 from __future__ import annotations
 
@@ -69,7 +70,7 @@ def test_a_rule_sees_only_what_is_read_and_its_own_operators() -> None:
     assert seen == [RELU, TANH, NEG]
     (miss,) = ctx.misses
     assert (miss.node, miss.reason) == (ctx.nodes(TANH)[0].name, "not this")
-    assert targets(program) == [RELU, TANH, NEG, ABS]  # the sweep took the one that nothing reads
+    assert targets(program) == [RELU, TANH, NEG, ABS]  # the sweep removed the node without readers
 
 
 def test_what_a_rule_that_returns_its_own_node_inserted_is_taken_back() -> None:
@@ -86,7 +87,7 @@ def test_what_a_rule_that_returns_its_own_node_inserted_is_taken_back() -> None:
 
 @pytest.mark.parametrize("ends", ["refused", "missed", "same node", "nothing"])
 def test_other_rules_do_not_see_what_was_taken_back(ends: str) -> None:
-    """A value that a rule read in vain has no more users than before."""
+    """A value that a failed rule has read has no more users than before."""
     users: list[int] = []
 
     def insert(node: Any, ctx: PassContext) -> Any:

@@ -1,4 +1,4 @@
-"""Hand-off to FAISS, where it is installed."""
+"""Export to FAISS, if it is installed."""
 
 from __future__ import annotations
 
@@ -111,7 +111,7 @@ def test_what_cannot_be_handed_over(monkeypatch: pytest.MonkeyPatch) -> None:
 
 
 def test_lists_of_inverted_files_grow_with_the_items() -> None:
-    """39 items a list at least, about four times the root of their number, 65,536 at most."""
+    """At least 39 items per list, about four times the root of the number of items, at most 65,536 lists."""
     for items, lists in ((1, 1), (38, 1), (78, 2), (4_000, 102), (40_000, 800), (10**9, 65_536)):
         assert faiss_export._lists(items) == lists
     pytest.importorskip("faiss")

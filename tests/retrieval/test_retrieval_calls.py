@@ -1,4 +1,5 @@
-"""What calls of an index take and refuse: exclusions, codes, options, parts of the work, and the way without kernels."""
+"""Accepted and refused calls of an index: exclusions, codes, options, parts of the work, and searches without
+kernels."""
 
 from __future__ import annotations
 
@@ -132,7 +133,7 @@ def test_what_lies_beyond_the_last_code_is_cleared(dim: int, bits: int) -> None:
     whole = Index.from_codes(index.codes(), bits)
     assert torch.equal(index._store.blocks, whole._store.blocks)
     assert (index.scales, index.query_bits) == (whole.scales, whole.query_bits)
-    assert packed.min() == 255  # the caller's, which stays as it was
+    assert packed.min() == 255  # the caller's tensor, which stays unchanged
 
 
 @pytest.mark.parametrize("scales", ["table", "row"])

@@ -1,4 +1,5 @@
-"""Constants of codes that come from elsewhere: symmetric rows are recognised, others may join them, and none stay the caller's."""
+"""Constants of codes from a caller: symmetric rows are recognised, other rows can be added, and the index copies all
+constants."""
 
 from __future__ import annotations
 
@@ -22,7 +23,7 @@ def test_rows_with_constants_of_their_own_join_symmetric_ones_and_the_other_way_
     codes = torch.randint(0, 1 << bits, (50, 20), dtype=torch.uint8, generator=torch.Generator().manual_seed(seed))
     step = drawn(seed, 50, 1).abs()
     lower = -((1 << bits) - 1) / 2 * step
-    # Lower ends of the first or of the last rows are elsewhere.
+    # The lower ends of the first or of the last rows differ.
     lower[slice(None, 30) if skewed else slice(30, None)] += 0.5
     whole = Index.from_codes(codes, bits, lower, step, query_bits=8)
     parts = Index.from_codes(codes[:30], bits, lower[:30], step[:30], query_bits=8)
@@ -53,7 +54,7 @@ def test_constants_are_the_callers_no_longer(shape: tuple[int, ...], about_zero:
 
 
 def test_constants_have_room_for_whole_blocks() -> None:
-    """Searches read them sixteen at a time."""
+    """Searches read constants sixteen at a time."""
     codes = torch.randint(0, 2, (37, 8), dtype=torch.uint8, generator=torch.Generator().manual_seed(0))
     index = Index.from_codes(codes, 1, -torch.rand(37, 1), torch.rand(37, 1))
     for query_bits in (1, 8):
@@ -68,7 +69,7 @@ def test_constants_have_room_for_whole_blocks() -> None:
 @relaxed
 @given(seed=seeds, dim=st.integers(1, 70), slip=st.sampled_from([0.0, 2.0**-23, 2.0**-22]))
 def test_symmetric_constants_are_kept_as_steps(query_bits: int, seed: int, dim: int, slip: float) -> None:
-    """As a trained quantiser gives them, its lower ends rounded or not."""
+    """Constants of a trained quantiser, with lower ends that are rounded or not."""
     codes = torch.randint(0, 2, (60, dim), dtype=torch.uint8, generator=torch.Generator().manual_seed(seed))
     step = drawn(seed, 60, 1).abs() + 0.1
     index = Index.from_codes(codes, 1, -step / 2 * (1 + slip), step, query_bits=query_bits)

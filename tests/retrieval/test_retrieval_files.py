@@ -1,4 +1,4 @@
-"""Saved indices: whole, mapped, and never read when damaged."""
+"""Saved indices: complete, mapped, and refused if damaged."""
 
 from __future__ import annotations
 
@@ -28,7 +28,7 @@ def make(bits: int = 4, scales: Any = "row") -> Index:
 
 
 def rewrite(folder: Path, **change: Any) -> None:
-    """Changes fields of a manifest and seals it again."""
+    """Changes fields of a manifest and updates its checksum."""
     document = {**json.loads((folder / "manifest.json").read_text()), **change}
     for name in ("manifest.json", "manifest.sha256"):
         (folder / name).unlink()
@@ -100,7 +100,7 @@ def test_a_flipped_byte_or_a_short_file_is_refused(
 
 
 def test_folders_of_earlier_formats_are_refused_with_the_mend(tmp_path: Path) -> None:
-    """Their manifests are sealed with a checksum in the manifest itself, and their arrays are .npy files."""
+    """Their manifests contain their own checksum, and their arrays are .npy files."""
     folder = tmp_path / "index"
     folder.mkdir()
     (folder / "manifest.json").write_text(json.dumps({"format": 2, "items": 3, "files": {}, "crc32": 0}))

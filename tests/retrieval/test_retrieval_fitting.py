@@ -1,4 +1,4 @@
-"""How embeddings get their grids: what symmetric rows promise, and which rows are chosen when."""
+"""The grids of embeddings: the error of symmetric rows, and the choice between kinds of rows."""
 
 from __future__ import annotations
 
@@ -35,7 +35,8 @@ def test_symmetric_rows_do_not_underrate_themselves(bits: int, seed: int, dim: i
 @relaxed
 @given(seed=st.integers(0, 2**32))
 def test_codes_of_symmetric_rows_lose_no_more_than_the_optimal_grid_of_normal_values(bits: int, seed: int) -> None:
-    """Max (1960): a uniform grid for normal values loses .1188 of their variance at 2 bits and .01154 at 4; fitted to its row, less."""
+    """Max (1960): a uniform grid for normal values loses .1188 of their variance at 2 bits and .01154 at 4; a grid that
+    is fitted to its row loses less."""
     values = drawn(seed, 500, 64)
     rounding = fit(values, bits, "symmetric").rounding
     error = (rounding.decode(rounding.encode(values, bits)) - values).square().mean()
@@ -60,7 +61,7 @@ def test_rows_without_values_stand_for_nothing(bits: int, values: torch.Tensor) 
 
 @pytest.mark.parametrize("bits", [2, 4, 8])
 def test_rows_of_positive_values_keep_their_extremes(bits: int) -> None:
-    """As towers that end in a ReLU give them: half the levels about zero would stand for nothing."""
+    """As from towers that end in a ReLU: half the levels about zero would be unused."""
     values = drawn(0, 300, 32).abs() + 1
     assert better_rows(values, bits) == "row"
     assert Index.from_embeddings(values, bits)._store.grid.kind == "row"
@@ -86,7 +87,7 @@ def test_symmetric_rows_are_the_same_in_blocks(monkeypatch: pytest.MonkeyPatch) 
 
 
 def test_rows_are_judged_by_all_of_them() -> None:
-    """Not by every other one, of which these are of two kinds."""
+    """The sample is random, because regular steps would select one of two alternating kinds."""
     values = drawn(0, 9_000, 32)
     values[1::2] = values[1::2].abs() * 3 + 1
     assert better_rows(values, 2) == "row"
@@ -135,7 +136,7 @@ def test_two_stages_refuse_what_one_refuses(bits: Any) -> None:
 
 
 def test_the_default_at_one_bit_ranks_items_of_different_lengths() -> None:
-    """One scale for the table loses the lengths, which decide the ranking of popular items."""
+    """One scale for the table loses the lengths, which determine the ranking of popular items."""
     rng = torch.Generator().manual_seed(0)
     items = torch.randn(4000, 64, generator=rng) * torch.randn(4000, 1, generator=rng).exp()
     queries = torch.randn(50, 64, generator=rng)

@@ -1,4 +1,4 @@
-"""The grids codes stand on: which values they hold, which constants make which grid, and what is refused."""
+"""The grids of codes: their values, the constants of each kind of grid, and refused constants."""
 
 from __future__ import annotations
 
@@ -64,7 +64,7 @@ def test_items_join_an_index_that_was_built_of_none(kind: Any, bits: int) -> Non
     if kind in ("row", "symmetric"):
         whole = Index.from_embeddings(drawn(0, 3, 6), bits, scales=kind)
         torch.testing.assert_close(index.decode(), whole.decode())
-    else:  # a grid of no items has zeros only
+    else:  # a grid without items has only zeros
         assert not index.decode().any()
         assert index._store.grid.step.shape == (() if kind == "table" else (6,))
 
@@ -76,7 +76,7 @@ def test_rows_that_lose_nothing_are_taken_from_their_extremes() -> None:
 
 
 def test_up_to_4096_rows_are_all_judged() -> None:
-    """Of more, a sample is: these are chosen so that a sample of as many rows would hold none that lose anything."""
+    """With more rows, a sample is judged; in this sample no row has an error."""
     for rows, expected in ((4096, "symmetric"), (4097, "row")):
         values = torch.zeros(rows, 64)
         sampled = torch.randint(0, rows, (4096,), generator=torch.Generator().manual_seed(0))

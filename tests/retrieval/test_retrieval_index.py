@@ -1,4 +1,4 @@
-"""The index against plain torch, its options, its growth, and what it says to bad input."""
+"""The index against plain torch, its options, its growth, and its errors for bad input."""
 
 from __future__ import annotations
 
@@ -37,7 +37,7 @@ def test_scores_are_dot_products_of_what_codes_stand_for(
     assert bool((scores[:, found:] == -torch.inf).all())
     if not count:
         return
-    if scales == "dimension":  # the query is rounded after it has taken the steps
+    if scales == "dimension":  # the query is rounded after multiplication by the steps
         close = (queries @ index.decode().T).gather(1, ids[:, :found])
         torch.testing.assert_close(scores[:, :found], close, rtol=0.05, atol=0.1 * dim**0.5)
         return
@@ -175,7 +175,7 @@ def test_deleted_items_are_found_no_more_and_updated_ones_by_their_new_values() 
 def test_scales_of_rows_change_with_their_items(bits: int, query_bits: int) -> None:
     items, queries, ids = drawn(0, 60, 16), drawn(1, 4, 16), torch.arange(0, 60, 7)
     index = Index.from_embeddings(items, bits, scales="row", query_bits=query_bits)
-    index.search(queries, 10)  # what searches remember of the rows as they were must not be used again
+    index.search(queries, 10)  # cached values of the former rows must not be used again
     index.update(ids, 9 * items[ids])
     index.add(5 * items[:5])
     changed = torch.cat([items.index_copy(0, ids, 9 * items[ids]), 5 * items[:5]])

@@ -76,7 +76,7 @@ def test_every_level_and_number_of_threads_gives_the_reference(problem: Scan) ->
 
 @pytest.fixture(scope="module")
 def many() -> Scan:
-    """Items enough for a list's limit to be guessed from a sample; every sampled run of them holds the best there are."""
+    """Enough items for a guess of a list's limit from a sample; every sampled run contains the best items."""
     items, rng = 300_000, torch.Generator().manual_seed(1)
     codes = torch.randint(0, 2, (items, 32), dtype=torch.uint8, generator=rng)
     asked = torch.randint(0, 2, (3, 32), dtype=torch.uint8, generator=rng)
@@ -102,7 +102,8 @@ def many() -> Scan:
 @pytest.mark.parametrize("k", [200, 1_500, 10_000])
 @pytest.mark.parametrize("plain", [(), ("bias",), ("scale", "bias", "query_sum")])
 def test_long_lists_are_exact_whatever_a_sample_says(many: Scan, k: int, plain: tuple[str, ...]) -> None:
-    """The first query's sample promises more than the items keep: fewer than 10,000 of them are as good, and the search goes again."""
+    """The first query's sample is better than the other items: the guess leaves fewer than 10,000 items, and the search
+    runs again."""
     problem = dataclasses.replace(many, k=k, **dict.fromkeys(plain))  # type: ignore[arg-type]
     values, ids = reference.scan(problem)
     for threads in (1, 2):
@@ -152,7 +153,7 @@ def test_rounded_queries_are_those_of_the_reference(data: st.DataObject) -> None
 
 
 def test_queries_reach_up_to_the_largest_number_of_a_search() -> None:
-    """1e15 is still ranked by, the next number of float32 is not."""
+    """1e15 is accepted, and the next float32 number is refused."""
     largest = torch.tensor(1e15)
     for to in ("numbers", "signs", "bits"):
         for sign in (1.0, -1.0):
@@ -260,7 +261,7 @@ def test_rescoring_of_real_rows_has_the_same_bits_at_every_level(seed: int, dim:
 
 @pytest.fixture
 def fresh_level(monkeypatch: pytest.MonkeyPatch) -> Iterator[pytest.MonkeyPatch]:
-    """The environment, with the level looked up anew before and after."""
+    """Sets the environment, and clears the cached level before and after."""
     search_level.cache_clear()
     yield monkeypatch
     monkeypatch.undo()

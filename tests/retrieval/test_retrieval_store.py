@@ -1,4 +1,4 @@
-"""What an index holds as it grows and shrinks: its room, the bits of deleted items, and which ids it takes."""
+"""The content of a growing and shrinking index: its room, the bits of deleted items, and accepted ids."""
 
 from __future__ import annotations
 
@@ -28,11 +28,11 @@ def test_room_doubles_when_it_is_short_and_only_then(scales: Any, monkeypatch: p
         assert len(store.dead) == -(-16 * rooms[-1] // 64)
         if store._constants.by_row:
             assert len(store._constants.step) == 16 * rooms[-1]
-    # 16 items fill a block: the 17th, the 33rd and the 65th find no room.
+    # 16 items fill a block: the 17th, the 33rd and the 65th item exceed the room.
     assert rooms == [2] * 16 + [4] * 32 + [8] * 32
     assert [len(blocks) for blocks in moved] == [2, 4, 8]
     index.add(drawn(99, 200, 8))
-    assert len(store.blocks) == 19  # more than twice as many: no room beyond them
+    assert len(store.blocks) == 19  # more than twice as many: no further room
     index.delete(torch.tensor([295]))
     assert len(index) == 294
 

@@ -1,4 +1,4 @@
-"""Two stages against exact search: what the shortlist, its calibration and the bound promise."""
+"""Two stages against exact search: the guarantees of the shortlist, its calibration and the bound."""
 
 from __future__ import annotations
 
@@ -129,7 +129,7 @@ def test_bad_calls() -> None:
 
 
 def lengths_of(index: TwoStageIndex, monkeypatch: pytest.MonkeyPatch) -> list[int]:
-    """The lengths of the lists that the second stage asks the first for, from now on."""
+    """Records the lengths of the first stage's lists from now on."""
     lengths: list[int] = []
     for name in ("search", "shortlist"):
         plain = getattr(index.first, name)
@@ -146,7 +146,7 @@ def lengths_of(index: TwoStageIndex, monkeypatch: pytest.MonkeyPatch) -> list[in
 def test_the_bound_stops_at_the_first_list_where_items_lie_far_apart(
     metric: Any, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """Eight bits tell these items apart, so that the bound needs no second list."""
+    """Eight bits distinguish these items, so that the bound needs no second list."""
     items = torch.nn.functional.one_hot(torch.arange(64) % 16, 16) * torch.linspace(1, 9, 64)[:, None]
     index = TwoStageIndex.from_embeddings(items, 8, metric=metric)
     lengths = lengths_of(index, monkeypatch)
@@ -156,7 +156,7 @@ def test_the_bound_stops_at_the_first_list_where_items_lie_far_apart(
 
 
 def test_the_bound_asks_for_four_times_as_many_until_it_is_certain(monkeypatch: pytest.MonkeyPatch) -> None:
-    items = torch.ones(300, 8)  # which nothing tells apart
+    items = torch.ones(300, 8)  # equal items, which nothing distinguishes
     index = TwoStageIndex.from_embeddings(items, 1)
     lengths = lengths_of(index, monkeypatch)
     assert index.search(torch.ones(2, 8), 3, shortlist="bound")[1].tolist() == [[0, 1, 2]] * 2
@@ -251,7 +251,7 @@ def test_the_reach_is_measured_in_parts(scales: Any, monkeypatch: pytest.MonkeyP
     ("bits", "scales", "query_bits"), [(1, "row", 1), (1, "row", 8), (4, "symmetric", 8), (8, "table", 8)]
 )
 def test_the_slack_is_that_of_the_bound(bits: int, scales: Any, query_bits: int) -> None:
-    """||q|| r + ||q - q'|| x, and a little for roundings."""
+    """||q|| r + ||q - q'|| x, plus a margin for roundings."""
     items, asked = drawn(0, 50, 8), drawn(1, 6, 8)
     index = TwoStageIndex.from_embeddings(items, bits, scales=scales, query_bits=query_bits)
     stands_for = index.first.decode()

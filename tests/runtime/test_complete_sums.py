@@ -1,4 +1,4 @@
-"""Offsets that torch would compute from lengths by three operators."""
+"""The operator that computes offsets from lengths, in place of three operators of torch."""
 
 from __future__ import annotations
 

@@ -192,7 +192,7 @@ def test_tied_tables_are_stored_once_and_stay_tied(tiny: Program) -> None:
 
 
 class _Cut(nn.Module):
-    """Splits a vector by the sums of another, and reads an element of a third as a tensor."""
+    """Splits a vector by the sums of another vector, and reads an element of a third vector as a tensor."""
 
     def forward(self, x: torch.Tensor, sizes: torch.Tensor) -> Any:
         first, second = (part.item() for part in sizes.unbind())

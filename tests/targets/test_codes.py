@@ -19,7 +19,7 @@ from recfx.targets.native.steps import Step, View, records
 CSRC = Path(library.__file__).parent / "csrc"
 NATIVE = Path(recfx.__file__).parent / "targets" / "native"
 
-#: Expressions over which a switch may use plain numbers: counts of rows, vectors, bytes, words or bits.
+#: Expressions of switches that may have plain numbers as cases: counts of rows, vectors, bytes, words or bits.
 COUNTS = {
     "count",
     "vectors",
@@ -53,7 +53,7 @@ def test_numbers_of_the_dialect_are_those_of_the_table() -> None:
 
 
 def _sources() -> Iterator[tuple[str, str]]:
-    """Name and text of every source of the kernels that is written by hand, without comments."""
+    """Name and text, without comments, of every handwritten source of the kernels."""
     for path in sorted([*CSRC.glob("*.inl"), *CSRC.glob("*.cpp"), *CSRC.glob("*.h")]):
         if path.name not in ("codes.h", "slots.h"):
             yield path.name, re.sub(r"//.*", "", path.read_text())

@@ -63,4 +63,4 @@ def test_backends_are_imported_and_constructed_when_asked_for() -> None:
 
 def test_other_names_of_the_package_do_not_exist() -> None:
     with pytest.raises(AttributeError, match="OtherBackend"):
-        targets.OtherBackend  # noqa: B018 - asking is the test
+        targets.OtherBackend  # noqa: B018 - the access is the test

@@ -40,7 +40,7 @@ INF, NAN = float("inf"), float("nan")
 
 
 def same(found: torch.Tensor, expected: torch.Tensor) -> None:
-    """Equal within a few last bits; NaN and zeros at the same places."""
+    """Equal within a few last bits; NaN and zeros at the same positions."""
     torch.testing.assert_close(found, expected, rtol=2e-5, atol=2e-5, equal_nan=True)
 
 

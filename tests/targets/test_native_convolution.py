@@ -1,4 +1,4 @@
-"""Convolutions and pools: every size, step, padding, spread and grouping, at every level."""
+"""Convolutions and pools: every size, stride, padding, dilation and number of groups, at every level."""
 
 from __future__ import annotations
 

@@ -125,7 +125,7 @@ def test_functions_of_two_tensors(target: Any, index: int) -> None:
 
 
 def test_every_rule_has_a_row() -> None:
-    """A rule registered for an operator that the table does not know fails here: give it a row, or name it among the others."""
+    """A rule for an operator that the table lacks fails here: add a row, or add the operator to the others."""
     known = set(UNARY) | set(BINARY)
     unknown = [t for t in RULES if t not in known and _name(t).split(".")[0] not in OTHERS]
     assert not unknown, f"no row of tests/elementwise_cases.py covers {', '.join(map(str, unknown))}"
@@ -222,7 +222,8 @@ def _torch_error_of_exponent(case: Unary, exponent: int) -> float:
 
 
 def test_what_is_not_plainly_right_is_judged_further() -> None:
-    """A neighbour of the exact number is plainly right; two numbers away, another sign of zero, and a NaN of one side are not."""
+    """A neighbour of the exact number is right; a number at distance two, another sign of zero, and a NaN on one side
+    are not."""
     exact = torch.tensor([1.0, 1.0, 1.0, 0.0, 1.0, math.nan, math.nan], dtype=torch.float64)
     one = torch.tensor(1.0)
     next_, up = torch.nextafter(one, one + 1), torch.nextafter(torch.nextafter(one, one + 1), one + 1)

@@ -1,4 +1,5 @@
-"""Programs of fixed shapes run row by row too: their batch is found, and other dimensions of its size are not taken for it."""
+"""Programs of fixed shapes also run row by row: their batch is found, and is not confused with other dimensions of its
+size."""
 
 from __future__ import annotations
 

@@ -78,7 +78,7 @@ def _same(function: Function, inputs: list[torch.Tensor], *, exact: bool) -> Non
 @pytest.mark.parametrize("dtype", [torch.float32, torch.int64, torch.int32, torch.bool])
 @pytest.mark.parametrize("name", FOLDS)
 def test_folds(name: str, dtype: torch.dtype) -> None:
-    """Many equal elements, so that positions are those of the first; NaN and infinities among floats."""
+    """Many equal elements, so that the position of the first one matters; NaN and infinities among floats."""
     drawn = torch.randint(-2, 3, (4, 5, 7), generator=generator(len(name)))
     x = drawn.to(dtype) if dtype is not torch.bool else drawn > 0
     if dtype is torch.float32:

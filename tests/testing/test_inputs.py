@@ -27,7 +27,7 @@ aten = torch.ops.aten
 
 
 class Lookups(GraphBuilder):
-    """Ids [batch, 4], and lookups in tables of so many rows."""
+    """Ids [batch, 4], and lookups in tables with given numbers of rows."""
 
     def __init__(self, **more: Any) -> None:
         super().__init__({"ids": (("batch", 4), torch.int64), "x": ("batch", 2), **more})

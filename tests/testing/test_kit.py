@@ -1,4 +1,4 @@
-"""The testing kit, tested: it makes valid programs of every kind, quickly, and finds and shrinks faults."""
+"""The testing kit makes valid programs of every kind, quickly, and finds and shrinks faults."""
 
 from __future__ import annotations
 
@@ -119,7 +119,7 @@ def swap_sub(node: Any, ctx: Any) -> Any:
 
 
 class FixBatch(Pass):
-    """Wrong on purpose: right for the example batch alone."""
+    """Wrong on purpose: right only for the example batch."""
 
     spec = recfx.PassSpec("fix-batch", "Expands by the example's batch.")
 
@@ -234,7 +234,7 @@ def test_dimensions_besides_the_batch() -> None:
     assert program.signature.dims == {"batch": (1, 65536), "length": (1, None)}
     batch, length, _ = program.example[0].shape
     assert program.example[1].shape == (length, 4)
-    assert batch != length  # so that one is not taken for the other
+    assert batch != length  # so that the two are not confused
     verify_meta(program)
     out = program(torch.ones(2, 6, 4), torch.ones(6, 4))
     assert torch.equal(out, torch.full((2, 6, 4), 2.0))

@@ -1,4 +1,4 @@
-"""The kit finds passes that overlook one thing, and draws the graphs and inputs that show it."""
+"""The kit finds passes that overlook one fact, and draws graphs and inputs that show the fault."""
 
 from __future__ import annotations
 
@@ -39,7 +39,7 @@ DEFAULT = (
     *("gt and ge", "start of slice", "causal attention", "halves in round", "weights in grouped lookups"),
 )
 
-#: Found in fewer than 99 of 100 runs of the default budget -> a budget that finds it.
+#: Passes found in fewer than 99 of 100 runs of the default budget -> a budget that finds them.
 RARE = {"tied weight": 1000, "constant on the example": 500}
 MANY = settings(
     max_examples=150, deadline=None, database=None, derandomize=True, phases=[Phase.generate],
@@ -109,7 +109,7 @@ def test_every_step_is_drawn_about_as_often_as_any_other(monkeypatch: pytest.Mon
         @settings(MANY, max_examples=9)
         @given(rec_graphs())
         def look(program: Program) -> None:
-            """Counting is done by the steps."""
+            """The steps count the operators."""
 
         look()
     mean = drawn.total() / len(STEPS)

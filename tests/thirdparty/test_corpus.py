@@ -1,4 +1,5 @@
-"""Models of libraries and of the field's forms: captured, optimised, compared with eager, and held to what records.json says of them.
+"""Models of libraries and of common forms are captured, optimised, and compared with eager and with their records in
+records.json.
 
 Slow, and needs packages from outside: `make thirdparty`.  No test needs the outcome of another, so that processes can share them.
 """
@@ -15,7 +16,7 @@ from records import load, record_of
 CASES = {case.label: case for case in all_cases()}
 RECORDS = load()
 TOLERANCE = 1e-5  # kernels add in another order than torch's operators
-SLOWER = 1.1  # a ratio that a measurement can give to a model that is as fast as eager
+SLOWER = 1.1  # a possible measured ratio of a model that is as fast as eager
 
 pytestmark = pytest.mark.slow
 
@@ -62,7 +63,7 @@ def test_the_page_says_what_the_records_hold() -> None:
 
 
 def test_no_model_is_slower_than_eager_in_the_default_mode() -> None:
-    """Slower ones are those that do-no-harm gave back; each captured model was measured."""
+    """Do-no-harm keeps eager for slower models; each captured model was measured."""
     for label, record in RECORDS.items():
         assert bool(record.ratios) == record.captured, label
         assert record.eager_kept or max(record.ratios.values(), default=0) < SLOWER, label

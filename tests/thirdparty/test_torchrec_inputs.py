@@ -1,4 +1,4 @@
-"""TorchRec's containers as inputs: what they hold is carried or refused, at capture, at calls, and when eager is kept."""
+"""TorchRec's containers as inputs: their contents are passed or refused, at capture, at calls, and if eager is kept."""
 
 from __future__ import annotations
 

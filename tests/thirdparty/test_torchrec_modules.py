@@ -1,4 +1,5 @@
-"""Every module of torchrec: taken, with eager's answers, or refused with the mend; the page that says which is checked.
+"""Every module of torchrec is captured with eager's outputs, or refused with a remedy; the page that lists them is
+checked.
 
 Slow, and needs packages from outside: `make thirdparty`.  Run as a script, this file writes the page.
 """
@@ -77,7 +78,7 @@ def page() -> str:
 
 
 def measured() -> dict[str, Record]:
-    """What the default mode measures for each module that is taken."""
+    """The default mode's measurements of each captured module."""
     found = {}
     for case in track([c for c in CASES if not c.refused], "measuring modules"):
         model, fast = compiled(case)
@@ -111,7 +112,8 @@ def test_answers_are_eagers(case: Case) -> None:
 
 
 def _without_empty(want: list[Any], got: list[Any]) -> tuple[list[Any], list[Any]]:
-    """Both without the tensors that have no elements, whose shapes must be the same; 0 beside them, so that something is left."""
+    """Both without tensors that have no elements, whose shapes must be equal; a 0 is added, so that the result is not
+    empty."""
     assert [getattr(x, "shape", None) for x in want] == [getattr(x, "shape", None) for x in got]
     kept = [i for i, x in enumerate(want) if not isinstance(x, torch.Tensor) or x.numel()]
     return [*(want[i] for i in kept), 0], [*(got[i] for i in kept), 0]

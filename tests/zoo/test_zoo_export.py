@@ -1,4 +1,4 @@
-"""Every model exports with a dynamic batch, and computes then what it computed before, bit for bit."""
+"""Every model exports with a dynamic batch, and then gives the same results, bit for bit."""
 
 from __future__ import annotations
 
@@ -31,7 +31,7 @@ def test_export_agrees_with_eager_at_every_batch(case: str, make_model: Callable
             inputs = model.example_inputs(size, zipf=1.1, seed=size)
             expected = model(*inputs)
             assert torch.equal(runnable(*inputs), expected)
-            assert size == 1 or expected.unique().numel() > 1  # else agreeing would prove nothing
+            assert size == 1 or expected.unique().numel() > 1  # otherwise the comparison would prove nothing
 
 
 def test_rows_do_not_depend_on_the_batch(case: str, make_model: Callable[[str], ZooModel]) -> None:

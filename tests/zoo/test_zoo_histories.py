@@ -1,4 +1,4 @@
-"""The models over histories against loops over one row's items, which never see the padding."""
+"""The models over histories against loops over one row's items, without the padding."""
 
 from __future__ import annotations
 
@@ -136,7 +136,7 @@ def test_bst_row_by_row(make_model: MakeModel) -> None:
             first, _, second = layer.feed_forward
             inner = second(F.leaky_relu(first(x)))
             x = F.layer_norm(x + inner, x.shape[-1:], layer.feed_forward_norm.weight, layer.feed_forward_norm.bias)
-        slots = torch.zeros(6, x.shape[2])  # the history's places, then the candidate's
+        slots = torch.zeros(6, x.shape[2])  # the history's positions, then the candidate's
         slots[: len(sequence) - 1] = x[0, :-1]
         slots[5] = x[0, -1]
         expected = model.mlp(torch.cat([model.users(USERS[row]), slots.flatten()])[None])

@@ -146,7 +146,7 @@ def test_crosses_are_one_weight_a_pair() -> None:
                 out = crossed(torch.tensor([[a, b, c]]))
                 torch.testing.assert_close(out, (first[4 * a + b] + second[(4 * c + b) % 15])[None])
             seen.add(4 * a + b)
-    assert seen == set(range(12))  # where the table is large enough no two pairs share a weight
+    assert seen == set(range(12))  # if the table is large enough, no two pairs share a weight
 
 
 def test_wide_and_deep_add_up() -> None:

@@ -107,7 +107,7 @@ def test_items_embed_id_and_category() -> None:
     assert torch.equal(out[0], torch.cat([item[1], category[2]]))
     assert torch.equal(out[1], torch.cat([item[3], category[2]]))
     assert torch.equal(out[2], torch.zeros(4))
-    assert categories is not items.category_of  # the caller may go on to change theirs
+    assert categories is not items.category_of  # the caller may change the original afterwards
 
 
 def test_numbered_categories_are_dealt_in_turn() -> None:
@@ -123,7 +123,7 @@ def test_self_attention_against_loops(heads: int, generator: torch.Generator) ->
     attention = SelfAttention(4, heads).double()
     x = torch.randn(3, 5, 4, dtype=torch.float64, generator=generator)
     mask = torch.rand(3, 5, 5, generator=generator) < 0.6
-    mask[0, 2] = False  # a row that sees nothing
+    mask[0, 2] = False  # a row whose mask hides all
     query, key, value = attention.query(x), attention.key(x), attention.value(x)
     width = 4 // heads
     mixed = torch.zeros_like(x)

@@ -1,4 +1,4 @@
-"""What holds for every model: example inputs, gradients, learning."""
+"""Properties of every model: example inputs, gradients, learning."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ import torch.nn.functional as F
 
 from recfx.zoo import DIEN, MODELS, ZooError, ZooModel
 
-#: Parameters whose gradient is zero in exact arithmetic: a softmax over one expert or one place, a first state of 0.
+#: Parameters whose gradient is zero in exact arithmetic: a softmax over one expert or one position, a first state of 0.
 VANISHING: dict[str, tuple[str, ...]] = {
     "mmoe-one-task": ("gates",),
     "dien-one-place": ("relevance", "extractor.weight_hh", "evolution.state", "next_item"),
@@ -28,7 +28,7 @@ def test_example_inputs_depend_on_their_arguments_alone(case: str, make_model: C
     other = model.example_inputs(5, zipf=1.2, seed=8)
     assert not all(torch.equal(a, b) for a, b in zip(first, other, strict=True))
     torch.manual_seed(1)
-    assert torch.equal(state, torch.get_rng_state())  # the global generator is left alone
+    assert torch.equal(state, torch.get_rng_state())  # the global generator is not used
 
 
 @pytest.mark.parametrize("zipf", [None, 0.0, 0.7, 1.0, 1.2])

@@ -11,7 +11,7 @@ from torch import Tensor
 from recfx.zoo import NGCF, LightGCN, MatrixFactorization, NeuMF, NormalizedAdjacency, ZooModel
 from recfx.zoo.ngcf import PropagationLayer
 
-# User 3 and item 0 have no neighbour; one interaction is given twice.
+# User 3 and item 0 have no neighbour; one interaction occurs twice.
 INTERACTIONS = torch.tensor([[0, 0, 1, 2, 2, 2, 0], [1, 4, 4, 1, 2, 3, 4]])
 
 

@@ -1,4 +1,4 @@
-"""The registry, `build`, constructors for data, and what they refuse."""
+"""The registry, `build`, constructors for data, and refused arguments."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""The samplers against the distributions they promise."""
+"""The samplers against their documented distributions."""
 
 from __future__ import annotations
 
@@ -66,6 +66,6 @@ def test_histories_are_padded_on_the_right(generator: torch.Generator) -> None:
     assert (histories.shape, histories.dtype) == ((4000, 6), torch.int64)
     assert (int(histories.min()), int(histories.max())) == (0, 9)
     filled = histories != 0
-    assert not bool((~filled[:, :-1] & filled[:, 1:]).any())  # no item behind a padding
+    assert not bool((~filled[:, :-1] & filled[:, 1:]).any())  # no item after a padding
     lengths = torch.bincount(filled.sum(1), minlength=7).double() / 4000
     torch.testing.assert_close(lengths, torch.full((7,), 1 / 7, dtype=torch.float64), atol=0.03, rtol=0)

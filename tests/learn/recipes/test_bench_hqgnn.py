@@ -1,4 +1,4 @@
-"""The table of quantised embeddings: what it holds, that it goes on where it stopped, and what it refuses."""
+"""The table of quantised embeddings: its content, resumed runs, and refused options."""
 
 from __future__ import annotations
 
@@ -29,13 +29,13 @@ def options(folder: Path, **changes: Any) -> Options:
 
 @pytest.fixture(scope="module")
 def whole(tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, Results]:
-    """A table that ran to its end at once."""
+    """A table that ran to its end in one call."""
     folder = tmp_path_factory.mktemp("whole")
     return folder, run_hqgnn(options(folder))
 
 
 def ranked(results: Results) -> list[tuple[dict[int, float], dict[int, float], int]]:
-    """What does not depend on the clock."""
+    """The fields that do not depend on the clock."""
     assert all(row.figures is not None for row in results.rows)
     return [(row.figures.recall, row.figures.ndcg, row.epochs) for row in results.rows if row.figures is not None]
 
@@ -76,7 +76,7 @@ def test_without_time_nothing_begins(tmp_path: Path) -> None:
 
 
 def written_tables(monkeypatch: pytest.MonkeyPatch) -> list[str]:
-    """Collects what is written as `table.md`, from now on."""
+    """Collects the texts that are written to `table.md` from now on."""
     written: list[str] = []
     plain = Results.write
 
@@ -182,7 +182,8 @@ def test_a_killed_run_goes_on(
 
 
 def test_students_of_a_wider_model(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    """All students learn its first items; wide ones start from it, the others from full precision of their own width."""
+    """All students learn its first items; wide students start from it, and others from the full-precision model of
+    their width."""
     recipe, chosen = replace(TINY, wide=24), cells([1], ["ste"], ["per-row"], ["rows"], wide=True, refined=True)
     assert [cell.kind for cell in chosen[: chosen.index(WIDE)]] == ["full", "rounded", "rounded", "rounded"]
     taught: dict[Cell, Any] = {}

@@ -1,4 +1,4 @@
-"""The scatter plot is a drawing that can be read, for any points."""
+"""The scatter plot is valid SVG for any points."""
 
 from __future__ import annotations
 

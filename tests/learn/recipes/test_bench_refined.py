@@ -1,4 +1,4 @@
-"""Cells of refined users in the table of quantised embeddings: what they start from, and the files of codes."""
+"""Cells of refined users in the table of quantised embeddings: their starting codes, and the files of codes."""
 
 from __future__ import annotations
 
@@ -62,7 +62,7 @@ def test_refined_users_start_from_the_codes_that_were_written(whole: tuple[Path,
 
 @pytest.mark.parametrize("without", [{"refined": 0}, {"ranks": 0}])
 def test_refined_cells_need_first_items(tmp_path: Path, without: dict[str, int]) -> None:
-    with pytest.raises(InputError, match="refined for first items"):
+    with pytest.raises(InputError, match="refined cells need first items"):
         run_hqgnn(options(tmp_path, recipe=replace(TINY, **without)))
 
 

@@ -43,7 +43,7 @@ def case(body: Callable[..., Any], fired: int = 1, **after: int) -> Case:
 
 
 def columns(step: Callable[[Any, torch.Tensor, torch.Tensor], torch.Tensor], layers: int = 1) -> Callable[..., Any]:
-    """A stack on columns, as deepctr-torch writes it."""
+    """A stack on columns, as in deepctr-torch."""
 
     def body(m: Any, x: torch.Tensor) -> torch.Tensor:
         x0 = x.exp().unsqueeze(2)
@@ -134,7 +134,7 @@ def stacked(
 
 
 def late(m: Any, x0: torch.Tensor, weights: list[torch.Tensor], biases: list[torch.Tensor]) -> torch.Tensor:
-    """Biases behind the product, as torch-rechub writes them."""
+    """Biases after the product, as in torch-rechub."""
     x = x0
     for weight, bias in zip(weights, biases, strict=True):
         x = x0 * (x @ weight) + bias + x
@@ -175,7 +175,7 @@ def test_leaves_alone(name: str) -> None:
 
 
 class MixedCross(nn.Module):
-    """A layer of DCN-Mix: experts of low rank behind a gate."""
+    """A layer of DCN-Mix: low-rank experts with a gate."""
 
     def __init__(self) -> None:
         super().__init__()

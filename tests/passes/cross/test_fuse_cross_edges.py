@@ -1,4 +1,5 @@
-"""fuse-cross on graphs at the edge of its patterns: dtypes, free widths, weights of few bits, sums that belong to no cross layer."""
+"""fuse-cross on graphs that nearly match its patterns: dtypes, free widths, weights of few bits, sums that belong to no
+cross layer."""
 
 from __future__ import annotations
 
@@ -22,7 +23,7 @@ def drawn(*sizes: int, seed: int = 0) -> torch.Tensor:
 
 
 def check(program: Program, after: dict[str, int], reason: str | None = None) -> Program:
-    """The pass keeps the meaning, leaves these operators, and gives the reason, if any, for what it leaves."""
+    """The pass preserves the results, leaves these operators, and gives the expected reason, if any, for a miss."""
     result = run("fuse-cross", program)
     verify_meta(result.program)
     verify_numeric(program, result.program, Exactness.REASSOC)
@@ -33,7 +34,7 @@ def check(program: Program, after: dict[str, int], reason: str | None = None) ->
 
 
 class Graph(GraphBuilder):
-    """Cross layers and what stands around them."""
+    """Cross layers and the operators around them."""
 
     def __init__(self, inputs: dict[str, Any] | None = None) -> None:
         super().__init__(inputs or {"x": ("batch", D)})
@@ -55,7 +56,7 @@ class Graph(GraphBuilder):
 
 
 def test_rows_of_another_dtype_are_no_cross_layer() -> None:
-    """A float32 weight goes with float64 rows in a product that is summed, but the operator takes one dtype."""
+    """A product that is summed can have a float32 weight and float64 rows, but the operator accepts one dtype."""
     g = Graph({"x": (("batch", D), torch.float64)})
     product = g.call(aten.sum.dim_IntList, g.mul(g.x, g.weight("w", D)), [1], True)
     program = g.build(g.add(g.mul(g.x, product), g.x))

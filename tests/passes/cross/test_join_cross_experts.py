@@ -44,7 +44,7 @@ def state(experts: int = E, width: int = D, rank: int = R) -> dict[str, Any]:
 
 
 def column_experts(m: Any, x0: torch.Tensor, x: torch.Tensor, layer: int = 0) -> list[torch.Tensor]:
-    """Columns [B, D, 1] and slices of one parameter, as deepctr-torch, torch-rechub and RecBole write them."""
+    """Columns [B, D, 1] and slices of one parameter, as in deepctr-torch, torch-rechub and RecBole."""
     outputs = []
     for e in range(m.experts):
         v = torch.tanh(torch.matmul(m.v[layer][e].t(), x))

@@ -1,4 +1,4 @@
-"""fold-affine: constant scales and shifts disappear into weights."""
+"""fold-affine: constant scales and shifts are folded into weights."""
 
 from __future__ import annotations
 

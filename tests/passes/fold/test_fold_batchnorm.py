@@ -1,4 +1,4 @@
-"""fold-batchnorm: batch norm disappears into linears."""
+"""fold-batchnorm: batch norm is folded into linears."""
 
 from __future__ import annotations
 
@@ -83,7 +83,7 @@ LEAVES_ALONE = {
 def test_fires(name: str) -> None:
     case = FIRES[name]
     program = program_of(case)
-    merged = run("merge-duplicates", program).program  # so that a norm called twice is one
+    merged = run("merge-duplicates", program).program  # so that two calls of a norm are one norm
     assert merged is not program
     check_fires("fold-batchnorm", case, Exactness.REASSOC) if name != "before two" else _check_two(case)
 

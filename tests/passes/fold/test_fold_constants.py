@@ -1,4 +1,4 @@
-"""fold-constants: what depends on state alone is computed once."""
+"""fold-constants: operators that depend only on state are computed once."""
 
 from __future__ import annotations
 
@@ -79,7 +79,7 @@ def test_fires(name: str) -> None:
 
 @pytest.mark.parametrize("name", NUMBERS)
 def test_numbers_of_the_state_that_capture_leaves_to_the_graph(name: str, monkeypatch: pytest.MonkeyPatch) -> None:
-    """As where a second trace, with the numbers known, does not succeed."""
+    """As if a second trace, with known numbers, failed."""
     monkeypatch.setattr(export_ladder, "reads_values", lambda program: False)
     check_fires("fold-constants", NUMBERS[name], Exactness.EXACT)
 

@@ -1,4 +1,4 @@
-"""hoist-requests: what depends on the request alone is computed once, and what mixes rows stays."""
+"""hoist-requests: operators that depend only on the request are computed once; operators that mix rows stay."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ from recfx.testing import GraphBuilder
 
 aten = torch.ops.aten
 
-#: name -> (body, inputs, state, operator, how many of it remain per candidate)
+#: name -> (body, inputs, state, operator, its number per candidate afterwards)
 ROW_WISE: dict[str, tuple[Callable[..., Any], tuple[Tensor, ...], dict[str, Any], Any, int]] = {
     "mlp": (lambda m, r, c: m.b(torch.relu(m.a(r))) * c, (R, C), {"a": linear(3, 6), "b": linear(4, 3)}, aten.linear.default, 0),
     "lookup": (lambda m, r, c: m.t(r).sum(1) * c, (torch.randint(0, 9, (5, 3)), C), {"t": nn.Embedding(9, 4)}, aten.embedding.default, 0),
@@ -145,5 +145,5 @@ def test_an_output_of_the_request_alone_has_memory_of_its_own() -> None:
     program = shared(lambda m, r, c: (r.tanh(), c * 2), (R, C))
     result = check(program)
     outputs = result.run([R[:1], C])
-    outputs[0][0] = 7.0  # an expanded tensor would refuse, or change every row
+    outputs[0][0] = 7.0  # a write to an expanded tensor would fail, or change every row
     assert not bool((outputs[0][1:] == 7.0).any())

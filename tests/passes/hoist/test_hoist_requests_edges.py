@@ -1,4 +1,5 @@
-"""hoist-requests: what nearly is a sum, a selection of columns, a row of fields or a row of positions, and is not taken apart."""
+"""hoist-requests does not split operators that nearly are a sum, a selection of columns, a row of fields or a row of
+positions."""
 
 from __future__ import annotations
 
@@ -51,7 +52,7 @@ def test_sums_of_another_rank_stay() -> None:
 
 @pytest.mark.parametrize("dim", [1, -2, 2, -1])
 def test_only_selections_of_columns_are_taken_apart(dim: int) -> None:
-    """Keys have as many positions as columns, so that a selection of positions could be taken for one of columns."""
+    """Keys have as many positions as columns, so that a selection of positions resembles a selection of columns."""
 
     def body(m: Any, keys: Tensor, query: Tensor) -> Tensor:
         return m.a(torch.cat([expanded(query, keys), keys], -1).index_select(dim, m.order))
@@ -63,7 +64,7 @@ def test_only_selections_of_columns_are_taken_apart(dim: int) -> None:
 
 
 def test_selections_of_fewer_columns_stay() -> None:
-    """Their product with all columns would be the larger one."""
+    """Their product with all columns would be larger."""
 
     def body(m: Any, r: Tensor, c: Tensor) -> Tensor:
         return m.a(torch.cat([r, c], 1).index_select(1, m.order))
@@ -107,7 +108,7 @@ STACKS: dict[str, Callable[[Tensor, Tensor, Tensor], Tensor]] = {
 
 @pytest.mark.parametrize(("stack", "many"), [(name, bool(at % 2)) for at, name in enumerate(STACKS)])
 def test_fields_in_any_form_keep_their_meaning(stack: str, many: bool) -> None:
-    """Fields have four numbers and there are four of them, so that one could be taken for the other."""
+    """Four fields of four numbers, so that the two dimensions could be confused."""
 
     def body(m: Any, r: Tensor, c: Tensor, d: Tensor) -> tuple[Tensor, ...]:
         def fields() -> Tensor:
@@ -150,7 +151,7 @@ STEPS: list[Callable[[Any, Tensor], Tensor]] = [
 
 @pytest.mark.parametrize(("first", "many"), [(first, bool(first % 2)) for first in range(0, len(STEPS), 3)])
 def test_positions_in_any_form_keep_their_meaning(first: int, many: bool) -> None:
-    """Eight positions of eight numbers, so that one could be taken for the other."""
+    """Eight positions of eight numbers, so that the two dimensions could be confused."""
 
     def body(m: Any, history: Tensor, item: Tensor) -> tuple[Tensor, ...]:
         return tuple(step(m, torch.cat([history, item.unsqueeze(1)], 1)).relu() for step in STEPS[first : first + 3])

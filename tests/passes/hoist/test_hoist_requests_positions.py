@@ -1,4 +1,4 @@
-"""hoist-requests: of a sequence with the request's positions and the candidate's, the request's are computed once."""
+"""hoist-requests: in a sequence of the request's and the candidate's positions, the request's are computed once."""
 
 from __future__ import annotations
 
@@ -22,12 +22,12 @@ LENGTH, D = KEYS.shape[1:]
 
 
 def joined(keys: Tensor, query: Tensor) -> Tensor:
-    """The history with the candidate behind it, [B, L + 1, D]."""
+    """The history followed by the candidate, [B, L + 1, D]."""
     return torch.cat([keys, query.unsqueeze(1)], 1)
 
 
 def attended(x: Tensor) -> Tensor:
-    """Mixes the positions, so that nothing behind it is the history's alone."""
+    """Mixes the positions, so that no later operator depends only on the history."""
     return torch.nn.functional.scaled_dot_product_attention(x, x, x)
 
 
@@ -138,7 +138,7 @@ def test_short_histories_are_not_worth_a_split() -> None:
 
 
 class SmallBst(nn.Module):
-    """A transformer layer over the history and the candidate, of which the candidate's position is read."""
+    """A transformer layer over the history and the candidate; the model reads the candidate's position."""
 
     def __init__(self, dim: int = 8, length: int = 6) -> None:
         super().__init__()

@@ -83,7 +83,7 @@ def test_the_first_layer_of_target_attention_is_split(name: str, flatten: bool, 
     width = 4 * len(ACTIVATION_UNITS[name](expanded(QUERY, KEYS), KEYS))
     result = check(shared(body, (KEYS, QUERY), many=many, a=linear(3, width)))
     wide = [n.meta["val"].shape[-1] for n in result.graph.nodes if n.target is aten.cat.default]
-    assert wide == []  # the tensor of all columns for every place is never built
+    assert wide == []  # the tensor of all columns for every position is not built
     places = [
         tuple(map(str, n.args[0].meta["val"].shape[:2])) for n in result.graph.nodes if n.target is aten.linear.default
     ]
@@ -100,7 +100,7 @@ def test_sums_scaled_by_alpha_keep_their_meaning(combine: Callable[..., Tensor],
 
     result = check(shared(body, (KEYS, QUERY), a=linear(3, 16)))
     scaled = [n for n in result.graph.nodes if n.target in ADDITIONS and "alpha" in n.kwargs]
-    assert bool(scaled) == (alpha != 1)  # what is scaled is not taken apart
+    assert bool(scaled) == (alpha != 1)  # a scaled concatenation is not split
 
 
 @pytest.mark.parametrize("many", [False, True])
@@ -168,7 +168,8 @@ def test_dots_between_fields_of_the_request_are_made_once(offset: int, form: str
     rows, columns = torch.tril_indices(4, 4, offset)
     state = {"a": linear(3, 4 + len(rows)), "rows": rows, "columns": columns}
     result = check(shared(dots(form), (R, C), many=many, **state))
-    assert operators(result)["aten.index_select"] == (2 if many else 0)  # the next layer takes the columns in any order
+    # The next layer accepts the columns in any order.
+    assert operators(result)["aten.index_select"] == (2 if many else 0)
     assert narrow_share(result, aten.index.Tensor) == (1, 1)
     assert narrow_share(result, aten.linear.default) == (1, 1)
 

@@ -1,4 +1,5 @@
-"""hoist-requests on models of the zoo and random graphs: the answers stay, whatever the request's side is."""
+"""hoist-requests on models of the zoo and random graphs: the outputs stay the same for every choice of request
+inputs."""
 
 from __future__ import annotations
 
@@ -61,13 +62,13 @@ def _compare(model: Any, fast: recfx.CompiledModel, at: tuple[int, ...], many: b
 
 @functools.cache
 def captured(name: str, fields: tuple[int, ...] | None = None) -> Program:
-    """The program of a model of the zoo; with `fields`, of the same with those of its sparse fields in an input of their own."""
+    """The program of a model of the zoo; with `fields`, these sparse fields are a separate input."""
     model: Any = small(name) if fields is None else SplitFields(small(name), fields, 5)
     return capture(model, model.example_inputs(4))
 
 
 def hoisted_agrees(program: Program) -> None:
-    """The request pipeline keeps what a program computes, against float64, at batches 1, 2, 7 and the example's."""
+    """The request pipeline preserves a program's results, compared in float64, at batches 1, 2, 7 and the example's."""
     verify_numeric(program, recfx.Pipeline(EAGER_TO_SPLIT).run(program).program, Exactness.REASSOC)
 
 

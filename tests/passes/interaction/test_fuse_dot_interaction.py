@@ -54,12 +54,12 @@ def mask(lower: bool) -> torch.Tensor:
 
 
 def vectors(x: torch.Tensor) -> list[torch.Tensor]:
-    """As many [B, 1, D] tensors, none of them a part of x."""
+    """Separate [B, 1, D] tensors, which are not parts of x."""
     return [x[:, i : i + 1].exp() for i in range(F)]
 
 
 def inner_products(parts: list[torch.Tensor], keep: bool) -> torch.Tensor:
-    """As deepctr-torch's InnerProductLayer."""
+    """As in deepctr-torch's InnerProductLayer."""
     p = torch.cat([parts[i] for i, _ in pairs(False)], dim=1)
     q = torch.cat([parts[j] for _, j in pairs(False)], dim=1)
     return torch.sum(p * q, dim=2, keepdim=keep)
@@ -165,7 +165,7 @@ def test_dlrm(diagonal: bool) -> None:
     program = Pipeline(DEFAULT_PIPELINE).run(capture(model, model.example_inputs(4))).program
     result = run("fuse-dot-interaction", program).program
     (call,) = [n for n in result.graph.nodes if n.target is interaction.dot_interaction]
-    assert call.args[1] is not None  # the bottom MLP's output is copied in front
+    assert call.args[1] is not None  # the bottom MLP's output is copied to the front
     assert list(call.args[2:]) == [diagonal, False]
     assert operators(result)["aten.bmm"] == 0
     verify_numeric(program, result, Exactness.REASSOC)
@@ -200,6 +200,6 @@ def test_any_triangle_becomes_one_operator(
     inputs = (torch.randn(3, features, 4, generator=rng), torch.randn(3, max(prefix, 1), generator=rng))
     program = program_of(Case(lambda: Function(body, **rows(indices)), inputs))
     result = run("fuse-dot-interaction", program).program
-    single = indices.shape[1] == 1 and loop  # one pair alone is left as it is
+    single = indices.shape[1] == 1 and loop  # a single pair is not fused
     assert operators(result)["recfx.dot_interaction"] == int(not single)
     verify_numeric(program, result, Exactness.REASSOC)

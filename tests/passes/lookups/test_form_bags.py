@@ -1,4 +1,4 @@
-"""form-bags: embeddings that are pooled at once become pooling lookups."""
+"""form-bags: an embedding whose only reader pools it becomes a pooling lookup."""
 
 from __future__ import annotations
 

@@ -133,7 +133,7 @@ def test_tables_of_another_dtype_stay(dtype: torch.dtype) -> None:
 def test_renormalised_rows_are_never_fused() -> None:
     body = Function(lambda m, i: torch.cat([m.a(i[:, 0]), m.b(i[:, 1])], 1), **tables())
     body.a.max_norm = body.b.max_norm = 0.5
-    with pytest.raises(CaptureError):  # a model that writes to its tables is refused before any pass sees it
+    with pytest.raises(CaptureError):  # a model that writes to its tables is refused before any pass runs
         capture(body, (IDS,))
 
 
@@ -150,7 +150,7 @@ def test_shifted_fields_of_a_shared_table_have_bases() -> None:
 
 
 def test_float_columns_are_converted_once() -> None:
-    """The form of deepctr-torch: one float matrix holds ids and dense values."""
+    """As in deepctr-torch: one float matrix holds ids and dense values."""
     x = torch.cat([IDS.float(), DENSE], 1)
 
     def body(m: Any, x: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:

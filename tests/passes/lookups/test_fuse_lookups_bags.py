@@ -1,4 +1,4 @@
-"""fuse-lookups on bags: which offsets are those of bags of fixed length, what padding and bases mean together, and what is not traced."""
+"""fuse-lookups on bags: the offsets of bags of fixed length, padding together with bases, and untraced cases."""
 
 from __future__ import annotations
 
@@ -42,7 +42,8 @@ def flat(b: GraphBuilder, node: fx.Node) -> fx.Node:
 
 
 def kept(program: Program) -> list[Feature]:
-    """The features afterwards, none where nothing was fused; the meaning is kept on the example and on other batches."""
+    """Returns the features afterwards, empty without a fusion; checks that the results are preserved on the example and
+    on other batches."""
     result = run("fuse-lookups", program).program
     verify_meta(result)
     for one, other in zip(program.run(program.example), result.run(program.example), strict=True):
@@ -93,7 +94,7 @@ def test_offsets_from_a_range(start: int, step: int, of: str, fixed: bool | None
     if start < 0:
         end = b.call(operator.sub, end, 3)
     program = b.build(bag(b, ids, b.call(aten.arange.start_step, start, end, step)))
-    if fixed is None:  # torch refuses offsets that do not start at 0, and so must what takes its place
+    if fixed is None:  # torch refuses offsets that do not start at 0, and so must its replacement
         result = run("fuse-lookups", program).program
         assert not any(feature.length == LENGTH for call in features(result) for feature in call)
         return
@@ -126,7 +127,7 @@ def test_padding_is_compared_before_a_base_is_added(mode: int, padding: int | No
 @pytest.mark.parametrize("own", [0, 2])
 @pytest.mark.parametrize("added", [0, 3, [3, 3, 3], [0, 1, 2]])
 def test_lookups_that_are_grouped_already_keep_their_bases(added: Any, own: int, padding: int, column: int) -> None:
-    """Each reads its ids where they came from, with its own base and what was added to the ids."""
+    """Each lookup reads the original ids, with its own base plus the number that was added to the ids."""
     b = GraphBuilder({"ids": (("batch", LENGTH), torch.int64)})
     ids = b.inputs["ids"]
     if added != 0:
@@ -162,7 +163,7 @@ def test_several_ids_of_a_grouped_lookup_side_by_side(pooling: int) -> None:
 
 
 def test_dense_columns_of_a_grouped_lookup_are_not_lost() -> None:
-    """A lookup that copies dense features is not a lookup alone: its columns may be joined, but all of them stay."""
+    """A lookup that also copies dense features: its columns may be merged, but all of them stay."""
     b = GraphBuilder({"ids": (("batch", 2), torch.int64), "dense": ("batch", 4)})
     dense = b.call(aten.slice.Tensor, b.inputs["dense"], 1, 1, 3)
     feature = Feature(0, 0, DIM, 0)

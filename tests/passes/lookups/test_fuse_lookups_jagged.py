@@ -58,7 +58,7 @@ def test_jagged_bags(last: bool, mode: str, weighted: bool) -> None:
 
 @pytest.mark.parametrize("step", [3, 2])
 def test_constant_offsets_that_are_even_are_bags_of_fixed_length(step: int) -> None:
-    """Where shapes are fixed, offsets are a constant by then."""
+    """With fixed shapes, offsets are already a constant."""
 
     def body(m: Any, ids: torch.Tensor, dense: torch.Tensor) -> Any:
         return torch.cat([dense, F.embedding_bag(ids.reshape(-1), m.a.weight, m.offsets, mode="sum")], 1)
@@ -87,7 +87,7 @@ def _cut(x: torch.Tensor, start: int, size: int) -> torch.Tensor:
 def one_key(
     key: int, *, size_of: int | None = None, begin: int | None = None, other: bool = False
 ) -> Callable[..., Any]:
-    """The bags of one of three keys, cut out of the values of all; keyword arguments cut something else out."""
+    """The bags of one of three keys, cut out of the values of all keys; keyword arguments change the cut."""
 
     def body(m: Any, values: torch.Tensor, lengths: torch.Tensor) -> Any:
         by_key = lengths.view(3, -1)

@@ -1,4 +1,5 @@
-"""The entries of one key among those of all keys: which cuts are recognised, and what the lookup that reads them gives natively."""
+"""The entries of one key among those of all keys: the recognised cuts, and the native results of the lookups that read
+them."""
 
 from __future__ import annotations
 
@@ -38,13 +39,13 @@ def cut_by_start(values: torch.Tensor, sizes: list[int], key: int) -> torch.Tens
     return torch.narrow(values, 0, begin, sizes[key])
 
 
-#: A failure is shown as it was drawn: an example takes a second, and shrinking it minutes.
+#: A failing example is not shrunk: an example takes a second, and shrinking takes minutes.
 FOUND = (Phase.explicit, Phase.reuse, Phase.generate)
 CUTS = {"split": cut_by_split, "narrow": cut_by_start}
 
 
 def bags_of(keys: int, read: int, cut: Callable[..., Any], order: list[int], weighted: bool) -> Callable[..., Any]:
-    """The bags of one key. `order` says which key's number of entries is taken for each key's: their own, or another's."""
+    """The bags of one key. `order` is the key whose number of entries is used for each key: its own, or another."""
 
     def body(m: Any, lengths: torch.Tensor, values: torch.Tensor, weights: torch.Tensor) -> Any:
         by_key = lengths.view(keys, -1)
@@ -79,7 +80,8 @@ def test_the_bags_of_a_key_are_read_natively_where_they_lie(data: st.DataObject)
     keys = data.draw(st.integers(1, 4), "keys")
     read = data.draw(st.integers(0, keys - 1), "read")
     name = data.draw(st.sampled_from(sorted(CUTS)), "cut")
-    weighted = name == "split" and data.draw(st.booleans(), "weighted")  # two cuts by start are not known to be as long
+    # Two cuts by start are not known to have equal length.
+    weighted = name == "split" and data.draw(st.booleans(), "weighted")
     model, program = program_of(bags_of(keys, read, CUTS[name], list(range(keys)), weighted), keys)
     fused = run("canonicalize,fuse-lookups", program).program
     ((feature,),) = features(fused)

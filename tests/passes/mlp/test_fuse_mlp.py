@@ -1,4 +1,4 @@
-"""fuse-mlp: linears with everything between them become one operator."""
+"""fuse-mlp: linears and the operators between them become one operator."""
 
 from __future__ import annotations
 
@@ -35,7 +35,7 @@ def body(function: Callable[..., Any], *, fired: int = 1, inputs: tuple[torch.Te
 
 
 class DeepctrDice(nn.Module):
-    """Dice as deepctr-torch writes it: over [B, C], or over [B, L, C] with the channels brought to the front."""
+    """Dice as in deepctr-torch: over [B, C], or over [B, L, C] with the channels moved to the front."""
 
     def __init__(self, width: int, dims: int) -> None:
         super().__init__()
@@ -63,7 +63,7 @@ def zoo_dice(width: int) -> nn.Module:
 
 
 class RowDice(nn.Module):
-    """Dice as torch-rechub writes it, its gate normalised over each row."""
+    """Dice as in torch-rechub, with a gate that is normalised over each row."""
 
     def __init__(self, width: int = 1) -> None:
         super().__init__()
@@ -113,7 +113,7 @@ class Swish(nn.Module):
 
 
 def stacked_apart(gate: Callable[[torch.Tensor], torch.Tensor]) -> Case:
-    """A gate that is not a Dice's keeps the linears before and after it apart."""
+    """A gate other than Dice's separates the linears before and after it."""
     return Case(
         lambda: nn.Sequential(nn.Linear(4, 5), OtherRowDice(gate), nn.Linear(5, 2)).eval(), X, 2, {"recfx.mlp": 2}
     )

@@ -1,4 +1,4 @@
-"""fuse-parallel-linears: linears that do not wait for each other become one product."""
+"""fuse-parallel-linears: independent linears become one product."""
 
 from __future__ import annotations
 

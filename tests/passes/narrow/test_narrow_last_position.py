@@ -1,4 +1,4 @@
-"""narrow-last-position: an encoder of which one position is read computes that position alone."""
+"""narrow-last-position: an encoder computes only the position that is read."""
 
 from __future__ import annotations
 
@@ -39,7 +39,7 @@ READS: dict[str, Callable[[Tensor, Tensor], Tensor]] = {
 
 
 class Encoder(nn.Module):
-    """A transformer encoder over ids, of which `read` takes one position."""
+    """A transformer encoder over ids; `read` selects one position."""
 
     def __init__(
         self, read: Callable[[Tensor, Tensor], Tensor], kind: str, *, heads: int = 2, norm_first: bool = False
@@ -89,7 +89,7 @@ def test_fires(read: str, kind: str) -> None:
     verify_numeric(program, result.program, Exactness.REASSOC)
     shapes = [n.meta["val"].shape for n in result.program.graph.nodes if "attention" in str(n.target)]
     assert shapes[-1][-2] == 1  # one query
-    assert all(s[-2] == L for s in shapes[:-1])  # of the last block alone
+    assert all(s[-2] == L for s in shapes[:-1])  # only in the last block
     assert run("narrow-last-position", result.program).records[0].fired == 0
 
 

@@ -1,4 +1,4 @@
-"""Where a selection in the result of a reshape is in its source."""
+"""The position, in the source of a reshape, of a selection in its result."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""tabulate-towers: a tower over an item's id becomes a table. The road around it is in test_constant_inputs.py."""
+"""tabulate-towers: a tower over an item's id becomes a table. test_constant_inputs.py tests whole compilations."""
 
 from __future__ import annotations
 

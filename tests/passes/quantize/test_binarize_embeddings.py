@@ -1,4 +1,4 @@
-"""binarize-embeddings: scores over one bit a column."""
+"""binarize-embeddings: scores over one bit per column."""
 
 from __future__ import annotations
 
@@ -24,7 +24,7 @@ from recfx.pipeline import Pipeline
 
 
 def rounded(method: str, table: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor | None]:
-    """The values that a method's codes stand for, in the space that the rotation leads to."""
+    """The values of a method's codes, in the rotated space."""
     if method == "sign-rows":
         return sign_codes(table).values(), None
     if method == "minmax-rows":
@@ -70,7 +70,7 @@ def test_a_tied_table_is_packed_once() -> None:
         result = run("binarize-embeddings", prepared(FIRES[name])).program
         assert len({n.args[1].target for n in calls(result)}) == 1
         assert sum(t.dtype is torch.uint8 for t in result.state().values()) == 1
-        assert not any("i.weight" in key for key in result.state())  # nobody reads the floats any more
+        assert not any("i.weight" in key for key in result.state())  # the float table has no reader
 
 
 def test_a_table_that_something_else_reads_stays() -> None:
@@ -98,7 +98,7 @@ def test_trained_codes_are_packed_as_they_are(seed: int, dim: int, estimator: st
     trained = quantizer.eval().table(table)
     users = nn.Embedding.from_pretrained(
         torch.randn(9, dim, generator=rng).sign()
-    )  # one bit a column loses nothing of them
+    )  # one bit per column represents them exactly
     items = nn.Embedding.from_pretrained(trained.dequantize())
     model = Function(lambda m, u: m.u(u) @ m.i.weight.T, u=users, i=items)
     ids = torch.arange(9)
@@ -106,7 +106,7 @@ def test_trained_codes_are_packed_as_they_are(seed: int, dim: int, estimator: st
         result = Pipeline([BinarizeEmbeddings(method, query_bits=1)]).run(capture(model, (ids,))).program
         (call,) = calls(result)
         held = unpack_codes(result.state()[call.args[1].target], 1, dim)
-        mixed = trained.codes.amin(1) != trained.codes.amax(1)  # a row of one code is that value, under another code
+        mixed = trained.codes.amin(1) != trained.codes.amax(1)  # a constant row has that value, with another code
         assert torch.equal(held.codes[mixed], trained.codes[mixed])
         largest = trained.dequantize().abs().max()
         torch.testing.assert_close(result.module(ids), (model(ids),), rtol=0, atol=float(largest) * dim * 1e-6)
@@ -120,7 +120,7 @@ def test_trained_codes_are_packed_as_they_are(seed: int, dim: int, estimator: st
 def test_scores_are_no_further_off_than_the_roundings_allow(
     seed: int, dim: int, method: str, query_bits: int, exponent: int
 ) -> None:
-    """|q x - q' x'| <= |q| |x - x'| + |q - q'| |x'|, with what each rounding loses in closed form."""
+    """|q x - q' x'| <= |q| |x - x'| + |q - q'| |x'|, with closed forms of both rounding errors."""
     rng = torch.Generator().manual_seed(seed)
     users, items = torch.randn(7, dim, generator=rng) * 10.0**exponent, torch.randn(15, dim, generator=rng)
     model: Any = Function(
@@ -144,7 +144,7 @@ def test_scores_are_no_further_off_than_the_roundings_allow(
     else:
         query_lost = q.abs().amax(1) / ((1 << (query_bits - 1)) - 1) / 2 * dim**0.5
     bound = q.norm(dim=1)[:, None] * lost + query_lost[:, None] * left
-    room = 1e-5 * dim * q.norm(dim=1)[:, None] * left  # of float32, here and in the rotation
+    room = 1e-5 * dim * q.norm(dim=1)[:, None] * left  # roundings of float32, here and in the rotation
     assert bool(((found - users.double() @ items.double().T).abs() <= bound + room).all())
 
 

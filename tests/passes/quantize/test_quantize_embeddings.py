@@ -1,4 +1,4 @@
-"""quantize-embeddings: scores over a few bits a column."""
+"""quantize-embeddings: scores over a few bits per column."""
 
 from __future__ import annotations
 
@@ -23,12 +23,12 @@ from recfx.learn import make_quantizer
 from recfx.passes import QuantizeEmbeddings
 from recfx.pipeline import Pipeline
 
-#: Those that torch need not help with: it finds the best, and turns the batch out of the first dimension.
+#: The models that run without torch: it selects the best items, and moves the batch out of the first dimension.
 LOWERED = [n for n in FIRES if not any(word in n for word in ("best", "turned", "one query"))]
 
 
 def rounded(bits: int, method: str, table: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor | None]:
-    """The values that a method's codes stand for, in the space that the rotation leads to."""
+    """The values of a method's codes, in the rotated space."""
     if method == "rotation":
         return best_codes(table @ random_rotation(DIM), bits).values(), random_rotation(DIM)
     codes = {"rows": best_codes, "symmetric-rows": symmetric_codes, "minmax-rows": minmax_codes}[method]
@@ -88,10 +88,10 @@ def test_trained_codes_are_packed_as_they_are(seed: int, dim: int, bits: int, es
     result = Pipeline([QuantizeEmbeddings(bits, "rotation")]).run(capture(model, (torch.arange(9),))).program
     (call,) = calls(result)
     held = unpack_codes(result.state()[call.args[1].target], bits, dim)
-    assert len(result.state()) == 2  # no rotation: the codes are those trained
+    assert len(result.state()) == 2  # no rotation: the codes are the trained codes
     assert bool(((held.values() - items.weight).abs() <= 2e-6 * items.weight.abs().max()).all())
     used = trained.codes.int() - trained.codes.amin(1, keepdim=True).int()
-    full = held.codes.amax(1) == used.amax(1)  # a row may use every other level only
+    full = held.codes.amax(1) == used.amax(1)  # a row may use only every other level
     assert bool(full.any()) or dim < 40
     assert torch.equal(held.codes[full].int(), used[full])
 
@@ -116,7 +116,7 @@ def test_scores_are_no_further_off_than_half_steps_allow(
     q, x = users.double() @ rotation.double(), items.double() @ rotation.double()
     step = (x.amax(1) - x.amin(1)) / ((1 << bits) - 1)
     scale = q.abs().amax(1) / ((1 << (query_bits - 1)) - 1)
-    left = x.abs().sum(1) + dim * step / 2  # of the rounded items
+    left = x.abs().sum(1) + dim * step / 2  # the lengths of the rounded items
     bound = q.abs().sum(1)[:, None] * step / 2 + scale[:, None] / 2 * left
     room = 1e-5 * q.abs().sum(1)[:, None] * left
     assert bool(((found - users.double() @ items.double().T).abs() <= bound + room).all())

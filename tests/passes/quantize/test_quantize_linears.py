@@ -27,7 +27,8 @@ from recfx.testing import GraphBuilder
 X = (torch.randn(3, 8, generator=torch.Generator().manual_seed(0)),)
 X3 = (torch.randn(3, 2, 8, generator=torch.Generator().manual_seed(1)),)
 EVERY = QuantizeLinears(min_weights=1)
-#: What an int8 layer may add to its error: half a step of 127 in each row of the input and each channel of the weight, and to spare.
+#: The allowed added error of an int8 layer: half a step of 127 in each row of the input and each channel of the weight,
+#: and a margin.
 SHARE = 0.03
 
 
@@ -38,7 +39,7 @@ def fused(case: Case) -> Program:
 
 
 def layers_of(program: Program) -> list[list[tuple[mlp.Layer, torch.Tensor]]]:
-    """Layers with their weights, of each chain."""
+    """The layers of each chain, with their weights."""
     state = program.state()
     chains = []
     for node in program.graph.nodes:
@@ -63,7 +64,8 @@ def body(function: Callable[..., Any], *, fired: int, inputs: tuple[torch.Tensor
 
 
 def check(item: QuantizeLinears, program: Program, fired: int) -> Program:
-    """The pass fires so often, does nothing more when it runs again, and its error is that of its codes, at every batch."""
+    """The pass fires as often as expected, does nothing in a second run, and its error is that of its codes, at every
+    batch."""
     result = run(item, program)
     (record,) = result.records
     assert record.fired == fired, record.misses

@@ -1,4 +1,4 @@
-"""quantize-linears on cross layers: what is stored in fewer bits, what stays, and that the kernels compute it."""
+"""quantize-linears on cross layers: the quantised weights, the unchanged weights, and the kernels' results."""
 
 from __future__ import annotations
 
@@ -21,7 +21,7 @@ from recfx.testing import GraphBuilder
 
 X = (torch.randn(5, 8, generator=torch.Generator().manual_seed(0)),)
 EVERY = QuantizeLinears(min_weights=1)
-SHARE = 0.03  # of an int8 product's norm, as in test_quantize_linears
+SHARE = 0.03  # relative to the norm of an int8 product, as in test_quantize_linears
 
 BODIES: dict[str, tuple[Any, int]] = {
     "full": (lambda m, x: x * m.a(x) + x, 1),
@@ -86,7 +86,8 @@ def test_leaves_vectors_and_small_matrices_alone() -> None:
 
 
 def test_biases_do_not_move_through_weights_of_few_bits() -> None:
-    """fuse-cross folds a constant between two stacks into the second's bias, for which it takes the weights as they are."""
+    """fuse-cross folds a constant between two stacks into the second's bias, which it computes from the float
+    weights."""
     b = GraphBuilder({"x": ("batch", 8)})
     x, codes = b.inputs["x"], b.state("w", torch.ones(8, 8, dtype=torch.int8))
     scale, constant = b.state("s", torch.rand(8)), b.state("c", torch.randn(8))

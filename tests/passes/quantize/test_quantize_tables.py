@@ -49,7 +49,7 @@ def lookups(program: Program) -> list[tuple[list[torch.Tensor], list[Feature]]]:
 
 
 def rounded(program: Program, bits: int, refine: bool = False) -> Program:
-    """The program with the values that packed tables stand for, in float32: what the pass must compute."""
+    """The program with the values of packed tables in float32: the expected results of the pass."""
     copy = program.clone()
     for name in {str(t.target) for n in copy.graph.nodes if n.target is grouped_lookup for t in n.args[0]}:
         table = program.state()[name].detach()
@@ -59,7 +59,7 @@ def rounded(program: Program, bits: int, refine: bool = False) -> Program:
 
 
 def check(item: QuantizeTables, program: Program, fired: int) -> Program:
-    """The pass fires so often, does nothing more when it runs again, and keeps shapes at every batch."""
+    """The pass fires as often as expected, does nothing in a second run, and preserves shapes at every batch."""
     result = run(item, program)
     (record,) = result.records
     assert record.fired == fired, record.misses
@@ -202,7 +202,7 @@ def test_a_lookup_that_was_not_fused_is_named(body: Callable[..., Any]) -> None:
 
 
 def two_names(multiplied: bool) -> Program:
-    """A program in which two reads of state, under two names, give one tensor."""
+    """A program in which two reads of state with different names return the same tensor."""
     table = torch.randn(9, 16)
     b = GraphBuilder({"ids": (("batch", 2), torch.int64)})
     first, second = b.state("items", table), b.state("again", table)
@@ -291,7 +291,7 @@ def test_any_lookup_reads_what_its_tables_stand_for(program: Program, bits: int,
     result: PipelineResult = run(QuantizeTables(bits=bits, refine=refine), program)
     want = rounded(program, bits, refine)
     for found, features in lookups(result.program):
-        for feature in features:  # a table whose rows would grow is left alone
+        for feature in features:  # a table whose rows would grow stays unchanged
             if found[feature.table].dtype is torch.float32:
                 assert -(-feature.dim * bits // 8) + 4 >= 4 * feature.dim
     if all(t.dtype is not torch.float32 for found, _ in lookups(result.program) for t in found):

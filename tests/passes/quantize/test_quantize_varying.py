@@ -1,4 +1,4 @@
-"""quantize-tables on lookups of any number of ids, which have no concatenation to be fused into."""
+"""quantize-tables on lookups of any number of ids, which cannot be fused into a concatenation."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ from recfx.pipeline import run_pass
 
 
 class Unpooled(nn.Module):
-    """One row for each id, beside a linear layer over the batch."""
+    """One row for each id, and a linear layer over the batch."""
 
     def __init__(self, dim: int = 16) -> None:
         super().__init__()

@@ -1,4 +1,4 @@
-"""The models whose score is a dot product, over codes, by the whole road."""
+"""Models whose score is a dot product, over codes, through the whole compilation."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ from recfx.ops.hamming import code_dot
 from recfx.passes import EXACT_PIPELINE, NATIVE_PIPELINE
 from recfx.zoo import LightGCN, SASRec, TwoTower
 
-#: After the folds, which make tables of what depends on parameters alone, and before lookups are fused.
+#: After the folds, which compute tables that depend only on parameters, and before the fusion of lookups.
 BEFORE = "fuse-dot-interaction,"
 
 
