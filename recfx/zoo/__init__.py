@@ -89,7 +89,7 @@ __all__ = [
 
 
 def model_class(name: str) -> type[ZooModel]:
-    """The model of that name.
+    """The class of the model of that name.
 
     Raises:
         ZooError: The model is unknown; the error names similar ones.
@@ -100,7 +100,7 @@ def model_class(name: str) -> type[ZooModel]:
 
 
 def build(name: str, **overrides: Any) -> ZooModel:
-    """Makes the model of that name, in training mode as every new module.
+    """Makes the model of that name, in training mode like every new module.
 
     Args:
         name: A key of `MODELS`.
@@ -118,6 +118,6 @@ def build(name: str, **overrides: Any) -> ZooModel:
 
 
 def _suggest(name: str, known: list[str]) -> str:
-    """What may have been meant, or else all there is."""
+    """A hint with similar names, or with all known names if no name is similar."""
     close = get_close_matches(name, known, cutoff=0.5)
     return f"did you mean {' or '.join(close)}?" if close else f"one of {', '.join(known)}"

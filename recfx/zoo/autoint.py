@@ -54,11 +54,11 @@ class AutoInt(CtrModel):
         layers: Number of interacting layers; the paper's 3.
         heads: Heads of each; the paper's 2.
         head_dim: Width of a head; the paper's 32.
-        deep: Hidden widths of an MLP beside the attention (the paper's AutoInt+); none leaves it out.
+        deep: Hidden widths of an MLP parallel to the attention (the paper's AutoInt+); empty for no MLP.
         dropout: Share of that MLP's hidden units dropped in training.
 
     Raises:
-        ZooError: No layer.
+        ZooError: `layers` is below 1.
     """
 
     def __init__(

@@ -20,7 +20,7 @@ CRITEO_KAGGLE_ROWS = (
 )
 # fmt: on
 
-#: The same with the seven largest tables cut to 100,000 rows: the default, so that no model needs gigabytes.
+#: The same with the largest tables cut to 100,000 rows: the default, so that no model needs gigabytes.
 CRITEO_ROWS = tuple(min(rows, 100_000) for rows in CRITEO_KAGGLE_ROWS)
 
 #: Tables of the tiny configurations; one has a single row.
@@ -45,7 +45,7 @@ class ZooModel(nn.Module, ABC):
             seed: Seed of the draw.
 
         Raises:
-            ZooError: A negative batch, or an exponent that is negative or not finite.
+            ZooError: The batch is negative, or the exponent is negative or not finite.
         """
 
 
@@ -60,7 +60,7 @@ class CtrModel(ZooModel):
         dim: Columns of the tables.
 
     Raises:
-        ZooError: No table, a table without rows, no dense feature, or no column.
+        ZooError: There is no table, no dense feature or no column, or a table has no rows.
     """
 
     def __init__(self, tables: Sequence[int] = CRITEO_ROWS, dense: int = 13, dim: int = 16) -> None:
@@ -85,7 +85,7 @@ class CtrModel(ZooModel):
         return cls(tables=tuple(cardinalities), dense=dense, dim=dim, **overrides)
 
     def example_inputs(self, batch: int, *, zipf: float | None = None, seed: int = 0) -> tuple[Tensor, ...]:
-        """`(dense, sparse)`; the dense features are distributed as log1p of geometric-like counts are.
+        """`(dense, sparse)`; the dense features are log1p of exponentially distributed counts.
 
         See `ZooModel.example_inputs`.
         """

@@ -37,7 +37,7 @@ class TransformerLayer(nn.Module):
 
 
 class BST(HistoryModel):
-    """A transformer over the history and the item behind it, an MLP over all its outputs; returns logits [B].
+    """A transformer over the history followed by the item, and an MLP over all its outputs; returns logits [B].
 
     Inputs: `user` int64 [B] in [0, num_users); `item` int64 [B] in [1, num_items]; `history` int64 [B, length] of
     item ids, oldest first, padded with zeros on the right. The paper's position of a past item is the time since;
@@ -47,7 +47,7 @@ class BST(HistoryModel):
         num_users: Number of users.
         num_items: Number of items.
         length: Places in a history; the paper's 20.
-        dim: Columns of the tables, of the positions' too.
+        dim: Columns of the tables, including that of the positions.
         categories: The items' categories, see `ItemEmbeddings`.
         layers: Number of transformer layers; the paper's 1.
         heads: Heads of each; the paper's 8.

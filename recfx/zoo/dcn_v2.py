@@ -44,7 +44,7 @@ class LowRankCrossLayer(nn.Module):
 
 
 class DCNv2(CtrModel):
-    """Cross layers over embeddings and dense features, with an MLP behind or beside them; returns logits [B].
+    """Cross layers over embeddings and dense features, with an MLP after or parallel to them; returns logits [B].
 
     Args:
         tables: Rows of each sparse field's table.
@@ -58,7 +58,7 @@ class DCNv2(CtrModel):
         batch_norm: Whether the MLP's layers are batch-normalised.
 
     Raises:
-        ZooError: An unknown structure, or a number of layers or a rank below 1.
+        ZooError: The structure is unknown, or the number of layers or the rank is below 1.
     """
 
     def __init__(

@@ -53,7 +53,7 @@ class DIEN(HistoryModel):
 
     Inputs: `user` int64 [B] in [0, num_users); `item` int64 [B] in [1, num_items]; `history` int64 [B, length] of
     item ids, oldest first, padded with zeros on the right. Both recurrences run over the fixed length: the GRU's
-    states at the items do not depend on the padding behind them, and AUGRU passes it over. The default sizes are
+    states at the items do not depend on the padding after them, and AUGRU skips it. The default sizes are
     those of the paper's Amazon electronics.
 
     Args:
@@ -88,7 +88,7 @@ class DIEN(HistoryModel):
         self.relevance = nn.Linear(width, state, bias=False)
         self.evolution = AUGRU(state, state)
         self.mlp = MLP(dim + width + state, hidden, 1, activation=activation)
-        self.next_item = MLP(state + width, [100, 50], 1, activation="sigmoid")  # for the auxiliary loss alone
+        self.next_item = MLP(state + width, [100, 50], 1, activation="sigmoid")  # only for the auxiliary loss
 
     @classmethod
     def small(cls, **overrides: Any) -> Self:
@@ -106,11 +106,11 @@ class DIEN(HistoryModel):
         return logits
 
     def auxiliary_loss(self, history: Tensor, negatives: Tensor) -> Tensor:
-        """How badly each interest tells the next item from one not taken (equation 7); add it in training.
+        """The loss of classifying the next item against a negative item from each interest (equation 7); add it in training.
 
         Args:
             history: int64 [B, L], as for `forward`.
-            negatives: int64 [B, L], an item not taken for each place; place 0 is not used.
+            negatives: int64 [B, L], a negative item for each place; place 0 is not used.
 
         Returns:
             The mean over the items that have a predecessor, a scalar; 0 without such items.

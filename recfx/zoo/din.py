@@ -13,16 +13,16 @@ from recfx.zoo.layers import MLP, ItemEmbeddings, masked_softmax
 
 
 class ActivationUnit(nn.Module):
-    """Target attention: each past item weighs as much as an MLP of it and the candidate says (equation 2).
+    """Target attention: an MLP of a past item and the candidate gives the weight of the past item (equation 2).
 
     The MLP sees query, key, their difference and their product. The weights are not normalised, so that their sum
-    keeps the intensity of the interest; padding weighs nothing.
+    keeps the intensity of the interest; padding has weight 0.
 
     Args:
         width: Width of an item.
         hidden: Hidden widths of the MLP.
         activation: Its activation.
-        softmax: Whether to normalise the weights nevertheless.
+        softmax: Whether to normalise the weights by a softmax.
     """
 
     def __init__(self, width: int, hidden: Sequence[int], *, activation: str = "dice", softmax: bool = False) -> None:

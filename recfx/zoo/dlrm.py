@@ -14,7 +14,7 @@ from recfx.zoo.layers import MLP, FieldEmbeddings
 
 
 class DotInteraction(nn.Module):
-    """Dot products of all pairs of vectors, the strict lower triangle row by row (with the diagonal if asked).
+    """Dot products of all pairs of vectors: the lower triangle, row by row, with or without the diagonal.
 
     Args:
         vectors: Number of vectors, n.
@@ -38,7 +38,7 @@ class DotInteraction(nn.Module):
 
 
 class DLRM(CtrModel):
-    """Bottom MLP over the dense features, a table a field, dot interaction, top MLP; returns logits [B].
+    """Bottom MLP over the dense features, one table per field, dot interaction, top MLP; returns logits [B].
 
     The defaults are the public Criteo Kaggle configuration, with the tables of `CRITEO_ROWS`.
 
@@ -69,7 +69,7 @@ class DLRM(CtrModel):
         self._initialise()
 
     def _initialise(self) -> None:
-        """As the authors' code: tables uniform in 1 / sqrt(rows), linear layers normal in their widths."""
+        """Initialises as the authors' code does: tables uniform up to 1 / sqrt(rows), linear layers normal."""
         for module in self.modules():
             if isinstance(module, nn.Embedding):
                 bound = 1 / math.sqrt(module.num_embeddings)
@@ -80,7 +80,7 @@ class DLRM(CtrModel):
 
     @classmethod
     def small(cls, **overrides: Any) -> Self:
-        """Five tables, two columns of hidden layers; see `ZooModel.small`."""
+        """Five tables, narrow MLPs; see `ZooModel.small`."""
         return cls(**{"tables": SMALL_ROWS, "dense": 4, "dim": 4, "bottom": (8,), "top": (8, 4), **overrides})
 
     def forward(self, dense: Tensor, sparse: Tensor) -> Tensor:

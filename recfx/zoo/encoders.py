@@ -14,16 +14,16 @@ from recfx.zoo.pairs import PairModel
 class Encoder(PairModel):
     """A pair model whose score is the dot product of two embeddings; returns scores [B].
 
-    Training asks for all embeddings at once; retrieval keeps them.
+    Training computes all embeddings at once; retrieval stores them.
 
     Args:
         num_users: Number of users.
         num_items: Number of items.
-        dim: Columns of the tables of free embeddings, one row a user and one row an item.
-        std: Standard deviation of the normal distribution that they start from.
+        dim: Columns of the two tables of free embeddings, with one row per user and per item.
+        std: Standard deviation of the normal distribution of their initial values.
 
     Raises:
-        ZooError: A size below 1.
+        ZooError: A size is below 1.
     """
 
     def __init__(self, num_users: int, num_items: int, dim: int, std: float = 0.1) -> None:
@@ -36,10 +36,10 @@ class Encoder(PairModel):
 
     @abstractmethod
     def embeddings(self) -> tuple[Tensor, Tensor]:
-        """The final embeddings of all users [num_users, d] and all items [num_items, d], with gradients where they are on."""
+        """The final embeddings of all users [num_users, d] and all items [num_items, d], with gradients if these are enabled."""
 
     def base_rows(self, users: Tensor, items: Tensor) -> tuple[Tensor, Tensor]:
-        """The free embeddings of some users, int64 [m], and items, int64 [n], which an L2 penalty applies to."""
+        """The free embeddings of users, int64 [m], and items, int64 [n], to which an L2 penalty applies."""
         return self.users(users), self.items(items)
 
     def forward(self, users: Tensor, items: Tensor) -> Tensor:

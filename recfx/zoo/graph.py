@@ -15,8 +15,8 @@ from recfx.zoo.errors import require
 class NormalizedAdjacency(nn.Module):
     """D^-1/2 A D^-1/2 of the bipartite graph of users (first) and items, as compressed sparse rows.
 
-    A product with it is one weighted bag a row: on CPUs several times faster than torch.sparse and a hundred times
-    faster than index_add, with dense buffers throughout. A row without neighbours gives zeros.
+    A product with it is one weighted bag per row: on CPUs several times faster than torch.sparse and a hundred times
+    faster than index_add, with dense buffers only. A row without neighbours gives zeros.
 
     Args:
         num_users: Number of users.
@@ -24,7 +24,7 @@ class NormalizedAdjacency(nn.Module):
         interactions: int64 [2, E], users over items; repeated pairs count once.
 
     Raises:
-        ZooError: Interactions of another form, or ids out of range.
+        ZooError: The interactions have another form, or ids are out of range.
     """
 
     offsets: Tensor
@@ -70,7 +70,7 @@ class NormalizedAdjacency(nn.Module):
             weights: One for x itself and one for each layer.
 
         Returns:
-            Of the shape of x.
+            A tensor of the shape of x.
         """
         total = weights[0] * x
         for weight in weights[1:]:
@@ -86,7 +86,7 @@ def _product(x: Tensor, offsets: Tensor, neighbours: Tensor, weights: Tensor) ->
 
 
 class _Product(torch.autograd.Function):
-    """The product with a symmetric matrix, whose gradient is the same product: twenty times faster than that of bags."""
+    """The product with a symmetric matrix. Its gradient is the same product, twenty times faster than the gradient of bags."""
 
     @staticmethod
     def forward(x: Tensor, offsets: Tensor, neighbours: Tensor, weights: Tensor) -> Tensor:

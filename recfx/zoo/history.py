@@ -19,11 +19,11 @@ class HistoryModel(ZooModel):
 
     Args:
         num_users: Number of users.
-        num_items: Number of items; tables have a row more, for the padding.
+        num_items: Number of items; tables have one more row, for the padding.
         length: Places in a history.
 
     Raises:
-        ZooError: A size below 1.
+        ZooError: A size is below 1.
     """
 
     def __init__(self, num_users: int, num_items: int, length: int) -> None:

@@ -1,4 +1,4 @@
-"""Small modules the models share: field embeddings, MLP, Dice, masked attention."""
+"""Small modules that the models share: field embeddings, MLP, Dice, masked attention."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ class FieldEmbeddings(nn.Module):
     Args:
         tables: Rows of each table.
         dim: Columns of every table.
-        std: Standard deviation of the normal the tables start from.
+        std: Standard deviation of the normal distribution of the initial weights.
     """
 
     def __init__(self, tables: Sequence[int], dim: int, *, std: float = 0.01) -> None:
@@ -102,12 +102,12 @@ def activation_module(name: str, width: int) -> nn.Module:
 
 
 class MLP(nn.Sequential):
-    """Linear layers, each followed by batch norm (if asked for), an activation and dropout (if any).
+    """Linear layers, each followed by optional batch norm, an activation and optional dropout.
 
     Args:
         inputs: Width of the input.
-        hidden: Widths of the layers; none makes it the identity.
-        outputs: Width of a last linear layer without activation; None leaves it out.
+        hidden: Widths of the layers; empty for the identity.
+        outputs: Width of a last linear layer without activation; None for no such layer.
         activation: Name of the activation, see `ACTIVATIONS`.
         dropout: Share of the hidden units dropped in training.
         batch_norm: Whether to normalise each layer's output before its activation; for inputs [B, inputs] only.
@@ -139,14 +139,14 @@ class MLP(nn.Sequential):
 
 
 class ItemEmbeddings(nn.Module):
-    """An item as the vector of its id and, where there are categories, the vector of its category, side by side.
+    """Vectors of items: the vector of the id, concatenated with the vector of the category if there are categories.
 
     Args:
         num_items: Number of items; ids are 1 to num_items, 0 is padding and embeds as zeros.
         dim: Columns of each table.
         categories: int64 [num_items + 1], the category of each item from 1 on (0 for the padding); or a number of
-            categories, dealt out to the items in turn; 0 without categories.
-        std: Standard deviation of the normal the tables start from.
+            categories, assigned to the items in turn; 0 for no categories.
+        std: Standard deviation of the normal distribution of the initial weights.
 
     Raises:
         ZooError: The categories do not fit the items.

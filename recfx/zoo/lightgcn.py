@@ -20,7 +20,7 @@ class LightGCN(Encoder):
     """Scores pairs by dot products of embeddings averaged over 0 to `layers` propagations; returns scores [B].
 
     Inputs: `users` int64 [B] in [0, num_users); `items` int64 [B] in [0, num_items). Every call propagates all
-    embeddings anew, as in training; for one fixed set of weights that is a constant. The default sizes are those of
+    embeddings, as in training; with fixed weights the result is a constant. The default sizes are those of
     the paper's Gowalla.
 
     Args:
@@ -30,10 +30,10 @@ class LightGCN(Encoder):
             distributions of exponent 1, the same each time.
         dim: Columns of the tables; the paper's 64.
         layers: Number of propagations; the paper's 3.
-        weights: The weight of each layer, `layers + 1` of them; None: all equal, as in the paper.
+        weights: `layers + 1` weights, that of the free embeddings first; None for equal weights, as in the paper.
 
     Raises:
-        ZooError: A size below 1, weights of another number, or interactions that do not fit, see
+        ZooError: A size is below 1, the number of weights is wrong, or the interactions do not fit, see
             `NormalizedAdjacency`.
     """
 
@@ -56,7 +56,7 @@ class LightGCN(Encoder):
             len(self.weights) == layers + 1,
             f"{layers} layers need {layers + 1} weights, got {len(self.weights)}",
             where="LightGCN",
-            hint="the first is that of the free embeddings themselves",
+            hint="the first weight is that of the free embeddings",
         )
 
     @classmethod
@@ -85,7 +85,7 @@ class LightGCN(Encoder):
 
 
 def as_interactions(num_users: int, num_items: int, interactions: Tensor | int) -> Tensor:
-    """The interactions themselves, or so many of popular users with popular items, int64 [2, count]; pairs may repeat."""
+    """The given interactions, or the given number of random ones from Zipf distributions, int64 [2, count]; pairs may repeat."""
     if isinstance(interactions, Tensor):
         return interactions
     generator = torch.Generator().manual_seed(_SEED)

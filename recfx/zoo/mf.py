@@ -1,4 +1,4 @@
-"""Matrix factorisation, as trained by BPR: Rendle et al. 2009, "BPR: Bayesian Personalized Ranking from Implicit Feedback"."""
+"""Matrix factorisation, trained by BPR: Rendle et al. 2009, "BPR: Bayesian Personalized Ranking from Implicit Feedback"."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ from recfx.zoo.encoders import Encoder
 
 
 class MatrixFactorization(Encoder):
-    """Scores pairs by dot products of one free embedding a user and one an item; returns scores [B].
+    """Scores pairs by dot products of one free embedding per user and one per item; returns scores [B].
 
     Inputs: `users` int64 [B] in [0, num_users); `items` int64 [B] in [0, num_items). The default sizes are Gowalla's.
 
@@ -20,7 +20,7 @@ class MatrixFactorization(Encoder):
         dim: Columns of the tables.
 
     Raises:
-        ZooError: A size below 1.
+        ZooError: A size is below 1.
     """
 
     def __init__(self, num_users: int = 29_858, num_items: int = 40_981, *, dim: int = 64) -> None:
@@ -41,5 +41,5 @@ class MatrixFactorization(Encoder):
         return self.users.weight, self.items.weight
 
     def rows(self, users: Tensor, items: Tensor) -> tuple[Tensor, Tensor]:
-        """The embeddings of some users, int64 [m], and items, int64 [n]: [m, dim] and [n, dim]."""
+        """The embeddings of users, int64 [m], and items, int64 [n]: [m, dim] and [n, dim]."""
         return self.users(users), self.items(items)

@@ -14,7 +14,7 @@ from recfx.zoo.layers import MLP, FieldEmbeddings
 
 
 class MMoE(CtrModel):
-    """Experts shared by all tasks, mixed by one softmax gate a task, and a tower a task; returns logits [B, tasks].
+    """Experts shared by all tasks, mixed by one softmax gate per task, and one tower per task; returns logits [B, tasks].
 
     f_k(x) = sum_i softmax(W_k x)_i expert_i(x), y_k = tower_k(f_k(x)) (equations 6 and 7).
 
@@ -28,7 +28,7 @@ class MMoE(CtrModel):
         tower: Hidden widths of each task's tower.
 
     Raises:
-        ZooError: No task, no expert, or experts without layers.
+        ZooError: There is no task or no expert, or the experts have no layers.
     """
 
     def __init__(
@@ -62,7 +62,7 @@ class MMoE(CtrModel):
 
     @classmethod
     def for_criteo(cls, cardinalities: Sequence[int], dense: int = 13, dim: int = 16, **overrides: Any) -> Self:
-        """See `CtrModel.for_criteo`; one task, the click, so that the logits are [B, 1]."""
+        """See `CtrModel.for_criteo`. The click is the only task, so the logits are [B, 1]."""
         return super().for_criteo(cardinalities, dense, dim, **{"tasks": 1, **overrides})
 
     def forward(self, dense: Tensor, sparse: Tensor) -> Tensor:

@@ -13,7 +13,7 @@ from recfx.zoo.pairs import PairModel
 
 
 class NeuMF(PairModel):
-    """Generalised matrix factorisation and an MLP, each with tables of its own, joined linearly; returns logits [B].
+    """Generalised matrix factorisation and an MLP, each with its own tables, joined by a linear layer; returns logits [B].
 
     Inputs: `users` int64 [B] in [0, num_users); `items` int64 [B] in [0, num_items). The default sizes are
     MovieLens-1M's.

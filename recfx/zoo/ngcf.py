@@ -61,7 +61,7 @@ class NGCF(Encoder):
         dropout: Dropout of each layer's result in training; the paper tunes it, 0.1 on Gowalla.
 
     Raises:
-        ZooError: A size below 1, a dropout outside [0, 1), or interactions that do not fit, see
+        ZooError: A size is below 1, the dropout is outside [0, 1), or the interactions do not fit, see
             `NormalizedAdjacency`.
     """
 
@@ -93,7 +93,7 @@ class NGCF(Encoder):
         return cls(num_users, num_items, torch.stack([users, items]), **overrides)
 
     def embeddings(self) -> tuple[Tensor, Tensor]:
-        """All layers side by side (equation 8): [num_users, dim + sum of layers] and [num_items, the same]."""
+        """The concatenation of all layers (equation 8): [num_users, dim + sum of layers] and [num_items, the same]."""
         x = torch.cat([self.users.weight, self.items.weight])
         parts = [x]
         for layer in self.layers:

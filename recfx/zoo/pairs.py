@@ -12,15 +12,15 @@ from recfx.zoo.sampling import sample_ids, seeded
 class PairModel(ZooModel):
     """A model over pairs of ids: `forward(users, items)`.
 
-    Inputs: `users` int64 [B] in [0, num_users); `items` int64 [B] in [0, num_items). No id is padding; for data whose
-    items count from 1, give one item more.
+    Inputs: `users` int64 [B] in [0, num_users); `items` int64 [B] in [0, num_items). No id is padding. If the ids of
+    the data start at 1, add one to the number of items.
 
     Args:
         num_users: Number of users.
         num_items: Number of items.
 
     Raises:
-        ZooError: A size below 1.
+        ZooError: A size is below 1.
     """
 
     def __init__(self, num_users: int, num_items: int) -> None:

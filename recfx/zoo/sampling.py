@@ -1,4 +1,4 @@
-"""Ids as requests hold them: uniform or Zipf, and histories of uneven length."""
+"""Random ids, uniform or Zipf, and random histories of different lengths."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ _CACHED_TABLES = 64
 
 @lru_cache(maxsize=_CACHED_TABLES)
 def _zipf_cdf(rows: int, exponent: float) -> Tensor:
-    """P(rank <= k) for k = 1 .. rows; float64 [rows], of which the last is exactly 1."""
+    """P(rank <= k) for k = 1 .. rows; float64 [rows]. The last value is exactly 1."""
     weights = torch.arange(1, rows + 1, dtype=torch.float64).pow(-exponent)
     cdf = weights.cumsum(0)
     return cdf / cdf[-1]
@@ -25,8 +25,8 @@ def sample_ids(rows: int, shape: tuple[int, ...], *, zipf: float | None = None, 
     """Draws ids of a table.
 
     Under Zipf the probability of id k is proportional to (k + 1) ** -zipf over the finite table, so id 0 is the
-    most frequent. The draw inverts the cumulative distribution, so every exponent from 0 (uniform) on is exact,
-    those of 1 and less too, for which the unbounded distribution does not exist.
+    most frequent. The draw inverts the cumulative distribution, so it is exact for every exponent from 0 (uniform)
+    on, including exponents up to 1, for which the unbounded distribution does not exist.
 
     Args:
         rows: Rows of the table; ids are in [0, rows).
@@ -38,7 +38,7 @@ def sample_ids(rows: int, shape: tuple[int, ...], *, zipf: float | None = None, 
         int64 of the given shape.
 
     Raises:
-        ZooError: No rows, or an exponent that is negative or not finite.
+        ZooError: `rows` is below 1, or the exponent is negative or not finite.
     """
     require(rows >= 1, f"cannot draw ids of a table of {rows} rows", where="sample_ids")
     if zipf is None:

@@ -43,21 +43,21 @@ class SASRec(ZooModel):
     """Scores candidates by their dot products with the state at the history's last item; returns [B, C].
 
     Inputs: `history` int64 [B, length] of item ids 1 to num_items, oldest first, padded with zeros on the right (a
-    history may be empty); `candidates` int64 [B, C] in [1, num_items]. The candidates' vectors are the history's
+    history may be empty); `candidates` int64 [B, C] in [1, num_items]. Candidates and history share one table
     (equation 6). The default sizes are Amazon beauty's.
 
     Args:
-        num_items: Number of items; the table has a row more, for the padding.
+        num_items: Number of items; the table has one more row, for the padding.
         length: Places in a history; the paper's 50 (200 for MovieLens).
         dim: Width of all vectors; the paper's 50.
         layers: Number of blocks; the paper's 2.
         heads: Heads of each; the paper's 1.
         inner: Width of the point-wise networks; None for the paper's, `dim`.
         dropout: Share dropped in training; the paper's 0.5 (0.2 for MovieLens).
-        candidates: How many candidates a row `example_inputs` draws; the paper's 101.
+        candidates: Candidates per row of `example_inputs`; the paper's 101.
 
     Raises:
-        ZooError: A size below 1, or heads that do not divide the width.
+        ZooError: A size is below 1, or the heads do not divide the width.
     """
 
     causal: Tensor
@@ -102,7 +102,7 @@ class SASRec(ZooModel):
         """The model for sequences of items.
 
         Args:
-            num_users: Not used, since a user is the history alone; kept so that all models have the same arguments.
+            num_users: Not used, since a user is only a history; all models have the same arguments.
             num_items: Number of items; ids from 1, as 0 is the padding of histories.
             length: Places in a history.
             overrides: Further arguments of the constructor.

@@ -18,8 +18,8 @@ from recfx.zoo.layers import MLP, ItemEmbeddings, padded_table
 class TwoTower(HistoryModel):
     """A user tower, an item tower, and the cosine of their outputs times a smoothing factor; returns scores [B].
 
-    The user is an id and the mean of the items in the history (a query's bag of words in the paper), the item an id
-    and a category.
+    The user tower reads a user id and the mean of the items in the history (a query's bag of words in the paper). The
+    item tower reads an item id and its category.
 
     Inputs: `user` int64 [B] in [0, num_users); `item` int64 [B] in [1, num_items]; `history` int64 [B, length] of
     item ids, padded with zeros anywhere. The default sizes are MovieLens-1M's.
@@ -31,11 +31,11 @@ class TwoTower(HistoryModel):
         dim: Columns of the tables.
         categories: The items' categories, see `ItemEmbeddings`.
         tower: Widths of each tower; the paper's 300-300-128.
-        activation: Activation of every layer, the last too; the paper's tanh.
+        activation: Activation of every layer, including the last; the paper's tanh.
         smoothing: Factor of the cosine (gamma in equation 5).
 
     Raises:
-        ZooError: Towers without layers.
+        ZooError: The towers have no layers.
     """
 
     def __init__(

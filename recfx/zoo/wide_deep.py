@@ -19,15 +19,15 @@ _CROSSED_FIELDS = 4
 class CrossProducts(nn.Module):
     """One weight for each pair of values of two fields: the paper's cross-product transformation.
 
-    The pair (a, b) has the id a * rows_b + b, taken modulo `buckets` where there are more pairs than that.
+    The pair (a, b) has the id a * rows_b + b, modulo `buckets` if there are more pairs than buckets.
 
     Args:
         tables: Rows of each sparse field's table.
         crosses: The crossed pairs of fields.
-        buckets: Rows a crossed table has at most.
+        buckets: The largest number of rows of a crossed table.
 
     Raises:
-        ZooError: A field that does not exist, or no bucket.
+        ZooError: A field does not exist, or `buckets` is below 1.
     """
 
     def __init__(self, tables: Sequence[int], crosses: Sequence[tuple[int, int]], buckets: int) -> None:
@@ -64,7 +64,7 @@ class WideDeep(CtrModel):
         dim: Columns of the tables; the paper's 32.
         deep: Hidden widths of the MLP; the paper's.
         crosses: Pairs of fields whose values are crossed in the wide part.
-        buckets: Rows a crossed table has at most.
+        buckets: The largest number of rows of a crossed table.
         dropout: Share of the hidden units dropped in training.
         batch_norm: Whether the MLP's layers are batch-normalised.
     """
@@ -89,13 +89,13 @@ class WideDeep(CtrModel):
 
     @classmethod
     def small(cls, **overrides: Any) -> Self:
-        """Five tables, two crosses of which one is hashed; see `ZooModel.small`."""
+        """Five tables, one plain cross and one hashed cross; see `ZooModel.small`."""
         defaults = {"tables": SMALL_ROWS, "dense": 4, "dim": 4, "deep": (8, 4), "crosses": ((0, 1), (1, 4))}
         return cls(**{**defaults, "buckets": 200, **overrides})
 
     @classmethod
     def for_criteo(cls, cardinalities: Sequence[int], dense: int = 13, dim: int = 16, **overrides: Any) -> Self:
-        """See `CtrModel.for_criteo`; crosses all pairs of the four smallest fields of more than one value."""
+        """See `CtrModel.for_criteo`. Crosses all pairs of the four smallest fields that have more than one value."""
         several = [field for field, rows in enumerate(cardinalities) if rows > 1]
         smallest = sorted(several, key=lambda field: cardinalities[field])[:_CROSSED_FIELDS]
         crosses = tuple(combinations(sorted(smallest), 2))
