@@ -20,6 +20,11 @@ PHRASES = {
     r"\bis not to be\b": "'must not be'",
     r"\bwould have to be\b": "what happens instead",
     r"\bnothing but\b": "'only'",
+    r"\b(None|-1) without(?=[.;,:)]|$)": "'None without one', or when it is None",
+    r"\bgoes by\b": "'depends on'",
+    r"\b(is|are|has) to have\b": "'must have'",
+    r"\bwhat to say of\b": "'notices about'",
+    r"\btakes? for no\b": "'does not accept as'",
 }
 
 #: Words that no text uses -> the term of the glossary.

@@ -122,9 +122,8 @@ class _Sources(TorchDispatchMode):
 
     def __init__(self, inputs: Sequence[torch.Tensor], state: Mapping[str, torch.Tensor]) -> None:
         super().__init__()
-        self._held: list[
-            torch.Tensor
-        ] = []  # kept alive, so that no other tensor reuses the memory while the model runs
+        # Tensors stay alive, so that no other tensor reuses their memory while the model runs.
+        self._held: list[torch.Tensor] = []
         self._sources: dict[int, frozenset[str]] = {}
         for name, tensor in state.items():
             self._add([tensor], frozenset({name}))

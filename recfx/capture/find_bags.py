@@ -272,7 +272,7 @@ def _stream(leaves: Sequence[Any], bounds: torch.Tensor, form: Form, meetings: S
 
 
 def _with_runs(leaves: Sequence[Any], bags: Bags, batch: int | None) -> Bags | None:
-    """The bags with one bag for each row of the batch in each run; None when their number is not a multiple of the batch."""
+    """The bags as runs of one bag for each row of the batch; None when the bags cannot be divided in this way."""
     count = bags.batch(leaves) * bags.runs
     if batch is None or count == batch * bags.runs:
         return bags

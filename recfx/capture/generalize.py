@@ -131,7 +131,11 @@ class _Writer:
             env = self.mode.shape_env
             assert env is not None
             if symbol in env.replacements:
-                raise CaptureError("an operator of the model fixes the batch", where=where(node))
+                raise CaptureError(
+                    "an operator of the model fixes the batch",
+                    where=where(node),
+                    hint="take sizes from x.shape[0] or write -1, never a literal",
+                )
         if not sizes.count.users:
             graph.erase_node(sizes.count)
         self.program.module.recompile()

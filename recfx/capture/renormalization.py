@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from torch import fx
 
-_MODULES = """the rows need it once: renormalise the tables and switch max_norm off, after which the answers are the same
+_MODULES = """renormalise the tables once and set max_norm to None; the model then gives the same answers
 
     for table in model.modules():
         if isinstance(table, (torch.nn.Embedding, torch.nn.EmbeddingBag)) and table.max_norm is not None:
@@ -12,7 +12,7 @@ _MODULES = """the rows need it once: renormalise the tables and switch max_norm 
             torch.embedding_renorm_(table.weight.detach(), rows, table.max_norm, table.norm_type)
             table.max_norm = None
 """
-_FUNCTION = """the rows need it once: renormalise the table, and leave max_norm out of the call, after which the answers are the same
+_FUNCTION = """renormalise the table once and leave max_norm out of the call; the model then gives the same answers
 
     table = model.state_dict()[{name!r}]
     torch.embedding_renorm_(table, torch.arange(len(table)), {max_norm!r}, {norm_type!r})

@@ -19,7 +19,7 @@ class Batches(Generic[Batch]):
 
     Args:
         n: Number of rows.
-        fetch: A function from row numbers, int64 [n of the batch], to a batch. It gathers a whole batch at once, which
+        fetch: A function from the row numbers of a batch, int64 [rows], to the batch. It gathers a whole batch at once, which
             is far faster than a collation of single rows.
         batch_size: Rows in a batch; the last batch may be smaller.
         shuffle: Whether to shuffle the rows; otherwise they keep their order.

@@ -23,6 +23,9 @@ class CtrSplit:
         sparse: int64 [N, F], one id per field.
         label: float32 [N], 1 for a click.
         probability: float32 [N], the true click probability of generated data; None for other data.
+
+    Raises:
+        DataError: A tensor has another dtype or rank, or the numbers of rows differ.
     """
 
     dense: Tensor
@@ -72,6 +75,9 @@ class CtrData:
         name: Name of the data set, for reports.
         bayes_auc: The AUC of the true probability over the population, for generated data; a model exceeds it only by
             chance. None for other data.
+
+    Raises:
+        DataError: The splits have different numbers of features, or an id is not below the cardinality of its field.
     """
 
     train: CtrSplit

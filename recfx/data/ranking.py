@@ -94,7 +94,7 @@ def evaluate_embeddings(
         block: Number of users ranked at a time; None chooses about eight million scores at a time.
 
     Raises:
-        DataError: Embeddings have another shape, dtype or device, or the arguments are errors for `evaluate_ranking`.
+        DataError: Embeddings have another shape or dtype, or the arguments are errors for `evaluate_ranking`.
     """
     fits = users.ndim == 2 and len(users) == data.n_users and items.shape == (data.n_items, users.shape[1])
     if not fits or users.dtype != items.dtype or users.dtype not in (torch.float32, torch.float64):
@@ -102,7 +102,7 @@ def evaluate_embeddings(
             f"expected float embeddings [{data.n_users}, d] and [{data.n_items}, d], got {users.dtype} "
             f"{list(users.shape)} and {items.dtype} {list(items.shape)}",
             where="evaluate_embeddings",
-            hint="pass the embeddings of all users and all items, in one dtype and on one device",
+            hint="pass the embeddings of all users and all items, with the same dtype and width",
         )
     users, columns = users.detach(), items.detach().T.contiguous()
     return _evaluate(

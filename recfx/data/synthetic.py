@@ -2,7 +2,7 @@
 
 The ids of each field follow a bounded Zipf law. The true logit is
 
-    bias + scale * (field effects + pairwise effects + dense effects), each part with variance about 1/3,
+    bias + scale * (field effects + pairwise effects + dense effects), each part with variance about 1/3.
 
 The pairwise effects are those of a factorisation machine (Rendle, 2010): the sum over pairs of fields of the inner
 product of the ids' factors. Labels are drawn from the sigmoid of the logit, and a share of them is replaced by a fair
@@ -133,7 +133,12 @@ class PlantedCtr:
         return torch.from_numpy(self._probability(self.logit(dense, sparse).numpy()))
 
     def sample(self, rows: int, seed: int) -> CtrSplit:
-        """Draws rows with labels and their true probability. The same seed gives the same rows."""
+        """Draws a split with labels and true probabilities.
+
+        Args:
+            rows: Number of rows.
+            seed: Seed of the rows and labels; the same seed gives the same split.
+        """
         rng = np.random.default_rng([self.recipe.seed, 2, seed])
         dense, sparse = self._draw_inputs(rows, rng)
         probability = self._probability(self._logit(dense, sparse) + self.bias)

@@ -14,7 +14,7 @@ from torch import fx
 
 from recfx.errors import ArtifactError
 
-#: Limits of the values in a loaded program. Free dimensions count with the size at which fake tensors try them.
+#: Limits of the values in a loaded program. A free dimension counts with its example size.
 MOST_BYTES = 64 << 30
 _MOST_RANK = 64
 _MOST_TERMS = 600
@@ -88,7 +88,7 @@ def _check_tensor(tensor: torch.Tensor, where: str) -> None:
 
 
 def _check_size(size: torch.SymInt, where: str) -> int:
-    """The size at which fake tensors try a symbol; 1 for a size that depends on data."""
+    """The example value of a symbolic size; 1 for a size that depends on data."""
     if size.node.expr.count_ops() > _MOST_TERMS:
         raise ArtifactError(f"the expression of a size has more than {_MOST_TERMS} terms", where=where)
     hint = size.node.hint
@@ -165,13 +165,15 @@ def _check_arithmetic(node: fx.Node, value_of: Value, where: str) -> None:
     flat = [v for value in values for v in (value if isinstance(value, tuple | list) else [value])]
     flat = [value_of(v) if isinstance(v, fx.Node) else v for v in flat]
     if not flat or not all(isinstance(v, _REAL) for v in flat):
-        raise ArtifactError("arithmetic takes numbers and sizes", where=where)
+        raise ArtifactError("arithmetic takes numbers and sizes only", where=where)
     if node.target is not torch.sym_sum and any(isinstance(value, tuple | list) for value in values):
         raise ArtifactError("arithmetic takes numbers and sizes", where=where)
     if node.target is operator.pow:
         exponent: Any = values[-1]
         if len(values) != 2 or type(exponent) not in (int, float) or not abs(exponent) <= _MOST_EXPONENT:
-            raise ArtifactError("a power of a size takes a small constant exponent", where=where)
+            raise ArtifactError(
+                f"a power of a size takes a small constant exponent, at most {_MOST_EXPONENT}", where=where
+            )
 
 
 def _check_pieces(node: fx.Node, value_of: Value, where: str) -> None:

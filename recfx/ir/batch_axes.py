@@ -47,7 +47,7 @@ class Arrangement:
     sizes: frozenset[int]
 
     def plain(self) -> bool:
-        """Whether the batch is the first dimension wherever it is."""
+        """Whether every batch axis is dimension 0 with one entry for each row."""
         return not self.sizes and all(axis is None or axis == Axis(0) for axis in self.axes)
 
     def resized(self, leaves: Sequence[Any], rows: int, batch: int) -> list[Any]:

@@ -28,7 +28,7 @@ LEAVES = {KEYED_JAGGED: 6, JAGGED: 4, KEYED: 1}
 
 
 def container_kind(type_: Any) -> str | None:
-    """The name of TorchRec's container class that a type is; None for any other type."""
+    """The kind of a TorchRec container type, found by its name; None for any other type."""
     name = getattr(type_, "__name__", "")
     return name if name in LEAVES and str(type_.__module__).startswith("torchrec.") else None
 

@@ -104,7 +104,7 @@ def verify_numeric(
 
 
 def _outputs(program: Program, leaves: Sequence[Any], name: str) -> list[Any]:
-    """What the checked program gives for inputs that the right one takes."""
+    """The outputs of the checked program for inputs that the original accepts; raises `VerificationError` when it fails on them."""
     try:
         return program.run(leaves)
     except MemoryError:
@@ -112,9 +112,9 @@ def _outputs(program: Program, leaves: Sequence[Any], name: str) -> list[Any]:
     except Exception as error:
         text = " ".join(f"{type(error).__name__}: {error}".split())
         raise VerificationError(
-            f"the rewritten program fails on inputs that the program before takes: {text[:300]}",
+            f"the rewritten program fails on inputs that the original accepts: {text[:300]}",
             where=name,
-            hint="a rewrite must keep the batch free and take all inputs that its program took",
+            hint="a rewrite must keep the batch free and accept all inputs of the original",
         ) from error
 
 

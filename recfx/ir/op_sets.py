@@ -33,12 +33,12 @@ REGROUPINGS: tuple[Any, ...] = (*RESHAPES, _aten.unflatten.int, _aten.unsqueeze.
 #: Operators that return their first argument unchanged, in the same or in new memory.
 COPIES: tuple[Any, ...] = (_aten.contiguous.default, _aten.clone.default, _aten.alias.default, _aten.detach.default)
 
-#: Conversions to a type that is an argument.
+#: Conversions to another type; the type is an argument.
 CASTS: tuple[Any, ...] = (_aten.to.dtype, _aten._to_copy.default)
 
 # --- elements in another order, repeated, or selected -----------------------------------------------------------------------------
 
-#: Exchanges of two dimensions that are arguments.
+#: Exchanges of two dimensions; the dimensions are arguments.
 TRANSPOSITIONS: tuple[Any, ...] = (_aten.transpose.int, _aten.swapaxes.default, _aten.swapdims.default)
 
 #: Transpositions that conjugate complex numbers.
@@ -120,7 +120,7 @@ TABLE_LOOKUPS: tuple[Any, ...] = (_aten.embedding.default, *EMBEDDING_BAGS)
 ADDITIONS: tuple[Any, ...] = (_aten.add.Tensor, _aten.sub.Tensor)
 SCALINGS: tuple[Any, ...] = (_aten.mul.Tensor, _aten.div.Tensor)
 
-#: Sums and means along dimensions that are the second argument.
+#: Sums and means along dimensions; the second argument lists the dimensions.
 POOLINGS: tuple[Any, ...] = (_aten.sum.dim_IntList, _aten.mean.dim)
 
 #: Products of two matrices, or of two stacks of matrices.
@@ -148,7 +148,7 @@ MASKED_FILLS: tuple[Any, ...] = (_aten.masked_fill.Scalar, _aten.masked_fill.Ten
 
 # --- constants --------------------------------------------------------------------------------------------------------------------
 
-#: Tensors of zeros of sizes that are the last argument.
+#: Tensors of zeros; the last argument lists the sizes.
 ZEROS: tuple[Any, ...] = (_aten.zeros.default, _aten.new_zeros.default)
 
 #: Constants of the shape of their first argument.

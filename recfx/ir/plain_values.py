@@ -46,7 +46,7 @@ def encode(value: Any) -> Any:
 
 def _encode_scalar(value: Any) -> Any:
     if isinstance(value, int) and not isinstance(value, bool) and not -(1 << 63) <= value < 1 << 63:
-        raise ArtifactError(f"the number {value} is outside int64 and cannot be saved")
+        raise ArtifactError(f"the number {value} is outside int64 and cannot be saved", hint="use a smaller number")
     if type(value) is float:
         return value if math.isfinite(value) else {"float": repr(value)}
     if type(value) not in (bool, int, str, type(None)):

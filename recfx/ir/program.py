@@ -56,7 +56,7 @@ class Program:
 
     Attributes:
         module: The graph module. Placeholders are the leaves of `signature`, in order; parameters and buffers are
-            `get_attr` nodes carrying the user's own names; the output is a flat tuple.
+            `get_attr` nodes with the user's names; the output is a flat tuple.
         signature: The calling convention.
         example: One set of leaves, used for checks and measurements.
         properties: Facts that passes established ("functional", "canonical", ...).

@@ -34,7 +34,7 @@ def decode_signature(document: Any, types: Sequence[type], where: str) -> Signat
     Args:
         document: A result of `to_json`.
         types: Classes of inputs and outputs that the caller knows.
-        where: For errors.
+        where: The place of the signature in the file, for errors.
 
     Raises:
         ArtifactError: It is damaged: invalid names, different numbers of inputs, or sizes over unknown dimensions.

@@ -102,7 +102,10 @@ def _encode_state(program: Program, stored: TensorStore) -> dict[str, Any]:
     for name in dict.fromkeys(str(n.target) for n in program.graph.find_nodes(op="get_attr")):
         value = get_state(program.module, name)
         if not isinstance(value, torch.Tensor):
-            raise ArtifactError(f"the state {name!r} is a {type(value).__name__}, not a tensor")
+            raise ArtifactError(
+                f"the state {name!r} is a {type(value).__name__}, not a tensor",
+                hint="store only tensors in parameters and buffers",
+            )
         parameter = {"requires_grad": value.requires_grad} if isinstance(value, torch.nn.Parameter) else None
         if value.layout is torch.strided:
             state[name] = {"dense": store(name, value), "parameter": parameter}
@@ -119,7 +122,10 @@ def _encode_state(program: Program, stored: TensorStore) -> dict[str, Any]:
                 "size": list(value.shape),
             }
         else:
-            raise ArtifactError(f"the state {name!r} has layout {value.layout}, which cannot be saved")
+            raise ArtifactError(
+                f"the state {name!r} has the layout {value.layout}, which cannot be saved",
+                hint="convert it with .to_dense(), .to_sparse_coo() or .to_sparse_csr() before the model is optimized",
+            )
     return state
 
 
