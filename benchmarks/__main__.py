@@ -83,7 +83,7 @@ def _parser() -> argparse.ArgumentParser:
     table.add_argument("results", type=Path)
     table.set_defaults(run=_table)
 
-    found = commands.add_parser("retrieval", help="measure retrieval beside FAISS")
+    found = commands.add_parser("retrieval", help="measure retrieval and compare it with FAISS")
     found.add_argument("--items", type=int, default=1_000_000, help="default: %(default)s")
     found.add_argument("--rounds", type=int, default=15, help="turns of each search (default: %(default)s)")
     add_option(found, "threads", 1, "default: %(default)s")

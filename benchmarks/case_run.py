@@ -67,7 +67,7 @@ class CaseRun:
         try:
             reason = self.case.unfit()
             model = None if reason else self.case.model()
-        except Exception as error:  # noqa: BLE001 - recorded as the case's result, the other cases go on
+        except Exception as error:  # noqa: BLE001 - recorded as the case's result; the other cases continue
             model, reason = None, _why(error)
         with Store() as store:
             for point in points:
@@ -83,7 +83,7 @@ class CaseRun:
     def _measure(self, model: nn.Module, point: Point, store: Store) -> None:
         try:
             job = self._job(model, point, store)
-        except Exception as error:  # noqa: BLE001 - recorded as the point's result, the other points go on
+        except Exception as error:  # noqa: BLE001 - recorded as the point's result; the other points continue
             self.results.measurements.append(Measurement(point, BASELINE, "failed", _why(error)))
             return
         found: dict[str, Measurement] = {}
@@ -147,7 +147,7 @@ class CaseRun:
         except OverBudget as error:
             self.given_up[peer.name, point.threads] = f"given up: at batch {point.batch} it {error}"
             return result("failed", str(error)), None
-        except Exception as error:  # noqa: BLE001 - recorded as the peer's result, the others go on
+        except Exception as error:  # noqa: BLE001 - recorded as the peer's result; the others continue
             return result("failed", _why(error)), None
         distance = error_of(answers, answers if reference is None else reference, peer.tolerance)
         if distance.wrong is not None:

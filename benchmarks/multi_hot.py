@@ -12,7 +12,7 @@ from benchmarks.lookup_model import multi_hot_ids, sum_bag
 
 
 class MultiHotModel(nn.Module):
-    """Sum-pooled bags beside a bottom MLP, concatenated, crossed or not, and a top MLP; returns logits [B].
+    """Sum-pooled bags and a bottom MLP, concatenated and optionally crossed, followed by a top MLP; returns logits [B].
 
     Args:
         dense: Dense features.

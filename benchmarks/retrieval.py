@@ -1,4 +1,4 @@
-"""Retrieval beside FAISS: a million items, one query and a batch, exact search in one stage and two.
+"""Retrieval compared with FAISS: a million items, one query and a batch, exact search in one stage and two.
 
 `python -m benchmarks retrieval`. The compared searches run in turn, so that a disturbance of the machine affects all of
 them. Binary codes are drawn uniformly; float rows have Gaussian directions and lengths of a log-normal distribution,

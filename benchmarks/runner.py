@@ -80,7 +80,7 @@ def _adopt(results: Results, earlier: Results, settings: Settings) -> None:
     ):
         if now != then:
             raise InputError(
-                f"cannot go on from results of another {what}: {then} then, {now} now",
+                f"cannot continue from results of another {what}: {then} then, {now} now",
                 where="benchmarks",
                 hint="measure into another file",
             )

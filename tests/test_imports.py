@@ -20,7 +20,7 @@ ROOT = Path(__file__).parents[1] / "recfx"
 #: The public interface `recfx` itself, as the target of an import.
 FACE = "__init__"
 
-#: Room -> what it may import of recfx: rooms, or a part of a room (`targets.native`).
+#: Room -> the parts of recfx that it may import: rooms, or a part of a room (`targets.native`).
 ALLOWED: dict[str, set[str]] = {
     "bootstrap": set(),
     "command_line": {"errors"},

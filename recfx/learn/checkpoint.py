@@ -98,11 +98,15 @@ def load_checkpoint(folder: str | PathLike[str]) -> tuple[dict[str, dict[str, Te
             raise ArtifactError(
                 f"the checkpoint is of format 1, this recfx reads format {FORMAT}",
                 where=where,
-                hint="start anew elsewhere",
+                hint="train into another folder",
             )
         document: _Document = decode(_Document, open_sealed_json(data, where), where)
         if document.format != FORMAT:
-            raise ArtifactError(f"no checkpoint of format {FORMAT}", where=where, hint="start anew elsewhere")
+            raise ArtifactError(
+                f"the checkpoint is of format {document.format}, this recfx reads format {FORMAT}",
+                where=where,
+                hint="train into another folder",
+            )
         memory = opened.memory({part.name: FileRecord(part.bytes, part.sha256) for part in document.files.values()}, 0)
         # The tensors are copied, because training writes to them and the next checkpoint removes the files.
         parts = {

@@ -91,8 +91,13 @@ class TopRDistillation:
         return self.loss(F.embedding(places.users, rounded.users), F.embedding(taught, rounded.items), weights)
 
     def loss(self, users: Tensor, items: Tensor, weights: Tensor) -> Tensor:
-        """Returns the term for rounded users [B, d] and their rounded items [B, r, d], with the weights that `items`
-        returned."""
+        """Returns the term, [].
+
+        Args:
+            users: Rounded embeddings of users, [B, d].
+            items: Rounded embeddings of their items, [B, r, d].
+            weights: The weights that `items` returned.
+        """
         scores = torch.bmm(items, users.unsqueeze(2)).squeeze(2)
         return self.weight * (weights * F.softplus(-scores)).mean()
 

@@ -77,7 +77,7 @@ def _describe_object(name: str, value: Any, found: dict[str, str], depth: int) -
         return
     for argument in _arguments(type(value)):
         for attribute in (argument, f"_{argument}"):
-            held = vars(value).get(attribute, found)  # `found` stands for nothing here
+            held = vars(value).get(attribute, found)  # `found` means that the attribute is missing
             if held is not found:
                 _describe(f"{name}.{argument}", held, found, depth + 1)
                 break

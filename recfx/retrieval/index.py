@@ -130,8 +130,16 @@ class Index:
         *,
         query_bits: int | None = None,
     ) -> Index:
-        """As `from_codes`, for codes that are packed from the lowest bits of a byte upwards: uint8 [n, ceil(dim * bits
-        / 8)]."""
+        """Makes an index of packed codes; see `from_codes` for the other arguments.
+
+        Args:
+            packed: uint8 [n, ceil(dim * bits / 8)], with the codes of a row from the lowest bits of a byte upwards.
+            dim: Codes of an item.
+            bits: 1, 2, 4 or 8.
+
+        Raises:
+            InputError: As in `from_codes`.
+        """
         if bits not in BITS or dim < 1:
             raise InputError(f"codes have 1, 2, 4 or 8 bits and a dimension, got {bits} and {dim}", where=_WHERE)
         words = pack_bytes(packed.detach().cpu(), dim, bits)
@@ -182,12 +190,7 @@ class Index:
         return scan(problem) if missing() is None else reference.scan(problem)
 
     def shortlist(self, queries: Tensor, k: int, exclude: Exclude | None = None) -> Tensor:
-        """The ids that `search` finds, in any order; faster than `search` if k is large.
-
-        Args:
-            queries: As in `search`.
-            k: As in `search`.
-            exclude: As in `search`.
+        """The ids that `search` finds, in any order; faster than `search` if k is large. The arguments are those of `search`.
 
         Returns:
             int64 [Q, k]; the rest is -1 if fewer than k items remain.
@@ -249,6 +252,12 @@ class Index:
 
     def update(self, ids: Tensor, items: Tensor, lower: Tensor | None = None, step: Tensor | None = None) -> None:
         """Replaces items by new values, which have the form of `add`; deleted items come back.
+
+        Args:
+            ids: Integers [n], each once.
+            items: n items, see `add`.
+            lower: See `add`.
+            step: See `add`.
 
         Raises:
             InputError: As in `add`; or an id is not an item or occurs twice, or the numbers of ids and items differ.

@@ -82,7 +82,7 @@ def test_a_python_branch_is_named_with_its_line_and_a_mend_that_works() -> None:
     assert "a branch on the batch size in forward" in notice
     assert "x * 2 if x.shape[0] > 3" in notice
     assert "batches 4 to 65536" in notice
-    small = capture(model, (torch.randn(3, 4),))  # the mend: another example
+    small = capture(model, (torch.randn(3, 4),))  # the remedy: another example
     x = torch.randn(2, 4)
     assert torch.equal(small(x), model(x))
 

@@ -34,7 +34,7 @@ def swap(mutant: Mutant) -> bool:
     if before.keys() != after.keys():
         return False
     changed = {key: code for key, code in after.items() if code != before[key]}
-    # Two lambdas on one line cannot be told apart.
+    # Two lambdas on one line cannot be distinguished.
     if any(before[key] is None or code is None for key, code in changed.items()):
         return False
     found = False

@@ -103,7 +103,7 @@ def _sort(x: Tensor) -> Tensor:
     return torch.sort(x, -1).values
 
 
-#: Functions of [5, 4] with an operator of torch between two plans, by what the second plan reads.
+#: Functions of [5, 4] with an operator of torch between two plans, by the inputs of the second plan.
 AROUND_TORCH = {
     "rows": lambda x: _sort(x.relu()) * 2,
     "several rows for each row of the batch": lambda x: _sort((x.relu() * 3).reshape(10, 2)).reshape(5, 4).tanh(),

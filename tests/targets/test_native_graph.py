@@ -63,7 +63,7 @@ def test_propagation_is_the_reference(
     offsets, neighbours, scale = operands
     exact = propagation.reference(x.double(), offsets, neighbours, scale, weights)
     size = propagation.reference(x.double().abs(), offsets, neighbours, scale, [abs(w) for w in weights])
-    # Every one of the layers between rounds what it keeps: by 2^-9 as bfloat16, by 2^-24 as float32, after sums of up to 40 rows.
+    # Every inner layer rounds its result: by 2^-9 as bfloat16, by 2^-24 as float32, after sums of up to 40 rows.
     unit = 2**-8 if halved and len(weights) > 1 else 2**-19
     assert bool(((got - exact).abs() <= unit * len(weights) * size + 1e-30).all())
 

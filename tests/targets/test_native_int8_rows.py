@@ -172,7 +172,8 @@ def test_chains() -> None:
 
 @pytest.mark.parametrize("k", [1, 6, 33])
 def test_bfloat16_layers(k: int) -> None:
-    """NaN of every payload stays NaN, also where only its last bits are set; what rounds beyond bfloat16 is infinite as in torch."""
+    """NaN of every payload stays NaN, also where only its last bits are set; numbers that round beyond bfloat16 become
+    infinite as in torch."""
     payloads = torch.tensor([0x7F800001, 0x7FFFFFFF, -0x7FFFFF, 0x7FC00000], dtype=torch.int32).view(torch.float32)
     x = torch.randn(6, k, generator=generator(k))
     x[:4, 0], x[4, 0] = payloads, _LARGEST
@@ -192,7 +193,8 @@ def test_bfloat16_layers(k: int) -> None:
 @pytest.mark.parametrize("sign", [1.0, -1.0])
 @pytest.mark.parametrize("code", [127, -127, -128])
 def test_the_longest_sums_of_the_largest_products_are_exact(code: int, sign: float) -> None:
-    """Sums over so many columns fit in 32 bits, also at levels that add an offset to the inputs to store them as bytes."""
+    """Sums over this number of columns fit in 32 bits, also at levels that add an offset to the inputs to store them as
+    bytes."""
     x, ones = torch.full((2, MOST_COLUMNS), sign), torch.ones(17)
     weight = torch.full((17, MOST_COLUMNS), code, dtype=torch.int8)
     for run in lower_everywhere(_layer(), [x], [weight, torch.zeros(17), ones]):

@@ -1,4 +1,4 @@
-"""Every step of random graphs adds what its table says: each operator, and each argument in each of its forms."""
+"""Every step of random graphs adds all entries of its table: each operator, and each argument in each of its forms."""
 
 from __future__ import annotations
 

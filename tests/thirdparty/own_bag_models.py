@@ -47,7 +47,7 @@ class Dlrm(nn.Module):
         self.top = nn.Sequential(nn.Linear(DIM + pairs, 16), nn.ReLU(), nn.Linear(16, 1), nn.Sigmoid())
 
     def forward(self, dense: Tensor, offsets: Any, ids: Any) -> Tensor:
-        """Click probabilities `[batch, 1]`; offsets and ids are lists, or tensors with one row a table."""
+        """Click probabilities `[batch, 1]`; offsets and ids are lists, or tensors with one row per table."""
         pooled = [bag(ids[k], offsets[k]) for k, bag in enumerate(self.bags)]
         scores: Tensor = self.top(interact(self.bottom(dense), pooled))
         return scores

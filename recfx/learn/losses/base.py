@@ -39,6 +39,11 @@ class RankingLoss(Protocol):
     def diagonal(self, users: Tensor, positives: Tensor, negatives: Tensor) -> Diagonal:
         """The diagonal of the Hessian of `__call__`, if the items of each sample differ from each other. The diagonal
         of a row in several samples is the sum over its positions, since no term of these losses couples two samples.
+
+        Args:
+            users: [B, d].
+            positives: [B, d].
+            negatives: [B, n, d].
         """
         ...
 

@@ -133,13 +133,13 @@ class Results:
             now, later = self.ahead[0].name, ", ".join(cell.name for cell in self.ahead[1:])
             return (
                 f"The run was still going when this was written: {done} of {len(self.rows)} cells are finished. "
-                f"It is at {now}; yet to come: {later or 'none'}. If it has ended since, the same command goes on from here."
+                f"It is at {now}; yet to come: {later or 'none'}. If it has ended since, run the same command to continue."
             )
         budget = "The run was stopped" if self.minutes is None else f"THE BUDGET OF {self.minutes:g} MINUTES WAS SHORT"
         names = ", ".join(row.cell.name for row in self.unfinished)
         return (
             f"{budget}: {len(self.unfinished)} of {len(self.rows)} cells are unfinished ({names}). "
-            "Their figures, if any, are those of models not trained to the end. The same command goes on from here."
+            "Their figures, if any, are of models whose training has not ended. Run the same command to continue."
         )
 
     def lines(self) -> list[list[str]]:
@@ -161,7 +161,7 @@ class Results:
         body = "\n".join(f"| {' | '.join(row)} |" for row in rows)
         notes = (
             "`of full`: Recall@50 over that of full precision. `bits`: of a value of an item; `users`: of a user; `d`: columns. Bytes with "
-            "all constants. `query`: the first 50 items of one user, of 64 together; over codes, users go in 8 bits. "
+            "all constants. `query`: the first 50 items of one user, of 64 together; searches over codes round users to 8 bits. "
             f"Threads: {', '.join(sorted({str(row.threads) for row in self.rows if row.threads})) or 'none yet'}."
         )
         return f"# {self.title}\n\n{self.verdict}\n\n{body}\n\n{notes}\n"

@@ -22,7 +22,7 @@ ROWS = (torch.randn(5, 4),)
 CUBES = (torch.randn(5, 4, 6),)
 SQUARES = (torch.randn(5, 4, 4),)
 
-#: Inputs, what is computed, the operator that stays, and the operators that go.
+#: Inputs, the function, the operator that stays, and the operators that are replaced.
 SPELLINGS: dict[str, tuple[tuple[torch.Tensor, ...], Callable[[Any], Any], str, str]] = {
     "view": (CUBES, lambda x: x.view(-1, 24), "aten.reshape", "aten.view"),
     "flatten": (CUBES, lambda x: x.flatten(1), "aten.reshape", "aten.flatten.using_ints"),
