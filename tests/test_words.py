@@ -25,6 +25,11 @@ PHRASES = {
     r"\b(is|are|has) to have\b": "'must have'",
     r"\bwhat to say of\b": "'notices about'",
     r"\btakes? for no\b": "'does not accept as'",
+    r"(?<!would )\b(has|have) to be\b": "'must be', or who does it",
+    r"\bwhat (came|becomes?) of\b": "'the result of', 'the verdict on'",
+    r"\bwhat tests\b": "'helpers of the tests of'",
+    r"\bthose of (it|them)\b": "the name of the things",
+    r"\bat an end\b": "'has ended'",
 }
 
 #: Words that no text uses -> the term of the glossary.

@@ -45,7 +45,7 @@ def check(form: str, kind: int, width: int, dtype: torch.dtype, level: str) -> N
 @pytest.mark.parametrize("kind", FORMATS)
 @pytest.mark.parametrize("form", FORMS)
 def test_wrong_ids_are_an_error(form: str, kind: int, level: str) -> None:
-    """In every form and format; of the widths one that this level keeps in registers, and one that it does not."""
+    """In every form and format; with one width that this level keeps in registers, and one width that it does not."""
     check(form, kind, WIDTHS[FORMATS.index(kind) % 4], torch.int64, level)
     check(form, kind, 13, torch.int32, level)
 

@@ -50,7 +50,9 @@ WRONG["tied table"] = FoldScaleIntoTable()
 class FuseActivation(Pass):
     """Moves a relu in front of every user of a sum."""
 
-    spec = recfx.PassSpec("fuse-activation", "Puts a relu behind its linear.", exactness=REASSOC, idempotent=False)
+    spec = recfx.PassSpec(
+        "fuse-activation", "Moves a relu directly after its linear.", exactness=REASSOC, idempotent=False
+    )
 
     def run(self, program: Any, ctx: Any) -> None:
         for node in ctx.nodes(aten.relu.default):

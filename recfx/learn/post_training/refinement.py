@@ -56,7 +56,7 @@ def refine_signs(
         top: int64 [U, R], first items of each user by a better model, best first; see `teacher_top`. Items beyond
             `ranks` are candidates only; some hundreds of them are a good number.
         exclude: Items that are not ranked, as for `teacher_top`.
-        ranks: How many of the items in `top` shall be ranked first.
+        ranks: The number of items in `top` to rank first.
         decay: How fast their shares fall; the greater it is, the more the first items count.
         temperature: The divisor of scores, as in the softmax of the models' training; for rows of length 1, 0.03 to
             0.1.

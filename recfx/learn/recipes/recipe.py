@@ -41,8 +41,8 @@ class Recipe:
         wide: Columns of a second, wider model in full precision; 0: no such model. Students learn its first items, not
             those of the model that they start from, and some students have its width.
         decay: How fast the probabilities of its ranks fall, see `recfx.learn.RankedDistillation`.
-        refined: How many first items of that model the refinement of users' signs reads; the first `ranks` of them
-            shall be ranked first. 0: no refinement.
+        refined: How many first items of that model the refinement of users' signs reads; it tries to rank the first
+            `ranks` of them first. 0: no refinement.
         seed: The seed of all random numbers.
     """
 

@@ -88,7 +88,7 @@ def train(
     """Trains a cell's model, or continues its training.
 
     Args:
-        cell: A cell in full precision, or one that is trained with quantisers.
+        cell: A cell in full precision, or a cell of a model with quantisers.
         data: The interactions.
         recipe: How to train.
         folder: The folder of checkpoints.
