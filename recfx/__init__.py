@@ -8,6 +8,7 @@ print(fast.report)
 from __future__ import annotations
 
 import importlib
+import sys
 from typing import TYPE_CHECKING, Any
 
 from recfx.errors import RecfxError
@@ -95,6 +96,16 @@ def __getattr__(name: str) -> Any:
     value = getattr(importlib.import_module(_PUBLIC[name]), name)
     globals()[name] = value
     return value
+
+
+def _restored(files: dict[str, Any], cast_inputs: bool) -> Any:
+    """`recfx.compiled.restored`, imported when a pickle needs it."""
+    return importlib.import_module("recfx.compiled").restored(files, cast_inputs)
+
+
+if "torch" in sys.modules:
+    # So that `torch.load` reads compiled models with its default, `weights_only=True`: unpickling runs the checks of `load`.
+    sys.modules["torch"].serialization.add_safe_globals([(_restored, "recfx.compiled.restored")])
 
 
 def __dir__() -> list[str]:

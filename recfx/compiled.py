@@ -5,15 +5,18 @@ from __future__ import annotations
 import threading
 from collections.abc import Callable, Collection, Mapping, Sequence
 from os import PathLike
-from typing import Any, NoReturn
+from typing import Any, Self
 
 import torch
+from torch import compiler
 
 from recfx.driver import artifact
-from recfx.driver.diagnose import diagnose
+from recfx.driver.frozen_weights import FrozenWeights
 from recfx.driver.parts import Parts
 from recfx.driver.refresh import refreshed
 from recfx.driver.report import Report
+from recfx.driver.saved_bytes import copied_parts, from_files, to_files
+from recfx.driver.unusual_calls import is_traced, run_traced, run_unusual
 from recfx.driver.weight_watch import WeightWatch
 from recfx.errors import InputError, RecfxError
 from recfx.ir.program import Program
@@ -21,15 +24,25 @@ from recfx.ir.program import Program
 Build = Callable[[tuple[Any, ...], dict[str, Any]], Parts]
 
 
-class CompiledModel:
+class CompiledModel(FrozenWeights):
     """A model made faster: same inputs, same outputs, same nesting.
 
     It computes with the weights as they were at the time of `optimize`, in inference mode; calls from several threads at once are safe.
     Tables share memory with the user's model, dense weights are copies. After a change of the user's weights, a call warns once that
     `refresh` is due; with `optimize(..., copy_weights=True)` nothing is shared.
+
+    It is an `nn.Module` in eval mode that cannot be trained or moved: `parameters()` and `state_dict()` give the weights of the compiled
+    program, which are not to be written to. `torch.export` of a module around it records torch's operators. `pickle`, `copy.deepcopy` and
+    `torch.save` hold what `save` writes.
+
+    Attributes:
+        cast_inputs: Whether calls convert floating-point inputs of another width, such as NumPy's float64, and integers given for
+            floating-point inputs. Lists, NumPy arrays of the right dtype and integers of another width are taken in any case.
     """
 
-    def __init__(self, parts: Parts | None = None, *, build: Build | None = None) -> None:
+    def __init__(self, parts: Parts | None = None, *, build: Build | None = None, cast_inputs: bool = False) -> None:
+        super().__init__()
+        self.cast_inputs = cast_inputs
         self._build = build
         self._lock = threading.Lock()
         self._parts: Parts | None = None
@@ -44,12 +57,16 @@ class CompiledModel:
         Raises:
             InputError: The inputs do not fit: wrong names, dtypes, shapes, devices, batch size, or ids outside their table.
         """
+        if compiler._is_exporting_flag and is_traced(args, kwargs):
+            return run_traced(self._ready(), args, kwargs)
         if self._watch is not None and not self._watch.compare_next():
             self._weights_changed()
         try:
             return self._entry(*args, **kwargs)
-        except Exception as error:  # noqa: BLE001 - raised again at once, with its cause if that can be found
-            self._explain(error, args, kwargs)
+        except Exception as error:
+            if self._parts is None:
+                raise
+            return run_unusual(self._parts, args, kwargs, error, lossy=self.cast_inputs)
 
     forward = __call__
 
@@ -143,6 +160,7 @@ class CompiledModel:
         return parts.entry(*args, **kwargs)
 
     def _take(self, parts: Parts) -> None:
+        self.hold_weights(parts.program.state())
         self._parts, self._entry, self._watch = parts, parts.entry, parts.watch
 
     def _weights_changed(self) -> None:
@@ -152,14 +170,41 @@ class CompiledModel:
         if watch is not None:
             watch.warn(stacklevel=4)
 
-    def _explain(self, error: Exception, args: tuple[Any, ...], kwargs: dict[str, Any]) -> NoReturn:
-        if self._parts is None:
-            raise error
-        raise diagnose(self._parts.program_for(args, kwargs), args, kwargs, error) from error
+    def __copy__(self) -> Self:
+        return type(self)(self._ready(), cast_inputs=self.cast_inputs)
+
+    def __deepcopy__(self, memo: dict[int, Any]) -> Self:
+        made = memo[id(self)] = type(self)(copied_parts(self._ready()), cast_inputs=self.cast_inputs)
+        return made
+
+    def __reduce_ex__(self, protocol: Any) -> tuple[Any, ...]:
+        return restored, (to_files(self._ready()), self.cast_inputs)
+
+
+def restored(files: dict[str, torch.Tensor], cast_inputs: bool) -> CompiledModel:
+    """The compiled model of a pickle, read with the checks of `load`.
+
+    Args:
+        files: The files of a saved folder, as bytes.
+        cast_inputs: See `CompiledModel`.
+
+    Raises:
+        ArtifactError: The files are damaged, or hold content that saved models may not hold.
+    """
+    return CompiledModel(from_files(files), cast_inputs=bool(cast_inputs))
+
+
+#: So that `torch.load` reads compiled models with `weights_only=True`, its default: unpickling runs the checks above and no other code.
+torch.serialization.add_safe_globals([restored])
 
 
 def load(
-    path: str | PathLike[str], *, check: bool = True, types: Sequence[type] = (), operators: Collection[str] = ()
+    path: str | PathLike[str],
+    *,
+    check: bool = True,
+    types: Sequence[type] = (),
+    operators: Collection[str] = (),
+    cast_inputs: bool = False,
 ) -> CompiledModel:
     """Loads a saved model; its large tables are memory-mapped.
 
@@ -172,11 +217,13 @@ def load(
             values is not noticed; everything else is still checked.
         types: Named tuples and dataclasses that the model takes or returns, for those whose modules have not been imported.
         operators: Operators of your own that the model may call, such as `"mylib::score"`. The folder says with which arguments.
+        cast_inputs: See `CompiledModel`.
 
     Raises:
         ArtifactError: The folder is missing, damaged, cut short, of an unknown format version, or its content is not allowed.
     """
-    return CompiledModel(artifact.read(path, check=check, types=types, operators=operators))
+    parts = artifact.read(path, check=check, types=types, operators=operators)
+    return CompiledModel(parts, cast_inputs=cast_inputs)
 
 
 def explain(model: CompiledModel) -> str:

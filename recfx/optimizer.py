@@ -41,6 +41,7 @@ def optimize(
     catalogue: bool = False,
     copy_weights: bool = False,
     extra_passes: Mapping[str, Passes] | Passes = (),
+    cast_inputs: bool = False,
     tables: bool | None = None,
 ) -> CompiledModel:
     """Makes a trained model faster.
@@ -75,6 +76,8 @@ def optimize(
             tables are shared with the user's model, and the first call after a change of its weights warns.
         extra_passes: Your own passes in the default pipeline: {"after:fold": ["my-pass"], "before:hoist": MyPass}, or a list of passes,
             which go behind the first stage. `recfx.passes.STAGES` lists the stages and the reasons for their order.
+        cast_inputs: Convert floating-point inputs of another width at calls, such as NumPy's float64, and integers given for
+            floating-point inputs. Lists, NumPy arrays of the right dtype and integers of another width are taken in any case.
         tables: The former name of `catalogue`; deprecated.
 
     Returns:
@@ -110,6 +113,11 @@ def optimize(
         catalogue=catalogue,
         copy_weights=copy_weights,
     )
+    if isinstance(model, CompiledModel):
+        raise InputError(
+            "the model is compiled already",
+            hint="optimize your own model again; a larger module that holds a compiled model can be optimized",
+        )
     if not isinstance(model, torch.nn.Module):
         raise InputError(f"expected an nn.Module, got {type(model).__name__}", hint="pass the model object itself")
     user_model = weakref.ref(model)
@@ -119,6 +127,6 @@ def optimize(
         return build(source, options, args, kwargs, user_model)
 
     if example_inputs is None and example_kwargs is None:
-        return CompiledModel(build=make)
+        return CompiledModel(build=make, cast_inputs=cast_inputs)
     args, kwargs = split_example(example_inputs, source) if example_inputs is not None else ((), {})
-    return CompiledModel(make(args, {**kwargs, **(example_kwargs or {})}))
+    return CompiledModel(make(args, {**kwargs, **(example_kwargs or {})}), cast_inputs=cast_inputs)

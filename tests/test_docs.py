@@ -162,3 +162,9 @@ def test_the_examples_of_operators_work(tmp_path: Path, monkeypatch: pytest.Monk
     assert isinstance(plain, recfx.ir.Program)
     assert not any(str(node.target).startswith("recfx.") for node in plain.graph.nodes)
     assert (tmp_path / "model.onnx").exists()
+
+
+def test_the_examples_of_the_compiled_model_work(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.chdir(tmp_path)
+    text = (ROOT / "docs" / "compiled.md").read_text()
+    exec("\n".join(re.findall(r"```python\n(.*?)```", text, flags=re.DOTALL)), {})

@@ -162,8 +162,9 @@ BAD_CALLS = {
     "twice": (lambda d, s: ((d, s), {"dense": d}), "given twice"),
     "too many": (lambda d, s: ((d, s, s), {}), "3 positional arguments"),
     "rows differ": (lambda d, s: ((d, s[:2]), {}), "batch is 2 here and 4"),
-    "empty": (lambda d, s: ((d[:0], s[:0]), {}), "batch = 0 is outside"),
-    "not a tensor": (lambda d, s: ((d, s.tolist()), {}), "nested differently|expected a tensor"),
+    "empty, another width": (lambda d, s: ((d[:0, :4], s[:0]), {}), "expected size 5, got 4"),
+    "not a tensor": (lambda d, s: ((d, "ids"), {}), "nested differently|expected a tensor"),
+    "a list of text": (lambda d, s: ((d, [["a", "b", "c"]] * 4), {}), "nested differently|expected a tensor"),
     "none": (lambda d, s: ((None, s), {}), "expected a tensor, got NoneType"),
     "other device": (lambda d, s: ((d.to("meta"), s), {}), "expected a tensor on cpu"),
 }
@@ -178,8 +179,14 @@ def test_bad_calls_say_what_is_wrong(exact: recfx.CompiledModel, name: str) -> N
     assert exact(*tiny_inputs(4)).shape == (4,)  # a refused call changes nothing
 
 
-def test_too_large_a_batch_names_the_limit(model: TinyCtr) -> None:
-    fast = recfx.optimize(model, example_inputs=tiny_inputs(4), max_batch=8, measure=False)
+class OverTheBatch(TinyCtr):
+    def forward(self, dense: torch.Tensor, sparse: torch.Tensor) -> torch.Tensor:
+        scores: torch.Tensor = super().forward(dense, sparse)
+        return scores.softmax(0)
+
+
+def test_too_large_a_batch_names_the_limit() -> None:
+    fast = recfx.optimize(OverTheBatch(), example_inputs=tiny_inputs(4), max_batch=8, measure=False)
     assert fast(*tiny_inputs(8)).shape == (8,)
     with pytest.raises(recfx.InputError, match="max_batch"):
         fast(*tiny_inputs(9))

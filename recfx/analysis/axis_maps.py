@@ -72,7 +72,8 @@ def overloads(names: str) -> list[Any]:
 
 _TABLE: dict[str, Rule] = {
     "to.dtype to.device to.dtype_layout _to_copy type_as contiguous clone alias detach lift_fresh_copy": axis_rules.broadcast,
-    "__and__.Tensor __or__.Tensor __xor__.Tensor masked_fill.Scalar masked_fill.Tensor": axis_rules.broadcast,
+    "__and__.Tensor __or__.Tensor __xor__.Tensor masked_fill.Scalar masked_fill.Tensor "
+    "where.Scalar where.ScalarOther where.ScalarSelf": axis_rules.broadcast,
     "zeros_like ones_like full_like log_sigmoid expand expand_as": axis_rules.broadcast,
     "repeat": axis_rules.repeat,
     "unsqueeze": axis_rules.unsqueeze,

@@ -95,9 +95,21 @@ def save(parts: Parts, path: str | PathLike[str]) -> None:
 
 
 def read(
-    path: str | PathLike[str], *, check: bool = True, types: Sequence[type] = (), operators: Collection[str] = ()
+    path: str | PathLike[str],
+    *,
+    check: bool = True,
+    types: Sequence[type] = (),
+    operators: Collection[str] = (),
+    mapped: bool = True,
 ) -> Parts:
     """Reads what `save` wrote; see `recfx.load`.
+
+    Args:
+        path: See `recfx.load`.
+        check: Likewise.
+        types: Likewise.
+        operators: Likewise.
+        mapped: Whether large tables stay mapped to the folder; otherwise they are copied, and the folder may go.
 
     Raises:
         ArtifactError: The folder is missing, damaged, cut short, of an unknown format version, or its content is not allowed.
@@ -107,7 +119,7 @@ def read(
         held = upgraded_manifest(sealed.manifest, where) if sealed.format in UNSEALED else sealed.manifest
         manifest = fields(held, where, ("recfx", "torch", "regions", "one_row", "report", "recipe"))
         report: Report = decode(Report, manifest["report"], f"{where}, report")
-        tensors = {name: _settled(tensor) for name, tensor in sealed.tensors(_STATE).items()}
+        tensors = {name: _settled(tensor, mapped) for name, tensor in sealed.tensors(_STATE).items()}
         reader = _Reader(sealed, tensors, types, operators)
         parts = reader.parts(_PROGRAM, manifest["regions"], report, load_recipe(manifest["recipe"], sealed))
         if report.one_row is not None:
@@ -272,9 +284,9 @@ def _require_same_parameters(program: Program, one_row: Program, where: str) -> 
         raise ArtifactError("the plan for one row takes other parameters than the model", where=where)
 
 
-def _settled(tensor: torch.Tensor) -> torch.Tensor:
-    """Copies weights to aligned memory, where matrix products give the same bits as before saving. Large tables stay mapped."""
-    return tensor.clone() if tensor.numel() * tensor.element_size() <= _COPIED_BYTES else tensor
+def _settled(tensor: torch.Tensor, mapped: bool) -> torch.Tensor:
+    """Copies weights to aligned memory, where matrix products give the same bits as before saving. Large tables may stay mapped."""
+    return tensor if mapped and tensor.numel() * tensor.element_size() > _COPIED_BYTES else tensor.clone()
 
 
 def _settled_report(report: Report, where: str) -> Report:

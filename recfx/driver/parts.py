@@ -4,14 +4,17 @@ from __future__ import annotations
 
 import dataclasses
 from collections.abc import Callable, Mapping
+from functools import cached_property
 from typing import Any
 
 from recfx.driver.placed import Placed
 from recfx.driver.recipe import Recipe
 from recfx.driver.report import Report
+from recfx.driver.row_plan import RowPlan, row_plan
 from recfx.driver.weight_watch import WeightWatch
 from recfx.errors import InputError
 from recfx.ir.program import Program
+from recfx.ops.to_aten import decompose
 from recfx.runtime.entry import entry_function
 from recfx.targets import Lowered
 
@@ -57,6 +60,16 @@ class Parts:
     def regions(self) -> tuple[Lowered, ...]:
         """The lowered regions, in order."""
         return self.placed.regions
+
+    @cached_property
+    def in_torch(self) -> Program:
+        """The program by torch's operators alone; made when it is first asked for."""
+        return decompose(self.program)
+
+    @cached_property
+    def row_plan(self) -> RowPlan | str:
+        """How a call can be divided among the rows of the batch, or why it cannot."""
+        return row_plan(self.in_torch)
 
     def with_one_row(self, one_row: Parts) -> Parts:
         """The same parts, with `one_row` as the parts for a batch of one row."""

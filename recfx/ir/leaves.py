@@ -18,6 +18,8 @@ from recfx.ir.sizes import evaluate_size, linear_size
 
 Size = int | str
 
+_CAST = "pass cast_inputs=True to optimize or load, "
+
 
 @dataclasses.dataclass(frozen=True)
 class LeafSpec:
@@ -147,7 +149,8 @@ def _check_kind(spec: LeafSpec, leaf: Any) -> None:
         raise InputError(
             f"expected dtype {spec.dtype}, got {leaf.dtype}",
             where=f"input {spec}",
-            hint=f"convert it with .to({spec.dtype}), or optimize with example inputs of the new dtype",
+            hint=f"convert it with .to({spec.dtype}), {_CAST if spec.dtype and spec.dtype.is_floating_point else ''}"
+            "or optimize with example inputs of the new dtype",
         )
     if leaf.device != spec.device:
         raise InputError(

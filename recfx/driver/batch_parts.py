@@ -1,0 +1,112 @@
+"""Batches that a plan does not take at once: none at all, and more rows than `max_batch`.
+
+A call without rows gives outputs without rows. A call of many rows runs in parts when each row of every output depends on the same row of
+the inputs alone, which an analysis of the program proves.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+import torch
+
+from recfx.driver.parts import Parts
+from recfx.driver.row_plan import RowPlan
+from recfx.errors import InputError
+from recfx.ir.batch_axes import Axis
+from recfx.ir.leaves import LeafSpec
+from recfx.ir.program import Program
+from recfx.ir.shapes import BATCH, sizes_of
+from recfx.ir.sizes import evaluate_size
+
+
+def run_without_rows(parts: Parts, leaves: Sequence[Any], sizes: Mapping[str, int]) -> list[Any]:
+    """The flat outputs of a batch of 0.
+
+    Args:
+        parts: The compiled model.
+        leaves: The flat inputs.
+        sizes: The size of each dimension.
+
+    Raises:
+        InputError: An output has no rows, as a mean over the batch, and torch cannot compute it without any.
+    """
+    program = parts.program
+    names = _names_of_symbols(program)
+    returned: Any = next(iter(reversed(program.graph.nodes))).args[0]
+    found = [_without_rows(value, names, sizes) for value in returned]
+    if all(value is not None or node is None for value, node in zip(found, returned, strict=True)):
+        return found
+    try:
+        computed = parts.in_torch.run(leaves)
+    except Exception as error:
+        raise InputError(
+            f"an output has no row for each row of the batch, and cannot be computed from a batch of 0: {error}",
+            hint="pass at least one row",
+        ) from error
+    return [known if known is not None else value for known, value in zip(found, computed, strict=True)]
+
+
+def _names_of_symbols(program: Program) -> dict[str, str]:
+    """Symbol of a free size -> the name of its dimension."""
+    names = {}
+    for node, leaf in zip(program.placeholders(), program.signature.leaves, strict=True):
+        value = node.meta.get("val")
+        for want, size in zip(leaf.shape, getattr(value, "shape", ()), strict=False):
+            if want in program.signature.dims and isinstance(size, torch.SymInt):
+                names[str(size.node.expr)] = str(want)
+    return names
+
+
+def _without_rows(node: Any, names: dict[str, str], sizes: Mapping[str, int]) -> torch.Tensor | None:
+    """An output that has no elements when the batch has no rows; None for any other."""
+    value = node.meta.get("val") if isinstance(node, torch.fx.Node) else None
+    if not isinstance(value, torch.Tensor):
+        return None
+    shape = [size if isinstance(size, int) else evaluate_size(size, sizes) for size in sizes_of(value, dict(names))]
+    known = [size for size in shape if size is not None]
+    if len(known) != len(shape) or 0 not in known:
+        return None
+    return torch.empty(known, dtype=value.dtype, device=value.device)
+
+
+def run_in_parts(parts: Parts, leaves: Sequence[Any], rows: int, most: int) -> list[Any]:
+    """The flat outputs of a batch larger than the model takes at once.
+
+    Args:
+        parts: The compiled model.
+        leaves: The flat inputs.
+        rows: The batch.
+        most: The largest batch that the model takes.
+
+    Raises:
+        InputError: The rows depend on one another, or cannot be divided.
+    """
+    plan: RowPlan | str = parts.row_plan
+    low = parts.program.signature.dims[BATCH][0]
+    count = -(-rows // most)
+    if not isinstance(plan, str) and rows // count < low:
+        plan = f"one of {count} parts would have fewer than {low} rows"
+    if isinstance(plan, str):
+        raise InputError(
+            f"batch = {rows} is above max_batch = {most}, and cannot be run in parts: {plan}",
+            hint="optimize with a larger max_batch, or split the call yourself",
+        )
+    found = []
+    for part in range(count):
+        start, end = part * rows // count, (part + 1) * rows // count
+        specs = zip(leaves, parts.program.signature.leaves, plan.inputs, strict=True)
+        found.append(parts.run(*(_cut(leaf, spec, axis, start, end) for leaf, spec, axis in specs)))
+    return [
+        several[0] if where is None else torch.cat(several, dim=where.axis)
+        for where, several in zip(plan.outputs, zip(*found, strict=True), strict=True)
+    ]
+
+
+def _cut(leaf: Any, spec: LeafSpec, axis: Axis | None, start: int, end: int) -> Any:
+    if spec.kind == "size":
+        return end - start if spec.value == BATCH else leaf
+    if axis is None:
+        return leaf
+    return leaf.narrow(axis.dim, start * axis.step, (end - start) * axis.step)

@@ -1,0 +1,74 @@
+"""How the rows of a batch can be computed apart: where they are in inputs and outputs, when none depends on another."""
+
+from __future__ import annotations
+
+import dataclasses
+from typing import Any
+
+import torch
+
+from recfx.analysis.batch_axis import Rows
+from recfx.analysis.origins import origins
+from recfx.ir.batch_axes import Axis, batch_axis
+from recfx.ir.leaves import LeafSpec
+from recfx.ir.program import Origin, Program
+from recfx.ir.shapes import BATCH
+from recfx.ir.sizes import dimension_names
+
+
+@dataclasses.dataclass(frozen=True)
+class RowPlan:
+    """How a call is divided among the rows of the batch.
+
+    Attributes:
+        inputs: For each leaf where its rows are; None for a leaf that every part takes whole.
+        outputs: For each output where its rows are; None for one that is the same in every part.
+    """
+
+    inputs: tuple[Axis | None, ...]
+    outputs: tuple[Rows | None, ...]
+
+
+def row_plan(program: Program) -> RowPlan | str:
+    """How calls of a program can be divided, or why they cannot.
+
+    Args:
+        program: A program by torch's operators alone.
+    """
+    inputs = []
+    for leaf in program.signature.leaves:
+        axis = batch_axis(leaf)
+        if reason := _indivisible(leaf, axis):
+            return f"the input {leaf} {reason}"
+        inputs.append(axis)
+    marked = {leaf.name: program.origins.get(leaf.name, Origin.REQUEST) for leaf in program.signature.leaves}
+    marked = {name: o if o in (Origin.INDEX, Origin.CONSTANT) else Origin.REQUEST for name, o in marked.items()}
+    found = origins(dataclasses.replace(program, origins=marked))
+    outputs: list[Rows | None] = []
+    returned: Any = next(iter(reversed(program.graph.nodes))).args[0]
+    for value in returned:
+        if not isinstance(value, torch.fx.Node):
+            outputs.append(None)
+            continue
+        origin = found[value]
+        if origin.origin is Origin.CANDIDATE:
+            reasons = [o.blocked for o in found.of.values() if o.blocked]
+            return (
+                f"rows of an output may depend on one another: {(reasons or ['an operator draws random numbers'])[0]}"
+            )
+        if not isinstance(value.meta.get("val"), torch.Tensor):
+            return "an output is a size"
+        outputs.append(origin.rows)
+    return RowPlan(tuple(inputs), tuple(outputs))
+
+
+def _indivisible(leaf: LeafSpec, axis: Axis | None) -> str | None:
+    """Why a leaf cannot be divided into rows or taken whole; None when it can."""
+    varying = [size for size in leaf.shape if isinstance(size, str)]
+    if any(BATCH in dimension_names(size) for size in varying) and axis is None:
+        return "has a size that is more than a multiple of the batch"
+    if sum(BATCH in dimension_names(size) for size in varying) > 1:
+        return "has the batch along two dimensions"
+    if axis is None and varying:
+        return "holds bags, or another number of entries than rows"
+    return None

@@ -1,0 +1,113 @@
+"""Batches of 0, and batches larger than the model takes at once."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import Any
+
+import pytest
+import torch
+from hypothesis import given
+from hypothesis import strategies as st
+from models import TinyCtr, tiny_inputs
+from pass_cases import Function
+from torch import nn
+
+import recfx
+from recfx import zoo
+from recfx.errors import InputError
+
+
+@pytest.fixture(scope="module")
+def tiny() -> tuple[TinyCtr, recfx.CompiledModel]:
+    model = TinyCtr()
+    return model, recfx.optimize(model, example_inputs=tiny_inputs(4), max_batch=8, measure=False)
+
+
+@given(rows=st.integers(0, 60))
+def test_any_number_of_rows(tiny: tuple[TinyCtr, recfx.CompiledModel], rows: int) -> None:
+    model, fast = tiny
+    inputs = tiny_inputs(rows)
+    with torch.no_grad():
+        torch.testing.assert_close(fast(*inputs), model(*inputs))
+
+
+@pytest.mark.parametrize("name", ["dcn-v2", "din", "dien", "bst", "mmoe", "two-tower"])
+def test_models_of_the_zoo(name: str) -> None:
+    torch.manual_seed(0)
+    model = zoo.MODELS[name].small().eval()
+    fast = recfx.optimize(model, example_inputs=model.example_inputs(4), max_batch=8, measure=False)
+    inputs = model.example_inputs(19)
+    with torch.no_grad():
+        want = model(*inputs)
+    torch.testing.assert_close(fast(*inputs), want, rtol=1e-4, atol=1e-5)
+    assert fast(*(leaf[:0] for leaf in inputs)).shape == (0, *want.shape[1:])
+
+
+def test_a_plan_for_one_row() -> None:
+    torch.manual_seed(0)
+    table = nn.Embedding(30, 4)
+    model = Function(lambda m, ids: m.table(ids).sum(1, keepdim=True).squeeze(), table=table)
+    fast = recfx.optimize(model, example_inputs=torch.arange(2), max_batch=4, measure=False)
+    for rows in (0, 1, 2, 4, 5, 7, 9):
+        torch.testing.assert_close(fast(torch.arange(rows)), model(torch.arange(rows)))
+
+
+def test_requests_and_nested_outputs() -> None:
+    def forward(user: torch.Tensor, item: torch.Tensor) -> dict[str, Any]:
+        return {"score": (user * item).sum(1), "both": (item.T, [item * 2])}
+
+    class Model(nn.Module):
+        def forward(self, user: torch.Tensor, item: torch.Tensor) -> dict[str, Any]:
+            return forward(user, item)
+
+    example = (torch.randn(4, 3), torch.randn(4, 3))
+    fast = recfx.optimize(Model().eval(), example_inputs=example, request_inputs="user", max_batch=8, measure=False)
+    user, item = torch.randn(1, 3), torch.randn(21, 3)
+    got, want = fast(user, item), forward(user, item)
+    torch.testing.assert_close(got["score"], want["score"])
+    torch.testing.assert_close(got["both"][0], want["both"][0])
+    assert fast(user, item[:0])["both"][0].shape == (3, 0)
+
+
+APART: dict[str, Callable[..., Any]] = {
+    "softmax over the batch": lambda m, x: x.softmax(0),
+    "mean of the batch": lambda m, x: x - x.mean(0),
+    "number of rows": lambda m, x: x / x.shape[0],
+    "running sum": lambda m, x: x.cumsum(0),
+    "neighbours": lambda m, x: x - x.roll(1, 0),
+    "all pairs": lambda m, x: x @ x.T,
+    "scalar": lambda m, x: x.sum(),
+}
+
+
+@pytest.mark.parametrize("name", APART)
+def test_rows_that_depend_on_one_another_are_not_divided(name: str) -> None:
+    fast = recfx.optimize(Function(APART[name]), example_inputs=torch.randn(4, 3), max_batch=8, measure=False)
+    with pytest.raises(InputError, match=r"batch = 9 is above max_batch = 8, and cannot be run in parts: \w+"):
+        fast(torch.randn(9, 3))
+
+
+def test_outputs_without_rows_are_computed_from_none() -> None:
+    model = Function(lambda m, x: (x.sum(), x * 2, x.mean()))
+    fast = recfx.optimize(model, example_inputs=torch.randn(4, 3), measure=False)
+    total, rows, mean = fast(torch.empty(0, 3))
+    assert float(total) == 0
+    assert rows.shape == (0, 3)
+    assert bool(mean.isnan())
+
+
+def test_bags_are_not_divided_but_may_be_none() -> None:
+    bag = nn.EmbeddingBag(50, 4, mode="sum")
+    example = (torch.arange(7), torch.tensor([0, 2, 4]))
+    fast = recfx.optimize(bag.eval(), example_inputs=example, max_batch=4, measure=False)
+    assert fast(torch.arange(0), torch.arange(0)).shape == (0, 4)
+    with pytest.raises(InputError, match="holds bags"):
+        fast(torch.arange(20), torch.arange(9) * 2)
+
+
+def test_bad_ids_in_a_part_are_refused(tiny: tuple[TinyCtr, recfx.CompiledModel]) -> None:
+    dense, sparse = tiny_inputs(30)
+    sparse[20, 0] = 99
+    with pytest.raises(InputError, match="99"):
+        tiny[1](dense, sparse)
