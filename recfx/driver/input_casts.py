@@ -107,7 +107,8 @@ def _refused(value: Any, spec: LeafSpec, reason: str) -> Any:
     """
     if isinstance(value, list | tuple):
         raise InputError(
-            f"expected a tensor, got a {type(value).__name__} that is no tensor of {spec.dtype} of {len(spec.shape)} dimensions: {reason}",
+            f"expected a tensor, got a {type(value).__name__} that does not make one of {spec.dtype} and {len(spec.shape)} "
+            f"dimension(s): {reason}",
             where=f"input {spec}",
             hint="pass a tensor as in the example inputs, or numbers nested as deep as it has dimensions",
         )
