@@ -13,6 +13,7 @@ from torch import compiler
 from recfx.driver import artifact
 from recfx.driver.frozen_weights import FrozenWeights
 from recfx.driver.parts import Parts
+from recfx.driver.placement import Placement, placement
 from recfx.driver.refresh import refreshed
 from recfx.driver.report import Report
 from recfx.driver.saved_bytes import copied_parts, from_files, to_files
@@ -81,13 +82,9 @@ class CompiledModel(FrozenWeights):
         return self._ready().report
 
     @property
-    def placement(self) -> dict[str, str]:
-        """Name of a region, such as "region 0" -> name of its backend."""
-        parts = self._ready()
-        found = {f"region {i}": region.backend for i, region in enumerate(parts.regions)}
-        if parts.one_row is not None:
-            found |= {f"one row, region {i}": region.backend for i, region in enumerate(parts.one_row.regions)}
-        return found
+    def placement(self) -> Placement:
+        """Region -> backend. Printed, it also names the operators that torch runs, with reasons and shares of the time."""
+        return placement(self._ready())
 
     def explain(self) -> str:
         """The rewrites of each pass, and the reason for every rule that matched an operator and did not fire."""

@@ -24,6 +24,7 @@ from recfx.driver.parts import Parts
 from recfx.driver.recipe import Recipe, state_shapes
 from recfx.driver.report import approximation, report_of
 from recfx.driver.stage_times import StageTimes
+from recfx.driver.torch_operators import with_shares
 from recfx.driver.weight_watch import watch_weights
 from recfx.errors import CaptureError, MeasureError, PassError, TargetError, VerificationError
 from recfx.ir.numeric import Exactness, Run, verify_numeric, weakest
@@ -134,6 +135,9 @@ class _Road:
         if options.measure:
             with stages.run("measuring", MeasureError), unchanged(self.held.model):
                 parts = do_no_harm(parts, self.held.model)
+                if parts.report.left_to_torch:
+                    shares = with_shares(placed, parts.program.example)
+                    parts.report = dataclasses.replace(parts.report, torch_operators=shares)
         parts.recipe = Recipe(options, self.held.values, state_shapes(self.model), self.user_model)
         parts.report.seconds.update(stages.seconds)
         return parts

@@ -78,6 +78,8 @@ def _source(recipe: Recipe, model: torch.nn.Module | None) -> torch.nn.Module:
 def _as_measured(made: Parts, before: Parts, user_model: Callable[[], torch.nn.Module]) -> Parts:
     """New parts with the measurements of the former parts: if the user's model ran before, it runs again."""
     report = dataclasses.replace(made.report, measured=before.report.measured, kept_eager=before.report.kept_eager)
+    if report.left_to_torch == before.report.left_to_torch:
+        report = dataclasses.replace(report, torch_operators=before.report.torch_operators)
     run = bind_user_model(made, user_model()) if report.kept_eager else made.run
     parts = Parts(made.placed, report, run, recipe=made.recipe)
     parts.watch = None if report.kept_eager else made.watch

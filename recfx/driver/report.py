@@ -11,6 +11,7 @@ import torch
 
 from recfx.cost.arithmetic import arithmetic
 from recfx.driver.placed import Placed
+from recfx.driver.torch_operators import TorchOperator, described, in_percent, torch_operators
 from recfx.ir.numeric import Exactness, weakest
 from recfx.ir.printer import human_bytes
 from recfx.ir.program import Origin, Program
@@ -78,6 +79,7 @@ class Report:
         one_row: The report of the plan for a batch of one row; None for a model without such a plan.
         left_to_torch: The operators of the compiled model that torch runs, in order: name and reason.
         lowered_operators: How many operators the compiled model has; sizes and parts of tuples are not counted.
+        torch_operators: Those of `left_to_torch` with their modules and, once they are measured, their shares of the time.
     """
 
     model: str
@@ -95,6 +97,7 @@ class Report:
     one_row: Report | None = None
     left_to_torch: tuple[tuple[str, str], ...] = ()
     lowered_operators: int = 0
+    torch_operators: tuple[TorchOperator, ...] = ()
 
     @property
     def share_left_to_torch(self) -> float:
@@ -119,15 +122,19 @@ class Report:
         """The rewrites of each pass, and the reason for every rule that matched an operator and did not fire."""
         return f"{self}\n\nrules that did not fire:\n{self.misses()}"
 
+    @property
+    def in_torch(self) -> tuple[TorchOperator, ...]:
+        """The operators that torch runs, in order, also of models that were saved before their modules and times were recorded."""
+        return self.torch_operators or tuple(TorchOperator(name, reason) for name, reason in self.left_to_torch)
+
     def _torch_lines(self) -> list[str]:
-        """The operators that torch runs between kernels of other backends. Equal operators and reasons are listed once."""
+        """The operators that torch runs beside the kernels of other backends; equal operators and reasons are listed once."""
         chosen = all(reason == TORCH_ITSELF for _, reason in self.left_to_torch)
         if not self.left_to_torch or (chosen and self.share_left_to_torch == 1):
             return []
-        lines = [f"  {len(self.left_to_torch)} of {self.lowered_operators} operators run in torch:"]
-        for (operator, reason), count in Counter(self.left_to_torch).items():
-            lines.append(f"    {operator}{f' ({count} times)' if count > 1 else ''}: {reason}")
-        return lines
+        operators = self.in_torch
+        head = f"  {len(operators)} of {self.lowered_operators} operators run in torch{in_percent(operators)}:"
+        return [head, *(f"    {line}" for line in described(operators))]
 
     def _one_row_lines(self) -> list[str]:
         one = self.one_row
@@ -137,6 +144,7 @@ class Report:
         lines = [
             f"  a batch of one row runs a plan of its own, on {_in_words(one.backend)}: operators {first} → {last}"
         ]
+        lines += [f"  {line}" for line in one._torch_lines()]
         lines += [f"    note: {notice}" for notice in one.notices]
         lines += [f"  {m}" for m in one.measured]
         if one.kept_eager:
@@ -150,7 +158,7 @@ class Report:
     def __str__(self) -> str:
         before, after = self.state_bytes
         lines = [
-            f"recfx: {self.model} for {self.target}, on {_in_words(self.backend)}",
+            f"recfx: {self.model} for {self.target}, on {'your own model instead of ' * self.kept_eager}{_in_words(self.backend)}",
             f"  operators {self.operators[0]} → {self.operators[1]}, state {human_bytes(before)} → {human_bytes(after)}, "
             + _CLASSES[self.exactness],
         ]
@@ -227,6 +235,7 @@ def report_of(
         arithmetic=_arithmetic(captured, result.program) if Origin.REQUEST in captured.origins.values() else None,
         left_to_torch=tuple(left for region in placed.regions for left in region.left),
         lowered_operators=sum(region.operators for region in placed.regions),
+        torch_operators=torch_operators(placed),
     )
 
 
