@@ -31,9 +31,9 @@ test: $(STAMP)
 nightly: $(STAMP)
 	$(BIN)/python tests/nightly.py $(ARGS)
 
-# Mutation testing: small mistakes in the sources, which the mirror tests must notice. All of them take a night.
+# Mutation testing: small mistakes in the sources, which the nearest tests must detect. A run continues from the verdicts of earlier runs.
 mutants: $(STAMP)
-	$(BIN)/python -m tests.mutants $(ARGS)
+	$(BIN)/python -m tests.mutants --results build/mutants.jsonl $(ARGS)
 
 # The checks of ids, offsets and codes in the kernels, each with a mistake.
 mutants-kernels: $(STAMP)

@@ -1,7 +1,7 @@
 """Runs the nightly checks one after another: `python tests/nightly.py [PART ...]`.
 
 Parts: "tests" (long property-based tests and mutated saved models), "sanitizers" (every instruction-set level of this
-processor), "mutants" (all of them), "random" (drawn models against eager, continued from earlier nights). All parts by
+processor), "mutants" and "random" (drawn models against eager), both continued from earlier nights. All parts by
 default. A failed part does not stop the following parts; the exit status says whether all passed.
 """
 
@@ -16,6 +16,7 @@ from pathlib import Path
 
 ROOT = Path(__file__).parents[1]
 RANDOM_MODELS = ROOT / "build" / "random-models.json"
+MUTANTS, MUTANTS_SECONDS = ROOT / "build" / "mutants.jsonl", 6 * 3600
 PARTS = ("tests", "sanitizers", "mutants", "random")
 
 
@@ -33,7 +34,7 @@ def commands(parts: list[str]) -> Iterator[list[str]]:
     if "sanitizers" in parts:
         yield from (["tests/sanitize.py", level] for level in levels())
     if "mutants" in parts:
-        yield ["-m", "tests.mutants"]
+        yield ["-m", "tests.mutants", "--results", str(MUTANTS), "--seconds", str(MUTANTS_SECONDS)]
         yield ["-m", "tests.mutants.kernels"]
     if "random" in parts:
         yield ["-m", "benchmarks", "random-models", "--out", str(RANDOM_MODELS)]

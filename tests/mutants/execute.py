@@ -1,27 +1,19 @@
-"""Runs tests against mutants, each in a process of its own.
-
-For each mutant, a process that has imported everything and captured the programs of the tests is forked, and the
-mutant's code replaces the source's code. A mutant of code that runs at import goes to a process that has not imported
-recfx yet.
-"""
+"""Runs tests against a mutant in a forked process, and confirms that the failed test passes without the mutant."""
 
 from __future__ import annotations
 
 import dataclasses
-import os
-import pickle
-import resource
 import signal
 import sys
 import tempfile
-import time
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Sequence
 from pathlib import Path
-from typing import Any
 
-from tests.mutants.mirror import ROOT
+from tests.mutants.imports import ROOT
 from tests.mutants.mutate import Mutant
-from tests.mutants.reach import Finder, Place, Reached, compiled
+from tests.mutants.observe import Tests, run_until_failure
+from tests.mutants.processes import fork, wait
+from tests.mutants.reach import Finder, compiled
 from tests.mutants.swap import caches, swap
 
 SURVIVED, KILLED, TIMEOUT = "survived", "killed", "timeout"
@@ -29,66 +21,22 @@ _NO_TESTS, _NOT_SWAPPED = 5, 77
 
 #: The limit of a mutant's processor time: a multiple of its tests' time, plus some seconds.
 _TIMES, _MORE = 5.0, 20.0
-_BYTES = 6 << 30  # memory that a mutant may allocate in addition to that of the process
+
+#: The limit of processor time where the time of the tests is not known, in seconds.
+_UNTIMED = 200
 
 
-@dataclasses.dataclass
-class Tests:
-    """The results of tests without a mutant.
+@dataclasses.dataclass(frozen=True)
+class Verdict:
+    """The verdict on a mutant.
 
     Attributes:
-        seconds: Test -> its time.
-        reached: Test -> the functions that it ran.
-        failed: Tests that fail.
+        kind: SURVIVED, KILLED or TIMEOUT.
+        test: The failed test; empty if no test failed or the process ended.
     """
 
-    seconds: dict[str, float] = dataclasses.field(default_factory=dict)
-    reached: dict[str, set[Place]] = dataclasses.field(default_factory=dict)
-    failed: set[str] = dataclasses.field(default_factory=set)
-
-    def of(self, mutant: Mutant) -> list[str]:
-        """The tests that run the function of a mutant, or any function of its file for a mutant of the module itself;
-        quickest first."""
-        line = mutant.function(ROOT)
-        chosen = [
-            test
-            for test, places in self.reached.items()
-            if test not in self.failed
-            and ((mutant.file, line) in places or (line is None and any(file == mutant.file for file, _ in places)))
-        ]
-        return sorted(chosen, key=lambda test: self.seconds[test])
-
-
-class _Observer:
-    """A pytest plugin that fills in `Tests`."""
-
-    def __init__(self, tests: Tests, reached: Reached | None = None, file: str = "") -> None:
-        self._tests, self._reached, self._file = tests, reached, file
-        self._caches: list[Any] = []
-
-    def pytest_collection_finish(self) -> None:
-        self._caches = caches(self._file) if self._file else []
-
-    def pytest_runtest_setup(self, item: Any) -> None:
-        for cached in self._caches:
-            cached.cache_clear()
-        if self._reached is not None:
-            self._reached.now = self._tests.reached.setdefault(item.nodeid, set())
-
-    def pytest_runtest_logreport(self, report: Any) -> None:
-        self._tests.seconds[report.nodeid] = self._tests.seconds.get(report.nodeid, 0.0) + report.duration
-        if report.failed:
-            self._tests.failed.add(report.nodeid)
-
-
-class _Chosen:
-    """A pytest plugin that runs some tests in a given order."""
-
-    def __init__(self, tests: Sequence[str]) -> None:
-        self._place = {test: place for place, test in enumerate(tests)}
-
-    def pytest_collection_modifyitems(self, items: list[Any]) -> None:
-        items[:] = sorted((i for i in items if i.nodeid in self._place), key=lambda i: self._place[i.nodeid])
+    kind: str
+    test: str = ""
 
 
 def warm_up() -> None:
@@ -102,118 +50,89 @@ def warm_up() -> None:
     assert not any(name == "recfx" or name.startswith("recfx.") for name in sys.modules)
 
 
-def observe(files: Sequence[str], mutants: Sequence[Mutant]) -> Tests:
-    """Runs test files without a mutant in this process, and the tests of mutants once more in a forked process, as for
-    mutants."""
-    tests, again, reached = Tests(), Tests(), Reached()
-    sys.meta_path.insert(0, reached.finder(list(dict.fromkeys(mutant.file for mutant in mutants))))
-    run_tests(files, plugins=[_Observer(tests, reached, mutants[0].file)])
-    needed = {test for mutant in mutants for test in tests.of(mutant)}
-    with tempfile.NamedTemporaryFile() as found:
+class Judge:
+    """Runs mutants in forks of this process.
 
-        def rerun() -> int:
-            _forget(mutants[0].file)
-            order = _Chosen(sorted(needed, key=lambda test: tests.seconds[test]))
-            run_tests(files, plugins=[order, _Observer(again)])
-            Path(found.name).write_bytes(pickle.dumps(again))
-            return 0
+    Args:
+        tests: The results of the tests without a mutant; tests that turn out to fail are added to `failed`.
+        limit: The largest number of elapsed seconds of a test run.
+        report: Called with each test that fails without a mutant.
+    """
 
-        wait(fork(rerun, None, float("inf")))
-        again = pickle.loads(Path(found.name).read_bytes())
-    return Tests(tests.seconds | again.seconds, tests.reached, tests.failed | again.failed)
+    def __init__(self, tests: Tests, limit: float, report: Callable[[str], None]) -> None:
+        self._tests, self._limit, self._report = tests, limit, report
+        self._passing: set[str] = set()
+
+    def swapped(self, mutant: Mutant, chosen: list[str]) -> Verdict | None:
+        """The verdict of timed tests on a mutant that is swapped into a fork of this process; None if it cannot be
+        swapped in."""
+
+        seconds = _TIMES * sum(self._tests.seconds[test] for test in chosen) + _MORE
+        while chosen:
+            files = list(dict.fromkeys(test.split("::")[0] for test in chosen))
+            verdict = self._run(files, chosen, lambda: _forget(mutant) and swap(mutant), int(seconds))
+            if verdict is None or self._stands(verdict, lambda: _forget(mutant)):
+                return verdict
+            chosen = [test for test in chosen if test not in self._tests.failed]
+        return Verdict(SURVIVED)
+
+    def untimed(self, mutant: Mutant, files: Sequence[str]) -> Verdict | None:
+        """The verdict of whole test files, which are imported but were not run; None if the mutant cannot be swapped
+        in."""
+        while True:
+            verdict = self._run(files, None, lambda: swap(mutant), _UNTIMED)
+            if verdict is None or self._stands(verdict, lambda: True):
+                return verdict
+
+    def imported(self, mutant: Mutant, files: Sequence[str]) -> Verdict:
+        """The verdict on a mutant that is in place from the import on, in a process that has not imported recfx."""
+
+        def put_in() -> bool:
+            sys.meta_path.insert(0, Finder({mutant.file: lambda: compiled(mutant.file, mutant.tree(ROOT))}, {}))
+            return True
+
+        while True:
+            verdict = self._run(files, None, put_in, _UNTIMED)
+            assert verdict is not None
+            if self._stands(verdict, lambda: True):
+                return verdict
+
+    def _stands(self, verdict: Verdict, without: Callable[[], bool]) -> bool:
+        """Whether the failed test passes without the mutant."""
+        test = verdict.test
+        if verdict.kind != KILLED or not test or test in self._passing:
+            return True
+        alone = self._run([test.split("::")[0]], [test], without, None)
+        if alone == Verdict(SURVIVED):
+            self._passing.add(test)
+            return True
+        self._tests.failed.add(test)
+        self._report(test)
+        return False
+
+    def _run(
+        self, files: Sequence[str], chosen: list[str] | None, prepare: Callable[[], bool], seconds: int | None
+    ) -> Verdict | None:
+        with tempfile.NamedTemporaryFile("r") as failure:
+
+            def run() -> int:
+                return (
+                    run_until_failure(files, Path(failure.name), chosen, self._tests.failed)
+                    if prepare()
+                    else _NOT_SWAPPED
+                )
+
+            code = wait(fork(run, seconds, self._limit))
+            test = failure.read()
+        if code == _NOT_SWAPPED:
+            return None
+        if code is None or code == -signal.SIGXCPU:
+            return Verdict(TIMEOUT)
+        return Verdict(SURVIVED) if code in (0, _NO_TESTS) else Verdict(KILLED, test)
 
 
-def judge(
-    files: Sequence[str], mutants: Sequence[Mutant], tests: Tests, limit: float, end: float
-) -> Iterator[tuple[Mutant, str | None]]:
-    """Yields mutants with their verdicts, in a process that has observed the tests; None for a mutant that cannot be
-    swapped in here."""
-    for mutant in mutants:
-        if time.monotonic() > end:
-            return
-        chosen = tests.of(mutant)
-        yield mutant, _verdict(files, chosen, _put_in(mutant), tests, limit) if chosen else SURVIVED
-
-
-def judge_imported(files: Sequence[str], mutant: Mutant, tests: Tests, limit: float) -> str:
-    """The verdict on a mutant that is in place from the import on, in a process that has not imported recfx."""
-
-    def put_in() -> bool:
-        sys.meta_path.insert(0, Finder({mutant.file: lambda: compiled(mutant.file, mutant.tree(ROOT))}, {}))
-        return True
-
-    verdict = _verdict(files, tests.of(mutant), put_in, tests, limit, more=60.0)
-    assert verdict is not None
-    return verdict
-
-
-def _put_in(mutant: Mutant) -> Callable[[], bool]:
-    def put_in() -> bool:
-        _forget(mutant.file)
-        return swap(mutant)
-
-    return put_in
-
-
-def _forget(file: str) -> None:
-    for cached in caches(file):
+def _forget(mutant: Mutant) -> bool:
+    """Clears the caches that hide a mutant; always true."""
+    for cached in caches(mutant.file):
         cached.cache_clear()
-
-
-def _verdict(
-    files: Sequence[str], chosen: list[str], put_in: Callable[[], bool], tests: Tests, limit: float, more: float = 0.0
-) -> str | None:
-    def run() -> int:
-        return run_tests(files, "-x", plugins=[_Chosen(chosen)]) if put_in() else _NOT_SWAPPED
-
-    needed = _TIMES * sum(tests.seconds[test] for test in chosen) + _MORE + more
-    code = wait(fork(run, int(needed), limit))
-    if code == _NOT_SWAPPED:
-        return None
-    if code is None or code == -signal.SIGXCPU:
-        return TIMEOUT
-    return SURVIVED if code in (0, _NO_TESTS) else KILLED
-
-
-def run_tests(files: Sequence[str], *options: str, plugins: list[Any]) -> int:
-    """Runs test files in this process; returns pytest's exit code."""
-    import pytest
-
-    os.environ["HYPOTHESIS_PROFILE"] = "ci"
-    return int(pytest.main(["-q", "--no-header", "-p", "no:cacheprovider", *options, *files], plugins=plugins))
-
-
-def fork(run: Callable[[], int], seconds: int | None, limit: float) -> tuple[int, float]:
-    """Starts a function in a forked process without output; returns its id and its deadline. `seconds` are processor
-    time."""
-    pid = os.fork()
-    if pid:
-        return pid, time.monotonic() + limit
-    code = 1
-    try:
-        os.setpgid(0, 0)
-        os.chdir(ROOT)
-        silent = os.open(os.environ.get("MUTANTS_LOG", os.devnull), os.O_WRONLY | os.O_CREAT | os.O_APPEND)
-        os.dup2(silent, 1)
-        os.dup2(silent, 2)
-        if seconds is not None:
-            used = int(time.process_time())
-            resource.setrlimit(resource.RLIMIT_CPU, (used + seconds, used + seconds + 10))
-            held = int(open("/proc/self/statm").read().split()[0]) * resource.getpagesize()  # noqa: SIM115
-            resource.setrlimit(resource.RLIMIT_AS, (held + _BYTES, held + _BYTES))
-        code = run()
-    finally:
-        os._exit(code)
-
-
-def wait(started: tuple[int, float]) -> int | None:
-    """The exit code of a forked process; None if it reached its limit and was ended."""
-    pid, deadline = started
-    while time.monotonic() < deadline:
-        done, status = os.waitpid(pid, os.WNOHANG)
-        if done:
-            return os.waitstatus_to_exitcode(status)
-        time.sleep(0.02)
-    os.killpg(pid, signal.SIGKILL)
-    os.waitpid(pid, 0)
-    return None
+    return True

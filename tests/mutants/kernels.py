@@ -19,8 +19,8 @@ from pathlib import Path
 
 from recfx.command_line import run_command
 from tests.mutants.execute import KILLED, SURVIVED
+from tests.mutants.imports import ROOT
 from tests.mutants.known import equivalent
-from tests.mutants.mirror import ROOT
 from tests.sanitize import SOURCES, compiler, sources, stubs
 
 _IDS = tuple(f"tests/targets/test_native_{name}.py" for name in ("offsets", "ids", "lookups"))

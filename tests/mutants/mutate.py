@@ -80,8 +80,10 @@ def mutants_of(root: Path, file: str) -> list[Mutant]:
     lines, tree = text.splitlines(), ast.parse(text)
     found = []
     said = {part for node in ast.walk(tree) if isinstance(node, ast.Raise) for part in ast.walk(node)}
+    calls = [node for node in ast.walk(tree) if isinstance(node, ast.Call)]
+    strict = {keyword.value for call in calls for keyword in call.keywords if _is_strict(call, keyword)}
     for index, node in enumerate(ast.walk(tree)):
-        if not hasattr(node, "lineno") or _is_text(node) or node in said:
+        if not hasattr(node, "lineno") or _is_text(node) or node in said or node in strict:
             continue
         for number, (what, _) in enumerate(_changes(node)):
             found.append(Mutant(file, node.lineno, lines[node.lineno - 1].strip(), what, index, number))
@@ -112,6 +114,12 @@ def _is_text(node: ast.AST) -> bool:
     return isinstance(node, ast.Expr) and isinstance(node.value, ast.Constant) and isinstance(node.value.value, str)
 
 
+def _is_strict(call: ast.Call, keyword: ast.keyword) -> bool:
+    """Whether a keyword is `strict` of a zip: the lengths are equal by construction, so no input can show that the
+    check is missing."""
+    return keyword.arg == "strict" and isinstance(call.func, ast.Name) and call.func.id == "zip"
+
+
 def _changes(node: ast.AST) -> Iterator[tuple[str, Callable[[Any], None]]]:
     """(description, function that makes it) for each mistake that fits a node."""
     if isinstance(node, ast.Compare) and type(node.ops[0]) in _SWAPS:
@@ -136,7 +144,7 @@ def _changes(node: ast.AST) -> Iterator[tuple[str, Callable[[Any], None]]]:
         yield "returns None", lambda n: setattr(n, "value", ast.Constant(None))
     elif isinstance(node, ast.Call):
         for place, keyword in enumerate(node.keywords):
-            if keyword.arg is not None:
+            if keyword.arg is not None and not _is_strict(node, keyword):
                 yield f"without the keyword {keyword.arg}", lambda n, at=place: n.keywords.pop(at)
     elif isinstance(node, ast.FunctionDef | ast.For | ast.If | ast.With):
         pass

@@ -10,7 +10,7 @@ from collections.abc import Callable, Mapping
 from types import CodeType, ModuleType
 from typing import Any
 
-from tests.mutants.mirror import ROOT, module_of
+from tests.mutants.imports import ROOT, module_of
 from tests.mutants.mutate import FUNCTIONS, first_line
 
 #: A function: its file and its first line.

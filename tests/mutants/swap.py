@@ -10,7 +10,7 @@ from pathlib import Path
 from types import CodeType, FunctionType
 from typing import Any
 
-from tests.mutants.mirror import ROOT
+from tests.mutants.imports import ROOT
 from tests.mutants.mutate import Mutant
 from tests.mutants.reach import compiled
 

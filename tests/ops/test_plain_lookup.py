@@ -77,6 +77,14 @@ def test_ids_outside_the_table(length: int, number: int) -> None:
         _run([Feature(0, 0, 4, 0, length=length)], [TABLE], [torch.full((2, 2), number)], [], [], [])
 
 
+@pytest.mark.parametrize("number", [0, 8])
+def test_another_fault_does_not_blame_ids_inside_the_table(number: int) -> None:
+    ids, weights = torch.full((3, 4), number), torch.rand(3, 3)
+    with pytest.raises(RuntimeError, match="exceeds dimension size") as caught:
+        _run([Feature(0, 0, 4, 0, length=4, weights=0)], [TABLE], [ids], [], [weights], [])
+    assert "index out of range" not in str(caught.value)
+
+
 def test_the_eager_backend_calls_no_dispatcher() -> None:
     numbers = lookup.encode([Feature(0, 0, 4, 0, length=4)])
     program = program_of(lambda i, t: lookup.grouped_lookup([t], [i], [], [], [], numbers, [], 4) * 2, [IDS], [TABLE])

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import operator
+
 import pytest
 import torch
 from hypothesis import given
@@ -101,6 +103,17 @@ def test_a_training_dropout_stays() -> None:
     (record,) = run("canonicalize", program).records
     assert record.fired == 0
     assert "drops values" in record.misses[0].reason
+
+
+@pytest.mark.parametrize("bound", [None, 1, 2], ids=["a constant", "a decided comparison", "an assumed comparison"])
+def test_assertions_that_always_hold_go(bound: int | None) -> None:
+    b = GraphBuilder({"x": ("batch", 4)})
+    rows = b.call(torch.ops.aten.sym_size.int, b.inputs["x"], 0)
+    held = True if bound is None else b.call(operator.ge, rows, bound)
+    b.call(torch.ops.aten._assert_scalar.default, held, "too few rows")
+    program = b.build(b.call(torch.ops.aten.mul.Tensor, b.inputs["x"], 2))
+    assert operators(program)["aten._assert_scalar"] == 1
+    assert operators(run("canonicalize", program).program) == {"aten.mul.Tensor": 1}
 
 
 def test_tied_tables_stay_tied() -> None:

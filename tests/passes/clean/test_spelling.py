@@ -123,6 +123,30 @@ def test_several_sizes_that_vary_are_read() -> None:
     verify_numeric(program, result, Exactness.EXACT)
 
 
+BESIDE_SIZES_THAT_VARY: dict[str, tuple[tuple[int | str, ...], Any, tuple[Any, ...]]] = {
+    "flatten before": (("batch", 2, 3, "length", 4), _aten.flatten.using_ints, (1, 2)),
+    "flatten behind": (("batch", "length", 2, 3), _aten.flatten.using_ints, (2, 3)),
+    "flatten to the end": (("batch", "length", 2, 3), _aten.flatten.using_ints, (2,)),
+    "flatten from the end": (("batch", 2, "length", 4, 3), _aten.flatten.using_ints, (-2, -1)),
+    "flatten of one": (("batch", "length", 4), _aten.flatten.using_ints, (1, 1)),
+    "flatten of the last": (("batch", "length", 4), _aten.flatten.using_ints, (-1,)),
+    "unflatten before": (("batch", 6, "length", 4), _aten.unflatten.int, (1, [2, 3])),
+    "unflatten behind": (("batch", "length", 6), _aten.unflatten.int, (-1, [3, 2])),
+    "unflatten to three": (("batch", 12, "length"), _aten.unflatten.int, (1, [2, 3, 2])),
+}
+
+
+@pytest.mark.parametrize("name", BESIDE_SIZES_THAT_VARY)
+def test_sizes_that_vary_are_read_from_the_right_dimension(name: str) -> None:
+    shape, target, arguments = BESIDE_SIZES_THAT_VARY[name]
+    b = GraphBuilder({"x": shape})
+    program = b.build(b.call(target, b.inputs["x"], *arguments))
+    result = run("canonicalize", program).program
+    assert operators(result)["aten.reshape"] == 1 or name.startswith("flatten of")
+    assert operators(result)[str(target).rsplit(".", 1)[0]] == 0
+    verify_numeric(program, result, Exactness.EXACT)
+
+
 def test_a_product_of_sizes_that_vary_stays_flattened() -> None:
     b = GraphBuilder({"x": ("batch", "length", 4, 3)})
     program = b.build(b.call(_aten.flatten.using_ints, b.inputs["x"], 1, 2))
