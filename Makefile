@@ -1,4 +1,4 @@
-# make demo: set everything up and run the main job.   make test: set everything up and pass the tests.
+# make demo: set everything up and run the demo.   make test: set everything up and run the tests.
 PYTHON ?= python3
 VENV   := .venv
 BIN    := $(VENV)/bin
