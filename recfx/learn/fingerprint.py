@@ -50,7 +50,7 @@ def require_same(before: Mapping[str, str], now: Mapping[str, str], where: str) 
         raise ArtifactError(
             "the checkpoint belongs to another experiment: " + "; ".join(differences),
             where=where,
-            hint="train into another folder, or set everything as it was",
+            hint="train into another folder, or use the settings of the checkpoint",
         )
 
 

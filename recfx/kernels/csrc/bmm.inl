@@ -1,4 +1,4 @@
-// Products of two matrices that both belong to a batch row, and attention made of two of them.
+// Products of two matrices that both belong to a batch row, and attention, which consists of two such products.
 #pragma once
 #include "kernels.h"
 #include "rows.inl"

@@ -1,4 +1,4 @@
-// A block of a table of codes, unpacked and turned so that rows lie side by side in the lanes: for many queries over the same rows.
+// A block of a table of codes, unpacked and transposed so that each lane holds a row: for many queries over the same rows.
 #pragma once
 #include "code_query.inl"
 #include "simd.inl"

@@ -9,7 +9,7 @@ constexpr double OPERATIONS_PER_NS = 200;   // multiplications and additions of 
 constexpr double WEIGHT_BYTES_PER_NS = 50;  // weights of a product with one row: 49 of 256 KiB, 73 of 1 MiB, 88 of 4 MiB
 constexpr double TABLE_ROW_NS = 15;         // random rows of 256 bytes: 8 in a table of 5 MB, 12 in one of 256 MB on large pages
 constexpr double ELEMENT_NS = 2;            // elements of other results: softmax 0.6, layer norm 0.7, sums and sigmoids 0.8, running sums 1.3
-constexpr int64_t JAGGED_LENGTH = 8;        // ids of a bag whose length is not known; an assumption
+constexpr int64_t JAGGED_LENGTH = 8;        // the assumed number of ids of a bag of unknown length
 
 double bytes_of_weight(int64_t format) { return format == WEIGHT_I8 ? 1 : format == WEIGHT_BF16 ? 2 : 4; }
 

@@ -129,7 +129,7 @@ inline void weigh_keys(const float* of_keys, const float* of_products, const flo
     }
 }
 
-// of_keys and of_products [D][stride]; turned keys, query [D], first_bias [outputs]; out [L].
+// of_keys and of_products [D][stride]; transposed keys, query [D], first_bias [outputs]; out [L].
 void key_scores_step(const RecfxStep& step, const Context& context, const Range& range) {
     const KeyChunks chunks(step.ints[KeyScoresInt::keys], step.ints[KeyScoresInt::columns]);
     const int64_t d = chunks.columns, count = step.ints[KeyScoresInt::layer_count];

@@ -6,8 +6,8 @@
 namespace recfx {
 namespace {
 
-constexpr int64_t BYTES_AHEAD = 10 << 10;  // of prefetched rows: measured on rows of 128 and 256 bytes on an AMD EPYC (Zen 4)
-constexpr int64_t NEVER = INT64_MIN;  // stands for no padding; an id may still be that number
+constexpr int64_t BYTES_AHEAD = 10 << 10;  // bytes of prefetched rows: measured on rows of 128 and 256 bytes on an AMD EPYC (Zen 4)
+constexpr int64_t NEVER = INT64_MIN;  // means no padding; an id may still have this value
 
 template <bool Wide>
 inline int64_t id_of(const char* at) {

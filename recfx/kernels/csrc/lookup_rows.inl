@@ -98,7 +98,7 @@ inline float row_value(const char* row, int64_t d, float scale, float bias) {
     }
 }
 
-// Scale and offset behind the codes of a row.
+// Scale and offset, which follow the codes of a row.
 template <int Format>
 inline void scale_of(const char* row, int64_t dim, float& scale, float& bias) {
     if constexpr (is_codes(Format)) {

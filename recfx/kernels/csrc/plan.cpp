@@ -64,7 +64,7 @@ struct Plan {
     int64_t inner = 1;                // rows, or keys, of the widest product per batch row
     std::vector<Group> groups;
     bool has_once = false;
-    std::vector<size_t> early;        // lookups behind products: their rows are prefetched during the products
+    std::vector<size_t> early;        // lookups after products: their rows are prefetched during the products
     int64_t arguments = 0;            // the caller's pointers
     double weight_ns = 0, row_ns = 0;  // rough times of reading all weights, and of a batch row
     mutable std::atomic<uint32_t> calls{0};
@@ -177,7 +177,7 @@ void alone(void* state, int64_t) {
     if (single.errors.raised.load()) call.errors.raise(single.errors.first);
 }
 
-// Lookups behind products whose ids are inputs. Ids that the plan computes do not exist before their step.
+// Lookups after products whose ids are inputs. Ids that the plan computes do not exist before their step.
 void find_early(Plan& plan) {
     auto given = [&](int32_t slot) { return slot < 0 || plan.slots[size_t(slot)].kind == RECFX_INPUT; };
     bool behind = false;

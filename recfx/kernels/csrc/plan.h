@@ -20,8 +20,8 @@ RECFX_API int64_t recfx_struct_bytes(int32_t which);
 // The digest of the table of codes, for the same check.
 RECFX_API int64_t recfx_codes();
 
-// Makes parallel regions of an OpenMP runtime the threads of all calls; without it, and after a call with a null pointer, every call runs on the
-// thread that makes it. The arguments are GOMP_parallel, omp_get_thread_num, omp_get_num_threads and omp_get_max_threads.
+// Sets the OpenMP runtime whose parallel regions run all calls. Without it, and after a call with a null pointer, every call runs on the
+// calling thread. The arguments are GOMP_parallel, omp_get_thread_num, omp_get_num_threads and omp_get_max_threads.
 RECFX_API void recfx_use_openmp(void* parallel, void* thread, void* threads, void* most);
 
 // A plan over copies of the slots and steps. `block`: how many batch rows go through all steps at once. nullptr: no such level, or no memory.

@@ -41,7 +41,7 @@ void enter_all(const RecfxSearch& search, Best& best, Limit& limit, int64_t firs
 
 constexpr int64_t GROUP_BYTES = 16 << 10;   // units of the queries that one stream of items passes: half a first-level cache
 constexpr int64_t LIST_BYTES = 64 << 20;    // lists of all threads
-constexpr int64_t SAMPLED = 32;             // one item in so many is in the sample that long lists start with
+constexpr int64_t SAMPLED = 32;             // the sample for long lists holds one item in this number
 constexpr int64_t SAMPLE_RUN = 32;          // adjacent blocks in the sample
 constexpr int64_t LEAST_STEPS = 64 << 10;   // words of items times queries for which another thread is worth waking
 

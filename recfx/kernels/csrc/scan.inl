@@ -11,7 +11,7 @@ namespace {
 
 constexpr int TILE = RECFX_TILE;           // queries that share the loaded and unpacked items
 
-constexpr int64_t AHEAD = 16 * 1024;       // bytes from the block that is read to the one that is prefetched into the second-level cache
+constexpr int64_t AHEAD = 16 * 1024;       // distance, in bytes, of the block that is prefetched into the second-level cache
 
 inline void ask_ahead(const uint32_t* block, int64_t words) {
     const char* at = reinterpret_cast<const char*>(block) + AHEAD;

@@ -42,7 +42,7 @@ inline uint32_t above(vi values, int32_t limit) { return mask_of(values > limit)
 inline uint32_t above(vf values, float limit) { return mask_of(values > limit); }
 #endif
 
-// `counts` counts the bits of each lane in parts. The counts of so many words can be added before `sum` adds the parts.
+// `counts` counts the bits of each lane in parts. The counts of WORDS_BEFORE_SUM words can be added before `sum` adds the parts.
 #if defined(__AVX512VPOPCNTDQ__)
 constexpr int64_t WORDS_BEFORE_SUM = INT64_MAX;
 inline vu counts(vu v) { return (vu)_mm512_popcnt_epi32((__m512i)v); }

@@ -6,7 +6,7 @@ namespace recfx {
 namespace {
 
 // out[i, j, k] = source at (i, j, k) moved by index[i, j, k] * stride. Elements of any size are copied as they are.
-// Source and index are read by the output's runs.
+// Source and index are read in the runs of the output's elements.
 template <class T>
 inline void take_elements(const RecfxStep& step, const Context& context, const Range& range) {
     int64_t begin, end;
