@@ -82,7 +82,7 @@ def has_checkpoint(folder: str | PathLike[str]) -> bool:
 
 
 def load_checkpoint(folder: str | PathLike[str]) -> tuple[dict[str, dict[str, Tensor]], Any]:
-    """Reads what `save_checkpoint` wrote: the parts and the values.
+    """Reads a checkpoint of `save_checkpoint`: the parts and the values.
 
     Raises:
         ArtifactError: The checkpoint does not exist, is damaged, truncated, or of another format.

@@ -1,4 +1,4 @@
-"""What the benchmark runner writes and reads: JSON, tables, the command line."""
+"""The files and the command line of the benchmark runner: JSON and tables."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Weights of a module that stay as they are: what changes nothing passes, everything else is an error with a next step."""
+"""Frozen weights of a module: operations that do not change them pass; all others are errors with a next step."""
 
 from __future__ import annotations
 

@@ -25,7 +25,7 @@ def fast() -> recfx.CompiledModel:
 
 
 def forms(dense: torch.Tensor, sparse: torch.Tensor) -> dict[str, tuple[Any, Any]]:
-    """The same inputs as other things."""
+    """The same inputs as other types."""
     numbers, ids = dense.numpy(), sparse.numpy()
     return {
         "ids of 32 bits": (dense, sparse.int()),

@@ -26,7 +26,7 @@ class Sort(torch.nn.Module):
 
 
 class Layers(torch.nn.Module):
-    """Linears, with a sort behind those of some numbers."""
+    """Linears, some of them followed by a sort."""
 
     def __init__(self, sorted_ones: set[int], count: int = 3) -> None:
         super().__init__()

@@ -1,4 +1,4 @@
-"""Row-wise tables: torch's bytes, the bound of the error, and what cannot be stored."""
+"""Row-wise tables: torch's bytes, the bound of the error, and tables that cannot be stored."""
 
 from __future__ import annotations
 

@@ -192,7 +192,7 @@ def test_misses_of_several_rounds_of_rules_are_all_kept() -> None:
 
 def test_validation_happens_before_anything_runs() -> None:
     class Late(Pass):
-        spec = PassSpec("late", "Needs what nobody gives.", requires=frozenset({"magic"}))
+        spec = PassSpec("late", "Requires a property that no pass establishes.", requires=frozenset({"magic"}))
 
         def run(self, program: Program, ctx: PassContext) -> None:
             raise AssertionError("ran")
