@@ -1,4 +1,4 @@
-"""The default pipelines: named stages in a fixed order, each with the reason why it stands where it stands."""
+"""The default pipelines: named stages in a fixed order, each with the reason for its position."""
 
 from __future__ import annotations
 
@@ -14,12 +14,12 @@ class Stage:
     """A part of the default pipelines.
 
     Attributes:
-        name: What users call it: "after:fold".
+        name: The name, as in `extra_passes={"after:NAME": ...}`.
         passes: Its passes, as text.
-        reason: Why it stands where it stands.
-        forms: Operators that its passes form or stand beside; the stage is left out where the target lacks a kernel for one of them.
-        replaced_by: Operators whose kernels make the stage needless; it is left out where the target has kernels for all of them.
-        requests: True when it is only for models with request inputs, False when it is only for others, None for all.
+        reason: The reason for its position.
+        forms: Operators that its passes form or prepare; the stage is left out if the target lacks a kernel for one of them.
+        replaced_by: Operators whose kernels replace the stage; it is left out if the target has kernels for all of them.
+        requests: True for models with request inputs only, False for models without them only, None for all.
     """
 
     name: str
@@ -30,7 +30,12 @@ class Stage:
     requests: bool | None = None
 
     def belongs(self, *, kernels: Collection[str], requests: bool) -> bool:
-        """Whether the stage is part of the pipeline of such models on a target with kernels for some operators."""
+        """Whether the stage is part of a pipeline.
+
+        Args:
+            kernels: Names of the operators that the target has kernels for.
+            requests: Whether the model has request inputs.
+        """
         replaced = bool(self.replaced_by) and all(name in kernels for name in self.replaced_by)
         return not replaced and all(name in kernels for name in self.forms) and self.requests in (None, requests)
 
@@ -39,7 +44,7 @@ STAGES = (
     Stage(
         "clean",
         "canonicalize,fold-constants,merge-tables,merge-duplicates",
-        "First, since all matchers read what it leaves. Constants are folded before duplicates are looked for, so that equal index "
+        "First, since all matchers expect canonical graphs. Constants are folded before duplicates are merged, so that equal index "
         "tables merge too.",
     ),
     Stage(
@@ -55,33 +60,33 @@ STAGES = (
     Stage(
         "fold-tables",
         "fold-linear-into-table",
-        "Behind the folds into linears, since a linear that became part of a table takes no more of them.",
+        "After the folds into linears, which cannot fold into a linear that is part of a table.",
         requests=False,
     ),
     Stage(
         "narrow",
         "narrow-last-position",
-        "Before anything is batched, since batched operands are read as a whole; and before hoisting, so that a sequence of which only the "
-        "candidate's position is read is narrowed to it before the rest goes to the request.",
+        "Before operators are batched, since batched operands are read whole; and before hoisting, so that a sequence of which only the "
+        "candidate's position is read is narrowed to it before its other positions are hoisted.",
     ),
     Stage(
         "request-attention",
         "fuse-target-attention",
-        "Before hoisting, which would split it: its kernel computes once for all rows what they share.",
+        "Before hoisting, which would split it: its kernel computes the shared part once for all rows.",
         forms=("recfx::target_attention",),
         requests=True,
     ),
     Stage(
         "hoist",
         "hoist-requests",
-        "Behind the folds, which simplify what it looks at, and before anything is batched, which would weld values of the request and of "
-        "the candidates together.",
+        "After the folds, which simplify its inputs, and before operators are batched, which would join values of the request and of the "
+        "candidates.",
         requests=True,
     ),
     Stage(
         "request-tables",
         "fold-linear-into-table",
-        "Behind hoisting, which takes linears of the request out of the way.",
+        "After hoisting, which separates the linears of the request.",
         requests=True,
     ),
     Stage(
@@ -113,42 +118,46 @@ STAGES = (
     Stage(
         "lookups",
         "form-bags,fuse-lookups",
-        "Behind the interactions, whose buffers the grouped lookups write.",
+        "After the interactions, whose input buffers the grouped lookups write.",
         forms=("recfx::grouped_lookup",),
     ),
     Stage(
         "mlp",
         "fuse-mlp",
-        "Last, since a chain takes any linear.",
+        "Last, since a chain takes in every linear.",
         forms=("recfx::mlp",),
     ),
 )
 
-#: What follows the dialect's stages at each precision.
+#: Precision -> the passes that follow the stages.
 PRECISIONS = {
     "fp32": "",
     "bf16": "quantize-tables{bits=16},quantize-linears{bits=16}",
     "int8": "quantize-tables{bits=8},quantize-linears{bits=8}",
 }
 
-#: What keeps every bit.
+#: Passes that keep every bit of the results.
 EXACT_PIPELINE = "canonicalize,fold-constants,merge-tables,merge-duplicates,batch-selects"
 
 
 #: Operators of the dialect that the stages form.
 FUSED = frozenset(name for stage in STAGES for name in stage.forms)
 
-#: Operators whose kernels take weights in each of the precisions; a target without one of them computes in fp32 alone.
+#: Operators whose kernels take weights in every precision; a target without one of these kernels computes in fp32 only.
 QUANTIZED = ("recfx::grouped_lookup", "recfx::mlp")
 
 
 def precisions(kernels: Collection[str]) -> list[str]:
-    """The precisions that a target with kernels for some operators computes in."""
+    """The precisions that a target computes in.
+
+    Args:
+        kernels: Names of the operators that the target has kernels for.
+    """
     return list(PRECISIONS) if all(name in kernels for name in QUANTIZED) else ["fp32"]
 
 
 def default_stages(*, requests: bool, kernels: Collection[str] = (), precision: str = "fp32") -> tuple[Stage, ...]:
-    """The stages that `optimize` runs unless told otherwise.
+    """The stages that `optimize` runs by default.
 
     Args:
         requests: Whether the model has request inputs.
@@ -157,7 +166,7 @@ def default_stages(*, requests: bool, kernels: Collection[str] = (), precision: 
     """
     found = [stage for stage in STAGES if stage.belongs(kernels=kernels, requests=requests)]
     if PRECISIONS[precision]:
-        found.append(Stage("quantize", PRECISIONS[precision], "Behind all that computes new weights."))
+        found.append(Stage("quantize", PRECISIONS[precision], "After all passes that compute new weights."))
     return tuple(found)
 
 
@@ -170,19 +179,19 @@ def default_pipeline(*, requests: bool, kernels: Collection[str] = (), precision
 Passes = str | Pipeline | Pass | type[Pass] | Iterable[Pass | type[Pass] | str]
 
 
-#: Where extra passes go that name no place: they read the one spelling of each operator, and what they leave is still fused.
+#: The place of extra passes without one: after it, operators have one spelling, and the stages that fuse operators follow.
 DEFAULT_PLACE = "after:clean"
 
 
 def with_extra_passes(stages: Sequence[Stage], extra: Mapping[str, Passes] | Passes) -> Pipeline:
-    """The passes of some stages with the user's own in between.
+    """The passes of some stages, with a user's passes between them.
 
     Args:
         stages: The stages.
         extra: "before:STAGE" or "after:STAGE" -> passes; or passes, which go to `DEFAULT_PLACE`.
 
     Raises:
-        PipelineError: The pipeline has no stage of that name.
+        PipelineError: A key is not of this form, or the pipeline has no such stage.
     """
     names = [stage.name for stage in stages]
     placed: Mapping[str, Passes] = extra if isinstance(extra, Mapping) else {DEFAULT_PLACE: extra}
@@ -205,6 +214,6 @@ def _pipeline(passes: Passes) -> Pipeline:
     return passes if isinstance(passes, Pipeline) else Pipeline(passes)
 
 
-#: What `optimize` runs on a target without kernels for the dialect, and on one with them, for a model without request inputs.
+#: The pipeline of `optimize` on a target without kernels for the dialect, and on one with them, for a model without request inputs.
 DEFAULT_PIPELINE = default_pipeline(requests=False)
 NATIVE_PIPELINE = default_pipeline(requests=False, kernels=FUSED)

@@ -99,16 +99,16 @@ def _with(table: torch.Tensor, bad: float) -> torch.Tensor:
 
 
 LEAVES_ALONE: dict[str, tuple[Case, str]] = {
-    "no table": (case(lambda m, u, x: (m.u(u).tanh() * x).sum(-1), USER, torch.randn(4, DIM)), "neither side looks rows"),
+    "no table": (case(lambda m, u, x: (m.u(u).tanh() * x).sum(-1), USER, torch.randn(4, DIM)), "neither side looks up rows"),
     "a computed table": (
         case(lambda m, u, i, x: (m.u(u).tanh() * F.embedding(i, m.i.weight * x.mean())).sum(-1), USER, ITEM, torch.randn(4, DIM)),
-        "neither side looks rows",
+        "neither side looks up rows",
     ),
     "a tower of items": (
-        case(lambda m, u, i: (m.u(u).tanh() * m.i(i).tanh()).sum(-1), USER, ITEM), "neither side looks rows",
+        case(lambda m, u, i: (m.u(u).tanh() * m.i(i).tanh()).sum(-1), USER, ITEM), "neither side looks up rows",
     ),
     "a pooled lookup": (
-        case(lambda m, u, c: (m.u(u).tanh() * m.i(c).mean(1)).sum(-1), USER, CANDIDATES), "neither side looks rows",
+        case(lambda m, u, c: (m.u(u).tanh() * m.i(c).mean(1)).sum(-1), USER, CANDIDATES), "neither side looks up rows",
     ),
     "a layer behind": (
         case(lambda m, u, i: F.linear((m.u(u) * m.i(i)).sum(-1, keepdim=True), m.bias[:, None]), USER, ITEM),

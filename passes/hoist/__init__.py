@@ -1,1 +1,1 @@
-"""Passes that compute once per request what does not depend on the candidate."""
+"""Passes that compute values that do not depend on the candidate once per request."""

@@ -1,4 +1,4 @@
-"""Part of hoist-requests: vectors [B, fields, D], split into the request's fields and the candidates'.
+"""Part of hoist-requests: splits vectors [B, fields, D] into the fields of the request and those of the candidates.
 
 sum over fields of f(V)   -> sum f(V_candidate) + sum f(V_request)
 pairwise dots of V        -> dots of V_request once, of V_candidate with V_request, and of V_candidate
@@ -25,10 +25,10 @@ class Fields:
     """Vectors of several fields, split by origin.
 
     Attributes:
-        once: [1 or requests, r, D], the request's.
-        wide: [B, c, D], the candidates'.
-        once_at: Where the request's fields stand among all.
-        wide_at: Where the candidates' fields stand.
+        once: The fields of the request, [1 or requests, r, D].
+        wide: The fields of the candidates, [B, c, D].
+        once_at: The positions of the request's fields among all fields.
+        wide_at: The positions of the candidates' fields among all fields.
     """
 
     once: fx.Node
@@ -48,11 +48,11 @@ class _Part:
 
 
 class FieldSplitter:
-    """Finds and makes the split of values [B, fields, D], once for each.
+    """Finds and inserts splits of values [B, fields, D], one for each value.
 
     Args:
-        shared: The request's values.
-        least: Fields of the request that make a split worthwhile.
+        shared: The values of the request.
+        least: The smallest number of request fields for a split.
     """
 
     def __init__(self, shared: Shared, least: int) -> None:
@@ -70,7 +70,7 @@ class FieldSplitter:
         return once >= self.least and any(not p.once for p in parts)
 
     def make(self, node: fx.Node) -> Fields:
-        """Inserts the two parts right behind a value that `splits`."""
+        """Inserts the two parts directly after a value for which `splits` holds."""
         if node not in self._made:
             parts = self._of(node) or []
             held = tensor_of(node)
@@ -128,7 +128,7 @@ class FieldSplitter:
         return [_Part(node, False, "fields", fields)]
 
     def _flat(self, node: Any, width: int) -> list[_Part] | None:
-        """The fields of a value [B, fields * D] that was made by a cat."""
+        """The fields of a concatenation [B, fields * D]; None for another value."""
         held = value(node)
         if (
             node.target is not _aten.cat.default
@@ -148,7 +148,7 @@ class FieldSplitter:
 
 
 def split_sums(shared: Shared, fields: FieldSplitter) -> None:
-    """Sums over fields, as in factorization machines: the request's fields are summed once."""
+    """Splits sums over fields, as in factorization machines: the request's fields are summed once."""
     ctx = shared.ctx
     for node in ctx.nodes(_aten.sum.dim_IntList):
         source, chain = _unary_chain(node.args[0])
@@ -157,7 +157,7 @@ def split_sums(shared: Shared, fields: FieldSplitter) -> None:
             continue
         if not fields.splits(source):
             if fields._of(source) and any(p.once for p in fields._of(source) or []):
-                ctx.miss("field-sums", node, "too few of its fields are the request's, or all are")
+                ctx.miss("field-sums", node, "too few of its fields belong to the request, or all do")
             continue
         if not ctx.gate("field-sums", node):
             continue
@@ -174,7 +174,7 @@ def split_sums(shared: Shared, fields: FieldSplitter) -> None:
 
 
 def _unary_chain(node: Any) -> tuple[Any, list[fx.Node]]:
-    """Elementwise operators of one value and numbers, from the source to `node`."""
+    """The source, and the elementwise operators with one tensor operand from it to `node`."""
     chain: list[fx.Node] = []
     while isinstance(node, fx.Node) and isinstance(node.target, torch._ops.OpOverload):
         inputs = node.all_input_nodes
@@ -188,7 +188,7 @@ def _unary_chain(node: Any) -> tuple[Any, list[fx.Node]]:
 
 
 def split_dots(shared: Shared, fields: FieldSplitter) -> None:
-    """Pairwise dot products: those between fields of the request are made once, the products of the rest are smaller."""
+    """Splits pairwise dot products: those between fields of the request are computed once, the other products are smaller."""
     ctx = shared.ctx
     for node in ctx.nodes(_aten.index.Tensor):
         products, picks = node.args[:2]
@@ -199,7 +199,7 @@ def split_dots(shared: Shared, fields: FieldSplitter) -> None:
             continue
         pairs = _pairs(shared, picks)
         if pairs is None:
-            ctx.miss("dots", node, "the products that are picked are not known")
+            ctx.miss("dots", node, "the positions of the picked products are not constant")
         elif only_user(products) is not node:
             ctx.miss("dots", node, "its products are read elsewhere as well")
         elif ctx.gate("dots", node):

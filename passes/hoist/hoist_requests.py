@@ -1,4 +1,4 @@
-"""hoist-requests: what depends on the request alone is computed once per request, and repeated as late as algebra allows.
+"""hoist-requests: values that depend on the request alone are computed once per request, and repeated as late as possible.
 
     select(cat([repeat(x), y], 1), 1, i)          -> select(repeat(x), 1, i) or select(y, 1, i - n)
     op(repeat(x), repeat(y))                      -> repeat(op(x, y))                                when op works row by row
@@ -37,16 +37,16 @@ from recfx.pipeline import Pass, PassContext, PassSpec, register
 @register
 @dataclass(frozen=True)
 class HoistRequests(Pass):
-    """Computes once per request what depends on the request alone.
+    """Computes values that depend on the request alone once per request.
 
     Attributes:
-        least_columns: A linear is split when at least so many of its input columns need no longer be multiplied for each candidate.
-        least_fields: Sums and dots over fields are split when at least so many fields are the request's.
+        least_columns: The smallest number of input columns that a split must take from the per-candidate product of a linear.
+        least_fields: The smallest number of request fields for a split of sums and dot products over fields.
     """
 
     spec = PassSpec(
         "hoist-requests",
-        "Computes once per request what depends on the request alone.",
+        "Computes values that depend on the request alone once per request.",
         exactness=Exactness.REASSOC,
         changes_state=True,
         prefers=CANONICAL,

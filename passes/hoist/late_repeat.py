@@ -1,4 +1,4 @@
-"""Last part of hoist-requests, for one request: operators that need no repeated operand at all.
+"""Last part of hoist-requests, for one request: operators that broadcast instead of reading a repeated operand.
 
 bmm(a, repeat(b))   -> a @ b            one product of a taller matrix
 op(repeat(x), y)    -> op(x, y)         operators that broadcast
@@ -21,7 +21,7 @@ _aten = torch.ops.aten
 
 
 def multiply_by_shared(shared: Shared) -> None:
-    """Batched products whose second operand is the request's: one matrix for all candidates."""
+    """Turns batched products whose second operand is the request's into products with one matrix for all candidates."""
     ctx = shared.ctx
     if shared.many:
         return
@@ -35,7 +35,7 @@ def multiply_by_shared(shared: Shared) -> None:
 
 
 def broadcast(shared: Shared) -> None:
-    """Elementwise operators broadcast a request's row by themselves."""
+    """Lets elementwise operators read the request's row, which they broadcast."""
     ctx = shared.ctx
     if shared.many:
         return

@@ -1,10 +1,10 @@
-"""First step of hoist-requests: columns that were put side by side only to be picked again are read from where they came.
+"""First step of hoist-requests: columns that are concatenated and then picked again are read from their source.
 
     select(cat([a, b], 1), 1, i)   -> select(a, 1, i) or select(b, 1, i - columns of a)
     slice(cat([a, b], 1), 1, i, j) -> slice(a, ...) or slice(b, ...)        when the slice lies in one of them
 
-Without it, ids of the user and of the item in one matrix would all count as the candidate's. Selections of columns by a constant
-index are looked through.
+Without it, ids of the user and of the item in one matrix would all count as the candidate's. Selections of columns by a constant index
+between the concatenation and the pick are followed.
 """
 
 from __future__ import annotations
@@ -23,7 +23,7 @@ _END = 2**62
 
 
 def pick_parts(shared: Shared) -> None:
-    """Reads picked columns from the parts of a concatenation, where some part is the request's."""
+    """Reads picked columns from the parts of a concatenation, if a part belongs to the request."""
     ctx = shared.ctx
     for node in ctx.nodes(_aten.select.int, _aten.slice.Tensor):
         source, held = node.args[0], value(node.args[0])
@@ -39,7 +39,7 @@ def pick_parts(shared: Shared) -> None:
                 new = ctx.call(_aten.select.int, part, 1, start)
             else:
                 new = ctx.call(_aten.slice.Tensor, part, 1, start, start + len(columns))
-        node.replace_all_uses_with(new)  # only strides differ; `run_once` recomputes all values at its end
+        node.replace_all_uses_with(new)  # only strides differ; `run_once` recomputes all fake values
 
 
 def _columns(node: fx.Node, held: torch.Tensor) -> list[int] | None:
@@ -57,7 +57,7 @@ def _columns(node: fx.Node, held: torch.Tensor) -> list[int] | None:
 
 
 def _trace(shared: Shared, node: Any, columns: list[int]) -> tuple[fx.Node, int] | None:
-    """The value that consecutive columns come from, and where they start in it; None when they come from several."""
+    """The source of consecutive columns and their first column in it; None if they have several sources."""
     passed_request = False
     while True:
         if node.target is _aten.cat.default and argument(node, 1, "dim", 0) in (1, 1 - node.meta["val"].ndim):

@@ -1,4 +1,4 @@
-"""What the rules of hoist-requests share: the two forms of a request's value, and the way from one to the other."""
+"""The two forms of a request's value, one row per request and one row per candidate, for the rules of hoist-requests."""
 
 from __future__ import annotations
 
@@ -21,7 +21,7 @@ _aten = torch.ops.aten
 
 
 class Shared:
-    """Values that are one row per request, and their repetition for the candidates ("wide").
+    """Finds values with one row per request, and inserts their repetition for the candidates ("wide" values).
 
     Args:
         ctx: The pass context.
@@ -35,11 +35,11 @@ class Shared:
 
     @property
     def many(self) -> bool:
-        """Whether there are several requests a call."""
+        """Whether a call may hold several requests."""
         return self.found.index is not None
 
     def once(self, node: Any) -> fx.Node | None:
-        """The value of one row per request that a wide node repeats; None for any other node."""
+        """The value with one row per request that a wide node repeats; None for any other node."""
         if node in self._made:
             return self._made[node]
         if isinstance(node, fx.Node) and node in self.found.of and self.found.is_root(node):
@@ -48,7 +48,7 @@ class Shared:
         return None
 
     def once_of(self, node: fx.Node) -> fx.Node:
-        """The value of one row per request behind a node that is known to repeat one.
+        """The value with one row per request behind a node that is known to repeat it.
 
         Raises:
             VerificationError: The node does not repeat a value of the request.
@@ -59,7 +59,7 @@ class Shared:
         return found
 
     def is_repeated(self, node: fx.Node) -> bool:
-        """Whether a value is a request's row for each candidate."""
+        """Whether a value repeats a row of the request for each candidate."""
         return node in self.found.of and self.found[node].repeated and self.found[node].origin is Origin.REQUEST
 
     def widen(self, node: fx.Node, rows: Rows = Rows(0)) -> fx.Node:  # noqa: B008 - frozen
@@ -94,7 +94,7 @@ class Shared:
         return self._size("requests", self.found.request_input) if self.many else 1
 
     def once_size(self, node: fx.Node) -> Any:
-        """A size `k * batch` of the graph, for one row per request; other sizes as they are."""
+        """The size node for one row per request: `scaled_size` of a multiple of the batch; any other size node as it is."""
         size = node.meta.get("val")
         return self.scaled_size(size) if depends_on(size, self.batch) else node
 
@@ -129,7 +129,7 @@ class Shared:
         )
 
     def _size(self, kind: str, source: fx.Node | None) -> fx.Node:
-        """The size of an input, read where the graph begins."""
+        """The first size of an input, read at the start of the graph."""
         if kind not in self._sizes:
             if source is None:
                 raise VerificationError(f"expected an input that tells the number of {kind}, the program has none")

@@ -1,4 +1,4 @@
-"""First part of hoist-requests: what depends on the request alone runs once per request.
+"""First part of hoist-requests: operators that depend on the request alone run once per request.
 
 op(repeat(x), repeat(y)) -> repeat(op(x, y))    when op works row by row
 """
@@ -64,20 +64,20 @@ class _Hoist:
         with self.ctx.before(node):
             made = self._build(node)
         if not self._has_one_row(node, made):
-            self.ctx.miss("run-once", node, "a single row gives another shape")
+            self.ctx.miss("run-once", node, "one row of the request gives a result of another shape")
         elif not inputs or known.origin is Origin.CONSTANT or self.ctx.gate("run-once", node):
             self.narrow[node] = made
 
     def _has_one_row(self, node: fx.Node, made: fx.Node) -> bool:
-        """Whether what was made for one row is a row of what the node gives; a squeeze of the batch, for one, is not."""
+        """Whether the result for one row has the shape of a row of the node's result. It has not after a squeeze of the batch."""
         wide, once, rows = value(node), value(made), self.found[node].rows
         if wide is None or once is None or rows is None:
-            return wide is None and once is None  # several tensors: looked at one by one
+            return wide is None and once is None  # several tensors: each is checked at its getitem
         want = [str(s) for i, s in enumerate(wide.shape) if i != rows.axis]
         return once.ndim == wide.ndim and want == [str(s) for i, s in enumerate(once.shape) if i != rows.axis]
 
     def _is_last_step(self, node: fx.Node, inputs: list[fx.Node]) -> bool:
-        """Whether a node only brings the repetition into the form its users want, as this pass leaves it."""
+        """Whether a node only reshapes or copies the repetition for its users, as this pass itself inserts it."""
         if not all(self.found.is_root(n) for n in inputs) or any(self.found[u].repeated for u in node.users):
             return False
         rows = self.found[node].rows
@@ -109,7 +109,7 @@ class _Hoist:
         return self.shared.scaled_size(size)
 
     def _free_of_shapes(self, node: fx.Node) -> None:
-        """A node that reads no more than the shape of a repeated value reads the number of candidates instead."""
+        """Makes a node that reads only the shape of a repeated value read the number of candidates instead."""
         batch = self.shared.batch
         held = node.meta.get("val")
         if isinstance(held, torch.SymInt) and any(n in self.narrow for n in node.all_input_nodes):

@@ -1,10 +1,10 @@
-"""Part of hoist-requests: linears over columns of which some are the request's, or the same for a whole history.
+"""Part of hoist-requests: splits linears of which some input columns belong to the request, or are equal for a whole history.
 
     linear(cat([repeat(x), y]), W, b)   -> linear(y, W_y) + linear(x, W_x, b)
     linear(cat([q, k, q - k, q * k]))   -> linear(q * k, W_4) + linear(q, W_1 + W_3) + linear(k, W_2 - W_3, b)
 
-The input is taken apart into a sum of *terms*, each a value times a matrix: through concatenations, flattened fields, selections of
-columns, sums and differences. Terms of the same shape are multiplied together.
+The product is written as a sum of *terms*, each a value times a matrix, by following concatenations, flattened fields, selections of
+columns, sums and differences. Terms of the same shape become one product.
 """
 
 from __future__ import annotations
@@ -29,12 +29,12 @@ _SUMS = ADDITIONS
 
 @dataclasses.dataclass(frozen=True)
 class Base:
-    """A value that terms multiply.
+    """The value of a term.
 
     Attributes:
-        node: The value, or for `flat` a value [B, fields, D] to flatten to [B, fields * D].
-        flat: Whether it is to be flattened.
-        once: Whether it is one row per request.
+        node: The value; with `flat`, a value [B, fields, D] to flatten to [B, fields * D].
+        flat: Whether to flatten it.
+        once: Whether it has one row per request.
     """
 
     node: fx.Node
@@ -43,7 +43,7 @@ class Base:
 
     @property
     def sizes(self) -> list[str]:
-        """Its sizes but for the columns."""
+        """The sizes of the value without the columns."""
         shape = self.node.meta["val"].shape
         return [str(s) for s in (shape[:1] if self.flat else shape[:-1])]
 
@@ -55,9 +55,9 @@ class LinearSplitter:
     """Splits the linears of a program.
 
     Args:
-        shared: The request's values.
+        shared: The values of the request.
         fields: The splits of fields.
-        least: Input columns that must become free for a split.
+        least: The smallest number of input columns that a split must take from the product of each candidate.
     """
 
     def __init__(self, shared: Shared, fields: FieldSplitter, least: int) -> None:
@@ -87,7 +87,7 @@ class LinearSplitter:
         full = [base for base in terms if not base.once and self._is_full(base, held)]
         freed = held.shape[-1] - sum(terms[base].shape[1] for base in full)
         if freed < self.least:
-            return Miss(f"no more than {freed} of its input columns would be free for each candidate")
+            return Miss(f"a split would take only {freed} input columns from the product of each candidate")
         groups = self._groups(terms)
         if not full and not _covers(groups, held, self.shared.many):
             return Miss("the parts do not have the shape of the whole")
@@ -123,7 +123,7 @@ class LinearSplitter:
             self.ctx.replace(node, total)
 
     def _input(self, source: fx.Node, group: list[Base]) -> fx.Node:
-        """The columns of a group side by side, inserted once for all linears that read the same input."""
+        """The concatenated columns of a group, inserted once for all linears that read the same input."""
         key = (source, *group)
         if key not in self._inputs:
             bases = [self._materialise(base) for base in group]
@@ -142,7 +142,7 @@ class LinearSplitter:
         return self._inputs[key]
 
     def _distribute(self, node: fx.Node, weight: torch.Tensor, terms: Terms) -> None:
-        """Adds to `terms` what `node @ weight.T` is made of; `weight` is [N, columns of node], float64."""
+        """Adds the terms of `node @ weight.T` to `terms`; `weight` is float64 [N, columns of node]."""
         held = tensor_of(node)
         once = self.shared.once(node)
         if once is not None:
@@ -159,7 +159,7 @@ class LinearSplitter:
             _add(terms, Base(_unexpanded(node, held)), weight)
 
     def _distribute_columns(self, node: fx.Node, held: torch.Tensor, weight: torch.Tensor, terms: Terms) -> None:
-        """The parts of a concatenation; one that others read too, and that would not shrink, stays whole."""
+        """Adds the terms of the parts of a concatenation. One with other users whose columns would not shrink stays whole."""
         inner: Terms = {}
         start = 0
         for part in items_of(node, 0):
@@ -179,7 +179,7 @@ class LinearSplitter:
             _add(terms, Base(part, True, once), blocks[:, at].reshape(len(weight), len(at) * width))
 
     def _distribute_sum(self, node: fx.Node, held: torch.Tensor, weight: torch.Tensor, terms: Terms) -> bool:
-        """Takes a sum or difference apart when that leaves less to multiply for each place."""
+        """Adds the terms of the operands of a sum or difference, if this leaves fewer columns in the product of each row."""
         if node.target not in _SUMS or node.kwargs.get("alpha", 1) != 1:
             return False
         operands = [a for a in node.args[:2] if isinstance(a, fx.Node)]
@@ -201,7 +201,7 @@ class LinearSplitter:
         return True
 
     def _picked(self, node: fx.Node, held: torch.Tensor) -> tuple[fx.Node, torch.Tensor] | None:
-        """The source and the order of a selection of columns that only permutes them, or repeats few."""
+        """The source and the order of a selection of columns by constants; None if it drops columns."""
         if node.target is not _aten.index_select.default or node.args[1] not in (-1, held.ndim - 1):
             return None
         source, order = node.args[0], self.ctx.tensor(node.args[2])
@@ -229,7 +229,7 @@ def _add(terms: Terms, base: Base, weight: torch.Tensor) -> None:
 
 
 def _unflattened(node: fx.Node) -> fx.Node:
-    """What a linear multiplies, before places were flattened into rows."""
+    """The input of a linear before a reshape flattened positions into rows; otherwise the input."""
     held = value(node)
     if held is None or node.target is not _aten.reshape.default or held.ndim != 2:
         return node
@@ -239,7 +239,7 @@ def _unflattened(node: fx.Node) -> fx.Node:
 
 
 def _unexpanded(node: fx.Node, held: torch.Tensor) -> Any:
-    """The value a node repeats along other axes than its columns, if it does nothing else."""
+    """The value that a node expands along other axes than its columns; otherwise the node."""
     source: Any = node.args[0] if node.target in EXPANSIONS else None
     own = value(source)
     if own is None or own.ndim != held.ndim or own.shape[-1] != held.shape[-1]:
@@ -249,7 +249,7 @@ def _unexpanded(node: fx.Node, held: torch.Tensor) -> Any:
 
 
 def _covers(groups: list[list[Base]], whole: torch.Tensor, many: bool) -> bool:
-    """Whether values of the groups, added up with broadcasting, have a row for each row of the whole input."""
+    """Whether the broadcast sum of the groups has a row for each row of the whole input."""
     for axis, size in enumerate(map(str, whole.shape[:-1])):
         repeated = many and axis == 0  # several requests' rows are picked for each candidate before they are added
         if not any(

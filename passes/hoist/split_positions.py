@@ -1,10 +1,10 @@
-"""Part of hoist-requests: sequences of which some positions are the request's, taken through what treats positions alike.
+"""Part of hoist-requests: sequences with positions of the request, split in all operators that work position by position.
 
     op(cat([repeat(h), y], d))   -> cat([op(repeat(h)), op(y)], d')      when op works position by position
 
-A transformer over a history with the candidate behind it (BST) maps every position to queries, keys and values by itself: the history's
-are the request's, and only attention mixes them with the candidate's. The concatenation moves behind the last linear on the way; what
-stands before it then runs once for the history, as any other operator over values of the request.
+A transformer over a history that ends in the candidate (BST) maps each position to queries, keys and values separately. The positions of
+the history belong to the request; only attention mixes them with the candidate's position. The concatenation moves behind the last linear
+before the attention. The operators before it then run once for the history, as all operators over values of the request do.
 """
 
 from __future__ import annotations
@@ -24,7 +24,7 @@ from recfx.passes.hoist.request_forms import Shared
 
 _aten = torch.ops.aten
 _HEAVY = (_aten.linear.default,)
-_MOST_RUNS = 3  # every run of positions takes a product of its own
+_MOST_RUNS = 3  # each run of positions takes a product of its own
 _COPIES = (_aten.contiguous.default, _aten.clone.default, _aten.to.dtype)
 
 
@@ -34,7 +34,7 @@ class _Sequence:
 
     Attributes:
         dim: The dimension of the positions.
-        parts: The node itself for each part, once made.
+        parts: The value of each part, once it is inserted.
     """
 
     dim: int
@@ -42,23 +42,23 @@ class _Sequence:
 
 
 def split_positions(shared: Shared, least: int) -> int:
-    """Splits every sequence where it pays; returns how many.
+    """Splits sequences where this saves enough; returns how many.
 
     Args:
-        shared: The request's values.
-        least: Numbers of a candidate's row that a linear must no longer read, positions times columns.
+        shared: The values of the request.
+        least: The smallest number of elements (positions times columns) of a candidate's row that a linear must no longer read.
     """
     return sum(_split(shared, node, least) for node in shared.ctx.nodes(_aten.cat.default) if node.users)
 
 
 @dataclasses.dataclass(frozen=True)
 class _Run:
-    """Neighbouring parts of a concatenation that are all the request's, or all the candidate's.
+    """Neighbouring parts of a concatenation that all belong to the request, or all to the candidate.
 
     Attributes:
         parts: The parts.
-        size: Their positions together.
-        once: Whether they are the request's.
+        size: The number of their positions.
+        once: Whether they belong to the request.
     """
 
     parts: tuple[fx.Node, ...]
@@ -67,7 +67,7 @@ class _Run:
 
 
 def _split(shared: Shared, node: fx.Node, least: int) -> bool:
-    """Splits one concatenation, where that frees a linear of enough of the request's positions."""
+    """Splits one concatenation if a linear then no longer reads enough of the request's positions for each candidate."""
     held = value(node)
     if held is None or held.ndim < 2:
         return False
@@ -90,7 +90,7 @@ def _split(shared: Shared, node: fx.Node, least: int) -> bool:
 
 
 def _runs(shared: Shared, node: fx.Node, dim: int) -> list[_Run]:
-    """The runs of a concatenation; empty when the size of a part varies."""
+    """The runs of a concatenation; empty if the size of a part varies."""
     parts = items_of(node, 0)
     sizes = {part: value(part) for part in parts}
     lengths = {part: held.shape[dim] for part, held in sizes.items() if held is not None}
@@ -104,14 +104,14 @@ def _runs(shared: Shared, node: fx.Node, dim: int) -> list[_Run]:
 
 
 def _freed(region: dict[fx.Node, _Sequence], positions: int, least: int) -> list[fx.Node]:
-    """The linears that would no longer read so many positions, where that is enough."""
+    """The linears for which no longer reading `positions` positions saves at least `least` elements."""
     return [n for n in region if n.target in _HEAVY and positions * tensor_of(n.args[0]).shape[-1] >= least]
 
 
 def _rewrite(
     shared: Shared, node: fx.Node, region: dict[fx.Node, _Sequence], wanted: set[fx.Node], runs: list[_Run]
 ) -> None:
-    """Makes the wanted operators once for each run, and concatenates for those that read the whole."""
+    """Inserts the wanted operators for each run, and concatenations for users that read the whole."""
     dim = region[node].dim
     with shared.ctx.before(node):
         for run in runs:
@@ -123,7 +123,7 @@ def _rewrite(
 
 
 def _region(shared: Shared, start: fx.Node, dim: int) -> dict[fx.Node, _Sequence]:
-    """The values that depend on a sequence position by position, and otherwise on the request alone, in graph order."""
+    """The values that depend position by position on a sequence, and otherwise on the request alone, in graph order."""
     region = {start: _Sequence(dim)}
     node = start.next
     while node.op != "output":
@@ -142,7 +142,7 @@ def _is_shared(shared: Shared, node: fx.Node) -> bool:
 
 
 def _leading_to(heavy: list[fx.Node], region: dict[fx.Node, _Sequence]) -> set[fx.Node]:
-    """Members of the region that some heavy one depends on, and these."""
+    """The heavy operators, and the members of the region that they depend on."""
     wanted, pending = set(heavy), list(heavy)
     while pending:
         for source in pending.pop().all_input_nodes:
@@ -153,7 +153,7 @@ def _leading_to(heavy: list[fx.Node], region: dict[fx.Node, _Sequence]) -> set[f
 
 
 def _through(node: fx.Node, region: dict[fx.Node, _Sequence]) -> int | None:
-    """Where the positions of its inputs are in a node's result; None when it does not work position by position."""
+    """The dimension of the positions in a node's result; None if the node does not work position by position."""
     out = value(node)
     if out is None or not (node.target in _OF_FIRST or node.target is _aten.embedding.default or _is_pointwise(node)):
         return None
@@ -170,22 +170,22 @@ def _through(node: fx.Node, region: dict[fx.Node, _Sequence]) -> int | None:
 
 
 def _is_pointwise(node: fx.Node) -> bool:
-    """Whether a node gives each element from the elements at its place, so that every operand is cut where the result is."""
+    """Whether a node computes each element from the elements at the same place, so that operands are cut where the result is."""
     return node.target not in _WHOLE and (is_pointwise(node) or node.target in _COPIES or is_eval_dropout(node))
 
 
 def _carried(node: fx.Node, sequence: fx.Node, dim: int, rank: int) -> int | None:
-    """The dimension of the result along which the positions of a sequence are."""
+    """The dimension of the result that holds the positions of a sequence."""
     return next((axis for axis in range(rank) if axis_of(node, sequence, axis) == Along(dim)), None)
 
 
 def _is_cut_alike(node: fx.Node, other: fx.Node, dim: int) -> bool:
-    """Whether an operand that is not a sequence has one place for each position, or the same for all of them."""
+    """Whether an operand that is not a sequence has one entry for each position, or the same for all positions."""
     found = axis_of(node, other, dim)
     return found is WHOLE or (_is_pointwise(node) and isinstance(found, Along))
 
 
-#: Operators of which the first operand alone may be a sequence.
+#: Operators of which only the first operand may be a sequence.
 _OF_FIRST = frozenset(
     (
         *(_aten.linear.default, _aten.layer_norm.default, _aten.permute.default),
@@ -218,7 +218,7 @@ def _make_parts(shared: Shared, node: fx.Node, region: dict[fx.Node, _Sequence],
 
 
 def _cut(shared: Shared, other: fx.Node, dim: int, start: int, size: int) -> fx.Node:
-    """An operand's positions for one part, counted from the end; itself when it is the same for all."""
+    """The positions of an operand for one part (`dim` counts from the end); the operand itself if all positions share it."""
     held, ctx = value(other), shared.ctx
     if held is None or held.ndim + dim < 0 or same_size(held.shape[dim], 1):
         return other
@@ -229,7 +229,7 @@ def _cut(shared: Shared, other: fx.Node, dim: int, start: int, size: int) -> fx.
 
 
 def _rejoin(shared: Shared, start: fx.Node, region: dict[fx.Node, _Sequence], wanted: set[fx.Node]) -> None:
-    """Gives those outside the concatenation of the parts."""
+    """Makes users outside the region read the concatenation of the parts."""
     for node in [n for n in region if n in wanted and n is not start]:
         outside = [user for user in node.users if user not in wanted]
         if not outside:

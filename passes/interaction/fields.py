@@ -1,4 +1,4 @@
-"""Fields of an interaction: which vectors are multiplied with each other, and the tensor [B, F, D] that holds them all."""
+"""Fields of an interaction: the vectors that are multiplied with each other, and the tensor [B, F, D] that holds them all."""
 
 from __future__ import annotations
 
@@ -24,7 +24,7 @@ class Field:
     """One vector per row of the batch.
 
     Attributes:
-        node: A tensor [B, D] or [B, 1, D]; the tensor [B, F, D] it is taken from when `index` says which.
+        node: A tensor [B, D] or [B, 1, D]; with `index`, a tensor [B, F, D] that holds the field.
         index: Position in the node's second dimension; -1 for the node itself.
     """
 
@@ -36,7 +36,7 @@ Pair = tuple[Field, Field]
 
 
 def field_of(node: Any) -> Field | None:
-    """The field that a node [B, D] or [B, 1, D] is; None when it has another form."""
+    """The field at a node [B, D] or [B, 1, D]; None for a node of another shape."""
     held = value(node)
     if held is None or held.dtype is not torch.float32 or not held.ndim or not isinstance(held.shape[-1], int):
         return None
@@ -67,7 +67,7 @@ def _taken(source: Any, index: Any) -> Field | None:
 
 
 def fields_along(ctx: PassContext, node: Any) -> list[Field] | None:
-    """The fields of a tensor [B, N, D], one after another: of a stack, a cat, or an indexing with constants."""
+    """The fields of a tensor [B, N, D] in order, if it is a stack, a cat, or an indexing with constants."""
     held = value(node)
     if held is None or held.ndim != 3:
         return None
@@ -101,7 +101,7 @@ def _second_index(ctx: PassContext, node: fx.Node) -> list[int] | None:
 
 
 def product_pair(node: Any) -> Pair | None:
-    """The two fields that an elementwise product multiplies."""
+    """The two factors of an elementwise product of fields; None for another node."""
     if not isinstance(node, fx.Node) or node.target is not _aten.mul.Tensor:
         return None
     a, b = field_of(node.args[0]), field_of(node.args[1])
@@ -112,7 +112,7 @@ def product_pair(node: Any) -> Pair | None:
 
 
 def sums_last(node: Any) -> tuple[fx.Node, bool] | None:
-    """(what is summed, whether the dimension is kept) of a sum over the last dimension alone."""
+    """(summed tensor, whether the dimension is kept) of a sum over the last dimension alone; None for another node."""
     if not isinstance(node, fx.Node) or node.target is not _aten.sum.dim_IntList or argument(node, 3, "dtype"):
         return None
     source: Any = node.args[0]
@@ -124,7 +124,7 @@ def sums_last(node: Any) -> tuple[fx.Node, bool] | None:
 
 
 def candidate_orders(pairs: Sequence[Pair]) -> list[list[Field]]:
-    """Orders in which the fields may have been numbered: by position in one tensor, or as the pairs name them."""
+    """Orders of the fields to try: by position in one tensor, or in the order of their first use in the pairs."""
     named = list(dict.fromkeys(chain.from_iterable(pairs)))
     if len({f.node for f in named}) == 1 and all(f.index >= 0 for f in named):
         return [sorted(named, key=lambda f: f.index)]
@@ -133,7 +133,7 @@ def candidate_orders(pairs: Sequence[Pair]) -> list[list[Field]]:
 
 
 def gather_fields(ctx: PassContext, fields: Sequence[Field]) -> fx.Node:
-    """The tensor [B, F, D] that holds the fields in this order: the one they come from when they are all of it."""
+    """The tensor [B, F, D] of the fields in this order; their source itself if they are all its fields in order."""
     base = fields[0].node
     if all(f.node is base and f.index == i for i, f in enumerate(fields)):
         held = tensor_of(base)

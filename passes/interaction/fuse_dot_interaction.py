@@ -72,7 +72,7 @@ class FuseDotInteraction(Pass):
         self._drop_size_checks(ctx)
 
     def _drop_size_checks(self, ctx: PassContext) -> None:
-        """Export asserts sizes of what a mask selects; a constant mask selects as many for every row, so they hold."""
+        """Erases export's assertions about the number of elements that a mask selects. They hold for a constant mask."""
         for node in ctx.nodes(_aten.masked_select.default):
             checks = _checks_of(node)
             if ctx.tensor(node.args[1]) is None or not checks or not ctx.gate("size-checks", node):
@@ -83,7 +83,7 @@ class FuseDotInteraction(Pass):
 
 
 def _checks_of(node: fx.Node) -> list[fx.Node]:
-    """The assertions that a node leads to, the last first; none when it leads to anything else."""
+    """The assertions that use a node, the last first; empty if it has other uses."""
     ends: dict[fx.Node, None] = {}
     pending = [node]
     while pending:
@@ -116,7 +116,7 @@ def _triangle(node: fx.Node, ctx: PassContext) -> Any:
 
 
 def _explain_product(ctx: PassContext, node: fx.Node) -> Miss | None:
-    """Why a node that reads a product x x^T takes no triangle of it, when it reads one."""
+    """A Miss for an indexing of a product x x^T that does not select constant entries; None for any other node."""
     source = node.args[0] if node.args else None
     if node.target is _aten.index.Tensor and isinstance(product_of(source), fx.Node):
         return Miss("it does not select by constants along the fields", node)
@@ -124,7 +124,7 @@ def _explain_product(ctx: PassContext, node: fx.Node) -> Miss | None:
 
 
 def _leads_only_to(node: fx.Node, target: fx.Node) -> bool:
-    """Whether everything computed from a node ends in the target, but for assertions about sizes."""
+    """Whether all uses of a node end in the target or in assertions about sizes."""
     if node is target or node.target is _aten._assert_scalar.default:
         return True
     return bool(node.users) and all(_leads_only_to(user, target) for user in node.users)

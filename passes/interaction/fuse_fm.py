@@ -80,12 +80,12 @@ def _squares(node: fx.Node, ctx: PassContext) -> Any:
         return None if complete else Miss("the difference is not halved", node)
     following = only_user(node)
     if not reduced and following is not None and _dimensions_summed(following) is node:
-        return None  # the sum is the place to rewrite
+        return None  # the rule rewrites the sum
     return _shaped(ctx, ctx.call(interaction.fm, x, reduced), node)
 
 
 def _half_of(node: Any) -> fx.Node | None:
-    """What a node is half of."""
+    """The operand of a multiplication by 0.5 or a division by 2; None for another node."""
     if not isinstance(node, fx.Node) or node.kwargs:
         return None
     if node.target is _aten.mul.Tensor:
@@ -98,7 +98,7 @@ def _half_of(node: Any) -> fx.Node | None:
 
 
 def _dimensions_summed(node: Any) -> fx.Node | None:
-    """What a node sums over the last dimension, and over others of size 1."""
+    """The operand of a sum over the last dimension, and perhaps over a field dimension of size 1; None for another node."""
     if not isinstance(node, fx.Node) or node.target is not _aten.sum.dim_IntList or argument(node, 3, "dtype"):
         return None
     source = argument_of(node, 0, fx.Node)
@@ -132,7 +132,7 @@ def _difference(node: fx.Node) -> fx.Node | Miss | None:
 
 
 def _square_of(node: Any) -> fx.Node | None:
-    """What a node is the square of."""
+    """The operand of a square, also written x * x; None for another node."""
     if not isinstance(node, fx.Node):
         return None
     product = node.target is _aten.mul.Tensor and node.args[0] is node.args[1]
@@ -141,7 +141,7 @@ def _square_of(node: Any) -> fx.Node | None:
 
 
 def _field_sum(node: Any) -> _Sum | None:
-    """A sum over the second of three dimensions."""
+    """The sum over the second of three dimensions at a node; None for another node."""
     if not isinstance(node, fx.Node) or node.target is not _aten.sum.dim_IntList or argument(node, 3, "dtype"):
         return None
     source: Any = node.args[0]
@@ -153,7 +153,7 @@ def _field_sum(node: Any) -> _Sum | None:
 
 
 def _shaped(ctx: PassContext, term: fx.Node, like: fx.Node) -> fx.Node | Miss:
-    """The term, [B, 1] or [B, D], in the shape of what it replaces."""
+    """The term, [B, 1] or [B, D], in the shape of the node that it replaces."""
     b = tensor_of(like)
     if b.ndim == 1:
         return ctx.call(_aten.squeeze.dim, term, 1)
@@ -175,7 +175,7 @@ def _pairs(node: fx.Node, ctx: PassContext) -> Any:
     fields = candidate_orders(pairs)[0]
     wanted = {frozenset((a, b)) for i, a in enumerate(fields) for b in fields[:i]}
     if {frozenset(pair) for pair in pairs} != wanted or len(pairs) != len(wanted):
-        return Miss("the products are not those of all pairs of some vectors, each once", node)
+        return Miss("the products are not all pairs of some vectors, each once", node)
     if len({summed for _, summed in found}) != 1 or len({tensor_of(f.node).shape[-1] for f in fields}) != 1:
         return Miss("some products are summed over the dimensions, others are not, or the widths differ", node)
     return _shaped(ctx, ctx.call(interaction.fm, gather_fields(ctx, fields), bool(found[0][1])), node)
@@ -188,7 +188,7 @@ def _pair(leaf: Any) -> tuple[Pair | None, bool]:
 
 
 def _leaves(node: fx.Node) -> list[fx.Node] | None:
-    """The products a tree of additions adds up, in one shape and read nowhere else; None when it adds something else."""
+    """The products that a tree of additions sums, all of one shape and without other users; None if it sums other values."""
     leaves: list[fx.Node] = []
     pending: list[Any] = [node]
     while pending:

@@ -1,4 +1,4 @@
-"""Which entries of the matrix of all dot products a node takes, and in what order."""
+"""The entries that a node takes from the matrix of all dot products, in order."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ Orders = tuple[bool, bool]
 
 
 def triangle_of(entries: Sequence[Entry], features: int) -> Orders | None:
-    """(with the diagonal, upper) when the entries are those of a triangle in row-major order, each taken from either side.
+    """(with the diagonal, upper) if the entries are a triangle in row-major order; otherwise None.
 
     Dot products are symmetric, so (i, j) and (j, i) are the same entry.
     """
@@ -131,7 +131,7 @@ def _mask_entries(matrix: Any, mask: torch.Tensor) -> tuple[fx.Node, list[Entry]
 
 
 def _masked(ctx: PassContext, node: fx.Node) -> tuple[fx.Node, list[Entry]] | None:
-    """masked_select(matrix, constant mask) brought back to [B, n]."""
+    """The entries of masked_select(matrix, constant mask), reshaped to [B, n]."""
     selected: Any = node.args[0]
     if not isinstance(selected, fx.Node) or selected.target is not _aten.masked_select.default:
         return None
@@ -148,7 +148,7 @@ def _masked(ctx: PassContext, node: fx.Node) -> tuple[fx.Node, list[Entry]] | No
 
 
 def _rows_joined(node: fx.Node) -> tuple[fx.Node, list[Entry]] | None:
-    """cat of parts of the matrix's rows: matrix[:, i, a:b]."""
+    """The entries of a cat of parts of rows, matrix[:, i, a:b]."""
     parts: Any = node.args[0]
     matrix: fx.Node | None = None
     entries: list[Entry] = []

@@ -1,4 +1,4 @@
-"""How a tree of concatenations and stacks is laid out, column by column."""
+"""The layout of a tree of concatenations and stacks, column by column."""
 
 from __future__ import annotations
 
@@ -17,18 +17,17 @@ from recfx.passes.lookups.lookup import Read, is_lookup, match_lookup
 from recfx.pipeline import Miss, PassContext
 
 _aten = torch.ops.aten
-JOINS = JOINS
 
 
 @dataclasses.dataclass(frozen=True)
 class Part:
-    """Adjacent columns of a layout that come from one node.
+    """Adjacent columns of a layout that one node holds.
 
     Attributes:
-        node: Where they come from.
+        node: The node.
         start: First column.
         width: Number of columns.
-        reads: What a lookup reads; None for a dense part.
+        reads: The features of a lookup; None for a dense part.
     """
 
     node: fx.Node
@@ -42,8 +41,8 @@ class Layout:
     """The columns of a concatenation, stack or lookup.
 
     Attributes:
-        root: The node laid out.
-        lead: How many of its dimensions are rows.
+        root: The node.
+        lead: The number of its leading dimensions that are rows.
         parts: Its columns from left to right.
         spans: Every node inside, the root included -> its first column and its number of columns.
     """
@@ -64,7 +63,7 @@ class Layout:
         return [part.node for part in self.parts if part.reads is not None]
 
     def inputs(self) -> Iterator[fx.Node]:
-        """What an operator that fills the columns reads."""
+        """The inputs of an operator that fills the columns."""
         for part in self.parts:
             if part.reads is None:
                 yield part.node
@@ -79,7 +78,7 @@ class Layout:
 
 
 def join_lead(node: fx.Node) -> int | None:
-    """How many dimensions of a concatenation or stack are rows; None when it joins rows."""
+    """The number of leading dimensions of a concatenation or stack that are rows; None if it joins rows."""
     held = value(node)
     if held is None or not held.ndim:
         return None
@@ -90,13 +89,13 @@ def join_lead(node: fx.Node) -> int | None:
 
 
 def layout_of(ctx: PassContext, root: fx.Node, lead: int, stops: set[fx.Node]) -> Layout | Miss:
-    """Lays a node out.
+    """The layout of a node, or why it has none.
 
     Args:
         ctx: The pass context.
         root: The node.
-        lead: How many of its dimensions are rows.
-        stops: Nodes whose inside is not looked into.
+        lead: The number of its leading dimensions that are rows.
+        stops: Nodes that are not divided into parts.
     """
     held, rows = value(root), rows_of(root, lead)
     if held is None or held.dtype is not torch.float32:
@@ -131,7 +130,7 @@ def _lay(ctx: PassContext, node: Any, layout: Layout, stops: set[fx.Node]) -> Mi
 
 
 def _inside(node: fx.Node, lead: int) -> list[Any] | None:
-    """The nodes whose columns, side by side, are the node's columns."""
+    """The nodes whose concatenated columns are the node's columns; None if the node is not a join or a reshape."""
     if is_reshape(node, lead):
         return [node.args[0]]
     if node.target not in JOINS:
@@ -143,7 +142,7 @@ def _inside(node: fx.Node, lead: int) -> list[Any] | None:
 
 
 def runs(ctx: PassContext, layout: Layout) -> list[tuple[int, Columns]]:
-    """The dense parts, adjacent columns of one tensor taken together: first column in the layout, and what is read."""
+    """The dense parts, with adjacent columns of one tensor merged: (first column in the layout, columns of the tensor)."""
     found: list[tuple[int, Columns]] = []
     for part in layout.parts:
         if part.reads is not None:
@@ -161,7 +160,7 @@ def runs(ctx: PassContext, layout: Layout) -> list[tuple[int, Columns]]:
 
 
 def downstream(nodes: Iterable[fx.Node]) -> set[fx.Node]:
-    """Everything that depends on some nodes, themselves included."""
+    """All nodes that depend on some nodes, these included."""
     found: set[fx.Node] = set()
     pending = list(nodes)
     while pending:
@@ -173,7 +172,7 @@ def downstream(nodes: Iterable[fx.Node]) -> set[fx.Node]:
 
 
 def conflict(layout: Layout) -> fx.Node | None:
-    """A node to be computed apart from the layout, because a dense part needs the rows looked up inside it; None for none."""
+    """A node to compute outside the layout, because an input of the layout depends on rows that it looks up; or None."""
     needed = set(layout.inputs())
     for lookup in layout.lookups:
         if needed & downstream([lookup]):

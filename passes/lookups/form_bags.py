@@ -6,7 +6,7 @@
     sum(embedding(W, i) * unsqueeze(i != 0, -1), -2) -> grouped_lookup(sum, padding=0)
     sum(masked_fill(embedding(W, i), unsqueeze(i == 0, -1), 0), -2) -> the same
 
-The rows are never written to memory. A masked mean keeps its division, with anything added to the denominator.
+The rows are then not written to memory. The division of a masked mean stays, also with a constant in its denominator.
 
 Requires: functional. Exactness: REASSOC.
 """
@@ -34,7 +34,7 @@ _aten = torch.ops.aten
 
 @dataclasses.dataclass(frozen=True)
 class _Mask:
-    """What each id counts: weights, or nothing for one padding id."""
+    """The factor of each id: an element of `weights`; without weights, 0 for the id `padding` and 1 for others."""
 
     weights: fx.Node | None = None
     padding: int = -1
@@ -42,7 +42,7 @@ class _Mask:
 
 @register
 class FormBags(Pass):
-    """Turns embeddings that are pooled at once into lookups that pool."""
+    """Turns an embedding and its pooling into a lookup that pools."""
 
     spec = PassSpec(
         "form-bags",
@@ -82,7 +82,7 @@ def _pooled(node: fx.Node, ctx: PassContext) -> Any:
 
 
 def _bad_pooling(node: fx.Node, embedding: fx.Node, rows: fx.Node) -> Miss | None:
-    """Why the summed rows are not a bag of one lookup alone."""
+    """Why the summed rows are not the bags of one lookup; None if they are."""
     held, ids = tensor_of(embedding), tensor_of(embedding.args[1])
     dims: Any = argument(node, 1, "dim") or []
     if node.kwargs.get("dtype") is not None:
@@ -100,7 +100,7 @@ def _bad_pooling(node: fx.Node, embedding: fx.Node, rows: fx.Node) -> Miss | Non
 
 
 def _mask(ctx: PassContext, factor: Any, inverted: bool, table: Any, ids: Any, rows: fx.Node) -> _Mask | Miss:
-    """What a factor of the rows, one number for each id, says about the ids."""
+    """The mask of the ids from a factor of the rows that has one number for each id."""
     factor, negated = without_negations(factor)
     inverted ^= negated
     mask = _per_id(factor, ids)
@@ -129,7 +129,7 @@ def _mask(ctx: PassContext, factor: Any, inverted: bool, table: Any, ids: Any, r
 
 
 def _per_id(factor: Any, ids: Any) -> Any:
-    """The tensor of the ids' shape whose elements multiply the rows; None when nothing does."""
+    """The tensor of the ids' shape whose elements multiply the rows; None for a factor of another form."""
     held, wanted = value(factor), value(ids)
     if held is None or wanted is None:
         return None
@@ -147,7 +147,7 @@ def _per_id(factor: Any, ids: Any) -> Any:
 
 
 def _padding(mask: fx.Node, inverted: bool, ids: fx.Node) -> int | None:
-    """The one id a mask leaves out: `ids != c`, `ids > 0`, or the negation of `ids == c`."""
+    """The id that a mask excludes, `ids != c`, `ids > 0` or the negation of `ids == c`; None for another mask."""
     if mask.args[:1] != (ids,) or len(mask.args) < 2:
         return None
     other: Any = mask.args[1]

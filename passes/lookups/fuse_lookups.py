@@ -5,7 +5,7 @@
     embedding(W1, i), embedding(W2, j)                      -> two slices of grouped_lookup(...)
     bag(W, ids)                                             -> grouped_lookup(...), even alone
 
-A lookup that several concatenations read is made once: the widest gets the buffer, the others read columns of it.
+A lookup that several concatenations read runs once: the widest concatenation becomes the buffer, the others read columns of it.
 
 Requires: functional. Exactness: REASSOC (bags are summed in another order; rows are only moved).
 """
@@ -40,7 +40,7 @@ class FuseLookups(Pass):
     """Replaces lookups by grouped lookups.
 
     Attributes:
-        at_least: Lookups that feed no common concatenation are grouped when they have at least so many features.
+        at_least: The smallest number of features to group if the lookups feed no common concatenation.
     """
 
     spec = PassSpec(
@@ -69,7 +69,7 @@ class FuseLookups(Pass):
         ctx.sweep()
 
     def _group(self, ctx: PassContext, group: list[tuple[fx.Node, int, list[Read]]]) -> None:
-        """One grouped lookup for lookups that feed no common concatenation, or for one bag, whose kernels the dialect alone has."""
+        """Inserts one grouped lookup for lookups without a common concatenation, or for one bag, since only the dialect has bag kernels."""
         first = group[0][0]
         features = [read.feature for _, _, reads in group for read in reads]
         bag_alone = len(group) == 1 and first.target is operator.getitem
@@ -119,12 +119,12 @@ def _layout(ctx: PassContext, node: fx.Node, refused: set[fx.Node], stops: set[f
     for part in layout.parts:
         if part.reads is None and is_lookup(part.node) and part.node not in stops:
             why = match_lookup(ctx, part.node, lead)
-            ctx.miss("into-concat", part.node, why.reason if isinstance(why, Miss) else "it was refused")
+            ctx.miss("into-concat", part.node, why.reason if isinstance(why, Miss) else "the gate refused it")
     return layout if layout.lookups else None
 
 
 def _share(ctx: PassContext, buffer: fx.Node) -> None:
-    """Lets joins of adjacent columns of a buffer alone be views of it."""
+    """Replaces joins that hold only adjacent columns of a buffer by views of it."""
     for node in ctx.nodes(*JOINS):
         lead = join_lead(node)
         layout = None if lead is None else layout_of(ctx, node, lead, set())
@@ -140,7 +140,7 @@ def _share(ctx: PassContext, buffer: fx.Node) -> None:
 
 
 def _independent(ctx: PassContext) -> list[list[tuple[fx.Node, int, list[Read]]]]:
-    """The lookups left over, those of equal rows and origins together as long as none needs another."""
+    """Groups of the remaining lookups with equal rows and origins, in which no lookup depends on another."""
     groups: dict[object, list[list[tuple[fx.Node, int, list[Read]]]]] = {}
     for node in ctx.nodes():
         if not node.users or not is_lookup(node) or _holds_several(node):
@@ -167,7 +167,7 @@ def _holds_several(node: fx.Node) -> bool:
 
 
 def _join(groups: list[list[tuple[fx.Node, int, list[Read]]]], item: tuple[fx.Node, int, list[Read]]) -> None:
-    """Adds a lookup to the first group that computes nothing it needs."""
+    """Adds a lookup to the first group on which it does not depend."""
     needed = {n for read in item[2] for n in read.inputs()}
     for group in groups:
         if not needed & downstream(member for member, _, _ in group):
@@ -177,14 +177,14 @@ def _join(groups: list[list[tuple[fx.Node, int, list[Read]]]], item: tuple[fx.No
 
 
 def _own_lead(node: fx.Node) -> int:
-    """The rows of a lookup that stands alone: one for each id, or one for each bag."""
+    """The number of row dimensions of a lookup without a concatenation: a row for each id, or for each bag."""
     held = value(node)
     rank = 1 if held is None else held.ndim - 1
     return max(rank, 1) if node.target in ROW_LOOKUPS else 1
 
 
 def _origins(ctx: PassContext, reads: list[Read]) -> frozenset[Origin]:
-    """Where the ids of some features come from."""
+    """The origins of the inputs from which the ids of some features are computed."""
     seen: set[fx.Node] = set()
     pending = [read.ids for read in reads]
     origins: set[Origin] = set()

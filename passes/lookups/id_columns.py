@@ -1,6 +1,6 @@
-"""Which columns of which tensor a view reads: what lets one operator read many id columns from the matrix they came in.
+"""Traces id columns through views to the tensor that holds them, so that one operator can read many columns of one tensor.
 
-A tensor is taken as rows and columns: its first `lead` dimensions are the rows, the others, flattened, the columns.
+A tensor is seen as rows and columns: its first `lead` dimensions are the rows, the others, flattened, the columns.
 """
 
 from __future__ import annotations
@@ -22,7 +22,7 @@ from recfx.pipeline import PassContext
 
 _aten = torch.ops.aten
 
-#: Operators that give the same elements in the same row-major order.
+#: The dtypes of ids.
 _IDS = (torch.int64, torch.int32)
 
 
@@ -34,8 +34,8 @@ class Columns:
         source: The tensor.
         start: First column.
         count: Number of columns.
-        cast: The dtype the source is converted to first; None when it is taken as it is.
-        bases: What is added to each column; empty when nothing is.
+        cast: The dtype that the source is converted to first; None for no conversion.
+        bases: The number that is added to each column; empty for none.
     """
 
     source: fx.Node
@@ -83,7 +83,7 @@ def columns_in(node: fx.Node, lead: int) -> int:
 
 
 def is_reshape(node: Any, lead: int) -> bool:
-    """Whether a node gives its input's elements in their order and leaves the rows alone."""
+    """Whether a node keeps the rows of its input, and the order of its elements."""
     if not isinstance(node, fx.Node) or node.target not in (*REGROUPINGS, *COPIES):
         return False
     source = node.args[0]
@@ -104,7 +104,7 @@ def columns_of(ctx: PassContext, node: fx.Node, lead: int) -> Columns | None:
         lead: How many dimensions are rows.
 
     Returns:
-        The columns of the earliest tensor they can be read from; of the node itself at least. None when their number varies.
+        The columns of the earliest tensor that holds them, which may be the node itself; None if their number varies.
     """
     count = column_count(node, lead)
     if count is None:
@@ -125,7 +125,7 @@ def _traced(ctx: PassContext, node: fx.Node, lead: int) -> Columns | None:
 
 
 def _picked(ctx: PassContext, node: fx.Node, lead: int) -> Columns | None:
-    """The columns a selection along the first dimension of the columns takes."""
+    """The columns that a selection along the outermost dimension of the columns reads."""
     source: Any
     if node.target is operator.getitem:
         split: Any = node.args[0]
@@ -153,13 +153,13 @@ def _picked(ctx: PassContext, node: fx.Node, lead: int) -> Columns | None:
 
 
 def _outermost(held: torch.Tensor, dim: int, lead: int) -> bool:
-    """Whether a dimension is the outermost of the columns, so that what it selects lies together."""
+    """Whether a dimension is the outermost of the columns, so that a selection along it reads adjacent columns."""
     sizes = held.shape
     return dim >= lead and isinstance(sizes[dim], int) and all(isinstance(s, int) and s == 1 for s in sizes[lead:dim])
 
 
 def _first(node: fx.Node, size: int) -> int | None:
-    """Where along the dimension a selection begins."""
+    """The first index of a selection along its dimension; None if it is not known."""
     if node.target is _aten.select.int:
         chosen = node.args[2]
         return chosen % size if isinstance(chosen, int) else None
@@ -179,7 +179,7 @@ def _first(node: fx.Node, size: int) -> int | None:
 
 
 def _of_stack(ctx: PassContext, source: Any, index: int, lead: int) -> Columns | None:
-    """What was stacked at a place, when the source is a stack along the columns."""
+    """The columns of one operand of a stack along the columns; None if the source is not such a stack."""
     if source.target is not _aten.stack.default:
         return None
     held = tensor_of(source)
@@ -188,7 +188,7 @@ def _of_stack(ctx: PassContext, source: Any, index: int, lead: int) -> Columns |
 
 
 def _cast(ctx: PassContext, node: fx.Node, lead: int) -> Columns | None:
-    """Columns under a conversion to ids, which is then made once for the whole source."""
+    """The columns behind a conversion to ids, which then runs once for the whole source."""
     before, after = value(node.args[0]), value(node)
     if before is None or after is None or after.dtype not in _IDS or before.device != after.device:
         return None
@@ -204,7 +204,7 @@ def _cast(ctx: PassContext, node: fx.Node, lead: int) -> Columns | None:
 
 
 def _shifted(ctx: PassContext, node: fx.Node, lead: int) -> Columns | None:
-    """Columns of ids with constants added: the first rows of fields that share a table."""
+    """The columns of ids behind an addition of constants: the first rows of fields in a shared table."""
     source, other = node.args[:2]
     held = value(node)
     if held is None or held.dtype not in _IDS or node.kwargs.get("alpha", 1) != 1:
@@ -225,7 +225,7 @@ def _shifted(ctx: PassContext, node: fx.Node, lead: int) -> Columns | None:
 
 
 def _added(ctx: PassContext, other: Any, held: torch.Tensor, lead: int) -> list[int] | None:
-    """The constant added to each column; None when it is not a constant of the columns alone."""
+    """The constant added to each column; None if the addend is not constant or differs between rows."""
     columns = held.shape[lead:]
     if isinstance(other, int) and not isinstance(other, bool):
         return [other] * math.prod(columns)

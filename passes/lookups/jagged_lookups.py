@@ -1,7 +1,7 @@
 """Bags of a KeyedJaggedTensor, as torch.export writes them.
 
-Export splits the values by the number of ids of each key, which are read out of a tensor one by one, and gives every key offsets of
-its own. One operator can read all keys from the values as they are, with offsets over all bags of all keys.
+Export splits the values by the number of ids of each key, and gives every key its own offsets. A grouped lookup reads all keys from the
+unsplit values, with offsets over all bags of all keys.
 """
 
 from __future__ import annotations
@@ -28,8 +28,8 @@ class KeyedBag:
         values: Ids of all keys, key after key.
         lengths: Ids of each bag, [keys * B].
         weights: Weights of all ids, or None.
-        key: Which key.
-        keys: How many keys there are.
+        key: The position of the key.
+        keys: The number of keys.
     """
 
     values: fx.Node
@@ -40,7 +40,7 @@ class KeyedBag:
 
 
 def keyed_bag(ids: Any, offsets: Any, weights: Any, last: bool) -> KeyedBag | None:
-    """The key whose bags an embedding bag pools; None when its ids come from no KeyedJaggedTensor.
+    """The key whose bags an embedding bag pools; None if its ids are not those of a KeyedJaggedTensor.
 
     Args:
         ids: The bag's ids.
@@ -67,7 +67,7 @@ def keyed_bag(ids: Any, offsets: Any, weights: Any, last: bool) -> KeyedBag | No
 
 
 def _bag_lengths(offsets: Any) -> tuple[Any, int] | None:
-    """The view [keys, B] of the lengths, and the key whose lengths' running sums, after a zero, the offsets are."""
+    """The view [keys, B] of the lengths, and the key, if the offsets are a zero and the running sums of its lengths; or None."""
     starts = split_part(offsets, _aten.unbind.int)
     if starts is not None:
         view = behind_zero(starts[0][0])
@@ -87,7 +87,7 @@ def _bag_lengths(offsets: Any) -> tuple[Any, int] | None:
 
 
 def _narrowed_row(row: fx.Node) -> tuple[Any, int] | None:
-    """The view [keys, B] of lengths, and the key whose lengths a node cuts out of the vector of all lengths."""
+    """The view [keys, B] of lengths, and the key whose lengths a slice takes from the vector of all lengths; or None."""
     held, start = value(row), argument(row, 2, "start", 0)
     if held is None or argument(row, 1, "dim", 0) != 0 or argument(row, 4, "step", 1) != 1:
         return None

@@ -1,6 +1,6 @@
-"""The entries of one key among those of all keys, which lie key after key.
+"""Matches the entries of one key in a tensor of the entries of all keys, key after key.
 
-Export writes a key's entries as one part of a split by the number of entries of every key, or as a cut from where the keys before it end.
+Export writes them as one part of a split by the number of entries of each key, or as a slice that starts after the keys before it.
 """
 
 from __future__ import annotations
@@ -25,8 +25,8 @@ class KeyPart:
 
     Attributes:
         values: The entries of all keys.
-        lengths: The view [keys, B] of the lengths that say which are the key's.
-        key: Which key.
+        lengths: The view [keys, B] of the lengths of all bags.
+        key: The position of the key.
     """
 
     values: fx.Node
@@ -35,7 +35,7 @@ class KeyPart:
 
 
 def key_part(node: Any) -> KeyPart | None:
-    """The key whose entries a node cuts out of the entries of all; None for any other node."""
+    """The key whose entries a node takes from the entries of all keys; None for any other node."""
     return _split_part(node) or _narrowed_part(node)
 
 
@@ -55,7 +55,7 @@ def _split_part(node: Any) -> KeyPart | None:
 
 
 def _narrowed_part(node: Any) -> KeyPart | None:
-    """A cut that starts where the entries of all keys before one end, and is as long as that one has entries."""
+    """A slice that starts after the entries of all keys before a key, and is as long as the entries of this key."""
     if not isinstance(node, fx.Node) or node.target is not _aten.narrow.default or argument(node, 1, "dim") != 0:
         return None
     values, _, start, size = node.args
@@ -68,7 +68,7 @@ def _narrowed_part(node: Any) -> KeyPart | None:
 
 
 def _same_lengths(sums: list[tuple[fx.Node | None, tuple[int, ...]] | None]) -> fx.Node | None:
-    """The view [keys, B] of the lengths that all sizes sum; None where they are not all sums of one such view."""
+    """The view [keys, B] of the lengths that all sizes sum; None if the sizes do not all sum one view."""
     views = {s[0] for s in sums if s is not None} - {None}
     if None in sums or len(views) != 1:
         return None
@@ -77,9 +77,9 @@ def _same_lengths(sums: list[tuple[fx.Node | None, tuple[int, ...]] | None]) -> 
 
 
 def key_sums(size: Any) -> tuple[fx.Node | None, tuple[int, ...]] | None:
-    """Of which keys a size is the number of ids: the view [keys, B] of the lengths it sums, and the keys in order.
+    """The view [keys, B] of the lengths that a size sums, and the keys whose ids it counts, in order.
 
-    The view is None for a size of 0. None when the size is another number.
+    The view is None for a size of 0. The result is None if the size is another number.
     """
     if isinstance(size, int):
         return (None, ()) if size == 0 else None
@@ -121,7 +121,7 @@ def _element(vector: Any, index: Any) -> tuple[fx.Node | None, tuple[int, ...]] 
 def _joined(
     parts: list[tuple[fx.Node | None, tuple[int, ...]] | None],
 ) -> tuple[fx.Node | None, tuple[int, ...]] | None:
-    """The sum of several sizes, when no key occurs twice and all sum the same lengths."""
+    """`key_sums` of the sum of several sizes; None if a key occurs twice or the sizes sum different lengths."""
     keys: tuple[int, ...] = ()
     lengths: fx.Node | None = None
     for part in parts:
@@ -132,7 +132,7 @@ def _joined(
 
 
 def split_part(node: Any, target: Any) -> tuple[tuple[Any, ...], int] | None:
-    """The arguments of the split a node is one part of, along dimension 0, and which part."""
+    """The arguments of the split along dimension 0 whose part a node is, and the position of the part; None for other nodes."""
     if not isinstance(node, fx.Node) or node.target is not operator.getitem:
         return None
     split: Any = node.args[0]
@@ -151,7 +151,7 @@ def is_by_key(node: fx.Node) -> bool:
 
 
 def behind_zero(node: Any) -> Any:
-    """The running sums along the last dimension before which a node puts a zero."""
+    """The running sums in a concatenation of a zero and running sums along the last dimension; None for other nodes."""
     if not isinstance(node, fx.Node) or node.target is not _aten.cat.default:
         return None
     held = value(node)

@@ -1,4 +1,4 @@
-"""Which operators are lookups, and the arguments of a grouped lookup that does the same.
+"""Matches lookups, and gives the arguments of an equal grouped lookup.
 
 A lookup is a node whose value is rows of one constant table: an embedding, an embedding bag, or a grouped lookup without dense parts.
 """
@@ -33,10 +33,10 @@ class Read:
         feature: The feature.
         table: A read of state.
         ids: The ids.
-        lead: How many dimensions of the ids are rows.
-        cast: The dtype the ids are converted to first, or None.
+        lead: The number of leading dimensions of the ids that are rows.
+        cast: The dtype that the ids are converted to first, or None.
         offsets: Starts of the bags, or lengths of the bags with `from_lengths`.
-        from_lengths: Whether offsets are to be computed from `offsets`.
+        from_lengths: Whether `offsets` holds lengths, from which the rewrite computes offsets.
         weights: Weights of the ids.
     """
 
@@ -55,7 +55,7 @@ class Read:
 
 
 def is_lookup(node: fx.Node) -> bool:
-    """Whether a node looks rows up, as far as its operator tells."""
+    """Whether the operator of a node looks up rows; its arguments are not checked."""
     if node.target is operator.getitem:
         bag = node.args[0]
         return isinstance(bag, fx.Node) and bag.target in EMBEDDING_BAGS and bool(node.args[1] == 0)
@@ -63,15 +63,15 @@ def is_lookup(node: fx.Node) -> bool:
 
 
 def match_lookup(ctx: PassContext, node: fx.Node, lead: int) -> list[Read] | Miss:
-    """What a lookup reads, feature by feature, in the order of its columns.
+    """The features of a lookup, in the order of its columns.
 
     Args:
         ctx: The pass context.
         node: A node for which `is_lookup` holds.
-        lead: How many dimensions of its result are rows.
+        lead: The number of leading dimensions of its result that are rows.
 
     Returns:
-        The features, whose columns side by side are the lookup's columns; or why a grouped lookup cannot do the same.
+        The features, whose concatenated columns are the lookup's columns; or why a grouped lookup cannot replace it.
     """
     held = value(node)
     if held is None or held.dtype is not torch.float32:
@@ -90,7 +90,7 @@ def match_lookup(ctx: PassContext, node: fx.Node, lead: int) -> list[Read] | Mis
 
 
 def bad_table(ctx: PassContext, node: Any) -> Miss | None:
-    """Why a node cannot be a table of a grouped lookup."""
+    """Why a node cannot be a table of a grouped lookup; None if it can."""
     table = ctx.tensor(node)
     if table is None:
         return Miss("its table is computed")
@@ -100,7 +100,7 @@ def bad_table(ctx: PassContext, node: Any) -> Miss | None:
 
 
 def bad_ids(node: Any) -> Miss | None:
-    """Why a node holds no ids of a grouped lookup."""
+    """Why a node cannot hold ids of a grouped lookup; None if it can."""
     held = value(node)
     if held is None or held.dtype not in _IDS or not held.ndim:
         return Miss("its ids are not an int32 or int64 tensor with rows")
@@ -200,7 +200,7 @@ def _fixed_bags(ctx: PassContext, ids: fx.Node, offsets: Any) -> fx.Node | None:
 
 
 def unflattened(node: Any) -> fx.Node | None:
-    """The matrix that a vector is the row-major content of."""
+    """The matrix behind its reshape to a vector; None for another node."""
     if not isinstance(node, fx.Node) or node.target is not _aten.reshape.default:
         return None
     source: Any = node.args[0]
@@ -226,10 +226,10 @@ def _fixed_bag(ctx: PassContext, table: fx.Node, ids: fx.Node, weights: Any, lik
 
 
 def _grouped(ctx: PassContext, node: fx.Node, lead: int) -> list[Read] | Miss:
-    """A grouped lookup that only looks up."""
+    """The features of a grouped lookup without dense inputs."""
     tables, ids, offsets, weights, dense, numbers = (items_of(node, index) for index in range(6))
     if dense or lead != 1:
-        return Miss("it copies dense features as well" if dense else "its rows are those of another shape")
+        return Miss("it copies dense features as well" if dense else "its rows have another shape")
     reads = []
     for f in sorted(decode(numbers), key=lambda f: f.output):
         read = Read(
@@ -244,7 +244,7 @@ def _grouped(ctx: PassContext, node: fx.Node, lead: int) -> list[Read] | Miss:
 
 
 def _traced(ctx: PassContext, read: Read) -> Read:
-    """The same feature reading its ids from the tensor they came in, where that is possible."""
+    """The same feature, with its ids read from the earliest tensor that holds them, if possible."""
     feature = read.feature
     if feature.length == JAGGED or read.weights is not None:
         return read

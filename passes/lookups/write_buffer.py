@@ -1,4 +1,4 @@
-"""Puts a grouped lookup into the graph and lets everything that read the lookups read its buffer."""
+"""Inserts a grouped lookup, and makes the users of the replaced lookups read its buffer."""
 
 from __future__ import annotations
 
@@ -21,7 +21,7 @@ _aten = torch.ops.aten
 
 
 class _Lists:
-    """The lists of tensors of a grouped lookup while it is put together; each tensor stands in its list once."""
+    """The lists of tensors of a new grouped lookup; each list holds a tensor once."""
 
     def __init__(self, ctx: PassContext, lead: int) -> None:
         self._ctx, self._lead = ctx, lead
@@ -47,14 +47,14 @@ class _Lists:
         return placed
 
     def copy(self, columns: Columns) -> int:
-        """The position of dense columns."""
+        """The position of dense columns in the list of dense inputs."""
         flat = self._flat(columns.source)
         if (columns.start, columns.count) != (0, column_count(columns.source, self._lead)):
             flat = self._ctx.call(_aten.slice.Tensor, flat, 1, columns.start, columns.start + columns.count)
         return _position(self.dense, flat)
 
     def _table(self, table: fx.Node) -> fx.Node:
-        """One read of a table, however often and under any name the graph reads it."""
+        """One read for each table, also if the graph reads it several times or under several names."""
         tensor = self._ctx.tensor(table)
         return self._made.setdefault(("table", id(tensor)), table)
 
@@ -157,10 +157,10 @@ def call_grouped(
 
 
 def make_room(graph: fx.Graph, inputs: Any, replaced: Sequence[fx.Node]) -> fx.Node:
-    """Moves what depends on `replaced` behind the last of `inputs`.
+    """Moves the nodes that depend on `replaced` behind the last of `inputs`.
 
     Returns:
-        The node before which an operator that reads `inputs` and stands for `replaced` can be inserted.
+        The node before which an operator that reads `inputs` and replaces `replaced` can be inserted.
     """
     wanted = set(inputs)
     order = list(graph.nodes)
@@ -176,7 +176,7 @@ def make_room(graph: fx.Graph, inputs: Any, replaced: Sequence[fx.Node]) -> fx.N
 
 
 def serve(ctx: PassContext, node: fx.Node, buffer: fx.Node, start: int, width: int, lead: int, total: int) -> fx.Node:
-    """Lets every user of a node read its columns of a buffer instead."""
+    """Makes every user of a node read its columns of a buffer instead; returns the node that reads them."""
     held = tensor_of(node)
     new = buffer if width == total else ctx.call(_aten.slice.Tensor, buffer, 1, start, start + width)
     if lead != 1 or held.ndim != 2:

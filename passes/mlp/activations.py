@@ -1,4 +1,4 @@
-"""Activations as they stand in a graph: single operators, x * sigmoid(x), and Dice with its batch norm."""
+"""The spellings of activations in graphs: single operators, x * sigmoid(x), and Dice with its batch norm."""
 
 from __future__ import annotations
 
@@ -25,19 +25,19 @@ _PLAIN = {
 
 
 def match_activation(ctx: PassContext, x: fx.Node) -> Activation | Miss:
-    """The activation that reads a value, or why an MLP layer cannot have it."""
+    """The activation applied to a value, or why an MLP layer cannot have it."""
     if len(x.users) == 1:
         user = next(iter(x.users))
         found = _single(ctx, x, user)
         if found is not None:
             return found
-    dice = match_dice(ctx, x)  # before SiLU, with which a Dice whose gate is sigmoid(x) begins
+    dice = match_dice(ctx, x)  # before SiLU: a Dice whose gate is sigmoid(x) contains x * sigmoid(x)
     gated = _self_gated(x) if isinstance(dice, Miss) else None
     return dice if gated is None else gated
 
 
 def _single(ctx: PassContext, x: fx.Node, node: fx.Node) -> Activation | Miss | None:
-    """The one operator that reads x, when it is an activation."""
+    """The activation at the only user of x; a Miss if an MLP layer cannot have it, None if it is another operator."""
     if not node.args or node.args[0] is not x:
         return None
     nodes = frozenset({node})

@@ -1,4 +1,4 @@
-"""Chains of linears with the operators between them: how `fuse-mlp` and `fuse-target-attention` find and rebuild them."""
+"""Chains of linears with the operators between them, as `fuse-mlp` and `fuse-target-attention` match and emit them."""
 
 from __future__ import annotations
 
@@ -21,7 +21,7 @@ LINEARS = (_aten.linear.default, _aten.addmm.default, _aten.mm.default, _aten.ma
 
 @dataclasses.dataclass(frozen=True, eq=False)
 class Step:
-    """One layer with its parameters as nodes or new tensors; fields as in `recfx.ops.mlp.Layer`."""
+    """One layer, with its parameters as nodes or new tensors; the fields are those of `recfx.ops.mlp.Layer`."""
 
     weight: Param
     bias: Param | None = None
@@ -39,14 +39,14 @@ class Step:
 
 @dataclasses.dataclass(frozen=True, eq=False)
 class Chain:
-    """A chain up to some node.
+    """A chain up to a node.
 
     Attributes:
-        source: What the first linear reads.
+        source: The input of the first linear.
         steps: The layers.
         nodes: All nodes of the chain, the output included.
         output: The node that holds its result.
-        ended: Why it goes no further.
+        ended: Why it ends there.
     """
 
     source: fx.Node
@@ -57,12 +57,12 @@ class Chain:
 
     @property
     def closed(self) -> bool:
-        """Whether only the output is read outside."""
+        """Whether only the output has users outside the chain."""
         return all(user in self.nodes for node in self.nodes if node is not self.output for user in node.users)
 
 
 def match_chain(ctx: PassContext, head: fx.Node, *, last_width: int | None = None) -> Chain | Miss:
-    """The longest chain that begins with a linear and can be taken out whole.
+    """The longest chain from a linear on of which only the output has users outside.
 
     Args:
         ctx: The pass context.
@@ -85,7 +85,7 @@ def match_chain(ctx: PassContext, head: fx.Node, *, last_width: int | None = Non
 
 
 def _prefixes(ctx: PassContext, head: fx.Node, first: Step) -> tuple[list[Chain], Miss]:
-    """Every place where the chain could end, from the first linear on, and why there are no more."""
+    """All chains from the first linear on, shortest first, and why the longest ends."""
     source: Any = _source(head)
     values = [source]
     chains = [Chain(source, (first,), frozenset({head}), head)]
@@ -103,7 +103,7 @@ def _prefixes(ctx: PassContext, head: fx.Node, first: Step) -> tuple[list[Chain]
 
 
 def _finish_layer(ctx: PassContext, chains: list[Chain], values: Sequence[fx.Node]) -> Miss:
-    """Adds to the chain what follows its last linear: bias, norm, activation, residual; returns why no activation followed."""
+    """Adds bias, norm, activation and residual of the last linear to the chain; returns why the chain would end there."""
     _extend_bias(ctx, chains)
     _skip_dropout(chains)
     _extend_norm(ctx, chains)
@@ -136,7 +136,7 @@ def _skip_dropout(chains: list[Chain]) -> None:
 
 
 def _extend_bias(ctx: PassContext, chains: list[Chain]) -> None:
-    """A constant vector added behind a linear without bias."""
+    """Adds a constant vector that is added after a linear without bias."""
     last = chains[-1]
     user = only_user(last.output)
     if last.steps[-1].bias is not None or user is None or user.target is not _aten.add.Tensor:
@@ -162,7 +162,7 @@ def _extend_norm(ctx: PassContext, chains: list[Chain]) -> None:
 
 
 def _extend_residual(chains: list[Chain], values: Sequence[fx.Node]) -> None:
-    """An addition of the chain's input or of an earlier layer's output."""
+    """Adds an addition of the input of the chain or of the output of an earlier layer."""
     last = chains[-1]
     user = only_user(last.output)
     if user is None or user.target is not _aten.add.Tensor or user.kwargs.get("alpha", 1) != 1:
@@ -178,7 +178,7 @@ def _source(node: fx.Node) -> Any:
 
 
 def _linear_step(ctx: PassContext, node: fx.Node) -> Step | Miss:
-    """The layer that a linear or a product with a constant matrix is."""
+    """The layer at a linear or at a product with a constant matrix; a Miss if it cannot be one."""
     source = value(_source(node))
     held = value(node)
     if source is None or held is None:
@@ -222,9 +222,9 @@ def _is_bare(step: Step) -> bool:
 
 
 def emit_layers(ctx: PassContext, steps: Sequence[Step]) -> tuple[list[fx.Node], list[int], list[float]]:
-    """Stores the new parameters and gives what the operators take: parameters, layers, numbers.
+    """Stores the new parameters; returns the operator's arguments: parameters, layers, numbers.
 
-    A tensor that several layers read, under any name, is one parameter.
+    A tensor that several layers read is one parameter, also under several names.
     """
     params: list[fx.Node] = []
     held: list[torch.Tensor] = []

@@ -1,4 +1,4 @@
-"""Dice (Zhou et al. 2018, DIN) as people write it: p * x + (1 - p) * alpha * x with a gate p made of x."""
+"""The spellings of Dice (Zhou et al. 2018, DIN) in models: p * x + (1 - p) * alpha * x, with a gate p computed from x."""
 
 from __future__ import annotations
 
@@ -18,10 +18,10 @@ _aten = torch.ops.aten
 
 
 def match_dice(ctx: PassContext, x: fx.Node) -> Activation | Miss:
-    """p * x + (1 - p) * alpha * x with p the sigmoid of a norm of x, in any order of its products; see `_dice_gates` for the norms.
+    """p * x + (1 - p) * alpha * x with p the sigmoid of a norm of x, in any order of the products; see `dice_gates` for the norms.
 
-    For more than two dimensions the batch norm's channels must come to be the last dimension, by a reshape to rows or by a
-    transposition there and back (`deepctr-torch`).
+    For more than two dimensions, a reshape to rows, or a transposition and its inverse (`deepctr-torch`), must make the last dimension
+    the channels of the batch norm.
     """
     held = value(x)
     if held is None or not held.ndim or not isinstance(held.shape[-1], int):
@@ -65,11 +65,11 @@ _DICE_PARTS = {
     _aten.mul.Tensor,
     *ADDITIONS,
 }
-_REACH = 24  # nodes of a Dice with reshapes: 10
+_REACH = 24  # most nodes to search; a Dice with reshapes has 10
 
 
 def _sums_over(x: fx.Node) -> Iterator[fx.Node]:
-    """Sums that a Dice of x could end in, the nearest first."""
+    """The sums that may be the result of a Dice of x, the nearest first."""
     seen, frontier = {x}, [x]
     while frontier and len(seen) < _REACH:
         for user in frontier.pop(0).users:
@@ -83,7 +83,7 @@ def _sums_over(x: fx.Node) -> Iterator[fx.Node]:
 
 
 def _dice_terms(ctx: PassContext, x: fx.Node, gated: Any, passed: Any) -> tuple[fx.Node, fx.Node, Gate] | None:
-    """(x or its transposition, alpha, the gate), when the two terms are those of a Dice."""
+    """(x or its transposition, alpha, the gate) if the two terms are those of a Dice; otherwise None."""
     first, second = _factors(gated, x), _factors(passed, x)
     z = next((f for f in first if _is_view_of(f, x)), None)
     if z is None or len(first) != 2 or len(second) != 3 or z not in second:
@@ -121,7 +121,7 @@ def _is_one_minus(node: fx.Node, gate: fx.Node) -> bool:
 
 
 def _lies_along_channels(ctx: PassContext, read: fx.Node, channels: int, *, last: bool) -> bool:
-    """Whether a constant has one number for all, or one per channel, the channels being the last or the second dimension."""
+    """Whether a constant has one element, or one per channel along the last dimension (`last`) or the second."""
     tensor = ctx.stored(read)
     if tensor.dtype is not torch.float32:
         return False
@@ -135,7 +135,7 @@ def _transposed_back(total: fx.Node) -> fx.Node | None:
 
 
 def _between(x: fx.Node, output: fx.Node) -> frozenset[fx.Node] | None:
-    """What is computed between x and the output; None when something else than x and constants enters."""
+    """The nodes between x and the output; None if they read anything but x and constants."""
     nodes: set[fx.Node] = set()
     pending = [output]
     while pending:

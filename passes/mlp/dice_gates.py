@@ -1,11 +1,11 @@
 """Gates of Dice: the sigmoid of a norm of x, over the batch (its running statistics) or over each row, or of x itself.
 
     sigmoid(batch_norm(x))                                      deepctr-torch, the paper
-    sigmoid((x - mean) / sqrt(sum((x - mean)^2 + eps)))         torch-rechub, over each row, on which batch norm has no say
+    sigmoid((x - mean) / sqrt(sum((x - mean)^2 + eps)))         torch-rechub, over each row
     sigmoid(layer_norm(x)), sigmoid((x - mean) / sqrt(var + eps))
     sigmoid(x)                                                  RecBole
 
-With D columns and v the mean of the squared deviations, everything under a root over rows has the form a * v + c, so that the quotient is
+In a norm over rows, the value under the root is a * v + c, with v the mean of the squared deviations. The quotient is then
 layer_norm(x, eps=c / a) / sqrt(a).
 """
 
@@ -32,7 +32,7 @@ class Gate:
     Attributes:
         scale: float32 [C].
         shift: float32 [C].
-        eps: Added to the variance of a norm over each row; None without such a norm.
+        eps: The epsilon of a norm over each row; None without such a norm.
     """
 
     scale: torch.Tensor
@@ -41,7 +41,7 @@ class Gate:
 
 
 def match_gate(ctx: PassContext, x: fx.Node, z: fx.Node, gate: fx.Node) -> Gate | None:
-    """The gate of x (or of z, x with its channels brought forward), when its channels are the last dimension of x."""
+    """The gate of x (or of z, x with its channels transposed to the front) if its channels are the last dimension of x; or None."""
     sigmoid: Any = gate.args[0] if gate.target is _aten.reshape.default else gate
     if sigmoid.target is not _aten.sigmoid.default:
         return None
@@ -66,7 +66,7 @@ def _batch_gate(ctx: PassContext, x: fx.Node, z: fx.Node, gate: fx.Node, norm: f
     if rows is not z or a is None or b is None or c is None:
         return None
     if z is x and (b.ndim != 2 or b.shape[1] != a.shape[-1] or not same_shape(a, c)):
-        return None  # channels elsewhere, or the gate has another shape than what it gates
+        return None  # the channels are not the last dimension, or the gate has another shape than x
     if z is not x and source is not z:
         return None
     affine = norm_affine(ctx, norm, int(a.shape[-1]))
@@ -85,7 +85,7 @@ def _layer_norm_gate(ctx: PassContext, norm: fx.Node, width: int) -> Gate | None
 
 
 def _row_gate(node: fx.Node, x: fx.Node, width: int) -> Gate | None:
-    """(x - mean) / sqrt(a * v + c), also as a product with the reciprocal root."""
+    """The gate of (x - mean) / sqrt(a * v + c), also written as a product with the reciprocal root."""
     if node.target is _aten.div.Tensor and len(node.args) == 2 and not node.kwargs:
         centred, root = node.args[0], _widened(node.args[1])
         under = root.args[0] if _is_call(root, _aten.sqrt.default) else None
@@ -114,7 +114,7 @@ def _is_one_column(node: Any) -> bool:
 
 
 def _widened(node: Any) -> Any:
-    """What a value was before a last dimension of one element was added."""
+    """The value behind added last dimensions of size 1."""
     held = value(node)
     while held is not None and node.target is _aten.unsqueeze.default and node.args[1] in (-1, held.ndim - 1):
         node = node.args[0]
@@ -123,7 +123,7 @@ def _widened(node: Any) -> Any:
 
 
 def _over_last(node: Any, target: Any, source: Any = None) -> bool:
-    """Whether a node reduces the last dimension alone, of a given source if one is named."""
+    """Whether a node reduces the last dimension alone, of `source` if it is given."""
     if not _is_call(node, target) or node.kwargs.get("dtype") is not None:
         return False
     held, dims = value(node.args[0]), argument(node, 1, "dim")
@@ -149,14 +149,14 @@ def _is_squares(node: Any, x: fx.Node) -> bool:
 
 
 def _number(node: fx.Node) -> float | None:
-    """The number that an addition adds."""
+    """The number in an addition of a tensor and a number; None for another node."""
     if node.target is _aten.add.Tensor and not node.kwargs and len(node.args) == 2:
         return next((float(a) for a in node.args if isinstance(a, int | float)), None)
     return None
 
 
 def _spread(node: Any, x: fx.Node, width: int) -> tuple[float, float] | None:
-    """(a, c) of a node that is a * v + c for each row."""
+    """(a, c) of a node that is a * v + c for each row, with v the mean of the squared deviations; None for another node."""
     node = _widened(node)
     number = _number(node) if isinstance(node, fx.Node) else None
     if number is not None:
@@ -178,7 +178,7 @@ def _spread(node: Any, x: fx.Node, width: int) -> tuple[float, float] | None:
 
 
 def norm_affine(ctx: PassContext, norm: fx.Node, channels: int) -> tuple[torch.Tensor, torch.Tensor] | None:
-    """A batch norm in eval mode as scale and shift, float32 [C], computed in float64; None when it has no such form."""
+    """A batch norm in eval mode as scale and shift, float32 [C], computed in float64; None for other channels or in training mode."""
     found = stored_affine(ctx, norm)
     mean = ctx.tensor(norm.args[3])
     if isinstance(found, Miss) or mean is None or mean.numel() != channels or mean.dtype is not torch.float32:

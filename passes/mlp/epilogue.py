@@ -1,4 +1,4 @@
-"""What follows each of several parallel operators: chains of activations, and the node that gathers the results again."""
+"""The operators behind each of several parallel operators: chains of activations, and the stack that joins the results."""
 
 from __future__ import annotations
 
@@ -36,11 +36,11 @@ ACTIVATIONS = frozenset(
 
 @dataclasses.dataclass(frozen=True)
 class Chain:
-    """A run of activations behind an operator, each the only reader of the one before.
+    """A run of activations behind an operator; each is the only user of the one before.
 
     Attributes:
         steps: Operator, further arguments and keyword arguments of each, as comparable values.
-        tail: The last operator of the run; the first operator itself when no activation follows.
+        tail: The last operator of the run; the operator itself if no activation follows.
     """
 
     steps: tuple[tuple[Any, tuple[Any, ...], tuple[Any, ...]], ...]
@@ -54,7 +54,7 @@ class Chain:
 
 
 def activations_after(node: fx.Node) -> Chain:
-    """The activations behind an operator, as far as each is the only reader of the one before."""
+    """The activations behind an operator, as long as each is the only user of the one before."""
     steps = []
     while (user := only_user(node)) is not None and user.target in ACTIVATIONS and user.all_input_nodes == [node]:
         steps.append((user.target, tuple(user.args[1:]), tuple(user.kwargs.items())))
@@ -63,7 +63,7 @@ def activations_after(node: fx.Node) -> Chain:
 
 
 def stacked_by(parts: Sequence[fx.Node]) -> fx.Node | None:
-    """The `stack` along dimension 0 or 1 that gathers exactly these parts, in order, and is their only reader; or None."""
+    """The `stack` of exactly these parts in order, along dimension 0 or 1, that is their only user; or None."""
     users = {only_user(part) for part in parts}
     (stack,) = users if len(users) == 1 else (None,)
     if stack is None or stack.target is not _aten.stack.default or stack.args[0] != list(parts):
@@ -73,14 +73,14 @@ def stacked_by(parts: Sequence[fx.Node]) -> fx.Node | None:
 
 
 def gather_before_last(graph: fx.Graph, members: Sequence[fx.Node]) -> fx.Node:
-    """Moves what depends on independent operators behind the last of them, so that one operator there can replace them all.
+    """Moves the users of independent operators behind the last of these, so that one operator there can replace them all.
 
     Args:
         graph: The graph.
-        members: Operators of which none depends on another, in graph order.
+        members: Operators that do not depend on each other, in graph order.
 
     Returns:
-        The last of them; what is inserted before it stands behind all inputs and before all users.
+        The last of them. A node inserted before it comes after all inputs and before all users.
     """
     last, moved, depends = members[-1], [], set(members)
     node = members[0].next

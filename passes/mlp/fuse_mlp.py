@@ -2,10 +2,10 @@
 
     linear -> [layer_norm] -> [activation] -> [+ residual] -> linear -> ...  ->  recfx.mlp(x, params, layers, numbers)
 
-Activations: ReLU, GELU (both forms), SiLU (also written x * sigmoid(x)), sigmoid, tanh, leaky ReLU, PReLU, and Dice with its batch
-norm's running statistics folded into a scale and a shift, with a norm over each row (torch-rechub), or with none (RecBole). A residual
-adds the chain's input or an earlier layer's output. Products with a constant matrix (mm, matmul, addmm) count as linears. A chain ends
-where one of its values is read elsewhere.
+Activations: ReLU, GELU (both forms), SiLU (also written x * sigmoid(x)), sigmoid, tanh, leaky ReLU, PReLU, and Dice with a batch norm,
+whose running statistics become a scale and a shift, with a norm over each row (torch-rechub), or without a norm (RecBole). A residual
+adds the input of the chain or the output of an earlier layer. Products with a constant matrix (mm, matmul, addmm) count as linears. A
+chain ends where one of its values has another user.
 
 Requires: functional. Exactness: REASSOC (a backend may sum in another order; Dice's batch norm becomes one multiply-add).
 """
@@ -30,7 +30,7 @@ class FuseMlp(Pass):
     """Replaces chains of linears, norms, activations and residuals by one operator each.
 
     Attributes:
-        at_least: Chains of fewer linears are left alone.
+        at_least: The smallest number of linears in a chain to fuse.
     """
 
     spec = PassSpec(

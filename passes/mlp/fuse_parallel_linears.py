@@ -1,11 +1,11 @@
-"""fuse-parallel-linears: linears that do not wait for each other become one product of matrices.
+"""fuse-parallel-linears: linears that do not depend on each other become one product of matrices.
 
     linear(x, W1), linear(x, W2), ...   -> split(linear(x, [W1; W2; ...]))
     linear(x1, W1), linear(x2, W2), ... -> unbind(baddbmm(b, [x1, x2, ...], [W1', W2', ...]))     equal shapes, small weights
 
-The first form takes the experts and gates of an MMoE, the queries, keys and values of an attention, the first layers of parallel towers;
-the second the experts' next layers. Activations that follow alike are applied to the wide result. Columns are ordered so that equal
-activations lie side by side.
+The first form applies to the experts and gates of an MMoE, the queries, keys and values of an attention, and the first layers of parallel
+towers; the second to the next layers of the experts. Equal activations behind the linears are applied to the wide result. Columns are
+ordered so that equal activations are adjacent.
 
 Requires: functional. Exactness: REASSOC (a product of another width may sum in another order).
 """
@@ -36,18 +36,18 @@ _aten = torch.ops.aten
 @register
 @dataclass(frozen=True)
 class FuseParallelLinears(Pass):
-    """Makes one product of parallel linears.
+    """Replaces parallel linears by one product.
 
     Attributes:
-        at_least: Fewer linears than this over one input are left alone.
-        at_least_batched: Fewer linears than this over inputs that joining would copy together are left alone; two suffice where
-            the inputs are parts of one tensor already.
-        max_weight: Linears with more weights than this each are not batched: their products fill the processor one by one.
+        at_least: The smallest number of linears over one input to join.
+        at_least_batched: The smallest number of linears to batch if their inputs must be copied together. Two are enough if the inputs
+            are parts of one tensor.
+        max_weight: The most weights of a linear to batch. Single products of larger ones use the processor fully.
     """
 
     spec = PassSpec(
         "fuse-parallel-linears",
-        "Makes one product of linears that do not wait for each other.",
+        "Replaces linears that do not depend on each other by one product.",
         exactness=Exactness.REASSOC,
         changes_state=True,
         prefers=CANONICAL,
@@ -104,7 +104,7 @@ class FuseParallelLinears(Pass):
         return None
 
     def _next_batch(self, ctx: PassContext, tried: set[fx.Node]) -> list[Linear] | None:
-        """The next linears of equal shape at equal depth, over different inputs."""
+        """The next linears of equal shape and equal depth in the graph, over different inputs; None if no group is left."""
         depth: dict[fx.Node, int] = {}
         groups: dict[Any, list[Linear]] = {}
         for node in ctx.graph.nodes:
@@ -154,7 +154,7 @@ class FuseParallelLinears(Pass):
 
 
 def _joined(nodes: Sequence[fx.Node]) -> Any:
-    """How to get the inputs as one tensor [E, B, K] without a copy, when they are the parts of one in order; or None."""
+    """A function that gives the inputs as one tensor [E, B, K] without a copy, if they are its parts in order; otherwise None."""
     inputs: list[Any] = [node.args[0] for node in nodes]
     if any(x.target is not operator.getitem for x in inputs) or [x.args[1] for x in inputs] != list(range(len(inputs))):
         return None
@@ -179,7 +179,7 @@ def _split(ctx: PassContext, node: fx.Node, sizes: list[int]) -> list[fx.Node]:
 
 
 def _read_bias(ctx: PassContext, members: Sequence[Linear], join: Any) -> list[fx.Node]:
-    """A read of all biases joined, zeros where a linear has none; nothing when none has one."""
+    """A read of all joined biases, with zeros for a linear without bias; an empty list if no linear has one."""
     if all(member.bias is None for member in members):
         return []
     biases = [m.weight.new_zeros(len(m.weight)) if m.bias is None else m.bias for m in members]

@@ -1,4 +1,4 @@
-"""What a match hands to the rewrite: parameters that are there or are to be made, and activations made of them."""
+"""Parameters and activations that a match passes to the rewrite; parameters exist already or are stored by the rewrite."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ from recfx.pipeline import PassContext
 
 @dataclasses.dataclass(frozen=True, eq=False)
 class Fresh:
-    """A parameter that does not exist yet and is stored when the rewrite is made."""
+    """A new parameter, which the rewrite stores under a name that starts with `stem`."""
 
     stem: str
     tensor: torch.Tensor
@@ -23,16 +23,16 @@ Param = fx.Node | Fresh
 
 @dataclasses.dataclass(frozen=True, eq=False)
 class Activation:
-    """An activation found behind a value.
+    """An activation that is applied to a value.
 
     Attributes:
         output: The node that holds the activated value.
         nodes: All nodes between the value and the output, the output included.
         name: A name of `recfx.ops.mlp.ACTIVATIONS`.
         slope: PReLU's slope, Dice's alpha.
-        gate_scale: Dice's norm as a scale and a shift.
-        gate_shift: The shift.
-        number: Slope of leaky ReLU; what the norm of a Dice over rows adds to the variance.
+        gate_scale: The scale of Dice's norm.
+        gate_shift: The shift of Dice's norm.
+        number: Slope of leaky ReLU; epsilon of a Dice with a norm over rows.
     """
 
     output: fx.Node
@@ -45,6 +45,6 @@ class Activation:
 
 
 def flat(ctx: PassContext, read: fx.Node) -> Param:
-    """A constant as a vector: itself when it is one already."""
+    """A constant as a vector; the read itself if the constant is a vector."""
     tensor = ctx.stored(read)
     return read if tensor.ndim == 1 else Fresh(f"{read.target}_flat", tensor.detach().reshape(-1))

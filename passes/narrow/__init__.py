@@ -1,1 +1,1 @@
-"""Passes that compute only the positions or rows that are read."""
+"""Passes that compute only the positions or rows that are read, and tabulate towers."""

@@ -1,11 +1,11 @@
-"""narrow-last-position: an encoder of which one position is read computes that position alone.
+"""narrow-last-position: an encoder of which one position is read computes only this position.
 
     layer_norm(h)[:, -1]                    -> layer_norm(h[:, -1:])
     attention(q(h), k(h), v(h), mask)[:, i] -> attention(q(h[:, i]), k(h), v(h), mask[i])
 
-The read sinks through everything that treats positions alike, as long as nothing else reads what it passes; through an attention it
-takes the queries and the mask's row, and leaves keys and values whole. It works for `h[:, -1]`, for a gather of each row's last item,
-and for `nn.TransformerEncoderLayer` and `nn.MultiheadAttention`, whose packed projection is unpacked when its queries shrink.
+The read moves before all operators that treat positions alike and whose results have no other users. At an attention, it narrows the
+queries and the row of the mask, and leaves keys and values whole. It works for `h[:, -1]`, for a gather of each row's last item, and for
+`nn.TransformerEncoderLayer` and `nn.MultiheadAttention`, whose packed projection is unpacked when its queries shrink.
 
 Requires: functional. Exactness: REASSOC (matrix products of fewer rows may sum in another order).
 """
@@ -31,11 +31,11 @@ from recfx.pipeline import Pass, PassContext, PassSpec, register
 @register
 @dataclasses.dataclass(frozen=True)
 class NarrowLastPosition(Pass):
-    """Computes one position of an encoder when one is read."""
+    """Computes only the position of an encoder that is read."""
 
     spec = PassSpec(
         "narrow-last-position",
-        "Computes one position of an encoder when one is read.",
+        "Computes only the position of an encoder that is read.",
         exactness=Exactness.REASSOC,
         changes_state=True,
         prefers=CANONICAL,
@@ -61,7 +61,7 @@ class NarrowLastPosition(Pass):
         first = reads[0]
         plan = _Plan(ctx, reads)
         if plan.problem is not None or not plan.heavy:
-            return ctx.miss("narrow", first.node, plan.problem or "nothing heavy before it is read there alone")
+            return ctx.miss("narrow", first.node, plan.problem or "the read would narrow no costly operator")
         if not ctx.gate("narrow", first.node):
             return None
         with ctx.before(first.node):
@@ -83,10 +83,10 @@ def _as_read(ctx: PassContext, read: Read, narrowed: fx.Node) -> fx.Node:
 
 
 class _Plan:
-    """Which operators a read passes, found from the read backwards, and their narrowed forms.
+    """The operators that a read moves before, found backwards from the read, and their narrowed forms.
 
-    An operator is passed when everything that reads it is passed as well, so that its full form dies; one that costs next to nothing is
-    passed in any case.
+    The read moves before an operator if it moves before all users of the operator as well, so that the full form is no longer needed. It
+    moves before operators that cost almost nothing in any case.
     """
 
     def __init__(self, ctx: PassContext, reads: list[Read]) -> None:
@@ -177,7 +177,7 @@ class _Plan:
 
 
 def _inputs(step: Step | PackedPart) -> tuple[list[Narrow], set[fx.Node]]:
-    """What a narrowed operator reads: inputs to narrow in turn, and inputs it reads whole."""
+    """The inputs of a narrowed operator: those to narrow in turn, and those that it reads whole."""
     marks: list[Narrow] = []
     whole: set[fx.Node] = set()
 

@@ -1,8 +1,8 @@
-"""How a selection along one dimension sinks through an operator: op(x)[.., i, ..] -> op'(x[.., i, ..]).
+"""Moves a selection along one dimension before an operator: op(x)[.., i, ..] -> op'(x[.., i, ..]).
 
-An operator lets a selection through when each position along that dimension reads its own positions of the operands, or operands as a
-whole: row-wise operators, the rows of a matrix product, the queries of an attention. The table of `recfx.analysis.axis_maps` says which;
-this file says for which operators that pays, and adds conditions: weights are not cut, and no column of a product is taken.
+This is possible if each position along that dimension reads only its own positions of the operands, or whole operands: row-wise operators,
+the rows of a matrix product, the queries of an attention. `recfx.analysis.axis_maps` has the table of these operators. This file lists
+those for which the move saves time, and adds conditions: weights and columns of products are not cut.
 """
 
 from __future__ import annotations
@@ -39,11 +39,11 @@ _aten = torch.ops.aten
 
 
 def sink(node: fx.Node, place: Cut, *, last: bool = False) -> Step | None:
-    """The narrowed form of an operator, or None when the selection does not commute with it.
+    """The narrowed form of an operator; None if the selection does not commute with it.
 
     Args:
         node: The operator.
-        place: Where its result is selected.
+        place: The selection from its result.
         last: Whether the last position is selected, in every row.
     """
     if place.lift or node.op != "call_function":
@@ -104,7 +104,7 @@ def _is_of_matrices(node: fx.Node, place: Cut) -> bool:
 
 
 def _is_of_ids(position: int) -> Callable[[fx.Node, Cut], bool]:
-    """A condition for lookups of rows by ids, which the selection cuts."""
+    """A condition for lookups of rows: the selection cuts the ids."""
 
     def condition(node: fx.Node, place: Cut) -> bool:
         ids: Any = node.args[position]
@@ -126,7 +126,7 @@ _RULES: dict[Any, Callable[[fx.Node, Cut], Step | None]] = {
     operator.getitem: narrowing_views.item,
 }
 
-#: Operators that compute or read enough for narrowing to pay.
+#: Operators that compute or read so much that narrowing saves time.
 _HEAVY = frozenset(
     (
         *(
@@ -141,7 +141,7 @@ _HEAVY = frozenset(
     )
 )
 
-#: Operators that cost next to nothing.
+#: Operators that cost almost nothing.
 _VIEWS = frozenset(
     (
         *(_aten.permute.default, *narrowing_views.SEVERAL, _aten.unsqueeze.default),
@@ -158,7 +158,7 @@ _LIGHT = frozenset(
     )
 )
 
-#: What must hold of an operator for narrowing, beyond its axes.
+#: Conditions for narrowing an operator, in addition to those on its axes.
 _CONDITIONS: dict[Any, Callable[[fx.Node, Cut], bool]] = {
     _aten.linear.default: _within(lambda node: 1),
     _aten.layer_norm.default: _within(lambda node: len(argument(node, 1, "normalized_shape"))),

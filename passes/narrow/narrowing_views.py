@@ -1,4 +1,4 @@
-"""How a selection sinks through operators whose arguments name sizes, and through parts; see `narrowing`."""
+"""Moves a selection before operators with sizes as arguments, and before parts of a split; see `narrowing`."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ from recfx.passes.narrow.selection import Cut, Narrow, Step, narrowed_operands, 
 
 _aten = torch.ops.aten
 
-#: Operators whose parts are narrowed one by one.
+#: Operators with several results, which are narrowed one by one.
 SEVERAL: tuple[Any, ...] = (*SPLITS, _aten.unbind.int)
 
 
@@ -33,7 +33,7 @@ def with_one(sizes: Any, dim: int) -> list[Any]:
 
 
 def through_reshape(source: Any, shape: Sequence[Any], place: Cut) -> Narrow | None:
-    """The place in the source of a reshape that is `place` in its result."""
+    """The cut of the source of a reshape that corresponds to a cut of its result; None if no such cut exists."""
     held = value(source)
     if held is None:
         return None
@@ -49,7 +49,7 @@ def through_reshape(source: Any, shape: Sequence[Any], place: Cut) -> Narrow | N
 
 
 def flattened_linear(node: fx.Node, place: Cut) -> Step | None:
-    """reshape(linear(reshape(x, [rows, K])), [..., N]): a linear over positions that are flattened into its rows."""
+    """The narrowed form of reshape(linear(reshape(x, [rows, K])), [..., N]), a linear whose rows are flattened positions."""
     out, linear = out_of(node), node.args[0]
     if not isinstance(linear, fx.Node) or linear.target is not _aten.linear.default or len(linear.users) != 1:
         return None
@@ -77,7 +77,7 @@ def expand(node: fx.Node, place: Cut) -> Step | None:
 
 
 def item(node: fx.Node, place: Cut) -> Step | None:
-    """One part of several; the operator that gives them is narrowed at the same place."""
+    """The narrowed form of one result of several; the operator that gives them is narrowed in the same way."""
     several: Any = node.args[0]
     if several.target not in SEVERAL:
         return None

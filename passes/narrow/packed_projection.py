@@ -20,11 +20,11 @@ _aten = torch.ops.aten
 
 @dataclasses.dataclass(frozen=True)
 class PackedPart:
-    """One part of a packed projection, as a linear of its own over its input.
+    """One part of a packed projection, as a separate linear.
 
     Attributes:
         linear: The packed linear.
-        source: Its input, with the place to narrow it at.
+        source: Its input, with the cut that narrows it.
         part: The number of the part.
         parts: How many parts the linear computes.
     """
@@ -46,7 +46,7 @@ class PackedPart:
 
 
 def match_packed_part(ctx: PassContext, node: fx.Node, place: Cut | None = None) -> PackedPart | None:
-    """The part of a packed projection at a node; None when it is none, or its rows are selected along another dimension.
+    """The part of a packed projection at a node; None for another node, or if the cut is not along rows of the linear.
 
         unbind(contiguous(squeeze(permute(unsqueeze(reshape(linear(x), [..., 3, D]), 0), [-2, 1, ..., 0, -1]), -2)), 0)[part]
 
@@ -54,8 +54,8 @@ def match_packed_part(ctx: PassContext, node: fx.Node, place: Cut | None = None)
 
     Args:
         ctx: The pass context.
-        node: The operator that takes the part out.
-        place: Where the part is selected.
+        node: The operator that selects the part.
+        place: The cut of the part.
     """
     taken: Any = node.args[0] if node.target is operator.getitem else node
     if taken.target not in (_aten.unbind.int, _aten.select.int) or argument(taken, 1, "dim", 0) != 0:
@@ -96,7 +96,7 @@ def _unpacked(node: Any) -> fx.Node | None:
 
 
 def unpack_leftovers(ctx: PassContext) -> None:
-    """Replaces what is left of packed projections by linears of their own, where a part is no longer read."""
+    """Replaces packed projections of which a part is no longer read by separate linears for the other parts."""
     groups: dict[fx.Node, list[tuple[fx.Node, PackedPart]]] = {}
     for node in ctx.nodes(operator.getitem, _aten.select.int):
         part = match_packed_part(ctx, node)

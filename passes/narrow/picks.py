@@ -1,4 +1,4 @@
-"""Reads of one position: what they select, and how the selection is applied to a tensor that stays whole."""
+"""Reads of one position: matching them, and applying the selection to a tensor that is not narrowed."""
 
 from __future__ import annotations
 
@@ -19,11 +19,11 @@ _aten = torch.ops.aten
 
 @dataclasses.dataclass(frozen=True)
 class Pick:
-    """Which position is read.
+    """The position that is read.
 
     Attributes:
-        length: How many positions there are.
-        index: The position, when it is the same in every row.
+        length: The number of positions.
+        index: The position, if it is the same in every row.
         rows: int64, one position for each row of the batch, in any shape of that many elements.
         wraps: Whether negative positions in `rows` count from the end.
     """
@@ -45,9 +45,9 @@ class Read:
 
     Attributes:
         node: The operator.
-        source: What it reads from.
-        place: Where.
-        pick: Which position.
+        source: The tensor.
+        place: The dimension that it reads from.
+        pick: The position.
         keeps: Whether its result keeps the dimension, with size 1.
     """
 
@@ -59,7 +59,7 @@ class Read:
 
 
 def match_read(node: fx.Node) -> Read | None:
-    """The read of one position at a node: `h[:, -1]`, `h[:, -1:]`, `h.gather(1, last)`, `h[arange(B), last]`; or None."""
+    """The read of one position at a node, `h[:, -1]`, `h[:, -1:]`, `h.gather(1, last)` or `h[arange(B), last]`; or None."""
     source = node.args[0] if node.args else None
     held = value(source)
     if not isinstance(source, fx.Node) or held is None or held.ndim < 2:
@@ -120,7 +120,7 @@ def _match_index(node: fx.Node, source: fx.Node, held: torch.Tensor) -> Read | N
 
 
 class Picker:
-    """Applies one pick to tensors; inserts at the place set by `ctx.before`."""
+    """Applies one pick to tensors; inserts nodes at the place set by `ctx.before`."""
 
     def __init__(self, ctx: PassContext, pick: Pick) -> None:
         self.ctx = ctx
@@ -157,7 +157,7 @@ class Picker:
         return call(_aten.gather.default, node, place.dim, call(_aten.expand.default, index, wide))
 
     def _spread(self, repeat: int, row: int, ndim: int) -> fx.Node:
-        """The positions along dimension `row` of a tensor of this rank whose other dimensions are 1."""
+        """The positions as a tensor of rank `ndim`: along dimension `row`, the other dimensions being 1."""
         if (repeat, row, ndim) not in self._spreads:
             index = self._index(repeat)
             for d in range(ndim):
@@ -167,7 +167,7 @@ class Picker:
         return self._spreads[repeat, row, ndim]
 
     def _index(self, repeat: int) -> fx.Node:
-        """int64 [rows * repeat], each row's position `repeat` times."""
+        """int64 [rows * repeat]: the position of each row, `repeat` times."""
         if repeat not in self._rows:
             call, rows = self.ctx.call, self.pick.rows
             if repeat > 1:

@@ -1,4 +1,4 @@
-"""Where a selection cuts into a tensor, and the marks that say so; see `narrowing`."""
+"""Selections of one entry along a dimension (cuts), and narrowed operators as data; see `narrowing`."""
 
 from __future__ import annotations
 
@@ -15,13 +15,13 @@ from recfx.ir.access import tensor_of
 
 @dataclasses.dataclass(frozen=True)
 class Cut:
-    """Where a selection cuts into a tensor.
+    """A selection of one entry along a dimension of a tensor.
 
     Attributes:
-        dim: The dimension it selects along.
-        row: The dimension that holds the batch, when every row selects its own position; None when all select the same.
-        repeat: How many consecutive entries of `row` belong to one row of the batch (heads merged into it).
-        lift: The tensor lacks leading dimensions: it counts as one of this rank, broadcast along `row`. 0 for no lift.
+        dim: The dimension.
+        row: The dimension of the batch, if every row selects its own position; None if all rows select the same.
+        repeat: The number of consecutive entries of `row` for each row of the batch (heads that are merged into it).
+        lift: The rank to which the tensor is broadcast along `row`, if it lacks leading dimensions; otherwise 0.
     """
 
     dim: int
@@ -32,7 +32,7 @@ class Cut:
 
 @dataclasses.dataclass(frozen=True)
 class Narrow:
-    """Marks an input that is to be narrowed at a place."""
+    """Marks an input to narrow."""
 
     node: fx.Node
     place: Cut
@@ -40,7 +40,7 @@ class Narrow:
 
 @dataclasses.dataclass(frozen=True)
 class CausalRows:
-    """Marks the rows of a causal mask [length, length], to be narrowed at a place."""
+    """Marks a causal mask [length, length] to narrow."""
 
     length: int
     place: Cut
@@ -48,15 +48,15 @@ class CausalRows:
 
 @dataclasses.dataclass(frozen=True)
 class Step:
-    """What stands in an operator's place once it is narrowed.
+    """The narrowed form of an operator.
 
     Attributes:
         target: The operator.
         args: Its arguments, with marks.
         kwargs: Its keyword arguments.
-        heavy: Whether it computes or reads enough for narrowing it to pay.
-        view: Whether it costs next to nothing, so that it may be done twice.
-        absorbed: Operators before it that it also stands for.
+        heavy: Whether it computes or reads so much that narrowing saves time.
+        view: Whether it costs almost nothing, so that it may run twice.
+        absorbed: Operators before it that it replaces as well.
     """
 
     target: Any
@@ -68,15 +68,15 @@ class Step:
 
 
 def narrowed_operands(node: fx.Node, place: Cut, operands: Sequence[Any]) -> tuple[Any, ...] | None:
-    """Operands of an operator whose result is narrowed, with marks where they are to be narrowed in turn.
+    """The operands of a narrowed operator, with marks on those to narrow in turn.
 
     Args:
         node: The operator.
-        place: Where its result is selected.
-        operands: Its arguments. Operands that all positions read as a whole stay as they are.
+        place: The cut of its result.
+        operands: Its arguments. Operands that every position reads whole stay as they are.
 
     Returns:
-        The arguments; None when positions of the result do not read positions of their own.
+        The arguments; None if a position of the result reads several positions of an operand.
     """
     found: list[Any] = []
     for operand in operands:
@@ -117,8 +117,3 @@ def is_one(size: Any) -> bool:
 def out_of(node: fx.Node) -> torch.Tensor:
     held = tensor_of(node)
     return held
-
-
-def node_of(argument: Any) -> fx.Node:
-    assert isinstance(argument, fx.Node)
-    return argument

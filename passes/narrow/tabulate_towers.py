@@ -2,8 +2,8 @@
 
     tower(item)  ->  embedding(tower(all items), item)
 
-A tower is a set of operators that treat rows alike and depend on the ids alone: lookups by the id, lookups by features of the item, and
-every row-wise network over them, up to the first operator that reads another input (the user's side).
+A tower is a set of row-wise operators that depend on the ids alone: lookups by the id, lookups by features of the item, and networks over
+them, up to the first operator that reads another input, such as a feature of the request.
 
 Requires: functional. Needs: the catalogue. Exactness: REASSOC (the tower runs on all items at once instead of on a batch).
 """
@@ -48,15 +48,18 @@ class TabulateTowers(Pass):
     def run(self, program: Program, ctx: PassContext) -> None:
         catalogue = ctx.resources.get("catalogue")
         if catalogue is None:
-            return  # nothing was declared
+            return  # the model has no catalogue
         if not isinstance(catalogue, Catalogue):
-            raise PassError(f"the catalogue is a {type(catalogue).__name__}", hint="pass constant_inputs to optimize")
+            raise PassError(
+                f"expected a Catalogue as the resource 'catalogue', got {type(catalogue).__name__}",
+                hint="pass constant_inputs= and catalogue=True to optimize",
+            )
         leaves = zip(program.signature.leaves, program.placeholders(), strict=True)
         keys = [node for leaf, node in leaves if leaf.name == catalogue.key]
         held = value(keys[0]) if keys else None
         if held is None or held.ndim != 1 or isinstance(held.shape[0], int):
             raise PassError(
-                f"the catalogue's ids {catalogue.key!r} are not an input of one id a row",
+                f"the input {catalogue.key!r} of the catalogue does not hold one id for each row",
                 hint="declare the parameter that holds one item id for each row of the batch",
             )
         towers = _Towers(ctx, keys[0], catalogue)
@@ -80,7 +83,7 @@ class TabulateTowers(Pass):
 
 
 def _place(ctx: PassContext, key: fx.Node, catalogue: Catalogue) -> fx.Node:
-    """Where each id stands in the catalogue; an id that is not in it gets a place no table has."""
+    """The position of each id in the catalogue; an unknown id gets a position that lookups refuse."""
     first = catalogue.first
     if first == 0:
         return key
@@ -95,7 +98,7 @@ def _is_float(node: fx.Node) -> bool:
 
 
 class _Towers:
-    """The operators that treat rows alike and depend on one input and on state alone."""
+    """The row-wise operators that depend on one input and on state alone."""
 
     def __init__(self, ctx: PassContext, key: fx.Node, catalogue: Catalogue) -> None:
         self.ctx = ctx
@@ -114,11 +117,11 @@ class _Towers:
                 self.work[node] = below + (_is_float(node) and not step.view)
 
     def _fits(self, node: fx.Node) -> bool:
-        """Whether an operator depends only on rows of the tower, state and sizes, and gives one row for each row."""
+        """Whether an operator gives one row for each row of the batch."""
         held = node.meta.get("val")
         parts = list(held) if isinstance(held, tuple | list) else [held]
         return all(isinstance(p, torch.Tensor) and p.ndim and expression(p.shape[0]) == self.batch for p in parts) or (
-            isinstance(held, tuple | list)  # parts of a list are judged one by one, where they are taken out
+            isinstance(held, tuple | list)  # each result in a list is checked at its getitem
         )
 
     def _row_wise(self, step: Step, state: set[fx.Node]) -> bool:
@@ -140,7 +143,7 @@ class _Towers:
         return walk([*step.args, *step.kwargs.values()]) and found
 
     def tops(self) -> list[fx.Node]:
-        """The last operators of the towers, as far as they do more than a plain lookup."""
+        """The last operators of the towers that do more than a plain lookup."""
         found = []
         for node in self.rows:
             leaves = any(user not in self.rows for user in node.users)
@@ -168,7 +171,7 @@ class _Towers:
         return result
 
     def _settle(self, node: fx.Node) -> bool:
-        """Gives the value of state, and of a size, for as many rows as the catalogue has."""
+        """Records the value of a read of state, or of a size with the catalogue as the batch; returns whether the value is known."""
         size = node.meta.get("val")
         if node.op == "get_attr":
             self._known[node] = self.ctx.tensor(node)

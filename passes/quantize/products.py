@@ -1,9 +1,9 @@
-"""Products over one dimension of two tensors, in every spelling, as operands and a result with a label for each dimension.
+"""Products of two tensors over one dimension, in all spellings, as operands and a result with a label for each dimension.
 
     (u * v).sum(-1)    vecdot(u, v)    u @ T.T    linear(u, T)    bmm(u, v)    einsum("bd,bcd->bc", u, v)
 
-A dimension that is multiplied and added up is labelled DOT; one of size one that is broadcast, None. Views are followed backwards, so
-that the labels of a lookup or of a table are found through unsqueezes and transposes.
+The dimension that is summed over has the label DOT; a broadcast dimension of size one has None. Views are followed backwards, so that a
+lookup or a table behind unsqueezes and transposes gets labels as well.
 """
 
 from __future__ import annotations
@@ -27,7 +27,7 @@ Labels = tuple[str | None, ...]
 
 @dataclass(frozen=True)
 class Operand:
-    """A tensor and what its dimensions are."""
+    """A tensor and the labels of its dimensions."""
 
     node: fx.Node
     labels: Labels
@@ -40,8 +40,8 @@ class Product:
     Attributes:
         left: One operand.
         right: The other.
-        labels: Of the result.
-        bias: Added to it, as `linear` does; its last dimension is the result's.
+        labels: The labels of the result.
+        bias: A bias that is added to the last dimension of the result, as in `linear`; or None.
     """
 
     left: Operand
@@ -61,7 +61,7 @@ PRODUCTS = (
 
 
 def product_of(node: fx.Node) -> Product | Miss | None:
-    """The product that an operator computes; None when it is something else altogether."""
+    """The product that an operator computes; a Miss for a product of another form, None for another operator."""
     if node.target is _aten.sum.dim_IntList:
         return _summed(node)
     if node.target is _aten.einsum.default:
@@ -94,14 +94,14 @@ def _summed(node: fx.Node) -> Product | Miss | None:
     if not isinstance(left, fx.Node) or not isinstance(right, fx.Node):
         return None
     if not isinstance(dims, list | tuple) or len(dims) != 1 or node.kwargs.get("dtype") is not None:
-        return Miss("it adds up several dimensions")
+        return Miss("it sums over several dimensions")
     if only_user(source) is None:
         return Miss("the product is read elsewhere as well", source)
     return _elementwise(source, left, right, dims[0], keep=bool(argument(node, 2, "keepdim", False)))
 
 
 def _elementwise(like: fx.Node, left: fx.Node, right: fx.Node, dim: Any, *, keep: bool) -> Product | Miss | None:
-    """A product of two tensors that broadcast, added up over one dimension."""
+    """An elementwise product of two tensors that broadcast, summed over one dimension."""
     a, b = value(left), value(right)
     if a is None or b is None or not a.ndim or not b.ndim:
         return None
@@ -165,7 +165,7 @@ def _without_ones(node: fx.Node, labels: Labels) -> Operand:
 
 
 def sources(operand: Operand) -> list[Operand]:
-    """An operand and what it is a view of, as far as the labels of its dimensions can be told."""
+    """An operand and the tensors behind its views, as long as the labels of their dimensions are known."""
     found = [operand]
     while (below := _below(found[-1])) is not None:
         found.append(below)
@@ -173,7 +173,7 @@ def sources(operand: Operand) -> list[Operand]:
 
 
 def _below(operand: Operand) -> Operand | None:
-    """What a view is a view of, with its labels."""
+    """The tensor behind a view, with its labels; None if the node is not a view or a label is unknown."""
     node, labels = operand.node, list(operand.labels)
     source = node.args[0] if node.op == "call_function" and node.args else None
     held, own = value(source), value(node)

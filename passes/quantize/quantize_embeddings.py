@@ -1,12 +1,12 @@
-"""quantize-embeddings: scores are computed over a few bits a column of the items, in whole numbers. At one bit, bits are counted.
+"""quantize-embeddings: scores are computed from integer codes of the items, a few bits a column. At one bit, the kernel counts bits.
 
     (query * embedding(T, ids)).sum(-1)    -> code_dot(query, codes of T, ids)
     query @ T.T                            -> code_dot(query, codes of T)
 
-in every spelling of a product with rows of a constant table: sums of products, bmm, matmul, linear, einsum, with any views between. The
-query may be any value: a tower, a sequence model's last state, a row of another table. A table whose rows lie on a grid of so many levels,
-as training with `recfx.learn` leaves it, is packed as it is. The table itself stays where something else reads it, such as tied input
-embeddings. `binarize-embeddings` is the pass at one bit.
+in all spellings of a product with rows of a constant table: sums of products, bmm, matmul, linear, einsum, with any views between. The
+query may be any value: a tower, the last state of a sequence model, a row of another table. A table whose rows already have only that many
+levels, such as one trained with `recfx.learn`, is packed without loss. The table stays in the state if other operators read it, such as
+tied input embeddings. `binarize-embeddings` is this pass at one bit.
 
 Requires: functional; lookups must not have been fused yet. Exactness: APPROX.
 """
@@ -84,7 +84,7 @@ METHODS: Mapping[int, Mapping[str, Callable[[torch.Tensor, int, int], _Rounded]]
 @register
 @dataclass(frozen=True)
 class QuantizeEmbeddings(Pass):
-    """Scores items by a few bits a column.
+    """Computes scores of items from codes of a few bits a column.
 
     Attributes:
         bits: 8, 4, 2 or 1.
@@ -93,14 +93,17 @@ class QuantizeEmbeddings(Pass):
             columns are much larger than the others). At one bit: "sign-rows" or "rows" (signs times the row's mean magnitude),
             "minmax-rows" (a row's extremes), "rotation" (signs after a random rotation, with RaBitQ's unbiased scale) or "itq" (signs
             after a rotation fitted to the table).
-        query_bits: The bits to which queries are rounded at the call: 8, 4 or 1.
-        min_rows: Tables of fewer rows are left alone.
-        seed: Of the rotation.
+        query_bits: The bits to which queries are rounded at each call: 8, 4 or 1.
+        min_rows: The fewest rows of a table to quantise.
+        seed: The seed of the rotation.
+
+    Raises:
+        InputError: An option has another value.
     """
 
     spec = PassSpec(
         "quantize-embeddings",
-        "Scores items by a few bits a column.",
+        "Computes scores of items from codes of a few bits a column.",
         exactness=Exactness.APPROX,
         changes_state=True,
         prefers=CANONICAL,
@@ -115,14 +118,14 @@ class QuantizeEmbeddings(Pass):
 
     def __post_init__(self) -> None:
         if self.bits not in METHODS:
-            raise InputError(f"bits={self.bits} is not a width of codes", hint=f"one of {', '.join(map(str, METHODS))}")
+            raise InputError(f"codes cannot have bits={self.bits}", hint=f"use one of {', '.join(map(str, METHODS))}")
         if self.method not in METHODS[self.bits]:
             raise InputError(
-                f"method={self.method!r} is not a way to round a table to {self.bits} bit(s)",
-                hint=f"one of {', '.join(METHODS[self.bits])}",
+                f"method={self.method!r} does not exist at {self.bits} bit(s)",
+                hint=f"use one of {', '.join(METHODS[self.bits])}",
             )
         if self.query_bits not in QUERY_BITS:
-            raise InputError(f"query_bits={self.query_bits} is not a width of queries", hint="one of 8, 4, 1")
+            raise InputError(f"queries cannot have query_bits={self.query_bits}", hint="use one of 8, 4, 1")
 
     def run(self, program: Program, ctx: PassContext) -> None:
         score_in_codes(ctx, self._round, self.bits, self.query_bits, self.min_rows)
@@ -138,11 +141,11 @@ class QuantizeEmbeddings(Pass):
 @register
 @dataclass(frozen=True)
 class BinarizeEmbeddings(QuantizeEmbeddings):
-    """`quantize-embeddings` at one bit, under the name and with the defaults that pipelines know."""
+    """`quantize-embeddings` at one bit, under its own name and with its own defaults."""
 
     spec = PassSpec(
         "binarize-embeddings",
-        "Scores items by one bit a column.",
+        "Computes scores of items from codes of one bit a column.",
         exactness=Exactness.APPROX,
         changes_state=True,
         prefers=CANONICAL,

@@ -1,6 +1,6 @@
-"""quantize-linears: the weights of MLP chains and cross layers are stored in fewer bits, and their products computed in them.
+"""quantize-linears: the weights of MLP chains and cross layers are stored in fewer bits, and products are computed in these formats.
 
-    mlp(x, [float32 weights])       -> mlp(x, [int8 weights, a scale per output channel])    (rows of the input are quantised as they come)
+    mlp(x, [float32 weights])       -> mlp(x, [int8 weights, a scale per output channel])    (each row of the input is quantised in a call)
     mlp(x, [float32 weights])       -> mlp(x, [bfloat16 weights])
     cross(x0, x, [float32 weights]) -> likewise; the vectors of DCN's first form stay as they are
 
@@ -33,9 +33,13 @@ class QuantizeLinears(Pass):
 
     Attributes:
         bits: 16 (bfloat16) or 8 (int8 per output channel).
-        min_weights: Layers of fewer weights are left alone: the nearest cache holds them at any width.
-        min_outputs: Layers of fewer outputs are left alone: the last layer of a click model has one, and every bit of it is in the answer.
-        clip: Clip the weights of each output channel where their squared error is least (int8).
+        min_weights: The fewest weights of a layer to quantise. The first-level cache holds smaller layers at any width.
+        min_outputs: The fewest outputs of a layer to quantise. The last layer of a click model has one, whose error is the error of the
+            answer.
+        clip: Whether to clip the weights of each output channel at the limit of least squared error (int8).
+
+    Raises:
+        InputError: `bits` is neither 16 nor 8.
     """
 
     spec = PassSpec(
@@ -53,12 +57,12 @@ class QuantizeLinears(Pass):
 
     def __post_init__(self) -> None:
         if self.bits not in (16, 8):
-            raise InputError(f"bits={self.bits} is not a width of a linear", hint="one of 16, 8")
+            raise InputError(f"linears cannot have bits={self.bits}", hint="use one of 16, 8")
 
     def run(self, program: Program, ctx: PassContext) -> None:
         for node in ctx.nodes(*LINEARS):
             if any(ctx.tensor(a) is not None for a in node.args):
-                ctx.miss("linear", node, "the linear is in no chain; run fuse-mlp before")
+                ctx.miss("linear", node, "the linear is not part of an MLP chain; run fuse-mlp before")
         done: _Done = {}
         for node in ctx.nodes(mlp.mlp, cross.cross):
             self._layers(ctx, node, _KINDS[node.target], done)
@@ -132,7 +136,7 @@ def _place(params: list[fx.Node], node: fx.Node) -> int:
 
 
 def _compact(params: list[fx.Node], layers: list[Any], names: Sequence[str]) -> tuple[list[fx.Node], list[Any]]:
-    """Parameters without those nobody reads any more, and the layers that point to them by the fields of some names."""
+    """The parameters that layers still read, and the layers with the new positions in the named fields."""
     used = sorted({getattr(layer, n) for layer in layers for n in names} - {-1})
     moved = {old: new for new, old in enumerate(used)} | {-1: -1}
     changes: list[dict[str, Any]] = [{n: moved[getattr(layer, n)] for n in names} for layer in layers]
@@ -142,14 +146,14 @@ def _compact(params: list[fx.Node], layers: list[Any], names: Sequence[str]) -> 
 
 @dataclass(frozen=True)
 class _Kind:
-    """How an operator holds its layers.
+    """The layout of the arguments of an operator with layers.
 
     Attributes:
-        params: The argument of the parameters; layers follow.
-        names: Fields of a layer that are positions among them.
-        weights: Fields of a layer's matrices and of their scales.
+        params: The position of the list of parameters among the arguments; the encoded layers follow it.
+        names: The fields of a layer that are positions of parameters.
+        weights: Layer -> pairs of the fields of a matrix and of its scale.
         decode: The arguments behind the parameters -> layers.
-        encode: The other way round.
+        encode: Layers -> the arguments behind the parameters.
     """
 
     params: int

@@ -3,7 +3,7 @@
     grouped_lookup([float32 tables], ...) -> grouped_lookup([row-wise n-bit, bfloat16 or float16 tables], ...)
 
 At 8, 4, 2 and 1 bits every row has its own scale and bias (`recfx.formats.rowwise`); at 16 bits a table is bfloat16 or float16. A table
-that another operator reads as well, such as tied output weights, is left alone, under any name.
+with other users, such as tied output weights, stays as it is, also if they read it under another name.
 
 Requires: functional; lookups must have been fused. Exactness: APPROX.
 """
@@ -41,9 +41,13 @@ class QuantizeTables(Pass):
 
     Attributes:
         bits: 16, 8, 4, 2 or 1.
-        refine: Search the scale and bias of each row for the least squared error instead of taking its extremes (8, 4 and 2 bits).
-        min_rows: Tables of fewer rows are left alone.
+        refine: Whether to search the scale and bias of least squared error for each row; otherwise its extremes give them. At 8, 4 and 2
+            bits.
+        min_rows: The fewest rows of a table to quantise.
         format: "bf16" or "fp16", at 16 bits.
+
+    Raises:
+        InputError: `bits` or `format` has another value.
     """
 
     spec = PassSpec(
@@ -61,9 +65,9 @@ class QuantizeTables(Pass):
 
     def __post_init__(self) -> None:
         if self.bits not in (16, *ROW_BITS):
-            raise InputError(f"bits={self.bits} is not a width of a table", hint="one of 16, 8, 4, 2, 1")
+            raise InputError(f"tables cannot have bits={self.bits}", hint="use one of 16, 8, 4, 2, 1")
         if self.format not in HALVES:
-            raise InputError(f"format={self.format!r} is not a format of 16 bits", hint=f"one of {', '.join(HALVES)}")
+            raise InputError(f"format={self.format!r} is not a 16-bit format", hint=f"use one of {', '.join(HALVES)}")
 
     def run(self, program: Program, ctx: PassContext) -> None:
         reads: dict[int, list[fx.Node]] = {}  # one tensor may be read under several names
@@ -89,7 +93,7 @@ class QuantizeTables(Pass):
         ctx.sweep()
 
     def _quantize(self, ctx: PassContext, table: fx.Node, reads: list[fx.Node]) -> None:
-        """Quantises what a node reads, for all nodes that read the same tensor."""
+        """Quantises a table, for all nodes that read it."""
         tensor = ctx.tensor(table)
         reason = self._refusal(tensor, reads)
         if tensor is None or reason is not None:
@@ -119,7 +123,7 @@ class QuantizeTables(Pass):
         return self._unfit(tensor) or (None if reader is None else f"{reader.name} reads the table as well")
 
     def _unfit(self, tensor: torch.Tensor) -> str | None:
-        """Why a table stays as it is, whoever reads it."""
+        """Why a table stays as it is, independently of its users; None if it can be quantised."""
         if tensor.dtype is not torch.float32:
             return f"the table is {tensor.dtype} already"
         rows, dim = tensor.shape
@@ -143,7 +147,7 @@ class QuantizeTables(Pass):
 
 
 def _varies(program: Program, ids: fx.Node) -> bool:
-    """Whether the number of ids varies on its own and not with the batch, so that lookups cannot be fused."""
+    """Whether the number of ids varies independently of the batch, so that fuse-lookups does not group the lookup."""
     batch = {
         str(symbol)
         for node, leaf in zip(program.placeholders(), program.signature.leaves, strict=True)
@@ -156,7 +160,7 @@ def _varies(program: Program, ids: fx.Node) -> bool:
 
 
 def _other_reader(reads: list[fx.Node]) -> str | None:
-    """Why a table stays as it is: something that is not a lookup reads it as well."""
+    """Why a table stays as it is: another operator than a lookup reads it as well; None if none does."""
     for read in reads:
         for user in read.users:
             plain = user.target in LOOKUPS and argument(user, LOOKUPS[user.target], "weight") is read
@@ -166,7 +170,7 @@ def _other_reader(reads: list[fx.Node]) -> str | None:
 
 
 def _grouped(node: fx.Node, table: fx.Node, ctx: PassContext) -> fx.Node | Miss:
-    """A lookup of any number of ids as a grouped lookup of one feature, whose bags are single ids; it takes the place of the node."""
+    """Replaces a lookup of a variable number of ids by a grouped lookup of one feature, whose bags are single ids."""
     ids: Any = node.args[1]
     if node.target is not _aten.embedding.default or bad_ids(ids) is not None or not _varies(ctx.program, ids):
         return Miss("the lookup is not grouped; run fuse-lookups before")

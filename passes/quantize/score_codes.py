@@ -1,4 +1,4 @@
-"""Scores that are products of queries with the rows of a constant table, over packed codes of that table."""
+"""Rewrites scores, products of queries with the rows of a constant table, to use packed codes of the table."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ from recfx.pipeline import Miss, PassContext
 
 _aten = torch.ops.aten
 
-#: What may lie between scores and the output. Products with anything else than these behind them belong to a layer.
+#: Operators that may lie between scores and the output. A product with other operators behind it belongs to a layer.
 _AFTER_SCORES = {
     "add", "sub", "rsub", "mul", "div", "neg", "sigmoid", "log_sigmoid", "softmax", "_softmax", "log_softmax", "_log_softmax", "exp",
     "tanh", "clamp", "masked_fill", "where", "squeeze", "unsqueeze", "view", "reshape", "flatten", "transpose", "t", "permute", "expand",
@@ -34,9 +34,9 @@ class Items:
 
     Attributes:
         table: The read of the table.
-        rows: float32 [n, d], its tensor, turned if need be.
-        label: Of the table's rows, where it is read as a whole.
-        ids: What is looked up otherwise.
+        rows: float32 [n, d], the tensor of the table, transposed if its columns are the items.
+        label: The label of the items if the product reads the whole table; otherwise None.
+        ids: The ids if the product reads looked-up rows; otherwise None.
     """
 
     table: fx.Node
@@ -45,24 +45,24 @@ class Items:
     ids: Operand | None = None
 
     def labels(self) -> set[str]:
-        """The labels of its dimensions but the columns."""
+        """The labels of the dimensions without the columns."""
         held = [self.label] if self.ids is None else list(self.ids.labels)
         return {label for label in held if label is not None}
 
     def amount(self) -> tuple[bool, int, int]:
-        """How much of the table is read at a time, for comparisons."""
+        """A key that orders sides by how much of the table they read for a query."""
         whole = self.ids is None
         return whole, len(self.labels()), 0 if self.ids is None else len(self.ids.labels)
 
 
 @dataclass(frozen=True)
 class Packed:
-    """A table's codes, where they are kept, and the rotation of its columns.
+    """The codes of a table and the rotation of its columns, as names of state.
 
     Attributes:
-        codes: State's name of the packed codes.
-        bits: Of a code.
-        rotation: State's name of the matrix [d, d] that queries are multiplied with, as `linear` does.
+        codes: The name of the packed codes.
+        bits: Bits of a code.
+        rotation: The name of the matrix [d, d] by which queries are multiplied, as the weight of a linear; or None.
     """
 
     codes: str
@@ -70,7 +70,7 @@ class Packed:
     rotation: str | None
 
 
-#: Rounds a table: its codes, and the rotation [d, d] that was applied to its rows on the right.
+#: Rounds a table; returns its codes, and the rotation [d, d] by which its rows were multiplied on the right, or None.
 Rounding = Callable[[torch.Tensor], tuple[Codes, torch.Tensor | None]]
 
 
@@ -79,10 +79,10 @@ def score_in_codes(ctx: PassContext, rounding: Rounding, bits: int, query_bits: 
 
     Args:
         ctx: The pass context.
-        rounding: How tables become codes.
-        bits: Of a code.
-        query_bits: What queries are rounded to.
-        min_rows: Tables of fewer rows are left alone.
+        rounding: Gives the codes of a table.
+        bits: Bits of a code.
+        query_bits: Bits to which queries are rounded.
+        min_rows: The fewest rows of a table to quantise.
     """
     done: dict[tuple[int, bool], Packed] = {}
     for node in ctx.nodes(*PRODUCTS):
@@ -119,7 +119,7 @@ def _keep(ctx: PassContext, table: fx.Node, codes: Codes, rotation: torch.Tensor
 
 @dataclass(frozen=True)
 class _Shape:
-    """Which labels are the rows and the columns of the scores as the dialect gives them, [rows, columns]."""
+    """The labels of the rows and the columns of the result of `code_dot`."""
 
     rows: str | None
     columns: str | None
@@ -128,12 +128,12 @@ class _Shape:
 def _score(
     ctx: PassContext, node: fx.Node, product: Product, bits: int, min_rows: int
 ) -> tuple[Items, Operand, _Shape] | Miss:
-    """The two sides of a score, or why it is none."""
+    """The items, the query and the shape of a score, or why a product is not a score."""
     found = [_items(ctx, product.left), _items(ctx, product.right)]
     sides = [(items, other) for items, other in zip(found, (product.right, product.left), strict=True) if items]
     if not sides:
-        return Miss("neither side looks rows of a constant table up")
-    # Where both do, items are what is read as a whole, or more of at a time, or what stands on the right.
+        return Miss("neither side looks up rows of a constant table")
+    # If both do, the items are the whole table, or the side with more rows for a query, or the right side.
     items, query = max(reversed(sides), key=lambda side: side[0].amount())
     held = value(query.node)
     rows, dim = items.rows.shape
@@ -153,7 +153,7 @@ def _score(
 
 
 def _items(ctx: PassContext, operand: Operand) -> Items | None:
-    """The table behind an operand, if it is one."""
+    """The table behind an operand; None if the operand is not a table or rows of one."""
     node, labels = sources(operand)[-1].node, sources(operand)[-1].labels
     tensor = ctx.tensor(node)
     if tensor is not None:
@@ -170,7 +170,7 @@ def _items(ctx: PassContext, operand: Operand) -> Items | None:
 
 
 def _looked_up(node: fx.Node) -> tuple[fx.Node, fx.Node] | None:
-    """The table and the ids of a lookup."""
+    """The table and the ids of a lookup; None for another node."""
     arguments: Any = node.args
     if node.target is _aten.embedding.default:
         return arguments[0], arguments[1]
@@ -180,7 +180,7 @@ def _looked_up(node: fx.Node) -> tuple[fx.Node, fx.Node] | None:
 
 
 def _layer_behind(node: fx.Node) -> fx.Node | None:
-    """An operator between a score and the outputs that no score would go through."""
+    """An operator behind a product that is not one of `_AFTER_SCORES`; None if there is no such operator."""
     pending, seen = [node], {node}
     while pending:
         for user in pending.pop().users:
@@ -213,7 +213,7 @@ def _shape(product: Product, items: Items, query: Operand) -> _Shape | Miss:
 def _rewritten(
     ctx: PassContext, product: Product, items: Items, query: Operand, shape: _Shape, packed: Packed, query_bits: int
 ) -> fx.Node:
-    """The score over codes, in the shape of the product."""
+    """Inserts the score from codes, in the shape of the product."""
     deepest = next(s for s in reversed(sources(query)) if set(s.labels) - {None} <= {shape.rows, DOT})
     rows = _arranged(ctx, deepest, (shape.rows, DOT))
     if packed.rotation is not None:
@@ -225,7 +225,7 @@ def _rewritten(
 
 
 def _arranged(ctx: PassContext, operand: Operand, wanted: Labels) -> fx.Node:
-    """A tensor with its dimensions in another order; those wanted and missing, and those without a label, have size one."""
+    """A tensor with the wanted dimensions in order. Missing dimensions and those without a label get size one."""
     node, labels = operand.node, list(operand.labels)
     if tuple(labels) == wanted:
         return node

@@ -90,7 +90,7 @@ def test_needs_a_catalogue_of_an_input() -> None:
     program = program_of(FIRES["linear"][0])
     with pytest.raises(PipelineError, match="catalogue"):
         Pipeline("tabulate-towers").run(program)
-    with pytest.raises(PassError, match="not an input of one id a row"):
+    with pytest.raises(PassError, match="does not hold one id for each row"):
         Pipeline("tabulate-towers").run(program, resources={"catalogue": Catalogue("x", torch.arange(N), {})})
 
 

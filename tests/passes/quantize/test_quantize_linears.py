@@ -224,7 +224,7 @@ def test_layers_of_other_widths_already_are_left_alone() -> None:
 
 
 def test_bad_options() -> None:
-    with pytest.raises(InputError, match="is not a width"):
+    with pytest.raises(InputError, match="cannot have bits="):
         QuantizeLinears(bits=4)
 
 
