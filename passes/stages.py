@@ -17,8 +17,8 @@ class Stage:
         name: The name, as in `extra_passes={"after:NAME": ...}`.
         passes: Its passes, as text.
         reason: The reason for its position.
-        forms: Operators that its passes form or prepare; the stage is left out if the target lacks a kernel for one of them.
-        replaced_by: Operators whose kernels replace the stage; it is left out if the target has kernels for all of them.
+        forms: Operators that its passes form or prepare; the stage is left out if the target lacks one of these kernels.
+        replaced_by: Operators whose kernels replace the stage; it is left out if the target has all these kernels.
         requests: True for models with request inputs only, False for models without them only, None for all.
     """
 
@@ -104,7 +104,7 @@ STAGES = (
     Stage(
         "attention",
         "fuse-target-attention",
-        "Before linears are joined: its MLP is matched as it was written.",
+        "Before linears are joined, which would hide the MLP that the pass matches.",
         forms=("recfx::target_attention",),
         requests=False,
     ),
@@ -124,7 +124,7 @@ STAGES = (
     Stage(
         "mlp",
         "fuse-mlp",
-        "Last, since a chain takes in every linear.",
+        "Last, since its chains replace all linears.",
         forms=("recfx::mlp",),
     ),
 )

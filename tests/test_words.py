@@ -11,6 +11,11 @@ from tests.words_kit import Text, cpp_texts, markdown_texts, python_texts, texts
 #: Phrases that hide subject, verb or object -> what to write in their place.
 PHRASES = {
     r"(?<!\bthere )\b(is|are|was|were|be) no (?!longer\b|more\b|less\b|fewer\b|larger\b|such\b|matter\b)[a-z]+": "'is not a ...'",
+    r"\bas people (write|wrote)\b": "'in models', 'the spellings of'",
+    r"\bnext to nothing\b": "'almost nothing'",
+    r"\bwhy (there|it) (is|shall be) none\b": "'why a ... is not a ...'",
+    r"\bof which none\b": "'that do not'",
+    r"\basks? leave\b": "'asks whether ... may'",
     r"\bto be had\b": "'available', or who provides it",
     r"\bbesides\b": "'also' or 'in addition to'",
     r"\bthere (is|are) none\b": "the name of what is absent",

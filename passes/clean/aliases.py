@@ -60,7 +60,7 @@ def _arguments(overload: Any) -> list[tuple[str, str, Any, bool]]:
 ALIASES: dict[Any, Any] = {
     **{old: new for alias, name in _NAMES.items() for old, new in _overloads(alias, name).items()},
     _aten.special_softmax.default: _aten.softmax.int,
-    # A number stands where a tensor would, as export writes it.
+    # Export writes a number as the tensor operand of these operators.
     **dict.fromkeys((_aten.mul.Scalar, _aten.multiply.Scalar), _aten.mul.Tensor),
     **dict.fromkeys((_aten.div.Scalar, _aten.divide.Scalar, _aten.true_divide.Scalar), _aten.div.Tensor),
 }

@@ -167,7 +167,7 @@ def _into_bag_table(node: fx.Node, ctx: PassContext) -> Any:
 
 
 def _no_own_table(ctx: PassContext, lookup: fx.Node, result: fx.Node) -> Miss | None:
-    """Why the table of a lookup must stay as it is; None when it may change."""
+    """Why the table of a lookup must not change; None if it may."""
     if ctx.tensor(lookup.args[0]) is None:
         return Miss("the table is computed", lookup)
     if only_user(result) is None:

@@ -132,7 +132,9 @@ class Shared:
         """The first size of an input, read at the start of the graph."""
         if kind not in self._sizes:
             if source is None:
-                raise VerificationError(f"expected an input that tells the number of {kind}, the program has none")
+                raise VerificationError(
+                    f"expected an input whose first size is the number of {kind}, the program has none"
+                )
             reads = (n for n in source.users if n.target is _aten.sym_size.int and n.args[1] == 0)
             last = self.ctx.program.placeholders()[-1]
             found = next((n for n in reads if n.prev is last or n.prev.target is _aten.sym_size.int), None)

@@ -1,4 +1,4 @@
-"""fuse-mlp: a stack of linears with everything between them becomes one operator.
+"""fuse-mlp: a stack of linears with their norms, activations and residuals becomes one operator.
 
     linear -> [layer_norm] -> [activation] -> [+ residual] -> linear -> ...  ->  recfx.mlp(x, params, layers, numbers)
 

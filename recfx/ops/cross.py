@@ -47,7 +47,17 @@ def decode(numbers: Sequence[int]) -> list[CrossLayer]:
 
 
 def reference(x0: torch.Tensor, x: torch.Tensor, params: list[torch.Tensor], layers: list[int]) -> torch.Tensor:
-    """The reference implementation of `recfx::cross`, layer by layer. x0 and x: [B, D]."""
+    """The reference implementation of `recfx::cross`, layer by layer.
+
+    Args:
+        x0: [B, D], the factor of every layer.
+        x: [B, D], the input of the first layer.
+        params: The parameters of the layers.
+        layers: The list of `encode`.
+
+    Returns:
+        [B, D].
+    """
     for layer in decode(layers):
         weight = params[layer.weight]
         bias, scale, inner_scale = (

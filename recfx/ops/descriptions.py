@@ -86,7 +86,7 @@ class Layer:
         residual: -1 for none, 0 for the chain's input, i for the output of layer i (counted from 1).
         norm_eps: The epsilon of the LayerNorm.
         number: Slope of leaky ReLU, eps of row-dice's norm.
-        input_scale: Calibrated scale of an int8 layer's input, symmetric; 0 when each row has a scale of its own.
+        input_scale: Calibrated scale of an int8 layer's input, symmetric; 0 if each row has its own scale.
     """
 
     weight: int

@@ -56,6 +56,16 @@ def round_queries(query: Tensor, query_bits: int) -> tuple[Tensor, Tensor]:
 def reference(query: Tensor, items: Tensor, ids: Tensor | None, bits: int, query_bits: int) -> Tensor:
     """The reference implementation of `recfx::code_dot`.
 
+    Args:
+        query: Floating point [B, d].
+        items: uint8 [N, bytes], rows of `recfx.formats.code_rows`.
+        ids: int32 or int64 [B, C], in [0, N); None for all items.
+        bits: Bits of an item's code: 8, 4, 2 or 1.
+        query_bits: Bits to which queries are rounded: 8, 4 or 1.
+
+    Returns:
+        [B, C] or [B, N], of the dtype of the query.
+
     Raises:
         IndexError: An id outside the items.
     """

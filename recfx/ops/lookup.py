@@ -76,7 +76,24 @@ def reference(
     copies: list[int],
     width: int,
 ) -> torch.Tensor:
-    """The reference implementation of `recfx::grouped_lookup`, one feature after another."""
+    """The reference implementation of `recfx::grouped_lookup`, one feature after another; see `Feature` for the lists of tensors.
+
+    Args:
+        tables: The tables.
+        ids: The id tensors.
+        offsets: The starts of jagged bags.
+        weights: The weights of ids.
+        dense: Floating-point tensors [B, k] to copy into the result.
+        features: The list of `encode`.
+        copies: Pairs of a position in `dense` and the first column it is copied to.
+        width: The number of columns of the result.
+
+    Returns:
+        [B, width].
+
+    Raises:
+        IndexError: An id outside its table, or offsets that do not describe bags of the ids.
+    """
     return plain_lookup(features, copies)(tables, ids, offsets, weights, dense)
 
 

@@ -1,4 +1,4 @@
-"""MLP chain: a stack of linear layers with everything between them, in one call.
+"""MLP chain: a stack of linear layers with their norms, activations and residuals, in one call.
 
     mlp(x, params, layers, numbers) -> [..., N]
 
@@ -151,7 +151,17 @@ def product(
 
 
 def reference(x: torch.Tensor, params: list[torch.Tensor], layers: list[int], numbers: list[float]) -> torch.Tensor:
-    """The reference implementation of `recfx::mlp`, layer by layer."""
+    """The reference implementation of `recfx::mlp`, layer by layer.
+
+    Args:
+        x: Floating point [..., K].
+        params: The parameters of the layers.
+        layers: The first list of `encode`.
+        numbers: The second list of `encode`.
+
+    Returns:
+        [..., N], with N the width of the last layer.
+    """
     values = [x]
     for layer in decode(layers, numbers):
         bias, scale = (params[at] if at >= 0 else None for at in (layer.bias, layer.scale))

@@ -26,7 +26,13 @@ class Gate:
         self._refused: set[tuple[str, str, str]] = set()
 
     def ask(self, pass_name: str, rule: str, node: fx.Node, *, mandatory: bool = False) -> bool:
-        """Whether the next rewrite may be made; mandatory passes are always allowed.
+        """Whether the next rewrite may be made.
+
+        Args:
+            pass_name: The pass.
+            rule: The rule.
+            node: The node to rewrite.
+            mandatory: Whether the answer must be True.
 
         A refused rewrite stays refused and keeps its number when a pass sweeps over the graph again.
         """

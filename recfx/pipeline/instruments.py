@@ -14,7 +14,7 @@ from recfx.pipeline.records import PassRecord
 
 
 class Instrument:
-    """The base class of instruments; override the methods you need."""
+    """The base class of instruments; override the methods you need. `index` is the position of the pass, from 0."""
 
     def before_pass(self, index: int, item: Pass, program: Program) -> None:
         """Called before each pass with the program it will get."""

@@ -66,7 +66,15 @@ class Pipeline:
         return Pipeline([*self.passes, *other.passes])
 
     def validate(self, program: Program, resources: Mapping[str, Any] | None = None) -> None:
-        """Checks the whole pipeline against a program; raises `PipelineError` listing every violation."""
+        """Checks that the pipeline can run on a program.
+
+        Args:
+            program: The program before the first pass.
+            resources: Name in `PassSpec.needs` -> the data.
+
+        Raises:
+            PipelineError: It cannot run; the message lists every violation.
+        """
         require_valid(self.passes, program.properties, resources or {})
 
     def run(
@@ -125,7 +133,7 @@ class Pipeline:
 
         Args:
             program: The program before the pipeline.
-            is_bad: Tells a bad program; it must be false for `program` and true for the pipeline's result.
+            is_bad: Returns True for a bad program. It must be False for `program` and True for the pipeline's result.
             **options: Passed to `run`; verification is off unless asked for.
 
         Raises:

@@ -136,7 +136,7 @@ def _ids(shape: list[int], rows: int, generator: torch.Generator) -> torch.Tenso
 
 
 def _offsets(count: int, ids: int, last: bool, spec: LeafSpec, generator: torch.Generator) -> torch.Tensor:
-    """Starts of bags: some bags empty, one of them often long."""
+    """Random starts of bags; some bags are empty, and one is often long."""
     starts = torch.randint(ids + 1, (count,), generator=generator).sort().values
     starts[0] = 0
     if last:

@@ -14,7 +14,7 @@ _aten = torch.ops.aten
 
 
 def _out(draw: Any, size: int) -> int:
-    """Columns of a product: often those of its input, so that a transposed weight still fits."""
+    """The number of columns of a product, often that of its input, so that a transposed weight fits as well."""
     columns: int = draw(st.sampled_from([size, size, 1, 2, 3, 4]))
     return columns
 
