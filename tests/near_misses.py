@@ -54,7 +54,8 @@ def _of_argument(node: fx.Node, path: tuple[Any, ...], argument: Any) -> Iterato
 
 
 def _another(node: fx.Node, operand: fx.Node) -> fx.Node:
-    """Another tensor of the same shape and type: its rows in another order, or other numbers if it has one row."""
+    """Another tensor of the same shape and type: the cosine of floats, or other elements in reverse order along the
+    last axis."""
     held = operand.meta["val"]
     with node.graph.inserting_before(node):
         if held.is_floating_point():
