@@ -32,13 +32,13 @@ class CompiledModel(FrozenWeights):
     Tables share memory with the user's model, dense weights are copies. After a change of the user's weights, a call warns once that
     `refresh` is due; with `optimize(..., copy_weights=True)` nothing is shared.
 
-    It is an `nn.Module` in eval mode that cannot be trained or moved: `parameters()` and `state_dict()` give the weights of the compiled
-    program, which are not to be written to. `torch.export` of a module around it records torch's operators. `pickle`, `copy.deepcopy` and
-    `torch.save` hold what `save` writes.
+    It is an `nn.Module` in eval mode that cannot be trained or moved: `parameters()` and `state_dict()` return the weights of the compiled
+    program, which must not be changed. `torch.export` of a module that contains it records torch's operators. `pickle`, `copy.deepcopy` and
+    `torch.save` store the files that `save` writes.
 
     Attributes:
         cast_inputs: Whether calls convert floating-point inputs of another width, such as NumPy's float64, and integers given for
-            floating-point inputs. Lists, NumPy arrays of the right dtype and integers of another width are taken in any case.
+            floating-point inputs. Lists, NumPy arrays of the right dtype and integers of another width are always converted.
     """
 
     def __init__(self, parts: Parts | None = None, *, build: Build | None = None, cast_inputs: bool = False) -> None:
@@ -186,7 +186,7 @@ def restored(files: dict[str, torch.Tensor], cast_inputs: bool) -> CompiledModel
         cast_inputs: See `CompiledModel`.
 
     Raises:
-        ArtifactError: The files are damaged, or hold content that saved models may not hold.
+        ArtifactError: The files are damaged, or their content is not allowed.
     """
     return CompiledModel(from_files(files), cast_inputs=bool(cast_inputs))
 

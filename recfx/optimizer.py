@@ -77,7 +77,7 @@ def optimize(
         extra_passes: Your own passes in the default pipeline: {"after:fold": ["my-pass"], "before:hoist": MyPass}, or a list of passes,
             which go behind the first stage. `recfx.passes.STAGES` lists the stages and the reasons for their order.
         cast_inputs: Convert floating-point inputs of another width at calls, such as NumPy's float64, and integers given for
-            floating-point inputs. Lists, NumPy arrays of the right dtype and integers of another width are taken in any case.
+            floating-point inputs. Lists, NumPy arrays of the right dtype and integers of another width are always converted.
         tables: The former name of `catalogue`; deprecated.
 
     Returns:

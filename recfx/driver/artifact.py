@@ -109,7 +109,7 @@ def read(
         check: Likewise.
         types: Likewise.
         operators: Likewise.
-        mapped: Whether large tables stay mapped to the folder; otherwise they are copied, and the folder may go.
+        mapped: Whether large tables stay mapped to the folder. Otherwise they are copied, and the folder may be removed.
 
     Raises:
         ArtifactError: The folder is missing, damaged, cut short, of an unknown format version, or its content is not allowed.

@@ -1,7 +1,7 @@
-"""Batches that a plan does not take at once: none at all, and more rows than `max_batch`.
+"""Batches that a plan does not take in one call: a batch of 0, and more rows than `max_batch`.
 
-A call without rows gives outputs without rows. A call of many rows runs in parts when each row of every output depends on the same row of
-the inputs alone, which an analysis of the program proves.
+A call without rows returns outputs without rows. A call of many rows runs in parts if each row of every output depends only on the same row
+of the inputs, which an analysis of the program proves.
 """
 
 from __future__ import annotations
@@ -30,7 +30,7 @@ def run_without_rows(parts: Parts, leaves: Sequence[Any], sizes: Mapping[str, in
         sizes: The size of each dimension.
 
     Raises:
-        InputError: An output has no rows, as a mean over the batch, and torch cannot compute it without any.
+        InputError: An output does not have the batch as a dimension, such as a mean over the batch, and torch cannot compute it.
     """
     program = parts.program
     names = _names_of_symbols(program)
@@ -42,7 +42,7 @@ def run_without_rows(parts: Parts, leaves: Sequence[Any], sizes: Mapping[str, in
         computed = parts.in_torch.run(leaves)
     except Exception as error:
         raise InputError(
-            f"an output has no row for each row of the batch, and cannot be computed from a batch of 0: {error}",
+            f"an output does not have the batch as a dimension, and cannot be computed from a batch of 0: {error}",
             hint="pass at least one row",
         ) from error
     return [known if known is not None else value for known, value in zip(found, computed, strict=True)]
@@ -60,7 +60,7 @@ def _names_of_symbols(program: Program) -> dict[str, str]:
 
 
 def _without_rows(node: Any, names: dict[str, str], sizes: Mapping[str, int]) -> torch.Tensor | None:
-    """An output that has no elements when the batch has no rows; None for any other."""
+    """The output of a batch of 0 if it has no elements; None for other outputs."""
     value = node.meta.get("val") if isinstance(node, torch.fx.Node) else None
     if not isinstance(value, torch.Tensor):
         return None
@@ -72,7 +72,7 @@ def _without_rows(node: Any, names: dict[str, str], sizes: Mapping[str, int]) ->
 
 
 def run_in_parts(parts: Parts, leaves: Sequence[Any], rows: int, most: int) -> list[Any]:
-    """The flat outputs of a batch larger than the model takes at once.
+    """The flat outputs of a batch that is larger than the model takes in one call.
 
     Args:
         parts: The compiled model.

@@ -1,7 +1,7 @@
 """`FrozenWeights`: the weights of a compiled program as parameters and buffers of an `nn.Module`.
 
-A compiled program also holds packed copies of its weights. Writing to a parameter would therefore change one part of the answers and not
-the other, so that everything by which torch changes a module in place is refused, unless it changes nothing.
+A compiled program also holds packed copies of its weights. Writing to a parameter would therefore change only some of the weights that are
+used. All methods by which torch changes a module in place raise an error, unless they change nothing.
 """
 
 from __future__ import annotations
@@ -16,14 +16,14 @@ from recfx.errors import InputError
 
 
 class FrozenWeights(nn.Module):
-    """A module in eval mode whose weights stay as they are, on their device and in their dtype."""
+    """A module in eval mode whose weights, device and dtypes are fixed."""
 
     def __init__(self) -> None:
         super().__init__()
         self.training = False
 
     def hold_weights(self, tensors: Mapping[str, torch.Tensor]) -> None:
-        """Takes tensors as its parameters and buffers, in place of the former ones. Their memory is shared.
+        """Replaces the parameters and buffers by tensors, whose memory is shared.
 
         Args:
             tensors: Dotted name -> tensor.
@@ -45,7 +45,7 @@ class FrozenWeights(nn.Module):
         """Does nothing for `mode=False`.
 
         Raises:
-            InputError: Training mode is asked for.
+            InputError: `mode` is True.
         """
         if mode:
             raise InputError(
@@ -60,7 +60,7 @@ class FrozenWeights(nn.Module):
         """Does nothing for False.
 
         Raises:
-            InputError: Gradients are asked for.
+            InputError: `requires_grad` is True.
         """
         if requires_grad:
             raise InputError(
@@ -71,7 +71,7 @@ class FrozenWeights(nn.Module):
         return self
 
     def _apply(self, fn: Callable[[torch.Tensor], torch.Tensor], recurse: bool = True) -> Self:
-        """What `to`, `cpu`, `cuda`, `half`, `float` and their like come to: nothing, or an error.
+        """Checks conversions by `to`, `cpu`, `cuda`, `half`, `float` and others, which all call this method. It never converts.
 
         Raises:
             InputError: Tensors would move to another device, or change their dtype.
@@ -103,7 +103,7 @@ class FrozenWeights(nn.Module):
         unexpected_keys: list[str],
         error_msgs: list[str],
     ) -> None:
-        """Accepts the values that the module holds already, and reports others as an error of `load_state_dict`."""
+        """Accepts values equal to those of the module, and reports other values as an error of `load_state_dict`."""
         own = {**self._parameters, **self._buffers}
         names = {key: key.removeprefix(prefix).partition(".")[0] for key in state_dict if key.startswith(prefix)}
         missing_keys.extend(prefix + name for name in own if prefix + name not in state_dict)
@@ -114,10 +114,10 @@ class FrozenWeights(nn.Module):
         )
 
     def load_state_dict(self, state_dict: Mapping[str, Any], strict: bool = True, assign: bool = False) -> Any:
-        """Accepts the values that the module holds already.
+        """Accepts values equal to those of the module.
 
         Raises:
-            InputError: The names or values are others.
+            InputError: Names or values differ.
         """
         try:
             return super().load_state_dict(state_dict, strict=strict, assign=assign)
@@ -152,14 +152,14 @@ def _refuse_hook() -> NoReturn:
 
 
 def _tried(fn: Callable[[torch.Tensor], torch.Tensor], probe: torch.Tensor) -> torch.Tensor:
-    """What a conversion makes of an empty tensor."""
+    """The result of a conversion of an empty tensor."""
     try:
         return fn(probe)
     except Exception as error:
         raise InputError(
             f"a compiled model stays on the device that it was optimized for ({probe.device}), and torch cannot convert "
             f"its weights: {error}",
-            hint="optimize your own model where it shall run",
+            hint="move your own model to its device and optimize it there",
         ) from error
 
 

@@ -1,6 +1,6 @@
-"""Inputs that are not the tensors a compiled model was captured with, and stand for them without loss: NumPy arrays, lists, ids of 32 bits.
+"""Conversion of inputs to the captured tensors if nothing is lost: from NumPy arrays, lists and integers of another width.
 
-Calls look at this after their own checks refused an input, so that a call with fitting tensors costs nothing more.
+It runs only after the checks of a call refused an input, so that a call with fitting tensors has no extra cost.
 """
 
 from __future__ import annotations
@@ -25,7 +25,7 @@ _NUMBERS = "iuf"
 def cast_inputs(
     signature: Signature, args: Sequence[Any], kwargs: Mapping[str, Any], *, lossy: bool = False
 ) -> list[Any] | None:
-    """The values of the parameters of a call with tensors in place of what stands for them; None when nothing is replaced.
+    """The values of a call's parameters, converted to tensors; None if no value is converted.
 
     Args:
         signature: The calling convention.
@@ -46,7 +46,7 @@ def cast_inputs(
 
 
 def _cast(value: Any, spec: pytree.TreeSpec, leaves: Sequence[LeafSpec], lossy: bool) -> Any:
-    """A nested value; the same object where nothing in it is replaced."""
+    """A nested value after conversion; the same object if nothing in it is converted."""
     if spec.is_leaf():
         return _cast_leaf(value, leaves[0], lossy)
     if container_kind(spec.type) is not None:
@@ -96,14 +96,14 @@ def _cast_leaf(value: Any, spec: LeafSpec, lossy: bool) -> Any:
         return tensor.to(spec.dtype)
     return _in_dtype(
         tensor, spec.dtype, lossy
-    )  # of another dtype still, where that loses something: the error names both
+    )  # keeps its dtype if the cast loses numbers: the error names both dtypes
 
 
 def _refused(value: Any, spec: LeafSpec, reason: str) -> Any:
-    """The value as it is, for the checks of every call to refuse.
+    """The unchanged value, which the checks of every call refuse.
 
     Raises:
-        InputError: It is a list, whose elements those checks would take for inputs of their own.
+        InputError: It is a list or a tuple: those checks would treat its elements as separate inputs.
     """
     if isinstance(value, list | tuple):
         raise InputError(
@@ -116,7 +116,7 @@ def _refused(value: Any, spec: LeafSpec, reason: str) -> Any:
 
 
 def _in_dtype(tensor: torch.Tensor, dtype: torch.dtype, lossy: bool) -> torch.Tensor:
-    """A tensor in another dtype where that keeps its numbers, or may lose some; otherwise as it is."""
+    """A tensor in another dtype if that keeps its numbers, or with `lossy`; otherwise the tensor itself."""
     if tensor.dtype is dtype or tensor.layout is not torch.strided or tensor.is_meta:
         return tensor
     kinds = [_kind(tensor.dtype), _kind(dtype)]

@@ -63,12 +63,12 @@ class Parts:
 
     @cached_property
     def in_torch(self) -> Program:
-        """The program by torch's operators alone; made when it is first asked for."""
+        """The program with torch's operators only, made at its first use."""
         return decompose(self.program)
 
     @cached_property
     def row_plan(self) -> RowPlan | str:
-        """How a call can be divided among the rows of the batch, or why it cannot."""
+        """The division of a call into parts of the batch, or the reason why there is no such division."""
         return row_plan(self.in_torch)
 
     def with_one_row(self, one_row: Parts) -> Parts:

@@ -1,4 +1,4 @@
-"""`Placement`: which backend runs which region of a compiled model, and what torch runs."""
+"""`Placement`: the backend of each region of a compiled model, and the operators that torch runs."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ from recfx.driver.torch_operators import TorchOperator, described
 
 
 class Placement(dict[str, str]):
-    """Region -> backend. Its text names the operators that torch runs as well, with reasons and shares of the time.
+    """Region -> backend. Its text also names the operators that torch runs, with reasons and shares of the time.
 
     Attributes:
         torch_operators: The operators that torch runs although the target has other backends.
@@ -33,7 +33,7 @@ class Placement(dict[str, str]):
 
 
 def placement(parts: Parts) -> Placement:
-    """The placement of a model, that for a batch of one row included."""
+    """The placement of a model, including its plan for a batch of one row."""
     regions = {f"region {i}": region.backend for i, region in enumerate(parts.regions)}
     operators = parts.report.in_torch
     if parts.one_row is not None:

@@ -79,7 +79,7 @@ class Report:
         one_row: The report of the plan for a batch of one row; None for a model without such a plan.
         left_to_torch: The operators of the compiled model that torch runs, in order: name and reason.
         lowered_operators: How many operators the compiled model has; sizes and parts of tuples are not counted.
-        torch_operators: Those of `left_to_torch` with their modules and, once they are measured, their shares of the time.
+        torch_operators: The operators of `left_to_torch` with their modules and, if measured, their shares of the time.
     """
 
     model: str
@@ -124,7 +124,7 @@ class Report:
 
     @property
     def in_torch(self) -> tuple[TorchOperator, ...]:
-        """The operators that torch runs, in order, also of models that were saved before their modules and times were recorded."""
+        """The operators that torch runs, in order. For models from older folders, modules and shares are missing."""
         return self.torch_operators or tuple(TorchOperator(name, reason) for name, reason in self.left_to_torch)
 
     def _torch_lines(self) -> list[str]:

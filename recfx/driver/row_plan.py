@@ -1,4 +1,4 @@
-"""How the rows of a batch can be computed apart: where they are in inputs and outputs, when none depends on another."""
+"""The division of a call into parts of the batch, if rows do not depend on one another: the places of rows in inputs and outputs."""
 
 from __future__ import annotations
 
@@ -21,8 +21,8 @@ class RowPlan:
     """How a call is divided among the rows of the batch.
 
     Attributes:
-        inputs: For each leaf where its rows are; None for a leaf that every part takes whole.
-        outputs: For each output where its rows are; None for one that is the same in every part.
+        inputs: The axis of the rows of each leaf; None for a leaf that every part takes whole.
+        outputs: The axis of the rows of each output; None for an output that is the same in every part.
     """
 
     inputs: tuple[Axis | None, ...]
@@ -30,10 +30,10 @@ class RowPlan:
 
 
 def row_plan(program: Program) -> RowPlan | str:
-    """How calls of a program can be divided, or why they cannot.
+    """How calls of a program can be divided, or the reason why they cannot.
 
     Args:
-        program: A program by torch's operators alone.
+        program: A program of torch's operators only.
     """
     inputs = []
     for leaf in program.signature.leaves:

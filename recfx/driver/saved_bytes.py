@@ -1,6 +1,6 @@
 """Compiled models as bytes: the files of a saved folder, for `pickle`, `copy.deepcopy` and `torch.save`.
 
-A pickle then holds names and bytes alone, and reading it goes through the same checks as reading a folder.
+A pickle then holds only names and bytes, and reading it makes the same checks as reading a folder.
 """
 
 from __future__ import annotations
@@ -23,7 +23,7 @@ def to_files(parts: Parts) -> dict[str, torch.Tensor]:
     """The files of the folder that `artifact.save` writes: path -> bytes, uint8 [n].
 
     Raises:
-        ArtifactError: The model has no plain form.
+        ArtifactError: The model cannot be saved; see `CompiledModel.save`.
     """
     with tempfile.TemporaryDirectory(prefix="recfx-") as temporary:
         folder = Path(temporary) / _FOLDER
@@ -39,7 +39,7 @@ def from_files(files: Mapping[str, torch.Tensor], operators: Collection[str] = (
     """The inverse of `to_files`; see `recfx.load`.
 
     Raises:
-        ArtifactError: A file is damaged or missing, or holds content that saved models may not hold.
+        ArtifactError: A file is damaged or missing, or its content is not allowed.
     """
     with tempfile.TemporaryDirectory(prefix="recfx-") as temporary:
         folder = Path(temporary) / _FOLDER
@@ -68,7 +68,10 @@ def _write(folder: Path, name: str, data: torch.Tensor) -> None:
         or data.dtype is not torch.uint8
         or data.ndim != 1
     ):
-        raise ArtifactError("a pickled model holds the files of a saved folder, and this one holds something else")
+        raise ArtifactError(
+            f"expected the files of a saved model as uint8 tensors, got {type(data).__name__} for {str(name)[:100]!r}",
+            hint="pickle the compiled model again",
+        )
     if Path(name).name != name or name in ("", ".", ".."):
         raise ArtifactError(f"{name[:100]!r} is not the name of a file of a saved model")
     (folder / name).write_bytes(data.cpu().contiguous().numpy().tobytes())

@@ -18,7 +18,7 @@ from recfx.ir.region import Region
 from recfx.targets import Lowered
 from recfx.targets.base import is_operator
 
-#: Seconds that the runs of one region take at most, and the numbers of runs between which they end.
+#: The longest time for all runs of one region in seconds, and the least and the largest number of runs.
 _SECONDS = 0.1
 _LEAST, _MOST = 3, 50
 
@@ -30,8 +30,8 @@ class TorchOperator:
     Attributes:
         operator: "aten.sort.default".
         reason: Why no other backend runs it.
-        module: The user's module in which it stands; "" for the top level.
-        share: Its part of the time of a call on the example inputs; None when it was not measured.
+        module: The path of the user's module that calls it; "" for the top level.
+        share: Its share of the time of a call on the example inputs; None if it was not measured.
     """
 
     operator: str
@@ -54,9 +54,9 @@ def _of_region(lowered: Lowered) -> list[TorchOperator]:
 
 
 def _nodes(lowered: Lowered) -> list[fx.Node | None]:
-    """The nodes of the operators that torch runs in a region; None for one that the region does not hold by its name.
+    """The nodes of the operators that torch runs in a region; None for an operator whose node is not found by its name.
 
-    Torch runs all operators of an eager region, and those of any other region that its body holds beside the calls of the backend.
+    torch runs all operators of an eager region. In other regions it runs the operators in the body that are not calls of the backend.
     """
     held = {node.name for node in lowered.body.graph.nodes} if isinstance(lowered.body, Region) else None
     nodes = [n for n in lowered.region.graph.nodes if is_operator(n) and (held is None or n.name in held)]
@@ -69,7 +69,7 @@ def _nodes(lowered: Lowered) -> list[fx.Node | None]:
 
 
 def with_shares(placed: Placed, leaves: Sequence[Any]) -> tuple[TorchOperator, ...]:
-    """The same operators with their shares of the time, measured region by region and operator by operator.
+    """The operators of `torch_operators` with their shares of the time, measured region by region and operator by operator.
 
     Args:
         placed: The lowered program.
@@ -104,7 +104,7 @@ def _median(run: Callable[..., Any], given: Sequence[Any]) -> float:
 
 
 def _operator_seconds(lowered: Lowered, given: Sequence[Any]) -> dict[str, float]:
-    """Name of each node in the body of a region -> median seconds. Of a body that is a function, those that torch runs in it."""
+    """Name of each node in the body of a region -> median seconds. For a body that is a function, only the nodes that torch runs."""
     if not isinstance(lowered.body, Region) and not lowered.left:
         return {}
     clock = _Clock((lowered.body if isinstance(lowered.body, Region) else lowered.region).module)
@@ -135,7 +135,7 @@ class _Clock(fx.Interpreter):
 
 
 def described(operators: Sequence[TorchOperator]) -> list[str]:
-    """A line for each kind of operator, with its number, modules, reason and share; those that take longest come first."""
+    """A line for each kind of operator with its number, modules, reason and share; the largest share comes first."""
     groups: dict[tuple[str, str], list[TorchOperator]] = {}
     for item in operators:
         groups.setdefault((item.operator, item.reason), []).append(item)
@@ -152,7 +152,7 @@ def _line(name: str, reason: str, items: Sequence[TorchOperator]) -> str:
 
 
 def in_percent(items: Sequence[TorchOperator]) -> str:
-    """The share of the time of operators, as it follows their names; "" when it was not measured."""
+    """The operators' share of the time, as a text that follows their names; "" if it was not measured."""
     shares = [item.share for item in items]
     if not shares or any(share is None for share in shares):
         return ""

@@ -1,6 +1,6 @@
-"""Calls that the generated entry of a compiled model refuses: what stands for tensors, batches of other sizes, and tracing.
+"""Calls that the generated entry of a compiled model refuses: inputs to convert, batches of other sizes, and tracing.
 
-All of this comes after the entry's own checks, which calls with fitting inputs pass without it.
+This code runs after the checks of the entry, so that calls with fitting inputs do not pay for it.
 """
 
 from __future__ import annotations
@@ -29,7 +29,7 @@ def run_unusual(parts: Parts, args: tuple[Any, ...], kwargs: dict[str, Any], err
         parts: The compiled model.
         args: The positional arguments of the call.
         kwargs: Its keyword arguments.
-        error: What the entry raised.
+        error: The error that the entry raised.
         lossy: See `cast_inputs`.
 
     Raises:
@@ -41,7 +41,7 @@ def run_unusual(parts: Parts, args: tuple[Any, ...], kwargs: dict[str, Any], err
         args, kwargs = signature.split(values)
         try:
             return parts.entry(*args, **kwargs)
-        except Exception as again:  # noqa: BLE001 - the clearest error that can be had is raised below
+        except Exception as again:  # noqa: BLE001 - raised below, with its cause if that can be found
             error = again
     batch = _unusual_batch(signature, args, kwargs)
     if batch is None:
@@ -60,10 +60,10 @@ def run_unusual(parts: Parts, args: tuple[Any, ...], kwargs: dict[str, Any], err
 def _unusual_batch(
     signature: Signature, args: tuple[Any, ...], kwargs: dict[str, Any]
 ) -> tuple[list[Any], dict[str, int]] | None:
-    """Flat inputs and sizes of a call that fits but for its batch, which is 0 or above the largest; None when the batch is neither.
+    """Flat inputs and sizes of a call whose only fault is a batch of 0 or above the largest; None for other batches.
 
     Raises:
-        InputError: Something else does not fit.
+        InputError: An input does not fit for another reason.
     """
     if BATCH not in signature.dims:
         return None
@@ -75,12 +75,12 @@ def _unusual_batch(
 
 
 def free_of_limits(signature: Signature, low: int) -> Signature:
-    """A signature whose batch has no upper limit."""
+    """The signature with a batch from `low` on, without an upper limit."""
     return dataclasses.replace(signature, dims={**signature.dims, BATCH: (low, None)})
 
 
 def is_traced(args: tuple[Any, ...], kwargs: dict[str, Any]) -> bool:
-    """Whether a call is one that `torch.export` records. Another thread may export at the same time as this one computes."""
+    """Whether `torch.export` records this call. Another thread may export while this thread computes."""
     from torch._subclasses.fake_tensor import FakeTensor
 
     if torch.compiler.is_dynamo_compiling():
@@ -89,7 +89,7 @@ def is_traced(args: tuple[Any, ...], kwargs: dict[str, Any]) -> bool:
 
 
 def run_traced(parts: Parts, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:
-    """Runs the program while a tracer such as `torch.export` records it: by torch's operators alone, so that others can read the record.
+    """Runs the program with torch's operators only, while a tracer such as `torch.export` records it.
 
     Args:
         parts: The compiled model.
@@ -116,7 +116,7 @@ def run_traced(parts: Parts, args: tuple[Any, ...], kwargs: dict[str, Any]) -> A
 
 
 class _InTorch(fx.Interpreter):
-    """Runs a program by torch's operators alone."""
+    """Runs a program with torch's operators only."""
 
     def call_function(self, target: Any, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:
         return super().call_function(DECOMPOSITIONS.get(target, target), args, kwargs)
