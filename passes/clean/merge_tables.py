@@ -66,8 +66,7 @@ def _merge(ctx: PassContext, nodes: list[fx.Node]) -> None:
 def _sample(ctx: PassContext, node: fx.Node) -> bytes:
     """The bytes of some rows of a table. Tables that differ in them need not be compared in full."""
     tensor = ctx.stored(node)
-    rows = tensor.detach()[:: max(1, tensor.shape[0] // 64)] if tensor.ndim else tensor
-    return _bytes(rows).numpy().tobytes()
+    return _bytes(tensor.detach()[:: max(1, len(tensor) // 64)]).numpy().tobytes()
 
 
 def _digest(ctx: PassContext, node: fx.Node) -> bytes:

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from typing import Any
+
 import pytest
 import torch
 from hypothesis import given
@@ -39,6 +41,18 @@ def test_orders_change_with_the_pass_and_repeat_with_the_seed() -> None:
     assert passes(1) == passes(1)
     assert passes(1)[0] != passes(1)[1]
     assert passes(1) != passes(2)
+
+
+def test_batches_of_tensors_are_shuffled_whole_and_reproducible_by_default() -> None:
+    rows = torch.arange(50)
+
+    def order(**options: Any) -> list[int]:
+        return [int(row) for (part,) in tensor_batches(rows, batch_size=8, **options) for row in part]
+
+    assert order() == order(shuffle=True, seed=0, drop_last=False)
+    assert order() != order(seed=1)
+    assert order(shuffle=False) == rows.tolist()
+    assert sorted(order()) == rows.tolist()
 
 
 def test_bad_arguments() -> None:

@@ -27,6 +27,7 @@ from recfx.learn import (
     deltas,
     make_quantizer,
 )
+from recfx.learn.losses.base import Diagonal
 
 USERS, ITEMS, DIM = 5, 7, 3
 
@@ -111,6 +112,33 @@ def test_delta_is_its_definition(
     settings = DeltaSettings(normalizer=normalizer, over=over)
     found = deltas(model, model.quantizers(), *_rows(model, batch), loss, settings)
     assert found == pytest.approx(_by_hand(model, batch, loss, settings), rel=1e-6)
+
+
+class _Uneven(BPR):
+    """A loss with one large element in a part of its diagonal, and ones elsewhere."""
+
+    def __init__(self, part: str, largest: float) -> None:
+        super().__init__()
+        self._part, self._largest = part, largest
+
+    def diagonal(self, users: Tensor, positives: Tensor, negatives: Tensor) -> Diagonal:
+        parts = Diagonal(*map(torch.ones_like, (users, positives, negatives)))
+        getattr(parts, self._part).view(-1)[0] = self._largest
+        return parts
+
+
+@pytest.mark.parametrize("part", Diagonal._fields)
+def test_traces_of_float32_models_are_summed_in_float64(part: str) -> None:
+    model, batch = _model(1, "sigma", False, 4).float(), _batch(4)
+    for quantizer in model.quantizers():
+        quantizer.bounds.set_bounds(torch.zeros(()), torch.ones(()))  # type: ignore[operator]
+    rows, side = _rows(model, batch), int(part != "users")
+    plain, uneven = (
+        deltas(model, model.quantizers(), *rows, _Uneven(part, largest), DeltaSettings())[side]
+        for largest in (1.0, 2.0**24)
+    )
+    terms = batch.users.numel() * DIM if side == 0 else (batch.positives.numel() + batch.negatives.numel()) * DIM
+    assert uneven / plain == pytest.approx((2.0**24 + terms - 1) / terms, rel=1e-12)
 
 
 @pytest.mark.parametrize("shared", [False, True])

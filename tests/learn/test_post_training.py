@@ -119,6 +119,14 @@ def test_rabitq_is_unbiased(centred: bool) -> None:
     assert float(off.square().mean()) < 1.6
 
 
+def test_rabitq_takes_the_rotation_of_its_seed() -> None:
+    items = torch.randn(9, 16, generator=torch.Generator().manual_seed(0))
+    rotations = [RaBitQ.encode(items, **options).rotation for options in ({}, {"seed": 0}, {"seed": 1})]
+    assert torch.equal(rotations[0], rotations[1])
+    assert not torch.equal(rotations[0], rotations[2])
+    assert torch.equal(rotations[2], random_rotation(16, 1))
+
+
 @pytest.mark.parametrize("dim", [64, 256])
 def test_rabitq_keeps_its_bound(dim: int) -> None:
     generator = torch.Generator().manual_seed(1)

@@ -81,9 +81,9 @@ def mutants_of(root: Path, file: str) -> list[Mutant]:
     found = []
     said = {part for node in ast.walk(tree) if isinstance(node, ast.Raise) for part in ast.walk(node)}
     calls = [node for node in ast.walk(tree) if isinstance(node, ast.Call)]
-    strict = {keyword.value for call in calls for keyword in call.keywords if _is_strict(call, keyword)}
+    checks = {keyword.value for call in calls for keyword in call.keywords if _is_check(call, keyword)}
     for index, node in enumerate(ast.walk(tree)):
-        if not hasattr(node, "lineno") or _is_text(node) or node in said or node in strict:
+        if not hasattr(node, "lineno") or _is_text(node) or node in said or node in checks:
             continue
         for number, (what, _) in enumerate(_changes(node)):
             found.append(Mutant(file, node.lineno, lines[node.lineno - 1].strip(), what, index, number))
@@ -114,10 +114,13 @@ def _is_text(node: ast.AST) -> bool:
     return isinstance(node, ast.Expr) and isinstance(node.value, ast.Constant) and isinstance(node.value.value, str)
 
 
-def _is_strict(call: ast.Call, keyword: ast.keyword) -> bool:
-    """Whether a keyword is `strict` of a zip: the lengths are equal by construction, so no input can show that the
-    check is missing."""
-    return keyword.arg == "strict" and isinstance(call.func, ast.Name) and call.func.id == "zip"
+#: Function -> its keyword that only checks the program itself: no input shows that the check is missing.
+_CHECKS = {"zip": "strict", "dataclasses.dataclass": "frozen", "dataclass": "frozen"}
+
+
+def _is_check(call: ast.Call, keyword: ast.keyword) -> bool:
+    """Whether a keyword only checks the program itself: equal lengths of a zip, no writes to a dataclass."""
+    return keyword.arg is not None and _CHECKS.get(ast.unparse(call.func)) == keyword.arg
 
 
 def _changes(node: ast.AST) -> Iterator[tuple[str, Callable[[Any], None]]]:
@@ -131,7 +134,9 @@ def _changes(node: ast.AST) -> Iterator[tuple[str, Callable[[Any], None]]]:
     elif isinstance(node, ast.Constant) and isinstance(node.value, bool):
         yield f"{node.value} becomes {not node.value}", lambda n: setattr(n, "value", not n.value)
     elif isinstance(node, ast.Constant) and isinstance(node.value, int | float):
-        yield f"{node.value} becomes {node.value + 1}", lambda n: setattr(n, "value", n.value + 1)
+        # One more than a large float is within the tolerance of most comparisons.
+        other = node.value * 2 if isinstance(node.value, float) and abs(node.value) > 100 else node.value + 1
+        yield f"{node.value} becomes {other}", lambda n: setattr(n, "value", other)
     elif isinstance(node, ast.BoolOp):
         kind = "and" if isinstance(node.op, ast.And) else "or"
         for place in range(len(node.values)):
@@ -144,7 +149,7 @@ def _changes(node: ast.AST) -> Iterator[tuple[str, Callable[[Any], None]]]:
         yield "returns None", lambda n: setattr(n, "value", ast.Constant(None))
     elif isinstance(node, ast.Call):
         for place, keyword in enumerate(node.keywords):
-            if keyword.arg is not None and not _is_strict(node, keyword):
+            if keyword.arg is not None and not _is_check(node, keyword):
                 yield f"without the keyword {keyword.arg}", lambda n, at=place: n.keywords.pop(at)
     elif isinstance(node, ast.FunctionDef | ast.For | ast.If | ast.With):
         pass

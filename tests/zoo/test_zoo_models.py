@@ -31,6 +31,64 @@ def test_example_inputs_depend_on_their_arguments_alone(case: str, make_model: C
     assert torch.equal(state, torch.get_rng_state())  # the global generator is not used
 
 
+#: Case -> the number of its parameters: tests and examples count on small models that stay as they are.
+PARAMETERS = {
+    "dlrm": 1_001,
+    "wide-deep": 1_512,
+    "deepfm": 1_287,
+    "xdeepfm": 2_168,
+    "dcn-v2": 2_165,
+    "autoint": 1_035,
+    "din": 774,
+    "dien": 7_688,
+    "bst": 1_977,
+    "mmoe": 1_696,
+    "two-tower": 692,
+    "sasrec": 400,
+    "lightgcn": 280,
+    "ngcf": 382,
+    "mf": 280,
+    "neumf": 606,
+    "dlrm-diagonal": 1_049,
+    "dlrm-one-table": 177,
+    "wide-deep-no-cross": 1_175,
+    "deepfm-no-batch-norm": 1_263,
+    "xdeepfm-one-layer": 1_533,
+    "dcn-v2-low-rank": 1_205,
+    "dcn-v2-parallel": 2_189,
+    "dcn-v2-low-rank-parallel": 1_349,
+    "autoint-plus": 1_372,
+    "din-softmax": 756,
+    "din-no-categories": 586,
+    "dien-relu": 7_676,
+    "dien-one-place": 7_688,
+    "bst-two-layers": 1_701,
+    "mmoe-one-task": 1_035,
+    "two-tower-no-categories": 632,
+    "sasrec-one-head": 454,
+    "lightgcn-no-layers": 280,
+}
+
+
+def test_small_models_keep_their_sizes(case: str, make_model: Callable[[str], ZooModel]) -> None:
+    model = make_model(case)
+    assert sum(parameter.numel() for parameter in model.parameters()) == PARAMETERS[case]
+
+
+#: Buffers that hold data, which a saved model needs; the other buffers follow from the arguments of the model.
+DATA = ("category_of", "offsets", "neighbours", "weights")
+
+
+def test_a_state_holds_parameters_and_data_only(case: str, make_model: Callable[[str], ZooModel]) -> None:
+    model = make_model(case)
+    parameters = {name for name, _ in model.named_parameters(remove_duplicate=False)}
+    others = model.state_dict().keys() - parameters
+    norms = [name for name, part in model.named_modules() if isinstance(part, torch.nn.BatchNorm1d)]
+    normalised = {f"{n}.{key}" for n in norms for key in ("running_mean", "running_var", "num_batches_tracked")}
+    assert {name for name in others - normalised if name.rsplit(".", 1)[-1] not in DATA} == set()
+    assert {name for name, _ in model.named_buffers() if name.rsplit(".", 1)[-1] in DATA} <= others
+
+
 @pytest.mark.parametrize("zipf", [None, 0.0, 0.7, 1.0, 1.2])
 def test_example_inputs_are_accepted(case: str, make_model: Callable[[str], ZooModel], zipf: float | None) -> None:
     model = make_model(case)

@@ -1,0 +1,49 @@
+"""The mutants of a source file, and code that is not mutated."""
+
+from __future__ import annotations
+
+import ast
+from pathlib import Path
+
+import pytest
+
+from tests.mutants.mutate import mutants_of
+
+MUTANTS = {
+    "x < 1": ["1 becomes 2", "Lt becomes LtE"],
+    "x * 1000.0": ["1000.0 becomes 2000.0", "Mult becomes FloorDiv"],
+    "x * 0.5": ["0.5 becomes 1.5", "Mult becomes FloorDiv"],
+    "x and y": ["`and` without its condition 1", "`and` without its condition 2"],
+    "not x": ["`not` is dropped"],
+    "f(x, wide=y)": ["without the keyword wide"],
+    "zip(x, y, strict=True)": [],
+    "f(x, strict=True)": ["True becomes False", "without the keyword strict"],
+    "dataclasses.dataclass(frozen=True, eq=False)": ["False becomes True", "without the keyword eq"],
+    "'a' + y": [],
+}
+
+
+@pytest.mark.parametrize("text", MUTANTS)
+def test_the_mistakes_of_an_expression(text: str, tmp_path: Path) -> None:
+    (tmp_path / "file.py").write_text(f"z = {text}\n")
+    mutants = mutants_of(tmp_path, "file.py")
+    assert [mutant.what for mutant in mutants] == MUTANTS[text]
+    sources = {ast.unparse(mutant.tree(tmp_path)) for mutant in mutants}
+    assert len(sources - {ast.unparse(ast.parse(f"z = {text}"))}) == len(mutants)
+
+
+def test_text_and_errors_are_not_mutated(tmp_path: Path) -> None:
+    (tmp_path / "file.py").write_text('def f(x: int) -> None:\n    """2."""\n    raise ValueError(f"{x + 1}")\n')
+    assert mutants_of(tmp_path, "file.py") == []
+
+
+def test_the_function_of_a_mutant(tmp_path: Path) -> None:
+    source = "a = 1\n\n\n@wraps(2)\ndef f(x=3):\n    def g():\n        return 4\n    return g\n"
+    (tmp_path / "file.py").write_text(source)
+    found = {(m.what, m.function(tmp_path)) for m in mutants_of(tmp_path, "file.py") if "becomes" in m.what}
+    assert found == {
+        ("1 becomes 2", None),
+        ("2 becomes 3", None),
+        ("3 becomes 4", None),
+        ("4 becomes 5", 6),
+    }
