@@ -69,7 +69,7 @@ class _Hoist:
             self.narrow[node] = made
 
     def _has_one_row(self, node: fx.Node, made: fx.Node) -> bool:
-        """Whether the result for one row has the shape of a row of the node's result. It has not after a squeeze of the batch."""
+        """Whether the result for one row has the shape of a row of the node's result; a squeeze of the batch, for example, changes it."""
         wide, once, rows = value(node), value(made), self.found[node].rows
         if wide is None or once is None or rows is None:
             return wide is None and once is None  # several tensors: each is checked at its getitem

@@ -23,16 +23,16 @@ def with_reproducer(
     resources: Mapping[str, Any] | None,
     run_pass: Callable[..., tuple[Program, Any]],
 ) -> PassError:
-    """An error that names a new reproducer folder, and says how to run it, or why it does not run.
+    """Writes a reproducer folder, and returns an error with its path that says how to run it, or why it does not run.
 
     Args:
         what: The fault.
         where: Its place.
-        before: The program that the passes are given.
+        before: The program before the passes.
         passes: The passes that fail on it.
-        error: What they raise.
-        folder: Where to write the folder; a temporary folder by default.
-        resources: What the passes are given in addition to the program.
+        error: The exception that they raise.
+        folder: The folder to write to; a temporary folder by default.
+        resources: Name in `PassSpec.needs` -> the data.
         run_pass: `recfx.pipeline.run_pass`.
     """
     written = write_reproducer(before, passes, error, folder, resources)

@@ -1,4 +1,4 @@
-"""An order in which passes can run, for the error that refuses the order they were written in."""
+"""Finds an order in which passes can run, for the error that refuses the written order."""
 
 from __future__ import annotations
 
@@ -12,14 +12,14 @@ Violations = Callable[[Sequence[Pass]], "list[str]"]
 
 
 def legal_order(passes: Sequence[Pass], properties: Collection[str], violations: Violations) -> list[Pass] | None:
-    """The passes in an order without violations, as near to the written one as possible; None where none was found.
+    """The passes in an order without violations, as close to the written order as possible; None if the search finds no such order.
 
-    Registered passes that establish what is missing are added. A pass directly behind its equal, which would do nothing, is left out.
+    Registered passes that establish missing properties are added. An idempotent pass directly after an equal one is left out.
 
     Args:
-        passes: The passes as written.
-        properties: What is established before the first one.
-        violations: What is wrong with an order.
+        passes: The passes in the written order.
+        properties: The properties of the program before the first pass.
+        violations: Returns the violations of an order.
     """
     left = [*_establishers(passes, properties), *passes]
     held, found = set(properties), list[Pass]()
@@ -35,7 +35,7 @@ def legal_order(passes: Sequence[Pass], properties: Collection[str], violations:
 
 
 def _may_be_next(item: Pass, left: Sequence[Pass], held: set[str]) -> bool:
-    """Whether a pass can run now without harm to the others."""
+    """Whether a pass can run now, and the other passes can still run after it."""
     spec = item.spec
     if not spec.requires <= held or spec.forbids & held:
         return False
@@ -45,7 +45,7 @@ def _may_be_next(item: Pass, left: Sequence[Pass], held: set[str]) -> bool:
 
 
 def _establishers(passes: Sequence[Pass], properties: Collection[str]) -> list[Pass]:
-    """A registered pass for each property that a pass requires and none of them establishes."""
+    """A registered pass for each property that one of the passes requires and the passes do not establish."""
     established = set(properties).union(*(item.spec.establishes for item in passes))
     required = set[str]().union(*(item.spec.requires for item in passes))
     found = []
@@ -58,7 +58,7 @@ def _establishers(passes: Sequence[Pass], properties: Collection[str]) -> list[P
 
 
 def _made(cls: type[Pass]) -> Pass | None:
-    """The pass with its default options; None where it has an option that must be given."""
+    """The pass with its default options; None if it has an option without default."""
     try:
         return cls()
     except (TypeError, PipelineError):

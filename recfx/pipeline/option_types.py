@@ -1,4 +1,4 @@
-"""Options of passes against the annotations of their fields."""
+"""Checks the options of passes against the annotations of their fields."""
 
 from __future__ import annotations
 
@@ -12,15 +12,15 @@ from typing import Any, Literal, Union
 
 from recfx.errors import PipelineError
 
-#: A field whose annotation cannot be evaluated takes any value.
+#: The annotation of a field whose own annotation cannot be evaluated: any value fits.
 _ANYTHING = Any
 
-#: What a number's annotation takes; the numbers of NumPy are among them.
+#: Annotation of a number -> the type that values must have, which includes NumPy's numbers.
 _NUMBERS: dict[Any, type] = {int: numbers.Integral, float: numbers.Real}
 
 
 def annotations_of(cls: type) -> dict[str, Any]:
-    """The annotation of each option of a pass; `Any` for one that names something that does not exist outside type checking."""
+    """The annotation of each option of a pass; `Any` for an annotation that exists only for type checkers."""
     found = {}
     for field in dataclasses.fields(cls):
         if field.init:
@@ -39,7 +39,7 @@ def _evaluated(cls: type, text: str) -> Any:
 
 
 def as_annotated(cls: type, options: Mapping[str, Any], name: str) -> dict[str, Any]:
-    """The options of a text in the types of their annotations: a list becomes a tuple where a tuple is expected.
+    """Converts the options of a text to the types of their annotations: a list becomes a tuple if a tuple is expected.
 
     Args:
         cls: The class of the pass.
@@ -47,7 +47,7 @@ def as_annotated(cls: type, options: Mapping[str, Any], name: str) -> dict[str, 
         name: The name of the pass, for errors.
 
     Raises:
-        PipelineError: Values of another type. All are listed.
+        PipelineError: Values of other types. The message lists all.
     """
     annotations = annotations_of(cls)
     values = {key: _sequence(value, annotations.get(key, _ANYTHING)) for key, value in options.items()}
@@ -112,12 +112,12 @@ def _elements_fit(value: Any, arguments: tuple[Any, ...]) -> bool:
 
 
 def _sequence(value: Any, annotation: Any) -> Any:
-    """A list as a tuple where the annotation takes a tuple and no list."""
+    """A list as a tuple if the annotation allows tuples but not lists; any other value as it is."""
     parts = typing.get_args(annotation) if typing.get_origin(annotation) in (Union, types.UnionType) else (annotation,)
     kinds = {typing.get_origin(part) or part for part in parts}
     return tuple(value) if isinstance(value, list) and tuple in kinds and list not in kinds else value
 
 
 def _words(annotation: Any) -> str:
-    """An annotation as it is written."""
+    """The text of an annotation, as in source code."""
     return annotation.__name__ if isinstance(annotation, type) and not typing.get_args(annotation) else str(annotation)

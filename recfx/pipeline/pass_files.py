@@ -1,4 +1,4 @@
-"""Files that define passes of a user's own: run once, so that what they register has a name."""
+"""Runs files with a user's passes once, which registers the passes by name."""
 
 from __future__ import annotations
 
@@ -13,22 +13,25 @@ from recfx.errors import PipelineError, RecfxError
 
 
 def load_pass_file(path: Path) -> ModuleType:
-    """Runs a Python file as a module; its folder is searched for what it imports.
+    """Runs a Python file as a module, once. Its imports are also searched in its folder.
 
     Args:
         path: The file.
 
+    Returns:
+        The module.
+
     Raises:
-        PipelineError: There is no such file, or it fails; the message names its line.
+        PipelineError: The file does not exist, or raises; the message names the line.
     """
     name = f"recfx_passes_{path.stem}_{hashlib.sha256(str(path.resolve()).encode()).hexdigest()[:8]}"
     if name in sys.modules:
         return sys.modules[name]
     spec = importlib.util.spec_from_file_location(name, path)
     if spec is None or spec.loader is None or not path.is_file():
-        raise PipelineError("no Python file was found here", where=str(path), hint="give the path of a .py file")
+        raise PipelineError("this is not a Python file", where=str(path), hint="give the path of a .py file")
     module = importlib.util.module_from_spec(spec)
-    sys.modules[name] = module  # dataclasses look their module up
+    sys.modules[name] = module  # dataclasses look up their module
     sys.path.insert(0, str(path.resolve().parent))
     try:
         spec.loader.exec_module(module)
@@ -50,5 +53,5 @@ def _failure(path: Path, error: Exception) -> PipelineError:
         own = next((f for f in reversed(frames) if f.filename == str(path)), frames[-1])
         place = f"{own.filename}:{own.lineno}"
     return PipelineError(
-        f"the file of passes fails: {type(error).__name__}: {error}", where=place, hint="mend that line, and run again"
+        f"the file with passes raised {type(error).__name__}: {error}", where=place, hint="fix this line, and run again"
     )

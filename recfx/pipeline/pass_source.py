@@ -1,7 +1,6 @@
-"""The source of passes that no other process can import: passes of a script, a notebook, or a function.
+"""The source of passes that another process cannot import: passes of a script, a notebook, or a function.
 
-What a pass needs is taken from where it is defined, and only that: its own statement, and the statements or values behind each name that
-it reads. A script is not run again.
+The source holds only the statement of the pass, and the statements or values of the names that it reads. The script is not run again.
 """
 
 from __future__ import annotations
@@ -30,7 +29,7 @@ _DEFINITIONS = (ast.FunctionDef, ast.AsyncFunctionDef, ast.ClassDef)
 
 
 def importable_from(module: str) -> str | None:
-    """The entry of `sys.path` from which another process imports a module; None where it cannot."""
+    """The entry of `sys.path` from which another process can import a module; None if it cannot."""
     if module == "__main__" or module in sys.builtin_module_names:
         return None
     spec = importlib.machinery.PathFinder.find_spec(module.partition(".")[0])
@@ -54,7 +53,7 @@ def is_importable(item: Pass) -> bool:
 
 
 class PassSource:
-    """The source of passes, gathered one after another."""
+    """A source file that defines passes; `add` extends it."""
 
     def __init__(self) -> None:
         self._pieces: list[str] = []
@@ -68,10 +67,10 @@ class PassSource:
         )
 
     def add(self, item: Pass) -> str:
-        """Adds a pass; returns the name that it has in the source.
+        """Adds a pass; returns its name in the source.
 
         Raises:
-            ArtifactError: Its source, or a value that it reads, cannot be written.
+            ArtifactError: The source of the pass, or of a value that it reads, cannot be written.
         """
         cls = type(item)
         name = cls.__qualname__.rpartition(_LOCALS)[2]
@@ -93,7 +92,7 @@ class PassSource:
         return made
 
     def _define(self, key: str, functions: list[FunctionType], name: str) -> Any:
-        """Adds the statement that defines a function or class, behind all that it reads."""
+        """Adds the statement that defines a function or class, after the statements of the names that it reads."""
         if not functions:
             raise ArtifactError(
                 f"{name} has no source: it was made without a class statement", hint="write it as a class"
@@ -117,7 +116,7 @@ class PassSource:
         return node
 
     def _add_names(self, segment: str, space: dict[str, Any], text: str) -> None:
-        """Adds what a statement reads from its surroundings."""
+        """Adds the values of the names that a statement reads from its surroundings."""
         for name in _names_read(segment):
             if name in space and name not in self._defined and not name.startswith("__"):
                 self._add_value(name, space, text)
@@ -126,7 +125,7 @@ class PassSource:
         value = space[name]
         if name in self._known:
             if self._known[name] is not value:
-                raise ArtifactError(f"the passes read two values called {name}", hint="give one of them another name")
+                raise ArtifactError(f"the passes read two values called {name}", hint="rename one of them")
             return
         self._known[name] = value
         if (written := value_source(value, name) or _import_of(name, value)) is not None:
@@ -168,7 +167,7 @@ def _functions(value: type | FunctionType) -> list[FunctionType]:
 
 
 def _methods(cls: type) -> list[FunctionType]:
-    """The functions that the statement of a class defines; those of classes within it among them."""
+    """The functions that a class statement defines, also in nested classes."""
     found: list[FunctionType] = []
     for value in vars(cls).values():
         inner = getattr(value, "__func__", getattr(value, "fget", value))
@@ -184,7 +183,7 @@ def _methods(cls: type) -> list[FunctionType]:
 
 
 def _statement(text: str, name: str, line: int) -> Any:
-    """The innermost definition of a name that holds a line."""
+    """The innermost definition of a name whose lines include `line`; None if the source has no such definition."""
     found = [
         node
         for node in ast.walk(ast.parse(text))
@@ -194,7 +193,7 @@ def _statement(text: str, name: str, line: int) -> Any:
 
 
 def _assignment(text: str, name: str) -> ast.stmt | None:
-    """The last statement at the top of a source that assigns a name."""
+    """The last top-level statement of a source that assigns a name; or None."""
     try:
         body = ast.parse(text).body
     except SyntaxError:  # a cell with commands of the notebook
@@ -216,7 +215,7 @@ def _first_line(node: Any) -> int:
 
 
 def _segment(text: str, node: Any) -> str:
-    """The lines of a statement, decorators included, at the margin."""
+    """The lines of a statement, decorators included, without indentation."""
     return textwrap.dedent("\n".join(text.splitlines()[_first_line(node) - 1 : node.end_lineno]))
 
 
@@ -228,7 +227,7 @@ def _cells(space: dict[str, Any]) -> Iterator[str]:
 
 
 def _import_of(name: str, value: Any) -> str | None:
-    """The import of a module, or of a function or class of one, that another process can import."""
+    """The import statement for a module, function or class; None if another process cannot import it."""
     if isinstance(value, ModuleType):
         return (
             f"import {value.__name__} as {name}"

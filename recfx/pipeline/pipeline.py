@@ -155,7 +155,7 @@ class Pipeline:
         what = f"pass {item} (number {index + 1}) failed: {problem}"
         place = getattr(error, "where", None)
         if folder is False:
-            return PassError(what, where=place, hint="mend the pass, or leave it out of the pipeline")
+            return PassError(what, where=place, hint="fix the pass, or remove it from the pipeline")
         return with_reproducer(what, place, before, [item], error, folder, resources, run_pass)
 
 

@@ -16,13 +16,13 @@ _PASSES: dict[str, type[Pass]] = {}
 _BUILT_IN = "recfx.passes"
 
 
-_OWN = "a pass of your own has a name once @recfx.register or @recfx.rewrite(..., name=...) has run"
+_OWN = "register your own passes with @recfx.register or @recfx.rewrite(..., name=...) first"
 
 
 def register(cls: type[Pass]) -> type[Pass]:
     """Makes a pass available by its name in text pipelines; usable as a decorator.
 
-    A class that is defined again, as by a cell of a notebook that runs twice, takes the place of the former one.
+    A class that is defined again, as by a notebook cell that runs twice, replaces the former class.
 
     Raises:
         PipelineError: Another pass has that name already.
@@ -71,7 +71,7 @@ def establishing(name: str) -> str:
 
 @contextmanager
 def separate_registry() -> Iterator[None]:
-    """Within it, passes are registered for its time alone; one that has the name of another takes its place."""
+    """A context in which registrations are temporary, and a user's passes are not registered at the start."""
     held = dict(_PASSES)
     for name in [name for name, cls in held.items() if not cls.__module__.startswith(f"{_BUILT_IN}.")]:
         del _PASSES[name]
@@ -83,6 +83,6 @@ def separate_registry() -> Iterator[None]:
 
 
 def registered() -> dict[str, type[Pass]]:
-    """All registered passes by name, the built-in ones among them."""
+    """All registered passes by name, the built-in passes included."""
     importlib.import_module(_BUILT_IN)
     return dict(sorted(_PASSES.items()))

@@ -173,33 +173,33 @@ def _write_program(program: Program, folder: Path) -> None:
 def why_not_again(
     folder: Path, error: BaseException, run_pass: Callable[[Pass, Program, Mapping[str, Any]], Program]
 ) -> str | None:
-    """Runs the passes of a folder as `run.py` does; None when they fail in the same way, otherwise the reason why not.
+    """Runs the passes of a folder as `run.py` does. Returns None if they fail in the same way, otherwise the reason.
 
     Args:
         folder: The folder.
-        error: What the passes raised when the folder was written.
+        error: The exception that the passes raised before the folder was written.
         run_pass: Runs one pass with numeric verification.
     """
     try:
         program, resources, passes = read_reproducer(folder), read_resources(folder), read_pipeline(folder)
     except RecfxError as problem:
         return problem.what
-    except Exception as problem:  # noqa: BLE001 - source that was cut out of a script can fail in any way
+    except Exception as problem:  # noqa: BLE001 - source that is extracted from a script can fail in any way
         return f"{type(problem).__name__}: {problem}"
     try:
         for item in passes:
             program = run_pass(item, program, resources)
-    except Exception as problem:  # noqa: BLE001 - the failure is what is looked for
+    except Exception as problem:  # noqa: BLE001 - the failure is expected
         same = type(problem) is type(error) or type(problem).__name__ == type(error).__name__
         return None if same else f"it fails in another way: {type(problem).__name__}: {problem}"
     return "the passes do not fail on the saved program"
 
 
 def read_pipeline(folder: Path) -> list[Pass]:
-    """The passes of a reproducer folder. Runs its `run.py` up to them: open your own folders.
+    """The passes of a reproducer folder. This runs code of its `run.py`: read only trusted folders.
 
     Raises:
-        ArtifactError: The folder holds none.
+        ArtifactError: The folder holds no `run.py`.
     """
     if not (folder / "run.py").is_file():
         raise ArtifactError("this folder holds no run.py", where=str(folder), hint=_GIVE_A_REPRODUCER)
@@ -217,8 +217,10 @@ def read_pipeline(folder: Path) -> list[Pass]:
 
 
 def _run_script(passes: Sequence[Pass], folder: Path | None = None) -> str:
-    """The source of `run.py`. It names built-in passes by their text, other passes by module and name; the source of those that no process
-    can import goes into the folder."""
+    """The source of `run.py`. It names built-in passes by their text, other passes by module and name.
+
+    The source of passes that another process cannot import is written into the folder.
+    """
     imports, items, paths = "", [], [str(Path(__file__).resolve().parents[2])]
     source, own = PassSource(), False
     for item in passes:

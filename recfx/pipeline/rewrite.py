@@ -31,7 +31,7 @@ def rewrite(
 
     Args:
         *targets: The operators to look at, such as `torch.ops.aten.relu.default`.
-        name: The name of the pass; by default that of the function, with dashes. A name that is given also registers the pass, for text
+        name: The name of the pass; by default that of the function, with dashes. An explicit name also registers the pass for text
             pipelines, the command line and `recfx bisect`.
         exactness: How much the rewrite may change the numbers.
         **spec: Further fields of `PassSpec`.

@@ -10,7 +10,7 @@ from torch import fx
 from recfx.errors import PipelineError
 from recfx.ir.numeric import Exactness
 
-#: What passes may need in addition to the program -> how to give it.
+#: Name of the data that passes may need in addition to the program -> how to give it.
 NEEDED = {
     "catalogue": "pass constant_inputs= and catalogue=True to optimize",
     **{

@@ -88,7 +88,7 @@ def _parse_pass(piece: str) -> Pass:
                 raise PipelineError(f"option {item!r} has no value", where=name.strip(), hint="write option=value")
             if key.strip() in options:
                 raise PipelineError(
-                    f"option {key.strip()!r} is given twice", where=name.strip(), hint="leave one of the two values out"
+                    f"option {key.strip()!r} is given twice", where=name.strip(), hint="remove one of the two values"
                 )
             options[key.strip()] = _parse_value(value.strip(), f"{name.strip()}{{{key.strip()}}}")
     known = {f.name: f for f in dataclasses.fields(cls) if f.init}

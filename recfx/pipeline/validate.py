@@ -50,7 +50,7 @@ def require_valid(passes: Sequence[Pass], properties: Collection[str], resources
 
 
 def _next_step(passes: Sequence[Pass], properties: Collection[str], resources: Collection[str]) -> str:
-    """The order that runs, what else is needed, or both."""
+    """The next step for the user: an order that runs, the missing data, or both."""
     needed = sorted(set[str]().union(*(item.spec.needs for item in passes)) - set(resources))
     steps = [NEEDED[need] for need in needed]
     given = {*resources, *needed}
@@ -59,7 +59,7 @@ def _next_step(passes: Sequence[Pass], properties: Collection[str], resources: C
         steps.append(
             f"an order that runs: {','.join(map(str, order))}"
             if order is not None
-            else "leave out one of the passes that exclude each other: no order of these runs"
+            else "remove one of the passes that exclude each other: these passes cannot run in any order"
         )
     return "; ".join(steps)
 

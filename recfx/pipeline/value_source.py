@@ -12,18 +12,18 @@ _PLAIN = (bool, int, str, bytes, type(None))
 
 
 def as_code(value: Any) -> str:
-    """A value as Python source, numbers without a literal included."""
+    """A value as Python source, infinities and NaN included."""
     if isinstance(value, float) and not math.isfinite(value):
         return f"float({str(value)!r})"
     return repr(value)
 
 
 def value_source(value: Any, name: str | None = None) -> str | None:
-    """An expression that gives a value, or a statement that assigns it; None where there is no such expression.
+    """An expression for a value, or a statement that assigns it; None if the value has no expression.
 
     Args:
-        value: A number, text, container of them, dtype, or operator of torch.
-        name: What the statement assigns, with the import that the expression needs; None for the expression alone.
+        value: The value. Numbers, strings, containers of these, dtypes, devices and torch operators have an expression.
+        name: The name to assign, together with the import that the expression needs; None for the expression alone.
     """
     torch_values = torch._ops.OpOverload | torch._ops.OpOverloadPacket | torch._ops._OpNamespace
     if isinstance(value, torch_values):
@@ -48,7 +48,7 @@ def _operator_path(value: Any) -> str:
 
 
 def _is_literal(value: Any) -> bool:
-    """Whether a container's text gives it back."""
+    """Whether `repr` of a container is a literal of equal value."""
     if type(value) not in (tuple, list, dict, set):
         return False
     try:

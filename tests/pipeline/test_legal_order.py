@@ -68,7 +68,7 @@ def test_a_pass_that_establishes_what_is_missing_is_added() -> None:
 def test_passes_that_exclude_each_other() -> None:
     one = made("one", establishes=frozenset({"a"}), forbids=frozenset({"b"}))
     other = made("other", establishes=frozenset({"b"}), forbids=frozenset({"a"}))
-    assert "leave out one of the passes" in suggested(Pipeline([one, other]))
+    assert "remove one of the passes" in suggested(Pipeline([one, other]))
 
 
 def test_a_resource_and_an_order_are_both_named() -> None:
