@@ -1,4 +1,4 @@
-"""`CompiledModel`: what `optimize` and `load` return; called like the user's model. Also `load` and `explain`."""
+"""`CompiledModel`, the result of `optimize` and `load`, which is called like the user's model. Also `load` and `explain`."""
 
 from __future__ import annotations
 
@@ -116,7 +116,7 @@ class CompiledModel(FrozenWeights):
         example_inputs: Any = None,
         constant_inputs: Mapping[str, torch.Tensor] | None = None,
     ) -> None:
-        """Takes over the weights as they are now: folded constants and precomputed tables are computed anew.
+        """Takes over the current weights: folded constants and precomputed tables are computed again.
 
         The model is captured again and goes through the same passes, which takes as long as in `optimize`; nothing is measured. Meanwhile,
         calls use the old weights. They change to all new weights at once.

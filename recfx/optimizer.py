@@ -55,7 +55,7 @@ def optimize(
             first call.
         example_kwargs: Keyword arguments to go with a tuple.
         pipeline: Passes to run, as a string, a `Pipeline` or a list; by default all exact and reassociating passes.
-        dynamic_shapes: Which dimensions vary, in torch.export's form; by default the batch alone. False fixes all shapes.
+        dynamic_shapes: The dimensions that vary, in torch.export's form; by default only the batch. False fixes all shapes.
         max_batch: The largest batch that the compiled model takes, in rows.
         request_inputs: Inputs with one row per request, such as the user and the history; all other inputs have one row per candidate.
             Names of `forward`'s parameters, or of leaves (`"features['user_id']"`). The compiled model takes these inputs with one row,
@@ -75,7 +75,7 @@ def optimize(
         copy_weights: Compile a copy of the model, so that later changes of the user's weights do not reach the compiled model. By default
             tables are shared with the user's model, and the first call after a change of its weights warns.
         extra_passes: Your own passes in the default pipeline: {"after:fold": ["my-pass"], "before:hoist": MyPass}, or a list of passes,
-            which go behind the first stage. `recfx.passes.STAGES` lists the stages and the reasons for their order.
+            which run after the first stage. `recfx.passes.STAGES` lists the stages and the reasons for their order.
         cast_inputs: Convert floating-point inputs of another width at calls, such as NumPy's float64, and integers given for
             floating-point inputs. Lists, NumPy arrays of the right dtype and integers of another width are always converted.
         tables: The former name of `catalogue`; deprecated.

@@ -21,7 +21,7 @@ GROUPS: dict[str, str] = {"cpu": "cpu"}
 
 
 def __getattr__(name: str) -> Any:
-    """The class of a backend, imported when it is first asked for."""
+    """The class of a backend, imported at its first use."""
     for package, kind in BUILT_IN.values():
         if kind == name:
             return getattr(importlib.import_module(package), kind)
@@ -32,7 +32,7 @@ def resolve(target: str | Sequence[str]) -> list[Backend]:
     """The backends of a target, in the order in which they are tried.
 
     Args:
-        target: "cpu" (every CPU backend present), a backend's name, or a list of those.
+        target: "cpu" (every CPU backend that can run here), a backend's name, or a list of such names.
 
     Raises:
         TargetError: A name is unknown, a backend cannot run here, or `target` is empty.
@@ -56,7 +56,7 @@ def resolve(target: str | Sequence[str]) -> list[Backend]:
 
 
 def missing_backends(target: str | Sequence[str]) -> dict[str, str]:
-    """The backends that belong to the groups of a target and cannot run here: name -> what is missing and the next step."""
+    """The backends in the groups of a target that cannot run here: name -> the missing part and the next step."""
     groups = {GROUPS[name] for name in ([target] if isinstance(target, str) else target) if name in GROUPS}
     reasons = {b.name: b.unavailable() for b in BACKENDS.values() if groups & b.devices}
     return {name: reason for name, reason in reasons.items() if reason is not None}

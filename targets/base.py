@@ -26,8 +26,8 @@ class Verdict:
     """Whether a backend can run an operator, and if not, why.
 
     Attributes:
-        supported: The answer.
-        reason: Why not; "" when it can.
+        supported: Whether it can.
+        reason: Why it cannot; "" if it can.
     """
 
     supported: bool

@@ -1,4 +1,4 @@
-"""The backends by name, each imported and constructed when it is first asked for."""
+"""The backends by name, each imported and constructed at its first use."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""The pass, and the rewrite in it, that made the results of a program differ from those of the captured one."""
+"""Finds the pass, and the rewrite in it, that changed the results of a program."""
 
 from __future__ import annotations
 
@@ -15,12 +15,12 @@ from recfx.pipeline.failure import with_reproducer
 
 
 class Blame:
-    """Looks for the fault in a pipeline whose result was found wrong.
+    """Finds the fault in a pipeline whose result is wrong.
 
     Args:
         captured: The program before the pipeline.
         pipeline: The passes that ran.
-        resources: What they were given in addition to the program.
+        resources: The resources of the passes, in addition to the program.
         special: Whether programs are compared on special rows as well.
         lenient: Whether rules and passes that raise were left out.
     """
@@ -35,9 +35,9 @@ class Blame:
         """The error that names the pass and the rewrite at fault, and a reproducer folder.
 
         Args:
-            final: What the comparison of the whole pipeline found.
-            applied: The class by which it compared.
-            folder: Where to write the reproducer folder; a temporary folder by default.
+            final: The error from the comparison of the whole pipeline.
+            applied: The exactness class of that comparison.
+            folder: The parent of the reproducer folder; a temporary folder by default.
         """
         for index, item, before, after in self._steps():
             problem = self._difference(before, after, item.spec.exactness)
@@ -46,7 +46,7 @@ class Blame:
                 what = f"pass {item} (number {index + 1}) changes the results: {problem.what}{_named(rewrite)}"
                 return self._reported(what, rewrite, problem, before, [item], folder)
         rewrite = self._rewrite(self.pipeline, self.captured, applied)
-        what = f"the passes together change the results, though each alone is within its class: {final.what}{_named(rewrite)}"
+        what = f"the passes together change the results, although each pass keeps within its class: {final.what}{_named(rewrite)}"
         return self._reported(what, rewrite, final, self.captured, list(self.pipeline), folder)
 
     def _steps(self) -> Any:
@@ -59,12 +59,12 @@ class Blame:
             except Exception:
                 if not self.lenient:
                     raise
-                continue  # a notice of the run says that it was left out
+                continue  # a notice of the run says that the pass was left out
             if current.module is not before.module:
                 yield index, item, before, current
 
     def _difference(self, before: Program, after: Program, exactness: Exactness) -> VerificationError | None:
-        """What a comparison finds; differences on rows of huge numbers alone are notices, not faults."""
+        """The error from a comparison, or None. Differences that occur only on rows of huge numbers are notices, not faults."""
         try:
             verify_numeric(before, after, exactness, special=self.special, extremes=[])
         except VerificationError as error:
@@ -74,7 +74,7 @@ class Blame:
         return None
 
     def _rewrite(self, pipeline: Pipeline, before: Program, exactness: Exactness) -> BisectResult | None:
-        """The first rewrite that makes the result wrong; None where the passes change the graph without asking the gate."""
+        """The first rewrite that makes the result wrong; None if the passes change the graph without the gate."""
         try:
             return pipeline.bisect(
                 before,

@@ -144,7 +144,7 @@ class _Road:
 
     @property
     def _pipeline(self) -> Pipeline:
-        """All passes that run: those that constant inputs ask for, and the user's."""
+        """All passes that run: those that constant inputs need, and the user's."""
         return self.held.first_passes() + self.options.pipeline
 
     def _checked(self, captured: Program, result: PipelineResult, debug: Path | None) -> list[Run]:

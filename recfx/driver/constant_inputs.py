@@ -60,7 +60,7 @@ class Held:
         """A notice if no tower over the catalogue was found."""
         if self.catalogue is None or any(a.pass_name == "tabulate-towers" and a.allowed for a in result.rewrites):
             return ()
-        return (f"no tower over {self.catalogue.key!r} was found: only plain lookups depend on it alone",)
+        return (f"no tower over {self.catalogue.key!r} was found: only plain lookups depend on no other input",)
 
     def mark(self, signature: Signature) -> Signature:
         """The signature with the inputs that calls may leave out."""

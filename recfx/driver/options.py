@@ -77,7 +77,7 @@ class Options:
     def notices(self) -> tuple[str, ...]:
         """A notice for each backend of the target that is left out: it is missing, or less exact than the pipeline."""
         missing = (
-            f"the {name} backend is missing, so torch runs what its kernels would: {reason}"
+            f"the {name} backend is missing, so torch runs its operators: {reason}"
             for name, reason in missing_backends(self.target).items()
         )
         chosen = [backend.name for backend in self.backends]
@@ -142,7 +142,7 @@ def choose_pipeline(
 
 
 def _as_listed(extra: Mapping[str, Passes] | Passes) -> Mapping[str, Passes] | Passes:
-    """Extra passes as they may be asked for twice: an iterator gives its passes once."""
+    """Extra passes in a form that can be read twice: an iterator becomes a list."""
     if isinstance(extra, str | Mapping | Pipeline | Pass | type):
         return extra
     return list(extra)

@@ -71,7 +71,7 @@ class Report:
         state_bytes: Bytes of parameters and buffers before and after.
         operators: Operators before and after.
         seconds: Seconds of each stage: capture, passes, lowering, measuring.
-        measured: The do-no-harm measurements; empty when they were not asked for.
+        measured: The do-no-harm measurements; empty without `measure`.
         arithmetic: Multiply-adds before and after for `ARITHMETIC_ROWS` candidates of one request, for a model with request inputs.
         approximation: The largest difference of an output from the original's on the example inputs, absolute and divided by the output's
             standard deviation; None if no pass changed the function.
@@ -128,7 +128,7 @@ class Report:
         return self.torch_operators or tuple(TorchOperator(name, reason) for name, reason in self.left_to_torch)
 
     def _torch_lines(self) -> list[str]:
-        """The operators that torch runs beside the kernels of other backends; equal operators and reasons are listed once."""
+        """The operators that torch runs between kernels of other backends. Equal operators and reasons are listed once."""
         chosen = all(reason == TORCH_ITSELF for _, reason in self.left_to_torch)
         if not self.left_to_torch or (chosen and self.share_left_to_torch == 1):
             return []

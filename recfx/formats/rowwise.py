@@ -74,7 +74,7 @@ def encode_rows(table: torch.Tensor, bits: int, *, refine: bool = False) -> torc
     if vanished > largest_step / 2:
         raise InputError(
             f"rows whose values lie within {vanished:.3g} would vanish: too close for a scale in half precision",
-            hint="multiply the table by a power of two and the weights behind it by the inverse, or store it in bfloat16",
+            hint="multiply the table by a power of two and the weights that read it by the inverse, or store it in bfloat16",
         )
     return packed
 

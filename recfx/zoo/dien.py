@@ -17,7 +17,7 @@ class AUGRU(nn.Module):
     """GRU whose update gate is scaled by attention (equations 2 to 5 and 14 to 16).
 
     r = sigmoid(W_r i + U_r h + b_r), u = a sigmoid(W_u i + U_u h + b_u), c = tanh(W_c i + r * (U_c h) + b_c),
-    h' = (1 - u) * h + u * c. An attention of 0 leaves the state as it is, so padding needs no further mask.
+    h' = (1 - u) * h + u * c. An attention of 0 does not change the state, so padding needs no further mask.
 
     Args:
         inputs: Width of the inputs.

@@ -91,7 +91,7 @@ ACTIVATIONS: dict[str, Callable[[int], nn.Module]] = {
 
 
 def activation_module(name: str, width: int) -> nn.Module:
-    """The activation of that name for a layer of that width.
+    """The activation of the given name, for a layer of the given width.
 
     Raises:
         ZooError: The name is unknown.

@@ -1,4 +1,4 @@
-"""The common part of models that score a user and an item by their ids alone."""
+"""The common part of models that score a user and an item only by their ids."""
 
 from __future__ import annotations
 

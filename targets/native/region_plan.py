@@ -28,7 +28,7 @@ class RegionPlan:
     """Makes one plan of a region.
 
     Args:
-        region: The region; it is left as it is.
+        region: The region, which is not changed.
         packer: Packs the weights, for all regions of a program.
         library: The kernel library.
         level: The instruction-set level.

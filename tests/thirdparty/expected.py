@@ -21,7 +21,7 @@ class ExpectedFailure:
     fragment: str
 
 
-_PACKED = "run the recurrent layer on the padded batch and mask what lies behind each length"
+_PACKED = "run the recurrent layer on the padded batch and mask the positions after each length"
 _NUMPY = "write the loop over sequences with torch operators, or call it before the model and pass its result in"
 
 EXPECTED_FAILURES: dict[str, ExpectedFailure] = {

@@ -24,14 +24,14 @@ INTRODUCTION = """\
 # Other people's models
 
 Models of {libraries},
-and models that were written for this suite in the forms in which the field writes them ("{own}"), are captured and optimised. Both the
+and models that were written for this suite in the usual forms of the field ("{own}"), are captured and optimised. Both the
 captured and the optimised model are compared with the model itself in eager mode, at batches {batches}, on inputs that capture did not
 see. Configurations are small and realistic; weights are random, BatchNorm statistics are not trivial. `make thirdparty` installs the
 libraries (recfx depends on none of them) and runs the comparison as a test; `tests/thirdparty/make_table.py` measures and writes this
 page.
 
-{captured} of {total} models are captured and optimised. All their answers are within 1e-5 of the eager model's largest answer.
-{native} of them run without torch altogether. In the default mode none is slower than eager: where the compiled model measures slower,
+{captured} of {total} models are captured and optimised. All their outputs are within 1e-5 of the eager model's largest output.
+{native} of them need no operator of torch. In the default mode no model is slower than eager: if the compiled model measures slower,
 at one row or at the example's batch, `optimize` keeps the model itself ("eager kept", {kept} models).
 
 | library | models | captured | without torch |
@@ -42,8 +42,9 @@ MODELS = """\
 
 ## Every model
 
-"left to torch" is how many of the compiled model's operators torch runs, of how many, and which (`report.left_to_torch` gives the reason
-for each). The last columns are the time of the compiled model over the time of eager on one thread, at one row and at a batch of
+"left to torch" gives the number of the compiled model's operators that torch runs, the number of all operators, and the names
+(`report.left_to_torch` gives the reasons). The last columns are the time of the compiled model over the time of eager on one thread, at one
+row and at a batch of
 {example}: below 1 is faster. The models are small, so that these are the costs of calls rather than of arithmetic.
 
 | model | left to torch | 1 row | {example} rows | |
@@ -54,7 +55,7 @@ NOT_CAPTURED = """\
 
 ## Not captured
 
-Capture refuses these with a `CaptureError` that says what is wrong; it never returns a model that answers differently.
+Capture refuses these with a `CaptureError` that says what is wrong; it never returns a model that computes something else.
 
 | model | why | what to do |
 |---|---|---|

@@ -89,7 +89,7 @@ def _emit_elements(
 def _emit_matrices(
     builder: PlanBuilder, values: list[Value], held: list[dict[str, Dim]], output: str, summed: list[str]
 ) -> Value:
-    """[outer, rows, summed] times [outer, summed, columns]: rows are the letters of the left side alone, columns those of the right alone.
+    """[outer, rows, summed] times [outer, summed, columns]: rows are letters of only the left side, columns those of only the right side.
 
     The batch is an outer dimension. A side that does not have it is the same matrix for every row.
     """

@@ -158,5 +158,5 @@ PARTS = {_aten.unbind.int, *SPLITS}
 
 @rule(*PARTS)
 def parts_rule(builder: PlanBuilder, node: fx.Node) -> None:
-    """Checks that the source has a place. The parts have rules of their own."""
+    """Checks that the source has a place. `_part` adds the steps of each part."""
     builder.value(node.args[0])
