@@ -36,6 +36,10 @@ class InputError(RecfxError, ValueError):
     """Inputs that do not fit the model: wrong rank, dtype, device, batch size, missing or unknown names, bad ids."""
 
 
+class IdError(InputError):
+    """An id outside its table."""
+
+
 class VerificationError(RecfxError):
     """A program is malformed, or a pass changed its results."""
 

@@ -19,11 +19,12 @@ from recfx.capture.inputs import Call
 from recfx.errors import CaptureError
 from recfx.ir.constants import same_constant
 from recfx.ir.containers import canonical_output
+from recfx.ir.difference import difference
 from recfx.ir.held_values import held_by, is_held, split_outputs
 from recfx.ir.probes import has_fixed_bags, probes, reshuffle
 from recfx.ir.program import Program
 from recfx.ir.special_rows import judged, special_batches
-from recfx.ir.tolerance import largest, largest_difference
+from recfx.ir.tolerance import largest
 
 
 def compare_with_model(program: Program, model: torch.nn.Module, call: Call) -> list[str]:
@@ -164,7 +165,7 @@ def _require_agreement(
 ) -> None:
     if not _agree(expected, actual, by_row=by_row):
         raise CaptureError(
-            f"the captured graph disagrees with the model by {largest_difference(expected, actual):.3g} on {inputs}",
+            f"the captured graph disagrees with the model {difference(expected, actual)} on {inputs}",
             where=type(model).__name__,
             hint="capture fixed a value that depends on the inputs: look in forward for a mask, a size or a Python branch",
         )

@@ -4,26 +4,45 @@ from __future__ import annotations
 
 import os
 import re
+import sysconfig
 import traceback
 
 import torch
 from torch._logging import structured
+from torch.nn.utils.rnn import PackedSequence
 
 from recfx.errors import CaptureError
 
-_ENGINE = (
-    os.path.dirname(torch.__file__),
-    os.path.dirname(os.path.dirname(__file__)),
-    os.path.dirname(re.__file__),
-    "<",
+#: Folders of files that are not the user's: torch and recfx.
+_ENGINE = (os.path.dirname(torch.__file__), os.path.dirname(os.path.dirname(__file__)), "<")
+
+#: Installed packages of functions. A model can come from an installed package, but not from one of these.
+_LIBRARIES = frozenset(
+    {"numpy", "scipy", "pandas", "sklearn", "sympy", "polars", "pyarrow", "numba", "einops", "torch"}
 )
 
-# (pattern in the error's text, the fault, the change to make)
+#: Folders of Python's own library, and the folders within them that hold installed packages.
+_PYTHON = tuple({sysconfig.get_path(name) + os.sep for name in ("stdlib", "platstdlib")})
+_INSTALLED = (f"{os.sep}site-packages{os.sep}", f"{os.sep}dist-packages{os.sep}")
+
+# (pattern in the error's text, the user's line, or the functions that were running, the fault, the change to make)
 _CAUSES: tuple[tuple[str, str, str], ...] = (
     (
-        r"pack_padded_sequence|_pack_padded_sequence",
+        r"pack_padded_sequence|PackedSequence",
         "packed sequences depend on the values of the lengths",
-        "run the recurrent layer on the padded batch and mask its outputs by length",
+        "run the recurrent layer on the padded batch and take each row's output at its last position: "
+        "outputs, _ = self.rnn(x); outputs[torch.arange(len(x)), lengths - 1]",
+    ),
+    (
+        r"torch/distributions/",
+        "torch.distributions checks the values of its arguments",
+        "pass validate_args=False to the distribution, as in torch.distributions.Normal(mean, deviation, validate_args=False)",
+    ),
+    (
+        r"_detect_is_causal_mask",
+        "the transformer looks at the values of its mask to find out whether it is causal",
+        "say so: pass is_causal=True with a causal mask and is_causal=False with any other "
+        "(tgt_is_causal= and memory_is_causal= to a decoder)",
     ),
     (
         r"\.numpy\(\)|__array__|numpy\(\)|cannot be converted to numpy|Can't call numpy",
@@ -74,9 +93,10 @@ def capture_error(error: BaseException, model: torch.nn.Module, line: str | None
         line: The user's line that caused it, when known.
     """
     text = f"{type(error).__name__}: {error}"
+    running = _running(error)
     what, hint = "torch.export could not trace forward", "change that line"
     for pattern, cause, mend in _CAUSES:
-        if re.search(pattern, f"{text}\n{line or ''}", flags=re.IGNORECASE):
+        if re.search(pattern, f"{text}\n{line or ''}\n{running}", flags=re.IGNORECASE):
             what, hint = cause, mend
             break
     return CaptureError(
@@ -86,8 +106,19 @@ def capture_error(error: BaseException, model: torch.nn.Module, line: str | None
     )
 
 
+def _running(error: BaseException) -> str:
+    """The functions that were running when an error was raised, and the packed sequences that they held, one line each."""
+    lines = []
+    for frame, _ in traceback.walk_tb(error.__traceback__):
+        code = frame.f_code
+        lines.append(f"{code.co_filename.replace(os.sep, '/')} {code.co_name}")
+        if any(isinstance(value, PackedSequence) for value in frame.f_locals.values()):
+            lines.append(PackedSequence.__name__)
+    return "\n".join(lines)
+
+
 def user_frame(error: BaseException) -> str | None:
-    """The innermost line of the traceback outside torch and recfx, as `file:line: code`; None without one."""
+    """The innermost line of the traceback in a user's file, as `file:line: code`; None without one."""
     seen: BaseException | None = error
     while seen is not None:
         for frame in reversed(traceback.extract_tb(seen.__traceback__)):
@@ -102,8 +133,13 @@ def user_frame(error: BaseException) -> str | None:
 
 
 def is_users_file(name: str) -> bool:
-    """Whether a source file belongs neither to torch nor to recfx."""
-    return not name.startswith(_ENGINE) and "importlib" not in name
+    """Whether a source file belongs neither to torch, recfx or a library of functions such as NumPy, nor to Python itself."""
+    if name.startswith(_ENGINE):
+        return False
+    for folder in _INSTALLED:
+        if folder in name:
+            return name.rpartition(folder)[2].partition(os.sep)[0] not in _LIBRARIES
+    return not name.startswith(_PYTHON)
 
 
 def _called_recfx(line: str | None) -> bool:
@@ -132,6 +168,6 @@ def draft_line(
     for failure in getattr(report, "failures", []):
         for frame in reversed(failure.data.get("user_stack") or failure.data.get("stack") or []):
             file = files.get(frame["filename"], "")
-            if file and not file.startswith(_ENGINE):
+            if file and is_users_file(file):
                 return f"{file}:{frame['line']} in {frame['name']}: {frame['loc']}"
     return None

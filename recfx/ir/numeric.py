@@ -11,11 +11,12 @@ from typing import Any
 import torch
 
 from recfx.errors import VerificationError
+from recfx.ir.difference import difference
 from recfx.ir.probes import probes
 from recfx.ir.program import Program
 from recfx.ir.reference_run import Reference
 from recfx.ir.special_rows import EXTREME, judged, special_batches
-from recfx.ir.tolerance import check_nan, check_reassociated, largest_difference
+from recfx.ir.tolerance import check_nan, check_reassociated
 
 
 class Exactness(Enum):
@@ -199,7 +200,7 @@ def _is_same(want: Any, got: Any, exactness: Exactness, place: str) -> bool:
         return True
     if exactness is Exactness.EXACT or not want.is_floating_point():
         raise VerificationError(
-            f"differs by {largest_difference([want], [got]):.3g} from the result before an exact pass",
+            f"differs {difference([want], [got])} from the result before an exact pass",
             where=place,
             hint="an exact rewrite must keep every bit; declare it REASSOC if it only reorders sums",
         )

@@ -2,14 +2,11 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
-from typing import Any
+from collections.abc import Callable
 
 import torch
 
 from recfx.errors import VerificationError
-from recfx.ir.constants import same_constant
-from recfx.ir.held_values import is_held
 
 #: The allowed error against float64 of a re-associated result, as a multiple of the original's error (plus a few last bits).
 REASSOC_FACTOR = 8.0
@@ -98,16 +95,3 @@ def largest(values: torch.Tensor, by_row: bool) -> torch.Tensor:
     if values.ndim == 1:
         return values
     return values.amax(tuple(range(1, values.ndim)), keepdim=True)
-
-
-def largest_difference(expected: Sequence[Any], actual: Sequence[Any]) -> float:
-    """The largest absolute difference between two lists of outputs; infinite when shapes, types or other values differ."""
-    worst = 0.0
-    for want, got in zip(expected, actual, strict=False):
-        if isinstance(want, torch.Tensor) and isinstance(got, torch.Tensor) and want.shape == got.shape:
-            gap = (want.double() - got.double()).abs()
-            gap = gap[~(want.isnan() & got.isnan())] if want.is_floating_point() else gap
-            worst = max(worst, float(gap.max()) if gap.numel() else 0.0)
-        elif isinstance(want, torch.Tensor) or not (same_constant(want, got) if is_held(want) else want == got):
-            return float("inf")
-    return worst

@@ -10,7 +10,7 @@ from typing import Any
 import torch
 from torch import fx
 
-from recfx.errors import InputError, TargetError
+from recfx.errors import IdError, InputError, TargetError
 from recfx.ir.provenance import where
 from recfx.kernels.abi import CError
 from recfx.kernels.codes import ErrorCode
@@ -171,9 +171,9 @@ class _Failure:
         if code == ErrorCode.BAD_ID:
             what = f"id {error.id} in row {error.row} is outside its table of {error.limit} rows"
             hint = f"ids of this feature must be in [0, {error.limit})"
-        else:
-            what = f"the offsets of row {error.row} point to {error.offset}, outside the {error.limit} ids"
-            hint = "offsets must start at 0, must not fall and must stay within the ids"
+            raise IdError(f"{node.name}: {what}", where=where(node), hint=hint)
+        what = f"the offsets of row {error.row} point to {error.offset}, outside the {error.limit} ids"
+        hint = "offsets must start at 0, must not fall and must stay within the ids"
         raise InputError(f"{node.name}: {what}", where=where(node), hint=hint)
 
     def _without_memory(self, argument: int) -> InputError:
