@@ -52,10 +52,7 @@ def match_linear(ctx: PassContext, node: Any) -> Linear | Miss:
 def read_once(ctx: PassContext, read: Any) -> bool:
     """Whether the tensor behind a read of state has one use only, under all its names together."""
     tensor = ctx.tensor(read)
-    uses = [
-        user for other in ctx.graph.find_nodes(op="get_attr") if ctx.tensor(other) is tensor for user in other.users
-    ]
-    return len(uses) == 1
+    return tensor is not None and sum(len(other.users) for other in ctx.reads_of(tensor)) == 1
 
 
 def rounded(exact: torch.Tensor, dtype: torch.dtype, *, like: torch.Tensor) -> torch.Tensor | Miss:

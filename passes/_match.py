@@ -9,6 +9,7 @@ from torch import fx
 
 from recfx.analysis.axis_rules import order_of
 from recfx.ir.op_sets import CONJUGATE_TRANSPOSES, DROPOUTS, NEGATIONS, PERMUTATIONS
+from recfx.ir.sizes import same_sizes
 
 _aten = torch.ops.aten
 
@@ -44,14 +45,9 @@ def turned(node: Any) -> fx.Node | None:
     return node.args[0] if order == [*range(rank - 2), rank - 1, rank - 2] else None
 
 
-def same_size(a: Any, b: Any) -> bool:
-    """Whether two sizes are the same expression. `==` on symbolic sizes could fix them."""
-    return str(a) == str(b)
-
-
 def same_shape(a: torch.Tensor, b: torch.Tensor) -> bool:
     """Whether two fake tensors have the same sizes, as expressions."""
-    return a.ndim == b.ndim and all(same_size(x, y) for x, y in zip(a.shape, b.shape, strict=True))
+    return same_sizes(a.shape, b.shape)
 
 
 def same_layout(a: torch.Tensor, b: torch.Tensor) -> bool:
@@ -61,7 +57,7 @@ def same_layout(a: torch.Tensor, b: torch.Tensor) -> bool:
         and a.device == b.device
         and a.layout is b.layout
         and same_shape(a, b)
-        and (a.layout is not torch.strided or all(same_size(x, y) for x, y in zip(a.stride(), b.stride(), strict=True)))
+        and (a.layout is not torch.strided or same_sizes(a.stride(), b.stride()))
     )
 
 

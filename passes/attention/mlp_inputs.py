@@ -10,8 +10,9 @@ from torch import fx
 
 from recfx.ir.access import argument_of, items_of
 from recfx.ir.op_sets import BROADCASTS, EXPANSIONS
+from recfx.ir.sizes import same_size
 from recfx.ops.attention import PARTS
-from recfx.passes._match import argument, only_user, same_shape, same_size, value
+from recfx.passes._match import argument, only_user, same_shape, value
 from recfx.pipeline import Miss
 
 _aten = torch.ops.aten

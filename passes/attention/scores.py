@@ -10,8 +10,9 @@ from torch import fx
 
 from recfx.ir.access import argument_of, tensor_of
 from recfx.ir.op_sets import FILLS_LIKE, MATRIX_PRODUCTS, SCALINGS
+from recfx.ir.sizes import same_size
 from recfx.ops.attention import FILL, ZERO
-from recfx.passes._match import argument, only_user, same_size, value, without_negations
+from recfx.passes._match import argument, only_user, value, without_negations
 from recfx.pipeline import PassContext
 
 _aten = torch.ops.aten

@@ -19,7 +19,8 @@ from torch import fx
 from recfx.analysis.axis_maps import WHOLE, Along, axis_of, is_pointwise
 from recfx.ir.access import items_of, tensor_of
 from recfx.ir.program import Origin
-from recfx.passes._match import argument, is_eval_dropout, same_size, value
+from recfx.ir.sizes import same_size
+from recfx.passes._match import argument, is_eval_dropout, value
 from recfx.passes.hoist.request_forms import Shared
 
 _aten = torch.ops.aten

@@ -10,7 +10,8 @@ from torch import fx
 
 from recfx.ir.access import items_of
 from recfx.ir.op_sets import MATRIX_PRODUCTS
-from recfx.passes._match import argument, same_size, turned, value
+from recfx.ir.sizes import same_size
+from recfx.passes._match import argument, turned, value
 from recfx.pipeline import Miss, PassContext
 
 _aten = torch.ops.aten

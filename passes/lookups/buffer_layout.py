@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
+import bisect
 import dataclasses
-from collections.abc import Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from typing import Any
 
 import torch
@@ -72,8 +73,12 @@ class Layout:
 
     def served(self) -> list[fx.Node]:
         """The nodes inside that hold looked-up columns, the root first."""
-        held = [(p.start, p.start + p.width) for p in self.parts if p.reads is not None]
-        inside = [n for n, (a, w) in self.spans.items() if any(a <= start < a + w for start, _ in held)]
+        starts = [p.start for p in self.parts if p.reads is not None]  # in order, as the parts are
+
+        def holds_a_lookup(start: int, width: int) -> bool:
+            return bisect.bisect_left(starts, start) < bisect.bisect_left(starts, start + width)
+
+        inside = [n for n, (start, width) in self.spans.items() if holds_a_lookup(start, width)]
         return sorted(inside, key=lambda n: n is not self.root)
 
 
@@ -161,26 +166,51 @@ def runs(ctx: PassContext, layout: Layout) -> list[tuple[int, Columns]]:
 
 def downstream(nodes: Iterable[fx.Node]) -> set[fx.Node]:
     """All nodes that depend on some nodes, these included."""
-    found: set[fx.Node] = set()
+    return _reached(nodes, lambda node: node.users)
+
+
+def upstream(nodes: Iterable[fx.Node]) -> set[fx.Node]:
+    """All nodes on which some nodes depend, these included."""
+    return _reached(nodes, lambda node: node.all_input_nodes)
+
+
+def _reached(
+    nodes: Iterable[fx.Node], following: Callable[[fx.Node], Iterable[fx.Node]], found: set[fx.Node] | None = None
+) -> set[fx.Node]:
+    """Adds the nodes, and all nodes that are reached from them, to `found`, and returns it."""
+    found = set() if found is None else found
     pending = list(nodes)
     while pending:
         node = pending.pop()
         if node not in found:
             found.add(node)
-            pending.extend(node.users)
+            pending.extend(following(node))
     return found
+
+
+class Downstream:
+    """Everything that depends on a growing group of nodes. Each node is visited once, however often the group grows."""
+
+    def __init__(self) -> None:
+        self._found: set[fx.Node] = set()
+
+    def add(self, node: fx.Node) -> None:
+        """Adds a node to the group."""
+        _reached([node], lambda n: n.users, self._found)
+
+    def meets(self, nodes: Iterable[fx.Node]) -> bool:
+        """Whether one of some nodes depends on the group or belongs to it."""
+        return not self._found.isdisjoint(nodes)
 
 
 def conflict(layout: Layout) -> fx.Node | None:
     """A node to compute outside the layout, because an input of the layout depends on rows that it looks up; or None."""
-    needed = set(layout.inputs())
-    for lookup in layout.lookups:
-        if needed & downstream([lookup]):
-            start, width = layout.spans[lookup]
-            around = [
-                (w, node)
-                for node, (a, w) in layout.spans.items()
-                if a <= start and start + width <= a + w and w < layout.width
-            ]
-            return max(around, key=lambda pair: pair[0])[1] if around else lookup
-    return None
+    needed = upstream(layout.inputs())
+    lookup = next((lookup for lookup in layout.lookups if lookup in needed), None)
+    if lookup is None:
+        return None
+    start, width = layout.spans[lookup]
+    around = [
+        (w, node) for node, (a, w) in layout.spans.items() if a <= start and start + width <= a + w and w < layout.width
+    ]
+    return max(around, key=lambda pair: pair[0])[1] if around else lookup

@@ -25,7 +25,7 @@ from recfx.ir.program import Origin, Program
 from recfx.ops.lookup import decode, grouped_lookup
 from recfx.passes._match import value
 from recfx.passes._properties import CANONICAL
-from recfx.passes.lookups.buffer_layout import Layout, Part, conflict, downstream, join_lead, layout_of, runs
+from recfx.passes.lookups.buffer_layout import Downstream, Layout, Part, conflict, join_lead, layout_of, runs
 from recfx.passes.lookups.id_columns import columns_in, rows_of
 from recfx.passes.lookups.lookup import Read, is_lookup, match_lookup
 from recfx.passes.lookups.write_buffer import make_room, serve, write_buffer
@@ -141,7 +141,7 @@ def _share(ctx: PassContext, buffer: fx.Node) -> None:
 
 def _independent(ctx: PassContext) -> list[list[tuple[fx.Node, int, list[Read]]]]:
     """Groups of the remaining lookups with equal rows and origins, in which no lookup depends on another."""
-    groups: dict[object, list[list[tuple[fx.Node, int, list[Read]]]]] = {}
+    groups: dict[object, list[_Group]] = {}
     for node in ctx.nodes():
         if not node.users or not is_lookup(node) or _holds_several(node):
             continue
@@ -156,7 +156,7 @@ def _independent(ctx: PassContext) -> list[list[tuple[fx.Node, int, list[Read]]]
             continue
         key = (tuple(map(str, rows)), _origins(ctx, reads))
         _join(groups.setdefault(key, []), (node, lead, reads))
-    return [group for found in groups.values() for group in found]
+    return [group.items for found in groups.values() for group in found]
 
 
 def _holds_several(node: fx.Node) -> bool:
@@ -166,14 +166,31 @@ def _holds_several(node: fx.Node) -> bool:
     return bool(node.args[4]) or len(decode(items_of(node, 5))) > 1
 
 
-def _join(groups: list[list[tuple[fx.Node, int, list[Read]]]], item: tuple[fx.Node, int, list[Read]]) -> None:
+class _Group:
+    """A group of lookups in which no lookup depends on another."""
+
+    def __init__(self) -> None:
+        self.items: list[tuple[fx.Node, int, list[Read]]] = []
+        self._dependent = Downstream()
+
+    def takes(self, needed: set[fx.Node]) -> bool:
+        """Whether a lookup that reads some nodes depends on no lookup of the group."""
+        return not self._dependent.meets(needed)
+
+    def add(self, item: tuple[fx.Node, int, list[Read]]) -> None:
+        """Adds a lookup."""
+        self.items.append(item)
+        self._dependent.add(item[0])
+
+
+def _join(groups: list[_Group], item: tuple[fx.Node, int, list[Read]]) -> None:
     """Adds a lookup to the first group on which it does not depend."""
     needed = {n for read in item[2] for n in read.inputs()}
-    for group in groups:
-        if not needed & downstream(member for member, _, _ in group):
-            group.append(item)
-            return
-    groups.append([item])
+    group = next((group for group in groups if group.takes(needed)), None)
+    if group is None:
+        group = _Group()
+        groups.append(group)
+    group.add(item)
 
 
 def _own_lead(node: fx.Node) -> int:

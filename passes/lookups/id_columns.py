@@ -17,7 +17,8 @@ from recfx.errors import VerificationError
 from recfx.ir.access import argument_of, tensor_of
 from recfx.ir.op_sets import CASTS, COPIES, REGROUPINGS, SPLITS
 from recfx.ir.provenance import where
-from recfx.passes._match import argument, same_size, value
+from recfx.ir.sizes import same_size
+from recfx.passes._match import argument, value
 from recfx.pipeline import PassContext
 
 _aten = torch.ops.aten

@@ -14,7 +14,8 @@ from torch import fx
 
 from recfx.ir.access import argument_of, tensor_of
 from recfx.ir.op_sets import SLICES
-from recfx.passes._match import argument, same_size, value
+from recfx.ir.sizes import same_size
+from recfx.passes._match import argument, value
 from recfx.passes.lookups.key_parts import behind_zero, is_by_key, key_part, split_part
 
 _aten = torch.ops.aten

@@ -14,7 +14,8 @@ from torch import fx
 
 from recfx.ir.access import argument_of
 from recfx.ir.op_sets import ZEROS
-from recfx.passes._match import argument, same_size, value
+from recfx.ir.sizes import same_size
+from recfx.passes._match import argument, value
 
 _aten = torch.ops.aten
 

@@ -14,8 +14,9 @@ from torch import fx
 
 from recfx.ir.access import items_of, tensor_of
 from recfx.ir.op_sets import EMBEDDING_BAGS, ROW_LOOKUPS
+from recfx.ir.sizes import same_size
 from recfx.ops.lookup import JAGGED, MEAN, NONE, SUM, Feature, decode, grouped_lookup
-from recfx.passes._match import argument, same_size, value
+from recfx.passes._match import argument, value
 from recfx.passes.lookups.id_columns import Columns, columns_of, rows_of, same_rows
 from recfx.passes.lookups.jagged_lookups import keyed_bag
 from recfx.pipeline import Miss, PassContext

@@ -20,30 +20,45 @@ from recfx.pipeline import PassContext
 _aten = torch.ops.aten
 
 
+class _Places(list[fx.Node]):
+    """Nodes, each once, and the position of each."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self._positions: dict[fx.Node, int] = {}
+
+    def of(self, node: fx.Node) -> int:
+        """The position of a node, which is added behind all others when it is new."""
+        if node not in self._positions:
+            self._positions[node] = len(self)
+            self.append(node)
+        return self._positions[node]
+
+
 class _Lists:
     """The lists of tensors of a new grouped lookup; each list holds a tensor once."""
 
     def __init__(self, ctx: PassContext, lead: int) -> None:
         self._ctx, self._lead = ctx, lead
         self._made: dict[Any, fx.Node] = {}
-        self.tables: list[fx.Node] = []
-        self.ids: list[fx.Node] = []
-        self.offsets: list[fx.Node] = []
-        self.weights: list[fx.Node] = []
-        self.dense: list[fx.Node] = []
+        self.tables = _Places()
+        self.ids = _Places()
+        self.offsets = _Places()
+        self.weights = _Places()
+        self.dense = _Places()
 
     def feature(self, read: Read, output: int) -> Feature:
         """The feature of a read, with its positions."""
         placed = dataclasses.replace(
             read.feature,
-            table=_position(self.tables, self._table(read.table)),
-            ids=_position(self.ids, self._ids(read)),
+            table=self.tables.of(self._table(read.table)),
+            ids=self.ids.of(self._ids(read)),
             output=output,
         )
         if read.offsets is not None:
-            placed = dataclasses.replace(placed, offsets=_position(self.offsets, self._offsets(read)))
+            placed = dataclasses.replace(placed, offsets=self.offsets.of(self._offsets(read)))
         if read.weights is not None:
-            placed = dataclasses.replace(placed, weights=_position(self.weights, read.weights))
+            placed = dataclasses.replace(placed, weights=self.weights.of(read.weights))
         return placed
 
     def copy(self, columns: Columns) -> int:
@@ -51,7 +66,7 @@ class _Lists:
         flat = self._flat(columns.source)
         if (columns.start, columns.count) != (0, column_count(columns.source, self._lead)):
             flat = self._ctx.call(_aten.slice.Tensor, flat, 1, columns.start, columns.start + columns.count)
-        return _position(self.dense, flat)
+        return self.dense.of(flat)
 
     def _table(self, table: fx.Node) -> fx.Node:
         """One read for each table, also if the graph reads it several times or under several names."""
@@ -92,12 +107,6 @@ class _Lists:
             shape = [-1, column_count(node, self._lead)]
             self._made["flat", node] = self._ctx.call(_aten.reshape.default, node, shape)
         return self._made["flat", node]
-
-
-def _position(nodes: list[fx.Node], node: fx.Node) -> int:
-    if node not in nodes:
-        nodes.append(node)
-    return nodes.index(node)
 
 
 def write_buffer(ctx: PassContext, layout: Layout) -> fx.Node:
@@ -145,11 +154,11 @@ def call_grouped(
     """Inserts a grouped lookup."""
     return ctx.call(
         grouped_lookup,
-        lists.tables,
-        lists.ids,
-        lists.offsets,
-        lists.weights,
-        lists.dense,
+        list(lists.tables),
+        list(lists.ids),
+        list(lists.offsets),
+        list(lists.weights),
+        list(lists.dense),
         encode(features),
         list(copies),
         width,

@@ -10,8 +10,9 @@ import torch
 from torch import fx
 
 from recfx.ir.access import argument_of, tensor_of
+from recfx.ir.sizes import same_size
 from recfx.passes._linear import Linear, match_linear
-from recfx.passes._match import argument, permutation, same_size, value
+from recfx.passes._match import argument, permutation, value
 from recfx.passes.narrow.selection import Cut, Narrow
 from recfx.pipeline import Miss, PassContext
 

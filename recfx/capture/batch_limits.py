@@ -10,6 +10,7 @@ from torch._subclasses.fake_tensor import FakeTensorMode
 from torch.fx.experimental.symbolic_shapes import ShapeEnv
 
 from recfx.errors import VerificationError
+from recfx.ir.known_values import known_values
 from recfx.ir.program import Program
 from recfx.ir.propagate import compute, fake_inputs, new_size
 from recfx.ir.provenance import user_line
@@ -68,6 +69,7 @@ def _limiting_operator(program: Program) -> fx.Node | None:
     env: Any = mode.shape_env
     symbol = batch.node.expr
     before = env.var_to_range[symbol]
+    known = known_values(mode, program.graph)
     values: dict[fx.Node, Any] = {}
     for node, leaf in zip(program.placeholders(), program.signature.leaves, strict=True):
         values[node] = next(fakes) if leaf.kind == "tensor" else leaf.value
@@ -76,7 +78,7 @@ def _limiting_operator(program: Program) -> fx.Node | None:
         if node.op in ("placeholder", "output"):
             continue
         try:
-            values[node] = compute(node, program.module, values.__getitem__, mode)
+            values[node] = compute(node, program.module, values.__getitem__, mode, known)
         except VerificationError:
             return node
         if env.var_to_range[symbol] != before or env.replacements.get(symbol) is not None:

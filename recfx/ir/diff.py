@@ -70,7 +70,7 @@ def same_graph(a: Program, b: Program) -> str | None:
                 return f"the state {x.target} differs from {y.target}"
         elif x.op == "call_function" and x.target != y.target:
             return f"{_line(x)} against {_line(y)}"
-        if x.op != "placeholder" and not _same_arguments((x.args, x.kwargs), (y.args, y.kwargs), partner):
+        if x.op != "placeholder" and not same_arguments((x.args, x.kwargs), (y.args, y.kwargs), partner):
             return f"different arguments: {_line(x)} against {_line(y)}"
         partner[x] = y
     if len(left) != len(right):
@@ -101,17 +101,18 @@ def _ordered(graph: fx.Graph) -> list[fx.Node]:
     return nodes
 
 
-def _same_arguments(x: Any, y: Any, partner: dict[fx.Node, fx.Node]) -> bool:
+def same_arguments(x: Any, y: Any, partner: dict[fx.Node, fx.Node]) -> bool:
+    """Whether the arguments of two nodes are equal, where each node that one reads has its partner in place."""
     if isinstance(x, fx.Node):
         return isinstance(y, fx.Node) and partner.get(x) is y
     if isinstance(x, tuple | list):
         return (
             isinstance(y, tuple | list)
             and len(x) == len(y)
-            and all(_same_arguments(i, j, partner) for i, j in zip(x, y, strict=True))
+            and all(same_arguments(i, j, partner) for i, j in zip(x, y, strict=True))
         )
     if isinstance(x, dict):
-        return isinstance(y, dict) and x.keys() == y.keys() and all(_same_arguments(x[k], y[k], partner) for k in x)
+        return isinstance(y, dict) and x.keys() == y.keys() and all(same_arguments(x[k], y[k], partner) for k in x)
     if isinstance(x, float) and x != x:
         return isinstance(y, float) and y != y
     return type(x) is type(y) and bool(x == y)

@@ -90,7 +90,11 @@ class Program:
 
     def clone(self) -> Program:
         """A copy whose graph can be edited freely; tensors are shared, nodes and their `meta` dictionaries are not."""
-        return dataclasses.replace(self, module=copy_module(self.module), origins=dict(self.origins))
+        return self.with_module(copy_module(self.module))
+
+    def with_module(self, module: fx.GraphModule) -> Program:
+        """The same facts about another graph module."""
+        return dataclasses.replace(self, module=module, origins=dict(self.origins))
 
     def placeholders(self) -> list[fx.Node]:
         """The input nodes, in the order of `signature.leaves`."""
@@ -160,6 +164,11 @@ def copy_module(module: fx.GraphModule) -> fx.GraphModule:
     return _LazyGraphModule(module, graph)
 
 
+def drop_unread_state(program: Program) -> None:
+    """Gives a program a module that holds only the state that its graph reads. The nodes stay the same objects."""
+    program.module = _LazyGraphModule(program.module, program.graph)
+
+
 def dense_parts(tensor: torch.Tensor) -> list[torch.Tensor]:
     """The dense tensors inside a tensor: itself, or the indices and values of a sparse tensor."""
     if tensor.layout is torch.strided:
@@ -195,12 +204,19 @@ def set_state(module: torch.nn.Module, name: str, tensor: torch.Tensor) -> None:
         owner.register_buffer(last, tensor)
 
 
-def unused_name(module: torch.nn.Module, stem: str) -> str:
-    """An unused dotted path of the module that begins with `stem`."""
-    name, number = stem, 0
-    while _holds(module, name):
+def unused_name(module: torch.nn.Module, stem: str, numbers: dict[str, int] | None = None) -> str:
+    """An unused dotted path of the module that begins with `stem`.
+
+    Args:
+        module: The module.
+        stem: How the name begins.
+        numbers: Stem -> the number of its next name. A caller that makes many names keeps it, so that each number is tried once.
+    """
+    number = 0 if numbers is None else numbers.get(stem, 0)
+    while _holds(module, name := f"{stem}_{number}" if number else stem):
         number += 1
-        name = f"{stem}_{number}"
+    if numbers is not None:
+        numbers[stem] = number + 1
     return name
 
 

@@ -15,6 +15,7 @@ from torch.fx.experimental.symbolic_shapes import ShapeEnv, free_unbacked_symbol
 from recfx.errors import VerificationError
 from recfx.ir import size_expressions
 from recfx.ir.fake_kernels import REPLACED, batch_free_kernels
+from recfx.ir.known_values import KnownValues, known_values, part_of
 from recfx.ir.program import get_state
 from recfx.ir.provenance import where
 from recfx.ir.sizes import dimension_names
@@ -31,12 +32,16 @@ def fake_mode_of(graph: fx.Graph) -> FakeTensorMode:
     return FakeTensorMode(shape_env=ShapeEnv(), allow_non_fake_inputs=False)
 
 
-def propagate(module: fx.GraphModule, nodes: Iterable[fx.Node] | None = None) -> dict[fx.Node, Any]:
+def propagate(
+    module: fx.GraphModule, nodes: Iterable[fx.Node] | None = None, *, own_memory: bool = False
+) -> dict[fx.Node, Any]:
     """Computes the fake value of every node from the placeholders' `meta["val"]`, without storing it.
 
     Args:
         module: The graph module.
         nodes: The nodes to compute, in graph order; other nodes keep the value in their `meta`. All nodes by default.
+        own_memory: Give each node a value of its own, whose storage is that of its operand where the operator gives a view. Otherwise
+            nodes of equal forms share one value.
 
     Returns:
         Node -> fake value (tensor, SymInt, number, or a tuple or list of those).
@@ -45,17 +50,24 @@ def propagate(module: fx.GraphModule, nodes: Iterable[fx.Node] | None = None) ->
         VerificationError: An operator rejects the shapes or dtypes of its arguments.
     """
     mode = fake_mode_of(module.graph)
+    known = None if own_memory else known_values(mode, module.graph)
     values: dict[fx.Node, Any] = {}
 
     def value_of(node: fx.Node) -> Any:
         return values[node] if node in values else node.meta.get("val")
 
     for node in module.graph.nodes if nodes is None else nodes:
-        values[node] = compute(node, module, value_of, mode)
+        values[node] = compute(node, module, value_of, mode, known)
     return values
 
 
-def compute(node: fx.Node, module: torch.nn.Module, value_of: Callable[[fx.Node], Any], mode: FakeTensorMode) -> Any:
+def compute(
+    node: fx.Node,
+    module: torch.nn.Module,
+    value_of: Callable[[fx.Node], Any],
+    mode: FakeTensorMode,
+    known: KnownValues | None = None,
+) -> Any:
     """The fake value of one node.
 
     Args:
@@ -63,12 +75,13 @@ def compute(node: fx.Node, module: torch.nn.Module, value_of: Callable[[fx.Node]
         module: Holds the state.
         value_of: Node -> fake value, for its operands.
         mode: The fake mode of these values.
+        known: Values that were computed before, which are not computed again.
 
     Raises:
         VerificationError: The operator rejects the shapes or dtypes of its arguments.
     """
     if node.op == "call_function":
-        return _call(node, value_of, mode)
+        return _call(node, value_of, mode, known)
     if node.op == "get_attr":
         return _fake_state(module, node, mode)
     if node.op == "output":
@@ -85,9 +98,10 @@ def refresh(module: fx.GraphModule, nodes: Iterable[fx.Node] | None = None) -> N
         VerificationError: An operator rejects the shapes or dtypes of its arguments.
     """
     mode = fake_mode_of(module.graph)
+    known = known_values(mode, module.graph)
     for node in module.graph.nodes if nodes is None else nodes:
         if node.op != "output" and not is_verified(node):
-            node.meta["val"] = compute(node, module, _recorded, mode)
+            node.meta["val"] = compute(node, module, _recorded, mode, known)
             node.meta.pop("tensor_meta", None)
             remember(node)
 
@@ -154,8 +168,21 @@ def new_size(mode: FakeTensorMode, name: str, hint: int = 7) -> Any:
     return env.create_symintnode(symbol, hint=hint, source=source)
 
 
-def _call(node: fx.Node, value_of: Any, mode: FakeTensorMode) -> Any:
+def _call(node: fx.Node, value_of: Any, mode: FakeTensorMode, known: KnownValues | None) -> Any:
     args, kwargs = fx.map_arg((node.args, node.kwargs), value_of)
+    part = part_of(node.target, args)
+    if part is not None:
+        return part
+    key = None if known is None else known.key(node.target, args, kwargs)
+    value = None if known is None or key is None else known.get(key)
+    if value is None:
+        value = _computed(node, args, kwargs, mode)
+        if known is not None and key is not None:
+            known.put(key, value)
+    return value
+
+
+def _computed(node: fx.Node, args: Any, kwargs: Any, mode: FakeTensorMode) -> Any:
     env = mode.shape_env
     assert callable(node.target)
     try:
@@ -172,9 +199,9 @@ def _call(node: fx.Node, value_of: Any, mode: FakeTensorMode) -> Any:
             f"{node.target} rejects its arguments: {str(error).splitlines()[0] if str(error) else type(error).__name__}",
             where=f"{where(node)} with ({described})",
         ) from error
-    known = node.meta.get("val")
-    if known is not None and _fresh_unbacked(result, args, kwargs):
-        return known  # a data-dependent size keeps the symbol it already has
+    recorded = node.meta.get("val")
+    if recorded is not None and _fresh_unbacked(result, args, kwargs):
+        return recorded  # a data-dependent size keeps the symbol it already has
     return result
 
 

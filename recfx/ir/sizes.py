@@ -2,9 +2,25 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Mapping, Sequence
+from typing import Any
 
 from recfx.ir import size_expressions
+
+
+def same_size(a: Any, b: Any) -> bool:
+    """Whether two sizes are the same expression; asking `==` of symbolic sizes could fix them."""
+    if a is b:
+        return True
+    if isinstance(a, int) and isinstance(b, int):
+        return a == b
+    left, right = (getattr(getattr(size, "node", None), "expr", None) for size in (a, b))
+    return (left is not None and left == right) or str(a) == str(b)  # expressions are slow to print
+
+
+def same_sizes(a: Sequence[Any], b: Sequence[Any]) -> bool:
+    """Whether two shapes or strides are the same expressions."""
+    return len(a) == len(b) and all(map(same_size, a, b))
 
 
 def dimension_names(size: int | str) -> list[str]:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import heapq
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from functools import partial
@@ -15,6 +16,7 @@ from recfx.ir.dead_code import remove_dead_code
 from recfx.ir.program import Program, get_state, set_state, unused_name
 from recfx.ir.propagate import fake_mode_of, refresh
 from recfx.ir.provenance import module_path, where
+from recfx.ir.sizes import same_size, same_sizes
 from recfx.ir.verified import remember
 from recfx.pipeline.gate import Gate
 from recfx.pipeline.records import MissRecord
@@ -53,6 +55,8 @@ class PassContext:
         self._gate = gate or Gate()
         self._analyses: dict[Any, Any] = {}
         self._like: fx.Node | None = None
+        self._numbers: dict[str, int] = {}
+        self._reads: dict[int, list[fx.Node]] | None = None
 
     @property
     def graph(self) -> fx.Graph:
@@ -102,7 +106,7 @@ class PassContext:
 
     def constant(self, stem: str, tensor: torch.Tensor) -> fx.Node:
         """Adds a tensor to the program's state under an unused name that starts with `stem`, and inserts a read of it."""
-        name = unused_name(self.program.module, stem)
+        name = unused_name(self.program.module, stem, self._numbers)
         set_state(self.program.module, name, tensor)
         return self.read(name)
 
@@ -111,8 +115,19 @@ class PassContext:
         node = self.graph.get_attr(name)
         self._inherit(node)
         mode = fake_mode_of(self.graph)
-        node.meta["val"] = mode.from_tensor(get_state(self.program.module, name), static_shapes=True)
+        tensor = get_state(self.program.module, name)
+        node.meta["val"] = mode.from_tensor(tensor, static_shapes=True)
+        if self._reads is not None:
+            self._reads.setdefault(id(tensor), []).append(node)
         return node
+
+    def reads_of(self, tensor: torch.Tensor) -> list[fx.Node]:
+        """The nodes that read a tensor of the state, under any of its names."""
+        if self._reads is None:
+            self._reads = {}
+            for node in self.graph.find_nodes(op="get_attr"):
+                self._reads.setdefault(id(get_state(self.program.module, str(node.target))), []).append(node)
+        return [node for node in self._reads.get(id(tensor), ()) if not node._erased]
 
     def tensor(self, node: Any) -> torch.Tensor | None:
         """The tensor behind a read of state; None for any other argument."""
@@ -149,18 +164,23 @@ class PassContext:
             self.replace(old, other)
 
     def refresh_after(self, node: fx.Node) -> None:
-        """Recomputes the value of `node`, and of later operators whose inputs changed."""
-        changed = {node}
-        for later in self.graph.nodes:
-            if later.op != "call_function" or not (later is node or changed.intersection(later.all_input_nodes)):
+        """Recomputes the value of `node`, and of later operators whose inputs changed, each once."""
+        waiting, seen = [node], {node}
+        while waiting:
+            later = heapq.heappop(waiting)
+            if later.op != "call_function":
                 continue
             recorded = later.meta.get("val")
             refresh(self.program.module, [later])
             if _same_meta(recorded, later.meta["val"]):
                 later.meta["val"] = recorded  # the same object, so that its users stay verified
                 remember(later)
-            else:
-                changed.add(later)
+                if later is not node:
+                    continue
+            for user in later.users:
+                if user not in seen:
+                    seen.add(user)
+                    heapq.heappush(waiting, user)
 
     def sweep(self) -> int:
         """Removes nodes whose results are not used; returns how many."""
@@ -184,9 +204,11 @@ def _name_of(compute: Any) -> str:
 
 
 def _same_meta(a: Any, b: Any) -> bool:
+    if a is b:
+        return True
     if isinstance(a, torch.Tensor) and isinstance(b, torch.Tensor):
-        same = a.dtype is b.dtype and a.layout is b.layout and list(map(str, a.shape)) == list(map(str, b.shape))
-        return same and (a.layout is not torch.strided or list(map(str, a.stride())) == list(map(str, b.stride())))
+        same = a.dtype is b.dtype and a.layout is b.layout and same_sizes(a.shape, b.shape)
+        return same and (a.layout is not torch.strided or same_sizes(a.stride(), b.stride()))
     if isinstance(a, tuple | list) and isinstance(b, tuple | list):
         return len(a) == len(b) and all(map(_same_meta, a, b))
-    return a is b or (isinstance(a, int | torch.SymInt) and isinstance(b, int | torch.SymInt) and str(a) == str(b))
+    return isinstance(a, int | torch.SymInt) and isinstance(b, int | torch.SymInt) and same_size(a, b)

@@ -8,14 +8,14 @@ from pathlib import Path
 from typing import Any, Literal
 
 from recfx.errors import PassError, PipelineError, RecfxError
-from recfx.ir.diff import same_graph
 from recfx.ir.numeric import verify_numeric
-from recfx.ir.program import Program
+from recfx.ir.program import Program, drop_unread_state
 from recfx.ir.sizes import asks_for_data
 from recfx.ir.verify import Level, verify_meta, verify_structure
 from recfx.pipeline.base import Pass
 from recfx.pipeline.bisect import BisectResult, bisect_rewrites
 from recfx.pipeline.context import PassContext
+from recfx.pipeline.copies import WorkingCopies, differ
 from recfx.pipeline.failure import with_reproducer
 from recfx.pipeline.gate import Gate
 from recfx.pipeline.instruments import Instrument
@@ -109,6 +109,7 @@ class Pipeline:
         """
         self.validate(program, resources)
         gate = gate or Gate()
+        copies = WorkingCopies()
         current = program.clone()
         records = []
         for index, item in enumerate(self.passes):
@@ -116,7 +117,9 @@ class Pipeline:
                 instrument.before_pass(index, item, current)
             before = current
             try:
-                current, record = run_pass(item, before, verify=verify, gate=gate, resources=resources, lenient=lenient)
+                current, record = run_pass(
+                    item, before, verify=verify, gate=gate, resources=resources, lenient=lenient, copies=copies
+                )
             except Exception as error:
                 failure = self._failure(item, index, before, error, reproducer, resources)
                 if not lenient or item.spec.mandatory or isinstance(error, PassError | PipelineError):
@@ -167,6 +170,7 @@ def run_pass(
     gate: Gate | None = None,
     resources: Mapping[str, Any] | None = None,
     lenient: bool = False,
+    copies: WorkingCopies | None = None,
 ) -> tuple[Program, PassRecord]:
     """Runs one pass on a copy of a program. Requirements of the pass are not checked, and its exceptions are not wrapped.
 
@@ -186,7 +190,8 @@ def run_pass(
         VerificationError: The result fails verification.
     """
     spec = item.spec
-    after = before.clone()
+    copies = copies or WorkingCopies()
+    after = copies.take(before)
     ctx = PassContext(after, spec, gate or Gate(), resources, lenient=lenient)
     start = time.perf_counter()
     ctx.sweep()  # dead users would make a value look shared
@@ -199,10 +204,11 @@ def run_pass(
         after, ctx = _undone(before, item, ctx)
     _refuse_written_state(item, versions, _state_versions(before))
     ctx.sweep()
-    changed = bool(ctx.fired) or _differ(before, after)  # a pass may change the graph without asking the gate
+    changed = bool(ctx.fired) or differ(before, after)  # a pass may change the graph without asking the gate
     if changed:
-        after = after.clone()  # drops state that nothing reads any more
+        drop_unread_state(after)
     else:
+        copies.keep(before, after)
         after.module = before.module
     after.properties = (before.properties - spec.invalidates) | spec.establishes
     ran = time.perf_counter()
@@ -228,11 +234,6 @@ def _unprepared(program: Program, spec: PassSpec) -> list[MissRecord]:
         *(f"the program is {name!r} already; move the pass up" for name in sorted(spec.avoids & program.properties)),
     ]
     return [MissRecord(spec.name, "order", "", "", reason) for reason in reasons]
-
-
-def _differ(before: Program, after: Program) -> bool:
-    """Whether a pass changed the graph, unread nodes included."""
-    return len(before.graph.nodes) != len(after.graph.nodes) or same_graph(before, after) is not None
 
 
 def _undone(before: Program, item: Pass, ctx: PassContext) -> tuple[Program, PassContext]:

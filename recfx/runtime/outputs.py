@@ -22,7 +22,7 @@ def own_outputs(program: Program) -> Program:
     returned: list[fx.Node] = list(output.args[0])
     memory = sorted(_memory_of(returned))
     views = [node for node in memory if node.op == "call_function" and _may_alias(node.target)]
-    values = {node: node.meta.get("val") for node in memory} | propagate(result.module, views)
+    values = {node: node.meta.get("val") for node in memory} | propagate(result.module, views, own_memory=True)
     storages = {node: _storage(value) for node, value in values.items()}
     foreign = {storages.get(node) for node in result.graph.nodes if node.op in ("placeholder", "get_attr")} - {None}
     seen: set[fx.Node] = set()

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
-from typing import Any
+from typing import Any, TypeVar
 
 import torch
 from torch import fx
@@ -11,10 +11,13 @@ from torch import fx
 from recfx.ir.program import get_state
 from recfx.kernels.abi import DTYPES
 from recfx.kernels.codes import Kind, Place, Size
-from recfx.targets.native.concatenations import columns_in
+from recfx.targets.native.concatenations import columns_of
 from recfx.targets.native.steps import Slot, Step, View
+from recfx.targets.native.undo import Places
 from recfx.targets.native.values import Dim, Unsupported, Value, contiguous, merge, mixed_like, shape_of
 from recfx.targets.native.weights import Packer, shape_only
+
+T = TypeVar("T")
 
 
 class PlanBuilder:
@@ -29,7 +32,9 @@ class PlanBuilder:
 
     Attributes:
         slots: The buffers.
-        steps: The steps, in order.
+        emitted: The steps, in order, with those that others absorbed.
+        absorbed: The steps that others absorbed, each with the width that its slot had.
+        placements: Concatenation -> the buffer into which producers of its parts write.
         values: Node -> the place of its tensor.
         parts: Node with several tensors as its result -> their places.
         lowered: The nodes that the plan computes.
@@ -49,12 +54,32 @@ class PlanBuilder:
         self.packer = packer
         self.dry = dry
         self.slots: list[Slot] = []
-        self.steps: list[Step] = []
-        self.values: dict[fx.Node, Value] = {}
+        self.emitted: list[Step] = []
+        self.values: Places = Places()
         self.parts: dict[fx.Node, list[Value]] = {}
-        self.lowered: list[fx.Node] = []
+        self.lowered: dict[fx.Node, None] = {}
+        self.absorbed: list[tuple[Step, int]] = []
+        self._writers: dict[int, list[Step]] = {}
         self._inside = inside
-        self._placed: dict[fx.Node, Value] = {}
+        self.placements: Places = Places()
+        self._jagged: dict[fx.Node, int] = {}
+        self._known: dict[Any, Any] = {}
+
+    @property
+    def steps(self) -> list[Step]:
+        """The steps, in order, without those that others absorbed."""
+        return [step for step in self.emitted if not step.absorbed]
+
+    def writers(self, slot: int) -> list[Step]:
+        """The steps that write to a slot."""
+        return [step for step in self._writers.get(slot, ()) if not step.absorbed]
+
+    def known(self, key: Any, compute: Callable[[], T]) -> T:
+        """A fact about the program, which is computed once for each plan. Rules ask for the same facts for every part of a node."""
+        if key not in self._known:
+            self._known[key] = compute()
+        found: T = self._known[key]
+        return found
 
     def value(self, node: Any, *, mixed: bool = False) -> Value:
         """The place of a node's tensor. A node outside of the plan becomes an input, state a constant.
@@ -98,7 +123,7 @@ class PlanBuilder:
             raise Unsupported(f"{node} is not a single tensor")
         if held.device.type != "cpu" or held.layout is not torch.strided:
             raise Unsupported(f"{node} is not a dense tensor in main memory")
-        return shape_of(held.shape, self.batch)
+        return list(self.known(("shape", node), lambda: shape_of(held.shape, self.batch)))
 
     def result(
         self,
@@ -135,20 +160,39 @@ class PlanBuilder:
 
     def jagged(self, node: fx.Node) -> int:
         """The slot of an input that is read by position: values or offsets of a jagged feature."""
-        for number, slot in enumerate(self.slots):
-            if slot.node is node and slot.jagged:
-                return number
+        number = self._jagged.get(node)
+        if number is not None and number < len(self.slots) and self.slots[number].node is node:
+            return number
         held: torch.Tensor = node.meta["val"]
         if held.ndim != 1 or held.dtype not in DTYPES or node in self.lowered:
             raise Unsupported(f"{node} cannot be read by position")
+        self._jagged[node] = len(self.slots)
         self.slots.append(Slot(Place.INPUT, held.dtype, 0, True, node=node, jagged=True))
-        return len(self.slots) - 1
+        return self._jagged[node]
 
     def emit(
         self, kind: Kind, out: Value, out_runs: Sequence[tuple[int, int]], views: Mapping[Any, View], **rest: Any
     ) -> None:
         """Adds a step. `views` and the rest name arguments by the enumerations of `recfx.kernels.slots` that belong to the kind."""
-        self.steps.append(Step(kind, not out.batched, dict(views), view(out, out_runs), **rest))
+        step = Step(kind, not out.batched, dict(views), view(out, out_runs), **rest)
+        self.emitted.append(step)
+        self._writers.setdefault(step.out.slot, []).append(step)
+
+    def absorb(self, step: Step) -> None:
+        """Takes a step out of the plan, because a later one computes its result and nothing else reads it."""
+        slot = self.slots[step.out.slot]
+        self.absorbed.append((step, slot.width))
+        step.absorbed, slot.width = True, 0
+
+    def restore_absorbed(self) -> None:
+        """Puts the step that was absorbed last back into the plan."""
+        step, width = self.absorbed.pop()
+        step.absorbed, self.slots[step.out.slot].width = False, width
+
+    def take_back_step(self) -> None:
+        """Removes the step that was emitted last."""
+        step = self.emitted.pop()
+        self._writers[step.out.slot].pop()
 
     def _constant(self, node: fx.Node) -> Value:
         return self.constant(self.tensor(node).contiguous())
@@ -181,26 +225,32 @@ class PlanBuilder:
         for user in node.users:
             if user in self.values or not self._inside(user):
                 continue
-            try:
-                found = columns_in(self.shape, node, user)
-            except Unsupported:
-                continue
+            found = self._columns(user).get(node)
             if found is None:
                 continue
             dim, start = found
             own, shape = self.shape(node), self.shape(user)
             if not any(d.batch for d in own):
                 continue
-            if user not in self._placed:
-                self._placed[user] = self.temp(shape)
-            whole = self._placed[user]
+            if user not in self.placements:
+                self.placements[user] = self.temp(shape)
+            whole = self.placements[user]
             dims = tuple(Dim(d.size, w.stride, d.batch) for d, w in zip(own, whole.dims, strict=True))
             return Value(whole.slot, whole.offset + start * whole.dims[dim].stride, dims)
         return None
 
+    def _columns(self, user: fx.Node) -> dict[fx.Node, tuple[int, int]]:
+        def compute() -> dict[fx.Node, tuple[int, int]]:
+            try:
+                return columns_of(self.shape, user)
+            except Unsupported:
+                return {}
+
+        return self.known(("columns", user), compute)
+
     def placed(self, node: fx.Node) -> Value | None:
         """The buffer of a concatenation into which producers have written; None when none has."""
-        return self._placed.get(node)
+        return self.placements.get(node)
 
 
 def view(value: Value, runs: Sequence[tuple[int, int]]) -> View:

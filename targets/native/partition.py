@@ -5,6 +5,7 @@ from __future__ import annotations
 import dataclasses
 import operator
 from collections.abc import Container, Iterable, Iterator
+from functools import partial
 
 import torch
 from torch import fx
@@ -17,8 +18,8 @@ from recfx.targets.native.builder import PlanBuilder
 from recfx.targets.native.rules.copies import copy
 from recfx.targets.native.rules.registry import RULES
 from recfx.targets.native.rules.view import drops_the_batch
-from recfx.targets.native.snapshot import Snapshot
 from recfx.targets.native.steps import Slot
+from recfx.targets.native.undo import Mark
 from recfx.targets.native.values import Unsupported, contiguous
 from recfx.targets.native.weights import Packer
 
@@ -71,17 +72,17 @@ def refusal(builder: PlanBuilder, node: fx.Node) -> str | None:
     function = RULES.get(node.target)
     if function is None:
         return f"no kernel for {node.target}"
-    if _is_empty(node) or any(_is_empty(source) for source in node.all_input_nodes):
+    if any(builder.known(("empty", n), partial(_is_empty, n)) for n in (node, *node.all_input_nodes)):
         return "one of its inputs, or its result, has no elements"
-    snapshot = Snapshot(builder)
+    mark = Mark(builder)
     try:
         function(builder, node)
     except Exception as error:  # noqa: BLE001 - `_reason` raises an unexpected error again
-        snapshot.restore(builder)
+        mark.undo(builder)
         if builder.dry and not isinstance(error, Unsupported):
             return _with_tensors(builder, node)
         return _reason(error)
-    builder.lowered.append(node)
+    builder.lowered[node] = None
     return None
 
 

@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import ctypes
+import heapq
 import weakref
+from collections import deque
 from collections.abc import Sequence
 from typing import Any
 
@@ -40,15 +42,15 @@ class Plan:
     """
 
     def __init__(self, library: Library, level: str, builder: PlanBuilder, arguments: Sequence[int]) -> None:
-        check_bounds(builder.slots, builder.steps)
-        check_dtypes(builder.slots, builder.steps)
-        self._kept: list[Any] = [builder.packer.kept]
         self.steps = builder.steps
+        check_bounds(builder.slots, self.steps)
+        check_dtypes(builder.slots, self.steps)
+        self._kept: list[Any] = [builder.packer.kept]
         slots = self._slots(builder, arguments)
-        steps = (CStep * len(builder.steps))(*(self._step(step) for step in builder.steps))
+        steps = (CStep * len(self.steps))(*(self._step(step) for step in self.steps))
         self._kept += [slots, steps]
         self.handle: int = library.calls["recfx_plan_new"](
-            level.encode(), slots, len(slots), steps, len(steps), _block(builder.steps, builder.slots, slots)
+            level.encode(), slots, len(slots), steps, len(steps), _block(self.steps, builder.slots, slots)
         )
         if not self.handle:
             raise TargetError("there is not enough memory for a plan")
@@ -125,33 +127,34 @@ def _groups(builder: PlanBuilder) -> dict[int, int]:
     """Groups of temporaries that share memory, since they are never alive together: slot -> group."""
     first: dict[int, int] = {}
     last: dict[int, int] = {}
-    for number, step in enumerate(builder.steps):
+    steps = builder.steps
+    for number, step in enumerate(steps):
         touched = [step.out.slot, *(v.slot for v in step.views.values())]
         touched += [f[name] for f in step.features for name in ("ids", "offsets", "weights") if f[name] >= 0]
         for slot in touched:
             first.setdefault(slot, number)
             # Steps for one row run before all others. Their results live to the end if other steps read them.
             kept = builder.slots[slot].once and not step.once
-            last[slot] = len(builder.steps) if kept else max(number, last.get(slot, 0))
+            last[slot] = len(steps) if kept else max(number, last.get(slot, 0))
     groups: dict[int, int] = {}
-    free: list[tuple[int, bool]] = []
-    busy: list[tuple[int, int, bool]] = []
+    free: dict[bool, deque[int]] = {True: deque(), False: deque()}
+    busy: list[tuple[int, int, int, bool]] = []  # last use, when it was taken, group, whether it has one row
     count = 0
-    for slot in sorted(first, key=lambda s: (first[s], s)):
+    for turn, slot in enumerate(sorted(first, key=lambda s: (first[s], s))):
         held = builder.slots[slot]
         if held.place is not Place.TEMP:
             continue
-        for entry in [b for b in busy if b[0] < first[slot]]:
-            busy.remove(entry)
-            free.append(entry[1:])
-        match = next((f for f in free if f[1] is held.once), None)
-        if match:
-            free.remove(match)
+        ended = []
+        while busy and busy[0][0] < first[slot]:
+            ended.append(heapq.heappop(busy)[1:])
+        for _, group, once in sorted(ended):
+            free[once].append(group)
+        if free[held.once]:
+            groups[slot] = free[held.once].popleft()
         else:
-            match = (count, held.once)
+            groups[slot] = count
             count += 1
-        groups[slot] = match[0]
-        busy.append((last[slot], match[0], held.once))
+        heapq.heappush(busy, (last[slot], turn, groups[slot], held.once))
     for slot, held in enumerate(builder.slots):
         if held.place is Place.TEMP and slot not in groups:
             held.width = 0

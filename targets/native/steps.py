@@ -98,6 +98,7 @@ class Step:
     features: list[dict[str, Any]] = dataclasses.field(default_factory=list)
     reads: fx.Node | None = None  # the node that errors about the step's ids name
     pointwise: Pointwise | None = None  # the operations, for a step that absorbs this one
+    absorbed: bool = False  # whether a later step computes the result of this one as well
 
     def __post_init__(self) -> None:
         arrays: tuple[Iterable[int], ...] = (self.views, self.ints, self.floats, self.pointers)

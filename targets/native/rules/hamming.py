@@ -42,7 +42,7 @@ def _code_dot(builder: PlanBuilder, node: fx.Node) -> None:
     }
     pointers = {CodeDotPointer.TABLE: builder.packer.keep(items)}
     builder.emit(Kind.CODE_DOT, out, [(out.dims[1].size, 1)], views, ints=ints, pointers=pointers)
-    builder.steps[-1].reads = ids if ids is not None else query
+    builder.emitted[-1].reads = ids if ids is not None else query
     builder.values[node] = out
 
 

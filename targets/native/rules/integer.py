@@ -219,7 +219,7 @@ def _emit_take(
     }
     ints = {TakeInt.STRIDE: step, TakeInt.LIMIT: limit, TakeInt.WRAPS: int(wraps)}
     builder.emit(Kind.TAKE, out, [(n, s[0]) for n, s in runs], views, ints=ints)
-    builder.steps[-1].reads = node
+    builder.emitted[-1].reads = node
     builder.values[node] = out
 
 

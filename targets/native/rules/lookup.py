@@ -29,7 +29,7 @@ def _lookup(builder: PlanBuilder, node: fx.Node) -> None:
     ]
     out = builder.placed(node) or builder.result(node)
     builder.emit(Kind.LOOKUP, out, rows_of(out).runs, {}, ints={LookupInt.FEATURES: len(features)})
-    builder.steps[-1].features = features
+    builder.emitted[-1].features = features
     for source, column in zip(copies[::2], copies[1::2], strict=True):
         value = builder.value(dense[source])
         target = Value(out.slot, out.offset + column, (out.dims[0], Dim(value.dims[1].size, 1)))
@@ -55,7 +55,7 @@ def _embedding(builder: PlanBuilder, node: fx.Node) -> None:
         "node": node.args[1], "ids": ids.slot, "ids_offset": ids.offset, "ids_stride": step, "offsets": -1, "weights": -1
     }  # fmt: skip
     builder.emit(Kind.LOOKUP, out, [(1, 0), (length * table.shape[1], 1)], {}, ints={LookupInt.FEATURES: 1})
-    builder.steps[-1].features = [fields]
+    builder.emitted[-1].features = [fields]
     builder.values[node] = out
 
 

@@ -63,7 +63,7 @@ def emit_pointwise(
     floats = {ElementsFloat.CONSTANTS + i: o.constant for i, o in enumerate(program.operations)}
     builder.emit(kind, out, [(size, strides[0]) for size, strides in runs], views, ints=ints, floats=floats)
     if kind is Kind.POINTWISE:
-        builder.steps[-1].pointwise = program
+        builder.emitted[-1].pointwise = program
 
 
 def _fields(operation: Operation) -> dict[int, int]:
@@ -82,7 +82,7 @@ def _register(operand: int) -> int:
 def _absorb(builder: PlanBuilder, program: Pointwise, value: Value) -> None:
     """Makes the step that computes `value` part of `program`, where shapes and the number of operations allow."""
     slot = builder.slots[value.slot]
-    made = [s for s in builder.steps if s.out.slot == value.slot]
+    made = builder.writers(value.slot)
     if slot.place is not Place.TEMP or slot.dtype is not torch.float32 or len(made) != 1 or value not in program.inputs:
         return
     earlier = made[0].pointwise
@@ -105,8 +105,7 @@ def _absorb(builder: PlanBuilder, program: Pointwise, value: Value) -> None:
         return operand if operand < 0 else inputs.index(earlier.inputs[operand])
 
     operations = [_renamed(o, first) for o in earlier.operations] + [_renamed(o, moved) for o in program.operations]
-    builder.steps.remove(made[0])
-    slot.width = 0
+    builder.absorb(made[0])
     program.inputs, program.operations = inputs, operations
 
 
@@ -148,7 +147,7 @@ def _read_once(builder: PlanBuilder, operand: Any) -> bool:
     if not isinstance(operand, fx.Node) or len(operand.users) != 1:
         return False
     slot = builder.values[operand].slot
-    return all(len(node.users) == 1 for node, value in builder.values.items() if value.slot == slot)
+    return all(len(node.users) == 1 for node in builder.values.nodes_of(slot))
 
 
 def require_floating(node: fx.Node) -> None:

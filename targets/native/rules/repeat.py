@@ -99,7 +99,7 @@ def _emit_row_numbers(builder: PlanBuilder, node: fx.Node) -> None:
 
 def numbers_rows(builder: PlanBuilder, value: Value) -> bool:
     """Whether a value is the number of its batch row; its other dimensions have one element."""
-    made = [s for s in builder.steps if s.out.slot == value.slot and s.kind is Kind.ROW_NUMBERS]
+    made = [step for step in builder.writers(value.slot) if step.kind is Kind.ROW_NUMBERS]
     plain = {RowNumbersInt.START: 0, RowNumbersInt.STEP: 1, RowNumbersInt.COUNT: 1}
     return bool(made) and made[0].ints == plain and value.batched and value.width == 1
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 import operator
 from collections.abc import Callable
 from typing import Any
@@ -146,10 +147,15 @@ def _part(builder: PlanBuilder, node: fx.Node) -> None:
     if unbinds:
         builder.values[node] = _without(narrowed(value, dim, index, 1), dim)
         return
-    sizes = [p.shape[dim] for p in parts]
-    if not all(isinstance(s, int) for s in sizes):
+    starts = builder.known(("starts", source), lambda: _starts([p.shape[dim] for p in parts]))
+    if starts is None:
         raise Unsupported("it takes part of the batch")
-    builder.values[node] = narrowed(value, dim, sum(sizes[:index]), sizes[index])
+    builder.values[node] = narrowed(value, dim, starts[index], starts[index + 1] - starts[index])
+
+
+def _starts(sizes: list[Any]) -> list[int] | None:
+    """Where each part begins, and where the last one ends; None when a size varies."""
+    return [0, *itertools.accumulate(sizes)] if all(isinstance(s, int) for s in sizes) else None
 
 
 #: Operators whose result is several views. Plans hold the views, not the operators.
