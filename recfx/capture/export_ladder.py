@@ -26,6 +26,7 @@ from recfx.capture.explain_export import capture_error, draft_line, user_frame
 from recfx.capture.explicit_forward import one_batch
 from recfx.capture.inputs import Call
 from recfx.capture.numpy_functions import traced_numpy_functions
+from recfx.capture.trace_values import shared_trace_values
 from recfx.errors import CaptureError
 from recfx.ir.fake_kernels import batch_free_kernels
 
@@ -177,7 +178,7 @@ def _run_export(model: torch.nn.Module, call: Call, shapes: Any, strict: bool) -
 @contextmanager
 def _traceable() -> Iterator[None]:
     """A context in which the tracer records `.data`, NumPy functions and slices of the batch."""
-    with _data_as_detach(), traced_numpy_functions(), batch_free_kernels():
+    with _data_as_detach(), traced_numpy_functions(), batch_free_kernels(), shared_trace_values():
         yield
 
 

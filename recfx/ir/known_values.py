@@ -62,14 +62,7 @@ class KnownValues:
 
     def key(self, target: Any, args: tuple[Any, ...], kwargs: Mapping[str, Any]) -> Any:
         """What the value of an operator depends on; None when that cannot be told, and the value has to be computed."""
-        if not isinstance(target, torch._ops.OpOverload) or target.namespace not in _NAMESPACES:
-            return None
-        if target._schema.is_mutable:
-            return None
-        try:
-            return target, _form(args), tuple((name, _form(kwargs[name])) for name in sorted(kwargs))
-        except _Unknown:
-            return None
+        return form_of_call(target, args, kwargs)
 
     def get(self, key: Any) -> Any:
         """The value under a key; None when it is not in the table."""
@@ -80,7 +73,7 @@ class KnownValues:
     def put(self, key: Any, value: Any) -> None:
         """Keeps a value, unless data decides its sizes: each node has a symbol of its own then."""
         parts = value if isinstance(value, tuple | list) else (value,)
-        if all(isinstance(p, FakeTensor | torch.SymInt) and not free_unbacked_symbols(p) for p in parts):
+        if all(isinstance(p, FakeTensor | torch.SymInt) and not varies_by_data(p) for p in parts):
             self._values[key] = value
             self.computed += 1
 
@@ -90,6 +83,36 @@ def part_of(target: Any, args: tuple[Any, ...]) -> Any:
     if target is not operator.getitem or not isinstance(args[0], list | tuple) or not isinstance(args[1], int):
         return None
     return args[0][args[1]] if -len(args[0]) <= args[1] < len(args[0]) else None
+
+
+def form_of_call(target: Any, args: Any, kwargs: Mapping[str, Any]) -> Any:
+    """An operator with the forms of its arguments; None where a fake kernel may see more of them, or where the operator writes."""
+    if not isinstance(target, torch._ops.OpOverload) or target.namespace not in _NAMESPACES:
+        return None
+    if target._schema.is_mutable:
+        return None
+    try:
+        return target, _form(tuple(args)), tuple((name, _form(kwargs[name])) for name in sorted(kwargs))
+    except _Unknown:
+        return None
+
+
+def tensor_form(tensor: FakeTensor) -> Any:
+    """What a fake kernel can see of a tensor; None where that cannot be told."""
+    try:
+        return _tensor_form(tensor)
+    except _Unknown:
+        return None
+
+
+def set_form(tensor: FakeTensor, form: Any) -> None:
+    """Notes the form of a tensor that was made from one of the same form."""
+    tensor.__dict__[_FORM] = form
+
+
+def varies_by_data(value: Any) -> bool:
+    """Whether data decides a size."""
+    return bool(free_unbacked_symbols(value))
 
 
 def _form(value: Any) -> Any:

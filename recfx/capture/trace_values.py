@@ -1,0 +1,155 @@
+"""Fake kernels run once for each form of their operands while a model is traced.
+
+A trace needs a fake tensor with a storage of its own for every call: proxies are found by the tensor, and writes by the storage. But its
+sizes, strides and dtype are those of the first call with operands of the same form, and making a tensor of them takes less time than a
+fake kernel that reasons about symbolic sizes.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import threading
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from typing import Any
+
+import torch
+from torch._subclasses.fake_tensor import FakeTensor, FakeTensorMode, in_kernel_invocation_manager
+
+from recfx.ir.known_values import form_of_call, set_form, tensor_form, varies_by_data
+
+_own_dispatch = FakeTensorMode._dispatch_impl
+_patching = threading.Lock()
+_depth = 0
+_active = threading.local()
+
+
+@dataclasses.dataclass(frozen=True)
+class _Made:
+    """The fake result of an operator.
+
+    Attributes:
+        form: The form of the tensor.
+        sizes: Its sizes.
+        strides: Its strides.
+        dtype: Its dtype.
+        device: Its device.
+    """
+
+    form: Any
+    sizes: tuple[Any, ...]
+    strides: tuple[Any, ...]
+    dtype: torch.dtype
+    device: torch.device
+
+
+class TraceValues:
+    """Operator and forms of its operands -> the form of its result.
+
+    Attributes:
+        computed: How many fake kernels ran whose results are kept.
+        copied: How many results were made like kept ones.
+    """
+
+    def __init__(self) -> None:
+        self._made: dict[Any, _Made | None] = {}
+        self.computed = 0
+        self.copied = 0
+
+    def dispatch(
+        self, own: Callable[..., Any], mode: FakeTensorMode, func: Any, types: Any, args: Any, kwargs: Any
+    ) -> Any:
+        """The fake result of one operator.
+
+        Args:
+            own: The fake mode's own dispatch.
+            mode: The fake mode.
+            func: The operator.
+            types: Types of the tensors among the arguments.
+            args: Positional arguments.
+            kwargs: Keyword arguments.
+        """
+        form = form_of_call(func, args, kwargs) if mode.shape_env is not None and _gives_a_new_tensor(func) else None
+        if form is None or not _varies(args):
+            return own(mode, func, types, args, kwargs)
+        key = id(mode), form
+        if key in self._made:
+            made = self._made[key]
+            return own(mode, func, types, args, kwargs) if made is None else self._copy(mode, made)
+        result = own(mode, func, types, args, kwargs)
+        self._made[key] = _kept(result, args)
+        self.computed += 1
+        return result
+
+    def _copy(self, mode: FakeTensorMode, made: _Made) -> FakeTensor:
+        assert mode.shape_env is not None
+        with in_kernel_invocation_manager(mode), mode.shape_env.suppress_guards():
+            plain = torch.empty_strided(made.sizes, made.strides, dtype=made.dtype, device="meta")
+        found = FakeTensor(mode, plain, made.device)
+        set_form(found, made.form)
+        self.copied += 1
+        return found
+
+
+@contextmanager
+def shared_trace_values() -> Iterator[TraceValues]:
+    """Within it, fake modes of this thread keep the results of their kernels; gives the table."""
+    global _depth
+    before, values = getattr(_active, "values", None), TraceValues()
+    with _patching:
+        _depth += 1
+        if _depth == 1:
+            FakeTensorMode._dispatch_impl = _dispatch  # type: ignore[method-assign, assignment]
+    _active.values = values
+    try:
+        yield values
+    finally:
+        _active.values = before
+        with _patching:
+            _depth -= 1
+            if not _depth:
+                FakeTensorMode._dispatch_impl = _own_dispatch  # type: ignore[method-assign]
+
+
+def _dispatch(mode: FakeTensorMode, func: Any, types: Any, args: Any, kwargs: Any) -> Any:
+    values: TraceValues | None = getattr(_active, "values", None)
+    if values is None:
+        return _own_dispatch(mode, func, types, args, kwargs)
+    return values.dispatch(_own_dispatch, mode, func, types, args, kwargs)
+
+
+def _gives_a_new_tensor(func: Any) -> bool:
+    """Whether an operator gives one tensor that is neither random nor, as far as its schema says, a view of an argument."""
+    if not isinstance(func, torch._ops.OpOverload) or torch.Tag.nondeterministic_seeded in func.tags:
+        return False
+    returns = func._schema.returns
+    return len(returns) == 1 and str(returns[0].type) == "Tensor" and returns[0].alias_info is None
+
+
+def _varies(args: Any) -> bool:
+    """Whether an argument is a fake tensor without a constant value; fake modes compute with constants."""
+    return any(
+        (isinstance(a, FakeTensor) and a.constant is None) or (isinstance(a, list | tuple) and _varies(a)) for a in args
+    )
+
+
+def _kept(result: Any, args: Any) -> _Made | None:
+    """What is kept of a result; None where it has to be computed for every call."""
+    if not isinstance(result, FakeTensor) or result.requires_grad or result.constant is not None:
+        return None
+    form = tensor_form(result)
+    if form is None or varies_by_data(result) or _storage(result) in map(_storage, _tensors(args)):
+        return None
+    return _Made(form, tuple(result.shape), tuple(result.stride()), result.dtype, result.fake_device)
+
+
+def _tensors(args: Any) -> Iterator[torch.Tensor]:
+    for value in args:
+        if isinstance(value, torch.Tensor):
+            yield value
+        elif isinstance(value, list | tuple):
+            yield from _tensors(value)
+
+
+def _storage(tensor: torch.Tensor) -> int:
+    return int(tensor.untyped_storage()._cdata)
