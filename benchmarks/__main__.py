@@ -1,4 +1,4 @@
-"""python -m benchmarks run | list | table | retrieval | estimators | tails | random-models."""
+"""python -m benchmarks run | list | table | retrieval | estimators | tails | compile-time | random-models."""
 
 from __future__ import annotations
 
@@ -7,7 +7,7 @@ import sys
 from collections.abc import Sequence
 from pathlib import Path
 
-from benchmarks import random_models, retrieval, tails
+from benchmarks import compile_time, random_models, retrieval, tails
 from benchmarks.markdown import markdown
 from benchmarks.papers import estimators
 from benchmarks.progress import ProgressLine
@@ -111,6 +111,13 @@ def _parser() -> argparse.ArgumentParser:
     add_option(slow, "seconds", 4.0, "of each model at a point (default: %(default)s)")
     slow.set_defaults(run=_tails)
 
+    compiled = commands.add_parser(
+        "compile-time", help="measure how long optimize takes, stage by stage, and its memory"
+    )
+    compiled.add_argument("cases", nargs="*", help=f"default: {' '.join(compile_time.CASES)}")
+    compiled.add_argument("--precision", default="fp32", help="default: %(default)s")
+    compiled.set_defaults(run=_compile_time)
+
     drawn = commands.add_parser("random-models", help="compare drawn models with eager; can be resumed")
     drawn.add_argument("--models", type=int, default=100_000, help="default: %(default)s")
     drawn.add_argument(
@@ -139,6 +146,11 @@ def _random_models(options: argparse.Namespace) -> int:
     chunks = random_models.read(options.out)
     print(random_models.summary(chunks))
     return 2 if any(chunk.findings for chunk in chunks) else 0
+
+
+def _compile_time(options: argparse.Namespace) -> int:
+    print(compile_time.measure(options.cases or list(compile_time.CASES), options.precision))
+    return 0
 
 
 def _tails(options: argparse.Namespace) -> int:

@@ -43,7 +43,7 @@ ALLOWED: dict[str, set[str]] = {
     "learn": {"data", "errors", "formats", "kernels", "ops", "progress", "retrieval", "zoo"},
     "retrieval": {"errors", "formats", "kernels", "progress", "version"},
     "driver": {
-        *("analysis", "capture", "cost", "errors", "formats", "ir", "ops", "passes", "pipeline"),
+        *("analysis", "capture", "cost", "errors", "formats", "ir", "ops", "passes", "pipeline", "progress"),
         *("runtime", "targets", "version"),
     },
     "compiled": {"driver", "errors", "ir"},

@@ -34,7 +34,7 @@ from recfx.errors import CaptureError
 from recfx.ir.bags import Bags
 from recfx.ir.decompositions import decompose
 from recfx.ir.held_values import holds_values, plain_numbers
-from recfx.ir.program import Program, copy_module
+from recfx.ir.program import Program, copy_module, without_unread_state
 from recfx.ir.propagate import free_symbols, refresh
 from recfx.ir.shapes import BATCH, infer_dynamic_shapes, widen_batch
 
@@ -242,6 +242,7 @@ def _to_program(
     assert isinstance(module, fx.GraphModule)
     out_spec = exported.call_spec.out_spec
     assert out_spec is not None
+    module = copy_module(module)  # its code is generated when it is called, and not after each of the following edits
     _drop_guard_calls(module)
     module.graph.set_codegen(fx.graph.CodeGen())
     free = free_symbols(module)
@@ -249,7 +250,7 @@ def _to_program(
     _plain_arguments(module)
     decompose(module)
     functionalize(module)
-    module = copy_module(module)
+    module = without_unread_state(module)
     _flat_output(module)
     refresh(module)
     if free - free_symbols(module):

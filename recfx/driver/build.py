@@ -30,7 +30,8 @@ from recfx.errors import CaptureError, MeasureError, PassError, TargetError, Ver
 from recfx.ir.numeric import Exactness, Run, verify_numeric, weakest
 from recfx.ir.program import Program
 from recfx.ir.verify import Level
-from recfx.pipeline import Dump, Instrument, Pipeline, PipelineResult
+from recfx.pipeline import Announce, Dump, Instrument, Pipeline, PipelineResult
+from recfx.progress import stage_line
 from recfx.runtime.outputs import own_outputs
 
 
@@ -55,18 +56,20 @@ def build(
     Raises:
         RecfxError: See `recfx.optimize`.
     """
-    stages = StageTimes(type(model).__name__)
-    with stages.run("capture", CaptureError):
-        held = hold_constants(model, options.constant_inputs, options.catalogue, args, kwargs)
-        captured, one_row = _capture(held, options)
-    road = _Road(model, held, options, stages, user_model, assignment or {})
-    parts = road.walk(captured, options.debug)
-    if not (options.copy_weights or parts.report.kept_eager):
-        parts.watch = watch_weights(model, captured)
-    if one_row is not None:
-        folder = options.debug / "one-row" if options.debug else None
-        parts = parts.with_one_row(road.walk(one_row, folder))
-    return parts
+    name = type(model).__name__
+    with stage_line(f"optimizing {name}") as begin:
+        stages = StageTimes(name, begin)
+        with stages.run("capture", CaptureError):
+            held = hold_constants(model, options.constant_inputs, options.catalogue, args, kwargs)
+            captured, one_row = _capture(held, options)
+        road = _Road(model, held, options, stages, user_model, assignment or {})
+        parts = road.walk(captured, options.debug)
+        if not (options.copy_weights or parts.report.kept_eager):
+            parts.watch = watch_weights(model, captured)
+        if one_row is not None:
+            folder = options.debug / "one-row" if options.debug else None
+            parts = parts.with_one_row(road.walk(one_row, folder))
+        return parts
 
 
 def _capture(held: Held, options: Options) -> tuple[Program, Program | None]:
@@ -161,7 +164,7 @@ class _Road:
             raise blame.error(error, _applied(result), debug / "reproducer" if debug else None) from error
 
     def _passes(self, captured: Program, debug: Path | None) -> PipelineResult:
-        instruments: list[Instrument] = [Dump(debug)] if debug else []
+        instruments: list[Instrument] = [Announce(self.stages.begin), *([Dump(debug)] if debug else [])]
         result = self._pipeline.run(
             captured,
             verify=self.options.level,

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 
 from recfx.errors import RecfxError
@@ -14,10 +14,12 @@ class StageTimes:
 
     Args:
         model: The name of the model, for errors.
+        begin: Called with the name of each stage when it begins.
     """
 
-    def __init__(self, model: str) -> None:
+    def __init__(self, model: str, begin: Callable[[str], None] = lambda stage: None) -> None:
         self.model = model
+        self.begin = begin
         self.seconds: dict[str, float] = {}
 
     @contextmanager
@@ -31,6 +33,7 @@ class StageTimes:
         Raises:
             RecfxError: Something in the stage failed.
         """
+        self.begin(stage)
         start = time.perf_counter()
         try:
             yield

@@ -164,9 +164,9 @@ def copy_module(module: fx.GraphModule) -> fx.GraphModule:
     return _LazyGraphModule(module, graph)
 
 
-def drop_unread_state(program: Program) -> None:
-    """Gives a program a module that holds only the state that its graph reads. The nodes stay the same objects."""
-    program.module = _LazyGraphModule(program.module, program.graph)
+def without_unread_state(module: fx.GraphModule) -> fx.GraphModule:
+    """A module with the same graph, whose nodes stay the same objects, that holds only the state that the graph reads."""
+    return _LazyGraphModule(module, module.graph)
 
 
 def dense_parts(tensor: torch.Tensor) -> list[torch.Tensor]:

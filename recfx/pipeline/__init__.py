@@ -4,7 +4,7 @@ from recfx.pipeline.base import Pass
 from recfx.pipeline.bisect import BisectResult
 from recfx.pipeline.context import PassContext
 from recfx.pipeline.gate import Gate
-from recfx.pipeline.instruments import Dump, Instrument, PrintAfter, Timing
+from recfx.pipeline.instruments import Announce, Dump, Instrument, PrintAfter, Timing
 from recfx.pipeline.pipeline import Pipeline, run_pass
 from recfx.pipeline.properties import property_check
 from recfx.pipeline.records import MissRecord, PassRecord, PipelineResult
@@ -13,6 +13,7 @@ from recfx.pipeline.rewrite import apply_rules, rewrite
 from recfx.pipeline.spec import Miss, PassSpec
 
 __all__ = [
+    "Announce",
     "BisectResult",
     "Dump",
     "Gate",

@@ -23,6 +23,20 @@ class Instrument:
         """Called after each verified pass."""
 
 
+class Announce(Instrument):
+    """Names each pass before it runs.
+
+    Args:
+        begin: Called with the text.
+    """
+
+    def __init__(self, begin: Callable[[str], object]) -> None:
+        self._begin = begin
+
+    def before_pass(self, index: int, item: Pass, program: Program) -> None:
+        self._begin(f"pass {item.spec.name}")
+
+
 class PrintAfter(Instrument):
     """Prints the program after passes.
 

@@ -9,7 +9,7 @@ from typing import Any, Literal
 
 from recfx.errors import PassError, PipelineError, RecfxError
 from recfx.ir.numeric import verify_numeric
-from recfx.ir.program import Program, drop_unread_state
+from recfx.ir.program import Program, without_unread_state
 from recfx.ir.sizes import asks_for_data
 from recfx.ir.verify import Level, verify_meta, verify_structure
 from recfx.pipeline.base import Pass
@@ -206,7 +206,7 @@ def run_pass(
     ctx.sweep()
     changed = bool(ctx.fired) or differ(before, after)  # a pass may change the graph without asking the gate
     if changed:
-        drop_unread_state(after)
+        after.module = without_unread_state(after.module)
     else:
         copies.keep(before, after)
         after.module = before.module

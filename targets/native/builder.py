@@ -13,14 +13,14 @@ from recfx.kernels.abi import DTYPES
 from recfx.kernels.codes import Kind, Place, Size
 from recfx.targets.native.concatenations import columns_of
 from recfx.targets.native.steps import Slot, Step, View
-from recfx.targets.native.undo import Places
+from recfx.targets.native.undo import Undoable
 from recfx.targets.native.values import Dim, Unsupported, Value, contiguous, merge, mixed_like, shape_of
 from recfx.targets.native.weights import Packer, shape_only
 
 T = TypeVar("T")
 
 
-class PlanBuilder:
+class PlanBuilder(Undoable):
     """Collects the steps of one plan.
 
     Args:
@@ -31,11 +31,6 @@ class PlanBuilder:
         dry: True for a plan that never runs. Rules then get the shapes of constants in place of their tensors.
 
     Attributes:
-        slots: The buffers.
-        emitted: The steps, in order, with those that others absorbed.
-        absorbed: The steps that others absorbed, each with the width that its slot had.
-        placements: Concatenation -> the buffer into which producers of its parts write.
-        values: Node -> the place of its tensor.
         parts: Node with several tensors as its result -> their places.
         lowered: The nodes that the plan computes.
     """
@@ -49,30 +44,16 @@ class PlanBuilder:
         *,
         dry: bool = False,
     ) -> None:
+        super().__init__()
         self.module = module
         self.batch = batch
         self.packer = packer
         self.dry = dry
-        self.slots: list[Slot] = []
-        self.emitted: list[Step] = []
-        self.values: Places = Places()
         self.parts: dict[fx.Node, list[Value]] = {}
         self.lowered: dict[fx.Node, None] = {}
-        self.absorbed: list[tuple[Step, int]] = []
-        self._writers: dict[int, list[Step]] = {}
         self._inside = inside
-        self.placements: Places = Places()
         self._jagged: dict[fx.Node, int] = {}
         self._known: dict[Any, Any] = {}
-
-    @property
-    def steps(self) -> list[Step]:
-        """The steps, in order, without those that others absorbed."""
-        return [step for step in self.emitted if not step.absorbed]
-
-    def writers(self, slot: int) -> list[Step]:
-        """The steps that write to a slot."""
-        return [step for step in self._writers.get(slot, ()) if not step.absorbed]
 
     def known(self, key: Any, compute: Callable[[], T]) -> T:
         """A fact about the program, which is computed once for each plan. Rules ask for the same facts for every part of a node."""
@@ -175,24 +156,7 @@ class PlanBuilder:
     ) -> None:
         """Adds a step. `views` and the rest name arguments by the enumerations of `recfx.kernels.slots` that belong to the kind."""
         step = Step(kind, not out.batched, dict(views), view(out, out_runs), **rest)
-        self.emitted.append(step)
-        self._writers.setdefault(step.out.slot, []).append(step)
-
-    def absorb(self, step: Step) -> None:
-        """Takes a step out of the plan, because a later one computes its result and nothing else reads it."""
-        slot = self.slots[step.out.slot]
-        self.absorbed.append((step, slot.width))
-        step.absorbed, slot.width = True, 0
-
-    def restore_absorbed(self) -> None:
-        """Puts the step that was absorbed last back into the plan."""
-        step, width = self.absorbed.pop()
-        step.absorbed, self.slots[step.out.slot].width = False, width
-
-    def take_back_step(self) -> None:
-        """Removes the step that was emitted last."""
-        step = self.emitted.pop()
-        self._writers[step.out.slot].pop()
+        self.add_step(step)
 
     def _constant(self, node: fx.Node) -> Value:
         return self.constant(self.tensor(node).contiguous())

@@ -19,7 +19,6 @@ from recfx.targets.native.rules.copies import copy
 from recfx.targets.native.rules.registry import RULES
 from recfx.targets.native.rules.view import drops_the_batch
 from recfx.targets.native.steps import Slot
-from recfx.targets.native.undo import Mark
 from recfx.targets.native.values import Unsupported, contiguous
 from recfx.targets.native.weights import Packer
 
@@ -74,11 +73,11 @@ def refusal(builder: PlanBuilder, node: fx.Node) -> str | None:
         return f"no kernel for {node.target}"
     if any(builder.known(("empty", n), partial(_is_empty, n)) for n in (node, *node.all_input_nodes)):
         return "one of its inputs, or its result, has no elements"
-    mark = Mark(builder)
+    mark = builder.mark()
     try:
         function(builder, node)
     except Exception as error:  # noqa: BLE001 - `_reason` raises an unexpected error again
-        mark.undo(builder)
+        builder.undo(mark)
         if builder.dry and not isinstance(error, Unsupported):
             return _with_tensors(builder, node)
         return _reason(error)

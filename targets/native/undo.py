@@ -5,14 +5,12 @@ Nothing is copied: the lists of a plan only grow, and tables remember what they 
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING
+import dataclasses
 
 from torch import fx
 
+from recfx.targets.native.steps import Slot, Step
 from recfx.targets.native.values import Value
-
-if TYPE_CHECKING:
-    from recfx.targets.native.builder import PlanBuilder
 
 
 class Places(dict[fx.Node, Value]):
@@ -53,24 +51,68 @@ class Places(dict[fx.Node, Value]):
         self._nodes.setdefault(value.slot, {})[node] = None
 
 
+@dataclasses.dataclass(frozen=True)
 class Mark:
-    """The state of a plan before a rule runs.
+    """The state of a plan before a rule runs: how long its lists and tables are."""
 
-    Args:
-        builder: The plan.
+    slots: int
+    emitted: int
+    absorbed: int
+    values: int
+    placements: int
+
+
+class Undoable:
+    """The parts of a plan that rules change.
+
+    Attributes:
+        slots: The buffers.
+        emitted: The steps, in order, with those that others absorbed.
+        absorbed: The steps that others absorbed, each with the width that its slot had.
+        values: Node -> the place of its tensor.
+        placements: Concatenation -> the buffer into which producers of its parts write.
     """
 
-    def __init__(self, builder: PlanBuilder) -> None:
-        self._slots, self._emitted = len(builder.slots), len(builder.emitted)
-        self._absorbed = len(builder.absorbed)
-        self._values, self._placed = builder.values.mark(), builder.placements.mark()
+    def __init__(self) -> None:
+        self.slots: list[Slot] = []
+        self.emitted: list[Step] = []
+        self.absorbed: list[tuple[Step, int]] = []
+        self.values = Places()
+        self.placements = Places()
+        self._writers: dict[int, list[Step]] = {}
 
-    def undo(self, builder: PlanBuilder) -> None:
-        """Takes back what was done since."""
-        while len(builder.absorbed) > self._absorbed:
-            builder.restore_absorbed()
-        while len(builder.emitted) > self._emitted:
-            builder.take_back_step()
-        del builder.slots[self._slots :]
-        builder.values.undo(self._values)
-        builder.placements.undo(self._placed)
+    @property
+    def steps(self) -> list[Step]:
+        """The steps, in order, without those that others absorbed."""
+        return [step for step in self.emitted if not step.absorbed]
+
+    def writers(self, slot: int) -> list[Step]:
+        """The steps that write to a slot."""
+        return [step for step in self._writers.get(slot, ()) if not step.absorbed]
+
+    def add_step(self, step: Step) -> None:
+        """Adds a step behind all others."""
+        self.emitted.append(step)
+        self._writers.setdefault(step.out.slot, []).append(step)
+
+    def absorb(self, step: Step) -> None:
+        """Takes a step out of the plan, because a later one computes its result and nothing else reads it."""
+        slot = self.slots[step.out.slot]
+        self.absorbed.append((step, slot.width))
+        step.absorbed, slot.width = True, 0
+
+    def mark(self) -> Mark:
+        """The present state, for `undo`."""
+        lengths = len(self.slots), len(self.emitted), len(self.absorbed)
+        return Mark(*lengths, self.values.mark(), self.placements.mark())
+
+    def undo(self, mark: Mark) -> None:
+        """Goes back to the state at a mark."""
+        while len(self.absorbed) > mark.absorbed:
+            step, width = self.absorbed.pop()
+            step.absorbed, self.slots[step.out.slot].width = False, width
+        while len(self.emitted) > mark.emitted:
+            self._writers[self.emitted.pop().out.slot].pop()
+        del self.slots[mark.slots :]
+        self.values.undo(mark.values)
+        self.placements.undo(mark.placements)
