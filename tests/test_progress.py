@@ -2,7 +2,11 @@
 
 from __future__ import annotations
 
+import contextlib
 import io
+import threading
+import time
+from collections.abc import Callable
 
 import pytest
 from rich.console import Console
@@ -41,3 +45,42 @@ def test_a_training_bar_that_nobody_wants_shows_nothing(capsys: pytest.CaptureFi
     with progress.training_bar(False) as report:
         report(0.5, "epoch 2")
     assert capsys.readouterr() == ("", "")
+
+
+class _Terminal(io.StringIO):
+    def isatty(self) -> bool:
+        """Claims to be a terminal."""
+        return True
+
+
+@pytest.mark.parametrize(("quiet", "shown"), [(60.0, False), (0.0, True)])
+def test_a_stage_appears_on_a_terminal_after_a_while(
+    quiet: float, shown: bool, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    screen = _Terminal()
+    monkeypatch.setattr(progress, "_QUIET_S", quiet)
+    monkeypatch.setenv("TERM", "xterm")
+    monkeypatch.setattr("sys.stderr", screen)
+    with progress.stage_line("optimizing Net") as begin:
+        begin("capture")
+        _wait_for(lambda: not shown or "capture" in screen.getvalue())
+        with contextlib.redirect_stderr(io.StringIO()):  # as stages do
+            begin("pass fuse-mlp")
+            _wait_for(lambda: not shown or "pass fuse-mlp" in screen.getvalue())
+    assert ("optimizing Net: pass fuse-mlp" in screen.getvalue()) is shown
+    assert not [thread for thread in threading.enumerate() if isinstance(thread, threading.Timer)]
+
+
+def test_no_stage_is_shown_where_there_is_no_terminal(
+    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.setattr(progress, "_QUIET_S", 0.0)
+    with progress.stage_line("optimizing Net") as begin:
+        begin("capture")
+    assert capsys.readouterr().err == ""
+
+
+def _wait_for(met: Callable[[], bool]) -> None:
+    end = time.monotonic() + 20
+    while not met() and time.monotonic() < end:
+        time.sleep(0.02)

@@ -1,0 +1,63 @@
+"""The work that optimize does grows with the number of operators, not with its square.
+
+Work is the number of calls of Python and C functions. It does not depend on the machine.
+"""
+
+from __future__ import annotations
+
+import sys
+from collections.abc import Callable
+from typing import Any
+
+import pytest
+
+from benchmarks.pair_models import PAIR_MODELS, pair_model
+from recfx.capture import capture
+from recfx.driver.lowering import lower
+from recfx.ir.numeric import Exactness
+from recfx.ir.program import Program
+from recfx.passes import default_pipeline
+from recfx.pipeline import Pipeline
+from recfx.targets import resolve
+
+_FEW, _MANY = 5, 12
+#: How much faster than the number of operators the work may grow: sorting, and work that is the same for every model.
+_SLACK = 1.35
+
+
+def _work(run: Callable[[], Any]) -> tuple[int, Any]:
+    """The number of calls that a function makes, and its result."""
+    calls = 0
+
+    def count(frame: Any, event: str, argument: Any) -> None:
+        nonlocal calls
+        calls += event in ("call", "c_call")
+
+    before = sys.getprofile()
+    sys.setprofile(count)
+    try:
+        result = run()
+    finally:
+        sys.setprofile(before)
+    return calls, result
+
+
+def _stages(name: str, fields: int) -> tuple[int, int, int]:
+    """Operators of a model, and the work of the passes and of the lowering."""
+    model, values = pair_model(name, fields)
+    program = capture(model, (values,), max_batch=64)
+    (native,) = resolve("native")
+    pipeline = Pipeline(default_pipeline(requests=False, kernels=native.kernels()))
+    passes, result = _work(lambda: pipeline.run(program))
+    after: Program = result.program
+    lowering, _ = _work(lambda: lower(after, [native], [], Exactness.REASSOC))
+    return program.operator_count(), passes, lowering
+
+
+@pytest.mark.parametrize("name", PAIR_MODELS)
+def test_work_is_linear_in_the_number_of_operators(name: str) -> None:
+    few, many = _stages(name, _FEW), _stages(name, _MANY)
+    growth = many[0] / few[0]
+    assert growth > 3
+    assert many[1] < few[1] * growth * _SLACK
+    assert many[2] < few[2] * growth * _SLACK
