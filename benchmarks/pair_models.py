@@ -29,7 +29,8 @@ class FieldAware(nn.Module):
     def _encoded(self, values: Tensor, field: int) -> Tensor:
         column = values[:, [field]]
         rows = [self.encoders[field](column[:, 0].long()).unsqueeze(1)]
-        return self.dropout(torch.cat(rows, 1)).squeeze(1)
+        encoded: Tensor = self.dropout(torch.cat(rows, 1)).squeeze(1)
+        return encoded
 
     def forward(self, values: Tensor) -> Tensor:
         """Ids as float32 [B, fields] -> [B, 1]."""
