@@ -134,7 +134,7 @@ def _varies(args: Any) -> bool:
 
 
 def _kept(result: Any, args: Any) -> _Made | None:
-    """What is kept of a result; None where it has to be computed for every call."""
+    """What is kept of a result; None where each call must compute it."""
     if not isinstance(result, FakeTensor) or result.requires_grad or result.constant is not None:
         return None
     form = tensor_form(result)

@@ -61,7 +61,7 @@ class KnownValues:
         self.found = 0
 
     def key(self, target: Any, args: tuple[Any, ...], kwargs: Mapping[str, Any]) -> Any:
-        """What the value of an operator depends on; None when that cannot be told, and the value has to be computed."""
+        """What the value of an operator depends on; None when the table cannot tell, so that the caller computes the value."""
         return form_of_call(target, args, kwargs)
 
     def get(self, key: Any) -> Any:
