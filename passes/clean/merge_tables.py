@@ -65,8 +65,8 @@ def _merge(ctx: PassContext, nodes: list[fx.Node]) -> None:
 
 def _sample(ctx: PassContext, node: fx.Node) -> bytes:
     """The bytes of some rows of a table. Tables that differ in them need not be compared in full."""
-    tensor = ctx.stored(node)
-    return _bytes(tensor.detach()[:: max(1, len(tensor) // 64)]).numpy().tobytes()
+    rows = torch.atleast_1d(ctx.stored(node).detach())  # index_select also reads a tensor without dimensions
+    return _bytes(rows[:: max(1, len(rows) // 64)]).numpy().tobytes()
 
 
 def _digest(ctx: PassContext, node: fx.Node) -> bytes:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import operator
 import subprocess
 import sys
 
@@ -14,6 +15,10 @@ from recfx import targets
 from recfx.capture import capture
 from recfx.ir.region import Region
 from recfx.targets import BACKENDS, EagerBackend, resolve
+from recfx.targets.base import is_operator
+from recfx.targets.eager.lookups import with_plain_lookups
+from recfx.targets.registry import BUILT_IN, Registry
+from recfx.testing import GraphBuilder
 
 
 def test_resolve_names_and_groups() -> None:
@@ -49,6 +54,54 @@ def test_what_is_not_in_the_dialect_is_refused_with_its_place() -> None:
     assert "call_method" in verdict.reason
     with pytest.raises(recfx.TargetError, match="call_method"):
         EagerBackend().lower(Region.whole(program))
+
+
+def test_higher_order_operators_are_refused() -> None:
+    b = GraphBuilder({"x": ("batch", 4)})
+    program = b.build(b.call(torch.ops.aten.relu.default, b.inputs["x"]))
+    (relu,) = (node for node in program.graph.nodes if node.op == "call_function")
+    with program.graph.inserting_before(relu):
+        branch = program.graph.call_function(torch.ops.higher_order.cond, (True, None, None, (relu.args[0],)))
+    verdicts = EagerBackend().supports(program)
+    assert verdicts[relu]
+    assert verdicts[relu].reason == ""
+    assert not verdicts[branch]
+    assert "the higher-order operator cond" in verdicts[branch].reason
+    assert set(verdicts) == {relu, branch}
+
+
+def test_regions_without_lookups_are_lowered_as_they_are() -> None:
+    b = GraphBuilder({"x": ("batch", 4)})
+    region = Region.whole(b.build(b.call(torch.ops.aten.relu.default, b.inputs["x"])))
+    assert with_plain_lookups(region) is region
+    assert EagerBackend().lower(region).body is region
+
+
+def test_sizes_and_parts_of_tuples_are_not_operators() -> None:
+    b = GraphBuilder({"x": ("batch", 4)})
+    size = b.call(torch.ops.aten.sym_size.int, b.inputs["x"], 0)
+    doubled = b.call(operator.mul, size, 2)
+    pair = b.call(torch.ops.aten.max.dim, b.inputs["x"], 1)
+    part = b.call(operator.getitem, pair, 0)
+    program = b.build(part, b.call(torch.ops.aten.mul.Tensor, b.inputs["x"], doubled))
+    found = [str(node.target) for node in program.graph.nodes if is_operator(node)]
+    assert found == ["aten.max.dim", "aten.mul.Tensor"]
+
+
+def test_the_registry_is_a_mapping_of_names() -> None:
+    registry = Registry()
+    assert len(registry) == len(BUILT_IN) == len(list(registry))
+    assert "eager" in registry
+    assert "abacus" not in registry
+    backend = registry["abacus"] = EagerBackend()
+    assert registry["abacus"] is backend
+    assert len(registry) == len(BUILT_IN) + 1
+    assert list(registry)[-1] == "abacus"
+    del registry["abacus"]
+    assert "abacus" not in registry
+    assert type(registry["eager"]) is EagerBackend
+    with pytest.raises(KeyError):
+        registry["abacus"]
 
 
 def test_backends_are_imported_and_constructed_when_asked_for() -> None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import pytest
 import torch
 from hypothesis import given
 from hypothesis import strategies as st
@@ -10,6 +11,7 @@ from torch import nn
 from torch.nn import functional as F
 
 from recfx.ir import Exactness, verify_numeric
+from recfx.testing import GraphBuilder
 
 IDS = (torch.randint(0, 6, (3, 2)),)
 
@@ -41,6 +43,21 @@ def test_tables_that_differ_stay_apart() -> None:
     for second in (other, signed, wider, table.double().float() + 1):
         program = program_of(Case(lambda second=second: two_tables(table, second), IDS))
         assert run("merge-tables", program).records[0].fired == 0
+
+
+@pytest.mark.parametrize("shape", [(), (1,), (200,), (0, 4), (200, 0), (130, 2)])
+@pytest.mark.parametrize("equal", [True, False])
+def test_tables_of_every_shape_are_compared(shape: tuple[int, ...], equal: bool) -> None:
+    table = torch.randn(shape)
+    other = table.clone()
+    if not equal:
+        other.view(-1)[-1:] += 1
+
+    b = GraphBuilder({"ids": ((1,), torch.int64), "x": ("batch", 1)})
+    select = torch.ops.aten.index_select.default
+    read = [b.call(select, b.state(name, value), 0, b.inputs["ids"]) for name, value in (("a", table), ("b", other))]
+    program = b.build(*read, b.inputs["x"])
+    assert run("merge-tables", program).records[0].fired == int(equal or not table.numel())
 
 
 def test_tied_tables_are_no_duplicates() -> None:
