@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import dataclasses
+import json
 from pathlib import Path
 from typing import Any
 
@@ -12,6 +14,7 @@ from models import TinyCtr, tiny_inputs
 import recfx
 from recfx.cli import main
 from recfx.doctor import examine
+from recfx.learn.recipes import recipe_of
 
 
 def test_doctor_knows_torch_and_every_backend(capsys: pytest.CaptureFixture[str]) -> None:
@@ -76,3 +79,63 @@ def test_bisect_names_the_rewrite(tmp_path: Path, capsys: pytest.CaptureFixture[
     assert main(["bisect", folder, "--pipeline", "negate-relus", "--check", str(check)]) == 0
     assert "negate-relus / negate at relu" in capsys.readouterr().out
     assert main(["bisect", folder, "--pipeline", "negate-relus", "--check", str(tmp_path / "no.py")]) == 1
+
+
+#: Arguments of `recfx bench hqgnn` -> fields of the recipe that differ from the data set's own, and names of cells.
+HQGNN: dict[str, tuple[list[str], dict[str, Any], set[str], set[str]]] = {
+    "the recipe as it is": (
+        [],
+        {},
+        {"trained-gste-per-row-1", "trained-gste-per-row-1-refined"},
+        {"full-fp32-32-wide"},
+    ),
+    "a model of another size": (["--dim", "8", "--layers", "1"], {"dim": 8, "layers": 1}, set(), set()),
+    "another training": (
+        ["--epochs", "3", "--student-epochs", "2", "--lr", "0.5", "--student-lr", "0.25", "--seed", "7"],
+        {"epochs": 3, "student_epochs": 2, "lr": 0.5, "student_lr": 0.25, "seed": 7},
+        set(),
+        set(),
+    ),
+    "another loss": (
+        ["--negatives", "2", "--batch", "64", "--l2", "0.125", "--decay", "0.0625"],
+        {"negatives": 2, "batch": 64, "l2": 0.125, "decay": 0.0625},
+        set(),
+        set(),
+    ),
+    "nothing refined": (["--refined", "0"], {"refined": 0}, {"rounded-rows-1"}, {"rounded-rows-1-refined"}),
+    "nothing ranked": (["--ranks", "0"], {"ranks": 0}, {"rounded-rows-1"}, {"rounded-rows-1-refined"}),
+    "a wider model": (["--wide", "24"], {"wide": 24}, {"full-fp32-32-wide"}, set()),
+}
+
+
+@pytest.mark.parametrize("name", HQGNN)
+def test_the_table_of_quantised_embeddings_follows_its_arguments(
+    name: str, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    arguments, changes, present, absent = HQGNN[name]
+    command = ["bench", "hqgnn", "--data", "synthetic", "--out", str(tmp_path), "--minutes", "0", "--bits", "1"]
+    assert main([*command, "--estimators", "gste", "--bounds", "per-row", "--rounded", "rows", *arguments]) == 0
+    assert "THE BUDGET OF 0 MINUTES WAS SHORT" in capsys.readouterr().out
+    results = json.loads((tmp_path / "results.json").read_text())
+    assert results["recipe"] == dataclasses.asdict(recipe_of("synthetic")) | changes
+    names = {row["name"] for row in results["rows"]}
+    assert present | {"full-fp32-32"} <= names
+    assert not absent & names
+
+
+def test_the_cells_of_the_table_are_those_of_the_lists(tmp_path: Path) -> None:
+    command = ["bench", "hqgnn", "--data", "synthetic", "--out", str(tmp_path), "--minutes", "0", "--refined", "0"]
+    assert main([*command, "--bits", "2,4", "--estimators", "ste,lsq", "--bounds", "sigma", "--rounded", "rows"]) == 0
+    rows = json.loads((tmp_path / "results.json").read_text())["rows"]
+    assert {row["name"] for row in rows} == {
+        "full-fp32-32",
+        *(f"rounded-rows-{bits}" for bits in (2, 4)),
+        *(f"trained-{estimator}-sigma-{bits}" for estimator in ("ste", "lsq") for bits in (2, 4)),
+    }
+
+
+def test_widths_that_are_not_numbers_are_refused(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    command = ["bench", "hqgnn", "--data", "synthetic", "--out", str(tmp_path), "--minutes", "0"]
+    assert main([*command, "--bits", "1,two"]) == 1
+    assert "1,two" in capsys.readouterr().err
+    assert not (tmp_path / "results.json").exists()
