@@ -19,7 +19,8 @@ from torch.utils._python_dispatch import TorchDispatchMode
 
 from recfx.capture.crosscheck import run_model
 from recfx.capture.inputs import Call
-from recfx.ir.bags import Bags, Form, Stream, distinct_counts
+from recfx.errors import CaptureError
+from recfx.ir.bags import IDS_BEHIND_BAGS, Bags, Form, Stream, distinct_counts
 from recfx.ir.jagged import is_jagged
 from recfx.ir.shapes import positions
 
@@ -76,6 +77,9 @@ def find_bags(run: Callable[[Sequence[Any]], Any], leaves: Sequence[Any], known:
         run: Runs the user's model on flat inputs.
         leaves: The example.
         known: Leaves whose bags are already known.
+
+    Raises:
+        CaptureError: The example has ids behind its last bag.
     """
     taken = set(known)
     if not any(_may_bound(leaves, position, taken) for position in range(len(leaves))):
@@ -85,6 +89,8 @@ def find_bags(run: Callable[[Sequence[Any]], Any], leaves: Sequence[Any], known:
     try:
         with torch.no_grad(), watcher:
             outputs = pytree.tree_leaves(run(fresh))
+    except CaptureError:
+        raise
     except Exception:  # noqa: BLE001 - the comparison with the model reports that it fails on the example
         return []
     meetings = [m for m in watcher.meetings if leaves[m.bounds.leaf].dtype in _INTEGERS]
@@ -149,6 +155,9 @@ class _Watcher(TorchDispatchMode):
         result = func(*args, **(kwargs or {}))
         named = list(_arguments(func, args, kwargs or {}))
         traces = {name: self._traces_of(value) for name, value in named}
+        if "embedding_bag" in str(func):
+            inputs = bool(traces.get("indices")) and any(not trace.bounds for trace in traces.get("offsets", ()))
+            _require_no_ids_behind_bags(dict(named), inputs=inputs)
         self._note(func, dict(named), traces)
         made = frozenset(t for found in traces.values() for t in found)
         self.read |= {trace.leaf for trace in made}
@@ -178,6 +187,20 @@ class _Watcher(TorchDispatchMode):
                     for ids in others
                     if ids.leaf != bounds.leaf and not ids.bounds
                 ]
+
+
+def _require_no_ids_behind_bags(values: dict[str, Any], *, inputs: bool) -> None:
+    """Refuses ids behind the last bag of an embedding bag where torch counts them, or where they and the offsets are inputs."""
+    if not values.get("include_last_offset") or not values["offsets"].numel():
+        return
+    counted = values.get("mode") == 1 or values.get("padding_idx", -1) not in (None, -1)
+    last, count = int(values["offsets"][-1]), values["indices"].shape[0]
+    if last < count and (counted or inputs):
+        raise CaptureError(
+            f"the example's offsets end at {last}, before the end of the {count} ids; "
+            + (IDS_BEHIND_BAGS if counted else "the ids behind belong to no row"),
+            hint="drop the ids behind the last offset, in the example and in calls: ids[: offsets[-1]]",
+        )
 
 
 def _derived(trace: _Trace, value: Any) -> _Trace:

@@ -14,6 +14,11 @@ from typing import Any
 
 import torch
 
+#: Why ids behind the last offset are refused. Which of them torch adds or counts also depends on the dtype of the table.
+IDS_BEHIND_BAGS = (
+    "torch's embedding_bag counts ids behind the last offset in the last bag, unless it sums without padding_idx"
+)
+
 
 class Form(Enum):
     """The content of bounds: the length of every bag, the start of every bag, or the starts and then the number of ids."""

@@ -3,7 +3,7 @@
 from enum import IntEnum
 
 #: The digest of the table.
-DIGEST = 0xFEE875A6FE4A36
+DIGEST = 0x23235281EE9012
 
 
 class Size(IntEnum):
@@ -70,6 +70,7 @@ class ErrorCode(IntEnum):
     BAD_OFFSETS = 2
     NO_MEMORY = 3
     NULL_ARGUMENT = 4
+    IDS_BEHIND_BAGS = 5
 
 
 class Op(IntEnum):

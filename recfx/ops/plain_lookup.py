@@ -12,6 +12,7 @@ from typing import Any
 import torch
 
 from recfx.formats import decode_rows
+from recfx.ir.bags import IDS_BEHIND_BAGS
 
 Tensor = torch.Tensor
 
@@ -186,10 +187,17 @@ def _checked_ends(offsets: Sequence[Tensor], counts: Sequence[int], f: Feature) 
 
 
 def _jagged(table: Tensor, ids: Tensor, offsets: Tensor, ends: list[int], weights: Tensor | None, f: Feature) -> Tensor:
-    """One feature with jagged bags: [B, dim]."""
+    """One feature with jagged bags: [B, dim].
+
+    Raises:
+        IndexError: Ids lie behind the last bag, in a mode in which torch counts them.
+    """
     batch = (offsets.shape[0] - int(f.last)) // f.segments
     first, ended = ends[f.segment], f.segment + 1 < len(ends)
     last = ends[f.segment + 1] if ended else ids.shape[0]
+    counted = weights is None if f.pooling == _MEAN else f.padding >= 0
+    if counted and f.last and f.segments == 1 and last < ids.shape[0]:
+        raise IndexError(f"the offsets end at {last}, before the end of the {ids.shape[0]} ids; {IDS_BEHIND_BAGS}")
     starts = offsets if f.segments == 1 else offsets[f.segment * batch : (f.segment + 1) * batch + int(ended)]
     whole = first == 0 and last == ids.shape[0]
     held = ids if whole else ids[first:last]

@@ -11,6 +11,7 @@ import torch
 from torch import fx
 
 from recfx.errors import IdError, InputError, TargetError
+from recfx.ir.bags import IDS_BEHIND_BAGS
 from recfx.ir.provenance import where
 from recfx.kernels.abi import CError
 from recfx.kernels.codes import ErrorCode
@@ -82,6 +83,12 @@ def plan_call(
     if wrong:
         lines.append(f"    if {' or '.join(wrong)}: return _otherwise({', '.join(spare)})")
     lines += [f"    if not {x}.is_contiguous(): {x} = {x}.contiguous()" for x in names]
+    # The imaginary part of a conjugated tensor is a view whose numbers torch negates when it reads them.
+    lines += [
+        f"    if {x}.is_neg(): {x} = {x}.resolve_neg()"
+        for x, s in zip(names, slots, strict=False)
+        if s.dtype.is_floating_point
+    ]
     namespace: dict[str, Any] = {
         "_empty": torch.empty,
         "_run": library.run,
@@ -172,8 +179,12 @@ class _Failure:
             what = f"id {error.id} in row {error.row} is outside its table of {error.limit} rows"
             hint = f"ids of this feature must be in [0, {error.limit})"
             raise IdError(f"{node.name}: {what}", where=where(node), hint=hint)
-        what = f"the offsets of row {error.row} point to {error.offset}, outside the {error.limit} ids"
-        hint = "offsets must start at 0, must not fall and must stay within the ids"
+        if code == ErrorCode.IDS_BEHIND_BAGS:
+            what = f"the offsets end at {error.offset}, before the end of the {error.limit} ids; {IDS_BEHIND_BAGS}"
+            hint = "drop the ids behind the last offset: ids[: offsets[-1]]"
+        else:
+            what = f"the offsets of row {error.row} point to {error.offset}, outside the {error.limit} ids"
+            hint = "offsets must start at 0, must not fall and must stay within the ids"
         raise InputError(f"{node.name}: {what}", where=where(node), hint=hint)
 
     def _without_memory(self, argument: int) -> InputError:

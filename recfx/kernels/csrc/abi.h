@@ -68,7 +68,7 @@ struct RecfxError {
     int64_t step, feature, row;
     union {
         int64_t id;        // RECFX_BAD_ID
-        int64_t offset;    // RECFX_BAD_OFFSETS
+        int64_t offset;    // RECFX_BAD_OFFSETS, RECFX_IDS_BEHIND_BAGS
         int64_t bytes;     // RECFX_NO_MEMORY
         int64_t argument;  // RECFX_NULL_ARGUMENT: the position of the caller's pointer
     };

@@ -3,7 +3,7 @@
 #include <cstdint>
 
 // The digest of the table.
-constexpr int64_t RECFX_CODES = 0xFEE875A6FE4A36;
+constexpr int64_t RECFX_CODES = 0x23235281EE9012;
 
 enum RecfxSize : int32_t {
     RECFX_RANK = 4,
@@ -59,6 +59,7 @@ enum RecfxErrorCode : int64_t {
     RECFX_BAD_OFFSETS = 2,
     RECFX_NO_MEMORY = 3,
     RECFX_NULL_ARGUMENT = 4,
+    RECFX_IDS_BEHIND_BAGS = 5,
 };
 
 enum RecfxOp : int64_t {

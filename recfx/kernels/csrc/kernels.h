@@ -35,6 +35,9 @@ struct Errors {
     void bad_offsets(int64_t step, int64_t feature, int64_t row, int64_t offset, int64_t limit) {
         raise({RECFX_BAD_OFFSETS, step, feature, row, {offset}, limit});
     }
+    void ids_behind_bags(int64_t step, int64_t feature, int64_t row, int64_t offset, int64_t limit) {
+        raise({RECFX_IDS_BEHIND_BAGS, step, feature, row, {offset}, limit});
+    }
 };
 
 // A range of work: batch rows [begin, end); with `parts` > 1, only its part number `part`. Each kind of step splits its work in its own way.

@@ -12,6 +12,13 @@ struct Bag {
     int64_t weights, weights_step;
 };
 
+// Whether a bag is the last of an embedding bag whose offsets hold its end, in a mode in which torch's operator counts ids behind that end as
+// well: all modes but sums without padding. Weighted means are not torch's.
+inline bool ends_all_bags(const RecfxFeature& f, const Bound& offsets, int64_t bag) {
+    const bool counted = f.pooling == POOL_MEAN ? f.weights < 0 : f.padding >= 0;
+    return counted && f.last && f.segments == 1 && bag + 2 == offsets.count;
+}
+
 // Finds the bag of a feature for a batch row. False, after raising an error, if its offsets are wrong.
 inline bool find_bag(const RecfxFeature& f, const Context& c, const Range& range, int64_t row, int64_t inner, int64_t feature, Bag& bag) {
     if (f.length >= 0) {
@@ -27,6 +34,10 @@ inline bool find_bag(const RecfxFeature& f, const Context& c, const Range& range
     const bool starts = begin >= 0 && (at > 0 || begin == 0);
     if (!starts || end < begin || end > limit || end > weighted) {
         c.errors->bad_offsets(c.step, feature, row, !starts || begin > limit ? begin : end, limit);
+        return false;
+    }
+    if (end < limit && ends_all_bags(f, offsets, at)) {
+        c.errors->ids_behind_bags(c.step, feature, row, end, limit);
         return false;
     }
     bag = {begin, end - begin, 1, begin, 1};
