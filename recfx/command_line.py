@@ -60,7 +60,11 @@ def listed(text: str) -> list[str]:
 
 
 def integers(text: str) -> tuple[int, ...]:
-    """Integers between commas, as the type of an option."""
+    """Integers between commas, as the type of an option.
+
+    Raises:
+        ArgumentTypeError: A part is not an integer.
+    """
     try:
         return tuple(int(part) for part in listed(text))
     except ValueError as error:

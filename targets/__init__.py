@@ -51,7 +51,7 @@ def resolve(target: str | Sequence[str]) -> list[Backend]:
             known = ", ".join([*GROUPS, *BACKENDS])
             raise TargetError(f"unknown target {name!r}", hint=f"known targets: {known}")
     if not found:
-        raise TargetError("no target was named", hint="pass target='cpu'")
+        raise TargetError("the target names no backend", hint="pass target='cpu'")
     return list(found.values())
 
 

@@ -242,7 +242,7 @@ def test_bad_arguments_of_optimize(model: TinyCtr) -> None:
     inputs = tiny_inputs(4)
     with pytest.raises(recfx.TargetError, match="known targets"):
         recfx.optimize(model, target="tpu", example_inputs=inputs)
-    with pytest.raises(recfx.InputError, match="not a level"):
+    with pytest.raises(recfx.InputError, match="not a verification level"):
         recfx.optimize(model, example_inputs=inputs, verify="very")
     with pytest.raises(recfx.PipelineError, match="no pass is called"):
         recfx.optimize(model, example_inputs=inputs, pipeline="fold-everything")

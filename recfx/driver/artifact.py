@@ -60,15 +60,15 @@ _EAGER_LOST = (
 
 
 def save(parts: Parts, path: str | PathLike[str]) -> None:
-    """Writes an artifact; a crash in the middle leaves the former contents.
+    """Writes a saved model. A crash in the middle leaves the former contents.
 
     Raises:
-        ArtifactError: `path` exists and is not an artifact, the program cannot be written as JSON, or a backend is not registered.
+        ArtifactError: `path` exists and is not a saved model, the program cannot be written as JSON, or a backend is not registered.
     """
     folder = Path(path)
     if folder.exists() and not (folder / f"{_NAME}.json").is_file():
         raise ArtifactError(
-            "the path exists and is not a recfx artifact", where=str(folder), hint="choose another path"
+            "the path exists and is not a saved model of recfx", where=str(folder), hint="choose another path"
         )
     store = TensorStore()
     one_row = parts.one_row
@@ -150,10 +150,10 @@ class SavedRegion:
 
 @dataclasses.dataclass(frozen=True)
 class _Reader:
-    """Reads the plans of an artifact.
+    """Reads the plans of a saved model.
 
     Attributes:
-        folder: The artifact.
+        folder: The folder of the saved model.
         tensors: Its state.
         types: See `recfx.load`.
         operators: Likewise.
@@ -210,13 +210,13 @@ class _Reader:
         where, name = str(self.folder.path), saved.backend
         if name not in BACKENDS:
             raise ArtifactError(
-                f"the artifact needs the backend {name[:100]!r}, which is not registered",
+                f"the saved model needs the backend {name[:100]!r}, which is not registered",
                 where=where,
                 hint="add it to recfx.targets.BACKENDS before loading",
             )
         if missing := BACKENDS[name].unavailable():
             raise ArtifactError(
-                f"the artifact needs the backend {name!r}, which cannot run here", where=where, hint=missing
+                f"the saved model needs the backend {name!r}, which cannot run here", where=where, hint=missing
             )
         files = {file.partition(".")[2]: self.folder.data(file) for file in saved.files}
         with self._blamed(name):

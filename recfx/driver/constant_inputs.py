@@ -92,7 +92,8 @@ def hold_constants(
     if not declared:
         if is_catalogue:
             raise InputError(
-                "catalogue=True needs constant_inputs", hint="constant_inputs={'item': torch.arange(num_items)}"
+                "catalogue=True needs constant_inputs",
+                hint="pass all ids first, as in constant_inputs={'item': torch.arange(num_items)}",
             )
         return Held(model, tuple(args), dict(kwargs))
     parameters = inspect.signature(model.forward).parameters

@@ -164,7 +164,7 @@ def verification_level(name: str) -> Level:
         return Level[name.upper()]
     except KeyError:
         names = ", ".join(repr(level.name.lower()) for level in Level)
-        raise InputError(f"verify={name!r} is not a level", hint=f"one of {names}") from None
+        raise InputError(f"verify={name!r} is not a verification level", hint=f"one of {names}") from None
 
 
 def _default(backends: Sequence[Backend], requests: bool, precision: str) -> Pipeline:

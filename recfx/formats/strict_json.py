@@ -19,7 +19,7 @@ MOST_DEPTH = 64
 _MOST_DIGITS = 400
 
 _BRACKETS = bytes(b for b in range(256) if b not in b'"[]{}')
-#: Characters that strings of an artifact must not hold: a printed report would send them to a terminal.
+#: Characters that strings of a saved folder must not hold: a printed report would send them to a terminal.
 _CONTROL = re.compile("[\x00-\x08\x0b-\x1f\x7f-\x9f\ud800-\udfff]")
 
 

@@ -44,6 +44,7 @@ class NormalizedAdjacency(nn.Module):
                 ids.numel() == 0 or (int(ids.min()) >= 0 and int(ids.max()) < count),
                 f"interactions hold {name} ids outside [0, {count})",
                 where="NormalizedAdjacency",
+                hint=f"pass the number of all {name}s, and number them from 0",
             )
         pairs = torch.unique(interactions[0] * num_items + interactions[1])
         users, items = pairs // num_items, pairs % num_items + num_users

@@ -75,7 +75,7 @@ def test_saving_again_replaces_an_artifact_but_nothing_else(fast: recfx.Compiled
     assert recfx.load(tmp_path / "model")(*tiny_inputs(2)).shape == (2,)
     (tmp_path / "mine").mkdir()
     (tmp_path / "mine" / "precious.txt").write_text("keep")
-    with pytest.raises(recfx.ArtifactError, match="not a recfx artifact"):
+    with pytest.raises(recfx.ArtifactError, match="not a saved model"):
         fast.save(tmp_path / "mine")
     assert (tmp_path / "mine" / "precious.txt").read_text() == "keep"
     assert sorted(p.name for p in tmp_path.iterdir()) == ["mine", "model"]

@@ -29,7 +29,7 @@ def test_resolve_names_and_groups() -> None:
     assert [b.name for b in resolve(["eager", "cpu"])] == ["eager", *present[:-1]]
     with pytest.raises(recfx.TargetError, match="known targets"):
         resolve("abacus")
-    with pytest.raises(recfx.TargetError, match="no target"):
+    with pytest.raises(recfx.TargetError, match="names no backend"):
         resolve([])
 
 
