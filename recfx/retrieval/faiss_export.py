@@ -32,7 +32,7 @@ _ROWS = 1 << 16
 _SHOWN = 64  # training items per list
 
 
-def to_faiss(form: Form, store: Store, kind: FaissKind | None = None) -> Any:
+def to_faiss(form: Form, store: Store, kind: FaissKind | None = None, own: Tensor | None = None) -> Any:
     """Builds a FAISS index with the same ids, without deleted items. Its queries have FAISS's format: float32 rows, or
     packed bytes for binary indices, which the caller rounds at zero.
 
@@ -40,6 +40,7 @@ def to_faiss(form: Form, store: Store, kind: FaissKind | None = None) -> Any:
         form: The options of the index.
         store: Its items, at least one.
         kind: See the module's docstring. By default `binary` if that ranks as the index does, and `hnsw` otherwise.
+        own: The caller's ids by position, int64; None where ids are positions.
 
     Raises:
         TargetError: FAISS is not installed.
@@ -68,7 +69,7 @@ def to_faiss(form: Form, store: Store, kind: FaissKind | None = None) -> Any:
     if not built.is_trained:
         order = torch.randperm(len(live), generator=torch.Generator().manual_seed(0))
         built.train(_rows(form, store, live[order[: _SHOWN * lists]], binary))
-    numbered = len(live) == store.items  # then FAISS's own numbers are the ids of this index
+    numbered = own is None and len(live) == store.items  # then FAISS's own numbers are the ids of this index
     kept = built
     if not numbered and not hasattr(built, "nlist"):
         kept = (faiss.IndexBinaryIDMap if binary else faiss.IndexIDMap)(built)
@@ -80,7 +81,7 @@ def to_faiss(form: Form, store: Store, kind: FaissKind | None = None) -> Any:
         if numbered:
             kept.add(rows)
         else:
-            kept.add_with_ids(rows, some.numpy())
+            kept.add_with_ids(rows, (some if own is None else own[some]).numpy())
     return kept
 
 

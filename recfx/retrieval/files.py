@@ -22,6 +22,7 @@ from recfx.formats.records import decode
 from recfx.formats.staging import write_folder
 from recfx.kernels.searches import BLOCK
 from recfx.retrieval.grid import Grid, Kind
+from recfx.retrieval.item_ids import ItemIds
 from recfx.retrieval.options import Form, Metric, checked_options, checked_size
 from recfx.retrieval.packing import words_of
 from recfx.retrieval.store import Store
@@ -32,7 +33,9 @@ _NAME, _ARRAYS = "manifest", "arrays.safetensors"
 
 
 @dataclass(frozen=True)
-class _Manifest:
+class Manifest:
+    """The entries of an index in a manifest."""
+
     recfx: str
     items: int
     dim: int
@@ -42,7 +45,7 @@ class _Manifest:
     scales: Kind
 
 
-def save(form: Form, store: Store, path: str | PathLike[str]) -> None:
+def save(form: Form, store: Store, ids: ItemIds, path: str | PathLike[str]) -> None:
     """Writes an index; a crash in the middle leaves the earlier contents intact.
 
     Raises:
@@ -51,12 +54,7 @@ def save(form: Form, store: Store, path: str | PathLike[str]) -> None:
     folder = Path(path)
     if folder.exists() and not (folder / f"{_NAME}.json").is_file():
         raise ArtifactError("the path exists and is not an index", where=str(folder), hint="choose another path")
-    arrays = {
-        "blocks": store.blocks[: -(-store.items // BLOCK)],
-        "lower": store.grid.lower,
-        "step": store.grid.step,
-    } | ({"dead": store.dead} if store.dead is not None else {})
-    manifest = _Manifest(VERSION, store.items, form.dim, form.bits, form.metric, form.query_bits, store.grid.kind)
+    arrays, manifest = arrays_of(store, ids), manifest_of(form, store)
 
     def fill(staging: Path) -> None:
         save_file({name: tensor.contiguous().clone() for name, tensor in arrays.items()}, staging / _ARRAYS)
@@ -65,24 +63,55 @@ def save(form: Form, store: Store, path: str | PathLike[str]) -> None:
     write_folder(folder, fill)
 
 
-def load(path: str | PathLike[str], *, check: bool = True) -> tuple[Form, Store]:
+def load(path: str | PathLike[str], *, check: bool = True) -> tuple[Form, Store, ItemIds]:
     """Reads an index; see `Index.load`."""
     with SealedFolder(path, _NAME, [FORMAT], "saved index", check=check) as sealed:
         where = sealed.where(f"{_NAME}.json")
-        manifest: _Manifest = decode(_Manifest, sealed.manifest, where)
+        manifest: Manifest = decode(Manifest, sealed.manifest, where)
         arrays = sealed.tensors(_ARRAYS)
+    return opened(manifest, arrays, where, sealed.where(_ARRAYS))
+
+
+def manifest_of(form: Form, store: Store) -> Manifest:
+    """The entries of an index in a manifest."""
+    return Manifest(VERSION, store.items, form.dim, form.bits, form.metric, form.query_bits, store.grid.kind)
+
+
+def arrays_of(store: Store, ids: ItemIds) -> dict[str, Tensor]:
+    """The arrays of an index in its file."""
+    arrays = {"blocks": store.blocks[: -(-store.items // BLOCK)], "lower": store.grid.lower, "step": store.grid.step}
+    optional = {"dead": store.dead, "ids": ids.own}
+    return {**arrays, **{name: array for name, array in optional.items() if array is not None}}
+
+
+def opened(manifest: Manifest, arrays: dict[str, Tensor], where: str, file: str) -> tuple[Form, Store, ItemIds]:
+    """The index of a manifest and of arrays that are mapped to a file.
+
+    Args:
+        manifest: What `manifest_of` gave.
+        arrays: What `arrays_of` gave.
+        where: The manifest, for errors.
+        file: The file of the arrays, for errors.
+
+    Raises:
+        ArtifactError: The options contradict each other, or the arrays contradict them.
+    """
     _check_options(manifest, where)
-    _check_arrays(manifest, arrays, sealed.where(_ARRAYS))
+    _check_arrays(manifest, arrays, file)
     dead = arrays.get("dead")
     if dead is not None:
         # The reserved room for more items is not saved.
         dead = dead[: -(-len(arrays["blocks"]) * BLOCK // 64)].clone()
     grid = Grid(arrays["lower"], arrays["step"], manifest.scales)
     store = Store(arrays["blocks"], manifest.items, grid, manifest.dim, dead, mapped=True)
-    return Form(manifest.dim, manifest.bits, manifest.metric, manifest.query_bits), store
+    try:
+        ids = ItemIds.of(arrays.get("ids"), manifest.items)
+    except InputError as error:
+        raise ArtifactError(f"the ids of the items are wrong: {error.what}", where=file) from error
+    return Form(manifest.dim, manifest.bits, manifest.metric, manifest.query_bits), store, ids
 
 
-def _check_options(manifest: _Manifest, where: str) -> None:
+def _check_options(manifest: Manifest, where: str) -> None:
     """Refuses options that an index cannot have."""
     if manifest.items < 0 or manifest.dim < 1:
         raise ArtifactError(f"an index of {manifest.items} items of {manifest.dim} codes", where=where)
@@ -93,7 +122,7 @@ def _check_options(manifest: _Manifest, where: str) -> None:
         raise ArtifactError(f"the options contradict each other: {error.what}", where=where) from error
 
 
-def _check_arrays(manifest: _Manifest, arrays: dict[str, Tensor], where: str) -> None:
+def _check_arrays(manifest: Manifest, arrays: dict[str, Tensor], where: str) -> None:
     """Refuses arrays whose sizes or dtypes contradict the options, because kernels rely on the options."""
     items, dim = manifest.items, manifest.dim
     lower, step = {
@@ -111,8 +140,11 @@ def _check_arrays(manifest: _Manifest, arrays: dict[str, Tensor], where: str) ->
         held = arrays.get(name)
         if held is None or held.dtype is not dtype or tuple(held.shape) != shape:
             raise ArtifactError(f"{name} is not {dtype} {list(shape)}", where=where)
-    if unknown := arrays.keys() - {*expected, "dead"}:
+    if unknown := arrays.keys() - {*expected, "dead", "ids"}:
         raise ArtifactError(f"the array {sorted(unknown)[0][:100]!r} is not known", where=where)
+    ids = arrays.get("ids")
+    if ids is not None and (ids.dtype is not torch.int64 or tuple(ids.shape) != (items,)):
+        raise ArtifactError("ids are not an int64 for each item", where=where)
     dead = arrays.get("dead")
     if dead is not None and (dead.dtype is not torch.int64 or dead.ndim != 1 or len(dead) * 64 < items):
         raise ArtifactError("dead is not a bit for each item, in int64", where=where)

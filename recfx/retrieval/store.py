@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 
+import numpy as np
 import torch
 from torch import Tensor
 
@@ -89,7 +90,7 @@ class Store:
         """Replaces items; deleted items come back."""
         self._put(ids, words, grid)
         if self.dead is not None:
-            back = ids[self._gone(ids)]
+            back = ids[self.gone(ids)]
             self.dead.scatter_add_(0, back // _WORD, -_bits(back))
             self.deleted -= len(back)
 
@@ -101,7 +102,7 @@ class Store:
         """
         if self.dead is None:
             self.dead = torch.zeros(-(-len(self.blocks) * BLOCK // _WORD), dtype=torch.int64)
-        twice = bool(self._gone(ids).any()) or repeated(ids)
+        twice = bool(self.gone(ids).any()) or repeated(ids)
         if twice:
             raise InputError(
                 "an item is deleted twice",
@@ -114,11 +115,20 @@ class Store:
     def live_ids(self) -> Tensor:
         """The ids of items that are not deleted, int64 [n]."""
         ids = torch.arange(self.items)
-        return ids if self.dead is None else ids[~self._gone(ids)]
+        return ids if self.dead is None else ids[~self.gone(ids)]
 
-    def _gone(self, ids: Tensor) -> Tensor:
-        assert self.dead is not None
+    def gone(self, ids: Tensor) -> Tensor:
+        """Which of some items were deleted, bool [n]."""
+        if self.dead is None:
+            return torch.zeros(len(ids), dtype=torch.bool)
         return (self.dead[ids // _WORD] >> (ids % _WORD) & 1).bool()
+
+    def hidden_but(self, allowed: Tensor) -> Tensor:
+        """A bit for each item that is deleted or not among the allowed ones, int64 [ceil(room / 64)]."""
+        others = torch.ones(-(-len(self.blocks) * BLOCK // _WORD) * _WORD, dtype=torch.bool)
+        others[allowed] = False
+        bits = torch.from_numpy(np.packbits(others.numpy(), bitorder="little").view(np.int64))
+        return bits if self.dead is None else bits | self.dead
 
     def _put(self, ids: Tensor, words: Tensor, grid: Grid) -> None:
         write_rows(self.blocks, ids, words)

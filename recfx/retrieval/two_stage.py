@@ -11,59 +11,53 @@ than that, no item outside the shortlist can be among the k best.
 
 from __future__ import annotations
 
+from os import PathLike
 from typing import Any, Literal
 
 import torch
 from torch import Tensor
 
 from recfx.errors import InputError
-from recfx.kernels import huge_pages
-from recfx.kernels.library import missing
-from recfx.kernels.searches import rescore
 from recfx.progress import progress
 from recfx.retrieval import grid as grids
-from recfx.retrieval import reference
-from recfx.retrieval.exclusion import Exclude, compressed
-from recfx.retrieval.fitting import better_rows, fit
+from recfx.retrieval import two_stage_files
+from recfx.retrieval.bound import Reach, reach
+from recfx.retrieval.calls import Allow, answer, checked_k, described, positions_of
+from recfx.retrieval.exclusion import Exclude
+from recfx.retrieval.fitting import better_rows
 from recfx.retrieval.index import Index
+from recfx.retrieval.item_ids import Array, ItemIds, like, tensor_of
 from recfx.retrieval.options import checked_options
-from recfx.retrieval.queries import rounded
-from recfx.retrieval.rounding import round_rows
-
-Rescore = Literal["float32", "float16", "int8"]
+from recfx.retrieval.rescoring import KINDS, Rescore, Rows
+from recfx.retrieval.second_stage import FIRST, SecondStage, ranks_in
 
 _WHERE = "recfx.retrieval.TwoStageIndex"
-_ROUNDING = 1e-5  # error of float32 sums, relative to the lengths of query and item
-_BLOCK_VALUES = 1 << 22
-_FIRST = 4  # the bound and the calibration first try a shortlist of this number times k
 
 
 class TwoStageIndex:
     """An index of few bits, and rows that score its shortlists.
 
     Attributes:
-        first: The index of the first stage; its items must not change.
+        first: The index of the first stage, which numbers items by their positions. Change items by the methods of this class.
         shortlist: How many items the second stage scores for each query; None before `calibrate`.
     """
 
-    def __init__(self, first: Index, rows: Tensor, affine: grids.Grid | None, reach: tuple[float, float]) -> None:
+    def __init__(self, first: Index, rows: Rows, items: Reach, ids: ItemIds | None = None) -> None:
         self.first = first
         self.shortlist: int | None = None
-        self._rows = rows
-        self._affine = affine
-        self._error: float = reach[0]
-        self._longest: float = reach[1]
-        huge_pages.move_tables([rows])
+        self._stages = SecondStage(first, rows, items)
+        self._ids = ids or ItemIds()
 
     @staticmethod
     def from_embeddings(
-        items: Tensor,
+        items: Array,
         bits: int = 1,
         rescore: Rescore = "float32",
         metric: Literal["ip", "cosine"] = "ip",
         *,
         scales: grids.Kind | None = None,
         query_bits: int = 8,
+        ids: Array | None = None,
     ) -> TwoStageIndex:
         """Rounds embeddings for the first stage, and stores more precise rows for the second.
 
@@ -76,32 +70,25 @@ class TwoStageIndex:
             scales: As in `Index.from_embeddings`; by default `symmetric` or `row`, whichever has the smaller error on
                 these items.
             query_bits: As in `Index.from_embeddings`; 8 by default, because signs of a query need longer shortlists.
+            ids: Your own ids of the items, n different int64 other than -1; by default their positions.
 
         Raises:
             InputError: As in `Index.from_embeddings`; or float16 cannot hold the numbers, or `rescore` is unknown.
         """
-        if metric not in ("ip", "cosine") or rescore not in ("float32", "float16", "int8"):
+        if metric not in ("ip", "cosine") or rescore not in KINDS:
             raise InputError(
                 f"search in two stages by {metric!r} with rows of {rescore!r} is not supported", where=_WHERE
             )
-        values = grids.checked(items, None, "items")
+        values = grids.checked(tensor_of(items), None, "items")
         if metric == "cosine":
             values = torch.nn.functional.normalize(values, dim=1)
         checked_options(bits, metric, scales or "row", query_bits)
         # Scales per row, so that the lengths of items count in the ranking.
         kind = scales or better_rows(values, bits)
         first = Index.from_embeddings(values, bits, metric, scales=kind, query_bits=query_bits)
-        rows, affine = values, None
-        if rescore == "float16":
-            rows = values.half()
-            if not bool(rows.isfinite().all()):
-                raise InputError("items do not fit into float16", where=_WHERE, hint="pass rescore='float32' or 'int8'")
-        elif rescore == "int8":
-            affine = fit(values, 8, "row").grid
-            rows = affine.encode(values, 8)
-        elif values.data_ptr() == items.data_ptr():
-            rows = values.clone()  # a copy, so that later changes of the caller's tensor do not change the index
-        return TwoStageIndex(first, rows, affine, _reach(first, rows.float() if affine is None else values))
+        rows = Rows.of(values, rescore)
+        items_reach = reach(first, torch.arange(len(values)), rows.exact(values))
+        return TwoStageIndex(first, rows, items_reach, ItemIds.of(ids, len(values)))
 
     def __len__(self) -> int:
         """Items."""
@@ -110,23 +97,103 @@ class TwoStageIndex:
     @property
     def nbytes(self) -> int:
         """Bytes of both stages."""
-        constants = 0 if self._affine is None else 8 * len(self._rows)
-        return self.first.nbytes + self._rows.numel() * self._rows.element_size() + constants
+        return self.first.nbytes + self._stages.rows.nbytes
+
+    def __repr__(self) -> str:
+        first = self.first
+        options = [
+            f"{first.bits} bits, then {self._stages.rows.kind}",
+            f"metric={first.metric!r}",
+            f"shortlist={self.shortlist}",
+        ]
+        return described("TwoStageIndex", len(self), first.dim, options)
+
+    @property
+    def next_id(self) -> int:
+        """The position of the next item added, which is its id where the index numbers its items."""
+        return self.first.next_id
+
+    def add(self, items: Array, *, ids: Array | None = None) -> Any:
+        """Adds items and returns their ids, int64 [n].
+
+        Args:
+            items: Embeddings, floating point [n, d].
+            ids: Your own ids of the items, where the index has such ids. Items that were deleted may come back.
+
+        Raises:
+            InputError: As in `from_embeddings`; or ids are missing, not expected, or of items that exist.
+        """
+        values = self._values(items)
+        own, at = self._ids.for_new(ids, len(values), self.first._store)
+        new = at < 0
+        at[new] = torch.arange(self.next_id, self.next_id + int(new.sum()))
+        rows = self._stages.rows.rounded(values)
+        self._stages.rows.write(at, rows)
+        self.first.add(values[new])
+        self.first.update(at[~new], values[~new])
+        self._stages.reach = self._stages.reach.widened(reach(self.first, at, self._stages.rows.exact(values)))
+        if own is None:
+            return like(items, at)
+        self._ids.extend(own[new])
+        return like(items, own)
+
+    def update(self, ids: Array, items: Array) -> None:
+        """Gives items new values; deleted items come back.
+
+        Raises:
+            InputError: As in `add`; or an id is not an item or is given twice, or the number of ids is not that of items.
+        """
+        chosen, values = self.first._store.known(self._ids.positions(ids)), self._values(items)
+        rows = self._stages.rows.rounded(values)
+        self.first.update(chosen, values)
+        self._stages.rows.write(chosen, rows)
+        self._stages.reach = self._stages.reach.widened(reach(self.first, chosen, self._stages.rows.exact(values)))
+
+    def delete(self, ids: Array) -> None:
+        """Deletes items: no search finds them. Ids that the index gave are not given again.
+
+        Raises:
+            InputError: An id is not an item, or its item is already deleted.
+        """
+        self.first.delete(self._ids.positions(ids))
+
+    def live_ids(self) -> Tensor:
+        """The ids of items that are not deleted, int64 [n]."""
+        return self._ids.named(self.first.live_ids())
+
+    def save(self, path: str | PathLike[str]) -> None:
+        """Writes both stages as a folder; see `recfx.retrieval.two_stage_files`."""
+        saved = two_stage_files.Saved(self.first, self._stages.rows, self._ids, self._stages.reach, self.shortlist)
+        two_stage_files.save(saved, path)
+
+    @staticmethod
+    def load(path: str | PathLike[str], *, check: bool = True) -> TwoStageIndex:
+        """Maps a saved index into memory; changes stay in memory. With `check`, the checksums of the arrays are compared too.
+
+        Raises:
+            ArtifactError: The folder is missing, damaged, cut short, or of an unknown format version.
+        """
+        saved = two_stage_files.load(path, check=check)
+        made = TwoStageIndex(saved.first, saved.rows, saved.reach, saved.ids)
+        made.shortlist = saved.shortlist
+        return made
 
     def search(
         self,
-        queries: Tensor,
+        queries: Array,
         k: int,
         exclude: Exclude | None = None,
+        allow: Allow | None = None,
         *,
         shortlist: int | Literal["bound"] | None = None,
-    ) -> tuple[Tensor, Tensor]:
+    ) -> tuple[Any, Any]:
         """The k best items of each query by the rows of the second stage, among a shortlist.
 
         Args:
-            queries: Floating point [Q, d].
+            queries: Floating point [Q, d], or one query [d]; NumPy arrays give NumPy arrays.
             k: The number of items to find, at least 1.
             exclude: See `Index.search`.
+            allow: Likewise.
             shortlist: Its length, at least k; `bound` for a length that guarantees the k best items, which needs float
                 rows. By default the length that `calibrate` chose.
 
@@ -140,27 +207,9 @@ class TwoStageIndex:
         chosen = shortlist if shortlist is not None else self.shortlist
         if chosen is None:
             raise InputError("no shortlist was chosen", where=_WHERE, hint="call calibrate, or pass shortlist=")
-        if k < 1:
-            raise InputError(f"k must be at least 1, not {k}", where=_WHERE)
-        if chosen == "bound":
-            if self._affine is not None:
-                raise InputError(
-                    "shortlist='bound' needs exact scores, which int8 rows do not give",
-                    where=_WHERE,
-                    hint="build the index with rescore='float32' or 'float16', or pass a length",
-                )
-            return self._search_certain(self._asked(queries), k, exclude)
-        if not isinstance(chosen, int) or chosen < k:
-            raise InputError(
-                f"the shortlist must be an integer of at least k = {k}, or 'bound', not {chosen!r}", where=_WHERE
-            )
-        # The first stage checks the numbers of queries that it reads unchanged.
-        cosine = self.first.metric == "cosine"
-        values = self._asked(queries) if cosine else grids.plain(queries, self.first.dim, "queries")
-        listed = self.first.shortlist(values, min(chosen, max(len(self), 1)), exclude)
-        return self._rescored(values, listed, k)
+        return answer(self._stages.run_by(chosen), self._ids, self.first._store, queries, k, exclude, allow, _WHERE)
 
-    def calibrate(self, queries: Tensor, k: int, recall: float = 0.99, exclude: Exclude | None = None) -> int:
+    def calibrate(self, queries: Array, k: int, recall: float = 0.99, exclude: Exclude | None = None) -> int:
         """Chooses the shortest list that keeps a share of the k best items of held-out queries.
 
         Each of their k best items, by the rows of the second stage, has a rank in the first stage. The shortlist is
@@ -179,18 +228,24 @@ class TwoStageIndex:
         Raises:
             InputError: There are no queries or no items, or the recall is out of range.
         """
+        k = checked_k(k, _WHERE)
         if not 0 < recall <= 1 or not len(queries) or not len(self):
-            raise InputError("calibration needs items, queries and a recall above 0 and at most 1", where=_WHERE)
-        values = self._asked(queries)
-        wanted = self._exact(values, k, exclude)
+            raise InputError(
+                "calibration needs items, queries and a recall above 0 and at most 1",
+                where=_WHERE,
+                hint="pass queries [Q, d] like those of later searches",
+            )
+        values = self._stages.asked(tensor_of(queries))
+        exclude = positions_of(exclude, self._ids, one=False)
+        wanted = self._stages.exact(values, k, exclude)
         real = wanted >= 0
         allowed = int((1 - recall) * int(real.sum()) + 1e-9)  # the number of items that may be missed
-        length = _FIRST * k
+        length = FIRST * k
         with progress("measuring the shortlist", len(self)) as advance:
             while True:
                 length = min(length, len(self))
-                listed = self.first.search(values, length, exclude)[1]
-                ranks = _ranks(listed, wanted)[real].sort().values
+                listed = self.first._find(values, length, exclude)[1]
+                ranks = ranks_in(listed, wanted)[real].sort().values
                 advance(length)
                 needed = int(ranks[len(ranks) - allowed - 1]) + 1 if len(ranks) > allowed else k
                 if needed <= length or length == len(self):
@@ -199,89 +254,7 @@ class TwoStageIndex:
         self.shortlist = max(k, min(needed, len(self)))
         return self.shortlist
 
-    def _asked(self, queries: Tensor) -> Tensor:
-        values = grids.checked(queries, self.first.dim, "queries")
+    def _values(self, items: Array) -> Tensor:
+        """Embeddings as both stages take them, float32 [n, d]."""
+        values = grids.checked(tensor_of(items), self.first.dim, "items")
         return torch.nn.functional.normalize(values, dim=1) if self.first.metric == "cosine" else values
-
-    def _rescored(self, values: Tensor, listed: Tensor, k: int) -> tuple[Tensor, Tensor]:
-        run: Any = rescore if missing() is None else reference.rescore
-        if self._affine is None:
-            scores, ids = run(self._rows, values, listed, k)
-            return scores, ids
-        asked = rounded(values, values.shape[1])
-        scores, ids = run(self._rows, asked.rows, listed, k, affine=(self._affine.step, self._affine.lower, asked.sums))
-        return scores * asked.gain[:, None], ids
-
-    def _exact(self, values: Tensor, k: int, exclude: Exclude | None) -> Tensor:
-        """The k best items by the rows of the second stage, int64 [Q, k]."""
-        everything = torch.arange(len(self))
-        found = []
-        starts = compressed(exclude, len(values), len(self)) if exclude is not None else None
-        for row in range(len(values)):
-            listed = everything
-            if starts is not None:
-                listed = everything.clone()
-                listed[starts[1][starts[0][row] : starts[0][row + 1]]] = -1
-            found.append(self._rescored(values[row : row + 1], listed[None].contiguous(), k)[1])
-        return torch.cat(found)
-
-    def _search_certain(self, values: Tensor, k: int, exclude: Exclude | None) -> tuple[Tensor, Tensor]:
-        starts, left_out = compressed(exclude, len(values), len(self)) if exclude is not None else (None, None)
-        scores, ids = torch.full((len(values), k), -torch.inf), torch.full((len(values), k), -1)
-        slack = self._slack(values)
-        open_rows, length = torch.arange(len(values)), _FIRST * k
-        while len(open_rows):
-            length = min(length, max(len(self), 1))
-            rest: Exclude | None = None
-            if starts is not None and left_out is not None:
-                rest = [left_out[starts[row] : starts[row + 1]] for row in open_rows.tolist()]
-            rough, listed = self.first.search(values[open_rows], length, rest)
-            scores[open_rows], ids[open_rows] = self._rescored(values[open_rows], listed, k)
-            certain = rough[:, -1] + slack[open_rows] < scores[open_rows, -1]
-            certain |= (listed[:, -1] < 0) | torch.tensor(length >= len(self))
-            open_rows, length = open_rows[~certain], length * 4
-        return scores, ids
-
-    def _slack(self, values: Tensor) -> Tensor:
-        """The bound of the difference between an exact score and a first-stage score, float32 [Q]."""
-        near: Tensor = values.norm(dim=1) * (self._error + _ROUNDING * self._longest)
-        if self.first.query_bits == 1:
-            magnitude = values.abs().mean(1, keepdim=True)
-            stands_for = torch.where(values > 0, magnitude, -magnitude)
-        elif self.first._store.grid.kind == "dimension":
-            steps = self.first._store.grid.step
-            numbers, unit = round_rows(values * steps)
-            levels = (1 << self.first.bits) - 1
-            away: Tensor = (values * steps - numbers * unit).norm(dim=1) * levels * self.first.dim**0.5
-            total: Tensor = near + away
-            return total
-        else:
-            numbers, unit = round_rows(values)
-            stands_for = numbers * unit
-        apart: Tensor = (values - stands_for).norm(dim=1)
-        return near + apart * self._longest
-
-
-def _reach(first: Index, rows: Tensor) -> tuple[float, float]:
-    """The largest distance of an item from the value of its codes, and the greatest length of such a value."""
-    away = longest = 0.0
-    step = max(1, _BLOCK_VALUES // rows.shape[1])
-    for start in range(0, len(rows), step):
-        some = torch.arange(start, min(start + step, len(rows)))
-        stands_for = first.decode(some)
-        away = max(away, _greatest((rows[some] - stands_for).norm(dim=1)))
-        longest = max(longest, _greatest(stands_for.norm(dim=1)))
-    return away, longest
-
-
-def _greatest(lengths: Tensor) -> float:
-    return float(lengths.max()) if len(lengths) else 0.0
-
-
-def _ranks(listed: Tensor, wanted: Tensor) -> Tensor:
-    """The position of each wanted item in its list, int64 of the shape of `wanted`; at or beyond the list's end if it
-    is absent."""
-    order = listed.sort(dim=1)
-    at = torch.searchsorted(order.values, wanted).clamp(max=listed.shape[1] - 1)
-    there = order.values.gather(1, at) == wanted
-    return torch.where(there, order.indices.gather(1, at), listed.shape[1])

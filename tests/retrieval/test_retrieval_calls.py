@@ -12,7 +12,7 @@ import torch
 from retrieval_kit import drawn
 
 from recfx.errors import ArtifactError, InputError
-from recfx.retrieval import Index, TwoStageIndex, encoding, files, reference, two_stage
+from recfx.retrieval import Index, TwoStageIndex, encoding, files, reference, second_stage
 from recfx.retrieval import index as index_module
 from recfx.retrieval import queries as queries_module
 from recfx.retrieval.exclusion import compressed
@@ -204,12 +204,12 @@ def test_the_reference_runs_where_the_kernels_were_not_built(scales: Any, monkey
         plain = getattr(module, name)
         monkeypatch.setattr(module, name, lambda *given, **more: calls.append(label) or plain(*given, **more))
 
-    for module, name in ((index_module, "scan"), (index_module, "shortlist"), (two_stage, "rescore")):
+    for module, name in ((index_module, "scan"), (index_module, "shortlist"), (second_stage, "rescore")):
         watched(module, name, f"kernel {name}")
         watched(reference, name, f"reference {name}")
     found = []
     for absent in (None, "no compiler"):
-        for module in (index_module, two_stage, queries_module):
+        for module in (index_module, second_stage, queries_module):
             monkeypatch.setattr(module, "missing", lambda absent=absent: absent)
         calls.clear()
         listed = index.shortlist(asked, 60).sort(1).values
@@ -253,7 +253,7 @@ def test_arrays_are_checked_unless_they_are_not_to_be(tmp_path: Path) -> None:
     for load in (files.load, Index.load):
         with pytest.raises(ArtifactError):
             load(tmp_path / "index")
-    form, store = files.load(tmp_path / "index", check=False)
+    form, store, _ = files.load(tmp_path / "index", check=False)
     assert (form.dim, form.bits, len(store)) == (16, 4, 40)
     assert len(Index.load(tmp_path / "index", check=False)) == 40
 

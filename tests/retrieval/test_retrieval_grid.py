@@ -210,7 +210,7 @@ def test_embeddings_in_any_form(form: str) -> None:
 
 BAD_QUERIES: dict[str, Any] = {
     "floating-point tensor .* got torch.int64": torch.ones(2, 12, dtype=torch.int64),
-    r"got torch.float32 \[12\]": torch.ones(12),
+    r"got torch.float32 \[1, 2, 12\]": torch.ones(1, 2, 12),
     "got list": [[1.0] * 12],
     "must have 12 columns, got 11": torch.ones(2, 11),
     "must have 12 columns, got 0": torch.ones(2, 0),

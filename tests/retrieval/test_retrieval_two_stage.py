@@ -11,7 +11,7 @@ from hypothesis import strategies as st
 from retrieval_kit import rounded
 
 from recfx.errors import InputError
-from recfx.retrieval import TwoStageIndex, two_stage
+from recfx.retrieval import TwoStageIndex, bound
 
 relaxed = settings(deadline=None, max_examples=25)
 
@@ -128,10 +128,14 @@ def test_bad_calls() -> None:
         index.search(torch.full((1, 8), torch.nan), 3, shortlist=5)
 
 
+def slack_of(index: TwoStageIndex, asked: torch.Tensor) -> torch.Tensor:
+    return bound.slack(index.first, index._stages.reach, asked)
+
+
 def lengths_of(index: TwoStageIndex, monkeypatch: pytest.MonkeyPatch) -> list[int]:
     """Records the lengths of the first stage's lists from now on."""
     lengths: list[int] = []
-    for name in ("search", "shortlist"):
+    for name in ("_find", "_list"):
         plain = getattr(index.first, name)
 
         def watched(queries: torch.Tensor, k: int, *more: Any, plain: Any = plain) -> Any:
@@ -243,8 +247,10 @@ def test_the_reach_is_measured_in_parts(scales: Any, monkeypatch: pytest.MonkeyP
     stands_for = index.first.decode()
     expected = ((items - stands_for).norm(dim=1).max(), stands_for.norm(dim=1).max())
     for block in (1 << 22, 8 * 7, 3):
-        monkeypatch.setattr(two_stage, "_BLOCK_VALUES", block)
-        torch.testing.assert_close(torch.tensor(two_stage._reach(index.first, items)), torch.tensor(expected))
+        monkeypatch.setattr(bound, "_BLOCK_VALUES", block)
+        torch.testing.assert_close(
+            torch.tensor(bound.reach(index.first, torch.arange(len(items)), items)), torch.tensor(expected)
+        )
 
 
 @pytest.mark.parametrize(
@@ -257,7 +263,7 @@ def test_the_slack_is_that_of_the_bound(bits: int, scales: Any, query_bits: int)
     stands_for = index.first.decode()
     away, longest = (items - stands_for).norm(dim=1).max(), stands_for.norm(dim=1).max()
     expected = asked.norm(dim=1) * away + (asked - rounded(asked, query_bits)).norm(dim=1) * longest
-    torch.testing.assert_close(index._slack(asked), expected, rtol=1e-3, atol=2e-5)
+    torch.testing.assert_close(slack_of(index, asked), expected, rtol=1e-3, atol=2e-5)
 
 
 def test_the_slack_of_grids_per_dimension() -> None:
@@ -267,7 +273,7 @@ def test_the_slack_of_grids_per_dimension() -> None:
     away = (items - index.first.decode()).norm(dim=1).max()
     scaled = asked * index.first._store.grid.step
     lost = (scaled - rounded(scaled, 8)).norm(dim=1) * 15 * 8**0.5
-    torch.testing.assert_close(index._slack(asked), asked.norm(dim=1) * away + lost, rtol=1e-3, atol=2e-5)
+    torch.testing.assert_close(slack_of(index, asked), asked.norm(dim=1) * away + lost, rtol=1e-3, atol=2e-5)
 
 
 @pytest.mark.parametrize(
