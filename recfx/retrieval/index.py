@@ -26,7 +26,6 @@ from recfx.retrieval.queries import prepare
 from recfx.retrieval.store import Store
 
 _WHERE = "recfx.retrieval.Index"
-_NO_SCORES = torch.zeros(1, 1)
 
 
 class Index(Items):
@@ -201,16 +200,19 @@ class Index(Items):
         Raises:
             InputError: As in `search`.
         """
-        ids: Tensor = answer(self._list, self._ids, self._store, queries, k, exclude, None, _WHERE)[1]
+        ids: Tensor = answer(self._find_list, self._ids, self._store, queries, k, exclude, None, _WHERE)[1]
         return ids
 
-    def _list(
+    def _find_list(
         self, queries: Tensor, k: int, exclude: Exclude | None, hidden: Tensor | None = None
     ) -> tuple[Tensor, Tensor]:
         """A shortlist in the form of a search; it has no scores."""
+        found = self._list(queries, k, exclude, hidden)
+        return found.new_empty(0), found
+
+    def _list(self, queries: Tensor, k: int, exclude: Exclude | None, hidden: Tensor | None = None) -> Tensor:
         problem = self._problem(queries, k, exclude, hidden)
-        found = shortlist(problem) if missing() is None else reference.shortlist(problem)
-        return _NO_SCORES.expand(found.shape), found
+        return shortlist(problem) if missing() is None else reference.shortlist(problem)
 
     def _problem(self, queries: Tensor, k: int, exclude: Exclude | None, hidden: Tensor | None = None) -> Scan:
         prepared = prepare(queries, self._store.grid, self._form)

@@ -56,12 +56,14 @@ class Rows:
     @property
     def values(self) -> Tensor:
         """The rows, [n, d]."""
-        return self._values[: self._count]
+        return self._values if self._count == len(self._values) else self._values[: self._count]
 
     @property
     def affine(self) -> Grid | None:
         """Constants of 8-bit rows, [n] each."""
-        return None if self._affine is None else self._affine.rows(slice(0, self._count))
+        if self._affine is None or self._count == len(self._values):
+            return self._affine
+        return self._affine.rows(slice(0, self._count))
 
     @property
     def nbytes(self) -> int:

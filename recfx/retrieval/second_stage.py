@@ -57,12 +57,13 @@ class SecondStage:
             # The first stage checks the numbers of queries that it reads unchanged.
             cosine = self.first.metric == "cosine"
             values = self.asked(queries) if cosine else grids.plain(queries, self.first.dim, "queries")
-            listed = self.first._list(values, min(chosen, max(len(self.first), 1)), exclude, hidden)[1]
+            listed = self.first._list(values, min(chosen, max(len(self.first), 1)), exclude, hidden)
             return self._rescored(values, listed, k)
 
         return run
 
     def asked(self, queries: Tensor) -> Tensor:
+        """Queries as both stages take them, float32 [Q, d]."""
         values = grids.checked(queries, self.first.dim, "queries")
         return torch.nn.functional.normalize(values, dim=1) if self.first.metric == "cosine" else values
 
