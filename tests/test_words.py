@@ -35,6 +35,12 @@ PHRASES = {
     r"\bwhat tests\b": "'helpers of the tests of'",
     r"\bthose of (it|them)\b": "the name of the things",
     r"\bat an end\b": "'has ended'",
+    r"\blies? evenly\b": "'is evenly spaced'",
+    r"\b(can|could) be had\b": "'is available', or who provides it",
+    r"\b(and the|(and|or) (its|their)) (like|kin)\b": "the names of the things",
+    r"\bif need be\b": "'if necessary'",
+    r"\bfirst asked for\b": "'at its first use'",
+    r"\bthe road\b": "'the stages'",
 }
 
 #: Words that no text uses -> the term of the glossary.
