@@ -190,7 +190,7 @@ class _Watcher(TorchDispatchMode):
 
 
 def _require_no_ids_behind_bags(values: dict[str, Any], *, inputs: bool) -> None:
-    """Refuses ids behind the last bag of an embedding bag where torch counts them, or where they and the offsets are inputs."""
+    """Refuses ids after the last bag of an embedding bag where torch counts them, or where they and the offsets are inputs."""
     if not values.get("include_last_offset") or not values["offsets"].numel():
         return
     counted = values.get("mode") == 1 or values.get("padding_idx", -1) not in (None, -1)
@@ -199,7 +199,7 @@ def _require_no_ids_behind_bags(values: dict[str, Any], *, inputs: bool) -> None
         raise CaptureError(
             f"the example's offsets end at {last}, before the end of the {count} ids; "
             + (IDS_BEHIND_BAGS if counted else "the ids behind belong to no row"),
-            hint="drop the ids behind the last offset, in the example and in calls: ids[: offsets[-1]]",
+            hint="drop the ids after the last offset, in the example and in calls: ids[: offsets[-1]]",
         )
 
 

@@ -36,7 +36,7 @@ def diagnose(program: Program, args: Sequence[Any], kwargs: dict[str, Any], erro
 
 
 def _with_table(program: Program, args: Sequence[Any], kwargs: dict[str, Any], error: IdError) -> InputError:
-    """The error of a backend that met a bad id, with the table and the column, when the program tells them."""
+    """The error of a backend for a bad id, extended by the table and the column if the program gives them."""
     try:
         found = LookupCheck(program).find(program.signature.flatten(args, kwargs))
     except InputError:

@@ -29,7 +29,7 @@ class LookupCheck(fx.Interpreter):
         }
 
     def find(self, leaves: Sequence[Any]) -> IdError | None:
-        """The error for the first bad id of a call; None where every id fits its table.
+        """The error for the first bad id of a call; None if every id is in its table.
 
         Args:
             leaves: The flat inputs of the call.
@@ -77,8 +77,8 @@ class LookupCheck(fx.Interpreter):
             node: The lookup.
             table: The node of the table; None for the rows of the requests.
             source: The node of the ids.
-            ids: Their values.
-            rows: How many rows they can name.
+            ids: The values of the ids.
+            rows: The number of rows that ids can select.
             first_column: The column of `source` in which `ids` begin.
             base: The row of the table in which id 0 lies.
         """
@@ -88,7 +88,7 @@ class LookupCheck(fx.Interpreter):
         at = [int(i) for i in bad.nonzero()[0]]
         column = first_column + at[1] if len(at) == 2 else None
         module = module_path(node)
-        begin = f", of which those of this feature begin at {base}" if base else ""
+        begin = f", this feature's rows begin at {base}" if base else ""
         stored = isinstance(table, fx.Node) and table.op in ("get_attr", "placeholder")
         name = "rows of the requests" if table is None else str(table.target) if stored else str(table)
         raise IdError(
@@ -115,7 +115,7 @@ class LookupCheck(fx.Interpreter):
 
 
 def _column_before(node: fx.Node, source: fx.Node, column: int | None) -> int | None:
-    """The column of an operator's operand from which a column of its result comes; None where that is not known."""
+    """The column of an operator's operand that becomes a column of its result; None if it is not known."""
     if node.target is _aten.select.int and _is_columns(source, node.args[1]):
         return _index(node.args[2], source)
     if node.target is _aten.slice.Tensor and _is_columns(source, node.args[1] if len(node.args) > 1 else 0):
@@ -132,7 +132,7 @@ def _column_before(node: fx.Node, source: fx.Node, column: int | None) -> int | 
 
 
 def _part(parts: fx.Node, index: Any, column: int | None) -> int | None:
-    """The column of the operand of unbind, split or chunk from which a column of a part comes."""
+    """The column of the operand of unbind, split or chunk that becomes a column of a part."""
     source = parts.args[0]
     dim = parts.args[1] if parts.target is _aten.unbind.int and len(parts.args) > 1 else 0
     if parts.target is _aten.unbind.int:

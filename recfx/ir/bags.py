@@ -14,9 +14,9 @@ from typing import Any
 
 import torch
 
-#: Why ids behind the last offset are refused. Which of them torch adds or counts also depends on the dtype of the table.
+#: Why ids after the last offset are refused. Which of them torch adds or counts also depends on the dtype of the table.
 IDS_BEHIND_BAGS = (
-    "torch's embedding_bag counts ids behind the last offset in the last bag, unless it sums without padding_idx"
+    "torch's embedding_bag counts ids after the last offset in the last bag, unless it sums without padding_idx"
 )
 
 

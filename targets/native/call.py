@@ -181,7 +181,7 @@ class _Failure:
             raise IdError(f"{node.name}: {what}", where=where(node), hint=hint)
         if code == ErrorCode.IDS_BEHIND_BAGS:
             what = f"the offsets end at {error.offset}, before the end of the {error.limit} ids; {IDS_BEHIND_BAGS}"
-            hint = "drop the ids behind the last offset: ids[: offsets[-1]]"
+            hint = "drop the ids after the last offset: ids[: offsets[-1]]"
         else:
             what = f"the offsets of row {error.row} point to {error.offset}, outside the {error.limit} ids"
             hint = "offsets must start at 0, must not fall and must stay within the ids"

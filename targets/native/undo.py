@@ -1,6 +1,6 @@
-"""What a rule did to a plan under construction, and how it is undone when the rule refuses its node.
+"""The changes of a rule to a plan under construction, and their reversal when the rule refuses its node.
 
-Nothing is copied: the lists of a plan only grow, and tables remember what they held. So undoing costs as much as the rule did.
+Nothing is copied: the lists of a plan only grow, and tables record replaced values. A reversal therefore costs as much as the rule.
 """
 
 from __future__ import annotations
@@ -14,7 +14,7 @@ from recfx.targets.native.values import Value
 
 
 class Places(dict[fx.Node, Value]):
-    """Node -> the place of its tensor. It knows the nodes of each slot, and what it held before each change."""
+    """Node -> the place of its tensor. It also holds the nodes of each slot, and the value before each change."""
 
     def __init__(self) -> None:
         super().__init__()
@@ -53,7 +53,7 @@ class Places(dict[fx.Node, Value]):
 
 @dataclasses.dataclass(frozen=True)
 class Mark:
-    """The state of a plan before a rule runs: how long its lists and tables are."""
+    """The state of a plan before a rule runs: the lengths of its lists and tables."""
 
     slots: int
     emitted: int
@@ -91,12 +91,12 @@ class Undoable:
         return [step for step in self._writers.get(slot, ()) if not step.absorbed]
 
     def add_step(self, step: Step) -> None:
-        """Adds a step behind all others."""
+        """Adds a step after all others."""
         self.emitted.append(step)
         self._writers.setdefault(step.out.slot, []).append(step)
 
     def absorb(self, step: Step) -> None:
-        """Takes a step out of the plan, because a later one computes its result and nothing else reads it."""
+        """Removes a step from the plan, because a later step computes its result and no other step reads it."""
         slot = self.slots[step.out.slot]
         self.absorbed.append((step, slot.width))
         step.absorbed, slot.width = True, 0

@@ -13,7 +13,7 @@ from recfx.errors import CaptureError, InputError
 from tests.bag_models import DIM, ROWS, Offsets, draw_ids, generator, starts
 
 LENGTHS = ([1, 2, 3, 4], [0, 5, 0, 1], [3, 2, 1, 0])
-#: Modes in which torch counts ids behind the last offset in the last bag.
+#: Modes in which torch counts ids after the last offset in the last bag.
 COUNTED: dict[str, dict[str, Any]] = {
     "mean": {"mode": "mean"},
     "mean with padding": {"mode": "mean", "padding_idx": 0},

@@ -56,7 +56,7 @@ def test_wrong_offsets_are_an_error_and_no_id_is_read_outside(form: str, width: 
 @pytest.mark.parametrize("level", LEVELS)
 @pytest.mark.parametrize("form", ["jagged", "jagged mean, weighted"])
 def test_right_offsets_of_every_kind(form: str, level: str) -> None:
-    """Empty bags, one bag of all ids, and ids behind the last offset."""
+    """Empty bags, one bag of all ids, and ids after the last offset."""
     run = made(form, 32, 16, torch.int64, level)
     program_ = program(form, 32, 16, torch.int64)
     dense, ids, factors, _ = inputs(form, torch.int64, 4)

@@ -154,7 +154,7 @@ def _part(builder: PlanBuilder, node: fx.Node) -> None:
 
 
 def _starts(sizes: list[Any]) -> list[int] | None:
-    """Where each part begins, and where the last one ends; None when a size varies."""
+    """The first index of each part, and the end of the last part; None if a size varies."""
     return [0, *itertools.accumulate(sizes)] if all(isinstance(s, int) for s in sizes) else None
 
 
