@@ -97,11 +97,32 @@ class OperationAware(nn.Module):
         return logits
 
 
+class JoinedPairs(nn.Module):
+    """A network that joins the rows of each pair and maps them with a matrix of the pair's own.
+
+    Args:
+        fields: The number of fields.
+    """
+
+    def __init__(self, fields: int) -> None:
+        super().__init__()
+        self.tables = nn.ModuleList(nn.Embedding(ROWS, DIM) for _ in range(fields))
+        self.matrices = nn.ModuleList(nn.Linear(2 * DIM, 4) for _ in range(fields * (fields - 1) // 2))
+
+    def forward(self, values: Tensor) -> Tensor:
+        """Ids as float32 [B, fields] -> [B, 4]."""
+        ids = values.long()
+        pairs = zip(self.matrices, itertools.combinations(range(len(self.tables)), 2), strict=True)
+        found = [m(torch.cat([self.tables[i](ids[:, i]), self.tables[j](ids[:, j])], 1)) for m, (i, j) in pairs]
+        return torch.stack(found).sum(0)
+
+
 #: Name -> model of a number of fields.
 PAIR_MODELS: dict[str, Callable[[int], nn.Module]] = {
     "field-aware": FieldAware,
     "bilinear": Bilinear,
     "operation-aware": OperationAware,
+    "joined-pairs": JoinedPairs,
 }
 
 

@@ -25,8 +25,9 @@ from recfx.ir.program import Origin, Program
 from recfx.ops.lookup import decode, grouped_lookup
 from recfx.passes._match import value
 from recfx.passes._properties import CANONICAL
-from recfx.passes.lookups.buffer_layout import Downstream, Layout, Part, conflict, join_lead, layout_of, runs
+from recfx.passes.lookups.buffer_layout import Downstream, Layout, Part, join_lead, layout_of, runs
 from recfx.passes.lookups.id_columns import columns_in, rows_of
+from recfx.passes.lookups.layouts import Layouts
 from recfx.passes.lookups.lookup import Read, is_lookup, match_lookup
 from recfx.passes.lookups.write_buffer import make_room, serve, write_buffer
 from recfx.pipeline import Miss, Pass, PassContext, PassSpec, register
@@ -55,14 +56,13 @@ class FuseLookups(Pass):
     at_least: int = 2
 
     def run(self, program: Program, ctx: PassContext) -> None:
-        refused: set[fx.Node] = set()
-        stops: set[fx.Node] = set()
-        while layout := _widest(ctx, refused, stops):
+        layouts = Layouts(ctx)
+        while layout := layouts.widest():
             if not ctx.gate("into-concat", layout.root):
-                refused.add(layout.root)
+                layouts.refuse(layout.root)
                 continue
             buffer = write_buffer(ctx, layout)
-            ctx.sweep()
+            ctx.discard(layout.spans)
             _share(ctx, buffer)
         for group in _independent(ctx):
             self._group(ctx, group)
@@ -87,45 +87,9 @@ class FuseLookups(Pass):
         write_buffer(ctx, layout)
 
 
-def _widest(ctx: PassContext, refused: set[fx.Node], stops: set[fx.Node]) -> Layout | None:
-    """The widest concatenation or stack of lookups that is not a part of another one."""
-    while True:
-        ctx.misses.clear()
-        layouts = [layout for node in ctx.nodes(*JOINS) if (layout := _layout(ctx, node, refused, stops))]
-        inner = {node for layout in layouts for node in layout.spans if node is not layout.root}
-        outer = [layout for layout in layouts if layout.root not in inner]
-        found = {layout.root: conflict(layout) for layout in outer}
-        if apart := {node for node in found.values() if node is not None}:
-            stops |= apart
-            continue
-        return max(outer, key=lambda layout: layout.width, default=None)
-
-
-def _layout(ctx: PassContext, node: fx.Node, refused: set[fx.Node], stops: set[fx.Node]) -> Layout | None:
-    """The layout of a join that holds lookups."""
-    if node in refused:
-        return None
-    lead = join_lead(node)
-    looked_up = any(isinstance(n, fx.Node) and is_lookup(n) for n in items_of(node, 0))
-    if lead is None:
-        if looked_up:
-            ctx.miss("into-concat", node, "it joins rows, not columns")
-        return None
-    layout = layout_of(ctx, node, lead, stops | refused)
-    if isinstance(layout, Miss):
-        if looked_up:
-            ctx.miss("into-concat", layout.node or node, layout.reason)
-        return None
-    for part in layout.parts:
-        if part.reads is None and is_lookup(part.node) and part.node not in stops:
-            why = match_lookup(ctx, part.node, lead)
-            ctx.miss("into-concat", part.node, why.reason if isinstance(why, Miss) else "the gate refused it")
-    return layout if layout.lookups else None
-
-
 def _share(ctx: PassContext, buffer: fx.Node) -> None:
     """Replaces joins that hold only adjacent columns of a buffer by views of it."""
-    for node in ctx.nodes(*JOINS):
+    for node in _joins_behind(buffer):
         lead = join_lead(node)
         layout = None if lead is None else layout_of(ctx, node, lead, set())
         if layout is None or isinstance(layout, Miss) or layout.lookups:
@@ -136,7 +100,19 @@ def _share(ctx: PassContext, buffer: fx.Node) -> None:
         with ctx.before(make_room(ctx.graph, [buffer], [])):
             columns, total = read[0][1], columns_in(buffer, 1)
             serve(ctx, node, buffer, columns.start, columns.count, layout.lead, total)
-        ctx.sweep()
+        ctx.discard(layout.spans)
+
+
+def _joins_behind(buffer: fx.Node) -> list[fx.Node]:
+    """The joins that read columns of a buffer, in graph order."""
+    seen: set[fx.Node] = set()
+    waiting = list(buffer.users)
+    while waiting:
+        node = waiting.pop()
+        if node not in seen and (node.target in JOINS or len(node.all_input_nodes) == 1):
+            seen.add(node)
+            waiting += node.users
+    return sorted(node for node in seen if node.target in JOINS)
 
 
 def _independent(ctx: PassContext) -> list[list[tuple[fx.Node, int, list[Read]]]]:

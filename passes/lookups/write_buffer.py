@@ -12,7 +12,7 @@ from torch import fx
 from recfx.ir.access import tensor_of
 from recfx.ops.lookup import Feature, encode, grouped_lookup
 from recfx.passes._strides import relax_views
-from recfx.passes.lookups.buffer_layout import Layout, downstream, runs
+from recfx.passes.lookups.buffer_layout import Layout, runs
 from recfx.passes.lookups.id_columns import Columns, column_count
 from recfx.passes.lookups.lookup import Read
 from recfx.pipeline import PassContext
@@ -171,16 +171,18 @@ def make_room(graph: fx.Graph, inputs: Any, replaced: Sequence[fx.Node]) -> fx.N
     Returns:
         The node before which an operator that reads `inputs` and replaces `replaced` can be inserted.
     """
-    wanted = set(inputs)
-    order = list(graph.nodes)
-    last = max(index for index, node in enumerate(order) if node in wanted or node.op == "placeholder")
-    later = downstream(replaced)
-    place: fx.Node = order[last]
-    for node in order[: last + 1]:
-        if node in later:
-            place.append(node)
-            place = node
-    following: fx.Node = order[last].next
+    last: fx.Node = max([*inputs, *graph.find_nodes(op="placeholder", sort=False)])
+    later, waiting = set[fx.Node](), [node for node in replaced if not last < node]
+    while waiting:
+        node = waiting.pop()
+        if node not in later:
+            later.add(node)
+            waiting += [user for user in node.users if not last < user]
+    place = last
+    for node in sorted(later):
+        place.append(node)
+        place = node
+    following: fx.Node = last.next
     return following
 
 

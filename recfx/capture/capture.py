@@ -35,7 +35,7 @@ from recfx.ir.bags import Bags
 from recfx.ir.decompositions import decompose
 from recfx.ir.held_values import holds_values, plain_numbers
 from recfx.ir.program import Program, copy_module, without_unread_state
-from recfx.ir.propagate import free_symbols, refresh
+from recfx.ir.propagate import fake_mode_of, free_symbols, refresh
 from recfx.ir.shapes import BATCH, infer_dynamic_shapes, widen_batch
 
 MAX_BATCH = 65536
@@ -253,6 +253,8 @@ def _to_program(
     module = without_unread_state(module)
     _flat_output(module)
     refresh(module)
+    mode = fake_mode_of(module.graph)
+    mode.cache_enabled = torch._dynamo.config.fake_tensor_cache_enabled  # for values that `known_values` does not hold
     if free - free_symbols(module):
         raise CaptureError(
             "an operator of the model fixes a dimension that must be free",

@@ -17,6 +17,7 @@ from recfx.capture.model_state import unchanged
 from recfx.capture.requests import repeat_example, share_requests
 from recfx.driver.blame import Blame
 from recfx.driver.constant_inputs import Held, hold_constants
+from recfx.driver.fewer_collections import fewer_collections
 from recfx.driver.lowering import lower
 from recfx.driver.measure import do_no_harm
 from recfx.driver.options import Options
@@ -57,7 +58,7 @@ def build(
         RecfxError: See `recfx.optimize`.
     """
     name = type(model).__name__
-    with stage_line(f"optimizing {name}") as begin:
+    with fewer_collections(), stage_line(f"optimizing {name}") as begin:
         stages = StageTimes(name, begin)
         with stages.run("capture", CaptureError):
             held = hold_constants(model, options.constant_inputs, options.catalogue, args, kwargs)

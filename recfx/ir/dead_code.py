@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterable
+
 import torch
 from torch import fx
 
@@ -28,8 +30,23 @@ def remove_dead_code(graph: fx.Graph) -> int:
     """
     count = 0
     for node in reversed(graph.nodes):
-        if node.op in ("placeholder", "output") or node.users or node.target in EFFECTS or is_inplace(node):
-            continue
-        graph.erase_node(node)
-        count += 1
+        if _is_dead(node):
+            graph.erase_node(node)
+            count += 1
     return count
+
+
+def remove_unread(graph: fx.Graph, nodes: Iterable[fx.Node]) -> int:
+    """Erases those of some nodes that no node reads and that have no effect, and then what only they read; returns how many."""
+    waiting, count = list(nodes), 0
+    while waiting:
+        node = waiting.pop()
+        if not node._erased and _is_dead(node):
+            waiting += node.all_input_nodes
+            graph.erase_node(node)
+            count += 1
+    return count
+
+
+def _is_dead(node: fx.Node) -> bool:
+    return not (node.op in ("placeholder", "output") or node.users or node.target in EFFECTS or is_inplace(node))

@@ -13,6 +13,7 @@ from torch.fx._lazy_graph_module import _LazyGraphModule
 
 from recfx.ir.bags import Bags
 from recfx.ir.printer import render
+from recfx.ir.run_graph import run_graph
 from recfx.ir.shapes import batch_size
 from recfx.ir.signature import Signature
 
@@ -131,8 +132,7 @@ class Program:
         This slow run defines the meaning of the program; targets make fast versions of it.
         """
         with torch.no_grad():
-            outputs = fx.Interpreter(self.module).run(*leaves)
-        return list(outputs)
+            return run_graph(self.module, leaves)
 
     def __call__(self, *args: Any, **kwargs: Any) -> Any:
         """Runs the program on inputs nested as the model's forward takes them, and returns its nested outputs.

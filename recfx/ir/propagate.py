@@ -176,9 +176,17 @@ def _call(node: fx.Node, value_of: Any, mode: FakeTensorMode, known: KnownValues
     key = None if known is None else known.key(node.target, args, kwargs)
     value = None if known is None or key is None else known.get(key)
     if value is None:
-        value = _computed(node, args, kwargs, mode)
-        if known is not None and key is not None:
-            known.put(key, value)
+        if known is None or key is None:
+            return _computed(node, args, kwargs, mode)
+        cached, mode.cache_enabled = (
+            mode.cache_enabled,
+            False,
+        )  # each form is computed once: torch's own cache would only be filled
+        try:
+            value = _computed(node, args, kwargs, mode)
+        finally:
+            mode.cache_enabled = cached
+        known.put(key, value)
     return value
 
 

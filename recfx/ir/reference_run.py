@@ -8,6 +8,7 @@ down at random.
 from __future__ import annotations
 
 import functools
+import operator
 from collections.abc import Sequence
 from typing import Any
 
@@ -92,8 +93,10 @@ class _Double(fx.Interpreter):
         return self._widened(super().get_attr(target, args, kwargs))
 
     def call_function(self, target: Any, args: Any, kwargs: Any) -> Any:
+        if target is operator.getitem:
+            return args[0][args[1]]
         if self._wide:
-            args, kwargs = torch.utils._pytree.tree_map(_wide_dtype, (args, kwargs))
+            args, kwargs = fx.node.map_aggregate((args, kwargs), _wide_dtype)
             args = with_read_rows(target, args) if target in BAGS else args
         if target in DIALECT:
             with _FormulasInside():

@@ -18,6 +18,7 @@ from torch import fx
 from recfx.errors import TargetError
 from recfx.ir.program import Program, copy_module
 from recfx.ir.provenance import where
+from recfx.ir.run_graph import run_graph
 from recfx.ir.shapes import BATCH
 from recfx.ir.sizes import dimension_names
 
@@ -70,7 +71,7 @@ class Region:
     def run(self, values: Sequence[Any]) -> list[Any]:
         """Runs the graph on flat inputs, node by node, without gradients: the slow reference."""
         with torch.no_grad():
-            return list(fx.Interpreter(self.module).run(*values))
+            return run_graph(self.module, values)
 
 
 @dataclasses.dataclass(frozen=True)

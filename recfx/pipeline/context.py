@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import heapq
-from collections.abc import Callable, Iterator, Mapping, Sequence
+import itertools
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from functools import partial
 from typing import Any, TypeVar
@@ -12,7 +13,7 @@ import torch
 from torch import fx
 
 from recfx.errors import VerificationError
-from recfx.ir.dead_code import remove_dead_code
+from recfx.ir.dead_code import remove_dead_code, remove_unread
 from recfx.ir.program import Program, get_state, set_state, unused_name
 from recfx.ir.propagate import fake_mode_of, refresh
 from recfx.ir.provenance import module_path, where
@@ -77,8 +78,10 @@ class PassContext:
 
     def nodes(self, *targets: Any) -> list[fx.Node]:
         """The operators with one of these targets, in graph order; all operators without targets."""
-        wanted = set(targets)
-        return [n for n in self.graph.nodes if n.op == "call_function" and (not wanted or n.target in wanted)]
+        if not targets:
+            return [node for node in self.graph.nodes if node.op == "call_function"]
+        found = (self.graph.find_nodes(op="call_function", target=t, sort=False) for t in dict.fromkeys(targets))
+        return sorted(itertools.chain.from_iterable(found))
 
     def analysis(self, compute: Callable[[Program], T]) -> T:
         """The result of an analysis, cached until the next rewrite. Each `functools.partial` object has an entry of its own."""
@@ -185,6 +188,13 @@ class PassContext:
     def sweep(self) -> int:
         """Removes nodes whose results are not used; returns how many."""
         return remove_dead_code(self.graph)
+
+    def discard(self, nodes: Iterable[fx.Node]) -> int:
+        """Removes those of some nodes that no node reads, and what only they read; returns how many nodes.
+
+        It visits these nodes alone, where `sweep` visits the whole graph.
+        """
+        return remove_unread(self.graph, nodes)
 
     def _inherit(self, node: fx.Node) -> None:
         like = self._like

@@ -6,6 +6,8 @@ Nothing is copied: the lists of a plan only grow, and tables record replaced val
 from __future__ import annotations
 
 import dataclasses
+import itertools
+from collections.abc import Iterator
 
 from torch import fx
 
@@ -86,9 +88,14 @@ class Undoable:
         """The steps, in order, without those that others absorbed."""
         return [step for step in self.emitted if not step.absorbed]
 
-    def writers(self, slot: int) -> list[Step]:
-        """The steps that write to a slot."""
-        return [step for step in self._writers.get(slot, ()) if not step.absorbed]
+    def writers(self, slot: int) -> Iterator[Step]:
+        """The steps that write to a slot, in order. A concatenation has as many as parts, so that rules ask for the first few alone."""
+        return (step for step in self._writers.get(slot, ()) if not step.absorbed)
+
+    def only_writer(self, slot: int) -> Step | None:
+        """The step that alone writes to a slot; None when several do or none does."""
+        first, second = (*itertools.islice(self.writers(slot), 2), None, None)[:2]
+        return first if second is None else None
 
     def add_step(self, step: Step) -> None:
         """Adds a step after all others."""

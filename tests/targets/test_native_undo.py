@@ -43,7 +43,7 @@ def _state(plan: Undoable) -> Any:
     return (
         [(slot, slot.width) for slot in plan.slots],
         [id(step) for step in plan.steps],
-        [[id(step) for step in plan.writers(slot)] for slot in slots],
+        [([id(step) for step in plan.writers(slot)], plan.only_writer(slot)) for slot in slots],
         [sorted(map(str, plan.values.nodes_of(slot))) for slot in slots],
         dict(plan.values),
         dict(plan.placements),

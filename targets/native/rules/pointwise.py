@@ -82,10 +82,10 @@ def _register(operand: int) -> int:
 def _absorb(builder: PlanBuilder, program: Pointwise, value: Value) -> None:
     """Makes the step that computes `value` part of `program`, where shapes and the number of operations allow."""
     slot = builder.slots[value.slot]
-    made = builder.writers(value.slot)
-    if slot.place is not Place.TEMP or slot.dtype is not torch.float32 or len(made) != 1 or value not in program.inputs:
+    made = builder.only_writer(value.slot)
+    if slot.place is not Place.TEMP or slot.dtype is not torch.float32 or made is None or value not in program.inputs:
         return
-    earlier = made[0].pointwise
+    earlier = made.pointwise
     if earlier is None or earlier.out != value or [d.size for d in value.dims] != [d.size for d in program.out.dims]:
         return
     if not value.batched and program.out.batched:
@@ -105,7 +105,7 @@ def _absorb(builder: PlanBuilder, program: Pointwise, value: Value) -> None:
         return operand if operand < 0 else inputs.index(earlier.inputs[operand])
 
     operations = [_renamed(o, first) for o in earlier.operations] + [_renamed(o, moved) for o in program.operations]
-    builder.absorb(made[0])
+    builder.absorb(made)
     program.inputs, program.operations = inputs, operations
 
 

@@ -99,9 +99,9 @@ def _emit_row_numbers(builder: PlanBuilder, node: fx.Node) -> None:
 
 def numbers_rows(builder: PlanBuilder, value: Value) -> bool:
     """Whether a value is the number of its batch row; its other dimensions have one element."""
-    made = [step for step in builder.writers(value.slot) if step.kind is Kind.ROW_NUMBERS]
+    made = next((step for step in builder.writers(value.slot) if step.kind is Kind.ROW_NUMBERS), None)
     plain = {RowNumbersInt.START: 0, RowNumbersInt.STEP: 1, RowNumbersInt.COUNT: 1}
-    return bool(made) and made[0].ints == plain and value.batched and value.width == 1
+    return made is not None and made.ints == plain and value.batched and value.width == 1
 
 
 @rule(_aten.zeros.default, _aten.new_zeros.default, _aten.zeros_like.default)
