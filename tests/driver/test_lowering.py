@@ -74,7 +74,7 @@ def test_another_infinity_on_rows_of_infinities_is_a_notice() -> None:
     runs = verify_numeric(program, program, Exactness.EXACT)
     lowered, (notice,) = lower(program, [Doubtful(without_infinities), EagerBackend()], runs, Exactness.EXACT)
     assert lowered.backends == ("doubtful",)
-    assert "doubtful backend differs on rows that hold infinities" in notice
+    assert "doubtful backend differs on rows with infinities" in notice
 
 
 def test_what_the_program_refuses_a_backend_must_refuse() -> None:
