@@ -170,7 +170,7 @@ def measure(items: int = 1_000_000, rounds: int = 15, threads: int = 1) -> str:
         rows += real(faiss, items, 64, 50, queries, max(3, rounds // 3))
     head = ["case", "search", "best ms", "median ms", "x faster", "answers"]
     cells = [[row.case, row.who, f"{row.best:.2f}", f"{row.median:.2f}", f"{row.ratio:.1f}", row.note] for row in rows]
-    missing = "" if faiss is not None else "\n\nFAISS is not installed: make bench-peers"
+    missing = "" if faiss is not None else "\n\nFAISS is not installed: pip install faiss-cpu"
     return (
         f"{place['date']}, revision {place['revision'] or 'unknown'}; {place['cpu']}, {threads} thread(s), "
         f"read {bandwidth / 1e9:.1f} GB/s from memory; faiss-cpu {place['versions']['faiss-cpu']}, "

@@ -1,4 +1,4 @@
-"""The command line: recfx demo | bench | doctor | explain | bisect."""
+"""The command line: recfx demo | optimize | bench | doctor | explain | bisect."""
 
 from __future__ import annotations
 
@@ -7,8 +7,9 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
-from recfx.command_line import add_option, listed, run_command
+from recfx.command_line import add_option, listed, minutes, positive, run_command
 from recfx.errors import InputError
+from recfx.version import VERSION
 
 
 def main(argv: Sequence[str] | None = None) -> int:
@@ -18,19 +19,23 @@ def main(argv: Sequence[str] | None = None) -> int:
 
 def _parser() -> argparse.ArgumentParser:
     parser = argparse.ArgumentParser(prog="recfx", description="A graph optimiser for recommendation models.")
+    parser.add_argument("--version", action="version", version=f"recfx {VERSION}")
     commands = parser.add_subparsers(required=True, metavar="COMMAND")
 
     demo = commands.add_parser("demo", help="train a model, optimize it, compare before and after")
     demo.add_argument("--model", default="deepfm", help="a model of the zoo (default: deepfm)")
     demo.add_argument("--data", type=Path, help="file or folder of real data (default: generated data)")
+    demo.add_argument("--label", metavar="COLUMN", help="the column of labels, 0 or 1, of a CSV or Parquet file")
     add_option(demo, "seconds", 60.0, "time for training (default: %(default)s)")
-    demo.add_argument("--rows", type=int, help="use at most this many rows of data")
+    demo.add_argument("--rows", type=positive, help="use at most this many rows of data")
     demo.add_argument("--pipeline", help="passes to run (default: the default pipeline)")
     _add_passes(demo)
     add_option(demo, "threads")
     demo.add_argument("--save", type=Path, help="folder to save the compiled model in")
     add_option(demo, "seed", 0)
     demo.set_defaults(run=_demo)
+
+    _add_optimize(commands.add_parser("optimize", help="optimize a model and save it"))
 
     bench = commands.add_parser("bench", help="measure the tables of the papers")
     _add_hqgnn(bench.add_subparsers(required=True, metavar="TABLE"))
@@ -54,6 +59,54 @@ def _parser() -> argparse.ArgumentParser:
     )
     bisect.set_defaults(run=_bisect)
     return parser
+
+
+def _add_optimize(optimize: argparse.ArgumentParser) -> None:
+    add = optimize.add_argument
+    add("model", help="SCRIPT.py:function, which returns (model, example inputs); or a .pt2 file of torch.export.save")
+    add("-o", "--output", type=Path, required=True, help="folder to save the compiled model in, such as model.recfx")
+    add("--target", help="where the model runs (default: cpu)")
+    add("--precision", help="fp32, bf16 or int8 (default: fp32)")
+    add("--pipeline", help="passes to run (default: the default pipeline)")
+    _add_passes(optimize)
+    add("--max-batch", type=positive, help="the largest batch that runs at once")
+    add(
+        "--no-measure",
+        dest="measure",
+        action="store_false",
+        default=None,
+        help="do not time the compiled model against the original",
+    )
+    add_option(optimize, "threads")
+    optimize.set_defaults(run=_optimize)
+
+
+def _optimize(options: argparse.Namespace) -> int:
+    import inspect
+
+    import torch
+
+    from recfx.model_files import load_model
+    from recfx.optimizer import optimize, require_output
+
+    require_output(options.output)
+    _load_passes(options)
+    if options.threads is not None:
+        torch.set_num_threads(options.threads)
+    given = load_model(options.model)
+    chosen = {name: getattr(options, name) for name in ("target", "precision", "pipeline", "max_batch", "measure")}
+    arguments = {**given.arguments, **{name: value for name, value in chosen.items() if value is not None}}
+    try:
+        fast = optimize(given.model, **arguments)
+    except TypeError as error:
+        known = arguments.keys() <= inspect.signature(optimize).parameters.keys()
+        if known:
+            raise
+        raise InputError(str(error), where=options.model, hint="return arguments of recfx.optimize") from error
+    print(fast.report)
+    fast.save(options.output)
+    print(f"saved in {options.output}: recfx.load({str(options.output)!r})")
+    return 0
 
 
 def _add_passes(command: argparse.ArgumentParser) -> None:
@@ -81,7 +134,7 @@ def _add_hqgnn(tables: Any) -> None:
     add(
         "--out", type=Path, default=Path("hqgnn-results"), help="folder of the results; results in it are not run again"
     )
-    add("--minutes", type=float, help="stop after this many minutes; the table marks unfinished cells")
+    add("--minutes", type=minutes, help="stop after this many minutes; the table marks unfinished cells")
     add("--bits", default="1,2,4,8", help="widths (default: 1,2,4,8)")
     add("--estimators", default="ste,gste", help="of ste, gste, gaussian, fourier, lsq, guidance (default: ste,gste)")
     add("--bounds", default="per-row,centred-row", help="bounds of the quantisers (default: per-row,centred-row)")
@@ -129,6 +182,7 @@ def _demo(options: argparse.Namespace) -> int:
         threads=options.threads,
         save=options.save,
         seed=options.seed,
+        label=options.label,
     )
     return 0
 

@@ -16,7 +16,7 @@ from recfx.cost.timing import Comparison, compare
 from recfx.data import ClickFigures, Interval, auc_difference, evaluate_ctr, predict, train_ctr
 from recfx.demo_tasks import Task, task_for
 from recfx.ir.printer import human_bytes
-from recfx.optimizer import optimize
+from recfx.optimizer import optimize, require_output, require_pipeline
 
 BATCHES = (1, 64, 1024)
 _TABLE_WIDTH = 110
@@ -55,6 +55,7 @@ def run_demo(
     threads: int | None = None,
     save: Path | None = None,
     seed: int = 0,
+    label: str | None = None,
     timing_seconds: float = 2.0,
     progress: bool = True,
 ) -> DemoResult:
@@ -69,17 +70,21 @@ def run_demo(
         threads: Threads torch may use.
         save: Folder to save the compiled model in.
         seed: Seed of data, weights and training.
+        label: The column of labels of a CSV or Parquet file.
         timing_seconds: Time for measuring latency at each batch size.
         progress: Show progress bars on a terminal.
 
     Raises:
         RecfxError: The model is unknown, the data cannot be read, or `optimize` fails.
     """
+    require_pipeline(pipeline)  # before the training, which takes minutes
+    if save is not None:
+        require_output(save)
     if threads is not None:
         torch.set_num_threads(threads)
     torch.manual_seed(seed)
     say = _Printer()
-    task = task_for(name, data, rows=rows, seed=seed)
+    task = task_for(name, data, rows=rows, seed=seed, label=label)
     model = task.model
     say.line(
         f"{name} on {task.data.name}: {len(task.data.train):,} rows to train on, {len(task.data.test):,} to test on"

@@ -46,7 +46,7 @@ class Task:
         return self.arguments(*self.data.test.inputs(picked))
 
 
-def task_for(name: str, path: Path | None, *, rows: int | None, seed: int) -> Task:
+def task_for(name: str, path: Path | None, *, rows: int | None, seed: int, label: str | None = None) -> Task:
     """The task of a model of the zoo.
 
     Args:
@@ -54,18 +54,27 @@ def task_for(name: str, path: Path | None, *, rows: int | None, seed: int) -> Ta
         path: File or folder of real data; None for generated data.
         rows: At most this many rows of click-through data.
         seed: Seed of the data.
+        label: The column of labels of a CSV or Parquet file.
 
     Raises:
-        InputError: The model is unknown.
+        InputError: The model is unknown, or does not take tables.
         DataError: The data cannot be read.
     """
     if name not in MODELS:
         raise InputError(f"the zoo has no model {name!r}", hint=f"known: {', '.join(sorted(MODELS))}")
-    return _ctr_task(name, path, rows, seed) if name in CTR_MODELS else _click_task(name, path, seed)
+    if name in CTR_MODELS:
+        return _ctr_task(name, path, rows, seed, label)
+    if label is not None:
+        raise InputError(
+            f"{name} takes users, items and histories, which a table of columns does not hold",
+            where="--label",
+            hint=f"models of tables: {', '.join(sorted(CTR_MODELS))}",
+        )
+    return _click_task(name, path, seed)
 
 
-def _ctr_task(name: str, path: Path | None, rows: int | None, seed: int) -> Task:
-    data = load_ctr(path, max_rows=rows, seed=seed)
+def _ctr_task(name: str, path: Path | None, rows: int | None, seed: int, label: str | None) -> Task:
+    data = load_ctr(path, max_rows=rows, seed=seed, label=label)
     cls: Any = MODELS[name]
     model = cls.for_criteo(data.cardinalities, dense=data.train.dense.shape[1])
     forward = _first_task if name == "mmoe" else None

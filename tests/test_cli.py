@@ -139,3 +139,88 @@ def test_widths_that_are_not_numbers_are_refused(tmp_path: Path, capsys: pytest.
     assert main([*command, "--bits", "1,two"]) == 1
     assert "1,two" in capsys.readouterr().err
     assert not (tmp_path / "results.json").exists()
+
+
+def test_the_version(capsys: pytest.CaptureFixture[str]) -> None:
+    with pytest.raises(SystemExit) as caught:
+        main(["--version"])
+    assert caught.value.code == 0
+    assert capsys.readouterr().out == f"recfx {recfx.__version__}\n"
+
+
+REFUSED: dict[str, tuple[list[str], str]] = {
+    "no threads": (["demo", "--threads", "0"], "at least 1, got '0'"),
+    "negative seconds": (["demo", "--seconds", "-1"], "above 0, got '-1'"),
+    "seconds without a number": (["demo", "--seconds", "nan"], "above 0, got 'nan'"),
+    "no rows": (["demo", "--rows", "0"], "at least 1, got '0'"),
+    "a negative seed": (["demo", "--seed", "-1"], "at least 0, got '-1'"),
+    "no threads of a table": (["bench", "hqgnn", "--data", "synthetic", "--threads", "-2"], "at least 1, got '-2'"),
+    "no batch": (["optimize", "a.pt2", "-o", "b", "--max-batch", "0"], "at least 1, got '0'"),
+    "no output": (["optimize", "a.pt2"], "-o/--output"),
+}
+
+
+@pytest.mark.parametrize("name", REFUSED)
+def test_options_out_of_range_are_refused_by_the_parser(name: str, capsys: pytest.CaptureFixture[str]) -> None:
+    argv, message = REFUSED[name]
+    with pytest.raises(SystemExit) as caught:
+        main(argv)
+    assert caught.value.code == 2
+    assert message in capsys.readouterr().err
+
+
+EARLY: dict[str, tuple[list[str], str]] = {
+    "an unknown pass": (["--pipeline", "fold-nothing"], "fold-nothing"),
+    "an unknown option of a pass": (["--pipeline", "canonicalize{depth=3}"], "depth"),
+    "a folder of something else": (["--save", "."], "not a saved model"),
+    "a folder in no folder": (["--save", "no/such/folder"], "cannot"),
+    "an unknown model": (["--model", "resnet"], "no model 'resnet'"),
+    "a model without tables": (["--model", "din", "--data", "a.csv", "--label", "y"], "models of tables"),
+    "no such data": (["--data", "no-such-file"], "no such file"),
+    "a label of generated data": (["--label", "y"], "no columns"),
+}
+
+
+@pytest.mark.parametrize("name", EARLY)
+def test_a_demo_that_cannot_end_well_does_not_begin(
+    name: str, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    argv, message = EARLY[name]
+    monkeypatch.setattr("recfx.demo.train_ctr", lambda *args, **kwargs: pytest.fail("it was trained"))
+    assert main(["demo", "--rows", "100", *argv]) == 1
+    printed = capsys.readouterr().err
+    assert "Traceback" not in printed
+    assert "next:" in printed
+    if message != "cannot":
+        assert message in printed
+
+
+def test_a_demo_of_a_table(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    lines = [f"{i % 2},{i % 7},{i * 0.5},{'abc'[i % 3]}" for i in range(200)]
+    (tmp_path / "clicks.csv").write_text("\n".join(["clicked,item,price,shop", *lines]))
+    save = tmp_path / "model.recfx"
+    argv = ["demo", "--model", "dlrm", "--data", str(tmp_path / "clicks.csv"), "--label", "clicked"]
+    assert main([*argv, "--seconds", "1", "--save", str(save)]) == 0
+    assert "clicks.csv" in capsys.readouterr().out
+    assert recfx.load(save)(torch.randn(3, 1), torch.zeros(3, 2, dtype=torch.int64)).shape[0] == 3
+
+
+def test_a_model_of_a_script_is_optimized_and_saved(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    (tmp_path / "script.py").write_text(
+        "import torch\n"
+        "def make_model():\n"
+        "    torch.manual_seed(0)\n"
+        "    return torch.nn.Linear(3, 2), (torch.randn(4, 3),)\n"
+    )
+    saved = tmp_path / "model.recfx"
+    argv = ["optimize", f"{tmp_path / 'script.py'}:make_model", "-o", str(saved)]
+    assert main([*argv, "--no-measure", "--max-batch", "8", "--target", "cpu"]) == 0
+    assert "recfx: Linear for cpu" in capsys.readouterr().out
+    torch.manual_seed(0)
+    linear = torch.nn.Linear(3, 2)
+    torch.testing.assert_close(recfx.load(saved)(torch.ones(20, 3)), linear(torch.ones(20, 3)))
+    for wrong in (["--target", "tpu"], ["--precision", "fp4"], ["--pipeline", "nothing"], ["--passes", "no.py"]):
+        assert main([*argv, *wrong]) == 1
+        assert "next:" in capsys.readouterr().err
+    assert main(["optimize", "no-such.pt2", "-o", str(tmp_path / "other")]) == 1
+    assert main([argv[0], argv[1], "-o", str(tmp_path)]) == 1

@@ -65,3 +65,39 @@ def test_commands_fail_in_one_way(
 ) -> None:
     assert command(arguments) == 1
     assert capsys.readouterr().err.startswith(name)
+
+
+def test_unexpected_errors_have_no_traceback(
+    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    def fail(options: argparse.Namespace) -> int:
+        raise ZeroDivisionError("division\nby zero")
+
+    def open_nothing(options: argparse.Namespace) -> int:
+        return len(open("no-such-file").read())
+
+    monkeypatch.delenv("RECFX_TRACEBACK", raising=False)
+    assert run_command(parser(fail), []) == 1
+    assert capsys.readouterr().err.startswith("some.command: ZeroDivisionError: division by zero\n  next:  ")
+    assert run_command(parser(open_nothing), []) == 1
+    assert capsys.readouterr().err.startswith("some.command: No such file or directory: no-such-file\n  next:  ")
+    monkeypatch.setenv("RECFX_TRACEBACK", "1")
+    with pytest.raises(ZeroDivisionError):
+        run_command(parser(fail), [])
+
+
+@pytest.mark.parametrize(
+    ("option", "wrong", "right"),
+    [
+        ("threads", ["0", "-1", "x", "1.5"], "1"),
+        ("workers", ["0", "-1"], "4"),
+        ("seed", ["-1", "x"], "0"),
+        ("seconds", ["0", "-1", "nan", "inf", "x"], "0.5"),
+    ],
+)
+def test_numbers_out_of_range(option: str, wrong: list[str], right: str, capsys: pytest.CaptureFixture[str]) -> None:
+    for text in wrong:
+        with pytest.raises(SystemExit, match="2"):
+            run_command(parser(lambda options: 0), [f"--{option}={text}"])
+        assert f"got {text!r}" in capsys.readouterr().err
+    assert run_command(parser(lambda options: 0), [f"--{option}={right}"]) == 0

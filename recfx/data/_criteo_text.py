@@ -135,7 +135,7 @@ def _parse_integers(
         here = digits > place
         digit = np.where(here, text[ends - 1 - np.where(here, place, 0)] - np.uint8(_ZERO), np.uint8(0))
         good &= digit <= 9
-        value += digit * np.int64(10**place)
+        value += digit.astype(np.int64) * 10**place  # below numpy 2, uint8 times int64 can stay uint8
     value[negative] *= -1
     bounds = np.iinfo(np.int32)
     good &= (value >= bounds.min) & (value <= bounds.max)

@@ -174,7 +174,7 @@ def encode_ctr(
     sparse = np.empty((len(rows), len(columns)), np.int64)
     cardinalities = []
     for field, column in enumerate(columns):
-        sparse[:, field], size = _encode_field(column, parts[0], min_count)
+        sparse[:, field], size = encode_field(column, parts[0], min_count)
         cardinalities.append(size)
     train, valid, test = (
         CtrSplit(
@@ -196,7 +196,14 @@ def _buckets(dense: NDArray[np.int32]) -> NDArray[np.int64]:
     return np.where(dense > 2, logs + 3, dense)
 
 
-def _encode_field(column: NDArray[Any], train: NDArray[np.int64], min_count: int) -> tuple[NDArray[np.int64], int]:
+def encode_field(column: NDArray[Any], train: NDArray[np.int64], min_count: int) -> tuple[NDArray[np.int64], int]:
+    """The ids of a column, as `encode_ctr` numbers its values, and their number.
+
+    Args:
+        column: Values [N].
+        train: The training rows.
+        min_count: How often a value must occur in these to have an id of its own.
+    """
     values, counts = np.unique(column[train], return_counts=True)
     kept, counts = values[counts >= min_count], counts[counts >= min_count]
     if kept.size == 0:

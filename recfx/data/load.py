@@ -13,6 +13,7 @@ from recfx.data.interactions import Interactions
 from recfx.data.movielens import has_movielens, read_movielens
 from recfx.data.synthetic import CtrRecipe, synthetic_ctr
 from recfx.data.synthetic_feedback import synthetic_feedback
+from recfx.data.tables import ENDINGS, is_table, read_table
 from recfx.errors import DataError
 
 
@@ -22,6 +23,7 @@ def load_ctr(
     max_rows: int | None = None,
     dense_as: Literal["numbers", "fields"] = "numbers",
     seed: int = 0,
+    label: str | None = None,
 ) -> CtrData:
     """Loads click-through data, Criteo from a file or folder, or generates them.
 
@@ -32,18 +34,35 @@ def load_ctr(
         max_rows: The largest number of rows to read or generate; None: no limit.
         dense_as: The encoding of the numbers in a file, as in `encode_ctr`. Generated data accept only "numbers".
         seed: Seed of the split, and of generated data.
+        label: The column of labels of a CSV or Parquet file; see `recfx.data.tables`.
 
     Raises:
         DataError: The path does not exist, has no Criteo data or malformed data, or `dense_as` does not fit generated
             data. The message names the file, the line or array, and the next step.
     """
     if path is None:
+        if label is not None:
+            raise DataError(
+                "generated data have no columns", where="label", hint="pass the path of a CSV or Parquet file"
+            )
         if dense_as != "numbers":
             raise DataError(
                 f"generated data have numbers only, got dense_as={dense_as!r}", hint='pass dense_as="numbers" or a path'
             )
         return synthetic_ctr(CtrRecipe(seed=seed) if max_rows is None else CtrRecipe(rows=max_rows, seed=seed))
     path = _existing(path)
+    if is_table(path) and path.is_file():
+        if label is None:
+            raise DataError(
+                "a table needs the name of its column of labels", where=str(path), hint="pass label=, or --label COLUMN"
+            )
+        return read_table(path, label, max_rows=max_rows, seed=seed)
+    if label is not None:
+        raise DataError(
+            f"label={label!r} goes with tables, which end in {', '.join(ENDINGS)}",
+            where=str(path),
+            hint="leave label out",
+        )
     file = path
     if path.is_dir():
         found = find_criteo(path)

@@ -15,6 +15,7 @@ A loaded program runs only operators from a fixed list, on operands whose sizes 
 from __future__ import annotations
 
 import dataclasses
+import os
 import warnings
 from collections.abc import Collection, Iterator, Sequence
 from contextlib import contextmanager
@@ -66,10 +67,7 @@ def save(parts: Parts, path: str | PathLike[str]) -> None:
         ArtifactError: `path` exists and is not a saved model, the program cannot be written as JSON, or a backend is not registered.
     """
     folder = Path(path)
-    if folder.exists() and not (folder / f"{_NAME}.json").is_file():
-        raise ArtifactError(
-            "the path exists and is not a saved model of recfx", where=str(folder), hint="choose another path"
-        )
+    _require_free(folder)
     store = TensorStore()
     one_row = parts.one_row
     documents = {_PROGRAM: to_json(parts.program, store)[0]}
@@ -92,6 +90,29 @@ def save(parts: Parts, path: str | PathLike[str]) -> None:
         seal(staging, _NAME, manifest)
 
     write_folder(folder, fill)
+
+
+def require_output(folder: Path) -> None:
+    """Checks that `save` can write to a folder.
+
+    Raises:
+        ArtifactError: It holds something else, or its parent does not exist or is read-only.
+    """
+    _require_free(folder)
+    parent = folder.absolute().parent
+    if not parent.is_dir() or not os.access(parent, os.W_OK):
+        raise ArtifactError(
+            "nothing can be written here",
+            where=str(parent),
+            hint="make the folder, or choose one that you may write to",
+        )
+
+
+def _require_free(folder: Path) -> None:
+    if folder.exists() and not (folder / f"{_NAME}.json").is_file():
+        raise ArtifactError(
+            "the path exists and is not a saved model of recfx", where=str(folder), hint="choose another path"
+        )
 
 
 def read(
