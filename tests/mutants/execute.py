@@ -79,10 +79,7 @@ class Judge:
     def untimed(self, mutant: Mutant, files: Sequence[str]) -> Verdict | None:
         """The verdict of whole test files, which are imported but were not run; None if the mutant cannot be swapped
         in."""
-        while True:
-            verdict = self._run(files, None, lambda: swap(mutant), _UNTIMED)
-            if verdict is None or self._stands(verdict, lambda: True):
-                return verdict
+        return self._of_files(files, lambda: swap(mutant))
 
     def imported(self, mutant: Mutant, files: Sequence[str]) -> Verdict:
         """The verdict on a mutant that is in place from the import on, in a process that has not imported recfx."""
@@ -91,10 +88,18 @@ class Judge:
             sys.meta_path.insert(0, Finder({mutant.file: lambda: compiled(mutant.file, mutant.tree(ROOT))}, {}))
             return True
 
+        verdict = self._of_files(files, put_in)
+        assert verdict is not None
+        return verdict
+
+    def _of_files(self, files: Sequence[str], put_in: Callable[[], bool]) -> Verdict | None:
+        """The verdict of whole test files. Files that exceed the limits without a mutant do not judge it."""
         while True:
             verdict = self._run(files, None, put_in, _UNTIMED)
-            assert verdict is not None
-            if self._stands(verdict, lambda: True):
+            if verdict == Verdict(TIMEOUT):
+                without = self._run(files, None, lambda: True, _UNTIMED)
+                return Verdict(SURVIVED) if without == Verdict(TIMEOUT) else verdict
+            if verdict is None or self._stands(verdict, lambda: True):
                 return verdict
 
     def _stands(self, verdict: Verdict, without: Callable[[], bool]) -> bool:
