@@ -144,7 +144,9 @@ def measure(models: int, out: Path, chunk: int = CHUNK, workers: int = 1) -> Ite
     """
     if models < 1 or chunk < 1 or workers < 1:
         raise MeasureError(
-            f"cannot draw {models} models in chunks of {chunk} with {workers} workers", where="benchmarks.random_models"
+            f"cannot draw {models} models in chunks of {chunk} with {workers} workers",
+            where="benchmarks.random_models",
+            hint="pass positive numbers of models, of models a chunk, and of workers",
         )
     done = {found.seed for found in read(out)}
     revision = environment()["revision"]

@@ -95,8 +95,16 @@ def _collect(package: ModuleType, attribute: str, kind: type[T]) -> dict[str, T]
         module = importlib.import_module(f"{package.__name__}.{info.name}")
         for item in getattr(module, attribute, ()):
             if not isinstance(item, kind):
-                raise InputError(f"{attribute} holds {item!r}, which is not a {kind.__name__}", where=module.__name__)
+                raise InputError(
+                    f"{attribute} holds {item!r}, which is not a {kind.__name__}",
+                    where=module.__name__,
+                    hint="list instances of that class",
+                )
             if item.name in found:
-                raise InputError(f"two of {attribute} are called {item.name!r}", where=module.__name__)
+                raise InputError(
+                    f"two of {attribute} are called {item.name!r}",
+                    where=module.__name__,
+                    hint="give one of them another name",
+                )
             found[item.name] = item
     return found

@@ -152,7 +152,11 @@ class Results:
                 measurements=[_measurement(measurement) for measurement in values["measurements"]],
             )
         except (KeyError, TypeError, ValueError) as error:
-            raise InputError(f"not benchmark results: {error}", where="benchmarks") from error
+            raise InputError(
+                f"not benchmark results: {error}",
+                where="benchmarks",
+                hint="pass a file that `python -m benchmarks` wrote",
+            ) from error
 
     def save(self, path: Path) -> None:
         """Writes JSON atomically: a reader finds either the old file or the new file."""
@@ -171,7 +175,9 @@ class Results:
         try:
             values = json.loads(path.read_text())
         except (OSError, ValueError) as error:
-            raise InputError(f"cannot read results: {error}", where=str(path)) from error
+            raise InputError(
+                f"cannot read results: {error}", where=str(path), hint="pass a file that `python -m benchmarks` wrote"
+            ) from error
         return cls.from_json(values)
 
 

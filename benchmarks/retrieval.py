@@ -155,7 +155,11 @@ def measure(items: int = 1_000_000, rounds: int = 15, threads: int = 1) -> str:
         MeasureError: There are fewer than 1,000 items, or no rounds.
     """
     if items < 1000 or rounds < 1:
-        raise MeasureError("a comparison needs at least a thousand items and one round", where="benchmarks.retrieval")
+        raise MeasureError(
+            "a comparison needs at least a thousand items and one round",
+            where="benchmarks.retrieval",
+            hint="pass items=1000 or more and rounds=1 or more",
+        )
     faiss: Any = importlib.import_module("faiss") if importlib.util.find_spec("faiss") is not None else None
     if faiss is not None:
         faiss.omp_set_num_threads(threads)

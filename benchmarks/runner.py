@@ -45,7 +45,11 @@ def run(
             other settings.
     """
     if BASELINE not in {peer.name for peer in peers}:
-        raise InputError(f"the peers lack {BASELINE!r}, with which all others are compared", where="benchmarks")
+        raise InputError(
+            f"the peers lack {BASELINE!r}, with which all others are compared",
+            where="benchmarks",
+            hint="name it among the peers",
+        )
     watcher = watcher or Watcher()
     packages = {package for peer in peers for package in peer.packages}
     results = Results(environment(packages), {**settings.to_json(), "peers": [peer.name for peer in peers]})

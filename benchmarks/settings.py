@@ -46,10 +46,16 @@ class Settings:
         several = (("batch", self.batches), ("candidates", self.candidates), ("threads", self.threads))
         for name, values in (*several, ("rounds", (self.rounds,))):
             if not values or min(values) < 1:
-                raise InputError(f"{name} must be numbers from 1, got {list(values)}", where="benchmarks")
+                raise InputError(
+                    f"{name} must be numbers from 1, got {list(values)}",
+                    where="benchmarks",
+                    hint="write numbers such as 1,16,1024",
+                )
         for name, value in (("seconds", self.seconds), ("budget", self.budget)):
             if value is not None and not (math.isfinite(value) and value > 0):
-                raise InputError(f"{name} must be positive, got {value}", where="benchmarks")
+                raise InputError(
+                    f"{name} must be positive, got {value}", where="benchmarks", hint="pass a positive number"
+                )
 
     def points(self, case: Case) -> list[Point]:
         """The points of a case."""

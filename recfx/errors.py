@@ -6,6 +6,8 @@ forgotten.
 
 from __future__ import annotations
 
+from typing import ClassVar
+
 
 class RecfxError(Exception):
     """The root of every error recfx raises on purpose.
@@ -13,19 +15,28 @@ class RecfxError(Exception):
     Args:
         what: The fault, in one sentence.
         where: The module path, graph node, input or user's source line it concerns.
-        hint: The next step for the reader.
+        hint: The next step for the reader; by default that of the class.
+
+    Attributes:
+        next_step: The next step after an error of the class that gives none of its own.
     """
+
+    next_step: ClassVar[str] = "correct what the message names, and try again"
 
     def __init__(self, what: str, *, where: str | None = None, hint: str | None = None) -> None:
         self.what = what
         self.where = where
-        self.hint = hint
+        self.hint = hint or self.next_step
         parts = [what]
         if where:
             parts.append(f"  where: {where}")
-        if hint:
-            parts.append(f"  next:  {hint}")
+        parts.append(f"  next:  {self.hint}")
         super().__init__("\n".join(parts))
+
+    @property
+    def in_one_line(self) -> str:
+        """The fault and its place, for a notice."""
+        return self.what if self.where is None else f"{self.what};  where: {self.where}"
 
 
 class CaptureError(RecfxError):
@@ -42,6 +53,10 @@ class IdError(InputError):
 
 class VerificationError(RecfxError):
     """A program is malformed, or a pass changed its results."""
+
+    next_step: ClassVar[str] = (
+        "find the rewrite at fault with Pipeline.bisect(program, is_bad); report the model when that is a pass of recfx"
+    )
 
 
 class PipelineError(RecfxError):
@@ -64,6 +79,8 @@ class TargetError(RecfxError):
 
 class ArtifactError(RecfxError):
     """A saved model that is damaged, cut short, or written by an incompatible version."""
+
+    next_step: ClassVar[str] = "copy the folder again, or save it again from the model with this version of recfx"
 
 
 class DataError(RecfxError, ValueError):

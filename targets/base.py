@@ -73,7 +73,10 @@ class Refused(TargetError):
 
     def __init__(self, reasons: Mapping[str, str]) -> None:
         self.reasons = dict(reasons)
-        super().__init__("; ".join(f"{name}: {reason}" for name, reason in self.reasons.items()))
+        super().__init__(
+            "; ".join(f"{name}: {reason}" for name, reason in self.reasons.items()),
+            hint="give these operators to another backend, such as 'eager'",
+        )
 
 
 def is_operator(node: fx.Node) -> bool:

@@ -67,7 +67,11 @@ def compare(plan: Plan) -> str:
             results of another plan.
     """
     if plan.seeds < 2:
-        raise InputError("an interval needs at least two seeds", where="benchmarks.papers.estimators")
+        raise InputError(
+            "an interval needs at least two seeds",
+            where="benchmarks.papers.estimators",
+            hint="run the case with two seeds or more",
+        )
     if len(plan.pair) != 2 or not set(plan.pair) <= set(ESTIMATORS):
         known = ", ".join(ESTIMATORS)
         raise InputError(

@@ -192,7 +192,11 @@ class _Writer:
         try:
             refresh(self.program.module, [node])
         except VerificationError as error:
-            raise CaptureError(error.what, where=error.where) from error
+            raise CaptureError(
+                error.what,
+                where=error.where,
+                hint="pass dynamic_shapes=False to capture the model for the example's shapes alone",
+            ) from error
         return node
 
     def _lengths(self, node: fx.Node) -> list[Line] | None:

@@ -190,7 +190,10 @@ def compare(
             f"the candidate {base!r} to compare with is unknown", hint=f"candidates: {', '.join(names) or 'none'}"
         )
     if not 1 <= min_rounds <= max_rounds:
-        raise MeasureError(f"cannot run at least {min_rounds} and at most {max_rounds} rounds")
+        raise MeasureError(
+            f"cannot run at least {min_rounds} and at most {max_rounds} rounds",
+            hint="pass min_rounds of at least 1, and max_rounds that is not smaller",
+        )
     with BACKGROUND:
         turns = {name: _Turn.calibrated(name, call, seconds, clock, single_calls) for name, call in candidates.items()}
         samples = _rounds(turns, seconds, (min_rounds, max_rounds), random.Random(seed), clock)
@@ -285,5 +288,7 @@ class _Turn:
             return clock() - start
         except Exception as error:
             raise MeasureError(
-                f"{self.name} failed while it was timed: {type(error).__name__}: {error}", where=self.name
+                f"{self.name} failed while it was timed: {type(error).__name__}: {error}",
+                where=self.name,
+                hint="call it once by itself and mend what it raises",
             ) from error

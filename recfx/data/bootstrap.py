@@ -121,7 +121,7 @@ class _Ranked:
 def _resamples(labels: NDArray[np.bool_], resamples: int, seed: int) -> Iterator[tuple[Counts, Counts]]:
     """Yields blocks of resamples, as draw counts of the positives and of the negatives."""
     if resamples < 1:
-        raise DataError(f"resamples must be at least 1, got {resamples}")
+        raise DataError(f"resamples must be at least 1, got {resamples}", hint="pass 1 or more")
     rng = np.random.default_rng(seed)
     positives = int(labels.sum())
     block = max(1, _BLOCK_ELEMENTS // len(labels))
@@ -138,5 +138,5 @@ def _draw_counts(rng: np.random.Generator, resamples: int, n: int) -> Counts:
 
 def _percentiles(estimate: float, draws: NDArray[np.float64], confidence: float) -> Interval:
     if not 0 < confidence < 1:
-        raise DataError(f"confidence must be between 0 and 1, got {confidence}")
+        raise DataError(f"confidence must be between 0 and 1, got {confidence}", hint="pass a number such as 0.9")
     return Interval(estimate, *percentile_interval(draws, confidence), confidence)

@@ -38,7 +38,9 @@ class BprSampler:
 
     def __init__(self, data: Interactions, negatives: int = 1, seed: int = 0) -> None:
         if negatives < 1:
-            raise DataError(f"a sample needs at least one negative, got {negatives}", where="BprSampler")
+            raise DataError(
+                f"a sample needs at least one negative, got {negatives}", where="BprSampler", hint="pass 1 or more"
+            )
         self.generator = torch.Generator().manual_seed(seed)
         self.samples = len(data.train_indices)
         self._negatives = negatives
@@ -92,7 +94,9 @@ class BprSampler:
             DataError: `batch` is below 1.
         """
         if batch < 1:
-            raise DataError(f"a batch needs at least one sample, got {batch}", where="BprSampler.epoch")
+            raise DataError(
+                f"a batch needs at least one sample, got {batch}", where="BprSampler.epoch", hint="pass 1 or more"
+            )
         for start in range(0, self.samples, batch):
             yield self.sample(min(batch, self.samples - start))
 

@@ -136,11 +136,13 @@ def clicks(
         DataError: A split would be empty, or an argument is out of range.
     """
     if history < 1:
-        raise DataError(f"history must be at least 1, got {history}", where="clicks")
+        raise DataError(f"history must be at least 1, got {history}", where="clicks", hint="pass 1 or more")
     if pad not in ("left", "right"):
-        raise DataError(f'pad must be "left" or "right", got {pad!r}', where="clicks")
+        raise DataError(f'pad must be "left" or "right", got {pad!r}', where="clicks", hint="pass one of these")
     if not 0 < valid_share < 1:
-        raise DataError(f"valid_share must be between 0 and 1, got {valid_share}", where="clicks")
+        raise DataError(
+            f"valid_share must be between 0 and 1, got {valid_share}", where="clicks", hint="pass a number such as 0.9"
+        )
     generator = torch.Generator().manual_seed(seed)
     order = torch.randperm(len(feedback), generator=generator)  # a random order among equal times
     if feedback.time is not None:

@@ -65,7 +65,7 @@ def read_criteo(path: Path, max_rows: int | None = None) -> CriteoRows:
     """
     require_file(path, "Criteo data")
     if max_rows is not None and max_rows < 1:
-        raise DataError(f"max_rows must be at least 1, got {max_rows}")
+        raise DataError(f"max_rows must be at least 1, got {max_rows}", hint="pass 1 or more")
     rows = _read_npz(path, max_rows) if path.suffix == ".npz" else _read_all_text(path, max_rows)
     if len(rows) == 0:
         raise DataError("the file holds no rows", where=str(path), hint="download it again")

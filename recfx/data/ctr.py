@@ -53,6 +53,7 @@ class CtrSplit:
             raise DataError(
                 f"expected {list(self.label.shape)}, got {list(self.probability.shape)}",
                 where="CtrSplit.probability",
+                hint="give one entry for each row, in that dtype",
             )
 
     def __len__(self) -> int:
@@ -94,11 +95,13 @@ class CtrData:
                 raise DataError(
                     f"{split.sparse.shape[1]} fields, but {len(self.cardinalities)} cardinalities",
                     where=f"CtrData.{name}.sparse",
+                    hint="give one cardinality for each column of sparse",
                 )
             if split.dense.shape[1] != self.train.dense.shape[1]:
                 raise DataError(
                     f"{split.dense.shape[1]} dense features, train has {self.train.dense.shape[1]}",
                     where=f"CtrData.{name}.dense",
+                    hint="give all splits the same dense columns",
                 )
             if len(split):
                 self._check_ids(name, split.sparse)
@@ -163,7 +166,7 @@ def encode_ctr(
     if dense_as not in ("numbers", "fields"):
         raise DataError(f"unknown dense_as {dense_as!r}", hint='use "numbers" or "fields"')
     if min_count < 1:
-        raise DataError(f"min_count must be at least 1, got {min_count}")
+        raise DataError(f"min_count must be at least 1, got {min_count}", hint="pass 1 or more")
     parts = split_rows(len(rows), seed)
     columns: list[NDArray[Any]] = list(rows.cat.T)
     if dense_as == "fields":

@@ -56,6 +56,7 @@ class Feedback:
                 raise DataError(
                     f"expected {dtype} [{len(self.user)}], got {tensor.dtype} {list(tensor.shape)}",
                     where=f"Feedback.{name} of {self.name}",
+                    hint="give one entry for each row, in that dtype",
                 )
         require_ids(self.user, self.n_users, f"Feedback.user of {self.name}")
         require_ids(self.item, self.n_items, f"Feedback.item of {self.name}")

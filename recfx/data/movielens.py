@@ -87,7 +87,7 @@ class MovieLens:
             DataError: The fold does not exist.
         """
         if not 1 <= test_fold <= N_FOLDS:
-            raise DataError(f"test_fold must be 1 to {N_FOLDS}, got {test_fold}")
+            raise DataError(f"test_fold must be 1 to {N_FOLDS}, got {test_fold}", hint="choose one of these folds")
         return Feedback(
             user=self.user,
             item=self.item,
@@ -188,7 +188,11 @@ def _assemble(
     item_row = _rows_of(item_ids, movies["item"], "item", paths["movies"])
     genders = users["gender"][user_row]
     if set(genders) - {"F", "M"}:
-        raise DataError(f"gender must be F or M, got {sorted(set(genders))}", where=str(paths["users"]))
+        raise DataError(
+            f"gender must be F or M, got {sorted(set(genders))}",
+            where=str(paths["users"]),
+            hint="correct these values in the file",
+        )
     genre_sets = [set(str(text).split("|")) for text in movies["genres"][item_row]]
     genre_names = tuple(sorted(set().union(*genre_sets)))
     return MovieLens(

@@ -119,9 +119,15 @@ def _evaluate(
 ) -> RankingReport:
     """Measures the ranking by the scores that `fill` writes into the buffer it requests."""
     if not ks or min(ks) < 1:
-        raise DataError(f"cut-offs must be at least 1, got {list(ks)}", where="evaluate_ranking")
+        raise DataError(
+            f"cut-offs must be at least 1, got {list(ks)}",
+            where="evaluate_ranking",
+            hint="pass cut-offs such as (20, 50)",
+        )
     if block is not None and block < 1:
-        raise DataError(f"a block needs at least one user, got {block}", where="evaluate_ranking")
+        raise DataError(
+            f"a block needs at least one user, got {block}", where="evaluate_ranking", hint="pass 1 or more"
+        )
     held_out = data.test_indptr.diff().to(device)
     users = torch.nonzero(held_out).flatten()
     if len(users) == 0:

@@ -79,11 +79,16 @@ class CtrRecipe:
         for name, (low, high) in limits.items():
             value = getattr(self, name)
             if not low <= value <= high:
-                raise DataError(f"must be from {low} to {high}, got {value}", where=f"CtrRecipe.{name}")
+                raise DataError(
+                    f"must be from {low} to {high}, got {value}",
+                    where=f"CtrRecipe.{name}",
+                    hint="pass a number in this range",
+                )
         if min(self.cardinalities) < 1:
             raise DataError(
                 f"every field needs at least one id, got {self.cardinalities}",
                 where="CtrRecipe.cardinalities",
+                hint="pass 1 or more",
             )
         margin = self.label_noise / 2
         if not margin < self.base_rate < 1 - margin:

@@ -46,9 +46,15 @@ def synthetic_feedback(
     """
     for name, value in (("users", users), ("items", items), ("factors", factors), ("per_user", per_user)):
         if value < 1:
-            raise DataError(f"{name} must be at least 1, got {value}", where="synthetic_feedback")
+            raise DataError(
+                f"{name} must be at least 1, got {value}", where="synthetic_feedback", hint="pass 1 or more"
+            )
     if not 0 < test_share < 1:
-        raise DataError(f"test_share must be between 0 and 1, got {test_share}", where="synthetic_feedback")
+        raise DataError(
+            f"test_share must be between 0 and 1, got {test_share}",
+            where="synthetic_feedback",
+            hint="pass a number such as 0.9",
+        )
     rng = np.random.default_rng([seed, 3])
     user_factor = rng.standard_normal((users, factors))
     item_factor = rng.standard_normal((items, factors)) / math.sqrt(factors)

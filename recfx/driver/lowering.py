@@ -183,7 +183,7 @@ class _Attempt:
         return dataclasses.replace(lowered, left=tuple(left))
 
     def _wrong(self, found: Split, index: int, error: VerificationError) -> tuple[Exception, str]:
-        problem = str(error).replace("\n", ";")
+        problem = error.in_one_line
         return error, self._left_out(found, index, "does not compute the same as the model", problem)
 
     def _culprits(self, found: Split, regions: Sequence[Lowered]) -> list[int]:
@@ -242,7 +242,7 @@ def _compare(run: Callable[..., Any], who: str, exactness: Exactness, runs: Sequ
         except VerificationError as error:
             if not case.name.startswith(EXTREME):
                 raise
-            problem = str(error).replace("\n", ";")
+            problem = error.in_one_line
             notices.append(
                 f"the {who} backend differs on rows with infinities or with numbers as large as 1e12: {problem}"
             )

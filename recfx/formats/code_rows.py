@@ -70,14 +70,23 @@ def pack_codes(table: Codes) -> Tensor:
     """
     codes, bits = table.codes, table.bits
     if bits not in CODE_BITS:
-        raise InputError(f"packed codes have 8, 4, 2 or 1 bits, not {bits}", where="pack_codes")
+        raise InputError(
+            f"packed codes have 8, 4, 2 or 1 bits, not {bits}",
+            where="pack_codes",
+            hint="pass one of these numbers of bits",
+        )
     if codes.dtype != torch.uint8 or codes.ndim != 2 or not 0 < codes.shape[1] <= MOST_COLUMNS:
         raise InputError(
             f"codes must be uint8 [n, d] with d of 1 to {MOST_COLUMNS:,}, got {codes.dtype} {list(codes.shape)}",
             where="pack_codes",
+            hint="pass codes of this dtype and shape",
         )
     if codes.numel() and int(codes.max()) >= 1 << bits:
-        raise InputError(f"code {int(codes.max())} does not fit into {bits} bits", where="pack_codes")
+        raise InputError(
+            f"code {int(codes.max())} does not fit into {bits} bits",
+            where="pack_codes",
+            hint="pass more bits, or codes below 2 to the power of bits",
+        )
     rows, dim = codes.shape
     width, per = code_bytes(bits, dim), 8 // bits
     packed = torch.empty(rows, width + CONSTANT_BYTES, dtype=torch.uint8)
@@ -108,6 +117,7 @@ def unpack_codes(packed: Tensor, bits: int, dim: int) -> Codes:
             f"rows of {dim} codes of {bits} bits are uint8 [n, {code_row_bytes(bits, dim)}], "
             f"got {packed.dtype} {list(packed.shape)}",
             where="unpack_codes",
+            hint="pass rows that were packed with these bits and this dimension",
         )
     width = code_bytes(bits, dim)
     shifts = torch.arange(0, 8, bits, dtype=torch.uint8, device=packed.device).view(1, -1, 1)

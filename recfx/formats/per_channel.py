@@ -29,7 +29,10 @@ def quantize_per_channel(weight: torch.Tensor, *, clip: bool = False) -> tuple[t
         InputError: The weight is not a matrix, has more columns than int32 sums allow, or holds NaN or infinities.
     """
     if weight.ndim != 2 or not weight.is_floating_point():
-        raise InputError(f"expected a floating-point matrix, got {weight.dtype} {list(weight.shape)}")
+        raise InputError(
+            f"expected a floating-point matrix, got {weight.dtype} {list(weight.shape)}",
+            hint="convert it with .float(), and pass one row for each item",
+        )
     if weight.shape[1] > MOST_COLUMNS:
         raise InputError(
             f"the weight has {weight.shape[1]:,} columns: int32 sums over more than {MOST_COLUMNS:,} can overflow",

@@ -20,7 +20,11 @@ def check_finite(table: Tensor, where: str) -> None:
         InputError: The table is not a floating-point matrix with columns, or holds NaN or infinities.
     """
     if table.ndim != 2 or not table.is_floating_point() or not table.shape[1]:
-        raise InputError(f"expected a floating-point [n, d], got {table.dtype} {list(table.shape)}", where=where)
+        raise InputError(
+            f"expected a floating-point [n, d], got {table.dtype} {list(table.shape)}",
+            where=where,
+            hint="convert it with .float(), and pass one row for each item",
+        )
     wrong = ~table.isfinite().all(1)
     if bool(wrong.any()):
         raise InputError(
@@ -37,7 +41,11 @@ def random_rotation(dim: int, seed: int = 0) -> Tensor:
         InputError: `dim` is below 1.
     """
     if dim < 1:
-        raise InputError(f"a rotation needs a dimension of at least 1, got {dim}", where="random_rotation")
+        raise InputError(
+            f"a rotation needs a dimension of at least 1, got {dim}",
+            where="random_rotation",
+            hint="pass the number of columns of the table",
+        )
     normal = torch.randn(dim, dim, dtype=torch.float64, generator=torch.Generator().manual_seed(seed))
     q, r = torch.linalg.qr(normal)
     rotation: Tensor = q * r.diagonal().sign()

@@ -50,9 +50,14 @@ def encode_rows(table: torch.Tensor, bits: int, *, refine: bool = False) -> torc
             bias in half precision.
     """
     if bits not in ROW_BITS:
-        raise InputError(f"row-wise tables have 8, 4, 2 or 1 bits, not {bits}")
+        raise InputError(
+            f"row-wise tables have 8, 4, 2 or 1 bits, not {bits}", hint="pass one of these numbers of bits"
+        )
     if table.ndim != 2 or not table.is_floating_point() or not table.shape[1]:
-        raise InputError(f"expected a floating-point matrix with columns, got {table.dtype} {list(table.shape)}")
+        raise InputError(
+            f"expected a floating-point matrix with columns, got {table.dtype} {list(table.shape)}",
+            hint="convert it with .float(), and pass one row for each item",
+        )
     rows, dim = table.shape
     packed = torch.empty(rows, row_bytes(bits, dim), dtype=torch.uint8)
     step = max(1, _BLOCK_VALUES // dim)

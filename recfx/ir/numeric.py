@@ -99,7 +99,7 @@ def verify_numeric(
         except VerificationError as error:
             if extremes is None or not batch.name.startswith(EXTREME):
                 raise
-            extremes.append(str(error).replace("\n", ";"))
+            extremes.append(error.in_one_line)
         runs.append(Run(batch.name, batch.leaves, found, truth, special=True))
     return runs
 

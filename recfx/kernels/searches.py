@@ -54,7 +54,11 @@ class Rounding:
 
     def unfit(self, row: int) -> InputError:
         """Returns the error for a row that cannot be rounded."""
-        return InputError(f"row {row} of queries holds codes above 1") if self.to == "codes" else unfit(row, "queries")
+        return (
+            InputError(f"row {row} of queries holds codes above 1", hint="pass codes of 0 and 1 to a search of 1 bit")
+            if self.to == "codes"
+            else unfit(row, "queries")
+        )
 
 
 @dataclass(slots=True)

@@ -41,18 +41,30 @@ class QuantizedTable:
     def __post_init__(self) -> None:
         check_bits(self.bits, "QuantizedTable")
         if self.codes.dtype != torch.uint8 or self.codes.ndim != 2:
-            raise InputError(f"codes must be uint8 [n, d], got {self.codes.dtype} {list(self.codes.shape)}")
+            raise InputError(
+                f"codes must be uint8 [n, d], got {self.codes.dtype} {list(self.codes.shape)}",
+                hint="pass codes of this dtype and shape",
+            )
         if self.codes.numel() and int(self.codes.max()) >= 1 << self.bits:
-            raise InputError(f"code {int(self.codes.max())} does not fit into {self.bits} bits")
+            raise InputError(
+                f"code {int(self.codes.max())} does not fit into {self.bits} bits",
+                hint="pass more bits, or codes below 2 to the power of bits",
+            )
         for name in ("lower", "step"):
             shape = getattr(self, name).shape
             fits = len(shape) <= 2 and all(
                 size in (1, whole) for size, whole in zip(shape[::-1], self.codes.shape[::-1], strict=False)
             )
             if not fits:
-                raise InputError(f"{name} {list(shape)} does not broadcast to codes {list(self.codes.shape)}")
+                raise InputError(
+                    f"{name} {list(shape)} does not broadcast to codes {list(self.codes.shape)}",
+                    hint="pass one value for the table, for each row, or for each column",
+                )
         if self.centre is not None and self.centre.shape != (1, self.codes.shape[1]):
-            raise InputError(f"a centre {list(self.centre.shape)} does not fit codes {list(self.codes.shape)}")
+            raise InputError(
+                f"a centre {list(self.centre.shape)} does not fit codes {list(self.codes.shape)}",
+                hint="pass one value for the table, for each row, or for each column",
+            )
 
     def dequantize(self) -> Tensor:
         """Returns the embeddings of the codes, [n, d], in the type of the constants."""
@@ -81,4 +93,6 @@ def check_bits(bits: int, where: str) -> None:
         InputError: They do not.
     """
     if bits not in BITS:
-        raise InputError(f"quantisers have 1, 2, 4 or 8 bits, not {bits}", where=where)
+        raise InputError(
+            f"quantisers have 1, 2, 4 or 8 bits, not {bits}", where=where, hint="pass one of these numbers of bits"
+        )

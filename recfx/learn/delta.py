@@ -61,9 +61,17 @@ class DeltaSettings:
         }
         for name, allowed in choices.items():
             if getattr(self, name) not in allowed:
-                raise InputError(f"{name} must be one of {allowed}, got {getattr(self, name)!r}", where="DeltaSettings")
+                raise InputError(
+                    f"{name} must be one of {allowed}, got {getattr(self, name)!r}",
+                    where="DeltaSettings",
+                    hint="pass one of these",
+                )
         if min(self.every, self.batches, self.probes) < 1 or not (self.ema is None or 0 <= self.ema < 1):
-            raise InputError(f"periods and counts must be at least 1, ema in [0, 1): {self}", where="DeltaSettings")
+            raise InputError(
+                f"periods and counts must be at least 1, ema in [0, 1): {self}",
+                where="DeltaSettings",
+                hint="pass values in these ranges",
+            )
 
 
 @dataclass

@@ -56,11 +56,23 @@ class TopRDistillation:
 
     def __init__(self, top: Tensor, *, weight: float = 1.0, decay: float = 0.1, draws: int | None = None) -> None:
         if top.ndim != 2 or top.dtype != torch.int64 or not top.shape[1]:
-            raise InputError(f"expected int64 [users, R], got {top.dtype} {list(top.shape)}", where="TopRDistillation")
+            raise InputError(
+                f"expected int64 [users, R], got {top.dtype} {list(top.shape)}",
+                where="TopRDistillation",
+                hint="pass what recfx.learn.teacher_top returns",
+            )
         if not (math.isfinite(weight) and weight > 0 and math.isfinite(decay) and decay >= 0):
-            raise InputError(f"weight {weight} and decay {decay} must be positive", where="TopRDistillation")
+            raise InputError(
+                f"weight {weight} and decay {decay} must be positive",
+                where="TopRDistillation",
+                hint="pass positive numbers",
+            )
         if draws is not None and not 1 <= draws <= top.shape[1]:
-            raise InputError(f"cannot draw {draws} of {top.shape[1]} ranks", where="TopRDistillation")
+            raise InputError(
+                f"cannot draw {draws} of {top.shape[1]} ranks",
+                where="TopRDistillation",
+                hint="draw fewer, or rank more items with teacher_top",
+            )
         self.top = top
         self.weight = weight
         self.decay = decay
@@ -77,7 +89,10 @@ class TopRDistillation:
             InputError: The teacher has no ranking for a user.
         """
         if len(users) and int(users.max()) >= len(self.top):
-            raise InputError(f"the teacher ranked for {len(self.top)} users, not for user {int(users.max())}")
+            raise InputError(
+                f"the teacher ranked for {len(self.top)} users, not for user {int(users.max())}",
+                hint="rank for all users with recfx.learn.teacher_top",
+            )
         self.top, self._of_rank = self.top.to(users.device), self._of_rank.to(users.device)  # copies once
         top = self.top[users]
         weights = self._of_rank.expand_as(top)
@@ -128,7 +143,11 @@ def teacher_top(
         InputError: `ranks` is below 1 or above the number of items, or `exclude` does not fit users and items.
     """
     if not 1 <= ranks <= len(items):
-        raise InputError(f"cannot rank {ranks} of {len(items)} items", where="teacher_top")
+        raise InputError(
+            f"cannot rank {ranks} of {len(items)} items",
+            where="teacher_top",
+            hint="pass ranks of at most the number of items",
+        )
     if exclude is not None:
         _check_lists(*exclude, len(users), len(items))
     found = []
@@ -149,9 +168,11 @@ def _check_lists(indptr: Tensor, indices: Tensor, users: int, items: int) -> Non
         raise InputError(
             f"items to leave out need {users + 1} rising row starts from 0 to {len(indices)}, got {len(indptr)}",
             where="teacher_top",
+            hint="pass the row pointers of a CSR matrix: one for each row and one more",
         )
     if len(indices) and not 0 <= int(indices.min()) <= int(indices.max()) < items:
         raise InputError(
             f"items to leave out are {int(indices.min())} to {int(indices.max())}, there are {items}",
             where="teacher_top",
+            hint="remove the ids that are not ids of items",
         )

@@ -45,6 +45,7 @@ class TableEncoder(nn.Module):
             raise InputError(
                 f"sizes must be at least 1, got {num_users} users, {num_items} items, {dim} columns",
                 where="TableEncoder",
+                hint="pass 1 or more",
             )
         self.users = nn.Embedding(num_users, dim)
         self.items = nn.Embedding(num_items, dim)
@@ -89,6 +90,7 @@ class TowerEncoder(nn.Module):
                 raise InputError(
                     f"{side} features must have one row a {side}, got {[list(f.shape) for f in features]}",
                     where="TowerEncoder",
+                    hint="pass tensors whose first size is the number of users or items",
                 )
             for index, feature in enumerate(features):
                 self.register_buffer(f"{side}_feature_{index}", feature, persistent=False)
@@ -197,7 +199,9 @@ def tables_of(encoder: nn.Module) -> tuple[Tensor, Tensor]:
     if not matrices or found[0].shape[1] != found[1].shape[1]:
         shapes = [list(t.shape) if isinstance(t, Tensor) else type(t).__name__ for t in found]
         raise InputError(
-            f"embeddings() must give users [U, d] and items [I, d], got {shapes}", where=type(encoder).__name__
+            f"embeddings() must give users [U, d] and items [I, d], got {shapes}",
+            where=type(encoder).__name__,
+            hint="return two matrices with equal numbers of columns",
         )
     return found[0], found[1]
 

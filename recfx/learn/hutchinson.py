@@ -59,12 +59,18 @@ def hutchinson_trace(
         InputError: `probes` is below 1, or the loss is not a scalar.
     """
     if probes < 1:
-        raise InputError(f"the trace needs at least one probe, got {probes}", where="hutchinson_trace")
+        raise InputError(
+            f"the trace needs at least one probe, got {probes}", where="hutchinson_trace", hint="pass 1 or more"
+        )
     points = [tensor.detach().requires_grad_() for tensor in tensors]
     with torch.enable_grad():
         value = loss(*points)
         if value.ndim:
-            raise InputError(f"the loss must be a scalar, got {list(value.shape)}", where="hutchinson_trace")
+            raise InputError(
+                f"the loss must be a scalar, got {list(value.shape)}",
+                where="hutchinson_trace",
+                hint="reduce it with .mean() or .sum()",
+            )
         gradients = torch.autograd.grad(value, points, create_graph=True, materialize_grads=True)
     sums = [0.0] * len(points)
     totals: list[float] = []

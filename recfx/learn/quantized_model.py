@@ -43,10 +43,13 @@ class Batch(NamedTuple):
                 f"expected [B], [B] and [B] or [B, n], got {list(users.shape)}, {list(positives.shape)} and "
                 f"{list(negatives.shape)}",
                 where="sampler",
+                hint="let the sampler return one positive, and one or n negatives, for each user",
             )
         if {users.dtype, positives.dtype, negatives.dtype} != {torch.int64}:
             raise InputError(
-                f"ids must be int64, got {users.dtype}, {positives.dtype}, {negatives.dtype}", where="sampler"
+                f"ids must be int64, got {users.dtype}, {positives.dtype}, {negatives.dtype}",
+                where="sampler",
+                hint="convert them with .long(), without further dimensions",
             )
         return Batch(users, positives, negatives)
 
@@ -202,7 +205,11 @@ class QuantizedModel(nn.Module):
             InputError: A side is in full precision, or the bounds of its quantiser are not set yet.
         """
         if self.user_quantizer is None or self.item_quantizer is None:
-            raise InputError("a model in full precision has no codes", where="QuantizedModel.tables")
+            raise InputError(
+                "a model in full precision has no codes",
+                where="QuantizedModel.tables",
+                hint="give QuantizedModel quantisers for users and items",
+            )
         users, items = self._plain()
         return self.user_quantizer.table(users), self.item_quantizer.table(items)
 

@@ -94,7 +94,11 @@ class Quantizer(nn.Module):
     def _centre(self, x: Tensor) -> Tensor | None:
         centre = self.bounds.centre
         if centre is not None and centre.shape[-1] != x.shape[-1]:
-            raise InputError(f"a centre {list(centre.shape)} cannot fit {list(x.shape)}", where="Quantizer")
+            raise InputError(
+                f"a centre {list(centre.shape)} cannot fit {list(x.shape)}",
+                where="Quantizer",
+                hint="pass one value for the table, for each row, or for each column",
+            )
         return centre
 
     def _ends(self, x: Tensor) -> tuple[Tensor, Tensor]:
@@ -148,7 +152,9 @@ class Quantizer(nn.Module):
     def _check(self, x: Tensor) -> None:
         if x.ndim != 2 or not x.is_floating_point() or not x.shape[1]:
             raise InputError(
-                f"expected a floating-point matrix with columns, got {x.dtype} {list(x.shape)}", where="Quantizer"
+                f"expected a floating-point matrix with columns, got {x.dtype} {list(x.shape)}",
+                where="Quantizer",
+                hint="convert it with .float(), and pass one row for each item",
             )
 
     def extra_repr(self) -> str:
@@ -195,4 +201,8 @@ def make_quantizer(
             ESTIMATORS[estimator](**options),
         )
     except TypeError as error:
-        raise InputError(f"options that do not fit: {error}", where=f"{estimator} with {bounds} bounds") from error
+        raise InputError(
+            f"options that do not fit: {error}",
+            where=f"{estimator} with {bounds} bounds",
+            hint="see the arguments of the estimator and of the bounds",
+        ) from error

@@ -34,10 +34,16 @@ class RankedDistillation:
     def __init__(self, top: Tensor, *, weight: float = 3.0, decay: float = 0.1) -> None:
         if top.ndim != 2 or top.dtype != torch.int64 or not top.shape[1]:
             raise InputError(
-                f"expected int64 [users, R], got {top.dtype} {list(top.shape)}", where="RankedDistillation"
+                f"expected int64 [users, R], got {top.dtype} {list(top.shape)}",
+                where="RankedDistillation",
+                hint="pass what recfx.learn.teacher_top returns",
             )
         if not (math.isfinite(weight) and weight > 0 and math.isfinite(decay) and decay >= 0):
-            raise InputError(f"weight {weight} and decay {decay} must be positive", where="RankedDistillation")
+            raise InputError(
+                f"weight {weight} and decay {decay} must be positive",
+                where="RankedDistillation",
+                hint="pass positive numbers",
+            )
         self.top = top
         self.weight = weight
         self.decay = decay
@@ -53,7 +59,10 @@ class RankedDistillation:
             InputError: The teacher has no ranking for a user.
         """
         if len(users) and int(users.max()) >= len(self.top):
-            raise InputError(f"the teacher ranked for {len(self.top)} users, not for user {int(users.max())}")
+            raise InputError(
+                f"the teacher ranked for {len(self.top)} users, not for user {int(users.max())}",
+                hint="rank for all users with recfx.learn.teacher_top",
+            )
         self.top, self._chances = self.top.to(users.device), self._chances.to(users.device)
         draws = torch.rand(len(users), dtype=torch.float64, device=users.device) * self._chances[-1]
         ranks = torch.searchsorted(self._chances, draws, right=True).clamp(max=self.top.shape[1] - 1)

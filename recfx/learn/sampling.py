@@ -45,7 +45,9 @@ class EpochSampler:
 
     def __init__(self, source: DrawsEpochs, batch: int = 2048) -> None:
         if batch < 1:
-            raise InputError(f"a batch needs at least one sample, got {batch}", where="EpochSampler")
+            raise InputError(
+                f"a batch needs at least one sample, got {batch}", where="EpochSampler", hint="pass 1 or more"
+            )
         self._source = source
         self._batch = batch
 

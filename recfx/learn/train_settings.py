@@ -57,17 +57,30 @@ class TrainSettings:
                 f"epochs, evaluate_every and patience must be at least 1, got {self.epochs}, {self.evaluate_every} and "
                 f"{self.patience}",
                 where="TrainSettings",
+                hint="pass 1 or more",
             )
         if self.cosine_epochs is not None and self.cosine_epochs < 1:
-            raise InputError(f"cosine_epochs must be at least 1, got {self.cosine_epochs}", where="TrainSettings")
+            raise InputError(
+                f"cosine_epochs must be at least 1, got {self.cosine_epochs}",
+                where="TrainSettings",
+                hint="pass 1 or more",
+            )
         rates = {"lr": self.lr, "bounds_lr": self.bounds_lr or self.lr, "l2": self.l2 + 1}
         for name, rate in rates.items():
             if not (math.isfinite(rate) and rate > 0) or self.l2 < 0:
-                raise InputError(f"{name} is out of range: {getattr(self, name)}", where="TrainSettings")
+                raise InputError(
+                    f"{name} is out of range: {getattr(self, name)}",
+                    where="TrainSettings",
+                    hint="see the range in the docstring of TrainSettings",
+                )
         for name in ("seconds", "checkpoint_seconds"):
             value = getattr(self, name)
             if value is not None and not value >= 0:
-                raise InputError(f"{name} must not be negative, got {value}", where="TrainSettings")
+                raise InputError(
+                    f"{name} must not be negative, got {value}",
+                    where="TrainSettings",
+                    hint="pass 0 or a positive number",
+                )
 
 
 @dataclass

@@ -131,7 +131,11 @@ class Trainer:
         if learned:
             groups.append({"params": learned, "lr": self.settings.bounds_lr or self.settings.lr})
         if not trained:
-            raise InputError("the model has no parameters to train", where=type(self.model.encoder).__name__)
+            raise InputError(
+                "the model has no parameters to train",
+                where=type(self.model.encoder).__name__,
+                hint="pass an encoder with parameters that require gradients",
+            )
         return torch.optim.Adam(groups, lr=self.settings.lr, fused=True)
 
     def _epoch(self, state: TrainState, clock: Clock, show: Report) -> bool:
@@ -232,7 +236,11 @@ class Trainer:
         figures = {"score": float(found)} if figures is None else figures  # type: ignore[arg-type]
         wanted = self.settings.monitor
         if not figures or (wanted is not None and wanted not in figures):
-            raise InputError(f"the evaluation gave {sorted(figures)}, not {wanted!r}", where="evaluate")
+            raise InputError(
+                f"the evaluation gave {sorted(figures)}, not {wanted!r}",
+                where="evaluate",
+                hint="return a dict with that figure from evaluate",
+            )
         if not all(math.isfinite(value) for value in figures.values()):
             raise RecfxError(f"the evaluation gave {figures}", where="evaluate", hint="look for NaN in the embeddings")
         return figures

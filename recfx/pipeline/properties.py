@@ -28,7 +28,11 @@ def property_check(name: str) -> Callable[[Check], Check]:
 
     def declare(check: Check) -> Check:
         if _CHECKS.get(name, check) is not check:
-            raise PipelineError(f"the property {name!r} has a check already", where=_CHECKS[name].__module__)
+            raise PipelineError(
+                f"the property {name!r} has a check already",
+                where=_CHECKS[name].__module__,
+                hint="use another name, or remove one of the checks",
+            )
         _CHECKS[name] = check
         return check
 

@@ -50,7 +50,9 @@ def round_items(
             what = "codes need lower and step, because the rows of this index have constants of their own"
             if not grid.by_row:
                 what = "leave out lower and step: the rows of this index have no constants of their own"
-            raise InputError(what, where="recfx.retrieval.Index")
+            raise InputError(
+                what, where="recfx.retrieval.Index", hint="pass codes with the constants of the same quantiser"
+            )
         if grid.by_row:
             grid = given_rows(lower, step, len(items), form.bits)
         return pack(items.detach().cpu(), form.bits), grid

@@ -49,7 +49,11 @@ def to_faiss(form: Form, store: Store, kind: FaissKind | None = None, own: Tenso
     if kind is None:
         kind = "hnsw" if _other_ranking(form, store.grid.kind) else "binary"
     if kind not in get_args(FaissKind):
-        raise InputError(f"the kind {kind!r} is unknown; kinds: {', '.join(get_args(FaissKind))}", where=_WHERE)
+        raise InputError(
+            f"the kind {kind!r} is unknown; kinds: {', '.join(get_args(FaissKind))}",
+            where=_WHERE,
+            hint="pass one of these kinds",
+        )
     if kind == "binary" and (reason := _other_ranking(form, store.grid.kind)):
         raise InputError(
             f"FAISS's binary indices count differing bits, but this index ranks in another way: {reason}",
@@ -57,7 +61,7 @@ def to_faiss(form: Form, store: Store, kind: FaissKind | None = None, own: Tenso
             hint="pass kind='ivf', 'hnsw' or 'rabitq', or build the index with bits=1, metric='hamming'",
         )
     if not len(store):
-        raise InputError("an empty index cannot be exported", where=_WHERE)
+        raise InputError("an empty index cannot be exported", where=_WHERE, hint="add items first")
     try:
         import faiss
     except ImportError as error:

@@ -130,7 +130,10 @@ def given(lower: Tensor | float | None, step: Tensor | float | None, rows: int, 
         return _of_rows(low[:, 0].clone(), high[:, 0].clone(), bits)
     if low.shape in ((dim,), (1, dim)):
         return Grid(low.reshape(dim).clone(), high.reshape(dim).clone(), "dimension")
-    raise InputError(f"lower and step are {list(low.shape)}; [], [{rows}, 1] and [1, {dim}] fit the codes")
+    raise InputError(
+        f"lower and step are {list(low.shape)}; [], [{rows}, 1] and [1, {dim}] fit the codes",
+        hint="pass one pair for the table, for each row, or for each column",
+    )
 
 
 def given_rows(lower: Tensor | float | None, step: Tensor | float | None, rows: int, bits: int) -> Grid:
@@ -141,7 +144,10 @@ def given_rows(lower: Tensor | float | None, step: Tensor | float | None, rows: 
     """
     low, high = (t.reshape(-1) for t in _constants(lower, step))
     if len(low) != rows or len(high) != rows:
-        raise InputError(f"{rows} rows need as many lower ends and steps, got {len(low)} and {len(high)}")
+        raise InputError(
+            f"{rows} rows need as many lower ends and steps, got {len(low)} and {len(high)}",
+            hint="pass one pair for the table, for each row, or for each column",
+        )
     return _of_rows(low.clone(), high.clone(), bits)
 
 
@@ -151,7 +157,10 @@ def _constants(lower: Tensor | float | None, step: Tensor | float | None) -> tup
     low, high = (torch.as_tensor(t).detach().to("cpu", torch.float32) for t in (lower, step))
     for name, tensor in (("lower", low), ("step", high)):
         if not bool((tensor.abs() <= LARGEST).all()):
-            raise InputError(f"{name} holds NaN, infinities or numbers beyond {LARGEST:g}")
+            raise InputError(
+                f"{name} holds NaN, infinities or numbers beyond {LARGEST:g}",
+                hint="remove or replace these numbers first",
+            )
     if bool((high < 0).any()):
         raise InputError(
             "a step is negative", hint="invert the codes of that row or dimension, and give the positive step"
@@ -167,14 +176,24 @@ def plain(values: Tensor, dim: int | None, what: str) -> Tensor:
     """
     if not isinstance(values, Tensor) or not values.is_floating_point() or values.ndim != 2:
         got = f"{values.dtype} {list(values.shape)}" if isinstance(values, Tensor) else type(values).__name__
-        raise InputError(f"{what} must be a floating-point tensor [n, d], got {got}", where="recfx.retrieval")
+        raise InputError(
+            f"{what} must be a floating-point tensor [n, d], got {got}",
+            where="recfx.retrieval",
+            hint="convert it with .float(); one row for each item or query",
+        )
     if values.layout is not torch.strided or values.is_meta:
         raise InputError(
-            f"{what} must be a dense tensor, got {values.layout} on {values.device}", where="recfx.retrieval"
+            f"{what} must be a dense tensor, got {values.layout} on {values.device}",
+            where="recfx.retrieval",
+            hint="pass a strided tensor on the CPU: tensor.to_dense().cpu()",
         )
     if not values.shape[1] or (dim is not None and values.shape[1] != dim):
         wanted = "at least one column" if dim is None else f"{dim} columns"
-        raise InputError(f"{what} must have {wanted}, got {values.shape[1]}", where="recfx.retrieval")
+        raise InputError(
+            f"{what} must have {wanted}, got {values.shape[1]}",
+            where="recfx.retrieval",
+            hint="pass as many columns as the index has",
+        )
     ready = values.dtype == torch.float32 and values.is_contiguous() and values.is_cpu and not values.is_neg()
     if ready and not values.requires_grad:
         return values  # skips calls into torch without an effect, whose time is noticeable in a single query on cold caches

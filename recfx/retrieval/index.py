@@ -144,7 +144,11 @@ class Index(Items):
             InputError: As in `from_codes`.
         """
         if bits not in BITS or dim < 1:
-            raise InputError(f"codes have 1, 2, 4 or 8 bits and a dimension, got {bits} and {dim}", where=_WHERE)
+            raise InputError(
+                f"codes have 1, 2, 4 or 8 bits and a dimension, got {bits} and {dim}",
+                where=_WHERE,
+                hint="pass bits=1, 2, 4 or 8 and a dim of at least 1",
+            )
         given: Tensor = tensor_of(packed)
         words = pack_bytes(given.detach().cpu(), dim, bits)
         grid = grids.given(lower, step, len(given), dim, bits)

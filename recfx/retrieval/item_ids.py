@@ -144,7 +144,11 @@ def _integers(ids: Any) -> Tensor:
     wrong = not isinstance(given, Tensor) or given.ndim != 1
     if wrong or (given.numel() and (given.is_floating_point() or given.is_complex() or given.dtype == torch.bool)):
         got = f"{given.dtype} {list(given.shape)}" if isinstance(given, Tensor) else type(ids).__name__
-        raise InputError(f"ids must be a tensor of integers [n], got {got}", where="recfx.retrieval")
+        raise InputError(
+            f"ids must be a tensor of integers [n], got {got}",
+            where="recfx.retrieval",
+            hint="convert them with .long(), without further dimensions",
+        )
     plain: Tensor = given.to("cpu", torch.int64).contiguous()
     return plain
 
@@ -152,9 +156,15 @@ def _integers(ids: Any) -> Tensor:
 def _own(ids: Any, count: int) -> Tensor:
     own = _integers(ids)
     if len(own) != count or repeated(own):
-        raise InputError(f"{count} items need as many ids, each once; got {len(own)}", where=_WHERE)
+        raise InputError(
+            f"{count} items need as many ids, each once; got {len(own)}",
+            where=_WHERE,
+            hint="pass one id for each item, without repetition",
+        )
     if len(own) and bool((own == -1).any()):
         raise InputError(
-            "-1 cannot be the id of an item: it stands for no item in the results of a search", where=_WHERE
+            "-1 cannot be the id of an item: it stands for no item in the results of a search",
+            where=_WHERE,
+            hint="give that item another id",
         )
     return own

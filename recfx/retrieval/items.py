@@ -116,7 +116,11 @@ class Items:
         chosen = self._known(ids)
         words, grid = self._rounded(items, lower, step)
         if len(chosen) != len(words) or repeated(chosen):
-            raise InputError(f"{len(words)} items need as many ids, each once; got {len(chosen)}", where=_WHERE)
+            raise InputError(
+                f"{len(words)} items need as many ids, each once; got {len(chosen)}",
+                where=_WHERE,
+                hint="pass one id for each item, without repetition",
+            )
         self._store.write(chosen, words, grid)
 
     def delete(self, ids: Array) -> None:

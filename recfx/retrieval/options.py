@@ -43,7 +43,11 @@ def codes_of(queries: Tensor, dim: int) -> Tensor:
         InputError: The shape is not [n, dim].
     """
     if queries.ndim != 2 or queries.shape[1] != dim:
-        raise InputError(f"codes of queries must be [n, {dim}], got {list(queries.shape)}", where=_WHERE)
+        raise InputError(
+            f"codes of queries must be [n, {dim}], got {list(queries.shape)}",
+            where=_WHERE,
+            hint="pass codes of this dtype and shape",
+        )
     return queries.detach().cpu().contiguous()
 
 
@@ -54,14 +58,26 @@ def checked_codes(codes: Tensor, bits: int, dim: int | None) -> None:
         InputError: Codes are not uint8 [n, dim] with columns, or not below 2^bits.
     """
     if bits not in BITS:
-        raise InputError(f"codes have 1, 2, 4 or 8 bits, not {bits}", where=_WHERE)
+        raise InputError(
+            f"codes have 1, 2, 4 or 8 bits, not {bits}", where=_WHERE, hint="pass one of these numbers of bits"
+        )
     if not isinstance(codes, Tensor) or codes.dtype != torch.uint8 or codes.ndim != 2 or not codes.shape[1]:
         got = f"{codes.dtype} {list(codes.shape)}" if isinstance(codes, Tensor) else type(codes).__name__
-        raise InputError(f"codes must be uint8 [n, d], got {got}", where=_WHERE)
+        raise InputError(
+            f"codes must be uint8 [n, d], got {got}", where=_WHERE, hint="pass codes of this dtype and shape"
+        )
     if dim is not None and codes.shape[1] != dim:
-        raise InputError(f"codes must have {dim} columns, got {codes.shape[1]}", where=_WHERE)
+        raise InputError(
+            f"codes must have {dim} columns, got {codes.shape[1]}",
+            where=_WHERE,
+            hint="pass codes of this dtype and shape",
+        )
     if codes.numel() and int(codes.max()) >= 1 << bits:
-        raise InputError(f"code {int(codes.max())} does not fit into {bits} bits", where=_WHERE)
+        raise InputError(
+            f"code {int(codes.max())} does not fit into {bits} bits",
+            where=_WHERE,
+            hint="pass more bits, or codes below 2 to the power of bits",
+        )
 
 
 def checked_options(bits: int, metric: Metric, kind: Kind, query_bits: int | None) -> int:
@@ -71,7 +87,9 @@ def checked_options(bits: int, metric: Metric, kind: Kind, query_bits: int | Non
         InputError: Options exclude each other.
     """
     if bits not in BITS:
-        raise InputError(f"codes have 1, 2, 4 or 8 bits, not {bits}", where=_WHERE)
+        raise InputError(
+            f"codes have 1, 2, 4 or 8 bits, not {bits}", where=_WHERE, hint="pass one of these numbers of bits"
+        )
     if metric not in METRICS or kind not in KINDS:
         raise InputError(
             f"the metric {metric!r} or the scales per {kind!r} are unknown",
@@ -87,7 +105,9 @@ def checked_options(bits: int, metric: Metric, kind: Kind, query_bits: int | Non
         )
     if metric == "hamming" and (chosen != 1 or kind != "table"):
         raise InputError(
-            "the metric 'hamming' needs items and queries of 1 bit and one scale for the table", where=_WHERE
+            "the metric 'hamming' needs items and queries of 1 bit and one scale for the table",
+            where=_WHERE,
+            hint="use metric='dot', or build the index with bits=1",
         )
     return chosen
 

@@ -56,7 +56,8 @@ def pack_bytes(packed: Tensor, dim: int, bits: int) -> Tensor:
     width = -(-dim * bits // 8)
     if packed.dtype != torch.uint8 or packed.ndim != 2 or packed.shape[1] != width:
         raise InputError(
-            f"{dim} codes of {bits} bits are uint8 [n, {width}] when packed, got {packed.dtype} {list(packed.shape)}"
+            f"{dim} codes of {bits} bits are uint8 [n, {width}] when packed, got {packed.dtype} {list(packed.shape)}",
+            hint="pass rows that were packed with these bits and this dimension",
         )
     filled = torch.nn.functional.pad(packed, (0, words_of(dim, bits) * _WORD_BYTES - width))
     if dim * bits % 8:

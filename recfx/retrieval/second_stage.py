@@ -52,7 +52,9 @@ class SecondStage:
                 return self._search_certain(self.asked(queries), k, exclude, hidden)
             if isinstance(chosen, bool) or not isinstance(chosen, int) or chosen < k:
                 raise InputError(
-                    f"the shortlist must be an integer of at least k = {k}, or 'bound', not {chosen!r}", where=_WHERE
+                    f"the shortlist must be an integer of at least k = {k}, or 'bound', not {chosen!r}",
+                    where=_WHERE,
+                    hint="pass shortlist='bound' or a number of at least k",
                 )
             # The first stage checks the numbers of queries that it reads unchanged.
             cosine = self.first.metric == "cosine"

@@ -67,12 +67,18 @@ class Store:
         """
         wrong = not isinstance(ids, Tensor) or ids.ndim != 1 or ids.is_floating_point() or ids.dtype == torch.bool
         if wrong and not (isinstance(ids, Tensor) and ids.shape == (0,)):
-            raise InputError("ids must be a tensor of integers [n]", where="recfx.retrieval")
+            raise InputError(
+                "ids must be a tensor of integers [n]",
+                where="recfx.retrieval",
+                hint="convert them with .long(), without further dimensions",
+            )
         plain = ids.to("cpu", torch.int64)
         bad = plain[(plain < 0) | (plain >= self.items)]
         if len(bad):
             raise InputError(
-                f"the item {int(bad[0])} does not exist; ids are 0 to {self.items - 1}", where="recfx.retrieval"
+                f"the item {int(bad[0])} does not exist; ids are 0 to {self.items - 1}",
+                where="recfx.retrieval",
+                hint="remove the ids that are not ids of items",
             )
         return plain
 

@@ -77,7 +77,9 @@ class TwoStageIndex:
         """
         if metric not in ("ip", "cosine") or rescore not in KINDS:
             raise InputError(
-                f"search in two stages by {metric!r} with rows of {rescore!r} is not supported", where=_WHERE
+                f"search in two stages by {metric!r} with rows of {rescore!r} is not supported",
+                where=_WHERE,
+                hint="pass one of the metrics and rows that the docstring of TwoStageIndex lists",
             )
         values = grids.checked(tensor_of(items), None, "items")
         if metric == "cosine":

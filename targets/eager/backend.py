@@ -41,6 +41,10 @@ class EagerBackend(Backend):
     def lower(self, region: Region) -> Lowered:
         for node, verdict in self.supports(region).items():
             if not verdict:
-                raise TargetError(f"the eager backend cannot run {node}: {verdict.reason}", where=where(node))
+                raise TargetError(
+                    f"the eager backend cannot run {node}: {verdict.reason}",
+                    where=where(node),
+                    hint="replace the operator in the model by one of torch",
+                )
         left = tuple((str(node.target), TORCH_ITSELF) for node in region.graph.nodes if is_operator(node))
         return Lowered(self.name, region, with_plain_lookups(region), left, len(left))

@@ -50,7 +50,10 @@ def check_bounds(slots: Sequence[Slot], steps: Sequence[Step]) -> None:
     """
     for number, slot in enumerate(slots):
         if slot.place is Place.TEMP and slot.width > _MOST_WIDTH:
-            raise TargetError(f"slot {number} has {slot.width} elements a row, more than {_MOST_WIDTH}")
+            raise TargetError(
+                f"slot {number} has {slot.width} elements a row, more than {_MOST_WIDTH}",
+                hint="make the layer narrower, or pass target='eager'",
+            )
     for number, step in enumerate(steps):
         place = f"step {number} ({step.kind.name.lower()})"
         if slots[step.out.slot].once != step.once:

@@ -255,7 +255,7 @@ class _Turns:
                     output_slot(builder, node)
                 except Unsupported as reason:
                     failed.add(node)
-                    yield node, str(reason)
+                    yield node, reason.what
 
     def _views_of_others(self, left: Leaving, members: set[fx.Node]) -> list[fx.Node]:
         """Views that only operators of other backends read; in a turn without steps, all views if other backends run at all."""

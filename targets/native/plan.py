@@ -53,7 +53,7 @@ class Plan:
             level.encode(), slots, len(slots), steps, len(steps), _block(self.steps, builder.slots, slots)
         )
         if not self.handle:
-            raise TargetError("there is not enough memory for a plan")
+            raise TargetError("there is not enough memory for a plan", hint="free memory, or pass target='eager'")
         weakref.finalize(self, library.calls["recfx_plan_free"], self.handle)
 
     def _slots(self, builder: PlanBuilder, arguments: Sequence[int]) -> Any:

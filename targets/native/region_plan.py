@@ -91,7 +91,7 @@ class RegionPlan:
             try:
                 slots.append(output_slot(self.builder, node))
             except Unsupported as reason:
-                refused[_operator(node).name] = str(reason)
+                refused[_operator(node).name] = reason.what
         if refused:
             raise Refused(refused)
         return slots

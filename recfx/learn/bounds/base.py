@@ -59,7 +59,11 @@ class ObservingBounds(Bounds):
     def __init__(self, dim: int | None = None) -> None:
         super().__init__()
         if dim is not None and dim < 1:
-            raise InputError(f"bounds per dimension need at least one, got {dim}", where=type(self).__name__)
+            raise InputError(
+                f"bounds per dimension need at least one, got {dim}",
+                where=type(self).__name__,
+                hint="pass the number of columns of the table",
+            )
         self.dim = dim
         self.register_buffer("seen", torch.zeros((), dtype=torch.bool))
         # A copy of `seen` in Python, so that steps on an accelerator need not wait for its value.
@@ -109,7 +113,11 @@ class ObservingBounds(Bounds):
             InputError: The number of columns differs from the number of bounds.
         """
         if self.dim is not None and x.shape[-1] != self.dim:
-            raise InputError(f"bounds of {self.dim} dimensions cannot fit {list(x.shape)}", where=type(self).__name__)
+            raise InputError(
+                f"bounds of {self.dim} dimensions cannot fit {list(x.shape)}",
+                where=type(self).__name__,
+                hint="make the quantiser with dim= of this table",
+            )
 
     def _load_from_state_dict(self, *args: Any, **kwargs: Any) -> None:
         super()._load_from_state_dict(*args, **kwargs)

@@ -52,7 +52,11 @@ class CentredRowBounds(ObservingBounds):
     ) -> None:
         super().__init__(dim)
         if not 0 <= momentum < 1:
-            raise InputError(f"the momentum must be at least 0 and below 1, got {momentum}", where="CentredRowBounds")
+            raise InputError(
+                f"the momentum must be at least 0 and below 1, got {momentum}",
+                where="CentredRowBounds",
+                hint="pass a momentum such as 0.99",
+            )
         self.momentum = momentum
         self.rows = PerRowBounds(bits, statistic, groups=groups, through=through)
         self.register_buffer("mean", torch.zeros(1, dim))

@@ -41,7 +41,11 @@ class MovingBounds(RememberedBounds):
     ) -> None:
         super().__init__(dim)
         if not 0 <= momentum < 1:
-            raise InputError(f"the momentum must be at least 0 and below 1, got {momentum}", where="MovingBounds")
+            raise InputError(
+                f"the momentum must be at least 0 and below 1, got {momentum}",
+                where="MovingBounds",
+                hint="pass a momentum such as 0.99",
+            )
         self.momentum = momentum
         self.symmetric = symmetric
         self.bits, self.statistic, self.percent, self.sigmas, self.centred = bits, statistic, percent, sigmas, centred

@@ -43,7 +43,11 @@ class PerRowBounds(Bounds):
     ) -> None:
         super().__init__()
         if groups < 1 or statistic not in (None, "minmax", "magnitude"):
-            raise InputError(f"no bounds of {groups} groups by {statistic!r}", where="PerRowBounds")
+            raise InputError(
+                f"no bounds of {groups} groups by {statistic!r}",
+                where="PerRowBounds",
+                hint="pass groups=1 or more, and one of the statistics that PerRowBounds lists",
+            )
         self.statistic = statistic or ("magnitude" if bits <= 2 else "minmax")
         self.bits = bits
         self.groups = groups
@@ -58,7 +62,11 @@ class PerRowBounds(Bounds):
         """
         rows, dim = x.shape
         if dim % self.groups:
-            raise InputError(f"{dim} columns cannot be divided into {self.groups} groups", where="PerRowBounds")
+            raise InputError(
+                f"{dim} columns cannot be divided into {self.groups} groups",
+                where="PerRowBounds",
+                hint="pass a number of groups that divides the columns",
+            )
         with torch.set_grad_enabled(self.through and torch.is_grad_enabled()):
             parts = x.reshape(rows, self.groups, dim // self.groups)
             if self.statistic == "magnitude":

@@ -79,11 +79,19 @@ def measure(
         return partial(extremes, per_dimension=per_dimension)
     if statistic == "percentile":
         if not 50 < percent <= 100:
-            raise InputError(f"the percentile must be above 50 and at most 100, got {percent}", where="bounds")
+            raise InputError(
+                f"the percentile must be above 50 and at most 100, got {percent}",
+                where="bounds",
+                hint="pass a percentile such as 99.9",
+            )
         return partial(percentiles, percent=percent, per_dimension=per_dimension)
     if statistic != "sigma":
         raise InputError(f"no statistic {statistic!r}", where="bounds", hint="one of minmax, percentile, sigma")
     sigmas = BEST_SIGMAS[bits] if sigmas is None else sigmas
     if not (math.isfinite(sigmas) and sigmas > 0):
-        raise InputError(f"bounds need a positive number of standard deviations, got {sigmas}", where="bounds")
+        raise InputError(
+            f"bounds need a positive number of standard deviations, got {sigmas}",
+            where="bounds",
+            hint="pass a number such as 3",
+        )
     return partial(deviations, sigmas=sigmas, centred=centred, per_dimension=per_dimension)

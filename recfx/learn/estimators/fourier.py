@@ -33,6 +33,7 @@ class FourierSeries(Estimator):
             raise InputError(
                 f"a series needs at least 2 terms and a positive period, got {terms} and {half_period}",
                 where="FourierSeries",
+                hint="pass terms=2 or more and a positive half_period",
             )
         self.terms = terms
         self.half_period = half_period

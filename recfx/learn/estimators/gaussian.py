@@ -34,7 +34,9 @@ class GaussianDirac(Estimator):
     def __init__(self, gamma: float = 1.0, units: Literal["bounds", "embedding"] = "bounds") -> None:
         super().__init__()
         if not (math.isfinite(gamma) and gamma > 0):
-            raise InputError(f"gamma must be positive, got {gamma}", where="GaussianDirac")
+            raise InputError(
+                f"gamma must be positive, got {gamma}", where="GaussianDirac", hint="pass a positive number"
+            )
         self.gamma = gamma
         self.units = units
 

@@ -35,7 +35,11 @@ class Guidance(Estimator):
     def __init__(self, rise: float = 0.02, every: int = 2, *, clip: bool = True) -> None:
         super().__init__()
         if not 0 < rise <= 1 or every < 1:
-            raise InputError(f"beta cannot rise by {rise} every {every} epochs", where="Guidance")
+            raise InputError(
+                f"beta cannot rise by {rise} every {every} epochs",
+                where="Guidance",
+                hint="pass a rise of at least 0 and a positive number of epochs",
+            )
         self.rise = rise
         self.every = every
         self.clip = clip

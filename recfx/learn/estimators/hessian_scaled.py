@@ -53,7 +53,11 @@ class HessianScaled(Estimator):
             InputError: It is negative or not finite.
         """
         if not math.isfinite(delta) or delta < 0:
-            raise InputError(f"delta must be finite and not negative, got {delta}", where="HessianScaled")
+            raise InputError(
+                f"delta must be finite and not negative, got {delta}",
+                where="HessianScaled",
+                hint="pass 0 or a positive number",
+            )
         self.delta.fill_(delta)
 
     def forward(self, x: Tensor, steps: int, span: Tensor) -> Tensor:

@@ -71,7 +71,11 @@ def loss_of_rows(loss: RankingLoss, users: Tensor, items: Tensor, places: tuple[
         InputError: There are no samples.
     """
     if not len(places[0]):
-        raise InputError("a loss needs samples, got none", where="ranking loss")
+        raise InputError(
+            "a loss needs samples, got none",
+            where="ranking loss",
+            hint="pass batches with at least one sample and one negative",
+        )
     if isinstance(loss, LossOfRows):
         return loss.of_rows(users, items, places)
     return loss(F.embedding(places[0], users), F.embedding(places[1], items), F.embedding(places[2], items))
@@ -89,7 +93,12 @@ def scores(users: Tensor, positives: Tensor, negatives: Tensor) -> tuple[Tensor,
             f"expected [B, d], [B, d] and [B, n, d], got {list(users.shape)}, {list(positives.shape)} and "
             f"{list(negatives.shape)}",
             where="ranking loss",
+            hint="give one row of users and positives, and n negatives, for each sample",
         )
     if not batch or not negatives.shape[1]:
-        raise InputError(f"a loss needs samples and negatives, got {list(negatives.shape)}", where="ranking loss")
+        raise InputError(
+            f"a loss needs samples and negatives, got {list(negatives.shape)}",
+            where="ranking loss",
+            hint="pass batches with at least one sample and one negative",
+        )
     return (users * positives).sum(1), torch.bmm(negatives, users.unsqueeze(2)).squeeze(2)

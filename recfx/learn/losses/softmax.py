@@ -28,7 +28,11 @@ class SampledSoftmax:
 
     def __init__(self, temperature: float = 1.0) -> None:
         if not (math.isfinite(temperature) and temperature > 0):
-            raise InputError(f"the temperature must be positive, got {temperature}", where="SampledSoftmax")
+            raise InputError(
+                f"the temperature must be positive, got {temperature}",
+                where="SampledSoftmax",
+                hint="pass a positive number",
+            )
         self.temperature = temperature
 
     def __call__(self, users: Tensor, positives: Tensor, negatives: Tensor) -> Tensor:

@@ -51,7 +51,11 @@ def round_tables(
 
 def _fitted(users: Tensor, items: Tensor, seed: int) -> Tensor:
     if users.shape[1:] != items.shape[1:]:
-        raise InputError(f"users {list(users.shape)} and items {list(items.shape)} differ in columns", where="itq")
+        raise InputError(
+            f"users {list(users.shape)} and items {list(items.shape)} differ in columns",
+            where="itq",
+            hint="pass embeddings of users and items with equal numbers of columns",
+        )
     return itq_rotation(torch.cat([users.detach(), items.detach().to(users)]), seed=seed)
 
 

@@ -63,7 +63,11 @@ class RaBitQ:
         if centre is None:
             centre = values.mean(0) if len(values) else values.new_zeros(dim)
         if centre.shape != (dim,):
-            raise InputError(f"the centre must be [{dim}], got {list(centre.shape)}", where="RaBitQ.encode")
+            raise InputError(
+                f"the centre must be [{dim}], got {list(centre.shape)}",
+                where="RaBitQ.encode",
+                hint="pass one value for the table, for each row, or for each column",
+            )
         rotation = random_rotation(dim, seed).to(values.device)
         apart = values - centre.float()
         norms = apart.norm(dim=1)
@@ -97,5 +101,9 @@ class RaBitQ:
     def _checked(self, queries: Tensor) -> Tensor:
         check_finite(queries, "RaBitQ")
         if queries.shape[1] != self.codes.shape[1]:
-            raise InputError(f"queries must be [Q, {self.codes.shape[1]}], got {list(queries.shape)}", where="RaBitQ")
+            raise InputError(
+                f"queries must be [Q, {self.codes.shape[1]}], got {list(queries.shape)}",
+                where="RaBitQ",
+                hint="pass queries with as many columns as the codes",
+            )
         return queries.detach().float()

@@ -74,7 +74,11 @@ def refine_signs(
     rows = items.dequantize() if isinstance(items, QuantizedTable) else items
     _check(users, rows, top, ranks, turns, drawn)
     if not (0 <= decay < math.inf and 0 < temperature < math.inf):
-        raise InputError(f"decay {decay} and temperature {temperature} must be positive and finite", where=_WHERE)
+        raise InputError(
+            f"decay {decay} and temperature {temperature} must be positive and finite",
+            where=_WHERE,
+            hint="pass positive numbers",
+        )
     if not len(users.codes) or not len(rows):
         return users
     rows = rows.float()
@@ -201,21 +205,35 @@ def _halves(users: QuantizedTable, some: slice) -> tuple[Tensor, Tensor]:
 
 def _check(users: QuantizedTable, rows: Tensor, top: Tensor, ranks: int, turns: int, drawn: int) -> None:
     if users.bits != 1:
-        raise InputError(f"codes of {users.bits} bits have no signs to turn", where=_WHERE)
+        raise InputError(
+            f"codes of {users.bits} bits have no signs to turn", where=_WHERE, hint="round the users with bits=1 first"
+        )
     check_finite(rows, _WHERE)
     for name in ("lower", "step", "centre"):
         constant = getattr(users, name)
         if constant is not None and not bool(constant.isfinite().all()):
-            raise InputError(f"the users' {name} holds NaN or infinities", where=_WHERE)
+            raise InputError(
+                f"the users' {name} holds NaN or infinities", where=_WHERE, hint="remove or replace these numbers first"
+            )
     if rows.shape[1] != users.codes.shape[1]:
         raise InputError(
-            f"users {list(users.codes.shape)} and items {list(rows.shape)} differ in columns", where=_WHERE
+            f"users {list(users.codes.shape)} and items {list(rows.shape)} differ in columns",
+            where=_WHERE,
+            hint="pass embeddings of users and items with equal numbers of columns",
         )
     if top.dtype != torch.int64 or top.ndim != 2 or len(top) != len(users.codes) or not top.shape[1]:
-        raise InputError(f"top must be int64 [{len(users.codes)}, R], got {top.dtype} {list(top.shape)}", where=_WHERE)
+        raise InputError(
+            f"top must be int64 [{len(users.codes)}, R], got {top.dtype} {list(top.shape)}",
+            where=_WHERE,
+            hint="pass what recfx.learn.teacher_top returns",
+        )
     if top.numel() and not 0 <= int(top.min()) <= int(top.max()) < len(rows):
         raise InputError(
-            f"top names items from {int(top.min())} to {int(top.max())}, there are {len(rows)}", where=_WHERE
+            f"top names items from {int(top.min())} to {int(top.max())}, there are {len(rows)}",
+            where=_WHERE,
+            hint="remove the ids that are not ids of items",
         )
     if ranks < 1 or turns < 1 or drawn < 0:
-        raise InputError(f"ranks {ranks}, turns {turns} or drawn {drawn} are too few", where=_WHERE)
+        raise InputError(
+            f"ranks {ranks}, turns {turns} or drawn {drawn} are too few", where=_WHERE, hint="pass 1 or more of each"
+        )

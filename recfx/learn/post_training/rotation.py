@@ -28,6 +28,7 @@ def rotate_and_round(
         raise InputError(
             f"expected [U, d], [I, d] and [d, d], got {list(users.shape)}, {list(items.shape)}, {list(rotation.shape)}",
             where="rotate_and_round",
+            hint="pass embeddings of users and items with equal numbers of columns",
         )
     turned = [table.detach() @ rotation.to(table) for table in (users, items)]
     return round_rows(turned[0], bits), round_rows(turned[1], bits)

@@ -77,7 +77,9 @@ def run_hqgnn(options: Options) -> Results:
     """
     if FULL not in options.cells:
         raise InputError(
-            "the table lacks the cell in full precision, from which all others start", where="recfx bench hqgnn"
+            "the table lacks the cell in full precision, from which all others start",
+            where="recfx bench hqgnn",
+            hint="add the cell to the table",
         )
     if (WIDE in options.cells) != bool(options.recipe.wide):
         raise InputError(
@@ -89,7 +91,9 @@ def run_hqgnn(options: Options) -> Results:
     alone = [cell.name for cell in options.cells if cell.refined and replace(cell, refined=False) not in options.cells]
     if alone:
         raise InputError(
-            f"{alone[0]} needs the same cell without refinement, which is missing", where="recfx bench hqgnn"
+            f"{alone[0]} needs the same cell without refinement, which is missing",
+            where="recfx bench hqgnn",
+            hint="add the cell to the table",
         )
     if any(cell.refined for cell in options.cells) and not (options.recipe.refined and options.recipe.ranks):
         raise InputError(

@@ -65,7 +65,11 @@ class Recipe:
         least = dict.fromkeys(("ranks", "wide", "refined", "decay", "l2", "seed"), 0)
         for name, value in asdict(self).items():
             if value < least.get(name, 1 if isinstance(value, int) else 1e-12):
-                raise InputError(f"the recipe's {name} cannot be {value}", where="recfx bench")
+                raise InputError(
+                    f"the recipe's {name} cannot be {value}",
+                    where="recfx bench",
+                    hint="pass another value to the option of that name",
+                )
 
 
 _RECIPES = {
