@@ -113,6 +113,21 @@ def test_a_cut_by_the_sizes_of_other_keys_is_not_taken_for_a_key(data: st.DataOb
     assert all(part.key == read for part in parts) or name == "split"
 
 
+def test_a_cut_whose_start_and_size_sum_different_lengths_is_not_taken_for_a_key() -> None:
+    def body(m: Any, lengths: torch.Tensor, values: torch.Tensor, weights: torch.Tensor) -> Any:
+        begin = lengths.view(3, -1).sum(1)[0].item()
+        size = (lengths + lengths).view(3, -1).sum(1)[1].item()
+        torch._check(begin >= 0)
+        torch._check(size >= 0)
+        torch._check(begin + size <= values.shape[0])
+        return torch.narrow(values, 0, begin, size)
+
+    _, program = program_of(body, 3)
+    cuts = list(program.graph.find_nodes(op="call_function", target=aten.narrow.default))
+    assert len(cuts) == 1
+    assert key_part(cuts[0]) is None
+
+
 @pytest.mark.parametrize("count", [1, 3])
 def test_a_split_into_fewer_parts_than_keys_is_not_taken_for_keys(count: int) -> None:
     def body(m: Any, lengths: torch.Tensor, values: torch.Tensor, weights: torch.Tensor) -> Any:
