@@ -55,15 +55,16 @@ def test_calls_that_alternate_with_torchs_own_give_the_same_bits(rows: int, two_
         assert torch.equal(other + 1 - 1, (other + 1) - 1)
 
 
-def test_more_callers_than_cores_all_get_their_turn(two_threads: None) -> None:
+@pytest.mark.parametrize(("callers", "calls"), [(CALLERS * (os.cpu_count() or 1), 30), (80, 3)])
+def test_more_callers_than_cores_all_get_their_turn(callers: int, calls: int, two_threads: None) -> None:
+    """80 are more than the kernels count apart."""
     model = torch.nn.Sequential(torch.nn.Linear(64, 512), torch.nn.ReLU(), torch.nn.Linear(512, 3)).eval()
     fast = recfx.optimize(model, "native", example_inputs=torch.randn(600, 64), measure=False)
     batches = [torch.randn(rows, 64) for rows in (1, 20, 600)]
     want = [fast(x) for x in batches]
-    callers = CALLERS * (os.cpu_count() or 1)
     with ThreadPoolExecutor(callers) as pool:
-        for found in pool.map(lambda _: [fast(x) for x in batches * 30], range(callers)):
-            assert all(torch.equal(a, b) for a, b in zip(found, want * 30, strict=True))
+        for found in pool.map(lambda _: [fast(x) for x in batches * calls], range(callers)):
+            assert all(torch.equal(a, b) for a, b in zip(found, want * calls, strict=True))
 
 
 def test_a_child_forked_while_calls_run_has_turns_of_its_own() -> None:

@@ -12,6 +12,7 @@
 #include "costs.h"
 #include "kernels.h"
 #include "pool.h"
+#include "turns.h"
 
 namespace recfx {
 
@@ -279,7 +280,9 @@ void* recfx_plan_new(const char* name, const RecfxSlot* slots, int64_t slot_coun
 void recfx_plan_free(void* plan) { delete static_cast<Plan*>(plan); }
 
 int64_t recfx_run(void* plan, int64_t batch, int64_t threads, const int64_t* pointers, const int64_t* counts) {
-    return recfx::execute(*static_cast<Plan*>(plan), batch, threads, pointers, counts);
+    const int64_t code = recfx::execute(*static_cast<Plan*>(plan), batch, threads, pointers, counts);
+    recfx::give_way();
+    return code;
 }
 
 void recfx_last_error(RecfxError* error) { *error = recfx::last_error; }

@@ -2,6 +2,7 @@
 
 #include <pthread.h>
 #include <sched.h>
+#include <time.h>
 
 #include <thread>
 
@@ -19,6 +20,26 @@ int32_t cores() {
 }
 
 std::atomic<Turns*> current{nullptr};
+
+// Which threads have made calls lately. Every thread has a place in `last`; two threads may share one, and then count as one.
+constexpr int PLACES = 64;
+constexpr int64_t LATELY_NS = 20'000'000;  // some slices of the system's: a thread that waits for a core has called before the wait
+std::atomic<int64_t> last[PLACES];         // the time of the last call
+std::atomic<uint32_t> threads{0};
+
+// Nanoseconds, as of the system's last clock tick: reading it takes a few nanoseconds.
+int64_t coarse_time() {
+    timespec now;
+    clock_gettime(CLOCK_MONOTONIC_COARSE, &now);
+    return int64_t(now.tv_sec) * 1'000'000'000 + now.tv_nsec;
+}
+
+bool more_callers_than_cores(int64_t now) {
+    static const int32_t available = cores();
+    int32_t callers = 0;
+    for (const auto& time : last) callers += now - time.load(std::memory_order_relaxed) < LATELY_NS;
+    return callers > available;
+}
 
 }  // namespace
 
@@ -45,6 +66,19 @@ void Turns::pass_on() {
     if (!first_) last_ = nullptr;
     waiter->ready = true;
     waiter->called.notify_one();  // while the mutex is held, because the waiter is on the stack of the thread that wakes up
+}
+
+void give_way() {
+    thread_local const uint32_t place = threads.fetch_add(1, std::memory_order_relaxed) % PLACES;
+    thread_local int64_t counted = 0;
+    thread_local bool crowded = false;
+    const int64_t now = coarse_time();
+    if (now != counted) {
+        last[place].store(now, std::memory_order_relaxed);
+        crowded = more_callers_than_cores(now);
+        counted = now;
+    }
+    if (crowded) sched_yield();
 }
 
 Turns& turns() {

@@ -42,6 +42,11 @@ class Turns {
     int32_t early_ = 0;          // turns passed on before their waiter had joined the queue
 };
 
+// Called at the end of a call. Gives the core to another thread when more threads have made calls lately than there are cores. Otherwise a thread
+// keeps its core for a whole slice of the system's, because it never sleeps between its calls, and the calls of the others take that much longer.
+// A single caller keeps its core: the other thread might be a busy process or a waiting thread of OpenMP.
+void give_way();
+
 // The turns of this process. A forked child gets new ones: turns that calls of the parent held at the fork would never end in the child.
 Turns& turns();
 
