@@ -5,12 +5,15 @@ BIN    := $(VENV)/bin
 STAMP  := $(VENV)/.installed
 THIRDPARTY := $(VENV)/.thirdparty
 PEERS      := $(VENV)/.peers
+FLOORS     := .venv-floors
+# The torch of `make floors`; `make floors TORCH=2.11.0` takes another one.
+TORCH      ?= 2.13.0
 
 # Test processes that run at once: as many as the processors and the memory allow, or a number, as in `make test WORKERS=4`.
 WORKERS ?= auto
 PYTEST  := $(BIN)/python -m pytest -n $(WORKERS) --dist worksteal
 
-.PHONY: sanitize demo test nightly mutants mutants-kernels mutants-sample bench bench-peers slow thirdparty lint types check setup clean
+.PHONY: floors sanitize demo test nightly mutants mutants-kernels mutants-sample bench bench-peers slow thirdparty lint types check setup clean
 
 setup: $(STAMP)
 
@@ -76,6 +79,13 @@ LEVEL ?= portable
 sanitize: $(STAMP)
 	$(BIN)/python tests/sanitize.py $(LEVEL) $(ARGS)
 
+# The smallest versions of the dependencies that pyproject.toml allows, in an environment of their own. The kernels are those of .venv.
+floors: $(STAMP) constraints-floors.txt
+	test -x $(FLOORS)/bin/python || $(PYTHON) -m venv $(FLOORS)
+	$(FLOORS)/bin/python -m pip install --quiet --disable-pip-version-check -c constraints-floors.txt \
+		'torch==$(TORCH)' faiss-cpu hypothesis numpy pyarrow pytest rich safetensors
+	$(FLOORS)/bin/python -m pytest $(or $(ARGS),tests/data tests/retrieval tests/formats tests/driver tests/test_optimize.py tests/test_compiled.py)
+
 lint: $(STAMP)
 	$(BIN)/ruff check .
 	$(BIN)/ruff format --check .
@@ -87,4 +97,4 @@ types: $(STAMP)
 check: lint types test
 
 clean:
-	rm -rf $(VENV) build dist *.egg-info .pytest_cache .mypy_cache .ruff_cache .hypothesis
+	rm -rf $(VENV) $(FLOORS) build dist *.egg-info .pytest_cache .mypy_cache .ruff_cache .hypothesis
