@@ -17,7 +17,9 @@ def test_floors_are_those_of_the_project() -> None:
         re.findall(r"^([\w-]+)==([\d.]+)$", (ROOT / "constraints-floors.txt").read_text(), flags=re.MULTILINE)
     )
     for name, version in floors.items():
-        assert [*map(int, version.split("."))][: least[name].count(".") + 1] == [*map(int, least[name].split("."))], name
+        assert [*map(int, version.split("."))][: least[name].count(".") + 1] == [*map(int, least[name].split("."))], (
+            name
+        )
         assert not version.replace(least[name], "", 1).strip(".0"), f"{name} {version} is above {least[name]}"
     needed = {re.split(r"[<>=]", d)[0] for d in project["dependencies"]} - {"torch"}
     assert needed <= floors.keys()

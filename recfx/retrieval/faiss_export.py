@@ -66,6 +66,10 @@ def to_faiss(form: Form, store: Store, kind: FaissKind | None = None, own: Tenso
         import faiss
     except ImportError as error:
         raise TargetError("FAISS is not installed", where=_WHERE, hint="pip install faiss-cpu") from error
+    if kind == "rabitq" and not hasattr(faiss, "IndexIVFRaBitQ"):
+        raise TargetError(
+            f"FAISS {faiss.__version__} has no RaBitQ", where=_WHERE, hint="pip install 'faiss-cpu>=1.11'"
+        )
     binary = kind == "binary" or (form.bits == 1 and form.metric == "hamming" and kind != "rabitq")
     lists = _lists(len(store))
     built = _binary(faiss, form, lists, kind) if binary else _real(faiss, form, lists, kind)
