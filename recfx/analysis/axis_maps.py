@@ -92,6 +92,7 @@ _TABLE: dict[str, Rule] = {
     "roll": axis_rules.along(2, "dims"),
     "select.int": axis_rules.dropped(None),
     "unbind.int": axis_rules.dropped(0),
+    "view.dtype": axis_rules.reinterpreted,
     "stack": axis_rules.stack,
     "layer_norm rms_norm": axis_rules.norm,
     "prelu batch_norm": axis_rules.channels,

@@ -169,6 +169,11 @@ def along(position: int, name: str = "dim", default: Any = None) -> Rule:
     return rule
 
 
+def reinterpreted(node: fx.Node, role: Role, held: torch.Tensor, axis: int) -> Axis:
+    """A view of the bytes in another dtype, which joins or divides places of the last axis."""
+    return MIXED if axis == held.ndim - 1 else Along(axis)
+
+
 def stack(node: fx.Node, role: Role, held: torch.Tensor, axis: int) -> Axis:
     new = _argument(node, 1, "dim", 0) % (held.ndim + 1)
     return MIXED if axis == new else Along(axis - (axis > new))

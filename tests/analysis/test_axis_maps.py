@@ -41,6 +41,8 @@ CASES: dict[str, tuple[Any, tuple[Any, ...], list[str]]] = {
     "masked_fill": (aten.masked_fill.Scalar, (t(2, 3), ("bool", 2, 3), 0.5), ["01", "01"]),
     "relu": (aten.relu.default, (t(2, 3),), ["01"]),
     "to": (aten.to.dtype, (t(2, 3), torch.float64), ["01"]),
+    "view in another dtype": (aten.view.dtype, (t(2, 3, 4), torch.int32), ["01!"]),
+    "view in a wider dtype": (aten.view.dtype, (t(2, 3, 4), torch.int64), ["01!"]),
     "expand": (aten.expand.default, (t(3, 1), [2, 3, 4]), ["*0*"]),
     "expand_as": (aten.expand_as.default, (t(3, 1), t(2, 3, 4)), ["*0*", "012"]),
     "repeat": (aten.repeat.default, (t(3, 1), [2, 1, 4]), ["*0*"]),

@@ -10,6 +10,7 @@ import torch
 from hypothesis import given
 from hypothesis import strategies as st
 from models import TinyCtr, tiny_inputs
+from native_kit import needs_kernels
 from pass_cases import Function
 from torch import nn
 
@@ -42,6 +43,19 @@ def test_models_of_the_zoo(name: str) -> None:
         want = model(*inputs)
     torch.testing.assert_close(fast(*inputs), want, rtol=1e-4, atol=1e-5)
     assert fast(*(leaf[:0] for leaf in inputs)).shape == (0, *want.shape[1:])
+
+
+@needs_kernels
+@pytest.mark.parametrize("precision", ["bf16", "int8"])
+def test_models_of_fewer_bits(precision: str) -> None:
+    torch.manual_seed(0)
+    model = zoo.DLRM.small().eval()
+    fast = recfx.optimize(
+        model, example_inputs=model.example_inputs(4), max_batch=8, measure=False, precision=precision
+    )
+    dense, sparse = model.example_inputs(19)
+    want = torch.cat([fast(dense[:8], sparse[:8]), fast(dense[8:16], sparse[8:16]), fast(dense[16:], sparse[16:])])
+    torch.testing.assert_close(fast(dense, sparse), want, rtol=1e-4, atol=1e-5)
 
 
 def test_a_plan_for_one_row() -> None:
