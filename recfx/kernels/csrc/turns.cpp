@@ -27,10 +27,15 @@ constexpr int64_t LATELY_NS = 20'000'000;  // some slices of the system's: a thr
 std::atomic<int64_t> last[PLACES];         // the time of the last call
 std::atomic<uint32_t> threads{0};
 
-// Nanoseconds, as of the system's last clock tick: reading it takes a few nanoseconds.
+// Nanoseconds; where the system has one, as of its last clock tick, which takes a few nanoseconds to read.
 int64_t coarse_time() {
+#if defined(CLOCK_MONOTONIC_COARSE)
+    constexpr clockid_t clock = CLOCK_MONOTONIC_COARSE;
+#else
+    constexpr clockid_t clock = CLOCK_MONOTONIC;
+#endif
     timespec now;
-    clock_gettime(CLOCK_MONOTONIC_COARSE, &now);
+    clock_gettime(clock, &now);
     return int64_t(now.tv_sec) * 1'000'000'000 + now.tv_nsec;
 }
 
