@@ -16,6 +16,7 @@ Requires: functional. Establishes: canonical. Exactness: EXACT.
 
 from __future__ import annotations
 
+import functools
 from typing import Any
 
 import torch
@@ -26,6 +27,7 @@ from recfx.ir.op_sets import BROADCASTS, CASTS, COPIES, DROPOUTS, RESHAPES, SCAL
 from recfx.ir.program import Program
 from recfx.ir.verify import Level
 from recfx.passes._match import argument, is_eval_dropout, same_layout, value
+from recfx.passes.clean.assertions import holds, size_ranges
 from recfx.passes.clean.spelling import SPELLINGS
 from recfx.pipeline import Miss, Pass, PassContext, PassSpec, apply_rules, property_check, register, run_pass
 
@@ -79,8 +81,9 @@ class Canonicalize(Pass):
         )
 
     def _drop_assertions(self, ctx: PassContext) -> None:
+        sizes = functools.cache(lambda: size_ranges(ctx.graph))
         for node in ctx.nodes(*_ASSERTIONS):
-            held = node.target is not _aten._assert_scalar.default or _is_true(node.args[0])
+            held = node.target is not _aten._assert_scalar.default or holds(node.args[0], sizes)
             if not held:
                 ctx.miss("assertion", node, "it depends on the inputs' values")
             elif ctx.gate("assertion", node):
@@ -91,20 +94,6 @@ class Canonicalize(Pass):
 def _canonical(program: Program) -> str | None:
     _, record = run_pass(Canonicalize(), program, verify=Level.OFF)
     return f"canonicalize would still rewrite it {record.fired} time(s)" if record.fired else None
-
-
-def _is_true(condition: Any) -> bool:
-    """Whether a condition holds for every input: a constant, or a comparison that the ranges of the sizes decide."""
-    if isinstance(condition, bool | int):
-        return bool(condition)
-    held = condition.meta.get("val") if isinstance(condition, fx.Node) else None
-    if isinstance(held, bool):
-        return held
-    if isinstance(held, torch.SymBool):
-        from torch.fx.experimental.symbolic_shapes import statically_known_true
-
-        return bool(statically_known_true(held))
-    return False
 
 
 def _eval_dropout(node: fx.Node, ctx: PassContext) -> Any:

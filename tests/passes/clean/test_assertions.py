@@ -1,0 +1,121 @@
+"""Assertions about numbers that a model reads from its inputs stay; assertions that every input satisfies go."""
+
+from __future__ import annotations
+
+import pytest
+import torch
+from torch import nn
+
+import recfx
+from recfx.capture import capture
+from recfx.errors import InputError
+from recfx.passes.clean.canonicalize import Canonicalize
+from recfx.pipeline import run_pass
+
+
+class _Model(nn.Module):
+    def __init__(self) -> None:
+        super().__init__()
+        self.head = nn.Linear(4, 2)
+
+
+class Bounded(_Model):
+    def forward(self, x, n):
+        torch._check(n.max().item() <= 9)
+        return self.head(x) * n.float().mean()
+
+
+class Factor(_Model):
+    def forward(self, x, n):
+        k = n.sum().item()
+        torch._check(k >= 0)
+        return self.head(x) * k
+
+
+class Order(_Model):
+    def forward(self, x, n):
+        low, high = n.min().item(), n.max().item()
+        torch._check(low + 4 >= high)
+        return self.head(x) * n.float().mean()
+
+
+class BoundedSize(_Model):
+    def forward(self, x, n):
+        k = n.max().item()
+        torch._check(k <= 9)
+        return self.head(x).unsqueeze(2).expand(-1, -1, k).sum(2)
+
+
+class Asynchronous(_Model):
+    def forward(self, x, n):
+        torch._assert_async((n <= 9).all(), "an n above 9")
+        return self.head(x) * n.float().mean()
+
+
+class Lengths(_Model):
+    """Without a check of its own: the tracer adds that the size is not negative."""
+
+    def forward(self, x, n):
+        return self.head(x).unsqueeze(2).expand(-1, -1, n.max().item()).sum(2)
+
+
+class Found(_Model):
+    """Sizes that operators find: the tracer adds that they are not negative."""
+
+    def forward(self, x, n):
+        return self.head(x) * (n[n > 2].float().sum() + torch.nonzero(n).shape[0])
+
+
+def inputs(rows: int, number: int) -> tuple[torch.Tensor, torch.Tensor]:
+    generator = torch.Generator().manual_seed(rows)
+    return torch.randn(rows, 4, generator=generator), torch.full((rows,), number)
+
+
+#: Model -> a number that satisfies its check, and one that does not.
+CHECKED = {Bounded: (3, 30), Factor: (3, -3), BoundedSize: (3, 30), Asynchronous: (3, 30)}
+
+
+@pytest.mark.parametrize("kind", CHECKED, ids=lambda kind: kind.__name__)
+@pytest.mark.parametrize("rows", [1, 6])
+def test_inputs_that_the_model_refuses_are_refused(kind: type[_Model], rows: int) -> None:
+    torch.manual_seed(0)
+    model = kind().eval()
+    taken, refused = CHECKED[kind]
+    fast = recfx.optimize(model, example_inputs=inputs(4, taken), measure=False)
+    torch.testing.assert_close(fast(*inputs(rows, taken)), model(*inputs(rows, taken)))
+    with pytest.raises(RuntimeError):
+        model(*inputs(rows, refused))
+    with pytest.raises(InputError):
+        fast(*inputs(rows, refused))
+
+
+def test_an_order_of_two_numbers_is_checked() -> None:
+    model = Order().eval()
+    fast = recfx.optimize(model, example_inputs=inputs(4, 3), measure=False)
+    x, _ = inputs(3, 0)
+    near, far = torch.tensor([1, 5, 2]), torch.tensor([1, 6, 2])
+    torch.testing.assert_close(fast(x, near), model(x, near))
+    with pytest.raises(RuntimeError):
+        model(x, far)
+    with pytest.raises(InputError):
+        fast(x, far)
+
+
+@pytest.mark.parametrize("kind", [Lengths, Found])
+def test_sizes_are_not_asserted_to_be_sizes(kind: type[_Model]) -> None:
+    program = capture(kind().eval(), inputs(4, 3))
+    assert _assertions(program)
+    found, record = run_pass(Canonicalize(), program)
+    assert not _assertions(found)
+    assert not [m for m in record.misses if m.rule == "assertion"]
+
+
+@pytest.mark.parametrize("kind", [Bounded, Factor, Order, BoundedSize])
+def test_a_kept_assertion_is_a_named_miss(kind: type[_Model]) -> None:
+    found, record = run_pass(Canonicalize(), capture(kind().eval(), inputs(4, 3)))
+    assert _assertions(found)
+    assert {m.reason for m in record.misses if m.rule == "assertion"} == {"it depends on the inputs' values"}
+
+
+def _assertions(program: recfx.Program) -> list[str]:
+    return [n.name for n in program.graph.nodes if n.target is torch.ops.aten._assert_scalar.default]
