@@ -13,6 +13,7 @@ from typing import Any
 import torch
 from torch import fx
 
+from recfx.capture.inplace_views import replace_inplace_views
 from recfx.capture.renormalization import renormalization_hint
 from recfx.capture.views import write_through
 from recfx.errors import CaptureError
@@ -27,7 +28,7 @@ def functionalize(module: fx.GraphModule) -> int:
     Raises:
         CaptureError: The model writes to an input, a parameter or a buffer, or through a view that has no functional form.
     """
-    dropped = _drop_detach_inplace(module.graph)
+    dropped = _drop_detach_inplace(module.graph) + replace_inplace_views(module.graph)
     inplace = [n for n in module.graph.nodes if is_inplace(n)]
     if inplace:
         _Functionalizer(module.graph, inplace).run()

@@ -62,7 +62,7 @@ def functional_call(graph: fx.Graph, node: fx.Node, like: fx.Node) -> fx.Node:
     elif target is _aten.fill_.Tensor:
         new = _converted(graph, source, args[0], value, node)
     else:
-        new = graph.call_function(_functional_overload(node), args, dict(node.kwargs))
+        new = graph.call_function(functional_overload(node), args, dict(node.kwargs))
         new.meta = dict(node.meta)
         dtype = _result_dtype(new)
         if dtype is not None and dtype is not value.dtype:
@@ -97,7 +97,12 @@ def _result_dtype(node: fx.Node) -> torch.dtype | None:
     return result.dtype if isinstance(result, torch.Tensor) else None
 
 
-def _functional_overload(node: fx.Node) -> torch._ops.OpOverload:
+def functional_overload(node: fx.Node) -> torch._ops.OpOverload:
+    """The out-of-place operator of an in-place node.
+
+    Raises:
+        CaptureError: The operator has none that is known.
+    """
     target = node.target
     assert isinstance(target, torch._ops.OpOverload)
     namespace, name = target._schema.name.split("::")

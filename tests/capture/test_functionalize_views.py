@@ -178,6 +178,57 @@ def write_expand_as_same(x):
     return y
 
 
+@case
+def view_taken_before_unsqueeze(x):
+    y = x * 2
+    first = y[:, 0]
+    y.unsqueeze_(1)
+    return first.unsqueeze(1) + y.sum(1)
+
+
+@case
+def squeezed_in_a_loop(x):
+    found = []
+    for i in range(4):
+        y = x[:, i : i + 1] * 3
+        y.squeeze_(1)
+        found.append(y)
+        y = y.unsqueeze(1)
+        y.unsqueeze_(0)
+        found.append((y * 2).sum((0, 2)))
+    return torch.stack(found, 1)
+
+
+@case
+def turned_and_turned_back(x):
+    y = x * 2
+    y.t_()
+    by_column = y.sum(1)
+    y.t_()
+    y.transpose_(0, 1).swapaxes_(1, 0).swapdims_(0, 1)
+    return y.t() + by_column
+
+
+@case
+def writes_around_a_change_of_shape(x):
+    y = x.clone()
+    column = y[:, 1]
+    y.add_(1).unsqueeze_(2)
+    y[:, 0, 0] = 5
+    y.squeeze_(-1).mul_(3)
+    column.sub_(7)
+    return y + column.unsqueeze(1)
+
+
+@case
+def write_through_a_view_of_the_changed_shape(x):
+    y = x.clone()
+    y.unsqueeze_(1)
+    y[:, 0].mul_(2)
+    y.transpose(1, 2).add_(1)
+    return y.squeeze(1) * x
+
+
 @pytest.mark.parametrize("name", CASES)
 def test_in_place_form_through_views(name: str) -> None:
     check(CASES[name])
