@@ -1,7 +1,7 @@
 """Batches that a plan does not take in one call: a batch of 0, and more rows than `max_batch`.
 
-A call without rows returns outputs without rows. A call of many rows runs in parts if each row of every output depends only on the same row
-of the inputs, which an analysis of the program proves.
+If each row of every output depends only on the same row of the inputs, which an analysis of the program proves, then a call without rows
+returns outputs without rows, and a call of many rows runs in parts. Otherwise torch's operators run the batch of 0.
 """
 
 from __future__ import annotations
@@ -30,21 +30,23 @@ def run_without_rows(parts: Parts, leaves: Sequence[Any], sizes: Mapping[str, in
         sizes: The size of each dimension.
 
     Raises:
-        InputError: An output does not have the batch as a dimension, such as a mean over the batch, and torch cannot compute it.
+        InputError: torch cannot compute an output, such as a maximum over the batch.
     """
     program = parts.program
     names = _names_of_symbols(program)
     returned: Any = next(iter(reversed(program.graph.nodes))).args[0]
     found = [_without_rows(value, names, sizes) for value in returned]
-    if all(value is not None or node is None for value, node in zip(found, returned, strict=True)):
+    independent = not isinstance(parts.row_plan, str)
+    if independent and all(value is not None or node is None for value, node in zip(found, returned, strict=True)):
         return found
     try:
-        computed = parts.in_torch.run(leaves)
+        computed: list[Any] = list(parts.in_torch.run(leaves))
     except Exception as error:
         raise InputError(
-            f"an output does not have the batch as a dimension, and cannot be computed from a batch of 0: {error}",
-            hint="pass at least one row",
+            f"the outputs cannot be computed from a batch of 0: {error}", hint="pass at least one row"
         ) from error
+    if not independent:
+        return computed
     return [known if known is not None else value for known, value in zip(found, computed, strict=True)]
 
 
