@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 import json
+import runpy
 from pathlib import Path
 from typing import Any
 
@@ -144,6 +145,16 @@ def test_widths_that_are_not_numbers_are_refused(tmp_path: Path, capsys: pytest.
 def test_the_version(capsys: pytest.CaptureFixture[str]) -> None:
     with pytest.raises(SystemExit) as caught:
         main(["--version"])
+    assert caught.value.code == 0
+    assert capsys.readouterr().out == f"recfx {recfx.__version__}\n"
+
+
+def test_python_runs_the_package_as_the_command(
+    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.setattr("sys.argv", ["recfx", "--version"])
+    with pytest.raises(SystemExit) as caught:
+        runpy.run_module("recfx", run_name="__main__")
     assert caught.value.code == 0
     assert capsys.readouterr().out == f"recfx {recfx.__version__}\n"
 

@@ -52,6 +52,7 @@ ALLOWED: dict[str, set[str]] = {
     "demo": {"compiled", "cost", "data", "demo_tasks", "ir", "optimizer"},
     "doctor": {"errors", "targets"},
     "model_files": {"errors", "pipeline"},
+    "__main__": {"cli"},
     "cli": {
         "command_line",
         "compiled",

@@ -29,7 +29,8 @@ def load_pass_file(path: Path) -> ModuleType:
         return sys.modules[name]
     spec = importlib.util.spec_from_file_location(name, path)
     if spec is None or spec.loader is None or not path.is_file():
-        raise PipelineError("this is not a Python file", where=str(path), hint="give the path of a .py file")
+        fault = "this is not a Python file" if path.exists() else "no such file"
+        raise PipelineError(fault, where=str(path), hint="give the path of a .py file")
     module = importlib.util.module_from_spec(spec)
     sys.modules[name] = module  # dataclasses look up their module
     sys.path.insert(0, str(path.resolve().parent))

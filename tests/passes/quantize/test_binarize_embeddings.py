@@ -150,7 +150,7 @@ def test_scores_are_no_further_off_than_the_roundings_allow(
 
 @pytest.mark.parametrize("options", [{"method": "magic"}, {"query_bits": 2}, {"query_bits": 32}])
 def test_options_that_are_none(options: dict[str, Any]) -> None:
-    with pytest.raises(InputError, match="does not exist|cannot have"):
+    with pytest.raises(InputError, match=r"does not exist|cannot have"):
         BinarizeEmbeddings(**options)
 
 

@@ -127,7 +127,7 @@ def test_scores_are_no_further_off_than_half_steps_allow(
     [{"bits": 1, "method": "symmetric-rows"}, {"bits": 3}, {"bits": 16}, {"method": "sign-rows"}, {"query_bits": 2}],
 )
 def test_options_that_are_none(options: dict[str, Any]) -> None:
-    with pytest.raises(InputError, match="does not exist|cannot have"):
+    with pytest.raises(InputError, match=r"does not exist|cannot have"):
         QuantizeEmbeddings(**options)
 
 

@@ -253,7 +253,7 @@ def test_the_gate_holds_tables_back_one_by_one() -> None:
 
 @pytest.mark.parametrize("options", [{"bits": 3}, {"bits": 32}, {"format": "fp8"}])
 def test_options_that_are_none(options: dict[str, Any]) -> None:
-    with pytest.raises(InputError, match="does not exist|cannot have|is not a 16-bit format"):
+    with pytest.raises(InputError, match=r"does not exist|cannot have|is not a 16-bit format"):
         QuantizeTables(**options)
 
 
