@@ -1,6 +1,6 @@
 """In-place operators that change the shape of a tensor and none of its numbers, such as `unsqueeze_`, become views.
 
-Views that the model took before keep their shapes, so this is no write: only the later readers of the changed tensor read the view.
+Views that the model took before keep their shapes. So only the later readers of the changed tensor read the new view.
 """
 
 from __future__ import annotations
