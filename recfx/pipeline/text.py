@@ -19,16 +19,17 @@ def parse_pipeline(text: str) -> list[Pass]:
         PipelineError: Unbalanced braces, an unknown pass or option, or an option value that does not fit. The message lists all faults.
     """
     passes: list[Pass] = []
-    problems: list[str] = []
+    problems: list[PipelineError] = []
     for piece in _split(text):
         try:
             passes.append(_parse_pass(piece))
         except PipelineError as error:
-            problems.append(str(error).replace("\n", ";"))
+            problems.append(error)
     if problems:
+        faults, steps = [e.in_one_line for e in problems], [e.hint for e in problems]
         raise PipelineError(
-            "; ".join(problems), where=f"pipeline {text!r}", hint="write each pass as name or name{option=value, ...}"
-        )
+            "; ".join(faults), where=f"pipeline {text!r}", hint="; ".join(dict.fromkeys(steps))
+        ) from problems[0]
     return passes
 
 
