@@ -79,9 +79,12 @@ def draw_lookup(draw: Draw, *, jagged: bool) -> Case:
                 lengths[:] = 0
             bounds = torch.cat([torch.zeros(1, dtype=torch.int64), lengths.cumsum(0)])
             found = [(bounds if last else bounds[:-1]).to(dtypes[1])]
-            # Ids behind the last bag belong to no bag and are arbitrary.
+            # Ids behind the last bag belong to no bag and are arbitrary. Where torch counts them, they are refused.
             count = int(bounds[-1])
-            beyond = int(torch.randint(0, 3, (), generator=g)) if last else 0
+            refused = segments == 1 and any(
+                f.weights < 0 if f.pooling == lookup.MEAN else f.padding >= 0 for f in features
+            )
+            beyond = int(torch.randint(0, 3, (), generator=g)) if last and not refused else 0
             ids = torch.cat([torch.randint(0, rows, (count,), generator=g), torch.full((beyond,), 10**6)])
         else:
             ids = torch.randint(0, rows, (batch, *ids_shape[1:]), generator=g)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 from collections.abc import Callable, Iterator
 from typing import Any
 
@@ -16,6 +17,25 @@ from torch.utils._sympy.value_ranges import ValueRanges, bound_sympy
 _aten = torch.ops.aten
 Ranges = dict[sympy.Symbol, Any]
 
+
+@dataclasses.dataclass(frozen=True)
+class Uses:
+    """The uses of the numbers that operators of a graph read from tensors, by symbol.
+
+    Attributes:
+        sizes: Sizes of tensors, and sizes and positions that operators take -> their range. They are not negative, and at most the
+            number of elements among which an operator finds some.
+        factors: Numbers that operators compute with.
+    """
+
+    sizes: Ranges
+    factors: set[sympy.Symbol]
+
+    def range_of(self, symbol: sympy.Symbol) -> Any:
+        """The range of a symbol. `>= 0` about a number that no operator computes with only tells the tracer that it is a size."""
+        return self.sizes.get(symbol, ValueRanges(-int_oo if symbol in self.factors else 0, int_oo))
+
+
 #: Operators that find elements of their arguments; the size of a result is at most the number of elements of one argument.
 _FINDING = (
     *(_aten.nonzero.default, _aten.index.Tensor),
@@ -23,7 +43,7 @@ _FINDING = (
 )
 
 
-def holds(condition: Any, sizes: Callable[[], Ranges]) -> bool:
+def holds(condition: Any, uses: Callable[[], Uses]) -> bool:
     """Whether a condition holds for every input: a constant, or a comparison that the ranges of the sizes decide.
 
     A number that an operator reads from a tensor has a symbol, too. The tracer takes every assertion about such a symbol for a fact, and
@@ -32,7 +52,7 @@ def holds(condition: Any, sizes: Callable[[], Ranges]) -> bool:
 
     Args:
         condition: The asserted condition: a constant or a node.
-        sizes: Returns the `size_ranges` of the graph. It is called only for conditions on numbers that operators read.
+        uses: Returns the `uses_of_numbers` of the graph. It is called only for conditions on numbers that operators read.
     """
     if isinstance(condition, bool | int):
         return bool(condition)
@@ -42,11 +62,11 @@ def holds(condition: Any, sizes: Callable[[], Ranges]) -> bool:
     if not isinstance(held, torch.SymBool):
         return False
     read = free_unbacked_symbols(held)
-    guaranteed = sizes() if read else {}
-    if read <= guaranteed.keys() and not _bounds_one_size(held.node.expr):
+    known = uses() if read else Uses({}, set())
+    if read <= known.sizes.keys() and not _bounds_one_size(held.node.expr):
         return bool(statically_known_true(held))
-    known = {**held.node.shape_env.var_to_range, **dict.fromkeys(read, ValueRanges(-int_oo, int_oo)), **guaranteed}
-    found = bound_sympy(held.node.expr, known)
+    ranges = {**held.node.shape_env.var_to_range, **{symbol: known.range_of(symbol) for symbol in read}}
+    found = bound_sympy(held.node.expr, ranges)
     return found.is_singleton() and found.lower == sympy.true
 
 
@@ -57,35 +77,33 @@ def _bounds_one_size(condition: sympy.Basic) -> bool:
     return any(side.is_Symbol for side in condition.args) and any(side.is_number for side in condition.args)
 
 
-def size_ranges(graph: fx.Graph) -> Ranges:
-    """The ranges of symbols that are sizes of tensors, or sizes and positions that operators take.
-
-    They are not negative, and at most the number of elements among which an operator finds some.
-    """
-    found: Ranges = {}
+def uses_of_numbers(graph: fx.Graph) -> Uses:
+    """The uses of all numbers that operators of a graph read from tensors."""
+    found = Uses({}, set())
     for node in graph.nodes:
         held = node.meta.get("val")
         for tensor in held if isinstance(held, list | tuple) else [held]:
             for size in tensor.shape if isinstance(tensor, torch.Tensor) else ():
                 if isinstance(size, torch.SymInt) and size.node.expr.is_Symbol and free_unbacked_symbols(size):
-                    found.setdefault(size.node.expr, ValueRanges(0, _most(node)))
-        for symbol in _taken_as_sizes(node):
-            found.setdefault(symbol, ValueRanges(0, int_oo))
+                    found.sizes.setdefault(size.node.expr, ValueRanges(0, _most(node)))
+        for symbol, is_size in _given(node):
+            if is_size:
+                found.sizes.setdefault(symbol, ValueRanges(0, int_oo))
+            else:
+                found.factors.add(symbol)
     return found
 
 
-def _taken_as_sizes(node: fx.Node) -> Iterator[sympy.Symbol]:
-    """The symbols of sizes and positions among the arguments of an operator."""
-    if not isinstance(node.target, torch._ops.OpOverload):
+def _given(node: fx.Node) -> Iterator[tuple[sympy.Symbol, bool]]:
+    """The symbols among the arguments of an operator, and whether each is a size or a position."""
+    if not isinstance(node.target, torch._ops.OpOverload) or node.target is _aten.scalar_tensor.default:
         return
     for position, argument in enumerate(node.target._schema.arguments):
-        if "int" not in str(argument.type):  # a factor is a number
-            continue
         given = node.args[position] if position < len(node.args) else node.kwargs.get(argument.name)
         for size in given if isinstance(given, list | tuple) else [given]:
             held = size.meta.get("val") if isinstance(size, fx.Node) else None
             if isinstance(held, torch.SymInt):
-                yield from free_unbacked_symbols(held)
+                yield from ((symbol, "int" in str(argument.type)) for symbol in free_unbacked_symbols(held))
 
 
 def _most(node: fx.Node) -> Any:

@@ -27,7 +27,7 @@ from recfx.ir.op_sets import BROADCASTS, CASTS, COPIES, DROPOUTS, RESHAPES, SCAL
 from recfx.ir.program import Program
 from recfx.ir.verify import Level
 from recfx.passes._match import argument, is_eval_dropout, same_layout, value
-from recfx.passes.clean.assertions import holds, size_ranges
+from recfx.passes.clean.assertions import holds, uses_of_numbers
 from recfx.passes.clean.spelling import SPELLINGS
 from recfx.pipeline import Miss, Pass, PassContext, PassSpec, apply_rules, property_check, register, run_pass
 
@@ -81,9 +81,9 @@ class Canonicalize(Pass):
         )
 
     def _drop_assertions(self, ctx: PassContext) -> None:
-        sizes = functools.cache(lambda: size_ranges(ctx.graph))
+        uses = functools.cache(lambda: uses_of_numbers(ctx.graph))
         for node in ctx.nodes(*_ASSERTIONS):
-            held = node.target is not _aten._assert_scalar.default or holds(node.args[0], sizes)
+            held = node.target is not _aten._assert_scalar.default or holds(node.args[0], uses)
             if not held:
                 ctx.miss("assertion", node, "it depends on the inputs' values")
             elif ctx.gate("assertion", node):

@@ -38,6 +38,7 @@ class PlainLookup:
         self._order = [(position, source) for _, position, source in sorted(columns)]
         self._features = list(features)
         self._jagged = {f.offsets: f for f in features if f.length == _JAGGED}
+        self._counting = [f for f in features if _counts_ids_behind(f)]
         self.__name__ = "plain_lookup"
 
     def __call__(
@@ -80,7 +81,17 @@ class PlainLookup:
             counts = [ids[f.ids].shape[0] for _, f in group]
             found = _checked_ends([offsets[at] for at, _ in group], counts, group[0][1])
             ends |= dict(zip([at for at, _ in group], found, strict=True))
+        for f in self._counting:
+            last, count = ends[f.offsets][-1], ids[f.ids].shape[0]
+            if last < count:
+                raise IndexError(f"the offsets end at {last}, before the end of the {count} ids; {IDS_BEHIND_BAGS}")
         return ends
+
+
+def _counts_ids_behind(f: Feature) -> bool:
+    """Whether torch's embedding bag of a feature counts ids behind the last offset. Weighted means are not torch's."""
+    counted = f.weights < 0 if f.pooling == _MEAN else f.padding >= 0
+    return bool(counted and f.length == _JAGGED and f.last and f.segments == 1)
 
 
 def _require_rows(ids: Tensor, table: Tensor, error: Exception) -> None:
@@ -187,17 +198,10 @@ def _checked_ends(offsets: Sequence[Tensor], counts: Sequence[int], f: Feature) 
 
 
 def _jagged(table: Tensor, ids: Tensor, offsets: Tensor, ends: list[int], weights: Tensor | None, f: Feature) -> Tensor:
-    """One feature with jagged bags: [B, dim].
-
-    Raises:
-        IndexError: Ids lie behind the last bag, in a mode in which torch counts them.
-    """
+    """One feature with jagged bags: [B, dim]."""
     batch = (offsets.shape[0] - int(f.last)) // f.segments
     first, ended = ends[f.segment], f.segment + 1 < len(ends)
     last = ends[f.segment + 1] if ended else ids.shape[0]
-    counted = weights is None if f.pooling == _MEAN else f.padding >= 0
-    if counted and f.last and f.segments == 1 and last < ids.shape[0]:
-        raise IndexError(f"the offsets end at {last}, before the end of the {ids.shape[0]} ids; {IDS_BEHIND_BAGS}")
     starts = offsets if f.segments == 1 else offsets[f.segment * batch : (f.segment + 1) * batch + int(ended)]
     whole = first == 0 and last == ids.shape[0]
     held = ids if whole else ids[first:last]
