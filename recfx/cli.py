@@ -87,7 +87,8 @@ def _optimize(options: argparse.Namespace) -> int:
     import torch
 
     from recfx.model_files import load_model
-    from recfx.optimizer import optimize, require_output
+    from recfx.optimizer import optimize
+    from recfx.preconditions import require_output
 
     require_output(options.output)
     _load_passes(options)

@@ -16,7 +16,8 @@ from recfx.cost.timing import Comparison, compare
 from recfx.data import ClickFigures, Interval, auc_difference, evaluate_ctr, predict, train_ctr
 from recfx.demo_tasks import Task, task_for
 from recfx.ir.printer import human_bytes
-from recfx.optimizer import optimize, require_output, require_pipeline
+from recfx.optimizer import optimize
+from recfx.preconditions import require_output, require_pipeline
 
 BATCHES = (1, 64, 1024)
 _TABLE_WIDTH = 110

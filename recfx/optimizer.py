@@ -13,31 +13,12 @@ import torch
 from recfx.capture import MAX_BATCH
 from recfx.capture.inputs import split_example
 from recfx.compiled import CompiledModel
-from recfx.driver import artifact
 from recfx.driver.build import build
 from recfx.driver.options import Options, PipelineLike, choose_pipeline, is_default, verification_level
 from recfx.driver.parts import Parts
 from recfx.driver.weight_watch import copied
 from recfx.errors import InputError
 from recfx.passes import Passes
-
-
-def require_output(path: str | Path) -> None:
-    """Checks that a compiled model can be saved at a path, before the work that leads to one.
-
-    Raises:
-        ArtifactError: The path holds something else, or its folder does not exist or is read-only.
-    """
-    artifact.require_output(Path(path))
-
-
-def require_pipeline(pipeline: PipelineLike, target: str | Sequence[str] = "cpu") -> None:
-    """Checks a pipeline, before the work that leads to a model.
-
-    Raises:
-        PipelineError: It cannot run as written.
-    """
-    choose_pipeline(pipeline, target, False, "fp32", {})
 
 
 def optimize(

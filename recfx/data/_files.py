@@ -99,13 +99,12 @@ def load_npz(path: Path, specs: Mapping[str, ArraySpec]) -> dict[str, NDArray[An
     return arrays
 
 
-def read_parquet(path: Path, columns: Sequence[str]) -> dict[str, NDArray[Any]]:
-    """Reads columns of a Parquet file as NumPy arrays; string columns become object arrays.
+def parquet_table(path: Path) -> Any:
+    """A Parquet file as a pyarrow.Table.
 
     Raises:
-        DataError: pyarrow is not installed, the file is not Parquet, or a column is missing or holds nulls.
+        DataError: pyarrow is not installed, or the file is not Parquet.
     """
-    require_file(path, "a Parquet file")
     try:
         import pyarrow
         import pyarrow.parquet
@@ -116,11 +115,21 @@ def read_parquet(path: Path, columns: Sequence[str]) -> dict[str, NDArray[Any]]:
             hint='pip install "recfx[data]"  (or: pip install pyarrow)',
         ) from error
     try:
-        table = pyarrow.parquet.read_table(path)
+        return pyarrow.parquet.read_table(path)
     except (OSError, pyarrow.ArrowException) as error:
         raise DataError(
             f"the Parquet file cannot be read: {error}", where=str(path), hint="copy or download it again"
         ) from error
+
+
+def read_parquet(path: Path, columns: Sequence[str]) -> dict[str, NDArray[Any]]:
+    """Reads columns of a Parquet file as NumPy arrays; string columns become object arrays.
+
+    Raises:
+        DataError: pyarrow is not installed, the file is not Parquet, or a column is missing or holds nulls.
+    """
+    require_file(path, "a Parquet file")
+    table = parquet_table(path)
     out: dict[str, NDArray[Any]] = {}
     for name in columns:
         if name not in table.column_names:

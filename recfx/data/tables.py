@@ -16,7 +16,7 @@ import numpy as np
 import torch
 from numpy.typing import NDArray
 
-from recfx.data._files import require_file
+from recfx.data._files import parquet_table, require_file
 from recfx.data.ctr import CtrData, CtrSplit, encode_field, split_rows
 from recfx.errors import DataError
 
@@ -129,21 +129,7 @@ def _typed(values: Sequence[str]) -> NDArray[Any]:
 
 
 def _parquet(path: Path, max_rows: int | None) -> Columns:
-    try:
-        import pyarrow
-        import pyarrow.parquet
-    except ImportError as error:
-        raise DataError(
-            "reading Parquet files needs pyarrow, which is not installed",
-            where=str(path),
-            hint='pip install "recfx[data]"  (or: pip install pyarrow)',
-        ) from error
-    try:
-        table = pyarrow.parquet.read_table(path)
-    except (OSError, pyarrow.ArrowException) as error:
-        raise DataError(
-            f"the Parquet file cannot be read: {error}", where=str(path), hint="copy or download it again"
-        ) from error
+    table = parquet_table(path)
     table = table if max_rows is None else table.slice(0, max_rows)
     return {name: _column(table.column(name), f"{path}, column {name!r}") for name in table.column_names}
 

@@ -15,7 +15,6 @@ A loaded program runs only operators from a fixed list, on operands whose sizes 
 from __future__ import annotations
 
 import dataclasses
-import os
 import warnings
 from collections.abc import Collection, Iterator, Sequence
 from contextlib import contextmanager
@@ -28,6 +27,7 @@ from safetensors.torch import save_file
 
 from recfx.driver.lowering import lower
 from recfx.driver.older_formats import UNSEALED, unsealed_notice, upgraded_manifest, upgraded_program
+from recfx.driver.output_folder import MANIFEST, require_free
 from recfx.driver.parts import Parts
 from recfx.driver.placed import Placed, lower_regions
 from recfx.driver.recipe import Recipe, load_recipe
@@ -50,7 +50,6 @@ FORMAT = 4
 
 #: Formats that are read. Format 3 has one region and only names its backend. For formats 1 and 2 see `older_formats`.
 READ = (*UNSEALED, 3, FORMAT)
-_NAME = "manifest"
 _PROGRAM, _ONE_ROW, _STATE = "program.json", "one-row.json", "state.safetensors"
 _COPIED_BYTES = 16 << 20
 _MOST_REGIONS = 1000
@@ -67,7 +66,7 @@ def save(parts: Parts, path: str | PathLike[str]) -> None:
         ArtifactError: `path` exists and is not a saved model, the program cannot be written as JSON, or a backend is not registered.
     """
     folder = Path(path)
-    _require_free(folder)
+    require_free(folder)
     store = TensorStore()
     one_row = parts.one_row
     documents = {_PROGRAM: to_json(parts.program, store)[0]}
@@ -87,32 +86,9 @@ def save(parts: Parts, path: str | PathLike[str]) -> None:
             "report": parts.report.to_json(),
             "recipe": parts.recipe.save(staging) if parts.recipe is not None else None,
         }
-        seal(staging, _NAME, manifest)
+        seal(staging, MANIFEST, manifest)
 
     write_folder(folder, fill)
-
-
-def require_output(folder: Path) -> None:
-    """Checks that `save` can write to a folder.
-
-    Raises:
-        ArtifactError: It holds something else, or its parent does not exist or is read-only.
-    """
-    _require_free(folder)
-    parent = folder.absolute().parent
-    if not parent.is_dir() or not os.access(parent, os.W_OK):
-        raise ArtifactError(
-            "nothing can be written here",
-            where=str(parent),
-            hint="make the folder, or choose one that you may write to",
-        )
-
-
-def _require_free(folder: Path) -> None:
-    if folder.exists() and not (folder / f"{_NAME}.json").is_file():
-        raise ArtifactError(
-            "the path exists and is not a saved model of recfx", where=str(folder), hint="choose another path"
-        )
 
 
 def read(
@@ -135,8 +111,8 @@ def read(
     Raises:
         ArtifactError: The folder is missing, damaged, cut short, of an unknown format version, or its content is not allowed.
     """
-    with SealedFolder(path, _NAME, READ, "saved model", check=check, unsealed=UNSEALED) as sealed:
-        where = sealed.where(f"{_NAME}.json")
+    with SealedFolder(path, MANIFEST, READ, "saved model", check=check, unsealed=UNSEALED) as sealed:
+        where = sealed.where(f"{MANIFEST}.json")
         held = upgraded_manifest(sealed.manifest, where) if sealed.format in UNSEALED else sealed.manifest
         manifest = fields(held, where, ("recfx", "torch", "regions", "one_row", "report", "recipe"))
         report: Report = decode(Report, manifest["report"], f"{where}, report")
@@ -187,7 +163,7 @@ class _Reader:
 
     def parts(self, file: str, regions: Any, report: Report, recipe: Recipe | None = None) -> Parts:
         """A plan: its program, on the backends that it was saved for."""
-        where = self.folder.where(f"{_NAME}.json")
+        where = self.folder.where(f"{MANIFEST}.json")
         saved = self._regions(regions, f"{where}, regions")
         try:
             program = from_json(self._document(file), self.tensors, types=self.types, operators=self.operators)

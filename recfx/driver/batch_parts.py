@@ -16,7 +16,7 @@ from recfx.driver.row_plan import RowPlan
 from recfx.errors import InputError
 from recfx.ir.batch_axes import Axis
 from recfx.ir.leaves import LeafSpec
-from recfx.ir.program import Program
+from recfx.ir.printer import symbol_names
 from recfx.ir.shapes import BATCH, sizes_of
 from recfx.ir.sizes import evaluate_size
 
@@ -33,32 +33,18 @@ def run_without_rows(parts: Parts, leaves: Sequence[Any], sizes: Mapping[str, in
         InputError: torch cannot compute an output, such as a maximum over the batch.
     """
     program = parts.program
-    names = _names_of_symbols(program)
+    names = symbol_names(program)
     returned: Any = next(iter(reversed(program.graph.nodes))).args[0]
     found = [_without_rows(value, names, sizes) for value in returned]
     independent = not isinstance(parts.row_plan, str)
     if independent and all(value is not None or node is None for value, node in zip(found, returned, strict=True)):
         return found
     try:
-        computed: list[Any] = list(parts.in_torch.run(leaves))
+        return list(parts.in_torch.run(leaves))
     except Exception as error:
         raise InputError(
             f"the outputs cannot be computed from a batch of 0: {error}", hint="pass at least one row"
         ) from error
-    if not independent:
-        return computed
-    return [known if known is not None else value for known, value in zip(found, computed, strict=True)]
-
-
-def _names_of_symbols(program: Program) -> dict[str, str]:
-    """Symbol of a free size -> the name of its dimension."""
-    names = {}
-    for node, leaf in zip(program.placeholders(), program.signature.leaves, strict=True):
-        value = node.meta.get("val")
-        for want, size in zip(leaf.shape, getattr(value, "shape", ()), strict=False):
-            if want in program.signature.dims and isinstance(size, torch.SymInt):
-                names[str(size.node.expr)] = str(want)
-    return names
 
 
 def _without_rows(node: Any, names: dict[str, str], sizes: Mapping[str, int]) -> torch.Tensor | None:
@@ -66,7 +52,7 @@ def _without_rows(node: Any, names: dict[str, str], sizes: Mapping[str, int]) ->
     value = node.meta.get("val") if isinstance(node, torch.fx.Node) else None
     if not isinstance(value, torch.Tensor):
         return None
-    shape = [size if isinstance(size, int) else evaluate_size(size, sizes) for size in sizes_of(value, dict(names))]
+    shape = [size if isinstance(size, int) else evaluate_size(size, sizes) for size in sizes_of(value, names)]
     known = [size for size in shape if size is not None]
     if len(known) != len(shape) or 0 not in known:
         return None

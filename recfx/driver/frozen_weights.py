@@ -127,28 +127,15 @@ class FrozenWeights(nn.Module):
                 hint="load them into your own model, then call refresh(model) on the compiled one",
             ) from error
 
-    def register_forward_hook(self, *args: Any, **kwargs: Any) -> NoReturn:
+    def _refuse_hook(self, *args: Any, **kwargs: Any) -> NoReturn:
         """Refused: calls of a compiled model run no hooks."""
-        _refuse_hook()
+        raise InputError(
+            "a compiled model runs no hooks: its layers are fused, and a call takes microseconds",
+            hint="put it into an nn.Sequential, and register the hook there",
+        )
 
-    def register_forward_pre_hook(self, *args: Any, **kwargs: Any) -> NoReturn:
-        """Refused: calls of a compiled model run no hooks."""
-        _refuse_hook()
-
-    def register_full_backward_hook(self, *args: Any, **kwargs: Any) -> NoReturn:
-        """Refused: calls of a compiled model run no hooks."""
-        _refuse_hook()
-
-    def register_full_backward_pre_hook(self, *args: Any, **kwargs: Any) -> NoReturn:
-        """Refused: calls of a compiled model run no hooks."""
-        _refuse_hook()
-
-
-def _refuse_hook() -> NoReturn:
-    raise InputError(
-        "a compiled model runs no hooks: its layers are fused, and a call takes microseconds",
-        hint="put it into an nn.Sequential, and register the hook there",
-    )
+    register_forward_hook = register_forward_pre_hook = _refuse_hook
+    register_full_backward_hook = register_full_backward_pre_hook = _refuse_hook
 
 
 def _tried(fn: Callable[[torch.Tensor], torch.Tensor], probe: torch.Tensor) -> torch.Tensor:
