@@ -19,6 +19,9 @@ BACKENDS = Registry()
 #: Name of a group -> the device that its backends run on.
 GROUPS: dict[str, str] = {"cpu": "cpu"}
 
+#: Built-in backends that only run when a target names them.
+_NAMED_ONLY = frozenset(BUILT_IN) - {"native", "eager"}
+
 
 def __getattr__(name: str) -> Any:
     """The class of a backend, imported at its first use."""
@@ -32,7 +35,7 @@ def resolve(target: str | Sequence[str]) -> list[Backend]:
     """The backends of a target, in the order in which they are tried.
 
     Args:
-        target: "cpu" (every CPU backend that can run here), a backend's name, or a list of such names.
+        target: "cpu" (the CPU backends that can run here), a backend's name, or a list of such names.
 
     Raises:
         TargetError: A name is unknown, a backend cannot run here, or `target` is empty.
@@ -41,7 +44,7 @@ def resolve(target: str | Sequence[str]) -> list[Backend]:
     found: dict[str, Backend] = {}
     for name in names:
         if name in GROUPS:
-            found |= {b.name: b for b in BACKENDS.values() if GROUPS[name] in b.devices and b.unavailable() is None}
+            found |= {b.name: b for b in _group(GROUPS[name]) if b.unavailable() is None}
         elif name in BACKENDS:
             missing = BACKENDS[name].unavailable()
             if missing:
@@ -55,10 +58,15 @@ def resolve(target: str | Sequence[str]) -> list[Backend]:
     return list(found.values())
 
 
+def _group(device: str) -> list[Backend]:
+    """The backends of the group of a device, in the order in which they are tried."""
+    return [BACKENDS[name] for name in BACKENDS if name not in _NAMED_ONLY and device in BACKENDS[name].devices]
+
+
 def missing_backends(target: str | Sequence[str]) -> dict[str, str]:
     """The backends in the groups of a target that cannot run here: name -> the missing part and the next step."""
-    groups = {GROUPS[name] for name in ([target] if isinstance(target, str) else target) if name in GROUPS}
-    reasons = {b.name: b.unavailable() for b in BACKENDS.values() if groups & b.devices}
+    devices = {GROUPS[name] for name in ([target] if isinstance(target, str) else target) if name in GROUPS}
+    reasons = {b.name: b.unavailable() for device in devices for b in _group(device)}
     return {name: reason for name, reason in reasons.items() if reason is not None}
 
 

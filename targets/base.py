@@ -17,6 +17,7 @@ from recfx.ir.numeric import Exactness
 from recfx.ir.program import Program
 from recfx.ir.region import Region
 from recfx.runtime.flat import flat_function
+from recfx.version import VERSION
 
 Runner = Callable[..., tuple[Any, ...]]
 
@@ -100,6 +101,10 @@ class Backend(ABC):
     def state(self) -> str:
         """The state of the backend on this machine in a few words. Called only where `unavailable` returns None."""
         return "ready"
+
+    def version(self) -> str:
+        """The version of the library behind the backend. Stored measurements and packages are valid for one version only."""
+        return VERSION
 
     def kernels(self) -> frozenset[str]:
         """Names of the operators for which the backend has its own kernels, such as "recfx::mlp".

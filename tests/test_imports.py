@@ -37,7 +37,7 @@ ALLOWED: dict[str, set[str]] = {
     "pipeline": {"errors", "formats", "ir"},
     "cost": {"bootstrap", "errors", "formats", "ir", "kernels", "ops"},
     "passes": {"analysis", "errors", "formats", "ir", "ops", "pipeline"},
-    "targets": {"cost", "errors", "formats", "ir", "kernels", "ops", "runtime"},
+    "targets": {"cost", "errors", "formats", "ir", "kernels", "ops", "runtime", "version"},
     "zoo": {"data", "errors"},
     "data": {"bootstrap", "errors", "progress", "zoo"},
     "learn": {"data", "errors", "formats", "kernels", "ops", "progress", "retrieval", "zoo"},

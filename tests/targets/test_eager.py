@@ -19,10 +19,11 @@ from recfx.targets.base import is_operator
 from recfx.targets.eager.lookups import with_plain_lookups
 from recfx.targets.registry import BUILT_IN, Registry
 from recfx.testing import GraphBuilder
+from recfx.version import VERSION
 
 
 def test_resolve_names_and_groups() -> None:
-    present = [name for name, backend in BACKENDS.items() if backend.unavailable() is None]
+    present = [name for name in ("native", "eager") if BACKENDS[name].unavailable() is None]
     assert [b.name for b in resolve("cpu")] == present
     assert present[-1] == "eager"
     assert resolve("eager") == [BACKENDS["eager"]]
@@ -104,10 +105,26 @@ def test_the_registry_is_a_mapping_of_names() -> None:
         registry["abacus"]
 
 
+def test_a_backend_that_only_runs_when_named_is_not_in_the_group(monkeypatch: pytest.MonkeyPatch) -> None:
+    class Named(EagerBackend):
+        name = "named"
+
+    monkeypatch.setitem(BACKENDS, "named", Named())
+    assert "named" in [b.name for b in resolve("cpu")]
+    monkeypatch.setattr(targets, "_NAMED_ONLY", frozenset({"named"}))
+    assert "named" not in [b.name for b in resolve("cpu")]
+    assert "named" not in targets.missing_backends("cpu")
+    assert next(b.name for b in resolve(["named", "cpu"])) == "named"
+
+
+def test_the_version_of_a_backend_without_a_library_is_that_of_recfx() -> None:
+    assert BACKENDS["eager"].version() == BACKENDS["native"].version() == VERSION
+
+
 def test_backends_are_imported_and_constructed_when_asked_for() -> None:
     code = (
         "import sys; from recfx.targets import BACKENDS, resolve; resolve('eager'); "
-        "assert list(BACKENDS) == ['native', 'eager']; assert 'recfx.targets.native' not in sys.modules; "
+        "assert {'native', 'eager'} <= {*BACKENDS}; assert 'recfx.targets.native' not in sys.modules; "
         "from recfx.targets import NativeBackend; assert type(BACKENDS['native']) is NativeBackend; "
         "assert BACKENDS['native'] is BACKENDS['native']"
     )
