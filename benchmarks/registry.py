@@ -24,6 +24,10 @@ GROUPS: dict[str, tuple[str, ...]] = {
     ),
     "request": ("request-*",),
     "lookup": ("lookup-*",),
+    "mixed": (
+        *("text-tower", "image-tower", "two-recurrences", "dien", "ccpm", "fgcnn", "hstu", "mask-net"),
+        "interest-experts",
+    ),
 }
 
 
