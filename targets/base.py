@@ -12,6 +12,7 @@ from typing import Any, ClassVar
 import torch
 from torch import fx
 
+from recfx.cost.estimate import Estimate
 from recfx.errors import TargetError
 from recfx.ir.numeric import Exactness
 from recfx.ir.program import Program
@@ -119,6 +120,16 @@ class Backend(ABC):
 
         The call lowers nothing and copies no weight.
         """
+
+    def estimate(self, region: Region, rows: int, threads: int) -> Estimate | None:
+        """The time of the operators of a region in one call, without the cost of the call itself; None for that of the cost model.
+
+        Args:
+            region: The region. The call lowers nothing.
+            rows: The batch size.
+            threads: The number of torch's threads.
+        """
+        return None
 
     @abstractmethod
     def lower(self, region: Region) -> Lowered:

@@ -116,7 +116,7 @@ def split(
     whole = dataclasses.replace(Region.whole(program), shared={} if shared is None else shared)
     if len(found) <= 1:
         return Split(program, (whole,), (found[0][0] or default if found else default,))
-    regions = tuple(_region(whole, members) for _, members in found)
+    regions = tuple(region_of(whole, members) for _, members in found)
     return Split(program, regions, tuple(backend for backend, _ in found))
 
 
@@ -130,7 +130,7 @@ def grouped(program: Program, assignment: Mapping[fx.Node, str]) -> list[tuple[s
     """
     calls = [node for node in program.graph.nodes if node.op == "call_function"]
     for node in calls:
-        if node not in assignment and not _joins_any(node):
+        if node not in assignment and not joins_any(node):
             raise TargetError(
                 "the assignment has no backend for an operator",
                 where=where(node),
@@ -156,7 +156,7 @@ def batch_symbol(program: Program) -> Any:
     return next((expression for _, expression in free if expression.is_Symbol), None)
 
 
-def _joins_any(node: fx.Node) -> bool:
+def joins_any(node: fx.Node) -> bool:
     """Whether a node needs no backend of its own: a size, or a part of a tuple."""
     sizes = torch.SymInt | torch.SymFloat | torch.SymBool | int | float
     return node.target is operator.getitem or isinstance(node.meta.get("val"), sizes)
@@ -174,7 +174,7 @@ class _Grouping:
         self.calls = calls
         self.place = {node: at for at, node in enumerate(calls)}
         #: The backend of each operator; None for sizes and parts of tuples.
-        self.backend = [None if _joins_any(node) else assignment[node] for node in calls]
+        self.backend = [None if joins_any(node) else assignment[node] for node in calls]
         self.missing = [sum(source in self.place for source in node.all_input_nodes) for node in calls]
         self.ready: dict[str | None, list[int]] = {}
         for at, missing in enumerate(self.missing):
@@ -218,7 +218,13 @@ class _Grouping:
         heapq.heappush(self.ready.setdefault(self.backend[at], []), at)
 
 
-def _region(whole: Region, members: Sequence[fx.Node]) -> Region:
+def region_of(whole: Region, members: Sequence[fx.Node]) -> Region:
+    """The region of some operators of a program.
+
+    Args:
+        whole: The program as one region.
+        members: The operators, in the order of the program.
+    """
     inside = set(members)
     sources = dict.fromkeys(
         s for node in members for s in node.all_input_nodes if s not in inside and s.op != "get_attr"

@@ -1,0 +1,1 @@
+"""Placement: which backend runs which operators, chosen by predicted costs."""

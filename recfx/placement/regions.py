@@ -1,0 +1,136 @@
+"""The regions of a choice of backends, and the cost of the choice with every region's call and every copy counted once."""
+
+from __future__ import annotations
+
+import dataclasses
+from collections.abc import Mapping, Sequence
+
+from torch import fx
+
+from recfx.cost.estimate import Estimate
+from recfx.ir.region import grouped
+from recfx.placement.costs import NOTHING, TORCH, CostTable
+
+#: The number of exchanges that are tried while a plan is improved, times the number of operators.
+_MOVES = 40_000
+
+
+@dataclasses.dataclass(frozen=True)
+class CostedRegion:
+    """A region of a plan.
+
+    Attributes:
+        backend: Its backend.
+        nodes: Its operators.
+        units: The indices of its units. A unit whose operators are in two regions counts for the first.
+        work: The time of its units.
+        call: The time of its call and of the hand-offs of its inputs and of the program's outputs.
+    """
+
+    backend: str
+    nodes: tuple[fx.Node, ...]
+    units: tuple[int, ...]
+    work: Estimate
+    call: Estimate
+
+    @property
+    def cost(self) -> Estimate:
+        """The time of the region in one call of the program."""
+        return self.work + self.call
+
+
+def costed_regions(table: CostTable, labels: Sequence[int]) -> list[CostedRegion]:
+    """The convex regions of a choice of backends, with their costs.
+
+    Operators of one backend that do not form a convex region become several regions. A tensor that several operators of a region read
+    is handed over once.
+
+    Args:
+        table: The costs.
+        labels: The backend of each unit, as its index.
+    """
+    graph = table.graph
+    assignment = {node: table.backend(labels[unit]) for node, unit in graph.unit_of.items()}
+    groups = [(name or TORCH, members) for name, members in grouped(graph.program, assignment)]
+    region_of = {node: at for at, (_, members) in enumerate(groups) for node in members}
+    names = [name for name, _ in groups]
+    index = {name: at for at, name in enumerate(graph.backends)}
+    returned = {node for node in _returned(graph.program.graph) if node in region_of}
+    counted = set[int]()
+    found = []
+    for at, (name, members) in enumerate(groups):
+        units = [u for u in dict.fromkeys(graph.unit_of[n] for n in members if n in graph.unit_of) if u not in counted]
+        counted.update(units)
+        work = sum((table.own[unit][index[name]] for unit in units), NOTHING) if name in index else NOTHING
+        call = table.launches[index[name]] if name in index and units else NOTHING
+        for source in dict.fromkeys(s for n in members for s in n.all_input_nodes if s.op != "get_attr"):
+            origin = region_of.get(source)
+            if origin != at:
+                sender = TORCH if origin is None else names[origin]
+                call += _handed(table, sender, name, source)
+        for node in members:
+            if node in returned:
+                call += _handed(table, name, TORCH, node)
+        found.append(CostedRegion(name, tuple(members), tuple(units), work, call))
+    return found
+
+
+def _handed(table: CostTable, sender: str, receiver: str, node: fx.Node) -> Estimate:
+    nbytes = table.nbytes(node)
+    return table.handoff(sender, receiver, nbytes) if sender != receiver and nbytes else NOTHING
+
+
+def _returned(graph: fx.Graph) -> list[fx.Node]:
+    returned: list[fx.Node] = next(iter(reversed(graph.nodes))).all_input_nodes
+    return returned
+
+
+def total(regions: Sequence[CostedRegion]) -> Estimate:
+    """The time of all regions."""
+    return sum((region.cost for region in regions), NOTHING)
+
+
+def improved(table: CostTable, labels: Sequence[int]) -> tuple[tuple[int, ...], Estimate]:
+    """A choice that no exchange of the backend of one region makes cheaper, and its cost.
+
+    Args:
+        table: The costs.
+        labels: The choice to begin with.
+    """
+    best = tuple(labels)
+    regions = costed_regions(table, best)
+    cost = total(regions)
+    moves = max(1, _MOVES // max(1, len(table.graph.program.graph.nodes)))
+    tried = {best}
+    while moves > 0:
+        chosen = None
+        for candidate in _exchanges(table, best, regions):
+            if candidate in tried or moves <= 0:
+                continue
+            tried.add(candidate)
+            moves -= 1
+            other = costed_regions(table, candidate)
+            if total(other).seconds < cost.seconds:
+                chosen = candidate, other, total(other)
+                break
+        if chosen is None:
+            break
+        best, regions, cost = chosen
+    return best, cost
+
+
+def _exchanges(table: CostTable, labels: Sequence[int], regions: Sequence[CostedRegion]) -> list[tuple[int, ...]]:
+    """Choices that differ in the backend of one region. Regions with the least work come first: they rarely save their call."""
+    found = []
+    for region in sorted(regions, key=lambda region: region.work.seconds - region.call.seconds):
+        for label, name in enumerate(table.graph.backends):
+            possible = all(name in table.graph.units[unit].backends for unit in region.units)
+            if name != region.backend and possible and region.units:
+                inside = set(region.units)
+                found.append(tuple(label if unit in inside else old for unit, old in enumerate(labels)))
+    return found
+
+
+def assignment_of(table: CostTable, labels: Sequence[int]) -> Mapping[str, str]:
+    """Name of each operator -> its backend."""
+    return {node.name: table.backend(labels[unit]) for node, unit in table.graph.unit_of.items()}
