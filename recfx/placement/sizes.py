@@ -26,7 +26,7 @@ class Bytes:
         self._known: dict[Any, int] = {}
 
     def of(self, node: fx.Node) -> int:
-        """Bytes of the value of a node; 0 for values that are no tensors."""
+        """Bytes of the value of a node; 0 for values other than tensors."""
         return self._bytes(node.meta.get("val"))
 
     def _bytes(self, value: Any) -> int:
