@@ -31,6 +31,21 @@ def test_on_generated_data(capsys: pytest.CaptureFixture[str], tmp_path: Path) -
     assert recfx.load(tmp_path / "model").report.model == "DeepFM"
 
 
+def test_four_epochs_and_tables_with_whole_lines_in_a_pipe(capsys: pytest.CaptureFixture[str]) -> None:
+    """The validation AUC rises in every epoch, so the number of epochs alone ends the training."""
+    result = run_demo("dlrm", seconds=600, rows=6_000, timing_seconds=0.2, progress=False)
+    lines = capsys.readouterr().out.splitlines()
+    assert lines[0] == "dlrm on synthetic: 4,800 rows to train on, 600 to test on"
+    assert lines[1].startswith("trained 20 steps in ")
+    assert lines[1].endswith(" s (stopped by epochs)")
+    for record in result.compiled.report.passes:
+        assert any(record.text in line and record.exactness in line and "ms" in line for line in lines), record.text
+    for batch in BATCHES:
+        for figure in ("p50", "p99"):
+            (row,) = (line for line in lines if f"batch {batch}, {figure}" in line)
+            assert row.count("µs") == 2
+
+
 def test_on_real_criteo_exact_passes_leave_auc_as_it_is(data_dir: Path) -> None:
     result = run_demo(data=data_dir, seconds=5, timing_seconds=0.2, pipeline=EXACT_PIPELINE, progress=False)
     check(result)

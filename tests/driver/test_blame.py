@@ -13,6 +13,10 @@ from hypothesis import strategies as st
 from models import TinyCtr, tiny_inputs
 
 import recfx
+from recfx.capture import capture
+from recfx.driver.blame import Blame
+from recfx.errors import VerificationError
+from recfx.pipeline import Pipeline
 from recfx.pipeline.reproducer import read_pipeline, read_reproducer
 
 aten = torch.ops.aten
@@ -128,3 +132,47 @@ def test_the_wrong_one_of_several_rewrites_is_found(wrong: int, right: list[int]
     error = blamed(model, torch.rand(4, 3) + 1, pipeline=[rewrites], target="eager")
     name = "square" if wrong == 0 else f"square_{wrong}"
     assert f"rewrites / rewrites at {name} in module" in error.what
+
+
+class Fails(recfx.Pass):
+    """Raises, whatever the program is."""
+
+    spec = recfx.PassSpec("fails", "Raises.")
+
+    def run(self, program: recfx.Program, ctx: recfx.PassContext) -> None:
+        raise ValueError("an error of the pass")
+
+
+@recfx.rewrite(aten.tanh.default)
+def tanh_is_odd_or_fails(node: Any, ctx: recfx.PassContext) -> Any:
+    """Wrong as `tanh_is_odd` is, and raises where a tanh has an input of the model."""
+    return ctx.call(aten.tanh.default, node.args[0].args[0]) if node.args[0].args else node.args[1]
+
+
+def blame(*passes: recfx.Pass, lenient: bool) -> tuple[Blame, VerificationError]:
+    """The blame of passes over the tanh of an input and the tanh of a negative, and an error to explain."""
+    captured = capture(Chain(torch.tanh, torch.square, lambda x: torch.tanh(-x)).eval(), (torch.randn(4, 3),))
+    final = VerificationError("the outputs differ", hint="none")
+    return Blame(captured, Pipeline(list(passes)), {}, special=True, lenient=lenient), final
+
+
+def test_passes_and_rules_that_were_left_out_do_not_hide_the_wrong_rewrite(tmp_path: Path) -> None:
+    finder, final = blame(Fails(), tanh_is_odd_or_fails, lenient=True)
+    error = finder.error(final, recfx.Exactness.EXACT, tmp_path)
+    assert "pass tanh-is-odd-or-fails (number 2) changes the results" in error.what
+    assert "at fault is rewrite 0: tanh-is-odd-or-fails / tanh-is-odd-or-fails at tanh_1" in error.what
+
+
+@pytest.mark.parametrize("wrong", [Fails(), tanh_is_odd_or_fails], ids=str)
+def test_what_raises_raises_where_nothing_was_left_out(wrong: recfx.Pass, tmp_path: Path) -> None:
+    finder, final = blame(wrong, lenient=False)
+    with pytest.raises((ValueError, IndexError)):
+        finder.error(final, recfx.Exactness.EXACT, tmp_path)
+
+
+def test_passes_that_differ_only_together_are_named_together(tmp_path: Path) -> None:
+    finder, final = blame(lenient=False)
+    error = finder.error(final, recfx.Exactness.EXACT, tmp_path)
+    assert error.what == (
+        "the passes together change the results, although each pass keeps within its class: the outputs differ"
+    )

@@ -146,6 +146,34 @@ def test_inputs_that_are_not_read_or_hold_no_integers_do_not_tell_the_batch() ->
     assert [(found.bounds, found.form, found.runs) for found in bags] == [(2, Form.SPLITS, 1)]
 
 
+class KeysInOneOutput(torch.nn.Module):
+    """The bags of three keys, one after another, as one output with three rows for each row of the batch."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.bag = torch.nn.EmbeddingBag(9, 2, mode="sum")
+
+    def forward(self, ids, offsets, dense):
+        return self.bag(ids, offsets), dense * 2
+
+
+def test_an_input_that_is_read_tells_the_batch_before_an_output() -> None:
+    torch.manual_seed(0)
+    model = KeysInOneOutput().eval()
+
+    def call(batch: int) -> tuple[torch.Tensor, ...]:
+        lengths = lengths_of(batch, 4, generator(batch)).flatten()
+        ids = torch.randint(9, (int(lengths.sum()),), generator=generator(batch))
+        return ids, lengths.cumsum(0) - lengths, torch.randn(batch, 3, generator=generator(batch))
+
+    (bags,) = find_bags(lambda leaves: model(*leaves), call(5))
+    assert (bags.bounds, bags.form, bags.runs) == (1, Form.OFFSETS, 3)
+    fast = recfx.optimize(model, example_inputs=call(5), measure=False)
+    for batch in (1, 3, 8):
+        for found, wanted in zip(fast(*call(batch)), model(*call(batch)), strict=True):
+            torch.testing.assert_close(found, wanted)
+
+
 def test_a_bag_alone_becomes_a_grouped_lookup() -> None:
     _, fast, _ = compiled("ids and offsets alone", "bags of any length")
     assert torch.ops.recfx.grouped_lookup.default in {node.target for node in fast.program.graph.nodes}

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from typing import Any
+
 import pytest
 import torch
 from hypothesis import given
@@ -51,6 +53,36 @@ def test_sigmas_per_dimension(x: Tensor, centred: bool, sigmas: float) -> None:
     lower, upper = bounds(x)
     torch.testing.assert_close(lower, (mean - half)[None])
     torch.testing.assert_close(upper, (mean + half)[None])
+
+
+@pytest.mark.parametrize("symmetric", [False, True, None], ids=["moving", "symmetric", "learned"])
+@pytest.mark.parametrize(
+    "options",
+    [
+        {"statistic": "minmax"},
+        {"statistic": "percentile", "percent": 80.0},
+        {"statistic": "percentile"},
+        {"statistic": "sigma"},
+        {"statistic": "sigma", "sigmas": 1.5},
+        {"statistic": "sigma", "sigmas": 1.5, "centred": True},
+    ],
+    ids=lambda options: "-".join(map(str, options.values())),
+)
+def test_bounds_per_dimension_are_those_of_each_column_alone(options: dict[str, Any], symmetric: bool | None) -> None:
+    def bounds(dim: int | None) -> MovingBounds | LearnedBounds:
+        if symmetric is None:
+            return LearnedBounds(2, dim=dim, **options)
+        return MovingBounds(2, dim=dim, symmetric=symmetric, momentum=0.5, **options)
+
+    rng = torch.Generator().manual_seed(0)
+    whole, blocks = bounds(3), [torch.randn(40, 3, generator=rng) * torch.tensor([1.0, 9.0, 0.1]) + 2 for _ in range(2)]
+    alone = [bounds(None) for _ in range(3)]
+    for block in blocks:
+        whole.observe(block)
+        for column, single in enumerate(alone):
+            single.observe(block[:, column : column + 1])
+    for found, wanted in zip(whole(blocks[0]), zip(*(single(blocks[0]) for single in alone), strict=True), strict=True):
+        torch.testing.assert_close(found, torch.stack([w.reshape(()) for w in wanted])[None])
 
 
 @pytest.mark.parametrize("bits", BITS)
