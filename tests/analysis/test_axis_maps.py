@@ -8,6 +8,7 @@ from typing import Any
 
 import pytest
 import torch
+from axis_cases import CASES
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from torch import Tensor, fx
@@ -17,114 +18,6 @@ from recfx.analysis.axis_maps import MIXED, WHOLE, Along, axis_of, reshaped_axis
 from recfx.ir import op_sets
 
 aten = torch.ops.aten
-T = tuple[int, ...]
-
-
-def t(*shape: int) -> T:
-    """A tensor among the arguments, by its shape."""
-    return ("t", *shape)  # type: ignore[return-value]
-
-
-def ids(*shape: int) -> T:
-    return ("ids", *shape)  # type: ignore[return-value]
-
-
-#: Operator, arguments, and the axes of each operand for each axis of the result: one letter per axis, `*` for WHOLE,
-#: `!` for MIXED.
-CASES: dict[str, tuple[Any, tuple[Any, ...], list[str]]] = {
-    "add": (aten.add.Tensor, (t(2, 3, 4), t(3, 4)), ["012", "*01"]),
-    "add, broadcast": (aten.add.Tensor, (t(2, 3, 4), t(2, 1, 4)), ["012", "0*2"]),
-    "where": (aten.where.self, (("bool", 3, 1), t(2, 3, 4), t(4)), ["*0*", "012", "**0"]),
-    "where of two numbers": (aten.where.Scalar, (("bool", 2, 3), 1.0, 0.5), ["01"]),
-    "where of a number otherwise": (aten.where.ScalarOther, (("bool", 3, 1), t(2, 3, 4), 0.5), ["*0*", "012"]),
-    "where of a number": (aten.where.ScalarSelf, (("bool", 2, 3), 0.5, t(3)), ["01", "*0"]),
-    "masked_fill": (aten.masked_fill.Scalar, (t(2, 3), ("bool", 2, 3), 0.5), ["01", "01"]),
-    "relu": (aten.relu.default, (t(2, 3),), ["01"]),
-    "to": (aten.to.dtype, (t(2, 3), torch.float64), ["01"]),
-    "view in another dtype": (aten.view.dtype, (t(2, 3, 4), torch.int32), ["01!"]),
-    "view in a wider dtype": (aten.view.dtype, (t(2, 3, 4), torch.int64), ["01!"]),
-    "expand": (aten.expand.default, (t(3, 1), [2, 3, 4]), ["*0*"]),
-    "expand_as": (aten.expand_as.default, (t(3, 1), t(2, 3, 4)), ["*0*", "012"]),
-    "repeat": (aten.repeat.default, (t(3, 1), [2, 1, 4]), ["*0*"]),
-    "repeat of an axis": (aten.repeat.default, (t(3, 4), [2, 1]), ["!1"]),
-    "unsqueeze": (aten.unsqueeze.default, (t(2, 3), 1), ["0*1"]),
-    "unsqueeze at the end": (aten.unsqueeze.default, (t(2, 3), -1), ["01*"]),
-    "squeeze": (aten.squeeze.default, (t(2, 1, 3, 1),), ["02"]),
-    "squeeze of one": (aten.squeeze.dim, (t(2, 1, 3, 1), 1), ["023"]),
-    "squeeze of nothing": (aten.squeeze.dim, (t(2, 1, 3), 0), ["012"]),
-    "squeeze of two": (aten.squeeze.dims, (t(2, 1, 3, 1), [1, -1]), ["02"]),
-    "permute": (aten.permute.default, (t(2, 3, 4), [2, 0, -2]), ["201"]),
-    "transpose": (aten.transpose.int, (t(2, 3, 4), 0, -1), ["210"]),
-    "swapaxes": (aten.swapaxes.default, (t(2, 3, 4), 0, 1), ["102"]),
-    "swapdims": (aten.swapdims.default, (t(2, 3, 4), 1, 2), ["021"]),
-    "t": (aten.t.default, (t(2, 3),), ["10"]),
-    "t of a vector": (aten.t.default, (t(3),), ["0"]),
-    "mT": (aten.mT.default, (t(2, 3, 4),), ["021"]),
-    "numpy_T": (aten.numpy_T.default, (t(2, 3, 4),), ["210"]),
-    "movedim": (aten.movedim.int, (t(2, 3, 4), 0, 2), ["120"]),
-    "mH": (aten.mH.default, (t(2, 3, 4),), ["021"]),
-    "moveaxis": (aten.moveaxis.int, (t(2, 3, 4), -1, 0), ["201"]),
-    "movedim of several": (aten.movedim.intlist, (t(2, 3, 4, 5), [0, 3], [2, 0]), ["3102"]),
-    "sum": (aten.sum.dim_IntList, (t(2, 3, 4), [1]), ["02"]),
-    "sum, kept": (aten.sum.dim_IntList, (t(2, 3, 4), [-1], True), ["01!"]),
-    "sum of two": (aten.sum.dim_IntList, (t(2, 3, 4), [0, 2]), ["1"]),
-    "mean": (aten.mean.dim, (t(2, 3, 4), [0]), ["12"]),
-    "amax": (aten.amax.default, (t(2, 3, 4), [2]), ["01"]),
-    "max": (aten.max.dim, (t(2, 3, 4), 1), ["02"]),
-    "var": (aten.var.correction, (t(2, 3, 4), [1]), ["02"]),
-    "norm": (aten.linalg_vector_norm.default, (t(2, 3, 4), 2, [1]), ["02"]),
-    "softmax": (aten.softmax.int, (t(2, 3), 1), ["0!"]),
-    "cumsum": (aten.cumsum.default, (t(2, 3), 0), ["!1"]),
-    "flip": (aten.flip.default, (t(2, 3, 4), [1]), ["0!2"]),
-    "roll": (aten.roll.default, (t(2, 3, 4), [1], [1]), ["0!2"]),
-    "sort": (aten.sort.default, (t(2, 3),), ["0!"]),
-    "topk": (aten.topk.default, (t(3, 4), 2), ["0!"]),
-    "glu": (aten.glu.default, (t(2, 4),), ["0!"]),
-    "select": (aten.select.int, (t(2, 3, 4), 1, 0), ["02"]),
-    "slice": (aten.slice.Tensor, (t(2, 3, 4), 1, 1, 3), ["0!2"]),
-    "narrow": (aten.narrow.default, (t(2, 3, 4), 0, 0, 2), ["!12"]),
-    "unbind": (aten.unbind.int, (t(2, 3, 4), 1), ["02"]),
-    "split": (aten.split.Tensor, (t(2, 4), 2, 1), ["0!"]),
-    "chunk": (aten.chunk.default, (t(2, 4), 2, -1), ["0!"]),
-    "tensor_split": (aten.tensor_split.indices, (t(2, 4), [1], 1), ["0!"]),
-    "cat": (aten.cat.default, ([t(2, 3), t(2, 4)], 1), ["0!", "0!"]),
-    "stack": (aten.stack.default, ([t(2, 3), t(2, 3)], 1), ["0!1", "0!1"]),
-    "stack at the end": (aten.stack.default, ([t(2, 3), t(2, 3)], -1), ["01!", "01!"]),
-    "layer_norm": (aten.layer_norm.default, (t(2, 3, 4), [4], t(4), t(4)), ["01!", "**0", "**0"]),
-    "batch_norm": (
-        aten.batch_norm.default,
-        (t(2, 3), t(3), t(3), t(3), ("positive", 3), False, 0.1, 1e-5, False),
-        ["01", *["*0"] * 4],
-    ),
-    "prelu": (aten.prelu.default, (t(2, 3, 4), t(3)), ["012", "*0*"]),
-    "prelu of one": (aten.prelu.default, (t(2, 3, 4), t(1)), ["012", "***"]),
-    "dropout": (aten.dropout.default, (t(2, 3), 0.5, False), ["01"]),
-    "linear": (aten.linear.default, (t(2, 3, 4), t(5, 4), t(5)), ["01*", "**0", "**0"]),
-    "mm": (aten.mm.default, (t(2, 3), t(3, 4)), ["0*", "*1"]),
-    "bmm": (aten.bmm.default, (t(2, 3, 4), t(2, 4, 5)), ["01*", "0*2"]),
-    "matmul": (aten.matmul.default, (t(6, 2, 3, 4), t(2, 4, 5)), ["012*", "*0*2"]),
-    "matmul, broadcast": (aten.matmul.default, (t(3, 4), t(2, 4, 5)), ["*0*", "0*2"]),
-    "matmul of a vector": (aten.matmul.default, (t(2, 3, 4), t(4)), ["01", "**"]),
-    "vector times": (aten.matmul.default, (t(4), t(2, 4, 5)), ["**", "02"]),
-    "addmm": (aten.addmm.default, (t(4), t(2, 3), t(3, 4)), ["*0", "0*", "*1"]),
-    "baddbmm": (aten.baddbmm.default, (t(2, 1, 5), t(2, 3, 4), t(2, 4, 5)), ["0*2", "01*", "0*2"]),
-    "attention": (
-        aten.scaled_dot_product_attention.default,
-        (t(2, 6, 3, 4), t(2, 6, 5, 4), t(2, 6, 5, 7), ("bool+", 3, 5)),
-        ["012*", "01**", "01*3", "**0*"],
-    ),
-    "embedding": (aten.embedding.default, (t(9, 4), ids(2, 3)), ["**1", "01*"]),
-    "one_hot": (aten.one_hot.default, (ids(2, 3), 9), ["01!"]),
-    "gather": (aten.gather.default, (t(2, 9, 3), 1, ids(2, 4, 3)), ["0*2", "012"]),
-    "index": (aten.index.Tensor, (t(2, 9, 3), [None, ids(5)]), ["0*2", "*0*"]),
-    "index by two": (aten.index.Tensor, (t(9, 9, 3), [ids(5, 1), ids(4)]), ["**2", "0**", "*0*"]),
-    "index by a mask": (aten.index.Tensor, (t(2, 3, 4, 5), [None, ("bool", 3, 4)]), ["0*3", "*!*"]),
-    "index apart": (aten.index.Tensor, (t(9, 2, 9), [ids(5), None, ids(5)]), ["!!", "!!", "!!"]),
-    "index_select": (aten.index_select.default, (t(2, 9, 3), 1, ids(5)), ["0*2", "*0*"]),
-    "einsum": (aten.einsum.default, ("bhd,hde->bhe", [t(2, 3, 4), t(3, 4, 5)]), ["01*", "*02"]),
-    "einsum of a diagonal": (aten.einsum.default, ("bb,bd->bd", [t(3, 3), t(3, 4)]), ["!*", "01"]),
-    "zeros_like": (aten.zeros_like.default, (t(2, 3),), ["01"]),
-}
 
 
 def made(argument: Any, graph: fx.Graph, operands: list[fx.Node]) -> Any:
@@ -188,13 +81,14 @@ def test_exchanged_places_of_the_operands_exchange_those_of_the_result(name: str
         found = {n: axis_of(node, n, axis) for n in operands}
         if MIXED in found.values():
             continue
-        order = torch.roll(torch.arange(wanted.shape[axis]), 1)
+        sizes = [n.meta["val"].shape[f.axis] for n, f in found.items() if isinstance(f, Along)]
+        blocks = torch.roll(torch.arange(min([wanted.shape[axis], *sizes])), 1)  # a reshape joins or divides places
         held = {
-            n: n.meta["val"].index_select(f.axis, order) if isinstance(f, Along) else n.meta["val"]
+            n: exchanged(n.meta["val"], f.axis, blocks) if isinstance(f, Along) else n.meta["val"]
             for n, f in found.items()
         }
         got = first(run(node, held))
-        assert torch.allclose(got.double(), wanted.index_select(axis, order).double()), (name, axis)
+        assert torch.allclose(got.double(), exchanged(wanted, axis, blocks).double()), (name, axis)
 
 
 @given(data=st.data())
@@ -219,8 +113,13 @@ def test_axes_of_reshapes(data: st.DataObject) -> None:
         if max(own, size) % min(own, size):
             continue  # neither consists of whole blocks of the other
         blocks = torch.roll(torch.arange(min(own, size)), 1)
-        held = source.index_select(found.axis, spread(blocks, own))
-        assert torch.equal(held.reshape(after), source.reshape(after).index_select(axis, spread(blocks, size)))
+        held = exchanged(source, found.axis, blocks)
+        assert torch.equal(held.reshape(after), exchanged(source.reshape(after), axis, blocks))
+
+
+def exchanged(held: Tensor, axis: int, blocks: Tensor) -> Tensor:
+    """A tensor with its blocks along an axis in another order."""
+    return held.index_select(axis, spread(blocks, held.shape[axis]))
 
 
 def spread(blocks: Tensor, size: int) -> Tensor:
@@ -248,6 +147,10 @@ def test_unknown_operators_have_no_axes() -> None:
     node = graph.call_function(aten.linalg_inv.default, (x,))
     node.meta["val"] = torch.eye(3)
     assert axis_of(node, x, 0) is None
+
+
+def test_every_operator_of_the_table_has_a_case() -> None:
+    assert {str(target) for target in axis_maps._RULES} <= {str(target) for target, _, _ in CASES.values()}
 
 
 def test_sets_of_operators_are_in_the_table() -> None:
