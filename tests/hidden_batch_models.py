@@ -71,6 +71,17 @@ class HeadsInBatch(Base):
         return torch.cat(mixed.chunk(heads, 0), 2).mean(1)
 
 
+class HeadsSecond(HeadsInBatch):
+    """The heads are split along another dimension than the first, which a position or a keyword names."""
+
+    def forward(self, history):
+        x = self.items(history)
+        q = torch.cat(self.query(x).chunk(2, 2), 0)
+        mixed = (torch.softmax(q @ q.transpose(1, 2), -1) @ q).transpose(0, 1)
+        summed = torch.cat(mixed.chunk(2, 1), 2) + torch.cat(torch.chunk(mixed * 2, chunks=2, dim=1), 2)
+        return summed.mean(0)
+
+
 class HeadsSplit(HeadsInBatch):
     def forward(self, history):
         x = self.items(history)
@@ -140,6 +151,7 @@ MODELS: dict[str, tuple[type[nn.Module], Make]] = {
     "state first": (StateFirst, lambda rows: (torch.randn(1, rows, 8), ids(rows, 5))),
     "batch second": (BatchSecond, lambda rows: (ids(rows), ids(5, rows))),
     "heads in the batch": (HeadsInBatch, lambda rows: (ids(rows, 5),)),
+    "heads in dimension 1": (HeadsSecond, lambda rows: (ids(rows, 5),)),
     "heads by split": (HeadsSplit, lambda rows: (ids(rows, 5),)),
     "[token] * rows": (TokenList, lambda rows: (ids(rows, 5),)),
     "[[token]] * rows": (TokenTensor, lambda rows: (ids(rows, 5),)),

@@ -25,11 +25,13 @@ class Uses:
     Attributes:
         sizes: Sizes of tensors, and sizes and positions that operators take -> their range. They are not negative, and at most the
             number of elements among which an operator finds some.
+        taken: The sizes and positions that operators take, a part of `sizes`.
         factors: Numbers that operators compute with.
     """
 
-    sizes: Ranges
-    factors: set[sympy.Symbol]
+    sizes: Ranges = dataclasses.field(default_factory=dict)
+    taken: set[sympy.Symbol] = dataclasses.field(default_factory=set)
+    factors: set[sympy.Symbol] = dataclasses.field(default_factory=set)
 
     def range_of(self, symbol: sympy.Symbol) -> Any:
         """The range of a symbol. `>= 0` about a number that no operator computes with only tells the tracer that it is a size."""
@@ -48,7 +50,8 @@ def holds(condition: Any, uses: Callable[[], Uses]) -> bool:
 
     A number that an operator reads from a tensor has a symbol, too. The tracer takes every assertion about such a symbol for a fact, and
     would find it true. So only the ranges that operators guarantee count there, unless the assertion relates sizes and positions to each
-    other: the operators that take them check how they fit.
+    other: the operators that take them check how they fit, and every operator checks that the sizes of its arguments are equal. No
+    operator checks that it finds fewer elements than another number.
 
     Args:
         condition: The asserted condition: a constant or a node.
@@ -62,8 +65,9 @@ def holds(condition: Any, uses: Callable[[], Uses]) -> bool:
     if not isinstance(held, torch.SymBool):
         return False
     read = free_unbacked_symbols(held)
-    known = uses() if read else Uses({}, set())
-    if read <= known.sizes.keys() and not _bounds_one_size(held.node.expr):
+    known = uses() if read else Uses()
+    checked = known.sizes.keys() if isinstance(held.node.expr, sympy.Eq) else known.taken
+    if read <= checked and not _bounds_one_size(held.node.expr):
         return bool(statically_known_true(held))
     ranges = {**held.node.shape_env.var_to_range, **{symbol: known.range_of(symbol) for symbol in read}}
     found = bound_sympy(held.node.expr, ranges)
@@ -79,7 +83,7 @@ def _bounds_one_size(condition: sympy.Basic) -> bool:
 
 def uses_of_numbers(graph: fx.Graph) -> Uses:
     """The uses of all numbers that operators of a graph read from tensors."""
-    found = Uses({}, set())
+    found = Uses()
     for node in graph.nodes:
         held = node.meta.get("val")
         for tensor in held if isinstance(held, list | tuple) else [held]:
@@ -89,6 +93,7 @@ def uses_of_numbers(graph: fx.Graph) -> Uses:
         for symbol, is_size in _given(node):
             if is_size:
                 found.sizes.setdefault(symbol, ValueRanges(0, int_oo))
+                found.taken.add(symbol)
             else:
                 found.factors.add(symbol)
     return found

@@ -46,6 +46,27 @@ class BoundedSize(_Model):
         return self.head(x).unsqueeze(2).expand(-1, -1, k).sum(2)
 
 
+class AtLeastOne(_Model):
+    def forward(self, x, n):
+        k = n.max().item()
+        torch._check(k >= 1)
+        return self.head(x).unsqueeze(2).expand(-1, -1, k).sum(2)
+
+
+class FoundOne(_Model):
+    def forward(self, x, n):
+        found = n[n > 2]
+        torch._check(found.shape[0] >= 1)
+        return self.head(x) * found.float().sum()
+
+
+class FoundFewer(_Model):
+    def forward(self, x, n):
+        found = torch.nonzero(n)
+        torch._check(found.shape[0] < n.shape[0])
+        return self.head(x) * found.float().sum()
+
+
 class Asynchronous(_Model):
     def forward(self, x, n):
         torch._assert_async((n <= 9).all(), "an n above 9")
@@ -72,7 +93,15 @@ def inputs(rows: int, number: int) -> tuple[torch.Tensor, torch.Tensor]:
 
 
 #: Model -> a number that satisfies its check, and one that does not.
-CHECKED = {Bounded: (3, 30), Factor: (3, -3), BoundedSize: (3, 30), Asynchronous: (3, 30)}
+CHECKED = {
+    Bounded: (3, 30),
+    Factor: (3, -3),
+    BoundedSize: (3, 30),
+    AtLeastOne: (3, 0),
+    FoundOne: (3, 0),
+    FoundFewer: (0, 3),
+    Asynchronous: (3, 30),
+}
 
 
 @pytest.mark.parametrize("kind", CHECKED, ids=lambda kind: kind.__name__)
@@ -110,9 +139,10 @@ def test_sizes_are_not_asserted_to_be_sizes(kind: type[_Model]) -> None:
     assert not [m for m in record.misses if m.rule == "assertion"]
 
 
-@pytest.mark.parametrize("kind", [Bounded, Factor, Order, BoundedSize])
+@pytest.mark.parametrize("kind", [Bounded, Factor, Order, BoundedSize, AtLeastOne, FoundOne, FoundFewer])
 def test_a_kept_assertion_is_a_named_miss(kind: type[_Model]) -> None:
-    found, record = run_pass(Canonicalize(), capture(kind().eval(), inputs(4, 3)))
+    taken, _ = CHECKED.get(kind, (3, 30))
+    found, record = run_pass(Canonicalize(), capture(kind().eval(), inputs(4, taken)))
     assert _assertions(found)
     assert {m.reason for m in record.misses if m.rule == "assertion"} == {"it depends on the inputs' values"}
 
