@@ -8,7 +8,11 @@ from collections.abc import Iterator, MutableMapping
 from recfx.targets.base import Backend
 
 #: Name of a backend -> the package of its folder and its class, in the order in which they are tried.
-BUILT_IN = {"native": ("recfx.targets.native", "NativeBackend"), "eager": ("recfx.targets.eager", "EagerBackend")}
+BUILT_IN = {
+    "native": ("recfx.targets.native", "NativeBackend"),
+    "openvino": ("recfx.targets.openvino", "OpenVINOBackend"),
+    "eager": ("recfx.targets.eager", "EagerBackend"),
+}
 
 
 class Registry(MutableMapping[str, Backend]):

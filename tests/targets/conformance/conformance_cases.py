@@ -9,7 +9,7 @@ import math
 from typing import Any
 
 import torch
-from conformance_kit import Case, Constant, Input, Size
+from conformance_kit import Call, Case, Constant, Input, Size
 
 _aten = torch.ops.aten
 _RNG = torch.Generator().manual_seed(11)
@@ -53,8 +53,12 @@ def case(target: Any, *args: Any, sums: bool = False, **keywords: Any) -> None:
 
 # Functions of one tensor.
 for _name in (
-    *("relu sigmoid tanh silu mish selu relu6 hardswish hardsigmoid log_sigmoid softplus erf neg abs elu hardtanh".split()),
-    *("exp expm1 log log1p log2 sqrt rsqrt reciprocal sin cos sign floor ceil round square logit gelu nan_to_num".split()),
+    *(
+        "relu sigmoid tanh silu mish selu relu6 hardswish hardsigmoid log_sigmoid softplus erf neg abs elu hardtanh".split()
+    ),
+    *(
+        "exp expm1 log log1p log2 sqrt rsqrt reciprocal sin cos sign floor ceil round square logit gelu nan_to_num".split()
+    ),
     *("isnan isinf isfinite logical_not clone alias detach contiguous lift_fresh_copy zeros_like ones_like".split()),
     *("softsign trunc exp2 sinh cosh asinh atan celu softshrink hardshrink".split()),
 ):
@@ -290,7 +294,19 @@ case(_aten.scaled_dot_product_attention.default, *_HEADS, Input("m", ("batch", 1
 case(_aten.scaled_dot_product_attention.default, *_HEADS, weights(4, 4), 0.0, False, scale=0.3, sums=True)
 case(_aten.scaled_dot_product_attention.default, *_HEADS, None, 0.0, True, sums=True)
 _GATES = [weights(12, 6), weights(12, 4), weights(12), weights(12)]
-case(_aten.gru.input, Input("steps", (5, "batch", 6)), Input("state", (1, "batch", 4)), _GATES, True, 1, 0.0, False, False, False, sums=True)
+case(
+    _aten.gru.input,
+    Input("steps", (5, "batch", 6)),
+    Input("state", (1, "batch", 4)),
+    _GATES,
+    True,
+    1,
+    0.0,
+    False,
+    False,
+    False,
+    sums=True,
+)
 case(_aten.lstm.input, Input("steps", (5, "batch", 6)), [Input("state", (1, "batch", 4)), Input("cell", (1, "batch", 4))],
      [weights(16, 6), weights(16, 4), weights(16), weights(16)], True, 1, 0.0, False, False, False, sums=True)  # fmt: skip
 
@@ -304,8 +320,22 @@ case(_aten.embedding.default, weights(3, 1), PICKS)
 _OFFSETS = Input("offsets", ("batch",), torch.int64)
 _IDS_OF_BAGS = Input("bag_ids", ("3*batch",), torch.int64)
 for _mode in (0, 1):
-    case(_aten.embedding_bag.padding_idx, _TABLE, _IDS_OF_BAGS, _OFFSETS, False, _mode, False, None, False, None, sums=True)
-    case(_aten.embedding_bag.padding_idx, _TABLE, _IDS_OF_BAGS, _OFFSETS, False, _mode, False, None, False, 2, sums=True)
+    case(
+        _aten.embedding_bag.padding_idx,
+        _TABLE,
+        _IDS_OF_BAGS,
+        _OFFSETS,
+        False,
+        _mode,
+        False,
+        None,
+        False,
+        None,
+        sums=True,
+    )
+    case(
+        _aten.embedding_bag.padding_idx, _TABLE, _IDS_OF_BAGS, _OFFSETS, False, _mode, False, None, False, 2, sums=True
+    )
 case(_aten.index_select.default, _TABLE, 0, IDS)
 case(_aten.index_select.default, CUBE, 1, numbers([0, 3, 1]))
 case(_aten.index.Tensor, CUBE, [None, numbers([2, 0])])
@@ -316,3 +346,30 @@ case(_aten.index_put.default, weights(7, 5), [numbers([1, 3])], weights(2, 5))
 case(_aten.scatter_add.default, weights(4, 6), 0, numbers([[0, 1, 2, 3, 0, 1]]), weights(1, 6))
 case(_aten.one_hot.default, IDS, 7)
 case(_aten.bucketize.Tensor, X, numbers([-1.0, 0.0, 0.5], torch.float32))
+case(_aten.scatter.src, weights(4, 6), 0, numbers([[0, 1, 2, 3, 0, 1]]), weights(1, 6))
+case(_aten.scatter.value, CUBE, 1, numbers([[[0, 1, 2, 3, 0, 1]]]), 0.5)
+case(_aten.scatter_reduce.two, weights(4, 6), 0, numbers([[0, 1, 2, 3, 0, 1]]), weights(1, 6), "amax")
+case(_aten.select_scatter.default, CUBE, Y, 1, 2)
+case(_aten.diagonal_scatter.default, weights(4, 4), weights(4))
+case(_aten._sparse_mm.default, Constant(torch.eye(4).to_sparse()), weights(4, 6), sums=True)
+
+# Other operators of other libraries' models.
+_COMPLEX = Call(_aten.fft_rfft.default, (X, None, 1))
+case(_aten.fft_rfft.default, X, None, 1, sums=True)
+case(_aten.fft_irfft.default, _COMPLEX, 6, 1, sums=True)
+case(_aten.fft_fftn.default, X, None, [1], sums=True)
+case(_aten.real.default, _COMPLEX, sums=True)
+case(_aten._conj.default, _COMPLEX, sums=True)
+case(_aten.view_as_complex.default, Input("pairs", ("batch", 3, 2)))
+case(_aten.glu.default, X, 1)
+case(_aten.gru_cell.default, X, Input("h", ("batch", 4)), *_GATES, sums=True)
+case(_aten.max.other, X, Y)
+case(_aten.min.other, X, COLUMN)
+case(_aten.argmin.default, X, 1)
+case(_aten.where.Scalar, FLAG, 1.0, 0.0)
+case(_aten.ones.default, [Size(X, 0), 2])
+case(_aten.eye.default, 4)
+case(_aten.tril_indices.default, 4, 4, -1)
+case(_aten.arange.start, 1, Size(X, 0, 2))
+case(_aten.to.device, X, torch.device("cpu"), torch.float32)
+case(_aten.type_as.default, ID_ROWS, X)

@@ -50,6 +50,14 @@ class Constant:
 
 
 @dataclasses.dataclass(frozen=True)
+class Call:
+    """The result of another operator, for operands that are no inputs, such as complex numbers."""
+
+    target: Any
+    args: tuple[Any, ...]
+
+
+@dataclasses.dataclass(frozen=True)
 class Case:
     """A program of one operator.
 
@@ -69,7 +77,7 @@ class Case:
 
     def program(self) -> Program:
         """The program, which returns every tensor that the operator returns."""
-        leaves = pytree.tree_leaves((self.args, self.keywords), is_leaf=_is_operand)
+        leaves = list(_operands((self.args, self.keywords)))
         inputs = {leaf.name: leaf for leaf in leaves if isinstance(leaf, Input)}
         inputs |= {leaf.of.name: leaf.of for leaf in leaves if isinstance(leaf, Size)}
         builder = GraphBuilder({name: (given.shape, given.dtype) for name, given in inputs.items()})
@@ -93,8 +101,16 @@ class Size:
     factor: int = 1
 
 
+def _operands(value: Any) -> Iterator[Any]:
+    for leaf in pytree.tree_leaves(value, is_leaf=_is_operand):
+        if isinstance(leaf, Call):
+            yield from _operands(leaf.args)
+        else:
+            yield leaf
+
+
 def _is_operand(value: Any) -> bool:
-    return isinstance(value, Input | Constant | Size)
+    return isinstance(value, Input | Constant | Size | Call)
 
 
 def _node(builder: GraphBuilder, value: Any) -> Any:
@@ -102,6 +118,9 @@ def _node(builder: GraphBuilder, value: Any) -> Any:
         return builder.inputs[value.name]
     if isinstance(value, Constant):
         return builder.state(f"state_{id(value)}", value.tensor)
+    if isinstance(value, Call):
+        args = pytree.tree_map(lambda leaf: _node(builder, leaf), value.args, is_leaf=_is_operand)
+        return builder.call(value.target, *args)
     if isinstance(value, Size):
         size = builder.call(torch.ops.aten.sym_size.int, builder.inputs[value.of.name], value.dim)
         return size if value.factor == 1 else builder.call(operator.mul, size, value.factor)
@@ -205,8 +224,6 @@ def refused(run: Callable[..., Any], leaves: Sequence[Any], name: str) -> None:
     raise AssertionError(f"inputs that torch refuses are accepted: {name}")
 
 
-def trial_batches(
-    program: Program, specials: tuple[float, ...] = EXTREME_SPECIALS
-) -> Iterator[tuple[str, list[Any]]]:
+def trial_batches(program: Program, specials: tuple[float, ...] = EXTREME_SPECIALS) -> Iterator[tuple[str, list[Any]]]:
     """Named flat inputs of a program. `specials` are the special numbers among them."""
     yield from trial_inputs(program, torch.Generator().manual_seed(3), specials=specials)

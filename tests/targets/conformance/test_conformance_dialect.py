@@ -26,10 +26,13 @@ FOREIGN = (Path(__file__).parent / "foreign_operators.txt").read_text().split()
 #: Operators on numbers and parts of tuples, which belong to any region.
 _NO_BACKEND = ("<built-in function", "aten.sym_", "aten._assert", "math.")
 
+#: Operators whose results torch does not define: random numbers, memory that nobody has written, numbers that decide sizes.
+_UNDEFINED = {"aten.exponential.default", "aten.empty_like.default", "aten.item.default"}
+
 
 def covered() -> set[str]:
     """The operators with cases."""
-    return {str(case.target) for case in CASES} | {str(target) for target in dialect_cases.CASES}
+    return {str(case.target) for case in CASES} | {str(target) for target in dialect_cases.CASES} | _UNDEFINED
 
 
 @pytest.mark.parametrize("target", dialect_cases.CASES, ids=str)

@@ -1,0 +1,162 @@
+"""The function of a region: a generated function that passes torch's memory to OpenVINO and gives OpenVINO torch's memory for the results.
+
+Nothing is copied, except inputs with gaps and results whose sizes depend on data.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import Any
+
+import torch
+from torch import fx
+
+from recfx.ir.program import get_state
+from recfx.ir.region import Region
+from recfx.runtime.flat import flat_function
+from recfx.targets.openvino.converter import Converted
+from recfx.targets.openvino.id_checks import checked, fits_32_bits, ids_function
+from recfx.targets.openvino.package import openvino
+from recfx.targets.openvino.requests import Requests
+from recfx.targets.openvino.sizes import InputSizes, is_size
+
+
+def region_function(region: Region, converted: Converted, requests: Requests | None) -> Callable[..., tuple[Any, ...]]:
+    """Generates the function from the region's flat inputs to its flat outputs.
+
+    Args:
+        region: The region.
+        converted: Its model.
+        requests: The requests of the model; None when there is no operator to compute.
+    """
+    return _Writer(region, converted, requests).function()
+
+
+def array_of(value: torch.Tensor) -> Any:
+    """A tensor as an array over the same memory. A tensor with gaps is copied."""
+    if value.requires_grad:
+        value = value.detach()
+    return value.numpy() if value.is_contiguous() else value.contiguous().numpy()
+
+
+class _Writer:
+    def __init__(self, region: Region, converted: Converted, requests: Requests | None) -> None:
+        self.region, self.converted, self.requests = region, converted, requests
+        self.sizes = InputSizes(region)
+        self.inputs = region.placeholders()
+        self.namespace: dict[str, Any] = {}
+        self.lines: list[str] = []
+
+    def function(self) -> Callable[..., tuple[Any, ...]]:
+        """The function."""
+        if self.requests is not None:
+            self._checks()
+            self._infer(self.requests)
+        self.lines.append(f"return ({''.join(f'{text}, ' for text in self._outputs())})")
+        names = ", ".join(f"x{i}" for i in range(len(self.inputs)))
+        source = f"def openvino_region({names}):\n" + "".join(f"    {line}\n" for line in self.lines)
+        exec(compile(source, "<recfx openvino call>", "exec"), self.namespace)
+        made: Callable[..., tuple[Any, ...]] = self.namespace["openvino_region"]
+        made.__module__, made.__doc__ = __name__, source
+        return made
+
+    def _checks(self) -> None:
+        """Emits the checks of ids, and of inputs that torch must run: without elements, or with integers of more than 32 bits."""
+        names = ", ".join(f"x{i}" for i in range(len(self.inputs)))
+        self.namespace |= {"_torch": _Lazy(self.region), "_checked": checked, "_fits": fits_32_bits}
+        looked_up = {node for node, _ in self.converted.lookups}
+        if self.converted.lookups:
+            self.namespace["_ids"] = ids_function(self.region, self.converted.lookups)
+            self.lines.append(f"ids = _ids({names})")
+            for at, (node, rows) in enumerate(self.converted.lookups):
+                self.namespace[f"_node{at}"] = node
+                self.lines.append(f"_checked(ids[{at}], _node{at}, {rows})")
+        free = [i for i in self.converted.parameters if isinstance(i, int) and self._is_free(self.inputs[i])]
+        conditions = [f"not x{i}.numel()" for i in free]
+        conditions += [f"not _fits(x{i})" for i in self.converted.integers if self.inputs[i] not in looked_up]
+        if conditions:
+            self.lines.append(f"if {' or '.join(conditions)}: return tuple(_torch({names}))")
+
+    @staticmethod
+    def _is_free(node: fx.Node) -> bool:
+        return not all(isinstance(size, int) for size in node.meta["val"].shape)
+
+    def _infer(self, requests: Requests) -> None:
+        self.namespace |= {
+            "_take": requests.take,
+            "_threads": torch.get_num_threads,
+            "_T": openvino().Tensor,
+            "_array": array_of,
+            "_size": _size_array,
+            "_empty": torch.empty,
+            "_owned": _owned,
+        }
+        self.lines.append("request, free = _take(_threads())")
+        self.lines.append("try:")
+        for at, given in enumerate(self.converted.parameters):
+            source = f"_array(x{given})" if isinstance(given, int) else f"_size({given})"
+            # OpenVINO does not keep the array alive, which may be a copy, so a variable holds it.
+            self.lines += [
+                f"    a{at} = {source}",
+                f"    request.set_input_tensor({at}, _T(a{at}, shared_memory=True))",
+            ]
+        later = []
+        for at, node in enumerate(self.converted.results):
+            held = node.meta["val"]
+            sizes = [self.sizes.code(size) for size in held.shape]
+            self.namespace[f"_dtype{at}"] = held.dtype
+            if None in sizes:
+                later.append(f"    y{at} = _owned(request.get_output_tensor({at}))")
+                continue
+            shape = f"({''.join(f'{size}, ' for size in sizes)})"
+            dtype = "" if held.dtype is torch.float32 else f", dtype=_dtype{at}"
+            self.lines.append(f"    y{at} = _empty({shape}{dtype})")
+            self.lines.append(f"    request.set_output_tensor({at}, _T(y{at}.numpy(), shared_memory=True))")
+        self.lines += ["    request.infer()", *later, "finally:", "    free.append(request)"]
+
+    def _outputs(self) -> list[str]:
+        """Python code of each output."""
+        returned = next(iter(reversed(self.region.graph.nodes))).args[0]
+        return [self._output(value) for value in returned]
+
+    def _output(self, value: Any) -> str:
+        if not isinstance(value, fx.Node):
+            return repr(value)
+        if value in self.converted.results:
+            return f"y{self.converted.results.index(value)}"
+        if value in self.converted.copies:
+            return f"x{self.converted.copies[value]}.clone()"
+        if value in self.inputs:
+            return f"x{self.inputs.index(value)}"
+        if is_size(value):
+            code = self.sizes.code(value.meta["val"])
+            if code is not None:
+                return code
+        if value.op == "get_attr":
+            name = f"_state_{value.name}"
+            self.namespace[name] = get_state(self.region.module, str(value.target)).detach()
+            return name
+        raise ValueError(f"{value.name} does not follow from the region's inputs")
+
+
+class _Lazy:
+    """The region as torch's operators, compiled at the first call that needs it."""
+
+    def __init__(self, region: Region) -> None:
+        self._region = region
+        self._run: Callable[..., Any] | None = None
+
+    def __call__(self, *values: Any) -> Any:
+        if self._run is None:
+            self._run = flat_function(self._region)
+        with torch.no_grad():
+            return self._run(*values)
+
+
+def _size_array(size: int) -> Any:
+    return torch.tensor([size]).numpy()
+
+
+def _owned(tensor: Any) -> torch.Tensor:
+    """A copy of a result, whose memory the request uses again."""
+    return torch.from_numpy(tensor.data.copy())

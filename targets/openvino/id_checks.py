@@ -1,0 +1,80 @@
+"""Checks of ids and of 64-bit integers before a call of OpenVINO, which checks neither."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from typing import Any
+
+import torch
+from torch import fx
+
+from recfx.errors import IdError
+from recfx.ir.op_sets import COPIES, PERMUTATIONS, REGROUPINGS, SLICES, SPLITS
+from recfx.ir.provenance import where
+from recfx.ir.region import Region
+from recfx.runtime.flat import flat_function
+from recfx.targets.openvino.sizes import is_size
+
+_aten = torch.ops.aten
+
+#: Operators that move integers without computing any.
+_MOVES = frozenset(
+    (*REGROUPINGS, *PERMUTATIONS, *SLICES, *COPIES, *SPLITS, _aten.select.int, _aten.cat.default, _aten.stack.default)
+)
+_GETITEM = "getitem"
+
+
+def is_moved_input(node: fx.Node) -> bool:
+    """Whether a value is an input of the region or a constant, or consists of elements of such."""
+    if node.op in ("placeholder", "get_attr"):
+        return True
+    moves = node.target in _MOVES or getattr(node.target, "__name__", "") == _GETITEM
+    return moves and all(is_size(source) or is_moved_input(source) for source in node.all_input_nodes)
+
+
+def ids_function(region: Region, lookups: Sequence[tuple[fx.Node, int]]) -> Callable[..., Any]:
+    """A function of the region's inputs that returns the ids of some lookups, computed by torch.
+
+    Args:
+        region: The region.
+        lookups: Nodes of ids with the number of rows they select from.
+    """
+    graph, copies = fx.Graph(), dict[fx.Node, fx.Node]()
+    wanted = _ancestors([node for node, _ in lookups])
+    for node in region.graph.nodes:
+        if node.op == "placeholder" or node in wanted:
+            copies[node] = graph.node_copy(node, copies.__getitem__)
+    graph.output(tuple(copies[node] for node, _ in lookups))
+    return flat_function(Region(fx.GraphModule(region.module, graph)))
+
+
+def _ancestors(nodes: Sequence[fx.Node]) -> set[fx.Node]:
+    found, left = set[fx.Node](), list(nodes)
+    while left:
+        node = left.pop()
+        if node not in found:
+            found.add(node)
+            left.extend(node.all_input_nodes)
+    return found
+
+
+def checked(ids: torch.Tensor, node: fx.Node, rows: int) -> None:
+    """Raises `IdError` for an id outside [0, rows)."""
+    if not ids.numel():
+        return
+    low, high = (int(value) for value in ids.aminmax())
+    if low < 0 or high >= rows:
+        bad = low if low < 0 else high
+        raise IdError(
+            f"{node.name}: id {bad} is outside its table of {rows} rows",
+            where=where(node),
+            hint=f"ids of this feature must be in [0, {rows})",
+        )
+
+
+def fits_32_bits(values: torch.Tensor) -> bool:
+    """Whether all 64-bit integers have the same value with 32 bits."""
+    if not values.numel():
+        return True
+    low, high = values.aminmax()
+    return bool(low >= -(2**31)) and bool(high < 2**31)

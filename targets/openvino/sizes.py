@@ -1,0 +1,59 @@
+"""Sizes of a region as functions of its inputs: Python code that computes them at a call."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import torch
+from torch import fx
+
+from recfx.ir import size_expressions
+from recfx.ir.region import Region
+
+
+class InputSizes:
+    """Computes sizes from the inputs of a region.
+
+    Args:
+        region: The region. Its inputs are called x0, x1, ... in the code.
+    """
+
+    def __init__(self, region: Region) -> None:
+        #: Symbol -> Python code of its value.
+        self.sources: dict[str, str] = {}
+        for index, node in enumerate(region.placeholders()):
+            held = node.meta.get("val")
+            if isinstance(held, torch.SymInt):
+                self._learn(held, f"x{index}")
+            for axis, size in enumerate(getattr(held, "shape", ())):
+                self._learn(size, f"x{index}.shape[{axis}]")
+
+    def _learn(self, size: Any, code: str) -> None:
+        expression = expression_of(size)
+        if isinstance(expression, str) and expression.isidentifier():
+            self.sources.setdefault(expression, code)
+
+    def code(self, size: Any) -> str | None:
+        """Python code of a size; None when it does not follow from the inputs' sizes."""
+        expression = expression_of(size)
+        if isinstance(expression, int):
+            return str(expression)
+        try:
+            if not self.sources.keys() >= set(size_expressions.dimensions(expression)):
+                return None
+            return size_expressions.render(expression, self.sources)
+        except ValueError:  # a size that the grammar does not have
+            return None
+
+
+def expression_of(size: Any) -> int | str:
+    """A size as an integer or as the text of its expression."""
+    if isinstance(size, int):
+        return size
+    expression = size.node.expr if hasattr(size, "node") else size
+    return int(expression) if getattr(expression, "is_Integer", False) else str(expression)
+
+
+def is_size(node: fx.Node) -> bool:
+    """Whether a node computes a size or another number, rather than tensors."""
+    return isinstance(node.meta.get("val"), torch.SymInt | torch.SymFloat | torch.SymBool | int | float | bool)
