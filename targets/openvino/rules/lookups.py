@@ -17,6 +17,6 @@ def _embedding(
 ) -> Any:
     rows = b.size_of(b.node.args[0], 0)
     if not isinstance(rows, int) or b.node.args[0].op != "get_attr":
-        raise Unsupported("a table that is no constant")
+        raise Unsupported("a table that is computed")
     b.check_ids(b.node.args[1], rows)
     return b.op.gather(weight, indices, b.number(0, torch.int64))

@@ -51,7 +51,7 @@ class Constant:
 
 @dataclasses.dataclass(frozen=True)
 class Call:
-    """The result of another operator, for operands that are no inputs, such as complex numbers."""
+    """The result of another operator, for operands of other types, such as complex numbers."""
 
     target: Any
     args: tuple[Any, ...]
