@@ -12,6 +12,8 @@ from recfx.passes.fold.fold_batchnorm import FoldBatchnorm
 from recfx.passes.fold.fold_constants import FoldConstants
 from recfx.passes.fold.fold_linear_into_table import FoldLinearIntoTable
 from recfx.passes.hoist.hoist_requests import HoistRequests
+from recfx.passes.interaction.fold_cin import FoldCin
+from recfx.passes.interaction.fuse_cin import FuseCin
 from recfx.passes.interaction.fuse_dot_interaction import FuseDotInteraction
 from recfx.passes.interaction.fuse_fm import FuseFm
 from recfx.passes.lookups.form_bags import FormBags
@@ -50,9 +52,11 @@ __all__ = [
     "Canonicalize",
     "FoldAffine",
     "FoldBatchnorm",
+    "FoldCin",
     "FoldConstants",
     "FoldLinearIntoTable",
     "FormBags",
+    "FuseCin",
     "FuseCross",
     "FuseDotInteraction",
     "FuseFm",

@@ -102,6 +102,12 @@ STAGES = (
         forms=("recfx::dot_interaction", "recfx::fm", "recfx::cross"),
     ),
     Stage(
+        "interaction-networks",
+        "fuse-cin,fold-cin",
+        "Before linears are joined and put into chains, which would hide the contractions that the pass matches.",
+        forms=("recfx::cin",),
+    ),
+    Stage(
         "attention",
         "fuse-target-attention",
         "Before linears are joined, which would hide the MLP that the pass matches.",

@@ -14,7 +14,7 @@ from dialect_kit import References as References
 from hypothesis import strategies as st
 
 from recfx.formats.code_rows import CODE_BITS, Codes, pack_codes
-from recfx.ops import attention, cross, hamming, interaction, mlp, propagation, ranking
+from recfx.ops import attention, cin, cross, hamming, interaction, mlp, propagation, ranking
 from recfx.testing.builder import GraphBuilder
 
 
@@ -60,6 +60,33 @@ def _mlp(draw: Draw) -> Case:
     program = builder.build(builder.call(mlp.mlp, builder.inputs["x"], state.nodes, *encoded))
     specials = draw(st.booleans(), label="specials")
     return Case(program, lambda batch, g: [numbers((batch, *between, width), g, specials)])
+
+
+@cases(cin.cin)
+def _cin(draw: Draw) -> Case:
+    rng, fields, dim = generator_of(draw), draw(st.integers(1, 5)), draw(st.integers(1, 4))
+    triangle = draw(st.booleans(), label="triangle")
+    maps = fields if triangle else draw(st.integers(1, 6))
+    builder = GraphBuilder({"x0": ("batch", fields, dim), "x": ("batch", maps, dim)})
+    state, outputs = State(builder, rng), draw(st.integers(1, 6))
+    weight, scale = state.matrix(draw, outputs, cin.product_count(maps, fields, triangle))
+    activation = draw(st.sampled_from(mlp.ACTIVATIONS[:-1]), label="activation")
+    gated = activation == "dice"
+    layer = mlp.Layer(
+        weight,
+        state.normal(outputs) if draw(st.booleans()) else -1,
+        scale,
+        activation,
+        state.normal(draw(st.sampled_from([1, outputs]))) if gated or activation == "prelu" else -1,
+        state.normal(outputs) if gated else -1,
+        state.normal(outputs) if gated else -1,
+        number=0.1,
+        input_scale=draw(st.sampled_from([0.0, 0.02])) if scale >= 0 else 0.0,
+    )
+    inputs = (builder.inputs["x0"], builder.inputs["x"])
+    program = builder.build(builder.call(cin.cin, *inputs, state.nodes, *mlp.encode([layer]), triangle))
+    specials = draw(st.booleans(), label="specials")
+    return Case(program, lambda batch, g: [numbers((batch, n, dim), g, specials) for n in (fields, maps)])
 
 
 @cases(cross.cross)

@@ -143,7 +143,7 @@ BINARY: dict[Any, list[Binary]] = {
 #: matrices or reduce. A name without an overload means all of its overloads.
 OTHERS: frozenset[str] = frozenset(
     {
-        "_softmax", "_unsafe_view", "alias", "amax", "amin", "arange", "bmm", "cat", "chunk", "clone", "code_dot", "contiguous", "conv1d",
+        "_softmax", "_unsafe_view", "alias", "amax", "amin", "arange", "bmm", "cat", "chunk", "cin", "clone", "code_dot", "contiguous", "conv1d",
         "cross", "cumsum", "detach", "dot_interaction", "einsum", "embedding", "expand", "expand_as", "flatten", "fm", "full", "full_like",
         "gather", "getitem", "grouped_lookup", "index", "index_select", "layer_norm", "lift_fresh_copy", "linalg_vector_norm", "linear",
         "matmul", "mean", "mlp", "mm", "new_full", "new_ones", "new_zeros", "ones", "ones_like", "permute", "remainder", "repeat",

@@ -1,7 +1,8 @@
-"""quantize-linears: the weights of MLP chains and cross layers are stored in fewer bits, and products are computed in these formats.
+"""quantize-linears: the weights of MLP chains, cross layers and interaction networks in fewer bits; products are computed in these formats.
 
     mlp(x, [float32 weights])       -> mlp(x, [int8 weights, a scale per output channel])    (each row of the input is quantised in a call)
     mlp(x, [float32 weights])       -> mlp(x, [bfloat16 weights])
+    cin(x0, x, [float32 weights])   -> likewise
     cross(x0, x, [float32 weights]) -> likewise; the vectors of DCN's first form stay as they are
 
 Requires: functional; linears must have been fused. Exactness: APPROX.
@@ -21,7 +22,7 @@ from recfx.errors import InputError
 from recfx.formats import quantize_per_channel, round_to_half
 from recfx.ir.numeric import Exactness
 from recfx.ir.program import Program
-from recfx.ops import cross, mlp
+from recfx.ops import cin, cross, mlp
 from recfx.passes.mlp.chain import LINEARS
 from recfx.pipeline import Pass, PassContext, PassSpec, register
 
@@ -29,7 +30,7 @@ from recfx.pipeline import Pass, PassContext, PassSpec, register
 @register
 @dataclass(frozen=True)
 class QuantizeLinears(Pass):
-    """Stores the weights of MLP chains and cross layers in fewer bits.
+    """Stores the weights of MLP chains, cross layers and interaction networks in fewer bits.
 
     Attributes:
         bits: 16 (bfloat16) or 8 (int8 per output channel).
@@ -44,7 +45,7 @@ class QuantizeLinears(Pass):
 
     spec = PassSpec(
         "quantize-linears",
-        "Stores the weights of MLP chains and cross layers in fewer bits.",
+        "Stores the weights of MLP chains, cross layers and interaction networks in fewer bits.",
         exactness=Exactness.APPROX,
         changes_state=True,
         establishes=frozenset({"linears-quantised"}),
@@ -64,14 +65,14 @@ class QuantizeLinears(Pass):
             if any(ctx.tensor(a) is not None for a in node.args):
                 ctx.miss("linear", node, "the linear is not part of an MLP chain; run fuse-mlp before")
         done: _Done = {}
-        for node in ctx.nodes(mlp.mlp, cross.cross):
+        for node in ctx.nodes(*_KINDS):
             self._layers(ctx, node, _KINDS[node.target], done)
         ctx.sweep()
 
     def _layers(self, ctx: PassContext, node: fx.Node, kind: _Kind, done: _Done) -> None:
         arguments: Any = node.args
         params = list(arguments[kind.params])
-        layers = kind.decode(*arguments[kind.params + 1 :])
+        layers = kind.decode(*arguments[kind.params + 1 : kind.params + 1 + kind.lists])
         changed = False
         for position, layer in enumerate(layers):
             for name, scale_name in kind.weights(layer):
@@ -92,7 +93,8 @@ class QuantizeLinears(Pass):
                 changed = True
         if changed:
             params, layers = _compact(params, layers, kind.names)
-            node.args = (*arguments[: kind.params], params, *kind.encode(layers))
+            behind = arguments[kind.params + 1 + len(kind.encode(layers)) :]
+            node.args = (*arguments[: kind.params], params, *kind.encode(layers), *behind)
 
     def _refusal(self, tensor: torch.Tensor | None) -> str | None:
         if tensor is None:
@@ -152,11 +154,13 @@ class _Kind:
         params: The position of the list of parameters among the arguments; the encoded layers follow it.
         names: The fields of a layer that are positions of parameters.
         weights: Layer -> pairs of the fields of a matrix and of its scale.
-        decode: The arguments behind the parameters -> layers.
+        lists: The number of arguments that encode the layers.
+        decode: These arguments -> layers.
         encode: Layers -> the arguments behind the parameters.
     """
 
     params: int
+    lists: int
     names: tuple[str, ...]
     weights: Callable[[Any], tuple[tuple[str, str], ...]]
     decode: Callable[..., list[Any]]
@@ -169,16 +173,14 @@ _MATRICES = {
     cross.LOW_RANK: (("weight", "scale"), ("inner", "inner_scale")),
 }
 
+_LAYER = ("weight", "bias", "scale", "slope", "gate_scale", "gate_shift", "norm_weight", "norm_bias")
+
 _KINDS = {
-    mlp.mlp: _Kind(
-        1,
-        ("weight", "bias", "scale", "slope", "gate_scale", "gate_shift", "norm_weight", "norm_bias"),
-        lambda layer: (("weight", "scale"),),
-        mlp.decode,
-        mlp.encode,
-    ),
+    mlp.mlp: _Kind(1, 2, _LAYER, lambda layer: (("weight", "scale"),), mlp.decode, mlp.encode),
+    cin.cin: _Kind(2, 2, _LAYER, lambda layer: (("weight", "scale"),), mlp.decode, mlp.encode),
     cross.cross: _Kind(
         2,
+        1,
         ("weight", "bias", "inner", "scale", "inner_scale"),
         lambda layer: _MATRICES[layer.kind],
         cross.decode,

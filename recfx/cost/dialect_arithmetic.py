@@ -9,7 +9,7 @@ from typing import Any
 import torch
 from torch import fx
 
-from recfx.ops import attention, cross, hamming, interaction, lookup, mlp
+from recfx.ops import attention, cin, cross, hamming, interaction, lookup, mlp
 
 #: The number of elements of a (possibly fake) tensor.
 Count = Callable[[Any], int]
@@ -69,6 +69,16 @@ def _cross(node: fx.Node, elements: Count) -> int:
     return total
 
 
+def _cin(node: fx.Node, elements: Count) -> int:
+    """A multiplication for each product, and a multiply-add for each product and output."""
+    arguments: Any = node.args
+    x, params = arguments[1:3]
+    (layer,) = mlp.decode(arguments[3], arguments[4])
+    weight = _held(params[layer.weight])
+    rows = elements(_held(x)) // int(_held(x).shape[1])
+    return rows * (weight.numel() + int(weight.shape[1]))
+
+
 def _attention(node: fx.Node, elements: Count) -> int:
     """The first layer is split into terms. With products of query and keys, one matrix per query, which includes the keys' columns, is
     multiplied by every key. Without products, the keys' term is computed once for all rows that share the keys."""
@@ -95,6 +105,7 @@ _COUNTS: dict[Any, Callable[[fx.Node, Count], int]] = {
     lookup.grouped_lookup: _lookup,
     interaction.dot_interaction: _dots,
     interaction.fm: lambda node, elements: 2 * elements(_held(node.args[0])),
+    cin.cin: _cin,
     cross.cross: _cross,
     hamming.code_dot: _code_dot,
     attention.target_attention: _attention,

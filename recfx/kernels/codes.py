@@ -3,7 +3,7 @@
 from enum import IntEnum
 
 #: The digest of the table.
-DIGEST = 0x23235281EE9012
+DIGEST = 0x2BA04B1DA2B46B
 
 
 class Size(IntEnum):
@@ -61,6 +61,7 @@ class Kind(IntEnum):
     SPREAD = 17
     RUNNING = 18
     ROW_NUMBERS = 19
+    CIN = 20
 
 
 class ErrorCode(IntEnum):

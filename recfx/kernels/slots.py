@@ -53,6 +53,10 @@ SpreadFloat = IntEnum("SpreadFloat", ["CORRECTION"], start=0)
 RunningView = IntEnum("RunningView", ["INPUT"], start=0)
 RunningInt = IntEnum("RunningInt", ["PRODUCTS"], start=0)
 RowNumbersInt = IntEnum("RowNumbersInt", ["START", "STEP", "COUNT"], start=0)
+CinView = IntEnum("CinView", ["MAPS", "VECTORS"], start=0)
+CinInt = IntEnum("CinInt", ["FORMAT", "OUTPUTS", "INPUTS", "ACTIVATION", "TRIANGLE"], start=0)
+CinFloat = IntEnum("CinFloat", ["ACTIVATION_NUMBER", "INPUT_SCALE"], start=0)
+CinPointer = IntEnum("CinPointer", ["WEIGHT", "BIAS", "SCALE", "COLUMN_SUMS", "SLOPE", "GATE_SCALE", "GATE_SHIFT"], start=0)
 
 #: The endings of the names of enumerations: for views, ints, floats and pointers of a step.
 ENDINGS = ("View", "Int", "Float", "Pointer")
@@ -79,4 +83,5 @@ NAMES: dict[Kind, tuple[type[IntEnum], ...]] = {
     Kind.SPREAD: (SpreadView, SpreadInt, SpreadFloat),
     Kind.RUNNING: (RunningView, RunningInt),
     Kind.ROW_NUMBERS: (RowNumbersInt,),
+    Kind.CIN: (CinView, CinInt, CinFloat, CinPointer),
 }

@@ -10,7 +10,7 @@ from torch import fx
 
 from recfx.formats import encode_rows
 from recfx.formats.code_rows import Codes, pack_codes
-from recfx.ops import attention, cross, interaction, lookup, mlp, propagation
+from recfx.ops import attention, cin, cross, interaction, lookup, mlp, propagation
 from recfx.ops.hamming import QUERY_BITS, code_dot
 from recfx.testing.pool import Pool, width
 from recfx.testing.step_table import step
@@ -118,6 +118,21 @@ def _cross(pool: Pool, draw: Any) -> None:
             cross.CrossLayer(kind, at, len(params) - 1 if bias else -1, at + 1 if kind == cross.LOW_RANK else -1)
         )
     pool.keep(pool.call(cross.cross, first, pool.partner(draw, first, degree=2), params, cross.encode(layers)))
+
+
+@step("cin", cin.cin)
+def _cin(pool: Pool, draw: Any) -> None:
+    x0 = pool.pick(draw, 3, degree=2)
+    triangle = draw(st.booleans())
+    x = x0 if triangle or draw(st.booleans()) else pool.partner(draw, x0, degree=2)
+    maps, fields = (int(node.meta["val"].shape[1]) for node in (x, x0))
+    outputs, activation = draw(st.integers(1, 3)), draw(st.sampled_from([*_PLAIN, "prelu"]))
+    params = [pool.weight(outputs, cin.product_count(maps, fields, triangle), draw=draw), pool.weight(outputs)]
+    prelu = activation == "prelu"
+    params += [pool.weight(1)] if prelu else []
+    bias, slope = 1 if draw(st.booleans()) else -1, 2 if prelu else -1
+    layer = mlp.Layer(0, bias, activation=activation, slope=slope, number=0.1 if activation == "leaky-relu" else 0.0)
+    pool.keep(pool.call(cin.cin, x0, x, params, *mlp.encode([layer]), triangle))
 
 
 @step("fm", interaction.fm)

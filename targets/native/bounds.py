@@ -10,6 +10,8 @@ from recfx.kernels.codes import Kind, Place
 from recfx.kernels.slots import (
     AttentionView,
     BmmView,
+    CinInt,
+    CinView,
     CodeDotView,
     DotInt,
     DotView,
@@ -153,6 +155,15 @@ def _fm(step: Step) -> Iterator[Reach]:
     yield _reach("output", step.out, (1 if step.ints[FmInt.TOTAL] else x.runs[1][0], 1))
 
 
+def _cin(step: Step) -> Iterator[Reach]:
+    """The kernel reads as many maps and vectors as there are, and writes a row of outputs for each column."""
+    maps, vectors = step.views[CinView.MAPS], step.views[CinView.VECTORS]
+    columns = maps.runs[1][0]
+    yield _reach("maps", maps, *maps.runs)
+    yield _reach("vectors", vectors, vectors.runs[0], (columns, vectors.runs[1][1]))
+    yield _reach("output", step.out, (columns, step.out.runs[0][1]), (step.ints[CinInt.OUTPUTS], 1))
+
+
 def _reduce(step: Step) -> Iterator[Reach]:
     (x,) = step.views.values()
     outer, _, inner = _sizes(x)
@@ -232,6 +243,7 @@ _REACHES: dict[Kind, Callable[[Step], Iterator[Reach]]] = {
     Kind.LOOKUP: _lookup,
     Kind.DOT: _dot,
     Kind.FM: _fm,
+    Kind.CIN: _cin,
     Kind.POINTWISE: _by_output,
     Kind.REDUCE: _reduce,
     Kind.SOFTMAX: _row_wise,

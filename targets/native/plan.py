@@ -14,7 +14,7 @@ from recfx.kernels.abi import DTYPES, CFeature, CSlot, CStep, CView
 from recfx.kernels.codes import Kind, Place, WeightFormat
 from recfx.kernels.library import Library
 from recfx.kernels.memory import address
-from recfx.kernels.slots import GemmInt, LookupPointer
+from recfx.kernels.slots import CinInt, GemmInt, LookupPointer
 from recfx.targets.native.bounds import check_bounds
 from recfx.targets.native.builder import PlanBuilder
 from recfx.targets.native.slot_dtypes import check_dtypes
@@ -26,6 +26,12 @@ _MOST_BLOCK_BYTES = 16 << 20
 _MOST_ROWS = 256
 _WEIGHT_BYTES = {WeightFormat.F32: 4, WeightFormat.BF16: 2, WeightFormat.I8: 1}
 _FEW_POINTERS = 8
+
+#: Kinds of products -> the arguments that give the sizes and the format of the weight.
+_PRODUCTS: dict[Kind, tuple[int, int, int]] = {
+    Kind.GEMM: (GemmInt.OUTPUTS, GemmInt.INPUTS, GemmInt.FORMAT),
+    Kind.CIN: (CinInt.OUTPUTS, CinInt.INPUTS, CinInt.FORMAT),
+}
 
 
 class Plan:
@@ -111,16 +117,18 @@ def _block(steps: Sequence[Step], slots: Sequence[Slot], placed: Any) -> int:
         if slot.place is Place.TEMP and not slot.once:
             groups[c.group] = max(groups.get(c.group, 0), slot.width * slot.dtype.itemsize)
     scratch = max(sum(groups.values()), 1)
-    weights = sum(_weight_bytes(step) for step in steps if step.kind is Kind.GEMM and not step.once)
+    weights = sum(_weight_bytes(step) for step in steps if not step.once)
     balanced = min(weights // (2 * scratch), _MOST_BLOCK_BYTES // scratch)
     return max(1, min(_MOST_ROWS, max(_BLOCK_BYTES // scratch, balanced)))
 
 
 def _weight_bytes(step: Step) -> int:
-    """Bytes of the weight of a product."""
-    return (
-        step.ints[GemmInt.OUTPUTS] * step.ints[GemmInt.INPUTS] * _WEIGHT_BYTES[WeightFormat(step.ints[GemmInt.FORMAT])]
-    )
+    """Bytes of the weight of a product; 0 for other steps."""
+    names = _PRODUCTS.get(step.kind)
+    if names is None:
+        return 0
+    outputs, inputs, format_ = (step.ints[name] for name in names)
+    return outputs * inputs * _WEIGHT_BYTES[WeightFormat(format_)]
 
 
 def _groups(builder: PlanBuilder) -> dict[int, int]:

@@ -62,6 +62,16 @@ STEPS: dict[str, tuple[Step, list[int], list[tuple[int, int]]]] = {
         [30, 30, 30],
         [(0, 11), (5, 6), (0, 11)],
     ),
+    "interaction network": (
+        step_of(
+            Kind.CIN,
+            {0: View(0, 2, ((3, 1), (4, 3))), 1: View(1, 1, ((5, 4), (4, 1)))},
+            View(2, 1, ((4, 6), (6, 1))),
+            [0, 6, 15],
+        ),
+        [30, 30, 30],
+        [(2, 13), (1, 20), (1, 24)],
+    ),
     "factorisation machine": (
         step_of(Kind.FM, {0: View(0, 0, ((4, 3), (3, 1)))}, View(1, 1, ()), [0]),
         [30, 30],

@@ -3,7 +3,7 @@
 #include <cstdint>
 
 // The digest of the table.
-constexpr int64_t RECFX_CODES = 0x23235281EE9012;
+constexpr int64_t RECFX_CODES = 0x2BA04B1DA2B46B;
 
 enum RecfxSize : int32_t {
     RECFX_RANK = 4,
@@ -52,6 +52,7 @@ enum RecfxStepKind : int32_t {
     RECFX_SPREAD = 17,
     RECFX_RUNNING = 18,
     RECFX_ROW_NUMBERS = 19,
+    RECFX_CIN = 20,
 };
 
 enum RecfxErrorCode : int64_t {
@@ -277,6 +278,7 @@ enum RecfxRoundTo : int64_t {
     X(FOLD, fold) \
     X(SPREAD, spread) \
     X(RUNNING, running) \
-    X(ROW_NUMBERS, row_numbers)
+    X(ROW_NUMBERS, row_numbers) \
+    X(CIN, cin)
 
-constexpr int32_t RECFX_STEP_KINDS = 20;
+constexpr int32_t RECFX_STEP_KINDS = 21;

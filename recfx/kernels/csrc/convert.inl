@@ -19,7 +19,14 @@ inline void row_units(const float* x, int64_t k, int64_t units, uint32_t* to) {
             __builtin_memcpy(to, x, size_t(k) * 4);
     } else {
         const int64_t whole = k / 2;
-        for (int64_t u = 0; u < whole; ++u) to[u] = bf16_bits(x[2 * u]) >> 16 | bf16_bits(x[2 * u + 1]);
+        int64_t u = 0;
+#if RECFX_HAS_BF16
+        for (; 2 * u + 2 * W <= k; u += W) {
+            const __m512bh pairs = _mm512_cvtne2ps_pbh((__m512)load(x + 2 * u + W), (__m512)load(x + 2 * u));
+            __builtin_memcpy(to + u, &pairs, 64);
+        }
+#endif
+        for (; u < whole; ++u) to[u] = bf16_bits(x[2 * u]) >> 16 | bf16_bits(x[2 * u + 1]);
         if (whole < units) to[whole] = bf16_bits(x[2 * whole]) >> 16;
     }
 }
@@ -99,10 +106,9 @@ inline void write_codes(const float* x, int64_t k, int64_t units, const RowCodes
     }
 }
 
-// One row as integers. False, and units of zero, for a row that holds an infinity or NaN.
+// One row of a known range as integers. False, and units of zero, for a row that holds an infinity or NaN.
 template <class D>
-inline bool quantize_row(const float* x, int64_t k, int64_t units, float calibrated, uint32_t* to, float& scale, int32_t& zero) {
-    const RowRange range = range_of(x, k);
+inline bool quantize_row_of(const RowRange& range, const float* x, int64_t k, int64_t units, float calibrated, uint32_t* to, float& scale, int32_t& zero) {
     if (__builtin_expect(!range.finite, 0)) {
         __builtin_memset(to, 0, size_t(units) * 4);
         scale = 0;
@@ -115,6 +121,11 @@ inline bool quantize_row(const float* x, int64_t k, int64_t units, float calibra
     if (__builtin_expect(codes.lift != 1.0f, 0)) write_codes<D, true>(x, k, units, codes, to);
     else write_codes<D, false>(x, k, units, codes, to);
     return true;
+}
+
+template <class D>
+inline bool quantize_row(const float* x, int64_t k, int64_t units, float calibrated, uint32_t* to, float& scale, int32_t& zero) {
+    return quantize_row_of<D>(range_of(x, k), x, k, units, calibrated, to, scale, zero);
 }
 
 }  // namespace

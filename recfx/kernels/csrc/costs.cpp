@@ -13,9 +13,10 @@ constexpr int64_t JAGGED_LENGTH = 8;        // the assumed number of ids of a ba
 
 double bytes_of_weight(int64_t format) { return format == WEIGHT_I8 ? 1 : format == WEIGHT_BF16 ? 2 : 4; }
 
+template <class Int>
 Cost product_cost(const RecfxStep& step) {
-    const double size = double(step.ints[GemmInt::outputs]) * double(step.ints[GemmInt::inputs]);
-    return {size * bytes_of_weight(step.ints[GemmInt::format]) / WEIGHT_BYTES_PER_NS, double(product_rows(step)) * size * 2 / OPERATIONS_PER_NS};
+    const double size = double(step.ints[Int::outputs]) * double(step.ints[Int::inputs]);
+    return {size * bytes_of_weight(step.ints[Int::format]) / WEIGHT_BYTES_PER_NS, double(product_rows(step)) * size * 2 / OPERATIONS_PER_NS};
 }
 
 Cost lookup_cost(const RecfxStep& step) {
@@ -40,7 +41,8 @@ Cost key_scores_cost(const RecfxStep& step) {
 
 Cost cost_of(const RecfxStep& step) {
     switch (step.kind) {
-        case RECFX_GEMM: return product_cost(step);
+        case RECFX_GEMM: return product_cost<GemmInt>(step);
+        case RECFX_CIN: return product_cost<CinInt>(step);
         case RECFX_LOOKUP: return lookup_cost(step);
         case RECFX_KEY_SCORES: return key_scores_cost(step);
         default: break;
@@ -53,6 +55,7 @@ Cost cost_of(const RecfxStep& step) {
 int64_t product_rows(const RecfxStep& step) {
     switch (step.kind) {
         case RECFX_GEMM: return step.views[GemmView::input].size[0];
+        case RECFX_CIN: return step.views[CinView::maps].size[1];
         case RECFX_KEY_SCORES: return step.ints[KeyScoresInt::keys];
         default: return 1;
     }

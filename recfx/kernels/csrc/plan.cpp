@@ -184,7 +184,7 @@ void find_early(Plan& plan) {
     bool behind = false;
     for (size_t i = 0; i < plan.steps.size(); ++i) {
         const RecfxStep& step = plan.steps[i];
-        behind |= step.kind == RECFX_GEMM && !step.once;
+        behind |= (step.kind == RECFX_GEMM || step.kind == RECFX_CIN) && !step.once;
         if (step.kind != RECFX_LOOKUP || step.once || !behind) continue;
         const auto* features = static_cast<const RecfxFeature*>(step.pointers[LookupPointer::features]);
         bool all = true;

@@ -50,6 +50,10 @@ struct SpreadFloat { enum : int32_t { correction, fields }; };
 struct RunningView { enum : int32_t { input, fields }; };
 struct RunningInt { enum : int32_t { products, fields }; };
 struct RowNumbersInt { enum : int32_t { start, step, count, fields }; };
+struct CinView { enum : int32_t { maps, vectors, fields }; };
+struct CinInt { enum : int32_t { format, outputs, inputs, activation, triangle, fields }; };
+struct CinFloat { enum : int32_t { activation_number, input_scale, fields }; };
+struct CinPointer { enum : int32_t { weight, bias, scale, column_sums, slope, gate_scale, gate_shift, fields }; };
 
 static_assert(int(GemmView::fields) <= RECFX_VIEWS, "GemmView");
 static_assert(int(GemmInt::fields) <= RECFX_INTS, "GemmInt");
@@ -96,3 +100,7 @@ static_assert(int(SpreadFloat::fields) <= RECFX_FLOATS, "SpreadFloat");
 static_assert(int(RunningView::fields) <= RECFX_VIEWS, "RunningView");
 static_assert(int(RunningInt::fields) <= RECFX_INTS, "RunningInt");
 static_assert(int(RowNumbersInt::fields) <= RECFX_INTS, "RowNumbersInt");
+static_assert(int(CinView::fields) <= RECFX_VIEWS, "CinView");
+static_assert(int(CinInt::fields) <= RECFX_INTS, "CinInt");
+static_assert(int(CinFloat::fields) <= RECFX_FLOATS, "CinFloat");
+static_assert(int(CinPointer::fields) <= RECFX_POINTERS, "CinPointer");

@@ -2,6 +2,7 @@
 
 from recfx.targets.native.rules import (
     attention,
+    cin,
     composites,
     concatenate,
     convolution,
@@ -28,6 +29,7 @@ from recfx.targets.native.rules import (
 
 __all__ = [
     "attention",
+    "cin",
     "composites",
     "concatenate",
     "convolution",

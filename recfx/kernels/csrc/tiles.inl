@@ -1,0 +1,267 @@
+// Products of rows with packed weights: tiles of sums, and the epilogue that writes them.
+//
+// Every element of the product is summed over k in order in one accumulator, in every tile: the result does not depend on the batch size, the
+// blocking or the number of threads.
+#pragma once
+#include "activation.inl"
+#include "convert.inl"
+#include "kernels.h"
+#include "pack.inl"
+
+namespace recfx {
+namespace {
+
+#if RECFX_LANES == 16
+constexpr int TILE_ROWS = 14;  // 28 of 32 registers hold sums
+#elif defined(__aarch64__)
+constexpr int TILE_ROWS = 12;  // 24 of 32
+#else
+constexpr int TILE_ROWS = 6;
+#endif
+constexpr int64_t CHUNK_BYTES = 256 << 10;
+constexpr int64_t DEEP = 2048, SLAB = 512;  // units: a longer sum is split into slabs, so that many rows share one read of the weights
+
+// The memory that the epilogue of one row reads and writes.
+struct EpilogueRow {
+    const float *mul, *add;
+    float* out;
+    float scale;   // of an int8 input
+    int32_t zero;  // the offset of an int8 input
+    const float* not_finite = nullptr;  // an int8 input that holds an infinity or NaN
+};
+
+struct Epilogue {
+    Activation activation;
+    const float *bias, *scale;
+    const int32_t* column_sums;
+    const EpilogueRow* rows;  // of the chunk
+    int64_t n;
+    bool sums_first;  // both `mul` and `add` are added before the activation
+    bool plain;       // neither `mul` nor `add`, and at most a ReLU
+    float* partial = nullptr;  // sums of the slabs before, by row of the chunk and padded column
+    bool resume = false, keep = false;  // whether a slab starts from those sums; whether it stores its own there
+    const uint32_t* weights = nullptr;  // packed int8 weights [k], for rows with infinities or NaN
+    int64_t k = 0;
+
+    float* partial_at(int64_t chunk_row, int64_t column) const { return partial + chunk_row * ((n + PANEL - 1) / PANEL * PANEL) + column; }
+
+    // The product of a row with infinities or NaN and int8 weights. Finite numbers of the row do not change the result.
+    __attribute__((noinline)) vf product_of_not_finite(const float* x, int64_t column) const {
+        const uint32_t* from = weights + column / PANEL * ((k + DotI8::depth - 1) / DotI8::depth) * PANEL + column % PANEL;
+        vf sum = {};
+        for (int64_t i = 0; i < k; ++i)
+            if (!(__builtin_fabsf(x[i]) <= __FLT_MAX__))
+                sum = sum + x[i] * to_float(integers_of<DotI8>(load_as<vi>(from + i / DotI8::depth * PANEL), i % DotI8::depth));
+        return sum * load(scale + column);
+    }
+
+    template <class V>
+    inline vf product(V acc, const EpilogueRow& r, int64_t column) const {
+        if constexpr (__is_same(V, vi)) {
+            if (__builtin_expect(r.not_finite != nullptr, 0)) return product_of_not_finite(r.not_finite, column);
+            const vi sum = r.zero ? acc - r.zero * load_as<vi>(column_sums + column) : acc;
+            return to_float(sum) * load(scale + column) * r.scale;
+        } else {
+            return acc;
+        }
+    }
+
+    template <class V>
+    inline void write(V acc, const EpilogueRow& r, int64_t column) const {
+        const int64_t left = n - column;
+        if (left <= 0) return;
+        vf y = product(acc, r, column);
+        if (bias) y = y + load(bias + column);
+        const vf m = !r.mul ? vf{} : left >= W ? load(r.mul + column) : load_some(r.mul + column, left);
+        const vf a = !r.add ? vf{} : left >= W ? load(r.add + column) : load_some(r.add + column, left);
+        if (sums_first) y = y + a + m;
+        if (activation.kind) y = activate(y, activation, column);
+        if (!sums_first && r.mul) y = y * m;
+        if (!sums_first && r.add) y = y + a;
+        if (left >= W) store(r.out + column, y);
+        else store_some(r.out + column, y, left);
+    }
+
+    // Whole vectors with at most a bias and a ReLU.
+    template <class V>
+    inline void write_plain(V acc, const EpilogueRow& r, int64_t column, bool relu) const {
+        vf y = product(acc, r, column);
+        if (bias) y = y + load(bias + column);
+        store(r.out + column, relu ? (y < 0.0f ? splat(0.0f) : y) : y);
+    }
+};
+
+// The epilogue of a step. Int, Float and Pointer are the enumerations that name its arguments.
+template <class Int, class Float, class Pointer>
+inline Epilogue epilogue_of(const RecfxStep& step) {
+    const Activation activation = activation_of<Int, Float, Pointer>(step);
+    return {activation, static_cast<const float*>(step.pointers[Pointer::bias]), static_cast<const float*>(step.pointers[Pointer::scale]),
+            static_cast<const int32_t*>(step.pointers[Pointer::column_sums]), nullptr, step.ints[Int::outputs], false, activation.kind <= ACT_RELU};
+}
+
+// Inputs and weights of a product: rows of `units` units, `row_units` apart; panels `panel_units` apart.
+struct Operands {
+    const uint32_t *a, *b;
+    int64_t row_units, panel_units, units;
+
+    Operands from(int64_t row, int64_t panel) const { return {a + row * row_units, b + panel * panel_units, row_units, panel_units, units}; }
+};
+
+// MR rows by V vectors of columns from a panel's first on: half a panel, a panel, or several.
+template <class D, int MR, int V>
+inline void tile(const Operands& o, const Epilogue& e, int64_t chunk_row, int64_t panel) {
+    constexpr bool floats = !__is_same(typename D::V, vi);
+    typename D::V acc[MR][V] = {};
+    if constexpr (floats && V <= 2) {
+        if (e.resume)
+            for (int r = 0; r < MR; ++r)
+                for (int v = 0; v < V; ++v) acc[r][v] = load(e.partial_at(chunk_row + r, panel * PANEL + v * W));
+    }
+    const uint32_t* a = o.a;
+    const int64_t stride = o.row_units;
+    for (int64_t u = 0; u < o.units; ++u) {
+#pragma GCC unroll 16
+        for (int v = 0; v < V; v += 2) {
+            const uint32_t* bp = o.b + v / 2 * o.panel_units + u * PANEL;
+#pragma GCC unroll 16
+            for (int r = 0; r < MR; ++r) {
+                acc[r][v] = D::step(acc[r][v], a[r * stride + u], bp);
+                if constexpr (V > 1) acc[r][v + 1] = D::step(acc[r][v + 1], a[r * stride + u], bp + W);
+            }
+        }
+    }
+    if constexpr (floats && V <= 2) {
+        if (e.keep) {
+            for (int r = 0; r < MR; ++r)
+                for (int v = 0; v < V; ++v) store(e.partial_at(chunk_row + r, panel * PANEL + v * W), acc[r][v]);
+            return;
+        }
+    }
+    const EpilogueRow* to = e.rows + chunk_row;
+    if (e.plain && panel * PANEL + V * W <= e.n) {
+        const bool relu = e.activation.kind == ACT_RELU;
+#pragma GCC unroll 16
+        for (int r = 0; r < MR; ++r)
+#pragma GCC unroll 16
+            for (int v = 0; v < V; ++v) e.write_plain(acc[r][v], to[r], panel * PANEL + v * W, relu);
+        return;
+    }
+    for (int r = 0; r < MR; ++r)
+        for (int v = 0; v < V; ++v) e.write(acc[r][v], to[r], panel * PANEL + v * W);
+}
+
+inline bool half(const Epilogue& e, int64_t panel) { return e.n - panel * PANEL <= W; }
+
+// A few rows do not fill the registers with sums; several panels at once hide their latency. Every other call goes backward: if the weights
+// are a little larger than the second-level cache, the part that the previous call read last is still in the cache and is read first.
+template <class D, int MR>
+inline void few_rows(const Operands& o, const Epilogue& e, int64_t p0, int64_t p1, bool backward) {
+    constexpr int P = MR == 1 ? 4 : 2;
+    const int64_t groups = (p1 - p0) / P, rest = (p1 - p0) % P;
+    if (backward)
+        for (int64_t panel = p1; panel > p1 - rest;) --panel, tile<D, MR, 2>(o.from(0, panel), e, 0, panel);
+    for (int64_t i = 0; i < groups; ++i) {
+        const int64_t panel = p0 + (backward ? groups - 1 - i : i) * P;
+        tile<D, MR, 2 * P>(o.from(0, panel), e, 0, panel);
+    }
+    if (!backward)
+        for (int64_t panel = p1 - rest; panel < p1; ++panel) tile<D, MR, 2>(o.from(0, panel), e, 0, panel);
+}
+
+using TileFunction = void (*)(const Operands&, const Epilogue&, int64_t, int64_t);
+
+template <class D, int V, int MR = 1>
+inline TileFunction tile_of(int64_t rows) {
+    if constexpr (MR > TILE_ROWS)
+        return nullptr;
+    else
+        return rows == MR ? &tile<D, MR, V> : tile_of<D, V, MR + 1>(rows);
+}
+
+// The scratch memory for one chunk of rows: their units, `row_units` apart, and the destinations of their results.
+struct Chunk {
+    uint32_t* units;
+    int64_t row_units;
+    EpilogueRow* rows;
+};
+
+// The product of a chunk's rows with panels [p0, p1). Not inlined: all sources of rows share one copy of its tiles.
+template <class D>
+__attribute__((noinline)) void multiply(const Operands& o, int64_t count, const Epilogue& e, int64_t p0, int64_t p1, bool backward) {
+    if (!e.partial) switch (count) {
+        case 1: return few_rows<D, 1>(o, e, p0, p1, backward);
+        case 2: return few_rows<D, 2>(o, e, p0, p1, backward);
+        case 3: return few_rows<D, 3>(o, e, p0, p1, backward);
+        case 4: return few_rows<D, 4>(o, e, p0, p1, backward);
+    }
+    const int64_t tiles = (count + TILE_ROWS - 1) / TILE_ROWS;
+    for (int64_t panel = p0; panel < p1; ++panel)
+        for (int64_t t = 0; t < tiles; ++t) {
+            int64_t r0, r1;
+            split(count, t, tiles, r0, r1);
+            const auto of_rows = half(e, panel) ? tile_of<D, 1>(r1 - r0) : tile_of<D, 2>(r1 - r0);
+            of_rows(o.from(r0, panel), e, r0, panel);
+        }
+}
+
+// The sizes of a product, and its packed weights.
+struct PackedProduct {
+    int64_t rows, n, k;
+    const uint32_t* weights;
+};
+
+// Rows [first, first + count) of a product's input, as a `Source` of `multiply_rows`:
+//   DEEP_ROWS                           the fewest rows, less one, whose long sums are split into slabs
+//   bytes(held, columns)                scratch memory for `held` rows, of which `columns` numbers are converted at once
+//   hold(memory, held, columns)         gives it that memory
+//   fill(first, count, slab, units, chunk)  converts the units [slab, slab + units) of the rows and sets the destinations of their results; may write
+//                                       W numbers past the end of the last row
+template <class D, bool Integers, class Source>
+inline void multiply_rows(const PackedProduct& product, Epilogue e, Source& source, const Context& context, const Range& range) {
+    const int64_t n = product.n, units = (product.k + D::depth - 1) / D::depth, panels = (n + PANEL - 1) / PANEL;
+    int64_t p0 = 0, p1 = panels, m0 = 0, m1 = product.rows;
+    if (range.parts > 1) {
+        if (panels >= product.rows) split(panels, range.part, range.parts, p0, p1);
+        else split(product.rows, range.part, range.parts, m0, m1);
+    }
+    // An int8 row has one scale, so the whole row is converted at once.
+    const bool deep = !Integers && units > DEEP && m1 - m0 > Source::DEEP_ROWS;
+    const int64_t slab = deep ? SLAB : units > 0 ? units : 1;
+    // Rows a power of two apart would compete for the few lines of one cache set.
+    const int64_t stride = slab % 256 == 0 ? slab + 16 : slab;
+    const int64_t chunk_rows = CHUNK_BYTES / (slab * 4) < TILE_ROWS ? TILE_ROWS : CHUNK_BYTES / (slab * 4);
+    const int64_t held = chunk_rows < m1 - m0 ? chunk_rows : m1 - m0;
+    const size_t unit_bytes = (size_t(held * stride + W) * 4 + 63) / 64 * 64, partial_bytes = deep ? size_t(held * panels * PANEL) * 4 : 0;
+    const size_t row_bytes = (size_t(held) * sizeof(EpilogueRow) + 63) / 64 * 64;
+    const size_t bytes = unit_bytes + partial_bytes + row_bytes + source.bytes(held, slab * D::depth);
+    char* memory = static_cast<char*>(context.scratch->at_least(bytes));
+    if (!memory) return context.errors->no_memory(context.step, int64_t(bytes));
+    const Chunk chunk{reinterpret_cast<uint32_t*>(memory), stride, reinterpret_cast<EpilogueRow*>(memory + unit_bytes + partial_bytes)};
+    source.hold(memory + unit_bytes + partial_bytes + row_bytes, held, slab * D::depth);
+    e.rows = chunk.rows;
+    if (deep) e.partial = reinterpret_cast<float*>(memory + unit_bytes);
+    if (Integers) e.weights = product.weights, e.k = product.k;
+    for (int64_t row = m0; row < m1; row += held) {
+        const int64_t count = held < m1 - row ? held : m1 - row;
+        for (int64_t u = 0; u < units; u += slab) {
+            const int64_t width = slab < units - u ? slab : units - u;
+            e.resume = u > 0;
+            e.keep = u + width < units;
+            source.fill(row, count, u, width, chunk);
+            multiply<D>({chunk.units, product.weights + u * PANEL, stride, units * PANEL, width}, count, e, p0, p1, context.backward);
+        }
+    }
+}
+
+// Calls `run` with the products of a weight format and whether its rows are quantised.
+template <class F>
+inline void with_format(int64_t format, F run) {
+    switch (format) {
+        case WEIGHT_BF16: return run(DotBF16{}, KindOf<false>{});
+        case WEIGHT_I8: return run(DotI8{}, KindOf<true>{});
+        default: return run(DotF32{}, KindOf<false>{});
+    }
+}
+
+}  // namespace
+}  // namespace recfx
