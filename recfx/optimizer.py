@@ -43,6 +43,7 @@ def optimize(
     extra_passes: Mapping[str, Passes] | Passes = (),
     cast_inputs: bool = False,
     tables: bool | None = None,
+    placement: str | Mapping[str, str] | None = None,
 ) -> CompiledModel:
     """Makes a trained model faster.
 
@@ -79,6 +80,10 @@ def optimize(
         cast_inputs: Convert floating-point inputs of another width at calls, such as NumPy's float64, and integers given for
             floating-point inputs. Lists, NumPy arrays of the right dtype and integers of another width are always converted.
         tables: The former name of `catalogue`; deprecated.
+        placement: How the backends of the target are chosen for the parts of the model. "measure" times the plans that may be the
+            fastest, "model" takes the plan with the lowest predicted time, and a dict of module paths, operators or regions gives these
+            to backends: {"text_tower": "openvino"}. By default "measure", or "model" with `measure=False`. A list of targets without
+            `placement` is the order in which backends are tried.
 
     Returns:
         The compiled model; `.report` lists the rewrites.
@@ -112,6 +117,7 @@ def optimize(
         constant_inputs=constant_inputs,
         catalogue=catalogue,
         copy_weights=copy_weights,
+        placement=dict(placement) if isinstance(placement, Mapping) else placement,
     )
     if isinstance(model, CompiledModel):
         raise InputError(

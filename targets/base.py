@@ -131,6 +131,10 @@ class Backend(ABC):
         """
         return None
 
+    def slow_to_lower(self, region: Region) -> bool:
+        """Whether lowering takes tens of seconds. The region then goes to the backend only if a target names the backend."""
+        return False
+
     @abstractmethod
     def lower(self, region: Region) -> Lowered:
         """Makes a region runnable.

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 import weakref
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -16,12 +16,13 @@ from recfx.capture.capture_one_row import capture_one_row
 from recfx.capture.model_state import unchanged
 from recfx.capture.requests import repeat_example, share_requests
 from recfx.driver.blame import Blame
+from recfx.driver.competition import place
 from recfx.driver.constant_inputs import Held, hold_constants
 from recfx.driver.fewer_collections import fewer_collections
-from recfx.driver.lowering import lower
-from recfx.driver.measure import do_no_harm
+from recfx.driver.measure import do_no_harm, with_measured_regions
 from recfx.driver.options import Options
 from recfx.driver.parts import Parts
+from recfx.driver.plans import Layout
 from recfx.driver.recipe import Recipe, state_shapes
 from recfx.driver.report import approximation, report_of
 from recfx.driver.stage_times import StageTimes
@@ -42,7 +43,7 @@ def build(
     args: tuple[Any, ...],
     kwargs: Mapping[str, Any],
     user_model: weakref.ref[torch.nn.Module],
-    assignment: Mapping[str, str] | None = None,
+    layouts: Sequence[Layout] = (),
 ) -> Parts:
     """Makes a compiled model.
 
@@ -52,7 +53,7 @@ def build(
         args: Positional example inputs.
         kwargs: Keyword example inputs.
         user_model: The user's model, for a later refresh.
-        assignment: Name of an operator -> its backend in an earlier build of the same model.
+        layouts: The plans of an earlier build of the same model, and those for a batch of one row.
 
     Raises:
         RecfxError: See `recfx.optimize`.
@@ -63,13 +64,13 @@ def build(
         with stages.run("capture", CaptureError):
             held = hold_constants(model, options.constant_inputs, options.catalogue, args, kwargs)
             captured, one_row = _capture(held, options)
-        road = _Road(model, held, options, stages, user_model, assignment or {})
-        parts = road.walk(captured, options.debug)
+        road = _Road(model, held, options, stages, user_model)
+        parts = road.walk(captured, options.debug, *layouts[:1])
         if not (options.copy_weights or parts.report.kept_eager):
             parts.watch = watch_weights(model, captured)
         if one_row is not None:
             folder = options.debug / "one-row" if options.debug else None
-            parts = parts.with_one_row(road.walk(one_row, folder))
+            parts = parts.with_one_row(road.walk(one_row, folder, *layouts[1:]))
         return parts
 
 
@@ -110,7 +111,6 @@ class _Road:
         options: The user's options.
         stages: The time of each stage.
         user_model: See `build`.
-        assignment: Likewise.
     """
 
     model: torch.nn.Module
@@ -118,9 +118,8 @@ class _Road:
     options: Options
     stages: StageTimes
     user_model: weakref.ref[torch.nn.Module]
-    assignment: Mapping[str, str]
 
-    def walk(self, captured: Program, debug: Path | None) -> Parts:
+    def walk(self, captured: Program, debug: Path | None, layout: Layout | None = None) -> Parts:
         """Runs the stages on a captured program, and returns the parts of a compiled model."""
         options, stages = self.options, self.stages
         captured.signature = self.held.mark(captured.signature)
@@ -128,20 +127,21 @@ class _Road:
             result = self._passes(captured, debug)
             runs = self._checked(captured, result, debug)
         with stages.run("lowering", TargetError):
-            placed, found = lower(
-                own_outputs(result.program), options.backends, runs, _applied(result), self.assignment
-            )
-            result.program.notices += (*found, *options.notices())
+            outcome = place(own_outputs(result.program), options, runs, _applied(result), layout)
+            placed = outcome.plans.main
+            result.program.notices += (*outcome.notices, *options.notices())
             report = report_of(type(self.model).__name__, options.target, placed, captured, result)
+            report = dataclasses.replace(report, plans=outcome.times, regions=outcome.regions)
             if _applied(result) is Exactness.APPROX:
                 report = dataclasses.replace(report, approximation=approximation(captured, placed))
-            parts = Parts(placed, report)
+            parts = Parts(placed, report, plans=outcome.plans)
         if options.measure:
             with stages.run("measuring", MeasureError), unchanged(self.held.model):
                 parts = do_no_harm(parts, self.held.model)
                 if parts.report.left_to_torch:
                     shares = with_shares(placed, parts.program.example)
                     parts.report = dataclasses.replace(parts.report, torch_operators=shares)
+                parts.report = with_measured_regions(parts)
         parts.recipe = Recipe(options, self.held.values, state_shapes(self.model), self.user_model)
         parts.report.seconds.update(stages.seconds)
         return parts

@@ -54,45 +54,66 @@ def lower(
         TargetError: No backend supports an operator.
         VerificationError: The last backend that supports a region changes its outputs.
     """
-    attempt = _Attempt(program, backends, runs, applied)
-    chosen = attempt.first_choice(assignment or {})
-    default = backends[0].name
-    shared: dict[str, Any] = {}
-    while True:
-        found = split(program, chosen, default, shared)
-        placed, extremes, failures = attempt.run(found)
-        if placed is not None and not failures:
-            return placed, (*attempt.notices, *extremes, *narrow_comparisons(runs))
-        chosen |= attempt.refused_again(chosen)
-        for index, (error, text) in failures.items():
-            following = attempt.next_choice(found, index)
-            if following is None:
-                raise error
-            attempt.notices.append(text)
-            default = following
-            members = set(found.members(index))
-            chosen |= {node: following for node in chosen if node.name in members}
+    return Lowering(program, backends, runs, applied).place(assignment or {})
 
 
-class _Attempt:
-    """Attempts to place one program.
+class Lowering:
+    """Lowers one program, once or with several assignments. Verdicts and packed weights are shared by all of them.
 
     Args:
         program: See `lower`.
         backends: Likewise.
         runs: Likewise.
         applied: Likewise.
+        earlier: A lowering of the same program on other backends, whose verdicts and packed weights are used again.
+        instead: The backends that get a region whose backend fails; by default those after it in `backends`.
+
+    Attributes:
+        backends: Name -> backend, in the order in which they are tried.
+        verdicts: Backend -> its verdict on each operator.
     """
 
-    def __init__(self, program: Program, backends: Sequence[Backend], runs: Sequence[Run], applied: Exactness) -> None:
+    def __init__(
+        self,
+        program: Program,
+        backends: Sequence[Backend],
+        runs: Sequence[Run],
+        applied: Exactness,
+        *,
+        earlier: Lowering | None = None,
+        instead: Sequence[str] = (),
+    ) -> None:
         self.program, self.runs, self.applied = program, runs, applied
         self.target = [backend.name for backend in backends]
+        self.instead = instead
         self.backends = {backend.name: backend for backend in backends}
         self.backends.setdefault(EagerBackend.name, EagerBackend())
         self.notices: list[str] = []
+        self.shared: dict[str, Any] = earlier.shared if earlier is not None else {}
+        known = earlier.verdicts if earlier is not None else {}
         self.verdicts: dict[str, dict[fx.Node, Verdict]] = {}
         for name, backend in self.backends.items():
-            self.verdicts[name] = self._verdicts(backend)
+            self.verdicts[name] = known[name] if name in known else self._verdicts(backend)
+
+    def place(self, assignment: Mapping[str, str]) -> tuple[Placed, tuple[str, ...]]:
+        """Lowers the program with an assignment; see `lower`."""
+        chosen = self.first_choice(assignment)
+        default = self.target[0]
+        while True:
+            found = split(self.program, chosen, default, self.shared)
+            placed, extremes, failures = self.run(found)
+            if placed is not None and not failures:
+                notices, self.notices = self.notices, []
+                return placed, (*notices, *extremes, *narrow_comparisons(self.runs))
+            chosen |= self.refused_again(chosen)
+            for index, (error, text) in failures.items():
+                following = self.next_choice(found, index)
+                if following is None:
+                    raise error
+                self.notices.append(text)
+                default = following
+                members = set(found.members(index))
+                chosen |= {node: following for node in chosen if node.name in members}
 
     def _verdicts(self, backend: Backend) -> dict[fx.Node, Verdict]:
         """A backend's verdicts on the operators. If its dry run fails and the target has another backend, all are negative."""
@@ -126,6 +147,8 @@ class _Attempt:
         """The next backend to try for a region; None after the last one."""
         name = found.backends[index]
         following = self.target[self.target.index(name) + 1 :] if name in self.target else []
+        if self.instead:
+            following = [*self.instead[self.instead.index(name) + 1 :]] if name in self.instead else [*self.instead]
         members = set(found.members(index))
         nodes = [node for node in self._operators() if node.name in members]
         return next((name for name in following if all(self.verdicts[name][node] for node in nodes)), None)

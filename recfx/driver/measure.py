@@ -11,7 +11,8 @@ import torch
 
 from recfx.cost.timing import Comparison, compare
 from recfx.driver.parts import Parts
-from recfx.driver.report import Measured
+from recfx.driver.plan_times import region_seconds, rows_of
+from recfx.driver.report import Measured, Report
 from recfx.driver.user_model import as_user, bind_user_model, eager_call, refusal
 from recfx.ir.op_sets import RECURRENT
 from recfx.ir.probes import has_fixed_bags, probes, reshuffle
@@ -46,7 +47,7 @@ def do_no_harm(parts: Parts, model: torch.nn.Module, *, seconds: float = SECONDS
         eager = eager_call(model, *as_user(parts, leaves))
         if (reason := refusal(eager)) is not None:
             notices.append(
-                f"your own model fails at batch {_rows(parts, leaves)}, so that size was not measured: {reason}"
+                f"your own model fails at batch {rows_of(parts.program, leaves)}, so that size was not measured: {reason}"
             )
             continue
         candidates: dict[str, Callable[[], Any]] = {
@@ -54,7 +55,7 @@ def do_no_harm(parts: Parts, model: torch.nn.Module, *, seconds: float = SECONDS
             "compiled": partial(parts.entry, *positional, **keyword),
         }
         comparison = _compare(candidates, seconds)
-        measured.append(_measured(_rows(parts, leaves), comparison))
+        measured.append(_measured(rows_of(parts.program, leaves), comparison))
         harmful |= comparison.slower("compiled", than="eager")
         # A disturbance of the machine can hit a few calls of one model only, so a worse tail must show twice.
         harmful |= all(c.slower_at_worst("compiled", than="eager") for c in _twice(comparison, candidates, seconds))
@@ -65,7 +66,7 @@ def do_no_harm(parts: Parts, model: torch.nn.Module, *, seconds: float = SECONDS
         notices=(*parts.report.notices, *notices),
     )
     run = bind_user_model(parts, model) if harmful else parts.run
-    return Parts(parts.placed, report, run, parts.recipe, parts.one_row)
+    return Parts(parts.placed, report, run, parts.recipe, parts.one_row, parts.plans)
 
 
 def _compare(candidates: Mapping[str, Callable[[], Any]], seconds: float) -> Comparison:
@@ -89,7 +90,7 @@ def _measured_inputs(parts: Parts) -> list[Sequence[Any]]:
     """One row, the example, and many rows where the gain depends on their number."""
     one = [leaves for name, leaves in probes(parts.program) if name.endswith("batch 1")]
     example = list(parts.program.example)
-    return [*one[:1], example, *_many_rows(parts.program, _rows(parts, example))]
+    return [*one[:1], example, *_many_rows(parts.program, rows_of(parts.program, example))]
 
 
 def _many_rows(program: Program, measured: int) -> list[Sequence[Any]]:
@@ -107,8 +108,11 @@ def _many_rows(program: Program, measured: int) -> list[Sequence[Any]]:
     return [reshuffle(program, rows, torch.Generator().manual_seed(0))] if rows > measured else []
 
 
-def _rows(parts: Parts, leaves: Sequence[Any]) -> int:
-    sizes = parts.program.signature.check(leaves)
-    if BATCH in sizes:
-        return sizes[BATCH]
-    return next((int(leaf.shape[0]) for leaf in leaves if isinstance(leaf, torch.Tensor) and leaf.ndim), 1)
+def with_measured_regions(parts: Parts) -> Report:
+    """The report of a model with the measured time of each region."""
+    report = parts.report
+    seconds = region_seconds(parts.placed, parts.program.example)
+    regions = zip(report.regions, seconds, strict=True)
+    return dataclasses.replace(
+        report, regions=tuple(dataclasses.replace(region, measured=found) for region, found in regions)
+    )

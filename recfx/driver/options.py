@@ -14,7 +14,10 @@ from recfx.ir.numeric import weakest
 from recfx.ir.verify import Level
 from recfx.passes import PRECISIONS, Passes, default_pipeline, default_stages, precisions, with_extra_passes
 from recfx.pipeline import Pass, Pipeline
-from recfx.targets import BACKENDS, Backend, EagerBackend, missing_backends, resolve
+from recfx.targets import BACKENDS, GROUPS, Backend, EagerBackend, missing_backends, resolve
+
+#: How backends are chosen: by measured or by predicted times.
+PLACEMENTS = ("measure", "model")
 
 #: Types that `optimize` accepts as a pipeline.
 PipelineLike = str | Pipeline | Pass | type[Pass] | Iterable[Pass | type[Pass] | str] | None
@@ -39,6 +42,7 @@ class Options:
         constant_inputs: See `optimize`.
         catalogue: Whether `constant_inputs` are a catalogue.
         copy_weights: See `optimize`.
+        placement: Likewise; None for "measure", or "model" without `measure`.
     """
 
     target: str | tuple[str, ...]
@@ -55,12 +59,29 @@ class Options:
     constant_inputs: Mapping[str, Any] | Sequence[str] | None = None
     catalogue: bool = False
     copy_weights: bool = False
+    placement: str | Mapping[str, str] | None = None
 
     def __post_init__(self) -> None:
+        if isinstance(self.placement, str) and self.placement not in PLACEMENTS:
+            raise InputError(
+                f"placement={self.placement!r} is unknown",
+                hint=f"one of {', '.join(map(repr, PLACEMENTS))}, or a dict of module path -> backend",
+            )
         if self.many_requests and not self.request_inputs:
             raise InputError(
                 "many_requests needs request_inputs", hint="name the inputs that hold one row for each request"
             )
+
+    @property
+    def competes(self) -> bool:
+        """Whether the backends compete. A list of backends is an order in which they are tried, unless a placement is asked for."""
+        names = [self.target] if isinstance(self.target, str) else self.target
+        return isinstance(self.placement, str) or bool(GROUPS.keys() & set(names))
+
+    @property
+    def measures(self) -> bool:
+        """Whether plans are measured before one is chosen."""
+        return self.placement == "measure" or (self.placement is None and self.measure)
 
     @cached_property
     def backends(self) -> list[Backend]:

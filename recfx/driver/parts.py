@@ -8,6 +8,7 @@ from functools import cached_property
 from typing import Any
 
 from recfx.driver.placed import Placed
+from recfx.driver.plans import Plans
 from recfx.driver.recipe import Recipe
 from recfx.driver.report import Report
 from recfx.driver.row_plan import RowPlan, row_plan
@@ -23,11 +24,12 @@ class Parts:
     """The parts of a compiled model once it is built.
 
     Args:
-        placed: The program after all passes, on its backends.
+        placed: The program after all passes, on its backends: the plan that the report describes.
         report: The report of the optimization.
-        run: Flat inputs -> flat outputs; by default that of `placed`.
+        run: Flat inputs -> flat outputs; by default that of the plans.
         recipe: How to make the model again from other weights; None when that is not known.
         one_row: The parts for a batch of one row; None if `placed` also takes one row, or if the model does not.
+        plans: All plans of the program; by default only `placed`.
 
     Attributes:
         watch: Detects changes of the user's weights; None if they are not watched.
@@ -40,13 +42,15 @@ class Parts:
         run: Callable[..., Any] | None = None,
         recipe: Recipe | None = None,
         one_row: Parts | None = None,
+        plans: Plans | None = None,
     ) -> None:
         self.recipe = recipe
         self.one_row = one_row
         self.watch: WeightWatch | None = None
         self.placed = placed
         self.report = report
-        self.run = run or placed.run
+        self.plans = plans or Plans((placed,))
+        self.run = run or self.plans.runner()
         self.entry: Callable[..., Any] = entry_function(
             placed.program.signature, self.run, one_row.entry if one_row is not None else None
         )
@@ -74,7 +78,7 @@ class Parts:
     def with_one_row(self, one_row: Parts) -> Parts:
         """The same parts, with `one_row` as the parts for a batch of one row."""
         report = dataclasses.replace(self.report, one_row=one_row.report)
-        parts = Parts(self.placed, report, self.run, self.recipe, one_row)
+        parts = Parts(self.placed, report, self.run, self.recipe, one_row, self.plans)
         parts.watch = self.watch
         return parts
 

@@ -53,7 +53,8 @@ def refreshed(
     args, kwargs = _example(parts.program) if example_inputs is None else split_example(example_inputs, source)
     options = dataclasses.replace(recipe.options, measure=False, constant_inputs=constants or None)
     compiled = copied(source) if options.copy_weights else source
-    made = build(compiled, options, args, kwargs, weakref.ref(source), parts.placed.assignment())
+    layouts = [each.plans.layout() for each in (parts, parts.one_row) if each is not None]
+    made = build(compiled, options, args, kwargs, weakref.ref(source), layouts)
 
     def user_model() -> torch.nn.Module:
         return hold_constants(source, constants, options.catalogue, args, kwargs).model
@@ -81,7 +82,7 @@ def _as_measured(made: Parts, before: Parts, user_model: Callable[[], torch.nn.M
     if report.left_to_torch == before.report.left_to_torch:
         report = dataclasses.replace(report, torch_operators=before.report.torch_operators)
     run = bind_user_model(made, user_model()) if report.kept_eager else made.run
-    parts = Parts(made.placed, report, run, recipe=made.recipe)
+    parts = Parts(made.placed, report, run, recipe=made.recipe, plans=made.plans)
     parts.watch = None if report.kept_eager else made.watch
     return parts
 

@@ -11,6 +11,7 @@ import torch
 
 from recfx.cost.arithmetic import arithmetic
 from recfx.driver.placed import Placed
+from recfx.driver.placement_report import PlanTimes, RegionReport
 from recfx.driver.torch_operators import TorchOperator, described, in_percent, torch_operators
 from recfx.ir.numeric import Exactness, weakest
 from recfx.ir.printer import human_bytes
@@ -80,6 +81,8 @@ class Report:
         left_to_torch: The operators of the compiled model that torch runs, in order: name and reason.
         lowered_operators: How many operators the compiled model has; sizes and parts of tuples are not counted.
         torch_operators: The operators of `left_to_torch` with their modules and, if measured, their shares of the time.
+        regions: The regions of the plan that runs at the example's batch size, with their times.
+        plans: The plans that competed, with their times; empty if there was one plan only.
     """
 
     model: str
@@ -98,6 +101,8 @@ class Report:
     left_to_torch: tuple[tuple[str, str], ...] = ()
     lowered_operators: int = 0
     torch_operators: tuple[TorchOperator, ...] = ()
+    regions: tuple[RegionReport, ...] = ()
+    plans: tuple[PlanTimes, ...] = ()
 
     @property
     def share_left_to_torch(self) -> float:
@@ -120,7 +125,13 @@ class Report:
 
     def explain(self) -> str:
         """The rewrites of each pass, and the reason for every rule that matched an operator and did not fire."""
-        return f"{self}\n\nrules that did not fire:\n{self.misses()}"
+        placement = ["placement:", *self.placement_lines(), ""] if self.regions else []
+        return "\n".join([str(self), "", *placement, "rules that did not fire:", self.misses()])
+
+    def placement_lines(self) -> list[str]:
+        """The regions with the times of their backends and of others, and the plans that competed."""
+        lines = [line for index, region in enumerate(self.regions) for line in region.lines(index)]
+        return lines + ["plans:" for _ in self.plans[:1]] + [f"  {plan}" for plan in self.plans]
 
     @property
     def in_torch(self) -> tuple[TorchOperator, ...]:

@@ -63,9 +63,7 @@ class CostTable:
         return self.graph.backends[label]
 
 
-def cost_table(
-    graph: UnitGraph, backends: Mapping[str, Backend], costs: Costs, rows: int, threads: int, *, hopeful: bool = False
-) -> CostTable:
+def cost_table(graph: UnitGraph, backends: Mapping[str, Backend], costs: Costs, rows: int, threads: int) -> CostTable:
     """The costs of a program at one batch size.
 
     Args:
@@ -74,11 +72,10 @@ def cost_table(
         costs: The model of costs of backends without estimates of their own.
         rows: The batch size.
         threads: The number of torch's threads.
-        hopeful: Whether every backend but torch is assumed to run every operator. No verdicts are needed then.
     """
 
     def own(backends_of: Sequence[str], region: Region, name: str) -> Estimate:
-        if name not in backends_of and not hopeful:
+        if name not in backends_of:
             return IMPOSSIBLE
         found = backends[name].estimate(region, rows, threads)
         return costs.unit(name, region, rows, threads) if found is None else found

@@ -42,8 +42,9 @@ def candidates(tables: Sequence[CostTable], first: Sequence[str]) -> list[Candid
     base = in_order(tables[0], first)
     gains: dict[tuple[int, ...], float] = {}
     for table in tables:
-        bound = plan_of(table, base.labels).cost.seconds
-        for plan in best_plans(table):
+        known = certain(table, base.labels)
+        bound = plan_of(known, base.labels).cost.seconds
+        for plan in best_plans(known):
             if plan.labels != base.labels and plan.cost.low < (1 - _LEAST_GAIN) * bound:
                 gains[plan.labels] = max(gains.get(plan.labels, -1.0), 1 - plan.cost.seconds / bound)
     ranked = sorted(gains, key=lambda labels: -gains[labels])[:MOST_PLANS]
@@ -62,6 +63,15 @@ def predicted_best(found: Sequence[Candidate], rows: int) -> Candidate:
     return best if best.predicted[rows].seconds < (1 - _SURE_GAIN) * first else found[0]
 
 
+def certain(table: CostTable, labels: Sequence[int]) -> CostTable:
+    """The costs with exact times for the choices of a plan, so that an interval of another plan is that of its difference to it."""
+    own = tuple(
+        tuple(Estimate.exactly(e.seconds) if label == chosen else e for label, e in enumerate(row))
+        for row, chosen in zip(table.own, labels, strict=True)
+    )
+    return dataclasses.replace(table, own=own)
+
+
 def may_gain(table: CostTable, base: Plan) -> bool:
     """Whether some choice of backends could be faster than a plan, if each unit took the lowest time that is expected of any backend.
 
@@ -69,6 +79,6 @@ def may_gain(table: CostTable, base: Plan) -> bool:
         table: Costs that assume that every backend runs every unit.
         base: The plan.
     """
-    floors = [min(estimate.low for estimate in row) for row in table.own]
+    floors = [min(estimate.low for estimate in row) for row in certain(table, base.labels).own]
     calls = min(launch.low for launch in table.launches)
     return sum(floors) + calls < (1 - _LEAST_GAIN) * base.cost.seconds

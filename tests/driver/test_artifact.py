@@ -120,10 +120,10 @@ def test_another_format_version_is_refused(saved: Path) -> None:
         recfx.load(saved)
 
 
-@pytest.mark.parametrize("number", [0, 5])
+@pytest.mark.parametrize("number", [0, 6])
 def test_a_folder_of_a_format_that_is_not_read_says_how_to_mend_it(tmp_path: Path, number: int) -> None:
     (tmp_path / "manifest.json").write_text(json.dumps({"format": number, "files": {}, "regions": [], "report": {}}))
-    message = rf"format {number}, this recfx reads format 1, 2, 3 and 4[\s\S]*save it again"
+    message = rf"format {number}, this recfx reads format 1, 2, 3, 4 and 5[\s\S]*save it again"
     with pytest.raises(recfx.ArtifactError, match=message):
         recfx.load(tmp_path)
 

@@ -20,7 +20,7 @@ from recfx.driver.older_formats import UNSEALED
 
 pytestmark = needs_kernels
 GOLDEN = Path(__file__).parent / "golden"
-FORMATS = (1, 2, 3, 4)
+FORMATS = (1, 2, 3, 4, 5)
 
 
 class Ranker(nn.Module):

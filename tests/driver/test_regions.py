@@ -17,6 +17,7 @@ from recfx.capture import MAX_BATCH, capture
 from recfx.driver.build import build
 from recfx.driver.options import Options
 from recfx.driver.parts import Parts
+from recfx.driver.plans import Layout
 from recfx.ir.numeric import Exactness
 from recfx.ir.region import Region
 from recfx.pipeline import Pipeline
@@ -97,7 +98,7 @@ def placed(model: Ranker, target: tuple[str, ...] = ("native", "toy", "eager"), 
     options = Options(target, Pipeline("fold-batchnorm"), max_batch=MAX_BATCH, measure=False, **more)
     program = capture(model, inputs(4))
     assert {n.name for n in program.graph.nodes if n.op == "call_function"} == set(PLACES)
-    parts: Parts = build(model, options, inputs(4), {}, weakref.ref(model), PLACES)
+    parts: Parts = build(model, options, inputs(4), {}, weakref.ref(model), [Layout((PLACES,))])
     return recfx.CompiledModel(parts)
 
 

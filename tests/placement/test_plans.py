@@ -150,5 +150,5 @@ def test_nothing_can_be_gained_where_every_other_backend_costs_more() -> None:
     for seconds, gain in ((9.0, False), (0.1, True)):
         costs = TableCosts({"other": dict.fromkeys(names, seconds), "eager": dict.fromkeys(names, 9.0)}, default=1.0)
         graph = table_of(program, costs, NAMES).graph
-        table = cost_table(graph, backends, costs, 1, 1, hopeful=True)
+        table = cost_table(graph, backends, costs, 1, 1)
         assert may_gain(table, in_order(table, ["native"])) is gain

@@ -1,0 +1,234 @@
+"""Chooses the plans of a program: the backends of the target compete by predicted and by measured time.
+
+The first plan, native kernels with torch in between, is lowered in any case. Other plans are lowered only if the model of costs says that
+they may be faster at some batch size. With `placement="measure"` they are timed in turns at several batch sizes; with "model" the predicted
+times decide. A plan of other backends always has the first plan as its fallback.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import math
+import time
+from collections.abc import Mapping, Sequence
+
+import torch
+
+from recfx.driver.cost_model import cost_model
+from recfx.driver.lowering import Lowering
+from recfx.driver.options import Options
+from recfx.driver.pins import pinned, pinned_backends, refused_pins
+from recfx.driver.placement_report import PlanTimes, RegionReport, region_reports
+from recfx.driver.plan_entries import Entry, kept, times_of
+from recfx.driver.plan_times import Choice, Contest, compared_sizes, rows_of
+from recfx.driver.plans import TRUSTED, Layout, Plans
+from recfx.ir.numeric import Exactness, Run
+from recfx.ir.program import Program
+from recfx.ir.region import Region
+from recfx.placement.costs import TORCH, Costs, CostTable, cost_table
+from recfx.placement.plans import in_order
+from recfx.placement.regions import assignment_of, costed_regions
+from recfx.placement.search import candidates, may_gain, predicted_best
+from recfx.placement.units import unit_graph
+from recfx.targets import BACKENDS, Backend, EagerBackend, Verdict
+
+#: Seconds for lowering and measuring plans beside the first one.
+_BUDGET = 8.0
+#: Backends that take long to lower compete only if torch is predicted to take this share of the first plan's time.
+_LARGE_TORCH_SHARE = 0.3
+
+
+@dataclasses.dataclass(frozen=True)
+class Outcome:
+    """The plans of a program.
+
+    Attributes:
+        plans: The plans.
+        notices: Notices for the user.
+        times: The plans that competed, with their times; empty if there was one plan only.
+        regions: The regions of the plan that the report describes.
+    """
+
+    plans: Plans
+    notices: tuple[str, ...]
+    times: tuple[PlanTimes, ...] = ()
+    regions: tuple[RegionReport, ...] = ()
+
+
+def place(
+    program: Program, options: Options, runs: Sequence[Run], applied: Exactness, layout: Layout | None = None
+) -> Outcome:
+    """Lowers a program to the plans that run it.
+
+    Args:
+        program: The program after all passes.
+        options: The user's options.
+        runs: Inputs with the program's outputs for them, with which the outputs of every plan are compared.
+        applied: The weakest exactness class of the passes that fired.
+        layout: The plans of an earlier build of the same program, which are made again.
+    """
+    found = _Competition(program, options, runs, applied)
+    if layout is not None:
+        return found.again(layout)
+    if isinstance(options.placement, Mapping):
+        return found.pinned(options.placement)
+    return found.run()
+
+
+class _Competition:
+    """The competition for one program. See `place` for the arguments."""
+
+    def __init__(self, program: Program, options: Options, runs: Sequence[Run], applied: Exactness) -> None:
+        self.program, self.options, self.runs, self.applied = program, options, runs, applied
+        backends = options.backends
+        trusted = [backend for backend in backends if backend.name in TRUSTED] or [EagerBackend()]
+        self.first = trusted if options.competes else backends
+        self.rivals = [backend for backend in backends if backend not in self.first]
+        self.trusted = trusted
+
+    def again(self, layout: Layout) -> Outcome:
+        """The plans of an earlier build."""
+        named = dict.fromkeys(name for assignment in layout.assignments for name in assignment.values())
+        more = [BACKENDS[name] for name in named if name in BACKENDS and BACKENDS[name].unavailable() is None]
+        backends = list({backend.name: backend for backend in (*self.options.backends, *more)}.values())
+        lowering = Lowering(self.program, backends, self.runs, self.applied)
+        notices: list[str] = []
+        placed = []
+        for assignment in layout.assignments:
+            plan, said = lowering.place(assignment)
+            placed.append(plan)
+            notices += said
+        plans = Plans(tuple(placed), layout.bounds, layout.uses, layout.shown)
+        return self._outcome(self._with_fallback(plans, lowering), notices, lowering)
+
+    def pinned(self, pins: Mapping[str, str]) -> Outcome:
+        """The plan in which the user's pins hold, and the first plan runs everything else."""
+        first = Lowering(self.program, self.first, self.runs, self.applied)
+        base, notices = first.place({})
+        wanted = pinned(pins, base)
+        more = [backend for backend in pinned_backends(pins) if backend not in self.first]
+        lowering = self._wider(first, [*self.first, *more])
+        notices += tuple(refused_pins(wanted, self.program, lowering.verdicts))
+        placed, said = lowering.place({**base.assignment(), **wanted})
+        plans = self._with_fallback(Plans((placed,)), lowering)
+        return self._outcome(plans, [*notices, *said], lowering)
+
+    def run(self) -> Outcome:
+        """The plans that the competition finds."""
+        start = time.perf_counter()
+        first = Lowering(self.program, self.first, self.runs, self.applied)
+        base, notices = first.place({})
+        costs = cost_model() if self.rivals else None
+        if costs is None:
+            return self._outcome(self._with_fallback(Plans((base,)), first), notices, first)
+        sizes = compared_sizes(self.program)
+        rivals = self._hopeful(first, costs, sizes)
+        if not rivals:
+            return self._outcome(Plans((base,)), notices, first, self._tables(first, costs, [self._example_rows()])[0])
+        lowering = self._wider(first, [*self.first, *rivals])
+        tables = self._tables(lowering, costs, sizes)
+        found = candidates(tables, [backend.name for backend in self.first])
+        table = min(tables, key=lambda t: abs(math.log(t.rows / max(self._example_rows(), 1))))
+        if len(found) == 1:
+            return self._outcome(Plans((base,)), notices, lowering, table)
+        entries = [Entry(candidate) for candidate in found]
+        entries[0].placed = base
+        wanted = found if self.options.measures else [predicted_best(found, rows) for rows in sizes]
+        said = self._lower(lowering, table, [e for e in entries[1:] if e.candidate in wanted], start + _BUDGET)
+        choice = self._choose(entries, sizes, start + _BUDGET)
+        plans = kept(entries, choice, self._example_rows())
+        return self._outcome(plans, [*notices, *said], lowering, table, times_of(entries, choice, sizes))
+
+    def _hopeful(self, first: Lowering, costs: Costs, sizes: Sequence[int]) -> list[Backend]:
+        """The rivals, if some choice of backends may be faster than the first plan, before any of them has looked at the program."""
+        every = {node: Verdict(True) for node in next(iter(first.verdicts.values()))}
+        verdicts = {**first.verdicts, **{backend.name: every for backend in self.rivals}}
+        graph = unit_graph(self.program, verdicts)
+        backends = {**first.backends, **{backend.name: backend for backend in self.rivals}}
+        threads = torch.get_num_threads()
+        names = [backend.name for backend in self.first]
+        tables = [cost_table(graph, backends, costs, rows, threads) for rows in dict.fromkeys((sizes[0], sizes[-1]))]
+        bases = [in_order(table, names) for table in tables]
+        if not any(may_gain(table, base) for table, base in zip(tables, bases, strict=True)):
+            return []
+        share = max(_torch_share(table, base.labels) for table, base in zip(tables, bases, strict=True))
+        whole = Region.whole(self.program)
+        named = {self.options.target} if isinstance(self.options.target, str) else {*self.options.target}
+        return [
+            backend
+            for backend in self.rivals
+            if not backend.slow_to_lower(whole) or (backend.name in named and share >= _LARGE_TORCH_SHARE)
+        ]
+
+    def _wider(self, first: Lowering, backends: Sequence[Backend]) -> Lowering:
+        """A lowering on more backends. A region whose backend fails goes to those of the first plan."""
+        names = [backend.name for backend in self.trusted]
+        instead = list(dict.fromkeys([*names, TORCH]))
+        return Lowering(self.program, backends, self.runs, self.applied, earlier=first, instead=instead)
+
+    def _tables(self, lowering: Lowering, costs: Costs, sizes: Sequence[int]) -> list[CostTable]:
+        graph = unit_graph(self.program, lowering.verdicts)
+        threads = torch.get_num_threads()
+        return [cost_table(graph, lowering.backends, costs, rows, threads) for rows in sizes]
+
+    def _example_rows(self) -> int:
+        return rows_of(self.program, self.program.example)
+
+    def _lower(self, lowering: Lowering, table: CostTable, entries: Sequence[Entry], deadline: float) -> list[str]:
+        """Lowers plans until the time is up; returns the notices about backends that were dropped from them."""
+        notices = []
+        for entry in entries:
+            if time.perf_counter() > deadline:
+                entry.note = "not lowered: the time for placement was up"
+                continue
+            placed, said = lowering.place(assignment_of(table, entry.candidate.labels))
+            dropped = [notice for notice in said if "left out" in notice]
+            notices += dropped
+            entry.note = "; ".join(dropped)
+            entry.placed = placed if not TRUSTED.issuperset(placed.backends) or not dropped else None
+        return notices
+
+    def _choose(self, entries: Sequence[Entry], sizes: Sequence[int], deadline: float) -> Choice:
+        """Which of the lowered plans runs at which batch size."""
+        lowered = [entry for entry in entries if entry.placed is not None]
+        known = [entry.candidate for entry in lowered]
+
+        def guess(rows: int) -> int:
+            return known.index(predicted_best(known, rows if rows in known[0].predicted else _nearest(sizes, rows)))
+
+        plans = [entry.placed for entry in lowered if entry.placed is not None]
+        contest = Contest(plans, deadline if self.options.measures else -math.inf, guess)
+        choice = contest.choose(sizes)
+        for index, problem in contest.failed.items():
+            lowered[index].note = f"failed at a call: {problem}"
+        places = [entries.index(entry) for entry in lowered]
+        seconds = {places[index]: times for index, times in choice.seconds.items()}
+        return Choice(choice.bounds, tuple(places[use] for use in choice.uses), seconds)
+
+    def _with_fallback(self, plans: Plans, lowering: Lowering) -> Plans:
+        """The plans, with one on native kernels and torch after them if the last one has other backends."""
+        if TRUSTED.issuperset(plans.placed[-1].backends):
+            return plans
+        fallback = Lowering(self.program, self.trusted, self.runs, self.applied, earlier=lowering).place({})[0]
+        return dataclasses.replace(plans, placed=(*plans.placed, fallback))
+
+    def _outcome(
+        self,
+        plans: Plans,
+        notices: Sequence[str],
+        lowering: Lowering,
+        table: CostTable | None = None,
+        times: tuple[PlanTimes, ...] = (),
+    ) -> Outcome:
+        return Outcome(plans, tuple(notices), times, region_reports(plans.main, table, lowering.verdicts))
+
+
+def _torch_share(table: CostTable, labels: Sequence[int]) -> float:
+    """The share of torch in the predicted time of a plan."""
+    regions = costed_regions(table, labels)
+    total = sum(region.cost.seconds for region in regions)
+    return sum(region.cost.seconds for region in regions if region.backend == TORCH) / total if total else 0.0
+
+
+def _nearest(sizes: Sequence[int], rows: int) -> int:
+    return min(sizes, key=lambda size: abs(math.log(size / rows)))
