@@ -48,6 +48,7 @@ def _parser() -> argparse.ArgumentParser:
     )
     explain.add_argument("model", type=Path, help="folder of a saved model")
     explain.add_argument("--graph", action="store_true", help="print the graph as well")
+    explain.add_argument("--svg", type=Path, metavar="FILE", help="draw the placed graph: modules, backends, times")
     explain.set_defaults(run=_explain)
 
     bisect = commands.add_parser("bisect", help="find the rewrite that breaks a program")
@@ -213,6 +214,9 @@ def _explain(options: argparse.Namespace) -> int:
     print(explain(model))
     if options.graph:
         print(model.program)
+    if options.svg is not None:
+        options.svg.write_text(model.placement.svg(), encoding="utf-8")
+        print(f"drawn in {options.svg}")
     return 0
 
 

@@ -126,6 +126,7 @@ class _Competition:
         if not rivals:
             return self._outcome(Plans((base,)), notices, first, self._tables(first, costs, [self._example_rows()])[0])
         lowering = self._wider(first, [*self.first, *rivals])
+        notices += lowering.take_notices()
         tables = self._tables(lowering, costs, sizes)
         found = candidates(tables, [backend.name for backend in self.first])
         table = min(tables, key=lambda t: abs(math.log(t.rows / max(self._example_rows(), 1))))

@@ -6,5 +6,5 @@ from recfx.placement.costs import Costs
 
 
 def cost_model() -> Costs | None:
-    """The model of this machine's costs; None where there is none, so that only the first plan of a target is lowered."""
+    """The model of this machine's costs; None on machines without one, where only the first plan of a target is lowered."""
     return None

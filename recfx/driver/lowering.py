@@ -103,8 +103,7 @@ class Lowering:
             found = split(self.program, chosen, default, self.shared)
             placed, extremes, failures = self.run(found)
             if placed is not None and not failures:
-                notices, self.notices = self.notices, []
-                return placed, (*notices, *extremes, *narrow_comparisons(self.runs))
+                return placed, (*self.take_notices(), *extremes, *narrow_comparisons(self.runs))
             chosen |= self.refused_again(chosen)
             for index, (error, text) in failures.items():
                 following = self.next_choice(found, index)
@@ -115,12 +114,18 @@ class Lowering:
                 members = set(found.members(index))
                 chosen |= {node: following for node in chosen if node.name in members}
 
+    def take_notices(self) -> tuple[str, ...]:
+        """The notices since the last call."""
+        notices, self.notices = tuple(self.notices), []
+        return notices
+
     def _verdicts(self, backend: Backend) -> dict[fx.Node, Verdict]:
         """A backend's verdicts on the operators. If its dry run fails and the target has another backend, all are negative."""
         try:
             return backend.supports(self.program)
         except Exception as error:
-            if backend.name not in self.target[:-1]:
+            replaced = backend.name not in self.instead if self.instead else backend.name in self.target[:-1]
+            if not replaced:
                 raise
             text = f"the {backend.name} backend fails on this model, so it is left out: {_problem(error)}"
             self.notices.append(text)

@@ -32,7 +32,9 @@ def pinned_backends(pins: Mapping[str, str]) -> list[Backend]:
 
 
 def pinned(pins: Mapping[str, str], placed: Placed) -> dict[str, str]:
-    """Name of an operator -> the backend that the user gives it. Of several pins that hold an operator, the longest path counts.
+    """Name of an operator -> the backend that the user gives it.
+
+    An operator's own pin counts before those of its modules, the longest path first, and these before that of its region.
 
     Args:
         pins: Module path, operator or region of `placed` ("region 0") -> backend.
@@ -44,7 +46,8 @@ def pinned(pins: Mapping[str, str], placed: Placed) -> dict[str, str]:
     operators = [n for n in placed.program.graph.nodes if n.op == "call_function" and not joins_any(n)]
     regions = {f"region {index}": set(placed.split.members(index)) for index in range(len(placed.regions))}
     found: dict[str, str] = {}
-    for pin in sorted(pins, key=len):
+    names = {node.name for node in operators}
+    for pin in sorted(pins, key=lambda pin: (pin in names, pin not in regions, len(pin))):
         held = [n for n in operators if n.name in regions.get(pin, ()) or n.name == pin or _within(n, pin)]
         if not held:
             raise InputError(

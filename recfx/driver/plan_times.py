@@ -42,7 +42,7 @@ def rows_of(program: Program, leaves: Sequence[Any]) -> int:
 
 
 def compared_sizes(program: Program) -> tuple[int, ...]:
-    """The batch sizes at which plans are compared: those of SIZES that the program takes, and that of the example in place of the nearest.
+    """The batch sizes at which plans are compared: those of SIZES that the program takes, and the example's in place of those near it.
 
     A program without a batch that a leaf gives has one size, the example's.
     """
@@ -53,8 +53,8 @@ def compared_sizes(program: Program) -> tuple[int, ...]:
     low, high = signature.dims[BATCH]
     top = high if high is not None else max(SIZES)
     found = sorted({min(max(size, low), top) for size in SIZES})
-    nearest = min(found, key=lambda size: (abs(math.log(size / max(example, 1))), size))
-    return tuple(sorted({example, *(size for size in found if size != nearest or size in (found[0], found[-1]))}))
+    inner = [size for size in found[1:-1] if not example / 2 <= size <= example * 2]
+    return tuple(sorted({found[0], *inner, example, found[-1]}))
 
 
 @dataclasses.dataclass(frozen=True)
@@ -77,12 +77,19 @@ class Contest:
 
     Args:
         plans: The plans. The first one is kept where no other is clearly faster.
-        deadline: When to stop measuring, of `time.perf_counter`.
+        deadline: When to stop measuring, in seconds of the clock.
         guess: Batch size -> the plan that is used if there is no time to measure.
+        clock: Returns the time in nanoseconds.
     """
 
-    def __init__(self, plans: Sequence[Placed], deadline: float, guess: Callable[[int], int]) -> None:
-        self.plans, self.deadline, self.guess = plans, deadline, guess
+    def __init__(
+        self,
+        plans: Sequence[Placed],
+        deadline: float,
+        guess: Callable[[int], int],
+        clock: Callable[[], int] = time.perf_counter_ns,
+    ) -> None:
+        self.plans, self.deadline, self.guess, self.clock = plans, deadline, guess, clock
         self.seconds: dict[int, dict[int, float]] = {index: {} for index in range(len(plans))}
         self.failed: dict[int, str] = {}
         self._program = plans[0].program
@@ -117,13 +124,13 @@ class Contest:
         self, rows: int, preferred: Sequence[int] | dict[int, None], seconds: float, among: Sequence[int] | None = None
     ) -> int:
         """The fastest plan at a batch size; a preferred one if it is about as fast."""
-        if time.perf_counter() > self.deadline:
+        if self.clock() > self.deadline * 1e9:
             return self.guess(rows)
         calls = self._calls(rows, range(len(self.plans)) if among is None else among)
         screened: dict[int, float] = {}
         for index, call in calls.items():
             try:
-                screened[index] = _once(call)
+                screened[index] = _once(call, self.clock)
             except Exception as error:  # noqa: BLE001 - recorded below
                 if index == 0:
                     return 0  # the program refuses these inputs, so this size is not measured
@@ -134,7 +141,9 @@ class Contest:
         left = {index: calls[index] for index, once in screened.items() if once <= limit}
         times = dict(screened)
         if len(left) > 1:
-            found = compare({str(index): call for index, call in left.items()}, seconds=seconds, min_rounds=3)
+            found = compare(
+                {str(index): call for index, call in left.items()}, seconds=seconds, min_rounds=3, clock=self.clock
+            )
             times |= {int(name): timing.median for name, timing in found.timings.items()}
         for index, measured in times.items():
             self.seconds[index][rows] = measured
@@ -153,19 +162,20 @@ class Contest:
         return reshuffle(self._program, rows, torch.Generator().manual_seed(rows))
 
 
-def _once(call: Callable[[], Any], seconds: float = 0.0) -> float:
+def _once(call: Callable[[], Any], clock: Callable[[], int], seconds: float = 0.0) -> float:
     """The least seconds of a few warm calls.
 
     Args:
         call: The call.
+        clock: Returns the time in nanoseconds.
         seconds: Time for more calls than a few.
     """
     call()
     times: list[float] = []
     while sum(times) < (_BETWEEN_SECONDS if len(times) < _FEWEST else seconds):
-        start = time.perf_counter()
+        start = clock()
         call()
-        times.append(time.perf_counter() - start)
+        times.append((clock() - start) / 1e9)
     return min(times)
 
 
@@ -182,5 +192,5 @@ def region_seconds(placed: Placed, leaves: Sequence[Any]) -> list[float]:
         for region, lowered in zip(placed.split.regions, placed.regions, strict=True):
             run = partial(lowered.run, *(values[name] for name in region.inputs))
             values |= dict(zip(region.outputs, run(), strict=True))
-            found.append(_once(run, _REGION_SECONDS))
+            found.append(_once(run, time.perf_counter_ns, _REGION_SECONDS))
     return found
