@@ -9,7 +9,7 @@ import platform
 
 import torch
 
-from recfx.targets import BACKENDS
+from recfx.targets import BACKENDS, missing
 
 _EXTRAS = {
     "pyarrow": ("reads MovieLens in parquet files", "pip install 'recfx[data]'"),
@@ -54,13 +54,10 @@ def examine() -> list[Finding]:
             f"{torch.backends.cpu.get_cpu_capability()}, {os.cpu_count()} cores, {torch.get_num_threads()} threads",
         ),
     ]
-    for name, backend in BACKENDS.items():
-        missing = backend.unavailable()
-        findings.append(
-            Finding(
-                f"backend {name}", missing is None, backend.state() if missing is None else "missing", missing or ""
-            )
-        )
+    for name in BACKENDS:
+        reason = missing(name)
+        state = BACKENDS[name].state() if reason is None else "missing"
+        findings.append(Finding(f"backend {name}", reason is None, state, reason or ""))
     for package, (purpose, hint) in _EXTRAS.items():
         try:
             found = importlib.metadata.version(package)

@@ -19,8 +19,11 @@ BACKENDS = Registry()
 #: Name of a group -> the device that its backends run on.
 GROUPS: dict[str, str] = {"cpu": "cpu"}
 
-#: Built-in backends that only run when a target names them.
-_NAMED_ONLY = frozenset(BUILT_IN) - {"native", "eager"}
+#: Built-in backends that need other packages. Their absence is reported by `recfx doctor` only.
+OPTIONAL = frozenset(BUILT_IN) - {"native", "eager"}
+
+#: Backends that only run when a target names them.
+_NAMED_ONLY = OPTIONAL
 
 
 def __getattr__(name: str) -> Any:
@@ -29,6 +32,18 @@ def __getattr__(name: str) -> Any:
         if kind == name:
             return getattr(importlib.import_module(package), kind)
     raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
+
+
+def missing(name: str) -> str | None:
+    """Why a registered backend cannot run here, and the next step; None if it can.
+
+    A backend whose package is broken counts as missing.
+    """
+    try:
+        return BACKENDS[name].unavailable()
+    except Exception as error:  # noqa: BLE001 - a broken package may raise anything when it is imported
+        problem = " ".join(f"{type(error).__name__}: {error}".split())
+        return f"the backend fails to start ({problem[:200]}): reinstall its package"
 
 
 def resolve(target: str | Sequence[str]) -> list[Backend]:
@@ -44,11 +59,10 @@ def resolve(target: str | Sequence[str]) -> list[Backend]:
     found: dict[str, Backend] = {}
     for name in names:
         if name in GROUPS:
-            found |= {b.name: b for b in _group(GROUPS[name]) if b.unavailable() is None}
+            found |= {member: BACKENDS[member] for member in _group(GROUPS[name])}
         elif name in BACKENDS:
-            missing = BACKENDS[name].unavailable()
-            if missing:
-                raise TargetError(f"the backend {name!r} cannot run here", hint=missing)
+            if (reason := missing(name)) is not None:
+                raise TargetError(f"the backend {name!r} cannot run here", hint=reason)
             found[name] = BACKENDS[name]
         else:
             known = ", ".join([*GROUPS, *BACKENDS])
@@ -58,21 +72,24 @@ def resolve(target: str | Sequence[str]) -> list[Backend]:
     return list(found.values())
 
 
-def _group(device: str) -> list[Backend]:
-    """The backends of the group of a device, in the order in which they are tried."""
-    return [BACKENDS[name] for name in BACKENDS if name not in _NAMED_ONLY and device in BACKENDS[name].devices]
+def _group(device: str) -> list[str]:
+    """The backends of a device that can run here and that no target has to name, in the order in which they are tried."""
+    names = (name for name in BACKENDS if name not in _NAMED_ONLY and missing(name) is None)
+    return [name for name in names if device in BACKENDS[name].devices]
 
 
 def missing_backends(target: str | Sequence[str]) -> dict[str, str]:
-    """The backends in the groups of a target that cannot run here: name -> the missing part and the next step."""
+    """The backends in the groups of a target that cannot run here although recfx needs no other package for them: name -> next step."""
     devices = {GROUPS[name] for name in ([target] if isinstance(target, str) else target) if name in GROUPS}
-    reasons = {b.name: b.unavailable() for device in devices for b in _group(device)}
+    needed = [name for name in BACKENDS if name not in OPTIONAL and devices & BACKENDS[name].devices]
+    reasons = {name: missing(name) for name in needed}
     return {name: reason for name, reason in reasons.items() if reason is not None}
 
 
 __all__ = [
     "BACKENDS",
     "GROUPS",
+    "OPTIONAL",
     "Backend",
     "EagerBackend",
     "Lowered",
@@ -80,6 +97,7 @@ __all__ = [
     "Refused",
     "Runner",
     "Verdict",
+    "missing",
     "missing_backends",
     "resolve",
 ]

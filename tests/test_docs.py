@@ -18,6 +18,7 @@ from recfx.kernels.library import missing
 from recfx.passes import DEFAULT_PIPELINE, PRECISIONS, STAGES, Stage
 from recfx.pipeline import registered
 from recfx.pipeline.registry import separate_registry
+from recfx.targets import BACKENDS
 
 ROOT = Path(__file__).parents[1]
 BUILT_IN = {name: cls for name, cls in registered().items() if cls.__module__.startswith("recfx.passes.")}
@@ -89,6 +90,16 @@ def check_saving(names: dict[str, Any]) -> None:
     torch.testing.assert_close(names["fast"](*given), names["model"](*given), rtol=1e-4, atol=1e-5)
 
 
+def check_targets(names: dict[str, Any]) -> None:
+    del BACKENDS["numpy"]
+    given = names["inputs"]
+    torch.testing.assert_close(names["fast"](*given), names["model"](*given), rtol=1e-4, atol=1e-5)
+    assert list(names["own"].placement.values()) == ["numpy", "eager"]
+    x = torch.randn(3, 8)
+    torch.testing.assert_close(names["own"](x), names["tower"](x), rtol=1e-4, atol=1e-5)
+    assert Path("placed.svg").read_text(encoding="utf-8").startswith("<svg")
+
+
 #: Page -> what its blocks must have made.
 CHECKS: dict[str, Callable[[dict[str, Any]], None]] = {
     "docs/constant-inputs.md": check_constant_inputs,
@@ -100,6 +111,7 @@ CHECKS: dict[str, Callable[[dict[str, Any]], None]] = {
     "docs/requests.md": check_request_inputs,
     "docs/retrieval.md": check_retrieval,
     "docs/saving.md": check_saving,
+    "docs/targets.md": check_targets,
     "docs/testing_passes.md": check_testing_a_pass,
 }
 

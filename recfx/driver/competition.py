@@ -30,7 +30,7 @@ from recfx.placement.plans import in_order
 from recfx.placement.regions import assignment_of, costed_regions
 from recfx.placement.search import candidates, may_gain, predicted_best
 from recfx.placement.units import unit_graph
-from recfx.targets import BACKENDS, Backend, EagerBackend, Verdict
+from recfx.targets import BACKENDS, Backend, EagerBackend, Verdict, missing
 
 #: Seconds for lowering and measuring plans beside the first one.
 _BUDGET = 8.0
@@ -89,7 +89,7 @@ class _Competition:
     def again(self, layout: Layout) -> Outcome:
         """The plans of an earlier build."""
         named = dict.fromkeys(name for assignment in layout.assignments for name in assignment.values())
-        more = [BACKENDS[name] for name in named if name in BACKENDS and BACKENDS[name].unavailable() is None]
+        more = [BACKENDS[name] for name in named if name in BACKENDS and missing(name) is None]
         backends = list({backend.name: backend for backend in (*self.options.backends, *more)}.values())
         lowering = Lowering(self.program, backends, self.runs, self.applied)
         notices: list[str] = []
@@ -154,11 +154,10 @@ class _Competition:
             return []
         share = max(_torch_share(table, base.labels) for table, base in zip(tables, bases, strict=True))
         whole = Region.whole(self.program)
-        named = {self.options.target} if isinstance(self.options.target, str) else {*self.options.target}
         return [
             backend
             for backend in self.rivals
-            if not backend.slow_to_lower(whole) or (backend.name in named and share >= _LARGE_TORCH_SHARE)
+            if not backend.slow_to_lower(whole) or (backend.name in self.options.names and share >= _LARGE_TORCH_SHARE)
         ]
 
     def _wider(self, first: Lowering, backends: Sequence[Backend]) -> Lowering:

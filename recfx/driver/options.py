@@ -14,7 +14,7 @@ from recfx.ir.numeric import weakest
 from recfx.ir.verify import Level
 from recfx.passes import PRECISIONS, Passes, default_pipeline, default_stages, precisions, with_extra_passes
 from recfx.pipeline import Pass, Pipeline
-from recfx.targets import BACKENDS, GROUPS, Backend, EagerBackend, missing_backends, resolve
+from recfx.targets import BACKENDS, GROUPS, OPTIONAL, Backend, EagerBackend, missing_backends, resolve
 
 #: How backends are chosen: by measured or by predicted times.
 PLACEMENTS = ("measure", "model")
@@ -75,8 +75,12 @@ class Options:
     @property
     def competes(self) -> bool:
         """Whether the backends compete. A list of backends is an order in which they are tried, unless a placement is asked for."""
-        names = [self.target] if isinstance(self.target, str) else self.target
-        return isinstance(self.placement, str) or bool(GROUPS.keys() & set(names))
+        return isinstance(self.placement, str) or bool(GROUPS.keys() & self.names)
+
+    @property
+    def names(self) -> set[str]:
+        """The names in the target."""
+        return {self.target} if isinstance(self.target, str) else {*self.target}
 
     @property
     def measures(self) -> bool:
@@ -107,7 +111,7 @@ class Options:
             f"backend ({backend.exactness.value}), which may be faster, was left out: put the passes into the default pipeline with "
             f"extra_passes=, or pass target={backend.name!r}"
             for backend in resolve(self.target)
-            if backend.name not in chosen
+            if backend.name not in chosen and (backend.name not in OPTIONAL or backend.name in self.names)
         )
         return (*missing, *kept_off)
 

@@ -17,7 +17,7 @@ from recfx.formats.records import decode
 from recfx.ir.numeric import Exactness
 from recfx.ir.program import Program
 from recfx.ir.region import Region, Split, grouped, split
-from recfx.targets import BACKENDS, Lowered, Refused
+from recfx.targets import BACKENDS, Lowered, Refused, missing
 
 _MANIFEST = "manifest.json"
 _MOST_REGIONS = 1000
@@ -130,19 +130,19 @@ class PlanReader:
         """
         where = f"{self.folder.where(_MANIFEST)}, regions"
         regions, held = saved
-        missing = [self._missing(plan) for plan in regions]
-        if (lacks := missing[-1]) is not None and all(missing):
+        lacking = [self._missing(plan) for plan in regions]
+        if (lacks := lacking[-1]) is not None and all(lacking):
             raise ArtifactError(
                 f"the saved model needs the backend {lacks[0]!r}, which cannot run here",
                 where=str(self.folder.path),
                 hint=lacks[1],
             )
-        kept = [index for index, lacks in enumerate(missing) if lacks is None]
+        kept = [index for index, lacks in enumerate(lacking) if lacks is None]
         instead = {index: kept.index(next((k for k in kept if k >= index), kept[-1])) for index in range(len(regions))}
         placed = tuple(self._placed(_split(program, regions[index], where), regions[index]) for index in kept)
         notices = tuple(
             f"the {name} backend cannot run here, so the plan on {described(placed[instead[index]])} takes the place of its plan: {hint}"
-            for index, lacks in enumerate(missing)
+            for index, lacks in enumerate(lacking)
             if lacks is not None
             for name, hint in [lacks]
         )
@@ -162,7 +162,7 @@ class PlanReader:
                     where=str(self.folder.path),
                     hint="add it to recfx.targets.BACKENDS before loading",
                 )
-            if hint := BACKENDS[region.backend].unavailable():
+            if hint := missing(region.backend):
                 return region.backend, hint
         return None
 

@@ -13,6 +13,7 @@ from models import TinyCtr, tiny_inputs
 import recfx
 from recfx import targets
 from recfx.capture import capture
+from recfx.doctor import examine
 from recfx.ir.region import Region
 from recfx.targets import BACKENDS, EagerBackend, resolve
 from recfx.targets.base import is_operator
@@ -115,6 +116,30 @@ def test_a_backend_that_only_runs_when_named_is_not_in_the_group(monkeypatch: py
     assert "named" not in [b.name for b in resolve("cpu")]
     assert "named" not in targets.missing_backends("cpu")
     assert next(b.name for b in resolve(["named", "cpu"])) == "named"
+
+
+class Broken(EagerBackend):
+    """A backend whose package raises when it is imported."""
+
+    name = "broken"
+
+    def unavailable(self) -> str | None:
+        raise OSError("libengine.so: undefined symbol")
+
+
+def test_a_backend_that_is_broken_on_import_counts_as_missing(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setitem(BACKENDS, "broken", Broken())
+    assert "broken" not in [b.name for b in resolve("cpu")]
+    with pytest.raises(recfx.TargetError, match="cannot run here") as caught:
+        resolve("broken")
+    assert "OSError: libengine.so: undefined symbol" in str(caught.value)
+    assert "libengine.so" in targets.missing_backends("cpu")["broken"]
+    finding = next(f for f in examine() if f.subject == "backend broken")
+    assert not finding.present
+    assert "libengine.so" in finding.hint
+    model = TinyCtr()
+    fast = recfx.optimize(model.eval(), example_inputs=tiny_inputs(4), measure=False)
+    assert any("libengine.so" in notice for notice in fast.report.notices)
 
 
 def test_the_version_of_a_backend_without_a_library_is_that_of_recfx() -> None:
