@@ -82,8 +82,9 @@ def mutants_of(root: Path, file: str) -> list[Mutant]:
     said = {part for node in ast.walk(tree) if isinstance(node, ast.Raise) for part in ast.walk(node)}
     calls = [node for node in ast.walk(tree) if isinstance(node, ast.Call)]
     checks = {keyword.value for call in calls for keyword in call.keywords if _is_check(call, keyword)}
+    left_out = said | checks | _false_returns(tree)
     for index, node in enumerate(ast.walk(tree)):
-        if not hasattr(node, "lineno") or _is_text(node) or node in said or node in checks:
+        if not hasattr(node, "lineno") or _is_text(node) or node in left_out:
             continue
         for number, (what, _) in enumerate(_changes(node)):
             found.append(Mutant(file, node.lineno, lines[node.lineno - 1].strip(), what, index, number))
@@ -112,6 +113,18 @@ def _innermost(tree: ast.AST, wanted: ast.AST, function: int | None) -> int | No
 def _is_text(node: ast.AST) -> bool:
     """Docstrings and annotations do not change the behaviour, and messages are only for people."""
     return isinstance(node, ast.Expr) and isinstance(node.value, ast.Constant) and isinstance(node.value.value, str)
+
+
+def _false_returns(tree: ast.AST) -> set[ast.AST]:
+    """The statements `return False` of functions of type bool: None is false, too. The constant still becomes True."""
+    functions = [f for f in ast.walk(tree) if isinstance(f, ast.FunctionDef)]
+    bools = [f for f in functions if f.returns is not None and ast.unparse(f.returns) == "bool"]
+    return {
+        node
+        for function in bools
+        for node in ast.walk(function)
+        if isinstance(node, ast.Return) and isinstance(node.value, ast.Constant) and node.value.value is False
+    }
 
 
 #: Function -> its keyword that only checks the program itself: no input shows that the check is missing.

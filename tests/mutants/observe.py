@@ -109,8 +109,13 @@ def run_until_failure(
     return _run(files, ["-x", *(f"--deselect={test}" for test in skipped)], plugins)
 
 
+#: The tests that judge mutants. Those that need TorchRec are slow only because of its import.
+_MARKS = "not nightly and (torchrec or not slow)"
+
+
 def _run(files: Sequence[str], options: list[str], plugins: list[Any]) -> int:
     import pytest
 
     os.environ["HYPOTHESIS_PROFILE"] = "mutants"
-    return int(pytest.main(["-q", "--no-header", "-p", "no:cacheprovider", *options, *files], plugins=plugins))
+    options = ["-q", "--no-header", "-p", "no:cacheprovider", "-m", _MARKS, *options]
+    return int(pytest.main([*options, *files], plugins=plugins))

@@ -37,6 +37,15 @@ def test_text_and_errors_are_not_mutated(tmp_path: Path) -> None:
     assert mutants_of(tmp_path, "file.py") == []
 
 
+def test_no_answer_is_false(tmp_path: Path) -> None:
+    """None in place of False changes nothing where a condition reads it; in another type it may."""
+    body = "    if x:\n        return True\n    return False\n"
+    for kind, more in (("bool", []), ("object", [(4, "returns None")])):
+        (tmp_path / "file.py").write_text(f"def f(x) -> {kind}:\n{body}")
+        found = [(m.line, m.what) for m in mutants_of(tmp_path, "file.py") if m.line != 2]
+        assert found == [(3, "True becomes False"), (3, "returns None"), (4, "False becomes True"), *more]
+
+
 def test_the_function_of_a_mutant(tmp_path: Path) -> None:
     source = "a = 1\n\n\n@wraps(2)\ndef f(x=3):\n    def g():\n        return 4\n    return g\n"
     (tmp_path / "file.py").write_text(source)
