@@ -27,6 +27,7 @@ from recfx.capture.inline import inline_regions
 from recfx.capture.inputs import Call, distinct_values, normalize_call, register_containers
 from recfx.capture.model_state import ModelState, unchanged
 from recfx.capture.one_row import can_be_cut, for_two_rows, refusal_of_one_row, specialise_rows
+from recfx.capture.quick_trace import late_code
 from recfx.capture.size_inputs import fixed_size_notices, with_size_inputs
 from recfx.capture.state_names import rename_clashes
 from recfx.capture.strides import read_in_order
@@ -237,7 +238,7 @@ def _to_program(
     bags: Sequence[Bags],
 ) -> Program:
     rename_clashes(exported)
-    with quiet():
+    with quiet(), late_code():
         module = exported.module(check_guards=False)
     assert isinstance(module, fx.GraphModule)
     out_spec = exported.call_spec.out_spec

@@ -11,7 +11,7 @@ import io
 import logging
 import warnings
 from collections.abc import Iterator
-from contextlib import contextmanager, nullcontext, redirect_stderr, redirect_stdout
+from contextlib import AbstractContextManager, contextmanager, nullcontext, redirect_stderr, redirect_stdout
 from typing import Any
 
 import torch
@@ -20,15 +20,17 @@ from torch.export.dynamic_shapes import _DerivedDim
 from torch.utils import _pytree as pytree
 
 from recfx.capture.batch_guards import branch_lines, doubtful_batches
-from recfx.capture.constant_decisions import reads_values, record_decisions, replayed
+from recfx.capture.constant_decisions import Decisions, reads_values, record_decisions, replayed
 from recfx.capture.encoder_padding import padded_with_zeros
 from recfx.capture.explain_export import capture_error, draft_line, user_frame
 from recfx.capture.explicit_forward import one_batch
 from recfx.capture.inputs import Call
 from recfx.capture.numpy_functions import traced_numpy_functions
-from recfx.capture.trace_values import shared_trace_values
+from recfx.capture.quick_trace import QuickTrace, quick_trace
 from recfx.errors import CaptureError
 from recfx.ir.fake_kernels import batch_free_kernels
+
+_NO_DECISIONS = Decisions()
 
 
 @dataclasses.dataclass(frozen=True)
@@ -76,9 +78,8 @@ def export_model(model: torch.nn.Module, call: Call, shapes: Any) -> Export:
     decisions = record_decisions(model, call)
     if decisions.values:
         try:
-            with replayed(decisions):
-                found = _export_refining(model, call, shapes, strict=False)
-                return dataclasses.replace(found, decided=frozenset(decisions.state))
+            found = _export_refining(model, call, shapes, strict=False, decisions=decisions)
+            return dataclasses.replace(found, decided=frozenset(decisions.state))
         except CaptureError:
             raise
         except Exception as error:  # noqa: BLE001 - as above
@@ -99,33 +100,37 @@ def export_model(model: torch.nn.Module, call: Call, shapes: Any) -> Export:
     raise capture_error(first, model, line) from first
 
 
-def _export_refining(model: torch.nn.Module, call: Call, shapes: Any, strict: bool) -> Export:
+def _export_refining(
+    model: torch.nn.Module, call: Call, shapes: Any, strict: bool, decisions: Decisions = _NO_DECISIONS
+) -> Export:
     """Exports, and narrows the range of a dimension when branches of the model on shapes require it."""
     from torch.export.dynamic_shapes import refine_dynamic_shapes_from_suggested_fixes
 
     branches: list[str] = []
     for _ in range(4):
         try:
-            return Export(_run_export(model, call, shapes, strict), branches=tuple(dict.fromkeys(branches)))
+            return Export(_run_export(model, call, shapes, strict, decisions), branches=tuple(dict.fromkeys(branches)))
         except torch._dynamo.exc.UserError as error:
             text = str(error)
-            if shapes is None or "Constraints violated" not in text:
+            if shapes is None or not _limits_the_batch(error):
                 raise
             branches += branch_lines(error)
             try:
                 refined = refine_dynamic_shapes_from_suggested_fixes(text.split("\n\n")[0], shapes)
             except (torch._dynamo.exc.UserError, ValueError):
-                return _export_assuming(model, call, shapes, error, strict)
+                return _export_assuming(model, call, shapes, error, strict, decisions)
             if _fixes_a_dim(refined):
                 raise
             if _has_multiples(refined) and not _has_multiples(shapes):
                 model, shapes = one_batch(model), _automatic(shapes)
             else:
                 shapes = refined
-    return Export(_run_export(model, call, shapes, strict), branches=tuple(dict.fromkeys(branches)))
+    return Export(_run_export(model, call, shapes, strict, decisions), branches=tuple(dict.fromkeys(branches)))
 
 
-def _export_assuming(model: torch.nn.Module, call: Call, shapes: Any, error: Exception, strict: bool) -> Export:
+def _export_assuming(
+    model: torch.nn.Module, call: Call, shapes: Any, error: Exception, strict: bool, decisions: Decisions
+) -> Export:
     """Exports and keeps the trace's decisions about the batch, if they fail at few batch sizes.
 
     Raises:
@@ -133,7 +138,7 @@ def _export_assuming(model: torch.nn.Module, call: Call, shapes: Any, error: Exc
     """
     if strict or _has_multiples(shapes):
         raise error
-    exported = _run_export(one_batch(model), call, _automatic(shapes), strict)
+    exported = _run_export(one_batch(model), call, _automatic(shapes), strict, decisions)
     doubtful = doubtful_batches(exported)
     if doubtful is None:
         raise error
@@ -164,10 +169,29 @@ def _automatic(shapes: Any) -> Any:
     return pytree.tree_map(relaxed, shapes)
 
 
-def _run_export(model: torch.nn.Module, call: Call, shapes: Any, strict: bool) -> torch.export.ExportedProgram:
+def _run_export(
+    model: torch.nn.Module, call: Call, shapes: Any, strict: bool, decisions: Decisions
+) -> torch.export.ExportedProgram:
+    if strict:
+        return _export_once(model, call, shapes, nullcontext(), strict=True)
+    with quick_trace() as trace:
+        try:
+            exported = _export_once(model, call, shapes, _traceable(trace, decisions), strict=False)
+            if not trace.refused:
+                return exported
+        except Exception as error:
+            if not trace.differs or _limits_the_batch(error):
+                raise
+    with quick_trace(nodes=False) as trace:
+        return _export_once(model, call, shapes, _traceable(trace, decisions), strict=False)
+
+
+def _export_once(
+    model: torch.nn.Module, call: Call, shapes: Any, context: AbstractContextManager[None], strict: bool
+) -> torch.export.ExportedProgram:
     # A trace computes most fake values once. Reading and filling their cache would take a third of the time.
     uncached = torch._dynamo.config.patch(fake_tensor_cache_enabled=False)
-    with quiet(), uncached, padded_with_zeros(), nullcontext() if strict else _traceable():
+    with quiet(), uncached, padded_with_zeros(), context:
         exported = torch.export.export(model, call.args, call.kwargs, dynamic_shapes=shapes, strict=strict)
     fakes = [n for n, v in exported.constants.items() if isinstance(v, torch._subclasses.FakeTensor)]
     if fakes:
@@ -175,18 +199,30 @@ def _run_export(model: torch.nn.Module, call: Call, shapes: Any, strict: bool) -
     return exported
 
 
+def _limits_the_batch(error: Exception) -> bool:
+    """Whether an export ended with limits of a dimension, which the traced sizes decide."""
+    return isinstance(error, torch._dynamo.exc.UserError) and "Constraints violated" in str(error)
+
+
 @contextmanager
-def _traceable() -> Iterator[None]:
-    """A context in which the tracer records `.data`, NumPy functions and slices of the batch."""
-    with _data_as_detach(), traced_numpy_functions(), batch_free_kernels(), shared_trace_values():
+def _traceable(trace: QuickTrace, decisions: Decisions) -> Iterator[None]:
+    """A context in which the tracer records `.data`, NumPy functions and slices of the batch, and reads of recorded places."""
+    replay = replayed(decisions) if decisions.values else nullcontext()
+    with replay, _data_as_detach(trace), traced_numpy_functions(), batch_free_kernels():
         yield
 
 
 @contextmanager
-def _data_as_detach() -> Iterator[None]:
+def _data_as_detach(trace: QuickTrace) -> Iterator[None]:
     """Makes `tensor.data` mean `tensor.detach()` in a trace; the tracer does not see `.data` and would record a constant."""
     descriptor: Any = torch._C.TensorBase.data
-    torch.Tensor.data = property(lambda t: t.detach(), descriptor.__set__)  # type: ignore[assignment]
+
+    def assign(tensor: torch.Tensor, value: torch.Tensor) -> None:
+        if trace.nodes is not None:
+            trace.nodes.forget(tensor)
+        descriptor.__set__(tensor, value)
+
+    torch.Tensor.data = property(lambda t: t.detach(), assign)  # type: ignore[assignment]
     try:
         yield
     finally:

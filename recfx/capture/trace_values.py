@@ -8,20 +8,13 @@ fake kernel that reasons about symbolic sizes.
 from __future__ import annotations
 
 import dataclasses
-import threading
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager
 from typing import Any
 
 import torch
 from torch._subclasses.fake_tensor import FakeTensor, FakeTensorMode, in_kernel_invocation_manager
 
 from recfx.ir.known_values import form_of_call, set_form, tensor_form, varies_by_data
-
-_own_dispatch = FakeTensorMode._dispatch_impl
-_patching = threading.Lock()
-_depth = 0
-_active = threading.local()
 
 
 @dataclasses.dataclass(frozen=True)
@@ -77,7 +70,8 @@ class TraceValues:
             made = self._made[key]
             return own(mode, func, types, args, kwargs) if made is None else self._copy(mode, made)
         result = own(mode, func, types, args, kwargs)
-        self._made[key] = _kept(result, args)
+        with torch._C.DisableTorchFunction():  # these questions are not the model's
+            self._made[key] = _kept(result, args)
         self.computed += 1
         return result
 
@@ -89,33 +83,6 @@ class TraceValues:
         set_form(found, made.form)
         self.copied += 1
         return found
-
-
-@contextmanager
-def shared_trace_values() -> Iterator[TraceValues]:
-    """Within it, fake modes of this thread keep the results of their kernels; gives the table."""
-    global _depth
-    before, values = getattr(_active, "values", None), TraceValues()
-    with _patching:
-        _depth += 1
-        if _depth == 1:
-            FakeTensorMode._dispatch_impl = _dispatch  # type: ignore[method-assign, assignment]
-    _active.values = values
-    try:
-        yield values
-    finally:
-        _active.values = before
-        with _patching:
-            _depth -= 1
-            if not _depth:
-                FakeTensorMode._dispatch_impl = _own_dispatch  # type: ignore[method-assign]
-
-
-def _dispatch(mode: FakeTensorMode, func: Any, types: Any, args: Any, kwargs: Any) -> Any:
-    values: TraceValues | None = getattr(_active, "values", None)
-    if values is None:
-        return _own_dispatch(mode, func, types, args, kwargs)
-    return values.dispatch(_own_dispatch, mode, func, types, args, kwargs)
 
 
 def _gives_a_new_tensor(func: Any) -> bool:

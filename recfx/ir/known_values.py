@@ -19,15 +19,17 @@ from torch.fx.experimental.symbolic_shapes import free_unbacked_symbols
 _aten = torch.ops.aten
 
 #: Operators that read where a tensor lies in its memory.
-_READS_MEMORY = (
+READS_MEMORY = (
     _aten.as_strided.default,
     _aten.as_strided_copy.default,
     _aten.as_strided_scatter.default,
     _aten.set_.source_Tensor,
     _aten.sym_storage_offset.default,
 )
-_NAMESPACES = ("aten", "recfx")
-_PLAIN = (bool, int, float, complex, str, type(None), torch.dtype, torch.device, torch.layout, torch.memory_format)
+#: Namespaces of operators whose fake kernels see nothing but the forms of their operands.
+NAMESPACES = ("aten", "recfx")
+#: Types of arguments that are their own form.
+PLAIN = (bool, int, float, complex, str, type(None), torch.dtype, torch.device, torch.layout, torch.memory_format)
 _ATTRIBUTE = "recfx_known_values"
 _FORM = "recfx_form"
 
@@ -38,7 +40,7 @@ class _Unknown(Exception):
 
 def known_values(mode: FakeTensorMode, graph: fx.Graph) -> KnownValues | None:
     """The table of a fake mode; None for a graph with operators that read where a tensor lies in its memory."""
-    if any(graph.find_nodes(op="call_function", target=target, sort=False) for target in _READS_MEMORY):
+    if any(graph.find_nodes(op="call_function", target=target, sort=False) for target in READS_MEMORY):
         return None
     found: KnownValues | None = getattr(mode, _ATTRIBUTE, None)
     if found is None:
@@ -87,7 +89,7 @@ def part_of(target: Any, args: tuple[Any, ...]) -> Any:
 
 def form_of_call(target: Any, args: Any, kwargs: Mapping[str, Any]) -> Any:
     """An operator with the forms of its arguments; None where a fake kernel may see more of them, or where the operator writes."""
-    if not isinstance(target, torch._ops.OpOverload) or target.namespace not in _NAMESPACES:
+    if not isinstance(target, torch._ops.OpOverload) or target.namespace not in NAMESPACES:
         return None
     if target._schema.is_mutable:
         return None
@@ -119,7 +121,7 @@ def _form(value: Any) -> Any:
     """What a fake kernel can see of an argument."""
     if isinstance(value, FakeTensor):
         return _tensor_form(value)
-    if isinstance(value, _PLAIN):
+    if isinstance(value, PLAIN):
         return type(value), value
     if isinstance(value, tuple | list):
         return type(value), tuple(map(_form, value))

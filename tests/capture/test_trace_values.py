@@ -10,7 +10,8 @@ import torch
 from torch import Tensor, nn
 
 from recfx.capture import capture
-from recfx.capture.trace_values import TraceValues, shared_trace_values
+from recfx.capture.quick_trace import quick_trace
+from recfx.capture.trace_values import TraceValues
 
 
 class _Model(nn.Module):
@@ -87,8 +88,8 @@ def test_the_dispatch_of_fake_modes_is_put_back() -> None:
     from torch._subclasses.fake_tensor import FakeTensorMode
 
     own = FakeTensorMode._dispatch_impl
-    with shared_trace_values():
-        with shared_trace_values():
+    with quick_trace():
+        with quick_trace():
             assert FakeTensorMode._dispatch_impl is not own
         assert FakeTensorMode._dispatch_impl is not own
     assert FakeTensorMode._dispatch_impl is own

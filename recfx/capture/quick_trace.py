@@ -1,0 +1,174 @@
+"""A context in which a trace records calls like earlier calls, without running what it ran before.
+
+It replaces methods of torch that are not part of its interface. Where torch has no such methods, traces are as torch makes them.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import inspect
+import threading
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from typing import Any
+
+from torch._subclasses.fake_tensor import FakeTensorMode
+from torch.fx import GraphModule
+from torch.fx.experimental import proxy_tensor
+
+from recfx.capture.late_code import recompile_later
+from recfx.capture.trace_functions import TraceFunctions
+from recfx.capture.trace_nodes import TraceNodes
+from recfx.capture.trace_sources import TraceSources
+from recfx.capture.trace_values import TraceValues
+
+
+@dataclasses.dataclass(frozen=True)
+class QuickTrace:
+    """The tables of one trace.
+
+    Attributes:
+        values: Results of fake kernels.
+        sources: Source lines of nodes.
+        nodes: Results of recorded operators; None for a trace that records every operator in torch's way.
+        functions: Answers of torch functions; None likewise.
+    """
+
+    values: TraceValues
+    sources: TraceSources
+    nodes: TraceNodes | None = None
+    functions: TraceFunctions | None = None
+
+    @property
+    def differs(self) -> bool:
+        """Whether an operator was not recorded in torch's way, or the model read what only a plain trace holds."""
+        return self.refused or (self.nodes is not None and self.nodes.recorded > 0)
+
+    @property
+    def refused(self) -> bool:
+        """Whether the model read what only a plain trace holds."""
+        return self.functions is not None and self.functions.refused
+
+
+class _Replaced:
+    """A method of a class that is replaced while a trace runs."""
+
+    def __init__(self, holder: Any, name: str, parameters: tuple[str, ...], call: Callable[..., Any]) -> None:
+        self.holder, self.name, self.call = holder, name, call
+        self.own: Any = getattr(holder, name, None)
+        self.users = 0
+        self.known = callable(self.own) and tuple(inspect.signature(self.own).parameters) == parameters
+
+    def put(self) -> None:
+        own, call = self.own, self.call
+
+        def method(*args: Any, **kwargs: Any) -> Any:
+            trace: QuickTrace | None = getattr(_active, "trace", None)
+            return own(*args, **kwargs) if trace is None else call(trace, own, *args, **kwargs)
+
+        setattr(self.holder, self.name, method)
+
+    def put_back(self) -> None:
+        setattr(self.holder, self.name, self.own)
+
+
+def _values(trace: QuickTrace, own: Callable[..., Any], mode: Any, *call: Any) -> Any:
+    return trace.values.dispatch(own, mode, *call)
+
+
+def _nodes(
+    trace: QuickTrace, own: Callable[..., Any], mode: Any, func: Any, types: Any, args: Any = (), kwargs: Any = None
+) -> Any:
+    if trace.nodes is None:
+        return own(mode, func, types, args, kwargs)
+    return trace.nodes.dispatch(own, mode, func, types, args, kwargs or {})
+
+
+def _functions(
+    trace: QuickTrace, own: Callable[..., Any], mode: Any, func: Any, types: Any, args: Any = (), kwargs: Any = None
+) -> Any:
+    if trace.functions is None:
+        return own(mode, func, types, args, kwargs)
+    return trace.functions.call(own, mode, func, types, args, kwargs or {})
+
+
+def _sources(trace: QuickTrace, own: Callable[..., Any], tracer: Any, *args: Any, **kwargs: Any) -> Any:
+    return trace.sources.create_node(own, tracer, *args, **kwargs)
+
+
+def _late_code(trace: QuickTrace, own: Callable[..., Any], module: Any) -> Any:
+    return recompile_later(own, module)
+
+
+_CALL = ("self", "func", "types", "args", "kwargs")
+_VALUES = _Replaced(FakeTensorMode, "_dispatch_impl", _CALL, _values)
+_NODES = _Replaced(getattr(proxy_tensor, "ProxyTorchDispatchMode", None), "__torch_dispatch__", _CALL, _nodes)
+_FUNCTIONS = _Replaced(
+    getattr(proxy_tensor, "TorchFunctionMetadataMode", None), "__torch_function__", _CALL, _functions
+)
+_SOURCES = _Replaced(
+    getattr(proxy_tensor, "_ModuleStackTracer", None), "create_node", ("self", "args", "kwargs"), _sources
+)
+_CODE = _Replaced(GraphModule, "recompile", ("self",), _late_code)
+#: Functions of torch that `TraceNodes` calls.
+_CALLED = (
+    "extract_val",
+    "track_tensor",
+    "fetch_sym_proxy",
+    "_ProxyTensor",
+    "_enable_thunkify",
+    "disable_proxy_modes_tracing",
+)
+
+_patching = threading.Lock()
+_active = threading.local()
+
+
+def records_quickly() -> bool:
+    """Whether this torch has the methods that `TraceNodes` needs."""
+    return _NODES.known and _FUNCTIONS.known and all(hasattr(proxy_tensor, name) for name in _CALLED)
+
+
+@contextmanager
+def quick_trace(*, nodes: bool = True) -> Iterator[QuickTrace]:
+    """Within it, traces of this thread keep results; gives the tables.
+
+    Args:
+        nodes: Whether operators whose operands have the forms of an earlier call are recorded without running them.
+    """
+    trace = QuickTrace(TraceValues(), TraceSources())
+    if nodes and records_quickly():
+        table = TraceNodes()
+        trace = dataclasses.replace(trace, nodes=table, functions=TraceFunctions(table))
+    with _active_trace(trace, (_VALUES, _NODES, _FUNCTIONS, _SOURCES, _CODE)):
+        yield trace
+
+
+@contextmanager
+def late_code() -> Iterator[None]:
+    """Within it, graph modules of this thread generate their code at their first call."""
+    with _active_trace(QuickTrace(TraceValues(), TraceSources()), (_CODE,)):
+        yield
+
+
+@contextmanager
+def _active_trace(trace: QuickTrace, methods: tuple[_Replaced, ...]) -> Iterator[None]:
+    """Within it, methods of torch are replaced, and those that this thread calls use `trace`."""
+    before = getattr(_active, "trace", None)
+    known = [method for method in methods if method.known]
+    _use(known, 1)
+    _active.trace = trace
+    try:
+        yield
+    finally:
+        _active.trace = before
+        _use(known, -1)
+
+
+def _use(methods: list[_Replaced], change: int) -> None:
+    """Replaces methods for their first user, and puts them back after the last."""
+    with _patching:
+        for method in methods:
+            method.users += change
+            if method.users == (1 if change > 0 else 0):
+                method.put() if change > 0 else method.put_back()
