@@ -12,6 +12,7 @@ from recfx.passes.fold.fold_batchnorm import FoldBatchnorm
 from recfx.passes.fold.fold_constants import FoldConstants
 from recfx.passes.fold.fold_linear_into_table import FoldLinearIntoTable
 from recfx.passes.hoist.hoist_requests import HoistRequests
+from recfx.passes.interaction.batch_pairs import BatchPairs
 from recfx.passes.interaction.fold_cin import FoldCin
 from recfx.passes.interaction.fuse_cin import FuseCin
 from recfx.passes.interaction.fuse_dot_interaction import FuseDotInteraction
@@ -47,6 +48,7 @@ __all__ = [
     "NATIVE_PIPELINE",
     "PRECISIONS",
     "STAGES",
+    "BatchPairs",
     "BatchSelects",
     "BinarizeEmbeddings",
     "Canonicalize",

@@ -90,12 +90,6 @@ STAGES = (
         requests=True,
     ),
     Stage(
-        "batch",
-        "fuse-parallel-linears,batch-selects",
-        "Last on backends without kernels for the dialect: fewer and larger operators.",
-        replaced_by=("recfx::mlp",),
-    ),
-    Stage(
         "interactions",
         "fuse-dot-interaction,fuse-fm,fuse-cross",
         "Before the lookups whose stacks they read, and before linears are joined across them.",
@@ -106,6 +100,18 @@ STAGES = (
         "fuse-cin,fold-cin",
         "Before linears are joined and put into chains, which would hide the contractions that the pass matches.",
         forms=("recfx::cin",),
+    ),
+    Stage(
+        "pairs",
+        "batch-pairs",
+        "After the interactions, which have kernels of their own; before linears are joined, which would hide the products behind them; "
+        "and before the lookups, which write the gathered fields.",
+    ),
+    Stage(
+        "batch",
+        "fuse-parallel-linears,batch-selects",
+        "Last on backends without kernels for the dialect: fewer and larger operators.",
+        replaced_by=("recfx::mlp",),
     ),
     Stage(
         "attention",

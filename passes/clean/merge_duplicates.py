@@ -2,6 +2,7 @@
 
     op(a, b), ..., op(a, b) -> one op(a, b)
     two reads of one parameter -> one read
+    two index tensors with the same numbers -> one index tensor
 
 Requires: functional. Exactness: EXACT.
 """
@@ -17,6 +18,9 @@ from recfx.ir.dead_code import EFFECTS
 from recfx.ir.program import Program
 from recfx.passes._match import is_random
 from recfx.pipeline import Pass, PassContext, PassSpec, register
+
+#: The most numbers of an index tensor that is compared by value.
+_LARGEST_INDEX = 4096
 
 
 @register
@@ -40,7 +44,7 @@ def _key(node: fx.Node, ctx: PassContext) -> Any:
     """A key that is equal for nodes with equal results; None for a node that must not be merged."""
     if node.op == "get_attr":
         tensor = ctx.tensor(node)
-        return ("state", id(tensor)) if tensor is not None else None
+        return _state_key(tensor) if tensor is not None else None
     if node.op != "call_function" or node.target in EFFECTS or is_random(node):
         return None
     try:
@@ -50,6 +54,17 @@ def _key(node: fx.Node, ctx: PassContext) -> Any:
         ctx.miss("merge", node, "an argument cannot be compared")
         return None
     return key
+
+
+def _state_key(tensor: torch.Tensor) -> Any:
+    """A key that is equal for reads of one tensor, and for small index tensors with the same numbers.
+
+    Tracers make a tensor of its own for each index list that a model writes out, `x[:, [3]]`.
+    """
+    small = tensor.layout is torch.strided and tensor.device.type == "cpu" and tensor.numel() <= _LARGEST_INDEX
+    if not small or type(tensor) is not torch.Tensor or tensor.dtype not in (torch.int64, torch.int32):
+        return "state", id(tensor)
+    return "numbers", tensor.dtype, tuple(tensor.shape), tensor.stride(), tuple(tensor.reshape(-1).tolist())
 
 
 def _freeze(value: Any) -> Any:
