@@ -155,7 +155,7 @@ def _repeated(ctx: PassContext, factor: fx.Node) -> torch.Tensor | None:
 
 
 def times(a: torch.Tensor | None, b: torch.Tensor | None) -> torch.Tensor | None:
-    """The product of two factors, of which None stands for 1."""
+    """The product of two factors. None stands for 1."""
     if a is None or b is None:
         return b if a is None else a
     return a * b
