@@ -1,4 +1,4 @@
-"""The command line: recfx demo | optimize | bench | doctor | explain | bisect."""
+"""The command line: recfx demo | optimize | bench | calibrate | doctor | explain | bisect."""
 
 from __future__ import annotations
 
@@ -39,6 +39,11 @@ def _parser() -> argparse.ArgumentParser:
 
     bench = commands.add_parser("bench", help="measure the tables of the papers")
     _add_hqgnn(bench.add_subparsers(required=True, metavar="TABLE"))
+
+    calibrate = commands.add_parser("calibrate", help="measure this machine and the backends on it, for placement")
+    add_option(calibrate, "threads")
+    add_option(calibrate, "seconds", 50.0, "the longest that it may take (default: %(default)s)")
+    calibrate.set_defaults(run=_calibrate)
 
     doctor = commands.add_parser("doctor", help="installed and missing parts, and how to get them")
     doctor.set_defaults(run=_doctor)
@@ -186,6 +191,17 @@ def _demo(options: argparse.Namespace) -> int:
         seed=options.seed,
         label=options.label,
     )
+    return 0
+
+
+def _calibrate(options: argparse.Namespace) -> int:
+    import torch
+
+    from recfx.driver.backend_calibration import calibrated, described
+
+    if options.threads is not None:
+        torch.set_num_threads(options.threads)
+    print(described(calibrated(again=True, seconds=options.seconds)))
     return 0
 
 

@@ -60,6 +60,7 @@ ALLOWED: dict[str, set[str]] = {
         "compiled",
         "demo",
         "doctor",
+        "driver",
         "errors",
         "learn",
         "optimizer",

@@ -3,15 +3,15 @@
 from __future__ import annotations
 
 import dataclasses
-import math
 import operator
-from collections.abc import Mapping
 from typing import Any
 
 import torch
 from torch import fx
 
 from recfx.cost.dialect_arithmetic import dialect_multiply_adds
+from recfx.cost.layer_arithmetic import layer_multiply_adds
+from recfx.cost.sizes import Sizes
 from recfx.ir.op_sets import (
     ADDED_PRODUCTS,
     BROADCASTS,
@@ -60,46 +60,12 @@ def arithmetic(program: Program, rows: int, *, requests: int = 1) -> Arithmetic:
 
 def arithmetic_of_nodes(program: Program, rows: int, *, requests: int = 1) -> dict[fx.Node, Arithmetic]:
     """The work of each operator, for a number of rows; see `arithmetic`."""
-    sizes = _sizes(program, {"batch": rows, "requests": requests})
-    return {node: _work(node, sizes) for node in program.graph.nodes if node.op == "call_function"}
+    sizes = Sizes.of_program(program, {"batch": rows, "requests": requests})
+    return {node: arithmetic_of_node(node, sizes) for node in program.graph.nodes if node.op == "call_function"}
 
 
-class _Sizes:
-    """Numbers of elements under given values of the symbols."""
-
-    def __init__(self, symbols: Mapping[Any, int]) -> None:
-        self.symbols = dict(symbols)
-
-    def number(self, size: Any) -> int:
-        if isinstance(size, int):
-            return size
-        expression = size.node.expr.subs(self.symbols)
-        return int(expression) if expression.is_number else int(size.node.hint or 1)
-
-    def elements(self, value: Any) -> int:
-        if isinstance(value, tuple | list):
-            return sum(map(self.elements, value))
-        return math.prod(map(self.number, value.shape)) if isinstance(value, torch.Tensor) else 0
-
-    def bytes(self, value: Any) -> int:
-        if isinstance(value, tuple | list):
-            return sum(map(self.bytes, value))
-        return self.elements(value) * value.element_size() if isinstance(value, torch.Tensor) else 0
-
-
-def _sizes(program: Program, dims: Mapping[str, int]) -> _Sizes:
-    symbols: dict[Any, int] = {}
-    for node, leaf in zip(program.placeholders(), program.signature.leaves, strict=True):
-        held = node.meta.get("val")
-        if not isinstance(held, torch.Tensor):
-            continue
-        for size, name in zip(held.shape, leaf.shape, strict=True):
-            if isinstance(size, torch.SymInt) and name in dims:
-                symbols[size.node.expr] = dims[str(name)]
-    return _Sizes(symbols)
-
-
-def _work(node: fx.Node, sizes: _Sizes) -> Arithmetic:
+def arithmetic_of_node(node: fx.Node, sizes: Sizes) -> Arithmetic:
+    """The work of one operator under the given sizes."""
     result = node.meta.get("val")
     if node.target in _FREE or not isinstance(result, torch.Tensor | tuple | list):
         return Arithmetic()
@@ -116,21 +82,20 @@ def _work(node: fx.Node, sizes: _Sizes) -> Arithmetic:
         return Arithmetic(0, 2 * written)
     if node.target in _PRODUCTS:
         return Arithmetic(sizes.elements(result) * _depth(node, sizes), moved)
-    if node.target is _aten.scaled_dot_product_attention.default:
-        keys: Any = node.args[1]  # `operands` holds a tensor once, even if it is query, key and value
-        length = sizes.number(keys.meta["val"].shape[-2])
-        return Arithmetic(2 * sizes.elements(operands[0]) * length, moved)
+    counted = layer_multiply_adds(node, sizes)
+    if counted is not None:
+        return Arithmetic(counted, moved)
     reduces = sizes.elements(result) < max(map(sizes.elements, operands), default=0)
     return Arithmetic(max(map(sizes.elements, operands)) if reduces else sizes.elements(result), moved)
 
 
-def _depth(node: fx.Node, sizes: _Sizes) -> int:
+def _depth(node: fx.Node, sizes: Sizes) -> int:
     """The length of the sum for each element of a matrix product."""
     first: Any = node.args[1 if node.target in ADDED_PRODUCTS else 0]
     return sizes.number(first.meta["val"].shape[-1])
 
 
-def _lookup(node: fx.Node, operands: list[Any], result: Any, sizes: _Sizes) -> Arithmetic:
+def _lookup(node: fx.Node, operands: list[Any], result: Any, sizes: Sizes) -> Arithmetic:
     table, ids = operands[:2]
     if node.target is _aten.embedding.default:
         return Arithmetic(0, sizes.bytes(ids) + 2 * sizes.bytes(result))

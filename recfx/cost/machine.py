@@ -6,10 +6,8 @@ Rates are those of torch's own kernels, at torch's current number of threads. Th
 from __future__ import annotations
 
 import dataclasses
-import hashlib
 import json
 import math
-import os
 import time
 from collections.abc import Callable, Mapping
 from pathlib import Path
@@ -19,12 +17,15 @@ import numpy as np
 import torch
 import torch.nn.functional as F
 
+from recfx.cost.cache_files import Cache, cache_folder, file_name, read_document, write_document
 from recfx.cost.processor import processor
 from recfx.errors import ArtifactError, MeasureError
-from recfx.formats.folders import open_sealed_json, sealed_json
 from recfx.formats.records import decode
 
 Clock = Callable[[], int]
+
+#: What measurements depend on: processor, cores, instruction sets, threads, version of torch.
+Identity = tuple[str, int, tuple[str, ...], int, str]
 
 _FORMAT = 1
 _MIB = 2**20
@@ -78,6 +79,11 @@ class Machine:
     stream: tuple[StreamPoint, ...]
     gather: tuple[GatherPoint, ...]
 
+    @property
+    def identity(self) -> Identity:
+        """What the measurement depends on."""
+        return self.cpu, self.cores, self.flags, self.threads, self.torch
+
     def stream_rate(self, nbytes: float) -> float:
         """Bytes per second for a working set of that size, interpolated between the measured sizes."""
         points = sorted(self.stream, key=lambda point: point.nbytes)
@@ -128,7 +134,7 @@ def _interpolate(x: float, known: list[int], values: list[float]) -> float:
 
 
 def measure_machine(
-    *, cache: bool | Path = False, seconds: float = _POINT_SECONDS, clock: Clock = time.perf_counter_ns
+    *, cache: Cache = False, seconds: float = _POINT_SECONDS, clock: Clock = time.perf_counter_ns
 ) -> Machine:
     """Measures the limits at torch's present number of threads; takes about three seconds and 300 MB.
 
@@ -138,16 +144,12 @@ def measure_machine(
         seconds: Time for each point.
         clock: Returns the time in nanoseconds.
     """
-    chip = processor()
-    identity = (chip.name, chip.cores, chip.flags, torch.get_num_threads(), torch.__version__)
-    path = _cache_file(cache, identity)
-    if path is not None and path.is_file():
-        try:
-            return Machine.from_json(open_sealed_json(path.read_bytes(), str(path)))
-        except (MeasureError, ArtifactError):
-            path.unlink()
+    here = identity(torch.get_num_threads())
+    path = _cache_file(cache, here)
+    if path is not None and (known := _read(path, here)) is not None:
+        return known
     machine = Machine(
-        *identity,
+        *here,
         matmul=matmul_peak(seconds=3 * seconds, clock=clock),
         stream=tuple(StreamPoint(size, stream_bandwidth(size, seconds=seconds, clock=clock)) for size in _STREAM_SIZES),
         gather=tuple(
@@ -157,19 +159,37 @@ def measure_machine(
         ),
     )
     if path is not None:
-        path.parent.mkdir(parents=True, exist_ok=True)
-        partial = path.with_suffix(f".{os.getpid()}.tmp")
-        partial.write_bytes(sealed_json(machine.to_json()))
-        partial.replace(path)
+        write_document(path, machine.to_json())
     return machine
 
 
-def _cache_file(cache: bool | Path, identity: tuple[object, ...]) -> Path | None:
-    if cache is False:
+def known_machine(threads: int, cache: Cache = True) -> Machine | None:
+    """The limits of this machine at a number of threads as they were measured earlier; None if they were not."""
+    here = identity(threads)
+    path = _cache_file(cache, here)
+    return None if path is None else _read(path, here)
+
+
+def identity(threads: int) -> Identity:
+    """What measurements on this machine depend on, at a number of threads."""
+    chip = processor()
+    return chip.name, chip.cores, chip.flags, threads, str(torch.__version__)
+
+
+def _cache_file(cache: Cache, here: Identity) -> Path | None:
+    folder = cache_folder(cache)
+    return None if folder is None else folder / file_name("machine", (_FORMAT, *here))
+
+
+def _read(path: Path, here: Identity) -> Machine | None:
+    document = read_document(path)
+    if document is None:
         return None
-    folder = cache if isinstance(cache, Path) else Path(os.environ.get("XDG_CACHE_HOME") or "~/.cache") / "recfx"
-    digest = hashlib.sha256(repr((_FORMAT, *identity)).encode()).hexdigest()[:16]
-    return folder.expanduser() / f"machine-{digest}.json"
+    try:
+        found = Machine.from_json(document)
+    except MeasureError:
+        return None
+    return found if found.identity == here else None
 
 
 def stream_bandwidth(nbytes: int, *, seconds: float = _POINT_SECONDS, clock: Clock = time.perf_counter_ns) -> float:

@@ -22,7 +22,7 @@ class Processor:
     """The processor that this process may use.
 
     Attributes:
-        name: The system's name for it.
+        name: The system's name for it, with the family and the model that tell generations of equal name apart.
         cores: Logical cores that this process may run on.
         flags: The members of `FLAGS` that it has, sorted.
     """
@@ -37,6 +37,8 @@ def processor(cpuinfo: Path = Path("/proc/cpuinfo")) -> Processor:
     cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
     fields = _first_block(cpuinfo.read_text()) if cpuinfo.is_file() else {}
     name = fields.get("model name") or platform.processor() or platform.machine() or "unknown"
+    if {"cpu family", "model"} <= fields.keys():
+        name += f" (family {fields['cpu family']}, model {fields['model']})"
     words = (fields.get("flags") or fields.get("Features") or "").split()
     return Processor(name, cores, tuple(sorted(FLAGS.intersection(words))))
 

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import dataclasses
 import json
 from collections.abc import Callable
 from itertools import count
@@ -10,11 +9,10 @@ from pathlib import Path
 
 import pytest
 import torch
+from calibration_kit import some_machine
 
 from recfx.cost.machine import (
-    GatherPoint,
     Machine,
-    StreamPoint,
     matmul_peak,
     measure_machine,
     random_gather_rate,
@@ -30,28 +28,6 @@ MIB = 2**20
 def ticking() -> Callable[[], int]:
     """A clock that advances a millisecond at each reading, so that every call takes a millisecond."""
     return count(step=1_000_000).__next__
-
-
-def some_machine(**changes: object) -> Machine:
-    machine = Machine(
-        cpu="Some CPU",
-        cores=2,
-        flags=("avx2", "fma"),
-        threads=1,
-        torch="2.13.0",
-        matmul=1e11,
-        stream=(StreamPoint(MIB, 100e9), StreamPoint(256 * MIB, 25e9)),
-        gather=tuple(
-            GatherPoint(table, row, rate)
-            for table, row, rate in [
-                (MIB, 64, 800e6),
-                (MIB, 256, 400e6),
-                (256 * MIB, 64, 50e6),
-                (256 * MIB, 256, 25e6),
-            ]
-        ),
-    )
-    return dataclasses.replace(machine, **changes)  # type: ignore[arg-type]
 
 
 def test_rates_are_work_over_time() -> None:
