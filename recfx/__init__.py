@@ -91,9 +91,10 @@ def __getattr__(name: str) -> Any:
         return importlib.import_module("recfx.testing")
     if name not in _PUBLIC:
         raise AttributeError(f"module 'recfx' has no attribute {name!r}")
-    if name == "Pipeline":
-        importlib.import_module("recfx.passes")  # so that text pipelines know the built-in passes
-    value = getattr(importlib.import_module(_PUBLIC[name]), name)
+    with importlib.import_module("recfx.driver.fewer_collections").fewer_collections():
+        if name == "Pipeline":
+            importlib.import_module("recfx.passes")  # so that text pipelines know the built-in passes
+        value = getattr(importlib.import_module(_PUBLIC[name]), name)
     globals()[name] = value
     return value
 

@@ -51,7 +51,7 @@ class QuickTrace:
 
 
 class _Replaced:
-    """A method of a class that is replaced while a trace runs."""
+    """A method of a class, or a function of a module, that is replaced while a trace runs."""
 
     def __init__(self, holder: Any, name: str, parameters: tuple[str, ...], call: Callable[..., Any]) -> None:
         self.holder, self.name, self.call = holder, name, call
@@ -96,6 +96,10 @@ def _sources(trace: QuickTrace, own: Callable[..., Any], tracer: Any, *args: Any
     return trace.sources.create_node(own, tracer, *args, **kwargs)
 
 
+def _metadata(trace: QuickTrace, own: Callable[..., Any], tensor: Any, *options: Any) -> Any:
+    return own(tensor, *options) if trace.nodes is None else trace.nodes.metadata(own, tensor, *options)
+
+
 def _late_code(trace: QuickTrace, own: Callable[..., Any], module: Any) -> Any:
     return recompile_later(own, module)
 
@@ -109,6 +113,7 @@ _FUNCTIONS = _Replaced(
 _SOURCES = _Replaced(
     getattr(proxy_tensor, "_ModuleStackTracer", None), "create_node", ("self", "args", "kwargs"), _sources
 )
+_METADATA = _Replaced(proxy_tensor, "_extract_tensor_metadata", ("result", "include_contiguity"), _metadata)
 _CODE = _Replaced(GraphModule, "recompile", ("self",), _late_code)
 #: Functions of torch that `TraceNodes` calls.
 _CALLED = (
@@ -140,7 +145,7 @@ def quick_trace(*, nodes: bool = True) -> Iterator[QuickTrace]:
     if nodes and records_quickly():
         table = TraceNodes()
         trace = dataclasses.replace(trace, nodes=table, functions=TraceFunctions(table))
-    with _active_trace(trace, (_VALUES, _NODES, _FUNCTIONS, _SOURCES, _CODE)):
+    with _active_trace(trace, (_VALUES, _NODES, _FUNCTIONS, _SOURCES, _METADATA, _CODE)):
         yield trace
 
 

@@ -59,6 +59,7 @@ class TraceNodes:
     def __init__(self) -> None:
         self._steps: dict[Any, Step | None] = {}
         self._recordable: dict[Any, bool] = {}
+        self._metadata: dict[Any, Any] = {}
         self._seen: dict[int, Seen] = {}
         #: Tensors without autograd history that have one in a plain trace.
         self._differentiable: dict[int, torch.Tensor] = {}
@@ -88,6 +89,24 @@ class TraceNodes:
             if call is not None and call.key not in self._steps:
                 self._steps[call.key] = self._step(func, call, result, mode.tracer)
         return result
+
+    def metadata(self, own: Callable[..., Any], tensor: Any, *options: Any) -> Any:
+        """What the tracer records of a tensor beside its fake value.
+
+        Args:
+            own: The tracer's own function.
+            tensor: The tensor.
+            options: Further arguments of the function.
+        """
+        try:
+            form = tensor_form(tensor, bool(tensor.requires_grad)) if type(tensor) is FakeTensor else None
+        except NoForm:
+            form = None
+        if form is None or options:
+            return own(tensor, *options)
+        if form not in self._metadata:
+            self._metadata[form] = own(tensor)
+        return self._metadata[form]
 
     def requires_gradient(self, tensor: torch.Tensor) -> bool:
         """Whether a tensor requires a gradient in a plain trace."""

@@ -20,7 +20,7 @@ from recfx.cost.bootstrap import Ratio, Samples, paired_quantile_ratio, paired_r
 from recfx.errors import MeasureError
 from recfx.kernels.background import BACKGROUND
 
-__all__ = ["Comparison", "Ratio", "Timing", "compare"]
+__all__ = ["Comparison", "Ratio", "Timing", "compare", "is_clearly_faster"]
 
 _SAMPLE_NS = 50_000  # shorter samples would measure the clock
 _TURN_NS = 500_000
@@ -29,6 +29,12 @@ _WARM_UP = 3
 _MAX_WARM_UP = 20
 _MAX_REPEATS = 10_000
 _P99_SAMPLES = 100
+#: Shares of the time after which `compare` asks whether the result is clear.
+_FIRST_QUESTION, _NEXT_QUESTION = 0.3, 0.1
+_ONE = Ratio(1.0, 1.0, 1.0)
+
+#: (Name -> samples [rounds, samples in a round], the share of the time that has passed) -> whether more samples are of no use.
+Settled = Callable[[Mapping[str, Samples], float], bool]
 
 
 @dataclasses.dataclass(frozen=True)
@@ -80,6 +86,8 @@ class Comparison:
     def slower_at_worst(self, name: str, than: str) -> bool:
         """As `slower`, for the 99th percentiles. False if either candidate has none; see `Timing.has_p99`."""
         if not all(self.timings[n].has_p99 for n in (name, than)):
+            return False
+        if self.samples and self.samples[name].max() < self.samples[than].min():
             return False
         return self.p99_ratio(name, than).low > 1.0
 
@@ -164,6 +172,7 @@ def compare(
     single_calls: bool = False,
     seed: int = 0,
     clock: Callable[[], int] = time.perf_counter_ns,
+    settled: Settled | None = None,
 ) -> Comparison:
     """Times candidates in turns.
 
@@ -179,6 +188,7 @@ def compare(
         single_calls: Time every call separately, which the 99th percentile needs. The clock then adds some per cent to short calls.
         seed: Seed of the order in each round and of the intervals.
         clock: Returns the time in nanoseconds.
+        settled: Asked a few times, from a third of the time on; measuring ends when it is true.
 
     Raises:
         MeasureError: A candidate raised, no candidate was given, the baseline is unknown, or the number of rounds is zero.
@@ -196,14 +206,31 @@ def compare(
         )
     with BACKGROUND:
         turns = {name: _Turn.calibrated(name, call, seconds, clock, single_calls) for name, call in candidates.items()}
-        samples = _rounds(turns, seconds, (min_rounds, max_rounds), random.Random(seed), clock)
+        samples = _rounds(turns, seconds, (min_rounds, max_rounds), random.Random(seed), clock, settled)
     return Comparison(
         timings={name: turns[name].timing(samples[name]) for name in names},
-        ratios={name: paired_ratio(samples[name], samples[base], seed=seed) for name in names},
+        ratios={
+            name: _ONE if name == base else paired_ratio(samples[name], samples[base], seed=seed) for name in names
+        },
         baseline=base,
         threads=torch.get_num_threads(),
         samples=samples,
     )
+
+
+def is_clearly_faster(name: str, than: str) -> Settled:
+    """A condition for `compare`: almost all calls of a candidate are faster than almost all of another, by a fifth.
+
+    It waits for the samples that a 99th percentile needs, if the whole time would give as many.
+    """
+
+    def settled(samples: Mapping[str, Samples], share: float) -> bool:
+        fast, slow = samples[name], samples[than]
+        if min(fast.size, slow.size) < _P99_SAMPLES <= min(fast.size, slow.size) / share:
+            return False
+        return bool(np.quantile(fast, 0.99) < 0.8 * np.quantile(slow, 0.01))
+
+    return settled
 
 
 def _rounds(
@@ -212,6 +239,7 @@ def _rounds(
     limits: tuple[int, int],
     order: random.Random,
     clock: Callable[[], int],
+    settled: Settled | None,
 ) -> dict[str, Samples]:
     taken: dict[str, list[list[float]]] = {name: [] for name in turns}
     names = list(turns)
@@ -219,13 +247,19 @@ def _rounds(
     done = 0
     collecting = gc.isenabled()
     gc.disable()
-    deadline = clock() + int(seconds * 1e9)
+    start = clock()
+    share, asked = 0.0, _FIRST_QUESTION
     try:
-        while done < at_least or (done < at_most and clock() < deadline):
+        while done < at_least or (done < at_most and share < 1):
             order.shuffle(names)
             for name in names:
                 taken[name].append(turns[name].take(clock))
             done += 1
+            share = (clock() - start) / (seconds * 1e9) if seconds else 1.0
+            if settled is not None and share >= asked and done >= at_least:
+                if settled({name: np.asarray(values) for name, values in taken.items()}, share):
+                    break
+                asked = share + _NEXT_QUESTION
     finally:
         if collecting:
             gc.enable()

@@ -29,6 +29,7 @@ from recfx.driver.stage_times import StageTimes
 from recfx.driver.torch_operators import with_shares
 from recfx.driver.weight_watch import watch_weights
 from recfx.errors import CaptureError, MeasureError, PassError, TargetError, VerificationError
+from recfx.ir.graph_checks import quick_argument_checks
 from recfx.ir.numeric import Exactness, Run, verify_numeric, weakest
 from recfx.ir.program import Program
 from recfx.ir.verify import Level
@@ -59,7 +60,7 @@ def build(
         RecfxError: See `recfx.optimize`.
     """
     name = type(model).__name__
-    with fewer_collections(), stage_line(f"optimizing {name}") as begin:
+    with fewer_collections(), quick_argument_checks(), stage_line(f"optimizing {name}") as begin:
         stages = StageTimes(name, begin)
         with stages.run("capture", CaptureError):
             held = hold_constants(model, options.constant_inputs, options.catalogue, args, kwargs)

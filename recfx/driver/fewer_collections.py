@@ -1,7 +1,7 @@
-"""Python's collector of reference cycles runs less often while a model is compiled.
+"""Python's collector of reference cycles runs less often while modules are imported and while a model is compiled.
 
-Compilation makes millions of small objects that live to its end: nodes, expressions, fake tensors. Each run of the collector visits all
-of them again and frees almost none.
+Both make millions of small objects that live on: functions and classes; nodes, expressions and fake tensors. Each run of the collector
+visits all of them again and frees almost none.
 """
 
 from __future__ import annotations

@@ -9,7 +9,7 @@ from typing import Any
 
 import torch
 
-from recfx.cost.timing import Comparison, compare
+from recfx.cost.timing import Comparison, compare, is_clearly_faster
 from recfx.driver.parts import Parts
 from recfx.driver.plan_times import region_seconds, rows_of
 from recfx.driver.report import Measured, Report
@@ -32,7 +32,7 @@ def do_no_harm(parts: Parts, model: torch.nn.Module, *, seconds: float = SECONDS
     Args:
         parts: The compiled model.
         model: The user's model.
-        seconds: Time for each batch size.
+        seconds: Time for each batch size; less if almost all calls of the compiled model are clearly faster.
 
     Returns:
         The same parts with the measurements in the report. The entry runs the user's model if the compiled one is slower at any size, in
@@ -70,7 +70,10 @@ def do_no_harm(parts: Parts, model: torch.nn.Module, *, seconds: float = SECONDS
 
 
 def _compare(candidates: Mapping[str, Callable[[], Any]], seconds: float) -> Comparison:
-    return compare(candidates, seconds=seconds, min_rounds=_ROUNDS, baseline="eager", single_calls=True)
+    settled = is_clearly_faster("compiled", than="eager")
+    return compare(
+        candidates, seconds=seconds, min_rounds=_ROUNDS, baseline="eager", single_calls=True, settled=settled
+    )
 
 
 def _twice(first: Comparison, candidates: Mapping[str, Callable[[], Any]], seconds: float) -> Iterator[Comparison]:

@@ -106,11 +106,12 @@ def same_arguments(x: Any, y: Any, partner: dict[fx.Node, fx.Node]) -> bool:
     if isinstance(x, fx.Node):
         return isinstance(y, fx.Node) and partner.get(x) is y
     if isinstance(x, tuple | list):
-        return (
-            isinstance(y, tuple | list)
-            and len(x) == len(y)
-            and all(same_arguments(i, j, partner) for i, j in zip(x, y, strict=True))
-        )
+        if not isinstance(y, tuple | list) or len(x) != len(y):
+            return False
+        for i, j in zip(x, y, strict=True):  # noqa: SIM110 - all() takes longer, and graphs have many arguments
+            if not same_arguments(i, j, partner):
+                return False
+        return True
     if isinstance(x, dict):
         return isinstance(y, dict) and x.keys() == y.keys() and all(same_arguments(x[k], y[k], partner) for k in x)
     if isinstance(x, float) and x != x:

@@ -6,19 +6,47 @@ serves the next pass, so that a pipeline copies the graph once for each pass tha
 
 from __future__ import annotations
 
+import dataclasses
+from collections.abc import Mapping
 from typing import Any
 
+import torch
 from torch import fx
 
 from recfx.ir.diff import same_arguments, same_graph
 from recfx.ir.program import Program
 
 
+@dataclasses.dataclass(frozen=True)
+class Facts:
+    """What a pipeline records of a program that no pass edits.
+
+    Attributes:
+        module: The program's graph module.
+        state: The program's state.
+        operators: The number of its operators.
+        state_bytes: The bytes of its state.
+    """
+
+    module: fx.GraphModule
+    state: dict[str, torch.Tensor]
+    operators: int
+    state_bytes: int
+
+
 class WorkingCopies:
-    """A copy of a program that a pass left as it was."""
+    """A copy of a program that a pass left as it was, and what is known of the program."""
 
     def __init__(self) -> None:
         self._kept: tuple[fx.GraphModule, fx.GraphModule] | None = None
+        self._facts: Facts | None = None
+
+    def facts(self, program: Program) -> Facts:
+        """The facts of a program; passes that change nothing leave them as they are."""
+        if self._facts is None or self._facts.module is not program.module:
+            state, size = program.state(), program.state_bytes()
+            self._facts = Facts(program.module, state, program.operator_count(), size)
+        return self._facts
 
     def take(self, program: Program) -> Program:
         """A copy of a program, whose graph the caller may edit."""
@@ -29,30 +57,39 @@ class WorkingCopies:
 
     def keep(self, program: Program, copy: Program) -> None:
         """Keeps a copy for the next pass, when names and recorded values are those of the program, too."""
-        if all(map(_alike, program.graph.nodes, copy.graph.nodes)) and _states(program) == _states(copy):
+        alike = all(map(_alike, program.graph.nodes, copy.graph.nodes))
+        if alike and _same_state(self.facts(program).state, copy):
             self._kept = program.module, copy.module
 
 
-def differ(before: Program, after: Program) -> bool:
-    """Whether a pass changed the graph, unread nodes included."""
+def differ(before: Program, after: Program, state: Mapping[str, torch.Tensor]) -> bool:
+    """Whether a pass changed the graph, unread nodes included.
+
+    Args:
+        before: The program before the pass.
+        after: The copy that the pass edited.
+        state: The state of the program before the pass.
+    """
     if len(before.graph.nodes) != len(after.graph.nodes):
         return True
-    return not _equal_in_order(before, after) and same_graph(before, after) is not None
+    return not _equal_in_order(before, after, state) and same_graph(before, after) is not None
 
 
-def _equal_in_order(before: Program, after: Program) -> bool:
+def _equal_in_order(before: Program, after: Program, state: Mapping[str, torch.Tensor]) -> bool:
     """Whether two graphs hold equal nodes in the same order: the usual case, which needs no search for partners."""
     partner: dict[fx.Node, fx.Node] = {}
     for x, y in zip(before.graph.nodes, after.graph.nodes, strict=True):
         same = x.op == y.op and (x.target == y.target or x.op == "placeholder")
-        if not same or not same_arguments((x.args, x.kwargs), (y.args, y.kwargs), partner):
+        if not same or not same_arguments(x.args, y.args, partner) or not same_arguments(x.kwargs, y.kwargs, partner):
             return False
         partner[x] = y
-    return _states(before) == _states(after)
+    return _same_state(state, after)
 
 
-def _states(program: Program) -> list[tuple[str, int]]:
-    return [(name, id(tensor)) for name, tensor in program.state().items()]
+def _same_state(state: Mapping[str, torch.Tensor], program: Program) -> bool:
+    """Whether a program holds the same tensors under the same names, in the same order."""
+    held = program.state()
+    return list(held) == list(state) and all(held[name] is tensor for name, tensor in state.items())
 
 
 def _alike(x: fx.Node, y: fx.Node) -> bool:

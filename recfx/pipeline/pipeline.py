@@ -7,6 +7,8 @@ from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any, Literal
 
+import torch
+
 from recfx.errors import PassError, PipelineError, RecfxError
 from recfx.ir.numeric import verify_numeric
 from recfx.ir.program import Program, without_unread_state
@@ -195,16 +197,19 @@ def run_pass(
     ctx = PassContext(after, spec, gate or Gate(), resources, lenient=lenient)
     start = time.perf_counter()
     ctx.sweep()  # dead users would make a value look shared
-    versions = _state_versions(before)
+    facts = copies.facts(before)
+    versions = _state_versions(facts.state)
     try:
         item.run(after, ctx)
     except Exception as error:
         if not asks_for_data(error):
             raise
         after, ctx = _undone(before, item, ctx)
-    _refuse_written_state(item, versions, _state_versions(before))
+    _refuse_written_state(item, versions, _state_versions(facts.state))
     ctx.sweep()
-    changed = bool(ctx.fired) or differ(before, after)  # a pass may change the graph without asking the gate
+    changed = bool(ctx.fired) or differ(
+        before, after, facts.state
+    )  # a pass may change the graph without asking the gate
     if changed:
         after.module = without_unread_state(after.module)
     else:
@@ -212,6 +217,7 @@ def run_pass(
         after.module = before.module
     after.properties = (before.properties - spec.invalidates) | spec.establishes
     ran = time.perf_counter()
+    found = copies.facts(after)
     if changed or verify is Level.NUMERIC:
         _verify(before, after, item, verify, special="catalogue" not in (resources or {}))
     record = PassRecord(
@@ -219,8 +225,8 @@ def run_pass(
         exactness=spec.exactness.value,
         fired=ctx.fired,
         misses=(*_unprepared(before, spec), *ctx.misses),
-        operators=(before.operator_count(), after.operator_count()),
-        state_bytes=(before.state_bytes(), after.state_bytes()),
+        operators=(facts.operators, found.operators),
+        state_bytes=(facts.state_bytes, found.state_bytes),
         seconds=ran - start,
         verify_seconds=time.perf_counter() - ran,
     )
@@ -256,9 +262,9 @@ def _left_out(item: Pass, before: Program, failure: PassError) -> tuple[Program,
     return program, PassRecord(str(item), item.spec.exactness.value, 0, (miss,), *same)
 
 
-def _state_versions(program: Program) -> dict[str, int]:
-    """Name of each tensor of the state -> how often it was written to. Programs share tensors, so a pass must not write to them."""
-    return {name: t._version for name, t in program.state().items() if not t.is_inference()}
+def _state_versions(state: Mapping[str, torch.Tensor]) -> dict[str, int]:
+    """Name of each tensor of a state -> how often it was written to. Programs share tensors, so a pass must not write to them."""
+    return {name: t._version for name, t in state.items() if not t.is_inference()}
 
 
 def _refuse_written_state(item: Pass, before: Mapping[str, int], after: Mapping[str, int]) -> None:
