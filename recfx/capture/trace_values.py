@@ -16,6 +16,9 @@ from torch._subclasses.fake_tensor import FakeTensor, FakeTensorMode, in_kernel_
 
 from recfx.ir.known_values import form_of_call, set_form, tensor_form, varies_by_data
 
+#: The operator that fake kernels of slices and splits call for each of their results.
+_AS_STRIDED = torch.ops.aten.as_strided.default
+
 
 @dataclasses.dataclass(frozen=True)
 class _Made:
@@ -62,6 +65,8 @@ class TraceValues:
             args: Positional arguments.
             kwargs: Keyword arguments.
         """
+        if func is _AS_STRIDED and not kwargs and type(args[0]) is FakeTensor and args[0].constant is None:
+            return _as_strided(mode, *args)
         form = form_of_call(func, args, kwargs) if mode.shape_env is not None and _gives_a_new_tensor(func) else None
         if form is None or not _varies(args):
             return own(mode, func, types, args, kwargs)
@@ -83,6 +88,13 @@ class TraceValues:
         set_form(found, made.form)
         self.copied += 1
         return found
+
+
+def _as_strided(mode: FakeTensorMode, source: FakeTensor, *places: Any) -> FakeTensor:
+    """What the fake mode returns for `as_strided`, which has no kernel that reasons about sizes."""
+    with in_kernel_invocation_manager(mode):
+        plain = _AS_STRIDED(source, *places)
+    return FakeTensor(mode, plain, source.fake_device)
 
 
 def _gives_a_new_tensor(func: Any) -> bool:

@@ -30,14 +30,14 @@ def quick_argument_checks() -> Iterator[None]:
     with _lock:
         _depth += 1
         if replaced and _depth == 1:
-            graph.pytree = types.SimpleNamespace(**{**vars(pytree), "tree_iter": symbolic_leaves})  # type: ignore[attr-defined]
+            vars(graph)["pytree"] = types.SimpleNamespace(**{**vars(pytree), "tree_iter": symbolic_leaves})
     try:
         yield
     finally:
         with _lock:
             _depth -= 1
             if replaced and not _depth:
-                graph.pytree = _OWN  # type: ignore[attr-defined]
+                vars(graph)["pytree"] = _OWN
 
 
 def symbolic_leaves(value: Any) -> Iterator[Any]:
