@@ -12,6 +12,7 @@ import sys
 from typing import TYPE_CHECKING, Any
 
 from recfx.errors import RecfxError
+from recfx.fewer_collections import fewer_collections
 from recfx.version import VERSION
 
 __version__ = VERSION
@@ -91,7 +92,7 @@ def __getattr__(name: str) -> Any:
         return importlib.import_module("recfx.testing")
     if name not in _PUBLIC:
         raise AttributeError(f"module 'recfx' has no attribute {name!r}")
-    with importlib.import_module("recfx.driver.fewer_collections").fewer_collections():
+    with fewer_collections():
         if name == "Pipeline":
             importlib.import_module("recfx.passes")  # so that text pipelines know the built-in passes
         value = getattr(importlib.import_module(_PUBLIC[name]), name)

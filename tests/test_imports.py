@@ -25,6 +25,7 @@ ALLOWED: dict[str, set[str]] = {
     "bootstrap": set(),
     "command_line": {"errors"},
     "errors": set(),
+    "fewer_collections": set(),
     "progress": set(),
     "version": set(),
     "formats": {"errors", "progress"},
@@ -45,7 +46,7 @@ ALLOWED: dict[str, set[str]] = {
     "retrieval": {"errors", "formats", "kernels", "progress", "version"},
     "driver": {
         *("analysis", "capture", "cost", "errors", "formats", "ir", "ops", "passes", "pipeline", "placement"),
-        *("progress", "runtime", "targets", "version"),
+        *("fewer_collections", "progress", "runtime", "targets", "version"),
     },
     "compiled": {"driver", "errors", "ir"},
     "optimizer": {"capture", "compiled", "driver", "errors", "passes"},
@@ -71,7 +72,18 @@ ALLOWED: dict[str, set[str]] = {
         "version",
     },
     "testing": {"capture", "errors", "formats", "ir", "ops", "passes", "pipeline", "runtime", "targets"},
-    FACE: {"capture", "compiled", "errors", "ir", "optimizer", "passes", "pipeline", "testing", "version"},
+    FACE: {
+        "capture",
+        "compiled",
+        "errors",
+        "fewer_collections",
+        "ir",
+        "optimizer",
+        "passes",
+        "pipeline",
+        "testing",
+        "version",
+    },
 }
 
 ROOMS = sorted(

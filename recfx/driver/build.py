@@ -18,7 +18,6 @@ from recfx.capture.requests import repeat_example, share_requests
 from recfx.driver.blame import Blame
 from recfx.driver.competition import place
 from recfx.driver.constant_inputs import Held, hold_constants
-from recfx.driver.fewer_collections import fewer_collections
 from recfx.driver.measure import do_no_harm, with_measured_regions
 from recfx.driver.options import Options
 from recfx.driver.parts import Parts
@@ -29,6 +28,7 @@ from recfx.driver.stage_times import StageTimes
 from recfx.driver.torch_operators import with_shares
 from recfx.driver.weight_watch import watch_weights
 from recfx.errors import CaptureError, MeasureError, PassError, TargetError, VerificationError
+from recfx.fewer_collections import fewer_collections
 from recfx.ir.graph_checks import quick_argument_checks
 from recfx.ir.numeric import Exactness, Run, verify_numeric, weakest
 from recfx.ir.program import Program

@@ -7,7 +7,7 @@ from collections.abc import Iterator
 
 import pytest
 
-from recfx.driver.fewer_collections import fewer_collections
+from recfx.fewer_collections import fewer_collections
 
 
 @pytest.fixture(autouse=True)
