@@ -22,9 +22,6 @@ GROUPS: dict[str, str] = {"cpu": "cpu"}
 #: Built-in backends that need other packages. Their absence is reported by `recfx doctor` only.
 OPTIONAL = frozenset(BUILT_IN) - {"native", "eager"}
 
-#: Backends that only run when a target names them.
-_NAMED_ONLY = OPTIONAL
-
 
 def __getattr__(name: str) -> Any:
     """The class of a backend, imported at its first use."""
@@ -73,8 +70,8 @@ def resolve(target: str | Sequence[str]) -> list[Backend]:
 
 
 def _group(device: str) -> list[str]:
-    """The backends of a device that can run here and that no target has to name, in the order in which they are tried."""
-    names = (name for name in BACKENDS if name not in _NAMED_ONLY and missing(name) is None)
+    """The backends of a device that can run here, in the order in which they are tried."""
+    names = (name for name in BACKENDS if missing(name) is None)
     return [name for name in names if device in BACKENDS[name].devices]
 
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 
 import gc
 import os
+import tempfile
 from pathlib import Path
 
 import pytest
@@ -32,6 +33,11 @@ settings.register_profile(  # this profile does not shrink failing examples
 settings.load_profile(os.environ.get("HYPOTHESIS_PROFILE", "ci" if os.environ.get("CI") else "default"))
 
 torch.set_num_threads(1)
+
+# Tests depend neither on the calibration of the machine that runs them, nor on the plans that earlier runs measured.
+os.environ["RECFX_CALIBRATE"] = "0"
+_CACHE = tempfile.TemporaryDirectory(prefix="recfx-tests-")
+os.environ["XDG_CACHE_HOME"] = _CACHE.name
 
 #: Memory that one test process may need; the largest models of other libraries take most of it.
 _BYTES_A_WORKER = 3 << 30

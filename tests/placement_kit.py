@@ -42,6 +42,7 @@ class TableCosts:
     ) -> None:
         self.own, self.calls, self.byte, self.default = own, call or {}, byte, default
         self.hand, self.spread = handoff, spread
+        self.recorded: list[tuple[str, int]] = []
 
     def unit(self, backend: str, region: Region, rows: int, threads: int) -> Estimate:
         of = self.own.get(backend, {})
@@ -54,6 +55,9 @@ class TableCosts:
 
     def handoff(self, source: str, destination: str, nbytes: int, threads: int) -> Estimate:
         return Estimate.exactly(self.hand + self.byte * nbytes)
+
+    def record(self, backend: str, region: Region, rows: int, threads: int, measured: Estimate) -> None:
+        self.recorded.append((backend, rows))
 
 
 class RandomCosts(TableCosts):

@@ -14,13 +14,16 @@ from collections.abc import Mapping, Sequence
 
 import torch
 
-from recfx.driver.cost_model import cost_model
+from recfx.cost.estimate import Estimate
+from recfx.driver.cost_model import cost_model, known_rivals
 from recfx.driver.lowering import Lowering
 from recfx.driver.options import Options
 from recfx.driver.pins import pinned, pinned_backends, refused_pins
+from recfx.driver.placed import Placed
+from recfx.driver.placement_cache import PlacementCache
 from recfx.driver.placement_report import PlanTimes, RegionReport, region_reports
 from recfx.driver.plan_entries import Entry, kept, times_of
-from recfx.driver.plan_times import Choice, Contest, compared_sizes, rows_of
+from recfx.driver.plan_times import Choice, Contest, compared_sizes, region_seconds, rows_of
 from recfx.driver.plans import TRUSTED, Layout, Plans
 from recfx.ir.numeric import Exactness, Run
 from recfx.ir.program import Program
@@ -36,6 +39,10 @@ from recfx.targets import BACKENDS, Backend, EagerBackend, Verdict, missing
 _BUDGET = 8.0
 #: Backends that take long to lower compete only if torch is predicted to take this share of the first plan's time.
 _LARGE_TORCH_SHARE = 0.3
+#: Backends are calibrated by themselves for programs whose first plan is predicted to take this many seconds at the largest batch.
+_WORTH_CALIBRATION = 2e-3
+#: Plans of more regions are not measured region by region for the model of costs.
+_MOST_RECORDED = 16
 
 
 @dataclasses.dataclass(frozen=True)
@@ -118,15 +125,21 @@ class _Competition:
         start = time.perf_counter()
         first = Lowering(self.program, self.first, self.runs, self.applied)
         base, notices = first.place({})
-        costs = cost_model() if self.rivals else None
-        if costs is None:
+        if not self.rivals:
             return self._outcome(self._with_fallback(Plans((base,)), first), notices, first)
-        sizes = compared_sizes(self.program)
-        rivals = self._hopeful(first, costs, sizes)
+        costs, sizes = cost_model(), compared_sizes(self.program)
+        known = self._known(first, costs, sizes[-1])
+        rivals = self._hopeful(first, costs, sizes, known) if known else []
         if not rivals:
             return self._outcome(Plans((base,)), notices, first, self._tables(first, costs, [self._example_rows()])[0])
         lowering = self._wider(first, [*self.first, *rivals])
         notices += lowering.take_notices()
+        cache = PlacementCache(self.program, [*self.first, *rivals], sizes) if self.options.measures else None
+        if cache is not None and (earlier := self._kept(cache, lowering, base)) is not None:
+            plans, times = earlier
+            return self._outcome(
+                plans, notices, lowering, self._tables(lowering, costs, [self._example_rows()])[0], times
+            )
         tables = self._tables(lowering, costs, sizes)
         found = candidates(tables, [backend.name for backend in self.first])
         table = min(tables, key=lambda t: abs(math.log(t.rows / max(self._example_rows(), 1))))
@@ -137,15 +150,53 @@ class _Competition:
         wanted = found if self.options.measures else [predicted_best(found, rows) for rows in sizes]
         said = self._lower(lowering, table, [e for e in entries[1:] if e.candidate in wanted], start + _BUDGET)
         choice = self._choose(entries, sizes, start + _BUDGET)
-        plans = kept(entries, choice, self._example_rows())
-        return self._outcome(plans, [*notices, *said], lowering, table, times_of(entries, choice, sizes))
+        plans, times = kept(entries, choice, self._example_rows()), times_of(entries, choice, sizes)
+        if cache is not None:
+            cache.write(plans.layout(), times)
+            self._record(costs, entries, start + _BUDGET)
+        return self._outcome(plans, [*notices, *said], lowering, table, times)
 
-    def _hopeful(self, first: Lowering, costs: Costs, sizes: Sequence[int]) -> list[Backend]:
+    def _known(self, first: Lowering, costs: Costs, rows: int) -> list[Backend]:
+        """The rivals whose times can be predicted. Others are calibrated first if the program is large enough to be worth it."""
+        known = known_rivals(self.rivals, calibrate=False)
+        if len(known) == len(self.rivals) or not self.options.measures:
+            return known
+        (table,) = self._tables(first, costs, [rows])
+        large = in_order(table, [backend.name for backend in self.first]).cost.seconds >= _WORTH_CALIBRATION
+        return known_rivals(self.rivals, calibrate=True) if large else known
+
+    def _kept(
+        self, cache: PlacementCache, lowering: Lowering, base: Placed
+    ) -> tuple[Plans, tuple[PlanTimes, ...]] | None:
+        """The plans that an earlier competition of this program chose; None without one, and if a backend is dropped now."""
+        earlier = cache.read()
+        if earlier is None:
+            return None
+        placed = []
+        for assignment in earlier.assignments[:-1]:
+            plan, said = lowering.place(assignment)
+            if any("left out" in notice for notice in said):
+                return None
+            placed.append(plan)
+        return Plans((*placed, base), earlier.bounds, earlier.uses, earlier.shown), earlier.times
+
+    def _record(self, costs: Costs, entries: Sequence[Entry], deadline: float) -> None:
+        """Gives the model of costs the measured times of the regions of the lowered plans."""
+        rows, threads = self._example_rows(), torch.get_num_threads()
+        for placed in (entry.placed for entry in entries if entry.placed is not None and not entry.note):
+            if len(placed.regions) > _MOST_RECORDED or time.perf_counter() > deadline:
+                continue
+            for region, name, seconds in zip(
+                placed.split.regions, placed.backends, region_seconds(placed, self.program.example), strict=True
+            ):
+                costs.record(name, region, rows, threads, Estimate(seconds, 0.9 * seconds, 1.1 * seconds))
+
+    def _hopeful(self, first: Lowering, costs: Costs, sizes: Sequence[int], rivals: Sequence[Backend]) -> list[Backend]:
         """The rivals, if some choice of backends may be faster than the first plan, before any of them has looked at the program."""
         every = {node: Verdict(True) for node in next(iter(first.verdicts.values()))}
-        verdicts = {**first.verdicts, **{backend.name: every for backend in self.rivals}}
+        verdicts = {**first.verdicts, **{backend.name: every for backend in rivals}}
         graph = unit_graph(self.program, verdicts)
-        backends = {**first.backends, **{backend.name: backend for backend in self.rivals}}
+        backends = {**first.backends, **{backend.name: backend for backend in rivals}}
         threads = torch.get_num_threads()
         names = [backend.name for backend in self.first]
         tables = [cost_table(graph, backends, costs, rows, threads) for rows in dict.fromkeys((sizes[0], sizes[-1]))]
@@ -156,7 +207,7 @@ class _Competition:
         whole = Region.whole(self.program)
         return [
             backend
-            for backend in self.rivals
+            for backend in rivals
             if not backend.slow_to_lower(whole) or (backend.name in self.options.names and share >= _LARGE_TORCH_SHARE)
         ]
 

@@ -14,6 +14,7 @@ import torch
 
 from recfx.cost.timing import compare
 from recfx.driver.placed import Placed
+from recfx.errors import MeasureError
 from recfx.ir.probes import has_fixed_bags, reshuffle
 from recfx.ir.program import Program
 from recfx.ir.shapes import BATCH
@@ -100,6 +101,7 @@ class Contest:
         best: dict[int, int] = {}
         for rows in sizes:
             best[rows] = self._fastest(rows, dict.fromkeys([0, *best.values()]), _SECONDS)
+        best = {rows: 0 if index in self.failed else index for rows, index in best.items()}
         bounds: list[int] = []
         uses = [best[sizes[0]]]
         for low, high in itertools.pairwise(sizes):
@@ -140,17 +142,32 @@ class Contest:
         limit = _MUCH_SLOWER * min(screened.values())
         left = {index: calls[index] for index, once in screened.items() if once <= limit}
         times = dict(screened)
-        if len(left) > 1:
-            found = compare(
-                {str(index): call for index, call in left.items()}, seconds=seconds, min_rounds=3, clock=self.clock
-            )
-            times |= {int(name): timing.median for name, timing in found.timings.items()}
+        times |= self._compared(left, seconds)
         for index, measured in times.items():
             self.seconds[index][rows] = measured
         fastest = min(left, key=times.__getitem__)
         return next(
             (index for index in preferred if index in left and times[index] <= _CLOSE * times[fastest]), fastest
         )
+
+    def _compared(self, left: dict[int, Callable[[], Any]], seconds: float) -> dict[int, float]:
+        """Median seconds of plans that take turns. A plan that fails is taken out of `left`.
+
+        Raises:
+            MeasureError: The first plan fails.
+        """
+        while len(left) > 1:
+            try:
+                named = {str(index): call for index, call in left.items()}
+                found = compare(named, seconds=seconds, min_rounds=3, clock=self.clock)
+            except MeasureError as error:
+                if error.where is None or int(error.where) == 0:
+                    raise
+                self.failed[int(error.where)] = error.what
+                del left[int(error.where)]
+            else:
+                return {int(name): timing.median for name, timing in found.timings.items()}
+        return {}
 
     def _calls(self, rows: int, among: Sequence[int] | range) -> dict[int, Callable[[], Any]]:
         leaves = self._leaves(rows)

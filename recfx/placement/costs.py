@@ -37,6 +37,10 @@ class Costs(Protocol):
         """The time to give a tensor of one backend to another one."""
         ...
 
+    def record(self, backend: str, region: Region, rows: int, threads: int, measured: Estimate) -> None:
+        """Keeps the measured time of one call of a region, for later predictions."""
+        ...
+
 
 @dataclasses.dataclass(frozen=True)
 class CostTable:

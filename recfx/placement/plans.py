@@ -10,7 +10,8 @@ import numpy as np
 
 from recfx.cost.estimate import Estimate
 from recfx.placement.costs import TORCH, CostTable
-from recfx.placement.regions import costed_regions, improved, total
+from recfx.placement.moves import Moves
+from recfx.placement.regions import costed_regions, total
 from recfx.placement.solve import Costs, Problem, solve
 
 #: Shares of the cost of a region's call that each edge between two backends is charged with. The number of calls is not a sum over edges,
@@ -68,9 +69,11 @@ def best_plans(table: CostTable) -> list[Plan]:
         solution = solve(_problem(table, allowed, share))
         if np.isfinite(solution.cost) and solution.labels not in found:
             found[solution.labels] = plan_of(table, solution.labels)
+    moves = Moves(table)
     for plan in sorted(found.values(), key=_seconds)[:_IMPROVED]:
-        labels, cost = improved(table, plan.labels)
-        found.setdefault(labels, Plan(labels, cost, plan_name(table, labels)))
+        labels = moves.improved(plan.labels)
+        if labels not in found:
+            found[labels] = plan_of(table, labels)
     return sorted(found.values(), key=_seconds)
 
 

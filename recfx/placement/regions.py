@@ -11,9 +11,6 @@ from recfx.cost.estimate import Estimate
 from recfx.ir.region import grouped
 from recfx.placement.costs import NOTHING, TORCH, CostTable
 
-#: The number of exchanges that are tried while a plan is improved, times the number of operators.
-_MOVES = 40_000
-
 
 @dataclasses.dataclass(frozen=True)
 class CostedRegion:
@@ -88,47 +85,6 @@ def _returned(graph: fx.Graph) -> list[fx.Node]:
 def total(regions: Sequence[CostedRegion]) -> Estimate:
     """The time of all regions."""
     return sum((region.cost for region in regions), NOTHING)
-
-
-def improved(table: CostTable, labels: Sequence[int]) -> tuple[tuple[int, ...], Estimate]:
-    """A choice that no exchange of the backend of one region makes cheaper, and its cost.
-
-    Args:
-        table: The costs.
-        labels: The choice to begin with.
-    """
-    best = tuple(labels)
-    regions = costed_regions(table, best)
-    cost = total(regions)
-    moves = max(1, _MOVES // max(1, len(table.graph.program.graph.nodes)))
-    tried = {best}
-    while moves > 0:
-        chosen = None
-        for candidate in _exchanges(table, best, regions):
-            if candidate in tried or moves <= 0:
-                continue
-            tried.add(candidate)
-            moves -= 1
-            other = costed_regions(table, candidate)
-            if total(other).seconds < cost.seconds:
-                chosen = candidate, other, total(other)
-                break
-        if chosen is None:
-            break
-        best, regions, cost = chosen
-    return best, cost
-
-
-def _exchanges(table: CostTable, labels: Sequence[int], regions: Sequence[CostedRegion]) -> list[tuple[int, ...]]:
-    """Choices that differ in the backend of one region. Regions with the least work come first: they rarely save their call."""
-    found = []
-    for region in sorted(regions, key=lambda region: region.work.seconds - region.call.seconds):
-        for label, name in enumerate(table.graph.backends):
-            possible = all(name in table.graph.units[unit].backends for unit in region.units)
-            if name != region.backend and possible and region.units:
-                inside = set(region.units)
-                found.append(tuple(label if unit in inside else old for unit, old in enumerate(labels)))
-    return found
 
 
 def assignment_of(table: CostTable, labels: Sequence[int]) -> Mapping[str, str]:

@@ -9,16 +9,18 @@ from typing import Any, ClassVar
 
 import pytest
 import torch
+from native_kit import needs_kernels
 from placement_kit import TableCosts
 from torch import Tensor, nn
 
 import recfx
 from recfx.cost.estimate import Estimate
-from recfx.driver import competition
+from recfx.driver import competition, plan_times
 from recfx.errors import IdError
 from recfx.ir.numeric import Exactness
 from recfx.ir.region import Region
 from recfx.targets import BACKENDS, EagerBackend, Lowered
+from recfx.targets.registry import BUILT_IN
 
 BATCHES = (1, 2, 7, 64, 1500)
 
@@ -96,9 +98,13 @@ def toy(monkeypatch: pytest.MonkeyPatch) -> Toy:
 
 
 @pytest.fixture
-def prices(monkeypatch: pytest.MonkeyPatch) -> Any:
+def prices(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> Any:
+    monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path / "cache"))
+    monkeypatch.setattr(plan_times, "_SECONDS", 0.02)
+    monkeypatch.setattr(plan_times, "_BETWEEN_SECONDS", 0.01)
+
     def use(costs: TableCosts | None) -> None:
-        monkeypatch.setattr(competition, "cost_model", lambda: costs)
+        monkeypatch.setattr(competition, "cost_model", lambda: costs or NEVER)
 
     return use
 
@@ -142,10 +148,55 @@ def test_nothing_is_lowered_that_is_predicted_to_be_slower(toy: Toy, prices: Any
     agrees(fast, model)
 
 
-def test_without_a_cost_model_the_first_plan_runs_alone(toy: Toy, prices: Any) -> None:
-    prices(None)
-    optimized()
-    assert toy.lowered == 0
+def test_backends_of_the_project_do_not_compete_before_they_are_calibrated(
+    toy: Toy, prices: Any, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    prices(ALWAYS)
+    monkeypatch.setitem(BUILT_IN, "toy", ("tests", "Toy"))
+    for measure in (False, True):
+        model, fast = optimized(measure=measure)
+        assert toy.lowered == 0
+        agrees(fast, model)
+
+
+def test_the_outcome_of_measurements_is_kept_for_the_next_optimize(
+    toy: Toy, prices: Any, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    prices(LATER)
+    _, first = optimized(placement="measure")
+    assert LATER.recorded, "the model of costs learns the measured times"
+    (file,) = (tmp_path / "cache" / "recfx").glob("placement-*.json")
+
+    def unexpected(*arguments: Any) -> Any:
+        raise AssertionError("plans are measured again")
+
+    with monkeypatch.context() as patched:
+        patched.setattr(competition, "Contest", unexpected)
+        model, second = optimized(placement="measure")
+    assert second.parts.plans.layout() == first.parts.plans.layout()
+    assert second.report.plans == first.report.plans
+    agrees(second, model)
+    for damage in (b"{}", file.read_bytes()[:-20]):
+        file.write_bytes(damage)
+        model, third = optimized(placement="measure")
+        assert third.report.plans
+        agrees(third, model)
+    toy.refuses = True
+    model, fourth = optimized(placement="measure")
+    assert "toy" not in fourth.placement.values()
+    agrees(fourth, model)
+
+
+def test_a_cache_folder_that_cannot_be_written_costs_only_the_measurement(
+    toy: Toy, prices: Any, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    prices(ALWAYS)
+    (tmp_path / "file").write_text("")
+    monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path / "file"))
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")
+        model, fast = optimized(measure=True)
+    agrees(fast, model)
 
 
 def test_each_range_of_batch_sizes_has_its_plan(toy: Toy, prices: Any) -> None:
@@ -235,7 +286,8 @@ def test_a_backend_that_fails_while_it_is_measured_is_noted(toy: Toy, prices: An
     prices(ALWAYS)
     toy.fails_at = 12
     model, fast = optimized(verify="off", measure=True)
-    assert "toy" not in fast.placement.values() or fast.parts.plans.failures
+    assert "toy" not in fast.placement.values()
+    assert any("the engine lost its memory" in plan.note for plan in fast.report.plans)
     agrees(fast, model)
 
 
@@ -337,6 +389,7 @@ def test_a_list_of_targets_is_an_order_unless_a_placement_is_asked_for(toy: Toy,
     assert set(fast.placement.values()) == {"toy"}
 
 
+@needs_kernels
 def test_a_backend_that_is_slow_to_lower_competes_only_where_torch_runs_much_and_the_target_names_it(
     toy: Toy, prices: Any, monkeypatch: pytest.MonkeyPatch
 ) -> None:

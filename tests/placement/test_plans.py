@@ -15,8 +15,9 @@ from recfx.cost.estimate import Estimate
 from recfx.ir.program import Program
 from recfx.ir.region import split
 from recfx.placement.costs import CostTable, cost_table
+from recfx.placement.moves import Moves
 from recfx.placement.plans import best_plans, in_order, plan_of, single_plans
-from recfx.placement.regions import assignment_of, costed_regions, improved, total
+from recfx.placement.regions import assignment_of, costed_regions, total
 from recfx.placement.search import candidates, may_gain, predicted_best
 from recfx.testing import GraphBuilder, rec_graphs
 
@@ -57,9 +58,9 @@ def test_units_of_one_backend_around_another_are_two_regions_with_two_calls() ->
     regions = costed_regions(table, labels)
     assert [region.backend for region in regions] == ["native", "other", "native"]
     assert total(regions).seconds == 12.0
-    better, cost = improved(table, labels)
+    better = Moves(table).improved(labels)
     assert better == label(table)
-    assert cost.seconds == 1.0
+    assert plan_of(table, better).cost.seconds == 1.0
 
 
 @settings(deadline=None, max_examples=15)
@@ -91,6 +92,22 @@ def test_the_regions_are_those_of_the_split_program(program: Program, data: st.D
     assert total(regions).seconds == pytest.approx(
         sum(table.own[unit][label].seconds for unit, label in enumerate(labels))
     )
+
+
+@settings(deadline=None, max_examples=15)
+@given(rec_graphs(max_steps=8), st.data())
+def test_moves_count_regions_of_units_like_regions_of_operators(program: Program, data: st.DataObject) -> None:
+    """Sizes can make fewer regions of units than of operators, and never make a difference on one backend."""
+    table = table_of(program, TableCosts({}, call={"native": 1e-3, "other": 2e-3, "eager": 0.0}, byte=1e-9), NAMES)
+    labels = [data.draw(st.integers(0, 2)) for _ in table.graph.units]
+    regions = Moves(table).regions(labels)
+    if regions is None:
+        return
+    assert sorted(unit for region in regions for unit in region[1]) == list(range(len(table.graph.units)))
+    exact = total(costed_regions(table, labels)).seconds
+    assert sum(region[2] + region[3] for region in regions) == pytest.approx(exact, rel=0.5, abs=5e-3)
+    if len(set(labels)) == 1 and labels:
+        assert len(regions) == 1
 
 
 def test_an_unsupported_unit_is_never_given_to_the_backend() -> None:

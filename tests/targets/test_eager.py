@@ -24,7 +24,7 @@ from recfx.version import VERSION
 
 
 def test_resolve_names_and_groups() -> None:
-    present = [name for name in ("native", "eager") if BACKENDS[name].unavailable() is None]
+    present = [name for name, backend in BACKENDS.items() if backend.unavailable() is None]
     assert [b.name for b in resolve("cpu")] == present
     assert present[-1] == "eager"
     assert resolve("eager") == [BACKENDS["eager"]]
@@ -104,18 +104,6 @@ def test_the_registry_is_a_mapping_of_names() -> None:
     assert type(registry["eager"]) is EagerBackend
     with pytest.raises(KeyError):
         registry["abacus"]
-
-
-def test_a_backend_that_only_runs_when_named_is_not_in_the_group(monkeypatch: pytest.MonkeyPatch) -> None:
-    class Named(EagerBackend):
-        name = "named"
-
-    monkeypatch.setitem(BACKENDS, "named", Named())
-    assert "named" in [b.name for b in resolve("cpu")]
-    monkeypatch.setattr(targets, "_NAMED_ONLY", frozenset({"named"}))
-    assert "named" not in [b.name for b in resolve("cpu")]
-    assert "named" not in targets.missing_backends("cpu")
-    assert next(b.name for b in resolve(["named", "cpu"])) == "named"
 
 
 class Broken(EagerBackend):
