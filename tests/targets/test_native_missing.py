@@ -15,7 +15,7 @@ from recfx.errors import TargetError
 from recfx.kernels import library as module
 from recfx.kernels.library import library, missing
 from recfx.retrieval import Index
-from recfx.targets import BACKENDS, resolve
+from recfx.targets import BACKENDS, OPTIONAL, resolve
 
 pytestmark = needs_kernels
 
