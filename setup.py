@@ -18,7 +18,7 @@ from setuptools.command.build_ext import build_ext
 SOURCES = Path("recfx/kernels/csrc")
 AVX2 = ["-mavx2", "-mfma", "-mf16c"]
 AVX512 = [*AVX2, "-mavx512f", "-mavx512bw", "-mavx512dq", "-mavx512vl", "-mavx512cd", "-mprefer-vector-width=512"]
-COMMON = ["plan", "pool", "openmp", "turns", "propagate", "bpr", "queries", "retrieval", "costs", "levels"]
+COMMON = ["plan", "pool", "openmp", "turns", "order", "propagate", "bpr", "queries", "retrieval", "costs", "levels"]
 MODULE = "module"  # the Python module, which alone needs the headers of Python
 # Without debug information, which Python's own flags ask for: it takes a quarter of the time and five sixths of the library.
 OPTIONS = ["-O3", "-g0", "-fvisibility=hidden", "-Wall", "-Wextra"]

@@ -35,10 +35,17 @@ FUNCTIONS: dict[str, tuple[Function, list[torch.Tensor]]] = {
     "picks": (lambda x, i: torch.gather(x[..., 0], 1, i % 3), [WIDE, IDS]),
     "rows": (lambda i: functional.embedding(i, TABLE), [IDS]),
     "bags": (lambda i: torch.cat([functional.embedding(i[:, k], TABLE) for k in range(3)], 1), [IDS]),
+    "order": (lambda x: (x.topk(2, 1).indices, x.sort(2).values), [WIDE]),
+    "windows": (lambda x: functional.conv1d(x.repeat(1, 1, 3), torch.ones(5, 3, 4)), [WIDE]),
+    "interactions": (lambda x: functional.conv1d(_outer(x), torch.ones(4, 9, 1)), [WIDE]),
     "numbers": (lambda x: torch.arange(x.shape[0]) * 2 + x[:, 0], [X]),
     "dots": (lambda x: torch.cat([x[:, 0], _pairs(x)], 1), [WIDE]),
     "factorisation": (lambda x: 0.5 * (x.sum(1) ** 2 - (x**2).sum(1)), [WIDE]),
 }  # fmt: skip
+
+
+def _outer(x: torch.Tensor) -> torch.Tensor:
+    return (x.unsqueeze(2) * x.unsqueeze(1)).reshape(-1, 9, 6)
 
 
 def _pairs(x: torch.Tensor) -> torch.Tensor:

@@ -3,7 +3,7 @@
 from enum import IntEnum
 
 #: The digest of the table.
-DIGEST = 0x2BA04B1DA2B46B
+DIGEST = 0xE63773B2863762
 
 
 class Size(IntEnum):
@@ -62,6 +62,8 @@ class Kind(IntEnum):
     RUNNING = 18
     ROW_NUMBERS = 19
     CIN = 20
+    ORDER = 21
+    CONVOLVE = 22
 
 
 class ErrorCode(IntEnum):
@@ -217,6 +219,14 @@ class Fold(IntEnum):
     ALL = 5
     PRODUCT = 6
     COUNT = 7
+
+
+class Ties(IntEnum):
+    """Section [ties] of the table."""
+
+    STABLE = 0
+    CHOSEN = 1
+    CHOSEN_UNSORTED = 2
 
 
 class WeightFormat(IntEnum):

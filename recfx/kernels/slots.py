@@ -57,6 +57,11 @@ CinView = IntEnum("CinView", ["MAPS", "VECTORS"], start=0)
 CinInt = IntEnum("CinInt", ["FORMAT", "OUTPUTS", "INPUTS", "ACTIVATION", "TRIANGLE"], start=0)
 CinFloat = IntEnum("CinFloat", ["ACTIVATION_NUMBER", "INPUT_SCALE"], start=0)
 CinPointer = IntEnum("CinPointer", ["WEIGHT", "BIAS", "SCALE", "COLUMN_SUMS", "SLOPE", "GATE_SCALE", "GATE_SHIFT"], start=0)
+OrderView = IntEnum("OrderView", ["INPUT"], start=0)
+OrderInt = IntEnum("OrderInt", ["LARGEST", "TIES", "RISING"], start=0)
+ConvolveView = IntEnum("ConvolveView", ["INPUT"], start=0)
+ConvolveInt = IntEnum("ConvolveInt", ["CHANNELS", "CHANNEL_STRIDE", "ROWS", "ROW_STRIDE", "COLUMNS", "COLUMN_STRIDE"], start=0)
+ConvolvePointer = IntEnum("ConvolvePointer", ["WEIGHT", "BIAS"], start=0)
 
 #: The endings of the names of enumerations: for views, ints, floats and pointers of a step.
 ENDINGS = ("View", "Int", "Float", "Pointer")
@@ -84,4 +89,6 @@ NAMES: dict[Kind, tuple[type[IntEnum], ...]] = {
     Kind.RUNNING: (RunningView, RunningInt),
     Kind.ROW_NUMBERS: (RowNumbersInt,),
     Kind.CIN: (CinView, CinInt, CinFloat, CinPointer),
+    Kind.ORDER: (OrderView, OrderInt),
+    Kind.CONVOLVE: (ConvolveView, ConvolveInt, ConvolvePointer),
 }

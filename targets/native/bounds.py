@@ -13,6 +13,7 @@ from recfx.kernels.slots import (
     CinInt,
     CinView,
     CodeDotView,
+    ConvolveInt,
     DotInt,
     DotView,
     FmInt,
@@ -234,6 +235,26 @@ def _key_scores(step: Step) -> Iterator[Reach]:
     yield _reach("output", step.out, (keys, 1))
 
 
+def _order(step: Step) -> Iterator[Reach]:
+    (x,) = step.views.values()
+    outer, _, inner = _sizes(x)
+    yield _reach("input", x, *x.runs)
+    yield _reach("output", step.out, *zip((outer, _sizes(step.out)[1], inner), _strides(step.out), strict=True))
+
+
+def _convolve(step: Step) -> Iterator[Reach]:
+    (x,) = step.views.values()
+    sizes = _sizes(step.out)
+    window = (
+        (ConvolveInt.CHANNELS, ConvolveInt.CHANNEL_STRIDE),
+        (ConvolveInt.ROWS, ConvolveInt.ROW_STRIDE),
+        (ConvolveInt.COLUMNS, ConvolveInt.COLUMN_STRIDE),
+    )
+    inside = [(step.ints[size], step.ints[stride]) for size, stride in window]
+    yield _reach("input", x, (sizes[1], _strides(x)[0]), (sizes[2], 1), *inside)
+    yield _reach("output", step.out, *step.out.runs[:2], (sizes[2], 1))
+
+
 def _row_numbers(step: Step) -> Iterator[Reach]:
     yield _reach("output", step.out, (step.ints[RowNumbersInt.COUNT], 1))
 
@@ -260,4 +281,6 @@ _REACHES: dict[Kind, Callable[[Step], Iterator[Reach]]] = {
     Kind.SPREAD: _reduce,
     Kind.RUNNING: _running,
     Kind.ROW_NUMBERS: _row_numbers,
+    Kind.ORDER: _order,
+    Kind.CONVOLVE: _convolve,
 }

@@ -27,6 +27,7 @@ _ELEMENTS: dict[Kind, tuple[Dtypes, Dtypes]] = {
     Kind.INTEGER_SUM: (_READ, frozenset({torch.int64})),
     Kind.FOLD: (_READ, _NUMBERS),
     Kind.ROW_NUMBERS: (_FLOAT, _NUMBERS),
+    Kind.ORDER: (_NUMBERS, frozenset({torch.int64})),
 }
 
 

@@ -32,6 +32,9 @@ CASES: dict[str, tuple[Callable[..., Tensor], tuple[int, ...], list[tuple[int, .
     "causal": (lambda x, w: F.conv1d(F.pad(x, (4, 0)), w, dilation=2), (4, 9), [(4, 4, 3)]),
     "all": (lambda x, w: F.conv1d(x, w, None, 2, 3, 2, 2), (4, 9), [(6, 2, 3)]),
     "channels last": (lambda x, w: F.conv1d(x.transpose(1, 2), w).transpose(1, 2), (9, 4), [(6, 4, 3)]),
+    "two columns of windows": (lambda x, w: F.conv2d(x.unsqueeze(1), w), (9, 5), [(3, 1, 2, 4)]),
+    "one row of windows": (lambda x, w: F.conv2d(x.unsqueeze(1), w), (9, 21), [(3, 1, 9, 4)]),
+    "one column of windows": (lambda x, w: F.conv2d(x.unsqueeze(1), w), (30, 1), [(3, 1, 4, 1)]),
     "rows of vectors": (lambda x, w: F.conv2d(x.unsqueeze(1), w).squeeze(3), (9, 5), [(3, 1, 2, 5)]),
     "columns": (lambda x, w: F.conv2d(x.unsqueeze(1), w), (9, 5), [(3, 1, 9, 1)]),
     "images": (F.conv2d, (4, 7, 5), [(6, 4, 3, 2), (6,)]),
@@ -43,6 +46,25 @@ CASES: dict[str, tuple[Callable[..., Tensor], tuple[int, ...], list[tuple[int, .
     "largest of images": (lambda x: F.max_pool2d(x, (3, 2), stride=1, padding=1), (4, 7, 5), []),
     "means of windows": (lambda x: F.avg_pool1d(x, 3, stride=2), (4, 9), []),
     "means of images": (lambda x: F.avg_pool2d(x, (3, 2)), (4, 7, 5), []),
+    "largest, the rest too": (lambda x: F.max_pool1d(x, 4, ceil_mode=True), (4, 9), []),
+    "largest, no window behind": (lambda x: F.max_pool1d(x, 2, stride=3, ceil_mode=True), (4, 9), []),
+    "largest, the rest behind padding": (lambda x: F.max_pool1d(x, 3, 3, 1, 2, ceil_mode=True), (4, 9), []),
+    "largest of images, the rest too": (lambda x: F.max_pool2d(x, (2, 3), (2, 2), (1, 0), 1, True), (4, 7, 5), []),
+    "means, no rest": (lambda x: F.avg_pool1d(x, 3, ceil_mode=True), (4, 9), []),
+    "means with padding": (lambda x: F.avg_pool1d(x, 3, 2, 1), (4, 9), []),
+    "means of images with padding": (lambda x: F.avg_pool2d(x, 3, 1, (1, 0)), (4, 7, 5), []),
+    "mean of everything": (lambda x: F.adaptive_avg_pool2d(x, 1), (4, 7, 5), []),
+    "means of three parts": (lambda x: F.adaptive_avg_pool1d(x, 3), (4, 9), []),
+    "means of one side": (lambda x: F.adaptive_avg_pool2d(x, (None, 1)), (4, 7, 5), []),
+    "largest of three parts": (lambda x: F.adaptive_max_pool1d(x, 3), (4, 9), []),
+    "largest of everything": (lambda x: F.adaptive_max_pool2d(x, 1), (4, 7, 5), []),
+    "long rows": (lambda x, w, b: F.conv1d(x, w, b, padding=1), (3, 70), [(5, 3, 3), (5,)]),
+    "long rows, groups": (lambda x, w: F.conv1d(x, w, dilation=2, groups=2), (4, 33), [(6, 2, 3)]),
+    "columns of wide images": (lambda x, w, b: F.conv2d(x, w, b, padding=(2, 0)), (2, 9, 16), [(7, 2, 3, 1), (7,)]),
+    "wide images": (lambda x, w, b: F.conv2d(x, w, b, (2, 1), 1), (3, 9, 21), [(9, 3, 3, 3), (9,)]),
+    "wide images, spread": (lambda x, w: F.conv2d(x, w, None, 1, 2, (2, 3)), (2, 6, 17), [(4, 2, 3, 2)]),
+    "every other column of images": (lambda x, w: F.conv2d(x[..., ::2], w), (2, 6, 17), [(4, 2, 3, 2)]),
+    "part of the channels": (lambda x, w: F.conv2d(x[:, 1:3], w, padding=1), (4, 6, 17), [(3, 2, 3, 3)]),
     "largest after a convolution": (lambda x, w: F.max_pool1d(F.conv1d(x, w).relu(), 7), (4, 9), [(6, 4, 3)]),
 }
 
@@ -73,7 +95,7 @@ def test_any_window(data: st.DataObject, seed: int) -> None:
     rng = generator(seed)
     size, spread, groups = (data.draw(st.integers(1, n)) for n in (4, 3, 2))
     padding, step = data.draw(st.integers(0, 3)), data.draw(st.integers(1, 3))
-    length = data.draw(st.integers(max(1, spread * (size - 1) + 1 - 2 * padding), 12))
+    length = data.draw(st.integers(max(1, spread * (size - 1) + 1 - 2 * padding), 90))
     channels, made = (groups * data.draw(st.integers(1, 3)) for _ in range(2))
     x = torch.randn(2, channels, length, generator=rng)
     weight = torch.randn(made, channels // groups, size, generator=rng)
@@ -81,8 +103,10 @@ def test_any_window(data: st.DataObject, seed: int) -> None:
 
 
 REFUSED: dict[str, Callable[[Tensor], Any]] = {
-    "windows that stand out": lambda x: F.max_pool1d(x, 4, ceil_mode=True),
-    "means over padding": lambda x: F.avg_pool1d(x, 3, padding=1),
+    "means of fewer elements at the end": lambda x: F.avg_pool1d(x, 4, ceil_mode=True),
+    "means of fewer elements at the edges": lambda x: F.avg_pool1d(x, 3, padding=1, count_include_pad=False),
+    "parts of several sizes": lambda x: F.adaptive_avg_pool1d(x, 2),
+    "positions of the largest": lambda x: F.adaptive_max_pool1d(x, 3, return_indices=True)[1] * x[:, :, :3],
     "many groups": lambda x: F.conv1d(x.repeat(1, 5, 1), torch.ones(20, 1, 3), groups=20),
 }
 

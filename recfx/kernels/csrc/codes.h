@@ -3,7 +3,7 @@
 #include <cstdint>
 
 // The digest of the table.
-constexpr int64_t RECFX_CODES = 0x2BA04B1DA2B46B;
+constexpr int64_t RECFX_CODES = 0xE63773B2863762;
 
 enum RecfxSize : int32_t {
     RECFX_RANK = 4,
@@ -53,6 +53,8 @@ enum RecfxStepKind : int32_t {
     RECFX_RUNNING = 18,
     RECFX_ROW_NUMBERS = 19,
     RECFX_CIN = 20,
+    RECFX_ORDER = 21,
+    RECFX_CONVOLVE = 22,
 };
 
 enum RecfxErrorCode : int64_t {
@@ -200,6 +202,12 @@ enum RecfxFold : int64_t {
     FOLD_COUNT = 7,
 };
 
+enum RecfxTies : int64_t {
+    TIES_STABLE = 0,
+    TIES_CHOSEN = 1,
+    TIES_CHOSEN_UNSORTED = 2,
+};
+
 enum RecfxWeightFormat : int32_t {
     WEIGHT_F32 = 0,
     WEIGHT_BF16 = 1,
@@ -279,6 +287,8 @@ enum RecfxRoundTo : int64_t {
     X(SPREAD, spread) \
     X(RUNNING, running) \
     X(ROW_NUMBERS, row_numbers) \
-    X(CIN, cin)
+    X(CIN, cin) \
+    X(ORDER, order) \
+    X(CONVOLVE, convolve)
 
-constexpr int32_t RECFX_STEP_KINDS = 21;
+constexpr int32_t RECFX_STEP_KINDS = 23;

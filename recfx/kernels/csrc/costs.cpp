@@ -37,6 +37,10 @@ Cost key_scores_cost(const RecfxStep& step) {
     return {0, double(product_rows(step)) * products * 2 / OPERATIONS_PER_NS};
 }
 
+double window_size(const RecfxStep& step) {
+    return double(step.ints[ConvolveInt::channels]) * double(step.ints[ConvolveInt::rows]) * double(step.ints[ConvolveInt::columns]);
+}
+
 }  // namespace
 
 Cost cost_of(const RecfxStep& step) {
@@ -49,6 +53,7 @@ Cost cost_of(const RecfxStep& step) {
     }
     double elements = 1;
     for (int i = 0; i < step.out.rank; ++i) elements *= double(step.out.size[i]);
+    if (step.kind == RECFX_CONVOLVE) return {0, elements * window_size(step) * 2 / OPERATIONS_PER_NS};
     return {0, ELEMENT_NS * elements};
 }
 

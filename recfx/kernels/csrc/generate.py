@@ -27,6 +27,7 @@ _ENUMS = {
     "act": ("Act", "RecfxAct", "int64_t", "ACT_"),
     "reduction": ("Reduction", "RecfxReduction", "int64_t", "REDUCE_"),
     "fold": ("Fold", "RecfxFold", "int64_t", "FOLD_"),
+    "ties": ("Ties", "RecfxTies", "int64_t", "TIES_"),
     "weight_format": ("WeightFormat", "RecfxWeightFormat", "int32_t", "WEIGHT_"),
     "row_format": ("RowFormat", "RecfxRowFormat", "int32_t", "ROWS_"),
     "pooling": ("Pooling", "RecfxPooling", "int32_t", "POOL_"),

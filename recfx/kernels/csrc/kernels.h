@@ -79,6 +79,10 @@ inline void split(int64_t count, int64_t part, int64_t parts, int64_t& begin, in
     end = count * (part + 1) / parts;
 }
 
+// The positions of the first `k` of `n` keys, in the order of a RecfxTies. `scratch` holds n pairs of 16 bytes. NaN counts as the largest key.
+void order_floats(const float* keys, int64_t n, int64_t k, bool largest, int64_t ties, void* scratch, int64_t* positions);
+void order_whole(const int64_t* keys, int64_t n, int64_t k, bool largest, int64_t ties, void* scratch, int64_t* positions);
+
 using StepFunction = void (*)(const RecfxStep&, const Context&, const Range&);
 
 // Shapes of packed weights: panels of `columns` columns, `depth` consecutive inputs in one 32-bit unit.

@@ -21,6 +21,8 @@
 #include "take.inl"
 #include "rows.inl"
 #include "fold.inl"
+#include "order.inl"
+#include "convolve.inl"
 #include "bmm.inl"
 #include "key_scores.inl"
 #include "propagate.inl"

@@ -180,7 +180,7 @@ def _running_sum(builder: PlanBuilder, node: fx.Node) -> None:
     builder.values[node] = out
 
 
-def _emit_take(
+def emit_take(
     builder: PlanBuilder,
     node: fx.Node,
     source: Value,
@@ -253,7 +253,7 @@ def _emit_own_rows(builder: PlanBuilder, node: fx.Node, chosen: list[tuple[int, 
         raise Unsupported("the batch of its index is in another dimension than that of its result")
     strides = [*((0, 0 if d.size == 1 else d.stride) for d in own), *rest]
     held = source.dims[dim]
-    _emit_take(builder, node, source, index, strides, held.stride, held.size, True)
+    emit_take(builder, node, source, index, strides, held.stride, held.size, True)
 
 
 @rule(_aten.index_select.default)
@@ -271,7 +271,7 @@ def _emit_pick(builder: PlanBuilder, node: fx.Node, dim: int, ids: Any, *, wraps
         raise Unsupported("both its source and its index have the batch")
     others = [(d.stride, 0) for d in source.dims]
     strides = [*others[:dim], *((0, d.stride) for d in index.dims), *others[dim + 1 :]]
-    _emit_take(builder, node, source, index, strides, held.stride, held.size, wraps)
+    emit_take(builder, node, source, index, strides, held.stride, held.size, wraps)
 
 
 @rule(_aten.gather.default)
@@ -284,4 +284,4 @@ def _gather(builder: PlanBuilder, node: fx.Node) -> None:
         (0 if i == dim else s.stride, x.stride) for i, (s, x) in enumerate(zip(source.dims, index.dims, strict=True))
     ]
     held: Dim = source.dims[dim]
-    _emit_take(builder, node, source, index, strides, held.stride, held.size, False)
+    emit_take(builder, node, source, index, strides, held.stride, held.size, False)
