@@ -27,7 +27,7 @@ from recfx.capture.inline import inline_regions
 from recfx.capture.inputs import Call, distinct_values, normalize_call, register_containers
 from recfx.capture.model_state import ModelState, unchanged
 from recfx.capture.one_row import can_be_cut, for_two_rows, refusal_of_one_row, specialise_rows
-from recfx.capture.quick_trace import late_code
+from recfx.capture.quick_trace import late_code, quick_values
 from recfx.capture.size_inputs import fixed_size_notices, with_size_inputs
 from recfx.capture.state_names import rename_clashes
 from recfx.capture.strides import read_in_order
@@ -253,7 +253,8 @@ def _to_program(
     functionalize(module)
     module = without_unread_state(module)
     _flat_output(module)
-    refresh(module)
+    with quick_values():
+        refresh(module)
     mode = fake_mode_of(module.graph)
     mode.cache_enabled = torch._dynamo.config.fake_tensor_cache_enabled  # for values that `known_values` does not hold
     if free - free_symbols(module):

@@ -157,6 +157,13 @@ def late_code() -> Iterator[None]:
 
 
 @contextmanager
+def quick_values() -> Iterator[None]:
+    """Within it, fake modes of this thread keep the results of their kernels."""
+    with _active_trace(QuickTrace(TraceValues(), TraceSources()), (_VALUES,)):
+        yield
+
+
+@contextmanager
 def _active_trace(trace: QuickTrace, methods: tuple[_Replaced, ...]) -> Iterator[None]:
     """Within it, methods of torch are replaced, and those that this thread calls use `trace`."""
     before = getattr(_active, "trace", None)
