@@ -15,8 +15,8 @@ from recfx.placement.regions import costed_regions, total
 from recfx.placement.solve import Costs, Problem, solve
 
 #: Shares of the cost of a region's call that each edge between two backends is charged with. The number of calls is not a sum over edges,
-#: so the problem is solved with several shares.
-_CALL_SHARES = (0.5, 0.0, 1.0)
+#: so the problem is solved with several shares. Large shares give few large regions, whose operators a backend can fuse.
+_CALL_SHARES = (0.5, 0.0, 1.0, 5.0)
 #: How many of the cheapest plans are improved by exchanges of single regions.
 _IMPROVED = 3
 
@@ -57,8 +57,10 @@ def in_order(table: CostTable, names: Sequence[str]) -> Plan:
 
 
 def single_plans(table: CostTable) -> list[Plan]:
-    """For each backend, the plan in which it runs all units that it supports and torch runs the others."""
-    plans = [in_order(table, [name]) for name in table.graph.backends]
+    """For each backend, the plans in which it runs all units that it supports: torch, or the first other backend, runs the rest."""
+    names = table.graph.backends
+    plans = [in_order(table, order) for name in names for order in ([name], [name, *names]) if name != TORCH]
+    plans.append(in_order(table, [TORCH]))
     return list({plan.labels: plan for plan in plans}.values())
 
 

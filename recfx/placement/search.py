@@ -7,14 +7,16 @@ from collections.abc import Mapping, Sequence
 
 from recfx.cost.estimate import Estimate
 from recfx.placement.costs import CostTable
-from recfx.placement.plans import Plan, best_plans, in_order, plan_of
+from recfx.placement.plans import Plan, best_plans, in_order, plan_of, single_plans
 
 #: A plan must be predicted to save this share of the time of the first plan, at the hopeful end of its interval, to be lowered.
 _LEAST_GAIN = 0.03
 #: Without a measurement, the expected time must save this share.
 _SURE_GAIN = 0.1
+#: Plans that differ in at most this share of the units are not both lowered.
+_ALIKE = 0.05
 #: The most plans that are lowered beside the first one.
-MOST_PLANS = 5
+MOST_PLANS = 8
 
 
 @dataclasses.dataclass(frozen=True)
@@ -33,7 +35,8 @@ class Candidate:
 
 
 def candidates(tables: Sequence[CostTable], first: Sequence[str]) -> list[Candidate]:
-    """The plan that runs in any case, followed by the plans that may be faster at some batch size, the most promising first.
+    """The plan that runs in any case, followed by plans that may be faster at some batch size: the most promising one, those in which one
+    backend runs all it can, and further promising ones.
 
     Args:
         tables: The costs at each batch size.
@@ -47,8 +50,18 @@ def candidates(tables: Sequence[CostTable], first: Sequence[str]) -> list[Candid
         for plan in best_plans(known):
             if plan.labels != base.labels and plan.cost.low < (1 - _LEAST_GAIN) * bound:
                 gains[plan.labels] = max(gains.get(plan.labels, -1.0), 1 - plan.cost.seconds / bound)
-    ranked = sorted(gains, key=lambda labels: -gains[labels])[:MOST_PLANS]
-    return [_candidate(tables, labels) for labels in (base.labels, *ranked)]
+    ranked = sorted(gains, key=lambda labels: -gains[labels])
+    single = [plan.labels for plan in single_plans(tables[0]) if plan.labels in gains]
+    chosen = [base.labels]
+    for labels in (*ranked[:1], *single, *ranked[1:]):
+        if len(chosen) <= MOST_PLANS and not any(_alike(labels, other) for other in chosen):
+            chosen.append(labels)
+    return [_candidate(tables, labels) for labels in chosen]
+
+
+def _alike(labels: Sequence[int], others: Sequence[int]) -> bool:
+    """Whether two plans differ in so few units that measuring both tells little; equal plans are alike."""
+    return sum(a != b for a, b in zip(labels, others, strict=True)) <= _ALIKE * len(labels)
 
 
 def _candidate(tables: Sequence[CostTable], labels: tuple[int, ...]) -> Candidate:

@@ -160,6 +160,28 @@ def test_each_batch_size_has_its_best() -> None:
     assert [predicted_best(found, rows).name for rows in (1, 100)] == ["native", "other"]
 
 
+def test_every_backend_is_a_candidate_alone_and_with_the_first_one_beside_it() -> None:
+    program = diamond()
+    softmax = next(n.name for n in program.graph.nodes if n.target is aten.softmax.int)
+    names = [n.name for n in program.graph.nodes if n.op == "call_function"]
+    costs = TableCosts({"other": dict.fromkeys(names, 0.9)}, default=1.0, spread=2.0)
+    table = table_of(program, costs, NAMES, {"other": [softmax]})
+    found = {assignment_of(table, plan.labels)[softmax]: plan for plan in single_plans(table) if "other" in plan.name}
+    assert sorted(found) == ["eager", "native"]
+    assert {plan.labels for plan in found.values()} <= {c.labels for c in candidates([table], ["native"])}
+
+
+def test_plans_that_hardly_differ_are_not_both_lowered() -> None:
+    program = chain(*[aten.linear.default] * 60)
+    names = [n.name for n in program.graph.nodes if n.op == "call_function"]
+    costs = TableCosts({"other": {name: 0.5 if at < 58 else 1.1 for at, name in enumerate(names)}}, default=1.0)
+    table = table_of(program, costs, NAMES)
+    found = candidates([table], ["native"])
+    assert [len(set(c.labels)) for c in found[:2]] == [1, 2]
+    for a, b in itertools.combinations(found, 2):
+        assert sum(x != y for x, y in zip(a.labels, b.labels, strict=True)) > 3
+
+
 def test_nothing_can_be_gained_where_every_other_backend_costs_more() -> None:
     program = diamond()
     names = [n.name for n in program.graph.nodes if n.op == "call_function"]
