@@ -23,19 +23,23 @@ class Uses:
     """The uses of the numbers that operators of a graph read from tensors, by symbol.
 
     Attributes:
-        sizes: Sizes of tensors, and sizes and positions that operators take -> their range. They are not negative, and at most the
-            number of elements among which an operator finds some.
-        taken: The sizes and positions that operators take, a part of `sizes`.
-        factors: Numbers that operators compute with.
+        sizes: Sizes of tensors, and sizes that operators take -> their range. They are not negative, and at most the number of elements
+            among which an operator finds some.
+        taken: The sizes and positions that operators take.
+        signed: Numbers that operators compute with, and positions, which count from the end if they are negative.
     """
 
     sizes: Ranges = dataclasses.field(default_factory=dict)
     taken: set[sympy.Symbol] = dataclasses.field(default_factory=set)
-    factors: set[sympy.Symbol] = dataclasses.field(default_factory=set)
+    signed: set[sympy.Symbol] = dataclasses.field(default_factory=set)
 
     def range_of(self, symbol: sympy.Symbol) -> Any:
-        """The range of a symbol. `>= 0` about a number that no operator computes with only tells the tracer that it is a size."""
-        return self.sizes.get(symbol, ValueRanges(-int_oo if symbol in self.factors else 0, int_oo))
+        """The range of a symbol. `>= 0` about a number that no operator reads as signed only tells the tracer that it is a size."""
+        return self.sizes.get(symbol, ValueRanges(-int_oo if symbol in self.signed else 0, int_oo))
+
+
+#: Arguments of operators that are positions or distances. Operators take negative ones.
+_POSITIONS = ("index", "start", "end", "shifts", "offset", "diagonal")
 
 
 #: Operators that find elements of their arguments; the size of a result is at most the number of elements of one argument.
@@ -66,7 +70,7 @@ def holds(condition: Any, uses: Callable[[], Uses]) -> bool:
         return False
     read = free_unbacked_symbols(held)
     known = uses() if read else Uses()
-    checked = known.sizes.keys() if isinstance(held.node.expr, sympy.Eq) else known.taken
+    checked = known.taken | known.sizes.keys() if isinstance(held.node.expr, sympy.Eq) else known.taken
     if read <= checked and not _bounds_one_size(held.node.expr):
         return bool(statically_known_true(held))
     ranges = {**held.node.shape_env.var_to_range, **{symbol: known.range_of(symbol) for symbol in read}}
@@ -90,17 +94,19 @@ def uses_of_numbers(graph: fx.Graph) -> Uses:
             for size in tensor.shape if isinstance(tensor, torch.Tensor) else ():
                 if isinstance(size, torch.SymInt) and size.node.expr.is_Symbol and free_unbacked_symbols(size):
                     found.sizes.setdefault(size.node.expr, ValueRanges(0, _most(node)))
-        for symbol, is_size in _given(node):
-            if is_size:
-                found.sizes.setdefault(symbol, ValueRanges(0, int_oo))
+        for symbol, argument in _given(node):
+            integer = "int" in str(argument.type)
+            if integer:
                 found.taken.add(symbol)
+            if integer and argument.name not in _POSITIONS:
+                found.sizes.setdefault(symbol, ValueRanges(0, int_oo))
             else:
-                found.factors.add(symbol)
+                found.signed.add(symbol)
     return found
 
 
-def _given(node: fx.Node) -> Iterator[tuple[sympy.Symbol, bool]]:
-    """The symbols among the arguments of an operator, and whether each is a size or a position."""
+def _given(node: fx.Node) -> Iterator[tuple[sympy.Symbol, Any]]:
+    """The symbols in the arguments of an operator, each with the argument's declaration."""
     if not isinstance(node.target, torch._ops.OpOverload) or node.target is _aten.scalar_tensor.default:
         return
     for position, argument in enumerate(node.target._schema.arguments):
@@ -108,7 +114,7 @@ def _given(node: fx.Node) -> Iterator[tuple[sympy.Symbol, bool]]:
         for size in given if isinstance(given, list | tuple) else [given]:
             held = size.meta.get("val") if isinstance(size, fx.Node) else None
             if isinstance(held, torch.SymInt):
-                yield from ((symbol, "int" in str(argument.type)) for symbol in free_unbacked_symbols(held))
+                yield from ((symbol, argument) for symbol in free_unbacked_symbols(held))
 
 
 def _most(node: fx.Node) -> Any:

@@ -53,6 +53,31 @@ class AtLeastOne(_Model):
         return self.head(x).unsqueeze(2).expand(-1, -1, k).sum(2)
 
 
+class Picked(_Model):
+    """A position that is not the size of a tensor; operators would take a negative one."""
+
+    def forward(self, x, n):
+        k = n.max().item()
+        torch._check(k >= 0)
+        torch._check(k < 4)
+        return self.head(x) * x.select(1, k).unsqueeze(1)
+
+
+class Rolled(_Model):
+    def forward(self, x, n):
+        k = n.max().item()
+        torch._check(k >= 0)
+        return self.head(x.roll(k, 1))
+
+
+class Sliced(_Model):
+    def forward(self, x, n):
+        k = n.max().item()
+        torch._check(k >= 1)
+        torch._check(k < 4)
+        return self.head(x) + x[:, k:].sum(1, keepdim=True)
+
+
 class FoundOne(_Model):
     def forward(self, x, n):
         found = n[n > 2]
@@ -98,6 +123,9 @@ CHECKED = {
     Factor: (3, -3),
     BoundedSize: (3, 30),
     AtLeastOne: (3, 0),
+    Picked: (3, -1),
+    Rolled: (3, -1),
+    Sliced: (3, 0),
     FoundOne: (3, 0),
     FoundFewer: (0, 3),
     Asynchronous: (3, 30),
