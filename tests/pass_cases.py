@@ -9,6 +9,7 @@ from functools import cache, lru_cache
 from typing import Any
 
 import torch
+from other_dims import with_other_dims
 from torch import nn
 
 from recfx import zoo
@@ -137,7 +138,16 @@ def check_fires(item: Pass | str, case: Case, exactness: Exactness) -> Program:
     again = run(item, result.program)
     assert again.records[0].fired == 0
     assert same_graph(result.program, again.program) is None
+    _check_other_dims(item, program, case, exactness)
     return result.program
+
+
+def _check_other_dims(item: Pass | str, program: Program, case: Case, exactness: Exactness) -> None:
+    """Asserts that the pass fires as often, with the same results, where dimensions are counted from the other end."""
+    respelled = with_other_dims(program)
+    result = run(item, respelled)
+    assert result.records[0].fired == case.fired, (result.records[0].fired, str(respelled), result.records[0].misses)
+    verify_numeric(program, result.program, exactness)
 
 
 def check_does_not_fire(item: Pass | str, case: Case) -> None:

@@ -93,7 +93,7 @@ def scalar_product(ctx: PassContext, node: fx.Node, x: fx.Node) -> Param | Miss 
         weight: Any = node.args[1]
         return weight if ctx.tensor(weight) is not None else None
     if node.target is _aten.tensordot.default and rows_of(node.args[0]) is x:
-        contracted = items_of(node, 2) == [1] and items_of(node, 3) == [0]
+        contracted = list(items_of(node, 2)) in ([1], [-2]) and list(items_of(node, 3)) in ([0], [-2])
         return constant_column(ctx, node.args[1], width) if contracted else None
     if node.target in MATRIX_PRODUCTS:
         source: Any = node.args[0]

@@ -107,6 +107,9 @@ def test_layers_of_other_operands_are_no_cross_layers(name: str) -> None:
 
 LOOKUPS: dict[str, Callable[..., Any]] = {
     "dense slices beside lookups": lambda m, x, i: torch.cat([x[:, 1:3], m.e(i[:, 0]), x[:, :1], m.e(i[:, 1]), x[:, 3:]], 1),
+    "rows viewed as one vector": lambda m, x, i: (lambda e: (torch.cat([x, e], 1), e.view(-1)))(m.e(i[:, 0])),
+    "rows viewed through an alias": lambda m, x, i: (lambda e: (torch.cat([e, x], 1), e.unsqueeze(0).view(-1)))(m.e(i[:, 0])),
+    "rows that fill the buffer": lambda m, x, i: (lambda e: (e * 2, e.view(-1)))(m.e(i[:, 0])),
     "strided dense slices": lambda m, x, i: torch.cat([x[:, ::2], m.e(i[:, 0]), m.e(i[:, 2]), x[:, 1::2]], 1),
     "one dense column twice": lambda m, x, i: torch.cat([x[:, 1:2], x[:, 1:2], m.e(i[:, 0]), m.e(i[:, 1])], 1),
     "lookups of shifted ids": lambda m, x, i: torch.cat([m.e(i[:, 0] + 2), m.e(i[:, 1])], 1),
