@@ -45,7 +45,7 @@ def _respell(node: fx.Node) -> None:
 
 
 def _rank(node: fx.Node, tensor: int) -> int:
-    """The number of dimensions among which the dimensions of an operand count; 0 for an operand that is no tensor."""
+    """The number of dimensions among which the dimensions of an operand count; 0 for an operand that is not a tensor."""
     first: Any = node.args[tensor] if tensor < len(node.args) else None
     first = first[0] if isinstance(first, list | tuple) and first else first
     held = first.meta.get("val") if isinstance(first, fx.Node) else None

@@ -107,6 +107,10 @@ def test_floating_point_numbers_are_cast_when_asked_for() -> None:
     assert torch.equal(fast(whole.long(), sparse), fast(whole, sparse))
     with pytest.raises(InputError, match=r"expected dtype torch\.int64"):
         fast(dense, sparse.float())
+    with pytest.raises(InputError, match=r"expected dtype torch\.float32, got torch\.complex64"):
+        fast(dense.to(torch.complex64), sparse)
+    yes = dense > 0
+    assert torch.equal(fast(yes, sparse), fast(yes.float(), sparse))
     fast.cast_inputs = False
     with pytest.raises(InputError, match="cast_inputs=True"):
         fast(dense.double(), sparse)

@@ -88,6 +88,18 @@ def test_a_change_is_warned_of_once_with_its_name(name: str, target: str) -> Non
     assert _warnings(fast) == []
 
 
+def test_warnings_name_the_line_of_the_caller(tmp_path: Path) -> None:
+    called, saved = _compiled(), _compiled()
+    for model, _ in (called, saved):
+        _load(model)
+    with warnings.catch_warnings(record=True) as caught:
+        warnings.simplefilter("always")
+        for _ in range(20):
+            called[1](IDS)
+        saved[1].save(tmp_path / "model")
+    assert [w.filename for w in caught] == [__file__] * 2
+
+
 def test_a_refresh_takes_all_weights_over_and_watches_again() -> None:
     model, fast = _compiled()
     _optimizer_step(model)
