@@ -1,13 +1,17 @@
-"""python -m benchmarks run | list | table | retrieval | estimators | tails | compile-time | random-models."""
+"""python -m benchmarks run | list | table | retrieval | estimators | tails | compile-time | cost-model | random-models."""
 
 from __future__ import annotations
 
 import argparse
+import dataclasses
+import json
 import sys
 from collections.abc import Sequence
 from pathlib import Path
 
-from benchmarks import compile_time, random_models, retrieval, tails
+import torch
+
+from benchmarks import compile_time, cost_accuracy, random_models, retrieval, tails
 from benchmarks.markdown import markdown
 from benchmarks.papers import estimators
 from benchmarks.progress import ProgressLine
@@ -118,6 +122,14 @@ def _parser() -> argparse.ArgumentParser:
     compiled.add_argument("--precision", default="fp32", help="default: %(default)s")
     compiled.set_defaults(run=_compile_time)
 
+    predicted = commands.add_parser("cost-model", help="compare predicted times with measured ones")
+    predicted.add_argument("models", nargs="*", help=f"models of the zoo (default: {' '.join(cost_accuracy.MODELS)})")
+    predicted.add_argument("--backends", default="native,eager", help="separated by commas (default: %(default)s)")
+    predicted.add_argument("--batches", type=integers, default=(1, 16, 256, 1024), help="default: 1,16,256,1024")
+    add_option(predicted, "threads", 1, "default: %(default)s")
+    predicted.add_argument("--out", type=Path, help="file for all times, as JSON")
+    predicted.set_defaults(run=_cost_model)
+
     drawn = commands.add_parser("random-models", help="compare drawn models with eager; can be resumed")
     drawn.add_argument("--models", type=int, default=100_000, help="default: %(default)s")
     drawn.add_argument(
@@ -137,6 +149,18 @@ def _estimators(options: argparse.Namespace) -> int:
         options.data, options.out, options.seeds, options.bits, options.bounds, pair, options.epochs, options.lr
     )
     print(estimators.compare(plan))
+    return 0
+
+
+def _cost_model(options: argparse.Namespace) -> int:
+    torch.set_num_threads(options.threads)
+    models, backends = options.models or cost_accuracy.MODELS, listed(options.backends)
+    pairs = cost_accuracy.measure(
+        models, backends, options.batches, tell=lambda line: print(line, file=sys.stderr, flush=True)
+    )
+    if options.out is not None:
+        options.out.write_text(json.dumps([dataclasses.asdict(pair) for pair in pairs]))
+    print(cost_accuracy.report(pairs))
     return 0
 
 

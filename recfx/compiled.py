@@ -5,6 +5,7 @@ from __future__ import annotations
 import threading
 from collections.abc import Callable, Collection, Mapping, Sequence
 from os import PathLike
+from pathlib import Path
 from typing import Any, Self
 
 import torch
@@ -14,6 +15,7 @@ from recfx.driver import artifact
 from recfx.driver.frozen_weights import FrozenWeights
 from recfx.driver.parts import Parts
 from recfx.driver.placement import Placement, placement
+from recfx.driver.profile import Profile, profile
 from recfx.driver.refresh import refreshed
 from recfx.driver.report import Report
 from recfx.driver.saved_bytes import copied_parts, from_files, to_files
@@ -103,6 +105,30 @@ class CompiledModel(FrozenWeights):
         if self._watch is not None and self._watch.changed():
             self._watch.warn(saving=True)
         artifact.save(parts, path)
+
+    def profile(
+        self,
+        rows: Sequence[int] | None = None,
+        threads: Sequence[int] | None = None,
+        *,
+        cache: bool | Path = True,
+        again: bool = False,
+    ) -> Profile:
+        """The seconds of a call by batch size and number of threads; `fast.profile().seconds(rows, threads)` interpolates.
+
+        It is measured at the first call, which takes about a second, and then read from the user's cache folder. Ids differ from call to
+        call while it is measured. Other threads must not call torch meanwhile, since torch's number of threads changes.
+
+        Args:
+            rows: Batch sizes to measure; by default 1, 4, 16, 64, 256 and 1024, as far as the model takes them.
+            threads: Numbers of threads to measure; by default 1 and torch's present number.
+            cache: Whether the profile is read from and kept in the user's cache folder, or in a folder.
+            again: Whether to measure although the cache has a profile.
+
+        Raises:
+            InputError: The model does not take a batch of a given size, or a number of threads is below 1.
+        """
+        return profile(self._ready(), rows, threads, cache=cache, again=again)
 
     @property
     def parts(self) -> Parts:

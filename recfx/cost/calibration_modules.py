@@ -97,6 +97,19 @@ class _Crosses(nn.Module):
         return x
 
 
+class _InteractionNetwork(nn.Module):
+    """A layer of xDeepFM's compressed interaction network: products of all pairs of fields, then a 1 x 1 convolution."""
+
+    def __init__(self, fields: int, maps: int) -> None:
+        super().__init__()
+        self.maps = nn.Conv1d(fields * fields, maps, 1)
+
+    def forward(self, x: Tensor) -> Tensor:
+        pairs = (x.unsqueeze(2) * x.unsqueeze(1)).flatten(1, 2)
+        pooled: Tensor = torch.relu(self.maps(pairs)).sum(dim=-1)
+        return pooled
+
+
 class _TargetAttention(nn.Module):
     """Attention of DIN: scores from an MLP over query, keys, difference and product."""
 
@@ -243,6 +256,7 @@ def _others() -> list[Subject]:
         _plain("batched products", lambda x, y: torch.bmm(x, y.transpose(1, 2)), _pairs(26, 16)),
         _plain("dot interaction", _dots, numbers(27, 16)),
         _plain("factorization machine", _fm, numbers(26, 16)),
+        Subject("interaction network", lambda: _InteractionNetwork(16, 32), numbers(16, 16), rows=256),
         Subject("cross layers", lambda: _Crosses(256, 2), numbers(256)),
         _plain("top-k", lambda x: torch.topk(x, 5, dim=1)[0], numbers(64), rows=256),
         _plain("Fourier transform", lambda x: torch.fft.rfft(x, dim=1).abs(), numbers(32, 32), rows=64),

@@ -35,7 +35,7 @@ class CostModel:
     Nothing is measured.
 
     Args:
-        calibrations: Number of threads -> the calibration; by default those in the cache folder.
+        calibrations: Number of threads -> a calibration that replaces the one in the cache folder.
         cache: Where calibrations and measured regions are stored.
         versions: Name of a backend -> the version of its library. Measured regions of other versions do not count.
     """
@@ -48,7 +48,7 @@ class CostModel:
         versions: Mapping[str, str] | Callable[[str], str] | None = None,
     ) -> None:
         self._cache = cache
-        self._given = calibrations
+        self._given = calibrations or {}
         self._versions = versions
         self._lock = threading.RLock()
         self._calibrations: dict[int, Calibration | None] = {}
@@ -135,10 +135,8 @@ class CostModel:
     def _calibration(self, threads: int) -> Calibration | None:
         with self._lock:
             if threads not in self._calibrations:
-                given = self._given
-                self._calibrations[threads] = (
-                    known_calibration(threads, self._cache) if given is None else given.get(threads)
-                )
+                given = self._given.get(threads)
+                self._calibrations[threads] = known_calibration(threads, self._cache) if given is None else given
             return self._calibrations[threads]
 
     def _limits(self, threads: int) -> Machine:

@@ -81,11 +81,6 @@ def calibrated(
     return found
 
 
-def cost_model(cache: Cache = True) -> CostModel:
-    """The cost model of this machine: from its calibration, if there is one, and from measured regions."""
-    return CostModel(cache=cache, versions=lambda name: BACKENDS[name].version() if name in BACKENDS else "")
-
-
 def described(calibration: Calibration, cache: Cache = True) -> str:
     """A calibration as a table, and the file that holds it."""
     machine = calibration.machine

@@ -10,6 +10,7 @@ from typing import Any
 import torch
 
 from recfx.cost.timing import Comparison, compare, is_clearly_faster
+from recfx.driver.cost_model import keep_times
 from recfx.driver.parts import Parts
 from recfx.driver.plan_times import region_seconds, rows_of
 from recfx.driver.report import Measured, Report
@@ -112,9 +113,11 @@ def _many_rows(program: Program, measured: int) -> list[Sequence[Any]]:
 
 
 def with_measured_regions(parts: Parts) -> Report:
-    """The report of a model with the measured time of each region."""
+    """The report of a model with the measured time of each region. If plans competed, the times are kept for later predictions."""
     report = parts.report
     seconds = region_seconds(parts.placed, parts.program.example)
+    if report.plans:
+        keep_times(parts.placed, rows_of(parts.program, parts.program.example), seconds)
     regions = zip(report.regions, seconds, strict=True)
     return dataclasses.replace(
         report, regions=tuple(dataclasses.replace(region, measured=found) for region, found in regions)

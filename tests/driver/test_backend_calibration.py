@@ -14,7 +14,7 @@ import recfx.driver.backend_calibration as driver_calibration
 from recfx.cli import main
 from recfx.cost.calibration import known_calibration, store
 from recfx.cost.calibration_modules import subjects
-from recfx.driver.backend_calibration import calibrated, cost_model, described
+from recfx.driver.backend_calibration import calibrated, described
 from recfx.targets import BACKENDS
 
 
@@ -54,14 +54,6 @@ def test_a_damaged_calibration_is_made_again(tmp_path: Path) -> None:
     (file,) = (tmp_path / "recfx").glob("calibration-*.json")
     file.write_bytes(file.read_bytes()[:-100])
     assert calibrated(BOTH) == known_calibration(torch.get_num_threads())
-
-
-def test_the_cost_model_reads_the_calibration() -> None:
-    shipped = cost_model().machine(torch.get_num_threads())
-    found = calibrated(BOTH)
-    model = cost_model()
-    assert model.machine(torch.get_num_threads()) == found.machine != shipped
-    assert model.launch("native", torch.get_num_threads()).seconds > 0
 
 
 def test_the_command(capsys: pytest.CaptureFixture[str], tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

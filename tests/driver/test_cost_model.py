@@ -1,0 +1,97 @@
+"""The model of costs of placement: one for the process, calibrated by itself when that is needed, fed with measured regions."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+from calibration_kit import here, some_calibration
+from models import TinyCtr, tiny_inputs
+
+import recfx
+import recfx.driver.cost_model as hook
+from recfx.cost.calibration import BackendPoints, Calibration, store
+from recfx.driver.cost_model import cost_model, keep_times
+from recfx.targets import BACKENDS
+
+BOTH = [BACKENDS["native"], BACKENDS["eager"]]
+
+
+@pytest.fixture(autouse=True)
+def _own_cache(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path))
+    monkeypatch.setattr(hook, "_models", {})
+    monkeypatch.setattr(hook, "_calibrations", {})
+
+
+@pytest.fixture
+def measured(monkeypatch: pytest.MonkeyPatch) -> list[list[str]]:
+    """The backends of each calibration that was made, without measuring."""
+    made: list[list[str]] = []
+
+    def calibrate(backends: Any) -> Calibration:
+        made.append([backend.name for backend in backends])
+        points = {backend.name: BackendPoints(backend.version(), ()) for backend in backends}
+        found = some_calibration(machine=here(torch.get_num_threads()), backends=points)
+        store(found)
+        return found
+
+    monkeypatch.setattr(hook, "calibrated", calibrate)
+    return made
+
+
+def test_one_model_serves_the_process(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    model = cost_model()
+    assert cost_model() is model
+    monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path / "other"))
+    assert cost_model() is not model
+
+
+def test_a_missing_calibration_is_made_once(measured: list[list[str]], monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.delenv("RECFX_CALIBRATE")
+    before = cost_model()
+    assert not measured
+    model = cost_model(BOTH)
+    assert model is not before
+    assert measured == [["native", "eager"]]
+    assert model.machine(torch.get_num_threads()) == here(torch.get_num_threads())
+    assert cost_model(BOTH) is model
+    assert len(measured) == 1
+
+
+def test_the_environment_can_forbid_it(measured: list[list[str]], monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("RECFX_CALIBRATE", "never")
+    assert cost_model(BOTH).launch("native", 1).seconds > 0
+    assert not measured
+
+
+def test_a_calibration_that_cannot_be_stored_is_used_all_the_same(
+    monkeypatch: pytest.MonkeyPatch, tmp_path: Path, measured: list[list[str]]
+) -> None:
+    monkeypatch.delenv("RECFX_CALIBRATE")
+    (tmp_path / "recfx").write_text("a file in place of the folder")
+    with pytest.warns(RuntimeWarning, match="cannot be kept"):
+        model = cost_model(BOTH)
+    assert model.machine(torch.get_num_threads()) == here(torch.get_num_threads())
+    assert cost_model(BOTH) is model
+    assert len(measured) == 1
+
+
+def test_measured_regions_are_kept_and_predict_equal_models() -> None:
+    fast = recfx.optimize(TinyCtr(), example_inputs=tiny_inputs(6), measure=False)
+    placed = fast.parts.placed
+    keep_times(placed, 6, [0.5] * len(placed.regions))
+    hook._models.clear()
+    other = recfx.optimize(TinyCtr(1), example_inputs=tiny_inputs(6), measure=False).parts.placed
+    threads = torch.get_num_threads()
+    for backend, region in zip(other.backends, other.split.regions, strict=True):
+        model = cost_model()
+        total = model.unit(backend, region, 6, threads) + model.launch(backend, threads)
+        assert total.seconds == pytest.approx(0.5, rel=0.01)
+
+
+def test_optimize_keeps_nothing_without_a_competition(tmp_path: Path) -> None:
+    recfx.optimize(TinyCtr(), target=["native", "eager"], example_inputs=tiny_inputs(6))
+    assert not list(tmp_path.rglob("units-*"))
