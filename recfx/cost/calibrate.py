@@ -15,6 +15,7 @@ from recfx.cost.calibration_modules import CALL, Subject, subjects
 from recfx.cost.machine import Machine, measure_machine
 from recfx.cost.roofline import columns
 from recfx.cost.work import work_of
+from recfx.errors import MeasureError
 from recfx.ir.region import Region
 from recfx.kernels.background import BACKGROUND
 
@@ -44,8 +45,9 @@ class Harness(Protocol):
         ...
 
 
-#: A module, its example inputs and a precision -> its region, as `recfx.optimize` would lower it.
-Capture = Callable[[nn.Module, tuple[Tensor, ...], str], Region]
+#: A module, its example inputs and a precision -> its forms as a region, the first as `recfx.optimize` would lower it. A backend that
+#: refuses a form gets the next one, such as one without operators of the dialect.
+Capture = Callable[[nn.Module, tuple[Tensor, ...], str], Sequence[Region]]
 
 
 def calibrate(
@@ -67,6 +69,9 @@ def calibrate(
         seconds: The longest that the measurement may take. Each backend has an equal share. The most important modules come first, so
             that a backend that compiles for long has at least these.
         advance: Called with 1 after each module of each backend; see `steps`.
+
+    Raises:
+        MeasureError: No backend could run any module.
     """
     end = time.perf_counter() + seconds
     machine = measure_machine() if known is None else known.machine
@@ -80,7 +85,15 @@ def calibrate(
         before = [h for h in kept if h.source not in harnesses and h.destination not in harnesses]
         others = {} if known is None else known.backends
         handoffs = measuring.handoffs(end)
-    return Calibration(machine, {**others, **measuring.results()}, (*before, *handoffs))
+    results = measuring.results()
+    if harnesses and not any(held.points for held in results.values()):
+        name, held = next(iter(results.items()))
+        raise MeasureError(
+            f"no module could be measured; the first reason: {next(iter(held.refused.values()), 'time did not suffice')}",
+            where=f"the backend {name}",
+            hint="run `recfx doctor`, and `recfx calibrate` again",
+        )
+    return Calibration(machine, {**others, **results}, (*before, *handoffs))
 
 
 def steps(backends: int, precisions: Sequence[str] = ("fp32",)) -> int:
@@ -100,7 +113,7 @@ class _Measuring:
 
     def __init__(self, machine: Machine, capture: Capture, harnesses: Mapping[str, Harness], end: float) -> None:
         self.machine, self.capture, self.harnesses, self.end = machine, capture, harnesses, end
-        self.regions: dict[str, Region | Exception] = {}
+        self.regions: dict[str, Sequence[Region] | Exception] = {}
         self.points: dict[str, list[Point]] = {name: [] for name in harnesses}
         self.refused: dict[str, dict[str, str]] = {name: {} for name in harnesses}
         self.skipped: set[str] = set()
@@ -121,16 +134,16 @@ class _Measuring:
             self.skipped.add(name)
             return
         try:
-            region = self.region(subject)
+            regions = self.forms(subject)
             begun = time.perf_counter()
-            self.points[name] += self._points(self.harnesses[name], subject, region)
+            self.points[name] += self._points(subject, *_lowered(self.harnesses[name], regions))
         except Exception as error:  # noqa: BLE001 - a backend may fail in any way; the reason is kept
             reason = str(error).strip().partition("\n")[0][:200]
             self.refused[name][subject.name] = f"{type(error).__name__}: {reason}"
         self.spent[name] += time.perf_counter() - begun
 
-    def region(self, subject: Subject) -> Region:
-        """The region of a module.
+    def forms(self, subject: Subject) -> Sequence[Region]:
+        """The forms of a module as a region.
 
         Raises:
             Exception: The module cannot be captured; the same error at every call.
@@ -147,8 +160,7 @@ class _Measuring:
             raise found
         return found
 
-    def _points(self, harness: Harness, subject: Subject, region: Region) -> list[Point]:
-        run = harness.lower(region)
+    def _points(self, subject: Subject, region: Region, run: Run) -> list[Point]:
         found = []
         for rows in ROWS:
             if rows <= subject.rows:
@@ -162,7 +174,7 @@ class _Measuring:
         runs: dict[str, Run] = {}
         for name, harness in self.harnesses.items():
             try:
-                runs[name] = harness.lower(self.region(CALL))
+                runs[name] = _lowered(harness, self.forms(CALL))[1]
             except Exception:  # noqa: BLE001 - the reason is in `refused` of the backend
                 continue
         found = []
@@ -174,6 +186,21 @@ class _Measuring:
                         seconds = _handoff(first, second, x)
                         found.append(Handoff(source, destination, x.numel() * x.element_size(), seconds))
         return found
+
+
+def _lowered(harness: Harness, regions: Sequence[Region]) -> tuple[Region, Run]:
+    """The first form that a backend lowers, and the function that runs it.
+
+    Raises:
+        Exception: The backend refuses all forms; the error is that of the first one.
+    """
+    problem: Exception | None = None
+    for region in regions:
+        try:
+            return region, harness.lower(region)
+        except Exception as error:  # noqa: BLE001 - raised below
+            problem = problem or error
+    raise problem or ValueError("the module has no form")
 
 
 def least_median(call: Callable[[], object], seconds: float = _POINT_SECONDS) -> float:

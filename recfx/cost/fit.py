@@ -14,8 +14,8 @@ from recfx.cost.roofline import CALL, Columns
 
 #: How much the prior counts: a weight that is wrong by its own size costs as much as this many measured regions that are wrong by 100 %.
 _PRIOR_STRENGTH = 0.01
-#: The interval holds this share of the measured regions.
-_INSIDE = 0.8
+#: The interval holds this share of the measured regions that were left out of the fit.
+_INSIDE = 0.9
 #: The spread of predictions without any measurement, as a factor, and how many measured regions it counts as.
 _PRIOR_SPREAD = 2.5
 _PRIOR_COUNT = 8

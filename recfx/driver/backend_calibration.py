@@ -13,6 +13,7 @@ from recfx.cost.calibrate import SECONDS, Run, calibrate, steps
 from recfx.cost.calibration import Calibration, calibration_path, known_calibration, store
 from recfx.cost.model import CostModel
 from recfx.ir.region import Region
+from recfx.ops.to_aten import decompose
 from recfx.passes import default_pipeline
 from recfx.pipeline import Pipeline
 from recfx.progress import progress
@@ -66,6 +67,9 @@ def calibrated(
         again: Whether backends are measured again.
         seconds: The longest that the measurement may take.
         precisions: The precisions to measure; all that the backends compute in by default.
+
+    Raises:
+        MeasureError: No backend could run anything.
     """
     present = [b for b in BACKENDS.values() if "cpu" in b.devices and b.unavailable() is None]
     harnesses = {backend.name: BackendHarness(backend) for backend in (present if backends is None else backends)}
@@ -108,7 +112,7 @@ def _missing(known: Calibration, harnesses: Mapping[str, BackendHarness]) -> dic
 
 
 class _Capture:
-    """Makes regions of modules by the default passes.
+    """Makes regions of modules by the default passes, with operators of the dialect and without.
 
     Args:
         kernels: Names of the operators that the backends have kernels for.
@@ -117,6 +121,7 @@ class _Capture:
     def __init__(self, kernels: frozenset[str]) -> None:
         self.kernels = kernels
 
-    def __call__(self, module: nn.Module, inputs: tuple[Tensor, ...], precision: str) -> Region:
+    def __call__(self, module: nn.Module, inputs: tuple[Tensor, ...], precision: str) -> list[Region]:
         pipeline = Pipeline(default_pipeline(requests=False, kernels=self.kernels, precision=precision))
-        return Region.whole(own_outputs(pipeline.run(capture(module, inputs)).program))
+        program = own_outputs(pipeline.run(capture(module, inputs)).program)
+        return [Region.whole(program), Region.whole(decompose(program))]

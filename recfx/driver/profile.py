@@ -14,7 +14,8 @@ import torch
 from recfx.cost.cache_files import Cache, cache_folder, file_name, read_document, write_document
 from recfx.cost.calibrate import least_median
 from recfx.cost.machine import identity
-from recfx.cost.profile import Profile, ProfilePoint
+from recfx.cost.profile import Profile as Profile
+from recfx.cost.profile import ProfilePoint
 from recfx.driver.parts import Parts
 from recfx.errors import ArtifactError, InputError, MeasureError
 from recfx.ir.canonical import structure_digest

@@ -51,8 +51,8 @@ class Plain:
         return lambda *values: region.run(values)
 
 
-def captured(module: nn.Module, inputs: tuple[Tensor, ...], precision: str) -> Region:
-    return Region.whole(capture(module, inputs))
+def captured(module: nn.Module, inputs: tuple[Tensor, ...], precision: str) -> list[Region]:
+    return [Region.whole(capture(module, inputs))]
 
 
 @pytest.fixture
@@ -99,20 +99,37 @@ def test_a_backend_that_fails_when_it_runs_is_refused(few: list[Subject]) -> Non
         def lower(self, region: Region) -> Callable[..., Any]:
             return lambda *values: 1 / 0
 
-    found = calibrate({"a": Fails()}, captured)
+    found = calibrate({"a": Fails(), "b": Plain()}, captured)
     assert set(found.backends["a"].refused.values()) == {"ZeroDivisionError: division by zero"}
 
 
-def test_a_module_that_cannot_be_captured_is_refused_by_all(few: list[Subject]) -> None:
+def test_a_backend_that_refuses_the_first_form_is_measured_with_the_second(few: list[Subject]) -> None:
+    def two_forms(module: nn.Module, inputs: tuple[Tensor, ...], precision: str) -> list[Region]:
+        (plain,) = captured(module, inputs, precision)
+        other = plain.clone()
+        last = next(iter(reversed(other.graph.nodes)))
+        with other.graph.inserting_before(last):
+            other.graph.call_function(torch.ops.aten.relu.default, (other.placeholders()[0],))
+        return [other, plain]
+
+    def has_relu(region: Region) -> bool:
+        return any(node.target is torch.ops.aten.relu.default for node in region.graph.nodes)
+
+    found = calibrate({"a": Plain(has_relu), "b": Plain()}, two_forms)
+    assert not found.backends["a"].refused
+    assert "elementwise.operators" not in found.backends["a"].points[4].columns
+
+
+def test_nothing_measured_at_all_is_an_error(few: list[Subject]) -> None:
     tried: list[str] = []
 
-    def no_capture(module: nn.Module, inputs: tuple[Tensor, ...], precision: str) -> Region:
+    def no_capture(module: nn.Module, inputs: tuple[Tensor, ...], precision: str) -> list[Region]:
         tried.append(precision)
         raise ValueError("not today")
 
-    found = calibrate({"a": Plain(), "b": Plain()}, no_capture)
+    with pytest.raises(MeasureError, match="ValueError: not today"):
+        calibrate({"a": Plain(), "b": Plain()}, no_capture)
     assert len(tried) == len(few)
-    assert all(len(held.refused) == 4 for held in found.backends.values())
 
 
 def test_a_slow_backend_has_at_least_the_first_module_and_says_that_more_is_missing(few: list[Subject]) -> None:

@@ -14,6 +14,7 @@ import recfx
 import recfx.driver.cost_model as hook
 from recfx.cost.calibration import BackendPoints, Calibration, store
 from recfx.driver.cost_model import cost_model, keep_times
+from recfx.errors import MeasureError
 from recfx.targets import BACKENDS
 
 BOTH = [BACKENDS["native"], BACKENDS["eager"]]
@@ -77,6 +78,22 @@ def test_a_calibration_that_cannot_be_stored_is_used_all_the_same(
     assert model.machine(torch.get_num_threads()) == here(torch.get_num_threads())
     assert cost_model(BOTH) is model
     assert len(measured) == 1
+
+
+def test_a_machine_that_cannot_be_calibrated_has_the_shipped_weights(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.delenv("RECFX_CALIBRATE")
+    tried: list[int] = []
+
+    def fail(backends: Any) -> Calibration:
+        tried.append(1)
+        raise MeasureError("nothing could be measured")
+
+    monkeypatch.setattr(hook, "calibrated", fail)
+    with pytest.warns(RuntimeWarning, match="could not be calibrated: nothing could be measured"):
+        model = cost_model(BOTH)
+    assert cost_model(BOTH) is model
+    assert len(tried) == 1
+    assert model.launch("native", 1).seconds > 0
 
 
 def test_measured_regions_are_kept_and_predict_equal_models() -> None:
