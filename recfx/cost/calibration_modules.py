@@ -14,7 +14,18 @@ from torch import Tensor, nn
 Inputs = Callable[[int], tuple[Tensor, ...]]
 
 #: Outputs and inputs of the measured layers.
-LAYERS = ((256, 256), (16, 64), (1024, 1024), (64, 256), (256, 64), (64, 16), (1024, 256), (256, 1024), (1, 64))
+LAYERS = (
+    (256, 256),
+    (16, 64),
+    (1024, 1024),
+    (64, 256),
+    (256, 64),
+    (64, 16),
+    (1024, 256),
+    (256, 1024),
+    (1, 64),
+    (1, 13),
+)
 
 
 @dataclasses.dataclass(frozen=True)
@@ -69,6 +80,18 @@ class _Tables(nn.Module):
 
     def forward(self, ids: Tensor) -> Tensor:
         return torch.cat([table(ids[:, at]) for at, table in enumerate(self.tables)], dim=1)
+
+
+class _Selected(nn.Module):
+    """Numbers of a buffer, such as the category of an item."""
+
+    def __init__(self, count: int) -> None:
+        super().__init__()
+        self.register_buffer("numbers", torch.arange(count))
+
+    def forward(self, ids: Tensor) -> Tensor:
+        numbers: Tensor = self.numbers[ids[:, 0]]
+        return numbers
 
 
 class _Last(nn.Module):
@@ -247,6 +270,11 @@ def _others() -> list[Subject]:
         _plain("element-wise operators", _wide, _pairs(1024)),
         _plain("scaled rows", lambda x, y: (x[:, :1] * y, x.unsqueeze(2) + y.unsqueeze(1)), _pairs(48)),
         _plain("masks", lambda x, y: (x.masked_fill(y > 0, 0.0), x.ne(0) & ~y.eq(1)), _pairs(64)),
+        _plain("vectors", lambda x: (x[:, 0] + x[:, 1], x[:, 2] * x[:, 3]), numbers(8)),
+        _plain("joined columns", lambda x: torch.cat([x[:, :1], x[:, 3:4]], dim=1), numbers(8)),
+        Subject("narrow lookups", lambda: _Tables(4, 50_000, 1), _ids(4, 50_000)),
+        Subject("few lookups", lambda: _Tables(2, 5_000, 64), _ids(2, 5_000)),
+        Subject("selected numbers", lambda: _Selected(50_000), _ids(1, 50_000)),
         _plain("transcendental functions", _transcendental, numbers(256)),
         _plain("sums", lambda x: (x.sum(dim=1), x.mean(dim=2)), numbers(26, 32)),
         _plain("statistics", _statistics, numbers(128), rows=256),

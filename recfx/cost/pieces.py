@@ -23,7 +23,7 @@ def layers_of(node: fx.Node) -> int:
 
 
 def pieces_of(node: fx.Node, family: str, sizes: Sizes) -> int:
-    """The pieces of an operator: products of a batch of matrices, steps of a recurrent layer, rows of a reduction.
+    """The pieces of an operator: products of a batch of matrices, steps of a recurrent layer, results of a reduction, otherwise rows.
 
     Args:
         node: The operator.
@@ -31,7 +31,7 @@ def pieces_of(node: fx.Node, family: str, sizes: Sizes) -> int:
         sizes: The sizes of its operands.
 
     Returns:
-        The number; 0 for a family whose operators have no pieces.
+        The number; 0 for a single product and for an operator without tensors.
     """
     operands: list[Any] = [n.meta.get("val") for n in node.all_input_nodes]
     tensors = [value for value in operands if isinstance(value, torch.Tensor)]
@@ -50,7 +50,10 @@ def pieces_of(node: fx.Node, family: str, sizes: Sizes) -> int:
         return sizes.number(first.shape[0]) if first.ndim else 1
     if family in ("normalization", "sort", "fourier"):
         return _rows(first, sizes, 1)
-    return sizes.elements(result) if family in ("sum", "statistics", "pooling") else 0
+    if family in ("sum", "statistics", "pooling"):
+        return sizes.elements(result)
+    shaped = result if isinstance(result, torch.Tensor) else first
+    return sizes.number(shaped.shape[0]) if shaped.ndim else 1
 
 
 def _rows(tensor: torch.Tensor, sizes: Sizes, inner: int) -> int:
