@@ -171,12 +171,8 @@ class _Measuring:
 
     def handoffs(self, end: float) -> list[Handoff]:
         """Measures a hand-off between every two backends that run the module `CALL`, until the time has passed."""
-        runs: dict[str, Run] = {}
-        for name, harness in self.harnesses.items():
-            try:
-                runs[name] = _lowered(harness, self.forms(CALL))[1]
-            except Exception:  # noqa: BLE001 - the reason is in `refused` of the backend
-                continue
+        ran = [name for name, points in self.points.items() if any(point.name == CALL.name for point in points)]
+        runs = {name: _lowered(self.harnesses[name], self.forms(CALL))[1] for name in ran}
         found = []
         for source, first in runs.items():
             for destination, second in runs.items():
