@@ -85,13 +85,14 @@ class _Tables(nn.Module):
 class _Selected(nn.Module):
     """Numbers of a buffer, such as the category of an item."""
 
+    numbers: Tensor
+
     def __init__(self, count: int) -> None:
         super().__init__()
         self.register_buffer("numbers", torch.arange(count))
 
     def forward(self, ids: Tensor) -> Tensor:
-        numbers: Tensor = self.numbers[ids[:, 0]]
-        return numbers
+        return self.numbers[ids[:, 0]]
 
 
 class _Last(nn.Module):
