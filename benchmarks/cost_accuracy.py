@@ -23,6 +23,7 @@ from recfx.errors import MeasureError, RecfxError
 from recfx.ir.probes import reshuffle
 from recfx.ir.program import Program
 from recfx.ir.region import Region, split
+from recfx.ops.to_aten import decompose
 from recfx.passes import default_pipeline
 from recfx.pipeline import Pipeline
 from recfx.placement.costs import cost_table
@@ -87,9 +88,32 @@ def measure(
     costs = CostModel({torch.get_num_threads(): calibrated(found.values(), cache=cache)}, cache=False)
     pairs: list[Pair] = []
     for name in models:
-        pairs += _Measured(name, found, costs).pairs(batches)
+        program = _program(name, found)
+        plain = decompose(program)
+        # A backend that refuses operators of the dialect is measured on the program without them.
+        whole = {backend: held for backend, held in found.items() if _takes_dialect(held, program)}
+        rest = {backend: held for backend, held in found.items() if backend not in whole}
+        for form, backends_of in ((program, whole), (plain, rest)):
+            if backends_of:
+                pairs += _Measured(name, form, backends_of, costs).pairs(batches)
         tell(f"{name}: {len(pairs)} times")
     return pairs
+
+
+def _program(name: str, backends: Mapping[str, Backend]) -> Program:
+    """A model of the zoo after the default passes."""
+    from recfx import zoo
+
+    torch.manual_seed(0)
+    model: Any = zoo.build(name).eval()
+    kernels = frozenset[str]().union(*(backend.kernels() for backend in backends.values()))
+    pipeline = Pipeline(default_pipeline(requests=False, kernels=kernels))
+    return own_outputs(pipeline.run(capture(model, model.example_inputs(16))).program)
+
+
+def _takes_dialect(backend: Backend, program: Program) -> bool:
+    verdicts = backend.supports(program)
+    return all(verdict for node, verdict in verdicts.items() if str(node.target).startswith("recfx."))
 
 
 class _Measured:
@@ -97,20 +121,14 @@ class _Measured:
 
     Args:
         name: Its name in the zoo.
+        program: The program.
         backends: Name -> backend.
         costs: The cost model.
     """
 
-    def __init__(self, name: str, backends: Mapping[str, Backend], costs: CostModel) -> None:
-        from recfx import zoo
-
-        self.name, self.backends, self.costs = name, backends, costs
+    def __init__(self, name: str, program: Program, backends: Mapping[str, Backend], costs: CostModel) -> None:
+        self.name, self.program, self.backends, self.costs = name, program, backends, costs
         self.threads = torch.get_num_threads()
-        torch.manual_seed(0)
-        model: Any = zoo.build(name).eval()
-        kernels = frozenset[str]().union(*(backend.kernels() for backend in backends.values()))
-        pipeline = Pipeline(default_pipeline(requests=False, kernels=kernels))
-        self.program = own_outputs(pipeline.run(capture(model, model.example_inputs(16))).program)
         all_backends = {**backends, "eager": BACKENDS["eager"]}
         self.graph = unit_graph(self.program, {n: b.supports(self.program) for n, b in all_backends.items()})
         self.all_backends = all_backends

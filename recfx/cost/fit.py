@@ -19,6 +19,8 @@ _INSIDE = 0.9
 #: The spread of predictions without any measurement, as a factor, and how many measured regions it counts as.
 _PRIOR_SPREAD = 2.5
 _PRIOR_COUNT = 8
+#: Regions of other models vary this many times as much, in logarithms, as those that were left out of the fit.
+_WIDER = 1.5
 #: Parts of the measured regions that are left out in turn, to see how far predictions of other regions are off.
 _FOLDS = 8
 
@@ -125,6 +127,6 @@ def _spread(predicted: Array) -> tuple[float, float]:
     low, high = np.quantile(logs, [(1 - _INSIDE) / 2, (1 + _INSIDE) / 2])
     share, wide = _PRIOR_COUNT / (len(logs) + _PRIOR_COUNT), math.log(_PRIOR_SPREAD)
     return (
-        math.exp(min(0.0, (1 - share) * float(low) - share * wide)),
-        math.exp(max(0.0, (1 - share) * float(high) + share * wide)),
+        math.exp(min(0.0, (1 - share) * _WIDER * float(low) - share * wide)),
+        math.exp(max(0.0, (1 - share) * _WIDER * float(high) + share * wide)),
     )

@@ -22,7 +22,6 @@ from recfx.ir.canonical import structure_digest
 from recfx.ir.probes import has_fixed_bags, reshuffle
 from recfx.ir.region import Region
 from recfx.ir.shapes import BATCH
-from recfx.kernels.background import BACKGROUND
 from recfx.progress import progress
 from recfx.targets import BACKENDS
 
@@ -102,7 +101,7 @@ def _example_rows(parts: Parts) -> int:
 
 def _measured(parts: Parts, sizes: Sequence[int], counts: Sequence[int]) -> Profile:
     points = []
-    with progress("measuring", len(sizes) * len(counts)) as advance, BACKGROUND, torch.inference_mode():
+    with progress("measuring", len(sizes) * len(counts)) as advance, torch.inference_mode():
         for rows in sizes:
             call = _calls(parts, rows)
             for threads in counts:
