@@ -18,9 +18,9 @@ from torch import fx
 from recfx.ir.program import get_state
 from recfx.ir.region import Region
 from recfx.targets.openvino.id_checks import is_moved_input
-from recfx.targets.openvino.number_types import INTEGERS, TYPES, openvino_types, refusal_of_types
+from recfx.targets.openvino.number_types import FORMATS, INTEGERS, NUMPY_TYPES, TYPES, openvino_types, refusal_of_types
 from recfx.targets.openvino.package import openvino, opset
-from recfx.targets.openvino.rules import arithmetic, elementwise, lookups, products, reductions, shapes  # noqa: F401 - register
+from recfx.targets.openvino.rules import arithmetic, dialect, elementwise, lookups, products, reductions, shapes  # noqa: F401 - register
 from recfx.targets.openvino.rules.registry import RULES, Unsupported
 from recfx.targets.openvino.sizes import InputSizes, expression_of, is_size
 
@@ -169,14 +169,15 @@ class Converter:
     def _state(self, tensor: torch.Tensor) -> Any:
         if tensor.layout is not torch.strided:
             raise Unsupported(f"a constant of layout {tensor.layout}")
-        if tensor.dtype not in TYPES:
+        if tensor.dtype not in TYPES and tensor.dtype not in FORMATS:
             raise Unsupported(f"a constant of type {tensor.dtype}")
         plain = tensor.detach()
         if plain.dtype is torch.int64 and plain.numel() and int(plain.abs().max()) >= 2**31:
             raise Unsupported("a constant that has no 32-bit integers")
-        if self.dry and not plain.is_contiguous():
-            return self._parameter(plain)
-        array = plain.contiguous().numpy()
+        if self.dry and (not plain.is_contiguous() or plain.dtype is torch.bfloat16):
+            kind = torch.float32 if plain.dtype is torch.bfloat16 else plain.dtype
+            return self.op.parameter(list(plain.shape), NUMPY_TYPES[kind]).output(0)
+        array = (plain.float() if plain.dtype is torch.bfloat16 else plain).contiguous().numpy()
         return self.op.constant(array, shared_memory=array.size > 1).output(0)
 
     # Helpers of the rules.
@@ -184,6 +185,10 @@ class Converter:
     def number(self, value: float, dtype: torch.dtype = torch.float32) -> Any:
         """A constant without dimensions."""
         return self.op.constant(np.array(value, dtype=TYPES[dtype])).output(0)
+
+    def numbers(self, values: Sequence[float]) -> Any:
+        """A constant vector of float32."""
+        return self.op.constant(np.array(values, dtype=np.float32)).output(0)
 
     def integers(self, values: Sequence[int]) -> Any:
         """A constant vector of 64-bit integers."""

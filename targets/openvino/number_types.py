@@ -25,6 +25,12 @@ TYPES: dict[torch.dtype, Any] = {
     torch.bool: np.bool_,
 }
 
+#: The types of weights in the formats of the dialect.
+FORMATS = (torch.bfloat16, torch.int8)
+
+#: dtype -> the same type in NumPy, with those of weights that NumPy has.
+NUMPY_TYPES: dict[torch.dtype, Any] = {**TYPES, torch.int8: np.int8}
+
 #: The types of integers.
 INTEGERS = (torch.int64, torch.int32)
 
@@ -39,7 +45,8 @@ def openvino_types() -> dict[torch.dtype, Any]:
 def refusal_of_types(node: fx.Node, rule: Rule) -> str:
     """Why the types of an operator's operands and results cannot be computed; "" if they can."""
     results = [v for v in pytree.tree_leaves(node.meta.get("val")) if isinstance(v, torch.Tensor)]
-    operands = [n.meta.get("val") for n in node.all_input_nodes]
+    read = [n for n in node.all_input_nodes if not (rule.formats and n.op == "get_attr")]
+    operands = [n.meta.get("val") for n in read]
     given = [v for v in pytree.tree_leaves(operands) if isinstance(v, torch.Tensor)]
     for tensor in (*results, *given):
         if tensor.dtype not in TYPES:

@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import dataclasses
+import sys
 from collections.abc import Iterator
+from pathlib import Path
 from typing import Any
 
 import pytest
@@ -18,6 +20,7 @@ from recfx.targets.openvino import package
 from recfx.testing.builder import GraphBuilder
 
 _aten = torch.ops.aten
+sys.path.append(str(Path(__file__).parent / "conformance"))
 needs_openvino = pytest.mark.skipif(package.missing() is not None, reason=str(package.missing()))
 
 
@@ -170,3 +173,19 @@ def test_the_region_says_what_it_holds() -> None:
     lowered = BACKENDS["openvino"].lower(Region.whole(_linear()))
     assert (lowered.backend, lowered.operators, lowered.left) == ("openvino", 1, ())
     assert dataclasses.replace(lowered.region).outputs == tuple(lowered.sized)
+
+
+@needs_openvino
+def test_every_rule_takes_a_form_of_its_operator() -> None:
+    from conformance_cases import CASES
+
+    from recfx.targets.openvino.converter import RULES
+
+    backend, taken = BACKENDS["openvino"], set()
+    for case in CASES:
+        if case.target in RULES and case.target not in taken:
+            program = case.program()
+            verdicts = backend.supports(program)
+            taken |= {node.target for node, verdict in verdicts.items() if verdict}
+    tested = {case.target for case in CASES}
+    assert not {str(target) for target in RULES if target in tested} - {str(target) for target in taken}

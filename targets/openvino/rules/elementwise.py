@@ -1,7 +1,7 @@
 """Functions of one tensor, element by element.
 
-OpenVINO's Exp, ReLU, Clamp and HSigmoid turn NaN into a number. Its Maximum and Minimum return their second operand if one of them is
-NaN, which keeps a NaN of the second; but a Minimum of a Maximum becomes a Clamp. The rules use forms that give torch's results.
+OpenVINO's Exp, ReLU, Clamp and HSigmoid turn NaN into a number. Its Maximum and Minimum may do so as well, as they exchange their operands
+when they are fused with other operators. The rules choose by comparisons, which give torch's results.
 """
 
 from __future__ import annotations
@@ -27,6 +27,12 @@ def exponential(b: Any, x: Any) -> Any:
     return keep_nan(b, x, b.op.exp(x))
 
 
+def rectified(b: Any, x: Any) -> Any:
+    """max(x, 0), or NaN."""
+    zero = b.number(0.0)
+    return b.op.select(b.op.less(x, zero), zero, x)
+
+
 def _limited(b: Any, x: Any, low: Any, high: Any, dtype: torch.dtype) -> Any:
     x = made = b.cast(x, dtype)
     for limit, name in ((low, "maximum"), (high, "minimum")):
@@ -42,7 +48,7 @@ def _limited(b: Any, x: Any, low: Any, high: Any, dtype: torch.dtype) -> Any:
 
 @rule(_aten.relu.default)
 def _relu(b: Any, self: Any) -> Any:
-    return b.op.maximum(b.number(0.0), self)  # in this order, which keeps NaN
+    return rectified(b, self)
 
 
 @rule(_aten.relu6.default)
@@ -116,8 +122,9 @@ def _celu(b: Any, self: Any, alpha: float = 1.0) -> Any:
 
 
 @rule(_aten.leaky_relu.default)
-def _leaky_relu(b: Any, self: Any, negative_slope: float = 0.01) -> Any:
-    return b.op.prelu(self, b.op.constant([float(negative_slope)], dtype="f32"))
+def leaky_relu(b: Any, self: Any, negative_slope: float = 0.01) -> Any:
+    """x where it is positive, otherwise `negative_slope * x`."""
+    return b.op.prelu(self, b.numbers([float(negative_slope)]))
 
 
 @rule(_aten.prelu.default)

@@ -131,11 +131,16 @@ def _std(b: Any, self: Any, dim: Any = None, *, correction: Any = None, keepdim:
     return b.op.sqrt(_deviation(b, self, dim, correction, keepdim))
 
 
+def probabilities(b: Any, x: Any, axis: int) -> Any:
+    """The softmax along a dimension."""
+    made = b.op.softmax(x, axis)
+    total = b.op.reduce_sum(made, b.integers([axis]), True)
+    return b.op.add(made, b.op.subtract(total, total))  # adds 0, or NaN if the row has one
+
+
 @rule(_aten.softmax.int, _aten._softmax.default)
 def _softmax(b: Any, self: Any, dim: int, dtype: Any = None) -> Any:
-    made = b.op.softmax(b.cast(self, _FLOAT), axis_of(b, dim))
-    total = b.op.reduce_sum(made, b.integers([axis_of(b, dim)]), True)
-    return b.op.add(made, b.op.subtract(total, total))  # adds 0, or NaN if the row has one
+    return probabilities(b, b.cast(self, _FLOAT), axis_of(b, dim))
 
 
 @rule(_aten.log_softmax.int)
@@ -151,6 +156,12 @@ def _scaled(b: Any, x: Any, weight: Any, bias: Any) -> Any:
     return x if bias is None else b.op.add(x, bias)
 
 
+def normalized(b: Any, x: Any, dimensions: int, weight: Any, bias: Any, eps: float) -> Any:
+    """The layer norm over the last dimensions."""
+    axes = b.integers(range(-dimensions, 0))
+    return _scaled(b, b.op.mvn(x, axes, True, float(eps), "INSIDE_SQRT"), weight, bias)
+
+
 @rule(_aten.layer_norm.default)
 def _layer_norm(
     b: Any,
@@ -161,8 +172,7 @@ def _layer_norm(
     eps: float = 1e-5,
     cudnn_enable: bool = True,
 ) -> Any:
-    axes = b.integers(range(-len(normalized_shape), 0))
-    return _scaled(b, b.op.mvn(input, axes, True, float(eps), "INSIDE_SQRT"), weight, bias)
+    return normalized(b, input, len(normalized_shape), weight, bias, eps)
 
 
 @rule(_aten.rms_norm.default)
@@ -213,7 +223,7 @@ def _group_norm(
     channels = b.size_of(b.node.args[0], 1)
     if not isinstance(channels, int):
         raise Unsupported("a free number of channels")
-    ones = b.op.constant([1.0] * channels, dtype="f32")
-    zeros = b.op.constant([0.0] * channels, dtype="f32")
+    ones = b.numbers([1.0] * channels)
+    zeros = b.numbers([0.0] * channels)
     given = (ones if weight is None else weight, zeros if bias is None else bias)
     return b.op.group_normalization(input, *given, num_groups, float(eps))

@@ -20,22 +20,25 @@ class Rule:
     Attributes:
         build: Takes the converter and the operator's arguments by the names of its schema; returns an output, or a list of outputs.
         integers: Whether results of integer types are right with 32 bits.
+        formats: Whether constants may be weights in bfloat16 or in 8-bit integers.
     """
 
     build: Build
     integers: bool = False
+    formats: bool = False
 
 
 #: Operator -> its rule.
 RULES: dict[Any, Rule] = {}
 
 
-def rule(*targets: Any, integers: bool = False) -> Callable[[Build], Build]:
+def rule(*targets: Any, integers: bool = False, formats: bool = False) -> Callable[[Build], Build]:
     """Registers a function as the rule of some operators.
 
     Args:
         *targets: The operators.
         integers: See `Rule`.
+        formats: See `Rule`.
 
     Raises:
         ValueError: An operator has a rule already.
@@ -45,7 +48,7 @@ def rule(*targets: Any, integers: bool = False) -> Callable[[Build], Build]:
         for target in targets:
             if target in RULES:
                 raise ValueError(f"two rules for {target}")
-            RULES[target] = Rule(build, integers)
+            RULES[target] = Rule(build, integers, formats)
         return build
 
     return decorate

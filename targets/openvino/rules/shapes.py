@@ -30,7 +30,7 @@ def to_result_shape(b: Any, x: Any) -> Any:
     dynamic = [at for at, size in enumerate(sizes) if not isinstance(size, int)]
     if len(dynamic) == 1 and 0 not in sizes:
         sizes[dynamic[0]] = -1
-    return b.op.reshape(x, b.size_vector(sizes) if sizes else b.op.constant([], dtype="i64"), False)
+    return b.op.reshape(x, b.size_vector(sizes), False)
 
 
 @rule(

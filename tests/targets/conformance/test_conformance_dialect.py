@@ -44,6 +44,8 @@ def test_an_operator_of_the_dialect(name: str, target: Any, data: st.DataObject)
     case: dialect_cases.Case = dialect_cases.CASES[target](data.draw)
     placed = place(case.program, backend)
     assert all(reason.strip() for reason in placed.refused.values())
+    # Where inputs are rounded to few bits, a last bit of float32 before the rounding becomes a last bit behind it.
+    rounded = any(t.dtype in (torch.bfloat16, torch.int8) for t in case.program.state().values())
     for batch in (1, 2, 5, 33):
         leaves = case.leaves(batch, torch.Generator().manual_seed(batch))
         compare_outputs(
@@ -52,7 +54,7 @@ def test_an_operator_of_the_dialect(name: str, target: Any, data: st.DataObject)
             backend.exactness if backend.exactness is Exactness.EXACT else Exactness.REASSOC,
             f"{EXTREME}: {batch} rows",
             Reference(case.program, leaves),
-            slack=8.0,
+            slack=256.0 if rounded else 8.0,
             special=True,
             kernels=True,
         )
