@@ -65,8 +65,8 @@ class OpenVINOBackend(Backend):
             raise TargetError(f"OpenVINO cannot build the region: {str(error).strip()[:300]}") from error
         requests = None if converted.model is None else Requests(converted.model, "f32")
         if requests is not None:
-            request, free = requests.take(torch.get_num_threads())
-            free.append(request)
+            slot = requests.take(torch.get_num_threads())
+            slot.free.append(slot)
         body = region_function(region, converted, requests)
         operators = sum(is_operator(node) for node in region.graph.nodes if not is_size(node))
         return Lowered(self.name, region, body, operators=operators, sized=frozenset(region.outputs))

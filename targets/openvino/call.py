@@ -1,6 +1,6 @@
 """The function of a region: a generated function that passes torch's memory to OpenVINO and gives OpenVINO torch's memory for the results.
 
-Nothing is copied, except inputs with gaps and results whose sizes depend on data.
+Nothing is copied, except inputs with gaps, tensors so small that a copy takes less time than binding, and results whose sizes depend on data.
 """
 
 from __future__ import annotations
@@ -16,7 +16,6 @@ from recfx.ir.region import Region
 from recfx.runtime.flat import flat_function
 from recfx.targets.openvino.converter import Converted
 from recfx.targets.openvino.id_checks import checked, fits_32_bits, ids_function
-from recfx.targets.openvino.package import openvino
 from recfx.targets.openvino.requests import Requests
 from recfx.targets.openvino.sizes import InputSizes, is_size
 
@@ -30,13 +29,6 @@ def region_function(region: Region, converted: Converted, requests: Requests | N
         requests: The requests of the model; None when there is no operator to compute.
     """
     return _Writer(region, converted, requests).function()
-
-
-def array_of(value: torch.Tensor) -> Any:
-    """A tensor as an array over the same memory. A tensor with gaps is copied."""
-    if value.requires_grad:
-        value = value.detach()
-    return value.numpy() if value.is_contiguous() else value.contiguous().numpy()
 
 
 class _Writer:
@@ -85,34 +77,40 @@ class _Writer:
         self.namespace |= {
             "_take": requests.take,
             "_threads": torch.get_num_threads,
-            "_T": openvino().Tensor,
-            "_array": array_of,
-            "_size": _size_array,
-            "_empty": torch.empty,
+            "_tensor": torch.tensor,
             "_owned": _owned,
         }
-        self.lines.append("request, free = _take(_threads())")
-        self.lines.append("try:")
+        self.lines += ["slot = _take(_threads())", "try:", "    kept = slot.kept"]
         for at, given in enumerate(self.converted.parameters):
-            source = f"_array(x{given})" if isinstance(given, int) else f"_size({given})"
-            # OpenVINO does not keep the array alive, which may be a copy, so a variable holds it.
-            self.lines += [
-                f"    a{at} = {source}",
-                f"    request.set_input_tensor({at}, _T(a{at}, shared_memory=True))",
-            ]
+            if not isinstance(given, int):
+                self.lines.append(f"    s{at} = _tensor([{given}])")
+            self._give(at, f"x{given}" if isinstance(given, int) else f"s{at}")
         later = []
         for at, node in enumerate(self.converted.results):
-            held = node.meta["val"]
-            sizes = [self.sizes.code(size) for size in held.shape]
-            self.namespace[f"_dtype{at}"] = held.dtype
+            sizes = [self.sizes.code(size) for size in node.meta["val"].shape]
             if None in sizes:
-                later.append(f"    y{at} = _owned(request.get_output_tensor({at}))")
+                later.append(f"    y{at} = _owned(slot.request.get_output_tensor({at}))")
                 continue
-            shape = f"({''.join(f'{size}, ' for size in sizes)})"
-            dtype = "" if held.dtype is torch.float32 else f", dtype=_dtype{at}"
-            self.lines.append(f"    y{at} = _empty({shape}{dtype})")
-            self.lines.append(f"    request.set_output_tensor({at}, _T(y{at}.numpy(), shared_memory=True))")
-        self.lines += ["    request.infer()", *later, "finally:", "    free.append(request)"]
+            place = len(self.converted.parameters) + at
+            self._receive(place, at, f"({''.join(f'{size}, ' for size in sizes)})", node.meta["val"].dtype)
+            later.append(f"    y{at} = r{at} if kept[{place}] is None else r{at}.clone()")
+        self.lines += ["    slot.request.infer()", *later, "finally:", "    slot.free.append(slot)"]
+
+    def _give(self, at: int, x: str) -> None:
+        """Emits the code that copies a small input to the bound memory, or binds the memory of the input."""
+        self.lines += [
+            f"    b{at} = kept[{at}]",
+            f"    if b{at} is None or b{at}.shape != {x}.shape: b{at} = slot.give({at}, {x})",
+            f"    else: b{at}.copy_({x}.detach() if {x}.requires_grad else {x})",
+        ]
+
+    def _receive(self, place: int, at: int, size: str, dtype: torch.dtype) -> None:
+        """Emits the code that takes the bound memory of a small result, or binds new memory for it."""
+        self.namespace[f"_dtype{at}"] = dtype
+        self.lines += [
+            f"    r{at} = kept[{place}]",
+            f"    if r{at} is None or r{at}.shape != {size}: r{at} = slot.receive({place}, {at}, {size}, _dtype{at})",
+        ]
 
     def _outputs(self) -> list[str]:
         """Python code of each output."""
@@ -151,10 +149,6 @@ class _Lazy:
             self._run = flat_function(self._region)
         with torch.no_grad():
             return self._run(*values)
-
-
-def _size_array(size: int) -> Any:
-    return torch.tensor([size]).numpy()
 
 
 def _owned(tensor: Any) -> torch.Tensor:
