@@ -38,7 +38,7 @@ ALLOWED: dict[str, set[str]] = {
     "pipeline": {"errors", "formats", "ir"},
     "cost": {"bootstrap", "errors", "formats", "ir", "kernels", "ops"},
     "passes": {"analysis", "errors", "formats", "ir", "ops", "pipeline"},
-    "targets": {"cost", "errors", "formats", "ir", "kernels", "ops", "runtime", "version"},
+    "targets": {"cost", "errors", "formats", "ir", "kernels", "ops", "progress", "runtime", "version"},
     "placement": {"cost", "errors", "ir", "targets"},
     "zoo": {"data", "errors"},
     "data": {"bootstrap", "errors", "progress", "zoo"},

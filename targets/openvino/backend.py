@@ -15,7 +15,7 @@ from recfx.ir.program import Program
 from recfx.ir.region import Region
 from recfx.targets.base import Backend, Lowered, Refused, Verdict, is_operator
 from recfx.targets.openvino import package
-from recfx.targets.openvino.sizes import is_size
+from recfx.targets.region_sizes import is_size
 
 _FILE = "openvino.json"
 

@@ -1,6 +1,6 @@
 """The function of a region: a generated function that passes torch's memory to OpenVINO and gives OpenVINO torch's memory for the results.
 
-Nothing is copied, except inputs with gaps, tensors so small that a copy takes less time than binding, and results whose sizes depend on data.
+Inputs with gaps are copied, and tensors so small that a copy takes less time than binding, and results whose sizes depend on data.
 """
 
 from __future__ import annotations
@@ -14,10 +14,10 @@ from torch import fx
 from recfx.ir.program import get_state
 from recfx.ir.region import Region
 from recfx.runtime.flat import flat_function
+from recfx.targets.id_checks import checked, fits_32_bits, ids_function
 from recfx.targets.openvino.converter import Converted
-from recfx.targets.openvino.id_checks import checked, fits_32_bits, ids_function
 from recfx.targets.openvino.requests import Requests
-from recfx.targets.openvino.sizes import InputSizes, is_size
+from recfx.targets.region_sizes import InputSizes, is_size
 
 
 def region_function(region: Region, converted: Converted, requests: Requests | None) -> Callable[..., tuple[Any, ...]]:

@@ -17,12 +17,12 @@ from torch import fx
 
 from recfx.ir.program import get_state
 from recfx.ir.region import Region
-from recfx.targets.openvino.id_checks import is_moved_input
+from recfx.targets.id_checks import is_moved_input
 from recfx.targets.openvino.number_types import FORMATS, INTEGERS, NUMPY_TYPES, TYPES, openvino_types, refusal_of_types
 from recfx.targets.openvino.package import openvino, opset
 from recfx.targets.openvino.rules import arithmetic, dialect, elementwise, lookups, products, reductions, shapes  # noqa: F401 - register
 from recfx.targets.openvino.rules.registry import RULES, Unsupported
-from recfx.targets.openvino.sizes import InputSizes, expression_of, is_size
+from recfx.targets.region_sizes import InputSizes, expression_of, is_size
 
 
 @dataclasses.dataclass(frozen=True)

@@ -10,7 +10,6 @@ import torch
 from recfx.errors import TargetError
 from recfx.targets.openvino.package import core, openvino, settings
 
-
 #: Tensors up to this size are copied to and from memory that stays bound, which takes less time than binding other memory.
 _COPIED_BYTES = 1 << 14
 

@@ -1,4 +1,4 @@
-"""Checks of ids and of 64-bit integers before a call of OpenVINO, which checks neither."""
+"""Checks of ids and of 64-bit integers before calls of libraries that do not check them."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ from recfx.ir.op_sets import COPIES, PERMUTATIONS, REGROUPINGS, SLICES, SPLITS
 from recfx.ir.provenance import where
 from recfx.ir.region import Region
 from recfx.runtime.flat import flat_function
-from recfx.targets.openvino.sizes import is_size
+from recfx.targets.region_sizes import is_size
 
 _aten = torch.ops.aten
 

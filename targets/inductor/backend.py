@@ -1,0 +1,147 @@
+"""The Inductor backend."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Callable, Mapping, Sequence
+from typing import Any, ClassVar
+
+import torch
+from torch import fx
+from torch.utils import _pytree as pytree
+
+from recfx.errors import ArtifactError, TargetError
+from recfx.ir.numeric import Exactness
+from recfx.ir.program import Program, get_state
+from recfx.ir.region import Region
+from recfx.runtime.flat import flat_function
+from recfx.targets.base import Backend, Lowered, Refused, Verdict, is_operator
+from recfx.targets.id_checks import checked, ids_function
+from recfx.targets.inductor import compiler
+from recfx.targets.inductor.support import lookups_of, refusals
+from recfx.targets.region_sizes import InputSizes, is_size
+
+_FILE = "inductor.json"
+
+
+class InductorBackend(Backend):
+    """Compiles a region once for all batch sizes, with torch's ahead-of-time compiler."""
+
+    name: ClassVar[str] = "inductor"
+    devices: ClassVar[frozenset[str]] = frozenset({"cpu"})
+    exactness: ClassVar[Exactness] = Exactness.REASSOC
+
+    def unavailable(self) -> str | None:
+        return compiler.missing()
+
+    def version(self) -> str:
+        return compiler.version()
+
+    def state(self) -> str:
+        from recfx.targets.inductor.package_cache import default_folder
+
+        return f"ready, torch {compiler.version()}; compiled packages are kept in {default_folder()}"
+
+    def supports(self, program: Program | Region) -> dict[fx.Node, Verdict]:
+        region = program if isinstance(program, Region) else Region.whole(program)
+        reasons = refusals(region)
+        return {
+            node: Verdict(node not in reasons, reasons.get(node, ""))
+            for node in region.graph.nodes
+            if node.op not in ("placeholder", "get_attr", "output")
+        }
+
+    def lower(self, region: Region) -> Lowered:
+        from recfx.targets.inductor.compile import compiled
+        from recfx.targets.inductor.exported import computed_outputs
+
+        reasons = refusals(region, lowering=True)
+        if reasons:
+            raise Refused({node.name: reason for node, reason in reasons.items()})
+        operators = sum(is_operator(node) for node in region.graph.nodes if not is_size(node))
+        sized = frozenset(region.outputs)
+        if not computed_outputs(region):
+            return Lowered(self.name, region, flat_function(region), operators=operators, sized=sized)
+        exported, runner = compiled(region)
+        body = _Body(region, exported.inputs, exported.results, runner)
+        return Lowered(self.name, region, body, operators=operators, sized=sized)
+
+    def save(self, lowered: Lowered) -> Mapping[str, bytes]:
+        """The version that lowered the region. A package is a library with code, which no saved model may hold; loading takes it from this
+        machine's cache or compiles it."""
+        return {_FILE: json.dumps({"torch": self.version()}).encode()}
+
+    def load(self, region: Region, files: Mapping[str, memoryview]) -> Lowered:
+        try:
+            fits = isinstance(json.loads(bytes(files[_FILE])), dict)
+        except (KeyError, ValueError):
+            fits = False
+        if not fits:
+            raise ArtifactError("the file does not describe a region of this backend", where=_FILE)
+        return self.lower(region)
+
+
+class _Body:
+    """The function of a region. Ids are checked here, as compiled code ends the process for an id outside its table.
+
+    Args:
+        region: The region.
+        used: Indices of the inputs that the package takes.
+        results: The nodes whose values the package returns.
+        runner: The package.
+    """
+
+    def __init__(
+        self,
+        region: Region,
+        used: Sequence[int],
+        results: Sequence[fx.Node],
+        runner: Callable[[list[torch.Tensor]], Sequence[torch.Tensor]],
+    ) -> None:
+        self._used, self._runner = tuple(used), runner
+        self._plain = flat_function(region)
+        self._lookups = lookups_of(region)
+        self._ids = ids_function(region, self._lookups) if self._lookups else None
+        returned = next(iter(reversed(region.graph.nodes))).args[0]
+        self._outputs = [_output(region, value, list(results)) for value in returned]
+
+    def __call__(self, *values: Any) -> tuple[Any, ...]:
+        if self._ids is not None:
+            for ids, (node, rows) in zip(self._ids(*values), self._lookups, strict=True):
+                checked(ids, node, rows)
+        given = []
+        for index in self._used:
+            value = values[index]
+            if not value.numel():
+                with torch.no_grad():
+                    return tuple(self._plain(*values))
+            given.append(value.detach().contiguous())
+        made = self._runner(given)
+        return tuple(output(values, made) for output in self._outputs)
+
+
+def _output(region: Region, value: Any, results: list[fx.Node]) -> Callable[[Sequence[Any], Sequence[Any]], Any]:
+    """A function of the region's inputs and the package's results that gives one output of the region."""
+    if not isinstance(value, fx.Node):
+        return lambda values, made: value
+    if value in results:
+        at = results.index(value)
+        return lambda values, made: made[at]
+    inputs = region.placeholders()
+    if value in inputs:
+        index = inputs.index(value)
+        return lambda values, made: values[index]
+    if value.op == "get_attr":
+        state = get_state(region.module, str(value.target)).detach()
+        return lambda values, made: state
+    code = InputSizes(region).code(value.meta["val"])
+    if code is None:
+        raise TargetError(f"{value.name} does not follow from the sizes of the region's inputs")
+    names = ", ".join(f"x{i}" for i in range(len(inputs)))
+    size: Callable[..., Any] = eval(f"lambda {names}: {code}", {})
+    return lambda values, made: size(*values)
+
+
+def tensors_of(value: Any) -> list[torch.Tensor]:
+    """The tensors in a recorded value."""
+    return [leaf for leaf in pytree.tree_leaves(value) if isinstance(leaf, torch.Tensor)]

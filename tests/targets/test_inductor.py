@@ -1,0 +1,246 @@
+"""The Inductor backend: installation, the cache of packages, and failures. What compiles for tens of seconds is slow."""
+
+from __future__ import annotations
+
+import json
+import os
+import subprocess
+import sys
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+from torch import nn
+
+import recfx
+from recfx.errors import IdError, TargetError
+from recfx.ir.region import Region
+from recfx.targets import BACKENDS, Refused, resolve
+from recfx.targets.inductor import compile as compiling
+from recfx.targets.inductor import compiler, package_cache
+from recfx.testing.builder import GraphBuilder
+
+_aten = torch.ops.aten
+needs_compiler = pytest.mark.skipif(compiler.missing() is not None, reason=str(compiler.missing()))
+
+
+@pytest.fixture
+def folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    """The cache folder of the test."""
+    monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path))
+    made = package_cache.default_folder()
+    assert made.is_relative_to(tmp_path)
+    return made
+
+
+@pytest.fixture
+def fresh() -> Iterator[None]:
+    compiler.missing.cache_clear()
+    yield
+    compiler.missing.cache_clear()
+
+
+def test_without_a_compiler(fresh: None, monkeypatch: pytest.MonkeyPatch) -> None:
+    from torch._inductor import cpp_builder
+    from torch._inductor.exc import InvalidCxxCompiler
+
+    def absent() -> str:
+        raise InvalidCxxCompiler
+
+    monkeypatch.setattr(cpp_builder, "get_cpp_compiler", absent)
+    with pytest.raises(TargetError, match="'inductor' cannot run here") as caught:
+        resolve("inductor")
+    assert "install g++" in str(caught.value.hint)
+    assert "inductor" not in [backend.name for backend in resolve("cpu")]
+
+
+def test_a_torch_without_inductor(fresh: None, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setitem(sys.modules, "torch._inductor.cpp_builder", None)
+    reason = BACKENDS["inductor"].unavailable()
+    assert reason is not None
+    assert reason.startswith("this torch has no Inductor")
+
+
+def tower() -> Any:
+    b = GraphBuilder({"x": ("batch", 6), "ids": (("batch",), torch.int64)})
+    table = b.state("table", torch.randn(5, 4, generator=torch.Generator().manual_seed(0)))
+    row = b.call(_aten.embedding.default, table, b.inputs["ids"])
+    weight = b.state("weight", torch.randn(3, 10, generator=torch.Generator().manual_seed(1)))
+    joined = b.call(_aten.cat.default, [b.inputs["x"], row], 1)
+    return b.build(b.call(_aten.relu.default, b.call(_aten.linear.default, joined, weight)))
+
+
+def test_verdicts_have_reasons() -> None:
+    b = GraphBuilder({"x": ("batch", 6), "p": (("batch", 6), torch.int64), "f": (("batch", 6), torch.bool)})
+    x, p = b.inputs["x"], b.inputs["p"]
+    taken = b.call(_aten.relu.default, x)
+    read = b.call(_aten.gather.default, x, 1, p)
+    random = b.call(_aten.exponential.default, x)
+    chosen = b.call(_aten.masked_fill.Scalar, p, b.inputs["f"], 0)
+    row = b.call(_aten.embedding.default, b.state("t", torch.randn(4, 2)), chosen)
+    program = b.build(taken, read, random, row)
+    verdicts = BACKENDS["inductor"].supports(program)
+    assert verdicts[taken].supported
+    assert "cannot be checked" in verdicts[read].reason
+    assert "random" in verdicts[random].reason
+    assert verdicts[row].supported, "when another backend computes the ids"
+    with pytest.raises(Refused, match=r"same region|random|cannot be checked"):
+        BACKENDS["inductor"].lower(Region.whole(program))
+
+
+def package(folder: Path, content: bytes = b"a library") -> Path:
+    file = folder / "made.pt2"
+    file.write_bytes(content)
+    return file
+
+
+def test_packages_are_stored_and_found(tmp_path: Path) -> None:
+    cache = tmp_path / "cache"
+    assert package_cache.stored(cache, "key") is None
+    kept = package_cache.store(cache, "key", package(tmp_path), {"frozen": True})
+    assert kept is not None
+    found = package_cache.stored(cache, "key")
+    assert found is not None
+    assert (found[0].read_bytes(), found[1]["frozen"]) == (b"a library", True)
+    assert package_cache.store(cache, "key", package(tmp_path, b"another"), {}) == kept, "the first one stays"
+    assert kept.read_bytes() == b"a library"
+    assert [file.name for file in cache.iterdir()] == ["key"], "nothing else is left in the folder"
+
+
+@pytest.mark.parametrize("damage", ["package", "cut", "record", "empty record", "list", "no package", "no record"])
+def test_damaged_packages_are_not_loaded_and_are_replaced(tmp_path: Path, damage: str) -> None:
+    cache = tmp_path / "cache"
+    place = cache / "key"
+    package_cache.store(cache, "key", package(tmp_path), {})
+    match damage:
+        case "package":
+            (place / "package.pt2").write_bytes(b"other code")
+        case "cut":
+            (place / "package.pt2").write_bytes(b"a lib")
+        case "record":
+            (place / "record.json").write_text('{"sha256": "00"}')
+        case "empty record":
+            (place / "record.json").write_text("")
+        case "list":
+            (place / "record.json").write_text(json.dumps([1]))
+        case "no package":
+            (place / "package.pt2").unlink()
+        case "no record":
+            (place / "record.json").unlink()
+    assert package_cache.stored(cache, "key") is None
+    assert package_cache.store(cache, "key", package(tmp_path, b"new"), {}) is not None
+    found = package_cache.stored(cache, "key")
+    assert found is not None
+    assert found[0].read_bytes() == b"new"
+
+
+@pytest.mark.parametrize("place", ["", "key"])
+def test_a_folder_that_others_can_write_to_is_not_trusted(tmp_path: Path, place: str) -> None:
+    cache = tmp_path / "cache"
+    package_cache.store(cache, "key", package(tmp_path), {})
+    (cache / place).chmod(0o777)
+    assert package_cache.stored(cache, "key") is None
+
+
+def test_a_folder_that_cannot_be_written(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    (tmp_path / "file").write_text("")
+    assert package_cache.store(tmp_path / "file" / "cache", "key", package(tmp_path), {}) is None
+
+    def full(*_: Any) -> None:
+        raise OSError(28, "No space left on device")
+
+    monkeypatch.setattr(package_cache.shutil, "copyfile", full)
+    assert package_cache.store(tmp_path / "cache", "key", package(tmp_path), {}) is None
+    assert list((tmp_path / "cache").iterdir()) == []
+
+
+def test_two_processes_store_one_key(tmp_path: Path) -> None:
+    code = (
+        "import sys; from pathlib import Path; from recfx.targets.inductor import package_cache as c\n"
+        "folder = Path(sys.argv[1]); file = folder / sys.argv[2]; file.write_bytes(b'a library')\n"
+        "for i in range(40):\n"
+        "    kept = c.store(folder / 'cache', f'key-{i}', file, {})\n"
+        "    assert kept is not None and kept.read_bytes() == b'a library', i\n"
+        "    assert c.stored(folder / 'cache', f'key-{i}') is not None, i\n"
+    )
+    running = [subprocess.Popen([sys.executable, "-c", code, str(tmp_path), name]) for name in ("one", "two")]
+    assert [process.wait(120) for process in running] == [0, 0]
+    assert len(list((tmp_path / "cache").iterdir())) == 40
+
+
+@needs_compiler
+def test_a_failed_compilation_goes_to_torch(folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    def broken(*_: Any, **__: Any) -> Any:
+        raise RuntimeError("CppCompileError: C++ compile error\nmore")
+
+    monkeypatch.setattr(compiling.torch._inductor, "aoti_compile_and_package", broken)
+    model = nn.Sequential(nn.Linear(4, 3), nn.Tanh()).eval()
+    fast = recfx.optimize(model, example_inputs=(torch.randn(3, 4),), target=["inductor", "eager"], measure=False)
+    assert set(fast.placement.values()) == {"eager"}
+    assert any("Inductor cannot compile the region" in notice for notice in fast.report.notices)
+
+
+@needs_compiler
+@pytest.mark.slow
+def test_a_region_is_compiled_once(folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    program = tower()
+    region = Region.whole(program)
+    backend = BACKENDS["inductor"]
+    first = backend.lower(region)
+    (place,) = folder.iterdir()
+    assert json.loads((place / "record.json").read_text())["seconds"] > 0
+
+    def again(*_: Any, **__: Any) -> Any:
+        raise AssertionError("the package is compiled again")
+
+    monkeypatch.setattr(compiling.torch._inductor, "aoti_compile_and_package", again)
+    second = backend.load(Region.whole(tower()), {n: memoryview(c) for n, c in backend.save(first).items()})
+    for batch in (1, 2, 7, 64):
+        x, ids = torch.randn(batch, 6), torch.randint(0, 5, (batch,))
+        for lowered in (first, second):
+            torch.testing.assert_close(lowered.run(x, ids)[0], program.run([x, ids])[0], rtol=1e-5, atol=1e-5)
+            wide = torch.randn(batch, 12)[:, ::2]
+            torch.testing.assert_close(lowered.run(wide, ids)[0], program.run([wide, ids])[0], rtol=1e-5, atol=1e-5)
+    assert first.run(torch.zeros(0, 6), torch.zeros(0, dtype=torch.int64))[0].shape == (0, 3)
+    for bad in (-1, 5, 2**40):
+        with pytest.raises(IdError):
+            first.run(torch.zeros(2, 6), torch.tensor([0, bad]))
+    (place / "package.pt2").write_bytes(b"PK damaged")
+    with pytest.raises(TargetError, match="the package is compiled again"):
+        backend.lower(region)
+    monkeypatch.undo()
+
+
+@needs_compiler
+@pytest.mark.slow
+def test_the_conformance_cases_in_one_program(folder: Path) -> None:
+    sys.path.append(str(Path(__file__).parent / "conformance"))
+    from conformance_cases import CASES
+    from conformance_kit import Input, check_numbers, place
+
+    builder = GraphBuilder(
+        {"x": ("batch", 6), "y": ("batch", 6), "cube": ("batch", 4, 6), "flag": (("batch", 6), torch.bool)}
+    )
+    outputs = []
+    for case in CASES:
+        operands = [v for v in case.args if isinstance(v, Input)]
+        plain = all(isinstance(v, Input | int | float | bool) for v in case.args) and not case.keywords
+        if not plain or not operands or not all(v.name in builder.inputs for v in operands) or case.sums:
+            continue
+        args = [builder.inputs[v.name] if isinstance(v, Input) else v for v in case.args]
+        made = builder.call(case.target, *args)
+        if isinstance(made.meta["val"], torch.Tensor):
+            outputs.append(made)
+    assert len(outputs) > 80
+    program = builder.build(*outputs)
+    backend = BACKENDS["inductor"]
+    placed = place(program, backend)
+    assert all(reason.strip() for reason in placed.refused.values())
+    assert len(placed.refused) < len(outputs) / 4
+    check_numbers(CASES[0], program, placed.run, backend)
+
+
+def test_the_cache_is_in_the_folder_of_the_user(folder: Path) -> None:
+    assert str(folder).startswith(os.environ["XDG_CACHE_HOME"])
