@@ -35,6 +35,8 @@ _PLACES: dict[Any, int] = {
     _aten.take.default: 1,
     _aten.one_hot.default: 0,
 }
+#: Operators whose compiled code gives other results than torch for NaN or infinities.
+_DIFFERENT = frozenset((_aten.softshrink.default, _aten.remainder.Tensor))
 _TYPES = frozenset((torch.float32, torch.float64, torch.int64, torch.int32, torch.bool, torch.bfloat16, torch.float16))
 
 
@@ -66,6 +68,8 @@ def _reason(region: Region, node: fx.Node, lowering: bool) -> str:
         return "it is an operator of another library"
     if target in EMBEDDING_BAGS:
         return "bags run on recfx's kernels or on torch"
+    if target in _DIFFERENT:
+        return "compiled code gives other results for NaN or infinities"
     if torch.Tag.nondeterministic_seeded in target.tags:
         return "it draws random numbers"
     problem = _values(node)

@@ -112,7 +112,7 @@ class Converter:
             self.values[node] = self._converted(node)
         except Unsupported as refusal:
             self.refusals[node] = str(refusal)
-        except (TypeError, RuntimeError, ValueError) as error:
+        except (TypeError, RuntimeError, ValueError, LookupError) as error:
             line = str(error).strip().partition("\n")[0]
             self.refusals[node] = f"OpenVINO does not take this form of the operator: {line[:160]}"
 
