@@ -51,6 +51,13 @@ class InductorBackend(Backend):
             if node.op not in ("placeholder", "get_attr", "output")
         }
 
+    def slow_to_lower(self, region: Region) -> bool:
+        from recfx.targets.inductor.compile import key_of
+        from recfx.targets.inductor.package_cache import default_folder, stored
+
+        key = key_of(region)
+        return not key or stored(default_folder(), key) is None
+
     def lower(self, region: Region) -> Lowered:
         from recfx.targets.inductor.compile import compiled
         from recfx.targets.inductor.exported import computed_outputs

@@ -58,7 +58,7 @@ def compiled(region: Region, folder: Path | None = None) -> tuple[Exported, Runn
     """
     exported = export(region)
     folder = package_cache.default_folder() if folder is None else folder
-    key = _key(region)
+    key = key_of(region)
     with _lock:
         found = package_cache.stored(folder, key) if key else None
         if found is not None:
@@ -75,7 +75,7 @@ def compiled(region: Region, folder: Path | None = None) -> tuple[Exported, Runn
     return exported, runner
 
 
-def _key(region: Region) -> str:
+def key_of(region: Region) -> str:
     """The name of the region's package; "" for a region without a digest."""
     try:
         content = content_digest(region)

@@ -2,7 +2,10 @@
 
 from __future__ import annotations
 
-import functools
+import importlib.util
+import os
+import shlex
+import shutil
 
 import torch
 
@@ -11,19 +14,13 @@ from recfx.cost.processor import processor
 _HINT = "Inductor needs a C++ compiler: install g++ (apt-get install g++), or set CXX"
 
 
-@functools.cache
 def missing() -> str | None:
-    """None when a C++ compiler is found, otherwise how to install one."""
-    try:
-        from torch._inductor.cpp_builder import get_cpp_compiler
-        from torch._inductor.exc import InvalidCxxCompiler
-    except ImportError as error:
-        return f"this torch has no Inductor ({error}); install torch from PyPI"
-    try:
-        get_cpp_compiler()
-    except (InvalidCxxCompiler, OSError) as error:
-        return f"{_HINT} ({type(error).__name__})"
-    return None
+    """None when a C++ compiler is found, otherwise how to install one. Importing Inductor takes a second, so it is not asked."""
+    if importlib.util.find_spec("torch._inductor") is None:
+        return "this torch has no Inductor: install torch from PyPI"
+    names = [name for name in (os.environ.get("CXX", ""), "g++", "clang++") if name]
+    commands = [shlex.split(name)[-1:] for name in names]
+    return None if any(shutil.which(word) for command in commands for word in command) else _HINT
 
 
 def version() -> str:

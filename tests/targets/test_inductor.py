@@ -6,7 +6,6 @@ import json
 import os
 import subprocess
 import sys
-from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
@@ -35,32 +34,33 @@ def folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     return made
 
 
-@pytest.fixture
-def fresh() -> Iterator[None]:
-    compiler.missing.cache_clear()
-    yield
-    compiler.missing.cache_clear()
-
-
-def test_without_a_compiler(fresh: None, monkeypatch: pytest.MonkeyPatch) -> None:
-    from torch._inductor import cpp_builder
-    from torch._inductor.exc import InvalidCxxCompiler
-
-    def absent() -> str:
-        raise InvalidCxxCompiler
-
-    monkeypatch.setattr(cpp_builder, "get_cpp_compiler", absent)
+def test_without_a_compiler(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(compiler.shutil, "which", lambda name: None)
     with pytest.raises(TargetError, match="'inductor' cannot run here") as caught:
         resolve("inductor")
     assert "install g++" in str(caught.value.hint)
     assert "inductor" not in [backend.name for backend in resolve("cpu")]
 
 
-def test_a_torch_without_inductor(fresh: None, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setitem(sys.modules, "torch._inductor.cpp_builder", None)
-    reason = BACKENDS["inductor"].unavailable()
-    assert reason is not None
-    assert reason.startswith("this torch has no Inductor")
+def test_a_torch_without_inductor(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(compiler.importlib.util, "find_spec", lambda name: None)
+    assert str(compiler.missing()).startswith("this torch has no Inductor")
+
+
+def test_asking_for_the_compiler_does_not_import_inductor() -> None:
+    code = (
+        "import sys, torch; from recfx.targets import missing; missing('inductor')\n"
+        "print('torch._inductor.cpp_builder' in sys.modules)"
+    )
+    run = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
+    assert run.stdout.strip() == "False"
+
+
+def test_it_is_slow_to_lower_until_the_package_is_stored(folder: Path, tmp_path: Path) -> None:
+    region = Region.whole(tower())
+    assert BACKENDS["inductor"].slow_to_lower(region)
+    package_cache.store(folder, compiling.key_of(region), package(tmp_path), {})
+    assert not BACKENDS["inductor"].slow_to_lower(region)
 
 
 def tower() -> Any:
