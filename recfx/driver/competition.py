@@ -37,7 +37,7 @@ from recfx.targets import BACKENDS, Backend, EagerBackend, Verdict, missing
 
 #: Seconds for lowering and measuring plans beside the first one.
 _BUDGET = 8.0
-#: Backends that take long to lower compete only if torch is predicted to take this share of the first plan's time.
+#: A backend that takes long to lower competes only if the target names it, and torch takes this share of the first plan's predicted time.
 _LARGE_TORCH_SHARE = 0.3
 #: Backends are calibrated by themselves for programs whose first plan is predicted to take this many seconds at the largest batch.
 _WORTH_CALIBRATION = 2e-3
@@ -90,7 +90,10 @@ class _Competition:
         backends = options.backends
         trusted = [backend for backend in backends if backend.name in TRUSTED] or [EagerBackend()]
         self.first = trusted if options.competes else backends
-        self.rivals = [backend for backend in backends if backend not in self.first]
+        rivals = [backend for backend in backends if backend not in self.first]
+        whole = Region.whole(program)
+        self.slow = [backend for backend in rivals if backend.slow_to_lower(whole)]
+        self.rivals = [b for b in rivals if b not in self.slow or b.name in options.names]
         self.trusted = trusted
 
     def again(self, layout: Layout) -> Outcome:
@@ -148,22 +151,28 @@ class _Competition:
         entries = [Entry(candidate) for candidate in found]
         entries[0].placed = base
         wanted = found if self.options.measures else [predicted_best(found, rows) for rows in sizes]
-        said = self._lower(lowering, table, [e for e in entries[1:] if e.candidate in wanted], start + _BUDGET)
-        choice = self._choose(entries, sizes, start + _BUDGET)
+        end = start + _BUDGET if self.options.measures else math.inf
+        said = self._lower(lowering, table, [e for e in entries[1:] if e.candidate in wanted], end)
+        choice = self._choose(entries, sizes, end)
         plans, times = kept(entries, choice, self._example_rows()), times_of(entries, choice, sizes)
         if cache is not None:
             cache.write(plans.layout(), times)
-            self._record(costs, entries, start + _BUDGET)
+            self._record(costs, entries, end)
         return self._outcome(plans, [*notices, *said], lowering, table, times)
 
     def _known(self, first: Lowering, costs: Costs, rows: int) -> list[Backend]:
-        """The rivals whose times can be predicted. Others are calibrated first if the program is large enough to be worth it."""
-        known = known_rivals(self.rivals, calibrate=False)
-        if len(known) == len(self.rivals) or not self.options.measures:
-            return known
+        """The rivals whose times can be predicted. Others are calibrated first if the program is large enough to be worth it.
+
+        A backend that takes long to lower is not calibrated, because that would take many minutes.
+        """
+        named = [backend for backend in self.rivals if backend in self.slow]
+        quick = [backend for backend in self.rivals if backend not in self.slow]
+        known = known_rivals(quick, calibrate=False)
+        if len(known) == len(quick) or not self.options.measures:
+            return [*known, *named]
         (table,) = self._tables(first, costs, [rows])
         large = in_order(table, [backend.name for backend in self.first]).cost.seconds >= _WORTH_CALIBRATION
-        return known_rivals(self.rivals, calibrate=True) if large else known
+        return [*(known_rivals(quick, calibrate=True) if large else known), *named]
 
     def _kept(
         self, cache: PlacementCache, lowering: Lowering, base: Placed
@@ -204,12 +213,7 @@ class _Competition:
         if not any(may_gain(table, base) for table, base in zip(tables, bases, strict=True)):
             return []
         share = max(_torch_share(table, base.labels) for table, base in zip(tables, bases, strict=True))
-        whole = Region.whole(self.program)
-        return [
-            backend
-            for backend in rivals
-            if not backend.slow_to_lower(whole) or (backend.name in self.options.names and share >= _LARGE_TORCH_SHARE)
-        ]
+        return [backend for backend in rivals if backend not in self.slow or share >= _LARGE_TORCH_SHARE]
 
     def _wider(self, first: Lowering, backends: Sequence[Backend]) -> Lowering:
         """A lowering on more backends. A region whose backend fails goes to those of the first plan."""
