@@ -15,7 +15,7 @@ from collections.abc import Mapping, Sequence
 import torch
 
 from recfx.cost.estimate import Estimate
-from recfx.driver.cost_model import cost_model, known_rivals
+from recfx.driver.cost_model import calibrates, cost_model, known_rivals
 from recfx.driver.lowering import Lowering
 from recfx.driver.options import Options
 from recfx.driver.pins import pinned, pinned_backends, refused_pins
@@ -134,7 +134,8 @@ class _Competition:
         known = self._known(first, costs, sizes[-1])
         rivals = self._hopeful(first, costs, sizes, known) if known else []
         if not rivals:
-            return self._outcome(Plans((base,)), notices, first, self._tables(first, costs, [self._example_rows()])[0])
+            tables = self._tables(first, costs, [self._example_rows()]) if known else [None]
+            return self._outcome(Plans((base,)), notices, first, tables[0])
         lowering = self._wider(first, [*self.first, *rivals])
         notices += lowering.take_notices()
         cache = PlacementCache(self.program, [*self.first, *rivals], sizes) if self.options.measures else None
@@ -168,7 +169,7 @@ class _Competition:
         named = [backend for backend in self.rivals if backend in self.slow]
         quick = [backend for backend in self.rivals if backend not in self.slow]
         known = known_rivals(quick, calibrate=False)
-        if len(known) == len(quick) or not self.options.measures:
+        if len(known) == len(quick) or not self.options.measures or not calibrates():
             return [*known, *named]
         (table,) = self._tables(first, costs, [rows])
         large = in_order(table, [backend.name for backend in self.first]).cost.seconds >= _WORTH_CALIBRATION

@@ -60,6 +60,11 @@ def keep_times(placed: Placed, rows: int, seconds: Sequence[float]) -> None:
             model.record(backend, region, rows, torch.get_num_threads(), Estimate(time, time * _LOW, time * _HIGH))
 
 
+def calibrates() -> bool:
+    """Whether a calibration may start by itself."""
+    return os.environ.get(AUTOMATIC) != "0"
+
+
 def known_rivals(rivals: Sequence[Backend], *, calibrate: bool) -> list[Backend]:
     """The backends whose times can be predicted on this machine.
 
@@ -78,7 +83,7 @@ def known_rivals(rivals: Sequence[Backend], *, calibrate: bool) -> list[Backend]
         here = (cache_folder(), threads)
         calibration = _made.get(here) or known_calibration(threads)
         missing = [*built_in] if calibration is None else calibration.missing(built_in)
-        if missing and calibrate and os.environ.get(AUTOMATIC) != "0":
+        if missing and calibrate:
             names = dict.fromkeys(["native", "eager", *built_in])
             present = [BACKENDS[name] for name in names if BACKENDS[name].unavailable() is None]
             calibration = _made[here] = _calibrated(present, calibration)
