@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 import operator
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator, Mapping
 from typing import Any
 
 import sympy
@@ -80,8 +80,17 @@ class Origins:
         return [str(s) for s in _with_one_row(node, self[node].rows)] == [str(s) for s in source.meta["val"].shape]
 
 
-def origins(program: Program) -> Origins:
-    """The origin and the rows of every value of a program."""
+#: A rule for operators that the analysis does not know: the origin of a node's value, or None for a node that it does not know either.
+Judge = Callable[[fx.Node, Mapping[fx.Node, "OriginOf"]], "OriginOf | None"]
+
+
+def origins(program: Program, judge: Judge | None = None) -> Origins:
+    """The origin and the rows of every value of a program.
+
+    Args:
+        program: The program.
+        judge: A rule that is asked before the analysis.
+    """
     named = {
         node: program.origins.get(leaf.name, Origin.CANDIDATE)
         for node, leaf in zip(program.placeholders(), program.signature.leaves, strict=True)
@@ -95,7 +104,8 @@ def origins(program: Program) -> Origins:
             rows = rows_of(node.meta.get("val"), batch) if batch is not None else None
             found[node] = OriginOf(named[node], rows if isinstance(rows, Rows) else None)
         elif node.op == "call_function":
-            found[node] = _of_call(node, found, batch)
+            judged = judge(node, found) if judge is not None else None
+            found[node] = _of_call(node, found, batch) if judged is None else judged
         else:
             found[node] = OriginOf(Origin.CONSTANT)
     return Origins(found, batch, batch_input, first[Origin.REQUEST], first[Origin.INDEX])

@@ -18,6 +18,7 @@ from recfx.capture.requests import repeat_example, share_requests
 from recfx.driver.blame import Blame
 from recfx.driver.competition import place
 from recfx.driver.constant_inputs import Held, hold_constants
+from recfx.driver.idle_passes import idle_passes
 from recfx.driver.measure import do_no_harm, with_measured_regions
 from recfx.driver.options import Options
 from recfx.driver.parts import Parts
@@ -130,7 +131,8 @@ class _Road:
         with stages.run("lowering", TargetError):
             outcome = place(own_outputs(result.program), options, runs, _applied(result), layout)
             placed = outcome.plans.main
-            result.program.notices += (*outcome.notices, *options.notices())
+            idle = () if options.lenient else idle_passes(result)
+            result.program.notices += (*outcome.notices, *options.notices(), *idle)
             report = report_of(type(self.model).__name__, options.target, placed, captured, result)
             report = dataclasses.replace(report, plans=outcome.times, regions=outcome.regions)
             if _applied(result) is Exactness.APPROX:

@@ -15,6 +15,7 @@ from recfx.driver.row_plan import RowPlan, row_plan
 from recfx.driver.weight_watch import WeightWatch
 from recfx.errors import InputError
 from recfx.ir.program import Program
+from recfx.ops.lookup import grouped_lookup
 from recfx.ops.to_aten import decompose
 from recfx.runtime.entry import entry_function
 from recfx.targets import Lowered
@@ -73,7 +74,9 @@ class Parts:
     @cached_property
     def row_plan(self) -> RowPlan | str:
         """The division of a call into parts of the batch, or the reason why there is no such division."""
-        return row_plan(self.in_torch)
+        if not self.program.bags:
+            return row_plan(self.in_torch)
+        return row_plan(decompose(self.program, keep=(grouped_lookup,)))
 
     def with_one_row(self, one_row: Parts) -> Parts:
         """The same parts, with `one_row` as the parts for a batch of one row."""

@@ -9,6 +9,8 @@ import torch
 
 from recfx.analysis.batch_axis import Rows
 from recfx.analysis.origins import origins
+from recfx.driver.bag_rows import BagRows, bag_leaves
+from recfx.ir.bags import Bags
 from recfx.ir.batch_axes import Axis, batch_axis
 from recfx.ir.leaves import LeafSpec
 from recfx.ir.program import Origin, Program
@@ -21,29 +23,36 @@ class RowPlan:
     """How a call is divided among the rows of the batch.
 
     Attributes:
-        inputs: The axis of the rows of each leaf; None for a leaf that every part takes whole.
+        inputs: The axis of the rows of each leaf; None for a leaf that every part takes whole, and for leaves of bags.
         outputs: The axis of the rows of each output; None for an output that is the same in every part.
+        bags: The bags among the leaves, which are divided as a whole.
     """
 
     inputs: tuple[Axis | None, ...]
     outputs: tuple[Rows | None, ...]
+    bags: tuple[Bags, ...] = ()
 
 
 def row_plan(program: Program) -> RowPlan | str:
     """How calls of a program can be divided, or the reason why they cannot.
 
     Args:
-        program: A program of torch's operators only.
+        program: A program of torch's operators, and of grouped lookups if it has bags.
     """
-    inputs = []
-    for leaf in program.signature.leaves:
+    inputs: list[Axis | None] = []
+    held = bag_leaves(program)
+    for position, leaf in enumerate(program.signature.leaves):
+        if position in held:
+            inputs.append(None)
+            continue
         axis = batch_axis(leaf)
         if reason := _indivisible(leaf, axis):
             return f"the input {leaf} {reason}"
         inputs.append(axis)
     marked = {leaf.name: program.origins.get(leaf.name, Origin.REQUEST) for leaf in program.signature.leaves}
     marked = {name: o if o in (Origin.INDEX, Origin.CONSTANT) else Origin.REQUEST for name, o in marked.items()}
-    found = origins(dataclasses.replace(program, origins=marked))
+    marked |= {program.signature.leaves[position].name: Origin.CANDIDATE for position in held}
+    found = origins(dataclasses.replace(program, origins=marked), BagRows(program).judge if held else None)
     outputs: list[Rows | None] = []
     returned: Any = next(iter(reversed(program.graph.nodes))).args[0]
     for value in returned:
@@ -53,13 +62,12 @@ def row_plan(program: Program) -> RowPlan | str:
         origin = found[value]
         if origin.origin is Origin.CANDIDATE:
             reasons = [o.blocked for o in found.of.values() if o.blocked]
-            return (
-                f"rows of an output may depend on one another: {(reasons or ['an operator draws random numbers'])[0]}"
-            )
+            other = "bags are read in another way than by a lookup" if held else "an operator draws random numbers"
+            return f"rows of an output may depend on one another: {(reasons or [other])[0]}"
         if not isinstance(value.meta.get("val"), torch.Tensor):
             return "an output is a size"
         outputs.append(origin.rows)
-    return RowPlan(tuple(inputs), tuple(outputs))
+    return RowPlan(tuple(inputs), tuple(outputs), program.bags)
 
 
 def _indivisible(leaf: LeafSpec, axis: Axis | None) -> str | None:

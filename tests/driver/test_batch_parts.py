@@ -111,13 +111,13 @@ def test_outputs_without_rows_are_computed_from_none() -> None:
     assert bool(mean.isnan())
 
 
-def test_bags_are_not_divided_but_may_be_none() -> None:
+def test_bags_are_divided_and_may_be_none() -> None:
     bag = nn.EmbeddingBag(50, 4, mode="sum")
     example = (torch.arange(7), torch.tensor([0, 2, 4]))
     fast = recfx.optimize(bag.eval(), example_inputs=example, max_batch=4, measure=False)
     assert fast(torch.arange(0), torch.arange(0)).shape == (0, 4)
-    with pytest.raises(InputError, match="holds bags"):
-        fast(torch.arange(20), torch.arange(9) * 2)
+    ids, offsets = torch.arange(20), torch.arange(9) * 2
+    torch.testing.assert_close(fast(ids, offsets), bag(ids, offsets))
 
 
 def test_bad_ids_in_a_part_are_refused(tiny: tuple[TinyCtr, recfx.CompiledModel]) -> None:
