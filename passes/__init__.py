@@ -1,5 +1,6 @@
 """Built-in passes. Importing this package registers them by name."""
 
+from recfx.passes.attention.fuse_attention_gru import FuseAttentionGru
 from recfx.passes.attention.fuse_target_attention import FuseTargetAttention
 from recfx.passes.clean.batch_selects import BatchSelects
 from recfx.passes.clean.canonicalize import Canonicalize
@@ -58,6 +59,7 @@ __all__ = [
     "FoldConstants",
     "FoldLinearIntoTable",
     "FormBags",
+    "FuseAttentionGru",
     "FuseCin",
     "FuseCross",
     "FuseDotInteraction",

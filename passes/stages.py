@@ -121,6 +121,12 @@ STAGES = (
         requests=False,
     ),
     Stage(
+        "recurrences",
+        "fuse-attention-gru",
+        "Before linears are joined and put into chains, which would hide the cells that the pass matches.",
+        forms=("recfx::attention_gru",),
+    ),
+    Stage(
         "linears",
         "fuse-parallel-linears{max_weight=0}",
         "Linears of one input are joined. Equal products of different inputs stay apart: kernels run them one after another at no "

@@ -14,7 +14,7 @@ from dialect_kit import References as References
 from hypothesis import strategies as st
 
 from recfx.formats.code_rows import CODE_BITS, Codes, pack_codes
-from recfx.ops import attention, cin, cross, hamming, interaction, mlp, propagation, ranking
+from recfx.ops import attention, cin, cross, hamming, interaction, mlp, propagation, ranking, recurrent
 from recfx.testing.builder import GraphBuilder
 
 
@@ -87,6 +87,19 @@ def _cin(draw: Draw) -> Case:
     program = builder.build(builder.call(cin.cin, *inputs, state.nodes, *mlp.encode([layer]), triangle))
     specials = draw(st.booleans(), label="specials")
     return Case(program, lambda batch, g: [numbers((batch, n, dim), g, specials) for n in (fields, maps)])
+
+
+@cases(recurrent.attention_gru)
+def _attention_gru(draw: Draw) -> Case:
+    rng, hidden, length = generator_of(draw), draw(st.integers(1, 4)), draw(st.integers(1, 4))
+    shapes: dict[str, Any] = {"given": (length, 3 * hidden), "attention": (length,), "state": (hidden,)}
+    builder = GraphBuilder({name: ("batch", *shape) for name, shape in shapes.items()})
+    state = State(builder, rng)
+    weight, bias = state.normal(3 * hidden, hidden), state.normal(hidden) if draw(st.booleans()) else None
+    params = (state.nodes[weight], None if bias is None else state.nodes[bias])
+    program = builder.build(builder.call(recurrent.attention_gru, *builder.inputs.values(), *params))
+    specials = draw(st.booleans(), label="specials")
+    return Case(program, lambda batch, g: [numbers((batch, *shape), g, specials) for shape in shapes.values()])
 
 
 @cases(cross.cross)

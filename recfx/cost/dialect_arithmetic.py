@@ -9,7 +9,7 @@ from typing import Any
 import torch
 from torch import fx
 
-from recfx.ops import attention, cin, cross, hamming, interaction, lookup, mlp
+from recfx.ops import attention, cin, cross, hamming, interaction, lookup, mlp, recurrent
 
 #: The number of elements of a (possibly fake) tensor.
 Count = Callable[[Any], int]
@@ -109,4 +109,5 @@ _COUNTS: dict[Any, Callable[[fx.Node, Count], int]] = {
     cross.cross: _cross,
     hamming.code_dot: _code_dot,
     attention.target_attention: _attention,
+    recurrent.attention_gru: lambda node, elements: elements(_held(node)) * int(_held(node.args[3]).shape[0]),
 }

@@ -3,7 +3,7 @@
 from enum import IntEnum
 
 #: The digest of the table.
-DIGEST = 0xE63773B2863762
+DIGEST = 0xDFE111C818282C
 
 
 class Size(IntEnum):
@@ -64,6 +64,7 @@ class Kind(IntEnum):
     CIN = 20
     ORDER = 21
     CONVOLVE = 22
+    RECURRENT = 23
 
 
 class ErrorCode(IntEnum):
@@ -255,6 +256,16 @@ class Pooling(IntEnum):
     SUM = 0
     MEAN = 1
     NONE = 2
+
+
+class Cell(IntEnum):
+    """Section [cell] of the table."""
+
+    GRU = 0
+    LSTM = 1
+    TANH = 2
+    RELU = 3
+    ATTENTION = 4
 
 
 class PropagateResult(IntEnum):

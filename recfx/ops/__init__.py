@@ -3,7 +3,19 @@
 Importing this package registers the operators in torch's namespace `recfx`. `decompose` rewrites them into ATen.
 """
 
-from recfx.ops import attention, cin, cross, hamming, interaction, lookup, mlp, packed_bags, propagation, ranking
+from recfx.ops import (
+    attention,
+    cin,
+    cross,
+    hamming,
+    interaction,
+    lookup,
+    mlp,
+    packed_bags,
+    propagation,
+    ranking,
+    recurrent,
+)
 from recfx.ops.to_aten import decompose, decompose_module
 
 __all__ = [
@@ -19,4 +31,5 @@ __all__ = [
     "packed_bags",
     "propagation",
     "ranking",
+    "recurrent",
 ]

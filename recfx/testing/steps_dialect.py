@@ -10,7 +10,7 @@ from torch import fx
 
 from recfx.formats import encode_rows
 from recfx.formats.code_rows import Codes, pack_codes
-from recfx.ops import attention, cin, cross, interaction, lookup, mlp, propagation
+from recfx.ops import attention, cin, cross, interaction, lookup, mlp, propagation, recurrent
 from recfx.ops.hamming import QUERY_BITS, code_dot
 from recfx.testing.pool import Pool, width
 from recfx.testing.step_table import step
@@ -161,6 +161,20 @@ def _target_attention(pool: Pool, draw: Any) -> None:
     fill, pooled = draw(st.sampled_from([-1e9, 0.0])), draw(st.booleans())
     options = (parts, draw(st.booleans()), draw(st.sampled_from([1.0, 0.5])), masking, fill, pooled)
     pool.keep(pool.call(attention.target_attention, query, keys, mask, *chain, *options))
+
+
+@step("attention-gru", recurrent.attention_gru)
+def _attention_gru(pool: Pool, draw: Any) -> None:
+    keys = pool.call(_aten.embedding.default, pool.table(draw), pool.builder.inputs["ids"])
+    hidden = draw(st.integers(1, 3))
+    given = pool.call(
+        _aten.linear.default, keys, pool.weight(3 * hidden, width(keys), draw=draw), pool.weight(3 * hidden)
+    )
+    first = pool.call(_aten.linear.default, source := pool.pick(draw), pool.weight(hidden, width(source)), None)
+    scores = pool.call(_aten.linear.default, source, pool.weight(pool.fields, width(source)), None)
+    bias = pool.weight(hidden) if draw(st.booleans()) else None
+    weight = pool.weight(3 * hidden, hidden, draw=draw)
+    pool.keep(pool.call(recurrent.attention_gru, given, pool.call(_aten.sigmoid.default, scores), first, weight, bias))
 
 
 @step("code-dot", code_dot)

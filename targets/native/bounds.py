@@ -24,6 +24,8 @@ from recfx.kernels.slots import (
     KeyScoresInt,
     KeyScoresLayer,
     KeyScoresView,
+    RecurrentInt,
+    RecurrentView,
     RowNumbersInt,
     TakeInt,
     TakeView,
@@ -165,6 +167,23 @@ def _cin(step: Step) -> Iterator[Reach]:
     yield _reach("output", step.out, (columns, step.out.runs[0][1]), (step.ints[CinInt.OUTPUTS], 1))
 
 
+def _recurrent(step: Step) -> Iterator[Reach]:
+    sequences, steps, hidden = step.out.runs[0][0], step.ints[RecurrentInt.STEPS], step.ints[RecurrentInt.HIDDEN]
+    given = step.views[RecurrentView.GIVEN]
+    yield _reach("given", given, (sequences, _strides(given)[0]), (steps, _strides(given)[1]), (_sizes(given)[2], 1))
+    for number, name in ((RecurrentView.STATE, "state"), (RecurrentView.MEMORY, "memory")):
+        if number in step.views:
+            yield _reach(name, step.views[number], (sequences, _strides(step.views[number])[0]), (hidden, 1))
+    if RecurrentView.ATTENTION in step.views:
+        by = _strides(step.views[RecurrentView.ATTENTION])
+        yield _reach("attention", step.views[RecurrentView.ATTENTION], (sequences, by[0]), (steps, by[1]))
+    behind = step.ints[RecurrentInt.MEMORY_AT]
+    both = (2 if behind else 1, behind)  # the state and the memory
+    yield _reach(
+        "output", step.out, (sequences, _strides(step.out)[0]), (steps, _strides(step.out)[1]), both, (hidden, 1)
+    )
+
+
 def _reduce(step: Step) -> Iterator[Reach]:
     (x,) = step.views.values()
     outer, _, inner = _sizes(x)
@@ -265,6 +284,7 @@ _REACHES: dict[Kind, Callable[[Step], Iterator[Reach]]] = {
     Kind.DOT: _dot,
     Kind.FM: _fm,
     Kind.CIN: _cin,
+    Kind.RECURRENT: _recurrent,
     Kind.POINTWISE: _by_output,
     Kind.REDUCE: _reduce,
     Kind.SOFTMAX: _row_wise,

@@ -30,12 +30,13 @@ class Packer:
     Attributes:
         kept: The tensors to which plans point, by address. Plans keep them alive.
         tables: The tables among them.
+        columns: Columns of a panel.
     """
 
     def __init__(self, library: Library, level: str) -> None:
         self._calls = library.calls
         self._level = level.encode()
-        self._columns = int(self._calls["recfx_panel_columns"](self._level))
+        self.columns = int(self._calls["recfx_panel_columns"](self._level))
         self._made: dict[tuple[Any, ...], torch.Tensor] = {}
         self._sources: list[torch.Tensor] = []
         self.kept: dict[int, torch.Tensor] = {}
@@ -62,13 +63,13 @@ class Packer:
         Returns:
             Its address and its format.
         """
-        return self.once("weight", weight, 0, lambda: self._pack(weight.detach())), FORMATS[weight.dtype]
+        return self.once("weight", weight, 0, lambda: self.pack(weight.detach())), FORMATS[weight.dtype]
 
     def vector(self, vector: torch.Tensor, n: int) -> int:
         """The address of a vector of `n` float32 (one value is repeated), padded with zeros to whole panels."""
 
         def padded() -> torch.Tensor:
-            whole = torch.zeros(-(-n // self._columns) * self._columns)
+            whole = torch.zeros(-(-n // self.columns) * self.columns)
             whole[:n] = vector.detach().float().reshape(-1)
             return whole
 
@@ -78,7 +79,7 @@ class Packer:
         """The address of the int32 sums over each row of an int8 weight [N, K], padded."""
 
         def sums() -> torch.Tensor:
-            whole = torch.zeros(-(-weight.shape[0] // self._columns) * self._columns, dtype=torch.int32)
+            whole = torch.zeros(-(-weight.shape[0] // self.columns) * self.columns, dtype=torch.int32)
             whole[: weight.shape[0]] = weight.detach().to(torch.int32).sum(1)
             return whole
 
@@ -93,12 +94,13 @@ class Packer:
             self.keep(self._made[key])
         return self._made[key].data_ptr()
 
-    def _pack(self, weight: torch.Tensor) -> torch.Tensor:
+    def pack(self, weight: torch.Tensor) -> torch.Tensor:
+        """A weight [N, K] in panels."""
         format_ = FORMATS[weight.dtype]
         n, k = weight.shape
         depth = int(self._calls["recfx_unit_depth"](self._level, format_))
-        panels = -(-n // self._columns)
-        packed = aligned(panels * self._columns * -(-k // depth))
+        panels = -(-n // self.columns)
+        packed = aligned(panels * self.columns * -(-k // depth))
         source = (weight if format_ is WeightFormat.I8 else weight.float()).contiguous()
         self._calls["recfx_pack"](self._level, format_, address(source), n, k, address(packed))
         return packed

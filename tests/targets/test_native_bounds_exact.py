@@ -72,6 +72,16 @@ STEPS: dict[str, tuple[Step, list[int], list[tuple[int, int]]]] = {
         [30, 30, 30],
         [(2, 13), (1, 20), (1, 24)],
     ),
+    "recurrent layer": (
+        step_of(
+            Kind.RECURRENT,
+            {0: View(0, 1, ((2, 40), (3, 12), (8, 1))), 1: View(1, 2, ((2, 5), (2, 1))), 2: View(2, 0, ((2, 0), (2, 1)))},
+            View(3, 3, ((2, 30), (3, 4), (2, 1))),
+            [1, 3, 2, 0, 9],
+        ),
+        [80, 20, 10, 60],
+        [(1, 72), (2, 8), (0, 1), (3, 51)],
+    ),
     "factorisation machine": (
         step_of(Kind.FM, {0: View(0, 0, ((4, 3), (3, 1)))}, View(1, 1, ()), [0]),
         [30, 30],

@@ -109,6 +109,64 @@ def test_fixed_shapes(cell: str, rows: int) -> None:
             torch.testing.assert_close(found, want, rtol=1e-5, atol=1e-5)
 
 
+@pytest.mark.parametrize("cell", CELLS)
+@pytest.mark.parametrize("hidden", [1, 16, 37])
+def test_blocks_of_rows_give_the_same_bits(cell: str, hidden: int) -> None:
+    """Any number of rows, on any number of threads; widths of whole vectors and others."""
+    torch.manual_seed(7)
+    held = CELLS[cell](6, hidden).eval()
+    model = Recurrent(held)
+    x = torch.randn(45, 9, 6)
+    before = torch.get_num_threads()
+    for run in lower_everywhere(model, [x[:4]], dynamic_shapes=(({0: BATCH},),)):
+        with torch.no_grad():
+            wanted = model(x)
+        whole = run(x)
+        for found, want in zip(whole, wanted, strict=True):
+            torch.testing.assert_close(found, want, rtol=1e-5, atol=1e-5)
+        try:
+            for threads, rows in ((1, 1), (1, 13), (3, 2), (3, 45)):
+                torch.set_num_threads(threads)
+                for found, want in zip(run(x[:rows]), whole, strict=True):
+                    torch.testing.assert_close(found, want[:rows], rtol=0, atol=0)
+        finally:
+            torch.set_num_threads(before)
+
+
+@pytest.mark.parametrize("cell", CELLS)
+def test_infinities_and_nan_stay_in_their_row(cell: str) -> None:
+    torch.manual_seed(11)
+    model = Recurrent(CELLS[cell](6, 5).eval())
+    x = torch.randn(5, 4, 6)
+    x[1, 2, 3], x[2, 0, 1], x[3, 1, 2] = float("nan"), float("inf"), 3e38
+    for run in lower_everywhere(model, [x], dynamic_shapes=(({0: BATCH},),)):
+        with torch.no_grad():
+            wanted = model(x)
+        for found, want in zip(run(x), wanted, strict=True):
+            torch.testing.assert_close(found, want, rtol=1e-5, atol=1e-5, equal_nan=True)
+
+
+@pytest.mark.parametrize("bias", [False, True])
+@pytest.mark.parametrize("form", ["given state", "no state", "attention with gaps", "one step"])
+def test_attention_scales_the_update(bias: bool, form: str) -> None:
+    rng = torch.Generator().manual_seed(13)
+    length, hidden = 1 if form == "one step" else 6, 19
+    given, attention = torch.randn(21, length, 3 * hidden, generator=rng), torch.rand(21, length, 2, generator=rng)
+    state = torch.randn(21, hidden, generator=rng)
+    params = [torch.randn(3 * hidden, hidden, generator=rng) / 4, torch.randn(hidden, generator=rng)]
+
+    def network(given: Tensor, attention: Tensor, state: Tensor, weight: Tensor, shift: Tensor) -> Tensor:
+        shares = attention[:, :, 1] if form == "attention with gaps" else attention.sum(2)
+        first = state * 0.0 if form == "no state" else state
+        return torch.ops.recfx.attention_gru(given, shares, first, weight, shift if bias else None) * 1.5
+
+    inputs = [given, attention, state]
+    for run in lower_everywhere(network, inputs, params):
+        for rows in (1, 3, 21):
+            part = [t[:rows] for t in inputs]
+            torch.testing.assert_close(run(*part)[0], network(*part, *params), rtol=1e-5, atol=1e-5)
+
+
 REFUSED = {
     "projections": (lambda: nn.LSTM(7, 5, proj_size=3, batch_first=True), "it has projections"),
     "a long sequence": (lambda: nn.GRU(7, 5, batch_first=True), "it has more than 3 steps"),

@@ -3,7 +3,7 @@
 #include <cstdint>
 
 // The digest of the table.
-constexpr int64_t RECFX_CODES = 0xE63773B2863762;
+constexpr int64_t RECFX_CODES = 0xDFE111C818282C;
 
 enum RecfxSize : int32_t {
     RECFX_RANK = 4,
@@ -55,6 +55,7 @@ enum RecfxStepKind : int32_t {
     RECFX_CIN = 20,
     RECFX_ORDER = 21,
     RECFX_CONVOLVE = 22,
+    RECFX_RECURRENT = 23,
 };
 
 enum RecfxErrorCode : int64_t {
@@ -230,6 +231,14 @@ enum RecfxPooling : int32_t {
     POOL_NONE = 2,
 };
 
+enum RecfxCell : int64_t {
+    CELL_GRU = 0,
+    CELL_LSTM = 1,
+    CELL_TANH = 2,
+    CELL_RELU = 3,
+    CELL_ATTENTION = 4,
+};
+
 enum RecfxPropagateResult : int64_t {
     PROPAGATE_DONE = 0,
     PROPAGATE_BAD_OFFSETS = 1,
@@ -289,6 +298,7 @@ enum RecfxRoundTo : int64_t {
     X(ROW_NUMBERS, row_numbers) \
     X(CIN, cin) \
     X(ORDER, order) \
-    X(CONVOLVE, convolve)
+    X(CONVOLVE, convolve) \
+    X(RECURRENT, recurrent)
 
-constexpr int32_t RECFX_STEP_KINDS = 23;
+constexpr int32_t RECFX_STEP_KINDS = 24;

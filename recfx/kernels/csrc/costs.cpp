@@ -41,12 +41,19 @@ double window_size(const RecfxStep& step) {
     return double(step.ints[ConvolveInt::channels]) * double(step.ints[ConvolveInt::rows]) * double(step.ints[ConvolveInt::columns]);
 }
 
+Cost recurrent_cost(const RecfxStep& step) {
+    const double hidden = double(step.ints[RecurrentInt::hidden]), gates = double(step.views[RecurrentView::given].size[2]);
+    const double steps = double(step.ints[RecurrentInt::steps]) * double(step.out.size[0]);
+    return {hidden * gates * 4 / WEIGHT_BYTES_PER_NS, steps * (hidden * gates * 2 / OPERATIONS_PER_NS + ELEMENT_NS * gates)};
+}
+
 }  // namespace
 
 Cost cost_of(const RecfxStep& step) {
     switch (step.kind) {
         case RECFX_GEMM: return product_cost<GemmInt>(step);
         case RECFX_CIN: return product_cost<CinInt>(step);
+        case RECFX_RECURRENT: return recurrent_cost(step);
         case RECFX_LOOKUP: return lookup_cost(step);
         case RECFX_KEY_SCORES: return key_scores_cost(step);
         default: break;

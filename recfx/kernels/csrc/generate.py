@@ -31,6 +31,7 @@ _ENUMS = {
     "weight_format": ("WeightFormat", "RecfxWeightFormat", "int32_t", "WEIGHT_"),
     "row_format": ("RowFormat", "RecfxRowFormat", "int32_t", "ROWS_"),
     "pooling": ("Pooling", "RecfxPooling", "int32_t", "POOL_"),
+    "cell": ("Cell", "RecfxCell", "int64_t", "CELL_"),
     "propagate_result": ("PropagateResult", "RecfxPropagateResult", "int64_t", "PROPAGATE_"),
     "bpr_result": ("BprResult", "RecfxBprResult", "int64_t", "BPR_"),
     "search_result": ("SearchResult", "RecfxSearchResult", "int64_t", "SEARCH_"),

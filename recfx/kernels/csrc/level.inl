@@ -12,6 +12,7 @@
 #include "tiles.inl"
 #include "gemm.inl"
 #include "cin.inl"
+#include "recurrent.inl"
 #include "lookup.inl"
 #include "interaction.inl"
 #include "elementary.inl"

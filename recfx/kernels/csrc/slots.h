@@ -59,6 +59,9 @@ struct OrderInt { enum : int32_t { largest, ties, rising, fields }; };
 struct ConvolveView { enum : int32_t { input, fields }; };
 struct ConvolveInt { enum : int32_t { channels, channel_stride, rows, row_stride, columns, column_stride, fields }; };
 struct ConvolvePointer { enum : int32_t { weight, bias, fields }; };
+struct RecurrentView { enum : int32_t { given, state, memory, attention, fields }; };
+struct RecurrentInt { enum : int32_t { cell, steps, hidden, backwards, memory_at, fields }; };
+struct RecurrentPointer { enum : int32_t { weight, bias, fields }; };
 
 static_assert(int(GemmView::fields) <= RECFX_VIEWS, "GemmView");
 static_assert(int(GemmInt::fields) <= RECFX_INTS, "GemmInt");
@@ -114,3 +117,6 @@ static_assert(int(OrderInt::fields) <= RECFX_INTS, "OrderInt");
 static_assert(int(ConvolveView::fields) <= RECFX_VIEWS, "ConvolveView");
 static_assert(int(ConvolveInt::fields) <= RECFX_INTS, "ConvolveInt");
 static_assert(int(ConvolvePointer::fields) <= RECFX_POINTERS, "ConvolvePointer");
+static_assert(int(RecurrentView::fields) <= RECFX_VIEWS, "RecurrentView");
+static_assert(int(RecurrentInt::fields) <= RECFX_INTS, "RecurrentInt");
+static_assert(int(RecurrentPointer::fields) <= RECFX_POINTERS, "RecurrentPointer");

@@ -1,32 +1,32 @@
-"""Recurrent layers (GRU, LSTM and plain RNN) over sequences of a fixed length, unrolled step by step.
+"""Recurrent layers (GRU, LSTM and plain RNN) over sequences of a fixed length.
 
-One product computes the input's term of all gates for a chunk of the sequence. Each step then multiplies the state and computes the gates.
+One product computes the input's term of all gates for a chunk of the sequence. One step then computes the states over the chunk.
 """
 
 from __future__ import annotations
 
 import dataclasses
-from collections.abc import Callable
 from typing import Any
 
 import torch
 from torch import fx
 
-from recfx.kernels.codes import Act, Op
-from recfx.targets.native.builder import PlanBuilder, rows_of
+from recfx.kernels.codes import Cell, Kind
+from recfx.kernels.slots import RecurrentInt, RecurrentPointer, RecurrentView
+from recfx.ops import recurrent
+from recfx.targets.native.builder import PlanBuilder, rows_of, view
 from recfx.targets.native.rules.copies import compact, copy
 from recfx.targets.native.rules.gemm import emit_gemm
-from recfx.targets.native.rules.pointwise import emit_pointwise
 from recfx.targets.native.rules.registry import rule
 from recfx.targets.native.rules.view import PART_RULES, PARTS, narrowed
-from recfx.targets.native.steps import Operation
+from recfx.targets.native.steps import View
 from recfx.targets.native.values import Dim, Unsupported, Value
 
 _aten = torch.ops.aten
 
 
-#: The largest number of steps of all layers and directions together. torch runs longer sequences, whose arithmetic outweighs its calls.
-MOST_STEPS = 512
+#: The largest number of steps of all layers and directions together. Each chunk of them is two steps of the plan.
+MOST_STEPS = 4096
 
 #: Gate elements of a chunk: enough steps for a product of several rows, few enough to fit in the cache with those of the other batch rows.
 CHUNK = 4096
@@ -53,85 +53,113 @@ class _Weights:
         """The width of the state."""
         return self.state.shape[1]
 
-    def summed_bias(self) -> torch.Tensor | None:
-        """The sum of both biases, for cells that need only the sum."""
+    def given_bias(self, cell: Cell) -> torch.Tensor | None:
+        """The bias of the input's term: the sum of both, but for a GRU's candidate, whose reset gate multiplies the state's bias."""
         if self.x_bias is None or self.state_bias is None:
             return None
-        return self.x_bias + self.state_bias
+        if cell is not Cell.GRU:
+            return self.x_bias + self.state_bias
+        gates = 2 * self.hidden
+        return torch.cat([self.x_bias[:gates] + self.state_bias[:gates], self.x_bias[gates:]])
 
 
-#: `(builder, weights, input's term of the gates, states, place of the new hidden state) -> new states`; the hidden state is the first.
-_Cell = Callable[[PlanBuilder, _Weights, Value, list[Value], Value], list[Value]]
-
-
-def _gru(builder: PlanBuilder, w: _Weights, given: Value, states: list[Value], out: Value) -> list[Value]:
-    """new = tanh(x_n + r * h_n); state = (1 - z) * new + z * state."""
-    held = builder.temp(given.dims)
-    emit_gemm(builder, states[0], w.state, held, bias=w.state_bias)
-    r, z, n = range(3)
-    inputs = [*(_gate(given, i, w) for i in (r, z, n)), *(_gate(held, i, w) for i in (r, z, n)), states[0]]
-    operations = [
-        Operation(Op.ADD, 0, 3),
-        Operation(Op.SIGMOID, -1),
-        Operation(Op.MUL, -2, 5),
-        Operation(Op.ADD, 2, -3),
-        Operation(Op.TANH, -4),
-        Operation(Op.ADD, 1, 4),
-        Operation(Op.SIGMOID, -6),
-        Operation(Op.SUB, 6, -5),
-        Operation(Op.MUL, -7, -8),
-        Operation(Op.ADD, -5, -9),
-    ]
-    emit_pointwise(builder, inputs, out, operations, [])
-    return [out]
-
-
-def _lstm(builder: PlanBuilder, w: _Weights, given: Value, states: list[Value], out: Value) -> list[Value]:
-    """cell = f * cell + i * g; state = o * tanh(cell)."""
-    gates = builder.temp(given.dims)
-    emit_gemm(builder, states[0], w.state, gates, add=given)
-    i, f, g, o = (_gate(gates, number, w) for number in range(4))
-    cell = builder.temp(out.dims)
-    operations = [
-        Operation(Op.SIGMOID, 0),
-        Operation(Op.TANH, 2),
-        Operation(Op.MUL, -1, -2),
-        Operation(Op.SIGMOID, 1),
-        Operation(Op.MUL, -4, 3),
-        Operation(Op.ADD, -5, -3),
-    ]
-    emit_pointwise(builder, [i, f, g, states[1]], cell, operations, [])
-    emit_pointwise(
-        builder, [o, cell], out, [Operation(Op.SIGMOID, 0), Operation(Op.TANH, 1), Operation(Op.MUL, -1, -2)], []
-    )
-    return [out, cell]
-
-
-def _plain(activation: int) -> _Cell:
-    def cell(builder: PlanBuilder, w: _Weights, given: Value, states: list[Value], out: Value) -> list[Value]:
-        emit_gemm(builder, states[0], w.state, out, add=given, activation=activation, sums_first=True)
-        return [out]
-
-    return cell
-
-
-def _gate(value: Value, number: int, w: _Weights) -> Value:
-    return narrowed(value, len(value.dims) - 1, number * w.hidden, w.hidden)
-
-
-_CELLS: dict[Any, tuple[_Cell, int, bool]] = {
-    _aten.gru.input: (_gru, 3, False),
-    _aten.lstm.input: (_lstm, 4, True),
-    _aten.rnn_tanh.input: (_plain(Act.TANH), 1, True),
-    _aten.rnn_relu.input: (_plain(Act.RELU), 1, True),
+#: Operator -> its cell, and its number of gates.
+_CELLS: dict[Any, tuple[Cell, int]] = {
+    _aten.gru.input: (Cell.GRU, 3),
+    _aten.lstm.input: (Cell.LSTM, 4),
+    _aten.rnn_tanh.input: (Cell.TANH, 1),
+    _aten.rnn_relu.input: (Cell.RELU, 1),
 }
+
+
+def packed_gates(builder: PlanBuilder, weight: torch.Tensor, gates: int) -> int:
+    """The address of a state's weight [gates * hidden, hidden] with the gates of each vector of hidden units side by side."""
+    hidden, lanes = weight.shape[1], builder.packer.columns // 2
+
+    def arranged() -> torch.Tensor:
+        vectors = -(-hidden // lanes)
+        held = torch.zeros(gates, vectors * lanes, hidden)
+        held[:, :hidden] = weight.detach().float().reshape(gates, hidden, hidden)
+        rows = held.reshape(gates, vectors, lanes, hidden).transpose(0, 1).reshape(-1, hidden)
+        return builder.packer.pack(rows.contiguous())
+
+    return builder.packer.once("gates", weight, gates, arranged)
+
+
+@dataclasses.dataclass(frozen=True)
+class Recurrence:
+    """The states over a chunk of steps.
+
+    Attributes:
+        cell: The cell.
+        gates: Its number of gates.
+        weight: The state's weight [gates * hidden, hidden].
+        bias: The state's bias of a GRU's candidate, or None.
+        backwards: Whether the last step comes first.
+    """
+
+    cell: Cell
+    gates: int
+    weight: torch.Tensor
+    bias: torch.Tensor | None
+    backwards: bool = False
+
+
+def emit_states(
+    builder: PlanBuilder,
+    kind: Recurrence,
+    given: Value,
+    states: list[Value],
+    out: Value,
+    *,
+    memory_at: int = 0,
+    attention: Value | None = None,
+) -> None:
+    """Adds the step that computes the states [B, L, hidden] from the input's term of the gates [B, L, gates * hidden].
+
+    Args:
+        builder: The plan.
+        kind: The cell and its weights.
+        given: The input's term.
+        states: The state before the first step [B, hidden], and an LSTM's memory.
+        out: The place of the states.
+        memory_at: The distance from a state to the memory after the same step.
+        attention: [B, L], for a GRU with attention.
+    """
+    steps, hidden = out.dims[1], out.dims[2].size
+    pointers: dict[int, int] = {RecurrentPointer.WEIGHT: packed_gates(builder, kind.weight, kind.gates)}
+    if kind.bias is not None:
+        pointers[RecurrentPointer.BIAS] = builder.packer.vector(kind.bias, hidden)
+    views: dict[int, View] = {RecurrentView.GIVEN: view(given, _runs(given))}
+    for name, state in zip((RecurrentView.STATE, RecurrentView.MEMORY), states, strict=False):
+        views[name] = view(state, _runs(state))
+    if attention is not None:
+        views[RecurrentView.ATTENTION] = view(attention, _runs(attention))
+    builder.emit(
+        Kind.RECURRENT,
+        out,
+        _runs(out),
+        views,
+        ints={
+            RecurrentInt.CELL: kind.cell,
+            RecurrentInt.STEPS: steps.size,
+            RecurrentInt.HIDDEN: hidden,
+            RecurrentInt.BACKWARDS: int(kind.backwards),
+            RecurrentInt.MEMORY_AT: memory_at,
+        },
+        pointers=pointers,
+    )
+
+
+def _runs(value: Value) -> list[tuple[int, int]]:
+    return [(d.size, d.stride) for d in value.dims]
 
 
 @rule(*_CELLS)
 def _recurrent(builder: PlanBuilder, node: fx.Node) -> None:
     arguments: Any = node.args
     given, first, params, biases, layers, _, train, both_ways, batch_first = arguments
-    cell, gates, joined = _CELLS[node.target]
+    cell, gates = _CELLS[node.target]
     if train:
         raise Unsupported("it is in training mode")
     weights = _weights(builder, params, bool(biases), layers * (2 if both_ways else 1), gates)
@@ -147,12 +175,13 @@ def _recurrent(builder: PlanBuilder, node: fx.Node) -> None:
     lasts: list[list[Value]] = []
     for layer in range(layers):
         ways = weights[layer * 2 : layer * 2 + 2] if both_ways else weights[layer : layer + 1]
-        out = builder.temp((*x.dims[:2], Dim(ways[0].hidden * len(ways), 1)))
+        width = ways[0].hidden * len(ways)
+        whole = builder.temp((*x.dims[:2], Dim(width * len(starts), 1)))
         for way, w in enumerate(ways):
             states = [_without_first(narrowed(start, 0, len(lasts), 1)) for start in starts]
-            place = narrowed(out, 2, way * w.hidden, w.hidden)
-            lasts.append(_run(builder, (cell, joined), w, x, states, place, backwards=way == 1))
-        x = out
+            places = [narrowed(whole, 2, n * width + way * w.hidden, w.hidden) for n in range(len(starts))]
+            lasts.append(_run(builder, (cell, gates), w, x, states, places, backwards=way == 1))
+        x = narrowed(whole, 2, 0, width)
     builder.parts[node] = [x if batch_first else _turned(x), *_stacked(builder, node, lasts)]
 
 
@@ -170,27 +199,34 @@ def _weights(builder: PlanBuilder, params: Any, biases: bool, count: int, gates:
 
 def _run(
     builder: PlanBuilder,
-    kind: tuple[_Cell, bool],
+    kind: tuple[Cell, int],
     w: _Weights,
     x: Value,
     states: list[Value],
-    out: Value,
+    places: list[Value],
     *,
     backwards: bool,
 ) -> list[Value]:
-    """Adds one direction of one layer, [B, L, input] -> `out` [B, L, hidden]. Returns the states after the last step."""
-    cell, joined = kind
+    """Adds one direction of one layer, [B, L, input] -> [B, L, hidden]; the places are those of states and memories.
+
+    Returns the states after the last step.
+    """
+    cell, gates = kind
     length, width = x.dims[1].size, w.x.shape[0]
     chunk = max(1, CHUNK // width)
+    given_bias = w.given_bias(cell)
+    bias = w.state_bias[2 * w.hidden :] if w.state_bias is not None and cell is Cell.GRU else None
+    recurrence = Recurrence(cell, gates, w.state, bias, backwards)
     states = [_even(builder, _with_batch(builder, state, x.dims[0])) for state in states]
     starts = range(0, length, chunk)
     for start in reversed(starts) if backwards else starts:
         part = narrowed(x, 1, start, min(chunk, length - start))
         given = builder.temp((*part.dims[:2], Dim(width, 1)))
-        emit_gemm(builder, _even(builder, part), w.x, given, bias=w.summed_bias() if joined else w.x_bias)
-        steps = range(part.dims[1].size)
-        for step in reversed(steps) if backwards else steps:
-            states = cell(builder, w, _without_second(given, step), states, _without_second(out, start + step))
+        emit_gemm(builder, _even(builder, part), w.x, given, bias=given_bias)
+        made = [narrowed(place, 1, start, part.dims[1].size) for place in places]
+        emit_states(builder, recurrence, given, states, made[0], memory_at=made[-1].offset - made[0].offset)
+        last = start if backwards else start + part.dims[1].size - 1
+        states = [_without_second(place, last) for place in places]
     return states
 
 
@@ -239,6 +275,23 @@ def _even(builder: PlanBuilder, value: Value) -> Value:
     except Unsupported:
         return compact(builder, value)
     return value
+
+
+@rule(recurrent.attention_gru)
+def _attention_gru(builder: PlanBuilder, node: fx.Node) -> None:
+    arguments: Any = node.args
+    values = [builder.value(argument) for argument in arguments[:3]]
+    if any(builder.dtype(v) is not torch.float32 for v in values) or any(d.batch for v in values for d in v.dims[1:]):
+        raise Unsupported("its operands are not batches of float32 rows")
+    given, attention, state = values
+    weight = builder.tensor(arguments[3])
+    bias = None if arguments[4] is None else builder.tensor(arguments[4])
+    out = builder.result(node)
+    batch = out.dims[0]
+    kind = Recurrence(Cell.ATTENTION, 3, weight, bias)
+    given, state = _even(builder, given), _even(builder, _with_batch(builder, state, batch))
+    emit_states(builder, kind, given, [state], out, attention=attention)
+    builder.values[node] = out
 
 
 def _part(builder: PlanBuilder, node: fx.Node, source: fx.Node, index: int) -> None:
