@@ -73,6 +73,12 @@ def same(model: nn.Module, fast: Any) -> None:
             torch.testing.assert_close(fast(**given), model(**given))
 
 
+@pytest.mark.parametrize("rows", [2, 3])
+def test_an_example_of_few_rows_has_one_row_cut_from_it(rows: int) -> None:
+    model = SqueezeAll().eval()
+    same(model, recfx.optimize(model, example_inputs=ids(rows), measure=False))
+
+
 @pytest.mark.parametrize("rows", [1, 6])
 @pytest.mark.parametrize("name", MODELS)
 def test_both_plans_are_native_and_equal_the_model(name: str, rows: int) -> None:
