@@ -1,4 +1,4 @@
-"""One step of a GRU with attention (AUGRU), as people write it.
+"""One step of a GRU with attention (AUGRU), in the spellings of models.
 
     r = sigmoid(r_x + r_h), u = a * sigmoid(u_x + u_h), c = tanh(n_x + r * n_h)
     h' = (1 - u) * h + u * c    or    h + u * (c - h)    or    h - u * h + u * c

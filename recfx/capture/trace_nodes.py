@@ -234,7 +234,7 @@ def _track_fully(tensor: torch.Tensor, proxy: Any, tracer: Any) -> None:
 
 
 def _is_recordable(func: Any) -> bool:
-    """Whether an operator gives one tensor that depends on nothing but the forms of its operands."""
+    """Whether an operator gives one tensor that depends only on the forms of its operands."""
     if not isinstance(func, torch._ops.OpOverload) or func.namespace not in NAMESPACES or func in _REFUSED:
         return False
     if _is_factory(func):

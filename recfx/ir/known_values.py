@@ -26,7 +26,7 @@ READS_MEMORY = (
     _aten.set_.source_Tensor,
     _aten.sym_storage_offset.default,
 )
-#: Namespaces of operators whose fake kernels see nothing but the forms of their operands.
+#: Namespaces of operators whose fake kernels see only the forms of their operands.
 NAMESPACES = ("aten", "recfx")
 #: Types of arguments that are their own form.
 PLAIN = (bool, int, float, complex, str, type(None), torch.dtype, torch.device, torch.layout, torch.memory_format)

@@ -143,7 +143,10 @@ def _output(region: Region, value: Any, results: list[fx.Node]) -> Callable[[Seq
         return lambda values, made: state
     code = InputSizes(region).code(value.meta["val"])
     if code is None:
-        raise TargetError(f"{value.name} does not follow from the sizes of the region's inputs")
+        raise TargetError(
+            f"{value.name} does not follow from the sizes of the region's inputs",
+            hint="give the region to another backend, such as 'eager'",
+        )
     names = ", ".join(f"x{i}" for i in range(len(inputs)))
     size: Callable[..., Any] = eval(f"lambda {names}: {code}", {})
     return lambda values, made: size(*values)

@@ -76,7 +76,10 @@ def export(region: Region) -> Exported:
             program = torch.export.export(fx.GraphModule(root, copied.graph), inputs, dynamic_shapes=shapes)
     except Exception as error:
         line = str(error).strip().partition("\n")[0]
-        raise TargetError(f"torch cannot export the region: {type(error).__name__}: {line[:200]}") from error
+        raise TargetError(
+            f"torch cannot export the region: {type(error).__name__}: {line[:200]}",
+            hint="give the region to another backend, such as 'eager'",
+        ) from error
     by_name = {node.name: node for node in region.graph.nodes}
     return Exported(program, tuple(used), tuple(by_name[name] for name in (n.name for n in results)), state)
 
@@ -111,7 +114,10 @@ def _inputs(nodes: list[fx.Node]) -> tuple[tuple[torch.Tensor, ...], tuple[dict[
                 continue
             linear = linear_size(size, ())
             if linear is None:
-                raise TargetError(f"the size {size} of an input is not linear in a dimension")
+                raise TargetError(
+                    f"the size {size} of an input is not linear in a dimension",
+                    hint="give the region to another backend, such as 'eager'",
+                )
             symbol, factor, base = linear
             if symbol not in dims:
                 sizes[symbol] = _FIRST_SIZE + 2 * len(dims)

@@ -62,7 +62,10 @@ class OpenVINOBackend(Backend):
         try:
             converted = converter.finish()
         except RuntimeError as error:
-            raise TargetError(f"OpenVINO cannot build the region: {str(error).strip()[:300]}") from error
+            raise TargetError(
+                f"OpenVINO cannot build the region: {str(error).strip()[:300]}",
+                hint="give the region to another backend, such as 'eager'",
+            ) from error
         requests = None if converted.model is None else Requests(converted.model, "f32")
         if requests is not None:
             slot = requests.take(torch.get_num_threads())
