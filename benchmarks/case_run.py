@@ -20,7 +20,8 @@ from benchmarks.limits import PRECISIONS, Work, count_work, limit_of
 from benchmarks.peer import Peer, Run
 from benchmarks.results import Bound, Measurement, Point, Results
 from benchmarks.settings import BASELINE, Settings, Watcher
-from recfx.cost.timing import Comparison, compare
+from recfx.cost.comparison import Comparison
+from recfx.cost.timing import compare
 from recfx.errors import MeasureError
 
 _CHECKED_SETS = 16

@@ -10,8 +10,9 @@ from typing import Any, Self
 
 from benchmarks.accuracy import Error
 from benchmarks.limits import Limit, Work
+from recfx.cost.bootstrap import Ratio
+from recfx.cost.comparison import Timing
 from recfx.cost.machine import Machine
-from recfx.cost.timing import Ratio, Timing
 from recfx.errors import InputError
 
 _FORMAT = 2

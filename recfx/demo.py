@@ -12,7 +12,8 @@ import torch
 from torch import Tensor, nn
 
 from recfx.compiled import CompiledModel
-from recfx.cost.timing import Comparison, compare
+from recfx.cost.comparison import Comparison
+from recfx.cost.timing import compare
 from recfx.data import ClickFigures, Interval, auc_difference, evaluate_ctr, predict, train_ctr
 from recfx.demo_tasks import Task, task_for
 from recfx.ir.printer import human_bytes

@@ -9,7 +9,8 @@ from typing import Any
 
 import torch
 
-from recfx.cost.timing import Comparison, compare, is_clearly_faster
+from recfx.cost.comparison import Comparison
+from recfx.cost.timing import compare, is_clearly_faster
 from recfx.driver.cost_model import keep_times
 from recfx.driver.parts import Parts
 from recfx.driver.plan_times import region_seconds, rows_of

@@ -11,7 +11,8 @@ import numpy as np
 import pytest
 import torch
 
-from recfx.cost.timing import Comparison, Timing, compare
+from recfx.cost.comparison import Comparison, Timing
+from recfx.cost.timing import compare
 from recfx.errors import MeasureError, RecfxError
 
 MS = 1_000_000

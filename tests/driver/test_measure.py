@@ -12,7 +12,8 @@ from models import TinyCtr, tiny_inputs
 from torch import nn
 
 import recfx
-from recfx.cost.timing import Comparison, compare
+from recfx.cost.comparison import Comparison
+from recfx.cost.timing import compare
 from recfx.driver.measure import do_no_harm
 from recfx.driver.parts import Parts
 
