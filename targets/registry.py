@@ -11,6 +11,7 @@ from recfx.targets.base import Backend
 BUILT_IN = {
     "native": ("recfx.targets.native", "NativeBackend"),
     "openvino": ("recfx.targets.openvino", "OpenVINOBackend"),
+    "onnxruntime": ("recfx.targets.onnxruntime", "OnnxruntimeBackend"),
     "inductor": ("recfx.targets.inductor", "InductorBackend"),
     "eager": ("recfx.targets.eager", "EagerBackend"),
 }
