@@ -30,6 +30,7 @@ if TYPE_CHECKING:
         TargetError,
         VerificationError,
     )
+    from recfx.export import export_onnx
     from recfx.ir import Exactness, Program
     from recfx.optimizer import optimize
     from recfx.pipeline import Miss, Pass, PassContext, PassSpec, Pipeline, register
@@ -54,6 +55,7 @@ _PUBLIC = {
     "TargetError": "recfx.errors",
     "VerificationError": "recfx.errors",
     "explain": "recfx.compiled",
+    "export_onnx": "recfx.export",
     "load": "recfx.compiled",
     "optimize": "recfx.optimizer",
     "register": "recfx.pipeline",
@@ -79,6 +81,7 @@ __all__ = [
     "TargetError",
     "VerificationError",
     "explain",
+    "export_onnx",
     "load",
     "optimize",
     "register",

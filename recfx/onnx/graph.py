@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from typing import Any
 
 import torch
@@ -135,7 +135,10 @@ class OnnxGraph:
         return self._helper.make_graph(self._nodes, name, self._inputs, self._outputs, initializer=self._initializers)
 
     def model(self, producer: str) -> Any:
-        """The finished model, an `onnx.ModelProto`."""
+        """The finished model, an `onnx.ModelProto`, without constants that no node reads."""
+        used = set(_read_names(self._nodes))
+        self._initializers = [held for held in self._initializers if held.name in used]
+        self.state = {name: inside for name, inside in self.state.items() if inside in used}
         opsets = [self._helper.make_opsetid("", OPSET)]
         return self._helper.make_model(
             self.as_graph("recfx"), opset_imports=opsets, ir_version=IR_VERSION, producer_name=producer
@@ -148,6 +151,15 @@ class OnnxGraph:
         held.name, held.data_type = name, code_of(dtype)
         held.dims.extend(int(size) for size in shape)
         return held
+
+
+def _read_names(nodes: Iterable[Any]) -> Iterator[str]:
+    """The names that nodes read, those in branches included."""
+    for node in nodes:
+        yield from node.input
+        for attribute in node.attribute:
+            yield from _read_names(attribute.g.node)
+            yield from (place.name for place in attribute.g.output)
 
 
 def _raw(tensor: torch.Tensor) -> bytes:

@@ -116,7 +116,8 @@ class _Translator:
         if reasons:
             raise Refusals(reasons)
         outputs = self._outputs()
-        return Translation(self.graph.model(PRODUCER), inputs, outputs, self.graph.state, self.tables)
+        model = self.graph.model(PRODUCER)
+        return Translation(model, inputs, outputs, self.graph.state, self.tables)
 
     def _unknown(self, node: fx.Node) -> list[fx.Node]:
         """The operands without a value: inputs that ONNX lacks, and results of refused operators."""

@@ -178,7 +178,7 @@ def test_an_absent_package(absent: str, monkeypatch: pytest.MonkeyPatch) -> None
     assert "recfx[onnxruntime]" in str(BACKENDS["onnxruntime"].unavailable())
     with pytest.raises(TargetError, match=r"cannot run here\n.*pip install"):
         recfx.optimize(TinyCtr(), "onnxruntime", example_inputs=tiny_inputs(6))
-    assert [backend.name for backend in resolve("cpu")] == ["native", "eager"]
+    assert "onnxruntime" not in [backend.name for backend in resolve("cpu")]
 
 
 def test_a_package_that_breaks_on_import(monkeypatch: pytest.MonkeyPatch) -> None:

@@ -250,7 +250,13 @@ def _same(call: Call) -> str:
 
 _SAME: tuple[Any, ...] = (
     *(_aten.contiguous.default, _aten.clone.default, _aten.alias.default, _aten.detach.default, _aten.positive.default),
-    *(_aten.lift_fresh_copy.default, _aten.resolve_conj.default, _aten.resolve_neg.default, _aten.lift_fresh.default),
+    *(
+        _aten.detach_.default,
+        _aten.lift_fresh_copy.default,
+        _aten.resolve_conj.default,
+        _aten.resolve_neg.default,
+        _aten.lift_fresh.default,
+    ),
 )
 rule(*_SAME)(_same)
 

@@ -18,7 +18,7 @@ from recfx.onnx.rules.products import linear_of
 from recfx.onnx.rules.whole_products import whole_product
 from recfx.onnx.sizes import reshape_like
 from recfx.onnx.types import code_of
-from recfx.ops import attention, cross, mlp
+from recfx.ops import attention, cin, cross, mlp
 
 _F32 = torch.float32
 
@@ -128,6 +128,26 @@ def cross_(call: Call) -> str:
             between = _widened(held, fake_of(nodes[layer.inner]).shape[0])
         x = graph.op("Add", graph.op("Mul", x0, product(call, inner, between, weight, bias, scale)), x)
     return x
+
+
+@rule(cin.cin)
+def cin_(call: Call) -> str:
+    """A layer of a compressed interaction network: all products of maps and fields, and a linear layer over them."""
+    graph, x0, x = call.graph, call.fake("x0"), call.fake("x")
+    maps, fields, dim = int(x.shape[1]), int(x0.shape[1]), int(x.shape[2])
+    sides = (
+        graph.op("Unsqueeze", call.tensor("x"), graph.whole(2)),
+        graph.op("Unsqueeze", call.tensor("x0"), graph.whole(1)),
+    )
+    outer = graph.op("Reshape", graph.op("Mul", *sides), graph.whole(-1, maps * fields, dim))
+    if call["triangle"]:
+        positions = torch.tensor(cin.triangle_positions(fields), dtype=torch.int64)
+        outer = graph.op("Gather", outer, graph.constant(positions), axis=1)
+    columns = graph.op("Transpose", outer, perm=[0, 2, 1])
+    count = cin.product_count(maps, fields, call["triangle"])
+    held = x.new_empty((x.shape[0], dim, count))
+    made = chain(call, columns, held, mlp.decode(call["layers"], call["numbers"]))
+    return graph.op("Transpose", made, perm=[0, 2, 1])
 
 
 def _part(call: Call, number: int, query: str, keys: str) -> str:
