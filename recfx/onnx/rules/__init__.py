@@ -5,6 +5,7 @@ from __future__ import annotations
 from recfx.onnx.rule import RULES
 from recfx.onnx.rules import (
     arithmetic,
+    bits,
     comparisons,
     convolution,
     creation,
@@ -28,6 +29,7 @@ FUSED = frozenset(str(target.name()) for target in RULES if str(target).startswi
 __all__ = [
     "FUSED",
     "arithmetic",
+    "bits",
     "comparisons",
     "convolution",
     "creation",

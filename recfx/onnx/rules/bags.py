@@ -8,6 +8,7 @@ import torch
 
 from recfx.formats.rowwise import TAIL_BYTES, row_bytes
 from recfx.onnx.rule import Call, fake_of
+from recfx.onnx.rules.bits import every, half_of
 from recfx.onnx.rules.indexing import whole_positions
 from recfx.ops.lookup import MEAN, Feature
 
@@ -22,13 +23,8 @@ def decoded(call: Call, rows: str, dtype: torch.dtype, f: Feature) -> str:
         return call.cast(rows, dtype, _F32)
     end = row_bytes(f.bits, f.dim) - TAIL_BYTES
     axis = graph.whole(-1)
-    low, high = (
-        graph.op("Cast", graph.op("Slice", rows, graph.whole(end + at), graph.whole(end + TAIL_BYTES), axis, graph.whole(2)), to=6)
-        for at in range(2)
-    )  # fmt: skip
-    place = graph.op("Add", low, graph.op("Mul", high, graph.scalar(256, torch.int32)))
-    halves = torch.arange(1 << 16, dtype=torch.int32).to(torch.int16).view(torch.float16).float()
-    tail = graph.op("Gather", graph.constant(halves), place)
+    tails = graph.op("Slice", rows, graph.whole(end), graph.whole(end + TAIL_BYTES), axis)
+    tail = half_of(graph, every(graph, tails, 0, 2), every(graph, tails, 1, 2))
     codes = graph.op("Slice", rows, graph.whole(0), graph.whole(end), axis)
     scale, bias = (graph.op("Slice", tail, graph.whole(at), graph.whole(at + 1), axis) for at in range(2))
     numbers = _codes(call, codes, f)
@@ -75,7 +71,8 @@ class Bags:
         ends = graph.op("Sub", graph.op("Concat", inner, end, axis=0), first)
         self._bags = graph.op("Shape", ends)
         ends = graph.op("Where", wrong, graph.whole(_MOST), ends)
-        self._count = graph.op("Sub", end, first)
+        within = graph.op("Max", graph.op("Sub", end, first), graph.whole(0))
+        self._count = graph.op("Min", within, count)  # wrong offsets may lie anywhere; the error is that of their bags
         self._numbers = graph.op("Unsqueeze", self._bag_numbers(ends), graph.whole(1))
 
     def _bounds(self, f: Feature, offsets: str, count: str) -> tuple[str, str, str]:

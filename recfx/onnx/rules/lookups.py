@@ -33,11 +33,10 @@ def embedding_bag(call: Call) -> list[str | None]:
     if mode not in (0, 1):
         raise Untranslated("the maximum of a bag")
     padding = call.given.get("padding_idx")
-    rows = fixed(weight.shape[0], "a table")
     feature = Feature(
         0, 0, int(weight.shape[1]), 0, length=-1, offsets=0, last=bool(call["include_last_offset"]),
         weights=0 if call["per_sample_weights"] is not None else -1, pooling=MEAN if mode else SUM,
-        padding=-1 if padding is None else padding % rows,
+        padding=-1 if padding is None else padding % fixed(weight.shape[0], "a table with padding"),
     )  # fmt: skip
     length = _equal_lengths(call)
     ids, factors = call["indices"], call["per_sample_weights"]
