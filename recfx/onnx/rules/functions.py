@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 import math
 from collections.abc import Callable
 from typing import Any
@@ -126,7 +127,23 @@ def exp2(call: Call) -> str:
 @rule(_aten.gelu.default)
 def gelu(call: Call) -> str:
     """GELU, exact or by tanh."""
-    return call.graph.op("Gelu", call.tensor("self"), approximate=call["approximate"])
+    return gelu_of(call, call.tensor("self"), call["approximate"])
+
+
+@functools.cache
+def _gelu_of_infinity_is_nan() -> bool:
+    """Whether torch's exact GELU gives NaN for infinity, as its vectorised kernels do."""
+    return bool(torch.nn.functional.gelu(torch.full((64,), math.inf)).isnan().all())
+
+
+def gelu_of(call: Call, value: str, approximate: str) -> str:
+    """GELU, exact or by tanh, with torch's result for infinity."""
+    made = call.graph.op("Gelu", value, approximate=approximate)
+    if approximate == "none" and _gelu_of_infinity_is_nan():
+        made = call.graph.op(
+            "Add", made, call.graph.op("Sub", value, value)
+        )  # the difference is 0, or NaN for infinities
+    return made
 
 
 def silu_of(call: Call, value: str) -> str:

@@ -12,7 +12,7 @@ from typing import Any
 import torch
 
 from recfx.onnx.rule import Call, fake_of, rule
-from recfx.onnx.rules.functions import silu_of
+from recfx.onnx.rules.functions import gelu_of, silu_of
 from recfx.onnx.rules.layers import normalized
 from recfx.onnx.rules.products import linear_of
 from recfx.onnx.rules.whole_products import whole_product
@@ -64,7 +64,7 @@ def _activated(call: Call, y: str, layer: mlp.Layer, params: Sequence[str]) -> s
         case "relu" | "sigmoid" | "tanh":
             return graph.op(layer.activation.capitalize(), y)
         case "gelu" | "gelu-tanh":
-            return graph.op("Gelu", y, approximate="tanh" if layer.activation == "gelu-tanh" else "none")
+            return gelu_of(call, y, "tanh" if layer.activation == "gelu-tanh" else "none")
         case "silu":
             return silu_of(call, y)
         case "leaky-relu":
