@@ -85,7 +85,7 @@ def match_lookup(ctx: PassContext, node: fx.Node, lead: int) -> list[Read] | Mis
         return refused
     if call.target in EMBEDDING_BAGS:
         return _bag(ctx, call, lead)
-    if call.target is _aten.index_select.default and call.args[1] != 0:
+    if call.target is _aten.index_select.default and call.args[1] not in (0, -2):
         return Miss("it selects along another dimension than the rows")
     return _rows(ctx, table, call.args[2 if call.target is _aten.index_select.default else 1], lead)
 
