@@ -9,7 +9,7 @@ import torch
 from torch import fx
 
 from recfx.errors import IdError
-from recfx.ir.op_sets import COPIES, PERMUTATIONS, REGROUPINGS, SLICES, SPLITS
+from recfx.ir.op_sets import COPIES, JOINS, PERMUTATIONS, REGROUPINGS, SLICES, SPLITS
 from recfx.ir.provenance import where
 from recfx.ir.region import Region
 from recfx.runtime.flat import flat_function
@@ -18,9 +18,7 @@ from recfx.targets.region_sizes import is_size
 _aten = torch.ops.aten
 
 #: Operators that move integers without computing any.
-_MOVES = frozenset(
-    (*REGROUPINGS, *PERMUTATIONS, *SLICES, *COPIES, *SPLITS, _aten.select.int, _aten.cat.default, _aten.stack.default)
-)
+_MOVES = frozenset((*REGROUPINGS, *PERMUTATIONS, *SLICES, *COPIES, *SPLITS, *JOINS, _aten.select.int))
 _GETITEM = "getitem"
 
 

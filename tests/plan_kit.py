@@ -21,6 +21,7 @@ from recfx.targets.native.steps import Slot, Step
 Function = Callable[..., Any]
 X, WIDE, IDS = torch.randn(4, 6), torch.randn(4, 3, 6), torch.arange(12).reshape(4, 3) % 5
 TABLE = torch.randn(5, 8)
+GATES = [torch.randn(15, 6), torch.randn(15, 5), torch.randn(15), torch.randn(15)]
 
 #: Functions whose plans have steps of many kinds.
 FUNCTIONS: dict[str, tuple[Function, list[torch.Tensor]]] = {
@@ -37,6 +38,7 @@ FUNCTIONS: dict[str, tuple[Function, list[torch.Tensor]]] = {
     "bags": (lambda i: torch.cat([functional.embedding(i[:, k], TABLE) for k in range(3)], 1), [IDS]),
     "order": (lambda x: (x.topk(2, 1).indices, x.sort(2).values), [WIDE]),
     "windows": (lambda x: functional.conv1d(x.repeat(1, 1, 3), torch.ones(5, 3, 4)), [WIDE]),
+    "recurrent layers": (lambda x: torch.gru(x, x.new_zeros(1, x.shape[0], 5), GATES, True, 1, 0.0, False, False, True)[0], [WIDE]),
     "interactions": (lambda x: functional.conv1d(_outer(x), torch.ones(4, 9, 1)), [WIDE]),
     "numbers": (lambda x: torch.arange(x.shape[0]) * 2 + x[:, 0], [X]),
     "dots": (lambda x: torch.cat([x[:, 0], _pairs(x)], 1), [WIDE]),

@@ -33,7 +33,9 @@ def test_exact_passes_keep_every_bit(name: str) -> None:
         model, example_inputs=model.example_inputs(6), pipeline=EXACT_PIPELINE, verify="numeric", measure=False
     )
     assert fast.report.exactness == "exact"
-    assert all("which may be faster, was left out" in notice for notice in fast.report.notices)
+    idle = [notice for notice in fast.report.notices if " changed nothing: " in notice]
+    assert len(idle) in (0, len(fast.report.passes))
+    assert all("which may be faster, was left out" in notice for notice in fast.report.notices if notice not in idle)
     assert fast.program.signature.dims["batch"] == (1, 65536)
     for batch in BATCHES:
         inputs = model.example_inputs(batch, zipf=1.2, seed=batch)

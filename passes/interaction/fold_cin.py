@@ -24,7 +24,7 @@ from recfx.ops.cin import cin, product_count, triangle_positions
 from recfx.ops.mlp import Layer, encode
 from recfx.passes._linear import rounded
 from recfx.passes._match import argument, only_user
-from recfx.passes._properties import CANONICAL, QUANTISED
+from recfx.passes._properties import CANONICAL
 from recfx.passes.interaction.linear_cin import LinearCin, Pooled, layer_behind, linear_cin, pooled_parts, readers
 from recfx.pipeline import Miss, Pass, PassContext, PassSpec, apply_rules, register
 
@@ -42,7 +42,7 @@ class FoldCin(Pass):
         changes_state=True,
         prefers=CANONICAL,
         avoids=frozenset({"linears-fused"}),
-        forbids=QUANTISED,
+        forbids=frozenset({"linears-quantised"}),
     )
 
     def run(self, program: Program, ctx: PassContext) -> None:

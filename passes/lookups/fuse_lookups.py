@@ -27,6 +27,7 @@ from recfx.passes._match import value
 from recfx.passes._properties import CANONICAL
 from recfx.passes.lookups.buffer_layout import Downstream, Layout, Part, join_lead, layout_of, runs
 from recfx.passes.lookups.id_columns import columns_in, rows_of
+from recfx.passes.lookups.jagged_lookups import drop_checked_starts
 from recfx.passes.lookups.layouts import Layouts
 from recfx.passes.lookups.lookup import Read, is_lookup, match_lookup
 from recfx.passes.lookups.write_buffer import make_room, serve, write_buffer
@@ -66,6 +67,7 @@ class FuseLookups(Pass):
             _share(ctx, buffer)
         for group in _independent(ctx):
             self._group(ctx, group)
+        drop_checked_starts(ctx)
         ctx.sweep()
 
     def _group(self, ctx: PassContext, group: list[tuple[fx.Node, int, list[Read]]]) -> None:

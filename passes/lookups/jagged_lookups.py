@@ -7,6 +7,7 @@ unsplit values, with offsets over all bags of all keys.
 from __future__ import annotations
 
 import dataclasses
+import operator
 from typing import Any
 
 import torch
@@ -15,8 +16,10 @@ from torch import fx
 from recfx.ir.access import argument_of, tensor_of
 from recfx.ir.op_sets import SLICES
 from recfx.ir.sizes import same_size
+from recfx.ops.lookup import grouped_lookup
 from recfx.passes._match import argument, value
-from recfx.passes.lookups.key_parts import behind_zero, is_by_key, key_part, split_part
+from recfx.passes.lookups.key_parts import behind_zero, is_by_key, key_part, key_sums, split_part
+from recfx.pipeline import PassContext
 
 _aten = torch.ops.aten
 
@@ -65,6 +68,28 @@ def keyed_bag(ids: Any, offsets: Any, weights: Any, last: bool) -> KeyedBag | No
         factors = other.values
     view = part.lengths
     return KeyedBag(part.values, argument_of(view, 0, fx.Node), factors, part.key, int(tensor_of(view).shape[0]))
+
+
+def drop_checked_starts(ctx: PassContext) -> None:
+    """Drops the assertions that the start of a key's entries is not negative where a lookup reads the bags by their lengths.
+
+    The lookup refuses lengths whose sums are negative, so it checks the same.
+    """
+    read = {n for lookup in ctx.nodes(grouped_lookup) for n in lookup.all_input_nodes}
+    for offsets in list(read):
+        sums = behind_zero(offsets)
+        if sums is not None:
+            read.add(sums.args[0])
+    for node in ctx.nodes(_aten._assert_scalar.default):
+        condition: Any = node.args[0]
+        if not isinstance(condition, fx.Node) or condition.target is not operator.ge or condition.args[1] != 0:
+            continue
+        summed = key_sums(condition.args[0])
+        if summed is None:
+            continue
+        view, keys = summed
+        if not keys or (view is not None and is_by_key(view) and view.args[0] in read):
+            ctx.graph.erase_node(node)
 
 
 def _bag_lengths(offsets: Any) -> tuple[Any, int] | None:

@@ -118,10 +118,15 @@ class _Sources(TorchDispatchMode):
     Args:
         inputs: The tensors of the call.
         state: The model's parameters and buffers, by name.
+
+    Attributes:
+        numbers_of_inputs: Whether forward has read a number from a tensor that depends on an input. Any number that forward writes into a
+            tensor afterwards may depend on it.
     """
 
     def __init__(self, inputs: Sequence[torch.Tensor], state: Mapping[str, torch.Tensor]) -> None:
         super().__init__()
+        self.numbers_of_inputs = False
         # Tensors stay alive, so that no other tensor reuses their memory while the model runs.
         self._held: list[torch.Tensor] = []
         self._sources: dict[int, frozenset[str]] = {}
@@ -141,9 +146,19 @@ class _Sources(TorchDispatchMode):
         kwargs = kwargs or {}
         found = func(*args, **kwargs)
         read = _tensors((args, kwargs))
-        random = frozenset({_INPUT}) if torch.Tag.nondeterministic_seeded in func.tags else frozenset()
-        self._add(_tensors(found) + (read if func._schema.is_mutable else []), self.of(read) | random)
+        sources = self.of(read)
+        if torch.Tag.nondeterministic_seeded in func.tags or self._may_hold_numbers(func, args, kwargs, sources):
+            sources |= {_INPUT}
+        self._add(_tensors(found) + (read if func._schema.is_mutable else []), sources)
         return found
+
+    def _may_hold_numbers(self, func: Any, args: Any, kwargs: Any, sources: frozenset[str]) -> bool:
+        """Whether a result may hold a number that depends on an input: it comes from no known tensor, or from a number as well."""
+        if not self.numbers_of_inputs:
+            return False
+        numbers = {argument.name for argument in func._schema.arguments if "number" in str(argument.type)}
+        given = dict(zip((argument.name for argument in func._schema.arguments), args, strict=False)) | kwargs
+        return not sources or any(given.get(name) is not None for name in numbers)
 
     def _add(self, tensors: Sequence[torch.Tensor], sources: frozenset[str]) -> None:
         self._held += tensors
@@ -182,6 +197,7 @@ class _Recorder(_Places):
         value = func(*args, **(kwargs or {}))
         if func in _READS:
             sources = self._sources.of(_tensors((args, kwargs)))
+            self._sources.numbers_of_inputs |= _INPUT in sources
             # A trace of `tolist` reads one number after another, so each number has its own place.
             for number in pytree.tree_leaves(value):
                 place = self._place()

@@ -83,7 +83,7 @@ def known_rivals(rivals: Sequence[Backend], *, calibrate: bool) -> list[Backend]
         here = (cache_folder(), threads)
         calibration = _made.get(here) or known_calibration(threads)
         missing = [*built_in] if calibration is None else calibration.missing(built_in)
-        if missing and calibrate:
+        if missing and calibrate and calibrates():
             names = dict.fromkeys(["native", "eager", *built_in])
             present = [BACKENDS[name] for name in names if BACKENDS[name].unavailable() is None]
             calibration = _made[here] = _calibrated(present, calibration)

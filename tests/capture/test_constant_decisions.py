@@ -101,6 +101,10 @@ INPUT_RULES = {
     "through a buffer": lambda m, x: x if m.flag.clone().copy_(x.sum()) > 0 else -x,
     "through a view": lambda m, x: (w := torch.zeros(3), w[:1].add_(x.sum()), x if w.sum() > 0 else -x)[2],
     "loop": lambda m, x: sum(x[:, 0] * i for i in range(int(x.abs().max()) + 2)),
+    "through a number": lambda m, x: x if torch.scalar_tensor(x.sum().item()) > 0 else -x,
+    "through a list of numbers": lambda m, x: x if torch.tensor([x.sum().item(), 0.0]).max() > 0 else -x,
+    "through a number beside the state": lambda m, x: x if (m.flag * x.sum().item()).sum() > 0 else -x,
+    "through a filled tensor": lambda m, x: x if torch.full((2,), x.sum().item()).sum() > 0 else -x,
     "random": lambda m, x: x if torch.rand(1) > 0.5 else -x,
     "the batch": lambda m, x: x if torch.zeros(x.shape[0]).add(1).sum() > 3 else -x,
 }

@@ -21,7 +21,7 @@ from recfx.targets import BACKENDS
 @pytest.fixture(autouse=True)
 def _short(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
     """Three modules and a cache of the test's own."""
-    chosen = [s for s in subjects() if s.name in ("call", "fp32 product 16 x 64", "top-k")]
+    chosen = [s for s in subjects() if s.name in ("call", "fp32 product 16 x 64", "Fourier transform")]
     monkeypatch.setattr("recfx.cost.calibrate.subjects", lambda precisions: chosen)
     monkeypatch.setattr("recfx.cost.calibrate.measure_machine", lambda: here(torch.get_num_threads()))
     monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path))
@@ -33,7 +33,7 @@ BOTH = [BACKENDS["native"], BACKENDS["eager"]]
 def test_a_missing_calibration_is_made_once() -> None:
     found = calibrated(BOTH)
     assert set(found.backends) == {"native", "eager"}
-    assert "no kernel" in found.backends["native"].refused["top-k"]
+    assert "no kernel" in found.backends["native"].refused["Fourier transform"]
     assert not found.backends["eager"].refused
     assert len(found.handoffs) == 4
     assert calibrated(BOTH) == found == known_calibration(torch.get_num_threads())

@@ -66,13 +66,13 @@ def test_a_rule_that_gives_up_halfway_leaves_nothing(monkeypatch: pytest.MonkeyP
 
 def test_plans_share_what_they_pack(monkeypatch: pytest.MonkeyPatch) -> None:
     packed: list[Tensor] = []
-    pack = Packer._pack
+    pack = Packer.pack
 
     def counted(self: Packer, weight: Tensor) -> Tensor:
         packed.append(weight)
         return pack(self, weight)
 
-    monkeypatch.setattr(Packer, "_pack", counted)
+    monkeypatch.setattr(Packer, "pack", counted)
 
     def function(x: Tensor, w: Tensor, b: Tensor) -> Tensor:
         middle = torch.nn.functional.linear(x, w, b).logcumsumexp(1)  # which has no kernel

@@ -79,7 +79,7 @@ def test_the_dry_run_packs_and_copies_no_weight(name: str, monkeypatch: pytest.M
     model: Any = MODELS[name].small().eval()  # type: ignore[attr-defined]
     program = Pipeline(NATIVE_PIPELINE).run(capture(model, model.example_inputs(5), {})).program
     packed: list[Tensor] = []
-    monkeypatch.setattr(Packer, "_pack", lambda self, weight: packed.append(weight))
+    monkeypatch.setattr(Packer, "pack", lambda self, weight: packed.append(weight))
     with _Copies() as copies:
         verdicts = NATIVE.supports(program)
     assert any(verdicts.values())

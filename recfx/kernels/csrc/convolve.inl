@@ -1,5 +1,6 @@
 // Convolutions whose windows move by one element along contiguous rows. They read the windows in place.
 #pragma once
+#include "kernels.h"
 #include "simd.inl"
 
 namespace recfx {

@@ -1,5 +1,6 @@
 // The positions of the first elements along an axis, in order.
 #pragma once
+#include "kernels.h"
 #include "simd.inl"
 
 namespace recfx {

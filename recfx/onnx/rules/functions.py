@@ -9,6 +9,7 @@ from typing import Any
 
 import torch
 
+from recfx.ir.op_sets import COPIES
 from recfx.onnx.rule import Call, rule
 from recfx.onnx.types import WHOLE, Untranslated
 
@@ -266,8 +267,9 @@ def _same(call: Call) -> str:
 
 
 _SAME: tuple[Any, ...] = (
-    *(_aten.contiguous.default, _aten.clone.default, _aten.alias.default, _aten.detach.default, _aten.positive.default),
     *(
+        *COPIES,
+        _aten.positive.default,
         _aten.detach_.default,
         _aten.lift_fresh_copy.default,
         _aten.resolve_conj.default,

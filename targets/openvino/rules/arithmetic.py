@@ -9,6 +9,7 @@ from typing import Any
 
 import torch
 
+from recfx.ir.op_sets import COPIES
 from recfx.targets.openvino.rules.elementwise import keep_nan
 from recfx.targets.openvino.rules.registry import Unsupported, rule
 
@@ -171,8 +172,8 @@ def _to_copy(b: Any, self: Any, **options: Any) -> Any:
 
 
 @rule(
-    *(_aten.clone.default, _aten.alias.default, _aten.detach.default, _aten.contiguous.default),
-    *(_aten.lift_fresh_copy.default,),
+    *COPIES,
+    _aten.lift_fresh_copy.default,
     integers=True,
 )
 def _copy(b: Any, self: Any, *, memory_format: Any = None) -> Any:

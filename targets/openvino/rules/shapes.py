@@ -7,6 +7,7 @@ from typing import Any
 
 import torch
 
+from recfx.ir.op_sets import REGROUPINGS
 from recfx.targets.openvino.rules.registry import Unsupported, rule
 
 _aten = torch.ops.aten
@@ -34,8 +35,7 @@ def to_result_shape(b: Any, x: Any) -> Any:
 
 
 @rule(
-    *(_aten.reshape.default, _aten.view.default, _aten._unsafe_view.default, _aten.flatten.using_ints),
-    *(_aten.unflatten.int, _aten.unsqueeze.default, _aten.squeeze.default, _aten.squeeze.dim, _aten.squeeze.dims),
+    *REGROUPINGS,
     integers=True,
 )
 def _regrouped(b: Any, self: Any, *_: Any, **__: Any) -> Any:
