@@ -13,7 +13,7 @@ import torch
 from recfx.onnx.types import CODES
 
 #: The first and the last version of ONNX Runtime with which the tests have run.
-OLDEST, NEWEST = (1, 24), (1, 31)
+OLDEST, NEWEST = (1, 31), (1, 31)
 
 INSTALL = 'pip install "recfx[onnxruntime]"'
 
