@@ -20,7 +20,13 @@ from pathlib import Path
 
 ROOT = Path(__file__).parents[1]
 SOURCES = ROOT / "recfx" / "kernels" / "csrc"
-TESTS = ("tests/targets", "tests/retrieval")
+#: The tests of the kernels; those of other backends run none of this library's code.
+TESTS = (
+    *(str(path.relative_to(ROOT)) for path in sorted((ROOT / "tests" / "targets").glob("test_native_*.py"))),
+    "tests/retrieval",
+)
+#: Plugins of pytest in every process of a run.
+PLUGINS = ("-p", "without_openvino")
 #: -O2 is the lowest level that contracts products and sums; otherwise the functions of a level with such instructions
 #: are less exact.
 FLAGS = ["-O2", "-g1", "-fPIC", "-fno-omit-frame-pointer", "-fvisibility=hidden"]
@@ -102,7 +108,19 @@ def _of_compiler(name: str) -> str:
 
 def main(level: str, *arguments: str) -> int:
     library = build(level)
-    command = [sys.executable, "-m", "pytest", "-q", "-x", "-n", "auto", "--dist", "worksteal", *(arguments or TESTS)]
+    command = [
+        sys.executable,
+        "-m",
+        "pytest",
+        "-q",
+        "-x",
+        "-n",
+        "auto",
+        "--dist",
+        "worksteal",
+        *PLUGINS,
+        *(arguments or TESTS),
+    ]
     with tempfile.TemporaryDirectory() as folder:
         reports = Path(folder) / "report"
         code = subprocess.run(command, cwd=ROOT, env=environment(level, library, reports), check=False).returncode
