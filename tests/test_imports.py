@@ -45,6 +45,7 @@ ALLOWED: dict[str, set[str]] = {
     "data": {"bootstrap", "errors", "progress", "zoo"},
     "learn": {"data", "errors", "formats", "kernels", "ops", "progress", "retrieval", "zoo"},
     "retrieval": {"errors", "formats", "kernels", "progress", "version"},
+    "serve": {"compiled", "errors", "retrieval"},
     "driver": {
         *("analysis", "capture", "cost", "errors", "formats", "ir", "ops", "passes", "pipeline", "placement"),
         *("fewer_collections", "progress", "runtime", "targets", "version"),
@@ -71,6 +72,7 @@ ALLOWED: dict[str, set[str]] = {
         "pipeline",
         "preconditions",
         "model_files",
+        "serve",
         "version",
     },
     "testing": {"capture", "errors", "formats", "ir", "ops", "passes", "pipeline", "runtime", "targets"},
@@ -231,12 +233,26 @@ def test_an_allowed_import_is_left_alone(room: str, source: str) -> None:
     assert not forbidden(source, room, ["recfx", room])
 
 
-@pytest.mark.skipif(not (ROOT / "serve" / "policies").exists(), reason="no serve/policies yet")
-def test_policies_are_pure() -> None:
+#: Part of the room serve -> what it may import of torch and recfx; other parts may import what the room may.
+SERVE_PARTS = {"policies": ("recfx.serve.policies",)}
+
+
+@pytest.mark.parametrize("part", SERVE_PARTS)
+def test_parts_of_serve_import_only_what_they_may(part: str) -> None:
+    allowed = SERVE_PARTS[part]
+    for file in sorted((ROOT / "serve" / part).rglob("*.py")):
+        names = [
+            n for n in imports(ast.parse(file.read_text()), package_of(file)) if n.split(".")[0] in ("torch", "recfx")
+        ]
+        wrong = [n for n in names if not any(n == entry or n.startswith(f"{entry}.") for entry in allowed)]
+        assert not wrong, f"{file} imports {wrong}"
+
+
+def test_policies_own_no_clock_and_no_random_state() -> None:
     for file in sorted((ROOT / "serve" / "policies").rglob("*.py")):
-        names = list(imports(ast.parse(file.read_text()), package_of(file)))
-        outside = [n for n in names if n.split(".")[0] in ("torch", "recfx")]
-        assert all(n.startswith("recfx.serve.policies") for n in outside), file
+        names = set(imports(ast.parse(file.read_text()), package_of(file)))
+        assert not {n for n in names if n.split(".")[0] in ("time", "datetime", "numpy", "threading", "asyncio")}, file
+        assert not {n for n in names if n.split(".")[0] == "random"} - {"random.Random"}, file
 
 
 def test_import_adds_little_to_torch() -> None:

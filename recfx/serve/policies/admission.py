@@ -1,0 +1,91 @@
+"""Admission control: a request whose deadline cannot be met is rejected when it arrives, in microseconds (Clockwork, OSDI 2020)."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import NamedTuple
+
+from recfx.serve.policies._checks import check_count, check_number
+from recfx.serve.policies.times import ServiceTimes, TimeCorrection
+
+
+class Verdict(NamedTuple):
+    """The decision about one request.
+
+    Attributes:
+        admitted: Whether it joins the queue.
+        reason: "" if admitted; "queue" if the queue is full, "deadline" if the answer would be too late.
+        seconds: Predicted time until the answer.
+    """
+
+    admitted: bool
+    reason: str
+    seconds: float
+
+
+@dataclass(frozen=True)
+class AdmissionConfig:
+    """Limits of admission.
+
+    Attributes:
+        most_waiting: Requests in the queue at most.
+        most_rows: Rows of a batch, with which the queue is computed.
+        margin: The share that is added to a predicted time before it is compared with a deadline.
+        reserve_seconds: Time between the end of a call and the client's answer.
+    """
+
+    most_waiting: int = 1024
+    most_rows: int = 4096
+    margin: float = 0.1
+    reserve_seconds: float = 0.0
+
+    def __post_init__(self) -> None:
+        check_count("most_waiting", self.most_waiting)
+        check_count("most_rows", self.most_rows)
+        check_number("margin", self.margin, 0.0)
+        check_number("reserve_seconds", self.reserve_seconds, 0.0)
+
+
+class Admission:
+    """Admits the requests of one replica.
+
+    Attributes:
+        times: Seconds of a call by rows; assign those of another variant when the variant changes.
+        cores: Calls at a time.
+        correction: Measured over predicted times.
+    """
+
+    def __init__(self, times: ServiceTimes, cores: int = 1, config: AdmissionConfig | None = None) -> None:
+        check_count("cores", cores)
+        self.times = times
+        self.cores = cores
+        self.config = config or AdmissionConfig()
+        self.correction = TimeCorrection()
+
+    def decide(
+        self, rows: int, deadline: float, waiting: int, waiting_rows: int, first_free: float, now: float
+    ) -> Verdict:
+        """Whether a request joins the queue.
+
+        Args:
+            rows: Its candidates.
+            deadline: When its answer must be there; infinity without a deadline.
+            waiting: Requests in the queue.
+            waiting_rows: Their rows.
+            first_free: When the first core is free; a time in the past if one is.
+            now: The present time.
+        """
+        if waiting >= self.config.most_waiting:
+            return Verdict(False, "queue", 0.0)
+        seconds = self.predicted(rows, waiting_rows, first_free - now)
+        if now + seconds * (1.0 + self.config.margin) + self.config.reserve_seconds > deadline:
+            return Verdict(False, "deadline", seconds)
+        return Verdict(True, "", seconds)
+
+    def predicted(self, rows: int, waiting_rows: int, until_free: float) -> float:
+        """Seconds until a request is computed: the cores share the queue in batches of `most_rows`, and its own batch comes last."""
+        times, size = self.times, self.config.most_rows
+        batches, rest = divmod(waiting_rows + rows, size)
+        queue = batches * times.seconds(size) + (times.seconds(rest) if rest else 0.0)
+        own = times.seconds(rows)
+        return max(until_free, 0.0) + max(queue / self.cores, own) * self.correction.factor

@@ -1,0 +1,218 @@
+"""Dynamic batching: how many waiting requests a free core takes at once, and how long it waits for more.
+
+`AimdBatching` needs no profile (Clipper, NSDI 2017: the batch grows by a constant while calls meet a target, and shrinks by 10 % when one
+does not). `DeadlineBatching` reads measured seconds by rows, keeps every deadline that can be kept, and drops a request as soon as its
+deadline cannot be met (Clockwork, OSDI 2020).
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Iterable
+from dataclasses import dataclass
+from typing import NamedTuple, Protocol
+
+from recfx.serve.policies._checks import check_count, check_number, refuse
+from recfx.serve.policies.times import ServiceTimes, TimeCorrection
+
+#: Seconds by which a call may end after its deadline before the request is dropped: rounding of clocks.
+_ROUNDING = 1e-6
+
+
+class QueuedRequest(Protocol):
+    """A waiting request, as a batching policy reads it.
+
+    Attributes:
+        rows: Its candidates.
+        arrived: When it arrived, in seconds.
+        deadline: When its answer must be there, in seconds on the same clock; infinity without a deadline.
+    """
+
+    @property
+    def rows(self) -> int: ...
+    @property
+    def arrived(self) -> float: ...
+    @property
+    def deadline(self) -> float: ...
+
+
+class BatchDecision(NamedTuple):
+    """What a free core does now.
+
+    Attributes:
+        take: The number of requests, behind the dropped ones, to start as one batch; 0 to start nothing.
+        drop: The number of requests at the front of the queue to answer as too late.
+        wait_until: If nothing starts: when to ask again, unless a request arrives earlier. None if no request waits.
+        rows: Candidates of the batch.
+        full: Whether a limit of the policy ended the batch, and not the end of the queue.
+        predicted: Seconds that the batch takes by the measured profile; 0 where the policy predicts none. Replace it by the time of
+            the split (`decision._replace(predicted=plan.seconds)`) if the batch runs on several cores.
+    """
+
+    take: int
+    drop: int = 0
+    wait_until: float | None = None
+    rows: int = 0
+    full: bool = False
+    predicted: float = 0.0
+
+
+class Batching(Protocol):
+    """The interface of batching policies.
+
+    A queue is given in the order in which its requests are answered: by deadline, or by arrival where all requests have the same
+    time budget. A policy changes nothing in the queue. It serves all cores of one replica; calls from several threads need a lock.
+    """
+
+    def next_batch(self, queue: Iterable[QueuedRequest], now: float) -> BatchDecision:
+        """What a core that is free at `now` does with the queue."""
+        ...
+
+    def finished(self, decision: BatchDecision, seconds: float) -> None:
+        """Tells the policy the measured time of a batch that it decided."""
+        ...
+
+
+@dataclass(frozen=True)
+class AimdConfig:
+    """Limits of AIMD batching.
+
+    Attributes:
+        target_seconds: The time that a call may take.
+        add_rows: Rows that the limit grows by after a full batch within the target.
+        back_off: The limit is multiplied by it after a batch beyond the target.
+        least_rows: The limit stays at or above it.
+        most_rows: The limit stays at or below it.
+        most_wait: Seconds that a request may wait for others while a core is free.
+    """
+
+    target_seconds: float
+    add_rows: int = 8
+    back_off: float = 0.9
+    least_rows: int = 1
+    most_rows: int = 4096
+    most_wait: float = 0.0
+
+    def __post_init__(self) -> None:
+        check_number("target_seconds", self.target_seconds, 0.0, above=True)
+        check_count("add_rows", self.add_rows)
+        check_number("back_off", self.back_off, 0.0, 1.0, above=True)
+        if self.back_off == 1.0:
+            raise refuse("back_off is 1, which never shrinks a batch", "pass a number between 0 and 1, such as 0.9")
+        check_count("least_rows", self.least_rows)
+        check_count("most_rows", self.most_rows, self.least_rows)
+        check_number("most_wait", self.most_wait, 0.0)
+
+
+class AimdBatching:
+    """Additive increase, multiplicative decrease of the rows of a batch.
+
+    Attributes:
+        limit: Rows of a batch at present. A single request of more rows is a batch of its own.
+    """
+
+    def __init__(self, config: AimdConfig) -> None:
+        self.config = config
+        self.limit = float(config.least_rows)
+
+    def next_batch(self, queue: Iterable[QueuedRequest], now: float) -> BatchDecision:
+        """Takes requests from the front up to the limit; waits for more up to `most_wait` after the first arrival."""
+        take, total, limit = 0, 0, self.limit
+        first = math.inf
+        for request in queue:
+            if take and total + request.rows > limit:
+                return BatchDecision(take, rows=total, full=True)
+            total += request.rows
+            take += 1
+            first = min(first, request.arrived)
+        if not take:
+            return BatchDecision(0)
+        until = first + self.config.most_wait
+        if total < limit and until > now:
+            return BatchDecision(0, wait_until=until)
+        return BatchDecision(take, rows=total, full=total >= limit)
+
+    def finished(self, decision: BatchDecision, seconds: float) -> None:
+        """Adapts the limit to the time of a batch.
+
+        A batch of more rows than the limit says nothing about the limit: it was one large request, or it began before the limit fell.
+        """
+        config = self.config
+        if seconds > config.target_seconds:
+            if decision.rows <= self.limit:
+                self.limit = max(self.limit * config.back_off, float(config.least_rows))
+        elif decision.full:
+            self.limit = min(self.limit + config.add_rows, float(config.most_rows))
+
+
+@dataclass(frozen=True)
+class DeadlineConfig:
+    """Limits of deadline-aware batching.
+
+    Attributes:
+        most_rows: Rows of a batch at most; a single request of more rows is a batch of its own.
+        most_wait: Seconds that a request may wait for others while a core is free.
+        margin: The share that is added to a predicted time before it is compared with a deadline.
+        reserve_seconds: Time between the end of a call and the client's answer.
+    """
+
+    most_rows: int = 4096
+    most_wait: float = 0.0
+    margin: float = 0.1
+    reserve_seconds: float = 0.0
+
+    def __post_init__(self) -> None:
+        check_count("most_rows", self.most_rows)
+        check_number("most_wait", self.most_wait, 0.0)
+        check_number("margin", self.margin, 0.0)
+        check_number("reserve_seconds", self.reserve_seconds, 0.0)
+
+
+class DeadlineBatching:
+    """Batches as large as the earliest deadline among their requests allows.
+
+    Attributes:
+        times: Seconds of a call by rows; assign those of another variant when the variant changes.
+        correction: Measured over predicted times.
+    """
+
+    def __init__(self, times: ServiceTimes, config: DeadlineConfig | None = None) -> None:
+        self.times = times
+        self.config = config or DeadlineConfig()
+        self.correction = TimeCorrection()
+
+    def next_batch(self, queue: Iterable[QueuedRequest], now: float) -> BatchDecision:
+        """Drops what is too late, then takes the longest prefix that keeps its own earliest deadline.
+
+        A request is dropped only if a batch of this request alone would end after its deadline, without the margin.
+        """
+        config, times, factor = self.config, self.times, self.correction.factor
+        ready = now + config.reserve_seconds
+        careful = factor * (1.0 + config.margin)
+        drop, take, total, limit = 0, 0, 0, config.most_rows
+        first = earliest = math.inf
+        for request in queue:
+            deadline, rows = request.deadline, request.rows
+            if not take and ready + times.seconds(rows) * factor > deadline + _ROUNDING:
+                drop += 1
+                continue
+            if deadline < earliest:
+                earliest = deadline
+                limit = times.most_rows((deadline - ready) / careful, config.most_rows)
+            if take and total + rows > limit:
+                return BatchDecision(take, drop, None, total, True, times.seconds(total))
+            total += rows
+            take += 1
+            first = min(first, request.arrived)
+        if not take:
+            return BatchDecision(0, drop)
+        if config.most_wait and total < limit:
+            latest = earliest - config.reserve_seconds - times.seconds(total) * careful
+            until = min(first + config.most_wait, latest)
+            if until > now:
+                return BatchDecision(0, drop, wait_until=until)
+        return BatchDecision(take, drop, None, total, total >= limit, times.seconds(total))
+
+    def finished(self, decision: BatchDecision, seconds: float) -> None:
+        """Corrects predictions by the time of a batch."""
+        self.correction.observe(decision.predicted, seconds)

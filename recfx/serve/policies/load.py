@@ -1,0 +1,61 @@
+"""The measured load: requests and rows per second over a sliding window of time."""
+
+from __future__ import annotations
+
+from collections import deque
+
+from recfx.serve.policies._checks import check_count, check_number
+
+
+class LoadMeter:
+    """Counts arrivals in buckets of time.
+
+    A time before the latest one counts as the latest one, so that a clock that jumps back does no harm.
+
+    Args:
+        seconds: The length of the window.
+        buckets: The number of parts of the window; the oldest part is forgotten as a whole.
+        now: The present time.
+    """
+
+    def __init__(self, seconds: float = 1.0, buckets: int = 4, now: float = 0.0) -> None:
+        check_number("seconds", seconds, 0.0, above=True)
+        check_count("buckets", buckets)
+        self._width = seconds / buckets
+        self._past: deque[tuple[int, int]] = deque(maxlen=buckets)
+        self._begin, self._latest = now, now
+        self._requests, self._rows = 0, 0
+
+    def record(self, rows: int, now: float) -> None:
+        """Counts a request of `rows` rows."""
+        if now >= self._begin + self._width:
+            self._advance(now)
+        elif now > self._latest:
+            self._latest = now
+        self._requests += 1
+        self._rows += rows
+
+    def rows_per_second(self, now: float) -> float:
+        """Rows per second in the window."""
+        self._advance(now)
+        return (self._rows + sum(rows for _, rows in self._past)) / self._span()
+
+    def requests_per_second(self, now: float) -> float:
+        """Requests per second in the window."""
+        self._advance(now)
+        return (self._requests + sum(requests for requests, _ in self._past)) / self._span()
+
+    def _span(self) -> float:
+        """Seconds that the counts cover; at least one bucket, so that the first request is not taken for a high rate."""
+        return max(len(self._past) * self._width + self._latest - self._begin, self._width)
+
+    def _advance(self, now: float) -> None:
+        self._latest = max(self._latest, now)
+        passed = int((self._latest - self._begin) / self._width)
+        if passed <= 0:
+            return
+        self._past.append((self._requests, self._rows))
+        for _ in range(min(passed - 1, self._past.maxlen or 0)):
+            self._past.append((0, 0))
+        self._begin += passed * self._width
+        self._requests, self._rows = 0, 0
