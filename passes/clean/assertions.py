@@ -53,9 +53,9 @@ def holds(condition: Any, uses: Callable[[], Uses]) -> bool:
     """Whether a condition holds for every input: a constant, or a comparison that the ranges of the sizes decide.
 
     A number that an operator reads from a tensor has a symbol, too. The tracer takes every assertion about such a symbol for a fact, and
-    would find it true. So only the ranges that operators guarantee count there, unless the assertion relates sizes and positions to each
-    other: the operators that take them check how they fit, and every operator checks that the sizes of its arguments are equal. No
-    operator checks that it finds fewer elements than another number.
+    would find it true. So only the ranges that operators guarantee count there, unless the assertion relates sizes and positions that
+    operators take: they check how these fit. No operator checks the number of elements that it finds: an assertion that two such sizes
+    are equal stays, since passes remove reshapes between equal sizes, and arithmetic repeats a single element.
 
     Args:
         condition: The asserted condition: a constant or a node.
@@ -70,8 +70,7 @@ def holds(condition: Any, uses: Callable[[], Uses]) -> bool:
         return False
     read = free_unbacked_symbols(held)
     known = uses() if read else Uses()
-    checked = known.taken | known.sizes.keys() if isinstance(held.node.expr, sympy.Eq) else known.taken
-    if read <= checked and not _bounds_one_size(held.node.expr):
+    if read <= known.taken and not _bounds_one_size(held.node.expr):
         return bool(statically_known_true(held))
     ranges = {**held.node.shape_env.var_to_range, **{symbol: known.range_of(symbol) for symbol in read}}
     found = bound_sympy(held.node.expr, ranges)

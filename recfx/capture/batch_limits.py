@@ -9,6 +9,7 @@ from torch import fx
 from torch._subclasses.fake_tensor import FakeTensorMode
 from torch.fx.experimental.symbolic_shapes import ShapeEnv
 
+from recfx.capture.size_range import slices_of_batch
 from recfx.errors import VerificationError
 from recfx.ir.known_values import known_values
 from recfx.ir.program import Program
@@ -46,6 +47,13 @@ def limit_notices(
         return [
             f"{node.target}{f' at {line}' if line else ''} {span}; take its sizes from x.shape[0], or optimize once more with an "
             "example of another batch size"
+        ]
+    slices = slices_of_batch(program)
+    if slices:
+        line = user_line(slices[0])
+        return [
+            f"a slice of the batch{f' at {line}' if line else ''}, which has fewer rows for a smaller batch, {span}; pass at least {low} "
+            "rows, or run your own model on smaller batches"
         ]
     if not branches:
         return [

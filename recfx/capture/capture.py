@@ -29,6 +29,7 @@ from recfx.capture.model_state import ModelState, unchanged
 from recfx.capture.one_row import can_be_cut, for_two_rows, refusal_of_one_row, specialise_rows
 from recfx.capture.quick_trace import late_code, quick_values
 from recfx.capture.size_inputs import fixed_size_notices, with_size_inputs
+from recfx.capture.size_range import with_true_range
 from recfx.capture.state_names import rename_clashes
 from recfx.capture.strides import read_in_order
 from recfx.errors import CaptureError
@@ -162,6 +163,7 @@ def _captured(
     program.decided, program.doubtful, program.branches = export.decided, export.doubtful, export.branches
     if dynamic_shapes is None:
         program = specialise_rows(program)
+    program = with_true_range(program)
     program.notices = ("captured with strict export (non-strict export failed)",) if export.strict else ()
     return program
 

@@ -21,6 +21,7 @@ from recfx.ir.leaves import LeafSpec
 from recfx.ir.printer import symbol_names
 from recfx.ir.shapes import BATCH, sizes_of
 from recfx.ir.sizes import evaluate_size
+from recfx.ir.true_sizes import has_clamped_size
 
 
 def run_without_rows(parts: Parts, leaves: Sequence[Any], sizes: Mapping[str, int]) -> list[Any]:
@@ -35,6 +36,12 @@ def run_without_rows(parts: Parts, leaves: Sequence[Any], sizes: Mapping[str, in
         InputError: torch cannot compute an output, such as a maximum over the batch.
     """
     program = parts.program
+    least = program.signature.dims[BATCH][0]
+    if least > 1 and any(has_clamped_size(node.meta.get("val")) for node in program.graph.nodes):
+        raise InputError(
+            f"the outputs cannot be computed from a batch of 0: a slice of the batch needs {least} rows",
+            hint=f"pass at least {least} rows",
+        )
     names = symbol_names(program)
     returned: Any = next(iter(reversed(program.graph.nodes))).args[0]
     found = [_without_rows(value, names, sizes) for value in returned]

@@ -55,6 +55,13 @@ def slice_bounds(source: torch.Tensor, dim: int, start: Any, end: Any, step: Any
     return _number(env, first), _number(env, length)
 
 
+def has_clamped_size(value: Any) -> bool:
+    """Whether a fake value has a size with a minimum or maximum: the number of rows of a slice that a smaller tensor cuts short."""
+    tensors = value if isinstance(value, list | tuple) else [value]
+    sizes = [size for t in tensors if isinstance(t, torch.Tensor) for size in t.shape]
+    return any(isinstance(s, torch.SymInt) and s.node.expr.has(_functions.Max, _functions.Min) for s in sizes)
+
+
 def _number(env: ShapeEnv, expression: sympy.Expr) -> Any:
     """An expression as an integer, or as a symbolic size of a shape environment."""
     if expression.is_Integer:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from contextlib import nullcontext
 
 import pytest
 import torch
@@ -10,7 +11,7 @@ import torch
 import recfx
 from recfx.errors import VerificationError
 from recfx.ir import Exactness, Program, verify_numeric
-from recfx.ir.numeric import compare_outputs
+from recfx.ir.numeric import compare_outputs, require_refusal
 from recfx.ir.probes import probes
 from recfx.ir.tolerance import check_reassociated
 from recfx.testing import GraphBuilder
@@ -59,6 +60,30 @@ def test_an_exact_pass_keeps_every_bit() -> None:
     with pytest.raises(recfx.VerificationError, match="exact"):
         compare(torch.nextafter(WANT, torch.tensor(9.0)), Exactness.EXACT)
     compare(WANT + 1.0, Exactness.APPROX)
+
+
+@pytest.mark.parametrize(
+    ("outputs", "refused"),
+    [
+        ([torch.ones(0, 3)], True),
+        ([torch.ones(0, 3), torch.ones(2)], False),
+        ([torch.ones(1)], False),
+        ([3], False),
+        ([], False),
+    ],
+)
+def test_what_the_original_refuses_may_give_no_elements(outputs: list[object], refused: bool) -> None:
+    """torch refuses to reshape no elements to `[0, -1]`; a rewrite may remove the reshape."""
+    accepted = nullcontext() if refused else pytest.raises(VerificationError, match="now pass: no rows")
+    with accepted:
+        require_refusal(lambda leaves: outputs, (), "inputs", "no rows")
+
+
+def test_a_refusal_of_any_kind_is_one() -> None:
+    def refuse(leaves: Sequence[object]) -> None:
+        raise IndexError
+
+    require_refusal(refuse, (), "inputs", "no rows")
 
 
 def wrong_at(rows: Sequence[int]) -> tuple[Program, Program]:

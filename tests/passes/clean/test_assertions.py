@@ -158,6 +158,59 @@ def test_an_order_of_two_numbers_is_checked() -> None:
         fast(x, far)
 
 
+def _positive(x: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
+    """Rows whose first number is positive, and those whose first number is above 0.001: the same rows of almost all inputs."""
+    return x[x[:, 0] > 0], x[x[:, 0] > 1e-3]
+
+
+def _checked(a: torch.Tensor, b: torch.Tensor) -> torch.Tensor:
+    torch._check(a.shape[0] == b.shape[0])
+    return a * 2
+
+
+#: Functions of two tensors of equal sizes that operators find.
+EQUAL = {
+    "view": lambda a, b: (a * 2).view(b.shape[0], 4) * 2,
+    "reshape": lambda a, b: (a * 2).reshape(b.shape[0], 2, 2) * 2,
+    "expand": lambda a, b: (a * 2).expand(b.shape[0], 4) * 2,
+    "expand_as": lambda a, b: (a * 2).expand_as(b).reshape_as(b) * 2,
+    "check": _checked,
+    "stack": lambda a, b: torch.stack([a * 2, b * 3], 1),
+    "cat": lambda a, b: torch.cat([a * 2, b * 3], 1)[:, :4] * 2,
+    "sum": lambda a, b: (a * 2) + (b * 3),
+    "zeros": lambda a, b: (a * 2) + torch.zeros(b.shape[0], 4),
+    "copy": lambda a, b: a.copy_(b) * 2,
+    "product": lambda a, b: (a * 2).t() @ (b * 3),
+}
+
+
+class Equal(nn.Module):
+    def __init__(self, name: str) -> None:
+        super().__init__()
+        self.name = name
+
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        return EQUAL[self.name](*_positive(x))
+
+
+@pytest.mark.parametrize("name", EQUAL)
+def test_sizes_that_operators_find_are_equal_at_the_call(name: str) -> None:
+    """A call whose sizes differ raises an error or gives the model's result, also where the model repeats a single row."""
+    model = Equal(name).eval()
+    first = torch.tensor([1.0, 2, -1, 3])
+    x = torch.stack([first, *torch.randn(3, 4)], 1)
+    fast = recfx.optimize(model, "native", example_inputs=x, verify="off", measure=False)
+    torch.testing.assert_close(fast(x), model(x.clone()))
+    for others in ([1.0, 5e-4, -1], [1.0, 2, 5e-4, -1], [5e-4, -1], [5e-4, 5e-4, -1], [1.0, -1, -1]):
+        y = torch.stack([torch.tensor(others), *torch.randn(3, len(others))], 1)
+        try:
+            found = fast(y)
+        except InputError:
+            assert any(0 < number < 1e-3 for number in others)
+        else:
+            torch.testing.assert_close(found, model(y.clone()))
+
+
 @pytest.mark.parametrize("kind", [Lengths, Found])
 def test_sizes_are_not_asserted_to_be_sizes(kind: type[_Model]) -> None:
     program = capture(kind().eval(), inputs(4, 3))

@@ -82,8 +82,9 @@ FIRES = {
         lambda m, x: torch.gather(mm(x).flatten(1), 1, m.i.expand(x.shape[0], -1)), i=flat(UPPER)[None]
     ),
     "mask": case(lambda m, x: mm(x)[:, m.i], i=mask(True)),
+    # The second rewrite removes the assertions about the number of elements that the mask selects.
     "masked_select": case(
-        lambda m, x: torch.masked_select(mm(x), m.i).view(-1, 6), i=mask(False)
+        lambda m, x: torch.masked_select(mm(x), m.i).view(-1, 6), fired=2, i=mask(False)
     ),
     "rows of the matrix": case(lambda m, x: (lambda z: torch.cat([z[:, i, i + 1 :] for i in range(F - 1)], 1))(mm(x))),
     "loop, stacked": case(lambda m, x: torch.stack([(x[:, i] * x[:, j]).sum(-1) for i, j in pairs(True)], 1)),

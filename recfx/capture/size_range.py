@@ -1,0 +1,139 @@
+"""The batch sizes at which the recorded sizes of a program are true.
+
+Torch's fake kernels ask whether a size is one, to repeat it, and answer for the example. `x[-3:-2]` has one row if x has three or more, and
+none otherwise; `x[-3:-2] * y` is then recorded with one row for every batch. The program accepts the batch sizes whose recorded sizes are
+true, so that no pass works with a wrong one.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+from collections.abc import Iterable
+from typing import Any
+
+import sympy
+import torch
+from torch import fx
+from torch._subclasses.fake_tensor import FakeTensorMode
+from torch.fx.experimental.symbolic_shapes import ShapeEnv
+from torch.utils import _pytree as pytree
+
+from recfx.errors import VerificationError
+from recfx.ir.program import Program
+from recfx.ir.propagate import compute
+from recfx.ir.shapes import BATCH
+from recfx.ir.true_sizes import has_clamped_size
+
+Sizes = dict[sympy.Symbol, Any]
+
+#: The largest number of batch sizes at which the sizes of a program are computed.
+_MOST_TRIED = 32
+
+
+def with_true_range(program: Program) -> Program:
+    """The program with the batch sizes around the example's at which its recorded sizes are true.
+
+    Only slices of the batch make sizes that differ between batch sizes in this way; other programs are returned at once.
+    """
+    if BATCH not in program.signature.dims:
+        return program
+    clamped = [node for node in program.graph.nodes if has_clamped_size(node.meta.get("val"))]
+    known = _known_sizes(program)
+    batch = next((s for s, name in _names(program).items() if name == BATCH), None)
+    if not clamped or batch is None:
+        return program
+    low, high = program.signature.dims[BATCH]
+    shown = max(int(known[batch]), 2)
+    untrue = [
+        rows for rows in _tried(clamped, low, high) if not _sizes_hold(program, {**known, batch: sympy.Integer(rows)})
+    ]
+    low = max([low, *(rows + 1 for rows in untrue if rows < shown)])
+    above = [rows - 1 for rows in untrue if rows > shown]
+    high = min([*above, *([] if high is None else [high])], default=None)
+    dims = {**program.signature.dims, BATCH: (low, high)}
+    program.signature = dataclasses.replace(program.signature, dims=dims)
+    return program
+
+
+def slices_of_batch(program: Program) -> list[fx.Node]:
+    """The operators that take a number of rows from the batch, so that their result has fewer rows for a smaller batch."""
+
+    def clamped(node: fx.Node) -> bool:
+        return has_clamped_size(node.meta.get("val"))
+
+    return [node for node in program.graph.nodes if clamped(node) and not any(map(clamped, node.all_input_nodes))]
+
+
+def _tried(nodes: Iterable[fx.Node], low: int, high: int | None) -> list[int]:
+    """Batch sizes around each number in the sizes of some operators; between two numbers all sizes behave alike."""
+    sizes = [s for node in nodes for value in pytree.tree_leaves(node.meta["val"]) for s in getattr(value, "shape", ())]
+    numbers = {abs(int(n)) for s in sizes if isinstance(s, torch.SymInt) for n in s.node.expr.atoms(sympy.Integer)}
+    around = {1, 2, 3, *(n + step for n in numbers for step in (-1, 0, 1))}
+    last = max(around) if high is None else high
+    return sorted(rows for rows in {*around, last} if low <= rows <= last)[:_MOST_TRIED]
+
+
+def _names(program: Program) -> dict[sympy.Symbol, str]:
+    """The symbol of each dimension name, from the inputs that have this size."""
+    found: dict[sympy.Symbol, str] = {}
+    for node, leaf in zip(program.placeholders(), program.signature.leaves, strict=True):
+        for size, name in zip(getattr(node.meta.get("val"), "shape", ()), leaf.shape, strict=False):
+            if isinstance(size, torch.SymInt) and size.node.expr.is_Symbol and isinstance(name, str):
+                found[size.node.expr] = name
+    return found
+
+
+def _known_sizes(program: Program) -> Sizes:
+    """The sizes of the example by symbol."""
+    found: Sizes = {}
+    for node, leaf in zip(program.placeholders(), program.example, strict=True):
+        for size, true in zip(getattr(node.meta.get("val"), "shape", ()), getattr(leaf, "shape", ()), strict=False):
+            if isinstance(size, torch.SymInt) and size.node.expr.is_Symbol:
+                found[size.node.expr] = sympy.Integer(true)
+    return found
+
+
+def _sizes_hold(program: Program, sizes: Sizes) -> bool:
+    """Whether every operator gives its recorded sizes where the inputs have the given sizes.
+
+    Operators that refuse these sizes, and those behind them, are not compared: a call fails there.
+    """
+    mode = FakeTensorMode(shape_env=ShapeEnv(), allow_non_fake_inputs=False)
+    values: dict[fx.Node, Any] = {}
+    for node in program.graph.nodes:
+        if node.op == "placeholder":
+            values[node] = _placeholder(node.meta.get("val"), sizes, mode)
+            continue
+        if node.op == "output" or not values.keys() >= set(node.all_input_nodes):
+            continue
+        try:
+            values[node] = compute(node, program.module, values.__getitem__, mode)
+        except VerificationError:
+            continue
+        if not _agree(node.meta.get("val"), values[node], sizes):
+            return False
+    return True
+
+
+def _placeholder(value: Any, sizes: Sizes, mode: FakeTensorMode) -> Any:
+    if isinstance(value, torch.SymInt):
+        return int(value.node.expr.xreplace(sizes))
+    if not isinstance(value, torch.Tensor):
+        return value
+    shape = [s if isinstance(s, int) else int(s.node.expr.xreplace(sizes)) for s in value.shape]
+    with mode:
+        return torch.empty(shape, dtype=value.dtype, device=value.device)
+
+
+def _agree(recorded: Any, found: Any, sizes: Sizes) -> bool:
+    """Whether tensors have the recorded sizes. A size that depends on data is not compared."""
+    if not isinstance(recorded, torch.Tensor) or not isinstance(found, torch.Tensor):
+        return True
+    if recorded.ndim != found.ndim:
+        return False
+    return all(_same(a, b, sizes) for a, b in zip(recorded.shape, found.shape, strict=True))
+
+
+def _same(recorded: Any, found: Any, sizes: Sizes) -> bool:
+    expected = sympy.Integer(recorded) if isinstance(recorded, int) else recorded.node.expr.xreplace(sizes)
+    return not isinstance(found, int) or not expected.is_number or int(expected) == found
