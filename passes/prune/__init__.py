@@ -1,0 +1,1 @@
+"""Passes that remove channels, and their helpers."""
