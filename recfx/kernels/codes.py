@@ -3,7 +3,7 @@
 from enum import IntEnum
 
 #: The digest of the table.
-DIGEST = 0xDFE111C818282C
+DIGEST = 0x1D45BF23431739
 
 
 class Size(IntEnum):

@@ -75,13 +75,43 @@ def test_answers_are_those_of_torch(cell: str, options: str) -> None:
 
 
 @pytest.mark.parametrize("cell", ["GRU", "LSTM"])
-@pytest.mark.parametrize("form", ["batch second", "given states", "given states, batch second", "one step", "chunks"])
-def test_layouts_states_and_lengths(cell: str, form: str, monkeypatch: pytest.MonkeyPatch) -> None:
-    if form == "chunks":
-        monkeypatch.setattr(rules_recurrent, "CHUNK", 45)
+@pytest.mark.parametrize(
+    "form", ["batch second", "given states", "given states, batch second", "one step", "many steps"]
+)
+def test_layouts_states_and_lengths(cell: str, form: str) -> None:
+    """`many steps`: more than those whose input's terms are computed at once."""
     both = {} if form == "one step" else OPTIONS["both directions"]
     model = Recurrent(layer(cell, **both), second="second" in form, given="given" in form)
-    check(model, 1 if form == "one step" else 5)
+    check(model, {"one step": 1, "many steps": 31}.get(form, 5))
+
+
+class Apart(nn.Module):
+    """A layer over sequences whose columns are not adjacent in memory."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.layer = layer("GRU", batch_first=True)
+
+    def forward(self, x: Tensor) -> tuple[Tensor, ...]:
+        return (self.layer(x.reshape(-1, 7, x.shape[1]).transpose(1, 2))[0] * 1.5,)
+
+
+def test_columns_that_are_not_adjacent() -> None:
+    check(Apart().eval(), 5)
+
+
+def test_an_infinite_weight_reaches_the_first_step() -> None:
+    """The products of a state of zeros are not skipped: zero times infinity is NaN."""
+    model = Recurrent(layer("GRU"))
+    with torch.no_grad():
+        model.layer.weight_hh_l0[7, 2] = float("inf")
+    x = torch.randn(3, 2, 7)
+    for run in lower_everywhere(model, [x], dynamic_shapes=(({0: BATCH},),)):
+        with torch.no_grad():
+            wanted = model(x)
+        assert wanted[0].isnan().any()
+        for found, want in zip(run(x), wanted, strict=True):
+            torch.testing.assert_close(found, want, rtol=1e-5, atol=1e-5, equal_nan=True)
 
 
 def test_a_first_state_of_the_model() -> None:

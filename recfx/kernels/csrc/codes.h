@@ -3,7 +3,7 @@
 #include <cstdint>
 
 // The digest of the table.
-constexpr int64_t RECFX_CODES = 0xDFE111C818282C;
+constexpr int64_t RECFX_CODES = 0x1D45BF23431739;
 
 enum RecfxSize : int32_t {
     RECFX_RANK = 4,

@@ -41,10 +41,14 @@ double window_size(const RecfxStep& step) {
     return double(step.ints[ConvolveInt::channels]) * double(step.ints[ConvolveInt::rows]) * double(step.ints[ConvolveInt::columns]);
 }
 
+int64_t gates_of(int64_t cell) { return cell == CELL_LSTM ? 4 : cell == CELL_TANH || cell == CELL_RELU ? 1 : 3; }
+
 Cost recurrent_cost(const RecfxStep& step) {
-    const double hidden = double(step.ints[RecurrentInt::hidden]), gates = double(step.views[RecurrentView::given].size[2]);
+    const bool inputs_too = step.pointers[RecurrentPointer::input_weight] != nullptr;
+    const double hidden = double(step.ints[RecurrentInt::hidden]), columns = hidden * double(gates_of(step.ints[RecurrentInt::cell]));
+    const double products = (hidden + (inputs_too ? double(step.ints[RecurrentInt::inputs]) : 0)) * columns;
     const double steps = double(step.ints[RecurrentInt::steps]) * double(step.out.size[0]);
-    return {hidden * gates * 4 / WEIGHT_BYTES_PER_NS, steps * (hidden * gates * 2 / OPERATIONS_PER_NS + ELEMENT_NS * gates)};
+    return {products * 4 / WEIGHT_BYTES_PER_NS, steps * (products * 2 / OPERATIONS_PER_NS + ELEMENT_NS * columns)};
 }
 
 }  // namespace

@@ -120,15 +120,20 @@ struct PowerOfTwo {
     inline vf value() const { return times(splat(1.0f)); }
 };
 
-// (e^-r - 1) / r for |r| <= ln(2) / 2: minimax for the relative error of e^-r, 3e-9.
-inline vf falling_slope(vf r) {
+// (e^-r - 1 + r) / r^2 for |r| <= ln(2) / 2: minimax for the relative error of e^-r, 3e-9.
+inline vf falling_curve(vf r) {
     vf q = splat(0.0013819490559399128f);
     q = q * r - 0.008368690498173237f;
     q = q * r + 0.041668280959129333f;
     q = q * r - 0.1666652113199234f;
-    q = q * r + 0.4999999403953552f;
-    return q * r - 1.0f;
+    return q * r + 0.4999999403953552f;
 }
+
+// (e^-r - 1) / r.
+inline vf falling_slope(vf r) { return falling_curve(r) * r - 1.0f; }
+
+// e^-r - 1, to little more than half a unit in the last place.
+inline vf falling_less_one(vf r) { return (r * r) * falling_curve(r) - r; }
 
 // v - n ln(2), or v + low - n ln(2) where `low` is below the last bits of v.
 inline vf remainder_of(vf v, vf n) { return (v - n * LN2) + n * LN2_EXCESS; }
@@ -200,17 +205,12 @@ inline vf silu(vf v) {
 #endif
 }
 
-// Near zero an odd polynomial, minimax on [-0.625, 0.625], elsewhere through e^2|v|.
+// (1 - e^-2|v|) / (1 + e^-2|v|) with the sign of v. The power of two of e^-2|v| is added to 1 first, which is exact, and the rest of it is rounded once.
 inline vf tanh_(vf v) {
-    const vf s = v * v;
-    vf p = splat(-0.005704985000193119f);
-    p = p * s + 0.02063908614218235f;
-    p = p * s - 0.05373971536755562f;
-    p = p * s + 0.13331441581249237f;
-    p = p * s - 0.3333328068256378f;
-    const vf near = v * (p * s + 1.0f), size = magnitude(v);
-    const vf far = with_sign(1.0f - quotient(splat(2.0f), one_plus_falling(min(splat(10.0f), size) * -2.0f)), v);
-    return size < 0.625f ? near : far;
+    const vf held = min(splat(10.0f), magnitude(v)) * 2.0f;
+    const PowerOfTwo power(held * -LOG2_E);
+    const vf rest = falling_less_one(remainder_of(held, -power.n)), scale = power.value();
+    return with_sign(quotient((1.0f - scale) - scale * rest, (1.0f + scale) + scale * rest), v);
 }
 
 // Near zero an odd polynomial, minimax on [-0.9, 0.9], elsewhere one minus a tail, which from 4 on is below the last bit: e^-v^2 times

@@ -113,9 +113,12 @@ inline void tile(const Operands& o, const Epilogue& e, int64_t chunk_row, int64_
     constexpr bool floats = !__is_same(typename D::V, vi);
     typename D::V acc[MR][V] = {};
     if constexpr (floats && V <= 2) {
-        if (e.resume)
+        if (e.resume) {
+#pragma GCC unroll 16
             for (int r = 0; r < MR; ++r)
+#pragma GCC unroll 16
                 for (int v = 0; v < V; ++v) acc[r][v] = load(e.partial_at(chunk_row + r, panel * PANEL + v * W));
+        }
     }
     const uint32_t* a = o.a;
     const int64_t stride = o.row_units;
@@ -132,7 +135,9 @@ inline void tile(const Operands& o, const Epilogue& e, int64_t chunk_row, int64_
     }
     if constexpr (floats && V <= 2) {
         if (e.keep) {
+#pragma GCC unroll 16
             for (int r = 0; r < MR; ++r)
+#pragma GCC unroll 16
                 for (int v = 0; v < V; ++v) store(e.partial_at(chunk_row + r, panel * PANEL + v * W), acc[r][v]);
             return;
         }
@@ -146,8 +151,13 @@ inline void tile(const Operands& o, const Epilogue& e, int64_t chunk_row, int64_
             for (int v = 0; v < V; ++v) e.write_plain(acc[r][v], to[r], panel * PANEL + v * W, relu);
         return;
     }
+    typename D::V sums[MR][V];  // of its own, so that `acc`, which no loop indexes, stays in registers
+#pragma GCC unroll 16
     for (int r = 0; r < MR; ++r)
-        for (int v = 0; v < V; ++v) e.write(acc[r][v], to[r], panel * PANEL + v * W);
+#pragma GCC unroll 16
+        for (int v = 0; v < V; ++v) sums[r][v] = acc[r][v];
+    for (int r = 0; r < MR; ++r)
+        for (int v = 0; v < V; ++v) e.write(sums[r][v], to[r], panel * PANEL + v * W);
 }
 
 inline bool half(const Epilogue& e, int64_t panel) { return e.n - panel * PANEL <= W; }

@@ -1,6 +1,6 @@
 """Recurrent layers (GRU, LSTM and plain RNN) over sequences of a fixed length.
 
-One product computes the input's term of all gates for a chunk of the sequence. One step then computes the states over the chunk.
+One step computes all states of a layer in one direction, the input's terms of the gates included.
 """
 
 from __future__ import annotations
@@ -14,9 +14,8 @@ from torch import fx
 from recfx.kernels.codes import Cell, Kind
 from recfx.kernels.slots import RecurrentInt, RecurrentPointer, RecurrentView
 from recfx.ops import recurrent
-from recfx.targets.native.builder import PlanBuilder, rows_of, view
+from recfx.targets.native.builder import PlanBuilder, view
 from recfx.targets.native.rules.copies import compact, copy
-from recfx.targets.native.rules.gemm import emit_gemm
 from recfx.targets.native.rules.registry import rule
 from recfx.targets.native.rules.view import PART_RULES, PARTS, narrowed
 from recfx.targets.native.steps import View
@@ -25,11 +24,8 @@ from recfx.targets.native.values import Dim, Unsupported, Value
 _aten = torch.ops.aten
 
 
-#: The largest number of steps of all layers and directions together. Each chunk of them is two steps of the plan.
+#: The longest sequence. The terms of its gates take scratch memory for a few steps, its states for all.
 MOST_STEPS = 4096
-
-#: Gate elements of a chunk: enough steps for a product of several rows, few enough to fit in the cache with those of the other batch rows.
-CHUNK = 4096
 
 
 @dataclasses.dataclass(frozen=True)
@@ -72,29 +68,31 @@ _CELLS: dict[Any, tuple[Cell, int]] = {
 }
 
 
+def arranged(builder: PlanBuilder, weight: torch.Tensor, gates: int) -> torch.Tensor:
+    """The rows of a weight [gates * hidden, ...] with the gates of each vector of hidden units side by side, padded to whole vectors."""
+    lanes, hidden, rest = builder.packer.columns // 2, weight.shape[0] // gates, weight.shape[1:]
+    vectors = -(-hidden // lanes)
+    held = torch.zeros(gates, vectors * lanes, *rest)
+    held[:, :hidden] = weight.detach().float().reshape(gates, hidden, *rest)
+    return held.reshape(gates, vectors, lanes, *rest).transpose(0, 1).reshape(-1, *rest).contiguous()
+
+
 def packed_gates(builder: PlanBuilder, weight: torch.Tensor, gates: int) -> int:
-    """The address of a state's weight [gates * hidden, hidden] with the gates of each vector of hidden units side by side."""
-    hidden, lanes = weight.shape[1], builder.packer.columns // 2
-
-    def arranged() -> torch.Tensor:
-        vectors = -(-hidden // lanes)
-        held = torch.zeros(gates, vectors * lanes, hidden)
-        held[:, :hidden] = weight.detach().float().reshape(gates, hidden, hidden)
-        rows = held.reshape(gates, vectors, lanes, hidden).transpose(0, 1).reshape(-1, hidden)
-        return builder.packer.pack(rows.contiguous())
-
-    return builder.packer.once("gates", weight, gates, arranged)
+    """The address of a packed weight whose rows are `arranged`."""
+    return builder.packer.once("gates", weight, gates, lambda: builder.packer.pack(arranged(builder, weight, gates)))
 
 
 @dataclasses.dataclass(frozen=True)
 class Recurrence:
-    """The states over a chunk of steps.
+    """The states over the steps of a sequence.
 
     Attributes:
         cell: The cell.
         gates: Its number of gates.
         weight: The state's weight [gates * hidden, hidden].
         bias: The state's bias of a GRU's candidate, or None.
+        input_weight: The input's weight [gates * hidden, input], or None if the input's term of the gates is given.
+        input_bias: The bias of the input's term, or None.
         backwards: Whether the last step comes first.
     """
 
@@ -102,7 +100,24 @@ class Recurrence:
     gates: int
     weight: torch.Tensor
     bias: torch.Tensor | None
+    input_weight: torch.Tensor | None = None
+    input_bias: torch.Tensor | None = None
     backwards: bool = False
+
+    def pointers(self, builder: PlanBuilder) -> dict[int, int]:
+        """The addresses of its weights and biases by pointer of the step."""
+        found: dict[int, int] = {RecurrentPointer.WEIGHT: packed_gates(builder, self.weight, self.gates)}
+        if self.bias is not None:
+            found[RecurrentPointer.BIAS] = builder.packer.vector(self.bias, self.bias.numel())
+        if self.input_weight is not None:
+            found[RecurrentPointer.INPUT_WEIGHT] = packed_gates(builder, self.input_weight, self.gates)
+            if self.input_bias is not None:
+                columns = (
+                    -(-self.weight.shape[1] // (builder.packer.columns // 2)) * builder.packer.columns // 2 * self.gates
+                )
+                bias = arranged(builder, self.input_bias, self.gates)
+                found[RecurrentPointer.INPUT_BIAS] = builder.packer.vector(bias, columns)
+        return found
 
 
 def emit_states(
@@ -115,21 +130,18 @@ def emit_states(
     memory_at: int = 0,
     attention: Value | None = None,
 ) -> None:
-    """Adds the step that computes the states [B, L, hidden] from the input's term of the gates [B, L, gates * hidden].
+    """Adds the step that computes the states [B, L, hidden].
 
     Args:
         builder: The plan.
         kind: The cell and its weights.
-        given: The input's term.
-        states: The state before the first step [B, hidden], and an LSTM's memory.
+        given: The input [B, L, input], or its term of the gates [B, L, gates * hidden], with contiguous columns.
+        states: The state before the first step [B, hidden], and an LSTM's memory. Without them, both are zeros.
         out: The place of the states.
         memory_at: The distance from a state to the memory after the same step.
         attention: [B, L], for a GRU with attention.
     """
     steps, hidden = out.dims[1], out.dims[2].size
-    pointers: dict[int, int] = {RecurrentPointer.WEIGHT: packed_gates(builder, kind.weight, kind.gates)}
-    if kind.bias is not None:
-        pointers[RecurrentPointer.BIAS] = builder.packer.vector(kind.bias, hidden)
     views: dict[int, View] = {RecurrentView.GIVEN: view(given, _runs(given))}
     for name, state in zip((RecurrentView.STATE, RecurrentView.MEMORY), states, strict=False):
         views[name] = view(state, _runs(state))
@@ -146,8 +158,9 @@ def emit_states(
             RecurrentInt.HIDDEN: hidden,
             RecurrentInt.BACKWARDS: int(kind.backwards),
             RecurrentInt.MEMORY_AT: memory_at,
+            RecurrentInt.INPUTS: given.dims[2].size,
         },
-        pointers=pointers,
+        pointers=kind.pointers(builder),
     )
 
 
@@ -169,7 +182,7 @@ def _recurrent(builder: PlanBuilder, node: fx.Node) -> None:
     x = x if batch_first else _turned(x)
     if x.dims[1].batch:
         raise Unsupported("its sequence dimension is the batch")
-    if x.dims[1].size * len(weights) > MOST_STEPS:
+    if x.dims[1].size > MOST_STEPS:
         raise Unsupported(f"it has more than {MOST_STEPS} steps")
     starts = [builder.value(state) for state in (first if isinstance(first, list | tuple) else [first])]
     lasts: list[list[Value]] = []
@@ -212,22 +225,16 @@ def _run(
     Returns the states after the last step.
     """
     cell, gates = kind
-    length, width = x.dims[1].size, w.x.shape[0]
-    chunk = max(1, CHUNK // width)
-    given_bias = w.given_bias(cell)
     bias = w.state_bias[2 * w.hidden :] if w.state_bias is not None and cell is Cell.GRU else None
-    recurrence = Recurrence(cell, gates, w.state, bias, backwards)
+    recurrence = Recurrence(cell, gates, w.state, bias, w.x, w.given_bias(cell), backwards)
+    if all(_is_zero(builder, state) for state in states) and (builder.dry or bool(w.state.isfinite().all())):
+        states = []
     states = [_even(builder, _with_batch(builder, state, x.dims[0])) for state in states]
-    starts = range(0, length, chunk)
-    for start in reversed(starts) if backwards else starts:
-        part = narrowed(x, 1, start, min(chunk, length - start))
-        given = builder.temp((*part.dims[:2], Dim(width, 1)))
-        emit_gemm(builder, _even(builder, part), w.x, given, bias=given_bias)
-        made = [narrowed(place, 1, start, part.dims[1].size) for place in places]
-        emit_states(builder, recurrence, given, states, made[0], memory_at=made[-1].offset - made[0].offset)
-        last = start if backwards else start + part.dims[1].size - 1
-        states = [_without_second(place, last) for place in places]
-    return states
+    emit_states(
+        builder, recurrence, _even(builder, x), states, places[0], memory_at=places[-1].offset - places[0].offset
+    )
+    last = 0 if backwards else x.dims[1].size - 1
+    return [_without_second(place, last) for place in places]
 
 
 def _stacked(builder: PlanBuilder, node: fx.Node, lasts: list[list[Value]]) -> list[Value]:
@@ -259,6 +266,12 @@ def _without_second(value: Value, index: int) -> Value:
     return Value(part.slot, part.offset, (part.dims[0], *part.dims[2:]))
 
 
+def _is_zero(builder: PlanBuilder, state: Value) -> bool:
+    """Whether a state is a constant of zeros, whose products with the weights need not be computed."""
+    data = builder.slots[state.slot].data
+    return data is not None and data.device.type == "cpu" and not bool(data.count_nonzero())
+
+
 def _with_batch(builder: PlanBuilder, state: Value, batch: Dim) -> Value:
     """The state as [B, hidden]. A state that all batch rows share is broadcast."""
     if state.batched or not batch.batch:
@@ -270,11 +283,9 @@ def _with_batch(builder: PlanBuilder, state: Value, batch: Dim) -> Value:
 
 
 def _even(builder: PlanBuilder, value: Value) -> Value:
-    try:
-        rows_of(value)
-    except Unsupported:
-        return compact(builder, value)
-    return value
+    """The value with contiguous columns, copied if necessary."""
+    last = value.dims[-1]
+    return value if last.stride == 1 or last.size == 1 else compact(builder, value)
 
 
 @rule(recurrent.attention_gru)
