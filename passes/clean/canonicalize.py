@@ -7,6 +7,7 @@
     view, reshape, expand, flatten, squeeze, permute  -> x   when the shape and the strides stay as they are
     reshape(reshape(x, a), b)      -> reshape(x, b)
     cat([x])                       -> x
+    cat(split(x, n, d), d)         -> x                 see `joined_parts`
     x * 1, x / 1                   -> x
     _assert_tensor_metadata, _assert_scalar(True) -> nothing
     multiply, view, flatten, transpose, pow(x, 2), ... -> mul, reshape, permute, square, ...   see `spelling`
@@ -23,11 +24,22 @@ import torch
 from torch import fx
 
 from recfx.ir.access import argument_of
-from recfx.ir.op_sets import BROADCASTS, CASTS, COPIES, DROPOUTS, RESHAPES, SCALINGS, SIZED_RESHAPES, SQUEEZES
+from recfx.ir.op_sets import (
+    BROADCASTS,
+    CASTS,
+    COPIES,
+    DROPOUTS,
+    JOINS,
+    RESHAPES,
+    SCALINGS,
+    SIZED_RESHAPES,
+    SQUEEZES,
+)
 from recfx.ir.program import Program
 from recfx.ir.verify import Level
 from recfx.passes._match import argument, is_eval_dropout, same_layout, value
 from recfx.passes.clean.assertions import holds, uses_of_numbers
+from recfx.passes.clean.joined_parts import join_of_parts
 from recfx.passes.clean.spelling import SPELLINGS
 from recfx.pipeline import Miss, Pass, PassContext, PassSpec, apply_rules, property_check, register, run_pass
 
@@ -75,6 +87,7 @@ class Canonicalize(Pass):
                 ("reshape", _RESHAPES, _no_reshape),
                 ("reshape-of-reshape", SIZED_RESHAPES, _reshape_of_reshape),
                 *SPELLINGS,
+                ("join-of-parts", JOINS, join_of_parts),
                 ("times-one", SCALINGS, _times_one),
             ],
             ctx,

@@ -11,7 +11,8 @@ from typing import Any
 import torch
 from torch import fx
 
-from recfx.ir.op_sets import COPIES, REGROUPINGS, SPLITS
+from recfx.ir.op_sets import COPIES, EQUAL_SPLITS, REGROUPINGS, SPLITS
+from recfx.ir.program import Program
 from recfx.ir.sizes import same_size
 from recfx.passes._match import argument, value
 from recfx.pipeline import PassContext
@@ -59,6 +60,18 @@ def row_part(ctx: PassContext, node: fx.Node) -> RowPart | None:
         ctx: The pass context.
         node: A tensor [B, ...].
     """
+    known = ctx.analysis(_known_parts)
+    if node not in known:
+        known[node] = _found_part(ctx, node)
+    return known[node]
+
+
+def _known_parts(program: Program) -> dict[fx.Node, RowPart | None]:
+    """The parts that were asked for since the last rewrite: a field of n fields is asked for with each of its n - 1 partners."""
+    return {}
+
+
+def _found_part(ctx: PassContext, node: fx.Node) -> RowPart | None:
     length = row_length(node)
     if length is None:
         return None
@@ -129,8 +142,18 @@ def _split_part(split: fx.Node, index: Any) -> tuple[fx.Node, int] | None:
     results = split.meta["val"]
     if not isinstance(index, int) or not _same_rows(source, results[index]):
         return None
-    earlier = results[: index % len(results)]
-    return _place(source, dim, len(earlier) if unbound else sum(part.shape[dim] for part in earlier))
+    number = index % len(results)
+    return _place(source, dim, number if unbound else _first_of(split, number, dim))
+
+
+def _first_of(split: fx.Node, number: int, dim: int) -> int:
+    """The first position of a part of a split. A split has as many parts as fields, so each part is found without a visit to all others."""
+    results, sizes = split.meta["val"], split.args[1]
+    if split.target in EQUAL_SPLITS and split.target is not _aten.tensor_split.sections:
+        return number * int(results[0].shape[dim])
+    if split.target is not _aten.tensor_split.indices and isinstance(sizes, list | tuple):
+        return sum(sizes[:number])
+    return sum(int(part.shape[dim]) for part in results[:number])
 
 
 def _same_rows(a: Any, b: Any) -> bool:

@@ -18,6 +18,7 @@ from recfx.ir.fake_kernels import REPLACED, batch_free_kernels
 from recfx.ir.known_values import KnownValues, known_values, part_of
 from recfx.ir.program import get_state
 from recfx.ir.provenance import where
+from recfx.ir.quick_shapes import quick_value
 from recfx.ir.sizes import dimension_names
 from recfx.ir.true_sizes import with_true_sizes
 from recfx.ir.verified import is_verified, remember
@@ -199,6 +200,8 @@ def _computed(node: fx.Node, args: Any, kwargs: Any, mode: FakeTensorMode) -> An
         with torch.no_grad(), mode, enable_python_dispatcher(), kernels:
             if env is None:
                 return node.target(*args, **kwargs)
+            if (quick := quick_value(node.target, args, kwargs)) is not None:
+                return quick
             with env.ignore_fresh_unbacked_symbols():
                 result = with_true_sizes(node.target, node.target(*args, **kwargs), args)
     except Exception as error:

@@ -22,6 +22,7 @@ from recfx.ir.lookup_ops import reads_as_table
 from recfx.ir.operators import DIALECT
 from recfx.ir.program import Program
 from recfx.ir.rounding import RoundingNoise, is_float, rounds
+from recfx.ir.run_graph import run_graph
 
 _SAMPLES = 6
 
@@ -75,24 +76,18 @@ def run_in_float64(program: Program, leaves: Sequence[Any]) -> list[Any]:
     return _Double(program).outputs(leaves)
 
 
-class _Double(fx.Interpreter):
+class _Double:
+    """A run in float64."""
+
     def __init__(self, program: Program, *, wide: bool = True) -> None:
-        super().__init__(program.module)
+        self._module = program.module
         self._wide = wide
 
     def outputs(self, leaves: Sequence[Any]) -> list[Any]:
         with torch.no_grad():
-            return list(self.run(*[self._widened(leaf) for leaf in leaves]))
+            return run_graph(self._module, [self._widened(leaf) for leaf in leaves], call=self.call, read=self._read)
 
-    def run_node(self, n: fx.Node) -> Any:
-        if n.op == "get_attr" and all(reads_as_table(u, n) for u in n.users):
-            return super().get_attr(str(n.target), (), {})  # `with_read_rows` widens the rows that the bag reads
-        return super().run_node(n)
-
-    def get_attr(self, target: Any, args: Any, kwargs: Any) -> Any:
-        return self._widened(super().get_attr(target, args, kwargs))
-
-    def call_function(self, target: Any, args: Any, kwargs: Any) -> Any:
+    def call(self, target: Any, args: Any, kwargs: Any) -> Any:
         if target is operator.getitem:
             return args[0][args[1]]
         if self._wide:
@@ -100,9 +95,14 @@ class _Double(fx.Interpreter):
             args = with_read_rows(target, args) if target in BAGS else args
         if target in DIALECT:
             with _FormulasInside():
-                return self._widened(super().call_function(DIALECT[target], args, kwargs))
+                return self._widened(DIALECT[target](*args, **kwargs))
         formula = FORMULAS.get(target, target) if self._wide else target
-        return self._widened(super().call_function(formula, args, kwargs))
+        return self._widened(formula(*args, **kwargs))
+
+    def _read(self, node: fx.Node, held: Any) -> Any:
+        if all(reads_as_table(user, node) for user in node.users):
+            return held  # `with_read_rows` widens the rows that the bag reads
+        return self._widened(held)
 
     def _widened(self, value: Any) -> Any:
         return _to_double(value) if self._wide else value
@@ -118,13 +118,13 @@ class _Perturbed(_Double):
         super().__init__(program, wide=wide)
         self._noise = RoundingNoise(seed)
 
-    def call_function(self, target: Any, args: Any, kwargs: Any) -> Any:
+    def call(self, target: Any, args: Any, kwargs: Any) -> Any:
         if not rounds(target):
-            return super().call_function(target, args, kwargs)
+            return super().call(target, args, kwargs)
         if target in DIALECT:
             with _NoiseInside(self._noise):
-                return super().call_function(DIALECT[target], args, kwargs)
-        return self._noise.around(super().call_function, target, args, kwargs)
+                return super().call(DIALECT[target], args, kwargs)
+        return self._noise.around(super().call, target, args, kwargs)
 
 
 class _FormulasInside(TorchDispatchMode):

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from typing import Any
 
 from torch import fx
@@ -10,8 +10,23 @@ from torch import fx
 _INTERPRETED = ("call_method", "call_module")
 
 
-def run_graph(module: fx.GraphModule, leaves: Sequence[Any]) -> list[Any]:
-    """The flat outputs of a graph for flat inputs. Each value is released behind its last reader."""
+#: Computes an operator: its function, positional and keyword arguments -> its result.
+Call = Callable[[Any, Any, Any], Any]
+#: Gives what a read of state holds: the read, the state -> the value.
+Read = Callable[[fx.Node, Any], Any]
+
+
+def run_graph(
+    module: fx.GraphModule, leaves: Sequence[Any], *, call: Call | None = None, read: Read | None = None
+) -> list[Any]:
+    """The flat outputs of a graph for flat inputs. Each value is released behind its last reader.
+
+    Args:
+        module: The graph. With `call` or `read`, all its operators are functions.
+        leaves: The flat inputs.
+        call: Computes operators in another way.
+        read: Gives the values of reads of state in another way.
+    """
     nodes = list(module.graph.nodes)
     inputs = sum(node.op == "placeholder" for node in nodes)
     if inputs != len(leaves) or any(node.op in _INTERPRETED for node in nodes):
@@ -23,16 +38,17 @@ def run_graph(module: fx.GraphModule, leaves: Sequence[Any]) -> list[Any]:
         if node.op == "placeholder":
             values[node] = next(given)
         elif node.op == "get_attr":
-            values[node] = _state(module, str(node.target))
+            held = _state(module, str(node.target))
+            values[node] = held if read is None else read(node, held)
         elif node.op == "output":
             return list(fx.map_arg(node.args[0], values.__getitem__))
         else:
             assert callable(node.target)
             args, kwargs = fx.map_arg((node.args, node.kwargs), values.__getitem__)
-            values[node] = node.target(*args, **kwargs)
+            values[node] = node.target(*args, **kwargs) if call is None else call(node.target, args, kwargs)
             del args, kwargs
-        for read in last.get(node, ()):
-            del values[read]
+        for done in last.get(node, ()):
+            del values[done]
     raise AssertionError("the graph has no output")
 
 
@@ -41,10 +57,10 @@ def _last_readers(nodes: Sequence[fx.Node]) -> dict[fx.Node, list[fx.Node]]:
     seen: set[fx.Node] = set()
     last: dict[fx.Node, list[fx.Node]] = {}
     for node in reversed(nodes):
-        for read in (*node.all_input_nodes, node):
-            if read not in seen:
-                seen.add(read)
-                last.setdefault(node, []).append(read)
+        for source in (*node.all_input_nodes, node):
+            if source not in seen:
+                seen.add(source)
+                last.setdefault(node, []).append(source)
     return last
 
 

@@ -72,12 +72,15 @@ def _number(env: ShapeEnv, expression: sympy.Expr) -> Any:
 
 def _true_reshape(result: torch.Tensor, given: Any) -> torch.Tensor:
     """Replaces symbolic sizes of a reshape's result by the numbers in its arguments: with any other size the reshape fails."""
-    fixed = [
-        wanted if isinstance(wanted, int) and wanted >= 0 and not isinstance(size, int) else size
-        for size, wanted in zip(result.shape, given, strict=True)
+    sizes = list(result.shape)
+    wrong = [
+        place
+        for place, (size, wanted) in enumerate(zip(sizes, given, strict=True))
+        if isinstance(wanted, int) and wanted >= 0 and not isinstance(size, int)
     ]
-    same = all(a is b for a, b in zip(fixed, result.shape, strict=True))
-    return result if same else result.new_empty_strided(fixed, result.stride())
+    for place in wrong:
+        sizes[place] = given[place]
+    return result.new_empty_strided(sizes, result.stride()) if wrong else result
 
 
 def _environment(*values: Any) -> ShapeEnv | None:

@@ -12,7 +12,7 @@ import pytest
 import torch
 
 from recfx.cost.comparison import Comparison, Timing
-from recfx.cost.timing import compare
+from recfx.cost.timing import compare, is_clearly_faster
 from recfx.errors import MeasureError, RecfxError
 
 MS = 1_000_000
@@ -262,3 +262,58 @@ def test_real_time_orders_real_work() -> None:
     got = compare({"little": lambda: torch.mm(x, x), "much": much}, seconds=0.1)
     assert got.slower("much", than="little")
     assert got.timings["little"].best <= got.timings["little"].median <= got.timings["little"].p99
+
+
+def _stopped(slow: Iterator[int], fast: Iterator[int], seconds: float = 1.0, rounds: int = 5) -> Comparison:
+    """A comparison that ends where `fast` is clearly faster."""
+    clock = FakeClock()
+    candidates = {"slow": clock.candidate("slow", slow), "fast": clock.candidate("fast", fast)}
+    settled = is_clearly_faster("fast", than="slow")
+    return compare(candidates, seconds=seconds, min_rounds=rounds, single_calls=True, settled=settled, clock=clock)
+
+
+@pytest.mark.parametrize(
+    ("slow", "fast", "rounds"),
+    [
+        (
+            10 * MS,
+            4 * MS,
+            8,
+        ),  # less than half of the time: a tenth of the time, without the samples of a 99th percentile
+        (3 * MS, 2 * MS, 100),  # a third less: as many rounds as a 99th percentile needs
+        (10 * MS, 7 * MS, 6),  # the whole time would not give as many samples, so it ends at the first question
+        (10 * MS, 9 * MS, 53),  # a tenth less: the whole time
+        (10 * MS, 20 * MS, 34),  # slower: the whole time
+        (200 * MS, 50 * MS, 5),  # the fewest rounds in any case
+    ],
+)
+def test_measuring_ends_where_almost_all_calls_are_clearly_faster(slow: int, fast: int, rounds: int) -> None:
+    got = _stopped(repeat(slow), repeat(fast))
+    assert len(got.samples["slow"]) == len(got.samples["fast"])
+    assert rounds <= len(got.samples["slow"]) <= rounds + 1
+    assert got.slower("slow", than="fast") == (fast < slow)
+
+
+def test_a_few_slow_calls_keep_the_measurement_going() -> None:
+    got = _stopped(repeat(10 * MS), cycle([*repeat(4 * MS, 7), 9 * MS]))
+    assert len(got.samples["fast"]) > 50
+
+
+def test_a_result_that_is_clear_later_ends_the_measurement_at_a_later_question() -> None:
+    disturbed = chain(repeat(9 * MS, 13), repeat(4 * MS))
+    whole, part = _stopped(repeat(10 * MS), cycle([9 * MS])), _stopped(repeat(10 * MS), disturbed, seconds=20.0)
+    assert len(whole.samples["fast"]) == 53
+    assert 2.0 < sum(part.samples[name].sum() for name in ("slow", "fast")) < 20.0
+
+
+def test_the_question_is_asked_at_each_tenth_of_the_time() -> None:
+    clock, asked = FakeClock(), []
+
+    def settled(samples: object, share: float) -> bool:
+        asked.append(share)
+        return False
+
+    compare({"a": clock.constant("a", 5 * MS)}, seconds=1.0, min_rounds=1, settled=settled, clock=clock)
+    assert asked[0] == pytest.approx(0.1)
+    assert np.diff(asked) == pytest.approx(0.1, abs=0.006)
+    assert asked[-1] > 0.89

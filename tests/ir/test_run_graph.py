@@ -58,3 +58,18 @@ def test_a_missing_input_is_an_error() -> None:
     module, _ = _module({"scale": torch.tensor([2.0, 3.0])})
     with pytest.raises(RuntimeError, match="argument"):
         run_graph(module, [torch.randn(4, 2)])
+
+
+def test_operators_and_reads_of_state_can_be_computed_in_another_way() -> None:
+    module, _ = _module({"scale": torch.tensor([2.0, 3.0])})
+    called: list[Any] = []
+
+    def call(target: Any, args: Any, kwargs: Any) -> Any:
+        called.append(target)
+        return target(*args, **kwargs)
+
+    leaves = [torch.randn(4, 2).double(), torch.randn(4, 2).double()]
+    got = run_graph(module, leaves, call=call, read=lambda node, held: held.double() * 10)
+    assert got[0].dtype is torch.float64
+    assert torch.equal(got[0], (leaves[0] + 2 * leaves[1]) * torch.tensor([20.0, 30.0]).double())
+    assert called == [node.target for node in module.graph.nodes if node.op == "call_function"]
