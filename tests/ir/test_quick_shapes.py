@@ -11,6 +11,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 from torch._dispatch.python import enable_python_dispatcher
 
+from recfx.ir.op_sets import ADDITIONS
 from recfx.ir.propagate import fake_inputs
 from recfx.ir.quick_shapes import quick_value
 
@@ -67,7 +68,7 @@ def test_reshapes_of_rows_are_those_of_the_kernel(case: tuple[torch.Tensor, list
 @given(
     row=st.lists(st.integers(1, 4), max_size=3),
     cut=st.tuples(st.booleans(), st.booleans()),
-    target=st.sampled_from([_aten.mul.Tensor, _aten.add.Tensor, _aten.sub.Tensor]),
+    target=st.sampled_from([_aten.mul.Tensor, *ADDITIONS]),
     dtype=st.sampled_from([torch.float32, torch.float64, torch.int64]),
 )
 def test_products_of_rows_are_those_of_the_kernel(
