@@ -234,7 +234,10 @@ def test_an_allowed_import_is_left_alone(room: str, source: str) -> None:
 
 
 #: Part of the room serve -> what it may import of torch and recfx; other parts may import what the room may.
-SERVE_PARTS = {"policies": ("recfx.serve.policies",)}
+SERVE_PARTS = {
+    "policies": ("recfx.serve.policies",),
+    "simulator": ("recfx.errors", "recfx.serve.policies", "recfx.serve.simulator"),
+}
 
 
 @pytest.mark.parametrize("part", SERVE_PARTS)

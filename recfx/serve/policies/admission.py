@@ -29,7 +29,7 @@ class AdmissionConfig:
 
     Attributes:
         most_waiting: Requests in the queue at most.
-        most_rows: Rows of a batch, with which the queue is computed.
+        most_rows: Rows of a batch at most.
         margin: The share that is added to a predicted time before it is compared with a deadline.
         reserve_seconds: Time between the end of a call and the client's answer.
     """
@@ -77,15 +77,21 @@ class Admission:
         """
         if waiting >= self.config.most_waiting:
             return Verdict(False, "queue", 0.0)
-        seconds = self.predicted(rows, waiting_rows, first_free - now)
+        seconds = self.predicted(rows, deadline - now, waiting_rows, first_free - now)
         if now + seconds * (1.0 + self.config.margin) + self.config.reserve_seconds > deadline:
             return Verdict(False, "deadline", seconds)
         return Verdict(True, "", seconds)
 
-    def predicted(self, rows: int, waiting_rows: int, until_free: float) -> float:
-        """Seconds until a request is computed: the cores share the queue in batches of `most_rows`, and its own batch comes last."""
-        times, size = self.times, self.config.most_rows
-        batches, rest = divmod(waiting_rows + rows, size)
-        queue = batches * times.seconds(size) + (times.seconds(rest) if rest else 0.0)
-        own = times.seconds(rows)
-        return max(until_free, 0.0) + max(queue / self.cores, own) * self.correction.factor
+    def predicted(self, rows: int, budget: float, waiting_rows: int, until_free: float) -> float:
+        """Seconds until a request is computed.
+
+        The cores share the waiting batches, and the batch of the request comes last. A batch holds as many rows as are computed in half
+        of the request's time budget, since those that wait for it have the other half.
+        """
+        times, factor = self.times, self.correction.factor
+        size = max(times.most_rows(budget / (2.0 * factor), self.config.most_rows), rows)
+        batches, rest = divmod(waiting_rows, size)
+        if rest + rows > size:
+            batches, rest = batches + 1, 0
+        waiting = batches * times.seconds(size) / self.cores
+        return max(until_free, 0.0) + (waiting + times.seconds(rest + rows)) * factor

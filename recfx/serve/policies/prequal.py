@@ -7,6 +7,7 @@ lowest latency is chosen; if all are hot, the one with the fewest requests in fl
 from __future__ import annotations
 
 import math
+from bisect import bisect_left, insort
 from collections import deque
 from collections.abc import Iterable
 from dataclasses import dataclass
@@ -87,11 +88,11 @@ class Prequal(Router[R]):
         self._random = random
         self._pool: dict[R, Probe[R]] = {}  # the oldest first
         self._recent: deque[int] = deque()
-        self._counts: list[int] = [0]  # of the numbers in _recent
+        self._sorted: list[int] = []  # the same numbers
         self._owed = self._removable = 0.0
         self._worst_next = True
         self._last_sent = -math.inf
-        self._most_uses = 1
+        self._most_uses = uses_of_a_probe(self.config)
         super().__init__(replicas)
 
     @property
@@ -109,9 +110,12 @@ class Prequal(Router[R]):
         wanted = min(int(self._owed), len(replicas))
         self._owed -= int(self._owed)
         self._last_sent = max(now, self._last_sent)
-        if wanted == 1:
-            return [replicas[int(self._random.random() * len(replicas))]]
-        return self._random.sample(replicas, wanted)
+        if 4 * wanted > len(replicas):
+            return self._random.sample(replicas, wanted)
+        places: set[int] = set()
+        while len(places) < wanted:  # quicker than `sample` for few of many
+            places.add(int(self._random.random() * len(replicas)))
+        return [replicas[place] for place in places]
 
     def answered(self, replica: R, in_flight: int, seconds: float, now: float) -> None:
         """Takes the answer of a probe; without effect for a replica that was removed.
@@ -122,8 +126,12 @@ class Prequal(Router[R]):
             seconds: Its estimate of the latency of a request that arrives now (`ReplicaLoad.estimate`).
             now: The present time.
         """
-        if replica not in self._in_flight:
+        own = self._in_flight.get(replica)
+        if own is None:
             return
+        in_flight = max(
+            in_flight, own
+        )  # the answer does not count requests that were sent while the probe was on its way
         pool = self._pool
         if pool.pop(replica, None) is None and len(pool) >= self.config.pool:
             del pool[next(iter(pool))]
@@ -132,13 +140,8 @@ class Prequal(Router[R]):
 
     def threshold(self) -> int:
         """Requests in flight up to which a replica is cold: the quantile of recent answers, by nearest rank."""
-        rank = math.ceil(self.config.quantile * len(self._recent))
-        seen = 0
-        for in_flight, count in enumerate(self._counts):
-            seen += count
-            if seen >= rank and seen:
-                return in_flight
-        return 0
+        rank = math.ceil(self.config.quantile * len(self._sorted))
+        return self._sorted[max(rank, 1) - 1] if self._sorted else 0
 
     def _pick(self, now: float) -> R:
         pool = self._pool
@@ -153,6 +156,11 @@ class Prequal(Router[R]):
             del pool[chosen.replica]
         self._remove_some()
         return chosen.replica
+
+    def _observe(self, replica: R, seconds: float, now: float, ok: bool) -> None:
+        probe = self._pool.get(replica)
+        if probe is not None:
+            probe.in_flight = max(probe.in_flight - 1, self._in_flight[replica])
 
     def _best(self) -> Probe[R]:
         """The cold probe with the lowest latency, or else the probe with the fewest requests in flight."""
@@ -178,7 +186,12 @@ class Prequal(Router[R]):
         return max(self._pool.values(), key=lambda probe: probe.seconds)
 
     def _remove_some(self) -> None:
-        """Removes probes at the configured rate, in turn the worst and the oldest; two stay, so that there is a choice."""
+        """Removes probes at the configured rate, in turn the worst and the oldest; two stay, so that there is a choice.
+
+        A pool with a place for every replica loses none: no new probe needs the place, and each is renewed by the next of its replica.
+        """
+        if len(self._replicas) <= self.config.pool:
+            return
         self._removable = min(self._removable + self.config.removals, float(self.config.pool))
         while self._removable >= 1.0 and len(self._pool) > _FEWEST:
             self._removable -= 1.0
@@ -195,34 +208,23 @@ class Prequal(Router[R]):
             del pool[replica]
 
     def _count(self, in_flight: int) -> None:
-        counts, recent = self._counts, self._recent
-        if len(counts) <= in_flight:
-            counts.extend([0] * (in_flight + 1 - len(counts)))
-        counts[in_flight] += 1
-        recent.append(in_flight)
-        if len(recent) > self.config.recent:
-            counts[recent.popleft()] -= 1
-
-    def add(self, replica: R) -> None:
-        """Sends requests to one more replica.
-
-        Raises:
-            ValueError: The replica is known.
-        """
-        super().add(replica)
-        self._most_uses = uses_of_a_probe(self.config, len(self._replicas))
+        if len(self._recent) >= self.config.recent:
+            del self._sorted[bisect_left(self._sorted, self._recent.popleft())]
+        self._recent.append(in_flight)
+        insort(self._sorted, in_flight)
 
     def _forget(self, replica: R) -> None:
         self._pool.pop(replica, None)
-        self._most_uses = uses_of_a_probe(self.config, len(self._replicas))
 
 
-def uses_of_a_probe(config: PrequalConfig, replicas: int) -> int:
-    """How often a probe may be used: b = max(1, (1 + growth) / ((1 - pool / replicas) * probes - removals)), at most `most_uses`.
+def uses_of_a_probe(config: PrequalConfig) -> int:
+    """How often a probe may be used: b = max(1, (1 + growth) / (probes - removals)), at most `most_uses`.
 
     The denominator is the number of probes per request that stay in the pool. If it is not above 0, the pool would run dry, and a probe
-    is used `most_uses` times.
+    is used `most_uses` times. The paper's denominator is `(1 - pool / replicas) * probes - removals`: there, a second probe of a replica
+    in the pool is lost, while here it renews the first one. With fewer replicas than three pools, the paper's value lets balancers send
+    many requests at once to the replica that looked best.
     """
-    stay = (1.0 - config.pool / replicas) * config.probes - config.removals if replicas > 0 else 0.0
+    stay = config.probes - config.removals
     uses = (1.0 + config.growth) / stay if stay > 0.0 else math.inf
     return int(min(max(uses, 1.0), config.most_uses))

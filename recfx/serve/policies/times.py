@@ -10,7 +10,7 @@ from itertools import accumulate
 from recfx.serve.policies._checks import check_count, check_number, refuse
 
 #: Rows up to which times stand in a list.
-_TABLE = 2048
+_TABLE = 4096
 
 
 class ServiceTimes:
@@ -37,13 +37,12 @@ class ServiceTimes:
         self._seconds: list[float] = []
         for count in self._rows:
             self._seconds.append(max(points[count], self._seconds[-1] if self._seconds else 0.0))
-        table = (self._at(max(count, 1)) for count in range(min(self._rows[-1], _TABLE) + 1))
+        table = (self._at(max(count, 1)) for count in range(_TABLE + 1))
         self._table = list(accumulate(table, max))
 
     def seconds(self, rows: int) -> float:
         """The time of a call with a number of rows, at least 1."""
-        table = self._table
-        return table[rows] if 0 < rows < len(table) else self._at(max(rows, 1))
+        return self._table[rows] if 0 < rows <= _TABLE else self._at(max(rows, 1))
 
     def rate(self, rows: int) -> float:
         """Rows per second in calls of a number of rows."""
@@ -51,9 +50,8 @@ class ServiceTimes:
 
     def most_rows(self, seconds: float, limit: int) -> int:
         """The largest number of rows, at most `limit`, that a call of at most `seconds` holds; 0 if one row takes longer."""
-        table = self._table
-        if limit < len(table):
-            return bisect_right(table, seconds, 1, limit + 1) - 1
+        if limit <= _TABLE:
+            return bisect_right(self._table, seconds, 1, limit + 1) - 1
         return bisect_right(range(1, limit + 1), seconds, key=self._at)
 
     def best_rows(self, limit: int) -> int:

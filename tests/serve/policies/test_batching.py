@@ -115,10 +115,10 @@ def test_aimd_converges_below_the_largest_batch_within_the_target(
 ) -> None:
     config = AimdConfig(target, add_rows=add, back_off=back_off, most_rows=100_000)
     policy = AimdBatching(config)
-    queue = [Waiting(1) for _ in range(2_000)]
-    largest = min((target - fixed) / per_row, 2_000.0)
+    queue = [Waiting(1) for _ in range(200)]
+    largest = min((target - fixed) / per_row, 200.0)
     seen = []
-    for _ in range(2_000 // add + 60):
+    for _ in range(200 // add + 60):
         decision = policy.next_batch(queue, 0.0)
         policy.finished(decision, fixed + per_row * decision.rows)
         seen.append(policy.limit)

@@ -17,8 +17,8 @@ probes = st.lists(st.tuples(st.integers(0, 40), st.floats(1e-4, 1.0)), min_size=
 
 
 def still(**values: float) -> PrequalConfig:
-    """A pool that only choices change."""
-    return PrequalConfig(removals=0.0, **values)  # type: ignore[arg-type]
+    """A pool that keeps its probes."""
+    return PrequalConfig(removals=0.0, probes=0.1, **values)  # type: ignore[arg-type]
 
 
 @given(probes, st.floats(0.0, 1.0))
@@ -68,6 +68,19 @@ def test_requests_sent_on_a_probe_count_in_it() -> None:
     assert {probe.replica: probe.in_flight for probe in made.pool} == {0: 1, 1: 1}
 
 
+def test_answers_and_the_balancers_own_requests_keep_the_count_of_a_probe_up_to_date() -> None:
+    made = Prequal(range(2), Random(0), still())
+    made.answered(0, 7, 0.01, 0.0)
+    made.answered(1, 9, 0.02, 0.0)
+    assert made.choose(0.0) == 0
+    made.finished(0, 0.01, 0.1)
+    assert {probe.replica: probe.in_flight for probe in made.pool} == {0: 7, 1: 9}
+    for _ in range(3):
+        made.choose(0.2)
+    made.answered(0, 1, 0.01, 0.2)  # on its way while three requests were sent
+    assert made.pool[-1].in_flight == 3
+
+
 @given(st.lists(st.tuples(st.integers(0, 99), st.integers(0, 50), st.floats(0.0, 5.0)), max_size=200))
 def test_the_pool_stays_within_its_size_and_age(answers: list[tuple[int, int, float]]) -> None:
     made = Prequal(range(100), Random(0), PrequalConfig(most_age=1.0))
@@ -100,7 +113,7 @@ def test_a_full_pool_loses_its_oldest_probe() -> None:
 
 
 def test_removals_take_the_worst_and_the_oldest_in_turn() -> None:
-    made = Prequal(range(16), Random(0), PrequalConfig(quantile=0.5, removals=1.0, most_uses=16))
+    made = Prequal(range(50), Random(0), PrequalConfig(quantile=0.5, removals=1.0, probes=1.0))
     for replica, in_flight in enumerate([5, 0, 0, 9, 0, 0]):
         made.answered(replica, in_flight, 0.01 + replica / 1000, 0.0)
     assert made.choose(0.0) == 1
@@ -112,8 +125,17 @@ def test_removals_take_the_worst_and_the_oldest_in_turn() -> None:
     assert len(made.pool) == 2
 
 
+def test_a_pool_with_a_place_for_every_replica_keeps_its_probes() -> None:
+    made = Prequal(range(16), Random(0), PrequalConfig(probes=1.0))
+    for replica in range(16):
+        made.answered(replica, 0, 0.01, 0.0)
+    for _ in range(10):
+        made.choose(0.0)
+    assert len(made.pool) == 16
+
+
 def test_a_cold_pool_loses_the_probe_with_the_highest_latency() -> None:
-    made = Prequal(range(16), Random(0), PrequalConfig(quantile=1.0))
+    made = Prequal(range(50), Random(0), PrequalConfig(quantile=1.0, probes=1.0))
     for replica, (in_flight, latency) in enumerate([(0, 0.01), (3, 0.05), (0, 0.02)]):
         made.answered(replica, in_flight, latency, 0.0)
     assert made.choose(0.0) == 0
@@ -121,18 +143,18 @@ def test_a_cold_pool_loses_the_probe_with_the_highest_latency() -> None:
 
 
 @pytest.mark.parametrize(
-    ("replicas", "changes", "uses"),
+    ("changes", "uses"),
     [
-        (1000, {}, 1),  # 2 / ((1 - 0.016) * 3 - 1) = 1.02
-        (1000, {"probes": 1.5}, 4),  # 2 / ((1 - 0.016) * 1.5 - 1) = 4.2
-        (32, {"removals": 0.25, "growth": 3.0}, 3),  # 4 / (1.5 - 0.25) = 3.2
-        (16, {}, 16),  # nothing stays: the limit
-        (4, {"most_uses": 5}, 5),
-        (0, {}, 16),
+        ({}, 1),  # 2 / (3 - 1)
+        ({"probes": 1.5}, 4),  # 2 / (1.5 - 1)
+        ({"probes": 1.25, "removals": 0.25, "growth": 2.5}, 3),  # 3.5 / 1
+        ({"probes": 5.0, "growth": 0.0}, 1),
+        ({"probes": 1.0}, 16),  # nothing stays: the limit
+        ({"probes": 0.5, "most_uses": 5}, 5),
     ],
 )
-def test_how_often_a_probe_may_be_used(replicas: int, changes: dict[str, float], uses: int) -> None:
-    assert uses_of_a_probe(PrequalConfig(**changes), replicas) == uses  # type: ignore[arg-type]
+def test_how_often_a_probe_may_be_used(changes: dict[str, float], uses: int) -> None:
+    assert uses_of_a_probe(PrequalConfig(**changes)) == uses  # type: ignore[arg-type]
 
 
 def test_a_used_up_probe_leaves_the_pool() -> None:
