@@ -24,6 +24,7 @@ from recfx.passes.mlp.fuse_mlp import FuseMlp
 from recfx.passes.mlp.fuse_parallel_linears import FuseParallelLinears
 from recfx.passes.narrow.narrow_last_position import NarrowLastPosition
 from recfx.passes.narrow.tabulate_towers import TabulateTowers
+from recfx.passes.prune.remove_dead_channels import RemoveDeadChannels
 from recfx.passes.quantize.quantize_embeddings import BinarizeEmbeddings, QuantizeEmbeddings
 from recfx.passes.quantize.quantize_linears import QuantizeLinears
 from recfx.passes.quantize.quantize_tables import QuantizeTables
@@ -77,6 +78,7 @@ __all__ = [
     "QuantizeEmbeddings",
     "QuantizeLinears",
     "QuantizeTables",
+    "RemoveDeadChannels",
     "Stage",
     "TabulateTowers",
     "default_pipeline",

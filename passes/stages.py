@@ -58,6 +58,12 @@ STAGES = (
         "Affine operators are folded before batch norm is folded into the linears that they leave.",
     ),
     Stage(
+        "dead-channels",
+        "remove-dead-channels",
+        "After the folds into linears, which multiply dead channels' weights with zero; before all operators of the dialect, through which "
+        "channels are not followed.",
+    ),
+    Stage(
         "fold-tables",
         "fold-linear-into-table",
         "After the folds into linears, which cannot fold into a linear that is part of a table.",

@@ -35,16 +35,24 @@ class Room:
             for channel, own in zip(names.tolist(), np.split(places[order], starts[1:]), strict=True):
                 self._places.setdefault(channel, []).append((number, own))
 
+    def fits(self, channel: int) -> bool:
+        """Whether every axis keeps a place without one more channel."""
+        return self._without([channel]) is not None
+
     def remove(self, channels: Collection[int]) -> bool:
         """Removes channels if every axis keeps a place; otherwise removes none of them and returns False."""
-        changed: dict[int, Mask] = {}
-        for channel in channels:
-            for number, places in self._places.get(channel, ()):
-                alive = changed.setdefault(number, self._alive[number].copy())
-                alive[places] = False
-        if not all(alive.any() for alive in changed.values()):
+        changed = self._without(channels)
+        if changed is None:
             return False
         for number, alive in changed.items():
             self._alive[number] = alive
         self.removed.update(channels)
         return True
+
+    def _without(self, channels: Collection[int]) -> dict[int, Mask] | None:
+        changed: dict[int, Mask] = {}
+        for channel in channels:
+            for number, places in self._places.get(channel, ()):
+                alive = changed.setdefault(number, self._alive[number].copy())
+                alive[places] = False
+        return changed if all(alive.any() for alive in changed.values()) else None

@@ -99,14 +99,14 @@ def test_every_stage_says_why() -> None:
         {"after:fold": [MergeDuplicates]},
         {"after:fold": [MergeDuplicates()]},
         {"after:fold": Pipeline("merge-duplicates")},
-        {"before:fold-tables": "merge-duplicates"},
+        {"before:dead-channels": "merge-duplicates"},
     ],
 )
 def test_passes_go_between_stages(extra: Any) -> None:
     stages = default_stages(requests=False, kernels=FUSED)
     passes = [item.spec.name for item in with_extra_passes(stages, extra).passes]
     at = passes.index("fold-batchnorm")
-    assert passes[at : at + 3] == ["fold-batchnorm", "merge-duplicates", "fold-linear-into-table"]
+    assert passes[at : at + 3] == ["fold-batchnorm", "merge-duplicates", "remove-dead-channels"]
     assert len(passes) == len(Pipeline(",".join(stage.passes for stage in stages)).passes) + 1
 
 

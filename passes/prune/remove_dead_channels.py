@@ -1,0 +1,140 @@
+"""remove-dead-channels: channels that contribute nothing, or a constant, to what reads them are removed.
+
+    linear(relu(linear(x, W1, b1)), W2, b2)  -> linear(relu(linear(x, W1', b1')), W2', b2')
+
+without the rows of W1 and the columns of W2 of a channel
+
+    whose column of W2 is zero (nothing reads it)
+    whose row of W1 is zero, so that its value is relu(b1): W2 relu(b1) goes into b2
+    that ReLU sets to zero for all inputs, since W1 x + b1 <= 0 for all values that x can have: x may be a ReLU or a sigmoid
+    whose batch norm has a scale of zero, likewise
+
+through all operators that `recfx.analysis.channel_groups` follows. Layers of which all channels are dead keep one.
+
+Requires: functional. Exactness: REASSOC (biases are computed in float64 and rounded once). Infinite activations are not covered: a weight
+of zero times infinity is NaN, and the removed channel no longer gives it.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+
+import torch
+from torch import fx
+
+from recfx.analysis.channel_groups import Group, Mask, channel_groups
+from recfx.ir.access import argument_of
+from recfx.ir.numeric import Exactness
+from recfx.ir.op_sets import TABLE_LOOKUPS
+from recfx.ir.program import Program
+from recfx.passes._match import argument
+from recfx.passes._properties import CANONICAL, QUANTISED
+from recfx.passes.prune.channel_ranges import Range, channel_ranges, zero_slices
+from recfx.passes.prune.dead_channels import DeadChannels, Verdict, constant_of, first_use
+from recfx.passes.prune.remove_channels import remove_channels
+from recfx.passes.prune.room import Room
+from recfx.pipeline import Pass, PassContext, PassSpec, register
+
+_RULE = "dead"
+
+
+@register
+class RemoveDeadChannels(Pass):
+    """Removes channels that contribute nothing, or a constant, to what reads them."""
+
+    spec = PassSpec(
+        "remove-dead-channels",
+        "Removes channels that are zero, constant or never read.",
+        exactness=Exactness.REASSOC,
+        changes_state=True,
+        prefers=CANONICAL,
+        avoids=frozenset({"lookups-fused", "linears-fused"}),
+        forbids=QUANTISED,
+    )
+
+    def run(self, program: Program, ctx: PassContext) -> None:
+        earlier = len(ctx.misses)
+        while True:  # a removed channel may leave others without readers
+            del ctx.misses[earlier:]
+            ranges = channel_ranges(ctx)
+            if not _may_have_dead_channels(ctx, ranges) or not _remove_some(ctx, ranges):
+                return
+
+
+def _may_have_dead_channels(ctx: PassContext, ranges: dict[fx.Node, Range]) -> bool:
+    """Whether some value is constant or some weight has zeros only for one channel. This is much quicker than finding the channels."""
+    if any(bool(known.constant.any()) for node, known in ranges.items() if node.op == "call_function"):
+        return True
+    return any(
+        tensor is not None and tensor.ndim > 1 and tensor.is_floating_point() and _has_zero_slice(tensor)
+        for tensor in {id(t): t for t in map(ctx.tensor, _contracted(ctx))}.values()
+    )
+
+
+def _contracted(ctx: PassContext) -> Iterable[fx.Node]:
+    """The parameters that operators other than lookups read."""
+    for read in ctx.graph.find_nodes(op="get_attr"):
+        if any(user.target not in TABLE_LOOKUPS for user in read.users):
+            yield read
+
+
+def _has_zero_slice(tensor: torch.Tensor) -> bool:
+    return any(bool(zero_slices(tensor, axis).any()) for axis, size in enumerate(tensor.shape) if size > 1)
+
+
+def _remove_some(ctx: PassContext, ranges: dict[fx.Node, Range]) -> bool:
+    """Removes the dead channels that are seen now; returns whether there were any."""
+    found = channel_groups(ctx.program)
+    dead, room = DeadChannels(ctx, found, ranges), Room(found)
+    folds: dict[fx.Node, set[int]] = {}
+    for group in found.groups:
+        use = first_use(ctx, group)
+        candidates = _candidates(ctx, dead, group, use)
+        if not any(map(room.fits, candidates)):
+            if candidates:
+                ctx.miss(_RULE, use, "all channels of an axis are dead, and one must stay")
+        elif ctx.gate(_RULE, use):
+            for channel, verdict in candidates.items():
+                if room.remove([channel]):
+                    for linear, place in verdict.folds:
+                        folds.setdefault(linear, set()).add(place)
+    if not room.removed:
+        return False
+    shifts = {linear: _shift(ctx, linear, sorted(places), ranges) for linear, places in folds.items()}
+    remove_channels(ctx, found, room.removed)
+    for linear, shift in shifts.items():
+        if not linear._erased:
+            _add_to_bias(ctx, linear, shift, found.kept_along(found.axes(linear)[-1], room.removed, len(shift)))
+    ctx.sweep()
+    return True
+
+
+def _candidates(ctx: PassContext, dead: DeadChannels, group: Group, use: fx.Node) -> dict[int, Verdict]:
+    """The dead channels of a group. Misses name one reason for each operator that needs a constant channel."""
+    found: dict[int, Verdict] = {}
+    refused: dict[fx.Node, str] = {}
+    for channel in group.channels:
+        verdict = dead.verdict(channel)
+        if verdict is not None and verdict.refused is None:
+            found[channel] = verdict
+        elif verdict is not None:
+            refused.setdefault(verdict.at or use, verdict.refused or "")
+    for node, reason in refused.items():
+        ctx.miss(_RULE, node, reason)
+    return found
+
+
+def _shift(ctx: PassContext, linear: fx.Node, places: list[int], ranges: dict[fx.Node, Range]) -> torch.Tensor:
+    """What constant places of a linear's input add to its result, float64 [N]."""
+    weight = ctx.stored(linear.args[1]).detach()[:, places].double()
+    return weight @ constant_of(ranges, linear, places)
+
+
+def _add_to_bias(ctx: PassContext, linear: fx.Node, shift: torch.Tensor, kept: Mask | None) -> None:
+    read, weight = argument(linear, 2, "bias"), ctx.stored(linear.args[1])
+    shift = shift if kept is None else shift[torch.from_numpy(kept)]
+    exact = shift if read is None else shift + ctx.stored(read).detach().double()
+    stem = str(argument_of(linear, 1, fx.Node).target).removesuffix("weight") + "bias_shifted"
+    with ctx.before(linear):
+        bias = ctx.constant(stem, exact.to(weight.dtype))
+    linear.args, linear.kwargs = (*linear.args[:2], bias), {}
