@@ -17,8 +17,10 @@ from recfx.analysis.batch_axis import Rows
 from recfx.analysis.origins import OriginOf
 from recfx.ir.access import argument_of, items_of
 from recfx.ir.bags import Bags, Form
+from recfx.ir.jagged_bags import all_bags
 from recfx.ir.op_sets import EMBEDDING_BAGS, SIZED_RESHAPES
 from recfx.ir.program import Origin, Program, get_state
+from recfx.ir.region import batch_symbol
 from recfx.ops.lookup import decode, grouped_lookup
 
 _BATCHES = (1, 2, 5)
@@ -27,7 +29,7 @@ _MOST_IDS = 4
 
 def bag_leaves(program: Program) -> set[int]:
     """The positions of the leaves that hold bags."""
-    return {leaf for bags in program.bags for leaf in (bags.bounds, *bags.members)}
+    return {leaf for bags in all_bags(program) for leaf in (bags.bounds, *bags.members)}
 
 
 class BagRows:
@@ -40,8 +42,17 @@ class BagRows:
     def __init__(self, program: Program) -> None:
         self._program = program
         self._places = {node: i for i, node in enumerate(program.placeholders())}
-        plain = [bags for bags in program.bags if all(stream.row is None for stream in bags.streams)]
+        self._bags = all_bags(program)
+        plain = [bags for bags in self._bags if all(stream.row is None for stream in bags.streams)]
         self._drawn = [(bags, [_draw(bags, batch, program) for batch in _BATCHES]) for bags in plain]
+        symbol = batch_symbol(program)
+        self._batch_sizes = {
+            node
+            for node in program.graph.find_nodes(op="call_function", target=torch.ops.aten.sym_size.int)
+            if symbol is not None
+            and isinstance(size := node.meta.get("val"), torch.SymInt)
+            and size.node.expr == symbol
+        }
         self._by_key: dict[fx.Node, int] = {}
         held = bag_leaves(program)
         sizes = [s for node, i in self._places.items() if i in held for s in node.meta["val"].shape]
@@ -50,8 +61,12 @@ class BagRows:
         ]
         self._counts = _symbols(sizes) - _symbols(others) - _symbols(self._bound_sizes())
 
+    def _batch_of(self, leaves: Mapping[int, torch.Tensor]) -> int:
+        """The batch of drawn leaves."""
+        return next(bags.batch(_as_list(leaves)) for bags, drawn in self._drawn if any(leaves is d for d in drawn))
+
     def _bound_sizes(self) -> list[Any]:
-        bounds = {bags.bounds for bags in self._program.bags}
+        bounds = {bags.bounds for bags in self._bags}
         return [size for node, i in self._places.items() if i in bounds for size in node.meta["val"].shape]
 
     def judge(self, node: fx.Node, found: Mapping[fx.Node, OriginOf]) -> OriginOf | None:
@@ -106,6 +121,8 @@ class BagRows:
             for run in range(bags.runs):
                 if all(self._reads_run(bags, leaves, run, read, place) for leaves in drawn):
                     return Rows(0)
+                if place[1] == 1 and all(self._reads_part(bags, leaves, run, read, place[2]) for leaves in drawn):
+                    return Rows(0)
             keys = bags.runs // len(bags.streams)
             if place[1] != 1:
                 continue
@@ -134,6 +151,24 @@ class BagRows:
         wanted = earlier + torch.cat([lengths.new_zeros(1), lengths[run].cumsum(0)])
         return torch.equal(bounds[segment * batch : (segment + 1) * batch + 1], wanted)
 
+    def _reads_part(
+        self, bags: Bags, leaves: Mapping[int, torch.Tensor], run: int, read: tuple[Any, Any, Any], last: bool
+    ) -> bool:
+        """Whether a lookup reads the ids of one run, cut from those of all runs, in their bags, on drawn leaves."""
+        if bags.by_row:
+            return False
+        ids, offsets, factors = read
+        keys, lengths = bags.runs // len(bags.streams), bags.lengths(_as_list(leaves))
+        start, own = int(lengths[run // keys * keys : run].sum()), lengths[run]
+        part = slice(start, start + int(own.sum()))
+        held = [leaves[leaf][part] for leaf in bags.streams[run // keys].leaves]
+        values = [self._value(value, leaves) for value in (ids, factors) if value is not None]
+        starts = self._value(offsets, leaves)
+        if starts is None or any(v is None or all(not _equal(v, entries) for entries in held) for v in values):
+            return False
+        wanted = torch.cat([own.new_zeros(1), own.cumsum(0)])
+        return torch.equal(starts.long(), wanted if last else wanted[:-1])
+
     def _reads_runs(
         self, bags: Bags, leaves: Mapping[int, torch.Tensor], runs: range, read: tuple[Any, Any, Any], last: bool
     ) -> bool:
@@ -153,26 +188,29 @@ class BagRows:
         starts = self._value(offsets, leaves)
         if starts is None or starts.ndim != 1 or not stream.leaves:
             return None
-        if not all(
-            v is not None and any(torch.equal(v, leaves[leaf].to(v.dtype)) for leaf in stream.leaves) for v in values
-        ):
+        if not all(v is not None and any(_equal(v, leaves[leaf]) for leaf in stream.leaves) for v in values):
             return None
         return starts.long() if last else torch.cat([starts.long(), torch.tensor([len(leaves[stream.leaves[0]])])])
 
     def _value(self, node: Any, leaves: Mapping[int, torch.Tensor]) -> torch.Tensor | None:
-        """The value of a node that is computed from the leaves of one group of bags and constants; None for other nodes."""
+        """The value of a node that is computed from the leaves of one group of bags, constants and the batch; None for other nodes."""
         needed: dict[fx.Node, None] = {}
+        values: dict[fx.Node, Any] = {}
         waiting = [node]
         while waiting:
             current = waiting.pop()
             if current in needed:
                 continue
+            if current in self._batch_sizes:
+                values[current], needed[current] = self._batch_of(leaves), None
+                continue
             if current.op == "placeholder" and self._places[current] not in leaves:
                 return None
             needed[current] = None
             waiting += current.all_input_nodes
-        values: dict[fx.Node, Any] = {}
         for current in sorted(needed):
+            if current in values:
+                continue
             if current.op == "placeholder":
                 values[current] = leaves[self._places[current]]
             elif current.op == "get_attr":
@@ -185,6 +223,11 @@ class BagRows:
                 except Exception:  # noqa: BLE001 - an operator that refuses drawn bags does not read them as such
                     return None
         return values[node] if isinstance(values[node], torch.Tensor) else None
+
+
+def _equal(value: torch.Tensor, entries: torch.Tensor) -> bool:
+    """Whether a value holds the entries of a leaf, perhaps in another type."""
+    return torch.equal(value, entries.to(value.dtype))
 
 
 def _symbols(sizes: Iterable[Any]) -> set[Any]:

@@ -14,6 +14,7 @@ from recfx.driver.report import Report
 from recfx.driver.row_plan import RowPlan, row_plan
 from recfx.driver.weight_watch import WeightWatch
 from recfx.errors import InputError
+from recfx.ir.jagged_bags import all_bags
 from recfx.ir.program import Program
 from recfx.ops.lookup import grouped_lookup
 from recfx.ops.to_aten import decompose
@@ -74,7 +75,7 @@ class Parts:
     @cached_property
     def row_plan(self) -> RowPlan | str:
         """The division of a call into parts of the batch, or the reason why there is no such division."""
-        if not self.program.bags:
+        if not all_bags(self.program):
             return row_plan(self.in_torch)
         return row_plan(decompose(self.program, keep=(grouped_lookup,)))
 

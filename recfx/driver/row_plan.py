@@ -12,6 +12,7 @@ from recfx.analysis.origins import origins
 from recfx.driver.bag_rows import BagRows, bag_leaves
 from recfx.ir.bags import Bags
 from recfx.ir.batch_axes import Axis, batch_axis
+from recfx.ir.jagged_bags import all_bags
 from recfx.ir.leaves import LeafSpec
 from recfx.ir.program import Origin, Program
 from recfx.ir.shapes import BATCH
@@ -67,7 +68,7 @@ def row_plan(program: Program) -> RowPlan | str:
         if not isinstance(value.meta.get("val"), torch.Tensor):
             return "an output is a size"
         outputs.append(origin.rows)
-    return RowPlan(tuple(inputs), tuple(outputs), program.bags)
+    return RowPlan(tuple(inputs), tuple(outputs), all_bags(program))
 
 
 def _indivisible(leaf: LeafSpec, axis: Axis | None) -> str | None:

@@ -10,14 +10,12 @@ import dataclasses
 from typing import Any
 
 import torch
-from torch.utils import _pytree as pytree
 
-from recfx.ir.bags import Bags, Form, Stream
-from recfx.ir.containers import LENGTHS, STRIDES, VALUES, WEIGHTS
+from recfx.ir.bags import Bags
 from recfx.ir.id_ranges import IdRange, id_ranges
-from recfx.ir.jagged import is_jagged, leaf_count, row_keys
+from recfx.ir.jagged_bags import all_bags
 from recfx.ir.program import Program
-from recfx.ir.shapes import BATCH, positions
+from recfx.ir.shapes import BATCH
 
 _INTEGERS = (torch.int64, torch.int32, torch.int16, torch.int8, torch.uint8)
 
@@ -49,7 +47,7 @@ class Roles:
 def input_roles(program: Program) -> Roles:
     """The roles of a program's inputs."""
     leaves = program.example
-    bags = (*program.bags, *_jagged_bags(program))
+    bags = all_bags(program)
     held = {leaf for group in bags for leaf in (group.bounds, *group.members)}
     batched = frozenset(i for i in _batched(program) if i not in held)
     ranges = id_ranges(program, bags, _columns(leaves, batched, bags))
@@ -76,22 +74,6 @@ def _batched(program: Program) -> list[int]:
         return [i for i in tensors if signature.leaves[i].shape[0] == BATCH]
     size = program.example_batch()
     return [i for i in tensors if program.example[i].shape[0] == size]
-
-
-def _jagged_bags(program: Program) -> list[Bags]:
-    """The bags of jagged tensors with one bag for each key and row of the batch."""
-    parts = pytree.tree_leaves(program.signature.nested(program.example), is_leaf=is_jagged)
-    found = []
-    for part, position in zip(parts, positions(parts), strict=True):
-        if not is_jagged(part):
-            continue
-        own = program.example[position : position + leaf_count(part)]
-        keys = row_keys(part)
-        if own[LENGTHS] is None or any(other is not None for other in own[STRIDES:]) or not keys:
-            continue
-        ids = tuple(position + i for i in (VALUES, WEIGHTS) if own[i] is not None)
-        found.append(Bags(position + LENGTHS, Form.LENGTHS, keys, (Stream(ids),)))
-    return found
 
 
 def _columns(leaves: Any, batched: frozenset[int], bags: tuple[Bags, ...]) -> dict[int, torch.Tensor]:
