@@ -7,6 +7,7 @@ from typing import Any
 
 import torch
 from torch import fx
+from torch.utils import _pytree as pytree
 
 from recfx.errors import IdError
 from recfx.ir.op_sets import COPIES, JOINS, PERMUTATIONS, REGROUPINGS, SLICES, SPLITS
@@ -21,13 +22,41 @@ _aten = torch.ops.aten
 _MOVES = frozenset((*REGROUPINGS, *PERMUTATIONS, *SLICES, *COPIES, *SPLITS, *JOINS, _aten.select.int))
 _GETITEM = "getitem"
 
+#: Reads and writes at computed places: operator -> the position of the places among its arguments.
+_PLACES: dict[Any, int] = {
+    _aten.index_select.default: 2,
+    _aten.index.Tensor: 1,
+    _aten.gather.default: 2,
+    _aten.scatter.src: 2,
+    _aten.scatter.value: 2,
+    _aten.scatter_add.default: 2,
+    _aten.scatter_reduce.two: 2,
+    _aten.index_put.default: 1,
+    _aten.index_add.default: 2,
+    _aten.index_copy.default: 2,
+    _aten.take.default: 1,
+    _aten.one_hot.default: 0,
+}
+
 
 def is_moved_input(node: fx.Node) -> bool:
     """Whether a value is an input of the region or a constant, or consists of elements of such."""
     if node.op in ("placeholder", "get_attr"):
         return True
-    moves = node.target in _MOVES or getattr(node.target, "__name__", "") == _GETITEM
-    return moves and all(is_size(source) or is_moved_input(source) for source in node.all_input_nodes)
+    return moves_integers(node) and all(is_size(source) or is_moved_input(source) for source in node.all_input_nodes)
+
+
+def moves_integers(node: fx.Node) -> bool:
+    """Whether an operator returns elements of its operands, and computes none."""
+    return node.target in _MOVES or getattr(node.target, "__name__", "") == _GETITEM
+
+
+def has_computed_places(node: fx.Node) -> bool:
+    """Whether an operator reads or writes at places that are not constants, as `gather` does."""
+    if node.target not in _PLACES:
+        return False
+    leaves = pytree.tree_leaves(node.args[_PLACES[node.target]])
+    return any(leaf.op != "get_attr" for leaf in leaves if isinstance(leaf, fx.Node))
 
 
 def ids_function(region: Region, lookups: Sequence[tuple[fx.Node, int]]) -> Callable[..., Any]:

@@ -13,6 +13,7 @@ BUILT_IN = {
     "openvino": ("recfx.targets.openvino", "OpenVINOBackend"),
     "onnxruntime": ("recfx.targets.onnxruntime", "OnnxruntimeBackend"),
     "inductor": ("recfx.targets.inductor", "InductorBackend"),
+    "tensorrt": ("recfx.targets.tensorrt", "TensorRTBackend"),
     "eager": ("recfx.targets.eager", "EagerBackend"),
 }
 

@@ -17,6 +17,7 @@ _KNOWN = {
     "onnxruntime": "#ccbb44",
     "openvino": "#228833",
     "inductor": "#ee6677",
+    "tensorrt": "#66ccee",
 }
 _WIDEST, _BAR, _ROW, _PAD, _CHARACTER = 360.0, 18.0, 74.0, 14.0, 6.3
 _TITLE, _LABEL = 13, 11

@@ -48,12 +48,19 @@ def decomposed_lookup(
         if f.length < 0:
             parts.append((f.output, _jagged(table, held, *bounds[f.offsets, f.ids], factors, f)))
         else:
-            parts.append((f.output, _fixed(table, held, factors, f)))
+            parts.append((f.output, fixed_bags(table, held, factors, f)))
     return torch.cat([part for _, part in sorted(parts, key=lambda part: part[0])], 1)
 
 
-def _fixed(table: Tensor, ids: Tensor, factors: Tensor | None, f: Feature) -> Tensor:
-    """One feature with bags of fixed length: [B, columns]."""
+def fixed_bags(table: Tensor, ids: Tensor, factors: Tensor | None, f: Feature) -> Tensor:
+    """One feature with bags of fixed length, gathered and reduced: [B, columns].
+
+    Args:
+        table: The rows.
+        ids: [B], or [B, N] with the feature's columns among them.
+        factors: One for each id.
+        f: The feature.
+    """
     bag = _two_dimensional(id_columns(ids, f))
     factors = None if factors is None else _two_dimensional(id_columns(factors, f))
     rows, counted = weighted_rows(table, bag, factors, f)

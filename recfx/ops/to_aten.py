@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import operator
-from collections.abc import Callable, Container, Sequence
+from collections.abc import Callable, Container, Mapping
 from typing import Any
 
 import torch
@@ -47,7 +47,7 @@ def decompose_module(module: fx.GraphModule, keep: Container[Any] = ()) -> int:
     """`decompose` for the graph module of a program or region, in place; returns the number of operators that were replaced."""
     found = [node for node in module.graph.nodes if node.target in DECOMPOSITIONS and node.target not in keep]
     for node in found:
-        _replace(module, node)
+        replace_node(module, node, DECOMPOSITIONS[node.target])
     if found:
         remove_dead_code(module.graph)
         module.graph.lint()
@@ -55,9 +55,16 @@ def decompose_module(module: fx.GraphModule, keep: Container[Any] = ()) -> int:
     return len(found)
 
 
-def _replace(module: fx.GraphModule, node: fx.Node) -> None:
-    arguments, layout = tree_flatten((node.args, node.kwargs))
-    traced = _trace(DECOMPOSITIONS[node.target], arguments, layout)
+def replace_node(module: fx.GraphModule, node: fx.Node, function: Callable[..., Any]) -> None:
+    """Replaces an operator by the operators of ATen that a function of the same arguments calls.
+
+    Args:
+        module: The graph module.
+        node: The operator. If it returns a tuple, the function may return None for results that nobody reads.
+        function: The function. It does not branch on values.
+    """
+    arguments, _ = tree_flatten((node.args, node.kwargs))
+    traced = trace_call(node, function)
     origin = {key: value for key, value in node.meta.items() if key not in _OF_VALUE}
     inputs = iter(argument for argument in arguments if isinstance(argument, fx.Node))
     made: dict[fx.Node, fx.Node] = {}
@@ -80,8 +87,15 @@ def _replace(module: fx.GraphModule, node: fx.Node) -> None:
     module.graph.erase_node(node)
 
 
-def _trace(function: Callable[..., Any], arguments: Sequence[Any], layout: Any) -> fx.GraphModule:
-    """Traces a call of a function into a graph; the nodes among its arguments are the inputs."""
+def trace_call(node: fx.Node, function: Callable[..., Any], table: Mapping[Any, Any] | None = None) -> fx.GraphModule:
+    """The operators of ATen that a function calls for the arguments of an operator; the nodes among these are the graph's inputs.
+
+    Args:
+        node: The operator.
+        function: The function.
+        table: Operator -> its decomposition. With it, torch's composite operators are decomposed as well; without, they stay whole.
+    """
+    arguments, layout = tree_flatten((node.args, node.kwargs))
     places = [i for i, argument in enumerate(arguments) if isinstance(argument, fx.Node)]
 
     def of_values(*values: Any) -> Any:
@@ -92,7 +106,7 @@ def _trace(function: Callable[..., Any], arguments: Sequence[Any], layout: Any) 
         return function(*args, **kwargs)
 
     with batch_free_kernels():
-        return make_fx(of_values, tracing_mode="symbolic", pre_dispatch=True)(
+        return make_fx(of_values, decomposition_table=table, tracing_mode="symbolic", pre_dispatch=table is None)(
             *[_own_value(arguments[place]) for place in places]
         )
 

@@ -8,18 +8,17 @@ from typing import Any, ClassVar
 
 import torch
 from torch import fx
-from torch.utils import _pytree as pytree
 
-from recfx.errors import ArtifactError, TargetError
+from recfx.errors import ArtifactError
 from recfx.ir.numeric import Exactness
-from recfx.ir.program import Program, get_state
+from recfx.ir.program import Program
 from recfx.ir.region import Region
 from recfx.runtime.flat import flat_function
 from recfx.targets.base import Backend, Lowered, Refused, Verdict, is_operator
 from recfx.targets.id_checks import checked, ids_function
 from recfx.targets.inductor import compiler
 from recfx.targets.inductor.support import lookups_of, refusals
-from recfx.targets.region_sizes import InputSizes, is_size
+from recfx.targets.region_sizes import is_size
 
 _FILE = "inductor.json"
 
@@ -38,9 +37,9 @@ class InductorBackend(Backend):
         return compiler.version()
 
     def state(self) -> str:
-        from recfx.targets.inductor.package_cache import default_folder
+        from recfx.targets.package_cache import default_folder
 
-        return f"ready, torch {compiler.version()}; compiled packages are kept in {default_folder()}"
+        return f"ready, torch {compiler.version()}; compiled packages are kept in {default_folder(self.name)}"
 
     def supports(self, program: Program | Region) -> dict[fx.Node, Verdict]:
         region = program if isinstance(program, Region) else Region.whole(program)
@@ -53,17 +52,17 @@ class InductorBackend(Backend):
 
     def slow_to_lower(self, region: Region) -> bool:
         from recfx.targets.inductor.compile import key_of
-        from recfx.targets.inductor.package_cache import default_folder, stored
+        from recfx.targets.package_cache import default_folder, stored
 
-        folder = default_folder()
+        folder = default_folder(self.name)
         if not folder.is_dir():
             return True  # without the key, which takes a digest of all weights
         key = key_of(region)
         return not key or stored(folder, key) is None
 
     def lower(self, region: Region) -> Lowered:
+        from recfx.targets.exported import computed_outputs
         from recfx.targets.inductor.compile import compiled
-        from recfx.targets.inductor.exported import computed_outputs
 
         reasons = refusals(region, lowering=True)
         if reasons:
@@ -108,12 +107,14 @@ class _Body:
         results: Sequence[fx.Node],
         runner: Callable[[list[torch.Tensor]], Sequence[torch.Tensor]],
     ) -> None:
+        from recfx.targets.exported import output_of
+
         self._used, self._runner = tuple(used), runner
         self._plain = flat_function(region)
         self._lookups = lookups_of(region)
         self._ids = ids_function(region, self._lookups) if self._lookups else None
         returned = next(iter(reversed(region.graph.nodes))).args[0]
-        self._outputs = [_output(region, value, list(results)) for value in returned]
+        self._outputs = [output_of(region, value, results) for value in returned]
 
     def __call__(self, *values: Any) -> tuple[Any, ...]:
         if self._ids is not None:
@@ -128,33 +129,3 @@ class _Body:
             given.append(value.detach().contiguous())
         made = self._runner(given)
         return tuple(output(values, made) for output in self._outputs)
-
-
-def _output(region: Region, value: Any, results: list[fx.Node]) -> Callable[[Sequence[Any], Sequence[Any]], Any]:
-    """A function of the region's inputs and the package's results that gives one output of the region."""
-    if not isinstance(value, fx.Node):
-        return lambda values, made: value
-    if value in results:
-        at = results.index(value)
-        return lambda values, made: made[at]
-    inputs = region.placeholders()
-    if value in inputs:
-        index = inputs.index(value)
-        return lambda values, made: values[index]
-    if value.op == "get_attr":
-        state = get_state(region.module, str(value.target)).detach()
-        return lambda values, made: state
-    code = InputSizes(region).code(value.meta["val"])
-    if code is None:
-        raise TargetError(
-            f"{value.name} does not follow from the sizes of the region's inputs",
-            hint="give the region to another backend, such as 'eager'",
-        )
-    names = ", ".join(f"x{i}" for i in range(len(inputs)))
-    size: Callable[..., Any] = eval(f"lambda {names}: {code}", {})
-    return lambda values, made: size(*values)
-
-
-def tensors_of(value: Any) -> list[torch.Tensor]:
-    """The tensors in a recorded value."""
-    return [leaf for leaf in pytree.tree_leaves(value) if isinstance(leaf, torch.Tensor)]

@@ -22,8 +22,9 @@ from recfx.errors import ArtifactError, TargetError
 from recfx.ir.canonical import content_digest
 from recfx.ir.region import Region
 from recfx.progress import stage_line
-from recfx.targets.inductor import compiler, package_cache
-from recfx.targets.inductor.exported import Exported, export
+from recfx.targets import package_cache
+from recfx.targets.exported import Exported, export
+from recfx.targets.inductor import compiler
 
 _lock = threading.Lock()
 
@@ -57,7 +58,7 @@ def compiled(region: Region, folder: Path | None = None) -> tuple[Exported, Runn
         TargetError: Inductor cannot compile the region.
     """
     exported = export(region)
-    folder = package_cache.default_folder() if folder is None else folder
+    folder = package_cache.default_folder("inductor") if folder is None else folder
     key = key_of(region)
     with _lock:
         found = package_cache.stored(folder, key) if key else None

@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-from typing import Any
-
 import torch
 from torch import fx
 from torch.fx.experimental.symbolic_shapes import free_unbacked_symbols
@@ -13,28 +11,13 @@ from recfx.ir.op_sets import EMBEDDING_BAGS
 from recfx.ir.program import get_state
 from recfx.ir.region import Region
 from recfx.ops import attention, cross, interaction, mlp
-from recfx.targets.id_checks import is_moved_input
+from recfx.targets.id_checks import has_computed_places, is_moved_input
 from recfx.targets.region_sizes import is_size
 
 _aten = torch.ops.aten
 #: Operators of the dialect whose decomposition is plain arithmetic.
 _DECOMPOSED = frozenset((mlp.mlp, cross.cross, interaction.dot_interaction, interaction.fm, attention.target_attention))
 
-#: Reads and writes at computed places: operator -> the position of the places among its arguments.
-_PLACES: dict[Any, int] = {
-    _aten.index_select.default: 2,
-    _aten.index.Tensor: 1,
-    _aten.gather.default: 2,
-    _aten.scatter.src: 2,
-    _aten.scatter.value: 2,
-    _aten.scatter_add.default: 2,
-    _aten.scatter_reduce.two: 2,
-    _aten.index_put.default: 1,
-    _aten.index_add.default: 2,
-    _aten.index_copy.default: 2,
-    _aten.take.default: 1,
-    _aten.one_hot.default: 0,
-}
 #: Operators whose compiled code gives other results than torch for NaN or infinities.
 _DIFFERENT = frozenset((_aten.softshrink.default, _aten.remainder.Tensor))
 _TYPES = frozenset((torch.float32, torch.float64, torch.int64, torch.int32, torch.bool, torch.bfloat16, torch.float16))
@@ -77,7 +60,7 @@ def _reason(region: Region, node: fx.Node, lowering: bool) -> str:
         return problem
     if target in _DECOMPOSED and any(_is_integer_weight(region, n) for n in node.all_input_nodes):
         return "layers of 8-bit integers run on recfx's kernels"
-    if target in _PLACES and not _are_constant(node.args[_PLACES[target]]):
+    if has_computed_places(node):
         return "places that are computed cannot be checked before the call"
     if target is _aten.embedding.default:
         return _lookup(node, lowering)
@@ -110,8 +93,3 @@ def _values(node: fx.Node) -> str:
 
 def _is_integer_weight(region: Region, node: fx.Node) -> bool:
     return node.op == "get_attr" and get_state(region.module, str(node.target)).dtype is torch.int8
-
-
-def _are_constant(places: Any) -> bool:
-    leaves = [leaf for leaf in pytree.tree_leaves(places) if isinstance(leaf, fx.Node)]
-    return all(leaf.op == "get_attr" for leaf in leaves)

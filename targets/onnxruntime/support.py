@@ -14,6 +14,7 @@ from recfx.onnx.translate import PRODUCER, one_operator
 from recfx.onnx.types import Untranslated
 from recfx.targets.base import Verdict
 from recfx.targets.onnxruntime.package import open_session
+from recfx.targets.operator_forms import form_of
 
 #: Form of an operator -> why ONNX Runtime cannot run it; "" if it can.
 _KNOWN: dict[Any, str] = {}
@@ -30,49 +31,12 @@ def verdict(node: fx.Node) -> Verdict:
         return Verdict(False, f"the higher-order operator {node.target} has no ONNX form")
     if node.target is getitem or is_size(node):
         return Verdict(True)
-    form = _form(node)
+    form = form_of(node)
     if form not in _KNOWN:
         if len(_KNOWN) >= _MOST:
             _KNOWN.clear()
         _KNOWN[form] = _problem(node)
     return Verdict(not _KNOWN[form], _KNOWN[form])
-
-
-def _form(node: fx.Node) -> Any:
-    """A key that is equal for operators with the same arguments and the same types and sizes of operands."""
-    names: dict[str, str] = {}
-    operands = dict.fromkeys(node.all_input_nodes)
-    places = {source: at for at, source in enumerate(operands)}
-    described = tuple(_description(source, names) for source in operands)
-    place: Any = lambda source: _Place(places[source])  # noqa: E731 - its type is wider than that of fx
-    arguments = fx.map_arg((node.args, dict(node.kwargs)), place)
-    used = tuple(sorted(str(user.args[1]) for user in node.users if user.target is getitem))
-    return str(node.target), repr(arguments), described, used, _description(node, names)
-
-
-class _Place:
-    """An operand of an operator, by its number."""
-
-    def __init__(self, at: int) -> None:
-        self.at = at
-
-    def __repr__(self) -> str:
-        return f"operand {self.at}"
-
-
-def _description(node: fx.Node, names: dict[str, str]) -> Any:
-    """The type and sizes of a value; free sizes are numbered in the order in which they appear."""
-
-    def named(value: Any) -> Any:
-        if isinstance(value, torch.Tensor):
-            return str(value.dtype), tuple(
-                one if isinstance(one, int) else names.setdefault(str(one), f"s{len(names)}") for one in value.shape
-            )
-        if isinstance(value, list | tuple):
-            return tuple(named(one) for one in value)
-        return type(value).__name__
-
-    return named(node.meta.get("val")), node.target is torch.ops.aten.arange.start_step and str(node.args)
 
 
 def _problem(node: fx.Node) -> str:

@@ -23,8 +23,8 @@ from recfx.targets import BACKENDS, Backend, EagerBackend, Lowered, Refused, Ver
 from recfx.testing.builder import GraphBuilder
 from recfx.testing.inputs import EXTREME_SPECIALS, trial_inputs
 
-#: Backends that compile for tens of seconds. They run the cases that are joined in one program, in the slow tests.
-COMPILERS = ("inductor",)
+#: Backends that compile for tens of seconds, or run on a GPU. They run the cases that are joined in a few programs, in the slow tests.
+COMPILERS = ("inductor", "tensorrt")
 
 #: Kernels compute elementary functions themselves, a few units in the last place from torch's. `driver/lowering.py` allows the same.
 _SLACK = 8.0

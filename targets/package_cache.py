@@ -1,6 +1,6 @@
-"""Compiled packages on disk, by content and machine.
+"""Compiled packages on disk, by content and machine: libraries of Inductor, engines of TensorRT.
 
-A package is a library that is loaded into the process, so it is read only from a folder of the user that nobody else can write to,
+A package holds code that is loaded into the process, so it is read only from a folder of the user that nobody else can write to,
 and only if its digest is the recorded one. Any fault of the folder or of a file leads to another compilation, never to an error.
 """
 
@@ -20,9 +20,9 @@ from typing import Any
 _PACKAGE, _RECORD = "package.pt2", "record.json"
 
 
-def default_folder() -> Path:
-    """The folder of compiled packages: `inductor` in recfx's cache folder."""
-    return Path(os.environ.get("XDG_CACHE_HOME") or "~/.cache").expanduser() / "recfx" / "inductor"
+def default_folder(backend: str) -> Path:
+    """The folder of a backend's compiled packages, in recfx's cache folder."""
+    return Path(os.environ.get("XDG_CACHE_HOME") or "~/.cache").expanduser() / "recfx" / backend
 
 
 def stored(folder: Path, key: str) -> tuple[Path, dict[str, Any]] | None:
