@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+import operator
 import warnings
 from collections.abc import Callable, Sequence
 from typing import Any
@@ -107,7 +108,7 @@ def export(
 
 
 def _read_sizes(region: Region) -> None:
-    """Reads sizes that are inputs from the tensors among the inputs, in place."""
+    """Computes sizes that are inputs from the sizes of the tensors among the inputs, in place."""
     nodes = region.placeholders()
     axes = {
         expression_of(size): (node, axis)
@@ -116,12 +117,20 @@ def _read_sizes(region: Region) -> None:
         for axis, size in enumerate(node.meta["val"].shape)
     }
     for node in nodes:
-        found = axes.get(expression_of(node.meta["val"])) if node.users and is_size(node) else None
-        if found is not None:
-            with region.graph.inserting_after(nodes[-1]):
-                made = region.graph.call_function(torch.ops.aten.sym_size.int, found)
-            made.meta = dict(node.meta)
-            node.replace_all_uses_with(made)
+        if not node.users or not is_size(node):
+            continue
+        size = expression_of(node.meta["val"])
+        linear = None if isinstance(size, int) else linear_size(size, ())
+        dimension, factor, base = (size, 1, 0) if size in axes or linear is None else linear
+        if dimension in axes:
+            with region.graph.inserting_before(next(n for n in region.graph.nodes if n.op != "placeholder")):
+                read = region.graph.call_function(torch.ops.aten.sym_size.int, axes[dimension])
+                read.meta["val"] = axes[dimension][0].meta["val"].shape[axes[dimension][1]]
+                for function, number in ((operator.mul, factor), (operator.add, base)):
+                    value = read.meta["val"]
+                    read = region.graph.call_function(function, (read, number))
+                    read.meta["val"] = function(value, number)
+            node.replace_all_uses_with(read)
 
 
 def output_of(region: Region, value: Any, results: Sequence[fx.Node]) -> Callable[[Sequence[Any], Sequence[Any]], Any]:

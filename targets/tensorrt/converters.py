@@ -94,5 +94,5 @@ def _table() -> dict[Any, Any]:
     """Operator -> its decomposition, of those that torch-tensorrt decomposes."""
     package.module()
     lowering: Any = importlib.import_module("torch_tensorrt.dynamo.lowering")
-    found: dict[Any, Any] = lowering.get_decompositions()
+    found: dict[Any, Any] = lowering.get_decompositions(decompose_attention=package.settings()["decompose_attention"])
     return found

@@ -125,6 +125,7 @@ def settings() -> dict[str, Any]:
         "require_full_compilation": True,
         "min_block_size": 1,
         "immutable_weights": True,  # an engine that can be refitted holds its weights in a form that runs slower
+        "decompose_attention": True,  # TensorRT-RTX 1.5 ends the process when it builds two fused attentions in one engine
         "attn_bias_is_causal": False,  # the default takes every mask of an attention for a causal one
         "cache_built_engines": False,
         "reuse_cached_engines": False,

@@ -14,7 +14,9 @@ from torch.utils import _pytree as pytree
 from recfx.ir.op_sets import CASTS, COPIES, EMBEDDING_BAGS, EXPANSIONS, RESHAPES, SQUEEZES
 from recfx.ir.region import Region
 from recfx.ops.library import DECOMPOSITIONS
+from recfx.ops.to_aten import trace_call
 from recfx.targets.id_checks import has_computed_places, moves_integers
+from recfx.targets.operator_forms import form_of
 from recfx.targets.region_sizes import expression_of, is_size
 from recfx.targets.tensorrt.bags import refusal_of_bag
 from recfx.targets.tensorrt.lookups import READS, ids_of, is_checkable
@@ -36,6 +38,10 @@ _INTEGER_MOVES = frozenset(
 
 #: Operators that may return their operand unchanged.
 _MAYBE_IDENTITIES = frozenset((*CASTS, _aten.to.device, *SQUEEZES, *RESHAPES, _aten.expand.default))
+
+#: Form of an operator of the dialect -> the result of `_decomposed`, and the largest number of forms that are kept.
+_KNOWN: dict[Any, str] = {}
+_MOST = 1 << 14
 
 Converter = Callable[[fx.Node], str]
 
@@ -144,10 +150,28 @@ def _places(node: fx.Node, lowering: bool) -> str:
         return _ids(node, lowering)
     if has_computed_places(node):
         return "places that are computed cannot be checked before the call"
-    ids = [source for source in node.all_input_nodes if target in DECOMPOSITIONS and _is_whole(source)]
-    if lowering and not all(is_checkable(source) for source in ids):
-        return "ids that are computed in the same region cannot be checked before the call"
+    if target in DECOMPOSITIONS:
+        ids = [source for source in node.all_input_nodes if _is_whole(source)]
+        if lowering and not all(is_checkable(source) for source in ids):
+            return "ids that are computed in the same region cannot be checked before the call"
+        return _decomposed(node)
     return ""
+
+
+def _decomposed(node: fx.Node) -> str:
+    """Why the decomposition of an operator of the dialect reads or writes at places that cannot be checked."""
+    form = form_of(node)
+    if form not in _KNOWN:
+        if len(_KNOWN) >= _MOST:
+            _KNOWN.clear()
+        calls = [
+            inner for inner in trace_call(node, DECOMPOSITIONS[node.target]).graph.nodes if inner.op == "call_function"
+        ]
+        bags = (refusal_of_bag(inner) if inner.target in EMBEDDING_BAGS else "" for inner in calls)
+        _KNOWN[form] = next(filter(None, bags), "") or next(
+            filter(None, (_places(inner, False) for inner in calls)), ""
+        )
+    return _KNOWN[form]
 
 
 def _ids(node: fx.Node, lowering: bool) -> str:

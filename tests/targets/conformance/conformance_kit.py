@@ -77,12 +77,12 @@ class Case:
 
     def program(self) -> Program:
         """The program, which returns every tensor that the operator returns."""
-        leaves = list(_operands((self.args, self.keywords)))
+        leaves = list(operands_of((self.args, self.keywords)))
         inputs = {leaf.name: leaf for leaf in leaves if isinstance(leaf, Input)}
         inputs |= {leaf.of.name: leaf.of for leaf in leaves if isinstance(leaf, Size)}
         builder = GraphBuilder({name: (given.shape, given.dtype) for name, given in inputs.items()})
         args, keywords = pytree.tree_map(
-            lambda leaf: _node(builder, leaf), (self.args, self.keywords), is_leaf=_is_operand
+            lambda leaf: node_of(builder, leaf), (self.args, self.keywords), is_leaf=is_operand_of_case
         )
         made = builder.call(self.target, *args, **keywords)
         value = made.meta["val"]
@@ -101,25 +101,25 @@ class Size:
     factor: int = 1
 
 
-def _operands(value: Any) -> Iterator[Any]:
-    for leaf in pytree.tree_leaves(value, is_leaf=_is_operand):
+def operands_of(value: Any) -> Iterator[Any]:
+    for leaf in pytree.tree_leaves(value, is_leaf=is_operand_of_case):
         if isinstance(leaf, Call):
-            yield from _operands(leaf.args)
+            yield from operands_of(leaf.args)
         else:
             yield leaf
 
 
-def _is_operand(value: Any) -> bool:
+def is_operand_of_case(value: Any) -> bool:
     return isinstance(value, Input | Constant | Size | Call)
 
 
-def _node(builder: GraphBuilder, value: Any) -> Any:
+def node_of(builder: GraphBuilder, value: Any) -> Any:
     if isinstance(value, Input):
         return builder.inputs[value.name]
     if isinstance(value, Constant):
         return builder.state(f"state_{id(value)}", value.tensor)
     if isinstance(value, Call):
-        args = pytree.tree_map(lambda leaf: _node(builder, leaf), value.args, is_leaf=_is_operand)
+        args = pytree.tree_map(lambda leaf: node_of(builder, leaf), value.args, is_leaf=is_operand_of_case)
         return builder.call(value.target, *args)
     if isinstance(value, Size):
         size = builder.call(torch.ops.aten.sym_size.int, builder.inputs[value.of.name], value.dim)

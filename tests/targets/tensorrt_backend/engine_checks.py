@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import sys
-from collections.abc import Iterator, Sequence
 from operator import getitem
 from pathlib import Path
 from typing import Any
@@ -12,11 +11,11 @@ import gpu_stand_in
 import pytest
 import torch
 from handed_over import HandedOverBackend
-from torch.utils import _pytree as pytree
 
 sys.path.append(str(Path(__file__).parent.parent / "conformance"))
 from conformance_cases import CASES
-from conformance_kit import Case, Input, Size, _is_operand, _node, _operands, check_numbers, place
+from conformance_kit import check_numbers, place
+from joined_cases import groups
 
 import recfx
 from recfx.doctor import examine
@@ -29,9 +28,6 @@ from recfx.targets.tensorrt.handover import HandedOver, hand_over
 from recfx.targets.tensorrt.support import refusals
 from recfx.testing.builder import GraphBuilder
 from recfx.zoo import MODELS
-
-#: How many operators share an engine.
-_TOGETHER = 16
 
 
 class BuildingBackend(HandedOverBackend):
@@ -55,40 +51,6 @@ def gpu(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(tensorrt, "Runtime", gpu_stand_in.Runtime)
 
 
-def joined(cases: Sequence[Case]) -> Program | None:
-    """The operators of several cases in one program; None when they disagree about an input."""
-    inputs: dict[str, Input] = {}
-    for leaf in (leaf for case in cases for leaf in _operands((case.args, case.keywords))):
-        held = leaf.of if isinstance(leaf, Size) else leaf
-        if isinstance(held, Input) and inputs.setdefault(held.name, held) != held:
-            return None
-    builder = GraphBuilder({name: (given.shape, given.dtype) for name, given in inputs.items()})
-    outputs = []
-    for case in cases:
-        args, keywords = pytree.tree_map(
-            lambda leaf: _node(builder, leaf), (case.args, case.keywords), is_leaf=_is_operand
-        )
-        made = builder.call(case.target, *args, **keywords)
-        value = made.meta["val"]
-        if isinstance(value, torch.Tensor):
-            outputs.append(made)
-            continue
-        parts = [i for i, part in enumerate(value) if isinstance(part, torch.Tensor) and part.numel() != 0]
-        outputs += [builder.call(getitem, made, i) for i in parts]
-    return builder.build(*outputs)
-
-
-def groups(cases: Sequence[Case]) -> Iterator[tuple[Sequence[Case], Program]]:
-    """Groups of cases that fit in one program, and the programs."""
-    program = joined(cases)
-    if program is not None:
-        yield cases, program
-        return
-    half = len(cases) // 2
-    yield from groups(cases[:half])
-    yield from groups(cases[half:])
-
-
 def test_the_package_is_ready() -> None:
     assert package.missing() is None
     assert package.build() == package.RTX
@@ -104,16 +66,14 @@ def test_every_operator_that_is_supported_is_built_and_right() -> None:
     backend = BuildingBackend()
     taken = [case for case in CASES if all(backend.supports(case.program()).values())]
     assert len(taken) > 0.8 * len(CASES)
-    for at in range(0, len(taken), _TOGETHER):
-        for cases, program in groups(taken[at : at + _TOGETHER]):
-            names = [case.name for case in cases]
-            region = Region.whole(program)
-            copies = refusals(region, backend._converter, lowering=True)
-            assert all("needs no engine" in reason for reason in copies.values()), names
-            before = len(backend.engines)
-            placed = place(program, backend)
-            check_numbers(next((case for case in cases if case.sums), cases[0]), program, placed.run, backend)
-            assert len(backend.engines) > before or len(copies) == len(cases), names
+    for cases, program in groups(taken):
+        names = [case.name for case in cases]
+        copies = refusals(Region.whole(program), backend._converter, lowering=True)
+        assert all("needs no engine" in reason for reason in copies.values()), names
+        before = len(backend.engines)
+        placed = place(program, backend)
+        check_numbers(next((case for case in cases if case.sums), cases[0]), program, placed.run, backend)
+        assert len(backend.engines) > before or len(copies) == len(cases), names
     assert all(len(engine) > 1000 for engine in backend.engines)
 
 

@@ -2,23 +2,32 @@
 
 from __future__ import annotations
 
+import operator
+import sys
 from pathlib import Path
 from typing import Any
 
+import dialect_cases
 import pytest
 import torch
 from handed_over import HandedOverBackend
+from hypothesis import given, settings
+from hypothesis import strategies as st
 from torch import nn
 
 import recfx
 from recfx.errors import TargetError
-from recfx.ir.region import Region
+from recfx.ir.numeric import Exactness, compare_outputs
+from recfx.ir.reference_run import Reference
+from recfx.ir.region import Region, region_of
+from recfx.ir.special_rows import EXTREME
 from recfx.targets import BACKENDS
 from recfx.targets.tensorrt.handover import BATCH, OTHER, HandedOver, hand_over
 from recfx.testing.builder import GraphBuilder
 from recfx.zoo import build
 
 _aten = torch.ops.aten
+sys.path.append(str(Path(__file__).parent.parent / "conformance"))
 
 
 @pytest.fixture
@@ -112,4 +121,70 @@ def test_a_size_that_is_not_linear_is_refused() -> None:
     squared = node.meta["val"].shape[0] * node.meta["val"].shape[0]
     node.meta["val"] = node.meta["val"].new_empty(squared, 4)
     with pytest.raises(TargetError, match="not linear"):
+        hand_over(region)
+
+
+@pytest.mark.slow
+def test_the_conformance_cases() -> None:
+    from conformance_cases import CASES
+    from conformance_kit import check_numbers, place
+    from joined_cases import groups
+
+    backend = HandedOverBackend()
+    for cases, program in groups(CASES):
+        placed = place(program, backend)
+        assert all(reason.strip() for reason in placed.refused.values())
+        check_numbers(next((case for case in cases if case.sums), cases[0]), program, placed.run, backend)
+    assert len(backend.built) > len(CASES) / 20
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("target", dialect_cases.CASES, ids=str)
+@settings(max_examples=3, deadline=None)
+@given(data=st.data())
+def test_an_operator_of_the_dialect(target: Any, data: st.DataObject) -> None:
+    from conformance_kit import place
+
+    case: dialect_cases.Case = dialect_cases.CASES[target](data.draw)
+    placed = place(case.program, HandedOverBackend())
+    assert all(reason.strip() for reason in placed.refused.values())
+    rounded = any(t.dtype in (torch.bfloat16, torch.int8) for t in case.program.state().values())
+    for batch in (1, 2, 33):
+        leaves = case.leaves(batch, torch.Generator().manual_seed(batch))
+        compare_outputs(
+            *(case.program.run(leaves), placed.run(*leaves), Exactness.REASSOC, f"{EXTREME}: {batch} rows"),
+            Reference(case.program, leaves),
+            slack=256.0 if rounded else 8.0,
+            special=True,
+            kernels=True,
+        )
+
+
+@pytest.mark.parametrize(("shape", "size"), [("batch", "batch"), ("batch", "4*batch"), ("3*batch", "3*batch")])
+def test_a_size_from_another_region_is_read_from_a_tensor(shape: str, size: str) -> None:
+    """The region of `full`, whose size another region computes."""
+    b = GraphBuilder({"x": (shape, 6)})
+    rows = b.call(_aten.sym_size.int, b.inputs["x"], 0)
+    factor = 4 if size.startswith("4") else 1
+    given = rows if factor == 1 else b.call(operator.mul, rows, factor)
+    made = b.call(_aten.full.default, [given, 2], 1.5)
+    program = b.build(b.call(_aten.relu.default, b.inputs["x"]), made)
+    members = [
+        node for node in program.graph.nodes if node.op == "call_function" and node is not rows and node is not given
+    ]
+    region = region_of(Region.whole(program), members)
+    assert any(isinstance(node.meta["val"], torch.SymInt) for node in region.placeholders())
+    run = HandedOverBackend().lower(region).run
+    for batch in (1, 2, 5):
+        x = torch.randn((3 if shape.startswith("3") else 1) * batch, 6)
+        found = run(*[x if isinstance(n.meta["val"], torch.Tensor) else len(x) * factor for n in region.placeholders()])
+        assert torch.equal(found[region.outputs.index(made.name)], torch.full((len(x) * factor, 2), 1.5))
+
+
+def test_a_size_that_no_tensor_has_is_refused() -> None:
+    b = GraphBuilder({"x": ("batch", 6)})
+    rows = b.call(_aten.sym_size.int, b.inputs["x"], 0)
+    made = b.call(_aten.full.default, [rows, 2], 1.5)
+    region = region_of(Region.whole(b.build(made)), [made])
+    with pytest.raises(TargetError, match="no size of its tensors"):
         hand_over(region)
