@@ -198,7 +198,13 @@ def test_a_model_that_reads_autograd_history_or_memory_is_traced_plainly(
     assert described(quick) == described(plain)
 
 
-@pytest.mark.parametrize("name", sorted(MODELS))
+#: Models of the zoo with fields, histories, recurrence, and several tasks; the others are slow tests.
+_QUICK = ("dcn-v2", "dien", "dlrm", "mmoe")
+
+
+@pytest.mark.parametrize(
+    "name", [pytest.param(name, marks=() if name in _QUICK else pytest.mark.slow) for name in sorted(MODELS)]
+)
 def test_models_of_the_zoo_give_the_program_of_a_plain_trace(name: str, monkeypatch: pytest.MonkeyPatch) -> None:
     model: Any = MODELS[name].small().eval()  # type: ignore[attr-defined]
     quick, plain, traces = both_ways(model, model.example_inputs(6), {}, monkeypatch)

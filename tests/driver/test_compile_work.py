@@ -54,7 +54,9 @@ def _stages(name: str, fields: int) -> tuple[int, int, int]:
     return program.operator_count(), passes, lowering
 
 
-@pytest.mark.parametrize("name", PAIR_MODELS)
+@pytest.mark.parametrize(
+    "name", [pytest.param(name, marks=pytest.mark.slow if place > 1 else ()) for place, name in enumerate(PAIR_MODELS)]
+)
 def test_work_is_linear_in_the_number_of_operators(name: str) -> None:
     small, middle, large = (_stages(name, fields) for fields in _FIELDS)
     assert large[0] > 3 * small[0]

@@ -57,7 +57,7 @@ class Call:
     args: tuple[Any, ...]
 
 
-@dataclasses.dataclass(frozen=True)
+@dataclasses.dataclass(frozen=True, eq=False)
 class Case:
     """A program of one operator.
 
