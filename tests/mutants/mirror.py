@@ -14,6 +14,9 @@ _MOST_FILES = 40
 _TESTED_IN = {"recfx/kernels": "targets", "recfx/passes": "passes", "recfx/targets": "targets"}
 
 
+#: Rooms of translations of single operators, which the conformance suite tests operator by operator.
+_CONFORMANCE = ("targets/native/rules", "targets/openvino", "targets/onnxruntime", "recfx/onnx")
+
 #: Generated files, whose text a test compares with the generator's.
 _GENERATED = ("recfx/kernels/codes.py", "recfx/kernels/slots.py")
 
@@ -30,16 +33,17 @@ def mutated_files() -> tuple[str, ...]:
 def tests_of(file: str) -> tuple[str, ...]:
     """The test files of a source file, nearest first; empty if no test reaches it.
 
-    Test files of its name in the mirror folder come first. Then come the test files whose imports reach it, directly or
-    through test helpers, packages and names of passes: the fewer imports, the nearer. Files of the mirror folder count
-    as one import nearer.
+    Test files of its name in the mirror folder come first, then the conformance suite for translations of operators. Then
+    come the test files whose imports reach it, directly or through test helpers, packages and names of passes: the fewer
+    imports, the nearer. Files of the mirror folder count as one import nearer.
     """
     stem, folder = Path(file).stem.lstrip("_"), _mirror(str(Path(file).parent))
     steps = distances(module_of(file))
 
     def rank(test: str) -> tuple[int, int, str]:
         name, near = Path(test).stem.removeprefix("test_"), (ROOT / test).parent == folder
-        named = 0 if near and name.startswith(stem) else 1 if near and stem in name else 2
+        suite = file.startswith(_CONFORMANCE) and "/conformance/" in test
+        named = 0 if near and name.startswith(stem) else 1 if suite or (near and stem in name) else 2
         return named, steps.get(test, 0) + (not near), test
 
     named = [test for test in test_files() if rank(test)[0] < 2]

@@ -28,8 +28,12 @@ def test_every_room_is_mutated() -> None:
         ("recfx/cli.py", "tests/test_cli.py"),
         ("passes/cross/vector_products.py", "tests/passes/cross/test_fuse_cross.py"),
         ("targets/native/rules/concatenate.py", "tests/targets/test_native_lookups.py"),
+        ("targets/native/rules/matrix.py", "tests/targets/conformance/test_conformance.py"),
     ],
-    ids=["by its name", "through a helper", "of another room", "of no room", "by the pass's name", "by its package"],
+    ids=[
+        *("by its name", "through a helper", "of another room", "of no room", "by the pass's name", "by its package"),
+        "by its operators",
+    ],
 )
 def test_the_tests_of_a_file(file: str, test: str) -> None:
     assert test in mirror.tests_of(file)

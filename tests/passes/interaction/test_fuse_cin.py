@@ -111,12 +111,27 @@ LEAVES_ALONE = {
     "a reshape across the columns": (
         lambda m, x, y: m.w @ (x[:, :, None] * y[:, None]).reshape(-1, M, H * D), {"w": torch.randn(O, M)}, None
     ),
-    "a bias of each column": (
-        lambda m, x, y: m.w @ outer(x, y) + m.b, {"w": torch.randn(O, M * H), "b": torch.randn(D)}, "outputs alone"
-    ),
+}  # fmt: skip
+
+_VECTORS = {"w": torch.randn(O, M * H), "b": torch.randn(O, 1)}
+
+#: Layers that become one operator, followed by an addition or a PReLU that stays an operator of its own.
+STAYS_OUTSIDE = {
+    "a bias of each column": (lambda m, x, y: m.w @ outer(x, y) + m.b, _VECTORS | {"b": torch.randn(D)}),
     "PReLU of each output": (
-        lambda m, x, y: functional.prelu(m.w @ outer(x, y), m.p), {"w": torch.randn(O, M * H), "p": torch.rand(O)}, None
+        lambda m, x, y: functional.prelu(m.w @ outer(x, y), m.p), _VECTORS | {"p": torch.rand(O)}
     ),
+    "a second bias": (lambda m, x, y: m.c(outer(x, y)) + m.b, {"c": conv(M * H), "b": torch.randn(O, 1)}),
+    "a second bias in front": (lambda m, x, y: m.b + m.c(outer(x, y)), {"c": conv(M * H), "b": torch.randn(O, 1)}),
+    "a bias behind an activation": (lambda m, x, y: (m.w @ outer(x, y)).relu() + m.b, _VECTORS),
+    "a layer that is read without its bias": (
+        lambda m, x, y: (lambda z: (z + m.b, z.exp()))(m.w @ outer(x, y)), _VECTORS
+    ),
+    "a bias of other numbers": (
+        lambda m, x, y: m.w @ outer(x, y) + m.b, _VECTORS | {"b": torch.randn(O, 1, dtype=torch.float16)}
+    ),
+    "a bias of each output and column": (lambda m, x, y: m.w @ outer(x, y) + m.b, _VECTORS | {"b": torch.randn(O, D)}),
+    "a scaled bias": (lambda m, x, y: torch.add(m.w @ outer(x, y), m.b, alpha=2), _VECTORS),
 }  # fmt: skip
 
 
@@ -125,22 +140,35 @@ def test_fires(name: str) -> None:
     check_fires("fuse-cin", FIRES[name], Exactness.REASSOC)
 
 
-@pytest.mark.parametrize(
-    "name", [n for n in LEAVES_ALONE if n not in ("a bias of each column", "PReLU of each output")]
-)
+@pytest.mark.parametrize("name", LEAVES_ALONE)
 def test_leaves_alone(name: str) -> None:
     body, state, reason = LEAVES_ALONE[name]
     check_does_not_fire("fuse-cin", Case(lambda: Function(body, **state), XY, reason=reason))
 
 
-@pytest.mark.parametrize("name", ["a bias of each column", "PReLU of each output"])
-def test_parameters_along_another_dimension_stay_outside(name: str) -> None:
-    body, state, _ = LEAVES_ALONE[name]
+@pytest.mark.parametrize("name", STAYS_OUTSIDE)
+def test_what_stays_behind_a_layer(name: str) -> None:
+    body, state = STAYS_OUTSIDE[name]
     program = program_of(Case(lambda: Function(body, **state), XY))
     result = run("fuse-cin", program).program
     found = operators(result)
     assert found["recfx.cin"] == 1
     assert found["aten.add.Tensor"] + found["aten.prelu"] == 1
+    verify_numeric(program, result, Exactness.REASSOC)
+
+
+@pytest.mark.parametrize("shape", [(O, 1), (1, O, 1)])
+@pytest.mark.parametrize("front", [False, True])
+def test_a_bias_on_either_side_joins_the_layer(shape: tuple[int, ...], front: bool) -> None:
+    def body(m: Any, x: torch.Tensor, y: torch.Tensor) -> torch.Tensor:
+        layer = m.w @ outer(x, y)
+        return (m.b + layer if front else layer + m.b).relu()
+
+    state = {"w": torch.randn(O, M * H), "b": torch.randn(shape)}
+    program = program_of(Case(lambda: Function(body, **state), XY))
+    result = run("fuse-cin", program).program
+    assert operators(result)["recfx.cin"] == 1
+    assert not operators(result)["aten.add.Tensor"] + operators(result)["aten.relu"]
     verify_numeric(program, result, Exactness.REASSOC)
 
 
