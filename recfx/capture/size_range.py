@@ -8,7 +8,7 @@ true, so that no pass works with a wrong one.
 from __future__ import annotations
 
 import dataclasses
-from collections.abc import Iterable
+from collections.abc import Iterable, Iterator
 from typing import Any
 
 import sympy
@@ -22,6 +22,7 @@ from recfx.errors import VerificationError
 from recfx.ir.program import Program
 from recfx.ir.propagate import compute
 from recfx.ir.shapes import BATCH
+from recfx.ir.sizes import dimension_names
 from recfx.ir.true_sizes import has_clamped_size
 
 Sizes = dict[sympy.Symbol, Any]
@@ -38,9 +39,11 @@ def with_true_range(program: Program) -> Program:
     if BATCH not in program.signature.dims:
         return program
     clamped = [node for node in program.graph.nodes if has_clamped_size(node.meta.get("val"))]
+    if not clamped:
+        return program
     known = _known_sizes(program)
-    batch = next((s for s, name in _names(program).items() if name == BATCH), None)
-    if not clamped or batch is None:
+    batch = _symbol_of_batch(program, known)
+    if batch is None:
         return program
     low, high = program.signature.dims[BATCH]
     shown = max(int(known[batch]), 2)
@@ -73,24 +76,36 @@ def _tried(nodes: Iterable[fx.Node], low: int, high: int | None) -> list[int]:
     return sorted(rows for rows in {*around, last} if low <= rows <= last)[:_MOST_TRIED]
 
 
-def _names(program: Program) -> dict[sympy.Symbol, str]:
-    """The symbol of each dimension name, from the inputs that have this size."""
-    found: dict[sympy.Symbol, str] = {}
-    for node, leaf in zip(program.placeholders(), program.signature.leaves, strict=True):
-        for size, name in zip(getattr(node.meta.get("val"), "shape", ()), leaf.shape, strict=False):
-            if isinstance(size, torch.SymInt) and size.node.expr.is_Symbol and isinstance(name, str):
-                found[size.node.expr] = name
-    return found
+def _dynamic_sizes(program: Program) -> Iterator[tuple[sympy.Expr, int | str, int]]:
+    """The dynamic sizes of the inputs: the expression, the size in the signature, and the size in the example."""
+    for node, leaf, held in zip(program.placeholders(), program.signature.leaves, program.example, strict=True):
+        recorded = getattr(node.meta.get("val"), "shape", ())
+        for size, name, true in zip(recorded, leaf.shape, getattr(held, "shape", ()), strict=False):
+            if isinstance(size, torch.SymInt):
+                yield size.node.expr, name, true
 
 
 def _known_sizes(program: Program) -> Sizes:
-    """The sizes of the example by symbol."""
+    """The sizes of the example by symbol. A symbol may occur only in multiples: `3*s` of an input with three rows for each bag."""
     found: Sizes = {}
-    for node, leaf in zip(program.placeholders(), program.example, strict=True):
-        for size, true in zip(getattr(node.meta.get("val"), "shape", ()), getattr(leaf, "shape", ()), strict=False):
-            if isinstance(size, torch.SymInt) and size.node.expr.is_Symbol:
-                found[size.node.expr] = sympy.Integer(true)
+    for expression, _, true in _dynamic_sizes(program):
+        if len(expression.free_symbols) == 1:
+            (symbol,) = expression.free_symbols
+            solutions = [expression.xreplace({symbol: sympy.Integer(n)}) for n in (0, 1)]
+            base, factor = solutions[0], solutions[1] - solutions[0]
+            if factor.is_Integer and factor > 0 and (true - base) % factor == 0:
+                found[symbol] = (true - base) // factor
     return found
+
+
+def _symbol_of_batch(program: Program, known: Sizes) -> sympy.Symbol | None:
+    """The symbol of the batch; None if no size of an input tells it, or the example does not tell every other size."""
+    sizes = list(_dynamic_sizes(program))
+    if any(not expression.free_symbols <= known.keys() for expression, _, _ in sizes):
+        return None
+    named = [e for e, name, _ in sizes if isinstance(name, str) and dimension_names(name) == [BATCH]]
+    symbols = [symbol for expression in named for symbol in expression.free_symbols]
+    return symbols[0] if len(set(symbols)) == 1 else None
 
 
 def _sizes_hold(program: Program, sizes: Sizes) -> bool:

@@ -160,3 +160,20 @@ def test_sizes_of_a_users_own_range() -> None:
     shapes = ({0: batch}, {0: length})
     program = capture(model, (torch.randn(5, 3), torch.randn(4)), dynamic_shapes=(shapes,), check=False)
     assert sorted(program.signature.dims.values()) == [(2, 9), (3, 50)]
+
+
+def test_sizes_that_are_multiples_of_the_batch() -> None:
+    """Three rows of `x` for each row of the batch; no input has the size of the batch itself."""
+    batch = torch.export.Dim("batch", min=1, max=50)
+    model = Function(lambda m, x: x.view(-1, 3, 2)[2:3] * 2).eval()
+    program = capture(model, (torch.randn(12, 2),), dynamic_shapes=(({0: 3 * batch},),), check=False)
+    assert program.signature.dims == {"batch": (3, 50)}
+
+
+def test_a_slice_of_another_dimension_limits_no_batch() -> None:
+    batch, length = torch.export.Dim("batch", min=1, max=50), torch.export.Dim("length", min=2, max=9)
+    model = Function(lambda m, x, y: (x * 2, y[2:3] * 2)).eval()
+    program = capture(
+        model, (torch.randn(5, 3), torch.randn(4)), dynamic_shapes=(({0: batch}, {0: length}),), check=False
+    )
+    assert program.signature.dims["batch"] == (1, 50)
