@@ -24,6 +24,7 @@ from recfx.passes.mlp.fuse_mlp import FuseMlp
 from recfx.passes.mlp.fuse_parallel_linears import FuseParallelLinears
 from recfx.passes.narrow.narrow_last_position import NarrowLastPosition
 from recfx.passes.narrow.tabulate_towers import TabulateTowers
+from recfx.passes.prune.prune_channels import PruneChannels
 from recfx.passes.prune.remove_dead_channels import RemoveDeadChannels
 from recfx.passes.quantize.quantize_embeddings import BinarizeEmbeddings, QuantizeEmbeddings
 from recfx.passes.quantize.quantize_linears import QuantizeLinears
@@ -75,6 +76,7 @@ __all__ = [
     "MergeTables",
     "NarrowLastPosition",
     "Passes",
+    "PruneChannels",
     "QuantizeEmbeddings",
     "QuantizeLinears",
     "QuantizeTables",

@@ -66,6 +66,14 @@ def check_retrieval(names: dict[str, Any]) -> None:
     assert not any(bool(torch.isin(row, out).any()) for row, out in zip(ids, seen, strict=True))
 
 
+def check_pruning(names: dict[str, Any]) -> None:
+    assert names["smaller"]
+    assert names["fast"].report.exactness == "approx"
+    assert {group[1] for group in names["printed"][1:]} == {"CHANNELS", "COLUMNS", "PARTS"}
+    assert names["pruned"].state_bytes() < names["program"].state_bytes()
+    assert names["scores"].shape == names["model"](*names["inputs"]).shape
+
+
 def check_operators(names: dict[str, Any]) -> None:
     assert not any(str(node.target).startswith("recfx.") for node in names["plain"].graph.nodes)
     assert Path("model.onnx").exists()
@@ -107,6 +115,7 @@ CHECKS: dict[str, Callable[[dict[str, Any]], None]] = {
     "docs/inputs.md": check_bags,
     "docs/operators.md": check_operators,
     "docs/passes.md": check_passes,
+    "docs/pruning.md": check_pruning,
     "docs/quantization.md": check_fewer_bits,
     "docs/requests.md": check_request_inputs,
     "docs/retrieval.md": check_retrieval,

@@ -22,16 +22,14 @@ from collections.abc import Iterable
 import torch
 from torch import fx
 
-from recfx.analysis.channel_groups import Group, Mask, channel_groups
-from recfx.ir.access import argument_of
+from recfx.analysis.channel_groups import Group, channel_groups
 from recfx.ir.numeric import Exactness
 from recfx.ir.op_sets import TABLE_LOOKUPS
 from recfx.ir.program import Program
-from recfx.passes._match import argument
 from recfx.passes._properties import CANONICAL, QUANTISED
+from recfx.passes.prune.bias_shift import remove_and_shift, shift_of
 from recfx.passes.prune.channel_ranges import Range, channel_ranges, zero_slices
 from recfx.passes.prune.dead_channels import DeadChannels, Verdict, constant_of, first_use
-from recfx.passes.prune.remove_channels import remove_channels
 from recfx.passes.prune.room import Room
 from recfx.pipeline import Pass, PassContext, PassSpec, register
 
@@ -100,12 +98,11 @@ def _remove_some(ctx: PassContext, ranges: dict[fx.Node, Range]) -> bool:
                         folds.setdefault(linear, set()).add(place)
     if not room.removed:
         return False
-    shifts = {linear: _shift(ctx, linear, sorted(places), ranges) for linear, places in folds.items()}
-    remove_channels(ctx, found, room.removed)
-    for linear, shift in shifts.items():
-        if not linear._erased:
-            _add_to_bias(ctx, linear, shift, found.kept_along(found.axes(linear)[-1], room.removed, len(shift)))
-    ctx.sweep()
+    shifts = {
+        linear: shift_of(ctx, linear, sorted(places), constant_of(ranges, linear, sorted(places)))
+        for linear, places in folds.items()
+    }
+    remove_and_shift(ctx, found, room.removed, shifts)
     return True
 
 
@@ -122,19 +119,3 @@ def _candidates(ctx: PassContext, dead: DeadChannels, group: Group, use: fx.Node
     for node, reason in refused.items():
         ctx.miss(_RULE, node, reason)
     return found
-
-
-def _shift(ctx: PassContext, linear: fx.Node, places: list[int], ranges: dict[fx.Node, Range]) -> torch.Tensor:
-    """What constant places of a linear's input add to its result, float64 [N]."""
-    weight = ctx.stored(linear.args[1]).detach()[:, places].double()
-    return weight @ constant_of(ranges, linear, places)
-
-
-def _add_to_bias(ctx: PassContext, linear: fx.Node, shift: torch.Tensor, kept: Mask | None) -> None:
-    read, weight = argument(linear, 2, "bias"), ctx.stored(linear.args[1])
-    shift = shift if kept is None else shift[torch.from_numpy(kept)]
-    exact = shift if read is None else shift + ctx.stored(read).detach().double()
-    stem = str(argument_of(linear, 1, fx.Node).target).removesuffix("weight") + "bias_shifted"
-    with ctx.before(linear):
-        bias = ctx.constant(stem, exact.to(weight.dtype))
-    linear.args, linear.kwargs = (*linear.args[:2], bias), {}

@@ -64,7 +64,7 @@ class Kind(Enum):
 
     CHANNELS = "channels that a layer computes"
     COLUMNS = "columns of embedding tables"
-    PARTS = "whole values, such as fields, pairs of fields and experts"
+    PARTS = "whole values, such as fields, pairs of fields, experts and heads"
 
 
 @dataclasses.dataclass(frozen=True)
@@ -185,15 +185,23 @@ class ChannelGroups:
                 found.setdefault(pinned.node, pinned.reason)
         return found
 
+    def state_axis(self, place: Place) -> Axis:
+        """The axis of a parameter or buffer."""
+        return self._axes[place.name][place.axis]
+
     def _groups(self, tables: Collection[str]) -> list[Group]:
         places: dict[int, dict[Place, int]] = {}
         roles: dict[int, int] = {}
+        stacked = {c for vector in self._walk.stacked for label in vector.tolist() for c in self.channels_of(label)}
+        outer: set[int] = set()
         for name, axes in self._axes.items():
             if not held_by(self._reads[name]).is_floating_point():
                 continue
             for d, axis in enumerate(axes):
                 for label in (label for vector in vectors([axis]) for label in vector.tolist()):
-                    for role, channel in enumerate(self.channels_of(label)):
+                    channels = self.channels_of(label)
+                    outer.update(channels[:-1] if channels and channels[-1] not in stacked else ())
+                    for role, channel in enumerate(channels):
                         found = places.setdefault(channel, {})
                         found[Place(name, d)] = found.get(Place(name, d), 0) + 1
                         roles.setdefault(channel, role)
@@ -203,7 +211,7 @@ class ChannelGroups:
         columns = {Place(name, 1) for name in tables}
         read = {Place(str(r.operand.target), r.axis) for r in self.reductions if r.operand.op == "get_attr"}
 
-        parts = {c for vector in self._walk.stacked for label in vector.tolist() for c in self.channels_of(label)}
+        parts = outer | stacked
 
         def kind(where: tuple[Place, ...], channels: list[int]) -> Kind:
             if columns.intersection(where):
