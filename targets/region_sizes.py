@@ -9,6 +9,7 @@ from torch import fx
 
 from recfx.ir import size_expressions
 from recfx.ir.region import Region
+from recfx.ir.sizes import linear_size
 
 
 class InputSizes:
@@ -27,11 +28,25 @@ class InputSizes:
                 self._learn(held, f"x{index}")
             for axis, size in enumerate(getattr(held, "shape", ())):
                 self._learn(size, f"x{index}.shape[{axis}]")
+        for index, node in enumerate(region.placeholders()):
+            for axis, size in enumerate(getattr(node.meta.get("val"), "shape", ())):
+                self._derive(size, f"x{index}.shape[{axis}]")
 
     def _learn(self, size: Any, code: str) -> None:
         expression = expression_of(size)
         if isinstance(expression, str) and expression.isidentifier():
             self.sources.setdefault(expression, code)
+
+    def _derive(self, size: Any, code: str) -> None:
+        """Learns a dimension from a size that is linear in it, such as the number of ids of bags of one length."""
+        expression = expression_of(size)
+        try:
+            linear = None if isinstance(expression, int) else linear_size(expression, self.sources)
+        except ValueError:  # a size that the grammar does not have
+            return
+        if linear is not None:
+            dimension, factor, base = linear
+            self.sources[dimension] = f"(({code} - {base}) // {factor})"
 
     def code(self, size: Any) -> str | None:
         """Python code of a size; None when it does not follow from the inputs' sizes."""

@@ -15,10 +15,10 @@ from recfx.ir.op_sets import CASTS, COPIES, EMBEDDING_BAGS, EXPANSIONS, RESHAPES
 from recfx.ir.region import Region
 from recfx.ops.library import DECOMPOSITIONS
 from recfx.ops.to_aten import trace_call
+from recfx.targets.equal_bags import refusal_of_bag
 from recfx.targets.id_checks import has_computed_places, moves_integers
 from recfx.targets.operator_forms import form_of
 from recfx.targets.region_sizes import expression_of, is_size
-from recfx.targets.tensorrt.bags import refusal_of_bag
 from recfx.targets.tensorrt.lookups import READS, ids_of, is_checkable
 
 _aten = torch.ops.aten

@@ -68,7 +68,9 @@ def test_the_outcome_of_measurements_is_kept_for_the_next_optimize(
     assert second.parts.plans.layout() == first.parts.plans.layout()
     assert second.report.plans == first.report.plans
     agrees(second, model)
-    for damage in (b"{}", file.read_bytes()[:-20]):
+    whole = file.read_bytes()
+    assert b'"toy"' in whole
+    for damage in (b"{}", whole[:-20], whole.replace(b'"toy"', b'"of another machine"'), b"\xff" * 100):
         file.write_bytes(damage)
         model, third = optimized(placement="measure")
         assert third.report.plans

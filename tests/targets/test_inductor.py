@@ -62,6 +62,22 @@ def test_it_is_slow_to_lower_until_the_package_is_stored(folder: Path, tmp_path:
     assert not BACKENDS["inductor"].slow_to_lower(region)
 
 
+@pytest.mark.parametrize("change", ["version", "machine", "weights"])
+def test_a_package_of_another_version_machine_or_model_is_not_used(
+    folder: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, change: str
+) -> None:
+    region = Region.whole(tower())
+    package_cache.store(folder, compiling.key_of(region), package(tmp_path), {})
+    assert package_cache.stored(folder, compiling.key_of(region)) is not None
+    if change == "weights":
+        with torch.no_grad():
+            region.module.weight[0, 0] += 1  # type: ignore[index, operator, union-attr]
+    else:
+        monkeypatch.setattr(compiler, change, lambda: "another")
+    assert package_cache.stored(folder, compiling.key_of(region)) is None
+    assert BACKENDS["inductor"].slow_to_lower(region)
+
+
 def tower() -> Any:
     b = GraphBuilder({"x": ("batch", 6), "ids": (("batch",), torch.int64)})
     table = b.state("table", torch.randn(5, 4, generator=torch.Generator().manual_seed(0)))

@@ -10,6 +10,9 @@ from typing import Any
 
 import pytest
 import torch
+from bag_cases import CASES as BAGS
+from bag_cases import REFUSED, bags, node_of
+from bag_cases import values as values_of_bags
 from torch import nn
 
 import recfx
@@ -189,3 +192,59 @@ def test_every_rule_takes_a_form_of_its_operator() -> None:
             taken |= {node.target for node, verdict in verdicts.items() if verdict}
     tested = {case.target for case in CASES}
     assert not {str(target) for target in RULES if target in tested} - {str(target) for target in taken}
+
+
+@needs_openvino
+@pytest.mark.parametrize("case", BAGS.values(), ids=BAGS.keys())
+def test_bags_of_one_length(case: dict[str, Any]) -> None:
+    program = bags(**case)
+    assert all(BACKENDS["openvino"].supports(program).values())
+    run = BACKENDS["openvino"].lower(Region.whole(program)).run
+    for batch in (1, 2, 7, 64):
+        leaves = values_of_bags(program, case["length"], batch)
+        for got, want in zip(run(*leaves), program.run(leaves), strict=True):
+            torch.testing.assert_close(got, want, rtol=1e-5, atol=1e-6)
+    bad = [torch.full_like(leaves[0], 9), *leaves[1:]]
+    with pytest.raises(InputError, match="rows"):
+        run(*bad)
+
+
+@needs_openvino
+def test_padding_adds_zero_whatever_its_row_holds() -> None:
+    program = bags(3, mode=1, padding=2)
+    with torch.no_grad():
+        program.state()["table"][2] = float("nan")
+    run = BACKENDS["openvino"].lower(Region.whole(program)).run
+    ids = torch.tensor([2, 1, 2, 2, 2, 2, 0, 1, 8])
+    torch.testing.assert_close(run(ids)[0], program.run([ids])[0], rtol=1e-5, atol=1e-6)
+
+
+@needs_openvino
+@pytest.mark.parametrize(("make", "reason"), REFUSED.values(), ids=REFUSED.keys())
+def test_bags_that_torch_runs(make: Any, reason: str) -> None:
+    program = make()
+    assert reason in BACKENDS["openvino"].supports(program)[node_of(program)].reason
+
+
+class Bag(nn.Module):
+    """A bag of ids and a layer."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        torch.manual_seed(0)
+        self.bag = nn.EmbeddingBag(30, 8, mode="mean", padding_idx=0)
+        self.layer = nn.Linear(8, 2)
+
+    def forward(self, ids: torch.Tensor) -> torch.Tensor:
+        return self.layer(self.bag(ids))
+
+
+@needs_openvino
+def test_the_bags_of_a_model_are_part_of_the_region() -> None:
+    model = Bag().eval()
+    fast = recfx.optimize(model, example_inputs=torch.randint(0, 30, (6, 5)), target="openvino", measure=False)
+    assert set(fast.placement.values()) == {"openvino"}
+    for batch in (1, 2, 40):
+        ids = torch.randint(0, 30, (batch, 5))
+        with torch.no_grad():
+            torch.testing.assert_close(fast(ids), model(ids), rtol=1e-5, atol=1e-6)

@@ -265,3 +265,10 @@ def _ones_like(b: Any, self: Any, **_: Any) -> Any:
 @rule(_aten.full_like.default)
 def _full_like(b: Any, self: Any, fill_value: Any, **_: Any) -> Any:
     return _filled(b, fill_value, _result_sizes(b))
+
+
+@rule(_aten.arange.start_step, integers=True)
+def _arange(b: Any, start: Any, end: Any, step: Any = 1, **_: Any) -> Any:
+    if b.result_dtype() is not torch.int64:
+        raise Unsupported("a range of other numbers than 64-bit integers")
+    return b.op.range(*(b.cast(bound, torch.int64) for bound in (start, end, step)), "i64")

@@ -34,6 +34,12 @@ for _mode in (0, 1):
     case(
         _aten.embedding_bag.padding_idx, _TABLE, _IDS_OF_BAGS, _OFFSETS, False, _mode, False, None, False, 2, sums=True
     )
+# Bags of one length.
+_EQUAL = Call(_aten.arange.start_step, (0, Size(_IDS_OF_BAGS, 0), 3))
+_FACTORS = Input("factors", ("3*batch",))
+for _mode, _factors, _padding in ((0, None, None), (0, _FACTORS, None), (0, None, 2), (1, None, None), (1, None, 0)):
+    _options = (False, _mode, False, _factors, False, _padding)
+    case(_aten.embedding_bag.padding_idx, _TABLE, _IDS_OF_BAGS, _EQUAL, *_options, sums=True)
 case(_aten.index_select.default, _TABLE, 0, IDS)
 case(_aten.index_select.default, CUBE, 1, numbers([0, 3, 1]))
 case(_aten.index.Tensor, CUBE, [None, numbers([2, 0])])

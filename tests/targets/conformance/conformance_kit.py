@@ -14,6 +14,7 @@ from torch.utils import _pytree as pytree
 
 from recfx.driver.placed import lower_regions
 from recfx.ir.numeric import Exactness, compare_outputs
+from recfx.ir.op_sets import EMBEDDING_BAGS
 from recfx.ir.program import Program
 from recfx.ir.reference_run import Reference
 from recfx.ir.region import Split, split
@@ -76,7 +77,7 @@ class Case:
     sums: bool = False
 
     def program(self) -> Program:
-        """The program, which returns every tensor that the operator returns."""
+        """The program, which returns the tensors that the operator returns; see `read_parts`."""
         leaves = list(operands_of((self.args, self.keywords)))
         inputs = {leaf.name: leaf for leaf in leaves if isinstance(leaf, Input)}
         inputs |= {leaf.of.name: leaf.of for leaf in leaves if isinstance(leaf, Size)}
@@ -88,8 +89,14 @@ class Case:
         value = made.meta["val"]
         if isinstance(value, torch.Tensor):
             return builder.build(made)
-        parts = [i for i, part in enumerate(value) if isinstance(part, torch.Tensor) and part.numel() != 0]
-        return builder.build(*[builder.call(getitem, made, i) for i in parts])
+        return builder.build(*[builder.call(getitem, made, i) for i in read_parts(self.target, value)])
+
+
+def read_parts(target: Any, value: Sequence[Any]) -> list[int]:
+    """The positions of the results that a program returns. Of a bag it is the first, as the others serve its gradient."""
+    if target in EMBEDDING_BAGS:
+        return [0]
+    return [i for i, part in enumerate(value) if isinstance(part, torch.Tensor) and part.numel() != 0]
 
 
 @dataclasses.dataclass(frozen=True)

@@ -6,7 +6,7 @@ from collections.abc import Iterator, Sequence
 from operator import getitem
 
 import torch
-from conformance_kit import Case, Input, Size, is_operand_of_case, node_of, operands_of
+from conformance_kit import Case, Input, Size, is_operand_of_case, node_of, operands_of, read_parts
 from torch.utils import _pytree as pytree
 
 from recfx.ir.program import Program
@@ -31,8 +31,7 @@ def joined(cases: Sequence[Case]) -> Program | None:
         if isinstance(value, torch.Tensor):
             outputs.append(made)
             continue
-        parts = [i for i, part in enumerate(value) if isinstance(part, torch.Tensor) and part.numel() != 0]
-        outputs += [builder.call(getitem, made, i) for i in parts]
+        outputs += [builder.call(getitem, made, i) for i in read_parts(case.target, value)]
     return builder.build(*outputs)
 
 
