@@ -88,9 +88,9 @@ def _state_parameters(ctx: PassContext, step: Step, hidden: int) -> tuple[fx.Nod
     ]
     if all(vector is None for vector in vectors):
         return whole, None, None
-    held = [torch.zeros(hidden) if vector is None else vector for vector in vectors]
+    held = [torch.zeros(hidden, dtype=torch.float32) if vector is None else vector for vector in vectors]
     candidate = None if vectors[2] is None else ctx.constant(f"{stem}_candidate_bias", held[2].contiguous())
-    return whole, torch.cat([held[0], held[1], torch.zeros(hidden)]), candidate
+    return whole, torch.cat([held[0], held[1], torch.zeros(hidden, dtype=torch.float32)]), candidate
 
 
 def _is_whole(ctx: PassContext, step: Step, hidden: int) -> bool:

@@ -53,7 +53,7 @@ def match_gate(ctx: PassContext, x: fx.Node, z: fx.Node, gate: fx.Node) -> Gate 
         return None
     width = int(held.shape[-1])
     if norm is x:
-        return Gate(torch.ones(width), torch.zeros(width))
+        return Gate(torch.ones(width, dtype=torch.float32), torch.zeros(width, dtype=torch.float32))
     if norm.target is _aten.layer_norm.default and norm.args[0] is x:
         return _layer_norm_gate(ctx, norm, width)
     return _row_gate(norm, x, width)
@@ -75,7 +75,10 @@ def _batch_gate(ctx: PassContext, x: fx.Node, z: fx.Node, gate: fx.Node, norm: f
 
 def _layer_norm_gate(ctx: PassContext, norm: fx.Node, width: int) -> Gate | None:
     vectors = []
-    for index, name, absent in ((2, "weight", torch.ones(width)), (3, "bias", torch.zeros(width))):
+    for index, name, absent in (
+        (2, "weight", torch.ones(width, dtype=torch.float32)),
+        (3, "bias", torch.zeros(width, dtype=torch.float32)),
+    ):
         read = argument(norm, index, name)
         tensor = absent if read is None else ctx.tensor(read)
         if tensor is None or tuple(tensor.shape) != (width,) or tensor.dtype is not torch.float32:
@@ -100,7 +103,7 @@ def _row_gate(node: fx.Node, x: fx.Node, width: int) -> Gate | None:
     if found is None or found[0] <= 0 or found[1] < 0 or not _is_one_column(root):
         return None
     scale, eps = 1 / math.sqrt(found[0]), found[1] / found[0]
-    return Gate(torch.full((width,), scale, dtype=torch.float64).float(), torch.zeros(width), eps)
+    return Gate(torch.full((width,), scale, dtype=torch.float64).float(), torch.zeros(width, dtype=torch.float32), eps)
 
 
 def _is_call(node: Any, target: Any) -> bool:

@@ -133,8 +133,8 @@ def round_queries(asked: Rounding, width: int) -> Rounded:
         TargetError: The kernels cannot run here.
     """
     count, dim = asked.values.shape
-    rows = torch.empty(count, width, dtype=torch.int8 if asked.to == "numbers" else torch.int32)
-    numbers = torch.empty(3, count)
+    rows = torch.empty(count, width, dtype=torch.int8 if asked.to == "numbers" else torch.int32, device="cpu")
+    numbers = torch.empty(3, count, dtype=torch.float32, device="cpu")
     at, row_bytes = address(numbers), 4 * count
     call = Queries(
         struct_bytes=ctypes.sizeof(Queries),
@@ -175,7 +175,7 @@ def scan(search: Scan, level: str | None = None, threads: int | None = None) -> 
         InputError: Queries cannot be rounded, see `round_queries`.
         TargetError: The kernels cannot run here, or memory is short.
     """
-    scores = torch.empty(len(search.queries), search.k)
+    scores = torch.empty(len(search.queries), search.k, dtype=torch.float32, device="cpu")
     return scores, _scan(search, scores, level, threads)
 
 
@@ -187,7 +187,7 @@ def shortlist(search: Scan, level: str | None = None, threads: int | None = None
 def _scan(search: Scan, scores: Tensor | None, level: str | None, threads: int | None) -> Tensor:
     asked = search.queries
     count = len(asked)
-    ids = torch.empty(count, search.k, dtype=torch.int64)
+    ids = torch.empty(count, search.k, dtype=torch.int64, device="cpu")
     starts, excluded = search.exclude if search.exclude is not None else (None, None)
     call = Search(
         struct_bytes=ctypes.sizeof(Search),
@@ -251,7 +251,8 @@ def rescore(
         TargetError: As in `scan`.
     """
     count = len(queries)
-    values, ids = torch.empty(count, k), torch.empty(count, k, dtype=torch.int64)
+    values = torch.empty(count, k, dtype=torch.float32, device="cpu")
+    ids = torch.empty(count, k, dtype=torch.int64, device="cpu")
     scale, bias, query_sum = affine if affine is not None else (None, None, None)
     call = Rescore(
         struct_bytes=ctypes.sizeof(Rescore),

@@ -84,7 +84,10 @@ def bpr(
     ranking.check_samples(users, items, user_ids, positives, negatives)
     tensors = [tensor.contiguous() for tensor in (users, items, user_ids, positives, negatives)]
     by_users, by_items = torch.empty_like(tensors[0]), torch.empty_like(tensors[1])
-    slopes, shares = torch.empty(negatives.shape), torch.empty(len(negatives), users.shape[1])
+    slopes, shares = (
+        torch.empty(negatives.shape, dtype=torch.float32),
+        torch.empty(len(negatives), users.shape[1], dtype=torch.float32),
+    )
     losses = torch.empty(len(negatives), dtype=torch.float64)
     addresses = [address(t) for t in (*tensors[:2], by_users, by_items, *tensors[2:], slopes, shares, losses)]
     work = CBpr(*addresses, len(users), len(items), users.shape[1], *negatives.shape, joint)

@@ -216,5 +216,5 @@ def _jagged(table: Tensor, ids: Tensor, offsets: Tensor, ends: list[int], weight
     pooled = rows.new_zeros(batch, f.dim).index_add(0, bag_of, rows)
     if f.pooling != _MEAN:
         return pooled
-    counts = torch.zeros(batch).index_add(0, bag_of, counted.float())
+    counts = torch.zeros(batch, dtype=torch.float32).index_add(0, bag_of, counted.float())
     return pooled / counts.clamp(min=1).unsqueeze(-1)

@@ -41,7 +41,7 @@ def fit(values: Tensor, bits: int, kind: Kind) -> Fit:
     axis = {"table": (0, 1), "row": (1,), "dimension": (0,)}[kind]
     if not values.numel():
         shape = {"table": (), "row": (len(values),), "dimension": (values.shape[1],)}[kind]
-        return _same(Grid(torch.zeros(shape), torch.zeros(shape), kind))
+        return _same(Grid(torch.zeros(shape, dtype=torch.float32), torch.zeros(shape, dtype=torch.float32), kind))
     if bits == 1:
         scale = values.abs().mean(axis)
         return _same(Grid(-scale, 2 * scale, kind))
@@ -67,7 +67,7 @@ def _same(grid: Grid) -> Fit:
 
 
 def _symmetric(values: Tensor, bits: int) -> Fit:
-    near, steps = torch.empty(len(values)), torch.empty(len(values))
+    near, steps = torch.empty(len(values), dtype=torch.float32), torch.empty(len(values), dtype=torch.float32)
     block = max(1, _BLOCK_VALUES // values.shape[1])
     with progress(f"fitting {len(values):,} rows", len(values)) as advance:
         for start in range(0, len(values), block):

@@ -101,7 +101,7 @@ class Grid:
 
 def symmetric(step: Tensor, bits: int) -> Grid:
     """The grid of rows with levels symmetric about zero, from their steps, float32 [n]."""
-    return Grid(torch.tensor(lowest(bits)), step, "symmetric")
+    return Grid(torch.tensor(lowest(bits), dtype=torch.float32), step, "symmetric")
 
 
 def _of_rows(lower: Tensor, step: Tensor, bits: int) -> Grid:

@@ -54,7 +54,7 @@ def round_queries(asked: Rounding, width: int) -> Rounded:
         sums = numbers.sum(1, dtype=torch.int64).float()
     else:
         codes = (values > 0).to(torch.uint8)
-        rows, unit = pack(codes, 1), torch.ones(len(values))
+        rows, unit = pack(codes, 1), torch.ones(len(values), dtype=torch.float32)
         if asked.to == "signs":
             unit = values.abs().double().mean(1).float()
         sums = 2.0 * codes.sum(1, dtype=torch.int64).float() - values.shape[1]

@@ -96,7 +96,7 @@ class SecondStage:
         self, values: Tensor, k: int, exclude: Exclude | None, hidden: Tensor | None
     ) -> tuple[Tensor, Tensor]:
         starts, left_out = compressed(exclude, len(values), self.first.next_id) if exclude is not None else (None, None)
-        scores, ids = torch.full((len(values), k), -torch.inf), torch.full((len(values), k), -1)
+        scores, ids = torch.full((len(values), k), -torch.inf, dtype=torch.float32), torch.full((len(values), k), -1)
         apart = slack(self.first, self.reach, values)
         open_rows, length = torch.arange(len(values)), FIRST * k
         while len(open_rows):

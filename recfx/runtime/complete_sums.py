@@ -41,7 +41,7 @@ def _is_vector(value: Any) -> bool:
 
 def complete_sums(lengths: torch.Tensor) -> torch.Tensor:
     """[0, lengths[0], lengths[0] + lengths[1], ...], int64 [n + 1] for int64 lengths [n]."""
-    offsets = torch.empty(lengths.shape[0] + 1, dtype=torch.int64)
+    offsets = torch.empty(lengths.shape[0] + 1, dtype=torch.int64, device="cpu")
     sums = offsets.numpy()
     sums[0] = 0
     np.add.accumulate(lengths.numpy(), out=sums[1:])

@@ -22,6 +22,10 @@ from recfx.targets.native.plan import Plan
 from recfx.targets.native.steps import Slot
 
 
+#: Outputs are made like it: float32 in the memory of the CPU, whatever torch's default device and dtype are.
+_LIKE = torch.empty(0, dtype=torch.float32, device="cpu")
+
+
 @dataclasses.dataclass(frozen=True)
 class Checks:
     """The checks of a plan's inputs at every call.
@@ -90,7 +94,7 @@ def plan_call(
         if s.dtype.is_floating_point
     ]
     namespace: dict[str, Any] = {
-        "_empty": torch.empty,
+        "_empty": _LIKE.new_empty,
         "_run": library.run,
         "_run_counted": library.run_counted,
         "_handle": plan.handle,

@@ -69,7 +69,7 @@ class Packer:
         """The address of a vector of `n` float32 (one value is repeated), padded with zeros to whole panels."""
 
         def padded() -> torch.Tensor:
-            whole = torch.zeros(-(-n // self.columns) * self.columns)
+            whole = torch.zeros(-(-n // self.columns) * self.columns, dtype=torch.float32)
             whole[:n] = vector.detach().float().reshape(-1)
             return whole
 

@@ -79,7 +79,7 @@ def _scores(
 
 def _zeros(builder: PlanBuilder, like: Value) -> Value:
     """Zeros in place of an input that the MLP does not read: NaN times a weight of zero would be NaN."""
-    row = builder.constant(torch.zeros(like.dims[-1].size))
+    row = builder.constant(torch.zeros(like.dims[-1].size, dtype=torch.float32))
     return Value(row.slot, row.offset, (*(dataclasses.replace(d, stride=0) for d in like.dims[:-1]), *row.dims))
 
 

@@ -126,7 +126,7 @@ def _emit_direct(
 def _in_fours(weight: torch.Tensor) -> torch.Tensor:
     """A weight [N, ...] in blocks of four outputs [N / 4, ..., 4], the last one filled with zeros."""
     n = weight.shape[0]
-    whole = torch.zeros(-(-n // 4) * 4, *weight.shape[1:])
+    whole = torch.zeros(-(-n // 4) * 4, *weight.shape[1:], dtype=torch.float32)
     whole[:n] = weight.detach()
     blocks: torch.Tensor = whole.unflatten(0, (-1, 4)).movedim(1, -1).contiguous()
     return blocks

@@ -121,7 +121,7 @@ def _columns_last(builder: PlanBuilder, weight: torch.Tensor) -> int:
     """The address of a weight [N, K] as [K, stride], padded with zeros."""
 
     def turned() -> torch.Tensor:
-        whole = torch.zeros(weight.shape[1], _stride(weight.shape[0]))
+        whole = torch.zeros(weight.shape[1], _stride(weight.shape[0]), dtype=torch.float32)
         whole[:, : weight.shape[0]] = weight.t()
         return whole
 
@@ -133,7 +133,7 @@ def _vectors(builder: PlanBuilder, layer: mlp.Layer, params: list[fx.Node], n: i
     positions = [layer.bias if with_bias else -1, layer.slope, layer.gate_scale, layer.gate_shift]
 
     def rows() -> torch.Tensor:
-        held = torch.zeros(4, _stride(n))
+        held = torch.zeros(4, _stride(n), dtype=torch.float32)
         for row, position in zip(held, positions, strict=True):
             if position >= 0:
                 row[:n] = builder.tensor(params[position]).float().reshape(-1)  # a single number holds for all columns

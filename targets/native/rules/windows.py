@@ -75,7 +75,7 @@ def with_edges(builder: PlanBuilder, value: Value, windows: Sequence[Window], fi
     for position, w in enumerate(windows, first):
         dims[position] = Dim(dims[position].size + w.before + w.after, 0)
     whole = room = builder.temp(dims)
-    constant = builder.constant(torch.full((1,), fill))
+    constant = builder.constant(torch.full((1,), fill, dtype=torch.float32))
     for position, w in enumerate(windows, first):
         size = room.dims[position].size
         for start, count in ((0, w.before), (size - w.after, w.after)):
