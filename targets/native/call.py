@@ -21,7 +21,6 @@ from recfx.targets.native.builder import PlanBuilder
 from recfx.targets.native.plan import Plan
 from recfx.targets.native.steps import Slot
 
-
 #: Outputs are made like it: float32 in the memory of the CPU, whatever torch's default device and dtype are.
 _LIKE = torch.empty(0, dtype=torch.float32, device="cpu")
 
