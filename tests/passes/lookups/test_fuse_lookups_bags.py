@@ -52,6 +52,15 @@ def kept(program: Program) -> list[Feature]:
     return [feature for call in features(result) for feature in call]
 
 
+def test_bags_without_further_arguments() -> None:
+    """The offsets of the shortest call do not end with the number of ids."""
+    b = GraphBuilder({"ids": (("n",), torch.int64), "offsets": (("batch",), torch.int64)})
+    call = b.call(aten.embedding_bag.default, table(b), b.inputs["ids"], b.inputs["offsets"])
+    program = b.build(b.call(operator.getitem, call, 0))
+    (feature,) = features(run("fuse-lookups", program).program)[0]
+    assert (feature.last, feature.pooling, feature.padding, feature.weights) == (False, SUM, -1, -1)
+
+
 OFFSETS: dict[str, tuple[list[int], bool, bool]] = {
     "even": ([0, 3, 6, 9], False, True),
     "another step": ([0, 2, 4, 6], False, False),
