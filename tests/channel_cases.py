@@ -213,6 +213,8 @@ VIEWS = {
     "squeeze of two": Case(
         lambda g: g.read(g.call(aten.squeeze.dim, g.layer(2, g.layer(4)), 1)), (4,), ("one element",)
     ),
+    "padded positions": Case(lambda g: g.read(g.call(aten.pad.default, lookup(g), [0, 0, 1, 2])), (4,)),
+    "padded channels": Case(lambda g: g.read(g.call(aten.pad.default, g.layer(4), [0, 2])), misses=("pads the axis",)),
     "zeros": Case(lambda g: g.read(g.call(aten.add.Tensor, g.layer(4), g.call(aten.zeros.default, [4]))), (4,)),
     "size read": Case(
         lambda g: (lambda h: g.read(h, g.call(aten.mul.Tensor, h, g.call(aten.sym_size.int, h, 1))))(g.layer(4)),
@@ -263,6 +265,10 @@ PRODUCTS = {
         misses=("ellipsis",),
     ),
     "addmm": Case(lambda g: g.read(g.call(aten.addmm.default, g.weight(6), g.layer(4), g.weight(4, 6))), (4, 6)),
+    "tensordot": Case(lambda g: g.read(g.call(aten.tensordot.default, lookup(g), g.weight(6, 4), [-1], [1])), (4, 6)),
+    "tensordot of two axes": Case(
+        lambda g: g.read(g.call(aten.tensordot.default, lookup(g), g.weight(4, 3, 6), [1, 2], [1, 0])), (4, 6)
+    ),
     "bilinear": Case(
         lambda g: g.read(g.call(aten.bilinear.default, g.layer(3), g.layer(4), g.weight(6, 3, 4), g.weight(6))),
         (3, 4, 6),

@@ -26,7 +26,14 @@ Kept = list[torch.Tensor | None]
 SUMS = frozenset(
     (
         *(aten.linear.default, aten.matmul.default, aten.bmm.default, aten.mm.default, aten.addmm.default),
-        *(aten.mv.default, aten.dot.default, aten.baddbmm.default, aten.einsum.default, aten.bilinear.default),
+        *(
+            aten.mv.default,
+            aten.dot.default,
+            aten.baddbmm.default,
+            aten.einsum.default,
+            aten.bilinear.default,
+            aten.tensordot.default,
+        ),
         *(aten.conv1d.default, aten.conv2d.default, aten.sum.dim_IntList, aten.sum.default, aten.any.dim),
         *(aten.linalg_vector_norm.default, aten.norm.ScalarOpt_dim, aten.scaled_dot_product_attention.default),
         *(aten.gru.input, aten.lstm.input, aten.rnn_tanh.input, aten.rnn_relu.input),

@@ -159,23 +159,24 @@ def _add_changes(
         return
     answer = torch.stack(answers).sum()
     gradients = torch.autograd.grad(answer, [held for _, held in used], allow_unused=True)
+    changes: dict[tuple[int, int], Tensor] = {}
     for (read, held), gradient in zip(used, gradients, strict=True):
         if gradient is None:
             continue
         change = (held.detach() * gradient).double().movedim(read.axis, -1)
         lead = change.shape[0] if change.ndim > 1 else 1
         rows = change.reshape(lead, -1, change.shape[-1]).sum(1)
-        axis = found.axes(read.operand)[read.axis]
-        for channel, number in _squares_by_channel(found, axis, rows).items():
-            scores[channel] = scores.get(channel, 0.0) + number
+        for channel, total in _rows_by_channel(found, found.axes(read.operand)[read.axis], rows).items():
+            changes[channel, lead] = changes.get((channel, lead), torch.zeros(())) + total
+    for (channel, _), total in changes.items():
+        scores[channel] = scores.get(channel, 0.0) + float(total.square().sum())
 
 
-def _squares_by_channel(found: ChannelGroups, axis: Any, rows: Tensor) -> Scores:
+def _rows_by_channel(found: ChannelGroups, axis: Any, rows: Tensor) -> dict[int, Tensor]:
+    """Sums over the places of each channel, for each row."""
     labels = flat(found.labels, axis)
-    if labels is None:
-        return {}
     sums: dict[int, Tensor] = {}
-    for place, label in enumerate(labels.tolist()):
+    for place, label in enumerate([] if labels is None else labels.tolist()):
         for channel in found.channels_of(label):
             sums[channel] = sums.get(channel, torch.zeros(())) + rows[:, place]
-    return {channel: float(total.square().sum()) for channel, total in sums.items()}
+    return sums

@@ -82,6 +82,18 @@ def einsum(walk: Walk, node: fx.Node) -> Result:
     return contract(walk, node, operands, terms, out)
 
 
+def tensordot(walk: Walk, node: fx.Node) -> Result:
+    operands: Any = node.args[:2]
+    dims: Any = node.args[2:4]
+    ranks = [len(walk.axes_of(operand)) for operand in operands]
+    names = iter(string.ascii_letters)
+    terms = [[next(names) for _ in range(rank)] for rank in ranks]
+    for left, right in zip(*dims, strict=True):
+        terms[1][right % ranks[1]] = terms[0][left % ranks[0]]
+    out = [letter for term, other in (terms, terms[::-1]) for letter in term if letter not in other]
+    return contract(walk, node, operands, ["".join(term) for term in terms], "".join(out))
+
+
 def bilinear(walk: Walk, node: fx.Node) -> Result:
     x, y, weight = node.args[:3]
     bias = argument(node, 3, "bias")
@@ -148,6 +160,7 @@ PRODUCTS: dict[str, Rule] = {
     "linear": linear,
     "matmul bmm mm mv dot addmm baddbmm": matmul,
     "einsum": einsum,
+    "tensordot": tensordot,
     "bilinear": bilinear,
     "scaled_dot_product_attention": attention,
     "conv1d conv2d conv3d conv1d.padding conv2d.padding conv3d.padding": convolution,

@@ -91,6 +91,15 @@ def repeat_interleave(walk: Walk, node: fx.Node) -> Result:
     return [*axes[:dim], after, *axes[dim + 1 :]]
 
 
+def pad(walk: Walk, node: fx.Node) -> Result:
+    axes, amounts = walk.axes_of(node.args[0]), argument(node, 1, "pad")
+    padded = {len(axes) - 1 - i // 2 for i, amount in enumerate(amounts) if amount != 0}
+    walk.pin(node, [axes[d] for d in padded], "it pads the axis")
+    return [
+        fixed(size) if d in padded else axis for d, (axis, size) in enumerate(zip(axes, sizes_of(node), strict=True))
+    ]
+
+
 def created(walk: Walk, node: fx.Node) -> Result:
     """A tensor of equal elements of given sizes."""
     return [walk.fresh(size) for size in sizes_of(node)]
@@ -230,6 +239,7 @@ VIEWS: dict[str, Rule] = {
     "expand_as": expand_as,
     "repeat": repeat,
     "repeat_interleave.self_int": repeat_interleave,
+    "pad constant_pad_nd": pad,
     "zeros ones full new_zeros new_ones new_full": created,
     "cat concat": cat,
     "stack": stack,
