@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import itertools
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
@@ -20,8 +21,10 @@ from recfx.driver.parts import Parts
 from recfx.errors import ArtifactError, InputError, MeasureError
 from recfx.ir.canonical import structure_digest
 from recfx.ir.probes import has_fixed_bags, reshuffle
+from recfx.ir.program import Program
 from recfx.ir.region import Region
 from recfx.ir.shapes import BATCH
+from recfx.ir.synthetic import with_synthetic_example
 from recfx.progress import progress
 from recfx.targets import BACKENDS
 
@@ -75,7 +78,7 @@ def _sizes(parts: Parts, rows: Sequence[int] | None) -> list[int]:
     """
     program = parts.program
     if BATCH not in program.signature.dims or has_fixed_bags(program):
-        held = _example_rows(parts)
+        held = _example_rows(_exemplified(parts))
         if rows is not None and set(rows) != {held}:
             raise InputError(
                 f"the model takes a batch of {held} rows only, got {sorted(set(rows))}", hint=f"pass rows=[{held}]"
@@ -93,9 +96,15 @@ def _sizes(parts: Parts, rows: Sequence[int] | None) -> list[int]:
     return wanted
 
 
-def _example_rows(parts: Parts) -> int:
-    found = parts.program.signature.check(parts.program.example).get(BATCH)
-    leaves = (leaf for leaf in parts.program.example if isinstance(leaf, torch.Tensor) and leaf.ndim)
+def _exemplified(parts: Parts) -> Program:
+    """The program with an example; drawn inputs if it was loaded."""
+    example = with_synthetic_example(parts.in_torch).example if not parts.program.example else parts.program.example
+    return dataclasses.replace(parts.program, example=example)
+
+
+def _example_rows(program: Program) -> int:
+    found = program.signature.check(program.example).get(BATCH)
+    leaves = (leaf for leaf in program.example if isinstance(leaf, torch.Tensor) and leaf.ndim)
     return found or next((int(leaf.shape[0]) for leaf in leaves), 1) or 1
 
 
@@ -114,7 +123,7 @@ def _measured(parts: Parts, sizes: Sequence[int], counts: Sequence[int]) -> Prof
 
 def _calls(parts: Parts, rows: int) -> Callable[[], Any]:
     """A function that calls the model with the next of several inputs."""
-    program = parts.program
+    program = _exemplified(parts)
     generator = torch.Generator().manual_seed(rows)
     if BATCH not in program.signature.dims or has_fixed_bags(program):
         drawn = [list(program.example)]
