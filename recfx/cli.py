@@ -1,4 +1,4 @@
-"""The command line: recfx demo | optimize | bench | calibrate | doctor | explain | bisect."""
+"""The command line: recfx demo | optimize | serve | bench | calibrate | doctor | explain | bisect."""
 
 from __future__ import annotations
 
@@ -9,6 +9,7 @@ from typing import Any
 
 from recfx.command_line import add_option, listed, minutes, positive, run_command
 from recfx.errors import InputError
+from recfx.serve.command import add_serve
 from recfx.version import VERSION
 
 
@@ -36,6 +37,8 @@ def _parser() -> argparse.ArgumentParser:
     demo.set_defaults(run=_demo)
 
     _add_optimize(commands.add_parser("optimize", help="optimize a model and save it"))
+
+    add_serve(commands.add_parser("serve", help="serve saved models over HTTP and gRPC"))
 
     bench = commands.add_parser("bench", help="measure the tables of the papers")
     _add_hqgnn(bench.add_subparsers(required=True, metavar="TABLE"))

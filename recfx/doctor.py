@@ -15,6 +15,8 @@ _EXTRAS = {
     "pyarrow": ("reads MovieLens in parquet files", "pip install 'recfx[data]'"),
     "hypothesis": ("property tests of passes with recfx.testing", "pip install 'recfx[testing]'"),
     "onnxscript": ("ONNX forms of programs with recfx.ops.onnx", "pip install 'recfx[onnx]'"),
+    "uvicorn": ("serving over HTTP: recfx serve", "pip install 'recfx[serve]'"),
+    "grpcio": ("serving over gRPC: recfx serve --grpc-port", "pip install 'recfx[serve]'"),
     "torchrec": ("KeyedJaggedTensor inputs", "pip install torchrec fbgemm-gpu-cpu, in versions that fit torch"),
 }
 

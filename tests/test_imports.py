@@ -45,7 +45,7 @@ ALLOWED: dict[str, set[str]] = {
     "data": {"bootstrap", "errors", "progress", "zoo"},
     "learn": {"data", "errors", "formats", "kernels", "ops", "progress", "retrieval", "zoo"},
     "retrieval": {"errors", "formats", "kernels", "progress", "version"},
-    "serve": {"compiled", "errors", "retrieval"},
+    "serve": {"command_line", "compiled", "errors", "ir", "retrieval", "version"},
     "driver": {
         *("analysis", "capture", "cost", "errors", "formats", "ir", "ops", "passes", "pipeline", "placement"),
         *("fewer_collections", "progress", "runtime", "targets", "version"),

@@ -1,1 +1,43 @@
-"""Serving of compiled models: policies that follow the load, and a simulator of any number of machines that runs them."""
+"""Serving of compiled models: policies that follow the load, a simulator of any number of machines that runs them, and a server.
+
+`Server` serves models over HTTP and gRPC (the extra `recfx[serve]`); `EngineSettings`, `HttpSettings` and `ServerSettings` are its limits.
+They are imported at their first use, because the policies and the simulator need none of their packages.
+"""
+
+from __future__ import annotations
+
+from importlib import import_module
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:
+    from recfx.serve.engine.settings import EngineSettings as EngineSettings
+    from recfx.serve.http.settings import HttpSettings as HttpSettings
+    from recfx.serve.models import Models as Models
+    from recfx.serve.models import Source as Source
+    from recfx.serve.outcomes import Reason as Reason
+    from recfx.serve.outcomes import Rejected as Rejected
+    from recfx.serve.server import Server as Server
+    from recfx.serve.server import ServerSettings as ServerSettings
+
+_HOMES = {
+    "EngineSettings": "engine.settings",
+    "HttpSettings": "http.settings",
+    "Models": "models",
+    "Reason": "outcomes",
+    "Rejected": "outcomes",
+    "Server": "server",
+    "ServerSettings": "server",
+    "Source": "models",
+}
+
+__all__ = ["EngineSettings", "HttpSettings", "Models", "Reason", "Rejected", "Server", "ServerSettings", "Source"]
+
+
+def __getattr__(name: str) -> Any:
+    if name not in _HOMES:
+        raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
+    if name in ("Server", "ServerSettings"):
+        from recfx.serve.packages import require
+
+        require()
+    return getattr(import_module(f"recfx.serve.{_HOMES[name]}"), name)

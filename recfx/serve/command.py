@@ -1,0 +1,210 @@
+"""The command `recfx serve`: its options, and the server that they describe."""
+
+from __future__ import annotations
+
+import argparse
+import re
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from recfx.command_line import not_negative, positive, seconds
+from recfx.errors import InputError
+
+if TYPE_CHECKING:
+    from recfx.serve.models import Source
+    from recfx.serve.server import Server
+
+_MODELS = """\
+folders of saved models, such as deepfm.recfx, which is served as deepfm; NAME=FOLDER gives another name, and
+NAME=FOLDER[:METRIC],FOLDER[:METRIC] serves variants of one model, the best first: under load, quicker variants answer"""
+
+
+def add_serve(serve: argparse.ArgumentParser) -> None:
+    """Adds the options of the command."""
+    add = serve.add_argument
+    add("models", nargs="+", metavar="MODEL", help=_MODELS)
+    add("--host", default="127.0.0.1", help="address to listen on (default: this machine alone can connect)")
+    add("--port", type=_port, default=8000, help="port of HTTP; 0 for a free one (default: %(default)s)")
+    add("--grpc-port", type=_port, help="port of gRPC; 0 for a free one (default: no gRPC)")
+    add(
+        "--workers",
+        type=positive,
+        default=1,
+        help="processes that share the port and the tables (default: %(default)s)",
+    )
+    add("--calls", type=positive, help="calls of a model at a time in each process (default: one for each processor)")
+    add("--threads", type=positive, default=1, help="threads of each call (default: %(default)s)")
+    add(
+        "--batch-rows",
+        type=positive,
+        default=1024,
+        help="rows of a call that several requests share (default: %(default)s)",
+    )
+    add(
+        "--wait", type=_milliseconds, default=0.0, metavar="MS", help="how long a request waits for others (default: 0)"
+    )
+    add(
+        "--timeout",
+        type=_milliseconds,
+        metavar="MS",
+        help="requests that would take longer are refused (default: none)",
+    )
+    add("--most-queued", type=positive, default=1024, help="requests that wait at most (default: %(default)s)")
+    add("--most-bytes", type=positive, default=64 << 20, help="bytes of a body at most (default: %(default)s)")
+    add("--most-connections", type=positive, default=1000, help="connections at a time (default: %(default)s)")
+    add(
+        "--drain",
+        type=seconds,
+        default=10.0,
+        metavar="S",
+        help="time to answer what waits at the end (default: %(default)s)",
+    )
+    add("--tokens", type=Path, metavar="FILE", help="bearer tokens, one in a line, each with the name of its tenant")
+    add("--tenant-rows", type=positive, metavar="ROWS", help="rows of each tenant in a second (default: no limit)")
+    add("--certificate", type=Path, metavar="FILE", help="TLS certificate in PEM format")
+    add("--key", type=Path, metavar="FILE", help="its private key")
+    add("--socket", type=not_negative, help=argparse.SUPPRESS)
+    serve.set_defaults(run=run_serve)
+
+
+def _port(text: str) -> int:
+    if not text.isdigit() or int(text) > 65535:
+        raise argparse.ArgumentTypeError(f"expected a port from 0 to 65535, got {text!r}")
+    return int(text)
+
+
+def _milliseconds(text: str) -> float:
+    """A time in milliseconds, as seconds."""
+    return seconds(text) / 1e3
+
+
+def run_serve(options: argparse.Namespace) -> int:
+    """Serves until the process is told to end."""
+    from recfx.serve.packages import require
+
+    require(grpc=options.grpc_port is not None)
+    named = [read_model(text) for text in options.models]
+    if options.workers > 1 and options.socket is None:
+        from recfx.serve.processes import supervise
+
+        return supervise(options, named)
+    server = make_server(options, named)
+    sockets = None
+    if options.socket is not None:
+        import socket
+
+        sockets = [socket.socket(fileno=options.socket)]
+    server.run(sockets, ready=lambda started: _announce(started, named))
+    return 0
+
+
+def make_server(options: argparse.Namespace, named: list[tuple[str, list[Source]]]) -> Server:
+    """The server of the options.
+
+    Raises:
+        RecfxError: A model cannot be loaded, or an option does not fit.
+    """
+    from recfx.serve.engine.settings import EngineSettings
+    from recfx.serve.http.settings import HttpSettings
+    from recfx.serve.models import Models
+    from recfx.serve.policies.tenants import TenantConfig, TenantLimit
+    from recfx.serve.server import Server, ServerSettings
+
+    chosen: dict[str, Any] = {} if options.calls is None else {"workers": options.calls}
+    engine = EngineSettings(
+        threads=options.threads,
+        batch_rows=options.batch_rows,
+        most_wait=options.wait,
+        timeout=options.timeout,
+        most_queued=options.most_queued,
+        **chosen,
+    )
+    settings = ServerSettings(
+        host=options.host,
+        port=options.port,
+        grpc_port=options.grpc_port,
+        most_connections=options.most_connections,
+        drain=options.drain,
+        certificate=options.certificate,
+        key=options.key,
+    )
+    http = HttpSettings(most_bytes=options.most_bytes, tokens=read_tokens(options.tokens) if options.tokens else {})
+    limit = None
+    if options.tenant_rows is not None:
+        limit = TenantConfig(TenantLimit(options.tenant_rows, float(options.tenant_rows)))
+    models = Models(engine, limit)
+    for name, sources in named:
+        models.add(sources, name)
+    return Server(models, settings=settings, http=http)
+
+
+def read_model(text: str) -> tuple[str, list[Source]]:
+    """A name and the variants of a model from an argument such as deepfm=fp32.recfx:0.81,int8.recfx:0.809.
+
+    Raises:
+        InputError: A folder does not exist, or a metric is not a number.
+    """
+    from recfx.serve.models import Source
+
+    name, found, listed = text.partition("=")
+    if not found or Path(text).exists():
+        name, listed = "", text
+    sources = []
+    for part in [listed] if Path(listed).exists() else listed.split(","):
+        folder, metric = part, 0.0
+        if not Path(part).exists() and (match := re.fullmatch(r"(.+):([^:]*)", part)):
+            folder = match[1]
+            try:
+                metric = float(match[2])
+            except ValueError as error:
+                raise InputError(
+                    f"{match[2]!r} is not a metric", where=text, hint="such as model.recfx:0.81"
+                ) from error
+        if not Path(folder).is_dir():
+            raise InputError(
+                "no saved model there", where=folder, hint="pass folders that fast.save or recfx optimize -o wrote"
+            )
+        sources.append(Source(Path(folder), metric))
+    return name or sources[0].name, sources
+
+
+def read_tokens(path: Path) -> dict[str, str]:
+    """Token -> tenant from a file with a token and a tenant in each line; lines of # are comments.
+
+    Raises:
+        InputError: The file cannot be read, or a line holds something else.
+    """
+    try:
+        lines = path.read_text("ascii").splitlines()
+    except (OSError, UnicodeDecodeError) as error:
+        raise InputError(
+            f"cannot read the tokens: {error}",
+            where=str(path),
+            hint="pass an ASCII file with TOKEN TENANT in each line",
+        ) from error
+    found: dict[str, str] = {}
+    for number, line in enumerate(lines, 1):
+        words = line.split()
+        if not words or words[0].startswith("#"):
+            continue
+        if len(words) > 2 or words[0] in found:
+            raise InputError(
+                "expected TOKEN TENANT, each token once",
+                where=f"{path}, line {number}",
+                hint="names of tenants have no blanks",
+            )
+        found[words[0]] = words[1] if len(words) > 1 else ""
+    if not found:
+        raise InputError(
+            "the file has no token", where=str(path), hint="write a token and the name of its tenant in each line"
+        )
+    return found
+
+
+def _announce(server: Server, named: list[tuple[str, list[Source]]]) -> None:
+    import sys
+
+    names = ", ".join(name for name, _ in named)
+    grpc = "" if server.grpc_address is None else f", gRPC at {server.grpc_address}"
+    sys.stdout.write(f"serving {names} at {server.address}{grpc}\n")
+    sys.stdout.flush()

@@ -1,0 +1,1 @@
+"""The engine: a compiled model behind a bounded queue, with worker threads that run batches of requests."""

@@ -1,0 +1,283 @@
+"""`Engine`: one model behind a bounded queue, with threads that run batches of its requests.
+
+A request is checked and admitted in the thread that brings it, waits in the order of deadlines, and is answered in a worker's thread. The
+policies of `recfx.serve.policies` decide; this file holds the lock and asks them.
+"""
+
+from __future__ import annotations
+
+import math
+import threading
+import time
+from collections.abc import Callable, Mapping, Sequence
+
+import torch
+
+from recfx.errors import InputError
+from recfx.serve.engine.batch import Batch
+from recfx.serve.engine.compute import outcomes_of
+from recfx.serve.engine.requests import Outcome, Request, RequestQueue
+from recfx.serve.engine.scheduling import Scheduling
+from recfx.serve.engine.settings import EngineSettings
+from recfx.serve.engine.statistics import Statistics
+from recfx.serve.engine.variants import Variant
+from recfx.serve.engine.workers import Workers
+from recfx.serve.outcomes import Reason, Rejected
+from recfx.serve.policies.tenants import TenantConfig
+
+
+class Engine:
+    """One model behind a bounded queue, with threads that run batches of its requests.
+
+    Args:
+        name: The name of the model.
+        variants: Its compiled forms, the best first; each takes and returns the same tensors.
+        settings: Limits and threads.
+        tenants: Limits per tenant; None for no limits.
+        clock: Seconds of a clock that does not jump.
+
+    Attributes:
+        statistics: Counts and times; read them inside `with engine.lock`.
+        version: Rises by one at each `replace`.
+
+    Raises:
+        InputError: The variants take or return different tensors.
+    """
+
+    def __init__(
+        self,
+        name: str,
+        variants: Sequence[Variant],
+        settings: EngineSettings | None = None,
+        *,
+        tenants: TenantConfig | None = None,
+        clock: Callable[[], float] = time.monotonic,
+    ) -> None:
+        self.name = name
+        self.settings = settings or EngineSettings()
+        self.statistics = Statistics()
+        self.version = 1
+        self.lock = threading.Lock()
+        self._changed = threading.Condition(self.lock)
+        self.clock = clock
+        self._queue = RequestQueue()
+        self._scheduling = Scheduling(name, variants, self.settings, tenants, clock())
+        self._closing = False
+        self._workers = Workers(self, self.settings)
+
+    @property
+    def variant(self) -> Variant:
+        """The variant that calls use at present."""
+        return self._scheduling.variant
+
+    @property
+    def variants(self) -> tuple[Variant, ...]:
+        """All variants, the best first."""
+        return self._scheduling.variants
+
+    @property
+    def waiting(self) -> int:
+        """Requests that wait."""
+        return len(self._queue)
+
+    @property
+    def running(self) -> int:
+        """Calls that run."""
+        return self._workers.busy
+
+    @property
+    def healthy(self) -> bool:
+        """Whether requests are taken, and not all workers were lost to calls that hang."""
+        return not self._closing and self._workers.healthy
+
+    def submit(
+        self,
+        tensors: Mapping[str, torch.Tensor],
+        finish: Callable[[Outcome], None],
+        *,
+        timeout: float | None = None,
+        tenant: str = "",
+    ) -> Request:
+        """Checks a request and puts it into the queue.
+
+        Args:
+            tensors: Name -> tensor. They must not change until the request is answered.
+            finish: Takes the outcome, once, in another thread. It must not block.
+            timeout: Seconds until its answer must be there; by default that of the settings.
+            tenant: Who sends it.
+
+        Returns:
+            The request, for `cancel`.
+
+        Raises:
+            Rejected: It does not fit the model, or is not admitted.
+        """
+        now = self.clock()
+        try:
+            interface = self.variant.interface
+            leaves = interface.leaves(tensors)
+            rows = interface.rows(leaves)
+            if rows > self.settings.most_rows:
+                raise Rejected(
+                    Reason.TOO_LARGE,
+                    f"the request has {rows} rows, and at most {self.settings.most_rows} are allowed",
+                    where=f"model {self.name}",
+                    hint="divide it into several requests",
+                )
+        except InputError as error:
+            raise self._rejected(Rejected(Reason.INVALID, error.what, where=error.where, hint=error.hint)) from error
+        except Rejected as error:
+            raise self._rejected(error) from None
+        seconds = self.settings.timeout if timeout is None else timeout
+        request = Request(leaves, rows, now, math.inf if seconds is None else now + seconds, finish, tenant)
+        with self._changed:
+            refusal = self._refusal(request, now)
+            if refusal is not None:
+                self.statistics.reject(refusal.reason, now, str(self.version))
+                raise refusal
+            self._queue.add(request)
+            self._changed.notify()
+        return request
+
+    def _rejected(self, error: Rejected) -> Rejected:
+        with self.lock:
+            self.statistics.reject(error.reason, self.clock(), str(self.version))
+        return error
+
+    def _refusal(self, request: Request, now: float) -> Rejected | None:
+        """Why a request is not admitted; None if it is."""
+        if self._closing:
+            return Rejected(
+                Reason.CLOSING,
+                "the server is being shut down",
+                where=f"model {self.name}",
+                hint="send it to another server",
+            )
+        return self._scheduling.refusal(request, self._queue, self._workers.first_free(now), now)
+
+    def cancel(self, request: Request) -> None:
+        """Forgets a request whose client has left: it is not computed if it still waits, and its outcome is not reported."""
+        with self.lock:
+            request.cancelled = True
+            if self._queue.discard(request):
+                self.statistics.reject(Reason.CANCELLED, self.clock(), str(self.version))
+
+    def take(self, free: Callable[[], bool]) -> Batch | None:
+        """Waits for the next batch. Called by workers.
+
+        Args:
+            free: Whether the worker may still take one.
+
+        Returns:
+            The batch; None when the worker has to end.
+        """
+        while True:
+            late: list[Request] = []
+            with self._changed:
+                batch = self._next(late) if free() else None
+                if batch is None and not late:
+                    return None
+            for request in late:
+                request.finish(
+                    Rejected(
+                        Reason.TOO_LATE, "the deadline passed while the request waited", where=f"model {self.name}"
+                    )
+                )
+            if batch is not None:
+                return batch
+
+    def _next(self, late: list[Request]) -> Batch | None:
+        """Waits under the lock until a batch is due or requests are too late, which are added to `late`."""
+        while True:
+            now = self.clock()
+            decision = self._scheduling.next_batch(self._queue, now)
+            if decision.drop:
+                late += self._queue.take(decision.drop)
+                for _ in late:
+                    self.statistics.reject(Reason.TOO_LATE, now, str(self.version))
+            if decision.take:
+                taken = self._queue.take(decision.take)
+                if self._queue:
+                    self._changed.notify()
+                return Batch(taken, self.variant, decision)
+            if late or (self._closing and not self._queue):
+                return None
+            until = decision.wait_until
+            self._changed.wait(None if until is None else max(until - now, 0.0))
+            if self._closing and not self._queue:
+                return None
+
+    def compute(self, batch: Batch) -> list[Outcome]:
+        """The outcomes of a batch. Called by workers."""
+        begun = self.clock()
+        outcomes = outcomes_of(batch, self.name)
+        now = self.clock()
+        waited = [begun - request.arrived for request in batch.requests]
+        with self.lock:
+            self.statistics.batch(batch.rows, waited, now - begun, now, str(self.version))
+            self._scheduling.finished(batch, now - begun)
+        return outcomes
+
+    def report(self, requests: Sequence[Request], outcomes: Sequence[Outcome]) -> None:
+        """Counts and reports outcomes. Called by workers, once for each request."""
+        now = self.clock()
+        with self.lock:
+            for request, outcome in zip(requests, outcomes, strict=True):
+                if request.cancelled:
+                    self.statistics.reject(Reason.CANCELLED, now, str(self.version))
+                elif isinstance(outcome, Rejected):
+                    self.statistics.reject(outcome.reason, now, str(self.version))
+                else:
+                    self.statistics.answer(request.arrived, now, request.rows, str(self.version))
+        for request, outcome in zip(requests, outcomes, strict=True):
+            if not request.cancelled:
+                request.finish(outcome)
+
+    def again(self, requests: Sequence[Request]) -> list[Request]:
+        """Puts the requests of a worker that died back into the queue, each once; returns those that have been there before."""
+        retried = [request for request in requests if not request.tried]
+        with self._changed:
+            self.statistics.replaced_workers += 1
+            self.statistics.retried += len(retried)
+            for request in retried:
+                request.tried += 1
+                self._queue.add(request)
+            self._changed.notify_all()
+        return [request for request in requests if request not in retried]
+
+    def replace(self, variants: Sequence[Variant]) -> None:
+        """Serves other variants from now on. Requests that wait run with the new ones; calls that run end with the old ones.
+
+        Raises:
+            InputError: The new variants take or return other tensors than the present ones, which go on.
+        """
+        for new in variants:
+            if difference := self.variant.interface.same_as(new.interface):
+                raise InputError(
+                    f"the new model has another interface: {difference}",
+                    where=f"model {self.name}, variant {new.name}",
+                    hint="serve it under another name",
+                )
+        with self._changed:
+            self._scheduling.install(variants)
+            self.version += 1
+
+    def close(self, seconds: float = 10.0) -> bool:
+        """Takes no more requests, answers those that wait, and ends the workers.
+
+        Args:
+            seconds: Time to answer them; then the rest is rejected.
+
+        Returns:
+            Whether all requests were answered.
+        """
+        with self._changed:
+            self._closing = True
+            self._changed.notify_all()
+        ended = self._workers.join(seconds)
+        with self._changed:
+            left = self._queue.take(len(self._queue))
+        outcome = Rejected(Reason.CLOSING, "the server is being shut down", where=f"model {self.name}")
+        self.report(left, [outcome] * len(left))
+        self._workers.abandon(outcome)
+        return ended and not left

@@ -1,0 +1,260 @@
+"""The named tensors that a served model takes and returns, and how the rows of several requests become one call."""
+
+from __future__ import annotations
+
+import dataclasses
+import re
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+import torch
+from torch.utils import _pytree as pytree
+
+from recfx.compiled import CompiledModel
+from recfx.errors import InputError, TargetError
+from recfx.ir.batch_axes import batch_axis
+from recfx.ir.leaves import LeafSpec
+from recfx.ir.shapes import BATCH
+from recfx.serve.engine.datatypes import NAMES, fitted
+
+
+@dataclasses.dataclass(frozen=True)
+class TensorInfo:
+    """A named tensor of a served model.
+
+    Attributes:
+        name: Its name in requests and answers.
+        dtype: Its element type.
+        shape: Its sizes; -1 for a size that each request chooses.
+    """
+
+    name: str
+    dtype: torch.dtype
+    shape: tuple[int, ...]
+
+    @property
+    def datatype(self) -> str:
+        """The element type by its name in the Open Inference Protocol."""
+        return NAMES[self.dtype]
+
+
+class ModelInterface:
+    """The tensors of a compiled model by name, and the calls that serve one or several requests.
+
+    Args:
+        model: The compiled model; it has been captured.
+
+    Attributes:
+        inputs: The tensors that a request holds.
+        outputs: The tensors of an answer.
+        joinable: None if the rows of several requests can share a call; otherwise the reason why not.
+
+    Raises:
+        TargetError: An input or output is not a tensor on the CPU, or its dtype is not in the protocol.
+    """
+
+    def __init__(self, model: CompiledModel) -> None:
+        self.model = model
+        parts = model.parts
+        self._signature = signature = parts.program.signature
+        self._tensors = [i for i, leaf in enumerate(signature.leaves) if leaf.kind == "tensor"]
+        named = _names([signature.leaves[i].name for i in self._tensors])
+        infos = [_input(name, signature.leaves[i]) for name, i in zip(named, self._tensors, strict=True)]
+        self.inputs = tuple(infos)
+        self._places = dict(zip(named, self._tensors, strict=True))
+        self.outputs = _outputs(model)
+        self._axes = [batch_axis(leaf) if leaf.kind == "tensor" else None for leaf in signature.leaves]
+        self._batch_leaf = next((i for i, axis in enumerate(self._axes) if axis is not None), None)
+        plan = parts.row_plan
+        self._output_axes: tuple[Any, ...] = () if isinstance(plan, str) else plan.outputs
+        self.joinable = plan if isinstance(plan, str) else self._indivisible(bool(plan.bags))
+        self._fixed = [_fixed_sizes(leaf) for leaf in signature.leaves]
+
+    def _indivisible(self, has_bags: bool) -> str | None:
+        """Why several requests cannot share a call although the rows are independent; None if they can."""
+        if has_bags:
+            return "the model takes bags of ids"
+        if self._batch_leaf is None:
+            return "no input has the batch as a dimension"
+        whole = [self._signature.leaves[i].name for i in self._tensors if self._axes[i] is None]
+        if whole:
+            return f"the input {whole[0]} belongs to a whole request"
+        if any(rows is None for rows in self._output_axes):
+            return "an output has no rows"
+        return None
+
+    @property
+    def most_rows(self) -> int | None:
+        """The rows of a call at most; None without a limit."""
+        return self._signature.dims[BATCH][1] if BATCH in self._signature.dims else None
+
+    def leaves(self, tensors: Mapping[str, torch.Tensor]) -> list[Any]:
+        """The flat inputs of a request.
+
+        Args:
+            tensors: Name -> tensor.
+
+        Raises:
+            InputError: A name is unknown or missing, or a tensor has another dtype or shape than the model takes.
+        """
+        if tensors.keys() != self._places.keys():
+            self._refuse_names(tensors)
+        leaves: list[Any] = [leaf.value for leaf in self._signature.leaves]
+        for name, position in self._places.items():
+            tensor = tensors[name]
+            spec = self._signature.leaves[position]
+            if tensor.dtype is not spec.dtype:
+                assert spec.dtype is not None
+                tensor = fitted(tensor, spec.dtype, f"input {name}")
+            rank, fixed = self._fixed[position]
+            if tensor.ndim != rank or any(tensor.shape[axis] != size for axis, size in fixed):
+                raise InputError(
+                    f"expected shape {_shown(self._info(name).shape)}, got {list(tensor.shape)}",
+                    where=f"input {name}",
+                    hint="pass the sizes that GET /v2/models/NAME lists; -1 is a size of your choice",
+                )
+            leaves[position] = tensor
+        self._take_sizes(leaves)
+        return leaves
+
+    def _info(self, name: str) -> TensorInfo:
+        return next(info for info in self.inputs if info.name == name)
+
+    def _refuse_names(self, given: Mapping[str, Any]) -> None:
+        missing = [name for name in self._places if name not in given]
+        unknown = [name for name in given if name not in self._places]
+        text = [f"missing {', '.join(missing)}"] if missing else []
+        text += [f"unknown {', '.join(unknown)}"] if unknown else []
+        raise InputError(f"wrong names of inputs: {'; '.join(text)}", hint=f"pass exactly {', '.join(self._places)}")
+
+    def _take_sizes(self, leaves: list[Any]) -> None:
+        """Sets the integers among the inputs that equal a dimension."""
+        sizes = [i for i, leaf in enumerate(self._signature.leaves) if leaf.kind == "size"]
+        if sizes:
+            rows = self.rows(leaves)
+            for position in sizes:
+                leaves[position] = rows if self._signature.leaves[position].value == BATCH else leaves[position]
+
+    def rows(self, leaves: Sequence[Any]) -> int:
+        """The rows of a request; 1 for a model without a batch.
+
+        Raises:
+            InputError: Two inputs have different numbers of rows.
+        """
+        if self._batch_leaf is None:
+            return 1
+        found = None
+        for position, axis in enumerate(self._axes):
+            if axis is None:
+                continue
+            size = int(leaves[position].shape[axis.dim])
+            rows, rest = divmod(size, axis.step)
+            if found is None:
+                found, first = rows, position
+            if rest or rows != found:
+                names = {place: name for name, place in self._places.items()}
+                raise InputError(
+                    f"inputs differ in their rows: {names[first]} has {found}, {names[position]} has {size / axis.step:g}",
+                    hint="pass as many rows in each input",
+                )
+        assert found is not None
+        return found
+
+    def call(self, leaves: Sequence[Any]) -> list[torch.Tensor]:
+        """Runs the model on flat inputs.
+
+        Raises:
+            InputError: The inputs do not fit.
+        """
+        args, kwargs = self._signature.unpacked(leaves)
+        result = self.model(*args, **kwargs)
+        return [result] if isinstance(result, torch.Tensor) else pytree.tree_leaves(result)
+
+    def join(self, requests: Sequence[Sequence[Any]]) -> list[Any]:
+        """The flat inputs of one call for several requests, whose rows follow each other.
+
+        Args:
+            requests: The flat inputs of each request; `joinable` is None.
+        """
+        joined: list[Any] = []
+        for position, (spec, axis) in enumerate(zip(self._signature.leaves, self._axes, strict=True)):
+            if axis is None:
+                joined.append(spec.value)
+            else:
+                joined.append(torch.cat([leaves[position] for leaves in requests], dim=axis.dim))
+        self._take_sizes(joined)
+        return joined
+
+    def divide(self, outputs: Sequence[torch.Tensor], rows: Sequence[int]) -> list[list[torch.Tensor]]:
+        """The outputs of each request of a joined call.
+
+        Args:
+            outputs: The outputs of the call.
+            rows: The rows of each request, in the order of `join`.
+        """
+        found: list[list[torch.Tensor]] = [[] for _ in rows]
+        for output, place in zip(outputs, self._output_axes, strict=True):
+            for own, part in zip(found, output.split([n * place.inner for n in rows], dim=place.axis), strict=True):
+                own.append(part)
+        return found
+
+    def same_as(self, other: ModelInterface) -> str | None:
+        """None if another model takes and returns the same tensors; otherwise the first difference."""
+        for kind, own, others in (("input", self.inputs, other.inputs), ("output", self.outputs, other.outputs)):
+            for info in dict.fromkeys((*own, *others)):
+                if info not in own or info not in others:
+                    side = "the model that is served" if info in own else "the new model"
+                    return f"only {side} has the {kind} {info.name}: {info.datatype}{_shown(info.shape)}"
+        return None
+
+
+def _shown(shape: Sequence[int]) -> str:
+    return f"[{', '.join(map(str, shape))}]"
+
+
+def _input(name: str, leaf: LeafSpec) -> TensorInfo:
+    """The named tensor of an input.
+
+    Raises:
+        TargetError: The protocol cannot carry it.
+    """
+    if leaf.dtype not in NAMES or (leaf.device is not None and leaf.device.type != "cpu"):
+        raise TargetError(
+            f"the input {leaf} cannot be sent in a request",
+            hint="serve a model whose inputs are dense numbers on the CPU",
+        )
+    return TensorInfo(name, leaf.dtype, tuple(size if isinstance(size, int) else -1 for size in leaf.shape))
+
+
+def _fixed_sizes(leaf: LeafSpec) -> tuple[int, list[tuple[int, int]]]:
+    """The rank of an input, and its dimensions of fixed size."""
+    return len(leaf.shape), [(axis, size) for axis, size in enumerate(leaf.shape) if isinstance(size, int)]
+
+
+def _names(expressions: Sequence[str]) -> list[str]:
+    """Names of leaves for requests: `features['user_id']` becomes features.user_id, if no two leaves get the same name."""
+    plain = [re.sub(r"\[\s*'?([^'\]]*)'?\s*\]", r".\1", text) for text in expressions]
+    return plain if len(set(plain)) == len(plain) else list(expressions)
+
+
+def _outputs(model: CompiledModel) -> tuple[TensorInfo, ...]:
+    """The named tensors of the outputs.
+
+    Raises:
+        TargetError: An output is not a tensor, or its dtype is not in the protocol.
+    """
+    program = model.parts.program
+    returned: Any = next(iter(reversed(program.graph.nodes))).args[0]
+    spec = program.signature.out_spec
+    numbered = pytree.tree_unflatten(list(range(spec.num_leaves)), spec)
+    paths = [f"output{pytree.keystr(path)}" for path, _ in pytree.tree_flatten_with_path(numbered)[0]]
+    infos = []
+    for name, node in zip(_names(paths), returned, strict=True):
+        value = node.meta.get("val") if isinstance(node, torch.fx.Node) else None
+        if not isinstance(value, torch.Tensor) or value.dtype not in NAMES:
+            raise TargetError(
+                f"{name} of the model cannot be sent in an answer", hint="return dense tensors of numbers"
+            )
+        shape = tuple(size if isinstance(size, int) else -1 for size in value.shape)
+        infos.append(TensorInfo(name, value.dtype, shape))
+    return tuple(infos)

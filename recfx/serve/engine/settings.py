@@ -1,0 +1,57 @@
+"""`EngineSettings`: the limits and threads of a served model."""
+
+from __future__ import annotations
+
+import dataclasses
+import math
+import os
+
+from recfx.errors import InputError
+
+
+def processors() -> int:
+    """The processors that this process may use."""
+    return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
+
+
+@dataclasses.dataclass(frozen=True)
+class EngineSettings:
+    """The limits and threads of a served model.
+
+    Attributes:
+        workers: Threads that call the model; by default one for each processor.
+        threads: Threads of torch and of the kernels in each call.
+        most_queued: Requests that wait at most; further ones are rejected at once.
+        most_rows: Rows of a request at most.
+        batch_rows: Rows of a call that several requests share, at most.
+        most_wait: Seconds that a request waits for others while a worker is free.
+        timeout: Seconds until a request without a deadline of its own must be answered; None for no deadline.
+        call_seconds: After this time a call counts as hung: its requests are answered with an error and its worker is replaced.
+    """
+
+    workers: int = dataclasses.field(default_factory=processors)
+    threads: int = 1
+    most_queued: int = 1024
+    most_rows: int = 65536
+    batch_rows: int = 1024
+    most_wait: float = 0.0
+    timeout: float | None = None
+    call_seconds: float = 30.0
+
+    def __post_init__(self) -> None:
+        for name in ("workers", "threads", "most_queued", "most_rows", "batch_rows"):
+            value = getattr(self, name)
+            if not isinstance(value, int) or isinstance(value, bool) or value < 1:
+                raise InputError(
+                    f"expected an integer of at least 1, got {value!r}", where=name, hint=f"pass {name}=1 or more"
+                )
+        for name, least in (("most_wait", 0.0), ("timeout", 1e-6), ("call_seconds", 1e-3)):
+            value = getattr(self, name)
+            if value is None and name == "timeout":
+                continue
+            if not isinstance(value, int | float) or isinstance(value, bool) or not least <= value < math.inf:
+                raise InputError(
+                    f"expected seconds of at least {least:g}, got {value!r}",
+                    where=name,
+                    hint="pass a number of seconds",
+                )

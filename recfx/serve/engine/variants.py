@@ -1,0 +1,74 @@
+"""`Variant`: one compiled form of a model, ready to be called, with its measured times."""
+
+from __future__ import annotations
+
+import dataclasses
+import hashlib
+from pathlib import Path
+
+import torch
+
+from recfx.compiled import CompiledModel
+from recfx.errors import ArtifactError, RecfxError
+from recfx.ir.synthetic import with_synthetic_example
+from recfx.serve.engine.interface import ModelInterface
+from recfx.serve.policies.times import ServiceTimes
+
+
+@dataclasses.dataclass(frozen=True, eq=False)
+class Variant:
+    """One compiled form of a model.
+
+    Attributes:
+        name: Its name in metrics, such as "fp32".
+        interface: The model by named tensors.
+        times: Seconds of a call by rows, with the engine's number of threads.
+        quality: The metric of its certificate; higher is better.
+        digest: Of the manifest of its saved folder; "" for a model that was not loaded from one.
+    """
+
+    name: str
+    interface: ModelInterface
+    times: ServiceTimes
+    quality: float = 0.0
+    digest: str = ""
+
+
+def variant(model: CompiledModel, name: str, threads: int, *, quality: float = 0.0, digest: str = "") -> Variant:
+    """Makes a model ready to be called: its times are measured, or read from the cache of earlier runs, and it has run once.
+
+    Args:
+        model: The compiled model.
+        name: Its name in metrics.
+        threads: Threads of each call.
+        quality: The metric of its certificate.
+        digest: Of its saved folder.
+
+    Raises:
+        TargetError: An input or output cannot be sent over the protocol.
+        ArtifactError: The model does not run.
+        InputError: No inputs can be drawn for the model.
+    """
+    interface = ModelInterface(model)
+    example = model.parts.program.example or with_synthetic_example(model.parts.in_torch).example
+    try:
+        with torch.inference_mode():
+            interface.call(list(example))
+    except RecfxError as error:
+        raise ArtifactError(f"the model does not run on drawn inputs: {error.in_one_line}", where=name) from error
+    measured = model.profile(threads=[threads])
+    times = ServiceTimes({point.rows: point.seconds for point in measured.points if point.threads == threads})
+    return Variant(name, interface, times, quality, digest)
+
+
+def digest_of(folder: Path) -> str:
+    """The first 12 hexadecimal digits of the digest of a saved model's manifest, which names the digests of all its files.
+
+    Raises:
+        ArtifactError: The folder has no manifest.
+    """
+    manifest = folder / "manifest.json"
+    try:
+        return hashlib.sha256(manifest.read_bytes()).hexdigest()[:12]
+    except OSError as error:
+        raise ArtifactError(f"no saved model: {error.strerror}", where=str(manifest)) from error

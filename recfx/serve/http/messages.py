@@ -1,0 +1,282 @@
+"""Inference requests and answers of the Open Inference Protocol: JSON, with or without binary tensors behind it."""
+
+from __future__ import annotations
+
+import dataclasses
+import math
+from collections.abc import Mapping, Sequence
+from typing import Any, Final
+
+import numpy as np
+import orjson
+import torch
+
+from recfx.errors import InputError
+from recfx.serve.engine.datatypes import NAMES, dtype_of
+from recfx.serve.engine.interface import TensorInfo
+from recfx.serve.outcomes import Reason, Rejected
+
+#: Header: the length of the JSON in front of binary tensors.
+JSON_LENGTH: Final = b"inference-header-content-length"
+_MOST_DIMENSIONS: Final = 16
+
+
+@dataclasses.dataclass(frozen=True)
+class InferenceRequest:
+    """An inference request.
+
+    Attributes:
+        tensors: Name -> tensor.
+        id: Returned with the answer.
+        outputs: The outputs to return and whether each is binary; None for all of them.
+        binary: Whether outputs are binary unless they say otherwise.
+        parameters: Those of the whole request.
+    """
+
+    tensors: Mapping[str, torch.Tensor]
+    id: str
+    outputs: Sequence[tuple[str, bool]] | None
+    binary: bool
+    parameters: Mapping[str, Any]
+
+
+def read_request(body: bytearray, json_length: int | None) -> InferenceRequest:
+    """Reads the body of an inference request.
+
+    Args:
+        body: The body. Tensors share its memory where possible.
+        json_length: The length of the JSON in front of binary tensors; None if all is JSON.
+
+    Raises:
+        Rejected: The body is malformed.
+    """
+    try:
+        return _read(body, json_length)
+    except InputError as error:
+        raise Rejected(Reason.INVALID, error.what, where=error.where, hint=error.hint) from error
+
+
+def _read(body: bytearray, json_length: int | None) -> InferenceRequest:
+    if json_length is not None and not 0 < json_length <= len(body):
+        raise InputError(
+            f"the JSON has {json_length} bytes by its header and the body has {len(body)}",
+            where="header Inference-Header-Content-Length",
+            hint="pass the length of the JSON in front of the binary tensors",
+        )
+    text = memoryview(body)[: len(body) if json_length is None else json_length]
+    try:
+        document = orjson.loads(text)
+    except orjson.JSONDecodeError as error:
+        raise InputError(
+            f"the body is not JSON: {error}",
+            where="body",
+            hint="NaN and Infinity are not JSON; send such tensors as binary data",
+        ) from error
+    document = _mapping(document, "body")
+    parameters = _mapping(document.get("parameters", {}), "parameters")
+    binary = parameters.get("binary_data_output", False) is True
+    listed = _list(document.get("inputs"), "inputs")
+    tensors: dict[str, torch.Tensor] = {}
+    offset = len(text)
+    for place, entry in enumerate(listed):
+        held = _mapping(entry, f"inputs[{place}]")
+        name = held.get("name")
+        if not isinstance(name, str) or name in tensors:
+            raise InputError(
+                f"expected a name of its own, got {name!r}", where=f"inputs[{place}].name", hint="name each input once"
+            )
+        where = f"input {name}"
+        dtype, shape = dtype_of(held.get("datatype"), where), _shape(held.get("shape"), where)
+        size = _mapping(held.get("parameters", {}), where).get("binary_data_size")
+        if size is None:
+            tensors[name] = _from_json(held.get("data"), dtype, shape, where)
+        else:
+            if not isinstance(size, int) or isinstance(size, bool) or not 0 <= size <= len(body) - offset:
+                raise InputError(
+                    f"binary_data_size is {size!r}, and {len(body) - offset} bytes follow",
+                    where=where,
+                    hint="send all bytes of the tensor",
+                )
+            tensors[name] = from_bytes(body, offset, size, dtype, shape, where)
+            offset += size
+    if offset != len(body):
+        raise InputError(
+            f"{len(body) - offset} bytes follow the last tensor", where="body", hint="send the bytes of the inputs only"
+        )
+    text_id = document.get("id", "")
+    if not isinstance(text_id, str):
+        raise InputError(f"expected text, got {text_id!r}", where="id", hint="send text as id, or leave it out")
+    outputs = None
+    if (wanted := document.get("outputs")) is not None:
+        outputs = [_output(entry, place, binary) for place, entry in enumerate(_list(wanted, "outputs"))]
+    return InferenceRequest(tensors, text_id, outputs, binary, parameters)
+
+
+def _mapping(value: Any, where: str) -> dict[str, Any]:
+    if not isinstance(value, dict):
+        raise InputError(f"expected an object, got {_kind(value)}", where=where, hint="send it as {...}")
+    return value
+
+
+def _list(value: Any, where: str) -> list[Any]:
+    if not isinstance(value, list):
+        raise InputError(f"expected a list, got {_kind(value)}", where=where, hint="send it as [...]")
+    return value
+
+
+def _kind(value: Any) -> str:
+    return "nothing" if value is None else type(value).__name__
+
+
+def _output(entry: Any, place: int, binary: bool) -> tuple[str, bool]:
+    held = _mapping(entry, f"outputs[{place}]")
+    name = held.get("name")
+    if not isinstance(name, str):
+        raise InputError(f"expected a name, got {name!r}", where=f"outputs[{place}]", hint="name the output")
+    parameters = _mapping(held.get("parameters", {}), f"outputs[{place}].parameters")
+    if "classification" in parameters:
+        raise InputError("classification is not supported", where=f"output {name}", hint="ask for the tensor")
+    return name, parameters.get("binary_data", binary) is True
+
+
+def _shape(value: Any, where: str) -> list[int]:
+    sizes = _list(value, f"shape of {where}")
+    if len(sizes) > _MOST_DIMENSIONS or not all(
+        isinstance(n, int) and not isinstance(n, bool) and 0 <= n < 2**40 for n in sizes
+    ):
+        raise InputError(f"{sizes!r:.80} is not a shape", where=where, hint="send a list of sizes")
+    return sizes
+
+
+def _from_json(data: Any, dtype: torch.dtype, shape: Sequence[int], where: str) -> torch.Tensor:
+    """A tensor from a flat or nested list of numbers."""
+    values = _list(data, f"data of {where}")
+    try:
+        array = np.asarray(values)
+    except (ValueError, OverflowError) as error:
+        raise InputError(
+            f"the data is not a list of numbers: {error}",
+            where=where,
+            hint="send a flat list, or one nested as the shape",
+        ) from error
+    if array.size == 0:
+        array = array.astype(np.int64).reshape(-1)
+    boolean = dtype is torch.bool
+    if (array.dtype.kind == "b") is not boolean and array.size:
+        raise InputError(
+            f"expected {NAMES[dtype]} values, got {array.dtype}",
+            where=where,
+            hint="send numbers, or true and false for BOOL",
+        )
+    if array.dtype.kind not in "biuf" or (array.dtype.kind == "f" and not dtype.is_floating_point):
+        raise InputError(
+            f"expected {NAMES[dtype]} values, got {_worst(array)}",
+            where=where,
+            hint="send integers that fit, without null and text",
+        )
+    if array.size != math.prod(shape):
+        raise InputError(
+            f"{array.size} values do not fill the shape {list(shape)}",
+            where=where,
+            hint="send as many values as the shape has",
+        )
+    if not dtype.is_floating_point and not boolean and array.size:
+        limits = torch.iinfo(dtype)
+        if int(array.min()) < limits.min or int(array.max()) > limits.max:
+            raise InputError(
+                f"a value does not fit into {NAMES[dtype]}", where=where, hint="send values of that datatype"
+            )
+    tensor = torch.from_numpy(np.ascontiguousarray(array).copy()).to(dtype).reshape(tuple(shape))
+    if dtype.is_floating_point and not bool(tensor.isfinite().all()):
+        raise InputError(f"a value does not fit into {NAMES[dtype]}", where=where, hint="send values of that datatype")
+    return tensor
+
+
+def _worst(array: np.ndarray[Any, Any]) -> str:
+    return "numbers with a fraction" if array.dtype.kind == "f" else f"{array.dtype}"
+
+
+def from_bytes(
+    body: bytes | bytearray, offset: int, size: int, dtype: torch.dtype, shape: Sequence[int], where: str
+) -> torch.Tensor:
+    """A tensor from little-endian bytes; it shares their memory if they are writable and aligned.
+
+    Raises:
+        InputError: The number of bytes does not fit the shape.
+    """
+    wanted = math.prod(shape) * dtype.itemsize
+    if size != wanted:
+        raise InputError(
+            f"{size} bytes do not fill {NAMES[dtype]} of shape {list(shape)}, which are {wanted}",
+            where=where,
+            hint="send all bytes of the tensor",
+        )
+    if not size:
+        return torch.empty(tuple(shape), dtype=dtype)
+    held = np.frombuffer(body, np.uint8, size, offset)
+    if not held.flags.writeable or held.ctypes.data % dtype.itemsize:
+        held = held.copy()
+    tensor = torch.from_numpy(held).view(dtype).reshape(tuple(shape))
+    if dtype is torch.bool and bool((tensor.view(torch.uint8) > 1).any()):
+        raise InputError("a byte of BOOL data is neither 0 nor 1", where=where, hint="send 0 or 1 for each value")
+    return tensor
+
+
+def write_answer(
+    model: str, version: str, request: InferenceRequest, infos: Sequence[TensorInfo], outputs: Sequence[torch.Tensor]
+) -> tuple[list[bytes], int | None]:
+    """The body of an answer.
+
+    Args:
+        model: The name of the model.
+        version: Its version.
+        request: The request.
+        infos: The outputs of the model.
+        outputs: Their tensors.
+
+    Returns:
+        The parts of the body, and the length of the JSON if binary tensors follow it.
+
+    Raises:
+        Rejected: The request asks for an output that the model does not have.
+    """
+    held = {info.name: (info, tensor) for info, tensor in zip(infos, outputs, strict=True)}
+    entries, binaries = [], []
+    for name, binary in chosen_outputs(request.outputs, list(held), request.binary):
+        info, tensor = held[name]
+        entry: dict[str, Any] = {"name": name, "datatype": info.datatype, "shape": list(tensor.shape)}
+        if binary:
+            data = to_bytes(tensor)
+            entry["parameters"] = {"binary_data_size": len(data)}
+            binaries.append(data)
+        else:
+            entry["data"] = tensor.reshape(-1).tolist()
+        entries.append(entry)
+    document = {"model_name": model, "model_version": version, "outputs": entries}
+    if request.id:
+        document["id"] = request.id
+    text = orjson.dumps(document)
+    return [text, *binaries], (len(text) if binaries else None)
+
+
+def chosen_outputs(
+    wanted: Sequence[tuple[str, bool]] | None, names: Sequence[str], binary: bool
+) -> Sequence[tuple[str, bool]]:
+    """The outputs to return and whether each is binary.
+
+    Raises:
+        Rejected: The model does not have one of them.
+    """
+    if wanted is None:
+        return [(name, binary) for name in names]
+    for name, _ in wanted:
+        if name not in names:
+            raise Rejected(
+                Reason.INVALID, f"the model has no output {name!r}", where="outputs", hint=f"it has {', '.join(names)}"
+            )
+    return wanted
+
+
+def to_bytes(tensor: torch.Tensor) -> bytes:
+    """The values of a tensor as little-endian bytes."""
+    return tensor.contiguous().reshape(-1).view(torch.uint8).numpy().tobytes()

@@ -1,0 +1,72 @@
+"""Metrics in the text format of Prometheus, made from the engines' statistics when they are asked for."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+
+from prometheus_client import CollectorRegistry
+from prometheus_client.core import CounterMetricFamily, GaugeMetricFamily, HistogramMetricFamily, Metric
+from prometheus_client.exposition import CONTENT_TYPE_LATEST, generate_latest
+from prometheus_client.utils import floatToGoString
+
+from recfx.serve.engine.statistics import Histogram
+from recfx.serve.models import Models
+
+
+class _Collector:
+    def __init__(self, models: Models) -> None:
+        self._models = models
+
+    def collect(self) -> Iterator[Metric]:
+        """All metrics of all models."""
+        label = ["model"]
+        answered = CounterMetricFamily("recfx_requests_answered", "Requests answered.", labels=label)
+        rejected = CounterMetricFamily(
+            "recfx_requests_rejected", "Requests without an answer.", labels=["model", "reason"]
+        )
+        rows = CounterMetricFamily("recfx_rows", "Rows of answered requests.", labels=label)
+        retried = CounterMetricFamily(
+            "recfx_requests_retried", "Requests run again after their worker died.", labels=label
+        )
+        replaced = CounterMetricFamily("recfx_workers_replaced", "Workers replaced after an error.", labels=label)
+        waiting = GaugeMetricFamily("recfx_requests_waiting", "Requests in the queue.", labels=label)
+        running = GaugeMetricFamily("recfx_batches_running", "Calls of the model that run.", labels=label)
+        version = GaugeMetricFamily(
+            "recfx_model_version", "Version of the model; it rises at each reload.", labels=label
+        )
+        variant = GaugeMetricFamily("recfx_variant_active", "1 for the variant in use.", labels=["model", "variant"])
+        times = {
+            "latency": HistogramMetricFamily("recfx_request_seconds", "Seconds from arrival to answer.", labels=label),
+            "waiting": HistogramMetricFamily("recfx_wait_seconds", "Seconds in the queue.", labels=label),
+            "computing": HistogramMetricFamily("recfx_batch_seconds", "Seconds of a call of the model.", labels=label),
+            "batch_rows": HistogramMetricFamily("recfx_batch_rows", "Rows of a call of the model.", labels=label),
+        }
+        for engine in self._models:
+            with engine.lock:
+                held, name = engine.statistics, [engine.name]
+                answered.add_metric(name, held.answered)
+                rows.add_metric(name, held.rows)
+                retried.add_metric(name, held.retried)
+                replaced.add_metric(name, held.replaced_workers)
+                waiting.add_metric(name, engine.waiting)
+                running.add_metric(name, engine.running)
+                version.add_metric(name, engine.version)
+                for each in engine.variants:
+                    variant.add_metric([engine.name, each.name], float(each is engine.variant))
+                for reason, count in held.rejected.items():
+                    rejected.add_metric([engine.name, reason.value], count)
+                for which, family in times.items():
+                    _add(family, name, getattr(held, which))
+        yield from (answered, rejected, rows, retried, replaced, waiting, running, version, variant, *times.values())
+
+
+def _add(family: HistogramMetricFamily, labels: list[str], held: Histogram) -> None:
+    bounds = [*map(floatToGoString, held.bounds), "+Inf"]
+    family.add_metric(labels, list(zip(bounds, held.cumulative, strict=True)), held.sum)
+
+
+def exposition(models: Models) -> tuple[bytes, bytes]:
+    """The metrics of all models as text, and its content type."""
+    registry = CollectorRegistry()
+    registry.register(_Collector(models))
+    return generate_latest(registry), CONTENT_TYPE_LATEST.encode("ascii")

@@ -1,0 +1,41 @@
+"""The packages of the extra `recfx[serve]`, and the error where one is missing."""
+
+from __future__ import annotations
+
+import importlib.util
+
+from recfx.errors import TargetError
+
+INSTALL = 'pip install "recfx[serve]"'
+
+_HTTP = ("uvicorn", "httptools", "orjson", "prometheus_client")
+_GRPC = ("grpc", "google.protobuf")
+
+
+def missing(*, grpc: bool = False) -> list[str]:
+    """The packages that a server needs and that are not installed.
+
+    Args:
+        grpc: Whether it answers gRPC, too.
+    """
+    return [name for name in (*_HTTP, *(_GRPC if grpc else ())) if not _found(name)]
+
+
+def _found(name: str) -> bool:
+    try:
+        return importlib.util.find_spec(name) is not None
+    except ModuleNotFoundError:  # a parent package is missing
+        return False
+
+
+def require(*, grpc: bool = False) -> None:
+    """Raises an error if a package is missing.
+
+    Args:
+        grpc: Whether the server answers gRPC, too.
+
+    Raises:
+        TargetError: A package is missing.
+    """
+    if absent := missing(grpc=grpc):
+        raise TargetError(f"not installed: {', '.join(absent)}", where="serving", hint=INSTALL)

@@ -1,0 +1,200 @@
+"""Servers: start and end, TLS, errors at the start, and processes that share a port."""
+
+from __future__ import annotations
+
+import http.client
+import json
+import os
+import signal
+import socket
+import ssl
+import subprocess
+import sys
+import threading
+import time
+
+import pytest
+import torch
+from engine_kit import compiled, expected, tensors
+
+from recfx.errors import InputError, TargetError
+from recfx.serve import EngineSettings, Server, ServerSettings
+
+
+def ask(address, path, body=None, timeout=30):
+    connection = http.client.HTTPConnection(address, timeout=timeout)
+    connection.request("GET" if body is None else "POST", path, body)
+    answer = connection.getresponse()
+    found = answer.status, json.loads(answer.read())
+    connection.close()
+    return found
+
+
+def body_of(request):
+    kinds = {torch.float32: "FP32", torch.int64: "INT64"}
+    inputs = [
+        {"name": n, "datatype": kinds[t.dtype], "shape": list(t.shape), "data": t.tolist()} for n, t in request.items()
+    ]
+    return json.dumps({"inputs": inputs}).encode()
+
+
+def scores(answer):
+    return torch.tensor(answer["outputs"][0]["data"])
+
+
+def test_a_server_starts_and_ends_with_its_block():
+    with Server({"tiny": compiled()}, port=0) as server:
+        place = server.address.removeprefix("http://")
+        assert place.startswith("127.0.0.1:")
+        status, answer = ask(place, "/v2/models/tiny/infer", body_of(tensors(3)))
+        assert status == 200
+        torch.testing.assert_close(scores(answer), expected(tensors(3)))
+    with pytest.raises(ConnectionRefusedError):
+        ask(place, "/v2")
+
+
+def test_the_address_is_known_once_it_listens():
+    server = Server({"tiny": compiled()}, port=0)
+    with pytest.raises(InputError, match="does not listen yet"):
+        server.address  # noqa: B018
+    server.models.close()
+
+
+def test_a_port_that_is_taken_is_an_error():
+    with socket.socket() as taken:
+        taken.bind(("127.0.0.1", 0))
+        taken.listen()
+        server = Server({"tiny": compiled()}, port=taken.getsockname()[1])
+        with pytest.raises(TargetError, match="cannot listen: Address already in use"):
+            server.start()
+        server.models.close()
+    server = Server({"tiny": compiled()}, host="nowhere.invalid", port=0)
+    with pytest.raises(TargetError, match="cannot listen"):
+        server.start()
+    server.models.close()
+
+
+def test_settings_are_checked(tmp_path):
+    for options, message in (
+        ({"port": -1}, "-1 is not a port"),
+        ({"grpc_port": 65536}, "65536 is not a port"),
+        ({"certificate": tmp_path / "c.pem"}, "certificate and its key"),
+        ({"certificate": tmp_path / "c.pem", "key": tmp_path / "k.pem"}, "no such file"),
+    ):
+        with pytest.raises(InputError, match=message):
+            ServerSettings(**options)
+
+
+def test_requests_over_tls(tmp_path):
+    certificate, key = tmp_path / "c.pem", tmp_path / "k.pem"
+    command = ["openssl", "req", "-x509", "-newkey", "rsa:2048", "-nodes", "-days", "2", "-subj", "/CN=localhost"]
+    command += ["-addext", "subjectAltName=IP:127.0.0.1", "-out", str(certificate), "-keyout", str(key)]
+    try:
+        subprocess.run(command, check=True, capture_output=True)
+    except FileNotFoundError:
+        pytest.skip("openssl is not installed")
+    settings = ServerSettings(port=0, certificate=certificate, key=key)
+    with Server({"tiny": compiled()}, settings=settings) as server:
+        assert server.address.startswith("https://")
+        host, port = server.address.removeprefix("https://").split(":")
+        connection = http.client.HTTPSConnection(
+            host, int(port), context=ssl.create_default_context(cafile=str(certificate))
+        )
+        connection.request("POST", "/v2/models/tiny/infer", body_of(tensors(2)))
+        torch.testing.assert_close(scores(json.loads(connection.getresponse().read())), expected(tensors(2)))
+        connection.close()
+
+
+def test_what_was_taken_is_answered_before_the_end():
+    server = Server({"tiny": compiled()}, port=0, engine=EngineSettings(workers=1)).start()
+    place, statuses, stopping = server.address.removeprefix("http://"), [], threading.Event()
+
+    def load():
+        while not stopping.is_set():
+            try:
+                statuses.append(ask(place, "/v2/models/tiny/infer", body_of(tensors(2)))[0])
+            except (ConnectionRefusedError, ConnectionResetError, http.client.RemoteDisconnected):
+                return
+
+    threads = [threading.Thread(target=load) for _ in range(4)]
+    for thread in threads:
+        thread.start()
+    while len(statuses) < 50:
+        time.sleep(0.01)
+    server.stop()
+    stopping.set()
+    for thread in threads:
+        thread.join()
+    assert set(statuses) <= {200, 503}
+    assert statuses.count(200) >= 50
+
+
+class Process:
+    """`recfx serve` in a process of its own."""
+
+    def __init__(self, *arguments):
+        command = [sys.executable, "-m", "recfx", "serve", *map(str, arguments)]
+        self.process = subprocess.Popen(
+            command, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True, env=os.environ
+        )
+        self.line = self.process.stdout.readline()
+        self.place = self.line.split("http://")[1].split()[0].rstrip(",") if "http://" in self.line else ""
+
+    def end(self, number=signal.SIGTERM):
+        self.process.send_signal(number)
+        self.process.communicate(timeout=60)
+        return self.process.returncode
+
+    def __enter__(self):
+        return self
+
+    def __exit__(self, *error):
+        if self.process.poll() is None:
+            self.process.kill()
+        self.process.communicate()
+
+
+@pytest.fixture
+def saved(tmp_path):
+    folder = tmp_path / "tiny.recfx"
+    compiled().save(folder)
+    return folder
+
+
+def test_the_command_serves_until_it_is_told_to_end(saved):
+    with Process(saved, "--port", 0, "--calls", 1) as server:
+        assert server.line.startswith("serving tiny at http://127.0.0.1:"), server.process.communicate()
+        status, answer = ask(server.place, "/v2/models/tiny/infer", body_of(tensors(2)))
+        assert status == 200
+        torch.testing.assert_close(scores(answer), expected(tensors(2)))
+        compiled(1).save(saved)
+        server.process.send_signal(signal.SIGHUP)
+        for _ in range(200):
+            version = ask(server.place, "/v2/models/tiny")[1]["versions"]
+            if version == ["2"]:
+                break
+            time.sleep(0.05)
+        answer = ask(server.place, "/v2/models/tiny/infer", body_of(tensors(2)))[1]
+        torch.testing.assert_close(scores(answer), expected(tensors(2), seed=1))
+        assert server.end() == 0
+
+
+@pytest.mark.slow
+def test_processes_share_a_port_and_are_replaced(saved):
+    with Process(saved, "--port", 0, "--workers", 2, "--calls", 1) as server:
+        assert "in 2 processes" in server.line
+        assert ask(server.place, "/v2/health/ready", timeout=120)[0] == 200
+        children = subprocess.run(
+            ["pgrep", "-P", str(server.process.pid)], capture_output=True, text=True
+        ).stdout.split()
+        assert len(children) == 2
+        time.sleep(6.0)
+        os.kill(int(children[0]), signal.SIGKILL)
+        for _ in range(20):
+            status, answer = ask(server.place, "/v2/models/tiny/infer", body_of(tensors(2)), timeout=120)
+            assert status == 200
+            torch.testing.assert_close(scores(answer), expected(tensors(2)))
+        now = subprocess.run(["pgrep", "-P", str(server.process.pid)], capture_output=True, text=True).stdout.split()
+        assert len(now) == 2
+        assert children[0] not in now
+        assert server.end() == 0
