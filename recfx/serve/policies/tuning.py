@@ -75,8 +75,11 @@ class RateSearch:
 
     @property
     def rate(self) -> float:
-        """The result: the median of the three largest rates that kept the limit; 0 if none did."""
-        return math.exp(statistics.median(sorted(self._kept)[-3:])) if self._kept else 0.0
+        """The result: the median of the rates that kept the limit and lie near the largest one that did; 0 if none did."""
+        if not self._kept:
+            return 0.0
+        near = max(self._kept) - 2.0 * math.log1p(self.config.precision)
+        return math.exp(statistics.median(rate for rate in self._kept if rate >= near))
 
 
 class HillClimb:

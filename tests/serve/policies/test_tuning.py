@@ -5,13 +5,14 @@ from __future__ import annotations
 import math
 
 import pytest
-from hypothesis import given
+from hypothesis import example, given
 from hypothesis import strategies as st
 
 from recfx.serve.policies import DeepRecSysClimb, HillClimb, RateSearch, RateSearchConfig, Trial
 
 
 @given(st.floats(1.0, 1e5), st.floats(1.0, 1e4), st.floats(0.005, 0.4))
+@example(80.0, 1.0, 0.005)  # the first rate near the limit ends the search
 def test_the_rate_search_finds_the_largest_rate(capacity: float, first: float, sla: float) -> None:
     service = 1e-3
     search = RateSearch(RateSearchConfig(sla, first_rate=first, stable=0.02, precision=0.01))
