@@ -1,14 +1,17 @@
-"""The bags of a program's jagged tensors, which describe their own bags, as those that capture found among plain leaves."""
+"""The bags of a program's jagged tensors, which describe their own bags, as those that capture found among plain leaves.
+
+They follow from the signature alone, because a loaded program has no example.
+"""
 
 from __future__ import annotations
+
+from collections.abc import Iterator
 
 from torch.utils import _pytree as pytree
 
 from recfx.ir.bags import Bags, Form, Stream
-from recfx.ir.containers import LENGTHS, STRIDES, VALUES, WEIGHTS
-from recfx.ir.jagged import is_jagged, leaf_count, row_keys
+from recfx.ir.containers import JAGGED, KEYED_JAGGED, LENGTHS, STRIDES, VALUES, WEIGHTS, container_kind
 from recfx.ir.program import Program
-from recfx.ir.shapes import positions
 
 
 def all_bags(program: Program) -> tuple[Bags, ...]:
@@ -18,15 +21,23 @@ def all_bags(program: Program) -> tuple[Bags, ...]:
 
 def jagged_bags(program: Program) -> list[Bags]:
     """The bags of jagged tensors with one bag for each key and row of the batch."""
-    parts = pytree.tree_leaves(program.signature.nested(program.example), is_leaf=is_jagged)
     found = []
-    for part, position in zip(parts, positions(parts), strict=True):
-        if not is_jagged(part):
+    for spec, position in _jagged_tensors(program.signature.in_spec, 0):
+        leaves = program.signature.leaves[position : position + spec.num_leaves]
+        given = [leaf.kind != "constant" or leaf.value is not None for leaf in leaves]
+        keys = 1 if container_kind(spec.type) == JAGGED else len(spec.context)
+        if not given[LENGTHS] or any(given[STRIDES:]) or not keys:
             continue
-        own = program.example[position : position + leaf_count(part)]
-        keys = row_keys(part)
-        if own[LENGTHS] is None or any(other is not None for other in own[STRIDES:]) or not keys:
-            continue
-        ids = tuple(position + i for i in (VALUES, WEIGHTS) if own[i] is not None)
+        ids = tuple(position + i for i in (VALUES, WEIGHTS) if given[i])
         found.append(Bags(position + LENGTHS, Form.LENGTHS, keys, (Stream(ids),)))
     return found
+
+
+def _jagged_tensors(spec: pytree.TreeSpec, position: int) -> Iterator[tuple[pytree.TreeSpec, int]]:
+    """The jagged tensors in a nesting, each with the position of its first leaf."""
+    if container_kind(spec.type) in (JAGGED, KEYED_JAGGED):
+        yield spec, position
+        return
+    for child in spec.children():
+        yield from _jagged_tensors(child, position)
+        position += child.num_leaves

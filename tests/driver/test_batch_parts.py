@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from pathlib import Path
 from typing import Any
 
 import pytest
@@ -56,6 +57,14 @@ def test_models_of_fewer_bits(precision: str) -> None:
     dense, sparse = model.example_inputs(19)
     want = torch.cat([fast(dense[:8], sparse[:8]), fast(dense[8:16], sparse[8:16]), fast(dense[16:], sparse[16:])])
     torch.testing.assert_close(fast(dense, sparse), want, rtol=1e-4, atol=1e-5)
+
+
+def test_a_loaded_model_is_divided_too(tmp_path: Path) -> None:
+    model = TinyCtr()
+    fast = recfx.optimize(model, target="eager", example_inputs=tiny_inputs(4), max_batch=8, measure=False)
+    fast.save(tmp_path / "tiny.recfx")
+    inputs = tiny_inputs(21)
+    torch.testing.assert_close(recfx.load(tmp_path / "tiny.recfx")(*inputs), model(*inputs))
 
 
 def test_a_plan_for_one_row() -> None:

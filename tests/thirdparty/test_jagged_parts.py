@@ -182,3 +182,11 @@ def test_wrong_lengths_and_bad_ids_of_a_later_part_are_refused(pooled: Any) -> N
         fast(torch.randn(12, 3), jagged_tensor.KeyedJaggedTensor(list(KEYS), ids, lengths=own))
     with pytest.raises(InputError, match="add up to 48 and 40 values"):
         fast(torch.randn(12, 3), jagged_tensor.KeyedJaggedTensor(list(KEYS), ids[:40], lengths=own))
+
+
+def test_a_loaded_model_is_divided_too(tmp_path: Any) -> None:
+    torch.manual_seed(0)
+    model = Over(lambda own, dense, sparse: own.tables(sparse).values().sum(1) + dense.sum(1)).eval()
+    optimized(model, plain).save(tmp_path / "model.recfx")
+    inputs = (torch.randn(29, 3), plain(29, 1))
+    torch.testing.assert_close(recfx.load(tmp_path / "model.recfx")(*inputs), model(*inputs))
