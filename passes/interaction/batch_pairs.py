@@ -5,6 +5,9 @@
     (x_i * x_j) * w_ij + ...           -> (gather(x, lefts) * gather(x, rights) * w).sum(1)       field-weighted
     cat([linear(x_i, W) * x_j, ...])   -> gather(linear(x, W), lefts) * gather(x, rights)         bilinear, one matrix
     cat([linear(x_i, W_ij) * x_j, ..]) -> cat([linear(x_i, [W_ij ...]) * x[j ...], ...])          bilinear, a matrix for each pair
+    cat([linear(cat([x_i, x_j]), W_ij), ..]) -> linear(x, [W_ij ...]) + linear(x, [W_ij ...])     see `pair_maps`
+    cat([bilinear(x_i, x_j, W_ij), ...])     -> cat([(linear(x_i, [W_ij ...]) * x[j ...]).sum(), ...])
+    einsum("bd,de,be->be", x_i, W_ij, x_j)   -> (x_i @ W_ij) * x_j                   several of them, for the rules above
     cat([x_i, x_i, x_i, x_j, ...])     -> gather(x, ...)                             lists of pairs
 
 Pairs may stand in any order and occur any number of times. The fields are parts of one tensor, or tensors of their own, which are then
@@ -16,7 +19,7 @@ Requires: functional. Exactness: REASSOC (sums may be taken in another order; pr
 from __future__ import annotations
 
 import dataclasses
-import math
+from collections import Counter
 from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
@@ -28,13 +31,15 @@ from recfx.ir.access import items_of, tensor_of
 from recfx.ir.numeric import Exactness
 from recfx.ir.op_sets import JOINS
 from recfx.ir.program import Program
-from recfx.passes._match import argument, only_user, same_shape, value
+from recfx.passes._match import only_user, same_shape, value
 from recfx.passes._properties import BATCHED, CANONICAL
 from recfx.passes.interaction.gather_rows import gather_sides
+from recfx.passes.interaction.pair_einsums import is_part_of_pairs, match_einsum, write_out
 from recfx.passes.interaction.pair_groups import field_groups, matrices, matrix_groups, multiply_groups, weighted
 from recfx.passes.interaction.pair_linears import JoinedMatrices, with_shared_matrix
+from recfx.passes.interaction.pair_maps import compute_maps, linears_of, maps_of
 from recfx.passes.interaction.pair_products import Product, match_product, runs
-from recfx.passes.interaction.row_parts import RowPart, row_length, row_part
+from recfx.passes.interaction.row_parts import RowPart, row_length, row_part, rows_joined
 from recfx.pipeline import Miss, Pass, PassContext, PassSpec, apply_rules, register
 
 _aten = torch.ops.aten
@@ -62,11 +67,13 @@ class BatchPairs(Pass):
 
     def run(self, program: Program, ctx: PassContext) -> None:
         batch = _Batch(ctx, self.at_least)
+        apply_rules([("einsum", (_aten.einsum.default,), batch.einsum)], ctx)
         batch.expect_matrices()
         apply_rules(
             [
                 ("sum", (_aten.add.Tensor,), batch.sum_of_products),
                 ("join", JOINS, batch.join_of_products),
+                ("maps", JOINS, batch.join_of_maps),
                 ("lists", (_aten.mul.Tensor,), batch.product_of_lists),
                 ("repeats", JOINS, batch.list_of_fields),
             ],
@@ -86,14 +93,26 @@ class _Batch:
         self._at_least = at_least
         self._joined = JoinedMatrices(ctx)
         self._ctx = ctx
+        #: Equation -> how many einsums have it.
+        self._einsums = Counter(node.args[0] for node in ctx.nodes(_aten.einsum.default))
+
+    def einsum(self, node: fx.Node, ctx: PassContext) -> Any:
+        """einsum of two fields and a matrix between them, one of several, as two operators that the other rules read."""
+        found = match_einsum(ctx, node)
+        if found is None or not is_part_of_pairs(node, self._at_least):
+            return None
+        alike = self._einsums[node.args[0]]
+        return write_out(ctx, found) if alike >= self._at_least else Miss(f"only {alike} einsums of pairs", node)
 
     def expect_matrices(self) -> None:
         """Counts the matrices that the rules may join, before any rule fires."""
         ctx = self._ctx
         for node in ctx.nodes(*JOINS):
-            found = runs(ctx, items_of(node, 0), node, self._at_least) if _rows_joined(node) else Miss("")
+            found = runs(ctx, items_of(node, 0), node, self._at_least) if rows_joined(node) else Miss("")
             for run in [] if isinstance(found, Miss) else found:
                 self._expect(run)
+            for group in linears_of(maps_of(ctx, node, self._at_least) or []):
+                self._joined.expect(group)
         for node in ctx.nodes(_aten.add.Tensor):
             terms = self._terms(ctx, node)
             if terms is not None:
@@ -107,7 +126,7 @@ class _Batch:
     def join_of_products(self, node: fx.Node, ctx: PassContext) -> Any:
         """cat or stack of products."""
         parts: Any = node.args[0]
-        order = _rows_joined(node)
+        order = rows_joined(node)
         if order is None or len(parts) < self._at_least:
             return None
         found = runs(ctx, parts, node, self._at_least)
@@ -122,11 +141,24 @@ class _Batch:
             pieces.append(piece if len(found) == 1 else _shaped(ctx, piece, [row_length(piece)]))
             number += len(run)
         whole = pieces[0] if len(pieces) == 1 else ctx.call(_aten.cat.default, pieces, 1)
-        held = tensor_of(node)
-        if order == list(range(held.ndim)):
+        return self._in_order(ctx, whole, node)
+
+    def _in_order(self, ctx: PassContext, whole: fx.Node, join: fx.Node) -> fx.Node:
+        """The rows of joined values, one after another, in the shape of a join."""
+        held, order = tensor_of(join), rows_joined(join)
+        if order is None or order == list(range(held.ndim)):
             return _shaped(ctx, whole, list(held.shape[1:]))
         inner = _shaped(ctx, whole, [int(held.shape[order.index(d)]) for d in range(1, held.ndim)])
         return ctx.call(_aten.permute.default, inner, order)
+
+    def join_of_maps(self, node: fx.Node, ctx: PassContext) -> Any:
+        """cat or stack of linears over joined pairs, or of bilinear forms."""
+        maps = maps_of(ctx, node, self._at_least)
+        if maps is None:
+            return None
+        if not all(self._joined.allows(group) for group in linears_of(maps)):
+            return Miss("a weight of a pair is read elsewhere as well", node)
+        return self._in_order(ctx, compute_maps(ctx, maps, self._joined), node)
 
     def sum_of_products(self, node: fx.Node, ctx: PassContext) -> Any:
         """The sum of products, written as a chain or tree of additions."""
@@ -179,7 +211,7 @@ class _Batch:
         """The fields that a cat or stack holds in order."""
         if not isinstance(node, fx.Node) or node.target not in JOINS:
             return None
-        order, parts = _rows_joined(node), [row_part(ctx, part) for part in items_of(node, 0)]
+        order, parts = rows_joined(node), [row_part(ctx, part) for part in items_of(node, 0)]
         found = [part for part in parts if part is not None]
         if order is None or order != sorted(order) or len(found) != len(parts) or len(found) < self._at_least:
             return None
@@ -200,21 +232,6 @@ class _Batch:
             return weighted(ctx, ctx.call(_aten.mul.Tensor, *factors), products, total=total)
         whole = multiply_groups(ctx, groups, self._joined)
         return ctx.call(_aten.sum.dim_IntList, whole, [1]) if total else whole
-
-
-def _rows_joined(node: fx.Node) -> list[int] | None:
-    """The order in which the dimensions of a join hold the rows of its parts one after another; None if it joins in another way."""
-    parts: Any = node.args[0]
-    held, stacked = value(node), node.target is _aten.stack.default
-    if held is None or held.ndim < 1 or any(row_length(part) is None for part in parts):
-        return None
-    dim, sizes = argument(node, 1, "dim", 0) % held.ndim, tensor_of(parts[0]).shape
-    if dim > 0 and math.prod(sizes[1:dim]) == 1:
-        return list(range(held.ndim))
-    if not stacked:
-        return None
-    inner = [0, *range(2, held.ndim)]  # [B, P, ...] -> the place of the pairs at `dim`
-    return [*inner[:dim], 1, *inner[dim:]]
 
 
 def _shaped(ctx: PassContext, node: fx.Node, sizes: Sequence[Any]) -> fx.Node:

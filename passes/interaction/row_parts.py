@@ -170,3 +170,18 @@ def _place(source: fx.Node, dim: int, position: Any) -> tuple[fx.Node, int] | No
         return None
     first = min(max(position + sizes[dim], 0) if position < 0 else position, sizes[dim])
     return source, first * math.prod(sizes[dim + 1 :])
+
+
+def rows_joined(node: fx.Node) -> list[int] | None:
+    """The order in which the dimensions of a join hold the rows of its parts one after another; None if it joins in another way."""
+    parts: Any = node.args[0]
+    held, stacked = value(node), node.target is _aten.stack.default
+    if held is None or held.ndim < 1 or any(row_length(part) is None for part in parts):
+        return None
+    dim, sizes = argument(node, 1, "dim", 0) % held.ndim, parts[0].meta["val"].shape
+    if dim > 0 and math.prod(sizes[1:dim]) == 1:
+        return list(range(held.ndim))
+    if not stacked:
+        return None
+    inner = [0, *range(2, held.ndim)]  # [B, P, ...] -> the place of the pairs at `dim`
+    return [*inner[:dim], 1, *inner[dim:]]
