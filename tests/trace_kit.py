@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Mapping
 from contextlib import contextmanager
 from typing import Any
 
 import pytest
 import torch
-from torch import nn
+from torch import fx, nn
 
 from recfx.capture import capture, export_ladder, quick_trace
 from recfx.capture.quick_trace import QuickTrace
@@ -17,16 +18,29 @@ from recfx.ir.program import Program
 Described = tuple[Any, ...]
 
 
-def described(program: Program) -> list[Described]:
-    """Name, operator, arguments, sizes, strides, source lines and module of every node."""
+def described(program: Program, *, numbers: bool = True) -> list[Described]:
+    """Name, operator, arguments, sizes, strides, source lines and module of every node.
+
+    Args:
+        program: The program.
+        numbers: Whether names have the numbers of the trace; otherwise nodes are numbered in the order of the graph. Arithmetic on sizes
+            that no operator reads takes numbers in a trace, too, and the quick trace does less of it.
+    """
+    names = {node: node.name if numbers else _numbered(node.name, i) for i, node in enumerate(program.graph.nodes)}
     return [
         (
-            *(node.name, node.op, str(node.target), str(node.args), str(node.kwargs)),
+            *(names[node], node.op, str(node.target)),
+            *map(str, fx.map_arg((node.args, node.kwargs), lambda n: names[n])),
             *_value(node.meta.get("val")),
             *(node.meta.get("stack_trace"), str(node.meta.get("nn_module_stack"))),
         )
         for node in program.graph.nodes
     ]
+
+
+def _numbered(name: str, place: int) -> str:
+    """The name of a node with another number."""
+    return f"{re.sub(r'_[0-9]+$', '', name)}_{place}"
 
 
 def both_ways(
