@@ -146,10 +146,7 @@ def quick_trace(*, nodes: bool = True) -> Iterator[QuickTrace]:
         table = TraceNodes()
         trace = dataclasses.replace(trace, nodes=table, functions=TraceFunctions(table))
     with _active_trace(trace, (_VALUES, _NODES, _FUNCTIONS, _SOURCES, _METADATA, _CODE)):
-        try:
-            yield trace
-        finally:
-            trace.sources.forget()
+        yield trace
 
 
 @contextmanager

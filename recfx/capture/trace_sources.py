@@ -6,17 +6,11 @@ selected first. Equal frames at equal lines have one text.
 
 from __future__ import annotations
 
-import inspect
 import sys
 import traceback
 from collections.abc import Callable
 from types import CodeType, FrameType
 from typing import Any
-
-#: Functions and lines.
-_Places = tuple[tuple[CodeType, int], ...]
-#: Functions that can be left and entered again, from another caller or line.
-_RESUMED = inspect.CO_GENERATOR | inspect.CO_COROUTINE | inspect.CO_ASYNC_GENERATOR
 
 
 class TraceSources:
@@ -28,10 +22,7 @@ class TraceSources:
 
     def __init__(self) -> None:
         self._shown: dict[CodeType, bool] = {}
-        self._texts: dict[_Places, str] = {}
-        #: The stack of the last node, from the outermost frame on, each with the places of its callers.
-        self._stack: list[tuple[FrameType, _Places]] = []
-        self._depths: dict[FrameType, int] = {}
+        self._texts: dict[tuple[tuple[CodeType, int], ...], str] = {}
         self.formatted = 0
 
     def create_node(self, own: Callable[..., Any], tracer: Any, *args: Any, **kwargs: Any) -> Any:
@@ -56,49 +47,24 @@ class TraceSources:
                 node.stack_trace = text
         return node
 
-    def forget(self) -> None:
-        """Drops the frames of the last node, which hold the variables of the model's code."""
-        self._stack.clear()
-        self._depths.clear()
-
     def _text(self, tracer: Any) -> str:
-        key = self._places(tracer, sys._getframe(2))
+        frame: FrameType | None = sys._getframe(2)
+        places: list[tuple[CodeType, int]] = []
+        while frame is not None:
+            code = frame.f_code
+            shown = self._shown.get(code)
+            if shown is None:
+                shown = self._shown[code] = bool(self._kept(tracer, code, frame.f_lineno))
+            if shown:
+                places.append((code, frame.f_lineno))
+            frame = frame.f_back
+        key = tuple(places)
         text = self._texts.get(key)
         if text is None:
-            frames = [traceback.FrameSummary(c.co_filename, line, c.co_name) for c, line in reversed(key)]
+            frames = [traceback.FrameSummary(c.co_filename, line, c.co_name) for c, line in reversed(places)]
             text = self._texts[key] = "".join(traceback.StackSummary.from_list(frames).format()).strip()
             self.formatted += 1
         return text
-
-    def _places(self, tracer: Any, innermost: FrameType) -> _Places:
-        """The functions that are shown with their lines, from the innermost on.
-
-        A trace is some eighty frames deep, and most nodes share all but a few of them with the node before. The walk ends at the first
-        frame that was on the stack of that node: its callers wait at the same lines, unless it is a generator.
-        """
-        walked: list[FrameType] = []
-        frame: FrameType | None = innermost
-        while frame is not None and (frame not in self._depths or frame.f_code.co_flags & _RESUMED):
-            walked.append(frame)
-            frame = frame.f_back
-        depth = -1 if frame is None else self._depths[frame]
-        for left, _ in self._stack[depth + 1 :]:
-            del self._depths[left]
-        del self._stack[depth + 1 :]
-        places = () if frame is None else (*self._place(tracer, frame), *self._stack[depth][1])
-        for called in reversed(walked):
-            self._depths[called] = len(self._stack)
-            self._stack.append((called, places))
-            places = (*self._place(tracer, called), *places)
-        return places
-
-    def _place(self, tracer: Any, frame: FrameType) -> _Places:
-        """The function and the line of a frame, if it is shown."""
-        code = frame.f_code
-        shown = self._shown.get(code)
-        if shown is None:
-            shown = self._shown[code] = bool(self._kept(tracer, code, frame.f_lineno))
-        return ((code, frame.f_lineno),) if shown else ()
 
     def _kept(self, tracer: Any, code: CodeType, line: int) -> Any:
         """Whether torch keeps the frames of a function."""
