@@ -5,7 +5,9 @@ To check a backend outside this repository, add it to `recfx.targets.BACKENDS` a
 
 from __future__ import annotations
 
+import json
 from functools import cache
+from pathlib import Path
 from typing import Any
 
 import pytest
@@ -20,6 +22,9 @@ NAMES = [*(name for name in BACKENDS if name not in COMPILERS), "numpy"]
 
 #: Backends that call torch or NumPy for each operator. By default they run one case of each operator; the other cases are slow tests.
 _PLAIN = ("eager", "numpy")
+
+#: Backend -> the cases that it leaves to torch. It supports all others; a later version may support more.
+REFUSED: dict[str, list[str]] = json.loads((Path(__file__).parent / "refused_cases.json").read_text())
 
 #: The first case of each operator.
 _FIRST = {case.target: case for case in reversed(CASES)}
@@ -52,4 +57,5 @@ def test_an_operator_is_right_or_refused_with_a_reason(name: str, case: Case) ->
     placed = place(program, backend)
     assert verdicts.keys() == {n for n in program.graph.nodes if n.op == "call_function"}
     assert all(reason.strip() for reason in placed.refused.values())
+    assert not placed.refused or name not in REFUSED or case.name in REFUSED[name], placed.refused
     check_numbers(case, program, placed.run, backend)
