@@ -1,4 +1,4 @@
-"""The command line: recfx demo | optimize | serve | bench | calibrate | doctor | explain | bisect."""
+"""The command line: recfx demo | optimize | serve | simulate | bench | calibrate | doctor | explain | bisect."""
 
 from __future__ import annotations
 
@@ -10,6 +10,7 @@ from typing import Any
 from recfx.command_line import add_option, listed, minutes, positive, run_command
 from recfx.errors import InputError
 from recfx.serve.command import add_serve
+from recfx.simulation_command import add_simulate, simulated
 from recfx.version import VERSION
 
 
@@ -39,6 +40,12 @@ def _parser() -> argparse.ArgumentParser:
     _add_optimize(commands.add_parser("optimize", help="optimize a model and save it"))
 
     add_serve(commands.add_parser("serve", help="serve saved models over HTTP and gRPC"))
+
+    simulate = commands.add_parser(
+        "simulate", help="simulate the serving of a model: machines, load, latency, rejections"
+    )
+    add_simulate(simulate)
+    simulate.set_defaults(run=_simulate)
 
     bench = commands.add_parser("bench", help="measure the tables of the papers")
     _add_hqgnn(bench.add_subparsers(required=True, metavar="TABLE"))
@@ -135,6 +142,11 @@ def _load_passes(options: argparse.Namespace) -> None:
 
     for path in options.passes:
         load_pass_file(path)
+
+
+def _simulate(options: argparse.Namespace) -> int:
+    print(simulated(options))
+    return 0
 
 
 def _add_hqgnn(tables: Any) -> None:

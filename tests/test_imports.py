@@ -58,6 +58,7 @@ ALLOWED: dict[str, set[str]] = {
     "demo": {"compiled", "cost", "data", "demo_tasks", "ir", "optimizer", "preconditions"},
     "doctor": {"errors", "targets"},
     "model_files": {"errors", "pipeline"},
+    "simulation_command": {"command_line", "errors", "progress", "serve"},
     "__main__": {"cli"},
     "cli": {
         "command_line",
@@ -73,6 +74,7 @@ ALLOWED: dict[str, set[str]] = {
         "preconditions",
         "model_files",
         "serve",
+        "simulation_command",
         "version",
     },
     "testing": {"capture", "errors", "formats", "ir", "ops", "passes", "pipeline", "runtime", "targets"},

@@ -1,5 +1,8 @@
 """The variant ladder: a model's variants from the best to the quickest, and the one that the present load needs.
 
+One ladder serves all replicas behind one balancer. With a ladder each, a replica that returns to a better variant gets slower, routing by
+latency sends its requests to the others, and these then never return.
+
 The arithmetic is INFaaS' (ATC 2021): the need is rows per second, a variant offers the rows per second that it was measured with times the
 replicas, and a change pays if the need leaves or fits the offer. Two shares of the offer, and a time for which the lower one must hold,
 are the hysteresis: the ladder goes down at once and up only when the better variant has sufficed for a while.
@@ -41,18 +44,22 @@ class LadderConfig:
         most_use: The share of a variant's capacity that the need may take; above it, the ladder goes down.
         return_use: The share of a better variant's capacity at or below which the need must stay for it to return.
         hold_seconds: The time for which it must stay there.
+        smooth_seconds: The time constant of the moving average of the need that must stay there: a few requests that arrive together
+            do not keep a better variant away. Going down is decided by the present need.
         drain_seconds: The time in which the waiting rows are to be computed; they count towards the need.
     """
 
     most_use: float = 0.9
     return_use: float = 0.7
     hold_seconds: float = 3.0
+    smooth_seconds: float = 1.0
     drain_seconds: float = 1.0
 
     def __post_init__(self) -> None:
         check_number("most_use", self.most_use, 0.0, above=True)
         check_number("return_use", self.return_use, 0.0, above=True)
         check_number("hold_seconds", self.hold_seconds, 0.0)
+        check_number("smooth_seconds", self.smooth_seconds, 0.0)
         check_number("drain_seconds", self.drain_seconds, 0.0, above=True)
         if self.return_use >= self.most_use:
             raise refuse(
@@ -79,6 +86,7 @@ class VariantLadder:
         self.rungs = tuple(rungs)
         self.config = config or LadderConfig()
         self.index = 0
+        self._smooth: tuple[float, float] | None = None  # the moving average, and when it was computed
         self._fits_since: list[float | None] = [None] * len(self.rungs)
         if not self.rungs:
             raise refuse("a ladder without a variant", "pass at least one variant")
@@ -97,7 +105,7 @@ class VariantLadder:
         return self.rungs[self.index]
 
     def observe(
-        self, rows_per_second: float, waiting_rows: int, now: float, replicas: int = 1, slowdown: float = 1.0
+        self, rows_per_second: float, waiting_rows: int, now: float, replicas: float = 1.0, slowdown: float = 1.0
     ) -> int:
         """The variant for the present load, as its place in `rungs`.
 
@@ -105,20 +113,25 @@ class VariantLadder:
             rows_per_second: Rows that arrive in a second, those of rejected requests included.
             waiting_rows: Rows in the queues.
             now: The present time in seconds.
-            replicas: Replicas that share the load.
+            replicas: Replicas that share the load; one that takes twice the predicted time counts as half a replica. Without a replica
+                the variant stays.
             slowdown: Measured over predicted times on these replicas (`TimeCorrection.factor`).
         """
-        need = (rows_per_second + waiting_rows / self.config.drain_seconds) * slowdown / max(replicas, 1)
+        if replicas <= 0.0:
+            return self.index
+        need = (rows_per_second + waiting_rows / self.config.drain_seconds) * slowdown / replicas
         self._remember(need, now)
         if need > self.config.most_use * self.rung.rows_per_second:
             self.index = self._sufficient(need)
         else:
-            for index in range(self.index):
-                since = self._fits_since[index]
-                if since is not None and now - since >= self.config.hold_seconds:
-                    self.index = index
-                    break
+            self.index = next((index for index in range(self.index) if self._may_return(index, need, now)), self.index)
         return self.index
+
+    def _may_return(self, index: int, need: float, now: float) -> bool:
+        """Whether a better variant has sufficed for long enough, and suffices now."""
+        since = self._fits_since[index]
+        held = since is not None and now - since >= self.config.hold_seconds
+        return held and need <= self.config.most_use * self.rungs[index].rows_per_second
 
     def _sufficient(self, need: float) -> int:
         """The best variant below the present one that the need fits, or the quickest one."""
@@ -127,7 +140,11 @@ class VariantLadder:
         return next(fitting, len(self.rungs) - 1)
 
     def _remember(self, need: float, now: float) -> None:
-        """Notes for each variant since when the need has fitted it; a clock that jumps back starts anew."""
+        """Notes for each variant since when the average need has fitted it; a clock that jumps back starts anew."""
+        if self._smooth is not None and self.config.smooth_seconds > 0.0:
+            average, before = self._smooth
+            need += (average - need) * math.exp(min(before - now, 0.0) / self.config.smooth_seconds)
+        self._smooth = (need, now)
         for index, rung in enumerate(self.rungs):
             since = self._fits_since[index]
             if need > self.config.return_use * rung.rows_per_second:

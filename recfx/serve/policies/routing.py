@@ -150,7 +150,6 @@ class LeastInFlight(Router[R]):
 
     def _forget(self, replica: R) -> None:
         del self._levels[self._level_of.pop(replica)][replica]
-        self._lowest = 0
 
 
 class PowerOfTwo(Router[R]):

@@ -8,6 +8,7 @@ from recfx.serve.simulator.report import Interval, Report
 from recfx.serve.simulator.scenario import ROUTING, Fault, Machines, Policies, Scenario, Tenants, Variant
 from recfx.serve.simulator.simulation import simulate
 from recfx.serve.simulator.sizing import Found, applied, fewest_replicas, largest_rate, tuned
+from recfx.serve.simulator.traces import read_trace
 
 __all__ = [
     "ROUTING",
@@ -32,6 +33,7 @@ __all__ = [
     "fewest_replicas",
     "largest_rate",
     "read_profile",
+    "read_trace",
     "simulate",
     "times_of",
     "tuned",

@@ -14,7 +14,6 @@ from recfx.serve.policies import (
     CandidateSplit,
     DeadlineBatching,
     DeadlineConfig,
-    LoadMeter,
     ReplicaLoad,
     ServiceTimes,
     TimeCorrection,
@@ -169,25 +168,21 @@ class Replica:
         excluded: Whether the balancers know that it is dead.
         slowdown: The factor of present faults.
         load: What it answers to probes.
-        meter: The rows that arrive.
         station: Its cores.
         device: Its second device; None without one.
-        ladder: Its variant ladder; None if the variant does not change.
     """
 
-    def __init__(self, number: int, scenario: Scenario, machines: Machines, now: float = 0.0) -> None:
+    def __init__(self, number: int, scenario: Scenario, machines: Machines) -> None:
         self.number, self.machines = number, machines
         self.alive, self.leaving, self.excluded = True, False, False
         self.slowdown = 1.0
         self.load = ReplicaLoad()
-        self.meter = LoadMeter(seconds=max(1.0, 2.0 * scenario.control_seconds), now=now)
         times = tuple(variant.times for variant in scenario.variants)
         self.station = Station(self, scenario, machines.cores, times, machines.slowdown)
         self.device: Station | None = None
         if machines.device is not None:
             self.device = Station(self, scenario, 1, (machines.device,))
         self.offload_rows = machines.offload_rows
-        self.ladder = scenario.ladder(machines.cores)
 
     def station_for(self, rows: int) -> Station:
         """Where a request of some rows is computed."""
@@ -213,11 +208,7 @@ class Replica:
         """Rows in its queues."""
         return sum(station.waiting_rows for station in self.stations())
 
-    def look_at_load(self, now: float) -> None:
-        """Lets the ladder choose the variant."""
-        if self.ladder is not None:
-            station = self.station
-            need = self.meter.rows_per_second(now)
-            chosen = self.ladder.observe(need, station.waiting_rows, now, slowdown=station.correction.factor)
-            if chosen != station.variant:
-                station.use(chosen)
+    @property
+    def effective_cores(self) -> float:
+        """Its cores; with calls that take twice the predicted time, half of them."""
+        return self.machines.cores / self.station.correction.factor

@@ -252,7 +252,7 @@ class Scenario:
         )
         wrong = [fault.replica for fault in self.faults if not 0 <= fault.replica < self.replicas]
         _require(not wrong, f"faults of replicas {wrong}, there are {self.replicas}", "count replicas from 0")
-        self.ladder(1)
+        self.ladder()
 
     @property
     def replicas(self) -> int:
@@ -271,8 +271,8 @@ class Scenario:
         rows = within if batching is None else variant.times.best_rows(within)
         return cores * variant.times.rate(rows)
 
-    def ladder(self, cores: int) -> VariantLadder | None:
-        """A ladder of the variants for a replica; None if the variant does not change.
+    def ladder(self) -> VariantLadder | None:
+        """A ladder of the variants, with the rows per second of one core; None if the variant does not change.
 
         Raises:
             InputError: The variants are not sorted from the best to the quickest.
@@ -281,7 +281,7 @@ class Scenario:
             return None
         return as_input_error(
             lambda: VariantLadder(
-                [Rung(v.name, self.rows_per_second(v, cores), v.quality) for v in self.variants], self.policies.ladder
+                [Rung(v.name, self.rows_per_second(v, 1), v.quality) for v in self.variants], self.policies.ladder
             )
         )
 

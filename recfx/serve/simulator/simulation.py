@@ -9,7 +9,7 @@ from typing import Any
 
 import numpy as np
 
-from recfx.serve.policies import LoadMeter, ReplicaScaling, TenantLimits
+from recfx.serve.policies import LoadMeter, ReplicaScaling, TenantLimits, VariantLadder
 from recfx.serve.simulator.balancer import Balancer
 from recfx.serve.simulator.fleet import Batch, Replica, Request, Station
 from recfx.serve.simulator.records import Outcome, Records, Sample
@@ -47,7 +47,8 @@ class Simulation:
         self._factors = self._draw_factors()
         self._tenants = None if scenario.tenants is None else TenantLimits(scenario.tenants.config)
         self._scaling = None if scenario.policies.scaling is None else ReplicaScaling(scenario.policies.scaling)
-        self._meter = LoadMeter(seconds=max(2.0, 2.0 * scenario.control_seconds))
+        self._ladder = scenario.ladder()
+        self._meter = LoadMeter(seconds=max(1.0, 2.0 * scenario.control_seconds))
         self._starting = 0
 
     def run(self) -> Records:
@@ -95,8 +96,6 @@ class Simulation:
     def _arrive(self, now: float, rows: int, tenant: str | None) -> None:
         scenario = self.scenario
         number = self.records.begin(now, rows)
-        if self._scaling is not None:
-            self._meter.record(rows, now)
         if self._tenants is not None and self._tenants.admit(tenant, rows, now) > 0.0:
             self.records.end(number, Outcome.LIMITED, scenario.overhead_seconds)
             return
@@ -119,7 +118,7 @@ class Simulation:
             return
         station = replica.station_for(request.rows)
         if station is replica.station:
-            replica.meter.record(request.rows, now)
+            self._meter.record(request.rows, now)
         if not self._admitted(request, station, now):
             balancer.router.finished(chosen, 0.0, now, ok=False)
             self._end(request, Outcome.REJECTED, now)
@@ -232,10 +231,10 @@ class Simulation:
                 balancer.router.remove(replica.number)
 
     def _control(self, _: None, now: float) -> None:
-        """Lets ladders and scaling look at the load, and samples the fleet."""
+        """Lets the ladder and scaling look at the load, and samples the fleet."""
         active = [replica for replica in self.replicas if replica.active]
-        for replica in active:
-            replica.look_at_load(now)
+        if self._ladder is not None:
+            self._choose_variant(self._ladder, active, now)
         if self._scaling is not None:
             self._scale(self._scaling, active, now)
         counts = [0] * len(self.scenario.variants)
@@ -249,6 +248,14 @@ class Simulation:
         after = now + self.scenario.control_seconds
         if after < self.scenario.seconds:
             self._at(after, self._control, None)
+
+    def _choose_variant(self, ladder: VariantLadder, active: list[Replica], now: float) -> None:
+        before = ladder.index
+        waiting = sum(replica.station.waiting_rows for replica in active)
+        cores = sum(replica.effective_cores for replica in active)
+        if ladder.observe(self._meter.rows_per_second(now), waiting, now, replicas=cores) != before:
+            for replica in self.replicas:
+                replica.station.use(ladder.index)
 
     def _scale(self, scaling: ReplicaScaling, active: list[Replica], now: float) -> None:
         """Starts or removes replicas of the first kind of machines; they are counted with their best variant."""
@@ -268,7 +275,8 @@ class Simulation:
 
     def _started(self, _: None, now: float) -> None:
         self._starting -= 1
-        replica = Replica(len(self.replicas), self.scenario, self.scenario.machines[0], now)
+        replica = Replica(len(self.replicas), self.scenario, self.scenario.machines[0])
+        replica.station.use(0 if self._ladder is None else self._ladder.index)
         self.replicas.append(replica)
         for balancer in self.balancers:
             balancer.router.add(replica.number)

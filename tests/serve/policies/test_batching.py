@@ -140,8 +140,10 @@ def test_aimd_ignores_one_request_above_the_limit() -> None:
     assert decision.take == 1
     policy.finished(decision, 5.0)
     assert policy.limit == 100.0
-    policy.finished(BatchDecision(2, rows=90), 5.0)
+    policy.finished(BatchDecision(2, rows=100), 5.0)
     assert policy.limit == 90.0
+    policy.finished(BatchDecision(2, rows=10), 5.0)
+    assert policy.limit == 81.0
 
 
 @given(st.lists(st.tuples(st.integers(1, 500), st.floats(0.0, 1.0), st.booleans())))

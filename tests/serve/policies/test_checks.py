@@ -66,6 +66,7 @@ REFUSED: dict[str, tuple[Callable[[], object], str]] = {
     "a tenant without rows": (lambda: TenantLimit(0.0, 10.0), "rows_per_second is 0.0"),
     "tenants without limits": (lambda: TenantConfig(), "no tenant has a limit"),
     "a search without a limit": (lambda: RateSearchConfig(0.0), "sla_seconds is 0.0"),
+    "a search without an end": (lambda: RateSearchConfig(1.0, precision=0.0), "precision is 0.0"),
     "a search that stands still": (lambda: RateSearchConfig(1.0, factor=1.0), "factor is 1.0"),
     "a climb without values": (lambda: HillClimb([]), "no value"),
     "a climb over batches without values": (lambda: DeepRecSysClimb([]), "no value"),

@@ -68,7 +68,7 @@ def test_the_variant_is_always_one_of_the_ladder(rungs: list[Rung], loads: list[
 
 
 def test_a_crowd_and_its_end() -> None:
-    ladder = VariantLadder(RUNGS, LadderConfig(hold_seconds=3.0))
+    ladder = VariantLadder(RUNGS, LadderConfig(hold_seconds=3.0, smooth_seconds=0.0))
     calm, crowd = [500.0] * 10, [3000.0] * 20
     seen = followed(ladder, [*calm, *crowd, *calm])
     assert seen[:10] == [0] * 10
@@ -77,14 +77,30 @@ def test_a_crowd_and_its_end() -> None:
 
 
 def test_a_better_variant_returns_step_by_step_as_the_load_falls() -> None:
-    ladder = VariantLadder(RUNGS, LadderConfig(hold_seconds=1.0))
+    ladder = VariantLadder(RUNGS, LadderConfig(hold_seconds=1.0, smooth_seconds=0.0))
     falling = [8000.0] * 2 + [2500.0] * 4 + [1500.0] * 4 + [300.0] * 4
     assert followed(ladder, falling) == [3, 3, 3, 3, 2, 2, 2, 2, 1, 1, 1, 1, 0, 0]
 
 
 def test_a_short_rise_begins_the_hold_again() -> None:
-    ladder = VariantLadder(RUNGS[:2], LadderConfig(hold_seconds=2.0))
+    ladder = VariantLadder(RUNGS[:2], LadderConfig(hold_seconds=2.0, smooth_seconds=0.0))
     assert followed(ladder, [2000.0, 100.0, 100.0, 100.0, 800.0, 100.0, 100.0, 100.0, 100.0, 100.0]) == [1] * 9 + [0]
+
+
+def test_a_short_rise_of_the_need_does_not_begin_the_hold_again() -> None:
+    noisy = [2000.0] + [500.0, 600.0, 800.0, 550.0, 600.0] * 4  # on average within 70 % of the first variant
+    seen = followed(VariantLadder(RUNGS[:2], LadderConfig(hold_seconds=3.0, smooth_seconds=1.0)), noisy)
+    assert seen[0] == 1
+    assert seen[-1] == 0
+    plain = followed(VariantLadder(RUNGS[:2], LadderConfig(hold_seconds=3.0, smooth_seconds=0.0)), noisy)
+    assert set(plain) == {1}
+
+
+def test_no_variant_returns_into_a_need_that_it_does_not_take() -> None:
+    ladder = VariantLadder(RUNGS[:2], LadderConfig(hold_seconds=2.0, smooth_seconds=50.0))
+    assert followed(ladder, [0.0] * 3 + [950.0] + [100.0] * 4 + [899.0]) == [0, 0, 0, 1, 0, 0, 0, 0, 0]
+    late = VariantLadder(RUNGS[:2], LadderConfig(hold_seconds=2.0, smooth_seconds=50.0))
+    assert followed(late, [0.0] * 3 + [950.0] * 9) == [0] * 3 + [1] * 9
 
 
 def test_waiting_rows_and_slow_machines_count_as_load() -> None:
@@ -92,6 +108,12 @@ def test_waiting_rows_and_slow_machines_count_as_load() -> None:
     assert VariantLadder(RUNGS).observe(500.0, 1000, 0.0) == 1
     assert VariantLadder(RUNGS).observe(500.0, 0, 0.0, slowdown=3.0) == 1
     assert VariantLadder(RUNGS).observe(5000.0, 0, 0.0, replicas=10) == 0
+
+
+def test_replicas_of_a_fraction_and_none() -> None:
+    assert VariantLadder(RUNGS).observe(500.0, 0, 0.0, replicas=0.5) == 1
+    ladder = VariantLadder(RUNGS)
+    assert ladder.observe(500.0, 0, 0.0, replicas=0.0) == 0
 
 
 def test_more_than_everything_can_take_gives_the_quickest() -> None:

@@ -55,5 +55,21 @@ def test_a_busy_replica_does_not_split_what_costs_more() -> None:
     assert split.plan(700, 4, busy=1.0).parts == (700,)
 
 
+def test_two_idle_cores_take_two_parts() -> None:
+    split = CandidateSplit(linear(), SplitConfig(2, request_seconds=0.001, part_seconds=0.0001))
+    plan = split.plan(101, 2)
+    assert plan.parts == (51, 50)
+    assert plan.bounds == ((0, 51), (51, 101))
+    assert plan.seconds == pytest.approx(0.001 + linear().seconds(51) + 0.0001)
+
+
+@pytest.mark.parametrize(("parts", "hand_offs"), [(1, 0), (2, 1), (3, 2)])
+def test_the_work_of_a_split(parts: int, hand_offs: int) -> None:
+    split = CandidateSplit(linear(), SplitConfig(4, request_seconds=0.001, part_seconds=0.0001))
+    sizes = {1: (100,), 2: (50, 50), 3: (34, 33, 33)}[parts]
+    spent = sum(linear().seconds(rows) for rows in sizes)
+    assert split.work(100, parts) == pytest.approx(0.001 + spent + 0.0001 * hand_offs)
+
+
 def test_few_rows_stay_together() -> None:
     assert CandidateSplit(linear(), SplitConfig(8, least_rows=16)).plan(31, 8).parts == (31,)

@@ -23,6 +23,15 @@ def test_the_rate_search_finds_the_largest_rate(capacity: float, first: float, s
     assert 0.9 * largest <= search.rate <= largest
 
 
+def test_the_search_ends_at_a_rate_just_within_the_limit() -> None:
+    search = RateSearch(RateSearchConfig(0.1, first_rate=100.0, factor=1.5, stable=0.25))
+    search.tell(0.05)
+    assert search.ask() == pytest.approx(150.0)
+    search.tell(0.09)  # above 0.1 / 1.25, where the rate does not rise any more
+    assert search.ask() is None
+    assert search.rate == pytest.approx(150.0)
+
+
 def test_a_server_that_never_keeps_the_limit_has_no_rate() -> None:
     search = RateSearch(RateSearchConfig(0.01, most_trials=5))
     trials = 0

@@ -91,12 +91,11 @@ def test_a_dead_station_holds_nothing() -> None:
     assert batch not in station.running
 
 
-def test_the_load_chooses_the_variant() -> None:
-    made = scenario(variants=LADDER)
-    replica = Replica(0, made, made.machines[0])
-    for number in range(1000):
-        replica.meter.record(500, number / 1000)
-    replica.look_at_load(1.0)
-    assert replica.station.variant > 0
+def test_a_replica_that_is_slow_counts_as_fewer_cores() -> None:
+    replica = filled(scenario(cores=4), [])
+    assert replica.effective_cores == 4.0
+    for _ in range(100):
+        replica.station.correction.observe(1.0, 2.0)
+    assert replica.effective_cores == pytest.approx(2.0, rel=0.01)
     replica.leaving = True
     assert not replica.active

@@ -76,9 +76,9 @@ def test_the_rate_of_a_variant_is_that_of_batches_within_half_the_sla() -> None:
 
 
 def test_ladders_are_made_for_several_variants_only() -> None:
-    assert scenario().ladder(1) is None
-    assert scenario(variants=LADDER, policies=Policies(ladder=None)).ladder(1) is None
-    ladder = scenario(variants=LADDER).ladder(2)
+    assert scenario().ladder() is None
+    assert scenario(variants=LADDER, policies=Policies(ladder=None)).ladder() is None
+    ladder = scenario(variants=LADDER).ladder()
     assert ladder is not None
     assert [rung.name for rung in ladder.rungs] == ["fp32", "int8", "shortlist"]
 

@@ -228,6 +228,22 @@ def test_a_crowd_of_three_times_the_capacity_with_the_ladder() -> None:
     assert 0.0 < report.quality_given_away < FP32.quality - LADDER[-1].quality
 
 
+@pytest.mark.parametrize("routing", ROUTING)
+def test_the_best_variant_returns_on_all_replicas_with_one_slow_one(routing: str) -> None:
+    """Routing by latency prefers replicas with a quicker variant, which must not keep them there."""
+    capacity = scenario(sla_seconds=0.1).rows_per_second(FP32, 2) / 165.0 / 8.0
+    made = crowd(
+        machines=(Machines(4, 2),),
+        arrivals=FlashCrowd(1.6 * capacity, 5.0, 3.0, 5.0),
+        seconds=20.0,
+        faults=(Fault(0, slowdown=3.0),),
+        policies=Policies(routing=routing),
+    )
+    report = simulate(made)
+    assert report.variants["fp32"] < 0.8
+    assert all(part.variants["fp32"] == 1.0 for part in report.intervals if part.begin > 18.0)
+
+
 def test_a_crowd_of_three_times_the_capacity_without_a_ladder() -> None:
     alone = SLOW_LADDER[:1]
     report = simulate(crowd(variants=alone))
