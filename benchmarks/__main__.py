@@ -1,4 +1,4 @@
-"""python -m benchmarks run | list | table | retrieval | estimators | tails | compile-time | cost-model | random-models."""
+"""python -m benchmarks run | list | table | retrieval | estimators | tails | compile-time | serving | cost-model | random-models."""
 
 from __future__ import annotations
 
@@ -122,6 +122,12 @@ def _parser() -> argparse.ArgumentParser:
     compiled.add_argument("--precision", default="fp32", help="default: %(default)s")
     compiled.set_defaults(run=_compile_time)
 
+    served = commands.add_parser("serving", help="the largest load of recfx serve and of plain web applications")
+    served.add_argument("models", nargs="*", help="dlrm, deepfm, din (default: all)")
+    served.add_argument("--sizes", default="mlperf", help="rows of a request (default: %(default)s)")
+    add_option(served, "seconds", 5.0, "length of each trial (default: %(default)s)")
+    served.set_defaults(run=_serving)
+
     predicted = commands.add_parser("cost-model", help="compare predicted times with measured ones")
     predicted.add_argument("models", nargs="*", help=f"models of the zoo (default: {' '.join(cost_accuracy.MODELS)})")
     predicted.add_argument("--backends", default="native,eager", help="separated by commas (default: %(default)s)")
@@ -181,6 +187,12 @@ def _tails(options: argparse.Namespace) -> int:
     conditions = listed(options.conditions)
     print(tails.measure(options.threads, options.batches, conditions, options.seconds))
     return 0
+
+
+def _serving(options: argparse.Namespace) -> int:
+    from benchmarks.serving.run import main as run_serving
+
+    return run_serving(options.models, options.sizes, options.seconds)
 
 
 def _retrieval(options: argparse.Namespace) -> int:

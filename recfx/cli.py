@@ -10,6 +10,7 @@ from typing import Any
 from recfx.command_line import add_option, listed, minutes, positive, run_command
 from recfx.errors import InputError
 from recfx.serve.command import add_serve
+from recfx.serve.load.command import add_bench_serve
 from recfx.simulation_command import add_simulate, simulated
 from recfx.version import VERSION
 
@@ -47,8 +48,10 @@ def _parser() -> argparse.ArgumentParser:
     add_simulate(simulate)
     simulate.set_defaults(run=_simulate)
 
-    bench = commands.add_parser("bench", help="measure the tables of the papers")
-    _add_hqgnn(bench.add_subparsers(required=True, metavar="TABLE"))
+    bench = commands.add_parser("bench", help="measure the tables of the papers, or a server")
+    tables = bench.add_subparsers(required=True, metavar="TABLE")
+    _add_hqgnn(tables)
+    add_bench_serve(tables.add_parser("serve", help="the times of a server under load, and the largest load within a limit"))
 
     calibrate = commands.add_parser("calibrate", help="measure this machine and the backends on it, for placement")
     add_option(calibrate, "threads")

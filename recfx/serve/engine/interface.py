@@ -12,7 +12,7 @@ from torch.utils import _pytree as pytree
 
 from recfx.compiled import CompiledModel
 from recfx.errors import InputError, TargetError
-from recfx.ir.batch_axes import batch_axis
+from recfx.ir.batch_axes import Axis, batch_axis
 from recfx.ir.leaves import LeafSpec
 from recfx.ir.shapes import BATCH
 from recfx.serve.engine.datatypes import NAMES, fitted
@@ -87,6 +87,15 @@ class ModelInterface:
     def most_rows(self) -> int | None:
         """The rows of a call at most; None without a limit."""
         return self._signature.dims[BATCH][1] if BATCH in self._signature.dims else None
+
+    @property
+    def row_axes(self) -> dict[str, Axis | None]:
+        """The axis of the rows of each input; None for an input without rows."""
+        return {name: self._axes[position] for name, position in self._places.items()}
+
+    def tensors(self, leaves: Sequence[Any]) -> list[torch.Tensor]:
+        """The tensors among flat inputs, in the order of `inputs`."""
+        return [leaves[position] for position in self._places.values()]
 
     def leaves(self, tensors: Mapping[str, torch.Tensor]) -> list[Any]:
         """The flat inputs of a request.
