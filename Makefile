@@ -25,7 +25,7 @@ $(STAMP): pyproject.toml constraints.txt setup.py $(wildcard recfx/kernels/csrc/
 	touch $(STAMP)
 
 demo: $(STAMP)
-	$(BIN)/recfx demo $(ARGS)
+	$(BIN)/recfx demo --save build/demo.recfx $(ARGS)
 
 test: $(STAMP)
 	$(PYTEST) $(ARGS)

@@ -17,10 +17,11 @@ from recfx.version import VERSION
 
 def main(argv: Sequence[str] | None = None) -> int:
     """Runs one command and returns its exit status."""
-    return run_command(_parser(), argv)
+    return run_command(command_parser(), argv)
 
 
-def _parser() -> argparse.ArgumentParser:
+def command_parser() -> argparse.ArgumentParser:
+    """The parser of all commands."""
     parser = argparse.ArgumentParser(prog="recfx", description="A graph optimiser for recommendation models.")
     parser.add_argument("--version", action="version", version=f"recfx {VERSION}")
     commands = parser.add_subparsers(required=True, metavar="COMMAND")
@@ -51,7 +52,9 @@ def _parser() -> argparse.ArgumentParser:
     bench = commands.add_parser("bench", help="measure the tables of the papers, or a server")
     tables = bench.add_subparsers(required=True, metavar="TABLE")
     _add_hqgnn(tables)
-    add_bench_serve(tables.add_parser("serve", help="the times of a server under load, and the largest load within a limit"))
+    add_bench_serve(
+        tables.add_parser("serve", help="the times of a server under load, and the largest load within a limit")
+    )
 
     calibrate = commands.add_parser("calibrate", help="measure this machine and the backends on it, for placement")
     add_option(calibrate, "threads")

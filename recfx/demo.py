@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+import sys
 from collections.abc import Callable
 from functools import partial
 from pathlib import Path
@@ -98,8 +99,22 @@ def run_demo(
     say.result(name, result, task.bayes_auc)
     if save is not None:
         compiled.save(save)
-        say.line(f"saved in {save}")
+        say.line(f"saved in {save}; next steps:")
+        for text in serving_commands(save):
+            say.command(text)
     return result
+
+
+def serving_commands(folder: Path) -> list[str]:
+    """Commands that serve a saved model, ask the server, and put a load on it."""
+    program = Path(sys.argv[0])
+    recfx = str(program) if program.name == "recfx" else "recfx"
+    address = "http://127.0.0.1:8000"
+    return [
+        f"{recfx} serve {folder}",
+        f"curl {address}/v2/models/{folder.stem}",
+        f"{recfx} bench serve {address} --model {folder} --sizes 100",
+    ]
 
 
 def _compare(task: Task, model: nn.Module, compiled: CompiledModel, timing_seconds: float) -> DemoResult:
@@ -144,6 +159,9 @@ class _Printer:
 
     def line(self, text: str) -> None:
         self._console.print(text)
+
+    def command(self, text: str) -> None:
+        self._console.print(f"  {text}", soft_wrap=True)  # so that it can be copied
 
     def result(self, name: str, result: DemoResult, bayes_auc: float | None) -> None:
         self._console.print(self._comparison(name, result, bayes_auc))

@@ -8,7 +8,7 @@ import pytest
 import torch
 
 import recfx
-from recfx.cli import main
+from recfx.cli import command_parser, main
 from recfx.demo import BATCHES, DemoResult, run_demo
 from recfx.demo_tasks import CTR_MODELS, task_for
 from recfx.passes import EXACT_PIPELINE
@@ -29,6 +29,12 @@ def test_on_generated_data(capsys: pytest.CaptureFixture[str], tmp_path: Path) -
     for expected in ("AUC (at best", "log loss", "batch 1, p50", "batch 1024, p99", "bytes", "rewrites of each pass"):
         assert expected in printed
     assert recfx.load(tmp_path / "model").report.model == "DeepFM"
+    serve, ask, load = printed.splitlines()[-3:]
+    assert serve.split() == ["recfx", "serve", str(tmp_path / "model")]
+    assert ask.split() == ["curl", "http://127.0.0.1:8000/v2/models/model"]
+    assert load.split()[:4] == ["recfx", "bench", "serve", "http://127.0.0.1:8000"]
+    for command in (serve, load):
+        assert callable(command_parser().parse_args(command.split()[1:]).run)
 
 
 def test_four_epochs_and_tables_with_whole_lines_in_a_pipe(capsys: pytest.CaptureFixture[str]) -> None:

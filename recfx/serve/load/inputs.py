@@ -79,7 +79,9 @@ def pool_of_file(path: Path) -> Pool:
         )
     rows = {name: tensor for name, tensor in tensors.items() if len(tensor) != 1}
     if not rows:
-        raise InputError("no array has several rows", where=str(path), hint="give the rows that requests are drawn from")
+        raise InputError(
+            "no array has several rows", where=str(path), hint="give the rows that requests are drawn from"
+        )
     if len({len(tensor) for tensor in rows.values()}) != 1:
         sizes = {name: len(tensor) for name, tensor in rows.items()}
         raise InputError(
