@@ -1,7 +1,8 @@
 """`App`: the Open Inference Protocol (v2) over HTTP, with metrics, a live page, and limits on everything that a client sends.
 
 Paths: /v2, /v2/health/live, /v2/health/ready, /v2/models/NAME[/versions/V][/ready|/infer], /v2/repository/index,
-/v2/repository/models/NAME/load (loads the model's own folder again), /metrics, /status and /.
+/v2/repository/models/NAME/load (loads the model's own folder again), /metrics, /status, /openapi.json
+and /.
 """
 
 from __future__ import annotations
@@ -20,6 +21,7 @@ from recfx.serve.engine.engine import Engine
 from recfx.serve.http.bodies import Receive, length_of, read_body
 from recfx.serve.http.messages import JSON_LENGTH, chosen_outputs, read_request, write_answer
 from recfx.serve.http.metrics import exposition
+from recfx.serve.http.openapi import openapi_document
 from recfx.serve.http.page import PAGE
 from recfx.serve.http.settings import HttpSettings
 from recfx.serve.http.status import index_document, model_document, server_document, status_document
@@ -147,6 +149,8 @@ class App:
         if parts == ["metrics"]:
             body, kind = exposition(self.models)
             return _Answer(200, [body], kind)
+        if parts == ["openapi.json"]:
+            return _document(200, openapi_document())
         if parts == ["status"]:
             return _document(200, status_document(self.models))
         raise Rejected(Reason.UNKNOWN, f"no page {path!r:.200}", hint="see /v2 and /metrics")
