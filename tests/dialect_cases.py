@@ -14,7 +14,7 @@ from dialect_kit import References as References
 from hypothesis import strategies as st
 
 from recfx.formats.code_rows import CODE_BITS, Codes, pack_codes
-from recfx.ops import attention, cin, cross, hamming, interaction, mlp, propagation, ranking, recurrent
+from recfx.ops import attention, cin, cross, hamming, interaction, mlp, propagation, ranking, recurrence, recurrent
 from recfx.testing.builder import GraphBuilder
 
 
@@ -100,6 +100,30 @@ def _attention_gru(draw: Draw) -> Case:
     program = builder.build(builder.call(recurrent.attention_gru, *builder.inputs.values(), *params))
     specials = draw(st.booleans(), label="specials")
     return Case(program, lambda batch, g: [numbers((batch, *shape), g, specials) for shape in shapes.values()])
+
+
+@cases(recurrence.recurrence)
+def _recurrence(draw: Draw) -> Case:
+    rng, hidden, length, width = (generator_of(draw), *(draw(st.integers(1, 4)) for _ in range(3)))
+    cell, backwards = draw(st.sampled_from(sorted(recurrence.GATES))), draw(st.booleans(), label="backwards")
+    given = draw(st.booleans(), label="given")
+    shapes: dict[str, Any] = {"x": (length, width)}
+    if given:
+        shapes |= dict.fromkeys(("state", "memory")[: recurrence.ends_of(cell)], (hidden,))
+    described: dict[str, Any] = {name: ("batch", *shape) for name, shape in shapes.items()}
+    builder = GraphBuilder({**described, "lengths": (("batch",), torch.int64)})
+    state, rows = State(builder, rng), recurrence.GATES[cell] * hidden
+    biases = [(rows,)] * 2 if draw(st.booleans(), label="biases") else []
+    params = [state.nodes[state.normal(*shape)] for shape in ((rows, width), (rows, hidden), *biases)]
+    held = [builder.inputs.get(name) for name in ("x", "lengths", "state", "memory")]
+    program = builder.build(builder.call(recurrence.recurrence, *held, params, cell, backwards))
+    return Case(
+        program,
+        lambda batch, g: [
+            *(numbers((batch, *shape), g, False) for shape in shapes.values()),
+            torch.randint(1, length + 1, (batch,), generator=g),
+        ],
+    )
 
 
 @cases(cross.cross)

@@ -148,9 +148,9 @@ OTHERS: frozenset[str] = frozenset(
         "code_dot", "contiguous", "conv1d", "cross", "cumsum", "detach", "dot_interaction", "einsum", "embedding", "expand",
         "expand_as", "flatten", "fm", "full", "full_like", "gather", "getitem", "grouped_lookup", "index", "index_select", "layer_norm",
         "lift_fresh_copy", "linalg_vector_norm", "linear", "matmul", "mean", "mlp", "mm", "new_full", "new_ones", "new_zeros", "ones",
-        "ones_like", "permute", "remainder", "repeat", "repeat_interleave", "reshape", "scaled_dot_product_attention", "select",
-        "slice", "softmax", "sort", "split", "split_with_sizes", "squeeze", "stack", "sum", "t", "target_attention", "tensor_split",
-        "tensordot", "tile", "topk", "transpose", "tril", "triu", "unbind", "unflatten", "unsafe_chunk", "unsafe_split",
+        "ones_like", "permute", "recurrence", "remainder", "repeat", "repeat_interleave", "reshape", "scaled_dot_product_attention",
+        "select", "slice", "softmax", "sort", "split", "split_with_sizes", "squeeze", "stack", "sum", "t", "target_attention",
+        "tensor_split", "tensordot", "tile", "topk", "transpose", "tril", "triu", "unbind", "unflatten", "unsafe_chunk", "unsafe_split",
         "unsafe_split_with_sizes", "unsqueeze", "view", "zeros", "zeros_like",
     }
 )  # fmt: skip

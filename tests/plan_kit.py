@@ -39,6 +39,9 @@ FUNCTIONS: dict[str, tuple[Function, list[torch.Tensor]]] = {
     "order": (lambda x: (x.topk(2, 1).indices, x.sort(2).values), [WIDE]),
     "windows": (lambda x: functional.conv1d(x.repeat(1, 1, 3), torch.ones(5, 3, 4)), [WIDE]),
     "recurrent layers": (lambda x: torch.gru(x, x.new_zeros(1, x.shape[0], 5), GATES, True, 1, 0.0, False, False, True)[0], [WIDE]),
+    "sequences with lengths": (
+        lambda x, i: torch.ops.recfx.recurrence(x, i[:, 0] % 3 + 1, None, None, GATES, "gru", False), [WIDE, IDS]
+    ),
     "interactions": (lambda x: functional.conv1d(_outer(x), torch.ones(4, 9, 1)), [WIDE]),
     "numbers": (lambda x: torch.arange(x.shape[0]) * 2 + x[:, 0], [X]),
     "dots": (lambda x: torch.cat([x[:, 0], _pairs(x)], 1), [WIDE]),

@@ -34,7 +34,7 @@ ALLOWED: dict[str, set[str]] = {
     "analysis": {"errors", "ir"},
     "ops": {"errors", "formats", "ir", "kernels"},
     "runtime": {"errors", "ir"},
-    "capture": {"errors", "ir"},
+    "capture": {"errors", "ir", "ops"},
     "pipeline": {"errors", "formats", "ir"},
     "cost": {"bootstrap", "errors", "formats", "ir", "kernels", "ops"},
     "onnx": {"errors", "formats", "ir", "ops"},

@@ -26,6 +26,7 @@ from recfx.capture.explain_export import capture_error, draft_line, user_frame
 from recfx.capture.explicit_forward import one_batch
 from recfx.capture.inputs import Call
 from recfx.capture.numpy_functions import traced_numpy_functions
+from recfx.capture.packed_sequences import lengths_for_packing
 from recfx.capture.quick_trace import QuickTrace, quick_trace
 from recfx.errors import CaptureError
 from recfx.ir.fake_kernels import batch_free_kernels
@@ -208,7 +209,7 @@ def _limits_the_batch(error: Exception) -> bool:
 def _traceable(trace: QuickTrace, decisions: Decisions) -> Iterator[None]:
     """A context in which the tracer records `.data`, NumPy functions and slices of the batch, and reads of recorded places."""
     replay = replayed(decisions) if decisions.values else nullcontext()
-    with replay, _data_as_detach(trace), traced_numpy_functions(), batch_free_kernels():
+    with replay, _data_as_detach(trace), traced_numpy_functions(), lengths_for_packing(), batch_free_kernels():
         yield
 
 

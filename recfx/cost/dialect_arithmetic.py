@@ -9,7 +9,7 @@ from typing import Any
 import torch
 from torch import fx
 
-from recfx.ops import attention, cin, cross, hamming, interaction, lookup, mlp, recurrent
+from recfx.ops import attention, cin, cross, hamming, interaction, lookup, mlp, recurrence, recurrent
 
 #: The number of elements of a (possibly fake) tensor.
 Count = Callable[[Any], int]
@@ -100,6 +100,13 @@ def _code_dot(node: fx.Node, elements: Count) -> int:
     return elements(_held(node)) * int(_held(node.args[0]).shape[1])
 
 
+def _recurrence(node: fx.Node, elements: Count) -> int:
+    """The products of all steps, as if every sequence had its full length."""
+    arguments: Any = node.args
+    x, params = arguments[0], arguments[4]
+    return elements(_held(x)) // int(_held(x).shape[2]) * sum(_held(param).numel() for param in params[:2])
+
+
 _COUNTS: dict[Any, Callable[[fx.Node, Count], int]] = {
     mlp.mlp: _mlp,
     lookup.grouped_lookup: _lookup,
@@ -109,5 +116,6 @@ _COUNTS: dict[Any, Callable[[fx.Node, Count], int]] = {
     cross.cross: _cross,
     hamming.code_dot: _code_dot,
     attention.target_attention: _attention,
+    recurrence.recurrence: _recurrence,
     recurrent.attention_gru: lambda node, elements: elements(_held(node)) * int(_held(node.args[3]).shape[0]),
 }

@@ -101,7 +101,7 @@ class CFeature(ctypes.Structure):
 
 
 class _ErrorDetail(ctypes.Union):
-    _fields_ = (("id", _i64), ("offset", _i64), ("bytes", _i64), ("argument", _i64))
+    _fields_ = (("id", _i64), ("offset", _i64), ("length", _i64), ("bytes", _i64), ("argument", _i64))
 
 
 class CError(ctypes.Structure):

@@ -3,7 +3,7 @@
 from enum import IntEnum
 
 #: The digest of the table.
-DIGEST = 0x1D45BF23431739
+DIGEST = 0xD891F3123063FF
 
 
 class Size(IntEnum):
@@ -75,6 +75,7 @@ class ErrorCode(IntEnum):
     NO_MEMORY = 3
     NULL_ARGUMENT = 4
     IDS_BEHIND_BAGS = 5
+    BAD_LENGTH = 6
 
 
 class Op(IntEnum):

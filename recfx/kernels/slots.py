@@ -62,8 +62,8 @@ OrderInt = IntEnum("OrderInt", ["LARGEST", "TIES", "RISING"], start=0)
 ConvolveView = IntEnum("ConvolveView", ["INPUT"], start=0)
 ConvolveInt = IntEnum("ConvolveInt", ["CHANNELS", "CHANNEL_STRIDE", "ROWS", "ROW_STRIDE", "COLUMNS", "COLUMN_STRIDE"], start=0)
 ConvolvePointer = IntEnum("ConvolvePointer", ["WEIGHT", "BIAS"], start=0)
-RecurrentView = IntEnum("RecurrentView", ["GIVEN", "STATE", "MEMORY", "ATTENTION"], start=0)
-RecurrentInt = IntEnum("RecurrentInt", ["CELL", "STEPS", "HIDDEN", "BACKWARDS", "MEMORY_AT", "INPUTS"], start=0)
+RecurrentView = IntEnum("RecurrentView", ["GIVEN", "STATE", "MEMORY", "ATTENTION", "LENGTHS"], start=0)
+RecurrentInt = IntEnum("RecurrentInt", ["CELL", "STEPS", "HIDDEN", "BACKWARDS", "INPUTS", "ENDS"], start=0)
 RecurrentPointer = IntEnum("RecurrentPointer", ["WEIGHT", "BIAS", "INPUT_WEIGHT", "INPUT_BIAS"], start=0)
 
 #: The endings of the names of enumerations: for views, ints, floats and pointers of a step.

@@ -14,6 +14,7 @@ from recfx.ops import (
     packed_bags,
     propagation,
     ranking,
+    recurrence,
     recurrent,
 )
 from recfx.ops.to_aten import decompose, decompose_module
@@ -31,5 +32,6 @@ __all__ = [
     "packed_bags",
     "propagation",
     "ranking",
+    "recurrence",
     "recurrent",
 ]

@@ -10,7 +10,7 @@ from torch import fx
 
 from recfx.formats import encode_rows
 from recfx.formats.code_rows import Codes, pack_codes
-from recfx.ops import attention, cin, cross, interaction, lookup, mlp, propagation, recurrent
+from recfx.ops import attention, cin, cross, interaction, lookup, mlp, propagation, recurrence, recurrent
 from recfx.ops.hamming import QUERY_BITS, code_dot
 from recfx.testing.pool import Pool, width
 from recfx.testing.step_table import step
@@ -175,6 +175,24 @@ def _attention_gru(pool: Pool, draw: Any) -> None:
     bias = pool.weight(hidden) if draw(st.booleans()) else None
     weight = pool.weight(3 * hidden, hidden, draw=draw)
     pool.keep(pool.call(recurrent.attention_gru, given, pool.call(_aten.sigmoid.default, scores), first, weight, bias))
+
+
+@step("recurrence", recurrence.recurrence)
+def _recurrence(pool: Pool, draw: Any) -> None:
+    """One direction of a layer over sequences whose lengths follow from the ids."""
+    keys = pool.call(_aten.embedding.default, pool.table(draw), pool.builder.inputs["ids"])
+    cell, hidden = draw(st.sampled_from(sorted(recurrence.GATES))), draw(st.integers(1, 3))
+    rows = recurrence.GATES[cell] * hidden
+    params = [pool.weight(rows, width(keys), draw=draw), pool.weight(rows, hidden)]
+    params += [pool.weight(rows), pool.weight(rows)] if draw(st.booleans()) else []
+    ids = pool.call(_aten.remainder.Scalar, pool.column(draw), pool.fields)
+    lengths = pool.call(_aten.add.Scalar, ids, 1)
+    states: list[fx.Node | None] = [None, None]
+    if draw(st.booleans()):
+        source = pool.pick(draw)
+        states[0] = pool.call(_aten.linear.default, source, pool.weight(hidden, width(source)), None)
+    found = pool.call(recurrence.recurrence, keys, lengths, *states, params, cell, draw(st.booleans()))
+    pool.keep(found)
 
 
 @step("code-dot", code_dot)

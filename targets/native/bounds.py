@@ -177,11 +177,11 @@ def _recurrent(step: Step) -> Iterator[Reach]:
     if RecurrentView.ATTENTION in step.views:
         by = _strides(step.views[RecurrentView.ATTENTION])
         yield _reach("attention", step.views[RecurrentView.ATTENTION], (sequences, by[0]), (steps, by[1]))
-    behind = step.ints[RecurrentInt.MEMORY_AT]
-    both = (2 if behind else 1, behind)  # the state and the memory
-    yield _reach(
-        "output", step.out, (sequences, _strides(step.out)[0]), (steps, _strides(step.out)[1]), both, (hidden, 1)
-    )
+    if RecurrentView.LENGTHS in step.views:
+        lengths = step.views[RecurrentView.LENGTHS]
+        yield _reach("lengths", lengths, (sequences, _strides(lengths)[0]))
+    places = steps + step.ints[RecurrentInt.ENDS]
+    yield _reach("output", step.out, (sequences, _strides(step.out)[0]), (places, _strides(step.out)[1]), (hidden, 1))
 
 
 def _reduce(step: Step) -> Iterator[Reach]:

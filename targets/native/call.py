@@ -182,6 +182,10 @@ class _Failure:
             what = f"id {error.id} in row {error.row} is outside its table of {error.limit} rows"
             hint = f"ids of this feature must be in [0, {error.limit})"
             raise IdError(f"{node.name}: {what}", where=where(node), hint=hint)
+        if code == ErrorCode.BAD_LENGTH:
+            what = f"the length {error.length} of row {error.row} is not from 1 to {error.limit}"
+            hint = f"lengths of packed sequences must be in [1, {error.limit}]"
+            raise InputError(f"{node.name}: {what}", where=where(node), hint=hint)
         if code == ErrorCode.IDS_BEHIND_BAGS:
             what = f"the offsets end at {error.offset}, before the end of the {error.limit} ids; {IDS_BEHIND_BAGS}"
             hint = "drop the ids after the last offset: ids[: offsets[-1]]"

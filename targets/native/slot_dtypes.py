@@ -8,7 +8,7 @@ import torch
 
 from recfx.errors import TargetError
 from recfx.kernels.codes import Kind
-from recfx.kernels.slots import AttentionInt, AttentionView, CodeDotView, TakeView
+from recfx.kernels.slots import AttentionInt, AttentionView, CodeDotView, RecurrentView, TakeView
 from recfx.targets.native.steps import Slot, Step
 
 Dtypes = frozenset[torch.dtype]
@@ -69,6 +69,8 @@ def _of_view(step: Step, number: int, others: Dtypes) -> Dtypes:
     """The dtypes of one input, where `others` are those of the other inputs of the kind."""
     if (step.kind, number) in ((Kind.CODE_DOT, CodeDotView.IDS), (Kind.TAKE, TakeView.INDEX)):
         return _IDS
+    if step.kind is Kind.RECURRENT and number == RecurrentView.LENGTHS:
+        return frozenset({torch.int64})
     if step.kind is Kind.ATTENTION and number == AttentionView.MASK:
         return _MASK if step.ints[AttentionInt.MASK_IS_BOOLEAN] else _FLOAT
     return others

@@ -18,15 +18,17 @@ from recfx.capture.explain_export import is_users_file
 
 
 class Recurrent(nn.Module):
-    def __init__(self, packed: bool, kind: type[nn.RNNBase]) -> None:
+    """An LSTM with projections, over packed sequences or over the padded batch."""
+
+    def __init__(self, packed: bool) -> None:
         super().__init__()
-        self.packed, self.rnn = packed, kind(4, 5, batch_first=True)
+        self.packed, self.rnn = packed, nn.LSTM(4, 5, batch_first=True, proj_size=3)
 
     def forward(self, x: Tensor, lengths: Tensor) -> Tensor:
         if self.packed:
             packed = nn.utils.rnn.pack_padded_sequence(x, lengths, batch_first=True, enforce_sorted=False)
             _, state = self.rnn(packed)
-            return (state[0] if isinstance(state, tuple) else state)[-1]
+            return state[0][-1]
         outputs, _ = self.rnn(x)
         return outputs[torch.arange(len(x)), lengths - 1]
 
@@ -85,16 +87,13 @@ ARRAY = np.ones((4, 3), np.float32)
 
 #: Refused model, its inputs, words of the advice, and the model and inputs that follow it.
 ADVICE: dict[str, tuple[nn.Module, tuple[Any, ...], str, nn.Module, tuple[Any, ...]]] = {
-    **{
-        kind.__name__: (
-            Recurrent(True, kind),
-            SEQUENCES,
-            "outputs, _ = self.rnn(x); outputs[torch.arange(len(x)), lengths - 1]",
-            Recurrent(False, kind),
-            SEQUENCES,
-        )
-        for kind in (nn.GRU, nn.LSTM, nn.RNN)
-    },
+    "packed, with projections": (
+        Recurrent(True),
+        SEQUENCES,
+        "outputs, _ = self.rnn(x); outputs[torch.arange(len(x)), lengths - 1]",
+        Recurrent(False),
+        SEQUENCES,
+    ),
     **{
         make.__name__: (
             Distribution(make),

@@ -51,12 +51,12 @@ class BatchLiteral(nn.Module):
 class Packed(nn.Module):
     def __init__(self) -> None:
         super().__init__()
-        self.gru = nn.GRU(4, 4, batch_first=True)
+        self.rnn = nn.LSTM(4, 4, batch_first=True, proj_size=2)
 
     def forward(self, x):
         lengths = (x[:, :, 0] > 0).sum(1).clamp(min=1)
         packed = nn.utils.rnn.pack_padded_sequence(x, lengths, True, False)  # the line
-        return self.gru(packed)[1][0]
+        return self.rnn(packed)[1][0][0]
 
 
 class Raises(nn.Module):

@@ -46,7 +46,9 @@ EXPECTED_FAILURES: dict[str, ExpectedFailure] = {
         "different answers for the same inputs",
     ),
     "torch-rechub/NARM": ExpectedFailure(
-        "packs by length (`pack_padded_sequence`)", _PACKED, "NARM could not be captured"
+        "unpacks without `total_length`: a batch of histories of one id gives one place, which it multiplies with the mask of all places",
+        "pass total_length=input.shape[1] to `pad_packed_sequence`",
+        "the captured graph disagrees with the model",
     ),
     "recbole/DGCF": ExpectedFailure(
         "asserts on values inside forward (`assert not torch.isnan(...)`) for each of its routing steps",
@@ -67,5 +69,9 @@ EXPECTED_FAILURES: dict[str, ExpectedFailure] = {
         "append the mask token where the sequences are made, or use `scatter`",
         "item_seq[batch_id][last_position] = self.mask_token",
     ),
-    "recbole/DIEN": ExpectedFailure("packs by length (`pack_padded_sequence`)", _PACKED, "self.gru(packed_keys)"),
+    "recbole/DIEN": ExpectedFailure(
+        "loops over a packed sequence and takes the batch as a Python number (`int(batch_sizes[0])`)",
+        _PACKED,
+        "fixes a dimension that must be free",
+    ),
 }

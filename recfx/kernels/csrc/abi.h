@@ -69,10 +69,11 @@ struct RecfxError {
     union {
         int64_t id;        // RECFX_BAD_ID
         int64_t offset;    // RECFX_BAD_OFFSETS, RECFX_IDS_BEHIND_BAGS
+        int64_t length;    // RECFX_BAD_LENGTH
         int64_t bytes;     // RECFX_NO_MEMORY
         int64_t argument;  // RECFX_NULL_ARGUMENT: the position of the caller's pointer
     };
-    int64_t limit;  // rows of the table, or elements of the ids
+    int64_t limit;  // rows of the table, elements of the ids, or steps of the sequences
 };
 
 // One batch of a pairwise ranking loss. Tables and gradients are dense float32; ids are rows of the tables.

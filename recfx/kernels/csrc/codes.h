@@ -3,7 +3,7 @@
 #include <cstdint>
 
 // The digest of the table.
-constexpr int64_t RECFX_CODES = 0x1D45BF23431739;
+constexpr int64_t RECFX_CODES = 0xD891F3123063FF;
 
 enum RecfxSize : int32_t {
     RECFX_RANK = 4,
@@ -64,6 +64,7 @@ enum RecfxErrorCode : int64_t {
     RECFX_NO_MEMORY = 3,
     RECFX_NULL_ARGUMENT = 4,
     RECFX_IDS_BEHIND_BAGS = 5,
+    RECFX_BAD_LENGTH = 6,
 };
 
 enum RecfxOp : int64_t {

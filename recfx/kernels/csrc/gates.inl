@@ -9,9 +9,11 @@ namespace {
 // What the new state of one sequence is computed from, apart from the sums.
 struct StateRow {
     const float* term;  // of the input, [vector][gate][W]
-    const float *state, *memory;
+    const float* state;
     float attention;
     float* out;
+    float* memory;    // of an LSTM
+    float* remember;  // where its new memory goes
 };
 
 // The sums of tiles of states: `vectors` vectors of W hidden units from `first` on, for each of them one sum for each gate.
@@ -19,7 +21,7 @@ struct GateSums {
     const StateRow* rows;
     const vf* sums;  // [row][vector][gate]
     int64_t count, first, vectors;
-    int64_t hidden, memory_at;
+    int64_t hidden;
 };
 
 inline vf read_lanes(const float* p, int64_t left) { return left >= W ? load(p) : load_some(p, left); }
@@ -51,7 +53,7 @@ inline void new_states(const GateSums& g, const StateRow* const* rows, const vf*
         each([&](int i) { memory[i] = in[i] * fresh[i] + kept[i] * read_lanes(rows[i]->memory + at, left); });
         each([&](int i) { shown[i] = sigmoid(sums[i][3]); });
         each([&](int i) { state[i] = shown[i] * tanh_(memory[i]); });
-        each([&](int i) { write_lanes(rows[i]->out + g.memory_at + at, memory[i], left); });
+        each([&](int i) { write_lanes(rows[i]->remember + at, memory[i], left); });
     } else if constexpr (Cell == CELL_TANH || Cell == CELL_RELU) {
         each([&](int i) { state[i] = Cell == CELL_TANH ? tanh_(sums[i][0]) : sums[i][0] < 0.0f ? splat(0.0f) : sums[i][0]; });
     } else {

@@ -32,6 +32,7 @@ struct Errors {
     void raise(const RecfxError& error);  // keeps the first
     void no_memory(int64_t step, int64_t bytes) { raise({RECFX_NO_MEMORY, step, 0, 0, {bytes}, 0}); }
     void bad_id(int64_t step, int64_t feature, int64_t row, int64_t id, int64_t limit) { raise({RECFX_BAD_ID, step, feature, row, {id}, limit}); }
+    void bad_length(int64_t step, int64_t row, int64_t length, int64_t limit) { raise({RECFX_BAD_LENGTH, step, 0, row, {length}, limit}); }
     void bad_offsets(int64_t step, int64_t feature, int64_t row, int64_t offset, int64_t limit) {
         raise({RECFX_BAD_OFFSETS, step, feature, row, {offset}, limit});
     }

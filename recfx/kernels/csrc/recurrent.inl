@@ -43,25 +43,35 @@ struct Recurrence {
     }
     // The weights of vector `vector` of the gates; those of the next element of the state are PANEL behind.
     const float* weights(int64_t vector) const { return weight + vector / 2 * hidden * PANEL + vector % 2 * W; }
-    // Where the number of step `n` stands in a sequence.
-    int64_t place(int64_t n) const { return step.ints[RecurrentInt::backwards] ? steps - 1 - n : n; }
+    // Where step `n` stands in a sequence.
+    int64_t place(int64_t n, int64_t length) const { return step.ints[RecurrentInt::backwards] ? length - 1 - n : n; }
+
+    // The number of steps of a sequence. False, after raising an error, if it is not from 1 to `steps`.
+    bool find_length(int64_t sequence, int64_t& length) const {
+        const RecfxView& lengths = step.views[RecurrentView::lengths];
+        length = lengths.slot < 0 ? steps : *of<const int64_t>(lengths, sequence);
+        if (length >= 1 && length <= steps) return true;
+        context.errors->bad_length(context.step, first + sequence / per_batch, length, steps);
+        return false;
+    }
 };
 
-// The terms [vector][gate][W] of `count` steps of a sequence, `term_stride` apart: computed from its inputs, or copied.
+// The terms [vector][gate][W] of the steps [n, n + count) of a sequence, `term_stride` apart: computed from its inputs, or copied.
 template <int G>
-inline void input_terms(const Recurrence& r, const float* given, int64_t n, int64_t count, float* terms, int64_t term_stride) {
+inline void input_terms(const Recurrence& r, const float* given, int64_t length, int64_t n, int64_t count, float* terms, int64_t term_stride) {
     const RecfxView& view = r.step.views[RecurrentView::given];
     const int64_t inputs = r.step.ints[RecurrentInt::inputs], by = view.stride[1], columns = r.vectors * G * W;
     if (!r.input_weight) {
-        for (int64_t i = 0; i < count; ++i)
+        for (int64_t i = 0; i < count; ++i) {
+            const float* from = given + r.place(n + i, length) * by;
             for (int64_t v = 0; v < r.vectors; ++v)
-                for (int64_t g = 0; g < G; ++g)
-                    store(terms + i * term_stride + (v * G + g) * W, read_lanes(given + r.place(n + i) * by + g * r.hidden + v * W, r.hidden - v * W));
+                for (int64_t g = 0; g < G; ++g) store(terms + i * term_stride + (v * G + g) * W, read_lanes(from + g * r.hidden + v * W, r.hidden - v * W));
+        }
         return;
     }
-    const int64_t first = r.place(n), last = r.place(n + count - 1), low = first < last ? first : last;
+    const int64_t first = r.place(n, length), last = r.place(n + count - 1, length), low = first < last ? first : last;
     EpilogueRow rows[TERM_STEPS] = {};
-    for (int64_t i = 0; i < count; ++i) rows[r.place(n + i) - low].out = terms + i * term_stride;
+    for (int64_t i = 0; i < count; ++i) rows[r.place(n + i, length) - low].out = terms + i * term_stride;
     Epilogue e{{}, r.input_bias, nullptr, nullptr, rows, columns, false, true};
     const auto* x = reinterpret_cast<const uint32_t*>(given + low * by);
     multiply<DotF32>({x, r.input_weight, by, inputs * PANEL, inputs}, count, e, 0, (columns + PANEL - 1) / PANEL, false);
@@ -103,7 +113,7 @@ inline void state_tile(const Recurrence& r, const StateRow* rows, int64_t depth,
     for (int i = 0; i < MR; ++i)
 #pragma GCC unroll 16
         for (int s = 0; s < S; ++s) sums[i][s] = acc[i][s];
-    apply_gates<Cell>({rows, sums[0], MR, first, V, r.hidden, r.step.ints[RecurrentInt::memory_at]});
+    apply_gates<Cell>({rows, sums[0], MR, first, V, r.hidden});
 }
 
 // One step of MR rows. V vectors at once give enough independent sums where there are few rows.
@@ -115,47 +125,82 @@ inline void state_step(const Recurrence& r, const StateRow* rows, int64_t depth)
         for (; v < r.vectors; ++v) state_tile<Cell, MR, 1>(r, rows, depth, v);
 }
 
-// Memory for a tile of sequences: terms of TERM_STEPS steps of each, and a state of zeros.
+// Memory for a tile of sequences: the terms of TERM_STEPS steps and an LSTM's memory of each, a state of zeros, and a place for results that nobody reads.
 struct TileMemory {
-    float *terms, *zeros;
+    float *terms, *memories, *zeros, *unread;
 };
 
-// All steps of MR sequences from `sequence` on.
-template <int64_t Cell, int MR, int V>
-__attribute__((noinline)) void all_steps(const Recurrence& r, int64_t sequence, const TileMemory& memory) {
-    const RecfxStep& step = r.step;
-    const RecfxView& attention = step.views[RecurrentView::attention];
-    const int64_t memory_at = step.ints[RecurrentInt::memory_at], width = r.vectors * GATES<Cell> * W;
-    const bool from_zero = step.views[RecurrentView::state].slot < 0;
-    StateRow rows[MR] = {};
-    const float *given[MR], *shares[MR];
-    float* out[MR];
+// One sequence of a tile.
+struct Sequence {
+    const float *given, *shares;
+    float* out;
+    int64_t length;
+};
+
+// The first states of a tile's sequences. False, after raising an error, if a length is wrong.
+template <int MR>
+inline bool begin_tile(const Recurrence& r, int64_t number, const TileMemory& memory, Sequence* sequences, StateRow* rows) {
+    const RecfxView *views = r.step.views, &first = views[RecurrentView::memory];
+    const bool from_zero = views[RecurrentView::state].slot < 0;
     for (int i = 0; i < MR; ++i) {
-        rows[i].state = from_zero ? memory.zeros : r.of<const float>(step.views[RecurrentView::state], sequence + i);
-        rows[i].memory = from_zero ? memory.zeros : r.of<const float>(step.views[RecurrentView::memory], sequence + i);
-        given[i] = r.of<const float>(step.views[RecurrentView::given], sequence + i);
-        shares[i] = r.of<const float>(attention, sequence + i);
-        out[i] = r.of<float>(step.out, sequence + i);
+        Sequence& one = sequences[i];
+        one = {r.of<const float>(views[RecurrentView::given], number + i), r.of<const float>(views[RecurrentView::attention], number + i),
+               r.of<float>(r.step.out, number + i), 0};
+        if (!r.find_length(number + i, one.length)) return false;
+        rows[i].state = from_zero ? memory.zeros : r.of<const float>(views[RecurrentView::state], number + i);
+        rows[i].memory = memory.memories + i * r.vectors * W;
+        const float* remembered = first.slot < 0 ? memory.zeros : r.of<const float>(first, number + i);
+        __builtin_memcpy(rows[i].memory, remembered, size_t(r.hidden) * 4);
     }
-    const int64_t parts = (r.steps + TERM_STEPS - 1) / TERM_STEPS;
+    return true;
+}
+
+// Zeros after the last step of a sequence, and the states at its end.
+template <int64_t Cell>
+inline void end_sequence(const Recurrence& r, const Sequence& one, const StateRow& row) {
+    const int64_t by = r.step.out.stride[1], ends = r.step.ints[RecurrentInt::ends];
+    const size_t bytes = size_t(r.hidden) * 4;
+    for (int64_t n = one.length; n < r.steps; ++n) __builtin_memset(one.out + n * by, 0, bytes);
+    if (ends > 0) __builtin_memcpy(one.out + r.steps * by, row.state, bytes);
+    if (Cell == CELL_LSTM && ends > 1) __builtin_memcpy(one.out + (r.steps + 1) * by, row.memory, bytes);
+}
+
+// All steps of MR sequences from number `number` on. A sequence that has ended takes part until the longest one ends, but nobody reads its results.
+template <int64_t Cell, int MR, int V>
+__attribute__((noinline)) void all_steps(const Recurrence& r, int64_t number, const TileMemory& memory) {
+    const int64_t width = r.vectors * GATES<Cell> * W, share_by = r.step.views[RecurrentView::attention].stride[1], out_by = r.step.out.stride[1];
+    const bool from_zero = r.step.views[RecurrentView::state].slot < 0;
+    StateRow rows[MR] = {};
+    Sequence sequences[MR];
+    if (!begin_tile<MR>(r, number, memory, sequences, rows)) return;
+    int64_t most = 0;
+    for (const Sequence& one : sequences) most = one.length > most ? one.length : most;
+    const int64_t parts = (most + TERM_STEPS - 1) / TERM_STEPS;
     for (int64_t part = 0; part < parts; ++part) {
         int64_t begin, end;
-        split(r.steps, part, parts, begin, end);
-        for (int i = 0; i < MR; ++i) input_terms<GATES<Cell>>(r, given[i], begin, end - begin, memory.terms + i * width, MR * width);
+        split(most, part, parts, begin, end);
+        for (int i = 0; i < MR; ++i) {
+            const int64_t last = sequences[i].length < end ? sequences[i].length : end;
+            if (begin < last)
+                input_terms<GATES<Cell>>(r, sequences[i].given, sequences[i].length, begin, last - begin, memory.terms + i * width, MR * width);
+        }
         for (int64_t n = begin; n < end; ++n) {
-            const int64_t place = r.place(n);
             for (int i = 0; i < MR; ++i) {
+                const Sequence& one = sequences[i];
+                const bool ended = n >= one.length;
+                const int64_t place = r.place(n, one.length);
+                rows[i].remember = ended ? memory.unread : rows[i].memory;
+                rows[i].out = ended ? memory.unread : one.out + place * out_by;
+                if (ended) continue;
                 rows[i].term = memory.terms + ((n - begin) * MR + i) * width;
-                if (shares[i]) rows[i].attention = shares[i][place * attention.stride[1]];
-                rows[i].out = out[i] + place * step.out.stride[1];
+                if (one.shares) rows[i].attention = one.shares[place * share_by];
             }
             state_step<Cell, MR, V>(r, rows, n == 0 && from_zero ? 0 : r.hidden);
-            for (int i = 0; i < MR; ++i) {
-                rows[i].state = rows[i].out;
-                rows[i].memory = rows[i].out + memory_at;
-            }
+            for (int i = 0; i < MR; ++i)
+                if (n < sequences[i].length) rows[i].state = rows[i].out;
         }
     }
+    for (int i = 0; i < MR; ++i) end_sequence<Cell>(r, sequences[i], rows[i]);
 }
 
 // A few sequences have several vectors of a tile at once, so that there are enough independent sums.
@@ -174,11 +219,11 @@ template <int64_t Cell>
 void all_sequences(const Recurrence& r, int64_t begin, int64_t end) {
     constexpr int most = Cell == CELL_LSTM ? STATE_ROWS * 3 / 4 : STATE_ROWS;  // a fourth gate takes the registers of rows
     const int64_t tiles = (end - begin + most - 1) / most;
-    const size_t terms = size_t(TERM_STEPS * most * r.vectors * GATES<Cell> * W), bytes = (terms + size_t(r.vectors * W)) * 4;
+    const size_t state = size_t(r.vectors * W), terms = size_t(TERM_STEPS * most * GATES<Cell>) * state, bytes = (terms + (most + 2) * state) * 4;
     auto* held = static_cast<float*>(r.context.scratch->at_least(bytes));
     if (!held) return r.context.errors->no_memory(r.context.step, int64_t(bytes));
-    const TileMemory memory{held, held + terms};
-    __builtin_memset(memory.zeros, 0, size_t(r.vectors * W) * 4);
+    const TileMemory memory{held, held + terms, held + terms + most * state, held + terms + (most + 1) * state};
+    __builtin_memset(memory.zeros, 0, state * 4);
     for (int64_t t = 0; t < tiles; ++t) {
         int64_t first, last;
         split(end - begin, t, tiles, first, last);

@@ -59,8 +59,8 @@ struct OrderInt { enum : int32_t { largest, ties, rising, fields }; };
 struct ConvolveView { enum : int32_t { input, fields }; };
 struct ConvolveInt { enum : int32_t { channels, channel_stride, rows, row_stride, columns, column_stride, fields }; };
 struct ConvolvePointer { enum : int32_t { weight, bias, fields }; };
-struct RecurrentView { enum : int32_t { given, state, memory, attention, fields }; };
-struct RecurrentInt { enum : int32_t { cell, steps, hidden, backwards, memory_at, inputs, fields }; };
+struct RecurrentView { enum : int32_t { given, state, memory, attention, lengths, fields }; };
+struct RecurrentInt { enum : int32_t { cell, steps, hidden, backwards, inputs, ends, fields }; };
 struct RecurrentPointer { enum : int32_t { weight, bias, input_weight, input_bias, fields }; };
 
 static_assert(int(GemmView::fields) <= RECFX_VIEWS, "GemmView");
