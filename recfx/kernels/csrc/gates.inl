@@ -33,13 +33,20 @@ inline void write_lanes(float* p, vf v, int64_t left) {
 template <int64_t Cell>
 constexpr int GATES = Cell == CELL_LSTM ? 4 : Cell == CELL_TANH || Cell == CELL_RELU ? 1 : 3;
 
-// Several rows are computed together, so that their chains of operations overlap.
-constexpr int TOGETHER = 2;
+// Several vectors are computed together, so that their chains of operations overlap.
+constexpr int TOGETHER = 4;
 
-// The new states at lanes [at, at + W). Written per gate, so that the same operation of all rows stands side by side.
+// A vector of W hidden units of one row.
+struct GateVector {
+    const StateRow* row;
+    const vf* sums;  // one for each gate
+    int64_t at;      // its first hidden unit
+    int64_t left;    // hidden units from there on
+};
+
+// The new states of a few vectors. Written per gate, so that the same operation of all vectors stands side by side.
 template <int64_t Cell>
-inline void new_states(const GateSums& g, const StateRow* const* rows, const vf* const* sums, int64_t vector) {
-    const int64_t at = vector * W, left = g.hidden - at;
+inline void new_states(const GateVector* vectors) {
     vf state[TOGETHER], memory[TOGETHER];
     auto each = [](auto f) {
 #pragma GCC unroll 4
@@ -47,50 +54,48 @@ inline void new_states(const GateSums& g, const StateRow* const* rows, const vf*
     };
     if constexpr (Cell == CELL_LSTM) {
         vf in[TOGETHER], kept[TOGETHER], fresh[TOGETHER], shown[TOGETHER];
-        each([&](int i) { in[i] = sigmoid(sums[i][0]); });
-        each([&](int i) { kept[i] = sigmoid(sums[i][1]); });
-        each([&](int i) { fresh[i] = tanh_(sums[i][2]); });
-        each([&](int i) { memory[i] = in[i] * fresh[i] + kept[i] * read_lanes(rows[i]->memory + at, left); });
-        each([&](int i) { shown[i] = sigmoid(sums[i][3]); });
+        each([&](int i) { in[i] = sigmoid(vectors[i].sums[0]); });
+        each([&](int i) { kept[i] = sigmoid(vectors[i].sums[1]); });
+        each([&](int i) { fresh[i] = tanh_(vectors[i].sums[2]); });
+        each([&](int i) { memory[i] = in[i] * fresh[i] + kept[i] * read_lanes(vectors[i].row->memory + vectors[i].at, vectors[i].left); });
+        each([&](int i) { shown[i] = sigmoid(vectors[i].sums[3]); });
         each([&](int i) { state[i] = shown[i] * tanh_(memory[i]); });
-        each([&](int i) { write_lanes(rows[i]->remember + at, memory[i], left); });
+        each([&](int i) { write_lanes(vectors[i].row->remember + vectors[i].at, memory[i], vectors[i].left); });
     } else if constexpr (Cell == CELL_TANH || Cell == CELL_RELU) {
-        each([&](int i) { state[i] = Cell == CELL_TANH ? tanh_(sums[i][0]) : sums[i][0] < 0.0f ? splat(0.0f) : sums[i][0]; });
+        each([&](int i) { state[i] = Cell == CELL_TANH ? tanh_(vectors[i].sums[0]) : vectors[i].sums[0] < 0.0f ? splat(0.0f) : vectors[i].sums[0]; });
     } else {
         vf reset[TOGETHER], update[TOGETHER], fresh[TOGETHER];
-        each([&](int i) { reset[i] = sigmoid(sums[i][0]); });
-        each([&](int i) { update[i] = sigmoid(sums[i][1]); });
-        each([&](int i) { fresh[i] = tanh_(load(rows[i]->term + (vector * 3 + 2) * W) + reset[i] * sums[i][2]); });
+        each([&](int i) { reset[i] = sigmoid(vectors[i].sums[0]); });
+        each([&](int i) { update[i] = sigmoid(vectors[i].sums[1]); });
+        each([&](int i) { fresh[i] = tanh_(load(vectors[i].row->term + vectors[i].at * 3 + 2 * W) + reset[i] * vectors[i].sums[2]); });
         each([&](int i) {
-            const vf before = read_lanes(rows[i]->state + at, left);
+            const vf before = read_lanes(vectors[i].row->state + vectors[i].at, vectors[i].left);
             if constexpr (Cell == CELL_ATTENTION) {
-                const vf share = rows[i]->attention * update[i];
+                const vf share = vectors[i].row->attention * update[i];
                 state[i] = (1.0f - share) * before + share * fresh[i];
             } else {
                 state[i] = (before - fresh[i]) * update[i] + fresh[i];
             }
         });
     }
-    each([&](int i) { write_lanes(rows[i]->out + at, state[i], left); });
+    each([&](int i) { write_lanes(vectors[i].row->out + vectors[i].at, state[i], vectors[i].left); });
 }
 
-// Not inlined: in tiles of different sizes the compiler could fuse other products with their sums, and the results would differ. The last of an
-// odd number of rows is computed twice.
+// Not inlined: in tiles of different sizes the compiler could fuse other products with their sums, and the results would differ. Where vectors are
+// missing at the end, the last one is computed several times.
 template <int64_t Cell>
 __attribute__((noinline)) void apply_gates(const GateSums& g) {
-    const int64_t row_sums = g.vectors * GATES<Cell>;
-    for (int64_t i = 0; i < g.count; i += TOGETHER) {
-        const StateRow* rows[TOGETHER];
-        const vf* sums[TOGETHER];
-        for (int j = 0; j < TOGETHER; ++j) {
-            const int64_t row = i + j < g.count ? i + j : g.count - 1;
-            rows[j] = g.rows + row;
-            sums[j] = g.sums + row * row_sums;
+    const int64_t count = g.count * g.vectors;
+    int64_t row = 0, v = 0;
+    for (int64_t first = 0; first < count; first += TOGETHER) {
+        GateVector vectors[TOGETHER];
+        for (int i = 0; i < TOGETHER; ++i) {
+            const int64_t at = (g.first + v) * W;
+            vectors[i] = {g.rows + row, g.sums + (row * g.vectors + v) * GATES<Cell>, at, g.hidden - at};
+            if (first + i + 1 >= count) continue;
+            if (++v == g.vectors) v = 0, ++row;
         }
-        for (int64_t v = 0; v < g.vectors; ++v) {
-            new_states<Cell>(g, rows, sums, g.first + v);
-            for (int j = 0; j < TOGETHER; ++j) sums[j] += GATES<Cell>;
-        }
+        new_states<Cell>(vectors);
     }
 }
 

@@ -204,7 +204,7 @@ __attribute__((noinline)) void all_steps(const Recurrence& r, int64_t number, co
 }
 
 // A few sequences have several vectors of a tile at once, so that there are enough independent sums.
-constexpr int vectors_of(int rows) { return rows == 1 ? 3 : rows <= 3 ? 2 : 1; }
+constexpr int vectors_of(int rows) { return rows == 1 ? 4 : rows <= 3 ? 2 : 1; }
 
 using AllSteps = void (*)(const Recurrence&, int64_t, const TileMemory&);
 
