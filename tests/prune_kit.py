@@ -13,6 +13,7 @@ from torch import fx
 from recfx.analysis.channel_groups import ChannelGroups, channel_groups
 from recfx.ir import Exactness, Program, verify_meta
 from recfx.ir.numeric import compare_outputs
+from recfx.ir.op_sets import MATRIX_PRODUCTS, RECURRENT
 from recfx.ir.program import get_state
 from recfx.ir.reference_run import Reference
 from recfx.passes.prune.remove_channels import remove_channels
@@ -25,7 +26,7 @@ Kept = list[torch.Tensor | None]
 #: Operators that add up the places of an axis: removed places count as zero.
 SUMS = frozenset(
     (
-        *(aten.linear.default, aten.matmul.default, aten.bmm.default, aten.mm.default, aten.addmm.default),
+        *(aten.linear.default, *MATRIX_PRODUCTS, aten.addmm.default),
         *(
             aten.mv.default,
             aten.dot.default,
@@ -36,7 +37,7 @@ SUMS = frozenset(
         ),
         *(aten.conv1d.default, aten.conv2d.default, aten.sum.dim_IntList, aten.sum.default, aten.any.dim),
         *(aten.linalg_vector_norm.default, aten.norm.ScalarOpt_dim, aten.scaled_dot_product_attention.default),
-        *(aten.gru.input, aten.lstm.input, aten.rnn_tanh.input, aten.rnn_relu.input),
+        *RECURRENT,
         *(aten.gru_cell.default, aten.lstm_cell.default, aten.rnn_tanh_cell.default, aten.rnn_relu_cell.default),
     )
 )

@@ -10,7 +10,7 @@ from typing import Any
 import torch
 from torch import fx
 
-from recfx.ir.op_sets import COPIES, EMBEDDING_BAGS
+from recfx.ir.op_sets import ADDITIONS, COPIES, EMBEDDING_BAGS
 from recfx.ops.library import DECOMPOSITIONS
 from recfx.ops.to_aten import trace_call
 from recfx.targets.operator_forms import form_of
@@ -30,7 +30,7 @@ _AVOIDED: dict[Any, str] = {
 _REPLACED = frozenset((_aten.max_pool2d_with_indices.default,))
 
 #: Arithmetic that TensorRT has for numbers and not for booleans. The registry does not ask for types.
-_ARITHMETIC = frozenset((_aten.add.Tensor, _aten.sub.Tensor, _aten.mul.Tensor))
+_ARITHMETIC = frozenset((*ADDITIONS, _aten.mul.Tensor))
 
 #: Form of an operator -> why it cannot be converted; "" if it can.
 _KNOWN: dict[Any, str] = {}

@@ -11,6 +11,7 @@ import torch
 from step_kit import pool_of
 from torch import fx
 
+from recfx.ir.op_sets import ADDITIONS
 from recfx.testing import steps_elementwise as steps
 from recfx.testing.pool import Pool, is_steady, sizes
 
@@ -165,7 +166,7 @@ def test_conditions_have_the_shape_of_their_values(target: Any) -> None:
     assert sum(t.meta["val"].dtype is torch.bool for t in tensors) == 1
 
 
-@pytest.mark.parametrize("target", [aten.add.Tensor, aten.sub.Tensor, aten.mul.Tensor])
+@pytest.mark.parametrize("target", [*ADDITIONS, aten.mul.Tensor])
 def test_sums_of_integers(target: Any) -> None:
     pool = pool_of()
     steps._arithmetic(pool, Script(7), target)
