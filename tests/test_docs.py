@@ -13,7 +13,7 @@ import torch
 from models import TinyCtr, tiny_inputs
 
 import recfx
-from recfx.cli import _parser
+from recfx.cli import command_parser
 from recfx.kernels.library import missing
 from recfx.passes import DEFAULT_PIPELINE, PRECISIONS, STAGES, Stage
 from recfx.pipeline import registered
@@ -181,7 +181,7 @@ def test_there_are_commands() -> None:
 
 @pytest.mark.parametrize(("page", "command"), COMMANDS)
 def test_the_commands_of_a_page_are_understood(page: str, command: str) -> None:
-    _parser().parse_args(shlex.split(command))
+    command_parser().parse_args(shlex.split(command))
 
 
 @pytest.mark.parametrize("name", sorted(BUILT_IN))

@@ -268,3 +268,11 @@ def test_import_adds_little_to_torch() -> None:
         return float(run.stdout) < 0.2
 
     assert any(quick() for _ in range(3))  # a busy machine delays one or two of them
+
+
+def test_names_of_test_files_are_unique() -> None:
+    """pytest imports test files by their name alone, and refuses a second file of the same name."""
+    seen: dict[str, Path] = {}
+    for file in sorted((ROOT.parent / "tests").rglob("test_*.py")):
+        assert file.name not in seen, f"{file} and {seen[file.name]}"
+        seen[file.name] = file

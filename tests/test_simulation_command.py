@@ -10,7 +10,7 @@ from xml.etree import ElementTree
 
 import pytest
 
-from recfx.cli import _parser, main
+from recfx.cli import command_parser, main
 from recfx.cost.profile import Profile, ProfilePoint
 from recfx.serve.policies import AimdConfig, DeadlineConfig, ScalingConfig
 from recfx.serve.simulator import Diurnal, Fault, FlashCrowd, Machines, Poisson, RateTrace, Scenario
@@ -30,7 +30,7 @@ def profiles(tmp_path: Path) -> list[str]:
 
 
 def scenario(*arguments: str) -> Scenario:
-    return scenario_of(_parser().parse_args(["simulate", *arguments]))
+    return scenario_of(command_parser().parse_args(["simulate", *arguments]))
 
 
 def test_a_simulation_is_printed_drawn_and_written(

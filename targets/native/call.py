@@ -92,19 +92,25 @@ def plan_call(
         for x, s in zip(names, slots, strict=False)
         if s.dtype.is_floating_point
     ]
+    failure = _Failure(plan, library, slots, count)
     namespace: dict[str, Any] = {
         "_empty": _LIKE.new_empty,
         "_run": library.run,
         "_run_counted": library.run_counted,
         "_handle": plan.handle,
         "_threads": torch.get_num_threads,
-        "_fail": _Failure(plan, library, slots, count),
+        "_fail": failure,
+        "_without_memory": failure.without_memory,
         "_otherwise": checks.otherwise,
     }
+    if results:
+        lines.append("    try:")
     for y, slot in zip(results, slots[count:], strict=True):
         namespace[f"_dtype_{y}"] = slot.dtype
         dtype = "" if slot.dtype is torch.float32 else f", dtype=_dtype_{y}"
-        lines.append(f"    {y} = _empty({_sizes(builder, slot)}{dtype})")
+        lines.append(f"        {y} = _empty({_sizes(builder, slot)}{dtype})")
+    if results:  # under FakeTensorMode, torch asserts that the tensor it is given is a fake one
+        lines.append(f"    except AssertionError as error: raise _without_memory({count}) from error")
     lines.append(f"    code = {_kernel_call(names, results, jagged=any(s.jagged for s in slots[:count]))}")
     lines.append("    if code: _fail(code)")
     lines.append(f"    return {results[0] if outputs == 1 else '(' + ', '.join(results) + ')'}")
@@ -175,7 +181,7 @@ class _Failure:
         if code == ErrorCode.NO_MEMORY:
             raise TargetError("there is not enough memory for this batch", hint="call with fewer rows")
         if code == ErrorCode.NULL_ARGUMENT:
-            raise self._without_memory(error.argument)
+            raise self.without_memory(error.argument)
         step = self._plan.steps[error.step]
         node: fx.Node = step.reads if step.reads is not None else step.features[error.feature]["node"]
         if code == ErrorCode.BAD_ID:
@@ -194,7 +200,7 @@ class _Failure:
             hint = "offsets must start at 0, must not fall and must stay within the ids"
         raise InputError(f"{node.name}: {what}", where=where(node), hint=hint)
 
-    def _without_memory(self, argument: int) -> InputError:
+    def without_memory(self, argument: int) -> InputError:
         """The error for a tensor without memory at its data pointer."""
         node = self._arguments[argument].node
         assert node is not None

@@ -51,7 +51,7 @@ def arranged(builder: PlanBuilder, weight: torch.Tensor, gates: int) -> torch.Te
     """The rows of a weight [gates * hidden, ...] with the gates of each vector of hidden units side by side, padded to whole vectors."""
     lanes, hidden, rest = builder.packer.columns // 2, weight.shape[0] // gates, weight.shape[1:]
     vectors = -(-hidden // lanes)
-    held = torch.zeros(gates, vectors * lanes, *rest, dtype=torch.float32)
+    held = torch.zeros(gates, vectors * lanes, *rest, dtype=torch.float32, device=weight.device)
     held[:, :hidden] = weight.detach().float().reshape(gates, hidden, *rest)
     return held.reshape(gates, vectors, lanes, *rest).transpose(0, 1).reshape(-1, *rest).contiguous()
 
