@@ -21,7 +21,7 @@ from recfx.serve.outcomes import Rejected
 from recfx.serve.policies.times import ServiceTimes
 
 #: Times of a call that no test waits for.
-TIMES = ServiceTimes({1: 1e-5, 1024: 1e-3})
+TIMES = ServiceTimes({1: 1e-5, 1024: 1.1e-5})
 
 
 @functools.cache
