@@ -25,6 +25,7 @@ $(STAMP): pyproject.toml constraints.txt setup.py $(wildcard recfx/kernels/csrc/
 	touch $(STAMP)
 
 demo: $(STAMP)
+	mkdir -p build
 	$(BIN)/recfx demo --save build/demo.recfx $(ARGS)
 
 test: $(STAMP)
