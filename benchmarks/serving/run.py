@@ -17,8 +17,7 @@ from benchmarks.serving.models import MODELS, compiled
 from benchmarks.serving.servers import server
 from recfx.serve.load.figures import largest_rate
 from recfx.serve.load.inputs import Pool, http_request, pool_of_model
-from recfx.serve.load.run import Load, run_load
-from recfx.serve.simulator.arrivals import Poisson
+from recfx.serve.load.run import Load, poisson_load, run_load
 from recfx.serve.simulator.query_sizes import QuerySizes
 
 SERVERS = ("recfx serve", "FastAPI, compiled", "FastAPI, eager")
@@ -61,8 +60,7 @@ def _largest(which: str, name: str, folder: Path, pool: Pool, sizes: str, second
         requests = [http_request(f"127.0.0.1:{port}", "model", pool.draw(int(n), generator)) for n in drawn]
 
         def trial(rate: float) -> Load:
-            due = np.concatenate(list(Poisson(rate).blocks(seconds + 0.5, generator)))
-            return asyncio.run(run_load("127.0.0.1", port, requests, due)).after(0.5)
+            return poisson_load(("127.0.0.1", port), requests, rate, seconds, 0.5, generator)
 
         def told(rate: float, p99: float) -> None:
             sys.stderr.write(f"{name}, {which}: {rate:.0f} requests/s, p99 {p99 * 1e3:.1f} ms\n")

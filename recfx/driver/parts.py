@@ -16,6 +16,7 @@ from recfx.driver.weight_watch import WeightWatch
 from recfx.errors import InputError
 from recfx.ir.jagged_bags import all_bags
 from recfx.ir.program import Program
+from recfx.ir.synthetic import with_synthetic_example
 from recfx.ops.lookup import grouped_lookup
 from recfx.ops.to_aten import decompose
 from recfx.runtime.entry import entry_function
@@ -71,6 +72,13 @@ class Parts:
     def in_torch(self) -> Program:
         """The program with torch's operators only, made at its first use."""
         return decompose(self.program)
+
+    @cached_property
+    def exemplified(self) -> Program:
+        """The program with an example: its own, or drawn inputs if it was loaded."""
+        if self.program.example:
+            return self.program
+        return dataclasses.replace(self.program, example=with_synthetic_example(self.in_torch).example)
 
     @cached_property
     def row_plan(self) -> RowPlan | str:

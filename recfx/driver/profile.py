@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import dataclasses
 import itertools
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
@@ -24,7 +23,6 @@ from recfx.ir.probes import has_fixed_bags, reshuffle
 from recfx.ir.program import Program
 from recfx.ir.region import Region
 from recfx.ir.shapes import BATCH
-from recfx.ir.synthetic import with_synthetic_example
 from recfx.progress import progress
 from recfx.targets import BACKENDS
 
@@ -78,7 +76,7 @@ def _sizes(parts: Parts, rows: Sequence[int] | None) -> list[int]:
     """
     program = parts.program
     if BATCH not in program.signature.dims or has_fixed_bags(program):
-        held = _example_rows(_exemplified(parts))
+        held = _example_rows(parts.exemplified)
         if rows is not None and set(rows) != {held}:
             raise InputError(
                 f"the model takes a batch of {held} rows only, got {sorted(set(rows))}", hint=f"pass rows=[{held}]"
@@ -94,12 +92,6 @@ def _sizes(parts: Parts, rows: Sequence[int] | None) -> list[int]:
         most = "" if high is None else f" to {high}"
         raise InputError(f"the model takes {low}{most} rows at once, got {wrong or 'none'}", hint="pass other rows")
     return wanted
-
-
-def _exemplified(parts: Parts) -> Program:
-    """The program with an example; drawn inputs if it was loaded."""
-    example = with_synthetic_example(parts.in_torch).example if not parts.program.example else parts.program.example
-    return dataclasses.replace(parts.program, example=example)
 
 
 def _example_rows(program: Program) -> int:
@@ -123,7 +115,7 @@ def _measured(parts: Parts, sizes: Sequence[int], counts: Sequence[int]) -> Prof
 
 def _calls(parts: Parts, rows: int) -> Callable[[], Any]:
     """A function that calls the model with the next of several inputs."""
-    program = _exemplified(parts)
+    program = parts.exemplified
     generator = torch.Generator().manual_seed(rows)
     if BATCH not in program.signature.dims or has_fixed_bags(program):
         drawn = [list(program.example)]

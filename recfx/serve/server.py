@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import dataclasses
 import logging
 import signal
@@ -183,6 +184,18 @@ class Server:
     async def _serve(
         self, sockets: list[socket.socket] | None, ready: Callable[[Self], None] | None, *, signals: bool
     ) -> None:
+        try:
+            await self._listen(sockets, ready, signals=signals)
+        finally:
+            if self._grpc is not None:
+                await self._grpc.stop(self.settings.drain)
+            if self._socket is not None:
+                self._socket.close()
+            await asyncio.to_thread(self.models.close, self.settings.drain)
+
+    async def _listen(
+        self, sockets: list[socket.socket] | None, ready: Callable[[Self], None] | None, *, signals: bool
+    ) -> None:
         settings = self.settings
         self._socket = sockets[0] if sockets else listening(settings.host, settings.port)
         config = uvicorn.Config(
@@ -215,18 +228,13 @@ class Server:
             for number in (signal.SIGTERM, signal.SIGINT):
                 loop.add_signal_handler(number, self._end)
             loop.add_signal_handler(signal.SIGHUP, self._reload_all)
-        try:
-            serving = asyncio.ensure_future(server.serve([self._socket]))
-            while not server.started and not serving.done():
-                await asyncio.sleep(0.002)
-            if ready is not None and server.started:
-                ready(self)
-            self._started.set()
-            await serving
-        finally:
-            if self._grpc is not None:
-                await self._grpc.stop(settings.drain)
-            await asyncio.to_thread(self.models.close, settings.drain)
+        serving = asyncio.ensure_future(server.serve([self._socket]))
+        while not server.started and not serving.done():
+            await asyncio.sleep(0.002)
+        if ready is not None and server.started:
+            ready(self)
+        self._started.set()
+        await serving
 
     def _end(self) -> None:
         if self._server is not None:
@@ -251,8 +259,6 @@ class _Uvicorn(uvicorn.Server):
 
     def capture_signals(self) -> Any:
         """Leaves the signals alone."""
-        import contextlib
-
         return contextlib.nullcontext()
 
 

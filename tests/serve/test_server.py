@@ -60,18 +60,20 @@ def test_the_address_is_known_once_it_listens():
     server.models.close()
 
 
-def test_a_port_that_is_taken_is_an_error():
+def test_a_port_that_is_taken_is_an_error_and_ends_the_models():
     with socket.socket() as taken:
         taken.bind(("127.0.0.1", 0))
         taken.listen()
-        server = Server({"tiny": compiled()}, port=taken.getsockname()[1])
-        with pytest.raises(TargetError, match="cannot listen: Address already in use"):
-            server.start()
-        server.models.close()
-    server = Server({"tiny": compiled()}, host="nowhere.invalid", port=0)
-    with pytest.raises(TargetError, match="cannot listen"):
-        server.start()
-    server.models.close()
+        port = taken.getsockname()[1]
+        for options, message in (
+            ({"port": port}, "cannot listen: Address already in use"),
+            ({"port": 0, "grpc_port": port}, "cannot listen for gRPC"),
+            ({"port": 0, "host": "nowhere.invalid"}, "cannot listen"),
+        ):
+            server = Server({"tiny": compiled()}, **options)
+            with pytest.raises(TargetError, match=message):
+                server.start()
+            assert not server.models.get("tiny").healthy
 
 
 def test_settings_are_checked(tmp_path):

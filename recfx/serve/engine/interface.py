@@ -58,6 +58,9 @@ class ModelInterface:
         parts = model.parts
         self._signature = signature = parts.program.signature
         self._tensors = [i for i, leaf in enumerate(signature.leaves) if leaf.kind == "tensor"]
+        self._batch_sizes = [
+            i for i, leaf in enumerate(signature.leaves) if leaf.kind == "size" and leaf.value == BATCH
+        ]
         named = _names([signature.leaves[i].name for i in self._tensors])
         infos = [_input(name, signature.leaves[i]) for name, i in zip(named, self._tensors, strict=True)]
         self.inputs = tuple(infos)
@@ -137,12 +140,11 @@ class ModelInterface:
         raise InputError(f"wrong names of inputs: {'; '.join(text)}", hint=f"pass exactly {', '.join(self._places)}")
 
     def _take_sizes(self, leaves: list[Any]) -> None:
-        """Sets the integers among the inputs that equal a dimension."""
-        sizes = [i for i, leaf in enumerate(self._signature.leaves) if leaf.kind == "size"]
-        if sizes:
+        """Sets the integers among the inputs that equal the batch."""
+        if self._batch_sizes:
             rows = self.rows(leaves)
-            for position in sizes:
-                leaves[position] = rows if self._signature.leaves[position].value == BATCH else leaves[position]
+            for position in self._batch_sizes:
+                leaves[position] = rows
 
     def rows(self, leaves: Sequence[Any]) -> int:
         """The rows of a request; 1 for a model without a batch.

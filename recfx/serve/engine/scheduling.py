@@ -17,7 +17,6 @@ from recfx.serve.policies.batching import BatchDecision, DeadlineBatching, Deadl
 from recfx.serve.policies.ladder import Rung, VariantLadder
 from recfx.serve.policies.load import LoadMeter
 from recfx.serve.policies.tenants import TenantConfig, TenantLimits
-from recfx.serve.policies.times import ServiceTimes
 
 _log = logging.getLogger("recfx.serve")
 
@@ -28,18 +27,6 @@ _LADDER_SECONDS = 0.1
 #: A shared call is as large as it takes to compute this share of the most rows per second. Larger ones would make requests wait for each
 #: other while other workers are free.
 _EFFICIENT = 0.9
-
-
-def efficient_rows(times: ServiceTimes, limit: int) -> int:
-    """The smallest power of two, at most `limit`, at which nearly the most rows per second are computed; `limit` without one.
-
-    Args:
-        times: Seconds of a call by rows.
-        limit: Rows of a call at most.
-    """
-    wanted = _EFFICIENT * times.rate(times.best_rows(limit))
-    sizes = (1 << power for power in range(limit.bit_length()))
-    return next((rows for rows in sizes if times.rate(rows) >= wanted), limit)
 
 
 class Scheduling:
@@ -75,7 +62,7 @@ class Scheduling:
         ladder = self._ladder_of(variants)
         limit = first.interface.most_rows
         rows = settings.batch_rows if limit is None else min(settings.batch_rows, limit)
-        rows = efficient_rows(first.times, rows)
+        rows = first.times.efficient_rows(rows, _EFFICIENT)
         self.variants, self._ladder, self._ladder_asked, self._active = tuple(variants), ladder, -math.inf, 0
         self._batching = DeadlineBatching(first.times, DeadlineConfig(most_rows=rows, most_wait=settings.most_wait))
         config = AdmissionConfig(most_waiting=settings.most_queued, most_rows=rows)

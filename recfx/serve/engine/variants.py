@@ -10,7 +10,6 @@ import torch
 
 from recfx.compiled import CompiledModel
 from recfx.errors import ArtifactError, RecfxError
-from recfx.ir.synthetic import with_synthetic_example
 from recfx.serve.engine.interface import ModelInterface
 from recfx.serve.policies.times import ServiceTimes
 
@@ -50,10 +49,9 @@ def variant(model: CompiledModel, name: str, threads: int, *, quality: float = 0
         InputError: No inputs can be drawn for the model.
     """
     interface = ModelInterface(model)
-    example = model.parts.program.example or with_synthetic_example(model.parts.in_torch).example
     try:
         with torch.inference_mode():
-            interface.call(list(example))
+            interface.call(list(model.parts.exemplified.example))
     except RecfxError as error:
         raise ArtifactError(f"the model does not run on drawn inputs: {error.in_one_line}", where=name) from error
     measured = model.profile(threads=[threads])

@@ -17,7 +17,7 @@ from recfx.serve.engine.datatypes import dtype_of
 from recfx.serve.engine.engine import Engine
 from recfx.serve.grpc.protocol import SERVICE, message, methods
 from recfx.serve.http.app import timeout_of
-from recfx.serve.http.messages import chosen_outputs, from_bytes, to_bytes
+from recfx.serve.http.messages import checked_shape, chosen_outputs, from_bytes, to_bytes
 from recfx.serve.http.settings import HttpSettings
 from recfx.serve.http.status import model_document, server_document
 from recfx.serve.models import Models
@@ -233,9 +233,7 @@ def _tensors(given: Any) -> dict[str, torch.Tensor]:
             raise InputError(
                 f"expected a name of its own, got {name!r}", where=f"inputs[{place}]", hint="name each input once"
             )
-        dtype, shape = dtype_of(entry.datatype, where), list(entry.shape)
-        if len(shape) > 16 or any(not 0 <= size < 2**40 for size in shape):
-            raise InputError(f"{shape!r:.80} is not a shape", where=where, hint="send a list of sizes")
+        dtype, shape = dtype_of(entry.datatype, where), checked_shape(list(entry.shape), where)
         if raw:
             if entry.HasField("contents"):
                 raise InputError("the input has contents and raw contents", where=where, hint="send one of them")

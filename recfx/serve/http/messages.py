@@ -86,7 +86,10 @@ def _read(body: bytearray, json_length: int | None) -> InferenceRequest:
                 f"expected a name of its own, got {name!r}", where=f"inputs[{place}].name", hint="name each input once"
             )
         where = f"input {name}"
-        dtype, shape = dtype_of(held.get("datatype"), where), _shape(held.get("shape"), where)
+        dtype, shape = (
+            dtype_of(held.get("datatype"), where),
+            checked_shape(_list(held.get("shape"), f"shape of {where}"), where),
+        )
         size = _mapping(held.get("parameters", {}), where).get("binary_data_size")
         if size is None:
             tensors[name] = _from_json(held.get("data"), dtype, shape, where)
@@ -139,8 +142,12 @@ def _output(entry: Any, place: int, binary: bool) -> tuple[str, bool]:
     return name, parameters.get("binary_data", binary) is True
 
 
-def _shape(value: Any, where: str) -> list[int]:
-    sizes = _list(value, f"shape of {where}")
+def checked_shape(sizes: list[Any], where: str) -> list[int]:
+    """The sizes of a tensor.
+
+    Raises:
+        InputError: They are too many, or not sizes.
+    """
     if len(sizes) > _MOST_DIMENSIONS or not all(
         isinstance(n, int) and not isinstance(n, bool) and 0 <= n < 2**40 for n in sizes
     ):

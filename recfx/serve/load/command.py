@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import argparse
-import asyncio
 import sys
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -48,9 +47,8 @@ def _bench_serve(options: argparse.Namespace) -> int:
 
     from recfx.serve.load.figures import described, largest_rate
     from recfx.serve.load.inputs import http_request
-    from recfx.serve.load.run import run_load
+    from recfx.serve.load.run import poisson_load
     from recfx.serve.packages import require
-    from recfx.serve.simulator.arrivals import Poisson
     from recfx.serve.simulator.query_sizes import QuerySizes
 
     require()
@@ -64,9 +62,8 @@ def _bench_serve(options: argparse.Namespace) -> int:
     requests = [http_request(place.netloc, name, pool.draw(int(rows), generator), more) for rows in sizes]
 
     def trial(rate: float) -> Load:
-        due = np.concatenate(list(Poisson(rate).blocks(options.seconds + options.warm_up, generator)))
-        load = asyncio.run(run_load(str(place.hostname), place.port or 80, requests, due, options.connections))
-        return load.after(options.warm_up)
+        where = str(place.hostname), place.port or 80
+        return poisson_load(where, requests, rate, options.seconds, options.warm_up, generator, options.connections)
 
     if options.sla is None:
         load = trial(options.rate)

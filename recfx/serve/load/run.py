@@ -13,6 +13,7 @@ from typing import Any
 import numpy as np
 
 from recfx.serve.load.connection import Connections
+from recfx.serve.simulator.arrivals import Poisson
 
 #: The generator waits by the event loop until so close to a request, and then by turns of the loop.
 _CLOSE = 0.0015
@@ -61,6 +62,30 @@ class Load:
     def lateness(self) -> float:
         """The 99th percentile of the time by which the generator itself sent too late, in seconds."""
         return float(np.quantile(self.sent - self.due, 0.99)) if len(self.due) else 0.0
+
+
+def poisson_load(
+    place: tuple[str, int],
+    requests: Sequence[bytes],
+    rate: float,
+    seconds: float,
+    warm_up: float,
+    generator: np.random.Generator,
+    most_connections: int = 256,
+) -> Load:
+    """Sends requests at the times of a Poisson process, and leaves out those of the warm-up.
+
+    Args:
+        place: Host and port of the server.
+        requests: Complete requests; they are sent in turn.
+        rate: Requests per second.
+        seconds: The time that counts.
+        warm_up: Seconds before it.
+        generator: Of the times.
+        most_connections: Connections at most.
+    """
+    due = np.concatenate(list(Poisson(rate).blocks(seconds + warm_up, generator)))
+    return asyncio.run(run_load(*place, requests, due, most_connections)).after(warm_up)
 
 
 async def run_load(host: str, port: int, requests: Sequence[bytes], due: Numbers, most_connections: int = 256) -> Load:

@@ -59,6 +59,12 @@ class ServiceTimes:
         candidates = {count for count in self._rows if count <= limit} | {limit}
         return max(sorted(candidates), key=self.rate)
 
+    def efficient_rows(self, limit: int, share: float) -> int:
+        """The smallest power of two, at most `limit`, at which a share of the most rows per second is computed; `limit` without one."""
+        wanted = share * self.rate(self.best_rows(limit))
+        sizes = (1 << power for power in range(limit.bit_length()))
+        return next((rows for rows in sizes if self.rate(rows) >= wanted), limit)
+
     def scaled(self, factor: float) -> ServiceTimes:
         """The times of a machine that takes `factor` times as long."""
         check_number("factor", factor, 0.0, above=True)

@@ -6,7 +6,6 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from recfx.serve.engine.scheduling import efficient_rows
 from recfx.serve.policies.times import ServiceTimes
 
 
@@ -20,7 +19,7 @@ from recfx.serve.policies.times import ServiceTimes
     ],
 )
 def test_the_rows_of_a_shared_call(points: dict[int, float], limit: int, rows: int) -> None:
-    assert efficient_rows(ServiceTimes(points), limit) == rows
+    assert ServiceTimes(points).efficient_rows(limit, 0.9) == rows
 
 
 @given(
@@ -29,6 +28,6 @@ def test_the_rows_of_a_shared_call(points: dict[int, float], limit: int, rows: i
 )
 def test_nearly_the_most_rows_per_second_are_computed(points: dict[int, float], limit: int) -> None:
     times = ServiceTimes(points)
-    rows = efficient_rows(times, limit)
+    rows = times.efficient_rows(limit, 0.9)
     assert 1 <= rows <= limit
     assert times.rate(rows) >= 0.9 * times.rate(times.best_rows(limit)) or rows == limit
