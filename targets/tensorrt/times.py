@@ -1,7 +1,7 @@
 """Predicted times on a GPU, from its clock rates: the time of a region, and whether an engine saves the cost of its call.
 
-The constants are assumed, in the order of current data-centre GPUs, and have not been measured. They decide only whether a region is too small for an engine; a plan is chosen
-by measuring.
+The constants are assumed, in the order of current data-centre GPUs, and have not been measured. They decide only whether a region is too
+small for an engine; a plan is chosen by measuring.
 """
 
 from __future__ import annotations
