@@ -22,6 +22,7 @@ from recfx.analysis.channel_groups import ChannelGroups, Group, Kind, channel_gr
 from recfx.errors import InputError
 from recfx.ir.numeric import Exactness
 from recfx.ir.program import Program
+from recfx.passes._kept import KEPT, is_kept, lasting_name, require_known
 from recfx.passes._properties import CANONICAL, QUANTISED
 from recfx.passes.prune.bias_shift import remove_and_shift, shift_of
 from recfx.passes.prune.calibration import along, batches, run_with
@@ -53,9 +54,10 @@ class PruneChannels(Pass):
         kinds: Which channels: "channels" that layers compute, "columns" of embedding tables, "parts" (whole fields, pairs of fields,
             experts and heads).
         keep_means: Whether linears that read a removed channel get its mean over the calibration data as a part of their bias.
+        keep: Names of groups that stay whole, as `group_names` gives them.
 
     Raises:
-        InputError: An option has another value.
+        InputError: An option has another value, or, in `run`, `keep` names no group.
     """
 
     spec = PassSpec(
@@ -76,6 +78,7 @@ class PruneChannels(Pass):
     round_to: int = 16
     kinds: tuple[str, ...] = ("channels",)
     keep_means: bool = False
+    keep: tuple[str, ...] = ()
 
     def __post_init__(self) -> None:
         if not 0 < self.ratio < 1:
@@ -108,7 +111,7 @@ class PruneChannels(Pass):
             remove_and_shift(ctx, found, removed, shifts)
 
     def _ranked(self, ctx: PassContext, found: ChannelGroups) -> list[Ranked]:
-        wanted = [group for group in found.groups if _KINDS_OF[group.kind] in self.kinds]
+        wanted = self._wanted(ctx, found)
         scores = self._scores(ctx, found, wanted) if wanted else {}
         groups = [ranked(group, scores, _elements(found, group), self.round_to) for group in wanted]
         for own in groups:
@@ -118,6 +121,20 @@ class PruneChannels(Pass):
                 )
                 ctx.miss(_RULE, first_use(ctx, own.group), reason)
         return groups
+
+    def _wanted(self, ctx: PassContext, found: ChannelGroups) -> list[Group]:
+        """The groups of the wanted kinds that `keep` does not name."""
+        names = group_names(found)
+        require_known(self.keep, names.values(), self.spec.name)
+        wanted = []
+        for group in found.groups:
+            if _KINDS_OF[group.kind] not in self.kinds:
+                continue
+            if is_kept(names[group], self.keep):
+                ctx.miss(_RULE, first_use(ctx, group), KEPT)
+            else:
+                wanted.append(group)
+        return wanted
 
     def _scores(self, ctx: PassContext, found: ChannelGroups, groups: list[Group]) -> Scores:
         norms = weight_norms(ctx.program, found, groups, 1 if self.importance == "l1" else 2)
@@ -137,6 +154,20 @@ class PruneChannels(Pass):
                 places = [place for place, stays in enumerate(kept.tolist()) if not stays]
                 shifts[linear] = shift_of(ctx, linear, places, mean[places])
         return shifts
+
+
+def group_names(found: ChannelGroups) -> dict[Group, str]:
+    """Group -> its name: its first weight and the axis of its channels there, "top.0.weight:0"; "#2" follows for the next of that name."""
+    names: dict[Group, str] = {}
+    for group in found.groups:
+        place = group.places[0]
+        stem = name = f"{lasting_name(place.name)}:{place.axis}"
+        number = 1
+        while name in names.values():
+            number += 1
+            name = f"{stem}#{number}"
+        names[group] = name
+    return names
 
 
 def _means(ctx: PassContext, found: ChannelGroups) -> dict[fx.Node, Tensor]:

@@ -23,6 +23,7 @@ from recfx.formats import quantize_per_channel, round_to_half
 from recfx.ir.numeric import Exactness
 from recfx.ir.program import Program
 from recfx.ops import cin, cross, mlp
+from recfx.passes._kept import KEPT, is_kept, require_known
 from recfx.passes.mlp.chain import LINEARS
 from recfx.pipeline import Pass, PassContext, PassSpec, register
 
@@ -38,9 +39,10 @@ class QuantizeLinears(Pass):
         min_outputs: The fewest outputs of a layer to quantise. The last layer of a click model has one, whose error is the error of the
             answer.
         clip: Whether to clip the weights of each output channel at the limit of least squared error (int8).
+        keep: Names of weights that stay as they are.
 
     Raises:
-        InputError: `bits` is neither 16 nor 8.
+        InputError: `bits` is neither 16 nor 8, or, in `run`, `keep` has the name of no weight.
     """
 
     spec = PassSpec(
@@ -55,12 +57,14 @@ class QuantizeLinears(Pass):
     min_weights: int = 4096
     min_outputs: int = 2
     clip: bool = False
+    keep: tuple[str, ...] = ()
 
     def __post_init__(self) -> None:
         if self.bits not in (16, 8):
             raise InputError(f"linears cannot have bits={self.bits}", hint="use one of 16, 8")
 
     def run(self, program: Program, ctx: PassContext) -> None:
+        require_known(self.keep, program.state(), self.spec.name)
         for node in ctx.nodes(*LINEARS):
             if any(ctx.tensor(a) is not None for a in node.args):
                 ctx.miss("linear", node, "the linear is not part of an MLP chain; run fuse-mlp before")
@@ -78,7 +82,7 @@ class QuantizeLinears(Pass):
             for name, scale_name in kind.weights(layer):
                 weight = params[getattr(layer, name)]
                 tensor = ctx.tensor(weight)
-                reason = self._refusal(tensor)
+                reason = KEPT if is_kept(str(weight.target), self.keep) else self._refusal(tensor)
                 if tensor is None or reason is not None:
                     ctx.miss("linear", node, f"layer {position + 1}: {reason}")
                     continue

@@ -26,6 +26,7 @@ from recfx.ir.program import Program
 from recfx.ir.shapes import BATCH
 from recfx.ir.sizes import dimension_names
 from recfx.ops import lookup
+from recfx.passes._kept import KEPT, is_kept, require_known
 from recfx.passes._match import argument
 from recfx.passes.clean.merge_tables import LOOKUPS
 from recfx.passes.lookups.lookup import bad_ids, bad_table
@@ -45,9 +46,10 @@ class QuantizeTables(Pass):
             bits.
         min_rows: The fewest rows of a table to quantise.
         format: "bf16" or "fp16", at 16 bits.
+        keep: Names of tables that stay as they are.
 
     Raises:
-        InputError: `bits` or `format` has another value.
+        InputError: `bits` or `format` has another value, or, in `run`, `keep` has the name of no table.
     """
 
     spec = PassSpec(
@@ -62,6 +64,7 @@ class QuantizeTables(Pass):
     refine: bool = False
     min_rows: int = 1
     format: str = "bf16"
+    keep: tuple[str, ...] = ()
 
     def __post_init__(self) -> None:
         if self.bits not in (16, *ROW_BITS):
@@ -70,6 +73,7 @@ class QuantizeTables(Pass):
             raise InputError(f"format={self.format!r} is not a 16-bit format", hint=f"use one of {', '.join(HALVES)}")
 
     def run(self, program: Program, ctx: PassContext) -> None:
+        require_known(self.keep, program.state(), self.spec.name)
         reads: dict[int, list[fx.Node]] = {}  # one tensor may be read under several names
         for node in ctx.graph.find_nodes(op="get_attr"):
             reads.setdefault(id(ctx.tensor(node)), []).append(node)
@@ -78,7 +82,8 @@ class QuantizeTables(Pass):
             table = argument(node, LOOKUPS[node.target], "weight")
             if (tensor := ctx.tensor(table)) is None:
                 continue
-            unfit = self._unfit(tensor) or _other_reader(reads[id(tensor)])
+            same = reads[id(tensor)]
+            unfit = self._kept(same) or self._unfit(tensor) or _other_reader(same)
             grouped = Miss(unfit) if unfit is not None else _grouped(node, table, ctx)
             if isinstance(grouped, Miss):
                 ctx.miss("table", node, grouped.reason)
@@ -120,7 +125,14 @@ class QuantizeTables(Pass):
         if tensor is None:
             return "the table is computed"
         reader = next((u for node in reads for u in node.users if not _only_looks_up(u, node)), None)
-        return self._unfit(tensor) or (None if reader is None else f"{reader.name} reads the table as well")
+        return (
+            self._kept(reads)
+            or self._unfit(tensor)
+            or (None if reader is None else f"{reader.name} reads the table as well")
+        )
+
+    def _kept(self, reads: list[fx.Node]) -> str | None:
+        return KEPT if any(is_kept(str(read.target), self.keep) for read in reads) else None
 
     def _unfit(self, tensor: torch.Tensor) -> str | None:
         """Why a table stays as it is, independently of its users; None if it can be quantised."""
