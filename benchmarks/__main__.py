@@ -1,4 +1,4 @@
-"""python -m benchmarks run | list | table | retrieval | estimators | tails | compile-time | serving | cost-model | random-models."""
+"""python -m benchmarks COMMAND: measures recfx beside other compilers, its cost model, its placement and its serving."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ from pathlib import Path
 
 import torch
 
-from benchmarks import compile_time, cost_accuracy, random_models, retrieval, tails
+from benchmarks import compile_time, cost_accuracy, placement_regret, random_models, retrieval, tails
 from benchmarks.markdown import markdown
 from benchmarks.papers import estimators
 from benchmarks.progress import ProgressLine
@@ -136,6 +136,16 @@ def _parser() -> argparse.ArgumentParser:
     predicted.add_argument("--out", type=Path, help="file for all times, as JSON")
     predicted.set_defaults(run=_cost_model)
 
+    placed = commands.add_parser("placement", help="compare the plans that placement chooses with many others")
+    placed.add_argument("cases", nargs="*", help="cases, patterns, or groups as in `run` (default: @mixed)")
+    placed.add_argument("--batches", type=integers, default=(1, 16, 256), help="default: 1,16,256")
+    placed.add_argument("--predicted", type=int, default=50, help="plans by predicted time (default: %(default)s)")
+    placed.add_argument("--drawn", type=int, default=50, help="plans drawn at random (default: %(default)s)")
+    add_option(placed, "seconds", 3.0, "of the comparison at a batch size (default: %(default)s)")
+    add_option(placed, "threads", 1, "default: %(default)s")
+    add_option(placed, "seed", 0)
+    placed.set_defaults(run=_placement)
+
     drawn = commands.add_parser("random-models", help="compare drawn models with eager; can be resumed")
     drawn.add_argument("--models", type=int, default=100_000, help="default: %(default)s")
     drawn.add_argument(
@@ -167,6 +177,17 @@ def _cost_model(options: argparse.Namespace) -> int:
     if options.out is not None:
         options.out.write_text(json.dumps([dataclasses.asdict(pair) for pair in pairs]))
     print(cost_accuracy.report(pairs))
+    return 0
+
+
+def _placement(options: argparse.Namespace) -> int:
+    torch.set_num_threads(options.threads)
+    cases = select(all_cases(), options.cases or ["@mixed"], "case", GROUPS)
+    sample = placement_regret.Sample(options.predicted, options.drawn, options.seconds, options.seed)
+    found = placement_regret.measure(
+        cases, options.batches, sample, lambda line: print(line, file=sys.stderr, flush=True)
+    )
+    print(placement_regret.report(found))
     return 0
 
 
