@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import contextlib
 import threading
-from collections.abc import Callable, Collection, Mapping, Sequence
+from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from os import PathLike
 from pathlib import Path
 from typing import Any, Self
@@ -13,12 +15,14 @@ from torch import compiler
 
 from recfx.driver import artifact
 from recfx.driver.frozen_weights import FrozenWeights
+from recfx.driver.live_tables import LiveTables, tables_of
 from recfx.driver.parts import Parts
 from recfx.driver.placement import Placement, placement
 from recfx.driver.profile import Profile, profile
 from recfx.driver.refresh import refreshed
 from recfx.driver.report import Report
 from recfx.driver.saved_bytes import copied_parts, from_files, to_files
+from recfx.driver.table_history import TableRecord
 from recfx.driver.unusual_calls import is_traced, run_traced, run_unusual
 from recfx.driver.weight_watch import WeightWatch
 from recfx.errors import InputError, RecfxError
@@ -50,6 +54,7 @@ class CompiledModel(FrozenWeights):
         self._lock = threading.Lock()
         self._parts: Parts | None = None
         self._watch: WeightWatch | None = None
+        self._live: LiveTables | None = None
         self._entry: Callable[..., Any] = self._first_call
         if parts is not None:
             self._take(parts)
@@ -64,6 +69,8 @@ class CompiledModel(FrozenWeights):
             return run_traced(self._ready(), args, kwargs)
         if self._watch is not None and not self._watch.compare_next():
             self._weights_changed()
+        if self._live is not None:
+            return self._live.run(args, kwargs, lossy=self.cast_inputs)
         try:
             return self._entry(*args, **kwargs)
         except Exception as error:
@@ -101,10 +108,10 @@ class CompiledModel(FrozenWeights):
         Raises:
             ArtifactError: The folder is not a saved model, or the model cannot be written as JSON.
         """
-        parts = self._ready()
         if self._watch is not None and self._watch.changed():
             self._watch.warn(saving=True)
-        artifact.save(parts, path)
+        with self._steady() as parts:
+            artifact.save(parts, path)
 
     def profile(
         self,
@@ -152,12 +159,88 @@ class CompiledModel(FrozenWeights):
             example_inputs: As for `optimize`. A loaded model needs them; any other model keeps its own.
             constant_inputs: New values of inputs that were declared constant, such as the items' new features.
 
+        Rows from `update_tables` are replaced by those of the user's model.
+
         Raises:
             InputError: The model or the example is missing, or shapes changed.
             ArtifactError: The saved model cannot be refreshed.
         """
         with self._lock:
             self._take(refreshed(self._ready(), model, example_inputs, constant_inputs))
+
+    @property
+    def tables(self) -> tuple[TableRecord, ...]:
+        """The embedding tables of the model: names, sizes, formats, and why a table takes no new rows if it takes none."""
+        return tables_of(self._ready())
+
+    @property
+    def table_version(self) -> int:
+        """The number of updates of tables since the model was made, loaded or refreshed."""
+        return 0 if self._live is None else self._live.version
+
+    def update_tables(self, updates: Mapping[str, tuple[Any, Any]]) -> int:
+        """Writes new rows into embedding tables while other threads call the model.
+
+        A call sees all rows of an update or none of them. The rows are stored in the formats of their tables, with the bits that `optimize`
+        gives to such rows. At its first update a table is copied twice; tables of a loaded model that are mapped to files take
+        memory only for the pages that are written to. From then on it is not shared with the user's model, whose weights
+        never change.
+
+        Args:
+            updates: Name of a table -> ids [n] and rows [n, columns]. The name is that of the parameter in the user's model, such as
+                "items.weight", or of its module. Where an id occurs several times, its last row counts.
+
+        Returns:
+            The number of updates so far. The rows are visible to all calls that begin after this one returns.
+
+        Raises:
+            InputError: A table is unknown or takes no new rows (a pass computed other weights from it, or a backend keeps a copy), or ids
+                or rows do not fit. Nothing is written then.
+            TargetError: A call that began before the last update hangs.
+        """
+        live = self._with_live_tables()
+        with live.lock:
+            self._require_present(live)
+            return live.write(live.checked(updates))
+
+    def prepare_updates(self, tables: Collection[str] | None = None) -> None:
+        """Makes tables ready for new rows now, which `update_tables` otherwise does at the first update of a table.
+
+        Args:
+            tables: Names of tables; by default all that take new rows.
+
+        Raises:
+            InputError: See `update_tables`.
+        """
+        live = self._with_live_tables()
+        if tables is None:
+            tables = [record.names[0] for record in live.records if record.state and not record.refused]
+        chosen = live.places(tables)
+        with live.lock:
+            self._require_present(live)
+            live.prepare(chosen)
+
+    def _with_live_tables(self) -> LiveTables:
+        with self._lock:
+            if self._live is None:
+                self._live = LiveTables(self._ready())
+            return self._live
+
+    def _require_present(self, live: LiveTables) -> None:
+        """Checks that the model was not refreshed meanwhile."""
+        if live is not self._live:
+            raise InputError(
+                "the model was refreshed meanwhile, so the rows were not written",
+                where="update_tables",
+                hint="pass the rows again, if the new weights do not hold them",
+            )
+
+    @contextmanager
+    def _steady(self) -> Iterator[Parts]:
+        """A context in which no rows are written; gives the parts with the present rows."""
+        live = self._live
+        with contextlib.nullcontext() if live is None else live.lock:
+            yield self._ready()
 
     def __repr__(self) -> str:
         if self._parts is None:
@@ -166,6 +249,8 @@ class CompiledModel(FrozenWeights):
         return f"CompiledModel({report.model}, target={report.target!r}, operators={report.operators[1]})"
 
     def _ready(self) -> Parts:
+        if self._live is not None:
+            return self._live.parts
         if self._parts is None:
             raise RecfxError(
                 "the model has not been captured yet",
@@ -185,6 +270,7 @@ class CompiledModel(FrozenWeights):
     def _take(self, parts: Parts) -> None:
         self.hold_weights(parts.program.state())
         self._parts, self._entry, self._watch = parts, parts.entry, parts.watch
+        self._live = None
 
     def _weights_changed(self) -> None:
         """Warns, and stops watching: one warning is enough."""
@@ -194,14 +280,18 @@ class CompiledModel(FrozenWeights):
             watch.warn(stacklevel=4)
 
     def __copy__(self) -> Self:
+        if self._live is not None:  # its tables change in place
+            return self.__deepcopy__({})
         return type(self)(self._ready(), cast_inputs=self.cast_inputs)
 
     def __deepcopy__(self, memo: dict[int, Any]) -> Self:
-        made = memo[id(self)] = type(self)(copied_parts(self._ready()), cast_inputs=self.cast_inputs)
+        with self._steady() as parts:
+            made = memo[id(self)] = type(self)(copied_parts(parts), cast_inputs=self.cast_inputs)
         return made
 
     def __reduce_ex__(self, protocol: Any) -> tuple[Any, ...]:
-        return restored, (to_files(self._ready()), self.cast_inputs)
+        with self._steady() as parts:
+            return restored, (to_files(parts), self.cast_inputs)
 
 
 def restored(files: dict[str, torch.Tensor], cast_inputs: bool) -> CompiledModel:

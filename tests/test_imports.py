@@ -47,6 +47,7 @@ ALLOWED: dict[str, set[str]] = {
     "retrieval": {"errors", "formats", "kernels", "progress", "version"},
     "serve": {"command_line", "compiled", "errors", "ir", "retrieval", "version"},
     "driver": {
+        "kernels",
         *("analysis", "capture", "cost", "errors", "formats", "ir", "ops", "passes", "pipeline", "placement"),
         *("fewer_collections", "progress", "runtime", "targets", "version"),
     },

@@ -20,7 +20,7 @@ from torch import fx
 from recfx.errors import InputError
 from recfx.formats import HALVES, ROW_BITS, encode_rows, round_to_half, row_bytes
 from recfx.ir.access import tensor_of
-from recfx.ir.lookup_ops import only_picks_rows, tables_of
+from recfx.ir.lookup_ops import only_picks_rows, table_key, tables_of
 from recfx.ir.numeric import Exactness
 from recfx.ir.program import Program
 from recfx.ir.shapes import BATCH
@@ -30,7 +30,7 @@ from recfx.passes._kept import KEPT, is_kept, require_known
 from recfx.passes._match import argument
 from recfx.passes.clean.merge_tables import LOOKUPS
 from recfx.passes.lookups.lookup import bad_ids, bad_table
-from recfx.pipeline import Miss, Pass, PassContext, PassSpec, register
+from recfx.pipeline import Miss, Packed, Pass, PassContext, PassSpec, register
 
 _aten = torch.ops.aten
 
@@ -110,7 +110,8 @@ class QuantizeTables(Pass):
         if not ctx.gate("table", table):
             return None
         with ctx.before(min(reads)):
-            new = ctx.constant(f"{str(table.target).replace('.', '_')}_{self.bits}bit", packed)
+            stem = f"{str(table.target).replace('.', '_')}_{self.bits}bit"
+            new = ctx.packed(stem, packed, Packed(table_key(tensor), self.bits, self.refine))
         for node in reads:
             for user in list(node.users):
                 self._read(user, node, new)

@@ -26,6 +26,7 @@ from recfx.driver.plans import Layout
 from recfx.driver.recipe import Recipe, state_shapes
 from recfx.driver.report import approximation, report_of
 from recfx.driver.stage_times import StageTimes
+from recfx.driver.table_history import TableHistory
 from recfx.driver.torch_operators import with_shares
 from recfx.driver.weight_watch import watch_weights
 from recfx.errors import CaptureError, MeasureError, PassError, TargetError, VerificationError
@@ -126,7 +127,8 @@ class _Road:
         options, stages = self.options, self.stages
         captured.signature = self.held.mark(captured.signature)
         with stages.run("passes", PassError):
-            result = self._passes(captured, debug)
+            history = TableHistory(captured, self.held.model)
+            result = self._passes(captured, debug, history)
             runs = self._checked(captured, result, debug)
         with stages.run("lowering", TargetError):
             outcome = place(own_outputs(result.program), options, runs, _applied(result), layout)
@@ -135,6 +137,7 @@ class _Road:
             result.program.notices += (*outcome.notices, *options.notices(), *idle)
             report = report_of(type(self.model).__name__, options.target, placed, captured, result)
             report = dataclasses.replace(report, plans=outcome.times, regions=outcome.regions)
+            report = dataclasses.replace(report, tables=history.records(result.program))
             if _applied(result) is Exactness.APPROX:
                 report = dataclasses.replace(report, approximation=approximation(captured, placed))
             parts = Parts(placed, report, plans=outcome.plans)
@@ -167,8 +170,8 @@ class _Road:
             blame = Blame(captured, self._pipeline, self.held.resources, special=special, lenient=self.options.lenient)
             raise blame.error(error, _applied(result), debug / "reproducer" if debug else None) from error
 
-    def _passes(self, captured: Program, debug: Path | None) -> PipelineResult:
-        instruments: list[Instrument] = [Announce(self.stages.begin), *([Dump(debug)] if debug else [])]
+    def _passes(self, captured: Program, debug: Path | None, history: TableHistory) -> PipelineResult:
+        instruments: list[Instrument] = [Announce(self.stages.begin), history, *([Dump(debug)] if debug else [])]
         result = self._pipeline.run(
             captured,
             verify=self.options.level,

@@ -12,6 +12,7 @@ import torch
 from recfx.cost.arithmetic import arithmetic
 from recfx.driver.placed import Placed
 from recfx.driver.placement_report import PlanTimes, RegionReport
+from recfx.driver.table_history import TableRecord
 from recfx.driver.torch_operators import TorchOperator, described, in_percent, torch_operators
 from recfx.ir.numeric import Exactness, weakest
 from recfx.ir.printer import human_bytes
@@ -83,6 +84,7 @@ class Report:
         torch_operators: The operators of `left_to_torch` with their modules and, if measured, their shares of the time.
         regions: The regions of the plan that runs at the example's batch size, with their times.
         plans: The plans that competed, with their times; empty if there was one plan only.
+        tables: The embedding tables of the model, and whether `CompiledModel.update_tables` takes new rows for them.
     """
 
     model: str
@@ -103,6 +105,7 @@ class Report:
     torch_operators: tuple[TorchOperator, ...] = ()
     regions: tuple[RegionReport, ...] = ()
     plans: tuple[PlanTimes, ...] = ()
+    tables: tuple[TableRecord, ...] = ()
 
     @property
     def share_left_to_torch(self) -> float:

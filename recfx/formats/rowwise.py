@@ -65,15 +65,10 @@ def encode_rows(table: torch.Tensor, bits: int, *, refine: bool = False) -> torc
     with torch.no_grad(), progress(f"packing {rows:,} rows into {bits} bits", rows) as advance:
         for start in range(0, rows, step):
             block = table[start : start + step].detach().float()
-            tail = _fit(block, bits, refine, start)
-            scale, bias = tail.float()[:, :1], tail.float()[:, 1:]
+            packed[start : start + step], scale, bias = _encoded(block, bits, refine, start)
             largest_step = max(largest_step, float(scale.abs().max()))
             if bool((scale == 0).any()):
                 vanished = max(vanished, _vanished(block[scale[:, 0] == 0], bias[scale[:, 0] == 0]))
-                scale = torch.where(scale == 0, 1.0, scale)
-                tail = torch.cat([scale, bias], 1).half()
-            codes = codes_of(block, scale, bias, (1 << bits) - 1).to(torch.uint8)
-            packed[start : start + step] = torch.cat([_pack(codes, bits), tail.view(torch.uint8)], 1)
             advance(len(block))
     # A row may lose its differences if the error of some larger row is as large.
     if vanished > largest_step / 2:
@@ -82,6 +77,44 @@ def encode_rows(table: torch.Tensor, bits: int, *, refine: bool = False) -> torc
             hint="multiply the table by a power of two and the weights that read it by the inverse, or store it in bfloat16",
         )
     return packed
+
+
+def encode_new_rows(rows: torch.Tensor, bits: int, *, refine: bool = False) -> torch.Tensor:
+    """Packs new rows of a table that is packed already: each gets the bytes that `encode_rows` gives it in a whole table.
+
+    A row whose values lie too close together for a scale in half precision becomes constant, as in a table with rows of a wider range.
+
+    Args:
+        rows: float32 [n, dim].
+        bits: 8, 4, 2 or 1.
+        refine: See `encode_rows`.
+
+    Returns:
+        uint8 [n, row_bytes(bits, dim)].
+
+    Raises:
+        InputError: A row holds NaN, infinities, or numbers beyond half precision.
+    """
+    packed = torch.empty(len(rows), row_bytes(bits, rows.shape[1]), dtype=torch.uint8)
+    step = max(1, _BLOCK_VALUES // rows.shape[1])
+    with torch.no_grad():
+        for start in range(0, len(rows), step):
+            packed[start : start + step] = _encoded(rows[start : start + step], bits, refine, start)[0]
+    return packed
+
+
+def _encoded(
+    block: torch.Tensor, bits: int, refine: bool, first_row: int
+) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor]:
+    """The packed rows of a block, and the scale and bias of each; a scale may have rounded to zero."""
+    tail = _fit(block, bits, refine, first_row)
+    scale, bias = tail.float()[:, :1], tail.float()[:, 1:]
+    used = scale
+    if bool((scale == 0).any()):
+        used = torch.where(scale == 0, 1.0, scale)
+        tail = torch.cat([used, bias], 1).half()
+    codes = codes_of(block, used, bias, (1 << bits) - 1).to(torch.uint8)
+    return torch.cat([_pack(codes, bits), tail.view(torch.uint8)], 1), scale, bias
 
 
 def _vanished(block: torch.Tensor, bias: torch.Tensor) -> float:

@@ -18,6 +18,15 @@ TABLE_ARGUMENTS: dict[Any, int] = dict.fromkeys(TABLE_LOOKUPS, 0)
 ROW_PICKERS: set[Any] = {_aten.embedding.default}
 
 
+#: Identifies the memory of a tensor and how it is read: address, dtype, sizes and strides.
+TableKey = tuple[int, torch.dtype, tuple[int, ...], tuple[int, ...]]
+
+
+def table_key(tensor: torch.Tensor) -> TableKey:
+    """Identifies the memory of a tensor and how it is read. Tied parameters have one key."""
+    return tensor.data_ptr(), tensor.dtype, tuple(tensor.shape), tensor.stride()
+
+
 def tables_of(node: fx.Node) -> list[fx.Node]:
     """The tables in which a node looks up rows; empty for any other operator."""
     if node.target not in TABLE_ARGUMENTS:

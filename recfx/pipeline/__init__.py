@@ -2,7 +2,7 @@
 
 from recfx.pipeline.base import Pass
 from recfx.pipeline.bisect import BisectResult
-from recfx.pipeline.context import PassContext
+from recfx.pipeline.context import PACKED, Packed, PassContext
 from recfx.pipeline.gate import Gate
 from recfx.pipeline.instruments import Announce, Dump, Instrument, PrintAfter, Timing
 from recfx.pipeline.pipeline import Pipeline, run_pass
@@ -13,6 +13,7 @@ from recfx.pipeline.rewrite import apply_rules, rewrite
 from recfx.pipeline.spec import Miss, PassSpec
 
 __all__ = [
+    "PACKED",
     "Announce",
     "BisectResult",
     "Dump",
@@ -20,6 +21,7 @@ __all__ = [
     "Instrument",
     "Miss",
     "MissRecord",
+    "Packed",
     "Pass",
     "PassContext",
     "PassRecord",

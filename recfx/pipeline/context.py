@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import heapq
 import itertools
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
@@ -14,6 +15,7 @@ from torch import fx
 
 from recfx.errors import VerificationError
 from recfx.ir.dead_code import remove_dead_code, remove_unread
+from recfx.ir.lookup_ops import TableKey
 from recfx.ir.program import Program, get_state, set_state, unused_name
 from recfx.ir.propagate import fake_mode_of, refresh
 from recfx.ir.provenance import module_path, where
@@ -24,6 +26,24 @@ from recfx.pipeline.records import MissRecord
 from recfx.pipeline.spec import PassSpec
 
 T = TypeVar("T")
+
+#: The entry of `Node.meta` in which a read of the state says that it holds a table row by row.
+PACKED = "recfx_packed"
+
+
+@dataclasses.dataclass(frozen=True)
+class Packed:
+    """A tensor that holds a table row by row in another format.
+
+    Attributes:
+        source: The key of the table (`recfx.ir.lookup_ops.table_key`). The table itself would stay in memory.
+        bits: Bits of a number: 16 for a half-precision dtype, or 8, 4, 2 or 1 for rows of `recfx.formats.rowwise`.
+        refine: See `recfx.formats.rowwise.encode_rows`.
+    """
+
+    source: TableKey
+    bits: int
+    refine: bool = False
 
 
 class PassContext:
@@ -112,6 +132,12 @@ class PassContext:
         name = unused_name(self.program.module, stem, self._numbers)
         set_state(self.program.module, name, tensor)
         return self.read(name)
+
+    def packed(self, stem: str, tensor: torch.Tensor, packed: Packed) -> fx.Node:
+        """As `constant`, for a tensor that holds a table row by row, so that new rows of the table can be written into it later."""
+        node = self.constant(stem, tensor)
+        node.meta[PACKED] = packed
+        return node
 
     def read(self, name: str) -> fx.Node:
         """Inserts a read of existing state."""

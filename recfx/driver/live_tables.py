@@ -1,0 +1,269 @@
+"""Tables of a compiled model that take new rows while it is called.
+
+The model is held twice, in two sides that differ only in these tables. Calls run on the active side. An update is written into the other
+side, which then becomes the active one in one step; when the calls of the former side have ended, the update is written there, too. So
+a call sees all rows of an update or none of them, and it neither waits nor takes a lock: it adds itself to the calls of a side and
+checks that the side is still the active one.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import threading
+import time
+from collections.abc import Collection, Mapping, Sequence
+from typing import Any
+
+import torch
+
+from recfx.driver.other_tables import with_tables
+from recfx.driver.parts import Parts
+from recfx.driver.row_updates import NewRows, checked_updates, packed_rows, table_at
+from recfx.driver.table_history import TableRecord
+from recfx.driver.unusual_calls import run_unusual
+from recfx.errors import InputError, TargetError
+from recfx.formats.rowwise import ROW_BITS, row_bytes
+from recfx.ir.lookup_ops import TableKey, table_key
+from recfx.ir.program import get_state
+from recfx.kernels.private_copies import private_copy
+
+#: Seconds for the calls of a side to end.
+_LONGEST_CALL = 60.0
+_PAUSE = 20e-6
+#: Rows that are written at a time, so that the copy of a block stays in the cache.
+_BLOCK_ROWS = 4096
+
+
+class _Side:
+    """The compiled model with its own tables, and the calls that run on it."""
+
+    __slots__ = ("calls", "parts")
+
+    def __init__(self, parts: Parts) -> None:
+        self.parts = parts
+        self.calls: list[None] = []
+
+    def tables(self, record: TableRecord, one_row: TableRecord | None) -> list[tuple[TableRecord, torch.Tensor]]:
+        """The tensors of a table: that of the program, and that of the program for one row."""
+        found = [(record, get_state(self.parts.program.module, record.state))]
+        if one_row is not None and one_row.state and self.parts.one_row is not None:
+            other = get_state(self.parts.one_row.program.module, one_row.state)
+            if other.data_ptr() != found[0][1].data_ptr():
+                found.append((one_row, other))
+        return found
+
+
+class LiveTables:
+    """The tables of a compiled model that take new rows.
+
+    Args:
+        parts: The compiled model.
+
+    Attributes:
+        lock: Held while rows are written.
+        records: The tables of the model.
+        version: The number of updates so far.
+
+    Raises:
+        InputError: The user's own model runs in place of the compiled one.
+    """
+
+    def __init__(self, parts: Parts) -> None:
+        if parts.report.kept_eager:
+            raise InputError(
+                "your own model runs, since the compiled one measured slower, and it has tables of its own",
+                where="update_tables",
+                hint="write the rows into the weights of your model, or optimize with measure=False",
+            )
+        self.lock = threading.Lock()
+        self.records = tables_of(parts)
+        one_row = parts.report.one_row
+        self._one_row = {r.names: r for r in one_row.tables} if one_row is not None else {}
+        self.version = 0
+        self._live: set[int] = set()
+        self._sides = [_Side(parts), _Side(parts)]
+        self._active = self._sides[0]
+        self._leaving: list[_Side] = []
+        self._late: list[NewRows] = []
+
+    @property
+    def parts(self) -> Parts:
+        """The compiled model with the present rows."""
+        return self._active.parts
+
+    def run(self, args: tuple[Any, ...], kwargs: dict[str, Any], *, lossy: bool) -> Any:
+        """A call of the model; see `run_unusual` for `lossy`."""
+        while True:
+            side = self._active
+            side.calls.append(None)
+            if side is self._active:
+                break
+            side.calls.pop()
+        try:
+            try:
+                return side.parts.entry(*args, **kwargs)
+            except Exception as error:  # noqa: BLE001 - raised again, with its cause, unless the call can be run otherwise
+                return run_unusual(side.parts, args, kwargs, error, lossy=lossy)
+        finally:
+            side.calls.pop()
+
+    def checked(self, updates: Mapping[str, Any]) -> list[NewRows]:
+        """Checks new rows; see `checked_updates`."""
+        return checked_updates(self.records, updates)
+
+    def places(self, names: Collection[str]) -> list[int]:
+        """The positions of tables in `records`.
+
+        Raises:
+            InputError: A name is unknown, or the table takes no new rows.
+        """
+        return [table_at(self.records, name) for name in names]
+
+    def prepare(self, places: Sequence[int]) -> None:
+        """Makes tables ready for new rows: they are copied for both sides. Call it with the lock.
+
+        Raises:
+            InputError: A backend keeps a copy of a table.
+        """
+        fresh = [place for place in places if place not in self._live]
+        if not fresh:
+            return
+        for place in fresh:
+            for record, table in self._sides[0].tables(self.records[place], self._of_one_row(place)):
+                _require_format(record, table)
+        with torch.inference_mode(False):
+            made = [self._with_copies(side, fresh) for side in self._sides]
+        active = self._sides.index(self._active)
+        self._leaving += self._sides
+        self._sides, self._active = made, made[active]
+        self._live.update(fresh)
+
+    def _with_copies(self, side: _Side, fresh: Sequence[int]) -> _Side:
+        """A side with its own copies of further tables."""
+        held = [t for place in fresh for _, t in side.tables(self.records[place], self._of_one_row(place))]
+        copies: dict[TableKey, torch.Tensor] = {table_key(tensor): private_copy(tensor) for tensor in held}
+        return _Side(with_tables(side.parts, copies))
+
+    def write(self, updates: Sequence[NewRows]) -> int:
+        """Makes new rows visible to all calls that begin from now on. Call it with the lock.
+
+        Args:
+            updates: The rows, from `checked`.
+
+        Returns:
+            The number of updates so far.
+
+        Raises:
+            InputError: The format of a table cannot hold a number, or a backend keeps a copy of the table.
+            TargetError: Calls that began before the last update have not ended.
+        """
+        packed = self.packed(updates)
+        self.prepare([new.table for new in updates])
+        self.settle()
+        passive = self._sides[1 - self._sides.index(self._active)]
+        self._store(passive, updates, packed)
+        self._leaving.append(self._active)
+        self._active = passive
+        self._late = list(updates)
+        self.version += 1
+        if self._wait(_LONGEST_CALL):
+            self._write_late(packed)
+        return self.version
+
+    def packed(self, updates: Sequence[NewRows]) -> list[list[torch.Tensor]]:
+        """The rows in the formats of their tables: one tensor for each tensor of a table.
+
+        Raises:
+            InputError: A format cannot hold a number.
+        """
+        found = []
+        for new in updates:
+            where = f"table {self.records[new.table].names[0]}"
+            formats: dict[tuple[int, bool, torch.dtype], torch.Tensor] = {}
+            made = []
+            for record, table in self._active.tables(self.records[new.table], self._of_one_row(new.table)):
+                key = record.bits, record.refine, table.dtype
+                if key not in formats:
+                    formats[key] = packed_rows(record, table, new.rows, where)
+                made.append(formats[key])
+            found.append(made)
+        return found
+
+    def settle(self) -> None:
+        """Waits until both sides hold the same rows. Call it with the lock.
+
+        Raises:
+            TargetError: Calls that began before the last update have not ended.
+        """
+        if not self._wait(_LONGEST_CALL):
+            raise TargetError(
+                f"a call that began before the last update has not ended after {_LONGEST_CALL:g} s",
+                where="update_tables",
+                hint="find out why the call hangs, and pass the rows again",
+            )
+        if self._late:
+            self._write_late(self.packed(self._late))
+
+    def _write_late(self, packed: Sequence[Sequence[torch.Tensor]]) -> None:
+        """Writes the last update into the passive side, which no call reads."""
+        self._store(self._sides[1 - self._sides.index(self._active)], self._late, packed)
+        self._late = []
+
+    def _wait(self, seconds: float) -> bool:
+        """Waits for the calls of former sides; whether they have ended."""
+        end = time.monotonic() + seconds
+        while any(side.calls for side in self._leaving):
+            if time.monotonic() > end:
+                return False
+            time.sleep(_PAUSE)
+        self._leaving = []
+        return True
+
+    def _of_one_row(self, place: int) -> TableRecord | None:
+        return self._one_row.get(self.records[place].names)
+
+    def _store(self, side: _Side, updates: Sequence[NewRows], packed: Sequence[Sequence[torch.Tensor]]) -> None:
+        for new, formats in zip(updates, packed, strict=True):
+            tables = side.tables(self.records[new.table], self._of_one_row(new.table))
+            for (_, table), rows in zip(tables, formats, strict=True):
+                with torch.no_grad():
+                    for start in range(0, len(rows), _BLOCK_ROWS):
+                        part = slice(start, start + _BLOCK_ROWS)
+                        table.index_copy_(0, new.ids[part], rows[part])
+
+
+def tables_of(parts: Parts) -> tuple[TableRecord, ...]:
+    """The tables of a compiled model. A table must take new rows in the program and in that for one row."""
+    records = parts.report.tables
+    if parts.report.one_row is None:
+        return records
+    refused = {record.names: record.refused for record in parts.report.one_row.tables}
+    return tuple(
+        record if record.refused or not refused.get(record.names) else _refuse(record, refused[record.names])
+        for record in records
+    )
+
+
+def _refuse(record: TableRecord, reason: str) -> TableRecord:
+    return dataclasses.replace(record, refused=f"in the plan for one row, {reason}")
+
+
+def _require_format(record: TableRecord, table: Any) -> None:
+    """Checks that a tensor has the format of the record, which may come from a file.
+
+    Raises:
+        InputError: It has not.
+    """
+    packed = record.bits in ROW_BITS
+    width = row_bytes(record.bits, record.columns) if packed else record.columns
+    if (
+        not isinstance(table, torch.Tensor)
+        or table.shape != (record.rows, width)
+        or not table.is_contiguous()
+        or (table.dtype is not torch.uint8 if packed else not table.is_floating_point())
+    ):
+        raise InputError(
+            "the compiled program holds it in another format than the model says",
+            where=f"table {record.names[0]}",
+            hint="optimize and save the model again",
+        )
