@@ -16,7 +16,7 @@ from starlette.concurrency import run_in_threadpool
 
 from benchmarks.serving.models import make
 from recfx.compiled import load
-from recfx.serve.engine.interface import TensorInfo
+from recfx.serve.engine.tensor_info import TensorInfo
 from recfx.serve.http.messages import read_request, write_answer
 
 _OUTPUT = (TensorInfo("output", torch.float32, (-1,)),)

@@ -11,13 +11,8 @@ from typing import Any
 
 import torch
 
-from recfx.driver.bag_rows import cut_bags
 from recfx.driver.parts import Parts
-from recfx.driver.row_plan import RowPlan
 from recfx.errors import InputError
-from recfx.ir.bags import IDS_BEHIND_BAGS, Bags
-from recfx.ir.batch_axes import Axis
-from recfx.ir.leaves import LeafSpec
 from recfx.ir.printer import symbol_names
 from recfx.ir.shapes import BATCH, sizes_of
 from recfx.ir.sizes import evaluate_size
@@ -80,58 +75,15 @@ def run_in_parts(parts: Parts, leaves: Sequence[Any], rows: int, most: int) -> l
     Raises:
         InputError: The rows depend on one another, or cannot be divided.
     """
-    plan: RowPlan | str = parts.row_plan
-    low = parts.program.signature.dims[BATCH][0]
+    divided = parts.division
     count = -(-rows // most)
-    if not isinstance(plan, str) and rows // count < low:
-        plan = f"one of {count} parts would have fewer than {low} rows"
-    if isinstance(plan, str):
+    if not isinstance(divided, str) and rows // count < divided.least_rows:
+        divided = f"one of {count} parts would have fewer than {divided.least_rows} rows"
+    if isinstance(divided, str):
         raise InputError(
-            f"batch = {rows} is above max_batch = {most}, and cannot be run in parts: {plan}",
+            f"batch = {rows} is above max_batch = {most}, and cannot be run in parts: {divided}",
             hint="optimize with a larger max_batch, or split the call yourself",
         )
-    for bags in plan.bags:
-        _require_bags(bags, leaves, parts)
-    found = []
-    for part in range(count):
-        start, end = part * rows // count, (part + 1) * rows // count
-        specs = zip(leaves, parts.program.signature.leaves, plan.inputs, strict=True)
-        cut = [_cut(leaf, spec, axis, start, end) for leaf, spec, axis in specs]
-        for position, leaf in (item for bags in plan.bags for item in cut_bags(bags, leaves, start, end).items()):
-            cut[position] = leaf
-        found.append(parts.run(*cut))
-    return [
-        several[0] if where is None else torch.cat(several, dim=where.axis)
-        for where, several in zip(plan.outputs, zip(*found, strict=True), strict=True)
-    ]
-
-
-def _require_bags(bags: Bags, leaves: Sequence[Any], parts: Parts) -> None:
-    """Refuses bounds that do not divide all ids into bags.
-
-    Raises:
-        InputError: The bounds are wrong, or ids stand after the last bag.
-    """
-    spec = parts.program.signature.leaves[bags.bounds]
-    if not bags.are_valid(leaves):
-        raise InputError(
-            "expected bounds of bags that start at 0, do not fall and end within the ids",
-            where=f"input {spec}",
-            hint=f"check it; it holds the {bags.form.value} of the bags",
-        )
-    totals = bags.lengths(leaves).reshape(len(bags.streams), -1).sum(1)
-    for stream, total in zip(bags.streams, totals, strict=True):
-        if (held := bags.count(leaves, stream)) is not None and int(total) < held:
-            raise InputError(
-                f"{held - int(total)} ids stand after the last bag: {IDS_BEHIND_BAGS}",
-                where=f"input {spec}",
-                hint=f"pass the first {int(total)} ids only",
-            )
-
-
-def _cut(leaf: Any, spec: LeafSpec, axis: Axis | None, start: int, end: int) -> Any:
-    if spec.kind == "size":
-        return end - start if spec.value == BATCH else leaf
-    if axis is None:
-        return leaf
-    return leaf.narrow(axis.dim, start * axis.step, (end - start) * axis.step)
+    divided.check(leaves)
+    bounds = [(part * rows // count, (part + 1) * rows // count) for part in range(count)]
+    return divided.joined([parts.run(*divided.cut(leaves, start, end)) for start, end in bounds])

@@ -7,15 +7,18 @@ from collections.abc import Callable, Mapping
 from functools import cached_property
 from typing import Any
 
+from recfx.driver.division import Division
 from recfx.driver.placed import Placed
 from recfx.driver.plans import Plans
 from recfx.driver.recipe import Recipe
 from recfx.driver.report import Report
+from recfx.driver.request_side import request_side
 from recfx.driver.row_plan import RowPlan, row_plan
 from recfx.driver.weight_watch import WeightWatch
 from recfx.errors import InputError
 from recfx.ir.jagged_bags import all_bags
 from recfx.ir.program import Program
+from recfx.ir.shapes import BATCH
 from recfx.ir.synthetic import with_synthetic_example
 from recfx.ops.lookup import grouped_lookup
 from recfx.ops.to_aten import decompose
@@ -86,6 +89,16 @@ class Parts:
         if not all_bags(self.program):
             return row_plan(self.in_torch)
         return row_plan(decompose(self.program, keep=(grouped_lookup,)))
+
+    @cached_property
+    def division(self) -> Division | str:
+        """A call in parts of its rows, or the reason why calls cannot be divided."""
+        plan = self.row_plan
+        if isinstance(plan, str):
+            return plan
+        if BATCH not in self.program.signature.dims:
+            return "the model has no batch"
+        return Division(self.program, plan, lambda: request_side(self.plans, self.run, self.exemplified.example))
 
     def with_one_row(self, one_row: Parts) -> Parts:
         """The same parts, with `one_row` as the parts for a batch of one row."""

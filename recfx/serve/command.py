@@ -40,6 +40,7 @@ def add_serve(serve: argparse.ArgumentParser) -> None:
         default=1024,
         help="rows of a call that several requests share (default: %(default)s)",
     )
+    add("--no-split", action="store_true", help="do not divide a large request over workers that wait")
     add(
         "--wait", type=_milliseconds, default=0.0, metavar="MS", help="how long a request waits for others (default: 0)"
     )
@@ -114,6 +115,7 @@ def make_server(options: argparse.Namespace, named: list[tuple[str, list[Source]
     engine = EngineSettings(
         threads=options.threads,
         batch_rows=options.batch_rows,
+        split=not options.no_split,
         most_wait=options.wait,
         timeout=options.timeout,
         most_queued=options.most_queued,

@@ -15,7 +15,7 @@ import torch
 
 from recfx.errors import InputError
 from recfx.serve.engine.batch import Batch
-from recfx.serve.engine.compute import outcomes_of
+from recfx.serve.engine.call import Call
 from recfx.serve.engine.requests import Outcome, Request, RequestQueue
 from recfx.serve.engine.scheduling import Scheduling
 from recfx.serve.engine.settings import EngineSettings
@@ -61,6 +61,8 @@ class Engine:
         self._changed = threading.Condition(self.lock)
         self.clock = clock
         self._queue = RequestQueue()
+        self._divided: list[Call] = []
+        self._idle = 0
         self._scheduling = Scheduling(name, variants, self.settings, tenants, clock())
         self._closing = False
         self._workers = Workers(self, self.settings)
@@ -153,7 +155,7 @@ class Engine:
                 where=f"model {self.name}",
                 hint="send it to another server",
             )
-        return self._scheduling.refusal(request, self._queue, self._workers.first_free(now), now)
+        return self._scheduling.refusal(request, self._queue, self._workers.first_free(now), now, self._idle)
 
     def cancel(self, request: Request) -> None:
         """Forgets a request whose client has left: it is not computed if it still waits, and its outcome is not reported."""
@@ -162,20 +164,20 @@ class Engine:
             if self._queue.discard(request):
                 self.statistics.reject(Reason.CANCELLED, self.clock(), str(self.version))
 
-    def take(self, free: Callable[[], bool]) -> Batch | None:
-        """Waits for the next batch. Called by workers.
+    def take(self, free: Callable[[], bool]) -> tuple[Call, int] | None:
+        """Waits for the next call, or for a part of one. Called by workers.
 
         Args:
             free: Whether the worker may still take one.
 
         Returns:
-            The batch; None when the worker has to end.
+            The call and the number of its part; None when the worker has to end.
         """
         while True:
             late: list[Request] = []
             with self._changed:
-                batch = self._next(late) if free() else None
-                if batch is None and not late:
+                found = self._next(late) if free() else None
+                if found is None and not late:
                     return None
             for request in late:
                 request.finish(
@@ -183,40 +185,94 @@ class Engine:
                         Reason.TOO_LATE, "the deadline passed while the request waited", where=f"model {self.name}"
                     )
                 )
-            if batch is not None:
-                return batch
+            if found is not None:
+                return found
 
-    def _next(self, late: list[Request]) -> Batch | None:
-        """Waits under the lock until a batch is due or requests are too late, which are added to `late`."""
+    def _next(self, late: list[Request]) -> tuple[Call, int] | None:
+        """Waits under the lock until a call is due or requests are too late, which are added to `late`."""
         while True:
             now = self.clock()
-            decision = self._scheduling.next_batch(self._queue, now)
+            if (part := self._part_of_other(now)) is not None:
+                return part
+            decision = self._scheduling.next_batch(self._queue, now, self._idle + 1)
             if decision.drop:
                 late += self._queue.take(decision.drop)
                 for _ in late:
                     self.statistics.reject(Reason.TOO_LATE, now, str(self.version))
             if decision.take:
-                taken = self._queue.take(decision.take)
+                batch = Batch(self._queue.take(decision.take), self.variant, decision)
                 if self._queue:
                     self._changed.notify()
-                return Batch(taken, self.variant, decision)
+                call = self._scheduling.call(batch, self._idle + 1, len(self._queue), now)
+                first = call.next_part(now)
+                assert first is not None
+                return call, first
             if late or (self._closing and not self._queue):
                 return None
             until = decision.wait_until
-            self._changed.wait(None if until is None else max(until - now, 0.0))
+            self._wait(None if until is None else max(until - now, 0.0))
             if self._closing and not self._queue:
                 return None
 
-    def compute(self, batch: Batch) -> list[Outcome]:
-        """The outcomes of a batch. Called by workers."""
-        begun = self.clock()
-        outcomes = outcomes_of(batch, self.name)
+    def _part_of_other(self, now: float) -> tuple[Call, int] | None:
+        """A part of a call that another worker has begun."""
+        for call in self._divided:
+            if (part := call.next_part(now)) is not None:
+                return call, part
+        self._divided.clear()
+        return None
+
+    def _wait(self, seconds: float | None) -> None:
+        """Waits for a change as an idle worker."""
+        workers, busy = self.settings.workers, self._scheduling.busy
+        self._idle += 1
+        busy.changed(max(workers - self._idle, 0), self.clock())
+        try:
+            self._changed.wait(seconds)
+        finally:
+            self._idle -= 1
+            busy.changed(max(workers - self._idle, 0), self.clock())
+
+    def run(self, call: Call, part: int) -> None:
+        """Runs a part of a call and then those that no other worker takes, and reports the outcome with the last of them.
+
+        Called by workers.
+        """
+        if part == 0 and call.parts > 1:
+            self._divide(call)
+        next_part: int | None = part
+        while next_part is not None:
+            part = next_part
+            outputs = call.run(part, self.name)
+            with self.lock:
+                call.ended(part, outputs)
+                next_part = call.next_part(self.clock())
+                last = call.complete and not call.claimed
+        if last:
+            self._finish(call)
+
+    def _divide(self, call: Call) -> None:
+        """Offers the parts of a call to the workers that wait."""
+        ready = call.prepare(self.name)
+        with self._changed:
+            if not ready:
+                call.stop()
+                return
+            self.statistics.divided += 1
+            self._divided.append(call)
+            self._changed.notify(call.waiting)
+
+    def _finish(self, call: Call) -> None:
+        """Reports the outcome of a call of which no part runs."""
+        outcomes, batch = call.outcomes(self.name), call.batch
         now = self.clock()
-        waited = [begun - request.arrived for request in batch.requests]
+        waited = [call.begun - request.arrived for request in batch.requests]
         with self.lock:
-            self.statistics.batch(batch.rows, waited, now - begun, now, str(self.version))
-            self._scheduling.finished(batch, now - begun)
-        return outcomes
+            self.statistics.batch(batch.rows, waited, now - call.begun, now, str(self.version))
+            self._scheduling.finished(batch, now - call.begun)
+            requests = call.claim()
+        if requests is not None:
+            self.report(requests, outcomes)
 
     def report(self, requests: Sequence[Request], outcomes: Sequence[Outcome]) -> None:
         """Counts and reports outcomes. Called by workers, once for each request."""

@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import dataclasses
-import re
 from collections.abc import Mapping, Sequence
 from typing import Any
 
@@ -11,31 +9,13 @@ import torch
 from torch.utils import _pytree as pytree
 
 from recfx.compiled import CompiledModel
-from recfx.errors import InputError, TargetError
+from recfx.errors import InputError
 from recfx.ir.batch_axes import Axis, batch_axis
 from recfx.ir.leaves import LeafSpec
 from recfx.ir.shapes import BATCH
-from recfx.serve.engine.datatypes import NAMES, fitted
-
-
-@dataclasses.dataclass(frozen=True)
-class TensorInfo:
-    """A named tensor of a served model.
-
-    Attributes:
-        name: Its name in requests and answers.
-        dtype: Its element type.
-        shape: Its sizes; -1 for a size that each request chooses.
-    """
-
-    name: str
-    dtype: torch.dtype
-    shape: tuple[int, ...]
-
-    @property
-    def datatype(self) -> str:
-        """The element type by its name in the Open Inference Protocol."""
-        return NAMES[self.dtype]
+from recfx.ir.sizes import linear_size
+from recfx.serve.engine.datatypes import fitted
+from recfx.serve.engine.tensor_info import TensorInfo, input_info, names_of, output_infos, shown
 
 
 class ModelInterface:
@@ -48,6 +28,7 @@ class ModelInterface:
         inputs: The tensors that a request holds.
         outputs: The tensors of an answer.
         joinable: None if the rows of several requests can share a call; otherwise the reason why not.
+        divisible: None if a call can be run in parts of its rows; otherwise the reason why not.
 
     Raises:
         TargetError: An input or output is not a tensor on the CPU, or its dtype is not in the protocol.
@@ -61,16 +42,19 @@ class ModelInterface:
         self._batch_sizes = [
             i for i, leaf in enumerate(signature.leaves) if leaf.kind == "size" and leaf.value == BATCH
         ]
-        named = _names([signature.leaves[i].name for i in self._tensors])
-        infos = [_input(name, signature.leaves[i]) for name, i in zip(named, self._tensors, strict=True)]
+        named = names_of([signature.leaves[i].name for i in self._tensors])
+        infos = [input_info(name, signature.leaves[i]) for name, i in zip(named, self._tensors, strict=True)]
         self.inputs = tuple(infos)
         self._places = dict(zip(named, self._tensors, strict=True))
-        self.outputs = _outputs(model)
+        self.outputs = output_infos(model)
         self._axes = [batch_axis(leaf) if leaf.kind == "tensor" else None for leaf in signature.leaves]
         self._batch_leaf = next((i for i, axis in enumerate(self._axes) if axis is not None), None)
+        self._counted = None if self._batch_leaf is not None else _counted(signature.leaves)
         plan = parts.row_plan
         self._output_axes: tuple[Any, ...] = () if isinstance(plan, str) else plan.outputs
         self.joinable = plan if isinstance(plan, str) else self._indivisible(bool(plan.bags))
+        divided = parts.division
+        self.divisible = divided if isinstance(divided, str) else None
         self._fixed = [_fixed_sizes(leaf) for leaf in signature.leaves]
 
     def _indivisible(self, has_bags: bool) -> str | None:
@@ -121,7 +105,7 @@ class ModelInterface:
             rank, fixed = self._fixed[position]
             if tensor.ndim != rank or any(tensor.shape[axis] != size for axis, size in fixed):
                 raise InputError(
-                    f"expected shape {_shown(self._info(name).shape)}, got {list(tensor.shape)}",
+                    f"expected shape {shown(self._info(name).shape)}, got {list(tensor.shape)}",
                     where=f"input {name}",
                     hint="pass the sizes that GET /v2/models/NAME lists; -1 is a size of your choice",
                 )
@@ -153,7 +137,7 @@ class ModelInterface:
             InputError: Two inputs have different numbers of rows.
         """
         if self._batch_leaf is None:
-            return 1
+            return self._rows_of_bags(leaves)
         found = None
         for position, axis in enumerate(self._axes):
             if axis is None:
@@ -171,6 +155,13 @@ class ModelInterface:
         assert found is not None
         return found
 
+    def _rows_of_bags(self, leaves: Sequence[Any]) -> int:
+        """The rows of a request whose inputs hold bags only, by the number of their bounds."""
+        if self._counted is None:
+            return 1
+        position, dim, factor, base = self._counted
+        return max((int(leaves[position].shape[dim]) - base) // factor, 0)
+
     def call(self, leaves: Sequence[Any]) -> list[torch.Tensor]:
         """Runs the model on flat inputs.
 
@@ -180,6 +171,55 @@ class ModelInterface:
         args, kwargs = self._signature.unpacked(leaves)
         result = self.model(*args, **kwargs)
         return [result] if isinstance(result, torch.Tensor) else pytree.tree_leaves(result)
+
+    @property
+    def least_part(self) -> int:
+        """The rows of a part of a divided call at least."""
+        divided = self.model.parts.division
+        return 1 if isinstance(divided, str) else divided.least_rows
+
+    def shared_by_parts(self, leaves: Sequence[Any]) -> Sequence[Any] | None:
+        """Computes what the parts of a call share: what depends on request inputs only. None if the model has no such part.
+
+        Args:
+            leaves: The flat inputs of the whole call.
+
+        Raises:
+            InputError: The inputs do not fit.
+        """
+        divided = self.model.parts.division
+        assert not isinstance(divided, str)
+        divided.check(leaves)
+        if isinstance(divided.side, str):
+            return None
+        self._signature.check(leaves)
+        return divided.side.values(leaves)
+
+    def call_part(self, leaves: Sequence[Any], held: Sequence[Any] | None, start: int, end: int) -> list[torch.Tensor]:
+        """Runs the model on some rows of flat inputs.
+
+        Args:
+            leaves: The flat inputs of the whole call.
+            held: What `shared_by_parts` returned for them.
+            start: The first row.
+            end: The row after the last one.
+
+        Raises:
+            InputError: The inputs do not fit.
+        """
+        divided = self.model.parts.division
+        assert not isinstance(divided, str)
+        cut = divided.cut(leaves, start, end)
+        if held is None:
+            return self.call(cut)
+        assert not isinstance(divided.side, str)
+        return divided.side.rows(cut, held)
+
+    def joined(self, parts: Sequence[Sequence[torch.Tensor]]) -> list[torch.Tensor]:
+        """The outputs of a call from those of its parts, in the order of the rows."""
+        divided = self.model.parts.division
+        assert not isinstance(divided, str)
+        return divided.joined(parts)
 
     def join(self, requests: Sequence[Sequence[Any]]) -> list[Any]:
         """The flat inputs of one call for several requests, whose rows follow each other.
@@ -215,26 +255,8 @@ class ModelInterface:
             for info in dict.fromkeys((*own, *others)):
                 if info not in own or info not in others:
                     side = "the model that is served" if info in own else "the new model"
-                    return f"only {side} has the {kind} {info.name}: {info.datatype}{_shown(info.shape)}"
+                    return f"only {side} has the {kind} {info.name}: {info.datatype}{shown(info.shape)}"
         return None
-
-
-def _shown(shape: Sequence[int]) -> str:
-    return f"[{', '.join(map(str, shape))}]"
-
-
-def _input(name: str, leaf: LeafSpec) -> TensorInfo:
-    """The named tensor of an input.
-
-    Raises:
-        TargetError: The protocol cannot carry it.
-    """
-    if leaf.dtype not in NAMES or (leaf.device is not None and leaf.device.type != "cpu"):
-        raise TargetError(
-            f"the input {leaf} cannot be sent in a request",
-            hint="serve a model whose inputs are dense numbers on the CPU",
-        )
-    return TensorInfo(name, leaf.dtype, tuple(size if isinstance(size, int) else -1 for size in leaf.shape))
 
 
 def _fixed_sizes(leaf: LeafSpec) -> tuple[int, list[tuple[int, int]]]:
@@ -242,30 +264,11 @@ def _fixed_sizes(leaf: LeafSpec) -> tuple[int, list[tuple[int, int]]]:
     return len(leaf.shape), [(axis, size) for axis, size in enumerate(leaf.shape) if isinstance(size, int)]
 
 
-def _names(expressions: Sequence[str]) -> list[str]:
-    """Names of leaves for requests: `features['user_id']` becomes features.user_id, if no two leaves get the same name."""
-    plain = [re.sub(r"\[\s*'?([^'\]]*)'?\s*\]", r".\1", text) for text in expressions]
-    return plain if len(set(plain)) == len(plain) else list(expressions)
-
-
-def _outputs(model: CompiledModel) -> tuple[TensorInfo, ...]:
-    """The named tensors of the outputs.
-
-    Raises:
-        TargetError: An output is not a tensor, or its dtype is not in the protocol.
-    """
-    program = model.parts.program
-    returned: Any = next(iter(reversed(program.graph.nodes))).args[0]
-    spec = program.signature.out_spec
-    numbered = pytree.tree_unflatten(list(range(spec.num_leaves)), spec)
-    paths = [f"output{pytree.keystr(path)}" for path, _ in pytree.tree_flatten_with_path(numbered)[0]]
-    infos = []
-    for name, node in zip(_names(paths), returned, strict=True):
-        value = node.meta.get("val") if isinstance(node, torch.fx.Node) else None
-        if not isinstance(value, torch.Tensor) or value.dtype not in NAMES:
-            raise TargetError(
-                f"{name} of the model cannot be sent in an answer", hint="return dense tensors of numbers"
-            )
-        shape = tuple(size if isinstance(size, int) else -1 for size in value.shape)
-        infos.append(TensorInfo(name, value.dtype, shape))
-    return tuple(infos)
+def _counted(leaves: Sequence[LeafSpec]) -> tuple[int, int, int, int] | None:
+    """A size that gives the batch, such as batch + 1 offsets: position of the leaf, dimension, factor and summand. None without one."""
+    for position, leaf in enumerate(leaves):
+        for dim, size in enumerate(leaf.shape):
+            found = linear_size(size, ()) if isinstance(size, str) else None
+            if found is not None and found[0] == BATCH:
+                return position, dim, found[1], found[2]
+    return None

@@ -2,12 +2,15 @@
 
 from __future__ import annotations
 
+import dataclasses
 import logging
 import math
 from collections.abc import Sequence
 
 from recfx.errors import InputError
 from recfx.serve.engine.batch import Batch
+from recfx.serve.engine.call import Call
+from recfx.serve.engine.hand_over import hand_over_seconds
 from recfx.serve.engine.requests import Request, RequestQueue
 from recfx.serve.engine.settings import EngineSettings
 from recfx.serve.engine.variants import Variant
@@ -15,7 +18,8 @@ from recfx.serve.outcomes import Reason, Rejected
 from recfx.serve.policies.admission import Admission, AdmissionConfig
 from recfx.serve.policies.batching import BatchDecision, DeadlineBatching, DeadlineConfig
 from recfx.serve.policies.ladder import Rung, VariantLadder
-from recfx.serve.policies.load import LoadMeter
+from recfx.serve.policies.load import BusyMeter, LoadMeter
+from recfx.serve.policies.splitting import CandidateSplit, SplitConfig
 from recfx.serve.policies.tenants import TenantConfig, TenantLimits
 
 _log = logging.getLogger("recfx.serve")
@@ -27,6 +31,9 @@ _LADDER_SECONDS = 0.1
 #: A shared call is as large as it takes to compute this share of the most rows per second. Larger ones would make requests wait for each
 #: other while other workers are free.
 _EFFICIENT = 0.9
+
+#: A part of a divided call has so many rows at least.
+_LEAST_PART = 16
 
 
 class Scheduling:
@@ -49,6 +56,7 @@ class Scheduling:
         self._name = name
         self._settings = settings
         self._load = LoadMeter(now=now)
+        self.busy = BusyMeter(settings.workers, now=now)
         self._limits = TenantLimits(tenants) if tenants is not None else None
         self.install(variants)
 
@@ -67,6 +75,26 @@ class Scheduling:
         self._batching = DeadlineBatching(first.times, DeadlineConfig(most_rows=rows, most_wait=settings.most_wait))
         config = AdmissionConfig(most_waiting=settings.most_queued, most_rows=rows)
         self._admission = Admission(first.times, settings.workers, config)
+        self._use(first)
+
+    def _use(self, variant: Variant) -> None:
+        """Gives the times of a variant to the policies."""
+        self._split = self._split_of(variant)
+        self._batching.times = self._admission.times = variant.times
+        self._batching.split = self._admission.split = self._split
+
+    def _split_of(self, variant: Variant) -> CandidateSplit | None:
+        """How calls of a variant are divided over workers; None if they are not."""
+        settings, interface = self._settings, variant.interface
+        if not settings.split or settings.workers == 1 or interface.divisible is not None:
+            return None
+        config = SplitConfig(
+            settings.workers,
+            request_seconds=variant.request_seconds,
+            part_seconds=hand_over_seconds(),
+            least_rows=max(_LEAST_PART, interface.least_part),
+        )
+        return CandidateSplit(variant.times.without(variant.request_seconds), config)
 
     def _ladder_of(self, variants: Sequence[Variant]) -> VariantLadder | None:
         for other in variants[1:]:
@@ -93,7 +121,9 @@ class Scheduling:
         """The variant that calls use at present."""
         return self.variants[self._active]
 
-    def refusal(self, request: Request, queue: RequestQueue, first_free: float, now: float) -> Rejected | None:
+    def refusal(
+        self, request: Request, queue: RequestQueue, first_free: float, now: float, idle: int
+    ) -> Rejected | None:
         """Why a request is not admitted; None if it is.
 
         Args:
@@ -101,6 +131,7 @@ class Scheduling:
             queue: The requests that wait.
             first_free: When the first worker is expected to be free.
             now: The present time.
+            idle: Workers that wait.
         """
         where = f"model {self._name}"
         self._load.record(request.rows, now)
@@ -108,7 +139,9 @@ class Scheduling:
             who = f"the tenant {request.tenant!r}" if request.tenant else "requests without a tenant"
             what = f"the rows of {who} for this second are used up"
             return Rejected(Reason.OVERLOADED, what, where=where, hint=f"send the request again in {wait:.3g} s")
-        verdict = self._admission.decide(request.rows, request.deadline, len(queue), queue.rows, first_free, now)
+        verdict = self._admission.decide(
+            request.rows, request.deadline, len(queue), queue.rows, first_free, now, max(idle, 1)
+        )
         if verdict.admitted:
             return None
         if verdict.reason == "queue":
@@ -120,11 +153,39 @@ class Scheduling:
             hint="send it again when the load has fallen, or with a longer timeout",
         )
 
-    def next_batch(self, queue: RequestQueue, now: float) -> BatchDecision:
-        """What a free worker does with the queue. Requests that cannot share a call are offered one at a time."""
+    def next_batch(self, queue: RequestQueue, now: float, idle: int) -> BatchDecision:
+        """What a free worker does with the queue. Requests that cannot share a call are offered one at a time.
+
+        Args:
+            queue: The requests that wait.
+            now: The present time.
+            idle: The number of workers that are free, this one included.
+        """
         self._choose_variant(queue, now)
         shared = self.variant.interface.joinable is None
-        return self._batching.next_batch(queue if shared else queue.first(), now)
+        return self._batching.next_batch(queue if shared else queue.first(), now, idle)
+
+    def call(self, batch: Batch, idle: int, waiting: int, now: float) -> Call:
+        """The call of a batch, divided over idle workers if it then ends earlier at a cost that the load allows.
+
+        Args:
+            batch: The batch.
+            idle: The number of workers that are free, the one that took the batch included.
+            waiting: Requests that still wait.
+            now: The present time.
+        """
+        if self._split is None or idle == 1 or batch.variant is not self.variant:
+            return Call(batch, ((0, batch.rows),), now)
+        budget = min(request.deadline for request in batch.requests) - now
+        plan = self._split.plan(
+            batch.rows,
+            idle,
+            self.busy.share(now),
+            waiting=waiting,
+            budget=budget / self._batching.correction.factor,
+        )
+        decision = batch.decision._replace(predicted=plan.seconds)
+        return Call(dataclasses.replace(batch, decision=decision), plan.bounds, now)
 
     def finished(self, batch: Batch, seconds: float) -> None:
         """Corrects predictions by the time of a batch of the present variant."""
@@ -142,5 +203,5 @@ class Scheduling:
         index = self._ladder.observe(rate, queue.rows, now, replicas=workers, slowdown=slowdown)
         if index != self._active:
             before, self._active = self.variant.name, index
-            self._batching.times = self._admission.times = self.variant.times
+            self._use(self.variant)
             _log.info("model %s: variant %s -> %s at %.0f rows/s", self._name, before, self.variant.name, rate)

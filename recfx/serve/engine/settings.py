@@ -24,6 +24,7 @@ class EngineSettings:
         most_queued: Requests that wait at most; further ones are rejected at once.
         most_rows: Rows of a request at most.
         batch_rows: Rows of a call that several requests share, at most.
+        split: Whether a call is divided over idle workers, where the rows do not depend on one another and it then ends earlier.
         most_wait: Seconds that a request waits for others while a worker is free.
         timeout: Seconds until a request without a deadline of its own must be answered; None for no deadline.
         call_seconds: After this time a call counts as hung: its requests are answered with an error and its worker is replaced.
@@ -34,6 +35,7 @@ class EngineSettings:
     most_queued: int = 1024
     most_rows: int = 65536
     batch_rows: int = 1024
+    split: bool = True
     most_wait: float = 0.0
     timeout: float | None = None
     call_seconds: float = 30.0

@@ -75,6 +75,7 @@ class Statistics:
         self.answered = 0
         self.rows = 0
         self.batches = 0
+        self.divided = 0
         self.rejected = dict.fromkeys(Reason, 0)
         self.retried = 0
         self.replaced_workers = 0

@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import dataclasses
 import hashlib
+import statistics
+import time
 from pathlib import Path
 
 import torch
@@ -12,6 +14,9 @@ from recfx.compiled import CompiledModel
 from recfx.errors import ArtifactError, RecfxError
 from recfx.serve.engine.interface import ModelInterface
 from recfx.serve.policies.times import ServiceTimes
+
+#: Calls of the request side that are timed.
+_ROUNDS = 15
 
 
 @dataclasses.dataclass(frozen=True, eq=False)
@@ -24,6 +29,7 @@ class Variant:
         times: Seconds of a call by rows, with the engine's number of threads.
         quality: The metric of its certificate; higher is better.
         digest: Of the manifest of its saved folder; "" for a model that was not loaded from one.
+        request_seconds: The part of each call's time that is computed once for all parts of a divided call.
     """
 
     name: str
@@ -31,6 +37,7 @@ class Variant:
     times: ServiceTimes
     quality: float = 0.0
     digest: str = ""
+    request_seconds: float = 0.0
 
 
 def variant(model: CompiledModel, name: str, threads: int, *, quality: float = 0.0, digest: str = "") -> Variant:
@@ -56,7 +63,25 @@ def variant(model: CompiledModel, name: str, threads: int, *, quality: float = 0
         raise ArtifactError(f"the model does not run on drawn inputs: {error.in_one_line}", where=name) from error
     measured = model.profile(threads=[threads])
     times = ServiceTimes({point.rows: point.seconds for point in measured.points if point.threads == threads})
-    return Variant(name, interface, times, quality, digest)
+    return Variant(name, interface, times, quality, digest, _request_seconds(interface, threads))
+
+
+def _request_seconds(interface: ModelInterface, threads: int) -> float:
+    """The median time of what the parts of a divided call share; 0 for a model that computes all of it for each row."""
+    example = interface.model.parts.exemplified.example
+    if interface.divisible is not None or interface.shared_by_parts(example) is None:
+        return 0.0
+    before, found = torch.get_num_threads(), []
+    torch.set_num_threads(threads)
+    try:
+        with torch.inference_mode():
+            for _ in range(_ROUNDS):
+                begun = time.perf_counter()
+                interface.shared_by_parts(example)
+                found.append(time.perf_counter() - begun)
+    finally:
+        torch.set_num_threads(before)
+    return statistics.median(found)
 
 
 def digest_of(folder: Path) -> str:

@@ -11,7 +11,7 @@ from typing import Protocol
 
 import torch
 
-from recfx.serve.engine.batch import Batch
+from recfx.serve.engine.call import Call
 from recfx.serve.engine.requests import Outcome, Request
 from recfx.serve.engine.settings import EngineSettings
 from recfx.serve.outcomes import Reason, Rejected
@@ -27,13 +27,14 @@ class Source(Protocol):
 
     name: str
     clock: Callable[[], float]
+    lock: threading.Lock
 
-    def take(self, free: Callable[[], bool]) -> Batch | None:
-        """Waits for the next batch; None when the worker has to end."""
+    def take(self, free: Callable[[], bool]) -> tuple[Call, int] | None:
+        """Waits for the next part of a call; None when the worker has to end."""
         ...
 
-    def compute(self, batch: Batch) -> list[Outcome]:
-        """The outcomes of a batch."""
+    def run(self, call: Call, part: int) -> None:
+        """Runs a part of a call."""
         ...
 
     def report(self, requests: Sequence[Request], outcomes: Sequence[Outcome]) -> None:
@@ -46,17 +47,18 @@ class Source(Protocol):
 
 
 class _Worker:
-    """A thread that runs batches.
+    """A thread that runs calls, or parts of them.
 
     Attributes:
-        batch: The requests that it runs; whoever takes them out of it under the lock reports their outcome.
-        begun: When it took them.
+        call: The call that it runs; None while it waits.
+        begun: When it began with that.
+        expected: When the call is expected to end.
         lost: Whether it hangs and has been replaced.
     """
 
     def __init__(self, name: str) -> None:
         self.name = name
-        self.batch: Sequence[Request] | None = None
+        self.call: Call | None = None
         self.begun = 0.0
         self.expected = 0.0
         self.lost = False
@@ -74,7 +76,6 @@ class Workers:
     def __init__(self, engine: Source, settings: EngineSettings) -> None:
         self._engine = engine
         self._settings = settings
-        self._lock = threading.Lock()
         self._numbers = itertools.count()
         self._running: list[_Worker] = []
         self._lost: list[_Worker] = []
@@ -87,7 +88,7 @@ class Workers:
     @property
     def busy(self) -> int:
         """Calls that run, without those that hang."""
-        return sum(worker.batch is not None for worker in self._running)
+        return len({id(call) for worker in self._running if (call := worker.call) is not None})
 
     @property
     def healthy(self) -> bool:
@@ -96,7 +97,7 @@ class Workers:
 
     def first_free(self, now: float) -> float:
         """When the first worker is expected to be free; `now` if one is."""
-        ends = [now if worker.batch is None else worker.expected for worker in self._running]
+        ends = [now if worker.call is None else worker.expected for worker in self._running]
         return min(ends, default=now)
 
     def join(self, seconds: float) -> bool:
@@ -110,9 +111,9 @@ class Workers:
     def abandon(self, outcome: Rejected) -> None:
         """Answers the requests of calls that have not ended."""
         for worker in list(self._running):
-            batch = self._claim(worker)
-            if batch:
-                self._engine.report(batch, [outcome] * len(batch))
+            requests = self._claim(worker.call)
+            if requests:
+                self._engine.report(requests, [outcome] * len(requests))
 
     def _start(self) -> None:
         worker = _Worker(f"recfx-{self._engine.name}-{next(self._numbers)}")
@@ -120,11 +121,13 @@ class Workers:
         self._running.append(worker)
         worker.thread.start()
 
-    def _claim(self, worker: _Worker) -> Sequence[Request] | None:
-        """The batch of a worker, for the one caller that reports its outcome."""
-        with self._lock:
-            batch, worker.batch = worker.batch, None
-        return batch
+    def _claim(self, call: Call | None) -> Sequence[Request] | None:
+        """The requests of a call, for the one caller that reports their outcome. Parts that have not begun are left out."""
+        if call is None:
+            return None
+        with self._engine.lock:
+            call.stop()
+            return call.claim()
 
     def _run(self, worker: _Worker) -> None:
         try:
@@ -136,21 +139,20 @@ class Workers:
         engine = self._engine
         torch.set_num_threads(self._settings.threads)
         with torch.inference_mode():
-            while (batch := engine.take(lambda: not worker.lost)) is not None:
+            while (taken := engine.take(lambda: not worker.lost)) is not None:
+                call, part = taken
                 worker.begun = engine.clock()
-                worker.expected = worker.begun + batch.decision.predicted
-                worker.batch = batch.requests
-                outcomes = engine.compute(batch)
-                requests = self._claim(worker)
-                if requests is not None:
-                    engine.report(requests, outcomes)
+                worker.expected = worker.begun + call.batch.decision.predicted
+                worker.call = call
+                engine.run(call, part)
+                worker.call = None
 
     def _died(self, worker: _Worker, error: BaseException) -> None:
         """Replaces a worker whose thread ends by an error outside the model's own, and runs its requests once more."""
         _log.error("a worker of model %s died", self._engine.name, exc_info=error)
-        batch = self._claim(worker) or []
+        requests = self._claim(worker.call) or []
         self._replace(worker)
-        failed = self._engine.again(batch)
+        failed = self._engine.again(requests)
         outcome = Rejected(
             Reason.FAILED,
             f"two workers died while they ran the request: {type(error).__name__}",
@@ -171,22 +173,25 @@ class Workers:
         while not self._ended.wait(min(limit / 4, 1.0)):
             now = self._engine.clock()
             for worker in list(self._running):
-                if worker.batch is None or now - worker.begun < limit:
-                    continue
-                batch = self._claim(worker)
-                if batch is None:
-                    continue
-                worker.lost = True
-                self._lost.append(worker)
-                _log.error(
-                    "a call of model %s has not ended after %g s; its worker is replaced", self._engine.name, limit
-                )
-                self._replace(worker)
-                outcome = Rejected(
-                    Reason.FAILED,
-                    f"the call of the model did not end in {limit:g} s",
-                    where=f"model {self._engine.name}",
-                    hint="send fewer rows, or raise call_seconds",
-                )
-                self._engine.report(batch, [outcome] * len(batch))
+                call = worker.call
+                if call is not None and now - worker.begun >= limit:
+                    self._give_up(worker, call)
             self._lost = [worker for worker in self._lost if worker.thread.is_alive()]
+
+    def _give_up(self, worker: _Worker, call: Call) -> None:
+        """Replaces a worker that hangs, and answers the requests of its call."""
+        requests = self._claim(call)
+        limit = self._settings.call_seconds
+        if worker.call is call:  # otherwise it has ended after all
+            worker.lost = True
+            self._lost.append(worker)
+            _log.error("a call of model %s has not ended after %g s; its worker is replaced", self._engine.name, limit)
+            self._replace(worker)
+        if requests is not None:
+            outcome = Rejected(
+                Reason.FAILED,
+                f"the call of the model did not end in {limit:g} s",
+                where=f"model {self._engine.name}",
+                hint="send fewer rows, or raise call_seconds",
+            )
+            self._engine.report(requests, [outcome] * len(requests))

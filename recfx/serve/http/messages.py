@@ -13,7 +13,7 @@ import torch
 
 from recfx.errors import InputError
 from recfx.serve.engine.datatypes import NAMES, dtype_of
-from recfx.serve.engine.interface import TensorInfo
+from recfx.serve.engine.tensor_info import TensorInfo
 from recfx.serve.outcomes import Reason, Rejected
 
 #: Header: the length of the JSON in front of binary tensors.

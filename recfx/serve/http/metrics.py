@@ -28,6 +28,7 @@ class _Collector:
         retried = CounterMetricFamily(
             "recfx_requests_retried", "Requests run again after their worker died.", labels=label
         )
+        divided = CounterMetricFamily("recfx_batches_divided", "Calls divided over several workers.", labels=label)
         replaced = CounterMetricFamily("recfx_workers_replaced", "Workers replaced after an error.", labels=label)
         waiting = GaugeMetricFamily("recfx_requests_waiting", "Requests in the queue.", labels=label)
         running = GaugeMetricFamily("recfx_batches_running", "Calls of the model that run.", labels=label)
@@ -47,6 +48,7 @@ class _Collector:
                 answered.add_metric(name, held.answered)
                 rows.add_metric(name, held.rows)
                 retried.add_metric(name, held.retried)
+                divided.add_metric(name, held.divided)
                 replaced.add_metric(name, held.replaced_workers)
                 waiting.add_metric(name, engine.waiting)
                 running.add_metric(name, engine.running)
@@ -57,7 +59,19 @@ class _Collector:
                     rejected.add_metric([engine.name, reason.value], count)
                 for which, family in times.items():
                     _add(family, name, getattr(held, which))
-        yield from (answered, rejected, rows, retried, replaced, waiting, running, version, variant, *times.values())
+        yield from (
+            answered,
+            rejected,
+            rows,
+            retried,
+            divided,
+            replaced,
+            waiting,
+            running,
+            version,
+            variant,
+            *times.values(),
+        )
 
 
 def _add(family: HistogramMetricFamily, labels: list[str], held: Histogram) -> None:

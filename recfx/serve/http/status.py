@@ -6,8 +6,8 @@ import dataclasses
 from typing import Any
 
 from recfx.serve.engine.engine import Engine
-from recfx.serve.engine.interface import TensorInfo
 from recfx.serve.engine.statistics import Point
+from recfx.serve.engine.tensor_info import TensorInfo
 from recfx.serve.models import Models
 from recfx.version import VERSION
 

@@ -14,7 +14,7 @@ from recfx.serve.policies.batching import (
     QueuedRequest,
 )
 from recfx.serve.policies.ladder import LadderConfig, Rung, VariantLadder, switch_is_cheaper
-from recfx.serve.policies.load import LoadMeter
+from recfx.serve.policies.load import BusyMeter, LoadMeter
 from recfx.serve.policies.prequal import Prequal, PrequalConfig, Probe
 from recfx.serve.policies.replica_load import ReplicaLoad
 from recfx.serve.policies.routing import LeastInFlight, PeakEwma, PeakEwmaConfig, PowerOfTwo, RoundRobin, Router
@@ -31,6 +31,7 @@ __all__ = [
     "AimdConfig",
     "BatchDecision",
     "Batching",
+    "BusyMeter",
     "CandidateSplit",
     "DeadlineBatching",
     "DeadlineConfig",

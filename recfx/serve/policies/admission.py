@@ -6,6 +6,7 @@ from dataclasses import dataclass
 from typing import NamedTuple
 
 from recfx.serve.policies._checks import check_count, check_number
+from recfx.serve.policies.splitting import CandidateSplit
 from recfx.serve.policies.times import ServiceTimes, TimeCorrection
 
 
@@ -52,18 +53,33 @@ class Admission:
     Attributes:
         times: Seconds of a call by rows; assign those of another variant when the variant changes.
         cores: Calls at a time.
+        split: How a request is split over idle cores; None if requests are not split.
         correction: Measured over predicted times.
     """
 
-    def __init__(self, times: ServiceTimes, cores: int = 1, config: AdmissionConfig | None = None) -> None:
+    def __init__(
+        self,
+        times: ServiceTimes,
+        cores: int = 1,
+        config: AdmissionConfig | None = None,
+        split: CandidateSplit | None = None,
+    ) -> None:
         check_count("cores", cores)
         self.times = times
         self.cores = cores
         self.config = config or AdmissionConfig()
+        self.split = split
         self.correction = TimeCorrection()
 
     def decide(
-        self, rows: int, deadline: float, waiting: int, waiting_rows: int, first_free: float, now: float
+        self,
+        rows: int,
+        deadline: float,
+        waiting: int,
+        waiting_rows: int,
+        first_free: float,
+        now: float,
+        idle_cores: int = 1,
     ) -> Verdict:
         """Whether a request joins the queue.
 
@@ -74,13 +90,21 @@ class Admission:
             waiting_rows: Their rows.
             first_free: When the first core is free; a time in the past if one is.
             now: The present time.
+            idle_cores: Cores that are free now; a request that nothing waits before may be split over them.
         """
         if waiting >= self.config.most_waiting:
             return Verdict(False, "queue", 0.0)
         seconds = self.predicted(rows, deadline - now, waiting_rows, first_free - now)
-        if now + seconds * (1.0 + self.config.margin) + self.config.reserve_seconds > deadline:
-            return Verdict(False, "deadline", seconds)
-        return Verdict(True, "", seconds)
+        if self._too_late(seconds, deadline, now) and self.split is not None and not waiting and idle_cores > 1:
+            seconds = self.split.quickest(rows, idle_cores) * self.correction.factor
+        return (
+            Verdict(False, "deadline", seconds)
+            if self._too_late(seconds, deadline, now)
+            else Verdict(True, "", seconds)
+        )
+
+    def _too_late(self, seconds: float, deadline: float, now: float) -> bool:
+        return now + seconds * (1.0 + self.config.margin) + self.config.reserve_seconds > deadline
 
     def predicted(self, rows: int, budget: float, waiting_rows: int, until_free: float) -> float:
         """Seconds until a request is computed.

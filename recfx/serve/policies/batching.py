@@ -13,6 +13,7 @@ from dataclasses import dataclass
 from typing import NamedTuple, Protocol
 
 from recfx.serve.policies._checks import check_count, check_number, refuse
+from recfx.serve.policies.splitting import CandidateSplit
 from recfx.serve.policies.times import ServiceTimes, TimeCorrection
 
 #: Seconds by which a call may end after its deadline before the request is dropped: rounding of clocks.
@@ -64,8 +65,8 @@ class Batching(Protocol):
     time budget. A policy changes nothing in the queue. It serves all cores of one replica; calls from several threads need a lock.
     """
 
-    def next_batch(self, queue: Iterable[QueuedRequest], now: float) -> BatchDecision:
-        """What a core that is free at `now` does with the queue."""
+    def next_batch(self, queue: Iterable[QueuedRequest], now: float, idle_cores: int = 1) -> BatchDecision:
+        """What a core that is free at `now` does with the queue; `idle_cores` counts it and the others that are free."""
         ...
 
     def finished(self, decision: BatchDecision, seconds: float) -> None:
@@ -115,7 +116,7 @@ class AimdBatching:
         self.config = config
         self.limit = float(config.least_rows)
 
-    def next_batch(self, queue: Iterable[QueuedRequest], now: float) -> BatchDecision:
+    def next_batch(self, queue: Iterable[QueuedRequest], now: float, idle_cores: int = 1) -> BatchDecision:
         """Takes requests from the front up to the limit; waits for more up to `most_wait` after the first arrival."""
         take, total, limit = 0, 0, self.limit
         first = math.inf
@@ -173,18 +174,23 @@ class DeadlineBatching:
 
     Attributes:
         times: Seconds of a call by rows; assign those of another variant when the variant changes.
+        split: How a request is split over idle cores; None if requests are not split.
         correction: Measured over predicted times.
     """
 
-    def __init__(self, times: ServiceTimes, config: DeadlineConfig | None = None) -> None:
+    def __init__(
+        self, times: ServiceTimes, config: DeadlineConfig | None = None, split: CandidateSplit | None = None
+    ) -> None:
         self.times = times
         self.config = config or DeadlineConfig()
+        self.split = split
         self.correction = TimeCorrection()
 
-    def next_batch(self, queue: Iterable[QueuedRequest], now: float) -> BatchDecision:
+    def next_batch(self, queue: Iterable[QueuedRequest], now: float, idle_cores: int = 1) -> BatchDecision:
         """Drops what is too late, then takes the longest prefix that keeps its own earliest deadline.
 
-        A request is dropped only if a batch of this request alone would end after its deadline, without the margin.
+        A request is dropped only if a batch of this request alone would end after its deadline, without the margin and on as many of
+        the idle cores as it can be split over.
         """
         config, times, factor = self.config, self.times, self.correction.factor
         ready = now + config.reserve_seconds
@@ -194,8 +200,10 @@ class DeadlineBatching:
         for request in queue:
             deadline, rows = request.deadline, request.rows
             if not take and ready + times.seconds(rows) * factor > deadline + _ROUNDING:
-                drop += 1
-                continue
+                alone = times.seconds(rows) if self.split is None else self.split.quickest(rows, idle_cores)
+                if ready + alone * factor > deadline + _ROUNDING:
+                    drop += 1
+                    continue
             if deadline < earliest:
                 earliest = deadline
                 limit = times.most_rows((deadline - ready) / careful, config.most_rows)

@@ -1,7 +1,8 @@
-"""The measured load: requests and rows per second over a sliding window of time."""
+"""The measured load: requests and rows per second over a sliding window of time, and the share of the cores in use."""
 
 from __future__ import annotations
 
+import math
 from collections import deque
 
 from recfx.serve.policies._checks import check_count, check_number
@@ -59,3 +60,32 @@ class LoadMeter:
             self._past.append((0, 0))
         self._begin += passed * self._width
         self._requests, self._rows = 0, 0
+
+
+class BusyMeter:
+    """The share of a replica's cores in use: its average over time, where the past counts less and less.
+
+    A share that is sampled when batches begin would count a split batch as a busy replica, however rare batches are.
+
+    Args:
+        cores: Cores of the replica.
+        seconds: What happened so long ago counts 1/e of what happens now.
+        now: The present time.
+    """
+
+    def __init__(self, cores: int, seconds: float = 1.0, now: float = 0.0) -> None:
+        check_count("cores", cores)
+        check_number("seconds", seconds, 0.0, above=True)
+        self._cores, self._seconds = cores, seconds
+        self._latest, self._in_use, self._share = now, 0, 0.0
+
+    def changed(self, in_use: int, now: float) -> None:
+        """From `now` on, some cores are in use. A time before the latest one counts as the latest one."""
+        self._share = self.share(now)
+        self._latest = max(self._latest, now)
+        self._in_use = in_use
+
+    def share(self, now: float) -> float:
+        """The average share, from 0 to 1."""
+        weight = math.exp(-max(now - self._latest, 0.0) / self._seconds)
+        return weight * self._share + (1.0 - weight) * min(self._in_use / self._cores, 1.0)

@@ -8,6 +8,7 @@ parts use cores less well, so the extra work that a split may cost shrinks with 
 from __future__ import annotations
 
 import itertools
+import math
 from dataclasses import dataclass
 
 from recfx.serve.policies._checks import check_count, check_number
@@ -72,23 +73,47 @@ class CandidateSplit:
         self.times = times
         self.config = config
 
-    def plan(self, rows: int, idle_cores: int, busy: float = 0.0) -> SplitPlan:
+    def plan(
+        self, rows: int, idle_cores: int, busy: float = 0.0, *, waiting: int = 0, budget: float = math.inf
+    ) -> SplitPlan:
         """The split with the earliest end whose extra work the load allows.
+
+        If that split ends too late, the one with the fewest parts that ends in time, whatever it costs.
 
         Args:
             rows: Candidates, at least 1.
             idle_cores: Cores that are free now, the caller's own included, at least 1.
             busy: The share of the replica's cores that was in use lately, from 0 to 1. A share of 1 allows no extra work.
+            waiting: Requests that wait. Each of them is about to take one of the idle cores.
+            budget: Seconds until the earliest deadline of the rows.
         """
         config = self.config
+        most = self.most_parts(rows, max(idle_cores - waiting, 1))
         allowed = self.work(rows, 1) * (1.0 + config.most_extra * (1.0 - min(max(busy, 0.0), 1.0)))
         best, least = 1, self._seconds(rows, 1)
-        for parts in range(2, min(config.cores, idle_cores, rows // config.least_rows) + 1):
+        for parts in range(2, most + 1):
             seconds = self._seconds(rows, parts)
             if seconds < least and self.work(rows, parts) <= allowed:
                 best, least = parts, seconds
+        if least > budget:
+            in_time = (parts for parts in range(2, most + 1) if self._seconds(rows, parts) <= budget)
+            best = next(in_time, best)
+            least = self._seconds(rows, best)
         size, larger = divmod(rows, best)
         return SplitPlan((size + 1,) * larger + (size,) * (best - larger), least)
+
+    def quickest(self, rows: int, idle_cores: int) -> float:
+        """Seconds of the split with the earliest end, whatever it costs.
+
+        Args:
+            rows: Candidates, at least 1.
+            idle_cores: Cores that are free now, at least 1.
+        """
+        return min(self._seconds(rows, parts) for parts in range(1, self.most_parts(rows, idle_cores) + 1))
+
+    def most_parts(self, rows: int, idle_cores: int) -> int:
+        """The largest number of parts that cores and rows allow."""
+        return max(min(self.config.cores, idle_cores, rows // self.config.least_rows), 1)
 
     def work(self, rows: int, parts: int) -> float:
         """Core-seconds of a split into a number of parts."""

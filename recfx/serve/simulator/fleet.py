@@ -11,6 +11,7 @@ from recfx.serve.policies import (
     AimdConfig,
     BatchDecision,
     Batching,
+    BusyMeter,
     CandidateSplit,
     DeadlineBatching,
     DeadlineConfig,
@@ -79,7 +80,7 @@ class Station:
         ends: When running batches end, as a heap.
         running: Batches that are computed.
         variant: The number of the present variant.
-        busy: The share of the cores in use, as a moving average over batches.
+        busy: The share of the cores in use lately.
         timer: When the batching policy asked to be asked again; None if it did not.
     """
 
@@ -91,7 +92,8 @@ class Station:
         self.waiting_rows = 0
         self.ends: list[float] = []
         self.running: set[Batch] = set()
-        self.variant, self.busy = 0, 0.0
+        self.variant = 0
+        self.busy = BusyMeter(cores)
         self.timer: float | None = None
         self._times = times
         self.correction = TimeCorrection()
@@ -105,6 +107,9 @@ class Station:
         if policies.splitting is not None and cores > 1:
             limit = min(policies.splitting.cores, cores)
             self.split = CandidateSplit(times[0], dataclasses.replace(policies.splitting, cores=limit))
+            for policy in (self.batching, self.admission):
+                if isinstance(policy, DeadlineBatching | Admission):
+                    policy.split = self.split
 
     @property
     def times(self) -> ServiceTimes:
@@ -124,10 +129,17 @@ class Station:
         self.waiting_rows -= decision.rows
         cores, predicted = 1, decision.predicted or self.times.seconds(decision.rows)
         if self.split is not None and self.free > 1:
-            plan = self.split.plan(decision.rows, self.free, self.busy)
+            budget = min(request.deadline for request in requests) - now
+            plan = self.split.plan(
+                decision.rows,
+                self.free,
+                self.busy.share(now),
+                waiting=len(self.queue),
+                budget=budget / self.correction.factor,
+            )
             cores, predicted = len(plan.parts), plan.seconds
         self.free -= cores
-        self.busy += 0.05 * ((self.cores - self.free) / self.cores - self.busy)
+        self.busy.changed(self.cores - self.free, now)
         batch = Batch(self, requests, decision._replace(predicted=predicted), cores, now)
         self.running.add(batch)
         return batch
@@ -135,6 +147,7 @@ class Station:
     def finished(self, batch: Batch, seconds: float) -> None:
         """Frees the cores of a batch, and tells the policies its time."""
         self.free += batch.cores
+        self.busy.changed(self.cores - self.free, batch.begin + seconds)
         self.running.remove(batch)
         self.batching.finished(batch.decision, seconds)
         self.correction.observe(batch.decision.predicted, seconds)

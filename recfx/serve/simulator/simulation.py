@@ -133,13 +133,19 @@ class Simulation:
             return True
         first_free = now if station.free else station.ends[0]
         return station.admission.decide(
-            request.rows, request.deadline, len(station.queue), station.waiting_rows, first_free, now
+            request.rows,
+            request.deadline,
+            len(station.queue),
+            station.waiting_rows,
+            first_free,
+            now,
+            max(station.free, 1),
         ).admitted
 
     def _dispatch(self, station: Station, now: float) -> None:
         """Starts batches as long as cores are free."""
         while station.free and station.queue:
-            decision = station.batching.next_batch(station.queue, now)
+            decision = station.batching.next_batch(station.queue, now, station.free)
             for _ in range(decision.drop):
                 request = station.queue.popleft()
                 station.waiting_rows -= request.rows

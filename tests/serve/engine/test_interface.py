@@ -175,3 +175,21 @@ def test_complex_inputs_are_refused():
 
     with pytest.raises(TargetError, match="cannot be sent in a request"):
         interface_of(Real(), (torch.rand(4, 3, dtype=torch.complex64),))
+
+
+class Bounded(nn.Module):
+    """A bag between each two of its offsets, and nothing else."""
+
+    def __init__(self):
+        super().__init__()
+        self.bag = nn.EmbeddingBag(50, 4, mode="sum", include_last_offset=True)
+
+    def forward(self, ids, offsets):
+        return self.bag(ids, offsets)
+
+
+def test_the_rows_of_bags_are_counted_by_their_offsets():
+    bags = interface_of(Bounded(), (torch.arange(9), torch.arange(0, 10, 3)))
+    for count in (1, 4, 7):
+        leaves = bags.leaves({"ids": torch.arange(2 * count), "offsets": torch.arange(0, 2 * count + 1, 2)})
+        assert bags.rows(leaves) == count

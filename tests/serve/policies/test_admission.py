@@ -9,7 +9,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 from serve_kit import linear, times
 
-from recfx.serve.policies import Admission, AdmissionConfig, ServiceTimes
+from recfx.serve.policies import Admission, AdmissionConfig, CandidateSplit, ServiceTimes, SplitConfig
 
 rows = st.integers(1, 2000)
 queued = st.integers(0, 100_000)
@@ -79,3 +79,13 @@ def test_the_cores_share_the_queue() -> None:
     one, four = (Admission(made, cores).predicted(100, 0.02, 100_000, 0.0) for cores in (1, 4))
     assert one == pytest.approx(100 * 0.01 + 0.001)  # 100 batches of 1,000 rows, and one of 100
     assert four == pytest.approx(25 * 0.01 + 0.001)
+
+
+@pytest.mark.parametrize(("waiting", "idle", "admitted"), [(0, 1, False), (0, 2, True), (1, 2, False)])
+def test_idle_cores_admit_what_one_core_cannot_answer_in_time(waiting: int, idle: int, admitted: bool) -> None:
+    made = linear(fixed=0.0, per_row=1e-5)
+    split = CandidateSplit(made, SplitConfig(2, part_seconds=0.0))
+    admission = Admission(made, 2, AdmissionConfig(margin=0.0), split)
+    verdict = admission.decide(1000, 0.006, waiting, 0, 0.0, 0.0, idle)
+    assert verdict.admitted is admitted
+    assert verdict.seconds == pytest.approx(0.005 if admitted else 0.01)

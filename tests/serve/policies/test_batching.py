@@ -14,9 +14,11 @@ from recfx.serve.policies import (
     AimdConfig,
     BatchDecision,
     Batching,
+    CandidateSplit,
     DeadlineBatching,
     DeadlineConfig,
     ServiceTimes,
+    SplitConfig,
 )
 
 queues = st.lists(waiting, max_size=12)
@@ -167,3 +169,11 @@ def test_a_later_deadline_never_makes_a_batch_smaller(first: float, second: floa
 def test_requests_without_a_deadline_fill_the_batch() -> None:
     policy = DeadlineBatching(linear(), DeadlineConfig(most_rows=512))
     assert policy.next_batch([Waiting(100, deadline=math.inf) for _ in range(9)], 0.0).take == 5
+
+
+@pytest.mark.parametrize(("idle", "dropped"), [(1, 1), (2, 0)])
+def test_a_request_that_idle_cores_can_answer_in_time_is_not_dropped(idle: int, dropped: int) -> None:
+    made = linear(fixed=0.0, per_row=1e-5)
+    policy = DeadlineBatching(made, split=CandidateSplit(made, SplitConfig(2, part_seconds=0.0)))
+    decision = policy.next_batch([Waiting(1000, deadline=0.006)], 0.0, idle)
+    assert (decision.drop, decision.take) == (dropped, 1 - dropped)

@@ -73,3 +73,28 @@ def test_the_work_of_a_split(parts: int, hand_offs: int) -> None:
 
 def test_few_rows_stay_together() -> None:
     assert CandidateSplit(linear(), SplitConfig(8, least_rows=16)).plan(31, 8).parts == (31,)
+
+
+@given(times, configs, st.integers(1, 3000), st.integers(1, 20), st.floats(0.0, 1.0), st.floats(0.0, 2.0))
+def test_a_deadline_is_kept_whatever_the_load_if_a_split_can_keep_it(
+    made: ServiceTimes, config: SplitConfig, rows: int, idle: int, busy: float, budget: float
+) -> None:
+    split = CandidateSplit(made, config)
+    plan, without = split.plan(rows, idle, busy, budget=budget), split.plan(rows, idle, busy)
+    if without.seconds <= budget:
+        assert plan == without
+    elif split.quickest(rows, idle) <= budget:
+        assert plan.seconds <= budget
+        fewer = len(plan.parts) - 1
+        assert fewer < 2 or split.plan(rows, fewer, busy, budget=budget).seconds > budget
+    else:
+        assert plan == without
+    assert split.quickest(rows, idle) <= plan.seconds
+
+
+@given(times, configs, st.integers(1, 3000), st.integers(1, 20), st.integers(0, 25))
+def test_requests_that_wait_take_their_cores(
+    made: ServiceTimes, config: SplitConfig, rows: int, idle: int, waiting: int
+) -> None:
+    split = CandidateSplit(made, config)
+    assert split.plan(rows, idle, waiting=waiting) == split.plan(rows, max(idle - waiting, 1))

@@ -88,3 +88,12 @@ def test_times_that_were_not_measured_do_not_correct() -> None:
     correction.observe(0.0, 1.0)
     correction.observe(1.0, 0.0)
     assert correction.factor == 1.0
+
+
+@given(times, st.floats(0.0, 2.0), st.integers(1, 5000))
+def test_times_without_a_constant_part(made: ServiceTimes, part: float, rows: int) -> None:
+    less = made.without(part)
+    assert less.seconds(rows) <= made.seconds(rows) * (1 + 1e-9)
+    if part <= 0.9 * made.seconds(1):
+        assert less.seconds(rows) >= 0.0999 * made.seconds(1)
+    assert made.without(0.0).seconds(rows) == made.seconds(rows)

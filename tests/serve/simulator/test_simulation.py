@@ -100,6 +100,17 @@ def test_a_split_uses_idle_cores() -> None:
     assert latencies(parts).tolist() == pytest.approx([TIMES.seconds(128)])
 
 
+@pytest.mark.parametrize("rate", [60.0, 250.0, 700.0])
+def test_a_split_helps_a_low_load_and_costs_a_high_one_nothing(rate: float) -> None:
+    """One replica of two cores, which computes about 600 requests of 400 rows per second."""
+    whole = scenario(rate=rate, replicas=1, cores=2, seconds=20.0, sizes=QuerySizes.of("400"), sla_seconds=0.1)
+    parts = dataclasses.replace(whole, policies=Policies(splitting=SplitConfig(2, part_seconds=50e-6)))
+    before, after = simulate(whole), simulate(parts)
+    assert after.throughput >= 0.99 * before.throughput
+    if rate < 300.0:
+        assert after.latency(50) < (0.65 if rate < 100.0 else 0.9) * before.latency(50)
+
+
 def test_large_requests_go_to_the_second_device() -> None:
     device = ServiceTimes({1: 1e-3, 1024: 1.5e-3})
     machines = (Machines(1, device=device, offload_rows=256),)
