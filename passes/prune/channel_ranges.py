@@ -248,3 +248,5 @@ _RULES: dict[Any, Callable[[PassContext, fx.Node, _Found], Range | None]] = {
     _aten.embedding.default: _embedding,
     operator.getitem: _embedding,
 }
+#: Operators that hand on the channels of an operand one by one, so that no channel is summed into others there.
+CHANNELWISE = _VIEWS | _MONOTONE | _RULES.keys() - {_aten.linear.default}

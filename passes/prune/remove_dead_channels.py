@@ -8,6 +8,7 @@ without the rows of W1 and the columns of W2 of a channel
     whose row of W1 is zero, so that its value is relu(b1): W2 relu(b1) goes into b2
     that ReLU sets to zero for all inputs, since W1 x + b1 <= 0 for all values that x can have: x may be a ReLU or a sigmoid
     whose batch norm has a scale of zero, likewise
+    that no slice, selection or split of the value takes
 
 through all operators that `recfx.analysis.channel_groups` follows. Layers of which all channels are dead keep one.
 
@@ -28,9 +29,10 @@ from recfx.ir.op_sets import TABLE_LOOKUPS
 from recfx.ir.program import Program
 from recfx.passes._properties import CANONICAL, QUANTISED
 from recfx.passes.prune.bias_shift import remove_and_shift, shift_of
-from recfx.passes.prune.channel_ranges import Range, channel_ranges, zero_slices
+from recfx.passes.prune.channel_ranges import CHANNELWISE, Range, channel_ranges, zero_slices
 from recfx.passes.prune.dead_channels import DeadChannels, Verdict, constant_of, first_use
 from recfx.passes.prune.room import Room
+from recfx.passes.prune.unread_places import has_unread_places
 from recfx.pipeline import Pass, PassContext, PassSpec, register
 
 _RULE = "dead"
@@ -60,12 +62,24 @@ class RemoveDeadChannels(Pass):
 
 
 def _may_have_dead_channels(ctx: PassContext, ranges: dict[fx.Node, Range]) -> bool:
-    """Whether some value is constant or some weight has zeros only for one channel. This is much quicker than finding the channels."""
-    if any(bool(known.constant.any()) for node, known in ranges.items() if node.op == "call_function"):
+    """Whether an operator that sums channels reads a constant one, a weight has zeros only for one channel, or nothing reads a channel.
+
+    This is much quicker than finding the channels. A gate with constant channels, for example, is only multiplied by other values.
+    """
+    if any(_is_summed(node) and bool(known.constant.any()) for node, known in ranges.items()):
+        return True
+    if has_unread_places(ctx.graph):
         return True
     return any(
         tensor is not None and tensor.ndim > 1 and tensor.is_floating_point() and _has_zero_slice(tensor)
         for tensor in {id(t): t for t in map(ctx.tensor, _contracted(ctx))}.values()
+    )
+
+
+def _is_summed(node: fx.Node) -> bool:
+    """Whether an operator reads a computed value and may sum its channels."""
+    return node.op == "call_function" and any(
+        user.op == "call_function" and user.target not in CHANNELWISE for user in node.users
     )
 
 
