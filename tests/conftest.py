@@ -19,7 +19,7 @@ settings.register_profile("default", deadline=None, max_examples=25, suppress_he
 settings.register_profile(
     "ci",
     deadline=None,
-    max_examples=40,
+    max_examples=25,
     derandomize=True,
     print_blob=True,
     suppress_health_check=[HealthCheck.too_slow],

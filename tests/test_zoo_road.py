@@ -11,6 +11,9 @@ from recfx.zoo import MODELS
 
 BATCHES = (1, 2, 7, 64)
 
+#: One model of each kind for the exact passes; the default passes run on all models, and the slow tests run both on all.
+KINDS = ("deepfm", "dlrm", "lightgcn", "mmoe", "sasrec", "two-tower")
+
 
 def trained(name: str) -> torch.nn.Module:
     """A small model whose every weight and statistic differs from its initial value, in eval mode."""
@@ -26,7 +29,9 @@ def trained(name: str) -> torch.nn.Module:
     return model.eval()
 
 
-@pytest.mark.parametrize("name", sorted(MODELS))
+@pytest.mark.parametrize(
+    "name", [name if name in KINDS else pytest.param(name, marks=pytest.mark.slow) for name in sorted(MODELS)]
+)
 def test_exact_passes_keep_every_bit(name: str) -> None:
     model = trained(name)
     fast = recfx.optimize(

@@ -94,17 +94,20 @@ def test_aliases_may_share_memory(target: Any) -> None:
 
 def spelled_out() -> list[str]:
     """Literals that contain every member of a named set."""
+    sets = {name: {str(member).removeprefix("aten.") for member in members} for name, members in SETS.items()}
+    fewest = min(map(len, sets.values()))
     found = []
     folders = ("recfx", "passes", "targets", "benchmarks", "tests")
     files = {f.resolve() for folder in folders for f in (ROOT / folder).rglob("*.py")}
     for file in sorted(files - {Path(op_sets.__file__).resolve(), Path(__file__).resolve()}):
-        for node in ast.walk(ast.parse(file.read_text())):
-            if isinstance(node, ast.Tuple | ast.List | ast.Set):
-                literal = {ast.unparse(e).rpartition("aten.")[2] for e in node.elts}
+        text = file.read_text()
+        for node in ast.walk(ast.parse(text)) if "aten" in text else ():
+            if isinstance(node, ast.Tuple | ast.List | ast.Set) and len(node.elts) >= fewest:
+                literal = {ast.unparse(e).rpartition("aten.")[2] for e in node.elts if isinstance(e, ast.Attribute)}
                 found += [
                     f"{file.relative_to(ROOT)}:{node.lineno} spells out {name}"
-                    for name, members in SETS.items()
-                    if {str(member).removeprefix("aten.") for member in members} <= literal
+                    for name, members in sets.items()
+                    if members <= literal
                 ]
     return found
 

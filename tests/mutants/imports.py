@@ -21,6 +21,7 @@ SOURCES = ("recfx", "passes", "targets")
 _OUTSIDE = ("thirdparty", "benchmarks", "mutants")
 
 
+@cache
 def module_of(file: str) -> str:
     """The dotted module name of a source file; `tests.` and the file name for a test helper."""
     path = Path(file).with_suffix("")
@@ -55,11 +56,12 @@ def distances(module: str) -> dict[str, int]:
 
 def _walk(start: set[str]) -> dict[str, int]:
     found: dict[str, int] = {}
+    tests = frozenset(test_files())
     reached, edge, steps = start, start, 0
     while edge:
         steps += 1
         importers = {file for name in edge for file in _importers().get(name, ())}
-        for file in importers & set(test_files()):
+        for file in importers & tests:
             found.setdefault(file, steps)
         edge = {module_of(file) for file in importers} - reached
         reached = reached | edge

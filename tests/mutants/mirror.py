@@ -41,7 +41,7 @@ def tests_of(file: str) -> tuple[str, ...]:
     steps = distances(module_of(file))
 
     def rank(test: str) -> tuple[int, int, str]:
-        name, near = Path(test).stem.removeprefix("test_"), (ROOT / test).parent == folder
+        name, near = _name(test), _folder(test) == folder
         suite = file.startswith(_CONFORMANCE) and "/conformance/" in test
         named = 0 if near and name.startswith(stem) else 1 if suite or (near and stem in name) else 2
         return named, steps.get(test, 0) + (not near), test
@@ -49,6 +49,16 @@ def tests_of(file: str) -> tuple[str, ...]:
     named = [test for test in test_files() if rank(test)[0] < 2]
     ordered = sorted({*steps, *named}, key=rank)
     return tuple(ordered[: max(_MOST_FILES, len(named))])
+
+
+@cache
+def _name(test: str) -> str:
+    return Path(test).stem.removeprefix("test_")
+
+
+@cache
+def _folder(test: str) -> Path:
+    return (ROOT / test).parent
 
 
 def _mirror(room: str) -> Path:

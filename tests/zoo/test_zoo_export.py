@@ -18,6 +18,7 @@ def _quiet_gru() -> object:
         yield
 
 
+@pytest.mark.slow
 def test_export_agrees_with_eager_at_every_batch(case: str, make_model: Callable[[str], ZooModel]) -> None:
     model = make_model(case)
     example = model.example_inputs(6)

@@ -106,20 +106,20 @@ def test_any_split_of_inputs_gives_the_same_answers(**drawn: Any) -> None:
 
 
 @pytest.mark.slow
-@settings(max_examples=60, deadline=None)
+@settings(max_examples=25, deadline=None)
 @SPLIT_FIELDS
 def test_many_splits_of_fields_give_the_same_answers(**drawn: Any) -> None:
     split_fields_agree(**drawn)
 
 
 @pytest.mark.slow
-@settings(max_examples=60, deadline=None)
+@settings(max_examples=25, deadline=None)
 @SPLIT_INPUTS
 def test_many_splits_of_inputs_give_the_same_answers(**drawn: Any) -> None:
     split_inputs_agree(**drawn)
 
 
-@settings(max_examples=40, deadline=None)
+@settings(max_examples=20, deadline=None)
 @given(program=rec_graphs(), which=st.sampled_from(["dense", "ids"]), many=st.booleans())
 def test_random_graphs_keep_their_meaning(program: Program, which: str, many: bool) -> None:
     check(share_requests(program, [which], many=many))

@@ -112,7 +112,7 @@ def test_trained_codes_are_packed_as_they_are(seed: int, dim: int, estimator: st
         torch.testing.assert_close(result.module(ids), (model(ids),), rtol=0, atol=float(largest) * dim * 1e-6)
 
 
-@settings(deadline=None, max_examples=40)
+@settings(deadline=None, max_examples=20)
 @given(
     st.integers(0, 2**32), st.integers(4, 130), st.sampled_from(["sign-rows", "rotation", "itq"]), st.sampled_from([8, 4, 1]),
     st.integers(-12, 12),

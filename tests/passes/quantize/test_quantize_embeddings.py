@@ -72,7 +72,7 @@ def test_the_kernels_compute_what_the_pass_writes(name: str) -> None:
                 torch.testing.assert_close(a, b, rtol=1e-5, atol=1e-5)
 
 
-@settings(deadline=None, max_examples=40)
+@settings(deadline=None, max_examples=20)
 @given(
     st.integers(0, 2**32), st.integers(9, 140), st.sampled_from([8, 4, 2]), st.sampled_from(["ste", "gste", "lsq"]),
     st.sampled_from(["per-row", "ema-minmax"]),
@@ -96,7 +96,7 @@ def test_trained_codes_are_packed_as_they_are(seed: int, dim: int, bits: int, es
     assert torch.equal(held.codes[full].int(), used[full])
 
 
-@settings(deadline=None, max_examples=40)
+@settings(deadline=None, max_examples=20)
 @given(
     st.integers(0, 2**32), st.integers(9, 130), st.sampled_from([8, 4, 2]), st.sampled_from(["minmax-rows", "rotation"]),
     st.sampled_from([8, 4]), st.integers(-12, 12),

@@ -285,7 +285,7 @@ def lookup_programs(draw: st.DrawFn) -> Program:
     return b.build(node)
 
 
-@settings(max_examples=30)
+@settings(max_examples=20)
 @given(program=lookup_programs(), bits=st.sampled_from([16, 8, 4, 2, 1]), refine=st.booleans())
 def test_any_lookup_reads_what_its_tables_stand_for(program: Program, bits: int, refine: bool) -> None:
     result: PipelineResult = run(QuantizeTables(bits=bits, refine=refine), program)
