@@ -3,12 +3,13 @@
 from __future__ import annotations
 
 import contextlib
+import os
 import threading
 from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from os import PathLike
 from pathlib import Path
-from typing import Any, Self
+from typing import Any, Literal, Self
 
 import torch
 from torch import compiler
@@ -24,6 +25,7 @@ from recfx.driver.report import Report
 from recfx.driver.saved_bytes import copied_parts, from_files, to_files
 from recfx.driver.table_history import TableRecord
 from recfx.driver.unusual_calls import is_traced, run_traced, run_unusual
+from recfx.driver.update_journal import UpdateJournal
 from recfx.driver.weight_watch import WeightWatch
 from recfx.errors import InputError, RecfxError
 from recfx.ir.program import Program
@@ -55,6 +57,8 @@ class CompiledModel(FrozenWeights):
         self._parts: Parts | None = None
         self._watch: WeightWatch | None = None
         self._live: LiveTables | None = None
+        self._journal: UpdateJournal | None = None
+        self._saved = ("", 0)  # the digest of the folder that was loaded or saved last, and the updates before
         self._entry: Callable[..., Any] = self._first_call
         if parts is not None:
             self._take(parts)
@@ -111,7 +115,11 @@ class CompiledModel(FrozenWeights):
         if self._watch is not None and self._watch.changed():
             self._watch.warn(saving=True)
         with self._steady() as parts:
-            artifact.save(parts, path)
+            journal = self._journal
+            if journal is not None and Path(os.path.realpath(path)) == journal.folder:
+                self._saved = journal.save(), self.table_version
+            else:
+                self._saved = artifact.save(parts, path), self.table_version
 
     def profile(
         self,
@@ -165,8 +173,19 @@ class CompiledModel(FrozenWeights):
             InputError: The model or the example is missing, or shapes changed.
             ArtifactError: The saved model cannot be refreshed.
         """
+        if self._journal is not None:
+            raise InputError(
+                "the model keeps its updates in a journal, which a refresh would contradict",
+                where=str(self._journal.path),
+                hint="refresh another copy of the model, save it, and load it in place of this one",
+            )
         with self._lock:
             self._take(refreshed(self._ready(), model, example_inputs, constant_inputs))
+
+    @property
+    def digest(self) -> str:
+        """The digest of the folder that the model was loaded from or saved to last; "" without one."""
+        return self._saved[0]
 
     @property
     def tables(self) -> tuple[TableRecord, ...]:
@@ -197,11 +216,13 @@ class CompiledModel(FrozenWeights):
             InputError: A table is unknown or takes no new rows (a pass computed other weights from it, or a backend keeps a copy), or ids
                 or rows do not fit. Nothing is written then.
             TargetError: A call that began before the last update hangs.
+            ArtifactError: The journal of `keep_updates` cannot be written. Nothing is written then.
         """
         live = self._with_live_tables()
         with live.lock:
             self._require_present(live)
-            return live.write(live.checked(updates))
+            checked = live.checked(updates)
+            return live.write(checked) if self._journal is None else self._journal.write(checked)
 
     def prepare_updates(self, tables: Collection[str] | None = None) -> None:
         """Makes tables ready for new rows now, which `update_tables` otherwise does at the first update of a table.
@@ -219,6 +240,57 @@ class CompiledModel(FrozenWeights):
         with live.lock:
             self._require_present(live)
             live.prepare(chosen)
+
+    def keep_updates(self, path: str | PathLike[str], *, sync: Literal["process", "disk"] = "process") -> int:
+        """Keeps updates in a journal beside a saved model, so that a process that loads the model has them.
+
+        First it applies the updates that the journal holds. Other processes may keep their updates of the same model there, too; see
+        `follow_updates`. `save` to the same folder writes the rows into the model and begins a new journal.
+
+        Args:
+            path: The folder that this model was loaded from or saved to last, without updates since.
+            sync: When `update_tables` returns: "process" when the journal survives the death of the process, "disk" when it survives a
+                loss of power.
+
+        Returns:
+            The number of updates that the journal held.
+
+        Raises:
+            InputError: The folder holds another model than this one, or the model keeps its updates already.
+            ArtifactError: The journal is damaged, belongs to another model, or cannot be opened.
+        """
+        folder = Path(path)
+        hint = "call it once, right after load or save, with the same folder"
+        live = self._with_live_tables()
+        with live.lock:
+            digest, version = self._saved
+            if self._journal is not None:
+                raise InputError("the model keeps its updates already", where=str(folder), hint=hint)
+            if not digest or digest != artifact.digest_of(folder) or version != live.version:
+                raise InputError("the folder does not hold this model with its rows", where=str(folder), hint=hint)
+            journal = UpdateJournal(live, folder, digest, sync)
+            try:
+                found = journal.follow()
+            except BaseException:
+                journal.close()
+                raise
+            self._journal = journal
+            return found
+
+    def follow_updates(self) -> int:
+        """Applies the updates that other processes have added to the journal of `keep_updates`; returns how many there were.
+
+        Without new updates it takes a microsecond, so that a server may call it many times a second.
+
+        Raises:
+            ArtifactError: The journal is damaged.
+            TargetError: See `update_tables`.
+        """
+        live, journal = self._live, self._journal
+        if live is None or journal is None or not journal.behind:
+            return 0
+        with live.lock:
+            return journal.follow()
 
     def _with_live_tables(self) -> LiveTables:
         with self._lock:
@@ -270,7 +342,7 @@ class CompiledModel(FrozenWeights):
     def _take(self, parts: Parts) -> None:
         self.hold_weights(parts.program.state())
         self._parts, self._entry, self._watch = parts, parts.entry, parts.watch
-        self._live = None
+        self._live, self._saved = None, (parts.digest, 0)
 
     def _weights_changed(self) -> None:
         """Warns, and stops watching: one warning is enough."""

@@ -17,7 +17,7 @@ from __future__ import annotations
 
 import dataclasses
 import warnings
-from collections.abc import Collection, Sequence
+from collections.abc import Callable, Collection, Sequence
 from os import PathLike
 from pathlib import Path
 from typing import Any
@@ -34,7 +34,7 @@ from recfx.driver.report import Report
 from recfx.driver.saved_plans import PlanReader, save_plans, save_regions
 from recfx.errors import ArtifactError
 from recfx.formats import strict_json
-from recfx.formats.folders import SealedFolder, seal
+from recfx.formats.folders import SealedFolder, digest_of_manifest, seal
 from recfx.formats.records import decode, fields, require
 from recfx.formats.staging import write_folder
 from recfx.ir.numeric import Exactness
@@ -58,8 +58,16 @@ _EAGER_LOST = (
 )
 
 
-def save(parts: Parts, path: str | PathLike[str]) -> None:
+def save(parts: Parts, path: str | PathLike[str], sealed: Callable[[str], None] | None = None) -> str:
     """Writes a saved model. A crash in the middle leaves the former contents.
+
+    Args:
+        parts: The compiled model.
+        path: The folder.
+        sealed: Called with the digest of the new folder before the folder takes its place.
+
+    Returns:
+        The digest; see `SealedFolder.digest`.
 
     Raises:
         ArtifactError: `path` exists and is not a saved model, the program cannot be written as JSON, or a backend is not registered.
@@ -91,8 +99,26 @@ def save(parts: Parts, path: str | PathLike[str]) -> None:
                 plans[_ONE_ROW] = save_plans(one_row.plans, "one-row-plan", staging)
             manifest |= {"format": PLANS_FORMAT, "plans": plans}
         seal(staging, MANIFEST, manifest)
+        digest.append(digest_of_manifest((staging / f"{MANIFEST}.json").read_bytes()))
+        if sealed is not None:
+            sealed(digest[0])
 
+    digest: list[str] = []
     write_folder(folder, fill)
+    return digest[0]
+
+
+def digest_of(folder: Path) -> str:
+    """The digest of a saved folder; see `SealedFolder.digest`.
+
+    Raises:
+        ArtifactError: It has no manifest.
+    """
+    manifest = folder / f"{MANIFEST}.json"
+    try:
+        return digest_of_manifest(manifest.read_bytes())
+    except OSError as error:
+        raise ArtifactError(f"no saved model: {error.strerror}", where=str(manifest)) from error
 
 
 def read(
@@ -134,6 +160,7 @@ def read(
             notice = unsealed_notice(sealed.format)
             parts.report = dataclasses.replace(parts.report, notices=(*parts.report.notices, notice))
             warnings.warn(f"{sealed.path}: {notice}", UserWarning, stacklevel=3)
+        parts.digest = sealed.digest
     return parts
 
 

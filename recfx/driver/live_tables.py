@@ -144,11 +144,12 @@ class LiveTables:
         copies: dict[TableKey, torch.Tensor] = {table_key(tensor): private_copy(tensor) for tensor in held}
         return _Side(with_tables(side.parts, copies))
 
-    def write(self, updates: Sequence[NewRows]) -> int:
+    def write(self, updates: Sequence[NewRows], packed: Sequence[Sequence[torch.Tensor]] | None = None) -> int:
         """Makes new rows visible to all calls that begin from now on. Call it with the lock.
 
         Args:
             updates: The rows, from `checked`.
+            packed: The same rows from `packed`, if that was called before.
 
         Returns:
             The number of updates so far.
@@ -157,7 +158,7 @@ class LiveTables:
             InputError: The format of a table cannot hold a number, or a backend keeps a copy of the table.
             TargetError: Calls that began before the last update have not ended.
         """
-        packed = self.packed(updates)
+        packed = self.packed(updates) if packed is None else packed
         self.prepare([new.table for new in updates])
         self.settle()
         passive = self._sides[1 - self._sides.index(self._active)]

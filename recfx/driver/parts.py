@@ -39,6 +39,7 @@ class Parts:
 
     Attributes:
         watch: Detects changes of the user's weights; None if they are not watched.
+        digest: The digest of the saved folder that they were read from; "" for others.
     """
 
     def __init__(
@@ -53,6 +54,7 @@ class Parts:
         self.recipe = recipe
         self.one_row = one_row
         self.watch: WeightWatch | None = None
+        self.digest = ""
         self.placed = placed
         self.report = report
         self.plans = plans or Plans((placed,))

@@ -41,6 +41,11 @@ def seal(folder: Path, name: str, document: dict[str, Any]) -> None:
     (folder / f"{name}.sha256").write_text(f"{hashlib.sha256(data).hexdigest()}  {name}.json\n")
 
 
+def digest_of_manifest(data: bytes) -> str:
+    """The first 12 hexadecimal digits of the SHA-256 of a manifest, which names the digests of all files of its folder."""
+    return hashlib.sha256(data).hexdigest()[:12]
+
+
 def sealed_json(document: Any) -> bytes:
     """A document as JSON that holds its own digest, for files that stand alone."""
     content = strict_json.dump(document)
@@ -73,6 +78,7 @@ class SealedFolder(OpenFolder):
     Attributes:
         manifest: The manifest without "files" and "format". It is valid JSON; its values are not checked.
         format: The format.
+        digest: The first 12 hexadecimal digits of the manifest's SHA-256; the manifest names the digests of all files.
 
     Raises:
         ArtifactError: The folder does not exist, is damaged or incomplete, has another format, or contains links or special files.
@@ -147,6 +153,7 @@ class SealedFolder(OpenFolder):
             sealed = None
         if sealed is not None and sealed != f"{hashlib.sha256(data).hexdigest()}  {file}\n".encode():
             raise ArtifactError("the manifest's checksum is wrong: it was damaged", where=self.where(file), hint=AGAIN)
+        self.digest = digest_of_manifest(data)
         document = strict_json.parse(data, self.where(file))
         found = document.get("format") if isinstance(document, dict) else None
         if type(found) is not int or found not in formats:

@@ -12,7 +12,7 @@ from recfx.compiled import CompiledModel, load
 from recfx.errors import InputError, RecfxError
 from recfx.serve.engine.engine import Engine
 from recfx.serve.engine.settings import EngineSettings
-from recfx.serve.engine.variants import Variant, digest_of, variant
+from recfx.serve.engine.variants import Variant, variant
 from recfx.serve.outcomes import Reason, Rejected
 from recfx.serve.policies.tenants import TenantConfig
 
@@ -93,9 +93,9 @@ class Models:
     def _load(self, sources: Sequence[Source]) -> list[Variant]:
         found = []
         for source in sources:
-            digest = digest_of(source.folder)
+            model = load(source.folder)
             found.append(
-                variant(load(source.folder), source.name, self.settings.threads, quality=source.quality, digest=digest)
+                variant(model, source.name, self.settings.threads, quality=source.quality, digest=model.digest)
             )
         return found
 

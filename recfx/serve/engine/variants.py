@@ -3,10 +3,8 @@
 from __future__ import annotations
 
 import dataclasses
-import hashlib
 import statistics
 import time
-from pathlib import Path
 
 import torch
 
@@ -82,16 +80,3 @@ def _request_seconds(interface: ModelInterface, threads: int) -> float:
     finally:
         torch.set_num_threads(before)
     return statistics.median(found)
-
-
-def digest_of(folder: Path) -> str:
-    """The first 12 hexadecimal digits of the digest of a saved model's manifest, which names the digests of all its files.
-
-    Raises:
-        ArtifactError: The folder has no manifest.
-    """
-    manifest = folder / "manifest.json"
-    try:
-        return hashlib.sha256(manifest.read_bytes()).hexdigest()[:12]
-    except OSError as error:
-        raise ArtifactError(f"no saved model: {error.strerror}", where=str(manifest)) from error
