@@ -74,6 +74,14 @@ def check_pruning(names: dict[str, Any]) -> None:
     assert names["scores"].shape == names["model"](*names["inputs"]).shape
 
 
+def check_finetuning(names: dict[str, Any]) -> None:
+    assert names["pruned"].state_bytes() < names["program"].state_bytes()
+    assert len(names["tuned"].report.losses) == 1
+    served = names["fast"](*names["inputs"])
+    torch.testing.assert_close(served, names["module"](*names["inputs"]).detach(), rtol=1e-4, atol=1e-5)
+    assert set(names["again"].state()) == set(names["pruned"].state())
+
+
 def check_operators(names: dict[str, Any]) -> None:
     assert not any(str(node.target).startswith("recfx.") for node in names["plain"].graph.nodes)
     assert Path("model.onnx").exists()
@@ -111,6 +119,7 @@ def check_targets(names: dict[str, Any]) -> None:
 #: Page -> what its blocks must have made.
 CHECKS: dict[str, Callable[[dict[str, Any]], None]] = {
     "docs/constant-inputs.md": check_constant_inputs,
+    "docs/finetuning.md": check_finetuning,
     "docs/graphs.md": check_graph_encoders,
     "docs/inputs.md": check_bags,
     "docs/operators.md": check_operators,

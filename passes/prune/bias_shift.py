@@ -48,6 +48,9 @@ def _add_to_bias(ctx: PassContext, linear: fx.Node, shift: Tensor, kept: Mask | 
     read, weight = argument(linear, 2, "bias"), ctx.stored(linear.args[1])
     shift = shift if kept is None else shift[torch.from_numpy(kept)]
     exact = shift if read is None else shift + ctx.stored(read).detach().double()
+    if isinstance(read, fx.Node) and len(read.users) == 1 and ctx.reads_of(ctx.stored(read)) == [read]:
+        ctx.store([read], exact.to(weight.dtype))
+        return
     stem = str(argument_of(linear, 1, fx.Node).target).removesuffix("weight") + "bias_shifted"
     with ctx.before(linear):
         bias = ctx.constant(stem, exact.to(weight.dtype))

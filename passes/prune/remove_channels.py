@@ -39,21 +39,19 @@ def _touched(node: fx.Node, found: ChannelGroups) -> list[Axis]:
 
 
 def _cut_state(ctx: PassContext, remaining: Remaining) -> None:
-    """Replaces the reads of tensors that lose elements; a tensor with several names is stored once."""
-    names: dict[int, str] = {}
-    for node in list(ctx.graph.find_nodes(op="get_attr")):
-        axes = remaining.found.axes(node)
-        if not any(map(remaining.changes, axes)):
-            continue
-        tensor = get_state(ctx.program.module, str(node.target))
-        with ctx.before(node):
-            if id(tensor) in names:
-                new = ctx.read(names[id(tensor)])
-            else:
-                new = ctx.constant(f"{node.target}_pruned", cut(tensor, axes, remaining))
-                names[id(tensor)] = str(new.target)
-        node.replace_all_uses_with(new)
-        ctx.graph.erase_node(node)
+    """Cuts tensors that lose elements. They keep their names; a tensor with several names stays one tensor."""
+    reads: dict[str, list[fx.Node]] = {}
+    for node in ctx.graph.find_nodes(op="get_attr"):
+        if any(map(remaining.changes, remaining.found.axes(node))):
+            reads.setdefault(str(node.target), []).append(node)
+    made: dict[int, torch.Tensor] = {}
+    for name, nodes in reads.items():
+        tensor = get_state(ctx.program.module, name)
+        if id(tensor) not in made:
+            smaller = cut(tensor, remaining.found.axes(nodes[0]), remaining)
+            kept = isinstance(tensor, torch.nn.Parameter)
+            made[id(tensor)] = torch.nn.Parameter(smaller, tensor.requires_grad) if kept else smaller
+        ctx.store(nodes, made[id(tensor)])
 
 
 def cut(tensor: torch.Tensor, axes: list[Axis], remaining: Remaining) -> torch.Tensor:

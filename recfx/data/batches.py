@@ -26,6 +26,9 @@ class Batches(Generic[Batch]):
         seed: Seed of the orders.
         drop_last: Whether to skip a last batch that is not full.
 
+    Attributes:
+        generator: The generator of the orders.
+
     Raises:
         DataError: `n` or `batch_size` is below 1.
     """
@@ -51,7 +54,7 @@ class Batches(Generic[Batch]):
         self._batch_size = batch_size
         self._shuffle = shuffle
         self._drop_last = drop_last
-        self._generator = torch.Generator().manual_seed(seed)
+        self.generator = torch.Generator().manual_seed(seed)
 
     def __len__(self) -> int:
         """The number of batches in one iteration."""
@@ -59,7 +62,7 @@ class Batches(Generic[Batch]):
         return math.floor(whole) if self._drop_last else math.ceil(whole)
 
     def __iter__(self) -> Iterator[Batch]:
-        order = torch.randperm(self._n, generator=self._generator) if self._shuffle else torch.arange(self._n)
+        order = torch.randperm(self._n, generator=self.generator) if self._shuffle else torch.arange(self._n)
         for rows in torch.split(order, self._batch_size)[: len(self)]:
             yield self._fetch(rows)
 

@@ -13,6 +13,7 @@ from torch.fx._lazy_graph_module import _LazyGraphModule
 
 from recfx.ir.bags import Bags
 from recfx.ir.printer import render
+from recfx.ir.program_module import ProgramModule
 from recfx.ir.run_graph import run_graph
 from recfx.ir.shapes import batch_size
 from recfx.ir.signature import Signature
@@ -143,6 +144,23 @@ class Program:
         leaves = self.signature.flatten(args, kwargs)
         self.signature.check(leaves)
         return self.signature.unflatten(self.run(leaves))
+
+    def as_module(self) -> ProgramModule[Program]:
+        """The program as an `nn.Module` to train: called like the captured model, with parameters under the same names where passes kept
+        them, and gradients through all operators.
+
+        The parameters and buffers are copies, so that training changes neither this program nor the user's model; tied parameters stay
+        tied. `recfx.optimize` takes the module like any other model.
+        """
+        made = self.clone()
+        copies: dict[int, torch.Tensor] = {}
+        for name, tensor in self.state().items():
+            if id(tensor) not in copies:
+                fresh = tensor.detach().clone()
+                trained = isinstance(tensor, torch.nn.Parameter)
+                copies[id(tensor)] = torch.nn.Parameter(fresh, tensor.requires_grad) if trained else fresh
+            set_state(made.module, name, copies[id(tensor)])
+        return ProgramModule(made).eval()
 
     def __str__(self) -> str:
         return render(self)

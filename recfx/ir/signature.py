@@ -44,6 +44,10 @@ class Signature:
     constants: Mapping[str, Fingerprint | None] = dataclasses.field(default_factory=dict)
     forward: tuple[str, ...] = ()
 
+    def __deepcopy__(self, memo: dict[int, Any]) -> Signature:
+        """Itself: nothing changes a signature."""
+        return self
+
     def bind(self, args: Sequence[Any], kwargs: Mapping[str, Any]) -> list[Any]:
         """Puts call arguments in the order of `parameters`.
 

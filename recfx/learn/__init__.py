@@ -1,4 +1,4 @@
-"""Training with gradients: quantised embeddings trained end to end, and the estimators that make it possible."""
+"""Training with gradients: quantised embeddings trained end to end, the estimators behind it, and fine-tuning of programs."""
 
 from recfx.learn.bounds import BOUNDS, Bounds, CentredRowBounds, LearnedBounds, MovingBounds, PerRowBounds, make_bounds
 from recfx.learn.codes import BITS, QuantizedTable
@@ -16,6 +16,7 @@ from recfx.learn.estimators import (
     LearnedStepSize,
     StraightThrough,
 )
+from recfx.learn.finetuning import FineTuned, finetune
 from recfx.learn.hutchinson import TraceEstimate, hutchinson_trace
 from recfx.learn.losses import BCE, BPR, Diagonal, RankingLoss, SampledSoftmax
 from recfx.learn.quantized_model import Batch, QuantizedModel, Rows
@@ -42,6 +43,7 @@ __all__ = [
     "EpochSampler",
     "Estimator",
     "Evaluate",
+    "FineTuned",
     "FourierSeries",
     "GaussianDirac",
     "GraphEncoder",
@@ -70,6 +72,7 @@ __all__ = [
     "Trainer",
     "as_encoder",
     "deltas",
+    "finetune",
     "hutchinson_trace",
     "make_bounds",
     "make_quantizer",

@@ -35,6 +35,12 @@ def of_sample(sample: tuple[Tensor, ...]) -> dict[str, str]:
     return {"batch size": str(len(users)), "negatives": str(drawn), "samples": _digest(sample)}
 
 
+def of_tensors(values: Iterable[Any]) -> dict[str, str]:
+    """The fingerprint of a batch of any tensors."""
+    tensors = [value for value in values if isinstance(value, Tensor)]
+    return {"batch": _digest(tensors), "tensors": ", ".join(map(_plain_type, tensors))}
+
+
 def require_same(before: Mapping[str, str], now: Mapping[str, str], where: str) -> None:
     """Compares the fingerprints of a checkpoint and of the run that would continue it.
 

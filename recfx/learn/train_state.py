@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable, Iterable
 from dataclasses import asdict, dataclass, field, replace
 from os import PathLike
-from typing import Any
+from typing import Any, Protocol
 
 import torch
 from torch import Tensor
@@ -12,10 +13,7 @@ from torch import Tensor
 from recfx.errors import ArtifactError
 from recfx.formats.records import decode, fields
 from recfx.learn.checkpoint import load_checkpoint, save_checkpoint
-from recfx.learn.curvature import Curvature
-from recfx.learn.fingerprint import of_sample, require_same
-from recfx.learn.quantized_model import QuantizedModel
-from recfx.learn.sampling import Sample, Sampler
+from recfx.learn.fingerprint import require_same
 from recfx.learn.train_settings import OPEN_ENDED, TrainReport, TrainSettings
 
 
@@ -36,6 +34,20 @@ class Position:
     waited: int = 0
 
 
+class Scales(Protocol):
+    """What a run updates in addition to the parameters, such as GSTE's delta."""
+
+    history: list[tuple[int, list[float]]]
+
+    def state(self) -> dict[str, Any]:
+        """The state for a resumed run, as plain JSON."""
+        ...
+
+    def load_state(self, state: dict[str, Any]) -> None:
+        """Restores the result of `state`."""
+        ...
+
+
 @dataclass
 class TrainState:
     """A run: the model, its optimiser, generators, and counters.
@@ -44,22 +56,24 @@ class TrainState:
         model: The model.
         optimizer: The optimiser of its parameters.
         generator: The samplers' source of randomness.
-        curvature: Updates GSTE's delta.
+        curvature: Updates GSTE's delta, or nothing.
         epoch_start: The state of `generator` when the epoch began, from which its samples are drawn again on resuming.
         experiment: The fingerprint of the objects of the run.
         sampler: Draws the samples.
+        describe: Gives the fingerprint of a batch of samples.
         first_sample: The fingerprint of the first batch of the epoch that began last; None before.
         first_from: The state of `generator` from which that batch was drawn.
         best: The best model's state, None before the first evaluation.
     """
 
-    model: QuantizedModel
+    model: torch.nn.Module
     optimizer: torch.optim.Optimizer
     generator: torch.Generator
-    curvature: Curvature
+    curvature: Scales
     epoch_start: Tensor
     experiment: dict[str, str]
-    sampler: Sampler
+    sampler: Callable[[torch.Generator], Iterable[Any]]
+    describe: Callable[[Any], dict[str, str]]
     first_sample: dict[str, str] | None = None
     first_from: Tensor | None = None
     position: Position = field(default_factory=Position)
@@ -68,7 +82,8 @@ class TrainState:
 
     def save(self, folder: str | PathLike[str], settings: TrainSettings) -> None:
         """Writes a checkpoint."""
-        state = {f"model.{name}": tensor for name, tensor in self.model.state_dict().items()}
+        held = self.model.state_dict().items()
+        state = {f"model.{name}": tensor for name, tensor in held if tensor.layout is torch.strided}
         optimizer = self.optimizer.state_dict()
         slots: dict[str, dict[str, Any]] = {}
         for index, slot in optimizer["state"].items():
@@ -116,7 +131,8 @@ class TrainState:
         now = {**_named(_fixed(settings)), **self.experiment, **(self._drawn_again() or {})}
         require_same(before, now, str(folder))
         try:
-            self.model.load_state_dict(_under(state, "model."))
+            constant = {n: t for n, t in self.model.state_dict().items() if t.layout is not torch.strided}
+            self.model.load_state_dict({**constant, **_under(state, "model.")})
             self._load_optimizer(state, values)
         except (RuntimeError, ValueError, KeyError) as error:
             raise ArtifactError(f"the checkpoint is of another model: {error}", where=str(folder)) from error
@@ -134,9 +150,9 @@ class TrainState:
         self.report = replace(values["report"], deltas=list(self.curvature.history))
         self.best = parts.get("best")
 
-    def begin_epoch(self, sample: Sample) -> None:
+    def begin_epoch(self, sample: Any) -> None:
         """Records the first batch of an epoch that begins."""
-        self.first_sample, self.first_from = of_sample(sample), self.epoch_start
+        self.first_sample, self.first_from = self.describe(sample), self.epoch_start
 
     def _drawn_again(self) -> dict[str, str] | None:
         """The fingerprint of the first batch that this run's sampler draws from the generator's state at the beginning of
@@ -147,7 +163,7 @@ class TrainState:
         generator.set_state(self.first_from)
         with torch.random.fork_rng([]):
             sample = next(iter(self.sampler(generator)), None)
-        return None if sample is None else of_sample(sample)
+        return None if sample is None else self.describe(sample)
 
     def _load_optimizer(self, state: dict[str, Tensor], values: dict[str, Any]) -> None:
         slots: dict[int, dict[str, Any]] = {}

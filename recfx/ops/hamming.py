@@ -126,4 +126,5 @@ code_dot = define(
     reference,
     _fake,
     _decomposition,
+    gradient="it rounds queries to integers and reads items of a few bits",
 )

@@ -1,7 +1,7 @@
 """Defines the operators of the recfx dialect for torch.
 
 Every operator has a schema, a reference in plain torch that defines its results, a fake kernel for shapes, and a decomposition into ATen
-for backends that do not know the operator.
+for backends that do not know the operator. Its gradient is that of its reference, unless the operator declares another one or none.
 """
 
 from __future__ import annotations
@@ -11,16 +11,28 @@ from typing import Any
 
 import torch
 
+from recfx.errors import InputError
 from recfx.ir.operators import DIALECT
 
 #: Operator -> its decomposition: the same arguments and results, computed by ATen alone.
 DECOMPOSITIONS: dict[Any, Callable[..., Any]] = {}
 
+#: Values of `define`'s `gradient`: the gradient is that of the reference, or the operator's file declares it with `differentiate`.
+OF_REFERENCE, DECLARED = "reference", "declared"
+
+#: Operator -> `OF_REFERENCE`, `DECLARED`, or the reason why it has no gradient.
+GRADIENTS: dict[Any, str] = {}
+
 _LIBRARY = torch.library.Library("recfx", "DEF")
 
 
 def define(
-    schema: str, reference: Callable[..., Any], fake: Callable[..., Any], decomposition: Callable[..., Any]
+    schema: str,
+    reference: Callable[..., Any],
+    fake: Callable[..., Any],
+    decomposition: Callable[..., Any],
+    *,
+    gradient: str = OF_REFERENCE,
 ) -> Any:
     """Registers an operator of namespace `recfx`.
 
@@ -31,6 +43,7 @@ def define(
         decomposition: The same computation with operators of ATen. It is traced on fake tensors, so it does not branch on values, call
             `.item()` or loop over the batch. Ids and offsets that the reference refuses must be refused here as well, or by torch's
             operators. May be the reference.
+        gradient: `OF_REFERENCE`, `DECLARED`, or a sentence that says why the operator has no gradient.
 
     Returns:
         The operator's overload, as it appears as a node's target.
@@ -42,11 +55,54 @@ def define(
     made = getattr(torch.ops.recfx, name).default
     DIALECT[made] = reference
     DECOMPOSITIONS[made] = decomposition
+    GRADIENTS[made] = gradient
+    if gradient != DECLARED:
+        kernel = _traced if gradient == OF_REFERENCE else _refused
+        _LIBRARY.impl(name, kernel(made, reference, decomposition), "Autograd", with_keyset=True)
     return made
 
 
+def _traced(made: Any, reference: Callable[..., Any], decomposition: Callable[..., Any]) -> Callable[..., Any]:
+    """A kernel above autograd, which runs the reference operator by operator if a gradient is asked for.
+
+    No value is computed twice, and double backward passes work. Tensors without data, as in the trace of a compiler, take the
+    decomposition, which needs no values.
+    """
+
+    def kernel(keyset: Any, *args: Any) -> Any:
+        if not (torch.is_grad_enabled() and torch._C._any_requires_grad(*args)):
+            with torch._C._AutoDispatchBelowAutograd():
+                return made.redispatch(keyset & torch._C._after_autograd_keyset, *args)
+        args, _ = torch._library.utils.fill_defaults(made._schema, args, {})
+        plain = all(type(t) in (torch.Tensor, torch.nn.Parameter) for t in _tensors(args))
+        return (reference if plain else decomposition)(*args)
+
+    return kernel
+
+
+def _refused(made: Any, reference: Callable[..., Any], decomposition: Callable[..., Any]) -> Callable[..., Any]:
+    """A kernel above autograd of an operator without a gradient."""
+
+    def kernel(keyset: Any, *args: Any) -> Any:
+        if torch.is_grad_enabled() and torch._C._any_requires_grad(*args):
+            raise InputError(
+                f"{made.name()} has no gradient: {GRADIENTS[made]}",
+                hint="train the program before passes store it in fewer bits, or call it under torch.no_grad()",
+            )
+        with torch._C._AutoDispatchBelowAutograd():
+            return made.redispatch(keyset & torch._C._after_autograd_keyset, *args)
+
+    return kernel
+
+
+def _tensors(args: Any) -> list[torch.Tensor]:
+    """The tensors among the arguments of an operator and in their lists."""
+    flat = [item for arg in args for item in (arg if isinstance(arg, list | tuple) else (arg,))]
+    return [item for item in flat if isinstance(item, torch.Tensor)]
+
+
 def differentiate(name: str, backward: Callable[..., Any], keep: Callable[..., None]) -> None:
-    """Gives an operator a gradient.
+    """Gives an operator, defined with `gradient=DECLARED`, a gradient.
 
     Args:
         name: The operator, without the namespace.

@@ -17,6 +17,7 @@ from typing import Any
 import torch
 from torch.nn import functional
 
+from recfx.errors import InputError
 from recfx.ops import checks
 from recfx.ops.descriptions import ACTIVATIONS as ACTIVATIONS
 from recfx.ops.descriptions import Layer as Layer
@@ -133,12 +134,20 @@ def product(
         bias: float32 [N].
         scale: float32 [N], of an int8 weight.
         input_scale: A calibrated scale of the input of an int8 weight, or 0 for each row's own.
+
+    Raises:
+        InputError: A gradient with respect to the input of an int8 layer is asked for.
     """
     if weight.dtype in (torch.float32, torch.float64):  # float64 in reference runs
         return functional.linear(x, weight, bias)
     if weight.dtype is torch.bfloat16:
         return functional.linear(x.bfloat16().float(), weight.float(), bias)
     assert scale is not None
+    if torch.is_grad_enabled() and x.requires_grad:
+        raise InputError(
+            "a layer with int8 weights has no gradient: it rounds its input to integers",
+            hint="train the program before quantize-linears runs, with recfx.learn.fake_quantize for the effect of rounding",
+        )
     flat = x.reshape(-1, x.shape[-1])
     finite = flat.isfinite()
     rows = finite.all(1, keepdim=True)

@@ -16,7 +16,8 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from recfx.ops.library import define, differentiate
+from recfx.errors import InputError
+from recfx.ops.library import DECLARED, define, differentiate
 from recfx.ops.offsets import bag_bounds, refused_unless
 
 
@@ -94,6 +95,11 @@ def _fake(
 
 
 def _keep(ctx: Any, inputs: tuple[Any, ...], output: Tensor) -> None:
+    if ctx.needs_input_grad[3]:
+        raise InputError(
+            "propagate has no gradient with respect to its scale, which follows from the graph",
+            hint="pass scale.detach()",
+        )
     ctx.save_for_backward(*inputs[1:4])
     ctx.rest = inputs[4:]
 
@@ -108,5 +114,6 @@ propagate = define(
     reference,
     _fake,
     _decomposition,
+    gradient=DECLARED,
 )
 differentiate("propagate", _backward, _keep)

@@ -19,7 +19,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from recfx.ops.library import define, differentiate
+from recfx.ops.library import DECLARED, define, differentiate
 
 
 def plain_loss(
@@ -114,6 +114,7 @@ bpr = define(
     reference,
     _fake,
     _decomposition,
+    gradient=DECLARED,
 )
 differentiate("bpr", _backward, _keep)
 

@@ -65,7 +65,10 @@ def reference(
     first = [s.index_select(0, order)[None] for s in states]
     run = _RUN[cell]
     start = first if cell == "lstm" else first[0]
-    data, *lasts = run(packed.data, packed.batch_sizes, start, list(params), len(params) == 4, 1, 0.0, False, False)  # type: ignore[operator]
+    train = (
+        torch.is_grad_enabled()
+    )  # without dropout, only the kernels of accelerators read it, which keep what a backward pass needs
+    data, *lasts = run(packed.data, packed.batch_sizes, start, list(params), len(params) == 4, 1, 0.0, train, False)  # type: ignore[operator]
     shown, _ = pad_packed_sequence(
         PackedSequence(data, packed.batch_sizes, order, back), batch_first=True, total_length=steps
     )

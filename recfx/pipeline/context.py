@@ -20,6 +20,7 @@ from recfx.ir.program import Program, get_state, set_state, unused_name
 from recfx.ir.propagate import fake_mode_of, refresh
 from recfx.ir.provenance import module_path, where
 from recfx.ir.sizes import same_size, same_sizes
+from recfx.ir.trained_state import takes_over
 from recfx.ir.verified import remember
 from recfx.pipeline.gate import Gate
 from recfx.pipeline.records import MissRecord
@@ -128,8 +129,18 @@ class PassContext:
         return node
 
     def constant(self, stem: str, tensor: torch.Tensor) -> fx.Node:
-        """Adds a tensor to the program's state under an unused name that starts with `stem`, and inserts a read of it."""
+        """Adds a tensor to the program's state under an unused name that starts with `stem`, and inserts a read of it.
+
+        A tensor that takes the place of trained parameters, according to the node set by `before`, is a parameter as well, so that the
+        program can be trained further.
+        """
         name = unused_name(self.program.module, stem, self._numbers)
+        if (
+            not isinstance(tensor, torch.nn.Parameter)
+            and self._like is not None
+            and takes_over(self._like, tensor, self.tensor)
+        ):
+            tensor = torch.nn.Parameter(tensor.detach())
         set_state(self.program.module, name, tensor)
         return self.read(name)
 
@@ -138,6 +149,22 @@ class PassContext:
         node = self.constant(stem, tensor)
         node.meta[PACKED] = packed
         return node
+
+    def store(self, reads: Sequence[fx.Node], tensor: torch.Tensor) -> None:
+        """Puts another tensor in the place of a tensor of the state, under the same name. A parameter stays a parameter.
+
+        Args:
+            reads: All reads of the name.
+            tensor: The new tensor. Its size may be another one; the caller recomputes the values of later operators.
+        """
+        name, old = str(reads[0].target), self.stored(reads[0])
+        if isinstance(old, torch.nn.Parameter) and not isinstance(tensor, torch.nn.Parameter):
+            tensor = torch.nn.Parameter(tensor.detach(), old.requires_grad)
+        set_state(self.program.module, name, tensor)
+        value = fake_mode_of(self.graph).from_tensor(tensor, static_shapes=True)
+        for read in reads:
+            read.meta["val"] = value
+        self._reads = None
 
     def read(self, name: str) -> fx.Node:
         """Inserts a read of existing state."""

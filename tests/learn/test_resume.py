@@ -60,7 +60,7 @@ def test_resuming_is_bit_for_bit(
         want = whole.run()
     for stop_after in (2, 4):
         with monkeypatch.context() as patch:
-            ran_out = lambda p=patch: p.setattr("recfx.learn.trainer.Clock.out", lambda self: True)  # noqa: E731
+            ran_out = lambda p=patch: p.setattr("recfx.learn._clock.Clock.out", lambda self: True)  # noqa: E731
             sampler = Interrupted(UserSampler(data, negatives=2), stop_after, ran_out)
             part = trainer(tmp_path, sampler)
             assert part.run().stopped == "time"

@@ -194,7 +194,7 @@ def test_samplers_that_do_not_fit(data: Interactions, tmp_path: Path, monkeypatc
     with pytest.raises(InputError, match="0 batches"):
         Trainer(one_bit(data), lambda generator: [], QUICK).run()
     with monkeypatch.context() as patch:
-        stop = lambda: patch.setattr("recfx.learn.trainer.Clock.out", lambda self: True)  # noqa: E731
+        stop = lambda: patch.setattr("recfx.learn._clock.Clock.out", lambda self: True)  # noqa: E731
         Trainer(one_bit(data), Interrupted(UserSampler(data), 2, stop), QUICK, folder=tmp_path).run()
     one = lambda generator: list(UserSampler(data)(generator))[:1]  # noqa: E731
     with pytest.raises(InputError, match="1 batches, expected at least 2"):

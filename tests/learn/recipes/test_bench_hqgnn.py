@@ -155,7 +155,7 @@ def test_a_run_out_of_time_goes_on(
     whole: tuple[Path, Results], tmp_path: Path, monkeypatch: pytest.MonkeyPatch, step: int
 ) -> None:
     with monkeypatch.context() as patch:
-        stop_at(step, patch, lambda: patch.setattr("recfx.learn.trainer.Clock.out", lambda self: True))
+        stop_at(step, patch, lambda: patch.setattr("recfx.learn._clock.Clock.out", lambda self: True))
         results = run_hqgnn(options(tmp_path, minutes=60))
     first = results.unfinished[0]
     assert first.state.startswith("UNFINISHED")

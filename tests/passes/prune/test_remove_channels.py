@@ -3,12 +3,14 @@
 from __future__ import annotations
 
 import pytest
+import torch
 from channel_cases import PRODUCTS, VIEWS, Graph, aten
 from prune_kit import removable, without
 
 from recfx.analysis.channel_groups import channel_groups
 from recfx.ir import same_graph
 from recfx.passes.prune.room import Room
+from recfx.testing.builder import GraphBuilder
 
 
 def test_tied_weights_are_stored_once() -> None:
@@ -48,11 +50,30 @@ def test_new_state_is_contiguous_and_of_its_own_memory() -> None:
     program = VIEWS["chain"].build(Graph())
     found = channel_groups(program)
     after = without(program, removable(found, [c for g in found.groups for c in g.channels[::2]]), found)
-    for name, tensor in after.state().items():
-        if name.endswith("_pruned"):
-            assert tensor.is_contiguous()
-            assert tensor.untyped_storage().nbytes() == tensor.numel() * tensor.element_size()
-            assert not tensor.requires_grad
+    assert set(after.state()) <= set(program.state())
+    smaller = {name: t for name, t in after.state().items() if t.shape != program.state()[name].shape}
+    assert smaller
+    for name, tensor in smaller.items():
+        assert tensor.is_contiguous()
+        assert tensor.untyped_storage().nbytes() == tensor.numel() * tensor.element_size()
+        assert isinstance(tensor, torch.nn.Parameter) == isinstance(program.state()[name], torch.nn.Parameter)
+        assert tensor.is_leaf
+
+
+def test_tied_weights_keep_both_names_and_stay_one_tensor() -> None:
+    builder = GraphBuilder({"x": ("batch", 3)})
+    tied = torch.nn.Parameter(torch.randn(6, 6))
+    value = builder.inputs["x"]
+    for name, weight in {"start": torch.randn(6, 3), "first": tied, "second": tied, "last": torch.randn(1, 6)}.items():
+        value = builder.call(aten.linear.default, value, builder.state(name, weight))
+        value = builder.call(aten.tanh.default, value)
+    program = builder.build(value)
+    found = channel_groups(program)
+    after = without(program, found.groups[0].channels[:2], found)
+    held = after.state()
+    assert list(held) == list(program.state())
+    assert held["first"] is held["second"]
+    assert [tuple(tensor.shape) for tensor in held.values()] == [(4, 3), (4, 4), (4, 4), (1, 4)]
 
 
 def test_room_keeps_a_place_of_every_axis() -> None:
