@@ -20,7 +20,6 @@ from recfx.errors import ArtifactError, InputError, RecfxError
 from recfx.learn import FineTuned, TrainSettings, finetune
 from recfx.zoo import DIN, DLRM, DCNv2, DeepFM, WideDeep
 
-
 #: Two models for each run of the suite, and others.
 KINDS = [DLRM, DIN, *(pytest.param(kind, marks=pytest.mark.slow) for kind in (DeepFM, DCNv2, WideDeep))]
 
