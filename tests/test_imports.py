@@ -43,7 +43,9 @@ ALLOWED: dict[str, set[str]] = {
     "placement": {"cost", "errors", "ir", "targets"},
     "zoo": {"data", "errors"},
     "data": {"bootstrap", "errors", "progress", "zoo"},
-    "learn": {"data", "errors", "formats", "ir", "kernels", "ops", "progress", "retrieval", "zoo"},
+    "learn": {
+        *("data", "errors", "formats", "ir", "kernels", "ops", "passes", "pipeline", "progress", "retrieval", "zoo")
+    },
     "retrieval": {"errors", "formats", "kernels", "progress", "version"},
     "serve": {"command_line", "compiled", "errors", "ir", "retrieval", "version"},
     "driver": {

@@ -28,21 +28,27 @@ class Ranked:
         channels: Its channels, the least important first.
         scores: Their importances.
         step: The number of remaining channels is a multiple of this, or the number of all channels.
+        gone: The number of channels that it lost before, which count as a part of it.
     """
 
     group: Group
     channels: tuple[int, ...]
     scores: tuple[float, ...]
     step: int
+    gone: int = 0
+
+    @property
+    def total(self) -> int:
+        """The number of channels that the group had at first."""
+        return len(self.channels) + self.gone
 
     def removable(self, wanted: float) -> int:
-        """The number of channels that go if `wanted` should."""
-        count = len(self.channels)
-        kept = math.ceil(max(count - wanted, 1) / self.step - 1e-9) * self.step
-        return max(count - kept, 0)
+        """The number of channels that go if `wanted` of the channels at first should be gone."""
+        kept = math.ceil(max(self.total - wanted, 1) / self.step - 1e-9) * self.step
+        return max(len(self.channels) - kept, 0)
 
 
-def ranked(group: Group, scores: dict[int, float], elements: int, round_to: int) -> Ranked:
+def ranked(group: Group, scores: dict[int, float], elements: int, round_to: int, gone: int = 0) -> Ranked:
     """A group in the order of importance.
 
     Args:
@@ -50,22 +56,24 @@ def ranked(group: Group, scores: dict[int, float], elements: int, round_to: int)
         scores: Channel -> importance; channels without an entry have none.
         elements: The number of elements that a channel has along an axis.
         round_to: The number that the sizes of axes should be multiples of.
+        gone: The number of channels that the group lost before.
     """
     order = sorted(group.channels, key=lambda channel: scores.get(channel, 0.0))
     values = tuple(scores.get(channel, 0.0) for channel in order)
-    return Ranked(group, tuple(order), values, round_to // math.gcd(round_to, elements))
+    return Ranked(group, tuple(order), values, round_to // math.gcd(round_to, elements), gone)
 
 
 def by_layer(groups: Sequence[Ranked], ratio: float) -> list[int]:
     """How many channels each group loses if each loses the same part."""
-    return [own.removable(ratio * len(own.channels)) for own in groups]
+    return [own.removable(ratio * own.total) for own in groups]
 
 
 def by_importance(groups: Sequence[Ranked], ratio: float) -> list[int]:
     """How many channels each group loses if the least important channels of all groups go."""
     everything = sorted((score, number) for number, own in enumerate(groups) for score in own.scores)
-    wanted = [0] * len(groups)
-    for _, number in everything[: round(ratio * len(everything))]:
+    wanted = [own.gone for own in groups]
+    least = max(round(ratio * sum(own.total for own in groups)) - sum(wanted), 0)
+    for _, number in everything[:least]:
         wanted[number] += 1
     return [own.removable(count) for own, count in zip(groups, wanted, strict=True)]
 
@@ -77,6 +85,7 @@ def choose(
     ratio: float,
     cost: Cost | None,
     unit: str,
+    whole: float | None = None,
 ) -> Choice:
     """The channels to remove.
 
@@ -87,13 +96,14 @@ def choose(
         ratio: The part to remove.
         cost: What `ratio` is a part of; None for the number of channels.
         unit: The name of the cost, for errors.
+        whole: The cost of which `ratio` is a part; by default that of the program.
 
     Raises:
         InputError: The cost cannot fall so far.
     """
     if cost is None:
         return _take(found, groups, counts(groups, ratio))
-    whole = cost(Remaining(found, ()))
+    whole = cost(Remaining(found, ())) if whole is None else whole
     limit = (1 - ratio) * whole
 
     def left(part: float) -> float:

@@ -2,6 +2,8 @@
 
     linear(relu(linear(x, W1 [N, K], b1)), W2 [M, N])  -> linear(relu(linear(x, W1' [N', K], b1')), W2' [M, N'])
 
+With the resource "unpruned", the program before earlier prunings, the ratio is a part of that program and counts what is gone already.
+
 A channel is removed wherever `recfx.analysis.channel_groups` finds it: in the norms, residuals, concatenations, attention heads, recurrent
 layers and tied weights that hold its elements. The result equals the original program whose operators leave the channel out of every sum.
 
@@ -21,13 +23,14 @@ from recfx.analysis.channel_axes import flat
 from recfx.analysis.channel_groups import ChannelGroups, Group, Kind, channel_groups
 from recfx.errors import InputError
 from recfx.ir.numeric import Exactness
-from recfx.ir.program import Program
+from recfx.ir.program import Program, get_state
 from recfx.passes._kept import KEPT, is_kept, lasting_name, require_known
 from recfx.passes._properties import CANONICAL, QUANTISED
+from recfx.passes.prune.baked_sizes import Remaining
 from recfx.passes.prune.bias_shift import remove_and_shift, shift_of
 from recfx.passes.prune.calibration import along, batches, run_with
 from recfx.passes.prune.choose_channels import Ranked, by_importance, by_layer, choose, ranked
-from recfx.passes.prune.costs import multiply_adds, state_bytes
+from recfx.passes.prune.costs import Cost, multiply_adds, state_bytes
 from recfx.passes.prune.dead_channels import first_use
 from recfx.passes.prune.importance import Scores, activation_energies, answer_changes, weight_norms
 from recfx.pipeline import Pass, PassContext, PassSpec, register
@@ -99,23 +102,37 @@ class PruneChannels(Pass):
         found = channel_groups(program)
         for node, reason in found.misses().items():
             ctx.miss(_RULE, node, reason)
-        groups = self._ranked(ctx, found)
-        costs = {"multiply-adds": multiply_adds, "bytes": state_bytes}
-        cost = costs[self.amount](program, found) if self.amount in costs else None
+        whole: Program | None = ctx.resources.get("unpruned")
+        groups = self._ranked(ctx, found, whole)
+        cost = self._cost(program, found)
+        all_cost = None if whole is None or cost is None else self._cost_of_all(whole)
         counts = by_layer if self.ranking == "layer" else by_importance
-        chosen = choose(found, groups, counts, self.ratio, cost, self.amount) if groups else {}
+        chosen = choose(found, groups, counts, self.ratio, cost, self.amount, all_cost) if groups else {}
         allowed = {g: channels for g, channels in chosen.items() if ctx.gate(_RULE, first_use(ctx, g))}
         removed = [channel for channels in allowed.values() for channel in channels]
         if removed:
             shifts = self._shifts(ctx, found, removed) if self.keep_means else {}
             remove_and_shift(ctx, found, removed, shifts)
 
-    def _ranked(self, ctx: PassContext, found: ChannelGroups) -> list[Ranked]:
+    def _cost(self, program: Program, found: ChannelGroups) -> Cost | None:
+        costs = {"multiply-adds": multiply_adds, "bytes": state_bytes}
+        return costs[self.amount](program, found) if self.amount in costs else None
+
+    def _cost_of_all(self, program: Program) -> float | None:
+        found = channel_groups(program)
+        cost = self._cost(program, found)
+        return None if cost is None else cost(Remaining(found, ()))
+
+    def _ranked(self, ctx: PassContext, found: ChannelGroups, whole: Program | None) -> list[Ranked]:
         wanted = self._wanted(ctx, found)
         scores = self._scores(ctx, found, wanted) if wanted else {}
-        groups = [ranked(group, scores, _elements(found, group), self.round_to) for group in wanted]
+        groups = []
+        for group in wanted:
+            elements = _elements(found, group)
+            gone = 0 if whole is None else _gone(ctx.program, group, whole) // elements
+            groups.append(ranked(group, scores, elements, self.round_to, gone))
         for own in groups:
-            if not own.removable(len(own.channels)):
+            if not own.removable(own.total):
                 reason = (
                     f"a group of {len(own.channels)} channels cannot become smaller and stay a multiple of {own.step}"
                 )
@@ -204,6 +221,23 @@ def _elements(found: ChannelGroups, group: Group) -> int:
     if labels is None:
         return 1
     return max(sum(group.channels[0] in found.channels_of(label) for label in labels.tolist()), 1)
+
+
+def _gone(program: Program, group: Group, whole: Program) -> int:
+    """The number of elements that the first axis of a group lost since a program before.
+
+    Raises:
+        InputError: That program does not hold the group's parameter, or a smaller one.
+    """
+    place = group.places[0]
+    before, now = whole.state().get(place.name), get_state(program.module, place.name)
+    if before is None or before.ndim != now.ndim or before.shape[place.axis] < now.shape[place.axis]:
+        raise InputError(
+            "the program is not what pruning left of the program in resources['unpruned']",
+            where=place.name,
+            hint="give the program before the first pruning, or leave the resource out",
+        )
+    return int(before.shape[place.axis]) - int(now.shape[place.axis])
 
 
 _KINDS_OF = {kind: name for name, kind in _KINDS.items()}

@@ -16,7 +16,7 @@ from recfx.learn.estimators import (
     LearnedStepSize,
     StraightThrough,
 )
-from recfx.learn.finetuning import FineTuned, finetune
+from recfx.learn.finetuning import FineTuned, GraduallyPruned, finetune, prune_gradually
 from recfx.learn.hutchinson import TraceEstimate, hutchinson_trace
 from recfx.learn.losses import BCE, BPR, Diagonal, RankingLoss, SampledSoftmax
 from recfx.learn.quantized_model import Batch, QuantizedModel, Rows
@@ -46,6 +46,7 @@ __all__ = [
     "FineTuned",
     "FourierSeries",
     "GaussianDirac",
+    "GraduallyPruned",
     "GraphEncoder",
     "Grid",
     "Guidance",
@@ -76,5 +77,6 @@ __all__ = [
     "hutchinson_trace",
     "make_bounds",
     "make_quantizer",
+    "prune_gradually",
     "teacher_top",
 ]

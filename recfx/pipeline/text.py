@@ -117,10 +117,10 @@ def _hint(error: Exception) -> str | None:
 
 
 class _Named(ast.NodeTransformer):
-    """Replaces the names of `NAMED_VALUES` by their values, also inside lists."""
+    """Replaces the names of `NAMED_VALUES` by their values, and other words by texts, also inside lists."""
 
     def visit_Name(self, node: ast.Name) -> ast.expr:
-        return ast.Constant(NAMED_VALUES[node.id]) if node.id in NAMED_VALUES else node
+        return ast.Constant(NAMED_VALUES.get(node.id, node.id))
 
 
 def _parse_value(text: str, place: str) -> Any:

@@ -293,3 +293,9 @@ def test_every_violation_says_what_would_mend_it() -> None:
     with pytest.raises(recfx.PipelineError, match="needs labels"):
         Pipeline([tune]).validate(chain(), {"fine-tuning": []})
     Pipeline([tune]).validate(chain(), {"fine-tuning": [], "labels": []})
+
+
+def test_words_in_lists_are_texts() -> None:
+    plain = Pipeline("prune-channels{kinds=[channels, columns]}")
+    assert plain == Pipeline("prune-channels{kinds=['channels', 'columns']}")
+    assert Pipeline(str(plain)) == plain

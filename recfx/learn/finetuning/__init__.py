@@ -1,6 +1,7 @@
 """Training of captured programs: fine-tuning after passes that change the function, gradual pruning, quantisation-aware training."""
 
 from recfx.learn.finetuning.finetune import FineTuned, finetune
+from recfx.learn.finetuning.gradual import GraduallyPruned, Stage, prune_gradually
 from recfx.learn.finetuning.task_loss import LOSSES
 
-__all__ = ["LOSSES", "FineTuned", "finetune"]
+__all__ = ["LOSSES", "FineTuned", "GraduallyPruned", "Stage", "finetune", "prune_gradually"]
