@@ -123,7 +123,7 @@ class PruneChannels(Pass):
         cost = self._cost(program, found)
         return None if cost is None else cost(Remaining(found, ()))
 
-    def _ranked(self, ctx: PassContext, found: ChannelGroups, whole: Program | None) -> list[Ranked]:
+    def _ranked(self, ctx: PassContext, found: ChannelGroups, whole: Program | None = None) -> list[Ranked]:
         wanted = self._wanted(ctx, found)
         scores = self._scores(ctx, found, wanted) if wanted else {}
         groups = []
