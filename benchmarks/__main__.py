@@ -11,7 +11,7 @@ from pathlib import Path
 
 import torch
 
-from benchmarks import compile_time, cost_accuracy, placement_regret, random_models, retrieval, tails
+from benchmarks import compile_time, cost_accuracy, placement_regret, pruning, random_models, retrieval, tails
 from benchmarks.markdown import markdown
 from benchmarks.papers import estimators
 from benchmarks.progress import ProgressLine
@@ -115,6 +115,17 @@ def _parser() -> argparse.ArgumentParser:
     add_option(slow, "seconds", 4.0, "of each model at a point (default: %(default)s)")
     slow.set_defaults(run=_tails)
 
+    pruned = commands.add_parser(
+        "pruning", help="train click models, prune and fine-tune them, and measure what it costs and saves"
+    )
+    pruned.add_argument("--data", help="a Criteo file or folder (default: generated clicks)")
+    pruned.add_argument("--models", default=",".join(pruning.PARTS), help="separated by commas (default: %(default)s)")
+    pruned.add_argument("--seeds", type=int, default=3, help="default: %(default)s")
+    pruned.add_argument("--batches", type=integers, default=(1, 16, 256, 1024), help="default: 1,16,256,1024")
+    pruned.add_argument("--rounds", type=int, default=15, help="turns of each model (default: %(default)s)")
+    pruned.add_argument("--rows", type=int, help="the largest number of rows to read")
+    pruned.set_defaults(run=_pruning)
+
     compiled = commands.add_parser(
         "compile-time", help="measure how long optimize takes, stage by stage, and its memory"
     )
@@ -201,6 +212,14 @@ def _random_models(options: argparse.Namespace) -> int:
 
 def _compile_time(options: argparse.Namespace) -> int:
     print(compile_time.measure(options.cases or list(compile_time.CASES), options.precision))
+    return 0
+
+
+def _pruning(options: argparse.Namespace) -> int:
+    torch.set_num_threads(1)
+    models = listed(options.models)
+    found = pruning.Settings(options.data, models, options.seeds, options.batches, options.rounds, options.rows)
+    print(pruning.measure(found))
     return 0
 
 

@@ -74,11 +74,19 @@ class ProgramModule(torch.nn.Module, Generic[P]):
         leaves = signature.flatten(args, kwargs)
         if not torch.compiler.is_compiling():  # comparing the sizes of a trace would fix them
             signature.check(leaves)
-        return signature.unflatten(run_graph(self._program.module, leaves, read=self._read))
+        return signature.unflatten(run_graph(self._program.module, leaves, read=self.read, call=self.call))
 
-    def _read(self, node: fx.Node, _: Any) -> Any:
+    def call(self, target: Any, args: Any, kwargs: Any) -> Any:
+        """Computes an operator; subclasses may change operands and results."""
+        return target(*args, **kwargs)
+
+    def read(self, node: fx.Node, _: Any) -> Any:
+        """The value of a read of state, which subclasses may change."""
+        return self.held(str(node.target))
+
+    def held(self, name: str) -> Any:
         """The present tensor of a name. Tracers replace tensors in the dictionaries of the module that they call."""
-        *path, last = str(node.target).split(".")
+        *path, last = name.split(".")
         owner: torch.nn.Module = self
         for part in path:
             owner = owner._modules[part]  # type: ignore[assignment]

@@ -16,7 +16,7 @@ from recfx.learn.estimators import (
     LearnedStepSize,
     StraightThrough,
 )
-from recfx.learn.finetuning import FineTuned, GraduallyPruned, finetune, prune_gradually
+from recfx.learn.finetuning import FakeQuantized, FineTuned, GraduallyPruned, fake_quantize, finetune, prune_gradually
 from recfx.learn.hutchinson import TraceEstimate, hutchinson_trace
 from recfx.learn.losses import BCE, BPR, Diagonal, RankingLoss, SampledSoftmax
 from recfx.learn.quantized_model import Batch, QuantizedModel, Rows
@@ -43,6 +43,7 @@ __all__ = [
     "EpochSampler",
     "Estimator",
     "Evaluate",
+    "FakeQuantized",
     "FineTuned",
     "FourierSeries",
     "GaussianDirac",
@@ -73,6 +74,7 @@ __all__ = [
     "Trainer",
     "as_encoder",
     "deltas",
+    "fake_quantize",
     "finetune",
     "hutchinson_trace",
     "make_bounds",

@@ -162,6 +162,15 @@ class Quantizer(nn.Module):
         return f"bits={self.bits}"
 
 
+class SymmetricQuantizer(Quantizer):
+    """A quantiser with an odd number of codes, of which the middle one is the middle of the bounds: L = 2**bits - 2."""
+
+    @property
+    def steps(self) -> int:
+        """L = 2**bits - 2: at 8 bits, codes from -127 to 127."""
+        return (1 << self.bits) - 2
+
+
 def make_quantizer(
     bits: int,
     estimator: str = "gste",

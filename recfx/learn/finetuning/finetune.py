@@ -15,12 +15,13 @@ from torch.utils import _pytree as pytree
 from recfx.errors import InputError, RecfxError
 from recfx.ir.program import Program
 from recfx.ir.program_module import ProgramModule
+from recfx.learn.finetuning.fake_quantize import FakeQuantized
 from recfx.learn.finetuning.loader import Labelled, Loader, labelled
 from recfx.learn.finetuning.task_loss import TaskLoss, scalar, task_loss
 from recfx.learn.finetuning.teacher import Teacher, teacher_of
 from recfx.learn.fingerprint import fingerprint, of_tensors
 from recfx.learn.train_settings import TrainReport, TrainSettings
-from recfx.learn.train_state import TrainState
+from recfx.learn.train_state import Position, TrainState
 from recfx.learn.training_loop import TrainingLoop
 
 #: Properties of programs whose weights are stored in fewer bits, which have no gradient.
@@ -140,18 +141,30 @@ def _trainable(program: Program) -> Program:
     return program
 
 
-class NoScales:
-    """A run that updates only parameters."""
+class Deltas:
+    """The scales of GSTE in a program that is rounded while it is trained; without one, a run updates only parameters.
+
+    Attributes:
+        history: (steps done, delta of each weight) at each update.
+    """
 
     def __init__(self) -> None:
         self.history: list[tuple[int, list[float]]] = []
 
+    def watch(self, module: nn.Module, loss: Callable[[], Tensor], position: Position, step: int) -> None:
+        """Updates the scales at the beginning of each epoch after the first."""
+        if isinstance(module, FakeQuantized) and position.epoch and not position.batches:
+            found = module.update_deltas(loss)
+            if found:
+                self.history.append((step, found))
+
     def state(self) -> dict[str, Any]:
         """See `Scales`."""
-        return {}
+        return {"history": self.history}
 
     def load_state(self, state: dict[str, Any]) -> None:
         """See `Scales`."""
+        self.history = [(int(step), list(values)) for step, values in state["history"]]
 
 
 class FineTuning(TrainingLoop[nn.Module]):
@@ -179,7 +192,8 @@ class FineTuning(TrainingLoop[nn.Module]):
         evaluate: Evaluate | None,
         folder: str | PathLike[str] | None,
     ) -> None:
-        super().__init__(module, loader, settings, NoScales(), evaluate, folder)
+        self._deltas = Deltas()
+        super().__init__(module, loader, settings, self._deltas, evaluate, folder)
         self._loss = loss
         self._labels = labels
         self._teacher = teacher
@@ -219,6 +233,7 @@ class FineTuning(TrainingLoop[nn.Module]):
         """See `TrainingLoop`."""
         batch = labelled(sample, self.model, self._labels)
         batch = pytree.tree_map_only(Tensor, lambda held: held.to(self._device), batch)
+        self._deltas.watch(self.model, lambda: self._loss_of(batch), state.position, state.report.steps)
         loss = self._loss_of(batch)
         if self._checked_every == 1 and not bool(loss.isfinite()):
             self._diverged(state, float(loss.detach()), batch)
