@@ -5,6 +5,7 @@ from __future__ import annotations
 import contextlib
 import functools
 import threading
+import time
 from collections.abc import Iterator
 from typing import Any
 
@@ -72,8 +73,10 @@ class Slow:
 
 
 def variant(model: Any = None, name: str = "fp32", times: ServiceTimes = TIMES, quality: float = 0.0) -> Variant:
-    """A variant whose times are not measured."""
-    return Variant(name, ModelInterface(model or compiled()), times, quality)
+    """A variant whose times are not measured. A model that stands before a compiled one may wait, so only workers call it."""
+    interface = ModelInterface(model or compiled())
+    interface.runs_on_own_kernels &= isinstance(interface.model, CompiledModel)
+    return Variant(name, interface, times, quality)
 
 
 @contextlib.contextmanager
@@ -108,6 +111,15 @@ class Outcomes:
         for _ in range(count):
             assert self._arrived.acquire(timeout=30), f"{len(self.found)} of {count} outcomes arrived"
         return self.found
+
+
+def settled(condition: Any) -> None:
+    """Waits until a condition holds that another thread makes true."""
+    for _ in range(3000):
+        if condition():
+            return
+        time.sleep(0.005)
+    raise AssertionError("the condition did not come true in 15 s")
 
 
 def outcome(function: Any, *arguments: Any) -> Any:

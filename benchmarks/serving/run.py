@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import asyncio
 import json
 import sys
 import tempfile
@@ -17,7 +16,7 @@ from benchmarks.serving.models import MODELS, compiled
 from benchmarks.serving.servers import server
 from recfx.serve.load.figures import largest_rate
 from recfx.serve.load.inputs import Pool, http_request, pool_of_model
-from recfx.serve.load.run import Load, poisson_load, run_load
+from recfx.serve.load.run import Load, poisson_load, precise_load
 from recfx.serve.simulator.query_sizes import QuerySizes
 
 SERVERS = ("recfx serve", "FastAPI, compiled", "FastAPI, eager")
@@ -78,7 +77,7 @@ def _single(name: str, folder: Path, pool: Pool) -> tuple[float, float]:
             for which, port in (("echo", bare), ("recfx serve", own)):
                 requests = [http_request(f"127.0.0.1:{port}", "model", pool.draw(1, generator)) for _ in range(16)]
                 due = np.arange(600, dtype=np.float64) * np.float64(0.002)
-                load = asyncio.run(run_load("127.0.0.1", port, requests, due)).after(0.2)
+                load = precise_load("127.0.0.1", port, requests, due).after(0.2)
                 times[which] += list(load.done - load.sent)
     return float(np.median(times["echo"])), float(np.median(times["recfx serve"]))
 

@@ -16,21 +16,25 @@ class Bridge:
     A call into the loop from another thread costs a system call; outcomes that arrive together share one.
 
     Args:
-        loop: The event loop.
+        loop: The event loop; it runs in the present thread.
     """
 
     def __init__(self, loop: asyncio.AbstractEventLoop) -> None:
         self._loop = loop
         self._arrived: deque[tuple[asyncio.Future[Outcome], Outcome]] = deque()
         self._lock = threading.Lock()
+        self._thread = threading.get_ident()
         self._called = False
 
     def future(self) -> tuple[asyncio.Future[Outcome], Callable[[Outcome], None]]:
-        """An awaitable outcome, and the function that another thread reports it with."""
+        """An awaitable outcome, and the function that reports it, from any thread."""
         future: asyncio.Future[Outcome] = self._loop.create_future()
         return future, lambda outcome: self._report(future, outcome)
 
     def _report(self, future: asyncio.Future[Outcome], outcome: Outcome) -> None:
+        if threading.get_ident() == self._thread:
+            future.set_result(outcome)
+            return
         with self._lock:
             self._arrived.append((future, outcome))
             called, self._called = self._called, True

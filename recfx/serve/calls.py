@@ -39,9 +39,11 @@ async def infer(
         Rejected: The request is not answered.
     """
     future, finish = bridge.future()
-    request = engine.submit(tensors, finish, timeout=timeout, tenant=tenant)
+    request = engine.submit(tensors, finish, timeout=timeout, tenant=tenant, here=True)
     try:
-        if leaving is None:
+        if future.done():
+            outcome = future.result()
+        elif leaving is None:
             outcome = await future
         else:
             done, _ = await asyncio.wait((future,), timeout=_WATCH_AFTER)

@@ -6,6 +6,7 @@ policies of `recfx.serve.policies` decide; this file holds the lock and asks the
 
 from __future__ import annotations
 
+import logging
 import math
 import threading
 import time
@@ -24,6 +25,8 @@ from recfx.serve.engine.variants import Variant
 from recfx.serve.engine.workers import Workers
 from recfx.serve.outcomes import Reason, Rejected
 from recfx.serve.policies.tenants import TenantConfig
+
+_log = logging.getLogger("recfx.serve")
 
 
 class Engine:
@@ -63,6 +66,7 @@ class Engine:
         self._queue = RequestQueue()
         self._divided: list[Call] = []
         self._idle = 0
+        self._threads = threading.local()
         self._scheduling = Scheduling(name, variants, self.settings, tenants, clock())
         self._closing = False
         self._workers = Workers(self, self.settings)
@@ -99,14 +103,17 @@ class Engine:
         *,
         timeout: float | None = None,
         tenant: str = "",
+        here: bool = False,
     ) -> Request:
-        """Checks a request and puts it into the queue.
+        """Checks a request and puts it into the queue, or runs it at once.
 
         Args:
             tensors: Name -> tensor. They must not change until the request is answered.
             finish: Takes the outcome, once, in another thread. It must not block.
             timeout: Seconds until its answer must be there; by default that of the settings.
             tenant: Who sends it.
+            here: Whether it may run in this thread, if that takes less than `here_seconds` and a worker is free. Then `finish` is called
+                before this function returns, and torch uses as many threads in this one as in workers.
 
         Returns:
             The request, for `cancel`.
@@ -137,9 +144,32 @@ class Engine:
             if refusal is not None:
                 self.statistics.reject(refusal.reason, now, str(self.version))
                 raise refusal
-            self._queue.add(request)
-            self._changed.notify()
+            call = self._call_here(request, now) if here and self._idle and not self._queue else None
+            if call is None:
+                self._queue.add(request)
+                self._changed.notify()
+        if call is not None:
+            self._run_here(call)
         return request
+
+    def _call_here(self, request: Request, now: float) -> Call | None:
+        """The call of a request that the present thread runs; None if a worker should run it."""
+        decision = self._scheduling.runs_here(request)
+        return None if decision is None else Call(Batch([request], self.variant, decision), ((0, request.rows),), now)
+
+    def _run_here(self, call: Call) -> None:
+        """Runs a call in the present thread. An error that would end a worker gives the request to a worker."""
+        if not getattr(self._threads, "set", False):
+            torch.set_num_threads(self.settings.threads)
+            self._threads.set = True
+        try:
+            with torch.inference_mode():
+                call.run(0, self.name)
+        except BaseException as error:  # noqa: BLE001 - a worker runs it once more, and reports what it finds
+            _log.error("a call of model %s ended early", self.name, exc_info=error)
+            self.again(call.batch.requests)
+            return
+        self._finish(call)
 
     def _rejected(self, error: Rejected) -> Rejected:
         with self.lock:

@@ -28,6 +28,7 @@ class ModelInterface:
         inputs: The tensors that a request holds.
         outputs: The tensors of an answer.
         joinable: None if the rows of several requests can share a call; otherwise the reason why not.
+        runs_on_own_kernels: Whether all of the model runs on recfx's kernels and torch.
         divisible: None if a call can be run in parts of its rows; otherwise the reason why not.
 
     Raises:
@@ -53,6 +54,8 @@ class ModelInterface:
         plan = parts.row_plan
         self._output_axes: tuple[Any, ...] = () if isinstance(plan, str) else plan.outputs
         self.joinable = plan if isinstance(plan, str) else self._indivisible(bool(plan.bags))
+        plans = parts.plans
+        self.runs_on_own_kernels = all({"native", "eager"}.issuperset(placed.backends) for placed in plans.placed)
         divided = parts.division
         self.divisible = divided if isinstance(divided, str) else None
         self._fixed = [_fixed_sizes(leaf) for leaf in signature.leaves]

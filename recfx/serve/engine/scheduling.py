@@ -32,6 +32,9 @@ _LADDER_SECONDS = 0.1
 #: other while other workers are free.
 _EFFICIENT = 0.9
 
+#: Calls that take so many times as long as measured read cold tables, or else cannot be predicted.
+_SLOW = 8.0
+
 #: A part of a divided call has so many rows at least.
 _LEAST_PART = 16
 
@@ -186,6 +189,18 @@ class Scheduling:
         )
         decision = batch.decision._replace(predicted=plan.seconds)
         return Call(dataclasses.replace(batch, decision=decision), plan.bounds, now)
+
+    def runs_here(self, request: Request) -> BatchDecision | None:
+        """The decision to run a request in the thread that brings it, because that is quicker than to hand it over; else None.
+
+        A user's own backend may hang, and then must not hold the thread that serves all others.
+        """
+        variant = self.variant
+        seconds = variant.times.seconds(request.rows)
+        slow = self._batching.correction.factor > _SLOW  # a machine under load also takes longer to hand a request over
+        if slow or seconds > self._settings.here_seconds or not variant.interface.runs_on_own_kernels:
+            return None
+        return BatchDecision(1, rows=request.rows, predicted=seconds)
 
     def finished(self, batch: Batch, seconds: float) -> None:
         """Corrects predictions by the time of a batch of the present variant."""

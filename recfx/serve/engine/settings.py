@@ -25,6 +25,8 @@ class EngineSettings:
         most_rows: Rows of a request at most.
         batch_rows: Rows of a call that several requests share, at most.
         split: Whether a call is divided over idle workers, where the rows do not depend on one another and it then ends earlier.
+        here_seconds: A request whose call is expected to take less, and that need not wait, runs in the thread that brings it, such as
+            that of the event loop: handing it to a worker and back would take longer. 0 gives every request to a worker.
         most_wait: Seconds that a request waits for others while a worker is free.
         timeout: Seconds until a request without a deadline of its own must be answered; None for no deadline.
         call_seconds: After this time a call counts as hung: its requests are answered with an error and its worker is replaced.
@@ -36,6 +38,7 @@ class EngineSettings:
     most_rows: int = 65536
     batch_rows: int = 1024
     split: bool = True
+    here_seconds: float = 100e-6
     most_wait: float = 0.0
     timeout: float | None = None
     call_seconds: float = 30.0
@@ -47,7 +50,7 @@ class EngineSettings:
                 raise InputError(
                     f"expected an integer of at least 1, got {value!r}", where=name, hint=f"pass {name}=1 or more"
                 )
-        for name, least in (("most_wait", 0.0), ("timeout", 1e-6), ("call_seconds", 1e-3)):
+        for name, least in (("here_seconds", 0.0), ("most_wait", 0.0), ("timeout", 1e-6), ("call_seconds", 1e-3)):
             value = getattr(self, name)
             if value is None and name == "timeout":
                 continue

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+import functools
 import math
 from collections.abc import Mapping, Sequence
 from typing import Any, Final
@@ -19,6 +20,8 @@ from recfx.serve.outcomes import Reason, Rejected
 #: Header: the length of the JSON in front of binary tensors.
 JSON_LENGTH: Final = b"inference-header-content-length"
 _MOST_DIMENSIONS: Final = 16
+#: The JSON of a request is kept if it is no longer.
+_MOST_KEPT: Final = 4096
 
 
 @dataclasses.dataclass(frozen=True)
@@ -63,7 +66,61 @@ def _read(body: bytearray, json_length: int | None) -> InferenceRequest:
             where="header Inference-Header-Content-Length",
             hint="pass the length of the JSON in front of the binary tensors",
         )
-    text = memoryview(body)[: len(body) if json_length is None else json_length]
+    if json_length is not None and json_length <= _MOST_KEPT:
+        layout = _kept_layout(bytes(body[:json_length]))
+    else:
+        layout = _layout(memoryview(body)[: len(body) if json_length is None else json_length])
+    tensors: dict[str, torch.Tensor] = {}
+    offset = layout.length
+    for held in layout.inputs:
+        where = f"input {held.name}"
+        if held.size is None:
+            tensors[held.name] = _from_json(held.data, held.dtype, held.shape, where)
+            continue
+        if not 0 <= held.size <= len(body) - offset:
+            raise InputError(
+                f"binary_data_size is {held.size}, and {len(body) - offset} bytes follow",
+                where=where,
+                hint="send all bytes of the tensor",
+            )
+        tensors[held.name] = from_bytes(body, offset, held.size, held.dtype, held.shape, where)
+        offset += held.size
+    if offset != len(body):
+        raise InputError(
+            f"{len(body) - offset} bytes follow the last tensor", where="body", hint="send the bytes of the inputs only"
+        )
+    return InferenceRequest(tensors, layout.id, layout.outputs, layout.binary, layout.parameters)
+
+
+@dataclasses.dataclass(frozen=True)
+class _Input:
+    """An input as the JSON describes it: its bytes behind the JSON, or its values in it."""
+
+    name: str
+    dtype: torch.dtype
+    shape: list[int]
+    size: int | None
+    data: Any
+
+
+@dataclasses.dataclass(frozen=True)
+class _Layout:
+    """What the JSON of a request says; none of it may be changed, since several requests share it."""
+
+    length: int
+    inputs: tuple[_Input, ...]
+    id: str
+    outputs: Sequence[tuple[str, bool]] | None
+    binary: bool
+    parameters: Mapping[str, Any]
+
+
+def _layout(text: bytes | memoryview) -> _Layout:
+    """Reads the JSON of a request.
+
+    Raises:
+        InputError: It is malformed.
+    """
     try:
         document = orjson.loads(text)
     except orjson.JSONDecodeError as error:
@@ -75,44 +132,38 @@ def _read(body: bytearray, json_length: int | None) -> InferenceRequest:
     document = _mapping(document, "body")
     parameters = _mapping(document.get("parameters", {}), "parameters")
     binary = parameters.get("binary_data_output", False) is True
-    listed = _list(document.get("inputs"), "inputs")
-    tensors: dict[str, torch.Tensor] = {}
-    offset = len(text)
-    for place, entry in enumerate(listed):
+    inputs: dict[str, _Input] = {}
+    for place, entry in enumerate(_list(document.get("inputs"), "inputs")):
         held = _mapping(entry, f"inputs[{place}]")
         name = held.get("name")
-        if not isinstance(name, str) or name in tensors:
+        if not isinstance(name, str) or name in inputs:
             raise InputError(
                 f"expected a name of its own, got {name!r}", where=f"inputs[{place}].name", hint="name each input once"
             )
-        where = f"input {name}"
-        dtype, shape = (
-            dtype_of(held.get("datatype"), where),
-            checked_shape(_list(held.get("shape"), f"shape of {where}"), where),
-        )
-        size = _mapping(held.get("parameters", {}), where).get("binary_data_size")
-        if size is None:
-            tensors[name] = _from_json(held.get("data"), dtype, shape, where)
-        else:
-            if not isinstance(size, int) or isinstance(size, bool) or not 0 <= size <= len(body) - offset:
-                raise InputError(
-                    f"binary_data_size is {size!r}, and {len(body) - offset} bytes follow",
-                    where=where,
-                    hint="send all bytes of the tensor",
-                )
-            tensors[name] = from_bytes(body, offset, size, dtype, shape, where)
-            offset += size
-    if offset != len(body):
-        raise InputError(
-            f"{len(body) - offset} bytes follow the last tensor", where="body", hint="send the bytes of the inputs only"
-        )
+        inputs[name] = _input(name, held)
     text_id = document.get("id", "")
     if not isinstance(text_id, str):
         raise InputError(f"expected text, got {text_id!r}", where="id", hint="send text as id, or leave it out")
     outputs = None
     if (wanted := document.get("outputs")) is not None:
         outputs = [_output(entry, place, binary) for place, entry in enumerate(_list(wanted, "outputs"))]
-    return InferenceRequest(tensors, text_id, outputs, binary, parameters)
+    return _Layout(len(text), tuple(inputs.values()), text_id, outputs, binary, parameters)
+
+
+#: Clients send the same JSON in front of all requests of one shape, so that most of them need not be parsed again.
+_kept_layout = functools.lru_cache(maxsize=512)(_layout)
+
+
+def _input(name: str, held: Mapping[str, Any]) -> _Input:
+    where = f"input {name}"
+    dtype = dtype_of(held.get("datatype"), where)
+    shape = checked_shape(_list(held.get("shape"), f"shape of {where}"), where)
+    size = _mapping(held.get("parameters", {}), where).get("binary_data_size")
+    if size is not None and (not isinstance(size, int) or isinstance(size, bool)):
+        raise InputError(
+            f"binary_data_size is {size!r:.80}", where=where, hint="send the number of bytes of the tensor"
+        )
+    return _Input(name, dtype, shape, size, held.get("data"))
 
 
 def _mapping(value: Any, where: str) -> dict[str, Any]:
@@ -168,6 +219,8 @@ def _from_json(data: Any, dtype: torch.dtype, shape: Sequence[int], where: str) 
         ) from error
     if array.size == 0:
         array = array.astype(np.int64).reshape(-1)
+    elif dtype is torch.uint64:
+        array = _large_integers(array, values)
     boolean = dtype is torch.bool
     if (array.dtype.kind == "b") is not boolean and array.size:
         raise InputError(
@@ -199,6 +252,13 @@ def _from_json(data: Any, dtype: torch.dtype, shape: Sequence[int], where: str) 
     return tensor
 
 
+def _large_integers(array: np.ndarray[Any, Any], values: list[Any]) -> np.ndarray[Any, Any]:
+    """The array in NumPy's own 64 bits: of small and of large integers it makes floating-point numbers, or integers torch does not know."""
+    exact = array if array.dtype.kind == "u" else np.asarray(values, dtype=object).reshape(-1)
+    whole = array.dtype.kind == "u" or all(type(value) is int and 0 <= value < 2**64 for value in exact)
+    return exact.astype(np.uint64) if whole else array
+
+
 def _worst(array: np.ndarray[Any, Any]) -> str:
     return "numbers with a fraction" if array.dtype.kind == "f" else f"{array.dtype}"
 
@@ -221,9 +281,9 @@ def from_bytes(
     if not size:
         return torch.empty(tuple(shape), dtype=dtype)
     held = np.frombuffer(body, np.uint8, size, offset)
-    if not held.flags.writeable or held.ctypes.data % dtype.itemsize:
+    if not held.flags.writeable or held.__array_interface__["data"][0] % dtype.itemsize:
         held = held.copy()
-    tensor = torch.from_numpy(held).view(dtype).reshape(tuple(shape))
+    tensor = torch.from_numpy(held).view(dtype).view(shape)
     if dtype is torch.bool and bool((tensor.view(torch.uint8) > 1).any()):
         raise InputError("a byte of BOOL data is neither 0 nor 1", where=where, hint="send 0 or 1 for each value")
     return tensor
@@ -286,4 +346,7 @@ def chosen_outputs(
 
 def to_bytes(tensor: torch.Tensor) -> bytes:
     """The values of a tensor as little-endian bytes."""
-    return tensor.contiguous().reshape(-1).view(torch.uint8).numpy().tobytes()
+    held = tensor.contiguous()
+    if held.dtype is torch.bfloat16:  # NumPy has no such type
+        held = held.view(torch.int16)
+    return held.numpy().tobytes()

@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import asyncio
 import dataclasses
+import selectors
 from collections.abc import Sequence
 from typing import Any
 
@@ -15,8 +16,8 @@ import numpy as np
 from recfx.serve.load.connection import Connections
 from recfx.serve.simulator.arrivals import Poisson
 
-#: The generator waits by the event loop until so close to a request, and then by turns of the loop.
-_CLOSE = 0.0015
+#: `select` takes files up to number 1023, and a process has others than connections.
+_MOST_SELECTED = 900
 
 Numbers = np.ndarray[Any, np.dtype[np.float64]]
 
@@ -85,7 +86,30 @@ def poisson_load(
         most_connections: Connections at most.
     """
     due = np.concatenate(list(Poisson(rate).blocks(seconds + warm_up, generator)))
-    return asyncio.run(run_load(*place, requests, due, most_connections)).after(warm_up)
+    return precise_load(*place, requests, due, most_connections).after(warm_up)
+
+
+def precise_load(host: str, port: int, requests: Sequence[bytes], due: Numbers, most_connections: int = 256) -> Load:
+    """Runs `run_load` in an event loop that sends on time.
+
+    Args:
+        host: The server.
+        port: Its port.
+        requests: Complete requests; they are sent in turn.
+        due: When to send each, in ascending seconds from now.
+        most_connections: Connections at most.
+    """
+    with asyncio.Runner(loop_factory=lambda: _loop(most_connections)) as runner:
+        return runner.run(run_load(host, port, requests, due, most_connections))
+
+
+def _loop(connections: int) -> asyncio.AbstractEventLoop:
+    """An event loop that wakes within a tenth of a millisecond of the wanted time, without spending the processor's time on waiting.
+
+    `epoll` and uvloop wait for whole milliseconds. With too many connections for `select`, requests are sent up to 1 ms late.
+    """
+    selector = selectors.SelectSelector() if connections <= _MOST_SELECTED else selectors.DefaultSelector()
+    return asyncio.SelectorEventLoop(selector)
 
 
 async def run_load(host: str, port: int, requests: Sequence[bytes], due: Numbers, most_connections: int = 256) -> Load:
@@ -111,7 +135,7 @@ async def run_load(host: str, port: int, requests: Sequence[bytes], due: Numbers
 
     for number, when in enumerate(due):
         while (left := begin + when - loop.time()) > 0.0:
-            await asyncio.sleep(left - _CLOSE if left > _CLOSE else 0.0)
+            await asyncio.sleep(left)
         task = loop.create_task(one(number))
         running.add(task)
         task.add_done_callback(running.discard)

@@ -3,12 +3,11 @@
 from __future__ import annotations
 
 import threading
-import time
 
 import pytest
 import torch
 from bag_models import BagAlone, starts
-from engine_kit import Outcomes, Slow, compiled, engine, expected, tensors, variant
+from engine_kit import Outcomes, Slow, compiled, engine, expected, settled, tensors, variant
 from hypothesis import given
 from hypothesis import strategies as st
 
@@ -26,15 +25,6 @@ from recfx.serve.policies import BatchDecision, CandidateSplit, ServiceTimes, Sp
 
 #: A division pays off from a few rows on.
 LINEAR = ServiceTimes({1: 1e-3, 1024: 1.024})
-
-
-def settled(condition):
-    """Waits until a condition holds that another thread makes true."""
-    for _ in range(3000):
-        if condition():
-            return
-        time.sleep(0.005)
-    raise AssertionError("the condition did not come true in 15 s")
 
 
 def call_of(requests, bounds, model=None):

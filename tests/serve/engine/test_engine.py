@@ -6,7 +6,7 @@ import time
 
 import pytest
 import torch
-from engine_kit import TIMES, Outcomes, Slow, compiled, engine, expected, tensors, variant
+from engine_kit import TIMES, Outcomes, Slow, compiled, engine, expected, settled, tensors, variant
 from torch import nn
 
 import recfx
@@ -15,15 +15,6 @@ from recfx.serve.engine.settings import EngineSettings
 from recfx.serve.outcomes import Reason, Rejected
 from recfx.serve.policies.tenants import TenantConfig, TenantLimit
 from recfx.serve.policies.times import ServiceTimes
-
-
-def settled(condition):
-    """Waits until a condition holds that another thread makes true."""
-    for _ in range(3000):
-        if condition():
-            return
-        time.sleep(0.005)
-    raise AssertionError("the condition did not come true in 15 s")
 
 
 def test_every_request_gets_its_own_answer():

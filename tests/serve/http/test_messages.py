@@ -6,6 +6,7 @@ import json
 import math
 
 import numpy as np
+import orjson
 import pytest
 import torch
 from engine_kit import outcome
@@ -223,3 +224,33 @@ def test_any_value_in_any_place_is_read_or_refused(data):
         return
     assert all(isinstance(name, str) for name in request.tensors)
     assert np.isfinite([float(t.double().sum()) for t in request.tensors.values()]).all()
+
+
+def test_requests_of_one_form_share_the_reading_of_their_json_and_nothing_else():
+    tensor = np.arange(3, dtype=np.float32)
+    found = []
+    for factor in (1.0, 2.0):
+        text = orjson.dumps(
+            {"inputs": [{"name": "x", "datatype": "FP32", "shape": [3], "parameters": {"binary_data_size": 12}}]}
+        )
+        found.append(read_request(bytearray(text + (factor * tensor).tobytes()), len(text)))
+    assert found[0].tensors["x"].tolist() == [0.0, 1.0, 2.0]
+    assert found[1].tensors["x"].tolist() == [0.0, 2.0, 4.0]
+    for _ in range(2):  # an error is found each time
+        text = orjson.dumps({"inputs": [{"name": "x", "datatype": "FP32", "shape": [-1]}]})
+        with pytest.raises(Rejected, match="is not a shape"):
+            read_request(bytearray(text), len(text))
+
+
+@pytest.mark.parametrize("values", [[2**63], [0, 2**63], [1, 2**64 - 1, 5], [3, 4]])
+def test_large_integers_of_json_keep_their_digits(values):
+    entry = {"name": "x", "datatype": "UINT64", "shape": [len(values)], "data": values}
+    found = read_request(bytearray(orjson.dumps({"inputs": [entry]})), None)
+    assert found.tensors["x"].tolist() == values
+
+
+@pytest.mark.parametrize("values", [[-1, 2**63], [0.5, 2**63]])
+def test_other_numbers_are_no_large_integers(values):
+    entry = {"name": "x", "datatype": "UINT64", "shape": [2], "data": values}
+    with pytest.raises(Rejected):
+        read_request(bytearray(orjson.dumps({"inputs": [entry]})), None)

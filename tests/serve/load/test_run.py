@@ -4,12 +4,13 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
+import time
 
 import numpy as np
 import pytest
 
 from recfx.serve.load.figures import described, largest_rate, tail
-from recfx.serve.load.run import Load, run_load
+from recfx.serve.load.run import Load, precise_load, run_load
 
 
 @contextlib.asynccontextmanager
@@ -131,3 +132,19 @@ def test_the_largest_rate_within_a_limit():
     found = largest_rate(trial, 0.01, first=10.0, told=lambda rate, seconds: told.append(rate))
     assert 0.85 * 900 <= found <= 900
     assert len(told) <= 14
+
+
+def test_requests_are_sent_on_time_without_spending_the_time_on_waiting():
+    """The clock of the process counts what the generator itself computes: a loop that polls would take all of the 0.4 seconds."""
+    begun, spent = time.monotonic(), time.process_time()
+    load = precise_load("127.0.0.1", 9, [REQUEST], np.arange(40) * 0.01)
+    spent, passed = time.process_time() - spent, time.monotonic() - begun
+    assert load.status.tolist() == [0] * 40  # nobody listens there
+    assert passed >= 0.39
+    assert spent < 0.5 * passed
+    assert (load.sent >= load.due).all()
+    assert np.quantile(load.sent - load.due, 0.25) < 0.005
+
+
+def test_more_connections_than_select_takes_are_driven_by_another_selector():
+    assert precise_load("127.0.0.1", 9, [REQUEST], np.zeros(2), most_connections=2000).status.tolist() == [0, 0]
