@@ -17,6 +17,7 @@ from torch import compiler
 from recfx.driver import artifact
 from recfx.driver.frozen_weights import FrozenWeights
 from recfx.driver.live_tables import LiveTables, tables_of
+from recfx.driver.live_tables import PinnedModel as PinnedModel
 from recfx.driver.parts import Parts
 from recfx.driver.placement import Placement, placement
 from recfx.driver.profile import Profile, profile
@@ -223,6 +224,25 @@ class CompiledModel(FrozenWeights):
             self._require_present(live)
             checked = live.checked(updates)
             return live.write(checked) if self._journal is None else self._journal.write(checked)
+
+    def pinned(self) -> PinnedModel:
+        """The model with its present rows, for several calls that must see the same rows.
+
+        Updates after the next one wait for the end of the returned object.
+        """
+        live = self._live
+        if live is None:
+            return PinnedModel(self._ready(), None, lossy=self.cast_inputs)
+        return live.pinned(lossy=self.cast_inputs)
+
+    def check_updates(self, updates: Mapping[str, tuple[Any, Any]]) -> None:
+        """Checks whether `update_tables` would take new rows, and writes nothing.
+
+        Raises:
+            InputError: See `update_tables`.
+        """
+        live = self._with_live_tables()
+        live.packed(live.checked(updates))
 
     def prepare_updates(self, tables: Collection[str] | None = None) -> None:
         """Makes tables ready for new rows now, which `update_tables` otherwise does at the first update of a table.

@@ -71,6 +71,10 @@ class Slow:
             raise self.errors.pop(0)
         return self.model(*args, **kwargs)
 
+    def pinned(self) -> Slow:
+        """Itself: its tables take no rows."""
+        return self
+
 
 def variant(model: Any = None, name: str = "fp32", times: ServiceTimes = TIMES, quality: float = 0.0) -> Variant:
     """A variant whose times are not measured. A model that stands before a compiled one may wait, so only workers call it."""

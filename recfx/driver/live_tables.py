@@ -53,6 +53,29 @@ class _Side:
         return found
 
 
+class PinnedModel:
+    """A compiled model with the rows of one moment, for several calls that must see the same rows. No update changes them while it lives.
+
+    Args:
+        parts: The compiled model.
+        calls: The calls on its side, of which this object is one; None for a model whose tables take no rows.
+        lossy: See `run_unusual`.
+    """
+
+    __slots__ = ("_calls", "_lossy", "parts")
+
+    def __init__(self, parts: Parts, calls: list[None] | None, *, lossy: bool) -> None:
+        self.parts, self._calls, self._lossy = parts, calls, lossy
+
+    def __call__(self, *args: Any, **kwargs: Any) -> Any:
+        """Runs the model; see `CompiledModel`."""
+        return _run(self.parts, args, kwargs, lossy=self._lossy)
+
+    def __del__(self) -> None:
+        if self._calls is not None:
+            self._calls.pop()
+
+
 class LiveTables:
     """The tables of a compiled model that take new rows.
 
@@ -93,18 +116,24 @@ class LiveTables:
 
     def run(self, args: tuple[Any, ...], kwargs: dict[str, Any], *, lossy: bool) -> Any:
         """A call of the model; see `run_unusual` for `lossy`."""
+        side = self._entered()
+        try:
+            return _run(side.parts, args, kwargs, lossy=lossy)
+        finally:
+            side.calls.pop()
+
+    def pinned(self, *, lossy: bool) -> PinnedModel:
+        """The model with its present rows; see `run_unusual` for `lossy`."""
+        side = self._entered()
+        return PinnedModel(side.parts, side.calls, lossy=lossy)
+
+    def _entered(self) -> _Side:
+        """The active side, with one more call."""
         while True:
             side = self._active
             side.calls.append(None)
             if side is self._active:
-                break
-            side.calls.pop()
-        try:
-            try:
-                return side.parts.entry(*args, **kwargs)
-            except Exception as error:  # noqa: BLE001 - raised again, with its cause, unless the call can be run otherwise
-                return run_unusual(side.parts, args, kwargs, error, lossy=lossy)
-        finally:
+                return side
             side.calls.pop()
 
     def checked(self, updates: Mapping[str, Any]) -> list[NewRows]:
@@ -231,6 +260,13 @@ class LiveTables:
                     for start in range(0, len(rows), _BLOCK_ROWS):
                         part = slice(start, start + _BLOCK_ROWS)
                         table.index_copy_(0, new.ids[part], rows[part])
+
+
+def _run(parts: Parts, args: tuple[Any, ...], kwargs: dict[str, Any], *, lossy: bool) -> Any:
+    try:
+        return parts.entry(*args, **kwargs)
+    except Exception as error:  # noqa: BLE001 - raised again, with its cause, unless the call can be run otherwise
+        return run_unusual(parts, args, kwargs, error, lossy=lossy)
 
 
 def tables_of(parts: Parts) -> tuple[TableRecord, ...]:

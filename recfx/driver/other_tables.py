@@ -7,6 +7,7 @@ from collections.abc import Mapping
 
 import torch
 
+from recfx.driver.division import Division
 from recfx.driver.parts import Parts
 from recfx.driver.placed import Placed, lower_regions
 from recfx.driver.plans import TRUSTED, Plans
@@ -33,7 +34,17 @@ def with_tables(parts: Parts, tables: Mapping[TableKey, torch.Tensor]) -> Parts:
     made = _with_tables(parts, tables)
     if parts.one_row is not None:
         made = made.with_one_row(_with_tables(parts.one_row, tables))
+    _made_ready(parts, made)
     return made
+
+
+def _made_ready(before: Parts, made: Parts) -> None:
+    """Makes now what calls of the former parts have needed, rather than at a call."""
+    division = before.__dict__.get("division")
+    if "row_plan" in before.__dict__:
+        made.__dict__["row_plan"] = before.row_plan  # which depends on no table
+    if isinstance(division, Division) and "side" in division.__dict__ and isinstance(made.division, Division):
+        _ = made.division.side
 
 
 def _with_tables(parts: Parts, tables: Mapping[TableKey, torch.Tensor]) -> Parts:

@@ -18,6 +18,7 @@ if TYPE_CHECKING:
     from recfx.serve.outcomes import Rejected as Rejected
     from recfx.serve.server import Server as Server
     from recfx.serve.server import ServerSettings as ServerSettings
+    from recfx.serve.updates import UpdateSettings as UpdateSettings
 
 _HOMES = {
     "EngineSettings": "engine.settings",
@@ -28,9 +29,20 @@ _HOMES = {
     "Server": "server",
     "ServerSettings": "server",
     "Source": "models",
+    "UpdateSettings": "updates",
 }
 
-__all__ = ["EngineSettings", "HttpSettings", "Models", "Reason", "Rejected", "Server", "ServerSettings", "Source"]
+__all__ = [
+    "EngineSettings",
+    "HttpSettings",
+    "Models",
+    "Reason",
+    "Rejected",
+    "Server",
+    "ServerSettings",
+    "Source",
+    "UpdateSettings",
+]
 
 
 def __getattr__(name: str) -> Any:

@@ -13,6 +13,7 @@ from recfx.errors import InputError
 if TYPE_CHECKING:
     from recfx.serve.models import Source
     from recfx.serve.server import Server
+    from recfx.serve.updates import UpdateSettings
 
 _MODELS = """\
 folders of saved models, such as deepfm.recfx, which is served as deepfm; NAME=FOLDER gives another name, and
@@ -62,6 +63,18 @@ def add_serve(serve: argparse.ArgumentParser) -> None:
     )
     add("--tokens", type=Path, metavar="FILE", help="bearer tokens, one in a line, each with the name of its tenant")
     add("--tenant-rows", type=positive, metavar="ROWS", help="rows of each tenant in a second (default: no limit)")
+    add(
+        "--allow-updates",
+        action="store_true",
+        help="take new rows of tables over HTTP and gRPC, and keep them in a journal beside each model",
+    )
+    add("--updaters", metavar="TENANT,...", help="tenants that may send new rows (default: every client)")
+    add(
+        "--update-sync",
+        choices=("process", "disk"),
+        default="process",
+        help="new rows are kept when the journal survives the end of the process, or a loss of power (default: %(default)s)",
+    )
     add("--certificate", type=Path, metavar="FILE", help="TLS certificate in PEM format")
     add("--key", type=Path, metavar="FILE", help="its private key")
     add("--socket", type=not_negative, help=argparse.SUPPRESS)
@@ -134,10 +147,28 @@ def make_server(options: argparse.Namespace, named: list[tuple[str, list[Source]
     limit = None
     if options.tenant_rows is not None:
         limit = TenantConfig(TenantLimit(options.tenant_rows, float(options.tenant_rows)))
-    models = Models(engine, limit)
+    models = Models(engine, limit, update_settings(options))
     for name, sources in named:
         models.add(sources, name)
     return Server(models, settings=settings, http=http)
+
+
+def update_settings(options: argparse.Namespace) -> UpdateSettings | None:
+    """Who may send new rows of tables; None if nobody may.
+
+    Raises:
+        InputError: Tenants are named, but updates are not allowed or nobody has a token.
+    """
+    from recfx.serve.updates import UpdateSettings
+
+    tenants = frozenset(options.updaters.split(",")) if options.updaters else frozenset[str]()
+    if tenants and not (options.allow_updates and options.tokens):
+        raise InputError(
+            "tenants that may send new rows are named, but no tokens or no updates are allowed",
+            where="--updaters",
+            hint="pass --allow-updates and --tokens as well",
+        )
+    return UpdateSettings(tenants, options.update_sync) if options.allow_updates else None
 
 
 def read_model(text: str) -> tuple[str, list[Source]]:

@@ -15,6 +15,7 @@ from recfx.serve.engine.settings import EngineSettings
 from recfx.serve.engine.variants import Variant, variant
 from recfx.serve.outcomes import Reason, Rejected
 from recfx.serve.policies.tenants import TenantConfig
+from recfx.serve.updates import TableUpdates, UpdateSettings
 
 _log = logging.getLogger("recfx.serve")
 
@@ -43,9 +44,19 @@ class Models:
     Args:
         settings: Limits and threads of each model.
         tenants: Limits per tenant, for each model.
+        updates: Who may send new rows of tables; None if nobody may.
+
+    Attributes:
+        updates: The updates of tables.
     """
 
-    def __init__(self, settings: EngineSettings | None = None, tenants: TenantConfig | None = None) -> None:
+    def __init__(
+        self,
+        settings: EngineSettings | None = None,
+        tenants: TenantConfig | None = None,
+        updates: UpdateSettings | None = None,
+    ) -> None:
+        self.updates = TableUpdates(updates, lambda: self)
         self.settings = settings or EngineSettings()
         self._tenants = tenants
         self._engines: dict[str, Engine] = {}
@@ -83,6 +94,7 @@ class Models:
             if name in self._engines:
                 raise InputError(f"a model {name!r} is served already", hint="pass another name=, or use reload")
             if isinstance(model, CompiledModel):
+                self.updates.open(model, None)
                 variants: Sequence[Variant] = [variant(model, name, self.settings.threads)]
             else:
                 variants = self._load(sources)
@@ -94,6 +106,7 @@ class Models:
         found = []
         for source in sources:
             model = load(source.folder)
+            self.updates.open(model, source.folder)
             found.append(
                 variant(model, source.name, self.settings.threads, quality=source.quality, digest=model.digest)
             )
@@ -145,6 +158,7 @@ class Models:
         Args:
             seconds: Time for the requests that wait or run.
         """
+        self.updates.close()
         threads, ended = [], []
         for engine in self:
             threads.append(threading.Thread(target=lambda engine=engine: ended.append(engine.close(seconds))))

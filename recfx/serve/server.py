@@ -23,6 +23,7 @@ from recfx.serve.http.protocol import timed_protocol
 from recfx.serve.http.settings import HttpSettings
 from recfx.serve.models import Models
 from recfx.serve.policies.tenants import TenantConfig
+from recfx.serve.updates import UpdateSettings
 
 _log = logging.getLogger("recfx.serve")
 
@@ -80,6 +81,7 @@ class Server:
         engine: Limits and threads of each model.
         http: Limits and tokens of the HTTP interface.
         tenants: Limits per tenant.
+        updates: Who may send new rows of tables; None if nobody may.
 
     Raises:
         RecfxError: A model cannot be loaded or served.
@@ -96,12 +98,13 @@ class Server:
         engine: EngineSettings | None = None,
         http: HttpSettings | None = None,
         tenants: TenantConfig | None = None,
+        updates: UpdateSettings | None = None,
     ) -> None:
         self.settings = settings or ServerSettings(host=host, port=port, grpc_port=grpc_port)
         if isinstance(models, Models):
             self.models = models
         else:
-            self.models = Models(engine, tenants)
+            self.models = Models(engine, tenants, updates)
             for name, model in models.items():
                 self.models.add(model, name)
         self.http = http or HttpSettings()

@@ -9,7 +9,7 @@ import pytest
 
 from recfx.cli import main
 from recfx.errors import InputError
-from recfx.serve.command import add_serve, read_model, read_tokens
+from recfx.serve.command import add_serve, read_model, read_tokens, update_settings
 from recfx.serve.models import Source
 
 
@@ -87,3 +87,22 @@ def test_the_command_names_a_missing_folder(capsys, tmp_path):
     error = capsys.readouterr().err
     assert "no saved model there" in error
     assert "nix.recfx" in error
+
+
+@pytest.mark.parametrize("arguments", [["--updaters", "a"], ["--updaters", "a", "--allow-updates"]])
+def test_updaters_need_tokens(arguments):
+    parser = argparse.ArgumentParser()
+    add_serve(parser)
+    with pytest.raises(InputError, match="no tokens or no updates"):
+        update_settings(parser.parse_args(["m", *arguments]))
+
+
+def test_the_options_of_updates():
+    parser = argparse.ArgumentParser()
+    add_serve(parser)
+    assert update_settings(parser.parse_args(["m"])) is None
+    found = update_settings(
+        parser.parse_args(["m", "--allow-updates", "--updaters", "a,b", "--tokens", "file", "--update-sync", "disk"])
+    )
+    assert found is not None
+    assert (found.tenants, found.sync) == (frozenset({"a", "b"}), "disk")

@@ -8,6 +8,7 @@ from typing import Any
 
 import torch
 
+from recfx.compiled import PinnedModel
 from recfx.serve.engine.batch import Batch
 from recfx.serve.engine.compute import outcomes_of
 from recfx.serve.engine.requests import Outcome, Request
@@ -43,6 +44,7 @@ class Call:
         self._bounds = bounds
         self._leaves: Sequence[Any] = ()
         self._held: Sequence[Any] | None = None
+        self._model: PinnedModel | None = None  # until the last part has ended; updates of tables wait for that
         self._outputs: list[Sequence[torch.Tensor] | None] = [None] * len(bounds)
         self._whole: list[Outcome] | None = None
         self._taken = self._running = 0
@@ -75,6 +77,8 @@ class Call:
         self._outputs[part] = outputs
         if outputs is None:
             self.stop()
+        if self.complete:
+            self._model = None
 
     @property
     def complete(self) -> bool:
@@ -102,9 +106,11 @@ class Call:
         try:
             leaves = requests[0].leaves
             self._leaves = leaves if len(requests) == 1 else interface.join([request.leaves for request in requests])
-            self._held = interface.shared_by_parts(self._leaves)
+            self._model = interface.model.pinned()
+            self._held = interface.shared_by_parts(self._leaves, self._model)
         except Exception as error:  # noqa: BLE001 - the whole call finds the error again, and says what is wrong
             _log.info("model %s: a call is not divided: %s", model, error)
+            self._model = None
             return False
         return True
 
@@ -121,9 +127,11 @@ class Call:
         if self.parts == 1:
             self._whole = outcomes_of(self.batch, model)
             return ()
+        if self._model is None:  # `prepare` found an error
+            return None
         start, end = self._bounds[part]
         try:
-            return self.batch.variant.interface.call_part(self._leaves, self._held, start, end)
+            return self.batch.variant.interface.call_part(self._leaves, self._held, start, end, self._model)
         except Exception as error:  # noqa: BLE001 - the whole call runs again, and its error is the outcome
             _log.info("model %s: rows %d to %d failed, so all rows run again: %s", model, start, end, error)
             return None

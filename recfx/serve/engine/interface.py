@@ -8,7 +8,7 @@ from typing import Any
 import torch
 from torch.utils import _pytree as pytree
 
-from recfx.compiled import CompiledModel
+from recfx.compiled import CompiledModel, PinnedModel
 from recfx.errors import InputError
 from recfx.ir.batch_axes import Axis, batch_axis
 from recfx.ir.leaves import LeafSpec
@@ -165,14 +165,18 @@ class ModelInterface:
         position, dim, factor, base = self._counted
         return max((int(leaves[position].shape[dim]) - base) // factor, 0)
 
-    def call(self, leaves: Sequence[Any]) -> list[torch.Tensor]:
+    def call(self, leaves: Sequence[Any], model: PinnedModel | None = None) -> list[torch.Tensor]:
         """Runs the model on flat inputs.
+
+        Args:
+            leaves: The inputs.
+            model: The model with the rows of one moment; by default the model with its present rows.
 
         Raises:
             InputError: The inputs do not fit.
         """
         args, kwargs = self._signature.unpacked(leaves)
-        result = self.model(*args, **kwargs)
+        result = (self.model if model is None else model)(*args, **kwargs)
         return [result] if isinstance(result, torch.Tensor) else pytree.tree_leaves(result)
 
     @property
@@ -181,16 +185,17 @@ class ModelInterface:
         divided = self.model.parts.division
         return 1 if isinstance(divided, str) else divided.least_rows
 
-    def shared_by_parts(self, leaves: Sequence[Any]) -> Sequence[Any] | None:
+    def shared_by_parts(self, leaves: Sequence[Any], model: PinnedModel) -> Sequence[Any] | None:
         """Computes what the parts of a call share: what depends on request inputs only. None if the model has no such part.
 
         Args:
             leaves: The flat inputs of the whole call.
+            model: The model that also runs the parts, so that all see the same rows of its tables.
 
         Raises:
             InputError: The inputs do not fit.
         """
-        divided = self.model.parts.division
+        divided = model.parts.division
         assert not isinstance(divided, str)
         divided.check(leaves)
         if isinstance(divided.side, str):
@@ -198,7 +203,9 @@ class ModelInterface:
         self._signature.check(leaves)
         return divided.side.values(leaves)
 
-    def call_part(self, leaves: Sequence[Any], held: Sequence[Any] | None, start: int, end: int) -> list[torch.Tensor]:
+    def call_part(
+        self, leaves: Sequence[Any], held: Sequence[Any] | None, start: int, end: int, model: PinnedModel
+    ) -> list[torch.Tensor]:
         """Runs the model on some rows of flat inputs.
 
         Args:
@@ -206,15 +213,16 @@ class ModelInterface:
             held: What `shared_by_parts` returned for them.
             start: The first row.
             end: The row after the last one.
+            model: The model of `shared_by_parts`.
 
         Raises:
             InputError: The inputs do not fit.
         """
-        divided = self.model.parts.division
+        divided = model.parts.division
         assert not isinstance(divided, str)
         cut = divided.cut(leaves, start, end)
         if held is None:
-            return self.call(cut)
+            return self.call(cut, model)
         assert not isinstance(divided.side, str)
         return divided.side.rows(cut, held)
 

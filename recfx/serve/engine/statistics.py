@@ -79,6 +79,9 @@ class Statistics:
         self.rejected = dict.fromkeys(Reason, 0)
         self.retried = 0
         self.replaced_workers = 0
+        self.table_updates = 0
+        self.table_rows = 0
+        self.updated: float | None = None
         self._recent: deque[tuple[float, float]] = deque(maxlen=_RECENT)
         self._points: deque[Point] = deque(maxlen=300)
         self._open: Point | None = None
@@ -90,6 +93,18 @@ class Statistics:
         self.latency.add(now - arrived)
         self._recent.append((now, now - arrived))
         self._add(now, version, answered=1, rows=rows, slowest=now - arrived)
+
+    def update(self, updates: int, rows: int, now: float) -> None:
+        """Counts updates of tables.
+
+        Args:
+            updates: Their number.
+            rows: Their rows, as far as this process was given them.
+            now: When they became visible.
+        """
+        self.table_updates += updates
+        self.table_rows += rows
+        self.updated = now
 
     def reject(self, reason: Reason, now: float, version: str) -> None:
         """Counts a request without an answer."""

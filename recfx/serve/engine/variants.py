@@ -67,7 +67,8 @@ def variant(model: CompiledModel, name: str, threads: int, *, quality: float = 0
 def _request_seconds(interface: ModelInterface, threads: int) -> float:
     """The median time of what the parts of a divided call share; 0 for a model that computes all of it for each row."""
     example = interface.model.parts.exemplified.example
-    if interface.divisible is not None or interface.shared_by_parts(example) is None:
+    pinned = interface.model.pinned()
+    if interface.divisible is not None or interface.shared_by_parts(example, pinned) is None:
         return 0.0
     before, found = torch.get_num_threads(), []
     torch.set_num_threads(threads)
@@ -75,7 +76,7 @@ def _request_seconds(interface: ModelInterface, threads: int) -> float:
         with torch.inference_mode():
             for _ in range(_ROUNDS):
                 begun = time.perf_counter()
-                interface.shared_by_parts(example)
+                interface.shared_by_parts(example, pinned)
                 found.append(time.perf_counter() - begun)
     finally:
         torch.set_num_threads(before)

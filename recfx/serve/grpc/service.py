@@ -1,4 +1,4 @@
-"""`GrpcService`: the calls of the Open Inference Protocol over gRPC."""
+"""`GrpcService`: the calls of the Open Inference Protocol over gRPC, and that for new rows of tables."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ from recfx.serve.bridge import Bridge
 from recfx.serve.calls import infer
 from recfx.serve.engine.datatypes import dtype_of
 from recfx.serve.engine.engine import Engine
-from recfx.serve.grpc.protocol import SERVICE, message, methods
+from recfx.serve.grpc.protocol import ROWS_PACKAGE, ROWS_SERVICE, SERVICE, message, methods
 from recfx.serve.http.app import timeout_of
 from recfx.serve.http.messages import checked_shape, chosen_outputs, from_bytes, to_bytes
 from recfx.serve.http.settings import HttpSettings
@@ -88,8 +88,9 @@ class GrpcService:
             ("grpc.so_reuseport", 1),
         ]
         self._server = grpc.aio.server(options=options)
-        handlers = {name: self._handler(name, *types) for name, types in methods().items()}
-        self._server.add_generic_rpc_handlers((grpc.method_handlers_generic_handler(SERVICE, handlers),))
+        for service in (SERVICE, ROWS_SERVICE):
+            handlers = {name: self._handler(name, *types) for name, types in methods(service).items()}
+            self._server.add_generic_rpc_handlers((grpc.method_handlers_generic_handler(service, handlers),))
         try:
             if self._certificate is None:
                 self.port = self._server.add_insecure_port(self._address)
@@ -121,6 +122,7 @@ class GrpcService:
             "ServerMetadata": self._server_metadata,
             "ModelMetadata": self._model_metadata,
             "ModelInfer": self._infer,
+            "UpdateTables": self._update,
         }[name]
 
         async def handled(given: Any, context: Any) -> Any:
@@ -182,6 +184,11 @@ class GrpcService:
             answer.outputs.add(name=name, datatype=info.datatype, shape=list(tensor.shape))
             answer.raw_output_contents.append(to_bytes(tensor))
         return answer
+
+    async def _update(self, given: Any, context: Any, tenant: str) -> Any:
+        engine = self._engine(given.model_name, given.model_version)
+        found = await asyncio.to_thread(self.models.updates.apply, engine, tensors_of(given), tenant)
+        return message("UpdateTablesResponse", ROWS_PACKAGE)(**found)
 
     async def _stream(self, given: AsyncIterator[Any], context: Any) -> AsyncIterator[Any]:
         """Answers the requests of a stream one after another; an error does not end the stream."""

@@ -1,6 +1,6 @@
 """`App`: the Open Inference Protocol (v2) over HTTP, with metrics, a live page, and limits on everything that a client sends.
 
-Paths: /v2, /v2/health/live, /v2/health/ready, /v2/models/NAME[/versions/V][/ready|/infer], /v2/repository/index,
+Paths: /v2, /v2/health/live, /v2/health/ready, /v2/models/NAME[/versions/V][/ready|/infer|/tables], /v2/repository/index,
 /v2/repository/models/NAME/load (loads the model's own folder again), /metrics, /status, /openapi.json
 and /.
 """
@@ -27,6 +27,7 @@ from recfx.serve.http.settings import HttpSettings
 from recfx.serve.http.status import index_document, model_document, server_document, status_document
 from recfx.serve.models import Models
 from recfx.serve.outcomes import Reason, Rejected
+from recfx.serve.updates import tables_document
 
 _log = logging.getLogger("recfx.serve")
 
@@ -175,12 +176,22 @@ class App:
         if rest == ["infer"]:
             _require(method, ("POST",), "infer")
             return await self._infer(engine, headers, receive, tenant)
+        if rest == ["tables"] and method == "POST":
+            return await self._update(engine, headers, receive, tenant)
         _require(method, ("GET", "HEAD"), f"/v2/models/{name}")
         if rest == ["ready"]:
             return _document(200 if engine.healthy else 503, {"name": name, "ready": engine.healthy})
+        if rest == ["tables"]:
+            return _document(200, tables_document(engine))
         if not rest:
             return _document(200, model_document(engine))
-        raise Rejected(Reason.UNKNOWN, f"no such path of model {name}", hint="use infer, ready, or nothing")
+        raise Rejected(Reason.UNKNOWN, f"no such path of model {name}", hint="use infer, ready, tables, or nothing")
+
+    async def _update(self, engine: Engine, headers: dict[bytes, bytes], receive: Receive, tenant: str) -> _Answer:
+        self.models.updates.require_allowed(tenant)
+        body = await read_body(headers, receive, self.settings)
+        request = read_request(body, length_of(headers.get(JSON_LENGTH), "Inference-Header-Content-Length"))
+        return _document(200, await asyncio.to_thread(self.models.updates.apply, engine, request.tensors, tenant))
 
     async def _infer(self, engine: Engine, headers: dict[bytes, bytes], receive: Receive, tenant: str) -> _Answer:
         body = await read_body(headers, receive, self.settings)

@@ -36,6 +36,8 @@ class _Collector:
             "recfx_model_version", "Version of the model; it rises at each reload.", labels=label
         )
         variant = GaugeMetricFamily("recfx_variant_active", "1 for the variant in use.", labels=["model", "variant"])
+        updates = CounterMetricFamily("recfx_table_updates", "Updates of tables that calls see.", labels=label)
+        table_rows = CounterMetricFamily("recfx_table_rows", "New rows that this process was sent.", labels=label)
         times = {
             "latency": HistogramMetricFamily("recfx_request_seconds", "Seconds from arrival to answer.", labels=label),
             "waiting": HistogramMetricFamily("recfx_wait_seconds", "Seconds in the queue.", labels=label),
@@ -50,6 +52,8 @@ class _Collector:
                 retried.add_metric(name, held.retried)
                 divided.add_metric(name, held.divided)
                 replaced.add_metric(name, held.replaced_workers)
+                updates.add_metric(name, held.table_updates)
+                table_rows.add_metric(name, held.table_rows)
                 waiting.add_metric(name, engine.waiting)
                 running.add_metric(name, engine.running)
                 version.add_metric(name, engine.version)
@@ -66,6 +70,8 @@ class _Collector:
             retried,
             divided,
             replaced,
+            updates,
+            table_rows,
             waiting,
             running,
             version,

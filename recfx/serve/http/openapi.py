@@ -68,6 +68,10 @@ def openapi_document() -> dict[str, Any]:
     ):
         paths[prefix] = {"get": _operation("the inputs and outputs of a model", parameters)}
         paths[f"{prefix}/ready"] = {"get": _operation("whether the model is ready", parameters)}
+        paths[f"{prefix}/tables"] = {
+            "get": _operation("the tables of a model", parameters),
+            "post": _operation("new rows are written into tables", parameters, requestBody=body),
+        }
         paths[f"{prefix}/infer"] = {"post": _operation("the model's answer", parameters, requestBody=body)}
     return {
         "openapi": "3.1.0",

@@ -57,6 +57,9 @@ def _model(engine: Engine) -> dict[str, Any]:
             "rows": statistics.rows,
             "batches": statistics.batches,
             "rejected": {reason.value: count for reason, count in statistics.rejected.items() if count},
+            "table_updates": statistics.table_updates,
+            "table_rows": statistics.table_rows,
+            "seconds_since_update": None if statistics.updated is None else now - statistics.updated,
             "seconds": quantiles,
             "history": [_point(point, int(now)) for point in statistics.points],
         }

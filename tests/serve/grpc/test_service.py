@@ -177,14 +177,15 @@ def test_any_message_is_read_or_refused(datatype, shape, raw, numbers, names):
 
 
 @pytest.mark.slow
-def test_the_committed_descriptors_are_those_of_the_proto_file(tmp_path):
+@pytest.mark.parametrize("name", ["oip", "rows"])
+def test_the_committed_descriptors_are_those_of_the_proto_file(tmp_path, name):
     protoc = pytest.importorskip("grpc_tools.protoc", reason="grpcio-tools is not installed")
     from importlib.resources import files
 
     folder = files("recfx.serve.grpc")
-    target = tmp_path / "oip.binpb"
-    assert protoc.main(["protoc", f"-I{folder}", f"--descriptor_set_out={target}", "oip.proto"]) == 0
-    assert target.read_bytes() == folder.joinpath("oip.binpb").read_bytes()
+    target = tmp_path / f"{name}.binpb"
+    assert protoc.main(["protoc", f"-I{folder}", f"--descriptor_set_out={target}", f"{name}.proto"]) == 0
+    assert target.read_bytes() == folder.joinpath(f"{name}.binpb").read_bytes()
 
 
 @pytest.mark.slow
