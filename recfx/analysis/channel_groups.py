@@ -232,19 +232,20 @@ def channel_groups(program: Program) -> ChannelGroups:
     reads: dict[str, fx.Node] = {}
     by_id: dict[int, str] = {}
     tables: dict[str, None] = {}
+    looked_up = {id(get_state(program.module, str(table.target))) for table in _tables(program)}
     for node in program.graph.nodes:
         if node.op == "get_attr" and node.users:
             name, tensor = str(node.target), get_state(program.module, str(node.target))
             if isinstance(held_by(node), torch.Tensor):
-                walk.found[node] = _of_state(walk, node, tensor)
+                walk.found[node] = _of_state(walk, node, tensor, keep_rows=id(tensor) in looked_up)
                 first = by_id.setdefault(id(tensor), name)
                 reads.setdefault(first, node)
         elif node.op == "call_function":
             found = _rule(node)(walk, node)
             if found is not None:
                 walk.found[node] = found
-            if node.target in _LOOKUPS and isinstance(node.args[0], fx.Node) and node.args[0].op == "get_attr":
-                tables[by_id[id(get_state(program.module, str(node.args[0].target)))]] = None
+            if (table := _table(node)) is not None:
+                tables[by_id[id(get_state(program.module, str(table.target)))]] = None
         elif node.op == "output":
             for returned in node.all_input_nodes:
                 for vector in vectors(walk.axes(returned) or []):
@@ -254,9 +255,23 @@ def channel_groups(program: Program) -> ChannelGroups:
     return ChannelGroups(walk, reads, tables)
 
 
-def _of_state(walk: Walk, node: fx.Node, tensor: torch.Tensor) -> Axes:
+def _tables(program: Program) -> list[fx.Node]:
+    return [table for node in program.graph.nodes if (table := _table(node)) is not None]
+
+
+def _table(node: fx.Node) -> fx.Node | None:
+    """The read of a table by a lookup; None for other nodes."""
+    found = node.args[0] if node.op == "call_function" and node.target in _LOOKUPS else None
+    return found if isinstance(found, fx.Node) and found.op == "get_attr" else None
+
+
+def _of_state(walk: Walk, node: fx.Node, tensor: torch.Tensor, *, keep_rows: bool) -> Axes:
+    """The axes of a parameter or buffer. Rows of tables, of which there may be millions, stay, and need no labels."""
     if id(tensor) not in walk.state:
-        walk.state[id(tensor)] = [walk.fresh(size) for size in held_by(node).shape]
+        shape = held_by(node).shape
+        walk.state[id(tensor)] = [
+            fixed(size) if keep_rows and d == 0 else walk.fresh(size) for d, size in enumerate(shape)
+        ]
     return walk.state[id(tensor)]
 
 
