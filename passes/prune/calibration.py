@@ -18,7 +18,9 @@ def batches(program: Program, data: Any) -> Iterator[list[Any]]:
 
     Args:
         program: The program.
-        data: An iterable of batches: a tuple or list of positional arguments, a dict of keyword arguments, or one tensor.
+        data: An iterable of batches, each as `example_inputs` of `optimize`: a tuple or list of positional arguments, a dict of keyword
+            arguments or as the one argument, or one tensor. Labels may follow as the last element, as in the batches of a data loader:
+            `(dense, sparse, label)`, `((dense, sparse), label)`; they are not used.
 
     Raises:
         InputError: There is no batch, a batch does not fit the signature, or it has NaN.
@@ -27,9 +29,7 @@ def batches(program: Program, data: Any) -> Iterator[list[Any]]:
         raise InputError(f"calibration data is an iterable of batches, got {type(data).__name__}", hint=_HOW)
     number = -1
     for number, batch in enumerate(data):
-        args: Any = () if isinstance(batch, Mapping) else tuple(batch) if isinstance(batch, list | tuple) else (batch,)
-        leaves = program.signature.flatten(args, batch if isinstance(batch, Mapping) else {})
-        program.signature.check(leaves)
+        leaves = _leaves(program, batch)
         for leaf, given in zip(program.signature.leaves, leaves, strict=True):
             if isinstance(given, Tensor) and given.is_floating_point() and bool(given.isnan().any()):
                 raise InputError(
@@ -40,6 +40,36 @@ def batches(program: Program, data: Any) -> Iterator[list[Any]]:
         yield leaves
     if number < 0:
         raise InputError("the calibration data has no batch", hint=_HOW)
+
+
+def _leaves(program: Program, batch: Any) -> list[Any]:
+    """The flat inputs of a batch, in the first of its forms that fits."""
+    problem: InputError | None = None
+    for args, kwargs in _forms(batch):
+        try:
+            leaves = program.signature.flatten(args, kwargs)
+            program.signature.check(leaves)
+        except InputError as error:
+            problem = problem or error
+        else:
+            return leaves
+    assert problem is not None
+    raise problem
+
+
+def _forms(batch: Any) -> Iterator[tuple[tuple[Any, ...], Mapping[str, Any]]]:
+    """The (positional, keyword) arguments that a batch may stand for."""
+    if isinstance(batch, Mapping):
+        yield (), batch
+        yield (batch,), {}
+    elif isinstance(batch, tuple | list):
+        yield tuple(batch), {}
+        if len(batch) == 2 and isinstance(batch[0], tuple | list | Mapping):
+            yield from _forms(batch[0])
+        elif len(batch) > 1:
+            yield tuple(batch[:-1]), {}
+    else:
+        yield (batch,), {}
 
 
 def run_with(

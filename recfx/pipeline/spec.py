@@ -13,10 +13,8 @@ from recfx.ir.numeric import Exactness
 #: Name of the data that passes may need in addition to the program -> how to give it.
 NEEDED = {
     "catalogue": "pass constant_inputs= and catalogue=True to optimize",
-    **{
-        name: f"pass resources={{{name!r}: ...}} to Pipeline.run"
-        for name in ("examples", "calibration", "labels", "fine-tuning")
-    },
+    **{name: f"pass resources={{{name!r}: ...}} to Pipeline.run" for name in ("examples", "labels", "fine-tuning")},
+    "calibration": "pass calibration= to optimize, or resources={'calibration': ...} to Pipeline.run",
 }
 _NAME = re.compile(r"[a-z][a-z0-9]*(-[a-z0-9]+)*")
 

@@ -20,7 +20,16 @@ def chain() -> Program:
     return VIEWS["chain"].build(Graph())
 
 
-@pytest.mark.parametrize("batch", [(X, IDS), [X, IDS], {"x": X, "ids": IDS}])
+LABELS = torch.ones(4)
+
+
+@pytest.mark.parametrize(
+    "batch",
+    [
+        *((X, IDS), [X, IDS], {"x": X, "ids": IDS}),
+        *((X, IDS, LABELS), [X, IDS, LABELS], ((X, IDS), LABELS), ({"x": X, "ids": IDS}, LABELS), [[X, IDS], LABELS]),
+    ],
+)
 def test_batches_are_arguments(batch: Any) -> None:
     ((x, ids),) = batches(chain(), [batch])
     assert x is X
@@ -34,7 +43,8 @@ def test_batches_are_arguments(batch: Any) -> None:
         (None, "iterable"),
         (X, "iterable"),
         ([(X[:, :4], IDS)], "x"),
-        ([(X, IDS, IDS)], "positional"),
+        ([(X, IDS, IDS, IDS)], "positional"),
+        ([(X, X)], "ids"),
         ([(torch.full_like(X, torch.nan), IDS)], "batch 0 of the calibration data has NaN"),
     ],
 )
