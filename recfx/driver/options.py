@@ -43,6 +43,7 @@ class Options:
         catalogue: Whether `constant_inputs` are a catalogue.
         copy_weights: See `optimize`.
         placement: Likewise; None for "measure", or "model" without `measure`.
+        resources: Name in `PassSpec.needs` -> the data that passes need in addition to the program.
     """
 
     target: str | tuple[str, ...]
@@ -60,6 +61,7 @@ class Options:
     catalogue: bool = False
     copy_weights: bool = False
     placement: str | Mapping[str, str] | None = None
+    resources: Mapping[str, Any] = dataclasses.field(default_factory=dict)
 
     def __post_init__(self) -> None:
         if isinstance(self.placement, str) and self.placement not in PLACEMENTS:
@@ -138,7 +140,7 @@ def choose_pipeline(
         TargetError: No backend of the target computes in the precision.
     """
     backends = resolve(target)
-    extra = _as_listed(extra)
+    extra = as_listed(extra)
     if precision not in PRECISIONS:
         raise InputError(f"precision={precision!r} is unknown", hint=f"one of {', '.join(map(repr, PRECISIONS))}")
     if precision != "fp32" and pipeline is not None:
@@ -146,7 +148,7 @@ def choose_pipeline(
             "precision= adds passes to the default pipeline, and pipeline= was given as well",
             hint=f"leave precision= out and append {PRECISIONS[precision]!r} to the pipeline",
         )
-    if precision not in precisions(_kernels(backends)):
+    if precision not in precisions(kernels_of(backends)):
         raise TargetError(
             f"no backend of this target computes in {precision}",
             hint=BACKENDS["native"].unavailable() or "pass target='cpu' or target='native'",
@@ -157,7 +159,7 @@ def choose_pipeline(
             hint="write the passes into the pipeline, or leave pipeline= out",
         )
     if extra:
-        stages = default_stages(requests=requests, kernels=_kernels(backends), precision=precision)
+        stages = default_stages(requests=requests, kernels=kernels_of(backends), precision=precision)
         return with_extra_passes(stages, extra)
     if isinstance(pipeline, Pipeline):
         return pipeline
@@ -166,7 +168,7 @@ def choose_pipeline(
     return _default(backends, requests, precision)
 
 
-def _as_listed(extra: Mapping[str, Passes] | Passes) -> Mapping[str, Passes] | Passes:
+def as_listed(extra: Mapping[str, Passes] | Passes) -> Mapping[str, Passes] | Passes:
     """Extra passes in a form that can be read twice: an iterator becomes a list."""
     if isinstance(extra, str | Mapping | Pipeline | Pass | type):
         return extra
@@ -176,7 +178,7 @@ def _as_listed(extra: Mapping[str, Passes] | Passes) -> Mapping[str, Passes] | P
 def is_default(pipeline: Pipeline, target: str | Sequence[str], requests: bool) -> bool:
     """Whether a pipeline is the default of the target at one of its precisions."""
     backends = resolve(target)
-    return any(pipeline == _default(backends, requests, precision) for precision in precisions(_kernels(backends)))
+    return any(pipeline == _default(backends, requests, precision) for precision in precisions(kernels_of(backends)))
 
 
 def verification_level(name: str) -> Level:
@@ -193,10 +195,10 @@ def verification_level(name: str) -> Level:
 
 
 def _default(backends: Sequence[Backend], requests: bool, precision: str) -> Pipeline:
-    return Pipeline(default_pipeline(requests=requests, kernels=_kernels(backends), precision=precision))
+    return Pipeline(default_pipeline(requests=requests, kernels=kernels_of(backends), precision=precision))
 
 
-def _kernels(backends: Sequence[Backend]) -> frozenset[str]:
+def kernels_of(backends: Sequence[Backend]) -> frozenset[str]:
     """The operators for which a target has kernels. Backends after the eager backend do not count: it takes every operator."""
     before = itertools.takewhile(lambda backend: backend.name != EagerBackend.name, backends)
     return frozenset[str]().union(*(backend.kernels() for backend in before))
