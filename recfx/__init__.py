@@ -19,6 +19,7 @@ __version__ = VERSION
 
 if TYPE_CHECKING:
     from recfx import testing
+    from recfx.budget import AUC, Budget, LogLoss, RowMetric
     from recfx.compiled import CompiledModel, explain, load
     from recfx.errors import (
         ArtifactError,
@@ -38,12 +39,15 @@ if TYPE_CHECKING:
 
 #: Public name -> the module it lives in; imported at first use, so that `import recfx` stays quick.
 _PUBLIC = {
+    "AUC": "recfx.budget",
     "ArtifactError": "recfx.errors",
+    "Budget": "recfx.budget",
     "CaptureError": "recfx.errors",
     "CompiledModel": "recfx.compiled",
     "DataError": "recfx.errors",
     "Exactness": "recfx.ir",
     "InputError": "recfx.errors",
+    "LogLoss": "recfx.budget",
     "Miss": "recfx.pipeline",
     "Pass": "recfx.pipeline",
     "PassContext": "recfx.pipeline",
@@ -52,6 +56,7 @@ _PUBLIC = {
     "Pipeline": "recfx.pipeline",
     "PipelineError": "recfx.errors",
     "Program": "recfx.ir",
+    "RowMetric": "recfx.budget",
     "TargetError": "recfx.errors",
     "VerificationError": "recfx.errors",
     "explain": "recfx.compiled",
@@ -63,12 +68,15 @@ _PUBLIC = {
 }
 
 __all__ = [
+    "AUC",
     "ArtifactError",
+    "Budget",
     "CaptureError",
     "CompiledModel",
     "DataError",
     "Exactness",
     "InputError",
+    "LogLoss",
     "Miss",
     "Pass",
     "PassContext",
@@ -78,6 +86,7 @@ __all__ = [
     "PipelineError",
     "Program",
     "RecfxError",
+    "RowMetric",
     "TargetError",
     "VerificationError",
     "explain",

@@ -10,11 +10,14 @@ from typing import Any
 
 import torch
 
+from recfx.budget.calibration import limited
+from recfx.budget.controller import requested, within_budget
+from recfx.budget.settings import Budget
 from recfx.capture import MAX_BATCH
 from recfx.capture.inputs import split_example
 from recfx.compiled import CompiledModel
 from recfx.driver.build import build
-from recfx.driver.options import Options, PipelineLike, choose_pipeline, is_default, verification_level
+from recfx.driver.options import Options, PipelineLike, as_listed, choose_pipeline, is_default, verification_level
 from recfx.driver.parts import Parts
 from recfx.driver.weight_watch import copied
 from recfx.errors import InputError
@@ -44,6 +47,9 @@ def optimize(
     cast_inputs: bool = False,
     tables: bool | None = None,
     placement: str | Mapping[str, str] | None = None,
+    calibration: Any = None,
+    evaluate: Any = None,
+    budget: Budget | None = None,
 ) -> CompiledModel:
     """Makes a trained model faster.
 
@@ -84,13 +90,20 @@ def optimize(
             fastest, "model" takes the plan with the lowest predicted time, and a dict of module paths, operators or regions gives these
             to backends: {"text_tower": "openvino"}. By default "measure", or "model" with `measure=False`. A list of targets without
             `placement` is the order in which backends are tried.
+        calibration: Some hundred rows as batches like `example_inputs`, with or without labels as their last element, such as a
+            DataLoader. `prune-channels` ranks channels by them; by default a budget takes rows from the metric.
+        evaluate: How accurate a model is: `recfx.AUC(valid)`, another metric of rows, or a function from a model to a number, higher is
+            better. A function gets your model and compiled ones, which it may only call.
+        budget: How much of `evaluate` may be lost: `recfx.Budget(max_drop=1e-3)`. Tables and layers are stored in fewer bits and channels
+            are removed as far as the budget allows; `.report.budget` is the certificate, and says whether the budget is met.
 
     Returns:
         The compiled model; `.report` lists the rewrites.
 
     Raises:
         CaptureError: The model cannot be captured faithfully; the message names the line and what to change.
-        InputError: The example inputs do not fit the model.
+        InputError: The example inputs do not fit the model, or `evaluate` cannot be trusted.
+        DataError: The evaluation data cannot be used.
         PipelineError: The pipeline cannot run as written.
         PassError: A pass failed; the message names a reproducer folder.
         TargetError: The target is unknown, not installed, or cannot run the model.
@@ -101,7 +114,10 @@ def optimize(
         warnings.warn("optimize(tables=) is now called catalogue=", DeprecationWarning, stacklevel=2)
         catalogue = tables
     requests = (request_inputs,) if isinstance(request_inputs, str) else tuple(request_inputs)
-    plan = choose_pipeline(pipeline, target, bool(requests), precision, () if extra_passes is None else extra_passes)
+    extra = as_listed(() if extra_passes is None else extra_passes)
+    rows = None if calibration is None else limited(calibration)
+    request = requested(evaluate, budget, rows, extra, is_default=pipeline is None and precision == "fp32")
+    plan = choose_pipeline(pipeline, target, bool(requests), precision, extra)
     options = Options(
         target if isinstance(target, str) else tuple(target),
         plan,
@@ -118,6 +134,7 @@ def optimize(
         catalogue=catalogue,
         copy_weights=copy_weights,
         placement=dict(placement) if isinstance(placement, Mapping) else placement,
+        resources={} if rows is None else {"calibration": rows},
     )
     if isinstance(model, CompiledModel):
         raise InputError(
@@ -130,9 +147,15 @@ def optimize(
     source = copied(model) if copy_weights else model
 
     def make(args: tuple[Any, ...], kwargs: Mapping[str, Any]) -> Parts:
+        if request is not None:
+            return within_budget(source, options, args, kwargs, user_model, request)
         return build(source, options, args, kwargs, user_model)
 
     if example_inputs is None and example_kwargs is None:
+        if request is not None:
+            raise InputError(
+                "budget= needs example_inputs", hint="pass a batch: compositions are measured before the first call"
+            )
         return CompiledModel(build=make, cast_inputs=cast_inputs)
     args, kwargs = split_example(example_inputs, source) if example_inputs is not None else ((), {})
     return CompiledModel(make(args, {**kwargs, **(example_kwargs or {})}), cast_inputs=cast_inputs)

@@ -66,6 +66,17 @@ def check_retrieval(names: dict[str, Any]) -> None:
     assert not any(bool(torch.isin(row, out).any()) for row, out in zip(ids, seen, strict=True))
 
 
+def check_budget(names: dict[str, Any]) -> None:
+    found = names["fast"].report.budget
+    assert found.rows == (500, 500)
+    assert names["small"] < 0.6
+    assert recfx.load("compressed.recfx").report.budget == found
+    text = ",".join(p.text for p in names["fast"].report.passes)
+    given = {"example_inputs": names["batch"], "calibration": names["data"].train, "measure": False}
+    again = recfx.optimize(names["model"], pipeline=text, **given)
+    assert again.report.state_bytes == names["fast"].report.state_bytes
+
+
 def check_pruning(names: dict[str, Any]) -> None:
     assert names["smaller"]
     assert names["fast"].report.exactness == "approx"
@@ -118,6 +129,7 @@ def check_targets(names: dict[str, Any]) -> None:
 
 #: Page -> what its blocks must have made.
 CHECKS: dict[str, Callable[[dict[str, Any]], None]] = {
+    "docs/budget.md": check_budget,
     "docs/constant-inputs.md": check_constant_inputs,
     "docs/finetuning.md": check_finetuning,
     "docs/graphs.md": check_graph_encoders,
@@ -140,7 +152,7 @@ PAGES = [
 ]
 #: Pages whose blocks train, draw many graphs or export for long, and what others need in addition to torch.
 SLOW_PAGES = {"docs/testing_passes.md"}
-WITH_KERNELS = {"docs/native.md", "docs/quantization.md", "docs/retrieval.md"}
+WITH_KERNELS = {"docs/budget.md", "docs/native.md", "docs/quantization.md", "docs/retrieval.md"}
 
 
 def blocks(page: str) -> list[str]:

@@ -19,6 +19,8 @@ from recfx.driver.weight_watch import copied
 from recfx.errors import ArtifactError, InputError
 from recfx.ir.program import Program
 
+_UNCERTIFIED = "the accuracy budget was certified for the former weights: optimize again with budget= to certify these"
+
 
 def refreshed(
     parts: Parts, model: torch.nn.Module | None, example_inputs: Any, constant_inputs: Mapping[str, torch.Tensor] | None
@@ -79,6 +81,8 @@ def _source(recipe: Recipe, model: torch.nn.Module | None) -> torch.nn.Module:
 def _as_measured(made: Parts, before: Parts, user_model: Callable[[], torch.nn.Module]) -> Parts:
     """New parts with the measurements of the former parts: if the user's model ran before, it runs again."""
     report = dataclasses.replace(made.report, measured=before.report.measured, kept_eager=before.report.kept_eager)
+    if before.report.budget is not None or _UNCERTIFIED in before.report.notices:
+        report = dataclasses.replace(report, notices=(*report.notices, _UNCERTIFIED))
     if report.left_to_torch == before.report.left_to_torch:
         report = dataclasses.replace(report, torch_operators=before.report.torch_operators)
     run = bind_user_model(made, user_model()) if report.kept_eager else made.run

@@ -10,6 +10,7 @@ from typing import Any
 import torch
 
 from recfx.cost.arithmetic import arithmetic
+from recfx.driver.certificate import Certificate
 from recfx.driver.placed import Placed
 from recfx.driver.placement_report import PlanTimes, RegionReport
 from recfx.driver.table_history import TableRecord
@@ -25,6 +26,9 @@ ARITHMETIC_ROWS = 500
 
 #: The most regions whose backends the report names one by one.
 NAMED_REGIONS = 8
+
+#: The most characters of a pass in the summary.
+_PASS_WIDTH = 100
 
 _CLASSES = {
     "exact": "every output keeps its bits",
@@ -85,6 +89,7 @@ class Report:
         regions: The regions of the plan that runs at the example's batch size, with their times.
         plans: The plans that competed, with their times; empty if there was one plan only.
         tables: The embedding tables of the model, and whether `CompiledModel.update_tables` takes new rows for them.
+        budget: What the model lost, for a model compiled with `budget=`; else None.
     """
 
     model: str
@@ -106,6 +111,7 @@ class Report:
     regions: tuple[RegionReport, ...] = ()
     plans: tuple[PlanTimes, ...] = ()
     tables: tuple[TableRecord, ...] = ()
+    budget: Certificate | None = None
 
     @property
     def share_left_to_torch(self) -> float:
@@ -187,10 +193,13 @@ class Report:
             lines.append(
                 f"  outputs on the example inputs differ by at most {worst:.3g} ({relative:.2%} of their standard deviation)"
             )
-        width = max((len(p.text) for p in self.passes), default=0)
-        for record in self.passes:
+        if self.budget is not None:
+            lines.append(f"  {self.budget.summary()}")
+        texts = [_cut(record.text) for record in self.passes]
+        width = max(map(len, texts), default=0)
+        for record, text in zip(self.passes, texts, strict=True):
             lines.append(
-                f"  {record.text:<{width}}  {record.exactness:<7}  {record.fired:>3} rewrites  "
+                f"  {text:<{width}}  {record.exactness:<7}  {record.fired:>3} rewrites  "
                 f"{len(record.misses):>3} misses  operators {record.operators[0]} → {record.operators[1]}"
                 f"  {record.seconds * 1e3:.0f} ms + {record.verify_seconds * 1e3:.0f} ms verification"
             )
@@ -203,6 +212,11 @@ class Report:
         stages = ", ".join(f"{name} {seconds:.2f} s" for name, seconds in self.seconds.items())
         lines.append(f"  {stages}")
         return "\n".join(lines)
+
+
+def _cut(text: str) -> str:
+    """The text of a pass, shortened: options may name hundreds of weights."""
+    return text if len(text) <= _PASS_WIDTH else f"{text[: _PASS_WIDTH - 2]} …"
 
 
 def _in_words(backends: Sequence[str]) -> str:

@@ -1,0 +1,346 @@
+"""`within_budget`: compiles the smallest composition of pruning and quantisation that keeps a metric, and certifies it.
+
+The user's model is measured, the groups of the model are ranked by harm, compositions are measured on the rows for choices, and the best
+one is built as `optimize` builds any model. Its certificate is computed on other rows. This room stands above the driver, since each
+composition is a compiled model: what is measured is what will be served.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import math
+import weakref
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
+from typing import Any
+
+import torch
+
+from recfx.budget.calibration import far_inputs, limited
+from recfx.budget.choices import choices_of
+from recfx.budget.interval import Drop
+from recfx.budget.judge import Judge
+from recfx.budget.measures import measure_of
+from recfx.budget.metrics import RowMetric
+from recfx.budget.ranking import Ranking
+from recfx.budget.search import Search
+from recfx.budget.settings import Budget
+from recfx.budget.steps import PRUNE_AFTER, Group, Plan, Step, in_order, setting_of
+from recfx.budget.untouched import require_finite
+from recfx.compiled import CompiledModel
+from recfx.driver.build import open_road, stages_of
+from recfx.driver.certificate import Certificate, Trial
+from recfx.driver.options import Options, kernels_of
+from recfx.driver.parts import Parts
+from recfx.driver.road import Road
+from recfx.errors import InputError
+from recfx.ir.verify import Level
+from recfx.passes import Passes, default_stages, precisions
+from recfx.passes.prune.calibration import batches
+from recfx.progress import progress
+from recfx.targets import resolve
+
+#: Rows on which the outputs of single steps are compared.
+_RANKED_ROWS = 512
+
+
+@dataclasses.dataclass(frozen=True)
+class Request:
+    """What the user asks for, in addition to the options of the build.
+
+    Attributes:
+        evaluate: A `RowMetric`, or a function from a model to a number, higher is better.
+        budget: The budget.
+        calibration: Calibration data; None for the rows of the metric on which choices are made, or else for the example.
+        extra: The user's own passes in the default pipeline.
+    """
+
+    evaluate: Any
+    budget: Budget
+    calibration: Any = None
+    extra: Mapping[str, Passes] | Passes = ()
+
+
+def requested(
+    evaluate: Any,
+    budget: Budget | None,
+    calibration: list[Any] | None,
+    extra: Mapping[str, Passes] | Passes | None,
+    *,
+    is_default: bool,
+) -> Request | None:
+    """The request of the arguments of `optimize`; None without a budget.
+
+    Args:
+        evaluate: See `Request`.
+        budget: Likewise.
+        calibration: Likewise.
+        extra: Likewise.
+        is_default: Whether neither a pipeline nor a precision was given.
+
+    Raises:
+        InputError: The arguments do not go together.
+    """
+    if budget is None and evaluate is None:
+        return None
+    if budget is None or evaluate is None:
+        given, missing = ("evaluate", "budget") if budget is None else ("budget", "evaluate")
+        raise InputError(
+            f"{given}= was given without {missing}=",
+            hint="pass both: evaluate=recfx.AUC(valid), budget=recfx.Budget(max_drop=1e-3)",
+        )
+    if not isinstance(budget, Budget):
+        raise InputError(
+            f"budget= is a {type(budget).__name__}",
+            hint="pass recfx.Budget(max_drop=1e-3) with the drop that you accept",
+        )
+    if not is_default:
+        raise InputError(
+            "budget= chooses passes and precisions, and pipeline= or precision= was given as well",
+            hint="leave them out; your own passes go into extra_passes=",
+        )
+    return Request(evaluate, budget, calibration, extra or ())
+
+
+def within_budget(
+    model: torch.nn.Module,
+    options: Options,
+    args: tuple[Any, ...],
+    kwargs: Mapping[str, Any],
+    user_model: weakref.ref[torch.nn.Module],
+    request: Request,
+) -> Parts:
+    """Makes a compiled model within an accuracy budget.
+
+    Args:
+        model: See `build`.
+        options: Likewise. The pipeline is chosen here.
+        args: Likewise.
+        kwargs: Likewise.
+        user_model: Likewise.
+        request: The budget and how to measure.
+
+    Raises:
+        InputError: The calibration data or `evaluate` cannot be used.
+        DataError: The evaluation data cannot be used.
+        RecfxError: See `recfx.optimize`.
+    """
+    require_finite(model)
+    judge = Judge(measure_of(request.evaluate), request.budget, model)
+    calibration = request.calibration or _choice_rows(request.evaluate)
+    with stages_of(type(model).__name__) as stages:
+        road = open_road(model, options, args, kwargs, user_model, stages)
+    return _Controller(road, judge, request, calibration).run()
+
+
+def _choice_rows(evaluate: Any) -> list[Any] | None:
+    return limited(evaluate.choice.batches()) if isinstance(evaluate, RowMetric) else None
+
+
+class _Controller:
+    """One search. See `within_budget`."""
+
+    def __init__(self, road: Road, judge: Judge, request: Request, calibration: list[Any] | None) -> None:
+        self._road, self._judge, self._request = road, judge, request
+        options = road.options
+        kernels = kernels_of(resolve(options.target))
+        requests = bool(options.request_inputs)
+        self._quantises = "int8" in precisions(kernels)
+        calibrated = calibration is not None
+        self._plan = Plan(
+            default_stages(requests=requests, kernels=kernels),
+            request.extra,
+            importance="taylor" if calibrated else "l2",
+            keep_means=calibrated,
+        )
+        self._resources = {**road.resources, **({"calibration": calibration} if calibrated else {})}
+        self._calibration = calibration
+        self._notices: list[str] = []
+        self._trials: list[Trial] = []
+        self._groups: list[Group] = []
+        self._steps: list[Step] = []
+
+    def run(self) -> Parts:
+        """Chooses, builds and certifies."""
+        reverted: frozenset[int] = frozenset()
+        self._judge.begin()
+        self._compare_calibration()
+        search: Search | None = None
+        try:
+            with self._shown() as advance:
+                self._rank(advance)
+                search = self._search(advance)
+                reverted = search.run()
+        except KeyboardInterrupt:
+            self._groups, self._steps = [], []
+            self._notices.append("interrupted before any composition was measured: nothing is compressed")
+        if search is not None and search.interrupted:
+            self._notices.append("interrupted: the best composition that was measured until then is returned")
+        parts = self._build(reverted)
+        return self._certified(parts, reverted, search)
+
+    @contextmanager
+    def _shown(self) -> Iterator[Any]:
+        total = max(self._judge.left, 1) + 1
+        with progress(f"compressing {type(self._road.model).__name__} within a budget", total) as advance:
+            yield advance
+
+    def _rank(self, advance: Any) -> None:
+        """Finds the groups and their steps."""
+        prunes = self._prunes()
+        rows = self._ranked_rows()
+        ranking = Ranking(
+            self._road.captured, self._plan, rows, self._resources, quantises=self._quantises, prunes=prunes
+        )
+        self._steps = ranking.steps()
+        self._groups = ranking.groups
+        if not self._quantises:
+            self._notices.append("no backend of this target has kernels for fewer bits, so only channels are removed")
+        advance(1)
+
+    def _prunes(self) -> bool:
+        if not any(stage.name == PRUNE_AFTER for stage in self._plan.stages):
+            return False
+        if self._road.one_row is not None:
+            self._notices.append(
+                "channels stay: a batch of one row has a program of its own, in which others would be removed"
+            )
+            return False
+        if self._calibration is None:
+            self._notices.append(
+                "channels stay: without calibration data it is not known which ones matter; pass calibration="
+            )
+        return self._calibration is not None
+
+    def _ranked_rows(self) -> list[list[Any]]:
+        """Flat inputs of about `_RANKED_ROWS` rows."""
+        captured = self._road.captured
+        if self._calibration is None:
+            return [list(captured.example)]
+        found: list[list[Any]] = []
+        rows = 0
+        for leaves in batches(captured, self._calibration):
+            found.append(leaves)
+            place = captured.signature.batch_leaf
+            rows += len(leaves[place]) if place is not None else 1
+            if rows >= _RANKED_ROWS:
+                break
+        return found
+
+    def _compare_calibration(self) -> None:
+        """A notice if the calibration data does not resemble the rows of the evaluation."""
+        evaluate = self._request.evaluate
+        if self._request.calibration is None or self._calibration is None or not isinstance(evaluate, RowMetric):
+            return
+        captured = self._road.captured
+        own = list(batches(captured, self._calibration))
+        far = far_inputs(captured, own, list(batches(captured, limited(evaluate.choice.batches()))))
+        if far:
+            self._notices.append(
+                f"the calibration data is of another distribution than the evaluation data in {len(far)} input(s), such as {far[0]}: "
+                "channels are ranked by what matters there"
+            )
+
+    def _search(self, advance: Any) -> Search:
+        steps = self._steps
+        positions = {(step.group, step.level): number for number, step in enumerate(steps)}
+
+        def closed(reverted: frozenset[int]) -> frozenset[int]:
+            levels: dict[Group, int] = {}
+            for number in reverted:
+                step = steps[number]
+                levels[step.group] = min(levels.get(step.group, step.level), step.level)
+            return frozenset(n for (group, level), n in positions.items() if level >= levels.get(group, level + 1))
+
+        def fits(reverted: frozenset[int]) -> bool:
+            found = self._trial(reverted)
+            advance(1)
+            return found
+
+        return Search(
+            in_order(steps),
+            fits,
+            self._judge.left,
+            saved=lambda number: steps[number].saved,
+            harm=lambda number: steps[number].harm,
+            closed=closed,
+        )
+
+    def _trial(self, reverted: frozenset[int]) -> bool:
+        """Measures a composition on the rows for choices."""
+        with stages_of(type(self._road.model).__name__, shown=False) as stages:
+            road = dataclasses.replace(self._with_pipeline(reverted, measure=False), stages=stages)
+            road = road.with_options(
+                target="native" if self._quantises else "eager", level=Level.OFF, placement=None, debug=None
+            )
+            drop = self._judge.trial(CompiledModel(road.parts()))
+        fits = self._judge.fits(drop)
+        saved = sum(step.saved for number, step in enumerate(self._steps) if number not in reverted)
+        self._trials.append(Trial(len(reverted), drop.estimate, self._judge.bound(drop), fits, saved))
+        return fits
+
+    def _with_pipeline(self, reverted: frozenset[int], **changes: Any) -> Road:
+        setting = setting_of(self._steps, [self._steps[number] for number in reverted])
+        pipeline = self._plan.pipeline(self._groups, setting)
+        return self._road.with_options(pipeline=pipeline, resources=self._resources, lenient=True, **changes)
+
+    def _build(self, reverted: frozenset[int]) -> Parts:
+        with stages_of(type(self._road.model).__name__) as stages:
+            stages.seconds.update(self._road.stages.seconds)
+            return dataclasses.replace(self._with_pipeline(reverted), stages=stages).parts()
+
+    def _certified(self, parts: Parts, reverted: frozenset[int], search: Search | None) -> Parts:
+        """The parts with the certificate in their report."""
+        before, after, drop, complete = self._measured(parts, reverted, search)
+        budget, measure = self._request.budget, self._judge.measure
+        met = complete and drop.within(budget.max_drop)
+        notices = [*self._judge.notices, *self._notices]
+        if complete and drop.interval is None:
+            notices.append(
+                "no interval: evaluate gives one number for a model, so that the error of the drop is not known"
+            )
+        elif complete and not met and drop.estimate <= budget.max_drop:
+            notices.append(
+                "the drop is inside the budget, but its interval is not: more evaluation rows make it narrower"
+            )
+        trials = search.found if search is not None else []
+        report = dataclasses.replace(
+            parts.report,
+            budget=Certificate(
+                metric=measure.name,
+                max_drop=budget.max_drop,
+                confidence=budget.confidence,
+                before=before,
+                after=after,
+                interval=drop.interval,
+                met=met,
+                rows=measure.rows,
+                data=measure.data(),
+                evaluations=self._judge.evaluations,
+                choices=choices_of(self._groups, self._steps, reverted, trials, self._trials),
+                trials=tuple(self._trials),
+                bytes=parts.report.state_bytes,
+                notices=tuple(notices),
+            ),
+        )
+        parts.report = report
+        return parts
+
+    def _measured(
+        self, parts: Parts, reverted: frozenset[int], search: Search | None
+    ) -> tuple[float, float, Drop, bool]:
+        """The metric before and after on the rows for the certificate, the drop, and whether that was measured to the end."""
+        try:
+            return *self._judge.certify(CompiledModel(_compiled(parts))), True
+        except KeyboardInterrupt:
+            self._notices.append("interrupted before the certificate: the drop is that on the rows for choices")
+        found = search.found if search is not None else []
+        drops = [trial.drop for each, trial in zip(found, self._trials, strict=False) if each.reverted == reverted]
+        before, drop = self._judge.before, drops[0] if drops else math.nan
+        return before, before - drop, Drop(drop, None, self._request.budget.confidence), False
+
+
+def _compiled(parts: Parts) -> Parts:
+    """The parts with their compiled program as the one that runs, also where it measured slower than the user's model."""
+    one_row = None if parts.one_row is None else _compiled(parts.one_row)
+    return Parts(parts.placed, parts.report, None, parts.recipe, one_row, parts.plans)

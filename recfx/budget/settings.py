@@ -1,0 +1,46 @@
+"""`Budget`: how much of a metric may be lost."""
+
+from __future__ import annotations
+
+import dataclasses
+import math
+
+from recfx.errors import InputError
+
+#: Evaluations that a budget needs at least: the user's model twice, one composition, and both models for the certificate.
+LEAST_EVALUATIONS = 5
+
+
+@dataclasses.dataclass(frozen=True)
+class Budget:
+    """How much of a metric a compressed model may lose.
+
+    Attributes:
+        max_drop: The largest drop of the metric, 0 or more.
+        confidence: The confidence of the interval of the drop. The budget is met if the whole interval is inside it, so that a model whose
+            true drop is larger is accepted with a probability of at most about (1 - confidence) / 2.
+        evaluations: How often a model may be measured, all counted: the user's model, compositions, and the certificate.
+
+    Raises:
+        InputError: A value is out of range.
+    """
+
+    max_drop: float
+    confidence: float = 0.95
+    evaluations: int = 12
+
+    def __post_init__(self) -> None:
+        if not 0 <= self.max_drop < math.inf:
+            raise InputError(
+                f"a budget cannot have max_drop={self.max_drop}",
+                hint="give the largest drop of the metric that you accept: 0 or a positive number such as 1e-3",
+            )
+        if not 0 < self.confidence < 1:
+            raise InputError(
+                f"a budget cannot have confidence={self.confidence}", hint="give a number between 0 and 1, such as 0.95"
+            )
+        if self.evaluations < LEAST_EVALUATIONS:
+            raise InputError(
+                f"a budget cannot have evaluations={self.evaluations}",
+                hint=f"give {LEAST_EVALUATIONS} or more: your model twice, one composition, and both for the certificate",
+            )

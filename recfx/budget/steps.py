@@ -1,0 +1,175 @@
+"""Groups of a model that can be compressed by themselves, the steps of each group, and the pipeline of a composition of steps."""
+
+from __future__ import annotations
+
+import dataclasses
+from collections.abc import Iterable, Mapping, Sequence
+from types import MappingProxyType
+from typing import Literal
+
+from recfx.passes import Passes, PruneChannels, QuantizeLinears, QuantizeTables, Stage, with_extra_passes
+from recfx.pipeline import Pass, Pipeline
+
+#: The stage behind which channels are removed: constant ones have gone, and no operator of the dialect hides any.
+PRUNE_AFTER = "dead-channels"
+
+UNCHANGED = "unchanged"
+#: Form of a table or a layer -> its bits; in the order in which passes store them.
+BITS = MappingProxyType({"4 bits": 4, "8 bits": 8, "16 bits": 16})
+#: Form of a group of channels -> the part of its channels that goes; in the order in which passes remove them.
+RATIOS = MappingProxyType({"50 % fewer channels": 0.5, "25 % fewer channels": 0.25})
+
+Kind = Literal["table", "layer", "channels"]
+#: Kind of a group -> the forms that it may take, the least compressed first.
+FORMS: Mapping[str, tuple[str, ...]] = MappingProxyType(
+    {
+        "table": ("8 bits", "4 bits"),
+        "layer": ("16 bits", "8 bits"),
+        "channels": ("25 % fewer channels", "50 % fewer channels"),
+    }
+)
+#: The forms of tables whose rows are too short for fewer bits: scale and bias would take more than they save.
+NARROW = ("16 bits",)
+
+
+@dataclasses.dataclass(frozen=True)
+class Group:
+    """A group.
+
+    Attributes:
+        name: The name of its weight, or of its group of channels.
+        kind: What it is.
+        forms: The forms that it may take, the least compressed first.
+    """
+
+    name: str
+    kind: Kind
+    forms: tuple[str, ...]
+
+
+@dataclasses.dataclass(frozen=True)
+class Step:
+    """The step of a group to a form from the form before it.
+
+    Attributes:
+        group: The group.
+        form: The form.
+        harm: The mean square change of the outputs that the step adds, divided by their variance.
+        saved: The share of bytes plus the share of arithmetic that it saves.
+    """
+
+    group: Group
+    form: str
+    harm: float
+    saved: float
+
+    @property
+    def level(self) -> int:
+        """The position of the form in the group, from 0."""
+        return self.group.forms.index(self.form)
+
+
+#: Group -> its form; groups without an entry are unchanged.
+Setting = Mapping[Group, str]
+
+
+@dataclasses.dataclass(frozen=True)
+class Plan:
+    """The pipeline of the target, and where passes that compress go.
+
+    Attributes:
+        stages: The stages of the target.
+        extra: The user's own passes in them.
+        importance: How channels are ranked.
+        keep_means: Whether means of removed channels go into biases.
+    """
+
+    stages: tuple[Stage, ...]
+    extra: Mapping[str, Passes] | Passes
+    importance: Literal["l2", "taylor"] = "taylor"
+    keep_means: bool = True
+
+    def pipeline(self, groups: Sequence[Group], setting: Setting) -> Pipeline:
+        """The pipeline of a composition.
+
+        Args:
+            groups: All groups of the model.
+            setting: Their forms.
+        """
+        stages = []
+        for stage in self.stages:
+            stages.append(stage)
+            if stage.name == PRUNE_AFTER:
+                stages.append(Stage("prune", _text(self.pruning(groups, setting)), "Before layers are joined."))
+        stages.append(
+            Stage("quantize", _text(quantising(groups, setting)), "After all passes that compute new weights.")
+        )
+        return with_extra_passes([stage for stage in stages if stage.passes], self.extra or {})
+
+    def before_pruning(self) -> Pipeline:
+        """The passes before channels are removed."""
+        names = [stage.name for stage in self.stages]
+        names = names[: names.index(PRUNE_AFTER) + 1]
+        return with_extra_passes(self.stages[: len(names)], _within(self.extra, names))
+
+    def pruning(self, groups: Sequence[Group], setting: Setting) -> list[Pass]:
+        """The passes that remove channels."""
+        own = [group for group in groups if group.kind == "channels"]
+        passes: list[Pass] = []
+        for form, ratio in RATIOS.items():
+            keep = tuple(group.name for group in own if setting.get(group) != form)
+            if len(keep) < len(own):
+                passes.append(PruneChannels(ratio, importance=self.importance, keep_means=self.keep_means, keep=keep))
+        return passes
+
+
+def quantising(groups: Sequence[Group], setting: Setting) -> list[Pass]:
+    """The passes that store weights in fewer bits."""
+    passes: list[Pass] = []
+    tables, layers = ([group for group in groups if group.kind == kind] for kind in ("table", "layer"))
+    for form, bits in BITS.items():
+        chosen, tables = _divided(tables, setting, form)
+        if chosen:
+            found = [table.name for table in tables if form in NARROW or table.forms != NARROW]
+            passes.append(QuantizeTables(bits, refine=bits == BITS["4 bits"], keep=tuple(found)))
+    for form, bits in BITS.items():
+        chosen, layers = _divided(layers, setting, form)
+        if chosen:
+            passes.append(QuantizeLinears(bits, keep=tuple(layer.name for layer in layers)))
+    return passes
+
+
+def _divided(groups: Sequence[Group], setting: Setting, form: str) -> tuple[list[Group], list[Group]]:
+    """The groups of a form, and the others."""
+    return [g for g in groups if setting.get(g) == form], [g for g in groups if setting.get(g) != form]
+
+
+def setting_of(steps: Iterable[Step], reverted: Iterable[Step]) -> dict[Group, str]:
+    """The forms of all groups when some steps are taken back, with those that build on them."""
+    levels = {step.group: len(step.group.forms) for step in steps}
+    for step in reverted:
+        levels[step.group] = min(levels[step.group], step.level)
+    return {group: group.forms[level - 1] for group, level in levels.items() if level}
+
+
+def in_order(steps: Sequence[Step]) -> list[int]:
+    """The numbers of the steps, the one with the most harm for what it saves first. A step comes before those that it builds on."""
+    weights: dict[tuple[Group, int], float] = {}
+    for step in sorted(steps, key=lambda step: step.level):
+        weight = step.harm / max(step.saved, 1e-12)
+        weights[step.group, step.level] = max(weight, weights.get((step.group, step.level - 1), 0.0))
+    return sorted(
+        range(len(steps)),
+        key=lambda i: (-weights[steps[i].group, steps[i].level], -steps[i].level, steps[i].group.name),
+    )
+
+
+def _text(passes: Sequence[Pass]) -> str:
+    return ",".join(map(str, passes))
+
+
+def _within(extra: Mapping[str, Passes] | Passes, names: Sequence[str]) -> Mapping[str, Passes] | Passes:
+    """The user's passes that belong to some stages."""
+    if not isinstance(extra, Mapping):
+        return extra or {}
+    return {place: passes for place, passes in extra.items() if place.partition(":")[2] in names}

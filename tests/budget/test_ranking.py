@@ -1,0 +1,115 @@
+"""Which groups a model has, what their steps save, and how much they harm."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import pytest
+import torch
+from budget_kit import Clicks, OneTableDecides, OutlierActivations, inputs
+from native_kit import needs_kernels
+from torch import nn
+
+from recfx.budget.ranking import Ranking
+from recfx.budget.steps import Plan, Step, setting_of
+from recfx.capture import capture
+from recfx.passes import FUSED, default_stages
+from recfx.pipeline import Pipeline
+
+PLAN = Plan(default_stages(requests=False, kernels=FUSED), ())
+DATA = [inputs(200, seed) for seed in range(2)]
+
+
+def ranking(model: nn.Module, given: Any = DATA, **options: bool) -> Ranking:
+    chosen = {"quantises": True, "prunes": True, **options}
+    return Ranking(capture(model, given[0]), PLAN, given, {"calibration": given}, **chosen)
+
+
+def harms(steps: list[Step]) -> dict[str, float]:
+    return {f"{step.group.name} {step.form}": step.harm for step in steps}
+
+
+@needs_kernels
+def test_the_groups_of_a_model_and_what_they_save() -> None:
+    found = ranking(Clicks())
+    steps = found.steps()
+    forms = {group.name: (group.kind, group.forms) for group in found.groups}
+    tables = {f"tables.{f}.weight": ("table", ("8 bits", "4 bits")) for f in range(4)}
+    pruned = ("channels", ("25 % fewer channels", "50 % fewer channels"))
+    assert forms == {
+        **tables,
+        "first.weight": ("layer", ("16 bits", "8 bits")),
+        "second.weight": ("layer", ("16 bits", "8 bits")),
+        "first.weight:0": pruned,
+        "second.weight:0": pruned,
+    }
+    assert len(steps) == 16
+    assert all(step.saved > 0 and step.harm >= 0 for step in steps)
+    # 50 rows of 16: 64 bytes each in float32, 20 at 8 bits.
+    state = sum(p.numel() * 4 for p in Clicks().parameters())
+    assert steps[0].saved == pytest.approx(50 * 44 / state)
+
+
+@needs_kernels
+def test_the_pipelines_of_all_steps_together_apply_all_of_them() -> None:
+    found = ranking(Clicks(hidden=128))
+    steps = found.steps()
+    pipeline = PLAN.pipeline(found.groups, setting_of(steps, []))
+    captured = capture(Clicks(hidden=128), DATA[0])
+    state = Pipeline(str(pipeline)).run(captured, resources={"calibration": DATA}).program.state()
+    shapes = sorted(
+        (str(tensor.dtype), *tensor.shape) for name, tensor in state.items() if "bit" in name and tensor.ndim > 1
+    )
+    rows = [("torch.uint8", 50, 12)] * 4  # 16 values of 4 bits, scale and bias
+    assert shapes == [("torch.int8", 64, 64), ("torch.int8", 64, 72), *rows]
+
+
+@needs_kernels
+@pytest.mark.parametrize(
+    ("make", "fragile"),
+    [
+        (OneTableDecides, {"tables.0.weight 8 bits", "first.weight 8 bits"}),  # the layer reads the large numbers
+        (OutlierActivations, {"second.weight 8 bits"}),
+    ],
+)
+def test_the_harm_of_a_fragile_group_stands_out(make: type[nn.Module], fragile: set[str]) -> None:
+    found = harms(ranking(make(), prunes=False).steps())
+    assert min(found[name] for name in fragile) > 1.0
+    assert max(harm for name, harm in found.items() if name not in fragile) < 0.01
+
+
+@needs_kernels
+def test_tables_with_short_rows_get_16_bits() -> None:
+    class Wide(nn.Module):
+        def __init__(self) -> None:
+            super().__init__()
+            self.tables = nn.ModuleList(nn.Embedding(50, 1) for _ in range(3))
+            self.last = nn.Linear(8, 1)
+            self.eval()
+
+        def forward(self, ids: torch.Tensor, dense: torch.Tensor) -> torch.Tensor:
+            rows = [table(ids[:, f]) for f, table in enumerate(self.tables)]
+            return self.last(dense).squeeze(1) + torch.cat(rows, 1).sum(1)
+
+    found = ranking(Wide())
+    assert [(step.group.name, step.form) for step in found.steps()] == [
+        (f"tables.{f}.weight", "16 bits") for f in range(3)
+    ]
+
+
+@needs_kernels
+def test_what_may_not_be_done_is_left_out() -> None:
+    assert {step.group.kind for step in ranking(Clicks(), prunes=False).steps()} == {"table", "layer"}
+    assert {step.group.kind for step in ranking(Clicks(), quantises=False).steps()} == {"channels"}
+    assert ranking(Clicks(), quantises=False, prunes=False).steps() == []
+
+
+@needs_kernels
+@pytest.mark.parametrize(("field", "seed"), [(0, 0), (3, 1)])
+def test_a_table_that_no_row_reads_does_no_harm(field: int, seed: int) -> None:
+    model = Clicks(seed)
+    with torch.no_grad():
+        model.first.weight[:, 8 + 16 * field : 24 + 16 * field] = 1e-9
+    found = harms(ranking(model, prunes=False).steps())
+    assert found[f"tables.{field}.weight 8 bits"] + found[f"tables.{field}.weight 4 bits"] < 1e-12
+    assert found[f"tables.{(field + 1) % 4}.weight 4 bits"] > 0
