@@ -11,7 +11,16 @@ from pathlib import Path
 
 import torch
 
-from benchmarks import compile_time, cost_accuracy, placement_regret, pruning, random_models, retrieval, tails
+from benchmarks import (
+    compile_time,
+    compression,
+    cost_accuracy,
+    placement_regret,
+    pruning,
+    random_models,
+    retrieval,
+    tails,
+)
 from benchmarks.markdown import markdown
 from benchmarks.papers import estimators
 from benchmarks.progress import ProgressLine
@@ -157,6 +166,20 @@ def _parser() -> argparse.ArgumentParser:
     add_option(placed, "seed", 0)
     placed.set_defaults(run=_placement)
 
+    small = commands.add_parser(
+        "compression", help="AUC and bytes of trained models within an accuracy budget; can be resumed"
+    )
+    small.add_argument("models", nargs="*", help=f"models of the zoo (default: {' '.join(compression.MODELS)})")
+    small.add_argument("--data", type=Path, help="file or folder as `recfx demo` takes it; generated data without it")
+    small.add_argument("--out", type=Path, required=True, help="file for all results, as JSON")
+    small.add_argument("--seeds", type=int, default=3, help="default: %(default)s")
+    small.add_argument("--budget", type=float, default=1e-3, help="largest drop of AUC (default: %(default)s)")
+    add_option(small, "seconds", 120.0, "limit of the training of a model (default: %(default)s)")
+    small.add_argument("--rows", type=int, help="the most rows of click-through data")
+    small.add_argument("--dim", type=int, help="columns of the tables")
+    add_option(small, "threads", 1, "default: %(default)s")
+    small.set_defaults(run=_compression)
+
     drawn = commands.add_parser("random-models", help="compare drawn models with eager; can be resumed")
     drawn.add_argument("--models", type=int, default=100_000, help="default: %(default)s")
     drawn.add_argument(
@@ -208,6 +231,17 @@ def _random_models(options: argparse.Namespace) -> int:
     chunks = random_models.read(options.out)
     print(random_models.summary(chunks))
     return 2 if any(chunk.findings for chunk in chunks) else 0
+
+
+def _compression(options: argparse.Namespace) -> int:
+    torch.set_num_threads(options.threads)
+    models = tuple(options.models) or compression.MODELS
+    plan = compression.Plan(
+        models, options.data, options.seeds, options.budget, options.seconds, options.rows, options.dim
+    )
+    rows = compression.measure(plan, options.out, tell=lambda line: print(line, file=sys.stderr, flush=True))
+    print(compression.report(rows))
+    return 0
 
 
 def _compile_time(options: argparse.Namespace) -> int:

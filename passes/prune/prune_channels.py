@@ -24,7 +24,7 @@ from recfx.analysis.channel_groups import ChannelGroups, Group, Kind, channel_gr
 from recfx.errors import InputError
 from recfx.ir.numeric import Exactness
 from recfx.ir.program import Program, get_state
-from recfx.passes._kept import KEPT, is_kept, lasting_name, require_known
+from recfx.passes._kept import KEPT, require_known
 from recfx.passes._properties import CANONICAL, QUANTISED
 from recfx.passes.prune.baked_sizes import Remaining
 from recfx.passes.prune.bias_shift import remove_and_shift, shift_of
@@ -147,7 +147,7 @@ class PruneChannels(Pass):
         for group in found.groups:
             if _KINDS_OF[group.kind] not in self.kinds:
                 continue
-            if is_kept(names[group], self.keep):
+            if names[group] in self.keep:
                 ctx.miss(_RULE, first_use(ctx, group), KEPT)
             else:
                 wanted.append(group)
@@ -178,7 +178,7 @@ def group_names(found: ChannelGroups) -> dict[Group, str]:
     names: dict[Group, str] = {}
     for group in found.groups:
         place = group.places[0]
-        stem = name = f"{lasting_name(place.name)}:{place.axis}"
+        stem = name = f"{place.name}:{place.axis}"
         number = 1
         while name in names.values():
             number += 1

@@ -23,7 +23,7 @@ from recfx.formats import quantize_per_channel, round_to_half
 from recfx.ir.numeric import Exactness
 from recfx.ir.program import Program
 from recfx.ops import cin, cross, mlp
-from recfx.passes._kept import KEPT, is_kept, require_known
+from recfx.passes._kept import KEPT, require_known
 from recfx.passes.mlp.chain import LINEARS
 from recfx.pipeline import Pass, PassContext, PassSpec, register
 
@@ -82,7 +82,7 @@ class QuantizeLinears(Pass):
             for name, scale_name in kind.weights(layer):
                 weight = params[getattr(layer, name)]
                 tensor = ctx.tensor(weight)
-                reason = KEPT if is_kept(str(weight.target), self.keep) else self._refusal(tensor)
+                reason = KEPT if str(weight.target) in self.keep else self._refusal(tensor)
                 if tensor is None or reason is not None:
                     ctx.miss("linear", node, f"layer {position + 1}: {reason}")
                     continue

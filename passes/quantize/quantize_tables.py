@@ -26,7 +26,7 @@ from recfx.ir.program import Program
 from recfx.ir.shapes import BATCH
 from recfx.ir.sizes import dimension_names
 from recfx.ops import lookup
-from recfx.passes._kept import KEPT, is_kept, require_known
+from recfx.passes._kept import KEPT, require_known
 from recfx.passes._match import argument
 from recfx.passes.clean.merge_tables import LOOKUPS
 from recfx.passes.lookups.lookup import bad_ids, bad_table
@@ -133,7 +133,7 @@ class QuantizeTables(Pass):
         )
 
     def _kept(self, reads: list[fx.Node]) -> str | None:
-        return KEPT if any(is_kept(str(read.target), self.keep) for read in reads) else None
+        return KEPT if any(str(read.target) in self.keep for read in reads) else None
 
     def _unfit(self, tensor: torch.Tensor) -> str | None:
         """Why a table stays as it is, independently of its users; None if it can be quantised."""

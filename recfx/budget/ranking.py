@@ -19,7 +19,6 @@ from recfx.cost.arithmetic import arithmetic
 from recfx.ir.program import Program
 from recfx.ir.verify import Level
 from recfx.passes import QuantizeLinears, QuantizeTables
-from recfx.passes._kept import lasting_name
 from recfx.passes.prune.prune_channels import group_names
 from recfx.pipeline import Pass, Pipeline
 
@@ -86,7 +85,7 @@ class Ranking:
 
     def _quantised(self, groups: list[Group]) -> list[Step]:
         outputs = self._outputs(self._whole)
-        weights = {lasting_name(name): tensor.numel() for name, tensor in self._whole.state().items()}
+        weights = {name: tensor.numel() for name, tensor in self._whole.state().items()}
         steps = []
         for group in groups:
             work = weights[group.name] * _ROWS / self._work if group.kind == "layer" else 0.0
@@ -146,9 +145,9 @@ class Ranking:
         ).program
 
     def _replaced(self, item: Pass) -> list[str]:
-        """The names of the weights that a pass replaces, as they are before any pruning."""
+        """The names of the weights that a pass replaces."""
         state = self._run(self._whole, Pipeline([item])).state()
-        return [lasting_name(name) for name in self._whole.state() if name not in state]
+        return [name for name in self._whole.state() if name not in state]
 
     def _outputs(self, program: Program) -> Outputs:
         """The floating-point outputs, float64, of all rows."""
