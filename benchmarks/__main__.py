@@ -133,6 +133,7 @@ def _parser() -> argparse.ArgumentParser:
     pruned.add_argument("--batches", type=integers, default=(1, 16, 256, 1024), help="default: 1,16,256,1024")
     pruned.add_argument("--rounds", type=int, default=15, help="turns of each model (default: %(default)s)")
     pruned.add_argument("--rows", type=int, help="the largest number of rows to read")
+    pruned.add_argument("--pruning", default=pruning.PRUNING, help="the passes that prune (default: %(default)s)")
     pruned.set_defaults(run=_pruning)
 
     compiled = commands.add_parser(
@@ -252,7 +253,9 @@ def _compile_time(options: argparse.Namespace) -> int:
 def _pruning(options: argparse.Namespace) -> int:
     torch.set_num_threads(1)
     models = listed(options.models)
-    found = pruning.Settings(options.data, models, options.seeds, options.batches, options.rounds, options.rows)
+    found = pruning.Settings(
+        options.data, models, options.seeds, options.batches, options.rounds, options.rows, pruning=options.pruning
+    )
     print(pruning.measure(found))
     return 0
 

@@ -51,6 +51,7 @@ class Settings:
         rounds: Turns of each model at a batch size.
         rows: The largest number of rows to read; None: all.
         epochs: The largest number of epochs of the unpruned models.
+        pruning: The passes that prune.
     """
 
     data: str | None
@@ -60,6 +61,7 @@ class Settings:
     rounds: int = 15
     rows: int | None = None
     epochs: int = 3
+    pruning: str = PRUNING
 
 
 @dataclasses.dataclass(frozen=True)
@@ -92,7 +94,7 @@ def measure(settings: Settings) -> str:
     data = load_ctr(settings.data, max_rows=settings.rows)
     losses, times = [], []
     for name in settings.models:
-        runs = [_run(name, data, seed, settings.epochs) for seed in range(settings.seeds)]
+        runs = [_run(name, data, seed, settings) for seed in range(settings.seeds)]
         losses.append([name, f"{statistics.mean(run.auc for run in runs):.4f}", *_drops(runs), _work(name, runs[0])])
         for batch in settings.batches:
             inputs = data.test.inputs(torch.arange(batch) % len(data.test))
@@ -108,16 +110,16 @@ def measure(settings: Settings) -> str:
     )
 
 
-def _run(name: str, data: CtrData, seed: int, epochs: int) -> Run:
+def _run(name: str, data: CtrData, seed: int, settings: Settings) -> Run:
     """Trains, prunes and fine-tunes one model."""
     torch.manual_seed(seed)
     cls: Any = MODELS[name]
     model: nn.Module = cls.for_criteo(data.cardinalities, dense=data.train.dense.shape[1])
-    train_ctr(model, data, epochs=epochs, seed=seed)
+    train_ctr(model, data, epochs=settings.epochs, seed=seed)
     rows = torch.randperm(len(data.train), generator=torch.Generator().manual_seed(seed))[:_CALIBRATION].split(256)
     calibration = [data.train.inputs(part) for part in rows]
     program = capture(model.eval(), calibration[0])
-    pruned = Pipeline(PRUNING).run(program, resources={"calibration": calibration}).program
+    pruned = Pipeline(settings.pruning).run(program, resources={"calibration": calibration}).program
 
     def fetch(picked: Tensor) -> tuple[tuple[Tensor, ...], Tensor]:
         return data.train.inputs(picked), data.train.label[picked]

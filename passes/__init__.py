@@ -20,6 +20,7 @@ from recfx.passes.interaction.fuse_dot_interaction import FuseDotInteraction
 from recfx.passes.interaction.fuse_fm import FuseFm
 from recfx.passes.lookups.form_bags import FormBags
 from recfx.passes.lookups.fuse_lookups import FuseLookups
+from recfx.passes.mlp.factorize_linears import FactorizeLinears
 from recfx.passes.mlp.fuse_mlp import FuseMlp
 from recfx.passes.mlp.fuse_parallel_linears import FuseParallelLinears
 from recfx.passes.narrow.narrow_last_position import NarrowLastPosition
@@ -55,6 +56,7 @@ __all__ = [
     "BatchSelects",
     "BinarizeEmbeddings",
     "Canonicalize",
+    "FactorizeLinears",
     "FoldAffine",
     "FoldBatchnorm",
     "FoldCin",

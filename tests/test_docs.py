@@ -83,6 +83,7 @@ def check_pruning(names: dict[str, Any]) -> None:
     assert {group[1] for group in names["printed"][1:]} == {"CHANNELS", "COLUMNS", "PARTS"}
     assert names["pruned"].state_bytes() < names["program"].state_bytes()
     assert names["scores"].shape == names["model"](*names["inputs"]).shape
+    assert names["factors"]
 
 
 def check_finetuning(names: dict[str, Any]) -> None:

@@ -16,7 +16,15 @@ from recfx.learn.estimators import (
     LearnedStepSize,
     StraightThrough,
 )
-from recfx.learn.finetuning import FakeQuantized, FineTuned, GraduallyPruned, fake_quantize, finetune, prune_gradually
+from recfx.learn.finetuning import (
+    FakeQuantized,
+    FineTuned,
+    GraduallyPruned,
+    distill,
+    fake_quantize,
+    finetune,
+    prune_gradually,
+)
 from recfx.learn.hutchinson import TraceEstimate, hutchinson_trace
 from recfx.learn.losses import BCE, BPR, Diagonal, RankingLoss, SampledSoftmax
 from recfx.learn.quantized_model import Batch, QuantizedModel, Rows
@@ -74,6 +82,7 @@ __all__ = [
     "Trainer",
     "as_encoder",
     "deltas",
+    "distill",
     "fake_quantize",
     "finetune",
     "hutchinson_trace",

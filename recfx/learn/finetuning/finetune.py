@@ -99,7 +99,7 @@ def finetune(
         RecfxError: The loss or an evaluation became NaN or infinite.
         ArtifactError: The checkpoint is damaged, or of another run.
     """
-    module = _module(model)
+    module = module_of(model)
     if settings is None:
         settings = TrainSettings(epochs=epochs, lr=lr, seed=seed, l2=0.0, evaluate_every=1, patience=None)
     own = task_loss(loss)
@@ -111,8 +111,12 @@ def finetune(
     return FineTuned(module, report)
 
 
-def _module(model: Any) -> nn.Module:
-    """The module to train."""
+def module_of(model: Any) -> nn.Module:
+    """The module to train: a copy of a program, or the given module.
+
+    Raises:
+        InputError: It is neither a program nor a module, or is quantised.
+    """
     held = getattr(model, "program", None)
     if isinstance(model, Program):
         return _trainable(model).as_module()
