@@ -84,6 +84,7 @@ def check_pruning(names: dict[str, Any]) -> None:
     assert names["pruned"].state_bytes() < names["program"].state_bytes()
     assert names["scores"].shape == names["model"](*names["inputs"]).shape
     assert names["factors"]
+    assert 0 < names["bytes_left"] < 1
 
 
 def check_finetuning(names: dict[str, Any]) -> None:

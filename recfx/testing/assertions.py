@@ -51,7 +51,7 @@ def assert_pass_preserves(
 
     The new program must verify, give equal results within the pass's exactness class on several batches (one row included), keep its
     signature, and have the properties that the pass establishes (see `recfx.pipeline.property_check`). A second run of an idempotent
-    pass must change nothing.
+    pass must change nothing. Passes that need calibration data get the program's example.
 
     Args:
         item: The pass, or several as a pipeline or its text.
@@ -150,7 +150,7 @@ def _check_all(passes: Sequence[Pass], program: Program, exactness: Exactness | 
 def _check(item: Pass, program: Program, exactness: Exactness | None, compare: Compare) -> Program:
     spec = item.spec
     try:
-        after, _ = run_pass(item, program, verify=Level.META)
+        after, _ = run_pass(item, program, verify=Level.META, resources=_data_of(program))
         compare(program, after, exactness or spec.exactness)
     except Exception as error:
         what = error if isinstance(error, RecfxError) else f"{type(error).__name__}: {error}"
@@ -162,8 +162,15 @@ def _check(item: Pass, program: Program, exactness: Exactness | None, compare: C
         if reason := why_not(after, name):
             raise AssertionError(f"{item} does not establish {name!r}: {reason}\n{after}")
     if spec.idempotent:
-        again, _ = run_pass(item, after, verify=Level.OFF)
+        again, _ = run_pass(item, after, verify=Level.OFF, resources=_data_of(after))
         difference = same_graph(after, again)
         if difference is not None:
             raise AssertionError(f"{item} is declared idempotent, but its second run changes: {difference}\n{changes}")
     return after
+
+
+def _data_of(program: Program) -> dict[str, Any]:
+    """The data for passes that need some."""
+    args, kwargs = program.signature.unpacked(program.example)
+    call: Any = dict(zip(program.signature.parameters, program.signature.nested(program.example), strict=True))
+    return {"calibration": [call if kwargs else args]}
