@@ -192,6 +192,8 @@ class Scenario:
         overhead_seconds: Constant time of a request outside the model: network and protocol.
         probe_seconds: Time from a probe's departure to its answer.
         jitter: Standard deviation of the logarithm of a batch's time around its profile.
+        factors: Measured over predicted times of batches, which the batches take in turn, in place of a jitter: those of a run that the
+            simulation is compared with.
         retries: Times that a request is sent again after its replica died.
         detect_seconds: Time until the death of a replica is known.
         start_seconds: Time until a replica that scaling adds answers.
@@ -213,6 +215,7 @@ class Scenario:
     overhead_seconds: float = 0.0
     probe_seconds: float = 0.0005
     jitter: float = 0.0
+    factors: tuple[float, ...] = ()
     retries: int = 1
     detect_seconds: float = 0.1
     start_seconds: float = 5.0
@@ -239,6 +242,9 @@ class Scenario:
         for name in least_zero:
             value = getattr(self, name)
             _require(0.0 <= value < math.inf, f"{name} is {value!r}", "pass a number of at least 0")
+        sound = all(0.0 < factor < math.inf for factor in self.factors)
+        _require(sound, "a factor of a batch's time is not above 0", "pass measured over predicted times")
+        _require(not (self.factors and self.jitter), "factors and a jitter", "pass one of them")
         _require(self.balancers >= 1, f"balancers is {self.balancers!r}", "pass an integer of at least 1")
         _require(
             self.warm_up < self.seconds,

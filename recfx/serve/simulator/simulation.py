@@ -85,7 +85,9 @@ class Simulation:
             yield from zip(times.tolist(), rows, names, strict=True)
 
     def _draw_factors(self) -> Iterator[float]:
-        """Random factors of batches' times."""
+        """Factors of batches' times."""
+        if self.scenario.factors:
+            yield from itertools.cycle(self.scenario.factors)
         jitter = self.scenario.jitter
         if not jitter:
             yield from itertools.repeat(1.0)

@@ -6,13 +6,24 @@ import dataclasses
 import math
 from collections.abc import Callable
 from random import Random
+from typing import Any
 
 import pytest
 from simulator_kit import FP32, INT8, LADDER, TIMES, scenario
 
 from recfx.errors import InputError
 from recfx.serve.policies import AimdConfig, DeadlineConfig, TenantConfig, TenantLimit, TenantLimits
-from recfx.serve.simulator import ROUTING, Fault, Machines, Policies, QuerySizes, Tenants, Variant
+from recfx.serve.simulator import (
+    ROUTING,
+    Fault,
+    Machines,
+    Policies,
+    QuerySizes,
+    RecordedTimes,
+    Tenants,
+    Variant,
+    simulate,
+)
 from recfx.serve.simulator.scenario import as_input_error
 
 #: What is refused -> how it is made, and a part of the message.
@@ -86,3 +97,17 @@ def test_ladders_are_made_for_several_variants_only() -> None:
 def test_tenants_share_a_limit_object() -> None:
     tenants = Tenants({"a": 1.0, "b": 3.0}, TenantConfig(TenantLimit(1.0, 1.0)))
     assert TenantLimits(tenants.config).admit("a", 1, 0.0) == 0.0
+
+
+def test_recorded_factors_are_those_of_the_batches_in_turn() -> None:
+    made = scenario(arrivals=RecordedTimes((0.0, 1.0, 2.0)), replicas=1, sizes=QuerySizes.of("64"), factors=(1.0, 3.0))
+    found = [simulate(made).latency(share) for share in (0.0, 100.0)]
+    assert found == pytest.approx([TIMES.seconds(64), 3.0 * TIMES.seconds(64)])
+
+
+@pytest.mark.parametrize(
+    "changes", [{"factors": (1.0, 0.0)}, {"factors": (math.nan,)}, {"factors": (1.0,), "jitter": 0.1}]
+)
+def test_wrong_factors(changes: dict[str, Any]) -> None:
+    with pytest.raises(InputError, match="factor"):
+        scenario(**changes)
