@@ -11,18 +11,18 @@ from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
     from recfx.serve.engine.settings import EngineSettings as EngineSettings
-    from recfx.serve.http.settings import HttpSettings as HttpSettings
     from recfx.serve.models import Models as Models
     from recfx.serve.models import Source as Source
     from recfx.serve.outcomes import Reason as Reason
     from recfx.serve.outcomes import Rejected as Rejected
+    from recfx.serve.protocol.limits import HttpSettings as HttpSettings
     from recfx.serve.server import Server as Server
     from recfx.serve.server import ServerSettings as ServerSettings
     from recfx.serve.updates import UpdateSettings as UpdateSettings
 
 _HOMES = {
     "EngineSettings": "engine.settings",
-    "HttpSettings": "http.settings",
+    "HttpSettings": "protocol.limits",
     "Models": "models",
     "Reason": "outcomes",
     "Rejected": "outcomes",

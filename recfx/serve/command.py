@@ -119,9 +119,9 @@ def make_server(options: argparse.Namespace, named: list[tuple[str, list[Source]
         RecfxError: A model cannot be loaded, or an option does not fit.
     """
     from recfx.serve.engine.settings import EngineSettings
-    from recfx.serve.http.settings import HttpSettings
     from recfx.serve.models import Models
     from recfx.serve.policies.tenants import TenantConfig, TenantLimit
+    from recfx.serve.protocol.limits import HttpSettings
     from recfx.serve.server import Server, ServerSettings
 
     chosen: dict[str, Any] = {} if options.calls is None else {"workers": options.calls}

@@ -20,9 +20,9 @@ from recfx.errors import InputError, RecfxError, TargetError
 from recfx.serve.engine.settings import EngineSettings
 from recfx.serve.http.app import App
 from recfx.serve.http.protocol import timed_protocol
-from recfx.serve.http.settings import HttpSettings
 from recfx.serve.models import Models
 from recfx.serve.policies.tenants import TenantConfig
+from recfx.serve.protocol.limits import HttpSettings
 from recfx.serve.updates import UpdateSettings
 
 _log = logging.getLogger("recfx.serve")

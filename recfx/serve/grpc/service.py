@@ -16,12 +16,11 @@ from recfx.serve.calls import infer
 from recfx.serve.engine.datatypes import dtype_of
 from recfx.serve.engine.engine import Engine
 from recfx.serve.grpc.protocol import ROWS_PACKAGE, ROWS_SERVICE, SERVICE, message, methods
-from recfx.serve.http.app import timeout_of
-from recfx.serve.http.messages import checked_shape, chosen_outputs, from_bytes, to_bytes
-from recfx.serve.http.settings import HttpSettings
-from recfx.serve.http.status import model_document, server_document
 from recfx.serve.models import Models
 from recfx.serve.outcomes import Reason, Rejected
+from recfx.serve.protocol.documents import model_document, server_document
+from recfx.serve.protocol.limits import HttpSettings
+from recfx.serve.protocol.tensors import checked_shape, chosen_outputs, from_bytes, timeout_of, to_bytes
 
 #: The gRPC status of each reason.
 STATUS = {

@@ -19,14 +19,15 @@ from recfx.serve.bridge import Bridge
 from recfx.serve.calls import infer
 from recfx.serve.engine.engine import Engine
 from recfx.serve.http.bodies import Receive, length_of, read_body
-from recfx.serve.http.messages import JSON_LENGTH, chosen_outputs, read_request, write_answer
+from recfx.serve.http.messages import JSON_LENGTH, read_request, write_answer
 from recfx.serve.http.metrics import exposition
 from recfx.serve.http.openapi import openapi_document
 from recfx.serve.http.page import PAGE
-from recfx.serve.http.settings import HttpSettings
-from recfx.serve.http.status import index_document, model_document, server_document, status_document
 from recfx.serve.models import Models
 from recfx.serve.outcomes import Reason, Rejected
+from recfx.serve.protocol.documents import index_document, model_document, server_document, status_document
+from recfx.serve.protocol.limits import HttpSettings
+from recfx.serve.protocol.tensors import chosen_outputs, timeout_of
 from recfx.serve.updates import tables_document
 
 _log = logging.getLogger("recfx.serve")
@@ -220,25 +221,6 @@ class App:
 def _require(method: str, allowed: tuple[str, ...], path: str) -> None:
     if method not in allowed:
         raise Rejected(Reason.INVALID, f"{method} is not a method of {path}", hint=f"use {allowed[0]}")
-
-
-def timeout_of(parameters: Mapping[str, Any]) -> float | None:
-    """The parameter "timeout" of a request, in seconds; it is sent in microseconds.
-
-    Raises:
-        Rejected: It is not a number of microseconds.
-    """
-    value = parameters.get("timeout")
-    if value is None:
-        return None
-    if not isinstance(value, int) or isinstance(value, bool) or value < 0:
-        raise Rejected(
-            Reason.INVALID,
-            f"expected microseconds, got {value!r:.80}",
-            where="parameter timeout",
-            hint="send an integer, 0 for no timeout",
-        )
-    return value * 1e-6 if value else None
 
 
 async def _disconnected(receive: Receive) -> None:

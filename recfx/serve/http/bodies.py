@@ -7,8 +7,8 @@ import zlib
 from collections.abc import Awaitable, Callable, Mapping, MutableMapping
 from typing import Any
 
-from recfx.serve.http.settings import HttpSettings
 from recfx.serve.outcomes import Reason, Rejected
+from recfx.serve.protocol.limits import HttpSettings
 
 Receive = Callable[[], Awaitable[MutableMapping[str, Any]]]
 

@@ -16,10 +16,10 @@ from recfx.errors import InputError
 from recfx.serve.engine.datatypes import NAMES, dtype_of
 from recfx.serve.engine.tensor_info import TensorInfo
 from recfx.serve.outcomes import Reason, Rejected
+from recfx.serve.protocol.tensors import checked_shape, chosen_outputs, from_bytes, to_bytes
 
 #: Header: the length of the JSON in front of binary tensors.
 JSON_LENGTH: Final = b"inference-header-content-length"
-_MOST_DIMENSIONS: Final = 16
 #: The JSON of a request is kept if it is no longer.
 _MOST_KEPT: Final = 4096
 
@@ -193,19 +193,6 @@ def _output(entry: Any, place: int, binary: bool) -> tuple[str, bool]:
     return name, parameters.get("binary_data", binary) is True
 
 
-def checked_shape(sizes: list[Any], where: str) -> list[int]:
-    """The sizes of a tensor.
-
-    Raises:
-        InputError: They are too many, or not sizes.
-    """
-    if len(sizes) > _MOST_DIMENSIONS or not all(
-        isinstance(n, int) and not isinstance(n, bool) and 0 <= n < 2**40 for n in sizes
-    ):
-        raise InputError(f"{sizes!r:.80} is not a shape", where=where, hint="send a list of sizes")
-    return sizes
-
-
 def _from_json(data: Any, dtype: torch.dtype, shape: Sequence[int], where: str) -> torch.Tensor:
     """A tensor from a flat or nested list of numbers."""
     values = _list(data, f"data of {where}")
@@ -263,32 +250,6 @@ def _worst(array: np.ndarray[Any, Any]) -> str:
     return "numbers with a fraction" if array.dtype.kind == "f" else f"{array.dtype}"
 
 
-def from_bytes(
-    body: bytes | bytearray, offset: int, size: int, dtype: torch.dtype, shape: Sequence[int], where: str
-) -> torch.Tensor:
-    """A tensor from little-endian bytes; it shares their memory if they are writable and aligned.
-
-    Raises:
-        InputError: The number of bytes does not fit the shape.
-    """
-    wanted = math.prod(shape) * dtype.itemsize
-    if size != wanted:
-        raise InputError(
-            f"{size} bytes do not fill {NAMES[dtype]} of shape {list(shape)}, which are {wanted}",
-            where=where,
-            hint="send all bytes of the tensor",
-        )
-    if not size:
-        return torch.empty(tuple(shape), dtype=dtype)
-    held = np.frombuffer(body, np.uint8, size, offset)
-    if not held.flags.writeable or held.__array_interface__["data"][0] % dtype.itemsize:
-        held = held.copy()
-    tensor = torch.from_numpy(held).view(dtype).view(shape)
-    if dtype is torch.bool and bool((tensor.view(torch.uint8) > 1).any()):
-        raise InputError("a byte of BOOL data is neither 0 nor 1", where=where, hint="send 0 or 1 for each value")
-    return tensor
-
-
 def write_answer(
     model: str, version: str, request: InferenceRequest, infos: Sequence[TensorInfo], outputs: Sequence[torch.Tensor]
 ) -> tuple[list[bytes], int | None]:
@@ -324,29 +285,3 @@ def write_answer(
         document["id"] = request.id
     text = orjson.dumps(document)
     return [text, *binaries], (len(text) if binaries else None)
-
-
-def chosen_outputs(
-    wanted: Sequence[tuple[str, bool]] | None, names: Sequence[str], binary: bool
-) -> Sequence[tuple[str, bool]]:
-    """The outputs to return and whether each is binary.
-
-    Raises:
-        Rejected: The model does not have one of them.
-    """
-    if wanted is None:
-        return [(name, binary) for name in names]
-    for name, _ in wanted:
-        if name not in names:
-            raise Rejected(
-                Reason.INVALID, f"the model has no output {name!r}", where="outputs", hint=f"it has {', '.join(names)}"
-            )
-    return wanted
-
-
-def to_bytes(tensor: torch.Tensor) -> bytes:
-    """The values of a tensor as little-endian bytes."""
-    held = tensor.contiguous()
-    if held.dtype is torch.bfloat16:  # NumPy has no such type
-        held = held.view(torch.int16)
-    return held.numpy().tobytes()

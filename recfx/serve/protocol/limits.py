@@ -1,4 +1,4 @@
-"""`HttpSettings`: the limits and tokens of the HTTP interface."""
+"""`HttpSettings`: the limits and tokens of both protocols."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ from recfx.errors import InputError
 
 @dataclasses.dataclass(frozen=True)
 class HttpSettings:
-    """The limits and tokens of the HTTP interface.
+    """The limits and tokens of both protocols.
 
     Attributes:
         most_bytes: Bytes of a body at most, after decompression.

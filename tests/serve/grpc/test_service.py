@@ -14,9 +14,9 @@ from recfx.serve.engine.engine import Engine
 from recfx.serve.engine.settings import EngineSettings
 from recfx.serve.grpc.protocol import SERVICE, message, methods
 from recfx.serve.grpc.service import STATUS, tensors_of
-from recfx.serve.http.settings import HttpSettings
 from recfx.serve.models import Models
 from recfx.serve.outcomes import Reason, Rejected
+from recfx.serve.protocol.limits import HttpSettings
 from recfx.serve.server import Server, ServerSettings
 
 RAW = {torch.float32: "FP32", torch.int64: "INT64"}

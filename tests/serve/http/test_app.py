@@ -19,9 +19,9 @@ from prometheus_client.parser import text_string_to_metric_families
 
 from recfx.serve.engine.engine import Engine
 from recfx.serve.engine.settings import EngineSettings
-from recfx.serve.http.settings import HttpSettings
 from recfx.serve.models import Models
 from recfx.serve.outcomes import Reason
+from recfx.serve.protocol.limits import HttpSettings
 from recfx.serve.server import Server, ServerSettings
 
 
