@@ -18,7 +18,20 @@ from setuptools.command.build_ext import build_ext
 SOURCES = Path("recfx/kernels/csrc")
 AVX2 = ["-mavx2", "-mfma", "-mf16c"]
 AVX512 = [*AVX2, "-mavx512f", "-mavx512bw", "-mavx512dq", "-mavx512vl", "-mavx512cd", "-mprefer-vector-width=512"]
-COMMON = ["plan", "pool", "openmp", "turns", "order", "propagate", "bpr", "queries", "retrieval", "costs", "levels"]
+COMMON = [
+    "plan",
+    "pool",
+    "openmp",
+    "turns",
+    "order",
+    "propagate",
+    "bpr",
+    "queries",
+    "retrieval",
+    "costs",
+    "encode",
+    "levels",
+]
 MODULE = "module"  # the Python module, which alone needs the headers of Python
 # Without debug information, which Python's own flags ask for: it takes a quarter of the time and five sixths of the library.
 OPTIONS = ["-O3", "-g0", "-fvisibility=hidden", "-Wall", "-Wextra"]
@@ -39,8 +52,8 @@ FAMILIES = {"x86_64": X86_FLAGS, "amd64": X86_FLAGS, "aarch64": ARM_FLAGS, "arm6
 def flags_of_sources(machine: str) -> dict[str, list[str]]:
     """The C++ sources of a machine, as `platform.machine()` names it, and the flags that each needs beside those of all."""
     levels: dict[str, list[str]] = {"level_portable": [], "scan_portable": [], **FAMILIES.get(machine.lower(), {})}
-    # All levels and machines give the same bits in a search, which a contracted product and sum would not.
-    exact = ("scan", "queries", "retrieval")
+    # All levels and machines give the same bits in a search and in a table, which a contracted product and sum would not.
+    exact = ("scan", "queries", "retrieval", "encode")
     return {
         name: ["-std=c++17", *flags, *(["-ffp-contract=off"] if name.startswith(exact) else [])]
         for name, flags in {**{name: [] for name in COMMON}, **levels}.items()

@@ -15,6 +15,7 @@ from benchmarks import (
     compile_time,
     compression,
     cost_accuracy,
+    live_rows,
     placement_regret,
     pruning,
     random_models,
@@ -29,7 +30,7 @@ from benchmarks.results import Results
 from benchmarks.runner import run
 from benchmarks.settings import BASELINE, Settings
 from benchmarks.table import render
-from recfx.command_line import add_option, integers, listed, run_command
+from recfx.command_line import add_option, integers, listed, positive, run_command, seconds
 
 
 def main(argv: Sequence[str] | None = None) -> int:
@@ -149,6 +150,17 @@ def _parser() -> argparse.ArgumentParser:
     add_option(served, "seconds", 5.0, "length of each trial (default: %(default)s)")
     served.set_defaults(run=_serving)
 
+    rows = commands.add_parser("live-rows", help="write new rows of tables while a model is called")
+    rows.add_argument("formats", nargs="*", help=f"default: {' '.join(live_rows.FORMATS)}")
+    rows.add_argument(
+        "--rows", type=positive, default=500_000, help="of two tables of 64 columns (default: %(default)s)"
+    )
+    rows.add_argument("--update", type=positive, default=10_000, help="rows of an update (default: %(default)s)")
+    rows.add_argument("--rate", type=seconds, default=1e6, help="rows per second at most (default: %(default)g)")
+    rows.add_argument("--batch", type=positive, default=100, help="rows of a request (default: %(default)s)")
+    add_option(rows, "seconds", 10.0, "of requests, half of them with updates (default: %(default)s)")
+    rows.set_defaults(run=_live_rows)
+
     predicted = commands.add_parser("cost-model", help="compare predicted times with measured ones")
     predicted.add_argument("models", nargs="*", help=f"models of the zoo (default: {' '.join(cost_accuracy.MODELS)})")
     predicted.add_argument("--backends", default="native,eager", help="separated by commas (default: %(default)s)")
@@ -200,6 +212,16 @@ def _estimators(options: argparse.Namespace) -> int:
         options.data, options.out, options.seeds, options.bits, options.bounds, pair, options.epochs, options.lr
     )
     print(estimators.compare(plan))
+    return 0
+
+
+def _live_rows(options: argparse.Namespace) -> int:
+    torch.set_num_threads(1)
+    case = live_rows.Case(options.rows, options.update, options.rate, options.batch, options.seconds)
+    found = live_rows.measure(
+        options.formats or list(live_rows.FORMATS), case, lambda line: print(line, file=sys.stderr, flush=True)
+    )
+    print(live_rows.report(found))
     return 0
 
 

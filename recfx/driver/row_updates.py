@@ -11,7 +11,8 @@ import torch
 
 from recfx.driver.table_history import TableRecord
 from recfx.errors import IdError, InputError
-from recfx.formats.rowwise import ROW_BITS, encode_new_rows
+from recfx.formats.rowwise import ROW_BITS
+from recfx.kernels.encoding import pack_new_rows
 
 #: As many names of tables are listed in an error.
 _LISTED = 12
@@ -23,7 +24,7 @@ class NewRows:
 
     Attributes:
         table: The position of the table in the records.
-        ids: int64 [n], each once and inside the table, ascending.
+        ids: int64 [n], each once and inside the table.
         rows: Floating point [n, columns], finite.
     """
 
@@ -158,12 +159,12 @@ def _require_finite(rows: torch.Tensor, where: str) -> None:
 
 
 def _each_once(ids: torch.Tensor, rows: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
-    """Ascending ids, each once, with the last row of each."""
-    if len(ids) < 2 or bool((ids[1:] > ids[:-1]).all()):
-        return ids, rows
+    """Ids, each once, with the last row of each."""
     ordered, order = ids.sort(stable=True)
     last = torch.ones(len(ids), dtype=torch.bool)
     last[:-1] = ordered[1:] != ordered[:-1]
+    if bool(last.all()):
+        return ids, rows
     return ordered[last], rows[order[last]]
 
 
@@ -181,7 +182,7 @@ def packed_rows(record: TableRecord, table: torch.Tensor, rows: torch.Tensor, wh
     """
     if record.bits in ROW_BITS:
         try:
-            return encode_new_rows(rows.float(), record.bits, refine=record.refine)
+            return pack_new_rows(rows.float(), record.bits, refine=record.refine)
         except InputError as error:
             raise InputError(
                 error.what.replace("of the table", "of the update"), where=where, hint=error.hint

@@ -17,8 +17,8 @@ _POLISHING_STEPS = 2
 
 
 def spread(rows: torch.Tensor, bits: int) -> Fit:
-    """From the row's minimum, rounded to half precision, to its maximum."""
-    bias = rows.amin(1, keepdim=True).half().float()
+    """From the row's minimum, rounded to half precision, to its maximum. A bias of zero is positive."""
+    bias = rows.amin(1, keepdim=True).half().float() + 0.0
     return (rows.amax(1, keepdim=True) - bias) / ((1 << bits) - 1), bias
 
 

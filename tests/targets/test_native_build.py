@@ -43,7 +43,7 @@ def test_levels_go_by_the_processor(build: ModuleType, machine: str) -> None:
         special = [flag for flag in flags if flag.startswith("-m")]
         assert bool(special) == any(level in name for level in ("avx", "neon")), name
         assert machine in ARM or not any(flag.startswith("-march=") for flag in special), name
-        assert ("-ffp-contract=off" in flags) == name.startswith(("scan", "queries", "retrieval"))
+        assert ("-ffp-contract=off" in flags) == name.startswith(("scan", "queries", "retrieval", "encode"))
 
 
 def test_levels_that_are_dispatched_to_are_those_that_are_built(build: ModuleType) -> None:
