@@ -35,7 +35,10 @@ def command_parser() -> argparse.ArgumentParser:
     demo.add_argument("--pipeline", help="passes to run (default: the default pipeline)")
     _add_passes(demo)
     add_option(demo, "threads")
-    demo.add_argument("--save", type=Path, help="folder to save the compiled model in")
+    demo.add_argument(
+        "--save", type=Path, help="folder to save the compiled model in; with --budget, the compressed one"
+    )
+    demo.add_argument("--budget", type=float, help="also compress the model: how much AUC it may lose, such as 0.001")
     add_option(demo, "seed", 0)
     demo.set_defaults(run=_demo)
 
@@ -209,6 +212,7 @@ def _demo(options: argparse.Namespace) -> int:
         pipeline=options.pipeline,
         threads=options.threads,
         save=options.save,
+        budget=options.budget,
         seed=options.seed,
         label=options.label,
     )

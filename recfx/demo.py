@@ -12,6 +12,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
+from recfx.budget import AUC, Budget
 from recfx.compiled import CompiledModel
 from recfx.cost.comparison import Comparison
 from recfx.cost.timing import compare
@@ -22,7 +23,24 @@ from recfx.optimizer import optimize
 from recfx.preconditions import require_output, require_pipeline
 
 BATCHES = (1, 64, 1024)
-_TABLE_WIDTH = 110
+#: Rows that say which channels matter, for a model within a budget.
+CALIBRATION_ROWS = 2048
+_TABLE_WIDTH = 150
+
+
+@dataclasses.dataclass(frozen=True)
+class Compressed:
+    """A model that is compressed within a budget.
+
+    Attributes:
+        figures: Its figures on the test split.
+        auc_change: Its AUC minus that of the trained model, with a paired bootstrap interval.
+        compiled: The model; its report holds the certificate.
+    """
+
+    figures: ClickFigures
+    auc_change: Interval
+    compiled: CompiledModel
 
 
 @dataclasses.dataclass(frozen=True)
@@ -34,9 +52,10 @@ class DemoResult:
         after: Figures of the compiled model on the same rows.
         auc_change: AUC after minus before, with a paired bootstrap interval.
         largest_difference: Largest absolute difference of two logits.
-        latency: Batch size -> interleaved timing of "eager" and "compiled".
+        latency: Batch size -> interleaved timing of "eager", "compiled" and, with a budget, "compressed".
         state_bytes: Bytes of parameters and buffers before and after.
         compiled: The compiled model.
+        compressed: The model within the budget; None without one.
     """
 
     before: ClickFigures
@@ -46,6 +65,7 @@ class DemoResult:
     latency: dict[int, Comparison]
     state_bytes: tuple[int, int]
     compiled: CompiledModel
+    compressed: Compressed | None = None
 
 
 def run_demo(
@@ -57,6 +77,7 @@ def run_demo(
     pipeline: str | None = None,
     threads: int | None = None,
     save: Path | None = None,
+    budget: float | None = None,
     seed: int = 0,
     label: str | None = None,
     timing_seconds: float = 2.0,
@@ -71,7 +92,8 @@ def run_demo(
         rows: Use at most this many rows of click-through data.
         pipeline: Passes to run; the default pipeline without it.
         threads: Threads torch may use.
-        save: Folder to save the compiled model in.
+        save: Folder to save the compiled model in; with a budget, the compressed one.
+        budget: How much AUC a further, compressed model may lose; None for no such model.
         seed: Seed of data, weights and training.
         label: The column of labels of a CSV or Parquet file.
         timing_seconds: Time for measuring latency at each batch size.
@@ -81,6 +103,7 @@ def run_demo(
         RecfxError: The model is unknown, the data cannot be read, or `optimize` fails.
     """
     require_pipeline(pipeline)  # before the training, which takes minutes
+    allowed = None if budget is None else Budget(budget)
     if save is not None:
         require_output(save)
     if threads is not None:
@@ -95,10 +118,11 @@ def run_demo(
     log = train_ctr(model, task.data, epochs=4, seconds=seconds, seed=seed, progress=progress, forward=task.forward)
     say.line(f"trained {log.steps:,} steps in {log.seconds:.0f} s (stopped by {log.stopped})")
     compiled = optimize(model, target="cpu", example_inputs=task.inputs(64), pipeline=pipeline)
-    result = _compare(task, model, compiled, timing_seconds)
+    compressed = None if allowed is None else _within(task, model, allowed, seed)
+    result = _compare(task, model, compiled, compressed, timing_seconds)
     say.result(name, result, task.bayes_auc)
     if save is not None:
-        compiled.save(save)
+        (compressed or compiled).save(save)
         say.line(f"saved in {save}; next steps:")
         for text in serving_commands(save):
             say.command(text)
@@ -117,24 +141,46 @@ def serving_commands(folder: Path) -> list[str]:
     ]
 
 
-def _compare(task: Task, model: nn.Module, compiled: CompiledModel, timing_seconds: float) -> DemoResult:
+def _within(task: Task, model: nn.Module, budget: Budget, seed: int) -> CompiledModel:
+    """The model within a budget. The budget divides the validation rows in two; it does not see the test rows."""
+    rows = torch.arange(min(len(task.data.train), CALIBRATION_ROWS)).split(512)
+    return optimize(
+        model,
+        target="cpu",
+        example_inputs=task.inputs(64),
+        calibration=[task.arguments(*task.data.train.inputs(some)) for some in rows],
+        evaluate=AUC(task.data.valid, forward=task.forward, seed=seed),
+        budget=budget,
+    )
+
+
+def _compare(
+    task: Task, model: nn.Module, compiled: CompiledModel, compressed: CompiledModel | None, timing_seconds: float
+) -> DemoResult:
     test = task.data.test
-    logits = {name: predict(f, test, forward=task.forward) for name, f in (("before", model), ("after", compiled))}
+    models = {"before": model, "after": compiled, **({} if compressed is None else {"compressed": compressed})}
+    logits = {name: predict(f, test, forward=task.forward) for name, f in models.items()}
+    figures = {name: evaluate_ctr(f, test, forward=task.forward) for name, f in models.items()}
+    changes = {name: auc_difference(test.label, logits["before"], logits[name]) for name in models}
+    served = {"compiled": compiled, **({} if compressed is None else {"compressed": compressed})}
     return DemoResult(
-        before=evaluate_ctr(model, test, forward=task.forward),
-        after=evaluate_ctr(compiled, test, forward=task.forward),
-        auc_change=auc_difference(test.label, logits["before"], logits["after"]),
+        before=figures["before"],
+        after=figures["after"],
+        auc_change=changes["after"],
         largest_difference=float((logits["before"] - logits["after"]).abs().max()),
-        latency={batch: _latency(model, compiled, task.inputs(batch), timing_seconds) for batch in BATCHES},
+        latency={batch: _latency(model, served, task.inputs(batch), timing_seconds) for batch in BATCHES},
         state_bytes=compiled.report.state_bytes,
         compiled=compiled,
+        compressed=None if compressed is None else Compressed(figures["compressed"], changes["compressed"], compressed),
     )
 
 
-def _latency(model: nn.Module, compiled: CompiledModel, inputs: tuple[Tensor, ...], seconds: float) -> Comparison:
-    return compare(
-        {"eager": _served(model, inputs), "compiled": partial(compiled, *inputs)}, seconds=seconds, baseline="eager"
-    )
+def _latency(
+    model: nn.Module, compiled: dict[str, CompiledModel], inputs: tuple[Tensor, ...], seconds: float
+) -> Comparison:
+    candidates: dict[str, Callable[[], Any]] = {"eager": _served(model, inputs)}
+    candidates |= {name: partial(fast, *inputs) for name, fast in compiled.items()}
+    return compare(candidates, seconds=seconds, baseline="eager")
 
 
 def _served(model: nn.Module, inputs: tuple[Tensor, ...]) -> Callable[[], Any]:
@@ -173,38 +219,39 @@ class _Printer:
             f"AUC change {change.estimate:+.6f} (95 % interval {change.low:+.6f} to {change.high:+.6f}), "
             f"largest difference of two logits {result.largest_difference:.3g}"
         )
+        if result.compressed is not None:
+            self.line(str(result.compressed.compiled.report.budget))
         if result.compiled.report.kept_eager:
             self.line("the compiled model measured slower than the original, so the original runs (do no harm)")
 
     def _comparison(self, name: str, result: DemoResult, bayes_auc: float | None) -> Any:
         from rich.table import Table
 
+        small = result.compressed
+        names = ["compiled"] + ["compressed"] * (small is not None)
         table = Table(title=f"{name}, {next(iter(result.latency.values())).threads} thread(s)")
-        for column in ("", "before", "after", "after / before (95 % interval)"):
+        titles = ["", "before", "after", "after / before (95 % interval)"]
+        for column in titles + ["compressed", "compressed / before"] * (small is not None):
             table.add_column(column, justify="left" if not column else "right")
         before, after = result.before, result.after
         best = f" (at best {bayes_auc:.4f})" if bayes_auc is not None else ""
-        table.add_row(f"AUC{best}", f"{before.auc:.6f}", f"{after.auc:.6f}", "")
-        table.add_row("log loss", f"{before.log_loss:.6f}", f"{after.log_loss:.6f}", "")
+        of_small = [f"{small.figures.auc:.6f}", f"{small.auc_change.estimate:+.6f}"] if small is not None else []
+        table.add_row(f"AUC{best}", f"{before.auc:.6f}", f"{after.auc:.6f}", "", *of_small)
+        loss = [f"{small.figures.log_loss:.6f}", ""] if small is not None else []
+        table.add_row("log loss", f"{before.log_loss:.6f}", f"{after.log_loss:.6f}", "", *loss)
         for batch, timing in result.latency.items():
-            old, new = timing.timings["eager"], timing.timings["compiled"]
-            ratio = timing.ratios["compiled"]
-            table.add_row(
-                f"batch {batch}, p50",
-                f"{old.median * 1e6:,.0f} µs",
-                f"{new.median * 1e6:,.0f} µs",
-                f"{ratio.value:.2f} ({ratio.low:.2f} to {ratio.high:.2f})",
-            )
-            table.add_row(
-                f"batch {batch}, p99",
-                f"{old.p99 * 1e6:,.0f} µs",
-                f"{new.p99 * 1e6:,.0f} µs",
-                f"{new.p99 / old.p99:.2f}",
-            )
+            old = timing.timings["eager"]
+            medians, tails = [], []
+            for each in names:
+                ratio, new = timing.ratios[each], timing.timings[each]
+                medians += [f"{new.median * 1e6:,.0f} µs", f"{ratio.value:.2f} ({ratio.low:.2f} to {ratio.high:.2f})"]
+                tails += [f"{new.p99 * 1e6:,.0f} µs", f"{new.p99 / old.p99:.2f}"]
+            table.add_row(f"batch {batch}, p50", f"{old.median * 1e6:,.0f} µs", *medians)
+            table.add_row(f"batch {batch}, p99", f"{old.p99 * 1e6:,.0f} µs", *tails)
         bytes_before, bytes_after = result.state_bytes
-        table.add_row(
-            "bytes", human_bytes(bytes_before), human_bytes(bytes_after), f"{bytes_after / max(bytes_before, 1):.2f}"
-        )
+        sizes = [bytes_after] + [small.compiled.report.state_bytes[1] for small in [result.compressed] if small]
+        cells = [cell for size in sizes for cell in (human_bytes(size), f"{size / max(bytes_before, 1):.2f}")]
+        table.add_row("bytes", human_bytes(bytes_before), *cells)
         return table
 
     def _passes(self, compiled: CompiledModel) -> Any:

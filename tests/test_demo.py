@@ -6,11 +6,13 @@ from pathlib import Path
 
 import pytest
 import torch
+from native_kit import needs_kernels
 
 import recfx
 from recfx.cli import command_parser, main
 from recfx.demo import BATCHES, DemoResult, run_demo
 from recfx.demo_tasks import CTR_MODELS, task_for
+from recfx.errors import InputError
 from recfx.passes import EXACT_PIPELINE
 from recfx.zoo import MODELS
 
@@ -50,6 +52,28 @@ def test_four_epochs_and_tables_with_whole_lines_in_a_pipe(capsys: pytest.Captur
         for figure in ("p50", "p99"):
             (row,) = (line for line in lines if f"batch {batch}, {figure}" in line)
             assert row.count("µs") == 2
+
+
+@needs_kernels
+def test_a_budget_adds_a_column_and_the_certificate(capsys: pytest.CaptureFixture[str], tmp_path: Path) -> None:
+    folder = tmp_path / "model"
+    result = run_demo(seconds=600, rows=6_000, timing_seconds=0.2, budget=0.05, save=folder, progress=False)
+    small = result.compressed
+    assert small is not None
+    certificate = small.compiled.report.budget
+    assert certificate is not None
+    assert certificate.bytes[1] < 0.5 * result.state_bytes[1]
+    assert small.auc_change.estimate == pytest.approx(small.figures.auc - result.before.auc)
+    assert set(result.latency[64].timings) == {"eager", "compiled", "compressed"}
+    printed = capsys.readouterr().out
+    assert "compressed / before" in printed
+    assert certificate.summary() in " ".join(printed.split())
+    assert recfx.load(folder).report.budget == certificate
+
+
+def test_a_budget_out_of_range_is_an_error_before_the_training() -> None:
+    with pytest.raises(InputError, match="max_drop=-1"):
+        run_demo(budget=-1, progress=False)
 
 
 def test_on_real_criteo_exact_passes_leave_auc_as_it_is(data_dir: Path) -> None:

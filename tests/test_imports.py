@@ -74,7 +74,7 @@ ALLOWED: dict[str, set[str]] = {
     "export": {"compiled", "errors", "onnx"},
     "demo_tasks": {"data", "errors", "zoo"},
     "preconditions": {"driver"},
-    "demo": {"compiled", "cost", "data", "demo_tasks", "ir", "optimizer", "preconditions"},
+    "demo": {"budget", "compiled", "cost", "data", "demo_tasks", "ir", "optimizer", "preconditions"},
     "doctor": {"errors", "targets"},
     "model_files": {"errors", "pipeline"},
     "simulation_command": {"command_line", "errors", "progress", "serve"},
