@@ -15,6 +15,7 @@ if TYPE_CHECKING:
     from recfx.serve.models import Source as Source
     from recfx.serve.outcomes import Reason as Reason
     from recfx.serve.outcomes import Rejected as Rejected
+    from recfx.serve.processes import ServerProcesses as ServerProcesses
     from recfx.serve.protocol.limits import HttpSettings as HttpSettings
     from recfx.serve.server import Server as Server
     from recfx.serve.server import ServerSettings as ServerSettings
@@ -27,6 +28,7 @@ _HOMES = {
     "Reason": "outcomes",
     "Rejected": "outcomes",
     "Server": "server",
+    "ServerProcesses": "processes",
     "ServerSettings": "server",
     "Source": "models",
     "UpdateSettings": "updates",
@@ -39,6 +41,7 @@ __all__ = [
     "Reason",
     "Rejected",
     "Server",
+    "ServerProcesses",
     "ServerSettings",
     "Source",
     "UpdateSettings",
@@ -48,7 +51,7 @@ __all__ = [
 def __getattr__(name: str) -> Any:
     if name not in _HOMES:
         raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
-    if name in ("Server", "ServerSettings"):
+    if name in ("Server", "ServerProcesses", "ServerSettings"):
         from recfx.serve.packages import require
 
         require()

@@ -3,15 +3,18 @@
 from __future__ import annotations
 
 import argparse
+import dataclasses
 import re
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from recfx.command_line import not_negative, positive, seconds
+from recfx.command_line import positive, seconds
 from recfx.errors import InputError
 
 if TYPE_CHECKING:
     from recfx.serve.models import Source
+    from recfx.serve.plan import ServerPlan
+    from recfx.serve.processes import ServerProcesses
     from recfx.serve.server import Server
     from recfx.serve.updates import UpdateSettings
 
@@ -77,7 +80,6 @@ def add_serve(serve: argparse.ArgumentParser) -> None:
     )
     add("--certificate", type=Path, metavar="FILE", help="TLS certificate in PEM format")
     add("--key", type=Path, metavar="FILE", help="its private key")
-    add("--socket", type=not_negative, help=argparse.SUPPRESS)
     serve.set_defaults(run=run_serve)
 
 
@@ -98,31 +100,28 @@ def run_serve(options: argparse.Namespace) -> int:
 
     require(grpc=options.grpc_port is not None)
     named = [read_model(text) for text in options.models]
-    if options.workers > 1 and options.socket is None:
-        from recfx.serve.processes import supervise
+    plan = plan_of(options, named)
+    if options.workers == 1:
+        plan.make().run(ready=lambda started: _announce(started, named))
+        return 0
+    from recfx.serve.processes import ServerProcesses
 
-        return supervise(options, named)
-    server = make_server(options, named)
-    sockets = None
-    if options.socket is not None:
-        import socket
-
-        sockets = [socket.socket(fileno=options.socket)]
-    server.run(sockets, ready=lambda started: _announce(started, named))
-    return 0
+    fields = {field.name: getattr(plan, field.name) for field in dataclasses.fields(plan) if field.name != "models"}
+    processes = ServerProcesses(dict(plan.models), options.workers, **fields)
+    return processes.run(ready=lambda started: _announce_processes(started, named, options.workers))
 
 
-def make_server(options: argparse.Namespace, named: list[tuple[str, list[Source]]]) -> Server:
-    """The server of the options.
+def plan_of(options: argparse.Namespace, named: list[tuple[str, list[Source]]]) -> ServerPlan:
+    """The plan of the server that the options describe.
 
     Raises:
-        RecfxError: A model cannot be loaded, or an option does not fit.
+        InputError: An option does not fit.
     """
     from recfx.serve.engine.settings import EngineSettings
-    from recfx.serve.models import Models
+    from recfx.serve.plan import ServerPlan
     from recfx.serve.policies.tenants import TenantConfig, TenantLimit
     from recfx.serve.protocol.limits import HttpSettings
-    from recfx.serve.server import Server, ServerSettings
+    from recfx.serve.server import ServerSettings
 
     chosen: dict[str, Any] = {} if options.calls is None else {"workers": options.calls}
     engine = EngineSettings(
@@ -147,10 +146,7 @@ def make_server(options: argparse.Namespace, named: list[tuple[str, list[Source]
     limit = None
     if options.tenant_rows is not None:
         limit = TenantConfig(TenantLimit(options.tenant_rows, float(options.tenant_rows)))
-    models = Models(engine, limit, update_settings(options))
-    for name, sources in named:
-        models.add(sources, name)
-    return Server(models, settings=settings, http=http)
+    return ServerPlan(named, settings, engine, http, limit, update_settings(options))
 
 
 def update_settings(options: argparse.Namespace) -> UpdateSettings | None:
@@ -240,4 +236,11 @@ def _announce(server: Server, named: list[tuple[str, list[Source]]]) -> None:
     names = ", ".join(name for name, _ in named)
     grpc = "" if server.grpc_address is None else f", gRPC at {server.grpc_address}"
     sys.stdout.write(f"serving {names} at {server.address}{grpc}\n")
+    sys.stdout.flush()
+
+
+def _announce_processes(processes: ServerProcesses, named: list[tuple[str, list[Source]]], count: int) -> None:
+    import sys
+
+    sys.stdout.write(f"serving {', '.join(name for name, _ in named)} at {processes.address} in {count} processes\n")
     sys.stdout.flush()

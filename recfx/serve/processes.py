@@ -1,94 +1,184 @@
-"""Several processes that serve the same models on one port; their tables are pages of the same mapped files."""
+"""`ServerProcesses`: several processes that serve the same models on one port; their tables are pages of the same mapped files."""
 
 from __future__ import annotations
 
-import argparse
+import contextlib
 import logging
+import pickle
 import signal
+import socket
 import subprocess
 import sys
+import tempfile
+import threading
 import time
+from collections.abc import Callable, Mapping, Sequence
+from pathlib import Path
 from types import FrameType
-from typing import TYPE_CHECKING
+from typing import Any, Self
 
 from recfx.errors import InputError
+from recfx.serve.models import Source
+from recfx.serve.plan import ServerPlan, sources_of
 from recfx.serve.server import listening
-
-if TYPE_CHECKING:
-    from recfx.serve.models import Source
 
 _log = logging.getLogger("recfx.serve")
 
 #: A process that ends sooner than this after its start is not started again at once.
 _YOUNG = 5.0
 
-
-def supervise(options: argparse.Namespace, named: list[tuple[str, list[Source]]]) -> int:
-    """Starts the processes, starts those again that end, and ends all of them when it is told to.
-
-    SIGTERM and SIGINT end the processes when they have answered what they took; SIGHUP makes each of them load its models again.
-
-    Args:
-        options: Those of `recfx serve`.
-        named: The models.
-
-    Raises:
-        InputError: The options do not fit several processes.
-        TargetError: The port is taken.
-    """
-    if options.grpc_port == 0:
-        raise InputError(
-            "several processes cannot share a free port",
-            where="--grpc-port",
-            hint="pass a port, such as --grpc-port 8001",
-        )
-    held = listening(options.host, options.port)
-    held.set_inheritable(True)
-    host, port = held.getsockname()[:2]
-    names = ", ".join(name for name, _ in named)
-    sys.stdout.write(
-        f"serving {names} at http{'s' if options.certificate else ''}://{host}:{port} in {options.workers} processes\n"
-    )
-    sys.stdout.flush()
-    return _Supervisor(options.workers, held.fileno()).run()
-
-
 #: The status of a process that ended when it was told to, also before it could handle the signal.
 _ENDED = (0, -signal.SIGTERM, -signal.SIGINT)
 
 
-class _Supervisor:
-    def __init__(self, count: int, descriptor: int) -> None:
-        self._command = [sys.executable, "-m", "recfx", *sys.argv[1:], "--socket", str(descriptor)]
-        self._descriptor = descriptor
-        self._ending = False
-        self._running: dict[subprocess.Popen[bytes], float] = {}
-        self._count = count
+class ServerProcesses:
+    """Several processes that serve the same models on one port.
 
-    def run(self) -> int:
+    A process that ends is replaced. As a context manager the processes end with the block; `/v2/health/ready` says when one of them
+    serves:
+
+        with recfx.serve.ServerProcesses({"deepfm": "deepfm.recfx"}, 4, settings=ServerSettings(port=8000)) as processes:
+            print(processes.address)
+
+    Args:
+        models: Name -> folder of a saved model, or its variants, the best first.
+        count: Processes.
+        options: The other fields of `ServerPlan`: settings, engine, http, tenants, updates.
+
+    Raises:
+        InputError: A folder does not exist, or the settings do not fit several processes.
+    """
+
+    def __init__(self, models: Mapping[str, str | Path | Sequence[Source]], count: int, **options: Any) -> None:
+        self._plan = ServerPlan(sources_of(models), **options)
+        if self._plan.settings.grpc_port == 0:
+            raise InputError(
+                "several processes cannot share a free port",
+                where="grpc_port",
+                hint="pass a port, such as 8001",
+            )
+        if not isinstance(count, int) or isinstance(count, bool) or count < 1:
+            raise InputError(f"{count!r} processes", where="count", hint="pass an integer of at least 1")
+        self._count = count
+        self._running: dict[subprocess.Popen[bytes], float] = {}
+        self._ending = False
+        self._socket: socket.socket | None = None
+        self._folder: Path | None = None
+        self._thread: threading.Thread | None = None
+        self._status = 0
+
+    @property
+    def address(self) -> str:
+        """The address of HTTP, such as http://127.0.0.1:8000.
+
+        Raises:
+            InputError: The processes have not been started.
+        """
+        if self._socket is None:
+            raise InputError("the processes have not been started", hint="call start first")
+        host, port = self._socket.getsockname()[:2]
+        scheme = "http" if self._plan.settings.certificate is None else "https"
+        return f"{scheme}://[{host}]:{port}" if ":" in host else f"{scheme}://{host}:{port}"
+
+    @property
+    def ids(self) -> list[int]:
+        """The numbers of the processes."""
+        return [process.pid for process in list(self._running)]
+
+    def start(self) -> Self:
+        """Starts the processes, and watches them in a thread of its own.
+
+        Raises:
+            TargetError: The port is taken.
+        """
+        self._open()
+        self._thread = threading.Thread(target=self._watch, name="recfx-processes", daemon=True)
+        self._thread.start()
+        return self
+
+    def stop(self) -> int:
+        """Ends the processes when they have answered what they took; the exit status, 0 if none of them failed."""
+        self._end(signal.SIGTERM)
+        if self._thread is not None:
+            self._thread.join()
+        return self._status
+
+    def __enter__(self) -> Self:
+        return self.start()
+
+    def __exit__(self, *error: object) -> None:
+        self.stop()
+
+    def run(self, ready: Callable[[Self], None] | None = None) -> int:
+        """Serves until SIGTERM or SIGINT; SIGHUP makes each process load its models again. Call it in the main thread.
+
+        Args:
+            ready: Called when the socket listens.
+
+        Returns:
+            The exit status: 0 if no process failed.
+
+        Raises:
+            TargetError: The port is taken.
+        """
+        self._open()
         for number in (signal.SIGTERM, signal.SIGINT, signal.SIGHUP):
             signal.signal(number, self._forward)
-        for _ in range(self._count):
-            self._start()
-        status = 0
-        while self._running:
-            time.sleep(0.05)
-            for process in [process for process in self._running if process.poll() is not None]:
-                begun = self._running.pop(process)
-                if self._ending:
-                    status = status or int(process.returncode not in _ENDED)
-                    continue
-                if time.monotonic() - begun < _YOUNG:
-                    _log.error("a process ended with status %d after its start; the server ends", process.returncode)
-                    self._end(signal.SIGTERM)
-                    status = 1
-                    continue
-                _log.error("a process ended with status %d; another one takes its place", process.returncode)
+        if ready is not None:
+            ready(self)
+        self._watch()
+        return self._status
+
+    def _open(self) -> None:
+        self._socket = listening(self._plan.settings.host, self._plan.settings.port)
+        self._socket.set_inheritable(True)
+        self._folder = Path(tempfile.mkdtemp(prefix="recfx-serve-"))  # which only this user can enter
+
+    def _watch(self) -> None:
+        """Starts the processes, and those again that end, until all have ended."""
+        assert self._socket is not None
+        assert self._folder is not None
+        try:
+            for _ in range(self._count):
                 self._start()
-        return status
+            while self._running:
+                time.sleep(0.05)
+                for process in [process for process in self._running if process.poll() is not None]:
+                    self._ended(process)
+        finally:
+            self._socket.close()
+            for left in self._folder.iterdir():
+                left.unlink(missing_ok=True)
+            self._folder.rmdir()
+
+    def _ended(self, process: subprocess.Popen[bytes]) -> None:
+        begun = self._running.pop(process)
+        if self._ending:
+            self._status = self._status or int(process.returncode not in _ENDED)
+        elif time.monotonic() - begun < _YOUNG:
+            _log.error("a process ended with status %d after its start; the server ends", process.returncode)
+            self._end(signal.SIGTERM)
+            self._status = 1
+        else:
+            _log.error("a process ended with status %d; another one takes its place", process.returncode)
+            self._start()
 
     def _start(self) -> None:
-        process = subprocess.Popen(self._command, pass_fds=[self._descriptor], stdout=subprocess.DEVNULL)
+        if self._ending:
+            return
+        assert self._socket is not None
+        descriptor = self._socket.fileno()
+        command = [sys.executable, "-m", "recfx.serve.worker", "--socket", str(descriptor)]
+        process = subprocess.Popen(
+            [*command, "--siblings", str(self._folder)],
+            pass_fds=[descriptor],
+            stdin=subprocess.PIPE,
+            stdout=subprocess.DEVNULL,
+        )
+        assert process.stdin is not None
+        with contextlib.suppress(BrokenPipeError):  # its status says what is wrong
+            process.stdin.write(pickle.dumps(self._plan))
+            process.stdin.close()
         self._running[process] = time.monotonic()
 
     def _forward(self, number: int, _: FrameType | None) -> None:
@@ -102,5 +192,5 @@ class _Supervisor:
         self._send(number)
 
     def _send(self, number: int) -> None:
-        for process in self._running:
+        for process in list(self._running):
             process.send_signal(number)

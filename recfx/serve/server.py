@@ -19,10 +19,12 @@ from recfx.compiled import CompiledModel
 from recfx.errors import InputError, RecfxError, TargetError
 from recfx.serve.engine.settings import EngineSettings
 from recfx.serve.http.app import App
+from recfx.serve.http.metrics import own_figures
 from recfx.serve.http.protocol import timed_protocol
 from recfx.serve.models import Models
 from recfx.serve.policies.tenants import TenantConfig
 from recfx.serve.protocol.limits import HttpSettings
+from recfx.serve.siblings import Siblings
 from recfx.serve.updates import UpdateSettings
 
 _log = logging.getLogger("recfx.serve")
@@ -82,6 +84,7 @@ class Server:
         http: Limits and tokens of the HTTP interface.
         tenants: Limits per tenant.
         updates: Who may send new rows of tables; None if nobody may.
+        siblings: The processes that share its port; `ServerProcesses` makes them.
 
     Raises:
         RecfxError: A model cannot be loaded or served.
@@ -99,6 +102,7 @@ class Server:
         http: HttpSettings | None = None,
         tenants: TenantConfig | None = None,
         updates: UpdateSettings | None = None,
+        siblings: Siblings | None = None,
     ) -> None:
         self.settings = settings or ServerSettings(host=host, port=port, grpc_port=grpc_port)
         if isinstance(models, Models):
@@ -108,7 +112,8 @@ class Server:
             for name, model in models.items():
                 self.models.add(model, name)
         self.http = http or HttpSettings()
-        self._app = App(self.models, self.http)
+        self._siblings = siblings
+        self._app = App(self.models, self.http, siblings)
         self._server: uvicorn.Server | None = None
         self._grpc: Any = None
         self._loop: asyncio.AbstractEventLoop | None = None
@@ -188,8 +193,12 @@ class Server:
         self, sockets: list[socket.socket] | None, ready: Callable[[Self], None] | None, *, signals: bool
     ) -> None:
         try:
+            if self._siblings is not None:
+                await self._siblings.listen(lambda: own_figures(self.models))
             await self._listen(sockets, ready, signals=signals)
         finally:
+            if self._siblings is not None:
+                await self._siblings.close()
             if self._grpc is not None:
                 await self._grpc.stop(self.settings.drain)
             if self._socket is not None:

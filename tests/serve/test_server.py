@@ -12,13 +12,14 @@ import subprocess
 import sys
 import threading
 import time
+from urllib.request import urlopen
 
 import pytest
 import torch
 from engine_kit import compiled, expected, tensors
 
 from recfx.errors import InputError, TargetError
-from recfx.serve import EngineSettings, Server, ServerSettings
+from recfx.serve import EngineSettings, Server, ServerProcesses, ServerSettings
 
 
 def ask(address, path, body=None, timeout=30):
@@ -200,3 +201,40 @@ def test_processes_share_a_port_and_are_replaced(saved):
         assert len(now) == 2
         assert children[0] not in now
         assert server.end() == 0
+
+
+@pytest.mark.slow
+def test_any_process_shows_the_metrics_of_all(saved):
+    settings = ServerSettings(port=0)
+    with ServerProcesses({"tiny": saved}, 3, settings=settings, engine=EngineSettings(workers=1)) as processes:
+        place = processes.address.removeprefix("http://")
+        assert ask(place, "/v2/health/ready", timeout=120)[0] == 200
+        time.sleep(10.0)  # the others are still loading
+        for number in range(30):
+            status, answer = ask(place, "/v2/models/tiny/infer", body_of(tensors(2, number)), timeout=120)
+            assert status == 200
+            torch.testing.assert_close(scores(answer), expected(tensors(2, number)))
+        assert len(processes.ids) == 3
+        shown = set()
+        for _ in range(10):
+            with urlopen(f"{processes.address}/metrics") as page:
+                lines = [line for line in page.read().decode().splitlines() if not line.startswith("#")]
+            figures = dict(line.rsplit(" ", 1) for line in lines)
+            shown.add(float(figures['recfx_requests_answered_total{model="tiny"}']))
+            assert float(figures['recfx_request_seconds_count{model="tiny"}']) == 30.0
+            assert float(figures['recfx_model_version{model="tiny"}']) == 1.0
+            assert float(figures['recfx_variant_active{model="tiny",variant="tiny"}']) == 3.0
+        assert shown == {30.0}
+    assert processes.stop() == 0
+
+
+def test_processes_that_cannot_start_are_refused(saved, tmp_path):
+    for models, count, settings, message in (
+        ({"tiny": tmp_path / "nix"}, 2, ServerSettings(), "no saved model there"),
+        ({"tiny": saved}, 0, ServerSettings(), "0 processes"),
+        ({"tiny": saved}, 2, ServerSettings(grpc_port=0), "cannot share a free port"),
+    ):
+        with pytest.raises(InputError, match=message):
+            ServerProcesses(models, count, settings=settings)
+    with pytest.raises(InputError, match="have not been started"):
+        ServerProcesses({"tiny": saved}, 2).address  # noqa: B018 - the property raises

@@ -28,6 +28,7 @@ from recfx.serve.outcomes import Reason, Rejected
 from recfx.serve.protocol.documents import index_document, model_document, server_document, status_document
 from recfx.serve.protocol.limits import HttpSettings
 from recfx.serve.protocol.tensors import chosen_outputs, timeout_of
+from recfx.serve.siblings import Siblings
 from recfx.serve.updates import tables_document
 
 _log = logging.getLogger("recfx.serve")
@@ -79,11 +80,13 @@ class App:
     Args:
         models: The served models.
         settings: Limits and tokens.
+        siblings: The processes that share its port, whose metrics it shows as well; None if it is alone.
     """
 
-    def __init__(self, models: Models, settings: HttpSettings | None = None) -> None:
+    def __init__(self, models: Models, settings: HttpSettings | None = None, siblings: Siblings | None = None) -> None:
         self.models = models
         self.settings = settings or HttpSettings()
+        self._siblings = siblings
         self._bridge: Bridge | None = None
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
@@ -135,6 +138,10 @@ class App:
         if parts[:2] == ["v2", "repository"]:
             return await self._repository(parts[2:], method)
         _require(method, ("GET", "HEAD"), path)
+        if parts == ["metrics"]:
+            others = [] if self._siblings is None else await self._siblings.others()
+            body, kind = exposition(self.models, others)
+            return _Answer(200, [body], kind)
         return self._page(path, parts)
 
     def _page(self, path: str, parts: list[str]) -> _Answer:
@@ -148,9 +155,6 @@ class App:
             return _document(200, {"live": True})
         if parts == ["v2", "health", "ready"]:
             return _document(200 if ready else 503, {"ready": ready})
-        if parts == ["metrics"]:
-            body, kind = exposition(self.models)
-            return _Answer(200, [body], kind)
         if parts == ["openapi.json"]:
             return _document(200, openapi_document())
         if parts == ["status"]:

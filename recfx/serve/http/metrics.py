@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 
+import orjson
 from prometheus_client import CollectorRegistry
 from prometheus_client.core import CounterMetricFamily, GaugeMetricFamily, HistogramMetricFamily, Metric
 from prometheus_client.exposition import CONTENT_TYPE_LATEST, generate_latest
@@ -11,6 +12,9 @@ from prometheus_client.utils import floatToGoString
 
 from recfx.serve.engine.statistics import Histogram
 from recfx.serve.models import Models
+
+#: Metrics that count the same in each process; the smallest number says what all of them have.
+_COMMON = frozenset({"recfx_model_version", "recfx_table_updates"})
 
 
 class _Collector:
@@ -35,7 +39,9 @@ class _Collector:
         version = GaugeMetricFamily(
             "recfx_model_version", "Version of the model; it rises at each reload.", labels=label
         )
-        variant = GaugeMetricFamily("recfx_variant_active", "1 for the variant in use.", labels=["model", "variant"])
+        variant = GaugeMetricFamily(
+            "recfx_variant_active", "Processes that use the variant.", labels=["model", "variant"]
+        )
         updates = CounterMetricFamily("recfx_table_updates", "Updates of tables that calls see.", labels=label)
         table_rows = CounterMetricFamily("recfx_table_rows", "New rows that this process was sent.", labels=label)
         times = {
@@ -85,8 +91,48 @@ def _add(family: HistogramMetricFamily, labels: list[str], held: Histogram) -> N
     family.add_metric(labels, list(zip(bounds, held.cumulative, strict=True)), held.sum)
 
 
-def exposition(models: Models) -> tuple[bytes, bytes]:
-    """The metrics of all models as text, and its content type."""
+def own_figures(models: Models) -> bytes:
+    """The metrics of this process, for `exposition` in another one."""
+    families = [
+        {
+            "name": family.name,
+            "help": family.documentation,
+            "type": family.type,
+            "samples": [[sample.name, sample.labels, sample.value] for sample in family.samples],
+        }
+        for family in _Collector(models).collect()
+    ]
+    return orjson.dumps(families)
+
+
+class _Merged:
+    """The metrics of several processes: sums, and the smallest of what all of them count."""
+
+    def __init__(self, processes: Sequence[bytes]) -> None:
+        self._processes = [orjson.loads(text) for text in processes]
+
+    def collect(self) -> Iterator[Metric]:
+        """All metrics."""
+        for place, first in enumerate(self._processes[0]):
+            values: dict[tuple[str, tuple[tuple[str, str], ...]], float] = {}
+            for families in self._processes:
+                for name, labels, value in families[place]["samples"]:
+                    key = name, tuple(labels.items())
+                    least = first["name"] in _COMMON and key in values
+                    values[key] = min(values[key], value) if least else values.get(key, 0.0) + value
+            merged = Metric(first["name"], first["help"], first["type"])
+            for (name, labels), value in values.items():
+                merged.add_sample(name, dict(labels), value)
+            yield merged
+
+
+def exposition(models: Models, others: Sequence[bytes] = ()) -> tuple[bytes, bytes]:
+    """The metrics of all models as text, and its content type.
+
+    Args:
+        models: The models of this process.
+        others: What `own_figures` returned in the processes that share its port.
+    """
     registry = CollectorRegistry()
-    registry.register(_Collector(models))
+    registry.register(_Merged([own_figures(models), *others]) if others else _Collector(models))
     return generate_latest(registry), CONTENT_TYPE_LATEST.encode("ascii")
