@@ -78,6 +78,7 @@ def add_serve(serve: argparse.ArgumentParser) -> None:
         default="process",
         help="new rows are kept when the journal survives the end of the process, or a loss of power (default: %(default)s)",
     )
+    add("--logs", choices=("text", "json"), default="text", help="form of the log (default: %(default)s)")
     add("--certificate", type=Path, metavar="FILE", help="TLS certificate in PEM format")
     add("--key", type=Path, metavar="FILE", help="its private key")
     serve.set_defaults(run=run_serve)
@@ -100,6 +101,9 @@ def run_serve(options: argparse.Namespace) -> int:
 
     require(grpc=options.grpc_port is not None)
     named = [read_model(text) for text in options.models]
+    from recfx.serve.logs import configure
+
+    configure(options.logs)
     plan = plan_of(options, named)
     if options.workers == 1:
         plan.make().run(ready=lambda started: _announce(started, named))
@@ -146,7 +150,7 @@ def plan_of(options: argparse.Namespace, named: list[tuple[str, list[Source]]]) 
     limit = None
     if options.tenant_rows is not None:
         limit = TenantConfig(TenantLimit(options.tenant_rows, float(options.tenant_rows)))
-    return ServerPlan(named, settings, engine, http, limit, update_settings(options))
+    return ServerPlan(named, settings, engine, http, limit, update_settings(options), options.logs)
 
 
 def update_settings(options: argparse.Namespace) -> UpdateSettings | None:

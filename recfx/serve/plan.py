@@ -27,6 +27,7 @@ class ServerPlan:
         http: Limits and tokens.
         tenants: Limits per tenant; None for none.
         updates: Who may send new rows of tables; None if nobody may.
+        logs: The form of the log of further processes: "text" or "json".
     """
 
     models: Sequence[tuple[str, Sequence[Source]]]
@@ -35,6 +36,7 @@ class ServerPlan:
     http: HttpSettings = dataclasses.field(default_factory=HttpSettings)
     tenants: TenantConfig | None = None
     updates: UpdateSettings | None = None
+    logs: str = "text"
 
     def make(self, siblings: Path | None = None) -> Server:
         """The server; its models are loaded.

@@ -12,6 +12,7 @@ import sys
 from pathlib import Path
 
 from recfx.command_line import not_negative, run_command
+from recfx.serve.logs import configure
 from recfx.serve.plan import ServerPlan
 
 
@@ -27,6 +28,7 @@ def parser() -> argparse.ArgumentParser:
 def _run(options: argparse.Namespace) -> int:
     plan = pickle.load(sys.stdin.buffer)
     assert isinstance(plan, ServerPlan)
+    configure(plan.logs)
     plan.make(options.siblings).run([socket.socket(fileno=options.socket)])
     return 0
 
