@@ -1,12 +1,15 @@
 """New rows of tables while a model is called: rows per second of one core, and what requests notice of it.
 
 Requests and updates run in two threads of one process. Spans with and without updates alternate, so that both meet the same other load.
+Requests during which the system took the processor away from their thread (involuntary context switches) are left out: other programs cause
+them. Waits for the other thread, such as for the interpreter's lock, count.
 """
 
 from __future__ import annotations
 
 import contextlib
 import dataclasses
+import resource
 import tempfile
 import threading
 import time
@@ -76,7 +79,8 @@ class Found:
         journal: Whether updates were kept in a journal.
         alone: Rows per second of processor time, without requests.
         reached: Rows per second while requests ran.
-        quiet: p50 and p99 of requests without updates, in seconds.
+        left_out: The share of requests from which the system took the processor away.
+        quiet: p50 and p99 of the other requests without updates, in seconds.
         updated: The same with updates.
     """
 
@@ -84,6 +88,7 @@ class Found:
     journal: bool
     alone: float
     reached: float
+    left_out: float
     quiet: tuple[float, float]
     updated: tuple[float, float]
 
@@ -161,22 +166,23 @@ def _found(name: str, case: Case, fast: recfx.CompiledModel, journal: bool) -> F
     writer = threading.Thread(target=_write, args=(update, case, active, ended))
     writer.start()
     times: dict[bool, list[float]] = {False: [], True: []}
-    counts = 0
+    counts = requests = 0
     try:
         for span in range(max(2, round(case.seconds / _SPAN))):
             updated = span % 2 == 1
             (active.set if updated else active.clear)()
             before = update.count
-            times[updated] += _requests(fast, case)
+            count, undisturbed = _requests(fast, case)
+            times[updated] += undisturbed
+            requests += count
             counts += (update.count - before) if updated else 0
     finally:
         ended.set()
         active.set()
         writer.join()
-    spans = max(2, round(case.seconds / _SPAN)) // 2
-    return Found(
-        name, journal, alone, counts * case.update / (spans * _SPAN), _quantiles(times[False]), _quantiles(times[True])
-    )
+    reached = counts * case.update / (max(2, round(case.seconds / _SPAN)) // 2 * _SPAN)
+    left_out = 1 - (len(times[False]) + len(times[True])) / requests
+    return Found(name, journal, alone, reached, left_out, _quantiles(times[False]), _quantiles(times[True]))
 
 
 def _write(update: _Updates, case: Case, active: threading.Event, ended: threading.Event) -> None:
@@ -191,17 +197,24 @@ def _write(update: _Updates, case: Case, active: threading.Event, ended: threadi
         due = max(due, now - 0.05) + case.update / case.rate
 
 
-def _requests(fast: recfx.CompiledModel, case: Case) -> list[float]:
-    """The times of requests in one span."""
+def _requests(fast: recfx.CompiledModel, case: Case) -> tuple[int, list[float]]:
+    """The number of requests in one span, and the times of those that were not interrupted."""
     drawn = [
         (torch.randint(0, case.rows, (case.batch,)), torch.randint(0, case.rows, (case.batch,))) for _ in range(64)
     ]
     found: list[float] = []
+    count = 0
     end = time.perf_counter() + _SPAN
-    while (now := time.perf_counter()) < end:
-        fast(*drawn[len(found) % len(drawn)])
-        found.append(time.perf_counter() - now)
-    return found
+    while True:
+        before = resource.getrusage(resource.RUSAGE_THREAD).ru_nivcsw
+        now = time.perf_counter()
+        if now >= end:
+            return count, found
+        fast(*drawn[count % len(drawn)])
+        seconds = time.perf_counter() - now
+        if resource.getrusage(resource.RUSAGE_THREAD).ru_nivcsw == before:
+            found.append(seconds)
+        count += 1
 
 
 def _quantiles(times: Sequence[float]) -> tuple[float, float]:
@@ -220,6 +233,7 @@ def report(found: Sequence[Found]) -> str:
         "journal",
         "M rows/s of a core",
         "M rows/s meanwhile",
+        "left out",
         "p50, µs",
         "p99, µs",
         "p50 with updates",
@@ -232,6 +246,7 @@ def report(found: Sequence[Found]) -> str:
             "yes" if each.journal else "no",
             f"{each.alone / 1e6:.2f}",
             f"{each.reached / 1e6:.2f}",
+            f"{each.left_out:.1%}",
             *(f"{value * 1e6:.0f}" for value in (*each.quiet, *each.updated)),
             f"{each.updated[1] / each.quiet[1]:.2f}",
         ]

@@ -300,7 +300,7 @@ class CompiledModel(FrozenWeights):
     def follow_updates(self) -> int:
         """Applies the updates that other processes have added to the journal of `keep_updates`; returns how many there were.
 
-        Without new updates it takes a microsecond, so that a server may call it many times a second.
+        Without new updates it takes one or two microseconds, so that a server may call it many times a second.
 
         Raises:
             ArtifactError: The journal is damaged.

@@ -19,7 +19,7 @@ def test_every_format_has_two_rows(capsys: pytest.CaptureFixture[str]) -> None:
     rows = [[cell.strip() for cell in line.strip("|").split("|")] for line in lines][2:]
     assert [row[:2] for row in rows] == [["int8", "no"], ["int8", "yes"]]
     for row in rows:
-        rate, reached, *times = (float(cell) for cell in row[2:])
+        rate, reached, *times = (float(cell) for cell in [*row[2:4], *row[5:]])
         assert rate > 0
         assert reached > 0
         assert 0 < times[0] <= times[1]
