@@ -24,6 +24,7 @@ from recfx.learn.bounds import PerRowBounds
 from recfx.learn.bounds.symmetric_row import SymmetricRowBounds
 from recfx.learn.estimators import ESTIMATORS, Estimator, HessianScaled
 from recfx.learn.estimators.base import to_grid
+from recfx.learn.finetuning.trainable import trainable
 from recfx.learn.hutchinson import hutchinson_trace
 from recfx.learn.quantizer import Quantizer, SymmetricQuantizer
 from recfx.ops.mlp import quantize_rows
@@ -194,7 +195,7 @@ def fake_quantize(
         )
     if tables is not None and tables not in _TABLE_BITS:
         raise InputError(f"tables cannot have {tables} bits", where="fake_quantize", hint="one of 8, 4, 2, or None")
-    made = program.as_module().program
+    made = trainable(program).as_module().program
     weights = _names(made, (_aten.linear.default,), 1) if linears else []
     rows = _names(made, tuple(TABLE_LOOKUPS), 0) if tables else []
     state = made.state()

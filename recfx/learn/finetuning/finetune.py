@@ -19,13 +19,11 @@ from recfx.learn.finetuning.fake_quantize import FakeQuantized
 from recfx.learn.finetuning.loader import Labelled, Loader, labelled
 from recfx.learn.finetuning.task_loss import TaskLoss, scalar, task_loss
 from recfx.learn.finetuning.teacher import Teacher, teacher_of
+from recfx.learn.finetuning.trainable import trainable
 from recfx.learn.fingerprint import fingerprint, of_tensors
 from recfx.learn.train_settings import TrainReport, TrainSettings
 from recfx.learn.train_state import Position, TrainState
 from recfx.learn.training_loop import TrainingLoop
-
-#: Properties of programs whose weights are stored in fewer bits, which have no gradient.
-_QUANTISED = ("tables-quantised", "linears-quantised", "scores-quantised")
 
 #: Evaluates a model in eval mode: one figure or several by name, greater is better.
 Evaluate = Callable[[nn.Module], float | Mapping[str, float]]
@@ -119,12 +117,12 @@ def module_of(model: Any) -> nn.Module:
     """
     held = getattr(model, "program", None)
     if isinstance(model, Program):
-        return _trainable(model).as_module()
+        return trainable(model).as_module()
     if isinstance(model, ProgramModule):
-        _trainable(model.program)
+        trainable(model.program)
         return model
     if isinstance(held, Program):
-        return _trainable(held).as_module()
+        return trainable(held).as_module()
     if isinstance(model, nn.Module):
         return model
     raise InputError(
@@ -132,17 +130,6 @@ def module_of(model: Any) -> nn.Module:
         where="finetune",
         hint="pass a recfx.Program, as recfx.capture.capture and Pipeline.run give it",
     )
-
-
-def _trainable(program: Program) -> Program:
-    quantised = [name for name in _QUANTISED if name in program.properties]
-    if quantised:
-        raise InputError(
-            f"the program is {', '.join(quantised)}: weights of few bits have no gradient",
-            where="finetune",
-            hint="fine-tune before the passes that quantise, and optimize the trained module with precision= afterwards",
-        )
-    return program
 
 
 class Deltas:

@@ -278,13 +278,6 @@ def test_bad_input_is_refused(case: str) -> None:
     assert caught.value.hint
 
 
-def test_a_quantised_program_is_refused() -> None:
-    model, inputs = small(bottom=(64, 64), top=(64, 64))
-    fast = recfx.optimize(model, "native", example_inputs=inputs, precision="int8", measure=False)
-    with pytest.raises(InputError, match=r"tables-quantised.*no gradient"):
-        finetune(fast, [rows(inputs, 32)[:]])
-
-
 def test_a_model_without_trainable_parameters_is_refused() -> None:
     program, inputs = pruned_dlrm()
     module = program.as_module().requires_grad_(False)
