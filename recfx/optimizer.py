@@ -10,7 +10,7 @@ from typing import Any
 
 import torch
 
-from recfx.budget.calibration import limited
+from recfx.budget.calibration import resources_of
 from recfx.budget.controller import requested, within_budget
 from recfx.budget.settings import Budget
 from recfx.capture import MAX_BATCH
@@ -91,7 +91,8 @@ def optimize(
             to backends: {"text_tower": "openvino"}. By default "measure", or "model" with `measure=False`. A list of targets without
             `placement` is the order in which backends are tried.
         calibration: Some hundred rows as batches like `example_inputs`, with or without labels as their last element, such as a
-            DataLoader. `prune-channels` ranks channels by them; by default a budget takes rows from the metric.
+            DataLoader. `prune-channels` ranks channels by some thousand of them, and `share-cold-rows` counts the ids of all of them; by
+            default a budget takes rows from the metric.
         evaluate: How accurate a model is: `recfx.AUC(valid)`, another metric of rows, or a function from a model to a number, higher is
             better. A function gets your model and compiled ones, which it may only call.
         budget: How much of `evaluate` may be lost: `recfx.Budget(max_drop=1e-3)`. Tables and layers are stored in fewer bits and channels
@@ -115,8 +116,10 @@ def optimize(
         catalogue = tables
     requests = (request_inputs,) if isinstance(request_inputs, str) else tuple(request_inputs)
     extra = as_listed(() if extra_passes is None else extra_passes)
-    rows = None if calibration is None else limited(calibration)
-    request = requested(evaluate, budget, rows, extra, is_default=pipeline is None and precision == "fp32")
+    resources = resources_of(calibration)
+    request = requested(
+        evaluate, budget, resources.get("calibration"), extra, is_default=pipeline is None and precision == "fp32"
+    )
     plan = choose_pipeline(pipeline, target, bool(requests), precision, extra)
     options = Options(
         target if isinstance(target, str) else tuple(target),
@@ -134,7 +137,7 @@ def optimize(
         catalogue=catalogue,
         copy_weights=copy_weights,
         placement=dict(placement) if isinstance(placement, Mapping) else placement,
-        resources={} if rows is None else {"calibration": rows},
+        resources=resources,
     )
     if isinstance(model, CompiledModel):
         raise InputError(

@@ -90,7 +90,7 @@ class ShareColdRows(Pass):
         prefers=CANONICAL,
         avoids=frozenset({"lookups-fused"}),
         forbids=QUANTISED,
-        needs=frozenset({"calibration"}),
+        needs=frozenset({"traffic"}),
     )
 
     least: int = 2
@@ -119,7 +119,7 @@ class ShareColdRows(Pass):
         if not fit:
             return
         rows = {read: len(table.tensor) for table in fit for read in table.reads}
-        counts = row_counts(program, rows, ctx.resources.get("calibration"))
+        counts = row_counts(program, rows, ctx.resources.get("traffic"))
         places = _Places(ctx)
         for table in sorted(fit, key=lambda table: -table.row_bytes):  # narrow tables use the places of wide ones
             own = sum((counts[read] for read in table.reads[1:]), counts[table.reads[0]])
@@ -155,14 +155,21 @@ class ShareColdRows(Pass):
             return None
         stem = str(table.reads[0].target).replace(".", "_")
         shared = _mean(tensor[cold], counts[cold]).to(tensor.dtype)
-        with ctx.before(min(table.reads)):
-            rows = ctx.constant(f"{stem}_hot", torch.cat([tensor[~cold], shared[None]]))
-        for lookup in table.lookups:
+        lookups = table.lookups
+        named: dict[str, list[fx.Node]] = {}
+        for read in table.reads:
+            named.setdefault(str(read.target), []).append(read)
+        smaller = torch.cat([tensor[~cold], shared[None]])
+        if isinstance(table.tensor, torch.nn.Parameter):
+            smaller = torch.nn.Parameter(smaller, table.tensor.requires_grad)
+        for reads in named.values():
+            ctx.store(reads, smaller)
+        for lookup in lookups:
             ids: Any = lookup.args[1]
             placed = places.of(cold, ids, stem)
-            others, named = _others(lookup, cold)
+            others, options = _others(lookup, cold)
             with ctx.before(lookup):
-                ctx.replace(lookup, ctx.call(lookup.target, rows, placed, *others, **named))
+                ctx.replace(lookup, ctx.call(lookup.target, lookup.args[0], placed, *others, **options))
         return None
 
 

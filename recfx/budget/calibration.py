@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from typing import Any
 
 import numpy as np
@@ -24,6 +24,44 @@ _BY_CHANCE = 1e-6
 _FORMS = "pass an iterable of batches, each as example_inputs, with or without labels as the last element, such as a DataLoader"
 
 
+def resources_of(data: Any) -> dict[str, Any]:
+    """The resources of passes from the user's calibration data: some thousand rows and, if the data can be read again, all rows.
+
+    Args:
+        data: As for `limited`; None for no data.
+
+    Raises:
+        InputError: See `limited`.
+    """
+    if data is None:
+        return {}
+    found: dict[str, Any] = {"calibration": limited(data)}
+    if not isinstance(data, Iterator):
+        found["traffic"] = Everything(data)
+    return found
+
+
+class Everything:
+    """All batches of calibration data.
+
+    Args:
+        data: As for `limited`; not an iterator.
+    """
+
+    def __init__(self, data: Any) -> None:
+        self._data = data
+
+    def __iter__(self) -> Iterator[Any]:
+        if not _is_split(self._data):
+            return iter(self._data)
+        parts = torch.arange(len(self._data.label)).split(MOST_ROWS)
+        return (tuple(self._data.inputs(part)) for part in parts)
+
+
+def _is_split(data: Any) -> bool:
+    return hasattr(data, "label") and callable(getattr(data, "inputs", None))
+
+
 def limited(data: Any) -> list[Any]:
     """The first batches of calibration data, `MOST_ROWS` rows or a little more.
 
@@ -33,7 +71,7 @@ def limited(data: Any) -> list[Any]:
     Raises:
         InputError: There is no batch, or the data has another form.
     """
-    if hasattr(data, "label") and callable(getattr(data, "inputs", None)):
+    if _is_split(data):
         rows = torch.arange(min(len(data.label), MOST_ROWS))
         data = [tuple(data.inputs(some)) for some in rows.split(512)]
     if isinstance(data, Tensor | str | Mapping) or not isinstance(data, Iterable):

@@ -89,11 +89,17 @@ def write_reproducer(
     except ArtifactError as problem:
         (folder / "program-not-saved.txt").write_text(f"{problem}\n")
     try:
-        torch.save(dict(resources or {}), folder / _RESOURCES)
+        torch.save(_needed(passes, resources or {}), folder / _RESOURCES)
     except (pickle.PicklingError, AttributeError, TypeError) as problem:
         (folder / _RESOURCES).unlink(missing_ok=True)
         (folder / "resources-not-saved.txt").write_text(f"{problem}\n")
     return folder
+
+
+def _needed(passes: Sequence[Pass], resources: Mapping[str, Any]) -> dict[str, Any]:
+    """The resources; without the traffic, which may be large, unless one of the passes needs it."""
+    needs = {need for item in passes for need in item.spec.needs}
+    return {name: held for name, held in resources.items() if name != "traffic" or name in needs}
 
 
 def read_resources(folder: Path) -> dict[str, Any]:

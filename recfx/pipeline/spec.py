@@ -15,6 +15,7 @@ NEEDED = {
     "catalogue": "pass constant_inputs= and catalogue=True to optimize",
     **{name: f"pass resources={{{name!r}: ...}} to Pipeline.run" for name in ("examples", "labels", "fine-tuning")},
     "calibration": "pass calibration= to optimize, or resources={'calibration': ...} to Pipeline.run",
+    "traffic": "pass calibration= to optimize as a list or a DataLoader, or resources={'traffic': ...} to Pipeline.run",
 }
 _NAME = re.compile(r"[a-z][a-z0-9]*(-[a-z0-9]+)*")
 
@@ -34,7 +35,8 @@ class PassSpec:
         establishes: Properties the program has afterwards.
         invalidates: Properties the program may lose.
         preserves: Names of analyses that stay valid although the pass rewrites.
-        needs: Data it needs in addition to the program: "examples", "calibration", "catalogue", "labels", "fine-tuning".
+        needs: Data it needs in addition to the program: "examples", "calibration" (some hundred rows), "traffic" (all rows that there are),
+            "catalogue", "labels", "fine-tuning".
         changes_state: Whether it changes, adds or removes parameters.
         idempotent: Whether a second run changes nothing.
         mandatory: Whether a bisection must allow all its rewrites.

@@ -173,4 +173,5 @@ def _data_of(program: Program) -> dict[str, Any]:
     """The data for passes that need some."""
     args, kwargs = program.signature.unpacked(program.example)
     call: Any = dict(zip(program.signature.parameters, program.signature.nested(program.example), strict=True))
-    return {"calibration": [call if kwargs else args]}
+    batches = [call if kwargs else args]
+    return {"calibration": batches, "traffic": batches}

@@ -10,7 +10,7 @@ from budget_kit import Clicks, inputs
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from recfx.budget.calibration import MOST_ROWS, far_inputs, limited
+from recfx.budget.calibration import MOST_ROWS, far_inputs, limited, resources_of
 from recfx.capture import capture
 from recfx.data import CtrRecipe, synthetic_ctr
 from recfx.errors import InputError
@@ -40,6 +40,18 @@ def test_reading_stops_at_the_limit() -> None:
 def test_a_split_is_data() -> None:
     split = synthetic_ctr(CtrRecipe(rows=400)).train
     assert sum(len(dense) for dense, _ in limited(split)) == len(split)
+
+
+def test_all_rows_are_traffic_if_they_can_be_read_again() -> None:
+    split = synthetic_ctr(CtrRecipe(rows=12_000)).train
+    assert sum(len(dense) for dense, _ in resources_of(split)["traffic"]) == len(split) > MOST_ROWS
+    batches = [(torch.zeros(1000, 2), torch.zeros(1000))] * 9
+    found = resources_of(batches)
+    for _ in range(2):
+        assert sum(len(batch[0]) for batch in found["traffic"]) == 9000
+    assert len(found["calibration"]) == 5
+    assert resources_of(iter(batches)).keys() == {"calibration"}
+    assert resources_of(None) == {}
 
 
 @pytest.mark.parametrize("data", [[], [(torch.zeros(0, 2), torch.zeros(0))], None, torch.zeros(3), "rows", {"x": []}])

@@ -208,6 +208,15 @@ def test_a_folder_holds_all_it_takes(tmp_path: Path) -> None:
         assert torch.equal(one, other)
 
 
+def test_traffic_is_saved_for_passes_that_need_it_only(tmp_path: Path) -> None:
+    b = GraphBuilder({"x": ("batch", 4)})
+    program = b.build(b.call(torch.ops.aten.tanh.default, b.inputs["x"]))
+    held = {"traffic": [1, 2], "calibration": [3]}
+    for text, expected in (("fuse-mlp", {"calibration": [3]}), ("share-cold-rows", held)):
+        folder = write_reproducer(program, Pipeline(text).passes, ValueError("why"), tmp_path / text, held)
+        assert read_resources(folder) == expected
+
+
 def test_folders_are_made_where_none_is_given() -> None:
     b = GraphBuilder({"x": ("batch", 4)})
     program = b.build(b.call(torch.ops.aten.tanh.default, b.inputs["x"]))

@@ -30,7 +30,7 @@ PAIRS = (torch.tensor(HOT).repeat(4).reshape(10, 2),)
 
 def share(program: Program, data: Any = (IDS,), **options: Any) -> PipelineResult:
     """The pass on a program; rows that the data never reads are cold unless options say otherwise."""
-    return Pipeline([ShareColdRows(**{"least": 1, **options})]).run(program, resources={"calibration": list(data)})
+    return Pipeline([ShareColdRows(**{"least": 1, **options})]).run(program, resources={"traffic": list(data)})
 
 
 def averaged(table: Tensor, counts: Tensor, least: int, kept: tuple[int, ...] = ()) -> Tensor:
@@ -187,7 +187,7 @@ def test_options_are_checked(options: dict[str, Any], says: str) -> None:
 
 def test_data_is_asked_for() -> None:
     program = program_of(Case(FIRES["ids [B]"][0], IDS))
-    with pytest.raises(recfx.PipelineError, match="calibration"):
+    with pytest.raises(recfx.PipelineError, match="traffic"):
         Pipeline("share-cold-rows").run(program)
     with pytest.raises(recfx.RecfxError, match="no batch"):
         share(program, [])
