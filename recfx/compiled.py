@@ -59,6 +59,7 @@ class CompiledModel(FrozenWeights):
         self._watch: WeightWatch | None = None
         self._live: LiveTables | None = None
         self._journal: UpdateJournal | None = None
+        self._held_tables = 0
         self._saved = ("", 0)  # the digest of the folder that was loaded or saved last, and the updates before
         self._entry: Callable[..., Any] = self._first_call
         if parts is not None:
@@ -74,8 +75,9 @@ class CompiledModel(FrozenWeights):
             return run_traced(self._ready(), args, kwargs)
         if self._watch is not None and not self._watch.compare_next():
             self._weights_changed()
-        if self._live is not None:
-            return self._live.run(args, kwargs, lossy=self.cast_inputs)
+        live = self._live  # a refresh may end it meanwhile
+        if live is not None:
+            return live.run(args, kwargs, lossy=self.cast_inputs)
         try:
             return self._entry(*args, **kwargs)
         except Exception as error:
@@ -223,7 +225,9 @@ class CompiledModel(FrozenWeights):
         with live.lock:
             self._require_present(live)
             checked = live.checked(updates)
-            return live.write(checked) if self._journal is None else self._journal.write(checked)
+            version = live.write(checked) if self._journal is None else self._journal.write(checked)
+            self._hold_present(live)
+            return version
 
     def pinned(self) -> PinnedModel:
         """The model with its present rows, for several calls that must see the same rows.
@@ -260,6 +264,7 @@ class CompiledModel(FrozenWeights):
         with live.lock:
             self._require_present(live)
             live.prepare(chosen)
+            self._hold_present(live)
 
     def keep_updates(self, path: str | PathLike[str], *, sync: Literal["process", "disk"] = "process") -> int:
         """Keeps updates in a journal beside a saved model, so that a process that loads the model has them.
@@ -295,6 +300,7 @@ class CompiledModel(FrozenWeights):
                 journal.close()
                 raise
             self._journal = journal
+            self._hold_present(live)
             return found
 
     def follow_updates(self) -> int:
@@ -310,13 +316,21 @@ class CompiledModel(FrozenWeights):
         if live is None or journal is None or not journal.behind:
             return 0
         with live.lock:
-            return journal.follow()
+            found = journal.follow()
+            self._hold_present(live)
+            return found
 
     def _with_live_tables(self) -> LiveTables:
         with self._lock:
             if self._live is None:
                 self._live = LiveTables(self._ready())
             return self._live
+
+    def _hold_present(self, live: LiveTables) -> None:
+        """Makes `parameters` and `state_dict` give the tables with the present rows, after further tables were copied."""
+        if self._held_tables != live.copied:
+            self.hold_weights(live.parts.program.state())
+            self._held_tables = live.copied
 
     def _require_present(self, live: LiveTables) -> None:
         """Checks that the model was not refreshed meanwhile."""
@@ -341,8 +355,9 @@ class CompiledModel(FrozenWeights):
         return f"CompiledModel({report.model}, target={report.target!r}, operators={report.operators[1]})"
 
     def _ready(self) -> Parts:
-        if self._live is not None:
-            return self._live.parts
+        live = self._live
+        if live is not None:
+            return live.parts
         if self._parts is None:
             raise RecfxError(
                 "the model has not been captured yet",
@@ -361,6 +376,7 @@ class CompiledModel(FrozenWeights):
 
     def _take(self, parts: Parts) -> None:
         self.hold_weights(parts.program.state())
+        self._held_tables = 0
         self._parts, self._entry, self._watch = parts, parts.entry, parts.watch
         self._live, self._saved = None, (parts.digest, 0)
 

@@ -114,6 +114,11 @@ class LiveTables:
         """The compiled model with the present rows."""
         return self._active.parts
 
+    @property
+    def copied(self) -> int:
+        """The number of tables that were copied for both sides."""
+        return len(self._live)
+
     def run(self, args: tuple[Any, ...], kwargs: dict[str, Any], *, lossy: bool) -> Any:
         """A call of the model; see `run_unusual` for `lossy`."""
         side = self._entered()

@@ -176,6 +176,18 @@ def test_a_refresh_replaces_the_rows() -> None:
     assert fast.table_version == 1
 
 
+def test_the_state_holds_the_present_rows() -> None:
+    fast = optimize(Tables().eval())
+    other = {name: tensor.clone() for name, tensor in fast.state_dict().items()}
+    for seed, name in enumerate((*NAMES, *NAMES)):
+        ids, rows = drawn((name,), 5, seed)[name]
+        fast.update_tables({name: (ids, rows)})
+        for position, id_ in enumerate(ids.tolist()):
+            other[name][id_] = rows[position]
+        assert all(torch.equal(tensor, other[key]) for key, tensor in fast.state_dict().items())
+    assert not any(parameter.requires_grad for parameter in fast.parameters())
+
+
 def test_tables_become_live_one_after_another() -> None:
     model = Tables().eval()
     fast = optimize(model)
