@@ -14,6 +14,7 @@ from torch.utils import _pytree as pytree
 
 from recfx.errors import InputError
 from recfx.ir.program import Program
+from recfx.passes.prune.row_counts import Traffic
 
 #: The most rows of calibration data that are read.
 MOST_ROWS = 4096
@@ -37,23 +38,17 @@ def resources_of(data: Any) -> dict[str, Any]:
         return {}
     found: dict[str, Any] = {"calibration": limited(data)}
     if not isinstance(data, Iterator):
-        found["traffic"] = Everything(data)
+        found["traffic"] = Traffic(_Parts(data) if _is_split(data) else data)
     return found
 
 
-class Everything:
-    """All batches of calibration data.
-
-    Args:
-        data: As for `limited`; not an iterator.
-    """
+class _Parts:
+    """All rows of a split of `recfx.data`, as batches."""
 
     def __init__(self, data: Any) -> None:
         self._data = data
 
     def __iter__(self) -> Iterator[Any]:
-        if not _is_split(self._data):
-            return iter(self._data)
         parts = torch.arange(len(self._data.label)).split(MOST_ROWS)
         return (tuple(self._data.inputs(part)) for part in parts)
 

@@ -7,18 +7,18 @@ needed. Harms give the order in which steps are taken back; what is kept is deci
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from typing import Any
 
 import torch
 
 from recfx.analysis.channel_groups import Kind as ChannelKind
 from recfx.analysis.channel_groups import channel_groups
-from recfx.budget.steps import FORMS, NARROW, Group, Kind, Plan, Setting, Step, quantising
+from recfx.budget.steps import FORMS, LEAST, NARROW, Group, Kind, Plan, Setting, Step, quantising, rows_of, sharing
 from recfx.cost.arithmetic import arithmetic
 from recfx.ir.program import Program
 from recfx.ir.verify import Level
-from recfx.passes import QuantizeLinears, QuantizeTables
+from recfx.passes import QuantizeLinears, QuantizeTables, ShareColdRows
 from recfx.passes.prune.prune_channels import group_names
 from recfx.pipeline import Pass, Pipeline
 
@@ -72,6 +72,7 @@ class Ranking:
             for groups in (self._tables(), self._layers()):
                 steps += self._quantised(groups)
         if self._trunk is not None:
+            steps += self._shared(self._trunk)
             steps += self._pruned(self._trunk)
         return steps
 
@@ -91,6 +92,17 @@ class Ranking:
             work = weights[group.name] * _ROWS / self._work if group.kind == "layer" else 0.0
             steps += self._of_group(self._whole, outputs, group, groups, quantising, work)
         return steps
+
+    def _shared(self, trunk: Program) -> list[Step]:
+        """The steps of tables of which some rows are cold; none if it is not known how often rows are read."""
+        if "traffic" not in self._resources:
+            return []
+        outputs = self._outputs(trunk)
+        before, most = trunk.state(), max(LEAST.values())
+        after = self._run(trunk, Pipeline([ShareColdRows(most)])).state()
+        smaller = [name for name, tensor in before.items() if name in after and len(after[name]) < len(tensor)]
+        groups = _groups(map(rows_of, smaller), "rows", FORMS["rows"])
+        return [step for g in groups for step in self._of_group(trunk, outputs, g, groups, sharing, 0.0)]
 
     def _pruned(self, trunk: Program) -> list[Step]:
         outputs = self._outputs(trunk)
@@ -165,5 +177,5 @@ class Ranking:
         return harm if math.isfinite(harm) else math.inf
 
 
-def _groups(names: Sequence[str], kind: Kind, forms: tuple[str, ...]) -> list[Group]:
+def _groups(names: Iterable[str], kind: Kind, forms: tuple[str, ...]) -> list[Group]:
     return [Group(name, kind, forms) for name in names]

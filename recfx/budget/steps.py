@@ -7,7 +7,15 @@ from collections.abc import Iterable, Mapping, Sequence
 from types import MappingProxyType
 from typing import Literal
 
-from recfx.passes import Passes, PruneChannels, QuantizeLinears, QuantizeTables, Stage, with_extra_passes
+from recfx.passes import (
+    Passes,
+    PruneChannels,
+    QuantizeLinears,
+    QuantizeTables,
+    ShareColdRows,
+    Stage,
+    with_extra_passes,
+)
 from recfx.pipeline import Pass, Pipeline
 
 #: The stage behind which channels are removed: constant ones have gone, and no operator of the dialect hides any.
@@ -19,11 +27,15 @@ BITS = MappingProxyType({"4 bits": 4, "8 bits": 8, "16 bits": 16})
 #: Form of a group of channels -> the part of its channels that goes; in the order in which passes remove them.
 RATIOS = MappingProxyType({"50 % fewer channels": 0.5, "25 % fewer channels": 0.25})
 
-Kind = Literal["table", "layer", "channels"]
+#: Form of the rows of a table -> rows that are read less often share one; in the order in which passes share them.
+LEAST = MappingProxyType({"rows read < 4 times share one": 4, "rows read once share one": 2})
+
+Kind = Literal["table", "rows", "layer", "channels"]
 #: Kind of a group -> the forms that it may take, the least compressed first.
 FORMS: Mapping[str, tuple[str, ...]] = MappingProxyType(
     {
         "table": ("8 bits", "4 bits"),
+        "rows": ("rows read once share one", "rows read < 4 times share one"),
         "layer": ("16 bits", "8 bits"),
         "channels": ("25 % fewer channels", "50 % fewer channels"),
     }
@@ -100,7 +112,8 @@ class Plan:
         for stage in self.stages:
             stages.append(stage)
             if stage.name == PRUNE_AFTER:
-                stages.append(Stage("prune", _text(self.pruning(groups, setting)), "Before layers are joined."))
+                pruning = [*sharing(groups, setting), *self.pruning(groups, setting)]
+                stages.append(Stage("prune", _text(pruning), "Before lookups are fused and layers are joined."))
         stages.append(
             Stage("quantize", _text(quantising(groups, setting)), "After all passes that compute new weights.")
         )
@@ -121,6 +134,27 @@ class Plan:
             if len(keep) < len(own):
                 passes.append(PruneChannels(ratio, importance=self.importance, keep_means=self.keep_means, keep=keep))
         return passes
+
+
+def sharing(groups: Sequence[Group], setting: Setting) -> list[Pass]:
+    """The passes that let cold rows share one."""
+    own = [group for group in groups if group.kind == "rows"]
+    passes: list[Pass] = []
+    for form, least in LEAST.items():
+        keep = tuple(table_of(group) for group in own if setting.get(group) != form)
+        if len(keep) < len(own):
+            passes.append(ShareColdRows(least, keep=keep))
+    return passes
+
+
+def rows_of(table: str) -> str:
+    """The name of the group of the rows of a table."""
+    return f"rows of {table}"
+
+
+def table_of(group: Group) -> str:
+    """The table of a group of rows."""
+    return group.name.removeprefix(rows_of(""))
 
 
 def quantising(groups: Sequence[Group], setting: Setting) -> list[Pass]:

@@ -98,6 +98,27 @@ def test_tables_with_short_rows_get_16_bits() -> None:
 
 
 @needs_kernels
+def test_rows_that_are_rarely_read_share_one() -> None:
+    model = Clicks()
+    model.tables[0] = nn.Embedding(900, 16)
+    model.eval()
+    few = [(torch.where(torch.arange(4) == 0, ids * 3, ids), dense) for ids, dense in DATA]
+    found = Ranking(
+        capture(model, few[0]), PLAN, few, {"calibration": few, "traffic": few}, quantises=True, prunes=True
+    )
+    steps = [step for step in found.steps() if step.group.kind == "rows"]
+    assert {step.group.name for step in steps} == {"rows of tables.0.weight"}
+    assert steps[0].harm == 0.0 or steps[0].saved > 0
+    read = torch.cat([ids[:, 0] for ids, _ in few]).bincount(minlength=900)
+    state = sum(p.numel() * 4 for p in model.parameters())
+    cold = int((read < 2).sum())
+    assert steps[0].saved == pytest.approx(((cold - 1) * 64 - 900 * 4) / state)
+    pipeline = PLAN.pipeline(found.groups, setting_of(found.steps(), []))
+    after = Pipeline(str(pipeline)).run(capture(model, few[0]), resources={"calibration": few, "traffic": few}).program
+    assert any(tensor.dtype is torch.int32 and tensor.shape == (900,) for tensor in after.state().values())
+
+
+@needs_kernels
 def test_what_may_not_be_done_is_left_out() -> None:
     assert {step.group.kind for step in ranking(Clicks(), prunes=False).steps()} == {"table", "layer"}
     assert {step.group.kind for step in ranking(Clicks(), quantises=False).steps()} == {"channels"}

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from typing import Any
 
 import pytest
@@ -18,7 +18,7 @@ import recfx
 from recfx.capture import capture
 from recfx.ir import Program, verify_meta
 from recfx.passes import ShareColdRows
-from recfx.passes.prune.row_counts import row_counts
+from recfx.passes.prune.row_counts import Traffic, row_counts
 from recfx.pipeline import Pipeline, PipelineResult
 from recfx.runtime.outputs import own_outputs
 from recfx.zoo import MODELS
@@ -146,6 +146,26 @@ def test_any_table_and_any_counts(data: st.DataObject) -> None:
     assert bool(result.records[0].fired) is saves
     expected = averaged(table.weight, counts, least, kept) if saves else table.weight.detach()
     torch.testing.assert_close(result.program.run([ids])[0], expected[ids] * 2, rtol=1e-6, atol=1e-7)
+
+
+def test_traffic_is_counted_once() -> None:
+    read: list[int] = []
+
+    class Batches:
+        def __iter__(self) -> Iterator[tuple[Tensor, ...]]:
+            read.append(1)
+            return iter([IDS, IDS])
+
+    program, traffic = program_of(Case(FIRES["ids [B]"][0], IDS)), Traffic(Batches())
+    (table,) = program.graph.find_nodes(op="get_attr")
+    for held in (program, program.clone()):
+        (table,) = held.graph.find_nodes(op="get_attr")
+        assert torch.equal(row_counts(held, {table: ROWS}, traffic)[table], 2 * torch.bincount(IDS[0], minlength=ROWS))
+    assert len(read) == 1
+    other = capture(Function(lambda m, i: m.e(i + 1), e=nn.Embedding(ROWS + 1, 4)), IDS)
+    (table,) = other.graph.find_nodes(op="get_attr")
+    assert row_counts(other, {table: ROWS + 1}, traffic)[table].nonzero().flatten().tolist() == [i + 1 for i in HOT]
+    assert len(read) == 2
 
 
 def test_the_shared_row_is_weighted_by_how_often_each_is_read() -> None:
