@@ -81,18 +81,41 @@ def _traced(made: Any, reference: Callable[..., Any], decomposition: Callable[..
 
 
 def _refused(made: Any, reference: Callable[..., Any], decomposition: Callable[..., Any]) -> Callable[..., Any]:
-    """A kernel above autograd of an operator without a gradient."""
+    """A kernel above autograd of an operator without a gradient: a backward pass through it is an error."""
 
     def kernel(keyset: Any, *args: Any) -> Any:
-        if torch.is_grad_enabled() and torch._C._any_requires_grad(*args):
-            raise InputError(
-                f"{made.name()} has no gradient: {GRADIENTS[made]}",
-                hint="train the program before passes store it in fewer bits, or call it under torch.no_grad()",
-            )
         with torch._C._AutoDispatchBelowAutograd():
-            return made.redispatch(keyset & torch._C._after_autograd_keyset, *args)
+            result = made.redispatch(keyset & torch._C._after_autograd_keyset, *args)
+        return without_gradient(result, _tensors(args), f"{made.name()} has no gradient: {GRADIENTS[made]}")
 
     return kernel
+
+
+def without_gradient(result: torch.Tensor, inputs: list[torch.Tensor], reason: str) -> torch.Tensor:
+    """A result through which a backward pass is an error, where one of the inputs has a gradient.
+
+    Args:
+        result: The result, without autograd history.
+        inputs: What it was computed from.
+        reason: The text of the error.
+    """
+    if not (torch.is_grad_enabled() and any(given.requires_grad for given in inputs)):
+        return result
+    found: torch.Tensor = _NoGradient.apply(reason, result, *inputs)
+    return found
+
+
+class _NoGradient(torch.autograd.Function):
+    @staticmethod
+    def forward(ctx: Any, reason: str, result: torch.Tensor, *inputs: torch.Tensor) -> torch.Tensor:
+        ctx.reason = reason
+        return result.view_as(result)
+
+    @staticmethod
+    def backward(ctx: Any, *gradients: torch.Tensor) -> Any:
+        raise InputError(
+            ctx.reason, hint="train the program before passes store it in fewer bits, or call it under torch.no_grad()"
+        )
 
 
 def _tensors(args: Any) -> list[torch.Tensor]:

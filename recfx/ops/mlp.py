@@ -17,13 +17,14 @@ from typing import Any
 import torch
 from torch.nn import functional
 
-from recfx.errors import InputError
 from recfx.ops import checks
 from recfx.ops.descriptions import ACTIVATIONS as ACTIVATIONS
 from recfx.ops.descriptions import Layer as Layer
-from recfx.ops.library import define
+from recfx.ops.library import define, without_gradient
 
 _INTS, _FLOATS = 11, 3
+
+_NO_GRADIENT = "a layer with int8 weights has no gradient: it rounds its input to integers"
 
 
 def encode(layers: Sequence[Layer]) -> tuple[list[int], list[float]]:
@@ -134,20 +135,12 @@ def product(
         bias: float32 [N].
         scale: float32 [N], of an int8 weight.
         input_scale: A calibrated scale of the input of an int8 weight, or 0 for each row's own.
-
-    Raises:
-        InputError: A gradient with respect to the input of an int8 layer is asked for.
     """
     if weight.dtype in (torch.float32, torch.float64):  # float64 in reference runs
         return functional.linear(x, weight, bias)
     if weight.dtype is torch.bfloat16:
         return functional.linear(x.bfloat16().float(), weight.float(), bias)
     assert scale is not None
-    if torch.is_grad_enabled() and x.requires_grad:
-        raise InputError(
-            "a layer with int8 weights has no gradient: it rounds its input to integers",
-            hint="train the program before quantize-linears runs, with recfx.learn.fake_quantize for the effect of rounding",
-        )
     flat = x.reshape(-1, x.shape[-1])
     finite = flat.isfinite()
     rows = finite.all(1, keepdim=True)
@@ -156,7 +149,8 @@ def product(
     codes = torch.where(rows, codes, flat.masked_fill(finite, 0.0).double())
     kind = torch.float32 if x.shape[-1] <= _EXACT_COLUMNS else torch.float64
     y = (codes.to(kind) @ weight.to(kind).T).float() * scale * torch.where(rows, unit, 1.0)
-    return (y if bias is None else y + bias).reshape(*x.shape[:-1], weight.shape[0])
+    y = (y if bias is None else y + bias).reshape(*x.shape[:-1], weight.shape[0])
+    return without_gradient(y.detach(), [x], _NO_GRADIENT)
 
 
 def reference(x: torch.Tensor, params: list[torch.Tensor], layers: list[int], numbers: list[float]) -> torch.Tensor:
