@@ -148,7 +148,7 @@ def _task(plan: Plan, name: str, seed: int) -> Task:
 
 
 def _calibration(task: Task) -> list[Any]:
-    rows = torch.arange(min(len(task.data.train), 2048)).split(512)
+    rows = torch.arange(len(task.data.train)).split(512)
     return [task.arguments(*task.data.train.inputs(some)) for some in rows]
 
 
