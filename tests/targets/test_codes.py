@@ -27,6 +27,7 @@ COUNTS = {
     "size_of(context.slots[step.out.slot].dtype)",
     "search.words",
     "search.bits",
+    "bits",
     "t.query_bits",
     "t.width / 8",
 }

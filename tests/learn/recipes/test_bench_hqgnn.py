@@ -138,7 +138,7 @@ def test_cells_that_a_run_in_progress_comes_back_to_say_so() -> None:
 
 def stop_at(step: int, monkeypatch: pytest.MonkeyPatch, act: Callable[[], None]) -> None:
     """Calls `act` before a step of training, counted over all cells."""
-    taken, plain = 0, Trainer._step
+    taken, plain = 0, Trainer.step
 
     def counted(self: Trainer, *args: Any) -> Tensor:
         nonlocal taken
@@ -147,7 +147,7 @@ def stop_at(step: int, monkeypatch: pytest.MonkeyPatch, act: Callable[[], None])
             act()
         return plain(self, *args)
 
-    monkeypatch.setattr(Trainer, "_step", counted)
+    monkeypatch.setattr(Trainer, "step", counted)
 
 
 @pytest.mark.parametrize("step", [2, 8, 14])
