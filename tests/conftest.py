@@ -15,11 +15,11 @@ from program_cases import nested_program, tiny_program
 
 from recfx.ir import Program
 
-settings.register_profile("default", deadline=None, max_examples=25, suppress_health_check=[HealthCheck.too_slow])
+settings.register_profile("default", deadline=None, max_examples=20, suppress_health_check=[HealthCheck.too_slow])
 settings.register_profile(
     "ci",
     deadline=None,
-    max_examples=25,
+    max_examples=20,
     derandomize=True,
     print_blob=True,
     suppress_health_check=[HealthCheck.too_slow],

@@ -54,6 +54,7 @@ def test_four_epochs_and_tables_with_whole_lines_in_a_pipe(capsys: pytest.Captur
             assert row.count("µs") == 2
 
 
+@pytest.mark.slow
 @needs_kernels
 def test_a_budget_adds_a_column_and_the_certificate(capsys: pytest.CaptureFixture[str], tmp_path: Path) -> None:
     folder = tmp_path / "model"

@@ -42,6 +42,7 @@ def test_a_wrong_answer_is_a_finding(monkeypatch: pytest.MonkeyPatch) -> None:
     assert found[0] == "VerificationError"
 
 
+@pytest.mark.slow
 def test_chunks_are_kept_and_gone_on_from(tmp_path: Path) -> None:
     out = tmp_path / "models.jsonl"
     first = list(random_models.measure(4, out, chunk=2))

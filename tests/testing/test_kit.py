@@ -89,7 +89,7 @@ def test_legal_pipelines_keep_the_meaning(program: Program, pipeline: Pipeline) 
 
 @pytest.mark.parametrize("name", BUILT_IN)
 def test_built_in_passes_keep_their_declarations(name: str) -> None:
-    assert_pass_preserves(name, max_examples=15)
+    assert_pass_preserves(name, max_examples=9)
 
 
 @pytest.mark.nightly

@@ -95,6 +95,7 @@ def test_graphs_hold_what_models_hold() -> None:
     assert min(facts.values()) >= 3, facts
 
 
+@pytest.mark.slow
 def test_every_step_is_drawn_about_as_often_as_any_other(monkeypatch: pytest.MonkeyPatch) -> None:
     drawn: Counter[str] = Counter()
 
