@@ -126,7 +126,9 @@ def _taken_out(node: fx.Node, target: Any, args: Any, kwargs: Any, kept: Kept) -
     x, position = args[0], TAKEN_OUT[target]
     given = kwargs.get("dim") if position is None or len(args) <= position else args[position]
     dims = (
-        range(x.ndim) if given in (None, []) else [d % x.ndim for d in ([given] if isinstance(given, int) else given)]
+        range(x.ndim)
+        if given in (None, []) or not x.ndim
+        else [d % x.ndim for d in ([given] if isinstance(given, int) else given)]
     )
     small = x
     for d in dims:

