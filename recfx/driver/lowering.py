@@ -195,6 +195,10 @@ class Lowering:
         nodes = {node.name: node for node in self._operators() if node.name in members}
         if name == EagerBackend.name or not error.reasons or not error.reasons.keys() <= nodes.keys():
             return False
+        if not any(self.verdicts[name][nodes[node]] for node in error.reasons):
+            return (
+                False  # such as sizes, which stay in every region that reads them: refusing them again changes nothing
+            )
         self.verdicts[name] |= {nodes[node]: Verdict(False, reason) for node, reason in error.reasons.items()}
         return True
 

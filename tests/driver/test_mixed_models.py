@@ -161,6 +161,30 @@ class Impossible(Picky):
         raise Refused({"nowhere": "no"})
 
 
+class SizesRefused(Picky):
+    """It refuses a size, which belongs to no backend, so that every region that reads it computes it."""
+
+    def lower(self, region: Region) -> Lowered:
+        sizes = {n.name: "no sizes" for n in region.graph.nodes if n.target is _aten.sym_size.int}
+        if sizes:
+            raise Refused(sizes)
+        return super().lower(region)
+
+
+def test_a_refusal_that_changes_no_region_is_a_failure() -> None:
+    class Shaped(nn.Module):
+        def forward(self, x: Tensor) -> Tensor:
+            return torch.relu(x).reshape(x.shape[0], 2, 2)
+
+    program = capture(Shaped().eval(), (torch.randn(4, 4),))
+    assert any(node.target is _aten.sym_size.int for node in program.graph.nodes)
+    runs = verify_numeric(program, program, Exactness.EXACT)
+    placed, (notice,) = lower(program, [SizesRefused(), EagerBackend()], runs, Exactness.EXACT)
+    assert placed.backends == ("eager",)
+    assert "the picky backend fails on this model" in notice
+    assert torch.equal(placed.run(*program.example)[0], program.run(program.example)[0])
+
+
 def test_a_refusal_of_what_is_not_there_is_a_failure() -> None:
     placed, (notice,), _ = lowered([Impossible(), EagerBackend()])
     assert placed.backends == ("eager",)

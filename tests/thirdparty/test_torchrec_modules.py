@@ -94,17 +94,12 @@ def measured() -> dict[str, Record]:
     return found
 
 
-#: Cases that leave 13 operators to torch, 4 more than recorded: a known regression, whose answers are compared all the same.
-MORE_LEFT = frozenset({"EmbeddingCollection, JaggedTensors returned"})
-
-
 @pytest.mark.slow
 @pytest.mark.parametrize("case", [c for c in CASES if not c.refused], ids=lambda c: c.name)
 def test_answers_are_eagers(case: Case) -> None:
     pytest.importorskip("torchrec")
     model, fast = compiled(case)
-    if case.name not in MORE_LEFT:
-        assert len(fast.report.left_to_torch) <= load(RECORDS)[case.name].left_count, fast.report.left_to_torch
+    assert len(fast.report.left_to_torch) <= load(RECORDS)[case.name].left_count, fast.report.left_to_torch
     for sizes in (USUAL, LONG, EMPTY):
         if sizes.high < case.least or (sizes is LONG and "Position" in case.name):
             continue
