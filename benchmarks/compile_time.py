@@ -8,13 +8,13 @@ import subprocess
 import sys
 import time
 from collections.abc import Callable, Sequence
-from pathlib import Path
 from typing import Any
 
 import torch
 from torch import Tensor, nn
 
 from benchmarks.markdown import markdown
+from benchmarks.memory import memory, reset_peak
 from benchmarks.pair_models import pair_model
 from recfx.errors import MeasureError
 
@@ -117,7 +117,7 @@ def compile_case(case: str, precision: str = "fp32") -> CompileTime:
     import recfx
 
     model, example = CASES[case]()
-    before = _reset_peak()
+    before = reset_peak()
     start = time.perf_counter()
     report = recfx.optimize(model, "cpu", example_inputs=example, precision=precision).report
     total = time.perf_counter() - start
@@ -128,7 +128,7 @@ def compile_case(case: str, precision: str = "fp32") -> CompileTime:
         {stage: report.seconds.get(stage, 0.0) for stage in STAGES},
         total,
         report.state_bytes[0],
-        max(0, _memory("VmHWM") - before) if before else 0,
+        max(0, memory("VmHWM") - before) if before else 0,
         tuple((record.text, record.seconds, record.verify_seconds) for record in slowest),
     )
 
@@ -149,22 +149,6 @@ def from_json(held: dict[str, Any]) -> CompileTime:
     passes = tuple((str(text), float(run), float(check)) for text, run, check in held["passes"])
     first, last = held["operators"]
     return CompileTime(**{**held, "operators": (int(first), int(last)), "passes": passes})
-
-
-def _reset_peak() -> int:
-    """The present memory of the process, to which its peak is set; 0 where the system does not tell."""
-    try:
-        Path("/proc/self/clear_refs").write_text("5")
-    except OSError:
-        return 0
-    return _memory("VmRSS")
-
-
-def _memory(name: str) -> int:
-    """A line of the system's table of this process, in bytes; 0 where there is no such table."""
-    status = Path("/proc/self/status")
-    lines = status.read_text().splitlines() if status.exists() else []
-    return next((int(line.split()[1]) * 1024 for line in lines if line.startswith(f"{name}:")), 0)
 
 
 if __name__ == "__main__":

@@ -19,6 +19,7 @@ import torch
 import recfx
 from benchmarks.case import Case
 from benchmarks.markdown import markdown
+from benchmarks.memory import memory
 from recfx.cost.timing import compare
 from recfx.driver.cost_model import cost_model, known_rivals
 from recfx.driver.lowering import Lowering
@@ -44,6 +45,8 @@ _EXAMPLE_ROWS = 16
 _FINALISTS = 5
 #: The calls of a plan in the first round, and the multiple of the fastest time after which it gets no further call.
 _CALLS, _MUCH_SLOWER = 5, 2.0
+#: Lowered plans are dropped when the process holds more: each region of a backend may have a copy of its weights.
+_HELD_BYTES = 6 << 30
 
 Labels = tuple[int, ...]
 
@@ -150,13 +153,13 @@ class _Field:
             once = self._screened(table, tried, leaves)
             fastest = sorted(once, key=once.__getitem__)
             single = next(labels for labels in fastest if labels in singles)
-            calls = {labels: self._call(table, labels, leaves) for labels in {*fastest[:_FINALISTS], single}}
-            named: dict[str, Callable[[], object]] = {"chosen": partial(chosen.run, *leaves)}
-            named |= {str(labels): call for labels, call in calls.items() if call is not None}
-            timings = compare(named, seconds=self.sample.seconds).timings
+            finalists = {labels: self._placed(table, labels) for labels in {*fastest[:_FINALISTS], single}}
+            held = {"chosen": chosen} | {str(k): placed for k, placed in finalists.items() if placed is not None}
+            calls = {name: partial(placed.run, *leaves) for name, placed in held.items()}
+            timings = compare(calls, seconds=self.sample.seconds).timings
         times = {name: timing.median for name, timing in timings.items()}
         best = min(times, key=times.__getitem__)
-        names = {"chosen": described(chosen)} | {str(k): described(p) for k, p in self.lowered.items() if p is not None}
+        names = {name: described(placed) for name, placed in held.items()}
         return Regret(
             *(self.case, rows, len(self.graph.units), len(once), every, names["chosen"], names[best]),
             *(times["chosen"] / times[best] - 1, names[str(single)], times["chosen"] / times[str(single)]),
@@ -184,18 +187,21 @@ class _Field:
         """Plan -> the least seconds of a few calls. Plans that a backend refuses are left out."""
         found: dict[Labels, float] = {}
         for labels in tried:
-            call = self._call(table, labels, leaves)
-            if call is not None:
+            placed = self._placed(table, labels)
+            if placed is not None:
+                call = partial(placed.run, *leaves)
                 found[labels] = _least(call, _MUCH_SLOWER * min(found.values(), default=math.inf))
         return found
 
-    def _call(self, table: CostTable, labels: Labels, leaves: Sequence[Any]) -> Callable[[], Any] | None:
+    def _placed(self, table: CostTable, labels: Labels) -> Placed | None:
+        """The program lowered with a plan; None if a backend refuses it."""
         if labels not in self.lowered:
+            if memory("VmRSS") > _HELD_BYTES:
+                self.lowered.clear()
             self.lowered[labels] = None
             with contextlib.suppress(RecfxError):
                 self.lowered[labels] = self.lowering.place(assignment_of(table, labels))[0]
-        placed = self.lowered[labels]
-        return None if placed is None else partial(placed.run, *leaves)
+        return self.lowered[labels]
 
 
 def _backends(program: Program) -> list[Backend]:

@@ -16,7 +16,7 @@ _TABLE_BYTES = _ROWS * _DIM * 4
 #: Optimizes a small model first, so that imports do not count, and prints the growth of the memory for a large one.
 _SCRIPT = """
 import gc, json, sys, torch, recfx
-from benchmarks.compile_time import _memory, _reset_peak
+from benchmarks.memory import memory, reset_peak
 from recfx.zoo import DLRM
 
 torch.set_num_threads(1)
@@ -25,9 +25,9 @@ for count in (50, rows):
     model = DLRM([count] * tables, 13, dim).eval()
     example = model.example_inputs(16)
     gc.collect()
-    before = _reset_peak()
+    before = reset_peak()
     fast = recfx.optimize(model, "cpu", example_inputs=example, precision=precision, measure=False)
-print(json.dumps([before, _memory("VmHWM") - before, fast.report.state_bytes[1]]))
+print(json.dumps([before, memory("VmHWM") - before, fast.report.state_bytes[1]]))
 """
 
 
