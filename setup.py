@@ -30,6 +30,7 @@ COMMON = [
     "retrieval",
     "costs",
     "encode",
+    "row_writes",
     "levels",
 ]
 MODULE = "module"  # the Python module, which alone needs the headers of Python

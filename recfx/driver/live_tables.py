@@ -26,12 +26,11 @@ from recfx.formats.rowwise import ROW_BITS, row_bytes
 from recfx.ir.lookup_ops import TableKey, table_key
 from recfx.ir.program import get_state
 from recfx.kernels.private_copies import private_copy
+from recfx.kernels.row_writes import write_rows
 
 #: Seconds for the calls of a side to end.
 _LONGEST_CALL = 60.0
 _PAUSE = 20e-6
-#: Rows that are written at a time, so that the copy of a block stays in the cache.
-_BLOCK_ROWS = 4096
 
 
 class _Side:
@@ -203,6 +202,8 @@ class LiveTables:
         self.version += 1
         if self._wait(_LONGEST_CALL):
             self._write_late(packed)
+        else:  # the caller may change its tensors before the next update writes them
+            self._late = [dataclasses.replace(new, ids=new.ids.clone(), rows=new.rows.clone()) for new in updates]
         return self.version
 
     def packed(self, updates: Sequence[NewRows]) -> list[list[torch.Tensor]]:
@@ -262,9 +263,7 @@ class LiveTables:
             tables = side.tables(self.records[new.table], self._of_one_row(new.table))
             for (_, table), rows in zip(tables, formats, strict=True):
                 with torch.no_grad():
-                    for start in range(0, len(rows), _BLOCK_ROWS):
-                        part = slice(start, start + _BLOCK_ROWS)
-                        table.index_copy_(0, new.ids[part], rows[part])
+                    write_rows(table, new.ids, rows)
 
 
 def _run(parts: Parts, args: tuple[Any, ...], kwargs: dict[str, Any], *, lossy: bool) -> Any:

@@ -24,7 +24,7 @@ class NewRows:
 
     Attributes:
         table: The position of the table in the records.
-        ids: int64 [n], each once and inside the table.
+        ids: int64 [n], inside the table. Where one occurs several times, its last row counts.
         rows: Floating point [n, columns], finite.
     """
 
@@ -132,7 +132,7 @@ def _checked(place: int, record: TableRecord, given: Any, where: str) -> NewRows
                 hint=f"ids must be in [0, {record.rows}); a table does not grow: optimize a model with more rows",
             )
     _require_finite(rows, where)
-    return NewRows(place, *_each_once(ids, rows))
+    return NewRows(place, ids, rows)
 
 
 def _tensor(value: Any, kind: str, where: str) -> torch.Tensor:
@@ -156,16 +156,6 @@ def _require_finite(rows: torch.Tensor, where: str) -> None:
     raise InputError(
         f"row {bad} of the update holds NaN or infinities", where=where, hint="leave out rows that training has spoiled"
     )
-
-
-def _each_once(ids: torch.Tensor, rows: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
-    """Ids, each once, with the last row of each."""
-    ordered, order = ids.sort(stable=True)
-    last = torch.ones(len(ids), dtype=torch.bool)
-    last[:-1] = ordered[1:] != ordered[:-1]
-    if bool(last.all()):
-        return ids, rows
-    return ordered[last], rows[order[last]]
 
 
 def packed_rows(record: TableRecord, table: torch.Tensor, rows: torch.Tensor, where: str) -> torch.Tensor:

@@ -71,8 +71,12 @@ def test_lists_and_arrays_are_taken_and_the_last_row_of_an_id_counts() -> None:
     ids = [5, 2, 5, 0, 2]
     rows = np.arange(5 * COLUMNS, dtype=np.float64).reshape(5, COLUMNS)
     (found,) = checked_updates(RECORDS, {"users.weight": (ids, rows)})
-    assert found.ids.tolist() == [0, 2, 5]
-    assert torch.equal(found.rows, torch.from_numpy(rows[[3, 4, 2]]))
+    assert found.ids.tolist() == ids
+    assert torch.equal(found.rows, torch.from_numpy(rows))
+    fast = optimize(Tables().eval())
+    fast.update_tables({"users.weight": (ids, rows)})
+    held = fast.state_dict()["users.weight"]
+    assert torch.equal(held[[0, 2, 5]], torch.from_numpy(rows[[3, 4, 2]]).float())
 
 
 def test_an_update_without_rows_is_one() -> None:

@@ -8,7 +8,9 @@
 namespace recfx {
 namespace {
 
-constexpr int64_t LANES = 16;  // partial minima and maxima, so that compilers use vectors
+constexpr int64_t WIDTH = 4;
+typedef float Floats __attribute__((vector_size(16)));
+typedef int32_t Words __attribute__((vector_size(16)));
 constexpr uint32_t INFINITE = 0x7f800000, SIGN = 0x80000000;
 
 uint32_t bits_of(float f) {
@@ -34,30 +36,36 @@ bool finite(uint16_t half) { return (half & 0x7c00) != 0x7c00; }
 
 // The least and the greatest number of a row; false if one is not finite.
 bool range_of(const float* row, int64_t dim, float& low, float& high) {
-    float lows[LANES], highs[LANES];
-    uint32_t odd[LANES] = {};
-    for (int64_t l = 0; l < LANES; ++l) lows[l] = highs[l] = row[0];
+    low = high = row[0];
+    uint32_t odd = 0;
     int64_t d = 0;
-    for (; d + LANES <= dim; d += LANES)
-        for (int64_t l = 0; l < LANES; ++l) {
-            const float x = row[d + l];
-            lows[l] = x < lows[l] ? x : lows[l];
-            highs[l] = x > highs[l] ? x : highs[l];
-            odd[l] |= (bits_of(x) & ~SIGN) >= INFINITE;
+    if (dim >= WIDTH) {
+        Floats lows, highs;
+        std::memcpy(&lows, row, sizeof lows);
+        highs = lows;
+        Words odds = {};
+        for (; d + WIDTH <= dim; d += WIDTH) {
+            Floats x;
+            Words bits;
+            std::memcpy(&x, row + d, sizeof x);
+            std::memcpy(&bits, row + d, sizeof bits);
+            lows = x < lows ? x : lows;
+            highs = x > highs ? x : highs;
+            odds |= (bits & int32_t(~SIGN)) >= int32_t(INFINITE);
         }
+        for (int64_t l = 0; l < WIDTH; ++l) {
+            low = lows[l] < low ? lows[l] : low;
+            high = highs[l] > high ? highs[l] : high;
+            odd |= uint32_t(odds[l]);
+        }
+    }
     for (; d < dim; ++d) {
         const float x = row[d];
-        lows[0] = x < lows[0] ? x : lows[0];
-        highs[0] = x > highs[0] ? x : highs[0];
-        odd[0] |= (bits_of(x) & ~SIGN) >= INFINITE;
+        low = x < low ? x : low;
+        high = x > high ? x : high;
+        odd |= (bits_of(x) & ~SIGN) >= INFINITE;
     }
-    low = lows[0], high = highs[0];
-    for (int64_t l = 1; l < LANES; ++l) {
-        low = lows[l] < low ? lows[l] : low;
-        high = highs[l] > high ? highs[l] : high;
-        odd[0] |= odd[l];
-    }
-    return !odd[0];
+    return !odd;
 }
 
 // The codes of numbers, rounded half to even: floats above 2^23 have no fraction.
