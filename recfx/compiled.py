@@ -16,7 +16,7 @@ from torch import compiler
 
 from recfx.driver import artifact
 from recfx.driver.frozen_weights import FrozenWeights
-from recfx.driver.live_tables import LiveTables, tables_of
+from recfx.driver.live_tables import Exchange, LiveTables, tables_of
 from recfx.driver.live_tables import PinnedModel as PinnedModel
 from recfx.driver.parts import Parts
 from recfx.driver.placement import Placement, placement
@@ -200,7 +200,7 @@ class CompiledModel(FrozenWeights):
         """The number of updates of tables since the model was made, loaded or refreshed."""
         return 0 if self._live is None else self._live.version
 
-    def update_tables(self, updates: Mapping[str, tuple[Any, Any]]) -> int:
+    def update_tables(self, updates: Mapping[str, tuple[Any, Any]], *, exchange: Exchange | None = None) -> int:
         """Writes new rows into embedding tables while other threads call the model.
 
         A call sees all rows of an update or none of them. The rows are stored in the formats of their tables, with the bits that `optimize`
@@ -211,6 +211,8 @@ class CompiledModel(FrozenWeights):
         Args:
             updates: Name of a table -> ids [n] and rows [n, columns]. The name is that of the parameter in the user's model, such as
                 "items.weight", or of its module. Where an id occurs several times, its last row counts.
+            exchange: Calls the function that it is given, which makes the rows visible: rows of several models, or other data, become
+                visible together. If it raises an error before, nothing is written. Not with `keep_updates`.
 
         Returns:
             The number of updates so far. The rows are visible to all calls that begin after this one returns.
@@ -225,7 +227,16 @@ class CompiledModel(FrozenWeights):
         with live.lock:
             self._require_present(live)
             checked = live.checked(updates)
-            version = live.write(checked) if self._journal is None else self._journal.write(checked)
+            if self._journal is None:
+                version = live.write(checked, exchange=exchange)
+            elif exchange is None:
+                version = self._journal.write(checked)
+            else:
+                raise InputError(
+                    "the model keeps its updates in a journal of its own",
+                    where="exchange",
+                    hint="leave exchange= out, or do not call keep_updates",
+                )
             self._hold_present(live)
             return version
 

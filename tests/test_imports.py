@@ -47,7 +47,7 @@ ALLOWED: dict[str, set[str]] = {
         *("data", "errors", "formats", "ir", "kernels", "ops", "passes", "pipeline", "progress", "retrieval", "zoo")
     },
     "retrieval": {"errors", "formats", "kernels", "progress", "version"},
-    "serve": {"command_line", "compiled", "errors", "ir", "retrieval", "version"},
+    "serve": {"command_line", "compiled", "errors", "formats", "ir", "retrieval", "version"},
     "driver": {
         "kernels",
         *("analysis", "capture", "cost", "errors", "formats", "ir", "ops", "passes", "pipeline", "placement"),

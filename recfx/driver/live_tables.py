@@ -11,7 +11,7 @@ from __future__ import annotations
 import dataclasses
 import threading
 import time
-from collections.abc import Collection, Mapping, Sequence
+from collections.abc import Callable, Collection, Mapping, Sequence
 from typing import Any
 
 import torch
@@ -31,6 +31,10 @@ from recfx.kernels.row_writes import write_rows
 #: Seconds for the calls of a side to end.
 _LONGEST_CALL = 60.0
 _PAUSE = 20e-6
+
+
+#: Is given the function that makes new rows visible, and calls it.
+Exchange = Callable[[Callable[[], None]], None]
 
 
 class _Side:
@@ -70,9 +74,13 @@ class PinnedModel:
         """Runs the model; see `CompiledModel`."""
         return _run(self.parts, args, kwargs, lossy=self._lossy)
 
-    def __del__(self) -> None:
-        if self._calls is not None:
-            self._calls.pop()
+    def release(self) -> None:
+        """Lets updates change the rows; no call may follow."""
+        calls, self._calls = self._calls, None
+        if calls is not None:
+            calls.pop()
+
+    __del__ = release
 
 
 class LiveTables:
@@ -177,12 +185,18 @@ class LiveTables:
         copies: dict[TableKey, torch.Tensor] = {table_key(tensor): private_copy(tensor) for tensor in held}
         return _Side(with_tables(side.parts, copies))
 
-    def write(self, updates: Sequence[NewRows], packed: Sequence[Sequence[torch.Tensor]] | None = None) -> int:
+    def write(
+        self,
+        updates: Sequence[NewRows],
+        packed: Sequence[Sequence[torch.Tensor]] | None = None,
+        exchange: Exchange | None = None,
+    ) -> int:
         """Makes new rows visible to all calls that begin from now on. Call it with the lock.
 
         Args:
             updates: The rows, from `checked`.
             packed: The same rows from `packed`, if that was called before.
+            exchange: Calls the function that it is given, which makes the rows visible. If it raises an error before, nothing is written.
 
         Returns:
             The number of updates so far.
@@ -196,15 +210,34 @@ class LiveTables:
         self.settle()
         passive = self._sides[1 - self._sides.index(self._active)]
         self._store(passive, updates, packed)
-        self._leaving.append(self._active)
-        self._active = passive
-        self._late = list(updates)
-        self.version += 1
+
+        def visible() -> None:
+            self._leaving.append(self._active)
+            self._active = passive
+            self._late = list(updates)
+            self.version += 1
+
+        try:
+            (exchange or _at_once)(visible)
+        finally:
+            if self._active is not passive:
+                self._take_back(passive, updates)
         if self._wait(_LONGEST_CALL):
             self._write_late(packed)
         else:  # the caller may change its tensors before the next update writes them
             self._late = [dataclasses.replace(new, ids=new.ids.clone(), rows=new.rows.clone()) for new in updates]
         return self.version
+
+    def _take_back(self, passive: _Side, updates: Sequence[NewRows]) -> None:
+        """Writes the present rows over new ones that did not become visible."""
+        for new in updates:
+            one_row = self._of_one_row(new.table)
+            present = self._active.tables(self.records[new.table], one_row)
+            with torch.no_grad():
+                for (_, table), (_, held) in zip(
+                    passive.tables(self.records[new.table], one_row), present, strict=True
+                ):
+                    table.index_copy_(0, new.ids, held.index_select(0, new.ids))
 
     def packed(self, updates: Sequence[NewRows]) -> list[list[torch.Tensor]]:
         """The rows in the formats of their tables: one tensor for each tensor of a table.
@@ -264,6 +297,10 @@ class LiveTables:
             for (_, table), rows in zip(tables, formats, strict=True):
                 with torch.no_grad():
                     write_rows(table, new.ids, rows)
+
+
+def _at_once(visible: Callable[[], None]) -> None:
+    visible()
 
 
 def _run(parts: Parts, args: tuple[Any, ...], kwargs: dict[str, Any], *, lossy: bool) -> Any:

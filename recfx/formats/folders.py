@@ -13,7 +13,7 @@ from __future__ import annotations
 
 import hashlib
 import os
-from collections.abc import Sequence
+from collections.abc import Collection, Sequence
 from dataclasses import asdict
 from pathlib import Path
 from typing import Any
@@ -29,12 +29,19 @@ from recfx.formats.tensor_files import read_tensors
 _MOST_FILES = 10_000
 
 
-def seal(folder: Path, name: str, document: dict[str, Any]) -> None:
-    """Writes the manifest `name`.json over all files of a folder, and its digest."""
+def seal(folder: Path, name: str, document: dict[str, Any], without: Collection[str] = ()) -> None:
+    """Writes the manifest `name`.json over all files of a folder, and its digest.
+
+    Args:
+        folder: The folder.
+        name: The name of the manifest.
+        document: Its other entries.
+        without: Folders in it that have manifests of their own.
+    """
     files = {
         file.relative_to(folder).as_posix(): asdict(record_of(file))
         for file in sorted(folder.rglob("*"))
-        if file.is_file()
+        if file.is_file() and file.relative_to(folder).parts[0] not in without
     }
     data = strict_json.dump({**document, "files": files}, indent=1)
     (folder / f"{name}.json").write_bytes(data)

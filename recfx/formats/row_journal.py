@@ -35,7 +35,11 @@ _MAGIC, _VERSION = b"recfxrow", 1
 _HEAD = struct.Struct("<4sIQI")
 _ROWS = b"ROWS"
 _MOST_BASE = 200
-_DTYPES = {"F64": torch.float64, "F32": torch.float32, "F16": torch.float16, "BF16": torch.bfloat16}
+_DTYPES = {
+    **{"F64": torch.float64, "F32": torch.float32, "F16": torch.float16, "BF16": torch.bfloat16},
+    **{"I64": torch.int64, "I32": torch.int32, "I16": torch.int16, "I8": torch.int8, "U8": torch.uint8},
+    "BOOL": torch.bool,
+}
 _NAMES = {dtype: name for name, dtype in _DTYPES.items()}
 
 Sync = Literal["process", "disk"]

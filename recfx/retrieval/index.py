@@ -236,6 +236,11 @@ class Index(Items):
             offset=prepared.offset,
         )
 
+    def copy(self) -> Index:
+        """An index of the same items, whose changes leave this one as it is."""
+        copied = self._store.copy(), self.bits, self.metric, self.query_bits
+        return Index(*copied, undecided=self._undecided, ids=self._ids.copy())
+
     def save(self, path: str | PathLike[str]) -> None:
         """Writes the index as a folder; see `recfx.retrieval.files`."""
         files.save(self._form, self._store, self._ids, path)

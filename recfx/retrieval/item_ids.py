@@ -82,6 +82,28 @@ class ItemIds:
             return torch.full_like(positions, -1)
         return torch.where(positions < 0, -1, self.own[positions.clamp(min=0)])
 
+    def live(self, ids: Any, store: Store) -> Tensor:
+        """The positions of items, int64 [n]; -1 for ids of no item and of deleted items.
+
+        Args:
+            ids: Ids, with -1 or others that are not items.
+            store: The items of the index.
+
+        Raises:
+            InputError: Not integers [n].
+        """
+        given = _integers(ids)
+        found = torch.where((given >= 0) & (given < store.items), given, -1) if self.own is None else self._find(given)
+        there = found >= 0
+        found[there] = torch.where(store.gone(found[there]), -1, found[there])
+        return found
+
+    def copy(self) -> ItemIds:
+        """Ids that can be extended without a change of these."""
+        made = ItemIds(self.own)  # which is never written to
+        made._sorted, made._recent = self._sorted, dict(self._recent)
+        return made
+
     def for_new(self, ids: Any, count: int, store: Store) -> tuple[Tensor | None, Tensor]:
         """The ids of items that join an index, and the positions of those that were deleted before; -1 for the others.
 

@@ -135,6 +135,19 @@ class Items:
         """The ids of items that are not deleted, int64 [n]."""
         return self._ids.named(self._store.live_ids())
 
+    @property
+    def own_ids(self) -> bool:
+        """Whether items have ids that the caller gave."""
+        return self._ids.own is not None
+
+    def positions(self, ids: Array) -> Tensor:
+        """The positions of items in the order in which they were added, int64 [n]; -1 for ids of no item and of deleted items.
+
+        Raises:
+            InputError: Not integers [n].
+        """
+        return self._ids.live(ids, self._store)
+
     def _known(self, ids: Array) -> Tensor:
         return self._store.known(self._ids.positions(ids))
 

@@ -48,6 +48,12 @@ class Rows:
         """
         return Rows(*_rounded(values, kind))
 
+    def copy(self) -> Rows:
+        """The same rows in memory of their own."""
+        affine = self.affine
+        held = None if affine is None else replace(affine, lower=affine.lower.clone(), step=affine.step.clone())
+        return Rows(self.values.clone(), held)
+
     @property
     def kind(self) -> Rescore:
         """What the rows are."""

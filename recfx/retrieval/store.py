@@ -82,6 +82,14 @@ class Store:
             )
         return plain
 
+    def copy(self) -> Store:
+        """The same items in memory of their own."""
+        grid = dataclasses.replace(
+            self._constants, lower=self._constants.lower.clone(), step=self._constants.step.clone()
+        )
+        dead = None if self.dead is None else self.dead.clone()
+        return Store(self.blocks.clone(), self.items, grid, self.dim, dead)
+
     def append(self, words: Tensor, grid: Grid) -> Tensor:
         """Adds items and returns their ids. If rows have constants of their own, `grid` holds those of the items."""
         if not self.items and self._constants.by_row:  # the first items decide the kind of rows

@@ -163,6 +163,22 @@ class TwoStageIndex:
         """The ids of items that are not deleted, int64 [n]."""
         return self._ids.named(self.first.live_ids())
 
+    @property
+    def own_ids(self) -> bool:
+        """Whether items have ids that the caller gave."""
+        return self._ids.own is not None
+
+    def positions(self, ids: Array) -> Tensor:
+        """See `Index.positions`."""
+        return self._ids.live(ids, self.first._store)
+
+    def copy(self) -> TwoStageIndex:
+        """An index of the same items, whose changes leave this one as it is."""
+        stages = self._stages
+        made = TwoStageIndex(self.first.copy(), stages.rows.copy(), stages.reach, self._ids.copy())
+        made.shortlist = self.shortlist
+        return made
+
     def save(self, path: str | PathLike[str]) -> None:
         """Writes both stages as a folder; see `recfx.retrieval.two_stage_files`."""
         saved = two_stage_files.Saved(self.first, self._stages.rows, self._ids, self._stages.reach, self.shortlist)

@@ -17,15 +17,21 @@ if TYPE_CHECKING:
     from recfx.serve.outcomes import Rejected as Rejected
     from recfx.serve.processes import ServerProcesses as ServerProcesses
     from recfx.serve.protocol.limits import HttpSettings as HttpSettings
+    from recfx.serve.recommender.changes import Change as Change
+    from recfx.serve.recommender.changes import Items as Items
+    from recfx.serve.recommender.recommender import Recommender as Recommender
     from recfx.serve.server import Server as Server
     from recfx.serve.server import ServerSettings as ServerSettings
     from recfx.serve.updates import UpdateSettings as UpdateSettings
 
 _HOMES = {
+    "Change": "recommender.changes",
     "EngineSettings": "engine.settings",
     "HttpSettings": "protocol.limits",
+    "Items": "recommender.changes",
     "Models": "models",
     "Reason": "outcomes",
+    "Recommender": "recommender.recommender",
     "Rejected": "outcomes",
     "Server": "server",
     "ServerProcesses": "processes",
@@ -35,10 +41,13 @@ _HOMES = {
 }
 
 __all__ = [
+    "Change",
     "EngineSettings",
     "HttpSettings",
+    "Items",
     "Models",
     "Reason",
+    "Recommender",
     "Rejected",
     "Server",
     "ServerProcesses",

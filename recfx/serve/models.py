@@ -15,6 +15,9 @@ from recfx.serve.engine.settings import EngineSettings
 from recfx.serve.engine.variants import Variant, variant
 from recfx.serve.outcomes import Reason, Rejected
 from recfx.serve.policies.tenants import TenantConfig
+from recfx.serve.recommender.files import is_recommender
+from recfx.serve.recommender.recommender import Recommender
+from recfx.serve.recommender.variant import recommender_variant
 from recfx.serve.updates import TableUpdates, UpdateSettings
 
 _log = logging.getLogger("recfx.serve")
@@ -25,7 +28,7 @@ class Source:
     """Where a variant of a model comes from.
 
     Attributes:
-        folder: A folder from `CompiledModel.save`.
+        folder: A folder from `CompiledModel.save` or `Recommender.save`.
         quality: The metric of its certificate; higher is better.
     """
 
@@ -69,11 +72,13 @@ class Models:
     def __len__(self) -> int:
         return len(self._engines)
 
-    def add(self, model: CompiledModel | str | Path | Sequence[Source], name: str | None = None) -> Engine:
+    def add(
+        self, model: CompiledModel | Recommender | str | Path | Sequence[Source], name: str | None = None
+    ) -> Engine:
         """Serves a model.
 
         Args:
-            model: A compiled model, the folder of a saved one, or the variants of one model, the best first.
+            model: A compiled model or a recommender, the folder of a saved one, or the variants of one model, the best first.
             name: Its name; by default that of the first folder without its suffix.
 
         Raises:
@@ -84,7 +89,7 @@ class Models:
             sources: tuple[Source, ...] = ()
             if isinstance(model, str | Path):
                 sources = (Source(Path(model)),)
-            elif not isinstance(model, CompiledModel):
+            elif not isinstance(model, CompiledModel | Recommender):
                 sources = tuple(model)
             name = name or (sources[0].name if sources else None)
             if name is None or not name or "/" in name or name != name.strip():
@@ -93,9 +98,9 @@ class Models:
                 )
             if name in self._engines:
                 raise InputError(f"a model {name!r} is served already", hint="pass another name=, or use reload")
-            if isinstance(model, CompiledModel):
+            if isinstance(model, CompiledModel | Recommender):
                 self.updates.open(model, None)
-                variants: Sequence[Variant] = [variant(model, name, self.settings.threads)]
+                variants: Sequence[Variant] = [self._variant(model, name, 0.0)]
             else:
                 variants = self._load(sources)
             engine = self._engines[name] = Engine(name, variants, self.settings, tenants=self._tenants)
@@ -105,12 +110,16 @@ class Models:
     def _load(self, sources: Sequence[Source]) -> list[Variant]:
         found = []
         for source in sources:
-            model = load(source.folder)
+            model = Recommender.load(source.folder) if is_recommender(source.folder) else load(source.folder)
             self.updates.open(model, source.folder)
-            found.append(
-                variant(model, source.name, self.settings.threads, quality=source.quality, digest=model.digest)
-            )
+            found.append(self._variant(model, source.name, source.quality))
         return found
+
+    def _variant(self, model: CompiledModel | Recommender, name: str, quality: float) -> Variant:
+        threads = self.settings.threads
+        if isinstance(model, Recommender):
+            return recommender_variant(model, name, threads, quality=quality)
+        return variant(model, name, threads, quality=quality, digest=model.digest)
 
     def get(self, name: str, version: str | None = None) -> Engine:
         """The engine of a model.

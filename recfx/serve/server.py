@@ -24,6 +24,7 @@ from recfx.serve.http.protocol import timed_protocol
 from recfx.serve.models import Models
 from recfx.serve.policies.tenants import TenantConfig
 from recfx.serve.protocol.limits import HttpSettings
+from recfx.serve.recommender.recommender import Recommender
 from recfx.serve.siblings import Siblings
 from recfx.serve.updates import UpdateSettings
 
@@ -75,7 +76,7 @@ class Server:
             print(server.address)
 
     Args:
-        models: Name -> compiled model or folder of a saved one.
+        models: Name -> compiled model, recommender, or the folder of a saved one.
         host: See `ServerSettings`.
         port: See `ServerSettings`.
         grpc_port: See `ServerSettings`.
@@ -92,7 +93,7 @@ class Server:
 
     def __init__(
         self,
-        models: Mapping[str, CompiledModel | str | Path] | Models,
+        models: Mapping[str, CompiledModel | Recommender | str | Path] | Models,
         host: str = "127.0.0.1",
         port: int = 8000,
         grpc_port: int | None = None,

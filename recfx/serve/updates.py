@@ -19,11 +19,9 @@ from recfx.compiled import CompiledModel
 from recfx.errors import InputError, RecfxError
 from recfx.serve.engine.engine import Engine
 from recfx.serve.outcomes import Reason, Rejected
+from recfx.serve.recommender.recommender import Recommender
 
 _log = logging.getLogger("recfx.serve")
-
-#: The names of the tensors of an update: this and the name of the table.
-IDS, ROWS = "ids:", "rows:"
 
 
 @dataclasses.dataclass(frozen=True)
@@ -65,7 +63,7 @@ class TableUpdates:
         self._guard = threading.Lock()
         self._thread: threading.Thread | None = None
 
-    def open(self, model: CompiledModel, folder: Path | None) -> None:
+    def open(self, model: CompiledModel | Recommender, folder: Path | None) -> None:
         """Makes a model ready for updates and reads those of its journal.
 
         Raises:
@@ -90,7 +88,8 @@ class TableUpdates:
 
         Args:
             engine: The model.
-            tensors: "ids:TABLE" -> int64 [n] or int32 [n] and "rows:TABLE" -> [n, columns], for each table.
+            tensors: "ids:TABLE" -> int64 [n] or int32 [n] and "rows:TABLE" -> [n, columns], for each table; for a recommender also items,
+                see `change_of`.
             tenant: Who sends them.
 
         Returns:
@@ -111,13 +110,12 @@ class TableUpdates:
                 hint="send larger updates, one after another",
             )
         try:
-            updates = _paired(tensors)
-            models = [variant.interface.model for variant in engine.variants]
-            for model in models[1:]:
-                model.check_updates(updates)
-            version = models[0].update_tables(updates)
-            for model in models[1:]:
-                model.update_tables(updates)
+            first, *others = [variant.interface.updates for variant in engine.variants]
+            for other in others:
+                other.check(tensors)
+            version, rows = first.update(tensors)
+            for other in others:
+                other.update(tensors)
         except InputError as error:
             where = f"model {engine.name}" + (f", {error.where}" if error.where else "")
             raise Rejected(Reason.INVALID, error.what, where=where, hint=error.hint) from error
@@ -126,7 +124,6 @@ class TableUpdates:
             raise Rejected(Reason.FAILED, error.what, where=error.where, hint=error.hint) from error
         finally:
             turn.release()
-        rows = sum(len(ids) for ids, _ in updates.values())
         with engine.lock:
             engine.statistics.update(1, rows, engine.clock())
         return {"model_name": engine.name, "model_version": str(engine.version), "table_version": version, "rows": rows}
@@ -159,7 +156,7 @@ class TableUpdates:
             for engine in self._engines():
                 for variant in engine.variants:
                     try:
-                        found = variant.interface.model.follow_updates()
+                        found = variant.interface.updates.follow()
                     except RecfxError as error:
                         if error.in_one_line not in said:
                             said.add(error.in_one_line)
@@ -176,37 +173,6 @@ class TableUpdates:
             self._thread.join()
 
 
-def _paired(tensors: Mapping[str, torch.Tensor]) -> dict[str, tuple[torch.Tensor, torch.Tensor]]:
-    """Table -> ids and rows.
-
-    Raises:
-        InputError: A tensor has another name, or its counterpart is missing.
-    """
-    tables = dict.fromkeys(name.partition(":")[2] for name in tensors if name.startswith((IDS, ROWS)))
-    want = {kind + table for table in tables for kind in (IDS, ROWS)}
-    if odd := sorted(want.symmetric_difference(tensors)):
-        raise InputError(
-            f"{odd[0][:200]!r} is {'missing' if odd[0] in want else 'not the name of a tensor of an update'}",
-            where="inputs",
-            hint="send the tensors ids:TABLE and rows:TABLE for each table",
-        )
-    return {table: (tensors[IDS + table], tensors[ROWS + table]) for table in tables}
-
-
 def tables_document(engine: Engine) -> dict[str, Any]:
-    """The tables of a model: names, sizes, formats, and why a table takes no rows if it takes none."""
-    model = engine.variant.interface.model
-    return {
-        "name": engine.name,
-        "table_version": model.table_version,
-        "tables": [
-            {
-                "names": list(record.names),
-                "rows": record.rows,
-                "columns": record.columns,
-                "bits": record.bits,
-                "refused": record.refused or ("" if record.state else "the model does not read it"),
-            }
-            for record in model.tables
-        ],
-    }
+    """What can be changed in a model: its tables with their sizes and formats, and why a table takes no rows if it takes none."""
+    return {"name": engine.name, **engine.variant.interface.updates.document()}

@@ -18,7 +18,7 @@ from torch import nn
 
 import recfx
 from recfx.driver import live_tables
-from recfx.errors import IdError
+from recfx.errors import IdError, InputError
 from recfx.targets import BACKENDS
 from recfx.zoo import MODELS
 
@@ -335,3 +335,57 @@ def test_models_of_the_zoo(name: str) -> None:
     fast.update_tables(updates)
     want = optimize(with_rows(model, updates).eval(), example, precision="int8")
     assert torch.equal(fast(*example), want(*example))
+
+
+def test_rows_of_two_models_become_visible_together_or_not_at_all() -> None:
+    """The exchange of one model lies within that of the other; an error before it leaves both, also after further updates."""
+    model = Tables().eval()
+    one, other = optimize(model), optimize(model, precision="int8")
+    updates, late = drawn(NAMES, 20, 1), drawn(NAMES[:1], 5, 2)
+    before = one(*inputs()), other(*inputs())
+    errors: list[Exception] = [ValueError("the disk is full")]
+
+    def outer(swap: Any) -> None:
+        other.update_tables(updates, exchange=lambda inner: both(swap, inner))
+
+    def both(*swaps: Any) -> None:
+        if errors:
+            raise errors.pop()
+        for swap in swaps:
+            assert torch.equal(one(*inputs()), before[0])
+            swap()
+
+    with pytest.raises(ValueError, match="disk is full"):
+        one.update_tables(updates, exchange=outer)
+    assert (one.table_version, other.table_version) == (0, 0)
+    for fast, precision in ((one, None), (other, "int8")):
+        fast.update_tables(late)
+        want = optimize(with_rows(model, late).eval(), **({"precision": precision} if precision else {}))
+        assert torch.equal(fast(*inputs()), want(*inputs()))
+    before = one(*inputs()), before[1]
+    errors.clear()
+    one.update_tables(
+        updates, exchange=lambda swap: other.update_tables(updates, exchange=lambda inner: [swap(), inner()])
+    )  # type: ignore[arg-type, return-value]
+    want = optimize(with_rows(with_rows(model, late), updates).eval())
+    assert torch.equal(one(*inputs()), want(*inputs()))
+    assert (one.table_version, other.table_version) == (2, 2)
+
+
+def test_a_model_with_a_journal_is_not_exchanged_with_others(tmp_path: Path) -> None:
+    fast = optimize(Tables().eval())
+    fast.save(tmp_path / "model")
+    fast.keep_updates(tmp_path / "model")
+    with pytest.raises(InputError, match="journal of its own"):
+        fast.update_tables(drawn(NAMES, 3), exchange=lambda swap: swap())
+
+
+def test_a_pinned_model_that_was_released_lets_updates_pass() -> None:
+    fast = optimize(Tables().eval())
+    fast.prepare_updates()
+    pinned = fast.pinned()
+    pinned.release()
+    pinned.release()
+    for seed in range(3):
+        fast.update_tables(drawn(NAMES, 3, seed))
+    assert fast.table_version == 3

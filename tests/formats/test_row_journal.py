@@ -46,7 +46,17 @@ def test_what_was_appended_is_read(data: Any, tmp_path_factory: pytest.TempPathF
         updates = {}
         for name in data.draw(st.lists(st.text("a.é", min_size=1), unique=True, max_size=3)):
             count, columns = data.draw(st.integers(0, 5)), data.draw(st.integers(1, 4))
-            dtype = data.draw(st.sampled_from([torch.float32, torch.float64, torch.float16, torch.bfloat16]))
+            kinds = [
+                torch.float32,
+                torch.float64,
+                torch.float16,
+                torch.bfloat16,
+                torch.int64,
+                torch.int32,
+                torch.uint8,
+                torch.bool,
+            ]
+            dtype = data.draw(st.sampled_from(kinds))
             updates[name] = torch.randint(0, 9, (count,)), torch.randn(count, columns).to(dtype)
         written.append(Record(updates, data.draw(st.sampled_from(["", "1a2b"]))))
         journal = RowJournal(path, "base", data.draw(st.sampled_from(["process", "disk"])))

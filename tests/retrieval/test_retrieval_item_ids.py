@@ -185,3 +185,39 @@ def test_arrays_that_torch_cannot_read_stay_arrays() -> None:
     held = np.arange(4.0)
     held.flags.writeable = False
     assert tensor_of(held).tolist() == [0, 1, 2, 3]
+
+
+@KINDS
+def test_positions_of_items_and_of_others(kind: str) -> None:
+    items = drawn(0, 6, 8)
+    numbered, named = made(kind, items, None), made(kind, items, torch.tensor([40, 10, 20, 30, 7, 5]))
+    assert (numbered.own_ids, named.own_ids) == (False, True)
+    named.delete(torch.tensor([10]))
+    numbered.delete(torch.tensor([1]))
+    assert named.positions(torch.tensor([5, 10, 40, 99, -1])).tolist() == [5, -1, 0, -1, -1]
+    assert numbered.positions(np.array([5, 1, 0, 6, -1])).tolist() == [5, -1, 0, -1, -1]
+    with pytest.raises(InputError, match="must be a tensor of integers"):
+        named.positions(torch.tensor([1.0]))
+
+
+@KINDS
+def test_changes_of_a_copy_leave_the_index(kind: str) -> None:
+    items, queries = drawn(0, 40, 8), drawn(1, 3, 8)
+    index = made(kind, items, torch.arange(40) + 100)
+    index.delete(torch.tensor([105]))
+    before = index.search(queries, 7)
+    copied = index.copy()
+    for a, b in zip(copied.search(queries, 7), before, strict=True):
+        assert torch.equal(a, b)
+    copied.add(drawn(2, 30, 8), ids=torch.arange(30) + 500)
+    copied.update(torch.arange(20) + 110, drawn(3, 20, 8))
+    copied.add(drawn(4, 1, 8), ids=torch.tensor([105]))
+    copied.delete(torch.tensor([100, 101, 102]))
+    changed = copied.search(queries, 7)
+    assert (len(index), len(copied)) == (39, 67)
+    for a, b in zip(index.search(queries, 7), before, strict=True):
+        assert torch.equal(a, b)
+    index.add(drawn(5, 3, 8), ids=torch.tensor([1, 2, 3]))
+    index.update(torch.tensor([110]), drawn(6, 1, 8))
+    for a, b in zip(copied.search(queries, 7), changed, strict=True):
+        assert torch.equal(a, b)

@@ -11,6 +11,7 @@ import torch
 from recfx.compiled import PinnedModel
 from recfx.serve.engine.batch import Batch
 from recfx.serve.engine.compute import outcomes_of
+from recfx.serve.engine.interface import ModelInterface
 from recfx.serve.engine.requests import Outcome, Request
 from recfx.serve.outcomes import Reason, Rejected
 
@@ -96,13 +97,20 @@ class Call:
         self.claimed = True
         return self.batch.requests
 
+    @property
+    def _divisible(self) -> ModelInterface:
+        """The model of a call in parts; only compiled models are divided."""
+        interface = self.batch.variant.interface
+        assert isinstance(interface, ModelInterface)
+        return interface
+
     def prepare(self, model: str) -> bool:
         """Joins the rows of the requests and computes what the parts share; whether the parts can run.
 
         Args:
             model: The name of the model, for messages.
         """
-        interface, requests = self.batch.variant.interface, self.batch.requests
+        interface, requests = self._divisible, self.batch.requests
         try:
             leaves = requests[0].leaves
             self._leaves = leaves if len(requests) == 1 else interface.join([request.leaves for request in requests])
@@ -131,7 +139,7 @@ class Call:
             return None
         start, end = self._bounds[part]
         try:
-            return self.batch.variant.interface.call_part(self._leaves, self._held, start, end, self._model)
+            return self._divisible.call_part(self._leaves, self._held, start, end, self._model)
         except Exception as error:  # noqa: BLE001 - the whole call runs again, and its error is the outcome
             _log.info("model %s: rows %d to %d failed, so all rows run again: %s", model, start, end, error)
             return None
@@ -147,7 +155,7 @@ class Call:
         requests, interface = self.batch.requests, self.batch.variant.interface
         found = [outputs for outputs in self._outputs if outputs is not None]
         if len(found) == self.parts:
-            outputs = interface.joined(found)
+            outputs = self._divisible.joined(found)
             return [outputs] if len(requests) == 1 else list(interface.divide(outputs, [r.rows for r in requests]))
         if self._late and None not in self._outputs[: self._taken]:
             late = Rejected(

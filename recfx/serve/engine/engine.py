@@ -19,6 +19,7 @@ from recfx.serve.engine.batch import Batch
 from recfx.serve.engine.call import Call
 from recfx.serve.engine.requests import Outcome, Request, RequestQueue
 from recfx.serve.engine.scheduling import Scheduling
+from recfx.serve.engine.served import difference
 from recfx.serve.engine.settings import EngineSettings
 from recfx.serve.engine.statistics import Statistics
 from recfx.serve.engine.variants import Variant
@@ -338,9 +339,9 @@ class Engine:
             InputError: The new variants take or return other tensors than the present ones, which go on.
         """
         for new in variants:
-            if difference := self.variant.interface.same_as(new.interface):
+            if other := difference(self.variant.interface, new.interface):
                 raise InputError(
-                    f"the new model has another interface: {difference}",
+                    f"the new model has another interface: {other}",
                     where=f"model {self.name}, variant {new.name}",
                     hint="serve it under another name",
                 )

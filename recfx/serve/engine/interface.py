@@ -15,6 +15,8 @@ from recfx.ir.leaves import LeafSpec
 from recfx.ir.shapes import BATCH
 from recfx.ir.sizes import linear_size
 from recfx.serve.engine.datatypes import fitted
+from recfx.serve.engine.model_updates import ModelUpdates
+from recfx.serve.engine.served import Updatable
 from recfx.serve.engine.tensor_info import TensorInfo, input_info, names_of, output_infos, shown
 
 
@@ -72,6 +74,11 @@ class ModelInterface:
         if any(rows is None for rows in self._output_axes):
             return "an output has no rows"
         return None
+
+    @property
+    def updates(self) -> Updatable:
+        """New rows of its tables."""
+        return ModelUpdates(self.model)
 
     @property
     def most_rows(self) -> int | None:
@@ -259,15 +266,6 @@ class ModelInterface:
             for own, part in zip(found, output.split([n * place.inner for n in rows], dim=place.axis), strict=True):
                 own.append(part)
         return found
-
-    def same_as(self, other: ModelInterface) -> str | None:
-        """None if another model takes and returns the same tensors; otherwise the first difference."""
-        for kind, own, others in (("input", self.inputs, other.inputs), ("output", self.outputs, other.outputs)):
-            for info in dict.fromkeys((*own, *others)):
-                if info not in own or info not in others:
-                    side = "the model that is served" if info in own else "the new model"
-                    return f"only {side} has the {kind} {info.name}: {info.datatype}{shown(info.shape)}"
-        return None
 
 
 def _fixed_sizes(leaf: LeafSpec) -> tuple[int, list[tuple[int, int]]]:

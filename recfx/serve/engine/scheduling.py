@@ -11,7 +11,9 @@ from recfx.errors import InputError
 from recfx.serve.engine.batch import Batch
 from recfx.serve.engine.call import Call
 from recfx.serve.engine.hand_over import hand_over_seconds
+from recfx.serve.engine.interface import ModelInterface
 from recfx.serve.engine.requests import Request, RequestQueue
+from recfx.serve.engine.served import difference
 from recfx.serve.engine.settings import EngineSettings
 from recfx.serve.engine.variants import Variant
 from recfx.serve.outcomes import Reason, Rejected
@@ -91,6 +93,7 @@ class Scheduling:
         settings, interface = self._settings, variant.interface
         if not settings.split or settings.workers == 1 or interface.divisible is not None:
             return None
+        assert isinstance(interface, ModelInterface)
         config = SplitConfig(
             settings.workers,
             request_seconds=variant.request_seconds,
@@ -101,9 +104,9 @@ class Scheduling:
 
     def _ladder_of(self, variants: Sequence[Variant]) -> VariantLadder | None:
         for other in variants[1:]:
-            if difference := variants[0].interface.same_as(other.interface):
+            if unlike := difference(variants[0].interface, other.interface):
                 raise InputError(
-                    f"variants of a model have to take and return the same tensors: {difference}",
+                    f"variants of a model have to take and return the same tensors: {unlike}",
                     where=f"model {self._name}, variant {other.name}",
                     hint="save the variants from one model with the same example inputs",
                 )

@@ -11,6 +11,7 @@ import torch
 from recfx.compiled import CompiledModel
 from recfx.errors import ArtifactError, RecfxError
 from recfx.serve.engine.interface import ModelInterface
+from recfx.serve.engine.served import Served
 from recfx.serve.policies.times import ServiceTimes
 
 #: Calls of the request side that are timed.
@@ -31,7 +32,7 @@ class Variant:
     """
 
     name: str
-    interface: ModelInterface
+    interface: Served
     times: ServiceTimes
     quality: float = 0.0
     digest: str = ""

@@ -13,6 +13,7 @@ from torch import nn
 import recfx
 from recfx.errors import InputError, TargetError
 from recfx.serve.engine.interface import ModelInterface, TensorInfo
+from recfx.serve.engine.served import difference
 
 
 def interface_of(model, inputs, **options):
@@ -153,10 +154,10 @@ def test_integers_of_another_width_are_converted(dtype):
 
 def test_interfaces_are_compared_by_name_type_and_sizes():
     first, other = ModelInterface(compiled()), ModelInterface(compiled(1))
-    assert first.same_as(other) is None
+    assert difference(first, other) is None
     narrow = interface_of(Mean(), (torch.rand(4, 3),))
-    assert "only the model that is served has the input dense: FP32[-1, 5]" in (first.same_as(narrow) or "")
-    assert "input x" in (narrow.same_as(first) or "")
+    assert "only the model that is served has the input dense: FP32[-1, 5]" in (difference(first, narrow) or "")
+    assert "input x" in (difference(narrow, first) or "")
 
 
 def test_a_model_whose_output_is_no_tensor_is_refused():
