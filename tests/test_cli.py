@@ -13,7 +13,7 @@ import torch
 from models import TinyCtr, tiny_inputs
 
 import recfx
-from recfx.cli import main
+from recfx.cli import command_parser, main
 from recfx.doctor import examine
 from recfx.learn.recipes import recipe_of
 
@@ -235,3 +235,103 @@ def test_a_model_of_a_script_is_optimized_and_saved(tmp_path: Path, capsys: pyte
         assert "next:" in capsys.readouterr().err
     assert main(["optimize", "no-such.pt2", "-o", str(tmp_path / "other")]) == 1
     assert main([argv[0], argv[1], "-o", str(tmp_path)]) == 1
+
+
+#: Command -> the arguments that it needs, and the values of all others.
+DEFAULTS: dict[str, tuple[list[str], dict[str, Any]]] = {
+    "demo": (
+        [],
+        {
+            **{"model": "deepfm", "seconds": 60.0, "passes": [], "seed": 0},
+            **dict.fromkeys(("data", "label", "rows", "pipeline", "threads", "save", "budget")),
+        },
+    ),
+    "optimize": (
+        ["m.pt2", "-o", "out"],
+        {
+            **{"model": "m.pt2", "output": Path("out"), "passes": []},
+            **dict.fromkeys(("target", "precision", "pipeline", "max_batch", "measure", "threads")),
+        },
+    ),
+    "calibrate": ([], {"threads": None, "seconds": 50.0}),
+    "doctor": ([], {}),
+    "explain": (["m"], {"model": Path("m"), "graph": False, "svg": None}),
+    "bisect": (
+        ["folder", "--check", "c.py"],
+        {"folder": Path("folder"), "check": "c.py", "pipeline": None, "passes": []},
+    ),
+    "bench hqgnn": (
+        ["--data", "synthetic"],
+        {
+            **{"data": "synthetic", "out": Path("hqgnn-results"), "bits": "1,2,4,8", "estimators": "ste,gste"},
+            **{"bounds": "per-row,centred-row", "rounded": "rows,centred,itq"},
+            **dict.fromkeys(("minutes", "dim", "layers", "batch", "negatives", "epochs", "student_epochs", "ranks")),
+            **dict.fromkeys(("wide", "refined", "seed", "lr", "student_lr", "l2", "decay", "threads")),
+        },
+    ),
+}
+
+
+@pytest.mark.parametrize("command", DEFAULTS)
+def test_every_option_has_its_default(command: str) -> None:
+    needed, values = DEFAULTS[command]
+    found = vars(command_parser().parse_args([*command.split(), *needed]))
+    assert callable(found.pop("run"))
+    assert found == values
+
+
+@pytest.mark.parametrize(
+    "arguments",
+    [
+        [],
+        ["bench"],
+        ["optimize", "m.pt2"],
+        ["explain"],
+        ["bisect", "folder"],
+        ["bench", "hqgnn"],
+        ["demo", "--rows", "0"],
+        ["demo", "--budget", "much"],
+        ["calibrate", "--seconds", "0"],
+        ["calibrate", "--threads", "0"],
+        ["bench", "hqgnn", "--data", "synthetic", "--dim", "x"],
+        ["bench", "hqgnn", "--data", "synthetic", "--lr", "x"],
+        ["bench", "hqgnn", "--data", "synthetic", "--minutes", "-1"],
+        ["optimize", "m.pt2", "-o", "out", "--max-batch", "0"],
+    ],
+    ids=" ".join,
+)
+def test_what_does_not_parse_ends_with_status_2(arguments: list[str], capsys: pytest.CaptureFixture[str]) -> None:
+    with pytest.raises(SystemExit) as caught:
+        command_parser().parse_args(arguments)
+    assert caught.value.code == 2
+    assert "usage: recfx" in capsys.readouterr().err
+
+
+def test_options_are_read_as_what_they_are() -> None:
+    parse = command_parser().parse_args
+    found = parse(
+        [
+            "optimize",
+            "m.pt2",
+            "--output",
+            "o",
+            "--no-measure",
+            "--max-batch",
+            "7",
+            "--passes",
+            "a.py",
+            "--passes",
+            "b.py",
+        ]
+    )
+    assert (found.measure, found.max_batch, found.passes) == (False, 7, [Path("a.py"), Path("b.py")])
+    found = parse(["demo", "--data", "d", "--save", "s", "--budget", "0.001", "--rows", "9"])
+    assert (found.data, found.save, found.budget, found.rows) == (Path("d"), Path("s"), 0.001, 9)
+    found = parse(["explain", "m", "--graph", "--svg", "a.svg"])
+    assert (found.graph, found.svg) == (True, Path("a.svg"))
+
+
+def test_the_version_is_printed(capsys: pytest.CaptureFixture[str]) -> None:
+    with pytest.raises(SystemExit, match="0"):
+        main(["--version"])
+    assert capsys.readouterr().out == f"recfx {recfx.__version__}\n"

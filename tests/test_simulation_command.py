@@ -218,3 +218,39 @@ def test_the_help_names_every_group(capsys: pytest.CaptureFixture[str]) -> None:
         main(["simulate", "--help"])
     printed = capsys.readouterr().out
     assert all(f"{group}:" in printed for group in ("machines", "load", "policies", "output"))
+
+
+#: Option -> its value without arguments.
+DEFAULTS = {
+    **{"machines": None, "device": None, "offload_rows": 256, "slow": [], "dies": [], "quality": None},
+    **{"rate": None, "load": "poisson", "swing": 0.5, "crowd": "3:10:30", "trace": None, "sizes": "deeprecsys"},
+    **{"sla": 25.0, "overhead": 0.0, "jitter": 0.0, "seconds": 60.0, "warm_up": 0.0, "seed": 0},
+    **{"routing": "prequal", "balancers": 1, "batching": "deadline", "batch_rows": 1024, "wait": 0.0, "split": False},
+    **{"no_admission": False, "no_ladder": False, "scale": None},
+    **{"find": None, "percentile": 99.0, "over_time": 10, "plot": None, "json": None},
+}
+
+
+def test_every_option_has_its_default() -> None:
+    found = vars(command_parser().parse_args(["simulate", "a.json", "b.json"]))
+    assert callable(found.pop("run"))
+    assert found.pop("profiles") == [Path("a.json"), Path("b.json")]
+    assert found == DEFAULTS
+
+
+def test_without_options_every_policy_has_its_default(profiles: list[str]) -> None:
+    made = scenario(profiles[0])
+    assert (made.faults, made.balancers, made.policies.splitting, made.policies.scaling) == ((), 1, None, None)
+    assert (made.variants[0].quality, made.machines[0].device) == (0.0, None)
+    assert made.policies.batching == DeadlineConfig(1024, 0.0)
+    assert made.policies.admission is not None
+    assert made.policies.admission.most_rows == 1024
+
+
+@pytest.mark.parametrize(
+    "option", ["--offload-rows", "--batch-rows", "--balancers", "--swing", "--overhead", "--jitter", "--wait"]
+)
+def test_numbers_below_zero_end_with_usage(option: str, capsys: pytest.CaptureFixture[str]) -> None:
+    with pytest.raises(SystemExit, match="2"):
+        command_parser().parse_args(["simulate", "a.json", option, "-1"])
+    assert option in capsys.readouterr().err

@@ -53,11 +53,7 @@ def encode_rows(table: torch.Tensor, bits: int, *, refine: bool = False) -> torc
         raise InputError(
             f"row-wise tables have 8, 4, 2 or 1 bits, not {bits}", hint="pass one of these numbers of bits"
         )
-    if table.ndim != 2 or not table.is_floating_point() or not table.shape[1]:
-        raise InputError(
-            f"expected a floating-point matrix with columns, got {table.dtype} {list(table.shape)}",
-            hint="convert it with .float(), and pass one row for each item",
-        )
+    _require_matrix(table)
     rows, dim = table.shape
     packed = torch.empty(rows, row_bytes(bits, dim), dtype=torch.uint8)
     step = max(1, _BLOCK_VALUES // dim)
@@ -93,14 +89,23 @@ def encode_new_rows(rows: torch.Tensor, bits: int, *, refine: bool = False) -> t
         uint8 [n, row_bytes(bits, dim)].
 
     Raises:
-        InputError: A row holds NaN, infinities, or numbers beyond half precision.
+        InputError: The rows are not a matrix with columns, or one holds NaN, infinities, or numbers beyond half precision.
     """
+    _require_matrix(rows)
     packed = torch.empty(len(rows), row_bytes(bits, rows.shape[1]), dtype=torch.uint8)
     step = max(1, _BLOCK_VALUES // rows.shape[1])
     with torch.no_grad():
         for start in range(0, len(rows), step):
             packed[start : start + step] = _encoded(rows[start : start + step], bits, refine, start)[0]
     return packed
+
+
+def _require_matrix(table: torch.Tensor) -> None:
+    if table.ndim != 2 or not table.is_floating_point() or not table.shape[1]:
+        raise InputError(
+            f"expected a floating-point matrix with columns, got {table.dtype} {list(table.shape)}",
+            hint="convert it with .float(), and pass one row for each item",
+        )
 
 
 def _encoded(

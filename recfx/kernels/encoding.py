@@ -25,9 +25,9 @@ def pack_new_rows(rows: torch.Tensor, bits: int, *, refine: bool = False) -> tor
         uint8 [n, row_bytes(bits, dim)].
 
     Raises:
-        InputError: A row holds NaN, infinities, or numbers beyond half precision.
+        InputError: A row holds no number, or NaN, infinities, or numbers beyond half precision.
     """
-    if refine or bits not in KERNEL_BITS or missing():
+    if refine or bits not in KERNEL_BITS or not rows.shape[1] or missing():
         return encode_new_rows(rows, bits, refine=refine)
     rows = rows.contiguous()
     count, dim = rows.shape

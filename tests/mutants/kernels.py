@@ -40,6 +40,8 @@ CHECKED: dict[str, tuple[str, tuple[str, ...]]] = {
     "lookup_bags.inl": ("level_portable", _IDS),
     "take.inl": ("level_portable", _IDS),
     "integer.inl": ("level_portable", _WHOLE),
+    "recurrent.inl": ("level_portable", ("tests/targets/test_native_recurrent.py",)),
+    "encode.cpp": ("encode", ("tests/targets/test_native_encoding.py",)),
     "code_dot.inl": ("level_portable", ("tests/targets/test_native_code_dot.py",)),
     "bpr.cpp": ("bpr", _GRAPH),
     "propagate.cpp": ("propagate", _GRAPH),

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import ast
 from functools import cache
 from pathlib import Path
 
@@ -10,9 +11,19 @@ from tests.mutants.imports import ROOT, distances, module_of, source_files, test
 #: The largest number of test files of a source file, unless more are named after it.
 _MOST_FILES = 40
 
-#: Rooms whose tests are in the folder of another room.
-_TESTED_IN = {"recfx/kernels": "targets", "recfx/passes": "passes", "recfx/targets": "targets"}
+#: Where the imports of a test file do not reach a source file, it counts as this many imports away.
+_UNREACHED = 9
 
+#: Texts of a test file of this length are looked for in the sources, such as parts of messages.
+_LEAST_TEXT, _MOST_TEXT = 10, 80
+
+#: Rooms whose tests are in the folder of another room, or of another name.
+_TESTED_IN = {
+    "recfx/kernels": "targets",
+    "recfx/passes": "passes",
+    "recfx/targets": "targets",
+    "targets/tensorrt": "targets/tensorrt_backend",
+}
 
 #: Rooms of translations of single operators, which the conformance suite tests operator by operator.
 _CONFORMANCE = ("targets/native/rules", "targets/openvino", "targets/onnxruntime", "recfx/onnx")
@@ -33,22 +44,75 @@ def mutated_files() -> tuple[str, ...]:
 def tests_of(file: str) -> tuple[str, ...]:
     """The test files of a source file, nearest first; empty if no test reaches it.
 
-    Test files of its name in the mirror folder come first, then the conformance suite for translations of operators. Then
-    come the test files whose imports reach it, directly or through test helpers, packages and names of passes: the fewer
-    imports, the nearer. Files of the mirror folder count as one import nearer.
+    Test files of its name in the mirror folder come first, with or without the words of the room in front
+    ("test_data_criteo.py" is named after recfx/data/criteo.py). Then come those with its name inside theirs, and the
+    conformance suite for translations of operators; then, if its room has no test folder, those named after the room.
+    Then come the test files whose imports reach it, directly or through test helpers, packages and names of passes: the
+    fewer imports, the nearer. Files of the mirror folder count as one import nearer. Among equals, those come first that
+    name more of what the file defines and of the texts in it, such as its errors.
     """
     stem, folder = Path(file).stem.lstrip("_"), _mirror(str(Path(file).parent))
     steps = distances(module_of(file))
+    words = set(Path(file).parent.parts)
+    untested = words - {"recfx", *folder.parts} if _TESTED_IN.get(str(Path(file).parent)) is None else set()
 
-    def rank(test: str) -> tuple[int, int, str]:
+    def kind(test: str) -> int:
         name, near = _name(test), _folder(test) == folder
-        suite = file.startswith(_CONFORMANCE) and "/conformance/" in test
-        named = 0 if near and name.startswith(stem) else 1 if suite or (near and stem in name) else 2
-        return named, steps.get(test, 0) + (not near), test
+        bare = _without_room(name, words)
+        if near and bare.startswith(stem):
+            return int(bare != stem)
+        if (file.startswith(_CONFORMANCE) and "/conformance/" in test) or (near and f"_{stem}_" in f"_{name}_"):
+            return 2
+        return 3 if near and any(f"_{word}_" in f"_{name}_" for word in untested) else 4
 
-    named = [test for test in test_files() if rank(test)[0] < 2]
+    kinds = {test: kind(test) for test in test_files()}
+    named = [test for test, its in kinds.items() if its <= 2]
+
+    def rank(test: str) -> tuple[int, int, int, str]:
+        away = steps.get(test, _UNREACHED) + (_folder(test) != folder)
+        return kinds[test], away, -_mentions(test, file), test
+
     ordered = sorted({*steps, *named}, key=rank)
     return tuple(ordered[: max(_MOST_FILES, len(named))])
+
+
+def _without_room(name: str, words: set[str]) -> str:
+    """The name of a test file without the words of a room in front of it."""
+    first, _, rest = name.partition("_")
+    return _without_room(rest, words) if rest and first in words else name
+
+
+def _mentions(test: str, file: str) -> int:
+    """How many of the definitions and texts of a source file a test file names."""
+    names, texts = _words_of(test)
+    return len(_defined(file) & names) + sum(text in _text(file) for text in texts)
+
+
+@cache
+def _words_of(test: str) -> tuple[frozenset[str], frozenset[str]]:
+    """The names in a test file, and its texts of several words."""
+    nodes = list(ast.walk(ast.parse(_text(test))))
+    names = {
+        node.attr if isinstance(node, ast.Attribute) else node.id
+        for node in nodes
+        if isinstance(node, ast.Attribute | ast.Name)
+    }
+    strings = {node.value for node in nodes if isinstance(node, ast.Constant) and isinstance(node.value, str)}
+    return frozenset(names), frozenset(
+        text for text in strings if " " in text and _LEAST_TEXT <= len(text) <= _MOST_TEXT
+    )
+
+
+@cache
+def _defined(file: str) -> frozenset[str]:
+    """The public functions, classes and constants of a source file."""
+    found = {node.name for node in ast.walk(ast.parse(_text(file))) if isinstance(node, ast.FunctionDef | ast.ClassDef)}
+    return frozenset(name for name in found if not name.startswith("_"))
+
+
+@cache
+def _text(file: str) -> str:
+    return (ROOT / file).read_text()
 
 
 @cache

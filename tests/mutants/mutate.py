@@ -4,9 +4,11 @@ from __future__ import annotations
 
 import ast
 import dataclasses
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Container, Iterator
 from pathlib import Path
 from typing import Any
+
+from tests.mutants.left_out import is_left_out, left_out
 
 _SWAPS: dict[type[ast.AST], type[ast.AST]] = {
     ast.Lt: ast.LtE,
@@ -79,14 +81,14 @@ def mutants_of(root: Path, file: str) -> list[Mutant]:
     text = (root / file).read_text()
     lines, tree = text.splitlines(), ast.parse(text)
     found = []
-    said = {part for node in ast.walk(tree) if isinstance(node, ast.Raise) for part in ast.walk(node)}
-    calls = [node for node in ast.walk(tree) if isinstance(node, ast.Call)]
-    checks = {keyword.value for call in calls for keyword in call.keywords if _is_check(call, keyword)}
-    left_out = said | checks | _false_returns(tree)
+    ignored = left_out(file, tree)
     for index, node in enumerate(ast.walk(tree)):
-        if not hasattr(node, "lineno") or _is_text(node) or node in left_out:
+        if not hasattr(node, "lineno") or _is_text(node) or node in ignored:
             continue
+        kept = _kept_statements(node, ignored)
         for number, (what, _) in enumerate(_changes(node)):
+            if what in kept:
+                continue
             found.append(Mutant(file, node.lineno, lines[node.lineno - 1].strip(), what, index, number))
     return sorted(found, key=lambda m: (m.line, m.what))
 
@@ -115,27 +117,6 @@ def _is_text(node: ast.AST) -> bool:
     return isinstance(node, ast.Expr) and isinstance(node.value, ast.Constant) and isinstance(node.value.value, str)
 
 
-def _false_returns(tree: ast.AST) -> set[ast.AST]:
-    """The statements `return False` of functions of type bool: None is false, too. The constant still becomes True."""
-    functions = [f for f in ast.walk(tree) if isinstance(f, ast.FunctionDef)]
-    bools = [f for f in functions if f.returns is not None and ast.unparse(f.returns) == "bool"]
-    return {
-        node
-        for function in bools
-        for node in ast.walk(function)
-        if isinstance(node, ast.Return) and isinstance(node.value, ast.Constant) and node.value.value is False
-    }
-
-
-#: Function -> its keyword that only checks the program itself: no input shows that the check is missing.
-_CHECKS = {"zip": "strict", "dataclasses.dataclass": "frozen", "dataclass": "frozen"}
-
-
-def _is_check(call: ast.Call, keyword: ast.keyword) -> bool:
-    """Whether a keyword only checks the program itself: equal lengths of a zip, no writes to a dataclass."""
-    return keyword.arg is not None and _CHECKS.get(ast.unparse(call.func)) == keyword.arg
-
-
 def _changes(node: ast.AST) -> Iterator[tuple[str, Callable[[Any], None]]]:
     """(description, function that makes it) for each mistake that fits a node."""
     if isinstance(node, ast.Compare) and type(node.ops[0]) in _SWAPS:
@@ -162,14 +143,24 @@ def _changes(node: ast.AST) -> Iterator[tuple[str, Callable[[Any], None]]]:
         yield "returns None", lambda n: setattr(n, "value", ast.Constant(None))
     elif isinstance(node, ast.Call):
         for place, keyword in enumerate(node.keywords):
-            if keyword.arg is not None and not _is_check(node, keyword):
+            if keyword.arg is not None and not is_left_out(node, keyword):
                 yield f"without the keyword {keyword.arg}", lambda n, at=place: n.keywords.pop(at)
     elif isinstance(node, ast.FunctionDef | ast.For | ast.If | ast.With):
         pass
     if isinstance(node, ast.FunctionDef | ast.For | ast.If | ast.With):
         for place, child in enumerate(node.body):
             if (isinstance(child, ast.Expr) and isinstance(child.value, ast.Call)) or isinstance(child, ast.AugAssign):
-                yield f"without `{ast.unparse(child)[:60]}`", lambda n, at=place: n.body.__setitem__(at, ast.Pass())
+                yield _removal(child), lambda n, at=place: n.body.__setitem__(at, ast.Pass())
+
+
+def _removal(statement: ast.stmt) -> str:
+    return f"without `{ast.unparse(statement)[:60]}`"
+
+
+def _kept_statements(node: ast.AST, ignored: Container[ast.AST]) -> set[str]:
+    """The removals of statements of a block that are not mutated."""
+    body = getattr(node, "body", None)
+    return {_removal(child) for child in (body if isinstance(body, list) else ()) if child in ignored}
 
 
 def _negate(node: Any) -> None:

@@ -47,6 +47,29 @@ def test_named_tests_come_first() -> None:
     ]
 
 
+@pytest.mark.parametrize(
+    ("file", "first"),
+    [
+        ("recfx/data/bpr.py", "tests/data/test_data_bpr.py"),
+        ("targets/tensorrt/times.py", "tests/targets/tensorrt_backend/test_tensorrt_times.py"),
+        ("targets/openvino/rules/shapes.py", "tests/targets/conformance/test_conformance.py"),
+        ("targets/inductor/backend.py", "tests/targets/test_inductor.py"),
+        ("recfx/simulation_command/options.py", "tests/test_simulation_command.py"),
+        ("recfx/driver/lookup_check.py", "tests/driver/test_bad_ids.py"),
+    ],
+    ids=["room in front", "folder of another name", "suite", "room", "package of a file", "by its messages"],
+)
+def test_the_nearest_test_of_a_file(file: str, first: str) -> None:
+    assert mirror.tests_of(file)[0] == first
+
+
+def test_a_short_name_is_no_part_of_other_words() -> None:
+    """The tests of "uncalled" things are not those of call.py."""
+    assert mirror._without_room("native_call", {"native"}) == "call"
+    assert mirror._without_room("recalled", {"native"}) == "recalled"
+    assert "tests/targets/test_native_huge_pages.py" in mirror.tests_of("targets/native/call.py")
+
+
 def test_a_name_that_a_package_offers_counts_as_its_module() -> None:
     """`from recfx.ir import Program` imports recfx/ir/program.py, and none of the other modules of the package."""
     test = "tests/cost/test_arithmetic.py"

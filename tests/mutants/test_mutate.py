@@ -20,6 +20,13 @@ MUTANTS = {
     "f(x, strict=True)": ["True becomes False", "without the keyword strict"],
     "dataclasses.dataclass(frozen=True, eq=False)": ["False becomes True", "without the keyword eq"],
     "'a' + y": [],
+    "InputError(f'{x + 1}', hint=y)": [],
+    "_log.info(x, extra=1)": [],
+    "torch.zeros(x, device=y)": [],
+    "torch.zeros(x, dtype=y)": ["without the keyword dtype"],
+    "run(x, timeout=5.0)": [],
+    "functools.lru_cache(maxsize=64)": [],
+    "dataclasses.dataclass(slots=True)": [],
 }
 
 

@@ -9,8 +9,10 @@ import pytest
 
 from recfx.cli import main
 from recfx.errors import InputError
-from recfx.serve.command import add_serve, read_model, read_tokens, update_settings
+from recfx.serve.command import add_serve, plan_of, read_model, read_tokens, run_serve, update_settings
+from recfx.serve.engine.settings import processors
 from recfx.serve.models import Source
+from recfx.serve.policies.tenants import TenantConfig, TenantLimit
 
 
 @pytest.fixture
@@ -106,3 +108,60 @@ def test_the_options_of_updates():
     )
     assert found is not None
     assert (found.tenants, found.sync) == (frozenset({"a", "b"}), "disk")
+
+
+def _parsed(*arguments: str) -> argparse.Namespace:
+    parser = argparse.ArgumentParser()
+    add_serve(parser)
+    return parser.parse_args(arguments)
+
+
+#: Option -> its value without arguments.
+DEFAULTS = {
+    **{"models": ["m"], "run": run_serve, "host": "127.0.0.1", "port": 8000, "grpc_port": None, "workers": 1},
+    **{"calls": None, "threads": 1, "batch_rows": 1024, "no_split": False, "wait": 0.0, "timeout": None},
+    **{"most_queued": 1024, "most_bytes": 64 << 20, "most_connections": 1000, "drain": 10.0, "tokens": None},
+    **{"tenant_rows": None, "allow_updates": False, "updaters": None, "update_sync": "process", "logs": "text"},
+    **{"certificate": None, "key": None},
+}
+
+
+def test_every_option_has_its_default() -> None:
+    assert vars(_parsed("m")) == DEFAULTS
+    with pytest.raises(SystemExit):
+        _parsed()
+
+
+def test_without_options_the_plan_is_the_default_one() -> None:
+    plan = plan_of(_parsed("m"), [("m", [])])
+    settings, engine = plan.settings, plan.engine
+    assert (plan.models, plan.tenants, plan.updates, plan.logs) == ([("m", [])], None, None, "text")
+    assert (settings.host, settings.port, settings.grpc_port) == ("127.0.0.1", 8000, None)
+    assert (settings.certificate, settings.key, plan.http.tokens) == (None, None, {})
+    assert (engine.workers, engine.split, engine.timeout, engine.most_wait) == (processors(), True, None, 0.0)
+
+
+def test_options_become_the_plan(tmp_path: Path) -> None:
+    files = [tmp_path / name for name in ("tokens", "certificate", "key")]
+    for path in files:
+        path.write_text("abc shop\n")
+    tokens, certificate, key = map(str, files)
+    plan = plan_of(
+        _parsed(
+            *("m", "--host", "::1", "--port", "0", "--grpc-port", "65535", "--most-connections", "7", "--drain", "2.5"),
+            *("--certificate", certificate, "--key", key, "--tokens", tokens, "--most-bytes", "99"),
+            *("--calls", "3", "--threads", "2", "--batch-rows", "77", "--no-split", "--wait", "4", "--timeout", "250"),
+            *("--most-queued", "5", "--tenant-rows", "60", "--allow-updates", "--logs", "json"),
+        ),
+        [],
+    )
+    settings, engine, http = plan.settings, plan.engine, plan.http
+    assert (settings.host, settings.port, settings.grpc_port) == ("::1", 0, 65535)
+    assert (settings.most_connections, settings.drain) == (7, 2.5)
+    assert (settings.certificate, settings.key) == (files[1], files[2])
+    assert (http.most_bytes, http.tokens) == (99, {"abc": "shop"})
+    assert (engine.workers, engine.threads, engine.batch_rows, engine.split) == (3, 2, 77, False)
+    assert (engine.most_wait, engine.timeout, engine.most_queued) == (0.004, 0.25, 5)
+    assert plan.tenants == TenantConfig(TenantLimit(60, 60.0))
+    assert plan.updates is not None
+    assert (plan.updates.sync, plan.logs) == ("process", "json")

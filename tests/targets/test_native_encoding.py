@@ -10,7 +10,8 @@ from hypothesis import strategies as st
 from recfx.errors import InputError
 from recfx.formats.rowwise import encode_new_rows, encode_rows
 from recfx.kernels.encoding import KERNEL_BITS, pack_new_rows
-from recfx.kernels.library import missing
+from recfx.kernels.library import library, missing
+from recfx.kernels.memory import address
 
 pytestmark = pytest.mark.skipif(missing() is not None, reason="the kernels were not built")
 
@@ -56,3 +57,15 @@ def test_other_formats_take_the_reference() -> None:
     rows = torch.randn(7, 20)
     for bits, refine in ((1, False), (8, True), (4, True)):
         assert torch.equal(pack_new_rows(rows, bits, refine=refine), encode_rows(rows, bits, refine=refine))
+
+
+@pytest.mark.parametrize("bits", [*KERNEL_BITS, 1])
+@pytest.mark.parametrize("count", [0, 3])
+def test_rows_without_numbers_are_refused(bits: int, count: int) -> None:
+    """The kernel itself reads nothing of them either."""
+    rows = torch.empty(count, 0)
+    with pytest.raises(InputError, match="matrix with columns"):
+        pack_new_rows(rows, bits)
+    packed = torch.full((count, 4), 7, dtype=torch.uint8)
+    assert library().calls["recfx_encode_rows"](bits, address(rows), count, 0, address(packed)) == -2
+    assert bool((packed == 7).all())

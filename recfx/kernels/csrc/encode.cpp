@@ -136,8 +136,9 @@ extern "C" __attribute__((visibility("default"))) int64_t recfx_encode_rows(int3
 extern "C" {
 
 // Packs rows [count, dim] into bytes [count, ceil(dim * bits / 8) + 4]. Returns the first row that holds NaN, infinities or numbers beyond half
-// precision, or -1; -2 for other bits.
+// precision, or -1; -2 for other bits and for rows without numbers.
 int64_t recfx_encode_rows(int32_t bits, const float* rows, int64_t count, int64_t dim, uint8_t* out) {
+    if (dim < 1) return -2;
     switch (bits) {
         case 8: return recfx::encode<8>(rows, count, dim, out);
         case 4: return recfx::encode<4>(rows, count, dim, out);
