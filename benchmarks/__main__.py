@@ -34,7 +34,8 @@ from recfx.command_line import add_option, integers, listed, positive, run_comma
 
 
 def main(argv: Sequence[str] | None = None) -> int:
-    """Runs one command and returns its exit status: 1 after an error, 2 if a peer gave wrong answers."""
+    """Runs one command and returns its exit status: 1 after an error, 2 if recfx failed or gave wrong answers. Wrong answers
+    of other peers are named in the table."""
     return run_command(_parser(), argv)
 
 
@@ -321,7 +322,7 @@ def _run(options: argparse.Namespace) -> int:
     with ProgressLine(points, options.out) as line:
         results = run(cases, peers, settings, watcher=line, earlier=earlier)
     print(render(results), end="")
-    return 2 if any(measurement.status == "wrong" for measurement in results.measurements) else 0
+    return 2 if results.own_faults() else 0
 
 
 def _list(options: argparse.Namespace) -> int:

@@ -108,6 +108,11 @@ class Results:
     bounds: list[Bound] = dataclasses.field(default_factory=list)
     measurements: list[Measurement] = dataclasses.field(default_factory=list)
 
+    def own_faults(self) -> list[Measurement]:
+        """The measurements in which recfx itself failed or gave wrong answers."""
+        ours = {name for name, note in self.peers.items() if note.ours}
+        return [each for each in self.measurements if each.peer in ours and each.status in ("wrong", "failed")]
+
     def complete(self, point: Point, peers: Iterable[str]) -> bool:
         """Whether a point was measured with exactly these peers."""
         measured = [m.peer for m in self.measurements if m.point == point]
