@@ -9,6 +9,7 @@ from typing import Any
 import torch
 
 from recfx.compiled import PinnedModel
+from recfx.errors import InputError
 from recfx.serve.engine.batch import Batch
 from recfx.serve.engine.compute import outcomes_of
 from recfx.serve.engine.interface import ModelInterface
@@ -117,7 +118,8 @@ class Call:
             self._model = interface.model.pinned()
             self._held = interface.shared_by_parts(self._leaves, self._model)
         except Exception as error:  # noqa: BLE001 - the whole call finds the error again, and says what is wrong
-            _log.info("model %s: a call is not divided: %s", model, error)
+            level = logging.INFO if isinstance(error, InputError) else logging.WARNING
+            _log.log(level, "model %s: a call is not divided: %s: %s", model, type(error).__name__, error)
             self._model = None
             return False
         return True
