@@ -64,6 +64,7 @@ ALLOWED: dict[str, set[str]] = {
             "data",
             "driver",
             "errors",
+            "formats",
             "ir",
             "passes",
             "pipeline",

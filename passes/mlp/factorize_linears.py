@@ -41,9 +41,10 @@ class FactorizeLinears(Pass):
         round_to: Ranks are multiples of it.
         min_weights: Linears of fewer weights stay whole.
         keep: Names of weights that stay whole.
+        only: Names of the weights that may become two; without a name all of them.
 
     Raises:
-        InputError: An option has another value, or, in `run`, `keep` names no weight.
+        InputError: An option has another value, or, in `run`, `keep` or `only` names no weight.
     """
 
     spec = PassSpec(
@@ -63,6 +64,7 @@ class FactorizeLinears(Pass):
     round_to: int = 16
     min_weights: int = 4096
     keep: tuple[str, ...] = ()
+    only: tuple[str, ...] = ()
 
     def __post_init__(self) -> None:
         if not 0 < self.ratio < 1:
@@ -116,7 +118,7 @@ class FactorizeLinears(Pass):
         known = [
             str(n.args[1].target) for n in linears if isinstance(n.args[1], fx.Node) and n.args[1].op == "get_attr"
         ]
-        require_known(self.keep, known, self.spec.name)
+        require_known((*self.keep, *self.only), known, self.spec.name)
         found: dict[int, list[fx.Node]] = {}
         for node in linears:
             reason = self._refusal(ctx, node)
@@ -137,6 +139,8 @@ class FactorizeLinears(Pass):
             return f"only {weight.numel()} weights"
         if str(read.target) in self.keep:
             return KEPT
+        if self.only and str(read.target) not in self.only:
+            return "only does not name it"
         users = [user for other in ctx.reads_of(weight) for user in other.users]
         if any(user.target is not _aten.linear.default or user.args[1] not in ctx.reads_of(weight) for user in users):
             return "another operator reads its weight, which would stay"

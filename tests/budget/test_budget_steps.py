@@ -9,16 +9,18 @@ from recfx.budget.steps import FORMS, NARROW, Group, Kind, Plan, Step, in_order,
 from recfx.passes import FUSED, default_stages
 from recfx.pipeline import Pipeline
 
-WIDE = [Group(name, "table", FORMS["table"]) for name in ("a", "b", "c")]
+WIDE = [Group(name, "table", FORMS["table"][:2]) for name in ("a", "b", "c")]
 SHORT = Group("d", "table", NARROW)
-LAYERS = [Group(name, "layer", FORMS["layer"]) for name in ("e", "f")]
+LAYERS = [Group(name, "layer", FORMS["layer"]) for name in ("e", "f", "g", "h")]
 CHANNELS = [Group(name, "channels", FORMS["channels"]) for name in ("e:0", "f:0")]
 ALL = [*WIDE, SHORT, *LAYERS, *CHANNELS]
 PLAN = Plan(default_stages(requests=False, kernels=FUSED), ())
 
 
 def texts(groups: list[Group], setting: dict[Group, str]) -> str:
-    return ",".join(map(str, [*PLAN.pruning(groups, setting), *quantising(groups, setting)]))
+    return ",".join(
+        map(str, [*PLAN.pruning(groups, setting), *PLAN.factors(groups, setting), *quantising(groups, setting)])
+    )
 
 
 def test_each_pass_keeps_what_others_take() -> None:
@@ -27,12 +29,14 @@ def test_each_pass_keeps_what_others_take() -> None:
         WIDE[1]: "8 bits",
         SHORT: "16 bits",
         LAYERS[0]: "16 bits",
+        LAYERS[2]: "8 bits, rank of 25 %",
         CHANNELS[1]: "50 % fewer channels",
     }
     assert texts(ALL, setting) == (
         "prune-channels{importance=taylor, keep_means=True, keep=('e:0',)},"
+        "factorize-linears{ratio=0.75, importance=activation, only=('g',)},"
         "quantize-tables{bits=4, refine=True, keep=('b', 'c')},quantize-tables{keep=('c',)},quantize-tables{bits=16, keep=('c',)},"
-        "quantize-linears{bits=16, keep=('f',)}"
+        "quantize-linears{keep=('e', 'f', 'h')},quantize-linears{bits=16, keep=('f', 'h')}"
     )
     assert texts(ALL, {}) == ""
 

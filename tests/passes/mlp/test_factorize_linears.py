@@ -73,6 +73,11 @@ FIRES: dict[str, tuple[Callable[[], nn.Module], dict[str, Any], list[tuple[int, 
         {"keep": ("0.weight",)},
         [(32, 32), (9, 32), (48, 9)],
     ),
+    "only one": (
+        lambda: nn.Sequential(linear(32, 32), nn.ReLU(), linear(48, 32)).eval(),
+        {"only": ("2.weight",)},
+        [(32, 32), (9, 32), (48, 9)],
+    ),
 }
 
 
@@ -214,5 +219,7 @@ def test_bad_weights_names_and_data_are_refused() -> None:
         factorize(captured(odd, X))
     with pytest.raises(PassError, match=r"keep names 'nothing'"):
         factorize(captured(linear(32, 32), X), keep=("nothing",))
+    with pytest.raises(PassError, match=r"names 'nothing'"):
+        factorize(captured(linear(32, 32), X), only=("nothing",))
     with pytest.raises(PipelineError, match=r"calibration"):
         factorize(captured(linear(32, 32), X), importance="activation")
