@@ -123,7 +123,6 @@ class PlantedCtr:
         self._spread = rng.uniform(0.5, 1.5, recipe.n_dense)
         self._centre = rng.uniform(0.5, 3.0, recipe.n_dense)
         self._slope = rng.standard_normal(recipe.n_dense) / math.sqrt(max(recipe.n_dense, 1))
-        self.bias = 0.0
         reference = self._draw_inputs(_REFERENCE_ROWS, np.random.default_rng([recipe.seed, 1]))
         signal = self._logit(*reference)
         self.bias = self._solve_bias(signal)

@@ -39,6 +39,13 @@ def test_a_missing_calibration_is_made_once() -> None:
     assert calibrated(BOTH) == found == known_calibration(torch.get_num_threads())
 
 
+def test_the_harness_of_a_backend_names_its_version_and_refuses_what_the_backend_refuses() -> None:
+    from recfx.driver.backend_calibration import BackendHarness
+
+    for backend in BOTH:
+        assert BackendHarness(backend).version == backend.version() != ""
+
+
 def test_only_backends_of_another_version_are_measured_again() -> None:
     first = calibrated(BOTH)
     older = dataclasses.replace(first.backends["native"], version="0.0")

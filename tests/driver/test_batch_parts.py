@@ -120,6 +120,14 @@ def test_outputs_without_rows_are_computed_from_none() -> None:
     assert bool(mean.isnan())
 
 
+def test_outputs_of_no_rows_have_the_types_of_others() -> None:
+    model = Function(lambda m, x: (x.argmax(1), x > 0, x.double(), x.unsqueeze(1).expand(-1, 5, -1)))
+    fast = recfx.optimize(model, example_inputs=torch.randn(4, 3), measure=False)
+    some, none = fast(torch.randn(2, 3)), fast(torch.empty(0, 3))
+    assert [value.dtype for value in none] == [value.dtype for value in some]
+    assert [value.shape for value in none] == [(0, *value.shape[1:]) for value in some]
+
+
 def test_bags_are_divided_and_may_be_none() -> None:
     bag = nn.EmbeddingBag(50, 4, mode="sum")
     example = (torch.arange(7), torch.tensor([0, 2, 4]))

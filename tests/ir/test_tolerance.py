@@ -68,6 +68,15 @@ def test_a_row_of_huge_numbers_does_not_excuse_the_others(seed: int, row: int) -
 INF, NAN = float("inf"), float("nan")
 
 
+@pytest.mark.parametrize("other", [INF, -INF, NAN])
+@pytest.mark.parametrize("by_row", [True, False])
+def test_an_element_that_is_not_finite_does_not_excuse_small_ones(other: float, by_row: bool) -> None:
+    want, got = torch.tensor([[other, 1e-12]]), torch.tensor([[other, 3e-12]])
+    check_reassociated(want, want, want.double(), "a test", by_row=by_row)
+    with pytest.raises(VerificationError, match="reordering"):
+        check_reassociated(want, got, want.double(), "a test", by_row=by_row)
+
+
 @pytest.mark.parametrize(
     ("want", "got", "truth", "allowed"),
     [

@@ -282,6 +282,21 @@ def test_a_saved_region_is_not_trusted(change: Any) -> None:
         backend.load(made.region, altered(dict(backend.save(made)), change))
 
 
+@pytest.mark.parametrize(("depth", "allowed"), [(0, True), (4, True), (5, False)])
+def test_branches_inside_branches_are_read_up_to_a_depth(depth: int, allowed: bool) -> None:
+    from onnx import helper
+
+    graph = helper.make_graph([helper.make_node("Relu", ["x"], ["y"])], "inner", [], [])
+    for _ in range(depth):
+        node = helper.make_node("If", ["c"], ["y"], then_branch=graph)
+        graph = helper.make_graph([node], "outer", [], [])
+    if allowed:
+        assert len(list(saved._graphs(graph))) == depth + 1
+        return
+    with pytest.raises(ArtifactError, match="nested too deeply"):
+        list(saved._graphs(graph))
+
+
 @pytest.mark.parametrize("damage", ["cut", "empty", "bytes", "missing", "more", "large", "names"])
 def test_damaged_files_are_refused(damage: str, monkeypatch: pytest.MonkeyPatch) -> None:
     made, backend = lowered(), BACKENDS["onnxruntime"]
