@@ -66,7 +66,7 @@ _WEIGHED = (
 )
 #: Files of expected times of steps of the processor, and of the modules that a calibration measures: all their numbers are left out.
 _EXPECTED = ("recfx/cost/priors.py", "recfx/cost/default_machine.py", "recfx/cost/calibration_modules.py")
-#: Files that draw pictures: the constants are sizes in pixels.
+#: Files that draw pictures: their constants, and sums with them, are sizes and places in pixels.
 _DRAWN = (
     "recfx/driver/svg.py",
     "recfx/driver/drawing.py",
@@ -80,7 +80,7 @@ _ZOO, _KIT = "recfx/zoo/", "recfx/testing/"
 def left_out(file: str, tree: ast.Module) -> set[ast.AST]:
     """The nodes of a file that are not mutated; a statement among them is not removed either."""
     kinds: list[Callable[[str, ast.Module], Iterator[ast.AST]]] = [
-        _messages, _keywords, _assertions, _for_type_checkers, _progress, _constants, _default_sizes, _drawn_numbers,
+        _messages, _keywords, _assertions, _for_type_checkers, _progress, _constants, _default_sizes, _drawn_numbers, _places,
     ]  # fmt: skip
     return {node for kind in kinds for node in kind(file, tree)} | _false_returns(tree)
 
@@ -184,6 +184,13 @@ def _drawn_numbers(file: str, tree: ast.Module) -> Iterator[ast.AST]:
         for node in ast.walk(tree):
             if isinstance(node, ast.Call) and ast.unparse(node.func).startswith("st."):
                 yield from (part for part in ast.walk(node) if _is_number(part))
+
+
+def _places(file: str, tree: ast.Module) -> Iterator[ast.AST]:
+    """Arithmetic with the sizes of a picture."""
+    for node in ast.walk(tree) if file in _DRAWN else ():
+        if isinstance(node, ast.BinOp) and any(isinstance(n, ast.Name) and n.id.isupper() for n in ast.walk(node)):
+            yield from ast.walk(node)
 
 
 def _false_returns(tree: ast.AST) -> set[ast.AST]:
