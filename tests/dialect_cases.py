@@ -44,6 +44,7 @@ def _layers(draw: Draw, state: State, width: int, last: int | None = None) -> li
                 draw(st.sampled_from([-1, *fitting])),
                 number=1e-3 if activation == "row-dice" else 0.1,
                 input_scale=draw(st.sampled_from([0.0, 0.02])) if scale >= 0 else 0.0,
+                factor=state.factors(draw, widths[-1]) if scale >= 0 else -1,
             )
         )
         widths.append(out)
@@ -142,9 +143,20 @@ def _cross(draw: Draw) -> Case:
             weight, scale = state.matrix(draw, width, 2)
             inner, inner_scale = state.matrix(draw, 2, width)
         bias = state.normal(width) if draw(st.booleans()) else -1
-        layers.append(cross.CrossLayer(kind, weight, bias, inner, scale, inner_scale))
+        inner_width = 2 if kind == cross.LOW_RANK else width
+        layers.append(
+            cross.CrossLayer(
+                *(kind, weight, bias, inner, scale, inner_scale),
+                factor=state.factors(draw, inner_width) if scale >= 0 else -1,
+                inner_factor=state.factors(draw, width) if inner_scale >= 0 else -1,
+                input_scale=draw(st.sampled_from([0.0, 0.02])) if scale >= 0 else 0.0,
+                inner_input_scale=draw(st.sampled_from([0.0, 0.02])) if inner_scale >= 0 else 0.0,
+            )
+        )
     inputs = (builder.inputs["x0"], builder.inputs["x"])
-    program = builder.build(builder.call(cross.cross, *inputs, state.nodes, cross.encode(layers)))
+    scales = cross.encode_scales(layers)
+    encoded = (cross.encode(layers), *([scales] if scales else []))
+    program = builder.build(builder.call(cross.cross, *inputs, state.nodes, *encoded))
     return Case(program, lambda batch, g: [numbers((batch, width), g, False) for _ in range(2)])
 
 

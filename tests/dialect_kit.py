@@ -78,6 +78,12 @@ class State:
             return self.add(codes), self.add(torch.rand(rows, generator=self.rng) / 64 + 0.01)
         return self.add(torch.randn(rows, columns, generator=self.rng).to(getattr(torch, kind))), -1
 
+    def factors(self, draw: Draw, columns: int) -> int:
+        """Factors of the columns of an int8 layer's input, or -1."""
+        if not draw(st.booleans(), label="factors"):
+            return -1
+        return self.add(torch.exp2(-torch.randint(0, 12, (columns,), generator=self.rng).float()))
+
 
 _SPECIALS = torch.tensor([0.0, -0.0, 1.0, torch.inf, -torch.inf, torch.nan, 1e-39, -1e-42])
 

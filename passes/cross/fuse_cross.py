@@ -195,7 +195,7 @@ def _merge(node: fx.Node, ctx: PassContext) -> Any:
     moved = [_position(ctx, params, param) for param in items_of(node, 2)]
     layers = cross.decode(items_of(first, 3))
     for layer in cross.decode(items_of(node, 3)):
-        at = {name: moved[n] for name, n in dataclasses.asdict(layer).items() if name != "kind" and n >= 0}
+        at = {name: moved[n] for name, n in layer.positions().items()}
         layers.append(dataclasses.replace(layer, **at))
     return ctx.call(cross.cross, node.args[0], first.args[1], params, cross.encode(layers))
 

@@ -58,6 +58,7 @@ class Compositions:
             extra,
             importance="taylor" if calibrated else "l2",
             keep_means=calibrated,
+            calibrated=calibrated and road.one_row is None,  # its program takes no batch of calibration data
         )
         self._resources = {**road.resources, **({"calibration": calibration} if calibrated else {})}
         self.quantises = "int8" in precisions(kernels)

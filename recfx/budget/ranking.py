@@ -26,7 +26,6 @@ from recfx.budget.steps import (
     Plan,
     Setting,
     Step,
-    quantising,
     rows_of,
     sharing,
     table_of,
@@ -183,7 +182,7 @@ class Ranking:
         steps = []
         for group in groups:
             work = weights[group.name] * _ROWS / self._work if group.kind == "layer" else 0.0
-            steps += self._of_group(self._whole, outputs, group, groups, quantising, work=work)
+            steps += self._of_group(self._whole, outputs, group, groups, self._plan.quantising, work=work)
         return steps
 
     def _pruned(self, trunk: Program, outputs: Outputs) -> list[Step]:

@@ -121,12 +121,14 @@ class Plan:
         extra: The user's own passes in them.
         importance: How channels are ranked.
         keep_means: Whether means of removed channels go into biases.
+        calibrated: Whether int8 layers get factors and corrected biases from calibration data.
     """
 
     stages: tuple[Stage, ...]
     extra: Mapping[str, Passes] | Passes
     importance: Literal["l2", "taylor"] = "taylor"
     keep_means: bool = True
+    calibrated: bool = False
 
     def pipeline(self, groups: Sequence[Group], setting: Setting) -> Pipeline:
         """The pipeline of a composition.
@@ -142,7 +144,7 @@ class Plan:
                 pruning = [*sharing(groups, setting), *self.pruning(groups, setting), *self.factors(groups, setting)]
                 stages.append(Stage("prune", _text(pruning), "Before lookups are fused and layers are joined."))
         stages.append(
-            Stage("quantize", _text(quantising(groups, setting)), "After all passes that compute new weights.")
+            Stage("quantize", _text(self.quantising(groups, setting)), "After all passes that compute new weights.")
         )
         return with_extra_passes([stage for stage in stages if stage.passes], self.extra or {})
 
@@ -161,6 +163,10 @@ class Plan:
             if len(keep) < len(own):
                 passes.append(PruneChannels(ratio, importance=self.importance, keep_means=self.keep_means, keep=keep))
         return passes
+
+    def quantising(self, groups: Sequence[Group], setting: Setting) -> list[Pass]:
+        """The passes that store weights in fewer bits."""
+        return quantising(groups, setting, calibrated=self.calibrated)
 
     def factors(self, groups: Sequence[Group], setting: Setting) -> list[Pass]:
         """The passes that replace linears by two of low rank."""
@@ -194,8 +200,8 @@ def table_of(group: Group) -> str:
     return group.name.removeprefix(rows_of(""))
 
 
-def quantising(groups: Sequence[Group], setting: Setting) -> list[Pass]:
-    """The passes that store weights in fewer bits."""
+def quantising(groups: Sequence[Group], setting: Setting, *, calibrated: bool = False) -> list[Pass]:
+    """The passes that store weights in fewer bits; `calibrated` as of a `Plan`."""
     passes: list[Pass] = []
     tables, layers = ([group for group in groups if group.kind == kind] for kind in ("table", "layer"))
     for form, bits in BITS.items():
@@ -206,7 +212,9 @@ def quantising(groups: Sequence[Group], setting: Setting) -> list[Pass]:
     for form, bits in BITS.items():
         chosen, layers = _divided(layers, setting, form)
         if chosen:
-            passes.append(QuantizeLinears(bits, keep=tuple(name for g in layers for name in _weights(g, setting))))
+            keep = tuple(name for g in layers for name in _weights(g, setting))
+            fitted = calibrated and bits == BITS["8 bits"]
+            passes.append(QuantizeLinears(bits, migrate=fitted, correct_bias=fitted, keep=keep))
     return passes
 
 

@@ -59,11 +59,11 @@ def _dots(node: fx.Node, elements: Count) -> int:
 
 def _cross(node: fx.Node, elements: Count) -> int:
     arguments: Any = node.args
-    x, params, numbers = arguments[1:4]
+    x, params = arguments[1:3]
     held: Any = _held(x)
     rows, width = elements(held) // int(held.shape[-1]), int(held.shape[-1])
     total = 0
-    for layer in cross.decode(numbers):
+    for layer in cross.decode(*arguments[3:]):
         weights = [p for p in (layer.weight, layer.inner) if p >= 0]
         total += rows * (sum(_held(params[p]).numel() for p in weights) + 2 * width)
     return total

@@ -17,8 +17,8 @@ def layers_of(node: fx.Node) -> int:
         numbers: Any = node.args[2:4]
         return len(mlp.decode(*numbers))
     if node.target is cross.cross:
-        layers: Any = node.args[3]
-        return len(cross.decode(layers))
+        encoded: Any = node.args[3:]
+        return len(cross.decode(*encoded))
     return 1
 
 

@@ -8,7 +8,7 @@ from recfx.kernels.codes import Kind
 GemmView = IntEnum("GemmView", ["INPUT", "FACTOR", "SUMMAND"], start=0)
 GemmInt = IntEnum("GemmInt", ["FORMAT", "OUTPUTS", "INPUTS", "ACTIVATION", "SUMS_FIRST"], start=0)
 GemmFloat = IntEnum("GemmFloat", ["ACTIVATION_NUMBER", "INPUT_SCALE"], start=0)
-GemmPointer = IntEnum("GemmPointer", ["WEIGHT", "BIAS", "SCALE", "COLUMN_SUMS", "SLOPE", "GATE_SCALE", "GATE_SHIFT"], start=0)
+GemmPointer = IntEnum("GemmPointer", ["WEIGHT", "BIAS", "SCALE", "COLUMN_SUMS", "SLOPE", "GATE_SCALE", "GATE_SHIFT", "FACTORS"], start=0)
 LookupInt = IntEnum("LookupInt", ["FEATURES"], start=0)
 LookupPointer = IntEnum("LookupPointer", ["FEATURES"], start=0)
 DotView = IntEnum("DotView", ["VECTORS", "PREFIX"], start=0)

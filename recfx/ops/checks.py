@@ -142,7 +142,7 @@ def check_mlp(
     need(x.ndim >= 1 and x.is_floating_point(), f"expected a floating-point input [..., K], got {x.dtype}")
     widths = [_fixed_size(x, x.ndim - 1) if width is None else width]
     for layer in layers:
-        n = check_weight(params, layer.weight, widths[-1], layer.bias, layer.scale)
+        n = check_weight(params, layer.weight, widths[-1], layer.bias, layer.scale, layer.factor)
         for at in (layer.gate_scale, layer.gate_shift, layer.norm_weight, layer.norm_bias):
             _check_vector(params, at, n)
         gated = layer.activation in ("dice", "row-dice")
@@ -156,8 +156,8 @@ def check_mlp(
     return widths[-1]
 
 
-def check_weight(params: Sequence[torch.Tensor], at: int, columns: int, bias: int, scale: int) -> int:
-    """Refuses a weight that is not [N, columns], and a bias or scale that is not [N]; returns N."""
+def check_weight(params: Sequence[torch.Tensor], at: int, columns: int, bias: int, scale: int, factor: int = -1) -> int:
+    """Refuses a weight that is not [N, columns], a bias or scale that is not [N], and factors that are not [columns]; returns N."""
     weight = position(at, params, "weight")
     need(
         weight.ndim == 2 and weight.dtype in _WEIGHTS,
@@ -167,7 +167,9 @@ def check_weight(params: Sequence[torch.Tensor], at: int, columns: int, bias: in
     n = _fixed_size(weight, 0)
     _check_vector(params, bias, n)
     _check_vector(params, scale, n)
+    _check_vector(params, factor, columns)
     need(scale >= 0 or weight.dtype is not torch.int8, "an int8 weight needs scales")
+    need(factor < 0 or weight.dtype is torch.int8, f"factors belong to an int8 weight, got {weight.dtype}")
     return n
 
 
@@ -197,8 +199,10 @@ def check_cross(
             )
             _check_vector(params, layer.bias, dim)
             continue
-        inner = dim if layer.kind == 1 else check_weight(params, layer.inner, dim, -1, layer.inner_scale)
-        rows = check_weight(params, layer.weight, inner, layer.bias, layer.scale)
+        inner = dim
+        if layer.kind == 2:
+            inner = check_weight(params, layer.inner, dim, -1, layer.inner_scale, layer.inner_factor)
+        rows = check_weight(params, layer.weight, inner, layer.bias, layer.scale, layer.factor)
         need(rows == dim, f"expected a weight of {dim} rows, got {rows}")
 
 

@@ -20,7 +20,7 @@ import torch
 from recfx.ops import checks
 from recfx.ops.descriptions import Layer
 from recfx.ops.library import define
-from recfx.ops.mlp import activate, decode, product
+from recfx.ops.mlp import Multiply, activate, decode, product
 
 
 @lru_cache
@@ -41,6 +41,7 @@ def reference(
     layers: list[int],
     numbers: list[float],
     triangle: bool,
+    multiply: Multiply = product,
 ) -> torch.Tensor:
     """The reference implementation of `recfx::cin`.
 
@@ -51,6 +52,7 @@ def reference(
         layers: One layer without norm and residual, as `recfx.ops.mlp.encode` gives it. Its weight is [O, H M], or [O, M (M + 1) / 2].
         numbers: Its numbers.
         triangle: Whether only the products with m >= h are taken; x has as many maps as x0 has fields then.
+        multiply: Called for the product with the weight.
 
     Returns:
         [B, O, D].
@@ -61,7 +63,7 @@ def reference(
     if triangle:
         outer = outer.index_select(1, torch.tensor(triangle_positions(fields), device=x.device))
     bias, scale = (params[at] if at >= 0 else None for at in (layer.bias, layer.scale))
-    y = product(outer.transpose(1, 2), params[layer.weight], bias, scale, layer.input_scale)
+    y = multiply(outer.transpose(1, 2), params[layer.weight], bias, scale, layer.input_scale)
     return activate(y, layer, params).transpose(1, 2).contiguous()
 
 
@@ -95,8 +97,8 @@ def check_cin(
     checks.need(not triangle or maps == fields, f"a triangle needs {fields} maps, got {maps}")
     checks.need(len(layers) == 1, f"expected one layer, got {len(layers)}")
     (layer,) = layers
-    plain = not layer.norm and layer.residual < 0 and layer.activation != "row-dice"
-    checks.need(plain, "the layer must have no norm, no residual and no gate over its outputs")
+    plain = not layer.norm and layer.residual < 0 and layer.activation != "row-dice" and layer.factor < 0
+    checks.need(plain, "the layer must have no norm, no residual, no factors and no gate over its outputs")
     return checks.check_mlp(x, params, layers, product_count(maps, fields, triangle))
 
 

@@ -1,6 +1,6 @@
 """Cross layers of DCN and DCN-v2, a stack of them in one call.
 
-    cross(x0, x, params, layers) -> [B, D]
+    cross(x0, x, params, layers, numbers) -> [B, D]
 
     vector (DCN):      x <- x0 * (x . w) + b + x
     full (DCN-v2):     x <- x0 * (W x + b) + x
@@ -22,31 +22,67 @@ from torch.nn import functional
 from recfx.ops import checks
 from recfx.ops.descriptions import CrossLayer as CrossLayer
 from recfx.ops.library import define
-from recfx.ops.mlp import product
+from recfx.ops.mlp import Multiply, product
 
 VECTOR, FULL, LOW_RANK = 0, 1, 2
 
 
-_FIELDS = len(dataclasses.fields(CrossLayer))
+#: Integers of a layer without and with factors. A kind of a layer with factors has this added.
+_PLAIN, _WHOLE, _FACTORS = 6, 8, 4
 
 
 def encode(layers: Sequence[CrossLayer]) -> list[int]:
     """Layers as the flat list of integers that the operator takes."""
-    return [v for layer in layers for v in dataclasses.astuple(layer)]
+    ints: list[int] = []
+    for layer in layers:
+        factors = max(layer.factor, layer.inner_factor) >= 0
+        kind, *others = dataclasses.astuple(layer)[: _WHOLE if factors else _PLAIN]
+        ints += [kind + _FACTORS * factors, *others]
+    return ints
 
 
-def decode(numbers: Sequence[int]) -> list[CrossLayer]:
-    """Layers from the flat list.
+def encode_scales(layers: Sequence[CrossLayer]) -> list[float]:
+    """The calibrated scales of layers as the flat list of numbers that the operator takes; empty if no layer has any."""
+    numbers = [number for layer in layers for number in (layer.input_scale, layer.inner_input_scale)]
+    return numbers if any(numbers) else []
+
+
+def decode(ints: Sequence[int], numbers: Sequence[float] = ()) -> list[CrossLayer]:
+    """Layers from the flat lists.
 
     Raises:
-        ValueError: The list ends within a layer.
+        ValueError: A list ends within a layer, or they describe different numbers of layers.
     """
-    if len(numbers) % _FIELDS:
-        raise ValueError(f"{len(numbers)} numbers are not layers of {_FIELDS} numbers")
-    return [CrossLayer(*numbers[i : i + _FIELDS]) for i in range(0, len(numbers), _FIELDS)]
+    layers: list[CrossLayer] = []
+    at = 0
+    while at < len(ints):
+        factors = ints[at] >= _FACTORS
+        width = _WHOLE if factors else _PLAIN
+        if at + width > len(ints):
+            raise ValueError(f"{len(ints)} numbers end within a layer of {width}")
+        layers.append(CrossLayer(ints[at] - _FACTORS * factors, *ints[at + 1 : at + width]))
+        at += width
+    if numbers and len(numbers) != 2 * len(layers):
+        raise ValueError(f"{len(numbers)} scales are not two for each of {len(layers)} layers")
+    pairs = zip(numbers[::2], numbers[1::2], strict=True)
+    return (
+        [
+            dataclasses.replace(layer, input_scale=outer, inner_input_scale=inner)
+            for layer, (outer, inner) in zip(layers, pairs, strict=True)
+        ]
+        if numbers
+        else layers
+    )
 
 
-def reference(x0: torch.Tensor, x: torch.Tensor, params: list[torch.Tensor], layers: list[int]) -> torch.Tensor:
+def reference(
+    x0: torch.Tensor,
+    x: torch.Tensor,
+    params: list[torch.Tensor],
+    layers: list[int],
+    numbers: list[float] | None = None,
+    multiply: Multiply = product,
+) -> torch.Tensor:
     """The reference implementation of `recfx::cross`, layer by layer.
 
     Args:
@@ -54,27 +90,43 @@ def reference(x0: torch.Tensor, x: torch.Tensor, params: list[torch.Tensor], lay
         x: [B, D], the input of the first layer.
         params: The parameters of the layers.
         layers: The list of `encode`.
+        numbers: The list of `encode_scales`.
+        multiply: Called for the product of each matrix in turn, that of V before that of U.
 
     Returns:
         [B, D].
     """
-    for layer in decode(layers):
+    for layer in decode(layers, numbers or ()):
         weight = params[layer.weight]
-        bias, scale, inner_scale = (
-            params[at] if at >= 0 else None for at in (layer.bias, layer.scale, layer.inner_scale)
+        bias, scale, inner_scale, factor, inner_factor = (
+            params[at] if at >= 0 else None
+            for at in (layer.bias, layer.scale, layer.inner_scale, layer.factor, layer.inner_factor)
         )
         if layer.kind == VECTOR:
             step = x0 * functional.linear(x, weight.reshape(1, -1))
             x = (step if bias is None else step + bias) + x
         else:
-            inner = product(x, params[layer.inner], scale=inner_scale) if layer.kind == LOW_RANK else x
-            x = x0 * product(inner, weight, bias, scale) + x
+            inner = x
+            if layer.kind == LOW_RANK:
+                inner = multiply(x, params[layer.inner], None, inner_scale, layer.inner_input_scale, inner_factor)
+            x = x0 * multiply(inner, weight, bias, scale, layer.input_scale, factor) + x
     return x.clone()
 
 
-def _fake(x0: torch.Tensor, x: torch.Tensor, params: list[torch.Tensor], layers: list[int]) -> torch.Tensor:
-    checks.check_cross(x0, x, params, decode(layers))
+def _fake(
+    x0: torch.Tensor,
+    x: torch.Tensor,
+    params: list[torch.Tensor],
+    layers: list[int],
+    numbers: list[float] | None = None,
+) -> torch.Tensor:
+    checks.check_cross(x0, x, params, decode(layers, numbers or ()))
     return x.new_empty(x.shape)
 
 
-cross = define("cross(Tensor x0, Tensor x, Tensor[] params, int[] layers) -> Tensor", reference, _fake, reference)
+cross = define(
+    "cross(Tensor x0, Tensor x, Tensor[] params, int[] layers, float[] numbers=[]) -> Tensor",
+    reference,
+    _fake,
+    reference,
+)

@@ -87,6 +87,8 @@ class Layer:
         norm_eps: The epsilon of the LayerNorm.
         number: Slope of leaky ReLU, eps of row-dice's norm.
         input_scale: Calibrated scale of an int8 layer's input, symmetric; 0 if each row has its own scale.
+        factor: [K] in (0, 1], of an int8 layer: multiplies the columns of the input before it is quantised. The weight is that of the
+            multiplied input.
     """
 
     weight: int
@@ -103,6 +105,7 @@ class Layer:
     norm_eps: float = 1e-5
     number: float = 0.0
     input_scale: float = 0.0
+    factor: int = -1
 
 
 @dataclasses.dataclass(frozen=True)
@@ -116,6 +119,10 @@ class CrossLayer:
         inner: V [R, D] of a low-rank layer.
         scale: [D], of an int8 W or U.
         inner_scale: [R], of an int8 V.
+        factor: [D], or [R] of a low-rank layer: the factor of the input of an int8 W or U, as that of `Layer`.
+        inner_factor: [D], the same of an int8 V.
+        input_scale: Calibrated scale of the input of an int8 W or U; 0 if each row has its own scale.
+        inner_input_scale: The same of an int8 V.
     """
 
     kind: int
@@ -124,3 +131,12 @@ class CrossLayer:
     inner: int = -1
     scale: int = -1
     inner_scale: int = -1
+    factor: int = -1
+    inner_factor: int = -1
+    input_scale: float = 0.0
+    inner_input_scale: float = 0.0
+
+    def positions(self) -> dict[str, int]:
+        """Field -> position, of the parameters that the layer has."""
+        fields = ("weight", "bias", "inner", "scale", "inner_scale", "factor", "inner_factor")
+        return {name: getattr(self, name) for name in fields if getattr(self, name) >= 0}

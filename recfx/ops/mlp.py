@@ -4,7 +4,8 @@
 
 Each layer computes `y = activation(norm(x W^T + b)) + residual`. Weights are float32 or bfloat16 [N, K], or int8 [N, K] with one scale per
 output channel. The input of a bfloat16 layer is rounded to bfloat16 and products are summed in float32. The input of an int8 layer is
-quantised per row: without negative values to 0..255 by `max / 255`, otherwise to -127..127 by `max|x| / 127`, or by a calibrated scale.
+multiplied by the layer's factors, one for each column, if it has any, and quantised per row: without negative values to 0..255 by
+`max / 255`, otherwise to -127..127 by `max|x| / 127`, or by a calibrated scale.
 A row that holds an infinity or NaN is not quantised: it gives the infinities and NaN of the float32 product with the dequantised weights.
 """
 
@@ -28,14 +29,15 @@ _NO_GRADIENT = "a layer with int8 weights has no gradient: it rounds its input t
 
 
 def encode(layers: Sequence[Layer]) -> tuple[list[int], list[float]]:
-    """Layers as the flat lists of integers and numbers that the operator takes."""
+    """Layers as the flat lists of integers and numbers that the operator takes. Factors are only there if a layer has some."""
     ints: list[int] = []
     numbers: list[float] = []
+    factors = any(layer.factor >= 0 for layer in layers)
     for layer in layers:
         values: list[Any] = list(dataclasses.astuple(layer))
         values[3] = ACTIVATIONS.index(layer.activation)
-        ints += [int(v) for v in values[:_INTS]]
-        numbers += [float(v) for v in values[_INTS:]]
+        ints += [int(v) for v in values[:_INTS]] + ([layer.factor] if factors else [])
+        numbers += [float(v) for v in values[_INTS : _INTS + _FLOATS]]
     return ints, numbers
 
 
@@ -45,13 +47,16 @@ def decode(ints: Sequence[int], numbers: Sequence[float]) -> list[Layer]:
     Raises:
         ValueError: The lists do not describe the same number of whole layers, or name an unknown activation.
     """
-    if len(ints) % _INTS or len(numbers) % _FLOATS or len(ints) // _INTS != len(numbers) // _FLOATS:
+    count = len(numbers) // _FLOATS
+    if len(numbers) % _FLOATS or len(ints) not in (count * _INTS, count * (_INTS + 1)):
         raise ValueError(f"{len(ints)} integers and {len(numbers)} numbers are not the same number of layers")
-    if not all(0 <= activation < len(ACTIVATIONS) for activation in ints[3::_INTS]):
-        raise ValueError(f"activations must be in [0, {len(ACTIVATIONS)}), got {list(ints[3::_INTS])}")
+    width = len(ints) // count if count else _INTS
+    if not all(0 <= activation < len(ACTIVATIONS) for activation in ints[3::width]):
+        raise ValueError(f"activations must be in [0, {len(ACTIVATIONS)}), got {list(ints[3::width])}")
     layers = []
-    for i in range(len(ints) // _INTS):
-        values: list[Any] = [*ints[i * _INTS : (i + 1) * _INTS], *numbers[i * _FLOATS : (i + 1) * _FLOATS]]
+    for i in range(count):
+        own = ints[i * width : (i + 1) * width]
+        values: list[Any] = [*own[:_INTS], *numbers[i * _FLOATS : (i + 1) * _FLOATS], *own[_INTS:]]
         values[3] = ACTIVATIONS[values[3]]
         values[9] = bool(values[9])
         layers.append(Layer(*values))
@@ -126,6 +131,7 @@ def product(
     bias: torch.Tensor | None = None,
     scale: torch.Tensor | None = None,
     input_scale: float = 0.0,
+    factor: torch.Tensor | None = None,
 ) -> torch.Tensor:
     """x W^T + b with a weight of any format; the module describes the rounding.
 
@@ -135,13 +141,14 @@ def product(
         bias: float32 [N].
         scale: float32 [N], of an int8 weight.
         input_scale: A calibrated scale of the input of an int8 weight, or 0 for each row's own.
+        factor: Factors of the columns of the input of an int8 weight [K].
     """
     if weight.dtype in (torch.float32, torch.float64):  # float64 in reference runs
         return functional.linear(x, weight, bias)
     if weight.dtype is torch.bfloat16:
         return functional.linear(x.bfloat16().float(), weight.float(), bias)
     assert scale is not None
-    flat = x.reshape(-1, x.shape[-1])
+    flat = (x if factor is None else x * factor).reshape(-1, x.shape[-1])
     finite = flat.isfinite()
     rows = finite.all(1, keepdim=True)
     codes, unit = quantize_rows(flat.masked_fill(~rows, 0.0), input_scale)
@@ -153,7 +160,17 @@ def product(
     return without_gradient(y.detach(), [x], _NO_GRADIENT)
 
 
-def reference(x: torch.Tensor, params: list[torch.Tensor], layers: list[int], numbers: list[float]) -> torch.Tensor:
+#: A function with the arguments and the result of `product`.
+Multiply = Callable[..., torch.Tensor]
+
+
+def reference(
+    x: torch.Tensor,
+    params: list[torch.Tensor],
+    layers: list[int],
+    numbers: list[float],
+    multiply: Multiply = product,
+) -> torch.Tensor:
     """The reference implementation of `recfx::mlp`, layer by layer.
 
     Args:
@@ -161,14 +178,15 @@ def reference(x: torch.Tensor, params: list[torch.Tensor], layers: list[int], nu
         params: The parameters of the layers.
         layers: The first list of `encode`.
         numbers: The second list of `encode`.
+        multiply: Called for the product of each layer in turn.
 
     Returns:
         [..., N], with N the width of the last layer.
     """
     values = [x]
     for layer in decode(layers, numbers):
-        bias, scale = (params[at] if at >= 0 else None for at in (layer.bias, layer.scale))
-        y = product(values[-1], params[layer.weight], bias, scale, layer.input_scale)
+        bias, scale, factor = (params[at] if at >= 0 else None for at in (layer.bias, layer.scale, layer.factor))
+        y = multiply(values[-1], params[layer.weight], bias, scale, layer.input_scale, factor)
         if layer.norm:
             gamma = params[layer.norm_weight] if layer.norm_weight >= 0 else None
             beta = params[layer.norm_bias] if layer.norm_bias >= 0 else None

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import dataclasses
+
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
@@ -39,6 +41,13 @@ def test_each_pass_keeps_what_others_take() -> None:
         "quantize-linears{keep=('e', 'f', 'h')},quantize-linears{bits=16, keep=('f', 'h')}"
     )
     assert texts(ALL, {}) == ""
+
+
+def test_calibrated_int8_layers() -> None:
+    plan, setting = dataclasses.replace(PLAN, calibrated=True), {LAYERS[0]: "16 bits", LAYERS[1]: "8 bits"}
+    assert ",".join(map(str, plan.quantising(ALL, setting))) == (
+        "quantize-linears{migrate=True, correct_bias=True, keep=('e', 'g', 'h')},quantize-linears{bits=16, keep=('g', 'h')}"
+    )
 
 
 @st.composite

@@ -23,8 +23,9 @@ Layer = Callable[..., torch.Tensor]
 _LARGEST, _SMALLEST = torch.finfo(torch.float32).max, 2.0**-149
 
 
-def _layer(input_scale: float = 0.0, activation: str = "none") -> Layer:
-    ints, numbers = mlp.encode([mlp.Layer(0, 1, 2, activation=activation, input_scale=input_scale)])
+def _layer(input_scale: float = 0.0, activation: str = "none", factor: int = -1) -> Layer:
+    layer = mlp.Layer(0, 1, 2, activation=activation, input_scale=input_scale, factor=factor)
+    ints, numbers = mlp.encode([layer])
     return lambda x, *params: torch.ops.recfx.mlp(x, list(params), ints, numbers)
 
 
@@ -46,10 +47,13 @@ def _same_kind(found: torch.Tensor, expected: torch.Tensor) -> bool:
 
 
 @pytest.mark.parametrize("input_scale", [0.0, 0.05])
+@pytest.mark.parametrize("factors", [False, True])
 @pytest.mark.parametrize("k", [1, 5, 64, 131])
-def test_infinities_and_nan(k: int, input_scale: float) -> None:
+def test_infinities_and_nan(k: int, input_scale: float, factors: bool) -> None:
     """A row's product is NaN and infinite where the float32 product with the dequantised weights is; other rows keep their bits."""
     x, state = torch.randn(40, k, generator=generator(k)), _weights(19, k, k)
+    held = [*state, torch.exp2(-torch.arange(k).float() % 9)] if factors else state
+    layer = _layer(input_scale, factor=3 if factors else -1)
     clean = x.clone()
     rows = torch.arange(0, 40, 3)
     for number, row in enumerate(rows):
@@ -58,9 +62,9 @@ def test_infinities_and_nan(k: int, input_scale: float) -> None:
         if number >= 6:
             x[row, (number * 5 + 1) % k] = values[(number // 3) % 3]
     expected = _dequantized(x, state)
-    assert _same_kind(_layer(input_scale)(x, *state), expected)
+    assert _same_kind(layer(x, *held), expected)
     others = [i for i in range(40) if i not in rows]
-    for run in lower_everywhere(_layer(input_scale), [x], state):
+    for run in lower_everywhere(layer, [x], held):
         (found,), (without,) = run(x), run(clean)
         assert _same_kind(found[rows], expected[rows])
         assert torch.equal(found[others], without[others])

@@ -112,6 +112,25 @@ def test_int8_layers_are_exact_sums(data: st.DataObject) -> None:
     near(function, [x], [w, scale, b], 1e-5, 1e-3)
 
 
+@relaxed
+@given(st.data())
+def test_factors_of_the_columns_of_int8_layers(data: st.DataObject) -> None:
+    """The columns of a row are multiplied before they are quantised, with the row's own scale and with a calibrated one."""
+    rng = generator(data.draw(seeds))
+    rows, k, n = drawn(data, 2, 40), drawn(data, 1, 150), drawn(data, 1, 70)
+    factor = torch.exp2(-torch.randint(0, 12, (k,), generator=rng).float())
+    x = torch.randn(rows, k, generator=rng)
+    x = x.relu() if data.draw(st.booleans()) else x
+    input_scale = data.draw(st.sampled_from([0.0, 0.02]))
+    x = _off_ties(x, input_scale) / factor
+    w = torch.randint(-127, 128, (n, k), generator=rng).to(torch.int8)
+    scale, b = torch.rand(n, generator=rng), torch.randn(n, generator=rng)
+    plain = chain([mlp.Layer(0, 2, 1, input_scale=input_scale)])
+    function = chain([mlp.Layer(0, 2, 1, input_scale=input_scale, factor=3)])
+    assert torch.equal(function(x, w, scale, b, factor), plain(x * factor, w, scale, b))
+    near(function, [x], [w, scale, b, factor], 1e-5, 1e-3)
+
+
 def test_int8_rows_of_zeros_stay_zero() -> None:
     x, w, scale = torch.zeros(3, 9), torch.ones(4, 9, dtype=torch.int8), torch.ones(4)
     near(chain([mlp.Layer(0, -1, 1)]), [x], [w, scale], 0, 0)

@@ -3,7 +3,7 @@
 #include <cstdint>
 
 // The digest of the table.
-constexpr int64_t RECFX_CODES = 0xD891F3123063FF;
+constexpr int64_t RECFX_CODES = 0xEA47115B54C995;
 
 enum RecfxSize : int32_t {
     RECFX_RANK = 4,

@@ -79,10 +79,13 @@ inline RowCodes codes_of(const RowRange& range, float calibrated) {
     return {span / levels, 1.0f, span > 0 ? levels / span : 0.0f, levels, zero};
 }
 
-template <class D, bool Lifted>
-inline void write_codes(const float* x, int64_t k, int64_t units, const RowCodes& codes, uint32_t* to) {
+// Returns whether all numbers are finite, if it is to check this.
+template <class D, bool Lifted, bool Checks = false>
+inline bool write_codes(const float* x, int64_t k, int64_t units, const RowCodes& codes, uint32_t* to) {
     const vf limit = splat(codes.limit);
+    vf zeros = {};
     auto lanes = [&](vf v) {
+        if constexpr (Checks) zeros = zeros + v * 0.0f;  // NaN for infinities and NaN
         if constexpr (Lifted) v = v * codes.lift;
         v = round_even(v * codes.inverse);
         return to_int(max(min(v, limit), -limit)) + codes.zero;
@@ -104,17 +107,20 @@ inline void write_codes(const float* x, int64_t k, int64_t units, const RowCodes
         __builtin_memcpy(q, &v, sizeof v);
         for (int64_t u = i / D::depth; u < units; ++u) to[u] = unit_of_integers<D>(q + (u - i / D::depth) * D::depth);
     }
+    return !Checks || !any(zeros != zeros);
+}
+
+inline bool not_quantized(int64_t units, uint32_t* to, float& scale, int32_t& zero) {
+    __builtin_memset(to, 0, size_t(units) * 4);
+    scale = 0;
+    zero = 0;
+    return false;
 }
 
 // One row of a known range as integers. False, and units of zero, for a row that holds an infinity or NaN.
 template <class D>
 inline bool quantize_row_of(const RowRange& range, const float* x, int64_t k, int64_t units, float calibrated, uint32_t* to, float& scale, int32_t& zero) {
-    if (__builtin_expect(!range.finite, 0)) {
-        __builtin_memset(to, 0, size_t(units) * 4);
-        scale = 0;
-        zero = 0;
-        return false;
-    }
+    if (__builtin_expect(!range.finite, 0)) return not_quantized(units, to, scale, zero);
     const RowCodes codes = codes_of<D>(range, calibrated);
     scale = codes.scale;
     zero = codes.zero;
@@ -123,9 +129,23 @@ inline bool quantize_row_of(const RowRange& range, const float* x, int64_t k, in
     return true;
 }
 
+// With a calibrated scale, the range of the row is not needed: one pass over it writes its integers and finds infinities and NaN.
 template <class D>
 inline bool quantize_row(const float* x, int64_t k, int64_t units, float calibrated, uint32_t* to, float& scale, int32_t& zero) {
-    return quantize_row_of<D>(range_of(x, k), x, k, units, calibrated, to, scale, zero);
+    if (calibrated <= 0) return quantize_row_of<D>(range_of(x, k), x, k, units, calibrated, to, scale, zero);
+    const RowCodes codes = codes_of<D>({}, calibrated);
+    scale = codes.scale;
+    zero = codes.zero;
+    if (__builtin_expect(write_codes<D, false, true>(x, k, units, codes, to), 1)) return true;
+    return not_quantized(units, to, scale, zero);
+}
+
+// A row whose columns are multiplied by factors first. `scaled` takes the products, and up to W - 1 numbers past their end.
+template <class D>
+inline bool quantize_scaled_row(const float* x, const float* factors, int64_t k, int64_t units, float calibrated, float* scaled, uint32_t* to, float& scale,
+                                int32_t& zero) {
+    for (int64_t i = 0; i < k; i += W) store(scaled + i, (k - i >= W ? load(x + i) : load_some(x + i, k - i)) * load(factors + i));
+    return quantize_row<D>(scaled, k, units, calibrated, to, scale, zero);
 }
 
 }  // namespace

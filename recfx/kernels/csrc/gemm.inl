@@ -27,9 +27,11 @@ struct GemmSource {
     const GemmRows& rows;
     int64_t inputs;
     float input_scale;
+    const float* factors;    // of the columns of an int8 input; nullptr: ones
+    float* scaled = nullptr;  // one row, multiplied by them
 
-    size_t bytes(int64_t, int64_t) const { return 0; }
-    void hold(char*, int64_t, int64_t) const {}
+    size_t bytes(int64_t, int64_t) const { return factors ? size_t(inputs + W) * 4 : 0; }
+    void hold(char* memory, int64_t, int64_t) { scaled = reinterpret_cast<float*>(memory); }
 
     void fill(int64_t first, int64_t count, int64_t slab, int64_t units, const Chunk& chunk) const {
         const int64_t from = slab * D::depth;
@@ -38,7 +40,9 @@ struct GemmSource {
             EpilogueRow& r = chunk.rows[i];
             const float* x = place_row(context, rows, first + i, r) + from;
             if constexpr (Integers) {
-                const bool finite = quantize_row<D>(x, k, units, input_scale, chunk.units + i * chunk.row_units, r.scale, r.zero);
+                uint32_t* to = chunk.units + i * chunk.row_units;
+                const bool finite = factors ? quantize_scaled_row<D>(x, factors, k, units, input_scale, scaled, to, r.scale, r.zero)
+                                            : quantize_row<D>(x, k, units, input_scale, to, r.scale, r.zero);
                 r.not_finite = finite ? nullptr : x;
             } else row_units<D>(x, k, units, chunk.units + i * chunk.row_units);
         }
@@ -85,7 +89,8 @@ void gemm_step(const RecfxStep& step, const Context& context, const Range& range
     e.plain = e.plain && rows.mul->slot < 0 && rows.add->slot < 0;
     const PackedProduct product{(range.end - range.begin) * x.size[0], n, k, static_cast<const uint32_t*>(step.pointers[GemmPointer::weight])};
     with_format(format, [&](auto dot, auto integers) {
-        GemmSource<decltype(dot), integers.value> source{context, rows, k, float(step.floats[GemmFloat::input_scale])};
+        const auto* factors = static_cast<const float*>(step.pointers[GemmPointer::factors]);
+        GemmSource<decltype(dot), integers.value> source{context, rows, k, float(step.floats[GemmFloat::input_scale]), factors};
         multiply_rows<decltype(dot), integers.value>(product, e, source, context, range);
     });
 }

@@ -5,7 +5,7 @@
 struct GemmView { enum : int32_t { input, factor, summand, fields }; };
 struct GemmInt { enum : int32_t { format, outputs, inputs, activation, sums_first, fields }; };
 struct GemmFloat { enum : int32_t { activation_number, input_scale, fields }; };
-struct GemmPointer { enum : int32_t { weight, bias, scale, column_sums, slope, gate_scale, gate_shift, fields }; };
+struct GemmPointer { enum : int32_t { weight, bias, scale, column_sums, slope, gate_scale, gate_shift, factors, fields }; };
 struct LookupInt { enum : int32_t { features, fields }; };
 struct LookupPointer { enum : int32_t { features, fields }; };
 struct DotView { enum : int32_t { vectors, prefix, fields }; };

@@ -24,7 +24,14 @@ _F32 = torch.float32
 
 
 def product(
-    call: Call, x: str, held: torch.Tensor, weight: Any, bias: str | None, scale: Any = None, input_scale: float = 0.0
+    call: Call,
+    x: str,
+    held: torch.Tensor,
+    weight: Any,
+    bias: str | None,
+    scale: Any = None,
+    input_scale: float = 0.0,
+    factor: str | None = None,
 ) -> str:
     """x W^T + b with a weight of any format; see `recfx.ops.mlp.product`.
 
@@ -36,6 +43,7 @@ def product(
         bias: The value of the bias.
         scale: The node of the weight's scales, of an int8 weight.
         input_scale: A calibrated scale, or 0.
+        factor: The value of the factors of x, of an int8 weight.
     """
     graph, kind = call.graph, fake_of(weight).dtype
     if kind is _F32:
@@ -43,6 +51,7 @@ def product(
     if kind is torch.bfloat16:
         rounded = graph.op("Cast", graph.op("Cast", x, to=code_of(torch.bfloat16)), to=code_of(_F32))
         return linear_of(call, rounded, held, graph.op("Cast", call.value(weight), to=code_of(_F32)), bias)
+    x = x if factor is None else graph.op("Mul", x, factor)
     flat = x if held.ndim == 2 else graph.op("Reshape", x, graph.whole(-1, int(held.shape[-1])))
     made = whole_product(call, flat, call.value(weight), call.value(scale), input_scale)
     if bias is not None:
@@ -89,9 +98,9 @@ def chain(call: Call, x: str, held: torch.Tensor, layers: Sequence[mlp.Layer]) -
     params = [call.value(node) for node in nodes]
     values = [x]
     for layer in layers:
-        bias = params[layer.bias] if layer.bias >= 0 else None
+        bias, factor = (params[at] if at >= 0 else None for at in (layer.bias, layer.factor))
         scale = nodes[layer.scale] if layer.scale >= 0 else None
-        y = product(call, values[-1], held, nodes[layer.weight], bias, scale, layer.input_scale)
+        y = product(call, values[-1], held, nodes[layer.weight], bias, scale, layer.input_scale, factor)
         width = int(fake_of(nodes[layer.weight]).shape[0])
         held = _widened(held, width)
         if layer.norm:
@@ -113,8 +122,10 @@ def cross_(call: Call) -> str:
     """Cross layers."""
     graph, nodes = call.graph, list(call["params"])
     x0, x, held = call.tensor("x0"), call.tensor("x"), call.fake("x")
-    for layer in cross.decode(call["layers"]):
-        bias = call.value(nodes[layer.bias]) if layer.bias >= 0 else None
+    for layer in cross.decode(call["layers"], call["numbers"]):
+        bias, factor, inner_factor = (
+            call.value(nodes[at]) if at >= 0 else None for at in (layer.bias, layer.factor, layer.inner_factor)
+        )
         scale, inner_scale = (nodes[at] if at >= 0 else None for at in (layer.scale, layer.inner_scale))
         weight = nodes[layer.weight]
         if layer.kind == cross.VECTOR:
@@ -124,9 +135,11 @@ def cross_(call: Call) -> str:
             continue
         inner, between = x, held
         if layer.kind == cross.LOW_RANK:
-            inner = product(call, x, held, nodes[layer.inner], None, inner_scale)
+            scales = (inner_scale, layer.inner_input_scale)
+            inner = product(call, x, held, nodes[layer.inner], None, *scales, inner_factor)
             between = _widened(held, fake_of(nodes[layer.inner]).shape[0])
-        x = graph.op("Add", graph.op("Mul", x0, product(call, inner, between, weight, bias, scale)), x)
+        made = product(call, inner, between, weight, bias, scale, layer.input_scale, factor)
+        x = graph.op("Add", graph.op("Mul", x0, made), x)
     return x
 
 

@@ -45,6 +45,7 @@ def emit_gemm(
     activation: int = 0,
     number: float = 0.0,
     input_scale: float = 0.0,
+    factor: torch.Tensor | None = None,
     vectors: ActivationVectors | None = None,
     mul: Value | None = None,
     add: Value | None = None,
@@ -52,7 +53,7 @@ def emit_gemm(
 ) -> None:
     """Adds the step `out = activation(x weight^T + bias) * mul + add`, or with `sums_first` `activation(x weight^T + bias + mul + add)`.
 
-    The weight is [N, K].
+    The weight is [N, K]. The columns of the input of an int8 weight are multiplied by `factor` first.
 
     Raises:
         Unsupported: An int8 weight has so many columns that int32 sums can overflow.
@@ -69,6 +70,8 @@ def emit_gemm(
         assert scale is not None
         pointers[GemmPointer.SCALE] = builder.packer.vector(scale, n)
         pointers[GemmPointer.COLUMN_SUMS] = builder.packer.column_sums(weight)
+        if factor is not None:
+            pointers[GemmPointer.FACTORS] = builder.packer.vector(factor, k)
     views: dict[int, View] = {GemmView.INPUT: rows_of(x)}
     if mul is not None:
         views[GemmView.FACTOR] = rows_of(mul)
@@ -224,6 +227,7 @@ def emit_layer(
         "bias": tensor(layer.bias),
         "scale": tensor(layer.scale),
         "input_scale": layer.input_scale,
+        "factor": tensor(layer.factor),
     }
     if layer.activation == "row-dice":
         plain = dataclasses.replace(layer, activation="none", slope=-1, gate_scale=-1, gate_shift=-1)
@@ -256,15 +260,17 @@ def emit_row_dice(
 def _cross(builder: PlanBuilder, node: fx.Node) -> None:
     """A cross layer is a product whose epilogue multiplies by x0 and adds x."""
     arguments: Any = node.args
-    params, layers = arguments[2], cross.decode(arguments[3])
+    params, layers = arguments[2], cross.decode(*arguments[3:])
     x0, x = even_rows(builder, arguments[0]), even_rows(builder, arguments[1])
     for number, layer in enumerate(layers):
         last = number == len(layers) - 1
         out = builder.result(node, anywhere=True) if last else builder.temp(x.dims)
         weight = builder.tensor(params[layer.weight])
-        bias, scale, inner_scale = (
-            builder.tensor(params[at]) if at >= 0 else None for at in (layer.bias, layer.scale, layer.inner_scale)
+        bias, scale, inner_scale, factor, inner_factor = (
+            builder.tensor(params[at]) if at >= 0 else None
+            for at in (layer.bias, layer.scale, layer.inner_scale, layer.factor, layer.inner_factor)
         )
+        integers: dict[str, Any] = {"scale": scale, "factor": factor, "input_scale": layer.input_scale}
         if layer.kind == cross.VECTOR:
             dot = widened(builder, x, 1)
             emit_gemm(builder, x, weight.reshape(1, -1), dot)
@@ -277,9 +283,14 @@ def _cross(builder: PlanBuilder, node: fx.Node) -> None:
         elif layer.kind == cross.LOW_RANK:
             inner_weight = builder.tensor(params[layer.inner])
             inner = widened(builder, x, inner_weight.shape[0])
-            emit_gemm(builder, x, inner_weight, inner, scale=inner_scale)
-            emit_gemm(builder, inner, weight, out, bias=bias, scale=scale, mul=x0, add=x)
+            inner_integers: dict[str, Any] = {
+                "scale": inner_scale,
+                "factor": inner_factor,
+                "input_scale": layer.inner_input_scale,
+            }
+            emit_gemm(builder, x, inner_weight, inner, **inner_integers)
+            emit_gemm(builder, inner, weight, out, bias=bias, mul=x0, add=x, **integers)
         else:
-            emit_gemm(builder, x, weight, out, bias=bias, scale=scale, mul=x0, add=x)
+            emit_gemm(builder, x, weight, out, bias=bias, mul=x0, add=x, **integers)
         x = out
     builder.values[node] = x

@@ -27,12 +27,22 @@ def _optional(params: Sequence[Any], at: int) -> Any:
 
 
 def _product(
-    b: Any, x: Any, nodes: Sequence[Any], params: Sequence[Any], weight: int, bias: int, scale: int, input_scale: float
+    b: Any,
+    x: Any,
+    nodes: Sequence[Any],
+    params: Sequence[Any],
+    weight: int,
+    bias: int,
+    scale: int,
+    input_scale: float,
+    factor: int,
 ) -> Any:
     """x W^T + b, with the rounding of the weight's format; see `recfx/ops/mlp.py`."""
     kind, matrix = b.dtype_of(nodes[weight]), params[weight]
     if kind is torch.bfloat16:
         x = b.op.convert(b.op.convert(x, "bf16"), "f32")
+    if factor >= 0:
+        x = b.op.multiply(x, params[factor])
     integers = kind is torch.int8
     made = (
         _integer_product(b, x, matrix, params[scale], input_scale) if integers else b.op.matmul(x, matrix, False, True)
@@ -86,7 +96,8 @@ def _chain(
 ) -> Any:
     values = [x]
     for layer in mlp.decode(ints, numbers):
-        y = _product(b, values[-1], nodes, params, layer.weight, layer.bias, layer.scale, layer.input_scale)
+        places = (layer.weight, layer.bias, layer.scale)
+        y = _product(b, values[-1], nodes, params, *places, layer.input_scale, layer.factor)
         if layer.norm:
             shape = (_optional(params, layer.norm_weight), _optional(params, layer.norm_bias))
             y = normalized(b, y, 1, *shape, layer.norm_eps)
@@ -101,9 +112,9 @@ def _mlp(b: Any, x: Any, params: Sequence[Any], layers: Sequence[int], numbers: 
 
 
 @rule(cross.cross, formats=True)
-def _cross(b: Any, x0: Any, x: Any, params: Sequence[Any], layers: Sequence[int]) -> Any:
+def _cross(b: Any, x0: Any, x: Any, params: Sequence[Any], layers: Sequence[int], numbers: Sequence[float] = ()) -> Any:
     nodes = _weights(b, 2)
-    for layer in cross.decode(layers):
+    for layer in cross.decode(layers, numbers):
         if layer.kind == cross.VECTOR:
             column = b.op.reshape(params[layer.weight], b.integers([1, -1]), False)
             step = b.op.multiply(x0, b.op.matmul(x, column, False, True))
@@ -111,8 +122,10 @@ def _cross(b: Any, x0: Any, x: Any, params: Sequence[Any], layers: Sequence[int]
         else:
             inner = x
             if layer.kind == cross.LOW_RANK:
-                inner = _product(b, x, nodes, params, layer.inner, -1, layer.inner_scale, 0.0)
-            made = _product(b, inner, nodes, params, layer.weight, layer.bias, layer.scale, 0.0)
+                places = (layer.inner, -1, layer.inner_scale)
+                inner = _product(b, x, nodes, params, *places, layer.inner_input_scale, layer.inner_factor)
+            places = (layer.weight, layer.bias, layer.scale)
+            made = _product(b, inner, nodes, params, *places, layer.input_scale, layer.factor)
             step = b.op.multiply(x0, made)
         x = b.op.add(step, x)
     return x
