@@ -19,7 +19,7 @@ __version__ = VERSION
 
 if TYPE_CHECKING:
     from recfx import testing
-    from recfx.budget import AUC, Budget, LogLoss, RowMetric
+    from recfx.budget import AUC, Budget, Front, LogLoss, RowMetric
     from recfx.compiled import CompiledModel, explain, load
     from recfx.errors import (
         ArtifactError,
@@ -34,6 +34,7 @@ if TYPE_CHECKING:
     from recfx.export import export_onnx
     from recfx.ir import Exactness, Program
     from recfx.optimizer import optimize
+    from recfx.pareto_front import pareto
     from recfx.pipeline import Miss, Pass, PassContext, PassSpec, Pipeline, register
     from recfx.pipeline.rewrite import rewrite
 
@@ -46,6 +47,7 @@ _PUBLIC = {
     "CompiledModel": "recfx.compiled",
     "DataError": "recfx.errors",
     "Exactness": "recfx.ir",
+    "Front": "recfx.budget",
     "InputError": "recfx.errors",
     "LogLoss": "recfx.budget",
     "Miss": "recfx.pipeline",
@@ -63,6 +65,7 @@ _PUBLIC = {
     "export_onnx": "recfx.export",
     "load": "recfx.compiled",
     "optimize": "recfx.optimizer",
+    "pareto": "recfx.pareto_front",
     "register": "recfx.pipeline",
     "rewrite": "recfx.pipeline",
 }
@@ -75,6 +78,7 @@ __all__ = [
     "CompiledModel",
     "DataError",
     "Exactness",
+    "Front",
     "InputError",
     "LogLoss",
     "Miss",
@@ -93,6 +97,7 @@ __all__ = [
     "export_onnx",
     "load",
     "optimize",
+    "pareto",
     "register",
     "rewrite",
     "testing",

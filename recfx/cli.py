@@ -1,4 +1,4 @@
-"""The command line: recfx demo | optimize | serve | simulate | bench | calibrate | doctor | explain | bisect."""
+"""The command line: recfx demo | optimize | compress | serve | simulate | bench | calibrate | doctor | explain | bisect."""
 
 from __future__ import annotations
 
@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import Any
 
 from recfx.command_line import add_option, listed, minutes, positive, run_command
+from recfx.compress_command import add_compress
 from recfx.errors import InputError
 from recfx.serve.command import add_serve
 from recfx.serve.load.command import add_bench_serve
@@ -43,6 +44,10 @@ def command_parser() -> argparse.ArgumentParser:
     demo.set_defaults(run=_demo)
 
     _add_optimize(commands.add_parser("optimize", help="optimize a model and save it"))
+
+    small = commands.add_parser("compress", help="compress a trained model within an accuracy budget")
+    add_compress(small)
+    small.set_defaults(run=_compress)
 
     add_serve(commands.add_parser("serve", help="serve saved models over HTTP and gRPC"))
 
@@ -132,6 +137,13 @@ def _optimize(options: argparse.Namespace) -> int:
     print(fast.report)
     fast.save(options.output)
     print(f"saved in {options.output}: recfx.load({str(options.output)!r})")
+    return 0
+
+
+def _compress(options: argparse.Namespace) -> int:
+    from recfx.compress import compress
+
+    print(compress(options))
     return 0
 
 

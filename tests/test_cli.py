@@ -253,6 +253,13 @@ DEFAULTS: dict[str, tuple[list[str], dict[str, Any]]] = {
             **dict.fromkeys(("target", "precision", "pipeline", "max_batch", "measure", "threads")),
         },
     ),
+    "compress": (
+        ["m.py:f", "--budget", "0.001"],
+        {
+            **{"model": "m.py:f", "budget": 0.001, "prefer": "both", "points": 9, "max_drop": 1e-2, "seed": 0},
+            **dict.fromkeys(("data", "label", "rows", "pareto", "output", "target", "threads")),
+        },
+    ),
     "calibrate": ([], {"threads": None, "seconds": 50.0}),
     "doctor": ([], {}),
     "explain": (["m"], {"model": Path("m"), "graph": False, "svg": None}),
@@ -286,6 +293,8 @@ def test_every_option_has_its_default(command: str) -> None:
         [],
         ["bench"],
         ["optimize", "m.pt2"],
+        ["compress", "m.py:f"],
+        ["compress", "m.py:f", "--budget", "0.1", "--points", "0"],
         ["explain"],
         ["bisect", "folder"],
         ["bench", "hqgnn"],

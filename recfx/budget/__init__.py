@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
+from recfx.budget.front import Front, Point
 from recfx.budget.metrics import AUC, LogLoss, RowMetric
 from recfx.budget.settings import Budget
 
-__all__ = ["AUC", "Budget", "LogLoss", "RowMetric"]
+__all__ = ["AUC", "Budget", "Front", "LogLoss", "Point", "RowMetric"]

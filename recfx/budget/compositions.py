@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import copy
 import dataclasses
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from typing import Any
@@ -86,6 +87,12 @@ class Compositions:
         self.groups, self.units = ranking.groups, ranking.units
         if not self.quantises:
             self.notices.append("no backend of this target has kernels for fewer bits, so only channels are removed")
+
+    def preferring(self, prefer: str) -> Compositions:
+        """The same groups and steps with another preference."""
+        other = copy.copy(self)
+        other._weights = PREFERENCES[prefer]
+        return other
 
     def forget(self) -> None:
         """Leaves out all groups, so that nothing is compressed."""

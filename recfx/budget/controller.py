@@ -125,13 +125,14 @@ def within_budget(
     """
     require_finite(model)
     judge = Judge(measure_of(request.evaluate), request.budget, model)
-    calibration = request.calibration or _choice_rows(request.evaluate)
+    calibration = request.calibration or choice_rows(request.evaluate)
     with stages_of(type(model).__name__) as stages:
         road = open_road(model, options, args, kwargs, user_model, stages)
     return _Controller(road, judge, request, calibration).run()
 
 
-def _choice_rows(evaluate: Any) -> list[Any] | None:
+def choice_rows(evaluate: Any) -> list[Any] | None:
+    """The rows of a metric on which choices are made, as calibration data; None for a function."""
     return limited(evaluate.choice.batches()) if isinstance(evaluate, RowMetric) else None
 
 

@@ -36,6 +36,7 @@ class Judge:
         self.evaluations = 0
         self.notices: list[str] = []
         self._before: Any = None
+        self._reference: Any = None
 
     @property
     def left(self) -> int:
@@ -83,14 +84,20 @@ class Judge:
         rows = self.measure.rows
         return drop.cautious(rows[0] / rows[1] if rows else 1.0)
 
+    def reference(self) -> float:
+        """The metric of the user's model on the rows for the certificate."""
+        if self._reference is None:
+            self._reference = self._before
+            if self.measure.parts:
+                self._reference = self._sample(self._model, certificate=True, whose="your model")
+        return self.measure.value(self._reference, True)
+
     def certify(self, final: Callable[..., Any]) -> tuple[float, float, Drop]:
         """The metric of the user's model and of the final one on the rows for the certificate, and the drop."""
-        before = self._before
-        if self.measure.parts:
-            before = self._sample(self._model, certificate=True, whose="your model")
+        before = self.reference()
         after = self._sample(final, certificate=True, whose="the compressed model")
-        drop = self.measure.drop(before, after, self.budget.confidence, True)
-        return self.measure.value(before, True), self.measure.value(after, True), drop
+        drop = self.measure.drop(self._reference, after, self.budget.confidence, True)
+        return before, self.measure.value(after, True), drop
 
     def _sample(self, model: Any, *, certificate: bool, whose: str) -> Any:
         self.evaluations += 1
