@@ -191,6 +191,9 @@ def _parser() -> argparse.ArgumentParser:
     add_option(small, "seconds", 120.0, "limit of the training of a model (default: %(default)s)")
     small.add_argument("--rows", type=int, help="the most rows of click-through data")
     small.add_argument("--dim", type=int, help="columns of the tables")
+    small.add_argument("--ablation", action="store_true", help="also each component alone, and all but one")
+    small.add_argument("--prefer", default="both", help="what to save: bytes, time or both (default: both)")
+    small.add_argument("--timing", type=float, default=5.0, help="seconds for times, 0 for none (default: %(default)s)")
     add_option(small, "threads", 1, "default: %(default)s")
     small.set_defaults(run=_compression)
 
@@ -261,7 +264,16 @@ def _compression(options: argparse.Namespace) -> int:
     torch.set_num_threads(options.threads)
     models = tuple(options.models) or compression.MODELS
     plan = compression.Plan(
-        models, options.data, options.seeds, options.budget, options.seconds, options.rows, options.dim
+        models,
+        options.data,
+        options.seeds,
+        options.budget,
+        options.seconds,
+        options.rows,
+        options.dim,
+        options.ablation,
+        options.timing,
+        options.prefer,
     )
     rows = compression.measure(plan, options.out, tell=lambda line: print(line, file=sys.stderr, flush=True))
     print(compression.report(rows))

@@ -8,10 +8,11 @@ from __future__ import annotations
 
 import dataclasses
 import json
+import weakref
 from collections import Counter
 from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
 import torch
 from torch import nn
@@ -19,10 +20,19 @@ from torch import nn
 import recfx
 from benchmarks.markdown import markdown
 from recfx import zoo
+from recfx.budget.compositions import Compositions
+from recfx.budget.settings import KINDS
+from recfx.budget.units import least_harm, setting_of_options
+from recfx.capture import MAX_BATCH
+from recfx.cost.comparison import Comparison
+from recfx.cost.timing import compare
 from recfx.data import CtrData, Interval, auc, auc_difference, predict, train_ctr
 from recfx.demo_tasks import CTR_MODELS, Task, task_for
+from recfx.driver.build import open_road, stages_of
+from recfx.driver.options import Options
 from recfx.errors import InputError
 from recfx.formats.records import decode
+from recfx.pipeline import Pipeline
 
 MODELS = ("deepfm", "dcn-v2", "dlrm")
 
@@ -50,6 +60,8 @@ class Row:
         met: Whether the budget was met; None without a budget.
         evaluations: How often a model was measured; None without a budget.
         chosen: Form -> the number of groups that took it; empty without a budget.
+        p99: The 99th percentile of a call at batch 1 as a multiple of eager's in float32; None if too few calls were timed.
+        throughput: Rows a second at batch 1024 as a multiple of eager's; None if nothing was timed.
     """
 
     model: str
@@ -62,6 +74,8 @@ class Row:
     met: bool | None = None
     evaluations: int | None = None
     chosen: dict[str, int] = dataclasses.field(default_factory=dict)
+    p99: float | None = None
+    throughput: float | None = None
 
 
 @dataclasses.dataclass(frozen=True)
@@ -76,6 +90,9 @@ class Plan:
         seconds: The limit of the training of a model.
         rows: The most rows of click-through data; None for all.
         dim: The columns of the tables; None for the model's own number.
+        ablation: Whether the budget is also met with each component alone and with all but one.
+        timing: Seconds for the times of a compressed model at a batch size; 0 for no times.
+        prefer: What the budget saves.
     """
 
     models: tuple[str, ...]
@@ -85,6 +102,9 @@ class Plan:
     seconds: float = 120.0
     rows: int | None = None
     dim: int | None = None
+    ablation: bool = False
+    timing: float = 0.0
+    prefer: Literal["both", "bytes", "time"] = "both"
 
 
 def measure(plan: Plan, out: Path, tell: Callable[[str], object]) -> list[Row]:
@@ -120,18 +140,79 @@ def _rows(plan: Plan, name: str, seed: int) -> Iterator[Row]:
     train_ctr(task.model, task.data, epochs=4, seconds=plan.seconds, seed=seed, forward=task.forward)
     for how, options in BLIND.items():
         yield _row(name, seed, how, task, _compiled(task, **options))
+    yield from _uniform_and_guided(name, seed, task)
     metric = recfx.AUC(task.data.valid, forward=task.forward, seed=seed)
-    fast = _compiled(task, evaluate=metric, budget=recfx.Budget(plan.budget), calibration=_calibration(task))
-    found = fast.report.budget
-    assert found is not None
-    assert found.interval is not None
-    yield dataclasses.replace(
-        _row(name, seed, f"budget {plan.budget:g}", task, fast),
-        certificate=(found.drop, *found.interval),
-        met=found.met,
-        evaluations=found.evaluations,
-        chosen=dict(Counter(choice.chosen for choice in found.choices)),
-    )
+    for how, kinds in _components(plan).items():
+        fast = _compiled(
+            task,
+            evaluate=metric,
+            budget=recfx.Budget(plan.budget, prefer=plan.prefer, kinds=kinds),
+            calibration=_calibration(task),
+        )
+        found = fast.report.budget
+        assert found is not None
+        assert found.interval is not None
+        p99, throughput = _speed(plan, task, fast)
+        yield dataclasses.replace(
+            _row(name, seed, how, task, fast),
+            certificate=(found.drop, *found.interval),
+            met=found.met,
+            evaluations=found.evaluations,
+            chosen=dict(Counter(choice.chosen for choice in found.choices)),
+            p99=p99,
+            throughput=throughput,
+        )
+
+
+def _components(plan: Plan) -> dict[str, tuple[str, ...]]:
+    """Ways to use the budget -> what may be compressed."""
+    whole = f"budget {plan.budget:g}"
+    found: dict[str, tuple[str, ...]] = {whole: KINDS}
+    if plan.ablation:
+        found |= {f"{whole}, {kind} alone": (kind,) for kind in KINDS if kind != "ranks"}
+        found |= {
+            f"{whole}, all but {kind}": tuple(k for k in KINDS if k != kind) for kind in KINDS if kind != "layers"
+        }
+        found[f"{whole}, all but layers and ranks"] = tuple(k for k in KINDS if k not in ("layers", "ranks"))
+    return found
+
+
+def _uniform_and_guided(name: str, seed: int, task: Task) -> Iterator[Row]:
+    """All tables in one width, and widths of as many bytes by their estimated harm."""
+    model, example = task.model, task.inputs(64)
+    calibration = _calibration(task)[:8]
+    options = Options("native", Pipeline([]), lenient=True, max_batch=MAX_BATCH, measure=False)
+    with stages_of(name, shown=False) as stages:
+        road = open_road(model, options, example, {}, weakref.ref(model), stages)
+    found = Compositions(road, (), calibration, kinds=("tables",))
+    found.rank()
+    for bits in ("4 bits", "2 bits"):
+        forms = [next((o for o in unit if bits in dict(o.forms).values()), unit[0]) for unit in found.units]
+        saved = sum(option.bytes for option in forms)
+        for how, options_of in ((f"all tables {bits}", forms), (f"guided, as {bits}", least_harm(found.units, saved))):
+            fast = recfx.CompiledModel(found.built(setting_of_options(options_of)))
+            yield _row(name, seed, how, task, fast)
+
+
+def _speed(plan: Plan, task: Task, fast: recfx.CompiledModel) -> tuple[float | None, float | None]:
+    """The 99th percentile at batch 1 and the throughput at batch 1024, as multiples of eager's."""
+    if not plan.timing:
+        return None, None
+    one, many = (_timed(task, fast, batch, plan.timing) for batch in (1, 1024))
+    eager, compressed = one.timings["eager"], one.timings["compressed"]
+    p99 = compressed.p99 / eager.p99 if compressed.has_p99 and eager.has_p99 else None
+    return p99, 1 / many.ratios["compressed"].value
+
+
+def _timed(task: Task, fast: recfx.CompiledModel, batch: int, seconds: float) -> Comparison:
+    inputs = task.inputs(batch)
+
+    def eager() -> Any:
+        with torch.inference_mode():
+            return task.model(*inputs)
+
+    calls = {"eager": eager, "compressed": lambda: fast(*inputs)}
+    return compare(calls, seconds=seconds, baseline="eager", single_calls=True)
 
 
 def _task(plan: Plan, name: str, seed: int) -> Task:
@@ -180,6 +261,8 @@ def report(rows: Sequence[Row]) -> str:
         "certificate [95 %]",
         "met",
         "evaluations",
+        "p99",
+        "throughput",
         "groups",
     ]
     cells = []
@@ -190,10 +273,8 @@ def report(rows: Sequence[Row]) -> str:
             mean = sum(row.drop[0] for row in own) / len(own)
             largest = max(row.drop[0] for row in own)
             size = sum(row.bytes[1] / row.bytes[0] for row in own) / len(own)
-            cells.append(
-                [model, how, "mean", "", f"{mean:+.5f}, at most {largest:+.5f}", f"{size:.3f} ×", "", "", "", ""]
-            )
-    return markdown(head, cells, {2, 3, 5, 8})
+            cells.append([model, how, "mean", "", f"{mean:+.5f}, at most {largest:+.5f}", f"{size:.3f} ×", *[""] * 6])
+    return markdown(head, cells, {2, 3, 5, 8, 9, 10})
 
 
 def _cells(row: Row) -> list[str]:
@@ -210,6 +291,8 @@ def _cells(row: Row) -> list[str]:
         "" if row.certificate is None else _in_words(row.certificate),
         "" if row.met is None else ("yes" if row.met else "no"),
         "" if row.evaluations is None else str(row.evaluations),
+        "" if row.p99 is None else f"{row.p99:.3f} ×",
+        "" if row.throughput is None else f"{row.throughput:.1f} ×",
         chosen,
     ]
 

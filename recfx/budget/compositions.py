@@ -8,6 +8,7 @@ from collections.abc import Callable, Iterable, Iterator, Mapping
 from typing import Any
 
 from recfx.budget.ranking import Ranking
+from recfx.budget.settings import KINDS
 from recfx.budget.steps import PRUNE_AFTER, Group, Plan, Setting, Step, setting_of
 from recfx.budget.units import Option, Unit, best_choice, reverted_by, setting_of_options
 from recfx.compiled import CompiledModel
@@ -38,6 +39,7 @@ class Compositions:
         extra: The user's own passes in the default pipeline.
         calibration: Calibration data; None without any.
         prefer: What steps should save: "bytes", "time" or "both".
+        kinds: What may be compressed, see `Budget`.
 
     Attributes:
         groups: All groups, once `rank` has run.
@@ -48,12 +50,17 @@ class Compositions:
     """
 
     def __init__(
-        self, road: Road, extra: Mapping[str, Passes] | Passes, calibration: list[Any] | None, prefer: str = "both"
+        self,
+        road: Road,
+        extra: Mapping[str, Passes] | Passes,
+        calibration: list[Any] | None,
+        prefer: str = "both",
+        kinds: tuple[str, ...] = KINDS,
     ) -> None:
         kernels = kernels_of(resolve(road.options.target))
         calibrated = calibration is not None
         self._road, self._calibration = road, calibration
-        self._weights = PREFERENCES[prefer]
+        self._weights, self._kinds = PREFERENCES[prefer], kinds
         self._plan = Plan(
             default_stages(requests=bool(road.options.request_inputs), kernels=kernels),
             extra,
@@ -81,6 +88,7 @@ class Compositions:
             self._resources if self._calibration is None else {**self._resources, "calibration": self._few()},
             quantises=self.quantises,
             prunes=self._prunes(),
+            kinds=self._kinds,
             advance=advance,
         )
         self.steps = ranking.steps()

@@ -142,7 +142,7 @@ class _Controller:
     def __init__(self, road: Road, judge: Judge, request: Request, calibration: list[Any] | None) -> None:
         self._road, self._judge, self._request = road, judge, request
         self._calibration = calibration
-        self._compositions = Compositions(road, request.extra, calibration, request.budget.prefer)
+        self._compositions = Compositions(road, request.extra, calibration, request.budget.prefer, request.budget.kinds)
         self._notices: list[str] = []
         self._trials: list[Trial] = []
         self._shares: dict[frozenset[int], float] = {}

@@ -8,7 +8,7 @@ channels and ranks it is measured. Harms decide which compositions are tried; wh
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Iterable, Iterator, Sequence
+from collections.abc import Callable, Collection, Iterable, Iterator, Sequence
 from typing import Any
 
 import torch
@@ -16,6 +16,7 @@ import torch
 from recfx.analysis.channel_groups import Kind as ChannelKind
 from recfx.analysis.channel_groups import channel_groups
 from recfx.budget.sensitivity import TableResponses
+from recfx.budget.settings import KINDS
 from recfx.budget.steps import (
     FORMS,
     LEAST,
@@ -63,6 +64,7 @@ class Ranking:
         resources: The data that passes get.
         quantises: Whether the target has kernels for fewer bits.
         prunes: Whether channels may be removed.
+        kinds: What may be compressed, see `Budget`.
         advance: Called after each group.
 
     Attributes:
@@ -79,10 +81,11 @@ class Ranking:
         *,
         quantises: bool,
         prunes: bool,
+        kinds: Collection[str] = KINDS,
         advance: Callable[[int], object] = lambda done: None,
     ) -> None:
         self._captured, self._plan, self._rows, self._resources = captured, plan, rows, resources
-        self._quantises, self._prunes, self._advance = quantises, prunes, advance
+        self._quantises, self._kinds, self._advance = quantises, kinds, advance
         self._whole = self._run(captured, plan.pipeline([], {}))
         self._trunk = self._run(captured, plan.before_pruning()) if prunes else None
         self._bytes = max(self._whole.state_bytes(), 1)
@@ -92,7 +95,7 @@ class Ranking:
 
     def steps(self) -> list[Step]:
         """All steps of all groups."""
-        widths = self._tables() if self._quantises else []
+        widths = self._tables() if self._quantises and "tables" in self._kinds else []
         rows = self._sharable()
         steps = self._closed_form(widths, rows)
         known = {group.name for group in self.groups}
@@ -100,11 +103,11 @@ class Ranking:
         measured: list[Step] = []
         if self._quantises:
             measured += self._quantised(widths)
-            measured += self._quantised(self._layers())
+            measured += self._quantised(self._layers() if "layers" in self._kinds else [])
         if self._trunk is not None:
             outputs = self._outputs(self._trunk)
             measured += [s for g in rows for s in self._of_group(self._trunk, outputs, g, rows, sharing)]
-            measured += self._pruned(self._trunk, outputs)
+            measured += self._pruned(self._trunk, outputs) if "channels" in self._kinds else []
         return steps + measured
 
     def _tables(self) -> list[Group]:
@@ -115,7 +118,7 @@ class Ranking:
     def _layers(self) -> list[Group]:
         layers = self._replaced(QuantizeLinears(8))
         wide: list[str] = []
-        if self._trunk is not None:
+        if self._trunk is not None and "ranks" in self._kinds:
             after = self._run(self._trunk, Pipeline([FactorizeLinears(min(RANKS.values()))])).state()
             wide = [name for name in self._trunk.state() if name not in after]
         forms = {True: FORMS["layer"], False: tuple(form for form in FORMS["layer"] if form not in RANKS)}
@@ -123,7 +126,7 @@ class Ranking:
 
     def _sharable(self) -> list[Group]:
         """The rows of tables of which some are cold; nothing if it is not known how often rows are read."""
-        if self._trunk is None or "traffic" not in self._resources:
+        if self._trunk is None or "traffic" not in self._resources or "rows" not in self._kinds:
             return []
         forms: dict[str, list[str]] = {}
         before = self._trunk.state()

@@ -12,6 +12,8 @@ from recfx.errors import InputError
 LEAST_EVALUATIONS = 5
 #: What a budget may prefer.
 PREFERRED = ("both", "bytes", "time")
+#: What a budget may compress: the widths of tables, their cold rows, the widths of layers, their ranks, and channels.
+KINDS = ("tables", "rows", "layers", "ranks", "channels")
 
 
 @dataclasses.dataclass(frozen=True)
@@ -24,6 +26,7 @@ class Budget:
             true drop is larger is accepted with a probability of at most about (1 - confidence) / 2.
         evaluations: How often a model may be measured, all counted: the user's model, compositions, and the certificate.
         prefer: What is saved inside the budget: "bytes", "time", or "both", the sum of the shares of both that are saved.
+        kinds: What may be compressed; ranks go with layers.
 
     Raises:
         InputError: A value is out of range.
@@ -33,6 +36,7 @@ class Budget:
     confidence: float = 0.95
     evaluations: int = 12
     prefer: Literal["both", "bytes", "time"] = "both"
+    kinds: tuple[str, ...] = KINDS
 
     def __post_init__(self) -> None:
         if not 0 <= self.max_drop < math.inf:
@@ -51,3 +55,8 @@ class Budget:
             )
         if self.prefer not in PREFERRED:
             raise InputError(f"a budget cannot have prefer={self.prefer!r}", hint=f"use one of {', '.join(PREFERRED)}")
+        if not self.kinds or not {*self.kinds} <= {*KINDS} or ("ranks" in self.kinds and "layers" not in self.kinds):
+            raise InputError(
+                f"a budget cannot have kinds={self.kinds!r}",
+                hint=f"give some of {', '.join(KINDS)}; a layer of low rank has fewer bits as well, so ranks go with layers",
+            )

@@ -9,6 +9,7 @@ from pathlib import Path
 import pytest
 from native_kit import needs_kernels
 
+import recfx
 from benchmarks import compression
 from benchmarks.compression import Plan, Row, read, report
 
@@ -53,12 +54,22 @@ def test_finished_models_are_not_measured_again(tmp_path: Path, monkeypatch: pyt
     assert lines == ["deepfm, seed 2: int8 +0.000100"]
 
 
+def test_components_of_an_ablation() -> None:
+    found = compression._components(Plan(("deepfm",), None, ablation=True))
+    assert len(found) == 1 + 4 + 5
+    assert found["budget 0.001, all but ranks"] == ("tables", "rows", "layers", "channels")
+    assert found["budget 0.001, rows alone"] == ("rows",)
+    assert all(recfx.Budget(1e-3, kinds=kinds) for kinds in found.values())
+    assert list(compression._components(Plan(("deepfm",), None))) == ["budget 0.001"]
+
+
 @pytest.mark.slow
 @needs_kernels
 def test_a_small_run(tmp_path: Path) -> None:
     plan = Plan(("deepfm",), None, seeds=1, budget=0.05, seconds=2, rows=4000, dim=8)
     rows = compression.measure(plan, tmp_path / "rows.json", lambda line: None)
-    assert [row.how for row in rows] == [*compression.BLIND, "budget 0.05"]
+    widths = [f"{how} {bits} bits" for bits in (4, 2) for how in ("all tables", "guided, as")]
+    assert [row.how for row in rows] == [*compression.BLIND, *widths, "budget 0.05"]
     assert {row.model for row in rows} == {"deepfm dim=8"}
     assert all(row.bytes[1] < row.bytes[0] for row in rows)
     assert rows[-1].met is not None

@@ -23,6 +23,9 @@ from recfx.errors import InputError
         ({"max_drop": 1e-3, "confidence": math.nan}, "confidence=nan"),
         ({"max_drop": 1e-3, "evaluations": 4}, "evaluations=4"),
         ({"max_drop": 1e-3, "prefer": "memory"}, "prefer='memory'"),
+        ({"max_drop": 1e-3, "kinds": ()}, r"kinds=\(\)"),
+        ({"max_drop": 1e-3, "kinds": ("tables", "heads")}, "kinds=.*heads"),
+        ({"max_drop": 1e-3, "kinds": ("ranks",)}, "kinds=.*ranks"),
     ],
 )
 def test_values_out_of_range_are_errors(options: dict[str, Any], says: str) -> None:

@@ -21,7 +21,7 @@ PLAN = Plan(default_stages(requests=False, kernels=FUSED), ())
 DATA = [inputs(200, seed) for seed in range(2)]
 
 
-def ranking(model: nn.Module, given: Any = DATA, **options: bool) -> Ranking:
+def ranking(model: nn.Module, given: Any = DATA, **options: Any) -> Ranking:
     chosen = {"quantises": True, "prunes": True, **options}
     return Ranking(capture(model, given[0]), PLAN, given, {"calibration": given}, **chosen)
 
@@ -129,6 +129,22 @@ def test_what_may_not_be_done_is_left_out() -> None:
     assert {step.group.kind for step in ranking(Clicks(), prunes=False).steps()} == {"table", "layer"}
     assert {step.group.kind for step in ranking(Clicks(), quantises=False).steps()} == {"channels"}
     assert ranking(Clicks(), quantises=False, prunes=False).steps() == []
+
+
+@needs_kernels
+@pytest.mark.parametrize(
+    ("kinds", "found"),
+    [
+        (("tables",), {"table"}),
+        (("channels", "tables"), {"channels", "table"}),
+        (("layers",), {"layer"}),
+        (("rows",), set()),  # it is not known how often rows are read
+    ],
+)
+def test_only_what_may_be_compressed_has_steps(kinds: tuple[str, ...], found: set[str]) -> None:
+    steps = ranking(Clicks(), kinds=kinds).steps()
+    assert {step.group.kind for step in steps} == found
+    assert not any("rank" in step.form for step in steps)
 
 
 @needs_kernels
