@@ -126,5 +126,7 @@ def test_plain_texts_have_no_fault(text: str) -> None:
 def test_places_name_the_line() -> None:
     source = "x = 1\n\n# a matrix\n# is no vector\n"
     assert [(text.line, text.content) for text in python_texts("a.py", source)] == [(3, "a matrix is no vector")]
+    source = 'x = \'# a\', """\\" #\n# b"""  # one\ny = f\'{x}#\'  # two\nz = r\'\\\\\'  # three\n'
+    assert [(t.line, t.content) for t in python_texts("a.py", source) if t.content[0] in "ot"] == [(2, "one two three")]
     assert [t.line for t in cpp_texts("a.cpp", "int a;\n// one\nint b;\n// two\n")] == [2, 4]
     assert [t.line for t in markdown_texts("a.md", "one\n\n```\nx is no y\n```\n\ntwo\n")] == [1, 7]

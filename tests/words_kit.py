@@ -4,15 +4,19 @@ from __future__ import annotations
 
 import ast
 import dataclasses
-import io
 import re
-import tokenize
 from collections.abc import Iterator
 from pathlib import Path
 
 ROOT = Path(__file__).parents[1]
 #: The folders whose Python and C++ files are read.
 ROOMS = ("recfx", "passes", "targets", "benchmarks", "tests")
+#: Python comments; string literals are matched, too, since `#` inside them does not begin a comment.
+_PYTHON_COMMENT = re.compile(
+    r'''#(?P<comment>[^\n]*)|"""(?:[^"\\]|\\.|"(?!""))*"""|"(?:[^"\\]|\\.)*"'''
+    r"""|'''(?:[^'\\]|\\.|'(?!''))*'''|'(?:[^'\\]|\\.)*'""",
+    re.DOTALL,
+)
 #: C++ comments and string literals.
 _CPP_TEXT = re.compile(r'//(?P<line>[^\n]*)|/\*(?P<block>.*?)\*/|"(?P<string>(?:[^"\\\n]|\\.)*)"', re.DOTALL)
 _FENCE = re.compile(r"^```.*?^```", re.DOTALL | re.MULTILINE)
@@ -50,33 +54,36 @@ def texts() -> Iterator[Text]:
 def python_texts(file: str, source: str) -> Iterator[Text]:
     """Comments, with those of neighbouring lines joined, and string literals of more than one word."""
     yield from _comments(file, source)
-    tree = ast.parse(source)
-    inside = {part for node in ast.walk(tree) if isinstance(node, ast.JoinedStr) for part in node.values}
-    for node in ast.walk(tree):
-        if node in inside:
-            continue
+    inside: set[ast.AST] = set()
+    for node in ast.walk(ast.parse(source)):  # an f-string comes before its parts
         if isinstance(node, ast.JoinedStr):
+            inside.update(node.values)
             parts = (str(v.value) if isinstance(v, ast.Constant) else "…" for v in node.values)
             yield Text(file, node.lineno, _one_line("".join(parts)))
-        elif isinstance(node, ast.Constant) and isinstance(node.value, str) and " " in node.value:
+        elif (
+            isinstance(node, ast.Constant) and isinstance(node.value, str) and " " in node.value and node not in inside
+        ):
             yield Text(file, node.lineno, _one_line(node.value))
 
 
 def _comments(file: str, source: str) -> Iterator[Text]:
     held: list[str] = []
-    first = last = 0
-    for token in tokenize.generate_tokens(io.StringIO(source).readline):
-        if token.type != tokenize.COMMENT:
+    first = last = line = 0
+    position = 0
+    for found in _PYTHON_COMMENT.finditer(source):
+        if found["comment"] is None:
             continue
-        if held and token.start[0] != last + 1:
-            yield Text(file, first, _one_line(" ".join(held)))
+        line += source.count("\n", position, found.start())
+        position = found.start()
+        if held and line != last + 1:
+            yield Text(file, first + 1, _one_line(" ".join(held)))
             held = []
         if not held:
-            first = token.start[0]
-        held.append(token.string.lstrip("#: "))
-        last = token.start[0]
+            first = line
+        held.append(found["comment"].lstrip("#: "))
+        last = line
     if held:
-        yield Text(file, first, _one_line(" ".join(held)))
+        yield Text(file, first + 1, _one_line(" ".join(held)))
 
 
 def cpp_texts(file: str, source: str) -> Iterator[Text]:
