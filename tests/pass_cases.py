@@ -9,6 +9,7 @@ from functools import cache, lru_cache
 from typing import Any
 
 import torch
+from hypothesis import settings
 from other_dims import with_other_dims
 from torch import nn
 
@@ -19,6 +20,9 @@ from recfx.ir.printer import operator_name
 from recfx.ir.program import get_state
 from recfx.passes import DEFAULT_PIPELINE
 from recfx.pipeline import Pass, Pipeline, PipelineResult
+
+#: Tests that capture a model for each example, which takes a tenth of a second: 10 examples by default, 200 at night.
+few_models = settings(deadline=None, max_examples=max(10, settings().max_examples // 10))
 
 
 @dataclasses.dataclass(frozen=True)

@@ -6,7 +6,7 @@ import pytest
 import torch
 from hypothesis import given
 from hypothesis import strategies as st
-from pass_cases import Case, Function, check_does_not_fire, check_fires, operators, program_of, run
+from pass_cases import Case, Function, check_does_not_fire, check_fires, few_models, operators, program_of, run
 from torch import nn
 
 from recfx.ir import Exactness, verify_numeric
@@ -62,6 +62,7 @@ def test_a_table_stays_shared_by_its_lookups() -> None:
     assert len(after.state()) == 1
 
 
+@few_models
 @given(picks=st.lists(st.integers(-4, 3), min_size=1, max_size=8), dim=st.sampled_from([1, -2]))
 def test_any_selection_keeps_its_bits(picks: list[int], dim: int) -> None:
     program = program_of(columns(*picks, dim=dim))

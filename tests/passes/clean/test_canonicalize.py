@@ -10,7 +10,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 from models import TinyCtr, tiny_inputs
 from near_misses import check_near_misses
-from pass_cases import Case, Function, check_does_not_fire, check_fires, operators, program_of, run
+from pass_cases import Case, Function, check_does_not_fire, check_fires, few_models, operators, program_of, run
 from torch import nn
 
 from recfx.ir import Exactness, verify_numeric
@@ -139,6 +139,7 @@ STEPS = {
 }
 
 
+@few_models
 @given(names=st.lists(st.sampled_from(sorted(STEPS)), max_size=6))
 def test_any_chain_of_steps_keeps_its_bits(names: list[str]) -> None:
     def body(module: nn.Module, x: torch.Tensor) -> torch.Tensor:

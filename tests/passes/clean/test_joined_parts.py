@@ -11,7 +11,7 @@ import torch
 from hypothesis import given
 from hypothesis import strategies as st
 from near_misses import check_near_misses
-from pass_cases import Case, Function, check_does_not_fire, check_fires, operators, program_of, run
+from pass_cases import Case, Function, check_does_not_fire, check_fires, few_models, operators, program_of, run
 from torch import nn
 
 from recfx.ir import Exactness, verify_numeric
@@ -119,6 +119,7 @@ def joins(draw: st.DrawFn) -> Case:
     return Case(lambda: Function(body), (torch.randn(shape, generator=generator),))
 
 
+@few_models
 @given(case=joins())
 def test_any_join_of_parts_keeps_its_bits(case: Case) -> None:
     program = program_of(case)

@@ -11,7 +11,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 from models import TinyCtr, tiny_inputs
 from near_misses import check_near_misses
-from pass_cases import Case, Function, check_fires, operators, program_of, run
+from pass_cases import Case, Function, check_fires, few_models, operators, program_of, run
 from torch import fx, nn
 
 from recfx.ir import Exactness, verify_numeric
@@ -152,6 +152,7 @@ def test_tied_tables_stay_tied() -> None:
     verify_numeric(program, result.program, Exactness.EXACT)
 
 
+@few_models
 @given(picks=st.lists(st.tuples(st.sampled_from(["exp", "tanh", "neg"]), st.integers(0, 2)), min_size=2, max_size=8))
 def test_any_repetition_keeps_its_bits(picks: list[tuple[str, int]]) -> None:
     def body(m: nn.Module, x: torch.Tensor) -> torch.Tensor:

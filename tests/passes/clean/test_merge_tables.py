@@ -6,7 +6,7 @@ import pytest
 import torch
 from hypothesis import given
 from hypothesis import strategies as st
-from pass_cases import Case, Function, check_fires, program_of, run
+from pass_cases import Case, Function, check_fires, few_models, program_of, run
 from torch import nn
 from torch.nn import functional as F
 
@@ -77,6 +77,7 @@ def test_weights_that_are_no_tables_are_left_alone() -> None:
     assert run("merge-tables", program).records[0].fired == 0
 
 
+@few_models
 @given(seeds=st.lists(st.integers(0, 2), min_size=2, max_size=5))
 def test_as_many_tables_remain_as_are_different(seeds: list[int]) -> None:
     tables = {

@@ -9,7 +9,7 @@ import pytest
 import torch
 from hypothesis import given
 from hypothesis import strategies as st
-from pass_cases import Case, Function, check_fires, operators, program_of, run
+from pass_cases import Case, Function, check_fires, few_models, operators, program_of, run
 from torch import nn
 
 from recfx.ir import Exactness, verify_numeric
@@ -192,6 +192,7 @@ STEPS: dict[str, Callable[[torch.Tensor], torch.Tensor]] = {
 }
 
 
+@few_models
 @given(names=st.lists(st.sampled_from(sorted(STEPS)), min_size=1, max_size=5))
 def test_any_chain_of_spellings_keeps_its_bits_and_is_canonical(names: list[str]) -> None:
     def body(module: nn.Module, x: torch.Tensor) -> torch.Tensor:

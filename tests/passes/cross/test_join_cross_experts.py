@@ -7,11 +7,11 @@ from typing import Any
 
 import pytest
 import torch
-from hypothesis import given, settings
+from hypothesis import given
 from hypothesis import strategies as st
 from native_kit import needs_kernels
 from near_misses import check_near_misses
-from pass_cases import Case, Function, check_does_not_fire, check_fires, operators, program_of, run
+from pass_cases import Case, Function, check_does_not_fire, check_fires, few_models, operators, program_of, run
 from torch import nn
 
 import recfx
@@ -205,7 +205,7 @@ def test_the_layers_run_natively_and_agree() -> None:
     assert operators(program)["aten.matmul"] == operators(program)["aten.stack"] == 0
 
 
-@settings(deadline=None, max_examples=20)
+@few_models
 @given(
     seed=st.integers(0, 2**16),
     width=st.integers(2, 6),

@@ -7,7 +7,7 @@ import torch
 from hypothesis import given
 from hypothesis import strategies as st
 from near_misses import check_near_misses
-from pass_cases import Case, Function, check_does_not_fire, check_fires, program_of, run
+from pass_cases import Case, Function, check_does_not_fire, check_fires, few_models, program_of, run
 from torch import nn
 from torch.nn import functional as F
 
@@ -101,6 +101,7 @@ def test_tables_with_other_uses_are_kept() -> None:
     check_does_not_fire("fold-affine", Case(lambda: maximum, IDS, reason="maximum"))
 
 
+@few_models
 @given(
     seed=st.integers(0, 2**16),
     steps=st.lists(st.tuples(st.sampled_from("*/+-"), st.floats(0.125, 8), st.booleans()), max_size=4),

@@ -9,7 +9,7 @@ import torch
 from hypothesis import given
 from hypothesis import strategies as st
 from near_misses import check_near_misses
-from pass_cases import Case, Function, check_does_not_fire, check_fires, program_of, run
+from pass_cases import Case, Function, check_does_not_fire, check_fires, few_models, program_of, run
 from torch import nn
 
 from recfx.ir import Exactness, verify_numeric
@@ -114,6 +114,7 @@ def test_a_tied_weight_is_not_changed_under_its_other_user() -> None:
     check_does_not_fire("fold-batchnorm", Case(lambda: body, X, reason="shared"))
 
 
+@few_models
 @given(
     seed=st.integers(0, 2**16),
     widths=st.lists(st.integers(1, 6), min_size=2, max_size=4),

@@ -7,7 +7,7 @@ import torch
 from hypothesis import given
 from hypothesis import strategies as st
 from near_misses import check_near_misses
-from pass_cases import Case, Function, check_does_not_fire, check_fires, program_of, run
+from pass_cases import Case, Function, check_does_not_fire, check_fires, few_models, program_of, run
 from torch import nn
 
 import recfx
@@ -112,6 +112,7 @@ def test_lightgcn_propagation_becomes_a_table() -> None:
     assert after.operator_count() <= 5
 
 
+@few_models
 @given(seed=st.integers(0, 2**16), depth=st.integers(1, 4), width=st.integers(1, 5))
 def test_any_expression_of_weights_keeps_its_bits(seed: int, depth: int, width: int) -> None:
     generator = torch.Generator().manual_seed(seed)

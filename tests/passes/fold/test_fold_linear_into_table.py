@@ -7,10 +7,10 @@ from typing import Any
 
 import pytest
 import torch
-from hypothesis import given, settings
+from hypothesis import given
 from hypothesis import strategies as st
 from near_misses import check_near_misses
-from pass_cases import Case, Function, check_does_not_fire, check_fires, operators, program_of, run
+from pass_cases import Case, Function, check_does_not_fire, check_fires, few_models, operators, program_of, run
 from torch import Tensor, nn
 from torch.nn import functional as F
 
@@ -129,7 +129,7 @@ def test_empty_bags_give_the_bias() -> None:
         verify_numeric(program, result.program, Exactness.REASSOC)
 
 
-@settings(max_examples=25, deadline=None)
+@few_models
 @given(
     seed=st.integers(0, 2**16),
     rows=st.integers(1, 12),

@@ -8,10 +8,10 @@ from typing import Any
 import pytest
 import torch
 from hoist_cases import KEYS, PASS, QUERY, check, linear, narrow_share, shared
-from hypothesis import given, settings
+from hypothesis import given
 from hypothesis import strategies as st
 from native_kit import needs_kernels
-from pass_cases import operators, run
+from pass_cases import few_models, operators, run
 from torch import Tensor, nn
 
 import recfx
@@ -165,7 +165,7 @@ def test_a_transformer_over_the_history(target: str) -> None:
         torch.testing.assert_close(fast(history, item), model(history.expand(rows, -1), item), rtol=1e-4, atol=1e-5)
 
 
-@settings(deadline=None, max_examples=15)
+@few_models
 @given(
     seed=st.integers(0, 2**16),
     length=st.integers(1, 5),

@@ -7,10 +7,10 @@ from typing import Any
 import pytest
 import torch
 from batch_pairs_cases import FIRES, FLAT, IDS, PAIRS, PRODUCTS, TABLES, D, F, X, bilinear, case, linears
-from hypothesis import given, settings
+from hypothesis import given
 from hypothesis import strategies as st
 from near_misses import check_near_misses
-from pass_cases import Case, Function, captured, check_does_not_fire, operators, program_of, run
+from pass_cases import Case, Function, captured, check_does_not_fire, few_models, operators, program_of, run
 from torch import nn
 
 from recfx.capture import capture
@@ -131,7 +131,7 @@ def test_a_batch_along_another_dimension_keeps_its_meaning() -> None:
     verify_numeric(program, after, Exactness.EXACT)
 
 
-@settings(deadline=None, max_examples=15)
+@few_models
 @given(data=st.data())
 def test_any_list_of_pairs(data: st.DataObject) -> None:
     fields, width = data.draw(st.integers(2, 5)), data.draw(st.sampled_from([1, 3, 16]))

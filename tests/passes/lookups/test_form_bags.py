@@ -10,7 +10,7 @@ import torch
 from hypothesis import given
 from hypothesis import strategies as st
 from near_misses import check_near_misses
-from pass_cases import Case, Function, check_does_not_fire, check_fires, operators, program_of, run
+from pass_cases import Case, Function, check_does_not_fire, check_fires, few_models, operators, program_of, run
 from torch import nn
 from torch.nn import functional as F
 
@@ -138,6 +138,7 @@ def test_tied_tables_stay_shared() -> None:
     assert len({id(t) for t in after.state().values()}) == 1
 
 
+@few_models
 @given(
     length=st.integers(1, 6), dim=st.integers(1, 5), mean=st.booleans(), mask=st.sampled_from(["", "padding", "weights"]),
     seed=st.integers(0, 2**32),

@@ -11,7 +11,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 from lookup_cases import BAGGED, CUBE, DENSE, IDS, ONE, WEIGHTS, case, features, tables
 from near_misses import check_near_misses
-from pass_cases import Case, Function, check_does_not_fire, check_fires, operators, program_of, run
+from pass_cases import Case, Function, check_does_not_fire, check_fires, few_models, operators, program_of, run
 from torch import nn
 from torch.nn import functional as F
 
@@ -207,6 +207,7 @@ def test_origins_stay_apart() -> None:
     assert run("fuse-lookups", other).records[0].fired == 0
 
 
+@few_models
 @given(data=st.data())
 def test_any_concatenation_keeps_its_bits(data: st.DataObject) -> None:
     rng = torch.Generator().manual_seed(data.draw(st.integers(0, 2**32)))

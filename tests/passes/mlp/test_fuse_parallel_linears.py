@@ -7,10 +7,10 @@ from typing import Any
 
 import pytest
 import torch
-from hypothesis import given, settings
+from hypothesis import given
 from hypothesis import strategies as st
 from near_misses import check_near_misses
-from pass_cases import Case, Function, check_does_not_fire, check_fires, operators, program_of, run
+from pass_cases import Case, Function, check_does_not_fire, check_fires, few_models, operators, program_of, run
 from torch import Tensor, nn
 
 import recfx
@@ -158,7 +158,7 @@ def test_models_of_the_zoo_survive_saving(name: str, tmp_path: Any) -> None:
 ACTIVATIONS: list[Callable[[Tensor], Tensor]] = [torch.relu, torch.tanh, torch.sigmoid, lambda x: x]
 
 
-@settings(max_examples=25, deadline=None)
+@few_models
 @given(
     seed=st.integers(0, 2**16),
     widths=st.lists(st.integers(1, 4), min_size=1, max_size=6),

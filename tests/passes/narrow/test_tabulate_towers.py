@@ -7,9 +7,9 @@ from typing import Any
 
 import pytest
 import torch
-from hypothesis import given, settings
+from hypothesis import given
 from hypothesis import strategies as st
-from pass_cases import Function
+from pass_cases import Function, few_models
 from torch import Tensor, nn
 from torch.nn import functional as F
 
@@ -94,7 +94,7 @@ def test_needs_a_catalogue_of_an_input() -> None:
         Pipeline("tabulate-towers").run(program, resources={"catalogue": Catalogue("x", torch.arange(N), {})})
 
 
-@settings(max_examples=15, deadline=None)
+@few_models
 @given(seed=st.integers(0, 2**16), name=st.sampled_from(sorted(FIRES)), shuffled=st.booleans())
 def test_any_tower_stays_within_rounding(seed: int, name: str, shuffled: bool) -> None:
     program = program_of(FIRES[name][0], seed)

@@ -6,9 +6,9 @@ from typing import Any
 
 import pytest
 import torch
-from hypothesis import given, settings
+from hypothesis import given
 from hypothesis import strategies as st
-from pass_cases import Function, run
+from pass_cases import Function, few_models, run
 from score_cases import DIM, FIRES, LEAVES_ALONE, calls, case, check, prepared
 from torch import nn
 
@@ -83,7 +83,7 @@ def test_a_table_that_something_else_reads_stays() -> None:
     assert sorted(str(t.dtype) for t in result.state().values()) == ["torch.float32", "torch.uint8"]
 
 
-@settings(deadline=None, max_examples=25)
+@few_models
 @given(
     st.integers(0, 2**32),
     st.integers(6, 140),
@@ -112,7 +112,7 @@ def test_trained_codes_are_packed_as_they_are(seed: int, dim: int, estimator: st
         torch.testing.assert_close(result.module(ids), (model(ids),), rtol=0, atol=float(largest) * dim * 1e-6)
 
 
-@settings(deadline=None, max_examples=20)
+@few_models
 @given(
     st.integers(0, 2**32), st.integers(4, 130), st.sampled_from(["sign-rows", "rotation", "itq"]), st.sampled_from([8, 4, 1]),
     st.integers(-12, 12),

@@ -6,10 +6,10 @@ from typing import Any
 
 import pytest
 import torch
-from hypothesis import given, settings
+from hypothesis import given
 from hypothesis import strategies as st
 from native_kit import LEVELS, lower, needs_kernels
-from pass_cases import Function, run
+from pass_cases import Function, few_models, run
 from score_cases import DIM, FIRES, LEAVES_ALONE, calls, check, prepared
 from torch import nn
 
@@ -72,7 +72,7 @@ def test_the_kernels_compute_what_the_pass_writes(name: str) -> None:
                 torch.testing.assert_close(a, b, rtol=1e-5, atol=1e-5)
 
 
-@settings(deadline=None, max_examples=20)
+@few_models
 @given(
     st.integers(0, 2**32), st.integers(9, 140), st.sampled_from([8, 4, 2]), st.sampled_from(["ste", "gste", "lsq"]),
     st.sampled_from(["per-row", "ema-minmax"]),
@@ -96,7 +96,7 @@ def test_trained_codes_are_packed_as_they_are(seed: int, dim: int, bits: int, es
     assert torch.equal(held.codes[full].int(), used[full])
 
 
-@settings(deadline=None, max_examples=20)
+@few_models
 @given(
     st.integers(0, 2**32), st.integers(9, 130), st.sampled_from([8, 4, 2]), st.sampled_from(["minmax-rows", "rotation"]),
     st.sampled_from([8, 4]), st.integers(-12, 12),

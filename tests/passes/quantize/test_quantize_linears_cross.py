@@ -6,9 +6,9 @@ from typing import Any
 
 import pytest
 import torch
-from hypothesis import given, settings
+from hypothesis import given
 from hypothesis import strategies as st
-from pass_cases import Case, Function, operators, run
+from pass_cases import Case, Function, few_models, operators, run
 from torch import nn
 
 from recfx import zoo
@@ -101,7 +101,7 @@ def test_biases_do_not_move_through_weights_of_few_bits() -> None:
     assert same_graph(program, result.program) is None
 
 
-@settings(deadline=None, max_examples=20)
+@few_models
 @given(
     seed=st.integers(0, 2**32),
     width=st.integers(2, 40),
