@@ -78,6 +78,26 @@ def add_serve(serve: argparse.ArgumentParser) -> None:
         default="process",
         help="new rows are kept when the journal survives the end of the process, or a loss of power (default: %(default)s)",
     )
+    add(
+        "--engine",
+        choices=("local", "ray"),
+        default="local",
+        help="where models run: in this program, or in replicas on a Ray cluster (default: %(default)s)",
+    )
+    add("--ray-address", metavar="HOST:PORT", help="the Ray cluster (default: that of this machine, or a new one)")
+    add(
+        "--replicas",
+        type=_replicas,
+        default=1,
+        metavar="N|LEAST:MOST",
+        help="replicas on the cluster; a range follows the load (default: %(default)s)",
+    )
+    add(
+        "--routing",
+        choices=("peak-ewma", "prequal", "power-of-two", "least-in-flight", "round-robin"),
+        default="peak-ewma",
+        help="how replicas are chosen (default: %(default)s)",
+    )
     add("--logs", choices=("text", "json"), default="text", help="form of the log (default: %(default)s)")
     add("--certificate", type=Path, metavar="FILE", help="TLS certificate in PEM format")
     add("--key", type=Path, metavar="FILE", help="its private key")
@@ -88,6 +108,17 @@ def _port(text: str) -> int:
     if not text.isdigit() or int(text) > 65535:
         raise argparse.ArgumentTypeError(f"expected a port from 0 to 65535, got {text!r}")
     return int(text)
+
+
+def _replicas(text: str) -> int | tuple[int, int]:
+    """A number of replicas, or the least and the greatest."""
+    least, found, most = text.partition(":")
+    if not found:
+        return positive(text)
+    limits = positive(least), positive(most)
+    if limits[0] > limits[1]:
+        raise argparse.ArgumentTypeError(f"expected LEAST:MOST, got {text!r}")
+    return limits
 
 
 def _milliseconds(text: str) -> float:
@@ -105,6 +136,9 @@ def run_serve(options: argparse.Namespace) -> int:
 
     configure(options.logs)
     plan = plan_of(options, named)
+    if options.engine == "ray":
+        _serve_on_ray(options, plan, named)
+        return 0
     if options.workers == 1:
         plan.make().run(ready=lambda started: _announce(started, named))
         return 0
@@ -113,6 +147,24 @@ def run_serve(options: argparse.Namespace) -> int:
     fields = {field.name: getattr(plan, field.name) for field in dataclasses.fields(plan) if field.name != "models"}
     processes = ServerProcesses(dict(plan.models), options.workers, **fields)
     return processes.run(ready=lambda started: _announce_processes(started, named, options.workers))
+
+
+def _serve_on_ray(options: argparse.Namespace, plan: ServerPlan, named: list[tuple[str, list[Source]]]) -> None:
+    from recfx.serve.packages import require_ray
+    from recfx.serve.policies.scaling import ScalingConfig
+
+    if options.workers != 1 or options.allow_updates:
+        raise InputError(
+            "--workers and --allow-updates do not go with --engine ray",
+            where="--engine ray",
+            hint="pass --replicas for more processes; save a model with its new rows and serve it again",
+        )
+    require_ray()
+    from recfx.serve.ray.front import serve_on_ray
+
+    limits = options.replicas
+    replicas = limits if isinstance(limits, int) else ScalingConfig(least=limits[0], most=limits[1])
+    serve_on_ray(plan, replicas, options.routing, options.ray_address, ready=lambda started: _announce(started, named))
 
 
 def plan_of(options: argparse.Namespace, named: list[tuple[str, list[Source]]]) -> ServerPlan:

@@ -107,6 +107,19 @@ class Models:
             self._sources[name] = sources
             return engine
 
+    def add_variants(self, name: str, variants: Sequence[Variant]) -> Engine:
+        """Serves variants that are ready, the best first; see `add`.
+
+        Raises:
+            InputError: The name is taken.
+        """
+        with self._loading:
+            if name in self._engines:
+                raise InputError(f"a model {name!r} is served already", hint="pass another name=, or use reload")
+            engine = self._engines[name] = Engine(name, variants, self.settings, tenants=self._tenants)
+            self._sources[name] = ()
+            return engine
+
     def _load(self, sources: Sequence[Source]) -> list[Variant]:
         found = []
         for source in sources:

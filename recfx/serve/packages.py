@@ -7,6 +7,7 @@ import importlib.util
 from recfx.errors import TargetError
 
 INSTALL = 'pip install "recfx[serve]"'
+INSTALL_RAY = 'pip install "recfx[ray]"'
 
 _HTTP = ("uvicorn", "httptools", "orjson", "prometheus_client")
 _GRPC = ("grpc", "google.protobuf")
@@ -26,6 +27,16 @@ def _found(name: str) -> bool:
         return importlib.util.find_spec(name) is not None
     except ModuleNotFoundError:  # a parent package is missing
         return False
+
+
+def require_ray() -> None:
+    """Raises an error if Ray Serve is missing.
+
+    Raises:
+        TargetError: It is not installed.
+    """
+    if absent := [name for name in ("ray", "ray.serve") if not _found(name)]:
+        raise TargetError(f"not installed: {', '.join(absent)}", where="serving on Ray", hint=INSTALL_RAY)
 
 
 def require(*, grpc: bool = False) -> None:

@@ -35,6 +35,8 @@ def outcomes_of(batch: Batch, model: str) -> list[Outcome]:
 
 def _failure(error: Exception, where: str) -> Rejected:
     """The refusal of a request whose call raised an error."""
+    if isinstance(error, Rejected):  # by the replica that ran it
+        return error
     if isinstance(error, InputError):
         return Rejected(Reason.INVALID, error.what, where=error.where or where, hint=error.hint)
     _log.error("%s failed", where, exc_info=error)

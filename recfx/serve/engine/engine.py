@@ -11,6 +11,7 @@ import math
 import threading
 import time
 from collections.abc import Callable, Mapping, Sequence
+from typing import NamedTuple
 
 import torch
 
@@ -28,6 +29,20 @@ from recfx.serve.outcomes import Reason, Rejected
 from recfx.serve.policies.tenants import TenantConfig
 
 _log = logging.getLogger("recfx.serve")
+
+
+class EngineLoad(NamedTuple):
+    """What arrives at an engine, and what it can answer.
+
+    Attributes:
+        rows_per_second: Rows that arrive in a second.
+        waiting_rows: Rows in its queue.
+        capacity: Rows per second that its workers can compute.
+    """
+
+    rows_per_second: float
+    waiting_rows: int
+    capacity: float
 
 
 class Engine:
@@ -96,6 +111,12 @@ class Engine:
     def healthy(self) -> bool:
         """Whether requests are taken, and not all workers were lost to calls that hang."""
         return not self._closing and self._workers.healthy
+
+    def load(self) -> EngineLoad:
+        """Its present load and capacity."""
+        with self.lock:
+            rate, most = self._scheduling.offered(self.clock()), self._scheduling.capacity()
+            return EngineLoad(rate, self._queue.rows, most)
 
     def submit(
         self,

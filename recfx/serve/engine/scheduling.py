@@ -127,6 +127,16 @@ class Scheduling:
         """The variant that calls use at present."""
         return self.variants[self._active]
 
+    def offered(self, now: float) -> float:
+        """Rows that arrive in a second, those of rejected requests included."""
+        return self._load.rows_per_second(now)
+
+    def capacity(self) -> float:
+        """Rows per second of all workers with the present variant, by its measured times and their correction."""
+        times = self.variant.times
+        rate = times.rate(times.best_rows(self._settings.batch_rows))
+        return self._settings.workers * rate / self._batching.correction.factor
+
     def refusal(
         self, request: Request, queue: RequestQueue, first_free: float, now: float, idle: int
     ) -> Rejected | None:

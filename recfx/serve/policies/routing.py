@@ -52,15 +52,33 @@ class Router(ABC, Generic[R]):
         Raises:
             LookupError: There is no replica.
         """
+        chosen = self.preferred(now, avoid)
+        self.sent(chosen)
+        return chosen
+
+    def preferred(self, now: float, avoid: R | None = None) -> R:
+        """The replica of the next request, which does not count as in flight: `sent` counts it when it is sent there.
+
+        Args:
+            now: The present time in seconds.
+            avoid: See `choose`.
+
+        Raises:
+            LookupError: There is no replica.
+        """
         replicas = self._replicas
         if not replicas:
             raise LookupError("no replica is known: add one before choosing")
         chosen = self._pick(now)
         if avoid is not None and chosen == avoid and len(replicas) > 1:
             chosen = replicas[(replicas.index(avoid) + 1) % len(replicas)]
-        self._in_flight[chosen] += 1
-        self._changed(chosen)
         return chosen
+
+    def sent(self, replica: R) -> None:
+        """Counts a request as in flight; without effect for a replica that was removed."""
+        if replica in self._in_flight:
+            self._in_flight[replica] += 1
+            self._changed(replica)
 
     def finished(self, replica: R, seconds: float, now: float, ok: bool = True) -> None:
         """Records an answer. Without effect for a replica that was removed.

@@ -59,7 +59,7 @@ class ReplicaScaling:
     def observe(
         self,
         rows_per_second: float,
-        waiting_rows: int,
+        waiting_rows: float,
         replicas: int,
         replica_rows_per_second: float,
         load_seconds: float = 0.0,
