@@ -122,7 +122,8 @@ DEFAULTS = {
     **{"calls": None, "threads": 1, "batch_rows": 1024, "no_split": False, "wait": 0.0, "timeout": None},
     **{"most_queued": 1024, "most_bytes": 64 << 20, "most_connections": 1000, "drain": 10.0, "tokens": None},
     **{"tenant_rows": None, "allow_updates": False, "updaters": None, "update_sync": "process", "logs": "text"},
-    **{"certificate": None, "key": None},
+    **{"certificate": None, "key": None, "engine": "local", "ray_address": None, "replicas": 1},
+    "routing": "peak-ewma",
 }
 
 

@@ -15,7 +15,7 @@ from ray.serve.request_router import FIFOMixin, PendingRequest, ReplicaID, Repli
 from recfx.serve.policies.prequal import Prequal
 from recfx.serve.policies.routing import LeastInFlight, PeakEwma, PowerOfTwo, RoundRobin, Router
 
-#: Seconds in which a probe has to be answered.
+#: A probe without an answer is forgotten after this time, in seconds.
 _PROBE_SECONDS = 1.0
 
 POLICIES: dict[str, Callable[[random.Random], Router[ReplicaID]]] = {
