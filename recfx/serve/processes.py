@@ -1,9 +1,14 @@
-"""`ServerProcesses`: several processes that serve the same models on one port; their tables are pages of the same mapped files."""
+"""`ServerProcesses`: several processes that serve the same models on one port.
+
+Their tables are pages of the same mapped files, and what they have imported are pages of the fork server that starts them.
+"""
 
 from __future__ import annotations
 
 import contextlib
+import json
 import logging
+import os
 import pickle
 import signal
 import socket
@@ -12,12 +17,13 @@ import sys
 import tempfile
 import threading
 import time
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from pathlib import Path
 from types import FrameType
 from typing import Any, Self
 
 from recfx.errors import InputError
+from recfx.serve.fork_server import START
 from recfx.serve.models import Source
 from recfx.serve.plan import ServerPlan, sources_of
 from recfx.serve.server import listening
@@ -60,7 +66,10 @@ class ServerProcesses:
         if not isinstance(count, int) or isinstance(count, bool) or count < 1:
             raise InputError(f"{count!r} processes", where="count", hint="pass an integer of at least 1")
         self._count = count
-        self._running: dict[subprocess.Popen[bytes], float] = {}
+        self._running: dict[int, float] = {}
+        self._awaited = 0
+        self._forks: subprocess.Popen[bytes] | None = None
+        self._control: socket.socket | None = None
         self._ending = False
         self._socket: socket.socket | None = None
         self._folder: Path | None = None
@@ -83,7 +92,7 @@ class ServerProcesses:
     @property
     def ids(self) -> list[int]:
         """The numbers of the processes."""
-        return [process.pid for process in list(self._running)]
+        return list(self._running)
 
     def start(self) -> Self:
         """Starts the processes, and watches them in a thread of its own.
@@ -139,47 +148,90 @@ class ServerProcesses:
         assert self._socket is not None
         assert self._folder is not None
         try:
+            control = self._start_forks()
             for _ in range(self._count):
                 self._start()
-            while self._running:
-                time.sleep(0.05)
-                for process in [process for process in self._running if process.poll() is not None]:
-                    self._ended(process)
+            for record in _records(control):
+                if "started" in record:
+                    self._started(record["started"])
+                else:
+                    self._ended(record["ended"], record["status"])
+                if not self._running and not self._awaited:
+                    break
+            else:
+                _log.error("the process that starts the others ended; the server ends")
+                self._status = 1
+                self._end(signal.SIGTERM)
+            control.close()
+            self._wait_for_orphans()
         finally:
             self._socket.close()
             for left in self._folder.iterdir():
                 left.unlink(missing_ok=True)
             self._folder.rmdir()
 
-    def _ended(self, process: subprocess.Popen[bytes]) -> None:
-        begun = self._running.pop(process)
-        if self._ending:
-            self._status = self._status or int(process.returncode not in _ENDED)
-        elif time.monotonic() - begun < _YOUNG:
-            _log.error("a process ended with status %d after its start; the server ends", process.returncode)
-            self._end(signal.SIGTERM)
-            self._status = 1
-        else:
-            _log.error("a process ended with status %d; another one takes its place", process.returncode)
-            self._start()
+    def _start_forks(self) -> socket.socket:
+        """Starts the fork server; the connection to it."""
+        assert self._socket is not None
+        control, other = socket.socketpair()
+        descriptors = {"--socket": self._socket.fileno(), "--control": other.fileno()}
+        options = [text for name, number in descriptors.items() for text in (name, str(number))]
+        self._forks = subprocess.Popen(
+            [sys.executable, "-m", "recfx.serve.fork_server", *options, "--siblings", str(self._folder)],
+            pass_fds=list(descriptors.values()),
+            stdin=subprocess.PIPE,
+            stdout=subprocess.DEVNULL,
+        )
+        other.close()
+        assert self._forks.stdin is not None
+        with contextlib.suppress(BrokenPipeError):  # the connection ends as well
+            self._forks.stdin.write(pickle.dumps(self._plan))
+            self._forks.stdin.close()
+        self._control = control
+        return control
+
+    def _wait_for_orphans(self) -> None:
+        """Waits for the fork server, and for processes that it left."""
+        assert self._forks is not None
+        self._forks.wait()
+        until = time.monotonic() + self._plan.settings.drain + _YOUNG
+        while self._running and time.monotonic() < until:
+            for process in self.ids:
+                with contextlib.suppress(PermissionError):
+                    try:
+                        os.kill(process, 0)
+                    except ProcessLookupError:
+                        del self._running[process]
+            time.sleep(0.05)
+        for process in self.ids:
+            with contextlib.suppress(ProcessLookupError):
+                os.kill(process, signal.SIGKILL)
 
     def _start(self) -> None:
         if self._ending:
             return
-        assert self._socket is not None
-        descriptor = self._socket.fileno()
-        command = [sys.executable, "-m", "recfx.serve.worker", "--socket", str(descriptor)]
-        process = subprocess.Popen(
-            [*command, "--siblings", str(self._folder)],
-            pass_fds=[descriptor],
-            stdin=subprocess.PIPE,
-            stdout=subprocess.DEVNULL,
-        )
-        assert process.stdin is not None
-        with contextlib.suppress(BrokenPipeError):  # its status says what is wrong
-            process.stdin.write(pickle.dumps(self._plan))
-            process.stdin.close()
+        assert self._control is not None
+        self._awaited += 1
+        with contextlib.suppress(OSError):  # the connection has ended, which `_watch` finds out
+            self._control.sendall(START)
+
+    def _started(self, process: int) -> None:
+        self._awaited -= 1
         self._running[process] = time.monotonic()
+        if self._ending:
+            self._send(signal.SIGTERM)
+
+    def _ended(self, process: int, status: int) -> None:
+        begun = self._running.pop(process)
+        if self._ending:
+            self._status = self._status or int(status not in _ENDED)
+        elif time.monotonic() - begun < _YOUNG:
+            _log.error("a process ended with status %d after its start; the server ends", status)
+            self._end(signal.SIGTERM)
+            self._status = 1
+        else:
+            _log.error("a process ended with status %d; another one takes its place", status)
+            self._start()
 
     def _forward(self, number: int, _: FrameType | None) -> None:
         if number == signal.SIGHUP:
@@ -192,5 +244,13 @@ class ServerProcesses:
         self._send(number)
 
     def _send(self, number: int) -> None:
-        for process in list(self._running):
-            process.send_signal(number)
+        for process in self.ids:
+            with contextlib.suppress(ProcessLookupError):
+                os.kill(process, number)
+
+
+def _records(control: socket.socket) -> Iterator[dict[str, int]]:
+    """What the fork server reports, until its connection ends."""
+    with control.makefile("rb") as lines:
+        for line in lines:
+            yield json.loads(line)

@@ -182,22 +182,39 @@ def test_the_command_serves_until_it_is_told_to_end(saved):
         assert server.end() == 0
 
 
+def children_of(process: int) -> list[int]:
+    found = subprocess.run(["pgrep", "-P", str(process)], capture_output=True, text=True).stdout
+    return [int(child) for child in found.split()]
+
+
+@pytest.mark.slow
+def test_the_server_ends_with_the_process_that_starts_the_others(saved):
+    with Process(saved, "--port", 0, "--workers", 2, "--calls", 1) as server:
+        assert ask(server.place, "/v2/health/ready", timeout=120)[0] == 200
+        (forks,) = children_of(server.process.pid)
+        children = children_of(forks)
+        os.kill(forks, signal.SIGKILL)
+        assert server.process.wait(60) == 1
+        for child in children:
+            with pytest.raises(ProcessLookupError):
+                os.kill(child, 0)
+
+
 @pytest.mark.slow
 def test_processes_share_a_port_and_are_replaced(saved):
     with Process(saved, "--port", 0, "--workers", 2, "--calls", 1) as server:
         assert "in 2 processes" in server.line
         assert ask(server.place, "/v2/health/ready", timeout=120)[0] == 200
-        children = subprocess.run(
-            ["pgrep", "-P", str(server.process.pid)], capture_output=True, text=True
-        ).stdout.split()
+        (forks,) = children_of(server.process.pid)
+        children = children_of(forks)
         assert len(children) == 2
         time.sleep(6.0)
-        os.kill(int(children[0]), signal.SIGKILL)
+        os.kill(children[0], signal.SIGKILL)
         for _ in range(20):
             status, answer = ask(server.place, "/v2/models/tiny/infer", body_of(tensors(2)), timeout=120)
             assert status == 200
             torch.testing.assert_close(scores(answer), expected(tensors(2)))
-        now = subprocess.run(["pgrep", "-P", str(server.process.pid)], capture_output=True, text=True).stdout.split()
+        now = children_of(forks)
         assert len(now) == 2
         assert children[0] not in now
         assert server.end() == 0
