@@ -36,9 +36,13 @@ from recfx.pipeline import Pipeline
 
 MODELS = ("deepfm", "dcn-v2", "dlrm")
 
+#: The way of `BLIND` that needs calibration data.
+CALIBRATED = "int8, calibrated"
+
 #: How a model is compressed without a budget -> the options of `optimize`.
 BLIND: dict[str, dict[str, Any]] = {
     "int8": {"precision": "int8"},
+    CALIBRATED: {"extra_passes": {"after:mlp": "quantize-tables,quantize-linears{migrate=True, correct_bias=True}"}},
     "4-bit tables, int8 layers": {
         "extra_passes": {"after:mlp": "quantize-tables{bits=4, refine=true},quantize-tables{bits=16},quantize-linears"}
     },
@@ -139,7 +143,8 @@ def _rows(plan: Plan, name: str, seed: int) -> Iterator[Row]:
     task = _task(plan, name, seed)
     train_ctr(task.model, task.data, epochs=4, seconds=plan.seconds, seed=seed, forward=task.forward)
     for how, options in BLIND.items():
-        yield _row(name, seed, how, task, _compiled(task, **options))
+        data = {"calibration": _calibration(task)} if how == CALIBRATED else {}
+        yield _row(name, seed, how, task, _compiled(task, **options, **data))
     yield from _uniform_and_guided(name, seed, task)
     metric = recfx.AUC(task.data.valid, forward=task.forward, seed=seed)
     for how, kinds in _components(plan).items():

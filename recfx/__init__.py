@@ -31,7 +31,7 @@ if TYPE_CHECKING:
         TargetError,
         VerificationError,
     )
-    from recfx.export import export_onnx
+    from recfx.export import export_onnx, export_qdq
     from recfx.ir import Exactness, Program
     from recfx.optimizer import optimize
     from recfx.pareto_front import pareto
@@ -63,6 +63,7 @@ _PUBLIC = {
     "VerificationError": "recfx.errors",
     "explain": "recfx.compiled",
     "export_onnx": "recfx.export",
+    "export_qdq": "recfx.export",
     "load": "recfx.compiled",
     "optimize": "recfx.optimizer",
     "pareto": "recfx.pareto_front",
@@ -95,6 +96,7 @@ __all__ = [
     "VerificationError",
     "explain",
     "export_onnx",
+    "export_qdq",
     "load",
     "optimize",
     "pareto",

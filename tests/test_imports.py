@@ -75,7 +75,7 @@ ALLOWED: dict[str, set[str]] = {
     "pareto_front": {"budget", "capture", "compiled", "driver", "errors", "passes"},
     "compress": {"budget", "data", "errors", "model_files", "optimizer", "pareto_front", "preconditions"},
     "compress_command": {"command_line"},
-    "export": {"compiled", "errors", "onnx"},
+    "export": {"compiled", "errors", "ir", "onnx", "ops", "passes"},
     "demo_tasks": {"data", "errors", "zoo"},
     "preconditions": {"driver"},
     "demo": {"budget", "compiled", "cost", "data", "demo_tasks", "ir", "optimizer", "preconditions"},
