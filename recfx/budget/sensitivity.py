@@ -138,7 +138,9 @@ def _lookups(program: Program) -> dict[fx.Node, str]:
     for name in dict.fromkeys(str(read.target) for read in reads):
         own = [read for read in reads if str(read.target) == name]
         users = {user: read for read in own for user in read.users}
-        if name in state and len(names[state[name].data_ptr()]) == 1 and all(map(_is_linear, users, users.values())):
+        if name not in state or not state[name].is_floating_point():  # rows of codes have no gradient
+            continue
+        if len(names[state[name].data_ptr()]) == 1 and all(map(_is_linear, users, users.values())):
             found.update(dict.fromkeys(users, name))
     return found
 
