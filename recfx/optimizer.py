@@ -6,13 +6,10 @@ import warnings
 import weakref
 from collections.abc import Mapping, Sequence
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import torch
 
-from recfx.budget.calibration import resources_of
-from recfx.budget.controller import requested, within_budget
-from recfx.budget.settings import Budget
 from recfx.capture import MAX_BATCH
 from recfx.capture.inputs import split_example
 from recfx.compiled import CompiledModel
@@ -22,6 +19,10 @@ from recfx.driver.parts import Parts
 from recfx.driver.weight_watch import copied
 from recfx.errors import InputError
 from recfx.passes import Passes
+
+if TYPE_CHECKING:  # `recfx.budget` imports the data sets and metrics, which most calls do not need
+    from recfx.budget.controller import Request
+    from recfx.budget.settings import Budget
 
 
 def optimize(
@@ -116,10 +117,8 @@ def optimize(
         catalogue = tables
     requests = (request_inputs,) if isinstance(request_inputs, str) else tuple(request_inputs)
     extra = as_listed(() if extra_passes is None else extra_passes)
-    resources = resources_of(calibration)
-    request = requested(
-        evaluate, budget, resources.get("calibration"), extra, is_default=pipeline is None and precision == "fp32"
-    )
+    resources = _resources(calibration)
+    request = _requested(evaluate, budget, resources, extra, is_default=pipeline is None and precision == "fp32")
     plan = choose_pipeline(pipeline, target, bool(requests), precision, extra)
     options = Options(
         target if isinstance(target, str) else tuple(target),
@@ -151,6 +150,8 @@ def optimize(
 
     def make(args: tuple[Any, ...], kwargs: Mapping[str, Any]) -> Parts:
         if request is not None:
+            from recfx.budget.controller import within_budget
+
             return within_budget(source, options, args, kwargs, user_model, request)
         return build(source, options, args, kwargs, user_model)
 
@@ -162,3 +163,28 @@ def optimize(
         return CompiledModel(build=make, cast_inputs=cast_inputs)
     args, kwargs = split_example(example_inputs, source) if example_inputs is not None else ((), {})
     return CompiledModel(make(args, {**kwargs, **(example_kwargs or {})}), cast_inputs=cast_inputs)
+
+
+def _resources(calibration: Any) -> dict[str, Any]:
+    """The resources of passes from the user's calibration data."""
+    if calibration is None:
+        return {}
+    from recfx.budget.calibration import resources_of
+
+    return resources_of(calibration)
+
+
+def _requested(
+    evaluate: Any,
+    budget: Budget | None,
+    resources: Mapping[str, Any],
+    extra: Mapping[str, Passes] | Passes,
+    *,
+    is_default: bool,
+) -> Request | None:
+    """What the user asks for within a budget; None without one."""
+    if evaluate is None and budget is None:
+        return None
+    from recfx.budget.controller import requested
+
+    return requested(evaluate, budget, resources.get("calibration"), extra, is_default=is_default)

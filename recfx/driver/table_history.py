@@ -90,6 +90,7 @@ class TableHistory(Instrument):
         for tensor in state.values():
             for part in dense_parts(tensor):
                 owners.setdefault(part.untyped_storage()._cdata, set()).add(table_key(part))
+        others = _other_readers(captured)
         for key, table in self._tables.items():
             if not table.tensor.is_contiguous():
                 table.refused = "it is not contiguous in memory"
@@ -97,7 +98,7 @@ class TableHistory(Instrument):
                 table.refused = "it shares its memory with another tensor of other sizes"
             if captured.decided.intersection(table.names):
                 table.refused = "a branch of the model was decided by its values at capture"
-            if other := _other_reader(captured, key):
+            if other := others.get(key):
                 table.refused = f"the model reads it whole, in {other}"
 
     def after_pass(self, index: int, item: Pass, before: Program, after: Program, record: PassRecord) -> None:
@@ -129,12 +130,13 @@ class TableHistory(Instrument):
         """The tables in the program after all passes."""
         found = []
         names: dict[TableKey, str] = {}
+        others = _other_readers(program)
         for name, tensor in program.state().items():
             if tensor.layout is torch.strided:
                 names.setdefault(table_key(tensor), name)
         for table in self._tables.values():
             state = names.get(table.key, "")
-            other = None if table.refused else _other_reader(program, table.key)
+            other = None if table.refused else others.get(table.key)
             refused = table.refused or (f"{other} reads it whole" if other else "")
             rows, columns = table.tensor.shape
             bits, refine = table.tensor.element_size() * 8, False
@@ -181,11 +183,12 @@ def _packed(program: Program) -> dict[TableKey, tuple[Packed, torch.Tensor]]:
     return found
 
 
-def _other_reader(program: Program, key: TableKey) -> str | None:
-    """The name of an operator that does not only look up rows of a table; None without one."""
-    for node, found in _state_reads(program):
-        if found == key:
-            for user in node.users:
-                if user.target not in _LOOKUPS or not reads_as_table(user, node):
-                    return user.name
-    return None
+def _other_readers(program: Program) -> dict[TableKey, str]:
+    """Tensor of the state -> the name of an operator that does not only look up rows of it, for those that have one."""
+    found: dict[TableKey, str] = {}
+    for node, key in _state_reads(program):
+        if key not in found:
+            other = next((u.name for u in node.users if u.target not in _LOOKUPS or not reads_as_table(u, node)), None)
+            if other is not None:
+                found[key] = other
+    return found

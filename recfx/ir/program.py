@@ -17,6 +17,7 @@ from recfx.ir.program_module import ProgramModule
 from recfx.ir.run_graph import run_graph
 from recfx.ir.shapes import batch_size
 from recfx.ir.signature import Signature
+from recfx.ir.state_paths import get_state as get_state
 
 
 class Origin(Enum):
@@ -196,14 +197,6 @@ def dense_parts(tensor: torch.Tensor) -> list[torch.Tensor]:
     if tensor.layout in (torch.sparse_csr, torch.sparse_bsr):
         return [tensor.crow_indices(), tensor.col_indices(), tensor.values()]
     return [tensor.ccol_indices(), tensor.row_indices(), tensor.values()]
-
-
-def get_state(module: torch.nn.Module, name: str) -> Any:
-    """The attribute at a dotted path of a module."""
-    value: Any = module
-    for part in name.split("."):
-        value = getattr(value, part)
-    return value
 
 
 def set_state(module: torch.nn.Module, name: str, tensor: torch.Tensor) -> None:

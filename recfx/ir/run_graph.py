@@ -7,6 +7,8 @@ from typing import Any
 
 from torch import fx
 
+from recfx.ir.state_paths import get_state
+
 _INTERPRETED = ("call_method", "call_module")
 
 
@@ -38,7 +40,7 @@ def run_graph(
         if node.op == "placeholder":
             values[node] = next(given)
         elif node.op == "get_attr":
-            held = _state(module, str(node.target))
+            held = get_state(module, str(node.target))
             values[node] = held if read is None else read(node, held)
         elif node.op == "output":
             return list(fx.map_arg(node.args[0], values.__getitem__))
@@ -62,9 +64,3 @@ def _last_readers(nodes: Sequence[fx.Node]) -> dict[fx.Node, list[fx.Node]]:
                 seen.add(source)
                 last.setdefault(node, []).append(source)
     return last
-
-
-def _state(module: Any, name: str) -> Any:
-    for part in name.split("."):
-        module = getattr(module, part)
-    return module

@@ -6,7 +6,7 @@ tables, masks and other tensors that no parameter is part of are not.
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Container
 from typing import Any
 
 import torch
@@ -16,17 +16,24 @@ from torch import fx
 _MOST = 64
 
 
-def takes_over(node: fx.Node, tensor: torch.Tensor, stored: Callable[[Any], torch.Tensor | None]) -> bool:
+def trained_dtypes(node: fx.Node, stored: Callable[[Any], torch.Tensor | None]) -> frozenset[torch.dtype]:
+    """The dtypes of the trained parameters that a node, or one of its operands, is computed from.
+
+    Args:
+        node: The operator or the read in whose place a pass adds tensors.
+        stored: The tensor behind a read of state; None for other nodes.
+    """
+    return frozenset().union(*(_parameters(source, stored) for source in (node, *node.all_input_nodes)))
+
+
+def takes_over(tensor: torch.Tensor, trained: Container[torch.dtype]) -> bool:
     """Whether a tensor that a pass adds in the place of a node, or of an operand of it, stands for trained parameters.
 
     Args:
-        node: The operator or the read in whose place the pass adds the tensor.
         tensor: The tensor. Only tensors of the dtype of a parameter are trained: not codes of fewer bits.
-        stored: The tensor behind a read of state; None for other nodes.
+        trained: The node's `trained_dtypes`.
     """
-    if not tensor.is_floating_point() or tensor.layout is not torch.strided:
-        return False
-    return any(tensor.dtype in _parameters(source, stored) for source in (node, *node.all_input_nodes))
+    return tensor.is_floating_point() and tensor.layout is torch.strided and tensor.dtype in trained
 
 
 def _parameters(node: fx.Node, stored: Callable[[Any], torch.Tensor | None]) -> set[torch.dtype]:

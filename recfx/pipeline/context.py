@@ -20,7 +20,7 @@ from recfx.ir.program import Program, get_state, set_state, unused_name
 from recfx.ir.propagate import fake_mode_of, refresh
 from recfx.ir.provenance import module_path, where
 from recfx.ir.sizes import same_size, same_sizes
-from recfx.ir.trained_state import takes_over
+from recfx.ir.trained_state import takes_over, trained_dtypes
 from recfx.ir.verified import remember
 from recfx.pipeline.gate import Gate
 from recfx.pipeline.records import MissRecord
@@ -77,6 +77,8 @@ class PassContext:
         self._gate = gate or Gate()
         self._analyses: dict[Any, Any] = {}
         self._like: fx.Node | None = None
+        #: The `trained_dtypes` of that node, once a tensor was added in its place.
+        self._trained: frozenset[torch.dtype] | None = None
         self._numbers: dict[str, int] = {}
         self._reads: dict[int, list[fx.Node]] | None = None
 
@@ -114,12 +116,13 @@ class PassContext:
     @contextmanager
     def before(self, node: fx.Node) -> Iterator[None]:
         """A context in which `call`, `read` and `constant` insert before `node` and inherit its provenance."""
-        previous, self._like = self._like, node
+        previous = self._like, self._trained
+        self._like, self._trained = node, None
         try:
             with self.graph.inserting_before(node):
                 yield
         finally:
-            self._like = previous
+            self._like, self._trained = previous
 
     def call(self, target: Any, *args: Any, **kwargs: Any) -> fx.Node:
         """Inserts an operator at the place set by `before`, and computes its fake value."""
@@ -135,14 +138,16 @@ class PassContext:
         program can be trained further.
         """
         name = unused_name(self.program.module, stem, self._numbers)
-        if (
-            not isinstance(tensor, torch.nn.Parameter)
-            and self._like is not None
-            and takes_over(self._like, tensor, self.tensor)
-        ):
+        if not isinstance(tensor, torch.nn.Parameter) and takes_over(tensor, self._trained_here()):
             tensor = torch.nn.Parameter(tensor.detach())
         set_state(self.program.module, name, tensor)
         return self.read(name)
+
+    def _trained_here(self) -> frozenset[torch.dtype]:
+        """The `trained_dtypes` of the node set by `before`: it may have a thousand operands, which are walked once for all its tensors."""
+        if self._trained is None:
+            self._trained = frozenset() if self._like is None else trained_dtypes(self._like, self.tensor)
+        return self._trained
 
     def packed(self, stem: str, tensor: torch.Tensor, packed: Packed) -> fx.Node:
         """As `constant`, for a tensor that holds a table row by row, so that new rows of the table can be written into it later."""

@@ -14,6 +14,7 @@ import pytest
 from benchmarks.pair_models import PAIR_MODELS, pair_model
 from recfx.capture import capture
 from recfx.driver.lowering import lower
+from recfx.driver.table_history import TableHistory
 from recfx.ir.numeric import Exactness
 from recfx.ir.program import Program
 from recfx.passes import default_pipeline
@@ -43,12 +44,12 @@ def _work(run: Callable[[], Any]) -> tuple[int, Any]:
 
 
 def _stages(name: str, fields: int) -> tuple[int, int, int]:
-    """Operators of a model, and the work of the passes and of the lowering."""
+    """Operators of a model, and the work of the passes, with what is recorded of its tables, and of the lowering."""
     model, values = pair_model(name, fields)
     program = capture(model, (values,), max_batch=64)
     (native,) = resolve("native")
     pipeline = Pipeline(default_pipeline(requests=False, kernels=native.kernels()))
-    passes, result = _work(lambda: pipeline.run(program))
+    passes, result = _work(lambda: pipeline.run(program, instruments=[TableHistory(program, model)]))
     after: Program = result.program
     lowering, _ = _work(lambda: lower(after, [native], [], Exactness.REASSOC))
     return program.operator_count(), passes, lowering

@@ -8,7 +8,7 @@ import pytest
 import torch
 from torch import nn
 
-from recfx.ir.trained_state import takes_over
+from recfx.ir.trained_state import takes_over, trained_dtypes
 from recfx.pipeline.context import PassContext
 from recfx.pipeline.spec import PassSpec
 from recfx.testing.builder import GraphBuilder
@@ -51,7 +51,7 @@ def test_a_new_tensor_is_a_parameter_if_it_stands_for_one(case: str, view: bool)
 def test_a_value_of_the_inputs_stands_for_no_parameter() -> None:
     ctx, node = context(nn.Parameter(torch.randn(3, 3)))
     relu = ctx.graph.call_function(aten.relu.default, (node,))
-    assert not takes_over(relu, torch.randn(3), ctx.tensor)
+    assert not takes_over(torch.randn(3), trained_dtypes(relu, ctx.tensor))
 
 
 def test_a_stored_tensor_keeps_its_name_and_kind() -> None:
