@@ -18,6 +18,7 @@ from recfx.driver.options import Options, PipelineLike, as_listed, choose_pipeli
 from recfx.driver.parts import Parts
 from recfx.driver.weight_watch import copied
 from recfx.errors import InputError
+from recfx.fewer_collections import fewer_collections
 from recfx.passes import Passes
 
 if TYPE_CHECKING:  # `recfx.budget` imports the data sets and metrics, which most calls do not need
@@ -25,6 +26,7 @@ if TYPE_CHECKING:  # `recfx.budget` imports the data sets and metrics, which mos
     from recfx.budget.settings import Budget
 
 
+@fewer_collections()
 def optimize(
     model: torch.nn.Module,
     target: str | Sequence[str] = "cpu",
@@ -113,7 +115,7 @@ def optimize(
         MeasureError: The measurement failed.
     """
     if tables is not None:
-        warnings.warn("optimize(tables=) is now called catalogue=", DeprecationWarning, stacklevel=2)
+        warnings.warn("optimize(tables=) is now called catalogue=", DeprecationWarning, stacklevel=3)
         catalogue = tables
     requests = (request_inputs,) if isinstance(request_inputs, str) else tuple(request_inputs)
     extra = as_listed(() if extra_passes is None else extra_passes)

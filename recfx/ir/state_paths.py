@@ -11,7 +11,7 @@ def get_state(module: torch.nn.Module, name: str) -> Any:
     """The attribute at a dotted path of a module.
 
     Raises:
-        AttributeError: There is none.
+        AttributeError: The module has no attribute there.
     """
     value: Any = module
     for part in name.split("."):
