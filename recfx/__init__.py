@@ -111,7 +111,7 @@ def __getattr__(name: str) -> Any:
         return importlib.import_module("recfx.testing")
     if name not in _PUBLIC:
         raise AttributeError(f"module 'recfx' has no attribute {name!r}")
-    with fewer_collections():
+    with fewer_collections(imports=True):
         if name == "Pipeline":
             importlib.import_module("recfx.passes")  # so that text pipelines know the built-in passes
         value = getattr(importlib.import_module(_PUBLIC[name]), name)

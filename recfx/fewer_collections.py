@@ -11,8 +11,8 @@ import threading
 from collections.abc import Iterator
 from contextlib import contextmanager
 
-#: New objects between two runs over the youngest ones; Python's default is 700.
-_NEW_OBJECTS = 50_000
+#: New objects between two runs over the youngest ones; Python's default is 700. A model of thousands of operators takes a million.
+_NEW_OBJECTS = 500_000
 
 _lock = threading.Lock()
 _depth = 0
@@ -20,8 +20,12 @@ _before = gc.get_threshold()
 
 
 @contextmanager
-def fewer_collections() -> Iterator[None]:
-    """Within it, the collector runs less often. One that the user turned off stays off."""
+def fewer_collections(*, imports: bool = False) -> Iterator[None]:
+    """Within it, the collector runs less often. One that the user turned off stays off.
+
+    Args:
+        imports: Whether only modules are imported. They leave nothing to collect, so the new objects count as old ones at the end.
+    """
     global _depth, _before
     with _lock:
         _depth += 1
@@ -34,5 +38,8 @@ def fewer_collections() -> Iterator[None]:
     finally:
         with _lock:
             _depth -= 1
+            if imports and not gc.get_freeze_count():  # objects that the user froze stay frozen
+                gc.freeze()
+                gc.unfreeze()
             if not _depth:
                 gc.set_threshold(*_before)

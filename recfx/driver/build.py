@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import importlib
+import sys
 import weakref
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import ExitStack, contextmanager
@@ -24,6 +26,8 @@ from recfx.fewer_collections import fewer_collections
 from recfx.ir.graph_checks import quick_argument_checks
 from recfx.ir.program import Program
 from recfx.progress import stage_line
+
+_TRACER = "torch.export._trace"
 
 
 def build(
@@ -80,12 +84,20 @@ def open_road(
 ) -> Road:
     """Captures a model. For the arguments see `build`; `stages` is from `stages_of`."""
     with stages.run("capture", CaptureError):
+        _import_tracer()
         held = hold_constants(model, options.constant_inputs, options.catalogue, args, kwargs)
         captured, one_row = _capture(held, options)
         for program in (captured, one_row):
             if program is not None:
                 program.signature = held.mark(program.signature)
     return Road(model, held, options, stages, user_model, captured, one_row)
+
+
+def _import_tracer() -> None:
+    """Imports the modules that torch imports at the first export, which are thousands, in a context for imports."""
+    if _TRACER not in sys.modules:
+        with fewer_collections(imports=True):
+            importlib.import_module(_TRACER)
 
 
 def _capture(held: Held, options: Options) -> tuple[Program, Program | None]:
