@@ -118,6 +118,8 @@ def _linear(ctx: PassContext, node: fx.Node, found: _Found) -> Range | None:
     if weight is None or weight.ndim != 2 or (bias is None and bias_read is not None):
         return None
     weight = weight.detach()
+    if source not in found and not bool((weight[:, :_LOOKED_AT_FIRST] == 0).all(1).any()):
+        return None  # of an unknown operand, only products with zero are bounded
     before = found.get(source) or _unbounded(weight.shape[1])
     ends = _unbounded(len(weight))
     rows = _bounded_rows(weight, before)
@@ -182,6 +184,8 @@ def _operands(node: fx.Node, found: _Found) -> tuple[Range, Range] | None:
     held = value(node)
     channels = 0 if held is None else int(held.shape[-1])
     ranges = []
+    if all(isinstance(operand, fx.Node) and operand not in found for operand in node.args[:2]):
+        return None
     for operand in node.args[:2]:
         if isinstance(operand, int | float):
             number = torch.full((channels,), float(operand), dtype=torch.float64)

@@ -71,3 +71,24 @@ def test_zero_slices(axis: int) -> None:
     tensor[tuple(where)] = 0
     tensor.movedim(axis, 0)[7, :16, :16] = 0  # zeros in all numbers that are read first
     assert zero_slices(tensor, axis).nonzero().flatten().tolist() == [5]
+
+
+def test_an_unknown_operand_bounds_only_products_with_zero() -> None:
+    g = Graph()
+    x = g.layer(20)
+    weight = torch.randn(3, 20)
+    weight[0] = 0.0
+    weight[1, :19] = 0.0
+    parts = {
+        "rows of zeros": g.call(aten.linear.default, x, g.constant(weight)),
+        "no rows of zeros": g.call(aten.linear.default, x, g.constant(torch.randn(3, 20))),
+        "times zero": g.call(aten.mul.Tensor, x, 0),
+        "times two": g.call(aten.mul.Tensor, x, 2),
+        "times itself": g.call(aten.mul.Tensor, x, x),
+        "plus itself": g.call(aten.add.Tensor, x, x),
+    }
+    found = ranges_of(g.builder.build(g.call(aten.cat.default, list(parts.values()), 1)))
+    known = {name: found[part.name] for name, part in parts.items() if part.name in found}
+    assert known.keys() == {"rows of zeros", "times zero"}
+    assert known["rows of zeros"].constant.tolist() == [True, False, False]
+    assert known["times zero"].constant.all()
