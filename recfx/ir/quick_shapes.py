@@ -5,6 +5,8 @@ are numbers, so that the sizes of the result are known:
 
     reshape(x [B, ...], [-1 or B, ...])   a view of a tensor with contiguous rows
     x * y, x + y, x - y                   of tensors of one shape and dtype with contiguous rows
+    linear(x, weight, bias)               of a tensor with contiguous rows
+    slice(x, 1, start, end)               of a tensor with contiguous rows, a view
 """
 
 from __future__ import annotations
@@ -30,13 +32,17 @@ def quick_value(target: Any, args: Sequence[Any], kwargs: Mapping[str, Any]) -> 
         args: Its positional arguments, with fake tensors.
         kwargs: Its keyword arguments.
     """
-    if kwargs or len(args) != 2 or type(args[0]) is not FakeTensor:
+    if kwargs or len(args) < 2 or type(args[0]) is not FakeTensor:
         return None
     if target is _aten.reshape.default:
         return _reshaped(args[0], args[1])
-    if target in _ARITHMETIC and type(args[1]) is FakeTensor:
-        return _combined(args[0], args[1])
-    return None
+    if target is _aten.slice.Tensor:
+        return _sliced(args[0], args[1:])
+    if not all(type(arg) is FakeTensor for arg in args):
+        return None
+    if target is _aten.linear.default:
+        return _linear(args[0], args[1], args[2:])
+    return _combined(args[0], args[1]) if target in _ARITHMETIC else None
 
 
 def _reshaped(source: FakeTensor, given: Any) -> FakeTensor | None:
@@ -47,6 +53,31 @@ def _reshaped(source: FakeTensor, given: Any) -> FakeTensor | None:
     if math.prod(sizes) != math.prod(row) or not _is_rows(given[0], source.shape[0]):
         return None
     return _tensor(source, sizes, source.stride()[0])
+
+
+def _sliced(source: FakeTensor, given: Sequence[Any]) -> FakeTensor | None:
+    row = _row_of(source)
+    if not row or len(given) != 3 or not all(type(place) is int for place in given):
+        return None
+    dim, start, end = given
+    if dim != 1 or not 0 <= start < end <= row[0]:
+        return None
+    offset = source.storage_offset() + start * source.stride()[1]
+    return _tensor(source, [end - start, *row[1:]], source.stride()[0], offset)
+
+
+def _linear(source: FakeTensor, weight: FakeTensor, bias: Sequence[FakeTensor]) -> FakeTensor | None:
+    row, others = _row_of(source), (weight, *bias)
+    alike = all(t.dtype is source.dtype and t.fake_device == source.fake_device for t in others)
+    alike = alike and source.is_floating_point() and all(t.fake_mode is source.fake_mode for t in others)
+    if not row or not alike or weight.ndim != 2 or len(others) > 2:
+        return None
+    outputs, inputs = weight.shape
+    if not (type(outputs) is int and outputs > 0 and type(inputs) is int and inputs == row[-1]):
+        return None
+    if any(list(t.shape) != [outputs] for t in bias):
+        return None
+    return _tensor(source, [*row[:-1], outputs], None)
 
 
 def _combined(left: FakeTensor, right: FakeTensor) -> FakeTensor | None:
@@ -94,20 +125,23 @@ def _same(a: Any, b: Any) -> bool:
     return type(a) is int and type(b) is int and a == b
 
 
-def _tensor(source: FakeTensor, row: Sequence[int], distance: int | None) -> FakeTensor:
+def _tensor(source: FakeTensor, row: Sequence[int], distance: int | None, offset: Any = None) -> FakeTensor:
     """A tensor with as many rows as another one.
 
     Args:
         source: The other tensor.
         row: The sizes of a row.
         distance: The distance of the rows of a view of the other tensor; None for a new tensor.
+        offset: The first element of the view in memory; by default that of the other tensor.
     """
     mode = source.fake_mode
     sizes, strides = [source.shape[0], *row], _strides(row)
     assert mode.shape_env is not None
     with torch.no_grad(), in_kernel_invocation_manager(mode), mode.shape_env.suppress_guards():
         if distance is not None:
-            plain = source.as_strided(sizes, [distance, *strides[1:]], source.storage_offset())
+            plain = source.as_strided(
+                sizes, [distance, *strides[1:]], source.storage_offset() if offset is None else offset
+            )
         else:  # as in `recfx.capture.trace_forms`: nothing reads its bytes
             plain = torch.empty(0, dtype=source.dtype, device="meta").as_strided(sizes, strides, 0)
     return FakeTensor(mode, plain, source.fake_device)

@@ -85,6 +85,42 @@ def test_products_of_rows_are_those_of_the_kernel(
     assert facts(quick) == facts(by_kernel(target, args))
 
 
+@given(
+    row=st.lists(st.integers(1, 4), min_size=1, max_size=3),
+    outputs=st.integers(1, 5),
+    bias=st.booleans(),
+    cut=st.booleans(),
+    batch=st.sampled_from(["batch", 1, 3]),
+)
+def test_linears_of_rows_are_those_of_the_kernel(
+    row: list[int], outputs: int, bias: bool, cut: bool, batch: int | str
+) -> None:
+    x, weight, shift = _given((batch, row[0] + 2 * cut, *row[1:]), (outputs, row[-1]), (outputs,))
+    if cut:
+        x = by_kernel(_aten.slice.Tensor, (x, 1, 1, row[0] + 1))
+    args = (x, weight, shift)[: 2 + bias]
+    quick = quick_value(_aten.linear.default, args, {})
+    assert quick is not None
+    assert facts(quick) == facts(by_kernel(_aten.linear.default, args))
+
+
+@given(st.data())
+def test_slices_of_rows_are_those_of_the_kernel(data: st.DataObject) -> None:
+    row = data.draw(st.lists(st.integers(1, 4), min_size=1, max_size=3), label="row")
+    start = data.draw(st.integers(-5, 5), label="start")
+    end = data.draw(st.integers(-5, 6), label="end")
+    (x,) = _given((data.draw(st.sampled_from(["batch", 3]), label="batch"), *row))
+    args = (x, data.draw(st.integers(0, len(row)), label="dim"), start, end)
+    quick = quick_value(_aten.slice.Tensor, args, {})
+    if quick is None:
+        assert not (args[1] == 1 and 0 <= start < end <= row[0])
+        return
+    want = by_kernel(_aten.slice.Tensor, args)
+    assert facts(quick) == facts(want)
+    assert quick.storage_offset() == want.storage_offset()
+    assert quick.untyped_storage()._cdata == x.untyped_storage()._cdata
+
+
 def _given(*shapes: tuple[int | str, ...], dtypes: tuple[torch.dtype, ...] = ()) -> list[torch.Tensor]:
     kinds = dtypes or (torch.float32,) * len(shapes)
     return fakes(*zip(shapes, kinds, strict=True))
@@ -102,6 +138,18 @@ REFUSED: dict[str, tuple[Any, tuple[Any, ...]]] = {
     "types are promoted": (
         _aten.mul.Tensor, tuple(_given(("batch", 4), ("batch", 4), dtypes=(torch.float32, torch.int64)))
     ),
+    "a linear of other sizes": (_aten.linear.default, tuple(_given(("batch", 4), (3, 5)))),
+    "a linear with a bias of another size": (_aten.linear.default, tuple(_given(("batch", 4), (3, 4), (1,)))),
+    "a linear with a weight that varies": (_aten.linear.default, tuple(_given(("batch", 4), ("n", 4)))),
+    "a linear of another dtype": (
+        _aten.linear.default, tuple(_given(("batch", 4), (3, 4), dtypes=(torch.float32, torch.float64)))
+    ),
+    "a linear of integers": (
+        _aten.linear.default, tuple(_given(("batch", 4), (3, 4), dtypes=(torch.int64, torch.int64)))
+    ),
+    "a linear of one row": (_aten.linear.default, tuple(_given(("batch",), (3, 4)))),
+    "a slice with steps": (_aten.slice.Tensor, (_given(("batch", 4))[0], 1, 0, 4, 2)),
+    "a slice of the batch": (_aten.slice.Tensor, (_given(("batch", 4))[0], 0, 0, 2)),
     "a number": (_aten.mul.Tensor, (_given(("batch", 4))[0], 2.0)),
     "a division": (_aten.div.Tensor, tuple(_given(("batch", 4), ("batch", 4)))),
 }  # fmt: skip
