@@ -71,7 +71,7 @@ ALLOWED: dict[str, set[str]] = {
         ),
         *("progress", "targets"),
     },
-    "optimizer": {"budget", "capture", "compiled", "driver", "errors", "passes"},
+    "optimizer": {"budget", "capture", "compiled", "driver", "errors", "fewer_collections", "passes"},
     "pareto_front": {"budget", "capture", "compiled", "driver", "errors", "passes"},
     "compress": {"budget", "data", "errors", "model_files", "optimizer", "pareto_front", "preconditions"},
     "compress_command": {"command_line"},
