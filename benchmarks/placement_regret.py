@@ -155,9 +155,11 @@ class _Field:
             single = next(labels for labels in fastest if labels in singles)
             finalists = {labels: self._placed(table, labels) for labels in {*fastest[:_FINALISTS], single}}
             held = {"chosen": chosen} | {str(k): placed for k, placed in finalists.items() if placed is not None}
-            calls = {name: partial(placed.run, *leaves) for name, placed in held.items()}
+            # Two measurements of one plan would differ by noise alone.
+            same = {name for name, placed in held.items() if placed.assignment() == chosen.assignment()}
+            calls = {name: partial(p.run, *leaves) for name, p in held.items() if name == "chosen" or name not in same}
             timings = compare(calls, seconds=self.sample.seconds).timings
-        times = {name: timing.median for name, timing in timings.items()}
+        times = {name: timings["chosen" if name in same else name].median for name in held}
         best = min(times, key=times.__getitem__)
         names = {name: described(placed) for name, placed in held.items()}
         return Regret(

@@ -63,6 +63,14 @@ def test_a_plan_that_is_not_the_fastest_has_a_regret() -> None:
     assert found.over_single == pytest.approx(1 + found.regret, rel=0.2)
 
 
+def test_a_plan_that_equals_the_chosen_one_is_not_measured_beside_it() -> None:
+    parts = recfx.optimize(_Layers(1).eval(), target="native", example_inputs=_inputs(_Layers(1), 16, None, 0)).parts
+    found = _Field("layers", parts, _FEW).regret(16)
+    assert found.chosen == found.single == "native"
+    assert found.over_single == 1
+    assert found.regret >= 0
+
+
 def test_the_report_ends_with_the_median_and_the_largest_regret() -> None:
     found = [
         Regret("a", rows, 3, 8, True, "native", "native", regret, "native", 1.0)
