@@ -151,6 +151,19 @@ def _parser() -> argparse.ArgumentParser:
     add_option(served, "seconds", 5.0, "length of each trial (default: %(default)s)")
     served.set_defaults(run=_serving)
 
+    crowd = commands.add_parser("crowd", help="several times as many requests as recfx serve can answer, for a while")
+    crowd.add_argument("model", nargs="?", default="deepfm", help="dlrm, deepfm, din (default: %(default)s)")
+    crowd.add_argument("--sizes", default="mlperf", help="rows of a request (default: %(default)s)")
+    crowd.add_argument("--factor", type=seconds, default=3.0, help="load / capacity (default: %(default)s)")
+    add_option(crowd, "seconds", 30.0, "length of the crowd (default: %(default)s)")
+    crowd.set_defaults(run=_crowd)
+
+    again = commands.add_parser("reloads", help="requests while recfx serve loads its model again, and when it ends")
+    again.add_argument("model", nargs="?", default="deepfm", help="dlrm, deepfm, din (default: %(default)s)")
+    again.add_argument("--requests", type=positive, default=20_000, help="default: %(default)s")
+    again.add_argument("--rate", type=seconds, default=400.0, help="requests per second (default: %(default)s)")
+    again.set_defaults(run=_reloads)
+
     rows = commands.add_parser("live-rows", help="write new rows of tables while a model is called")
     rows.add_argument("formats", nargs="*", help=f"default: {' '.join(live_rows.FORMATS)}")
     rows.add_argument(
@@ -305,6 +318,18 @@ def _serving(options: argparse.Namespace) -> int:
     from benchmarks.serving.run import main as run_serving
 
     return run_serving(options.models, options.sizes, options.seconds)
+
+
+def _crowd(options: argparse.Namespace) -> int:
+    from benchmarks.serving.crowd import main as run_crowd
+
+    return run_crowd(options.model, options.sizes, options.seconds, options.factor)
+
+
+def _reloads(options: argparse.Namespace) -> int:
+    from benchmarks.serving.reloads import main as run_reloads
+
+    return run_reloads(options.model, options.requests, options.rate)
 
 
 def _retrieval(options: argparse.Namespace) -> int:

@@ -22,7 +22,8 @@ def make(name: str) -> ZooModel:
     return build(name, **MODELS[name]).eval()
 
 
-def compiled(name: str) -> CompiledModel:
+def compiled(name: str, precision: str = "fp32") -> CompiledModel:
     """The model, compiled for the CPU with default options."""
     model = make(name)
-    return optimize(model, target="native", example_inputs=model.example_inputs(16), max_batch=4096)
+    example = model.example_inputs(16)
+    return optimize(model, target="native", example_inputs=example, max_batch=4096, precision=precision)

@@ -9,7 +9,7 @@ import socket
 import subprocess
 import sys
 import time
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 
 from recfx.errors import MeasureError
@@ -35,15 +35,34 @@ def server(name: str, model: str, folder: Path) -> Iterator[int]:
     Raises:
         MeasureError: It does not listen within two minutes.
     """
+    environment = {"RECFX_BENCH_MODEL": model, "RECFX_BENCH_FOLDER": str(folder)}
+    command = COMMANDS[name].replace("{folder}", str(folder)).split()
+    with started(name, command, environment) as (port, _):
+        yield port
+
+
+@contextlib.contextmanager
+def started(
+    name: str, command: Sequence[str], environment: Mapping[str, str] | None = None
+) -> Iterator[tuple[int, subprocess.Popen[bytes]]]:
+    """Starts a server, waits until it listens, and ends it; gives its port and its process.
+
+    Args:
+        name: What it is called in errors.
+        command: The arguments of Python, in which {port} is filled in.
+        environment: Variables beside those of this process.
+
+    Raises:
+        MeasureError: It does not listen within two minutes.
+    """
     with socket.socket() as free:
         free.bind(("127.0.0.1", 0))
         port = int(free.getsockname()[1])
-    command = [part.format(folder=folder, port=port) for part in COMMANDS[name].split()]
-    environment = {**os.environ, "RECFX_BENCH_MODEL": model, "RECFX_BENCH_FOLDER": str(folder)}
-    process = subprocess.Popen([sys.executable, *command], env=environment, stdout=subprocess.DEVNULL)
+    arguments = [sys.executable, *(part.replace("{port}", str(port)) for part in command)]
+    process = subprocess.Popen(arguments, env={**os.environ, **(environment or {})}, stdout=subprocess.DEVNULL)
     try:
         _wait(name, port, process)
-        yield port
+        yield port, process
     finally:
         process.terminate()
         process.wait(30)

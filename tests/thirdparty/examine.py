@@ -63,7 +63,7 @@ class Outcome:
         return max(self.differences.values())
 
 
-def examine(case: ModelCase, *, measure: bool = False) -> Outcome:
+def examine(case: ModelCase, *, target: str = "cpu", measure: bool = False) -> Outcome:
     """Captures and optimises one model and compares both with eager at batches 1, 2, 7 and 64, on fresh inputs.
 
     The captured program is the one that was optimized. The model is built again for the comparison, because some models
@@ -72,6 +72,7 @@ def examine(case: ModelCase, *, measure: bool = False) -> Outcome:
 
     Args:
         case: The model.
+        target: The target of the compiled model.
         measure: Compare times with eager as well.
     """
     outcome = Outcome(case.label)
@@ -86,7 +87,7 @@ def examine(case: ModelCase, *, measure: bool = False) -> Outcome:
         with mock.patch.object(build, "capture", recorded):
             fast = recfx.optimize(
                 case.build().model,
-                target="cpu",
+                target=target,
                 example_inputs=args,
                 example_kwargs=kwargs,
                 max_batch=MAX_BATCH,
