@@ -25,14 +25,15 @@ class InputSizes:
         for index, node in enumerate(region.placeholders()):
             held = node.meta.get("val")
             if isinstance(held, torch.SymInt):
-                self._learn(held, f"x{index}")
+                self.learn(held, f"x{index}")
             for axis, size in enumerate(getattr(held, "shape", ())):
-                self._learn(size, f"x{index}.shape[{axis}]")
+                self.learn(size, f"x{index}.shape[{axis}]")
         for index, node in enumerate(region.placeholders()):
             for axis, size in enumerate(getattr(node.meta.get("val"), "shape", ())):
                 self._derive(size, f"x{index}.shape[{axis}]")
 
-    def _learn(self, size: Any, code: str) -> None:
+    def learn(self, size: Any, code: str) -> None:
+        """Takes the code of a size that does not follow from those of the inputs."""
         expression = expression_of(size)
         if isinstance(expression, str) and expression.isidentifier():
             self.sources.setdefault(expression, code)
@@ -67,6 +68,11 @@ def expression_of(size: Any) -> int | str:
         return size
     expression = size.node.expr if hasattr(size, "node") else size
     return int(expression) if getattr(expression, "is_Integer", False) else str(expression)
+
+
+def reads_number(node: fx.Node) -> bool:
+    """Whether a node reads a number from a tensor, such as the number of ids."""
+    return node.target in (torch.ops.aten.item.default, torch.ops.aten._local_scalar_dense.default)
 
 
 def is_size(node: fx.Node) -> bool:

@@ -17,7 +17,7 @@ from recfx.runtime.flat import flat_function
 from recfx.targets.id_checks import checked, fits_32_bits, ids_function
 from recfx.targets.openvino.converter import Converted
 from recfx.targets.openvino.requests import Requests
-from recfx.targets.region_sizes import InputSizes, is_size
+from recfx.targets.region_sizes import InputSizes, is_size, reads_number
 
 
 def region_function(region: Region, converted: Converted, requests: Requests | None) -> Callable[..., tuple[Any, ...]]:
@@ -36,6 +36,7 @@ class _Writer:
         self.region, self.converted, self.requests = region, converted, requests
         self.sizes = InputSizes(region)
         self.inputs = region.placeholders()
+        self.numbers: dict[fx.Node, str] = {}
         self.namespace: dict[str, Any] = {}
         self.lines: list[str] = []
 
@@ -44,6 +45,7 @@ class _Writer:
         if self.requests is not None:
             self._checks()
             self._infer(self.requests)
+        self._numbers()
         self.lines.append(f"return ({''.join(f'{text}, ' for text in self._outputs())})")
         names = ", ".join(f"x{i}" for i in range(len(self.inputs)))
         source = f"def openvino_region({names}):\n" + "".join(f"    {line}\n" for line in self.lines)
@@ -112,6 +114,14 @@ class _Writer:
             f"    if r{at} is None or r{at}.shape != {size}: r{at} = slot.receive({place}, {at}, {size}, _dtype{at})",
         ]
 
+    def _numbers(self) -> None:
+        """Emits the numbers that the region reads from tensors. They are sizes of later regions."""
+        for node in self.region.graph.nodes:
+            if reads_number(node):
+                code = self.numbers[node] = f"n{len(self.numbers)}"
+                self.lines.append(f"{code} = {self._output(node.args[0])}.item()")
+                self.sizes.learn(node.meta["val"], code)
+
     def _outputs(self) -> list[str]:
         """Python code of each output."""
         returned = next(iter(reversed(self.region.graph.nodes))).args[0]
@@ -126,15 +136,26 @@ class _Writer:
             return f"x{self.converted.copies[value]}.clone()"
         if value in self.inputs:
             return f"x{self.inputs.index(value)}"
+        if value in self.numbers:
+            return self.numbers[value]
         if is_size(value):
             code = self.sizes.code(value.meta["val"])
             if code is not None:
                 return code
+            if value.op == "call_function":
+                return self._call(value)
         if value.op == "get_attr":
             name = f"_state_{value.name}"
             self.namespace[name] = get_state(self.region.module, str(value.target)).detach()
             return name
         raise ValueError(f"{value.name} does not follow from the region's inputs")
+
+    def _call(self, node: fx.Node) -> str:
+        """Python code of a number by its own operator, such as whether a number that was read from a tensor is within a limit."""
+        name = f"_call_{node.name}"
+        self.namespace[name] = node.target
+        given = [self._output(argument) for argument in node.args]
+        return f"{name}({', '.join(given)})"
 
 
 class _Lazy:

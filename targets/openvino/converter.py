@@ -22,7 +22,7 @@ from recfx.targets.openvino.number_types import FORMATS, INTEGERS, NUMPY_TYPES, 
 from recfx.targets.openvino.package import openvino, opset
 from recfx.targets.openvino.rules import arithmetic, dialect, elementwise, lookups, products, reductions, shapes  # noqa: F401 - register
 from recfx.targets.openvino.rules.registry import RULES, Unsupported
-from recfx.targets.region_sizes import InputSizes, expression_of, is_size
+from recfx.targets.region_sizes import InputSizes, expression_of, is_size, reads_number
 
 
 @dataclasses.dataclass(frozen=True)
@@ -92,7 +92,10 @@ class Converter:
     def finish(self) -> Converted:
         """The model of all converted operators that the region returns."""
         returned = next(iter(reversed(self.region.graph.nodes))).args[0]
-        wanted = {v: None for v in returned if isinstance(v, fx.Node) and v.op == "call_function" and not is_size(v)}
+        read = [node.args[0] for node in self.region.graph.nodes if reads_number(node)]
+        wanted = {
+            v: None for v in (*returned, *read) if isinstance(v, fx.Node) and v.op == "call_function" and not is_size(v)
+        }
         # A model that returns a parameter itself would write to the memory of the input.
         given = {id(self.values[node]): index for node, index in self.inputs.items() if node in self.values}
         copies = {node: given[id(self.values[node])] for node in wanted if id(self.values[node]) in given}
@@ -127,7 +130,27 @@ class Converter:
         if problem:
             raise Unsupported(problem)
         args, keywords = fx.map_arg((node.args, node.kwargs), self.value)
-        return _outputs(rule.build(self, *args, **keywords))
+        made = _outputs(rule.build(self, *args, **keywords))
+        self._require_types(made, node.meta["val"])
+        return made
+
+    def _require_types(self, made: Any, held: Any) -> None:
+        """Checks that results have the types of the operator's, since a call gives OpenVINO memory of these types.
+
+        Unused results may be missing.
+
+        Raises:
+            Unsupported: One has another type.
+        """
+        if isinstance(made, list):
+            for part, of in zip(made, held, strict=False):
+                self._require_types(part, of)
+        elif (
+            made is not None
+            and isinstance(held, torch.Tensor)
+            and made.get_element_type() != openvino_types()[held.dtype]
+        ):
+            raise Unsupported(f"OpenVINO gives {made.get_element_type().to_string()} in place of {held.dtype}")
 
     def value(self, node: Any) -> Any:
         """The value of an argument: an output of an OpenVINO operator, a size, or a list of such."""

@@ -248,3 +248,33 @@ def test_the_bags_of_a_model_are_part_of_the_region() -> None:
         ids = torch.randint(0, 30, (batch, 5))
         with torch.no_grad():
             torch.testing.assert_close(fast(ids), model(ids), rtol=1e-5, atol=1e-6)
+
+
+class Cut(nn.Module):
+    """A layer, and zeros of a size that the inputs hold."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.layer = nn.Linear(3, 4)
+
+    def forward(self, x: torch.Tensor, counts: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
+        count = counts.unbind()[1].item()
+        torch._check(count >= 0)
+        torch._check(count <= 100)
+        return self.layer(x), torch.zeros(count)
+
+
+@needs_openvino
+def test_a_number_that_a_region_reads_from_a_tensor_reaches_other_regions() -> None:
+    model = Cut().eval()
+    fast = recfx.optimize(
+        model, example_inputs=(torch.randn(5, 3), torch.tensor([1, 2, 0])), target="openvino", measure=False
+    )
+    first = fast.parts.placed.split
+    assert "openvino" in first.backends[0]
+    assert any(str(node.target) == "aten.item.default" for node in first.regions[0].graph.nodes)
+    for batch, counts in ((3, [1, 7, 2]), (1, [0, 0, 0])):
+        given = torch.randn(batch, 3), torch.tensor(counts)
+        scores, zeros = fast(*given)
+        torch.testing.assert_close(scores, model(*given)[0])
+        assert zeros.shape == (counts[1],)

@@ -10,12 +10,22 @@ from corpus import all_cases
 from examine import examine
 from expected import EXPECTED_FAILURES
 
+from recfx.errors import VerificationError
 from recfx.targets import missing
 
 CASES = {case.label: case for case in all_cases()}
 #: Backends that compile for seconds are tried on the short list alone.
 TARGETS = ("native", "onnxruntime", "openvino")
 TOLERANCE = 2e-5  # of sums in other orders, relative to the largest output
+
+#: Models that a backend does not run, with a part of the error.
+REFUSED = {
+    (
+        "own/ComiRec-nearest",
+        "onnxruntime",
+    ): "differs by",  # two interests are nearly as near, and sums in another order choose the other one
+    ("recbole/EulerNet", "onnxruntime"): "a reordering of sums explains",  # its sines and exponentials
+}
 
 #: Models with bags, products of pairs, sequences, gates, attention, convolutions, recurrent layers, and several outputs.
 SHORT = (
@@ -31,6 +41,10 @@ def require_right(label: str, target: str) -> None:
         pytest.skip(f"{case.requires} is not installed: make thirdparty")
     if (why := missing(target)) is not None:
         pytest.skip(why)
+    if (label, target) in REFUSED:
+        with pytest.raises(VerificationError, match=REFUSED[label, target]):
+            examine(case, target=target)
+        return
     outcome = examine(case, target=target)
     assert outcome.captured, outcome.error
     assert {2, 7, 64} <= outcome.differences.keys(), outcome.refused

@@ -26,8 +26,15 @@ def _scaled(b: Any, value: Any, alpha: Any) -> Any:
     return value if alpha == 1 else _combined(b, value, float(alpha), "multiply")
 
 
+def _of_flags(b: Any, self: Any, other: Any, name: str) -> Any:
+    """A function of two tensors of flags, for which torch has an arithmetic operator."""
+    return getattr(b.op, name)(b.cast(self, _BOOL), b.cast(other, _BOOL))
+
+
 @rule(_aten.add.Tensor)
 def _add(b: Any, self: Any, other: Any, *, alpha: Any = 1) -> Any:
+    if b.result_dtype() is _BOOL and alpha == 1:
+        return _of_flags(b, self, other, "logical_or")
     return _combined(b, self, _scaled(b, other, alpha), "add")
 
 
@@ -43,6 +50,8 @@ def _rsub(b: Any, self: Any, other: Any, alpha: Any = 1) -> Any:
 
 @rule(_aten.mul.Tensor)
 def _mul(b: Any, self: Any, other: Any) -> Any:
+    if b.result_dtype() is _BOOL:
+        return _of_flags(b, self, other, "logical_and")
     return _combined(b, self, other, "multiply")
 
 
@@ -58,12 +67,16 @@ def _div(b: Any, self: Any, other: Any) -> Any:
 
 @rule(_aten.maximum.default, _aten.max.other)
 def _maximum(b: Any, self: Any, other: Any) -> Any:
+    if b.result_dtype() is _BOOL:
+        return _of_flags(b, self, other, "logical_or")
     x = b.cast(self, _FLOAT)
     return keep_nan(b, x, b.op.maximum(x, b.cast(other, _FLOAT)))
 
 
 @rule(_aten.minimum.default, _aten.min.other)
 def _minimum(b: Any, self: Any, other: Any) -> Any:
+    if b.result_dtype() is _BOOL:
+        return _of_flags(b, self, other, "logical_and")
     x = b.cast(self, _FLOAT)
     return keep_nan(b, x, b.op.minimum(x, b.cast(other, _FLOAT)))
 

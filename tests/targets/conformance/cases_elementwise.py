@@ -163,5 +163,8 @@ case(_aten.masked_fill.Scalar, X, FLAG, -1e9)
 case(_aten.masked_fill.Scalar, X, FLAG, -math.inf)
 case(_aten.masked_fill.Scalar, CUBE, Input("rows", ("batch", 4, 1), torch.bool), 0)
 case(_aten.masked_fill.Tensor, X, FLAG, numbers(2.0, torch.float32))
+for _name in ["mul.Tensor", "add.Tensor", "maximum.default", "minimum.default"]:
+    _base, _overload = _name.split(".")
+    case(getattr(getattr(_aten, _base), _overload), FLAG, Input("flag2", ("batch", 6), torch.bool))
 case(_aten.addcmul.default, X, X, Y, value=0.5, sums=True)
 case(_aten.lerp.Scalar, X, Y, 0.25, sums=True)
