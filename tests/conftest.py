@@ -34,7 +34,7 @@ settings.load_profile(os.environ.get("HYPOTHESIS_PROFILE", "ci" if os.environ.ge
 
 torch.set_num_threads(1)
 
-# Captures make so many objects that with the default threshold of 700 the collector of reference cycles took 8 % of the processor time.
+# Captures make many objects, and the collector of reference cycles need not look at the young ones after every 700.
 gc.set_threshold(50_000, 10, 10)
 
 # Tests depend neither on the calibration of the machine that runs them, nor on the plans that earlier runs measured.

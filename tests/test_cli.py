@@ -206,6 +206,7 @@ def test_a_demo_that_cannot_end_well_does_not_begin(
         assert message in printed
 
 
+@pytest.mark.slow
 def test_a_demo_of_a_table(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     lines = [f"{i % 2},{i % 7},{i * 0.5},{'abc'[i % 3]}" for i in range(200)]
     (tmp_path / "clicks.csv").write_text("\n".join(["clicked,item,price,shop", *lines]))

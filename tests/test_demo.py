@@ -77,6 +77,7 @@ def test_a_budget_out_of_range_is_an_error_before_the_training() -> None:
         run_demo(budget=-1, progress=False)
 
 
+@pytest.mark.slow
 def test_on_real_criteo_exact_passes_leave_auc_as_it_is(data_dir: Path) -> None:
     result = run_demo(data=data_dir, seconds=5, timing_seconds=0.2, pipeline=EXACT_PIPELINE, progress=False)
     check(result)

@@ -153,7 +153,7 @@ PAGES = [
     if "```python" in (ROOT / page).read_text()
 ]
 #: Pages whose blocks train, draw many graphs or export for long, and what others need in addition to torch.
-SLOW_PAGES = {"docs/testing_passes.md"}
+SLOW_PAGES = {"docs/testing_passes.md", "docs/budget.md"}
 WITH_KERNELS = {"docs/budget.md", "docs/native.md", "docs/quantization.md", "docs/retrieval.md"}
 
 

@@ -120,7 +120,7 @@ def test_the_graph_computes_what_the_program_computes(name: str, batch: int) -> 
     assert "quantized_decomposed.dequantize_per_channel.default" in targets
 
 
-@pytest.mark.parametrize("name", MODELS)
+@pytest.mark.parametrize("name", [pytest.param(n, marks=pytest.mark.slow if i else ()) for i, n in enumerate(MODELS)])
 def test_openvino(name: str) -> None:
     fast, exported = made(name)
     answer, products = openvino_answer(exported, ROWS[:16])

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from typing import Any
 
 import torch
@@ -51,10 +52,23 @@ def _twin(pool: Pool, draw: Any) -> None:
             kwargs |= {place: draw(st.sampled_from(kept))} if draw(st.booleans()) else {}
         elif not (isinstance(args[place], list | tuple) and node.target in _SIZED):
             args[place] = _changed(pool, draw, args[place])
+    if drops_free_size(node.target, args):
+        return
     try:
         pool.keep(pool.builder.call(node.target, *args, **kwargs))
     except VerificationError:
         return  # the operator refuses the changed argument
+
+
+def drops_free_size(target: Any, args: Sequence[Any]) -> bool:
+    """Whether an operator drops a free dimension of size 1, so that its results have another number of dimensions for one row.
+
+    Capture makes a program of its own for one row of such a model, and no graph that is right for all sizes has this operator.
+    """
+    if target is not _aten.squeeze.dim or not isinstance(args[1], int):
+        return False
+    held = args[0].meta["val"].shape
+    return -len(held) <= args[1] < len(held) and not isinstance(held[args[1]], int)
 
 
 def _changed(pool: Pool, draw: Any, value: Any) -> Any:

@@ -35,7 +35,9 @@ print(json.dumps([before, memory("VmHWM") - before, fast.report.state_bytes[1]])
 @pytest.mark.skipif(
     not Path("/proc/self/clear_refs").exists(), reason="the system does not tell the peak of the memory"
 )
-@pytest.mark.parametrize("precision", ["fp32", pytest.param("bf16", marks=pytest.mark.slow), "int8"])
+@pytest.mark.parametrize(
+    "precision", [pytest.param("fp32", marks=pytest.mark.slow), pytest.param("bf16", marks=pytest.mark.slow), "int8"]
+)
 def test_the_peak_is_the_result_and_less_than_one_more_table(precision: str) -> None:
     command = [sys.executable, "-c", _SCRIPT, *map(str, (_TABLES, _ROWS, _DIM)), precision]
     done = subprocess.run(command, capture_output=True, text=True, check=True, cwd=Path(__file__).parents[2])

@@ -19,6 +19,7 @@ def _run(*arguments: str) -> str:
     return ended.stdout
 
 
+@pytest.mark.slow
 def test_the_command_starts_and_counts() -> None:
     assert "0 of 0 mutants noticed" in _run("recfx/ir/dead_code.py", "--sample", "1", "--seconds", "0")
 

@@ -10,6 +10,7 @@ from tests.mutants import mirror
 from tests.mutants.imports import ROOT, distances
 
 
+@pytest.mark.slow
 def test_every_mutated_file_has_tests() -> None:
     assert [file for file in mirror.mutated_files() if not mirror.tests_of(file)] == []
 

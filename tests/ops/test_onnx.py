@@ -172,27 +172,6 @@ def test_names_and_free_dimensions_stay() -> None:
     assert [dim.dim_param or dim.dim_value for dim in model.graph.input[0].type.tensor_type.shape.dim] == ["batch", 3]
 
 
-@pytest.mark.parametrize(
-    ("size", "at_five"),
-    [
-        ("batch", 5),
-        ("3*batch", 15),
-        ("batch + 1", 6),
-        ("2*batch + 3", 13),
-        ("batch - 1", 4),
-        ("Max(1, batch//2)", None),
-    ],
-)
-def test_free_sizes_in_the_exporters_form(size: str, at_five: int | None) -> None:
-    dim = torch.export.Dim("batch", min=2, max=9)
-    found = onnx._dimension(size, {"batch": dim})
-    if at_five is None:
-        assert found is torch.export.Dim.AUTO
-    else:
-        assert found is dim if size == "batch" else found.fn(5) == at_five
-    assert found is not None
-
-
 def test_inputs_of_more_rows_than_the_batch() -> None:
     builder = GraphBuilder({"x": ("batch", 3), "starts": (("batch + 1",), torch.int64)})
     program = builder.build(

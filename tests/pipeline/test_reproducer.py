@@ -111,6 +111,7 @@ def test_a_rewrite_under_another_name(passes: tuple[ModuleType, Path], tmp_path:
     assert what in run_again(tmp_path, path)
 
 
+@pytest.mark.slow
 def test_a_nested_class_with_options(passes: tuple[ModuleType, Path], tmp_path: Path) -> None:
     module, path = passes
     what = fails(module.Outer.Spoil(limit=float("inf"), words=("a", "b")), tmp_path)
@@ -118,6 +119,7 @@ def test_a_nested_class_with_options(passes: tuple[ModuleType, Path], tmp_path: 
     assert what in run_again(tmp_path, path)
 
 
+@pytest.mark.slow
 def test_what_a_pass_needs_is_saved(passes: tuple[ModuleType, Path], tmp_path: Path) -> None:
     module, path = passes
     examples = [torch.tensor([1.0, 2.0]), torch.tensor([3.0, 4.0])]
@@ -134,6 +136,7 @@ def test_what_cannot_be_saved_is_said(passes: tuple[ModuleType, Path], tmp_path:
         read_resources(tmp_path)
 
 
+@pytest.mark.slow
 def test_the_source_of_a_pass_inside_a_function_goes_into_the_folder(
     passes: tuple[ModuleType, Path], tmp_path: Path
 ) -> None:

@@ -7,6 +7,7 @@ import subprocess
 import sys
 from pathlib import Path
 
+import pytest
 from native_kit import needs_kernels
 
 pytestmark = needs_kernels
@@ -14,6 +15,7 @@ pytestmark = needs_kernels
 TESTS = Path(__file__).parents[1]
 
 
+@pytest.mark.slow
 def test_sizes_of_zero_divisors_shifts_and_casts() -> None:
     """Runs in a process of its own, since the fault ends the process; its last line names the case that ran."""
     paths = os.pathsep.join([str(TESTS.parent), str(TESTS), os.environ.get("PYTHONPATH", "")])

@@ -162,6 +162,7 @@ def test_fires(name: str) -> None:
     check_fires("fuse-target-attention", FIRES[name], Exactness.REASSOC)
 
 
+@pytest.mark.slow
 def test_programs_that_differ_by_one_argument_keep_their_meaning() -> None:
     check_near_misses("fuse-target-attention", map(program_of, FIRES.values()), Exactness.REASSOC)
 
