@@ -18,7 +18,7 @@ import torch
 
 from recfx.driver.other_tables import with_tables
 from recfx.driver.parts import Parts
-from recfx.driver.row_updates import NewRows, checked_updates, packed_rows, table_at
+from recfx.driver.row_updates import NewRows, checked_updates, packed_rows, table_at, table_names
 from recfx.driver.table_history import TableRecord
 from recfx.driver.unusual_calls import run_unusual
 from recfx.errors import InputError, TargetError
@@ -40,19 +40,23 @@ Exchange = Callable[[Callable[[], None]], None]
 class _Side:
     """The compiled model with its own tables, and the calls that run on it."""
 
-    __slots__ = ("calls", "parts")
+    __slots__ = ("_held", "calls", "parts")
 
     def __init__(self, parts: Parts) -> None:
         self.parts = parts
         self.calls: list[None] = []
+        self._held: dict[str, list[tuple[TableRecord, torch.Tensor]]] = {}
 
     def tables(self, record: TableRecord, one_row: TableRecord | None) -> list[tuple[TableRecord, torch.Tensor]]:
         """The tensors of a table: that of the program, and that of the program for one row."""
+        if record.state in self._held:
+            return self._held[record.state]
         found = [(record, get_state(self.parts.program.module, record.state))]
         if one_row is not None and one_row.state and self.parts.one_row is not None:
             other = get_state(self.parts.one_row.program.module, one_row.state)
             if other.data_ptr() != found[0][1].data_ptr():
                 found.append((one_row, other))
+        self._held[record.state] = found
         return found
 
 
@@ -107,6 +111,7 @@ class LiveTables:
             )
         self.lock = threading.Lock()
         self.records = tables_of(parts)
+        self._names = table_names(self.records)
         one_row = parts.report.one_row
         self._one_row = {r.names: r for r in one_row.tables} if one_row is not None else {}
         self.version = 0
@@ -150,7 +155,7 @@ class LiveTables:
 
     def checked(self, updates: Mapping[str, Any]) -> list[NewRows]:
         """Checks new rows; see `checked_updates`."""
-        return checked_updates(self.records, updates)
+        return checked_updates(self.records, updates, self._names)
 
     def places(self, names: Collection[str]) -> list[int]:
         """The positions of tables in `records`.
@@ -158,7 +163,7 @@ class LiveTables:
         Raises:
             InputError: A name is unknown, or the table takes no new rows.
         """
-        return [table_at(self.records, name) for name in names]
+        return [table_at(self.records, name, self._names) for name in names]
 
     def prepare(self, places: Sequence[int]) -> None:
         """Makes tables ready for new rows: they are copied for both sides. Call it with the lock.

@@ -13,6 +13,7 @@ from recfx.driver.table_history import TableRecord
 from recfx.errors import IdError, InputError
 from recfx.formats.rowwise import ROW_BITS
 from recfx.kernels.encoding import pack_new_rows
+from recfx.kernels.row_writes import are_sound
 
 #: As many names of tables are listed in an error.
 _LISTED = 12
@@ -33,13 +34,16 @@ class NewRows:
     rows: torch.Tensor
 
 
-def checked_updates(records: Sequence[TableRecord], updates: Mapping[str, Any]) -> list[NewRows]:
+def checked_updates(
+    records: Sequence[TableRecord], updates: Mapping[str, Any], names: Mapping[str, int] | None = None
+) -> list[NewRows]:
     """Checks new rows.
 
     Args:
         records: The tables of the model.
         updates: Name of a table -> its ids and its rows. The name is that of the parameter in the user's model or of its module. Where an
             id occurs several times, its last row counts.
+        names: `table_names(records)`, if it is at hand.
 
     Raises:
         InputError: A name is unknown, a table takes no new rows, or ids or rows do not fit the table.
@@ -53,7 +57,7 @@ def checked_updates(records: Sequence[TableRecord], updates: Mapping[str, Any]) 
         )
     found: dict[int, NewRows] = {}
     for name, given in updates.items():
-        place = table_at(records, name)
+        place = table_at(records, name, names)
         record = records[place]
         if place in found:
             raise InputError(
@@ -65,13 +69,13 @@ def checked_updates(records: Sequence[TableRecord], updates: Mapping[str, Any]) 
     return list(found.values())
 
 
-def table_at(records: Sequence[TableRecord], name: str) -> int:
-    """The position of a table that takes new rows.
+def table_at(records: Sequence[TableRecord], name: str, names: Mapping[str, int] | None = None) -> int:
+    """The position of a table that takes new rows; `names` as in `checked_updates`.
 
     Raises:
         InputError: The name is unknown, or the table takes no new rows.
     """
-    place = table_names(records).get(name)
+    place = (table_names(records) if names is None else names).get(name)
     if place is None:
         raise _unknown(str(name), records)
     record = records[place]
@@ -123,6 +127,8 @@ def _checked(place: int, record: TableRecord, given: Any, where: str) -> NewRows
             hint=f"pass one row of {record.columns} numbers for each id",
         )
     ids = ids.long()
+    if are_sound(ids, rows, record.rows):
+        return NewRows(place, ids, rows)
     if len(ids):
         low, high = (int(value) for value in ids.aminmax())
         if low < 0 or high >= record.rows:
@@ -178,5 +184,6 @@ def packed_rows(record: TableRecord, table: torch.Tensor, rows: torch.Tensor, wh
                 error.what.replace("of the table", "of the update"), where=where, hint=error.hint
             ) from error
     packed = rows.to(table.dtype)
-    _require_finite(packed, where)
+    if packed is not rows:
+        _require_finite(packed, where)
     return packed

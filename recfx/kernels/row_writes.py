@@ -1,4 +1,4 @@
-"""Rows written to their places in a table, in one call that holds no lock of the interpreter."""
+"""New rows of a table: checked, and written to their places, each in one call that holds no lock of the interpreter."""
 
 from __future__ import annotations
 
@@ -7,6 +7,25 @@ import torch
 from recfx.errors import IdError
 from recfx.kernels.library import library, missing
 from recfx.kernels.memory import address
+
+
+def are_sound(ids: torch.Tensor, rows: torch.Tensor, table_rows: int) -> bool:
+    """Whether ids and rows are known to fit a table: all ids inside it, and all numbers finite.
+
+    Args:
+        ids: [m], of integers.
+        rows: [m, columns], of floating-point numbers.
+        table_rows: The number of the table's rows.
+
+    Returns:
+        False also where the kernel cannot tell: without it, and for other dtypes than int64 and float32 and tensors with gaps.
+    """
+    if ids.dtype is not torch.int64 or rows.dtype is not torch.float32 or missing():
+        return False
+    if not (ids.is_contiguous() and rows.is_contiguous()):
+        return False
+    check = library().calls["recfx_rows_are_sound"]
+    return bool(check(address(ids), len(ids), table_rows, address(rows), rows.shape[1]))
 
 
 def write_rows(table: torch.Tensor, ids: torch.Tensor, rows: torch.Tensor) -> None:

@@ -6,11 +6,12 @@ import pytest
 import torch
 from hypothesis import given
 from hypothesis import strategies as st
+from native_kit import needs_kernels
 
 from recfx.errors import IdError
 from recfx.kernels import row_writes
 from recfx.kernels.library import missing
-from recfx.kernels.row_writes import write_rows
+from recfx.kernels.row_writes import are_sound, write_rows
 
 BUILT = pytest.param(True, marks=pytest.mark.skipif(missing() is not None, reason="the kernels were not built"))
 DTYPES = (torch.float32, torch.float16, torch.bfloat16, torch.uint8)
@@ -73,3 +74,41 @@ def test_rows_beside_the_table_stay(kernel: bool) -> None:
     held = torch.zeros(7, 4)
     write_rows(held[1:6], torch.tensor([0, 4]), torch.ones(2, 4))
     assert held.sum(1).tolist() == [0, 4, 0, 0, 0, 4, 0]
+
+
+@needs_kernels
+@pytest.mark.parametrize("columns", [1, 7, 16, 33])
+def test_rows_that_fit_are_sound(columns: int) -> None:
+    extremes = torch.tensor([3.4e38, -3.4e38, 1e-45, -0.0])
+    rows = torch.randn(9, columns)
+    rows[0, 0], rows[3, -1], rows[8, 0], rows[5, 0] = extremes
+    assert are_sound(torch.tensor([0, 4, 4, 0, 1, 2, 3, 0, 4]), rows, 5)
+    assert are_sound(torch.empty(0, dtype=torch.int64), torch.empty(0, columns), 5)
+
+
+@needs_kernels
+@pytest.mark.parametrize("bad", [-1, 5, 2**40, 2**63 - 1, -(2**63)])
+@pytest.mark.parametrize("place", [0, 7, 18])
+def test_an_id_outside_is_not_sound(bad: int, place: int) -> None:
+    ids = torch.arange(19) % 5
+    ids[place] = bad
+    assert not are_sound(ids, torch.zeros(19, 4), 5)
+
+
+@needs_kernels
+@pytest.mark.parametrize("bad", [float("nan"), -float("nan"), float("inf"), -float("inf")])
+@pytest.mark.parametrize(("row", "column"), [(0, 0), (18, 6), (9, 3)])
+def test_numbers_that_are_not_finite_are_not_sound(bad: float, row: int, column: int) -> None:
+    rows = torch.zeros(19, 7)
+    rows[row, column] = bad
+    assert not are_sound(torch.zeros(19, dtype=torch.int64), rows, 5)
+
+
+@needs_kernels
+def test_other_tensors_are_left_to_other_checks() -> None:
+    ids, rows = torch.zeros(4, dtype=torch.int64), torch.zeros(4, 6)
+    assert are_sound(ids, rows, 5)
+    assert not are_sound(ids.int(), rows, 5)
+    assert not are_sound(ids, rows.double(), 5)
+    assert not are_sound(ids, torch.zeros(6, 4).T, 5)
+    assert not are_sound(torch.zeros(8, dtype=torch.int64)[::2], rows, 5)
