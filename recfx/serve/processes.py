@@ -179,6 +179,7 @@ class ServerProcesses:
         self._forks = subprocess.Popen(
             [sys.executable, "-m", "recfx.serve.fork_server", *options, "--siblings", str(self._folder)],
             pass_fds=list(descriptors.values()),
+            env={"OPENBLAS_NUM_THREADS": "1", **os.environ},  # NumPy's library would start threads before the forks
             stdin=subprocess.PIPE,
             stdout=subprocess.DEVNULL,
         )

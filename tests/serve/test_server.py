@@ -12,6 +12,7 @@ import subprocess
 import sys
 import threading
 import time
+from pathlib import Path
 from urllib.request import urlopen
 
 import pytest
@@ -232,6 +233,8 @@ def test_any_process_shows_the_metrics_of_all(saved):
             assert status == 200
             torch.testing.assert_close(scores(answer), expected(tensors(2, number)))
         assert len(processes.ids) == 3
+        forks = int(Path(f"/proc/{processes.ids[0]}/stat").read_text().split()[3])
+        assert len(list(Path(f"/proc/{forks}/task").iterdir())) == 1, "a fork copies one thread only"
         shown = set()
         for _ in range(10):
             with urlopen(f"{processes.address}/metrics") as page:
