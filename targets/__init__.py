@@ -39,8 +39,20 @@ def missing(name: str) -> str | None:
     try:
         return BACKENDS[name].unavailable()
     except Exception as error:  # noqa: BLE001 - a broken package may raise anything when it is imported
-        problem = " ".join(f"{type(error).__name__}: {error}".split())
-        return f"the backend fails to start ({problem[:200]}): reinstall its package"
+        return _fails(error)
+
+
+def _absent(name: str) -> str | None:
+    """As `missing`, without importing the packages of the backend."""
+    try:
+        return BACKENDS[name].absent()
+    except Exception as error:  # noqa: BLE001 - as in `missing`
+        return _fails(error)
+
+
+def _fails(error: Exception) -> str:
+    problem = " ".join(f"{type(error).__name__}: {error}".split())
+    return f"the backend fails to start ({problem[:200]}): reinstall its package"
 
 
 def resolve(target: str | Sequence[str]) -> list[Backend]:
@@ -70,8 +82,11 @@ def resolve(target: str | Sequence[str]) -> list[Backend]:
 
 
 def _group(device: str) -> list[str]:
-    """The backends of a device that can run here, in the order in which they are tried."""
-    names = (name for name in BACKENDS if missing(name) is None)
+    """The backends of a device that can run here, in the order in which they are tried.
+
+    Their packages are not imported before a program may be given to them: most programs run on the native kernels alone.
+    """
+    names = (name for name in BACKENDS if _absent(name) is None)
     return [name for name in names if device in BACKENDS[name].devices]
 
 

@@ -99,6 +99,13 @@ class Backend(ABC):
     def unavailable(self) -> str | None:
         """None when the backend can run here, otherwise the missing part and how to install it."""
 
+    def absent(self) -> str | None:
+        """None when the packages of the backend are installed, otherwise as `unavailable`. Unlike that, it imports none of them.
+
+        A package that is installed and broken is found when the backend is first asked about a program.
+        """
+        return self.unavailable()
+
     def state(self) -> str:
         """The state of the backend on this machine in a few words. Called only where `unavailable` returns None."""
         return "ready"

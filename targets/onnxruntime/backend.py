@@ -21,6 +21,12 @@ if TYPE_CHECKING:
 #: Tables of at least this many bytes are read where torch holds them; a session copies other weights, and packs matrices.
 TABLES_FROM = 1 << 16
 
+#: The operators of the dialect that have a translation of their own, `recfx.onnx.rules.FUSED`. Their names are enough for the pipeline, and
+#: the translations are imported when a region is lowered.
+_KERNELS = frozenset(
+    f"recfx::{name}" for name in ("cin", "cross", "dot_interaction", "fm", "grouped_lookup", "mlp", "target_attention")
+)
+
 
 class OnnxruntimeBackend(Backend):
     """Runs a region as an ONNX model in ONNX Runtime, on torch's memory."""
@@ -32,6 +38,9 @@ class OnnxruntimeBackend(Backend):
     def unavailable(self) -> str | None:
         return package.unavailable()
 
+    def absent(self) -> str | None:
+        return package.absent()
+
     def state(self) -> str:
         return f"ready, {package.untested() or f'onnxruntime {package.version()}'}"
 
@@ -39,9 +48,7 @@ class OnnxruntimeBackend(Backend):
         return package.version()
 
     def kernels(self) -> frozenset[str]:
-        from recfx.onnx.rules import FUSED
-
-        return FUSED
+        return _KERNELS
 
     def supports(self, program: Program | Region) -> dict[fx.Node, Verdict]:
         from recfx.targets.onnxruntime.support import verdict

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import functools
+import importlib
+import importlib.metadata
 import importlib.util
 import warnings
 from collections.abc import Mapping
@@ -20,10 +22,15 @@ INSTALL = 'pip install "recfx[onnxruntime]"'
 _PACKAGES = ("onnxruntime", "onnx")
 
 
+def absent() -> str | None:
+    """The missing package and the next step; None if both are installed. They are not imported, which takes tenths of a second."""
+    names = [name for name in _PACKAGES if importlib.util.find_spec(name) is None]
+    return f"{' and '.join(names)} not installed: {INSTALL}" if names else None
+
+
 def unavailable() -> str | None:
     """The missing or broken package and the next step; None if both can be imported."""
-    absent = [name for name in _PACKAGES if importlib.util.find_spec(name) is None]
-    return f"{' and '.join(absent)} not installed: {INSTALL}" if absent else _broken()
+    return absent() or _broken()
 
 
 @functools.cache
@@ -39,10 +46,13 @@ def _broken() -> str | None:
 
 
 def version() -> str:
-    """The version of ONNX Runtime."""
-    import onnxruntime
+    """The version of ONNX Runtime. It is imported only if it is installed under another name, as its builds for other devices are."""
+    try:
+        return importlib.metadata.version("onnxruntime")
+    except importlib.metadata.PackageNotFoundError:
+        import onnxruntime
 
-    return str(onnxruntime.__version__)
+        return str(onnxruntime.__version__)
 
 
 def untested() -> str | None:

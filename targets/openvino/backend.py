@@ -30,6 +30,9 @@ class OpenVINOBackend(Backend):
     def unavailable(self) -> str | None:
         return package.missing()
 
+    def absent(self) -> str | None:
+        return package.absent()
+
     def version(self) -> str:
         return package.version()
 

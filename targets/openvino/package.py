@@ -18,11 +18,16 @@ TESTED = ((2026, 4), (2026, 4))
 _OPSET = "openvino.opset15"
 
 
+def absent() -> str | None:
+    """None when openvino is installed, otherwise how to install it. Importing it takes a tenth of a second, so it is not imported."""
+    return INSTALL if importlib.util.find_spec("openvino") is None else None
+
+
 @functools.cache
 def missing() -> str | None:
     """None when openvino can be imported, otherwise the reason and how to install it."""
-    if importlib.util.find_spec("openvino") is None:
-        return INSTALL
+    if (hint := absent()) is not None:
+        return hint
     try:
         importlib.import_module(_OPSET)
     except Exception as error:  # noqa: BLE001 - a damaged installation may raise any error

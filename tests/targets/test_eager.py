@@ -9,13 +9,17 @@ import sys
 import pytest
 import torch
 from models import TinyCtr, tiny_inputs
+from torch import fx
 
 import recfx
 from recfx import targets
 from recfx.capture import capture
 from recfx.doctor import examine
+from recfx.driver.lowering import Lowering
+from recfx.ir import Exactness
+from recfx.ir.program import Program
 from recfx.ir.region import Region
-from recfx.targets import BACKENDS, EagerBackend, resolve
+from recfx.targets import BACKENDS, EagerBackend, Verdict, resolve
 from recfx.targets.base import is_operator
 from recfx.targets.eager.lookups import with_plain_lookups
 from recfx.targets.registry import BUILT_IN, Registry
@@ -115,6 +119,16 @@ class Broken(EagerBackend):
         raise OSError("libengine.so: undefined symbol")
 
 
+class BrokenLater(Broken):
+    """A backend whose package is installed, and raises when it is imported, which happens at the first program."""
+
+    def absent(self) -> str | None:
+        return None
+
+    def supports(self, program: Program | Region) -> dict[fx.Node, Verdict]:
+        raise OSError("libengine.so: undefined symbol")
+
+
 def test_a_backend_that_is_broken_on_import_counts_as_missing(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setitem(BACKENDS, "broken", Broken())
     assert "broken" not in [b.name for b in resolve("cpu")]
@@ -139,9 +153,27 @@ def test_backends_are_imported_and_constructed_when_asked_for() -> None:
         "import sys; from recfx.targets import BACKENDS, resolve; resolve('eager'); "
         "assert {'native', 'eager'} <= {*BACKENDS}; assert 'recfx.targets.native' not in sys.modules; "
         "from recfx.targets import NativeBackend; assert type(BACKENDS['native']) is NativeBackend; "
-        "assert BACKENDS['native'] is BACKENDS['native']"
+        "assert BACKENDS['native'] is BACKENDS['native']; "
+        "[(backend.version(), backend.kernels()) for backend in resolve('cpu')]; "
+        "print({'openvino', 'onnx', 'onnxruntime', 'recfx.onnx.rules'} & {*sys.modules})"
     )
-    subprocess.run([sys.executable, "-c", code], check=True)
+    done = subprocess.run([sys.executable, "-c", code], check=True, capture_output=True, text=True)
+    assert done.stdout.strip() == "set()"  # what resolve, versions and kernels do not need is not imported
+
+
+def test_a_package_that_is_found_to_be_broken_when_a_program_is_given_to_it(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setitem(BACKENDS, "broken", BrokenLater())
+    assert "broken" in [backend.name for backend in resolve("cpu")]
+    with pytest.raises(recfx.TargetError, match="cannot run here"):
+        resolve("broken")
+    assert not next(f for f in examine() if f.subject == "backend broken").present
+    model, inputs = TinyCtr().eval(), tiny_inputs(4)
+    program = capture(model, inputs)
+    lowering = Lowering(program, [BACKENDS["broken"], BACKENDS["eager"]], (), Exactness.EXACT)
+    assert [*lowering.take_notices()] == [
+        "the broken backend fails on this model, so it is left out: OSError: libengine.so: undefined symbol"
+    ]
+    assert set(lowering.place({})[0].backends) == {"eager"}
 
 
 def test_other_names_of_the_package_do_not_exist() -> None:

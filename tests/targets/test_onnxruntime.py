@@ -22,6 +22,7 @@ from recfx.driver.lowering import lower
 from recfx.errors import ArtifactError, IdError, InputError, TargetError
 from recfx.ir import Exactness
 from recfx.ir.region import Region
+from recfx.onnx.rules import FUSED
 from recfx.targets import BACKENDS, Lowered, resolve
 from recfx.zoo import MODELS
 
@@ -169,6 +170,10 @@ def test_a_region_between_native_ones() -> None:
     assert not notices
     leaves = [torch.randn(7, 5)]
     torch.testing.assert_close(list(placed.run(*leaves)), program.run(leaves))
+
+
+def test_the_operators_with_kernels_are_those_with_a_translation() -> None:
+    assert BACKENDS["onnxruntime"].kernels() == FUSED
 
 
 @pytest.mark.parametrize("absent", ["onnxruntime", "onnx"])
