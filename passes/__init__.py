@@ -32,6 +32,7 @@ from recfx.passes.quantize.quantize_embeddings import BinarizeEmbeddings, Quanti
 from recfx.passes.quantize.quantize_linears import QuantizeLinears
 from recfx.passes.quantize.quantize_tables import QuantizeTables
 from recfx.passes.stages import (
+    CALIBRATED,
     DEFAULT_PIPELINE,
     EXACT_PIPELINE,
     FUSED,
@@ -47,6 +48,7 @@ from recfx.passes.stages import (
 )
 
 __all__ = [
+    "CALIBRATED",
     "DEFAULT_PIPELINE",
     "EXACT_PIPELINE",
     "FUSED",

@@ -160,6 +160,9 @@ PRECISIONS = {
     "int8": "quantize-tables{bits=8},quantize-linears{bits=8}",
 }
 
+#: The same for precisions whose passes make use of calibration data, where there is any.
+CALIBRATED = {"int8": "quantize-tables{bits=8},quantize-linears{bits=8, migrate=true, correct_bias=true}"}
+
 #: Passes that keep every bit of the results.
 EXACT_PIPELINE = "canonicalize,fold-constants,merge-tables,merge-duplicates,batch-selects"
 
@@ -180,23 +183,30 @@ def precisions(kernels: Collection[str]) -> list[str]:
     return list(PRECISIONS) if all(name in kernels for name in QUANTIZED) else ["fp32"]
 
 
-def default_stages(*, requests: bool, kernels: Collection[str] = (), precision: str = "fp32") -> tuple[Stage, ...]:
+def default_stages(
+    *, requests: bool, kernels: Collection[str] = (), precision: str = "fp32", calibrated: bool = False
+) -> tuple[Stage, ...]:
     """The stages that `optimize` runs by default.
 
     Args:
         requests: Whether the model has request inputs.
         kernels: Names of the operators that the target has kernels for, as `Backend.kernels` gives them.
         precision: A key of PRECISIONS.
+        calibrated: Whether there is calibration data.
     """
     found = [stage for stage in STAGES if stage.belongs(kernels=kernels, requests=requests)]
-    if PRECISIONS[precision]:
-        found.append(Stage("quantize", PRECISIONS[precision], "After all passes that compute new weights."))
+    passes = CALIBRATED.get(precision, PRECISIONS[precision]) if calibrated else PRECISIONS[precision]
+    if passes:
+        found.append(Stage("quantize", passes, "After all passes that compute new weights."))
     return tuple(found)
 
 
-def default_pipeline(*, requests: bool, kernels: Collection[str] = (), precision: str = "fp32") -> str:
+def default_pipeline(
+    *, requests: bool, kernels: Collection[str] = (), precision: str = "fp32", calibrated: bool = False
+) -> str:
     """The passes of `default_stages`, as text."""
-    return ",".join(stage.passes for stage in default_stages(requests=requests, kernels=kernels, precision=precision))
+    stages = default_stages(requests=requests, kernels=kernels, precision=precision, calibrated=calibrated)
+    return ",".join(stage.passes for stage in stages)
 
 
 #: Passes as users write them between stages.

@@ -74,7 +74,8 @@ def optimize(
             request of each candidate.
         check_requests: If a call gives a request input one row per candidate, check that these rows are equal; False skips the check.
         precision: "fp32", "bf16" or "int8": the number format in which tables and dense weights are stored and multiplied. Below fp32 the
-            outputs change; the report says by how much on the example inputs.
+            outputs change; the report says by how much on the example inputs. With `calibration`, int8 layers get factors for their
+            inputs and corrected biases.
         verify: The check after each pass: "off", "structure", "meta" or "numeric".
         measure: Time the compiled model against the user's own model, and run the user's own model if the compiled one is slower.
         debug: Folder for the program before and after each pass.
@@ -121,7 +122,7 @@ def optimize(
     extra = as_listed(() if extra_passes is None else extra_passes)
     resources = _resources(calibration)
     request = _requested(evaluate, budget, resources, extra, is_default=pipeline is None and precision == "fp32")
-    plan = choose_pipeline(pipeline, target, bool(requests), precision, extra)
+    plan = choose_pipeline(pipeline, target, bool(requests), precision, extra, calibrated="calibration" in resources)
     options = Options(
         target if isinstance(target, str) else tuple(target),
         plan,

@@ -16,7 +16,15 @@ from recfx.data import auc
 from recfx.data.training import predict, train_ctr
 from recfx.demo_tasks import task_for
 from recfx.errors import InputError, TargetError
-from recfx.passes import FUSED, NATIVE_PIPELINE, PRECISIONS, QuantizeLinears, QuantizeTables, default_pipeline
+from recfx.passes import (
+    CALIBRATED,
+    FUSED,
+    NATIVE_PIPELINE,
+    PRECISIONS,
+    QuantizeLinears,
+    QuantizeTables,
+    default_pipeline,
+)
 from recfx.pipeline import Pipeline
 
 #: The allowed error of untrained models, as a share of the outputs' standard deviation; about twice the largest error
@@ -148,7 +156,44 @@ def test_the_short_form_is_a_pipeline() -> None:
             added = Pipeline(text).passes if text else ()
             assert passes[len(passes) - len(added) :] == added
     assert Pipeline(PRECISIONS["int8"]).passes == (QuantizeTables(), QuantizeLinears())
+    for precision, text in CALIBRATED.items():
+        given = default_pipeline(requests=False, kernels=FUSED, precision=precision, calibrated=True)
+        assert Pipeline(given) == Pipeline(f"{NATIVE_PIPELINE},{text}")
     assert Pipeline(PRECISIONS["bf16"]).passes == (QuantizeTables(bits=16), QuantizeLinears(bits=16))
+
+
+class LargeBesideSmall(nn.Module):
+    """A layer that reads large numbers beside small embeddings, and a batch of one row that loses its dimension."""
+
+    def __init__(self, *, drops: bool) -> None:
+        super().__init__()
+        torch.manual_seed(0)
+        self.table = nn.Embedding(50, 32)
+        nn.init.normal_(self.table.weight, std=0.01)
+        self.layers = nn.Sequential(nn.Linear(40, 128), nn.ReLU(), nn.Linear(128, 1))
+        with torch.no_grad():
+            self.layers[0].weight[:, :32] *= 100
+        self.drops = drops
+
+    def forward(self, dense: torch.Tensor, ids: torch.Tensor) -> torch.Tensor:
+        scores = self.layers(torch.cat([self.table(ids), dense], 1))
+        return scores.squeeze() if self.drops else scores.squeeze(1)
+
+
+@needs_kernels
+@pytest.mark.parametrize("drops", [False, True])
+def test_int8_with_calibration_data_uses_it(drops: bool) -> None:
+    model = LargeBesideSmall(drops=drops).eval()
+    rng = torch.Generator().manual_seed(1)
+    inputs = 8 * torch.rand(256, 8, generator=rng), torch.randint(0, 50, (256,), generator=rng)
+    plain = optimized(model, inputs, target="native", precision="int8")
+    calibrated = optimized(model, inputs, target="native", precision="int8", calibration=[inputs])
+    with torch.no_grad():
+        want = model(*inputs)
+    errors = [float((fast(*inputs) - want).square().mean()) for fast in (plain, calibrated)]
+    assert errors[1] < errors[0] / 4
+    one = [tensor[:1] for tensor in inputs]
+    torch.testing.assert_close(calibrated(*one), model(*one).detach(), rtol=0, atol=0.05 * float(want.std()))
 
 
 @pytest.mark.parametrize("pipeline", ["canonicalize", Pipeline("canonicalize"), ["canonicalize"]])

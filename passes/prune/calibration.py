@@ -6,11 +6,20 @@ from collections.abc import Callable, Iterable, Iterator, Mapping
 from typing import Any
 
 from torch import Tensor, fx
+from torch.utils import _pytree as pytree
 
-from recfx.errors import InputError
+from recfx.errors import IdError, InputError
+from recfx.ir.lookup_ops import tables_of
+from recfx.ir.mappings import mapping_keys
 from recfx.ir.program import Program, get_state
 
 _HOW = "pass resources={'calibration': batches} with the inputs of some hundred rows, each batch as a tuple or a dict of arguments"
+_IDS = (
+    "prepare calibration data as the model's inputs are, with ids from 0 to the number of rows of the table minus one"
+)
+
+#: The most rows of a batch that a program of one row runs.
+_SINGLE_ROWS = 64
 
 
 def batches(program: Program, data: Any) -> Iterator[list[Any]]:
@@ -20,7 +29,8 @@ def batches(program: Program, data: Any) -> Iterator[list[Any]]:
         program: The program.
         data: An iterable of batches, each as `example_inputs` of `optimize`: a tuple or list of positional arguments, a dict of keyword
             arguments or as the one argument, or one tensor. Labels may follow as the last element, as in the batches of a data loader:
-            `(dense, sparse, label)`, `((dense, sparse), label)`; they are not used.
+            `(dense, sparse, label)`, `((dense, sparse), label)`, or be among the values of a dict; what the program does not take is not
+            used.
 
     Raises:
         InputError: There is no batch, a batch does not fit the signature, or it has NaN.
@@ -29,47 +39,88 @@ def batches(program: Program, data: Any) -> Iterator[list[Any]]:
         raise InputError(f"calibration data is an iterable of batches, got {type(data).__name__}", hint=_HOW)
     number = -1
     for number, batch in enumerate(data):
-        leaves = _leaves(program, batch)
-        for leaf, given in zip(program.signature.leaves, leaves, strict=True):
-            if isinstance(given, Tensor) and given.is_floating_point() and bool(given.isnan().any()):
-                raise InputError(
-                    f"batch {number} of the calibration data has NaN",
-                    where=f"input {leaf.name}",
-                    hint="leave out such rows, or fill in the missing numbers as the model's own data preparation does",
-                )
-        yield leaves
+        try:
+            found = _leaves(program, batch)
+        except InputError as error:
+            raise InputError(
+                f"batch {number} of the calibration data does not fit the model: {error.what}",
+                where=error.where,
+                hint=error.hint,
+            ) from error
+        for leaves in found:
+            _require_numbers(program, leaves, number)
+            yield leaves
     if number < 0:
         raise InputError("the calibration data has no batch", hint=_HOW)
 
 
-def _leaves(program: Program, batch: Any) -> list[Any]:
-    """The flat inputs of a batch, in the first of its forms that fits."""
+def _require_numbers(program: Program, leaves: list[Any], number: int) -> None:
+    for leaf, given in zip(program.signature.leaves, leaves, strict=True):
+        if isinstance(given, Tensor) and given.is_floating_point() and bool(given.isnan().any()):
+            raise InputError(
+                f"batch {number} of the calibration data has NaN",
+                where=f"input {leaf.name}",
+                hint="leave out such rows, or fill in the missing numbers as the model's own data preparation does",
+            )
+
+
+def _leaves(program: Program, batch: Any) -> list[list[Any]]:
+    """The flat inputs of a batch, in the first of its forms that fits; several if the program takes one row at a time."""
     problem: InputError | None = None
-    for args, kwargs in _forms(batch):
+    for args, kwargs in _forms(program, batch):
         try:
-            leaves = program.signature.flatten(args, kwargs)
-            program.signature.check(leaves)
+            found = _in_rows(program, program.signature.flatten(args, kwargs))
+            for leaves in found:
+                program.signature.check(leaves)
         except InputError as error:
             problem = problem or error
         else:
-            return leaves
+            return found
     assert problem is not None
     raise problem
 
 
-def _forms(batch: Any) -> Iterator[tuple[tuple[Any, ...], Mapping[str, Any]]]:
+def _in_rows(program: Program, leaves: list[Any]) -> list[list[Any]]:
+    """A batch as the batches that a program takes: single rows for a program of one row, such as that of a model that drops the dimension
+    of a batch of one row."""
+    if program.signature.dims:
+        return [leaves]
+    cut = [
+        place
+        for place, (leaf, given) in enumerate(zip(program.signature.leaves, leaves, strict=True))
+        if isinstance(given, Tensor) and given.ndim == len(leaf.shape) > 0 and leaf.shape[0] == 1 != len(given)
+    ]
+    sizes = {len(leaves[place]) for place in cut}
+    if len(sizes) != 1:
+        return [leaves]
+    rows = range(min(sizes.pop(), _SINGLE_ROWS))
+    return [[given[row : row + 1] if place in cut else given for place, given in enumerate(leaves)] for row in rows]
+
+
+def _forms(program: Program, batch: Any) -> Iterator[tuple[tuple[Any, ...], Mapping[str, Any]]]:
     """The (positional, keyword) arguments that a batch may stand for."""
     if isinstance(batch, Mapping):
-        yield (), batch
-        yield (batch,), {}
+        yield from _forms_of_mapping(program, batch)
     elif isinstance(batch, tuple | list):
         yield tuple(batch), {}
         if len(batch) == 2 and isinstance(batch[0], tuple | list | Mapping):
-            yield from _forms(batch[0])
+            yield from _forms(program, batch[0])
         elif len(batch) > 1:
             yield tuple(batch[:-1]), {}
     else:
         yield (batch,), {}
+
+
+def _forms_of_mapping(
+    program: Program, batch: Mapping[Any, Any]
+) -> Iterator[tuple[tuple[Any, ...], Mapping[str, Any]]]:
+    """The same of a mapping: the values that the program takes, as the one argument or by keyword."""
+    signature = program.signature
+    arguments: list[pytree.TreeSpec] = signature.in_spec.children()[0].children()
+    keys = mapping_keys(arguments[0]) if len(arguments) == 1 else None
+    if keys is not None:
+        yield ({key: batch[key] for key in keys if key in batch},), {}
+    yield (), {name: value for name, value in batch.items() if name in signature.parameters}
 
 
 def run_with(
@@ -93,11 +144,53 @@ def run_with(
         elif node.op == "output":
             return list(fx.map_arg(node.args[0], values.__getitem__))
         else:
-            used = {**values, **before(node, values)}
-            args, kwargs = fx.map_arg((node.args, node.kwargs), used.__getitem__)
-            target: Any = node.target
-            values[node] = target(*args, **kwargs)
+            values[node] = result_of(node, {**values, **before(node, values)})
     return []
+
+
+def result_of(node: fx.Node, values: Mapping[fx.Node, Any]) -> Any:
+    """The result of an operator.
+
+    Args:
+        node: The operator.
+        values: The values of its operands.
+
+    Raises:
+        IdError: It looks up a row that its table does not have.
+    """
+    args, kwargs = fx.map_arg((node.args, node.kwargs), values.__getitem__)
+    target: Any = node.target
+    try:
+        return target(*args, **kwargs)
+    except IndexError as error:
+        raise IdError(
+            f"the calibration data has an id outside its table: {error}", where=_tables(node), hint=_IDS
+        ) from error
+
+
+def require_ids(node: fx.Node, ids: Tensor, rows: int) -> None:
+    """Checks the ids of a lookup.
+
+    Args:
+        node: The lookup.
+        ids: The ids.
+        rows: The rows of its table.
+
+    Raises:
+        IdError: An id is outside the table.
+    """
+    if ids.numel() and not 0 <= int(ids.min()) <= int(ids.max()) < rows:
+        raise IdError(
+            f"the calibration data has an id outside its table: ids from {int(ids.min())} to {int(ids.max())} in {rows} rows",
+            where=_tables(node),
+            hint=_IDS,
+        )
+
+
+def _tables(node: fx.Node) -> str:
+    """The tables of a lookup, or the name of another operator."""
+    names = [str(table.target) for table in tables_of(node)]
+    return ", ".join(names[:3]) + (" and more" if len(names) > 3 else "") if names else node.name
 
 
 def along(held: Tensor, axis: int) -> Tensor:

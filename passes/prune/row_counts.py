@@ -11,7 +11,7 @@ from torch import Tensor, fx
 from recfx.ir.access import argument_of
 from recfx.ir.op_sets import TABLE_LOOKUPS
 from recfx.ir.program import Program, get_state
-from recfx.passes.prune.calibration import batches
+from recfx.passes.prune.calibration import batches, require_ids, result_of
 
 
 class Traffic:
@@ -67,6 +67,7 @@ def _counted(program: Program, lookups: Mapping[tuple[str, int], fx.Node], data:
         for leaves in batches(program, data) if lookups else ():
             values = _values(program, leaves, needed)
             for key, node in ids.items():
+                require_ids(lookups[key], values[node], key[1])
                 found[key] += torch.bincount(values[node].flatten(), minlength=key[1])
     return found
 
@@ -102,7 +103,5 @@ def _values(program: Program, leaves: list[Any], needed: Collection[fx.Node]) ->
         elif node.op == "get_attr":
             values[node] = get_state(program.module, str(node.target))
         else:
-            args, kwargs = fx.map_arg((node.args, node.kwargs), values.__getitem__)
-            target: Any = node.target
-            values[node] = target(*args, **kwargs)
+            values[node] = result_of(node, values)
     return values

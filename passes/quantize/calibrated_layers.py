@@ -13,7 +13,7 @@ from torch import Tensor, fx
 from recfx.errors import InputError
 from recfx.ir.program import Program, get_state
 from recfx.ops.mlp import product
-from recfx.passes.prune.calibration import batches
+from recfx.passes.prune.calibration import batches, result_of
 from recfx.passes.quantize.layer_kinds import KINDS
 
 #: The most rows of calibration data, in whole batches, that layers are run on.
@@ -138,9 +138,7 @@ def run_together(
                     state = get_state(program.module, str(node.target))
                     held[node] = state.detach() if isinstance(state, Tensor) else state
                 else:
-                    args, kwargs = fx.map_arg((node.args, node.kwargs), held.__getitem__)
-                    target: Any = node.target
-                    held[node] = target(*args, **kwargs)
+                    held[node] = result_of(node, held)
                 for done in last.get(node, ()):
                     del held[done]
 

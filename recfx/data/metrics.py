@@ -141,9 +141,19 @@ def checked(
 
 
 def to_float64(values: Values) -> NDArray[np.float64]:
-    """The elements of a tensor or array as a flat float64 array."""
+    """The elements of a tensor or array as a flat float64 array.
+
+    Raises:
+        DataError: They are not numbers.
+    """
     array = values.detach().cpu().double().numpy() if isinstance(values, Tensor) else values
-    return np.asarray(array, dtype=np.float64).reshape(-1)
+    try:
+        return np.asarray(array, dtype=np.float64).reshape(-1)
+    except (TypeError, ValueError) as error:
+        raise DataError(
+            f"expected numbers, got a {type(values).__name__} that cannot be read as such: {error}",
+            hint="pass labels and scores as tensors, NumPy arrays or lists of numbers; clicks are 0 or 1",
+        ) from error
 
 
 def _pairs_won(scores: NDArray[np.float64], positive: NDArray[Any], negative: NDArray[Any]) -> Any:

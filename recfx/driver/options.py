@@ -124,6 +124,7 @@ def choose_pipeline(
     requests: bool,
     precision: str,
     extra: Mapping[str, Passes] | Passes,
+    calibrated: bool = False,
 ) -> Pipeline:
     """The user's pipeline, or the default that fits the target and the precision.
 
@@ -133,6 +134,7 @@ def choose_pipeline(
         requests: Whether the model has request inputs.
         precision: A key of PRECISIONS.
         extra: The user's passes in the default pipeline: by place, or for the default place.
+        calibrated: Whether there is calibration data, which the default of a precision then uses.
 
     Raises:
         InputError: The precision is unknown, or a pipeline was given together with a precision or extra passes.
@@ -159,13 +161,14 @@ def choose_pipeline(
             hint="write the passes into the pipeline, or leave pipeline= out",
         )
     if extra:
-        stages = default_stages(requests=requests, kernels=kernels_of(backends), precision=precision)
+        kernels = kernels_of(backends)
+        stages = default_stages(requests=requests, kernels=kernels, precision=precision, calibrated=calibrated)
         return with_extra_passes(stages, extra)
     if isinstance(pipeline, Pipeline):
         return pipeline
     if pipeline is not None:
         return Pipeline(pipeline)
-    return _default(backends, requests, precision)
+    return _default(backends, requests, precision, calibrated)
 
 
 def as_listed(extra: Mapping[str, Passes] | Passes) -> Mapping[str, Passes] | Passes:
@@ -178,7 +181,11 @@ def as_listed(extra: Mapping[str, Passes] | Passes) -> Mapping[str, Passes] | Pa
 def is_default(pipeline: Pipeline, target: str | Sequence[str], requests: bool) -> bool:
     """Whether a pipeline is the default of the target at one of its precisions."""
     backends = resolve(target)
-    return any(pipeline == _default(backends, requests, precision) for precision in precisions(kernels_of(backends)))
+    return any(
+        pipeline == _default(backends, requests, precision, calibrated)
+        for precision in precisions(kernels_of(backends))
+        for calibrated in (False, True)
+    )
 
 
 def verification_level(name: str) -> Level:
@@ -194,8 +201,9 @@ def verification_level(name: str) -> Level:
         raise InputError(f"verify={name!r} is not a verification level", hint=f"one of {names}") from None
 
 
-def _default(backends: Sequence[Backend], requests: bool, precision: str) -> Pipeline:
-    return Pipeline(default_pipeline(requests=requests, kernels=kernels_of(backends), precision=precision))
+def _default(backends: Sequence[Backend], requests: bool, precision: str, calibrated: bool) -> Pipeline:
+    kernels = kernels_of(backends)
+    return Pipeline(default_pipeline(requests=requests, kernels=kernels, precision=precision, calibrated=calibrated))
 
 
 def kernels_of(backends: Sequence[Backend]) -> frozenset[str]:

@@ -6,7 +6,7 @@ from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-from recfx.errors import PassError
+from recfx.errors import InputError, PassError
 from recfx.ir.program import Program
 from recfx.ir.verify import Level
 from recfx.pipeline.base import Pass
@@ -43,4 +43,6 @@ def with_reproducer(
     reason = why_not_again(written, error, run_alone)
     runs = f"re-run it alone with: python {written / 'run.py'}"
     hint = runs if reason is None else f"read {written}, which does not run alone: {reason}"
+    if isinstance(error, InputError):  # an option or the user's data, which its own next step mends
+        hint = f"{error.hint}; {hint}"
     return PassError(what, where=where, hint=hint, reproducer=str(written))

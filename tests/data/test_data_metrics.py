@@ -127,3 +127,9 @@ def test_one_class_only(label: list[int]) -> None:
 def test_logits_given_as_probabilities_are_refused() -> None:
     with pytest.raises(DataError, match="from_logits"):
         log_loss([0, 1], [-1.0, 2.0])
+
+
+def test_what_is_not_a_number_is_refused() -> None:
+    with pytest.raises(DataError, match="expected numbers, got a list") as caught:
+        auc(["yes", "no"], [0.3, 0.1])
+    assert caught.value.hint

@@ -17,7 +17,7 @@ from recfx.ir.program import Program
 from recfx.ir.program_module import ProgramModule
 from recfx.learn.finetuning.fake_quantize import FakeQuantized
 from recfx.learn.finetuning.loader import Labelled, Loader, labelled
-from recfx.learn.finetuning.task_loss import TaskLoss, scalar, task_loss
+from recfx.learn.finetuning.task_loss import TaskLoss, are_probabilities, logits_bce, scalar, task_loss
 from recfx.learn.finetuning.teacher import Teacher, teacher_of
 from recfx.learn.finetuning.trainable import trainable
 from recfx.learn.fingerprint import fingerprint, of_tensors
@@ -238,6 +238,12 @@ class FineTuning(TrainingLoop[nn.Module]):
 
     def _loss_of(self, batch: Labelled) -> Tensor:
         outputs = self.model(*batch.args, **batch.kwargs)
+        if self._unreached is None and self._loss is logits_bce and are_probabilities(outputs):
+            warnings.warn(
+                "all outputs of the first batch are from 0 to 1, like probabilities, and loss='bce' expects logits: pass "
+                "loss='bce-probabilities' for a model that ends in a sigmoid",
+                stacklevel=2,
+            )
         if self._teacher is None:
             return scalar(self._loss(outputs, batch.labels))
         taught, share = scalar(self._teacher.term(outputs, batch)), self._teacher.share

@@ -13,6 +13,8 @@ from recfx.errors import InputError
 #: A loss: the outputs of the model, the labels -> a scalar.
 TaskLoss = Callable[[Any, Any], Tensor]
 
+#: The fewest outputs of which it can be said that they look like probabilities.
+_TELLING = 32
 _HINT = "return one output for each label, or pass loss=a function of the model's outputs and the labels"
 
 
@@ -43,6 +45,13 @@ def mean_square(outputs: Any, labels: Any) -> Tensor:
 
 #: Losses by name.
 LOSSES: dict[str, TaskLoss] = {"bce": logits_bce, "bce-probabilities": probabilities_bce, "mse": mean_square}
+
+
+def are_probabilities(outputs: Any) -> bool:
+    """Whether the outputs of a batch look like probabilities where logits are expected: at least `_TELLING` of them, all from 0 to 1."""
+    if not isinstance(outputs, Tensor) or outputs.numel() < _TELLING:
+        return False
+    return bool(((outputs >= 0) & (outputs <= 1)).all())
 
 
 def task_loss(loss: str | TaskLoss) -> TaskLoss:

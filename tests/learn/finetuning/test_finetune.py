@@ -303,3 +303,14 @@ def test_parameters_without_a_gradient_are_named() -> None:
         finetune(
             program, [(x, x[:, 0])], lambda outputs, y: (outputs[0] + outputs[1]).squeeze(1).sub(y).square().mean()
         )
+
+
+def test_the_loss_of_logits_for_a_model_of_probabilities_is_warned_of() -> None:
+    model, batch = nn.Sequential(nn.Linear(3, 1), nn.Sigmoid()).eval(), (torch.randn(40, 3), torch.rand(40, 1).round())
+    with pytest.warns(UserWarning, match="like probabilities.*bce-probabilities") as found:
+        finetune(model, [batch, batch])
+    assert len(found) == 1
+    with warnings.catch_warnings():
+        warnings.simplefilter("error")
+        finetune(model, [batch], "bce-probabilities")
+        finetune(nn.Linear(3, 1), [batch])

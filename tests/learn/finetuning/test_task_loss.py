@@ -7,7 +7,7 @@ import torch
 from torch.nn import functional
 
 from recfx.errors import InputError
-from recfx.learn.finetuning.task_loss import LOSSES, scalar, task_loss
+from recfx.learn.finetuning.task_loss import LOSSES, are_probabilities, scalar, task_loss
 
 LOGITS = torch.tensor([0.5, -2.0, 3.0])
 LABELS = torch.tensor([1.0, 0.0, 1.0])
@@ -38,3 +38,11 @@ def test_outputs_of_several_tasks_fit_labels_of_several_tasks() -> None:
         LOSSES["bce"](torch.zeros(4, 3), torch.ones(3, 4))
     with pytest.raises(InputError, match=r"got tuple and Tensor"):
         LOSSES["bce"]((torch.zeros(4),), torch.ones(4))
+
+
+def test_probabilities_are_told_from_logits() -> None:
+    odds = torch.linspace(-3, 3, 40)
+    assert are_probabilities(odds.sigmoid())
+    assert not are_probabilities(odds)
+    assert not are_probabilities(odds.sigmoid()[:8])  # too few to tell
+    assert not are_probabilities((odds.sigmoid(), odds))

@@ -211,3 +211,20 @@ def test_data_is_asked_for() -> None:
         Pipeline("share-cold-rows").run(program)
     with pytest.raises(recfx.RecfxError, match="no batch"):
         share(program, [])
+
+
+@pytest.mark.parametrize("wrong", [-1, ROWS])
+def test_ids_outside_the_table_are_refused(wrong: int) -> None:
+    program = program_of(Case(FIRES["ids [B]"][0], IDS))
+    with pytest.raises(recfx.RecfxError, match=f"has an id outside its table: ids from .* in {ROWS} rows") as caught:
+        share(program, [(torch.tensor([3, wrong]),)])
+    assert "prepare calibration data as the model's inputs" in str(caught.value.hint)
+
+
+def test_the_next_step_of_a_refused_option_is_that_of_the_option() -> None:
+    with pytest.raises(recfx.PassError) as caught:
+        Pipeline("share-cold-rows{keep=[absent]}").run(
+            program_of(Case(FIRES["ids [B]"][0], IDS)), resources={"traffic": [IDS]}
+        )
+    assert "; re-run it alone with" in str(caught.value.hint)
+    assert not str(caught.value.hint).startswith("re-run")

@@ -12,7 +12,7 @@ from pass_cases import Function
 from torch import nn
 
 from recfx.capture import capture
-from recfx.errors import InputError
+from recfx.errors import IdError, InputError
 from recfx.ir import Program
 from recfx.passes.quantize.calibrated_layers import MOST_ROWS, calibration_rows, observe, run_together
 from recfx.passes.quantize.layer_kinds import KINDS
@@ -93,3 +93,10 @@ def test_batches_run_together_give_what_each_gives(seed: int, sizes: list[int]) 
     run_together(program, rows, lambda node, values: held.extend(map(dict, values)) if node is last else None)
     for leaves, values in zip(rows, held, strict=True):
         assert torch.equal(last.target(*torch.fx.map_arg(last.args, values.__getitem__)), program.run(leaves)[0])
+
+
+def test_ids_outside_the_table_are_refused_and_the_table_is_named() -> None:
+    program = capture(nn.Sequential(nn.Embedding(9, 4), nn.Linear(4, 3)).eval(), (torch.tensor([1, 2]),))
+    with pytest.raises(IdError, match="outside its table") as caught:
+        run_together(program, [[torch.tensor([3, 9])]], lambda node, values: None)
+    assert caught.value.where == "0.weight"
