@@ -10,7 +10,7 @@ from typing import Any
 import torch
 from torch import fx
 
-from recfx.ir.op_sets import ADDITIONS, COPIES, EMBEDDING_BAGS
+from recfx.ir.op_sets import COPIES, EMBEDDING_BAGS
 from recfx.ops.library import DECOMPOSITIONS
 from recfx.ops.to_aten import trace_call
 from recfx.targets.operator_forms import form_of
@@ -29,8 +29,30 @@ _AVOIDED: dict[Any, str] = {
 #: Operators that torch-tensorrt replaces by others after it has decomposed the program.
 _REPLACED = frozenset((_aten.max_pool2d_with_indices.default,))
 
-#: Arithmetic that TensorRT has for numbers and not for booleans. The registry does not ask for types.
-_ARITHMETIC = frozenset((*ADDITIONS, _aten.mul.Tensor))
+#: What TensorRT computes of booleans alone, as names of operators; the rest it has for numbers only. The registry does not ask for types.
+_OF_BOOLEANS = frozenset(
+    (
+        *("logical_and", "logical_or", "logical_xor", "logical_not"),
+        *("bitwise_and", "bitwise_or", "bitwise_xor", "bitwise_not", "__and__", "__or__", "__xor__"),
+        *("eq", "ne", "any", "isnan", "where", "masked_fill", "cat", "stack", "full_like", "zeros_like", "ones_like"),
+        *("_to_copy", "to", "clone", "copy", "alias", "detach", "contiguous", "lift_fresh_copy"),
+        *(
+            "view",
+            "_unsafe_view",
+            "reshape",
+            "_reshape_copy",
+            "flatten",
+            "unflatten",
+            "unsqueeze",
+            "squeeze",
+            "permute",
+            "transpose",
+            "t",
+        ),
+        *("expand", "expand_as", "repeat", "flip", "roll", "constant_pad_nd", "tril", "triu"),
+        *("select", "slice", "narrow", "split", "split_with_sizes", "chunk", "unbind", "index_select", "index"),
+    )
+)
 
 #: Form of an operator -> why it cannot be converted; "" if it can.
 _KNOWN: dict[Any, str] = {}
@@ -72,11 +94,23 @@ def _refusal(node: fx.Node) -> str:
 def _inner(node: fx.Node, registry: Any) -> str:
     if node.target in _AVOIDED:
         return _AVOIDED[node.target]
-    if node.target in _ARITHMETIC and node.meta["val"].dtype is torch.bool:
+    if _is_of_booleans(node) and _name(node.target) not in _OF_BOOLEANS:
         return f"TensorRT has no {node.target} of booleans"
     if node.target in _REPLACED:
         return ""
     return "" if node in registry else f"torch-tensorrt has no converter for {node.target}"
+
+
+def _is_of_booleans(node: fx.Node) -> bool:
+    """Whether all tensors that an operator gets are booleans."""
+    held = [source.meta.get("val") for source in node.all_input_nodes]
+    types = {value.dtype for value in held if isinstance(value, torch.Tensor)}
+    return types == {torch.bool}
+
+
+def _name(target: Any) -> str:
+    """The name of an operator without its overload."""
+    return str(target.overloadpacket.__name__) if isinstance(target, torch._ops.OpOverload) else ""
 
 
 @functools.cache

@@ -150,7 +150,11 @@ def _chosen(b: Any, condition: Any, x: Any, y: Any) -> Any:
     for value in (x, y):
         if kind is not _FLOAT and isinstance(value, int | float) and abs(value) > _LARGEST:
             raise Unsupported("a number that has no 32-bit integer")
-    return b.op.select(condition, b.cast(x, kind), b.cast(y, kind))
+    x, y = b.cast(x, kind), b.cast(y, kind)
+    if kind is _BOOL:
+        # OpenVINO computes some booleans as bytes and others not, and a selection of both does not compile.
+        return b.op.logical_or(b.op.logical_and(condition, x), b.op.logical_and(b.op.logical_not(condition), y))
+    return b.op.select(condition, x, y)
 
 
 @rule(_aten.where.self, _aten.where.ScalarOther, _aten.where.ScalarSelf, _aten.where.Scalar, integers=True)
