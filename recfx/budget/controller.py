@@ -8,7 +8,6 @@ composition is a compiled model: what is measured is what will be served.
 from __future__ import annotations
 
 import dataclasses
-import math
 import weakref
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
@@ -17,6 +16,7 @@ from typing import Any
 import torch
 
 from recfx.budget.calibration import far_inputs, limited
+from recfx.budget.certification import Certifier
 from recfx.budget.choices import choices_of
 from recfx.budget.compositions import Compositions
 from recfx.budget.interval import Drop
@@ -27,7 +27,6 @@ from recfx.budget.search import Search
 from recfx.budget.settings import Budget
 from recfx.budget.steps import Group, in_order
 from recfx.budget.untouched import require_finite
-from recfx.compiled import CompiledModel
 from recfx.driver.build import open_road, stages_of
 from recfx.driver.certificate import Certificate, Trial
 from recfx.driver.options import Options
@@ -146,6 +145,7 @@ class _Controller:
         self._notices: list[str] = []
         self._trials: list[Trial] = []
         self._shares: dict[frozenset[int], float] = {}
+        self._drops: dict[frozenset[int], Drop] = {}
 
     def run(self) -> Parts:
         """Chooses, builds and certifies."""
@@ -164,8 +164,7 @@ class _Controller:
             self._notices.append("interrupted before any composition was measured: nothing is compressed")
         if search is not None and search.interrupted:
             self._notices.append("interrupted: the best composition that was measured until then is returned")
-        parts = self._compositions.built(self._compositions.setting(reverted))
-        return self._certified(parts, reverted, search)
+        return self._certified(reverted, search)
 
     @contextmanager
     def _shown(self) -> Iterator[Any]:
@@ -221,6 +220,7 @@ class _Controller:
         compositions = self._compositions
         setting = compositions.setting(reverted)
         drop = self._judge.trial(compositions.tried(setting))
+        self._drops[reverted] = drop
         fits, bound = self._judge.fits(drop), self._judge.bound(drop)
         if self._request.budget.max_drop > 0:
             self._shares[reverted] = (drop.estimate if bound is None else bound) / self._request.budget.max_drop
@@ -228,58 +228,36 @@ class _Controller:
         self._trials.append(Trial(len(reverted), drop.estimate, bound, fits, saved, harm))
         return fits
 
-    def _certified(self, parts: Parts, reverted: frozenset[int], search: Search | None) -> Parts:
-        """The parts with the certificate in their report."""
-        before, after, drop, complete = self._measured(parts, reverted, search)
-        budget, measure = self._request.budget, self._judge.measure
-        met = complete and drop.within(budget.max_drop)
-        notices = [*self._judge.notices, *self._compositions.notices, *self._notices]
-        if complete and drop.interval is None:
+    def _certified(self, reverted: frozenset[int], search: Search | None) -> Parts:
+        """The final composition, with the certificate in its report."""
+        final = Certifier(self._judge, self._compositions, self._drops).certified(reverted)
+        parts, drop, measure = final.parts, final.drop, self._judge.measure
+        notices = [*self._judge.notices, *self._compositions.notices, *self._notices, *final.notices]
+        if final.complete and drop.interval is None:
             notices.append(
                 "no interval: evaluate gives one number for a model, so that the error of the drop is not known"
             )
-        elif complete and not met and drop.estimate <= budget.max_drop:
+        elif final.complete and not final.met and drop.estimate <= self._request.budget.max_drop:
             notices.append(
                 "the drop is inside the budget, but its interval is not: more evaluation rows make it narrower"
             )
         trials = search.found if search is not None else []
-        report = dataclasses.replace(
-            parts.report,
-            budget=Certificate(
-                metric=measure.name,
-                max_drop=budget.max_drop,
-                confidence=budget.confidence,
-                before=before,
-                after=after,
-                interval=drop.interval,
-                met=met,
-                rows=measure.rows,
-                data=measure.data(),
-                evaluations=self._judge.evaluations,
-                choices=choices_of(self._compositions.groups, self._compositions.steps, reverted, trials, self._trials),
-                trials=tuple(self._trials),
-                bytes=parts.report.state_bytes,
-                notices=tuple(notices),
-            ),
+        groups, steps = self._compositions.groups, self._compositions.steps
+        certificate = Certificate(
+            metric=measure.name,
+            max_drop=self._request.budget.max_drop,
+            confidence=drop.confidence,
+            before=final.before,
+            after=final.after,
+            interval=drop.interval,
+            met=final.met,
+            rows=measure.rows,
+            data=measure.data(),
+            evaluations=self._judge.evaluations,
+            choices=choices_of(groups, steps, final.reverted, trials, self._trials),
+            trials=tuple(self._trials),
+            bytes=parts.report.state_bytes,
+            notices=tuple(notices),
         )
-        parts.report = report
+        parts.report = dataclasses.replace(parts.report, budget=certificate)
         return parts
-
-    def _measured(
-        self, parts: Parts, reverted: frozenset[int], search: Search | None
-    ) -> tuple[float, float, Drop, bool]:
-        """The metric before and after on the rows for the certificate, the drop, and whether that was measured to the end."""
-        try:
-            return *self._judge.certify(CompiledModel(_compiled(parts))), True
-        except KeyboardInterrupt:
-            self._notices.append("interrupted before the certificate: the drop is that on the rows for choices")
-        found = search.found if search is not None else []
-        drops = [trial.drop for each, trial in zip(found, self._trials, strict=False) if each.reverted == reverted]
-        before, drop = self._judge.before, drops[0] if drops else math.nan
-        return before, before - drop, Drop(drop, None, self._request.budget.confidence), False
-
-
-def _compiled(parts: Parts) -> Parts:
-    """The parts with their compiled program as the one that runs, also where it measured slower than the user's model."""
-    one_row = None if parts.one_row is None else _compiled(parts.one_row)
-    return Parts(parts.placed, parts.report, None, parts.recipe, one_row, parts.plans)

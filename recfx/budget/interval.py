@@ -15,7 +15,7 @@ from recfx.bootstrap import percentile_interval
 Values = NDArray[np.float64]
 _BLOCK_ELEMENTS = 1 << 21
 #: How probable it should be that a composition which fits on the rows for choices also keeps the budget on the certificate's.
-_LIKELY = 0.84
+LIKELY = 0.84
 
 
 @dataclasses.dataclass(frozen=True)
@@ -36,22 +36,29 @@ class Drop:
         """Whether the whole interval, or the estimate without an interval, is at most the budget."""
         return (self.estimate if self.interval is None else max(self.interval[1], self.estimate)) <= budget
 
-    def cautious(self, ratio: float) -> float | None:
+    def cautious(self, ratio: float, confidence: float | None = None, likely: float = LIKELY) -> float | None:
         """The drop that a composition may have on the rows for choices, so that its certificate will probably hold.
 
         The certificate's estimate has an error of its own. With standard errors s here and t there, the certificate's upper end is about
-        d + z t + sqrt(s^2 + t^2) u at most, where d is the estimate here and u the quantile of a probability of 84 %.
+        d + z t + sqrt(s^2 + t^2) u at most, where d is the estimate here, z belongs to the certificate's confidence, and u is the quantile
+        of the probability `likely`.
 
         Args:
             ratio: Rows here over rows of the certificate.
+            confidence: The confidence of the certificate; by default that of the interval here.
+            likely: How probable it should be that the certificate holds.
         """
         if self.interval is None:
             return None
-        normal = NormalDist()
-        width = normal.inv_cdf((1 + self.confidence) / 2)
-        here = (self.interval[1] - self.interval[0]) / (2 * width)
+        here = (self.interval[1] - self.interval[0]) / (2 * _width(self.confidence))
         there = here * math.sqrt(ratio)
-        return self.estimate + width * there + normal.inv_cdf(_LIKELY) * math.hypot(here, there)
+        certified = _width(self.confidence if confidence is None else confidence) * there
+        return self.estimate + certified + NormalDist().inv_cdf(likely) * math.hypot(here, there)
+
+
+def _width(confidence: float) -> float:
+    """Half the width of an interval, in standard errors."""
+    return NormalDist().inv_cdf((1 + confidence) / 2)
 
 
 def mean_drop(before: Values, after: Values, confidence: float, resamples: int, seed: int) -> Drop:

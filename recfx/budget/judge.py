@@ -9,12 +9,16 @@ from torch import nn
 
 from recfx.budget.interval import Drop
 from recfx.budget.measures import Measure
-from recfx.budget.settings import Budget
+from recfx.budget.settings import LEAST_EVALUATIONS, Budget
 from recfx.budget.untouched import Untouched
 from recfx.errors import InputError, RecfxError
 
 #: The part of the budget by which two evaluations of the user's model may differ.
 _NOISE = 0.1
+#: How the probability of a false claim is divided between the first certificate and one of a safer composition (Bonferroni).
+_SHARES = (0.75, 0.25)
+#: How probable it should be that the certificate of the safer composition holds.
+_SAFE = 0.975
 
 
 class Judge:
@@ -40,8 +44,18 @@ class Judge:
 
     @property
     def left(self) -> int:
-        """Evaluations that are left for compositions. One, or two with a part of its own, are kept for the certificate."""
-        return self.budget.evaluations - self.evaluations - (2 if self.measure.parts else 1)
+        """Evaluations that are left for compositions. Some are kept for the certificate, and for a second one where there are enough."""
+        kept = (2 if self.measure.parts else 1) + (self.budget.evaluations > LEAST_EVALUATIONS)
+        return self.budget.evaluations - self.evaluations - kept
+
+    @property
+    def may_certify(self) -> bool:
+        """Whether an evaluation is left for one more certificate."""
+        return self.evaluations < self.budget.evaluations
+
+    def confidence(self, attempt: int) -> float:
+        """The confidence of the first certificate (0) or of the second one (1). Both claims together hold with the budget's."""
+        return 1 - _SHARES[attempt] * (1 - self.budget.confidence)
 
     @property
     def before(self) -> float:
@@ -72,17 +86,26 @@ class Judge:
     def trial(self, candidate: Callable[..., Any]) -> Drop:
         """The drop of a composition on the rows for choices."""
         after = self._sample(candidate, certificate=False, whose="the compressed model")
-        return self.measure.drop(self._before, after, self.budget.confidence, False)
+        return self.measure.drop(self._before, after, self.confidence(0), False)
 
     def fits(self, drop: Drop) -> bool:
         """Whether a composition counts as inside the budget when choices are made."""
         bound = self.bound(drop)
         return (drop.estimate if bound is None else bound) <= self.budget.max_drop
 
+    def is_safe(self, drop: Drop) -> bool:
+        """Whether the second certificate of a composition will almost surely hold, from its drop on the rows for choices."""
+        bound = drop.cautious(self._ratio, self.confidence(1), _SAFE)
+        return (drop.estimate if bound is None else bound) <= self.budget.max_drop
+
     def bound(self, drop: Drop) -> float | None:
         """See `Drop.cautious`."""
+        return drop.cautious(self._ratio)
+
+    @property
+    def _ratio(self) -> float:
         rows = self.measure.rows
-        return drop.cautious(rows[0] / rows[1] if rows else 1.0)
+        return rows[0] / rows[1] if rows else 1.0
 
     def reference(self) -> float:
         """The metric of the user's model on the rows for the certificate."""
@@ -92,11 +115,16 @@ class Judge:
                 self._reference = self._sample(self._model, certificate=True, whose="your model")
         return self.measure.value(self._reference, True)
 
-    def certify(self, final: Callable[..., Any]) -> tuple[float, float, Drop]:
-        """The metric of the user's model and of the final one on the rows for the certificate, and the drop."""
+    def certify(self, final: Callable[..., Any], confidence: float | None = None) -> tuple[float, float, Drop]:
+        """The metric of the user's model and of the final one on the rows for the certificate, and the drop.
+
+        Args:
+            final: The final model.
+            confidence: The confidence of the interval; by default the budget's.
+        """
         before = self.reference()
         after = self._sample(final, certificate=True, whose="the compressed model")
-        drop = self.measure.drop(self._reference, after, self.budget.confidence, True)
+        drop = self.measure.drop(self._reference, after, confidence or self.budget.confidence, True)
         return before, self.measure.value(after, True), drop
 
     def _sample(self, model: Any, *, certificate: bool, whose: str) -> Any:

@@ -22,8 +22,9 @@ class Budget:
 
     Attributes:
         max_drop: The largest drop of the metric, 0 or more.
-        confidence: The confidence of the interval of the drop. The budget is met if the whole interval is inside it, so that a model whose
-            true drop is larger is accepted with a probability of at most about (1 - confidence) / 2.
+        confidence: The confidence of the certificate. The budget is met if the whole interval of the drop is inside it, so that a model
+            whose true drop is larger is accepted with a probability of at most about (1 - confidence) / 2. Two certificates share that
+            probability: if the first does not hold, a safer composition gets the second one.
         evaluations: How often a model may be measured, all counted: the user's model, compositions, and the certificate.
         prefer: What is saved inside the budget: "bytes", "time", or "both", the sum of the shares of both that are saved.
         kinds: What may be compressed; ranks go with layers.

@@ -63,7 +63,7 @@ class Certificate:
     Attributes:
         metric: The name of the metric.
         max_drop: The budget.
-        confidence: The confidence of the interval.
+        confidence: The confidence of the interval. It is higher than the budget's, which holds for two certificates together.
         before: The metric of the user's model.
         after: The metric of the compressed model, on the same rows.
         interval: The ends of the paired bootstrap interval of the drop; None if `evaluate` gives one number per model.

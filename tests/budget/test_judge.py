@@ -11,6 +11,7 @@ import torch
 from torch import nn
 
 import recfx
+from recfx.budget.interval import Drop
 from recfx.budget.judge import Judge
 from recfx.budget.measures import measure_of
 from recfx.errors import DataError, InputError
@@ -40,20 +41,55 @@ def judge(evaluate: Any, budget: recfx.Budget = BUDGET) -> Judge:
 def test_all_evaluations_are_counted() -> None:
     own = judge(recfx.AUC([(X, LABEL)]))
     own.begin()
-    assert (own.evaluations, own.left) == (2, 8)
+    assert (own.evaluations, own.left) == (2, 7)
     drop = own.trial(lambda x: x[:, 0] * 2)
     assert (drop.estimate, drop.interval) == (0.0, (0.0, 0.0))
     assert own.fits(drop)
     before, after, drop = own.certify(lambda x: x[:, 1])
-    assert (own.evaluations, own.left) == (5, 5)
+    assert (own.evaluations, own.left) == (5, 4)
     assert drop.estimate == pytest.approx(before - after)
     assert not own.fits(drop)
+
+
+def test_two_certificates_share_the_probability_of_a_false_claim() -> None:
+    own = judge(recfx.AUC([(X, LABEL)]), recfx.Budget(1e-3, confidence=0.9))
+    errors = [1 - own.confidence(attempt) for attempt in range(2)]
+    assert sum(errors) == pytest.approx(0.1)
+    assert errors[0] > errors[1] > 0
+    own.begin()
+    _, _, first = own.certify(lambda x: x[:, 1], own.confidence(0))
+    _, _, second = own.certify(lambda x: x[:, 1], own.confidence(1))
+    assert first.interval is not None
+    assert second.interval is not None
+    assert second.interval[0] < first.interval[0] < first.interval[1] < second.interval[1]
+
+
+@pytest.mark.parametrize(("evaluations", "left"), [(5, 1), (6, 1), (7, 2)])
+def test_an_evaluation_is_kept_for_a_second_certificate_where_there_are_enough(evaluations: int, left: int) -> None:
+    own = judge(recfx.AUC([(X, LABEL)]), recfx.Budget(1e-3, evaluations=evaluations))
+    own.begin()
+    assert own.left == left
+    for _ in range(left):
+        own.trial(lambda x: x[:, 0])
+    own.certify(lambda x: x[:, 0])
+    assert own.may_certify is (evaluations > 5)
+
+
+def test_what_fits_just_so_is_not_safe() -> None:
+    own = judge(recfx.AUC([(X, LABEL)]))
+    own.begin()
+    just = Drop(0.0, (-5e-4, 5e-4), own.confidence(0))
+    assert own.fits(just)
+    assert not own.is_safe(just)
+    assert own.is_safe(Drop(0.0, (-2e-4, 2e-4), own.confidence(0)))
+    assert own.is_safe(Drop(1e-3, None, 0.95))
+    assert not own.is_safe(Drop(1.1e-3, None, 0.95))
 
 
 def test_a_function_needs_no_evaluation_of_the_model_for_the_certificate() -> None:
     own = judge(lambda model: 0.5)
     own.begin()
-    assert (own.evaluations, own.left) == (2, 9)
+    assert (own.evaluations, own.left) == (2, 8)
     assert own.certify(lambda: None)[:2] == (0.5, 0.5)
     assert own.evaluations == 3
     assert own.bound(own.trial(lambda: None)) is None
