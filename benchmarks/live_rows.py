@@ -190,8 +190,8 @@ def _write(update: _Updates, case: Case, active: threading.Event, ended: threadi
     due = time.monotonic()
     while active.wait() and not ended.is_set():
         now = time.monotonic()
-        if now < due:
-            time.sleep(min(due - now, 1e-3))
+        if now < due:  # one sleep: every look at the clock would take the interpreter's lock
+            time.sleep(due - now)
             continue
         update()
         due = max(due, now - 0.05) + case.update / case.rate

@@ -226,11 +226,11 @@ class CompiledModel(FrozenWeights):
         live = self._with_live_tables()
         with live.lock:
             self._require_present(live)
-            checked = live.checked(updates)
+            shaped = live.shaped(updates)
             if self._journal is None:
-                version = live.write(checked, exchange=exchange)
+                version = live.write(shaped, exchange)
             elif exchange is None:
-                version = self._journal.write(checked)
+                version = self._journal.write(shaped)
             else:
                 raise InputError(
                     "the model keeps its updates in a journal of its own",
@@ -256,8 +256,7 @@ class CompiledModel(FrozenWeights):
         Raises:
             InputError: See `update_tables`.
         """
-        live = self._with_live_tables()
-        live.packed(live.checked(updates))
+        self._with_live_tables().check(updates)
 
     def prepare_updates(self, tables: Collection[str] | None = None) -> None:
         """Makes tables ready for new rows now, which `update_tables` otherwise does at the first update of a table.

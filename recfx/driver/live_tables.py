@@ -1,9 +1,12 @@
 """Tables of a compiled model that take new rows while it is called.
 
 The model is held twice, in two sides that differ only in these tables. Calls run on the active side. An update is written into the other
-side, which then becomes the active one in one step; when the calls of the former side have ended, the update is written there, too. So
-a call sees all rows of an update or none of them, and it neither waits nor takes a lock: it adds itself to the calls of a side and
-checks that the side is still the active one.
+side, which then becomes the active one in one step; when the calls of the former side have ended, the rows are copied there. So a call
+sees all rows of an update or none of them, and it neither waits nor takes a lock: it adds itself to the calls of a side and checks
+that the side is still the active one.
+
+Calls and updates share the lock of the interpreter. A thread that waits for it wakes tens of microseconds later than it could, so an
+update runs few lines of Python and calls the kernels twice: to check, pack and write the rows, and to copy them to the other side.
 """
 
 from __future__ import annotations
@@ -18,7 +21,15 @@ import torch
 
 from recfx.driver.other_tables import with_tables
 from recfx.driver.parts import Parts
-from recfx.driver.row_updates import NewRows, checked_updates, packed_rows, table_at, table_names
+from recfx.driver.row_updates import (
+    NewRows,
+    checked_updates,
+    packed_rows,
+    require_sound,
+    shaped_updates,
+    table_at,
+    table_names,
+)
 from recfx.driver.table_history import TableRecord
 from recfx.driver.unusual_calls import run_unusual
 from recfx.errors import InputError, TargetError
@@ -26,11 +37,12 @@ from recfx.formats.rowwise import ROW_BITS, row_bytes
 from recfx.ir.lookup_ops import TableKey, table_key
 from recfx.ir.program import get_state
 from recfx.kernels.private_copies import private_copy
-from recfx.kernels.row_writes import write_rows
+from recfx.kernels.row_writes import RowUpdate, RowWrites, packs
 
 #: Seconds for the calls of a side to end.
 _LONGEST_CALL = 60.0
-_PAUSE = 20e-6
+#: Seconds between two looks whether calls have ended, at first and at most. A look holds the lock of the interpreter.
+_PAUSES = (100e-6, 2e-3)
 
 
 #: Is given the function that makes new rows visible, and calls it.
@@ -119,7 +131,7 @@ class LiveTables:
         self._sides = [_Side(parts), _Side(parts)]
         self._active = self._sides[0]
         self._leaving: list[_Side] = []
-        self._late: list[NewRows] = []
+        self._late: RowWrites | None = None  # the last update, whose rows the passive side does not hold yet
 
     @property
     def parts(self) -> Parts:
@@ -153,9 +165,19 @@ class LiveTables:
                 return side
             side.calls.pop()
 
-    def checked(self, updates: Mapping[str, Any]) -> list[NewRows]:
-        """Checks new rows; see `checked_updates`."""
-        return checked_updates(self.records, updates, self._names)
+    def shaped(self, updates: Mapping[str, Any]) -> list[NewRows]:
+        """Checks new rows as far as `write` does not; see `shaped_updates`."""
+        return shaped_updates(self.records, updates, self._names)
+
+    def check(self, updates: Mapping[str, Any]) -> None:
+        """Checks whether `write` would take new rows, and writes nothing.
+
+        Raises:
+            InputError: It would not.
+        """
+        for new in checked_updates(self.records, updates, self._names):
+            for record, table in self._active.tables(self.records[new.table], self._of_one_row(new.table)):
+                packed_rows(record, table, new.rows, self._where(new))
 
     def places(self, names: Collection[str]) -> list[int]:
         """The positions of tables in `records`.
@@ -190,78 +212,41 @@ class LiveTables:
         copies: dict[TableKey, torch.Tensor] = {table_key(tensor): private_copy(tensor) for tensor in held}
         return _Side(with_tables(side.parts, copies))
 
-    def write(
-        self,
-        updates: Sequence[NewRows],
-        packed: Sequence[Sequence[torch.Tensor]] | None = None,
-        exchange: Exchange | None = None,
-    ) -> int:
+    def write(self, updates: Sequence[NewRows], exchange: Exchange | None = None) -> int:
         """Makes new rows visible to all calls that begin from now on. Call it with the lock.
 
         Args:
-            updates: The rows, from `checked`.
-            packed: The same rows from `packed`, if that was called before.
+            updates: The rows, from `shaped`.
             exchange: Calls the function that it is given, which makes the rows visible. If it raises an error before, nothing is written.
 
         Returns:
             The number of updates so far.
 
         Raises:
-            InputError: The format of a table cannot hold a number, or a backend keeps a copy of the table.
+            InputError: An id is outside its table, the format of a table cannot hold a number, or a backend keeps a copy of the table.
             TargetError: Calls that began before the last update have not ended.
         """
-        packed = self.packed(updates) if packed is None else packed
         self.prepare([new.table for new in updates])
         self.settle()
         passive = self._sides[1 - self._sides.index(self._active)]
-        self._store(passive, updates, packed)
+        writes = self._written(passive, updates)
 
         def visible() -> None:
             self._leaving.append(self._active)
             self._active = passive
-            self._late = list(updates)
+            self._late = writes
             self.version += 1
 
         try:
             (exchange or _at_once)(visible)
         finally:
             if self._active is not passive:
-                self._take_back(passive, updates)
+                writes.take_back()
         if self._wait(_LONGEST_CALL):
-            self._write_late(packed)
-        else:  # the caller may change its tensors before the next update writes them
-            self._late = [dataclasses.replace(new, ids=new.ids.clone(), rows=new.rows.clone()) for new in updates]
+            self._carry_over()
+        else:  # the caller may change its tensors before the next update
+            self._late = writes.with_own_ids()
         return self.version
-
-    def _take_back(self, passive: _Side, updates: Sequence[NewRows]) -> None:
-        """Writes the present rows over new ones that did not become visible."""
-        for new in updates:
-            one_row = self._of_one_row(new.table)
-            present = self._active.tables(self.records[new.table], one_row)
-            with torch.no_grad():
-                for (_, table), (_, held) in zip(
-                    passive.tables(self.records[new.table], one_row), present, strict=True
-                ):
-                    table.index_copy_(0, new.ids, held.index_select(0, new.ids))
-
-    def packed(self, updates: Sequence[NewRows]) -> list[list[torch.Tensor]]:
-        """The rows in the formats of their tables: one tensor for each tensor of a table.
-
-        Raises:
-            InputError: A format cannot hold a number.
-        """
-        found = []
-        for new in updates:
-            where = f"table {self.records[new.table].names[0]}"
-            formats: dict[tuple[int, bool, torch.dtype], torch.Tensor] = {}
-            made = []
-            for record, table in self._active.tables(self.records[new.table], self._of_one_row(new.table)):
-                key = record.bits, record.refine, table.dtype
-                if key not in formats:
-                    formats[key] = packed_rows(record, table, new.rows, where)
-                made.append(formats[key])
-            found.append(made)
-        return found
 
     def settle(self) -> None:
         """Waits until both sides hold the same rows. Call it with the lock.
@@ -275,33 +260,72 @@ class LiveTables:
                 where="update_tables",
                 hint="find out why the call hangs, and pass the rows again",
             )
-        if self._late:
-            self._write_late(self.packed(self._late))
+        self._carry_over()
 
-    def _write_late(self, packed: Sequence[Sequence[torch.Tensor]]) -> None:
-        """Writes the last update into the passive side, which no call reads."""
-        self._store(self._sides[1 - self._sides.index(self._active)], self._late, packed)
-        self._late = []
+    def _carry_over(self) -> None:
+        """Copies the rows of the last update to the passive side, which no call reads."""
+        late, self._late = self._late, None
+        if late is not None:
+            late.carry_over()
 
     def _wait(self, seconds: float) -> bool:
         """Waits for the calls of former sides; whether they have ended."""
-        end = time.monotonic() + seconds
+        begun, (pause, longest) = time.monotonic(), _PAUSES
         while any(side.calls for side in self._leaving):
-            if time.monotonic() > end:
+            if time.monotonic() - begun > seconds:
                 return False
-            time.sleep(_PAUSE)
+            time.sleep(pause)
+            pause = min(2 * pause, longest)
         self._leaving = []
         return True
+
+    def _where(self, new: NewRows) -> str:
+        return f"table {self.records[new.table].names[0]}"
 
     def _of_one_row(self, place: int) -> TableRecord | None:
         return self._one_row.get(self.records[place].names)
 
-    def _store(self, side: _Side, updates: Sequence[NewRows], packed: Sequence[Sequence[torch.Tensor]]) -> None:
-        for new, formats in zip(updates, packed, strict=True):
-            tables = side.tables(self.records[new.table], self._of_one_row(new.table))
-            for (_, table), rows in zip(tables, formats, strict=True):
-                with torch.no_grad():
-                    write_rows(table, new.ids, rows)
+    def _pairs(self, side: _Side, new: NewRows) -> list[tuple[TableRecord, torch.Tensor, torch.Tensor]]:
+        """The tensors of the table of an update: its format, that of a side, and that which calls read."""
+        record, one_row = self.records[new.table], self._of_one_row(new.table)
+        present = self._active.tables(record, one_row)
+        return [(*held, read) for held, (_, read) in zip(side.tables(record, one_row), present, strict=True)]
+
+    def _written(self, side: _Side, updates: Sequence[NewRows]) -> RowWrites:
+        """Checks new rows and writes them into a side that no call reads.
+
+        Raises:
+            InputError: An id is outside its table, or the format of a table cannot hold a number. Nothing is written then.
+        """
+        tables: list[NewRows] = []
+        made: list[RowUpdate] = []
+        for new in updates:
+            for record, table, present in self._pairs(side, new):
+                bits = 0 if record.refine or not packs(new.rows, table, record.bits) else record.bits
+                rows = new.rows if bits else self._packed(record, table, new)
+                made.append(RowUpdate(table, present, new.ids.contiguous(), rows.contiguous(), bits))
+                tables.append(new)
+        writes = RowWrites(made)
+        wrong = writes.write()
+        if wrong >= 0:
+            new = tables[wrong]
+            for record, table, _ in self._pairs(side, new):
+                self._packed(record, table, new)
+            raise InputError(
+                "the ids or rows were changed by another thread while they were written",
+                where=self._where(new),
+                hint="pass tensors that no other thread writes to, such as copies",
+            )
+        return writes
+
+    def _packed(self, record: TableRecord, table: torch.Tensor, new: NewRows) -> torch.Tensor:
+        """New rows, checked and in the format of a table.
+
+        Raises:
+            InputError: An id is outside the table, or its format cannot hold a number.
+        """
+        require_sound(self.records, new)
+        return packed_rows(record, table, new.rows, self._where(new))
 
 
 def _at_once(visible: Callable[[], None]) -> None:

@@ -25,8 +25,8 @@ class NewRows:
 
     Attributes:
         table: The position of the table in the records.
-        ids: int64 [n], inside the table. Where one occurs several times, its last row counts.
-        rows: Floating point [n, columns], finite.
+        ids: int64 [n]. Where one occurs several times, its last row counts.
+        rows: Floating point [n, columns].
     """
 
     table: int
@@ -37,7 +37,17 @@ class NewRows:
 def checked_updates(
     records: Sequence[TableRecord], updates: Mapping[str, Any], names: Mapping[str, int] | None = None
 ) -> list[NewRows]:
-    """Checks new rows.
+    """Checks new rows: names, dtypes and sizes as `shaped_updates`, and ids and numbers as `require_sound`."""
+    found = shaped_updates(records, updates, names)
+    for new in found:
+        require_sound(records, new)
+    return found
+
+
+def shaped_updates(
+    records: Sequence[TableRecord], updates: Mapping[str, Any], names: Mapping[str, int] | None = None
+) -> list[NewRows]:
+    """Checks the names, dtypes and sizes of new rows. Ids and numbers are not read.
 
     Args:
         records: The tables of the model.
@@ -46,8 +56,7 @@ def checked_updates(
         names: `table_names(records)`, if it is at hand.
 
     Raises:
-        InputError: A name is unknown, a table takes no new rows, or ids or rows do not fit the table.
-        IdError: An id is outside its table.
+        InputError: A name is unknown, a table takes no new rows, or ids or rows have other dtypes or sizes.
     """
     if not isinstance(updates, Mapping):
         raise InputError(
@@ -65,7 +74,7 @@ def checked_updates(
                 where=f"table {name}",
                 hint="pass all its rows under one name",
             )
-        found[place] = _checked(place, record, given, f"table {name}")
+        found[place] = _shaped(place, record, given, f"table {name}")
     return list(found.values())
 
 
@@ -110,7 +119,7 @@ def _unknown(name: str, records: Sequence[TableRecord]) -> InputError:
     )
 
 
-def _checked(place: int, record: TableRecord, given: Any, where: str) -> NewRows:
+def _shaped(place: int, record: TableRecord, given: Any, where: str) -> NewRows:
     if not isinstance(given, tuple | list) or len(given) != 2:
         raise InputError(
             f"expected (ids, rows), got {type(given).__name__}", where=where, hint="pass a pair of tensors"
@@ -126,9 +135,20 @@ def _checked(place: int, record: TableRecord, given: Any, where: str) -> NewRows
             where=where,
             hint=f"pass one row of {record.columns} numbers for each id",
         )
-    ids = ids.long()
+    return NewRows(place, ids.long(), rows)
+
+
+def require_sound(records: Sequence[TableRecord], new: NewRows) -> None:
+    """Checks that ids are inside their table and numbers are finite.
+
+    Raises:
+        IdError: An id is outside its table.
+        InputError: A number is not finite.
+    """
+    ids, rows, record = new.ids, new.rows, records[new.table]
     if are_sound(ids, rows, record.rows):
-        return NewRows(place, ids, rows)
+        return
+    where = f"table {record.names[0]}"
     if len(ids):
         low, high = (int(value) for value in ids.aminmax())
         if low < 0 or high >= record.rows:
@@ -138,7 +158,6 @@ def _checked(place: int, record: TableRecord, given: Any, where: str) -> NewRows
                 hint=f"ids must be in [0, {record.rows}); a table does not grow: optimize a model with more rows",
             )
     _require_finite(rows, where)
-    return NewRows(place, ids, rows)
 
 
 def _tensor(value: Any, kind: str, where: str) -> torch.Tensor:

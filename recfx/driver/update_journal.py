@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from pathlib import Path
 
 import torch
@@ -43,12 +43,16 @@ class UpdateJournal(JournalChain):
         Raises:
             ArtifactError: The journal cannot be written. The rows are then not visible either.
         """
-        packed = self._live.packed(updates)
+        record = Record({self._name(new): _plain(new) for new in updates})
+
+        def append(visible: Callable[[], None]) -> None:
+            self.append(record)
+            visible()
+
         self._live.prepare([new.table for new in updates])
         self._live.settle()
         with self.locked():
-            self.append(Record({self._name(new): _plain(new) for new in updates}))
-            return self._live.write(updates, packed)
+            return self._live.write(updates, append)
 
     def save(self) -> str:
         """Saves the model with its present rows to its folder, and begins a new journal. Returns the digest of the folder.
@@ -62,7 +66,7 @@ class UpdateJournal(JournalChain):
 
     def _write_record(self, record: Record, where: str) -> None:
         try:
-            self._live.write(self._live.checked(record.updates))
+            self._live.write(self._live.shaped(record.updates))
         except InputError as error:
             raise ArtifactError(
                 f"the journal holds rows that do not fit the model: {error.what}",

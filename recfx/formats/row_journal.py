@@ -18,8 +18,9 @@ import os
 import struct
 import weakref
 import zlib
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
+from functools import lru_cache
 from pathlib import Path
 from typing import Any, Literal
 
@@ -93,7 +94,7 @@ class RowJournal:
                 header = _header(base)
                 if os.fstat(self._file).st_size < len(header) and header.startswith(self._at(0, len(header))):
                     os.ftruncate(self._file, 0)
-                    self._write(header, 0)
+                    self._write([memoryview(header)], 0)
                 self.position = self._checked_header(header)
         except BaseException:
             self.close()
@@ -145,12 +146,11 @@ class RowJournal:
         checksum = 0
         for part in payload:
             checksum = zlib.crc32(part, checksum)
-        head = struct.pack("<4sIQ", _ROWS, checksum, sum(len(part) for part in payload))
+        head = struct.pack("<4sIQ", _ROWS, checksum, sum(part.nbytes for part in payload))
         head += struct.pack("<I", zlib.crc32(head))
         begin = self.position
         try:
-            for part in (head, *payload):
-                self.position = self._write(part, self.position)
+            self.position = self._write([memoryview(head), *payload], begin)
             if self._sync == "disk":
                 os.fdatasync(self._file)
         except OSError as error:
@@ -162,12 +162,17 @@ class RowJournal:
                 f"{'free space on the disk' if full else 'find out why the disk fails'}, and pass the rows again",
             ) from error
 
-    def _write(self, data: bytes | memoryview, at: int) -> int:
-        with memoryview(data) as left:
-            done = 0
-            while done < len(left):
-                done += os.pwrite(self._file, left[done:], at + done)
-        return at + done
+    def _write(self, parts: Sequence[memoryview], at: int) -> int:
+        """Writes parts one behind the other, in one call of the system if it takes them at once; returns their end."""
+        left = [part for part in parts if part.nbytes]
+        while left:
+            done = os.pwritev(self._file, left, at)
+            at += done
+            while left and done >= left[0].nbytes:
+                done -= left.pop(0).nbytes
+            if left and done:
+                left[0] = left[0].cast("B")[done:]
+        return at
 
     def _at(self, begin: int, count: int) -> bytes:
         """As many bytes of the file from `begin` as there are, at most `count`."""
@@ -261,19 +266,24 @@ def _header(base: str) -> bytes:
     return head + struct.pack("<I", zlib.crc32(head))
 
 
-def _payload_of(record: Record) -> list[bytes | memoryview]:
+def _payload_of(record: Record) -> list[memoryview]:
     """The payload of a record, in parts; tensors are not copied."""
-    tables, parts = [], list[bytes | memoryview]()
+    tables, parts = [], list[memoryview]()
     for name, (ids, rows) in record.updates.items():
-        dtype = _NAMES[rows.dtype]
-        tables.append({"name": name, "rows": len(ids), "columns": rows.shape[1], "dtype": dtype})
+        tables.append((name, *rows.shape, _NAMES[rows.dtype]))
         parts += [_bytes(ids.to(torch.int64)), _bytes(rows)]
-    text = strict_json.dump({"continued": record.continued, "tables": tables})
-    return [len(text).to_bytes(4, "little") + text, *parts]
+    return [memoryview(_description(record.continued, tuple(tables))), *parts]
+
+
+@lru_cache(64)  # updates of one source have the same sizes
+def _description(continued: str, tables: tuple[tuple[str, int, int, str], ...]) -> bytes:
+    entries = [dict(zip(("name", "rows", "columns", "dtype"), table, strict=True)) for table in tables]
+    text = strict_json.dump({"continued": continued, "tables": entries})
+    return len(text).to_bytes(4, "little") + text
 
 
 def _bytes(tensor: torch.Tensor) -> memoryview:
     if not tensor.numel():
         return memoryview(b"")
-    held: Any = tensor.detach().contiguous().view(-1).view(torch.uint8).numpy()
+    held: Any = tensor.detach().contiguous().view(torch.uint8).numpy()
     return memoryview(held)

@@ -1,12 +1,64 @@
-"""New rows of a table: checked, and written to their places, each in one call that holds no lock of the interpreter."""
+"""New rows of tables: checked, packed and written to their places, in one call that holds no lock of the interpreter."""
 
 from __future__ import annotations
 
+import ctypes
+import dataclasses
+from collections.abc import Sequence
+
 import torch
 
-from recfx.errors import IdError
 from recfx.kernels.library import library, missing
 from recfx.kernels.memory import address
+
+_i64, _p = ctypes.c_int64, ctypes.c_void_p
+
+#: Bits of a number of a table -> the dtype of tables whose float32 rows the kernel checks and packs.
+_PACKED = {32: torch.float32, 16: torch.bfloat16, 8: torch.uint8, 4: torch.uint8, 2: torch.uint8}
+
+
+class CRowUpdate(ctypes.Structure):
+    """RecfxRowUpdate of csrc/row_writes.h."""
+
+    _fields_ = (
+        *((name, _i64) for name in ("struct_bytes", "bits")),
+        ("ids", _p),
+        ("count", _i64),
+        ("rows", _p),
+        ("columns", _i64),
+        *((name, _p) for name in ("table", "present")),
+        *((name, _i64) for name in ("table_rows", "row_bytes")),
+    )
+
+
+@dataclasses.dataclass(frozen=True, slots=True)
+class RowUpdate:
+    """New rows of a table that is held twice: one copy is written to while calls read the other.
+
+    Attributes:
+        table: [n, width], contiguous: the copy that is written to.
+        present: The other copy, which holds the present rows.
+        ids: int64 [m], contiguous.
+        rows: [m, columns], contiguous: float32 where `bits` is not 0, and otherwise as the table holds them.
+        bits: Of a number of the table, if the kernel checks and packs the rows; see `packs`. 0 for rows that were checked before.
+    """
+
+    table: torch.Tensor
+    present: torch.Tensor
+    ids: torch.Tensor
+    rows: torch.Tensor
+    bits: int = 0
+
+
+def packs(rows: torch.Tensor, table: torch.Tensor, bits: int) -> bool:
+    """Whether the kernel checks rows and packs them for a table.
+
+    Args:
+        rows: [m, columns], floating point.
+        table: float32, bfloat16 or float16 [n, columns], or uint8 [n, width].
+        bits: Of a number of the table; packed rows have a scale and a bias from their extremes.
+    """
+    return rows.dtype is torch.float32 and table.dtype is _PACKED.get(bits) and rows.shape[1] > 0 and not missing()
 
 
 def are_sound(ids: torch.Tensor, rows: torch.Tensor, table_rows: int) -> bool:
@@ -28,37 +80,73 @@ def are_sound(ids: torch.Tensor, rows: torch.Tensor, table_rows: int) -> bool:
     return bool(check(address(ids), len(ids), table_rows, address(rows), rows.shape[1]))
 
 
-def write_rows(table: torch.Tensor, ids: torch.Tensor, rows: torch.Tensor) -> None:
-    """Writes `rows[i]` to `table[ids[i]]`. Where an id occurs several times, its last row stays.
+class RowWrites:
+    """New rows of some tables on their way into both copies: `write`, and then `take_back` or `carry_over`.
 
     Args:
-        table: [n, columns], contiguous.
-        ids: int64 [m].
-        rows: [m, columns], of the dtype of the table.
-
-    Raises:
-        IdError: An id is outside the table. Nothing is written.
+        updates: The rows. Their tensors must not change until the last of these calls.
     """
-    ids, rows = ids.contiguous(), rows.contiguous()
-    if missing():
-        wrong = _first_outside(ids, len(table))
-        if wrong < 0:
-            table.index_copy_(0, *_each_once(ids, rows))
-    else:
-        width = rows.shape[1] * rows.element_size()
-        wrong = library().calls["recfx_write_rows"](
-            address(ids), len(ids), address(rows), width, address(table), len(table)
-        )
-    if wrong >= 0:
-        raise IdError(
-            f"the id {int(ids[wrong])} is outside the table of {len(table)} rows",
-            hint=f"ids must be in [0, {len(table)})",
-        )
+
+    __slots__ = ("_structs", "updates")
+
+    def __init__(self, updates: Sequence[RowUpdate]) -> None:
+        self.updates = updates
+        self._structs = None if missing() else (CRowUpdate * len(updates))(*(_struct(each) for each in updates))
+
+    def write(self) -> int:
+        """Writes `rows[i]` to `table[ids[i]]` for each update. Where an id occurs several times, its last row stays.
+
+        Returns:
+            -1, or the position of an update with an id outside its table or a number that the table cannot hold. All tables have the
+            present rows then.
+        """
+        if self._structs is not None:
+            return int(library().calls["recfx_update_rows"](self._structs, len(self.updates)))
+        for position, update in enumerate(self.updates):
+            if len(update.ids) and not 0 <= int(update.ids.min()) <= int(update.ids.max()) < len(update.table):
+                return position
+        with torch.no_grad():
+            for update in self.updates:
+                update.table.index_copy_(0, *_each_once(update.ids, update.rows))
+        return -1
+
+    def take_back(self) -> None:
+        """Writes the present rows to `table`."""
+        self._copy(to_present=False)
+
+    def carry_over(self) -> None:
+        """Writes the new rows to `present`, too."""
+        self._copy(to_present=True)
+
+    def with_own_ids(self) -> RowWrites:
+        """The same with copies of the ids and without the rows, for `carry_over` after the caller's tensors have changed."""
+        return RowWrites([dataclasses.replace(u, ids=u.ids.clone(), rows=u.rows[:0]) for u in self.updates])
+
+    def _copy(self, *, to_present: bool) -> None:
+        if self._structs is not None:
+            library().calls["recfx_copy_rows"](self._structs, len(self.updates), to_present)
+            return
+        with torch.no_grad():
+            for each in self.updates:
+                to, source = (each.present, each.table) if to_present else (each.table, each.present)
+                to.index_copy_(0, each.ids, source.index_select(0, each.ids))
 
 
-def _first_outside(ids: torch.Tensor, rows: int) -> int:
-    outside = ((ids < 0) | (ids >= rows)).nonzero()
-    return int(outside[0]) if len(outside) else -1
+def _struct(update: RowUpdate) -> CRowUpdate:
+    ids, rows, table = update.ids, update.rows, update.table
+    count, width = table.shape
+    return CRowUpdate(
+        ctypes.sizeof(CRowUpdate),
+        update.bits,
+        address(ids),
+        ids.numel(),
+        address(rows),
+        rows.shape[1],
+        address(table),
+        address(update.present),
+        count,
+        width * table.element_size(),
+    )
 
 
 def _each_once(ids: torch.Tensor, rows: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:

@@ -1,6 +1,7 @@
 // Rows of numbers as codes of 8, 4 or 2 bits with a scale and a bias in half precision, as recfx.formats.rowwise packs them.
 // Compiled for the least instruction set and without contraction, so that every machine gives the bits of that reference.
-#include <cstdint>
+#include "encode.h"
+
 #include <cstring>
 
 #include "half.inl"
@@ -120,15 +121,17 @@ bool encode_row(const float* row, int64_t dim, uint8_t* to) {
     return true;
 }
 
-template <int Bits>
-int64_t encode(const float* rows, int64_t count, int64_t dim, uint8_t* out) {
-    const int64_t bytes = (dim * Bits + 7) / 8 + 4;
-    for (int64_t row = 0; row < count; ++row)
-        if (!encode_row<Bits>(rows + row * dim, dim, out + row * bytes)) return row;
-    return -1;
+}  // namespace
+
+EncodeRow encode_row_of(int64_t bits) {
+    switch (bits) {
+        case 8: return encode_row<8>;
+        case 4: return encode_row<4>;
+        case 2: return encode_row<2>;
+        default: return nullptr;
+    }
 }
 
-}  // namespace
 }  // namespace recfx
 
 extern "C" __attribute__((visibility("default"))) int64_t recfx_encode_rows(int32_t bits, const float* rows, int64_t count, int64_t dim, uint8_t* out);
@@ -138,12 +141,11 @@ extern "C" {
 // Packs rows [count, dim] into bytes [count, ceil(dim * bits / 8) + 4]. Returns the first row that holds NaN, infinities or numbers beyond half
 // precision, or -1; -2 for other bits and for rows without numbers.
 int64_t recfx_encode_rows(int32_t bits, const float* rows, int64_t count, int64_t dim, uint8_t* out) {
-    if (dim < 1) return -2;
-    switch (bits) {
-        case 8: return recfx::encode<8>(rows, count, dim, out);
-        case 4: return recfx::encode<4>(rows, count, dim, out);
-        case 2: return recfx::encode<2>(rows, count, dim, out);
-        default: return -2;
-    }
+    const recfx::EncodeRow encode = recfx::encode_row_of(bits);
+    if (dim < 1 || !encode) return -2;
+    const int64_t bytes = (dim * bits + 7) / 8 + 4;
+    for (int64_t row = 0; row < count; ++row)
+        if (!encode(rows + row * dim, dim, out + row * bytes)) return row;
+    return -1;
 }
 }
