@@ -43,9 +43,9 @@ class LadderConfig:
     Attributes:
         most_use: The share of a variant's capacity that the need may take; above it, the ladder goes down.
         return_use: The share of a better variant's capacity at or below which the need must stay for it to return.
-        hold_seconds: The time for which it must stay there.
+        hold_seconds: The time for which it must stay there. It begins anew when the need exceeds `most_use` of the better variant.
         smooth_seconds: The time constant of the moving average of the need that must stay there: a few requests that arrive together
-            do not keep a better variant away. Going down is decided by the present need.
+            do not keep a better variant away, as long as it could take them. Going down is decided by the present need.
         drain_seconds: The time in which the waiting rows are to be computed; they count towards the need.
     """
 
@@ -140,14 +140,19 @@ class VariantLadder:
         return next(fitting, len(self.rungs) - 1)
 
     def _remember(self, need: float, now: float) -> None:
-        """Notes for each variant since when the average need has fitted it; a clock that jumps back starts anew."""
+        """Notes for each variant since when the need has fitted it; a clock that jumps back starts anew.
+
+        The average must fit into the lower share. It hardly notices a short burst, so each need must fit into the higher share, too:
+        otherwise a variant would return at once when the burst ends that it was left for.
+        """
+        average = need
         if self._smooth is not None and self.config.smooth_seconds > 0.0:
             average, before = self._smooth
-            need += (average - need) * math.exp(min(before - now, 0.0) / self.config.smooth_seconds)
-        self._smooth = (need, now)
+            average = need + (average - need) * math.exp(min(before - now, 0.0) / self.config.smooth_seconds)
+        self._smooth = (average, now)
         for index, rung in enumerate(self.rungs):
-            since = self._fits_since[index]
-            if need > self.config.return_use * rung.rows_per_second:
+            since, rate = self._fits_since[index], rung.rows_per_second
+            if average > self.config.return_use * rate or need > self.config.most_use * rate:
                 self._fits_since[index] = None
             elif since is None or since > now:
                 self._fits_since[index] = now

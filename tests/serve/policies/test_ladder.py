@@ -67,6 +67,42 @@ def test_the_variant_is_always_one_of_the_ladder(rungs: list[Rung], loads: list[
         assert 0 <= ladder.observe(need, waiting, now) < len(rungs)
 
 
+@given(
+    ladders,
+    st.lists(
+        st.tuples(st.one_of(st.floats(0.0, 2e3), st.floats(0.0, 1e5)), st.floats(0.01, 2.0)), min_size=2, max_size=60
+    ),
+    st.floats(0.1, 5.0),
+    st.floats(0.0, 50.0),
+)
+def test_no_variant_returns_within_the_hold_of_a_need_that_it_does_not_take(
+    rungs: list[Rung], loads: list[tuple[float, float]], hold: float, smooth: float
+) -> None:
+    """However short the burst was, and however little of it is in the average."""
+    ladder = VariantLadder(rungs, LadderConfig(hold_seconds=hold, smooth_seconds=smooth))
+    now, before = 0.0, 0
+    seen: list[tuple[float, float]] = []
+    for need, pause in loads:
+        now += pause
+        seen.append((now, need))
+        index = ladder.observe(need, 0, now)
+        if index < before:
+            assert all(n <= 0.9 * rungs[index].rows_per_second for at, n in seen if now - at < hold)
+        before = index
+
+
+@pytest.mark.parametrize("burst", [0.1, 0.3, 1.0, 2.0])
+def test_the_best_variant_returns_three_seconds_after_a_burst(burst: float) -> None:
+    """Observations of ten in a second, as the engine makes them."""
+    ladder = VariantLadder(RUNGS[:2])
+    count = round(burst / 0.1)
+    seen = followed(ladder, [300.0] * 100 + [2000.0] * count + [300.0] * 80, step=0.1)
+    down = seen[100:].count(1) * 0.1
+    assert set(seen[:100]) == {0}
+    assert seen[-1] == 0
+    assert burst + 3.0 <= down + 1e-6 <= burst + 5.5  # longer bursts stay in the average for up to 2.5 s
+
+
 def test_a_crowd_and_its_end() -> None:
     ladder = VariantLadder(RUNGS, LadderConfig(hold_seconds=3.0, smooth_seconds=0.0))
     calm, crowd = [500.0] * 10, [3000.0] * 20
@@ -98,7 +134,7 @@ def test_a_short_rise_of_the_need_does_not_begin_the_hold_again() -> None:
 
 def test_no_variant_returns_into_a_need_that_it_does_not_take() -> None:
     ladder = VariantLadder(RUNGS[:2], LadderConfig(hold_seconds=2.0, smooth_seconds=50.0))
-    assert followed(ladder, [0.0] * 3 + [950.0] + [100.0] * 4 + [899.0]) == [0, 0, 0, 1, 0, 0, 0, 0, 0]
+    assert followed(ladder, [0.0] * 3 + [950.0] + [100.0] * 4 + [899.0]) == [0, 0, 0, 1, 1, 1, 1, 1, 0]
     late = VariantLadder(RUNGS[:2], LadderConfig(hold_seconds=2.0, smooth_seconds=50.0))
     assert followed(late, [0.0] * 3 + [950.0] * 9) == [0] * 3 + [1] * 9
 
