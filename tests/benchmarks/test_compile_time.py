@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import dataclasses
 import json
+import sys
+from pathlib import Path
 
 import pytest
 import torch
@@ -28,6 +30,13 @@ def test_a_case_is_measured_by_stage(monkeypatch: pytest.MonkeyPatch) -> None:
     assert compile_time.from_json(json.loads(json.dumps(dataclasses.asdict(found)))) == found
     line = compile_time.table([found]).splitlines()[-1]
     assert line.startswith("| small")
+
+
+def test_processes_find_the_bytecode_of_every_room(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(sys, "pycache_prefix", str(tmp_path))
+    compile_time.write_bytecode()
+    written = {file.name.partition(".")[0] for file in tmp_path.rglob("*.pyc")}
+    assert {"optimizer", "build", "stages", "registry", "compile_time"} <= written
 
 
 def test_an_unknown_case_is_refused(capsys: pytest.CaptureFixture[str]) -> None:
