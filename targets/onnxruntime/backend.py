@@ -24,7 +24,8 @@ TABLES_FROM = 1 << 16
 #: The operators of the dialect that have a translation of their own, `recfx.onnx.rules.FUSED`. Their names are enough for the pipeline, and
 #: the translations are imported when a region is lowered.
 _KERNELS = frozenset(
-    f"recfx::{name}" for name in ("cin", "cross", "dot_interaction", "fm", "grouped_lookup", "mlp", "target_attention")
+    f"recfx::{name}"
+    for name in ("attention_gru", "cin", "cross", "dot_interaction", "fm", "grouped_lookup", "mlp", "target_attention")
 )
 
 

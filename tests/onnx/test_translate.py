@@ -22,7 +22,7 @@ from dialect_cases import CASES, Case, References
 from dialect_refusals import REFUSED, refused
 
 from recfx.onnx.translate import Refusals, translate
-from recfx.ops import mlp
+from recfx.ops import mlp, recurrent
 from recfx.targets import BACKENDS
 
 _aten = torch.ops.aten
@@ -155,6 +155,19 @@ def test_an_operator_without_a_translation_is_decomposed() -> None:
     program = program_of(_aten.glu.default, "x", x=("batch", 6))
     x = torch.randn(3, 6)
     torch.testing.assert_close(list(run(program, [x])), program.run([x]))
+
+
+@pytest.mark.parametrize("length", [1, 200])
+def test_the_recurrence_of_an_attention_gru_is_one_loop(length: int) -> None:
+    torch.manual_seed(0)
+    builder = GraphBuilder({"x": ("batch", length, 12), "a": ("batch", length), "h": ("batch", 4)})
+    given = [builder.inputs["x"], builder.inputs["a"], builder.inputs["h"], builder.state("w", torch.randn(12, 4))]
+    program = builder.build(builder.call(recurrent.attention_gru, *given, None))
+    found = kinds(program)
+    assert found.count("Scan") == 1
+    assert len(found) < 40
+    leaves = [torch.randn(3, length, 12), torch.rand(3, length), torch.randn(3, 4)]
+    torch.testing.assert_close(list(run(program, leaves)), program.run(leaves))
 
 
 @pytest.mark.parametrize("layer", ["gru", "lstm", "rnn_tanh", "rnn_relu"])

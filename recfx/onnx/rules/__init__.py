@@ -5,6 +5,7 @@ from __future__ import annotations
 from recfx.onnx.rule import RULES
 from recfx.onnx.rules import (
     arithmetic,
+    attention_gru,
     bits,
     comparisons,
     convolution,
@@ -29,6 +30,7 @@ FUSED = frozenset(str(target.name()) for target in RULES if str(target).startswi
 __all__ = [
     "FUSED",
     "arithmetic",
+    "attention_gru",
     "bits",
     "comparisons",
     "convolution",
