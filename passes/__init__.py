@@ -27,6 +27,7 @@ from recfx.passes.narrow.narrow_last_position import NarrowLastPosition
 from recfx.passes.narrow.tabulate_towers import TabulateTowers
 from recfx.passes.prune.prune_channels import PruneChannels
 from recfx.passes.prune.remove_dead_channels import RemoveDeadChannels
+from recfx.passes.prune.remove_fields import RemoveFields
 from recfx.passes.prune.share_cold_rows import ShareColdRows
 from recfx.passes.quantize.quantize_embeddings import BinarizeEmbeddings, QuantizeEmbeddings
 from recfx.passes.quantize.quantize_linears import QuantizeLinears
@@ -86,6 +87,7 @@ __all__ = [
     "QuantizeLinears",
     "QuantizeTables",
     "RemoveDeadChannels",
+    "RemoveFields",
     "ShareColdRows",
     "Stage",
     "TabulateTowers",

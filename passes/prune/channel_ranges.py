@@ -64,7 +64,7 @@ def _of_state(ctx: PassContext, node: fx.Node) -> Range | None:
     if (
         not tensor.is_floating_point()
         or not 0 < tensor.numel() <= _MOST_NUMBERS
-        or not any(user.target in _RULES for user in node.users)
+        or not any(user.target in _RULES or user.target in _VIEWS for user in node.users)
     ):
         return None
     rows = tensor.double().reshape(-1, tensor.shape[-1])

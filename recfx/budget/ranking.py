@@ -22,11 +22,13 @@ from recfx.budget.steps import (
     LEAST,
     NARROW,
     RANKS,
+    REMOVED,
     Group,
     Kind,
     Plan,
     Setting,
     Step,
+    removing,
     rows_of,
     sharing,
     table_of,
@@ -38,7 +40,7 @@ from recfx.errors import InputError
 from recfx.ir.op_sets import TABLE_LOOKUPS
 from recfx.ir.program import Program
 from recfx.ir.verify import Level
-from recfx.passes import FactorizeLinears, QuantizeLinears, QuantizeTables, ShareColdRows
+from recfx.passes import FactorizeLinears, QuantizeLinears, QuantizeTables, RemoveFields, ShareColdRows
 from recfx.passes.prune.prune_channels import group_names
 from recfx.passes.prune.row_counts import row_counts
 from recfx.passes.prune.share_cold_rows import padding_rows
@@ -106,7 +108,7 @@ class Ranking:
             measured += self._quantised(self._layers() if "layers" in self._kinds else [])
         if self._trunk is not None:
             outputs = self._outputs(self._trunk)
-            measured += [s for g in rows for s in self._of_group(self._trunk, outputs, g, rows, sharing)]
+            measured += [s for g in rows for s in self._of_group(self._trunk, outputs, g, rows, _smaller)]
             measured += self._pruned(self._trunk, outputs) if "channels" in self._kinds else []
         return steps + measured
 
@@ -131,11 +133,25 @@ class Ranking:
         forms: dict[str, list[str]] = {}
         before = self._trunk.state()
         for form in FORMS["rows"]:
+            if form == REMOVED:
+                for name in self._removable():
+                    forms.setdefault(name, []).append(form)
+                continue
             after = self._run(self._trunk, Pipeline([ShareColdRows(LEAST[form])])).state()
             for name, tensor in before.items():
                 if name in after and len(after[name]) < len(tensor):
                     forms.setdefault(name, []).append(form)
         return [Group(rows_of(name), "rows", tuple(own)) for name, own in forms.items()]
+
+    def _removable(self) -> list[str]:
+        """The tables without padding rows that can have one row for all ids."""
+        assert self._trunk is not None
+        before = self._trunk.state()
+        lookups = self._trunk.graph.find_nodes
+        read = {str(n.args[0].target) for target in TABLE_LOOKUPS for n in lookups(op="call_function", target=target)}
+        names = tuple(name for name in before if name in read and not self._padding(name))
+        after = self._run(self._trunk, Pipeline([RemoveFields(only=names)])).state() if names else before
+        return [name for name in before if name not in after]
 
     def _closed_form(self, widths: list[Group], rows: list[Group]) -> list[Step]:
         """The steps of tables that only lookups read, and their units."""
@@ -266,6 +282,11 @@ class Ranking:
             change = float((got - want).square().mean()) if want.numel() else 0.0
             harm += change / max(spread, torch.finfo(torch.float32).tiny) if change else 0.0
         return harm if math.isfinite(harm) else math.inf
+
+
+def _smaller(groups: Sequence[Group], setting: Setting) -> list[Pass]:
+    """The passes that let rows of tables share one."""
+    return [*sharing(groups, setting), *removing(groups, setting)]
 
 
 def _saves(form: str) -> float:

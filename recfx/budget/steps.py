@@ -13,6 +13,8 @@ from recfx.passes import (
     PruneChannels,
     QuantizeLinears,
     QuantizeTables,
+    RemoveDeadChannels,
+    RemoveFields,
     ShareColdRows,
     Stage,
     with_extra_passes,
@@ -38,9 +40,14 @@ RANKS = MappingProxyType(
 #: Form of a group of channels -> the part of its channels that goes; in the order in which passes remove them.
 RATIOS = MappingProxyType({"75 % fewer channels": 0.75, "50 % fewer channels": 0.5, "25 % fewer channels": 0.25})
 
+#: The form of a table all of whose rows are one: its field does not matter.
+REMOVED = "one row for all ids"
+#: More often than any row is read.
+ALWAYS = 1 << 62
 #: Form of the rows of a table -> rows that are read less often share one; in the order in which passes share them.
 LEAST = MappingProxyType(
     {
+        REMOVED: ALWAYS,
         "rows read < 16 times share one": 16,
         "rows read < 8 times share one": 8,
         "rows read < 4 times share one": 4,
@@ -141,12 +148,23 @@ class Plan:
         for stage in self.stages:
             stages.append(stage)
             if stage.name == PRUNE_AFTER:
-                pruning = [*sharing(groups, setting), *self.pruning(groups, setting), *self.factors(groups, setting)]
-                stages.append(Stage("prune", _text(pruning), "Before lookups are fused and layers are joined."))
+                stages.append(
+                    Stage(
+                        "prune",
+                        _text(self._shrinking(groups, setting)),
+                        "Before lookups are fused and layers are joined.",
+                    )
+                )
         stages.append(
             Stage("quantize", _text(self.quantising(groups, setting)), "After all passes that compute new weights.")
         )
         return with_extra_passes([stage for stage in stages if stage.passes], self.extra or {})
+
+    def _shrinking(self, groups: Sequence[Group], setting: Setting) -> list[Pass]:
+        """The passes that make tensors smaller. Fields go after channels, whose groups may have the names of their tables."""
+        removed = removing(groups, setting)
+        passes = [*sharing(groups, setting), *self.pruning(groups, setting), *removed]
+        return [*passes, *([RemoveDeadChannels()] if removed else []), *self.factors(groups, setting)]
 
     def before_pruning(self) -> Pipeline:
         """The passes before channels are removed."""
@@ -184,10 +202,18 @@ def sharing(groups: Sequence[Group], setting: Setting) -> list[Pass]:
     own = [group for group in groups if group.kind == "rows"]
     passes: list[Pass] = []
     for form, least in LEAST.items():
+        if form == REMOVED:
+            continue
         keep = tuple(table_of(group) for group in own if setting.get(group) != form)
         if len(keep) < len(own):
             passes.append(ShareColdRows(least, keep=keep))
     return passes
+
+
+def removing(groups: Sequence[Group], setting: Setting) -> list[Pass]:
+    """The passes that give a table one row for all ids."""
+    only = tuple(table_of(group) for group in groups if group.kind == "rows" and setting.get(group) == REMOVED)
+    return [RemoveFields(only=only)] if only else []
 
 
 def rows_of(table: str) -> str:
@@ -203,7 +229,9 @@ def table_of(group: Group) -> str:
 def quantising(groups: Sequence[Group], setting: Setting, *, calibrated: bool = False) -> list[Pass]:
     """The passes that store weights in fewer bits; `calibrated` as of a `Plan`."""
     passes: list[Pass] = []
-    tables, layers = ([group for group in groups if group.kind == kind] for kind in ("table", "layer"))
+    gone = {table_of(group) for group in groups if setting.get(group) == REMOVED}
+    tables = [group for group in groups if group.kind == "table" and group.name not in gone]
+    layers = [group for group in groups if group.kind == "layer"]
     for form, bits in BITS.items():
         chosen, tables = _divided(tables, setting, form)
         if chosen:

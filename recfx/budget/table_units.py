@@ -12,7 +12,7 @@ import torch
 from torch import Tensor
 
 from recfx.budget.sensitivity import TableResponses
-from recfx.budget.steps import BITS, LEAST, REFINED, Group, Step
+from recfx.budget.steps import ALWAYS, BITS, LEAST, REFINED, Group, Step
 from recfx.budget.units import Option, Unit
 from recfx.errors import InputError
 from recfx.formats import decode_rows, encode_rows, row_bytes
@@ -62,7 +62,7 @@ class TableGroups:
 
     def cold(self, least: int) -> Tensor | None:
         """The rows that share one; None if none do."""
-        if not least or self.rows is None or self.counts is None:
+        if not least or self.rows is None or self.counts is None or (least == ALWAYS and self.padding):
             return None
         return cold_rows(self.counts, least, self.padding)
 
@@ -153,7 +153,7 @@ class TableUnits:
         leasts = {0: ""} | {LEAST[form]: form for t in tables if t.rows is not None for form in t.rows.forms}
         for least, shared in leasts.items():
             rows = [(table.rows, shared) for table in tables if least and table.rows and shared in table.rows.forms]
-            for widths in itertools.product(*(table.options() for table in tables)):
+            for widths in itertools.product(*([_WHOLE] if least == ALWAYS else table.options() for table in tables)):
                 forms = [(t.widths, _FORMS[b]) for t, b in zip(tables, widths, strict=True) if t.widths and b != _WHOLE]
                 option = self._option(tables, widths, least, tuple(forms + rows))
                 if option is not None and option.bytes > 0:
@@ -173,7 +173,7 @@ class TableUnits:
             before += table.bytes(_WHOLE, 0)
             after += table.bytes(bits, least)
         assert total is not None
-        if least and places and any(table.rows is not None for table in tables):
+        if 0 < least < ALWAYS and places and any(table.rows is not None for table in tables):
             after += len(tables[0].tensor) * PLACE_BYTES
         harm = float(total.square().mean(1).sum())
         return Option(forms, harm if math.isfinite(harm) else math.inf, (before - after) / self._everything)
@@ -197,7 +197,9 @@ def _saving(table: TableGroups) -> TableGroups:
             return None
         forms, least = [], table.bytes(_WHOLE, 0)
         for form, setting in zip(group.forms, settings, strict=True):
-            if (setting[0] == _WHOLE or setting[0] in table.options()) and table.bytes(*setting) < least:
+            if not (setting[0] == _WHOLE or setting[0] in table.options()):
+                continue
+            if table.bytes(*setting) < least or setting[1] == ALWAYS:  # which needs no list of places either
                 forms.append(form)
                 least = table.bytes(*setting)
         return dataclasses.replace(group, forms=tuple(forms)) if forms else None

@@ -11,7 +11,7 @@ from native_kit import needs_kernels
 from torch import nn
 
 from recfx.budget.ranking import Ranking
-from recfx.budget.steps import FORMS, Plan, Step, setting_of
+from recfx.budget.steps import FORMS, REMOVED, Plan, Step, setting_of
 from recfx.budget.units import Option
 from recfx.capture import capture
 from recfx.passes import FUSED, default_stages
@@ -112,16 +112,40 @@ def test_rows_that_are_rarely_read_share_one() -> None:
     found = Ranking(
         capture(model, few[0]), PLAN, few, {"calibration": few, "traffic": few}, quantises=True, prunes=True
     )
-    steps = [step for step in found.steps() if step.group.kind == "rows"]
-    assert {step.group.name for step in steps} == {"rows of tables.0.weight"}
+    own = [step for step in found.steps() if step.group.kind == "rows"]
+    assert {step.group.name for step in own if step.form != REMOVED} == {"rows of tables.0.weight"}
+    assert {step.group.name for step in own if step.form == REMOVED} == {f"rows of tables.{f}.weight" for f in range(4)}
+    steps = [step for step in own if step.group.name == "rows of tables.0.weight"]
     assert steps[0].harm == 0.0 or steps[0].saved > 0
     read = torch.cat([ids[:, 0] for ids, _ in few]).bincount(minlength=900)
     state = sum(p.numel() * 4 for p in model.parameters())
     cold = int((read < 2).sum())
     assert steps[0].saved == pytest.approx(((cold - 1) * 64 - 900 * 4) / state)
-    pipeline = PLAN.pipeline(found.groups, setting_of(found.steps(), []))
+    last = [step for step in own if step.form == REMOVED]
+    pipeline = PLAN.pipeline(found.groups, setting_of(found.steps(), last))
     after = Pipeline(str(pipeline)).run(capture(model, few[0]), resources={"calibration": few, "traffic": few}).program
     assert any(tensor.dtype is torch.int32 and tensor.shape == (900,) for tensor in after.state().values())
+
+
+@needs_kernels
+def test_a_field_that_does_not_matter_has_one_row_for_all_ids() -> None:
+    model = Clicks()
+    with torch.no_grad():
+        model.first.weight[:, 8:24] = 1e-9
+    few = DATA[:2]
+    found = Ranking(
+        capture(model, few[0]), PLAN, few, {"calibration": few, "traffic": few}, quantises=True, prunes=True
+    )
+    steps = {step.group.name: step for step in found.steps() if step.form == REMOVED}
+    own, state = steps["rows of tables.0.weight"], sum(p.numel() * 4 for p in model.parameters())
+    assert own.harm < 1e-12 < steps["rows of tables.1.weight"].harm
+    assert own.saved == pytest.approx(49 * 64 / state)
+    chosen = {own.group: REMOVED}
+    pipeline = PLAN.pipeline(found.groups, chosen)
+    after = Pipeline(str(pipeline)).run(capture(model, few[0]), resources={"calibration": few, "traffic": few}).program
+    with torch.no_grad():
+        torch.testing.assert_close(after(*few[0]), model(*few[0]), rtol=1e-4, atol=1e-5)
+    assert sum(tensor.shape == (50, 16) for tensor in after.state().values()) == 3
 
 
 @needs_kernels
