@@ -25,6 +25,7 @@ from recfx.passes.mlp.fuse_mlp import FuseMlp
 from recfx.passes.mlp.fuse_parallel_linears import FuseParallelLinears
 from recfx.passes.narrow.narrow_last_position import NarrowLastPosition
 from recfx.passes.narrow.tabulate_towers import TabulateTowers
+from recfx.passes.prune.narrow_tables import NarrowTables
 from recfx.passes.prune.prune_channels import PruneChannels
 from recfx.passes.prune.remove_dead_channels import RemoveDeadChannels
 from recfx.passes.prune.remove_fields import RemoveFields
@@ -81,6 +82,7 @@ __all__ = [
     "MergeDuplicates",
     "MergeTables",
     "NarrowLastPosition",
+    "NarrowTables",
     "Passes",
     "PruneChannels",
     "QuantizeEmbeddings",

@@ -39,8 +39,11 @@ def row_shape(result: fx.Node) -> tuple[int, ...] | None:
 def with_rows_of(result: fx.Node) -> fx.Node | None:
     """An input of the program with as many rows as a value [B, ...]; None if no input has."""
     held = value(result)
-    for node in result.graph.find_nodes(op="placeholder"):
+    inputs: list[fx.Node] = list(result.graph.find_nodes(op="placeholder"))
+    if held is None:
+        return None
+    for node in inputs:
         given = value(node)
-        if held is not None and given is not None and given.ndim and same_size(held.shape[0], given.shape[0]):
+        if given is not None and given.ndim and same_size(held.shape[0], given.shape[0]):
             return node
     return None
