@@ -11,10 +11,16 @@ from recfx.serve.policies.tuning import RateSearch, RateSearchConfig
 QUANTILES = (0.5, 0.95, 0.99, 0.999)
 
 
-def described(load: Load, offered: float) -> list[tuple[str, str]]:
-    """The figures of a load, as names and texts."""
+def described(load: Load, offered: float | None = None) -> list[tuple[str, str]]:
+    """The figures of a load, as names and texts.
+
+    Args:
+        load: The load.
+        offered: Requests per second that were asked for; None for those that were sent.
+    """
     span = float(load.due[-1] - load.due[0]) if len(load.due) > 1 else 0.0
-    rate = float(load.answered.sum()) / span if span else 0.0
+    sent, rate = (count / span if span else 0.0 for count in (len(load.due), float(load.answered.sum())))
+    offered = sent if offered is None else offered
     found = [("requests per second", f"{offered:.0f} offered, {rate:.0f} answered")]
     found += [(f"p{share * 100:g}", f"{load.quantile(share) * 1e3:.2f} ms") for share in QUANTILES]
     counts = collections.Counter(load.status.tolist())

@@ -31,12 +31,14 @@ class Load:
         sent: When it was sent.
         done: When its answer was there.
         status: The HTTP status of its answer; 0 if the connection failed.
+        begin: The clock (`time.monotonic`) at the beginning.
     """
 
     due: Numbers
     sent: Numbers
     done: Numbers
     status: np.ndarray[Any, np.dtype[np.int64]]
+    begin: float = 0.0
 
     @property
     def seconds(self) -> Numbers:
@@ -52,7 +54,7 @@ class Load:
     def after(self, seconds: float) -> Load:
         """The requests that were due later than `seconds`, without a warm-up."""
         kept = self.due >= seconds
-        return Load(self.due[kept], self.sent[kept], self.done[kept], self.status[kept])
+        return Load(self.due[kept], self.sent[kept], self.done[kept], self.status[kept], self.begin)
 
     def quantile(self, share: float) -> float:
         """A quantile of the time of answers, in seconds; infinity without answers."""
@@ -142,4 +144,4 @@ async def run_load(host: str, port: int, requests: Sequence[bytes], due: Numbers
     if running:
         await asyncio.wait(running)
     connections.close()
-    return Load(np.asarray(due, np.float64), sent, done, status)
+    return Load(np.asarray(due, np.float64), sent, done, status, begin)

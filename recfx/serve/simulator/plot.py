@@ -1,4 +1,4 @@
-"""A report as an SVG picture: load, latency, and variants over time."""
+"""Diagrams over time as an SVG picture: those of a report are load, latency, and variants."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ from xml.sax.saxutils import escape
 
 from recfx.serve.simulator.report import Report
 
-_COLOURS = ("#4477aa", "#228833", "#ee6677", "#aa3377", "#66ccee", "#ccbb44", "#bbbbbb")
+COLOURS = ("#4477aa", "#228833", "#ee6677", "#aa3377", "#66ccee", "#ccbb44", "#bbbbbb")
 _LEFT, _RIGHT, _TOP, _WIDE, _HIGH, _GAP = 76.0, 190.0, 50.0, 640.0, 150.0, 52.0
 _FONT = 11
 
@@ -67,9 +67,20 @@ def svg(report: Report, title: str) -> str:
         report: The report.
         title: The title.
     """
-    parts = report.intervals
-    begins = [part.begin for part in parts]
-    return "\n".join(_written(panels(report), begins, report.scenario.seconds, title)) + "\n"
+    begins = [part.begin for part in report.intervals]
+    return picture(panels(report), begins, report.scenario.seconds, title)
+
+
+def picture(drawn: Sequence[Panel], begins: Sequence[float], end: float, title: str) -> str:
+    """Diagrams as the text of an SVG file.
+
+    Args:
+        drawn: The diagrams; each line has one value for each interval.
+        begins: When each interval begins, in seconds.
+        end: When the last one ends.
+        title: The title.
+    """
+    return "\n".join(_written(drawn, begins, end, title)) + "\n"
 
 
 def panels(report: Report) -> list[Panel]:
@@ -191,4 +202,4 @@ class _Diagram:
 
 
 def _colour(at: int) -> str:
-    return _COLOURS[at % len(_COLOURS)]
+    return COLOURS[at % len(COLOURS)]

@@ -34,7 +34,7 @@ def test_rates_over_time(tmp_path: Path) -> None:
         ("seconds\n1\nsoon\n", "line 3 of the trace is 'soon'"),
         ("seconds,rate\n1,2\n3\n", "line 3 of the trace is '3'"),
         ("seconds\n2\n1\n", "not ascending"),
-        ("seconds\n1\nnan\n", "recorded times"),
+        ("seconds\n1\nnan\n", "line 3 of the trace"),
         ("seconds,rate\n1,-2\n", "rates of at least 0"),
     ],
 )
