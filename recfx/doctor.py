@@ -17,6 +17,7 @@ _EXTRAS = {
     "onnxscript": ("ONNX forms of programs with recfx.ops.onnx", "pip install 'recfx[onnx]'"),
     "uvicorn": ("serving over HTTP: recfx serve", "pip install 'recfx[serve]'"),
     "grpcio": ("serving over gRPC: recfx serve --grpc-port", "pip install 'recfx[serve]'"),
+    "opentelemetry-sdk": ("spans of requests: recfx serve --otel", "pip install 'recfx[otel]'"),
     "torchrec": ("KeyedJaggedTensor inputs", "pip install torchrec fbgemm-gpu-cpu, in versions that fit torch"),
 }
 

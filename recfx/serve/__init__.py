@@ -22,6 +22,8 @@ if TYPE_CHECKING:
     from recfx.serve.recommender.recommender import Recommender as Recommender
     from recfx.serve.server import Server as Server
     from recfx.serve.server import ServerSettings as ServerSettings
+    from recfx.serve.tracing import Tracing as Tracing
+    from recfx.serve.tracing import TracingSettings as TracingSettings
     from recfx.serve.updates import UpdateSettings as UpdateSettings
 
 _HOMES = {
@@ -37,6 +39,8 @@ _HOMES = {
     "ServerProcesses": "processes",
     "ServerSettings": "server",
     "Source": "models",
+    "Tracing": "tracing",
+    "TracingSettings": "tracing",
     "UpdateSettings": "updates",
 }
 
@@ -53,6 +57,8 @@ __all__ = [
     "ServerProcesses",
     "ServerSettings",
     "Source",
+    "Tracing",
+    "TracingSettings",
     "UpdateSettings",
 ]
 

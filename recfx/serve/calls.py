@@ -10,6 +10,7 @@ import torch
 
 from recfx.serve.bridge import Bridge
 from recfx.serve.engine.engine import Engine
+from recfx.serve.engine.trace import Trace
 from recfx.serve.outcomes import Reason, Rejected
 
 #: Most calls end within this time, and only later it is worth the cost to watch the connection.
@@ -23,6 +24,7 @@ async def infer(
     *,
     timeout: float | None = None,
     tenant: str = "",
+    trace: Trace | None = None,
     leaving: Callable[[], Coroutine[Any, Any, None]] | None = None,
 ) -> list[torch.Tensor]:
     """The outputs of a request.
@@ -33,13 +35,14 @@ async def infer(
         tensors: Name -> tensor.
         timeout: See `Engine.submit`.
         tenant: Likewise.
+        trace: Likewise.
         leaving: Makes a coroutine that ends when the client leaves.
 
     Raises:
         Rejected: The request is not answered.
     """
     future, finish = bridge.future()
-    request = engine.submit(tensors, finish, timeout=timeout, tenant=tenant, here=True)
+    request = engine.submit(tensors, finish, timeout=timeout, tenant=tenant, here=True, trace=trace)
     try:
         if future.done():
             outcome = future.result()

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import argparse
 import dataclasses
+import os
 import re
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -16,6 +17,7 @@ if TYPE_CHECKING:
     from recfx.serve.plan import ServerPlan
     from recfx.serve.processes import ServerProcesses
     from recfx.serve.server import Server
+    from recfx.serve.tracing import TracingSettings
     from recfx.serve.updates import UpdateSettings
 
 _MODELS = """\
@@ -99,6 +101,11 @@ def add_serve(serve: argparse.ArgumentParser) -> None:
         help="how replicas are chosen (default: %(default)s)",
     )
     add("--logs", choices=("text", "json"), default="text", help="form of the log (default: %(default)s)")
+    add(
+        "--otel",
+        metavar="URL",
+        help="send spans of requests to this OpenTelemetry collector, such as http://127.0.0.1:4318 (default: what OTEL_* variables say)",
+    )
     add("--certificate", type=Path, metavar="FILE", help="TLS certificate in PEM format")
     add("--key", type=Path, metavar="FILE", help="its private key")
     serve.set_defaults(run=run_serve)
@@ -202,7 +209,24 @@ def plan_of(options: argparse.Namespace, named: list[tuple[str, list[Source]]]) 
     limit = None
     if options.tenant_rows is not None:
         limit = TenantConfig(TenantLimit(options.tenant_rows, float(options.tenant_rows)))
-    return ServerPlan(named, settings, engine, http, limit, update_settings(options), options.logs)
+    updates, tracing = update_settings(options), tracing_settings(options)
+    return ServerPlan(named, settings, engine, http, limit, updates, options.logs, tracing)
+
+
+def tracing_settings(options: argparse.Namespace) -> TracingSettings | None:
+    """Where spans are sent; None for none.
+
+    Raises:
+        InputError: --otel is not an address.
+        TargetError: --otel needs packages that are not installed.
+    """
+    from recfx.serve.packages import require_otel
+    from recfx.serve.tracing import TracingSettings, settings_of_environment
+
+    if options.otel is None:
+        return settings_of_environment(os.environ)
+    require_otel()
+    return TracingSettings(options.otel)
 
 
 def update_settings(options: argparse.Namespace) -> UpdateSettings | None:

@@ -8,9 +8,11 @@ from recfx.errors import TargetError
 
 INSTALL = 'pip install "recfx[serve]"'
 INSTALL_RAY = 'pip install "recfx[ray]"'
+INSTALL_OTEL = 'pip install "recfx[otel]"'
 
 _HTTP = ("uvicorn", "httptools", "orjson", "prometheus_client")
 _GRPC = ("grpc", "google.protobuf")
+_OTEL = ("opentelemetry.sdk", "opentelemetry.exporter.otlp.proto.http")
 
 
 def missing(*, grpc: bool = False) -> list[str]:
@@ -37,6 +39,21 @@ def require_ray() -> None:
     """
     if absent := [name for name in ("ray", "ray.serve") if not _found(name)]:
         raise TargetError(f"not installed: {', '.join(absent)}", where="serving on Ray", hint=INSTALL_RAY)
+
+
+def missing_otel() -> list[str]:
+    """The packages of OpenTelemetry that are not installed."""
+    return [name for name in _OTEL if not _found(name)]
+
+
+def require_otel() -> None:
+    """Raises an error if OpenTelemetry is missing.
+
+    Raises:
+        TargetError: It is not installed.
+    """
+    if absent := missing_otel():
+        raise TargetError(f"not installed: {', '.join(absent)}", where="traces of requests", hint=INSTALL_OTEL)
 
 
 def require(*, grpc: bool = False) -> None:

@@ -13,6 +13,7 @@ from recfx.serve.policies.tenants import TenantConfig
 from recfx.serve.protocol.limits import HttpSettings
 from recfx.serve.server import Server, ServerSettings
 from recfx.serve.siblings import Siblings
+from recfx.serve.tracing import Tracing, TracingSettings
 from recfx.serve.updates import UpdateSettings
 
 
@@ -28,6 +29,7 @@ class ServerPlan:
         tenants: Limits per tenant; None for none.
         updates: Who may send new rows of tables; None if nobody may.
         logs: The form of the log of further processes: "text" or "json".
+        tracing: Where spans of requests are sent; None for none.
     """
 
     models: Sequence[tuple[str, Sequence[Source]]]
@@ -37,6 +39,7 @@ class ServerPlan:
     tenants: TenantConfig | None = None
     updates: UpdateSettings | None = None
     logs: str = "text"
+    tracing: TracingSettings | None = None
 
     def make(self, siblings: Path | None = None) -> Server:
         """The server; its models are loaded.
@@ -51,7 +54,15 @@ class ServerPlan:
         for name, sources in self.models:
             models.add(list(sources), name)
         others = None if siblings is None else Siblings(siblings)
-        return Server(models, settings=self.settings, http=self.http, siblings=others)
+        return Server(models, settings=self.settings, http=self.http, siblings=others, tracing=self.made_tracing())
+
+    def made_tracing(self) -> Tracing | None:
+        """What makes the spans of this process; None for none.
+
+        Raises:
+            TargetError: The packages of OpenTelemetry are missing.
+        """
+        return None if self.tracing is None else self.tracing.make()
 
 
 def sources_of(models: Mapping[str, str | Path | Sequence[Source]]) -> list[tuple[str, Sequence[Source]]]:

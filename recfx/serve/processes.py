@@ -49,7 +49,7 @@ class ServerProcesses:
     Args:
         models: Name -> folder of a saved model, or its variants, the best first.
         count: Processes.
-        options: The other fields of `ServerPlan`: settings, engine, http, tenants, updates, logs.
+        options: The other fields of `ServerPlan`: settings, engine, http, tenants, updates, logs, tracing.
 
     Raises:
         InputError: A folder does not exist, or the settings do not fit several processes.

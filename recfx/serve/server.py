@@ -26,6 +26,7 @@ from recfx.serve.policies.tenants import TenantConfig
 from recfx.serve.protocol.limits import HttpSettings
 from recfx.serve.recommender.recommender import Recommender
 from recfx.serve.siblings import Siblings
+from recfx.serve.tracing import Tracing
 from recfx.serve.updates import UpdateSettings
 
 _log = logging.getLogger("recfx.serve")
@@ -86,6 +87,7 @@ class Server:
         tenants: Limits per tenant.
         updates: Who may send new rows of tables; None if nobody may.
         siblings: The processes that share its port; `ServerProcesses` makes them.
+        tracing: Makes spans of requests; `TracingSettings.make` sends them to a collector. The server closes it at its end.
 
     Raises:
         RecfxError: A model cannot be loaded or served.
@@ -104,6 +106,7 @@ class Server:
         tenants: TenantConfig | None = None,
         updates: UpdateSettings | None = None,
         siblings: Siblings | None = None,
+        tracing: Tracing | None = None,
     ) -> None:
         self.settings = settings or ServerSettings(host=host, port=port, grpc_port=grpc_port)
         if isinstance(models, Models):
@@ -114,7 +117,8 @@ class Server:
                 self.models.add(model, name)
         self.http = http or HttpSettings()
         self._siblings = siblings
-        self._app = App(self.models, self.http, siblings)
+        self._tracing = tracing
+        self._app = App(self.models, self.http, siblings, tracing)
         self._server: uvicorn.Server | None = None
         self._grpc: Any = None
         self._loop: asyncio.AbstractEventLoop | None = None
@@ -205,6 +209,8 @@ class Server:
             if self._socket is not None:
                 self._socket.close()
             await asyncio.to_thread(self.models.close, self.settings.drain)
+            if self._tracing is not None:
+                await asyncio.to_thread(self._tracing.close)
 
     async def _listen(
         self, sockets: list[socket.socket] | None, ready: Callable[[Self], None] | None, *, signals: bool
@@ -235,7 +241,7 @@ class Server:
             pair = None
             if settings.certificate is not None and settings.key is not None:
                 pair = settings.certificate.read_bytes(), settings.key.read_bytes()
-            self._grpc = GrpcService(self.models, self.http, settings.host, settings.grpc_port, pair)
+            self._grpc = GrpcService(self.models, self.http, settings.host, settings.grpc_port, pair, self._tracing)
             await self._grpc.start()
         if signals:
             for number in (signal.SIGTERM, signal.SIGINT):

@@ -123,7 +123,7 @@ DEFAULTS = {
     **{"most_queued": 1024, "most_bytes": 64 << 20, "most_connections": 1000, "drain": 10.0, "tokens": None},
     **{"tenant_rows": None, "allow_updates": False, "updaters": None, "update_sync": "process", "logs": "text"},
     **{"certificate": None, "key": None, "engine": "local", "ray_address": None, "replicas": 1},
-    "routing": "peak-ewma",
+    **{"routing": "peak-ewma", "otel": None},
 }
 
 
@@ -137,6 +137,8 @@ def test_without_options_the_plan_is_the_default_one() -> None:
     plan = plan_of(_parsed("m"), [("m", [])])
     settings, engine = plan.settings, plan.engine
     assert (plan.models, plan.tenants, plan.updates, plan.logs) == ([("m", [])], None, None, "text")
+    assert plan.tracing is None
+    assert plan.made_tracing() is None
     assert (settings.host, settings.port, settings.grpc_port) == ("127.0.0.1", 8000, None)
     assert (settings.certificate, settings.key, plan.http.tokens) == (None, None, {})
     assert (engine.workers, engine.split, engine.timeout, engine.most_wait) == (processors(), True, None, 0.0)

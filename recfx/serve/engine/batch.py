@@ -19,11 +19,13 @@ class Batch:
         requests: The requests, in the order of their rows.
         variant: The form of the model that runs them.
         decision: That of the batching policy.
+        runs: Begin and end of each run of the model (`time.monotonic`), which are added as they end.
     """
 
     requests: Sequence[Request]
     variant: Variant
     decision: BatchDecision
+    runs: list[tuple[float, float]] = dataclasses.field(default_factory=list)
 
     @property
     def rows(self) -> int:

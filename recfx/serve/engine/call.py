@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import logging
+import time
 from collections.abc import Sequence
 from typing import Any
 
@@ -140,11 +141,14 @@ class Call:
         if self._model is None:  # `prepare` found an error
             return None
         start, end = self._bounds[part]
+        begun = time.monotonic()
         try:
             return self._divisible.call_part(self._leaves, self._held, start, end, self._model)
         except Exception as error:  # noqa: BLE001 - the whole call runs again, and its error is the outcome
             _log.info("model %s: rows %d to %d failed, so all rows run again: %s", model, start, end, error)
             return None
+        finally:
+            self.batch.runs.append((begun, time.monotonic()))
 
     def outcomes(self, model: str) -> list[Outcome]:
         """The outcome of each request, when the call is complete.

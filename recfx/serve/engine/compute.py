@@ -3,6 +3,11 @@
 from __future__ import annotations
 
 import logging
+import time
+from collections.abc import Sequence
+from typing import Any
+
+import torch
 
 from recfx.errors import InputError, RecfxError
 from recfx.serve.engine.batch import Batch
@@ -24,13 +29,22 @@ def outcomes_of(batch: Batch, model: str) -> list[Outcome]:
     requests, interface = batch.requests, batch.variant.interface
     try:
         if len(requests) == 1:
-            return [interface.call(requests[0].leaves)]
-        outputs = interface.call(interface.join([request.leaves for request in requests]))
+            return [_run(batch, requests[0].leaves)]
+        outputs = _run(batch, interface.join([request.leaves for request in requests]))
         return list(interface.divide(outputs, [request.rows for request in requests]))
     except Exception as error:  # noqa: BLE001 - a fault of the request or of the model is the outcome of the request
         if len(requests) == 1:
             return [_failure(error, f"model {model}")]
     return [outcome for request in requests for outcome in outcomes_of(batch.only(request), model)]
+
+
+def _run(batch: Batch, leaves: Sequence[Any]) -> list[torch.Tensor]:
+    """A run of the model, whose times are noted."""
+    begun = time.monotonic()
+    try:
+        return batch.variant.interface.call(leaves)
+    finally:
+        batch.runs.append((begun, time.monotonic()))
 
 
 def _failure(error: Exception, where: str) -> Rejected:

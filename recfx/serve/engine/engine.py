@@ -23,6 +23,7 @@ from recfx.serve.engine.scheduling import Scheduling
 from recfx.serve.engine.served import difference
 from recfx.serve.engine.settings import EngineSettings
 from recfx.serve.engine.statistics import Statistics
+from recfx.serve.engine.trace import CallTimes, Trace
 from recfx.serve.engine.variants import Variant
 from recfx.serve.engine.workers import Workers
 from recfx.serve.outcomes import Reason, Rejected
@@ -126,6 +127,7 @@ class Engine:
         timeout: float | None = None,
         tenant: str = "",
         here: bool = False,
+        trace: Trace | None = None,
     ) -> Request:
         """Checks a request and puts it into the queue, or runs it at once.
 
@@ -136,6 +138,7 @@ class Engine:
             tenant: Who sends it.
             here: Whether it may run in this thread, if that takes less than `here_seconds` and a worker is free. Then `finish` is called
                 before this function returns, and torch uses as many threads in this one as in workers.
+            trace: What wants to know the times of the request.
 
         Returns:
             The request, for `cancel`.
@@ -160,7 +163,8 @@ class Engine:
         except Rejected as error:
             raise self._rejected(error) from None
         seconds = self.settings.timeout if timeout is None else timeout
-        request = Request(leaves, rows, now, math.inf if seconds is None else now + seconds, finish, tenant)
+        deadline = math.inf if seconds is None else now + seconds
+        request = Request(leaves, rows, now, deadline, finish, tenant, trace=trace)
         with self._changed:
             refusal = self._refusal(request, now)
             if refusal is not None:
@@ -324,7 +328,19 @@ class Engine:
             self._scheduling.finished(batch, now - call.begun)
             requests = call.claim()
         if requests is not None:
+            self._trace(call, now)
             self.report(requests, outcomes)
+
+    @staticmethod
+    def _trace(call: Call, now: float) -> None:
+        """Gives the times of a call to the traces of its requests."""
+        batch, times = call.batch, None
+        for request in batch.requests:
+            if request.trace is not None:
+                if times is None:
+                    about = len(batch.requests), batch.rows, call.parts, batch.variant.name
+                    times = CallTimes(call.begun, now, batch.runs, *about)
+                request.trace.computed(request.arrived, request.rows, times)
 
     def report(self, requests: Sequence[Request], outcomes: Sequence[Outcome]) -> None:
         """Counts and reports outcomes. Called by workers, once for each request."""

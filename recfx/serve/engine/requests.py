@@ -9,6 +9,7 @@ from typing import Any
 
 import torch
 
+from recfx.serve.engine.trace import Trace
 from recfx.serve.outcomes import Rejected
 
 #: The tensors of an answer, in the order of the model's outputs, or the error.
@@ -28,6 +29,7 @@ class Request:
         tenant: Who sent it.
         tried: Workers that died while they ran it.
         cancelled: Whether the client has left.
+        trace: What wants to know its times; None if nothing does.
     """
 
     leaves: list[Any]
@@ -38,6 +40,7 @@ class Request:
     tenant: str = ""
     tried: int = 0
     cancelled: bool = False
+    trace: Trace | None = None
 
     @property
     def order(self) -> tuple[float, float]:

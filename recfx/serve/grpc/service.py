@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 from collections.abc import AsyncIterator, Mapping, Sequence
+from contextlib import AbstractContextManager, nullcontext
 from typing import Any
 
 import grpc
@@ -21,6 +22,7 @@ from recfx.serve.outcomes import Reason, Rejected
 from recfx.serve.protocol.documents import model_document, server_document
 from recfx.serve.protocol.limits import HttpSettings
 from recfx.serve.protocol.tensors import checked_shape, chosen_outputs, from_bytes, timeout_of, to_bytes
+from recfx.serve.tracing import RequestSpan, Tracing
 
 #: The gRPC status of each reason.
 STATUS = {
@@ -56,18 +58,26 @@ class GrpcService:
         host: The address to listen on.
         port: The port; 0 for a free one.
         certificate: PEM certificate chain and private key; None for no TLS.
+        tracing: Makes spans of inference requests; None for none.
 
     Attributes:
         port: The port it listens on, once it has started.
     """
 
     def __init__(
-        self, models: Models, limits: HttpSettings, host: str, port: int, certificate: tuple[bytes, bytes] | None = None
+        self,
+        models: Models,
+        limits: HttpSettings,
+        host: str,
+        port: int,
+        certificate: tuple[bytes, bytes] | None = None,
+        tracing: Tracing | None = None,
     ) -> None:
         self.models = models
         self.limits = limits
         self._address = f"[{host}]:{port}" if ":" in host else f"{host}:{port}"
         self._certificate = certificate
+        self._tracing = tracing
         self.port = port
         self._bridge: Bridge
         self._server: Any = None
@@ -175,7 +185,8 @@ class GrpcService:
         timeout = timeout_of(_parameters(given.parameters))
         if timeout is None and (left := context.time_remaining()) is not None:
             timeout = max(left, 0.0)
-        outputs = await infer(engine, self._bridge, tensors_of(given), timeout=timeout, tenant=tenant)
+        with self._span(engine, context) as span:
+            outputs = await infer(engine, self._bridge, tensors_of(given), timeout=timeout, tenant=tenant, trace=span)
         held = {info.name: (info, tensor) for info, tensor in zip(infos, outputs, strict=True)}
         answer = self._answer(model_name=engine.name, model_version=str(engine.version), id=given.id)
         for name, _ in chosen:
@@ -183,6 +194,13 @@ class GrpcService:
             answer.outputs.add(name=name, datatype=info.datatype, shape=list(tensor.shape))
             answer.raw_output_contents.append(to_bytes(tensor))
         return answer
+
+    def _span(self, engine: Engine, context: Any) -> AbstractContextManager[RequestSpan | None]:
+        """The span of an inference request; a context without one if no spans are made."""
+        if self._tracing is None:
+            return nullcontext()
+        sent = {key: value for key, value in context.invocation_metadata() or () if isinstance(value, str)}
+        return self._tracing.request(f"{SERVICE}/ModelInfer", engine.name, sent)
 
     async def _update(self, given: Any, context: Any, tenant: str) -> Any:
         engine = self._engine(given.model_name, given.model_version)

@@ -18,6 +18,7 @@ from recfx.errors import RecfxError
 from recfx.serve.bridge import Bridge
 from recfx.serve.calls import infer
 from recfx.serve.engine.engine import Engine
+from recfx.serve.engine.trace import Trace
 from recfx.serve.http.bodies import Receive, length_of, read_body
 from recfx.serve.http.messages import JSON_LENGTH, read_request, write_answer
 from recfx.serve.http.metrics import exposition
@@ -29,6 +30,7 @@ from recfx.serve.protocol.documents import index_document, model_document, serve
 from recfx.serve.protocol.limits import HttpSettings
 from recfx.serve.protocol.tensors import chosen_outputs, timeout_of
 from recfx.serve.siblings import Siblings
+from recfx.serve.tracing import Tracing
 from recfx.serve.updates import tables_document
 
 _log = logging.getLogger("recfx.serve")
@@ -81,12 +83,20 @@ class App:
         models: The served models.
         settings: Limits and tokens.
         siblings: The processes that share its port, whose metrics it shows as well; None if it is alone.
+        tracing: Makes spans of inference requests; None for none.
     """
 
-    def __init__(self, models: Models, settings: HttpSettings | None = None, siblings: Siblings | None = None) -> None:
+    def __init__(
+        self,
+        models: Models,
+        settings: HttpSettings | None = None,
+        siblings: Siblings | None = None,
+        tracing: Tracing | None = None,
+    ) -> None:
         self.models = models
         self.settings = settings or HttpSettings()
         self._siblings = siblings
+        self._tracing = tracing
         self._bridge: Bridge | None = None
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
@@ -180,7 +190,11 @@ class App:
         engine = self.models.get(name, version)
         if rest == ["infer"]:
             _require(method, ("POST",), "infer")
-            return await self._infer(engine, headers, receive, tenant)
+            if self._tracing is None:
+                return await self._infer(engine, headers, receive, tenant)
+            given = {key.decode("latin-1"): value.decode("latin-1") for key, value in headers.items()}
+            with self._tracing.request("POST /v2/models/{name}/infer", engine.name, given) as span:
+                return await self._infer(engine, headers, receive, tenant, span)
         if rest == ["tables"] and method == "POST":
             return await self._update(engine, headers, receive, tenant)
         _require(method, ("GET", "HEAD"), f"/v2/models/{name}")
@@ -198,7 +212,9 @@ class App:
         request = read_request(body, length_of(headers.get(JSON_LENGTH), "Inference-Header-Content-Length"))
         return _document(200, await asyncio.to_thread(self.models.updates.apply, engine, request.tensors, tenant))
 
-    async def _infer(self, engine: Engine, headers: dict[bytes, bytes], receive: Receive, tenant: str) -> _Answer:
+    async def _infer(
+        self, engine: Engine, headers: dict[bytes, bytes], receive: Receive, tenant: str, trace: Trace | None = None
+    ) -> _Answer:
         body = await read_body(headers, receive, self.settings)
         request = read_request(body, length_of(headers.get(JSON_LENGTH), "Inference-Header-Content-Length"))
         infos = engine.variant.interface.outputs
@@ -209,6 +225,7 @@ class App:
             request.tensors,
             timeout=timeout_of(request.parameters),
             tenant=tenant,
+            trace=trace,
             leaving=lambda: _disconnected(receive),
         )
         parts, length = write_answer(engine.name, str(engine.version), request, infos, outputs)

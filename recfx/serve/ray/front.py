@@ -49,7 +49,7 @@ def serve_on_ray(
         application = deployment(models, replicas=replicas, engine=plan.engine, routing=routing)
         handle = serve.run(application, name=APPLICATION, route_prefix=None)
         served = remote_models(handle, models, tenants=plan.tenants)
-        Server(served, settings=plan.settings, http=plan.http).run(ready=ready)
+        Server(served, settings=plan.settings, http=plan.http, tracing=plan.made_tracing()).run(ready=ready)
     finally:
         serve.delete(APPLICATION)
         if begun:
