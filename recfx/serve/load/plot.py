@@ -29,7 +29,7 @@ def require_drawable(path: Path) -> None:
     """
     if path.suffix not in ENDINGS:
         raise InputError(
-            f"{path.name!r} is no picture", where="plot", hint=f"pass a file that ends in {' or '.join(ENDINGS)}"
+            f"{path.name!r} is not a picture", where="plot", hint=f"pass a file that ends in {' or '.join(ENDINGS)}"
         )
     if path.suffix == ".png":
         _figure()

@@ -51,7 +51,7 @@ def read_requests(path: Path) -> RequestTrace:
     Its first line is `seconds` or `seconds,rows`. Each further line is one request. The first time becomes 0.
 
     Raises:
-        InputError: The file cannot be read, has other lines, times that go back, or numbers of rows that are no positive integers.
+        InputError: The file cannot be read, has other lines, times that go back, or numbers of rows that are not positive integers.
     """
     head, points = read_points(path, (("seconds",), ("seconds", "rows")), _HINT)
     table = np.asarray(points, np.float64)

@@ -91,7 +91,7 @@ def test_a_trace_is_sent_at_its_times_or_at_another_rate(tmp_path: Path, rows: l
 
 @pytest.mark.parametrize(
     ("more", "part"),
-    [(["--plot", "load.gif"], "is no picture"), (["--plot", "load.svg", "--sla", "25"], "a search has many loads")],
+    [(["--plot", "load.gif"], "is not a picture"), (["--plot", "load.svg", "--sla", "25"], "a search has many loads")],
 )
 def test_pictures_that_cannot_be_drawn_are_refused_before_the_load(more: list[str], part: str, rows: list[str]) -> None:
     options = _parsed("http://127.0.0.1:9", *rows, *more)

@@ -86,7 +86,7 @@ def test_a_png_needs_matplotlib(monkeypatch: pytest.MonkeyPatch) -> None:
 
 
 def test_files_that_cannot_be_written(tmp_path: Path) -> None:
-    with pytest.raises(InputError, match=r"'load\.jpg' is no picture"):
+    with pytest.raises(InputError, match=r"'load\.jpg' is not a picture"):
         draw(tmp_path / "load.jpg", load(), (), "dlrm")
     with pytest.raises(ArtifactError, match="cannot be written"):
         draw(tmp_path / "nowhere" / "load.svg", load(), (), "dlrm")
