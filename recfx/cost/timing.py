@@ -10,7 +10,8 @@ import dataclasses
 import gc
 import random
 import time
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import contextmanager
 from typing import Self
 
 import numpy as np
@@ -25,6 +26,7 @@ _SAMPLE_NS = 50_000  # shorter samples would measure the clock
 _TURN_NS = 500_000
 _TURN_SAMPLES = 8
 _WARM_UP = 3
+_LONG_NS = 100_000_000
 _MAX_WARM_UP = 20
 _MAX_REPEATS = 10_000
 #: Shares of the time after which `compare` asks whether the result is clear.
@@ -81,7 +83,7 @@ def compare(
             hint="pass min_rounds of at least 1, and max_rounds that is not smaller",
         )
     with BACKGROUND:
-        turns = {name: _Turn.calibrated(name, call, seconds, clock, single_calls) for name, call in candidates.items()}
+        turns = {name: Turn.calibrated(name, call, seconds, clock, single_calls) for name, call in candidates.items()}
         samples = _rounds(turns, seconds, (min_rounds, max_rounds), random.Random(seed), clock, settled)
     return Comparison(
         timings={name: turns[name].timing(samples[name]) for name in names},
@@ -114,7 +116,7 @@ def is_clearly_faster(name: str, than: str) -> Settled:
 
 
 def _rounds(
-    turns: Mapping[str, _Turn],
+    turns: Mapping[str, Turn],
     seconds: float,
     limits: tuple[int, int],
     order: random.Random,
@@ -125,11 +127,9 @@ def _rounds(
     names = list(turns)
     at_least, at_most = limits
     done = 0
-    collecting = gc.isenabled()
-    gc.disable()
     start = clock()
     share, asked = 0.0, _FIRST_QUESTION
-    try:
+    with uncollected():
         while done < at_least or (done < at_most and share < 1):
             order.shuffle(names)
             for name in names:
@@ -140,14 +140,23 @@ def _rounds(
                 if settled({name: np.asarray(values) for name, values in taken.items()}, share):
                     break
                 asked = share + _NEXT_QUESTION
-    finally:
-        if collecting:
-            gc.enable()
     return {name: np.asarray(values) for name, values in taken.items()}
 
 
+@contextmanager
+def uncollected() -> Iterator[None]:
+    """A context without collections of garbage, which would hit one candidate or another."""
+    collecting = gc.isenabled()
+    gc.disable()
+    try:
+        yield
+    finally:
+        if collecting:
+            gc.enable()
+
+
 @dataclasses.dataclass(frozen=True)
-class _Turn:
+class Turn:
     """How one candidate is sampled.
 
     Attributes:
@@ -166,13 +175,28 @@ class _Turn:
     def calibrated(
         cls, name: str, call: Callable[[], object], seconds: float, clock: Callable[[], int], single: bool
     ) -> Self:
-        """Warms up, and derives the numbers from the fastest call seen."""
+        """Warms up, and derives the numbers from the fastest call seen. Long calls, which take more than the whole time, are made twice."""
         turn = cls(name, call, 1, 1, False)
-        budget = clock() + int(seconds * 1e9 / 20)
+        start = clock()
+        budget, whole = start + int(seconds * 1e9 / 20), start + max(int(seconds * 1e9), _LONG_NS)
         seen: list[int] = []
-        while len(seen) < _WARM_UP or (len(seen) < _MAX_WARM_UP and clock() < budget):
+        while len(seen) < 2 or (
+            clock() < whole if len(seen) < _WARM_UP else clock() < budget and len(seen) < _MAX_WARM_UP
+        ):
             seen.append(turn._elapsed(1, clock))
-        fastest = max(min(seen), 1)
+        return cls.of(name, call, min(seen) * 1e-9, single=single)
+
+    @classmethod
+    def of(cls, name: str, call: Callable[[], object], seconds: float, *, single: bool = False) -> Self:
+        """The numbers for a candidate.
+
+        Args:
+            name: Its name.
+            call: The candidate.
+            seconds: The time of a call.
+            single: Whether every call is timed separately.
+        """
+        fastest = max(round(seconds * 1e9), 1)
         repeats = 1 if single else min(_MAX_REPEATS, -(-_SAMPLE_NS // fastest))
         sample = fastest * repeats
         return cls(name, call, repeats, max(1, min(_TURN_SAMPLES, _TURN_NS // sample)), warm=sample < 2 * _TURN_NS)

@@ -14,7 +14,6 @@ from collections.abc import Mapping, Sequence
 
 import torch
 
-from recfx.cost.estimate import Estimate
 from recfx.driver.cost_model import calibrates, cost_model, known_rivals
 from recfx.driver.lowering import Lowering
 from recfx.driver.options import Options
@@ -23,26 +22,25 @@ from recfx.driver.placed import Placed
 from recfx.driver.placement_cache import PlacementCache
 from recfx.driver.placement_report import PlanTimes, RegionReport, region_reports
 from recfx.driver.plan_entries import Entry, kept, times_of
-from recfx.driver.plan_times import Choice, Contest, compared_sizes, region_seconds, rows_of
+from recfx.driver.plan_times import compared_sizes, rows_of
 from recfx.driver.plans import TRUSTED, Layout, Plans
+from recfx.driver.trials import Trials
 from recfx.ir.numeric import Exactness, Run
 from recfx.ir.program import Program
 from recfx.ir.region import Region
 from recfx.placement.costs import TORCH, Costs, CostTable, cost_table
 from recfx.placement.plans import in_order
-from recfx.placement.regions import assignment_of, costed_regions
+from recfx.placement.regions import costed_regions
 from recfx.placement.search import candidates, may_gain, predicted_best
 from recfx.placement.units import unit_graph
 from recfx.targets import BACKENDS, Backend, EagerBackend, Verdict, missing
 
-#: Seconds for lowering and measuring plans beside the first one.
-_BUDGET = 8.0
+#: Seconds for lowering plans beside the first one, and for lowering and measuring them.
+_LOWERING, _BUDGET = 3.0, 6.0
 #: A backend that takes long to lower competes only if the target names it, and torch takes this share of the first plan's predicted time.
 _LARGE_TORCH_SHARE = 0.3
 #: Backends are calibrated by themselves for programs whose first plan is predicted to take this many seconds at the largest batch.
 _WORTH_CALIBRATION = 2e-3
-#: Plans of more regions are not measured region by region for the model of costs.
-_MOST_RECORDED = 16
 
 
 @dataclasses.dataclass(frozen=True)
@@ -125,7 +123,6 @@ class _Competition:
 
     def run(self) -> Outcome:
         """The plans that the competition finds."""
-        start = time.perf_counter()
         first = Lowering(self.program, self.first, self.runs, self.applied)
         base, notices = first.place({})
         if not self.rivals:
@@ -152,14 +149,18 @@ class _Competition:
         entries = [Entry(candidate) for candidate in found]
         entries[0].placed = base
         wanted = found if self.options.measures else [predicted_best(found, rows) for rows in sizes]
-        end = start + _BUDGET if self.options.measures else math.inf
-        said = self._lower(lowering, table, [e for e in entries[1:] if e.candidate in wanted], end)
-        choice = self._choose(entries, sizes, end)
+        start = time.perf_counter()
+        ends = (start + _LOWERING, start + _BUDGET) if self.options.measures else (math.inf, math.inf)
+        trials = Trials(lowering, table, entries, measures=self.options.measures)
+        said = trials.lower([entry for entry in entries[1:] if entry.candidate in wanted], ends[0])
+        choice, more = trials.choose(sizes, ends[1])
+        compared = sum(bool(found) for found in choice.seconds.values()) > 1
+        if cache is not None and compared:
+            trials.record(costs, ends[1])
         plans, times = kept(entries, choice, self._example_rows()), times_of(entries, choice, sizes)
-        if cache is not None:
+        if cache is not None and compared:
             cache.write(plans.layout(), times)
-            self._record(costs, entries, end)
-        return self._outcome(plans, [*notices, *said], lowering, table, times)
+        return self._outcome(plans, [*notices, *said, *more], lowering, table, times)
 
     def _known(self, first: Lowering, costs: Costs, rows: int) -> list[Backend]:
         """The rivals whose times can be predicted. Others are calibrated first if the program is large enough to be worth it.
@@ -190,17 +191,6 @@ class _Competition:
             placed.append(plan)
         return Plans((*placed, base), earlier.bounds, earlier.uses, earlier.shown), earlier.times
 
-    def _record(self, costs: Costs, entries: Sequence[Entry], deadline: float) -> None:
-        """Gives the model of costs the measured times of the regions of the lowered plans."""
-        rows, threads = self._example_rows(), torch.get_num_threads()
-        for placed in (entry.placed for entry in entries if entry.placed is not None and not entry.note):
-            if len(placed.regions) > _MOST_RECORDED or time.perf_counter() > deadline:
-                continue
-            for region, name, seconds in zip(
-                placed.split.regions, placed.backends, region_seconds(placed, self.program.example), strict=True
-            ):
-                costs.record(name, region, rows, threads, Estimate(seconds, 0.9 * seconds, 1.1 * seconds))
-
     def _hopeful(self, first: Lowering, costs: Costs, sizes: Sequence[int], rivals: Sequence[Backend]) -> list[Backend]:
         """The rivals, if some choice of backends may be faster than the first plan, before any of them has looked at the program."""
         every = {node: Verdict(True) for node in next(iter(first.verdicts.values()))}
@@ -230,37 +220,6 @@ class _Competition:
     def _example_rows(self) -> int:
         return rows_of(self.program, self.program.example)
 
-    def _lower(self, lowering: Lowering, table: CostTable, entries: Sequence[Entry], deadline: float) -> list[str]:
-        """Lowers plans until the time is up; returns the notices about backends that were dropped from them."""
-        notices = []
-        for entry in entries:
-            if time.perf_counter() > deadline:
-                entry.note = "not lowered: the time for placement was up"
-                continue
-            placed, said = lowering.place(assignment_of(table, entry.candidate.labels))
-            dropped = [notice for notice in said if "left out" in notice]
-            notices += dropped
-            entry.note = "; ".join(dropped)
-            entry.placed = placed if not TRUSTED.issuperset(placed.backends) or not dropped else None
-        return notices
-
-    def _choose(self, entries: Sequence[Entry], sizes: Sequence[int], deadline: float) -> Choice:
-        """Which of the lowered plans runs at which batch size."""
-        lowered = [entry for entry in entries if entry.placed is not None]
-        known = [entry.candidate for entry in lowered]
-
-        def guess(rows: int) -> int:
-            return known.index(predicted_best(known, rows if rows in known[0].predicted else _nearest(sizes, rows)))
-
-        plans = [entry.placed for entry in lowered if entry.placed is not None]
-        contest = Contest(plans, deadline if self.options.measures else -math.inf, guess)
-        choice = contest.choose(sizes)
-        for index, problem in contest.failed.items():
-            lowered[index].note = f"failed at a call: {problem}"
-        places = [entries.index(entry) for entry in lowered]
-        seconds = {places[index]: times for index, times in choice.seconds.items()}
-        return Choice(choice.bounds, tuple(places[use] for use in choice.uses), seconds)
-
     def _with_fallback(self, plans: Plans, lowering: Lowering) -> Plans:
         """The plans, with one on native kernels and torch after them if the last one has other backends."""
         if TRUSTED.issuperset(plans.placed[-1].backends):
@@ -284,7 +243,3 @@ def _torch_share(table: CostTable, labels: Sequence[int]) -> float:
     regions = costed_regions(table, labels)
     total = sum(region.cost.seconds for region in regions)
     return sum(region.cost.seconds for region in regions if region.backend == TORCH) / total if total else 0.0
-
-
-def _nearest(sizes: Sequence[int], rows: int) -> int:
-    return min(sizes, key=lambda size: abs(math.log(size / rows)))

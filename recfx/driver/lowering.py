@@ -27,6 +27,9 @@ _KERNEL_SLACK = 8.0
 #: Region -> the error with which its backend failed, and the notice for the user when another backend takes the region.
 Failures = dict[int, tuple[Exception, str]]
 
+#: What identifies a lowered region of a program: its backend, operators, inputs, outputs, and the inputs whose sizes are known.
+_Key = tuple[str, tuple[str, ...], tuple[str, ...], tuple[str, ...], frozenset[str]]
+
 
 def lower(
     program: Program,
@@ -89,21 +92,32 @@ class Lowering:
         self.backends = {backend.name: backend for backend in backends}
         self.backends.setdefault(EagerBackend.name, EagerBackend())
         self.notices: list[str] = []
+        self.lowered: dict[_Key, Lowered] = {}
         self.shared: dict[str, Any] = earlier.shared if earlier is not None else {}
         known = earlier.verdicts if earlier is not None else {}
         self.verdicts: dict[str, dict[fx.Node, Verdict]] = {}
         for name, backend in self.backends.items():
             self.verdicts[name] = known[name] if name in known else self._verdicts(backend)
 
-    def place(self, assignment: Mapping[str, str]) -> tuple[Placed, tuple[str, ...]]:
-        """Lowers the program with an assignment; see `lower`."""
+    def place(
+        self, assignment: Mapping[str, str], *, runs: Sequence[Run] | None = None
+    ) -> tuple[Placed, tuple[str, ...]]:
+        """Lowers the program with an assignment; see `lower`.
+
+        Regions that an earlier assignment has as well are not lowered again.
+
+        Args:
+            assignment: Name of an operator -> name of the backend that is tried first.
+            runs: The runs with which the outputs are compared; by default all.
+        """
+        runs = self.runs if runs is None else runs
         chosen = self.first_choice(assignment)
         default = self.target[0]
         while True:
             found = split(self.program, chosen, default, self.shared)
-            placed, extremes, failures = self.run(found)
+            placed, extremes, failures = self.run(found, runs)
             if placed is not None and not failures:
-                return placed, (*self.take_notices(), *extremes, *narrow_comparisons(self.runs))
+                return placed, (*self.take_notices(), *extremes, *narrow_comparisons(runs))
             chosen |= self.refused_again(chosen)
             for index, (error, text) in failures.items():
                 following = self.next_choice(found, index)
@@ -158,8 +172,20 @@ class Lowering:
         nodes = [node for node in self._operators() if node.name in members]
         return next((name for name in following if all(self.verdicts[name][node] for node in nodes)), None)
 
-    def run(self, found: Split) -> tuple[Placed | None, list[str], Failures]:
+    def check(self, placed: Placed) -> tuple[str, ...]:
+        """Compares the outputs of a lowered program on all runs; returns the notices.
+
+        Raises:
+            VerificationError: They differ.
+        """
+        return (*self._check(placed.run, placed.backends, self.runs), *narrow_comparisons(self.runs))
+
+    def run(self, found: Split, runs: Sequence[Run]) -> tuple[Placed | None, list[str], Failures]:
         """Lowers a split program and checks its outputs.
+
+        Args:
+            found: The split program.
+            runs: The runs with which the outputs are compared.
 
         Returns:
             The lowered program or None, at most one notice about its outputs, and the regions that failed.
@@ -169,6 +195,9 @@ class Lowering:
 
         def lower_one(index: int, region: Region) -> Lowered | None:
             nonlocal refused
+            key = (found.backends[index], tuple(found.members(index)), region.inputs, region.outputs, region.checked)
+            if key in self.lowered:
+                return self.lowered[key]
             try:
                 lowered = self.backends[found.backends[index]].lower(region)
             except Exception as error:  # noqa: BLE001 - raised again unless another backend takes the region
@@ -177,16 +206,17 @@ class Lowering:
                 else:
                     failures[index] = error, self._left_out(found, index, "fails on this model", _problem(error))
                 return None
-            return self._with_reasons(lowered)
+            self.lowered[key] = self._with_reasons(lowered)
+            return self.lowered[key]
 
         regions = lower_regions(found, lower_one)
         if failures or refused:
             return None, [], {} if refused else failures
         placed = Placed.of(found, regions)
         try:
-            return placed, self._check(placed.run, found.backends), {}
+            return placed, self._check(placed.run, found.backends, runs), {}
         except VerificationError as error:
-            return placed, [], {i: self._wrong(found, i, error) for i in self._culprits(found, regions)}
+            return placed, [], {i: self._wrong(found, i, error) for i in self._culprits(found, regions, runs)}
 
     def _takes_back(self, found: Split, index: int, error: Refused) -> bool:
         """Withdraws a backend's verdicts on the operators that it refused; returns False if they are not operators of the region."""
@@ -218,16 +248,17 @@ class Lowering:
         problem = error.in_one_line
         return error, self._left_out(found, index, "does not compute the same as the model", problem)
 
-    def _culprits(self, found: Split, regions: Sequence[Lowered]) -> list[int]:
+    def _culprits(self, found: Split, regions: Sequence[Lowered], runs: Sequence[Run]) -> list[int]:
         """The regions that change the outputs when torch runs all others; all inexact regions if no region does so alone."""
         inexact = [i for i, name in enumerate(found.backends) if self.backends[name].exactness is not Exactness.EXACT]
         if len(inexact) < 2:
             return inexact
-        return [i for i in inexact if self._fails(alone(found, i, regions[i]), found.backends[i])] or inexact
+        fails = [self._fails(alone(found, i, regions[i]), found.backends[i], runs) for i in inexact]
+        return [i for i, wrong in zip(inexact, fails, strict=True) if wrong] or inexact
 
-    def _fails(self, run: Callable[..., Any], backend: str) -> bool:
+    def _fails(self, run: Callable[..., Any], backend: str, runs: Sequence[Run]) -> bool:
         try:
-            self._check(run, [backend])
+            self._check(run, [backend], runs)
         except VerificationError:
             return True
         return False
@@ -236,7 +267,7 @@ class Lowering:
         place = "" if len(found.regions) == 1 else f" of region {index}"
         return f"the {found.backends[index]} backend {fault}, so it is left out{place}: {problem}"
 
-    def _check(self, run: Callable[..., Any], names: Iterable[str]) -> list[str]:
+    def _check(self, run: Callable[..., Any], names: Iterable[str], runs: Sequence[Run]) -> list[str]:
         """Compares the lowered program with the program before lowering, which has been compared with the captured program.
 
         Returns:
@@ -246,7 +277,7 @@ class Lowering:
         if weakest(classes) is Exactness.EXACT:
             return []
         who = " and ".join(dict.fromkeys(n for n, c in zip(names, classes, strict=True) if c is not Exactness.EXACT))
-        return _compare(run, who, weakest([*classes, self.applied]), self.runs)
+        return _compare(run, who, weakest([*classes, self.applied]), runs)
 
 
 def _problem(error: Exception) -> str:

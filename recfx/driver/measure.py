@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from functools import partial
 from typing import Any
@@ -22,8 +23,10 @@ from recfx.ir.program import Program
 from recfx.ir.shapes import BATCH
 
 SECONDS = 0.25
-#: Fewest rounds of a comparison. For a model that takes seconds, a round is two calls of each candidate.
-_ROUNDS = 5
+#: Fewest rounds of a comparison, and of one in which a single call takes longer than the whole time.
+_ROUNDS, _FEWEST_ROUNDS = 5, 3
+#: A call of this many seconds is all of a model with one region: what is beside the region takes a millionth of it.
+_LONG_CALL = 0.05
 #: Rows of the additional batch at which recurrent layers are measured.
 _MANY_ROWS = 128
 
@@ -47,6 +50,7 @@ def do_no_harm(parts: Parts, model: torch.nn.Module, *, seconds: float = SECONDS
     for leaves in _measured_inputs(parts):
         positional, keyword = parts.program.signature.unpacked(leaves)
         eager = eager_call(model, *as_user(parts, leaves))
+        start = time.perf_counter()
         if (reason := refusal(eager)) is not None:
             notices.append(
                 f"your own model fails at batch {rows_of(parts.program, leaves)}, so that size was not measured: {reason}"
@@ -56,11 +60,14 @@ def do_no_harm(parts: Parts, model: torch.nn.Module, *, seconds: float = SECONDS
             "eager": eager,
             "compiled": partial(parts.entry, *positional, **keyword),
         }
-        comparison = _compare(candidates, seconds)
+        rounds = _ROUNDS if time.perf_counter() - start < seconds else _FEWEST_ROUNDS
+        comparison = _compare(candidates, seconds, rounds)
         measured.append(_measured(rows_of(parts.program, leaves), comparison))
         harmful |= comparison.slower("compiled", than="eager")
         # A disturbance of the machine can hit a few calls of one model only, so a worse tail must show twice.
-        harmful |= all(c.slower_at_worst("compiled", than="eager") for c in _twice(comparison, candidates, seconds))
+        harmful |= all(
+            c.slower_at_worst("compiled", than="eager") for c in _twice(comparison, candidates, seconds, rounds)
+        )
     report = dataclasses.replace(
         parts.report,
         measured=tuple(measured),
@@ -71,17 +78,17 @@ def do_no_harm(parts: Parts, model: torch.nn.Module, *, seconds: float = SECONDS
     return Parts(parts.placed, report, run, parts.recipe, parts.one_row, parts.plans)
 
 
-def _compare(candidates: Mapping[str, Callable[[], Any]], seconds: float) -> Comparison:
+def _compare(candidates: Mapping[str, Callable[[], Any]], seconds: float, rounds: int) -> Comparison:
     settled = is_clearly_faster("compiled", than="eager")
-    return compare(
-        candidates, seconds=seconds, min_rounds=_ROUNDS, baseline="eager", single_calls=True, settled=settled
-    )
+    return compare(candidates, seconds=seconds, min_rounds=rounds, baseline="eager", single_calls=True, settled=settled)
 
 
-def _twice(first: Comparison, candidates: Mapping[str, Callable[[], Any]], seconds: float) -> Iterator[Comparison]:
+def _twice(
+    first: Comparison, candidates: Mapping[str, Callable[[], Any]], seconds: float, rounds: int
+) -> Iterator[Comparison]:
     """The first comparison, then a second one, which is made only if the caller reads it."""
     yield first
-    yield _compare(candidates, seconds)
+    yield _compare(candidates, seconds, rounds)
 
 
 def _measured(rows: int, comparison: Comparison) -> Measured:
@@ -113,12 +120,19 @@ def _many_rows(program: Program, measured: int) -> list[Sequence[Any]]:
     return [reshuffle(program, rows, torch.Generator().manual_seed(0))] if rows > measured else []
 
 
+def _seconds_of_whole(report: Report, rows: int) -> list[float]:
+    """The time of the only region of a model whose calls are so long that more of them would be felt; empty for any other model."""
+    times = [each.compiled_s for each in report.measured if each.batch == rows and each.compiled_s >= _LONG_CALL]
+    return times[:1] if len(report.regions) == 1 and not report.kept_eager else []
+
+
 def with_measured_regions(parts: Parts) -> Report:
     """The report of a model with the measured time of each region. If plans competed, the times are kept for later predictions."""
     report = parts.report
-    seconds = region_seconds(parts.placed, parts.program.example)
+    rows = rows_of(parts.program, parts.program.example)
+    seconds = _seconds_of_whole(report, rows) or region_seconds(parts.placed, parts.program.example)
     if report.plans:
-        keep_times(parts.placed, rows_of(parts.program, parts.program.example), seconds)
+        keep_times(parts.placed, rows, seconds)
     regions = zip(report.regions, seconds, strict=True)
     return dataclasses.replace(
         report, regions=tuple(dataclasses.replace(region, measured=found) for region, found in regions)

@@ -12,9 +12,8 @@ from typing import Any
 
 import torch
 
-from recfx.cost.timing import compare
+from recfx.cost.race import race
 from recfx.driver.placed import Placed
-from recfx.errors import MeasureError
 from recfx.ir.probes import has_fixed_bags, reshuffle
 from recfx.ir.program import Program
 from recfx.ir.shapes import BATCH
@@ -26,8 +25,8 @@ SIZES = (1, 16, 128, 1024)
 _SECONDS, _BETWEEN_SECONDS = 0.5, 0.15
 #: Seconds of the calls of one region, and the fewest calls that are timed.
 _REGION_SECONDS, _FEWEST = 0.02, 3
-#: Plans that take this many times as long as the fastest one in a single call are not compared.
-_MUCH_SLOWER = 1.5
+#: The share of the time until the deadline that one batch size may take, except the example's and the last one.
+_SHARE = 0.4
 #: A plan that is preferred for other reasons is kept if it takes at most this many times as long as the fastest one.
 _CLOSE = 1.02
 #: Between two batch sizes with different fastest plans, this many sizes are tried.
@@ -81,6 +80,8 @@ class Contest:
         deadline: When to stop measuring, in seconds of the clock.
         guess: Batch size -> the plan that is used if there is no time to measure any size.
         clock: Returns the time in nanoseconds.
+        predicted: (plan, batch size) -> the predicted seconds of a call. Plans are tried in the order of what is expected from this and
+            from the times at smaller sizes, and those for which there is no time are not.
     """
 
     def __init__(
@@ -89,8 +90,10 @@ class Contest:
         deadline: float,
         guess: Callable[[int], int],
         clock: Callable[[], int] = time.perf_counter_ns,
+        predicted: Callable[[int, int], float] | None = None,
     ) -> None:
         self.plans, self.deadline, self.guess, self.clock = plans, deadline, guess, clock
+        self.predicted = predicted
         self.seconds: dict[int, dict[int, float]] = {index: {} for index in range(len(plans))}
         self.failed: dict[int, str] = {}
         self._program = plans[0].program
@@ -100,7 +103,11 @@ class Contest:
         """The fastest plan at each batch size, with the sizes between at which it changes."""
         best: dict[int, int] = {}
         for rows in sizes:
-            best[rows] = self._fastest(rows, dict.fromkeys([0, *best.values()]), _SECONDS)
+            share = 1.0 if rows in (sizes[-1], self._example_rows) else _SHARE
+            end = self._now() + share * (self.deadline - self._now())
+            before = dict.fromkeys([0, *best.values()])
+            latest = next(reversed(best.values()), None)
+            best[rows] = self._fastest(rows, [*before], _SECONDS, end, latest)
         best = {rows: 0 if index in self.failed else index for rows, index in best.items()}
         bounds: list[int] = []
         uses = [best[sizes[0]]]
@@ -116,62 +123,70 @@ class Contest:
             middle = round(math.sqrt(low * high))
             if not low < middle < high:
                 break
-            if self._fastest(middle, [below], _BETWEEN_SECONDS, (below, above)) == below:
+            if self._fastest(middle, [below], _BETWEEN_SECONDS, self.deadline, below, (below, above)) == below:
                 low = middle
             else:
                 high = middle
         return high
 
     def _fastest(
-        self, rows: int, preferred: Sequence[int] | dict[int, None], seconds: float, among: Sequence[int] | None = None
+        self,
+        rows: int,
+        preferred: Sequence[int],
+        seconds: float,
+        end: float,
+        latest: int | None,
+        among: Sequence[int] | None = None,
     ) -> int:
-        """The fastest plan at a batch size; a preferred one if it is about as fast, and the last of these if the time is up."""
-        if self.clock() > self.deadline * 1e9:
-            return [*preferred][-1] if any(self.seconds.values()) else self.guess(rows)
-        calls = self._calls(rows, range(len(self.plans)) if among is None else among)
-        screened: dict[int, float] = {}
-        for index, call in calls.items():
-            try:
-                screened[index] = _once(call, self.clock)
-            except Exception as error:  # noqa: BLE001 - recorded below
-                if index == 0:
-                    return 0  # the program refuses these inputs, so this size is not measured
-                self.failed[index] = f"{type(error).__name__}: {str(error).strip().partition(chr(10))[0]}"
-        if not screened:
-            return 0
-        limit = _MUCH_SLOWER * min(screened.values())
-        left = {index: calls[index] for index, once in screened.items() if once <= limit}
-        times = dict(screened)
-        times |= self._compared(left, seconds)
-        for index, measured in times.items():
-            self.seconds[index][rows] = measured
-        fastest = min(left, key=times.__getitem__)
-        return next(
-            (index for index in preferred if index in left and times[index] <= _CLOSE * times[fastest]), fastest
-        )
+        """The fastest plan at a batch size; a preferred one if it is about as fast.
 
-    def _compared(self, left: dict[int, Callable[[], Any]], seconds: float) -> dict[int, float]:
-        """Median seconds of plans that take turns. A plan that fails is taken out of `left`.
-
-        Raises:
-            MeasureError: The first plan fails.
+        If there is no time until `end`, it is `latest`, the plan of the next smaller size.
         """
-        while len(left) > 1:
-            try:
-                named = {str(index): call for index, call in left.items()}
-                found = compare(named, seconds=seconds, min_rounds=3, clock=self.clock)
-            except MeasureError as error:
-                if error.where is None or int(error.where) == 0:
-                    raise
-                self.failed[int(error.where)] = error.what
-                del left[int(error.where)]
-            else:
-                return {int(name): timing.median for name, timing in found.timings.items()}
-        return {}
-
-    def _calls(self, rows: int, among: Sequence[int] | range) -> dict[int, Callable[[], Any]]:
+        expected = self._expected(rows)
+        if not self._has_time(expected, end):
+            return latest if latest is not None and any(self.seconds.values()) else self.guess(rows)
+        known = range(len(self.plans)) if among is None else among
+        order = sorted((i for i in known if i not in self.failed), key=lambda i: (i != 0, expected.get(i, 0.0)))
         leaves = self._leaves(rows)
-        return {index: partial(self.plans[index].run, *leaves) for index in among if index not in self.failed}
+        found = race(
+            {str(index): partial(self.plans[index].run, *leaves) for index in order},
+            seconds=seconds,
+            deadline=end,
+            expected={str(index): time for index, time in expected.items()},
+            kept=str(preferred[0]),
+            clock=self.clock,
+        )
+        if "0" in found.failed:
+            return 0  # the program refuses these inputs, so this size is not measured
+        for name, error in found.failed.items():
+            self.failed[int(name)] = f"{type(error).__name__}: {str(error).strip().partition(chr(10))[0]}"
+        for name, measured in found.seconds.items():
+            self.seconds[int(name)][rows] = measured
+        fastest = found.seconds[found.left[0]]
+        close = [int(name) for name in found.left if found.seconds[name] <= _CLOSE * fastest]
+        return next((index for index in preferred if index in close), int(found.left[0]))
+
+    def _now(self) -> float:
+        return self.clock() * 1e-9
+
+    def _has_time(self, expected: Mapping[int, float], end: float) -> bool:
+        """Whether the first plan and another one can be called before the end: each once untimed, and once timed."""
+        others = [time for index, time in expected.items() if index and index not in self.failed]
+        calls = 2 * (expected.get(0, 0.0) + min(others, default=0.0))
+        return self._now() + calls <= end
+
+    def _expected(self, rows: int) -> dict[int, float]:
+        """Plan -> the seconds of a call that are expected at a batch size: the prediction, times the error of that at the nearest measured
+        size. Without predictions, nothing is expected."""
+        if self.predicted is None:
+            return {}
+        found = {}
+        for index, measured in self.seconds.items():
+            found[index] = self.predicted(index, rows)
+            near = min(measured, key=lambda size: abs(math.log(size / rows)), default=None)
+            if near is not None and (there := self.predicted(index, near)) > 0:
+                found[index] *= measured[near] / there
+        return found
 
     def _leaves(self, rows: int) -> list[Any]:
         if rows == self._example_rows:

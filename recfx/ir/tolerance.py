@@ -11,6 +11,8 @@ from recfx.errors import VerificationError
 #: The allowed error against float64 of a re-associated result, as a multiple of the original's error (plus a few last bits).
 REASSOC_FACTOR = 8.0
 _LAST_BITS = 16.0
+#: The share of the allowed last bits that a distance may have without the float64 result, so that no rounding of the sums above matters.
+_SURELY = 0.99
 
 
 def check_reassociated(
@@ -72,6 +74,26 @@ def check_reassociated(
             f"{float(allowed.expand(error.shape).reshape(-1)[at]):.3g} that a reordering of sums explains",
             where=place,
         )
+
+
+def is_within_last_bits(want: torch.Tensor, got: torch.Tensor, *, slack: float, by_row: bool) -> bool:
+    """Whether two finite results are so close that `check_reassociated` accepts the second one, whatever the float64 result is.
+
+    The error of `got` is at most its distance to `want` and the original's own error. The allowed error is several times the own error, and
+    the last bits of the largest exact number, which is at least the largest number of `want` less the own error. So a distance of the last
+    bits of `want` is always allowed, and the float64 run, which takes longer than all others together, is not needed.
+
+    Args:
+        want: The original's result.
+        got: The output to check, of the same shape and type.
+        slack: See `check_reassociated`.
+        by_row: Likewise.
+    """
+    if not bool(want.isfinite().all() & got.isfinite().all()):
+        return False
+    wide = want.double()
+    last_bits = _LAST_BITS * torch.finfo(want.dtype).eps * largest(wide.abs(), by_row)
+    return bool(((got.double() - wide).abs() <= _SURELY * slack * last_bits).all())
 
 
 def _is_meant(want: torch.Tensor, truth: torch.Tensor) -> torch.Tensor:

@@ -8,7 +8,7 @@ from typing import Any
 import pytest
 from competition_kit import ALWAYS, LATER, NEVER, Toy, agrees, inputs, optimized
 
-from recfx.driver import competition
+from recfx.driver import trials
 from recfx.targets.registry import BUILT_IN
 
 
@@ -63,7 +63,7 @@ def test_the_outcome_of_measurements_is_kept_for_the_next_optimize(
         raise AssertionError("plans are measured again")
 
     with monkeypatch.context() as patched:
-        patched.setattr(competition, "Contest", unexpected)
+        patched.setattr(trials, "Contest", unexpected)
         model, second = optimized(placement="measure")
     assert second.parts.plans.layout() == first.parts.plans.layout()
     assert second.report.plans == first.report.plans

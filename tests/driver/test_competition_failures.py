@@ -80,7 +80,7 @@ def test_a_backend_that_fails_at_a_call_falls_back_and_says_so_once(toy: Toy, pr
 
 def test_a_backend_that_fails_while_it_is_measured_is_noted(toy: Toy, prices: Any) -> None:
     prices(ALWAYS)
-    toy.fails_at = 12
+    toy.fails_at = 3
     model, fast = optimized(verify="off", measure=True)
     assert "toy" not in fast.placement.values()
     assert any("the engine lost its memory" in plan.note for plan in fast.report.plans)

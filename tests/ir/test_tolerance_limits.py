@@ -4,9 +4,11 @@ from __future__ import annotations
 
 import pytest
 import torch
+from hypothesis import assume, given, settings
+from hypothesis import strategies as st
 
 from recfx.errors import VerificationError
-from recfx.ir.tolerance import _is_meant, check_nan, check_reassociated, largest
+from recfx.ir.tolerance import _is_meant, check_nan, check_reassociated, is_within_last_bits, largest
 
 INF, NAN = float("inf"), float("nan")
 EPS, TINY = torch.finfo(torch.float32).eps, torch.finfo(torch.float32).tiny
@@ -156,3 +158,33 @@ def test_the_largest_of_rows_and_of_all() -> None:
     assert largest(cube, False).tolist() == 11.0
     for empty in (torch.empty(0, 3), torch.empty(0)):
         assert largest(empty, True).tolist() == largest(empty, False).tolist() == 0.0
+
+
+_numbers = st.floats(-1e6, 1e6, width=32) | st.sampled_from([0.0, 1.0, -1e-30, 1e30, TINY])
+
+
+@settings(deadline=None)
+@given(st.data(), st.sampled_from([1.0, 8.0]), st.booleans())
+def test_what_is_accepted_without_the_float64_result_is_accepted_with_any(
+    data: st.DataObject, slack: float, by_row: bool
+) -> None:
+    want = data.draw(st.lists(_numbers, min_size=4, max_size=4))
+    scale = max(map(abs, want))
+    moves = st.floats(-20.0 * slack, 20.0 * slack)
+    got = [one + data.draw(moves) * EPS * scale for one in want]
+    truth = [one + data.draw(_numbers | st.sampled_from([0.0, INF, NAN])) for one in want]
+    made = [torch.tensor(values, dtype=torch.float64).reshape(2, 2) for values in (want, got, truth)]
+    assume(is_within_last_bits(made[0].float(), made[1].float(), slack=slack, by_row=by_row))
+    check_reassociated(made[0].float(), made[1].float(), made[2], "a test", slack=slack, by_row=by_row)
+
+
+@pytest.mark.parametrize(("bits", "within"), [(15.0, True), (17.0, False), (INF, False), (NAN, False)])
+@pytest.mark.parametrize("by_row", [False, True])
+def test_the_last_bits_of_the_largest_number_need_no_float64_result(bits: float, within: bool, by_row: bool) -> None:
+    want = torch.tensor([[1.0, 4.0], [0.5, 2.0]])
+    got = want.clone()
+    got[0, 0] += bits * EPS * 4
+    assert is_within_last_bits(want, got, slack=1.0, by_row=by_row) == within
+    got, want = want.clone(), want.clone()
+    got[1, 0] += bits * EPS * 2
+    assert is_within_last_bits(want, got, slack=1.0, by_row=by_row) == (within or (not by_row and bits == 17.0))
