@@ -12,32 +12,26 @@ from functools import partial
 from typing import Any
 
 import torch
-from torch import fx
 from torch.utils import _pytree as pytree
 
+from recfx.capture.arranged_call import arranged_call, batch_sizes
 from recfx.capture.batch_limits import limit_notices
-from recfx.capture.capture_by_sizes import capture_by_sizes, compared
+from recfx.capture.capture_by_sizes import capture_by_sizes, capture_with_axes, compared
 from recfx.capture.crosscheck import refusal_of_batch
 from recfx.capture.explicit_forward import explicit_forward, without_held
-from recfx.capture.export_ladder import export_model, quiet
-from recfx.capture.exported_signature import exported_signature, fixed_input_notices
+from recfx.capture.export_ladder import HiddenBatch, export_model
+from recfx.capture.exported_signature import fixed_input_notices
 from recfx.capture.find_bags import bags_of_call, with_distinct_counts
-from recfx.capture.functionalize import functionalize
-from recfx.capture.inline import inline_regions
 from recfx.capture.inputs import Call, distinct_values, normalize_call, register_containers
 from recfx.capture.model_state import ModelState, unchanged
 from recfx.capture.one_row import can_be_cut, for_two_rows, refusal_of_one_row, specialise_rows
-from recfx.capture.quick_trace import late_code, quick_values
 from recfx.capture.size_inputs import fixed_size_notices, with_size_inputs
 from recfx.capture.size_range import with_true_range
-from recfx.capture.state_names import rename_clashes
-from recfx.capture.strides import read_in_order
+from recfx.capture.to_program import to_program
 from recfx.errors import CaptureError
 from recfx.ir.bags import Bags
-from recfx.ir.decompositions import decompose
-from recfx.ir.held_values import holds_values, plain_numbers
-from recfx.ir.program import Program, copy_module, without_unread_state
-from recfx.ir.propagate import fake_mode_of, free_symbols, refresh
+from recfx.ir.held_values import holds_values
+from recfx.ir.program import Program
 from recfx.ir.shapes import BATCH, infer_dynamic_shapes, widen_batch
 
 MAX_BATCH = 65536
@@ -85,29 +79,9 @@ def capture(
         if dynamic_shapes is None:
             call = call.with_values(widen_batch(call.values, bags))
         state.restore()
-        try:
-            program = _captured(model, call, dynamic_shapes, max_batch, bags, held=held)
-            program.cases = tuple(cases)
-            state.restore()  # tracing may have left fake tensors in the model's caches
-            if check:
-                program = _compared(program, model, call, narrow=dynamic_shapes is None)
-        except CaptureError as error:
-            if dynamic_shapes is not None or not check or bags:
-                raise
-            state.restore()
-
-            def trace(fixed: Call) -> Program:
-                traced = _captured(model, fixed, False, max_batch, (), held=held)
-                state.restore()
-                return traced
-
-            def trace_free(wider: Call) -> Program:
-                traced = _captured(model, wider, None, max_batch, (), held=held)
-                state.restore()
-                return traced
-
-            calls = list({id(c): c for c in (given, call)}.values())
-            program = capture_by_sizes(model, calls, trace, trace_free, max_batch, error)
+        tracer = _Tracer(model, state, dynamic_shapes, max_batch, bags, held, tuple(cases))
+        searches = dynamic_shapes is None and check and not bags
+        program = tracer.searched(given, call) if searches else tracer.traced(call, check=check)
     if dynamic_shapes is None:
         with unchanged(model):
             limits = limit_notices(
@@ -115,6 +89,72 @@ def capture(
             )
         program.notices += (*fixed_input_notices(program.signature), *limits, *fixed_size_notices(program))
     return program
+
+
+@dataclasses.dataclass
+class _Tracer:
+    """Captures one model in several ways, and restores its state after each trace.
+
+    Attributes:
+        model: The model.
+        state: Its state, which tracing may leave with fake tensors in caches.
+        dynamic_shapes: See `capture`.
+        max_batch: Likewise.
+        bags: The bags among the inputs.
+        held: Whether the outputs contain values that export does not accept.
+        cases: Further flat inputs for the comparison.
+    """
+
+    model: torch.nn.Module
+    state: ModelState
+    dynamic_shapes: Any
+    max_batch: int
+    bags: Sequence[Bags]
+    held: bool
+    cases: tuple[Sequence[Any], ...]
+
+    def free(self, call: Call, shapes: Any = None, *, divisible: bool = False) -> Program:
+        """A program of the wanted dimensions, or of others."""
+        wanted, limit = self.dynamic_shapes, self.max_batch
+        program = _captured(
+            self.model, call, wanted, limit, self.bags, held=self.held, shapes=shapes, divisible=divisible
+        )
+        self.state.restore()
+        return program
+
+    def fixed(self, call: Call) -> Program:
+        """A program for the sizes of a call."""
+        program = _captured(self.model, call, False, self.max_batch, (), held=self.held)
+        self.state.restore()
+        return program
+
+    def traced(self, call: Call, *, check: bool, divisible: bool = False) -> Program:
+        """A program of the wanted dimensions, compared with the model."""
+        program = self.free(call, divisible=divisible)
+        program.cases = self.cases
+        return _compared(program, self.model, call, narrow=self.dynamic_shapes is None) if check else program
+
+    def searched(self, given: Call, call: Call) -> Program:
+        """A program with a free batch, wherever the inputs hold it.
+
+        Args:
+            given: The example as the user gave it.
+            call: The example with two rows or more.
+        """
+        try:
+            try:
+                return self.traced(call, check=True, divisible=True)
+            except HiddenBatch as hidden:
+                self.state.restore()
+                step = hidden.step
+            rows = [size // step for size in batch_sizes(given) if size % step == 0]
+            found = arranged_call(self.model, given, rows)
+            other = None if found is None else capture_with_axes(self.model, found, self.free, self.max_batch)
+            return self.traced(call, check=True) if other is None else other
+        except CaptureError as error:
+            self.state.restore()
+            calls = list({id(c): c for c in (given, call)}.values())
+            return capture_by_sizes(self.model, calls, self.fixed, self.free, self.max_batch, error)
 
 
 def _compared(program: Program, model: torch.nn.Module, call: Call, *, narrow: bool) -> Program:
@@ -149,12 +189,15 @@ def _captured(
     bags: Sequence[Bags],
     *,
     held: bool,
+    shapes: Any = None,
+    divisible: bool = False,
 ) -> Program:
     leaves, in_spec = pytree.tree_flatten((tuple(call.values), {}))
     traced = with_distinct_counts(call, bags) if dynamic_shapes is None else call
     explicit, shown = without_held(*explicit_forward(model, traced), outputs=held)
-    export = export_model(explicit, shown, _shapes_for(shown, dynamic_shapes, max_batch, bags))
-    program = _to_program(export.program, call, leaves, in_spec, bags)
+    marked = _shapes_for(shown, dynamic_shapes, max_batch, bags) if shapes is None else shapes
+    export = export_model(explicit, shown, marked, divisible=divisible)
+    program = to_program(export.program, call, leaves, in_spec, bags)
     if export.assumed and program.signature.dims.get(BATCH, (0, 0))[0] == 2:
         # The tracer assumes that every size is two or more. The comparison tests one row as well.
         dims = {**program.signature.dims, BATCH: (1, program.signature.dims[BATCH][1])}
@@ -230,64 +273,3 @@ def _shapes_for(call: Call, dynamic_shapes: Any, max_batch: int, bags: Sequence[
         return dynamic_shapes
     marks = infer_dynamic_shapes(tuple(call.values), max_batch, bags)
     return call.like_signature(marks)
-
-
-def _to_program(
-    exported: torch.export.ExportedProgram,
-    call: Call,
-    leaves: Sequence[Any],
-    in_spec: pytree.TreeSpec,
-    bags: Sequence[Bags],
-) -> Program:
-    rename_clashes(exported)
-    with quiet(), late_code():
-        module = exported.module(check_guards=False)
-    assert isinstance(module, fx.GraphModule)
-    out_spec = exported.call_spec.out_spec
-    assert out_spec is not None
-    module = copy_module(module)  # its code is generated when it is called, and not after each of the following edits
-    _drop_guard_calls(module)
-    module.graph.set_codegen(fx.graph.CodeGen())
-    free = free_symbols(module)
-    inline_regions(module)
-    _plain_arguments(module)
-    decompose(module)
-    functionalize(module)
-    module = without_unread_state(module)
-    _flat_output(module)
-    with quick_values():
-        refresh(module)
-    mode = fake_mode_of(module.graph)
-    mode.cache_enabled = torch._dynamo.config.fake_tensor_cache_enabled  # for values that `known_values` does not hold
-    if free - free_symbols(module):
-        raise CaptureError(
-            "an operator of the model fixes a dimension that must be free",
-            where=", ".join(call.names),
-            hint="pass dynamic_shapes=False to capture the model for the shapes of the example only",
-        )
-    signature = exported_signature(exported, module, call, leaves, in_spec, out_spec, bags, read_in_order(module))
-    return Program(module, signature, tuple(leaves), properties=frozenset({"functional"}))
-
-
-def _plain_arguments(module: fx.GraphModule) -> None:
-    """Replaces NumPy scalars and enumeration members in the arguments of operators by Python numbers."""
-    for node in module.graph.nodes:
-        if node.op == "call_function":
-            node.args = plain_numbers(node.args)
-            node.kwargs = {name: plain_numbers(value) for name, value in node.kwargs.items()}
-
-
-def _drop_guard_calls(module: fx.GraphModule) -> None:
-    for node in list(module.graph.nodes):
-        if node.op == "call_module" and node.target == "_guards_fn":
-            module.graph.erase_node(node)
-            delattr(module, "_guards_fn")
-
-
-def _flat_output(module: fx.GraphModule) -> None:
-    output = next(iter(reversed(module.graph.nodes)))
-    if not isinstance(output.args[0], tuple | list):
-        output.args = ((output.args[0],),)
-    else:
-        output.args = (tuple(output.args[0]),)
-    module.recompile()

@@ -8,11 +8,12 @@ from typing import Any
 import torch
 from torch.utils import _pytree as pytree
 
-from recfx.capture.crosscheck import compare_with_model, run_model
+from recfx.capture.arranged_call import ArrangedCall, arranged_call, batch_sizes
+from recfx.capture.crosscheck import compare_with_model
 from recfx.capture.generalize import Different, generalize
 from recfx.capture.inputs import Call, leaf_names
 from recfx.errors import CaptureError, RecfxError
-from recfx.ir.batch_axes import Arrangement, find_arrangement
+from recfx.ir.batch_axes import Arrangement
 from recfx.ir.program import Program
 from recfx.ir.shapes import BATCH
 
@@ -35,7 +36,7 @@ def capture_by_sizes(
     model: torch.nn.Module,
     calls: Sequence[Call],
     trace: Callable[[Call], Program],
-    free: Callable[[Call], Program],
+    free: Callable[..., Program],
     max_batch: int,
     first: CaptureError,
 ) -> Program:
@@ -45,7 +46,7 @@ def capture_by_sizes(
         model: The model.
         calls: The forms of the example to try.
         trace: Captures the model with fixed shapes.
-        free: Captures the model with a free batch.
+        free: Captures the model with a free batch, in given dimensions or in each first one.
         max_batch: The largest batch.
         first: The error of the capture with a free batch.
 
@@ -54,10 +55,17 @@ def capture_by_sizes(
     """
     if any(cause in first.what for cause in _NOT_SIZES):
         raise first
-    found = next((f for call in calls if (f := _arranged(model, call)) is not None), None)
+    tried = [(call, batch_sizes(call)) for call in calls]
+    several = [(call, [size for size in sizes if size > 1]) for call, sizes in tried]
+    single = [(call, [1]) for call, sizes in tried if 1 in sizes]
+    found = next((f for call, sizes in several + single if (f := arranged_call(model, call, sizes)) is not None), None)
     if found is None:
         raise first
-    call, arrangement, rows = found
+    if (program := capture_with_axes(model, found, free, max_batch)) is not None:
+        return program
+    if found.rows == 1:
+        raise first
+    call, arrangement, rows = found.call, found.arrangement, found.rows
     leaves, spec = pytree.tree_flatten(tuple(call.values))
 
     def trace_leaves(resized: Sequence[Any]) -> Program:
@@ -86,12 +94,29 @@ def capture_by_sizes(
     return program
 
 
+def capture_with_axes(
+    model: torch.nn.Module, found: ArrangedCall, free: Callable[..., Program], max_batch: int
+) -> Program | None:
+    """Captures a model once, with the batch where it was found; None where that is of no use, or fails."""
+    if found.arrangement.plain() or found.arrangement.sizes or not found.gives_rows(model):
+        return None
+    found = found if found.rows > 1 else found.resized(2)
+    try:
+        program = free(found.call, found.shapes(max_batch))
+        if BATCH not in program.signature.dims:
+            return None
+        program.notices += tuple(compared(program, model, found.call))
+    except CaptureError:
+        return None
+    return program
+
+
 def _from_larger_batch(
     model: torch.nn.Module,
     call: Call,
     arrangement: Arrangement,
     rows: int,
-    free: Callable[[Call], Program],
+    free: Callable[..., Program],
     first: CaptureError,
 ) -> Program:
     """Captures the model with a free batch from more rows. With few rows, a part such as `x[:-5]` may be one row, which fixes the batch.
@@ -124,16 +149,6 @@ def compared(program: Program, model: torch.nn.Module, call: Call) -> list[str]:
             where=type(model).__name__,
             hint=f"capture fixed a value that depends on the inputs; {_FIXED}",
         ) from error
-
-
-def _arranged(model: torch.nn.Module, call: Call) -> tuple[Call, Arrangement, int] | None:
-    leaves = pytree.tree_leaves(tuple(call.values))
-    tensors = [leaf for leaf in leaves if isinstance(leaf, torch.Tensor)]
-    for rows in dict.fromkeys(t.shape[0] for t in tensors if t.ndim and t.shape[0] > 1):
-        arrangement = find_arrangement(lambda given: run_model(model, call, given), leaves, rows)
-        if arrangement is not None:
-            return call, arrangement, rows
-    return None
 
 
 def _hint(call: Call, arrangement: Arrangement) -> str:

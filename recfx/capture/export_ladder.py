@@ -19,7 +19,7 @@ from torch.export import Dim
 from torch.export.dynamic_shapes import _DerivedDim
 from torch.utils import _pytree as pytree
 
-from recfx.capture.batch_guards import branch_lines, doubtful_batches
+from recfx.capture.batch_guards import branch_lines, divisor_of_batch, doubtful_batches
 from recfx.capture.constant_decisions import Decisions, reads_values, record_decisions, replayed
 from recfx.capture.encoder_padding import padded_with_zeros
 from recfx.capture.explain_export import capture_error, draft_line, user_frame
@@ -55,21 +55,38 @@ class Export:
     branches: tuple[str, ...] = ()
 
 
-def export_model(model: torch.nn.Module, call: Call, shapes: Any) -> Export:
+class HiddenBatch(CaptureError):
+    """A trace needs the batch to be divisible by `step`: the batch is probably a part of that dimension.
+
+    Attributes:
+        step: The divisor, 2 or more.
+    """
+
+    def __init__(self, step: int) -> None:
+        super().__init__(
+            f"forward accepts only multiples of {step} in the first dimension of its inputs",
+            hint="pass dynamic_shapes with the multiple, such as {'ids': {0: 3 * torch.export.Dim('batch')}}",
+        )
+        self.step = step
+
+
+def export_model(model: torch.nn.Module, call: Call, shapes: Any, *, divisible: bool = False) -> Export:
     """Exports a model by the first way that succeeds.
 
     Args:
         model: The model.
         call: The inputs of the model.
         shapes: The dynamic dimensions, in torch.export's form.
+        divisible: Whether a batch that must be divisible by a number is an error.
 
     Raises:
         CaptureError: All ways fail; the error names the user's line.
+        HiddenBatch: The batch must be divisible by a number, and `divisible` is set.
     """
     first: Exception | None = None
     found: Export | None = None
     try:
-        found = _export_refining(model, call, shapes, strict=False)
+        found = _export_refining(model, call, shapes, strict=False, divisible=divisible)
         if not reads_values(found.program):
             return found
     except CaptureError:
@@ -102,7 +119,13 @@ def export_model(model: torch.nn.Module, call: Call, shapes: Any) -> Export:
 
 
 def _export_refining(
-    model: torch.nn.Module, call: Call, shapes: Any, strict: bool, decisions: Decisions = _NO_DECISIONS
+    model: torch.nn.Module,
+    call: Call,
+    shapes: Any,
+    strict: bool,
+    decisions: Decisions = _NO_DECISIONS,
+    *,
+    divisible: bool = False,
 ) -> Export:
     """Exports, and narrows the range of a dimension when branches of the model on shapes require it."""
     from torch.export.dynamic_shapes import refine_dynamic_shapes_from_suggested_fixes
@@ -115,6 +138,8 @@ def _export_refining(
             text = str(error)
             if shapes is None or not _limits_the_batch(error):
                 raise
+            if divisible and (step := divisor_of_batch(error)) > 1:
+                raise HiddenBatch(step) from error
             branches += branch_lines(error)
             try:
                 refined = refine_dynamic_shapes_from_suggested_fixes(text.split("\n\n")[0], shapes)

@@ -118,14 +118,14 @@ def infer_dynamic_shapes(values: Any, max_batch: int, bags: Sequence[Bags] = ())
         else:
             batched = isinstance(part, torch.Tensor) and part.ndim and part.shape[0] == size
             marks.append({0: dim} if batched else None)
-    return _in_export_form(spec, iter(marks))
+    return in_export_form(spec, iter(marks))
 
 
-def _in_export_form(spec: pytree.TreeSpec, marks: Iterator[Any]) -> Any:
+def in_export_form(spec: pytree.TreeSpec, marks: Iterator[Any]) -> Any:
     """Nests marks in torch.export's form: built-in containers keep their type, any other becomes a list of its parts."""
     if spec.is_leaf():
         return next(marks)
-    parts = [_in_export_form(child, marks) for child in spec.children()]
+    parts = [in_export_form(child, marks) for child in spec.children()]
     if spec.type in pytree.BUILTIN_TYPES:
         return pytree.SUPPORTED_NODES[spec.type].unflatten_fn(parts, spec.context)
     return parts
