@@ -149,6 +149,9 @@ def _parser() -> argparse.ArgumentParser:
     served.add_argument("models", nargs="*", help="dlrm, deepfm, din (default: all)")
     served.add_argument("--sizes", default="mlperf", help="rows of a request (default: %(default)s)")
     add_option(served, "seconds", 5.0, "length of each trial (default: %(default)s)")
+    served.add_argument(
+        "--ray", action="store_true", help="beside Ray Serve's own @serve.batch in place of plain web applications"
+    )
     served.set_defaults(run=_serving)
 
     crowd = commands.add_parser("crowd", help="several times as many requests as recfx serve can answer, for a while")
@@ -317,7 +320,7 @@ def _tails(options: argparse.Namespace) -> int:
 def _serving(options: argparse.Namespace) -> int:
     from benchmarks.serving.run import main as run_serving
 
-    return run_serving(options.models, options.sizes, options.seconds)
+    return run_serving(options.models, options.sizes, options.seconds, ray=options.ray)
 
 
 def _crowd(options: argparse.Namespace) -> int:

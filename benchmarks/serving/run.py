@@ -17,11 +17,38 @@ from benchmarks.serving.servers import server
 from recfx.serve.load.figures import largest_rate
 from recfx.serve.load.inputs import Pool, http_request, pool_of_model
 from recfx.serve.load.run import Load, poisson_load, precise_load
+from recfx.serve.packages import require_ray
 from recfx.serve.simulator.query_sizes import QuerySizes
 
 SERVERS = ("recfx serve", "FastAPI, compiled", "FastAPI, eager")
+#: Servers of the same compiled model, of which two need Ray Serve.
+ON_RAY = ("recfx serve", "recfx serve, Ray", "@serve.batch")
 #: Seconds of p99 within which a server has to answer, by model.
 LIMITS = {"dlrm": 0.025, "deepfm": 0.025, "din": 0.1}
+
+
+def on_ray(names: Sequence[str], sizes: str, seconds: float) -> str:
+    """The table of the servers beside Ray Serve's own batching.
+
+    Args:
+        names: Models.
+        sizes: Rows of a request, as in `recfx bench serve`.
+        seconds: Length of each trial.
+    """
+    rows = []
+    for name in names:
+        with tempfile.TemporaryDirectory() as held:
+            folder = Path(held) / "model.recfx"
+            fast = compiled(name)
+            fast.save(folder)
+            pool = pool_of_model(fast)
+            rates = [_largest(each, name, folder, pool, sizes, seconds) for each in ON_RAY]
+        ratios = [f"{rate / rates[-1]:.2f}" if rates[-1] else "-" for rate in rates[:-1]]
+        rows.append([name, f"{LIMITS[name] * 1e3:.0f} ms", *(f"{rate:.0f}" for rate in rates), *ratios])
+    titles = ["model", "p99", *ON_RAY, *(f"{each} / {ON_RAY[-1]}" for each in ON_RAY[:-1])]
+    table = markdown(titles, rows, set(range(1, len(titles))))
+    where = json.dumps(environment(("ray", "fastapi", "uvicorn")))
+    return f"{where}\n\nRows of a request: {sizes}; requests per second.\n\n{table}"
 
 
 def run(names: Sequence[str], sizes: str, seconds: float) -> str:
@@ -82,7 +109,19 @@ def _single(name: str, folder: Path, pool: Pool) -> tuple[float, float]:
     return float(np.median(times["echo"])), float(np.median(times["recfx serve"]))
 
 
-def main(models: Sequence[str], sizes: str, seconds: float) -> int:
-    """Prints the table; every model by default."""
-    sys.stdout.write(run(models or list(MODELS), sizes, seconds) + "\n")
+def main(models: Sequence[str], sizes: str, seconds: float, *, ray: bool = False) -> int:
+    """Prints the table; every model by default.
+
+    Args:
+        models: See `run`.
+        sizes: Likewise.
+        seconds: Likewise.
+        ray: Whether recfx stands beside Ray Serve's own batching, in place of plain web applications.
+
+    Raises:
+        TargetError: Ray Serve is not installed.
+    """
+    if ray:
+        require_ray()
+    sys.stdout.write((on_ray if ray else run)(models or list(MODELS), sizes, seconds) + "\n")
     return 0

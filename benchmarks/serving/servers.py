@@ -19,6 +19,8 @@ COMMANDS = {
     "recfx serve": "-m recfx serve model={folder} --port {port}",
     "FastAPI, eager": "-m uvicorn --factory benchmarks.serving.peer_apps:eager --port {port} --log-level error",
     "FastAPI, compiled": "-m uvicorn --factory benchmarks.serving.peer_apps:compiled --port {port} --log-level error",
+    "recfx serve, Ray": "-m recfx serve model={folder} --port {port} --engine ray",
+    "@serve.batch": "-m benchmarks.serving.ray_app --port {port}",
     "echo": "-m uvicorn --factory benchmarks.serving.peer_apps:echo --port {port} --log-level error",
 }
 
@@ -65,7 +67,7 @@ def started(
         yield port, process
     finally:
         process.terminate()
-        process.wait(30)
+        process.wait(60)
 
 
 def _wait(name: str, port: int, process: subprocess.Popen[bytes]) -> None:
