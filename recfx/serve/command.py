@@ -160,11 +160,11 @@ def _serve_on_ray(options: argparse.Namespace, plan: ServerPlan, named: list[tup
     from recfx.serve.packages import require_ray
     from recfx.serve.policies.scaling import ScalingConfig
 
-    if options.workers != 1 or options.allow_updates:
+    if options.workers != 1:
         raise InputError(
-            "--workers and --allow-updates do not go with --engine ray",
+            "--workers does not go with --engine ray",
             where="--engine ray",
-            hint="pass --replicas for more processes; save a model with its new rows and serve it again",
+            hint="pass --replicas for more processes",
         )
     require_ray()
     from recfx.serve.ray.front import serve_on_ray

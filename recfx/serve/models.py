@@ -174,6 +174,20 @@ class Models:
                 raise
             _log.info("model %s: version %d", name, engine.version)
 
+    def loaded_again(self, name: str) -> list[Variant]:
+        """The variants of a model, loaded again from their folders, for `replace` of its engine.
+
+        Raises:
+            Rejected: There is no such model.
+            RecfxError: A folder is missing or damaged, or the new model has another interface.
+        """
+        with self._loading:
+            engine = self.get(name)
+            found = self._load(self._sources[name])
+            for new in found:
+                engine.require_same(new)
+            return found
+
     def close(self, seconds: float = 10.0) -> bool:
         """Ends all models; whether every request was answered.
 

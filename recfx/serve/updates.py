@@ -116,6 +116,8 @@ class TableUpdates:
             version, rows = first.update(tensors)
             for other in others:
                 other.update(tensors)
+        except Rejected:  # by a replica that runs the model
+            raise
         except InputError as error:
             where = f"model {engine.name}" + (f", {error.where}" if error.where else "")
             raise Rejected(Reason.INVALID, error.what, where=where, hint=error.hint) from error

@@ -376,15 +376,23 @@ class Engine:
             InputError: The new variants take or return other tensors than the present ones, which go on.
         """
         for new in variants:
-            if other := difference(self.variant.interface, new.interface):
-                raise InputError(
-                    f"the new model has another interface: {other}",
-                    where=f"model {self.name}, variant {new.name}",
-                    hint="serve it under another name",
-                )
+            self.require_same(new)
         with self._changed:
             self._scheduling.install(variants)
             self.version += 1
+
+    def require_same(self, new: Variant) -> None:
+        """Checks that a variant takes and returns the tensors of the present ones.
+
+        Raises:
+            InputError: It does not.
+        """
+        if other := difference(self.variant.interface, new.interface):
+            raise InputError(
+                f"the new model has another interface: {other}",
+                where=f"model {self.name}, variant {new.name}",
+                hint="serve it under another name",
+            )
 
     def close(self, seconds: float = 10.0) -> bool:
         """Takes no more requests, answers those that wait, and ends the workers.

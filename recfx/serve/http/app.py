@@ -201,7 +201,7 @@ class App:
         if rest == ["ready"]:
             return _document(200 if engine.healthy else 503, {"name": name, "ready": engine.healthy})
         if rest == ["tables"]:
-            return _document(200, tables_document(engine))
+            return _document(200, await asyncio.to_thread(tables_document, engine))
         if not rest:
             return _document(200, model_document(engine))
         raise Rejected(Reason.UNKNOWN, f"no such path of model {name}", hint="use infer, ready, tables, or nothing")

@@ -18,6 +18,7 @@ from recfx.serve.policies.scaling import ScalingConfig
 from recfx.serve.ray.replica import Replica
 from recfx.serve.ray.routing import POLICIES, configured
 from recfx.serve.ray.scaling import ScalingPolicy
+from recfx.serve.updates import UpdateSettings
 
 #: Seconds between two reports of the replicas, and the time over which they are averaged.
 _REPORT, _AVERAGE = 1.0, 5.0
@@ -30,6 +31,7 @@ def deployment(
     replicas: int | ScalingConfig = 1,
     engine: EngineSettings | None = None,
     routing: str = "peak-ewma",
+    updates: UpdateSettings | None = None,
     processors: float | None = None,
     **options: Any,
 ) -> serve.Application:
@@ -45,6 +47,8 @@ def deployment(
         replicas: Their number, or the limits of scaling, which then follows the load.
         engine: Limits and threads of each replica; by default a worker for each of its processors.
         routing: The policy that chooses replicas: peak-ewma, prequal, power-of-two, least-in-flight or round-robin.
+        updates: How new rows of tables are kept; None if none are taken. The folders must then be the same on all machines, on a disk that
+            they share, because each model has its journal beside it.
         processors: Processors of each replica; by default the workers of `engine`, or 1.
         options: Further options of `serve.deployment`.
 
@@ -69,7 +73,7 @@ def deployment(
         **options,
     )(Replica)
     folders = {each: [_absolute(source) for source in sources] for each, sources in sources_of(models)}
-    bound: serve.Application = made.bind(list(folders.items()), settings)
+    bound: serve.Application = made.bind(list(folders.items()), settings, updates)
     return bound
 
 

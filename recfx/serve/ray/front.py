@@ -46,9 +46,9 @@ def serve_on_ray(
     serve.start(proxy_location="Disabled")
     models = dict(plan.models)
     try:
-        application = deployment(models, replicas=replicas, engine=plan.engine, routing=routing)
+        application = deployment(models, replicas=replicas, engine=plan.engine, routing=routing, updates=plan.updates)
         handle = serve.run(application, name=APPLICATION, route_prefix=None)
-        served = remote_models(handle, models, tenants=plan.tenants)
+        served = remote_models(handle, models, tenants=plan.tenants, updates=plan.updates)
         Server(served, settings=plan.settings, http=plan.http, tracing=plan.made_tracing()).run(ready=ready)
     finally:
         serve.delete(APPLICATION)

@@ -3,21 +3,26 @@
 from __future__ import annotations
 
 import asyncio
+import dataclasses
 import time
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
 import torch
 
+from recfx.errors import RecfxError
 from recfx.serve.bridge import Bridge
 from recfx.serve.calls import infer
 from recfx.serve.engine.settings import EngineSettings
+from recfx.serve.engine.variants import Variant
 from recfx.serve.models import Models, Source
 from recfx.serve.outcomes import Reason, Rejected
 from recfx.serve.policies.replica_load import ReplicaLoad
+from recfx.serve.ray.refusals import Refusal, refusal_of
+from recfx.serve.updates import UpdateSettings
 
-#: Output tensors, or the fields of `Rejected`, whose arguments a pickled error would lose.
-Answer = tuple[list[torch.Tensor] | None, tuple[str, str, str | None, str | None] | None]
+#: What was asked for, or a refusal.
+Answer = tuple[Any, Refusal | None]
 
 
 class Replica:
@@ -26,10 +31,18 @@ class Replica:
     Args:
         models: Name and variants of each model. The folders must be at the same paths on every machine.
         settings: Limits and threads of each model.
+        updates: How new rows of tables are kept; None if none are taken. Who may send them is checked in front of the replicas.
     """
 
-    def __init__(self, models: Sequence[tuple[str, Sequence[Source]]], settings: EngineSettings) -> None:
-        self._models = Models(settings)
+    def __init__(
+        self,
+        models: Sequence[tuple[str, Sequence[Source]]],
+        settings: EngineSettings,
+        updates: UpdateSettings | None = None,
+    ) -> None:
+        everyone = None if updates is None else dataclasses.replace(updates, tenants=frozenset())
+        self._models = Models(settings, updates=everyone)
+        self._loaded: dict[str, list[Variant]] = {}
         for name, sources in models:
             self._models.add(list(sources), name)
         self._load = ReplicaLoad()
@@ -56,10 +69,59 @@ class Replica:
             self._load.dropped()
             if not isinstance(error, Rejected):
                 raise
-            return None, (error.reason.value, error.what, error.where, error.hint)
+            return None, refusal_of(error)
         now = time.monotonic()
         self._load.finished(arrived, now - begun, now)
         return [output.clone() for output in outputs], None
+
+    async def update(self, model: str, tensors: Mapping[str, Any]) -> Answer:
+        """Writes a change to the journal and makes it visible here.
+
+        Args:
+            model: The name of the model.
+            tensors: See `TableUpdates.apply`.
+
+        Returns:
+            The changes so far, the rows of this one, and the digest of the saved model.
+        """
+        return await asyncio.to_thread(_answered, self._update, model, tensors)
+
+    def _update(self, model: str, tensors: Mapping[str, Any]) -> tuple[int, int, str]:
+        engine = self._models.get(model)
+        given = {name: torch.as_tensor(value) for name, value in tensors.items()}
+        found = self._models.updates.apply(engine, given, "")
+        return found["table_version"], found["rows"], engine.variants[0].digest
+
+    async def follow(self, model: str) -> Answer:
+        """Applies the changes of other replicas now; the digest of the saved model, and the number of changes so far."""
+        return await asyncio.to_thread(_answered, self._follow, model)
+
+    def _follow(self, model: str) -> tuple[str, int]:
+        first, *others = self._models.get(model).variants
+        for each in (first, *others):
+            each.interface.updates.follow()
+        return first.digest, first.interface.updates.document()["table_version"]
+
+    async def tables(self, model: str) -> Answer:
+        """What can be changed in a model."""
+        return await asyncio.to_thread(_answered, lambda: self._models.get(model).variant.interface.updates.document())
+
+    async def load_again(self, model: str) -> Answer:
+        """Loads the folders of a model again, for `serve_again`."""
+        return await asyncio.to_thread(_answered, self._load_again, model)
+
+    def _load_again(self, model: str) -> None:
+        self._loaded.pop(model, None)
+        self._loaded[model] = self._models.loaded_again(model)
+
+    async def serve_again(self, model: str) -> Answer:
+        """Serves what `load_again` loaded. A replica that began after that has loaded it at its start."""
+        return await asyncio.to_thread(_answered, self._serve_again, model)
+
+    def _serve_again(self, model: str) -> None:
+        loaded = self._loaded.pop(model, None)
+        if loaded is not None:
+            self._models.get(model).replace(loaded)
 
     def record_autoscaling_stats(self) -> dict[str, float]:
         """What `ScalingPolicy` reads: rows that arrive in a second, rows that wait, and rows per second that the replica can compute."""
@@ -86,3 +148,11 @@ class Replica:
         models = getattr(self, "_models", None)  # missing if a model could not be loaded
         if models is not None:
             models.close()
+
+
+def _answered(function: Callable[..., Any], *arguments: Any) -> Answer:
+    """What a function returns, or its refusal."""
+    try:
+        return function(*arguments), None
+    except RecfxError as error:
+        return None, refusal_of(error)

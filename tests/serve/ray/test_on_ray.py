@@ -20,6 +20,7 @@ import torch
 from engine_kit import compiled, expected, tensors
 from recommender_kit import items, recommender, users
 
+import recfx
 from recfx.errors import InputError
 from recfx.serve import EngineSettings, Server
 from recfx.serve.engine.datatypes import NAMES
@@ -158,6 +159,86 @@ def test_a_node_dies_under_load_and_no_request_is_lost(cluster: Any, folders: di
     assert before > 20
     assert len(statuses) > before + 20
     assert not wrong, wrong[:3]
+
+
+def post(address: str, path: str, given: dict[str, torch.Tensor] | None = None) -> tuple[int, Any]:
+    entries = [
+        {"name": n, "datatype": NAMES[t.dtype], "shape": list(t.shape), "data": t.reshape(-1).tolist()}
+        for n, t in (given or {}).items()
+    ]
+    try:
+        with urllib.request.urlopen(address + path, json.dumps({"inputs": entries}).encode(), timeout=60) as answer:
+            return answer.status, json.load(answer)
+    except urllib.error.HTTPError as error:
+        return error.code, json.load(error)
+
+
+def test_rows_and_models_change_in_all_replicas(cluster: Any, tmp_path: Path) -> None:
+    """New rows and a new model, under load: no request fails, and every request that begins later sees them, in each replica."""
+    from ray import serve
+
+    from recfx.serve import UpdateSettings
+    from recfx.serve.ray import deployment, remote_models
+
+    folder = tmp_path / "tiny.recfx"
+    compiled().save(folder)
+    table = next(record for record in compiled().tables if not record.refused)
+    updates = UpdateSettings()
+    made = deployment({"tiny": folder}, replicas=2, engine=ONE, updates=updates, routing="round-robin", processors=0.5)
+    handle = serve.run(made, name="fourth", route_prefix=None)
+    statuses: list[int] = []
+    ended = threading.Event()
+    given = {**tensors(table.rows), "sparse": torch.arange(table.rows)[:, None].expand(-1, 3).clamp(max=19)}
+    try:
+        with Server(remote_models(handle, {"tiny": folder}, updates=updates), port=0) as server:
+
+            def load() -> None:
+                while not ended.is_set():
+                    statuses.append(ask(server.address, "tiny", tensors(3))[0])
+
+            def answers() -> list[torch.Tensor]:
+                found = [ask(server.address, "tiny", given) for _ in range(6)]
+                assert {status for status, _ in found} == {200}
+                return [torch.tensor(each["outputs"][0]["data"]) for _, each in found]
+
+            thread = threading.Thread(target=load)
+            thread.start()
+            local = recfx.load(folder)
+            for seed in range(2):
+                rows = torch.randn(4, table.columns, generator=torch.Generator().manual_seed(seed))
+                change = {f"ids:{table.names[0]}": torch.arange(4), f"rows:{table.names[0]}": rows}
+                status, found = post(server.address, "/v2/models/tiny/tables", change)
+                assert (status, found.get("table_version"), found.get("rows")) == (200, seed + 1, 4), found
+                local.update_tables({table.names[0]: (torch.arange(4), rows)})
+                want = local(given["dense"], given["sparse"])
+                for each in answers():
+                    torch.testing.assert_close(each, want, rtol=1e-4, atol=1e-5)
+            wrong = {
+                f"ids:{table.names[0]}": torch.tensor([10**6]),
+                f"rows:{table.names[0]}": torch.zeros(1, table.columns),
+            }
+            status, found = post(server.address, "/v2/models/tiny/tables", wrong)
+            assert status == 400, found
+            assert "is outside the table" in found["error"]
+            with urllib.request.urlopen(f"{server.address}/v2/models/tiny/tables", timeout=60) as shown:
+                assert json.load(shown)["table_version"] == 2
+            compiled(1).save(folder)
+            assert post(server.address, "/v2/repository/models/tiny/load")[0] == 200
+            want = compiled(1)(given["dense"], given["sparse"])
+            for each in answers():
+                torch.testing.assert_close(each, want, rtol=1e-4, atol=1e-5)
+            (folder / "manifest.json").write_text("{}")
+            status, found = post(server.address, "/v2/repository/models/tiny/load")
+            assert status >= 400, found
+            for each in answers():
+                torch.testing.assert_close(each, want, rtol=1e-4, atol=1e-5)
+            ended.set()
+            thread.join(60)
+    finally:
+        ended.set()
+        serve.delete("fourth")
+    assert len(statuses) > 20
+    assert set(statuses) == {200}
 
 
 def _running(application: str) -> int:

@@ -40,9 +40,8 @@ def test_the_error_says_how_to_install_it(tmp_path: Path, capsys: pytest.Capture
 
 def test_options_that_do_not_fit(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     compiled().save(tmp_path / "tiny.recfx")
-    for extra in (["--workers", "2"], ["--allow-updates"]):
-        assert main(["serve", str(tmp_path / "tiny.recfx"), "--engine", "ray", *extra]) == 1
-        assert "do not go with --engine ray" in capsys.readouterr().err
+    assert main(["serve", str(tmp_path / "tiny.recfx"), "--engine", "ray", "--workers", "2"]) == 1
+    assert "does not go with --engine ray" in capsys.readouterr().err
     for wrong in ("0", "3:2", "x", "1:"):
         with pytest.raises(SystemExit):
             main(["serve", str(tmp_path / "tiny.recfx"), "--engine", "ray", "--replicas", wrong])
