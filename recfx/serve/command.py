@@ -24,6 +24,10 @@ _MODELS = """\
 folders of saved models, such as deepfm.recfx, which is served as deepfm; NAME=FOLDER gives another name, and
 NAME=FOLDER[:METRIC],FOLDER[:METRIC] serves variants of one model, the best first: under load, quicker variants answer"""
 
+#: Variables of Ray Serve, read when it is imported, that other settings of it change: threads of the server wait for the answers
+#: of replicas, and the server takes the place of Ray's proxies, which do not go with its routing.
+_RAY = {"RAY_SERVE_RUN_ROUTER_IN_SEPARATE_LOOP": "1", "RAY_SERVE_ENABLE_HA_PROXY": "0"}
+
 
 def add_serve(serve: argparse.ArgumentParser) -> None:
     """Adds the options of the command."""
@@ -167,6 +171,7 @@ def _serve_on_ray(options: argparse.Namespace, plan: ServerPlan, named: list[tup
             hint="pass --replicas for more processes",
         )
     require_ray()
+    os.environ.update(_RAY)
     from recfx.serve.ray.front import serve_on_ray
 
     limits = options.replicas
