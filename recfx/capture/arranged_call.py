@@ -35,6 +35,12 @@ class ArrangedCall:
         """The leaves of the inputs."""
         return pytree.tree_leaves(tuple(self.call.values))
 
+    @property
+    def is_complete(self) -> bool:
+        """Whether every tensor has rows."""
+        tensors = [isinstance(leaf, torch.Tensor) and leaf.ndim > 0 for leaf in self.leaves]
+        return all(axis is not None for axis, held in zip(self.arrangement.axes, tensors, strict=True) if held)
+
     def resized(self, rows: int) -> ArrangedCall:
         """The call with another number of rows, which repeat those of this one."""
         spec = pytree.tree_structure(tuple(self.call.values))

@@ -55,16 +55,13 @@ def capture_by_sizes(
     """
     if any(cause in first.what for cause in _NOT_SIZES):
         raise first
-    tried = [(call, batch_sizes(call)) for call in calls]
-    several = [(call, [size for size in sizes if size > 1]) for call, sizes in tried]
-    single = [(call, [1]) for call, sizes in tried if 1 in sizes]
-    found = next((f for call, sizes in several + single if (f := arranged_call(model, call, sizes)) is not None), None)
-    if found is None:
+    places = _places(model, calls)
+    for found in places:
+        if (program := capture_with_axes(model, found, free, max_batch)) is not None:
+            return program
+    if not places:
         raise first
-    if (program := capture_with_axes(model, found, free, max_batch)) is not None:
-        return program
-    if found.rows == 1:
-        raise first
+    found = places[0] if places[0].rows > 1 else places[0].resized(2)
     call, arrangement, rows = found.call, found.arrangement, found.rows
     leaves, spec = pytree.tree_flatten(tuple(call.values))
 
@@ -92,6 +89,17 @@ def capture_by_sizes(
             hint=_hint(call, arrangement),
         ) from error
     return program
+
+
+def _places(model: torch.nn.Module, calls: Sequence[Call]) -> list[ArrangedCall]:
+    """Where the batch may be, in several forms of a call: one row with several entries only if other sizes leave a tensor without rows."""
+    tried = [(call, batch_sizes(call)) for call in calls]
+    several = [(call, [size]) for call, sizes in tried for size in sizes if size > 1]
+    found = [place for call, sizes in several if (place := arranged_call(model, call, sizes)) is not None]
+    if any(place.is_complete for place in found):
+        return found
+    ones = [arranged_call(model, call, [1]) for call, sizes in tried if 1 in sizes]
+    return [*found, *(place for place in ones if place is not None and place.gives_rows(model))]
 
 
 def capture_with_axes(

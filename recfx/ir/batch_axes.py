@@ -113,10 +113,10 @@ def _options(leaf: Any, rows: int) -> list[Axis | str | None]:
         return [BATCH, None] if leaf == rows else [None]
     if not isinstance(leaf, torch.Tensor) or not leaf.ndim:
         return [None]
-    if leaf.shape[0] == rows:
+    if leaf.shape[0] == rows > 1:
         return [Axis(0)]
-    found: list[Axis | str | None] = [Axis(dim) for dim in range(1, leaf.ndim) if leaf.shape[dim] == rows]
-    if leaf.shape[0] and leaf.shape[0] % rows == 0:
+    found: list[Axis | str | None] = [Axis(dim) for dim in range(leaf.ndim) if leaf.shape[dim] == rows]
+    if leaf.shape[0] > rows and leaf.shape[0] % rows == 0:
         found.append(Axis(0, leaf.shape[0] // rows))
     return [*found, None]
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 from typing import Any
 
 import pytest
@@ -15,7 +16,7 @@ from recfx.capture import capture
 from recfx.capture.arranged_call import arranged_call, batch_sizes
 from recfx.capture.inputs import normalize_call
 from recfx.errors import InputError
-from recfx.ir.batch_axes import Axis
+from recfx.ir.batch_axes import Arrangement, Axis
 
 IDS = 50
 
@@ -120,6 +121,8 @@ def test_where_the_batch_is_and_the_dimensions_for_export() -> None:
     assert str(shapes["second"][0].__name__) == "3*batch"
     assert (shapes["first"][0].min, shapes["first"][0].max) == (1, 100)
     assert found.gives_rows(model)
+    assert found.is_complete
+    assert not dataclasses.replace(found, arrangement=Arrangement((Axis(0), None), frozenset())).is_complete
     assert arranged_call(model, call, [2]) is None
 
 

@@ -33,6 +33,16 @@ def test_hidden_batch(name: str) -> None:
         torch.testing.assert_close(fast(*inputs), model(*inputs), atol=1e-5, rtol=1e-5)
 
 
+@pytest.mark.parametrize("name", ["flattened ids", "state", "state first", "feed['batch_size']"])
+def test_an_example_of_one_row(name: str) -> None:
+    cls, make = MODELS[name]
+    model = cls().eval()
+    fast = recfx.optimize(model, "eager", example_inputs=make(1), measure=False)
+    for rows in (1, 2, 5):
+        inputs = make(rows)
+        torch.testing.assert_close(fast(*inputs), model(*inputs), atol=1e-5, rtol=1e-5)
+
+
 def test_saved_and_loaded_with_a_batch_size_among_the_inputs(tmp_path: Path) -> None:
     model = BatchSizeInFeed().eval()
     fast = recfx.optimize(model, example_inputs=(feed(6),), measure=False)
