@@ -64,7 +64,7 @@ def constant(ctx: PassContext, node: Any) -> torch.Tensor | None:
         tensor = ctx.tensor(node)
         return None if tensor is None else tensor.detach()
     target: Any = node.target
-    if target not in _PARTS or any(isinstance(a, fx.Node) for a in node.args[1:]):
+    if target not in _PARTS or len(node.all_input_nodes) != 1:
         return None
     source = constant(ctx, node.args[0])
     if source is None:

@@ -60,27 +60,19 @@ class Store:
         return 4 * (words + self.grid.lower.numel() + self.grid.step.numel())
 
     def known(self, ids: Tensor) -> Tensor:
-        """Checks ids, and returns them as int64 on the CPU.
+        """Positions, int64 [n], checked.
 
         Raises:
-            InputError: Ids are not integers [n], or an id is not an item.
+            InputError: There is no item at a position.
         """
-        wrong = not isinstance(ids, Tensor) or ids.ndim != 1 or ids.is_floating_point() or ids.dtype == torch.bool
-        if wrong and not (isinstance(ids, Tensor) and ids.shape == (0,)):
-            raise InputError(
-                "ids must be a tensor of integers [n]",
-                where="recfx.retrieval",
-                hint="convert them with .long(), without further dimensions",
-            )
-        plain = ids.to("cpu", torch.int64)
-        bad = plain[(plain < 0) | (plain >= self.items)]
+        bad = ids[(ids < 0) | (ids >= self.items)]
         if len(bad):
             raise InputError(
                 f"the item {int(bad[0])} does not exist; ids are 0 to {self.items - 1}",
                 where="recfx.retrieval",
                 hint="remove the ids that are not ids of items",
             )
-        return plain
+        return ids
 
     def copy(self) -> Store:
         """The same items in memory of their own."""

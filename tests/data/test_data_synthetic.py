@@ -180,6 +180,8 @@ def test_generated_feedback_is_deterministic_and_calibrated() -> None:
     assert feedback.probability is not None
     assert feedback.time is not None
     assert 0.15 < float(feedback.test.float().mean()) < 0.25
+    # 2 times a sum of variance 1 + 1/4, since `scale` is 2 by default.
+    assert float(torch.logit(feedback.probability).std()) == pytest.approx(2 * 1.25**0.5, rel=0.15)
     assert float(feedback.positive.float().mean()) == pytest.approx(float(feedback.probability.mean()), abs=0.01)
     assert auc(feedback.positive, feedback.probability) > 0.8
     counts = torch.bincount(feedback.item, minlength=300).sort(descending=True).values

@@ -11,6 +11,7 @@ from hypothesis import strategies as st
 
 from recfx.errors import InputError
 from recfx.formats import ROW_BITS, decode_rows, encode_rows, row_bytes
+from recfx.formats.rowwise import _vanished
 
 
 def generator(seed: int) -> torch.Generator:
@@ -213,3 +214,9 @@ def test_tables_of_other_dtypes_are_packed_from_their_values(dtype: torch.dtype)
 def test_a_parameter_is_packed_without_a_gradient() -> None:
     packed = encode_rows(torch.nn.Parameter(torch.randn(3, 4)), 4, refine=True)
     assert not packed.requires_grad
+
+
+@pytest.mark.parametrize(("other", "span"), [(0.8, 0.0), (0.75, 0.0), (0.7, 0.3)])
+def test_a_row_is_lost_if_its_bias_is_wrong_by_more_than_a_quarter(other: float, span: float) -> None:
+    row = torch.tensor([[1.0, other]])
+    assert _vanished(row, row[:, 1:]) == pytest.approx(span)

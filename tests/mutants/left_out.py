@@ -82,7 +82,7 @@ def left_out(file: str, tree: ast.Module) -> set[ast.AST]:
     kinds: list[Callable[[str, ast.Module], Iterator[ast.AST]]] = [
         _messages, _keywords, _assertions, _for_type_checkers, _progress, _constants, _default_sizes, _drawn_numbers, _places,
     ]  # fmt: skip
-    return {node for kind in kinds for node in kind(file, tree)} | _false_returns(tree)
+    return {node for kind in kinds for node in kind(file, tree)} | _false_returns(tree) | _success(tree)
 
 
 def _messages(file: str, tree: ast.Module) -> Iterator[ast.AST]:
@@ -202,6 +202,23 @@ def _false_returns(tree: ast.AST) -> set[ast.AST]:
         for function in bools
         for node in ast.walk(function)
         if isinstance(node, ast.Return) and isinstance(node.value, ast.Constant) and node.value.value is False
+    }
+
+
+def _success(tree: ast.AST) -> set[ast.AST]:
+    """The statements `return 0` of commands: Python ends with the same status for None. The constant still becomes 1."""
+    functions = [f for f in ast.walk(tree) if isinstance(f, ast.FunctionDef) and f.returns is not None]
+    commands = [
+        f
+        for f in functions
+        if ast.unparse(f.returns) == "int"  # type: ignore[arg-type]
+        and any(a.annotation is not None and ast.unparse(a.annotation) == "argparse.Namespace" for a in f.args.args)
+    ]
+    return {
+        node
+        for function in commands
+        for node in ast.walk(function)
+        if isinstance(node, ast.Return) and isinstance(node.value, ast.Constant) and node.value.value == 0
     }
 
 

@@ -53,6 +53,13 @@ def test_no_answer_is_false(tmp_path: Path) -> None:
         assert found == [(3, "True becomes False"), (3, "returns None"), (4, "False becomes True"), *more]
 
 
+def test_the_status_of_a_command_that_succeeds(tmp_path: Path) -> None:
+    for takes, more in (("options: argparse.Namespace", []), ("options: dict", [(2, "returns None")])):
+        (tmp_path / "file.py").write_text(f"def run({takes}) -> int:\n    return 0\n")
+        found = sorted((m.line, m.what) for m in mutants_of(tmp_path, "file.py"))
+        assert found == [(2, "0 becomes 1"), *more]
+
+
 def test_the_function_of_a_mutant(tmp_path: Path) -> None:
     source = "a = 1\n\n\n@wraps(2)\ndef f(x=3):\n    def g():\n        return 4\n    return g\n"
     (tmp_path / "file.py").write_text(source)

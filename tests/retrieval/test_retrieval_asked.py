@@ -117,3 +117,9 @@ def test_the_text_of_an_index_says_what_it_is(name: str) -> None:
     assert "50 items of 16 dimensions" in text
     assert "metric='ip'" in text
     assert {"one stage": "4 bits", "two stages": "2 bits, then float32", "8-bit rows": "then int8"}[name] in text
+
+
+def test_no_query_with_allowed_items_of_each() -> None:
+    index = Index.from_embeddings(drawn(0, 6, 8), 4)
+    scores, ids = index.search(torch.empty(0, 8), 3, None, [])
+    assert (scores.shape, ids.shape, ids.dtype) == ((0, 3), (0, 3), torch.int64)

@@ -43,6 +43,7 @@ SPLIT: dict[str, Callable[[Any, Tensor, Tensor], Tensor]] = {
     "a linear": lambda m, k, q: attended(m.a(joined(k, q))),
     "the candidate first": lambda m, k, q: attended(m.a(torch.cat([q.unsqueeze(1), k], 1))),
     "the candidate between": lambda m, k, q: attended(m.a(torch.cat([k[:, :3], q.unsqueeze(1), k[:, 3:]], 1))),
+    "behind what all positions share": lambda m, k, q: attended(m.a(joined(k, q) * m.norm.weight + m.norm.bias)),
     "behind positions": lambda m, k, q: attended(m.a(joined(k, q) + m.positions)),
     "behind scaled positions": lambda m, k, q: attended(m.a(joined(k, q) * m.scale * 2)),
     "behind a norm": lambda m, k, q: attended(m.a(m.norm(joined(k, q)).relu())),
