@@ -17,7 +17,6 @@ from torch import compiler
 from recfx.driver import artifact
 from recfx.driver.frozen_weights import FrozenWeights
 from recfx.driver.live_tables import Exchange, LiveTables, tables_of
-from recfx.driver.live_tables import PinnedModel as PinnedModel
 from recfx.driver.parts import Parts
 from recfx.driver.placement import Placement, placement
 from recfx.driver.profile import Profile, profile
@@ -25,6 +24,7 @@ from recfx.driver.refresh import refreshed
 from recfx.driver.report import Report
 from recfx.driver.saved_bytes import copied_parts, from_files, to_files
 from recfx.driver.table_history import TableRecord
+from recfx.driver.table_sides import PinnedModel as PinnedModel
 from recfx.driver.unusual_calls import is_traced, run_traced, run_unusual
 from recfx.driver.update_journal import UpdateJournal
 from recfx.driver.weight_watch import WeightWatch

@@ -31,11 +31,10 @@ from recfx.driver.row_updates import (
     table_names,
 )
 from recfx.driver.table_history import TableRecord
-from recfx.driver.unusual_calls import run_unusual
+from recfx.driver.table_sides import PinnedModel, Side, run_parts
 from recfx.errors import InputError, TargetError
 from recfx.formats.rowwise import ROW_BITS, row_bytes
 from recfx.ir.lookup_ops import TableKey, table_key
-from recfx.ir.program import get_state
 from recfx.kernels.private_copies import private_copy
 from recfx.kernels.row_writes import RowUpdate, RowWrites, packs
 
@@ -47,56 +46,6 @@ _PAUSES = (100e-6, 2e-3)
 
 #: Is given the function that makes new rows visible, and calls it.
 Exchange = Callable[[Callable[[], None]], None]
-
-
-class _Side:
-    """The compiled model with its own tables, and the calls that run on it."""
-
-    __slots__ = ("_held", "calls", "parts")
-
-    def __init__(self, parts: Parts) -> None:
-        self.parts = parts
-        self.calls: list[None] = []
-        self._held: dict[str, list[tuple[TableRecord, torch.Tensor]]] = {}
-
-    def tables(self, record: TableRecord, one_row: TableRecord | None) -> list[tuple[TableRecord, torch.Tensor]]:
-        """The tensors of a table: that of the program, and that of the program for one row."""
-        if record.state in self._held:
-            return self._held[record.state]
-        found = [(record, get_state(self.parts.program.module, record.state))]
-        if one_row is not None and one_row.state and self.parts.one_row is not None:
-            other = get_state(self.parts.one_row.program.module, one_row.state)
-            if other.data_ptr() != found[0][1].data_ptr():
-                found.append((one_row, other))
-        self._held[record.state] = found
-        return found
-
-
-class PinnedModel:
-    """A compiled model with the rows of one moment, for several calls that must see the same rows. No update changes them while it lives.
-
-    Args:
-        parts: The compiled model.
-        calls: The calls on its side, of which this object is one; None for a model whose tables take no rows.
-        lossy: See `run_unusual`.
-    """
-
-    __slots__ = ("_calls", "_lossy", "parts")
-
-    def __init__(self, parts: Parts, calls: list[None] | None, *, lossy: bool) -> None:
-        self.parts, self._calls, self._lossy = parts, calls, lossy
-
-    def __call__(self, *args: Any, **kwargs: Any) -> Any:
-        """Runs the model; see `CompiledModel`."""
-        return _run(self.parts, args, kwargs, lossy=self._lossy)
-
-    def release(self) -> None:
-        """Lets updates change the rows; no call may follow."""
-        calls, self._calls = self._calls, None
-        if calls is not None:
-            calls.pop()
-
-    __del__ = release
 
 
 class LiveTables:
@@ -128,9 +77,9 @@ class LiveTables:
         self._one_row = {r.names: r for r in one_row.tables} if one_row is not None else {}
         self.version = 0
         self._live: set[int] = set()
-        self._sides = [_Side(parts), _Side(parts)]
+        self._sides = [Side(parts), Side(parts)]
         self._active = self._sides[0]
-        self._leaving: list[_Side] = []
+        self._leaving: list[Side] = []
         self._late: RowWrites | None = None  # the last update, whose rows the passive side does not hold yet
 
     @property
@@ -147,7 +96,7 @@ class LiveTables:
         """A call of the model; see `run_unusual` for `lossy`."""
         side = self._entered()
         try:
-            return _run(side.parts, args, kwargs, lossy=lossy)
+            return run_parts(side.parts, args, kwargs, lossy=lossy)
         finally:
             side.calls.pop()
 
@@ -156,7 +105,7 @@ class LiveTables:
         side = self._entered()
         return PinnedModel(side.parts, side.calls, lossy=lossy)
 
-    def _entered(self) -> _Side:
+    def _entered(self) -> Side:
         """The active side, with one more call."""
         while True:
             side = self._active
@@ -206,11 +155,11 @@ class LiveTables:
         self._sides, self._active = made, made[active]
         self._live.update(fresh)
 
-    def _with_copies(self, side: _Side, fresh: Sequence[int]) -> _Side:
+    def _with_copies(self, side: Side, fresh: Sequence[int]) -> Side:
         """A side with its own copies of further tables."""
         held = [t for place in fresh for _, t in side.tables(self.records[place], self._of_one_row(place))]
         copies: dict[TableKey, torch.Tensor] = {table_key(tensor): private_copy(tensor) for tensor in held}
-        return _Side(with_tables(side.parts, copies))
+        return Side(with_tables(side.parts, copies))
 
     def write(self, updates: Sequence[NewRows], exchange: Exchange | None = None) -> int:
         """Makes new rows visible to all calls that begin from now on. Call it with the lock.
@@ -285,13 +234,13 @@ class LiveTables:
     def _of_one_row(self, place: int) -> TableRecord | None:
         return self._one_row.get(self.records[place].names)
 
-    def _pairs(self, side: _Side, new: NewRows) -> list[tuple[TableRecord, torch.Tensor, torch.Tensor]]:
+    def _pairs(self, side: Side, new: NewRows) -> list[tuple[TableRecord, torch.Tensor, torch.Tensor]]:
         """The tensors of the table of an update: its format, that of a side, and that which calls read."""
         record, one_row = self.records[new.table], self._of_one_row(new.table)
         present = self._active.tables(record, one_row)
         return [(*held, read) for held, (_, read) in zip(side.tables(record, one_row), present, strict=True)]
 
-    def _written(self, side: _Side, updates: Sequence[NewRows]) -> RowWrites:
+    def _written(self, side: Side, updates: Sequence[NewRows]) -> RowWrites:
         """Checks new rows and writes them into a side that no call reads.
 
         Raises:
@@ -330,13 +279,6 @@ class LiveTables:
 
 def _at_once(visible: Callable[[], None]) -> None:
     visible()
-
-
-def _run(parts: Parts, args: tuple[Any, ...], kwargs: dict[str, Any], *, lossy: bool) -> Any:
-    try:
-        return parts.entry(*args, **kwargs)
-    except Exception as error:  # noqa: BLE001 - raised again, with its cause, unless the call can be run otherwise
-        return run_unusual(parts, args, kwargs, error, lossy=lossy)
 
 
 def tables_of(parts: Parts) -> tuple[TableRecord, ...]:

@@ -250,28 +250,6 @@ def test_an_update_waits_for_calls_that_began_before_it(monkeypatch: pytest.Monk
     assert torch.equal(fast(*inputs()), optimize(with_rows(with_rows(model, first), second).eval())(*inputs()))
 
 
-def test_a_pinned_model_keeps_its_rows(monkeypatch: pytest.MonkeyPatch) -> None:
-    """Several calls see the rows of one moment; the update after the next one waits for the end of the pinned model."""
-    fast = optimize(Tables().eval(), max_batch=8)
-    never_updated = fast.pinned()
-    old = fast(*inputs(8))
-    fast.update_tables(drawn(NAMES, 20, 1))
-    assert torch.equal(never_updated(*inputs(8)), old)
-    monkeypatch.setattr(live_tables, "_LONGEST_CALL", 0.05)
-    want, pinned = fast(*inputs(8)), fast.pinned()
-    fast.update_tables(drawn(NAMES, 20, 2))
-    with pytest.raises(recfx.TargetError, match="has not ended"):
-        fast.update_tables(drawn(NAMES, 20, 3))
-    assert torch.equal(pinned(*inputs(8)), want)
-    assert torch.equal(pinned(*(torch.cat([t, t]) for t in inputs(8))), torch.cat([want, want]))
-    del pinned
-    assert fast.update_tables(drawn(NAMES, 20, 3)) == 3
-    fast.check_updates(drawn(NAMES, 20, 4))
-    with pytest.raises(recfx.InputError):
-        fast.check_updates({"users": ([0], torch.full((1, 16), float("nan")))})
-    assert fast.table_version == 3
-
-
 class OneRow(nn.Module):
     """One row is computed in another way."""
 
@@ -378,14 +356,3 @@ def test_a_model_with_a_journal_is_not_exchanged_with_others(tmp_path: Path) -> 
     fast.keep_updates(tmp_path / "model")
     with pytest.raises(InputError, match="journal of its own"):
         fast.update_tables(drawn(NAMES, 3), exchange=lambda swap: swap())
-
-
-def test_a_pinned_model_that_was_released_lets_updates_pass() -> None:
-    fast = optimize(Tables().eval())
-    fast.prepare_updates()
-    pinned = fast.pinned()
-    pinned.release()
-    pinned.release()
-    for seed in range(3):
-        fast.update_tables(drawn(NAMES, 3, seed))
-    assert fast.table_version == 3
