@@ -96,7 +96,7 @@ class _Writer:
             place = len(self.converted.parameters) + at
             self._receive(place, at, f"({''.join(f'{size}, ' for size in sizes)})", node.meta["val"].dtype)
             later.append(f"    y{at} = r{at} if kept[{place}] is None else r{at}.clone()")
-        self.lines += ["    slot.request.infer()", *later, "finally:", "    slot.free.append(slot)"]
+        self.lines += ["    slot.infer()", *later, "finally:", "    slot.free.append(slot)"]
 
     def _give(self, at: int, x: str) -> None:
         """Emits the code that copies a small input to the bound memory, or binds the memory of the input."""

@@ -8,7 +8,7 @@ from typing import Any
 import torch
 
 from recfx.errors import TargetError
-from recfx.targets.openvino.package import core, openvino, settings
+from recfx.targets.openvino.package import core, openvino, plain_infer, settings
 
 #: Tensors up to this size are copied to and from memory that stays bound, which takes less time than binding other memory.
 _COPIED_BYTES = 1 << 14
@@ -26,13 +26,14 @@ class Slot:
         free: The list to which the slot returns after a call.
 
     Attributes:
+        infer: Runs the request.
         kept: The memory that stays bound, of each input and then of each result; None where the call's own memory is bound.
     """
 
-    __slots__ = ("free", "kept", "request")
+    __slots__ = ("free", "infer", "kept", "request")
 
     def __init__(self, request: Any, count: int, free: list[Slot]) -> None:
-        self.request, self.free = request, free
+        self.request, self.free, self.infer = request, free, plain_infer(request)
         self.kept: list[torch.Tensor | None] = [None] * count
 
     def give(self, at: int, tensor: torch.Tensor) -> torch.Tensor:
