@@ -37,6 +37,8 @@ from recfx.targets import BACKENDS, Backend, EagerBackend, Verdict, missing
 
 #: Seconds for lowering plans beside the first one, and for lowering and measuring them.
 _LOWERING, _BUDGET = 3.0, 6.0
+#: Seconds for the times of single regions, which later predictions use.
+_RECORDING = 0.7
 #: A backend that takes long to lower competes only if the target names it, and torch takes this share of the first plan's predicted time.
 _LARGE_TORCH_SHARE = 0.3
 #: Backends are calibrated by themselves for programs whose first plan is predicted to take this many seconds at the largest batch.
@@ -156,7 +158,7 @@ class _Competition:
         choice, more = trials.choose(sizes, ends[1])
         compared = sum(bool(found) for found in choice.seconds.values()) > 1
         if cache is not None and compared:
-            trials.record(costs, ends[1])
+            trials.record(costs, min(ends[1], time.perf_counter() + _RECORDING))
         plans, times = kept(entries, choice, self._example_rows()), times_of(entries, choice, sizes)
         if cache is not None and compared:
             cache.write(plans.layout(), times)

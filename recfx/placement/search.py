@@ -7,6 +7,7 @@ from collections.abc import Mapping, Sequence
 
 from recfx.cost.estimate import Estimate
 from recfx.placement.costs import CostTable
+from recfx.placement.module_plans import module_plans
 from recfx.placement.plans import Plan, best_plans, in_order, plan_of, single_plans
 
 #: A plan must be predicted to save this share of the time of the first plan, at the hopeful end of its interval, to be lowered.
@@ -15,6 +16,8 @@ _LEAST_GAIN = 0.03
 _SURE_GAIN = 0.1
 #: Plans that differ in at most this share of the units are not both lowered.
 _ALIKE = 0.05
+#: The most plans of one module that are lowered.
+_MODULE_PLANS = 3
 #: The most plans that are lowered beside the first one.
 MOST_PLANS = 8
 
@@ -36,7 +39,7 @@ class Candidate:
 
 def candidates(tables: Sequence[CostTable], first: Sequence[str]) -> list[Candidate]:
     """The plan that runs in any case, followed by plans that may be faster at some batch size: the most promising one, those in which one
-    backend runs all it can, and further promising ones.
+    backend runs all it can, those in which one module runs on another backend, and further promising ones.
 
     Args:
         tables: The costs at each batch size.
@@ -44,16 +47,20 @@ def candidates(tables: Sequence[CostTable], first: Sequence[str]) -> list[Candid
     """
     base = in_order(tables[0], first)
     gains: dict[tuple[int, ...], float] = {}
+    modules: dict[tuple[int, ...], None] = {}
     for table in tables:
         known = certain(table, base.labels)
         bound = plan_of(known, base.labels).cost.seconds
-        for plan in best_plans(known):
+        by_module = dict.fromkeys(module_plans(known, base.labels))
+        modules |= by_module
+        for plan in [*best_plans(known), *(plan_of(known, labels) for labels in by_module)]:
             if plan.labels != base.labels and plan.cost.low < (1 - _LEAST_GAIN) * bound:
                 gains[plan.labels] = max(gains.get(plan.labels, -1.0), 1 - plan.cost.seconds / bound)
     ranked = sorted(gains, key=lambda labels: -gains[labels])
     single = [plan.labels for plan in single_plans(tables[0]) if plan.labels in gains]
     chosen = [base.labels]
-    for labels in (*ranked[:1], *single, *ranked[1:]):
+    wholes = [labels for labels in ranked if labels in modules][:_MODULE_PLANS]
+    for labels in (*ranked[:1], *single, *wholes, *ranked[1:]):
         if len(chosen) <= MOST_PLANS and not any(_alike(labels, other) for other in chosen):
             chosen.append(labels)
     return [_candidate(tables, labels) for labels in chosen]
