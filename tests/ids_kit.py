@@ -9,11 +9,12 @@ from functools import cache
 from typing import Any
 
 import torch
-from native_kit import generator, lower, program_of
+from native_kit import generator, lower
 
 from recfx.formats import row_bytes
 from recfx.ir import Program
 from recfx.ops import lookup
+from recfx.testing.builder import GraphBuilder
 
 ROWS, LONGEST = 5, 3
 
@@ -73,18 +74,17 @@ def program(form: str, kind: int, width: int, dtype: torch.dtype) -> Program:
         output += feature.columns
     numbers = lookup.encode(features)
 
-    def look(dense: Any, ids: Any, factors: Any, offsets: Any, *tables: torch.Tensor) -> torch.Tensor:
-        starts, weights = [offsets] if jagged else [], [factors] if weighted else []
-        return lookup.grouped_lookup(list(tables), [ids], starts, weights, [dense], numbers, [0, output], output + 1)
-
-    batch, count, ends = ({0: torch.export.Dim(name)} for name in ("batch", "count", "ends"))
-    sizes = count if jagged else batch
+    count = "count" if jagged else "batch"
+    shape = (count,) if jagged else (count, length)
+    b = GraphBuilder(
+        {"dense": ("batch", 1), "ids": (shape, dtype), "factors": shape, "offsets": (("ends",), torch.int64)}
+    )
+    dense, ids, factors, offsets = b.inputs.values()
     table = rows_in(kind, width)
-    return program_of(
-        look,
-        inputs(form, dtype, 4),
-        [table, table.clone()],
-        dynamic_shapes={"inputs": (batch, sizes, sizes, ends)},
+    tables = [b.state("first", table), b.state("second", table.clone())]
+    starts, weights = [offsets] if jagged else [], [factors] if weighted else []
+    return b.build(
+        b.call(lookup.grouped_lookup, tables, [ids], starts, weights, [dense], numbers, [0, output], output + 1)
     )
 
 
