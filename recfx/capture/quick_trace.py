@@ -10,8 +10,10 @@ import inspect
 import threading
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
+from functools import lru_cache
 from typing import Any
 
+from sympy.solvers import inequalities
 from torch._subclasses.fake_tensor import FakeTensorMode
 from torch.fx import GraphModule
 from torch.fx.experimental import proxy_tensor
@@ -100,6 +102,16 @@ def _metadata(trace: QuickTrace, own: Callable[..., Any], tensor: Any, *options:
     return own(tensor, *options) if trace.nodes is None else trace.nodes.metadata(own, tensor, *options)
 
 
+def _inequalities(trace: QuickTrace, own: Callable[..., Any], inequalities: Any, symbols: Any) -> Any:
+    return _range_of(own, frozenset(inequalities), symbols)
+
+
+@lru_cache(maxsize=256)
+def _range_of(own: Callable[..., Any], inequalities: frozenset[Any], symbol: Any) -> Any:
+    """The solution of inequalities. Traces of small models spend a tenth of their time on the same few about the batch."""
+    return own(inequalities, symbol)
+
+
 def _late_code(trace: QuickTrace, own: Callable[..., Any], module: Any) -> Any:
     return recompile_later(own, module)
 
@@ -114,6 +126,7 @@ _SOURCES = _Replaced(
     getattr(proxy_tensor, "_ModuleStackTracer", None), "create_node", ("self", "args", "kwargs"), _sources
 )
 _METADATA = _Replaced(proxy_tensor, "_extract_tensor_metadata", ("result", "include_contiguity"), _metadata)
+_INEQUALITIES = _Replaced(inequalities, "reduce_inequalities", ("inequalities", "symbols"), _inequalities)
 _CODE = _Replaced(GraphModule, "recompile", ("self",), _late_code)
 #: Functions of torch that `TraceNodes` calls.
 _CALLED = (
@@ -145,7 +158,7 @@ def quick_trace(*, nodes: bool = True) -> Iterator[QuickTrace]:
     if nodes and records_quickly():
         table = TraceNodes()
         trace = dataclasses.replace(trace, nodes=table, functions=TraceFunctions(table))
-    with _active_trace(trace, (_VALUES, _NODES, _FUNCTIONS, _SOURCES, _METADATA, _CODE)):
+    with _active_trace(trace, (_VALUES, _NODES, _FUNCTIONS, _SOURCES, _METADATA, _INEQUALITIES, _CODE)):
         yield trace
 
 

@@ -15,6 +15,7 @@ import torch
 from torch._subclasses.fake_tensor import FakeTensor, FakeTensorMode, in_kernel_invocation_manager
 
 from recfx.ir.known_values import form_of_call, set_form, tensor_form, varies_by_data
+from recfx.ir.quick_shapes import quick_value
 
 #: The operator that fake kernels of slices and splits call for each of their results.
 _AS_STRIDED = torch.ops.aten.as_strided.default
@@ -67,14 +68,21 @@ class TraceValues:
         """
         if func is _AS_STRIDED and not kwargs and type(args[0]) is FakeTensor and args[0].constant is None:
             return _as_strided(mode, *args)
-        form = form_of_call(func, args, kwargs) if mode.shape_env is not None and _gives_a_new_tensor(func) else None
-        if form is None or not _varies(args):
+        if mode.shape_env is None or not _varies(args):
             return own(mode, func, types, args, kwargs)
+
+        def computed() -> Any:
+            quick = quick_value(func, args, kwargs)
+            return own(mode, func, types, args, kwargs) if quick is None else quick
+
+        form = form_of_call(func, args, kwargs) if _gives_a_new_tensor(func) else None
+        if form is None:
+            return computed()
         key = id(mode), form
         if key in self._made:
             made = self._made[key]
-            return own(mode, func, types, args, kwargs) if made is None else self._copy(mode, made)
-        result = own(mode, func, types, args, kwargs)
+            return computed() if made is None else self._copy(mode, made)
+        result = computed()
         with torch._C.DisableTorchFunction():  # these questions are not the model's
             self._made[key] = _kept(result, args)
         self.computed += 1

@@ -59,7 +59,15 @@ def has_clamped_size(value: Any) -> bool:
     """Whether a fake value has a size with a minimum or maximum: the number of rows of a slice that a smaller tensor cuts short."""
     tensors = value if isinstance(value, list | tuple) else [value]
     sizes = [size for t in tensors if isinstance(t, torch.Tensor) for size in t.shape]
-    return any(isinstance(s, torch.SymInt) and s.node.expr.has(_functions.Max, _functions.Min) for s in sizes)
+    return any(map(is_clamped, sizes))
+
+
+def is_clamped(size: Any) -> bool:
+    """Whether a size has a minimum or maximum."""
+    if not isinstance(size, torch.SymInt):
+        return False
+    expression = size.node.expr
+    return not expression.is_Symbol and bool(expression.has(_functions.Max, _functions.Min))
 
 
 def _number(env: ShapeEnv, expression: sympy.Expr) -> Any:

@@ -6,7 +6,9 @@ from collections.abc import Callable
 from typing import Any
 
 import pytest
+import sympy
 import torch
+from sympy.solvers import inequalities
 from torch import Tensor, nn
 from torch.fx import GraphModule
 from torch.fx.experimental import proxy_tensor
@@ -263,3 +265,15 @@ def test_graph_modules_generate_late_code_at_their_first_call() -> None:
     assert not hasattr(module, "_code")
     assert torch.equal(module(torch.ones(2)), torch.full((2,), 2.0))
     assert "torch.add" in module.code
+
+
+def test_inequalities_about_the_batch_are_solved_once() -> None:
+    size = sympy.Symbol("s", integer=True, positive=True)
+    asked = [size >= 2, size <= 9, size * 3 >= 9]
+    with quick_trace():
+        first = inequalities.reduce_inequalities(asked, size)
+        assert inequalities.reduce_inequalities(asked[::-1], size) is first
+        other = inequalities.reduce_inequalities(asked[:2], size)
+    assert inequalities.reduce_inequalities(asked, size) == first
+    assert inequalities.reduce_inequalities(asked[:2], size) == other
+    assert first != other
