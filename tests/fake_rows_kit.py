@@ -63,6 +63,11 @@ def of_mode(x: torch.Tensor, *sizes: int) -> torch.Tensor:
         return torch.empty(sizes, dtype=x.dtype)
 
 
+def is_one_row(x: torch.Tensor) -> bool:
+    """Whether there is one row, whatever the batch; torch keeps its distance to the next row in some results, and not in others."""
+    return type(x.shape[0]) is int and x.shape[0] == 1
+
+
 def dims_of(x: torch.Tensor, first: int = 1) -> st.SearchStrategy[int]:
     """Dimensions of a tensor from `first` on, counted from either end."""
     return st.integers(first, x.ndim - 1).flatmap(lambda dim: st.sampled_from([dim, dim - x.ndim]))

@@ -3,7 +3,7 @@
 A fake kernel proves properties of symbolic sizes, which takes milliseconds for a reshape. Here the number of rows stays and all other sizes
 are numbers, so that the sizes of the result are known. x [B, ...] is a tensor with contiguous rows:
 
-    reshape(x, [-1 or B, ...])                  a view
+    reshape(x, [-1 or B, ...]), unsqueeze       a view; also of more or fewer rows, if they are next to each other
     slice(x, 1, start, end), select(x, dim, i)  a view of a part of each row
     t(y), transpose(y, i, j), permute(y, dims)  a view of any tensor
     relu(x), clamp(x, 0, 6), softmax(x, dim)    one tensor of floating-point numbers, and numbers
@@ -12,7 +12,7 @@ are numbers, so that the sizes of the result are known. x [B, ...] is a tensor w
     bmm(x, y), x @ y                            the matrices of each row
     cat([x, y], dim), stack([x, y], dim)        within the rows
     sum(x, dims), mean(x, dims)                 of floating-point numbers, within the rows
-    layer_norm(x, sizes, w, b)
+    layer_norm(x, sizes, w, b), batch_norm      the latter with fixed statistics
     embedding(table, ids)
 """
 
@@ -26,7 +26,7 @@ from torch._subclasses.fake_tensor import FakeTensor
 
 from recfx.ir import quick_products as products
 from recfx.ir import quick_views as views
-from recfx.ir.op_sets import ADDITIONS
+from recfx.ir.op_sets import ADDITIONS, SIZED_RESHAPES
 from recfx.ir.row_tensors import are_sizes, fixed_sizes, new_rows, row_of, same_size
 
 _aten = torch.ops.aten
@@ -147,6 +147,21 @@ def _layer_norm(source: FakeTensor, sizes: Sequence[Any], *given: Any) -> FakeTe
     return new_rows(source, row) if fits else None
 
 
+def _batch_norm(source: FakeTensor, *given: Any) -> FakeTensor | None:
+    """A batch norm of [B, C, ...] with fixed statistics."""
+    row, vectors = row_of(source), [t for t in given[:4] if t is not None]
+    if not row or not source.is_floating_point() or len(given) < 5 or given[4] is not False or None in given[2:4]:
+        return None
+    fits = all(type(t) is FakeTensor and products.alike(source, t) and fixed_sizes(t) == row[:1] for t in vectors)
+    return new_rows(source, row) if fits else None
+
+
+def _copied(source: FakeTensor) -> FakeTensor | None:
+    row, rows = row_of(source), source.shape[0] if source.ndim else 0
+    one = type(rows) is int and rows == 1  # whose stride torch keeps
+    return None if row is None or one else new_rows(source, row)
+
+
 def _looked_up(table: FakeTensor, *given: Any) -> FakeTensor | None:
     ids = given[0] if given else None
     if type(ids) is not FakeTensor or ids.dtype not in (torch.int64, torch.int32):
@@ -177,9 +192,11 @@ _PRODUCTS: dict[Any, Callable[..., FakeTensor | None]] = {
 #: Operator -> its fake value for its positional arguments.
 RULES: dict[Any, Callable[..., FakeTensor | None]] = {
     **_PRODUCTS,
-    **dict.fromkeys((_aten.reshape.default, _aten.view.default), views.reshaped),
+    **dict.fromkeys(SIZED_RESHAPES, views.reshaped),
     _aten.slice.Tensor: views.sliced,
     _aten.select.int: views.selected,
+    _aten.unsqueeze.default: views.unsqueezed,
+    _aten.squeeze.dim: views.squeezed,
     _aten.t.default: views.matrix_transposed,
     _aten.transpose.int: views.transposed,
     _aten.permute.default: views.permuted,
@@ -191,5 +208,7 @@ RULES: dict[Any, Callable[..., FakeTensor | None]] = {
     _aten.stack.default: _stacked,
     **dict.fromkeys((_aten.sum.dim_IntList, _aten.mean.dim), _reduced),
     _aten.layer_norm.default: _layer_norm,
+    _aten.batch_norm.default: _batch_norm,
+    _aten.clone.default: _copied,
     _aten.embedding.default: _looked_up,
 }

@@ -6,34 +6,75 @@ import math
 from collections.abc import Sequence
 from typing import Any
 
+import torch
 from torch._subclasses.fake_tensor import FakeTensor
 
 from recfx.ir.row_tensors import are_sizes, is_plain, row_of, row_strides, same_size, view_of
 
 
 def reshaped(source: FakeTensor, given: Any) -> FakeTensor | None:
-    """`reshape` and `view` of rows [B, ...] to [B or -1, ...]."""
+    """`reshape` and `view` of rows [B, ...] to [B or -1, ...], and of contiguous rows to more or fewer."""
     row = row_of(source)
     sizes = list(given)[1:]
     if row is None or not len(given) or not are_sizes(sizes):
         return None
-    if math.prod(sizes) != math.prod(row) or not _is_rows(given[0], source.shape[0]):
+    rows, numbers, wanted = source.shape[0], math.prod(row), math.prod(sizes)
+    apart = source.stride()[0] != numbers
+    if apart and (not row or (type(rows) is int and rows == 1)):
+        return None  # the strides of dimensions of size one are those that torch happens to give
+    if numbers == wanted and _is_rows(given[0], rows):
+        return view_of(source, [rows, *sizes], [source.stride()[0], *row_strides(sizes)[1:]])
+    if apart or not isinstance(rows, torch.SymInt):
         return None
-    return view_of(source, [source.shape[0], *sizes], [source.stride()[0], *row_strides(sizes)[1:]])
+    many = given[0]
+    if type(many) is int and many == -1 and numbers % wanted == 0:
+        many = rows * (numbers // wanted)
+    if not isinstance(many, torch.SymInt) or many.node.expr * wanted != rows.node.expr * numbers:
+        return None
+    return view_of(source, [many, *sizes], row_strides(sizes))
 
 
 def sliced(source: FakeTensor, *given: Any) -> FakeTensor | None:
-    """`slice` of the first dimension of rows."""
+    """`slice` of a dimension of the rows."""
     row = row_of(source)
-    if not row or len(given) != 3 or not all(type(place) is int for place in given):
+    if not row or len(given) not in (3, 4) or not all(type(place) is int for place in given):
         return None
-    dim, start, end = given
-    if dim != 1 or not 0 <= start < end <= row[0]:
+    dim, start, end, step = (*given, 1)[:4]
+    dim = dim % source.ndim if -source.ndim <= dim < source.ndim else 0
+    if dim == 0 or step < 1:
         return None
-    strides = source.stride()
-    return view_of(
-        source, [source.shape[0], end - start, *row[1:]], strides, source.storage_offset() + start * strides[1]
-    )
+    first, *_ = held = range(row[dim - 1])[start:end:step] or (0,)
+    if type(held) is not range:
+        return None
+    sizes, strides = list(source.shape), list(source.stride())
+    sizes[dim] = len(held)
+    offset = source.storage_offset() + first * strides[dim]
+    strides[dim] *= step
+    return view_of(source, sizes, strides, offset)
+
+
+def unsqueezed(source: FakeTensor, *given: Any) -> FakeTensor | None:
+    """`unsqueeze` of a dimension behind the batch."""
+    row, dim = row_of(source), given[0] if len(given) == 1 else None
+    if row is None or type(dim) is not int or not -source.ndim - 1 <= dim <= source.ndim:
+        return None
+    place = dim % (source.ndim + 1)
+    if place == 0:
+        return None
+    sizes, strides = list(source.shape), list(source.stride())
+    apart = sizes[place] * strides[place] if place < source.ndim else 1
+    return view_of(source, [*sizes[:place], 1, *sizes[place:]], [*strides[:place], apart, *strides[place:]])
+
+
+def squeezed(source: FakeTensor, *given: Any) -> FakeTensor | None:
+    """`squeeze` of one dimension of the rows."""
+    row, dim = row_of(source), given[0] if len(given) == 1 else None
+    if not row or type(dim) is not int or not -source.ndim <= dim < source.ndim or dim % source.ndim == 0:
+        return None
+    sizes, strides, place = list(source.shape), list(source.stride()), dim % source.ndim
+    if sizes[place] != 1:
+        return view_of(source, sizes, strides)
+    return view_of(source, sizes[:place] + sizes[place + 1 :], strides[:place] + strides[place + 1 :])
 
 
 def selected(source: FakeTensor, *given: Any) -> FakeTensor | None:

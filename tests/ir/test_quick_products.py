@@ -42,7 +42,7 @@ def products(draw: st.DrawFn) -> tuple[Any, tuple[Any, ...]]:
                 (_aten.bmm.default, (other, x)) if x.ndim == 3 else (_aten.mm.default, (x, weight)),
                 (_aten.addmm.default, (of_mode(x, outputs), x, weight))
                 if x.ndim == 2
-                else (_aten.mm.default, (x, weight)),
+                else (_aten.matmul.default, (x, weight)),
             ]
         )
     )

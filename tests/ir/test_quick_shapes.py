@@ -7,12 +7,12 @@ from typing import Any
 
 import pytest
 import torch
-from fake_rows_kit import by_kernel, check_quick, dims_of, facts, fakes, fakes_of, limits_of, of_mode, rows
+from fake_rows_kit import by_kernel, check_quick, dims_of, facts, fakes, fakes_of, is_one_row, limits_of, of_mode, rows
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from recfx.ir.fake_kernels import batch_free_kernels
-from recfx.ir.op_sets import ADDITIONS
+from recfx.ir.op_sets import ADDITIONS, SIZED_RESHAPES
 from recfx.ir.quick_shapes import ELEMENTWISE, RULES, quick_value
 
 _aten = torch.ops.aten
@@ -75,6 +75,8 @@ def along_dimensions(draw: st.DrawFn) -> tuple[Any, tuple[Any, ...]]:
                 (_aten.stack.default, ([x] * draw(st.integers(1, 3)), draw(st.sampled_from([dim, x.ndim, -1])))),
                 (_aten.layer_norm.default, (x, list(x.shape[dim:]), of_mode(x, *x.shape[dim:]))),
                 (_aten.layer_norm.default, (x, list(x.shape[dim:]))),
+                (_aten.relu.default if is_one_row(x) else _aten.clone.default, (x,)),
+                (_aten.batch_norm.default, (x, *[of_mode(x, x.shape[1])] * 4, False, 0.1, 1e-5, True)),
             ]
         )
     )
@@ -102,7 +104,9 @@ def test_operators_of_rows_are_those_of_the_kernel(call: tuple[Any, tuple[Any, .
 #: What a fake kernel must compute -> operator and operands.
 REFUSED: dict[str, tuple[Any, tuple[Any, ...]]] = {
     "the rows are joined": (_aten.reshape.default, (fakes_of(("batch", 4))[0], [-1, 8])),
-    "the rows are divided": (_aten.reshape.default, (fakes_of(("batch", 4))[0], [-1, 2])),
+    "rows with gaps are divided": (
+        _aten.reshape.default, (by_kernel(_aten.slice.Tensor, (fakes_of(("batch", 6))[0], 1, 1, 5)), [-1, 2])
+    ),
     "a size of the row is inferred": (_aten.reshape.default, (fakes_of((3, 4))[0], [3, -1])),
     "the sizes of the row vary": (_aten.reshape.default, (fakes_of((3, "n"))[0], [3, 4])),
     "the number of rows is given": (_aten.reshape.default, (fakes_of(("batch", 4))[0], [7, 4])),
@@ -123,7 +127,20 @@ REFUSED: dict[str, tuple[Any, tuple[Any, ...]]] = {
         _aten.linear.default, tuple(fakes_of(("batch", 4), (3, 4), dtypes=(torch.int64, torch.int64)))
     ),
     "a linear of one row": (_aten.linear.default, tuple(fakes_of(("batch",), (3, 4)))),
-    "a slice with steps": (_aten.slice.Tensor, (fakes_of(("batch", 4))[0], 1, 0, 4, 2)),
+    "a slice of nothing": (_aten.slice.Tensor, (fakes_of(("batch", 4))[0], 1, 2, 2)),
+    "a slice without an end": (_aten.slice.Tensor, (fakes_of(("batch", 4))[0], 1, 2, None)),
+    "an unsqueeze before the batch": (_aten.unsqueeze.default, (fakes_of(("batch", 4))[0], 0)),
+    "a squeeze of the batch": (_aten.squeeze.dim, (fakes_of(("batch", 4))[0], 0)),
+    "a copy of rows of free sizes": (_aten.clone.default, (fakes_of(("batch", "n"))[0],)),
+    "a batch norm in training": (
+        _aten.batch_norm.default, (*fakes_of(("batch", 4), (4,), (4,), (4,), (4,)), True, 0.1, 1e-5, True)
+    ),
+    "a batch norm without statistics": (
+        _aten.batch_norm.default, (*fakes_of(("batch", 4), (4,), (4,)), None, None, False, 0.1, 1e-5, True)
+    ),
+    "a batch norm of other channels": (
+        _aten.batch_norm.default, (*fakes_of(("batch", 4), (3,), (3,), (3,), (3,)), False, 0.1, 1e-5, True)
+    ),
     "a slice of the batch": (_aten.slice.Tensor, (fakes_of(("batch", 4))[0], 0, 0, 2)),
     "integers and a number": (_aten.mul.Tensor, (fakes_of(("batch", 4), dtypes=(torch.int64,))[0], 2.0)),
     "a number that is complex": (_aten.mul.Tensor, (fakes_of(("batch", 4))[0], 2j)),
@@ -185,7 +202,7 @@ def test_a_clamped_number_of_rows_is_left_to_kernels() -> None:
 def test_no_rule_limits_a_symbolic_size(target: Any) -> None:
     x, y, z = fakes_of(("batch", "n"), ("n", "batch"), ("m",))
     parts = target in (_aten.cat.default, _aten.stack.default)
-    of_sizes = target in (_aten.reshape.default, _aten.view.default, _aten.permute.default)
+    of_sizes = target in (*SIZED_RESHAPES, _aten.permute.default)
     found = by_kernel(_aten.nonzero.default, (fakes_of(("batch",))[0],))  # its size and its stride are decided by data
     for tensor in (x, y, z, found):
         for others in ((), (tensor,), (2,), (1, 0), (0, 0, 1), (y, x), ([1],), ([tensor.shape[0], 2],), (0, False)):

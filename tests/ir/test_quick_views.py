@@ -6,7 +6,7 @@ import math
 from typing import Any
 
 import torch
-from fake_rows_kit import by_kernel, check_quick, dims_of, facts, fakes, fakes_of, of_mode, rows
+from fake_rows_kit import by_kernel, check_quick, dims_of, facts, fakes, fakes_of, is_one_row, of_mode, rows
 from hypothesis import given
 from hypothesis import strategies as st
 
@@ -48,10 +48,11 @@ def test_slices_of_rows_are_those_of_the_kernel(data: st.DataObject) -> None:
     start = data.draw(st.integers(-5, 5), label="start")
     end = data.draw(st.integers(-5, 6), label="end")
     (x,) = fakes_of((data.draw(st.sampled_from(["batch", 3]), label="batch"), *row))
-    args = (x, data.draw(st.integers(0, len(row)), label="dim"), start, end)
+    step = data.draw(st.integers(1, 3), label="step")
+    args = (x, data.draw(st.integers(0, len(row)), label="dim"), start, end, *([step] if step > 1 else []))
     quick = quick_value(_aten.slice.Tensor, args, {})
     if quick is None:
-        assert not (args[1] == 1 and 0 <= start < end <= row[0])
+        assert args[1] == 0 or not len(range(row[args[1] - 1])[start:end:step])
         return
     want = by_kernel(_aten.slice.Tensor, args)
     assert facts(quick) == facts(want)
@@ -71,7 +72,11 @@ def views(draw: st.DrawFn) -> tuple[Any, tuple[Any, ...]]:
                 (_aten.permute.default, (x, draw(st.permutations(range(x.ndim))))),
                 (_aten.permute.default, (x, [d - x.ndim for d in draw(st.permutations(range(x.ndim)))])),
                 (_aten.t.default, (of_mode(x, 3, 4),)),
-                (_aten.view.default, (x, [x.shape[0], math.prod(x.shape[1:])])),
+                (_aten.unsqueeze.default, (x, draw(st.integers(1, x.ndim)) - draw(st.sampled_from([0, x.ndim + 1])))),
+                (_aten.squeeze.dim, (x, dim)),
+                (_aten.t.default, (of_mode(x, 3, 4),))
+                if is_one_row(x)
+                else (_aten.view.default, (x, [x.shape[0], math.prod(x.shape[1:])])),
             ]
         )
     )
@@ -80,6 +85,23 @@ def views(draw: st.DrawFn) -> tuple[Any, tuple[Any, ...]]:
 @given(views())
 def test_views_of_rows_are_those_of_the_kernel(call: tuple[Any, tuple[Any, ...]]) -> None:
     check_quick(*call)
+
+
+@given(
+    row=st.lists(st.integers(1, 4), min_size=1, max_size=3),
+    other=st.lists(st.integers(1, 4), max_size=2),
+    target=st.sampled_from([_aten.reshape.default, _aten.view.default, _aten._unsafe_view.default]),
+)
+def test_rows_become_more_or_fewer(row: list[int], other: list[int], target: Any) -> None:
+    (x,) = fakes_of(("batch", *row))
+    number, wanted = math.prod(row), math.prod(other)
+    many = x.shape[0] * number
+    check_quick(target, (x, [many]))
+    check_quick(target, (x, [-1, 1]))
+    if number % wanted == 0:
+        check_quick(target, (x, [-1, *other]))
+        check_quick(target, (x, [x.shape[0] * (number // wanted), *other]))
+    check_quick(target, (by_kernel(_aten.reshape.default, (x, [many])), [x.shape[0], *row]))
 
 
 def test_turned_tensors_of_any_sizes() -> None:
