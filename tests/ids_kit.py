@@ -77,7 +77,7 @@ def program(form: str, kind: int, width: int, dtype: torch.dtype) -> Program:
     count = "count" if jagged else "batch"
     shape = (count,) if jagged else (count, length)
     b = GraphBuilder(
-        {"dense": ("batch", 1), "ids": (shape, dtype), "factors": shape, "offsets": (("ends",), torch.int64)}
+        {"dense": ("batch", 1), "ids": (shape, dtype), "factors": shape, "offsets": (("batch + 1",), torch.int64)}
     )
     dense, ids, factors, offsets = b.inputs.values()
     table = rows_in(kind, width)
