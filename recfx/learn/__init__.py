@@ -2,6 +2,7 @@
 
 from recfx.learn.bounds import BOUNDS, Bounds, CentredRowBounds, LearnedBounds, MovingBounds, PerRowBounds, make_bounds
 from recfx.learn.codes import BITS, QuantizedTable
+from recfx.learn.composed_tables import QuotientRemainderTable, TensorTrainTable, compose_tables
 from recfx.learn.curvature import Curvature
 from recfx.learn.delta import DeltaSettings, deltas
 from recfx.learn.distillation import Distillation, TopRDistillation, teacher_top
@@ -67,6 +68,7 @@ __all__ = [
     "QuantizedModel",
     "QuantizedTable",
     "Quantizer",
+    "QuotientRemainderTable",
     "RankedDistillation",
     "RankingLoss",
     "Rows",
@@ -74,6 +76,7 @@ __all__ = [
     "Sampler",
     "StraightThrough",
     "TableEncoder",
+    "TensorTrainTable",
     "TopRDistillation",
     "TowerEncoder",
     "TraceEstimate",
@@ -81,6 +84,7 @@ __all__ = [
     "TrainSettings",
     "Trainer",
     "as_encoder",
+    "compose_tables",
     "deltas",
     "distill",
     "fake_quantize",

@@ -20,7 +20,22 @@ inline void elements_step(const RecfxStep& step, const Context& context, const R
         const Bound& slot = context.slots[v.slot];
         return (row - slot.first_row) * slot.row_stride + v.offset;
     };
-    for (int64_t row = range.begin + begin; row < range.begin + end; ++row)
+    begin += range.begin, end += range.begin;
+    if (out.size[0] * out.size[1] * out.size[2] * out.size[3] == 1) {  // one number a row: a vector takes several rows
+        for (int64_t row = begin; row < end; row += R::lanes) {
+            const int64_t count = end - row < R::lanes ? end - row : R::lanes;
+            for (int64_t v = 0; v < views; ++v) {
+                const Bound& slot = context.slots[operands[v].slot];
+                read(slot, start(operands[v], row), slot.row_stride, count, registers[v]);
+            }
+            const R* result = &registers[0];
+            run_program(step, registers, result);
+            const Bound& slot = context.slots[out.slot];
+            write(slot, start(out, row), slot.row_stride, count, *result);
+        }
+        return;
+    }
+    for (int64_t row = begin; row < end; ++row)
         for (int64_t i = 0; i < out.size[0]; ++i)
             for (int64_t j = 0; j < out.size[1]; ++j)
                 for (int64_t k = 0; k < out.size[2]; ++k) {
