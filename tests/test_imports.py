@@ -26,6 +26,7 @@ ALLOWED: dict[str, set[str]] = {
     "command_line": {"errors"},
     "errors": set(),
     "fewer_collections": set(),
+    "hutchinson": {"errors"},
     "progress": set(),
     "version": set(),
     "formats": {"errors", "progress"},
@@ -44,7 +45,8 @@ ALLOWED: dict[str, set[str]] = {
     "zoo": {"data", "errors"},
     "data": {"bootstrap", "errors", "progress", "zoo"},
     "learn": {
-        *("data", "errors", "formats", "ir", "kernels", "ops", "passes", "pipeline", "progress", "retrieval", "zoo")
+        "hutchinson",
+        *("data", "errors", "formats", "ir", "kernels", "ops", "passes", "pipeline", "progress", "retrieval", "zoo"),
     },
     "retrieval": {"errors", "formats", "kernels", "progress", "version"},
     "serve": {"command_line", "compiled", "errors", "formats", "ir", "retrieval", "version"},
@@ -65,6 +67,7 @@ ALLOWED: dict[str, set[str]] = {
             "driver",
             "errors",
             "formats",
+            "hutchinson",
             "ir",
             "passes",
             "pipeline",

@@ -1,5 +1,6 @@
 """Training with gradients: quantised embeddings trained end to end, the estimators behind it, and fine-tuning of programs."""
 
+from recfx.hutchinson import TraceEstimate, hutchinson_trace
 from recfx.learn.bounds import BOUNDS, Bounds, CentredRowBounds, LearnedBounds, MovingBounds, PerRowBounds, make_bounds
 from recfx.learn.codes import BITS, QuantizedTable
 from recfx.learn.composed_tables import QuotientRemainderTable, TensorTrainTable, compose_tables
@@ -26,7 +27,6 @@ from recfx.learn.finetuning import (
     finetune,
     prune_gradually,
 )
-from recfx.learn.hutchinson import TraceEstimate, hutchinson_trace
 from recfx.learn.losses import BCE, BPR, Diagonal, RankingLoss, SampledSoftmax
 from recfx.learn.quantized_model import Batch, QuantizedModel, Rows
 from recfx.learn.quantizer import Grid, Quantizer, make_quantizer

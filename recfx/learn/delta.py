@@ -17,8 +17,8 @@ import torch
 from torch import Tensor
 
 from recfx.errors import InputError
+from recfx.hutchinson import hutchinson_trace
 from recfx.learn.estimators.base import to_grid
-from recfx.learn.hutchinson import hutchinson_trace
 from recfx.learn.losses import RankingLoss
 from recfx.learn.quantized_model import Batch, QuantizedModel, Rows
 from recfx.learn.quantizer import Quantizer

@@ -122,9 +122,46 @@ class Wide(nn.Module):
         (Tied(), set()),  # a product reads the table as well
         (Returned(), {"other.weight"}),  # the result of the lookup is an answer itself
         (OfAnotherLength(), {"other.weight"}),
-        (Wide(), set()),  # eight answers
+        (Wide(), {"table.weight"}),  # eight answers, by random probes
         (Bags("max"), {"table.weight"}),  # not linear in the table
     ],
 )
 def test_tables_without_a_closed_form(model: nn.Module, names: set[str]) -> None:
     assert responses(model, [(ids(30, 0),)]).names == names
+
+
+class Tower(nn.Module):
+    """Many answers for each row, and an output of another size: ids [B, 4] -> [B, 24] and [B], linear in the table."""
+
+    def __init__(self, wide: int = 24) -> None:
+        super().__init__()
+        torch.manual_seed(0)
+        self.table, self.first, self.last = nn.Embedding(20, 8), nn.Linear(16, wide), nn.Linear(16, 1)
+        self.eval()
+
+    def forward(self, ids: Tensor) -> tuple[Tensor, Tensor]:
+        rows = torch.cat([self.table(ids[:, 0]), self.table(ids[:, 1])], 1)
+        return self.first(rows), 100 * self.last(rows).squeeze(1)
+
+
+@pytest.mark.parametrize("seed", [0, 1, 2])
+def test_many_answers_have_the_harm_of_the_model_to_a_few_percent(seed: int) -> None:
+    model, given_rows = Tower(), [(ids(500, seed),), (ids(300, seed + 9),)]
+    change = 0.1 * torch.randn(20, 8, generator=torch.Generator().manual_seed(seed))
+    found = responses(model, given_rows)
+    assert found.names == {"table.weight"}
+    with torch.no_grad():
+        before = [torch.cat(held) for held in zip(*(model(*one) for one in given_rows), strict=True)]
+        model.table.weight += change
+        after = [torch.cat(held) for held in zip(*(model(*one) for one in given_rows), strict=True)]
+        exact = sum(float((b - a).square().mean() / a.var(correction=0)) for a, b in zip(before, after, strict=True))
+    assert float(found.response("table.weight", change).square().mean(1).sum()) == pytest.approx(exact, rel=0.15)
+
+
+def test_outputs_of_other_rows_have_no_closed_form() -> None:
+    class Pairs(Tower):
+        def forward(self, ids: Tensor) -> tuple[Tensor, Tensor]:
+            one, other = super().forward(ids)
+            return one, other.sum(0, keepdim=True)
+
+    assert not responses(Pairs(), [(ids(6, 0),)]).names

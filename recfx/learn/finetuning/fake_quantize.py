@@ -17,6 +17,7 @@ import torch
 from torch import Tensor, fx, nn
 
 from recfx.errors import InputError
+from recfx.hutchinson import hutchinson_trace
 from recfx.ir.op_sets import TABLE_LOOKUPS
 from recfx.ir.program import Program, get_state, unused_name
 from recfx.ir.program_module import ProgramModule
@@ -25,7 +26,6 @@ from recfx.learn.bounds.symmetric_row import SymmetricRowBounds
 from recfx.learn.estimators import ESTIMATORS, Estimator, HessianScaled
 from recfx.learn.estimators.base import to_grid
 from recfx.learn.finetuning.trainable import trainable
-from recfx.learn.hutchinson import hutchinson_trace
 from recfx.learn.quantizer import Quantizer, SymmetricQuantizer
 from recfx.ops.mlp import quantize_rows
 

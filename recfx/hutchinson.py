@@ -1,4 +1,4 @@
-"""The trace of a Hessian by Hutchinson's estimator: for any loss, without a closed form."""
+"""Hutchinson's estimator: traces from random probes, where there is no closed form. Tr(A) = E[v^T A v] for v of independent signs."""
 
 from __future__ import annotations
 
@@ -86,12 +86,20 @@ def hutchinson_trace(
     return TraceEstimate(tuple(s / len(totals) for s in sums), len(totals), settled, _standard_error(totals))
 
 
+def rademacher(like: Tensor, generator: torch.Generator | None = None) -> Tensor:
+    """A tensor of the form of another one whose numbers are 1 or -1 with equal chance, independently: v with E[v v^T] = I.
+
+    Args:
+        like: Floating point.
+        generator: Source of the numbers; None: torch's global generator of the tensor's device.
+    """
+    drawn = torch.randint(0, 2, like.shape, generator=generator, device=like.device)
+    return drawn.to(like.dtype).mul_(2).sub_(1)
+
+
 def _probe(gradients: Sequence[Tensor], points: Sequence[Tensor], generator: torch.Generator | None) -> list[float]:
     """Returns v_k^T (H v)_k of every tensor for one v."""
-    signs = [
-        torch.randint(0, 2, point.shape, generator=generator, device=point.device).to(point.dtype).mul_(2).sub_(1)
-        for point in points
-    ]
+    signs = [rademacher(point, generator) for point in points]
     # If a loss is linear in a tensor, its gradient there has no graph: the second derivative is zero.
     curved = [(g, v) for g, v in zip(gradients, signs, strict=True) if g.requires_grad]
     if not curved:
