@@ -18,6 +18,7 @@ from benchmarks import (
     live_rows,
     placement_regret,
     pruning,
+    pruning_peers,
     random_models,
     retrieval,
     tails,
@@ -137,6 +138,18 @@ def _parser() -> argparse.ArgumentParser:
     pruned.add_argument("--rows", type=int, help="the largest number of rows to read")
     pruned.add_argument("--pruning", default=pruning.PRUNING, help="the passes that prune (default: %(default)s)")
     pruned.set_defaults(run=_pruning)
+
+    beside = commands.add_parser(
+        "pruning-peers", help="prune trained click models by recfx and by torch-pruning, at equal multiply-adds"
+    )
+    beside.add_argument("--data", help="a Criteo file or folder (default: generated clicks)")
+    beside.add_argument("--models", default=",".join(pruning.PARTS), help="separated by commas (default: %(default)s)")
+    beside.add_argument("--seeds", type=int, default=3, help="default: %(default)s")
+    beside.add_argument(
+        "--ratio", type=float, default=0.5, help="part of the channels to remove (default: %(default)s)"
+    )
+    beside.add_argument("--rows", type=int, help="the largest number of rows to read")
+    beside.set_defaults(run=_pruning_peers)
 
     compiled = commands.add_parser(
         "compile-time", help="measure how long optimize takes, stage by stage, and its memory"
@@ -308,6 +321,15 @@ def _pruning(options: argparse.Namespace) -> int:
         options.data, models, options.seeds, options.batches, options.rounds, options.rows, pruning=options.pruning
     )
     print(pruning.measure(found))
+    return 0
+
+
+def _pruning_peers(options: argparse.Namespace) -> int:
+    torch.set_num_threads(1)
+    models = listed(options.models)
+    print(
+        pruning_peers.measure(pruning_peers.Settings(options.data, models, options.seeds, options.ratio, options.rows))
+    )
     return 0
 
 
