@@ -71,7 +71,7 @@ def row_weights(rows: int, counts: Tensor | None) -> Tensor:
     if found.shape != (rows,) or not bool((found.isfinite() & (found >= 0)).all()):
         raise InputError(
             f"counts of a table of {rows} rows must be as many finite numbers of at least 0, got {list(found.shape)}",
-            hint="count how often the training data reads each row: torch.bincount(ids, minlength=rows)",
+            hint="count with torch.bincount how often the training data reads each row",
         )
     return found + _NEVER_READ * float(found.mean().clamp(min=1.0))
 
