@@ -1,6 +1,6 @@
 """recfx prunes models of other libraries that torch-pruning refuses or breaks.
 
-Slow, and needs packages from outside: `make thirdparty`.
+The last test is a nightly one, since torch-pruning takes long on some models. It needs packages from outside: `make thirdparty`.
 """
 
 from __future__ import annotations
@@ -42,7 +42,7 @@ def test_the_table_counts_all_outcomes_and_names_what_only_recfx_prunes() -> Non
     assert "a/Z" not in text
 
 
-@pytest.mark.slow
+@pytest.mark.nightly
 def test_recfx_prunes_what_torch_pruning_does_not() -> None:
     pytest.importorskip("torch_pruning", reason="make thirdparty")
     cases = [case for case in all_cases() if case.installed]
