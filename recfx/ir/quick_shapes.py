@@ -26,7 +26,7 @@ from torch._subclasses.fake_tensor import FakeTensor
 
 from recfx.ir import quick_products as products
 from recfx.ir import quick_views as views
-from recfx.ir.op_sets import ADDITIONS, SIZED_RESHAPES
+from recfx.ir.op_sets import ADDITIONS, POOLINGS, SIZED_RESHAPES
 from recfx.ir.row_tensors import are_sizes, fixed_sizes, new_rows, row_of, same_size
 
 _aten = torch.ops.aten
@@ -206,7 +206,7 @@ RULES: dict[Any, Callable[..., FakeTensor | None]] = {
     _aten.div.Tensor: _divided,
     _aten.cat.default: _joined,
     _aten.stack.default: _stacked,
-    **dict.fromkeys((_aten.sum.dim_IntList, _aten.mean.dim), _reduced),
+    **dict.fromkeys(POOLINGS, _reduced),
     _aten.layer_norm.default: _layer_norm,
     _aten.batch_norm.default: _batch_norm,
     _aten.clone.default: _copied,

@@ -12,7 +12,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from recfx.ir.fake_kernels import batch_free_kernels
-from recfx.ir.op_sets import ADDITIONS, SIZED_RESHAPES
+from recfx.ir.op_sets import ADDITIONS, JOINS, SCALINGS, SIZED_RESHAPES
 from recfx.ir.quick_shapes import ELEMENTWISE, RULES, quick_value
 
 _aten = torch.ops.aten
@@ -47,7 +47,7 @@ _NUMBERS: dict[Any, tuple[Any, ...]] = {
     _aten.pow.Tensor_Scalar: (2,),
     _aten.rsub.Scalar: (1,),
 }
-_SCALED = (_aten.mul.Tensor, _aten.div.Tensor, *ADDITIONS)
+_SCALED = (*SCALINGS, *ADDITIONS)
 
 
 @st.composite
@@ -201,7 +201,7 @@ def test_a_clamped_number_of_rows_is_left_to_kernels() -> None:
 @pytest.mark.parametrize("target", RULES)
 def test_no_rule_limits_a_symbolic_size(target: Any) -> None:
     x, y, z = fakes_of(("batch", "n"), ("n", "batch"), ("m",))
-    parts = target in (_aten.cat.default, _aten.stack.default)
+    parts = target in JOINS
     of_sizes = target in (*SIZED_RESHAPES, _aten.permute.default)
     found = by_kernel(_aten.nonzero.default, (fakes_of(("batch",))[0],))  # its size and its stride are decided by data
     for tensor in (x, y, z, found):

@@ -10,6 +10,7 @@ from fake_rows_kit import by_kernel, check_quick, dims_of, facts, fakes, fakes_o
 from hypothesis import given
 from hypothesis import strategies as st
 
+from recfx.ir.op_sets import SIZED_RESHAPES
 from recfx.ir.quick_shapes import quick_value
 
 _aten = torch.ops.aten
@@ -90,7 +91,7 @@ def test_views_of_rows_are_those_of_the_kernel(call: tuple[Any, tuple[Any, ...]]
 @given(
     row=st.lists(st.integers(1, 4), min_size=1, max_size=3),
     other=st.lists(st.integers(1, 4), max_size=2),
-    target=st.sampled_from([_aten.reshape.default, _aten.view.default, _aten._unsafe_view.default]),
+    target=st.sampled_from(SIZED_RESHAPES),
 )
 def test_rows_become_more_or_fewer(row: list[int], other: list[int], target: Any) -> None:
     (x,) = fakes_of(("batch", *row))
