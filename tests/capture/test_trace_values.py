@@ -93,3 +93,36 @@ def test_the_dispatch_of_fake_modes_is_put_back() -> None:
             assert FakeTensorMode._dispatch_impl is not own
         assert FakeTensorMode._dispatch_impl is not own
     assert FakeTensorMode._dispatch_impl is own
+
+
+#: Operators that change the sizes or strides of a tensor in place.
+TURNED: dict[str, Callable[[Tensor], Tensor]] = {
+    "unsqueeze_": lambda x: x.unsqueeze_(1),
+    "squeeze_": lambda x: x.unsqueeze(1).add(1).squeeze_(1),
+    "transpose_": lambda x: x.transpose_(1, 2),
+    "swapdims_": lambda x: x.swapdims_(0, 2),
+    "t_": lambda x: x.sum(2).t_(),
+    "as_strided_": lambda x: x.as_strided_((x.shape[0], 4), (12, 3)),
+    "behind a view": lambda x: x.view(-1, 12).unsqueeze_(2) + x.flatten(1).unsqueeze(2),
+}
+#: Operators whose fake values are made without a kernel.
+MADE: dict[str, Callable[[Tensor], Tensor]] = {
+    "relu": torch.relu,
+    "sum": lambda x: x[..., None].sum(-1),
+    "softmax": lambda x: x.softmax(2),
+    "cat": lambda x: torch.cat([x[:, :2], x[:, 2:]], 1),
+    "stack": lambda x: torch.stack([x[:, i] for i in range(4)], 1),
+    "product": lambda x: x @ torch.eye(3),
+    "the second time": lambda x: torch.relu(x) * 0 + torch.relu(x),
+}
+
+
+@pytest.mark.parametrize("turned", TURNED)
+@pytest.mark.parametrize("made", MADE)
+def test_values_made_without_a_kernel_are_turned_in_place(made: str, turned: str) -> None:
+    model = _Model(lambda x: TURNED[turned](MADE[made](x)).contiguous()).eval()
+    program = capture(model, (torch.randn(3, 4, 3),))
+    assert not program.notices
+    for rows in (1, 2, 5):
+        x = torch.randn(rows, 4, 3)
+        torch.testing.assert_close(program.run([x.clone()])[0], model(x.clone()))
