@@ -5,7 +5,8 @@ from __future__ import annotations
 import json
 import sys
 import tempfile
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 from pathlib import Path
 
 import numpy as np
@@ -27,6 +28,16 @@ ON_RAY = ("recfx serve", "recfx serve, Ray", "@serve.batch")
 LIMITS = {"dlrm": 0.025, "deepfm": 0.025, "din": 0.1}
 
 
+@contextmanager
+def _saved(name: str) -> Iterator[tuple[Path, Pool]]:
+    """The folder of a compiled model, and requests to it."""
+    with tempfile.TemporaryDirectory() as held:
+        folder = Path(held) / "model.recfx"
+        fast = compiled(name)
+        fast.save(folder)
+        yield folder, pool_of_model(fast)
+
+
 def on_ray(names: Sequence[str], sizes: str, seconds: float) -> str:
     """The table of the servers beside Ray Serve's own batching.
 
@@ -37,11 +48,7 @@ def on_ray(names: Sequence[str], sizes: str, seconds: float) -> str:
     """
     rows = []
     for name in names:
-        with tempfile.TemporaryDirectory() as held:
-            folder = Path(held) / "model.recfx"
-            fast = compiled(name)
-            fast.save(folder)
-            pool = pool_of_model(fast)
+        with _saved(name) as (folder, pool):
             rates = [_largest(each, name, folder, pool, sizes, seconds) for each in ON_RAY]
         ratios = [f"{rate / rates[-1]:.2f}" if rates[-1] else "-" for rate in rates[:-1]]
         rows.append([name, f"{LIMITS[name] * 1e3:.0f} ms", *(f"{rate:.0f}" for rate in rates), *ratios])
@@ -61,11 +68,7 @@ def run(names: Sequence[str], sizes: str, seconds: float) -> str:
     """
     rows = []
     for name in names:
-        with tempfile.TemporaryDirectory() as held:
-            folder = Path(held) / "model.recfx"
-            fast = compiled(name)
-            fast.save(folder)
-            pool = pool_of_model(fast)
+        with _saved(name) as (folder, pool):
             found = {each: _largest(each, name, folder, pool, sizes, seconds) for each in SERVERS}
             bare, own = _single(name, folder, pool)
         row = [name, f"{LIMITS[name] * 1e3:.0f} ms", *(f"{rate:.0f}" for rate in found.values())]

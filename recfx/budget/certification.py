@@ -62,8 +62,12 @@ class Certifier:
         safer = self._safer(first)
         if safer is None:
             return first
-        second = self._final(safer, 1)
-        if not second.complete:
+        try:
+            second = self._final(safer, 1)
+            interrupted = not second.complete
+        except KeyboardInterrupt:
+            interrupted = True
+        if interrupted:
             return dataclasses.replace(first, notices=("interrupted before a safer composition was certified",))
         said = f"the certificate of another composition did not hold ({_said(first.drop)}): this one does less"
         return dataclasses.replace(second, notices=(said,))
@@ -79,18 +83,15 @@ class Certifier:
             for reverted, drop in self._drops.items()
             if reverted != failed.reverted and drop.estimate < estimate and self._judge.is_safe(drop)
         ]
-        return max(safe, key=self._worth, default=nothing)
-
-    def _worth(self, reverted: frozenset[int]) -> float:
-        compositions = self._compositions
-        return compositions.worth(*compositions.saved(compositions.setting(reverted)))
+        return max(safe, key=self._compositions.worth_of, default=nothing)
 
     def _final(self, reverted: frozenset[int], attempt: int) -> Final:
         judge, parts = self._judge, self._compositions.built(self._compositions.setting(reverted))
         try:
             before, after, drop = judge.certify(CompiledModel(_compiled(parts)), judge.confidence(attempt))
         except KeyboardInterrupt:
-            drop = Drop(self._drops[reverted].estimate if reverted in self._drops else math.nan, None, 0.0)
+            estimate = self._drops[reverted].estimate if reverted in self._drops else math.nan
+            drop = Drop(estimate, None, judge.confidence(attempt))
             said = "interrupted before the certificate: the drop is that on the rows for choices"
             return Final(parts, reverted, judge.before, judge.before - drop.estimate, drop, False, False, (said,))
         return Final(parts, reverted, before, after, drop, drop.within(judge.budget.max_drop), True)

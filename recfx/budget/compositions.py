@@ -111,6 +111,10 @@ class Compositions:
         of_bytes, of_time = self._weights
         return max(of_bytes, _LITTLE) * bytes_saved + max(of_time, _LITTLE) * time_saved
 
+    def worth_of(self, reverted: frozenset[int]) -> float:
+        """What the composition without some steps is worth."""
+        return self.worth(*self.saved(self.setting(reverted)))
+
     def choice(self, most_harm: float) -> list[Option]:
         """The options that are worth most within a total harm."""
         return best_choice(self.units, most_harm, self.worth)

@@ -209,7 +209,7 @@ class _Controller:
             saved=lambda number: steps[number].saved,
             harm=lambda number: steps[number].harm,
             closed=closed,
-            worth=lambda reverted: compositions.worth(*compositions.saved(compositions.setting(reverted))),
+            worth=compositions.worth_of,
             allocate=lambda harm: compositions.reverted(compositions.choice(harm)),
             share=self._shares.get,
             start=max(self._request.budget.max_drop, _LEAST_HARM),

@@ -90,12 +90,13 @@ class Judge:
 
     def fits(self, drop: Drop) -> bool:
         """Whether a composition counts as inside the budget when choices are made."""
-        bound = self.bound(drop)
-        return (drop.estimate if bound is None else bound) <= self.budget.max_drop
+        return self._inside(drop, self.bound(drop))
 
     def is_safe(self, drop: Drop) -> bool:
         """Whether the second certificate of a composition will almost surely hold, from its drop on the rows for choices."""
-        bound = drop.cautious(self._ratio, self.confidence(1), _SAFE)
+        return self._inside(drop, drop.cautious(self._ratio, self.confidence(1), _SAFE))
+
+    def _inside(self, drop: Drop, bound: float | None) -> bool:
         return (drop.estimate if bound is None else bound) <= self.budget.max_drop
 
     def bound(self, drop: Drop) -> float | None:

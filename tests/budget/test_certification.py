@@ -30,23 +30,23 @@ TRIALS = {
 
 
 class Built:
-    """Compositions of four steps that are all worth the same; what is built is its number of steps not taken."""
+    """Compositions of four steps that are all worth the same. Building more than `most` is interrupted."""
 
     steps = range(4)
 
-    def __init__(self) -> None:
+    def __init__(self, most: int) -> None:
         self.made: list[frozenset[int]] = []
+        self.most = most
 
     def setting(self, reverted: frozenset[int]) -> frozenset[int]:
         return reverted
 
-    def saved(self, setting: frozenset[int]) -> tuple[float, float]:
-        return 4.0 - len(setting), 0.0
-
-    def worth(self, of_bytes: float, of_time: float) -> float:
-        return of_bytes
+    def worth_of(self, reverted: frozenset[int]) -> float:
+        return 4.0 - len(reverted)
 
     def built(self, setting: frozenset[int]) -> Any:
+        if len(self.made) == self.most:
+            raise KeyboardInterrupt
         self.made.append(setting)
         return SimpleNamespace(one_row=None, placed=None, report=SimpleNamespace(), recipe=None, plans=None)
 
@@ -77,11 +77,11 @@ def unbuilt(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr("recfx.budget.certification._compiled", lambda parts: parts)
 
 
-def certified(judge: Judge, reverted: frozenset[int] = frozenset()) -> tuple[Final, Built]:
+def certified(judge: Judge, reverted: frozenset[int] = frozenset(), *, most: int = 9) -> tuple[Final, Built]:
     drops = {
         steps: Drop(drop, (drop - width, drop + width), judge.confidence(0)) for steps, (drop, width) in TRIALS.items()
     }
-    built = Built()
+    built = Built(most)
     return Certifier(judge, built, drops).certified(reverted), built  # type: ignore[arg-type]
 
 
@@ -167,7 +167,11 @@ def test_an_interruption_leaves_what_was_certified() -> None:
     assert final.reverted == frozenset()
     assert final.complete
     assert final.notices == ("interrupted before a safer composition was certified",)
+    final, built = certified(Judged([0.02]), most=1)  # while the safer one is built
+    assert (final.complete, final.drop.estimate) == (True, 0.02)
+    assert final.notices == ("interrupted before a safer composition was certified",)
     final, built = certified(Judged([None]))
     assert not final.complete
     assert (final.before, final.drop.estimate, final.drop.interval) == (0.8, 0.009, None)
+    assert final.drop.confidence == pytest.approx(0.9625)
     assert built.made == [frozenset()]
