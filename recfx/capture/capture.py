@@ -119,6 +119,7 @@ class _Tracer:
         program = _captured(
             self.model, call, wanted, limit, self.bags, held=self.held, shapes=shapes, divisible=divisible
         )
+        program.cases = self.cases
         self.state.restore()
         return program
 
@@ -131,7 +132,6 @@ class _Tracer:
     def traced(self, call: Call, *, check: bool, divisible: bool = False) -> Program:
         """A program of the wanted dimensions, compared with the model."""
         program = self.free(call, divisible=divisible)
-        program.cases = self.cases
         return _compared(program, self.model, call, narrow=self.dynamic_shapes is None) if check else program
 
     def searched(self, given: Call, call: Call) -> Program:

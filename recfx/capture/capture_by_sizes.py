@@ -95,9 +95,13 @@ def _places(model: torch.nn.Module, calls: Sequence[Call]) -> list[ArrangedCall]
     """Where the batch may be, in several forms of a call: one row with several entries only if other sizes leave a tensor without rows."""
     tried = [(call, batch_sizes(call)) for call in calls]
     several = [(call, [size]) for call, sizes in tried for size in sizes if size > 1]
-    found = [place for call, sizes in several if (place := arranged_call(model, call, sizes)) is not None]
-    if any(place.is_complete for place in found):
-        return found
+    found: list[ArrangedCall] = []
+    for call, sizes in several:
+        place = arranged_call(model, call, sizes)
+        if place is not None:
+            found.append(place)
+            if place.is_complete:
+                return found
     ones = [arranged_call(model, call, [1]) for call, sizes in tried if 1 in sizes]
     return [*found, *(place for place in ones if place is not None and place.gives_rows(model))]
 

@@ -10,6 +10,7 @@ from torch._subclasses.fake_tensor import FakeTensor, in_kernel_invocation_manag
 from torch.fx.experimental.sym_node import SymNode
 
 from recfx.ir.known_values import PLAIN, varies_by_data
+from recfx.ir.row_tensors import any_bytes
 
 
 class NoForm(Exception):
@@ -97,8 +98,8 @@ class Step:
             if self.source >= 0:
                 source: torch.Tensor = tensors[self.source]
                 plain = source.as_strided(sizes, strides, int(source.storage_offset()) + self.offset)
-            else:  # its memory has no bytes: kernels that only see sizes never read it, and its symbolic size takes long to compute
-                plain = torch.empty(0, dtype=dtype, device="meta").as_strided(sizes, strides, 0)
+            else:
+                plain = any_bytes(dtype).as_strided(sizes, strides, 0)
         return FakeTensor(mode, plain, self.first.fake_device)
 
 

@@ -8,7 +8,6 @@ fake kernel that reasons about symbolic sizes.
 from __future__ import annotations
 
 import dataclasses
-import functools
 from collections.abc import Callable, Iterator
 from typing import Any
 
@@ -20,8 +19,6 @@ from recfx.ir.quick_shapes import quick_value
 
 #: The operator that fake kernels of slices and splits call for each of their results.
 _AS_STRIDED = torch.ops.aten.as_strided.default
-#: More bytes than a tensor of the largest batch has.
-_ANY_BYTES = 1 << 62
 
 
 @dataclasses.dataclass(frozen=True)
@@ -71,8 +68,6 @@ class TraceValues:
         """
         if func is _AS_STRIDED and not kwargs and type(args[0]) is FakeTensor and args[0].constant is None:
             return _as_strided(mode, *args)
-        if _turns_in_place(func):
-            _give_bytes(mode, args[0])
         if mode.shape_env is None or not _varies(args):
             return own(mode, func, types, args, kwargs)
 
@@ -108,22 +103,6 @@ def _as_strided(mode: FakeTensorMode, source: FakeTensor, *places: Any) -> FakeT
     with in_kernel_invocation_manager(mode):
         plain = _AS_STRIDED(source, *places)
     return FakeTensor(mode, plain, source.fake_device)
-
-
-@functools.cache
-def _turns_in_place(func: Any) -> bool:
-    """Whether an operator changes the sizes or strides of its argument, as `unsqueeze_` does."""
-    return isinstance(func, torch._ops.OpOverload) and torch.Tag.inplace_view in func.tags
-
-
-def _give_bytes(mode: FakeTensorMode, tensor: Any) -> None:
-    """Gives bytes to a fake tensor that was made without, for operators that compare its new sizes with them."""
-    if type(tensor) is not FakeTensor:
-        return
-    with in_kernel_invocation_manager(mode):
-        held = tensor.untyped_storage()
-        if type(held.nbytes()) is int and held.nbytes() == 0:
-            held.resize_(_ANY_BYTES)  # in place, so that views of the tensor keep the same storage
 
 
 def _gives_a_new_tensor(func: Any) -> bool:

@@ -57,6 +57,15 @@ def same_size(a: Any, b: Any) -> bool:
     return type(a) is int and type(b) is int and a == b
 
 
+def any_bytes(dtype: torch.dtype) -> torch.Tensor:
+    """A meta tensor for views of any size, since the number of its bytes would be a symbolic product, which takes long to compute.
+
+    Operators that change sizes in place, such as `unsqueeze_`, compare the new ones with these bytes. They are more than a tensor of the
+    largest batch has.
+    """
+    return torch.empty((1 << 62) // dtype.itemsize, dtype=dtype, device="meta")
+
+
 def new_rows(source: FakeTensor, row: Sequence[int], dtype: torch.dtype | None = None) -> FakeTensor:
     """A new contiguous tensor with as many rows as another one.
 
@@ -68,9 +77,7 @@ def new_rows(source: FakeTensor, row: Sequence[int], dtype: torch.dtype | None =
     mode = source.fake_mode
     assert mode.shape_env is not None
     with torch.no_grad(), in_kernel_invocation_manager(mode), mode.shape_env.suppress_guards():
-        # As in `recfx.capture.trace_forms`: nothing reads its bytes.
-        plain = torch.empty(0, dtype=dtype or source.dtype, device="meta")
-        plain = plain.as_strided([source.shape[0], *row], row_strides(row), 0)
+        plain = any_bytes(dtype or source.dtype).as_strided([source.shape[0], *row], row_strides(row), 0)
     return FakeTensor(mode, plain, source.fake_device)
 
 
