@@ -18,7 +18,7 @@ PYTEST  := $(BIN)/python -m pytest -n $(WORKERS) --dist worksteal
 setup: $(STAMP)
 
 # torch first and alone: an unpinned torch pulled in by something else is a CUDA build of several gigabytes.
-$(STAMP): pyproject.toml constraints.txt setup.py $(wildcard recfx/kernels/csrc/*)
+$(STAMP): pyproject.toml constraints.txt setup.py $(wildcard recfx/kernels/csrc/*.cpp recfx/kernels/csrc/*.h recfx/kernels/csrc/*.inl)
 	test -x $(BIN)/python || $(PYTHON) -m venv $(VENV)
 	$(BIN)/python -m pip install --quiet --disable-pip-version-check -c constraints.txt torch
 	$(BIN)/python -m pip install --quiet --disable-pip-version-check -c constraints.txt --editable '.[dev]'

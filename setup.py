@@ -61,6 +61,11 @@ def flags_of_sources(machine: str) -> dict[str, list[str]]:
     }
 
 
+def files_of_kernels(folder: Path = SOURCES) -> list[Path]:
+    """The files that a build of the kernels reads; the folder may also hold bytecode or copies that an editor left."""
+    return sorted(path for path in folder.iterdir() if path.suffix in (".cpp", ".h", ".inl") and path.is_file())
+
+
 class BuildKernels(build_ext):
     """Gives each level's source its own flags, and compiles the sources in parallel.
 
@@ -111,7 +116,7 @@ if __name__ == "__main__":
                     *(str(SOURCES / f"{name}.cpp") for name in flags_of_sources(platform.machine())),
                     str(SOURCES / f"{MODULE}.cpp"),
                 ],
-                depends=[str(path) for path in sorted(SOURCES.iterdir())],
+                depends=[str(path) for path in files_of_kernels()],
                 extra_compile_args=OPTIONS,
                 libraries=["pthread"],
                 language="c++",

@@ -19,6 +19,9 @@ import tempfile
 from pathlib import Path
 
 ROOT = Path(__file__).parents[1]
+sys.path.insert(0, str(ROOT))
+from setup import files_of_kernels, flags_of_sources  # noqa: E402
+
 SOURCES = ROOT / "recfx" / "kernels" / "csrc"
 #: The tests of the kernels; those of other backends run none of this library's code.
 TESTS = (
@@ -35,9 +38,6 @@ SANITIZERS = ["-fsanitize=address,undefined", "-fno-sanitize-recover=all"]
 
 def sources(level: str) -> dict[str, list[str]]:
     """The sources of a build and the flags of each; a portable build has no sources of other levels."""
-    sys.path.insert(0, str(ROOT))
-    from setup import flags_of_sources
-
     found = flags_of_sources(platform.machine())
     if level != "portable":
         return found
@@ -48,8 +48,6 @@ def sources(level: str) -> dict[str, list[str]]:
 
 def stubs(folder: Path, kept: dict[str, list[str]]) -> Path:
     """A source that defines the omitted levels, which the tests do not use."""
-    from setup import flags_of_sources
-
     absent = [n for n in flags_of_sources(platform.machine()) if n not in kept]
     lines = ['#include "kernels.h"', '#include "retrieval.h"', "namespace recfx {"]
     for name in absent:
@@ -64,7 +62,7 @@ def build(level: str) -> Path:
     folder = ROOT / "build" / "sanitize" / ("portable" if level == "portable" else "all")
     folder.mkdir(parents=True, exist_ok=True)
     library = folder / "kernels.so"
-    newest = max(path.stat().st_mtime for path in [*SOURCES.iterdir(), Path(__file__)])
+    newest = max(path.stat().st_mtime for path in [*files_of_kernels(SOURCES), Path(__file__)])
     if library.exists() and library.stat().st_mtime > newest:
         return library
     kept = sources(level)

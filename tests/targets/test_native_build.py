@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import importlib.util
+import os
 import re
+import shutil
 import subprocess
 import sys
 from pathlib import Path
@@ -52,8 +54,40 @@ def test_levels_that_are_dispatched_to_are_those_that_are_built(build: ModuleTyp
         assert listed == {path.stem for path in SOURCES.glob(f"{prefix}*.cpp")}
 
 
-def test_instruction_sets_are_included_only_where_they_exist() -> None:
-    for path in SOURCES.iterdir():
+def test_leftovers_beside_the_sources_are_not_read(build: ModuleType, tmp_path: Path) -> None:
+    for name in ("plan.cpp", "plan.h", "gemm.inl", "generate.py", "plan.cpp.orig", ".plan.cpp.swp"):
+        (tmp_path / name).touch()
+    for folder in ("__pycache__", "old.h"):
+        (tmp_path / folder).mkdir()
+    assert [path.name for path in build.files_of_kernels(tmp_path)] == ["gemm.inl", "plan.cpp", "plan.h"]
+
+
+def test_bytecode_does_not_make_the_installation_out_of_date(tmp_path: Path) -> None:
+    """Tests import csrc/generate.py, which leaves a folder of bytecode beside the sources."""
+    if shutil.which("make") is None:
+        pytest.skip("no make")
+    shutil.copy(ROOT / "Makefile", tmp_path)
+    for name in ("pyproject.toml", "constraints.txt", "setup.py"):
+        shutil.copy(ROOT / name, tmp_path)
+    shutil.copytree(SOURCES, tmp_path / SOURCES.relative_to(ROOT), ignore=shutil.ignore_patterns("__pycache__"))
+    (tmp_path / ".venv").mkdir()
+    stamp = tmp_path / ".venv" / ".installed"
+    stamp.touch()
+
+    def is_current() -> bool:
+        return subprocess.run(["make", "--question", "setup"], cwd=tmp_path, check=False).returncode == 0
+
+    later = stamp.stat().st_mtime + 10
+    assert is_current()
+    (tmp_path / SOURCES.relative_to(ROOT) / "__pycache__").mkdir()
+    os.utime(tmp_path / SOURCES.relative_to(ROOT) / "__pycache__", (later, later))
+    assert is_current()
+    os.utime(tmp_path / SOURCES.relative_to(ROOT) / "plan.cpp", (later, later))
+    assert not is_current()
+
+
+def test_instruction_sets_are_included_only_where_they_exist(build: ModuleType) -> None:
+    for path in build.files_of_kernels(SOURCES):
         lines = path.read_text().splitlines()
         for number, line in enumerate(lines):
             for header, macro in (
