@@ -6,7 +6,6 @@ from __future__ import annotations
 import gc
 import os
 import tempfile
-from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
@@ -15,7 +14,6 @@ from hypothesis import HealthCheck, Phase, settings
 from program_cases import nested_program, tiny_program
 
 from recfx.ir import Program
-from recfx.ir.operators import DIALECT
 
 settings.register_profile("default", deadline=None, max_examples=20, suppress_health_check=[HealthCheck.too_slow])
 settings.register_profile(
@@ -81,15 +79,6 @@ def pytest_collection_finish() -> None:
 def _same_draws() -> None:
     """Seeds torch for each test, so that a test draws the same numbers alone and in the suite."""
     _seed()
-
-
-@pytest.fixture(autouse=True)
-def _own_fake_kernels() -> Iterator[None]:
-    """Takes the decompositions that `recfx.ops.onnx.table` gives to torch back after each test. With them, fake values of the dialect's
-    operators are computed by their decompositions, which takes longer."""
-    yield
-    for operator in DIALECT:
-        torch._decomp.decomposition_table.pop(operator, None)
 
 
 @pytest.fixture(scope="session")

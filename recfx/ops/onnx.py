@@ -14,7 +14,9 @@ from __future__ import annotations
 import importlib.util
 import logging
 import os
+import threading
 import warnings
+import weakref
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from typing import Any
@@ -36,24 +38,63 @@ def missing() -> str | None:
     return f"pip install {' '.join(absent)}" if absent else None
 
 
-def table() -> dict[Any, Callable[..., Any]]:
+class Table(dict[Any, Callable[..., Any]]):
+    """Translations of operators, in a dictionary. While one exists, torch's table of decompositions holds those of the dialect."""
+
+
+def table() -> Table:
     """Translations for `torch.onnx.export(..., dynamo=True, custom_translation_table=...)`.
 
-    With them, models that hold operators of the dialect are exported: the decompositions of these operators join torch's table of
-    decompositions, which the exporter applies to operators without a translation.
+    With them, models that hold operators of the dialect are exported: torch's exporter decomposes operators without a translation by
+    torch's own table of decompositions, so that table holds those of the dialect until the result of this function is deleted. Keep it
+    no longer than the export: meanwhile, torch computes the shapes of the dialect's results by the decompositions, which is slower.
 
     Raises:
         TargetError: onnx or onnxscript is not installed.
     """
+    found = Table(_translations())
+    _lend()
+    weakref.finalize(found, _take_back).atexit = False
+    return found
+
+
+def _translations() -> dict[Any, Callable[..., Any]]:
+    """Translations that torch's exporter lacks."""
     hint = missing()
     if hint is not None:
         raise TargetError("onnx and onnxscript are needed to export to ONNX", hint=hint)
     from recfx.ops.onnx_translations import TRANSLATIONS
 
+    return TRANSLATIONS
+
+
+#: Guards the two below; a finalizer may run inside `_lend`.
+_lock = threading.RLock()
+
+#: One entry for each `Table` that exists.
+_tables: list[None] = []
+
+#: Operators whose decompositions were put into torch's table. A decomposition that was there before stays.
+_lent: set[Any] = set()
+
+
+def _lend() -> None:
+    """Puts the decompositions of the dialect into torch's table."""
     known: dict[Any, Any] = torch._decomp.decomposition_table
-    for target, decomposition in DECOMPOSITIONS.items():
-        known.setdefault(target, decomposition)
-    return dict(TRANSLATIONS)
+    with _lock:
+        _tables.append(None)
+        for target, decomposition in DECOMPOSITIONS.items():
+            if target not in known:
+                known[target] = decomposition
+                _lent.add(target)
+
+
+def _take_back() -> None:
+    """Removes the decompositions of the dialect from torch's table if this was the last `Table`."""
+    with _lock:
+        _tables.pop()
+        while _lent and not _tables:
+            torch._decomp.decomposition_table.pop(_lent.pop(), None)
 
 
 def export(program: Program, path: str | os.PathLike[str] | None = None) -> Any:
@@ -69,7 +110,7 @@ def export(program: Program, path: str | os.PathLike[str] | None = None) -> Any:
     Raises:
         TargetError: onnx or onnxscript is not installed, an input is not a tensor, or an operator has no ONNX form.
     """
-    translations = table()
+    translations = _translations()
     made = decompose(program)
     names = [node.name for node in made.placeholders()]
     try:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import functools
+import gc
 import importlib.util
 from collections.abc import Sequence
 from pathlib import Path
@@ -22,6 +23,7 @@ from recfx.ir.numeric import compare_outputs
 from recfx.ir.probes import probes
 from recfx.ir.reference_run import Reference
 from recfx.ops import lookup, mlp, onnx
+from recfx.ops.library import DECOMPOSITIONS
 from recfx.testing.builder import GraphBuilder
 from recfx.testing.inputs import random_leaves
 from recfx.testing.strategies import rec_graphs
@@ -157,6 +159,50 @@ def test_torchs_exporter_takes_the_table() -> None:
     made = torch.onnx.export(exported, dynamo=True, verbose=False, custom_translation_table=onnx.table())
     assert made is not None
     require_same(program, Session(made.model_proto), random_leaves(program, 2, torch.Generator()), "2 rows")
+    assert _dialect_in_torchs_table() == set(), "the exporter has returned"
+
+
+def _dialect_in_torchs_table() -> set[Any]:
+    return torch._decomp.decomposition_table.keys() & DECOMPOSITIONS.keys()
+
+
+def test_torchs_table_has_the_dialect_while_a_table_exists() -> None:
+    assert _dialect_in_torchs_table() == set()
+    first, second = onnx.table(), onnx.table()
+    assert _dialect_in_torchs_table() == DECOMPOSITIONS.keys()
+    del first
+    assert _dialect_in_torchs_table() == DECOMPOSITIONS.keys()
+    del second
+    assert _dialect_in_torchs_table() == set()
+
+
+def test_a_decomposition_of_someone_else_stays(monkeypatch: pytest.MonkeyPatch) -> None:
+    operator = mlp.mlp
+    monkeypatch.setitem(torch._decomp.decomposition_table, operator, DECOMPOSITIONS[operator])
+    held = onnx.table()
+    del held
+    assert _dialect_in_torchs_table() == {operator}
+
+
+def test_the_export_of_a_program_does_without_torchs_table(monkeypatch: pytest.MonkeyPatch) -> None:
+    """The program is decomposed before torch's exporter gets it."""
+    during = []
+    export = torch.onnx.export
+    monkeypatch.setattr(
+        torch.onnx, "export", lambda *a, **k: during.append(_dialect_in_torchs_table()) or export(*a, **k)
+    )
+    onnx.export(_small_program())
+    assert during == [set()]
+
+
+def test_a_failed_export_leaves_torchs_table_as_it_was() -> None:
+    def exported() -> None:
+        with pytest.raises(torch.onnx.errors.OnnxExporterError):
+            torch.onnx.export(torch.nn.Module(), (), dynamo=True, verbose=False, custom_translation_table=onnx.table())
+
+    exported()
+    gc.collect()  # the error holds the frames of the exporter
+    assert _dialect_in_torchs_table() == set()
 
 
 def test_a_file_is_written(tmp_path: Path) -> None:
