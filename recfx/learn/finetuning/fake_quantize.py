@@ -44,13 +44,16 @@ class FakeQuantized(ProgramModule[Program]):
         linears: Name of a weight -> its quantiser.
         tables: Name of a table -> its quantiser.
         inputs: Whether the inputs of the linears are rounded.
+
+    Attributes:
+        inputs: Whether the inputs of the linears are rounded.
     """
 
     def __init__(
         self, program: Program, linears: dict[str, Quantizer], tables: dict[str, Quantizer], *, inputs: bool
     ) -> None:
         super().__init__(program)
-        self._inputs = inputs
+        self.inputs = inputs
         self._linears, self._tables = linears, tables
         self._given: dict[str, Tensor] = {}
         self._rounded: dict[int, Tensor] = {}  # the rounded weights of the call that runs, by their ids
@@ -82,7 +85,7 @@ class FakeQuantized(ProgramModule[Program]):
 
     def call(self, target: Any, args: Any, kwargs: Any) -> Any:
         """Computes an operator with rounded inputs and rows."""
-        if self._inputs and target is _aten.linear.default and id(args[1]) in self._rounded:
+        if self.inputs and target is _aten.linear.default and id(args[1]) in self._rounded:
             args = (rounded_input(args[0]), *args[1:])
         table = self._of_table(target, args)
         if table is None:

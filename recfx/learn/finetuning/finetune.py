@@ -15,12 +15,13 @@ from torch.utils import _pytree as pytree
 from recfx.errors import InputError, RecfxError
 from recfx.ir.program import Program
 from recfx.ir.program_module import ProgramModule
+from recfx.learn.finetuning.experiment import experiment
 from recfx.learn.finetuning.fake_quantize import FakeQuantized
 from recfx.learn.finetuning.loader import Labelled, Loader, labelled
 from recfx.learn.finetuning.task_loss import TaskLoss, are_probabilities, logits_bce, scalar, task_loss
 from recfx.learn.finetuning.teacher import Teacher, teacher_of
 from recfx.learn.finetuning.trainable import trainable
-from recfx.learn.fingerprint import fingerprint, of_tensors
+from recfx.learn.fingerprint import of_tensors
 from recfx.learn.train_settings import TrainReport, TrainSettings
 from recfx.learn.train_state import Position, TrainState
 from recfx.learn.training_loop import TrainingLoop
@@ -208,13 +209,8 @@ class FineTuning(TrainingLoop[nn.Module]):
 
     def experiment(self) -> dict[str, str]:
         """See `TrainingLoop`."""
-        state = {name: f"{tensor.dtype} {list(tensor.shape)}" for name, tensor in self.model.state_dict().items()}
-        return fingerprint(
-            model=state,
-            loss=getattr(self._loss, "__qualname__", type(self._loss).__qualname__),
-            teacher=None if self._teacher is None else self._teacher.share,
-            evaluated=self._evaluate is not None,
-        )
+        evaluated = self._evaluate is not None
+        return experiment(self.model, self._loss, self._labels, self._teacher, evaluated=evaluated)
 
     def describe(self, sample: Any) -> dict[str, str]:
         """See `TrainingLoop`."""

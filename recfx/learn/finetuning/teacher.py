@@ -34,6 +34,10 @@ class Teacher:
             function, it is the mean squared difference of the outputs.
         share: The weight of the term; the task's own loss has the rest.
 
+    Attributes:
+        model: The model.
+        share: The weight.
+
     Raises:
         InputError: The share is not above 0 and at most 1, or the teacher is in training mode or cannot be called.
     """
@@ -55,7 +59,7 @@ class Teacher:
             raise InputError(
                 "the teacher is in training mode", where=type(model).__name__, hint="call teacher.eval() first"
             )
-        self._model = model
+        self.model = model
         name = loss if isinstance(loss, str) else "mse"
         self._loss, self._target = LOSSES[name], _TARGETS[name]
         self.share = share
@@ -67,12 +71,12 @@ class Teacher:
             InputError: They are not one finite tensor.
         """
         with torch.no_grad():
-            outputs = self._model(*batch.args, **batch.kwargs)
+            outputs = self.model(*batch.args, **batch.kwargs)
         if not isinstance(outputs, Tensor) or not bool(outputs.isfinite().all()):
             got = "NaN or infinities" if isinstance(outputs, Tensor) else type(outputs).__name__
             raise InputError(
                 f"expected one tensor of finite numbers from the teacher, got {got}",
-                where=type(self._model).__name__,
+                where=type(self.model).__name__,
                 hint="pass a module that returns one tensor of outputs",
             )
         return outputs
