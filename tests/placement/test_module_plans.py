@@ -71,6 +71,40 @@ def test_what_does_not_move(found: TableCosts, reason: str) -> None:
     assert not any("softmax" in operators for operators in moved), reason
 
 
+@pytest.mark.parametrize(("share", "moves"), [(0.15, False), (0.25, True)])
+def test_a_module_moves_from_a_fifth_of_the_time_on(share: float, moves: bool) -> None:
+    """Each module counts once, a module inside another one, and operators directly in a module, likewise."""
+    _, moved = plans(costs(1e-6 * (1 - share), 1e-6 * share))
+    assert ({"linear_2"} in moved) == moves
+    _, moved = plans(costs(2e-6 * share, 1e-6 * (1 - 2 * share)))
+    inner = {"linear_1", "softmax_1"}
+    assert (inner in moved) == moves, "half of the picture's time is that of the module inside"
+    assert {"linear", "softmax", *inner} in moved, "the whole picture has twice the share"
+
+
+def test_the_three_slowest_modules_move() -> None:
+    class Chain(nn.Module):
+        def __init__(self) -> None:
+            super().__init__()
+            self.layers = nn.ModuleList(nn.Linear(4, 4) for _ in range(4))
+
+        def forward(self, x: Tensor) -> Tensor:
+            for layer in self.layers:
+                x = layer(x)
+            return x
+
+    own = {"linear": 3e-6, "linear_1": 2e-6, "linear_2": 5e-6, "linear_3": 4e-6}
+    table = table_of(
+        capture(Chain().eval(), (torch.randn(3, 4),)), TableCosts(dict.fromkeys(NAMES, own), spread=2.0), NAMES
+    )
+    base = in_order(table, ["native"]).labels
+    moved = [
+        {u.nodes[0].name for u, label, old in zip(table.graph.units, labels, base, strict=True) if label != old}
+        for labels in module_plans(table, base)
+    ]
+    assert moved == [{"linear_2"}, {"linear_3"}, {"linear"}]
+
+
 def test_a_plan_of_one_module_competes_although_its_units_alone_are_predicted_to_be_slower() -> None:
     table, _ = plans(costs(8e-6, 4e-6, other=1.2))
     names = table.graph.backends
