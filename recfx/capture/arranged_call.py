@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+import itertools
 from collections.abc import Sequence
 from typing import Any
 
@@ -48,6 +49,11 @@ class ArrangedCall:
         call = self.call.with_values(pytree.tree_unflatten(leaves, spec))
         return dataclasses.replace(self, call=call, rows=rows)
 
+    def with_more_rows(self) -> ArrangedCall:
+        """The call with a number of rows that is the size of no other dimension."""
+        sizes = {size for leaf in self.leaves if isinstance(leaf, torch.Tensor) for size in leaf.shape}
+        return self.resized(next(rows for rows in itertools.count(3, 2) if rows not in sizes))
+
     def gives_rows(self, model: torch.nn.Module) -> bool:
         """Whether an output of the model has a number of entries for each row in its first dimension.
 
@@ -56,15 +62,14 @@ class ArrangedCall:
         firsts = [_first_sizes(model, self.resized(rows)) for rows in (2, 5)]
         return len(firsts[0]) == len(firsts[1]) and any(a and 5 * a == 2 * b for a, b in zip(*firsts, strict=True))
 
-    def shapes(self, max_batch: int) -> Any:
-        """The dynamic dimensions, in torch.export's form."""
+    def marks(self, max_batch: int) -> Any:
+        """The dynamic dimensions of each parameter, in torch.export's form."""
         dim = torch.export.Dim(BATCH, min=1, max=max_batch)
         marks = [
             None if axis is None else {axis.dim: dim if axis.step == 1 else axis.step * dim}
             for axis in self.arrangement.axes
         ]
-        values = tuple(self.call.values)
-        return self.call.like_signature(in_export_form(pytree.tree_structure(values), iter(marks)))
+        return in_export_form(pytree.tree_structure(tuple(self.call.values)), iter(marks))
 
 
 def _first_sizes(model: torch.nn.Module, sized: ArrangedCall) -> list[int]:

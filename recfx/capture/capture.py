@@ -14,7 +14,7 @@ from typing import Any
 import torch
 from torch.utils import _pytree as pytree
 
-from recfx.capture.arranged_call import arranged_call, batch_sizes
+from recfx.capture.arranged_call import ArrangedCall, arranged_call, batch_sizes
 from recfx.capture.batch_limits import limit_notices
 from recfx.capture.capture_by_sizes import capture_by_sizes, capture_with_axes, compared
 from recfx.capture.crosscheck import refusal_of_batch
@@ -25,6 +25,7 @@ from recfx.capture.find_bags import bags_of_call, with_distinct_counts
 from recfx.capture.inputs import Call, distinct_values, normalize_call, register_containers
 from recfx.capture.model_state import ModelState, unchanged
 from recfx.capture.one_row import can_be_cut, for_two_rows, refusal_of_one_row, specialise_rows
+from recfx.capture.one_row_call import found_notices, one_row_call
 from recfx.capture.size_inputs import fixed_size_notices, with_size_inputs
 from recfx.capture.size_range import with_true_range
 from recfx.capture.to_program import to_program
@@ -75,19 +76,23 @@ def capture(
     with unchanged(model) as state:
         held = holds_values(_first_run(model, call, state))
         bags = bags_of_call(model, call)
+        searches = dynamic_shapes is None and check and not bags
+        place = one_row_call(model, call) if searches else None
         given = call
-        if dynamic_shapes is None:
+        if place is not None:
+            given = call = place.with_more_rows().call
+        elif dynamic_shapes is None:
             call = call.with_values(widen_batch(call.values, bags))
         state.restore()
         tracer = _Tracer(model, state, dynamic_shapes, max_batch, bags, held, tuple(cases))
-        searches = dynamic_shapes is None and check and not bags
-        program = tracer.searched(given, call) if searches else tracer.traced(call, check=check)
+        program = tracer.searched(given, call, place) if searches else tracer.traced(call, check=check)
     if dynamic_shapes is None:
         with unchanged(model):
             limits = limit_notices(
                 program, max_batch, program.branches, partial(refusal_of_batch, model, call, program)
             )
-        program.notices += (*fixed_input_notices(program.signature), *limits, *fixed_size_notices(program))
+        fixed = (*fixed_input_notices(program.signature), *limits, *fixed_size_notices(program))
+        program.notices += (*found_notices(place), *fixed)
     return program
 
 
@@ -113,11 +118,11 @@ class _Tracer:
     held: bool
     cases: tuple[Sequence[Any], ...]
 
-    def free(self, call: Call, shapes: Any = None, *, divisible: bool = False) -> Program:
-        """A program of the wanted dimensions, or of others."""
+    def free(self, call: Call, marks: Sequence[Any] | None = None, *, divisible: bool = False) -> Program:
+        """A program of the wanted dimensions, or of others: the dynamic dimensions of each parameter."""
         wanted, limit = self.dynamic_shapes, self.max_batch
         program = _captured(
-            self.model, call, wanted, limit, self.bags, held=self.held, shapes=shapes, divisible=divisible
+            self.model, call, wanted, limit, self.bags, held=self.held, marks=marks, divisible=divisible
         )
         program.cases = self.cases
         self.state.restore()
@@ -134,22 +139,30 @@ class _Tracer:
         program = self.free(call, divisible=divisible)
         return _compared(program, self.model, call, narrow=self.dynamic_shapes is None) if check else program
 
-    def searched(self, given: Call, call: Call) -> Program:
+    def searched(self, given: Call, call: Call, place: ArrangedCall | None) -> Program:
         """A program with a free batch, wherever the inputs hold it.
 
         Args:
             given: The example as the user gave it.
             call: The example with two rows or more.
+            place: Where the batch of an example of one row is, if not only in first dimensions.
         """
         try:
+            if place is not None:
+                found = capture_with_axes(self.model, place, self.free, self.max_batch)
+                self.state.restore()
+                if found is not None:
+                    return found
             try:
                 return self.traced(call, check=True, divisible=True)
             except HiddenBatch as hidden:
                 self.state.restore()
                 step = hidden.step
             rows = [size // step for size in batch_sizes(given) if size % step == 0]
-            found = arranged_call(self.model, given, rows)
-            other = None if found is None else capture_with_axes(self.model, found, self.free, self.max_batch)
+            other_place = arranged_call(self.model, given, rows)
+            other = (
+                None if other_place is None else capture_with_axes(self.model, other_place, self.free, self.max_batch)
+            )
             return self.traced(call, check=True) if other is None else other
         except CaptureError as error:
             self.state.restore()
@@ -189,14 +202,14 @@ def _captured(
     bags: Sequence[Bags],
     *,
     held: bool,
-    shapes: Any = None,
+    marks: Sequence[Any] | None = None,
     divisible: bool = False,
 ) -> Program:
     leaves, in_spec = pytree.tree_flatten((tuple(call.values), {}))
     traced = with_distinct_counts(call, bags) if dynamic_shapes is None else call
     explicit, shown = without_held(*explicit_forward(model, traced), outputs=held)
-    marked = _shapes_for(shown, dynamic_shapes, max_batch, bags) if shapes is None else shapes
-    export = export_model(explicit, shown, marked, divisible=divisible)
+    shapes = _shapes_for(shown, dynamic_shapes, max_batch, bags) if marks is None else shown.like_signature(marks)
+    export = export_model(explicit, shown, shapes, divisible=divisible)
     program = to_program(export.program, call, leaves, in_spec, bags)
     if export.assumed and program.signature.dims.get(BATCH, (0, 0))[0] == 2:
         # The tracer assumes that every size is two or more. The comparison tests one row as well.

@@ -114,7 +114,7 @@ def capture_with_axes(
         return None
     found = found if found.rows > 1 else found.resized(2)
     try:
-        program = free(found.call, found.shapes(max_batch))
+        program = free(found.call, found.marks(max_batch))
         if BATCH not in program.signature.dims:
             return None
         program.notices += tuple(compared(program, model, found.call))

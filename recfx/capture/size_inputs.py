@@ -16,7 +16,7 @@ def with_size_inputs(program: Program) -> Program:
     rows = _rows(program)
     specs = tuple(
         dataclasses.replace(spec, kind="size", value=BATCH)
-        if spec.kind == "constant" and _may_be_size(spec.name, leaf) and leaf == rows
+        if spec.kind == "constant" and may_be_size(spec.name, leaf) and leaf == rows
         else spec
         for spec, leaf in zip(program.signature.leaves, program.example, strict=True)
     )
@@ -32,11 +32,12 @@ def fixed_size_notices(program: Program) -> list[str]:
     return [
         f"the input {spec.name} = {leaf} is built in: its name refers to the batch size, but the example has {_rows(program)} rows"
         for spec, leaf in zip(program.signature.leaves, program.example, strict=True)
-        if spec.kind == "constant" and _may_be_size(spec.name, leaf) and leaf != _rows(program)
+        if spec.kind == "constant" and may_be_size(spec.name, leaf) and leaf != _rows(program)
     ]
 
 
-def _may_be_size(name: str, leaf: object) -> bool:
+def may_be_size(name: str, leaf: object) -> bool:
+    """Whether an input is an integer with a name for the batch size."""
     return isinstance(leaf, int) and not isinstance(leaf, bool) and _NAMED_SO.search(name) is not None
 
 

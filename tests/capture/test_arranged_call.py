@@ -117,9 +117,10 @@ def test_where_the_batch_is_and_the_dimensions_for_export() -> None:
     larger = found.resized(4)
     assert [tuple(leaf.shape) for leaf in larger.leaves] == [(4, 4), (12,)]
     assert torch.equal(larger.leaves[1], found.leaves[1].repeat(4))
-    shapes = larger.shapes(100)
-    assert str(shapes["second"][0].__name__) == "3*batch"
-    assert (shapes["first"][0].min, shapes["first"][0].max) == (1, 100)
+    first, second = larger.marks(100)
+    assert str(second[0].__name__) == "3*batch"
+    assert (first[0].min, first[0].max) == (1, 100)
+    assert found.with_more_rows().rows == 5, "3 and 4 are other sizes"
     assert found.gives_rows(model)
     assert found.is_complete
     assert not dataclasses.replace(found, arrangement=Arrangement((Axis(0), None), frozenset())).is_complete

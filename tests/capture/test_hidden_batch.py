@@ -33,7 +33,7 @@ def test_hidden_batch(name: str) -> None:
         torch.testing.assert_close(fast(*inputs), model(*inputs), atol=1e-5, rtol=1e-5)
 
 
-@pytest.mark.parametrize("name", ["flattened ids", "state", "state first", "feed['batch_size']"])
+@pytest.mark.parametrize("name", ["flattened ids", "state", "state first", "batch second", "feed['batch_size']"])
 def test_an_example_of_one_row(name: str) -> None:
     cls, make = MODELS[name]
     model = cls().eval()
