@@ -12,6 +12,8 @@ from torch import nn
 import recfx
 
 ROWS, COLUMNS = 40, 16
+#: The tables of `Tables`.
+NAMES = ("users.weight", "items.weight", "tags.weight")
 Updates = Mapping[str, tuple[torch.Tensor, torch.Tensor]]
 
 

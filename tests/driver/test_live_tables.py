@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import copy
-import pickle
 import threading
 import time
 from pathlib import Path
@@ -13,16 +12,15 @@ import pytest
 import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
-from live_rows_kit import ROWS, Tables, drawn, inputs, optimize, with_rows
+from live_rows_kit import NAMES, ROWS, Tables, drawn, inputs, optimize, with_rows
 from torch import nn
 
 import recfx
 from recfx.driver import live_tables
-from recfx.errors import IdError, InputError
+from recfx.errors import IdError
 from recfx.targets import BACKENDS
 from recfx.zoo import MODELS
 
-NAMES = ("users.weight", "items.weight", "tags.weight")
 FORMATS: dict[str, dict[str, Any]] = {
     "fp32": {},
     "bf16": {"precision": "bf16"},
@@ -148,46 +146,6 @@ def test_loaded_models_take_new_rows_and_their_files_do_not_change(
     assert {path: path.read_bytes() for path in (tmp_path / "model").iterdir()} == before
 
 
-def test_saved_copied_and_pickled_models_hold_the_new_rows(tmp_path: Path) -> None:
-    fast = optimize(Tables().eval(), precision="int8")
-    fast.update_tables(drawn(NAMES, 30, 1))
-    want = fast(*inputs())
-    fast.save(tmp_path / "model")
-    others = [recfx.load(tmp_path / "model"), copy.copy(fast), copy.deepcopy(fast), pickle.loads(pickle.dumps(fast))]
-    for other in others:
-        assert torch.equal(other(*inputs()), want)
-    fast.update_tables(drawn(NAMES, 30, 2))
-    for other in others:
-        assert torch.equal(other(*inputs()), want)  # they share nothing
-        other.update_tables(drawn(NAMES, 30, 2))
-        assert torch.equal(other(*inputs()), fast(*inputs()))
-
-
-def test_a_refresh_replaces_the_rows() -> None:
-    model = Tables().eval()
-    fast = optimize(model)
-    want = fast(*inputs())
-    fast.update_tables(drawn(NAMES, 30, 1))
-    assert not torch.equal(fast(*inputs()), want)
-    fast.refresh()
-    assert torch.equal(fast(*inputs()), want)
-    assert fast.table_version == 0
-    fast.update_tables(drawn(NAMES, 30, 1))
-    assert fast.table_version == 1
-
-
-def test_the_state_holds_the_present_rows() -> None:
-    fast = optimize(Tables().eval())
-    other = {name: tensor.clone() for name, tensor in fast.state_dict().items()}
-    for seed, name in enumerate((*NAMES, *NAMES)):
-        ids, rows = drawn((name,), 5, seed)[name]
-        fast.update_tables({name: (ids, rows)})
-        for position, id_ in enumerate(ids.tolist()):
-            other[name][id_] = rows[position]
-        assert all(torch.equal(tensor, other[key]) for key, tensor in fast.state_dict().items())
-    assert not any(parameter.requires_grad for parameter in fast.parameters())
-
-
 def test_tables_become_live_one_after_another() -> None:
     model = Tables().eval()
     fast = optimize(model)
@@ -197,19 +155,6 @@ def test_tables_become_live_one_after_another() -> None:
         fast.update_tables(updates)
         other = with_rows(other, updates)
     assert torch.equal(fast(*inputs()), optimize(other.eval())(*inputs()))
-
-
-def test_tables_are_made_ready_before_the_first_update() -> None:
-    fast = optimize(Tables().eval())
-    want = fast(*inputs())
-    fast.prepare_updates()
-    parts = fast.parts
-    assert torch.equal(fast(*inputs()), want)
-    fast.update_tables(drawn(NAMES, 20))
-    fast.update_tables(drawn(NAMES, 20))
-    assert fast.parts is parts  # two updates later, the same side is active
-    with pytest.raises(recfx.InputError, match="no table 'other'"):
-        fast.prepare_updates(["other"])
 
 
 def test_unusual_calls_read_one_version() -> None:
@@ -284,13 +229,6 @@ def test_a_backend_that_copies_tables_is_named() -> None:
     assert fast.table_version == 0
 
 
-def test_the_users_own_model_takes_no_rows() -> None:
-    fast = optimize(Tables().eval())
-    object.__setattr__(fast.parts.report, "kept_eager", True)
-    with pytest.raises(recfx.InputError, match="your own model runs"):
-        fast.update_tables(drawn(NAMES, 3))
-
-
 def test_updates_inside_inference_mode() -> None:
     model = Tables().eval()
     fast = optimize(model)
@@ -348,11 +286,3 @@ def test_rows_of_two_models_become_visible_together_or_not_at_all() -> None:
     want = optimize(with_rows(with_rows(model, late), updates).eval())
     assert torch.equal(one(*inputs()), want(*inputs()))
     assert (one.table_version, other.table_version) == (2, 2)
-
-
-def test_a_model_with_a_journal_is_not_exchanged_with_others(tmp_path: Path) -> None:
-    fast = optimize(Tables().eval())
-    fast.save(tmp_path / "model")
-    fast.keep_updates(tmp_path / "model")
-    with pytest.raises(InputError, match="journal of its own"):
-        fast.update_tables(drawn(NAMES, 3), exchange=lambda swap: swap())

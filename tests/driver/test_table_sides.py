@@ -4,13 +4,11 @@ from __future__ import annotations
 
 import pytest
 import torch
-from live_rows_kit import Tables, drawn, inputs, optimize
+from live_rows_kit import NAMES, Tables, drawn, inputs, optimize
 
 import recfx
 from recfx.driver import live_tables
 from recfx.driver.table_sides import Side, run_parts
-
-NAMES = ("users.weight", "items.weight", "tags.weight")
 
 
 def test_a_side_names_the_tensors_of_a_table() -> None:

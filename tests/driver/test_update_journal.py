@@ -15,13 +15,12 @@ from pathlib import Path
 
 import pytest
 import torch
-from live_rows_kit import ROWS, Tables, drawn, inputs, optimize
+from live_rows_kit import NAMES, ROWS, Tables, drawn, inputs, optimize
 
 import recfx
 from recfx.driver import artifact
 from recfx.errors import ArtifactError
 
-NAMES = ("users.weight", "items.weight", "tags.weight")
 Kept = Callable[[], recfx.CompiledModel]
 
 

@@ -17,7 +17,7 @@ import grpc
 import pytest
 import torch
 from engine_kit import variant
-from live_rows_kit import Tables, drawn, inputs, optimize, with_rows
+from live_rows_kit import NAMES, Tables, drawn, inputs, optimize, with_rows
 
 import recfx
 from recfx.errors import InputError
@@ -28,7 +28,6 @@ from recfx.serve.outcomes import Reason, Rejected
 from recfx.serve.policies import ServiceTimes
 from recfx.serve.updates import TableUpdates
 
-NAMES = ("users.weight", "items.weight", "tags.weight")
 ALLOWED = UpdateSettings()
 TYPES = {torch.float32: "FP32", torch.int64: "INT64", torch.bfloat16: "BF16"}
 
