@@ -5,8 +5,8 @@ from __future__ import annotations
 from collections.abc import Collection, Sequence
 
 from recfx.budget.search import Measured
-from recfx.budget.steps import UNCHANGED, Group, Step, setting_of
-from recfx.driver.certificate import Choice, Trial
+from recfx.budget.steps import Group, Step, setting_of
+from recfx.driver.certificate import UNCHANGED, Choice, Trial
 
 
 def choices_of(

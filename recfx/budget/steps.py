@@ -24,7 +24,6 @@ from recfx.pipeline import Pass, Pipeline
 #: The stage behind which channels are removed: constant ones have gone, and no operator of the dialect hides any.
 PRUNE_AFTER = "dead-channels"
 
-UNCHANGED = "unchanged"
 #: Form of a table or a layer -> its bits; in the order in which passes store them.
 BITS = MappingProxyType({"1 bit": 1, "2 bits": 2, "4 bits": 4, "8 bits": 8, "16 bits": 16})
 #: Form of a layer that becomes two of low rank, in the bits with which it begins -> the part of its products that goes.

@@ -6,11 +6,15 @@ It is part of the report, so that it travels with a saved model.
 from __future__ import annotations
 
 import dataclasses
+from collections import Counter
 
 from recfx.ir.printer import human_bytes
 
 #: The most groups and trials that the text lists.
 _LISTED = 40
+
+#: What is chosen for a group that stays as it was.
+UNCHANGED = "unchanged"
 
 
 @dataclasses.dataclass(frozen=True)
@@ -125,20 +129,32 @@ class Certificate:
         if not self.choices:
             return ["  no group of this model can be compressed"]
         width = max(len(choice.group) for choice in self.choices)
-        lines = [f"  {'group':<{width}}  {'kind':<8}  {'chosen':<20}  {'harm':>8}  reverted"]
-        for choice in self.choices[:_LISTED]:
+        form = max(len("chosen"), *(len(choice.chosen) for choice in self.choices))
+        lines = [*self._counts(), f"  {'group':<{width}}  {'kind':<8}  {'chosen':<{form}}  {'harm':>8}  reverted"]
+        for choice in sorted(self.choices, key=lambda choice: choice.chosen == UNCHANGED)[:_LISTED]:
             back = f"{choice.reverted}: {choice.reason}" if choice.reverted else ""
             lines.append(
-                f"  {choice.group:<{width}}  {choice.kind:<8}  {choice.chosen:<20}  {choice.harm:>8.1e}  {back}".rstrip()
+                f"  {choice.group:<{width}}  {choice.kind:<8}  {choice.chosen:<{form}}  {choice.harm:>8.1e}  {back}".rstrip()
             )
         return lines + _more(len(self.choices))
+
+    def _counts(self) -> list[str]:
+        """How many groups of each kind took each form, all of them."""
+        kinds: dict[str, Counter[str]] = {}
+        for choice in self.choices:
+            kinds.setdefault(choice.kind, Counter())[choice.chosen] += 1
+        return [
+            f"  {kind}: " + ", ".join(f"{count} × {form}" for form, count in forms.most_common())
+            for kind, forms in kinds.items()
+        ]
 
     def _trial_lines(self) -> list[str]:
         lines = []
         for number, trial in enumerate(self.trials[:_LISTED], 1):
             bound = "" if trial.bound is None else f", at most about {trial.bound:+.6f}"
             fits = "inside" if trial.fits else "over"
-            lines.append(f"  trial {number}: {trial.reverted} steps reverted, drop {trial.drop:+.6f}{bound}: {fits}")
+            steps = "1 step" if trial.reverted == 1 else f"{trial.reverted} steps"
+            lines.append(f"  trial {number}: {steps} reverted, drop {trial.drop:+.6f}{bound}: {fits}")
         return lines + _more(len(self.trials))
 
 

@@ -40,10 +40,26 @@ def test_the_text_says_all() -> None:
         "choices on 6,857 rows, certificate on 6,858 others (data 9db2123b64e17258)",
         "4 bits: trial 1 has it, and a drop of +0.001900",
         "trial 1: 0 steps reverted, drop +0.001900, at most about +0.002500: over",
-        "trial 2: 1 steps reverted, drop +0.000500, at most about +0.000900: inside",
+        "trial 2: 1 step reverted, drop +0.000500, at most about +0.000900: inside",
         "note: two evaluations of your model differ by 1e-09",
     ):
         assert part in text
+
+
+def test_the_text_counts_all_groups_and_lists_changed_ones_first() -> None:
+    rows = tuple(Choice(f"rows of {n}", "rows", "unchanged", harm=1.0) for n in range(60))
+    long = Choice("rows of t", "rows", "rows read < 8 times share one, 4 bits", harm=1e-9)
+    lines = str(dataclasses.replace(MET, choices=(*rows, long, *MET.choices))).splitlines()
+    assert "  rows: 60 × unchanged, 1 × rows read < 8 times share one, 4 bits" in lines
+    assert "  table: 1 × 8 bits" in lines
+    head = next(place for place, line in enumerate(lines) if line.startswith("  group "))
+    assert [line.split("  ")[1].strip() for line in lines[head + 1 : head + 4]] == [
+        "rows of t",
+        "tables.0.weight",
+        "top.0.weight",
+    ]
+    assert len({line.index(mark) for line, mark in ((lines[head], "    harm"), (lines[head + 1], " 1.0e-09"))}) == 1
+    assert "  and 23 more" in lines
 
 
 def test_a_budget_that_is_not_met_says_so() -> None:
