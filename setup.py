@@ -31,6 +31,8 @@ COMMON = [
     "costs",
     "encode",
     "row_writes",
+    "row_records",
+    "checksum",
     "levels",
 ]
 MODULE = "module"  # the Python module, which alone needs the headers of Python

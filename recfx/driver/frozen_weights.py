@@ -41,6 +41,20 @@ class FrozenWeights(nn.Module):
             else:
                 owner._buffers[last] = tensor.detach()
 
+    def exchange_weight(self, name: str, tensor: torch.Tensor) -> None:
+        """Gives a parameter or buffer the memory of another tensor of the same size.
+
+        Args:
+            name: Of one of the tensors given to `hold_weights`.
+            tensor: What it shares memory with from now on.
+        """
+        *path, last = name.split(".")
+        owner: Any = self
+        for part in path:
+            owner = owner._modules[part]
+        held = owner._parameters.get(last)
+        (owner._buffers[last] if held is None else held).data = tensor.detach()
+
     def train(self, mode: bool = True) -> Self:
         """Does nothing for `mode=False`.
 

@@ -15,7 +15,7 @@ import dataclasses
 import threading
 import time
 from collections.abc import Callable, Collection, Mapping, Sequence
-from typing import Any
+from typing import Any, NoReturn
 
 import torch
 
@@ -36,6 +36,7 @@ from recfx.errors import InputError, TargetError
 from recfx.formats.rowwise import ROW_BITS, row_bytes
 from recfx.ir.lookup_ops import TableKey, table_key
 from recfx.kernels.private_copies import private_copy
+from recfx.kernels.row_records import Outcome, RowRecord
 from recfx.kernels.row_writes import RowUpdate, RowWrites, packs
 
 #: Seconds for the calls of a side to end.
@@ -81,6 +82,7 @@ class LiveTables:
         self._active = self._sides[0]
         self._leaving: list[Side] = []
         self._late: RowWrites | None = None  # the last update, whose rows the passive side does not hold yet
+        self._last: list[int] = []  # its tables
 
     @property
     def parts(self) -> Parts:
@@ -91,6 +93,11 @@ class LiveTables:
     def copied(self) -> int:
         """The number of tables that were copied for both sides."""
         return len(self._live)
+
+    def latest(self) -> list[tuple[str, torch.Tensor]]:
+        """The tables that the last update wrote to, with the names that they have in the state of the program."""
+        found = [(self.records[place], self._of_one_row(place)) for place in self._last]
+        return [(record.state, self._active.tables(record, one_row)[0][1]) for record, one_row in found]
 
     def run(self, args: tuple[Any, ...], kwargs: dict[str, Any], *, lossy: bool) -> Any:
         """A call of the model; see `run_unusual` for `lossy`."""
@@ -161,12 +168,15 @@ class LiveTables:
         copies: dict[TableKey, torch.Tensor] = {table_key(tensor): private_copy(tensor) for tensor in held}
         return Side(with_tables(side.parts, copies))
 
-    def write(self, updates: Sequence[NewRows], exchange: Exchange | None = None) -> int:
+    def write(
+        self, updates: Sequence[NewRows], exchange: Exchange | None = None, record: RowRecord | None = None
+    ) -> int:
         """Makes new rows visible to all calls that begin from now on. Call it with the lock.
 
         Args:
             updates: The rows, from `shaped`.
             exchange: Calls the function that it is given, which makes the rows visible. If it raises an error before, nothing is written.
+            record: Is appended to a journal before the rows become visible. They do not where its `outcome` is another than WRITTEN.
 
         Returns:
             The number of updates so far.
@@ -176,29 +186,43 @@ class LiveTables:
             TargetError: Calls that began before the last update have not ended.
         """
         self.prepare([new.table for new in updates])
-        self.settle()
+        self._require_ended()
         passive = self._sides[1 - self._sides.index(self._active)]
-        writes = self._written(passive, updates)
+        tables, writes = self._writes(passive, updates)
 
         def visible() -> None:
             self._leaving.append(self._active)
             self._active = passive
-            self._late = writes
+            self._late, self._last = writes, [new.table for new in updates]
             self.version += 1
 
         try:
-            (exchange or _at_once)(visible)
+            wrong = writes.write(self._late, record)
+            self._late = None
+            if wrong >= 0:
+                self._refuse(passive, tables[wrong])
+            if record is None or record.outcome is Outcome.WRITTEN:
+                (exchange or _at_once)(visible)
         finally:
             if self._active is not passive:
                 writes.take_back()
-        if self._wait(_LONGEST_CALL):
-            self._carry_over()
-        else:  # the caller may change its tensors before the next update
-            self._late = writes.with_own_ids()
+        if not any(side.calls for side in self._leaving):
+            self.settle()  # at once, while the processor has the rows at hand
         return self.version
 
     def settle(self) -> None:
         """Waits until both sides hold the same rows. Call it with the lock.
+
+        Raises:
+            TargetError: Calls that began before the last update have not ended.
+        """
+        self._require_ended()
+        late, self._late = self._late, None
+        if late is not None:
+            late.carry_over()
+
+    def _require_ended(self) -> None:
+        """Waits until no call reads the passive side.
 
         Raises:
             TargetError: Calls that began before the last update have not ended.
@@ -209,13 +233,6 @@ class LiveTables:
                 where="update_tables",
                 hint="find out why the call hangs, and pass the rows again",
             )
-        self._carry_over()
-
-    def _carry_over(self) -> None:
-        """Copies the rows of the last update to the passive side, which no call reads."""
-        late, self._late = self._late, None
-        if late is not None:
-            late.carry_over()
 
     def _wait(self, seconds: float) -> bool:
         """Waits for the calls of former sides; whether they have ended."""
@@ -240,12 +257,8 @@ class LiveTables:
         present = self._active.tables(record, one_row)
         return [(*held, read) for held, (_, read) in zip(side.tables(record, one_row), present, strict=True)]
 
-    def _written(self, side: Side, updates: Sequence[NewRows]) -> RowWrites:
-        """Checks new rows and writes them into a side that no call reads.
-
-        Raises:
-            InputError: An id is outside its table, or the format of a table cannot hold a number. Nothing is written then.
-        """
+    def _writes(self, side: Side, updates: Sequence[NewRows]) -> tuple[list[NewRows], RowWrites]:
+        """New rows on their way into a side that no call reads, and the update of each tensor that takes rows."""
         tables: list[NewRows] = []
         made: list[RowUpdate] = []
         for new in updates:
@@ -254,18 +267,21 @@ class LiveTables:
                 rows = new.rows if bits else self._packed(record, table, new)
                 made.append(RowUpdate(table, present, new.ids.contiguous(), rows.contiguous(), bits))
                 tables.append(new)
-        writes = RowWrites(made)
-        wrong = writes.write()
-        if wrong >= 0:
-            new = tables[wrong]
-            for record, table, _ in self._pairs(side, new):
-                self._packed(record, table, new)
-            raise InputError(
-                "the ids or rows were changed by another thread while they were written",
-                where=self._where(new),
-                hint="pass tensors that no other thread writes to, such as copies",
-            )
-        return writes
+        return tables, RowWrites(made)
+
+    def _refuse(self, side: Side, new: NewRows) -> NoReturn:
+        """Says why an update was not written.
+
+        Raises:
+            InputError: An id is outside its table, or the format of a table cannot hold a number.
+        """
+        for record, table, _ in self._pairs(side, new):
+            self._packed(record, table, new)
+        raise InputError(
+            "the ids or rows were changed by another thread while they were written",
+            where=self._where(new),
+            hint="pass tensors that no other thread writes to, such as copies",
+        )
 
     def _packed(self, record: TableRecord, table: torch.Tensor, new: NewRows) -> torch.Tensor:
         """New rows, checked and in the format of a table.

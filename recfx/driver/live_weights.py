@@ -189,10 +189,12 @@ class LiveWeights(FrozenWeights):
             return self._live
 
     def _hold_present(self, live: LiveTables) -> None:
-        """Makes `parameters` and `state_dict` give the tables with the present rows, after further tables were copied."""
+        """Makes `parameters` and `state_dict` give the tables with the present rows."""
         if self._held_tables != live.copied:
             self.hold_weights(live.parts.program.state())
             self._held_tables = live.copied
+        for name, tensor in live.latest():
+            self.exchange_weight(name, tensor)
 
     def _require_present(self, live: LiveTables) -> None:
         """Checks that the model was not refreshed meanwhile."""

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from collections.abc import Callable, Sequence
 from pathlib import Path
 
@@ -12,7 +13,9 @@ from recfx.driver.live_tables import LiveTables
 from recfx.driver.row_updates import NewRows
 from recfx.errors import ArtifactError, InputError
 from recfx.formats.journal_chain import JournalChain
-from recfx.formats.row_journal import Record, Sync
+from recfx.formats.row_journal import Record, Sync, payload_parts
+from recfx.kernels.library import missing
+from recfx.kernels.row_records import Outcome, RowRecord
 
 #: Dtypes of rows that are kept as they are; rows of others become float32.
 _KEPT = (torch.float64, torch.float32, torch.float16, torch.bfloat16)
@@ -44,6 +47,39 @@ class UpdateJournal(JournalChain):
             ArtifactError: The journal cannot be written. The rows are then not visible either.
         """
         record = Record({self._name(new): _plain(new) for new in updates})
+        if missing():
+            return self._written_after(record, updates)
+        first = self._recorded(record, locked=False)
+        version = self._live.write(updates, record=first)
+        if first.outcome is not Outcome.NOT_READY:
+            return self._ended(first, version)
+        self._live.settle()
+        with self.locked():  # others have appended, or do now
+            self.require_whole()
+            second = self._recorded(record, locked=True)
+            return self._ended(second, self._live.write(updates, record=second))
+
+    def _recorded(self, record: Record, *, locked: bool) -> RowRecord:
+        """A record for the kernel."""
+        journal = self._journal
+        description, tensors = payload_parts(record)
+        place = (journal.file, os.fsencode(journal.path), journal.position)
+        return RowRecord(*place, description, tensors, locked=locked, to_disk=journal.to_disk)
+
+    def _ended(self, record: RowRecord, version: int) -> int:
+        """The version after a record was written.
+
+        Raises:
+            ArtifactError: It was not.
+        """
+        if record.outcome is Outcome.WRITTEN:
+            self._journal.position = record.position
+            return version
+        error = OSError(record.error, os.strerror(record.error))
+        raise self._journal.refused(error) from error
+
+    def _written_after(self, record: Record, updates: Sequence[NewRows]) -> int:
+        """Appends a record without the kernel, and makes its rows visible."""
 
         def append(visible: Callable[[], None]) -> None:
             self.append(record)

@@ -96,8 +96,17 @@ class JournalChain:
         Raises:
             ArtifactError: The file was removed or replaced, or cannot be written. It is then as before.
         """
-        self._require_present()
+        self.require_whole()
         self._journal.append(record)
+
+    def require_whole(self) -> None:
+        """Checks that a record may be appended, and removes one that is not complete. Call it in the context of `locked`.
+
+        Raises:
+            ArtifactError: The file was removed, replaced or cut.
+        """
+        self._require_present()
+        self._journal.trim()
 
     def continued(self, digest: str) -> None:
         """Begins the journal of a folder that is about to take the place of the present one. Call it in the context of `locked`."""

@@ -70,6 +70,8 @@ class RowJournal:
 
     Attributes:
         path: The file.
+        file: Its descriptor.
+        to_disk: Whether an append waits for the disk.
         position: The end of the last record that was read or appended.
         close: Closes the file, which else happens with the end of the object.
 
@@ -81,19 +83,19 @@ class RowJournal:
     def __init__(self, path: Path, base: str, sync: Sync = "process") -> None:
         if sync not in ("process", "disk"):
             raise InputError(f"{sync!r} is not a way to write a journal", where="sync", hint="pass 'process' or 'disk'")
-        self.path, self.base, self._sync = path, base, sync
+        self.path, self.base, self.to_disk = path, base, sync == "disk"
         try:
-            self._file = os.open(path, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC | os.O_NOFOLLOW, 0o666)
+            self.file = os.open(path, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC | os.O_NOFOLLOW, 0o666)
         except OSError as error:
             raise self._error(
                 f"the journal cannot be opened: {error.strerror}", "pass a path in a folder of yours"
             ) from error
-        self.close = weakref.finalize(self, os.close, self._file)
+        self.close = weakref.finalize(self, os.close, self.file)
         try:
             with self.locked():
                 header = _header(base)
-                if os.fstat(self._file).st_size < len(header) and header.startswith(self._at(0, len(header))):
-                    os.ftruncate(self._file, 0)
+                if os.fstat(self.file).st_size < len(header) and header.startswith(self._at(0, len(header))):
+                    os.ftruncate(self.file, 0)
                     self._write([memoryview(header)], 0)
                 self.position = self._checked_header(header)
         except BaseException:
@@ -103,7 +105,7 @@ class RowJournal:
     @property
     def stat(self) -> os.stat_result:
         """The state of the open file."""
-        return os.fstat(self._file)
+        return os.fstat(self.file)
 
     @property
     def size(self) -> int:
@@ -113,11 +115,11 @@ class RowJournal:
     @contextmanager
     def locked(self) -> Iterator[None]:
         """A context in which no other process appends."""
-        fcntl.flock(self._file, fcntl.LOCK_EX)
+        fcntl.flock(self.file, fcntl.LOCK_EX)
         try:
             yield
         finally:
-            fcntl.flock(self._file, fcntl.LOCK_UN)
+            fcntl.flock(self.file, fcntl.LOCK_UN)
 
     def read(self) -> Iterator[Record]:
         """The records behind `position`, which moves on. Ends before a record that is not complete.
@@ -139,9 +141,7 @@ class RowJournal:
         Raises:
             ArtifactError: The disk is full or refuses to write. The file is then as before.
         """
-        if self.size > self.position:
-            _log.warning("%s: the last record was cut short when its writer died; it is removed", self.path)
-            os.ftruncate(self._file, self.position)
+        self.trim()
         payload = _payload_of(record)
         checksum = 0
         for part in payload:
@@ -151,22 +151,41 @@ class RowJournal:
         begin = self.position
         try:
             self.position = self._write([memoryview(head), *payload], begin)
-            if self._sync == "disk":
-                os.fdatasync(self._file)
+            if self.to_disk:
+                os.fdatasync(self.file)
         except OSError as error:
             self.position = begin
-            os.ftruncate(self._file, begin)
-            full = error.errno in (errno.ENOSPC, errno.EDQUOT, errno.EFBIG)
+            os.ftruncate(self.file, begin)
+            raise self.refused(error) from error
+
+    def trim(self) -> None:
+        """Removes a record that is not complete from the end. Call it in the context of `locked`, after all records were read.
+
+        Raises:
+            ArtifactError: The file is shorter than what was read of it.
+        """
+        size = self.size
+        if size > self.position:
+            _log.warning("%s: the last record was cut short when its writer died; it is removed", self.path)
+            os.ftruncate(self.file, self.position)
+        elif size < self.position:
             raise self._error(
-                f"the journal cannot be written: {error.strerror}; the rows are neither in the journal nor in the tables",
-                f"{'free space on the disk' if full else 'find out why the disk fails'}, and pass the rows again",
-            ) from error
+                f"the journal was cut to {size} bytes while it was in use; nothing was written", "load the folder again"
+            )
+
+    def refused(self, error: OSError) -> ArtifactError:
+        """The error for a record that the system refused to write."""
+        full = error.errno in (errno.ENOSPC, errno.EDQUOT, errno.EFBIG)
+        return self._error(
+            f"the journal cannot be written: {error.strerror}; the rows are neither in the journal nor in the tables",
+            f"{'free space on the disk' if full else 'find out why the disk fails'}, and pass the rows again",
+        )
 
     def _write(self, parts: Sequence[memoryview], at: int) -> int:
         """Writes parts one behind the other, in one call of the system if it takes them at once; returns their end."""
         left = [part for part in parts if part.nbytes]
         while left:
-            done = os.pwritev(self._file, left, at)
+            done = os.pwritev(self.file, left, at)
             at += done
             while left and done >= left[0].nbytes:
                 done -= left.pop(0).nbytes
@@ -178,7 +197,7 @@ class RowJournal:
         """As many bytes of the file from `begin` as there are, at most `count`."""
         parts, found = [], 0
         while found < count:
-            part = os.pread(self._file, min(count - found, 1 << 30), begin + found)
+            part = os.pread(self.file, min(count - found, 1 << 30), begin + found)
             if not part:
                 break
             parts.append(part)
@@ -266,13 +285,18 @@ def _header(base: str) -> bytes:
     return head + struct.pack("<I", zlib.crc32(head))
 
 
-def _payload_of(record: Record) -> list[memoryview]:
-    """The payload of a record, in parts; tensors are not copied."""
-    tables, parts = [], list[memoryview]()
+def payload_parts(record: Record) -> tuple[bytes, list[torch.Tensor]]:
+    """The payload of a record: its description, and the tensors behind it, contiguous. Tensors without gaps are not copied."""
+    tables, parts = [], []
     for name, (ids, rows) in record.updates.items():
         tables.append((name, *rows.shape, _NAMES[rows.dtype]))
-        parts += [_bytes(ids.to(torch.int64)), _bytes(rows)]
-    return [memoryview(_description(record.continued, tuple(tables))), *parts]
+        parts += [ids.to(torch.int64).contiguous(), rows.contiguous()]
+    return _description(record.continued, tuple(tables)), parts
+
+
+def _payload_of(record: Record) -> list[memoryview]:
+    description, tensors = payload_parts(record)
+    return [memoryview(description), *map(_bytes, tensors)]
 
 
 @lru_cache(64)  # updates of one source have the same sizes
@@ -285,5 +309,5 @@ def _description(continued: str, tables: tuple[tuple[str, int, int, str], ...]) 
 def _bytes(tensor: torch.Tensor) -> memoryview:
     if not tensor.numel():
         return memoryview(b"")
-    held: Any = tensor.detach().contiguous().view(torch.uint8).numpy()
+    held: Any = tensor.detach().view(torch.uint8).numpy()
     return memoryview(held)

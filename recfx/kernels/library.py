@@ -41,8 +41,9 @@ _FUNCTIONS: dict[str, tuple[list[Any], Any]] = {
     "recfx_round_queries": ([_p], _i64),
     "recfx_encode_rows": ([_i32, _p, _i64, _i64, _p], _i64),
     "recfx_rows_are_sound": ([_p, _i64, _i64, _p, _i64], _i32),
-    "recfx_update_rows": ([_p, _i64], _i64),
-    "recfx_copy_rows": ([_p, _i64, _i32], _i64),
+    "recfx_update_rows": ([_p, _i64, _p, _i64, _p], _i64),
+    "recfx_copy_rows": ([_p, _i64, _i32], None),
+    "recfx_checksum": ([_p, _i64, _i64, _i32], _i64),
 }
 
 

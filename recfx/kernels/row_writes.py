@@ -10,6 +10,7 @@ import torch
 
 from recfx.kernels.library import library, missing
 from recfx.kernels.memory import address
+from recfx.kernels.row_records import RowRecord
 
 _i64, _p = ctypes.c_int64, ctypes.c_void_p
 
@@ -22,7 +23,7 @@ class CRowUpdate(ctypes.Structure):
 
     _fields_ = (
         *((name, _i64) for name in ("struct_bytes", "bits")),
-        ("ids", _p),
+        *((name, _p) for name in ("ids", "kept")),
         ("count", _i64),
         ("rows", _p),
         ("columns", _i64),
@@ -84,30 +85,42 @@ class RowWrites:
     """New rows of some tables on their way into both copies: `write`, and then `take_back` or `carry_over`.
 
     Args:
-        updates: The rows. Their tensors must not change until the last of these calls.
+        updates: The rows. Their tensors must not change until `write` has returned.
     """
 
-    __slots__ = ("_structs", "updates")
+    __slots__ = ("_copies", "_kept", "_structs", "_updates")
 
     def __init__(self, updates: Sequence[RowUpdate]) -> None:
-        self.updates = updates
-        self._structs = None if missing() else (CRowUpdate * len(updates))(*(_struct(each) for each in updates))
+        self._updates = updates
+        self._copies = [(update.table, update.present) for update in updates]
+        self._kept = [torch.empty(len(update.ids), dtype=torch.int64) for update in updates]
+        self._structs = None if missing() else (CRowUpdate * len(updates))(*map(_struct, updates, self._kept))
 
-    def write(self) -> int:
+    def write(self, late: RowWrites | None = None, record: RowRecord | None = None) -> int:
         """Writes `rows[i]` to `table[ids[i]]` for each update. Where an id occurs several times, its last row stays.
+
+        Args:
+            late: Earlier updates, whose rows are carried over first.
+            record: Is appended to a journal after the rows have proved to fit; its `outcome` says whether it was. Only with the kernel.
 
         Returns:
             -1, or the position of an update with an id outside its table or a number that the table cannot hold. All tables have the
-            present rows then.
+            present rows then, and also where the record was not appended.
         """
+        updates, self._updates = self._updates, ()
         if self._structs is not None:
-            return int(library().calls["recfx_update_rows"](self._structs, len(self.updates)))
-        for position, update in enumerate(self.updates):
+            before = (None, 0) if late is None else (late._structs, len(late._copies))
+            appended = None if record is None else record.address
+            return int(library().calls["recfx_update_rows"](self._structs, len(updates), *before, appended))
+        if late is not None:
+            late.carry_over()
+        for position, update in enumerate(updates):
             if len(update.ids) and not 0 <= int(update.ids.min()) <= int(update.ids.max()) < len(update.table):
                 return position
         with torch.no_grad():
-            for update in self.updates:
+            for update, kept in zip(updates, self._kept, strict=True):
                 update.table.index_copy_(0, *_each_once(update.ids, update.rows))
+                kept.copy_(update.ids)
         return -1
 
     def take_back(self) -> None:
@@ -118,27 +131,24 @@ class RowWrites:
         """Writes the new rows to `present`, too."""
         self._copy(to_present=True)
 
-    def with_own_ids(self) -> RowWrites:
-        """The same with copies of the ids and without the rows, for `carry_over` after the caller's tensors have changed."""
-        return RowWrites([dataclasses.replace(u, ids=u.ids.clone(), rows=u.rows[:0]) for u in self.updates])
-
     def _copy(self, *, to_present: bool) -> None:
         if self._structs is not None:
-            library().calls["recfx_copy_rows"](self._structs, len(self.updates), to_present)
+            library().calls["recfx_copy_rows"](self._structs, len(self._copies), to_present)
             return
         with torch.no_grad():
-            for each in self.updates:
-                to, source = (each.present, each.table) if to_present else (each.table, each.present)
-                to.index_copy_(0, each.ids, source.index_select(0, each.ids))
+            for (table, present), ids in zip(self._copies, self._kept, strict=True):
+                to, source = (present, table) if to_present else (table, present)
+                to.index_copy_(0, ids, source.index_select(0, ids))
 
 
-def _struct(update: RowUpdate) -> CRowUpdate:
+def _struct(update: RowUpdate, kept: torch.Tensor) -> CRowUpdate:
     ids, rows, table = update.ids, update.rows, update.table
     count, width = table.shape
     return CRowUpdate(
         ctypes.sizeof(CRowUpdate),
         update.bits,
         address(ids),
+        address(kept),
         ids.numel(),
         address(rows),
         rows.shape[1],

@@ -42,15 +42,21 @@ def test_a_refresh_replaces_the_rows() -> None:
     assert fast.table_version == 1
 
 
-def test_the_state_holds_the_present_rows() -> None:
+@pytest.mark.parametrize("called", [False, True])
+def test_the_state_holds_the_present_rows(called: bool) -> None:
+    """Also while a call reads the side that does not have the rows yet."""
     fast = optimize(Tables().eval())
     other = {name: tensor.clone() for name, tensor in fast.state_dict().items()}
+    fast.prepare_updates()
     for seed, name in enumerate((*NAMES, *NAMES)):
         ids, rows = drawn((name,), 5, seed)[name]
+        held = fast.pinned() if called else None
         fast.update_tables({name: (ids, rows)})
         for position, id_ in enumerate(ids.tolist()):
             other[name][id_] = rows[position]
         assert all(torch.equal(tensor, other[key]) for key, tensor in fast.state_dict().items())
+        if held is not None:
+            held.release()
     assert not any(parameter.requires_grad for parameter in fast.parameters())
 
 

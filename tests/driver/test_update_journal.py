@@ -18,7 +18,7 @@ import torch
 from live_rows_kit import NAMES, ROWS, Tables, drawn, inputs, optimize
 
 import recfx
-from recfx.driver import artifact
+from recfx.driver import artifact, update_journal
 from recfx.errors import ArtifactError
 
 Kept = Callable[[], recfx.CompiledModel]
@@ -53,7 +53,10 @@ def test_a_loaded_model_has_the_updates(kept: Kept, tmp_path: Path) -> None:
     assert again.table_version == 3
 
 
-def test_processes_follow_each_other(kept: Kept) -> None:
+@pytest.mark.parametrize("kernel", [True, False])
+def test_processes_follow_each_other(kept: Kept, kernel: bool, monkeypatch: pytest.MonkeyPatch) -> None:
+    if not kernel:
+        monkeypatch.setattr(update_journal, "missing", lambda: "not built")
     first, second = kept(), kept()
     assert (first.follow_updates(), second.follow_updates()) == (0, 0)
     first.update_tables(drawn(NAMES, 20, 1))
@@ -167,6 +170,36 @@ def test_a_journal_that_is_taken_away_is_noticed(kept: Kept) -> None:
     with pytest.raises(ArtifactError, match="removed or replaced"):
         fast.update_tables(drawn(NAMES, 5, 1))
     assert fast.table_version == 0
+
+
+def test_a_journal_that_is_cut_while_it_is_in_use_is_noticed(kept: Kept) -> None:
+    fast = kept()
+    fast.update_tables(drawn(NAMES, 5, 1))
+    journal = fast._journal
+    assert journal is not None
+    want = fast(*inputs())
+    with journal.path.open("r+b") as file:
+        file.truncate(file.seek(0, 2) - 7)
+    with pytest.raises(ArtifactError, match="was cut to"):
+        fast.update_tables(drawn(NAMES, 5, 2))
+    assert fast.table_version == 1
+    assert torch.equal(fast(*inputs()), want)
+
+
+def test_an_update_waits_for_the_lock_of_another_process(kept: Kept) -> None:
+    fast, other = kept(), kept()
+    journal = other._journal
+    assert journal is not None
+    with journal.locked():
+        thread = threading.Thread(target=fast.update_tables, args=(drawn(NAMES, 5, 1),))
+        thread.start()
+        thread.join(0.05)
+        assert thread.is_alive()
+        assert fast.table_version == 0
+    thread.join()
+    assert fast.table_version == 1
+    assert other.follow_updates() == 1
+    assert torch.equal(fast(*inputs()), other(*inputs()))
 
 
 def test_a_journal_whose_last_update_was_cut_short(kept: Kept, monkeypatch: pytest.MonkeyPatch) -> None:
