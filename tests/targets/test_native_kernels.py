@@ -227,6 +227,19 @@ def test_products_by_transposed_matrices(k: int, n: int) -> None:
         assert torch.equal(apart, a @ wide[..., 3 : 3 + k].mT)
 
 
+@pytest.mark.parametrize("rows", [5, 6, 7, 12, 13, 14, 15, 27, 28, 29, 65])
+def test_any_number_of_rows(rows: int) -> None:
+    """Rows around whole tiles; with 4096 columns also around the chunks of rows that are converted at once. Whole numbers, see above."""
+    rng = generator(rows)
+    for k, n in ((3, 33), (4096, 40)):
+        x, w = (
+            torch.randint(-3, 4, (rows, k), generator=rng).float(),
+            torch.randint(-3, 4, (n, k), generator=rng).float(),
+        )
+        for run in lower_everywhere(functional.linear, [x], [w]):
+            assert torch.equal(run(x)[0], x @ w.mT)
+
+
 @pytest.mark.parametrize("reduce", [False, True])
 def test_one_field_has_no_pairs(reduce: bool) -> None:
     """Exact zeros, as of torch; NaN for numbers whose square is infinite."""

@@ -3,6 +3,7 @@
 #include "kernels.h"
 #include "rows.inl"
 #include "simd.inl"
+#include "tiles.inl"
 
 namespace recfx {
 namespace {
@@ -12,38 +13,52 @@ struct Matrix {
     int64_t row, column;  // strides
 };
 
-// MR rows by 2 W columns of a [m, k] x b [k, n], b with contiguous columns.
-template <int MR>
+// MR rows by 2 W columns, or by the `columns` that are left, of a [m, k] x b [k, n], b with contiguous columns.
+template <int MR, bool Whole>
 inline void small_tile(const Matrix& a, const float* b, int64_t b_row, int64_t k, int64_t columns, float alpha, float* c, int64_t c_row) {
     vf acc[MR][2] = {};
-    const bool whole = columns >= 2 * W;
     for (int64_t i = 0; i < k; ++i) {
         const float* bp = b + i * b_row;
-        const vf b0 = whole || columns >= W ? load(bp) : load_some(bp, columns);
-        const vf b1 = whole ? load(bp + W) : columns > W ? load_some(bp + W, columns - W) : vf{};
-#pragma GCC unroll 8
+        const vf b0 = Whole || columns >= W ? load(bp) : load_some(bp, columns);
+        const vf b1 = Whole ? load(bp + W) : columns > W ? load_some(bp + W, columns - W) : vf{};
+#pragma GCC unroll 16
         for (int r = 0; r < MR; ++r) {
             const float x = a.p[r * a.row + i * a.column];
             acc[r][0] = acc[r][0] + x * b0;
             acc[r][1] = acc[r][1] + x * b1;
         }
     }
+#pragma GCC unroll 16
     for (int r = 0; r < MR; ++r) {
         float* to = c + r * c_row;
-        if (columns >= W) store(to, acc[r][0] * alpha);
+        if (Whole || columns >= W) store(to, acc[r][0] * alpha);
         else store_some(to, acc[r][0] * alpha, columns);
-        if (whole) store(to + W, acc[r][1] * alpha);
+        if (Whole) store(to + W, acc[r][1] * alpha);
         else if (columns > W) store_some(to + W, acc[r][1] * alpha, columns - W);
     }
 }
 
+using SmallTile = void (*)(const Matrix&, const float*, int64_t, int64_t, int64_t, float, float*, int64_t);
+
+template <bool Whole, int MR = 1>
+inline SmallTile small_tile_of(int64_t rows) {
+    if constexpr (MR > TILE_ROWS)
+        return nullptr;
+    else
+        return rows == MR ? &small_tile<MR, Whole> : small_tile_of<Whole, MR + 1>(rows);
+}
+
 // c = alpha a b; b's columns contiguous.
-inline void product(Matrix a, const float* b, int64_t b_row, int64_t m, int64_t n, int64_t k, float alpha, float* c, int64_t c_row) {
-    for (int64_t j = 0; j < n; j += 2 * W) {
-        int64_t i = 0;
-        Matrix rows = a;
-        for (; i + 4 <= m; i += 4, rows.p += 4 * a.row) small_tile<4>(rows, b + j, b_row, k, n - j, alpha, c + i * c_row + j, c_row);
-        for (; i < m; ++i, rows.p += a.row) small_tile<1>(rows, b + j, b_row, k, n - j, alpha, c + i * c_row + j, c_row);
+inline void product(const Matrix& a, const float* b, int64_t b_row, int64_t m, int64_t n, int64_t k, float alpha, float* c, int64_t c_row) {
+    const int64_t tiles = row_tiles(m);
+    for (int64_t t = 0; t < tiles; ++t) {
+        int64_t r0, r1;
+        split_rows(m, t, tiles, r0, r1);
+        const auto whole = small_tile_of<true>(r1 - r0);
+        for (int64_t j = 0; j < n; j += 2 * W) {
+            const auto of_rows = n - j >= 2 * W ? whole : small_tile_of<false>(r1 - r0);
+            of_rows({a.p + r0 * a.row, a.row, a.column}, b + j, b_row, k, n - j, alpha, c + r0 * c_row + j, c_row);
+        }
     }
 }
 
@@ -71,6 +86,14 @@ inline const float* rows_of(const Matrix& b, int64_t k, int64_t n, float* scratc
     }
     for (int64_t j = 0; j < n; ++j)
         for (int64_t i = 0; i < k; ++i) scratch[i * n + j] = b.p[i * b.row + j * b.column];
+    return scratch;
+}
+
+// The same, with rows next to each other: rows a power of two apart compete for the few lines of one cache set.
+inline const float* dense_rows(const Matrix& b, int64_t k, int64_t n, float* scratch, int64_t& row) {
+    if (b.column != 1 || b.row == n) return rows_of(b, k, n, scratch, row);
+    for (int64_t i = 0; i < k; ++i) __builtin_memcpy(scratch + i * n, b.p + i * b.row, size_t(n) * 4);
+    row = n;
     return scratch;
 }
 
@@ -102,8 +125,77 @@ inline bool all_hidden(const float* scores, int64_t n) {
     return true;
 }
 
-// softmax(q k^T * scale + mask) v. A query that sees no key has weights of zero, as torch's operator defines it; a softmax alone would give NaN.
-// A mask is added, so that a hidden score of NaN or +inf gives NaN; the causal order replaces the scores it hides.
+// A mask that is the same for all queries and heads of a batch row.
+struct SharedMask {
+    const float* added;  // to the scores of each key
+    int64_t end;         // all keys from here on are hidden
+    bool hides;          // some keys before it, too
+};
+
+inline SharedMask shared_mask(const Context& context, const RecfxView& mask, bool boolean, int64_t row, int64_t n, float* added) {
+    const float hidden = -__builtin_inff();
+    SharedMask found{added, 0, false};
+    bool gap = false;
+    for (int64_t j = 0; j < n; ++j) {
+        added[j] = boolean ? (at<const uint8_t>(context, mask, row)[j * mask.stride[2]] ? 0.0f : hidden)
+                           : at<const float>(context, mask, row)[j * mask.stride[2]];
+        gap |= added[j] != 0.0f;
+        if (added[j] != hidden) found.end = j + 1, found.hides = gap;
+    }
+    return found;
+}
+
+// Adds the mask of one query and head to its scores.
+inline void add_mask(const Context& context, const RecfxView& mask, bool boolean, int64_t row, int64_t first, int64_t n, float* scores) {
+    if (boolean) {
+        const uint8_t* p = at<const uint8_t>(context, mask, row) + first;
+        for (int64_t j = 0; j < n; ++j)
+            if (!p[j * mask.stride[2]]) scores[j] += -__builtin_inff();
+    } else {
+        const float* p = at<const float>(context, mask, row) + first;
+        for (int64_t j = 0; j < n; ++j) scores[j] += p[j * mask.stride[2]];
+    }
+}
+
+// The sum of squares of a matrix [rows, columns]: not finite if a number is not.
+inline float squares(const Matrix& a, int64_t rows, int64_t columns) {
+    vf total = {};
+    float rest = 0;
+    for (int64_t i = 0; i < rows; ++i) {
+        const float* p = a.p + i * a.row;
+        int64_t j = 0;
+        if (a.column == 1)
+            for (; j + W <= columns; j += W) total = total + load(p + j) * load(p + j);
+        for (; j < columns; ++j) rest += p[j * a.column] * p[j * a.column];
+    }
+    return sum_lanes(total) + rest;
+}
+
+// Whether the scores of hidden keys are finite, by the Cauchy-Schwarz inequality, and their values are: then these keys change no result.
+inline bool harmless(const Matrix& queries, const Matrix& keys, const Matrix& values, int64_t m, int64_t hidden, int64_t d, int64_t e, float scale) {
+    const float most = scale * scale > 1.0f ? scale * scale : 1.0f;
+    return most * squares(queries, m, d) * squares(keys, hidden, d) < 1e30f && squares(values, hidden, e) <= __FLT_MAX__;
+}
+
+// The attention of one head.
+struct Head {
+    Matrix query, key, value;
+    int64_t m, n, d, e;
+    float scale;
+
+    Matrix keys_from(int64_t j) const { return {key.p + j * key.row, key.row, key.column}; }
+    Matrix values_from(int64_t j) const { return {value.p + j * value.row, value.row, value.column}; }
+
+    // The keys that can change a result, a whole number of tiles where there are more: without those that the shared mask hides at the end.
+    int64_t seen(int64_t end) const {
+        const int64_t some = (end + 2 * W - 1) / (2 * W) * (2 * W);
+        return some < n && harmless(query, keys_from(some), values_from(some), m, n - some, d, e, scale) ? some : n;
+    }
+};
+
+// softmax(q k^T * scale + mask) v, for as many queries at once as a tile has rows, so that their scores stay in the first-level cache.
+// A query that sees no key has weights of zero, as torch's operator defines it; a softmax alone would give NaN. A mask is added, so that a hidden
+// score of NaN or +inf gives NaN; the causal order replaces the scores it hides. Keys that cannot change a result are left out.
 // query [h, m, d], key [h, n, d], value [h, n, e], mask [h, m, n]; out [h, m, e] with contiguous columns.
 void attention_step(const RecfxStep& step, const Context& context, const Range& range) {
     int64_t begin, end;
@@ -111,36 +203,43 @@ void attention_step(const RecfxStep& step, const Context& context, const Range& 
     const RecfxView &q = step.views[AttentionView::query], &k = step.views[AttentionView::key], &v = step.views[AttentionView::value];
     const RecfxView &mask = step.views[AttentionView::mask], &out = step.out;
     const int64_t m = q.size[1], d = q.size[2], n = k.size[1], e = v.size[2];
-    auto* scratch = static_cast<float*>(context.scratch->at_least(size_t(d * n + m * n + n * e) * 4 + 64));
-    if (!scratch) return context.errors->no_memory(context.step, m * n * 4);
-    float* scores = scratch + d * n;
-    for (int64_t row = range.begin + begin; row < range.begin + end; ++row)
+    const bool masked = mask.slot >= 0, boolean = step.ints[AttentionInt::mask_is_boolean] != 0, causal = step.ints[AttentionInt::causal] != 0;
+    const bool shared = masked && mask.stride[0] == 0 && mask.stride[1] == 0;
+    const int64_t room = n + W, numbers = d * n + n * e + (TILE_ROWS + 1) * room;
+    auto* turned_keys = static_cast<float*>(context.scratch->at_least(size_t(numbers) * 4 + 64));
+    if (!turned_keys) return context.errors->no_memory(context.step, numbers * 4);
+    float *held_values = turned_keys + d * n, *scores = held_values + n * e, *added = scores + TILE_ROWS * room;
+    for (int64_t row = range.begin + begin; row < range.begin + end; ++row) {
+        const SharedMask common = shared ? shared_mask(context, mask, boolean, row, n, added) : SharedMask{added, n, false};
         for (int64_t h = 0; h < out.size[0]; ++h) {
-            Matrix keys = matrix_at(context, k, row, h);
+            const Head head{matrix_at(context, q, row, h), matrix_at(context, k, row, h), matrix_at(context, v, row, h), m, n, d, e,
+                            float(step.floats[AttentionFloat::scale])};
+            const int64_t seen = head.seen(common.end);
+            const bool hides = common.hides || seen > common.end, ordered = causal && squares(head.value, seen, e) <= __FLT_MAX__;
             int64_t key_row, value_row;
-            const float* turned = rows_of({keys.p, keys.column, keys.row}, d, n, scratch, key_row);
-            product(matrix_at(context, q, row, h), turned, key_row, m, n, d, float(step.floats[AttentionFloat::scale]), scores, n);
-            for (int64_t i = 0; i < m; ++i) {
-                float* s = scores + i * n;
-                if (mask.slot >= 0) {
-                    const int64_t first = h * mask.stride[0] + i * mask.stride[1];
-                    if (step.ints[AttentionInt::mask_is_boolean]) {
-                        const uint8_t* p = at<const uint8_t>(context, mask, row) + first;
-                        for (int64_t j = 0; j < n; ++j)
-                            if (!p[j * mask.stride[2]]) s[j] += -__builtin_inff();
-                    } else {
-                        const float* p = at<const float>(context, mask, row) + first;
-                        for (int64_t j = 0; j < n; ++j) s[j] += p[j * mask.stride[2]];
-                    }
+            const float* keys = rows_of({head.key.p, head.key.column, head.key.row}, d, seen, turned_keys, key_row);
+            const float* values = dense_rows(head.value, seen, e, held_values, value_row);
+            float* to = at<float>(context, out, row) + h * out.stride[0];
+            const int64_t tiles = row_tiles(m);
+            for (int64_t t = 0; t < tiles; ++t) {
+                int64_t r0, r1;
+                split_rows(m, t, tiles, r0, r1);
+                const int64_t earlier = (r1 + 2 * W - 1) / (2 * W) * (2 * W), used = ordered && earlier < seen ? earlier : seen;
+                product({head.query.p + r0 * head.query.row, head.query.row, head.query.column}, keys, key_row, r1 - r0, used, d, head.scale, scores, room);
+                for (int64_t i = r0; i < r1; ++i) {
+                    float* s = scores + (i - r0) * room;
+                    if (masked && !shared) add_mask(context, mask, boolean, row, h * mask.stride[0] + i * mask.stride[1], used, s);
+                    else if (hides)
+                        for (int64_t j = 0; j < used; ++j) s[j] += common.added[j];
+                    if (causal)
+                        for (int64_t j = i + 1; j < used; ++j) s[j] = -__builtin_inff();
+                    if (all_hidden(s, used)) __builtin_memset(s, 0, size_t(used) * 4);
+                    else softmax_row(s, s, used);
                 }
-                if (step.ints[AttentionInt::causal])
-                    for (int64_t j = i + 1; j < n; ++j) s[j] = -__builtin_inff();
-                if (all_hidden(s, n)) __builtin_memset(s, 0, size_t(n) * 4);
-                else softmax_row(s, s, n);
+                product({scores, room, 1}, values, value_row, r1 - r0, e, used, 1.0f, to + r0 * out.stride[1], out.stride[1]);
             }
-            const float* values = rows_of(matrix_at(context, v, row, h), n, e, scores + m * n, value_row);
-            product({scores, n, 1}, values, value_row, m, e, n, 1.0f, at<float>(context, out, row) + h * out.stride[0], out.stride[1]);
         }
+    }
 }
 
 }  // namespace

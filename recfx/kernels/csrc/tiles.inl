@@ -18,6 +18,16 @@ constexpr int TILE_ROWS = 12;  // 24 of 32
 #else
 constexpr int TILE_ROWS = 6;
 #endif
+
+// The tiles of `rows` rows: as few as possible, of an even number of rows each, since tiles of an odd number are slower.
+inline int64_t row_tiles(int64_t rows) { return (rows + TILE_ROWS - 1) / TILE_ROWS; }
+inline void split_rows(int64_t rows, int64_t tile, int64_t tiles, int64_t& begin, int64_t& end) {
+    split((rows + 1) / 2, tile, tiles, begin, end);
+    begin *= 2;
+    end = 2 * end < rows ? 2 * end : rows;
+}
+
+constexpr int FEW = 4;  // up to this many rows, several panels go through one tile
 constexpr int64_t CHUNK_BYTES = 256 << 10;
 constexpr int64_t DEEP = 2048, SLAB = 512;  // units: a longer sum is split into slabs, so that many rows share one read of the weights
 
@@ -122,6 +132,10 @@ inline void tile(const Operands& o, const Epilogue& e, int64_t chunk_row, int64_
     }
     const uint32_t* a = o.a;
     const int64_t stride = o.row_units;
+    if constexpr (MR > FEW) {  // the lines of the result are in the cache when the sums are ready
+        for (int r = 0; !e.keep && r < MR; ++r)
+            for (int v = 0; v < V; ++v) __builtin_prefetch(e.rows[chunk_row + r].out + panel * PANEL + v * W, 1);
+    }
     for (int64_t u = 0; u < o.units; ++u) {
 #pragma GCC unroll 16
         for (int v = 0; v < V; v += 2) {
@@ -202,13 +216,13 @@ __attribute__((noinline)) void multiply(const Operands& o, int64_t count, const 
         case 1: return few_rows<D, 1>(o, e, p0, p1, backward);
         case 2: return few_rows<D, 2>(o, e, p0, p1, backward);
         case 3: return few_rows<D, 3>(o, e, p0, p1, backward);
-        case 4: return few_rows<D, 4>(o, e, p0, p1, backward);
+        case FEW: return few_rows<D, FEW>(o, e, p0, p1, backward);
     }
-    const int64_t tiles = (count + TILE_ROWS - 1) / TILE_ROWS;
+    const int64_t tiles = row_tiles(count);
     for (int64_t panel = p0; panel < p1; ++panel)
         for (int64_t t = 0; t < tiles; ++t) {
             int64_t r0, r1;
-            split(count, t, tiles, r0, r1);
+            split_rows(count, t, tiles, r0, r1);
             const auto of_rows = half(e, panel) ? tile_of<D, 1>(r1 - r0) : tile_of<D, 2>(r1 - r0);
             of_rows(o.from(r0, panel), e, r0, panel);
         }
@@ -239,7 +253,7 @@ inline void multiply_rows(const PackedProduct& product, Epilogue e, Source& sour
     const int64_t slab = deep ? SLAB : units > 0 ? units : 1;
     // Rows a power of two apart would compete for the few lines of one cache set.
     const int64_t stride = slab % 256 == 0 ? slab + 16 : slab;
-    const int64_t chunk_rows = CHUNK_BYTES / (slab * 4) < TILE_ROWS ? TILE_ROWS : CHUNK_BYTES / (slab * 4);
+    const int64_t fitting = CHUNK_BYTES / (slab * 4) / TILE_ROWS, chunk_rows = (fitting ? fitting : 1) * TILE_ROWS;
     const int64_t held = chunk_rows < m1 - m0 ? chunk_rows : m1 - m0;
     const size_t unit_bytes = (size_t(held * stride + W) * 4 + 63) / 64 * 64, partial_bytes = deep ? size_t(held * panels * PANEL) * 4 : 0;
     const size_t row_bytes = (size_t(held) * sizeof(EpilogueRow) + 63) / 64 * 64;

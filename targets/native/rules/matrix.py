@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 from typing import Any
 
 import torch
@@ -140,6 +141,27 @@ def _turned_product(builder: PlanBuilder, node: fx.Node, weight: torch.Tensor, r
     builder.values[node] = Value(out.slot, out.offset, (*out.dims[:-2], out.dims[-1], out.dims[-2]))
 
 
+def _exchanges_heads(node: fx.Node) -> bool:
+    """Whether a node exchanges the two middle ones of four dimensions."""
+    arguments: Any = node.args
+    if node.target is _aten.permute.default:
+        return [d % 4 for d in arguments[1]] == [0, 2, 1, 3]
+    return node.target is _aten.transpose.int and {d % 4 for d in arguments[1:3]} == {1, 2}
+
+
+def _attention_result(builder: PlanBuilder, node: fx.Node) -> Value:
+    """The place of an attention's result [B, H, M, E]: if it is only read with heads and queries exchanged, in that order in memory."""
+    out = builder.result(node)
+    if len(out.dims) != 4 or not all(_exchanges_heads(user) for user in node.users) or out.dims[0].size != 1:
+        return out
+    outer, heads, queries, columns = out.dims
+    moved = (
+        dataclasses.replace(heads, stride=columns.size),
+        dataclasses.replace(queries, stride=heads.size * columns.size),
+    )
+    return Value(out.slot, out.offset, (outer, *moved, columns))
+
+
 @rule(_aten.scaled_dot_product_attention.default)
 def _attention(builder: PlanBuilder, node: fx.Node) -> None:
     names = ["query", "key", "value", "attn_mask", "dropout_p", "is_causal"]
@@ -169,7 +191,7 @@ def _attention(builder: PlanBuilder, node: fx.Node) -> None:
     scale = given.get("scale")
     if scale is None:
         scale = int(query.meta["val"].shape[-1]) ** -0.5
-    out = builder.result(node)
+    out = _attention_result(builder, node)
     builder.emit(
         Kind.ATTENTION, out, _matrices(out).runs, views, ints=ints, floats={AttentionFloat.SCALE: float(scale)}
     )
