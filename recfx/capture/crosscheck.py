@@ -6,6 +6,7 @@ inputs, so the probes use other values and other batch sizes.
 
 from __future__ import annotations
 
+import time
 from collections.abc import Sequence
 from contextlib import nullcontext
 from functools import partial
@@ -21,14 +22,19 @@ from recfx.ir.constants import same_constant
 from recfx.ir.containers import canonical_output
 from recfx.ir.difference import difference
 from recfx.ir.held_values import held_by, is_held, split_outputs
-from recfx.ir.probes import has_fixed_bags, probes, reshuffle
+from recfx.ir.probes import FEW_ROWS, checked_example, first_rows, has_fixed_bags, probes, reshuffle
 from recfx.ir.program import Program
 from recfx.ir.special_rows import judged, special_batches
 from recfx.ir.tolerance import largest
 
+#: A call on the example that takes more seconds is long, so that checks take fewer rows.
+_LONG_CALL = 0.25
+
 
 def compare_with_model(program: Program, model: torch.nn.Module, call: Call) -> list[str]:
     """Runs the model and the program on the same inputs and compares their outputs.
+
+    Sets `long_call` of the program if a call of the model on the example takes long.
 
     Returns:
         Notices about probes that were not compared because the model refuses them.
@@ -37,14 +43,19 @@ def compare_with_model(program: Program, model: torch.nn.Module, call: Call) -> 
         CaptureError: The outputs differ, or two runs of the model differ.
     """
     with torch.no_grad():
+        start = time.perf_counter()
         first = _run_example(model, call, program)
-        if not _agree(first, run_model(model, call, program.example)):
+        program.long_call = _long_call(program, model, call, time.perf_counter() - start)
+        name, leaves = checked_example(program)
+        if program.long_call is not None:
+            first = run_model(model, call, leaves)
+        if not _agree(first, run_model(model, call, leaves)):
             raise CaptureError(
                 "the model gives different answers for the same inputs in eval mode",
                 where=type(model).__name__,
                 hint="remove the randomness from forward; an optimized model must be deterministic",
             )
-        _require_agreement(first, _outputs(program, program.example), "the example inputs", model)
+        _require_agreement(first, _outputs(program, leaves), name, model)
         refused = []
         for name, leaves in probes(program):
             try:
@@ -61,6 +72,27 @@ def compare_with_model(program: Program, model: torch.nn.Module, call: Call) -> 
             f"the model itself refuses some made-up inputs, which were therefore not compared: {', '.join(refused)}"
         )
     return notices
+
+
+def _long_call(program: Program, model: torch.nn.Module, call: Call, seconds: float) -> float | None:
+    """The seconds of a call on the example if it is long, by a second measurement on a few rows: a first call may also prepare something.
+
+    Args:
+        program: The program.
+        model: The user's model.
+        call: The user's call.
+        seconds: The seconds of the first call on the example.
+    """
+    few = first_rows(program) if seconds > _LONG_CALL else None
+    if few is None:
+        return None
+    start = time.perf_counter()
+    try:
+        run_model(model, call, few)
+    except Exception:  # noqa: BLE001 - a model may refuse another batch for any reason; the usual inputs are compared then
+        return None
+    whole = (time.perf_counter() - start) * (program.example_batch() or FEW_ROWS) / FEW_ROWS
+    return seconds if whole > _LONG_CALL else None
 
 
 def _compare_special_rows(program: Program, model: torch.nn.Module, call: Call) -> list[str]:

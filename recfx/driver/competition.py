@@ -35,8 +35,9 @@ from recfx.placement.search import candidates, may_gain, predicted_best
 from recfx.placement.units import unit_graph
 from recfx.targets import BACKENDS, Backend, EagerBackend, Verdict, missing
 
-#: Seconds for lowering plans beside the first one, and for lowering and measuring them.
-_LOWERING, _BUDGET = 3.0, 6.0
+#: Seconds for lowering and measuring plans beside the first one: the most; what is left of the seconds up to the end of the competition, if
+#: the stages before took long; the least. Half of them are for lowering.
+_MOST, _UP_TO, _LEAST = 6.0, 8.0, 1.0
 #: Seconds for the times of single regions, which later predictions use.
 _RECORDING = 0.7
 #: A backend that takes long to lower competes only if the target names it, and torch takes this share of the first plan's predicted time.
@@ -63,7 +64,13 @@ class Outcome:
 
 
 def place(
-    program: Program, options: Options, runs: Sequence[Run], applied: Exactness, layout: Layout | None = None
+    program: Program,
+    options: Options,
+    runs: Sequence[Run],
+    applied: Exactness,
+    layout: Layout | None = None,
+    *,
+    spent: float = 0.0,
 ) -> Outcome:
     """Lowers a program to the plans that run it.
 
@@ -73,8 +80,9 @@ def place(
         runs: Inputs with the program's outputs for them, with which the outputs of every plan are compared.
         applied: The weakest exactness class of the passes that fired.
         layout: The plans of an earlier build of the same program, which are made again.
+        spent: Seconds that the stages before took.
     """
-    found = _Competition(program, options, runs, applied)
+    found = _Competition(program, options, runs, applied, spent)
     if layout is not None:
         return found.again(layout)
     if isinstance(options.placement, Mapping):
@@ -85,7 +93,10 @@ def place(
 class _Competition:
     """The competition for one program. See `place` for the arguments."""
 
-    def __init__(self, program: Program, options: Options, runs: Sequence[Run], applied: Exactness) -> None:
+    def __init__(
+        self, program: Program, options: Options, runs: Sequence[Run], applied: Exactness, spent: float = 0.0
+    ) -> None:
+        self.began = time.perf_counter() - spent
         self.program, self.options, self.runs, self.applied = program, options, runs, applied
         backends = options.backends
         trusted = [backend for backend in backends if backend.name in TRUSTED] or [EagerBackend()]
@@ -152,7 +163,8 @@ class _Competition:
         entries[0].placed = base
         wanted = found if self.options.measures else [predicted_best(found, rows) for rows in sizes]
         start = time.perf_counter()
-        ends = (start + _LOWERING, start + _BUDGET) if self.options.measures else (math.inf, math.inf)
+        budget = max(_LEAST, min(_MOST, self.began + _UP_TO - start)) if self.options.measures else math.inf
+        ends = (start + budget / 2, start + budget)
         trials = Trials(lowering, table, entries, measures=self.options.measures)
         said = trials.lower([entry for entry in entries[1:] if entry.candidate in wanted], ends[0])
         choice, more = trials.choose(sizes, ends[1])

@@ -18,7 +18,7 @@ from recfx.driver.plan_times import region_seconds, rows_of
 from recfx.driver.report import Measured, Report
 from recfx.driver.user_model import as_user, bind_user_model, eager_call, refusal
 from recfx.ir.op_sets import RECURRENT
-from recfx.ir.probes import has_fixed_bags, probes, reshuffle
+from recfx.ir.probes import first_rows, has_fixed_bags, probes, reshuffle
 from recfx.ir.program import Program
 from recfx.ir.shapes import BATCH
 
@@ -27,12 +27,16 @@ SECONDS = 0.25
 _ROUNDS, _FEWEST_ROUNDS = 5, 3
 #: A call of this many seconds is all of a model with one region: what is beside the region takes a millionth of it.
 _LONG_CALL = 0.05
+#: Where a call on the example takes long, so many rows of it are measured that a call takes this many seconds.
+_MEASURED_CALL = 0.1
 #: Rows of the additional batch at which recurrent layers are measured.
 _MANY_ROWS = 128
 
 
 def do_no_harm(parts: Parts, model: torch.nn.Module, *, seconds: float = SECONDS) -> Parts:
     """Measures the compiled model against the user's, interleaved, at batch 1, the example's batch and, with recurrent layers, 128 rows.
+
+    Of an example on which a call takes more than a quarter of a second, only so many rows are measured that a call takes a tenth.
 
     Args:
         parts: The compiled model.
@@ -101,8 +105,15 @@ def _measured(rows: int, comparison: Comparison) -> Measured:
 def _measured_inputs(parts: Parts) -> list[Sequence[Any]]:
     """One row, the example, and many rows where the gain depends on their number."""
     one = [leaves for name, leaves in probes(parts.program) if name.endswith("batch 1")]
-    example = list(parts.program.example)
+    example = _some_rows(parts.program) or list(parts.program.example)
     return [*one[:1], example, *_many_rows(parts.program, rows_of(parts.program, example))]
+
+
+def _some_rows(program: Program) -> list[Any] | None:
+    """The first rows of an example on which a call takes long; None where all rows are measured."""
+    if program.long_call is None:
+        return None
+    return first_rows(program, max(2, round(rows_of(program, program.example) * _MEASURED_CALL / program.long_call)))
 
 
 def _many_rows(program: Program, measured: int) -> list[Sequence[Any]]:

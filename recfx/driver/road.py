@@ -87,7 +87,8 @@ class Road:
             result = self._passes(captured, debug, history)
             runs = self._checked(captured, result, debug)
         with stages.run("lowering", TargetError):
-            outcome = place(own_outputs(result.program), options, runs, _applied(result), layout)
+            before = sum(stages.seconds.values())
+            outcome = place(own_outputs(result.program), options, runs, _applied(result), layout, spent=before)
             placed = outcome.plans.main
             idle = () if options.lenient else idle_passes(result)
             result.program.notices += (*outcome.notices, *options.notices(), *idle)

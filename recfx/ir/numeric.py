@@ -12,7 +12,7 @@ import torch
 
 from recfx.errors import VerificationError
 from recfx.ir.difference import difference
-from recfx.ir.probes import probes
+from recfx.ir.probes import checked_example, probes
 from recfx.ir.program import Program
 from recfx.ir.reference_run import Reference
 from recfx.ir.special_rows import EXTREME, judged, special_batches
@@ -80,7 +80,7 @@ def verify_numeric(
         VerificationError: The programs differ by more than `exactness` allows.
     """
     runs = []
-    for name, leaves in [("the example inputs", list(before.example)), *probes(before)]:
+    for name, leaves in [checked_example(before), *probes(before)]:
         truth = Reference(before, leaves)
         try:
             expected = before.run(leaves)

@@ -13,11 +13,14 @@ from recfx.ir.program import Program
 from recfx.ir.shapes import BATCH, positions
 
 PROBE_BATCHES = (1, 2, 7)
+#: The batches for a program whose calls take long, and the rows of the example with which its checks begin.
+FEW_BATCHES, FEW_ROWS = (1, 2, 3), 2
 
 
 def probes(program: Program, seed: int = 0) -> list[tuple[str, list[Any]]]:
     """Named inputs like the example, at batches of 1, 2, 7 and the example's size, followed by the program's further cases.
 
+    If a call on the example takes long, the batches are 1, 2 and 3.
     The values of each column are drawn from the same column of the example, so ids stay in range and flags stay flags. Bags are drawn as
     a whole. When the batch is fixed, rows change places instead.
     """
@@ -29,10 +32,43 @@ def probes(program: Program, seed: int = 0) -> list[tuple[str, list[Any]]]:
     size = _rows(program) or program.example_batch() or 1
     generator = torch.Generator().manual_seed(seed)
     found = []
-    for batch in dict.fromkeys((*PROBE_BATCHES, size, *program.doubtful)):
+    usual = (*PROBE_BATCHES, size) if program.long_call is None else FEW_BATCHES
+    for batch in dict.fromkeys((*usual, *program.doubtful)):
         batch = max(batch, low) if high is None else min(max(batch, low), high)
         found.append((f"reshuffled inputs at batch {batch}", reshuffle(program, batch, generator)))
     return found + more
+
+
+def checked_example(program: Program) -> tuple[str, list[Any]]:
+    """The inputs with which checks begin, with their name: the example, or its first rows if a call on the example takes long."""
+    few = first_rows(program) if program.long_call is not None else None
+    return ("the example inputs", list(program.example)) if few is None else ("the first rows of the example", few)
+
+
+def first_rows(program: Program, count: int = FEW_ROWS) -> list[Any] | None:
+    """The first rows of the example.
+
+    Args:
+        program: The program.
+        count: How many rows.
+
+    Returns:
+        Flat inputs; None if the example has no more rows, the program does not take so few, or the rows cannot be cut out: of bags, and of
+        inputs with other free sizes than the batch.
+    """
+    signature = program.signature
+    low, high = signature.dims.get(BATCH, (count + 1, 0))
+    size = _rows(program) or program.example_batch() or 0
+    if program.bags or not low <= count < size or (high is not None and count > high):
+        return None
+    found: list[Any] = []
+    for leaf, spec in zip(program.example, signature.leaves, strict=True):
+        axis = batch_axis(spec)
+        if sum(isinstance(side, str) for side in spec.shape) != (axis is not None):
+            return None
+        cut = leaf if axis is None else pick_rows(leaf, axis, torch.arange(count))
+        found.append(count if spec.kind == "size" else cut)
+    return found
 
 
 def reshuffle(program: Program, batch: int, generator: torch.Generator) -> list[Any]:

@@ -71,6 +71,7 @@ class Program:
         decided: Names of parameters and buffers whose values decide a branch of forward; the graph holds the branch taken at capture.
         doubtful: Batch sizes that checks use in addition to the usual ones, because they contradict a decision of the tracer.
         branches: The user's lines that limit the batch.
+        long_call: Seconds of a call of the user's model on the example, if that is so long that checks and measurements take fewer rows.
     """
 
     module: fx.GraphModule
@@ -85,6 +86,7 @@ class Program:
     decided: frozenset[str] = frozenset()
     doubtful: tuple[int, ...] = ()
     branches: tuple[str, ...] = ()
+    long_call: float | None = None
 
     @property
     def graph(self) -> fx.Graph:

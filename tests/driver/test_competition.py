@@ -8,7 +8,7 @@ from typing import Any
 import pytest
 from competition_kit import ALWAYS, LATER, NEVER, Toy, agrees, inputs, optimized
 
-from recfx.driver import trials
+from recfx.driver import competition, trials
 from recfx.targets.registry import BUILT_IN
 
 
@@ -49,6 +49,19 @@ def test_backends_of_the_project_do_not_compete_before_they_are_calibrated(
         model, fast = optimized(measure=measure)
         assert toy.lowered == 0
         agrees(fast, model)
+
+
+def test_stages_that_take_long_leave_less_time_for_plans(
+    toy: Toy, prices: Any, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """So that `optimize` of a model whose calls take long ends in bounded time."""
+    prices(ALWAYS)
+    monkeypatch.setattr(competition, "_UP_TO", 0.0)
+    monkeypatch.setattr(competition, "_LEAST", 0.0)
+    model, fast = optimized(placement="measure")
+    assert toy.lowered == 0
+    assert any("the time for placement was up" in plan.note for plan in fast.report.plans)
+    agrees(fast, model)
 
 
 def test_the_outcome_of_measurements_is_kept_for_the_next_optimize(
