@@ -6,17 +6,20 @@ It replaces methods of torch that are not part of its interface. Where torch has
 from __future__ import annotations
 
 import dataclasses
+import importlib
 import inspect
 import threading
+import types
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
-from functools import lru_cache
+from functools import cache, lru_cache
 from typing import Any
 
 from sympy.solvers import inequalities
+from torch._ops import OpOverload
 from torch._subclasses.fake_tensor import FakeTensorMode
 from torch.fx import GraphModule
-from torch.fx.experimental import proxy_tensor
+from torch.fx.experimental import proxy_tensor, symbolic_shapes
 
 from recfx.capture.late_code import recompile_later
 from recfx.capture.trace_functions import TraceFunctions
@@ -34,12 +37,14 @@ class QuickTrace:
         sources: Source lines of nodes.
         nodes: Results of recorded operators; None for a trace that records every operator in torch's way.
         functions: Answers of torch functions; None likewise.
+        kept: Functions in whose place an export calls no other one.
     """
 
     values: TraceValues
     sources: TraceSources
     nodes: TraceNodes | None = None
     functions: TraceFunctions | None = None
+    kept: set[Any] = dataclasses.field(default_factory=set)
 
     @property
     def differs(self) -> bool:
@@ -112,6 +117,39 @@ def _range_of(own: Callable[..., Any], inequalities: frozenset[Any], symbol: Any
     return own(inequalities, symbol)
 
 
+def _new_sizes(trace: QuickTrace, own: Callable[..., Any], value: Any, *rest: Any, **options: Any) -> Any:
+    """The sizes that data decides in a value, of those in `pending`; the search through a value takes as long where none is pending."""
+    pending = options.get("pending")
+    return {} if pending is not None and not pending else own(value, *rest, **options)
+
+
+def _is_call_name(trace: QuickTrace, own: Callable[..., Any], call_name: str, base: str) -> Any:
+    """Whether a submodule is `base`, or a further call of it. An export asks for every pair of neighbours."""
+    return call_name == base or (call_name.startswith(base) and own(call_name, base))
+
+
+def _eager_inputs(trace: QuickTrace, own: Callable[..., Any], target: Any, *rest: Any) -> Any:
+    """Whether a node records its inputs, which for ATen operators their tags decide."""
+    return _tags_ask(own, target) if type(target) is OpOverload else own(target, *rest)
+
+
+@cache
+def _tags_ask(own: Callable[..., Any], target: OpOverload) -> Any:
+    return own(target)
+
+
+def _override(trace: QuickTrace, own: Callable[..., Any], mode: Any, func: Any, args: Any, kwargs: Any) -> Any:
+    """The function in place of one that the model calls. An export has others for collectives, `torch.tensor` and indexing."""
+    if type(func) not in _STABLE or func.__name__ in _BY_ARGUMENTS:
+        return own(mode, func, args, kwargs)
+    if func in trace.kept:
+        return func, args, kwargs
+    found = own(mode, func, args, kwargs)
+    if found[0] is func:
+        trace.kept.add(func)
+    return found
+
+
 def _late_code(trace: QuickTrace, own: Callable[..., Any], module: Any) -> Any:
     return recompile_later(own, module)
 
@@ -127,7 +165,21 @@ _SOURCES = _Replaced(
 )
 _METADATA = _Replaced(proxy_tensor, "_extract_tensor_metadata", ("result", "include_contiguity"), _metadata)
 _INEQUALITIES = _Replaced(inequalities, "reduce_inequalities", ("inequalities", "symbols"), _inequalities)
+_NEW_SIZES = _Replaced(
+    symbolic_shapes,
+    "_free_unbacked_symbols_with_path",
+    ("a", "path", "real", "shape_env", "pending", "simplify"),
+    _new_sizes,
+)
+_EAGER_INPUTS = _Replaced(proxy_tensor, "_should_save_eager_input_vals", ("target", "args_kwargs"), _eager_inputs)
+#: The module, which has the name of a function of its package.
+_UNFLATTEN = importlib.import_module("torch.export.unflatten")
+_CALL_NAMES = _Replaced(_UNFLATTEN, "_is_call_name", ("call_name", "base"), _is_call_name)
 _CODE = _Replaced(GraphModule, "recompile", ("self",), _late_code)
+#: Types of functions that are one object at each call.
+_STABLE = (types.BuiltinFunctionType, types.MethodDescriptorType, types.WrapperDescriptorType)
+#: Functions that an export replaces for some arguments.
+_BY_ARGUMENTS = ("__getitem__", "tensor")
 #: Functions of torch that `TraceNodes` calls.
 _CALLED = (
     "extract_val",
@@ -138,8 +190,19 @@ _CALLED = (
     "disable_proxy_modes_tracing",
 )
 
+#: Methods that are replaced while a model is traced.
+_TRACING = (_VALUES, _NODES, _FUNCTIONS, _SOURCES, _METADATA, _INEQUALITIES, _NEW_SIZES, _EAGER_INPUTS, _CODE)
+
 _patching = threading.Lock()
 _active = threading.local()
+
+
+@cache
+def _late() -> tuple[_Replaced, ...]:
+    """Methods of a module that torch imports at the first export."""
+    module = importlib.import_module("torch._export.non_strict_utils")
+    holder = getattr(module, "_NonStrictTorchFunctionHandler", None)
+    return (_Replaced(holder, "_override", ("self", "func", "args", "kwargs"), _override),)
 
 
 def records_quickly() -> bool:
@@ -158,14 +221,18 @@ def quick_trace(*, nodes: bool = True) -> Iterator[QuickTrace]:
     if nodes and records_quickly():
         table = TraceNodes()
         trace = dataclasses.replace(trace, nodes=table, functions=TraceFunctions(table))
-    with _active_trace(trace, (_VALUES, _NODES, _FUNCTIONS, _SOURCES, _METADATA, _INEQUALITIES, _CODE)):
-        yield trace
+    methods = (*_TRACING, *_late())
+    try:
+        with _active_trace(trace, methods):
+            yield trace
+    finally:
+        trace.sources.release()
 
 
 @contextmanager
 def late_code() -> Iterator[None]:
-    """Within it, graph modules of this thread generate their code at their first call."""
-    with _active_trace(QuickTrace(TraceValues(), TraceSources()), (_CODE,)):
+    """Within it, graph modules of this thread generate their code at their first call, and exports put state into modules quickly."""
+    with _active_trace(QuickTrace(TraceValues(), TraceSources()), (_CODE, _CALL_NAMES)):
         yield
 
 

@@ -3,7 +3,8 @@
 `torch.export` records an operator, and runs its fake kernel with all operators that it consists of. For the second call with operands of
 the same forms, the node is recorded in the same way, and the result is made like the first result: a new tensor, a view of an operand, or
 the operand itself. Symbolic sizes that the first call took from its operands are taken from the operands again, so that sizes that the
-model reads later belong to the same nodes as in a plain trace.
+model reads later belong to the same nodes as in a plain trace. Operators that give parts of a tensor run, and the node of each part is
+recorded in the same way.
 
 Results that are made like others have no autograd history. `trace_functions` answers or refuses questions of the model about it.
 """
@@ -11,6 +12,7 @@ Results that are made like others have no autograd history. `trace_functions` an
 from __future__ import annotations
 
 import dataclasses
+import operator
 from collections.abc import Callable
 from typing import Any
 
@@ -22,7 +24,7 @@ from torch.fx.experimental import proxy_tensor
 from torch.utils import _pytree as pytree
 
 from recfx.capture.trace_forms import NoForm, Seen, Step, plain_form, step_of, symbolic_sizes, tensor_form
-from recfx.ir.known_values import NAMESPACES, READS_MEMORY
+from recfx.ir.known_values import NAMESPACES, READS_MEMORY, varies_by_data
 from recfx.ir.op_sets import DROPOUTS
 
 _aten = torch.ops.aten
@@ -30,6 +32,8 @@ _REFUSED_TAGS = (torch.Tag.data_dependent_output, torch.Tag.dynamic_output_shape
 #: Operators with one of these tags that are recorded for some operands; see `_is_for_operands`.
 _SOMETIMES = (_aten.index.Tensor, *DROPOUTS)
 _DETACHES = (_aten.detach.default, _aten.detach_.default)
+#: Operators that give a list of views of their first operand.
+_IN_PARTS = (_aten.split.Tensor, _aten.split_with_sizes.default, _aten.chunk.default, _aten.unbind.int)
 #: Operators that the tracer does not record as they are called, and operators that read where a tensor lies in memory.
 _REFUSED = (_aten.lift_fresh.default, _aten.is_nonzero.default, *READS_MEMORY)
 
@@ -53,7 +57,7 @@ class TraceNodes:
     """Operator and forms of its operands -> how its result is made.
 
     Attributes:
-        recorded: How many operators were recorded without running their fake kernels.
+        recorded: How many operators were recorded otherwise than by torch's tracer.
     """
 
     def __init__(self) -> None:
@@ -83,6 +87,8 @@ class TraceNodes:
             step = self._steps.get(call.key) if call is not None else None
             if call is not None and step is not None:
                 return self._record(mode.tracer, func, call, step, args, kwargs)
+        if call is not None and func in _IN_PARTS and _is_fixed(args):
+            return self._record_parts(mode.tracer, func, args, kwargs)
         result = own(mode, func, types, args, kwargs)
         with torch._C.DisableTorchFunction():
             self._note(func, (args, kwargs), result)
@@ -189,18 +195,38 @@ class TraceNodes:
             made = step.result(call.tensors, call.sizes)
         node.meta["val"] = proxy_tensor.extract_val(made.tensor)
         node.meta["tensor_meta"] = step.metadata
-        proxy = tracer.proxy(node)
-        self._track(tracer, made, proxy, step)
-        return made.tensor
-
-    def _track(self, tracer: Any, made: Seen, proxy: Any, step: Step) -> None:
-        """Lets the tracer and this table know a result."""
-        tensor = made.tensor
+        tensor, proxy = made.tensor, tracer.proxy(node)
         self._seen[id(tensor)] = made
         if step.differentiable and not tensor.requires_grad:
             self._differentiable[id(tensor)] = tensor
+        if step.computes_sizes:
+            _track_fully(tensor, proxy, tracer)
+        else:
+            self._track(tracer, tensor, made.sizes, proxy)
+        return tensor
+
+    def _record_parts(self, tracer: Any, func: Any, args: Any, kwargs: Any) -> Any:
+        """Runs an operator that gives parts of a tensor, and records it with a node for each part."""
+        self.recorded += 1
+        with torch._C.DisableTorchFunction():
+            name = tracer.graph._target_to_str(func.overloadpacket.__name__)
+            node = tracer.create_node("call_function", func, _nodes(args, tracer), _nodes(kwargs, tracer), name)
+        with proxy_tensor._enable_thunkify(tracer):
+            parts = func(*args, **kwargs)
+        with torch._C.DisableTorchFunction():
+            node.meta["val"] = held = proxy_tensor.extract_val(parts)
+            self._note(func, (args, kwargs), parts)
+            for place, (part, value) in enumerate(zip(parts, held, strict=True)):
+                proxy = tracer.proxy(tracer.create_node("call_function", operator.getitem, (node, place), {}))
+                proxy.node.meta["val"] = value
+                proxy.node.meta["tensor_meta"] = proxy_tensor._extract_tensor_metadata(part)
+                self._track(tracer, part, symbolic_sizes(part), proxy)
+        return parts
+
+    def _track(self, tracer: Any, tensor: FakeTensor, sizes: tuple[torch.SymInt, ...], proxy: Any) -> None:
+        """Lets the tracer know a result."""
         tracked = tracer.symnode_tracker.sym_node_dict
-        if step.computes_sizes or any(size.node not in tracked for size in made.sizes):
+        if type(tensor.storage_offset()) is not int or any(size.node not in tracked for size in sizes):
             _track_fully(tensor, proxy, tracer)
             return
         tracer.tensor_tracker[tensor] = proxy_tensor._ProxyTensor(proxy, None)
@@ -234,7 +260,7 @@ def _track_fully(tensor: torch.Tensor, proxy: Any, tracer: Any) -> None:
 
 
 def _is_recordable(func: Any) -> bool:
-    """Whether an operator gives one tensor that depends only on the forms of its operands."""
+    """Whether an operator gives one tensor that depends only on the forms of its operands, or parts of one."""
     if not isinstance(func, torch._ops.OpOverload) or func.namespace not in NAMESPACES or func in _REFUSED:
         return False
     if _is_factory(func):
@@ -242,7 +268,13 @@ def _is_recordable(func: Any) -> bool:
     if func._schema.is_mutable or (any(tag in func.tags for tag in _REFUSED_TAGS) and func not in _SOMETIMES):
         return False
     returns = func._schema.returns
-    return len(returns) == 1 and str(returns[0].type) == "Tensor"
+    return func in _IN_PARTS or (len(returns) == 1 and str(returns[0].type) == "Tensor")
+
+
+def _is_fixed(args: Any) -> bool:
+    """Whether the arguments behind a tensor are numbers, and data decides none of the tensor's sizes."""
+    numbers = (number for given in args[1:] for number in (given if type(given) in (tuple, list) else (given,)))
+    return all(type(number) is int for number in numbers) and not varies_by_data(args[0])
 
 
 def _is_factory(func: Any) -> bool:

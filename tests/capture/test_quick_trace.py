@@ -16,6 +16,7 @@ from trace_kit import both_ways, described, recorded
 
 from benchmarks.pair_models import PAIR_MODELS, pair_model
 from recfx.capture import capture
+from recfx.capture import quick_trace as quick_trace_module
 from recfx.capture.quick_trace import late_code, quick_trace, records_quickly
 from recfx.zoo import MODELS
 
@@ -97,6 +98,31 @@ def _parts(self: Model, x: Tensor) -> Any:
     return [a * b for a, b in zip(torch.split(x, 2, 1), torch.chunk(torch.relu(x), 3, 1), strict=True)]
 
 
+def _many_parts(self: Model, x: Tensor) -> Any:
+    found = [*torch.split(self.first(x), 1, 1), *torch.split(x, [1, 2, 3], 1), *x.unbind(1), *x.chunk(4, -1)]
+    found += torch.split(self.first(x), 1, 1)
+    return [part + part if part.requires_grad else part * 2 for part in found], [part.numel() for part in found[:8]]
+
+
+def _parts_of_rows(self: Model, x: Tensor) -> Any:
+    rows = x.reshape(-1, 2)
+    sides = [*torch.split(rows, x.shape[0], 0), *rows.t().split(1), *rows.t().unbind(0)]
+    return [side.sum() + side.shape[-1] for side in sides]
+
+
+def _parts_written(self: Model, x: Tensor) -> Any:
+    first, *_ = parts = torch.split(torch.relu(x), 2, 1)
+    first.add_(1)
+    kept = list(x.clone().unbind(1))
+    kept[0].zero_()
+    return torch.cat(parts, 1), torch.stack(kept, 1)
+
+
+def _parts_of_constants(self: Model, x: Tensor) -> Any:
+    widths = torch.tensor([1, 2, 3]).unbind(0)
+    return [x[:, : int(width)] for width in widths], [*self.weight.split(2), *self.first.weight.chunk(2)]
+
+
 def _same_tensor(self: Model, x: Tensor) -> Any:
     kept = [torch.sigmoid(x).to(torch.float32).contiguous() for _ in range(2)]
     kept[0].add_(1)
@@ -168,7 +194,19 @@ def _memory(self: Model, x: Tensor) -> Any:
 
 BODIES = [
     *(_layers, _in_place, _views_written, _views_reshaped_in_place, _sizes_read, _numbers_read, _transposed, _masks),
-    *(_constant_indices, _constants_read, _factories, _parts, _same_tensor, _types, _detached),
+    *(
+        _constant_indices,
+        _constants_read,
+        _factories,
+        _parts,
+        _many_parts,
+        _parts_of_rows,
+        _parts_written,
+        _parts_of_constants,
+        _same_tensor,
+        _types,
+        _detached,
+    ),
     *(_no_gradient, _autocast, _asks_for_gradients, _attention, _dropout, _broadcast, _scores),
 ]
 NEEDS_PLAIN_TRACE = [_history, _base, _memory]
@@ -248,6 +286,26 @@ def test_a_failing_quick_trace_is_repeated_plainly(monkeypatch: pytest.MonkeyPat
     program = capture(model, (X,))
     assert described(program) == expected
     assert program.notices == ()
+
+
+def test_this_torch_has_every_method_that_is_replaced() -> None:
+    named = [held for held in vars(quick_trace_module).values() if isinstance(held, quick_trace_module._Replaced)]
+    replaced = [*named, *quick_trace_module._late()]
+    assert len(replaced) >= 11
+    assert [held.name for held in replaced if not held.known] == []
+
+
+def test_submodules_that_are_further_calls_of_one_share_its_state() -> None:
+    from torch.export.unflatten import _assign_attr, _AttrKind
+
+    model = nn.Module()
+    for name in ("layer", "layer@1", "layer@12", "layer1", "layer@", "layer@1a", "other"):
+        model.add_module(name, nn.Module())
+    with late_code():
+        _assign_attr(nn.Parameter(torch.ones(1)), model, "layer.weight", _AttrKind.PARAMETER)
+    assert [name for name, _ in model.named_parameters(remove_duplicate=False)] == [
+        *("layer.weight", "layer@1.weight", "layer@12.weight")
+    ]
 
 
 def test_methods_of_torch_are_put_back() -> None:
