@@ -32,15 +32,20 @@ def specialise_rows(program: Program) -> Program:
 
 
 def for_two_rows(program: Program) -> Program:
-    """The program for two rows and more, with every `squeeze` keeping the batch; the program itself if it does not accept one row."""
+    """The program for two rows and more, with every `squeeze` keeping the batch; the program itself if it does not accept one row.
+
+    Without such a `squeeze` both programs have one graph, and a caller goes on with one of them.
+    """
     if program.signature.dims.get(BATCH, (0, 0))[0] != 1 or (program.signature.dims[BATCH][1] or 2) < 2:
         return program
-    result = program.clone()
-    if dropping := [node for node in _squeezes(result) if _drops_a_free_dimension(node)]:
-        for node in dropping:
+    if any(map(_drops_a_free_dimension, _squeezes(program))):
+        result = program.clone()
+        for node in [node for node in _squeezes(result) if _drops_a_free_dimension(node)]:
             _keep_free_dimensions(node)
         result.module.recompile()
         refresh(result.module)
+    else:
+        result = program.with_module(program.module)
     dims = {**program.signature.dims, BATCH: (2, program.signature.dims[BATCH][1])}
     result.signature = dataclasses.replace(program.signature, dims=dims)
     return result

@@ -21,6 +21,7 @@ from torch._subclasses.fake_tensor import FakeTensor
 from torch.fx import Proxy
 from torch.fx import traceback as fx_traceback
 from torch.fx.experimental import proxy_tensor
+from torch.fx.passes.shape_prop import _extract_tensor_metadata
 from torch.utils import _pytree as pytree
 
 from recfx.capture.trace_forms import NoForm, Seen, Step, plain_form, step_of, symbolic_sizes, tensor_form
@@ -214,12 +215,13 @@ class TraceNodes:
         with proxy_tensor._enable_thunkify(tracer):
             parts = func(*args, **kwargs)
         with torch._C.DisableTorchFunction():
-            node.meta["val"] = held = proxy_tensor.extract_val(parts)
+            held: Any = proxy_tensor.extract_val(parts)
+            node.meta["val"] = held
             self._note(func, (args, kwargs), parts)
             for place, (part, value) in enumerate(zip(parts, held, strict=True)):
                 proxy = tracer.proxy(tracer.create_node("call_function", operator.getitem, (node, place), {}))
                 proxy.node.meta["val"] = value
-                proxy.node.meta["tensor_meta"] = proxy_tensor._extract_tensor_metadata(part)
+                proxy.node.meta["tensor_meta"] = self.metadata(_extract_tensor_metadata, part)
                 self._track(tracer, part, symbolic_sizes(part), proxy)
         return parts
 

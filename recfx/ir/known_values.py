@@ -50,7 +50,7 @@ def known_values(mode: FakeTensorMode, graph: fx.Graph) -> KnownValues | None:
 
 
 class KnownValues:
-    """Operator and forms of its operands -> its fake value.
+    """Operator and forms of its operands -> its fake value; form of a parameter or buffer -> its fake value.
 
     Attributes:
         computed: How many values were put into the table.
@@ -97,6 +97,16 @@ def form_of_call(target: Any, args: Any, kwargs: Mapping[str, Any]) -> Any:
         return target, _form(tuple(args)), tuple((name, _form(kwargs[name])) for name in sorted(kwargs))
     except _Unknown:
         return None
+
+
+def form_of_state(tensor: torch.Tensor) -> Any:
+    """What decides the fake value of a parameter or buffer, all of whose sizes are fixed; None where that is not known."""
+    if type(tensor) not in (torch.Tensor, torch.nn.Parameter) or tensor.layout is not torch.strided:
+        return None
+    if tensor.is_quantized or tensor.is_conj() or tensor.is_neg():
+        return None
+    kind = type(tensor), tensor.dtype, tensor.device, tensor.requires_grad, tensor.is_leaf
+    return *kind, tuple(tensor.shape), tensor.stride()
 
 
 def tensor_form(tensor: FakeTensor) -> Any:

@@ -15,7 +15,7 @@ from torch.fx.experimental.symbolic_shapes import ShapeEnv, free_unbacked_symbol
 from recfx.errors import VerificationError
 from recfx.ir import size_expressions
 from recfx.ir.fake_kernels import REPLACED, batch_free_kernels
-from recfx.ir.known_values import KnownValues, known_values, part_of
+from recfx.ir.known_values import KnownValues, form_of_state, known_values, part_of
 from recfx.ir.program import get_state
 from recfx.ir.provenance import where
 from recfx.ir.quick_shapes import quick_value
@@ -84,7 +84,7 @@ def compute(
     if node.op == "call_function":
         return _call(node, value_of, mode, known)
     if node.op == "get_attr":
-        return _fake_state(module, node, mode)
+        return _fake_state(module, node, mode, known)
     if node.op == "output":
         return fx.map_arg(node.args[0], value_of)
     return node.meta.get("val")
@@ -234,11 +234,18 @@ def _sized(value: Any) -> bool:
     )
 
 
-def _fake_state(module: torch.nn.Module, node: fx.Node, mode: FakeTensorMode) -> Any:
+def _fake_state(module: torch.nn.Module, node: fx.Node, mode: FakeTensorMode, known: KnownValues | None) -> Any:
     tensor = get_state(module, str(node.target))
     if not isinstance(tensor, torch.Tensor):
         return tensor
-    return mode.from_tensor(tensor, static_shapes=True)
+    key = None if known is None else form_of_state(tensor)
+    if known is None or key is None:
+        return mode.from_tensor(tensor, static_shapes=True)
+    value = known.get(key)
+    if value is None:
+        value = mode.from_tensor(tensor, static_shapes=True)
+        known.put(key, value)
+    return value
 
 
 def _describe(value: Any) -> str:

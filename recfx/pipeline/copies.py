@@ -34,11 +34,17 @@ class Facts:
     state_bytes: int
 
 
+#: A node with its function and arguments. Arguments are immutable: a change puts others in their place.
+_Reading = tuple[fx.Node, Any, Any, Any]
+
+
 class WorkingCopies:
     """A copy of a program that a pass left as it was, and what is known of the program."""
 
     def __init__(self) -> None:
         self._kept: tuple[fx.GraphModule, fx.GraphModule] | None = None
+        #: The nodes of the copy that was taken last, as they were then.
+        self._taken: list[_Reading] = []
         self._facts: Facts | None = None
 
     def facts(self, program: Program) -> Facts:
@@ -51,39 +57,53 @@ class WorkingCopies:
     def take(self, program: Program) -> Program:
         """A copy of a program, whose graph the caller may edit."""
         kept, self._kept = self._kept, None
-        if kept is None or kept[0] is not program.module:
-            return program.clone()
-        return program.with_module(kept[1])
+        if kept is not None and kept[0] is program.module:
+            return program.with_module(kept[1])
+        copy = program.clone()
+        self._taken = _read(copy)
+        return copy
 
-    def keep(self, program: Program, copy: Program) -> None:
-        """Keeps a copy for the next pass, when names and recorded values are those of the program, too."""
-        alike = all(map(_alike, program.graph.nodes, copy.graph.nodes))
-        if alike and _same_state(self.facts(program).state, copy):
-            self._kept = program.module, copy.module
+    def changed(self, program: Program, copy: Program) -> bool:
+        """Whether a pass changed the graph of the copy that it took, unread nodes included.
+
+        One that it left as it was is kept for the next pass, when names and recorded values are those of the program, too.
+
+        Args:
+            program: The program before the pass.
+            copy: The copy that the pass edited.
+        """
+        state = self.facts(program).state
+        if _same_state(state, copy) and (self._is_untouched(copy) or _equal_in_order(program, copy)):
+            if all(map(_alike, program.graph.nodes, copy.graph.nodes)):
+                self._kept = program.module, copy.module
+            return False
+        return len(program.graph.nodes) != len(copy.graph.nodes) or same_graph(program, copy) is not None
+
+    def _is_untouched(self, copy: Program) -> bool:
+        """Whether the nodes of a copy are the same objects, with the same arguments, as when it was taken."""
+        now = _read(copy)
+        return len(now) == len(self._taken) and all(map(_is_same, self._taken, now))
 
 
-def differ(before: Program, after: Program, state: Mapping[str, torch.Tensor]) -> bool:
-    """Whether a pass changed the graph, unread nodes included.
-
-    Args:
-        before: The program before the pass.
-        after: The copy that the pass edited.
-        state: The state of the program before the pass.
-    """
-    if len(before.graph.nodes) != len(after.graph.nodes):
-        return True
-    return not _equal_in_order(before, after, state) and same_graph(before, after) is not None
+def _read(program: Program) -> list[_Reading]:
+    return [(node, node.target, node.args, node.kwargs) for node in program.graph.nodes]
 
 
-def _equal_in_order(before: Program, after: Program, state: Mapping[str, torch.Tensor]) -> bool:
+def _is_same(x: _Reading, y: _Reading) -> bool:
+    return x[0] is y[0] and x[1] is y[1] and x[2] is y[2] and x[3] is y[3]
+
+
+def _equal_in_order(before: Program, after: Program) -> bool:
     """Whether two graphs hold equal nodes in the same order: the usual case, which needs no search for partners."""
+    if len(before.graph.nodes) != len(after.graph.nodes):
+        return False
     partner: dict[fx.Node, fx.Node] = {}
     for x, y in zip(before.graph.nodes, after.graph.nodes, strict=True):
         same = x.op == y.op and (x.target == y.target or x.op == "placeholder")
         if not same or not same_arguments(x.args, y.args, partner) or not same_arguments(x.kwargs, y.kwargs, partner):
             return False
         partner[x] = y
-    return _same_state(state, after)
+    return True
 
 
 def _same_state(state: Mapping[str, torch.Tensor], program: Program) -> bool:

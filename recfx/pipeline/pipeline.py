@@ -17,7 +17,7 @@ from recfx.ir.verify import Level, verify_meta, verify_structure
 from recfx.pipeline.base import Pass
 from recfx.pipeline.bisect import BisectResult, bisect_rewrites
 from recfx.pipeline.context import PassContext
-from recfx.pipeline.copies import WorkingCopies, differ
+from recfx.pipeline.copies import WorkingCopies
 from recfx.pipeline.failure import with_reproducer
 from recfx.pipeline.gate import Gate
 from recfx.pipeline.instruments import Instrument
@@ -207,14 +207,9 @@ def run_pass(
         after, ctx = _undone(before, item, ctx)
     _refuse_written_state(item, versions, _state_versions(facts.state))
     ctx.sweep()
-    changed = bool(ctx.fired) or differ(
-        before, after, facts.state
-    )  # a pass may change the graph without asking the gate
-    if changed:
-        after.module = without_unread_state(after.module)
-    else:
-        copies.keep(before, after)
-        after.module = before.module
+    # A pass may change the graph without asking the gate.
+    changed = bool(ctx.fired) or copies.changed(before, after)
+    after.module = without_unread_state(after.module) if changed else before.module
     after.properties = (before.properties - spec.invalidates) | spec.establishes
     ran = time.perf_counter()
     found = copies.facts(after)

@@ -98,3 +98,44 @@ def test_values_of_their_own_show_views() -> None:
     own = propagate(module, views, own_memory=True)
     for source, view in zip((x, y), views, strict=True):
         assert own[view].untyped_storage()._cdata == source.meta["val"].untyped_storage()._cdata
+
+
+def _fake_states(*tensors: torch.Tensor) -> list[Any]:
+    """The recorded values of parameters and buffers."""
+    holder = torch.nn.Module()
+    for number, tensor in enumerate(tensors):
+        held = isinstance(tensor, torch.nn.Parameter)
+        (holder.register_parameter if held else holder.register_buffer)(f"state{number}", tensor)  # type: ignore[operator]
+    graph = fx.Graph()
+    x = graph.placeholder("x")
+    (x.meta["val"],) = fake_inputs([(("batch", 8), torch.float32, _CPU)])
+    reads = [graph.get_attr(f"state{number}") for number in range(len(tensors))]
+    graph.output((x, *reads))
+    refresh(fx.GraphModule(holder, graph))
+    return [read.meta["val"] for read in reads]
+
+
+def test_state_of_one_form_has_one_value() -> None:
+    weights = [torch.nn.Parameter(torch.randn(4, 3)) for _ in range(5)]
+    first, *others = _fake_states(*weights, torch.randn(4, 3))
+    assert all(value is first for value in others[:4])
+    assert isinstance(first, torch.nn.Parameter)
+    assert first.shape == (4, 3)
+    assert others[4] is not first
+    assert not others[4].requires_grad
+
+
+@pytest.mark.parametrize(
+    "other",
+    [
+        *(torch.zeros(3, 4), torch.zeros(4, 3).t(), torch.zeros(6, 3)[::2], torch.zeros(3, 3, dtype=torch.float64)),
+        *(torch.zeros(3, 3).requires_grad_(), torch.nn.Parameter(torch.zeros(3, 3), False), torch.zeros(3, 6)[:, :3]),
+    ],
+    ids=["sizes", "transposed", "strides", "dtype", "gradient", "parameter", "apart"],
+)
+def test_state_of_other_forms_has_values_of_its_own(other: torch.Tensor) -> None:
+    plain, found = _fake_states(torch.zeros(3, 3), other)
+    assert found is not plain
+    assert (found.shape, found.stride(), found.dtype) == (other.shape, other.stride(), other.dtype)
+    assert found.requires_grad == other.requires_grad
+    assert isinstance(found, torch.nn.Parameter) == isinstance(other, torch.nn.Parameter)

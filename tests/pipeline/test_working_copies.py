@@ -14,6 +14,8 @@ from recfx.ir import program as program_module
 from recfx.ir.program import Program
 from recfx.ir.verify import Level
 from recfx.pipeline import Pass, PassContext, PassSpec, Pipeline
+from recfx.pipeline.copies import WorkingCopies
+from recfx.pipeline.pipeline import run_pass
 
 _aten = torch.ops.aten
 
@@ -90,3 +92,79 @@ def test_a_copy_with_other_values_is_not_used_again() -> None:
 
     Pipeline([Looks(), _Renames(), Looks()]).run(program)
     assert seen[0] == seen[1]
+
+
+def _last(program: Program) -> Any:
+    """The last operator."""
+    return [node for node in program.graph.nodes if node.op == "call_function"][-1]
+
+
+def _rewires(program: Program) -> None:
+    """Reads the input in place of the last value but one."""
+    last = _last(program)
+    last.args = (program.placeholders()[0],)
+
+
+def _rewires_and_back(program: Program) -> None:
+    """Rewires a node and undoes it."""
+    last = _last(program)
+    before = last.args
+    _rewires(program)
+    last.args = (before[0],)
+
+
+def _adds_an_unread_node(program: Program) -> None:
+    with program.graph.inserting_after(program.placeholders()[0]):
+        program.graph.call_function(_aten.relu.default, (program.placeholders()[0],)).meta.update(
+            program.placeholders()[0].meta
+        )
+
+
+def _renames_an_operator(program: Program) -> None:
+    _last(program).target = _aten.sigmoid.default
+
+
+def _replaces_the_state(program: Program) -> None:
+    name = next(iter(program.state()))
+    program_module.set_state(program.module, name, torch.zeros(3))
+
+
+class _Scaled(nn.Module):
+    def __init__(self) -> None:
+        super().__init__()
+        self.scale = nn.Parameter(torch.ones(3))
+
+    def forward(self, x: Tensor) -> Tensor:
+        """[B, 3] -> [B, 3]."""
+        return torch.relu(torch.relu(x) * self.scale)
+
+
+@pytest.mark.parametrize(
+    ("edit", "changes"),
+    [
+        (_rewires, True),
+        (_rewires_and_back, False),
+        (_renames_an_operator, True),
+        (_replaces_the_state, True),
+        (_adds_an_unread_node, False),  # swept behind the pass
+        (lambda program: None, False),
+    ],
+    ids=["rewired", "rewired back", "another operator", "another tensor", "unread", "untouched"],
+)
+def test_a_change_without_the_gate_is_found(edit: Any, changes: bool) -> None:
+    program = capture(_Scaled().eval(), (torch.randn(4, 3),))
+
+    @dataclasses.dataclass(frozen=True)
+    class Edits(Pass):
+        spec = PassSpec("edits", "Edits the graph behind the gate's back.")
+
+        def run(self, program: Program, ctx: PassContext) -> None:
+            """Edits the graph."""
+            edit(program)
+
+    copies = WorkingCopies()
+    for _ in range(2):  # the second time on a copy that an idle pass left
+        untouched, _ = run_pass(_Idle(), program, verify=Level.OFF, copies=copies)
+        assert untouched.module is program.module
+        after, _ = run_pass(Edits(), program, verify=Level.OFF, copies=copies)
+        assert (after.module is not program.module) == changes
