@@ -23,7 +23,7 @@ class _Place:
 
     Attributes:
         caller: The place that called the function; None for the outermost selected frame.
-        frame: What a traceback shows of the frame; None at the root, which is no frame.
+        frame: What a traceback shows of the frame; None at the root, which is the place outside every selected frame.
         inner: Code and line -> a place inside the call at this line.
         text: What a node's stack trace holds; None until a node needs it.
     """
