@@ -74,6 +74,16 @@ def another_order(m: Any, x: Tensor, a: Tensor) -> list[Tensor]:
     return loop(step, m.x(x), a)
 
 
+class Shares:
+    """Attention [B, L, 1] or [B, L, 1, 1] that is read step by step like one [B, L]."""
+
+    def __init__(self, held: Tensor) -> None:
+        self.held = held
+
+    def __getitem__(self, place: tuple[slice, int, None]) -> Tensor:
+        return self.held.select(1, place[1]).reshape(-1, 1)
+
+
 def linears(bias: bool = True) -> dict[str, nn.Module]:
     return {"x": nn.Linear(I, 3 * H), "h": nn.Linear(H, 3 * H, bias=bias)}
 
@@ -99,6 +109,11 @@ FIRES = {
             lambda v, s, h: cell(v.chunk(3, 1), m.h(h).chunk(3, 1), s, h), torch.stack(m.x(x).unbind(1), 1), a
         )[-1], **linears(),
     ),
+    "attention of three dimensions": case(
+        lambda m, x, a: loop(
+            lambda v, s, h: cell(v.chunk(3, 1), m.h(h).chunk(3, 1), s, h), m.x(x), Shares((a * 2)[:, :, None])  # type: ignore[arg-type]
+        )[-1], **linears(),
+    ),
     **{form: case(lambda m, x, a, form=form: whole(m, x, a, form)[-1], **linears()) for form in list(forms(*[torch.ones(1)] * 3))[1:]},
 }  # fmt: skip
 
@@ -118,7 +133,49 @@ LEAVES_ALONE: dict[str, tuple[Callable[..., Any], str | None]] = {
     "another activation": (
         lambda m, x, a: loop(lambda v, s, h: (1 - s) * h + s * torch.relu(v[:, :H] + m.h(h)[:, :H]), m.x(x), a)[-1], None
     ),
+    "steps at places that depend on the batch": (
+        lambda m, x, a: placed(m, x, a, lambda i: ((x.shape[0] + i) % L, i)), None
+    ),
+    "attention at places that depend on the batch": (
+        lambda m, x, a: placed(m, x, a, lambda i: (i, (x.shape[0] + i) % L)), None
+    ),
+    "steps of another order than their attention": (lambda m, x, a: placed(m, x, a, lambda i: (i, L - 1 - i)), "not part of a loop"),
+    "steps in the last dimension": (
+        lambda m, x, a: loop(
+            lambda v, s, h: cell(v, m.h(h).chunk(3, 1), s, h), Turned(m.x(x).transpose(1, 2), x), a  # type: ignore[arg-type]
+        )[-1], None,
+    ),
+    "attention of a tensor of another rank": (
+        lambda m, x, a: loop(
+            lambda v, s, h: cell(v.chunk(3, 1), m.h(h).chunk(3, 1), s, h), m.x(x), Shares((a * 2)[:, :, None, None])  # type: ignore[arg-type]
+        )[-1], None,
+    ),
+    "a step of a tensor of another rank": (
+        lambda m, x, a: loop(
+            lambda v, s, h: cell(v.flatten(1).chunk(3, 1), m.h(h).chunk(3, 1), s, h),
+            m.x(x).reshape(x.shape[0], L, 3, H) * 2, a
+        )[-1], None,
+    ),
 }  # fmt: skip
+
+
+class Turned:
+    """A sequence [B, columns, L] that is read step by step like one [B, L, columns]; a step is its three gates."""
+
+    def __init__(self, held: Tensor, like: Tensor) -> None:
+        self.held, self.shape, self.new_zeros = held, like.shape, like.new_zeros
+
+    def __getitem__(self, place: tuple[slice, int]) -> Any:
+        return self.held.select(2, place[1]).chunk(3, 1)
+
+
+def placed(m: Any, x: Tensor, a: Tensor, places: Callable[[int], tuple[Any, Any]]) -> Tensor:
+    """A loop whose steps and shares of attention are read at given places."""
+    given, h = m.x(x), x.new_zeros(x.shape[0], H)
+    for step in range(L):
+        of_step, of_share = places(step)
+        h = cell(given.select(1, of_step).chunk(3, 1), m.h(h).chunk(3, 1), a.select(1, of_share)[:, None], h)
+    return h
 
 
 @pytest.mark.parametrize("name", FIRES)

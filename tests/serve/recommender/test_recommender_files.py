@@ -172,6 +172,8 @@ def test_journals_that_do_not_fit(folder: Path) -> None:
     with pytest.raises(InputError, match="kept already"):
         made.keep_updates(folder)
     other = recommender(items(range(100, 120)))
+    with pytest.raises(InputError, match="changes are kept already, or were made since"):
+        other.keep_updates(folder)  # it was never saved
     other.save(folder.with_name("other"))
     with pytest.raises(InputError, match="another recommender"):
         other.keep_updates(folder)
