@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import os
 import socket
 
 from engine_kit import Outcomes, compiled, tensors
@@ -32,6 +33,37 @@ def test_each_process_has_the_figures_of_the_others(tmp_path):
     found, after, left = asyncio.run(run())
     assert found == [[b"figures 1", b"figures 2"], [b"figures 0", b"figures 2"], [b"figures 0", b"figures 1"]]
     assert after == left == []
+
+
+def test_the_socket_of_an_earlier_process_of_the_same_number_is_replaced(tmp_path):
+    (tmp_path / "a.socket").touch()
+
+    async def run():
+        made = [named(tmp_path, name) for name in "ab"]
+        await made[0].listen(lambda: b"figures")
+        found = await made[1].others()
+        await made[0].close()
+        return found
+
+    assert asyncio.run(run()) == [b"figures"]
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_a_process_ends_although_its_socket_is_gone(tmp_path):
+    async def run():
+        made = named(tmp_path, "a")
+        await made.close()  # before it listens
+        await made.listen(lambda: b"figures")
+        (tmp_path / "a.socket").unlink()
+        await made.close()
+        await made.close()
+
+    asyncio.run(run())
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_each_process_has_a_socket_of_its_own(tmp_path):
+    assert Siblings(tmp_path)._own == tmp_path / f"{os.getpid()}.socket"
 
 
 def test_a_process_that_has_ended_or_hangs_is_left_out(tmp_path, monkeypatch):

@@ -24,6 +24,7 @@ from recfx.ir import Exactness
 from recfx.ir.region import Region
 from recfx.onnx.rules import FUSED
 from recfx.targets import BACKENDS, Lowered, resolve
+from recfx.testing.builder import GraphBuilder
 from recfx.zoo import MODELS
 
 pytest.importorskip("onnxruntime", reason='pip install "recfx[onnxruntime]"')
@@ -342,3 +343,23 @@ def test_inputs_with_gaps_and_wrong_types() -> None:
     with pytest.raises(InputError, match=r"expected torch\.float32, got torch\.float64"):
         region.run(torch.randn(3, 4, dtype=torch.float64))
     assert isinstance(region.region, Region)
+
+
+def test_outputs_whose_sizes_do_not_follow_from_the_inputs() -> None:
+    """The input has twice the rows of the batch, and no other input tells the batch. The runtime makes these outputs itself."""
+    aten = torch.ops.aten
+    builder = GraphBuilder({"x": ("2*batch", 3)})
+    halves = builder.call(aten.reshape.default, builder.inputs["x"], [2, -1, 3])
+    first = builder.call(aten.select.int, halves, 0, 0)
+    above = builder.call(aten.gt.Scalar, first, 0.5)
+    whole = builder.call(aten.to.dtype, first, torch.int64)
+    all_of = builder.call(aten.gt.Scalar, builder.inputs["x"], 0.5)
+    program = builder.build(first, above, whole, all_of)
+    lowered = BACKENDS["onnxruntime"].lower(Region.whole(program))
+    for rows in (1, 4):
+        x = torch.arange(6.0 * rows).reshape(2 * rows, 3) / 7
+        first_half = x[:rows]
+        expected = [first_half, first_half > 0.5, first_half.long(), x > 0.5]
+        for wanted, got in zip(expected, lowered.run(x), strict=True):
+            assert got.dtype == wanted.dtype
+            assert torch.equal(got, wanted)
