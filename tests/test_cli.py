@@ -10,11 +10,13 @@ from typing import Any
 
 import pytest
 import torch
+from calibration_kit import some_calibration
 from models import TinyCtr, tiny_inputs
 
 import recfx
 from recfx.cli import command_parser, main
 from recfx.doctor import examine
+from recfx.driver.backend_calibration import described
 from recfx.learn.recipes import recipe_of
 
 
@@ -236,6 +238,53 @@ def test_a_model_of_a_script_is_optimized_and_saved(tmp_path: Path, capsys: pyte
         assert "next:" in capsys.readouterr().err
     assert main(["optimize", "no-such.pt2", "-o", str(tmp_path / "other")]) == 1
     assert main([argv[0], argv[1], "-o", str(tmp_path)]) == 1
+
+
+def test_calibrate_measures_again_with_its_options(
+    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """A stored calibration is no reason not to measure."""
+    called: list[tuple[int, dict[str, Any]]] = []
+
+    def calibrated(**options: Any) -> Any:
+        called.append((torch.get_num_threads(), options))
+        return some_calibration()
+
+    monkeypatch.setattr("recfx.driver.backend_calibration.calibrated", calibrated)
+    before = torch.get_num_threads()
+    try:
+        assert main(["calibrate", "--seconds", "3.5", "--threads", str(before + 1)]) == 0
+        assert main(["calibrate"]) == 0
+    finally:
+        torch.set_num_threads(before)
+    assert called == [(before + 1, {"again": True, "seconds": seconds}) for seconds in (3.5, 50.0)]
+    assert capsys.readouterr().out == 2 * f"{described(some_calibration())}\n"
+
+
+def test_demo_hands_all_its_options_over(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    called: list[tuple[tuple[Any, ...], dict[str, Any]]] = []
+    monkeypatch.setattr("recfx.demo.run_demo", lambda *given, **named: called.append((given, named)))
+    more = [
+        "--label",
+        "y",
+        "--rows",
+        "70",
+        "--threads",
+        "3",
+        "--save",
+        str(tmp_path),
+        "--budget",
+        "0.25",
+        "--seed",
+        "9",
+    ]
+    assert main(["demo", "--model", "dlrm", "--data", "d", "--seconds", "5", "--pipeline", "canonicalize", *more]) == 0
+    (((model, data), named),) = called
+    assert (model, str(data)) == ("dlrm", "d")
+    assert named == {
+        **{"seconds": 5.0, "rows": 70, "pipeline": "canonicalize", "threads": 3, "save": tmp_path, "budget": 0.25},
+        **{"seed": 9, "label": "y"},
+    }
 
 
 #: Command -> the arguments that it needs, and the values of all others.

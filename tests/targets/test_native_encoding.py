@@ -59,6 +59,23 @@ def test_other_formats_take_the_reference() -> None:
         assert torch.equal(pack_new_rows(rows, bits, refine=refine), encode_rows(rows, bits, refine=refine))
 
 
+@pytest.mark.parametrize("bits", KERNEL_BITS)
+@pytest.mark.parametrize("columns", [1, 2, 3, 255, 256, 257])
+def test_rows_of_few_numbers(bits: int, columns: int) -> None:
+    """One number is the fewest; blocks of 256 are packed at a time."""
+    rows = torch.linspace(-3, 5, 4 * columns).reshape(4, columns)
+    assert torch.equal(pack_new_rows(rows, bits), encode_new_rows(rows, bits))
+
+
+@pytest.mark.parametrize("bits", [-8, 0, 1, 3, 5, 7, 9, 16, 32])
+@pytest.mark.parametrize("count", [0, 3])
+def test_other_bits_are_refused(bits: int, count: int) -> None:
+    """The kernel itself writes nothing."""
+    rows, packed = torch.randn(count, 8), torch.full((count, 64), 7, dtype=torch.uint8)
+    assert library().calls["recfx_encode_rows"](bits, address(rows), count, 8, address(packed)) == -2
+    assert bool((packed == 7).all())
+
+
 @pytest.mark.parametrize("bits", [*KERNEL_BITS, 1])
 @pytest.mark.parametrize("count", [0, 3])
 def test_rows_without_numbers_are_refused(bits: int, count: int) -> None:
