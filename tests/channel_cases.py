@@ -180,6 +180,34 @@ VIEWS = {
         )(g.layer(12)),
         (2,),
     ),
+    "merged with the batch in two orders": Case(
+        lambda g: g.read(
+            g.call(
+                aten.unsqueeze.default,
+                g.call(
+                    aten.add.Tensor,
+                    g.call(aten.reshape.default, g.layer(4), [-1]),
+                    g.call(aten.reshape.default, g.call(aten.permute.default, g.layer(4), [1, 0]), [-1]),
+                ),
+                1,
+            )
+        ),
+        misses=("divided in different ways",),
+    ),
+    "merged with the batch in one order": Case(
+        lambda g: g.read(
+            g.call(
+                aten.reshape.default,
+                g.call(
+                    aten.add.Tensor,
+                    g.call(aten.reshape.default, g.layer(4), [-1]),
+                    g.call(aten.reshape.default, g.layer(4), [-1]),
+                ),
+                [-1, 4],
+            )
+        ),
+        (4,),
+    ),
     "unflatten": Case(
         lambda g: g.read(
             g.call(aten.flatten.using_ints, g.call(aten.unflatten.int, g.layer(6), 1, [2, 3]), 1, 2),
