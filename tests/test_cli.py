@@ -243,7 +243,7 @@ def test_a_model_of_a_script_is_optimized_and_saved(tmp_path: Path, capsys: pyte
 def test_calibrate_measures_again_with_its_options(
     monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    """A stored calibration is no reason not to measure."""
+    """Also with a stored calibration."""
     called: list[tuple[int, dict[str, Any]]] = []
 
     def calibrated(**options: Any) -> Any:

@@ -58,7 +58,7 @@ class TraceFunctions:
         if func in _HISTORY:
             self.refused = True
             raise NeedsPlainTrace(f"the model calls {func}")
-        if func in _NUMBERS and args and isinstance(args[0], torch.Tensor):
+        if func in _NUMBERS:
             self._nodes.count(args[0])
         elif func == _REQUIRES_GRADIENT:
             return self._nodes.requires_gradient(args[0])

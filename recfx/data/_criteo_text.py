@@ -132,8 +132,8 @@ def _parse_integers(
     negative = (lengths > 1) & (text[ends - lengths] == _MINUS)
     digits = lengths - negative
     for place in range(min(int(digits.max(initial=0)), _MAX_DIGITS)):
-        here = digits > place
-        digit = np.where(here, text[ends - 1 - np.where(here, place, 0)] - np.uint8(_ZERO), np.uint8(0))
+        # Before the first digit, a character is read that is not used; a line has more characters than the largest number digits.
+        digit = np.where(digits > place, text[ends - 1 - place] - np.uint8(_ZERO), np.uint8(0))
         good &= digit <= 9
         value += digit.astype(np.int64) * 10**place  # below numpy 2, uint8 times int64 can stay uint8
     value[negative] *= -1

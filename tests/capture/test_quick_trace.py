@@ -71,6 +71,15 @@ def _numbers_read(self: Model, x: Tensor) -> Any:
     return [row.reshape(row.numel()) + row.view(-1) for row in rows]
 
 
+def _numbers_of_every_form(self: Model, x: Tensor) -> Any:
+    rows = [torch.relu(x)[:, 1:].contiguous() for _ in range(7)]
+    asked = [
+        *(rows[0].nelement(), torch.numel(rows[1]), torch.numel(input=rows[2]), rows[3].nbytes),
+        *(rows[4].numel(), rows[5].storage_offset(), rows[6].shape.numel()),
+    ]
+    return [row * number for row, number in zip(rows, asked, strict=True)]
+
+
 def _transposed(self: Model, x: Tensor) -> Any:
     rows = [torch.tanh(x).t().contiguous(), torch.tanh(x).t().contiguous()]
     return [(row + row.stride(0)).t() for row in rows]
@@ -194,6 +203,7 @@ def _memory(self: Model, x: Tensor) -> Any:
 
 BODIES = [
     *(_layers, _in_place, _views_written, _views_reshaped_in_place, _sizes_read, _numbers_read, _transposed, _masks),
+    _numbers_of_every_form,
     *(
         _constant_indices,
         _constants_read,
