@@ -80,7 +80,8 @@ _ZOO, _KIT = "recfx/zoo/", "recfx/testing/"
 def left_out(file: str, tree: ast.Module) -> set[ast.AST]:
     """The nodes of a file that are not mutated; a statement among them is not removed either."""
     kinds: list[Callable[[str, ast.Module], Iterator[ast.AST]]] = [
-        _messages, _keywords, _assertions, _for_type_checkers, _progress, _constants, _default_sizes, _drawn_numbers, _places,
+        _messages, _keywords, _assertions, _for_type_checkers, _progress, _constants, _default_sizes, _unread_defaults,
+        _drawn_numbers, _places,
     ]  # fmt: skip
     return {node for kind in kinds for node in kind(file, tree)} | _false_returns(tree) | _success(tree)
 
@@ -176,6 +177,19 @@ def _default_sizes(file: str, tree: ast.Module) -> Iterator[ast.AST]:
                 yield from (
                     part for default in [*node.defaults, *node.kw_defaults] if default for part in ast.walk(default)
                 )
+
+
+def _unread_defaults(file: str, tree: ast.Module) -> Iterator[ast.AST]:
+    """Defaults of parameters that a function has for its signature alone and never reads, such as those of an operator."""
+    for function in ast.walk(tree):
+        if not isinstance(function, ast.FunctionDef):
+            continue
+        given = function.args
+        read = {node.id for part in function.body for node in ast.walk(part) if isinstance(node, ast.Name)}
+        plain = [*given.posonlyargs, *given.args]
+        named = [*zip(plain[len(plain) - len(given.defaults) :], given.defaults, strict=True)]
+        named += zip(given.kwonlyargs, given.kw_defaults, strict=True)  # type: ignore[arg-type]
+        yield from (part for one, default in named if default and one.arg not in read for part in ast.walk(default))
 
 
 def _drawn_numbers(file: str, tree: ast.Module) -> Iterator[ast.AST]:
