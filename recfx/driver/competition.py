@@ -37,7 +37,7 @@ from recfx.targets import BACKENDS, Backend, EagerBackend, Verdict, missing
 
 #: Seconds for lowering and measuring plans beside the first one: the most; what is left of the seconds up to the end of the competition, if
 #: the stages before took long; the least. Half of them are for lowering.
-_MOST, _UP_TO, _LEAST = 6.0, 8.0, 1.0
+_MOST, _UP_TO, _LEAST = 6.0, 7.0, 1.0
 #: Seconds for the times of single regions, which later predictions use.
 _RECORDING = 0.7
 #: A backend that takes long to lower competes only if the target names it, and torch takes this share of the first plan's predicted time.

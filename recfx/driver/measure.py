@@ -23,7 +23,7 @@ from recfx.ir.program import Program
 from recfx.ir.shapes import BATCH
 
 SECONDS = 0.25
-#: Fewest rounds of a comparison, and of one in which a single call takes longer than the whole time.
+#: Fewest rounds of a comparison, and of one of a model whose calls take long.
 _ROUNDS, _FEWEST_ROUNDS = 5, 3
 #: A call of this many seconds is all of a model with one region: what is beside the region takes a millionth of it.
 _LONG_CALL = 0.05
@@ -64,7 +64,8 @@ def do_no_harm(parts: Parts, model: torch.nn.Module, *, seconds: float = SECONDS
             "eager": eager,
             "compiled": partial(parts.entry, *positional, **keyword),
         }
-        rounds = _ROUNDS if time.perf_counter() - start < seconds else _FEWEST_ROUNDS
+        quick = parts.program.long_call is None and time.perf_counter() - start < seconds
+        rounds = _ROUNDS if quick else _FEWEST_ROUNDS
         comparison = _compare(candidates, seconds, rounds)
         measured.append(_measured(rows_of(parts.program, leaves), comparison))
         harmful |= comparison.slower("compiled", than="eager")
