@@ -9,7 +9,8 @@ import numpy as np
 import pytest
 
 from recfx.errors import InputError
-from recfx.serve.load.command import _pool, _trial, add_bench_serve
+from recfx.serve.load.command import _one_load, _pool, _search, _trial, add_bench_serve
+from recfx.serve.load.run import Load
 
 
 def _parsed(*arguments: str) -> argparse.Namespace:
@@ -106,3 +107,53 @@ def test_a_load_is_drawn(tmp_path: Path, rows: list[str], capsys: pytest.Capture
     assert options.run(options) == 1
     assert f"drawn in {file}" in capsys.readouterr().out
     assert file.read_text().startswith("<svg")
+
+
+@pytest.mark.parametrize(
+    ("more", "traced", "offered"),
+    [([], False, 100), (["--rate", "70"], False, 70), ([], True, 50), (["--rate", "70"], True, 70)],
+    ids=["the usual rate", "a rate", "the rate of a trace", "a trace at another rate"],
+)
+def test_the_offered_rate_is_shown(
+    more: list[str], traced: bool, offered: int, tmp_path: Path, rows: list[str], capsys: pytest.CaptureFixture[str]
+) -> None:
+    """That of the options, and else the rate at which the requests of a trace were sent."""
+    (tmp_path / "trace.csv").write_text("seconds\n0\n1\n")
+    options = _parsed("http://host", *rows, *more, *(["--trace", str(tmp_path / "trace.csv")] if traced else []))
+    due = np.arange(6) * 0.024  # 6 in 0.12 seconds
+    asked: list[float | None] = []
+
+    def trial(rate: float | None) -> Load:
+        asked.append(rate)
+        return Load(due, due, due + 0.001, np.full(6, 200))
+
+    assert _one_load(options, "tiny", trial, ("127.0.0.1", 9)) == 0
+    assert asked == [70.0 if more else None]
+    printed = capsys.readouterr().out
+    assert f"{offered} offered, 50 answered" in printed
+    assert f"rows {'of trace.csv' if traced else '1'}" in printed
+
+
+def test_a_load_without_an_answer_ends_with_status_1(rows: list[str]) -> None:
+    due = np.arange(3.0)
+    for status, code in ((429, 1), (200, 0)):
+        load = Load(due, due, due, np.full(3, status))
+        assert _one_load(_parsed("http://host", *rows), "tiny", lambda rate, load=load: load, ("127.0.0.1", 9)) == code
+
+
+def test_a_search_begins_at_the_rate_and_prints_its_end(rows: list[str], capsys: pytest.CaptureFixture[str]) -> None:
+    asked: list[float | None] = []
+
+    def trial(rate: float | None) -> Load:
+        """A server that answers 300 requests per second in time."""
+        assert rate is not None
+        asked.append(rate)
+        due = np.arange(200) / rate
+        return Load(due, due, due + (0.001 if rate <= 300 else 0.5), np.full(200, 200))
+
+    for more, first in (([], 100.0), (["--rate", "40"], 40.0)):
+        asked.clear()
+        options = _parsed("http://host", *rows, "--sla", "25", *more)
+        assert _search(options, trial) == 0
+        assert asked[0] == pytest.approx(first)
+        assert "requests/s within 25 ms at p99, rows 1" in capsys.readouterr().out

@@ -2,9 +2,12 @@
 
 from __future__ import annotations
 
+import ast
 import dataclasses
 import math
+import traceback
 from collections.abc import Callable
+from pathlib import Path
 from random import Random
 from typing import Any
 
@@ -15,8 +18,10 @@ from serve_kit import linear
 
 from recfx.serve import policies
 from recfx.serve.policies import (
+    Admission,
     AdmissionConfig,
     AimdConfig,
+    BusyMeter,
     DeadlineConfig,
     DeepRecSysClimb,
     HillClimb,
@@ -80,6 +85,14 @@ REFUSED: dict[str, tuple[Callable[[], object], str]] = {
     "a correction without weight": (lambda: TimeCorrection(weight=0.0), "weight is 0.0"),
     "a window of 0": (lambda: LoadMeter(0.0), "seconds is 0.0"),
     "a window without parts": (lambda: LoadMeter(1.0, 0), "buckets is 0"),
+    "a meter of 0 cores": (lambda: BusyMeter(0), "cores is 0"),
+    "a meter of 0 seconds": (lambda: BusyMeter(1, 0.0), "seconds is 0.0"),
+    "an admission on 0 cores": (lambda: Admission(linear(), cores=0), "cores is 0"),
+    "a half-life of 0": (lambda: ReplicaLoad(half_life=0.0), "half_life is 0.0"),
+    "no tenants": (lambda: TenantConfig(TenantLimit(1.0, 1.0), most_tenants=0), "most_tenants is 0"),
+    "a correction without an end": (lambda: TimeCorrection(most=0.5), "most is 0.5"),
+    "times that are negative": (lambda: linear().without(-1.0), "seconds is -1.0"),
+    "a climb over batches without patience": (lambda: DeepRecSysClimb([1], patience=0), "patience is 0"),
     "a load without samples": (lambda: ReplicaLoad(samples=0), "samples is 0"),
     "true as a number": (lambda: DeadlineConfig(most_wait=True), "most_wait is True"),
 }
@@ -93,6 +106,36 @@ def test_what_cannot_work_is_refused(name: str) -> None:
     what, _, hint = str(caught.value).partition("\n  next:  ")
     assert part in what
     assert len(hint.split()) > 2
+
+
+def _checks() -> set[tuple[str, int]]:
+    """The places in the policies that check a value: (file, line)."""
+    found = set()
+    for file in Path(policies.__file__).parent.glob("*.py"):
+        calls = [node for node in ast.walk(ast.parse(file.read_text())) if isinstance(node, ast.Call)]
+        found |= {
+            (file.name, call.lineno) for call in calls if ast.unparse(call.func) in ("check_count", "check_number")
+        }
+    return found
+
+
+def _check_that_refused(error: BaseException) -> tuple[str, int]:
+    frames = [(Path(frame.filename).name, frame.lineno or 0) for frame in traceback.extract_tb(error.__traceback__)]
+    return next(frame for frame in reversed(frames) if frame[0] != "_checks.py")
+
+
+def test_every_check_refuses_something() -> None:
+    """Of the values above, and of configurations with one negative number."""
+    refused = set()
+    makes = [make for make, _ in REFUSED.values()]
+    for config in CONFIGS:
+        names = [field.name for field in dataclasses.fields(config)]  # type: ignore[arg-type]
+        makes += [lambda c=config, name=name: dataclasses.replace(c, **{name: -math.inf}) for name in names]  # type: ignore[misc]
+    for make in makes:
+        with pytest.raises(ValueError) as caught:  # noqa: PT011 - the tests above and below look at the messages
+            make()
+        refused.add(_check_that_refused(caught.value))
+    assert _checks() - refused == set()
 
 
 CONFIGS = [
