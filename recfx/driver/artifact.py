@@ -52,6 +52,8 @@ PLANS_FORMAT = 5
 READ = (*UNSEALED, 3, FORMAT, PLANS_FORMAT)
 _PROGRAM, _ONE_ROW, _STATE = "program.json", "one-row.json", "state.safetensors"
 _COPIED_BYTES = 16 << 20
+#: The same for tables of a model that several processes load, to share its memory.
+_COPIED_SHARED_BYTES = 1 << 20
 _EAGER_LOST = (
     "your own model measured faster than the compiled one when it was optimized, but a saved folder does not hold it: "
     "the compiled model runs"
@@ -128,6 +130,7 @@ def read(
     types: Sequence[type] = (),
     operators: Collection[str] = (),
     mapped: bool = True,
+    shared: bool = False,
 ) -> Parts:
     """Reads what `save` wrote; see `recfx.load`.
 
@@ -137,6 +140,7 @@ def read(
         types: Likewise.
         operators: Likewise.
         mapped: Whether large tables stay mapped to the folder. Otherwise they are copied, and the folder may be removed.
+        shared: See `recfx.load`.
 
     Raises:
         ArtifactError: The folder is missing, damaged, cut short, of an unknown format version, or its content is not allowed.
@@ -147,7 +151,9 @@ def read(
         more = ("plans",) if sealed.format >= PLANS_FORMAT else ()
         manifest = fields(held, where, ("recfx", "torch", "regions", "one_row", "report", "recipe", *more))
         report: Report = decode(Report, manifest["report"], f"{where}, report")
-        tensors = {name: _settled(tensor, mapped) for name, tensor in sealed.tensors(_STATE).items()}
+        tables = _table_names(report) if shared else set[str]()
+        held_tensors = sealed.tensors(_STATE).items()
+        tensors = {name: _settled(tensor, mapped, shared=name in tables) for name, tensor in held_tensors}
         reader = _Reader(sealed, tensors, types, operators)
         plans = require(dict, manifest.get("plans", {}), f"{where}, plans")
         recipe = load_recipe(manifest["recipe"], sealed)
@@ -213,9 +219,15 @@ def _require_same_parameters(program: Program, one_row: Program, where: str) -> 
         raise ArtifactError("the plan for one row takes other parameters than the model", where=where)
 
 
-def _settled(tensor: torch.Tensor, mapped: bool) -> torch.Tensor:
+def _settled(tensor: torch.Tensor, mapped: bool, *, shared: bool) -> torch.Tensor:
     """Copies weights to aligned memory, where matrix products give the same bits as before saving. Large tables may stay mapped."""
-    return tensor if mapped and tensor.numel() * tensor.element_size() > _COPIED_BYTES else tensor.clone()
+    return tensor if mapped and tensor.nbytes > (_COPIED_SHARED_BYTES if shared else _COPIED_BYTES) else tensor.clone()
+
+
+def _table_names(report: Report) -> set[str]:
+    """The tensors that are embedding tables."""
+    plans = (report,) if report.one_row is None else (report, report.one_row)
+    return {record.state for plan in plans for record in plan.tables}
 
 
 def _settled_report(report: Report, where: str) -> Report:

@@ -10,6 +10,7 @@ connection or dies, the fork server ends; the processes that serve go on.
 from __future__ import annotations
 
 import argparse
+import contextlib
 import gc
 import json
 import logging
@@ -30,7 +31,17 @@ from recfx.serve.plan import ServerPlan
 _log = logging.getLogger("recfx.serve")
 
 #: What a server imports at its first use.
-_NEEDED = ("recfx.serve.server", "recfx.targets.native", "torch._inductor.config")
+_NEEDED = ("recfx.serve.server", "recfx.targets.native", "uvicorn.lifespan.off", "uvloop", "encodings.idna")
+#: What torch imports when a program is loaded: 400 modules, 25 MB. Their names may be others in other versions of torch.
+_OF_TORCH = (
+    "torch._inductor.config",
+    "torch._inductor.sizevars",
+    "torch._subclasses.schema_check_mode",
+    "torch.export._trace",
+    "torch.export.pt2_archive._package",
+    "torch.fx.experimental.validator",
+    "sympy.tensor.tensor",
+)
 _NEEDED_FOR_GRPC = ("recfx.serve.grpc.service",)
 
 START = b"s"
@@ -55,6 +66,9 @@ def _run(options: argparse.Namespace) -> int:
     listening, control = socket.socket(fileno=options.socket), socket.socket(fileno=options.control)
     for module in (*_NEEDED, *(_NEEDED_FOR_GRPC if plan.settings.grpc_port is not None else ())):
         import_module(module)
+    for module in _OF_TORCH:
+        with contextlib.suppress(ModuleNotFoundError):
+            import_module(module)
     gc.collect()
     gc.freeze()  # collections in forked processes would write to the pages of all objects
     # A signal to a new process waits until it can be handled. The fork server itself ends with the connection.

@@ -48,6 +48,7 @@ class Models:
         settings: Limits and threads of each model.
         tenants: Limits per tenant, for each model.
         updates: Who may send new rows of tables; None if nobody may.
+        shared: Whether other processes serve the same folders; see `recfx.load`.
 
     Attributes:
         updates: The updates of tables.
@@ -58,7 +59,10 @@ class Models:
         settings: EngineSettings | None = None,
         tenants: TenantConfig | None = None,
         updates: UpdateSettings | None = None,
+        *,
+        shared: bool = False,
     ) -> None:
+        self._shared = shared
         self.updates = TableUpdates(updates, lambda: self)
         self.settings = settings or EngineSettings()
         self._tenants = tenants
@@ -123,7 +127,10 @@ class Models:
     def _load(self, sources: Sequence[Source]) -> list[Variant]:
         found = []
         for source in sources:
-            model = Recommender.load(source.folder) if is_recommender(source.folder) else load(source.folder)
+            if is_recommender(source.folder):
+                model: CompiledModel | Recommender = Recommender.load(source.folder)
+            else:
+                model = load(source.folder, shared=self._shared)
             self.updates.open(model, source.folder)
             found.append(self._variant(model, source.name, source.quality))
         return found

@@ -50,7 +50,7 @@ class ServerPlan:
         Raises:
             RecfxError: A model cannot be loaded or served.
         """
-        models = Models(self.engine, self.tenants, self.updates)
+        models = Models(self.engine, self.tenants, self.updates, shared=siblings is not None)
         for name, sources in self.models:
             models.add(list(sources), name)
         others = None if siblings is None else Siblings(siblings)

@@ -16,6 +16,7 @@ from artifact_kit import rewrite_manifest
 from models import TinyCtr, tiny_inputs
 
 import recfx
+from recfx.driver import artifact
 from recfx.driver.parts import Parts
 
 
@@ -158,3 +159,35 @@ def test_uninitialised_memory_is_saved_as_zeros(tmp_path: Path) -> None:
     assert not any("empty" in str(target) for target in targets)
     x = torch.rand(2, 3)
     assert torch.equal(recfx.load(tmp_path / "model")(x), x)
+
+
+def test_tables_of_medium_size_are_shared_where_that_is_asked_for(tmp_path: Path) -> None:
+    """They stay mapped to the file; dense weights of the same size are copied."""
+
+    class Model(torch.nn.Module):
+        def __init__(self) -> None:
+            super().__init__()
+            self.table = torch.nn.Embedding(9000, 64)
+            self.head = torch.nn.Linear(64, 9000, bias=False)
+
+        def forward(self, ids: torch.Tensor) -> torch.Tensor:
+            found: torch.Tensor = self.head(self.table(ids))
+            return found
+
+    ids = torch.tensor([0, 8999, 5])
+    recfx.optimize(Model().eval(), example_inputs=(ids,), measure=False).save(tmp_path / "model")
+    own, shared = recfx.load(tmp_path / "model"), recfx.load(tmp_path / "model", shared=True)
+    assert torch.equal(own(ids), shared(ids))
+    assert not _mapped(own, tmp_path)
+    assert _mapped(shared, tmp_path) == ["table.weight"]
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(artifact, "_COPIED_BYTES", 1 << 20)
+        assert _mapped(recfx.load(tmp_path / "model"), tmp_path) == ["head.weight", "table.weight"]
+
+
+def _mapped(model: recfx.CompiledModel, folder: Path) -> list[str]:
+    """The weights that are in memory of a file."""
+    files = [line.split() for line in Path("/proc/self/maps").read_text().splitlines() if str(folder) in line]
+    ranges = [tuple(int(end, 16) for end in line[0].split("-")) for line in files]
+    weights = model.state_dict().items()
+    return sorted(name for name, w in weights if any(low <= w.data_ptr() < high for low, high in ranges))

@@ -6,9 +6,11 @@ import json
 import socket
 import subprocess
 import sys
+from importlib.util import find_spec
 
 import pytest
 
+from recfx.serve import fork_server
 from recfx.serve.fork_server import START, parser
 
 _PROGRAM = """
@@ -49,3 +51,9 @@ def test_its_parent_writes_all_arguments(missing: str, capsys: pytest.CaptureFix
     with pytest.raises(SystemExit, match="2"):
         parser().parse_args(arguments)
     assert missing in capsys.readouterr().err
+
+
+@pytest.mark.parametrize("module", [*fork_server._NEEDED, *fork_server._NEEDED_FOR_GRPC, *fork_server._OF_TORCH])
+def test_what_it_imports_exists(module: str) -> None:
+    """A name that this torch does not have would cost each server the memory of its own import."""
+    assert find_spec(module) is not None

@@ -37,7 +37,6 @@ def ask(place: str, path: str, body: bytes | None = None) -> int:
     return answer.status
 
 
-@pytest.mark.xfail(strict=False, reason="150.6 and 156 MB for each of four processes were measured, on 150 allowed")
 def test_processes_share_the_tables(tmp_path):
     rows = TABLES // (16 * 64 * 4)
     torch.manual_seed(0)
