@@ -22,6 +22,7 @@ from recfx.ir.constants import same_constant
 from recfx.ir.containers import canonical_output
 from recfx.ir.difference import difference
 from recfx.ir.held_values import held_by, is_held, split_outputs
+from recfx.ir.known_runs import KnownRuns
 from recfx.ir.probes import FEW_ROWS, checked_example, first_rows, has_fixed_bags, probes, reshuffle
 from recfx.ir.program import Program
 from recfx.ir.special_rows import judged, special_batches
@@ -42,6 +43,7 @@ def compare_with_model(program: Program, model: torch.nn.Module, call: Call) -> 
     Raises:
         CaptureError: The outputs differ, or two runs of the model differ.
     """
+    program.known_runs = None
     with torch.no_grad():
         start = time.perf_counter()
         first = _run_example(model, call, program)
@@ -140,8 +142,11 @@ def _compare_with_fast_path(program: Program, model: torch.nn.Module, call: Call
 
 
 def _outputs(program: Program, leaves: Sequence[Any]) -> list[Any]:
-    """The flat outputs of a program, in the order of `run_model`."""
-    return program.run(leaves) + held_by(program.signature.out_spec)
+    """The flat outputs of a program, in the order of `run_model`. They are kept for the comparison behind the passes."""
+    if not isinstance(program.known_runs, KnownRuns):
+        program.known_runs = KnownRuns(program)
+    runs: KnownRuns = program.known_runs
+    return runs.run(program, leaves) + held_by(program.signature.out_spec)
 
 
 def run_model(model: torch.nn.Module, call: Call, leaves: Sequence[Any], *, fast_path: bool = False) -> list[Any]:

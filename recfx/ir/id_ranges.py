@@ -1,7 +1,8 @@
 """The range of ids that each column of the inputs can hold, found by following the inputs of a graph to its lookups.
 
-The graph runs on the example. Every element of an intermediate value carries a label, the input column that it came from, and a shift, the
-sum of the numbers added to it on the way. Where labels reach the ids of a lookup, the size of the table bounds the column.
+The part of the graph that lookups depend on runs on the example. Every element of an intermediate value carries a label, the input column
+that it came from, and a shift, the sum of the numbers added to it on the way. Where labels reach the ids of a lookup, the size of the table
+bounds the column.
 """
 
 from __future__ import annotations
@@ -58,6 +59,7 @@ _MOVES = frozenset(
 #: Operators that change the type of elements, or keep some elements and set the others to a constant.
 _KEEPS = frozenset(["to", "_to_copy", "type_as", "long", "int", "float", "masked_fill", "abs", "relu"])
 _JOINS = frozenset(("cat", "stack"))
+_LOOKUPS = frozenset(("embedding", "embedding_bag", "index_select", "index"))
 
 
 @dataclasses.dataclass(frozen=True)
@@ -113,6 +115,7 @@ class _Follower(fx.Interpreter):
         super().__init__(program.module)
         self._starts: dict[int, int] = {}
         self._labels: dict[fx.Node, Any] = {}
+        self._needed = _behind_lookups(program.graph)
         total = 0
         placeholders = program.placeholders()
         self._sizes = {leaf: int(own.max()) + 1 for leaf, own in columns.items() if own.numel()}
@@ -140,6 +143,8 @@ class _Follower(fx.Interpreter):
         return found
 
     def run_node(self, n: fx.Node) -> Any:
+        if n not in self._needed and n.op != "placeholder":
+            return None
         result = super().run_node(n)
         if n.op == "call_function" and any(source in self._labels for source in n.all_input_nodes):
             args, kwargs = self.fetch_args_kwargs_from_env(n)
@@ -147,7 +152,7 @@ class _Follower(fx.Interpreter):
         return result
 
     def _follow(self, n: fx.Node, args: Any, kwargs: Any, result: Any) -> None:
-        name = n.target._schema.name.split("::")[-1] if isinstance(n.target, torch._ops.OpOverload) else ""
+        name = _name(n)
         own = self._labels.get(n.args[0]) if n.args and isinstance(n.args[0], fx.Node) else None
         if n.target is operator.getitem and own is not None:
             self._labels[n] = own[n.args[1]]
@@ -205,6 +210,21 @@ class _Follower(fx.Interpreter):
         self._low.scatter_reduce_(0, column, -shift, "amax")
         if padding is not None:
             self._padding[column] = padding - shift
+
+
+def _name(n: fx.Node) -> str:
+    """The name of an ATen operator without namespace and overload."""
+    return n.target._schema.name.split("::")[-1] if isinstance(n.target, torch._ops.OpOverload) else ""
+
+
+def _behind_lookups(graph: fx.Graph) -> set[fx.Node]:
+    """The lookups of a graph, with the nodes whose values they need."""
+    found: set[fx.Node] = set()
+    for node in reversed(graph.nodes):
+        if node in found or _name(node) in _LOOKUPS:
+            found.add(node)
+            found.update(node.all_input_nodes)
+    return found
 
 
 def _padding(name: str, args: Any, kwargs: Any) -> int | None:

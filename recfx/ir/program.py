@@ -72,6 +72,7 @@ class Program:
         doubtful: Batch sizes that checks use in addition to the usual ones, because they contradict a decision of the tracer.
         branches: The user's lines that limit the batch.
         long_call: Seconds of a call of the user's model on the example, if that is so long that checks and measurements take fewer rows.
+        known_runs: Outputs that an earlier check of this program computed; see `recfx.ir.known_runs`.
     """
 
     module: fx.GraphModule
@@ -87,6 +88,7 @@ class Program:
     doubtful: tuple[int, ...] = ()
     branches: tuple[str, ...] = ()
     long_call: float | None = None
+    known_runs: Any = dataclasses.field(default=None, compare=False, repr=False)
 
     @property
     def graph(self) -> fx.Graph:
@@ -99,7 +101,7 @@ class Program:
 
     def with_module(self, module: fx.GraphModule) -> Program:
         """The same facts about another graph module."""
-        return dataclasses.replace(self, module=module, origins=dict(self.origins))
+        return dataclasses.replace(self, module=module, origins=dict(self.origins), known_runs=None)
 
     def placeholders(self) -> list[fx.Node]:
         """The input nodes, in the order of `signature.leaves`."""

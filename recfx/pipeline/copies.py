@@ -14,6 +14,7 @@ import torch
 from torch import fx
 
 from recfx.ir.diff import same_arguments, same_graph
+from recfx.ir.graph_reading import GraphReading
 from recfx.ir.program import Program
 
 
@@ -34,17 +35,13 @@ class Facts:
     state_bytes: int
 
 
-#: A node with its function and arguments. Arguments are immutable: a change puts others in their place.
-_Reading = tuple[fx.Node, Any, Any, Any]
-
-
 class WorkingCopies:
     """A copy of a program that a pass left as it was, and what is known of the program."""
 
     def __init__(self) -> None:
         self._kept: tuple[fx.GraphModule, fx.GraphModule] | None = None
         #: The nodes of the copy that was taken last, as they were then.
-        self._taken: list[_Reading] = []
+        self._taken: GraphReading | None = None
         self._facts: Facts | None = None
 
     def facts(self, program: Program) -> Facts:
@@ -60,7 +57,7 @@ class WorkingCopies:
         if kept is not None and kept[0] is program.module:
             return program.with_module(kept[1])
         copy = program.clone()
-        self._taken = _read(copy)
+        self._taken = GraphReading(copy.graph)
         return copy
 
     def changed(self, program: Program, copy: Program) -> bool:
@@ -80,17 +77,8 @@ class WorkingCopies:
         return len(program.graph.nodes) != len(copy.graph.nodes) or same_graph(program, copy) is not None
 
     def _is_untouched(self, copy: Program) -> bool:
-        """Whether the nodes of a copy are the same objects, with the same arguments, as when it was taken."""
-        now = _read(copy)
-        return len(now) == len(self._taken) and all(map(_is_same, self._taken, now))
-
-
-def _read(program: Program) -> list[_Reading]:
-    return [(node, node.target, node.args, node.kwargs) for node in program.graph.nodes]
-
-
-def _is_same(x: _Reading, y: _Reading) -> bool:
-    return x[0] is y[0] and x[1] is y[1] and x[2] is y[2] and x[3] is y[3]
+        """Whether nobody edited the graph of a copy since it was taken."""
+        return self._taken is not None and self._taken.is_of(copy.graph)
 
 
 def _equal_in_order(before: Program, after: Program) -> bool:
