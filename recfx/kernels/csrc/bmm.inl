@@ -13,19 +13,20 @@ struct Matrix {
     int64_t row, column;  // strides
 };
 
-// MR rows by 2 W columns, or by the `columns` that are left, of a [m, k] x b [k, n], b with contiguous columns.
-template <int MR, bool Whole>
+// MR rows by V vectors of columns of a [m, k] x b [k, n], b with contiguous columns. Whole: all V W columns exist; otherwise `columns` do.
+template <int MR, int V, bool Whole>
 inline void small_tile(const Matrix& a, const float* b, int64_t b_row, int64_t k, int64_t columns, float alpha, float* c, int64_t c_row) {
-    vf acc[MR][2] = {};
+    vf acc[MR][V] = {};
     for (int64_t i = 0; i < k; ++i) {
         const float* bp = b + i * b_row;
-        const vf b0 = Whole || columns >= W ? load(bp) : load_some(bp, columns);
-        const vf b1 = Whole ? load(bp + W) : columns > W ? load_some(bp + W, columns - W) : vf{};
+        vf held[V];
+        held[0] = Whole || columns >= W ? load(bp) : load_some(bp, columns);
+        if constexpr (V == 2) held[1] = Whole ? load(bp + W) : load_some(bp + W, columns - W);
 #pragma GCC unroll 16
         for (int r = 0; r < MR; ++r) {
             const float x = a.p[r * a.row + i * a.column];
-            acc[r][0] = acc[r][0] + x * b0;
-            acc[r][1] = acc[r][1] + x * b1;
+            acc[r][0] = acc[r][0] + x * held[0];
+            if constexpr (V == 2) acc[r][1] = acc[r][1] + x * held[1];
         }
     }
 #pragma GCC unroll 16
@@ -33,19 +34,21 @@ inline void small_tile(const Matrix& a, const float* b, int64_t b_row, int64_t k
         float* to = c + r * c_row;
         if (Whole || columns >= W) store(to, acc[r][0] * alpha);
         else store_some(to, acc[r][0] * alpha, columns);
-        if (Whole) store(to + W, acc[r][1] * alpha);
-        else if (columns > W) store_some(to + W, acc[r][1] * alpha, columns - W);
+        if constexpr (V == 2) {
+            if (Whole) store(to + W, acc[r][1] * alpha);
+            else store_some(to + W, acc[r][1] * alpha, columns - W);
+        }
     }
 }
 
 using SmallTile = void (*)(const Matrix&, const float*, int64_t, int64_t, int64_t, float, float*, int64_t);
 
-template <bool Whole, int MR = 1>
+template <int V, bool Whole, int MR = 1>
 inline SmallTile small_tile_of(int64_t rows) {
     if constexpr (MR > TILE_ROWS)
         return nullptr;
     else
-        return rows == MR ? &small_tile<MR, Whole> : small_tile_of<Whole, MR + 1>(rows);
+        return rows == MR ? &small_tile<MR, V, Whole> : small_tile_of<V, Whole, MR + 1>(rows);
 }
 
 // c = alpha a b; b's columns contiguous.
@@ -54,9 +57,9 @@ inline void product(const Matrix& a, const float* b, int64_t b_row, int64_t m, i
     for (int64_t t = 0; t < tiles; ++t) {
         int64_t r0, r1;
         split_rows(m, t, tiles, r0, r1);
-        const auto whole = small_tile_of<true>(r1 - r0);
+        const auto whole = small_tile_of<2, true>(r1 - r0);
         for (int64_t j = 0; j < n; j += 2 * W) {
-            const auto of_rows = n - j >= 2 * W ? whole : small_tile_of<false>(r1 - r0);
+            const auto of_rows = n - j >= 2 * W ? whole : n - j > W ? small_tile_of<2, false>(r1 - r0) : small_tile_of<1, false>(r1 - r0);
             of_rows({a.p + r0 * a.row, a.row, a.column}, b + j, b_row, k, n - j, alpha, c + r0 * c_row + j, c_row);
         }
     }

@@ -28,6 +28,7 @@ inline void split_rows(int64_t rows, int64_t tile, int64_t tiles, int64_t& begin
 }
 
 constexpr int FEW = 4;  // up to this many rows, several panels go through one tile
+constexpr int64_t LONG_SUM = 128;  // units
 constexpr int64_t CHUNK_BYTES = 256 << 10;
 constexpr int64_t DEEP = 2048, SLAB = 512;  // units: a longer sum is split into slabs, so that many rows share one read of the weights
 
@@ -132,8 +133,8 @@ inline void tile(const Operands& o, const Epilogue& e, int64_t chunk_row, int64_
     }
     const uint32_t* a = o.a;
     const int64_t stride = o.row_units;
-    if constexpr (MR > FEW) {  // the lines of the result are in the cache when the sums are ready
-        for (int r = 0; !e.keep && r < MR; ++r)
+    if constexpr (MR > FEW) {  // the lines of the result are in the cache when the sums are ready; short sums do not hide the time it takes
+        for (int r = 0; o.units >= LONG_SUM && !e.keep && r < MR; ++r)
             for (int v = 0; v < V; ++v) __builtin_prefetch(e.rows[chunk_row + r].out + panel * PANEL + v * W, 1);
     }
     for (int64_t u = 0; u < o.units; ++u) {

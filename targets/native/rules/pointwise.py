@@ -137,12 +137,12 @@ def lower_pointwise(
         if builder.dtype(value) not in COPIED:
             raise Unsupported(f"one of its inputs is {builder.dtype(value)}")
     out = builder.result(node, anywhere=True, like=values)
-    absorb = [i for i, o in enumerate(operands) if operands.count(o) == 1 and _read_once(builder, o)]
+    absorb = [i for i, o in enumerate(operands) if operands.count(o) == 1 and read_once(builder, o)]
     emit_pointwise(builder, values, out, operations, absorb)
     builder.values[node] = out
 
 
-def _read_once(builder: PlanBuilder, operand: Any) -> bool:
+def read_once(builder: PlanBuilder, operand: Any) -> bool:
     """Whether no other node reads an operand or a view of it."""
     if not isinstance(operand, fx.Node) or len(operand.users) != 1:
         return False
