@@ -119,7 +119,7 @@ def _difference(node: Any, second: Any) -> Any:
         or node.args[1] is not second
     ):
         return None
-    return node.args[0] if isinstance(node.args[0], fx.Node) else None
+    return node.args[0]
 
 
 def _is_rest(node: Any, update: Any) -> bool:

@@ -204,8 +204,9 @@ class LinearSplitter:
         """The source and the order of a selection of columns by constants; None if it drops columns."""
         if node.target is not _aten.index_select.default or node.args[1] not in (-1, held.ndim - 1):
             return None
-        source, order = node.args[0], self.ctx.tensor(node.args[2])
-        if order is None or not isinstance(source, fx.Node) or held.shape[-1] < source.meta["val"].shape[-1]:
+        source: Any = node.args[0]
+        order = self.ctx.tensor(node.args[2])
+        if order is None or held.shape[-1] < source.meta["val"].shape[-1]:
             return None
         return source, order
 

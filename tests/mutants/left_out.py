@@ -74,13 +74,16 @@ _DRAWN = (
     "recfx/serve/simulator/plot.py",
 )
 
+#: The operands of an operator in both orders.
+_ORDERS = re.compile(r"\((\w+)\.args\[:2\], \1\.args\[1::-1\]\)")
+
 _ZOO, _KIT = "recfx/zoo/", "recfx/testing/"
 
 
 def left_out(file: str, tree: ast.Module) -> set[ast.AST]:
     """The nodes of a file that are not mutated; a statement among them is not removed either."""
     kinds: list[Callable[[str, ast.Module], Iterator[ast.AST]]] = [
-        _messages, _keywords, _assertions, _for_type_checkers, _progress, _constants, _default_sizes, _unread_defaults,
+        _messages, _keywords, _assertions, _for_type_checkers, _progress, _constants, _default_sizes, _unread_defaults, _both_orders,
         _drawn_numbers, _places,
     ]  # fmt: skip
     return {node for kind in kinds for node in kind(file, tree)} | _false_returns(tree) | _success(tree)
@@ -190,6 +193,14 @@ def _unread_defaults(file: str, tree: ast.Module) -> Iterator[ast.AST]:
         named = [*zip(plain[len(plain) - len(given.defaults) :], given.defaults, strict=True)]
         named += zip(given.kwonlyargs, given.kw_defaults, strict=True)  # type: ignore[arg-type]
         yield from (part for one, default in named if default and one.arg not in read for part in ast.walk(default))
+
+
+def _both_orders(file: str, tree: ast.Module) -> Iterator[ast.AST]:
+    """The bounds in `(x.args[:2], x.args[1::-1])`, the operands of an operator of two operands in both orders: there is no third one."""
+    for node in ast.walk(tree):
+        if isinstance(node, ast.Tuple) and _ORDERS.fullmatch(ast.unparse(node)):
+            yield node.elts[0].slice.upper  # type: ignore[attr-defined]
+            yield node.elts[1].slice.lower  # type: ignore[attr-defined]
 
 
 def _drawn_numbers(file: str, tree: ast.Module) -> Iterator[ast.AST]:

@@ -54,6 +54,8 @@ def test_lines_of_progress_stay(tmp_path: Path) -> None:
         ("f(_LEFT + x * 2)", "recfx/driver/a.py", True),
         ("def f(x=3): ...", "recfx/zoo/a.py", False),
         ("def f(x): g(3)", "recfx/zoo/a.py", True),
+        ("(x.args[:2], x.args[1::y])", "recfx/a.py", True),
+        ("(x.args[:2], y.args[1:])", "recfx/a.py", True),
         ("def f(x, y=3): pass", "recfx/a.py", False),
         ("def f(x, *, y=3): pass", "recfx/a.py", False),
         ("def f(x, y=3):\n    with y: pass", "recfx/a.py", True),
@@ -64,3 +66,9 @@ def test_lines_of_progress_stay(tmp_path: Path) -> None:
 )
 def test_numbers_that_no_answer_depends_on(text: str, file: str, mutated: bool, tmp_path: Path) -> None:
     assert bool(_found(tmp_path, text + "\n", file)) == mutated
+
+
+def test_operands_in_both_orders(tmp_path: Path) -> None:
+    """The step is mutated, and so is another tuple."""
+    assert [what for _, what in _found(tmp_path, "(x.args[:2], x.args[1::-1])")] == ["1 becomes 2"]
+    assert len(_found(tmp_path, "(x.args[:2], y.args[1::-1])")) == 3
