@@ -56,7 +56,11 @@ FIRES = {
 LEAVES_ALONE = {
     "number / linear": (lambda m, x: 2.0 / m.a(x), "not a linear", {}),
     "scale by an input": (lambda m, x: m.a(x) * x.sum(1, keepdim=True), "not a constant", {}),
-    "scale by rows": (lambda m, x: m.a(x)[:3] * m.c, "", {"c": torch.randn(3, 1)}),
+    "scale by rows": (
+        lambda m, x: m.a(x)[:3] * m.c,
+        "not a constant along the last dimension",
+        {"c": torch.randn(3, 1)},
+    ),
     "division by zero": (lambda m, x: m.a(x) / m.c, "zero in a division", {"c": torch.zeros(5)}),
     "broadcast to more": (lambda m, x: m.a(x) * m.c, "shape", {"c": torch.randn(2, 1, 5)}),
     "promotion": (lambda m, x: m.a(x) * m.c, "dtype", {"c": C5.double()}),
@@ -81,7 +85,7 @@ def test_leaves_alone(name: str) -> None:
     (record,) = run("fold-affine", program).records
     assert record.fired == 0
     reasons = " | ".join(miss.reason for miss in record.misses)
-    assert any(part in reasons for part in reason.split("|")), reasons
+    assert reason in reasons, reasons
 
 
 def test_a_low_rank_pair_is_kept() -> None:
