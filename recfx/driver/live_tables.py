@@ -1,12 +1,13 @@
 """Tables of a compiled model that take new rows while it is called.
 
 The model is held twice, in two sides that differ only in these tables. Calls run on the active side. An update is written into the other
-side, which then becomes the active one in one step; when the calls of the former side have ended, the rows are copied there. So a call
-sees all rows of an update or none of them, and it neither waits nor takes a lock: it adds itself to the calls of a side and checks
-that the side is still the active one.
+side, which then becomes the active one in one step. The rows are copied to the former side at once where no call runs on it, and otherwise
+by the next update, before that is written there: the calls have ended by then, or are waited for. So a call sees all rows of an update or
+none of them, and it neither waits nor takes a lock: it adds itself to the calls of a side and checks that the side is still the active one.
 
 Calls and updates share the lock of the interpreter. A thread that waits for it wakes tens of microseconds later than it could, so an
-update runs few lines of Python and calls the kernels twice: to check, pack and write the rows, and to copy them to the other side.
+update runs few lines of Python and calls the kernels once beside calls: to copy the rows of the last update, to check, pack and write its
+own, and to append them to the journal.
 """
 
 from __future__ import annotations
