@@ -13,14 +13,17 @@ from recfx.ir.program import Program
 from recfx.ir.shapes import BATCH, positions
 
 PROBE_BATCHES = (1, 2, 7)
-#: The batches for a program whose calls take long, and the rows of the example with which its checks begin.
-FEW_BATCHES, FEW_ROWS = (1, 3), 2
+#: A call of the user's model on the example that takes more seconds is long, so that checks take fewer rows.
+LONG_CALL = 0.25
+#: The rows of such an example with which checks begin, and the fewest rows of the larger batch of their probes.
+FEW_ROWS, _FEWEST = 2, 3
 
 
 def probes(program: Program, seed: int = 0) -> list[tuple[str, list[Any]]]:
     """Named inputs like the example, at batches of 1, 2, 7 and the example's size, followed by the program's further cases.
 
-    If a call on the example takes long, the batches are 1 and 3.
+    If a call on the example takes long, the batches are one row and as many rows as take `LONG_CALL` seconds: kernels compute a few rows in
+    another way than many.
     The values of each column are drawn from the same column of the example, so ids stay in range and flags stay flags. Bags are drawn as
     a whole. When the batch is fixed, rows change places instead.
     """
@@ -32,11 +35,16 @@ def probes(program: Program, seed: int = 0) -> list[tuple[str, list[Any]]]:
     size = _rows(program) or program.example_batch() or 1
     generator = torch.Generator().manual_seed(seed)
     found = []
-    usual = (*PROBE_BATCHES, size) if program.long_call is None else FEW_BATCHES
+    usual = (*PROBE_BATCHES, size) if program.long_call is None else (1, _affordable(size, program.long_call))
     for batch in dict.fromkeys((*usual, *program.doubtful)):
         batch = max(batch, low) if high is None else min(max(batch, low), high)
         found.append((f"reshuffled inputs at batch {batch}", reshuffle(program, batch, generator)))
     return found + more
+
+
+def _affordable(size: int, seconds: float) -> int:
+    """As many of the rows of an example, which take some seconds, as take `LONG_CALL` seconds."""
+    return max(min(_FEWEST, size), int(size * LONG_CALL / max(seconds, LONG_CALL)))
 
 
 def checked_example(program: Program) -> tuple[str, list[Any]]:

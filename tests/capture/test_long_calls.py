@@ -13,8 +13,9 @@ import recfx
 from recfx.capture import capture, crosscheck
 from recfx.capture.inputs import normalize_call
 from recfx.errors import CaptureError
+from recfx.ir import probes as probing
 from recfx.ir.numeric import Exactness, verify_numeric
-from recfx.ir.probes import FEW_BATCHES, checked_example, first_rows, probes
+from recfx.ir.probes import checked_example, first_rows, probes
 from recfx.ir.program import Program
 
 _ROWS = 16
@@ -46,7 +47,7 @@ class Slow(nn.Module):
 
 @pytest.fixture(autouse=True)
 def _short(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(crosscheck, "_LONG_CALL", 0.02)
+    monkeypatch.setattr(probing, "LONG_CALL", 0.02)
 
 
 def _compared(model: Slow, example: torch.Tensor) -> Program:
@@ -66,9 +67,20 @@ def test_checks_of_a_long_call_take_few_rows() -> None:
     name, leaves = checked_example(program)
     assert name == "the first rows of the example"
     assert torch.equal(leaves[0], example[: len(leaves[0])])
-    assert [len(held[0]) for _, held in probes(program)] == [*FEW_BATCHES]
+    some = max(3, int(_ROWS * probing.LONG_CALL / program.long_call))
+    assert some < _ROWS
+    assert [len(held[0]) for _, held in probes(program)] == [1, some]
     runs = verify_numeric(program, program.clone(), Exactness.EXACT)
-    assert max(len(run.leaves[0]) for run in runs if not run.special) == max(FEW_BATCHES)
+    assert max(len(run.leaves[0]) for run in runs if not run.special) == some
+
+
+@pytest.mark.parametrize(
+    ("size", "seconds", "rows"), [(16, 0.04, 8), (16, 0.02, 16), (16, 1.0, 3), (2, 1.0, 2), (4096, 0.03, 2730)]
+)
+def test_the_larger_batch_takes_as_long_as_a_call_may(size: int, seconds: float, rows: int) -> None:
+    program = capture(nn.Linear(4, 1).eval(), (torch.randn(size, 4),), check=False)
+    program.long_call = seconds
+    assert [len(held[0]) for _, held in probes(program)] == [1, rows]
 
 
 @pytest.mark.parametrize(
